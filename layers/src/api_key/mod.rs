@@ -1,0 +1,1 @@
+//! Who is asking: keys, shown in any of the usual ways.

@@ -1,0 +1,8 @@
+//! Request bodies that layers pass on.
+
+/// A body that can be sent again, for retries.
+pub trait Replay: Sized {
+    /// The same body from its beginning, without a copy of its bytes; `None` if it cannot be
+    /// had again, because it streams.
+    fn replay(&self) -> Option<Self>;
+}

@@ -1,0 +1,1 @@
+//! Clocks for streams: first byte, idle, total.

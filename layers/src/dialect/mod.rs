@@ -1,0 +1,16 @@
+//! The dialects of LLM servers, and how each says that something failed.
+
+/// The family of request and answer shapes that an endpoint speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    /// Ollama's own `/api` routes: JSON and NDJSON, errors as `{"error":".."}`.
+    Ollama,
+    /// OpenAI's completions, embeddings and models: JSON and SSE that ends in `[DONE]`.
+    OpenAi,
+    /// OpenAI's responses: JSON and SSE with named events, no `[DONE]`.
+    Responses,
+    /// Anthropic's messages: JSON and SSE with named events, no `[DONE]`.
+    Anthropic,
+    /// Plain text, for paths that belong to no dialect.
+    Text,
+}

@@ -1,0 +1,185 @@
+//! Which endpoint a request is for: an exact table, because a prefix can be walked round.
+//!
+//! Ollama answers `/api/%74ags` as `/api/tags` and redirects `//api/tags`, so a rule on a raw
+//! path alone protects nothing. Here a path is one of the table or it is none, and what goes
+//! upstream is rebuilt from the table.
+
+mod table;
+
+use std::sync::Arc;
+
+use http::Method;
+
+use crate::Dialect;
+
+pub use table::{EndpointTable, InvalidPath};
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Operation {
+    /// `/`: is there a server.
+    Root,
+    /// The server's version.
+    Version,
+    /// The server's status.
+    Status,
+    /// The installed models, as Ollama lists them.
+    Tags,
+    /// The models in memory.
+    Ps,
+    /// The installed models, as OpenAI lists them.
+    Models,
+    /// One model, as OpenAI shows it.
+    Model,
+    /// One model's details.
+    Show,
+    /// Completion of a prompt.
+    Generate,
+    /// The next message of a chat.
+    Chat,
+    /// Vectors for texts.
+    Embed,
+    /// Text of a recording.
+    Transcribe,
+    /// Fetch a model from a registry.
+    Pull,
+    /// Send a model to a registry.
+    Push,
+    /// Make a model.
+    Create,
+    /// Give a model another name.
+    Copy,
+    /// Remove a model.
+    Delete,
+    /// Upload or ask for a blob.
+    Blob,
+    /// The account and tools of Ollama's cloud.
+    Account,
+    /// A path that the operator allowed by a setting.
+    Extra,
+}
+
+impl Operation {
+    /// Whether the operation runs a model.
+    pub fn is_inference(self) -> bool {
+        use Operation::{Chat, Embed, Extra, Generate, Transcribe};
+        matches!(self, Generate | Chat | Embed | Transcribe | Extra)
+    }
+
+    /// Whether the operation changes what a server holds, and so is for administrators.
+    pub fn is_management(self) -> bool {
+        use Operation::{Account, Blob, Copy, Create, Delete, Pull, Push};
+        matches!(self, Pull | Push | Create | Copy | Delete | Blob | Account)
+    }
+
+    /// Whether the request may be sent a second time without doing harm.
+    pub fn is_replayable(self) -> bool {
+        !self.is_management()
+    }
+
+    /// The operation's name in OpenTelemetry's GenAI conventions (`gen_ai.operation.name`),
+    /// or its own name where the conventions have none.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Version => "version",
+            Self::Status => "status",
+            Self::Tags => "tags",
+            Self::Ps => "ps",
+            Self::Models => "models",
+            Self::Model => "model",
+            Self::Show => "show",
+            Self::Generate => "text_completion",
+            Self::Chat => "chat",
+            Self::Embed => "embeddings",
+            Self::Transcribe => "transcription",
+            Self::Pull => "pull",
+            Self::Push => "push",
+            Self::Create => "create",
+            Self::Copy => "copy",
+            Self::Delete => "delete",
+            Self::Blob => "blob",
+            Self::Account => "account",
+            Self::Extra => "extra",
+        }
+    }
+}
+
+/// One row of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The path, with `{}` where a parameter stands; a name of few values for metrics.
+    pub route: Arc<str>,
+    /// The methods that the endpoint knows, in the order in which `Allow` names them.
+    pub methods: Arc<[Method]>,
+    /// How its requests and answers look.
+    pub dialect: Dialect,
+    /// What it does.
+    pub operation: Operation,
+    /// Whether a request that does not say so is answered by a stream.
+    pub streams_by_default: bool,
+}
+
+/// What the table said of a request; an extension of the request from then on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteMatch {
+    /// The endpoint, and what stood in the place of its parameter.
+    Found {
+        /// The row of the table.
+        endpoint: Arc<Endpoint>,
+        /// The path's parameter, if the route has one.
+        parameter: Option<Arc<str>>,
+    },
+    /// The path is known, the method is not.
+    WrongMethod {
+        /// The row of the table.
+        endpoint: Arc<Endpoint>,
+    },
+    /// No such path.
+    Unknown {
+        /// The dialect that the path's beginning suggests.
+        dialect: Dialect,
+    },
+}
+
+impl RouteMatch {
+    /// The row that the path belongs to, whatever the method.
+    pub fn endpoint(&self) -> Option<&Arc<Endpoint>> {
+        match self {
+            Self::Found { endpoint, .. } | Self::WrongMethod { endpoint } => Some(endpoint),
+            Self::Unknown { .. } => None,
+        }
+    }
+
+    /// The operation, if path and method are known.
+    pub fn operation(&self) -> Option<Operation> {
+        match self {
+            Self::Found { endpoint, .. } => Some(endpoint.operation),
+            _ => None,
+        }
+    }
+
+    /// The dialect in which a failure is told. Ollama tells a wrong path or method as text.
+    pub fn dialect(&self) -> Dialect {
+        match self {
+            Self::Found { endpoint, .. } => endpoint.dialect,
+            Self::WrongMethod { .. } => Dialect::Text,
+            Self::Unknown { dialect } => *dialect,
+        }
+    }
+
+    /// The path to ask a backend for, built from the table and never from the request.
+    pub fn upstream_path(&self) -> Option<String> {
+        match self {
+            Self::Found {
+                endpoint,
+                parameter,
+            } => Some(match parameter {
+                Some(value) => endpoint.route.replace("{}", value),
+                None => endpoint.route.to_string(),
+            }),
+            _ => None,
+        }
+    }
+}

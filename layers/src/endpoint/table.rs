@@ -1,0 +1,266 @@
+//! The table itself.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use http::Method;
+
+use super::{Endpoint, Operation, RouteMatch};
+use crate::Dialect;
+
+/// All endpoints, by exact path.
+#[derive(Clone, Debug)]
+pub struct EndpointTable {
+    exact: HashMap<Arc<str>, Arc<Endpoint>>,
+    by_prefix: Vec<(Arc<str>, Arc<Endpoint>)>,
+}
+
+/// A path that cannot stand in the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidPath(String);
+
+impl fmt::Display for InvalidPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:?} is not an exact path: it must begin with / and hold letters, digits, '-', '_', '.', and single slashes only",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for InvalidPath {}
+
+impl EndpointTable {
+    /// The routes of Ollama 0.33.
+    pub fn ollama() -> Self {
+        use Dialect::{Anthropic, Ollama, OpenAi, Responses, Text};
+        let get = &[Method::GET][..];
+        let get_head = &[Method::GET, Method::HEAD][..];
+        let post = &[Method::POST][..];
+        let delete = &[Method::DELETE][..];
+        let blob = &[Method::HEAD, Method::POST][..];
+        let rows: &[(&str, &[Method], Dialect, Operation, bool)] = &[
+            ("/", get_head, Text, Operation::Root, false),
+            ("/api/version", get_head, Ollama, Operation::Version, false),
+            ("/api/status", get, Ollama, Operation::Status, false),
+            ("/api/tags", get_head, Ollama, Operation::Tags, false),
+            ("/api/ps", get, Ollama, Operation::Ps, false),
+            ("/api/show", post, Ollama, Operation::Show, false),
+            ("/api/generate", post, Ollama, Operation::Generate, true),
+            ("/api/chat", post, Ollama, Operation::Chat, true),
+            ("/api/embed", post, Ollama, Operation::Embed, false),
+            ("/api/embeddings", post, Ollama, Operation::Embed, false),
+            ("/api/pull", post, Ollama, Operation::Pull, true),
+            ("/api/push", post, Ollama, Operation::Push, true),
+            ("/api/create", post, Ollama, Operation::Create, true),
+            ("/api/blobs/{}", blob, Ollama, Operation::Blob, false),
+            ("/api/copy", post, Ollama, Operation::Copy, false),
+            ("/api/delete", delete, Ollama, Operation::Delete, false),
+            ("/api/me", post, Ollama, Operation::Account, false),
+            ("/api/signout", post, Ollama, Operation::Account, false),
+            (
+                "/api/user/keys/{}",
+                delete,
+                Ollama,
+                Operation::Account,
+                false,
+            ),
+            (
+                "/api/experimental/web_search",
+                post,
+                Ollama,
+                Operation::Account,
+                false,
+            ),
+            (
+                "/api/experimental/web_fetch",
+                post,
+                Ollama,
+                Operation::Account,
+                false,
+            ),
+            ("/v1/chat/completions", post, OpenAi, Operation::Chat, false),
+            ("/v1/completions", post, OpenAi, Operation::Generate, false),
+            ("/v1/embeddings", post, OpenAi, Operation::Embed, false),
+            ("/v1/models", get, OpenAi, Operation::Models, false),
+            ("/v1/models/{}", get, OpenAi, Operation::Model, false),
+            (
+                "/v1/audio/transcriptions",
+                post,
+                OpenAi,
+                Operation::Transcribe,
+                false,
+            ),
+            ("/v1/responses", post, Responses, Operation::Chat, false),
+            ("/v1/messages", post, Anthropic, Operation::Chat, false),
+        ];
+        let mut table = Self {
+            exact: HashMap::new(),
+            by_prefix: Vec::new(),
+        };
+        for &(route, methods, dialect, operation, streams_by_default) in rows {
+            table.insert(Endpoint {
+                route: route.into(),
+                methods: methods.into(),
+                dialect,
+                operation,
+                streams_by_default,
+            });
+        }
+        table
+    }
+
+    /// Adds an exact path that Ollama has and this table does not know yet; its body is read
+    /// like that of a chat, to find the model.
+    ///
+    /// # Errors
+    /// The path is not one that can be compared byte for byte.
+    pub fn with_path(mut self, path: &str, methods: &[Method]) -> Result<Self, InvalidPath> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./".contains(&b);
+        let sound = path.len() > 1
+            && path.starts_with('/')
+            && path.bytes().all(plain)
+            && path[1..]
+                .split('/')
+                .all(|part| !matches!(part, "" | "." | ".."));
+        if !sound {
+            return Err(InvalidPath(path.to_owned()));
+        }
+        self.insert(Endpoint {
+            route: path.into(),
+            methods: methods.into(),
+            dialect: dialect_of(path),
+            operation: Operation::Extra,
+            streams_by_default: path.starts_with("/api/"),
+        });
+        Ok(self)
+    }
+
+    fn insert(&mut self, endpoint: Endpoint) {
+        let endpoint = Arc::new(endpoint);
+        match endpoint.route.strip_suffix("{}") {
+            Some(prefix) => self.by_prefix.push((prefix.into(), endpoint)),
+            None => {
+                self.exact.insert(endpoint.route.clone(), endpoint);
+            }
+        }
+    }
+
+    /// Which endpoint a method and a raw path are for.
+    pub fn look_up(&self, method: &Method, path: &str) -> RouteMatch {
+        let found = match self.exact.get(path) {
+            Some(endpoint) => Some((endpoint, None)),
+            None => self.by_prefix.iter().find_map(|(prefix, endpoint)| {
+                let value = path.strip_prefix(&**prefix)?;
+                is_parameter(value).then(|| (endpoint, Some(value.into())))
+            }),
+        };
+        match found {
+            Some((endpoint, parameter)) if endpoint.methods.contains(method) => RouteMatch::Found {
+                endpoint: endpoint.clone(),
+                parameter,
+            },
+            Some((endpoint, _)) => RouteMatch::WrongMethod {
+                endpoint: endpoint.clone(),
+            },
+            None => RouteMatch::Unknown {
+                dialect: Dialect::Text,
+            },
+        }
+    }
+}
+
+/// Names of models, digests and keys; nothing that a router could read as a path.
+fn is_parameter(value: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
+    !value.is_empty() && value != "." && value != ".." && value.bytes().all(plain)
+}
+
+fn dialect_of(path: &str) -> Dialect {
+    match path {
+        _ if path.starts_with("/api/") => Dialect::Ollama,
+        _ if path.starts_with("/v1/") => Dialect::OpenAi,
+        _ => Dialect::Text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(method: Method, path: &str) -> RouteMatch {
+        EndpointTable::ollama().look_up(&method, path)
+    }
+
+    #[test]
+    fn a_path_that_ollama_would_clean_is_unknown() {
+        for path in [
+            "//api/tags",
+            "/api/tags/",
+            "/api/x/../tags",
+            "/api/%74ags",
+            "/api/tags;x",
+            "/API/tags",
+            "/api/blobs/",
+            "/api/blobs/..",
+            "/api/blobs/a/b",
+            "/v1/models/a%2fb",
+            "",
+        ] {
+            assert!(
+                matches!(route(Method::GET, path), RouteMatch::Unknown { .. }),
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_upstream_path_is_built_from_the_table() {
+        let found = route(Method::HEAD, "/api/blobs/sha256:00ff");
+        assert_eq!(
+            found.upstream_path().as_deref(),
+            Some("/api/blobs/sha256:00ff")
+        );
+        assert_eq!(found.operation(), Some(Operation::Blob));
+        assert_eq!(found.endpoint().map(|e| &*e.route), Some("/api/blobs/{}"));
+    }
+
+    #[test]
+    fn a_known_path_with_a_wrong_method_names_the_right_ones() {
+        let found = route(Method::HEAD, "/api/ps");
+        assert!(matches!(found, RouteMatch::WrongMethod { .. }));
+        assert_eq!(
+            found.endpoint().map(|e| e.methods.to_vec()),
+            Some(vec![Method::GET])
+        );
+        assert_eq!(found.dialect(), Dialect::Text);
+    }
+
+    #[test]
+    fn an_extra_path_must_be_exact() {
+        let table = EndpointTable::ollama();
+        for path in [
+            "",
+            "/",
+            "api/x",
+            "/api//x",
+            "/api/%78",
+            "/api/../x",
+            "/api/x?y",
+        ] {
+            assert!(
+                table.clone().with_path(path, &[Method::POST]).is_err(),
+                "{path}"
+            );
+        }
+        let table = table
+            .with_path("/api/rerank", &[Method::POST])
+            .expect("an exact path");
+        assert_eq!(
+            table.look_up(&Method::POST, "/api/rerank").operation(),
+            Some(Operation::Extra)
+        );
+    }
+}

@@ -1,0 +1,42 @@
+//! Tower layers for LLM traffic: they know streams, dialects and what the end of an answer is.
+
+pub mod body;
+pub mod dialect;
+pub mod failure;
+
+#[cfg(feature = "admission")]
+pub mod admission;
+#[cfg(feature = "api-key")]
+pub mod api_key;
+#[cfg(feature = "body-limit")]
+pub mod body_limit;
+#[cfg(feature = "clocks")]
+pub mod clocks;
+#[cfg(feature = "endpoint")]
+pub mod endpoint;
+#[cfg(feature = "rescue")]
+pub mod frames;
+#[cfg(feature = "llm-request")]
+pub mod llm_request;
+#[cfg(feature = "outcome")]
+pub mod outcome;
+#[cfg(feature = "panic-guard")]
+pub mod panic_guard;
+#[cfg(feature = "rate-limit")]
+pub mod rate_limit;
+#[cfg(feature = "rescue")]
+pub mod rescue;
+#[cfg(feature = "retry")]
+pub mod retry;
+#[cfg(feature = "route")]
+pub mod route;
+
+pub use body::Replay;
+pub use dialect::Dialect;
+#[cfg(feature = "endpoint")]
+pub use endpoint::{Endpoint, EndpointTable, Operation, RouteMatch};
+pub use failure::{BoxError, Fail, Failure, Side};
+#[cfg(feature = "llm-request")]
+pub use llm_request::{KeepAlive, LlmRequest};
+#[cfg(feature = "outcome")]
+pub use outcome::{Ending, Observer, Outcome, Record};

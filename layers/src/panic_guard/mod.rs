@@ -1,0 +1,1 @@
+//! A panic fails one request, not the process.

@@ -1,0 +1,1 @@
+//! Requests in a time, for everybody and for each key.

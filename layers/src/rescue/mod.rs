@@ -1,0 +1,1 @@
+//! Errors become answers, broken streams get their error frame.

@@ -1,0 +1,1 @@
+//! Asks again, as long as the client has not seen a byte.

@@ -1,0 +1,1 @@
+//! Sockets and their clocks: what stands between a client and the stack.

@@ -1,0 +1,1 @@
+//! The core service: a fleet of Ollama servers.
