@@ -1,4 +1,8 @@
-//! Request bodies that layers pass on.
+//! Bodies that layers pass on: what rides an answer to its end, and what can be sent again.
+
+mod guarded;
+
+pub use guarded::Guarded;
 
 /// A body that can be sent again, for retries.
 pub trait Replay: Sized {

@@ -4,14 +4,18 @@
 //! path alone protects nothing. Here a path is one of the table or it is none, and what goes
 //! upstream is rebuilt from the table.
 
+mod layer;
 mod table;
 
+use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 
-use http::Method;
+use http::{Extensions, Method, StatusCode};
 
-use crate::Dialect;
+use crate::{BoxError, Dialect, Fail, Failure, Side};
 
+pub use layer::{EndpointLayer, EndpointService};
 pub use table::{EndpointTable, InvalidPath};
 
 /// What a request asks for.
@@ -144,6 +148,27 @@ pub enum RouteMatch {
 }
 
 impl RouteMatch {
+    /// What the table said of the request with these extensions.
+    pub fn of(extensions: &Extensions) -> Option<&Self> {
+        extensions.get()
+    }
+
+    /// Refuses a request whose path or method is not in the table; a predicate for tower's
+    /// filter.
+    ///
+    /// # Errors
+    /// [`NotFound`] and [`MethodNotAllowed`].
+    pub fn require<B>(request: http::Request<B>) -> Result<http::Request<B>, BoxError> {
+        match Self::of(request.extensions()) {
+            Some(Self::Found { .. }) => Ok(request),
+            Some(Self::WrongMethod { endpoint }) => Err(Failure::from(MethodNotAllowed {
+                allowed: endpoint.methods.clone(),
+            })
+            .into()),
+            Some(Self::Unknown { .. }) | None => Err(Failure::from(NotFound).into()),
+        }
+    }
+
     /// The row that the path belongs to, whatever the method.
     pub fn endpoint(&self) -> Option<&Arc<Endpoint>> {
         match self {
@@ -181,5 +206,56 @@ impl RouteMatch {
             }),
             _ => None,
         }
+    }
+}
+
+/// No endpoint has this path. The text is Ollama's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotFound;
+
+impl fmt::Display for NotFound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("404 page not found")
+    }
+}
+
+impl Error for NotFound {}
+
+impl Fail for NotFound {
+    fn side(&self) -> Side {
+        Side::Client
+    }
+    fn status(&self) -> StatusCode {
+        StatusCode::NOT_FOUND
+    }
+    fn kind(&self) -> &'static str {
+        "unknown_path"
+    }
+}
+
+/// The endpoint does not know this method. The text is Ollama's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MethodNotAllowed {
+    /// What `Allow` names.
+    pub allowed: Arc<[Method]>,
+}
+
+impl fmt::Display for MethodNotAllowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("405 method not allowed")
+    }
+}
+
+impl Error for MethodNotAllowed {}
+
+impl Fail for MethodNotAllowed {
+    fn side(&self) -> Side {
+        Side::Client
+    }
+    fn status(&self) -> StatusCode {
+        StatusCode::METHOD_NOT_ALLOWED
+    }
+    fn kind(&self) -> &'static str {
+        "wrong_method"
     }
 }

@@ -1,0 +1,109 @@
+//! A body with a guard that is dropped at the body's end.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+pin_project! {
+    /// A body that holds a guard (a permit, a gauge, a slot) until its end.
+    ///
+    /// The end is `None`, trailers, an error, or a frame after which the body says that it is
+    /// at its end: hyper does not poll such a body again. A body that is at its end already when
+    /// it is wrapped gives its guard back at once. Whatever is dropped before gives it back
+    /// then.
+    ///
+    /// ```
+    /// use http_body_util::Full;
+    /// use llamatower_layers::body::Guarded;
+    /// use std::sync::Arc;
+    ///
+    /// let permit = Arc::new(());
+    /// let body = Guarded::new(Full::new(bytes::Bytes::from("text")), permit.clone());
+    /// assert_eq!(Arc::strong_count(&permit), 2);
+    /// drop(body);
+    /// assert_eq!(Arc::strong_count(&permit), 1);
+    /// ```
+    #[derive(Debug)]
+    pub struct Guarded<B, G> {
+        #[pin]
+        inner: B,
+        guard: Option<G>,
+    }
+}
+
+impl<B: Body, G> Guarded<B, G> {
+    /// Lets `guard` live until the end of `inner`.
+    pub fn new(inner: B, guard: G) -> Self {
+        let guard = (!inner.is_end_stream()).then_some(guard);
+        Self { inner, guard }
+    }
+}
+
+impl<B: Body, G> Body for Guarded<B, G> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let mut this = self.project();
+        let frame = ready!(this.inner.as_mut().poll_frame(cx));
+        let goes_on = matches!(&frame, Some(Ok(frame)) if frame.is_data());
+        if !goes_on || this.inner.is_end_stream() {
+            *this.guard = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use http_body_util::{BodyExt, Empty, Full, StreamBody};
+
+    use super::*;
+
+    fn frames(texts: &'static [&'static str]) -> impl Body<Data = Bytes, Error = ()> + Unpin {
+        let frames = texts.iter().map(|text| Ok(Frame::data(Bytes::from(*text))));
+        StreamBody::new(futures_util::stream::iter(frames))
+    }
+
+    #[tokio::test]
+    async fn the_guard_lives_until_none() {
+        let permit = Arc::new(());
+        let mut body = Guarded::new(frames(&["a", "b"]), permit.clone());
+        assert!(body.frame().await.is_some());
+        assert!(body.frame().await.is_some());
+        assert_eq!(Arc::strong_count(&permit), 2);
+        assert!(body.frame().await.is_none());
+        assert_eq!(Arc::strong_count(&permit), 1);
+    }
+
+    #[tokio::test]
+    async fn a_last_frame_that_says_so_is_the_end() {
+        let permit = Arc::new(());
+        let mut body = Guarded::new(Full::new(Bytes::from("a")), permit.clone());
+        assert!(body.frame().await.is_some());
+        assert_eq!(Arc::strong_count(&permit), 1);
+    }
+
+    #[test]
+    fn an_empty_body_is_at_its_end_at_once() {
+        let permit = Arc::new(());
+        let _body = Guarded::new(Empty::<Bytes>::new(), permit.clone());
+        assert_eq!(Arc::strong_count(&permit), 1);
+    }
+}
