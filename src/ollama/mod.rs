@@ -1,1 +1,3 @@
 //! The core service: a fleet of Ollama servers.
+
+pub mod upstream;

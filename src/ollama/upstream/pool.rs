@@ -1,0 +1,120 @@
+//! Idle connections to one backend.
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::Body;
+use llamatower_layers::BoxError;
+use tokio::time::Instant;
+
+use super::Address;
+use super::link::Link;
+
+/// How many idle connections are kept, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolLimits {
+    /// The most connections that wait at a time; further ones are closed.
+    pub max_idle: usize,
+    /// How long a connection may wait.
+    pub idle_timeout: Duration,
+}
+
+impl Default for PoolLimits {
+    fn default() -> Self {
+        Self {
+            max_idle: 128,
+            idle_timeout: Duration::from_secs(90),
+        }
+    }
+}
+
+/// The connections that wait for a request, the one used last on top.
+pub(super) struct Pool<B: Body + 'static> {
+    address: Address,
+    limits: PoolLimits,
+    idle: Mutex<Vec<Idle<B>>>,
+}
+
+struct Idle<B: Body + 'static> {
+    link: Link<B>,
+    since: Instant,
+}
+
+impl<B: Body + 'static> Pool<B> {
+    pub(super) fn new(address: Address, limits: PoolLimits) -> Self {
+        Self {
+            address,
+            limits,
+            idle: Mutex::new(Vec::new()),
+        }
+    }
+
+    pub(super) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.idle().len()
+    }
+
+    pub(super) fn clear(&self) {
+        let condemned = std::mem::take(&mut *self.idle());
+        drop(condemned);
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Idle<B>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B> Pool<B>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// The connection used last that is still open.
+    pub(super) fn check_out(&self) -> Option<Link<B>> {
+        loop {
+            let Idle { mut link, since } = self.idle().pop()?;
+            if since.elapsed() < self.limits.idle_timeout && link.is_idle() {
+                return Some(link);
+            }
+        }
+    }
+
+    /// Keeps a connection whose answer was read to the end; closes it if it cannot be used
+    /// again or if enough are waiting.
+    pub(super) fn check_in(&self, mut link: Link<B>) {
+        if !link.is_idle() {
+            return;
+        }
+        let since = Instant::now();
+        let mut idle = self.idle();
+        if idle.len() < self.limits.max_idle {
+            idle.push(Idle { link, since });
+        }
+    }
+
+    /// Closes what waits too long and what the backend has closed.
+    pub(super) fn prune(&self) {
+        let waiting = std::mem::take(&mut *self.idle());
+        for Idle { mut link, since } in waiting {
+            if since.elapsed() < self.limits.idle_timeout && link.is_idle() {
+                let mut idle = self.idle();
+                let place = idle.partition_point(|other| other.since <= since);
+                idle.insert(place, Idle { link, since });
+            }
+        }
+    }
+}
+
+impl<B: Body + 'static> fmt::Debug for Pool<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("limits", &self.limits)
+            .field("idle", &self.len())
+            .finish()
+    }
+}
