@@ -1,3 +1,242 @@
-//! The core service: a fleet of Ollama servers.
+//! The core service: a fleet of Ollama servers that answers like one.
+//!
+//! What needs one backend is routed to it; what is about all of them (lists, the version, the
+//! unloading of a model) is asked of all and answered as one.
 
+pub mod fleet;
+pub mod hold;
+pub mod hygiene;
+mod lists;
 pub mod upstream;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{Extensions, HeaderValue, Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use llamatower_layers::body::Guarded;
+use llamatower_layers::llm_request::ModelName;
+use llamatower_layers::route::{Choice, Route};
+use llamatower_layers::{BoxError, Failure, KeepAlive, LlmRequest, Operation, Replay, RouteMatch};
+use tower::{Service, ServiceExt};
+
+use fleet::Fleet;
+use lists::List;
+
+/// The body of an answer, of one type whoever gives it.
+pub type AnswerBody = UnsyncBoxBody<Bytes, BoxError>;
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, BoxError>> + Send>>;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// A fleet as one service. `S` is the service of one backend.
+#[derive(Debug)]
+pub struct Ollama<S> {
+    fleet: Arc<Fleet<S>>,
+    management_backend: usize,
+}
+
+impl<S> Clone for Ollama<S> {
+    fn clone(&self) -> Self {
+        Self {
+            fleet: self.fleet.clone(),
+            management_backend: self.management_backend,
+        }
+    }
+}
+
+impl<S> Ollama<S> {
+    /// The service of `fleet`; calls that change what a server holds go to the backend with the
+    /// index `management_backend`.
+    pub fn new(fleet: Arc<Fleet<S>>, management_backend: usize) -> Self {
+        Self {
+            fleet,
+            management_backend,
+        }
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for Ollama<S>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: Replay + Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    type Response = Response<AnswerBody>;
+    type Error = BoxError;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Answering {
+        let fleet = self.fleet.clone();
+        match RouteMatch::of(request.extensions()).and_then(RouteMatch::operation) {
+            Some(Operation::Root) => Box::pin(async { Ok(whole(TEXT, "Ollama is running")) }),
+            Some(Operation::Version) => Box::pin(version(fleet)),
+            Some(Operation::Tags) => Box::pin(list(fleet, List::Tags)),
+            Some(Operation::Ps) => Box::pin(list(fleet, List::Ps)),
+            Some(Operation::Models) => Box::pin(list(fleet, List::Models)),
+            Some(operation) if operation.is_management() => {
+                Box::pin(manage(fleet, self.management_backend, request))
+            }
+            _ => match model_to_unload(request.extensions()) {
+                Some(model) => Box::pin(unload(fleet, model, request)),
+                None => Box::pin(routed(fleet, request)),
+            },
+        }
+    }
+}
+
+fn whole(content_type: HeaderValue, text: impl Into<Bytes>) -> Response<AnswerBody> {
+    let body = Full::new(text.into()).map_err(|never| match never {});
+    let mut answer = Response::new(AnswerBody::new(body));
+    answer.headers_mut().insert(CONTENT_TYPE, content_type);
+    answer
+}
+
+fn boxed<R>(answer: Response<R>) -> Response<AnswerBody>
+where
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    answer.map(|body| AnswerBody::new(body.map_err(Into::into)))
+}
+
+async fn version<S>(fleet: Arc<Fleet<S>>) -> Result<Response<AnswerBody>, BoxError> {
+    let backends = fleet.backends().iter().map(|backend| &**backend);
+    let version = lists::lowest_version(backends, fleet.probe_timeout()).await;
+    Ok(whole(JSON, version.map_err(Failure::from)?))
+}
+
+async fn list<S>(fleet: Arc<Fleet<S>>, list: List) -> Result<Response<AnswerBody>, BoxError> {
+    let backends = fleet.backends().iter().map(|backend| &**backend);
+    let page = list.collect(backends, fleet.probe_timeout()).await;
+    let content_type = match list {
+        List::Models => HeaderValue::from_static("application/json"),
+        List::Tags | List::Ps => JSON,
+    };
+    Ok(whole(content_type, page.map_err(Failure::from)?))
+}
+
+async fn routed<S, B, R>(
+    fleet: Arc<Fleet<S>>,
+    request: Request<B>,
+) -> Result<Response<AnswerBody>, BoxError>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    Ok(boxed(Route::new(fleet).oneshot(request).await?))
+}
+
+/// Calls one certain backend. Its catalogue is asked for again when the answer has ended.
+async fn manage<S, B, R>(
+    fleet: Arc<Fleet<S>>,
+    backend: usize,
+    request: Request<B>,
+) -> Result<Response<AnswerBody>, BoxError>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    B: Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    let (parts, body) = request.into_parts();
+    let Choice { service, slot } = fleet.take(backend, &parts);
+    let request = Request::from_parts(parts, body);
+    let answer = service.oneshot(request).await.map_err(Into::into)?;
+    let guard = (slot, RefreshAtEnd(fleet));
+    Ok(boxed(answer.map(|body| Guarded::new(body, guard))))
+}
+
+struct RefreshAtEnd<S>(Arc<Fleet<S>>);
+
+impl<S> Drop for RefreshAtEnd<S> {
+    fn drop(&mut self) {
+        self.0.refresh();
+    }
+}
+
+/// A request without a prompt and with a `keep_alive` of zero takes a model out of memory.
+fn model_to_unload(extensions: &Extensions) -> Option<ModelName> {
+    let request = extensions.get::<LlmRequest>()?;
+    let unloads = request.has_no_prompt
+        && request.operation.is_inference()
+        && request.keep_alive == Some(KeepAlive::For(Duration::ZERO));
+    if !unloads {
+        return None;
+    }
+    ModelName::parse(request.model.as_deref()?).ok()
+}
+
+/// Tells every backend that has the model in memory; the client gets the first one's answer.
+async fn unload<S, B, R>(
+    fleet: Arc<Fleet<S>>,
+    model: ModelName,
+    request: Request<B>,
+) -> Result<Response<AnswerBody>, BoxError>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: Replay + Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    let having = fleet.having_loaded(&model).await;
+    let (parts, body) = request.into_parts();
+    let copies: Option<Vec<B>> = having.iter().map(|_| body.replay()).collect();
+    let copies = copies.filter(|copies| !copies.is_empty());
+    let Some(copies) = copies else {
+        return routed(fleet, Request::from_parts(parts, body)).await;
+    };
+    let calls = having.into_iter().zip(copies).map(|(backend, body)| {
+        let request = Request::from_parts(parts.clone(), body);
+        whole_answer(fleet.take(backend, &parts), request)
+    });
+    let answers = futures_util::future::join_all(calls).await;
+    let (told, failed): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+    told.into_iter().chain(failed).next().unwrap_or_else(|| {
+        let unreached = StatusCode::BAD_GATEWAY;
+        Ok(Response::builder()
+            .status(unreached)
+            .body(AnswerBody::default())?)
+    })
+}
+
+async fn whole_answer<S, G, B, R>(
+    choice: Choice<S, G>,
+    request: Request<B>,
+) -> Result<Response<AnswerBody>, BoxError>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+    R: Body<Data = Bytes>,
+    R::Error: Into<BoxError>,
+{
+    let answer = choice.service.oneshot(request).await.map_err(Into::into)?;
+    let (head, body) = answer.into_parts();
+    let body = body.collect().await.map_err(Into::into)?.to_bytes();
+    drop(choice.slot);
+    let body = Full::new(body).map_err(|never| match never {});
+    Ok(Response::from_parts(head, AnswerBody::new(body)))
+}

@@ -16,6 +16,7 @@
 //! use http_body_util::Empty;
 //! use llamatower_layers::BoxError;
 //! use llamatower_layers::route::{Choice, Choose, Route};
+//! use std::sync::Arc;
 //! use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
 //!
 //! type Backend = BoxCloneSyncService<Request<()>, Response<Empty<&'static [u8]>>, BoxError>;
@@ -33,7 +34,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), BoxError> {
 //! let backend = service_fn(|_| async { Ok(Response::new(Empty::new())) });
-//! let route = Route::new(OnlyOne(BoxCloneSyncService::new(backend)));
+//! let route = Route::new(Arc::new(OnlyOne(BoxCloneSyncService::new(backend))));
 //! assert!(route.oneshot(Request::new(())).await?.status().is_success());
 //! # Ok(())
 //! # }
@@ -42,6 +43,7 @@
 mod service;
 
 use std::future::Future;
+use std::sync::Arc;
 
 use http::request::Parts;
 
@@ -73,4 +75,16 @@ pub trait Choose {
         &self,
         request: &Parts,
     ) -> impl Future<Output = Result<Choice<Self::Service, Self::Slot>, BoxError>> + Send;
+}
+
+impl<C: Choose + Send + Sync> Choose for Arc<C> {
+    type Service = C::Service;
+    type Slot = C::Slot;
+
+    fn choose(
+        &self,
+        request: &Parts,
+    ) -> impl Future<Output = Result<Choice<Self::Service, Self::Slot>, BoxError>> + Send {
+        C::choose(self, request)
+    }
 }

@@ -1,9 +1,7 @@
 //! The service.
 
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
@@ -15,36 +13,21 @@ use crate::BoxError;
 use crate::body::Guarded;
 
 /// Calls, for each request, the service that a [`Choose`] names.
+#[derive(Clone, Debug)]
 pub struct Route<C> {
-    policy: Arc<C>,
+    policy: C,
 }
 
 impl<C> Route<C> {
-    /// Routes by `policy`.
-    pub fn new(policy: impl Into<Arc<C>>) -> Self {
-        Self {
-            policy: policy.into(),
-        }
-    }
-}
-
-impl<C> Clone for Route<C> {
-    fn clone(&self) -> Self {
-        Self {
-            policy: self.policy.clone(),
-        }
-    }
-}
-
-impl<C: fmt::Debug> fmt::Debug for Route<C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Route").field(&self.policy).finish()
+    /// Routes by `policy`, which is cloned for each request: an `Arc` of one is a policy too.
+    pub fn new(policy: C) -> Self {
+        Self { policy }
     }
 }
 
 impl<C, B, R> Service<Request<B>> for Route<C>
 where
-    C: Choose + Send + Sync + 'static,
+    C: Choose + Clone + Send + Sync + 'static,
     C::Service: Service<Request<B>, Response = Response<R>> + Send,
     <C::Service as Service<Request<B>>>::Error: Into<BoxError>,
     <C::Service as Service<Request<B>>>::Future: Send,

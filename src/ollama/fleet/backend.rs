@@ -1,0 +1,181 @@
+//! One Ollama server, as the gateway itself asks it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty, Limited};
+use llamatower_layers::llm_request::ModelName;
+use llamatower_layers::{BoxError, Fail, Side};
+use serde::Deserialize;
+use tower::ServiceExt;
+
+use crate::ollama::upstream::{Address, PoolLimits, Upstream};
+
+/// A list of a thousand models is some 500 kB.
+const MAX_PAGE_BYTES: usize = 64 * 1024 * 1024;
+
+/// One Ollama server: its name, whether it is up, and how the gateway asks it for lists.
+#[derive(Debug)]
+pub struct Backend {
+    name: Arc<str>,
+    address: Address,
+    /// Apart from the connections of requests, so that a probe never waits behind them.
+    own_questions: Upstream<Empty<Bytes>>,
+    is_up: AtomicBool,
+}
+
+impl Backend {
+    /// The backend at `address`; it counts as up until something says otherwise.
+    pub fn new(address: Address, connect_timeout: Duration) -> Self {
+        let limits = PoolLimits {
+            max_idle: 2,
+            ..PoolLimits::default()
+        };
+        Self {
+            name: address.to_string().into(),
+            own_questions: Upstream::with_limits(address.clone(), connect_timeout, limits),
+            address,
+            is_up: AtomicBool::new(true),
+        }
+    }
+
+    /// Host and port, as they stand in answers, logs and metrics.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Whether it answered when it was last asked.
+    pub fn is_up(&self) -> bool {
+        self.is_up.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the backend answered, or that it could not be reached.
+    pub fn note(&self, is_up: bool) {
+        if self.is_up.swap(is_up, Ordering::Relaxed) == is_up {
+            return;
+        }
+        if is_up {
+            tracing::info!(backend = %self.name, "the backend is up");
+        } else {
+            tracing::warn!(backend = %self.name, "the backend is down");
+        }
+    }
+
+    /// Asks for a page by GET, with a limit on the whole exchange.
+    ///
+    /// # Errors
+    /// The backend did not answer with a 200 in time.
+    pub async fn page(&self, path: &'static str, limit: Duration) -> Result<Bytes, Unreachable> {
+        match tokio::time::timeout(limit, self.fetch(path)).await {
+            Ok(Ok((StatusCode::OK, page))) => Ok(page),
+            Ok(Ok((status, _))) => Err(self.unreachable(format!("{path} answered {status}"))),
+            Ok(Err(error)) => Err(self.unreachable(error)),
+            Err(_) => Err(self.unreachable(format!("{path} gave no answer within {limit:?}"))),
+        }
+    }
+
+    async fn fetch(&self, path: &'static str) -> Result<(StatusCode, Bytes), BoxError> {
+        let request = Request::get(path).body(Empty::new())?;
+        let answer = self.own_questions.clone().oneshot(request).await?;
+        let status = answer.status();
+        let page = Limited::new(answer.into_body(), MAX_PAGE_BYTES);
+        Ok((status, page.collect().await?.to_bytes()))
+    }
+
+    fn unreachable(&self, reason: impl fmt::Display) -> Unreachable {
+        Unreachable::new(&self.name, reason)
+    }
+
+    /// Asks for the installed models and notes whether the backend is up.
+    ///
+    /// # Errors
+    /// It gave no list in time.
+    pub async fn probe(&self, limit: Duration) -> Result<Vec<ModelName>, Unreachable> {
+        let found = self.names("/api/tags", limit).await;
+        if let Err(error) = &found {
+            tracing::debug!(backend = %self.name, %error, "a probe failed");
+        }
+        self.note(found.is_ok());
+        self.own_questions.prune();
+        found
+    }
+
+    /// The models in memory.
+    ///
+    /// # Errors
+    /// It gave no list in time.
+    pub async fn loaded_models(&self, limit: Duration) -> Result<Vec<ModelName>, Unreachable> {
+        self.names("/api/ps", limit).await
+    }
+
+    async fn names(
+        &self,
+        path: &'static str,
+        limit: Duration,
+    ) -> Result<Vec<ModelName>, Unreachable> {
+        #[derive(Deserialize)]
+        struct Page {
+            models: Option<Vec<Row>>,
+        }
+        #[derive(Deserialize)]
+        struct Row {
+            name: String,
+        }
+        let page = self.page(path, limit).await?;
+        let page: Page = serde_json::from_slice(&page)
+            .map_err(|error| self.unreachable(format!("{path} is no list of models: {error}")))?;
+        let rows = page.models.unwrap_or_default().into_iter();
+        Ok(rows
+            .filter_map(|row| ModelName::parse(&row.name).ok())
+            .collect())
+    }
+}
+
+/// A backend did not answer a question of the gateway's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreachable {
+    backend: Box<str>,
+    reason: String,
+}
+
+impl Unreachable {
+    pub(super) fn new(backend: &str, reason: impl fmt::Display) -> Self {
+        Self {
+            backend: backend.into(),
+            reason: reason.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the backend {} gave no answer: {}",
+            self.backend, self.reason
+        )
+    }
+}
+
+impl std::error::Error for Unreachable {}
+
+impl Fail for Unreachable {
+    fn side(&self) -> Side {
+        Side::Upstream
+    }
+    fn status(&self) -> StatusCode {
+        StatusCode::BAD_GATEWAY
+    }
+    fn kind(&self) -> &'static str {
+        "backend_unreachable"
+    }
+}

@@ -1,0 +1,121 @@
+//! A request body that waits for `100 Continue` (RFC 9110 10.1.1).
+//!
+//! An Ollama that has a blob already answers its upload without reading it. A client that asked
+//! to be told before it sends is therefore told only when the backend was: its body is not
+//! polled, and so not asked for, until then.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use http::header::EXPECT;
+use http::{Request, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use llamatower_layers::{Operation, RouteMatch};
+use pin_project_lite::pin_project;
+use tokio::time::{Sleep, sleep};
+
+/// How long a backend that says nothing is given before the body is sent all the same, as the
+/// RFC asks.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+pin_project! {
+    /// A body that is not polled before the backend asks for it; see [`hold_until_continue`].
+    #[derive(Debug)]
+    pub struct Held<B> {
+        #[pin]
+        inner: B,
+        waiting: Option<Waiting>,
+    }
+}
+
+#[derive(Debug)]
+struct Waiting {
+    gate: Arc<Gate>,
+    patience: Pin<Box<Sleep>>,
+}
+
+impl Waiting {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.gate.poll(cx) {
+            return Poll::Ready(());
+        }
+        self.patience.as_mut().poll(cx)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Gate(Mutex<(bool, Option<Waker>)>);
+
+impl Gate {
+    fn open(&self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 = true;
+        if let Some(waker) = state.1.take() {
+            waker.wake();
+        }
+    }
+
+    fn poll(&self, cx: &Context<'_>) -> bool {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !state.0 {
+            state.1 = Some(cx.waker().clone());
+        }
+        state.0
+    }
+}
+
+/// Holds the body of an upload whose client waits to be told that it may send; every other
+/// body goes as it comes, and its `Expect` ends here.
+pub fn hold_until_continue<B>(mut request: Request<B>) -> Request<Held<B>> {
+    let expected = request.headers_mut().remove(EXPECT);
+    let operation = RouteMatch::of(request.extensions()).and_then(RouteMatch::operation);
+    let Some(expected) = expected.filter(|_| operation == Some(Operation::Blob)) else {
+        return request.map(|inner| Held {
+            inner,
+            waiting: None,
+        });
+    };
+    request.headers_mut().insert(EXPECT, expected);
+    let gate = Arc::new(Gate::default());
+    let opener = gate.clone();
+    hyper::ext::on_informational(&mut request, move |informational| {
+        if informational.status() == StatusCode::CONTINUE {
+            opener.open();
+        }
+    });
+    request.map(|inner| Held {
+        inner,
+        waiting: Some(Waiting {
+            gate,
+            patience: Box::pin(sleep(PATIENCE)),
+        }),
+    })
+}
+
+impl<B: Body> Body for Held<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let this = self.project();
+        if let Some(waiting) = this.waiting {
+            ready!(waiting.poll(cx));
+            *this.waiting = None;
+        }
+        this.inner.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,193 @@
+//! Which headers cross the gateway.
+//!
+//! A backend sees what the request is about and nothing of who sent it: Ollama copies headers
+//! to its cloud. Hop-by-hop headers stay on their hop (RFC 9110 7.6.1).
+
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_TYPE, COOKIE, FORWARDED, HeaderName, HeaderValue, ORIGIN,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, REFERER, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Request, Response, Uri};
+use llamatower_layers::RouteMatch;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+const HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    PROXY_AUTHENTICATE,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HTTP2_SETTINGS,
+];
+
+const ABOUT_THE_CLIENT: [HeaderName; 8] = [
+    AUTHORIZATION,
+    PROXY_AUTHORIZATION,
+    X_API_KEY,
+    COOKIE,
+    ORIGIN,
+    REFERER,
+    FORWARDED,
+    X_REAL_IP,
+];
+
+/// Makes a client's request one of the gateway's own: path by the route table, no query, no
+/// header that names the client or belongs to its connection.
+pub fn clean_request<B>(mut request: Request<B>) -> Request<B> {
+    let rebuilt = RouteMatch::of(request.extensions()).and_then(RouteMatch::upstream_path);
+    if let Some(path) = rebuilt
+        && (request.uri().path() != path
+            || request.uri().query().is_some()
+            || request.uri().authority().is_some())
+        && let Ok(path) = PathAndQuery::try_from(path)
+    {
+        *request.uri_mut() = Uri::from(path);
+    }
+    let headers = request.headers_mut();
+    remove_hop_by_hop(headers);
+    for name in &ABOUT_THE_CLIENT {
+        headers.remove(name);
+    }
+    remove_forwarded(headers);
+    request
+}
+
+/// Makes a backend's answer one of the gateway's own: framing is the edge's business, and no
+/// proxy in front may hold a stream back.
+pub fn clean_response<B>(mut response: Response<B>) -> Response<B> {
+    remove_hop_by_hop(response.headers_mut());
+    if is_stream(response.headers()) {
+        let no = HeaderValue::from_static("no");
+        response.headers_mut().insert(X_ACCEL_BUFFERING, no);
+    }
+    response
+}
+
+/// Whether the answer is a stream of lines or events.
+pub fn is_stream(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    content_type.is_some_and(|text| {
+        text.starts_with(b"application/x-ndjson") || text.starts_with(b"text/event-stream")
+    })
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        remove_named_by_connection(headers);
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+fn remove_named_by_connection(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .filter(|name: &HeaderName| {
+            !matches!(name.as_str(), "content-type" | "content-length" | "host")
+        })
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+}
+
+fn remove_forwarded(headers: &mut HeaderMap) {
+    let forwarded: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("x-forwarded-"))
+        .cloned()
+        .collect();
+    for name in forwarded {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+    use llamatower_layers::EndpointTable;
+
+    use super::*;
+
+    fn request(target: &str, headers: &[(&'static str, &str)]) -> Request<()> {
+        let mut request = Request::post(target).body(()).expect("a request");
+        for (name, value) in headers {
+            let value = value.parse().expect("a header value");
+            request.headers_mut().append(*name, value);
+        }
+        let path = request.uri().path().to_owned();
+        let found = EndpointTable::ollama().look_up(&Method::POST, &path);
+        request.extensions_mut().insert(found);
+        request
+    }
+
+    #[test]
+    fn a_backend_sees_nothing_of_who_asks() {
+        let cleaned = clean_request(request(
+            "/api/chat",
+            &[
+                ("authorization", "Bearer secret"),
+                ("x-api-key", "secret"),
+                ("cookie", "a=b"),
+                ("origin", "http://localhost"),
+                ("x-forwarded-for", "10.1.1.1"),
+                ("x-forwarded-host", "evil"),
+                ("forwarded", "for=10.1.1.1"),
+                ("content-type", "application/json"),
+                ("user-agent", "a client"),
+            ],
+        ));
+        let mut left: Vec<_> = cleaned.headers().keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["content-type", "user-agent"]);
+    }
+
+    #[test]
+    fn headers_that_connection_names_stay_on_their_hop() {
+        let cleaned = clean_request(request(
+            "/api/chat",
+            &[
+                ("connection", "Upgrade, HTTP2-Settings, x-hop, content-type"),
+                ("upgrade", "h2c"),
+                ("http2-settings", "AAMAAABkAAQAAP__"),
+                ("x-hop", "1"),
+                ("content-type", "application/json"),
+            ],
+        ));
+        let left: Vec<_> = cleaned.headers().keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["content-type"]);
+    }
+
+    #[test]
+    fn the_target_is_rebuilt_from_the_table() {
+        let cleaned = clean_request(request("http://elsewhere/v1/messages?beta=true", &[]));
+        assert_eq!(cleaned.uri(), "/v1/messages");
+    }
+
+    #[test]
+    fn a_stream_is_not_to_be_held_back_by_proxies() {
+        let answer = Response::builder()
+            .header("content-type", "application/x-ndjson")
+            .header("transfer-encoding", "chunked")
+            .body(())
+            .expect("a response");
+        let cleaned = clean_response(answer);
+        assert_eq!(cleaned.headers()["x-accel-buffering"], "no");
+        assert!(!cleaned.headers().contains_key("transfer-encoding"));
+    }
+}

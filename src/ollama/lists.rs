@@ -1,0 +1,211 @@
+//! One list out of many: what the whole fleet has, as one Ollama would say it.
+//!
+//! The rows are passed on byte for byte; only which rows there are, and in what order, is the
+//! gateway's.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::future::join_all;
+use jiff::Timestamp;
+use llamatower_layers::llm_request::ModelName;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::fleet::{Backend, Unreachable};
+
+/// A list that is merged over the fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum List {
+    /// `/api/tags`: one row a model, the newest first.
+    Tags,
+    /// `/api/ps`: one row a model, the one that stays longest first.
+    Ps,
+    /// `/v1/models`: one row a model, the newest first.
+    Models,
+}
+
+impl List {
+    fn path(self) -> &'static str {
+        match self {
+            Self::Tags => "/api/tags",
+            Self::Ps => "/api/ps",
+            Self::Models => "/v1/models",
+        }
+    }
+
+    fn frame(self) -> (&'static [u8], &'static [u8]) {
+        match self {
+            Self::Tags | Self::Ps => (br#"{"models":["#, b"]}"),
+            Self::Models => (br#"{"object":"list","data":["#, b"]}"),
+        }
+    }
+
+    /// The list of the backends that are up and answer in time.
+    ///
+    /// # Errors
+    /// None of them did; the error is the first one's.
+    pub(super) async fn collect<'a>(
+        self,
+        backends: impl Iterator<Item = &'a Backend>,
+        limit: Duration,
+    ) -> Result<Bytes, Unreachable> {
+        let pages = pages_of(backends, self.path(), limit).await?;
+        Ok(self.merge(&pages))
+    }
+
+    fn merge(self, pages: &[Bytes]) -> Bytes {
+        let mut rows: Vec<Row<'_>> = pages.iter().flat_map(rows_of).collect();
+        rows.sort_by_key(|row| std::cmp::Reverse(row.rank));
+        let mut seen = HashMap::new();
+        let (head, tail) = self.frame();
+        let mut merged = BytesMut::from(head);
+        for row in rows {
+            if seen.insert(row.key, ()).is_some() {
+                continue;
+            }
+            if seen.len() > 1 {
+                merged.put_u8(b',');
+            }
+            merged.put_slice(row.raw.get().as_bytes());
+        }
+        merged.put_slice(tail);
+        merged.freeze()
+    }
+}
+
+/// The lowest version in the fleet: what a client may rely on wherever it is sent.
+///
+/// # Errors
+/// No backend answered; the error is the first one's.
+pub(super) async fn lowest_version<'a>(
+    backends: impl Iterator<Item = &'a Backend>,
+    limit: Duration,
+) -> Result<Bytes, Unreachable> {
+    let pages = pages_of(backends, "/api/version", limit).await?;
+    let lowest = pages.iter().min_by_key(|page| version_in(page));
+    Ok(lowest.cloned().unwrap_or_default())
+}
+
+fn version_in(page: &[u8]) -> Option<semver::Version> {
+    #[derive(Deserialize)]
+    struct Page {
+        version: String,
+    }
+    let page: Page = serde_json::from_slice(page).ok()?;
+    semver::Version::parse(&page.version).ok()
+}
+
+async fn pages_of<'a>(
+    backends: impl Iterator<Item = &'a Backend>,
+    path: &'static str,
+    limit: Duration,
+) -> Result<Vec<Bytes>, Unreachable> {
+    let (up, down): (Vec<_>, Vec<_>) = backends.partition(|backend| backend.is_up());
+    let asked = if up.is_empty() { down } else { up };
+    let answers = join_all(asked.iter().map(|backend| backend.page(path, limit))).await;
+    let mut pages = Vec::with_capacity(answers.len());
+    let mut first_error = None;
+    for answer in answers {
+        match answer {
+            Ok(page) => pages.push(page),
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
+    match first_error {
+        Some(error) if pages.is_empty() => Err(error),
+        _ => Ok(pages),
+    }
+}
+
+struct Row<'a> {
+    key: ModelName,
+    /// Later is first.
+    rank: Option<Timestamp>,
+    raw: &'a RawValue,
+}
+
+fn rows_of(page: &Bytes) -> Vec<Row<'_>> {
+    #[derive(Deserialize)]
+    struct Page<'a> {
+        #[serde(borrow, alias = "data")]
+        models: Option<Vec<&'a RawValue>>,
+    }
+    let page: Option<Page<'_>> = serde_json::from_slice(page).ok();
+    let rows = page.and_then(|page| page.models).unwrap_or_default();
+    rows.into_iter().filter_map(row_of).collect()
+}
+
+fn row_of(raw: &RawValue) -> Option<Row<'_>> {
+    #[derive(Deserialize)]
+    struct Fields {
+        #[serde(alias = "id")]
+        name: String,
+        #[serde(alias = "expires_at")]
+        modified_at: Option<Timestamp>,
+        created: Option<i64>,
+    }
+    let fields: Fields = serde_json::from_str(raw.get()).ok()?;
+    let created = || Timestamp::from_second(fields.created?).ok();
+    Some(Row {
+        key: ModelName::parse(&fields.name).ok()?,
+        rank: fields.modified_at.or_else(created),
+        raw,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merged(list: List, pages: &[&'static str]) -> String {
+        let pages: Vec<_> = pages.iter().map(|page| Bytes::from(*page)).collect();
+        String::from_utf8(list.merge(&pages).to_vec()).expect("JSON is text")
+    }
+
+    #[test]
+    fn an_empty_fleet_has_an_empty_list_and_not_null() {
+        assert_eq!(
+            merged(List::Tags, &[r#"{"models":null}"#]),
+            r#"{"models":[]}"#
+        );
+    }
+
+    #[test]
+    fn a_model_on_two_backends_is_one_row_the_newest_first() {
+        let a = r#"{"models":[{"name":"b:latest","modified_at":"2026-01-01T00:00:00Z","digest":"1"},{"name":"a:latest","modified_at":"2026-03-01T00:00:00Z"}]}"#;
+        let b = r#"{"models":[{"name":"B:latest","modified_at":"2026-02-01T00:00:00+02:00","digest":"2"}]}"#;
+        let all = merged(List::Tags, &[a, b]);
+        assert_eq!(
+            all,
+            r#"{"models":[{"name":"a:latest","modified_at":"2026-03-01T00:00:00Z"},{"name":"B:latest","modified_at":"2026-02-01T00:00:00+02:00","digest":"2"}]}"#
+        );
+    }
+
+    #[test]
+    fn rows_are_passed_on_byte_for_byte() {
+        let page = "{\"models\":[{\"name\":\"a:latest\", \"x\":\"\\u003c\\u2028\"}]}";
+        assert!(
+            merged(List::Tags, &[page])
+                .contains("{\"name\":\"a:latest\", \"x\":\"\\u003c\\u2028\"}")
+        );
+    }
+
+    #[test]
+    fn models_of_openai_are_keyed_by_id() {
+        let a = r#"{"object":"list","data":[{"id":"a","object":"model","created":5}]}"#;
+        let b = r#"{"object":"list","data":[{"id":"b","object":"model","created":9},{"id":"a","object":"model","created":7}]}"#;
+        assert_eq!(
+            merged(List::Models, &[a, b]),
+            r#"{"object":"list","data":[{"id":"b","object":"model","created":9},{"id":"a","object":"model","created":7}]}"#
+        );
+    }
+
+    #[test]
+    fn a_release_candidate_is_lower_than_its_release() {
+        let candidate = version_in(br#"{"version":"0.33.0-rc2"}"#);
+        assert!(candidate < version_in(br#"{"version":"0.33.0"}"#));
+        assert!(version_in(br#"{"version":"0.9.1"}"#) < version_in(br#"{"version":"0.17.4"}"#));
+    }
+}

@@ -1,0 +1,284 @@
+//! The upstream leaf against scripted servers on real sockets.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use llamatower::ollama::upstream::{
+    AnswerBroken, ConnectFailed, ConnectionLost, InvalidAnswer, Upstream, UpstreamBody,
+};
+use llamatower_layers::{BoxError, Failure};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tower::ServiceExt;
+
+type Answer = http::Response<UpstreamBody<Full<Bytes>>>;
+
+async fn server() -> (TcpListener, Upstream<Full<Bytes>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    (
+        listener,
+        Upstream::new(address.parse().expect("an address")),
+    )
+}
+
+fn request() -> Request<Full<Bytes>> {
+    let body = Full::new(Bytes::from_static(b"{}"));
+    Request::post("/api/chat").body(body).expect("a request")
+}
+
+async fn ask(upstream: &Upstream<Full<Bytes>>) -> Result<Answer, BoxError> {
+    upstream.clone().oneshot(request()).await
+}
+
+/// Reads one request of two bytes of body and answers with `answer`.
+async fn answer(peer: &mut TcpStream, answer: &str) {
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\r\n\r\n{}") {
+        assert_ne!(
+            peer.read_buf(&mut seen).await.expect("a request"),
+            0,
+            "the client left"
+        );
+    }
+    peer.write_all(answer.as_bytes())
+        .await
+        .expect("the client reads");
+}
+
+async fn text(answer: Answer) -> Bytes {
+    answer
+        .into_body()
+        .collect()
+        .await
+        .expect("a whole body")
+        .to_bytes()
+}
+
+fn cause_of(error: BoxError) -> Failure {
+    *error
+        .downcast::<Failure>()
+        .expect("a failure with a meaning")
+}
+
+const HELLO: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
+
+#[tokio::test]
+async fn a_connection_whose_answer_was_read_serves_the_next_request() {
+    let (listener, upstream) = server().await;
+    let served = tokio::spawn(async move {
+        let (mut peer, _) = listener.accept().await.expect("a connection");
+        answer(&mut peer, HELLO).await;
+        answer(
+            &mut peer,
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+        )
+        .await;
+        answer(&mut peer, "HTTP/1.1 204 No Content\r\n\r\n").await;
+        answer(&mut peer, HELLO).await;
+        peer
+    });
+    for expected in ["hello", "hi", "", "hello"] {
+        assert_eq!(
+            text(ask(&upstream).await.expect("an answer")).await,
+            expected
+        );
+    }
+    let _peer = served.await.expect("one connection served them all");
+    assert_eq!(upstream.idle_connections(), 1);
+}
+
+#[tokio::test]
+async fn a_body_that_is_dropped_closes_its_connection() {
+    let (listener, upstream) = server().await;
+    let gone = tokio::spawn(async move {
+        let (mut peer, _) = listener.accept().await.expect("a connection");
+        answer(
+            &mut peer,
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n",
+        )
+        .await;
+        peer.read(&mut [0]).await
+    });
+    let mut body = ask(&upstream).await.expect("an answer").into_body();
+    let first = body.frame().await.expect("a frame").expect("no error");
+    assert_eq!(first.into_data().expect("data"), "hi");
+    drop(body);
+    assert!(matches!(gone.await.expect("no panic"), Ok(0) | Err(_)));
+    assert_eq!(upstream.idle_connections(), 0);
+}
+
+#[tokio::test]
+async fn a_request_that_is_dropped_closes_its_connection() {
+    let (listener, upstream) = server().await;
+    let asking = tokio::spawn(async move { ask(&upstream).await });
+    let (mut peer, _) = listener.accept().await.expect("a connection");
+    answer(&mut peer, "").await;
+    asking.abort();
+    assert!(matches!(peer.read(&mut [0]).await, Ok(0) | Err(_)));
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_never_a_clean_end() {
+    for broken in [
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n9\r\nhi",
+        "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhi",
+    ] {
+        let (listener, upstream) = server().await;
+        tokio::spawn(async move {
+            let (mut peer, _) = listener.accept().await.expect("a connection");
+            answer(&mut peer, broken).await;
+        });
+        let body = ask(&upstream).await.expect("a head").into_body();
+        let error = body.collect().await.expect_err("not the whole");
+        assert!(
+            cause_of(error).caused_by::<AnswerBroken>().is_some(),
+            "{broken:?}"
+        );
+        assert_eq!(upstream.idle_connections(), 0);
+    }
+}
+
+#[tokio::test]
+async fn answers_that_two_readers_could_take_differently_are_refused() {
+    for odd in [
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello",
+        "garbage\r\n\r\n",
+    ] {
+        let (listener, upstream) = server().await;
+        tokio::spawn(async move {
+            let (mut peer, _) = listener.accept().await.expect("a connection");
+            answer(&mut peer, odd).await;
+            let _ = peer.read(&mut [0]).await;
+        });
+        let error = ask(&upstream).await.expect_err(odd);
+        let failure = cause_of(error);
+        assert!(
+            failure.caused_by::<InvalidAnswer>().is_some(),
+            "{odd:?}: {failure}"
+        );
+        assert!(!failure.is_retryable());
+        assert_eq!(upstream.idle_connections(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_head_of_64_kib_is_refused() {
+    let (listener, upstream) = server().await;
+    tokio::spawn(async move {
+        let (mut peer, _) = listener.accept().await.expect("a connection");
+        let head = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(64 * 1024));
+        answer(&mut peer, &head).await;
+    });
+    assert!(ask(&upstream).await.is_err());
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_the_backend_closed_is_not_used_again() {
+    let (listener, upstream) = server().await;
+    tokio::spawn(async move {
+        for _ in 0..2 {
+            let (mut peer, _) = listener.accept().await.expect("a connection");
+            answer(&mut peer, HELLO).await;
+        }
+    });
+    assert_eq!(
+        text(ask(&upstream).await.expect("an answer")).await,
+        "hello"
+    );
+    while upstream.idle_connections() > 0 {
+        tokio::task::yield_now().await;
+        upstream.prune();
+    }
+    assert_eq!(
+        text(ask(&upstream).await.expect("an answer")).await,
+        "hello"
+    );
+}
+
+#[tokio::test]
+async fn a_connection_that_closes_before_it_answers_may_be_retried() {
+    let (listener, upstream) = server().await;
+    tokio::spawn(async move {
+        let (mut peer, _) = listener.accept().await.expect("a connection");
+        answer(&mut peer, "").await;
+    });
+    let failure = cause_of(ask(&upstream).await.expect_err("no answer"));
+    assert!(failure.caused_by::<ConnectionLost>().is_some());
+    assert!(failure.is_retryable());
+}
+
+#[tokio::test]
+async fn a_refused_connection_names_the_backend() {
+    let (listener, upstream) = server().await;
+    drop(listener);
+    let failure = cause_of(ask(&upstream).await.expect_err("nobody listens"));
+    assert!(failure.caused_by::<ConnectFailed>().is_some());
+    assert!(
+        failure
+            .to_string()
+            .contains(&upstream.address().to_string())
+    );
+}
+
+#[tokio::test]
+async fn an_early_answer_to_a_large_request_is_seen_and_its_connection_is_not_kept() {
+    let (listener, upstream) = server().await;
+    let served = tokio::spawn(async move {
+        let (mut peer, _) = listener.accept().await.expect("a connection");
+        let mut head = [0; 64];
+        peer.read_exact(&mut head).await.expect("a head");
+        peer.write_all(HELLO.as_bytes())
+            .await
+            .expect("the client reads");
+        peer
+    });
+    let large = Full::new(Bytes::from(vec![b'x'; 64 << 20]));
+    let request = Request::post("/api/blobs/x")
+        .body(large)
+        .expect("a request");
+    let answer = upstream
+        .clone()
+        .oneshot(request)
+        .await
+        .expect("an early answer");
+    assert_eq!(text(answer).await, "hello");
+    assert_eq!(upstream.idle_connections(), 0);
+    let _peer = served.await.expect("no panic");
+}
+
+#[tokio::test]
+async fn frames_are_passed_on_as_they_come() {
+    let (listener, upstream) = server().await;
+    let (go_on, mut gone_on) = tokio::sync::mpsc::channel::<()>(1);
+    tokio::spawn(async move {
+        let (mut peer, _) = listener.accept().await.expect("a connection");
+        answer(
+            &mut peer,
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+        )
+        .await;
+        for line in ["2\r\na\n\r\n", "2\r\nb\n\r\n", "0\r\n\r\n"] {
+            peer.write_all(line.as_bytes())
+                .await
+                .expect("the client reads");
+            gone_on.recv().await;
+        }
+    });
+    let mut body = ask(&upstream).await.expect("a head").into_body();
+    for expected in ["a\n", "b\n"] {
+        let frame = tokio::time::timeout(Duration::from_secs(5), body.frame()).await;
+        let frame = frame
+            .expect("before the next is sent")
+            .expect("a frame")
+            .expect("no error");
+        assert_eq!(frame.into_data().expect("data"), expected);
+        go_on.send(()).await.expect("the server waits");
+    }
+    assert!(body.frame().await.is_none());
+}
