@@ -78,13 +78,20 @@ pub(super) fn dispatch<W>(
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let log = lines(config, writer).with_filter(filter);
-    let subscriber = Registry::default().with(log).with(traces.map(spans));
-    Dispatch::new(subscriber)
+    // A filter for all is cheaper than one for each layer, and nothing is made that it refuses.
+    match traces {
+        None => Dispatch::new(Registry::default().with(filter).with(lines(config, writer))),
+        Some(traces) => Dispatch::new(
+            Registry::default()
+                .with(lines(config, writer).with_filter(filter))
+                .with(spans(traces)),
+        ),
+    }
 }
 
-fn lines<W>(config: &TelemetryConfig, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
+fn lines<S, W>(config: &TelemetryConfig, writer: W) -> Box<dyn Layer<S> + Send + Sync>
 where
+    S: Subscriber + for<'span> LookupSpan<'span>,
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let is_terminal = config.log_output.is_terminal();

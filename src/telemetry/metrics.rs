@@ -9,8 +9,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use http::StatusCode;
 use llamatower_layers::{Ending, Outcome};
-use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter, UpDownCounter};
+use opentelemetry::{KeyValue, StringValue};
 use smallvec::SmallVec;
 
 use super::model_names::ModelNames;
@@ -192,12 +192,16 @@ fn seconds(outcome: &Outcome) -> f64 {
 
 /// `error.type` of a request, by the rules of the HTTP convention for servers: what a client did
 /// wrong (4xx, a cancel) is no error of the server.
-pub(super) fn error_type(outcome: &Outcome) -> Option<&'static str> {
-    let failed = outcome
-        .status
-        .is_some_and(|status| status.is_server_error());
-    (failed || outcome.ending == Ending::Broken)
-        .then(|| outcome.error.unwrap_or(names::ERROR_TYPE_OTHER))
+pub(super) fn error_type(outcome: &Outcome) -> Option<StringValue> {
+    let failed = outcome.status.filter(StatusCode::is_server_error);
+    if failed.is_none() && outcome.ending != Ending::Broken {
+        return None;
+    }
+    Some(match (outcome.error, failed) {
+        (Some(kind), _) => kind.into(),
+        (None, Some(status)) => status.as_str().to_owned().into(),
+        (None, None) => names::ERROR_TYPE_OTHER.into(),
+    })
 }
 
 fn error_attribute(outcome: &Outcome) -> Option<KeyValue> {

@@ -15,7 +15,7 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::super::{Propagation, names};
-use super::{fail, set};
+use super::{HeldSpan, fail, set};
 
 /// Whom an attempt asks.
 #[derive(Clone, Debug)]
@@ -89,7 +89,10 @@ where
         let told = context.as_ref().map(|c| c.span().span_context().clone());
         self.propagation.write(told.as_ref(), request.headers_mut());
         let inner = span.in_scope(|| self.inner.call(request));
-        AttemptFuture { inner, span }
+        AttemptFuture {
+            inner,
+            span: Some(HeldSpan(span)),
+        }
     }
 }
 
@@ -161,7 +164,7 @@ pin_project! {
     pub struct AttemptFuture<F> {
         #[pin]
         inner: F,
-        span: Span,
+        span: Option<HeldSpan>,
     }
 }
 
@@ -176,18 +179,23 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let inner = this.inner;
-        let result = ready!(this.span.in_scope(|| inner.poll(cx)));
-        let span = std::mem::replace(this.span, Span::none());
+        let result = match &this.span {
+            Some(span) => ready!(span.0.in_scope(|| inner.poll(cx))),
+            None => ready!(inner.poll(cx)),
+        };
+        let span = this.span.take().filter(HeldSpan::is_wanted);
         Poll::Ready(match result {
             Ok(response) => {
-                if !span.is_disabled() {
-                    status(&span, response.status());
+                if let Some(span) = &span {
+                    status(&span.0, response.status());
                 }
                 Ok(response.map(|body| AttemptBody::new(body, span)))
             }
             Err(cause) => {
                 let cause = cause.into();
-                error(&span, &cause);
+                if let Some(span) = &span {
+                    error(&span.0, &cause);
+                }
                 Err(cause)
             }
         })
@@ -200,17 +208,14 @@ pin_project! {
     pub struct AttemptBody<B> {
         #[pin]
         inner: B,
-        span: Option<Span>,
+        span: Option<HeldSpan>,
     }
 }
 
 impl<B: Body> AttemptBody<B> {
-    fn new(inner: B, span: Span) -> Self {
-        let goes_on = !inner.is_end_stream() && !span.is_disabled();
-        Self {
-            inner,
-            span: goes_on.then_some(span),
-        }
+    fn new(inner: B, span: Option<HeldSpan>) -> Self {
+        let span = span.filter(|_| !inner.is_end_stream());
+        Self { inner, span }
     }
 }
 
@@ -233,7 +238,7 @@ where
         if this.span.is_some() && (!goes_on || this.inner.is_end_stream()) {
             let span = this.span.take();
             if let (Some(span), Some(Err(cause))) = (span, &frame) {
-                error(&span, cause);
+                error(&span.0, cause);
             }
         }
         Poll::Ready(frame)

@@ -16,6 +16,29 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::names;
 
+/// A span that ends where it is dropped.
+///
+/// For `tracing-opentelemetry` a span ends where it was left for the last time, which for a
+/// stream would be the head of the answer; so it is entered once more.
+#[derive(Debug)]
+struct HeldSpan(Span);
+
+impl HeldSpan {
+    fn is_wanted(&self) -> bool {
+        !self.0.is_disabled()
+    }
+}
+
+impl Drop for HeldSpan {
+    fn drop(&mut self) {
+        end(&self.0);
+    }
+}
+
+fn end(span: &Span) {
+    span.in_scope(|| {});
+}
+
 /// Sets an attribute if there is something to set.
 fn set(span: &Span, name: &'static str, value: Option<impl Into<opentelemetry::Value>>) {
     if let Some(value) = value {

@@ -14,7 +14,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::super::metrics::error_type;
 use super::super::{Propagation, method_name, names};
-use super::{fail, set};
+use super::{end, fail, set};
 
 /// Opens the SERVER span of each request and keeps it in the request's [`Record`], with which
 /// it ends. Without a record it would end at the head of the answer, so the layer stands inside
@@ -159,6 +159,7 @@ pub(in super::super) fn finish_request(outcome: &Outcome) {
     if let Some(kind) = error_type(outcome) {
         fail(span, kind);
     }
+    end(span);
 }
 
 /// The id of the trace that the request belongs to, if it is exported.
