@@ -708,6 +708,27 @@ async fn nobody_writes_a_line_of_the_log_by_the_name_of_a_model() {
     }
 }
 
+#[tokio::test]
+async fn a_long_name_of_a_model_makes_no_long_line() {
+    let model: &'static str = "\u{e9}".repeat(100_000).leak();
+    let text = log_of(LogFormat::Json, model).await;
+    assert!(text.len() < 2_000, "{}", text.len());
+}
+
+#[tokio::test]
+async fn the_process_has_one_log() {
+    let config = TelemetryConfig::default();
+    let first = Telemetry::start(&config, &|_| None).unwrap();
+    let second = Telemetry::start(&config, &|_| None);
+    assert!(matches!(second, Err(TelemetryError::AlreadyStarted)));
+    assert!(
+        first
+            .metrics_page()
+            .contains("llamatower_log_lines_dropped_total")
+    );
+    first.shutdown(LIMIT).await;
+}
+
 #[test]
 fn a_filter_that_cannot_be_read_is_named() {
     let config = TelemetryConfig {

@@ -5,7 +5,7 @@
 
 use llamatower_layers::Outcome;
 
-use super::{names, spans};
+use super::{bounded, names, spans};
 
 /// Writes the line. Durations are in seconds. A field that is not known is left out.
 pub(super) fn write(outcome: &Outcome) {
@@ -13,9 +13,9 @@ pub(super) fn write(outcome: &Outcome) {
         target: names::ACCESS_LOG,
         method = super::method_name(&outcome.method),
         route = outcome.route().map(|route| &**route),
-        path = outcome.route().is_none().then(|| outcome.uri.path()),
+        path = outcome.route().is_none().then(|| bounded(outcome.uri.path())),
         status = outcome.status.map(|status| status.as_u16()),
-        model = outcome.model.as_deref(),
+        model = outcome.model.as_deref().map(bounded),
         stream = outcome.stream,
         backend = outcome.backend.as_deref(),
         attempts = outcome.attempts,
@@ -24,7 +24,7 @@ pub(super) fn write(outcome: &Outcome) {
         ending = outcome.ending.name(),
         error = outcome.error,
         identity = outcome.identity.as_deref(),
-        request_id = outcome.request_id.as_ref().and_then(|id| id.to_str().ok()),
+        request_id = outcome.request_id().map(bounded),
         trace_id = spans::trace_id(outcome),
         "request"
     );

@@ -253,3 +253,11 @@ fn observe_build(meter: &Meter, version: &'static str) {
         })
         .build();
 }
+
+pub(super) fn observe_log(meter: &Meter, dropped: impl Fn() -> u64 + Send + Sync + 'static) {
+    meter
+        .u64_observable_counter(names::LOG_LINES_DROPPED)
+        .with_description("Lines of the log given up because its reader stood still")
+        .with_callback(move |observer| observer.observe(dropped(), &[]))
+        .build();
+}

@@ -16,7 +16,7 @@
 //!                           +-> RequestObserver: metrics, span's end, log line
 //! ```
 //!
-//! The span of a request is kept in the [`Outcome`](llamatower_layers::Outcome), so it ends
+//! The span of a request is kept in the [`Outcome`], so it ends
 //! with the record and by the same rule.
 
 mod access_log;
@@ -135,8 +135,11 @@ impl Telemetry {
         look_up: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, TelemetryError> {
         let (writer, guard) = log::writer(config.log_output);
+        let dropped = writer.error_counter();
         let (mut telemetry, dispatch) = Self::prepare(config, look_up, writer)?;
         telemetry.log_guard = Some(guard);
+        let meter = telemetry.meter_provider.meter(names::SCOPE);
+        metrics::observe_log(&meter, move || dropped.dropped_lines() as u64);
         tracing::dispatcher::set_global_default(dispatch)
             .map_err(|_| TelemetryError::AlreadyStarted)?;
         Ok(telemetry)
@@ -268,6 +271,12 @@ impl Observer for RequestObserver {
         spans::finish_request(outcome);
         access_log::write(outcome);
     }
+}
+
+/// The beginning of a text that a client supplies, which may be as long as a request's body.
+fn bounded(text: &str) -> &str {
+    const MOST_BYTES: usize = 256;
+    &text[..text.floor_char_boundary(MOST_BYTES)]
 }
 
 /// The method as an attribute: one of those that HTTP defines, or `_OTHER`.

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use opentelemetry::StringValue;
 
-use super::names;
+use super::{bounded, names};
 
 /// How many models have labels of their own; all others are [`names::OTHER`].
 pub(super) const MOST: usize = 200;
@@ -56,7 +56,7 @@ impl ModelNames {
             .admitted
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        if admitted.len() >= MOST {
+        if admitted.len() >= MOST || model.len() > bounded(model).len() {
             return None;
         }
         let name: Arc<str> = model.into();

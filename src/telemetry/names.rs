@@ -33,6 +33,8 @@ pub const REFUSALS: &str = "llamatower.refusals";
 pub const RATE_LIMITED: &str = "llamatower.rate_limited";
 /// Counter: requests whose client went away before the end.
 pub const CANCELLED: &str = "llamatower.cancelled";
+/// Counter: lines of the log that were given up because its reader stood still.
+pub const LOG_LINES_DROPPED: &str = "llamatower.log_lines_dropped";
 /// Gauge, always 1, whose attributes say what is running.
 pub const BUILD_INFO: &str = "llamatower.build_info";
 /// Gauge, seconds since 1970: when the process started. The name is Prometheus' own.

@@ -124,6 +124,11 @@ impl Outcome {
         self.route_match.as_ref().map(RouteMatch::dialect)
     }
 
+    /// The request's id as text.
+    pub fn request_id(&self) -> Option<&str> {
+        self.request_id.as_ref()?.to_str().ok()
+    }
+
     /// The ending and the time it took. What a layer inside has said of the ending stands.
     pub(super) fn complete(&mut self, ending: Ending, now: Instant) {
         if self.ending == Ending::Open {

@@ -14,7 +14,7 @@ use tower::{Layer, Service};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use super::super::{Propagation, names};
+use super::super::{Propagation, bounded, names};
 use super::{HeldSpan, fail, set};
 
 /// Whom an attempt asks.
@@ -101,7 +101,7 @@ impl<S> AttemptService<S> {
     fn open<B>(&self, request: &Request<B>) -> Span {
         let llm: Option<&LlmRequest> = request.extensions().get();
         let operation = operation(request, llm);
-        let model = llm.and_then(|llm| llm.model.as_deref());
+        let model = llm.and_then(|llm| llm.model.as_deref()).map(bounded);
         let span = tracing::debug_span!(
             target: names::SPANS,
             "attempt",

@@ -13,7 +13,7 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::super::metrics::error_type;
-use super::super::{Propagation, method_name, names};
+use super::super::{Propagation, bounded, method_name, names};
 use super::{end, fail, set};
 
 /// Opens the SERVER span of each request and keeps it in the request's [`Record`], with which
@@ -76,7 +76,7 @@ impl<S> RequestSpanService<S> {
             otel.name = %name(request),
             otel.kind = "server",
             { names::HTTP_REQUEST_METHOD } = method_name(request.method()),
-            { names::URL_PATH } = request.uri().path(),
+            { names::URL_PATH } = bounded(request.uri().path()),
         );
         if span.is_disabled() {
             return span;
@@ -139,7 +139,7 @@ fn describe<B>(span: &Span, request: &Request<B>) {
 
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
     let value = headers.get(name)?.to_str().ok()?;
-    Some(value.to_owned())
+    Some(bounded(value).to_owned())
 }
 
 /// Writes what came of the request into its span; the span ends with the outcome.
@@ -149,12 +149,13 @@ pub(in super::super) fn finish_request(outcome: &Outcome) {
     };
     let status = outcome.status.map(|status| i64::from(status.as_u16()));
     set(span, names::HTTP_RESPONSE_STATUS_CODE, status);
-    set(span, names::GEN_AI_REQUEST_MODEL, outcome.model.clone());
+    let model = outcome.model.as_deref().map(bounded);
+    set(span, names::GEN_AI_REQUEST_MODEL, model.map(str::to_owned));
     set(span, names::BACKEND, outcome.backend.clone());
     set(span, names::IDENTITY, outcome.identity.clone());
     span.set_attribute(names::ATTEMPTS, i64::from(outcome.attempts));
     span.set_attribute(names::ENDING, outcome.ending.name());
-    let id = outcome.request_id.as_ref().and_then(|id| id.to_str().ok());
+    let id = outcome.request_id().map(bounded);
     set(span, names::REQUEST_ID, id.map(str::to_owned));
     if let Some(kind) = error_type(outcome) {
         fail(span, kind);
