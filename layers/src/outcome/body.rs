@@ -14,6 +14,7 @@ use super::completion::Completion;
 
 pin_project! {
     /// A body whose end completes the record of its request.
+    #[derive(Debug)]
     pub struct OutcomeBody<B> {
         #[pin]
         inner: B,

@@ -1,10 +1,12 @@
 //! The duty to complete a record, which can be done once and cannot be forgotten.
 
+use std::fmt;
+use std::sync::Arc;
+
 use http::StatusCode;
 use tokio::time::Instant;
 
 use super::{Ending, Observer, Outcome, Record};
-use std::sync::Arc;
 
 /// Completes the record when it is told of an end, or, dropped before, as cancelled.
 pub(super) struct Completion {
@@ -65,5 +67,13 @@ impl Completion {
 impl Drop for Completion {
     fn drop(&mut self) {
         self.finish(Ending::Cancelled);
+    }
+}
+
+impl fmt::Debug for Completion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Completion")
+            .field("record", &self.record)
+            .finish_non_exhaustive()
     }
 }

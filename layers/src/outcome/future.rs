@@ -14,6 +14,7 @@ use super::completion::Completion;
 pin_project! {
     /// The future of [`OutcomeService`](super::OutcomeService). Dropped before the head of the
     /// answer, it completes the record as cancelled.
+    #[derive(Debug)]
     pub struct OutcomeFuture<F> {
         #[pin]
         inner: F,
