@@ -39,4 +39,4 @@ pub use failure::{BoxError, Fail, Failure, Side};
 #[cfg(feature = "llm-request")]
 pub use llm_request::{KeepAlive, LlmRequest};
 #[cfg(feature = "outcome")]
-pub use outcome::{Ending, Observer, Outcome, Record};
+pub use outcome::{Ending, Observer, Outcome, OutcomeLayer, Record};

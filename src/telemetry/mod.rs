@@ -1,1 +1,296 @@
 //! Traces, metrics and logs.
+//!
+//! - **Log**: one line for a request at its end ([`names::ACCESS_LOG`]), human or JSON.
+//! - **Metrics**: one set of OpenTelemetry instruments, for the Prometheus page
+//!   ([`Telemetry::metrics_page`]) and for OTLP.
+//! - **Traces**: a SERVER span for each request ([`RequestSpanLayer`]) and a CLIENT span for each
+//!   attempt upstream ([`AttemptSpanLayer`]), both held to the end of the stream.
+//!
+//! OTLP is loaded when the standard variables name an endpoint and not otherwise. Spans are of
+//! level `debug` in the log, so with the default filter and without an exporter none is made.
+//! Nothing here is done for a chunk.
+//!
+//! ```text
+//! request id -> endpoint -> OutcomeLayer -> RequestSpanLayer -> .. -> AttemptSpanLayer -> client
+//!                           |  started, finished                       (one for each backend)
+//!                           +-> RequestObserver: metrics, span's end, log line
+//! ```
+//!
+//! The span of a request is kept in the [`Outcome`], so it ends
+//! with the record and by the same rule.
+
+mod access_log;
+mod environment;
+mod export;
+mod log;
+mod metrics;
+mod model_names;
+pub mod names;
+mod process;
+mod propagation;
+mod spans;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::Method;
+use llamatower_layers::{Observer, Outcome};
+use opentelemetry::metrics::MeterProvider as _;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing::Dispatch;
+use tracing_appender::non_blocking::WorkerGuard;
+use tracing_subscriber::fmt::MakeWriter;
+
+use environment::OtelSettings;
+
+pub use log::{LogFormat, LogOutput};
+pub use metrics::{BackendRow, Metrics};
+pub use propagation::Propagation;
+pub use spans::{
+    AttemptBody, AttemptFuture, AttemptService, AttemptSpanLayer, RequestSpanFuture,
+    RequestSpanLayer, RequestSpanService, Upstream,
+};
+
+/// How telemetry is to be set up; the rest comes from OpenTelemetry's standard variables.
+#[derive(Clone, Debug)]
+pub struct TelemetryConfig {
+    /// Which log lines are written, in the syntax of `RUST_LOG` (`info`, `llamatower=debug`).
+    pub log_filter: String,
+    /// How they look.
+    pub log_format: LogFormat,
+    /// Where they go.
+    pub log_output: LogOutput,
+    /// Whether the trace that a client names is continued. If not, each request starts one.
+    pub trusts_inbound_trace: bool,
+}
+
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        Self {
+            log_filter: "info".to_owned(),
+            log_format: LogFormat::Auto,
+            log_output: LogOutput::Stdout,
+            trusts_inbound_trace: true,
+        }
+    }
+}
+
+/// Telemetry cannot be set up as it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TelemetryError {
+    /// The log's filter is not one.
+    #[error("the log filter {filter:?} cannot be read: {reason}")]
+    LogFilter {
+        /// The filter as it was given.
+        filter: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A variable names an endpoint that nothing can be sent to.
+    #[error("{variable}={endpoint} is not an endpoint that can be used: {reason}")]
+    Endpoint {
+        /// The variable's name.
+        variable: String,
+        /// Its value, with the signal's path if it is the general one.
+        endpoint: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An exporter cannot be made.
+    #[error("the OpenTelemetry exporter for {signal} cannot be set up: {reason}")]
+    Exporter {
+        /// `traces` or `metrics`.
+        signal: &'static str,
+        /// What OpenTelemetry says of it.
+        reason: String,
+    },
+    /// The process has a subscriber for its log already.
+    #[error("the log of this process is set up already")]
+    AlreadyStarted,
+}
+
+/// The telemetry of the process. [`shutdown`](Self::shutdown) it after the drain.
+#[derive(Debug)]
+pub struct Telemetry {
+    metrics: Arc<Metrics>,
+    registry: prometheus::Registry,
+    meter_provider: SdkMeterProvider,
+    tracer_provider: Option<SdkTracerProvider>,
+    propagation: Propagation,
+    log_guard: Option<WorkerGuard>,
+}
+
+impl Telemetry {
+    /// Sets telemetry up for the process, with the environment variables as `look_up` has them.
+    ///
+    /// Log lines are written by a thread of their own: a reader of the log that stands still
+    /// costs lines, which are counted, and stops no request.
+    ///
+    /// # Errors
+    /// See [`TelemetryError`]. A collector that cannot be reached is no error.
+    pub fn start(
+        config: &TelemetryConfig,
+        look_up: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, TelemetryError> {
+        let (writer, guard) = log::writer(config.log_output);
+        let dropped = writer.error_counter();
+        let (mut telemetry, dispatch) = Self::prepare(config, look_up, writer)?;
+        telemetry.log_guard = Some(guard);
+        let meter = telemetry.meter_provider.meter(names::SCOPE);
+        metrics::observe_log(&meter, move || dropped.dropped_lines() as u64);
+        tracing::dispatcher::set_global_default(dispatch)
+            .map_err(|_| TelemetryError::AlreadyStarted)?;
+        Ok(telemetry)
+    }
+
+    /// The same without touching the process: the log goes to `writer`, by way of the
+    /// [`Dispatch`] that the caller installs.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start).
+    pub fn prepare<W>(
+        config: &TelemetryConfig,
+        look_up: &dyn Fn(&str) -> Option<String>,
+        writer: W,
+    ) -> Result<(Self, Dispatch), TelemetryError>
+    where
+        W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+    {
+        let settings = OtelSettings::read(look_up)?;
+        let filter = log::filter(&config.log_filter)?;
+        let resource = export::resource(&settings);
+        let registry = prometheus::Registry::new();
+        let meter_provider = export::meter_provider(&settings, &resource, &registry)?;
+        let tracer_provider = export::tracer_provider(&settings, &resource)?;
+
+        let dispatch = log::dispatch(config, filter, writer, tracer_provider.as_ref());
+        tracing::dispatcher::with_default(&dispatch, || {
+            for warning in &settings.warnings {
+                tracing::warn!("{warning}");
+            }
+        });
+        let metrics = Metrics::new(
+            &meter_provider.meter(names::SCOPE),
+            env!("CARGO_PKG_VERSION"),
+        );
+        let telemetry = Self {
+            metrics: Arc::new(metrics),
+            registry,
+            meter_provider,
+            tracer_provider,
+            propagation: Propagation {
+                is_on: settings.propagates_trace_context,
+                trusts_inbound: config.trusts_inbound_trace,
+            },
+            log_guard: None,
+        };
+        Ok((telemetry, dispatch))
+    }
+
+    /// The instruments, for those who have more to tell than a request's outcome.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Who is to be told of outcomes, by an [`OutcomeLayer`](llamatower_layers::OutcomeLayer).
+    pub fn observer(&self) -> Arc<RequestObserver> {
+        Arc::new(RequestObserver {
+            metrics: self.metrics.clone(),
+        })
+    }
+
+    /// The layer of the SERVER span; it stands just inside the `OutcomeLayer`.
+    pub fn request_span_layer(&self) -> RequestSpanLayer {
+        RequestSpanLayer::new(self.propagation)
+    }
+
+    /// The layer of the CLIENT span; it stands round the service of one backend.
+    pub fn attempt_span_layer(&self, upstream: Upstream) -> AttemptSpanLayer {
+        AttemptSpanLayer::new(upstream, self.propagation)
+    }
+
+    /// The content type of [`metrics_page`](Self::metrics_page).
+    pub const METRICS_CONTENT_TYPE: &'static str = prometheus::TEXT_FORMAT;
+
+    /// All metrics in Prometheus' text format.
+    pub fn metrics_page(&self) -> String {
+        let families = self.registry.gather();
+        prometheus::TextEncoder::new()
+            .encode_to_string(&families)
+            .unwrap_or_else(|error| {
+                tracing::error!(%error, "the metrics cannot be written as text");
+                String::new()
+            })
+    }
+
+    /// Sends what has not been sent yet and writes what has not been written, for no longer
+    /// than `limit`. Lines logged afterwards may be lost.
+    pub async fn shutdown(self, limit: Duration) {
+        let (done, is_done) = tokio::sync::oneshot::channel();
+        // A thread of its own and not one of the runtime's: the exporters block, and a runtime
+        // waits at its own end for the threads that it has lent out.
+        let thread = std::thread::Builder::new().name("telemetry-shutdown".to_owned());
+        let spawned = thread.spawn(move || {
+            self.flush(Instant::now() + limit);
+            let _ = done.send(());
+        });
+        if spawned.is_ok() {
+            let _ = tokio::time::timeout(limit, is_done).await;
+        }
+    }
+
+    fn flush(self, deadline: Instant) {
+        let left = || deadline.saturating_duration_since(Instant::now());
+        if let Some(traces) = &self.tracer_provider
+            && let Err(error) = traces.shutdown_with_timeout(left())
+        {
+            tracing::warn!(%error, "the last spans could not be sent");
+        }
+        if let Err(error) = self.meter_provider.shutdown_with_timeout(left()) {
+            tracing::warn!(%error, "the last metrics could not be sent");
+        }
+        drop(self.log_guard);
+    }
+}
+
+/// Tells metrics, span and log of each request. Made by [`Telemetry::observer`].
+#[derive(Debug)]
+pub struct RequestObserver {
+    metrics: Arc<Metrics>,
+}
+
+impl Observer for RequestObserver {
+    fn started(&self, outcome: &Outcome) {
+        self.metrics.started(outcome);
+    }
+
+    fn finished(&self, outcome: &Outcome) {
+        self.metrics.finished(outcome);
+        spans::finish_request(outcome);
+        access_log::write(outcome);
+    }
+}
+
+/// The beginning of a text that a client supplies, which may be as long as a request's body.
+fn bounded(text: &str) -> &str {
+    const MOST_BYTES: usize = 256;
+    &text[..text.floor_char_boundary(MOST_BYTES)]
+}
+
+/// The method as an attribute: one of those that HTTP defines, or `_OTHER`.
+fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::HEAD => "HEAD",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        Method::PATCH => "PATCH",
+        Method::CONNECT => "CONNECT",
+        Method::TRACE => "TRACE",
+        _ => names::METHOD_OTHER,
+    }
+}

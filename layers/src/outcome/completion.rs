@@ -1,0 +1,79 @@
+//! The duty to complete a record, which can be done once and cannot be forgotten.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::StatusCode;
+use tokio::time::Instant;
+
+use super::{Ending, Observer, Outcome, Record};
+
+/// Completes the record when it is told of an end, or, dropped before, as cancelled.
+pub(super) struct Completion {
+    record: Record,
+    observer: Arc<dyn Observer>,
+    is_done: bool,
+}
+
+impl Completion {
+    pub(super) fn open(outcome: Outcome, observer: Arc<dyn Observer>) -> Self {
+        observer.started(&outcome);
+        Self {
+            record: Record::new(outcome),
+            observer,
+            is_done: false,
+        }
+    }
+
+    pub(super) fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The answer's head was seen.
+    pub(super) fn head(&self, status: StatusCode) {
+        let now = Instant::now();
+        self.record.update(|outcome| {
+            outcome.status = Some(status);
+            outcome.time_to_first_byte = Some(now.duration_since(outcome.started));
+        });
+    }
+
+    /// The request failed with an error that nobody inside had put into the record.
+    pub(super) fn fail(&mut self) {
+        self.record.update(|outcome| {
+            outcome.error.get_or_insert("unclean_end");
+        });
+        self.finish(Ending::Broken);
+    }
+
+    pub(super) fn finish(&mut self, ending: Ending) {
+        if std::mem::replace(&mut self.is_done, true) {
+            return;
+        }
+        let now = Instant::now();
+        // The copy is told of outside the lock, and its extensions go with it, so that a span
+        // ends here even if a clone of the record is kept somewhere.
+        let outcome = self.record.update(|outcome| {
+            outcome.complete(ending, now);
+            let extensions = std::mem::take(&mut outcome.extensions);
+            let mut told = outcome.clone();
+            told.extensions = extensions;
+            told
+        });
+        self.observer.finished(&outcome);
+    }
+}
+
+impl Drop for Completion {
+    fn drop(&mut self) {
+        self.finish(Ending::Cancelled);
+    }
+}
+
+impl fmt::Debug for Completion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Completion")
+            .field("record", &self.record)
+            .finish_non_exhaustive()
+    }
+}

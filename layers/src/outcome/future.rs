@@ -1,0 +1,68 @@
+//! The request until the head of its answer.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http::{Response, StatusCode};
+use http_body::Body;
+use pin_project_lite::pin_project;
+
+use super::OutcomeBody;
+use super::completion::Completion;
+
+pin_project! {
+    /// The future of [`OutcomeService`](super::OutcomeService). Dropped before the head of the
+    /// answer, it completes the record as cancelled.
+    #[derive(Debug)]
+    pub struct OutcomeFuture<F> {
+        #[pin]
+        inner: F,
+        completion: Option<Completion>,
+        answer_has_no_body: bool,
+    }
+}
+
+impl<F> OutcomeFuture<F> {
+    pub(super) fn new(inner: F, completion: Completion, answer_has_no_body: bool) -> Self {
+        Self {
+            inner,
+            completion: Some(completion),
+            answer_has_no_body,
+        }
+    }
+}
+
+impl<F, B, E> Future for OutcomeFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
+{
+    type Output = Result<Response<OutcomeBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let result = ready!(this.inner.poll(cx));
+        let mut completion = this.completion.take();
+        let response = match result {
+            Ok(response) => response,
+            Err(error) => {
+                if let Some(completion) = &mut completion {
+                    completion.fail();
+                }
+                return Poll::Ready(Err(error));
+            }
+        };
+        if let Some(completion) = &completion {
+            completion.head(response.status());
+        }
+        let has_no_body = *this.answer_has_no_body
+            || matches!(
+                response.status(),
+                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+            );
+        let (parts, body) = response.into_parts();
+        let body = OutcomeBody::new(body, &parts.headers, has_no_body, completion);
+        Poll::Ready(Ok(Response::from_parts(parts, body)))
+    }
+}

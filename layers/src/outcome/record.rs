@@ -1,0 +1,167 @@
+//! What is known of a request, and the handle by which layers add to it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::{Extensions, HeaderValue, Method, Request, StatusCode, Uri};
+use tokio::time::Instant;
+
+use crate::{Dialect, Operation, RouteMatch};
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Ending {
+    /// It has not.
+    #[default]
+    Open,
+    /// The answer was sent whole.
+    Complete,
+    /// The client went away first.
+    Cancelled,
+    /// The answer broke off on the backend's or the gateway's side.
+    Broken,
+}
+
+impl Ending {
+    /// The ending's name in logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Complete => "complete",
+            Self::Cancelled => "cancelled",
+            Self::Broken => "broken",
+        }
+    }
+}
+
+/// What came of a request. Whoever knows a field fills it in, through the [`Record`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Outcome {
+    /// When the request's head had been read.
+    pub started: Instant,
+    /// The request's method.
+    pub method: Method,
+    /// The request's address, as the client wrote it.
+    pub uri: Uri,
+    /// What the table of endpoints said of the request, if one was asked.
+    pub route_match: Option<RouteMatch>,
+    /// The request's id: its `x-request-id` header as it came to this layer.
+    pub request_id: Option<HeaderValue>,
+    /// The model's name as the client wrote it.
+    pub model: Option<Arc<str>>,
+    /// Whether the answer was to be a stream.
+    pub stream: bool,
+    /// The name of the key that the client showed.
+    pub identity: Option<Arc<str>>,
+    /// The backend that gave the answer.
+    pub backend: Option<Arc<str>>,
+    /// How many times a backend was asked.
+    pub attempts: u32,
+    /// The answer's status.
+    pub status: Option<StatusCode>,
+    /// From the start to the answer's head; Ollama sends it with the first byte.
+    pub time_to_first_byte: Option<Duration>,
+    /// From the start to the end; set when the record is complete.
+    pub duration: Option<Duration>,
+    /// Why it failed: [`Failure::kind`](crate::Failure::kind).
+    pub error: Option<&'static str>,
+    /// How it ended. A layer that breaks an answer off tidily, with an error line, sets
+    /// [`Ending::Broken`]; everything else is found by [`OutcomeLayer`](super::OutcomeLayer).
+    pub ending: Ending,
+    /// Whatever else is to be kept until the end of the request, by its type: a span, a count
+    /// of tokens.
+    pub extensions: Extensions,
+}
+
+impl Outcome {
+    /// The record of a request that starts now.
+    pub fn starting(now: Instant) -> Self {
+        Self {
+            started: now,
+            method: Method::GET,
+            uri: Uri::default(),
+            route_match: None,
+            request_id: None,
+            model: None,
+            stream: false,
+            identity: None,
+            backend: None,
+            attempts: 0,
+            status: None,
+            time_to_first_byte: None,
+            duration: None,
+            error: None,
+            ending: Ending::Open,
+            extensions: Extensions::new(),
+        }
+    }
+
+    /// The record of this request, which starts now.
+    pub fn of<B>(request: &Request<B>, now: Instant) -> Self {
+        Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            route_match: RouteMatch::of(request.extensions()).cloned(),
+            request_id: request.headers().get("x-request-id").cloned(),
+            ..Self::starting(now)
+        }
+    }
+
+    /// The route that the path belongs to: a name of few values. `None` for unknown paths.
+    pub fn route(&self) -> Option<&Arc<str>> {
+        let endpoint = self.route_match.as_ref()?.endpoint()?;
+        Some(&endpoint.route)
+    }
+
+    /// What the request asks for, if its path and method are known.
+    pub fn operation(&self) -> Option<Operation> {
+        self.route_match.as_ref()?.operation()
+    }
+
+    /// How the request is written.
+    pub fn dialect(&self) -> Option<Dialect> {
+        self.route_match.as_ref().map(RouteMatch::dialect)
+    }
+
+    /// The request's id as text.
+    pub fn request_id(&self) -> Option<&str> {
+        self.request_id.as_ref()?.to_str().ok()
+    }
+
+    /// The ending and the time it took. What a layer inside has said of the ending stands.
+    pub(super) fn complete(&mut self, ending: Ending, now: Instant) {
+        if self.ending == Ending::Open {
+            self.ending = ending;
+        }
+        self.duration = Some(now.duration_since(self.started));
+    }
+}
+
+/// The record while the request is under way; an extension of the request.
+#[derive(Clone, Debug)]
+pub struct Record(Arc<Mutex<Outcome>>);
+
+impl Record {
+    /// A record to be filled in.
+    pub fn new(outcome: Outcome) -> Self {
+        Self(Arc::new(Mutex::new(outcome)))
+    }
+
+    /// Changes the record of the request that these extensions belong to, if it has one.
+    pub fn update_in(extensions: &Extensions, change: impl FnOnce(&mut Outcome)) {
+        if let Some(record) = extensions.get::<Self>() {
+            record.update(change);
+        }
+    }
+
+    /// Changes the record. What is changed after the end is seen by nobody.
+    pub fn update<T>(&self, change: impl FnOnce(&mut Outcome) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What is known so far.
+    pub fn snapshot(&self) -> Outcome {
+        self.update(|outcome| outcome.clone())
+    }
+}

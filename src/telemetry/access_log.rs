@@ -1,0 +1,36 @@
+//! One line for a request, at its end.
+//!
+//! Texts that a client supplies (model, path) are written as quoted strings, in which control
+//! characters are escaped, or as JSON: nobody can write a line of the log by the name of a model.
+
+use llamatower_layers::Outcome;
+
+use super::{bounded, names, spans};
+
+/// Writes the line. Durations are in seconds. A field that is not known is left out.
+pub(super) fn write(outcome: &Outcome) {
+    tracing::info!(
+        target: names::ACCESS_LOG,
+        method = super::method_name(&outcome.method),
+        route = outcome.route().map(|route| &**route),
+        path = outcome.route().is_none().then(|| bounded(outcome.uri.path())),
+        status = outcome.status.map(|status| status.as_u16()),
+        model = outcome.model.as_deref().map(bounded),
+        stream = outcome.stream,
+        backend = outcome.backend.as_deref(),
+        attempts = outcome.attempts,
+        duration = outcome.duration.map(seconds),
+        ttfb = outcome.time_to_first_byte.map(seconds),
+        ending = outcome.ending.name(),
+        error = outcome.error,
+        identity = outcome.identity.as_deref(),
+        request_id = outcome.request_id().map(bounded),
+        trace_id = spans::trace_id(outcome),
+        "request"
+    );
+}
+
+/// Whole microseconds: more digits are noise.
+fn seconds(time: std::time::Duration) -> f64 {
+    time.as_micros() as f64 / 1e6
+}

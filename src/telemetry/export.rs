@@ -1,0 +1,83 @@
+//! The providers of OpenTelemetry: what they feed, and where they send.
+//!
+//! The exporters' HTTP client is the blocking one. They run on threads of the SDK's own, outside
+//! any runtime, where an asynchronous client would fail without a word.
+
+use opentelemetry_otlp::{MetricExporter, Protocol, SpanExporter, WithExportConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+
+use super::environment::OtelSettings;
+use super::{TelemetryError, names};
+
+const SERVICE: &str = "llamatower";
+
+/// Who speaks. `OTEL_RESOURCE_ATTRIBUTES` may name the service as well.
+pub(super) fn resource(settings: &OtelSettings) -> Resource {
+    let version = opentelemetry::KeyValue::new(names::SERVICE_VERSION, env!("CARGO_PKG_VERSION"));
+    let builder = || Resource::builder().with_attribute(version.clone());
+    if let Some(name) = &settings.service_name {
+        return builder().with_service_name(name.clone()).build();
+    }
+    let resource = builder().build();
+    let name = resource.get(&"service.name".into());
+    match name {
+        Some(name) if !name.as_str().starts_with("unknown_service") => resource,
+        _ => builder().with_service_name(SERVICE).build(),
+    }
+}
+
+pub(super) fn meter_provider(
+    settings: &OtelSettings,
+    resource: &Resource,
+    registry: &prometheus::Registry,
+) -> Result<SdkMeterProvider, TelemetryError> {
+    let wrong = |reason: String| TelemetryError::Exporter {
+        signal: "metrics",
+        reason,
+    };
+    let page = opentelemetry_prometheus::exporter()
+        .with_registry(registry.clone())
+        .scope_info_enabled(false)
+        .build()
+        .map_err(|error| wrong(error.to_string()))?;
+    let mut builder = SdkMeterProvider::builder()
+        .with_resource(resource.clone())
+        .with_reader(page);
+    if let Some(endpoint) = &settings.metrics {
+        let exporter = MetricExporter::builder()
+            .with_http()
+            .with_protocol(Protocol::HttpBinary)
+            .with_endpoint(endpoint)
+            .build()
+            .map_err(|error| wrong(error.to_string()))?;
+        builder = builder.with_periodic_exporter(exporter);
+    }
+    Ok(builder.build())
+}
+
+/// A provider of spans if they are to be sent anywhere.
+pub(super) fn tracer_provider(
+    settings: &OtelSettings,
+    resource: &Resource,
+) -> Result<Option<SdkTracerProvider>, TelemetryError> {
+    let Some(endpoint) = &settings.traces else {
+        return Ok(None);
+    };
+    let exporter = SpanExporter::builder()
+        .with_http()
+        .with_protocol(Protocol::HttpBinary)
+        .with_endpoint(endpoint)
+        .build()
+        .map_err(|error| TelemetryError::Exporter {
+            signal: "traces",
+            reason: error.to_string(),
+        })?;
+    let provider = SdkTracerProvider::builder()
+        .with_resource(resource.clone())
+        .with_sampler(settings.sampler.clone())
+        .with_batch_exporter(exporter)
+        .build();
+    Ok(Some(provider))
+}

@@ -1,0 +1,129 @@
+//! The log, and the subscriber that feeds it and the traces.
+
+use std::io::{self, IsTerminal};
+
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing::{Dispatch, Level, Metadata, Subscriber};
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_opentelemetry::OpenTelemetryLayer;
+use tracing_subscriber::filter::{EnvFilter, FilterFn};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry::{LookupSpan, Registry};
+
+use super::{TelemetryConfig, TelemetryError, names};
+
+/// How many lines may wait for a reader of the log that stands still.
+const WAITING_LINES: usize = 8192;
+
+/// How the log looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// For people.
+    Human,
+    /// A JSON object a line.
+    Json,
+}
+
+/// Where the log goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogOutput {
+    /// Standard output.
+    #[default]
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+impl LogOutput {
+    fn is_terminal(self) -> bool {
+        match self {
+            Self::Stdout => io::stdout().is_terminal(),
+            Self::Stderr => io::stderr().is_terminal(),
+        }
+    }
+}
+
+pub(super) fn writer(output: LogOutput) -> (NonBlocking, WorkerGuard) {
+    let builder = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(WAITING_LINES)
+        .thread_name("log");
+    match output {
+        LogOutput::Stdout => builder.finish(io::stdout()),
+        LogOutput::Stderr => builder.finish(io::stderr()),
+    }
+}
+
+/// The user's filter, over a default that keeps OpenTelemetry's own chatter out.
+pub(super) fn filter(directives: &str) -> Result<EnvFilter, TelemetryError> {
+    EnvFilter::builder()
+        .parse(format!("opentelemetry=warn,{directives}"))
+        .map_err(|error| TelemetryError::LogFilter {
+            filter: directives.to_owned(),
+            reason: error.to_string(),
+        })
+}
+
+pub(super) fn dispatch<W>(
+    config: &TelemetryConfig,
+    filter: EnvFilter,
+    writer: W,
+    traces: Option<&SdkTracerProvider>,
+) -> Dispatch
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    // A filter for all is cheaper than one for each layer, and nothing is made that it refuses.
+    match traces {
+        None => Dispatch::new(Registry::default().with(filter).with(lines(config, writer))),
+        Some(traces) => Dispatch::new(
+            Registry::default()
+                .with(lines(config, writer).with_filter(filter))
+                .with(spans(traces)),
+        ),
+    }
+}
+
+fn lines<S, W>(config: &TelemetryConfig, writer: W) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let is_terminal = config.log_output.is_terminal();
+    let is_human = match config.log_format {
+        LogFormat::Auto => is_terminal,
+        LogFormat::Human => true,
+        LogFormat::Json => false,
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+    if is_human {
+        let wants_colour = is_terminal && std::env::var_os("NO_COLOR").is_none();
+        return lines.with_ansi(wants_colour).boxed();
+    }
+    lines
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_span_list(false)
+        .boxed()
+}
+
+/// Spans of requests and attempts, whatever the log's filter says, and nothing else.
+fn spans<S>(traces: &SdkTracerProvider) -> impl Layer<S> + Send + Sync + use<S>
+where
+    S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
+{
+    let is_ours = |metadata: &Metadata<'_>| metadata.is_span() && metadata.target() == names::SPANS;
+    OpenTelemetryLayer::new(traces.tracer(names::SCOPE))
+        .with_location(false)
+        .with_target(false)
+        .with_threads(false)
+        .with_tracked_inactivity(false)
+        .with_context_activation(false)
+        .with_filter(FilterFn::new(is_ours).with_max_level_hint(Level::DEBUG))
+}

@@ -1,0 +1,263 @@
+//! The instruments, and what is recorded in them.
+//!
+//! One set of instruments feeds the Prometheus page and OTLP. A record is made when a request
+//! starts and when it ends, never for a chunk. Attribute values are static or shared strings,
+//! so a record allocates nothing; finding its series is one look-up in the SDK.
+
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use http::StatusCode;
+use llamatower_layers::{Ending, Outcome};
+use opentelemetry::metrics::{Counter, Histogram, Meter, UpDownCounter};
+use opentelemetry::{KeyValue, StringValue};
+use smallvec::SmallVec;
+
+use super::model_names::ModelNames;
+use super::{method_name, names, process};
+
+/// What the fleet says of one backend when it is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendRow {
+    /// The backend's name in the settings.
+    pub name: Arc<str>,
+    /// Whether it is in service.
+    pub is_up: bool,
+    /// How many requests it is busy with.
+    pub in_flight: u64,
+}
+
+type Backends = Arc<RwLock<Option<Box<dyn Fn() -> Vec<BackendRow> + Send + Sync>>>>;
+
+/// The attributes of one record, on the stack.
+type Attributes = SmallVec<[KeyValue; 6]>;
+
+/// The instruments.
+pub struct Metrics {
+    http_duration: Histogram<f64>,
+    http_active: UpDownCounter<i64>,
+    gen_ai_duration: Histogram<f64>,
+    first_token: Histogram<f64>,
+    retries: Counter<u64>,
+    refusals: Counter<u64>,
+    rate_limited: Counter<u64>,
+    cancelled: Counter<u64>,
+    models: ModelNames,
+    backends: Backends,
+}
+
+impl Metrics {
+    pub(super) fn new(meter: &Meter, version: &'static str) -> Self {
+        let backends = Backends::default();
+        observe_backends(meter, &backends);
+        observe_build(meter, version);
+        process::observe(meter);
+        let seconds = |name: &'static str, buckets: &[f64], text: &'static str| {
+            meter
+                .f64_histogram(name)
+                .with_unit("s")
+                .with_description(text)
+                .with_boundaries(buckets.to_vec())
+                .build()
+        };
+        let count = |name: &'static str, text: &'static str| {
+            let counter = meter.u64_counter(name).with_unit("{request}");
+            counter.with_description(text).build()
+        };
+        Self {
+            http_duration: seconds(
+                names::HTTP_SERVER_REQUEST_DURATION,
+                &names::HTTP_SECONDS,
+                "From a request's head to the end of its answer",
+            ),
+            http_active: meter
+                .i64_up_down_counter(names::HTTP_SERVER_ACTIVE_REQUESTS)
+                .with_unit("{request}")
+                .with_description("Requests under way, streams included")
+                .build(),
+            gen_ai_duration: seconds(
+                names::GEN_AI_SERVER_REQUEST_DURATION,
+                &names::GEN_AI_SECONDS,
+                "From a request's head to the end of its answer, by model",
+            ),
+            first_token: seconds(
+                names::GEN_AI_SERVER_TIME_TO_FIRST_TOKEN,
+                &names::FIRST_TOKEN_SECONDS,
+                "From a request's head to the first byte of a stream, by model",
+            ),
+            retries: count(names::RETRIES, "Attempts that were repeated"),
+            refusals: count(names::REFUSALS, "Requests that the gateway refused itself"),
+            rate_limited: count(names::RATE_LIMITED, "Requests refused with 429"),
+            cancelled: count(
+                names::CANCELLED,
+                "Requests whose client went away before the end",
+            ),
+            models: ModelNames::default(),
+            backends,
+        }
+    }
+
+    /// Asks `is_known` whether a model may be a label; without it the first
+    /// 200 models that backends have answered for are. 200 is the bound in either case.
+    pub fn set_known_models(&self, is_known: impl Fn(&str) -> bool + Send + Sync + 'static) {
+        self.models.set_known(Arc::new(is_known));
+    }
+
+    /// Asks `rows` for the state of all backends at each export.
+    pub fn set_backends(&self, rows: impl Fn() -> Vec<BackendRow> + Send + Sync + 'static) {
+        let mut backends = self
+            .backends
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *backends = Some(Box::new(rows));
+    }
+
+    /// An attempt is repeated, for a reason of fixed spelling
+    /// ([`Failure::kind`](llamatower_layers::Failure::kind)).
+    pub fn retried(&self, reason: &'static str) {
+        let reason = KeyValue::new(names::REASON, reason);
+        self.retries.add(1, &[reason]);
+    }
+
+    pub(super) fn started(&self, outcome: &Outcome) {
+        self.http_active.add(1, &active_attributes(outcome));
+    }
+
+    pub(super) fn finished(&self, outcome: &Outcome) {
+        self.http_active.add(-1, &active_attributes(outcome));
+        self.record_http(outcome);
+        self.record_gen_ai(outcome);
+        self.count(outcome);
+    }
+
+    fn record_http(&self, outcome: &Outcome) {
+        let mut attributes = Attributes::from_iter(active_attributes(outcome));
+        attributes.extend(route(outcome));
+        attributes.extend(outcome.status.map(|status| {
+            KeyValue::new(names::HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16()))
+        }));
+        attributes.extend(error_attribute(outcome));
+        self.http_duration.record(seconds(outcome), &attributes);
+    }
+
+    fn record_gen_ai(&self, outcome: &Outcome) {
+        let Some(operation) = outcome.operation().filter(|o| o.is_inference()) else {
+            return;
+        };
+        let was_served = outcome.status == Some(StatusCode::OK) && outcome.backend.is_some();
+        let mut attributes = Attributes::from_iter([
+            KeyValue::new(names::GEN_AI_OPERATION_NAME, operation.name()),
+            KeyValue::new(names::GEN_AI_PROVIDER_NAME, names::OLLAMA),
+        ]);
+        attributes.extend(outcome.model.as_deref().map(|model| {
+            let label = self.models.label(model, was_served);
+            KeyValue::new(names::GEN_AI_REQUEST_MODEL, label)
+        }));
+        attributes.extend(
+            (outcome.backend.clone()).map(|backend| KeyValue::new(names::BACKEND, backend)),
+        );
+        if let (true, true, Some(time)) = (outcome.stream, was_served, outcome.time_to_first_byte) {
+            self.first_token.record(time.as_secs_f64(), &attributes);
+        }
+        attributes.extend(error_attribute(outcome));
+        self.gen_ai_duration.record(seconds(outcome), &attributes);
+    }
+
+    fn count(&self, outcome: &Outcome) {
+        if outcome.ending == Ending::Cancelled {
+            self.cancelled.add(1, route(outcome).as_slice());
+        }
+        if outcome.attempts > 0 {
+            return;
+        }
+        if let Some(kind) = outcome.error {
+            let kind = [KeyValue::new(names::ERROR_TYPE, kind)];
+            self.refusals.add(1, &kind);
+            if outcome.status == Some(StatusCode::TOO_MANY_REQUESTS) {
+                self.rate_limited.add(1, &kind);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+fn seconds(outcome: &Outcome) -> f64 {
+    outcome.duration.unwrap_or_default().as_secs_f64()
+}
+
+/// `error.type` of a request, by the rules of the HTTP convention for servers: what a client did
+/// wrong (4xx, a cancel) is no error of the server.
+pub(super) fn error_type(outcome: &Outcome) -> Option<StringValue> {
+    let failed = outcome.status.filter(StatusCode::is_server_error);
+    if failed.is_none() && outcome.ending != Ending::Broken {
+        return None;
+    }
+    Some(match (outcome.error, failed) {
+        (Some(kind), _) => kind.into(),
+        (None, Some(status)) => status.as_str().to_owned().into(),
+        (None, None) => names::ERROR_TYPE_OTHER.into(),
+    })
+}
+
+fn error_attribute(outcome: &Outcome) -> Option<KeyValue> {
+    error_type(outcome).map(|kind| KeyValue::new(names::ERROR_TYPE, kind))
+}
+
+fn route(outcome: &Outcome) -> Option<KeyValue> {
+    let route = outcome.route()?;
+    Some(KeyValue::new(names::HTTP_ROUTE, route.clone()))
+}
+
+fn active_attributes(outcome: &Outcome) -> [KeyValue; 2] {
+    [
+        KeyValue::new(names::HTTP_REQUEST_METHOD, method_name(&outcome.method)),
+        KeyValue::new(names::URL_SCHEME, "http"),
+    ]
+}
+
+fn observe_backends(meter: &Meter, backends: &Backends) {
+    let observe = |value: fn(&BackendRow) -> u64| {
+        let backends = backends.clone();
+        move |observer: &dyn opentelemetry::metrics::AsyncInstrument<u64>| {
+            let rows = backends.read().unwrap_or_else(PoisonError::into_inner);
+            for row in rows.iter().flat_map(|rows| rows()) {
+                let name = KeyValue::new(names::BACKEND, row.name.clone());
+                observer.observe(value(&row), &[name]);
+            }
+        }
+    };
+    meter
+        .u64_observable_gauge(names::BACKEND_UP)
+        .with_description("1 if the backend is in service, else 0")
+        .with_callback(observe(|row| u64::from(row.is_up)))
+        .build();
+    meter
+        .u64_observable_gauge(names::BACKEND_IN_FLIGHT)
+        .with_unit("{request}")
+        .with_description("Requests that the backend is busy with")
+        .with_callback(observe(|row| row.in_flight))
+        .build();
+}
+
+fn observe_build(meter: &Meter, version: &'static str) {
+    meter
+        .u64_observable_gauge(names::BUILD_INFO)
+        .with_description("What is running")
+        .with_callback(move |observer| {
+            observer.observe(1, &[KeyValue::new(names::VERSION, version)]);
+        })
+        .build();
+}
+
+pub(super) fn observe_log(meter: &Meter, dropped: impl Fn() -> u64 + Send + Sync + 'static) {
+    meter
+        .u64_observable_counter(names::LOG_LINES_DROPPED)
+        .with_description("Lines of the log given up because its reader stood still")
+        .with_callback(move |observer| observer.observe(dropped(), &[]))
+        .build();
+}

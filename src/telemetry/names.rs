@@ -1,0 +1,124 @@
+//! Every name that telemetry uses: metrics, attributes, span fields, log targets.
+//!
+//! Names of OpenTelemetry's conventions (HTTP, stable; GenAI 1.41.1) where these have one, our
+//! own under `llamatower.` where they do not. On the Prometheus page dots become underscores
+//! and units and `_total` are appended.
+
+/// Target of the log line at the end of each request.
+pub const ACCESS_LOG: &str = "llamatower::access";
+/// Target of the spans of requests and attempts.
+pub const SPANS: &str = "llamatower::spans";
+/// The instrumentation scope of spans and metrics.
+pub const SCOPE: &str = "llamatower";
+
+// === metrics ===
+
+/// Histogram, seconds: from a request's head to the end of its answer.
+pub const HTTP_SERVER_REQUEST_DURATION: &str = "http.server.request.duration";
+/// Gauge: requests under way, streams included.
+pub const HTTP_SERVER_ACTIVE_REQUESTS: &str = "http.server.active_requests";
+/// Histogram, seconds: the same for requests that run a model, by model.
+pub const GEN_AI_SERVER_REQUEST_DURATION: &str = "gen_ai.server.request.duration";
+/// Histogram, seconds: from a request's head to the first byte of a stream.
+pub const GEN_AI_SERVER_TIME_TO_FIRST_TOKEN: &str = "gen_ai.server.time_to_first_token";
+/// Gauge: 1 if the backend is in service, else 0.
+pub const BACKEND_UP: &str = "llamatower.backend_up";
+/// Gauge: requests that a backend is busy with.
+pub const BACKEND_IN_FLIGHT: &str = "llamatower.backend_in_flight";
+/// Counter: attempts that were repeated, by reason.
+pub const RETRIES: &str = "llamatower.retries";
+/// Counter: requests that the gateway refused itself, by `error.type`.
+pub const REFUSALS: &str = "llamatower.refusals";
+/// Counter: those of the refusals that were 429.
+pub const RATE_LIMITED: &str = "llamatower.rate_limited";
+/// Counter: requests whose client went away before the end.
+pub const CANCELLED: &str = "llamatower.cancelled";
+/// Counter: lines of the log that were given up because its reader stood still.
+pub const LOG_LINES_DROPPED: &str = "llamatower.log_lines_dropped";
+/// Gauge, always 1, whose attributes say what is running.
+pub const BUILD_INFO: &str = "llamatower.build_info";
+/// Gauge, seconds since 1970: when the process started. The name is Prometheus' own.
+pub const PROCESS_START_TIME: &str = "process_start_time";
+/// Counter, seconds: processor time of the process.
+pub const PROCESS_CPU_TIME: &str = "process.cpu.time";
+/// Gauge, bytes: memory of the process that is resident.
+pub const PROCESS_MEMORY_USAGE: &str = "process.memory.usage";
+/// Gauge: open file descriptors, sockets included.
+pub const PROCESS_OPEN_FILE_DESCRIPTORS: &str = "process.open_file_descriptor.count";
+
+// === attributes of the conventions ===
+
+/// Attribute.
+pub const ERROR_TYPE: &str = "error.type";
+/// The value of `error.type` for an error without a name of its own.
+pub const ERROR_TYPE_OTHER: &str = "_OTHER";
+/// Attribute.
+pub const HTTP_REQUEST_METHOD: &str = "http.request.method";
+/// The value of `http.request.method` for a method that HTTP does not define.
+pub const METHOD_OTHER: &str = "_OTHER";
+/// Attribute: how often this request was sent before.
+pub const HTTP_REQUEST_RESEND_COUNT: &str = "http.request.resend_count";
+/// Attribute.
+pub const HTTP_RESPONSE_STATUS_CODE: &str = "http.response.status_code";
+/// Attribute.
+pub const HTTP_ROUTE: &str = "http.route";
+/// Attribute.
+pub const URL_PATH: &str = "url.path";
+/// Attribute.
+pub const URL_SCHEME: &str = "url.scheme";
+/// Attribute.
+pub const NETWORK_PROTOCOL_VERSION: &str = "network.protocol.version";
+/// Attribute.
+pub const USER_AGENT_ORIGINAL: &str = "user_agent.original";
+/// Attribute.
+pub const SERVER_ADDRESS: &str = "server.address";
+/// Attribute.
+pub const SERVER_PORT: &str = "server.port";
+/// Attribute.
+pub const GEN_AI_OPERATION_NAME: &str = "gen_ai.operation.name";
+/// Attribute.
+pub const GEN_AI_PROVIDER_NAME: &str = "gen_ai.provider.name";
+/// The value of `gen_ai.provider.name` for a server that speaks Ollama's dialects.
+pub const OLLAMA: &str = "ollama";
+/// Attribute.
+pub const GEN_AI_REQUEST_MODEL: &str = "gen_ai.request.model";
+/// Attribute.
+pub const GEN_AI_REQUEST_STREAM: &str = "gen_ai.request.stream";
+/// Attribute of the resource.
+pub const SERVICE_VERSION: &str = "service.version";
+
+// === attributes of our own ===
+
+/// Attribute: the backend's name in the settings.
+pub const BACKEND: &str = "llamatower.backend";
+/// Attribute: how the request ended (`complete`, `cancelled`, `broken`).
+pub const ENDING: &str = "llamatower.ending";
+/// Attribute: how many times a backend was asked.
+pub const ATTEMPTS: &str = "llamatower.attempts";
+/// Attribute: the request's id, as the client sees it.
+pub const REQUEST_ID: &str = "llamatower.request_id";
+/// Attribute: the name of the key that the client showed.
+pub const IDENTITY: &str = "llamatower.identity";
+/// Attribute: why an attempt was repeated.
+pub const REASON: &str = "reason";
+/// Attribute: the version that is running.
+pub const VERSION: &str = "version";
+
+/// The value of a label whose own value is not among the bounded ones.
+pub const OTHER: &str = "other";
+
+// === buckets, in seconds ===
+
+/// The HTTP convention's.
+pub const HTTP_SECONDS: [f64; 14] = [
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
+/// The GenAI convention's for whole requests.
+pub const GEN_AI_SECONDS: [f64; 14] = [
+    0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
+];
+/// The GenAI convention's for the first token, with room for a model that has to be loaded.
+pub const FIRST_TOKEN_SECONDS: [f64; 21] = [
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    15.0, 20.0, 30.0, 45.0, 60.0,
+];

@@ -1,0 +1,254 @@
+//! The CLIENT span.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use http::{Request, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use llamatower_layers::{BoxError, Failure, LlmRequest, Record, RouteMatch};
+use opentelemetry::trace::TraceContextExt;
+use pin_project_lite::pin_project;
+use tower::{Layer, Service};
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+use super::super::{Propagation, bounded, names};
+use super::{HeldSpan, fail, set};
+
+/// Whom an attempt asks.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// The backend's name in the settings.
+    pub name: Arc<str>,
+    /// Whose dialect it speaks (`gen_ai.provider.name`).
+    pub provider: &'static str,
+    /// Its host, without brackets.
+    pub address: Arc<str>,
+    /// Its port.
+    pub port: u16,
+}
+
+/// Opens the CLIENT span of each attempt, tells the backend of it in `traceparent`, and holds
+/// it to the end of the answer. It stands outermost in the service of one backend: outside of
+/// the stream clocks, whose errors it names, and of the rules for headers.
+#[derive(Clone, Debug)]
+pub struct AttemptSpanLayer {
+    upstream: Arc<Upstream>,
+    propagation: Propagation,
+}
+
+impl AttemptSpanLayer {
+    pub(in super::super) fn new(upstream: Upstream, propagation: Propagation) -> Self {
+        Self {
+            upstream: Arc::new(upstream),
+            propagation,
+        }
+    }
+}
+
+impl<S> Layer<S> for AttemptSpanLayer {
+    type Service = AttemptService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        AttemptService {
+            inner,
+            upstream: self.upstream.clone(),
+            propagation: self.propagation,
+        }
+    }
+}
+
+/// The service of [`AttemptSpanLayer`].
+#[derive(Clone, Debug)]
+pub struct AttemptService<S> {
+    inner: S,
+    upstream: Arc<Upstream>,
+    propagation: Propagation,
+}
+
+impl<S, B, RB> Service<Request<B>> for AttemptService<S>
+where
+    S: Service<Request<B>, Response = Response<RB>>,
+    S::Error: Into<BoxError>,
+    RB: Body,
+    RB::Error: Into<BoxError>,
+{
+    type Response = Response<AttemptBody<RB>>;
+    type Error = BoxError;
+    type Future = AttemptFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let span = self.open(&request);
+        let context = (!span.is_disabled()).then(|| span.context());
+        let told = context.as_ref().map(|c| c.span().span_context().clone());
+        self.propagation.write(told.as_ref(), request.headers_mut());
+        let inner = span.in_scope(|| self.inner.call(request));
+        AttemptFuture {
+            inner,
+            span: Some(HeldSpan(span)),
+        }
+    }
+}
+
+impl<S> AttemptService<S> {
+    /// The span; its parent is the span of the request, in which the call is made.
+    fn open<B>(&self, request: &Request<B>) -> Span {
+        let llm: Option<&LlmRequest> = request.extensions().get();
+        let operation = operation(request, llm);
+        let model = llm.and_then(|llm| llm.model.as_deref()).map(bounded);
+        let span = tracing::debug_span!(
+            target: names::SPANS,
+            "attempt",
+            otel.name = %name(operation, model),
+            otel.kind = "client",
+            { names::GEN_AI_OPERATION_NAME } = operation,
+            { names::GEN_AI_REQUEST_MODEL } = model,
+            { names::BACKEND } = &*self.upstream.name,
+        );
+        if span.is_disabled() {
+            return span;
+        }
+        span.set_attribute(names::GEN_AI_PROVIDER_NAME, self.upstream.provider);
+        span.set_attribute(names::SERVER_ADDRESS, self.upstream.address.clone());
+        span.set_attribute(names::SERVER_PORT, i64::from(self.upstream.port));
+        set(
+            &span,
+            names::GEN_AI_REQUEST_STREAM,
+            llm.map(|llm| llm.stream),
+        );
+        Record::update_in(request.extensions(), |outcome| {
+            if let Some(resent @ 1..) = outcome.attempts.checked_sub(1) {
+                span.set_attribute(names::HTTP_REQUEST_RESEND_COUNT, i64::from(resent));
+            }
+        });
+        span
+    }
+}
+
+fn operation<B>(request: &Request<B>, llm: Option<&LlmRequest>) -> &'static str {
+    let by_route = || RouteMatch::of(request.extensions())?.operation();
+    match llm.map(|llm| llm.operation).or_else(by_route) {
+        Some(operation) => operation.name(),
+        None => names::ERROR_TYPE_OTHER,
+    }
+}
+
+fn name(operation: &str, model: Option<&str>) -> String {
+    match model {
+        Some(model) => format!("{operation} {model}"),
+        None => operation.to_owned(),
+    }
+}
+
+fn status(span: &Span, status: StatusCode) {
+    span.set_attribute(names::HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16()));
+    if status.is_client_error() || status.is_server_error() {
+        fail(span, status.as_str().to_owned());
+    }
+}
+
+fn error(span: &Span, error: &BoxError) {
+    let failure = Failure::find(&**error);
+    fail(span, failure.map_or(names::ERROR_TYPE_OTHER, Failure::kind));
+}
+
+pin_project! {
+    /// The future of [`AttemptService`]. Dropped, it ends the span without an error.
+    #[derive(Debug)]
+    pub struct AttemptFuture<F> {
+        #[pin]
+        inner: F,
+        span: Option<HeldSpan>,
+    }
+}
+
+impl<F, B, E> Future for AttemptFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    E: Into<BoxError>,
+    B: Body,
+{
+    type Output = Result<Response<AttemptBody<B>>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let inner = this.inner;
+        let result = match &this.span {
+            Some(span) => ready!(span.0.in_scope(|| inner.poll(cx))),
+            None => ready!(inner.poll(cx)),
+        };
+        let span = this.span.take().filter(HeldSpan::is_wanted);
+        Poll::Ready(match result {
+            Ok(response) => {
+                if let Some(span) = &span {
+                    status(&span.0, response.status());
+                }
+                Ok(response.map(|body| AttemptBody::new(body, span)))
+            }
+            Err(cause) => {
+                let cause = cause.into();
+                if let Some(span) = &span {
+                    error(&span.0, &cause);
+                }
+                Err(cause)
+            }
+        })
+    }
+}
+
+pin_project! {
+    /// A body that holds the span of its attempt until its end.
+    #[derive(Debug)]
+    pub struct AttemptBody<B> {
+        #[pin]
+        inner: B,
+        span: Option<HeldSpan>,
+    }
+}
+
+impl<B: Body> AttemptBody<B> {
+    fn new(inner: B, span: Option<HeldSpan>) -> Self {
+        let span = span.filter(|_| !inner.is_end_stream());
+        Self { inner, span }
+    }
+}
+
+impl<B> Body for AttemptBody<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    type Data = B::Data;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+        let mut this = self.project();
+        let frame = ready!(this.inner.as_mut().poll_frame(cx));
+        let frame = frame.map(|frame| frame.map_err(Into::into));
+        let goes_on = matches!(&frame, Some(Ok(frame)) if frame.is_data());
+        if this.span.is_some() && (!goes_on || this.inner.is_end_stream()) {
+            let span = this.span.take();
+            if let (Some(span), Some(Err(cause))) = (span, &frame) {
+                error(&span.0, cause);
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

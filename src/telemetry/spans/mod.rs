@@ -1,0 +1,52 @@
+//! Spans: one for a request, one for each attempt upstream.
+//!
+//! A 4xx leaves the SERVER span's status unset, for it is the client's error, and sets that of
+//! the CLIENT span, for there the gateway is the client. A cancel is nobody's error.
+
+mod attempt;
+mod request;
+
+pub use attempt::{AttemptBody, AttemptFuture, AttemptService, AttemptSpanLayer, Upstream};
+pub use request::{RequestSpanFuture, RequestSpanLayer, RequestSpanService};
+pub(super) use request::{finish_request, trace_id};
+
+use opentelemetry::trace::Status;
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+use super::names;
+
+/// A span that ends where it is dropped.
+///
+/// For `tracing-opentelemetry` a span ends where it was left for the last time, which for a
+/// stream would be the head of the answer; so it is entered once more.
+#[derive(Debug)]
+struct HeldSpan(Span);
+
+impl HeldSpan {
+    fn is_wanted(&self) -> bool {
+        !self.0.is_disabled()
+    }
+}
+
+impl Drop for HeldSpan {
+    fn drop(&mut self) {
+        end(&self.0);
+    }
+}
+
+fn end(span: &Span) {
+    span.in_scope(|| {});
+}
+
+/// Sets an attribute if there is something to set.
+fn set(span: &Span, name: &'static str, value: Option<impl Into<opentelemetry::Value>>) {
+    if let Some(value) = value {
+        span.set_attribute(name, value);
+    }
+}
+
+fn fail(span: &Span, kind: impl Into<opentelemetry::Value>) {
+    span.set_attribute(names::ERROR_TYPE, kind);
+    span.set_status(Status::error(""));
+}

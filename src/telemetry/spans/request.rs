@@ -1,0 +1,197 @@
+//! The SERVER span.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http::{HeaderMap, Request, Version, header};
+use llamatower_layers::{Outcome, Record, RouteMatch};
+use opentelemetry::trace::TraceContextExt;
+use pin_project_lite::pin_project;
+use tower::{Layer, Service};
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+use super::super::metrics::error_type;
+use super::super::{Propagation, bounded, method_name, names};
+use super::{end, fail, set};
+
+/// Opens the SERVER span of each request and keeps it in the request's [`Record`], with which
+/// it ends. Without a record it would end at the head of the answer, so the layer stands inside
+/// the [`OutcomeLayer`](llamatower_layers::OutcomeLayer).
+#[derive(Clone, Copy, Debug)]
+pub struct RequestSpanLayer {
+    propagation: Propagation,
+}
+
+impl RequestSpanLayer {
+    pub(in super::super) fn new(propagation: Propagation) -> Self {
+        Self { propagation }
+    }
+}
+
+impl<S> Layer<S> for RequestSpanLayer {
+    type Service = RequestSpanService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        RequestSpanService {
+            inner,
+            propagation: self.propagation,
+        }
+    }
+}
+
+/// The service of [`RequestSpanLayer`].
+#[derive(Clone, Debug)]
+pub struct RequestSpanService<S> {
+    inner: S,
+    propagation: Propagation,
+}
+
+impl<S, B> Service<Request<B>> for RequestSpanService<S>
+where
+    S: Service<Request<B>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = RequestSpanFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let span = self.open(&request);
+        let inner = span.in_scope(|| self.inner.call(request));
+        RequestSpanFuture { inner, span }
+    }
+}
+
+impl<S> RequestSpanService<S> {
+    fn open<B>(&self, request: &Request<B>) -> Span {
+        let span = tracing::debug_span!(
+            target: names::SPANS,
+            parent: None,
+            "request",
+            otel.name = %name(request),
+            otel.kind = "server",
+            { names::HTTP_REQUEST_METHOD } = method_name(request.method()),
+            { names::URL_PATH } = bounded(request.uri().path()),
+        );
+        if span.is_disabled() {
+            return span;
+        }
+        if let Some(parent) = self.propagation.parent(request.headers()) {
+            // Fails only when no exporter listens, and then nobody misses the parent.
+            let _ = span.set_parent(parent);
+        }
+        describe(&span, request);
+        Record::update_in(request.extensions(), |outcome| {
+            outcome.extensions.insert(RequestSpan(span.clone()));
+        });
+        span
+    }
+}
+
+/// The span of a request, in the extensions of its outcome.
+#[derive(Clone)]
+struct RequestSpan(Span);
+
+fn name<B>(request: &Request<B>) -> String {
+    let method = match method_name(request.method()) {
+        names::METHOD_OTHER => "HTTP",
+        method => method,
+    };
+    match route(request) {
+        Some(route) => format!("{method} {route}"),
+        None => method.to_owned(),
+    }
+}
+
+fn route<B>(request: &Request<B>) -> Option<&std::sync::Arc<str>> {
+    let endpoint = RouteMatch::of(request.extensions())?.endpoint()?;
+    Some(&endpoint.route)
+}
+
+fn describe<B>(span: &Span, request: &Request<B>) {
+    span.set_attribute(names::URL_SCHEME, "http");
+    set(span, names::HTTP_ROUTE, route(request).cloned());
+    let version = match request.version() {
+        Version::HTTP_10 => Some("1.0"),
+        Version::HTTP_11 => Some("1.1"),
+        Version::HTTP_2 => Some("2"),
+        _ => None,
+    };
+    set(span, names::NETWORK_PROTOCOL_VERSION, version);
+    let agent = text(request.headers(), header::USER_AGENT);
+    set(span, names::USER_AGENT_ORIGINAL, agent);
+    let host = text(request.headers(), header::HOST).and_then(|host| host.parse().ok());
+    let authority: Option<http::uri::Authority> = host;
+    if let Some(authority) = authority {
+        span.set_attribute(names::SERVER_ADDRESS, authority.host().to_owned());
+        set(
+            span,
+            names::SERVER_PORT,
+            authority.port_u16().map(i64::from),
+        );
+    }
+}
+
+fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
+    let value = headers.get(name)?.to_str().ok()?;
+    Some(bounded(value).to_owned())
+}
+
+/// Writes what came of the request into its span; the span ends with the outcome.
+pub(in super::super) fn finish_request(outcome: &Outcome) {
+    let Some(RequestSpan(span)) = outcome.extensions.get() else {
+        return;
+    };
+    let status = outcome.status.map(|status| i64::from(status.as_u16()));
+    set(span, names::HTTP_RESPONSE_STATUS_CODE, status);
+    let model = outcome.model.as_deref().map(bounded);
+    set(span, names::GEN_AI_REQUEST_MODEL, model.map(str::to_owned));
+    set(span, names::BACKEND, outcome.backend.clone());
+    set(span, names::IDENTITY, outcome.identity.clone());
+    span.set_attribute(names::ATTEMPTS, i64::from(outcome.attempts));
+    span.set_attribute(names::ENDING, outcome.ending.name());
+    let id = outcome.request_id().map(bounded);
+    set(span, names::REQUEST_ID, id.map(str::to_owned));
+    if let Some(kind) = error_type(outcome) {
+        fail(span, kind);
+    }
+    end(span);
+}
+
+/// The id of the trace that the request belongs to, if it is exported.
+pub(in super::super) fn trace_id(outcome: &Outcome) -> Option<String> {
+    let RequestSpan(span) = outcome.extensions.get()?;
+    let context = span.context();
+    let span = context.span();
+    let span = span.span_context();
+    span.is_sampled().then(|| span.trace_id().to_string())
+}
+
+pin_project! {
+    /// The future of [`RequestSpanService`]. It is in its span while it is polled, so that lines
+    /// logged on the way to the head of the answer belong to it.
+    #[derive(Debug)]
+    pub struct RequestSpanFuture<F> {
+        #[pin]
+        inner: F,
+        span: Span,
+    }
+}
+
+impl<F: Future> Future for RequestSpanFuture<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let inner = this.inner;
+        let output = ready!(this.span.in_scope(|| inner.poll(cx)));
+        // From here on the record alone holds the span.
+        *this.span = Span::none();
+        Poll::Ready(output)
+    }
+}
