@@ -27,7 +27,7 @@
 //! # async fn main() -> Result<(), BoxError> {
 //! let layer = AdmissionLayer::new(NonZeroUsize::MIN);
 //! let service = layer.layer(service_fn(async |_: Request<()>| {
-//!     Ok::<_, BoxError>(Response::new(Full::from("some text")))
+//!     Ok::<_, BoxError>(Response::new(Full::<bytes::Bytes>::from("some text")))
 //! }));
 //!
 //! let answer = service.clone().oneshot(Request::default()).await?;

@@ -13,9 +13,12 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_test::mock::{self, Mock, Spawn};
 
 use super::*;
 use crate::{BoxError, Failure, Side};
+
+type Spawned = Spawn<AdmissionService<Mock<Request<()>, Response<Full<Bytes>>>>>;
 
 fn layer(max: usize) -> AdmissionLayer {
     AdmissionLayer::new(NonZeroUsize::new(max).unwrap())
@@ -49,10 +52,8 @@ async fn the_place_is_held_until_the_last_frame() {
 #[tokio::test]
 async fn a_refused_request_does_not_reach_the_inner_service() {
     let layer = layer(1);
-    let (service, mut inner) = tower_test::mock::spawn_with(|mock| layer.layer(mock));
-    let mut service: tower_test::mock::Spawn<
-        AdmissionService<tower_test::mock::Mock<Request<()>, Response<Full<Bytes>>>>,
-    > = service;
+    let (service, mut inner) = mock::spawn_with(|mock| layer.layer(mock));
+    let mut service: Spawned = service;
     inner.allow(2);
 
     assert!(service.poll_ready().is_ready());
@@ -72,10 +73,8 @@ async fn a_refused_request_does_not_reach_the_inner_service() {
 #[tokio::test]
 async fn readiness_is_the_inner_services() {
     let layer = layer(1);
-    let (service, mut inner) = tower_test::mock::spawn_with(|mock| layer.layer(mock));
-    let mut service: tower_test::mock::Spawn<
-        AdmissionService<tower_test::mock::Mock<Request<()>, Response<Full<Bytes>>>>,
-    > = service;
+    let (service, mut inner) = mock::spawn_with(|mock| layer.layer(mock));
+    let mut service: Spawned = service;
     inner.allow(0);
     assert!(service.poll_ready().is_pending());
     inner.allow(1);
