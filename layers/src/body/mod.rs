@@ -4,7 +4,7 @@ mod error;
 mod guarded;
 mod machine;
 mod memory;
-mod read_clock;
+pub(crate) mod read_clock;
 mod replay;
 
 pub use error::{BodyReadTimeout, ClientBodyFailed};
