@@ -1,5 +1,7 @@
 //! What the gateway needs to know of a request's body, found in one pass over its bytes.
 
+pub mod scan;
+
 use std::sync::Arc;
 
 use crate::{Dialect, Operation};
