@@ -44,6 +44,10 @@ pub enum ScanError {
     },
     /// The model's name is none.
     InvalidModelName,
+    /// The body is said to be zstd and is not.
+    InvalidZstd,
+    /// The body is said to be a form and is not.
+    InvalidForm,
 }
 
 impl fmt::Display for ScanError {
@@ -73,6 +77,8 @@ impl fmt::Display for ScanError {
                 "the key {key:?} must stand once in the request, and in lower case"
             ),
             Self::InvalidModelName => f.write_str("invalid model name"),
+            Self::InvalidZstd => f.write_str("failed to decompress zstd body"),
+            Self::InvalidForm => f.write_str("the request body is no multipart/form-data"),
         }
     }
 }

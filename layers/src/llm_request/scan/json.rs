@@ -442,8 +442,16 @@ impl Json {
             State::Value | State::ElementOrEnd => "looking for beginning of value".into(),
             State::KeyOrEnd | State::Key => "looking for beginning of object key string".into(),
             State::Colon => "after object key".into(),
-            State::CommaOrEnd if self.is_in_object() => "after object key:value pair".into(),
-            State::CommaOrEnd => "after array element".into(),
+            // Where a number may end, its value is over before the byte.
+            State::CommaOrEnd
+            | State::Zero
+            | State::Integer
+            | State::Fraction
+            | State::ExponentDigits
+                if self.is_in_object() =>
+            {
+                "after object key:value pair".into()
+            }
             State::String { .. } => "in string literal".into(),
             State::Escape { .. } => "in string escape code".into(),
             State::Hex { .. } => r"in \u hexadecimal character escape".into(),
@@ -453,12 +461,8 @@ impl Json {
                 let next = &rest[..1];
                 format!("in literal {whole} (expecting '{next}')").into()
             }
-            State::Minus
-            | State::Zero
-            | State::Integer
-            | State::Fraction
-            | State::ExponentDigits
-            | State::Done => "in numeric literal".into(),
+            State::Minus | State::Done => "in numeric literal".into(),
+            _ => "after array element".into(),
         };
         ScanError::InvalidCharacter { byte, place }
     }

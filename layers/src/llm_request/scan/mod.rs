@@ -32,6 +32,8 @@ mod tests;
 
 use std::ops::Range;
 
+pub(super) use self::collect::is_plausible_name;
+
 use self::collect::Collector;
 use self::json::{Json, Kind};
 use super::KeepAlive;
