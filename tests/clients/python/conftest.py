@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from harness import Gateway, Missing, Stack
-from harness.stack import kinds, running
+from harness.stack import NO_OLLAMA, kinds, running
 
 # Keys, addresses and proxies of the developer's own must not reach a client under test.
 for variable in list(os.environ):
@@ -17,11 +17,9 @@ for variable in list(os.environ):
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 
 
-def _kinds() -> list:
-    return [
-        pytest.param(kind, marks=[pytest.mark.skip(reason=why)] if why else [])
-        for kind, why in kinds().items()
-    ]
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not os.environ.get("OLLAMA_BIN"):
+        terminalreporter.write_line(NO_OLLAMA)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -39,7 +37,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("stores")
 
 
-@pytest.fixture(scope="session", params=_kinds())
+@pytest.fixture(scope="session", params=kinds())
 def stack(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, stores: Path
 ) -> Iterator[Stack]:
@@ -49,7 +47,7 @@ def stack(
         yield stack
 
 
-@pytest.fixture(params=_kinds())
+@pytest.fixture(params=kinds())
 def own_stack(request: pytest.FixtureRequest, tmp_path: Path, stores: Path) -> Iterator[Stack]:
     """A stack for one test alone, with a gateway; the test may kill what it likes."""
     _needs_gateway(request.param)

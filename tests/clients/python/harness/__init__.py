@@ -3,7 +3,7 @@
 Only the standard library, so that the Node suite can use it through ``python3 -m harness``.
 """
 
-from .backends import RealOllama, Sim
+from .backends import AttachedSim, RealOllama, Sim
 from .gateway import Gateway
 from .process import eventually
 from .stack import ADMIN_KEY, FAST, OTHER, SLOW, Missing, Stack, Watch
@@ -13,6 +13,7 @@ __all__ = [
     "FAST",
     "OTHER",
     "SLOW",
+    "AttachedSim",
     "Gateway",
     "Missing",
     "RealOllama",

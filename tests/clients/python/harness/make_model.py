@@ -53,11 +53,16 @@ def main(out: str, width: int, layers: int, seed: int) -> None:
     def noise(*shape: int) -> np.ndarray:
         return (random.standard_normal(shape) * 0.02).astype(np.float32)
 
-    # Only words are ever likely, so an answer never ends by itself.
+    # The first component of every embedding is large and goes through all layers unchanged: with
+    # it the head makes each word far likelier than a byte or the end token. The rest of the head
+    # is small, so that words differ: Ollama ends an answer that says one word thirty times over.
+    embedding = noise(tokens, width)
+    embedding[:, 0] = 0.02 * np.sqrt(width)
     head = np.zeros((tokens, width), np.float32)
-    head[first_word:] = random.standard_normal((tokens - first_word, width)) * 0.6
+    head[first_word:] = random.standard_normal((tokens - first_word, width)) * 2 / np.sqrt(width)
+    head[first_word:, 0] = 24 / np.sqrt(width)
     ones = np.ones(width, np.float32)
-    writer.add_tensor("token_embd.weight", noise(tokens, width))
+    writer.add_tensor("token_embd.weight", embedding)
     writer.add_tensor("output_norm.weight", ones)
     writer.add_tensor("output.weight", head)
     for layer in range(layers):
