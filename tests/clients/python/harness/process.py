@@ -66,6 +66,8 @@ class Process:
 
     def start(self, answers: str, expect: int | None = None) -> None:
         """Start it and wait until the URL `answers` is answered (with the status `expect`)."""
+        if not Path(self._command[0]).exists():
+            raise DidNotStart(f"{self._command[0]} is not there; `cargo build --workspace` makes it")
         with self._log_path.open("ab") as log:
             self._child = subprocess.Popen(
                 self._command,
