@@ -1,5 +1,11 @@
 //! The dialects of LLM servers, and how each says that something failed.
 
+#[cfg(feature = "rescue")]
+mod errors;
+
+#[cfg(feature = "rescue")]
+pub use errors::ErrorText;
+
 /// The family of request and answer shapes that an endpoint speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dialect {

@@ -26,10 +26,7 @@ mod json;
 mod keys;
 mod text;
 mod utf8;
-mod visit;
 
-#[cfg(test)]
-mod properties;
 #[cfg(test)]
 mod tests;
 
@@ -38,8 +35,7 @@ use std::ops::Range;
 pub(super) use self::collect::is_plausible_name;
 
 use self::collect::Collector;
-use self::json::Json;
-use self::visit::Kind;
+use self::json::{Json, Kind};
 use super::KeepAlive;
 
 pub use self::error::ScanError;
