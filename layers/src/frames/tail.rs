@@ -128,7 +128,7 @@ mod tests {
         cuts.sort_unstable();
         let pairs = cuts.windows(2);
         pairs
-            .map(|pair| Bytes::copy_from_slice(text[pair[0]..pair[1]].as_bytes()))
+            .map(|pair| Bytes::copy_from_slice(&text.as_bytes()[pair[0]..pair[1]]))
             .collect()
     }
 

@@ -200,10 +200,12 @@ fn kind_of(error: &BoxError) -> &'static str {
     Failure::find(&**error).map_or("internal_error", Failure::kind)
 }
 
+type Reached = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Waits for the cutoff without asking for it at each poll: a task keeps its waker.
 struct Cutoff {
     receiver: watch::Receiver<bool>,
-    waiting: Option<(Waker, Pin<Box<dyn Future<Output = ()> + Send>>)>,
+    waiting: Option<(Waker, Reached)>,
 }
 
 impl Cutoff {
@@ -221,7 +223,7 @@ impl Cutoff {
             return false;
         }
         let mut receiver = self.receiver.clone();
-        let mut waiting: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
+        let mut waiting: Reached = Box::pin(async move {
             if receiver.wait_for(|cut| *cut).await.is_err() {
                 std::future::pending().await
             }
