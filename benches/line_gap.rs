@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use jiff::Timestamp;
+use llamatower::edge::Shutdown;
 use llamatower::gateway::Gateway;
 use llamatower::settings::Settings;
 use llamatower::telemetry::{Telemetry, TelemetryConfig};
@@ -69,9 +70,10 @@ async fn main() {
     let telemetry = Telemetry::prepare(&config, &|_| None, std::io::sink)
         .expect("sound")
         .0;
-    let gateway = Gateway::bind(&loaded.settings, &telemetry.into()).expect("a free port");
-    let address = gateway.local_addrs().expect("it is bound").remove(0);
-    tokio::spawn(gateway.serve(std::future::pending()));
+    let gateway = Gateway::bind(&loaded.settings, &telemetry.into()).await;
+    let gateway = gateway.expect("a free port");
+    let address = gateway.local_addrs().remove(0);
+    tokio::spawn(gateway.serve(Shutdown::new()));
 
     let client = reqwest::Client::new();
     let through = format!("http://{address}");
