@@ -8,7 +8,11 @@ use llamatower_sim::recording::{CASES, Difference, KILLED_CASES, Recording, comp
 use llamatower_sim::{Fault, FaultKind, ModelSpec, Sim, SimHandle};
 
 /// Where the simulated server differs from a real 0.33 on purpose, in what, and why.
-const DEPARTURES: &[(&str, &str, &str)] = &[];
+const DEPARTURES: &[(&str, &str, &str)] = &[(
+    "chat_logprobs",
+    "body",
+    "its tokens have no probabilities: nothing in front of it looks at them",
+)];
 
 fn recordings(version: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../tests/recordings/{version}"))
@@ -60,6 +64,9 @@ async fn differences(sim: &SimHandle, recording: &Recording) -> Vec<String> {
 #[tokio::test]
 async fn it_answers_as_the_recorded_server_did() {
     let sim = server().await;
+    // The recorder's first list shows what an earlier run had left in memory.
+    let earlier = load("v0.33.0-rc2", "load_stream_true").unwrap();
+    earlier.request.send(sim.addr(), &[]).await.unwrap();
     let mut wrong = Vec::new();
     for name in CASES {
         if let Some(recording) = load("v0.33.0-rc2", name) {
