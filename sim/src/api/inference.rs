@@ -421,7 +421,9 @@ fn vector(text: &str, length: usize) -> Value {
         state = state
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);
-        json!(((state >> 40) as f64 / f64::from(1 << 24) - 0.5) as f32)
+        // As many digits as a number of single precision has.
+        let number = (state >> 40) as f64 / f64::from(1 << 24) - 0.5;
+        json!((number * 1e8).round() / 1e8)
     });
     Value::Array(numbers.collect())
 }

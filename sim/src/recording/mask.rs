@@ -103,7 +103,11 @@ pub(super) fn mask_text(text: &str) -> String {
 }
 
 fn mask_word(word: &str) -> String {
-    if word.starts_with('/') && word.contains("/blobs/") {
+    if word.starts_with('/')
+        && ["/blobs/", "/manifests/"]
+            .iter()
+            .any(|part| word.contains(part))
+    {
         return "/a/path".into();
     }
     let word_without_port = word.trim_end_matches(':');
