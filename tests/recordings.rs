@@ -111,6 +111,27 @@ const DEPARTURES: &[Departure] = &[
     },
 ];
 
+/// What differs only before a server that is older than 0.33.
+const BEFORE_OLDER_SERVERS: &[Departure] = &[
+    Departure {
+        cases: &["generate_name_newline", "generate_name_dotdot"],
+        seen: &[("status", "400"), ("body", "invalid model name")],
+        why: "what cannot be a name is not sent on; the answer is 0.33's",
+    },
+    Departure {
+        cases: &["v1_images_unsupported"],
+        seen: &[
+            ("status", "404"),
+            ("framing", "Length"),
+            ("content-length", "is there"),
+            ("content-type", "text/plain"),
+            ("transfer-encoding", ""),
+            ("body", "404 page not found"),
+        ],
+        why: "no route of 0.33; the older one answers with an empty stream",
+    },
+];
+
 /// What the simulated server leaves out, and the gateway cannot add.
 const OF_THE_SIMULATION: (&str, &str) = ("chat_logprobs", "body");
 
@@ -177,7 +198,8 @@ struct Tally {
 
 impl Tally {
     fn add(&mut self, name: &'static str, differences: &[Difference]) {
-        let departure = DEPARTURES.iter().find(|known| known.cases.contains(&name));
+        let mut departures = DEPARTURES.iter().chain(BEFORE_OLDER_SERVERS);
+        let departure = departures.find(|known| known.cases.contains(&name));
         let is_header = |what: &str| MORE_HEADERS.iter().any(|(header, _)| *header == what);
         let mut is_equal = true;
         for difference in differences.iter().filter(|found| !is_header(&found.what)) {
@@ -284,7 +306,7 @@ impl Gateway {
     }
 }
 
-/// A real server with the models that the recordings name, all of them the same.
+/// A real server with one model.
 struct Ollama {
     address: SocketAddr,
     process: Child,
@@ -320,17 +342,15 @@ impl Ollama {
         let text =
             format!("FROM {weights}\nTEMPLATE \"\"\"{template}\"\"\"\nPARAMETER num_predict 24\n");
         std::fs::write(&file, text).unwrap();
-        for model in ["small", "tiny", "large"] {
-            let created = Command::new(program)
-                .args(["create", model, "-f"])
-                .arg(&file)
-                .env("HOME", store.path())
-                .env("OLLAMA_HOST", address.to_string())
-                .output()
-                .await
-                .unwrap();
-            assert!(created.status.success(), "{created:?}");
-        }
+        let created = Command::new(program)
+            .args(["create", "tiny", "-f"])
+            .arg(&file)
+            .env("HOME", store.path())
+            .env("OLLAMA_HOST", address.to_string())
+            .output()
+            .await
+            .unwrap();
+        assert!(created.status.success(), "{created:?}");
         Self {
             address,
             process,
