@@ -28,7 +28,7 @@ mod fault;
 mod log;
 mod model;
 mod name;
-// pub mod recording;
+pub mod recording;
 mod scheduler;
 mod server;
 mod sim;

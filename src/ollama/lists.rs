@@ -38,7 +38,8 @@ impl List {
     fn frame(self) -> (&'static [u8], &'static [u8]) {
         match self {
             Self::Tags | Self::Ps => (br#"{"models":["#, b"]}"),
-            Self::Models => (br#"{"object":"list","data":["#, b"]}"),
+            // Ollama ends this one with a newline, and the native ones not.
+            Self::Models => (br#"{"object":"list","data":["#, b"]}\n"),
         }
     }
 
@@ -198,7 +199,7 @@ mod tests {
         let b = r#"{"object":"list","data":[{"id":"b","object":"model","created":9},{"id":"a","object":"model","created":7}]}"#;
         assert_eq!(
             merged(List::Models, &[a, b]),
-            r#"{"object":"list","data":[{"id":"b","object":"model","created":9},{"id":"a","object":"model","created":7}]}"#
+            "{\"object\":\"list\",\"data\":[{\"id\":\"b\",\"object\":\"model\",\"created\":9},{\"id\":\"a\",\"object\":\"model\",\"created\":7}]}\n"
         );
     }
 

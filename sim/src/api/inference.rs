@@ -18,7 +18,7 @@ use crate::name::Name;
 use crate::scheduler::{KeepAlive, Lease, RunnerOptions, Want};
 use crate::sim::Installed;
 use crate::wire::answer::{EVENTS, JSON_UTF8, NDJSON};
-use crate::wire::{Dialect, Problem, SimBody, answer, json as go};
+use crate::wire::{Dialect, Problem, SimBody, answer, json as go, read};
 
 /// Options that make Ollama load a model again.
 const RUNNER_OPTIONS: [&str; 5] = ["num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread"];
@@ -107,7 +107,10 @@ fn shape_of(call: &Call, model: &str) -> Shape {
         .and_then(Value::as_bool)
         == Some(true);
     match call.path.as_str() {
-        "/api/generate" => Shape::Generate { model },
+        "/api/generate" => Shape::Generate {
+            model,
+            has_context: request.get("raw").and_then(Value::as_bool) != Some(true),
+        },
         "/api/chat" => Shape::Chat { model },
         "/v1/completions" => Shape::OpenAiCompletion {
             model,
@@ -155,15 +158,43 @@ fn check_body(call: &Call) -> Result<(), Problem> {
         };
         return Err(Problem::bad_request(text).by_middleware());
     }
-    let mut values = serde_json::Deserializer::from_slice(&call.body).into_iter::<Value>();
-    match values.next() {
-        Some(Ok(Value::Object(_))) => Ok(()),
-        Some(Ok(Value::Array(_))) => Err(Problem::bad_request(
-            "json: cannot unmarshal array into Go value of type api.GenerateRequest",
-        )
-        .by_middleware()),
-        _ => Err(Problem::bad_request("unexpected EOF").by_middleware()),
+    match complaint_about(call) {
+        None => Ok(()),
+        Some(complaint) => Err(Problem::bad_request(complaint).by_middleware()),
     }
+}
+
+fn complaint_about(call: &Call) -> Option<String> {
+    if call.unreadable.is_some() {
+        return call.unreadable.clone();
+    }
+    let (package, of) = match call.path.as_str() {
+        "/api/generate" => ("api", "GenerateRequest"),
+        "/api/chat" => ("api", "ChatRequest"),
+        "/api/embed" => ("api", "EmbedRequest"),
+        "/api/embeddings" => ("api", "EmbeddingRequest"),
+        "/v1/chat/completions" => ("openai", "ChatCompletionRequest"),
+        "/v1/completions" => ("openai", "CompletionRequest"),
+        "/v1/embeddings" => ("openai", "EmbedRequest"),
+        "/v1/responses" => ("openai", "ResponsesRequest"),
+        _ => ("anthropic", "MessagesRequest"),
+    };
+    let unreadable =
+        |value: &Value| format!("json: cannot unmarshal {} into Go", read::kind(value));
+    let Value::Object(fields) = &call.json else {
+        let what = unreadable(&call.json);
+        return Some(format!("{what} value of type {package}.{of}"));
+    };
+    [("model", "string"), ("stream", "bool")]
+        .into_iter()
+        .find_map(|(name, wanted)| {
+            let value = fields.get(name)?;
+            let is_right = value.is_null() || read::kind(value) == wanted;
+            (!is_right).then(|| {
+                let what = unreadable(value);
+                format!("{what} struct field {of}.{name} of type {wanted}")
+            })
+        })
 }
 
 fn check_request(call: &Call, installed: &Installed, model: &str) -> Result<(), Problem> {
@@ -398,7 +429,9 @@ fn vector(text: &str, length: usize) -> Value {
         state = state
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);
-        json!(((state >> 40) as f64 / f64::from(1 << 24) - 0.5) as f32)
+        // As many digits as a number of single precision has.
+        let number = (state >> 40) as f64 / f64::from(1 << 24) - 0.5;
+        json!((number * 1e8).round() / 1e8)
     });
     Value::Array(numbers.collect())
 }

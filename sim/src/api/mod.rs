@@ -20,7 +20,7 @@ use crate::log::Watched;
 use crate::server::{Connection, Cut, LastWords};
 use crate::sim::Server;
 use crate::wire::body::{Act, BodyFault};
-use crate::wire::{Dialect, Problem, SimBody, answer};
+use crate::wire::{Dialect, Problem, SimBody, answer, read};
 
 /// A request that was read whole.
 pub(crate) struct Call {
@@ -29,6 +29,8 @@ pub(crate) struct Call {
     pub(crate) body: Bytes,
     /// The body as JSON; null if it is none.
     pub(crate) json: Value,
+    /// Why it is none.
+    pub(crate) unreadable: Option<String>,
     pub(crate) first_token_bytes: Option<usize>,
 }
 
@@ -73,8 +75,13 @@ pub(crate) async fn answer(
         _ => None,
     };
     let body = read(body, pause, &watched).await?;
+    let (json, unreadable) = match read::read(&body) {
+        Ok(json) => (json, None),
+        Err(complaint) => (Value::Null, Some(complaint)),
+    };
     let mut call = Call {
-        json: serde_json::from_slice(&body).unwrap_or_default(),
+        json,
+        unreadable,
         server: server.clone(),
         path,
         body,

@@ -14,6 +14,8 @@ use crate::wire::json as go;
 pub(crate) enum Shape {
     Generate {
         model: String,
+        /// A raw prompt leaves none behind.
+        has_context: bool,
     },
     Chat {
         model: String,
@@ -136,7 +138,7 @@ impl Shape {
     pub(super) fn token(&self, _: &Order, token: &str, place: u64) -> Bytes {
         let text = quoted(token);
         match self {
-            Self::Generate { model } => Bytes::from(format!(
+            Self::Generate { model, .. } => Bytes::from(format!(
                 "{{\"model\":{},\"created_at\":\"{}\",\"response\":{text},\"done\":false}}\n",
                 quoted(model),
                 created_at(),
@@ -316,10 +318,14 @@ impl Shape {
     /// A native answer, or the last line of a native stream.
     fn native(&self, order: &Order, text: &str, times: &Times) -> Vec<u8> {
         let (model, middle, context) = match self {
-            Self::Generate { model } => (
+            Self::Generate { model, has_context } => (
                 model,
                 format!("\"response\":{}", quoted(text)),
-                ",\"context\":[1,2,3]",
+                if *has_context {
+                    ",\"context\":[1,2,3]"
+                } else {
+                    ""
+                },
             ),
             Self::Chat { model } => {
                 let calls = order.tool_call.as_ref().map(|call| {

@@ -3,6 +3,7 @@
 pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod json;
+pub(crate) mod read;
 
 pub(crate) use answer::{Dialect, Problem};
 pub(crate) use body::SimBody;

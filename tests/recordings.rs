@@ -1,0 +1,373 @@
+//! The gateway against recordings of real servers: what a client sees through it is what it
+//! would see without it, but for what is listed here (docs/departures.md says it to users).
+//!
+//! With `OLLAMA_BIN`, the program, and `OLLAMA_TEST_MODEL_GGUF`, a small model, a real server is
+//! asked, too, directly and through the gateway.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::env;
+use std::ffi::OsStr;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+
+use llamatower_layers::api_key::generate_key;
+use llamatower_sim::recording::{Answer, CASES, Difference, KILLED_CASES, Recording, compare};
+use llamatower_sim::{Fault, FaultKind, ModelSpec, Sim, SimHandle};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader, Lines};
+use tokio::process::{Child, Command};
+
+/// Header fields that an answer may have besides, and why.
+const MORE_HEADERS: [(&str, &str); 3] = [
+    ("x-llamatower-backend", "which server gave the answer"),
+    ("x-request-id", "finds the request in logs and traces"),
+    (
+        "x-accel-buffering",
+        "keeps proxies in front from holding a stream back",
+    ),
+];
+
+/// What the gateway does otherwise on purpose.
+struct Departure {
+    cases: &'static [&'static str],
+    /// In what the answers differ, and a part of what is seen instead.
+    seen: &'static [(&'static str, &'static str)],
+    why: &'static str,
+}
+
+const DEPARTURES: &[Departure] = &[
+    Departure {
+        cases: &["health_path"],
+        seen: &[
+            ("status", "200"),
+            ("content-type", "application/json; charset=utf-8"),
+            ("body", r#"{"status":"ok"}"#),
+        ],
+        why: "the gateway tells how it is itself",
+    },
+    Departure {
+        cases: &["double_slash", "trailing_slash", "dot_segments"],
+        seen: &[
+            ("status", "404"),
+            ("content-type", "text/plain"),
+            ("location", ""),
+            ("body", "404 page not found"),
+        ],
+        why: "a path has one spelling, so that rules about paths cannot be walked round",
+    },
+    Departure {
+        cases: &["percent_path"],
+        seen: &[
+            ("status", "404"),
+            ("content-type", "text/plain"),
+            ("body", "404 page not found"),
+        ],
+        why: "a path has one spelling, so that rules about paths cannot be walked round",
+    },
+    Departure {
+        cases: &[
+            "generate_uppercase_model_key",
+            "generate_duplicate_model_key",
+        ],
+        seen: &[
+            ("status", "400"),
+            (
+                "body",
+                r#"the key \"model\" must stand once in the request"#,
+            ),
+        ],
+        why: "the gateway and the server must read the same model",
+    },
+    Departure {
+        cases: &["generate_invalid_utf8"],
+        seen: &[
+            ("status", "400"),
+            ("body", "the request body must be UTF-8"),
+        ],
+        why: "JSON is UTF-8 (RFC 8259 8.1), and a name is to be read in one way",
+    },
+    Departure {
+        cases: &["generate_gzip_body"],
+        seen: &[("status", "415"), ("body", "unsupported Content-Encoding")],
+        why: "Ollama cannot read it either; this says so",
+    },
+    Departure {
+        cases: &["cors_preflight_other"],
+        seen: &[("allow", "")],
+        why: "a foreign page is told nothing but that it may not",
+    },
+    Departure {
+        cases: &[
+            "killed_v1_chat_stream",
+            "killed_v1_completions_stream",
+            "killed_v1_responses_stream",
+            "killed_v1_messages_stream",
+        ],
+        seen: &[("body", "the backend ended its answer in the middle")],
+        why: "Ollama's stream just ends; a client cannot tell it from a whole answer",
+    },
+];
+
+/// What differs only before a server that is older than 0.33.
+const BEFORE_OLDER_SERVERS: &[Departure] = &[
+    Departure {
+        cases: &["generate_name_newline", "generate_name_dotdot"],
+        seen: &[("status", "400"), ("body", "invalid model name")],
+        why: "what cannot be a name is not sent on; the answer is 0.33's",
+    },
+    Departure {
+        cases: &["v1_images_unsupported"],
+        seen: &[
+            ("status", "404"),
+            ("framing", "Length"),
+            ("content-length", "is there"),
+            ("content-type", "text/plain"),
+            ("transfer-encoding", ""),
+            ("body", "404 page not found"),
+        ],
+        why: "no route of 0.33; the older one answers with an empty stream",
+    },
+];
+
+/// What the simulated server leaves out, and the gateway cannot add.
+const OF_THE_SIMULATION: (&str, &str) = ("chat_logprobs", "body");
+
+#[tokio::test]
+async fn it_answers_as_the_recorded_server_did() {
+    let sim = simulated().await;
+    let gateway = Gateway::start(&sim.url()).await;
+    let mut tally = Tally::default();
+    for name in CASES.into_iter().chain(KILLED_CASES) {
+        if KILLED_CASES.contains(&name) {
+            let fault = Fault::new(FaultKind::EngineDies { after_lines: 9 });
+            sim.arm(fault.for_model("large").times(1));
+        }
+        let recording = load(name);
+        let mut differences = compare(&recording.answer, &gateway.ask(&recording).await);
+        differences.retain(|found| (name, &*found.what) != OF_THE_SIMULATION);
+        tally.add(name, &differences);
+    }
+    tally.expect_nothing_else();
+    for departure in DEPARTURES {
+        for case in departure.cases {
+            let is_seen = tally.departed.contains(case);
+            assert!(is_seen, "{case} does not depart: {}", departure.why);
+        }
+    }
+}
+
+#[tokio::test]
+async fn it_answers_as_the_real_server_behind_it_does() {
+    let (Some(program), Some(weights)) = (
+        env::var_os("OLLAMA_BIN"),
+        env::var_os("OLLAMA_TEST_MODEL_GGUF"),
+    ) else {
+        eprintln!(
+            "skipped: OLLAMA_BIN (the program) and OLLAMA_TEST_MODEL_GGUF (a small model) are not both set"
+        );
+        return;
+    };
+    // One server for each, as the cases change what it has.
+    let alone = Ollama::start(&program, &weights).await;
+    let mut expected: Vec<Answer> = Vec::new();
+    for name in CASES {
+        let answer = load(name).request.send(alone.address, &[]).await;
+        expected.push(answer.unwrap_or_else(|error| panic!("{name}: {error}")));
+    }
+    alone.stop().await;
+    let behind = Ollama::start(&program, &weights).await;
+    let gateway = Gateway::start(&format!("http://{}", behind.address)).await;
+    let mut tally = Tally::default();
+    for (name, expected) in CASES.into_iter().zip(&expected) {
+        tally.add(name, &compare(expected, &gateway.ask(&load(name)).await));
+    }
+    behind.stop().await;
+    tally.expect_nothing_else();
+}
+
+/// What was found to differ.
+#[derive(Default)]
+struct Tally {
+    equal: usize,
+    departed: BTreeSet<&'static str>,
+    wrong: Vec<String>,
+}
+
+impl Tally {
+    fn add(&mut self, name: &'static str, differences: &[Difference]) {
+        let mut departures = DEPARTURES.iter().chain(BEFORE_OLDER_SERVERS);
+        let departure = departures.find(|known| known.cases.contains(&name));
+        let is_header = |what: &str| MORE_HEADERS.iter().any(|(header, _)| *header == what);
+        let mut is_equal = true;
+        for difference in differences.iter().filter(|found| !is_header(&found.what)) {
+            is_equal = false;
+            let expected = departure.and_then(|known| {
+                let mut seen = known.seen.iter();
+                seen.find(|(what, _)| *what == difference.what)
+            });
+            match expected {
+                Some((_, "")) if difference.seen.is_empty() => drop(self.departed.insert(name)),
+                Some((_, part)) if !part.is_empty() && difference.seen.contains(part) => {
+                    self.departed.insert(name);
+                }
+                _ => self.wrong.push(format!("{name}: {difference}")),
+            }
+        }
+        self.equal += usize::from(is_equal);
+    }
+
+    fn expect_nothing_else(&self) {
+        assert!(self.wrong.is_empty(), "{}", self.wrong.join("\n"));
+        let Self {
+            equal, departed, ..
+        } = self;
+        println!("{equal} answers are equal, {} depart", departed.len());
+    }
+}
+
+fn load(name: &str) -> Recording {
+    let recordings = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recordings");
+    match Recording::load(&recordings.join("v0.33.0-rc2"), name) {
+        // What this version was not recorded with, an older one was.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Recording::load(&recordings.join("v0.17.4"), name).unwrap()
+        }
+        read => read.unwrap(),
+    }
+}
+
+/// The recorded server: its models, listed in the order of their ages.
+async fn simulated() -> SimHandle {
+    let model = |name: &str, modified_at: &str, embedding_length| {
+        ModelSpec::new(name)
+            .with_slots(2)
+            .with_embedding_length(embedding_length)
+            .with_modified_at(modified_at.parse().unwrap())
+    };
+    let sim = Sim::builder()
+        .version("0.0.0")
+        .model(model("large", "2026-11-23T07:05:11Z", 1024))
+        .model(model("tiny", "2026-11-23T07:05:09Z", 64))
+        .model(model("small", "2026-11-23T07:05:08Z", 512))
+        .start()
+        .await
+        .unwrap();
+    // The recorder's first list shows what an earlier run had left in memory.
+    let earlier = load("load_stream_true").request;
+    earlier.send(sim.addr(), &[]).await.unwrap();
+    sim
+}
+
+/// A gateway in a process of its own.
+struct Gateway {
+    address: SocketAddr,
+    key: String,
+    _process: Child,
+}
+
+impl Gateway {
+    async fn start(backend: &str) -> Self {
+        let (key, line) = generate_key("admin").unwrap();
+        let mut process = Command::new(env!("CARGO_BIN_EXE_llamatower"))
+            .env_clear()
+            .env("LLAMATOWER_LISTEN", "127.0.0.1:0")
+            .env("LLAMATOWER_ADMIN_LISTEN", "off")
+            .env("LLAMATOWER_ADMIN_KEYS", line)
+            .env("LLAMATOWER_LOG_FORMAT", "json")
+            .env("OLLAMA_URL", backend)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let address = loop {
+            let line = lines.next_line().await.unwrap().expect("it listens");
+            let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+            if line["message"] == "listening" && line["for"] == "clients" {
+                break line["address"].as_str().unwrap().parse().unwrap();
+            }
+        };
+        read_on(lines);
+        Self {
+            address,
+            key: key.to_string(),
+            _process: process,
+        }
+    }
+
+    async fn ask(&self, recording: &Recording) -> Answer {
+        let key = [("x-api-key", &*self.key)];
+        let answer = recording.request.send(self.address, &key).await;
+        answer.unwrap_or_else(|error| panic!("{}: {error}", recording.name))
+    }
+}
+
+/// A real server with one model.
+struct Ollama {
+    address: SocketAddr,
+    process: Child,
+    _store: TempDir,
+}
+
+impl Ollama {
+    async fn start(program: &OsStr, weights: &OsStr) -> Self {
+        let store = TempDir::new().unwrap();
+        let mut process = Command::new(program)
+            .arg("serve")
+            .env("HOME", store.path())
+            .env("OLLAMA_HOST", "127.0.0.1:0")
+            .env("OLLAMA_MODELS", store.path().join("models"))
+            .env("OLLAMA_NUM_PARALLEL", "2")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        let address: SocketAddr = loop {
+            let line = lines.next_line().await.unwrap().expect("it listens");
+            if let Some((_, rest)) = line.split_once("Listening on ") {
+                break rest.split(' ').next().unwrap().parse().unwrap();
+            }
+        };
+        read_on(lines);
+        let file = store.path().join("Modelfile");
+        let weights = Path::new(weights).display();
+        let template = "{{ if .System }}system: {{ .System }}\n{{ end }}{{ if .Tools }}tools: {{ .Tools }}\n{{ end }}{{ range .Messages }}{{ .Role }}: {{ .Content }}\n{{ end }}assistant: ";
+        let text =
+            format!("FROM {weights}\nTEMPLATE \"\"\"{template}\"\"\"\nPARAMETER num_predict 24\n");
+        std::fs::write(&file, text).unwrap();
+        let created = Command::new(program)
+            .args(["create", "tiny", "-f"])
+            .arg(&file)
+            .env("HOME", store.path())
+            .env("OLLAMA_HOST", address.to_string())
+            .output()
+            .await
+            .unwrap();
+        assert!(created.status.success(), "{created:?}");
+        Self {
+            address,
+            process,
+            _store: store,
+        }
+    }
+
+    /// By SIGTERM: on SIGKILL its engines would outlive it.
+    async fn stop(mut self) {
+        let id = self.process.id().unwrap().to_string();
+        let ended = Command::new("kill").arg(id).status().await.unwrap();
+        assert!(ended.success());
+        self.process.wait().await.unwrap();
+    }
+}
+
+/// Keeps a process from waiting for somebody to read what it says.
+fn read_on<R: AsyncRead + Unpin + Send + 'static>(mut lines: Lines<BufReader<R>>) {
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+}
