@@ -1,6 +1,12 @@
 //! llamatower: an LLM gateway in front of Ollama, as a stack of Tower layers.
 
+pub mod admin;
+pub mod cli;
+pub mod demo;
 pub mod edge;
+pub mod gateway;
 pub mod ollama;
+pub mod run;
 pub mod settings;
+pub mod stack;
 pub mod telemetry;

@@ -1,3 +1,10 @@
 //! Arguments, settings, run.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use llamatower::cli::Arguments;
+
+fn main() -> ExitCode {
+    llamatower::run::run(Arguments::parse()).into()
+}

@@ -4,25 +4,27 @@
 //! and is gone through once for each attempt.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::HeaderName;
+use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
 use llamatower_layers::admission::AdmissionLayer;
-use llamatower_layers::api_key::ApiKeyLayer;
-use llamatower_layers::body::ReplayBody;
-use llamatower_layers::body_limit::{BodyLimitLayer, MemoryBudget};
+use llamatower_layers::api_key::{ApiKeyLayer, Identity, KeySet};
+use llamatower_layers::body::{MemoryBudget, ReplayBody};
+use llamatower_layers::body_limit::{BodyLimitLayer, RouteLimits};
 use llamatower_layers::clocks::StreamClocksLayer;
 use llamatower_layers::endpoint::{EndpointLayer, EndpointTable};
 use llamatower_layers::llm_request::LlmRequestLayer;
 use llamatower_layers::outcome::OutcomeLayer;
 use llamatower_layers::panic_guard::PanicGuardLayer;
-use llamatower_layers::rate_limit::RateLimitLayer;
+use llamatower_layers::rate_limit::{Quota, RateLimitLayer};
 use llamatower_layers::rescue::RescueLayer;
-use llamatower_layers::retry::RetryLayer;
+use llamatower_layers::retry::{RetryBudget, RetryLayer};
 use llamatower_layers::{BoxError, RouteMatch};
 use tokio::sync::watch;
 use tower::filter::FilterLayer;
@@ -31,13 +33,14 @@ use tower::{Service, ServiceBuilder};
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 
+use crate::edge::Peer;
 use crate::ollama::fleet::{Backend, Fleet, WatchLayer};
 use crate::ollama::hold::hold_until_continue;
 use crate::ollama::hygiene::{clean_request, clean_response};
-use crate::ollama::upstream::Upstream;
+use crate::ollama::upstream::{PoolLimits, Upstream};
 use crate::ollama::{AnswerBody, Ollama};
-use crate::settings::Settings;
-use crate::telemetry::Telemetry;
+use crate::settings::{Rate, Settings};
+use crate::telemetry::{Telemetry, Upstream as UpstreamName, names};
 
 /// Names the backend that gave an answer.
 pub const BACKEND_HEADER: HeaderName = HeaderName::from_static("x-llamatower-backend");
@@ -47,3 +50,130 @@ pub const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id"
 
 /// The service of one backend; `B` is the body that clients send.
 pub type Attempt<B> = BoxCloneSyncService<Request<ReplayBody<B>>, Response<AnswerBody>, BoxError>;
+
+/// What the layers hold that somebody else looks at or turns, too.
+#[derive(Clone, Debug)]
+pub struct Handles {
+    /// Turns true when what is still under way is to end with an error.
+    pub cutoff: watch::Receiver<bool>,
+    /// The memory for buffered bodies.
+    pub body_memory: MemoryBudget,
+}
+
+/// What every request goes through.
+pub fn service<B>(
+    settings: &Settings,
+    endpoints: EndpointTable,
+    keys: KeySet,
+    fleet: Arc<Fleet<Attempt<B>>>,
+    telemetry: &Telemetry,
+    handles: Handles,
+) -> impl Service<
+    Request<B>,
+    Response = Response<impl Body<Data = Bytes, Error = BoxError> + Send + use<B>>,
+    Error = Infallible,
+    Future: Send,
+> + Clone
++ Send
++ use<B>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let metrics = telemetry.metrics().clone();
+    let limits = &settings.limits;
+    ServiceBuilder::new()
+        // What the request is, and who is told of it.
+        .layer(SetRequestIdLayer::new(REQUEST_ID_HEADER, MakeRequestUuid))
+        .layer(PropagateRequestIdLayer::new(REQUEST_ID_HEADER))
+        .layer(EndpointLayer::new(endpoints))
+        .layer(OutcomeLayer::new(telemetry.observer()))
+        .layer(telemetry.request_span_layer())
+        // Outside of here nothing fails.
+        .layer(RescueLayer::new().with_cutoff(handles.cutoff))
+        .layer(PanicGuardLayer::new().with_hook(|text| tracing::error!(text, "a panic")))
+        // Cheap refusals, before a body is read.
+        .layer(FilterLayer::new(RouteMatch::require))
+        .layer(ApiKeyLayer::new(keys))
+        .option_layer(limits.rate.map(|rate| RateLimitLayer::global(quota(rate))))
+        .option_layer(limits.key_rate.map(|rate| RateLimitLayer::per_key(quota(rate), client_of)))
+        .layer(AdmissionLayer::new(limits.in_flight))
+        // The body: read once, looked through once.
+        .layer(
+            BodyLimitLayer::new(handles.body_memory)
+                .with_rule(RouteLimits::default().with_inference(limits.body))
+                .with_read_timeout(settings.timeouts.body_read),
+        )
+        .layer(LlmRequestLayer::new().with_default_model(settings.backends.default_model.clone()))
+        // Each attempt chooses anew.
+        .layer(
+            RetryLayer::new(RetryBudget::new(
+                settings.retry.budget_ratio,
+                settings.retry.budget_floor,
+            ))
+            .with_attempts(settings.retry.attempts)
+            .with_observer(Arc::new(move |reason| metrics.retried(reason))),
+        )
+        .service(Ollama::new(fleet, settings.backends.management))
+}
+
+/// What belongs to one backend.
+pub fn attempt<B>(settings: &Settings, backend: &Arc<Backend>, telemetry: &Telemetry) -> Attempt<B>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let timeouts = &settings.timeouts;
+    let address = backend.address();
+    let name = HeaderValue::try_from(&**backend.name()).unwrap_or(HeaderValue::from_static("?"));
+    let stack = ServiceBuilder::new()
+        .map_response(|answer: Response<_>| answer.map(|body| AnswerBody::new(BodyExt::map_err(body, Into::into))))
+        .layer(SetResponseHeaderLayer::overriding(BACKEND_HEADER, name))
+        .layer(telemetry.attempt_span_layer(UpstreamName {
+            name: backend.name().clone(),
+            provider: names::OLLAMA,
+            address: address.host().into(),
+            port: address.port(),
+        }))
+        .layer(WatchLayer::new(backend.clone()))
+        .layer(
+            StreamClocksLayer::new()
+                .with_first_byte(timeouts.first_byte)
+                .with_idle(timeouts.idle)
+                .with_total(timeouts.total),
+        )
+        .map_request(clean_request)
+        .map_response(clean_response)
+        .map_request(hold_until_continue)
+        .service(Upstream::with_limits(
+            address.clone(),
+            timeouts.connect,
+            PoolLimits {
+                max_idle: settings.backends.pool_idle.get(),
+                idle_timeout: settings.backends.pool_idle_timeout,
+            },
+        ));
+    BoxCloneSyncService::new(stack)
+}
+
+fn quota(rate: Rate) -> Quota {
+    Quota::new(rate.requests, rate.per)
+}
+
+/// Whose requests are counted together: those of a key, or of an address where none is shown.
+fn client_of(request: &Parts) -> Option<Client> {
+    if let Some(identity) = request.extensions.get::<Identity>() {
+        return Some(Client::Key(identity.name.clone()));
+    }
+    match request.extensions.get::<Peer>() {
+        Some(Peer::Tcp(address)) => Some(Client::Address(address.ip())),
+        _ => None,
+    }
+}
+
+/// Whom a rate is counted for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Client {
+    Key(Arc<str>),
+    Address(IpAddr),
+}

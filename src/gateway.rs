@@ -1,0 +1,195 @@
+//! The gateway: everything put together from the settings, bound, and served until it is to end.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use llamatower_layers::EndpointTable;
+use llamatower_layers::api_key::{KeySet, Role};
+use llamatower_layers::body::MemoryBudget;
+use tokio::sync::watch;
+
+use crate::admin::Admin;
+use crate::edge::{BindError, Edge, EdgeConfig, ListenAddr, Origins};
+use crate::ollama::fleet::{Backend, Fleet, ProbeClocks};
+use crate::settings::{Secret, Settings, SizeOrShare};
+use crate::stack::{self, Attempt, Handles};
+use crate::telemetry::{BackendRow, Telemetry};
+
+/// Why the gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A setting is wrong in a way that its form does not show.
+    #[error("{0}")]
+    Setting(String),
+    /// The signals that end the process cannot be listened to.
+    #[error("signals cannot be listened to: {0}")]
+    Signals(#[source] io::Error),
+}
+
+/// A gateway that is bound to its addresses and does not accept yet.
+#[derive(Debug)]
+pub struct Gateway {
+    settings: Settings,
+    telemetry: Arc<Telemetry>,
+    endpoints: EndpointTable,
+    keys: KeySet,
+    cutoff: watch::Sender<bool>,
+    public: Edge,
+    admin: Option<Edge>,
+}
+
+impl Gateway {
+    /// Binds all addresses of the settings.
+    ///
+    /// # Errors
+    /// See [`StartError`]. A backend that cannot be reached is no error.
+    pub fn bind(settings: &Settings, telemetry: &Arc<Telemetry>) -> Result<Self, StartError> {
+        let endpoints = endpoints(settings)?;
+        let cutoff = watch::Sender::new(false);
+        let public = EdgeConfig {
+            listen: settings.listen.public.clone(),
+            head_timeout: settings.timeouts.head,
+            write_stall_timeout: settings.timeouts.write_stall,
+            drain_delay: settings.timeouts.drain_delay,
+            drain_timeout: settings.timeouts.drain,
+            max_connections: settings.listen.max_connections.get(),
+            base_path: settings.listen.base_path.clone(),
+            origins: Origins::new(settings.listen.origins.iter().map(String::as_str)),
+            endpoints: endpoints.clone(),
+            cutoff: cutoff.clone(),
+        };
+        let admin = EdgeConfig {
+            listen: settings.listen.admin.clone(),
+            base_path: String::new(),
+            drain_timeout: std::time::Duration::ZERO,
+            cutoff: watch::Sender::new(false),
+            ..public.clone()
+        };
+        Ok(Self {
+            keys: keys(settings)?,
+            public: Edge::bind(public)?,
+            admin: match admin.listen.is_empty() {
+                true => None,
+                false => Some(Edge::bind(admin)?),
+            },
+            settings: settings.clone(),
+            telemetry: telemetry.clone(),
+            endpoints,
+            cutoff,
+        })
+    }
+
+    /// Where clients connect, with the ports that were taken.
+    ///
+    /// # Errors
+    /// The operating system does not say.
+    pub fn local_addrs(&self) -> io::Result<Vec<ListenAddr>> {
+        self.public.local_addrs()
+    }
+
+    /// Serves until `leave` completes, then drains.
+    pub async fn serve(self, leave: impl Future<Output = ()>) {
+        let fleet = self.fleet();
+        let metrics = self.telemetry.metrics();
+        let rows = fleet.clone();
+        metrics.set_backends(move || rows.status().into_iter().map(row).collect());
+        let known = fleet.clone();
+        metrics.set_known_models(move |model| known.knows(model));
+        self.announce();
+        let (stop, stopped) = watch::channel(false);
+        let watching = tokio::spawn({
+            let fleet = fleet.clone();
+            async move { fleet.keep_watch(stopped).await }
+        });
+        let handles = Handles {
+            cutoff: self.cutoff.subscribe(),
+            body_memory: body_memory(&self.settings),
+        };
+        let service = stack::service::<Incoming>(
+            &self.settings,
+            self.endpoints,
+            self.keys,
+            fleet,
+            &self.telemetry,
+            handles,
+        );
+        let admin = self.admin.map(|admin| {
+            let service = Admin::new(self.telemetry.clone());
+            let mut stopped = stop.subscribe();
+            tokio::spawn(admin.serve(service, async move {
+                let _ = stopped.wait_for(|stopped| *stopped).await;
+            }))
+        });
+        self.public.serve(service, leave).await;
+        stop.send_replace(true);
+        let _ = watching.await;
+        if let Some(admin) = admin {
+            let _ = admin.await;
+        }
+    }
+
+    fn fleet(&self) -> Arc<Fleet<Attempt<Incoming>>> {
+        let backends = &self.settings.backends;
+        let connect = self.settings.timeouts.connect;
+        let clocks = ProbeClocks {
+            interval: backends.probe_interval,
+            timeout: backends.probe_timeout,
+        };
+        let members = backends.addresses.iter();
+        let members = members.map(|address| Backend::new(address.clone(), connect)).collect();
+        Arc::new(Fleet::new(members, clocks, |backend| {
+            stack::attempt(&self.settings, backend, &self.telemetry)
+        }))
+    }
+
+    fn announce(&self) {
+        let edges = [("clients", Some(&self.public)), ("operators", self.admin.as_ref())];
+        for (audience, edge) in edges {
+            for address in edge.and_then(|edge| edge.local_addrs().ok()).into_iter().flatten() {
+                tracing::info!(%address, "for" = audience, "listening");
+            }
+        }
+        for backend in &self.settings.backends.addresses {
+            tracing::info!(%backend, "a backend");
+        }
+    }
+}
+
+fn endpoints(settings: &Settings) -> Result<EndpointTable, StartError> {
+    let extra = settings.backends.extra_paths.iter();
+    extra.clone().try_fold(EndpointTable::ollama(), |table, extra| {
+        let added = table.with_path(&extra.path, &extra.methods);
+        added.map_err(|error| StartError::Setting(format!("LLAMATOWER_EXTRA_PATHS: {error}")))
+    })
+}
+
+fn keys(settings: &Settings) -> Result<KeySet, StartError> {
+    let of = |variable: &'static str, lines: &[Secret], role| {
+        let lines = lines.iter().map(Secret::expose);
+        let keys = KeySet::from_lines(lines, role);
+        keys.map_err(|error| StartError::Setting(format!("{variable}: {error}")))
+    };
+    let api = of("LLAMATOWER_API_KEYS", &settings.keys.api, Role::User)?;
+    let admin = of("LLAMATOWER_ADMIN_KEYS", &settings.keys.admin, Role::Admin)?;
+    Ok(api.merge(admin))
+}
+
+fn body_memory(settings: &Settings) -> MemoryBudget {
+    match settings.limits.body_memory {
+        SizeOrShare::Bytes(bytes) => MemoryBudget::new(bytes),
+        SizeOrShare::Share(share) => MemoryBudget::of_this_machine(share),
+    }
+}
+
+fn row(status: crate::ollama::fleet::BackendStatus) -> BackendRow {
+    BackendRow {
+        name: status.name,
+        is_up: status.is_up,
+        in_flight: status.in_flight as u64,
+    }
+}

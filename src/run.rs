@@ -1,0 +1,201 @@
+//! One run of the program, for each of its commands.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Empty;
+use tokio::runtime::Runtime;
+use tower::ServiceExt;
+
+use crate::cli::{Arguments, Command, Exit};
+use crate::demo;
+use crate::edge::Signals;
+use crate::gateway::{Gateway, StartError};
+use crate::ollama::upstream::{Address, Upstream};
+use crate::settings::{self, Loaded, Settings};
+use crate::telemetry::{LogOutput, Telemetry, TelemetryConfig};
+
+/// How long exporters may take to send what they hold when the process ends.
+const TELEMETRY_FLUSH: Duration = Duration::from_secs(5);
+
+/// Does what the arguments say.
+pub fn run(arguments: Arguments) -> Exit {
+    let config = arguments.config.as_deref();
+    match arguments.command.unwrap_or(Command::Serve) {
+        Command::Serve => with_settings(config, serve),
+        Command::Demo => with_settings(config, demo),
+        Command::Check => with_settings(config, |loaded| check(&loaded)),
+        Command::Healthcheck { url } => healthcheck(&url),
+        Command::Keygen { name } => keygen(&name),
+        Command::Reference { example: false } => print(settings::reference()),
+        Command::Reference { example: true } => print(settings::example_file()),
+    }
+}
+
+fn with_settings(config: Option<&Path>, then: impl FnOnce(Loaded) -> Exit) -> Exit {
+    match Settings::load(config, &|name| std::env::var(name).ok()) {
+        Ok(loaded) => then(loaded),
+        Err(error) => complain(error, Exit::WrongSetting),
+    }
+}
+
+fn check(loaded: &Loaded) -> Exit {
+    let rows = &loaded.effective;
+    let width = |of: fn(&settings::EffectiveSetting) -> usize| rows.iter().map(of).max().unwrap_or(0);
+    let names = width(|row| row.setting.variable.len());
+    let values = width(|row| row.value.len());
+    let lines = rows.iter().map(|row| {
+        let (name, value) = (row.setting.variable, &row.value);
+        format!("{name:names$}  {value:values$}  {}\n", row.source)
+    });
+    let text: String = lines.collect();
+    for warning in warnings() {
+        eprintln!("llamatower: {warning}");
+    }
+    print(text)
+}
+
+fn warnings() -> Vec<String> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    Settings::warnings(names)
+}
+
+fn serve(loaded: Loaded) -> Exit {
+    with_runtime(&loaded.settings, serve_until_signal(&loaded.settings, LogOutput::Stdout))
+}
+
+fn demo(loaded: Loaded) -> Exit {
+    let mut settings = loaded.settings;
+    let is_default = |key| {
+        let mut rows = loaded.effective.iter();
+        rows.any(|row| row.setting.key == key && row.source == "default")
+    };
+    if is_default("telemetry.log") {
+        settings.telemetry.log = "warn,llamatower::access=info".to_owned();
+    }
+    let runtime_settings = settings.clone();
+    with_runtime(&runtime_settings, async move {
+        let backends = match demo::start().await {
+            Ok(backends) => backends,
+            Err(error) => return complain(error, Exit::Failed),
+        };
+        settings.backends.addresses = backends.addresses();
+        settings.backends.management = 0;
+        if let Some(address) = settings.listen.public.first() {
+            let _ = io::stdout().write_all(demo::what_to_try(address).as_bytes());
+        }
+        serve_until_signal(&settings, LogOutput::Stdout).await
+    })
+}
+
+fn with_runtime(settings: &Settings, work: impl Future<Output = Exit>) -> Exit {
+    match runtime(settings) {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => complain(format!("the runtime cannot be started: {error}"), Exit::Failed),
+    }
+}
+
+fn runtime(settings: &Settings) -> io::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = settings.worker_threads {
+        builder.worker_threads(threads.get());
+    }
+    builder.enable_all().build()
+}
+
+async fn serve_until_signal(settings: &Settings, log_output: LogOutput) -> Exit {
+    let config = TelemetryConfig {
+        log_filter: settings.telemetry.log.clone(),
+        log_format: settings.telemetry.log_format,
+        log_output,
+        trusts_inbound_trace: settings.telemetry.trusts_inbound_trace,
+    };
+    let telemetry = match Telemetry::start(&config, &|name| std::env::var(name).ok()) {
+        Ok(telemetry) => Arc::new(telemetry),
+        Err(error) => return complain(error, Exit::WrongSetting),
+    };
+    for warning in warnings() {
+        tracing::warn!("{warning}");
+    }
+    let exit = match serve_gateway(settings, &telemetry).await {
+        Ok(()) => Exit::Done,
+        Err(StartError::Bind(error)) => complain(error, Exit::CannotListen),
+        Err(StartError::Setting(error)) => complain(error, Exit::WrongSetting),
+        Err(StartError::Signals(error)) => complain(error, Exit::Failed),
+    };
+    match Arc::try_unwrap(telemetry) {
+        Ok(telemetry) => telemetry.shutdown(TELEMETRY_FLUSH).await,
+        Err(_) => tracing::warn!("telemetry is still in use and is not flushed"),
+    }
+    exit
+}
+
+async fn serve_gateway(settings: &Settings, telemetry: &Arc<Telemetry>) -> Result<(), StartError> {
+    let mut signals = Signals::listen().map_err(StartError::Signals)?;
+    let gateway = Gateway::bind(settings, telemetry)?;
+    let (leave, left) = tokio::sync::oneshot::channel();
+    let serving = gateway.serve(async {
+        let _ = left.await;
+    });
+    let mut serving = std::pin::pin!(serving);
+    tokio::select! {
+        () = &mut serving => return Ok(()),
+        signal = signals.next() => tracing::info!(signal, "draining"),
+    }
+    let _ = leave.send(());
+    tokio::select! {
+        () = serving => tracing::info!("drained"),
+        signal = signals.next() => tracing::warn!(signal, "ending at once"),
+    }
+    Ok(())
+}
+
+fn healthcheck(url: &str) -> Exit {
+    let Some((address, path)) = split(url) else {
+        return complain(format!("{url:?} is no URL like http://127.0.0.1:3000/health"), Exit::Failed);
+    };
+    let asked = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let asked = asked.map(|runtime| {
+        let request = Request::get(path).body(Empty::<Bytes>::new());
+        runtime.block_on(async { Upstream::new(address).oneshot(request?).await })
+    });
+    match asked {
+        Ok(Ok(answer)) if answer.status().is_success() => Exit::Done,
+        Ok(Ok(answer)) => complain(format!("{url} answered {}", answer.status()), Exit::Failed),
+        Ok(Err(error)) => complain(error, Exit::Failed),
+        Err(error) => complain(error, Exit::Failed),
+    }
+}
+
+fn split(url: &str) -> Option<(Address, String)> {
+    let rest = url.strip_prefix("http://")?;
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, "health"));
+    Some((authority.parse().ok()?, format!("/{path}")))
+}
+
+fn keygen(name: &str) -> Exit {
+    match llamatower_layers::api_key::generate_key(name) {
+        Ok((key, line)) => print(format!(
+            "key, for the client:          {key}\nLLAMATOWER_API_KEYS, for you: {line}\n"
+        )),
+        Err(error) => complain(error, Exit::Failed),
+    }
+}
+
+fn print(text: impl AsRef<str>) -> Exit {
+    match io::stdout().write_all(text.as_ref().as_bytes()) {
+        Ok(()) => Exit::Done,
+        Err(_) => Exit::Failed,
+    }
+}
+
+fn complain(error: impl Display, exit: Exit) -> Exit {
+    eprintln!("llamatower: {error}");
+    exit
+}

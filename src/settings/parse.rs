@@ -1,0 +1,197 @@
+//! Texts into values. What is wrong is said without the value, which the caller shows or hides.
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::time::Duration;
+
+use http::Method;
+
+/// Requests in a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many.
+    pub requests: NonZeroU32,
+    /// In how long.
+    pub per: Duration,
+}
+
+/// Memory: so many bytes, or a share of the limit of the container or machine.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum SizeOrShare {
+    /// In bytes.
+    Bytes(u64),
+    /// Between 0 and 1.
+    Share(f64),
+}
+
+/// A path that is allowed by a setting, with its methods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExtraPath {
+    /// The methods it is asked with.
+    pub methods: Vec<Method>,
+    /// The exact path.
+    pub path: String,
+}
+
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = match text.parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
+        Err(_) => humantime::parse_duration(text).map_err(|error| error.to_string()),
+    };
+    parsed.and_then(|duration| match duration {
+        Duration::ZERO => Err("it must be longer than 0".to_owned()),
+        duration => Ok(duration),
+    })
+}
+
+pub(super) fn pause(text: &str) -> Result<Duration, String> {
+    match text {
+        "0" | "0s" => Ok(Duration::ZERO),
+        text => duration(text),
+    }
+}
+
+pub(super) fn optional_duration(text: &str) -> Result<Option<Duration>, String> {
+    match text {
+        "off" => Ok(None),
+        text => duration(text).map(Some),
+    }
+}
+
+pub(super) fn count(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "it is no whole number above 0".to_owned())
+}
+
+pub(super) fn number(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
+        _ => Err("it is no number of 0 or more".to_owned()),
+    }
+}
+
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        _ => return Err("its unit is none of KiB, MiB, GiB, kB, MB, GB".to_owned()),
+    };
+    let number: u64 = digits.trim().parse().map_err(|_| "it is no number of bytes".to_owned())?;
+    match number.checked_mul(unit) {
+        Some(size) if size > 0 => Ok(size),
+        Some(_) => Err("it must be more than 0".to_owned()),
+        None => Err("it is too large".to_owned()),
+    }
+}
+
+pub(super) fn size_or_share(text: &str) -> Result<SizeOrShare, String> {
+    let Some(percent) = text.strip_suffix('%') else {
+        return size(text).map(SizeOrShare::Bytes);
+    };
+    match percent.trim().parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(SizeOrShare::Share(percent / 100.0)),
+        _ => Err("a share lies above 0% and up to 100%".to_owned()),
+    }
+}
+
+pub(super) fn rate(text: &str) -> Result<Option<Rate>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let (requests, per) = text.split_once('/').ok_or("it has no /s, /m or /h")?;
+    let requests = requests.trim().parse().map_err(|_| "it has no whole number above 0".to_owned())?;
+    let per = match per.trim() {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err("its time is none of s, m, h".to_owned()),
+    };
+    let per = Duration::from_secs(per);
+    Ok(Some(Rate { requests, per }))
+}
+
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "on" | "yes" => Ok(true),
+        "false" | "0" | "off" | "no" => Ok(false),
+        _ => Err("it is neither true nor false".to_owned()),
+    }
+}
+
+pub(super) fn base_path(text: &str) -> Result<String, String> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./~".contains(&b);
+    let path = text.trim_end_matches('/');
+    let sound = path.is_empty()
+        || (path.starts_with('/')
+            && path.bytes().all(plain)
+            && path[1..].split('/').all(|part| !matches!(part, "" | "." | "..")));
+    match sound {
+        true => Ok(path.to_owned()),
+        false => Err("it must look like /prefix, of letters, digits and - _ . ~".to_owned()),
+    }
+}
+
+pub(super) fn extra_path(text: &str) -> Result<ExtraPath, String> {
+    let (method, path) = match text.trim().split_once(char::is_whitespace) {
+        Some((method, path)) => (method, path.trim()),
+        None => ("POST", text.trim()),
+    };
+    let method = Method::from_bytes(method.as_bytes()).map_err(|error| error.to_string())?;
+    let known = llamatower_layers::EndpointTable::ollama().with_path(path, std::slice::from_ref(&method));
+    known.map_err(|error| error.to_string())?;
+    Ok(ExtraPath {
+        methods: vec![method],
+        path: path.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_seconds_or_have_units() {
+        for (text, milliseconds) in [("2", 2000), ("2s", 2000), ("1m30s", 90_000), ("250ms", 250), ("0.5", 500)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["", "0", "soon", "-1", "2 parsecs", "inf", "1e99"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+        assert_eq!(optional_duration("off"), Ok(None));
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in [("1048576", 1 << 20), ("128MiB", 128 << 20), ("1GB", 1_000_000_000), ("64k", 64 << 10)] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "0", "MiB", "-1", "1TiB", "99999999999GiB"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+        assert_eq!(size_or_share("25%"), Ok(SizeOrShare::Share(0.25)));
+        assert!(size_or_share("0%").is_err() && size_or_share("101%").is_err());
+    }
+
+    #[test]
+    fn rates_are_requests_in_a_time() {
+        let expected = Rate { requests: 600.try_into().expect("not 0"), per: Duration::from_secs(60) };
+        assert_eq!(rate("600/m"), Ok(Some(expected)));
+        assert_eq!(rate("off"), Ok(None));
+        for text in ["600", "0/s", "5/d", "/s", "x/s"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_base_path_is_a_plain_prefix() {
+        assert_eq!(base_path("/ollama/"), Ok("/ollama".to_owned()));
+        assert_eq!(base_path("/"), Ok(String::new()));
+        for text in ["ollama", "/a//b", "/a/../b", "/a%20b", "/a?b"] {
+            assert!(base_path(text).is_err(), "{text}");
+        }
+    }
+}

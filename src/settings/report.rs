@@ -1,0 +1,108 @@
+//! Settings as people read them.
+
+use std::fmt::Write as _;
+
+use super::source::Texts;
+use super::{SETTINGS, Setting, Settings};
+
+/// A setting, its value and where that came from.
+#[derive(Clone, Debug)]
+pub struct EffectiveSetting {
+    /// The row of the table.
+    pub setting: &'static Setting,
+    /// The value as text; secrets are only counted.
+    pub value: String,
+    /// `default`, a variable, or a file.
+    pub source: String,
+}
+
+pub(super) fn effective(texts: &Texts, settings: &Settings) -> Vec<EffectiveSetting> {
+    let rows = SETTINGS.iter().map(|setting| {
+        let text = texts.get(setting.key);
+        let (value, source) = match text {
+            Some(text) if setting.form.is_secret() => ("[secret]".to_owned(), text.source.clone()),
+            Some(text) => (text.value.clone(), text.source.clone()),
+            None => ("(none)".to_owned(), "default".to_owned()),
+        };
+        EffectiveSetting {
+            setting,
+            value,
+            source,
+        }
+    });
+    let mut rows: Vec<_> = rows.collect();
+    take_ollama_timeout(&mut rows, texts, settings);
+    rows
+}
+
+/// `OLLAMA_TIMEOUT` is the default of two clocks; it is shown where it takes effect.
+fn take_ollama_timeout(rows: &mut [EffectiveSetting], texts: &Texts, settings: &Settings) {
+    let Some(ollama) = texts.get("timeouts.ollama") else {
+        return;
+    };
+    let clocks = [
+        ("timeouts.first_byte", settings.timeouts.first_byte),
+        ("timeouts.idle", settings.timeouts.idle),
+    ];
+    for row in rows {
+        let clock = clocks.iter().find(|(key, _)| *key == row.setting.key);
+        if let Some((_, Some(value))) = clock
+            && row.source == "default"
+        {
+            row.value = humantime::format_duration(*value).to_string();
+            row.source.clone_from(&ollama.source);
+        }
+    }
+}
+
+/// The reference of all settings, as Markdown.
+pub fn reference() -> String {
+    let mut text = String::from(
+        "# Configuration\n\n\
+         <!-- Made by `llamatower reference`; a test compares. -->\n\n\
+         Every setting has an environment variable and a place in a TOML file (`--config FILE`, or\n\
+         `LLAMATOWER_CONFIG`). The environment wins over the file. An empty variable counts as not\n\
+         set. `llamatower check` prints what is in force and where each value came from, and fails\n\
+         with the name of what is wrong.\n\n\
+         A secret can be given as a file: append `_FILE` to its variable and give the path.\n\n\
+         The telemetry exporter is configured by OpenTelemetry's own variables; see\n\
+         [operations](operations.md).\n",
+    );
+    let mut section = "";
+    for setting in SETTINGS {
+        let (first, name) = setting.key.split_once('.').unwrap_or(("", setting.key));
+        if first != section {
+            section = first;
+            let _ = write!(text, "\n## `[{section}]`\n\n");
+            text.push_str("| Variable | TOML | Default | What it does |\n|---|---|---|---|\n");
+        }
+        let default = match setting.default {
+            "" => "none".to_owned(),
+            default => format!("`{default}`"),
+        };
+        let _ = writeln!(
+            text,
+            "| `{}` | `{name}` | {default} | {} Form: {}. |",
+            setting.variable,
+            setting.about,
+            setting.form.describe()
+        );
+    }
+    text
+}
+
+/// A TOML file with every setting at its default, commented out.
+pub fn example_file() -> String {
+    let mut text = String::from("# All settings at their defaults. The environment wins over this file.\n");
+    let mut section = "";
+    for setting in SETTINGS {
+        let (first, name) = setting.key.split_once('.').unwrap_or(("", setting.key));
+        if first != section {
+            section = first;
+            let _ = write!(text, "\n[{section}]\n");
+        }
+        let _ = writeln!(text, "# {} ({})", setting.about, setting.variable);
+        let _ = writeln!(text, "#{name} = {:?}", setting.default);
+    }
+    text
+}

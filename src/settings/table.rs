@@ -1,0 +1,165 @@
+//! The one table of all settings: names, defaults and what they mean.
+//!
+//! `llamatower check`, the reference in the guide, the list of known variables and the tests all
+//! come from it.
+
+/// One setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Its place in the TOML file, `section.name`.
+    pub key: &'static str,
+    /// Its environment variable.
+    pub variable: &'static str,
+    /// What a value looks like.
+    pub form: Form,
+    /// The default as it would be written; empty for none.
+    pub default: &'static str,
+    /// What it does and when to change it.
+    pub about: &'static str,
+}
+
+/// What the value of a setting looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Any text.
+    Text,
+    /// A text that is never shown, and may be given as the path of a file.
+    Secret,
+    /// Several texts, with commas, or an array in TOML.
+    List,
+    /// Several secrets, with commas or line breaks.
+    SecretList,
+    /// A duration: seconds, or a text like `1m30s`.
+    Duration,
+    /// A duration, or `off`.
+    OptionalDuration,
+    /// A whole number above zero.
+    Count,
+    /// A number.
+    Number,
+    /// Bytes: a number, or a text like `128MiB`.
+    Size,
+    /// Bytes, or a share of the memory limit like `25%`.
+    SizeOrShare,
+    /// Requests in a time like `600/m`, or `off`.
+    Rate,
+    /// `true` or `false`.
+    Switch,
+}
+
+impl Form {
+    /// Whether the value is never shown.
+    pub fn is_secret(self) -> bool {
+        matches!(self, Self::Secret | Self::SecretList)
+    }
+
+    /// The form in a few words, for the reference and for errors.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Secret => "secret text",
+            Self::List => "texts with commas",
+            Self::SecretList => "secret texts with commas",
+            Self::Duration => "a duration: seconds, or like 250ms, 2s, 1m30s",
+            Self::OptionalDuration => "a duration: seconds, or like 250ms, 2s, 1m30s; or off",
+            Self::Count => "a whole number above 0",
+            Self::Number => "a number, 0 or more",
+            Self::Size => "bytes, or like 64KiB, 128MiB, 1GiB",
+            Self::SizeOrShare => "bytes, or like 512MiB, or a share like 25%",
+            Self::Rate => "requests in a time like 10/s, 600/m, 5000/h; or off",
+            Self::Switch => "true or false",
+        }
+    }
+}
+
+macro_rules! settings {
+    ($($key:literal $variable:literal $form:ident $default:literal $about:literal)*) => {
+        /// Every setting, by section.
+        pub const SETTINGS: &[Setting] = &[$(Setting {
+            key: $key,
+            variable: $variable,
+            form: Form::$form,
+            default: $default,
+            about: $about,
+        }),*];
+    };
+}
+
+settings! {
+    "listen.public" "LLAMATOWER_LISTEN" List "127.0.0.1:3000"
+        "Where clients connect: IPv4 and IPv6 addresses with a port, and `unix:/path`. Set it to `0.0.0.0:3000` for other machines."
+    "listen.admin" "LLAMATOWER_ADMIN_LISTEN" List "127.0.0.1:3001"
+        "Where `/metrics` and `/health` are served for operators; `off` for nowhere."
+    "listen.base_path" "LLAMATOWER_BASE_PATH" Text ""
+        "A prefix of all paths, like `/ollama`, for clients with `OLLAMA_HOST=https://gateway/ollama`."
+    "listen.origins" "OLLAMA_ORIGINS" List ""
+        "Origins of web pages that may call besides Ollama's defaults, each with at most one `*`."
+    "listen.max_connections" "LLAMATOWER_MAX_CONNECTIONS" Count "16384"
+        "Client connections open at a time; further ones wait to be accepted."
+    "backends.urls" "OLLAMA_URL" List "http://localhost:11434"
+        "The Ollama servers, one or several."
+    "backends.default_model" "DEFAULT_OLLAMA_MODEL" Text ""
+        "The model of an inference request that names none; without it such a request is the backend's to refuse."
+    "backends.management" "LLAMATOWER_MANAGEMENT_BACKEND" Text ""
+        "Which of the servers pulls, creates, copies and deletes models; the first if not set."
+    "backends.extra_paths" "LLAMATOWER_EXTRA_PATHS" List ""
+        "Exact paths that Ollama has and this version does not know, like `POST /api/rerank`; their JSON body is routed by its `model`."
+    "backends.probe_interval" "LLAMATOWER_PROBE_INTERVAL" Duration "5s"
+        "How often each server is asked for its models."
+    "backends.probe_timeout" "LLAMATOWER_PROBE_TIMEOUT" Duration "2s"
+        "How long a server may take to answer the gateway's own questions before it counts as down."
+    "backends.pool_idle" "LLAMATOWER_POOL_IDLE" Count "128"
+        "Idle connections kept to each server."
+    "backends.pool_idle_timeout" "LLAMATOWER_POOL_IDLE_TIMEOUT" Duration "90s"
+        "How long an idle connection to a server is kept."
+    "timeouts.ollama" "OLLAMA_TIMEOUT" OptionalDuration ""
+        "The longest wait between two bytes of an answer, the first included; never a total. When set it is the default of `LLAMATOWER_FIRST_BYTE_TIMEOUT` and `LLAMATOWER_IDLE_TIMEOUT`."
+    "timeouts.connect" "LLAMATOWER_CONNECT_TIMEOUT" Duration "2s"
+        "How long a connection to a server may take to open; then another server is asked."
+    "timeouts.first_byte" "LLAMATOWER_FIRST_BYTE_TIMEOUT" OptionalDuration "900s"
+        "How long a server may say nothing after a request was sent. Ollama sends nothing before a model is loaded and the prompt is read, and with `stream:false` nothing before the answer is whole."
+    "timeouts.idle" "LLAMATOWER_IDLE_TIMEOUT" OptionalDuration "60s"
+        "How long a server may pause within an answer."
+    "timeouts.total" "LLAMATOWER_TOTAL_TIMEOUT" OptionalDuration "off"
+        "How long an answer may take in all. A long answer is no fault, so there is none by default."
+    "timeouts.write_stall" "LLAMATOWER_WRITE_STALL_TIMEOUT" Duration "60s"
+        "How long a client may read nothing of what it is sent before its request is given up."
+    "timeouts.head" "LLAMATOWER_HEAD_TIMEOUT" Duration "75s"
+        "How long a client may take to send the head of a request; also how long its idle connection is kept."
+    "timeouts.body_read" "LLAMATOWER_BODY_READ_TIMEOUT" Duration "30s"
+        "How long a client may pause while it sends the body of a request."
+    "timeouts.drain_delay" "LLAMATOWER_DRAIN_DELAY" Duration "1s"
+        "After SIGTERM: how long connections are still accepted, while `/health` says 503."
+    "timeouts.drain" "LLAMATOWER_DRAIN_TIMEOUT" Duration "30s"
+        "After that: how long requests under way may take before they are cut off with an error."
+    "limits.in_flight" "LLAMATOWER_MAX_IN_FLIGHT" Count "4096"
+        "Requests under way at a time; further ones are refused at once (503)."
+    "limits.body" "LLAMATOWER_BODY_LIMIT" Size "128MiB"
+        "The largest body of an inference request; images count. Uploads of blobs are not limited."
+    "limits.body_memory" "LLAMATOWER_BODY_MEMORY" SizeOrShare "25%"
+        "Memory for the bodies of all requests under way; a share is one of the memory limit of the container or machine."
+    "limits.rate" "LLAMATOWER_RATE_LIMIT" Rate "off"
+        "Requests that all clients together may send."
+    "limits.key_rate" "LLAMATOWER_KEY_RATE_LIMIT" Rate "off"
+        "Requests that each client may send; a client is a key, or an address where no key is shown."
+    "retry.attempts" "LLAMATOWER_RETRY_ATTEMPTS" Count "3"
+        "How many times a request is sent in all while its client has not seen a byte; 1 for no retries."
+    "retry.budget_ratio" "LLAMATOWER_RETRY_BUDGET_RATIO" Number "0.2"
+        "Retries allowed for each request of the last seconds, over all requests."
+    "retry.budget_floor" "LLAMATOWER_RETRY_BUDGET_FLOOR" Number "10"
+        "Retries a second that are allowed however few requests there are."
+    "keys.api" "LLAMATOWER_API_KEYS" SecretList ""
+        "Digests of the keys that clients must show, each `name=sha256:<64 hex digits>` as `llamatower keygen` prints it; without any, no key is asked for."
+    "keys.admin" "LLAMATOWER_ADMIN_KEYS" SecretList ""
+        "Digests of the keys that may also manage models (pull, push, create, copy, delete, blobs); without any, management is off."
+    "keys.groq" "GROQ_API_KEY" Secret ""
+        "A key of the cloud service that requests may overflow to. Nothing uses it yet."
+    "telemetry.log" "LLAMATOWER_LOG" Text "info"
+        "Which log lines are written, in the syntax of `RUST_LOG`; `info,llamatower::access=off` drops the line for each request."
+    "telemetry.log_format" "LLAMATOWER_LOG_FORMAT" Text "auto"
+        "`human`, `json`, or `auto`: human on a terminal, JSON elsewhere."
+    "telemetry.trust_trace" "LLAMATOWER_TRUST_TRACE" Switch "true"
+        "Whether a trace that a client names in `traceparent` is continued."
+    "runtime.worker_threads" "LLAMATOWER_WORKER_THREADS" Text "auto"
+        "Threads that serve requests; `auto` for as many as there are CPUs."
+}

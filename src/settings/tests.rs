@@ -1,0 +1,157 @@
+use std::collections::BTreeMap;
+use std::io::Write as _;
+
+use super::*;
+
+fn load(environment: &[(&str, &str)]) -> Result<Loaded, SettingsError> {
+    let environment: BTreeMap<_, _> = environment.iter().copied().collect();
+    Settings::load(None, &|name| environment.get(name).map(|value| (*value).to_owned()))
+}
+
+fn load_file(text: &str, environment: &[(&str, &str)]) -> Result<Loaded, SettingsError> {
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    file.write_all(text.as_bytes()).expect("it can be written");
+    let environment: BTreeMap<_, _> = environment.iter().copied().collect();
+    Settings::load(Some(file.path()), &|name| {
+        environment.get(name).map(|value| (*value).to_owned())
+    })
+}
+
+const DIGEST: &str = "ada=sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+
+/// A sound value that is not the default, for each form.
+fn another_value(setting: &Setting) -> &'static str {
+    match (setting.key, setting.form) {
+        ("listen.public", _) => "127.0.0.1:4000,[::1]:4000",
+        ("listen.admin", _) => "off",
+        ("listen.base_path", _) => "/ollama",
+        ("backends.management", _) => "localhost:11434",
+        ("backends.extra_paths", _) => "POST /api/rerank",
+        ("telemetry.log_format", _) => "json",
+        ("runtime.worker_threads", _) => "3",
+        (_, Form::Text | Form::Secret | Form::List) => "other",
+        (_, Form::SecretList) => DIGEST,
+        (_, Form::Duration | Form::OptionalDuration) => "7m",
+        (_, Form::Count) => "7",
+        (_, Form::Number) => "0.7",
+        (_, Form::Size | Form::SizeOrShare) => "7MiB",
+        (_, Form::Rate) => "7/m",
+        (_, Form::Switch) => "off",
+    }
+}
+
+/// A value that no setting of this form takes.
+fn bad_value(setting: &Setting) -> Option<&'static str> {
+    match (setting.key, setting.form) {
+        ("listen.public" | "listen.admin", _) => Some("nowhere"),
+        ("listen.base_path", _) => Some("no-slash"),
+        ("backends.urls", _) => Some("https://gpu"),
+        ("backends.management", _) => Some("elsewhere:1"),
+        ("backends.extra_paths", _) => Some("POST /api/../x"),
+        ("telemetry.log_format" | "runtime.worker_threads", _) => Some("neither"),
+        (_, Form::Text | Form::Secret | Form::List) => None,
+        _ => Some("neither"),
+    }
+}
+
+fn effective<'a>(loaded: &'a Loaded, setting: &Setting) -> &'a EffectiveSetting {
+    let mut rows = loaded.effective.iter();
+    rows.find(|row| row.setting.key == setting.key).expect("every setting is reported")
+}
+
+#[test]
+fn every_setting_can_be_given_by_the_environment_alone() {
+    let before = format!("{:?}", load(&[]).expect("the defaults are sound").settings);
+    for setting in SETTINGS {
+        let mut environment = vec![(setting.variable, another_value(setting))];
+        if setting.key == "backends.management" {
+            environment.push(("OLLAMA_URL", "gpu-1,localhost:11434"));
+        }
+        let loaded = load(&environment).unwrap_or_else(|error| panic!("{error}"));
+        let row = effective(&loaded, setting);
+        assert_eq!(row.source, setting.variable);
+        assert_ne!(format!("{:?}", loaded.settings), before, "{} does nothing", setting.variable);
+    }
+}
+
+#[test]
+fn every_setting_can_be_given_by_the_file_and_the_environment_wins() {
+    for setting in SETTINGS {
+        let (section, name) = setting.key.split_once('.').expect("keys have sections");
+        let mut text = format!("[{section}]\n{name} = {:?}\n", another_value(setting));
+        if setting.key == "backends.management" {
+            text.push_str("urls = [\"gpu-1\", \"localhost:11434\"]\n");
+        }
+        let loaded = load_file(&text, &[]).unwrap_or_else(|error| panic!("{error}"));
+        assert_ne!(effective(&loaded, setting).source, "default", "{}", setting.key);
+        let wins = [("OLLAMA_URL", "gpu-1,localhost:11434"), (setting.variable, another_value(setting))];
+        let loaded = load_file(&text, &wins).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(effective(&loaded, setting).source, setting.variable);
+    }
+}
+
+#[test]
+fn a_bad_value_is_named_with_its_variable_and_what_is_expected() {
+    for setting in SETTINGS {
+        let Some(bad) = bad_value(setting) else { continue };
+        let error = load(&[(setting.variable, bad)]).expect_err(setting.variable).to_string();
+        assert!(error.contains(setting.variable), "{error}");
+        assert!(error.contains(setting.form.describe()), "{error}");
+        assert_eq!(error.contains(bad), !setting.form.is_secret(), "{error}");
+    }
+}
+
+#[test]
+fn everything_that_is_wrong_is_told_at_once() {
+    let error = load(&[("OLLAMA_TIMEOUT", "x"), ("LLAMATOWER_LISTEN", "y"), ("OLLAMA_URL", "ftp://z")]);
+    assert_eq!(error.expect_err("three things are wrong").problems().len(), 3);
+}
+
+#[test]
+fn a_secret_can_be_a_file_and_is_never_shown() {
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    writeln!(file, "hunter2").expect("it can be written");
+    let path = file.path().to_str().expect("a plain path").to_owned();
+    let loaded = load(&[("GROQ_API_KEY_FILE", &path)]).expect("sound");
+    assert_eq!(loaded.settings.keys.groq.as_ref().map(Secret::expose), Some("hunter2"));
+    assert!(!format!("{loaded:?}").contains("hunter2"));
+
+    let both = load(&[("GROQ_API_KEY_FILE", &path), ("GROQ_API_KEY", "x")]);
+    assert!(both.expect_err("two sources").to_string().contains("GROQ_API_KEY_FILE"));
+    let missing = load(&[("GROQ_API_KEY_FILE", "/no/such/file")]).expect_err("no file").to_string();
+    assert!(missing.contains("GROQ_API_KEY_FILE") && missing.contains("/no/such/file"), "{missing}");
+}
+
+#[test]
+fn ollama_timeout_is_the_default_of_two_clocks() {
+    let loaded = load(&[("OLLAMA_TIMEOUT", "60"), ("LLAMATOWER_FIRST_BYTE_TIMEOUT", "600")]).expect("sound");
+    assert_eq!(loaded.settings.timeouts.first_byte, Some(Duration::from_secs(600)));
+    assert_eq!(loaded.settings.timeouts.idle, Some(Duration::from_secs(60)));
+    assert_eq!(loaded.settings.timeouts.total, None);
+    let idle = loaded.effective.iter().find(|row| row.setting.key == "timeouts.idle").expect("reported");
+    assert_eq!((idle.value.as_str(), idle.source.as_str()), ("1m", "OLLAMA_TIMEOUT"));
+}
+
+#[test]
+fn an_empty_variable_counts_as_not_set() {
+    let loaded = load(&[("OLLAMA_URL", " "), ("LLAMATOWER_API_KEYS", "")]).expect("sound");
+    assert_eq!(loaded.settings.backends.addresses[0].to_string(), "localhost:11434");
+    assert!(loaded.settings.keys.api.is_empty());
+}
+
+#[test]
+fn a_misspelt_key_or_variable_is_told_with_the_right_one() {
+    let error = load_file("[timeouts]\nconect = 2\n", &[]).expect_err("misspelt").to_string();
+    assert!(error.contains("timeouts.connect"), "{error}");
+    let warnings = Settings::warnings(["LLAMATOWER_LISTN".to_owned(), "PATH".to_owned()].into_iter());
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].contains("LLAMATOWER_LISTEN"), "{warnings:?}");
+}
+
+#[test]
+fn the_reference_in_the_guide_is_the_one_of_the_code() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let read = |name: &str| std::fs::read_to_string(format!("{root}/{name}")).unwrap_or_default();
+    assert_eq!(read("docs/configuration.md"), reference(), "run: cargo run -- reference > docs/configuration.md");
+    assert_eq!(read("llamatower.example.toml"), example_file(), "run: cargo run -- reference --example > llamatower.example.toml");
+}
