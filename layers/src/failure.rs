@@ -33,7 +33,7 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 /// The error type in which layers pass failures outwards.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -65,6 +65,10 @@ pub trait Fail: Error + Send + Sync + 'static {
     fn retry_after(&self) -> Option<Duration> {
         None
     }
+    /// Writes the headers that the answer carries beside its status, such as
+    /// `WWW-Authenticate` on a 401 (RFC 9110 11.6.1). `Retry-After` is not among them: it is
+    /// written from [`retry_after`](Self::retry_after).
+    fn write_headers(&self, _headers: &mut HeaderMap) {}
 }
 
 /// A failure on its way out: what it means, and the error that caused it.
@@ -108,6 +112,11 @@ impl Failure {
     /// How long the client should wait before it asks again.
     pub fn retry_after(&self) -> Option<Duration> {
         self.cause.retry_after()
+    }
+
+    /// Writes the headers that the answer carries beside its status.
+    pub fn write_headers(&self, headers: &mut HeaderMap) {
+        self.cause.write_headers(headers);
     }
 
     /// The cause, if it is an `E`.

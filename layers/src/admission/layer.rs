@@ -1,0 +1,52 @@
+//! The layer, which owns the count.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use tower_layer::Layer;
+
+use super::AdmissionService;
+use super::permit::Cap;
+
+/// Refuses what exceeds a number of requests in flight. See the [module](super).
+///
+/// All services of one layer and of its clones share one count.
+#[derive(Clone)]
+pub struct AdmissionLayer {
+    cap: Arc<Cap>,
+}
+
+impl AdmissionLayer {
+    /// Admits up to `max` requests at a time.
+    pub fn new(max: NonZeroUsize) -> Self {
+        Self { cap: Cap::new(max) }
+    }
+
+    /// How many requests may be in flight.
+    pub fn max(&self) -> NonZeroUsize {
+        self.cap.max()
+    }
+
+    /// How many requests are in flight now: from their admission to the end of their answer.
+    pub fn in_flight(&self) -> usize {
+        self.cap.in_flight()
+    }
+}
+
+impl<S> Layer<S> for AdmissionLayer {
+    type Service = AdmissionService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        AdmissionService::new(inner, self.cap.clone())
+    }
+}
+
+impl fmt::Debug for AdmissionLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdmissionLayer")
+            .field("max", &self.max())
+            .field("in_flight", &self.in_flight())
+            .finish()
+    }
+}

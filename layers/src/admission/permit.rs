@@ -1,0 +1,58 @@
+//! The count of requests in flight, and the permits that it is made of.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::AtCapacity;
+
+/// A count that never exceeds its cap.
+pub(super) struct Cap {
+    max: NonZeroUsize,
+    in_flight: AtomicUsize,
+}
+
+impl Cap {
+    pub(super) fn new(max: NonZeroUsize) -> Arc<Self> {
+        Arc::new(Self {
+            max,
+            in_flight: AtomicUsize::new(0),
+        })
+    }
+
+    pub(super) fn max(&self) -> NonZeroUsize {
+        self.max
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    // Relaxed is enough: the count guards no other memory, and its own order is total.
+    pub(super) fn try_admit(self: &Arc<Self>) -> Result<Permit, AtCapacity> {
+        self.in_flight
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+                (n < self.max.get()).then_some(n + 1)
+            })
+            .map(|_| Permit { cap: self.clone() })
+            .map_err(|_| AtCapacity { max: self.max })
+    }
+}
+
+/// The place of one request, given back when it is dropped.
+pub struct Permit {
+    cap: Arc<Cap>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.cap.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,65 @@
+//! The answer's body.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use super::shield::{Hook, quietly, shield};
+use crate::{BoxError, Failure};
+
+pin_project! {
+    /// A body whose panic is an error.
+    #[derive(Debug)]
+    pub struct PanicGuardBody<B> {
+        // `None` once it has panicked.
+        #[pin]
+        inner: Option<B>,
+        hook: Hook,
+    }
+}
+
+impl<B> PanicGuardBody<B> {
+    pub(super) fn new(inner: B, hook: Hook) -> Self {
+        let inner = Some(inner);
+        Self { inner, hook }
+    }
+}
+
+impl<B> Body for PanicGuardBody<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    type Data = B::Data;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+        let mut this = self.project();
+        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
+            return Poll::Ready(None);
+        };
+        match shield(*this.hook, || inner.poll_frame(cx)) {
+            Ok(frame) => frame.map_err(Into::into),
+            Err(panicked) => {
+                quietly(|| this.inner.set(None));
+                Poll::Ready(Some(Err(Failure::from(panicked).into())))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.inner {
+            Some(inner) => inner.size_hint(),
+            None => SizeHint::with_exact(0),
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! The answer under way.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http::Response;
+use pin_project_lite::pin_project;
+
+use super::shield::{Hook, quietly, shield};
+use super::{PanicGuardBody, Panicked};
+use crate::{BoxError, Failure};
+
+pin_project! {
+    /// The future of [`PanicGuardService`](super::PanicGuardService).
+    #[derive(Debug)]
+    pub struct ResponseFuture<F> {
+        // `None` once it has panicked.
+        #[pin]
+        inner: Option<F>,
+        hook: Hook,
+    }
+}
+
+impl<F> ResponseFuture<F> {
+    pub(super) fn new(inner: Option<F>, hook: Hook) -> Self {
+        Self { inner, hook }
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Response<PanicGuardBody<R>>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let hook = *this.hook;
+        let polled = match this.inner.as_mut().as_pin_mut() {
+            Some(inner) => shield(hook, || inner.poll(cx)),
+            None => Err(Panicked),
+        };
+        match polled {
+            Ok(answer) => answer
+                .map_ok(|response| response.map(|body| PanicGuardBody::new(body, hook)))
+                .map_err(Into::into),
+            Err(panicked) => {
+                quietly(|| this.inner.set(None));
+                Poll::Ready(Err(Failure::from(panicked).into()))
+            }
+        }
+    }
+}

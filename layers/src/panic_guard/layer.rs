@@ -1,0 +1,40 @@
+//! The layer.
+
+use tower_layer::Layer;
+
+use super::PanicGuardService;
+use super::shield::Hook;
+
+/// Makes a panic the failure of one request. See the [module](super).
+#[derive(Clone, Copy, Debug)]
+pub struct PanicGuardLayer {
+    hook: Hook,
+}
+
+impl PanicGuardLayer {
+    /// Tells nobody of a panic but the request's client, and that without its text.
+    pub fn new() -> Self {
+        Self { hook: |_| () }
+    }
+
+    /// Calls `hook` with the text of each panic, on the thread that panicked.
+    ///
+    /// The process's own panic hook runs before it, as for any panic.
+    pub fn with_hook(self, hook: fn(&str)) -> Self {
+        Self { hook }
+    }
+}
+
+impl Default for PanicGuardLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S> Layer<S> for PanicGuardLayer {
+    type Service = PanicGuardService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        PanicGuardService::new(inner, self.hook)
+    }
+}

@@ -1,0 +1,45 @@
+//! The service.
+
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use tower_service::Service;
+
+use super::shield::{Hook, shield};
+use super::{PanicGuardBody, ResponseFuture};
+use crate::{BoxError, Failure};
+
+/// The service of [`PanicGuardLayer`](super::PanicGuardLayer).
+#[derive(Clone, Debug)]
+pub struct PanicGuardService<S> {
+    inner: S,
+    hook: Hook,
+}
+
+impl<S> PanicGuardService<S> {
+    pub(super) fn new(inner: S, hook: Hook) -> Self {
+        Self { inner, hook }
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for PanicGuardService<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+{
+    type Response = Response<PanicGuardBody<R>>;
+    type Error = BoxError;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        match shield(self.hook, || self.inner.poll_ready(cx)) {
+            Ok(ready) => ready.map_err(Into::into),
+            Err(panicked) => Poll::Ready(Err(Failure::from(panicked).into())),
+        }
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let inner = shield(self.hook, || self.inner.call(request));
+        ResponseFuture::new(inner.ok(), self.hook)
+    }
+}
