@@ -1,8 +1,16 @@
 //! Bodies that layers pass on: what rides an answer to its end, and what can be sent again.
 
+mod error;
 mod guarded;
+mod machine;
+mod memory;
+pub(crate) mod read_clock;
+mod replay;
 
+pub use error::{BodyReadTimeout, ClientBodyFailed};
 pub use guarded::Guarded;
+pub use memory::{MemoryBudget, Reservation};
+pub use replay::ReplayBody;
 
 /// A body that can be sent again, for retries.
 pub trait Replay: Sized {

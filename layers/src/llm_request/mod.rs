@@ -1,10 +1,68 @@
 //! What the gateway needs to know of a request's body, found in one pass over its bytes.
+//!
+//! [`LlmRequestLayer`] reads the body that [`BodyLimitLayer`](crate::body_limit::BodyLimitLayer)
+//! has buffered, and puts an [`LlmRequest`] into the request's extensions: which model, stream
+//! or not, how long to stay in memory. The bytes go on untouched, but for one case: a missing
+//! `model` can be filled in.
+//!
+//! ```text
+//!  head  body..........|scan| inner service
+//! ```
+//!
+//! It belongs right inside of the body limit, and outside of all that decides by the model. A
+//! body that is not JSON, or that two readers could understand in two ways, is refused here
+//! and costs no backend anything. Short bodies are scanned in the call itself; long, compressed
+//! and form bodies in slices, so that other requests get their turn in between.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::Full;
+//! use llamatower_layers::body::{MemoryBudget, ReplayBody};
+//! use llamatower_layers::body_limit::BodyLimitLayer;
+//! use llamatower_layers::endpoint::EndpointLayer;
+//! use llamatower_layers::llm_request::LlmRequestLayer;
+//! use llamatower_layers::{BoxError, EndpointTable, LlmRequest};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), BoxError> {
+//! let service = ServiceBuilder::new()
+//!     .layer(EndpointLayer::new(EndpointTable::ollama()))
+//!     .layer(BodyLimitLayer::new(MemoryBudget::new(1 << 30)))
+//!     .layer(LlmRequestLayer::new().with_default_model(Some("llama3".into())))
+//!     .service(service_fn(|request: Request<ReplayBody<Full<Bytes>>>| async move {
+//!         let model = request.extensions().get::<LlmRequest>().and_then(|llm| llm.model.clone());
+//!         Ok::<_, BoxError>(Response::new(model))
+//!     }));
+//! let request = Request::post("/api/chat").body(Full::from(r#"{"messages":[]}"#))?;
+//! assert_eq!(service.oneshot(request).await?.into_body().as_deref(), Some("llama3"));
+//! # Ok(())
+//! # }
+//! ```
+
+mod encoding;
+mod error;
+mod form;
+mod future;
+mod layer;
+mod plan;
+pub mod scan;
+mod service;
+
+#[cfg(test)]
+mod tests;
 
 pub mod model_name;
 pub use model_name::ModelName;
 use std::sync::Arc;
 
 use crate::{Dialect, Operation};
+
+pub use error::{MalformedBody, UnsupportedEncoding};
+pub use future::LlmRequestFuture;
+pub use layer::LlmRequestLayer;
+pub use service::LlmRequestService;
 
 /// What a request asks of a model; an extension of the request once its body was read.
 #[derive(Clone, Debug, PartialEq)]

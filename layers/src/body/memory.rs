@@ -1,0 +1,183 @@
+//! The memory that request bodies may take, and the reservations out of it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::machine;
+
+/// How many bytes all buffered bodies together may hold. Clones share one counter.
+///
+/// Nobody waits for memory: a reservation is granted at once or not at all, so two bodies that
+/// are each half read can never wait for each other.
+///
+/// ```
+/// use llamatower_layers::body::MemoryBudget;
+///
+/// let budget = MemoryBudget::new(1000);
+/// let held = budget.try_reserve(700).expect("there is room");
+/// assert!(budget.try_reserve(400).is_none());
+/// drop(held);
+/// assert_eq!(budget.available(), 1000);
+/// ```
+#[derive(Clone)]
+pub struct MemoryBudget {
+    counter: Arc<Counter>,
+}
+
+struct Counter {
+    capacity: u64,
+    available: AtomicU64,
+}
+
+impl MemoryBudget {
+    /// A budget of so many bytes.
+    pub fn new(bytes: u64) -> Self {
+        Self {
+            counter: Arc::new(Counter {
+                capacity: bytes,
+                available: AtomicU64::new(bytes),
+            }),
+        }
+    }
+
+    /// A share (0 to 1) of the memory that this process may use: the lowest limit of its
+    /// cgroups (v2 or v1), or else the machine's memory, or 1 GiB where neither can be read.
+    ///
+    /// It reads files below `/proc` and `/sys`; call it once, at the start.
+    pub fn of_this_machine(share: f64) -> Self {
+        let memory = machine::memory_limit().unwrap_or(1 << 30);
+        // The cast saturates, and takes a NaN for zero.
+        Self::new((memory as f64 * share.clamp(0.0, 1.0)) as u64)
+    }
+
+    /// The whole budget in bytes.
+    pub fn capacity(&self) -> u64 {
+        self.counter.capacity
+    }
+
+    /// The bytes that are free now.
+    pub fn available(&self) -> u64 {
+        self.counter.available.load(Ordering::Relaxed)
+    }
+
+    /// Takes `bytes` out of the budget, whole or not at all.
+    pub fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
+        self.counter.try_take(bytes).then(|| Reservation {
+            counter: self.counter.clone(),
+            bytes,
+        })
+    }
+}
+
+impl Counter {
+    // Relaxed is enough: the counter guards no other memory.
+    fn try_take(&self, bytes: u64) -> bool {
+        self.available
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| {
+                free.checked_sub(bytes)
+            })
+            .is_ok()
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.available.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for MemoryBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryBudget")
+            .field("capacity", &self.capacity())
+            .field("available", &self.available())
+            .finish()
+    }
+}
+
+/// Bytes taken out of a [`MemoryBudget`]; they return when it is dropped.
+pub struct Reservation {
+    counter: Arc<Counter>,
+    bytes: u64,
+}
+
+impl Reservation {
+    /// How many bytes are held.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes `more` bytes; `false`, and nothing taken, if the budget has not got them.
+    #[must_use]
+    pub fn try_grow(&mut self, more: u64) -> bool {
+        let granted = self.counter.try_take(more);
+        if granted {
+            self.bytes += more;
+        }
+        granted
+    }
+
+    /// Gives back all but `bytes`.
+    pub fn shrink_to(&mut self, bytes: u64) {
+        if let Some(surplus) = self.bytes.checked_sub(bytes) {
+            self.counter.give_back(surplus);
+            self.bytes = bytes;
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.counter.give_back(self.bytes);
+    }
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Reservation").field(&self.bytes).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_reservation_that_cannot_grow_keeps_what_it_had() {
+        let budget = MemoryBudget::new(10);
+        let mut held = budget.try_reserve(6).unwrap();
+        assert!(held.try_grow(3));
+        assert!(!held.try_grow(2));
+        assert_eq!((held.bytes(), budget.available()), (9, 1));
+        held.shrink_to(4);
+        held.shrink_to(8);
+        assert_eq!((held.bytes(), budget.available()), (4, 6));
+        drop(held);
+        assert_eq!(budget.available(), 10);
+    }
+
+    #[test]
+    fn many_threads_never_take_more_than_there_is_and_all_comes_back() {
+        let budget = MemoryBudget::new(1000);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for size in 1..500 {
+                        let held = budget.try_reserve(size);
+                        assert!(budget.available() <= 1000);
+                        drop(held);
+                    }
+                });
+            }
+        });
+        assert_eq!(budget.available(), 1000);
+    }
+
+    #[test]
+    fn a_share_of_this_machine_is_less_than_the_whole() {
+        let half = MemoryBudget::of_this_machine(0.5).capacity();
+        assert!(half > 0);
+        assert!(half < MemoryBudget::of_this_machine(7.0).capacity());
+        assert_eq!(MemoryBudget::of_this_machine(f64::NAN).capacity(), 0);
+    }
+}

@@ -1,0 +1,67 @@
+//! Why a body is not read.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::{Fail, Side};
+
+/// The body is longer than its route allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyTooLarge {
+    /// The limit in bytes.
+    pub limit: u64,
+}
+
+impl fmt::Display for BodyTooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let limit = self.limit;
+        write!(
+            f,
+            "request body too large: at most {limit} bytes are allowed here"
+        )
+    }
+}
+
+impl Error for BodyTooLarge {}
+
+impl Fail for BodyTooLarge {
+    fn side(&self) -> Side {
+        Side::Client
+    }
+    fn status(&self) -> StatusCode {
+        StatusCode::PAYLOAD_TOO_LARGE
+    }
+    fn kind(&self) -> &'static str {
+        "body_too_large"
+    }
+}
+
+/// The bodies of other requests hold the whole memory budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyMemoryExhausted;
+
+impl fmt::Display for BodyMemoryExhausted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the gateway's memory for request bodies is in use, please try again")
+    }
+}
+
+impl Error for BodyMemoryExhausted {}
+
+impl Fail for BodyMemoryExhausted {
+    fn side(&self) -> Side {
+        Side::Gateway
+    }
+    fn status(&self) -> StatusCode {
+        StatusCode::SERVICE_UNAVAILABLE
+    }
+    fn kind(&self) -> &'static str {
+        "body_memory_exhausted"
+    }
+    fn retry_after(&self) -> Option<Duration> {
+        Some(Duration::from_secs(1))
+    }
+}

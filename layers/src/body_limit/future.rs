@@ -1,0 +1,166 @@
+//! Reading the body, then calling the inner service with it.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::Request;
+use http::request::Parts;
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::buffering::Buffering;
+use crate::body::read_clock::ReadClock;
+use crate::body::{ClientBodyFailed, ReplayBody};
+use crate::{BoxError, Failure};
+
+pin_project! {
+    /// The future of [`BodyLimitService`](super::BodyLimitService).
+    #[must_use = "futures do nothing unless polled"]
+    pub struct BodyLimitFuture<S, B>
+    where
+        S: Service<Request<ReplayBody<B>>>,
+    {
+        inner: S,
+        head: Option<Parts>,
+        #[pin]
+        state: State<S::Future, B>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjected]
+    enum State<F, B> {
+        Refused { failure: Option<Failure> },
+        Reading { #[pin] reading: Reading<B> },
+        Forwarding { body: Option<ReplayBody<B>> },
+        Called { #[pin] future: F },
+    }
+}
+
+impl<S, B> BodyLimitFuture<S, B>
+where
+    S: Service<Request<ReplayBody<B>>>,
+{
+    pub(super) fn refused(inner: S, failure: Failure) -> Self {
+        Self {
+            inner,
+            head: None,
+            state: State::Refused {
+                failure: Some(failure),
+            },
+        }
+    }
+
+    pub(super) fn reading(inner: S, head: Parts, body: B, buffering: Buffering) -> Self {
+        Self {
+            inner,
+            head: Some(head),
+            state: State::Reading {
+                reading: Reading {
+                    body,
+                    clock: ReadClock::new(buffering.read_timeout()),
+                    buffering: Some(buffering),
+                },
+            },
+        }
+    }
+
+    pub(super) fn forwarding(inner: S, head: Parts, body: ReplayBody<B>) -> Self {
+        Self {
+            inner,
+            head: Some(head),
+            state: State::Forwarding { body: Some(body) },
+        }
+    }
+}
+
+impl<S, B> Future for BodyLimitFuture<S, B>
+where
+    S: Service<Request<ReplayBody<B>>>,
+    S::Error: Into<BoxError>,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<S::Response, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let next = match this.state.as_mut().project() {
+                StateProjected::Refused { failure } => {
+                    let failure = failure.take().expect("polled after it was ready");
+                    return Poll::Ready(Err(failure.into()));
+                }
+                StateProjected::Reading { reading } => State::Forwarding {
+                    body: Some(ready!(reading.poll(cx))?),
+                },
+                StateProjected::Forwarding { body } => {
+                    ready!(this.inner.poll_ready(cx)).map_err(Into::into)?;
+                    let head = this.head.take().expect("polled after it was ready");
+                    let body = body.take().expect("taken together with the head");
+                    State::Called {
+                        future: this.inner.call(Request::from_parts(head, body)),
+                    }
+                }
+                StateProjected::Called { future } => return future.poll(cx).map_err(Into::into),
+            };
+            this.state.set(next);
+        }
+    }
+}
+
+impl<S, B> fmt::Debug for BodyLimitFuture<S, B>
+where
+    S: Service<Request<ReplayBody<B>>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BodyLimitFuture").finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// Reads a body to its end.
+    struct Reading<B> {
+        #[pin]
+        body: B,
+        clock: ReadClock,
+        buffering: Option<Buffering>,
+    }
+}
+
+impl<B> Future for Reading<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<ReplayBody<B>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let buffering = this.buffering.as_mut().expect("polled after it was ready");
+        loop {
+            match this.body.as_mut().poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    this.clock.stop();
+                    // Trailers are of no use to anybody inside.
+                    if let Ok(data) = frame.into_data() {
+                        buffering.push(data)?;
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    return Poll::Ready(Err(ClientBodyFailed::mark(error)));
+                }
+                Poll::Ready(None) => break,
+                Poll::Pending => {
+                    let timeout = ready!(this.clock.poll_elapsed(cx, || buffering.deadline()));
+                    return Poll::Ready(Err(Failure::from(timeout).into()));
+                }
+            }
+        }
+        let buffering = this.buffering.take().expect("it was there above");
+        Poll::Ready(Ok(buffering.finish()))
+    }
+}

@@ -1,0 +1,339 @@
+#![allow(clippy::unwrap_used)]
+
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::{Method, Request, StatusCode};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use tower::{Layer, ServiceExt, service_fn};
+
+use super::*;
+use crate::body::{MemoryBudget, ReplayBody};
+use crate::{BoxError, EndpointTable, Failure, Side};
+
+/// What a service behind the layer sees of `body`, as one text; or the failure.
+async fn send<B>(layer: &BodyLimitLayer, body: B) -> Result<String, BoxError>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    let inner = service_fn(async |request: Request<ReplayBody<B>>| {
+        let bytes = request.into_body().collect().await?.to_bytes();
+        Ok::<_, BoxError>(String::from_utf8(bytes.to_vec()).unwrap())
+    });
+    layer.layer(inner).oneshot(Request::new(body)).await
+}
+
+/// The pieces in which a service behind the layer gets `body`.
+async fn pieces_of<B>(layer: &BodyLimitLayer, body: B) -> Vec<Bytes>
+where
+    B: Body<Data = Bytes, Error = BoxError>,
+{
+    let inner = service_fn(async |request: Request<ReplayBody<B>>| {
+        Ok::<_, BoxError>(request.into_body().segments().unwrap().to_vec())
+    });
+    layer
+        .layer(inner)
+        .oneshot(Request::new(body))
+        .await
+        .unwrap()
+}
+
+fn chunks<'a>(
+    chunks: impl IntoIterator<Item = &'static str, IntoIter: 'a>,
+) -> StreamBody<impl stream::Stream<Item = Result<Frame<Bytes>, BoxError>> + Unpin> {
+    let frames = chunks
+        .into_iter()
+        .map(|chunk| Ok(Frame::data(Bytes::from(chunk))));
+    StreamBody::new(stream::iter(frames))
+}
+
+/// A body that tells whether it was ever asked for a frame.
+struct Watched(u64, Arc<AtomicUsize>);
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = BoxError;
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        std::task::Poll::Pending
+    }
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(self.0)
+    }
+}
+
+fn limited(limit: u64, budget: &MemoryBudget) -> BodyLimitLayer {
+    BodyLimitLayer::new(budget.clone()).with_rule(move |_| BodyRule::Buffer { limit })
+}
+
+fn failure(result: Result<String, BoxError>) -> (StatusCode, &'static str, Side) {
+    let error = result.unwrap_err();
+    let failure = Failure::find(&*error).unwrap();
+    (failure.status(), failure.kind(), failure.side())
+}
+
+const TOO_LARGE: (StatusCode, &str, Side) = (
+    StatusCode::PAYLOAD_TOO_LARGE,
+    "body_too_large",
+    Side::Client,
+);
+const EXHAUSTED: (StatusCode, &str, Side) = (
+    StatusCode::SERVICE_UNAVAILABLE,
+    "body_memory_exhausted",
+    Side::Gateway,
+);
+const TOO_SLOW: (StatusCode, &str, Side) = (
+    StatusCode::REQUEST_TIMEOUT,
+    "body_read_timeout",
+    Side::Client,
+);
+
+#[tokio::test]
+async fn a_body_arrives_byte_for_byte_and_its_memory_returns() {
+    let budget = MemoryBudget::new(1 << 20);
+    let layer = limited(1 << 20, &budget);
+    let text = "x".repeat(5000);
+    assert_eq!(
+        send(&layer, Full::new(Bytes::from(text.clone())))
+            .await
+            .unwrap(),
+        text
+    );
+    assert_eq!(send(&layer, chunks(["ab", "", "c"])).await.unwrap(), "abc");
+    assert_eq!(send(&layer, Empty::new()).await.unwrap(), "");
+    assert_eq!(budget.available(), 1 << 20);
+}
+
+#[tokio::test]
+async fn memory_is_held_exactly_while_the_body_lives() {
+    let budget = MemoryBudget::new(1 << 20);
+    let inner = service_fn(async |request: Request<ReplayBody<_>>| Ok::<_, BoxError>(request));
+    let request = Request::new(chunks(["abc", "defg"]));
+    let held = limited(1 << 20, &budget)
+        .layer(inner)
+        .oneshot(request)
+        .await
+        .unwrap();
+    assert_eq!(budget.available(), (1 << 20) - 7);
+    drop(held);
+    assert_eq!(budget.available(), 1 << 20);
+}
+
+#[tokio::test]
+async fn a_declared_length_over_the_limit_is_refused_unread() {
+    let budget = MemoryBudget::new(100);
+    let polls = Arc::new(AtomicUsize::new(0));
+    let body = Watched(11, polls.clone());
+    assert_eq!(failure(send(&limited(10, &budget), body).await), TOO_LARGE);
+    assert_eq!(polls.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_declared_length_that_the_budget_has_not_got_is_refused_unread() {
+    let budget = MemoryBudget::new(100);
+    let _held = budget.try_reserve(95).unwrap();
+    let polls = Arc::new(AtomicUsize::new(0));
+    let result = send(&limited(10, &budget), Watched(6, polls.clone())).await;
+    assert_eq!(failure(result), EXHAUSTED);
+    assert_eq!((polls.load(Ordering::Relaxed), budget.available()), (0, 5));
+}
+
+#[tokio::test]
+async fn a_body_that_no_free_budget_could_hold_is_too_large() {
+    let budget = MemoryBudget::new(5);
+    let result = send(&limited(10, &budget), Full::from("sixsix")).await;
+    assert_eq!(failure(result), TOO_LARGE);
+}
+
+#[tokio::test]
+async fn a_chunked_body_is_refused_where_it_passes_the_limit() {
+    let budget = MemoryBudget::new(1 << 20);
+    let layer = limited(6, &budget);
+    assert_eq!(
+        send(&layer, chunks(["abc", "def"])).await.unwrap(),
+        "abcdef"
+    );
+    assert_eq!(
+        failure(send(&layer, chunks(["abc", "defg"])).await),
+        TOO_LARGE
+    );
+    // It is refused although its end is not in sight.
+    let endless = chunks(std::iter::repeat("abc"));
+    assert_eq!(failure(send(&layer, endless).await), TOO_LARGE);
+    assert_eq!(budget.available(), 1 << 20);
+}
+
+#[tokio::test]
+async fn a_chunked_body_that_finds_the_budget_empty_is_refused() {
+    let budget = MemoryBudget::new(100);
+    let layer = limited(100, &budget);
+    let held = budget.try_reserve(95).unwrap();
+    assert_eq!(send(&layer, chunks(["abc", "de"])).await.unwrap(), "abcde");
+    assert_eq!(
+        failure(send(&layer, chunks(["abc", "def"])).await),
+        EXHAUSTED
+    );
+    drop(held);
+    assert_eq!(
+        send(&layer, chunks(["abc", "def"])).await.unwrap(),
+        "abcdef"
+    );
+}
+
+#[tokio::test]
+async fn a_body_in_tiny_chunks_is_kept_in_few_pieces_and_a_big_one_as_it_came() {
+    let budget = MemoryBudget::new(1 << 20);
+    let layer = limited(1 << 20, &budget);
+    let body = chunks(std::iter::repeat_n("x", 200_000));
+    let pieces = pieces_of(&layer, body).await;
+    assert!(pieces.len() <= 4, "{}", pieces.len());
+
+    static BIG: [u8; 4096] = [b'x'; 4096];
+    let big = std::str::from_utf8(&BIG).unwrap();
+    let pieces = pieces_of(&layer, chunks(["ab", "cd", big, "ef", big, big, "gh"])).await;
+    assert_eq!(pieces.len(), 6);
+    assert_eq!(pieces[0], "abcd");
+    assert_eq!(pieces[1].as_ptr(), BIG.as_ptr());
+    assert_eq!(pieces.concat().len(), 3 * 4096 + 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_stops_sending_is_timed_out_and_its_memory_returns() {
+    let budget = MemoryBudget::new(100);
+    let body = StreamBody::new(stream::unfold(0, async |n| {
+        if n == 2 {
+            pending::<()>().await;
+        }
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        Some((Ok::<_, BoxError>(Frame::data(Bytes::from("x"))), n + 1))
+    }));
+    let began = tokio::time::Instant::now();
+    let layer = limited(100, &budget)
+        .with_read_timeout(Duration::from_secs(10))
+        .with_min_rate(0);
+    assert_eq!(failure(send(&layer, Box::pin(body)).await), TOO_SLOW);
+    // Nine seconds were a pause that is allowed, twice; the third lasted ten.
+    assert_eq!(began.elapsed().as_secs(), 9 + 9 + 10);
+    assert_eq!(budget.available(), 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_drips_is_timed_out() {
+    let budget = MemoryBudget::new(1 << 20);
+    let drip = || {
+        Box::pin(StreamBody::new(stream::unfold(0, async |n| {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            (n < 1000).then(|| (Ok::<_, BoxError>(Frame::data(Bytes::from("x"))), n + 1))
+        })))
+    };
+    let layer = limited(1 << 20, &budget).with_read_timeout(Duration::from_secs(30));
+    let began = tokio::time::Instant::now();
+    assert_eq!(failure(send(&layer, drip()).await), TOO_SLOW);
+    assert!((30..32).contains(&began.elapsed().as_secs()));
+
+    let patient = layer.with_read_timeout(Duration::MAX).with_min_rate(0);
+    assert_eq!(send(&patient, drip()).await.unwrap().len(), 1000);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_fails_on_its_own_side() {
+    let budget = MemoryBudget::new(100);
+    let frames = stream::iter([Ok(Frame::data(Bytes::from("ab"))), Err("connection reset")]);
+    let result = send(&limited(10, &budget), StreamBody::new(frames)).await;
+    assert_eq!(
+        failure(result),
+        (StatusCode::BAD_REQUEST, "client_body_failed", Side::Client)
+    );
+    assert_eq!(budget.available(), 100);
+}
+
+#[tokio::test]
+async fn a_streamed_body_is_handed_on_unread_and_takes_no_memory() {
+    let budget = MemoryBudget::new(1);
+    let layer = BodyLimitLayer::new(budget).with_rule(|_| BodyRule::Stream);
+    let inner = service_fn(async |request: Request<ReplayBody<_>>| {
+        Ok::<_, BoxError>(request.body().segments().is_none())
+    });
+    let polls = Arc::new(AtomicUsize::new(0));
+    let body = Watched(1 << 40, polls.clone());
+    assert!(
+        layer
+            .layer(inner)
+            .oneshot(Request::new(body))
+            .await
+            .unwrap()
+    );
+    assert_eq!(polls.load(Ordering::Relaxed), 0);
+}
+
+/// A service that counts how often it is asked to be ready.
+#[derive(Clone)]
+struct Eager(Arc<AtomicUsize>);
+
+impl<B> tower::Service<Request<B>> for Eager {
+    type Response = ();
+    type Error = BoxError;
+    type Future = std::future::Ready<Result<(), BoxError>>;
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), BoxError>> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        std::task::Poll::Ready(Ok(()))
+    }
+    fn call(&mut self, _: Request<B>) -> Self::Future {
+        std::future::ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn the_inner_service_is_asked_to_be_ready_only_when_the_body_is_there() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let service = limited(10, &MemoryBudget::new(100)).layer(Eager(asked.clone()));
+    let endless = Request::new(Watched(5, Arc::default()));
+    let mut slow = tokio_test::task::spawn(service.clone().oneshot(endless));
+    tokio_test::assert_pending!(slow.poll());
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
+    service
+        .oneshot(Request::new(Full::from("x")))
+        .await
+        .unwrap();
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn limits_follow_the_route() {
+    let table = EndpointTable::ollama();
+    let rule = |method: Method, path: &str| {
+        let mut request = Request::new(());
+        request
+            .extensions_mut()
+            .insert(table.look_up(&method, path));
+        RouteLimits::default().rule(&request.into_parts().0)
+    };
+    let buffer = |mebibytes: u64| BodyRule::Buffer {
+        limit: mebibytes << 20,
+    };
+    for path in [
+        "/api/chat",
+        "/api/embed",
+        "/v1/messages",
+        "/v1/audio/transcriptions",
+    ] {
+        assert_eq!(rule(Method::POST, path), buffer(128), "{path}");
+    }
+    assert_eq!(rule(Method::POST, "/api/create"), buffer(16));
+    assert_eq!(rule(Method::DELETE, "/api/delete"), buffer(16));
+    assert_eq!(rule(Method::POST, "/api/show"), buffer(1));
+    assert_eq!(rule(Method::POST, "/nowhere"), buffer(1));
+    assert_eq!(rule(Method::POST, "/api/blobs/sha256:0"), BodyRule::Stream);
+}

@@ -1,0 +1,107 @@
+//! Bodies that are compressed: decoded for the scan alone, never kept.
+
+use std::io::{self, Read};
+
+use bytes::{Buf, Bytes};
+use ruzstd::decoding::StreamingDecoder;
+
+use super::scan::{Keys, ScanError, Scanned, Scanner};
+use super::{MalformedBody, UnsupportedEncoding};
+use crate::body::MemoryBudget;
+use crate::body_limit::{BodyMemoryExhausted, BodyTooLarge};
+use crate::{Dialect, Endpoint, Failure};
+
+/// The largest window of a zstd frame, in bytes: that which RFC 8878 asks every decoder to
+/// take, and the most that Ollama's takes.
+const WINDOW: u64 = 8 << 20;
+/// How much is decoded at a time.
+const STEP: usize = 64 << 10;
+
+/// How the body's bytes are to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Plain,
+    Zstd,
+}
+
+impl Encoding {
+    /// The encoding that the headers name. Ollama reads zstd on its `/v1` routes, which Codex
+    /// sends, and nothing else anywhere.
+    pub(super) fn of(
+        headers: &http::HeaderMap,
+        dialect: Dialect,
+    ) -> Result<Self, UnsupportedEncoding> {
+        let reads_zstd = matches!(
+            dialect,
+            Dialect::OpenAi | Dialect::Responses | Dialect::Anthropic
+        );
+        let mut values = headers.get_all(http::header::CONTENT_ENCODING).iter();
+        match (values.next().map(|value| value.as_bytes()), values.next()) {
+            (None | Some(b"" | b"identity"), None) => Ok(Self::Plain),
+            (Some(b"zstd"), None) if reads_zstd => Ok(Self::Zstd),
+            _ => Err(UnsupportedEncoding { reads_zstd }),
+        }
+    }
+}
+
+/// Scans a body that is made of zstd frames. At most `limit` bytes are decoded.
+pub(super) async fn scan_zstd(
+    segments: Vec<Bytes>,
+    endpoint: &Endpoint,
+    limit: u64,
+    budget: Option<MemoryBudget>,
+) -> Result<Scanned, Failure> {
+    // The decoder keeps a window and what it has decoded beyond it.
+    let _memory = match &budget {
+        Some(budget) => {
+            let memory = budget.try_reserve(WINDOW + 2 * STEP as u64);
+            Some(memory.ok_or(BodyMemoryExhausted)?)
+        }
+        None => None,
+    };
+    let malformed = |reason| Failure::from(MalformedBody::at(endpoint, reason));
+    let mut scanner = Scanner::new(Keys::of(endpoint.dialect, endpoint.operation));
+    let mut source = Segments(segments.into_iter().collect());
+    let mut decoded = 0;
+    let mut buffer = vec![0; STEP];
+    while !source.0.is_empty() && !scanner.is_done() {
+        let mut frame = StreamingDecoder::new_with_max_window_size(source, WINDOW)
+            .map_err(|_| malformed(ScanError::InvalidZstd))?;
+        loop {
+            let read = frame
+                .read(&mut buffer)
+                .map_err(|_| malformed(ScanError::InvalidZstd))?;
+            if read == 0 {
+                break;
+            }
+            decoded += read as u64;
+            if decoded > limit {
+                return Err(BodyTooLarge { limit }.into());
+            }
+            scanner.feed(&buffer[..read]).map_err(malformed)?;
+            if scanner.is_done() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        source = frame.into_inner();
+    }
+    scanner.finish().map_err(malformed)
+}
+
+/// Segments as something to read from.
+struct Segments(std::collections::VecDeque<Bytes>);
+
+impl Read for Segments {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let Some(first) = self.0.front_mut() else {
+            return Ok(0);
+        };
+        let read = first.len().min(out.len());
+        first.copy_to_slice(&mut out[..read]);
+        if first.is_empty() {
+            self.0.pop_front();
+        }
+        Ok(read)
+    }
+}

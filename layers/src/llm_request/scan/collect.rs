@@ -1,0 +1,195 @@
+//! What the scanner remembers of what it comes by.
+
+use std::ops::Range;
+
+use super::json::{Kept, Kind, Value, Visitor};
+use super::keys::{Key, Keys, Seen};
+use super::text::{keep_alive_seconds, keep_alive_text, unescape};
+use super::{KeepAlive, MAX_NAME_BYTES, ScanError, Scanned};
+
+/// The longest key that can be one of ours with each character written as an escape.
+const KEY_BYTES: usize = 6 * 16;
+
+#[derive(Debug)]
+pub(super) struct Collector {
+    keys: Keys,
+    seen: Seen,
+    // The key whose value comes next, of the body and of its options.
+    current: [Option<Key>; 2],
+    found: Scanned,
+    name: Option<String>,
+    has_content: bool,
+    error: Option<ScanError>,
+}
+
+impl Collector {
+    pub(super) fn new(keys: Keys) -> Self {
+        Self {
+            keys,
+            seen: Seen::default(),
+            current: [None, None],
+            found: Scanned::default(),
+            name: None,
+            has_content: false,
+            error: None,
+        }
+    }
+
+    pub(super) fn finish(mut self) -> Result<Scanned, ScanError> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        self.found.model = self.found.model.or(self.name);
+        self.found.has_no_prompt = !self.has_content;
+        Ok(self.found)
+    }
+
+    /// Of several errors the first is told.
+    fn fail(&mut self, error: ScanError) {
+        self.error.get_or_insert(error);
+    }
+
+    fn current(&self, depth: u32) -> Option<Key> {
+        match depth {
+            1 => self.current[0],
+            2 => self.current[1],
+            _ => None,
+        }
+    }
+
+    fn wrong_type(&mut self, key: Key, found: &'static str, expected: &'static str) {
+        self.fail(ScanError::WrongType {
+            key: key.text(),
+            found,
+            expected,
+        });
+    }
+
+    fn name(&mut self, key: Key, value: Value<'_>) -> Option<String> {
+        let kept = match value {
+            Value::String(kept) => kept,
+            Value::Null => return None,
+            other => {
+                self.wrong_type(key, kind_of(other), "string");
+                return None;
+            }
+        };
+        let name = unescape(kept.raw);
+        if kept.is_cut || !is_plausible_name(&name) {
+            self.fail(ScanError::InvalidModelName);
+            return None;
+        }
+        (!name.is_empty()).then(|| name.into_owned())
+    }
+}
+
+/// Whether a text may be looked up as a model's name: no control characters, and nothing in it
+/// that moves about in a file system.
+pub(in crate::llm_request) fn is_plausible_name(name: &str) -> bool {
+    name.len() <= MAX_NAME_BYTES
+        && !name.contains(|c: char| c.is_control() || c == '\\')
+        && !name.split('/').any(|part| matches!(part, "." | ".."))
+}
+
+fn kind_of(value: Value<'_>) -> &'static str {
+    match value {
+        Value::Null => Kind::Null,
+        Value::Bool(_) => Kind::Bool,
+        Value::Number(_) => Kind::Number,
+        Value::String(_) => Kind::String,
+        Value::Array { .. } => Kind::Array,
+        Value::Object { .. } => Kind::Object,
+    }
+    .name()
+}
+
+fn number(kept: Kept<'_>) -> Option<f64> {
+    let text = std::str::from_utf8(kept.raw)
+        .ok()
+        .filter(|_| !kept.is_cut)?;
+    text.parse().ok().filter(|number: &f64| number.is_finite())
+}
+
+fn tokens(value: Value<'_>) -> Option<u64> {
+    match value {
+        // As Ollama does, what follows the point is cut off.
+        Value::Number(kept) => number(kept).filter(|n| *n >= 0.0).map(|n| n as u64),
+        _ => None,
+    }
+}
+
+fn keep_alive(value: Value<'_>) -> Option<KeepAlive> {
+    match value {
+        Value::Null => None,
+        Value::Number(kept) => Some(number(kept).map_or(KeepAlive::Unclear, keep_alive_seconds)),
+        Value::String(kept) if !kept.is_cut => Some(keep_alive_text(&unescape(kept.raw))),
+        _ => Some(KeepAlive::Unclear),
+    }
+}
+
+fn is_content(value: Value<'_>) -> bool {
+    match value {
+        Value::Null => false,
+        Value::String(kept) => kept.is_cut || !kept.raw.is_empty(),
+        Value::Array { is_empty } => !is_empty,
+        Value::Bool(_) | Value::Number(_) | Value::Object { .. } => true,
+    }
+}
+
+impl Visitor for Collector {
+    fn begin_key(&self, depth: u32) -> usize {
+        match depth {
+            1 => KEY_BYTES,
+            2 if self.current[0] == Some(Key::Options) => KEY_BYTES,
+            _ => 0,
+        }
+    }
+
+    fn key(&mut self, depth: u32, kept: Kept<'_>) {
+        let slot = depth as usize - 1;
+        self.current[slot] = None;
+        if kept.is_cut || depth == 2 && self.current[0] != Some(Key::Options) {
+            return;
+        }
+        let text = unescape(kept.raw);
+        let Some(key) = self.keys.find(&text, depth == 2) else {
+            return;
+        };
+        if !self.seen.insert(key) || text != key.text() {
+            self.fail(ScanError::AmbiguousKey { key: key.text() });
+        }
+        self.current[slot] = Some(key);
+    }
+
+    fn begin_value(&self, depth: u32) -> usize {
+        self.current(depth).map_or(0, Key::kept_bytes)
+    }
+
+    fn value(&mut self, depth: u32, value: Value<'_>, span: Range<u64>) {
+        if depth == 0 {
+            self.found.members_begin = span.start + 1;
+            self.found.is_empty_object = matches!(value, Value::Object { is_empty: true });
+            return;
+        }
+        let Some(key) = self.current(depth) else {
+            return;
+        };
+        match (key, value) {
+            (Key::Model, _) => {
+                self.found.model = self.name(key, value);
+                self.found.model_value = Some(span);
+            }
+            (Key::Name | Key::Source, _) => self.name = self.name(key, value),
+            (Key::Stream, Value::Bool(stream)) => self.found.stream = Some(stream),
+            (Key::Stream, Value::Null) => {}
+            (Key::Stream, other) => self.wrong_type(key, kind_of(other), "bool"),
+            (Key::KeepAlive, _) => self.found.keep_alive = keep_alive(value),
+            (Key::Prompt | Key::Messages | Key::Input, _) => {
+                self.has_content |= is_content(value);
+            }
+            (Key::NumCtx, _) => self.found.num_ctx = tokens(value),
+            (Key::MaxTokens | Key::NumPredict, _) => self.found.max_tokens = tokens(value),
+            (Key::Options, _) => {}
+        }
+    }
+}

@@ -1,0 +1,507 @@
+//! JSON's grammar as a machine that is fed bytes, as strict as Go's `encoding/json`.
+
+use std::ops::Range;
+
+use super::ScanError;
+use super::utf8::Utf8;
+
+/// How deep arrays and objects may nest. Nobody's request is deeper; a parser that recurses
+/// may be shaken by one that is.
+pub const MAX_DEPTH: u32 = 64;
+
+/// Members this deep are told to the visitor, deeper ones are only checked.
+const TOLD_DEPTH: u32 = 2;
+
+/// The validity of text is checked this far ahead, so that both looks at a byte find it in the
+/// processor's first cache.
+const WINDOW: usize = 16 << 10;
+
+/// Who is told what the machine comes by, down to [`TOLD_DEPTH`].
+pub(super) trait Visitor {
+    /// A key begins in an object that lies `depth` deep: how many bytes of it to keep.
+    fn begin_key(&self, depth: u32) -> usize;
+    /// The key as it stands between its quotes.
+    fn key(&mut self, depth: u32, key: Kept<'_>);
+    /// The value of that key begins: how many bytes of it to keep, if it is no container.
+    fn begin_value(&self, depth: u32) -> usize;
+    /// The value of the last key at that depth, and where it stands in the input.
+    fn value(&mut self, depth: u32, value: Value<'_>, span: Range<u64>);
+}
+
+/// The first bytes of a string or number.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kept<'a> {
+    pub(super) raw: &'a [u8],
+    /// Whether there were more bytes than were to be kept.
+    pub(super) is_cut: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Value<'a> {
+    Null,
+    Bool(bool),
+    Number(Kept<'a>),
+    String(Kept<'a>),
+    Array { is_empty: bool },
+    Object { is_empty: bool },
+}
+
+/// What a value's first byte says that it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Null,
+    Bool,
+    Number,
+    String,
+    Array,
+    Object,
+}
+
+impl Kind {
+    /// Go's word for it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Bool => "bool",
+            Self::Number => "number",
+            Self::String => "string",
+            Self::Array => "array",
+            Self::Object => "object",
+        }
+    }
+}
+
+/// What may come next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Value,
+    ElementOrEnd,
+    KeyOrEnd,
+    Key,
+    Colon,
+    CommaOrEnd,
+    String {
+        is_key: bool,
+    },
+    Escape {
+        is_key: bool,
+    },
+    Hex {
+        is_key: bool,
+        left: u8,
+    },
+    Minus,
+    Zero,
+    Integer,
+    Dot,
+    Fraction,
+    Exponent,
+    ExponentSign,
+    ExponentDigits,
+    Literal {
+        rest: &'static str,
+        whole: &'static str,
+    },
+    Done,
+}
+
+/// The machine. It reads one value and takes no notice of what follows, as Ollama does.
+#[derive(Debug)]
+pub(super) struct Json {
+    state: State,
+    depth: u32,
+    // A bit for each open container, the innermost lowest: 1 is an object.
+    stack: u64,
+    utf8: Utf8,
+    offset: u64,
+    top: Option<Kind>,
+    // Where the value that is told began, by the depth of its container.
+    begun: [u64; TOLD_DEPTH as usize + 1],
+    kept: Vec<u8>,
+    keep: usize,
+    is_cut: bool,
+}
+
+impl Json {
+    pub(super) fn new() -> Self {
+        Self {
+            state: State::Value,
+            depth: 0,
+            stack: 0,
+            utf8: Utf8::default(),
+            offset: 0,
+            top: None,
+            begun: [0; TOLD_DEPTH as usize + 1],
+            kept: Vec::new(),
+            keep: 0,
+            is_cut: false,
+        }
+    }
+
+    /// What the whole value is, if it has begun.
+    pub(super) fn top(&self) -> Option<Kind> {
+        self.top
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Reads on.
+    pub(super) fn feed(
+        &mut self,
+        piece: &[u8],
+        visitor: &mut impl Visitor,
+    ) -> Result<(), ScanError> {
+        for window in piece.chunks(WINDOW) {
+            if self.is_done() {
+                return Ok(());
+            }
+            let valid = self.utf8.valid_prefix(window);
+            self.scan(&window[..valid], visitor)?;
+            if valid < window.len() && !self.is_done() {
+                // Outside of a string such a byte would be wrong even as part of a character.
+                return Err(match self.state {
+                    State::String { .. } => ScanError::InvalidUtf8,
+                    _ => self.unexpected(window[valid]),
+                });
+            }
+            self.offset += window.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// The input is at its end.
+    pub(super) fn finish(&mut self, visitor: &mut impl Visitor) -> Result<(), ScanError> {
+        if self.depth == 0 && self.is_whole_number() {
+            self.end_number(0, visitor);
+        }
+        match (self.state, self.top) {
+            (State::Done, _) => Ok(()),
+            (_, None) => Err(ScanError::Empty),
+            (_, Some(_)) => Err(ScanError::UnexpectedEnd),
+        }
+    }
+
+    fn scan(&mut self, bytes: &[u8], visitor: &mut impl Visitor) -> Result<(), ScanError> {
+        let mut at = 0;
+        while let Some(&byte) = bytes.get(at) {
+            match self.state {
+                State::String { is_key } => {
+                    let plain = plain_prefix(&bytes[at..]);
+                    self.keep(&bytes[at..at + plain]);
+                    at += plain;
+                    let Some(&byte) = bytes.get(at) else { break };
+                    match byte {
+                        b'"' => self.end_string(is_key, at, visitor),
+                        b'\\' => {
+                            self.keep(b"\\");
+                            self.state = State::Escape { is_key };
+                        }
+                        _ => return Err(self.unexpected(byte)),
+                    }
+                }
+                State::Done => break,
+                _ if self.is_whole_number() && number(self.state, byte).is_none() => {
+                    self.end_number(at, visitor);
+                    // The byte itself is the next state's.
+                    continue;
+                }
+                _ => self.step(byte, at, visitor)?,
+            }
+            at += 1;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, byte: u8, at: usize, visitor: &mut impl Visitor) -> Result<(), ScanError> {
+        use State::*;
+        self.state = match (self.state, byte) {
+            (
+                Value | ElementOrEnd | KeyOrEnd | Key | Colon | CommaOrEnd,
+                b' ' | b'\t' | b'\n' | b'\r',
+            ) => return Ok(()),
+            (ElementOrEnd, b']') | (KeyOrEnd, b'}') => return self.close(at, true, visitor),
+            (Value | ElementOrEnd, _) => return self.begin_value(byte, at, visitor),
+            (KeyOrEnd | Key, b'"') => {
+                let told = self.depth <= TOLD_DEPTH;
+                self.start_keeping(if told {
+                    visitor.begin_key(self.depth)
+                } else {
+                    0
+                });
+                String { is_key: true }
+            }
+            (Colon, b':') => Value,
+            (CommaOrEnd, b',') if self.is_in_object() => Key,
+            (CommaOrEnd, b',') => Value,
+            (CommaOrEnd, b'}') if self.is_in_object() => return self.close(at, false, visitor),
+            (CommaOrEnd, b']') if !self.is_in_object() => return self.close(at, false, visitor),
+            (Escape { is_key }, b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
+                self.keep(&[byte]);
+                String { is_key }
+            }
+            (Escape { is_key }, b'u') => {
+                self.keep(b"u");
+                Hex { is_key, left: 4 }
+            }
+            (Hex { is_key, left }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+                self.keep(&[byte]);
+                match left {
+                    1 => String { is_key },
+                    _ => Hex {
+                        is_key,
+                        left: left - 1,
+                    },
+                }
+            }
+            (Literal { rest, whole }, _) if rest.as_bytes().first() == Some(&byte) => {
+                match &rest[1..] {
+                    "" => return self.end_literal(whole, at, visitor),
+                    rest => Literal { rest, whole },
+                }
+            }
+            (state, byte) => {
+                let next = number(state, byte).ok_or_else(|| self.unexpected(byte))?;
+                self.keep(&[byte]);
+                next
+            }
+        };
+        Ok(())
+    }
+
+    fn begin_value(
+        &mut self,
+        byte: u8,
+        at: usize,
+        visitor: &mut impl Visitor,
+    ) -> Result<(), ScanError> {
+        let (kind, state) = match byte {
+            b'{' => (Kind::Object, State::KeyOrEnd),
+            b'[' => (Kind::Array, State::ElementOrEnd),
+            b'"' => (Kind::String, State::String { is_key: false }),
+            b't' => (
+                Kind::Bool,
+                State::Literal {
+                    rest: "rue",
+                    whole: "true",
+                },
+            ),
+            b'f' => (
+                Kind::Bool,
+                State::Literal {
+                    rest: "alse",
+                    whole: "false",
+                },
+            ),
+            b'n' => (
+                Kind::Null,
+                State::Literal {
+                    rest: "ull",
+                    whole: "null",
+                },
+            ),
+            b'-' => (Kind::Number, State::Minus),
+            b'0' => (Kind::Number, State::Zero),
+            b'1'..=b'9' => (Kind::Number, State::Integer),
+            _ => return Err(self.unexpected(byte)),
+        };
+        if self.depth == 0 {
+            self.top = Some(kind);
+        }
+        let keep = if self.is_told() {
+            self.begun[self.depth as usize] = self.offset + at as u64;
+            visitor.begin_value(self.depth)
+        } else {
+            0
+        };
+        self.start_keeping(keep);
+        match kind {
+            Kind::Object | Kind::Array => {
+                if self.depth == MAX_DEPTH {
+                    return Err(ScanError::TooDeep);
+                }
+                self.depth += 1;
+                self.stack = self.stack << 1 | u64::from(kind == Kind::Object);
+            }
+            Kind::Number => self.keep(&[byte]),
+            _ => {}
+        }
+        self.state = state;
+        Ok(())
+    }
+
+    fn close(
+        &mut self,
+        at: usize,
+        is_empty: bool,
+        visitor: &mut impl Visitor,
+    ) -> Result<(), ScanError> {
+        let value = match self.is_in_object() {
+            true => Value::Object { is_empty },
+            false => Value::Array { is_empty },
+        };
+        self.depth -= 1;
+        self.stack >>= 1;
+        if self.is_told() {
+            visitor.value(self.depth, value, self.span_to(at + 1));
+        }
+        self.end_value();
+        Ok(())
+    }
+
+    fn end_string(&mut self, is_key: bool, at: usize, visitor: &mut impl Visitor) {
+        if is_key {
+            if self.depth <= TOLD_DEPTH {
+                visitor.key(self.depth, self.kept());
+            }
+            self.state = State::Colon;
+        } else {
+            if self.is_told() {
+                visitor.value(self.depth, Value::String(self.kept()), self.span_to(at + 1));
+            }
+            self.end_value();
+        }
+    }
+
+    fn end_number(&mut self, at: usize, visitor: &mut impl Visitor) {
+        if self.is_told() {
+            visitor.value(self.depth, Value::Number(self.kept()), self.span_to(at));
+        }
+        self.end_value();
+    }
+
+    fn end_literal(
+        &mut self,
+        whole: &str,
+        at: usize,
+        visitor: &mut impl Visitor,
+    ) -> Result<(), ScanError> {
+        if self.is_told() {
+            let value = match whole {
+                "null" => Value::Null,
+                _ => Value::Bool(whole == "true"),
+            };
+            visitor.value(self.depth, value, self.span_to(at + 1));
+        }
+        self.end_value();
+        Ok(())
+    }
+
+    fn end_value(&mut self) {
+        self.state = match self.depth {
+            0 => State::Done,
+            _ => State::CommaOrEnd,
+        };
+    }
+
+    /// Whether a value that stands here is the visitor's: a member of an object not too deep,
+    /// or the whole.
+    fn is_told(&self) -> bool {
+        self.depth == 0 || self.depth <= TOLD_DEPTH && self.is_in_object()
+    }
+
+    fn is_in_object(&self) -> bool {
+        self.stack & 1 == 1
+    }
+
+    fn is_whole_number(&self) -> bool {
+        use State::{ExponentDigits, Fraction, Integer, Zero};
+        matches!(self.state, Zero | Integer | Fraction | ExponentDigits)
+    }
+
+    fn span_to(&self, at: usize) -> Range<u64> {
+        self.begun[self.depth as usize]..self.offset + at as u64
+    }
+
+    fn start_keeping(&mut self, bytes: usize) {
+        self.kept.clear();
+        self.keep = bytes;
+        self.is_cut = false;
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        let fits = bytes.len().min(self.keep);
+        if fits > 0 {
+            self.kept.extend_from_slice(&bytes[..fits]);
+            self.keep -= fits;
+        }
+        self.is_cut |= fits < bytes.len();
+    }
+
+    fn kept(&self) -> Kept<'_> {
+        Kept {
+            raw: &self.kept,
+            is_cut: self.is_cut,
+        }
+    }
+
+    #[cold]
+    fn unexpected(&self, byte: u8) -> ScanError {
+        let place = match self.state {
+            State::Value | State::ElementOrEnd => "looking for beginning of value".into(),
+            State::KeyOrEnd | State::Key => "looking for beginning of object key string".into(),
+            State::Colon => "after object key".into(),
+            // Where a number may end, its value is over before the byte.
+            State::CommaOrEnd
+            | State::Zero
+            | State::Integer
+            | State::Fraction
+            | State::ExponentDigits
+                if self.is_in_object() =>
+            {
+                "after object key:value pair".into()
+            }
+            State::String { .. } => "in string literal".into(),
+            State::Escape { .. } => "in string escape code".into(),
+            State::Hex { .. } => r"in \u hexadecimal character escape".into(),
+            State::Dot => "after decimal point in numeric literal".into(),
+            State::Exponent | State::ExponentSign => "in exponent of numeric literal".into(),
+            State::Literal { rest, whole } => {
+                let next = &rest[..1];
+                format!("in literal {whole} (expecting '{next}')").into()
+            }
+            State::Minus | State::Done => "in numeric literal".into(),
+            _ => "after array element".into(),
+        };
+        ScanError::InvalidCharacter { byte, place }
+    }
+}
+
+/// Where a byte leads inside of a number.
+fn number(state: State, byte: u8) -> Option<State> {
+    use State::*;
+    Some(match (state, byte) {
+        (Minus, b'0') => Zero,
+        (Minus, b'1'..=b'9') | (Integer, b'0'..=b'9') => Integer,
+        (Zero | Integer, b'.') => Dot,
+        (Dot | Fraction, b'0'..=b'9') => Fraction,
+        (Zero | Integer | Fraction, b'e' | b'E') => Exponent,
+        (Exponent, b'+' | b'-') => ExponentSign,
+        (Exponent | ExponentSign | ExponentDigits, b'0'..=b'9') => ExponentDigits,
+        _ => return None,
+    })
+}
+
+/// How many bytes of a string need no look: all up to a quote, a backslash or a control
+/// character.
+fn plain_prefix(bytes: &[u8]) -> usize {
+    let is_special = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+    // Without a branch inside, the compiler makes a handful of vector instructions of a block.
+    let (blocks, _) = bytes.as_chunks::<64>();
+    let plain = blocks
+        .iter()
+        .take_while(|block| {
+            !block.iter().fold(false, |found, &byte| {
+                found | (byte < 0x20) | (byte == b'"') | (byte == b'\\')
+            })
+        })
+        .count()
+        * 64;
+    let rest = &bytes[plain..];
+    plain
+        + rest
+            .iter()
+            .position(|&byte| is_special(byte))
+            .unwrap_or(rest.len())
+}

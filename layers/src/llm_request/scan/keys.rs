@@ -1,0 +1,127 @@
+//! Which keys of a request the gateway acts on.
+
+use crate::{Dialect, Operation};
+
+/// A key that the gateway acts on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Key {
+    Model,
+    Name,
+    Source,
+    Stream,
+    KeepAlive,
+    Options,
+    Prompt,
+    Messages,
+    Input,
+    MaxTokens,
+    // Of `options`:
+    NumCtx,
+    NumPredict,
+}
+
+impl Key {
+    const OF_BODY: [Self; 10] = [
+        Self::Model,
+        Self::Name,
+        Self::Source,
+        Self::Stream,
+        Self::KeepAlive,
+        Self::Options,
+        Self::Prompt,
+        Self::Messages,
+        Self::Input,
+        Self::MaxTokens,
+    ];
+    const OF_OPTIONS: [Self; 2] = [Self::NumCtx, Self::NumPredict];
+
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Name => "name",
+            Self::Source => "source",
+            Self::Stream => "stream",
+            Self::KeepAlive => "keep_alive",
+            Self::Options => "options",
+            Self::Prompt => "prompt",
+            Self::Messages => "messages",
+            Self::Input => "input",
+            Self::MaxTokens => "max_tokens",
+            Self::NumCtx => "num_ctx",
+            Self::NumPredict => "num_predict",
+        }
+    }
+
+    /// How many bytes of its value, escapes and all, decide what it means.
+    pub(super) fn kept_bytes(self) -> usize {
+        match self {
+            Self::Model | Self::Name | Self::Source => 6 * super::MAX_NAME_BYTES,
+            Self::KeepAlive | Self::NumCtx | Self::NumPredict | Self::MaxTokens => 128,
+            // Whether there are any is enough.
+            Self::Prompt | Self::Messages | Self::Input => 0,
+            Self::Stream | Self::Options => 0,
+        }
+    }
+
+    fn bit(self) -> u16 {
+        1 << self as u16
+    }
+}
+
+/// The keys that the gateway acts on in one kind of request. All others pass unseen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keys(u16);
+
+impl Keys {
+    /// The keys of a request to this operation, written in this dialect.
+    pub fn of(dialect: Dialect, operation: Operation) -> Self {
+        use Key::*;
+        use Operation::{Chat, Copy, Create, Delete, Embed, Extra, Generate, Pull, Push, Show};
+        let keys: &[Key] = match (dialect, operation) {
+            (Dialect::Ollama, Generate) => &[Model, Stream, KeepAlive, Options, Prompt],
+            (Dialect::Ollama, Chat) => &[Model, Stream, KeepAlive, Options, Messages],
+            // One of the two routes calls it `input`, the other `prompt`.
+            (Dialect::Ollama, Embed) => &[Model, KeepAlive, Options, Input, Prompt],
+            (_, Show | Delete) => &[Model, Name],
+            (_, Pull | Push | Create) => &[Model, Name, Stream],
+            (_, Copy) => &[Source],
+            (Dialect::Responses, Chat) => &[Model, Stream, Input],
+            (_, Chat) => &[Model, Stream, Messages, MaxTokens],
+            (_, Generate) => &[Model, Stream, Prompt, MaxTokens],
+            (_, Embed) => &[Model, Input],
+            (_, Extra) => &[Model, Stream, KeepAlive, Options, Prompt, Messages, Input],
+            _ => &[Model],
+        };
+        Self(keys.iter().fold(0, |set, key| set | key.bit()))
+    }
+
+    pub(super) fn contains(self, key: Key) -> bool {
+        self.0 & key.bit() != 0
+    }
+
+    /// The key that Go would take `text` for.
+    pub(super) fn find(self, text: &str, in_options: bool) -> Option<Key> {
+        let known: &[Key] = match in_options {
+            false => &Key::OF_BODY,
+            true => &Key::OF_OPTIONS,
+        };
+        known
+            .iter()
+            .copied()
+            .filter(|key| in_options || self.contains(*key))
+            .find(|key| super::text::folds_to(text, key.text()))
+    }
+}
+
+/// A set of keys that have been seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen(u16);
+
+impl Seen {
+    /// Adds a key; `false` if it was there.
+    pub(super) fn insert(&mut self, key: Key) -> bool {
+        let is_new = self.0 & key.bit() == 0;
+        self.0 |= key.bit();
+        is_new
+    }
+}

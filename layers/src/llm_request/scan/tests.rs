@@ -1,0 +1,594 @@
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{Dialect, Operation};
+
+fn scan_with(keys: Keys, pieces: &[&[u8]]) -> Result<Scanned, ScanError> {
+    let mut scanner = Scanner::new(keys);
+    for piece in pieces {
+        scanner.feed(piece)?;
+    }
+    scanner.finish()
+}
+
+fn generate() -> Keys {
+    Keys::of(Dialect::Ollama, Operation::Generate)
+}
+
+fn scan(body: impl AsRef<[u8]>) -> Result<Scanned, ScanError> {
+    scan_with(generate(), &[body.as_ref()])
+}
+
+fn model(body: &str) -> Option<String> {
+    scan(body).unwrap().model
+}
+
+fn text(body: impl AsRef<[u8]>) -> String {
+    scan(body).unwrap_err().to_string()
+}
+
+#[test]
+fn all_is_found_wherever_it_stands() {
+    let found = scan(
+        r#" {"prompt":"x","options":{"temperature":0.5,"num_ctx":4096,"num_predict":-1},
+            "format":{"model":"no","stream":false},"stream" : false, "keep_alive":"1h30m",
+            "images":["model",{"model":1}], "model":"llama3" } "#,
+    )
+    .unwrap();
+    assert_eq!(found.model.as_deref(), Some("llama3"));
+    assert_eq!(found.stream, Some(false));
+    assert_eq!(found.num_ctx, Some(4096));
+    assert_eq!(found.max_tokens, None);
+    assert_eq!(
+        found.keep_alive,
+        Some(KeepAlive::For(Duration::from_secs(5400)))
+    );
+    assert!(!found.has_no_prompt && !found.is_empty_object);
+    assert_eq!(found.members_begin, 2);
+}
+
+#[test]
+fn only_the_options_of_the_body_are_options() {
+    for body in [
+        r#"{"options":{"deep":{"num_ctx":1}}}"#,
+        r#"{"options":[{"num_ctx":1}]}"#,
+        r#"{"other":{"num_ctx":1}}"#,
+        r#"{"options":{"a":1},"num_ctx":1}"#,
+        r#"{"options":{"num_ctx":"1"}}"#,
+        r#"{"options":null}"#,
+    ] {
+        assert_eq!(scan(body).unwrap().num_ctx, None, "{body}");
+    }
+}
+
+#[test]
+fn the_span_of_a_model_is_that_of_its_value() {
+    for (body, value) in [
+        (r#"{"model":"a","b":1}"#, "\"a\""),
+        ("{\"x\":1, \"model\" :\n null }", "null"),
+        (r#"{"model":"a\"\\b"}"#, r#""a\"\\b""#),
+    ] {
+        let span = scan(body).map(|found| found.model_value.unwrap());
+        match span {
+            Ok(span) => assert_eq!(&body[span.start as usize..span.end as usize], value),
+            Err(error) => assert_eq!(error, ScanError::InvalidModelName, "{body}"),
+        }
+    }
+}
+
+#[test]
+fn a_model_that_is_missing_null_or_empty_is_none() {
+    for body in [
+        "{}",
+        r#"{"model":null}"#,
+        r#"{"model":""}"#,
+        r#"{"name":"x"}"#,
+    ] {
+        assert_eq!(model(body), None, "{body}");
+    }
+    assert!(scan("{ \n }").unwrap().is_empty_object);
+}
+
+#[test]
+fn management_takes_name_where_model_is_missing_or_empty() {
+    let keys = Keys::of(Dialect::Ollama, Operation::Pull);
+    let model = |body: &str| scan_with(keys, &[body.as_bytes()]).unwrap().model;
+    assert_eq!(model(r#"{"name":"a"}"#).as_deref(), Some("a"));
+    assert_eq!(model(r#"{"name":"a","model":"b"}"#).as_deref(), Some("b"));
+    assert_eq!(model(r#"{"model":"","name":"a"}"#).as_deref(), Some("a"));
+    let copy = Keys::of(Dialect::Ollama, Operation::Copy);
+    let found = scan_with(copy, &[br#"{"source":"a","destination":"b"}"#]);
+    assert_eq!(found.unwrap().model.as_deref(), Some("a"));
+}
+
+#[test]
+fn a_key_that_two_readers_could_read_differently_is_refused() {
+    for (body, key) in [
+        (r#"{"model":"a","model":"b"}"#, "model"),
+        (r#"{"model":"a","MODEL":"b"}"#, "model"),
+        (r#"{"Model":"a"}"#, "model"),
+        (r#"{"model":null,"model":"b"}"#, "model"),
+        (r#"{"mode\u006c":"a","model":"b"}"#, "model"),
+        ("{\"\u{17f}tream\":true}", "stream"),
+        (r#"{"\u017ftream":true}"#, "stream"),
+        (r#"{"KEEP_ALIVE":1}"#, "keep_alive"),
+        ("{\"\u{212a}eep_alive\":1}", "keep_alive"),
+        (r#"{"options":{},"options":{}}"#, "options"),
+        (r#"{"options":{"num_ctx":1,"num_ctx":2}}"#, "num_ctx"),
+        (r#"{"prompt":"","prompt":"x"}"#, "prompt"),
+    ] {
+        assert_eq!(scan(body), Err(ScanError::AmbiguousKey { key }), "{body}");
+    }
+    // An escape alone leaves no doubt, and keys that nobody here acts on may do as they like.
+    assert_eq!(model(r#"{"\u006dodel":"a"}"#).as_deref(), Some("a"));
+    assert!(scan(r#"{"x":1,"x":2,"NAME":3,"messages":1,"messages":2,"m\u00f6del":1}"#).is_ok());
+    assert!(scan(r#"{"a":{"model":1,"model":2},"b":{"num_ctx":1,"NUM_CTX":1}}"#).is_ok());
+}
+
+#[test]
+fn texts_are_those_of_go() {
+    for (body, expected) in [
+        (&b""[..], "missing request body"),
+        (b" \n", "missing request body"),
+        (b"{\"model\":", "unexpected EOF"),
+        (b"{", "unexpected EOF"),
+        (b"{\"model\":\"a\"", "unexpected EOF"),
+        (
+            b"\xef\xbb\xbf{}",
+            "invalid character 'ï' looking for beginning of value",
+        ),
+        (
+            b"\x1f\x8b",
+            r"invalid character '\x1f' looking for beginning of value",
+        ),
+        (
+            b"{1:2}",
+            "invalid character '1' looking for beginning of object key string",
+        ),
+        (
+            b"{\"a\":1,}",
+            "invalid character '}' looking for beginning of object key string",
+        ),
+        (b"{\"a\" 1}", "invalid character '1' after object key"),
+        (
+            b"{\"a\":1 2}",
+            "invalid character '2' after object key:value pair",
+        ),
+        (
+            b"{\"a\":[1 2]}",
+            "invalid character '2' after array element",
+        ),
+        (
+            b"{\"a\":[1,]}",
+            "invalid character ']' looking for beginning of value",
+        ),
+        (
+            b"{\"a\":1]",
+            "invalid character ']' after object key:value pair",
+        ),
+        (
+            b"{\"a\":\"\n\"}",
+            r"invalid character '\n' in string literal",
+        ),
+        (
+            b"{\"a\":\"\\'\"}",
+            r"invalid character '\'' in string escape code",
+        ),
+        (
+            b"{\"a\":\"\\u12g4\"}",
+            r"invalid character 'g' in \u hexadecimal character escape",
+        ),
+        (b"{\"a\":-}", "invalid character '}' in numeric literal"),
+        (
+            b"{\"a\":01}",
+            "invalid character '1' after object key:value pair",
+        ),
+        (
+            b"{\"a\":1.}",
+            "invalid character '}' after decimal point in numeric literal",
+        ),
+        (
+            b"{\"a\":1e+}",
+            "invalid character '}' in exponent of numeric literal",
+        ),
+        (
+            b"{\"a\":trve}",
+            "invalid character 'v' in literal true (expecting 'u')",
+        ),
+        (b"[1]", "the request body must be a JSON object, not array"),
+        (b"null", "the request body must be a JSON object, not null"),
+        (b"12", "the request body must be a JSON object, not number"),
+        (
+            b"\"x\"",
+            "the request body must be a JSON object, not string",
+        ),
+    ] {
+        assert_eq!(text(body), expected, "{}", body.escape_ascii());
+    }
+}
+
+#[test]
+fn wrong_types_are_named() {
+    for (body, key, found, expected) in [
+        (r#"{"model":["a"]}"#, "model", "array", "string"),
+        (r#"{"model":{"a":1}}"#, "model", "object", "string"),
+        (r#"{"model":7}"#, "model", "number", "string"),
+        (r#"{"model":true}"#, "model", "bool", "string"),
+        (r#"{"stream":"true"}"#, "stream", "string", "bool"),
+        (r#"{"stream":0}"#, "stream", "number", "bool"),
+    ] {
+        let error = ScanError::WrongType {
+            key,
+            found,
+            expected,
+        };
+        assert_eq!(scan(body), Err(error), "{body}");
+    }
+    assert_eq!(scan(r#"{"stream":null}"#).unwrap().stream, None);
+    // What is wrong with the whole comes before what is wrong with a part.
+    assert_eq!(text(r#"{"model":7"#), "unexpected EOF");
+}
+
+#[test]
+fn what_follows_the_value_is_ignored() {
+    assert_eq!(model(r#"{"model":"a"} trailing"#).as_deref(), Some("a"));
+    assert!(scan(b"{}\xff{\"model\":7}").is_ok());
+}
+
+#[test]
+fn nesting_ends_somewhere() {
+    let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+    assert!(scan(nested(MAX_DEPTH as usize - 1)).is_ok());
+    assert_eq!(scan(nested(MAX_DEPTH as usize)), Err(ScanError::TooDeep));
+    assert_eq!(scan("[".repeat(1 << 20)), Err(ScanError::TooDeep));
+}
+
+#[test]
+fn text_must_be_utf8() {
+    for bad in [
+        &b"\xff"[..],
+        b"\xc3",
+        b"\xc3(",
+        b"\xed\xa0\x80",
+        b"\xf0\x9f\x98",
+        b"\xc0\xaf",
+    ] {
+        let body = [b"{\"prompt\":\"", bad, b"\"}"].concat();
+        assert_eq!(
+            scan(&body),
+            Err(ScanError::InvalidUtf8),
+            "{}",
+            bad.escape_ascii()
+        );
+        let pieces: Vec<_> = body.chunks(1).collect();
+        assert_eq!(scan_with(generate(), &pieces), Err(ScanError::InvalidUtf8));
+    }
+    let whole = "{\"prompt\":\"aé漢😀\"}";
+    let pieces: Vec<_> = whole.as_bytes().chunks(1).collect();
+    assert!(scan_with(generate(), &pieces).is_ok());
+}
+
+#[test]
+fn names_that_move_about_are_no_names() {
+    for name in [
+        "../../etc",
+        "a/../b",
+        "..",
+        "a\\nb",
+        "a\\u0000",
+        "a\\r",
+        "c:\\\\x",
+        "./a",
+    ] {
+        let body = format!(r#"{{"model":"{name}"}}"#);
+        assert_eq!(scan(&body), Err(ScanError::InvalidModelName), "{body}");
+    }
+    let long = format!(r#"{{"model":"{}"}}"#, "a".repeat(MAX_NAME_BYTES + 1));
+    assert_eq!(scan(&long), Err(ScanError::InvalidModelName));
+    for name in [
+        "a@sha256:00",
+        "registry.ollama.ai/library/a:latest",
+        "a..b",
+        "Ä",
+    ] {
+        assert_eq!(
+            model(&format!(r#"{{"model":"{name}"}}"#)).as_deref(),
+            Some(name)
+        );
+    }
+}
+
+#[test]
+fn names_are_unescaped_as_go_does() {
+    for (escaped, name) in [
+        (r"\u0061\/b", "a/b"),
+        (r"\ud83d\ude00", "\u{1f600}"),
+        (r"\ud83dx", "\u{fffd}x"),
+        (r"\ude00\ud83d", "\u{fffd}\u{fffd}"),
+        (r"\ud83d\ud83d\ude00", "\u{fffd}\u{1f600}"),
+        (r"\ud83d\u0041", "\u{fffd}A"),
+        (r"\ud83d", "\u{fffd}"),
+    ] {
+        let found = model(&format!(r#"{{"model":"{escaped}"}}"#));
+        assert_eq!(found.as_deref(), Some(name), "{escaped}");
+    }
+}
+
+#[test]
+fn keep_alive_is_read_as_ollama_reads_it() {
+    let seconds = |seconds: f64| Some(KeepAlive::For(Duration::from_secs_f64(seconds)));
+    let (forever, unclear) = (Some(KeepAlive::Forever), Some(KeepAlive::Unclear));
+    for (written, expected) in [
+        ("null", None),
+        ("0", seconds(0.0)),
+        ("-0", seconds(0.0)),
+        ("300", seconds(300.0)),
+        ("1.5", seconds(1.5)),
+        ("3e2", seconds(300.0)),
+        ("-1", forever),
+        ("-0.5", forever),
+        ("1e300", unclear),
+        ("1e999", unclear),
+        ("true", unclear),
+        ("[]", unclear),
+        (r#""10m""#, seconds(600.0)),
+        (r#""1h30m""#, seconds(5400.0)),
+        (r#""1.5h""#, seconds(5400.0)),
+        (r#""+5s""#, seconds(5.0)),
+        (r#""1m.5s""#, seconds(60.5)),
+        (r#""100ms""#, seconds(0.1)),
+        (r#""0""#, seconds(0.0)),
+        (r#""-0""#, seconds(0.0)),
+        (r#""0s""#, seconds(0.0)),
+        (r#""-1s""#, forever),
+        (r#""-1m""#, forever),
+        (r#""-1""#, unclear),
+        (r#""1""#, unclear),
+        (r#""soon""#, unclear),
+        (r#""""#, unclear),
+        (r#""-""#, unclear),
+        (r#"".s""#, unclear),
+        (r#""1d""#, unclear),
+        (r#""10 m""#, unclear),
+        (r#""9999999999h""#, unclear),
+    ] {
+        let found = scan(format!(r#"{{"keep_alive":{written}}}"#)).unwrap();
+        assert_eq!(found.keep_alive, expected, "{written}");
+    }
+}
+
+#[test]
+fn a_prompt_may_be_missing_null_or_empty() {
+    let has_no_prompt = |dialect, operation, body: &str| {
+        scan_with(Keys::of(dialect, operation), &[body.as_bytes()])
+            .unwrap()
+            .has_no_prompt
+    };
+    use Dialect::{Anthropic, Ollama, OpenAi, Responses};
+    use Operation::{Chat, Embed, Generate};
+    for (dialect, operation, key) in [
+        (Ollama, Generate, "prompt"),
+        (Ollama, Chat, "messages"),
+        (Ollama, Embed, "input"),
+        (Ollama, Embed, "prompt"),
+        (OpenAi, Chat, "messages"),
+        (OpenAi, Generate, "prompt"),
+        (OpenAi, Embed, "input"),
+        (Responses, Chat, "input"),
+        (Anthropic, Chat, "messages"),
+    ] {
+        for empty in ["null", "\"\"", "[]", "[ ]"] {
+            let body = format!(r#"{{"{key}":{empty},"other":"x"}}"#);
+            assert!(has_no_prompt(dialect, operation, &body), "{body}");
+        }
+        for full in ["\"x\"", "[1]", "[[]]", "7", r#""\n""#] {
+            let body = format!(r#"{{"{key}":{full}}}"#);
+            assert!(!has_no_prompt(dialect, operation, &body), "{body}");
+        }
+    }
+}
+
+/// Any JSON, with the keys that matter among its keys.
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        // No more digits than serde_json reads back as they were.
+        any::<i32>().prop_map(|n| json!(f64::from(n) / 8.0)),
+        any::<String>().prop_map(Value::from),
+        "[a-z\"\\\\/\u{0}-\u{1f}é漢😀]{0,200}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(6, 64, 8, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..8).prop_map(Value::from),
+            prop::collection::vec((any_key(), inner), 0..8)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+fn any_key() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "model|name|stream|keep_alive|options|num_ctx|prompt|messages",
+        any::<String>()
+    ]
+}
+
+/// A body as a client might send it, with values of the right type for most keys.
+fn any_body() -> impl Strategy<Value = Value> {
+    let name = prop_oneof![
+        Just(json!(null)),
+        "[a-zA-Z0-9:\"é😀 ]{0,40}".prop_map(Value::from)
+    ];
+    let stream = prop_oneof![Just(json!(null)), any::<bool>().prop_map(Value::from)];
+    let others = prop::collection::vec((any::<String>(), any_json()), 0..5);
+    (name, stream, any_json(), any_json(), others).prop_map(
+        |(model, stream, prompt, num_ctx, others)| {
+            let mut body = json!({
+                "model": model,
+                "stream": stream,
+                "prompt": prompt,
+                "options": { "num_ctx": num_ctx, "seed": 1 },
+            });
+            for (key, value) in others {
+                if generate().find(&key, false).is_none() {
+                    body[key] = value;
+                }
+            }
+            body
+        },
+    )
+}
+
+/// Writes some characters of the strings in a JSON text as escapes that they do not need.
+fn over_escaped(text: &str, choice: usize) -> String {
+    let mut out = String::new();
+    let mut in_string = false;
+    let mut chars = text.chars();
+    while let Some(character) = chars.next() {
+        match character {
+            '\\' => out.extend([character].into_iter().chain(chars.next())),
+            '"' => {
+                in_string = !in_string;
+                out.push(character);
+            }
+            // An escape that was there may go on with letters.
+            _ if in_string && !character.is_ascii_hexdigit() && out.len() % 7 >= choice => {
+                for unit in character.encode_utf16(&mut [0; 2]) {
+                    out.push_str(&format!("\\u{unit:04X}"));
+                }
+            }
+            _ => out.push(character),
+        }
+    }
+    out
+}
+
+fn pieces<'a>(bytes: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
+    let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+    cuts.extend([0, bytes.len()]);
+    cuts.sort_unstable();
+    cuts.windows(2)
+        .map(|pair| &bytes[pair[0]..pair[1]])
+        .collect()
+}
+
+/// Whether serde_json reads a value at the beginning of these bytes, and takes it for an
+/// object. It looks away from the escapes of what it skips, as Go does.
+fn oracle_takes(bytes: &[u8]) -> bool {
+    let mut values =
+        serde_json::Deserializer::from_slice(bytes).into_iter::<serde::de::IgnoredAny>();
+    let is_object = bytes.trim_ascii_start().first() == Some(&b'{');
+    let read = matches!(values.next(), Some(Ok(_)));
+    // It does not look at the encoding of what it skips either.
+    let end = values.byte_offset();
+    read && is_object && std::str::from_utf8(&bytes[..end]).is_ok()
+}
+
+fn is_syntax(result: &Result<Scanned, ScanError>) -> bool {
+    use ScanError::*;
+    matches!(
+        result,
+        Err(Empty | UnexpectedEnd | InvalidCharacter { .. } | InvalidUtf8 | NotAnObject { .. })
+    )
+}
+
+proptest! {
+    #[test]
+    fn what_is_found_is_what_serde_finds(
+        body in any_body(),
+        is_pretty in any::<bool>(),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+    ) {
+        let bytes = match is_pretty {
+            true => serde_json::to_vec_pretty(&body).unwrap(),
+            false => serde_json::to_vec(&body).unwrap(),
+        };
+        let found = scan_with(generate(), &pieces(&bytes, &cuts)).unwrap();
+        prop_assert_eq!(found.model.as_deref(), body["model"].as_str().filter(|m| !m.is_empty()));
+        prop_assert_eq!(found.stream, body["stream"].as_bool());
+        let num_ctx = body["options"]["num_ctx"].as_f64().filter(|n| *n >= 0.0).map(|n| n as u64);
+        prop_assert_eq!(found.num_ctx, num_ctx);
+        let prompt = &body["prompt"];
+        let is_empty = prompt.is_null() || prompt == "" || prompt == &json!([]);
+        prop_assert_eq!(found.has_no_prompt, is_empty);
+        let span = found.model_value.unwrap();
+        let value = &bytes[span.start as usize..span.end as usize];
+        prop_assert_eq!(&serde_json::from_slice::<Value>(value).unwrap(), &body["model"]);
+        prop_assert_eq!(bytes[found.members_begin as usize - 1], b'{');
+    }
+
+    #[test]
+    fn escapes_change_nothing(body in any_body(), choice in 0..7usize) {
+        let plain = serde_json::to_string(&body).unwrap();
+        let escaped = over_escaped(&plain, choice);
+        prop_assert_eq!(serde_json::from_str::<Value>(&escaped).unwrap(), body);
+        let (mut a, mut b) = (scan(&plain).unwrap(), scan(&escaped).unwrap());
+        (a.model_value, b.model_value) = (None, None);
+        prop_assert_eq!(a, b);
+    }
+
+    #[test]
+    fn damage_is_refused_when_serde_refuses_it(
+        body in any_body(),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4u8), 1..4),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+    ) {
+        let mut bytes = serde_json::to_vec(&body).unwrap();
+        for (at, byte, how) in damage {
+            let at = at.index(bytes.len().max(1));
+            match how {
+                _ if bytes.is_empty() => bytes.push(byte),
+                0 => bytes[at] = byte,
+                1 => bytes[at] = b"{}[]:,\"\\0-.eu \x1f"[byte as usize % 15],
+                2 => { bytes.remove(at); }
+                _ => bytes.truncate(at),
+            }
+        }
+        let result = scan_with(generate(), &pieces(&bytes, &cuts));
+        prop_assert_eq!(
+            !is_syntax(&result), oracle_takes(&bytes),
+            "{:?} for {}", result, bytes.escape_ascii()
+        );
+        // However the input is cut, the answer is the same.
+        prop_assert_eq!(result, scan(&bytes));
+    }
+
+    #[test]
+    fn noise_is_refused_when_serde_refuses_it(
+        noise in "[{}\\[\\]:,\"\\\\u0-9aeflnrst.+ -]{0,40}",
+    ) {
+        let bytes = format!("{{\"a\":{noise}");
+        let result = scan(&bytes);
+        prop_assert_eq!(!is_syntax(&result), oracle_takes(bytes.as_bytes()), "{:?} for {}", result, bytes);
+    }
+
+    #[test]
+    fn a_duplicate_is_refused_wherever_it_stands(
+        body in any_body(),
+        key in "model|stream|options|prompt|MODEL|Stream|oPtions|PROMPT",
+    ) {
+        let text = serde_json::to_string(&body).unwrap();
+        let doubled = format!("{},{}:null}}", &text[..text.len() - 1], json!(key));
+        let key = key.to_lowercase();
+        let is_told = matches!(scan(&doubled), Err(ScanError::AmbiguousKey { key: k }) if k == key);
+        prop_assert!(is_told, "{}", doubled);
+    }
+}
+
+#[test]
+fn a_huge_string_is_one_string() {
+    let image = "QUJD/+==".repeat(1 << 18);
+    let body = format!(r#"{{"images":["{image}"],"prompt":"{image}","model":"a"}}"#);
+    for size in [1 << 20, 16 << 10, 8191, 63] {
+        let pieces: Vec<_> = body.as_bytes().chunks(size).collect();
+        let found = scan_with(generate(), &pieces).unwrap();
+        assert_eq!(found.model.as_deref(), Some("a"));
+    }
+}

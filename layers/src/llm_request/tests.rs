@@ -1,0 +1,478 @@
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Builder;
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+use tower::{Layer, ServiceExt, service_fn};
+
+use super::scan::ScanError;
+use super::*;
+use crate::body::{MemoryBudget, ReplayBody};
+use crate::endpoint::EndpointLayer;
+use crate::{BoxError, EndpointTable, Failure, Side};
+
+type Body = ReplayBody<Full<Bytes>>;
+
+/// What the service behind the layer was given.
+struct Given {
+    request: Request<Body>,
+}
+
+impl Given {
+    fn llm(&self) -> &LlmRequest {
+        self.request.extensions().get().unwrap()
+    }
+
+    fn model(&self) -> Option<&str> {
+        self.llm().model.as_deref()
+    }
+
+    fn body(&self) -> Bytes {
+        self.request.body().segments().unwrap().concat().into()
+    }
+}
+
+async fn send(layer: LlmRequestLayer, request: Request<Body>) -> Result<Given, BoxError> {
+    let inner = service_fn(async |request| Ok::<_, BoxError>(Given { request }));
+    let extra = EndpointTable::ollama()
+        .with_path("/api/rerank", &[http::Method::GET, http::Method::POST])
+        .unwrap();
+    EndpointLayer::new(extra)
+        .layer(layer.layer(inner))
+        .oneshot(request)
+        .await
+}
+
+fn post(path: &str, body: impl Into<Bytes>) -> Request<Body> {
+    with(Request::post(path), body)
+}
+
+fn with(builder: Builder, body: impl Into<Bytes>) -> Request<Body> {
+    let bytes = body.into();
+    builder
+        .header(header::CONTENT_LENGTH, bytes.len())
+        .body(ReplayBody::from(bytes))
+        .unwrap()
+}
+
+async fn given(path: &str, body: &'static str) -> Given {
+    send(LlmRequestLayer::new(), post(path, body))
+        .await
+        .unwrap()
+}
+
+async fn refusal(layer: LlmRequestLayer, request: Request<Body>) -> (StatusCode, String) {
+    let error = send(layer, request).await.err().unwrap();
+    let failure = Failure::find(&*error).unwrap();
+    assert!(!failure.is_retryable());
+    (failure.status(), failure.to_string())
+}
+
+async fn refused(path: &str, body: &'static [u8]) -> (StatusCode, String) {
+    refusal(LlmRequestLayer::new(), post(path, body)).await
+}
+
+fn defaulting() -> LlmRequestLayer {
+    LlmRequestLayer::new().with_default_model(Some("fall\"back".into()))
+}
+
+#[tokio::test]
+async fn the_rest_of_the_stack_learns_what_was_asked() {
+    let body = r#"{"model":"llama3","messages":[{}],"keep_alive":"5m","options":{"num_ctx":8}}"#;
+    let given = given("/api/chat", body).await;
+    let expected = LlmRequest {
+        dialect: Dialect::Ollama,
+        operation: Operation::Chat,
+        model: Some("llama3".into()),
+        stream: true,
+        keep_alive: Some(KeepAlive::For(Duration::from_secs(300))),
+        num_ctx: Some(8),
+        has_no_prompt: false,
+        body_bytes: body.len() as u64,
+    };
+    assert_eq!(given.llm(), &expected);
+    assert_eq!(given.body(), body);
+}
+
+#[tokio::test]
+async fn streams_are_on_by_default_where_they_are_in_ollama() {
+    for (path, body, stream) in [
+        ("/api/generate", r#"{"prompt":"x"}"#, true),
+        ("/api/generate", r#"{"prompt":"x","stream":null}"#, true),
+        ("/api/generate", r#"{"prompt":"x","stream":false}"#, false),
+        // One object, whatever was asked for: the model is loaded, and that is all.
+        ("/api/generate", r#"{"stream":true}"#, false),
+        ("/api/chat", r#"{"messages":[],"stream":true}"#, false),
+        ("/api/embed", r#"{"input":"x","stream":true}"#, false),
+        ("/api/pull", r#"{"name":"x"}"#, true),
+        ("/v1/chat/completions", r#"{"messages":[{}]}"#, false),
+        (
+            "/v1/chat/completions",
+            r#"{"messages":[{}],"stream":true}"#,
+            true,
+        ),
+        ("/v1/messages", r#"{"messages":[{}],"stream":true}"#, true),
+    ] {
+        assert_eq!(
+            given(path, body).await.llm().stream,
+            stream,
+            "{path} {body}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn management_names_its_model_too() {
+    for (path, body) in [
+        ("/api/show", r#"{"name":"a"}"#),
+        ("/api/pull", r#"{"model":"a"}"#),
+        ("/api/create", r#"{"model":"a","from":"b","files":{}}"#),
+        ("/api/copy", r#"{"source":"a","destination":"b"}"#),
+    ] {
+        let given = given(path, body).await;
+        assert_eq!(given.model(), Some("a"), "{path}");
+        assert!(!given.llm().has_no_prompt);
+    }
+    let delete = with(Request::delete("/api/delete"), r#"{"name":"a"}"#);
+    let given = send(LlmRequestLayer::new(), delete).await.unwrap();
+    assert_eq!(given.model(), Some("a"));
+}
+
+#[tokio::test]
+async fn what_has_no_body_to_scan_passes_as_it_is() {
+    for request in [
+        with(Request::get("/api/tags"), ""),
+        with(Request::get("/api/rerank"), ""),
+        with(Request::post("/api/rerank"), ""),
+        with(Request::post("/api/me"), ""),
+        with(Request::post("/nowhere"), "{"),
+        with(Request::post("/api/blobs/sha256:0"), "{"),
+        Request::post("/api/chat")
+            .body(ReplayBody::streaming(Full::from("{")))
+            .unwrap(),
+    ] {
+        let given = send(defaulting(), request).await.unwrap();
+        assert!(given.request.extensions().get::<LlmRequest>().is_none());
+    }
+    let given = given("/api/rerank", r#"{"model":"a","query":"x"}"#).await;
+    assert_eq!(given.model(), Some("a"));
+    assert!(!given.llm().has_no_prompt);
+}
+
+#[tokio::test]
+async fn refusals_read_as_those_of_ollama() {
+    for (path, body, text) in [
+        ("/api/generate", &b"{\"model\":"[..], "unexpected EOF"),
+        (
+            "/api/generate",
+            b"[1]",
+            "json: cannot unmarshal array into Go value of type api.GenerateRequest",
+        ),
+        (
+            "/api/generate",
+            b"\xef\xbb\xbf{\"model\":\"tiny\"}",
+            "invalid character 'ï' looking for beginning of value",
+        ),
+        (
+            "/api/generate",
+            b"{\"model\":[\"a\"],\"prompt\":\"x\"}",
+            "json: cannot unmarshal array into Go struct field GenerateRequest.model of type string",
+        ),
+        (
+            "/api/generate",
+            b"{\"model\": \"tiny\", \"stream\": \"true\"}",
+            "json: cannot unmarshal string into Go struct field GenerateRequest.stream of type bool",
+        ),
+        ("/api/generate", b"", "missing request body"),
+        ("/api/chat", b"", "missing request body"),
+        ("/v1/chat/completions", b"", "EOF"),
+        ("/v1/chat/completions", b"{", "unexpected EOF"),
+        (
+            "/api/generate",
+            b"{\"model\":\"a\\nb\"}",
+            "invalid model name",
+        ),
+        (
+            "/api/generate",
+            b"{\"model\":\"../../etc\"}",
+            "invalid model name",
+        ),
+        (
+            "/v1/responses",
+            b"{\"model\":1}",
+            "json: cannot unmarshal number into Go struct field ResponsesRequest.model of type string",
+        ),
+    ] {
+        let expected = (StatusCode::BAD_REQUEST, text.to_owned());
+        assert_eq!(refused(path, body).await, expected, "{path}");
+    }
+    let (status, text) = refused("/api/chat", br#"{"model":"a","Model":"b"}"#).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(text.contains("\"model\" must stand once"), "{text}");
+    let delete = with(Request::delete("/api/delete"), "");
+    let (status, text) = refusal(LlmRequestLayer::new(), delete).await;
+    assert_eq!((status.as_u16(), &*text), (400, "missing request body"));
+}
+
+#[tokio::test]
+async fn a_refusal_is_the_clients_and_has_a_kind() {
+    for (body, kind) in [
+        ("", "missing_body"),
+        ("{", "malformed_body"),
+        (r#"{"model":"a","model":"b"}"#, "ambiguous_key"),
+        (r#"{"model":".."}"#, "invalid_model_name"),
+    ] {
+        let error = send(LlmRequestLayer::new(), post("/api/chat", body))
+            .await
+            .err()
+            .unwrap();
+        let failure = Failure::find(&*error).unwrap();
+        assert_eq!((failure.kind(), failure.side()), (kind, Side::Client));
+    }
+}
+
+#[tokio::test]
+async fn a_missing_model_is_filled_in() {
+    for (body, expected) in [
+        ("{}", r#"{"model":"fall\"back"}"#),
+        (" { } ", r#" {"model":"fall\"back" } "#),
+        (
+            r#"{"prompt":"x"}"#,
+            r#"{"model":"fall\"back","prompt":"x"}"#,
+        ),
+        (
+            "{\n\"prompt\":\"x\"}",
+            "{\"model\":\"fall\\\"back\",\n\"prompt\":\"x\"}",
+        ),
+        (r#"{"model":null,"a":1}"#, r#"{"model":"fall\"back","a":1}"#),
+        (
+            r#"{"a":1,"model" : "" }"#,
+            r#"{"a":1,"model" : "fall\"back" }"#,
+        ),
+    ] {
+        let given = send(defaulting(), post("/api/generate", body))
+            .await
+            .unwrap();
+        assert_eq!(given.body(), expected);
+        assert_eq!(given.model(), Some("fall\"back"));
+        assert_eq!(given.llm().body_bytes, expected.len() as u64);
+        let length = &given.request.headers()[header::CONTENT_LENGTH];
+        assert_eq!(length, expected.len().to_string().as_str());
+        let sent = given
+            .request
+            .into_body()
+            .collect()
+            .await
+            .unwrap()
+            .to_bytes();
+        assert_eq!(sent, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_model_is_filled_in_only_where_one_is_run() {
+    for (path, body) in [
+        ("/api/show", "{}"),
+        ("/api/pull", r#"{"name":""}"#),
+        ("/api/chat", r#"{"model":"given"}"#),
+    ] {
+        let given = send(defaulting(), post(path, body)).await.unwrap();
+        assert_eq!(given.body(), body);
+    }
+    let chunked = Request::post("/api/chat")
+        .header(header::TRANSFER_ENCODING, "chunked")
+        .body(ReplayBody::from(Bytes::from("{}")))
+        .unwrap();
+    let given = send(defaulting(), chunked).await.unwrap();
+    assert!(!given.request.headers().contains_key(header::CONTENT_LENGTH));
+    let given = given_with_default(None).await;
+    assert_eq!((given.model(), given.body()), (None, "{}".into()));
+}
+
+async fn given_with_default(model: Option<Arc<str>>) -> Given {
+    let layer = LlmRequestLayer::new().with_default_model(model);
+    send(layer, post("/api/chat", "{}")).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_long_body_is_scanned_in_slices_and_goes_on_byte_for_byte() {
+    let image = "QUJD".repeat(1 << 20);
+    let segments = [
+        Bytes::from(r#"{"messages":[{"images":[""#),
+        Bytes::from(image),
+        Bytes::from(r#""]}],"model":"llava"}"#),
+    ];
+    let whole = segments.concat();
+    let body: Body = ReplayBody::buffered(segments, None);
+    let request = Request::post("/api/chat").body(body).unwrap();
+    let given = send(LlmRequestLayer::new(), request).await.unwrap();
+    assert_eq!(given.model(), Some("llava"));
+    assert!(given.body() == whole);
+
+    let cut = Bytes::from(whole).slice(..4 << 20);
+    let (status, text) = refusal(LlmRequestLayer::new(), post("/api/chat", cut)).await;
+    assert_eq!((status.as_u16(), &*text), (400, "unexpected EOF"));
+}
+
+#[tokio::test]
+async fn others_have_their_turn_while_a_long_body_is_scanned() {
+    let body = format!(r#"{{"prompt":"{}"}}"#, "x".repeat(2 << 20));
+    let mut sent =
+        tokio_test::task::spawn(send(LlmRequestLayer::new(), post("/api/generate", body)));
+    let mut turns = 0;
+    while sent.poll().is_pending() {
+        turns += 1;
+    }
+    assert!((3..10).contains(&turns), "{turns}");
+}
+
+fn zstd(path: &str, text: &[u8]) -> Request<Body> {
+    let compressed = compress_to_vec(text, CompressionLevel::Fastest);
+    let builder = Request::post(path).header(header::CONTENT_ENCODING, "zstd");
+    with(builder, compressed)
+}
+
+#[tokio::test]
+async fn a_zstd_body_is_read_and_goes_on_compressed() {
+    let text = format!(
+        r#"{{"input":"{}","stream":true,"model":"m"}}"#,
+        "hello ".repeat(50_000)
+    );
+    let request = zstd("/v1/responses", text.as_bytes());
+    let compressed = request.body().segments().unwrap().concat();
+    let given = send(defaulting(), request).await.unwrap();
+    assert_eq!((given.model(), given.llm().stream), (Some("m"), true));
+    assert!(given.body() == compressed);
+    // Without a model it stays without.
+    let given = send(defaulting(), zstd("/v1/responses", b"{}"))
+        .await
+        .unwrap();
+    assert_eq!(given.model(), None);
+}
+
+#[tokio::test]
+async fn a_zstd_body_of_several_frames_is_one_text() {
+    let frames = [&b"{\"model\":"[..], b"\"m\"}"]
+        .map(|text| compress_to_vec(text, CompressionLevel::Fastest))
+        .concat();
+    let builder = Request::post("/v1/responses").header(header::CONTENT_ENCODING, "zstd");
+    let given = send(LlmRequestLayer::new(), with(builder, frames))
+        .await
+        .unwrap();
+    assert_eq!(given.model(), Some("m"));
+}
+
+#[tokio::test]
+async fn a_bomb_is_refused_at_the_limit_and_gives_its_memory_back() {
+    let text = [b"{\"input\":\"", &b"x".repeat(10 << 20)[..], b"\"}"].concat();
+    let request = zstd("/v1/responses", &text);
+    assert!(request.body().len().unwrap() < 1 << 20);
+    let budget = MemoryBudget::new(16 << 20);
+    let layer = LlmRequestLayer::new()
+        .with_decoded_limit(1 << 20)
+        .with_memory_budget(budget.clone());
+    let (status, _) = refusal(layer.clone(), request).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(budget.available(), 16 << 20);
+
+    let _taken = budget.try_reserve(10 << 20);
+    let error = send(layer, zstd("/v1/responses", b"{}"))
+        .await
+        .err()
+        .unwrap();
+    let failure = Failure::find(&*error).unwrap();
+    assert_eq!(failure.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn a_window_that_would_take_much_memory_is_refused() {
+    // The head of a frame that asks for a window of 1 GiB, and its first block.
+    let frame = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa0, 0x01, 0x00, 0x00];
+    let builder = Request::post("/v1/responses").header(header::CONTENT_ENCODING, "zstd");
+    let request = with(builder, frame.to_vec());
+    let (status, text) = refusal(LlmRequestLayer::new(), request).await;
+    assert_eq!(
+        (status.as_u16(), &*text),
+        (400, "failed to decompress zstd body")
+    );
+}
+
+#[tokio::test]
+async fn other_encodings_are_not_supported() {
+    for (path, encoding) in [
+        ("/api/chat", "gzip"),
+        ("/api/chat", "zstd"),
+        ("/v1/responses", "br"),
+        ("/v1/responses", "zstd, zstd"),
+        ("/v1/responses", "gzip"),
+    ] {
+        let request = with(
+            Request::post(path).header(header::CONTENT_ENCODING, encoding),
+            "{}",
+        );
+        let (status, _) = refusal(LlmRequestLayer::new(), request).await;
+        assert_eq!(
+            status,
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "{path} {encoding}"
+        );
+    }
+    let identity = with(
+        Request::post("/api/chat").header(header::CONTENT_ENCODING, "identity"),
+        "{}",
+    );
+    assert!(send(LlmRequestLayer::new(), identity).await.is_ok());
+}
+
+fn form(fields: &str) -> Request<Body> {
+    let builder = Request::post("/v1/audio/transcriptions")
+        .header(header::CONTENT_TYPE, "multipart/form-data; boundary=\"xx\"");
+    with(builder, fields.replace('\n', "\r\n"))
+}
+
+#[tokio::test]
+async fn a_forms_model_is_found() {
+    let audio = "\0{\"model\":\"no\"}--x--".repeat(100_000);
+    let text = format!(
+        "--xx\nContent-Disposition: form-data; name=\"file\"; filename=\"model\"\n\
+         Content-Type: audio/wav\n\n{audio}\n\
+         --xx\nContent-Disposition: form-data; name=\"model\"\n\nwhisper\n--xx--\n"
+    );
+    let given = send(defaulting(), form(&text)).await.unwrap();
+    assert_eq!(given.model(), Some("whisper"));
+    assert_eq!(given.llm().operation, Operation::Transcribe);
+    assert_eq!(given.body().len(), text.replace('\n', "\r\n").len());
+}
+
+#[tokio::test]
+async fn a_form_without_a_model_stays_without_and_one_with_two_is_refused() {
+    let field = "--xx\nContent-Disposition: form-data; name=\"model\"\n\na\n";
+    let other = "--xx\nContent-Disposition: form-data; name=\"x\"\n\na\n--xx--\n";
+    let given = send(defaulting(), form(other)).await.unwrap();
+    assert_eq!(given.model(), None);
+    let twice = form(&format!("{field}{field}--xx--\n"));
+    let error = send(defaulting(), twice).await.err().unwrap();
+    let cause = Failure::find(&*error).unwrap().caused_by::<MalformedBody>();
+    assert_eq!(
+        cause.unwrap().reason,
+        ScanError::AmbiguousKey { key: "model" }
+    );
+    let cut = form("--xx\nContent-Disposition: form-data; name=\"model\"\n\na");
+    assert_eq!(refusal(defaulting(), cut).await.0, StatusCode::BAD_REQUEST);
+}
+
+#[cfg(feature = "outcome")]
+#[tokio::test]
+async fn the_record_learns_the_model() {
+    let record = crate::Record::new(crate::Outcome::starting(std::time::Instant::now()));
+    let mut request = post("/api/generate", r#"{"prompt":"x"}"#);
+    request.extensions_mut().insert(record.clone());
+    send(defaulting(), request).await.unwrap();
+    let outcome = record.snapshot();
+    assert_eq!(outcome.model.as_deref(), Some("fall\"back"));
+    assert!(outcome.stream);
+}
