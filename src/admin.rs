@@ -33,7 +33,9 @@ impl Admin {
             ),
             (_, "/metrics") => {
                 let mut answer = refusal(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed");
-                answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+                answer
+                    .headers_mut()
+                    .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
                 answer
             }
             _ => refusal(StatusCode::NOT_FOUND, "404 page not found"),

@@ -141,16 +141,25 @@ impl Gateway {
             timeout: backends.probe_timeout,
         };
         let members = backends.addresses.iter();
-        let members = members.map(|address| Backend::new(address.clone(), connect)).collect();
+        let members = members
+            .map(|address| Backend::new(address.clone(), connect))
+            .collect();
         Arc::new(Fleet::new(members, clocks, |backend| {
             stack::attempt(&self.settings, backend, &self.telemetry)
         }))
     }
 
     fn announce(&self) {
-        let edges = [("clients", Some(&self.public)), ("operators", self.admin.as_ref())];
+        let edges = [
+            ("clients", Some(&self.public)),
+            ("operators", self.admin.as_ref()),
+        ];
         for (audience, edge) in edges {
-            for address in edge.and_then(|edge| edge.local_addrs().ok()).into_iter().flatten() {
+            for address in edge
+                .and_then(|edge| edge.local_addrs().ok())
+                .into_iter()
+                .flatten()
+            {
                 tracing::info!(%address, "for" = audience, "listening");
             }
         }
@@ -162,10 +171,12 @@ impl Gateway {
 
 fn endpoints(settings: &Settings) -> Result<EndpointTable, StartError> {
     let extra = settings.backends.extra_paths.iter();
-    extra.clone().try_fold(EndpointTable::ollama(), |table, extra| {
-        let added = table.with_path(&extra.path, &extra.methods);
-        added.map_err(|error| StartError::Setting(format!("LLAMATOWER_EXTRA_PATHS: {error}")))
-    })
+    extra
+        .clone()
+        .try_fold(EndpointTable::ollama(), |table, extra| {
+            let added = table.with_path(&extra.path, &extra.methods);
+            added.map_err(|error| StartError::Setting(format!("LLAMATOWER_EXTRA_PATHS: {error}")))
+        })
 }
 
 fn keys(settings: &Settings) -> Result<KeySet, StartError> {

@@ -47,7 +47,8 @@ fn with_settings(config: Option<&Path>, then: impl FnOnce(Loaded) -> Exit) -> Ex
 
 fn check(loaded: &Loaded) -> Exit {
     let rows = &loaded.effective;
-    let width = |of: fn(&settings::EffectiveSetting) -> usize| rows.iter().map(of).max().unwrap_or(0);
+    let width =
+        |of: fn(&settings::EffectiveSetting) -> usize| rows.iter().map(of).max().unwrap_or(0);
     let names = width(|row| row.setting.variable.len());
     let values = width(|row| row.value.len());
     let lines = rows.iter().map(|row| {
@@ -67,7 +68,10 @@ fn warnings() -> Vec<String> {
 }
 
 fn serve(loaded: Loaded) -> Exit {
-    with_runtime(&loaded.settings, serve_until_signal(&loaded.settings, LogOutput::Stdout))
+    with_runtime(
+        &loaded.settings,
+        serve_until_signal(&loaded.settings, LogOutput::Stdout),
+    )
 }
 
 fn demo(loaded: Loaded) -> Exit {
@@ -97,7 +101,10 @@ fn demo(loaded: Loaded) -> Exit {
 fn with_runtime(settings: &Settings, work: impl Future<Output = Exit>) -> Exit {
     match runtime(settings) {
         Ok(runtime) => runtime.block_on(work),
-        Err(error) => complain(format!("the runtime cannot be started: {error}"), Exit::Failed),
+        Err(error) => complain(
+            format!("the runtime cannot be started: {error}"),
+            Exit::Failed,
+        ),
     }
 }
 
@@ -158,9 +165,14 @@ async fn serve_gateway(settings: &Settings, telemetry: &Arc<Telemetry>) -> Resul
 
 fn healthcheck(url: &str) -> Exit {
     let Some((address, path)) = split(url) else {
-        return complain(format!("{url:?} is no URL like http://127.0.0.1:3000/health"), Exit::Failed);
+        return complain(
+            format!("{url:?} is no URL like http://127.0.0.1:3000/health"),
+            Exit::Failed,
+        );
     };
-    let asked = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let asked = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let asked = asked.map(|runtime| {
         let request = Request::get(path).body(Empty::<Bytes>::new());
         runtime.block_on(async { Upstream::new(address).oneshot(request?).await })

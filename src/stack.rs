@@ -96,7 +96,11 @@ where
         .layer(FilterLayer::new(RouteMatch::require))
         .layer(ApiKeyLayer::new(keys))
         .option_layer(limits.rate.map(|rate| RateLimitLayer::global(quota(rate))))
-        .option_layer(limits.key_rate.map(|rate| RateLimitLayer::per_key(quota(rate), client_of)))
+        .option_layer(
+            limits
+                .key_rate
+                .map(|rate| RateLimitLayer::per_key(quota(rate), client_of)),
+        )
         .layer(AdmissionLayer::new(limits.in_flight))
         // The body: read once, looked through once.
         .layer(
@@ -127,7 +131,9 @@ where
     let address = backend.address();
     let name = HeaderValue::try_from(&**backend.name()).unwrap_or(HeaderValue::from_static("?"));
     let stack = ServiceBuilder::new()
-        .map_response(|answer: Response<_>| answer.map(|body| AnswerBody::new(BodyExt::map_err(body, Into::into))))
+        .map_response(|answer: Response<_>| {
+            answer.map(|body| AnswerBody::new(BodyExt::map_err(body, Into::into)))
+        })
         .layer(SetResponseHeaderLayer::overriding(BACKEND_HEADER, name))
         .layer(telemetry.attempt_span_layer(UpstreamName {
             name: backend.name().clone(),

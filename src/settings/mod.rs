@@ -250,7 +250,11 @@ impl Reader {
     fn listen(&mut self) -> Option<Listen> {
         let addresses = |text: &str| -> Result<Vec<ListenAddr>, String> {
             let found: Vec<ListenAddr> = items(text).map(str::parse).collect::<Result<_, _>>()?;
-            match found.iter().enumerate().find(|(index, address)| found[..*index].contains(address)) {
+            match found
+                .iter()
+                .enumerate()
+                .find(|(index, address)| found[..*index].contains(address))
+            {
                 Some((_, twice)) => Err(format!("{twice} stands there twice")),
                 None => Ok(found),
             }
@@ -340,7 +344,8 @@ impl Reader {
     fn retry(&mut self) -> Option<Retry> {
         Some(Retry {
             attempts: self.parsed("retry.attempts", |text| {
-                text.parse().map_err(|_| "it is no whole number above 0".to_owned())
+                text.parse()
+                    .map_err(|_| "it is no whole number above 0".to_owned())
             })?,
             budget_ratio: self.parsed("retry.budget_ratio", parse::number)?,
             budget_floor: self.parsed("retry.budget_floor", parse::number)?,
@@ -378,7 +383,9 @@ impl Reader {
     }
 
     fn is_default(&self, key: &str) -> bool {
-        self.texts.get(key).is_some_and(|text| text.source == "default")
+        self.texts
+            .get(key)
+            .is_some_and(|text| text.source == "default")
     }
 
     /// The value of a setting that has a default.
@@ -421,11 +428,16 @@ fn problem(key: &str, text: &source::Text, reason: &str) -> Problem {
         true => "its value is not shown".to_owned(),
         false => format!("it is {:?}", text.value),
     };
-    Problem::new(subject, format!("{reason} ({shown}; expected {})", setting.form.describe()))
+    Problem::new(
+        subject,
+        format!("{reason} ({shown}; expected {})", setting.form.describe()),
+    )
 }
 
 fn items(text: &str) -> impl Iterator<Item = &str> {
-    text.split([',', '\n']).map(str::trim).filter(|item| !item.is_empty())
+    text.split([',', '\n'])
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
 }
 
 fn owned_items(text: &str) -> Result<Vec<String>, String> {

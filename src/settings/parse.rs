@@ -58,7 +58,8 @@ pub(super) fn optional_duration(text: &str) -> Result<Option<Duration>, String> 
 }
 
 pub(super) fn count(text: &str) -> Result<NonZeroUsize, String> {
-    text.parse().map_err(|_| "it is no whole number above 0".to_owned())
+    text.parse()
+        .map_err(|_| "it is no whole number above 0".to_owned())
 }
 
 pub(super) fn number(text: &str) -> Result<f64, String> {
@@ -80,7 +81,10 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         "gb" => 1_000_000_000,
         _ => return Err("its unit is none of KiB, MiB, GiB, kB, MB, GB".to_owned()),
     };
-    let number: u64 = digits.trim().parse().map_err(|_| "it is no number of bytes".to_owned())?;
+    let number: u64 = digits
+        .trim()
+        .parse()
+        .map_err(|_| "it is no number of bytes".to_owned())?;
     match number.checked_mul(unit) {
         Some(size) if size > 0 => Ok(size),
         Some(_) => Err("it must be more than 0".to_owned()),
@@ -103,7 +107,10 @@ pub(super) fn rate(text: &str) -> Result<Option<Rate>, String> {
         return Ok(None);
     }
     let (requests, per) = text.split_once('/').ok_or("it has no /s, /m or /h")?;
-    let requests = requests.trim().parse().map_err(|_| "it has no whole number above 0".to_owned())?;
+    let requests = requests
+        .trim()
+        .parse()
+        .map_err(|_| "it has no whole number above 0".to_owned())?;
     let per = match per.trim() {
         "s" => 1,
         "m" => 60,
@@ -128,7 +135,9 @@ pub(super) fn base_path(text: &str) -> Result<String, String> {
     let sound = path.is_empty()
         || (path.starts_with('/')
             && path.bytes().all(plain)
-            && path[1..].split('/').all(|part| !matches!(part, "" | "." | "..")));
+            && path[1..]
+                .split('/')
+                .all(|part| !matches!(part, "" | "." | "..")));
     match sound {
         true => Ok(path.to_owned()),
         false => Err("it must look like /prefix, of letters, digits and - _ . ~".to_owned()),
@@ -141,7 +150,8 @@ pub(super) fn extra_path(text: &str) -> Result<ExtraPath, String> {
         None => ("POST", text.trim()),
     };
     let method = Method::from_bytes(method.as_bytes()).map_err(|error| error.to_string())?;
-    let known = llamatower_layers::EndpointTable::ollama().with_path(path, std::slice::from_ref(&method));
+    let known =
+        llamatower_layers::EndpointTable::ollama().with_path(path, std::slice::from_ref(&method));
     known.map_err(|error| error.to_string())?;
     Ok(ExtraPath {
         methods: vec![method],
@@ -155,8 +165,18 @@ mod tests {
 
     #[test]
     fn durations_are_seconds_or_have_units() {
-        for (text, milliseconds) in [("2", 2000), ("2s", 2000), ("1m30s", 90_000), ("250ms", 250), ("0.5", 500)] {
-            assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        for (text, milliseconds) in [
+            ("2", 2000),
+            ("2s", 2000),
+            ("1m30s", 90_000),
+            ("250ms", 250),
+            ("0.5", 500),
+        ] {
+            assert_eq!(
+                duration(text),
+                Ok(Duration::from_millis(milliseconds)),
+                "{text}"
+            );
         }
         for text in ["", "0", "soon", "-1", "2 parsecs", "inf", "1e99"] {
             assert!(duration(text).is_err(), "{text}");
@@ -166,7 +186,12 @@ mod tests {
 
     #[test]
     fn sizes_have_units() {
-        for (text, bytes) in [("1048576", 1 << 20), ("128MiB", 128 << 20), ("1GB", 1_000_000_000), ("64k", 64 << 10)] {
+        for (text, bytes) in [
+            ("1048576", 1 << 20),
+            ("128MiB", 128 << 20),
+            ("1GB", 1_000_000_000),
+            ("64k", 64 << 10),
+        ] {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
         for text in ["", "0", "MiB", "-1", "1TiB", "99999999999GiB"] {
@@ -178,7 +203,10 @@ mod tests {
 
     #[test]
     fn rates_are_requests_in_a_time() {
-        let expected = Rate { requests: 600.try_into().expect("not 0"), per: Duration::from_secs(60) };
+        let expected = Rate {
+            requests: 600.try_into().expect("not 0"),
+            per: Duration::from_secs(60),
+        };
         assert_eq!(rate("600/m"), Ok(Some(expected)));
         assert_eq!(rate("off"), Ok(None));
         for text in ["600", "0/s", "5/d", "/s", "x/s"] {

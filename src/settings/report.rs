@@ -93,7 +93,8 @@ pub fn reference() -> String {
 
 /// A TOML file with every setting at its default, commented out.
 pub fn example_file() -> String {
-    let mut text = String::from("# All settings at their defaults. The environment wins over this file.\n");
+    let mut text =
+        String::from("# All settings at their defaults. The environment wins over this file.\n");
     let mut section = "";
     for setting in SETTINGS {
         let (first, name) = setting.key.split_once('.').unwrap_or(("", setting.key));

@@ -51,7 +51,10 @@ impl Texts {
         problems: &mut Vec<Problem>,
     ) -> Self {
         let mut figment = Figment::new();
-        for setting in SETTINGS.iter().filter(|setting| !setting.default.is_empty()) {
+        for setting in SETTINGS
+            .iter()
+            .filter(|setting| !setting.default.is_empty())
+        {
             figment = figment.merge(One {
                 key: setting.key,
                 value: setting.default.to_owned(),
@@ -89,14 +92,20 @@ fn merge_file(figment: Figment, file: &Path, problems: &mut Vec<Problem>) -> Fig
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
         Err(error) => {
-            problems.push(Problem::new(file.display(), format!("it cannot be read: {error}")));
+            problems.push(Problem::new(
+                file.display(),
+                format!("it cannot be read: {error}"),
+            ));
             return figment;
         }
     };
     let data = match Toml::string(&text).data() {
         Ok(mut data) => data.remove(&Profile::Default).unwrap_or_default(),
         Err(error) => {
-            problems.push(Problem::new(file.display(), format!("it is no TOML: {error}")));
+            problems.push(Problem::new(
+                file.display(),
+                format!("it is no TOML: {error}"),
+            ));
             return figment;
         }
     };
@@ -133,7 +142,11 @@ fn leaves(dict: &Dict) -> Vec<String> {
     for (name, value) in dict {
         match value {
             Value::Dict(_, inner) => {
-                found.extend(leaves(inner).into_iter().map(|rest| format!("{name}.{rest}")));
+                found.extend(
+                    leaves(inner)
+                        .into_iter()
+                        .map(|rest| format!("{name}.{rest}")),
+                );
             }
             _ => found.push(name.clone()),
         }
@@ -164,7 +177,10 @@ fn from_environment(
         (Some(value), None) => Ok(Some(one(value, variable.to_owned()))),
         (None, Some((name, path))) => match std::fs::read_to_string(&path) {
             Ok(value) => Ok(Some(one(value, format!("{name}={path}")))),
-            Err(error) => Err(Problem::new(name, format!("{path} cannot be read: {error}"))),
+            Err(error) => Err(Problem::new(
+                name,
+                format!("{path} cannot be read: {error}"),
+            )),
         },
         (None, None) => Ok(None),
     }
@@ -172,7 +188,10 @@ fn from_environment(
 
 /// The variable that names a file with the secret in it.
 pub(super) fn file_variable(setting: &Setting) -> Option<String> {
-    setting.form.is_secret().then(|| format!("{}_FILE", setting.variable))
+    setting
+        .form
+        .is_secret()
+        .then(|| format!("{}_FILE", setting.variable))
 }
 
 fn text_of(value: &Value) -> Option<String> {
@@ -193,10 +212,14 @@ fn text_of(value: &Value) -> Option<String> {
 
 fn source_of(figment: &Figment, key: &str) -> String {
     let metadata = figment.find_metadata(key);
-    metadata.map(|metadata| metadata.name.to_string()).unwrap_or_default()
+    metadata
+        .map(|metadata| metadata.name.to_string())
+        .unwrap_or_default()
 }
 
 /// The known name that a misspelt one is closest to.
 pub(super) fn closest<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> &'a str {
-    known.min_by_key(|name| strsim::damerau_levenshtein(given, name)).unwrap_or_default()
+    known
+        .min_by_key(|name| strsim::damerau_levenshtein(given, name))
+        .unwrap_or_default()
 }

@@ -5,7 +5,9 @@ use super::*;
 
 fn load(environment: &[(&str, &str)]) -> Result<Loaded, SettingsError> {
     let environment: BTreeMap<_, _> = environment.iter().copied().collect();
-    Settings::load(None, &|name| environment.get(name).map(|value| (*value).to_owned()))
+    Settings::load(None, &|name| {
+        environment.get(name).map(|value| (*value).to_owned())
+    })
 }
 
 fn load_file(text: &str, environment: &[(&str, &str)]) -> Result<Loaded, SettingsError> {
@@ -56,7 +58,8 @@ fn bad_value(setting: &Setting) -> Option<&'static str> {
 
 fn effective<'a>(loaded: &'a Loaded, setting: &Setting) -> &'a EffectiveSetting {
     let mut rows = loaded.effective.iter();
-    rows.find(|row| row.setting.key == setting.key).expect("every setting is reported")
+    rows.find(|row| row.setting.key == setting.key)
+        .expect("every setting is reported")
 }
 
 #[test]
@@ -70,7 +73,12 @@ fn every_setting_can_be_given_by_the_environment_alone() {
         let loaded = load(&environment).unwrap_or_else(|error| panic!("{error}"));
         let row = effective(&loaded, setting);
         assert_eq!(row.source, setting.variable);
-        assert_ne!(format!("{:?}", loaded.settings), before, "{} does nothing", setting.variable);
+        assert_ne!(
+            format!("{:?}", loaded.settings),
+            before,
+            "{} does nothing",
+            setting.variable
+        );
     }
 }
 
@@ -83,8 +91,16 @@ fn every_setting_can_be_given_by_the_file_and_the_environment_wins() {
             text.push_str("urls = [\"gpu-1\", \"localhost:11434\"]\n");
         }
         let loaded = load_file(&text, &[]).unwrap_or_else(|error| panic!("{error}"));
-        assert_ne!(effective(&loaded, setting).source, "default", "{}", setting.key);
-        let wins = [("OLLAMA_URL", "gpu-1,localhost:11434"), (setting.variable, another_value(setting))];
+        assert_ne!(
+            effective(&loaded, setting).source,
+            "default",
+            "{}",
+            setting.key
+        );
+        let wins = [
+            ("OLLAMA_URL", "gpu-1,localhost:11434"),
+            (setting.variable, another_value(setting)),
+        ];
         let loaded = load_file(&text, &wins).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(effective(&loaded, setting).source, setting.variable);
     }
@@ -93,8 +109,12 @@ fn every_setting_can_be_given_by_the_file_and_the_environment_wins() {
 #[test]
 fn a_bad_value_is_named_with_its_variable_and_what_is_expected() {
     for setting in SETTINGS {
-        let Some(bad) = bad_value(setting) else { continue };
-        let error = load(&[(setting.variable, bad)]).expect_err(setting.variable).to_string();
+        let Some(bad) = bad_value(setting) else {
+            continue;
+        };
+        let error = load(&[(setting.variable, bad)])
+            .expect_err(setting.variable)
+            .to_string();
         assert!(error.contains(setting.variable), "{error}");
         assert!(error.contains(setting.form.describe()), "{error}");
         assert_eq!(error.contains(bad), !setting.form.is_secret(), "{error}");
@@ -103,8 +123,15 @@ fn a_bad_value_is_named_with_its_variable_and_what_is_expected() {
 
 #[test]
 fn everything_that_is_wrong_is_told_at_once() {
-    let error = load(&[("OLLAMA_TIMEOUT", "x"), ("LLAMATOWER_LISTEN", "y"), ("OLLAMA_URL", "ftp://z")]);
-    assert_eq!(error.expect_err("three things are wrong").problems().len(), 3);
+    let error = load(&[
+        ("OLLAMA_TIMEOUT", "x"),
+        ("LLAMATOWER_LISTEN", "y"),
+        ("OLLAMA_URL", "ftp://z"),
+    ]);
+    assert_eq!(
+        error.expect_err("three things are wrong").problems().len(),
+        3
+    );
 }
 
 #[test]
@@ -113,37 +140,69 @@ fn a_secret_can_be_a_file_and_is_never_shown() {
     writeln!(file, "hunter2").expect("it can be written");
     let path = file.path().to_str().expect("a plain path").to_owned();
     let loaded = load(&[("GROQ_API_KEY_FILE", &path)]).expect("sound");
-    assert_eq!(loaded.settings.keys.groq.as_ref().map(Secret::expose), Some("hunter2"));
+    assert_eq!(
+        loaded.settings.keys.groq.as_ref().map(Secret::expose),
+        Some("hunter2")
+    );
     assert!(!format!("{loaded:?}").contains("hunter2"));
 
     let both = load(&[("GROQ_API_KEY_FILE", &path), ("GROQ_API_KEY", "x")]);
-    assert!(both.expect_err("two sources").to_string().contains("GROQ_API_KEY_FILE"));
-    let missing = load(&[("GROQ_API_KEY_FILE", "/no/such/file")]).expect_err("no file").to_string();
-    assert!(missing.contains("GROQ_API_KEY_FILE") && missing.contains("/no/such/file"), "{missing}");
+    assert!(
+        both.expect_err("two sources")
+            .to_string()
+            .contains("GROQ_API_KEY_FILE")
+    );
+    let missing = load(&[("GROQ_API_KEY_FILE", "/no/such/file")])
+        .expect_err("no file")
+        .to_string();
+    assert!(
+        missing.contains("GROQ_API_KEY_FILE") && missing.contains("/no/such/file"),
+        "{missing}"
+    );
 }
 
 #[test]
 fn ollama_timeout_is_the_default_of_two_clocks() {
-    let loaded = load(&[("OLLAMA_TIMEOUT", "60"), ("LLAMATOWER_FIRST_BYTE_TIMEOUT", "600")]).expect("sound");
-    assert_eq!(loaded.settings.timeouts.first_byte, Some(Duration::from_secs(600)));
+    let loaded = load(&[
+        ("OLLAMA_TIMEOUT", "60"),
+        ("LLAMATOWER_FIRST_BYTE_TIMEOUT", "600"),
+    ])
+    .expect("sound");
+    assert_eq!(
+        loaded.settings.timeouts.first_byte,
+        Some(Duration::from_secs(600))
+    );
     assert_eq!(loaded.settings.timeouts.idle, Some(Duration::from_secs(60)));
     assert_eq!(loaded.settings.timeouts.total, None);
-    let idle = loaded.effective.iter().find(|row| row.setting.key == "timeouts.idle").expect("reported");
-    assert_eq!((idle.value.as_str(), idle.source.as_str()), ("1m", "OLLAMA_TIMEOUT"));
+    let idle = loaded
+        .effective
+        .iter()
+        .find(|row| row.setting.key == "timeouts.idle")
+        .expect("reported");
+    assert_eq!(
+        (idle.value.as_str(), idle.source.as_str()),
+        ("1m", "OLLAMA_TIMEOUT")
+    );
 }
 
 #[test]
 fn an_empty_variable_counts_as_not_set() {
     let loaded = load(&[("OLLAMA_URL", " "), ("LLAMATOWER_API_KEYS", "")]).expect("sound");
-    assert_eq!(loaded.settings.backends.addresses[0].to_string(), "localhost:11434");
+    assert_eq!(
+        loaded.settings.backends.addresses[0].to_string(),
+        "localhost:11434"
+    );
     assert!(loaded.settings.keys.api.is_empty());
 }
 
 #[test]
 fn a_misspelt_key_or_variable_is_told_with_the_right_one() {
-    let error = load_file("[timeouts]\nconect = 2\n", &[]).expect_err("misspelt").to_string();
+    let error = load_file("[timeouts]\nconect = 2\n", &[])
+        .expect_err("misspelt")
+        .to_string();
     assert!(error.contains("timeouts.connect"), "{error}");
-    let warnings = Settings::warnings(["LLAMATOWER_LISTN".to_owned(), "PATH".to_owned()].into_iter());
+    let warnings =
+        Settings::warnings(["LLAMATOWER_LISTN".to_owned(), "PATH".to_owned()].into_iter());
     assert_eq!(warnings.len(), 1);
     assert!(warnings[0].contains("LLAMATOWER_LISTEN"), "{warnings:?}");
 }
@@ -152,6 +211,14 @@ fn a_misspelt_key_or_variable_is_told_with_the_right_one() {
 fn the_reference_in_the_guide_is_the_one_of_the_code() {
     let root = env!("CARGO_MANIFEST_DIR");
     let read = |name: &str| std::fs::read_to_string(format!("{root}/{name}")).unwrap_or_default();
-    assert_eq!(read("docs/configuration.md"), reference(), "run: cargo run -- reference > docs/configuration.md");
-    assert_eq!(read("llamatower.example.toml"), example_file(), "run: cargo run -- reference --example > llamatower.example.toml");
+    assert_eq!(
+        read("docs/configuration.md"),
+        reference(),
+        "run: cargo run -- reference > docs/configuration.md"
+    );
+    assert_eq!(
+        read("llamatower.example.toml"),
+        example_file(),
+        "run: cargo run -- reference --example > llamatower.example.toml"
+    );
 }

@@ -1,11 +1,395 @@
-//! A first form of this module.
-/// See the module.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ModelName(String);
+//! Names of models: many spellings, one model.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use crate::{Fail, Side};
+
+const DEFAULT_HOST: &str = "registry.ollama.ai";
+const DEFAULT_NAMESPACE: &str = "library";
+const DEFAULT_TAG: &str = "latest";
+const CLOUD_ENDING: &str = "-cloud";
+
+/// A model's name by Ollama's rules (its `types/model`, 0.33): host, namespace, model and tag,
+/// of which all but the model have a default.
+///
+/// Two names are equal, and hash alike, when Ollama takes them for the same model: defaults
+/// filled in, case folded, source left aside. [`Display`](fmt::Display) gives the shortest
+/// form, always with a tag, as Ollama's lists do.
+///
+/// ```
+/// use llamatower_layers::llm_request::{ModelName, ModelSource};
+///
+/// let name = ModelName::parse("LLaMA3")?;
+/// assert_eq!(name, ModelName::parse("registry.ollama.ai/library/llama3:latest")?);
+/// assert_eq!(name.to_string(), "LLaMA3:latest");
+/// assert_eq!(ModelName::parse("gpt-oss:20b-cloud")?.source(), ModelSource::Cloud);
+/// # Ok::<_, llamatower_layers::llm_request::InvalidModelName>(())
+/// ```
+#[derive(Clone)]
+pub struct ModelName {
+    // host/namespace/model:tag with the defaults filled in, in the writer's case.
+    full: Arc<str>,
+    // Where the namespace, the model and the tag begin.
+    namespace: usize,
+    model: usize,
+    tag: usize,
+    source: ModelSource,
+}
+
+/// Where a model runs, by the end of its name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ModelSource {
+    /// The name does not say: here.
+    #[default]
+    Unspecified,
+    /// Here (`:local`).
+    Local,
+    /// At Ollama's cloud (`:cloud`, or a tag that ends in `-cloud`): the prompt leaves the house.
+    Cloud,
+}
+
+/// A text that is no name of a model. The text of the error is Ollama's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidModelName;
+
 impl ModelName {
-    /// See the module.
-    pub fn parse(s: &str) -> Result<Self, ()> {
-        let s = s.to_ascii_lowercase();
-        Ok(Self(if s.contains(':') { s } else { s + ":latest" }))
+    /// Reads a name as a client writes it.
+    ///
+    /// A cloud model keeps that in its name, in the form in which servers list it (`x:cloud`;
+    /// `x:7b-cloud` also for `x:7b:cloud`); `:local` is dropped.
+    ///
+    /// # Errors
+    /// A part is missing, too long or holds a character that it may not; or the name has a
+    /// digest (`@sha256:..`), which Ollama does not take.
+    pub fn parse(name: &str) -> Result<Self, InvalidModelName> {
+        let name = name.trim();
+        let (base, source) = split_source(name).unwrap_or((name, ModelSource::Unspecified));
+        // Ollama refuses a second word on the matter (`x:local:cloud`).
+        if source != ModelSource::Unspecified && split_source(base).is_some() {
+            return Err(InvalidModelName);
+        }
+        let name: Cow<'_, str> = match source {
+            ModelSource::Cloud if base[last_part(base)..].contains(':') => {
+                format!("{base}{CLOUD_ENDING}").into()
+            }
+            ModelSource::Cloud => format!("{base}:cloud").into(),
+            ModelSource::Local | ModelSource::Unspecified => base.into(),
+        };
+        let last = last_part(&name);
+        let (path, tag) = match name[last..].rfind(':') {
+            Some(at) => (&name[..last + at], &name[last + at + 1..]),
+            None => (&*name, DEFAULT_TAG),
+        };
+        let (path, model) = path.rsplit_once('/').unwrap_or((DEFAULT_NAMESPACE, path));
+        let (host, namespace) = match path.rsplit_once('/') {
+            // The scheme is no part of the name.
+            Some((host, namespace)) => match host.split_once("://") {
+                Some((_, host)) => (host, namespace),
+                None => (host, namespace),
+            },
+            None => (DEFAULT_HOST, path),
+        };
+        let is_valid = is_part(host, 350, ".:")
+            && is_part(namespace, 80, "")
+            && is_part(model, 80, ".")
+            && is_part(tag, 80, ".");
+        if !is_valid {
+            return Err(InvalidModelName);
+        }
+        let namespace_at = host.len() + 1;
+        let model_at = namespace_at + namespace.len() + 1;
+        Ok(Self {
+            full: format!("{host}/{namespace}/{model}:{tag}").into(),
+            namespace: namespace_at,
+            model: model_at,
+            tag: model_at + model.len() + 1,
+            source,
+        })
+    }
+
+    /// The registry that the model comes from.
+    pub fn host(&self) -> &str {
+        &self.full[..self.namespace - 1]
+    }
+
+    /// Whose model it is.
+    pub fn namespace(&self) -> &str {
+        &self.full[self.namespace..self.model - 1]
+    }
+
+    /// The model's own name.
+    pub fn model(&self) -> &str {
+        &self.full[self.model..self.tag - 1]
+    }
+
+    /// Which variant of the model.
+    pub fn tag(&self) -> &str {
+        &self.full[self.tag..]
+    }
+
+    /// Where the model runs.
+    pub fn source(&self) -> ModelSource {
+        self.source
+    }
+
+    /// Whether the name asks for a registry other than Ollama's own.
+    pub fn has_foreign_host(&self) -> bool {
+        !self.host().eq_ignore_ascii_case(DEFAULT_HOST)
+    }
+
+    /// The name with all its parts.
+    pub fn full(&self) -> &str {
+        &self.full
+    }
+}
+
+/// Takes off the end of a name that says where the model runs.
+fn split_source(name: &str) -> Option<(&str, ModelSource)> {
+    let (base, tag) = name.rsplit_once(':')?;
+    if tag.eq_ignore_ascii_case("local") {
+        return Some((base, ModelSource::Local));
+    }
+    if tag.eq_ignore_ascii_case("cloud") {
+        return Some((base, ModelSource::Cloud));
+    }
+    let ending = name.len().checked_sub(CLOUD_ENDING.len())?;
+    let is_cloud = name.get(ending..)?.eq_ignore_ascii_case(CLOUD_ENDING);
+    (is_cloud && !tag.contains('/')).then(|| (&name[..ending], ModelSource::Cloud))
+}
+
+/// The part of a name after its last slash begins here.
+fn last_part(name: &str) -> usize {
+    name.rfind('/').map_or(0, |slash| slash + 1)
+}
+
+/// Whether a part begins with a letter, a digit or `_` and goes on with those, `-` and `also`.
+fn is_part(part: &str, longest: usize, also: &str) -> bool {
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let bytes = part.as_bytes();
+    part.len() <= longest
+        && bytes.first().is_some_and(|byte| is_word(*byte))
+        && bytes
+            .iter()
+            .all(|&byte| is_word(byte) || byte == b'-' || also.as_bytes().contains(&byte))
+}
+
+impl PartialEq for ModelName {
+    fn eq(&self, other: &Self) -> bool {
+        self.full.eq_ignore_ascii_case(&other.full)
+    }
+}
+
+impl Eq for ModelName {}
+
+impl Hash for ModelName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for byte in self.full.bytes() {
+            state.write_u8(byte.to_ascii_lowercase());
+        }
+        state.write_u8(0xff);
+    }
+}
+
+impl fmt::Display for ModelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let begin = if self.has_foreign_host() {
+            0
+        } else if !self.namespace().eq_ignore_ascii_case(DEFAULT_NAMESPACE) {
+            self.namespace
+        } else {
+            self.model
+        };
+        f.write_str(&self.full[begin..])
+    }
+}
+
+impl fmt::Debug for ModelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ModelName({})", self.full)
+    }
+}
+
+impl std::str::FromStr for ModelName {
+    type Err = InvalidModelName;
+
+    fn from_str(name: &str) -> Result<Self, InvalidModelName> {
+        Self::parse(name)
+    }
+}
+
+impl fmt::Display for InvalidModelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("invalid model name")
+    }
+}
+
+impl std::error::Error for InvalidModelName {}
+
+impl Fail for InvalidModelName {
+    fn side(&self) -> Side {
+        Side::Client
+    }
+    fn status(&self) -> StatusCode {
+        StatusCode::BAD_REQUEST
+    }
+    fn kind(&self) -> &'static str {
+        "invalid_model_name"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn names_have_one_canonical_and_one_shortest_form() {
+        for (written, full, shortest) in [
+            (
+                "llama3",
+                "registry.ollama.ai/library/llama3:latest",
+                "llama3:latest",
+            ),
+            (
+                "llama3:8b",
+                "registry.ollama.ai/library/llama3:8b",
+                "llama3:8b",
+            ),
+            (
+                " tiny\n",
+                "registry.ollama.ai/library/tiny:latest",
+                "tiny:latest",
+            ),
+            (
+                "LIBRARY/Tiny",
+                "registry.ollama.ai/LIBRARY/Tiny:latest",
+                "Tiny:latest",
+            ),
+            ("me/tiny:X", "registry.ollama.ai/me/tiny:X", "me/tiny:X"),
+            ("hf.co/a/b.c:q4", "hf.co/a/b.c:q4", "hf.co/a/b.c:q4"),
+            (
+                "hf.co/library/b",
+                "hf.co/library/b:latest",
+                "hf.co/library/b:latest",
+            ),
+            (
+                "localhost:5000/a/b",
+                "localhost:5000/a/b:latest",
+                "localhost:5000/a/b:latest",
+            ),
+            ("http://h:1/a/b:c", "h:1/a/b:c", "h:1/a/b:c"),
+            (
+                "Registry.Ollama.AI/library/a",
+                "Registry.Ollama.AI/library/a:latest",
+                "a:latest",
+            ),
+            (
+                "_a-b.c:_d",
+                "registry.ollama.ai/library/_a-b.c:_d",
+                "_a-b.c:_d",
+            ),
+        ] {
+            let name = ModelName::parse(written).unwrap();
+            assert_eq!((name.full(), &*name.to_string()), (full, shortest));
+            assert_eq!(ModelName::parse(shortest).unwrap(), name, "{written}");
+        }
+    }
+
+    #[test]
+    fn spellings_of_one_model_find_the_same_entry() {
+        let mut models = HashMap::new();
+        for name in ["llama3", "LLAMA3:Latest", "library/llama3", "llama3:local"] {
+            *models.entry(ModelName::parse(name).unwrap()).or_insert(0) += 1;
+        }
+        for name in [
+            "llama3:8b",
+            "me/llama3",
+            "hf.co/library/llama3",
+            "llama3:cloud",
+        ] {
+            models.insert(ModelName::parse(name).unwrap(), 1);
+        }
+        assert_eq!(models.len(), 5);
+        assert_eq!(models[&ModelName::parse("Llama3").unwrap()], 4);
+    }
+
+    #[test]
+    fn what_ollama_does_not_take_is_no_name() {
+        let long = |bytes: usize| "a".repeat(bytes);
+        for name in [
+            "",
+            " ",
+            ":",
+            "a:",
+            ":b",
+            "/",
+            "a/",
+            "/a",
+            "a//b",
+            "n.s/a",
+            "a b",
+            "a\nb",
+            "../../etc",
+            "..",
+            "-a",
+            ".a",
+            "a:-b",
+            "a@sha256:00",
+            "@sha256:00",
+            "a:b@sha256:00",
+            "ä",
+            "a+b",
+            "a:b:c",
+            "h/n/a/b:c:d",
+            "a:local:cloud",
+            "a:7b-cloud:local",
+            "a:cloud-cloud",
+            "a:-cloud",
+            ":cloud",
+            "://n/a",
+            "a\0",
+            "a\\b",
+            &long(81),
+            &format!("{}/a", long(81)),
+            &format!("a:{}", long(81)),
+            &format!("{}/n/a", long(351)),
+        ] {
+            assert!(ModelName::parse(name).is_err(), "{name:?}");
+        }
+        let longest = format!("{}/{}/{}:{}", long(350), long(80), long(80), long(80));
+        assert!(ModelName::parse(&longest).is_ok());
+    }
+
+    #[test]
+    fn the_end_of_a_name_tells_the_source() {
+        use ModelSource::{Cloud, Local, Unspecified};
+        for (written, shortest, source) in [
+            ("a:cloud", "a:cloud", Cloud),
+            ("a:7b-Cloud", "a:7b-cloud", Cloud),
+            ("a:7b:cloud", "a:7b-cloud", Cloud),
+            ("h:1/n/a:cloud", "h:1/n/a:cloud", Cloud),
+            ("a:CLOUD", "a:cloud", Cloud),
+            ("a:local", "a:latest", Local),
+            ("a:7b:local", "a:7b", Local),
+            ("a-cloud", "a-cloud:latest", Unspecified),
+            ("a:cloudy", "a:cloudy", Unspecified),
+            ("cloud/a", "cloud/a:latest", Unspecified),
+        ] {
+            let name = ModelName::parse(written).unwrap();
+            assert_eq!((&*name.to_string(), name.source()), (shortest, source));
+        }
+    }
+
+    #[test]
+    fn a_foreign_registry_is_seen() {
+        assert!(ModelName::parse("hf.co/a/b").unwrap().has_foreign_host());
+        assert!(!ModelName::parse("a/b").unwrap().has_foreign_host());
     }
 }

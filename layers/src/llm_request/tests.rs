@@ -468,7 +468,7 @@ async fn a_form_without_a_model_stays_without_and_one_with_two_is_refused() {
 #[cfg(feature = "outcome")]
 #[tokio::test]
 async fn the_record_learns_the_model() {
-    let record = crate::Record::new(crate::Outcome::starting(std::time::Instant::now()));
+    let record = crate::Record::new(crate::Outcome::starting(tokio::time::Instant::now()));
     let mut request = post("/api/generate", r#"{"prompt":"x"}"#);
     request.extensions_mut().insert(record.clone());
     send(defaulting(), request).await.unwrap();

@@ -1,0 +1,102 @@
+//! How many retries there may be: a share of the requests, and a floor in time.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::time::Instant;
+
+/// The most that is saved up, in seconds of the floor: a burst after a quiet time is bounded.
+const FLOOR_SECONDS_SAVED: f64 = 1.0;
+
+/// The most that is saved up of the share, in retries.
+const RATIO_SAVED: f64 = 100.0;
+
+/// A budget that all clones share: each request adds a share of a retry, each second a few
+/// whole ones, and each retry takes one.
+#[derive(Clone, Debug)]
+pub struct RetryBudget(Arc<Mutex<Balance>>);
+
+#[derive(Debug)]
+struct Balance {
+    ratio: f64,
+    floor_per_second: f64,
+    from_requests: f64,
+    from_time: f64,
+    updated: Option<Instant>,
+}
+
+impl Default for RetryBudget {
+    /// One retry for five requests, and ten a second however few requests there are.
+    fn default() -> Self {
+        Self::new(0.2, 10.0)
+    }
+}
+
+impl RetryBudget {
+    /// `ratio` retries for each request, and `floor_per_second` on top; negative counts as none.
+    pub fn new(ratio: f64, floor_per_second: f64) -> Self {
+        let floor_per_second = floor_per_second.max(0.0);
+        Self(Arc::new(Mutex::new(Balance {
+            ratio: ratio.max(0.0),
+            floor_per_second,
+            from_requests: 0.0,
+            from_time: floor_per_second * FLOOR_SECONDS_SAVED,
+            updated: None,
+        })))
+    }
+
+    pub(super) fn deposit(&self) {
+        let mut balance = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        balance.from_requests = (balance.from_requests + balance.ratio).min(RATIO_SAVED);
+    }
+
+    /// Takes one retry out, if there is one.
+    pub(super) fn withdraw(&self, now: Instant) -> bool {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .withdraw(now)
+    }
+}
+
+impl Balance {
+    fn withdraw(&mut self, now: Instant) -> bool {
+        let passed = self.updated.map_or(0.0, |then| (now - then).as_secs_f64());
+        self.updated = Some(now);
+        let most = self.floor_per_second * FLOOR_SECONDS_SAVED;
+        self.from_time = (self.from_time + passed * self.floor_per_second).min(most);
+        for account in [&mut self.from_requests, &mut self.from_time] {
+            if *account >= 1.0 {
+                *account -= 1.0;
+                return true;
+            }
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn withdrawn(budget: &RetryBudget, now: Instant) -> usize {
+        (0..1000).take_while(|_| budget.withdraw(now)).count()
+    }
+
+    #[test]
+    fn a_share_of_the_requests_and_a_floor_in_time() {
+        let start = Instant::now();
+        let budget = RetryBudget::new(0.2, 10.0);
+        assert_eq!(withdrawn(&budget, start), 10);
+        (0..50).for_each(|_| budget.deposit());
+        assert!((9..=10).contains(&withdrawn(&budget, start)));
+        assert_eq!(withdrawn(&budget, start + Duration::from_millis(500)), 5);
+        assert_eq!(withdrawn(&budget, start + Duration::from_secs(3600)), 10);
+    }
+
+    #[test]
+    fn nothing_is_given_that_was_not_paid_in() {
+        assert_eq!(withdrawn(&RetryBudget::new(0.0, 0.0), Instant::now()), 0);
+    }
+}
