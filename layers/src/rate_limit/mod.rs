@@ -1,1 +1,81 @@
 //! Requests in a time, for everybody and for each key.
+//!
+//! A request takes from its bucket when it comes and is refused at once with [`RateLimited`]
+//! when there is nothing left; nothing waits here. Answers that pass tell how much is left in
+//! the headers `RateLimit` and `RateLimit-Policy`
+//! (draft-ietf-httpapi-ratelimit-headers-10), refusals tell it too, and when to come back.
+//! The buckets are governor's; they follow tokio's clock, so a test can pause it.
+//!
+//! ```text
+//! requests  x x x     x x           x
+//! bucket    3 2 1 0   1 0   1  2  3 3
+//!                 ^ refused      ^ full, so forgotten some time later
+//! ```
+//!
+//! In a stack it belongs just inside of what proves who is asking, and outside of all that
+//! reads bodies. tower's `RateLimit` makes callers wait, knows no keys and is not `Clone`.
+//!
+//! One quota for all requests:
+//!
+//! ```
+//! use std::num::NonZeroU32;
+//!
+//! use http::{Request, Response};
+//! use llamatower_layers::rate_limit::{Quota, RateLimitLayer, RateLimited};
+//! use llamatower_layers::{BoxError, Failure};
+//! use tower::{Layer, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), BoxError> {
+//! let layer = RateLimitLayer::global(Quota::per_minute(NonZeroU32::MIN));
+//! let service = layer.layer(service_fn(async |_: Request<()>| {
+//!     Ok::<_, BoxError>(Response::new(()))
+//! }));
+//!
+//! let answer = service.clone().oneshot(Request::default()).await?;
+//! assert_eq!(answer.headers()["ratelimit-policy"], r#""global";q=1;w=60"#);
+//! assert_eq!(answer.headers()["ratelimit"], r#""global";r=0;t=60"#);
+//!
+//! let refusal = service.oneshot(Request::default()).await.unwrap_err();
+//! assert!(Failure::find(&*refusal).unwrap().caused_by::<RateLimited>().is_some());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Ten in five seconds for each value of a header, three of them at once:
+//!
+//! ```
+//! use std::num::{NonZeroU32, NonZeroUsize};
+//! use std::time::Duration;
+//!
+//! use http::request::Parts;
+//! use llamatower_layers::rate_limit::{InvalidQuota, Quota, RateLimitLayer};
+//!
+//! # fn main() -> Result<(), InvalidQuota> {
+//! let quota = Quota::new(NonZeroU32::new(10).unwrap(), Duration::from_secs(5))?
+//!     .with_burst(NonZeroU32::new(3).unwrap())?;
+//! let layer = RateLimitLayer::per_key(quota, |request: &Parts| {
+//!     request.headers.get("x-tenant").cloned()
+//! })
+//! .with_max_keys(NonZeroUsize::new(500).unwrap());
+//! # let _ = layer;
+//! # Ok(())
+//! # }
+//! ```
+
+mod buckets;
+mod clock;
+mod error;
+mod future;
+mod headers;
+mod layer;
+mod quota;
+mod service;
+#[cfg(test)]
+mod tests;
+
+pub use error::{RateLimited, Scope};
+pub use future::ResponseFuture;
+pub use layer::RateLimitLayer;
+pub use quota::{InvalidQuota, Quota};
+pub use service::RateLimitService;

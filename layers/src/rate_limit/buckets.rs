@@ -1,0 +1,171 @@
+//! The buckets: one for all, or one for each key within a bound of memory.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use governor::RateLimiter;
+use governor::clock::Clock;
+use governor::middleware::{StateInformationMiddleware, StateSnapshot};
+use governor::nanos::Nanos;
+use governor::state::keyed::ShrinkableKeyedStateStore;
+use governor::state::{InMemoryState, NotKeyed, StateStore};
+
+use super::Quota;
+use super::clock::TokioClock;
+
+/// How many requests are left after this one, or how long to wait for it.
+pub(super) type Verdict = Result<u32, Duration>;
+
+type Refused = governor::NotUntil<Nanos>;
+
+fn verdict(clock: &TokioClock, checked: Result<StateSnapshot, Refused>) -> Verdict {
+    checked
+        .map(|state| state.remaining_burst_capacity())
+        .map_err(|until| until.wait_time_from(clock.now()))
+}
+
+/// One bucket.
+pub(super) struct Bucket {
+    limiter: RateLimiter<NotKeyed, InMemoryState, TokioClock, StateInformationMiddleware>,
+}
+
+impl Bucket {
+    pub(super) fn new(quota: Quota) -> Self {
+        let state = InMemoryState::default();
+        Self {
+            limiter: RateLimiter::new(quota.into(), state, TokioClock::new()),
+        }
+    }
+
+    pub(super) fn take(&self) -> Verdict {
+        verdict(self.limiter.clock(), self.limiter.check())
+    }
+}
+
+/// A bucket for each key.
+pub(super) struct Buckets<K: Clone + Hash + Eq> {
+    limiter: RateLimiter<K, States<K>, TokioClock, StateInformationMiddleware>,
+    states: States<K>,
+}
+
+impl<K: Clone + Hash + Eq> Buckets<K> {
+    pub(super) fn new(quota: Quota, max_keys: usize) -> Self {
+        let states = States(Arc::new(Shared {
+            max_keys: AtomicUsize::new(max_keys),
+            newcomers: AtomicUsize::new(0),
+            by_key: RwLock::default(),
+            overflow: InMemoryState::default(),
+        }));
+        Self {
+            limiter: RateLimiter::new(quota.into(), states.clone(), TokioClock::new()),
+            states,
+        }
+    }
+
+    pub(super) fn take(&self, key: &K) -> Verdict {
+        let verdict = verdict(self.limiter.clock(), self.limiter.check_key(key));
+        if self.states.is_sweep_due() {
+            self.limiter.retain_recent();
+        }
+        verdict
+    }
+
+    pub(super) fn set_max_keys(&self, max_keys: usize) {
+        self.states.0.max_keys.store(max_keys, Ordering::Relaxed);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.states.len()
+    }
+}
+
+/// The states of known keys, and one that all keys share for which there is no room.
+struct States<K>(Arc<Shared<K>>);
+
+struct Shared<K> {
+    max_keys: AtomicUsize,
+    /// Keys that were not known, since the last sweep.
+    newcomers: AtomicUsize,
+    by_key: RwLock<HashMap<K, InMemoryState>>,
+    overflow: InMemoryState,
+}
+
+impl<K> Clone for States<K> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<K: Clone + Hash + Eq> States<K> {
+    /// A sweep visits every key. It is due once so many keys were new that it costs each of
+    /// them four visits, whatever clients send.
+    fn is_sweep_due(&self) -> bool {
+        let newcomers = self.0.newcomers.load(Ordering::Relaxed);
+        newcomers >= 64 && newcomers >= self.len() / 4
+    }
+}
+
+impl<K: Clone + Hash + Eq> StateStore for States<K> {
+    type Key = K;
+
+    fn measure_and_replace<T, F, E>(&self, key: &K, f: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let shared = &*self.0;
+        let known = shared.by_key.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(state) = known.get(key) {
+            return state.measure_and_replace(&NotKeyed::NonKey, f);
+        }
+        drop(known);
+
+        shared.newcomers.fetch_add(1, Ordering::Relaxed);
+        let mut known = shared
+            .by_key
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let has_room = known.len() < shared.max_keys.load(Ordering::Relaxed);
+        let state = if has_room || known.contains_key(key) {
+            known.entry(key.clone()).or_default()
+        } else {
+            &shared.overflow
+        };
+        state.measure_and_replace(&NotKeyed::NonKey, f)
+    }
+}
+
+impl<K: Clone + Hash + Eq> ShrinkableKeyedStateStore<K> for States<K> {
+    fn retain_recent(&self, drop_below: Nanos) {
+        let mut known = self
+            .0
+            .by_key
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, state| !is_older(state, drop_below));
+        self.0.newcomers.store(0, Ordering::Relaxed);
+    }
+
+    fn len(&self) -> usize {
+        self.0
+            .by_key
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Whether a bucket has been full for long enough to be no different from a new one.
+fn is_older(state: &InMemoryState, than: Nanos) -> bool {
+    // The state tells its time only to who would change it; an `Err` changes nothing.
+    let read = |full_at: Option<Nanos>| Err(full_at.is_none_or(|full_at| full_at <= than));
+    state
+        .measure_and_replace::<(), _, _>(&NotKeyed::NonKey, read)
+        .is_err_and(|older| older)
+}

@@ -1,0 +1,86 @@
+//! What a refused request is told.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+
+use super::{Quota, headers};
+use crate::{Fail, Side};
+
+/// Whom a quota is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Scope {
+    /// All requests together.
+    Global,
+    /// The requests of one key.
+    Key,
+}
+
+impl Scope {
+    /// The policy's name in the `RateLimit` headers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Global => "global",
+            Self::Key => "key",
+        }
+    }
+}
+
+/// The quota is used up. Nothing was sent anywhere, so the request may be sent again later.
+///
+/// The answer is a 429 (RFC 6585 4) with the `RateLimit` headers of the quota.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RateLimited {
+    /// Whose quota it is.
+    pub scope: Scope,
+    /// The quota.
+    pub quota: Quota,
+    /// After how long the quota has room for one request again.
+    pub retry_after: Duration,
+}
+
+impl fmt::Display for RateLimited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whose = match self.scope {
+            Scope::Global => "all clients together have",
+            Scope::Key => "this client has",
+        };
+        write!(
+            f,
+            "rate limit reached: {whose} used up {}; try again in {} s",
+            self.quota,
+            headers::seconds(self.retry_after)
+        )
+    }
+}
+
+impl Error for RateLimited {}
+
+impl Fail for RateLimited {
+    fn side(&self) -> Side {
+        match self.scope {
+            Scope::Global => Side::Gateway,
+            Scope::Key => Side::Client,
+        }
+    }
+    fn status(&self) -> StatusCode {
+        StatusCode::TOO_MANY_REQUESTS
+    }
+    fn kind(&self) -> &'static str {
+        "rate_limited"
+    }
+    fn is_retryable(&self) -> bool {
+        true
+    }
+    fn retry_after(&self) -> Option<Duration> {
+        Some(self.retry_after)
+    }
+    fn write_headers(&self, headers: &mut HeaderMap) {
+        let policy = headers::policy(self.scope, &self.quota);
+        headers::write(headers, policy, self.scope, 0, self.retry_after);
+    }
+}

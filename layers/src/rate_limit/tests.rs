@@ -1,0 +1,298 @@
+#![allow(clippy::unwrap_used)]
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{HeaderMap, Request, Response, StatusCode};
+use proptest::prelude::*;
+use tokio::time::{Instant, advance};
+use tower::{Layer, ServiceExt, service_fn};
+
+use super::buckets::{Bucket, Buckets};
+use super::*;
+use crate::{BoxError, Failure, Side};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn quota(requests: u32, per: Duration) -> Quota {
+    Quota::new(NonZeroU32::new(requests).unwrap(), per).unwrap()
+}
+
+async fn fine(_: Request<()>) -> Result<Response<()>, BoxError> {
+    Ok(Response::new(()))
+}
+
+fn from(tenant: &str) -> Request<()> {
+    Request::get("/")
+        .header("x-tenant", tenant)
+        .body(())
+        .unwrap()
+}
+
+fn tenant(parts: &Parts) -> Option<String> {
+    let value = parts.headers.get("x-tenant")?;
+    Some(value.to_str().ok()?.to_owned())
+}
+
+fn limited(error: &BoxError) -> &RateLimited {
+    Failure::find(&**error).unwrap().caused_by().unwrap()
+}
+
+fn lines<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
+    let values = headers.get_all(name).iter();
+    values.map(|value| value.to_str().unwrap()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_beyond_the_quota_are_refused_until_one_comes_back() {
+    let layer = RateLimitLayer::global(quota(2, 10 * SECOND));
+    let service = layer.layer(service_fn(fine));
+    let send = || service.clone().oneshot(Request::default());
+    send().await.unwrap();
+    send().await.unwrap();
+
+    let error = send().await.unwrap_err();
+    assert_eq!(limited(&error).retry_after, 5 * SECOND);
+    assert_eq!(limited(&error).scope, Scope::Global);
+    let failure = Failure::find(&*error).unwrap();
+    assert_eq!(failure.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(failure.side(), Side::Gateway);
+    assert_eq!(failure.retry_after(), Some(5 * SECOND));
+    assert_eq!(
+        error.to_string(),
+        "rate limit reached: all clients together have used up 2 requests in 10 s; try again in 5 s"
+    );
+
+    advance(5 * SECOND - Duration::from_nanos(1)).await;
+    send().await.unwrap_err();
+    advance(Duration::from_nanos(1)).await;
+    send().await.unwrap();
+    send().await.unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_key_has_its_own_quota_and_no_key_has_none() {
+    let layer = RateLimitLayer::per_key(quota(1, SECOND), tenant);
+    let service = layer.layer(service_fn(fine));
+    let send = |request| service.clone().oneshot(request);
+    send(from("a")).await.unwrap();
+    send(from("b")).await.unwrap();
+    let error = send(from("a")).await.unwrap_err();
+    assert_eq!(limited(&error).scope, Scope::Key);
+    assert_eq!(Failure::find(&*error).unwrap().side(), Side::Client);
+    assert!(
+        error
+            .to_string()
+            .contains("this client has used up 1 request in 1 s")
+    );
+
+    for _ in 0..3 {
+        let answer = send(Request::default()).await.unwrap();
+        assert!(answer.headers().is_empty());
+    }
+    assert_eq!(layer.keys(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_tell_what_is_left() {
+    let service = RateLimitLayer::per_key(quota(60, 60 * SECOND), tenant).layer(service_fn(fine));
+    let answer = service.clone().oneshot(from("a")).await.unwrap();
+    assert_eq!(answer.headers()["ratelimit-policy"], r#""key";q=60;w=60"#);
+    assert_eq!(answer.headers()["ratelimit"], r#""key";r=59;t=1"#);
+    advance(SECOND / 2).await;
+    let answer = service.oneshot(from("a")).await.unwrap();
+    assert_eq!(answer.headers()["ratelimit"], r#""key";r=58;t=2"#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_layers_tell_of_two_policies() {
+    let inner = RateLimitLayer::per_key(quota(5, SECOND), tenant).layer(service_fn(fine));
+    let service = RateLimitLayer::global(quota(9, SECOND)).layer(inner);
+    let answer = service.oneshot(from("a")).await.unwrap();
+    assert_eq!(
+        lines(answer.headers(), "ratelimit-policy"),
+        [r#""key";q=5;w=1"#, r#""global";q=9;w=1"#]
+    );
+    assert_eq!(lines(answer.headers(), "ratelimit").len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_tells_of_its_policy_too() {
+    let uneven = quota(1, Duration::from_millis(2500));
+    let service = RateLimitLayer::global(uneven).layer(service_fn(fine));
+    service.clone().oneshot(Request::default()).await.unwrap();
+    let error = service.oneshot(Request::default()).await.unwrap_err();
+    let mut headers = HeaderMap::new();
+    Failure::find(&*error).unwrap().write_headers(&mut headers);
+    assert_eq!(lines(&headers, "ratelimit-policy"), [r#""global";q=1"#]);
+    assert_eq!(lines(&headers, "ratelimit"), [r#""global";r=0;t=3"#]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_beyond_the_bound_share_one_bucket() {
+    let layer = RateLimitLayer::per_key(quota(1, SECOND), tenant)
+        .with_max_keys(NonZeroUsize::new(2).unwrap());
+    let service = layer.layer(service_fn(fine));
+    let send = |name| service.clone().oneshot(from(name));
+    send("a").await.unwrap();
+    send("b").await.unwrap();
+    send("c").await.unwrap();
+    send("d").await.unwrap_err();
+    assert_eq!(layer.keys(), 2);
+    advance(SECOND).await;
+    send("a").await.unwrap();
+    send("d").await.unwrap();
+    send("c").await.unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_are_idle_are_forgotten_as_others_come() {
+    let layer = RateLimitLayer::per_key(quota(1, SECOND), tenant);
+    let service = layer.layer(service_fn(fine));
+    for n in 0..1000 {
+        service
+            .clone()
+            .oneshot(from(&format!("old {n}")))
+            .await
+            .unwrap();
+    }
+    assert_eq!(layer.keys(), 1000);
+    advance(3 * SECOND).await;
+    for n in 0..300 {
+        service
+            .clone()
+            .oneshot(from(&format!("new {n}")))
+            .await
+            .unwrap();
+    }
+    assert!(layer.keys() <= 300, "{} are left", layer.keys());
+    service.oneshot(from("new 299")).await.unwrap_err();
+}
+
+#[test]
+fn its_state_shows() {
+    let layer = RateLimitLayer::per_key(Quota::per_minute(NonZeroU32::MIN), tenant);
+    let text = format!("{layer:?}");
+    assert!(
+        text.contains("scope: Key") && text.contains("keys: 0"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_quota_must_be_possible() {
+    let one = NonZeroU32::MIN;
+    assert_eq!(
+        Quota::new(one, Duration::ZERO),
+        Err(InvalidQuota::ZeroPeriod)
+    );
+    assert_eq!(Quota::new(one, Duration::MAX), Err(InvalidQuota::TooLong));
+    assert_eq!(
+        Quota::per_minute(one).with_burst(NonZeroU32::MAX),
+        Err(InvalidQuota::TooLong)
+    );
+    let seven = NonZeroU32::new(7).unwrap();
+    assert!(Quota::new(seven, Quota::LONGEST).is_ok());
+    assert!(Quota::new(NonZeroU32::MAX, Duration::from_nanos(1)).is_ok());
+}
+
+fn any_quota() -> impl Strategy<Value = Quota> {
+    (1u32..50, 1u64..100_000, 1u32..50).prop_map(|(requests, millis, burst)| {
+        quota(requests, Duration::from_millis(millis))
+            .with_burst(NonZeroU32::new(burst).unwrap())
+            .unwrap()
+    })
+}
+
+/// Pauses between requests, some of them none, in shares of the quota's interval.
+fn pauses() -> impl Strategy<Value = Vec<f64>> {
+    prop::collection::vec(
+        prop_oneof![3 => Just(0.0), 2 => 0.0..1.5, 1 => 0.0..60.0],
+        1..150,
+    )
+}
+
+fn paused(test: impl Future<Output = Result<(), TestCaseError>>) -> Result<(), TestCaseError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(test)
+}
+
+proptest! {
+    #[test]
+    fn a_bucket_never_gives_more_than_its_rate(quota in any_quota(), pauses in pauses()) {
+        paused(async move {
+            let bucket = Bucket::new(quota);
+            let rate = f64::from(quota.requests().get()) / quota.per().as_secs_f64();
+            let mut given: Vec<Instant> = Vec::new();
+            for pause in pauses {
+                advance(Duration::from_secs_f64(pause / rate)).await;
+                match bucket.take() {
+                    Ok(_) => given.push(Instant::now()),
+                    Err(wait) => {
+                        prop_assert!(!wait.is_zero());
+                        prop_assert!(wait <= quota.interval());
+                    }
+                }
+            }
+            for (from, start) in given.iter().enumerate() {
+                for (count, end) in (1..).zip(&given[from..]) {
+                    let most = f64::from(quota.burst().get()) + (*end - *start).as_secs_f64() * rate;
+                    prop_assert!(f64::from(count) <= most + 1e-6);
+                }
+            }
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn a_bucket_gives_again_after_the_wait_that_it_named(quota in any_quota(), pauses in pauses()) {
+        paused(async move {
+            let bucket = Bucket::new(quota);
+            for pause in pauses {
+                advance(quota.interval().mul_f64(pause)).await;
+                if let Err(wait) = bucket.take() {
+                    advance(wait - Duration::from_nanos(1)).await;
+                    prop_assert!(bucket.take().is_err());
+                    advance(Duration::from_nanos(1)).await;
+                    prop_assert!(bucket.take().is_ok());
+                }
+            }
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn memory_is_bounded_and_forgetting_gives_nothing_away(
+        quota in any_quota(),
+        max_keys in prop_oneof![1usize..200, Just(1000)],
+        requests in prop::collection::vec((0u32..1000, 0.0..0.2), 1..600),
+    ) {
+        paused(async move {
+            let buckets = Buckets::new(quota, max_keys);
+            let rate = f64::from(quota.requests().get()) / quota.per().as_secs_f64();
+            let start = Instant::now();
+            let mut given = std::collections::HashMap::<u32, u32>::new();
+            for (key, pause) in requests {
+                // Few keys come often, many seldom.
+                let key = if key < 500 { key % 5 } else { key };
+                advance(Duration::from_secs_f64(pause / rate)).await;
+                if buckets.take(&key).is_ok() {
+                    *given.entry(key).or_default() += 1;
+                }
+                prop_assert!(buckets.len() <= max_keys);
+            }
+            // A key can have had the shared bucket beside its own, unless there is room for all.
+            let buckets_each = if max_keys < 1000 { 2.0 } else { 1.0 };
+            let most = buckets_each * (f64::from(quota.burst().get()) + start.elapsed().as_secs_f64() * rate);
+            for count in given.into_values() {
+                prop_assert!(f64::from(count) <= most + 1e-6);
+            }
+            Ok(())
+        })?;
+    }
+}
