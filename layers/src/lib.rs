@@ -37,6 +37,6 @@ pub use dialect::Dialect;
 pub use endpoint::{Endpoint, EndpointTable, Operation, RouteMatch};
 pub use failure::{BoxError, Fail, Failure, Side};
 #[cfg(feature = "llm-request")]
-pub use llm_request::{KeepAlive, LlmRequest};
+pub use llm_request::{KeepAlive, LlmRequest, ModelName};
 #[cfg(feature = "outcome")]
 pub use outcome::{Ending, Observer, Outcome, OutcomeLayer, Record};

@@ -46,6 +46,7 @@ mod error;
 mod form;
 mod future;
 mod layer;
+mod model_name;
 mod plan;
 pub mod scan;
 mod service;
@@ -62,6 +63,7 @@ use crate::{Dialect, Operation};
 pub use error::{MalformedBody, UnsupportedEncoding};
 pub use future::LlmRequestFuture;
 pub use layer::LlmRequestLayer;
+pub use model_name::{InvalidModelName, ModelName, ModelSource};
 pub use service::LlmRequestService;
 
 /// What a request asks of a model; an extension of the request once its body was read.
