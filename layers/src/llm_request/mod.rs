@@ -54,8 +54,6 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-pub mod model_name;
-pub use model_name::ModelName;
 use std::sync::Arc;
 
 use crate::{Dialect, Operation};
