@@ -1,0 +1,202 @@
+//! Where a stream stands.
+
+use bytes::Bytes;
+use memchr::memrchr;
+
+use super::pieces::Pieces;
+use super::{EndRule, Framing, StreamEnd};
+
+/// The longest item whose bytes are held, 16 MiB. Ollama reads lines of 8 MB at most; what is
+/// longer still passes, but is not looked into.
+pub const MAX_HELD_BYTES: usize = 16 << 20;
+
+/// Follows a stream of lines or events frame by frame.
+///
+/// Blank lines, and events that are nothing but comments, are no items.
+#[derive(Clone, Debug)]
+pub struct Tail {
+    framing: Framing,
+    /// Whole items, the last of which is the stream's last.
+    complete: Pieces,
+    /// What came after the last boundary.
+    partial: Pieces,
+    /// SSE: whether the line that is not at its end has a byte other than CR.
+    is_in_line: bool,
+}
+
+impl Tail {
+    /// A stream that has not begun.
+    pub fn new(framing: Framing) -> Self {
+        Self {
+            framing,
+            complete: Pieces::None,
+            partial: Pieces::None,
+            is_in_line: false,
+        }
+    }
+
+    /// How the stream is framed.
+    pub fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    /// Whether the stream stands between two items, or before the first.
+    pub fn is_at_boundary(&self) -> bool {
+        self.partial.is_none()
+    }
+
+    /// Takes note of the stream's next bytes, and holds on to them as long as they are the last.
+    pub fn push(&mut self, frame: &Bytes) {
+        if self.partial.is_none() && self.framing.is_whole_items(frame) {
+            self.complete = Pieces::One(frame.clone());
+        } else {
+            self.push_any(frame);
+        }
+    }
+
+    fn push_any(&mut self, frame: &Bytes) {
+        let begins_in_line = self.is_in_line;
+        self.note_line(frame);
+        let Some(end) = self.framing.last_boundary(frame, begins_in_line) else {
+            self.partial.push(frame.clone(), MAX_HELD_BYTES);
+            return;
+        };
+        // The item before the boundary lies in this frame alone if there is another boundary.
+        let before = &frame[..end - 1];
+        let previous = self.framing.last_boundary(before, begins_in_line);
+        let last = previous.map(|previous| Pieces::One(frame.slice(previous..end)));
+        match last {
+            Some(last) if self.holds_item(&last) => self.complete = last,
+            _ => {
+                let mut items = std::mem::take(&mut self.partial);
+                items.push(frame.slice(..end), MAX_HELD_BYTES);
+                if self.holds_item(&items) {
+                    self.complete = items;
+                }
+            }
+        }
+        self.partial = Pieces::None;
+        self.partial.push(frame.slice(end..), MAX_HELD_BYTES);
+    }
+
+    fn note_line(&mut self, frame: &[u8]) {
+        let line = match memrchr(b'\n', frame) {
+            Some(at) => {
+                self.is_in_line = false;
+                &frame[at + 1..]
+            }
+            None => frame,
+        };
+        self.is_in_line |= line.iter().any(|byte| *byte != b'\r');
+    }
+
+    /// The last item, without the line feeds that end it; a copy if it came in several frames.
+    /// An item that the stream broke off in counts: some servers end without a line feed.
+    ///
+    /// `None` if there was none yet, or if it was longer than [`MAX_HELD_BYTES`].
+    pub fn last_item(&self) -> Option<Bytes> {
+        let items = self.last_pieces().joined();
+        let item = self.framing.last_item(&items)?;
+        Some(items.slice_ref(item))
+    }
+
+    fn last_pieces(&self) -> &Pieces {
+        match self.holds_item(&self.partial) {
+            true => &self.partial,
+            false => &self.complete,
+        }
+    }
+
+    fn holds_item(&self, pieces: &Pieces) -> bool {
+        let bytes = pieces.iter().flatten().copied();
+        matches!(pieces, Pieces::TooLong) || self.framing.has_item(bytes)
+    }
+
+    /// What the stream's end, if it were now, would mean.
+    pub fn end(&self, rule: EndRule) -> StreamEnd {
+        match self.last_pieces() {
+            Pieces::TooLong if self.is_at_boundary() => StreamEnd::Complete,
+            Pieces::TooLong => StreamEnd::Unfinished,
+            _ => rule.judge(self.framing, self.last_item().as_deref()),
+        }
+    }
+}
+
+impl Framing {
+    /// Whether a frame that begins at a boundary ends at one, and has an item for certain.
+    fn is_whole_items(self, frame: &[u8]) -> bool {
+        match (self, frame) {
+            (Self::Ndjson, [first, .., b'\n']) => !first.is_ascii_whitespace(),
+            (Self::Sse, [first, .., b'\n', b'\n']) => !matches!(first, b':' | b'\r' | b'\n'),
+            _ => false,
+        }
+    }
+
+    /// The index after the last boundary in `bytes`; for events, `is_in_line` says that bytes
+    /// came before which belong to the first line.
+    fn last_boundary(self, bytes: &[u8], is_in_line: bool) -> Option<usize> {
+        let mut end = memrchr(b'\n', bytes)?;
+        if self == Self::Ndjson {
+            return Some(end + 1);
+        }
+        loop {
+            let line = &bytes[..end];
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            match line.last() {
+                None if !is_in_line => return Some(end + 1),
+                Some(b'\n') => return Some(end + 1),
+                _ => end = memrchr(b'\n', &bytes[..end])?,
+            }
+        }
+    }
+
+    /// Whether there is something else than blank lines and, among events, comments.
+    fn has_item(self, mut bytes: impl Iterator<Item = u8>) -> bool {
+        if self == Self::Ndjson {
+            return bytes.any(|byte| !byte.is_ascii_whitespace());
+        }
+        let mut is_at_line_start = true;
+        bytes.any(|byte| match byte {
+            b'\r' => false,
+            b'\n' => {
+                is_at_line_start = true;
+                false
+            }
+            b':' => {
+                is_at_line_start = false;
+                false
+            }
+            _ => is_at_line_start,
+        })
+    }
+
+    /// The last item in a run of whole items, the end of which may lack its line feeds.
+    fn last_item(self, items: &[u8]) -> Option<&[u8]> {
+        let mut rest = items;
+        loop {
+            rest = match self {
+                Self::Ndjson => rest.trim_ascii_end(),
+                Self::Sse => trim_line_ends(rest),
+            };
+            if rest.is_empty() {
+                return None;
+            }
+            let start = self.last_boundary(rest, false).unwrap_or(0);
+            let item = &rest[start..];
+            if self.has_item(item.iter().copied()) {
+                return Some(item);
+            }
+            rest = &rest[..start];
+        }
+    }
+}
+
+fn trim_line_ends(mut bytes: &[u8]) -> &[u8] {
+    while let Some(rest) = bytes
+        .strip_suffix(b"\n")
+        .or_else(|| bytes.strip_suffix(b"\r"))
+    {
+        bytes = rest;
+    }
+    bytes
+}
