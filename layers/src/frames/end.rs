@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Framing;
-use crate::{Dialect, Operation, RouteMatch};
+use crate::{Dialect, Operation};
 
 /// What must stand last for a stream to be complete. An item that tells of an error is an end
 /// under every rule.
@@ -21,8 +21,8 @@ pub enum EndRule {
     ResponseEvent,
     /// The event `message_stop`.
     MessageStop,
-    /// Whatever was last: streams whose last item is not known (Ollama's pulls and pushes end
-    /// with `{"status":"success"}`, but not by contract).
+    /// Any: streams of which it is not known how they end. `{"status":"success"}`, the last line
+    /// of Ollama's pulls, pushes and creations, is one for certain.
     AnyItem,
 }
 
@@ -35,17 +35,17 @@ pub enum StreamEnd {
     Error,
     /// Something is missing.
     Unfinished,
+    /// Nothing says that something is missing, and nothing that all is there.
+    Unknown,
 }
 
 impl EndRule {
-    /// The rule for an answer to a request of this route.
-    pub fn of(framing: Framing, route: Option<&RouteMatch>) -> Self {
-        let Some(RouteMatch::Found { endpoint, .. }) = route else {
+    /// The rule for an answer to a request of this kind.
+    pub fn of(framing: Framing, dialect: Dialect, operation: Option<Operation>) -> Self {
+        if !matches!(operation, Some(Operation::Chat | Operation::Generate)) {
             return Self::AnyItem;
-        };
-        let runs_a_model = matches!(endpoint.operation, Operation::Chat | Operation::Generate);
-        match (framing, endpoint.dialect) {
-            _ if !runs_a_model => Self::AnyItem,
+        }
+        match (framing, dialect) {
             (Framing::Ndjson, Dialect::Ollama) => Self::Done,
             (Framing::Sse, Dialect::OpenAi) => Self::DoneMarker,
             (Framing::Sse, Dialect::Responses) => Self::ResponseEvent,
@@ -56,22 +56,12 @@ impl EndRule {
 
     /// What it means that `item` is the last one of a stream.
     pub(super) fn judge(self, framing: Framing, item: Option<&[u8]>) -> StreamEnd {
-        let Some(item) = item else {
-            return match self {
-                Self::AnyItem => StreamEnd::Complete,
-                _ => StreamEnd::Unfinished,
-            };
-        };
-        let event = match framing {
-            Framing::Ndjson => Event::of_line(item),
-            Framing::Sse => Event::of_event(item),
-        };
-        if event.tells_of_error() {
-            StreamEnd::Error
-        } else if self.is_met_by(&event) {
-            StreamEnd::Complete
-        } else {
-            StreamEnd::Unfinished
+        let event = item.map(|item| Event::of(framing, item));
+        match event {
+            Some(event) if event.tells_of_error() => StreamEnd::Error,
+            Some(event) if self.is_met_by(&event) => StreamEnd::Complete,
+            _ if self == Self::AnyItem => StreamEnd::Unknown,
+            _ => StreamEnd::Unfinished,
         }
     }
 
@@ -84,9 +74,15 @@ impl EndRule {
                 Some("response.completed" | "response.incomplete" | "response.failed")
             ),
             Self::MessageStop => event.kind() == Some("message_stop"),
-            Self::AnyItem => true,
+            Self::AnyItem => event.json().status == "success",
         }
     }
+}
+
+/// The number that the event after `item` has, in streams whose events are numbered.
+pub(super) fn next_sequence_number(framing: Framing, item: &[u8]) -> u64 {
+    let number = Event::of(framing, item).json().sequence_number.as_u64();
+    number.map_or(0, |number| number.saturating_add(1))
 }
 
 /// One item, taken apart.
@@ -103,11 +99,22 @@ struct Last {
     done: Value,
     #[serde(default)]
     error: Value,
+    #[serde(default)]
+    status: Value,
+    #[serde(default)]
+    sequence_number: Value,
     #[serde(default, rename = "type")]
     kind: Value,
 }
 
 impl<'a> Event<'a> {
+    fn of(framing: Framing, item: &'a [u8]) -> Self {
+        match framing {
+            Framing::Ndjson => Self::of_line(item),
+            Framing::Sse => Self::of_event(item),
+        }
+    }
+
     fn of_line(data: &'a [u8]) -> Self {
         Self {
             name: None,

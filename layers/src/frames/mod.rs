@@ -30,14 +30,14 @@
 //!
 //! ```
 //! # use llamatower_layers::frames::{EndRule, Framing};
-//! use http::{HeaderMap, HeaderValue, Method, header::CONTENT_TYPE};
-//! use llamatower_layers::EndpointTable;
+//! use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
+//! use llamatower_layers::{Dialect, Operation};
 //!
 //! let mut headers = HeaderMap::new();
 //! headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
 //! let framing = Framing::of(&headers).expect("a stream");
-//! let route = EndpointTable::ollama().look_up(&Method::POST, "/v1/messages");
-//! assert_eq!(EndRule::of(framing, Some(&route)), EndRule::MessageStop);
+//! let rule = EndRule::of(framing, Dialect::Anthropic, Some(Operation::Chat));
+//! assert_eq!(rule, EndRule::MessageStop);
 //! ```
 
 mod end;

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use memchr::memrchr;
 
+use super::end::next_sequence_number;
 use super::pieces::Pieces;
 use super::{EndRule, Framing, StreamEnd};
 
@@ -115,10 +116,16 @@ impl Tail {
     /// What the stream's end, if it were now, would mean.
     pub fn end(&self, rule: EndRule) -> StreamEnd {
         match self.last_pieces() {
-            Pieces::TooLong if self.is_at_boundary() => StreamEnd::Complete,
+            Pieces::TooLong if self.is_at_boundary() => StreamEnd::Unknown,
             Pieces::TooLong => StreamEnd::Unfinished,
             _ => rule.judge(self.framing, self.last_item().as_deref()),
         }
+    }
+
+    /// The number of the event to come, in streams whose events have a `sequence_number`.
+    pub fn next_sequence_number(&self) -> u64 {
+        let item = self.last_item();
+        item.map_or(0, |item| next_sequence_number(self.framing, &item))
     }
 }
 

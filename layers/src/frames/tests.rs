@@ -50,23 +50,29 @@ fn a_native_stream_is_complete_when_its_last_line_says_so() {
 }
 
 #[test]
-fn a_stream_whose_end_is_not_known_is_complete_wherever_it_ends() {
-    use StreamEnd::{Complete, Error};
+fn the_end_of_a_stream_without_a_rule_is_known_only_from_success_or_error() {
+    use StreamEnd::{Complete, Error, Unknown};
     for (text, expected) in [
-        ("", Complete),
+        ("", Unknown),
         ("{\"status\":\"success\"}\n", Complete),
-        ("{\"status\":\"pulling\"}\n", Complete),
+        ("{\"status\":\"pulling\"}\n", Unknown),
         (
             "{\"status\":\"pulling\"}\n{\"error\":\"no such host\"}\n",
             Error,
         ),
     ] {
-        assert_eq!(
-            end_of(Framing::Ndjson, EndRule::AnyItem, text),
-            expected,
-            "{text}"
-        );
+        let end = end_of(Framing::Ndjson, EndRule::AnyItem, text);
+        assert_eq!(end, expected, "{text}");
     }
+}
+
+#[test]
+fn events_are_counted_on_from_the_last() {
+    let number = |text| tail_of(Framing::Sse, &[text]).next_sequence_number();
+    let event = "event: response.created\ndata: {\"response\":{},\"sequence_number\":58}\n\n";
+    assert_eq!(number(event), 59);
+    assert_eq!(number("data: {}\n\n"), 0);
+    assert_eq!(number(""), 0);
 }
 
 #[test]
@@ -151,9 +157,9 @@ fn each_route_has_its_rule() {
         ("/nowhere", Framing::Sse, EndRule::AnyItem),
     ] {
         let route = table.look_up(&Method::POST, path);
-        assert_eq!(EndRule::of(framing, Some(&route)), rule, "{path}");
+        let found = EndRule::of(framing, route.dialect(), route.operation());
+        assert_eq!(found, rule, "{path}");
     }
-    assert_eq!(EndRule::of(Framing::Sse, None), EndRule::AnyItem);
 }
 
 #[test]

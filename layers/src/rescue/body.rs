@@ -1,0 +1,226 @@
+//! The answer until its end.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{StatusCode, response};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use super::cutoff::Cutoff;
+use super::report::Reporter;
+use super::{ShuttingDown, StreamUnfinished};
+use crate::frames::{EndRule, Framing, StreamEnd, Tail};
+use crate::{BoxError, Failure};
+
+pin_project! {
+    /// The body of an answer: the inner one, ended by an error frame if it breaks off where a
+    /// frame may stand, or the text of an error.
+    #[derive(Debug)]
+    pub struct RescueBody<B> {
+        #[pin]
+        kind: Kind<B>,
+    }
+}
+
+pin_project! {
+    #[project = KindProjected]
+    #[derive(Debug)]
+    enum Kind<B> {
+        Inner {
+            #[pin]
+            inner: B,
+            watch: Option<Watch>,
+            cutoff: Option<Cutoff>,
+            reporter: Reporter,
+        },
+        Whole { bytes: Bytes },
+        Ended,
+    }
+}
+
+/// What is known of a stream of items.
+#[derive(Debug)]
+struct Watch {
+    framing: Framing,
+    tail: Tail,
+    rule: EndRule,
+    /// The inner body is at its end, and nothing is to be added to it.
+    is_settled: bool,
+}
+
+impl<B> RescueBody<B> {
+    pub(super) fn whole(bytes: Bytes) -> Self {
+        let kind = match bytes.is_empty() {
+            true => Kind::Ended,
+            false => Kind::Whole { bytes },
+        };
+        Self { kind }
+    }
+}
+
+impl<B: Body> RescueBody<B> {
+    pub(super) fn new(
+        head: &response::Parts,
+        inner: B,
+        cutoff: Option<Cutoff>,
+        reporter: Reporter,
+    ) -> Self {
+        let is_open = head.status == StatusCode::OK
+            && !reporter.is_head
+            && !head.headers.contains_key(CONTENT_LENGTH)
+            && inner.size_hint().exact().is_none()
+            && !inner.is_end_stream();
+        let framing = is_open.then(|| Framing::of(&head.headers)).flatten();
+        let watch = framing.map(|framing| Watch {
+            framing,
+            tail: Tail::new(framing),
+            rule: EndRule::of(framing, reporter.dialect, reporter.operation),
+            is_settled: false,
+        });
+        Self {
+            kind: Kind::Inner {
+                inner,
+                watch,
+                cutoff,
+                reporter,
+            },
+        }
+    }
+}
+
+impl Watch {
+    /// The stream is at its end, which was a tidy one. Whether nothing is missing.
+    fn settle(&mut self, reporter: &Reporter) -> bool {
+        if self.is_settled {
+            return true;
+        }
+        match self.tail.end(self.rule) {
+            StreamEnd::Unfinished => return false,
+            StreamEnd::Error => reporter.backend_told_error(),
+            StreamEnd::Complete | StreamEnd::Unknown => {}
+        }
+        self.is_settled = true;
+        true
+    }
+}
+
+/// What the client gets in the place of `error`: nothing if all was said before, a frame if
+/// there may be one, or the error itself, which ends the connection unclean.
+fn last_words(
+    watch: Option<&Watch>,
+    reporter: &Reporter,
+    error: BoxError,
+) -> Option<Result<Frame<Bytes>, BoxError>> {
+    match watch {
+        Some(watch) if watch.tail.is_at_boundary() => match watch.tail.end(watch.rule) {
+            StreamEnd::Complete => None,
+            StreamEnd::Error => {
+                reporter.backend_told_error();
+                None
+            }
+            StreamEnd::Unfinished | StreamEnd::Unknown => {
+                let frame = reporter.frame(&error, watch.framing, &watch.tail);
+                Some(Ok(Frame::data(frame)))
+            }
+        },
+        _ => {
+            reporter.broke_off(&error);
+            Some(Err(error))
+        }
+    }
+}
+
+impl<B> Body for RescueBody<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut kind = self.project().kind;
+        let (mut inner, watch, cutoff, reporter) = match kind.as_mut().project() {
+            KindProjected::Inner {
+                inner,
+                watch,
+                cutoff,
+                reporter,
+            } => (inner, watch, cutoff, reporter),
+            KindProjected::Whole { bytes } => {
+                let frame = Frame::data(std::mem::take(bytes));
+                kind.set(Kind::Ended);
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            KindProjected::Ended => return Poll::Ready(None),
+        };
+        let error = match inner.as_mut().poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                let Some(watch) = watch else {
+                    return Poll::Ready(Some(Ok(frame)));
+                };
+                if let Some(data) = frame.data_ref() {
+                    watch.tail.push(data);
+                }
+                let is_last = frame.is_trailers() || inner.is_end_stream();
+                let is_short = is_last && !watch.settle(reporter);
+                if frame.is_data() || !is_short {
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                Some(Failure::from(StreamUnfinished).into())
+            }
+            Poll::Ready(None) => {
+                let is_short = watch.as_mut().is_some_and(|watch| !watch.settle(reporter));
+                is_short.then(|| Failure::from(StreamUnfinished).into())
+            }
+            Poll::Ready(Some(Err(error))) => Some(error.into()),
+            Poll::Pending => {
+                let is_cut = |cutoff: &mut Cutoff| cutoff.poll(cx).is_ready();
+                if !cutoff.as_mut().is_some_and(is_cut) {
+                    return Poll::Pending;
+                }
+                Some(Failure::from(ShuttingDown).into())
+            }
+        };
+        let last = error.and_then(|error| last_words(watch.as_ref(), reporter, error));
+        // The backend is let go of now, not when the client has read its last frame.
+        kind.set(Kind::Ended);
+        Poll::Ready(last)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Inner {
+                inner,
+                watch: Some(watch),
+                ..
+            } => watch.is_settled && inner.is_end_stream(),
+            Kind::Inner { inner, .. } => inner.is_end_stream(),
+            Kind::Whole { .. } => false,
+            Kind::Ended => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Inner {
+                inner,
+                watch: Some(_),
+                ..
+            } => {
+                let mut hint = SizeHint::new();
+                hint.set_lower(inner.size_hint().lower());
+                hint
+            }
+            Kind::Inner { inner, .. } => inner.size_hint(),
+            Kind::Whole { bytes } => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Ended => SizeHint::with_exact(0),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The answer under way.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::Response;
+use http_body::Body;
+use pin_project_lite::pin_project;
+
+use super::cutoff::Cutoff;
+use super::report::Reporter;
+use super::{RescueBody, ShuttingDown};
+use crate::{BoxError, Failure};
+
+pin_project! {
+    /// The future of [`RescueService`](super::RescueService).
+    #[derive(Debug)]
+    pub struct ResponseFuture<F> {
+        #[pin]
+        inner: Option<F>,
+        // Why there is no inner future.
+        failed: Option<BoxError>,
+        cutoff: Option<Cutoff>,
+        // `None` once the answer was given.
+        reporter: Option<Reporter>,
+    }
+}
+
+impl<F> ResponseFuture<F> {
+    pub(super) fn new(inner: F, cutoff: Option<Cutoff>, reporter: Reporter) -> Self {
+        Self {
+            inner: Some(inner),
+            failed: None,
+            cutoff,
+            reporter: Some(reporter),
+        }
+    }
+
+    pub(super) fn failed(error: BoxError, reporter: Reporter) -> Self {
+        Self {
+            inner: None,
+            failed: Some(error),
+            cutoff: None,
+            reporter: Some(reporter),
+        }
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    E: Into<BoxError>,
+    R: Body<Data = Bytes>,
+    R::Error: Into<BoxError>,
+{
+    type Output = Result<Response<RescueBody<R>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let polled = match this.inner.as_mut().as_pin_mut() {
+            Some(inner) => inner.poll(cx).map_err(Into::into),
+            None => match this.failed.take() {
+                Some(error) => Poll::Ready(Err(error)),
+                None => Poll::Pending,
+            },
+        };
+        let is_cut = |cutoff: &mut Cutoff| cutoff.poll(cx).is_ready();
+        let result = match polled {
+            Poll::Ready(result) => result,
+            Poll::Pending if this.cutoff.as_mut().is_some_and(is_cut) => {
+                Err(Failure::from(ShuttingDown).into())
+            }
+            Poll::Pending => return Poll::Pending,
+        };
+        // What was waited for is given up now, not when the client has read the answer.
+        this.inner.set(None);
+        let Some(reporter) = this.reporter.take() else {
+            return Poll::Pending;
+        };
+        Poll::Ready(Ok(match result {
+            Ok(answer) => {
+                let (head, body) = answer.into_parts();
+                let body = RescueBody::new(&head, body, this.cutoff.take(), reporter);
+                Response::from_parts(head, body)
+            }
+            Err(error) => reporter.answer(&error).map(RescueBody::whole),
+        }))
+    }
+}

@@ -1,0 +1,81 @@
+//! The service.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tokio::sync::watch::Receiver;
+use tower_service::Service;
+
+use super::cutoff::Cutoff;
+use super::report::{Hook, Reporter};
+use super::{RescueBody, ResponseFuture};
+use crate::BoxError;
+
+/// The service of [`RescueLayer`](super::RescueLayer).
+pub struct RescueService<S> {
+    inner: S,
+    cutoff: Option<Receiver<bool>>,
+    hook: Hook,
+    /// Why the inner service cannot be called; told by the call to come.
+    unready: Option<BoxError>,
+}
+
+impl<S> RescueService<S> {
+    pub(super) fn new(inner: S, cutoff: Option<Receiver<bool>>, hook: Hook) -> Self {
+        Self {
+            inner,
+            cutoff,
+            hook,
+            unready: None,
+        }
+    }
+}
+
+impl<S: Clone> Clone for RescueService<S> {
+    fn clone(&self) -> Self {
+        Self::new(self.inner.clone(), self.cutoff.clone(), self.hook)
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for RescueService<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RescueService")
+            .field("inner", &self.inner)
+            .field("unready", &self.unready)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for RescueService<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+    R: Body<Data = Bytes>,
+    R::Error: Into<BoxError>,
+{
+    type Response = Response<RescueBody<R>>;
+    type Error = Infallible;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        if let Err(error) = ready!(self.inner.poll_ready(cx)) {
+            self.unready = Some(error.into());
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let reporter = Reporter::of(&request, self.hook);
+        match self.unready.take() {
+            Some(error) => ResponseFuture::failed(error, reporter),
+            None => {
+                let cutoff = self.cutoff.clone().map(Cutoff::new);
+                ResponseFuture::new(self.inner.call(request), cutoff, reporter)
+            }
+        }
+    }
+}
