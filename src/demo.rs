@@ -1,1 +1,77 @@
+//! Three simulated Ollamas of different kinds, and what to try with them.
 
+use std::io;
+use std::time::Duration;
+
+use llamatower_sim::{ModelSpec, Sim, SimHandle};
+
+use crate::edge::ListenAddr;
+use crate::ollama::upstream::Address;
+
+/// The simulated servers; they end when this is dropped.
+#[derive(Debug)]
+pub struct Backends(Vec<SimHandle>);
+
+impl Backends {
+    /// Where they listen.
+    pub fn addresses(&self) -> Vec<Address> {
+        let urls = self.0.iter().map(SimHandle::url);
+        urls.filter_map(|url| url.parse().ok()).collect()
+    }
+}
+
+/// Starts them: a fast one, a slow one, and one that only embeds.
+///
+/// # Errors
+/// No port is free.
+pub async fn start() -> io::Result<Backends> {
+    let milliseconds = Duration::from_millis;
+    let qwen = ModelSpec::new("qwen2.5-coder:7b")
+        .with_load_time(milliseconds(300))
+        .with_pace(milliseconds(15))
+        .with_slots(4)
+        .with_reply_tokens(60);
+    let llama = ModelSpec::new("llama3.3:70b")
+        .with_load_time(milliseconds(1500))
+        .with_pace(milliseconds(80))
+        .with_slots(2)
+        .with_reply_tokens(60);
+    let nomic = ModelSpec::new("nomic-embed-text").embedding_only();
+    let fast = Sim::builder().model(qwen.clone());
+    let slow = Sim::builder()
+        .model(qwen.with_pace(milliseconds(40)))
+        .model(llama);
+    let embedding = Sim::builder().model(nomic);
+    let mut started = Vec::new();
+    for (seed, builder) in [fast, slow, embedding].into_iter().enumerate() {
+        started.push(builder.seed(seed as u64 + 7).start().await?);
+    }
+    Ok(Backends(started))
+}
+
+/// What somebody who has just started the demo can type.
+pub fn what_to_try(listen: &ListenAddr) -> String {
+    let host = match listen {
+        ListenAddr::Tcp(addr) if addr.ip().is_unspecified() => format!("127.0.0.1:{}", addr.port()),
+        listen => listen.to_string(),
+    };
+    format!(
+        r#"llamatower stands at http://{host} in front of three simulated Ollamas:
+  a fast one with qwen2.5-coder:7b, a slow one with qwen2.5-coder:7b and llama3.3:70b,
+  and one with nomic-embed-text. Try, in another terminal:
+
+  curl http://{host}/api/tags
+  curl -N http://{host}/api/chat -d '{{"model":"qwen2.5-coder:7b","messages":[{{"role":"user","content":"Why a tower?"}}]}}'
+  curl -N http://{host}/v1/chat/completions -H 'content-type: application/json' \
+       -d '{{"model":"llama3.3:70b","stream":true,"messages":[{{"role":"user","content":"Why a llama?"}}]}}'
+  curl http://{host}/api/embed -d '{{"model":"nomic-embed-text","input":"a tower"}}'
+
+  python3 -c "import ollama; print(ollama.Client('http://{host}').list())"
+  python3 -c "from openai import OpenAI; c = OpenAI(base_url='http://{host}/v1', api_key='none'); print([m.id for m in c.models.list()])"
+  OLLAMA_HOST={host} ollama list
+
+Each request is shown below as it ends. /metrics is on the admin listener. Ctrl-C ends it all.
+
+"#
+    )
+}

@@ -22,7 +22,7 @@ use llamatower_layers::endpoint::{EndpointLayer, EndpointTable};
 use llamatower_layers::llm_request::LlmRequestLayer;
 use llamatower_layers::outcome::OutcomeLayer;
 use llamatower_layers::panic_guard::PanicGuardLayer;
-use llamatower_layers::rate_limit::{Quota, RateLimitLayer};
+use llamatower_layers::rate_limit::RateLimitLayer;
 use llamatower_layers::rescue::RescueLayer;
 use llamatower_layers::retry::{RetryBudget, RetryLayer};
 use llamatower_layers::{BoxError, RouteMatch};
@@ -39,7 +39,7 @@ use crate::ollama::hold::hold_until_continue;
 use crate::ollama::hygiene::{clean_request, clean_response};
 use crate::ollama::upstream::{PoolLimits, Upstream};
 use crate::ollama::{AnswerBody, Ollama};
-use crate::settings::{Rate, Settings};
+use crate::settings::Settings;
 use crate::telemetry::{Telemetry, Upstream as UpstreamName, names};
 
 /// Names the backend that gave an answer.
@@ -94,21 +94,31 @@ where
         .layer(PanicGuardLayer::new().with_hook(|text| tracing::error!(text, "a panic")))
         // Cheap refusals, before a body is read.
         .layer(FilterLayer::new(RouteMatch::require))
-        .layer(ApiKeyLayer::new(keys))
-        .option_layer(limits.rate.map(|rate| RateLimitLayer::global(quota(rate))))
+        .layer(ApiKeyLayer::new(keys).with_management_hint(
+            "set LLAMATOWER_ADMIN_KEYS to let somebody (`llamatower keygen` makes one)",
+        ))
+        .option_layer(limits.rate.map(RateLimitLayer::global))
         .option_layer(
             limits
                 .key_rate
-                .map(|rate| RateLimitLayer::per_key(quota(rate), client_of)),
+                .map(|quota| RateLimitLayer::per_key(quota, client_of)),
         )
         .layer(AdmissionLayer::new(limits.in_flight))
         // The body: read once, looked through once.
         .layer(
-            BodyLimitLayer::new(handles.body_memory)
-                .with_rule(RouteLimits::default().with_inference(limits.body))
+            BodyLimitLayer::new(handles.body_memory.clone())
+                .with_route_limits(RouteLimits {
+                    inference: limits.body,
+                    ..RouteLimits::default()
+                })
                 .with_read_timeout(settings.timeouts.body_read),
         )
-        .layer(LlmRequestLayer::new().with_default_model(settings.backends.default_model.clone()))
+        .layer(
+            LlmRequestLayer::new()
+                .with_default_model(settings.backends.default_model.clone())
+                .with_decoded_limit(limits.body)
+                .with_memory_budget(handles.body_memory),
+        )
         // Each attempt chooses anew.
         .layer(
             RetryLayer::new(RetryBudget::new(
@@ -160,10 +170,6 @@ where
             },
         ));
     BoxCloneSyncService::new(stack)
-}
-
-fn quota(rate: Rate) -> Quota {
-    Quota::new(rate.requests, rate.per)
 }
 
 /// Whose requests are counted together: those of a key, or of an address where none is shown.

@@ -29,10 +29,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::{Problem, SettingsError};
-pub use parse::{ExtraPath, Rate, SizeOrShare};
+pub use parse::{ExtraPath, SizeOrShare};
 pub use report::{EffectiveSetting, example_file, reference};
 pub use secret::Secret;
 pub use table::{Form, SETTINGS, Setting};
+
+use llamatower_layers::rate_limit::Quota;
 
 use crate::edge::ListenAddr;
 use crate::ollama::upstream::Address;
@@ -129,9 +131,9 @@ pub struct Limits {
     /// The bodies of all requests under way.
     pub body_memory: SizeOrShare,
     /// Requests of everybody together.
-    pub rate: Option<Rate>,
+    pub rate: Option<Quota>,
     /// Requests of each client.
-    pub key_rate: Option<Rate>,
+    pub key_rate: Option<Quota>,
 }
 
 /// When a request is sent again.

@@ -1,18 +1,10 @@
 //! Texts into values. What is wrong is said without the value, which the caller shows or hides.
 
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use http::Method;
-
-/// Requests in a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    /// How many.
-    pub requests: NonZeroU32,
-    /// In how long.
-    pub per: Duration,
-}
+use llamatower_layers::rate_limit::Quota;
 
 /// Memory: so many bytes, or a share of the limit of the container or machine.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -102,7 +94,7 @@ pub(super) fn size_or_share(text: &str) -> Result<SizeOrShare, String> {
     }
 }
 
-pub(super) fn rate(text: &str) -> Result<Option<Rate>, String> {
+pub(super) fn rate(text: &str) -> Result<Option<Quota>, String> {
     if text == "off" {
         return Ok(None);
     }
@@ -117,8 +109,8 @@ pub(super) fn rate(text: &str) -> Result<Option<Rate>, String> {
         "h" => 3600,
         _ => return Err("its time is none of s, m, h".to_owned()),
     };
-    let per = Duration::from_secs(per);
-    Ok(Some(Rate { requests, per }))
+    let quota = Quota::new(requests, Duration::from_secs(per));
+    quota.map(Some).map_err(|error| error.to_string())
 }
 
 pub(super) fn switch(text: &str) -> Result<bool, String> {
@@ -203,10 +195,8 @@ mod tests {
 
     #[test]
     fn rates_are_requests_in_a_time() {
-        let expected = Rate {
-            requests: 600.try_into().expect("not 0"),
-            per: Duration::from_secs(60),
-        };
+        let requests = 600.try_into().expect("not 0");
+        let expected = Quota::new(requests, Duration::from_secs(60)).expect("it is possible");
         assert_eq!(rate("600/m"), Ok(Some(expected)));
         assert_eq!(rate("off"), Ok(None));
         for text in ["600", "0/s", "5/d", "/s", "x/s"] {

@@ -375,18 +375,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pause_of_the_sender_ends_a_stream_and_a_pause_of_the_reader_does_not() {
         let frames = futures_util::stream::unfold(0, async |n| {
-            if n == 2 {
-                pending::<()>().await;
+            match n {
+                0 | 1 => tokio::time::sleep(Duration::from_secs(20)).await,
+                _ => pending().await,
             }
             Some((Ok::<_, BoxError>(Frame::data(Bytes::from("x"))), n + 1))
         });
-        let mut body = Box::pin(
-            ReplayBody::streaming(StreamBody::new(frames))
-                .with_read_timeout(Duration::from_secs(30)),
-        );
+        let streaming = ReplayBody::streaming(StreamBody::new(frames));
+        let mut body = Box::pin(streaming.with_read_timeout(Duration::from_secs(30)));
         for _ in 0..2 {
-            tokio::time::sleep(Duration::from_secs(60)).await;
             assert!(body.frame().await.unwrap().is_ok());
+            tokio::time::sleep(Duration::from_secs(60)).await;
         }
         let began = tokio::time::Instant::now();
         let error = poll_fn(|cx| body.as_mut().poll_frame(cx))

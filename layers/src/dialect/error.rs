@@ -179,22 +179,27 @@ fn responses_event(message: &str, sequence_number: u64) -> String {
     })
 }
 
+/// As Ollama 0.33 names them; the statuses that it has not, as OpenAI does.
 fn openai_type(status: StatusCode) -> &'static str {
-    match status {
-        StatusCode::BAD_REQUEST => "invalid_request_error",
-        StatusCode::NOT_FOUND => "not_found_error",
+    match status.as_u16() {
+        401 => "authentication_error",
+        404 => "not_found_error",
+        429 => "rate_limit_error",
+        400..=499 => "invalid_request_error",
         _ => "api_error",
     }
 }
 
+/// As Ollama 0.33 names them; the statuses that it has not, as Anthropic does.
 fn anthropic_type(status: StatusCode) -> &'static str {
-    match status {
-        StatusCode::BAD_REQUEST => "invalid_request_error",
-        StatusCode::UNAUTHORIZED => "authentication_error",
-        StatusCode::FORBIDDEN => "permission_error",
-        StatusCode::NOT_FOUND => "not_found_error",
-        StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
-        StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",
+    match status.as_u16() {
+        401 => "authentication_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        503 | 529 => "overloaded_error",
+        400..=499 => "invalid_request_error",
         _ => "api_error",
     }
 }
@@ -263,9 +268,11 @@ mod tests {
     fn the_kind_of_a_failure_follows_from_its_status() {
         for (status, openai, anthropic) in [
             (400, "invalid_request_error", "invalid_request_error"),
-            (401, "api_error", "authentication_error"),
+            (401, "authentication_error", "authentication_error"),
+            (403, "invalid_request_error", "permission_error"),
             (404, "not_found_error", "not_found_error"),
-            (429, "api_error", "rate_limit_error"),
+            (413, "invalid_request_error", "request_too_large"),
+            (429, "rate_limit_error", "rate_limit_error"),
             (502, "api_error", "api_error"),
             (503, "api_error", "overloaded_error"),
         ] {

@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 
 use super::cutoff::Cutoff;
 use super::report::Reporter;
-use super::{ShuttingDown, StreamUnfinished};
+use super::{AnswerUnfinished, ShuttingDown};
 use crate::frames::{EndRule, Framing, StreamEnd, Tail};
 use crate::{BoxError, Failure};
 
@@ -173,11 +173,11 @@ where
                 if frame.is_data() || !is_short {
                     return Poll::Ready(Some(Ok(frame)));
                 }
-                Some(Failure::from(StreamUnfinished).into())
+                Some(Failure::from(AnswerUnfinished).into())
             }
             Poll::Ready(None) => {
                 let is_short = watch.as_mut().is_some_and(|watch| !watch.settle(reporter));
-                is_short.then(|| Failure::from(StreamUnfinished).into())
+                is_short.then(|| Failure::from(AnswerUnfinished).into())
             }
             Poll::Ready(Some(Err(error))) => Some(error.into()),
             Poll::Pending => {

@@ -9,17 +9,17 @@ use crate::{Fail, Side};
 
 /// The backend ended a stream without the item that every whole stream ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StreamUnfinished;
+pub struct AnswerUnfinished;
 
-impl fmt::Display for StreamUnfinished {
+impl fmt::Display for AnswerUnfinished {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the backend ended its answer before it was complete")
     }
 }
 
-impl Error for StreamUnfinished {}
+impl Error for AnswerUnfinished {}
 
-impl Fail for StreamUnfinished {
+impl Fail for AnswerUnfinished {
     fn side(&self) -> Side {
         Side::Upstream
     }
@@ -27,7 +27,7 @@ impl Fail for StreamUnfinished {
         StatusCode::BAD_GATEWAY
     }
     fn kind(&self) -> &'static str {
-        "stream_unfinished"
+        "answer_unfinished"
     }
 }
 

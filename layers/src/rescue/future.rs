@@ -18,7 +18,7 @@ use crate::{BoxError, Failure};
 pin_project! {
     /// The future of [`RescueService`](super::RescueService).
     #[derive(Debug)]
-    pub struct ResponseFuture<F> {
+    pub struct RescueFuture<F> {
         #[pin]
         inner: Option<F>,
         // Why there is no inner future.
@@ -29,7 +29,7 @@ pin_project! {
     }
 }
 
-impl<F> ResponseFuture<F> {
+impl<F> RescueFuture<F> {
     pub(super) fn new(inner: F, cutoff: Option<Cutoff>, reporter: Reporter) -> Self {
         Self {
             inner: Some(inner),
@@ -49,7 +49,7 @@ impl<F> ResponseFuture<F> {
     }
 }
 
-impl<F, R, E> Future for ResponseFuture<F>
+impl<F, R, E> Future for RescueFuture<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
     E: Into<BoxError>,

@@ -85,7 +85,7 @@ mod service;
 mod tests;
 
 pub use body::RescueBody;
-pub use error::{ShuttingDown, StreamUnfinished};
-pub use future::ResponseFuture;
+pub use error::{AnswerUnfinished, ShuttingDown};
+pub use future::RescueFuture;
 pub use layer::RescueLayer;
 pub use service::RescueService;

@@ -16,7 +16,7 @@ pub(super) type Hook = fn(&(dyn Error + Send + Sync + 'static));
 
 /// What a client is told of an error that does not say what it means.
 const INTERNAL: &str = "internal error: the gateway could not answer this request";
-const INTERNAL_KIND: &str = "internal";
+const INTERNAL_KIND: &str = "internal_error";
 
 /// What is known of a request when its answer fails.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl Reporter {
     pub(super) fn backend_told_error(&self) {
         if let Some(record) = &self.record {
             record.update(|outcome| {
-                outcome.error = Some("error_line");
+                outcome.error = Some("backend_error");
                 outcome.ending = Ending::Broken;
             });
         }

@@ -12,7 +12,7 @@ use tower_service::Service;
 
 use super::cutoff::Cutoff;
 use super::report::{Hook, Reporter};
-use super::{RescueBody, ResponseFuture};
+use super::{RescueBody, RescueFuture};
 use crate::BoxError;
 
 /// The service of [`RescueLayer`](super::RescueLayer).
@@ -59,7 +59,7 @@ where
 {
     type Response = Response<RescueBody<R>>;
     type Error = Infallible;
-    type Future = ResponseFuture<S::Future>;
+    type Future = RescueFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         if let Err(error) = ready!(self.inner.poll_ready(cx)) {
@@ -71,10 +71,10 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let reporter = Reporter::of(&request, self.hook);
         match self.unready.take() {
-            Some(error) => ResponseFuture::failed(error, reporter),
+            Some(error) => RescueFuture::failed(error, reporter),
             None => {
                 let cutoff = self.cutoff.clone().map(Cutoff::new);
-                ResponseFuture::new(self.inner.call(request), cutoff, reporter)
+                RescueFuture::new(self.inner.call(request), cutoff, reporter)
             }
         }
     }

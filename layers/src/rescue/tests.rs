@@ -232,7 +232,7 @@ async fn an_error_that_says_nothing_of_itself_is_a_500_without_its_text() {
     assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
     assert!(!answer.body().is_empty());
     assert!(!String::from_utf8_lossy(answer.body()).contains("secret"));
-    assert_eq!(outcome.error, Some("internal"));
+    assert_eq!(outcome.error, Some("internal_error"));
 }
 
 #[tokio::test]
@@ -316,7 +316,7 @@ async fn a_tidy_end_before_the_last_item_is_told() {
             let (text, is_clean, outcome) = stream(path, content_type, ending).await;
             assert_eq!(text, format!("{item}{frame}"));
             assert!(is_clean);
-            assert_eq!(outcome.error, Some("stream_unfinished"));
+            assert_eq!(outcome.error, Some("answer_unfinished"));
         }
     }
 }
@@ -333,7 +333,7 @@ async fn an_error_event_of_responses_has_the_next_number() {
 async fn a_tidy_end_inside_of_a_line_is_unclean() {
     let (text, is_clean, outcome) = stream("/api/chat", NDJSON, [Last("{\"done\":fa")]).await;
     assert_eq!((&*text, is_clean), ("{\"done\":fa", false));
-    assert_eq!(outcome.error, Some("stream_unfinished"));
+    assert_eq!(outcome.error, Some("answer_unfinished"));
 }
 
 #[tokio::test]
@@ -362,7 +362,7 @@ async fn a_backends_own_error_line_is_not_followed_by_another() {
         let (text, is_clean, outcome) = stream("/api/chat", NDJSON, ending).await;
         assert_eq!((&*text, is_clean), (line, true));
         assert_eq!(outcome.ending, Ending::Broken);
-        assert_eq!(outcome.error, Some("error_line"));
+        assert_eq!(outcome.error, Some("backend_error"));
     }
 }
 

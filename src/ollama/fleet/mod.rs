@@ -194,6 +194,7 @@ impl<S> Fleet<S> {
         }
         Record::update_in(&request.extensions, |outcome| {
             outcome.backend = Some(name.clone());
+            outcome.attempts += 1;
         });
     }
 }

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::json::{Kept, Kind, Value, Visitor};
 use super::keys::{Key, Keys, Seen};
 use super::text::{keep_alive_seconds, keep_alive_text, unescape};
+use super::visit::{Kept, Kind, Value, Visitor};
 use super::{KeepAlive, MAX_NAME_BYTES, ScanError, Scanned};
 
 /// The longest key that can be one of ours with each character written as an escape.

@@ -26,7 +26,10 @@ mod json;
 mod keys;
 mod text;
 mod utf8;
+mod visit;
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;
 
@@ -35,7 +38,8 @@ use std::ops::Range;
 pub(super) use self::collect::is_plausible_name;
 
 use self::collect::Collector;
-use self::json::{Json, Kind};
+use self::json::Json;
+use self::visit::Kind;
 use super::KeepAlive;
 
 pub use self::error::ScanError;

@@ -1,0 +1,165 @@
+//! Digests of keys.
+
+use std::fmt;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+
+/// What a key's owner may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Run models and look at lists.
+    User,
+    /// Change what servers hold, too.
+    Admin,
+}
+
+/// Who is asking; an extension of the request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The key's name, for limits, logs and metrics.
+    pub name: Arc<str>,
+    /// What it allows.
+    pub role: Role,
+}
+
+/// Known keys, by digest. Its `Debug` names owners and shows no digest.
+#[derive(Clone, Default)]
+pub struct KeySet {
+    entries: Arc<[Entry]>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    digest: [u8; 32],
+    identity: Identity,
+}
+
+/// A line that describes no key. It does not show the line, which may be a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidKeyLine {
+    number: usize,
+    reason: &'static str,
+}
+
+impl fmt::Display for InvalidKeyLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "key {}: {}; expected name=sha256:<64 hex digits>, the digest of the key and never \
+             the key itself (printf %s KEY | sha256sum)",
+            self.number, self.reason
+        )
+    }
+}
+
+impl std::error::Error for InvalidKeyLine {}
+
+impl KeySet {
+    /// Reads lines of the form `name=sha256:<64 hex digits>`; a name may be left out.
+    ///
+    /// # Errors
+    /// A line is not of this form.
+    pub fn from_lines<'a>(
+        lines: impl IntoIterator<Item = &'a str>,
+        role: Role,
+    ) -> Result<Self, InvalidKeyLine> {
+        let lines = lines.into_iter().enumerate();
+        let entries = lines.map(|(index, line)| entry(index + 1, line.trim(), role));
+        Ok(Self {
+            entries: entries.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The keys of both.
+    pub fn merge(self, other: Self) -> Self {
+        let entries = self.entries.iter().chain(other.entries.iter());
+        Self {
+            entries: entries.cloned().collect(),
+        }
+    }
+
+    /// Whether there is a key of this role.
+    pub fn has(&self, role: Role) -> bool {
+        self.entries.iter().any(|entry| entry.identity.role == role)
+    }
+
+    /// Whose key this is. Every entry is compared, each in constant time: how long it takes
+    /// says nothing. A key that stands there for both roles has the higher one.
+    pub fn find(&self, key: &str) -> Option<&Identity> {
+        let digest: [u8; 32] = Sha256::digest(key).into();
+        let mut found = None;
+        for entry in self.entries.iter() {
+            let is_it: Choice = entry.digest.ct_eq(&digest);
+            if bool::from(is_it) && found.is_none_or(|known: &Identity| known.role == Role::User) {
+                found = Some(&entry.identity);
+            }
+        }
+        found
+    }
+}
+
+impl fmt::Debug for KeySet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let identities = self.entries.iter().map(|entry| &entry.identity);
+        f.debug_list().entries(identities).finish()
+    }
+}
+
+fn entry(number: usize, line: &str, role: Role) -> Result<Entry, InvalidKeyLine> {
+    let invalid = |reason| InvalidKeyLine { number, reason };
+    let (name, digest) = match line.split_once("sha256:") {
+        Some(("", digest)) => (format!("key-{number}"), digest),
+        Some((name, digest)) => match name.strip_suffix('=') {
+            Some(name) if is_name(name) => (name.to_owned(), digest),
+            Some(_) => {
+                return Err(invalid(
+                    "its name has other characters than letters, digits and - _ . @",
+                ));
+            }
+            None => return Err(invalid("there is no = behind its name")),
+        },
+        None => return Err(invalid("there is no sha256: in it")),
+    };
+    let digest = from_hex(digest).ok_or_else(|| invalid("its digest has not 64 hex digits"))?;
+    let name = name.into();
+    Ok(Entry {
+        digest,
+        identity: Identity { name, role },
+    })
+}
+
+fn is_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.@".contains(&b);
+    !name.is_empty() && name.len() <= 64 && name.bytes().all(plain)
+}
+
+fn from_hex(text: &str) -> Option<[u8; 32]> {
+    let mut digest = [0; 32];
+    if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (byte, place) in digest.iter_mut().zip((0..64).step_by(2)) {
+        *byte = u8::from_str_radix(&text[place..place + 2], 16).ok()?;
+    }
+    Some(digest)
+}
+
+/// Makes a key of 256 random bits, and the line that lets it in.
+///
+/// # Errors
+/// The operating system gives no random bytes.
+pub fn generate_key(name: &str) -> Result<(String, String), getrandom::Error> {
+    let mut bits = [0; 32];
+    getrandom::fill(&mut bits)?;
+    let key = format!("llt_{}", BASE64_URL_SAFE_NO_PAD.encode(bits));
+    let digest: String = Sha256::digest(&key)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let line = format!("{name}=sha256:{digest}");
+    Ok((key, line))
+}

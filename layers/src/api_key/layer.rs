@@ -1,0 +1,83 @@
+//! The layer.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::request::Parts;
+use tower_layer::Layer;
+
+use super::{ApiKey, KeySet, Role};
+use crate::{Operation, RouteMatch};
+
+/// Who may make a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// Anybody, whatever key they show.
+    Open,
+    /// Anybody who shows no key that is wrong.
+    Anonymous,
+    /// Who has a key.
+    User,
+    /// Who has an administrator's key.
+    Admin,
+}
+
+/// Makes [`ApiKey`] services.
+#[derive(Clone)]
+pub struct ApiKeyLayer {
+    pub(super) keys: KeySet,
+    pub(super) rule: Arc<dyn Fn(&Parts) -> Access + Send + Sync>,
+    pub(super) hint: Arc<str>,
+}
+
+impl ApiKeyLayer {
+    /// Lets in who has one of `keys`, by the rule in the [module's docs](super).
+    pub fn new(keys: KeySet) -> Self {
+        let needs_key = keys.has(Role::User);
+        Self {
+            rule: Arc::new(move |request| default_rule(request, needs_key)),
+            keys,
+            hint: "the operator of this gateway can configure one".into(),
+        }
+    }
+
+    /// Decides for each request who may make it.
+    pub fn with_rule(mut self, rule: impl Fn(&Parts) -> Access + Send + Sync + 'static) -> Self {
+        self.rule = Arc::new(rule);
+        self
+    }
+
+    /// What a client is told that may not manage models.
+    pub fn with_management_hint(mut self, hint: impl Into<Arc<str>>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+}
+
+fn default_rule(request: &Parts, needs_key: bool) -> Access {
+    match RouteMatch::of(&request.extensions).and_then(RouteMatch::operation) {
+        Some(Operation::Root | Operation::Version) => Access::Open,
+        Some(operation) if operation.is_management() => Access::Admin,
+        _ if needs_key => Access::User,
+        _ => Access::Open,
+    }
+}
+
+impl<S> Layer<S> for ApiKeyLayer {
+    type Service = ApiKey<S>;
+
+    fn layer(&self, inner: S) -> ApiKey<S> {
+        ApiKey {
+            inner,
+            policy: self.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for ApiKeyLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKeyLayer")
+            .field("keys", &self.keys)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,132 @@
+//! The service.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http::Request;
+use http::request::Parts;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::{
+    Access, ApiKeyLayer, Identity, ManagementRefused, MissingKey, Role, WrongKey, credential,
+};
+use crate::{BoxError, Failure};
+
+/// The service of [`ApiKeyLayer`].
+#[derive(Clone, Debug)]
+pub struct ApiKey<S> {
+    pub(super) inner: S,
+    pub(super) policy: ApiKeyLayer,
+}
+
+impl ApiKeyLayer {
+    /// Who is asking, if they may.
+    fn judge(&self, request: &mut Parts) -> Result<Option<Identity>, Failure> {
+        let shown = credential::take(&mut request.headers);
+        let access = (self.rule)(request);
+        if access == Access::Open {
+            let key = shown.ok().flatten();
+            return Ok(key.and_then(|key| self.keys.find(&key)).cloned());
+        }
+        let shown = shown?;
+        let known = shown
+            .as_deref()
+            .and_then(|key| self.keys.find(key))
+            .cloned();
+        match (access, &known) {
+            (
+                Access::Admin,
+                Some(Identity {
+                    role: Role::User, ..
+                }),
+            ) => Err(self.refuse_management()),
+            (Access::Admin, None) if !self.keys.has(Role::Admin) => Err(self.refuse_management()),
+            (Access::Admin, None) if shown.is_none() => Err(self.refuse_management()),
+            (_, Some(_)) => Ok(known),
+            (_, None) if shown.is_some() => Err(WrongKey.into()),
+            (Access::Anonymous, None) => Ok(None),
+            (_, None) => Err(MissingKey.into()),
+        }
+    }
+
+    fn refuse_management(&self) -> Failure {
+        let hint = self.hint.clone();
+        ManagementRefused { hint }.into()
+    }
+}
+
+impl<S, B> Service<Request<B>> for ApiKey<S>
+where
+    S: Service<Request<B>>,
+    S::Error: Into<BoxError>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = ApiKeyFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (mut parts, body) = request.into_parts();
+        let known = match self.policy.judge(&mut parts) {
+            Ok(known) => known,
+            Err(failure) => {
+                let failure = Some(failure);
+                return ApiKeyFuture {
+                    kind: Kind::Refused { failure },
+                };
+            }
+        };
+        if let Some(identity) = known {
+            #[cfg(feature = "outcome")]
+            crate::Record::update_in(&parts.extensions, |outcome| {
+                outcome.identity = Some(identity.name.clone());
+            });
+            parts.extensions.insert(identity);
+        }
+        let called = self.inner.call(Request::from_parts(parts, body));
+        ApiKeyFuture {
+            kind: Kind::Called { called },
+        }
+    }
+}
+
+pin_project! {
+    /// The future of [`ApiKey`].
+    #[derive(Debug)]
+    pub struct ApiKeyFuture<F> {
+        #[pin]
+        kind: Kind<F>,
+    }
+}
+
+pin_project! {
+    #[project = KindProjection]
+    #[derive(Debug)]
+    enum Kind<F> {
+        Called { #[pin] called: F },
+        Refused { failure: Option<Failure> },
+    }
+}
+
+impl<F, T, E> Future for ApiKeyFuture<F>
+where
+    F: Future<Output = Result<T, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<T, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().kind.project() {
+            KindProjection::Called { called } => called.poll(cx).map_err(Into::into),
+            KindProjection::Refused { failure } => match failure.take() {
+                Some(failure) => Poll::Ready(Err(failure.into())),
+                None => Poll::Pending,
+            },
+        }
+    }
+}

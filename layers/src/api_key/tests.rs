@@ -1,0 +1,180 @@
+use std::convert::Infallible;
+
+use http::{HeaderMap, Method, Request, Response};
+use tower::{Layer, ServiceExt, service_fn};
+
+use super::*;
+use crate::{EndpointTable, Failure};
+
+const USER: &str = "user-key";
+const ADMIN: &str = "admin-key";
+
+fn digest(key: &str) -> String {
+    use sha2::{Digest, Sha256};
+    let digest = Sha256::digest(key);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn keys() -> KeySet {
+    let line = |name: &str, key: &str| format!("{name}=sha256:{}", digest(key));
+    let users = KeySet::from_lines([line("ada", USER).as_str()], Role::User).expect("sound");
+    users.merge(KeySet::from_lines([line("root", ADMIN).as_str()], Role::Admin).expect("sound"))
+}
+
+/// What comes of a request: who it is and which headers are left, or the kind of refusal.
+async fn outcome(
+    keys: KeySet,
+    method: Method,
+    path: &str,
+    headers: &[(&'static str, &str)],
+) -> Result<(Option<String>, HeaderMap), &'static str> {
+    let mut request = Request::new(());
+    request
+        .extensions_mut()
+        .insert(EndpointTable::ollama().look_up(&method, path));
+    for (name, value) in headers {
+        request
+            .headers_mut()
+            .append(*name, value.parse().expect("a header value"));
+    }
+    let inner = service_fn(|request: Request<()>| async move {
+        let identity = request.extensions().get::<Identity>();
+        let name = identity.map(|identity| identity.name.to_string());
+        Ok::<_, Infallible>(Response::new((name, request.headers().clone())))
+    });
+    match ApiKeyLayer::new(keys).layer(inner).oneshot(request).await {
+        Ok(answer) => Ok(answer.into_body()),
+        Err(error) => Err(Failure::find(&*error).expect("a failure").kind()),
+    }
+}
+
+async fn chat(
+    headers: &[(&'static str, &str)],
+) -> Result<(Option<String>, HeaderMap), &'static str> {
+    outcome(keys(), Method::POST, "/api/chat", headers).await
+}
+
+#[tokio::test]
+async fn a_key_is_taken_in_any_of_the_usual_ways_and_goes_no_further() {
+    use base64::Engine;
+    let basic = |text: &str| format!("Basic {}", base64::prelude::BASE64_STANDARD.encode(text));
+    for (name, value) in [
+        ("authorization", format!("Bearer {USER}")),
+        ("authorization", format!("bearer  {USER}")),
+        ("authorization", basic(&format!("anybody:{USER}"))),
+        ("authorization", basic(&format!("{USER}:"))),
+        ("x-api-key", USER.to_owned()),
+    ] {
+        let (who, headers) = chat(&[(name, &value), ("accept", "*/*")])
+            .await
+            .expect(&value);
+        assert_eq!(who.as_deref(), Some("ada"), "{value}");
+        assert_eq!(
+            headers.keys().map(|name| name.as_str()).collect::<Vec<_>>(),
+            ["accept"]
+        );
+    }
+}
+
+#[tokio::test]
+async fn without_a_key_or_with_a_wrong_one_nothing_passes() {
+    assert_eq!(chat(&[]).await.map(drop), Err("missing_key"));
+    assert_eq!(
+        chat(&[("x-api-key", "guess")]).await.map(drop),
+        Err("wrong_key")
+    );
+    assert_eq!(
+        chat(&[("authorization", "Digest x")]).await.map(drop),
+        Err("missing_key")
+    );
+}
+
+#[tokio::test]
+async fn two_different_keys_are_refused_and_the_same_one_twice_is_not() {
+    let bearer = format!("Bearer {USER}");
+    let two = [("authorization", bearer.as_str()), ("x-api-key", ADMIN)];
+    assert_eq!(chat(&two).await.map(drop), Err("ambiguous_credential"));
+    let twice = [
+        ("authorization", bearer.as_str()),
+        ("authorization", bearer.as_str()),
+    ];
+    assert_eq!(chat(&twice).await.map(drop), Err("ambiguous_credential"));
+    assert!(
+        chat(&[("authorization", bearer.as_str()), ("x-api-key", USER)])
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test]
+async fn what_clients_ask_first_is_open() {
+    for path in ["/", "/api/version"] {
+        let open = outcome(keys(), Method::GET, path, &[("x-api-key", "guess")]).await;
+        assert_eq!(open.expect("open").0, None);
+    }
+}
+
+#[tokio::test]
+async fn management_needs_an_administrators_key() {
+    let pull = |keys, headers| outcome(keys, Method::POST, "/api/pull", headers);
+    assert_eq!(pull(keys(), &[]).await.map(drop), Err("management_refused"));
+    assert_eq!(
+        pull(keys(), &[("x-api-key", USER)]).await.map(drop),
+        Err("management_refused")
+    );
+    assert_eq!(
+        pull(keys(), &[("x-api-key", "guess")]).await.map(drop),
+        Err("wrong_key")
+    );
+    let (who, _) = pull(keys(), &[("x-api-key", ADMIN)])
+        .await
+        .expect("allowed");
+    assert_eq!(who.as_deref(), Some("root"));
+    assert_eq!(
+        pull(KeySet::default(), &[]).await.map(drop),
+        Err("management_refused")
+    );
+    assert_eq!(
+        pull(KeySet::default(), &[("x-api-key", "x")])
+            .await
+            .map(drop),
+        Err("management_refused")
+    );
+}
+
+#[tokio::test]
+async fn without_keys_everybody_may_ask_and_their_credentials_still_go_no_further() {
+    let bearer = [("authorization", "Bearer ollama"), ("x-api-key", "other")];
+    let (who, headers) = outcome(KeySet::default(), Method::POST, "/api/chat", &bearer)
+        .await
+        .expect("open");
+    assert_eq!((who, headers.len()), (None, 0));
+}
+
+#[test]
+fn a_key_in_place_of_its_digest_is_refused_and_not_shown() {
+    for line in [
+        "hunter2",
+        "ada=hunter2",
+        "ada=sha256:abc",
+        "a b=sha256:",
+        "ada:sha256:00",
+    ] {
+        let error = KeySet::from_lines([line], Role::User)
+            .expect_err(line)
+            .to_string();
+        assert!(
+            !error.contains("hunter2") && error.contains("sha256sum"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_generated_key_is_let_in_by_its_line() {
+    let (key, line) = generate_key("ada").expect("random bytes");
+    assert!(key.starts_with("llt_") && key.len() == 47);
+    let keys = KeySet::from_lines([line.as_str()], Role::User).expect("sound");
+    assert!(keys.find(&key).is_some() && keys.find(&key[1..]).is_none());
+    assert!(!format!("{keys:?}").contains(&line[11..]));
+}

@@ -1,0 +1,127 @@
+//! When a request has been sent.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::Replay;
+
+/// Turns true when a request's body has been taken whole, or given up.
+#[derive(Clone, Debug)]
+pub(super) struct Sent(Option<Arc<Mutex<Waiting>>>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    is_sent: bool,
+    waker: Option<Waker>,
+}
+
+impl Sent {
+    /// The signal of a body that is still to be sent; one at its end needs none.
+    fn of(body: &impl Body) -> Self {
+        Self((!body.is_end_stream()).then(Arc::default))
+    }
+
+    /// For whom nobody waits.
+    fn unasked() -> Self {
+        Self(None)
+    }
+
+    pub(super) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+        let Some(waiting) = &self.0 else {
+            return Poll::Ready(());
+        };
+        let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.is_sent {
+            return Poll::Ready(());
+        }
+        match &mut waiting.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            waker => *waker = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    fn note(&mut self) {
+        let Some(waiting) = self.0.take() else {
+            return;
+        };
+        let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.is_sent = true;
+        let waker = waiting.waker.take();
+        drop(waiting);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+pin_project! {
+    /// A request's body that says when it has been sent.
+    #[derive(Debug)]
+    pub struct ClockedRequestBody<B> {
+        #[pin]
+        inner: B,
+        sent: Sent,
+    }
+
+    impl<B> PinnedDrop for ClockedRequestBody<B> {
+        fn drop(this: Pin<&mut Self>) {
+            this.project().sent.note();
+        }
+    }
+}
+
+impl<B: Body> ClockedRequestBody<B> {
+    /// `is_asked` says whether anybody wants to know.
+    pub(super) fn new(inner: B, is_asked: bool) -> (Self, Sent) {
+        let sent = match is_asked {
+            true => Sent::of(&inner),
+            false => Sent::unasked(),
+        };
+        let body = Self {
+            inner,
+            sent: sent.clone(),
+        };
+        (body, sent)
+    }
+}
+
+impl<B: Body> Body for ClockedRequestBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let mut this = self.project();
+        let frame = ready!(this.inner.as_mut().poll_frame(cx));
+        let goes_on = matches!(&frame, Some(Ok(frame)) if frame.is_data());
+        if !goes_on || this.inner.is_end_stream() {
+            this.sent.note();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// A copy is clocked by whoever sends it.
+impl<B: Replay> Replay for ClockedRequestBody<B> {
+    fn replay(&self) -> Option<Self> {
+        Some(Self {
+            inner: self.inner.replay()?,
+            sent: Sent::unasked(),
+        })
+    }
+}

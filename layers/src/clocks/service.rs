@@ -1,0 +1,41 @@
+//! The service.
+
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::{ClockedBody, ClockedFuture, ClockedRequestBody, StreamClocksLayer};
+use crate::BoxError;
+
+/// The service of [`StreamClocksLayer`].
+#[derive(Clone, Debug)]
+pub struct StreamClocks<S> {
+    pub(super) inner: S,
+    pub(super) clocks: StreamClocksLayer,
+}
+
+impl<S, B, R> Service<Request<B>> for StreamClocks<S>
+where
+    S: Service<Request<ClockedRequestBody<B>>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+    B: Body,
+    R: Body,
+    R::Error: Into<BoxError>,
+{
+    type Response = Response<ClockedBody<R>>;
+    type Error = BoxError;
+    type Future = ClockedFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (parts, body) = request.into_parts();
+        let (body, sent) = ClockedRequestBody::new(body, self.clocks.first_byte.is_some());
+        let called = self.inner.call(Request::from_parts(parts, body));
+        ClockedFuture::new(called, sent, self.clocks)
+    }
+}

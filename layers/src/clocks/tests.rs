@@ -1,0 +1,203 @@
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use tokio::time::{Instant, sleep};
+use tower::{Layer, ServiceExt, service_fn};
+
+use super::timer::Timer;
+use super::*;
+use crate::{BoxError, Failure};
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// A body whose frames come after these pauses.
+fn paused(pauses: &'static [u64]) -> impl Body<Data = Bytes, Error = Infallible> + Send {
+    let frames = futures_util::stream::unfold(pauses.iter(), |mut pauses| async {
+        sleep(seconds(*pauses.next()?)).await;
+        Some((Ok(Frame::data(Bytes::from("x"))), pauses))
+    });
+    StreamBody::new(frames)
+}
+
+/// The answer of a backend that takes so long for its head and then pauses so.
+async fn answer(
+    layer: StreamClocksLayer,
+    head: u64,
+    pauses: &'static [u64],
+) -> Result<Response<impl Body<Data = Bytes, Error = BoxError>>, BoxError> {
+    let inner = service_fn(
+        move |_: Request<ClockedRequestBody<Empty<Bytes>>>| async move {
+            sleep(seconds(head)).await;
+            Ok::<_, Infallible>(Response::new(paused(pauses)))
+        },
+    );
+    layer.layer(inner).oneshot(Request::new(Empty::new())).await
+}
+
+fn kind(error: &BoxError) -> &'static str {
+    Failure::find(&**error).expect("a failure").kind()
+}
+
+fn clocks() -> StreamClocksLayer {
+    StreamClocksLayer::new()
+        .with_first_byte(Some(seconds(10)))
+        .with_idle(Some(seconds(5)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_answer_is_no_fault() {
+    let answer = answer(clocks(), 9, &[4; 1000]).await.expect("a head");
+    let whole = answer.into_body().collect().await.expect("a whole body");
+    assert_eq!(whole.to_bytes().len(), 1000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_before_the_first_byte_ends_the_request() {
+    let started = Instant::now();
+    let Err(error) = answer(clocks(), 11, &[]).await else {
+        panic!("it is late")
+    };
+    assert_eq!(kind(&error), "first_byte_timeout");
+    assert!(Failure::find(&*error).expect("a failure").is_retryable());
+    assert_eq!(started.elapsed(), seconds(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_within_an_answer_ends_it() {
+    let answer = answer(clocks(), 0, &[4, 4, 6]).await.expect("a head");
+    let started = Instant::now();
+    let error = answer.into_body().collect().await.expect_err("it pauses");
+    assert_eq!(kind(&error), "idle_timeout");
+    let silence = started.elapsed() - seconds(4 + 4);
+    assert!(silence >= seconds(5), "{silence:?}");
+    assert!(silence <= seconds(5) * 9 / 8, "{silence:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_after_the_head_counts_from_the_head() {
+    let answer = answer(clocks(), 9, &[6]).await.expect("a head");
+    let started = Instant::now();
+    let error = answer.into_body().collect().await.expect_err("it pauses");
+    assert_eq!(kind(&error), "idle_timeout");
+    assert_eq!(started.elapsed(), seconds(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_ran_out_of_time_lets_go_of_its_backend() {
+    let answer = answer(clocks(), 0, &[6]).await.expect("a head");
+    let mut body = pin!(answer.into_body());
+    assert!(body.frame().await.expect("an error").is_err());
+    assert!(body.is_end_stream());
+    assert!(body.frame().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_no_instant_can_hold_is_off() {
+    let endless = StreamClocksLayer::new()
+        .with_first_byte(Duration::MAX)
+        .with_idle(Duration::MAX)
+        .with_total(Duration::MAX);
+    let answer = answer(endless, 1_000_000, &[1_000_000]).await;
+    let body = answer.expect("a head").into_body();
+    body.collect().await.expect("a whole body");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_clock_follows_a_body_to_another_task() {
+    let answer = answer(clocks(), 0, &[60]).await.expect("a head");
+    let mut body = Box::pin(answer.into_body());
+    let mut first = tokio_test::task::spawn(());
+    let is_pending = first.enter(|cx, _| body.as_mut().poll_frame(cx).is_pending());
+    assert!(is_pending);
+    let mut second = tokio_test::task::spawn(());
+    let is_pending = second.enter(|cx, _| body.as_mut().poll_frame(cx).is_pending());
+    assert!(is_pending);
+    sleep(seconds(1)).await;
+    assert!(second.is_woken(), "the timer rings for whoever polled last");
+    assert!(!first.is_woken());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_client_does_not_run_the_idle_clock_down() {
+    let answer = answer(clocks(), 0, &[1, 1, 1]).await.expect("a head");
+    let mut body = pin!(answer.into_body());
+    while let Some(frame) = body.frame().await {
+        frame.expect("no fault");
+        sleep(seconds(3600)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_total_holds_for_head_and_body_together() {
+    let total = clocks().with_total(Some(seconds(8)));
+    let Err(error) = answer(total, 9, &[]).await else {
+        panic!("it is late")
+    };
+    assert_eq!(kind(&error), "total_timeout");
+    let answer = answer(total, 4, &[3, 3]).await.expect("a head");
+    let error = answer.into_body().collect().await.expect_err("it is late");
+    assert_eq!(kind(&error), "total_timeout");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_off_never_rings() {
+    let off = StreamClocksLayer::new()
+        .with_first_byte(None)
+        .with_idle(None);
+    let answer = answer(off, 1_000_000, &[1_000_000]).await.expect("a head");
+    answer.into_body().collect().await.expect("a whole body");
+}
+
+/// A backend that reads the request for so long before it thinks for so long.
+async fn upload(read: u64, think: u64) -> Result<(), BoxError> {
+    let inner = service_fn(
+        move |request: Request<ClockedRequestBody<Full<Bytes>>>| async move {
+            sleep(seconds(read)).await;
+            request.into_body().collect().await.expect("a whole body");
+            sleep(seconds(think)).await;
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        },
+    );
+    let request = Request::new(Full::from("body"));
+    clocks().layer(inner).oneshot(request).await.map(drop)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_byte_clock_starts_when_the_request_has_been_sent() {
+    upload(3600, 9).await.expect("in time");
+    let error = upload(3600, 11).await.expect_err("late");
+    assert_eq!(kind(&error), "first_byte_timeout");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_that_is_there_comes_before_a_clock_that_rang() {
+    struct Late(u8);
+    impl Body for Late {
+        type Data = Bytes;
+        type Error = Infallible;
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            self.0 += 1;
+            match self.0 {
+                1 => Poll::Pending,
+                2 => Poll::Ready(Some(Ok(Frame::data(Bytes::from("x"))))),
+                _ => Poll::Ready(None),
+            }
+        }
+    }
+    let mut body = pin!(ClockedBody::new(Late(0), clocks(), None, Timer::default()));
+    let pending = std::future::poll_fn(|cx| Poll::Ready(body.as_mut().poll_frame(cx).is_pending()));
+    assert!(pending.await);
+    tokio::time::advance(seconds(60)).await;
+    assert!(body.frame().await.expect("a frame").is_ok());
+}

@@ -1,0 +1,197 @@
+//! The scanner against serde_json.
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::tests::{generate, scan, scan_with};
+use super::*;
+
+/// Any JSON, with the keys that matter among its keys.
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        // No more digits than serde_json reads back as they were.
+        any::<i32>().prop_map(|n| json!(f64::from(n) / 8.0)),
+        any::<String>().prop_map(Value::from),
+        "[a-z\"\\\\/\u{0}-\u{1f}é漢😀]{0,200}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(6, 64, 8, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..8).prop_map(Value::from),
+            prop::collection::vec((any_key(), inner), 0..8)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+fn any_key() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "model|name|stream|keep_alive|options|num_ctx|prompt|messages",
+        any::<String>()
+    ]
+}
+
+/// A body as a client might send it, with values of the right type for most keys.
+fn any_body() -> impl Strategy<Value = Value> {
+    let name = prop_oneof![
+        Just(json!(null)),
+        "[a-zA-Z0-9:\"é😀 ]{0,40}".prop_map(Value::from)
+    ];
+    let stream = prop_oneof![Just(json!(null)), any::<bool>().prop_map(Value::from)];
+    let others = prop::collection::vec((any::<String>(), any_json()), 0..5);
+    (name, stream, any_json(), any_json(), others).prop_map(
+        |(model, stream, prompt, num_ctx, others)| {
+            let mut body = json!({
+                "model": model,
+                "stream": stream,
+                "prompt": prompt,
+                "options": { "num_ctx": num_ctx, "seed": 1 },
+            });
+            for (key, value) in others {
+                if generate().find(&key, false).is_none() {
+                    body[key] = value;
+                }
+            }
+            body
+        },
+    )
+}
+
+/// Writes some characters of the strings in a JSON text as escapes that they do not need.
+fn over_escaped(text: &str, choice: usize) -> String {
+    let mut out = String::new();
+    let mut in_string = false;
+    let mut chars = text.chars();
+    while let Some(character) = chars.next() {
+        match character {
+            '\\' => out.extend([character].into_iter().chain(chars.next())),
+            '"' => {
+                in_string = !in_string;
+                out.push(character);
+            }
+            // An escape that was there may go on with letters.
+            _ if in_string && !character.is_ascii_hexdigit() && out.len() % 7 >= choice => {
+                for unit in character.encode_utf16(&mut [0; 2]) {
+                    out.push_str(&format!("\\u{unit:04X}"));
+                }
+            }
+            _ => out.push(character),
+        }
+    }
+    out
+}
+
+fn pieces<'a>(bytes: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
+    let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+    cuts.extend([0, bytes.len()]);
+    cuts.sort_unstable();
+    cuts.windows(2)
+        .map(|pair| &bytes[pair[0]..pair[1]])
+        .collect()
+}
+
+/// Whether serde_json reads a value at the beginning of these bytes, and takes it for an
+/// object. It looks away from the escapes of what it skips, as Go does.
+fn oracle_takes(bytes: &[u8]) -> bool {
+    let mut values =
+        serde_json::Deserializer::from_slice(bytes).into_iter::<serde::de::IgnoredAny>();
+    let is_object = bytes.trim_ascii_start().first() == Some(&b'{');
+    let read = matches!(values.next(), Some(Ok(_)));
+    // It does not look at the encoding of what it skips either.
+    let end = values.byte_offset();
+    read && is_object && std::str::from_utf8(&bytes[..end]).is_ok()
+}
+
+fn is_syntax(result: &Result<Scanned, ScanError>) -> bool {
+    use ScanError::*;
+    matches!(
+        result,
+        Err(Empty | UnexpectedEnd | InvalidCharacter { .. } | InvalidUtf8 | NotAnObject { .. })
+    )
+}
+
+proptest! {
+    #[test]
+    fn what_is_found_is_what_serde_finds(
+        body in any_body(),
+        is_pretty in any::<bool>(),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+    ) {
+        let bytes = match is_pretty {
+            true => serde_json::to_vec_pretty(&body).unwrap(),
+            false => serde_json::to_vec(&body).unwrap(),
+        };
+        let found = scan_with(generate(), &pieces(&bytes, &cuts)).unwrap();
+        prop_assert_eq!(found.model.as_deref(), body["model"].as_str().filter(|m| !m.is_empty()));
+        prop_assert_eq!(found.stream, body["stream"].as_bool());
+        let num_ctx = body["options"]["num_ctx"].as_f64().filter(|n| *n >= 0.0).map(|n| n as u64);
+        prop_assert_eq!(found.num_ctx, num_ctx);
+        let prompt = &body["prompt"];
+        let is_empty = prompt.is_null() || prompt == "" || prompt == &json!([]);
+        prop_assert_eq!(found.has_no_prompt, is_empty);
+        let span = found.model_value.unwrap();
+        let value = &bytes[span.start as usize..span.end as usize];
+        prop_assert_eq!(&serde_json::from_slice::<Value>(value).unwrap(), &body["model"]);
+        prop_assert_eq!(bytes[found.members_begin as usize - 1], b'{');
+    }
+
+    #[test]
+    fn escapes_change_nothing(body in any_body(), choice in 0..7usize) {
+        let plain = serde_json::to_string(&body).unwrap();
+        let escaped = over_escaped(&plain, choice);
+        prop_assert_eq!(serde_json::from_str::<Value>(&escaped).unwrap(), body);
+        let (mut a, mut b) = (scan(&plain).unwrap(), scan(&escaped).unwrap());
+        (a.model_value, b.model_value) = (None, None);
+        prop_assert_eq!(a, b);
+    }
+
+    #[test]
+    fn damage_is_refused_when_serde_refuses_it(
+        body in any_body(),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4u8), 1..4),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+    ) {
+        let mut bytes = serde_json::to_vec(&body).unwrap();
+        for (at, byte, how) in damage {
+            let at = at.index(bytes.len().max(1));
+            match how {
+                _ if bytes.is_empty() => bytes.push(byte),
+                0 => bytes[at] = byte,
+                1 => bytes[at] = b"{}[]:,\"\\0-.eu \x1f"[byte as usize % 15],
+                2 => { bytes.remove(at); }
+                _ => bytes.truncate(at),
+            }
+        }
+        let result = scan_with(generate(), &pieces(&bytes, &cuts));
+        prop_assert_eq!(
+            !is_syntax(&result), oracle_takes(&bytes),
+            "{:?} for {}", result, bytes.escape_ascii()
+        );
+        // However the input is cut, the answer is the same.
+        prop_assert_eq!(result, scan(&bytes));
+    }
+
+    #[test]
+    fn noise_is_refused_when_serde_refuses_it(
+        noise in "[{}\\[\\]:,\"\\\\u0-9aeflnrst.+ -]{0,40}",
+    ) {
+        let bytes = format!("{{\"a\":{noise}");
+        let result = scan(&bytes);
+        prop_assert_eq!(!is_syntax(&result), oracle_takes(bytes.as_bytes()), "{:?} for {}", result, bytes);
+    }
+
+    #[test]
+    fn a_duplicate_is_refused_wherever_it_stands(
+        body in any_body(),
+        key in "model|stream|options|prompt|MODEL|Stream|oPtions|PROMPT",
+    ) {
+        let text = serde_json::to_string(&body).unwrap();
+        let doubled = format!("{},{}:null}}", &text[..text.len() - 1], json!(key));
+        let key = key.to_lowercase();
+        let is_told = matches!(scan(&doubled), Err(ScanError::AmbiguousKey { key: k }) if k == key);
+        prop_assert!(is_told, "{}", doubled);
+    }
+}

@@ -1,0 +1,71 @@
+//! A simulated Ollama as a process.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use clap::Parser;
+use llamatower_sim::{ModelSpec, Sim};
+
+/// A simulated Ollama: answers like the real one, costs nothing, fails on demand.
+///
+/// Faults: POST /sim/faults with JSON like
+/// {"fault":"die","after_lines":3,"ending":"reset","model":"tiny","count":1}.
+/// What it saw: GET /sim/requests, GET /sim/state.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:11434")]
+    listen: SocketAddr,
+    /// A model: NAME[,load=300ms][,pace=15ms][,slots=2][,prompt-rate=5000][,reply=24][,embedding-only]..
+    #[arg(long = "model", required = true)]
+    models: Vec<ModelSpec>,
+    /// Requests that may wait for a load.
+    #[arg(long, default_value_t = 512)]
+    max_queue: usize,
+    /// Models in memory at a time.
+    #[arg(long, default_value_t = 3)]
+    max_loaded: usize,
+    /// Requests to remember for /sim/requests.
+    #[arg(long, default_value_t = 4096)]
+    remember: usize,
+    /// What /api/version says.
+    #[arg(long, default_value = "0.33.0-rc2")]
+    version_says: String,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let builder = Sim::builder()
+        .listen(arguments.listen)
+        .max_queue(arguments.max_queue)
+        .max_loaded(arguments.max_loaded)
+        .log_capacity(arguments.remember)
+        .version(arguments.version_says);
+    let builder = arguments
+        .models
+        .into_iter()
+        .fold(builder, |builder, model| builder.model(model));
+    let sim = match builder.start().await {
+        Ok(sim) => sim,
+        Err(error) => {
+            eprintln!(
+                "llamatower-sim: cannot listen on {}: {error}",
+                arguments.listen
+            );
+            return ExitCode::FAILURE;
+        }
+    };
+    println!("llamatower-sim listens on {}", sim.addr());
+    let mut terminate =
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(terminate) => terminate,
+            Err(_) => return ExitCode::FAILURE,
+        };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,234 @@
+//! What a simulated model is like.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+
+use crate::duration;
+use crate::log::hex;
+
+/// A model of the simulated server: how big, how fast, what it can do.
+///
+/// ```
+/// use std::time::Duration;
+/// use llamatower_sim::ModelSpec;
+///
+/// let model = ModelSpec::new("tiny")
+///     .with_load_time(Duration::from_millis(300))
+///     .with_pace(Duration::from_millis(15))
+///     .with_slots(2);
+/// // The same, as the command line has it.
+/// let same: ModelSpec = "tiny,load=300ms,pace=15ms,slots=2".parse().expect("well-formed");
+/// assert_eq!(model, same);
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct ModelSpec {
+    pub(crate) name: String,
+    pub(crate) size: u64,
+    pub(crate) load_time: Duration,
+    pub(crate) prompt_rate: Option<f64>,
+    pub(crate) pace: Duration,
+    pub(crate) slots: usize,
+    pub(crate) reply_tokens: u64,
+    pub(crate) context_length: u64,
+    pub(crate) embedding_length: usize,
+    pub(crate) parameters: u64,
+    pub(crate) capabilities: Vec<String>,
+    pub(crate) digest: Option<String>,
+    pub(crate) modified_at: Option<Timestamp>,
+}
+
+impl ModelSpec {
+    /// A model that loads and answers at once: 0.5 MB, one slot, replies of 24 tokens, context
+    /// of 2048, embeddings of 64, able to complete and to call tools.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            size: 487_851,
+            load_time: Duration::ZERO,
+            prompt_rate: None,
+            pace: Duration::ZERO,
+            slots: 1,
+            reply_tokens: 24,
+            context_length: 2048,
+            embedding_length: 64,
+            parameters: 119_744,
+            capabilities: vec!["completion".into(), "tools".into()],
+            digest: None,
+            modified_at: None,
+        }
+    }
+
+    /// The size of its files, in bytes; it takes as much when it is resident.
+    pub fn with_size(mut self, bytes: u64) -> Self {
+        self.size = bytes;
+        self
+    }
+
+    /// How long it takes to load.
+    pub fn with_load_time(mut self, load_time: Duration) -> Self {
+        self.load_time = load_time;
+        self
+    }
+
+    /// How many tokens of a prompt it reads in a second; without it, a prompt costs nothing.
+    /// A rate that is not above zero is no rate.
+    pub fn with_prompt_rate(mut self, tokens_per_second: f64) -> Self {
+        self.prompt_rate = (tokens_per_second > 0.0).then_some(tokens_per_second);
+        self
+    }
+
+    /// How long each token of an answer takes; zero gives a burst.
+    pub fn with_pace(mut self, pace: Duration) -> Self {
+        self.pace = pace;
+        self
+    }
+
+    /// How many requests it serves at once (`OLLAMA_NUM_PARALLEL`); at least one.
+    pub fn with_slots(mut self, slots: usize) -> Self {
+        self.slots = slots.max(1);
+        self
+    }
+
+    /// How many tokens it answers when the request sets no limit; then it stops by itself.
+    pub fn with_reply_tokens(mut self, tokens: u64) -> Self {
+        self.reply_tokens = tokens;
+        self
+    }
+
+    /// The context it was trained with, in tokens.
+    pub fn with_context_length(mut self, tokens: u64) -> Self {
+        self.context_length = tokens;
+        self
+    }
+
+    /// How many numbers an embedding has.
+    pub fn with_embedding_length(mut self, numbers: usize) -> Self {
+        self.embedding_length = numbers;
+        self
+    }
+
+    /// Adds a capability: `thinking`, `vision`, `insert`, `audio`, `embedding`.
+    pub fn with_capability(mut self, capability: impl Into<String>) -> Self {
+        let capability = capability.into();
+        if !self.can(&capability) {
+            self.capabilities.push(capability);
+        }
+        self
+    }
+
+    /// Replaces the capabilities.
+    pub fn with_capabilities<C: Into<String>>(mut self, all: impl IntoIterator<Item = C>) -> Self {
+        self.capabilities = all.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// A model that can embed and nothing else, with one slot, as Ollama has them.
+    pub fn embedding_only(self) -> Self {
+        self.with_capabilities(["embedding"]).with_slots(1)
+    }
+
+    /// The digest that lists show, 64 hex digits; made of name and size by default, so that the
+    /// same model on two servers is the same.
+    pub fn with_digest(mut self, digest: impl Into<String>) -> Self {
+        self.digest = Some(digest.into());
+        self
+    }
+
+    /// When lists say that it was changed; the start of the server by default.
+    pub fn with_modified_at(mut self, at: Timestamp) -> Self {
+        self.modified_at = Some(at);
+        self
+    }
+
+    /// Its name, as it was given.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn can(&self, capability: &str) -> bool {
+        self.capabilities.iter().any(|known| known == capability)
+    }
+
+    /// The digest of the weights: what makes two names share a runner.
+    pub(crate) fn weights(&self) -> String {
+        hex(&Sha256::digest(format!("{} {}", self.name, self.size)))
+    }
+
+    pub(crate) fn parameter_size(&self) -> String {
+        match self.parameters {
+            n if n >= 1_000_000_000 => format!("{:.1}B", n as f64 / 1e9),
+            n if n >= 1_000_000 => format!("{:.2}M", n as f64 / 1e6),
+            n => format!("{:.0}K", n as f64 / 1e3),
+        }
+    }
+}
+
+/// A description of a model that cannot be read; says which part, and what would be right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidModel(String);
+
+impl std::fmt::Display for InvalidModel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for InvalidModel {}
+
+impl FromStr for ModelSpec {
+    type Err = InvalidModel;
+
+    /// `NAME[,KEY=VALUE..][,CAPABILITY..]`; the keys are `load`, `pace`, `prompt-rate`, `slots`,
+    /// `reply`, `size`, `context`, `embedding-length` and `digest`, the words `embedding-only`,
+    /// `thinking`, `vision`, `insert`, `audio` and `embedding`.
+    fn from_str(text: &str) -> Result<Self, InvalidModel> {
+        let mut parts = text.split(',').map(str::trim);
+        let name = parts.next().unwrap_or_default();
+        if crate::name::Name::parse(name).is_none() {
+            return Err(InvalidModel(format!("{name:?} is not the name of a model")));
+        }
+        parts.try_fold(Self::new(name), |spec, part| spec.with_part(part))
+    }
+}
+
+impl ModelSpec {
+    fn with_part(self, part: &str) -> Result<Self, InvalidModel> {
+        let wrong = |what: &str| InvalidModel(format!("{part:?}: {what}"));
+        let Some((key, value)) = part.split_once('=') else {
+            return match part {
+                "embedding-only" => Ok(self.embedding_only()),
+                "thinking" | "vision" | "insert" | "audio" | "embedding" => {
+                    Ok(self.with_capability(part))
+                }
+                _ => Err(wrong("expected KEY=VALUE or a capability")),
+            };
+        };
+        let time = || duration::parse(value).map_err(|why| wrong(&why));
+        let number = || {
+            value
+                .parse::<u64>()
+                .map_err(|_| wrong("expected a whole number"))
+        };
+        let count = || usize::try_from(number()?).map_err(|_| wrong("the number is too big"));
+        Ok(match key {
+            "load" => self.with_load_time(time()?),
+            "pace" => self.with_pace(time()?),
+            "prompt-rate" => self.with_prompt_rate(
+                value
+                    .parse()
+                    .map_err(|_| wrong("expected tokens per second"))?,
+            ),
+            "slots" => self.with_slots(count()?),
+            "reply" => self.with_reply_tokens(number()?),
+            "size" => self.with_size(number()?),
+            "context" => self.with_context_length(number()?),
+            "embedding-length" => self.with_embedding_length(count()?),
+            "digest" => self.with_digest(value),
+            _ => return Err(wrong("unknown key")),
+        })
+    }
+}

@@ -1,0 +1,308 @@
+//! One simulated server, and the handle by which a test holds it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use crate::fault::{Fault, FaultKind, Faults};
+use crate::log::{Log, SeenRequest, SimState};
+use crate::model::ModelSpec;
+use crate::name::Name;
+use crate::scheduler::Scheduler;
+use crate::server::{self, Gate};
+
+/// A model in the store.
+#[derive(Clone, Debug)]
+pub(crate) struct Installed {
+    /// As lists show it.
+    pub(crate) name: String,
+    /// What is shared by names of the same weights.
+    pub(crate) spec: Arc<ModelSpec>,
+    pub(crate) digest: String,
+    pub(crate) modified_at: Timestamp,
+}
+
+/// The state of one server.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) version: String,
+    pub(crate) seed: u64,
+    pub(crate) log: Arc<Log>,
+    pub(crate) faults: Faults,
+    pub(crate) scheduler: Arc<Scheduler>,
+    pub(crate) blobs: Mutex<HashSet<String>>,
+    models: Mutex<BTreeMap<String, Installed>>,
+    gate: watch::Sender<Gate>,
+    ids: AtomicU64,
+}
+
+impl Server {
+    /// The next number for an id.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn models(&self) -> MutexGuard<'_, BTreeMap<String, Installed>> {
+        self.models.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The model of a name, as a client writes it.
+    pub(crate) fn find(&self, name: &str) -> Option<Installed> {
+        let name = Name::parse(name)?;
+        self.models().get(&name.key()).cloned()
+    }
+
+    pub(crate) fn arm(&self, fault: Fault) -> Result<(), &'static str> {
+        if let Some(reason) = fault.unsound() {
+            return Err(reason);
+        }
+        match fault.kind {
+            FaultKind::Refuse { ms } => {
+                self.gate
+                    .send_replace(Gate::Refusing(Duration::from_millis(ms)));
+            }
+            FaultKind::ResetAccepts { ms } => {
+                self.gate
+                    .send_replace(Gate::Resetting(Duration::from_millis(ms)));
+            }
+            _ => self.faults.arm(fault),
+        }
+        Ok(())
+    }
+
+    /// Opens the gate, unless it was changed since.
+    pub(crate) fn reopen(&self, was: Gate) {
+        self.gate.send_if_modified(|gate| {
+            let is_same = *gate == was;
+            if is_same {
+                *gate = Gate::Open;
+            }
+            is_same
+        });
+    }
+
+    pub(crate) fn state(&self) -> SimState {
+        let log = &self.log;
+        let mut state = SimState {
+            connections_accepted: log.connections_accepted.load(Ordering::Relaxed),
+            connections_open: log.connections_open.load(Ordering::Relaxed),
+            requests_seen: log.requests_seen.load(Ordering::Relaxed),
+            in_flight: log.in_flight.load(Ordering::Relaxed),
+            cancelled: log.cancelled.load(Ordering::Relaxed),
+            generating: 0,
+            waiting_for_slot: 0,
+            waiting_for_load: 0,
+            loads: 0,
+            loads_aborted: 0,
+            resident: Vec::new(),
+            requests: log.requests(),
+        };
+        self.scheduler.describe(&mut state);
+        state
+    }
+}
+
+/// Describes a simulated server before it starts.
+#[derive(Clone, Debug)]
+pub struct SimBuilder {
+    version: String,
+    models: Vec<ModelSpec>,
+    max_queue: usize,
+    max_loaded: usize,
+    seed: u64,
+    log_capacity: usize,
+    address: SocketAddr,
+}
+
+/// A simulated Ollama.
+///
+/// ```
+/// use llamatower_sim::{ModelSpec, Sim};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// let sim = Sim::builder().model(ModelSpec::new("tiny")).start().await?;
+/// println!("OLLAMA_HOST={}", sim.url());
+/// assert_eq!(sim.state().requests_seen, 0);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Sim;
+
+impl Sim {
+    /// A server without models, of version 0.33.0, on a free port of the loopback interface.
+    pub fn builder() -> SimBuilder {
+        SimBuilder {
+            version: "0.33.0-rc2".to_owned(),
+            models: Vec::new(),
+            max_queue: 512,
+            max_loaded: 3,
+            seed: 7,
+            log_capacity: 4096,
+            address: (Ipv4Addr::LOCALHOST, 0).into(),
+        }
+    }
+}
+
+impl SimBuilder {
+    /// Installs a model.
+    pub fn model(mut self, model: ModelSpec) -> Self {
+        self.models.push(model);
+        self
+    }
+
+    /// What `/api/version` says.
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.version = version.into();
+        self
+    }
+
+    /// Requests that may wait for a load (`OLLAMA_MAX_QUEUE`).
+    pub fn max_queue(mut self, requests: usize) -> Self {
+        self.max_queue = requests;
+        self
+    }
+
+    /// Models in memory at a time (`OLLAMA_MAX_LOADED_MODELS`).
+    pub fn max_loaded(mut self, models: usize) -> Self {
+        self.max_loaded = models;
+        self
+    }
+
+    /// What its texts are made of.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// How many requests are remembered; none for load tests.
+    pub fn log_capacity(mut self, requests: usize) -> Self {
+        self.log_capacity = requests;
+        self
+    }
+
+    /// Where it listens.
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.address = address;
+        self
+    }
+
+    /// Starts it within the current runtime.
+    ///
+    /// # Errors
+    /// The address cannot be listened on.
+    pub async fn start(self) -> io::Result<SimHandle> {
+        let log = Arc::new(Log::new(self.log_capacity));
+        let events = log.events.clone();
+        let (gate, opened) = watch::channel(Gate::Open);
+        let started = Timestamp::now();
+        let models = self.models.into_iter().filter_map(|spec| {
+            let name = Name::parse(&spec.name)?;
+            let installed = Installed {
+                name: name.short(),
+                digest: spec.digest.clone().unwrap_or_else(|| spec.weights()),
+                modified_at: spec.modified_at.unwrap_or(started),
+                spec: Arc::new(spec),
+            };
+            Some((name.key(), installed))
+        });
+        let server = Arc::new(Server {
+            version: self.version,
+            seed: self.seed,
+            faults: Faults::default(),
+            scheduler: Arc::new(Scheduler::new(self.max_queue, self.max_loaded, events)),
+            blobs: Mutex::default(),
+            models: Mutex::new(models.collect()),
+            log,
+            gate,
+            ids: AtomicU64::new(1),
+        });
+        let listener = server::bind(self.address)?;
+        let address = listener.local_addr()?;
+        let accepting = tokio::spawn(server::accept(listener, address, server.clone(), opened));
+        let scheduler = server.scheduler.clone();
+        let timing = tokio::spawn(async move { scheduler.keep_time().await });
+        Ok(SimHandle {
+            server,
+            address,
+            tasks: [accepting.abort_handle(), timing.abort_handle()],
+        })
+    }
+}
+
+/// A running server. Dropped, it dies as a killed process does: its connections are reset.
+#[derive(Debug)]
+pub struct SimHandle {
+    server: Arc<Server>,
+    address: SocketAddr,
+    tasks: [tokio::task::AbortHandle; 2],
+}
+
+impl SimHandle {
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The same as a URL, `http://127.0.0.1:port`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Arms a fault.
+    ///
+    /// # Panics
+    /// The fault can never strike: see [`Fault`].
+    pub fn arm(&self, fault: impl Into<Fault>) {
+        if let Err(reason) = self.server.arm(fault.into()) {
+            panic!("{reason}");
+        }
+    }
+
+    /// Disarms all faults.
+    pub fn clear_faults(&self) {
+        self.server.faults.clear();
+    }
+
+    /// What it has seen and is doing.
+    pub fn state(&self) -> SimState {
+        self.server.state()
+    }
+
+    /// The requests it has seen.
+    pub fn requests(&self) -> Vec<SeenRequest> {
+        self.server.log.requests()
+    }
+
+    /// Waits until something is so, and gives the state in which it was.
+    pub async fn wait_for(&self, mut is_so: impl FnMut(&SimState) -> bool) -> SimState {
+        loop {
+            let mut next = std::pin::pin!(self.server.log.events.next());
+            next.as_mut().enable();
+            let state = self.server.state();
+            if is_so(&state) {
+                return state;
+            }
+            next.await;
+        }
+    }
+
+    /// Ends it, as SIGKILL ends a process.
+    pub fn kill(self) {
+        drop(self);
+    }
+}
+
+impl Drop for SimHandle {
+    fn drop(&mut self) {
+        self.server.gate.send_replace(Gate::Closed);
+        self.tasks[1].abort();
+    }
+}

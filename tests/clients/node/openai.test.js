@@ -1,0 +1,107 @@
+// npm `openai`, against the /v1 routes.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import OpenAI from "openai";
+import { ABSENT, all, ENDLESS, FAST, HI, onEachStack, SLOW, take, WEATHER } from "./harness.js";
+
+onEachStack("npm openai", (stack, kind) => {
+  const at = (url, apiKey = "unused") =>
+    new OpenAI({ baseURL: `${url}/v1`, apiKey, maxRetries: 0 });
+  const client = () => at(stack.url);
+  const endless = { model: SLOW, messages: HI, max_tokens: ENDLESS, stream: true };
+
+  test("models are listed and retrieved", async () => {
+    const ids = (await all(client().models.list())).map((row) => row.id);
+    assert.ok(ids.includes(`${FAST}:latest`) && ids.includes(`${SLOW}:latest`));
+    assert.equal((await client().models.retrieve(FAST)).id, FAST);
+  });
+
+  test("chat, whole and streamed", async () => {
+    const ask = { model: FAST, messages: HI, max_tokens: 5 };
+    const answer = await client().chat.completions.create(ask);
+    assert.ok(answer.choices[0].message.content);
+    assert.equal(answer.usage.completion_tokens, 5);
+    const chunks = await all(
+      await client().chat.completions.create({
+        ...ask,
+        stream: true,
+        stream_options: { include_usage: true },
+      }),
+    );
+    assert.equal(chunks.at(-2).choices[0].finish_reason, "length");
+    assert.equal(chunks.at(-1).usage.completion_tokens, 5);
+  });
+
+  test("tools", async () => {
+    const answer = await client().chat.completions.create({
+      model: FAST,
+      messages: HI,
+      tools: [WEATHER],
+      max_tokens: 8,
+    });
+    assert.equal(answer.choices[0].message.role, "assistant");
+  });
+
+  test("embeddings", async () => {
+    const answer = await client().embeddings.create({ model: FAST, input: ["the", "a"] });
+    assert.deepEqual(answer.data.map((row) => row.embedding.length), [64, 64]);
+  });
+
+  test("responses, whole and streamed", async () => {
+    const ask = { model: FAST, input: "the llama", max_output_tokens: 5 };
+    assert.ok((await client().responses.create(ask)).output_text);
+    const events = await all(await client().responses.create({ ...ask, stream: true }));
+    assert.match(events.at(-1).type, /^response\.(completed|incomplete)$/);
+  });
+
+  test("a missing model is a NotFoundError", async () => {
+    for (const call of [
+      () => client().chat.completions.create({ model: ABSENT, messages: HI }),
+      () => client().chat.completions.create({ model: ABSENT, messages: HI, stream: true }),
+      () => client().embeddings.create({ model: ABSENT, input: "the" }),
+      () => client().models.retrieve(ABSENT),
+    ]) {
+      await assert.rejects(call(), (error) => error instanceof OpenAI.NotFoundError);
+    }
+  });
+
+  test("a stream arrives event by event and its abort reaches the backend", async (t) => {
+    const watch = await stack.watch(t, "/v1/chat/completions");
+    if (!watch) return;
+    const stream = await client().chat.completions.create(endless);
+    const chunks = stream[Symbol.asyncIterator]();
+    await take(chunks, 3);
+    assert.ok(await watch.stillUnderWay(), "events were held back");
+    stream.controller.abort();
+    await watch.waitForCancel();
+  });
+
+  test("a key is sent as a bearer token, and a wrong one is an AuthenticationError", async (t) => {
+    if (stack.needsGateway(t)) return;
+    const key = "key-of-the-tests-0123456789abcdef";
+    const url = await stack.gatewayWith({ LLAMATOWER_API_KEYS: key });
+    assert.ok((await all(at(url, key).models.list())).length);
+    await assert.rejects(
+      all(at(url, "wrong").models.list()),
+      (error) => error instanceof OpenAI.AuthenticationError,
+    );
+  });
+
+  // The last one: it takes the stack down.
+  test("a backend killed in mid-stream is an APIError, and the other one takes over", async (t) => {
+    if (stack.needsGateway(t)) return;
+    await stack.start(kind);
+    const stream = await client().chat.completions.create(endless);
+    const chunks = stream[Symbol.asyncIterator]();
+    await take(chunks, 3);
+    await stack.killHolder(SLOW);
+    await assert.rejects(
+      all(chunks),
+      (error) =>
+        error instanceof OpenAI.APIError && !(error instanceof OpenAI.APIConnectionError),
+    );
+    const next = await client().chat.completions.create({ ...endless, max_tokens: 3, stream: false });
+    assert.equal(next.usage.completion_tokens, 3);
+  });
+});

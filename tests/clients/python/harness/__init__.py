@@ -1,0 +1,24 @@
+"""Backends, the gateway and what the tests may ask of them.
+
+Only the standard library, so that the Node suite can use it through ``python3 -m harness``.
+"""
+
+from .backends import AttachedSim, RealOllama, Sim
+from .gateway import Gateway
+from .process import eventually
+from .stack import ADMIN_KEY, FAST, OTHER, SLOW, Missing, Stack, Watch
+
+__all__ = [
+    "ADMIN_KEY",
+    "FAST",
+    "OTHER",
+    "SLOW",
+    "AttachedSim",
+    "Gateway",
+    "Missing",
+    "RealOllama",
+    "Sim",
+    "Stack",
+    "Watch",
+    "eventually",
+]
