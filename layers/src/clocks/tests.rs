@@ -178,6 +178,22 @@ async fn the_first_byte_clock_starts_when_the_request_has_been_sent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_is_kept_after_it_was_sent_is_sent() {
+    let inner = service_fn(
+        async move |request: Request<ClockedRequestBody<Full<Bytes>>>| {
+            let mut body = request.into_body();
+            body.frame().await.expect("a frame").expect("no fault");
+            sleep(seconds(11)).await;
+            drop(body);
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        },
+    );
+    let request = Request::new(Full::from("body"));
+    let error = clocks().layer(inner).oneshot(request).await.map(drop);
+    assert_eq!(kind(&error.expect_err("late")), "first_byte_timeout");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_frame_that_is_there_comes_before_a_clock_that_rang() {
     struct Late(u8);
     impl Body for Late {
