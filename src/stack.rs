@@ -126,7 +126,11 @@ where
                 settings.retry.budget_floor,
             ))
             .with_attempts(settings.retry.attempts)
-            .with_observer(Arc::new(move |reason| metrics.retried(reason))),
+            .with_observer(move |event| {
+                if event.is_retry() {
+                    metrics.retried(event.reason);
+                }
+            }),
         )
         .service(Ollama::new(fleet, settings.backends.management))
 }
