@@ -4,6 +4,7 @@
 //! and is gone through once for each attempt.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ use llamatower_layers::panic_guard::PanicGuardLayer;
 use llamatower_layers::rate_limit::RateLimitLayer;
 use llamatower_layers::rescue::RescueLayer;
 use llamatower_layers::retry::{RetryBudget, RetryLayer};
-use llamatower_layers::{BoxError, RouteMatch};
+use llamatower_layers::{BoxError, Failure, RouteMatch};
 use tokio::sync::watch;
 use tower::filter::FilterLayer;
 use tower::util::BoxCloneSyncService;
@@ -90,7 +91,11 @@ where
         .layer(OutcomeLayer::new(telemetry.observer()))
         .layer(telemetry.request_span_layer())
         // Outside of here nothing fails.
-        .layer(RescueLayer::new().with_cutoff(handles.cutoff))
+        .layer(
+            RescueLayer::new()
+                .with_cutoff(handles.cutoff)
+                .with_hook(log_internal_error),
+        )
         .layer(PanicGuardLayer::new().with_hook(|text| tracing::error!(text, "a panic")))
         // Cheap refusals, before a body is read.
         .layer(FilterLayer::new(RouteMatch::require))
@@ -174,6 +179,13 @@ where
             },
         ));
     BoxCloneSyncService::new(stack)
+}
+
+/// A client is told nothing of an error that has no words for clients.
+fn log_internal_error(error: &(dyn Error + Send + Sync + 'static)) {
+    if Failure::find(error).is_none() {
+        tracing::error!(%error, "a request failed");
+    }
 }
 
 /// Whose requests are counted together: those of a key, or of an address where none is shown.

@@ -187,6 +187,15 @@ impl<S> Fleet<S> {
         }
     }
 
+    /// Tells a retry whether there is anybody else to ask.
+    fn note_left(&self, candidates: &[usize], request: &Parts) {
+        if let Some(attempts) = request.extensions.get::<Attempts>() {
+            let tried = attempts.tried();
+            let is_new = |&&index: &&usize| !tried.contains(self.backends[index].name());
+            attempts.note_left(candidates.iter().filter(is_new).count());
+        }
+    }
+
     fn note_choice(&self, index: usize, request: &Parts) {
         let name = self.backends[index].name();
         if let Some(attempts) = request.extensions.get::<Attempts>() {
@@ -221,6 +230,7 @@ where
             let candidates = self.candidates(model.as_ref(), &tried.unwrap_or_default());
             let (index, slot) = self.picker.pick(&candidates);
             self.note_choice(index, request);
+            self.note_left(&candidates, request);
             Ok(Choice {
                 service: self.services[index].clone(),
                 slot,
