@@ -188,6 +188,16 @@ async fn it_answers_as_the_real_server_behind_it_does() {
     tally.expect_nothing_else();
 }
 
+#[test]
+fn users_are_told_of_every_departure() {
+    let told = include_str!("../docs/departures.md");
+    let departures = DEPARTURES.iter().chain(BEFORE_OLDER_SERVERS);
+    let headers = MORE_HEADERS.iter().map(|(_, why)| *why);
+    for why in departures.map(|known| known.why).chain(headers) {
+        assert!(told.contains(&format!("| {why} |")), "missing: {why}");
+    }
+}
+
 /// What was found to differ.
 #[derive(Default)]
 struct Tally {
