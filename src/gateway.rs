@@ -1,17 +1,16 @@
 //! The gateway: everything put together from the settings, bound, and served until it is to end.
 
-use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
-use hyper::body::Incoming;
 use llamatower_layers::EndpointTable;
 use llamatower_layers::api_key::{KeySet, Role};
 use llamatower_layers::body::MemoryBudget;
 use tokio::sync::watch;
 
 use crate::admin::Admin;
-use crate::edge::{BindError, Edge, EdgeConfig, ListenAddr, Origins};
+use crate::edge::{BindError, Drained, Edge, EdgeConfig, ListenAddr, RequestBody, Shutdown};
 use crate::ollama::fleet::{Backend, Fleet, ProbeClocks};
 use crate::settings::{Secret, Settings, SizeOrShare};
 use crate::stack::{self, Attempt, Handles};
@@ -38,7 +37,6 @@ pub struct Gateway {
     telemetry: Arc<Telemetry>,
     endpoints: EndpointTable,
     keys: KeySet,
-    cutoff: watch::Sender<bool>,
     public: Edge,
     admin: Option<Edge>,
 }
@@ -48,52 +46,37 @@ impl Gateway {
     ///
     /// # Errors
     /// See [`StartError`]. A backend that cannot be reached is no error.
-    pub fn bind(settings: &Settings, telemetry: &Arc<Telemetry>) -> Result<Self, StartError> {
+    pub async fn bind(settings: &Settings, telemetry: &Arc<Telemetry>) -> Result<Self, StartError> {
         let endpoints = endpoints(settings)?;
-        let cutoff = watch::Sender::new(false);
-        let public = EdgeConfig {
-            listen: settings.listen.public.clone(),
-            head_timeout: settings.timeouts.head,
-            write_stall_timeout: settings.timeouts.write_stall,
-            drain_delay: settings.timeouts.drain_delay,
-            drain_timeout: settings.timeouts.drain,
-            max_connections: settings.listen.max_connections.get(),
-            base_path: settings.listen.base_path.clone(),
-            origins: Origins::new(settings.listen.origins.iter().map(String::as_str)),
-            endpoints: endpoints.clone(),
-            cutoff: cutoff.clone(),
-        };
+        let public = public_edge(settings, &endpoints);
         let admin = EdgeConfig {
             listen: settings.listen.admin.clone(),
-            base_path: String::new(),
-            drain_timeout: std::time::Duration::ZERO,
-            cutoff: watch::Sender::new(false),
+            drain_delay: Duration::ZERO,
+            drain_timeout: Duration::from_secs(1),
+            base_path: None,
             ..public.clone()
         };
         Ok(Self {
             keys: keys(settings)?,
-            public: Edge::bind(public)?,
+            public: Edge::bind(public).await?,
             admin: match admin.listen.is_empty() {
                 true => None,
-                false => Some(Edge::bind(admin)?),
+                false => Some(Edge::bind(admin).await?),
             },
             settings: settings.clone(),
             telemetry: telemetry.clone(),
             endpoints,
-            cutoff,
         })
     }
 
     /// Where clients connect, with the ports that were taken.
-    ///
-    /// # Errors
-    /// The operating system does not say.
-    pub fn local_addrs(&self) -> io::Result<Vec<ListenAddr>> {
+    pub fn local_addrs(&self) -> Vec<ListenAddr> {
         self.public.local_addrs()
     }
 
-    /// Serves until `leave` completes, then drains.
-    pub async fn serve(self, leave: impl Future<Output = ()>) {
+    /// Serves until `shutdown` is asked for, then drains. Operators are served to the end of
+    /// that.
+    pub async fn serve(self, shutdown: Shutdown) -> Drained {
         let fleet = self.fleet();
         let metrics = self.telemetry.metrics();
         let rows = fleet.clone();
@@ -107,10 +90,10 @@ impl Gateway {
             async move { fleet.keep_watch(stopped).await }
         });
         let handles = Handles {
-            cutoff: self.cutoff.subscribe(),
+            cutoff: self.public.cutoff(),
             body_memory: body_memory(&self.settings),
         };
-        let service = stack::service::<Incoming>(
+        let service = stack::service::<RequestBody>(
             &self.settings,
             self.endpoints,
             self.keys,
@@ -118,22 +101,22 @@ impl Gateway {
             &self.telemetry,
             handles,
         );
+        let admin_shutdown = Shutdown::new();
         let admin = self.admin.map(|admin| {
             let service = Admin::new(self.telemetry.clone());
-            let mut stopped = stop.subscribe();
-            tokio::spawn(admin.serve(service, async move {
-                let _ = stopped.wait_for(|stopped| *stopped).await;
-            }))
+            tokio::spawn(admin.serve(service, admin_shutdown.clone()))
         });
-        self.public.serve(service, leave).await;
+        let drained = self.public.serve(service, shutdown).await;
         stop.send_replace(true);
         let _ = watching.await;
+        admin_shutdown.end_now();
         if let Some(admin) = admin {
             let _ = admin.await;
         }
+        drained
     }
 
-    fn fleet(&self) -> Arc<Fleet<Attempt<Incoming>>> {
+    fn fleet(&self) -> Arc<Fleet<Attempt<RequestBody>>> {
         let backends = &self.settings.backends;
         let connect = self.settings.timeouts.connect;
         let clocks = ProbeClocks {
@@ -155,17 +138,32 @@ impl Gateway {
             ("operators", self.admin.as_ref()),
         ];
         for (audience, edge) in edges {
-            for address in edge
-                .and_then(|edge| edge.local_addrs().ok())
-                .into_iter()
-                .flatten()
-            {
+            for address in edge.map(Edge::local_addrs).unwrap_or_default() {
                 tracing::info!(%address, "for" = audience, "listening");
             }
         }
         for backend in &self.settings.backends.addresses {
             tracing::info!(%backend, "a backend");
         }
+    }
+}
+
+fn public_edge(settings: &Settings, endpoints: &EndpointTable) -> EdgeConfig {
+    let (listen, timeouts) = (&settings.listen, &settings.timeouts);
+    EdgeConfig {
+        listen: listen.public.clone(),
+        header_timeout: timeouts.header,
+        keep_alive_timeout: timeouts.keep_alive,
+        body_timeout: Some(timeouts.body_read),
+        write_stall_timeout: Some(timeouts.write_stall),
+        // The stream clocks keep it, and tell the client.
+        total_timeout: None,
+        drain_delay: timeouts.drain_delay,
+        drain_timeout: timeouts.drain,
+        max_connections: listen.max_connections.get(),
+        base_path: listen.base_path.clone(),
+        origins: listen.origins.clone(),
+        endpoints: Some(Arc::new(endpoints.clone())),
     }
 }
 

@@ -15,7 +15,7 @@ use tower::ServiceExt;
 
 use crate::cli::{Arguments, Command, Exit};
 use crate::demo;
-use crate::edge::Signals;
+use crate::edge::Shutdown;
 use crate::gateway::{Gateway, StartError};
 use crate::ollama::upstream::{Address, Upstream};
 use crate::settings::{self, Loaded, Settings};
@@ -144,22 +144,10 @@ async fn serve_until_signal(settings: &Settings, log_output: LogOutput) -> Exit 
 }
 
 async fn serve_gateway(settings: &Settings, telemetry: &Arc<Telemetry>) -> Result<(), StartError> {
-    let mut signals = Signals::listen().map_err(StartError::Signals)?;
-    let gateway = Gateway::bind(settings, telemetry)?;
-    let (leave, left) = tokio::sync::oneshot::channel();
-    let serving = gateway.serve(async {
-        let _ = left.await;
-    });
-    let mut serving = std::pin::pin!(serving);
-    tokio::select! {
-        () = &mut serving => return Ok(()),
-        signal = signals.next() => tracing::info!(signal, "draining"),
-    }
-    let _ = leave.send(());
-    tokio::select! {
-        () = serving => tracing::info!("drained"),
-        signal = signals.next() => tracing::warn!(signal, "ending at once"),
-    }
+    let shutdown = Shutdown::on_signals().map_err(StartError::Signals)?;
+    let gateway = Gateway::bind(settings, telemetry).await?;
+    let drained = gateway.serve(shutdown).await;
+    tracing::info!(completed = drained.completed, cut = drained.cut, "drained");
     Ok(())
 }
 

@@ -33,7 +33,7 @@ use tower::{Service, ServiceBuilder};
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 
-use crate::edge::Peer;
+use crate::edge::PeerAddr;
 use crate::ollama::fleet::{Backend, Fleet, WatchLayer};
 use crate::ollama::hold::hold_until_continue;
 use crate::ollama::hygiene::{clean_request, clean_response};
@@ -126,7 +126,11 @@ where
                 settings.retry.budget_floor,
             ))
             .with_attempts(settings.retry.attempts)
-            .with_observer(Arc::new(move |reason| metrics.retried(reason))),
+            .with_observer(move |event| {
+                if event.is_retry() {
+                    metrics.retried(event.reason);
+                }
+            }),
         )
         .service(Ollama::new(fleet, settings.backends.management))
 }
@@ -177,8 +181,8 @@ fn client_of(request: &Parts) -> Option<Client> {
     if let Some(identity) = request.extensions.get::<Identity>() {
         return Some(Client::Key(identity.name.clone()));
     }
-    match request.extensions.get::<Peer>() {
-        Some(Peer::Tcp(address)) => Some(Client::Address(address.ip())),
+    match request.extensions.get::<PeerAddr>() {
+        Some(PeerAddr::Ip(address)) => Some(Client::Address(address.ip())),
         _ => None,
     }
 }

@@ -1,11 +1,8 @@
-//! Who may call from a web page: Ollama's own rules for `Origin` and `Host`.
+//! Which web pages may call: Ollama's rules for `Origin`.
 //!
-//! They are all that stands between a page in somebody's browser and the models on their
-//! machine, so the gateway judges by them itself before it drops both headers: a foreign
-//! `Origin` is refused whatever the method, and on a loopback listener a foreign `Host` is
-//! (DNS rebinding).
-
-use std::net::IpAddr;
+//! Ollama refuses a foreign `Origin` on every method, not on preflights alone: a plain `GET` or
+//! a form `POST` of a page needs no preflight and would do its work although the page may not
+//! read the answer.
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -13,128 +10,167 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue};
 
+/// The hosts whose pages may always call, by http and https and from any port.
 const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "0.0.0.0"];
-const LOCAL_SCHEMES: [&str; 5] = ["app", "file", "tauri", "vscode-webview", "vscode-file"];
-const LOCAL_SUFFIXES: [&str; 3] = [".localhost", ".local", ".internal"];
+/// The applications whose views may always call.
+const APPLICATIONS: [&str; 5] = [
+    "app://",
+    "file://",
+    "tauri://",
+    "vscode-webview://",
+    "vscode-file://",
+];
+/// What a pattern without `*` must begin with, as in Ollama.
+const SCHEMES: [&str; 6] = [
+    "http://",
+    "https://",
+    "chrome-extension://",
+    "safari-extension://",
+    "moz-extension://",
+    "ms-browser-extension://",
+];
 
-const METHODS: HeaderValue = HeaderValue::from_static("GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS");
-const HEADERS: HeaderValue = HeaderValue::from_static(
-    "Authorization,Content-Type,User-Agent,Accept,X-Requested-With,Openai-Beta,X-Stainless-Arch,\
-     X-Stainless-Async,X-Stainless-Custom-Poll-Interval,X-Stainless-Helper-Method,\
-     X-Stainless-Lang,X-Stainless-Os,X-Stainless-Package-Version,X-Stainless-Poll-Helper,\
-     X-Stainless-Retry-Count,X-Stainless-Runtime,X-Stainless-Runtime-Version,X-Stainless-Timeout",
+const ALLOW_METHODS: HeaderValue =
+    HeaderValue::from_static("GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS");
+const ALLOW_HEADERS: HeaderValue = HeaderValue::from_static(
+    "Authorization,Content-Type,User-Agent,Accept,X-Requested-With,Openai-Beta,\
+     X-Stainless-Arch,X-Stainless-Async,X-Stainless-Custom-Poll-Interval,\
+     X-Stainless-Helper-Method,X-Stainless-Lang,X-Stainless-Os,X-Stainless-Package-Version,\
+     X-Stainless-Poll-Helper,X-Stainless-Retry-Count,X-Stainless-Runtime,\
+     X-Stainless-Runtime-Version,X-Stainless-Timeout",
 );
+/// Twelve hours, in seconds.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("43200");
+const ANY: HeaderValue = HeaderValue::from_static("*");
 
-/// The origins whose pages may call.
+/// The origins that may call: Ollama's own, and those of `OLLAMA_ORIGINS`.
 #[derive(Clone, Debug)]
 pub struct Origins {
-    patterns: Vec<Pattern>,
-    allows_all: bool,
+    any: bool,
+    exact: Vec<String>,
+    /// What must stand before and after the asterisk.
+    patterns: Vec<(String, String)>,
 }
 
-/// An origin with at most one `*` in it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Pattern {
-    Exact(String),
-    Around(String, String),
-}
+/// An entry of `OLLAMA_ORIGINS` that cannot be an origin.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no origin: write scheme://host[:port], with at most one * in it (https://*.example.com, http://10.0.0.1:*), or * for all"
+)]
+pub struct InvalidOrigin(String);
 
-impl Pattern {
-    fn new(text: &str) -> Self {
-        let text = text.trim().to_ascii_lowercase();
-        match text.split_once('*') {
-            Some((before, after)) => Self::Around(before.to_owned(), after.to_owned()),
-            None => Self::Exact(text),
-        }
-    }
-
-    fn matches(&self, origin: &str) -> bool {
-        match self {
-            Self::Exact(text) => text == origin,
-            Self::Around(before, after) => {
-                origin.len() >= before.len() + after.len()
-                    && origin.starts_with(before)
-                    && origin.ends_with(after)
+impl Default for Origins {
+    fn default() -> Self {
+        let mut exact = Vec::new();
+        let mut patterns = Vec::new();
+        for scheme in ["http", "https"] {
+            for host in LOCAL_HOSTS {
+                exact.push(format!("{scheme}://{host}"));
+                patterns.push((format!("{scheme}://{host}:"), String::new()));
             }
         }
+        patterns.extend(APPLICATIONS.map(|scheme| (scheme.to_owned(), String::new())));
+        Self {
+            any: false,
+            exact,
+            patterns,
+        }
     }
-}
-
-/// What the `Origin` of a request means.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// No web page is asking, or one that this server gave out.
-    NotCrossOrigin,
-    /// The page may read the answer.
-    Allowed(HeaderValue),
-    /// The request is refused.
-    Foreign,
 }
 
 impl Origins {
-    /// Ollama's default origins and `more`, in the syntax of `OLLAMA_ORIGINS`: `*` stands for
-    /// anything, once in each.
-    pub fn new<'a>(more: impl IntoIterator<Item = &'a str>) -> Self {
-        let more: Vec<&str> = more.into_iter().map(str::trim).collect();
-        let local_hosts = LOCAL_HOSTS.iter().flat_map(|host| {
-            ["http", "https"].into_iter().flat_map(move |scheme| {
-                [format!("{scheme}://{host}"), format!("{scheme}://{host}:*")]
-            })
-        });
-        let local_schemes = LOCAL_SCHEMES.iter().map(|scheme| format!("{scheme}://*"));
-        let defaults = local_hosts.chain(local_schemes);
-        let patterns = defaults.map(|text| Pattern::new(&text));
-        Self {
-            allows_all: more.contains(&"*"),
-            patterns: patterns
-                .chain(more.iter().map(|text| Pattern::new(text)))
-                .collect(),
+    /// Ollama's own origins and further ones.
+    ///
+    /// # Errors
+    /// An entry is no origin and no pattern of one.
+    pub fn with<I>(entries: I) -> Result<Self, InvalidOrigin>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        let mut origins = Self::default();
+        for entry in entries {
+            let entry = entry.as_ref().trim().to_ascii_lowercase();
+            match entry.split_once('*') {
+                _ if entry.is_empty() => {}
+                Some(("", "")) => origins.any = true,
+                Some((before, after)) if !after.contains('*') => {
+                    origins.patterns.push((before.into(), after.into()));
+                }
+                None if SCHEMES.iter().any(|scheme| entry.starts_with(scheme)) => {
+                    origins.exact.push(entry);
+                }
+                _ => return Err(InvalidOrigin(entry)),
+            }
         }
+        Ok(origins)
     }
 
-    pub(super) fn judge(&self, headers: &HeaderMap, host: &str) -> Verdict {
-        let Some(given) = headers.get(ORIGIN).filter(|given| !given.is_empty()) else {
-            return Verdict::NotCrossOrigin;
+    /// Whether pages of this origin may call.
+    pub fn allows(&self, origin: &str) -> bool {
+        let origin = origin.to_ascii_lowercase();
+        self.any
+            || self.exact.contains(&origin)
+            || self.patterns.iter().any(|(before, after)| {
+                origin.len() >= before.len() + after.len()
+                    && origin.starts_with(&**before)
+                    && origin.ends_with(&**after)
+            })
+    }
+
+    /// Judges a request by its headers and its authority.
+    pub(super) fn judge(&self, headers: &HeaderMap, host: Option<&str>) -> Judgement {
+        let mut given = headers.get_all(ORIGIN).iter();
+        let (origin, more) = (given.next(), given.next());
+        let Some(origin) = origin.filter(|origin| !origin.is_empty()) else {
+            return Judgement::NoOrigin;
         };
-        if headers.get_all(ORIGIN).iter().count() > 1 {
-            return Verdict::Foreign;
-        }
-        let Ok(origin) = given.to_str().map(str::to_ascii_lowercase) else {
-            return Verdict::Foreign;
+        let Ok(text) = origin.to_str() else {
+            return Judgement::Foreign;
         };
-        let own = origin
-            .strip_prefix("http://")
-            .or(origin.strip_prefix("https://"));
-        if own.is_some_and(|own| own.eq_ignore_ascii_case(host)) {
-            return Verdict::NotCrossOrigin;
+        if more.is_some() {
+            return Judgement::Foreign;
         }
-        if self.allows_all {
-            return Verdict::Allowed(HeaderValue::from_static("*"));
+        let of_server = ["http://", "https://"]
+            .iter()
+            .find_map(|scheme| text.strip_prefix(scheme));
+        if host.is_some() && of_server == host {
+            return Judgement::NoOrigin;
         }
-        match self.patterns.iter().any(|pattern| pattern.matches(&origin)) {
-            true => Verdict::Allowed(given.clone()),
-            false => Verdict::Foreign,
+        if !self.allows(text) {
+            return Judgement::Foreign;
         }
+        Judgement::Allowed(if self.any { ANY } else { origin.clone() })
     }
 }
 
-/// What an allowed page is told with every answer.
-pub(super) fn allow(headers: &mut HeaderMap, origin: HeaderValue) {
-    if origin != "*" {
+/// What the rule says of a request.
+#[derive(Debug, PartialEq)]
+pub(super) enum Judgement {
+    /// No page sent it, or a page of this very server.
+    NoOrigin,
+    /// A page that may call; the value of `Access-Control-Allow-Origin`.
+    Allowed(HeaderValue),
+    /// A page that may not.
+    Foreign,
+}
+
+/// Tells the browser that the page may read this answer.
+pub(super) fn admit(headers: &mut HeaderMap, origin: HeaderValue) {
+    if origin != ANY {
         headers.append(VARY, HeaderValue::from_static("Origin"));
     }
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
 }
 
-/// What an allowed page is told when it asks beforehand.
-pub(super) fn allow_preflight(headers: &mut HeaderMap, origin: HeaderValue) {
-    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HEADERS);
-    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
-    let is_named = origin != "*";
-    allow(headers, origin);
+/// Tells the browser what the page may send.
+pub(super) fn admit_preflight(headers: &mut HeaderMap, origin: HeaderValue) {
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, ALLOW_HEADERS);
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, ALLOW_METHODS);
     headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
-    if is_named {
+    let varies = origin != ANY;
+    admit(headers, origin);
+    if varies {
         for name in [
             "Access-Control-Request-Method",
             "Access-Control-Request-Headers",
@@ -144,111 +180,93 @@ pub(super) fn allow_preflight(headers: &mut HeaderMap, origin: HeaderValue) {
     }
 }
 
-/// Whether a request to a loopback listener names a host that this machine may have.
-pub(super) fn is_local_host(host: &str, own_name: &str) -> bool {
-    let name = without_port(host);
-    if let Ok(ip) = name.trim_matches(['[', ']']).parse::<IpAddr>() {
-        return is_local_address(ip);
-    }
-    let name = name.to_ascii_lowercase();
-    name.is_empty()
-        || name == "localhost"
-        || name == own_name.to_ascii_lowercase()
-        || LOCAL_SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
-}
-
-fn is_local_address(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_unspecified(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unspecified(),
-    }
-}
-
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.ends_with(':') => {
-            match name.contains(':') && !name.starts_with('[') {
-                true => host,
-                false => name,
-            }
-        }
-        _ => host,
-    }
-}
-
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
-    fn verdict(origins: &Origins, origin: &str) -> Verdict {
-        let mut headers = HeaderMap::new();
-        headers.insert(ORIGIN, origin.parse().expect("a header value"));
-        origins.judge(&headers, "gateway:3000")
-    }
-
     #[test]
-    fn pages_of_this_machine_and_of_editors_may_call() {
-        let origins = Origins::new(["https://chat.example", "https://*.team.example"]);
-        for allowed in [
+    fn ollamas_own_origins_may_call() {
+        let origins = Origins::default();
+        for origin in [
             "http://localhost",
-            "http://localhost:8080",
-            "https://127.0.0.1:1",
-            "http://0.0.0.0:9",
+            "https://localhost:3000",
+            "http://127.0.0.1:8080",
+            "https://0.0.0.0",
             "app://obsidian.md",
             "file://",
             "tauri://localhost",
-            "vscode-webview://abc",
+            "vscode-webview://1x2y",
             "vscode-file://vscode-app",
-            "https://chat.example",
-            "https://a.team.example",
+            "HTTP://LOCALHOST:1",
         ] {
-            let expected = Verdict::Allowed(allowed.parse().expect("a header value"));
-            assert_eq!(verdict(&origins, allowed), expected, "{allowed}");
+            assert!(origins.allows(origin), "{origin}");
         }
-        for foreign in [
+        for origin in [
             "https://evil.example",
             "http://localhost.evil.example",
+            "http://localhostx:1",
+            "http://127.0.0.1.evil.example",
+            "ftp://localhost",
             "null",
-            "https://chat.example.evil",
-            "http://localhostx",
-            "https://team.example",
+            "chrome-extension://abc",
         ] {
-            assert_eq!(verdict(&origins, foreign), Verdict::Foreign, "{foreign}");
+            assert!(!origins.allows(origin), "{origin}");
         }
-        assert_eq!(
-            verdict(&origins, "http://gateway:3000"),
-            Verdict::NotCrossOrigin
-        );
     }
 
     #[test]
-    fn a_star_allows_everybody() {
-        let origins = Origins::new(["*"]);
-        assert_eq!(
-            verdict(&origins, "https://any.example"),
-            Verdict::Allowed("*".parse().expect("a value"))
-        );
-    }
-
-    #[test]
-    fn a_loopback_listener_knows_the_names_of_its_machine() {
-        for host in [
+    fn further_origins_may_hold_one_asterisk() {
+        let origins = Origins::with([
+            " https://Chat.example ",
+            "https://*.corp.example",
+            "http://10.0.0.1:*",
+            "chrome-extension://*",
             "",
-            "localhost",
-            "localhost:3000",
-            "127.0.0.1:3000",
-            "[::1]:3000",
-            "10.1.2.3",
-            "box",
-            "box:80",
-            "x.local",
-            "ollama.internal:1",
-            "::1",
+        ])
+        .unwrap();
+        for origin in [
+            "https://chat.example",
+            "https://a.corp.example",
+            "http://10.0.0.1:9",
+            "chrome-extension://abc",
+            "http://localhost",
         ] {
-            assert!(is_local_host(host, "box"), "{host}");
+            assert!(origins.allows(origin), "{origin}");
         }
-        for host in ["evil.example", "localhost.evil.example:80", "8.8.8.8", "x"] {
-            assert!(!is_local_host(host, "box"), "{host}");
+        for origin in [
+            "http://chat.example",
+            "https://corp.example",
+            "http://10.0.0.1",
+        ] {
+            assert!(!origins.allows(origin), "{origin}");
         }
+        assert!(Origins::with(["*"]).unwrap().allows("null"));
+        for entry in ["example.com", "https://*.*.x", "**"] {
+            let error = Origins::with([entry]).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{entry:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_page_of_this_server_is_no_foreigner() {
+        let mut headers = HeaderMap::new();
+        headers.insert(ORIGIN, HeaderValue::from_static("https://gateway:3000"));
+        let origins = Origins::default();
+        assert_eq!(
+            origins.judge(&headers, Some("gateway:3000")),
+            Judgement::NoOrigin
+        );
+        assert_eq!(origins.judge(&headers, Some("gateway")), Judgement::Foreign);
+        assert_eq!(origins.judge(&headers, None), Judgement::Foreign);
+    }
+
+    #[test]
+    fn two_origins_are_foreign() {
+        let mut headers = HeaderMap::new();
+        headers.append(ORIGIN, HeaderValue::from_static("http://localhost"));
+        headers.append(ORIGIN, HeaderValue::from_static("https://evil.example"));
+        let judgement = Origins::default().judge(&headers, Some("localhost"));
+        assert_eq!(judgement, Judgement::Foreign);
     }
 }

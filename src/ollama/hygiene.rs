@@ -5,10 +5,11 @@
 
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_TYPE, COOKIE, FORWARDED, HeaderName, HeaderValue, ORIGIN,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, REFERER, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, REFERER, RETRY_AFTER, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Request, Response, Uri};
+use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use llamatower_layers::RouteMatch;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -17,6 +18,9 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// A busy Ollama does not say when to come back: soon (RFC 9110 10.2.3, in seconds).
+const BUSY_WAIT: HeaderValue = HeaderValue::from_static("1");
 
 const HOP_BY_HOP: [HeaderName; 9] = [
     CONNECTION,
@@ -62,10 +66,14 @@ pub fn clean_request<B>(mut request: Request<B>) -> Request<B> {
     request
 }
 
-/// Makes a backend's answer one of the gateway's own: framing is the edge's business, and no
-/// proxy in front may hold a stream back.
+/// Makes a backend's answer one of the gateway's own: framing is the edge's business, a busy
+/// server says when to come back, and no proxy in front may hold a stream back.
 pub fn clean_response<B>(mut response: Response<B>) -> Response<B> {
     remove_hop_by_hop(response.headers_mut());
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+        let again = response.headers_mut().entry(RETRY_AFTER);
+        again.or_insert(BUSY_WAIT);
+    }
     if is_stream(response.headers()) {
         let no = HeaderValue::from_static("no");
         response.headers_mut().insert(X_ACCEL_BUFFERING, no);

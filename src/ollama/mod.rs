@@ -7,24 +7,23 @@ pub mod fleet;
 pub mod hold;
 pub mod hygiene;
 mod lists;
+mod unload;
 pub mod upstream;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{Extensions, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use llamatower_layers::body::Guarded;
-use llamatower_layers::llm_request::ModelName;
 use llamatower_layers::route::{Choice, Route};
-use llamatower_layers::{BoxError, Failure, KeepAlive, LlmRequest, Operation, Replay, RouteMatch};
+use llamatower_layers::{BoxError, Failure, Operation, Replay, RouteMatch};
 use tower::{Service, ServiceExt};
 
 use fleet::Fleet;
@@ -93,8 +92,8 @@ where
             Some(operation) if operation.is_management() => {
                 Box::pin(manage(fleet, self.management_backend, request))
             }
-            _ => match model_to_unload(request.extensions()) {
-                Some(model) => Box::pin(unload(fleet, model, request)),
+            _ => match unload::model_to_unload(request.extensions()) {
+                Some(model) => Box::pin(unload::unload(fleet, model, request)),
                 None => Box::pin(routed(fleet, request)),
             },
         }
@@ -174,69 +173,4 @@ impl<S> Drop for RefreshAtEnd<S> {
     fn drop(&mut self) {
         self.0.refresh();
     }
-}
-
-/// A request without a prompt and with a `keep_alive` of zero takes a model out of memory.
-fn model_to_unload(extensions: &Extensions) -> Option<ModelName> {
-    let request = extensions.get::<LlmRequest>()?;
-    let unloads = request.has_no_prompt
-        && request.operation.is_inference()
-        && request.keep_alive == Some(KeepAlive::For(Duration::ZERO));
-    if !unloads {
-        return None;
-    }
-    ModelName::parse(request.model.as_deref()?).ok()
-}
-
-/// Tells every backend that has the model in memory; the client gets the first one's answer.
-async fn unload<S, B, R>(
-    fleet: Arc<Fleet<S>>,
-    model: ModelName,
-    request: Request<B>,
-) -> Result<Response<AnswerBody>, BoxError>
-where
-    S: Service<Request<B>, Response = Response<R>> + Clone + Send + Sync + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send,
-    B: Replay + Send + 'static,
-    R: Body<Data = Bytes> + Send + 'static,
-    R::Error: Into<BoxError>,
-{
-    let having = fleet.having_loaded(&model).await;
-    let (parts, body) = request.into_parts();
-    let copies: Option<Vec<B>> = having.iter().map(|_| body.replay()).collect();
-    let copies = copies.filter(|copies| !copies.is_empty());
-    let Some(copies) = copies else {
-        return routed(fleet, Request::from_parts(parts, body)).await;
-    };
-    let calls = having.into_iter().zip(copies).map(|(backend, body)| {
-        let request = Request::from_parts(parts.clone(), body);
-        whole_answer(fleet.take(backend, &parts), request)
-    });
-    let answers = futures_util::future::join_all(calls).await;
-    let (told, failed): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
-    told.into_iter().chain(failed).next().unwrap_or_else(|| {
-        let unreached = StatusCode::BAD_GATEWAY;
-        Ok(Response::builder()
-            .status(unreached)
-            .body(AnswerBody::default())?)
-    })
-}
-
-async fn whole_answer<S, G, B, R>(
-    choice: Choice<S, G>,
-    request: Request<B>,
-) -> Result<Response<AnswerBody>, BoxError>
-where
-    S: Service<Request<B>, Response = Response<R>>,
-    S::Error: Into<BoxError>,
-    R: Body<Data = Bytes>,
-    R::Error: Into<BoxError>,
-{
-    let answer = choice.service.oneshot(request).await.map_err(Into::into)?;
-    let (head, body) = answer.into_parts();
-    let body = body.collect().await.map_err(Into::into)?.to_bytes();
-    drop(choice.slot);
-    let body = Full::new(body).map_err(|never| match never {});
-    Ok(Response::from_parts(head, AnswerBody::new(body)))
 }

@@ -36,7 +36,7 @@ pub use table::{Form, SETTINGS, Setting};
 
 use llamatower_layers::rate_limit::Quota;
 
-use crate::edge::ListenAddr;
+use crate::edge::{BasePath, ListenAddr, Origins};
 use crate::ollama::upstream::Address;
 use crate::telemetry::LogFormat;
 use source::Texts;
@@ -69,10 +69,10 @@ pub struct Listen {
     pub public: Vec<ListenAddr>,
     /// Addresses for operators; none if it is off.
     pub admin: Vec<ListenAddr>,
-    /// `/prefix`, or empty.
-    pub base_path: String,
-    /// Origins besides Ollama's defaults.
-    pub origins: Vec<String>,
+    /// A prefix of all paths.
+    pub base_path: Option<BasePath>,
+    /// Ollama's default origins, and those of the settings.
+    pub origins: Origins,
     /// Connections open at a time.
     pub max_connections: NonZeroUsize,
 }
@@ -112,7 +112,9 @@ pub struct Timeouts {
     /// A client that does not read.
     pub write_stall: Duration,
     /// The head of a request.
-    pub head: Duration,
+    pub header: Duration,
+    /// An idle connection of a client.
+    pub keep_alive: Duration,
     /// Between two bytes of a request's body.
     pub body_read: Duration,
     /// Accepting further connections after SIGTERM.
@@ -251,7 +253,8 @@ impl Reader {
 
     fn listen(&mut self) -> Option<Listen> {
         let addresses = |text: &str| -> Result<Vec<ListenAddr>, String> {
-            let found: Vec<ListenAddr> = items(text).map(str::parse).collect::<Result<_, _>>()?;
+            let found: Result<Vec<ListenAddr>, _> = items(text).map(str::parse).collect();
+            let found = found.map_err(|error| error.to_string())?;
             match found
                 .iter()
                 .enumerate()
@@ -268,7 +271,9 @@ impl Reader {
                 text => addresses(text),
             })?,
             base_path: self.parsed_or_default("listen.base_path", parse::base_path)?,
-            origins: self.parsed_or_default("listen.origins", owned_items)?,
+            origins: self.parsed_or_default("listen.origins", |text| {
+                Origins::with(items(text)).map_err(|error| error.to_string())
+            })?,
             max_connections: self.parsed("listen.max_connections", parse::count)?,
         })
     }
@@ -326,7 +331,8 @@ impl Reader {
             connect: self.parsed("timeouts.connect", parse::duration)?,
             total: self.parsed("timeouts.total", parse::optional_duration)?,
             write_stall: self.parsed("timeouts.write_stall", parse::duration)?,
-            head: self.parsed("timeouts.head", parse::duration)?,
+            header: self.parsed("timeouts.header", parse::duration)?,
+            keep_alive: self.parsed("timeouts.keep_alive", parse::duration)?,
             body_read: self.parsed("timeouts.body_read", parse::duration)?,
             drain_delay: self.parsed("timeouts.drain_delay", parse::pause)?,
             drain: self.parsed("timeouts.drain", parse::pause)?,
@@ -440,10 +446,6 @@ fn items(text: &str) -> impl Iterator<Item = &str> {
     text.split([',', '\n'])
         .map(str::trim)
         .filter(|item| !item.is_empty())
-}
-
-fn owned_items(text: &str) -> Result<Vec<String>, String> {
-    Ok(items(text).map(str::to_owned).collect())
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ fn another_value(setting: &Setting) -> &'static str {
         ("listen.public", _) => "127.0.0.1:4000,[::1]:4000",
         ("listen.admin", _) => "off",
         ("listen.base_path", _) => "/ollama",
+        ("listen.origins", _) => "https://chat.example",
         ("backends.management", _) => "localhost:11434",
         ("backends.extra_paths", _) => "POST /api/rerank",
         ("telemetry.log_format", _) => "json",

@@ -2,14 +2,15 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::request_body::Sent;
+use super::timer::Timer;
 use super::{ClockedBody, FirstByteTimeout, StreamClocksLayer, TotalTimeout};
 use crate::{BoxError, Failure};
 
@@ -23,9 +24,11 @@ pin_project! {
         clocks: StreamClocksLayer,
         // When everything must be over.
         deadline: Option<Instant>,
-        // One timer for both clocks; boxed, so that the answer's body can take it over.
-        timer: Option<Pin<Box<Sleep>>>,
-        first_byte_until: Option<Instant>,
+        // One timer for both clocks, which the answer's body takes over.
+        timer: Timer,
+        // The first-byte clock runs; its end is `None` if no `Instant` can hold it.
+        is_sent: bool,
+        is_set: bool,
     }
 }
 
@@ -35,9 +38,13 @@ impl<F> ClockedFuture<F> {
             inner,
             sent,
             clocks,
-            deadline: clocks.total.map(|total| Instant::now() + total),
-            timer: None,
-            first_byte_until: None,
+            // A limit beyond what an `Instant` can hold is none.
+            deadline: clocks
+                .total
+                .and_then(|total| Instant::now().checked_add(total)),
+            timer: Timer::default(),
+            is_sent: false,
+            is_set: false,
         }
     }
 }
@@ -54,38 +61,32 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         if let Poll::Ready(answer) = this.inner.poll(cx) {
-            let (clocks, deadline, timer) = (*this.clocks, *this.deadline, this.timer.take());
+            let (clocks, deadline, timer) =
+                (*this.clocks, *this.deadline, std::mem::take(this.timer));
             let clocked = |body| ClockedBody::new(body, clocks, deadline, timer);
             return Poll::Ready(answer.map(|answer| answer.map(clocked)).map_err(Into::into));
         }
-        if let Some(limit) = this.clocks.first_byte
-            && this.first_byte_until.is_none()
+        let first_byte = this.clocks.first_byte.filter(|_| !*this.is_sent);
+        if let Some(limit) = first_byte
             && this.sent.poll(cx).is_ready()
         {
-            *this.first_byte_until = Some(Instant::now() + limit);
+            *this.is_sent = true;
+            *this.is_set = true;
+            let until = Instant::now().checked_add(limit);
+            this.timer
+                .set(until.into_iter().chain(*this.deadline).min());
+        } else if !*this.is_set {
+            *this.is_set = true;
+            this.timer.set(*this.deadline);
         }
-        let due = [*this.first_byte_until, *this.deadline]
-            .into_iter()
-            .flatten()
-            .min();
-        let Some(due) = due else {
-            return Poll::Pending;
-        };
-        let timer = this.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
-        if timer.deadline() != due {
-            timer.as_mut().reset(due);
-        }
-        if timer.as_mut().poll(cx).is_pending() {
-            return Poll::Pending;
-        }
-        let error = match (this.clocks.total, this.clocks.first_byte) {
-            (Some(after), _) if *this.deadline == Some(due) => {
-                Failure::from(TotalTimeout { after })
-            }
-            (_, after) => Failure::from(FirstByteTimeout {
-                after: after.unwrap_or_default(),
+        ready!(this.timer.poll(cx));
+        let total = this.deadline.filter(|deadline| Instant::now() >= *deadline);
+        let failure = match (total.and(this.clocks.total), this.clocks.first_byte) {
+            (None, Some(after)) => Failure::from(FirstByteTimeout { after }),
+            (total, _) => Failure::from(TotalTimeout {
+                after: total.unwrap_or_default(),
             }),
         };
-        Poll::Ready(Err(error.into()))
+        Poll::Ready(Err(failure.into()))
     }
 }

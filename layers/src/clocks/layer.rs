@@ -33,20 +33,20 @@ impl StreamClocksLayer {
 
     /// How long is waited for the head of the answer after the request was sent; `None` for
     /// ever.
-    pub fn with_first_byte(mut self, limit: Option<Duration>) -> Self {
-        self.first_byte = limit;
+    pub fn with_first_byte(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.first_byte = limit.into();
         self
     }
 
     /// How long is waited for each frame of the answer; `None` for ever.
-    pub fn with_idle(mut self, limit: Option<Duration>) -> Self {
-        self.idle = limit;
+    pub fn with_idle(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.idle = limit.into();
         self
     }
 
     /// How long all may take; `None` for ever.
-    pub fn with_total(mut self, limit: Option<Duration>) -> Self {
-        self.total = limit;
+    pub fn with_total(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.total = limit.into();
         self
     }
 }

@@ -13,8 +13,15 @@
 //!
 //! The first-byte clock starts when the request's body has been sent, so a large upload does
 //! not count. The idle clock runs only while the body of the answer is being waited for: a
-//! client that reads slowly does not run it down. A frame costs neither a timer operation nor
-//! more than a look at the clock.
+//! client that reads slowly does not run it down. It is never early and at most an eighth of its
+//! limit late, and for that a frame costs neither a timer operation nor a look at the clock.
+//!
+//! A clock in a body runs only while the body is polled. hyper does not poll it while a client
+//! does not read, so whoever holds the client's socket needs a clock for that, and the total
+//! one is not kept here then either.
+//!
+//! How long a connection may take to be made is for the client inside to know, as it alone sees
+//! the difference between connecting and waiting.
 //!
 //! It belongs innermost, round the client of one backend, inside of retries: the first-byte
 //! time-out may be retried elsewhere.
@@ -33,10 +40,12 @@
 
 mod error;
 mod future;
+mod idle;
 mod layer;
 mod request_body;
 mod response_body;
 mod service;
+mod timer;
 
 #[cfg(test)]
 mod tests;

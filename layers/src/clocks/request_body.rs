@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use crate::Replay;
 
 /// Turns true when a request's body has been taken whole, or given up.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Sent(Option<Arc<Mutex<Waiting>>>);
 
 #[derive(Debug, Default)]
@@ -23,6 +23,11 @@ impl Sent {
     /// The signal of a body that is still to be sent; one at its end needs none.
     fn of(body: &impl Body) -> Self {
         Self((!body.is_end_stream()).then(Arc::default))
+    }
+
+    /// For whom nobody waits.
+    fn unasked() -> Self {
+        Self(None)
     }
 
     pub(super) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
@@ -71,8 +76,12 @@ pin_project! {
 }
 
 impl<B: Body> ClockedRequestBody<B> {
-    pub(super) fn new(inner: B) -> (Self, Sent) {
-        let sent = Sent::of(&inner);
+    /// `is_asked` says whether anybody wants to know.
+    pub(super) fn new(inner: B, is_asked: bool) -> (Self, Sent) {
+        let sent = match is_asked {
+            true => Sent::of(&inner),
+            false => Sent::unasked(),
+        };
         let body = Self {
             inner,
             sent: sent.clone(),
@@ -90,12 +99,12 @@ impl<B: Body> Body for ClockedRequestBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
-        let frame = this.inner.as_mut().poll_frame(cx);
-        let is_last = matches!(frame, Poll::Ready(None)) || this.inner.is_end_stream();
-        if is_last {
+        let frame = ready!(this.inner.as_mut().poll_frame(cx));
+        let goes_on = matches!(&frame, Some(Ok(frame)) if frame.is_data());
+        if !goes_on || this.inner.is_end_stream() {
             this.sent.note();
         }
-        frame
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -112,7 +121,7 @@ impl<B: Replay> Replay for ClockedRequestBody<B> {
     fn replay(&self) -> Option<Self> {
         Some(Self {
             inner: self.inner.replay()?,
-            sent: Sent::default(),
+            sent: Sent::unasked(),
         })
     }
 }

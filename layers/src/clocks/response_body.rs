@@ -1,14 +1,15 @@
 //! The clocks within an answer.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
+use super::idle::IdleClock;
+use super::timer::Timer;
 use super::{IdleTimeout, StreamClocksLayer, TotalTimeout};
 use crate::{BoxError, Failure};
 
@@ -16,15 +17,20 @@ pin_project! {
     /// The body of an answer whose frames may not be too long in coming.
     #[derive(Debug)]
     pub struct ClockedBody<B> {
+        // `None` once a clock has run out: the backend is let go of.
         #[pin]
-        inner: B,
-        idle: Option<Duration>,
-        total: Option<Duration>,
-        deadline: Option<Instant>,
-        timer: Option<Pin<Box<Sleep>>>,
-        // Since when a frame is being waited for; none while the client has the word.
-        waiting_since: Option<Instant>,
+        inner: Option<B>,
+        clocks: Clocks,
     }
+}
+
+#[derive(Debug)]
+struct Clocks {
+    idle: Option<IdleClock>,
+    total: Option<(Instant, Duration)>,
+    timer: Timer,
+    /// Whether the timer is set for these clocks, not for the one before the head.
+    is_set: bool,
 }
 
 impl<B> ClockedBody<B> {
@@ -32,16 +38,74 @@ impl<B> ClockedBody<B> {
         inner: B,
         clocks: StreamClocksLayer,
         deadline: Option<Instant>,
-        timer: Option<Pin<Box<Sleep>>>,
+        timer: Timer,
     ) -> Self {
         Self {
-            inner,
-            idle: clocks.idle,
-            total: clocks.total,
-            deadline,
-            timer,
-            waiting_since: None,
+            inner: Some(inner),
+            clocks: Clocks {
+                idle: clocks.idle.map(IdleClock::new),
+                total: deadline.zip(clocks.total),
+                timer,
+                is_set: false,
+            },
         }
+    }
+}
+
+impl Clocks {
+    fn heard(&mut self) {
+        if let Some(idle) = &mut self.idle {
+            idle.heard();
+        }
+    }
+
+    /// Nothing has come from the backend; which clock has run out.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
+        if let Some(idle) = &mut self.idle {
+            idle.silent();
+        }
+        if !self.is_set && !self.set() {
+            return Poll::Pending;
+        }
+        while self.timer.poll(cx).is_ready() {
+            let now = Instant::now();
+            if let Some((deadline, after)) = self.total
+                && now >= deadline
+            {
+                return Poll::Ready(Failure::from(TotalTimeout { after }));
+            }
+            if let Some(idle) = &mut self.idle
+                && idle.rung()
+            {
+                let after = idle.limit();
+                return Poll::Ready(Failure::from(IdleTimeout { after }));
+            }
+            self.timer.set(self.next_ring(now));
+        }
+        Poll::Pending
+    }
+
+    /// Starts the timer, if there is something to wait for.
+    fn set(&mut self) -> bool {
+        if self.idle.is_none() && self.total.is_none() {
+            return false;
+        }
+        if let Some(idle) = &mut self.idle {
+            idle.started();
+        }
+        self.timer.set(self.next_ring(Instant::now()));
+        self.is_set = true;
+        true
+    }
+
+    /// `None` if it is beyond what an `Instant` can hold.
+    fn next_ring(&self, now: Instant) -> Option<Instant> {
+        let tick = self
+            .idle
+            .as_ref()
+            .and_then(|idle| now.checked_add(idle.tick()));
+        let deadline = self.total.map(|(deadline, _)| deadline);
+        tick.into_iter().chain(deadline).min()
     }
 }
 
@@ -57,47 +121,28 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
-        let this = self.project();
-        if let Poll::Ready(frame) = this.inner.poll_frame(cx) {
-            *this.waiting_since = None;
+        let mut this = self.project();
+        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
+            return Poll::Ready(None);
+        };
+        if let Poll::Ready(frame) = inner.poll_frame(cx) {
+            this.clocks.heard();
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
-        if this.idle.is_none() && this.deadline.is_none() {
-            return Poll::Pending;
-        }
-        let since = *this.waiting_since.get_or_insert_with(Instant::now);
-        let idle_until = this.idle.map(|idle| since + idle);
-        let Some(due) = [idle_until, *this.deadline].into_iter().flatten().min() else {
-            return Poll::Pending;
-        };
-        let timer = this.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
-        // A timer that rings too early is set anew then, not for each frame; one that would
-        // ring too late is set at once.
-        if timer.deadline() > due {
-            timer.as_mut().reset(due);
-        }
-        while timer.as_mut().poll(cx).is_ready() {
-            if timer.deadline() >= due {
-                return Poll::Ready(Some(Err(match (*this.total, *this.idle) {
-                    (Some(after), _) if *this.deadline == Some(due) => {
-                        Failure::from(TotalTimeout { after }).into()
-                    }
-                    (_, after) => Failure::from(IdleTimeout {
-                        after: after.unwrap_or_default(),
-                    })
-                    .into(),
-                })));
-            }
-            timer.as_mut().reset(due);
-        }
-        Poll::Pending
+        this.clocks.poll(cx).map(|failure| {
+            this.inner.set(None);
+            Some(Err(failure.into()))
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match &self.inner {
+            Some(inner) => inner.size_hint(),
+            None => SizeHint::with_exact(0),
+        }
     }
 }

@@ -1,10 +1,14 @@
 //! The dialects of LLM servers, and how each says that something failed.
+//!
+//! What a client sees of a failure must have the shape that its library knows: an exception of
+//! its own instead of a parse error. [`Dialect::error_response`] tells a failure before an answer
+//! has begun, [`Dialect::error_frame`] in the middle of a stream.
 
 #[cfg(feature = "rescue")]
-mod errors;
+mod error;
 
 #[cfg(feature = "rescue")]
-pub use errors::ErrorText;
+pub use error::ErrorText;
 
 /// The family of request and answer shapes that an endpoint speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

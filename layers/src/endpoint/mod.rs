@@ -11,7 +11,8 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use http::{Extensions, Method, StatusCode};
+use http::header::ALLOW;
+use http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::{BoxError, Dialect, Fail, Failure, Side};
 
@@ -257,5 +258,12 @@ impl Fail for MethodNotAllowed {
     }
     fn kind(&self) -> &'static str {
         "wrong_method"
+    }
+    /// `Allow` is a must on a 405 (RFC 9110 15.5.6).
+    fn write_headers(&self, headers: &mut HeaderMap) {
+        let methods: Vec<_> = self.allowed.iter().map(Method::as_str).collect();
+        if let Ok(value) = HeaderValue::try_from(methods.join(", ")) {
+            headers.insert(ALLOW, value);
+        }
     }
 }

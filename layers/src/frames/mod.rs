@@ -1,43 +1,87 @@
 //! Lines and events in a stream, watched without being copied or cut anew.
 //!
-//! A stream's frames are handed on as they come; [`Tail`] keeps a reference to the last of them,
-//! so that it is known at any time whether the stream stands between two items, and at the end
-//! what the last item was. It is looked into once, when the stream has ended.
+//! An answer passes through as the frames it came in. Beside it a [`Tail`] is shown each frame
+//! and knows two things: whether the stream stands between two items, where something may be
+//! added to it, and what the last whole item is, which says whether the stream is complete.
+//!
+//! ```text
+//! frames   {"a":1}\n | {"b" | :2}\n | {"done":true}\n |
+//! boundary           ^             ^                  ^
+//! last item           {"a":1}       {"b":2}            {"done":true}
+//! ```
+//!
+//! The common frame is one item, whole; it costs a look at its ends and a reference count.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use llamatower_layers::frames::{EndRule, Framing, StreamEnd, Tail};
+//!
+//! let mut tail = Tail::new(Framing::Ndjson);
+//! tail.push(&Bytes::from("{\"response\":\"Hel"));
+//! assert!(!tail.is_at_boundary());
+//! tail.push(&Bytes::from("lo\"}\n"));
+//! assert!(tail.is_at_boundary());
+//! assert_eq!(tail.end(EndRule::Done), StreamEnd::Unfinished);
+//! tail.push(&Bytes::from("{\"done\":true}\n"));
+//! assert_eq!(tail.end(EndRule::Done), StreamEnd::Complete);
+//! ```
+//!
+//! How an answer is framed, and what ends it, follow from its head and its route:
+//!
+//! ```
+//! # use llamatower_layers::frames::{EndRule, Framing};
+//! use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
+//! use llamatower_layers::{Dialect, Operation};
+//!
+//! let mut headers = HeaderMap::new();
+//! headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+//! let framing = Framing::of(&headers).expect("a stream");
+//! let rule = EndRule::of(framing, Dialect::Anthropic, Some(Operation::Chat));
+//! assert_eq!(rule, EndRule::MessageStop);
+//! ```
 
-mod ending;
+mod end;
+mod pieces;
 mod tail;
+#[cfg(test)]
+mod tests;
 
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 
-pub use ending::StreamEnd;
-pub use tail::Tail;
+pub use end::{EndRule, StreamEnd};
+pub use tail::{MAX_HELD_BYTES, Tail};
 
-/// How a stream's items are told apart.
+/// How the items of a stream are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Framing {
     /// One JSON value a line (`application/x-ndjson`).
     Ndjson,
-    /// Server-sent events, each ended by an empty line (`text/event-stream`).
+    /// Server-sent events, each followed by an empty line (`text/event-stream`).
+    ///
+    /// Lines end with LF or CRLF. A lone CR, which the standard allows too, is not taken for the
+    /// end of a line: no server of models sends it, and the mistake is on the safe side.
     Sse,
 }
 
 impl Framing {
-    /// The framing that an answer's content type names; `None` if it is no stream.
+    /// The framing of an answer with these headers; `None` if it is no stream of items, or one
+    /// that cannot be read because it is compressed.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
-        let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes)?;
-        let essence = content_type.split(|&b| b == b';').next()?.trim_ascii();
-        match essence {
-            b"application/x-ndjson" => Some(Self::Ndjson),
-            b"text/event-stream" => Some(Self::Sse),
-            _ => None,
-        }
-    }
-
-    fn separator(self) -> &'static [u8] {
-        match self {
-            Self::Ndjson => b"\n",
-            Self::Sse => b"\n\n",
-        }
+        let content_type = headers.get(CONTENT_TYPE)?.as_bytes();
+        let end = memchr::memchr(b';', content_type).unwrap_or(content_type.len());
+        let framing = match content_type[..end].trim_ascii() {
+            essence if essence.eq_ignore_ascii_case(b"application/x-ndjson") => Self::Ndjson,
+            essence if essence.eq_ignore_ascii_case(b"text/event-stream") => Self::Sse,
+            _ => return None,
+        };
+        let is_plain = |coding: &http::HeaderValue| {
+            coding.is_empty() || coding.as_bytes().eq_ignore_ascii_case(b"identity")
+        };
+        headers
+            .get_all(CONTENT_ENCODING)
+            .iter()
+            .all(is_plain)
+            .then_some(framing)
     }
 }

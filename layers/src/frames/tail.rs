@@ -1,170 +1,209 @@
-//! The last item of a stream.
+//! Where a stream stands.
 
 use bytes::Bytes;
+use memchr::memrchr;
 
-use super::Framing;
+use super::end::next_sequence_number;
+use super::pieces::Pieces;
+use super::{EndRule, Framing, StreamEnd};
 
-/// Knows where a stream stands and what its last item was.
+/// The longest item whose bytes are held, 16 MiB. Ollama reads lines of 8 MB at most; what is
+/// longer still passes, but is not looked into.
+pub const MAX_HELD_BYTES: usize = 16 << 20;
+
+/// Follows a stream of lines or events frame by frame.
 ///
-/// ```
-/// use llamatower_layers::frames::{Framing, Tail};
-///
-/// let mut tail = Tail::new(Framing::Ndjson);
-/// tail.push(&"{\"a\":1}\n{\"b\"".into());
-/// assert!(!tail.is_at_boundary());
-/// tail.push(&":2}\n".into());
-/// assert!(tail.is_at_boundary());
-/// assert_eq!(tail.last_item(), "{\"b\":2}\n");
-/// ```
+/// Blank lines, and events that are nothing but comments, are no items.
 #[derive(Clone, Debug)]
 pub struct Tail {
     framing: Framing,
-    /// The frame that came last. It is the whole last item as long as `earlier` is empty and
-    /// the stream stands at a boundary, which is how Ollama sends: one item, one chunk.
-    last: Bytes,
-    /// What came before `last` and may belong to its item, when an item is not one frame.
-    earlier: Vec<Bytes>,
+    /// Whole items, the last of which is the stream's last.
+    complete: Pieces,
+    /// What came after the last boundary.
+    partial: Pieces,
+    /// SSE: whether the line that is not at its end has a byte other than CR.
+    is_in_line: bool,
 }
 
 impl Tail {
-    /// The tail of a stream of which nothing was seen.
+    /// A stream that has not begun.
     pub fn new(framing: Framing) -> Self {
         Self {
             framing,
-            last: Bytes::new(),
-            earlier: Vec::new(),
+            complete: Pieces::None,
+            partial: Pieces::None,
+            is_in_line: false,
         }
     }
 
-    /// How its items are told apart.
+    /// How the stream is framed.
     pub fn framing(&self) -> Framing {
         self.framing
     }
 
-    /// Sees the next frame.
-    pub fn push(&mut self, frame: &Bytes) {
-        if frame.is_empty() {
-            return;
-        }
-        if self.is_at_boundary() {
-            self.earlier.clear();
-        } else {
-            self.keep_open_item();
-        }
-        self.last = frame.clone();
-    }
-
-    /// Moves the last frame to the pieces of an item that goes on, and forgets what belongs to
-    /// items before.
-    fn keep_open_item(&mut self) {
-        let last = std::mem::take(&mut self.last);
-        match last_separator(&last, self.framing) {
-            Some(end) => {
-                self.earlier.clear();
-                self.earlier.push(last.slice(end..));
-            }
-            None => self.earlier.push(last),
-        }
-    }
-
-    /// Whether the stream stands between two items (or at its beginning).
+    /// Whether the stream stands between two items, or before the first.
     pub fn is_at_boundary(&self) -> bool {
-        let separator = self.framing.separator();
-        if self.last.len() >= separator.len() || self.earlier.is_empty() {
-            return self.last.is_empty() || self.last.ends_with(separator);
+        self.partial.is_none()
+    }
+
+    /// Takes note of the stream's next bytes, and holds on to them as long as they are the last.
+    pub fn push(&mut self, frame: &Bytes) {
+        if self.partial.is_none() && self.framing.is_whole_items(frame) {
+            self.complete = Pieces::One(frame.clone());
+        } else {
+            self.push_any(frame);
         }
-        self.joined().ends_with(separator)
     }
 
-    /// The last item with its end, or what has come of one that has not ended.
-    pub fn last_item(&self) -> Bytes {
-        let joined = self.joined();
-        let separator = self.framing.separator();
-        let inner = joined.strip_suffix(separator).unwrap_or(&joined);
-        let start = last_separator(inner, self.framing).unwrap_or(0);
-        joined.slice(start..)
-    }
-
-    fn joined(&self) -> Bytes {
-        if self.earlier.is_empty() {
-            return self.last.clone();
-        }
-        let pieces = self.earlier.iter().chain([&self.last]);
-        pieces.flat_map(|piece| piece.iter().copied()).collect()
-    }
-}
-
-/// Where the item after the last separator begins.
-fn last_separator(bytes: &[u8], framing: Framing) -> Option<usize> {
-    match framing {
-        Framing::Ndjson => memchr::memrchr(b'\n', bytes).map(|place| place + 1),
-        Framing::Sse => memchr::memmem::rfind(bytes, b"\n\n").map(|place| place + 2),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// What a reader of the whole text says of its last item.
-    fn oracle(text: &str, framing: Framing) -> (bool, String) {
-        let separator = match framing {
-            Framing::Ndjson => "\n",
-            Framing::Sse => "\n\n",
+    fn push_any(&mut self, frame: &Bytes) {
+        let begins_in_line = self.is_in_line;
+        self.note_line(frame);
+        let Some(end) = self.framing.last_boundary(frame, begins_in_line) else {
+            self.partial.push(frame.clone(), MAX_HELD_BYTES);
+            return;
         };
-        let at_boundary = text.is_empty() || text.ends_with(separator);
-        let inner = text.strip_suffix(separator).unwrap_or(text);
-        let start = inner
-            .rfind(separator)
-            .map_or(0, |place| place + separator.len());
-        (at_boundary, text[start..].to_owned())
-    }
-
-    fn pieces(text: &str, mut cuts: Vec<usize>) -> Vec<Bytes> {
-        cuts.iter_mut().for_each(|cut| *cut %= text.len() + 1);
-        cuts.extend([0, text.len()]);
-        cuts.sort_unstable();
-        let pairs = cuts.windows(2);
-        pairs
-            .map(|pair| Bytes::copy_from_slice(text[pair[0]..pair[1]].as_bytes()))
-            .collect()
-    }
-
-    fn items(separator: &'static str) -> impl Strategy<Value = String> {
-        let item = prop_oneof![
-            "[ab]{1,6}",
-            "event: e\ndata: [ab]{0,3}".prop_map(|text| text)
-        ];
-        let items = proptest::collection::vec(item, 0..6);
-        (items, any::<bool>()).prop_map(move |(items, closed)| {
-            let joined = items.join(separator);
-            if closed && !joined.is_empty() {
-                joined + separator
-            } else {
-                joined
+        // The item before the boundary lies in this frame alone if there is another boundary.
+        let before = &frame[..end - 1];
+        let previous = self.framing.last_boundary(before, begins_in_line);
+        let last = previous.map(|previous| Pieces::One(frame.slice(previous..end)));
+        match last {
+            Some(last) if self.holds_item(&last) => self.complete = last,
+            _ => {
+                let mut items = std::mem::take(&mut self.partial);
+                items.push(frame.slice(..end), MAX_HELD_BYTES);
+                if self.holds_item(&items) {
+                    self.complete = items;
+                }
             }
+        }
+        self.partial = Pieces::None;
+        self.partial.push(frame.slice(end..), MAX_HELD_BYTES);
+    }
+
+    fn note_line(&mut self, frame: &[u8]) {
+        let line = match memrchr(b'\n', frame) {
+            Some(at) => {
+                self.is_in_line = false;
+                &frame[at + 1..]
+            }
+            None => frame,
+        };
+        self.is_in_line |= line.iter().any(|byte| *byte != b'\r');
+    }
+
+    /// The last item, without the line feeds that end it; a copy if it came in several frames.
+    /// An item that the stream broke off in counts: some servers end without a line feed.
+    ///
+    /// `None` if there was none yet, or if it was longer than [`MAX_HELD_BYTES`].
+    pub fn last_item(&self) -> Option<Bytes> {
+        let items = self.last_pieces().joined();
+        let item = self.framing.last_item(&items)?;
+        Some(items.slice_ref(item))
+    }
+
+    fn last_pieces(&self) -> &Pieces {
+        match self.holds_item(&self.partial) {
+            true => &self.partial,
+            false => &self.complete,
+        }
+    }
+
+    fn holds_item(&self, pieces: &Pieces) -> bool {
+        let bytes = pieces.iter().flatten().copied();
+        matches!(pieces, Pieces::TooLong) || self.framing.has_item(bytes)
+    }
+
+    /// What the stream's end, if it were now, would mean.
+    pub fn end(&self, rule: EndRule) -> StreamEnd {
+        match self.last_pieces() {
+            Pieces::TooLong if self.is_at_boundary() => StreamEnd::Unknown,
+            Pieces::TooLong => StreamEnd::Unfinished,
+            _ => rule.judge(self.framing, self.last_item().as_deref()),
+        }
+    }
+
+    /// The number of the event to come, in streams whose events have a `sequence_number`.
+    pub fn next_sequence_number(&self) -> u64 {
+        let item = self.last_item();
+        item.map_or(0, |item| next_sequence_number(self.framing, &item))
+    }
+}
+
+impl Framing {
+    /// Whether a frame that begins at a boundary ends at one, and has an item for certain.
+    fn is_whole_items(self, frame: &[u8]) -> bool {
+        match (self, frame) {
+            (Self::Ndjson, [first, .., b'\n']) => !first.is_ascii_whitespace(),
+            (Self::Sse, [first, .., b'\n', b'\n']) => !matches!(first, b':' | b'\r' | b'\n'),
+            _ => false,
+        }
+    }
+
+    /// The index after the last boundary in `bytes`; for events, `is_in_line` says that bytes
+    /// came before which belong to the first line.
+    fn last_boundary(self, bytes: &[u8], is_in_line: bool) -> Option<usize> {
+        let mut end = memrchr(b'\n', bytes)?;
+        if self == Self::Ndjson {
+            return Some(end + 1);
+        }
+        loop {
+            let line = &bytes[..end];
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            match line.last() {
+                None if !is_in_line => return Some(end + 1),
+                Some(b'\n') => return Some(end + 1),
+                _ => end = memrchr(b'\n', &bytes[..end])?,
+            }
+        }
+    }
+
+    /// Whether there is something else than blank lines and, among events, comments.
+    fn has_item(self, mut bytes: impl Iterator<Item = u8>) -> bool {
+        if self == Self::Ndjson {
+            return bytes.any(|byte| !byte.is_ascii_whitespace());
+        }
+        let mut is_at_line_start = true;
+        bytes.any(|byte| match byte {
+            b'\r' => false,
+            b'\n' => {
+                is_at_line_start = true;
+                false
+            }
+            b':' => {
+                is_at_line_start = false;
+                false
+            }
+            _ => is_at_line_start,
         })
     }
 
-    proptest! {
-        #[test]
-        fn lines_are_seen_however_they_are_split(text in "([ab]{1,5}\n){0,5}[ab]{0,3}", cuts in proptest::collection::vec(any::<usize>(), 0..8)) {
-            let mut tail = Tail::new(Framing::Ndjson);
-            pieces(&text, cuts).iter().for_each(|piece| tail.push(piece));
-            let (at_boundary, last) = oracle(&text, Framing::Ndjson);
-            prop_assert_eq!(tail.is_at_boundary(), at_boundary);
-            prop_assert_eq!(tail.last_item(), last);
-        }
-
-        #[test]
-        fn events_are_seen_however_they_are_split(text in items("\n\n"), cuts in proptest::collection::vec(any::<usize>(), 0..8)) {
-            let mut tail = Tail::new(Framing::Sse);
-            pieces(&text, cuts).iter().for_each(|piece| tail.push(piece));
-            let (at_boundary, last) = oracle(&text, Framing::Sse);
-            prop_assert_eq!(tail.is_at_boundary(), at_boundary);
-            prop_assert_eq!(tail.last_item(), last);
+    /// The last item in a run of whole items, the end of which may lack its line feeds.
+    fn last_item(self, items: &[u8]) -> Option<&[u8]> {
+        let mut rest = items;
+        loop {
+            rest = match self {
+                Self::Ndjson => rest.trim_ascii_end(),
+                Self::Sse => trim_line_ends(rest),
+            };
+            if rest.is_empty() {
+                return None;
+            }
+            let start = self.last_boundary(rest, false).unwrap_or(0);
+            let item = &rest[start..];
+            if self.has_item(item.iter().copied()) {
+                return Some(item);
+            }
+            rest = &rest[..start];
         }
     }
+}
+
+fn trim_line_ends(mut bytes: &[u8]) -> &[u8] {
+    while let Some(rest) = bytes
+        .strip_suffix(b"\n")
+        .or_else(|| bytes.strip_suffix(b"\r"))
+    {
+        bytes = rest;
+    }
+    bytes
 }

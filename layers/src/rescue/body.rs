@@ -1,26 +1,23 @@
-//! Errors after the head of an answer.
+//! The answer until its end.
 
-use std::error::Error;
-use std::fmt;
-use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::{StatusCode, response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tokio::sync::watch;
 
-use super::future::message_of;
-use super::service::Asked;
-use crate::dialect::ErrorText;
-use crate::frames::{Framing, StreamEnd, Tail};
-use crate::{BoxError, Fail, Failure, Operation, Side};
+use super::cutoff::Cutoff;
+use super::report::Reporter;
+use super::{AnswerUnfinished, ShuttingDown};
+use crate::frames::{EndRule, Framing, StreamEnd, Tail};
+use crate::{BoxError, Failure};
 
 pin_project! {
-    /// The body of [`Rescue`](super::Rescue): an answer that is watched, or one that tells of an
-    /// error.
+    /// The body of an answer: the inner one, ended by an error frame if it breaks off where a
+    /// frame may stand, or the text of an error.
     #[derive(Debug)]
     pub struct RescueBody<B> {
         #[pin]
@@ -29,55 +26,110 @@ pin_project! {
 }
 
 pin_project! {
-    #[project = KindProjection]
+    #[project = KindProjected]
     #[derive(Debug)]
     enum Kind<B> {
-        Told { text: Option<Bytes> },
-        Passed { #[pin] inner: B, asked: Asked },
-        Watched { #[pin] inner: B, watch: Watch },
+        Inner {
+            #[pin]
+            inner: B,
+            watch: Option<Watch>,
+            cutoff: Option<Cutoff>,
+            reporter: Reporter,
+        },
+        Whole { bytes: Bytes },
+        Ended,
     }
 }
 
-/// What is known of a stream.
+/// What is known of a stream of items.
 #[derive(Debug)]
 struct Watch {
+    framing: Framing,
     tail: Tail,
-    asked: Asked,
-    cutoff: Option<Cutoff>,
-    is_over: bool,
+    rule: EndRule,
+    /// The inner body is at its end, and nothing is to be added to it.
+    is_settled: bool,
 }
 
 impl<B> RescueBody<B> {
-    pub(super) fn told(text: Bytes) -> Self {
-        let kind = Kind::Told { text: Some(text) };
+    pub(super) fn whole(bytes: Bytes) -> Self {
+        let kind = match bytes.is_empty() {
+            true => Kind::Ended,
+            false => Kind::Whole { bytes },
+        };
         Self { kind }
     }
 }
 
-impl<B: Body<Data = Bytes>> RescueBody<B> {
-    /// Watches the body if it is a stream that can be ended by a frame.
-    pub(super) fn watching(
-        inner: B,
+impl<B: Body> RescueBody<B> {
+    pub(super) fn new(
         head: &response::Parts,
-        asked: Asked,
-        cutoff: Option<watch::Receiver<bool>>,
+        inner: B,
+        cutoff: Option<Cutoff>,
+        reporter: Reporter,
     ) -> Self {
-        let can_be_ended =
-            head.status == StatusCode::OK && !asked.is_head && inner.size_hint().exact().is_none();
-        let framing = Framing::of(&head.headers).filter(|_| can_be_ended);
-        let kind = match framing {
-            None => Kind::Passed { inner, asked },
-            Some(framing) => Kind::Watched {
+        let is_open = head.status == StatusCode::OK
+            && !reporter.is_head
+            && !head.headers.contains_key(CONTENT_LENGTH)
+            && inner.size_hint().exact().is_none()
+            && !inner.is_end_stream();
+        let framing = is_open.then(|| Framing::of(&head.headers)).flatten();
+        let watch = framing.map(|framing| Watch {
+            framing,
+            tail: Tail::new(framing),
+            rule: EndRule::of(framing, reporter.dialect, reporter.operation),
+            is_settled: false,
+        });
+        Self {
+            kind: Kind::Inner {
                 inner,
-                watch: Watch {
-                    tail: Tail::new(framing),
-                    asked,
-                    cutoff: cutoff.map(Cutoff::new),
-                    is_over: false,
-                },
+                watch,
+                cutoff,
+                reporter,
             },
-        };
-        Self { kind }
+        }
+    }
+}
+
+impl Watch {
+    /// The stream is at its end, which was a tidy one. Whether nothing is missing.
+    fn settle(&mut self, reporter: &Reporter) -> bool {
+        if self.is_settled {
+            return true;
+        }
+        match self.tail.end(self.rule) {
+            StreamEnd::Unfinished => return false,
+            StreamEnd::Error => reporter.backend_told_error(),
+            StreamEnd::Complete | StreamEnd::Unknown => {}
+        }
+        self.is_settled = true;
+        true
+    }
+}
+
+/// What the client gets in the place of `error`: nothing if all was said before, a frame if
+/// there may be one, or the error itself, which ends the connection unclean.
+fn last_words(
+    watch: Option<&Watch>,
+    reporter: &Reporter,
+    error: BoxError,
+) -> Option<Result<Frame<Bytes>, BoxError>> {
+    match watch {
+        Some(watch) if watch.tail.is_at_boundary() => match watch.tail.end(watch.rule) {
+            StreamEnd::Complete => None,
+            StreamEnd::Error => {
+                reporter.backend_told_error();
+                None
+            }
+            StreamEnd::Unfinished | StreamEnd::Unknown => {
+                let frame = reporter.frame(&error, watch.framing, &watch.tail);
+                Some(Ok(Frame::data(frame)))
+            }
+        },
+        _ => {
+            reporter.broke_off(&error);
+            Some(Err(error))
+        }
     }
 }
 
@@ -93,197 +145,82 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match self.project().kind.project() {
-            KindProjection::Told { text } => {
-                Poll::Ready(text.take().map(|text| Ok(Frame::data(text))))
+        let mut kind = self.project().kind;
+        let (mut inner, watch, cutoff, reporter) = match kind.as_mut().project() {
+            KindProjected::Inner {
+                inner,
+                watch,
+                cutoff,
+                reporter,
+            } => (inner, watch, cutoff, reporter),
+            KindProjected::Whole { bytes } => {
+                let frame = Frame::data(std::mem::take(bytes));
+                kind.set(Kind::Ended);
+                return Poll::Ready(Some(Ok(frame)));
             }
-            KindProjection::Passed { inner, asked } => inner.poll_frame(cx).map(|frame| {
-                let frame = frame?.map_err(Into::into);
-                if let Err(error) = &frame {
-                    asked.note_broken(kind_of(error));
+            KindProjected::Ended => return Poll::Ready(None),
+        };
+        let error = match inner.as_mut().poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                let Some(watch) = watch else {
+                    return Poll::Ready(Some(Ok(frame)));
+                };
+                if let Some(data) = frame.data_ref() {
+                    watch.tail.push(data);
                 }
-                Some(frame)
-            }),
-            KindProjection::Watched { inner, watch } => watch.poll(inner, cx),
-        }
+                let is_last = frame.is_trailers() || inner.is_end_stream();
+                let is_short = is_last && !watch.settle(reporter);
+                if frame.is_data() || !is_short {
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                Some(Failure::from(AnswerUnfinished).into())
+            }
+            Poll::Ready(None) => {
+                let is_short = watch.as_mut().is_some_and(|watch| !watch.settle(reporter));
+                is_short.then(|| Failure::from(AnswerUnfinished).into())
+            }
+            Poll::Ready(Some(Err(error))) => Some(error.into()),
+            Poll::Pending => {
+                let is_cut = |cutoff: &mut Cutoff| cutoff.poll(cx).is_ready();
+                if !cutoff.as_mut().is_some_and(is_cut) {
+                    return Poll::Pending;
+                }
+                Some(Failure::from(ShuttingDown).into())
+            }
+        };
+        let last = error.and_then(|error| last_words(watch.as_ref(), reporter, error));
+        // The backend is let go of now, not when the client has read its last frame.
+        kind.set(Kind::Ended);
+        Poll::Ready(last)
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Told { text } => text.is_none(),
-            Kind::Passed { inner, .. } => inner.is_end_stream(),
-            Kind::Watched { watch, .. } => watch.is_over,
+            Kind::Inner {
+                inner,
+                watch: Some(watch),
+                ..
+            } => watch.is_settled && inner.is_end_stream(),
+            Kind::Inner { inner, .. } => inner.is_end_stream(),
+            Kind::Whole { .. } => false,
+            Kind::Ended => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Told { text } => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
-            Kind::Passed { inner, .. } => inner.size_hint(),
-            Kind::Watched { .. } => SizeHint::default(),
-        }
-    }
-}
-
-impl Watch {
-    fn poll<B>(
-        &mut self,
-        inner: Pin<&mut B>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>>
-    where
-        B: Body<Data = Bytes>,
-        B::Error: Into<BoxError>,
-    {
-        if self.is_over {
-            return Poll::Ready(None);
-        }
-        match inner.poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(data) = frame.data_ref() {
-                    self.tail.push(data);
-                }
-                Poll::Ready(Some(Ok(frame)))
+            Kind::Inner {
+                inner,
+                watch: Some(_),
+                ..
+            } => {
+                let mut hint = SizeHint::new();
+                hint.set_lower(inner.size_hint().lower());
+                hint
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(self.broken(error.into()))),
-            Poll::Ready(None) => Poll::Ready(self.ended()),
-            Poll::Pending => {
-                let cutoff = self.cutoff.as_mut();
-                match cutoff.is_some_and(|cutoff| cutoff.is_reached(cx)) {
-                    true => Poll::Ready(Some(self.broken(Failure::from(CutOff).into()))),
-                    false => Poll::Pending,
-                }
-            }
+            Kind::Inner { inner, .. } => inner.size_hint(),
+            Kind::Whole { bytes } => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Ended => SizeHint::with_exact(0),
         }
-    }
-
-    /// The inner body says that this was all: was it?
-    fn ended(&mut self) -> Option<Result<Frame<Bytes>, BoxError>> {
-        let operation = self.asked.operation.unwrap_or(Operation::Extra);
-        match self.tail.end(self.asked.dialect, operation) {
-            StreamEnd::Complete => {
-                self.is_over = true;
-                None
-            }
-            StreamEnd::ErrorSeen => {
-                self.is_over = true;
-                self.asked.note_error("backend_error");
-                None
-            }
-            StreamEnd::Unfinished => Some(self.broken(Failure::from(Unfinished).into())),
-        }
-    }
-
-    /// The last frame of a broken stream, or the error that ends the connection, where no frame
-    /// may stand.
-    fn broken(&mut self, error: BoxError) -> Result<Frame<Bytes>, BoxError> {
-        self.is_over = true;
-        self.asked.note_broken(kind_of(&error));
-        if !self.tail.is_at_boundary() {
-            return Err(error);
-        }
-        let message = message_of(&*error);
-        let frame = self.asked.dialect.error_frame(ErrorText {
-            status: Failure::find(&*error).map_or(StatusCode::BAD_GATEWAY, Failure::status),
-            message: &message,
-            request_id: self
-                .asked
-                .request_id
-                .as_ref()
-                .and_then(|id| id.to_str().ok()),
-        });
-        Ok(Frame::data(frame))
-    }
-}
-
-fn kind_of(error: &BoxError) -> &'static str {
-    Failure::find(&**error).map_or("internal_error", Failure::kind)
-}
-
-/// Waits for the cutoff without asking for it at each poll: a task keeps its waker.
-struct Cutoff {
-    receiver: watch::Receiver<bool>,
-    waiting: Option<(Waker, Pin<Box<dyn Future<Output = ()> + Send>>)>,
-}
-
-impl Cutoff {
-    fn new(receiver: watch::Receiver<bool>) -> Self {
-        Self {
-            receiver,
-            waiting: None,
-        }
-    }
-
-    fn is_reached(&mut self, cx: &mut Context<'_>) -> bool {
-        let is_registered = |(waker, _): &(Waker, _)| waker.will_wake(cx.waker());
-        let changed = self.receiver.has_changed().unwrap_or(false);
-        if !changed && self.waiting.as_ref().is_some_and(is_registered) {
-            return false;
-        }
-        let mut receiver = self.receiver.clone();
-        let mut waiting: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
-            if receiver.wait_for(|cut| *cut).await.is_err() {
-                std::future::pending().await
-            }
-        });
-        let is_reached = waiting.as_mut().poll(cx).is_ready();
-        self.waiting = Some((cx.waker().clone(), waiting));
-        is_reached
-    }
-}
-
-impl fmt::Debug for Cutoff {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Cutoff")
-            .field(&*self.receiver.borrow())
-            .finish()
-    }
-}
-
-/// A stream ended without what ends a whole one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unfinished;
-
-impl fmt::Display for Unfinished {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the backend ended its answer in the middle; what came so far is not whole")
-    }
-}
-
-impl Error for Unfinished {}
-
-impl Fail for Unfinished {
-    fn side(&self) -> Side {
-        Side::Upstream
-    }
-    fn status(&self) -> StatusCode {
-        StatusCode::BAD_GATEWAY
-    }
-    fn kind(&self) -> &'static str {
-        "answer_unfinished"
-    }
-}
-
-/// The drain's time was over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct CutOff;
-
-impl fmt::Display for CutOff {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the gateway is shutting down; ask again")
-    }
-}
-
-impl Error for CutOff {}
-
-impl Fail for CutOff {
-    fn side(&self) -> Side {
-        Side::Gateway
-    }
-    fn status(&self) -> StatusCode {
-        StatusCode::SERVICE_UNAVAILABLE
-    }
-    fn kind(&self) -> &'static str {
-        "shutting_down"
     }
 }

@@ -1,42 +1,50 @@
-//! Errors before the head of an answer.
+//! The answer under way.
 
 use std::convert::Infallible;
-use std::error::Error;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tokio::sync::watch;
 
-use super::RescueBody;
-use super::service::Asked;
-use crate::dialect::ErrorText;
-use crate::endpoint::MethodNotAllowed;
+use super::cutoff::Cutoff;
+use super::report::Reporter;
+use super::{RescueBody, ShuttingDown};
 use crate::{BoxError, Failure};
 
 pin_project! {
-    /// The future of [`Rescue`](super::Rescue).
+    /// The future of [`RescueService`](super::RescueService).
     #[derive(Debug)]
     pub struct RescueFuture<F> {
         #[pin]
-        inner: F,
-        asked: Option<Asked>,
-        cutoff: Option<watch::Receiver<bool>>,
+        inner: Option<F>,
+        // Why there is no inner future.
+        failed: Option<BoxError>,
+        cutoff: Option<Cutoff>,
+        // `None` once the answer was given.
+        reporter: Option<Reporter>,
     }
 }
 
 impl<F> RescueFuture<F> {
-    pub(super) fn new(inner: F, asked: Asked, cutoff: Option<watch::Receiver<bool>>) -> Self {
+    pub(super) fn new(inner: F, cutoff: Option<Cutoff>, reporter: Reporter) -> Self {
         Self {
-            inner,
-            asked: Some(asked),
+            inner: Some(inner),
+            failed: None,
             cutoff,
+            reporter: Some(reporter),
+        }
+    }
+
+    pub(super) fn failed(error: BoxError, reporter: Reporter) -> Self {
+        Self {
+            inner: None,
+            failed: Some(error),
+            cutoff: None,
+            reporter: Some(reporter),
         }
     }
 }
@@ -51,68 +59,34 @@ where
     type Output = Result<Response<RescueBody<R>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let answer = ready!(this.inner.poll(cx));
-        let Some(asked) = this.asked.take() else {
+        let mut this = self.project();
+        let polled = match this.inner.as_mut().as_pin_mut() {
+            Some(inner) => inner.poll(cx).map_err(Into::into),
+            None => match this.failed.take() {
+                Some(error) => Poll::Ready(Err(error)),
+                None => Poll::Pending,
+            },
+        };
+        let is_cut = |cutoff: &mut Cutoff| cutoff.poll(cx).is_ready();
+        let result = match polled {
+            Poll::Ready(result) => result,
+            Poll::Pending if this.cutoff.as_mut().is_some_and(is_cut) => {
+                Err(Failure::from(ShuttingDown).into())
+            }
+            Poll::Pending => return Poll::Pending,
+        };
+        // What was waited for is given up now, not when the client has read the answer.
+        this.inner.set(None);
+        let Some(reporter) = this.reporter.take() else {
             return Poll::Pending;
         };
-        Poll::Ready(Ok(match answer {
+        Poll::Ready(Ok(match result {
             Ok(answer) => {
                 let (head, body) = answer.into_parts();
-                let body = RescueBody::watching(body, &head, asked, this.cutoff.take());
+                let body = RescueBody::new(&head, body, this.cutoff.take(), reporter);
                 Response::from_parts(head, body)
             }
-            Err(error) => told(&*error.into(), &asked),
+            Err(error) => reporter.answer(&error).map(RescueBody::whole),
         }))
-    }
-}
-
-/// The answer that tells of an error.
-fn told<R>(error: &(dyn Error + 'static), asked: &Asked) -> Response<RescueBody<R>> {
-    let failure = Failure::find(error);
-    asked.note_error(failure.map_or("internal_error", Failure::kind));
-    let status = failure.map_or(StatusCode::BAD_GATEWAY, Failure::status);
-    let message = message_of(error);
-    let text = ErrorText {
-        status,
-        message: &message,
-        request_id: asked.request_id.as_ref().and_then(|id| id.to_str().ok()),
-    };
-    let (content_type, body) = asked.dialect.error_body(text);
-    let length = body.len();
-    let mut answer = Response::new(RescueBody::told(body));
-    *answer.status_mut() = status;
-    let headers = answer.headers_mut();
-    headers.insert(CONTENT_TYPE, content_type);
-    headers.insert(CONTENT_LENGTH, length.into());
-    if let Some(failure) = failure {
-        write_headers(failure, headers);
-    }
-    answer
-}
-
-fn write_headers(failure: &Failure, headers: &mut HeaderMap) {
-    failure.write_headers(headers);
-    if let Some(wait) = failure.retry_after() {
-        headers.insert(RETRY_AFTER, whole_seconds(wait).into());
-    }
-    if let Some(MethodNotAllowed { allowed }) = failure.caused_by() {
-        let names: Vec<_> = allowed.iter().map(Method::as_str).collect();
-        if let Ok(names) = HeaderValue::try_from(names.join(", ")) {
-            headers.insert(ALLOW, names);
-        }
-    }
-}
-
-/// Rounded up: who comes back too early is refused again.
-fn whole_seconds(wait: Duration) -> u64 {
-    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
-}
-
-/// What may be told of an error: a failure's own text. Any other error may say anything.
-pub(super) fn message_of(error: &(dyn Error + 'static)) -> String {
-    match Failure::find(error) {
-        Some(failure) => failure.to_string(),
-        None => "the gateway failed to get an answer; its log says why".to_owned(),
     }
 }

@@ -1,36 +1,55 @@
 //! The layer.
 
-use tokio::sync::watch;
+use tokio::sync::watch::Receiver;
 use tower_layer::Layer;
 
-use super::Rescue;
+use super::RescueService;
+use super::report::Hook;
 
-/// Makes [`Rescue`] services.
-#[derive(Clone, Debug, Default)]
+/// Makes answers of errors, and error frames of broken streams; see the [module](super).
+#[derive(Clone, Debug)]
 pub struct RescueLayer {
-    cutoff: Option<watch::Receiver<bool>>,
+    cutoff: Option<Receiver<bool>>,
+    hook: Hook,
 }
 
 impl RescueLayer {
-    /// Rescues whatever fails.
+    /// No cutoff, and nobody is told of errors but the client and the request's
+    /// [`Record`](crate::Record).
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            cutoff: None,
+            hook: |_| {},
+        }
     }
 
-    /// Ends streams with an error frame when `cutoff` turns true: the last moment of a drain.
-    pub fn with_cutoff(mut self, cutoff: watch::Receiver<bool>) -> Self {
+    /// Ends what is under way with [`ShuttingDown`](super::ShuttingDown) when `cutoff` turns
+    /// true: at once where a backend is waited for, between two items where a client is.
+    ///
+    /// A client that does not read is not noticed here; whoever holds its socket must end it.
+    pub fn with_cutoff(mut self, cutoff: Receiver<bool>) -> Self {
         self.cutoff = Some(cutoff);
+        self
+    }
+
+    /// Calls `hook` with each error before the client is told of it: the place for a log, as
+    /// clients are told nothing of errors that are no [`Failure`](crate::Failure).
+    pub fn with_hook(mut self, hook: fn(&(dyn std::error::Error + Send + Sync + 'static))) -> Self {
+        self.hook = hook;
         self
     }
 }
 
-impl<S> Layer<S> for RescueLayer {
-    type Service = Rescue<S>;
+impl Default for RescueLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
-    fn layer(&self, inner: S) -> Rescue<S> {
-        Rescue {
-            inner,
-            cutoff: self.cutoff.clone(),
-        }
+impl<S> Layer<S> for RescueLayer {
+    type Service = RescueService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        RescueService::new(inner, self.cutoff.clone(), self.hook)
     }
 }

@@ -1,48 +1,91 @@
 //! Errors become answers, broken streams get their error frame.
 //!
-//! The one place where a failure is put into words: an error becomes an answer in the dialect
-//! of its route, and a stream that breaks off is ended so that its client can tell. Outside of
-//! it nothing fails.
+//! Outside of this layer nothing fails: what an inner service returns as an error is answered in
+//! the [`Dialect`](crate::Dialect) of the route, with the status and headers of its
+//! [`Failure`](crate::Failure), so that a client's library raises its own exception. An answer
+//! that streams is watched to its end: one that breaks off, or ends without the item that every
+//! whole stream ends with, gets a last line or event that says so. Ollama itself ends a `/v1`
+//! stream silently when its engine dies, which no client can tell from success.
 //!
 //! ```text
-//! call ── error ──▶ an answer with its status, Retry-After, Allow
-//! call ── head ── frames ── breaks off between two items ──▶ an error frame, a clean end
-//!                        └─ breaks off inside an item ─────▶ an unclean end
+//!               head   line  line        ✗ backend gone
+//! backend  ------|------|-----|----- ... |
+//! client   ------|------|-----|----- ... | {"error":".."} end     between two lines
+//! client   ------|------|-----|----- .. ha| connection closed     inside of one
+//!          error |
+//! client   ------| 502 {"error":".."}                             before the head
 //! ```
 //!
-//! A native stream that ends without `done:true` or an error line is broken too, and so is an
-//! event stream without the event that ends it: Ollama loses errors on its `/v1` routes.
+//! A frame can stand only where an item could: inside of a line, or in an answer of a declared
+//! length, the body fails instead and the connection ends unclean. An error line of the
+//! backend's own passes as it is and is not followed by another.
 //!
-//! It belongs inside of what must see every final status (spans, records), outside of
-//! everything that can fail.
+//! It belongs inside of whatever must see the final status (spans, the outcome, CORS) and
+//! outside of everything that can fail.
 //!
 //! ```
-//! use http::{Request, Response, StatusCode};
-//! use http_body_util::Empty;
-//! use llamatower_layers::{BoxError, Failure, endpoint::NotFound, rescue::RescueLayer};
-//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//! use std::convert::Infallible;
+//!
+//! use bytes::Bytes;
+//! use http::{Method, Request, Response, StatusCode};
+//! use http_body_util::{BodyExt, Full};
+//! use llamatower_layers::endpoint::{EndpointLayer, EndpointTable};
+//! use llamatower_layers::rescue::RescueLayer;
+//! use llamatower_layers::{BoxError, RouteMatch};
+//! use tower::{ServiceBuilder, ServiceExt, filter::FilterLayer, service_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() {
+//! # async fn main() -> Result<(), Infallible> {
 //! let service = ServiceBuilder::new()
+//!     .layer(EndpointLayer::new(EndpointTable::ollama()))
 //!     .layer(RescueLayer::new())
-//!     .service(service_fn(|_: Request<()>| async {
-//!         Err::<Response<Empty<bytes::Bytes>>, BoxError>(Failure::from(NotFound).into())
+//!     .layer(FilterLayer::new(RouteMatch::require))
+//!     .service(service_fn(async |_| {
+//!         Err::<Response<Full<Bytes>>, _>(BoxError::from("the secrets of the implementation"))
 //!     }));
-//! let Ok(answer) = service.oneshot(Request::new(())).await;
-//! assert_eq!(answer.status(), StatusCode::NOT_FOUND);
+//!
+//! let request = Request::post("/api/chat").body(()).expect("a request");
+//! let answer = service.clone().oneshot(request).await?;
+//! assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+//! let text = answer.into_body().collect().await.expect("a body").to_bytes();
+//! assert!(text.starts_with(b"{\"error\":\"internal error"));
+//!
+//! let request = Request::get("/api/chat").body(()).expect("a request");
+//! let answer = service.oneshot(request).await?;
+//! assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
+//! assert_eq!(answer.headers()["allow"], "POST");
+//! # Ok(())
 //! # }
+//! ```
+//!
+//! A server that must go down while streams are under way ends them by a cutoff; errors that
+//! say nothing of themselves go to a hook:
+//!
+//! ```
+//! use llamatower_layers::rescue::RescueLayer;
+//! use tokio::sync::watch;
+//!
+//! let (cutoff, is_over) = watch::channel(false);
+//! let layer = RescueLayer::new()
+//!     .with_cutoff(is_over)
+//!     .with_hook(|error| eprintln!("told to the client: {error}"));
+//! // When the time for draining is up:
+//! cutoff.send_replace(true);
+//! # let _ = layer;
 //! ```
 
 mod body;
+mod cutoff;
+mod error;
 mod future;
 mod layer;
+mod report;
 mod service;
-
 #[cfg(test)]
 mod tests;
 
-pub use body::{RescueBody, Unfinished};
+pub use body::RescueBody;
+pub use error::{AnswerUnfinished, ShuttingDown};
 pub use future::RescueFuture;
 pub use layer::RescueLayer;
-pub use service::Rescue;
+pub use service::RescueService;

@@ -1,236 +1,500 @@
+#![allow(clippy::unwrap_used)]
+
+use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::pin::pin;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
-use http_body::{Body, Frame};
-use http_body_util::{BodyExt, Full, StreamBody};
-use tokio::sync::{mpsc, watch};
-use tower::{Layer, ServiceExt, service_fn};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_test::{assert_pending, assert_ready, task};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 use super::*;
-use crate::endpoint::{MethodNotAllowed, NotFound};
-use crate::{BoxError, EndpointTable, Failure};
+use crate::{
+    BoxError, Ending, EndpointTable, Fail, Failure, Outcome, Record, Side,
+    endpoint::MethodNotAllowed,
+};
 
-fn request(method: &Method, path: &str) -> Request<()> {
-    let mut request = Request::new(());
-    *request.method_mut() = method.clone();
-    let found = EndpointTable::ollama().look_up(method, path);
-    request.extensions_mut().insert(found);
-    request
+#[derive(Debug)]
+struct Busy;
+impl std::fmt::Display for Busy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("all backends are busy")
+    }
+}
+impl std::error::Error for Busy {}
+impl Fail for Busy {
+    fn side(&self) -> Side {
+        Side::Upstream
+    }
+    fn status(&self) -> StatusCode {
+        StatusCode::SERVICE_UNAVAILABLE
+    }
+    fn kind(&self) -> &'static str {
+        "busy"
+    }
+    fn retry_after(&self) -> Option<Duration> {
+        Some(Duration::from_millis(1200))
+    }
+    fn write_headers(&self, headers: &mut HeaderMap) {
+        headers.insert("x-busy", "very".parse().unwrap());
+    }
 }
 
-type Item = Result<&'static str, &'static str>;
-
-fn stream(
-    content_type: &'static str,
-    items: Vec<Item>,
-) -> Response<impl Body<Data = Bytes, Error = BoxError>> {
-    let frames = items.into_iter().map(|item| match item {
-        Ok(text) => Ok(Frame::data(Bytes::from(text))),
-        Err(text) => Err(BoxError::from(text)),
-    });
-    let body = StreamBody::new(futures_util::stream::iter(frames));
-    Response::builder()
-        .header("content-type", content_type)
-        .body(body)
-        .expect("sound")
+fn busy() -> BoxError {
+    Failure::from(Busy).into()
 }
 
-/// What the client of a stream sees: its text, and whether it ended cleanly.
-async fn seen(path: &str, content_type: &'static str, items: Vec<Item>) -> (String, bool) {
-    let inner = service_fn(move |_: Request<()>| {
-        let answer = stream(content_type, items.clone());
-        async move { Ok::<_, Infallible>(answer) }
-    });
-    let Ok(answer) = RescueLayer::new()
-        .layer(inner)
-        .oneshot(request(&Method::POST, path))
-        .await;
-    let mut body = pin!(answer.into_body());
-    let mut text = String::new();
-    loop {
-        match body.frame().await {
-            Some(Ok(frame)) => {
-                text.push_str(std::str::from_utf8(frame.data_ref().expect("data")).expect("text"))
+/// What a backend's body does, poll by poll; at the end of the script it waits for ever.
+#[derive(Debug)]
+enum Step {
+    Data(&'static str),
+    Last(&'static str),
+    Trailers,
+    Broken,
+    End,
+}
+use Step::{Broken, Data, End, Last, Trailers};
+
+#[derive(Debug, Default)]
+struct Scripted {
+    steps: VecDeque<Step>,
+    is_over: bool,
+    _held: Arc<()>,
+}
+
+impl Body for Scripted {
+    type Data = Bytes;
+    type Error = BoxError;
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Ready(match self.steps.pop_front() {
+            Some(Data(text)) => Some(Ok(Frame::data(Bytes::from(text)))),
+            Some(Last(text)) => {
+                self.is_over = true;
+                Some(Ok(Frame::data(Bytes::from(text))))
             }
-            Some(Err(_)) => return (text, false),
-            None => return (text, true),
-        }
+            Some(Trailers) => Some(Ok(Frame::trailers(HeaderMap::new()))),
+            Some(Broken) => Some(Err(busy())),
+            Some(End) => None,
+            None if self.is_over => None,
+            None => return Poll::Pending,
+        })
+    }
+    fn is_end_stream(&self) -> bool {
+        self.is_over
+    }
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::new()
     }
 }
 
 const NDJSON: &str = "application/x-ndjson";
 const SSE: &str = "text/event-stream";
 
-#[tokio::test]
-async fn a_whole_stream_passes_as_it_is() {
-    let line = "{\"done\":false}\n";
-    let last = "{\"done\":true}\n";
-    let (text, clean) = seen("/api/chat", NDJSON, vec![Ok(line), Ok(last)]).await;
-    assert_eq!((text, clean), (format!("{line}{last}"), true));
+fn request(method: Method, path: &str) -> (Request<()>, Record) {
+    let mut request = Request::new(());
+    *request.method_mut() = method.clone();
+    let route = EndpointTable::ollama().look_up(&method, path);
+    let record = Record::new(Outcome::starting(Instant::now()));
+    request.extensions_mut().insert(route);
+    request.extensions_mut().insert(record.clone());
+    (request, record)
+}
+
+/// The answer of the layer to a request that the inner service answers with these steps.
+async fn answer(
+    layer: RescueLayer,
+    path: &str,
+    content_type: &'static str,
+    steps: impl IntoIterator<Item = Step>,
+) -> (Response<RescueBody<Scripted>>, Record) {
+    let body = Scripted {
+        steps: steps.into_iter().collect(),
+        ..Scripted::default()
+    };
+    answer_of_body(layer, path, content_type, body).await
+}
+
+async fn answer_of_body(
+    layer: RescueLayer,
+    path: &str,
+    content_type: &'static str,
+    body: Scripted,
+) -> (Response<RescueBody<Scripted>>, Record) {
+    let body = Arc::new(Mutex::new(Some(body)));
+    let service = layer.layer(service_fn(move |_: Request<()>| {
+        let body = body.lock().unwrap().take().unwrap();
+        let answer = Response::builder().header("content-type", content_type);
+        std::future::ready(Ok::<_, BoxError>(answer.body(body).unwrap()))
+    }));
+    let (request, record) = request(Method::POST, path);
+    let Ok(answer) = service.oneshot(request).await;
+    (answer, record)
+}
+
+/// What a client sees: the bytes, and whether the end was clean.
+async fn seen(mut body: RescueBody<Scripted>) -> (String, bool) {
+    let mut text = String::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else {
+            assert!(body.frame().await.is_none());
+            return (text, false);
+        };
+        let is_last = frame.is_trailers() || body.is_end_stream();
+        if let Ok(data) = frame.into_data() {
+            text.push_str(std::str::from_utf8(&data).unwrap());
+        }
+        if is_last {
+            break;
+        }
+    }
+    (text, true)
+}
+
+async fn stream(
+    path: &str,
+    content_type: &'static str,
+    steps: impl IntoIterator<Item = Step>,
+) -> (String, bool, Outcome) {
+    let (answer, record) = answer(RescueLayer::new(), path, content_type, steps).await;
+    let (text, is_clean) = seen(answer.into_body()).await;
+    (text, is_clean, record.snapshot())
+}
+
+async fn error_answer(
+    method: Method,
+    path: &str,
+    error: impl Fn() -> BoxError + Clone,
+) -> (Response<Bytes>, Outcome) {
+    let service = RescueLayer::new().layer(service_fn(move |_: Request<()>| {
+        std::future::ready(Err::<Response<Scripted>, _>(error()))
+    }));
+    let (mut request, record) = request(method, path);
+    let id = "req_f6eb".parse().unwrap();
+    request.headers_mut().insert("x-request-id", id);
+    let Ok(answer) = service.oneshot(request).await;
+    let (head, body) = answer.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    (Response::from_parts(head, body), record.snapshot())
 }
 
 #[tokio::test]
-async fn a_stream_that_breaks_between_lines_ends_with_an_error_line() {
-    let (text, clean) = seen(
-        "/api/chat",
-        NDJSON,
-        vec![Ok("{\"done\":false}\n"), Err("gone")],
-    )
-    .await;
-    assert!(
-        text.starts_with("{\"done\":false}\n{\"error\":\"") && text.ends_with("\"}\n"),
-        "{text}"
-    );
-    assert!(clean);
-}
-
-#[tokio::test]
-async fn a_stream_that_breaks_inside_a_line_ends_unclean() {
-    let half = "{\"done\":fal";
-    assert_eq!(
-        seen("/api/chat", NDJSON, vec![Ok(half), Err("gone")]).await,
-        (half.to_owned(), false)
-    );
-    assert_eq!(
-        seen("/api/chat", NDJSON, vec![Ok(half)]).await,
-        (half.to_owned(), false)
-    );
-}
-
-#[tokio::test]
-async fn a_stream_without_its_end_is_broken() {
-    for (path, content_type, item, error) in [
-        ("/api/generate", NDJSON, "{\"done\":false}\n", "{\"error\":"),
+async fn a_failure_is_answered_in_the_dialect_of_the_route() {
+    for (path, expected) in [
+        ("/api/chat", r#"{"error":"all backends are busy"}"#),
         (
             "/v1/chat/completions",
-            SSE,
-            "data: {\"choices\":[]}\n\n",
-            "data: {\"error\":{\"message\":",
+            r#"{"error":{"message":"all backends are busy","type":"api_error","param":null,"code":null}}"#,
         ),
         (
             "/v1/messages",
-            SSE,
-            "event: content_block_delta\ndata: {}\n\n",
-            "event: error\ndata: {\"type\":\"error\"",
+            r#"{"type":"error","error":{"type":"overloaded_error","message":"all backends are busy"},"request_id":"req_f6eb"}"#,
         ),
-        (
-            "/v1/responses",
-            SSE,
-            "event: response.output_text.delta\ndata: {}\n\n",
-            "event: error\ndata: {\"type\":\"error\"",
-        ),
+        ("/nowhere", "all backends are busy"),
     ] {
-        let (text, clean) = seen(path, content_type, vec![Ok(item)]).await;
-        assert!(
-            text.strip_prefix(item)
-                .is_some_and(|rest| rest.starts_with(error)),
-            "{text}"
-        );
-        assert!(clean);
+        let (answer, outcome) = error_answer(Method::POST, path, busy).await;
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.headers()["retry-after"], "2");
+        assert_eq!(answer.headers()["x-busy"], "very");
+        assert_eq!(answer.body(), expected);
+        assert_eq!(outcome.error, Some("busy"));
+        assert_eq!(outcome.status, Some(StatusCode::SERVICE_UNAVAILABLE));
+        assert_eq!(outcome.ending, Ending::Open, "the answer is yet to be sent");
     }
 }
 
 #[tokio::test]
-async fn an_error_line_of_the_backend_is_not_followed_by_another() {
-    let line = "{\"error\":\"it broke\"}\n";
+async fn a_wrong_method_is_told_as_ollama_tells_it() {
+    let wrong = || -> BoxError {
+        let allowed = Arc::new([Method::GET, Method::HEAD]);
+        Failure::from(MethodNotAllowed { allowed }).into()
+    };
+    let (answer, _) = error_answer(Method::DELETE, "/api/tags", wrong).await;
+    assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(answer.headers()["allow"], "GET, HEAD");
+    assert_eq!(answer.headers()["content-type"], "text/plain");
+    assert_eq!(answer.body(), "405 method not allowed");
+}
+
+#[tokio::test]
+async fn an_error_that_says_nothing_of_itself_is_a_500_without_its_text() {
+    let (answer, outcome) = error_answer(Method::POST, "/api/chat", || "a secret".into()).await;
+    assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(!answer.body().is_empty());
+    assert!(!String::from_utf8_lossy(answer.body()).contains("secret"));
+    assert_eq!(outcome.error, Some("internal_error"));
+}
+
+#[tokio::test]
+async fn a_service_that_cannot_become_ready_is_an_answer_too() {
+    #[derive(Clone)]
+    struct Unready;
+    impl Service<Request<()>> for Unready {
+        type Response = Response<Scripted>;
+        type Error = BoxError;
+        type Future = std::future::Pending<Result<Response<Scripted>, BoxError>>;
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+            Poll::Ready(Err(busy()))
+        }
+        fn call(&mut self, _: Request<()>) -> Self::Future {
+            unreachable!("it is not ready")
+        }
+    }
+    let (request, _) = request(Method::POST, "/api/chat");
+    let Ok(answer) = RescueLayer::new().layer(Unready).oneshot(request).await;
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn a_killed_backend_ends_the_stream_with_an_error_line() {
+    let (text, is_clean, outcome) =
+        stream("/api/chat", NDJSON, [Data("{\"done\":false}\n"), Broken]).await;
     assert_eq!(
-        seen("/api/chat", NDJSON, vec![Ok(line)]).await,
-        (line.to_owned(), true)
+        text,
+        "{\"done\":false}\n{\"error\":\"all backends are busy\"}\n"
+    );
+    assert!(is_clean);
+    assert_eq!(outcome.ending, Ending::Broken);
+    assert_eq!(outcome.error, Some("busy"));
+}
+
+#[tokio::test]
+async fn killed_inside_of_a_line_the_stream_ends_unclean() {
+    let (text, is_clean, outcome) = stream(
+        "/api/chat",
+        NDJSON,
+        [Data("{\"done\":false}\n{\"do"), Broken],
+    )
+    .await;
+    assert_eq!(text, "{\"done\":false}\n{\"do");
+    assert!(!is_clean);
+    assert_eq!(outcome.ending, Ending::Broken);
+}
+
+#[tokio::test]
+async fn a_tidy_end_before_the_last_item_is_told() {
+    const UNFINISHED: &str = "the backend ended its answer before it was complete";
+    for (path, content_type, item, frame) in [
+        (
+            "/api/generate",
+            NDJSON,
+            "{\"done\":false}\n",
+            format!("{{\"error\":\"{UNFINISHED}\"}}\n"),
+        ),
+        (
+            "/v1/completions",
+            SSE,
+            "data: {\"model\":\"\"}\n\n",
+            format!(
+                "data: {{\"error\":{{\"message\":\"{UNFINISHED}\",\"type\":\"api_error\",\"param\":null,\"code\":null}}}}\n\n"
+            ),
+        ),
+        (
+            "/v1/messages",
+            SSE,
+            "event: ping\ndata: {}\n\n",
+            format!(
+                "event: error\ndata: {{\"type\":\"error\",\"error\":{{\"type\":\"api_error\",\"message\":\"{UNFINISHED}\"}}}}\n\n"
+            ),
+        ),
+    ] {
+        for ending in [
+            vec![Data(item), End],
+            vec![Last(item)],
+            vec![Data(item), Trailers],
+        ] {
+            let (text, is_clean, outcome) = stream(path, content_type, ending).await;
+            assert_eq!(text, format!("{item}{frame}"));
+            assert!(is_clean);
+            assert_eq!(outcome.error, Some("answer_unfinished"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_error_event_of_responses_has_the_next_number() {
+    let item = "event: response.output_text.delta\ndata: {\"sequence_number\":58}\n\n";
+    let (text, ..) = stream("/v1/responses", SSE, [Data(item), End]).await;
+    let event = text.strip_prefix(item).unwrap();
+    assert!(event.starts_with("event: error\ndata: {\"type\":\"error\",\"sequence_number\":59,"));
+}
+
+#[tokio::test]
+async fn a_tidy_end_inside_of_a_line_is_unclean() {
+    let (text, is_clean, outcome) = stream("/api/chat", NDJSON, [Last("{\"done\":fa")]).await;
+    assert_eq!((&*text, is_clean), ("{\"done\":fa", false));
+    assert_eq!(outcome.error, Some("answer_unfinished"));
+}
+
+#[tokio::test]
+async fn a_whole_stream_passes_untouched_whatever_comes_after_it() {
+    let done = "{\"done\":true}\n";
+    for ending in [
+        vec![Data(done), End],
+        vec![Last(done)],
+        vec![Data(done), Trailers],
+        vec![Data(done), Broken],
+    ] {
+        let (text, is_clean, outcome) = stream("/api/chat", NDJSON, ending).await;
+        assert_eq!((&*text, is_clean), (done, true));
+        assert_eq!((outcome.ending, outcome.error), (Ending::Open, None));
+    }
+}
+
+#[tokio::test]
+async fn a_backends_own_error_line_is_not_followed_by_another() {
+    let line = "{\"error\":\"unexpected EOF\"}\n";
+    for ending in [
+        vec![Data(line), End],
+        vec![Last(line)],
+        vec![Data(line), Broken],
+    ] {
+        let (text, is_clean, outcome) = stream("/api/chat", NDJSON, ending).await;
+        assert_eq!((&*text, is_clean), (line, true));
+        assert_eq!(outcome.ending, Ending::Broken);
+        assert_eq!(outcome.error, Some("backend_error"));
+    }
+}
+
+#[tokio::test]
+async fn a_pull_may_end_as_it_likes_but_not_break() {
+    let line = "{\"status\":\"pulling\"}\n";
+    let (text, _, outcome) = stream("/api/pull", NDJSON, [Data(line), End]).await;
+    assert_eq!((&*text, outcome.error), (line, None));
+    let (text, ..) = stream("/api/pull", NDJSON, [Data(line), Broken]).await;
+    assert_eq!(
+        text,
+        format!("{line}{{\"error\":\"all backends are busy\"}}\n")
     );
 }
 
 #[tokio::test]
-async fn what_is_no_stream_breaks_uncleanly() {
-    let (text, clean) = seen("/api/chat", "application/json", vec![Ok("{"), Err("gone")]).await;
-    assert_eq!((text.as_str(), clean), ("{", false));
-}
-
-async fn told(error: BoxError, route: Request<()>) -> (http::response::Parts, Bytes) {
-    let error = std::sync::Mutex::new(Some(error));
-    let inner = service_fn(|_: Request<()>| {
-        let error = error.lock().expect("no panic").take().expect("asked once");
-        async { Err::<Response<Full<Bytes>>, _>(error) }
-    });
-    let Ok(answer) = RescueLayer::new().layer(inner).oneshot(route).await;
-    let (head, body) = answer.into_parts();
-    (head, body.collect().await.expect("whole").to_bytes())
+async fn what_is_no_stream_fails_unclean_and_may_end_as_it_likes() {
+    let json = "application/json; charset=utf-8";
+    let (text, is_clean, outcome) = stream("/api/chat", json, [Data("{\n"), Broken]).await;
+    assert_eq!((&*text, is_clean), ("{\n", false));
+    assert_eq!(outcome.ending, Ending::Broken);
+    let (text, is_clean, outcome) = stream("/api/chat", json, [Data("{}"), End]).await;
+    assert_eq!((&*text, is_clean, outcome.error), ("{}", true, None));
 }
 
 #[tokio::test]
-async fn an_error_becomes_an_answer_in_the_dialect_of_the_route() {
-    for (path, begins) in [
-        ("/api/chat", "{\"error\":\"404 page"),
-        ("/v1/chat/completions", "{\"error\":{\"message\":\"404 page"),
-        (
-            "/v1/messages",
-            "{\"type\":\"error\",\"error\":{\"type\":\"not_found_error\"",
-        ),
-        ("/nope", "404 page not found"),
-    ] {
-        let (head, body) = told(Failure::from(NotFound).into(), request(&Method::POST, path)).await;
-        assert_eq!(head.status, StatusCode::NOT_FOUND);
-        assert!(body.starts_with(begins.as_bytes()), "{body:?}");
-    }
-}
-
-#[tokio::test]
-async fn a_wrong_method_is_told_the_right_ones() {
-    let allowed = vec![Method::GET, Method::HEAD].into();
-    let error = Failure::from(MethodNotAllowed { allowed }).into();
-    let (head, body) = told(error, request(&Method::POST, "/api/tags")).await;
-    assert_eq!(head.headers["allow"], "GET, HEAD");
-    assert_eq!(body, "405 method not allowed");
-}
-
-#[tokio::test]
-async fn an_unknown_error_gives_nothing_away() {
-    let (head, body) = told("secret path".into(), request(&Method::POST, "/api/chat")).await;
-    assert_eq!(head.status, StatusCode::BAD_GATEWAY);
-    assert!(!body.windows(6).any(|window| window == b"secret"));
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_cutoff_ends_a_waiting_stream_with_an_error_line() {
-    let (cut, cutoff) = watch::channel(false);
-    let (frames, receiver) = mpsc::unbounded_channel::<Result<Frame<Bytes>, BoxError>>();
-    let receiver = std::sync::Mutex::new(Some(receiver));
-    let inner = service_fn(|_: Request<()>| {
-        let receiver = receiver.lock().expect("no panic").take();
-        let frames = futures_util::stream::unfold(receiver, |receiver| async {
-            let mut receiver = receiver?;
-            receiver.recv().await.map(|frame| (frame, Some(receiver)))
-        });
-        let body = StreamBody::new(frames);
+async fn nothing_is_added_to_an_answer_of_declared_length() {
+    let body = Scripted {
+        steps: [Data("{\"done\":false}\n"), Broken].into(),
+        ..Scripted::default()
+    };
+    let body = Mutex::new(Some(body));
+    let service = RescueLayer::new().layer(service_fn(|_: Request<()>| {
         let answer = Response::builder()
             .header("content-type", NDJSON)
-            .body(body)
-            .expect("sound");
-        async { Ok::<_, Infallible>(answer) }
-    });
-    let layer = RescueLayer::new().with_cutoff(cutoff);
-    let Ok(answer) = layer
-        .layer(inner)
-        .oneshot(request(&Method::POST, "/api/chat"))
-        .await;
-    let mut body = pin!(answer.into_body());
-    frames
-        .send(Ok(Frame::data("{}\n".into())))
-        .expect("it is read");
-    body.frame().await.expect("a frame").expect("no error");
-    let reading = async {
-        let frame = body.frame().await.expect("a frame").expect("no error");
-        frame.into_data().expect("data")
+            .header("content-length", 100);
+        let body = body.lock().unwrap().take().unwrap();
+        std::future::ready(Ok::<_, BoxError>(answer.body(body).unwrap()))
+    }));
+    let (request, _) = request(Method::POST, "/api/chat");
+    let Ok(answer) = service.oneshot(request).await;
+    let (text, is_clean) = seen(answer.into_body()).await;
+    assert_eq!((&*text, is_clean), ("{\"done\":false}\n", false));
+}
+
+#[tokio::test]
+async fn the_backend_is_let_go_of_before_the_client_has_read_the_error_frame() {
+    let is_held = Arc::new(());
+    let body = Scripted {
+        steps: [Broken].into(),
+        _held: is_held.clone(),
+        ..Scripted::default()
     };
-    let cutting = async {
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        cut.send_replace(true);
-    };
-    let (last, ()) = tokio::join!(reading, cutting);
-    assert!(
-        last.starts_with(b"{\"error\":\"the gateway is shutting down"),
-        "{last:?}"
-    );
+    let (mut answer, _) = answer_of_body(RescueLayer::new(), "/api/chat", NDJSON, body).await;
+    assert!(answer.body_mut().frame().await.is_some());
+    assert_eq!(Arc::strong_count(&is_held), 1);
+    assert!(answer.body().is_end_stream());
+}
+
+#[tokio::test]
+async fn a_cutoff_ends_a_waiting_stream_with_an_error_frame() {
+    let (cutoff, is_over) = watch::channel(false);
+    let layer = RescueLayer::new().with_cutoff(is_over);
+    let (answer, record) = answer(layer, "/api/chat", NDJSON, [Data("{}\n")]).await;
+    let mut body = task::spawn(answer.into_body());
+    let mut poll = || body.enter(|cx, body| body.poll_frame(cx));
+    assert!(assert_ready!(poll()).is_some());
+    assert_pending!(poll());
+    assert_pending!(poll());
+    assert!(!body.is_woken());
+    cutoff.send_replace(true);
+    assert!(body.is_woken(), "whoever waits is told");
+    let frame = assert_ready!(body.enter(|cx, body| body.poll_frame(cx)));
+    let data = frame.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(data, "{\"error\":\"the gateway is shutting down\"}\n");
+    assert!(body.is_end_stream());
+    assert_eq!(record.snapshot().error, Some("shutting_down"));
+}
+
+#[tokio::test]
+async fn a_cutoff_follows_a_stream_to_another_task() {
+    let (cutoff, is_over) = watch::channel(false);
+    let layer = RescueLayer::new().with_cutoff(is_over);
+    let (answer, _) = answer(layer, "/api/chat", NDJSON, []).await;
+    let mut body = task::spawn(answer.into_body());
+    assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
+    let mut body = task::spawn(body.into_inner());
+    assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
+    cutoff.send_replace(true);
+    assert!(body.is_woken());
+}
+
+#[tokio::test]
+async fn a_cutoff_answers_who_waits_for_a_head() {
+    let (cutoff, is_over) = watch::channel(false);
+    let service = RescueLayer::new()
+        .with_cutoff(is_over)
+        .layer(service_fn(|_: Request<()>| {
+            std::future::pending::<Result<Response<Scripted>, BoxError>>()
+        }));
+    let (request, _) = request(Method::POST, "/api/chat");
+    let mut answer = task::spawn(service.oneshot(request));
+    assert_pending!(answer.poll());
+    cutoff.send_replace(true);
+    let Ok(answer) = assert_ready!(answer.poll());
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn a_cutoff_that_nobody_can_set_any_more_is_none() {
+    let (cutoff, is_over) = watch::channel(false);
+    let layer = RescueLayer::new().with_cutoff(is_over);
+    let (answer, _) = answer(layer, "/api/chat", NDJSON, []).await;
+    let mut body = task::spawn(answer.into_body());
+    assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
+    drop(cutoff);
+    assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
+    assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
+}
+
+#[tokio::test]
+async fn the_answer_to_a_head_is_not_watched() {
+    let service = RescueLayer::new().layer(service_fn(|_: Request<()>| {
+        let answer = Response::builder().header("content-type", NDJSON);
+        let body = Scripted {
+            steps: [End].into(),
+            ..Scripted::default()
+        };
+        std::future::ready(Ok::<_, Infallible>(answer.body(body).unwrap()))
+    }));
+    let (request, record) = request(Method::HEAD, "/api/chat");
+    let Ok(answer) = service.oneshot(request).await;
+    assert_eq!(seen(answer.into_body()).await, (String::new(), true));
+    assert_eq!(record.snapshot().error, None);
 }

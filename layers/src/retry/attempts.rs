@@ -1,17 +1,26 @@
 //! What one request's attempts know of each other.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Which attempt a request is, and which backends were asked before; an extension of the
 /// request, shared by its attempts.
+///
+/// Whoever chooses a backend notes its choice here, so that the next attempt can go elsewhere,
+/// and the retry layer learn whether it did.
 #[derive(Clone, Debug)]
 pub struct Attempts(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     number: AtomicU32,
-    tried: Mutex<Vec<Arc<str>>>,
+    asked: Mutex<Asked>,
+}
+
+#[derive(Debug, Default)]
+struct Asked {
+    tried: Vec<Arc<str>>,
+    left: Option<usize>,
 }
 
 impl Attempts {
@@ -19,7 +28,7 @@ impl Attempts {
     pub(super) fn first() -> Self {
         Self(Arc::new(Shared {
             number: AtomicU32::new(1),
-            tried: Mutex::new(Vec::new()),
+            asked: Mutex::default(),
         }))
     }
 
@@ -34,15 +43,59 @@ impl Attempts {
 
     /// Notes whom this attempt asks.
     pub fn note_backend(&self, name: Arc<str>) {
-        self.list().push(name);
+        self.asked().tried.push(name);
+    }
+
+    /// Notes how many backends are left that could be asked and were not, the one that this
+    /// attempt asks not counted.
+    pub fn note_left(&self, count: usize) {
+        self.asked().left = Some(count);
     }
 
     /// Whom the attempts so far asked, in their order.
     pub fn tried(&self) -> Vec<Arc<str>> {
-        self.list().clone()
+        self.asked().tried.clone()
     }
 
-    fn list(&self) -> std::sync::MutexGuard<'_, Vec<Arc<str>>> {
-        self.0.tried.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether a next attempt may be expected to ask somebody new. If nobody noted how many are
+    /// left, that is so until a backend was asked twice; if nobody noted whom he asked, it is not.
+    pub fn can_go_elsewhere(&self) -> bool {
+        let asked = self.asked();
+        match (asked.left, asked.tried.split_last()) {
+            (Some(left), _) => left > 0,
+            (None, Some((last, before))) => !before.contains(last),
+            (None, None) => false,
+        }
+    }
+
+    fn asked(&self) -> MutexGuard<'_, Asked> {
+        self.0.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_somebody_else_until_one_was_asked_twice() {
+        let attempts = Attempts::first();
+        assert!(!attempts.can_go_elsewhere(), "nobody says whom he asks");
+        attempts.note_backend("a".into());
+        attempts.note_backend("b".into());
+        assert!(attempts.can_go_elsewhere());
+        attempts.note_backend("a".into());
+        assert!(!attempts.can_go_elsewhere());
+    }
+
+    #[test]
+    fn there_is_nobody_else_when_nobody_is_left() {
+        let attempts = Attempts::first();
+        attempts.note_backend("a".into());
+        attempts.note_left(1);
+        assert!(attempts.can_go_elsewhere());
+        attempts.note_backend("b".into());
+        attempts.note_left(0);
+        assert!(!attempts.can_go_elsewhere());
     }
 }

@@ -34,6 +34,7 @@ impl Default for RetryBudget {
 impl RetryBudget {
     /// `ratio` retries for each request, and `floor_per_second` on top; negative counts as none.
     pub fn new(ratio: f64, floor_per_second: f64) -> Self {
+        // `max` also makes zero of what is no number.
         let floor_per_second = floor_per_second.max(0.0);
         Self(Arc::new(Mutex::new(Balance {
             ratio: ratio.max(0.0),

@@ -4,29 +4,38 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use http::{Extensions, Method, StatusCode};
 use tower_layer::Layer;
 
-use super::{Retry, RetryBudget};
+use super::event::RetryObserver;
+use super::{Backoff, Retry, RetryBudget, RetryEvent};
+use crate::RouteMatch;
 
-/// Who is told of retries, with the reason: a [`Failure::kind`](crate::Failure::kind), or
-/// `status_503`.
-pub(super) type RetryObserver = Arc<dyn Fn(&'static str) + Send + Sync>;
+/// Which requests may be sent twice.
+pub(super) type IsReplayable = fn(&Method, &Extensions) -> bool;
 
-/// Makes [`Retry`] services that share a budget.
+/// Makes [`Retry`] services that share a budget; see the [module](super).
 #[derive(Clone)]
 pub struct RetryLayer {
     pub(super) attempts: NonZeroU32,
     pub(super) budget: RetryBudget,
+    pub(super) statuses: Arc<[StatusCode]>,
+    pub(super) is_replayable: IsReplayable,
+    pub(super) backoff: Backoff,
     pub(super) observer: Option<RetryObserver>,
 }
 
 impl RetryLayer {
-    /// Three attempts at most, within `budget`.
+    /// Three attempts at most, within `budget`, after errors that say that they may be retried
+    /// and answers with the status 503.
     pub fn new(budget: RetryBudget) -> Self {
         const DEFAULT_ATTEMPTS: NonZeroU32 = NonZeroU32::MIN.saturating_add(2);
         Self {
             attempts: DEFAULT_ATTEMPTS,
             budget,
+            statuses: Arc::new([StatusCode::SERVICE_UNAVAILABLE]),
+            is_replayable: by_route_or_method,
+            backoff: Backoff::default(),
             observer: None,
         }
     }
@@ -37,10 +46,42 @@ impl RetryLayer {
         self
     }
 
-    /// Tells `observer` of each retry, before it is made.
-    pub fn with_observer(mut self, observer: Arc<dyn Fn(&'static str) + Send + Sync>) -> Self {
-        self.observer = Some(observer);
+    /// The statuses of answers that are asked for again.
+    ///
+    /// Ollama answers 503 before it has begun to work on a request. A 502 or 504 of a proxy may
+    /// come after that.
+    pub fn with_statuses(mut self, statuses: impl IntoIterator<Item = StatusCode>) -> Self {
+        self.statuses = statuses.into_iter().collect();
         self
+    }
+
+    /// Which requests may be sent twice without doing harm. By default that is for the operation
+    /// of their [`RouteMatch`] to say ([`Operation::is_replayable`](crate::Operation)), and
+    /// where there is none for the method: safe ones may (RFC 9110 9.2.1).
+    pub fn with_replayable(mut self, is_replayable: fn(&Method, &Extensions) -> bool) -> Self {
+        self.is_replayable = is_replayable;
+        self
+    }
+
+    /// How long is waited before a retry.
+    pub fn with_backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// Tells `observer` of each failed attempt that a retry might mend, before the retry.
+    pub fn with_observer(mut self, observer: impl Fn(&RetryEvent) + Send + Sync + 'static) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+}
+
+fn by_route_or_method(method: &Method, extensions: &Extensions) -> bool {
+    match RouteMatch::of(extensions) {
+        Some(route) => route
+            .operation()
+            .is_some_and(|operation| operation.is_replayable()),
+        None => method.is_safe(),
     }
 }
 
@@ -60,6 +101,8 @@ impl fmt::Debug for RetryLayer {
         f.debug_struct("RetryLayer")
             .field("attempts", &self.attempts)
             .field("budget", &self.budget)
+            .field("statuses", &self.statuses)
+            .field("backoff", &self.backoff)
             .finish_non_exhaustive()
     }
 }

@@ -14,18 +14,63 @@
 //! requests. The inner service finds [`Attempts`] among the request's extensions: which attempt
 //! it is, and who was asked before.
 //!
+//! The first retry goes elsewhere at once, later ones wait a little ([`Backoff`]). Where nobody
+//! else is left, a `Retry-After` of the backend is honoured, up to a bound. An answer that is
+//! not passed on is read to its end if it is small, so that its connection can be used again;
+//! the last one goes to the client unread, as it is.
+//!
 //! ```
 //! use std::num::NonZeroU32;
-//! use llamatower_layers::retry::{RetryBudget, RetryLayer};
+//! use std::time::Duration;
+//! use llamatower_layers::retry::{Backoff, RetryBudget, RetryLayer};
 //!
 //! let default = RetryLayer::new(RetryBudget::default());
 //! let patient = RetryLayer::new(RetryBudget::new(0.1, 1.0))
-//!     .with_attempts(NonZeroU32::new(5).expect("not zero"));
+//!     .with_attempts(NonZeroU32::new(5).expect("not zero"))
+//!     .with_backoff(Backoff::new(Duration::from_millis(100), Duration::from_secs(5)))
+//!     .with_observer(|event| eprintln!("{}: {:?}", event.reason, event.decision));
 //! # let _ = (default, patient);
+//! ```
+//!
+//! A client of one server, whose requests have no [`RouteMatch`](crate::RouteMatch), says itself
+//! what may be sent twice:
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::{Request, Response, StatusCode};
+//! use http_body_util::Empty;
+//! use llamatower_layers::body::ReplayBody;
+//! use llamatower_layers::retry::{Attempts, RetryBudget, RetryLayer};
+//! use llamatower_layers::BoxError;
+//! use tower::{Layer, ServiceExt, service_fn};
+//!
+//! type Body = ReplayBody<Empty<Bytes>>;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), BoxError> {
+//! let busy_at_first = service_fn(async |request: Request<Body>| {
+//!     let attempts = request.extensions().get::<Attempts>();
+//!     let status = match attempts.map_or(0, Attempts::number) {
+//!         1 => StatusCode::SERVICE_UNAVAILABLE,
+//!         _ => StatusCode::OK,
+//!     };
+//!     Ok::<_, BoxError>(Response::builder().status(status).body(Empty::<Bytes>::new())?)
+//! });
+//! let client = RetryLayer::new(RetryBudget::default())
+//!     .with_replayable(|_, _| true)
+//!     .layer(busy_at_first);
+//! let body = Body::from(Bytes::from(r#"{"model":"tiny"}"#));
+//! let answer = client.oneshot(Request::post("/api/chat").body(body)?).await?;
+//! assert_eq!(answer.status(), StatusCode::OK);
+//! # Ok(())
+//! # }
 //! ```
 
 mod attempts;
+mod backoff;
 mod budget;
+mod drain;
+mod event;
 mod layer;
 mod service;
 
@@ -33,6 +78,8 @@ mod service;
 mod tests;
 
 pub use attempts::Attempts;
+pub use backoff::Backoff;
 pub use budget::RetryBudget;
+pub use event::{Decision, RetryEvent};
 pub use layer::RetryLayer;
 pub use service::Retry;

@@ -1,22 +1,20 @@
 //! The service.
 
 use std::future::{Future, poll_fn};
-use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::header::RETRY_AFTER;
 use http::{Request, Response, StatusCode};
+use http_body::Body;
 use tokio::time::{Instant, sleep};
 use tower_service::Service;
 
-use super::{Attempts, RetryLayer};
-use crate::{BoxError, Failure, Replay, RouteMatch};
-
-/// The first retry goes elsewhere and need not wait; from the second on, waits up to this, and
-/// twice as long each time.
-const FIRST_WAIT: Duration = Duration::from_millis(50);
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
+use super::backoff::{Next, random_share};
+use super::drain::drain;
+use super::{Attempts, Decision, RetryEvent, RetryLayer};
+use crate::{BoxError, Failure, Replay};
 
 /// The kind of failure after which one more attempt is enough: each costs its whole time.
 const FIRST_BYTE_TIMEOUT: &str = "first_byte_timeout";
@@ -34,7 +32,7 @@ where
     S::Error: Into<BoxError>,
     S::Future: Send,
     B: Replay + Send + 'static,
-    R: Send + 'static,
+    R: Body + Send + 'static,
 {
     type Response = Response<R>;
     type Error = BoxError;
@@ -63,33 +61,49 @@ struct Asking<S> {
     had_first_byte_timeout: bool,
 }
 
+/// Why a request might be sent again.
+struct Cause {
+    reason: &'static str,
+    retry_after: Option<Duration>,
+}
+
 impl<S> Asking<S> {
     async fn ask<B, R>(mut self, mut request: Request<B>) -> Result<Response<R>, BoxError>
     where
         S: Service<Request<B>, Response = Response<R>>,
         S::Error: Into<BoxError>,
         B: Replay,
+        R: Body,
     {
         self.policy.budget.deposit();
-        let is_replayable = is_replayable(&request);
+        let is_replayable = (self.policy.is_replayable)(request.method(), request.extensions());
         request.extensions_mut().insert(self.attempts.clone());
         loop {
-            let again = match is_replayable && self.attempts.number() < self.policy.attempts.get() {
+            let is_last = self.attempts.number() >= self.policy.attempts.get();
+            let next = match is_replayable && !is_last {
                 true => copy(&request),
                 false => None,
             };
             let answer = self.attempt(request).await;
-            let Some((next, reason)) = again.zip(self.reason_to_retry(&answer)) else {
+            let Some(cause) = self.cause_to_retry(&answer).filter(|_| is_replayable) else {
                 return answer;
             };
-            if !self.policy.budget.withdraw(Instant::now()) {
+            let decision = match &next {
+                Some(_) => self.decide(&cause),
+                None if is_last => Decision::AttemptsSpent,
+                // The body cannot be had again.
+                None => return answer,
+            };
+            self.tell(&cause, decision);
+            let (Some(next), Decision::Retry { after }) = (next, decision) else {
                 return answer;
+            };
+            if let Ok(answer) = answer {
+                drain(answer.into_body()).await;
             }
-            drop(answer);
-            if let Some(observer) = &self.policy.observer {
-                observer(reason);
+            if !after.is_zero() {
+                sleep(after).await;
             }
-            wait_before(self.attempts.number() + 1).await;
             self.attempts.next();
             request = next;
         }
@@ -106,40 +120,76 @@ impl<S> Asking<S> {
         self.inner.call(request).await.map_err(Into::into)
     }
 
-    fn reason_to_retry<R>(
-        &mut self,
-        answer: &Result<Response<R>, BoxError>,
-    ) -> Option<&'static str> {
+    fn cause_to_retry<R>(&mut self, answer: &Result<Response<R>, BoxError>) -> Option<Cause> {
         match answer {
-            Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => Some("status_503"),
-            Ok(_) => None,
+            Ok(answer) => {
+                let is_listed = self.policy.statuses.contains(&answer.status());
+                is_listed.then(|| Cause {
+                    reason: status_reason(answer.status()),
+                    retry_after: retry_after(answer),
+                })
+            }
             Err(error) => {
                 let failure = Failure::find(&**error).filter(|failure| failure.is_retryable())?;
-                let kind = failure.kind();
-                if kind == FIRST_BYTE_TIMEOUT
-                    && std::mem::replace(&mut self.had_first_byte_timeout, true)
-                {
+                let is_silence = failure.kind() == FIRST_BYTE_TIMEOUT;
+                if is_silence && std::mem::replace(&mut self.had_first_byte_timeout, true) {
                     return None;
                 }
-                Some(kind)
+                Some(Cause {
+                    reason: failure.kind(),
+                    retry_after: failure.retry_after(),
+                })
             }
+        }
+    }
+
+    /// Takes a retry out of the budget if there is to be one.
+    fn decide(&self, cause: &Cause) -> Decision {
+        let next = match self.attempts.can_go_elsewhere() {
+            true => Next::Elsewhere,
+            false => Next::Same {
+                retry_after: cause.retry_after,
+            },
+        };
+        let retry = self.attempts.number();
+        let Some(after) = self.policy.backoff.wait(retry, next, random_share()) else {
+            return Decision::TooLong;
+        };
+        match self.policy.budget.withdraw(Instant::now()) {
+            true => Decision::Retry { after },
+            false => Decision::BudgetSpent,
+        }
+    }
+
+    fn tell(&self, cause: &Cause, decision: Decision) {
+        if let Some(observer) = &self.policy.observer {
+            observer(&RetryEvent {
+                reason: cause.reason,
+                attempt: self.attempts.number(),
+                decision,
+            });
         }
     }
 }
 
-/// Waits a random part of a time that doubles, so that clients that failed together do not come
-/// back together.
-async fn wait_before(attempt: u32) {
-    let Some(doublings) = attempt.checked_sub(3) else {
-        return;
-    };
-    let most = FIRST_WAIT * 2_u32.saturating_pow(doublings);
-    sleep(most.min(LONGEST_WAIT).mul_f64(random_share())).await;
+/// A name of few values for metrics.
+fn status_reason(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        408 => "status_408",
+        429 => "status_429",
+        500 => "status_500",
+        502 => "status_502",
+        503 => "status_503",
+        504 => "status_504",
+        _ => "status_other",
+    }
 }
 
-fn is_replayable<B>(request: &Request<B>) -> bool {
-    let operation = RouteMatch::of(request.extensions()).and_then(RouteMatch::operation);
-    operation.is_some_and(|operation| operation.is_replayable())
+/// The number of seconds that an answer asks for. A date, which is the other form (RFC 9110
+/// 10.2.3), no server of models sends.
+fn retry_after<R>(answer: &Response<R>) -> Option<Duration> {
+    let value = answer.headers().get(RETRY_AFTER)?.to_str().ok()?;
+    value.trim().parse().ok().map(Duration::from_secs)
 }
 
 fn copy<B: Replay>(request: &Request<B>) -> Option<Request<B>> {
@@ -151,10 +201,4 @@ fn copy<B: Replay>(request: &Request<B>) -> Option<Request<B>> {
     *copy.headers_mut() = request.headers().clone();
     *copy.extensions_mut() = request.extensions().clone();
     Some(copy)
-}
-
-/// Between 0 and 1; the keys of a hasher are random, which is all that is needed here.
-fn random_share() -> f64 {
-    let bits = RandomState::new().hash_one(0_u8) >> 11;
-    bits as f64 / (1_u64 << 53) as f64
 }

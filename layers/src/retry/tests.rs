@@ -1,9 +1,18 @@
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::fmt;
 use std::num::NonZeroU32;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
 
 use http::{Method, Request, Response, StatusCode};
+use http_body::{Body, Frame};
+use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 use super::*;
@@ -60,13 +69,14 @@ const FATAL: Result<u16, Broke> = Err(Broke {
     is_retryable: false,
 });
 
+type Said = http_body_util::Full<bytes::Bytes>;
 type Seen = Arc<Mutex<Vec<(u32, Vec<Arc<str>>)>>>;
 
 /// A service that gives these answers in turn, and what it saw of the attempts.
 fn scripted(
     script: &[Result<u16, Broke>],
 ) -> (
-    impl Service<Request<Whole>, Response = Response<()>, Error = BoxError, Future: Send>
+    impl Service<Request<Whole>, Response = Response<Said>, Error = BoxError, Future: Send>
     + Clone
     + Send
     + 'static,
@@ -93,7 +103,10 @@ fn scripted(
             .expect("the script is longer");
         async move {
             match next {
-                Ok(status) => Ok(Response::builder().status(status).body(()).expect("sound")),
+                Ok(status) => Ok(Response::builder()
+                    .status(status)
+                    .body(Said::from("busy"))
+                    .expect("sound")),
                 Err(broke) => Err(Failure::from(broke).into()),
             }
         }
@@ -225,12 +238,185 @@ async fn an_empty_budget_ends_the_retries_of_all_clones() {
 async fn an_observer_is_told_why() {
     let reasons = Arc::new(Mutex::new(Vec::new()));
     let told = reasons.clone();
-    let layer = RetryLayer::new(RetryBudget::default()).with_observer(Arc::new(move |reason| {
-        told.lock().expect("no panic").push(reason)
-    }));
+    let layer = RetryLayer::new(RetryBudget::default()).with_observer(move |event| {
+        assert!(event.is_retry());
+        told.lock().expect("no panic").push(event.reason);
+    });
     outcome(&layer, &[REFUSED, Ok(503), Ok(200)], chat()).await;
     assert_eq!(
         *reasons.lock().expect("no panic"),
         ["connect_failed", "status_503"]
     );
+}
+
+/// What an observer is told of the last attempt.
+async fn last_decision(layer: RetryLayer, script: &[Result<u16, Broke>]) -> Option<Decision> {
+    let last = Arc::new(Mutex::new(None));
+    let told = last.clone();
+    let layer = layer.with_observer(move |event| {
+        *told.lock().expect("no panic") = Some(event.decision);
+    });
+    outcome(&layer, script, chat()).await;
+    *last.lock().expect("no panic")
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_is_told_why_there_is_no_retry() {
+    let poor = RetryLayer::new(RetryBudget::new(0.0, 0.0));
+    assert_eq!(
+        last_decision(poor, &[Ok(503)]).await,
+        Some(Decision::BudgetSpent)
+    );
+    let rich = RetryLayer::new(RetryBudget::default());
+    assert_eq!(
+        last_decision(rich.clone(), &[Ok(503); 3]).await,
+        Some(Decision::AttemptsSpent)
+    );
+    assert_eq!(last_decision(rich, &[Ok(404)]).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_statuses_to_retry_are_a_setting() {
+    let layer = RetryLayer::new(RetryBudget::default())
+        .with_statuses([StatusCode::BAD_GATEWAY, StatusCode::GATEWAY_TIMEOUT]);
+    let script = [Ok(502), Ok(504), Ok(503)];
+    assert_eq!(outcome(&layer, &script, chat()).await, ("503".into(), 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_route_only_safe_methods_are_sent_twice() {
+    let layer = RetryLayer::new(RetryBudget::default());
+    let plain = |method: Method| {
+        let mut request = Request::new(Whole("{}"));
+        *request.method_mut() = method;
+        request
+    };
+    let script = [REFUSED, Ok(200)];
+    assert_eq!(outcome(&layer, &script, plain(Method::GET)).await.1, 2);
+    assert_eq!(outcome(&layer, &script, plain(Method::POST)).await.1, 1);
+    let all = layer.with_replayable(|_, _| true);
+    assert_eq!(outcome(&all, &script, plain(Method::POST)).await.1, 2);
+}
+
+/// Answers 503 with a `Retry-After` until it was asked `busy` times; one backend, or more.
+async fn time_for(busy: u32, retry_after: &'static str, backends: u32) -> (u16, Duration) {
+    let service = service_fn(move |request: Request<Whole>| async move {
+        let attempts = request.extensions().get::<Attempts>().expect("it is there");
+        let number = attempts.number();
+        attempts.note_left(backends.saturating_sub(number) as usize);
+        attempts.note_backend(format!("gpu-{}", number % backends).into());
+        let status = if number <= busy { 503 } else { 200 };
+        let answer = Response::builder()
+            .status(status)
+            .header("retry-after", retry_after);
+        Ok::<_, BoxError>(answer.body(Said::default())?)
+    });
+    let start = Instant::now();
+    let layer = RetryLayer::new(RetryBudget::default());
+    let answer = layer.layer(service).oneshot(chat()).await;
+    let status = answer.expect("no error").status().as_u16();
+    (status, start.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_backend_is_asked_at_once_whatever_the_first_asks_for() {
+    assert_eq!(time_for(1, "30", 2).await, (200, Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_only_backend_gets_the_time_it_asks_for_within_bounds() {
+    let (status, time) = time_for(1, "2", 1).await;
+    assert_eq!(status, 200);
+    assert!(
+        time >= Duration::from_secs(2) && time < Duration::from_secs(3),
+        "{time:?}"
+    );
+    assert_eq!(time_for(1, "3", 1).await, (503, Duration::ZERO));
+}
+
+/// A body that says what was read of it.
+struct Noted {
+    frames: usize,
+    frame: Bytes,
+    is_stuck: bool,
+    read: Arc<AtomicUsize>,
+}
+
+impl Body for Noted {
+    type Data = Bytes;
+    type Error = Infallible;
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.frames == 0 && self.is_stuck {
+            return Poll::Pending;
+        }
+        self.read.fetch_add(1, Ordering::Relaxed);
+        let Some(frames) = self.frames.checked_sub(1) else {
+            return Poll::Ready(None);
+        };
+        self.frames = frames;
+        Poll::Ready(Some(Ok(Frame::data(self.frame.clone()))))
+    }
+}
+
+/// How often the body of the first answer was read, and the status of the last.
+async fn reads(
+    layer: RetryLayer,
+    frames: usize,
+    frame: &'static [u8],
+    is_stuck: bool,
+) -> (usize, u16) {
+    let read = Arc::new(AtomicUsize::new(0));
+    let noted = read.clone();
+    let service = service_fn(move |request: Request<Whole>| {
+        let attempts = request.extensions().get::<Attempts>().expect("it is there");
+        let is_first = attempts.number() == 1;
+        let body = Noted {
+            frames,
+            frame: Bytes::from_static(frame),
+            is_stuck,
+            read: if is_first {
+                noted.clone()
+            } else {
+                Arc::default()
+            },
+        };
+        let status = if is_first { 503 } else { 200 };
+        std::future::ready(Ok::<_, Infallible>(
+            Response::builder()
+                .status(status)
+                .body(body)
+                .expect("sound"),
+        ))
+    });
+    let answer = layer
+        .layer(service)
+        .oneshot(chat())
+        .await
+        .expect("no error");
+    (read.load(Ordering::Relaxed), answer.status().as_u16())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_small_answer_that_is_not_passed_on_is_read_to_its_end() {
+    let layer = RetryLayer::new(RetryBudget::default());
+    assert_eq!(reads(layer, 2, b"busy", false).await, (3, 200));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_great_or_slow_answer_that_is_not_passed_on_is_dropped() {
+    let layer = RetryLayer::new(RetryBudget::default());
+    let (read, status) = reads(layer.clone(), 1000, &[b'x'; 32 << 10], false).await;
+    assert_eq!((read, status), (3, 200));
+    let start = Instant::now();
+    assert_eq!(reads(layer, 1, b"bu", true).await, (1, 200));
+    assert!(start.elapsed() < Duration::from_millis(200));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_passed_on_is_not_read() {
+    let once = RetryLayer::new(RetryBudget::default()).with_attempts(NonZeroU32::MIN);
+    assert_eq!(reads(once, 2, b"busy", false).await, (0, 503));
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use http::header::CACHE_CONTROL;
 use http::{HeaderValue, Response};
 use serde_json::{Value, json};
@@ -385,10 +387,16 @@ async fn try_embed(call: &Call) -> Result<Response<SimBody>, Problem> {
             format!("{{\"embedding\":{first}}}"),
         ),
         "/v1/embeddings" => {
+            let is_base64 = text(request, "encoding_format") == "base64";
             let rows: Vec<String> = vectors
                 .iter()
                 .enumerate()
                 .map(|(index, vector)| {
+                    let vector = if is_base64 {
+                        packed(vector)
+                    } else {
+                        vector.clone()
+                    };
                     format!("{{\"object\":\"embedding\",\"embedding\":{vector},\"index\":{index}}}")
                 })
                 .collect();
@@ -426,6 +434,16 @@ fn vector(text: &str, length: usize) -> Value {
         json!((number * 1e8).round() / 1e8)
     });
     Value::Array(numbers.collect())
+}
+
+/// The numbers of a vector as OpenAI packs them: little-endian, in base64.
+fn packed(vector: &Value) -> Value {
+    let numbers = vector.as_array().into_iter().flatten();
+    let bytes: Vec<u8> = numbers
+        .filter_map(Value::as_f64)
+        .flat_map(|number| (number as f32).to_le_bytes())
+        .collect();
+    Value::String(BASE64_STANDARD.encode(bytes))
 }
 
 /// Answers a transcription by its form field.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import anthropic
 import httpx
+import httpx2
 import ollama
 import openai
 import pytest
@@ -76,6 +77,7 @@ STREAMS: dict[str, tuple[Callable[[str], Iterator], type[Exception]]] = {
 CONNECTION_ERRORS = (
     anthropic.APIConnectionError,
     httpx.RemoteProtocolError,
+    httpx2.RemoteProtocolError,
     openai.APIConnectionError,
     requests.exceptions.ChunkedEncodingError,
 )

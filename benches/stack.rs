@@ -1,0 +1,122 @@
+//! What the stack costs a request and a chunk, with every default layer on and no socket.
+
+use std::hint::black_box;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
+use llamatower::ollama::AnswerBody;
+use llamatower::ollama::fleet::{Backend, Fleet, ProbeClocks};
+use llamatower::settings::Settings;
+use llamatower::stack::{self, Attempt, Handles};
+use llamatower::telemetry::{Telemetry, TelemetryConfig};
+use llamatower_layers::EndpointTable;
+use llamatower_layers::api_key::KeySet;
+use llamatower_layers::body::MemoryBudget;
+use llamatower_sim::{ModelSpec, Sim, SimHandle};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tower::util::BoxCloneSyncService;
+use tower::{Service, ServiceExt, service_fn};
+
+const BODY: &str = r#"{"model":"tiny","messages":[{"role":"user","content":"Why a tower?"}]}"#;
+const LINE: &str = "{\"model\":\"tiny\",\"created_at\":\"2026-01-01T00:00:00Z\",\"message\":{\"role\":\"assistant\",\"content\":\" tower\"},\"done\":false}\n";
+const LAST: &str = "{\"model\":\"tiny\",\"done\":true}\n";
+
+/// A backend that is no more than an answer of so many lines.
+fn answering(lines: usize) -> Attempt<Full<Bytes>> {
+    BoxCloneSyncService::new(service_fn(move |_| async move {
+        let lines = std::iter::repeat_n(LINE, lines).chain([LAST]);
+        let frames = lines.map(|line| Ok(Frame::data(Bytes::from_static(line.as_bytes()))));
+        let body = StreamBody::new(futures_util::stream::iter(frames));
+        let answer = Response::builder().header("content-type", "application/x-ndjson");
+        Ok(answer.body(AnswerBody::new(body))?)
+    }))
+}
+
+type Fleeting = Arc<Fleet<Attempt<Full<Bytes>>>>;
+
+/// Two backends whose lists are those of a simulated server, and whose answers cost nothing.
+async fn fleet(sim: &SimHandle, lines: usize) -> Fleeting {
+    let address = sim
+        .url()
+        .parse()
+        .expect("a simulated server has an address");
+    let clocks = ProbeClocks {
+        interval: Duration::from_secs(3600),
+        timeout: Duration::from_secs(2),
+    };
+    let backend = |address| Backend::new(address, Duration::from_secs(2));
+    let backends = vec![backend(Clone::clone(&address)), backend(address)];
+    let fleet = Arc::new(Fleet::new(backends, clocks, |_| answering(lines)));
+    let (_, stop) = watch::channel(false);
+    tokio::spawn({
+        let fleet = fleet.clone();
+        async move { fleet.keep_watch(stop).await }
+    });
+    fleet
+}
+
+async fn ask<S, B>(service: S)
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = std::convert::Infallible>,
+    B: http_body::Body<Data = Bytes>,
+{
+    let request = Request::post("/api/chat").body(Full::from(BODY));
+    let Ok(answer) = service.oneshot(request.expect("a sound request")).await;
+    let mut body = pin!(answer.into_body());
+    while let Some(Ok(frame)) = body.frame().await {
+        black_box(frame);
+    }
+}
+
+fn passes(criterion: &mut Criterion) {
+    let runtime = Runtime::new().expect("a runtime");
+    let loaded = Settings::load(None, &|_| None).expect("the defaults are sound");
+    let config = TelemetryConfig {
+        log_filter: "off".to_owned(),
+        ..TelemetryConfig::default()
+    };
+    let (telemetry, _) = Telemetry::prepare(&config, &|_| None, std::io::sink).expect("sound");
+    let tiny = Sim::builder().model(ModelSpec::new("tiny"));
+    let sim = runtime.block_on(tiny.start()).expect("a free port");
+    let mut group = criterion.benchmark_group("stack");
+    for lines in [0, 1000] {
+        let service = runtime.block_on(async {
+            let fleet = fleet(&sim, lines).await;
+            let handles = Handles {
+                cutoff: watch::channel(false).1,
+                body_memory: MemoryBudget::new(1 << 30),
+            };
+            let endpoints = EndpointTable::ollama();
+            let keys = KeySet::default();
+            stack::service(
+                &loaded.settings,
+                endpoints,
+                keys,
+                fleet,
+                &telemetry,
+                handles,
+            )
+        });
+        runtime.block_on(ask(service.clone()));
+        group.throughput(Throughput::Elements(lines.max(1) as u64));
+        let name = if lines == 0 {
+            "request".to_owned()
+        } else {
+            format!("{lines} lines")
+        };
+        group.bench_function(name, |bencher| {
+            bencher.to_async(&runtime).iter(|| ask(service.clone()));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, passes);
+criterion_main!(benches);

@@ -1,0 +1,342 @@
+//! The shapes of failures. Those of answers are Ollama 0.33's, byte for byte; Ollama tells no
+//! failure in the middle of an event stream, so those frames are the vendors' own.
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response, StatusCode};
+use serde::Serialize;
+
+use super::Dialect;
+use crate::frames::Framing;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain");
+
+/// What a client is told of a failure.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ErrorText<'a> {
+    /// What happened, for people.
+    pub message: &'a str,
+    /// The request's id, in the dialects that have a place for it.
+    pub request_id: Option<&'a str>,
+}
+
+impl<'a> From<&'a str> for ErrorText<'a> {
+    fn from(message: &'a str) -> Self {
+        Self {
+            message,
+            request_id: None,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Native<'a> {
+    error: &'a str,
+}
+
+#[derive(Serialize)]
+struct OpenAi<'a> {
+    error: OpenAiError<'a>,
+}
+
+#[derive(Serialize)]
+struct OpenAiError<'a> {
+    message: &'a str,
+    r#type: &'a str,
+    param: Option<&'a str>,
+    code: Option<&'a str>,
+}
+
+/// OpenAI documents the fields at the top and sends them in `error`; its own libraries raise
+/// an exception only for the latter, so both are there.
+#[derive(Serialize)]
+struct ResponsesEvent<'a> {
+    r#type: &'a str,
+    sequence_number: u64,
+    code: &'a str,
+    message: &'a str,
+    param: Option<&'a str>,
+    error: OpenAiError<'a>,
+}
+
+#[derive(Serialize)]
+struct Anthropic<'a> {
+    r#type: &'a str,
+    error: AnthropicError<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct AnthropicError<'a> {
+    r#type: &'a str,
+    message: &'a str,
+}
+
+impl Dialect {
+    /// An answer that tells of a failure.
+    ///
+    /// ```
+    /// use http::StatusCode;
+    /// use llamatower_layers::Dialect;
+    ///
+    /// let answer = Dialect::Ollama.error_response(StatusCode::BAD_REQUEST, "model is required");
+    /// assert_eq!(answer.body(), r#"{"error":"model is required"}"#);
+    /// ```
+    pub fn error_response<'a>(
+        self,
+        status: StatusCode,
+        text: impl Into<ErrorText<'a>>,
+    ) -> Response<Bytes> {
+        let text = text.into();
+        let (content_type, body) = match self {
+            Self::Text => (TEXT, Bytes::copy_from_slice(text.message.as_bytes())),
+            _ => (JSON, self.error_json(status, text).into()),
+        };
+        let mut answer = Response::new(body);
+        *answer.status_mut() = status;
+        answer.headers_mut().insert(CONTENT_TYPE, content_type);
+        answer
+    }
+
+    fn error_json(self, status: StatusCode, text: ErrorText<'_>) -> String {
+        let ErrorText {
+            message,
+            request_id,
+        } = text;
+        match self {
+            Self::Ollama | Self::Text => json(&Native { error: message }),
+            Self::OpenAi | Self::Responses => json(&OpenAi {
+                error: OpenAiError {
+                    message,
+                    r#type: openai_type(status),
+                    param: None,
+                    code: None,
+                },
+            }),
+            Self::Anthropic => json(&Anthropic {
+                r#type: "error",
+                error: AnthropicError {
+                    r#type: anthropic_type(status),
+                    message,
+                },
+                request_id,
+            }),
+        }
+    }
+
+    /// The line or event that tells a client in the middle of a stream that nothing more will
+    /// come. It may stand only between two lines or events.
+    ///
+    /// `sequence_number` is the number of the event in a stream of [`Responses`](Self::Responses)
+    /// and of no account in the others.
+    ///
+    /// ```
+    /// use llamatower_layers::Dialect;
+    /// use llamatower_layers::frames::Framing;
+    ///
+    /// let frame = Dialect::Ollama.error_frame(Framing::Ndjson, "the backend broke off", 0);
+    /// assert_eq!(frame, "{\"error\":\"the backend broke off\"}\n");
+    /// ```
+    pub fn error_frame<'a>(
+        self,
+        framing: Framing,
+        text: impl Into<ErrorText<'a>>,
+        sequence_number: u64,
+    ) -> Bytes {
+        const STATUS: StatusCode = StatusCode::INTERNAL_SERVER_ERROR;
+        let text = text.into();
+        let frame = match (framing, self) {
+            (Framing::Ndjson, _) => format!("{}\n", self.error_json(STATUS, text)),
+            (Framing::Sse, Self::Anthropic) => {
+                format!("event: error\ndata: {}\n\n", self.error_json(STATUS, text))
+            }
+            (Framing::Sse, Self::Responses) => format!(
+                "event: error\ndata: {}\n\n",
+                responses_event(text.message, sequence_number)
+            ),
+            (Framing::Sse, _) => format!("data: {}\n\n", self.error_json(STATUS, text)),
+        };
+        frame.into()
+    }
+}
+
+fn responses_event(message: &str, sequence_number: u64) -> String {
+    const CODE: &str = "server_error";
+    json(&ResponsesEvent {
+        r#type: "error",
+        sequence_number,
+        code: CODE,
+        message,
+        param: None,
+        error: OpenAiError {
+            message,
+            r#type: CODE,
+            param: None,
+            code: Some(CODE),
+        },
+    })
+}
+
+/// As Ollama 0.33 names them; the statuses that it has not, as OpenAI does.
+fn openai_type(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        401 => "authentication_error",
+        404 => "not_found_error",
+        429 => "rate_limit_error",
+        400..=499 => "invalid_request_error",
+        _ => "api_error",
+    }
+}
+
+/// As Ollama 0.33 names them; the statuses that it has not, as Anthropic does.
+fn anthropic_type(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        401 => "authentication_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        503 | 529 => "overloaded_error",
+        400..=499 => "invalid_request_error",
+        _ => "api_error",
+    }
+}
+
+/// JSON on one line, also for readers that take Unicode's separators for the end of a line
+/// (Python's `splitlines`, and so some HTTP libraries).
+fn json(value: &impl Serialize) -> String {
+    // Structs of texts and numbers, whose serialization cannot fail.
+    let text = serde_json::to_string(value).unwrap_or_default();
+    if text.is_ascii() {
+        return text;
+    }
+    // Outside of strings JSON is ASCII, so these are in strings, where an escape may stand.
+    text.replace('\u{85}', "\\u0085")
+        .replace('\u{2028}', "\\u2028")
+        .replace('\u{2029}', "\\u2029")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    const ALL: [Dialect; 5] = [
+        Dialect::Ollama,
+        Dialect::OpenAi,
+        Dialect::Responses,
+        Dialect::Anthropic,
+        Dialect::Text,
+    ];
+
+    fn body(dialect: Dialect, status: u16, text: ErrorText<'_>) -> String {
+        let status = StatusCode::from_u16(status).expect("a status");
+        let answer = dialect.error_response(status, text);
+        assert_eq!(answer.status(), status);
+        String::from_utf8(answer.into_body().to_vec()).expect("text")
+    }
+
+    #[test]
+    fn answers_are_those_of_ollama() {
+        let absent = ErrorText::from("model 'absent' not found");
+        assert_eq!(
+            body(Dialect::Ollama, 404, absent),
+            r#"{"error":"model 'absent' not found"}"#
+        );
+        assert_eq!(
+            body(Dialect::OpenAi, 404, absent),
+            r#"{"error":{"message":"model 'absent' not found","type":"not_found_error","param":null,"code":null}}"#
+        );
+        let with_id = ErrorText {
+            request_id: Some("req_f6eb"),
+            ..absent
+        };
+        assert_eq!(
+            body(Dialect::Anthropic, 404, with_id),
+            r#"{"type":"error","error":{"type":"not_found_error","message":"model 'absent' not found"},"request_id":"req_f6eb"}"#
+        );
+        assert_eq!(
+            body(Dialect::Text, 404, "404 page not found".into()),
+            "404 page not found"
+        );
+    }
+
+    #[test]
+    fn the_kind_of_a_failure_follows_from_its_status() {
+        for (status, openai, anthropic) in [
+            (400, "invalid_request_error", "invalid_request_error"),
+            (401, "authentication_error", "authentication_error"),
+            (403, "invalid_request_error", "permission_error"),
+            (404, "not_found_error", "not_found_error"),
+            (413, "invalid_request_error", "request_too_large"),
+            (429, "rate_limit_error", "rate_limit_error"),
+            (502, "api_error", "api_error"),
+            (503, "api_error", "overloaded_error"),
+        ] {
+            let text = body(Dialect::Responses, status, "x".into());
+            assert!(text.contains(&format!(r#""type":"{openai}""#)), "{text}");
+            let text = body(Dialect::Anthropic, status, "x".into());
+            assert!(text.contains(&format!(r#""type":"{anthropic}""#)), "{text}");
+        }
+    }
+
+    #[test]
+    fn answers_name_their_content_type() {
+        for dialect in ALL {
+            let answer = dialect.error_response(StatusCode::BAD_GATEWAY, "x");
+            let expected = match dialect {
+                Dialect::Text => "text/plain",
+                _ => "application/json; charset=utf-8",
+            };
+            assert_eq!(answer.headers()[CONTENT_TYPE], expected);
+        }
+    }
+
+    #[test]
+    fn frames_are_those_that_the_vendors_libraries_raise_on() {
+        let frame = |dialect: Dialect, framing| dialect.error_frame(framing, "gone", 7);
+        assert_eq!(
+            frame(Dialect::Ollama, Framing::Ndjson),
+            "{\"error\":\"gone\"}\n"
+        );
+        assert_eq!(
+            frame(Dialect::OpenAi, Framing::Sse),
+            "data: {\"error\":{\"message\":\"gone\",\"type\":\"api_error\",\"param\":null,\"code\":null}}\n\n"
+        );
+        assert_eq!(
+            frame(Dialect::Responses, Framing::Sse),
+            "event: error\ndata: {\"type\":\"error\",\"sequence_number\":7,\"code\":\"server_error\",\"message\":\"gone\",\"param\":null,\"error\":{\"message\":\"gone\",\"type\":\"server_error\",\"param\":null,\"code\":\"server_error\"}}\n\n"
+        );
+        assert_eq!(
+            frame(Dialect::Anthropic, Framing::Sse),
+            "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\",\"message\":\"gone\"}}\n\n"
+        );
+    }
+
+    #[test]
+    fn no_text_breaks_a_frame() {
+        let message = "a\nb\r\n\n\u{b}\u{c}\u{1c}\u{85}\u{2028}\u{2029}\"\\ ä 🦙";
+        let breaks = |text: &str| {
+            text.contains([
+                '\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{85}', '\u{2028}', '\u{2029}',
+            ])
+        };
+        for (dialect, framing) in ALL
+            .into_iter()
+            .flat_map(|dialect| [(dialect, Framing::Ndjson), (dialect, Framing::Sse)])
+        {
+            let frame = dialect.error_frame(framing, message, 0);
+            let text = std::str::from_utf8(&frame).expect("text").trim_end();
+            let text = text.strip_prefix("event: error\n").unwrap_or(text);
+            let text = text.strip_prefix("data: ").unwrap_or(text);
+            assert!(!breaks(text), "{text}");
+            let value: Value = serde_json::from_str(text).expect("JSON");
+            let error = &value["error"];
+            let told = error.as_str().or_else(|| error["message"].as_str());
+            assert_eq!(told, Some(message));
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What is told of a failure: to the client, to the record, to the hook.
+
+use std::error::Error;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::RETRY_AFTER;
+use http::{HeaderValue, Request, Response, StatusCode};
+
+use crate::dialect::ErrorText;
+use crate::frames::{Framing, Tail};
+use crate::{BoxError, Dialect, Ending, Failure, Operation, Record, RouteMatch};
+
+/// Who is told of errors before they become answers.
+pub(super) type Hook = fn(&(dyn Error + Send + Sync + 'static));
+
+/// What a client is told of an error that does not say what it means.
+const INTERNAL: &str = "internal error: the gateway could not answer this request";
+const INTERNAL_KIND: &str = "internal_error";
+
+/// What is known of a request when its answer fails.
+#[derive(Debug)]
+pub(super) struct Reporter {
+    pub(super) dialect: Dialect,
+    pub(super) operation: Option<Operation>,
+    pub(super) is_head: bool,
+    request_id: Option<HeaderValue>,
+    record: Option<Record>,
+    hook: Hook,
+}
+
+impl Reporter {
+    pub(super) fn of<B>(request: &Request<B>, hook: Hook) -> Self {
+        let route = RouteMatch::of(request.extensions());
+        let dialect = route.map_or(Dialect::Text, RouteMatch::dialect);
+        let request_id = match dialect {
+            Dialect::Anthropic => request.headers().get("x-request-id").cloned(),
+            _ => None,
+        };
+        Self {
+            dialect,
+            operation: route.and_then(RouteMatch::operation),
+            is_head: request.method() == http::Method::HEAD,
+            request_id,
+            record: request.extensions().get().cloned(),
+            hook,
+        }
+    }
+
+    /// The error as an answer.
+    pub(super) fn answer(&self, error: &BoxError) -> Response<Bytes> {
+        (self.hook)(&**error);
+        let failure = Failure::find(&**error);
+        let status = failure.map_or(StatusCode::INTERNAL_SERVER_ERROR, Failure::status);
+        self.update(error, |outcome| outcome.status = Some(status));
+        let message = message(failure);
+        let mut answer = self.dialect.error_response(status, self.text(&message));
+        if let Some(failure) = failure {
+            let headers = answer.headers_mut();
+            failure.write_headers(headers);
+            if let Some(after) = failure.retry_after() {
+                headers.insert(RETRY_AFTER, whole_seconds(after));
+            }
+        }
+        answer
+    }
+
+    /// The error as the last line or event of a stream.
+    pub(super) fn frame(&self, error: &BoxError, framing: Framing, tail: &Tail) -> Bytes {
+        self.broke_off(error);
+        let message = message(Failure::find(&**error));
+        let text = self.text(&message);
+        let number = match self.dialect {
+            Dialect::Responses => tail.next_sequence_number(),
+            _ => 0,
+        };
+        self.dialect.error_frame(framing, text, number)
+    }
+
+    /// The answer broke off with this error.
+    pub(super) fn broke_off(&self, error: &BoxError) {
+        (self.hook)(&**error);
+        self.update(error, |outcome| outcome.ending = Ending::Broken);
+    }
+
+    /// The backend itself ended its stream with an error.
+    pub(super) fn backend_told_error(&self) {
+        if let Some(record) = &self.record {
+            record.update(|outcome| {
+                outcome.error = Some("backend_error");
+                outcome.ending = Ending::Broken;
+            });
+        }
+    }
+
+    fn update(&self, error: &BoxError, change: impl FnOnce(&mut crate::Outcome)) {
+        if let Some(record) = &self.record {
+            let kind = Failure::find(&**error).map_or(INTERNAL_KIND, Failure::kind);
+            record.update(|outcome| {
+                outcome.error = Some(kind);
+                change(outcome);
+            });
+        }
+    }
+
+    fn text<'a>(&'a self, message: &'a str) -> ErrorText<'a> {
+        let request_id = self.request_id.as_ref();
+        ErrorText {
+            message,
+            request_id: request_id.and_then(|id| id.to_str().ok()),
+        }
+    }
+}
+
+fn message(failure: Option<&Failure>) -> String {
+    failure.map_or_else(|| INTERNAL.to_owned(), Failure::to_string)
+}
+
+/// `Retry-After` knows whole seconds only (RFC 9110 10.2.3); less than what is asked for would
+/// be too early.
+fn whole_seconds(time: Duration) -> HeaderValue {
+    let more = u64::from(time.subsec_nanos() > 0);
+    HeaderValue::from(time.as_secs().saturating_add(more).max(1))
+}

@@ -1,0 +1,119 @@
+//! Binding, and what to tell when it fails.
+
+use std::io;
+use std::path::Path;
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::ListenAddr;
+use super::listener::Listener;
+
+/// Connections that the kernel holds for us until they are accepted. The system may cap it
+/// (`net.core.somaxconn`).
+const BACKLOG: i32 = 4096;
+
+/// Listening failed. The text says where, why and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {what}")]
+pub struct BindError {
+    address: ListenAddr,
+    what: String,
+    #[source]
+    source: Option<io::Error>,
+}
+
+impl BindError {
+    /// The address that was asked for.
+    pub fn address(&self) -> &ListenAddr {
+        &self.address
+    }
+
+    /// What the system said.
+    pub fn io_error(&self) -> Option<&io::Error> {
+        self.source.as_ref()
+    }
+
+    fn new(address: &ListenAddr, what: impl Into<String>) -> Self {
+        Self {
+            address: address.clone(),
+            what: what.into(),
+            source: None,
+        }
+    }
+
+    fn from_io(address: &ListenAddr, error: io::Error) -> Self {
+        use io::ErrorKind::{AddrInUse, AddrNotAvailable, NotFound, PermissionDenied};
+        let unix = matches!(address, ListenAddr::Unix(_));
+        let what = match error.kind() {
+            AddrInUse => "another process listens there; stop it or choose another address".into(),
+            AddrNotAvailable => {
+                "this machine has no such address; use one of its own, or 0.0.0.0 or [::] for all"
+                    .into()
+            }
+            PermissionDenied if unix => {
+                "the socket's directory may not be written to; choose another or change its rights"
+                    .into()
+            }
+            PermissionDenied => {
+                "this port needs more rights than the process has; choose one above 1023".into()
+            }
+            NotFound if unix => "the socket's directory does not exist; create it first".into(),
+            _ => error.to_string(),
+        };
+        Self {
+            address: address.clone(),
+            what,
+            source: Some(error),
+        }
+    }
+}
+
+/// Listens on one address.
+pub(super) fn bind(address: &ListenAddr) -> Result<Listener, BindError> {
+    let bound = match address {
+        ListenAddr::Tcp(tcp) => listen_tcp(*tcp),
+        ListenAddr::Unix(path) => {
+            make_way(address, path)?;
+            listen_unix(path)
+        }
+    };
+    bound.map_err(|error| BindError::from_io(address, error))
+}
+
+fn listen_tcp(address: std::net::SocketAddr) -> io::Result<Listener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // A restart must not wait for connections of the last run to time out.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Listener::tcp(socket.into())
+}
+
+fn listen_unix(path: &Path) -> io::Result<Listener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Listener::unix(socket.into(), path)
+}
+
+/// Removes a socket's file that an earlier run left behind, and nothing else.
+fn make_way(address: &ListenAddr, path: &Path) -> Result<(), BindError> {
+    use std::os::unix::fs::FileTypeExt;
+    let Ok(metadata) = std::fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(BindError::new(
+            address,
+            "a file that is no socket stands at this path; remove it or choose another path",
+        ));
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(|error| BindError::from_io(address, error))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,201 @@
+//! What the parts of a connection (socket, service, bodies, task) know of each other.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::Waker;
+
+use hyper::body::Incoming;
+
+/// Counts of an edge, for metrics and for its drain.
+#[derive(Debug, Default)]
+pub struct Gauges {
+    pub(super) draining: AtomicBool,
+    pub(super) connections: AtomicUsize,
+    pub(super) in_flight: AtomicUsize,
+    pub(super) finished: AtomicU64,
+    pub(super) refused_connections: AtomicU64,
+    pub(super) accept_errors: AtomicU64,
+}
+
+impl Gauges {
+    /// Whether the edge has begun to drain; `/health` says so.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+    /// Open connections.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Relaxed)
+    }
+    /// Requests whose answer has not come to its end.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Relaxed)
+    }
+    /// Requests that have ended, one way or another.
+    pub fn finished(&self) -> u64 {
+        self.finished.load(Relaxed)
+    }
+    /// Connections that were turned away because there were too many.
+    pub fn refused_connections(&self) -> u64 {
+        self.refused_connections.load(Relaxed)
+    }
+    /// Times the system had no socket for a connection that was waiting.
+    pub fn accept_errors(&self) -> u64 {
+        self.accept_errors.load(Relaxed)
+    }
+}
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// A head is expected or arriving.
+    Head,
+    /// A request has its answer and no byte of the next has come.
+    Idle,
+    /// A request is under way.
+    Exchange,
+}
+
+const IDLE: u32 = 1;
+const EXCHANGE: u32 = 2;
+const PHASE: u32 = 3;
+const NEXT: u32 = 4;
+
+/// A connection's shared state. Nearly all of it is touched by the connection's task alone;
+/// atomics because bodies may be sent to others.
+#[derive(Debug, Default)]
+pub(super) struct ConnectionState {
+    /// The phase in the low bits, above them a count, so that a change is never overlooked.
+    phase: AtomicU32,
+    flags: Flags,
+    left: Mutex<Option<Incoming>>,
+    waker: OnceLock<Waker>,
+    pub(super) gauges: Arc<Gauges>,
+}
+
+#[derive(Debug, Default)]
+struct Flags {
+    left: AtomicBool,
+    unread: AtomicBool,
+    peer_closed: AtomicBool,
+    write_pending: AtomicBool,
+    write_failed: AtomicBool,
+    shut_down: AtomicBool,
+    http_10: AtomicBool,
+}
+
+impl ConnectionState {
+    pub(super) fn new(gauges: Arc<Gauges>) -> Arc<Self> {
+        Arc::new(Self {
+            gauges,
+            ..Self::default()
+        })
+    }
+
+    /// A value that differs whenever the phase was entered anew, and the phase.
+    pub(super) fn phase(&self) -> (u32, Phase) {
+        let word = self.phase.load(Relaxed);
+        let phase = match word & PHASE {
+            IDLE => Phase::Idle,
+            EXCHANGE => Phase::Exchange,
+            _ => Phase::Head,
+        };
+        (word, phase)
+    }
+
+    fn enter(&self, phase: u32) {
+        let count = self.phase.load(Relaxed) & !PHASE;
+        self.phase.store(count.wrapping_add(NEXT) | phase, Relaxed);
+    }
+
+    /// A request's head has arrived.
+    pub(super) fn begin(self: &Arc<Self>, counted: bool) -> InFlight {
+        self.enter(EXCHANGE);
+        if counted {
+            self.gauges.in_flight.fetch_add(1, Relaxed);
+        }
+        InFlight {
+            state: self.clone(),
+            counted,
+        }
+    }
+
+    /// The socket has read bytes.
+    pub(super) fn bytes_read(&self) {
+        if self.phase.load(Relaxed) & PHASE == IDLE {
+            self.enter(0);
+        }
+    }
+
+    /// Hands over a body that nobody reads any more.
+    pub(super) fn leave(&self, body: Incoming) {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+        self.flags.left.store(true, Relaxed);
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// The body that was handed over.
+    pub(super) fn take_left(&self) -> Option<Incoming> {
+        if !self.flags.left.load(Relaxed) {
+            return None;
+        }
+        self.flags.left.store(false, Relaxed);
+        self.left
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    /// The task that polls the connection.
+    pub(super) fn is_polled_by(&self, waker: &Waker) {
+        self.waker.get_or_init(|| waker.clone());
+    }
+}
+
+macro_rules! flags {
+    ($($(#[$doc:meta])* $set:ident $get:ident $flag:ident;)*) => {
+        impl ConnectionState {
+            $($(#[$doc])*
+            pub(super) fn $set(&self, value: bool) {
+                self.flags.$flag.store(value, Relaxed);
+            }
+            pub(super) fn $get(&self) -> bool {
+                self.flags.$flag.load(Relaxed)
+            })*
+        }
+    };
+}
+
+flags! {
+    /// Bytes of a request's body are, or may be, on their way and nobody will read them.
+    set_unread is_unread unread;
+    /// The client has closed its side.
+    set_peer_closed has_peer_closed peer_closed;
+    /// A write waits for the client.
+    set_write_pending has_write_pending write_pending;
+    /// A write has failed.
+    set_write_failed has_write_failed write_failed;
+    /// hyper has shut the writing side down, after all was flushed.
+    set_shut_down is_shut_down shut_down;
+    /// The last request was of HTTP/1.0, whose answers may end with the connection.
+    set_http_10 is_http_10 http_10;
+}
+
+/// A request under way; dropped at the end of its answer.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    state: Arc<ConnectionState>,
+    counted: bool,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.state.enter(IDLE);
+        if self.counted {
+            self.state.gauges.in_flight.fetch_sub(1, Relaxed);
+            self.state.gauges.finished.fetch_add(1, Relaxed);
+        }
+    }
+}

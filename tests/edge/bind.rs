@@ -1,0 +1,116 @@
+use std::os::unix::net::UnixListener as StdUnixListener;
+
+use llamatower::edge::{BindError, Edge, EdgeConfig, ListenAddr, PeerAddr};
+use tokio::net::{TcpStream, UnixStream};
+use tower::service_fn;
+
+use crate::support::{Client, Running, echo, loopback, soon};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+
+async fn bind(listen: ListenAddr) -> Result<Edge, BindError> {
+    Edge::bind(EdgeConfig {
+        listen: vec![listen],
+        ..EdgeConfig::default()
+    })
+    .await
+}
+
+async fn failure(listen: ListenAddr) -> String {
+    match bind(listen).await {
+        Ok(edge) => panic!("listens on {:?}", edge.local_addrs()),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named() {
+    let edge = Edge::bind(loopback()).await.unwrap();
+    let taken = edge.local_addrs().remove(0);
+    assert_eq!(
+        failure(taken.clone()).await,
+        format!(
+            "cannot listen on {taken}: another process listens there; stop it or choose another address"
+        )
+    );
+    drop(edge);
+    bind(taken).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_address_of_another_machine_is_named() {
+    let told = failure("192.0.2.1:0".parse().unwrap()).await;
+    assert!(told.starts_with("cannot listen on 192.0.2.1:0: this machine has no such address"));
+}
+
+#[tokio::test]
+async fn a_unix_socket_serves_and_its_file_goes_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("gateway.sock");
+    let listen = ListenAddr::Unix(path.clone());
+    let stack = service_fn(|request: http::Request<_>| async {
+        assert_eq!(request.extensions().get(), Some(&PeerAddr::Unix));
+        echo(request).await
+    });
+    let config = EdgeConfig {
+        listen: vec![listen.clone()],
+        ..EdgeConfig::default()
+    };
+    let edge = Running::start(config, stack).await;
+    let mut client = Client::new(UnixStream::connect(&path).await.unwrap());
+    client.send(GET).await;
+    assert_eq!(client.answer().await.body, "GET /");
+
+    assert!(
+        failure(listen)
+            .await
+            .contains("another process listens there")
+    );
+    edge.shutdown.drain();
+    edge.drained().await;
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_socket_file_without_a_listener_is_replaced_and_nothing_else_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("gateway.sock");
+    drop(StdUnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    drop(bind(ListenAddr::Unix(path.clone())).await.unwrap());
+
+    std::fs::write(&path, "precious").unwrap();
+    let told = failure(ListenAddr::Unix(path.clone())).await;
+    assert!(told.contains("a file that is no socket"), "{told}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+
+    let told = failure(ListenAddr::Unix(dir.path().join("no/such.sock"))).await;
+    assert!(told.contains("directory does not exist"), "{told}");
+}
+
+#[tokio::test]
+async fn one_edge_listens_on_several_addresses() {
+    let config = EdgeConfig {
+        listen: vec![
+            "127.0.0.1:0".parse().unwrap(),
+            "[::1]:0".parse().unwrap(),
+            "[::]:0".parse().unwrap(),
+        ],
+        ..EdgeConfig::default()
+    };
+    let stack = service_fn(|request: http::Request<_>| async {
+        assert!(matches!(request.extensions().get(), Some(PeerAddr::Ip(_))));
+        echo(request).await
+    });
+    let edge = Edge::bind(config).await.unwrap();
+    let addrs = edge.local_addrs();
+    tokio::spawn(edge.serve(stack, Default::default()));
+    for (addr, status) in addrs.iter().zip([403, 403, 200]) {
+        let ListenAddr::Tcp(addr) = addr else {
+            panic!("{addr}")
+        };
+        let mut client = Client::new(soon(TcpStream::connect(addr)).await.unwrap());
+        client.send(GET).await;
+        assert_eq!(client.answer().await.status, status, "{addr}");
+    }
+}

@@ -1,0 +1,306 @@
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::{Full, StreamBody};
+use llamatower::edge::{EdgeConfig, RequestBody};
+use tokio::sync::{mpsc, oneshot};
+use tower::service_fn;
+
+use crate::support::{FedBody, Running, echo, fed, loopback, soon};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+/// An edge whose one answer is this body.
+async fn streaming(config: EdgeConfig, body: FedBody) -> Running {
+    let body = Arc::new(Mutex::new(Some(body)));
+    let stack = service_fn(move |_: Request<RequestBody>| {
+        let body = body.lock().unwrap().take().unwrap();
+        async { Ok::<_, Infallible>(Response::new(body)) }
+    });
+    Running::start(config, stack).await
+}
+
+/// An edge whose stack never answers; the sender is dropped with each request's future.
+async fn silent(config: EdgeConfig) -> (Running, mpsc::UnboundedReceiver<oneshot::Receiver<()>>) {
+    let (started, requests) = mpsc::unbounded_channel();
+    let stack = service_fn(move |request: Request<RequestBody>| {
+        let started = started.clone();
+        async move {
+            let _body = request.into_body();
+            let (_alive, gone) = oneshot::channel::<()>();
+            started.send(gone).unwrap();
+            std::future::pending::<Result<Response<FedBody>, Infallible>>().await
+        }
+    });
+    (Running::start(config, stack).await, requests)
+}
+
+#[tokio::test]
+async fn a_client_that_stops_reading_is_ended() {
+    let (mut feed, body) = fed();
+    let config = EdgeConfig {
+        write_stall_timeout: Some(Duration::from_millis(200)),
+        ..loopback()
+    };
+    let edge = streaming(config, body).await;
+    let mut client = edge.connect().await;
+    client.send(GET).await;
+    client.until("\r\n\r\n").await;
+    // More than the kernel's buffers take; then silence, as between two tokens.
+    for _ in 0..1000 {
+        feed.frames
+            .send(Bytes::from(vec![b'x'; 64 * 1024]))
+            .unwrap();
+    }
+    soon(&mut feed.gone).await.unwrap_err();
+    assert_eq!(edge.gauges.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_is_not() {
+    let (feed, body) = fed();
+    let config = EdgeConfig {
+        write_stall_timeout: Some(Duration::from_secs(1)),
+        ..loopback()
+    };
+    let edge = streaming(config, body).await;
+    let mut client = edge.connect().await;
+    client.send(GET).await;
+    for _ in 0..100 {
+        feed.frames
+            .send(Bytes::from(vec![b'x'; 64 * 1024]))
+            .unwrap();
+    }
+    drop(feed.frames);
+    let reading = async {
+        let start = Instant::now();
+        let mut seen = 0;
+        let mut piece = vec![0; 64 * 1024];
+        while let Ok(n) = tokio::io::AsyncReadExt::read(&mut client.io, &mut piece).await {
+            seen += n;
+            if n == 0 || piece[..n].ends_with(b"0\r\n\r\n") {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        (seen, start.elapsed())
+    };
+    let (seen, took) = soon(reading).await;
+    assert!(seen > 100 * 64 * 1024, "{seen} bytes");
+    assert!(took > Duration::from_secs(1), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_closes_before_its_answer_drops_the_request() {
+    let (edge, mut requests) = silent(loopback()).await;
+    for length in [0, 3] {
+        let mut client = edge.connect().await;
+        let head =
+            format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+        client.send(head + &"x".repeat(length)).await;
+        let gone = soon(requests.recv()).await.unwrap();
+        assert_eq!(edge.gauges.in_flight(), 1);
+        drop(client);
+        soon(gone).await.unwrap_err();
+        assert_eq!(edge.gauges.in_flight(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_resets_before_its_answer_drops_the_request() {
+    let (edge, mut requests) = silent(loopback()).await;
+    let mut client = edge.connect().await;
+    client.send(GET).await;
+    let gone = soon(requests.recv()).await.unwrap();
+    socket2::SockRef::from(&client.io)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    drop(client);
+    soon(gone).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_client_that_closes_in_mid_stream_drops_the_body() {
+    let (mut feed, body) = fed();
+    let edge = streaming(loopback(), body).await;
+    let mut client = edge.connect().await;
+    client.send(GET).await;
+    feed.frames.send(Bytes::from("line\n")).unwrap();
+    client.until("line\n").await;
+    drop(client);
+    soon(&mut feed.gone).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_head_must_arrive_in_time_even_if_it_drips() {
+    let edge = Running::start(
+        EdgeConfig {
+            header_timeout: Duration::from_millis(300),
+            ..loopback()
+        },
+        service_fn(echo),
+    )
+    .await;
+    let mut silent = edge.connect().await;
+    assert!(silent.is_closed().await);
+
+    let mut dripping = edge.connect().await;
+    let drip = async {
+        loop {
+            let byte = tokio::io::AsyncWriteExt::write_all(&mut dripping.io, b"x");
+            if byte.await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    soon(drip).await;
+}
+
+#[tokio::test]
+async fn the_pause_between_requests_has_a_clock_of_its_own() {
+    let config = EdgeConfig {
+        header_timeout: Duration::from_millis(150),
+        keep_alive_timeout: Duration::from_secs(60),
+        ..loopback()
+    };
+    let edge = Running::start(config, service_fn(echo)).await;
+    let mut client = edge.connect().await;
+    client.send(GET).await;
+    client.answer().await;
+    // Twice the time that a head may take, but no head has begun.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    client.send(GET).await;
+    assert_eq!(client.answer().await.status, 200);
+    // Now one has.
+    client.send("GET / HT").await;
+    assert!(client.is_closed().await);
+
+    let config = EdgeConfig {
+        keep_alive_timeout: Duration::from_millis(100),
+        ..loopback()
+    };
+    let edge = Running::start(config, service_fn(echo)).await;
+    let mut client = edge.connect().await;
+    client.send(GET).await;
+    client.answer().await;
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn a_request_may_take_any_time_unless_it_has_a_deadline() {
+    let config = EdgeConfig {
+        header_timeout: Duration::from_millis(50),
+        keep_alive_timeout: Duration::from_millis(50),
+        body_timeout: None,
+        ..loopback()
+    };
+    let (edge, mut requests) = silent(config.clone()).await;
+    let mut client = edge.connect().await;
+    client.send(GET).await;
+    let gone = soon(requests.recv()).await.unwrap();
+    tokio::time::timeout(Duration::from_millis(300), gone)
+        .await
+        .unwrap_err();
+
+    let total_timeout = Some(Duration::from_millis(100));
+    let (edge, mut requests) = silent(EdgeConfig {
+        total_timeout,
+        ..config
+    })
+    .await;
+    let mut client = edge.connect().await;
+    client.send(GET).await;
+    let gone = soon(requests.recv()).await.unwrap();
+    soon(gone).await.unwrap_err();
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn a_deadline_counts_for_each_request_anew_and_ends_streams() {
+    let config = EdgeConfig {
+        total_timeout: Some(Duration::from_millis(400)),
+        ..loopback()
+    };
+    let (mut feed, body) = fed();
+    let edge = streaming(config.clone(), body).await;
+    let mut client = edge.connect().await;
+    client.send(GET).await;
+    feed.frames.send(Bytes::from("line\n")).unwrap();
+    let answer = client.answer().await;
+    assert!(!answer.complete);
+    assert_eq!(answer.body, "line\n");
+    soon(&mut feed.gone).await.unwrap_err();
+
+    let edge = Running::start(config, service_fn(echo)).await;
+    let mut client = edge.connect().await;
+    for _ in 0..6 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        client.send(GET).await;
+        assert_eq!(client.answer().await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_read_late_outlives_the_pause_between_requests() {
+    const LENGTH: usize = 8_000_000;
+    let config = EdgeConfig {
+        keep_alive_timeout: Duration::from_millis(50),
+        ..loopback()
+    };
+    let stack = service_fn(|_: Request<RequestBody>| async {
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("x".repeat(LENGTH))))
+    });
+    let edge = Running::start(config, stack).await;
+    let mut client = edge.connect().await;
+    client.send(GET).await;
+    // For the stack the request is over: hyper has all of the answer. The kernel has not.
+    while edge.gauges.finished() == 0 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(client.answer().await.body.len(), LENGTH);
+    assert!(client.is_closed().await);
+}
+
+/// An edge whose answers break after their first line.
+async fn breaking() -> Running {
+    let stack = service_fn(|_: Request<RequestBody>| async {
+        let broken = futures_util::stream::unfold(0, |step| async move {
+            match step {
+                0 => Some((Ok(Frame::data(Bytes::from("line\n"))), 1)),
+                _ => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    Some((Err(std::io::Error::other("broken")), 2))
+                }
+            }
+        });
+        Ok::<_, Infallible>(Response::new(StreamBody::new(broken)))
+    });
+    Running::start(loopback(), stack).await
+}
+
+#[tokio::test]
+async fn a_broken_answer_ends_unclean() {
+    let edge = breaking().await;
+    let answer = edge.ask(GET).await;
+    assert_eq!((&*answer.body, answer.complete), ("line\n", false));
+}
+
+#[tokio::test]
+async fn a_broken_answer_of_http_1_0_ends_unclean_too() {
+    let edge = breaking().await;
+    let mut client = edge.connect().await;
+    client
+        .send("GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        .await;
+    client.until("line\n").await;
+    let mut rest = [0; 8];
+    let end = tokio::io::AsyncReadExt::read(&mut client.io, &mut rest);
+    let error = soon(end).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}

@@ -1,0 +1,229 @@
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{Either, Full};
+use llamatower::edge::{Drained, Edge, EdgeConfig, ListenAddr, RequestBody, Shutdown};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpStream;
+use tower::service_fn;
+
+use crate::support::{Client, FedBody, Feed, Running, SOON, echo, fed, loopback, soon};
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")
+}
+
+/// `/stream` is fed by hand, all else is answered at once.
+async fn edge(config: EdgeConfig) -> (Running, Feed) {
+    let (feed, body) = fed();
+    let body = Arc::new(Mutex::new(Some(body)));
+    let stack = service_fn(move |request: Request<RequestBody>| {
+        let body: Either<Full<Bytes>, FedBody> = match request.uri().path() {
+            "/stream" => Either::Right(body.lock().unwrap().take().unwrap()),
+            _ => Either::Left(Full::from("text")),
+        };
+        async { Ok::<_, Infallible>(Response::new(body)) }
+    });
+    (Running::start(config, stack).await, feed)
+}
+
+async fn is_refused(edge: &Running) -> bool {
+    let start = Instant::now();
+    while start.elapsed() < SOON {
+        if TcpStream::connect(edge.addr).await.is_err() {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    false
+}
+
+#[tokio::test]
+async fn a_drain_first_tells_then_finishes_what_is_under_way() {
+    let (edge, feed) = edge(EdgeConfig {
+        drain_delay: Duration::from_millis(400),
+        ..loopback()
+    })
+    .await;
+    let mut idle = edge.connect().await;
+    idle.send(get("/")).await;
+    let before = idle.answer().await;
+    assert_eq!(before.header("connection"), None);
+    let mut stream = edge.connect().await;
+    stream.send(get("/stream")).await;
+    feed.frames.send(Bytes::from("first\n")).unwrap();
+    stream.until("first\n").await;
+
+    edge.shutdown.drain();
+    while !edge.gauges.is_draining() {
+        tokio::task::yield_now().await;
+    }
+    // While the word spreads new connections are served, and asked not to come back.
+    let health = edge.ask(&get("/health")).await;
+    assert_eq!(
+        (health.status, &*health.body),
+        (503, "{\"status\":\"draining\"}\n")
+    );
+    let mut new = edge.connect().await;
+    new.send(get("/")).await;
+    let answer = new.answer().await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("connection").as_deref(), Some("close"));
+    assert!(new.is_closed().await);
+
+    // Then nothing new is accepted and idle connections are closed, but the stream goes on.
+    assert!(idle.is_closed().await);
+    assert!(is_refused(&edge).await);
+    feed.frames.send(Bytes::from("last\n")).unwrap();
+    drop(feed.frames);
+    stream.until("last\n").await;
+    assert!(stream.rest().await.ends_with("0\r\n\r\n"));
+    assert_eq!(
+        edge.drained().await,
+        Drained {
+            completed: 2,
+            cut: 0
+        }
+    );
+}
+
+#[tokio::test]
+async fn at_the_end_of_its_time_streams_write_their_last_frame() {
+    let (edge, feed) = edge(EdgeConfig {
+        drain_timeout: Duration::from_millis(100),
+        ..loopback()
+    })
+    .await;
+    let mut stream = edge.connect().await;
+    stream.send(get("/stream")).await;
+    stream.until("\r\n\r\n").await;
+    let mut cutoff = edge.cutoff.clone();
+    let ending = tokio::spawn(async move {
+        cutoff.wait_for(|cut| *cut).await.unwrap();
+        feed.frames
+            .send(Bytes::from("{\"error\":\"drained\"}\n"))
+            .unwrap();
+    });
+    edge.shutdown.drain();
+    soon(ending).await.unwrap();
+    let rest = stream.rest().await;
+    assert!(rest.contains("drained"), "{rest}");
+    assert!(rest.ends_with("0\r\n\r\n"), "{rest}");
+    assert_eq!(
+        edge.drained().await,
+        Drained {
+            completed: 0,
+            cut: 1
+        }
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_does_not_end_is_dropped() {
+    let (edge, mut feed) = edge(EdgeConfig {
+        drain_timeout: Duration::from_millis(50),
+        ..loopback()
+    })
+    .await;
+    let mut stream = edge.connect().await;
+    stream.send(get("/stream")).await;
+    stream.until("\r\n\r\n").await;
+    edge.shutdown.drain();
+    soon(&mut feed.gone).await.unwrap_err();
+    assert_eq!(
+        edge.drained().await,
+        Drained {
+            completed: 0,
+            cut: 1
+        }
+    );
+    assert_eq!(stream.rest().await, "");
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once() {
+    for delay in [Duration::from_secs(60), Duration::ZERO] {
+        let (edge, mut feed) = edge(EdgeConfig {
+            drain_delay: delay,
+            drain_timeout: Duration::from_secs(60),
+            ..loopback()
+        })
+        .await;
+        let mut stream = edge.connect().await;
+        stream.send(get("/stream")).await;
+        stream.until("\r\n\r\n").await;
+        edge.shutdown.drain();
+        while !edge.gauges.is_draining() {
+            tokio::task::yield_now().await;
+        }
+        edge.shutdown.end_now();
+        soon(&mut feed.gone).await.unwrap_err();
+        assert_eq!(edge.drained().await.cut, 1);
+    }
+}
+
+#[tokio::test]
+async fn an_edge_with_nothing_to_do_drains_at_once() {
+    let edge = Running::start(loopback(), service_fn(echo)).await;
+    let _unused = edge.connect().await;
+    edge.shutdown.drain();
+    let nothing = Drained {
+        completed: 0,
+        cut: 0,
+    };
+    assert_eq!(edge.drained().await, nothing);
+}
+
+/// Runs the test below in a process of its own and sends it signals.
+#[tokio::test]
+async fn the_first_signal_drains_and_the_second_ends() {
+    let mut child = tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "--ignored",
+            "--nocapture",
+            "drain::until_signalled",
+        ])
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut told = BufReader::new(child.stdout.take().unwrap()).lines();
+    let id = child.id().unwrap().to_string();
+    for (awaited, signal) in [("serving", "-TERM"), ("draining", "-INT")] {
+        while soon(told.next_line()).await.unwrap().as_deref() != Some(awaited) {}
+        let kill = tokio::process::Command::new("kill")
+            .args([signal, &id])
+            .status();
+        assert!(kill.await.unwrap().success());
+    }
+    assert!(soon(child.wait()).await.unwrap().success());
+}
+
+#[tokio::test]
+#[ignore = "run in a process of its own by the test above"]
+async fn until_signalled() {
+    let (_feed, body) = fed();
+    let body = Arc::new(Mutex::new(Some(body)));
+    let stack = service_fn(move |_: Request<RequestBody>| {
+        let body = body.lock().unwrap().take().unwrap();
+        async { Ok::<_, Infallible>(Response::new(body)) }
+    });
+    let edge = Edge::bind(loopback()).await.unwrap();
+    let ListenAddr::Tcp(addr) = edge.local_addrs().remove(0) else {
+        unreachable!()
+    };
+    let shutdown = Shutdown::on_signals().unwrap();
+    let draining = shutdown.clone();
+    let serving = tokio::spawn(edge.serve(stack, shutdown));
+    let mut stream = Client::new(TcpStream::connect(addr).await.unwrap());
+    stream.send(get("/stream")).await;
+    stream.until("\r\n\r\n").await;
+    println!("\nserving");
+    draining.draining().await;
+    println!("draining");
+    assert_eq!(soon(serving).await.unwrap().cut, 1);
+}

@@ -1,0 +1,100 @@
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use llamatower::edge::EdgeConfig;
+use tokio::net::TcpStream;
+use tower::service_fn;
+
+use crate::support::{Running, SOON, echo, loopback, soon};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+#[tokio::test]
+async fn one_connection_too_many_is_told_so() {
+    let config = EdgeConfig {
+        max_connections: 2,
+        ..loopback()
+    };
+    let edge = Running::start(config, service_fn(echo)).await;
+    let mut clients = [edge.connect().await, edge.connect().await];
+    for client in &mut clients {
+        client.send(GET).await;
+        assert_eq!(client.answer().await.status, 200);
+    }
+    let refused = edge.ask(GET).await;
+    assert_eq!(refused.status, 503);
+    assert_eq!(refused.body, "{\"error\":\"too many connections\"}\n");
+    assert_eq!(refused.header("retry-after").as_deref(), Some("1"));
+    assert_eq!(edge.gauges.refused_connections(), 1);
+
+    let [first, _second] = clients;
+    drop(first);
+    let start = Instant::now();
+    while edge.ask(GET).await.status != 200 {
+        assert!(start.elapsed() < SOON, "the place never became free");
+    }
+}
+
+/// Runs the test below in a process of its own that may have 64 files open.
+#[tokio::test]
+async fn a_process_without_sockets_left_rests_and_then_goes_on() {
+    let tests = std::env::current_exe().unwrap();
+    let child = tokio::process::Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -n 64 && exec \"$0\" --exact --ignored limits::with_few_files",
+        ])
+        .arg(tests)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(3 * SOON, child)
+        .await
+        .unwrap()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && told.contains("1 passed"),
+        "{told}"
+    );
+}
+
+/// The clients are in a process of their own: they shall not use up the files.
+#[tokio::test]
+#[ignore = "run in a process with few files by the test above"]
+async fn with_few_files() {
+    let edge = Running::start(loopback(), service_fn(echo)).await;
+    let mut crowd = tokio::process::Command::new("bash")
+        .arg("-c")
+        .arg(
+            "ulimit -Sn \"$(ulimit -Hn)\"; \
+             for i in $(seq 20 60); do eval \"exec $i<>/dev/tcp/127.0.0.1/$0\"; done; read -r _",
+        )
+        .arg(edge.addr.port().to_string())
+        .stdin(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    // Two clients of our own use up what the crowd leaves.
+    let mut own = Vec::new();
+    let start = Instant::now();
+    while edge.gauges.accept_errors() == 0 && start.elapsed() < SOON {
+        if let Ok(client) = TcpStream::connect(edge.addr).await {
+            own.push(client);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let errors = edge.gauges.accept_errors();
+    assert!(errors > 0, "the files were never used up");
+    // It rests between attempts.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let attempts = edge.gauges.accept_errors() - errors;
+    assert!(attempts <= 12, "{attempts} attempts in a second");
+
+    own.clear();
+    crowd.start_kill().unwrap();
+    crowd.wait().await.unwrap();
+    let answer = soon(edge.ask(GET)).await;
+    assert_eq!(answer.status, 200);
+}

@@ -1,0 +1,11 @@
+//! The edge as its clients see it: real sockets, real bytes.
+
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
+
+mod bind;
+mod bodies;
+mod clocks;
+mod drain;
+mod limits;
+mod rules;
+mod support;
