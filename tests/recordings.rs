@@ -14,8 +14,8 @@ use std::path::Path;
 use std::process::Stdio;
 
 use llamatower_layers::api_key::generate_key;
-use llamatower_sim::recording::{Answer, CASES, Difference, KILLED_CASES, Recording, compare};
-use llamatower_sim::{Fault, FaultKind, ModelSpec, Sim, SimHandle};
+use llamatower_sim::recording::{Answer, CASES, Difference, End, KILLED_CASES, Recording, compare};
+use llamatower_sim::{Cut, Ending, Fault, FaultKind, ModelSpec, Sim, SimHandle};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader, Lines};
 use tokio::process::{Child, Command};
@@ -185,6 +185,31 @@ async fn it_answers_as_the_real_server_behind_it_does() {
     }
     behind.stop().await;
     tally.expect_nothing_else();
+}
+
+#[tokio::test]
+async fn what_came_before_a_break_inside_of_a_line_is_seen() {
+    let sim = simulated().await;
+    let gateway = Gateway::start(&sim.url()).await;
+    sim.arm(Fault::new(FaultKind::Die {
+        after_lines: 3,
+        ending: Ending::Fin,
+        cut: Cut::InsideLine,
+    }));
+    let answer = gateway.ask(&load("generate_default")).await;
+    let text = String::from_utf8(answer.body()).unwrap();
+    let whole = text.lines().filter(|line| line.ends_with('}')).count();
+    assert_eq!((answer.status, whole, answer.end), (200, 3, End::Cut));
+}
+
+#[test]
+fn users_are_told_of_every_departure() {
+    let told = include_str!("../docs/departures.md");
+    let departures = DEPARTURES.iter().chain(BEFORE_OLDER_SERVERS);
+    let headers = MORE_HEADERS.iter().map(|(_, why)| *why);
+    for why in departures.map(|known| known.why).chain(headers) {
+        assert!(told.contains(&format!("| {why} |")), "missing: {why}");
+    }
 }
 
 /// What was found to differ.

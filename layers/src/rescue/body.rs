@@ -37,6 +37,9 @@ pin_project! {
             reporter: Reporter,
         },
         Whole { bytes: Bytes },
+        // It breaks off at the next poll: what was said before is to reach the client first, and
+        // hyper flushes when a body has nothing for it, but never after an error.
+        Breaking { error: Option<BoxError> },
         Ended,
     }
 }
@@ -158,6 +161,11 @@ where
                 kind.set(Kind::Ended);
                 return Poll::Ready(Some(Ok(frame)));
             }
+            KindProjected::Breaking { error } => {
+                let error = error.take();
+                kind.set(Kind::Ended);
+                return Poll::Ready(error.map(Err));
+            }
             KindProjected::Ended => return Poll::Ready(None),
         };
         let error = match inner.as_mut().poll_frame(cx) {
@@ -190,6 +198,11 @@ where
         };
         let last = error.and_then(|error| last_words(watch.as_ref(), reporter, error));
         // The backend is let go of now, not when the client has read its last frame.
+        if let Some(Err(error)) = last {
+            kind.set(Kind::Breaking { error: Some(error) });
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         kind.set(Kind::Ended);
         Poll::Ready(last)
     }
@@ -202,7 +215,7 @@ where
                 ..
             } => watch.is_settled && inner.is_end_stream(),
             Kind::Inner { inner, .. } => inner.is_end_stream(),
-            Kind::Whole { .. } => false,
+            Kind::Whole { .. } | Kind::Breaking { .. } => false,
             Kind::Ended => true,
         }
     }
@@ -220,6 +233,7 @@ where
             }
             Kind::Inner { inner, .. } => inner.size_hint(),
             Kind::Whole { bytes } => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Breaking { .. } => SizeHint::default(),
             Kind::Ended => SizeHint::with_exact(0),
         }
     }

@@ -268,6 +268,21 @@ async fn a_killed_backend_ends_the_stream_with_an_error_line() {
     assert_eq!(outcome.error, Some("busy"));
 }
 
+/// A server that has nothing to write flushes what it has written, one that fails does not.
+#[tokio::test]
+async fn before_an_unclean_end_there_is_time_to_flush() {
+    let steps = [Data("{\"model\""), Broken];
+    let (answer, _) = answer(RescueLayer::new(), "/api/chat", NDJSON, steps).await;
+    let mut body = task::spawn(answer.into_body());
+    let first = assert_ready!(body.enter(|cx, body| body.poll_frame(cx)));
+    assert!(first.unwrap().unwrap().is_data());
+    assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
+    assert!(body.is_woken());
+    let last = assert_ready!(body.enter(|cx, body| body.poll_frame(cx)));
+    assert!(last.unwrap().is_err());
+    assert!(body.is_end_stream());
+}
+
 #[tokio::test]
 async fn killed_inside_of_a_line_the_stream_ends_unclean() {
     let (text, is_clean, outcome) = stream(
