@@ -1,0 +1,207 @@
+//! Streams, loading and unloading.
+
+use std::time::Duration;
+
+use llamatower_sim::FaultKind;
+use llamatower_sim::recording::{End, Framing};
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
+
+use crate::support::*;
+
+#[tokio::test]
+async fn a_chat_streams_unless_it_says_otherwise() {
+    let stage = stage(&[&[tiny()]]).await;
+    let answer = stage.post("/api/chat", chat("tiny", json!({}))).await;
+    assert_eq!(answer.header("content-type"), Some("application/x-ndjson"));
+    assert_eq!((answer.framing, answer.end), (Framing::Chunked, End::Clean));
+    assert_eq!(lines(&answer).last().unwrap()["done"], true);
+    assert_eq!(answer.header("x-accel-buffering"), Some("no"));
+    let answer = stage
+        .post("/api/chat", chat("tiny", json!({"stream": false})))
+        .await;
+    assert_eq!(
+        (answer.framing, body(&answer)["done"].as_bool()),
+        (Framing::Length, Some(true))
+    );
+}
+
+#[tokio::test]
+async fn a_line_is_on_its_way_before_the_next_is_made() {
+    let stage = stage(&[&[slow()]]).await;
+    stage.sims[0].arm(FaultKind::stall_after(2));
+    let mut stream = stage.open_chat(json!({})).await;
+    let mut seen = Vec::new();
+    while seen.windows(2).filter(|pair| pair == b"}\n").count() < 2 {
+        assert_ne!(stream.read_buf(&mut seen).await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
+async fn bytes_pass_as_they_are() {
+    let stage = stage(&[&[tiny()]]).await;
+    let line = "{\"x\":\"\\u003c < \u{2028} \u{85}\",\"done\":true}\n";
+    let raw = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{line}\r\n0\r\n\r\n",
+        line.len()
+    );
+    stage.sims[0].arm(FaultKind::Raw {
+        bytes: raw,
+        ending: Default::default(),
+    });
+    let answer = stage.post("/api/chat", chat("tiny", json!({}))).await;
+    assert_eq!(text(&answer), line);
+}
+
+#[tokio::test]
+async fn each_dialect_ends_in_its_own_way() {
+    let stage = stage(&[&[tiny()]]).await;
+    let stream =
+        json!({"stream": true, "stream_options": {"include_usage": true}, "max_tokens": 3});
+    let answer = stage
+        .post("/v1/chat/completions", chat("tiny", stream.clone()))
+        .await;
+    assert_eq!(answer.header("content-type"), Some("text/event-stream"));
+    let openai = text(&answer);
+    assert!(
+        openai.contains("\"usage\"") && openai.ends_with("data: [DONE]\n\n"),
+        "{openai}"
+    );
+    let anthropic = text(&stage.post("/v1/messages", chat("tiny", stream)).await);
+    assert!(
+        anthropic.contains("event: message_stop") && !anthropic.contains("[DONE]"),
+        "{anthropic}"
+    );
+    let responses = json!({"model": "tiny", "input": "x", "stream": true});
+    let responses = text(&stage.post("/v1/responses", responses).await);
+    assert!(responses.contains("event: response.completed") && !responses.contains("[DONE]"));
+}
+
+#[tokio::test]
+async fn calls_of_tools_and_thoughts_are_unchanged() {
+    let thinking = tiny().with_capability("thinking");
+    let stage = stage(&[&[thinking]]).await;
+    let tool = json!({"type": "function", "function": {"name": "get_gate", "parameters": {}}});
+    let request = json!({"model": "tiny", "messages": [{"role": "user", "content": "call get_gate"}], "tools": [tool], "stream": false});
+    let answer = body(&stage.post("/api/chat", request).await);
+    assert_eq!(
+        answer["message"]["tool_calls"][0]["function"]["name"],
+        "get_gate"
+    );
+    let answer = stage
+        .post("/api/chat", chat("tiny", json!({"think": true})))
+        .await;
+    assert!(
+        lines(&answer)
+            .iter()
+            .any(|line| line["message"]["thinking"].is_string())
+    );
+}
+
+#[tokio::test]
+async fn silence_before_the_first_byte_is_as_long_as_its_clock_allows() {
+    let settings = [
+        ("LLAMATOWER_FIRST_BYTE_TIMEOUT", "30s"),
+        ("LLAMATOWER_IDLE_TIMEOUT", "50ms"),
+    ];
+    let stage = stage_with(&[&[tiny()]], &settings).await;
+    stage.sims[0].arm(FaultKind::silence(Duration::from_millis(400)));
+    assert_eq!(
+        stage
+            .post("/api/chat", chat("tiny", json!({})))
+            .await
+            .status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn a_line_of_seven_megabytes_passes() {
+    let stage = stage(&[&[tiny()]]).await;
+    stage.sims[0].arm(FaultKind::HugeLine { bytes: 7_000_000 });
+    let answer = stage.post("/api/chat", chat("tiny", json!({}))).await;
+    assert_eq!((answer.status, answer.end), (200, End::Clean));
+    assert!(answer.body().len() > 7_000_000);
+}
+
+#[tokio::test]
+async fn a_stream_is_not_compressed() {
+    let stage = stage(&[&[tiny()]]).await;
+    let request = chat("tiny", json!({})).to_string();
+    let answer = stage
+        .ask(
+            "POST",
+            "/api/chat",
+            &[("Accept-Encoding", "gzip")],
+            Some(&request),
+        )
+        .await;
+    assert_eq!(answer.header("content-encoding"), None);
+    assert!(lines(&answer).len() > 1);
+}
+
+#[tokio::test]
+async fn a_request_without_a_prompt_loads_and_answers_once() {
+    let stage = stage(&[&[tiny()]]).await;
+    let answer = stage
+        .post("/api/generate", json!({"model": "tiny", "stream": true}))
+        .await;
+    assert_eq!(answer.framing, Framing::Length);
+    assert_eq!(body(&answer)["done_reason"], "load");
+}
+
+#[tokio::test]
+async fn an_unload_reaches_every_backend_that_has_the_model_in_memory() {
+    let stage = stage(&[&[tiny()], &[tiny()]]).await;
+    for sim in &stage.sims {
+        let load = json!({"model": "tiny"});
+        let client = reqwest::Client::new();
+        client
+            .post(format!("{}/api/generate", sim.url()))
+            .json(&load)
+            .send()
+            .await
+            .unwrap();
+        sim.wait_for(|state| state.resident == ["tiny:latest"])
+            .await;
+    }
+    let answer = stage
+        .post("/api/generate", json!({"model": "tiny", "keep_alive": 0}))
+        .await;
+    assert_eq!(body(&answer)["done_reason"], "unload");
+    assert_eq!(body(&stage.get("/api/ps").await), json!({"models": []}));
+}
+
+#[tokio::test]
+async fn where_keys_are_asked_for_an_unload_needs_an_administrators() {
+    let (key, line) = llamatower_layers::api_key::generate_key("ada").unwrap();
+    let stage = stage_with(&[&[tiny()]], &[("LLAMATOWER_API_KEYS", &line)]).await;
+    let unload = json!({"model": "tiny", "keep_alive": 0}).to_string();
+    let key = key.to_string();
+    let answer = stage
+        .ask(
+            "POST",
+            "/api/generate",
+            &[("x-api-key", &key)],
+            Some(&unload),
+        )
+        .await;
+    assert_eq!(answer.status, 403);
+    let answer = stage
+        .manage(
+            "POST",
+            "/api/generate",
+            json!({"model": "tiny", "keep_alive": 0}),
+        )
+        .await;
+    assert_eq!(answer.status, 200);
+}
+
+#[tokio::test]
+async fn every_form_of_keep_alive_is_taken() {
+    let stage = stage(&[&[tiny()]]).await;
+    for keep_alive in [json!(-1), json!("10m"), Value::Null] {
+        let request = chat("tiny", json!({"keep_alive": keep_alive, "stream": false}));
+        assert_eq!(stage.post("/api/chat", request).await.status, 200);
+    }
+}
