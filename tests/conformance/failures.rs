@@ -1,7 +1,7 @@
 //! Errors, deaths and departures.
 
 use llamatower_sim::recording::End;
-use llamatower_sim::{Cut, Ending, FaultKind, Outcome};
+use llamatower_sim::{Cut, Ending, Fault, FaultKind, Outcome};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
@@ -165,20 +165,23 @@ async fn a_killed_backend_ends_the_stream_with_an_error_line() {
 
 #[tokio::test]
 async fn a_killed_backend_ends_an_event_stream_with_an_error_event() {
-    let stage = stage(&[&[tiny()]]).await;
+    let stage = stage(&[&[slow()]]).await;
     for (path, error) in [
         ("/v1/chat/completions", "data: {\"error\":"),
         ("/v1/messages", "event: error\ndata: {\"type\":\"error\""),
         ("/v1/responses", "event: error\ndata: {"),
     ] {
-        stage.sims[0]
-            .arm(llamatower_sim::Fault::new(FaultKind::die_after(5, Ending::Fin)).times(1));
+        stage.sims[0].arm(
+            Fault::new(FaultKind::die_after(5, Ending::Fin))
+                .for_path(path)
+                .times(1),
+        );
         let request = chat(
-            "tiny",
+            "slow",
             json!({"stream": true, "max_tokens": 9, "input": "x"}),
         );
         let seen = text(&stage.post(path, request).await);
-        assert!(seen.contains(error), "{path}: {seen}");
+        assert!(seen.contains(error), "{path}: {seen:.1500}");
     }
 }
 
