@@ -106,7 +106,15 @@ impl Gateway {
             let service = Admin::new(self.telemetry.clone());
             tokio::spawn(admin.serve(service, admin_shutdown.clone()))
         });
+        let telling = tokio::spawn({
+            let (shutdown, gauges) = (shutdown.clone(), self.public.gauges());
+            async move {
+                shutdown.draining().await;
+                tracing::info!(under_way = gauges.in_flight(), "draining");
+            }
+        });
         let drained = self.public.serve(service, shutdown).await;
+        telling.abort();
         stop.send_replace(true);
         let _ = watching.await;
         admin_shutdown.end_now();

@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Full};
 use llamatower::ollama::upstream::{
     AnswerBroken, ConnectFailed, ConnectionLost, InvalidAnswer, Upstream, UpstreamBody,
 };
-use llamatower_layers::{BoxError, Failure};
+use llamatower_layers::{BoxError, Failure, Retryable};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt;
@@ -162,7 +162,7 @@ async fn answers_that_two_readers_could_take_differently_are_refused() {
             failure.caused_by::<InvalidAnswer>().is_some(),
             "{odd:?}: {failure}"
         );
-        assert!(!failure.is_retryable());
+        assert_eq!(failure.retryable(), Retryable::No);
         assert_eq!(upstream.idle_connections(), 0);
     }
 }
@@ -210,7 +210,7 @@ async fn a_connection_that_closes_before_it_answers_may_be_retried() {
     });
     let failure = cause_of(ask(&upstream).await.expect_err("no answer"));
     assert!(failure.caused_by::<ConnectionLost>().is_some());
-    assert!(failure.is_retryable());
+    assert_eq!(failure.retryable(), Retryable::Yes);
 }
 
 #[tokio::test]

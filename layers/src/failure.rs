@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use http::StatusCode;
-//! use llamatower_layers::{BoxError, Fail, Failure, Side};
+//! use llamatower_layers::{BoxError, Fail, Failure, Retryable, Side};
 //!
 //! #[derive(Debug)]
 //! struct OutOfPaper;
@@ -20,12 +20,12 @@
 //!     fn side(&self) -> Side { Side::Upstream }
 //!     fn status(&self) -> StatusCode { StatusCode::SERVICE_UNAVAILABLE }
 //!     fn kind(&self) -> &'static str { "out_of_paper" }
-//!     fn is_retryable(&self) -> bool { true }
+//!     fn retryable(&self) -> Retryable { Retryable::Yes }
 //! }
 //!
 //! let error: BoxError = Failure::from(OutOfPaper).into();
 //! let failure = Failure::find(&*error).expect("it was raised as one");
-//! assert!(failure.is_retryable());
+//! assert_eq!(failure.retryable(), Retryable::Yes);
 //! assert!(failure.caused_by::<OutOfPaper>().is_some());
 //! ```
 
@@ -49,6 +49,18 @@ pub enum Side {
     Upstream,
 }
 
+/// Whether a request that failed may be sent again, to another backend or later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Retryable {
+    /// It may not: it would fail again, or do something twice.
+    No,
+    /// It may, once for each request: another failure of this sort would cost its whole time
+    /// again.
+    Once,
+    /// It may.
+    Yes,
+}
+
 /// An error that knows what it means. Its `Display` is the text that the client sees.
 pub trait Fail: Error + Send + Sync + 'static {
     /// Whose side the failure is on.
@@ -58,8 +70,8 @@ pub trait Fail: Error + Send + Sync + 'static {
     /// A short name of fixed spelling for logs and metrics (`error.type`).
     fn kind(&self) -> &'static str;
     /// Whether the same request may be sent again, to another backend or later.
-    fn is_retryable(&self) -> bool {
-        false
+    fn retryable(&self) -> Retryable {
+        Retryable::No
     }
     /// How long the client should wait before it asks again (`Retry-After`, RFC 9110 10.2.3).
     fn retry_after(&self) -> Option<Duration> {
@@ -105,8 +117,8 @@ impl Failure {
     }
 
     /// Whether the same request may be sent again.
-    pub fn is_retryable(&self) -> bool {
-        self.cause.is_retryable()
+    pub fn retryable(&self) -> Retryable {
+        self.cause.retryable()
     }
 
     /// How long the client should wait before it asks again.

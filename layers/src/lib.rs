@@ -35,7 +35,7 @@ pub use body::Replay;
 pub use dialect::Dialect;
 #[cfg(feature = "endpoint")]
 pub use endpoint::{Endpoint, EndpointTable, Operation, RouteMatch};
-pub use failure::{BoxError, Fail, Failure, Side};
+pub use failure::{BoxError, Fail, Failure, Retryable, Side};
 #[cfg(feature = "llm-request")]
 pub use llm_request::{KeepAlive, LlmRequest, ModelName};
 #[cfg(feature = "outcome")]

@@ -81,7 +81,7 @@ impl Default for TelemetryConfig {
 #[non_exhaustive]
 pub enum TelemetryError {
     /// The log's filter is not one.
-    #[error("the log filter {filter:?} cannot be read: {reason}")]
+    #[error("LLAMATOWER_LOG: the log filter {filter:?} cannot be read: {reason}")]
     LogFilter {
         /// The filter as it was given.
         filter: String,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::{Fail, Side};
+use crate::{Fail, Retryable, Side};
 
 /// As many requests are in flight as may be. Nothing was sent anywhere, so the request may be
 /// sent again after a moment.
@@ -40,8 +40,8 @@ impl Fail for AtCapacity {
     fn kind(&self) -> &'static str {
         "at_capacity"
     }
-    fn is_retryable(&self) -> bool {
-        true
+    fn retryable(&self) -> Retryable {
+        Retryable::Yes
     }
     fn retry_after(&self) -> Option<Duration> {
         Some(Duration::from_secs(1))

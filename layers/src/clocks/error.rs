@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::{Fail, Side};
+use crate::{Fail, Retryable, Side};
 
 macro_rules! timeout {
-    ($(#[$doc:meta])* $name:ident, $kind:literal, retryable: $retryable:literal, $text:literal) => {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, retryable: $retryable:ident, $text:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub struct $name {
@@ -35,8 +35,8 @@ macro_rules! timeout {
             fn kind(&self) -> &'static str {
                 $kind
             }
-            fn is_retryable(&self) -> bool {
-                $retryable
+            fn retryable(&self) -> Retryable {
+                Retryable::$retryable
             }
         }
     };
@@ -44,20 +44,20 @@ macro_rules! timeout {
 
 timeout! {
     /// The backend said nothing after the request had been sent.
-    FirstByteTimeout, "first_byte_timeout", retryable: true,
+    FirstByteTimeout, "first_byte_timeout", retryable: Once,
     "the backend sent no byte within {after:?}: it may be loading the model or be busy; \
      the first-byte time-out says how long is waited"
 }
 
 timeout! {
     /// The backend paused in the middle of its answer.
-    IdleTimeout, "idle_timeout", retryable: false,
+    IdleTimeout, "idle_timeout", retryable: No,
     "the backend paused for {after:?} in the middle of its answer; \
      the idle time-out says how long is waited"
 }
 
 timeout! {
     /// The whole exchange took too long.
-    TotalTimeout, "total_timeout", retryable: false,
+    TotalTimeout, "total_timeout", retryable: No,
     "the answer took longer than {after:?}; the total time-out says how long it may take"
 }

@@ -12,7 +12,7 @@ use tower::{Layer, ServiceExt, service_fn};
 
 use super::timer::Timer;
 use super::*;
-use crate::{BoxError, Failure};
+use crate::{BoxError, Failure, Retryable};
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -66,7 +66,10 @@ async fn silence_before_the_first_byte_ends_the_request() {
         panic!("it is late")
     };
     assert_eq!(kind(&error), "first_byte_timeout");
-    assert!(Failure::find(&*error).expect("a failure").is_retryable());
+    assert_eq!(
+        Failure::find(&*error).expect("a failure").retryable(),
+        Retryable::Once
+    );
     assert_eq!(started.elapsed(), seconds(10));
 }
 

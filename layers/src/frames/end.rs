@@ -17,7 +17,7 @@ pub enum EndRule {
     Done,
     /// `data: [DONE]`: OpenAI's chats and completions.
     DoneMarker,
-    /// The event `response.completed`, `response.incomplete` or `response.failed`.
+    /// The event `response.completed` or `response.incomplete`; `response.failed` tells of an error.
     ResponseEvent,
     /// The event `message_stop`.
     MessageStop,
@@ -71,7 +71,7 @@ impl EndRule {
             Self::DoneMarker => event.data.trim_ascii().starts_with(b"[DONE]"),
             Self::ResponseEvent => matches!(
                 event.kind(),
-                Some("response.completed" | "response.incomplete" | "response.failed")
+                Some("response.completed" | "response.incomplete")
             ),
             Self::MessageStop => event.kind() == Some("message_stop"),
             Self::AnyItem => event.json().status == "success",
@@ -158,7 +158,7 @@ impl<'a> Event<'a> {
     }
 
     fn tells_of_error(&self) -> bool {
-        if self.name == Some(b"error") {
+        if matches!(self.kind(), Some("error" | "response.failed")) {
             return true;
         }
         let last = self.json();

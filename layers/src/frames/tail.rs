@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use memchr::memrchr;
+use serde::de::IgnoredAny;
 
 use super::end::next_sequence_number;
 use super::pieces::Pieces;
@@ -118,8 +119,19 @@ impl Tail {
         match self.last_pieces() {
             Pieces::TooLong if self.is_at_boundary() => StreamEnd::Unknown,
             Pieces::TooLong => StreamEnd::Unfinished,
-            _ => rule.judge(self.framing, self.last_item().as_deref()),
+            _ => match rule.judge(self.framing, self.last_item().as_deref()) {
+                StreamEnd::Unknown if self.broke_off_in_a_line() => StreamEnd::Unfinished,
+                end => end,
+            },
         }
+    }
+
+    /// Whether what came after the last boundary is a piece of a line, and not a line that only
+    /// lacks its line feed.
+    fn broke_off_in_a_line(&self) -> bool {
+        self.framing == Framing::Ndjson
+            && self.holds_item(&self.partial)
+            && serde_json::from_slice::<IgnoredAny>(&self.partial.joined()).is_err()
     }
 
     /// The number of the event to come, in streams whose events have a `sequence_number`.

@@ -51,7 +51,7 @@ fn a_native_stream_is_complete_when_its_last_line_says_so() {
 
 #[test]
 fn the_end_of_a_stream_without_a_rule_is_known_only_from_success_or_error() {
-    use StreamEnd::{Complete, Error, Unknown};
+    use StreamEnd::{Complete, Error, Unfinished, Unknown};
     for (text, expected) in [
         ("", Unknown),
         ("{\"status\":\"success\"}\n", Complete),
@@ -59,6 +59,11 @@ fn the_end_of_a_stream_without_a_rule_is_known_only_from_success_or_error() {
         (
             "{\"status\":\"pulling\"}\n{\"error\":\"no such host\"}\n",
             Error,
+        ),
+        ("{\"status\":\"pulling\"}\n{\"status\":\"ver", Unfinished),
+        (
+            "{\"status\":\"pulling\"}\n{\"status\":\"verifying\"}",
+            Unknown,
         ),
     ] {
         let end = end_of(Framing::Ndjson, EndRule::AnyItem, text);
@@ -123,11 +128,7 @@ fn an_event_stream_is_complete_by_the_rule_of_its_dialect() {
             "data: {\"type\":\"response.incomplete\"}\n\n",
             Complete,
         ),
-        (
-            ResponseEvent,
-            "event: response.failed\ndata: {}\n\n",
-            Complete,
-        ),
+        (ResponseEvent, "event: response.failed\ndata: {}\n\n", Error),
         (
             ResponseEvent,
             "event: response.created\ndata: {}\n\n",

@@ -13,7 +13,7 @@ use super::scan::ScanError;
 use super::*;
 use crate::body::{MemoryBudget, ReplayBody};
 use crate::endpoint::EndpointLayer;
-use crate::{BoxError, EndpointTable, Failure, Side};
+use crate::{BoxError, EndpointTable, Failure, Retryable, Side};
 
 type Body = ReplayBody<Full<Bytes>>;
 
@@ -68,7 +68,7 @@ async fn given(path: &str, body: &'static str) -> Given {
 async fn refusal(layer: LlmRequestLayer, request: Request<Body>) -> (StatusCode, String) {
     let error = send(layer, request).await.err().unwrap();
     let failure = Failure::find(&*error).unwrap();
-    assert!(!failure.is_retryable());
+    assert_eq!(failure.retryable(), Retryable::No);
     (failure.status(), failure.to_string())
 }
 

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 use super::*;
-use crate::{BoxError, Failure, Side};
+use crate::{BoxError, Failure, Retryable, Side};
 
 thread_local! {
     static HEARD: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
@@ -37,7 +37,7 @@ fn assert_panicked(error: &BoxError) {
     assert!(failure.caused_by::<Panicked>().is_some());
     assert_eq!(failure.status(), StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(failure.side(), Side::Gateway);
-    assert!(!failure.is_retryable());
+    assert_eq!(failure.retryable(), Retryable::No);
     assert!(!error.to_string().contains("secret"));
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 
 use super::{Quota, headers};
-use crate::{Fail, Side};
+use crate::{Fail, Retryable, Side};
 
 /// Whom a quota is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,8 +73,8 @@ impl Fail for RateLimited {
     fn kind(&self) -> &'static str {
         "rate_limited"
     }
-    fn is_retryable(&self) -> bool {
-        true
+    fn retryable(&self) -> Retryable {
+        Retryable::Yes
     }
     fn retry_after(&self) -> Option<Duration> {
         Some(self.retry_after)

@@ -5,7 +5,7 @@ use std::fmt;
 
 use http::StatusCode;
 
-use crate::{Fail, Side};
+use crate::{Fail, Retryable, Side};
 
 /// The backend ended a stream without the item that every whole stream ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Fail for ShuttingDown {
     fn kind(&self) -> &'static str {
         "shutting_down"
     }
-    fn is_retryable(&self) -> bool {
-        true
+    fn retryable(&self) -> Retryable {
+        Retryable::Yes
     }
 }

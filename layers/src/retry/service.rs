@@ -14,10 +14,7 @@ use tower_service::Service;
 use super::backoff::{Next, random_share};
 use super::drain::drain;
 use super::{Attempts, Decision, RetryEvent, RetryLayer};
-use crate::{BoxError, Failure, Replay};
-
-/// The kind of failure after which one more attempt is enough: each costs its whole time.
-const FIRST_BYTE_TIMEOUT: &str = "first_byte_timeout";
+use crate::{BoxError, Failure, Replay, Retryable};
 
 /// The service of [`RetryLayer`].
 #[derive(Clone, Debug)]
@@ -47,7 +44,7 @@ where
             inner: self.inner.clone(),
             policy: self.policy.clone(),
             attempts: Attempts::first(),
-            had_first_byte_timeout: false,
+            has_used_once: false,
         };
         Box::pin(asking.ask(request))
     }
@@ -58,7 +55,7 @@ struct Asking<S> {
     inner: S,
     policy: RetryLayer,
     attempts: Attempts,
-    had_first_byte_timeout: bool,
+    has_used_once: bool,
 }
 
 /// Why a request might be sent again.
@@ -130,10 +127,13 @@ impl<S> Asking<S> {
                 })
             }
             Err(error) => {
-                let failure = Failure::find(&**error).filter(|failure| failure.is_retryable())?;
-                let is_silence = failure.kind() == FIRST_BYTE_TIMEOUT;
-                if is_silence && std::mem::replace(&mut self.had_first_byte_timeout, true) {
-                    return None;
+                let failure = Failure::find(&**error)?;
+                match failure.retryable() {
+                    Retryable::No => return None,
+                    Retryable::Once if std::mem::replace(&mut self.has_used_once, true) => {
+                        return None;
+                    }
+                    Retryable::Once | Retryable::Yes => {}
                 }
                 Some(Cause {
                     reason: failure.kind(),

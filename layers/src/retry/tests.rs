@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 use super::*;
-use crate::{BoxError, EndpointTable, Fail, Failure, Replay, Side};
+use crate::{BoxError, EndpointTable, Fail, Failure, Replay, Retryable, Side};
 
 #[derive(Clone, Debug, PartialEq)]
 struct Whole(&'static str);
@@ -30,7 +30,7 @@ impl Replay for Whole {
 #[derive(Clone, Copy, Debug)]
 struct Broke {
     kind: &'static str,
-    is_retryable: bool,
+    retryable: Retryable,
 }
 
 impl fmt::Display for Broke {
@@ -51,22 +51,22 @@ impl Fail for Broke {
     fn kind(&self) -> &'static str {
         self.kind
     }
-    fn is_retryable(&self) -> bool {
-        self.is_retryable
+    fn retryable(&self) -> Retryable {
+        self.retryable
     }
 }
 
 const REFUSED: Result<u16, Broke> = Err(Broke {
     kind: "connect_failed",
-    is_retryable: true,
+    retryable: Retryable::Yes,
 });
 const SILENT: Result<u16, Broke> = Err(Broke {
     kind: "first_byte_timeout",
-    is_retryable: true,
+    retryable: Retryable::Once,
 });
 const FATAL: Result<u16, Broke> = Err(Broke {
     kind: "invalid_answer",
-    is_retryable: false,
+    retryable: Retryable::No,
 });
 
 type Said = http_body_util::Full<bytes::Bytes>;

@@ -6,7 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use http::StatusCode;
-use llamatower_layers::{Fail, Side};
+use llamatower_layers::{Fail, Retryable, Side};
 
 use super::Address;
 
@@ -52,8 +52,8 @@ impl Fail for ConnectFailed {
     fn kind(&self) -> &'static str {
         "connect_failed"
     }
-    fn is_retryable(&self) -> bool {
-        true
+    fn retryable(&self) -> Retryable {
+        Retryable::Yes
     }
 }
 
@@ -95,8 +95,8 @@ impl Fail for ConnectTimeout {
     fn kind(&self) -> &'static str {
         "connect_timeout"
     }
-    fn is_retryable(&self) -> bool {
-        true
+    fn retryable(&self) -> Retryable {
+        Retryable::Yes
     }
 }
 
@@ -149,8 +149,8 @@ impl Fail for ConnectionLost {
         }
     }
     /// No byte of an answer was seen; whether the request may run twice is the route's word.
-    fn is_retryable(&self) -> bool {
-        true
+    fn retryable(&self) -> Retryable {
+        Retryable::Yes
     }
 }
 

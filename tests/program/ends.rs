@@ -1,0 +1,104 @@
+//! Leaving, and clients that leave.
+
+use llamatower_sim::{Fault, FaultKind, ModelSpec};
+use serde_json::Value;
+
+use crate::harness::{Connection, End, Gateway, chat, send, sim_with, soon, talkative, tiny};
+
+#[tokio::test]
+async fn an_idle_program_ends_with_0_at_sigterm() {
+    let sim = tiny().await;
+    let gateway = Gateway::start(&[&sim], &[]).await;
+    assert_eq!(gateway.terminate().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_stream_under_way_is_finished_before_the_program_ends() {
+    let model = ModelSpec::new("tiny")
+        .with_pace(std::time::Duration::from_millis(20))
+        .with_reply_tokens(100);
+    let sim = sim_with(model).await;
+    let mut gateway = Gateway::start(&[&sim], &[("LLAMATOWER_DRAIN_DELAY", "1s")]).await;
+    let mut streaming = gateway.connect().await;
+    streaming.post("/api/chat", &chat()).await;
+    streaming.head().await;
+    streaming.chunk().await;
+    gateway.ask_to_leave().await;
+    let is_draining = |line: &Value| line["message"] == "draining";
+    let line = gateway
+        .logged("the beginning of the drain", is_draining)
+        .await;
+    assert_eq!(line["under_way"], 1, "{line}");
+    let health = soon("a 503 on /health", async {
+        loop {
+            let health = send(gateway.get("/health")).await;
+            if health.status != 200 {
+                return health;
+            }
+        }
+    });
+    let health = health.await;
+    assert_eq!((health.status, health.header("connection")), (503, "close"));
+    let (text, end) = streaming.rest().await;
+    let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["done"], end), (&Value::Bool(true), End::Clean));
+    assert_eq!(gateway.ended().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_stream_that_outlasts_the_drain_ends_with_an_error_line() {
+    let sim = talkative().await;
+    let mut gateway = Gateway::start(&[&sim], &[("LLAMATOWER_DRAIN_TIMEOUT", "200ms")]).await;
+    let mut streaming = gateway.connect().await;
+    streaming.post("/api/chat", &chat()).await;
+    streaming.head().await;
+    streaming.chunk().await;
+    gateway.ask_to_leave().await;
+    let (text, end) = streaming.rest().await;
+    let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert!(last["error"].is_string(), "{text}");
+    assert_eq!(end, End::Clean);
+    assert_eq!(gateway.ended().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_client_that_stops_reading_is_given_up_and_its_place_is_free_again() {
+    let model = ModelSpec::new("tiny").with_reply_tokens(100_000_000);
+    let sim = sim_with(model).await;
+    sim.arm(Fault::new(FaultKind::HugeLine { bytes: 32 << 20 }).for_path("/api/chat"));
+    let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_WRITE_STALL_TIMEOUT", "1s")]).await;
+    let mut stalling = Connection::with_small_window(gateway.socket_address()).await;
+    stalling.post("/api/chat", &chat()).await;
+    stalling.head().await;
+    assert_eq!(gateway.metric("http_server_active_requests").await, 1.0);
+    soon(
+        "the backend's request is given up",
+        sim.wait_for(|state| state.cancelled == 1),
+    )
+    .await;
+    let line = gateway.access_line("/api/chat").await;
+    assert_eq!(line["ending"], "cancelled", "{line}");
+    assert_eq!(gateway.metric("http_server_active_requests").await, 0.0);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_by_fin_or_rst_cancels_what_is_under_way() {
+    let sim = talkative().await;
+    let gateway = Gateway::start(&[&sim], &[]).await;
+    for (number, resets) in [(1, false), (2, true)] {
+        let address = gateway.socket_address();
+        let mut leaving = match resets {
+            true => Connection::that_resets(address).await,
+            false => Connection::tcp(address).await,
+        };
+        leaving.post("/api/chat", &chat()).await;
+        leaving.head().await;
+        leaving.chunk().await;
+        drop(leaving);
+        soon(
+            "the cancel",
+            sim.wait_for(|state| state.cancelled == number),
+        )
+        .await;
+    }
+}

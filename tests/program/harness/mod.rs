@@ -1,0 +1,87 @@
+//! What all tests use: the gateway as a process, raw connections, simulated servers.
+
+mod connection;
+mod process;
+
+use std::future::Future;
+use std::time::Duration;
+
+use llamatower_sim::{ModelSpec, Sim, SimHandle};
+use serde_json::{Value, json};
+
+pub(crate) use connection::{Connection, End};
+pub(crate) use process::{Gateway, run};
+
+/// The longest that anything is waited for; never waited out in a run that passes.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits for something that must happen.
+pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("it never happened: {what}"),
+    }
+}
+
+/// A server with the model `tiny`, which answers at once.
+pub(crate) async fn tiny() -> SimHandle {
+    sim_with(ModelSpec::new("tiny").with_slots(8)).await
+}
+
+/// A server whose `tiny` takes 20 ms for each of a thousand tokens: a stream to interfere with.
+pub(crate) async fn talkative() -> SimHandle {
+    let model = ModelSpec::new("tiny")
+        .with_slots(8)
+        .with_pace(Duration::from_millis(20))
+        .with_reply_tokens(1000);
+    sim_with(model).await
+}
+
+pub(crate) async fn sim_with(model: ModelSpec) -> SimHandle {
+    Sim::builder().model(model).start().await.unwrap()
+}
+
+/// A chat with `tiny`.
+pub(crate) fn chat() -> Value {
+    json!({"model": "tiny", "messages": [{"role": "user", "content": "hi"}]})
+}
+
+/// `base` with the fields of `more`.
+pub(crate) fn with(mut base: Value, more: Value) -> Value {
+    let more = more.as_object().unwrap().clone();
+    base.as_object_mut().unwrap().extend(more);
+    base
+}
+
+/// An answer that was read whole.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("no JSON: {}", self.text))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+/// Sends a request and reads the answer whole.
+pub(crate) async fn send(request: reqwest::RequestBuilder) -> Answer {
+    soon("an answer", async {
+        let answer = request.send().await.unwrap();
+        Answer {
+            status: answer.status().as_u16(),
+            headers: answer.headers().clone(),
+            text: answer.text().await.unwrap(),
+        }
+    })
+    .await
+}

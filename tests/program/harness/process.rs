@@ -1,0 +1,199 @@
+//! The gateway as a process of its own.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+
+use llamatower_sim::SimHandle;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::Notify;
+
+use super::{Answer, Connection, send, soon};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_llamatower");
+
+/// How a process ended.
+#[derive(Debug)]
+pub(crate) struct Exited {
+    pub(crate) code: Option<i32>,
+    pub(crate) stderr: String,
+}
+
+/// A run that is expected to end by itself.
+pub(crate) async fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Exited {
+    let output = command(environment).args(arguments).output();
+    let output = soon("the end of the program", output).await.unwrap();
+    Exited {
+        code: output.status.code(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn command(environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command
+        .env_clear()
+        .env("LLAMATOWER_LISTEN", "127.0.0.1:0")
+        .env("LLAMATOWER_ADMIN_LISTEN", "127.0.0.1:0")
+        .env("LLAMATOWER_LOG_FORMAT", "json")
+        .env("LLAMATOWER_DRAIN_DELAY", "0")
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+/// A gateway that listens; killed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    child: Child,
+    log: Arc<Log>,
+    address: String,
+    operators: String,
+    client: reqwest::Client,
+}
+
+impl Gateway {
+    /// A gateway in front of these servers, with these settings.
+    pub(crate) async fn start(sims: &[&SimHandle], settings: &[(&str, &str)]) -> Self {
+        let urls: Vec<String> = sims.iter().map(|sim| sim.url()).collect();
+        let urls = urls.join(",");
+        let mut environment = vec![("OLLAMA_URL", &*urls)];
+        environment.extend(settings);
+        let mut child = command(&environment)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let log = Log::of(child.stdout.take().unwrap());
+        let address = log.address_for("clients").await;
+        let operators = log.address_for("operators").await;
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self {
+            child,
+            log,
+            address,
+            operators,
+            client,
+        }
+    }
+
+    pub(crate) fn socket_address(&self) -> SocketAddr {
+        self.address.parse().unwrap()
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub(crate) async fn connect(&self) -> Connection {
+        Connection::tcp(self.socket_address()).await
+    }
+
+    pub(crate) fn get(&self, path: &str) -> reqwest::RequestBuilder {
+        self.client.get(self.url(path))
+    }
+
+    /// Posts JSON and reads the answer whole.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        send(self.client.post(self.url(path)).json(body)).await
+    }
+
+    /// A page for operators.
+    pub(crate) async fn operators_page(&self, path: &str) -> Answer {
+        send(self.client.get(format!("http://{}{path}", self.operators))).await
+    }
+
+    /// The value of a metric without labels, or the sum over its labels.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let page = self.operators_page("/metrics").await.text;
+        let rows = page.lines().filter(|line| {
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with([' ', '{']))
+        });
+        rows.map(|row| row.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+            .sum()
+    }
+
+    /// Waits for a line of the log.
+    pub(crate) async fn logged(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        self.log.line(what, is_it).await
+    }
+
+    /// Waits for the line of a request that has ended.
+    pub(crate) async fn access_line(&self, route: &str) -> Value {
+        let is_it = |line: &Value| line["message"] == "request" && line["route"] == route;
+        self.logged("the end of a request", is_it).await
+    }
+
+    /// Sends SIGTERM and returns at once.
+    pub(crate) async fn ask_to_leave(&self) {
+        let process = self.child.id().unwrap().to_string();
+        let sent = Command::new("kill").args(["-TERM", &process]).status();
+        assert!(sent.await.unwrap().success());
+    }
+
+    /// Waits for its end, and gives its exit code.
+    pub(crate) async fn ended(&mut self) -> Option<i32> {
+        soon("the gateway's end", self.child.wait())
+            .await
+            .unwrap()
+            .code()
+    }
+
+    /// Sends SIGTERM and waits for its end.
+    pub(crate) async fn terminate(mut self) -> Option<i32> {
+        self.ask_to_leave().await;
+        self.ended().await
+    }
+}
+
+/// What the gateway has written so far.
+#[derive(Debug, Default)]
+struct Log {
+    lines: Mutex<Vec<Value>>,
+    grown: Notify,
+}
+
+impl Log {
+    /// Reads until the process ends, so that it never waits for a reader.
+    fn of(stdout: ChildStdout) -> Arc<Self> {
+        let log = Arc::new(Self::default());
+        let writer = log.clone();
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(stdout).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                writer.lines.lock().unwrap().push(line);
+                writer.grown.notify_waiters();
+            }
+        });
+        log
+    }
+
+    async fn line(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        let found = async {
+            loop {
+                let mut grown = std::pin::pin!(self.grown.notified());
+                grown.as_mut().enable();
+                let found = {
+                    let lines = self.lines.lock().unwrap();
+                    lines.iter().find(|line| is_it(line)).cloned()
+                };
+                match found {
+                    Some(line) => return line,
+                    None => grown.await,
+                }
+            }
+        };
+        soon(&format!("{what}, in the log"), found).await
+    }
+
+    async fn address_for(&self, audience: &str) -> String {
+        let is_it = |line: &Value| line["message"] == "listening" && line["for"] == audience;
+        let line = self.line("an address", is_it).await;
+        line["address"].as_str().unwrap().to_owned()
+    }
+}

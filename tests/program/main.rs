@@ -1,0 +1,8 @@
+//! The program as its operators see it: how it starts, how it refuses to, how it leaves, and
+//! what its metrics say when a client misbehaves.
+
+#![allow(clippy::unwrap_used)]
+
+mod ends;
+mod harness;
+mod starts;

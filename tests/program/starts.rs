@@ -1,0 +1,102 @@
+//! Starting, and refusing to start.
+
+use llamatower_sim::{Fault, FaultKind};
+use serde_json::json;
+
+use crate::harness::{Connection, Gateway, chat, run, send, tiny, with};
+
+#[tokio::test]
+async fn a_taken_port_ends_the_program_with_3_and_one_line_that_names_it() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let exited = run(&[], &[("LLAMATOWER_LISTEN", &address)]).await;
+    assert_eq!(exited.code, Some(3));
+    assert!(exited.stderr.contains(&address), "{}", exited.stderr);
+    assert_eq!(exited.stderr.lines().count(), 1, "{}", exited.stderr);
+}
+
+#[tokio::test]
+async fn a_wrong_setting_ends_the_program_with_2_and_names_its_variable() {
+    for (variable, value) in [
+        ("LLAMATOWER_IDLE_TIMEOUT", "soon"),
+        ("OLLAMA_URL", "nowhere at all"),
+        ("LLAMATOWER_LISTEN", "here"),
+        ("LLAMATOWER_LOG", "a=b=c"),
+        ("LLAMATOWER_API_KEYS", "plain-text-key"),
+        ("LLAMATOWER_EXTRA_PATHS", "no-slash"),
+    ] {
+        let exited = run(&[], &[(variable, value)]).await;
+        assert_eq!(exited.code, Some(2), "{variable}: {}", exited.stderr);
+        assert!(exited.stderr.contains(variable), "{}", exited.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_settings_that_cannot_be_read_ends_the_program_with_2_and_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let garbled = folder.path().join("garbled.toml");
+    std::fs::write(&garbled, "[listen\n").unwrap();
+    let missing = folder.path().join("missing.toml");
+    for path in [&garbled, &missing] {
+        let path = path.to_str().unwrap();
+        let exited = run(&["--config", path], &[]).await;
+        assert_eq!(exited.code, Some(2), "{}", exited.stderr);
+        assert!(exited.stderr.contains(path), "{}", exited.stderr);
+    }
+}
+
+#[tokio::test]
+async fn without_a_backend_it_is_healthy_and_says_502_in_each_dialect() {
+    let nobody = tiny().await;
+    let url = nobody.url();
+    nobody.kill();
+    let gateway = Gateway::start(&[], &[("OLLAMA_URL", &url)]).await;
+    assert_eq!(send(gateway.get("/health")).await.status, 200);
+    for (path, message) in [
+        ("/api/chat", "/error"),
+        ("/v1/chat/completions", "/error/message"),
+        ("/v1/messages", "/error/message"),
+    ] {
+        let answer = gateway
+            .post(path, &with(chat(), json!({"max_tokens": 5})))
+            .await;
+        assert_eq!(answer.status, 502, "{path}");
+        assert!(
+            answer
+                .json()
+                .pointer(message)
+                .is_some_and(|text| text.is_string()),
+            "{}",
+            answer.text
+        );
+    }
+}
+
+#[tokio::test]
+async fn answers_that_are_no_http_are_502_in_the_dialect() {
+    for kind in [
+        FaultKind::Garbage { after_lines: None },
+        FaultKind::TwoLengths,
+        FaultKind::LengthAndChunked,
+        FaultKind::SwitchingProtocols,
+    ] {
+        let sim = tiny().await;
+        sim.arm(Fault::new(kind.clone()).for_path("/api/chat"));
+        let gateway = Gateway::start(&[&sim], &[]).await;
+        let answer = gateway.post("/api/chat", &chat()).await;
+        assert_eq!(answer.status, 502, "{kind:?}: {}", answer.text);
+        assert!(answer.json()["error"].is_string());
+    }
+}
+
+#[tokio::test]
+async fn it_serves_on_ipv6_where_there_is_any() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        return;
+    }
+    let sim = tiny().await;
+    let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_LISTEN", "[::1]:0")]).await;
+    let mut connection: Connection = gateway.connect().await;
+    connection.get("/").await;
+    assert_eq!(connection.head().await.status, 200);
+}
