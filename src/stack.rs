@@ -26,6 +26,7 @@ use llamatower_layers::panic_guard::PanicGuardLayer;
 use llamatower_layers::rate_limit::RateLimitLayer;
 use llamatower_layers::rescue::RescueLayer;
 use llamatower_layers::retry::{RetryBudget, RetryLayer};
+use llamatower_layers::usage::UsageLayer;
 use llamatower_layers::{BoxError, Failure, RouteMatch};
 use tokio::sync::watch;
 use tower::filter::FilterLayer;
@@ -160,6 +161,7 @@ where
             address: address.host().into(),
             port: address.port(),
         }))
+        .layer(UsageLayer::new())
         .layer(WatchLayer::new(backend.clone()))
         .layer(
             StreamClocksLayer::new()

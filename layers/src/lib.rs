@@ -30,6 +30,8 @@ pub mod rescue;
 pub mod retry;
 #[cfg(feature = "route")]
 pub mod route;
+#[cfg(feature = "usage")]
+pub mod usage;
 
 pub use body::Replay;
 pub use dialect::Dialect;

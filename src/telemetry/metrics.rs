@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use http::StatusCode;
+use llamatower_layers::usage::Usage;
 use llamatower_layers::{Ending, Outcome};
 use opentelemetry::metrics::{Counter, Histogram, Meter, UpDownCounter};
 use opentelemetry::{KeyValue, StringValue};
@@ -38,6 +39,8 @@ pub struct Metrics {
     http_active: UpDownCounter<i64>,
     gen_ai_duration: Histogram<f64>,
     first_token: Histogram<f64>,
+    output_token: Histogram<f64>,
+    tokens: Histogram<u64>,
     retries: Counter<u64>,
     refusals: Counter<u64>,
     rate_limited: Counter<u64>,
@@ -85,6 +88,17 @@ impl Metrics {
                 &names::FIRST_TOKEN_SECONDS,
                 "From a request's head to the first byte of a stream, by model",
             ),
+            output_token: seconds(
+                names::GEN_AI_SERVER_TIME_PER_OUTPUT_TOKEN,
+                &names::OUTPUT_TOKEN_SECONDS,
+                "A token of an answer, by the backend's own clock",
+            ),
+            tokens: meter
+                .u64_histogram(names::GEN_AI_CLIENT_TOKEN_USAGE)
+                .with_unit("{token}")
+                .with_description("Tokens of prompts and answers, as backends counted them")
+                .with_boundaries(names::TOKENS.to_vec())
+                .build(),
             retries: count(names::RETRIES, "Attempts that were repeated"),
             refusals: count(names::REFUSALS, "Requests that the gateway refused itself"),
             rate_limited: count(names::RATE_LIMITED, "Requests refused with 429"),
@@ -159,8 +173,31 @@ impl Metrics {
         if let (true, true, Some(time)) = (outcome.stream, was_served, outcome.time_to_first_byte) {
             self.first_token.record(time.as_secs_f64(), &attributes);
         }
+        if let Some(usage) = &outcome.usage {
+            self.record_usage(usage, &attributes);
+        }
         attributes.extend(error_attribute(outcome));
         self.gen_ai_duration.record(seconds(outcome), &attributes);
+    }
+
+    fn record_usage(&self, usage: &Usage, attributes: &Attributes) {
+        let of_type = |token_type: &'static str| {
+            let mut attributes = attributes.clone();
+            attributes.push(KeyValue::new(names::GEN_AI_TOKEN_TYPE, token_type));
+            attributes
+        };
+        for (token_type, count) in [
+            ("input", usage.prompt_tokens),
+            ("output", usage.output_tokens),
+        ] {
+            if count > 0 {
+                self.tokens.record(count, &of_type(token_type));
+            }
+        }
+        if let (Some(timings), 1..) = (usage.timings, usage.output_tokens) {
+            let one = timings.output.as_secs_f64() / usage.output_tokens as f64;
+            self.output_token.record(one, attributes);
+        }
     }
 
     fn count(&self, outcome: &Outcome) {

@@ -6,3 +6,4 @@
 mod ends;
 mod harness;
 mod starts;
+mod tokens;

@@ -64,6 +64,10 @@ pub struct Outcome {
     pub time_to_first_byte: Option<Duration>,
     /// From the start to the end; set when the record is complete.
     pub duration: Option<Duration>,
+    /// What the backend counted, by the [`UsageReport`](crate::usage::UsageReport) of the answer;
+    /// set when the record is complete.
+    #[cfg(feature = "usage")]
+    pub usage: Option<crate::usage::Usage>,
     /// Why it failed: [`Failure::kind`](crate::Failure::kind).
     pub error: Option<&'static str>,
     /// How it ended. A layer that breaks an answer off tidily, with an error line, sets
@@ -91,6 +95,8 @@ impl Outcome {
             status: None,
             time_to_first_byte: None,
             duration: None,
+            #[cfg(feature = "usage")]
+            usage: None,
             error: None,
             ending: Ending::Open,
             extensions: Extensions::new(),
