@@ -3,6 +3,8 @@
 pub mod body;
 pub mod dialect;
 pub mod failure;
+#[cfg(any(feature = "rate-limit", feature = "token-limit"))]
+mod ratelimit_fields;
 
 #[cfg(feature = "admission")]
 pub mod admission;
@@ -30,6 +32,8 @@ pub mod rescue;
 pub mod retry;
 #[cfg(feature = "route")]
 pub mod route;
+#[cfg(feature = "token-limit")]
+pub mod token_limit;
 #[cfg(feature = "usage")]
 pub mod usage;
 

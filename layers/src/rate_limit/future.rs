@@ -7,7 +7,8 @@ use std::time::Duration;
 use http::{HeaderValue, Response};
 use pin_project_lite::pin_project;
 
-use super::{RateLimited, Scope, headers};
+use super::{RateLimited, Scope};
+use crate::ratelimit_fields;
 use crate::{BoxError, Failure};
 
 /// Where a request that passed has left its bucket.
@@ -72,7 +73,8 @@ where
                 let mut answer = ready!(inner.poll(cx)).map_err(Into::into);
                 if let (Ok(response), Some(at)) = (&mut answer, standing.take()) {
                     let headers = response.headers_mut();
-                    headers::write(headers, at.policy, at.scope, at.remaining, at.reset);
+                    let (name, remaining) = (at.scope.name(), u64::from(at.remaining));
+                    ratelimit_fields::append(headers, at.policy, name, remaining, at.reset);
                 }
                 Poll::Ready(answer)
             }

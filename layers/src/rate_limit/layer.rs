@@ -11,7 +11,7 @@ use tower_layer::Layer;
 
 use super::buckets::{Bucket, Buckets, Verdict};
 use super::future::Standing;
-use super::{Quota, RateLimitService, RateLimited, Scope, headers};
+use super::{Quota, RateLimitService, RateLimited, Scope};
 
 /// A quota and its buckets.
 pub(super) struct Limit<K: Clone + Hash + Eq, X> {
@@ -102,7 +102,7 @@ impl<K: Clone + Hash + Eq, X> RateLimitLayer<K, X> {
         Self {
             limit: Arc::new(Limit {
                 quota,
-                policy: headers::policy(scope, &quota),
+                policy: quota.policy(scope.name()),
                 buckets,
             }),
         }

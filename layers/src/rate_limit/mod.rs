@@ -67,7 +67,6 @@ mod buckets;
 mod clock;
 mod error;
 mod future;
-mod headers;
 mod layer;
 mod quota;
 mod service;

@@ -4,38 +4,35 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{Quota, Scope};
-
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// Whole seconds, rounded up: who waits for them has waited long enough.
-pub(super) fn seconds(time: Duration) -> u64 {
+pub(crate) fn whole_seconds(time: Duration) -> u64 {
     time.as_nanos().div_ceil(1_000_000_000) as u64
 }
 
-/// `"key";q=60;w=60`. The window `w` is in whole seconds, so a period that is not has none.
-pub(super) fn policy(scope: Scope, quota: &Quota) -> Option<HeaderValue> {
-    let (name, requests, per) = (scope.name(), quota.requests(), quota.per());
-    let value = match per.subsec_nanos() {
-        0 => format!("\"{name}\";q={requests};w={}", per.as_secs()),
-        _ => format!("\"{name}\";q={requests}"),
+/// `"key";q=60;w=60`; `w` is the length of the window in seconds, where it has a fixed one.
+pub(crate) fn policy(name: &str, quota: u64, window: Option<u64>) -> Option<HeaderValue> {
+    let value = match window {
+        Some(window) => format!("\"{name}\";q={quota};w={window}"),
+        None => format!("\"{name}\";q={quota}"),
     };
     HeaderValue::try_from(value).ok()
 }
 
-/// Adds the policy and `"key";r=12;t=5`: 12 requests are left for the next 5 s.
+/// Adds the policy and `"key";r=12;t=5`: 12 are left for the next 5 s.
 ///
 /// Both headers are lists (RFC 9651), which may be written as several lines, so layers with
 /// other quotas add theirs beside.
-pub(super) fn write(
+pub(crate) fn append(
     headers: &mut HeaderMap,
     policy: Option<HeaderValue>,
-    scope: Scope,
-    remaining: u32,
+    name: &str,
+    remaining: u64,
     reset: Duration,
 ) {
-    let value = format!("\"{}\";r={remaining};t={}", scope.name(), seconds(reset));
+    let value = format!("\"{name}\";r={remaining};t={}", whole_seconds(reset));
     if let (Some(policy), Ok(value)) = (policy, HeaderValue::try_from(value)) {
         headers.append(RATELIMIT_POLICY, policy);
         headers.append(RATELIMIT, value);
