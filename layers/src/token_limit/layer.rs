@@ -9,7 +9,7 @@ use http::request::Parts;
 use jiff::tz::TimeZone;
 use tower_layer::Layer;
 
-use super::{Budget, MemoryStore, TokenLimitService, WhenUnavailable};
+use super::{Budget, MemoryStore, TokenLimitService, TokenStore, WhenUnavailable};
 
 type Estimate = dyn Fn(&Parts) -> u64 + Send + Sync;
 type BudgetsOf<K> = dyn Fn(&K) -> Option<Arc<[Budget]>> + Send + Sync;
@@ -57,6 +57,7 @@ where
 impl<K, X, T> TokenLimitLayer<K, X, T>
 where
     X: Fn(&Parts) -> Option<K>,
+    T: TokenStore<K>,
 {
     /// How long a store's answer is waited for, unless [`with_deadline`](Self::with_deadline)
     /// says otherwise.
