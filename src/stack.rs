@@ -3,6 +3,7 @@
 //! [`service`] is what every request goes through; [`attempt`] is what belongs to one backend
 //! and is gone through once for each attempt.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::error::Error;
 use std::net::IpAddr;
@@ -26,8 +27,9 @@ use llamatower_layers::panic_guard::PanicGuardLayer;
 use llamatower_layers::rate_limit::RateLimitLayer;
 use llamatower_layers::rescue::RescueLayer;
 use llamatower_layers::retry::{RetryBudget, RetryLayer};
+use llamatower_layers::token_limit::{Budget, MemoryStore, TokenLimitLayer};
 use llamatower_layers::usage::UsageLayer;
-use llamatower_layers::{BoxError, Failure, RouteMatch};
+use llamatower_layers::{BoxError, Failure, Operation, RouteMatch};
 use tokio::sync::watch;
 use tower::filter::FilterLayer;
 use tower::util::BoxCloneSyncService;
@@ -41,7 +43,7 @@ use crate::ollama::hold::hold_until_continue;
 use crate::ollama::hygiene::{clean_request, clean_response};
 use crate::ollama::upstream::{PoolLimits, Upstream};
 use crate::ollama::{AnswerBody, Ollama};
-use crate::settings::Settings;
+use crate::settings::{Limits, Settings};
 use crate::telemetry::{Telemetry, Upstream as UpstreamName, names};
 
 /// Names the backend that gave an answer.
@@ -104,11 +106,7 @@ where
             "set LLAMATOWER_ADMIN_KEYS to let somebody (`llamatower keygen` makes one)",
         ))
         .option_layer(limits.rate.map(RateLimitLayer::global))
-        .option_layer(
-            limits
-                .key_rate
-                .map(|quota| RateLimitLayer::per_key(quota, client_of)),
-        )
+        .layer(key_rate_limit(limits))
         .layer(AdmissionLayer::new(limits.in_flight))
         // The body: read once, looked through once.
         .layer(
@@ -125,6 +123,7 @@ where
                 .with_decoded_limit(limits.body)
                 .with_memory_budget(handles.body_memory),
         )
+        .layer(token_limit(limits))
         // Each attempt chooses anew.
         .layer(
             RetryLayer::new(RetryBudget::new(
@@ -181,6 +180,43 @@ where
             },
         ));
     BoxCloneSyncService::new(stack)
+}
+
+/// The requests of each client.
+fn key_rate_limit(limits: &Limits) -> RateLimitLayer<Client, fn(&Parts) -> Option<Client>> {
+    let own = limits.key_limits.iter();
+    let own = own.filter_map(|(name, limits)| Some((Client::Key(name.clone()), limits.rate?)));
+    RateLimitLayer::per_key_with(own, limits.key_rate, client_of)
+}
+
+/// The tokens of each client; free if there is no limit.
+fn token_limit(
+    limits: &Limits,
+) -> TokenLimitLayer<Client, impl Fn(&Parts) -> Option<Client> + Clone + use<>> {
+    let own = limits.key_limits.iter();
+    let own = own.filter(|(_, limits)| !limits.tokens.is_empty());
+    let own: BTreeMap<Arc<str>, Arc<[Budget]>> = own
+        .map(|(name, limits)| (name.clone(), limits.tokens.as_slice().into()))
+        .collect();
+    let is_on = !limits.key_tokens.is_empty() || !own.is_empty();
+    let key_of = move |request: &Parts| match is_on && runs_a_model(request) {
+        true => client_of(request),
+        false => None,
+    };
+    let store = MemoryStore::new(limits.time_zone.clone());
+    let budgets = limits.key_tokens.iter().copied();
+    TokenLimitLayer::with_store(store, budgets, key_of).with_budgets_of(
+        move |client| match client {
+            Client::Key(name) => own.get(name).cloned(),
+            Client::Address(_) => None,
+        },
+    )
+}
+
+fn runs_a_model(request: &Parts) -> bool {
+    RouteMatch::of(&request.extensions)
+        .and_then(RouteMatch::operation)
+        .is_some_and(Operation::is_inference)
 }
 
 /// A client is told nothing of an error that has no words for clients.

@@ -1,10 +1,16 @@
 //! Texts into values. What is wrong is said without the value, which the caller shows or hides.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
+use jiff::tz::TimeZone;
 use llamatower_layers::rate_limit::Quota;
+use llamatower_layers::token_limit::{Budget, Window};
+
+use super::KeyLimits;
 
 use crate::edge::BasePath;
 
@@ -113,6 +119,59 @@ pub(super) fn rate(text: &str) -> Result<Option<Quota>, String> {
     };
     let quota = Quota::new(requests, Duration::from_secs(per));
     quota.map(Some).map_err(|error| error.to_string())
+}
+
+pub(super) fn token_budgets(text: &str) -> Result<Vec<Budget>, String> {
+    match text {
+        "off" => Ok(Vec::new()),
+        text => items(text).map(token_budget).collect(),
+    }
+}
+
+fn token_budget(text: &str) -> Result<Budget, String> {
+    let (tokens, window) = text
+        .split_once('/')
+        .ok_or("it has no /minute, /day or /month")?;
+    let tokens = tokens
+        .trim()
+        .parse()
+        .map_err(|_| "it has no whole number above 0")?;
+    let window = match window.trim() {
+        "minute" => Window::Minute,
+        "day" => Window::Day,
+        "month" => Window::Month,
+        _ => return Err("its time is none of minute, day, month".to_owned()),
+    };
+    Ok(Budget::new(tokens, window))
+}
+
+pub(super) fn key_limits(text: &str) -> Result<BTreeMap<Arc<str>, KeyLimits>, String> {
+    let mut limits: BTreeMap<Arc<str>, KeyLimits> = BTreeMap::new();
+    for item in items(text) {
+        let parts = item.split_once(':').and_then(|(name, limit)| {
+            let (kind, value) = limit.split_once('=')?;
+            Some((name.trim(), kind.trim(), value.trim()))
+        });
+        let (name, kind, value) = parts.ok_or(format!("{item:?} is not like ada:rate=60/m"))?;
+        let limits = limits.entry(name.into()).or_default();
+        match kind {
+            "rate" => limits.rate = rate(value)?,
+            "tokens" => limits.tokens.push(token_budget(value)?),
+            _ => return Err(format!("{kind:?} is neither rate nor tokens")),
+        }
+    }
+    Ok(limits)
+}
+
+pub(super) fn time_zone(text: &str) -> Result<TimeZone, String> {
+    TimeZone::get(text).map_err(|error| error.to_string())
+}
+
+/// The texts between commas and line breaks.
+pub(super) fn items(text: &str) -> impl Iterator<Item = &str> {
+    text.split([',', '\n'])
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
 }
 
 pub(super) fn switch(text: &str) -> Result<bool, String> {

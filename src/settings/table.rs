@@ -43,6 +43,10 @@ pub enum Form {
     SizeOrShare,
     /// Requests in a time like `600/m`, or `off`.
     Rate,
+    /// Tokens in windows like `20000/minute, 5000000/month`, or `off`.
+    TokenBudgets,
+    /// What some keys have of their own, like `ada:rate=60/m, ada:tokens=100000/day`.
+    KeyLimits,
     /// `true` or `false`.
     Switch,
 }
@@ -67,6 +71,10 @@ impl Form {
             Self::Size => "bytes, or like 64KiB, 128MiB, 1GiB",
             Self::SizeOrShare => "bytes, or like 512MiB, or a share like 25%",
             Self::Rate => "requests in a time like 10/s, 600/m, 5000/h; or off",
+            Self::TokenBudgets => {
+                "tokens in a minute, day or month like 20000/minute,5000000/month; or off"
+            }
+            Self::KeyLimits => "names of keys with rate= or tokens= like ada:rate=60/m",
             Self::Switch => "true or false",
         }
     }
@@ -144,6 +152,12 @@ settings! {
         "Requests that all clients together may send."
     "limits.key_rate" "LLAMATOWER_KEY_RATE_LIMIT" Rate "off"
         "Requests that each client may send; a client is a key, or an address where no key is shown."
+    "limits.key_tokens" "LLAMATOWER_KEY_TOKEN_LIMIT" TokenBudgets "off"
+        "Tokens that each client may use, prompts and answers together, in each minute, day or month of the calendar; several with commas."
+    "limits.key_limits" "LLAMATOWER_KEY_LIMITS" KeyLimits ""
+        "What single keys have instead, by the names in `LLAMATOWER_API_KEYS`: `ada:rate=60/m`, `ada:tokens=100000/day`; several with commas."
+    "limits.time_zone" "LLAMATOWER_TIME_ZONE" Text "UTC"
+        "The time zone, like `Europe/Zurich`, at whose midnight days and months of token limits begin."
     "retry.attempts" "LLAMATOWER_RETRY_ATTEMPTS" Count "3"
         "How many times a request is sent in all while its client has not seen a byte; 1 for no retries."
     "retry.budget_ratio" "LLAMATOWER_RETRY_BUDGET_RATIO" Number "0.2"

@@ -1,5 +1,6 @@
 //! The layer, which owns the buckets.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
 use std::num::NonZeroUsize;
@@ -13,28 +14,35 @@ use super::buckets::{Bucket, Buckets, Verdict};
 use super::future::Standing;
 use super::{Quota, RateLimitService, RateLimited, Scope};
 
-/// A quota and its buckets.
-pub(super) struct Limit<K: Clone + Hash + Eq, X> {
+/// Quotas and their buckets.
+pub(super) enum Limit<K: Clone + Hash + Eq, X> {
+    All(Rule, Bucket),
+    Key {
+        key_of: X,
+        others: Option<(Rule, Buckets<K>)>,
+        own: HashMap<K, (Rule, Bucket)>,
+    },
+}
+
+/// A quota, and how it stands in a header.
+#[derive(Debug)]
+pub(super) struct Rule {
+    scope: Scope,
     quota: Quota,
     policy: Option<HeaderValue>,
-    buckets: By<K, X>,
 }
 
-enum By<K: Clone + Hash + Eq, X> {
-    All(Bucket),
-    Key(Buckets<K>, X),
-}
-
-impl<K: Clone + Hash + Eq, X> Limit<K, X> {
-    fn scope(&self) -> Scope {
-        match self.buckets {
-            By::All(_) => Scope::Global,
-            By::Key(..) => Scope::Key,
+impl Rule {
+    fn new(scope: Scope, quota: Quota) -> Self {
+        Self {
+            scope,
+            quota,
+            policy: quota.policy(scope.name()),
         }
     }
 
     fn judge(&self, verdict: Verdict) -> Result<Standing, RateLimited> {
-        let (scope, quota) = (self.scope(), self.quota);
+        let (scope, quota) = (self.scope, self.quota);
         match verdict {
             Ok(remaining) => Ok(Standing {
                 policy: self.policy.clone(),
@@ -52,17 +60,26 @@ impl<K: Clone + Hash + Eq, X> Limit<K, X> {
 }
 
 impl<K: Clone + Hash + Eq, X: Fn(&Parts) -> Option<K>> Limit<K, X> {
-    /// Takes from the request's bucket. `None` is for a request that has no key.
+    /// Takes from the request's bucket. `None` is for a request that has no key, or whose key has
+    /// no quota.
     pub(super) fn take<B>(
         &self,
         request: Request<B>,
     ) -> (Request<B>, Option<Result<Standing, RateLimited>>) {
-        match &self.buckets {
-            By::All(bucket) => (request, Some(self.judge(bucket.take()))),
-            By::Key(buckets, key_of) => {
+        match self {
+            Self::All(rule, bucket) => (request, Some(rule.judge(bucket.take()))),
+            Self::Key {
+                key_of,
+                others,
+                own,
+            } => {
                 let (parts, body) = request.into_parts();
-                let verdict = key_of(&parts).map(|key| self.judge(buckets.take(&key)));
-                (Request::from_parts(parts, body), verdict)
+                let judged = key_of(&parts).and_then(|key| match (own.get(&key), others) {
+                    (Some((rule, bucket)), _) => Some(rule.judge(bucket.take())),
+                    (None, Some((rule, buckets))) => Some(rule.judge(buckets.take(&key))),
+                    (None, None) => None,
+                });
+                (Request::from_parts(parts, body), judged)
             }
         }
     }
@@ -78,7 +95,8 @@ pub struct RateLimitLayer<K: Clone + Hash + Eq, X> {
 impl RateLimitLayer<(), fn(&Parts) -> Option<()>> {
     /// One quota for all requests together.
     pub fn global(quota: Quota) -> Self {
-        Self::new(Scope::Global, quota, By::All(Bucket::new(quota)))
+        let rule = Rule::new(Scope::Global, quota);
+        Self::new(Limit::All(rule, Bucket::new(quota)))
     }
 }
 
@@ -92,19 +110,36 @@ impl<K: Clone + Hash + Eq, X: Fn(&Parts) -> Option<K>> RateLimitLayer<K, X> {
     /// The key should be something that a client cannot choose freely: the identity that a
     /// credential proved, or the address of its connection.
     pub fn per_key(quota: Quota, key_of: X) -> Self {
-        let buckets = Buckets::new(quota, Self::DEFAULT_MAX_KEYS);
-        Self::new(Scope::Key, quota, By::Key(buckets, key_of))
+        Self::per_key_with([], Some(quota), key_of)
+    }
+
+    /// Quotas of the keys that have `own`, and one for each of the `others`, who pass if they have
+    /// none.
+    pub fn per_key_with(
+        own: impl IntoIterator<Item = (K, Quota)>,
+        others: Option<Quota>,
+        key_of: X,
+    ) -> Self {
+        let own = own.into_iter().map(|(key, quota)| {
+            let rule = Rule::new(Scope::Key, quota);
+            (key, (rule, Bucket::new(quota)))
+        });
+        let others = others.map(|quota| {
+            let buckets = Buckets::new(quota, Self::DEFAULT_MAX_KEYS);
+            (Rule::new(Scope::Key, quota), buckets)
+        });
+        Self::new(Limit::Key {
+            key_of,
+            others,
+            own: own.collect(),
+        })
     }
 }
 
 impl<K: Clone + Hash + Eq, X> RateLimitLayer<K, X> {
-    fn new(scope: Scope, quota: Quota, buckets: By<K, X>) -> Self {
+    fn new(limit: Limit<K, X>) -> Self {
         Self {
-            limit: Arc::new(Limit {
-                quota,
-                policy: quota.policy(scope.name()),
-                buckets,
-            }),
+            limit: Arc::new(limit),
         }
     }
 
@@ -113,7 +148,7 @@ impl<K: Clone + Hash + Eq, X> RateLimitLayer<K, X> {
     /// A bucket is dropped some time after it is full again. While as many as may be are in
     /// use, all further keys share one.
     pub fn with_max_keys(self, max_keys: NonZeroUsize) -> Self {
-        if let By::Key(buckets, _) = &self.limit.buckets {
+        if let Some(buckets) = self.buckets() {
             buckets.set_max_keys(max_keys.get());
         }
         self
@@ -121,9 +156,13 @@ impl<K: Clone + Hash + Eq, X> RateLimitLayer<K, X> {
 
     /// How many keys have a bucket of their own now.
     pub fn keys(&self) -> usize {
-        match &self.limit.buckets {
-            By::All(_) => 0,
-            By::Key(buckets, _) => buckets.len(),
+        self.buckets().map_or(0, Buckets::len)
+    }
+
+    fn buckets(&self) -> Option<&Buckets<K>> {
+        match &*self.limit {
+            Limit::Key { others, .. } => others.as_ref().map(|(_, buckets)| buckets),
+            Limit::All(..) => None,
         }
     }
 }
@@ -146,9 +185,12 @@ impl<S, K: Clone + Hash + Eq, X> Layer<S> for RateLimitLayer<K, X> {
 
 impl<K: Clone + Hash + Eq, X> fmt::Debug for RateLimitLayer<K, X> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rule = match &*self.limit {
+            Limit::All(rule, _) => Some(rule),
+            Limit::Key { others, .. } => others.as_ref().map(|(rule, _)| rule),
+        };
         f.debug_struct("RateLimitLayer")
-            .field("scope", &self.limit.scope())
-            .field("quota", &self.limit.quota)
+            .field("rule", &rule)
             .field("keys", &self.keys())
             .finish()
     }

@@ -296,3 +296,26 @@ proptest! {
         })?;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn some_keys_have_a_quota_of_their_own() {
+    let one = Quota::per_minute(NonZeroU32::MIN);
+    let two = Quota::per_minute(NonZeroU32::new(2).unwrap());
+    for (others, of_bob) in [(Some(one), 1), (None, 3)] {
+        let layer =
+            RateLimitLayer::per_key_with([("ada".to_owned(), two)], others, |parts: &Parts| {
+                Some(parts.headers.get("key")?.to_str().ok()?.to_owned())
+            });
+        for (key, expected) in [("ada", 2), ("bob", of_bob)] {
+            let mut passed = 0;
+            for _ in 0..3 {
+                let service = layer.layer(service_fn(async |_: Request<()>| {
+                    Ok::<_, BoxError>(Response::new(()))
+                }));
+                let request = Request::builder().header("key", key).body(()).unwrap();
+                passed += usize::from(service.oneshot(request).await.is_ok());
+            }
+            assert_eq!(passed, expected, "{key}");
+        }
+    }
+}
