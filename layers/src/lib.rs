@@ -32,6 +32,8 @@ pub mod rescue;
 pub mod retry;
 #[cfg(feature = "route")]
 pub mod route;
+#[cfg(any(feature = "rate-limit", feature = "token-limit"))]
+pub mod store;
 #[cfg(feature = "token-limit")]
 pub mod token_limit;
 #[cfg(feature = "usage")]

@@ -66,48 +66,6 @@ impl Fail for TokensExhausted {
     }
 }
 
-/// The store of the counts did not answer, or not in time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct StoreUnavailable {
-    reason: String,
-}
-
-impl StoreUnavailable {
-    /// For a reason that operators understand.
-    pub fn new(reason: impl Into<String>) -> Self {
-        Self {
-            reason: reason.into(),
-        }
-    }
-}
-
-impl fmt::Display for StoreUnavailable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the limits cannot be looked up: {}", self.reason)
-    }
-}
-
-impl Error for StoreUnavailable {}
-
-impl Fail for StoreUnavailable {
-    fn side(&self) -> Side {
-        Side::Gateway
-    }
-    fn status(&self) -> StatusCode {
-        StatusCode::SERVICE_UNAVAILABLE
-    }
-    fn kind(&self) -> &'static str {
-        "limits_unavailable"
-    }
-    fn retryable(&self) -> Retryable {
-        Retryable::Yes
-    }
-    fn retry_after(&self) -> Option<Duration> {
-        Some(Duration::from_secs(1))
-    }
-}
-
 pub(super) fn write_standings(headers: &mut HeaderMap, standings: &[Standing]) {
     for standing in standings {
         let window = standing.budget.window();

@@ -4,20 +4,17 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
 use super::error::write_standings;
 use super::layer::Limit;
-use super::{
-    Settlement, Standing, StoreUnavailable, TokenStore, TokensExhausted, Verdict, WhenUnavailable,
-};
+use super::{Settlement, Standing, TokenStore, TokensExhausted};
 use crate::body::Guarded;
+use crate::store::Asking;
 use crate::{BoxError, Failure};
 
 pin_project! {
@@ -33,7 +30,6 @@ pin_project! {
         standings: Vec<Standing>,
         store: Option<Arc<T>>,
         estimate: u64,
-        when_unavailable: WhenUnavailable,
     }
 }
 
@@ -42,11 +38,7 @@ pin_project! {
     enum State<S, B, F, W> {
         Reserving {
             #[pin]
-            reserving: W,
-            deadline: Duration,
-            // Set when the store makes us wait, which one in memory never does.
-            #[pin]
-            timer: Option<Sleep>,
+            asking: Asking<W>,
             call: Option<(S, Request<B>)>,
         },
         Calling {
@@ -68,7 +60,6 @@ where
             standings: Vec::new(),
             store: None,
             estimate: 0,
-            when_unavailable: WhenUnavailable::Admit,
         }
     }
 
@@ -81,41 +72,15 @@ where
     ) -> Self {
         Self {
             state: State::Reserving {
-                reserving,
-                deadline: limit.deadline,
-                timer: None,
+                asking: Asking::new(reserving, limit.patience),
                 call: Some((readied, request)),
             },
             settlement: None,
             standings: Vec::new(),
             store: Some(limit.store.clone()),
             estimate,
-            when_unavailable: limit.when_unavailable,
         }
     }
-}
-
-/// Waits for the store, but not for ever.
-fn poll_store<W, R>(
-    reserving: Pin<&mut W>,
-    deadline: Duration,
-    mut timer: Pin<&mut Option<Sleep>>,
-    cx: &mut Context<'_>,
-) -> Poll<Result<Verdict<R>, StoreUnavailable>>
-where
-    W: Future<Output = Result<Verdict<R>, StoreUnavailable>>,
-{
-    if let Poll::Ready(answer) = reserving.poll(cx) {
-        return Poll::Ready(answer);
-    }
-    if timer.is_none() {
-        timer.set(Some(sleep(deadline)));
-    }
-    if let Some(timer) = timer.as_pin_mut() {
-        ready!(timer.poll(cx));
-    }
-    let late = format!("the store gave no answer within {deadline:?}");
-    Poll::Ready(Err(StoreUnavailable::new(late)))
 }
 
 impl<S, B, R, K, T> Future for TokenLimitFuture<S, B, K, T>
@@ -131,28 +96,23 @@ where
         let mut this = self.project();
         loop {
             match this.state.as_mut().project() {
-                StateProjection::Reserving {
-                    reserving,
-                    deadline,
-                    timer,
-                    call,
-                } => {
-                    match ready!(poll_store(reserving, *deadline, timer, cx)) {
-                        Ok(Ok(granted)) => {
+                StateProjection::Reserving { asking, call } => {
+                    match ready!(asking.poll(cx)) {
+                        Ok(Some(Ok(granted))) => {
                             let store = this.store.take();
                             *this.settlement = store.map(|store| {
                                 Settlement::new(store, granted.reservation, *this.estimate)
                             });
                             *this.standings = granted.standings;
                         }
-                        Ok(Err(standing)) => {
+                        Ok(Some(Err(standing))) => {
                             let exhausted = TokensExhausted::new(standing);
                             return Poll::Ready(Err(Failure::from(exhausted).into()));
                         }
-                        Err(unavailable) if *this.when_unavailable == WhenUnavailable::Refuse => {
+                        Ok(None) => {}
+                        Err(unavailable) => {
                             return Poll::Ready(Err(Failure::from(unavailable).into()));
                         }
-                        Err(_) => {}
                     }
                     let (mut service, request) = call
                         .take()

@@ -9,7 +9,8 @@ use http::request::Parts;
 use jiff::tz::TimeZone;
 use tower_layer::Layer;
 
-use super::{Budget, MemoryStore, TokenLimitService, TokenStore, WhenUnavailable};
+use super::{Budget, MemoryStore, TokenLimitService, TokenStore};
+use crate::store::{Patience, WhenUnavailable};
 
 type Estimate = dyn Fn(&Parts) -> u64 + Send + Sync;
 type BudgetsOf<K> = dyn Fn(&K) -> Option<Arc<[Budget]>> + Send + Sync;
@@ -25,8 +26,7 @@ pub struct TokenLimitLayer<K, X, T = MemoryStore<K>> {
 pub(super) struct Limit<K, X, T> {
     pub(super) store: Arc<T>,
     pub(super) key_of: X,
-    pub(super) deadline: Duration,
-    pub(super) when_unavailable: WhenUnavailable,
+    pub(super) patience: Patience,
     pub(super) estimate: Option<Arc<Estimate>>,
     budgets: Arc<[Budget]>,
     budgets_of: Option<Arc<BudgetsOf<K>>>,
@@ -61,7 +61,7 @@ where
 {
     /// How long a store's answer is waited for, unless [`with_deadline`](Self::with_deadline)
     /// says otherwise.
-    pub const DEFAULT_DEADLINE: Duration = Duration::from_millis(50);
+    pub const DEFAULT_DEADLINE: Duration = Patience::DEFAULT_DEADLINE;
 
     /// The same with another store.
     pub fn with_store(store: T, budgets: impl IntoIterator<Item = Budget>, key_of: X) -> Self {
@@ -69,8 +69,7 @@ where
             limit: Arc::new(Limit {
                 store: Arc::new(store),
                 key_of,
-                deadline: Self::DEFAULT_DEADLINE,
-                when_unavailable: WhenUnavailable::default(),
+                patience: Patience::default(),
                 estimate: None,
                 budgets: budgets.into_iter().collect(),
                 budgets_of: None,
@@ -97,20 +96,19 @@ impl<K, X: Clone, T> TokenLimitLayer<K, X, T> {
 
     /// How long a store's answer is waited for; one in memory answers at once.
     pub fn with_deadline(self, deadline: Duration) -> Self {
-        self.change(|limit| limit.deadline = deadline)
+        self.change(|limit| limit.patience.deadline = deadline)
     }
 
     /// What becomes of requests while the store does not answer; without this, they pass.
     pub fn when_unavailable(self, when_unavailable: WhenUnavailable) -> Self {
-        self.change(|limit| limit.when_unavailable = when_unavailable)
+        self.change(|limit| limit.patience.when_unavailable = when_unavailable)
     }
 
     fn change(self, change: impl FnOnce(&mut Limit<K, X, T>)) -> Self {
         let mut limit = Limit {
             store: self.limit.store.clone(),
             key_of: self.limit.key_of.clone(),
-            deadline: self.limit.deadline,
-            when_unavailable: self.limit.when_unavailable,
+            patience: self.limit.patience,
             estimate: self.limit.estimate.clone(),
             budgets: self.limit.budgets.clone(),
             budgets_of: self.limit.budgets_of.clone(),

@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use super::Budget;
 use super::ledger::{Ledger, Reserved};
 use super::store::{Granted, TokenStore, Verdict};
-use super::{Budget, StoreUnavailable};
+use crate::store::StoreUnavailable;
 
 type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 

@@ -62,9 +62,8 @@
 //!
 //! use http::request::Parts;
 //! use jiff::tz::{Offset, TimeZone};
-//! use llamatower_layers::token_limit::{
-//!     Budget, MemoryStore, TokenLimitLayer, WhenUnavailable, Window,
-//! };
+//! use llamatower_layers::store::WhenUnavailable;
+//! use llamatower_layers::token_limit::{Budget, MemoryStore, TokenLimitLayer, Window};
 //!
 //! let tokens = |count| NonZeroU64::new(count).expect("not zero");
 //! let everybody = [
@@ -95,11 +94,11 @@ mod store;
 mod tests;
 mod window;
 
-pub use error::{StoreUnavailable, TokensExhausted};
+pub use error::TokensExhausted;
 pub use future::TokenLimitFuture;
 pub use layer::TokenLimitLayer;
 pub use memory::{MemoryReservation, MemoryStore};
 pub use service::TokenLimitService;
 pub use settlement::Settlement;
-pub use store::{Granted, Standing, TokenStore, Verdict, WhenUnavailable};
+pub use store::{Granted, Standing, TokenStore, Verdict};
 pub use window::{Budget, Window};

@@ -3,7 +3,8 @@
 use std::future::Future;
 use std::time::Duration;
 
-use super::{Budget, StoreUnavailable};
+use super::Budget;
+use crate::store::StoreUnavailable;
 
 /// Keeps the counts of [`TokenLimitLayer`](super::TokenLimitLayer), by key.
 ///
@@ -47,14 +48,4 @@ pub struct Standing {
     pub remaining: u64,
     /// After how long its window begins anew.
     pub reset: Duration,
-}
-
-/// What becomes of requests while a store does not answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum WhenUnavailable {
-    /// They pass, uncounted.
-    #[default]
-    Admit,
-    /// They are refused with [`StoreUnavailable`].
-    Refuse,
 }

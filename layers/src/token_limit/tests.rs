@@ -19,6 +19,7 @@ use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 
 use super::ledger::Ledger;
 use super::*;
+use crate::store::{StoreUnavailable, WhenUnavailable};
 use crate::usage::UsageLayer;
 use crate::{BoxError, Failure};
 
