@@ -24,7 +24,7 @@ use llamatower_layers::endpoint::{EndpointLayer, EndpointTable};
 use llamatower_layers::llm_request::LlmRequestLayer;
 use llamatower_layers::outcome::OutcomeLayer;
 use llamatower_layers::panic_guard::PanicGuardLayer;
-use llamatower_layers::rate_limit::RateLimitLayer;
+use llamatower_layers::rate_limit::{MemoryBuckets, RateLimitLayer};
 use llamatower_layers::rescue::RescueLayer;
 use llamatower_layers::retry::{RetryBudget, RetryLayer};
 use llamatower_layers::token_limit::{Budget, MemoryStore, TokenLimitLayer};
@@ -183,7 +183,9 @@ where
 }
 
 /// The requests of each client.
-fn key_rate_limit(limits: &Limits) -> RateLimitLayer<Client, fn(&Parts) -> Option<Client>> {
+fn key_rate_limit(
+    limits: &Limits,
+) -> RateLimitLayer<Client, fn(&Parts) -> Option<Client>, MemoryBuckets<Client>> {
     let own = limits.key_limits.iter();
     let own = own.filter_map(|(name, limits)| Some((Client::Key(name.clone()), limits.rate?)));
     RateLimitLayer::per_key_with(own, limits.key_rate, client_of)

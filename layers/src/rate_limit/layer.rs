@@ -1,35 +1,45 @@
-//! The layer, which owns the buckets.
+//! The layer, which owns the store.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderValue;
-use http::request::{Parts, Request};
+use http::request::Parts;
 use tower_layer::Layer;
 
-use super::buckets::{Bucket, Buckets, Verdict};
-use super::future::Standing;
+use super::store::{MemoryBuckets, RateStore, Verdict};
 use super::{Quota, RateLimitService, RateLimited, Scope};
+use crate::store::{Patience, WhenUnavailable};
 
-/// Quotas and their buckets.
-pub(super) enum Limit<K: Clone + Hash + Eq, X> {
-    All(Rule, Bucket),
-    Key {
-        key_of: X,
-        others: Option<(Rule, Buckets<K>)>,
-        own: HashMap<K, (Rule, Bucket)>,
-    },
+/// What is the same for all requests.
+#[derive(Clone)]
+pub(super) struct Limit<K, X> {
+    pub(super) key_of: X,
+    pub(super) patience: Patience,
+    own: Arc<HashMap<K, Rule>>,
+    others: Option<Rule>,
 }
 
 /// A quota, and how it stands in a header.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Rule {
     scope: Scope,
-    quota: Quota,
+    pub(super) quota: Quota,
     policy: Option<HeaderValue>,
+}
+
+/// Where a request that passed has left its bucket.
+#[derive(Debug)]
+pub(super) struct Standing {
+    pub(super) policy: Option<HeaderValue>,
+    pub(super) scope: Scope,
+    pub(super) remaining: u32,
+    /// After how long the bucket is full, if nothing more comes.
+    pub(super) reset: Duration,
 }
 
 impl Rule {
@@ -41,11 +51,11 @@ impl Rule {
         }
     }
 
-    fn judge(&self, verdict: Verdict) -> Result<Standing, RateLimited> {
+    pub(super) fn judge(self, verdict: Verdict) -> Result<Standing, RateLimited> {
         let (scope, quota) = (self.scope, self.quota);
         match verdict {
             Ok(remaining) => Ok(Standing {
-                policy: self.policy.clone(),
+                policy: self.policy,
                 scope,
                 remaining,
                 reset: quota.refill(quota.burst().get().saturating_sub(remaining)),
@@ -59,48 +69,39 @@ impl Rule {
     }
 }
 
-impl<K: Clone + Hash + Eq, X: Fn(&Parts) -> Option<K>> Limit<K, X> {
-    /// Takes from the request's bucket. `None` is for a request that has no key, or whose key has
-    /// no quota.
-    pub(super) fn take<B>(
-        &self,
-        request: Request<B>,
-    ) -> (Request<B>, Option<Result<Standing, RateLimited>>) {
-        match self {
-            Self::All(rule, bucket) => (request, Some(rule.judge(bucket.take()))),
-            Self::Key {
-                key_of,
-                others,
-                own,
-            } => {
-                let (parts, body) = request.into_parts();
-                let judged = key_of(&parts).and_then(|key| match (own.get(&key), others) {
-                    (Some((rule, bucket)), _) => Some(rule.judge(bucket.take())),
-                    (None, Some((rule, buckets))) => Some(rule.judge(buckets.take(&key))),
-                    (None, None) => None,
-                });
-                (Request::from_parts(parts, body), judged)
-            }
-        }
+impl<K: Hash + Eq, X> Limit<K, X> {
+    /// The rule for a key, if there is one.
+    pub(super) fn rule(&self, key: &K) -> Option<Rule> {
+        // Most have no keys with a rule of their own, and need not be hashed for that.
+        let own = match self.own.is_empty() {
+            true => None,
+            false => self.own.get(key),
+        };
+        own.or(self.others.as_ref()).cloned()
     }
 }
 
 /// Refuses requests beyond a [`Quota`]. See the [module](super).
 ///
 /// All services of one layer and of its clones share its buckets.
-pub struct RateLimitLayer<K: Clone + Hash + Eq, X> {
-    limit: Arc<Limit<K, X>>,
+pub struct RateLimitLayer<K, X, T> {
+    pub(super) limit: Arc<Limit<K, X>>,
+    pub(super) store: Arc<T>,
 }
 
-impl RateLimitLayer<(), fn(&Parts) -> Option<()>> {
+impl RateLimitLayer<(), fn(&Parts) -> Option<()>, MemoryBuckets<()>> {
     /// One quota for all requests together.
     pub fn global(quota: Quota) -> Self {
-        let rule = Rule::new(Scope::Global, quota);
-        Self::new(Limit::All(rule, Bucket::new(quota)))
+        Self::with_rules(
+            MemoryBuckets::new([quota], 1),
+            HashMap::new(),
+            Some(Rule::new(Scope::Global, quota)),
+            |_| Some(()),
+        )
     }
 }
 
-impl<K: Clone + Hash + Eq, X: Fn(&Parts) -> Option<K>> RateLimitLayer<K, X> {
+impl<K: Clone + Hash + Eq, X: Fn(&Parts) -> Option<K>> RateLimitLayer<K, X, MemoryBuckets<K>> {
     /// How many keys have a bucket of their own, unless
     /// [`with_max_keys`](Self::with_max_keys) says otherwise.
     pub const DEFAULT_MAX_KEYS: usize = 10_000;
@@ -120,78 +121,91 @@ impl<K: Clone + Hash + Eq, X: Fn(&Parts) -> Option<K>> RateLimitLayer<K, X> {
         others: Option<Quota>,
         key_of: X,
     ) -> Self {
-        let own = own.into_iter().map(|(key, quota)| {
-            let rule = Rule::new(Scope::Key, quota);
-            (key, (rule, Bucket::new(quota)))
-        });
-        let others = others.map(|quota| {
-            let buckets = Buckets::new(quota, Self::DEFAULT_MAX_KEYS);
-            (Rule::new(Scope::Key, quota), buckets)
-        });
-        Self::new(Limit::Key {
-            key_of,
-            others,
-            own: own.collect(),
-        })
-    }
-}
-
-impl<K: Clone + Hash + Eq, X> RateLimitLayer<K, X> {
-    fn new(limit: Limit<K, X>) -> Self {
-        Self {
-            limit: Arc::new(limit),
-        }
+        let own: HashMap<K, Quota> = own.into_iter().collect();
+        let quotas = own.values().copied().chain(others);
+        let store = MemoryBuckets::new(quotas, Self::DEFAULT_MAX_KEYS);
+        Self::with_store(store, own, others, key_of)
     }
 
     /// Bounds the number of keys that have a bucket of their own, and so the memory.
-    ///
-    /// A bucket is dropped some time after it is full again. While as many as may be are in
-    /// use, all further keys share one.
     pub fn with_max_keys(self, max_keys: NonZeroUsize) -> Self {
-        if let Some(buckets) = self.buckets() {
-            buckets.set_max_keys(max_keys.get());
-        }
+        self.store.set_max_keys(max_keys.get());
         self
     }
 
     /// How many keys have a bucket of their own now.
     pub fn keys(&self) -> usize {
-        self.buckets().map_or(0, Buckets::len)
+        self.store.len()
+    }
+}
+
+impl<K: Hash + Eq, X: Fn(&Parts) -> Option<K>, T: RateStore<K>> RateLimitLayer<K, X, T> {
+    /// The same with buckets that are kept in `store`.
+    pub fn with_store(
+        store: T,
+        own: impl IntoIterator<Item = (K, Quota)>,
+        others: Option<Quota>,
+        key_of: X,
+    ) -> Self {
+        let rule = |quota| Rule::new(Scope::Key, quota);
+        let own = own.into_iter().map(|(key, quota)| (key, rule(quota)));
+        Self::with_rules(store, own.collect(), others.map(rule), key_of)
     }
 
-    fn buckets(&self) -> Option<&Buckets<K>> {
-        match &*self.limit {
-            Limit::Key { others, .. } => others.as_ref().map(|(_, buckets)| buckets),
-            Limit::All(..) => None,
+    fn with_rules(store: T, own: HashMap<K, Rule>, others: Option<Rule>, key_of: X) -> Self {
+        Self {
+            limit: Arc::new(Limit {
+                key_of,
+                patience: Patience::default(),
+                own: Arc::new(own),
+                others,
+            }),
+            store: Arc::new(store),
         }
     }
 }
 
-impl<K: Clone + Hash + Eq, X> Clone for RateLimitLayer<K, X> {
+impl<K: Clone, X: Clone, T> RateLimitLayer<K, X, T> {
+    /// How long a store's answer is waited for, unless [`with_deadline`](Self::with_deadline)
+    /// says otherwise.
+    pub const DEFAULT_DEADLINE: Duration = Patience::DEFAULT_DEADLINE;
+
+    /// How long a store's answer is waited for; one in memory answers at once.
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        Arc::make_mut(&mut self.limit).patience.deadline = deadline;
+        self
+    }
+
+    /// What becomes of requests while the store does not answer; without this, they pass.
+    pub fn when_unavailable(mut self, when_unavailable: WhenUnavailable) -> Self {
+        Arc::make_mut(&mut self.limit).patience.when_unavailable = when_unavailable;
+        self
+    }
+}
+
+impl<K, X, T> Clone for RateLimitLayer<K, X, T> {
     fn clone(&self) -> Self {
         Self {
             limit: self.limit.clone(),
+            store: self.store.clone(),
         }
     }
 }
 
-impl<S, K: Clone + Hash + Eq, X> Layer<S> for RateLimitLayer<K, X> {
-    type Service = RateLimitService<S, K, X>;
+impl<S, K, X, T> Layer<S> for RateLimitLayer<K, X, T> {
+    type Service = RateLimitService<S, K, X, T>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        RateLimitService::new(inner, self.limit.clone())
+        RateLimitService::new(inner, self.clone())
     }
 }
 
-impl<K: Clone + Hash + Eq, X> fmt::Debug for RateLimitLayer<K, X> {
+impl<K, X, T: fmt::Debug> fmt::Debug for RateLimitLayer<K, X, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rule = match &*self.limit {
-            Limit::All(rule, _) => Some(rule),
-            Limit::Key { others, .. } => others.as_ref().map(|(rule, _)| rule),
-        };
         f.debug_struct("RateLimitLayer")
-            .field("rule", &rule)
-            .field("keys", &self.keys())
-            .finish()
+            .field("others", &self.limit.others)
+            .field("own", &self.limit.own.len())
+            .field("store", &self.store)
+            .finish_non_exhaustive()
     }
 }
