@@ -183,9 +183,7 @@ where
 }
 
 /// The requests of each client.
-fn key_rate_limit(
-    limits: &Limits,
-) -> RateLimitLayer<Client, fn(&Parts) -> Option<Client>, MemoryBuckets<Client>> {
+fn key_rate_limit(limits: &Limits) -> RateLimitLayer<Client, ClientOf, MemoryBuckets<Client>> {
     let own = limits.key_limits.iter();
     let own = own.filter_map(|(name, limits)| Some((Client::Key(name.clone()), limits.rate?)));
     RateLimitLayer::per_key_with(own, limits.key_rate, client_of)
@@ -238,6 +236,8 @@ fn client_of(request: &Parts) -> Option<Client> {
         _ => None,
     }
 }
+
+type ClientOf = fn(&Parts) -> Option<Client>;
 
 /// Whom a rate is counted for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
