@@ -4,6 +4,8 @@ pub mod body;
 pub mod dialect;
 pub mod failure;
 
+#[cfg(feature = "adaptive")]
+pub mod adaptive;
 #[cfg(feature = "admission")]
 pub mod admission;
 #[cfg(feature = "api-key")]
@@ -22,6 +24,8 @@ pub mod llm_request;
 pub mod outcome;
 #[cfg(feature = "panic-guard")]
 pub mod panic_guard;
+#[cfg(feature = "queue")]
+pub mod queue;
 #[cfg(feature = "rate-limit")]
 pub mod rate_limit;
 #[cfg(feature = "rescue")]
