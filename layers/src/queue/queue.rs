@@ -195,6 +195,12 @@ impl<D: Dispatch> Queue<D> {
         self.shared.state().lines.waiting()
     }
 
+    /// For how many tickets there is something in memory.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.shared.state().told.len()
+    }
+
     /// All classes in use, and those still remembered, in no order.
     pub fn snapshot(&self) -> Vec<ClassSnapshot<D::Class>> {
         let now = Instant::now();
