@@ -6,6 +6,8 @@ pub mod failure;
 #[cfg(any(feature = "rate-limit", feature = "token-limit"))]
 mod ratelimit_fields;
 
+#[cfg(feature = "adaptive")]
+pub mod adaptive;
 #[cfg(feature = "admission")]
 pub mod admission;
 #[cfg(feature = "api-key")]
@@ -24,6 +26,8 @@ pub mod llm_request;
 pub mod outcome;
 #[cfg(feature = "panic-guard")]
 pub mod panic_guard;
+#[cfg(feature = "queue")]
+pub mod queue;
 #[cfg(feature = "rate-limit")]
 pub mod rate_limit;
 #[cfg(feature = "rescue")]
