@@ -1,5 +1,6 @@
 //! A request that waits, and then is under way with its permit.
 
+use std::fmt;
 use std::hash::Hash;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -124,9 +125,13 @@ where
                             let answer = service.call(request);
                             Stage::Calling { answer, permit }
                         }
-                        Err(error) => Stage::Over {
-                            error: Some(error.into()),
-                        },
+                        Err(error) => {
+                            if let Some(permit) = permit.take() {
+                                permit.unused();
+                            }
+                            let error = Some(error.into());
+                            Stage::Over { error }
+                        }
                     };
                     this.stage.set(stage);
                 }
@@ -151,5 +156,22 @@ where
                 }
             }
         }
+    }
+}
+
+impl<S, B, C, K> fmt::Debug for QueueFuture<S, B, C, K>
+where
+    S: Service<Request<B>>,
+    C: Clone + Eq + Hash,
+    K: Clone + Eq + Hash,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stage = match &self.stage {
+            Stage::Waiting { .. } => "waiting",
+            Stage::Readying { .. } => "has a slot",
+            Stage::Calling { .. } => "called",
+            Stage::Over { .. } => "over",
+        };
+        f.debug_tuple("QueueFuture").field(&stage).finish()
     }
 }

@@ -140,10 +140,10 @@ pub(super) struct Ageing {
 impl Ageing {
     fn steps(self, since: Instant) -> usize {
         let waited = self.now.saturating_duration_since(since);
-        self.step.map_or(0, |step| {
-            let steps = waited.as_nanos() / step.as_nanos().max(1);
-            steps.min(Priority::COUNT as u128) as usize
-        })
+        let Some(step) = self.step else { return 0 };
+        (1..=Priority::COUNT as u32)
+            .take_while(|steps| waited >= step.saturating_mul(*steps))
+            .count()
     }
 }
 

@@ -98,14 +98,26 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, W> Lines<C, K, W> {
         self.classes.iter().map(|(class, of)| (class, &of.line))
     }
 
-    /// Whether somebody of this class has to stand in line before a slot is looked for.
-    pub(super) fn must_wait(&self, class: &C) -> bool {
-        self.line(class).is_some_and(|line| line.waiting() > 0)
-    }
-
-    /// Notes that somebody was given a slot without waiting.
-    pub(super) fn pass(&mut self, class: &C, key: &K, charge: Charge) {
-        self.class(class).line.pass(key, charge);
+    /// Lets somebody pass for whom there is a slot, if nobody of its class waits.
+    pub(super) fn try_pass<S>(
+        &mut self,
+        class: &C,
+        key: &K,
+        charge: Charge,
+        take: impl FnOnce() -> Offer<S>,
+    ) -> Offer<S> {
+        let known = self.classes.get_mut(class);
+        if known.as_ref().is_some_and(|of| of.line.waiting() > 0) {
+            return Ok(None);
+        }
+        let Some(slot) = take()? else {
+            return Ok(None);
+        };
+        match known {
+            Some(known) => known.line.pass(key, charge),
+            None => self.class(class).line.pass(key, charge),
+        }
+        Ok(Some(slot))
     }
 
     pub(super) fn next_id(&mut self) -> u64 {

@@ -76,8 +76,8 @@ impl<D: Dispatch> Permit<D> {
         self.meter().set(tokens);
     }
 
-    /// Gives back what was never used: it cost nothing and says nothing of the service time.
-    pub(super) fn take_back(mut self) {
+    /// Gives back a slot that was not used: it cost nothing and says nothing of the service time.
+    pub fn unused(mut self) {
         self.give_back(None, self.holder.charge.correction(0));
     }
 

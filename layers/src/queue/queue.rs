@@ -139,10 +139,9 @@ impl<D: Dispatch> Queue<D> {
         let shared = &self.shared;
         let mut guard = shared.state();
         let state = &mut *guard;
-        if !state.lines.must_wait(&class)
-            && let Some(slot) = shared.dispatch.try_take(&class, &entry.request)?
-        {
-            state.lines.pass(&class, &entry.key, entry.charge);
+        let (key, charge) = (&entry.key, entry.charge);
+        let take = || shared.dispatch.try_take(&class, &entry.request);
+        if let Some(slot) = state.lines.try_pass(&class, key, charge, take)? {
             drop(guard);
             let holder = Holder::new(class, entry.key, entry.charge);
             return Ok(Ticket::granted(Permit::new(
@@ -416,8 +415,7 @@ impl<D: Dispatch> Wait<D> {
 impl<D: Dispatch> Drop for Wait<D> {
     fn drop(&mut self) {
         if let Some(Told::Granted(slot, since)) = self.leave() {
-            // It was nobody's service, but the slot and the share go back the same way.
-            self.permit(slot, since).take_back();
+            self.permit(slot, since).unused();
         }
     }
 }

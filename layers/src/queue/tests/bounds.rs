@@ -4,6 +4,8 @@ use http::StatusCode;
 use tokio::time::{Instant, advance};
 
 use super::*;
+use crate::queue::line::{Line, Seat};
+use crate::queue::lines::Rules;
 use crate::{Retryable, Side};
 
 fn refusal(queue: &TestQueue, key: Name) -> BoxError {
@@ -146,10 +148,7 @@ fn names() -> Vec<Name> {
 
 #[tokio::test(start_paused = true)]
 async fn keys_that_went_away_are_forgotten() {
-    use crate::queue::entry::Charge;
-    use crate::queue::line::Line;
-
-    let charge: Charge = entry("x").with_cost(1000).charge;
+    let charge = entry("x").with_cost(1000).charge;
     let mut line: Line<Name, ()> = Line::new();
     for name in names() {
         line.pass(&name, charge);
@@ -166,4 +165,28 @@ async fn classes_that_went_away_are_forgotten() {
         drop(hold(&queue, name));
         assert!(queue.snapshot().len() <= 1024);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_holds_a_slot_is_not_forgotten() {
+    let names = names();
+    let free = entry("x").with_cost(0).charge;
+    let mut line: Line<Name, ()> = Line::new();
+    line.pass(&"ada", free);
+    for name in &names {
+        line.pass(name, free);
+        line.finish(name, Some(secs(1)), 0.0);
+    }
+    line.finish(&"ada", Some(secs(1)), 500.0);
+    let seat = |key, id| Seat {
+        key,
+        priority: Priority::Normal,
+        arrival: Instant::now(),
+        id,
+    };
+    for (key, id) in [("bob", 1), ("ada", 2), ("bob", 3)] {
+        line.push(&seat(key, id), free, ());
+    }
+    let ahead = line.ahead(&seat("ada", 2), Rules::default().at(Instant::now()));
+    assert_eq!(ahead, Some(2), "ada was served more");
 }

@@ -1,7 +1,8 @@
 //! Whatever happens in whatever order: slots return, and nobody is forgotten.
 
 use std::collections::VecDeque;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -204,7 +205,7 @@ proptest! {
     fn nobody_starves(arriving in prop::collection::vec(arriving(), 1..150)) {
         on_paused_clock(async {
             advance(secs(100)).await;
-            let pool = SlotPool::<Name, Name>::new(std::num::NonZeroUsize::MIN);
+            let pool = SlotPool::<Name, Name>::new(NonZeroUsize::MIN);
             let queue = Queue::new(pool)
                 .with_ageing(Some(secs(5)))
                 .with_max_predicted_wait(None)
@@ -244,4 +245,47 @@ proptest! {
             Ok(())
         })?;
     }
+}
+
+/// Threads that enter, leave, wait and finish as they like.
+#[test]
+fn threads_share_it() {
+    const SLOTS: usize = 3;
+    let queue: Queue<SlotPool<Name, Name>> = Queue::new(SlotPool::new(count(SLOTS)))
+        .with_max_wait(None)
+        .with_max_predicted_wait(None);
+    let in_use = AtomicUsize::new(0);
+    let (queue, in_use) = (&queue, &in_use);
+    let work = |seed: usize| async move {
+        for round in 0..300 {
+            let (class, key) = (CLASSES[(seed + round) % 3], KEYS[seed % 3]);
+            let mut ticket = Box::pin(queue.enter(class, entry(key)).unwrap());
+            if (seed + round).is_multiple_of(4) {
+                // Some leave before or after they were polled, granted a slot or not.
+                if round.is_multiple_of(2) {
+                    drop(ticket.as_mut().now_or_never());
+                }
+                continue;
+            }
+            let permit = ticket.await.unwrap();
+            let others = in_use.fetch_add(1, Ordering::SeqCst);
+            assert!(others < SLOTS);
+            tokio::task::yield_now().await;
+            in_use.fetch_sub(1, Ordering::SeqCst);
+            drop(permit);
+        }
+    };
+    std::thread::scope(|scope| {
+        for seed in 0..6 {
+            let work = &work;
+            scope.spawn(move || tokio_test::block_on(work(seed)));
+        }
+    });
+    assert_eq!((queue.waiting(), queue.remembered()), (0, 0));
+    assert_eq!(queue.dispatch().in_use(), 0);
+    assert!(queue.snapshot().iter().all(|class| class.in_flight == 0));
+}
+
+fn count(n: usize) -> NonZeroUsize {
+    NonZeroUsize::new(n).unwrap()
 }

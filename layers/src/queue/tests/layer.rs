@@ -188,3 +188,20 @@ fn its_state_shows() {
         "QueueLayer { slots: SlotPool { slots: 1, in_use: 0, .. }, waiting: 0, .. }"
     );
 }
+
+#[test]
+fn it_can_be_boxed() {
+    let layer = one_slot().with_key(|_: &Parts| String::new());
+    let _ = tower::util::BoxCloneSyncService::new(layer.layer(text()));
+}
+
+#[tokio::test]
+async fn an_inner_service_that_is_broken_keeps_no_slot() {
+    let layer = one_slot();
+    let (mut service, mut inner) =
+        mock::spawn_with(|mock: mock::Mock<Request<()>, Answer>| layer.layer(mock));
+    inner.send_error("broken");
+    let mut answer = task::spawn(service.call(Request::default()));
+    assert_ready!(answer.poll()).unwrap_err();
+    assert_eq!(layer.queue().dispatch().in_use(), 0);
+}

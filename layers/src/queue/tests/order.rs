@@ -407,3 +407,45 @@ async fn where_one_stands_is_where_one_is_served() {
     let order = served_in_turn(held, tickets.into(), Duration::ZERO).await;
     assert_eq!(said, order);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_overdue_go_by_age() {
+    let queue = queue(&[("a", 1)]).with_ageing(Some(secs(1)));
+    // The first has had much.
+    let first = enter(&queue, "a", entry("ada").with_cost(1000))
+        .await
+        .unwrap();
+    let mut tickets = Vec::new();
+    for (name, key) in [("b", "bob"), ("a", "ada"), ("c", "carol")] {
+        advance(secs(1)).await;
+        tickets.push((name, enter(&queue, "a", entry(key).with_cost(1))));
+    }
+    let order = served_in_turn(first, tickets, secs(10)).await;
+    assert_eq!(order, ["b", "a", "c"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_that_was_not_used_costs_nothing_and_teaches_nothing() {
+    let queue = queue(&[("a", 1)]);
+    let first = enter(&queue, "a", entry("ada").with_cost(1000))
+        .await
+        .unwrap();
+    let tickets = [("b1", "bob"), ("b2", "bob"), ("a1", "ada")]
+        .map(|(name, key)| (name, enter(&queue, "a", entry(key).with_cost(10))));
+    advance(secs(1)).await;
+    first.unused();
+    assert_eq!(queue.class(&"a").unwrap().service_time, None);
+    let mut tickets = Vec::from(tickets);
+    let (_, mut bob) = tickets.remove(0);
+    let held = is_served(&mut bob).unwrap();
+    let order = served_in_turn(held, tickets, secs(1)).await;
+    assert_eq!(order, ["a1", "b2"]);
+}
+
+#[test]
+fn tickets_and_permits_travel_between_threads() {
+    fn travels<T: Send + 'static>() {}
+    travels::<Ticket<Slots>>();
+    travels::<Permit<Slots>>();
+    travels::<TicketWatch<Slots>>();
+}
