@@ -14,6 +14,8 @@ pub mod admission;
 pub mod api_key;
 #[cfg(feature = "body-limit")]
 pub mod body_limit;
+#[cfg(feature = "breaker")]
+pub mod breaker;
 #[cfg(feature = "clocks")]
 pub mod clocks;
 #[cfg(feature = "endpoint")]
