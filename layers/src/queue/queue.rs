@@ -405,7 +405,7 @@ impl<D: Dispatch> Wait<D> {
         let told = state.told.remove(&self.seat.id);
         let waiter = state.lines.remove(&self.class, &self.seat);
         if waiter.is_some() {
-            // Those behind may be easier to please.
+            // Somebody behind may be easier to please.
             self.shared.hand_out_under(&mut state, &mut wakers);
         }
         told

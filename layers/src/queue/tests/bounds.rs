@@ -185,7 +185,7 @@ async fn a_key_that_holds_a_slot_is_not_forgotten() {
         id,
     };
     for (key, id) in [("bob", 1), ("ada", 2), ("bob", 3)] {
-        line.push(&seat(key, id), free, ());
+        line.push(&seat(key, id), entry(key).with_cost(10).charge, ());
     }
     let ahead = line.ahead(&seat("ada", 2), Rules::default().at(Instant::now()));
     assert_eq!(ahead, Some(2), "ada was served more");

@@ -442,6 +442,30 @@ async fn a_slot_that_was_not_used_costs_nothing_and_teaches_nothing() {
     assert_eq!(order, ["a1", "b2"]);
 }
 
+/// One slot, for requests that are `true`.
+struct Picky;
+
+impl Dispatch for Picky {
+    type Class = ();
+    type Key = ();
+    type Request = bool;
+    type Slot = ();
+
+    fn try_take(&self, (): &(), fits: &bool) -> Result<Option<()>, BoxError> {
+        Ok(fits.then_some(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_frees_the_way_for_those_behind() {
+    let queue = Queue::new(Picky);
+    let unfit = queue.enter((), Entry::new((), false)).unwrap();
+    let mut fit = Box::pin(queue.enter((), Entry::new((), true)).unwrap());
+    assert!(fit.as_mut().now_or_never().is_none());
+    drop(unfit);
+    assert!(fit.as_mut().now_or_never().is_some());
+}
+
 #[test]
 fn tickets_and_permits_travel_between_threads() {
     fn travels<T: Send + 'static>() {}
