@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::error::Error;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,20 +15,22 @@ use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
 use llamatower_layers::admission::AdmissionLayer;
-use llamatower_layers::api_key::{ApiKeyLayer, Identity, KeySet};
+use llamatower_layers::api_key::{ApiKeyLayer, KeySet};
 use llamatower_layers::body::{MemoryBudget, ReplayBody};
 use llamatower_layers::body_limit::{BodyLimitLayer, RouteLimits};
+use llamatower_layers::breaker::{Breaker, BreakerLayer};
 use llamatower_layers::clocks::StreamClocksLayer;
 use llamatower_layers::endpoint::{EndpointLayer, EndpointTable};
 use llamatower_layers::llm_request::LlmRequestLayer;
 use llamatower_layers::outcome::OutcomeLayer;
 use llamatower_layers::panic_guard::PanicGuardLayer;
+use llamatower_layers::queue::Arrival;
 use llamatower_layers::rate_limit::{MemoryBuckets, RateLimitLayer};
 use llamatower_layers::rescue::RescueLayer;
 use llamatower_layers::retry::{RetryBudget, RetryLayer};
 use llamatower_layers::token_limit::{Budget, MemoryStore, TokenLimitLayer};
 use llamatower_layers::usage::UsageLayer;
-use llamatower_layers::{BoxError, Failure, Operation, RouteMatch};
+use llamatower_layers::{BoxError, Failure, Operation, RouteMatch, Side};
 use tokio::sync::watch;
 use tower::filter::FilterLayer;
 use tower::util::BoxCloneSyncService;
@@ -37,11 +38,11 @@ use tower::{Service, ServiceBuilder};
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 
-use crate::edge::PeerAddr;
+use crate::client::Client;
 use crate::ollama::fleet::{Backend, Fleet, WatchLayer};
 use crate::ollama::hold::hold_until_continue;
 use crate::ollama::hygiene::{clean_request, clean_response};
-use crate::ollama::upstream::{PoolLimits, Upstream};
+use crate::ollama::upstream::{ConnectFailed, PoolLimits, Upstream};
 use crate::ollama::{AnswerBody, Ollama};
 use crate::settings::{Limits, Settings};
 use crate::telemetry::{Telemetry, Upstream as UpstreamName, names};
@@ -124,7 +125,8 @@ where
                 .with_memory_budget(handles.body_memory),
         )
         .layer(token_limit(limits))
-        // Each attempt chooses anew.
+        // Each attempt chooses anew, and keeps its place in line.
+        .map_request(Arrival::stamp)
         .layer(
             RetryLayer::new(RetryBudget::new(
                 settings.retry.budget_ratio,
@@ -141,7 +143,12 @@ where
 }
 
 /// What belongs to one backend.
-pub fn attempt<B>(settings: &Settings, backend: &Arc<Backend>, telemetry: &Telemetry) -> Attempt<B>
+pub fn attempt<B>(
+    settings: &Settings,
+    backend: &Arc<Backend>,
+    breaker: &Breaker,
+    telemetry: &Telemetry,
+) -> Attempt<B>
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
@@ -161,6 +168,7 @@ where
             port: address.port(),
         }))
         .layer(UsageLayer::new())
+        .layer(BreakerLayer::new(breaker.clone()).with_failures(is_breakers_business))
         .layer(WatchLayer::new(backend.clone()))
         .layer(
             StreamClocksLayer::new()
@@ -186,7 +194,7 @@ where
 fn key_rate_limit(limits: &Limits) -> RateLimitLayer<Client, ClientOf, MemoryBuckets<Client>> {
     let own = limits.key_limits.iter();
     let own = own.filter_map(|(name, limits)| Some((Client::Key(name.clone()), limits.rate?)));
-    RateLimitLayer::per_key_with(own, limits.key_rate, client_of)
+    RateLimitLayer::per_key_with(own, limits.key_rate, Client::of)
 }
 
 /// The tokens of each client; free if there is no limit.
@@ -200,7 +208,7 @@ fn token_limit(
         .collect();
     let is_on = !limits.key_tokens.is_empty() || !own.is_empty();
     let key_of = move |request: &Parts| match is_on && runs_a_model(request) {
-        true => client_of(request),
+        true => Client::of(request),
         false => None,
     };
     let store = MemoryStore::new(limits.time_zone.clone());
@@ -219,6 +227,12 @@ fn runs_a_model(request: &Parts) -> bool {
         .is_some_and(Operation::is_inference)
 }
 
+/// A refused connection is not: it costs nothing, says what is wrong, and the backend counts as down
+/// until a probe finds it again.
+fn is_breakers_business(failure: &Failure) -> bool {
+    failure.side() == Side::Upstream && failure.caused_by::<ConnectFailed>().is_none()
+}
+
 /// A client is told nothing of an error that has no words for clients.
 fn log_internal_error(error: &(dyn Error + Send + Sync + 'static)) {
     if Failure::find(error).is_none() {
@@ -226,22 +240,4 @@ fn log_internal_error(error: &(dyn Error + Send + Sync + 'static)) {
     }
 }
 
-/// Whose requests are counted together: those of a key, or of an address where none is shown.
-fn client_of(request: &Parts) -> Option<Client> {
-    if let Some(identity) = request.extensions.get::<Identity>() {
-        return Some(Client::Key(identity.name.clone()));
-    }
-    match request.extensions.get::<PeerAddr>() {
-        Some(PeerAddr::Ip(address)) => Some(Client::Address(address.ip())),
-        _ => None,
-    }
-}
-
 type ClientOf = fn(&Parts) -> Option<Client>;
-
-/// Whom a rate is counted for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Client {
-    Key(Arc<str>),
-    Address(IpAddr),
-}

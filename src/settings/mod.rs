@@ -32,7 +32,9 @@ pub use parse::{ExtraPath, SizeOrShare};
 pub use report::{EffectiveSetting, example_file, reference};
 pub use secret::Secret;
 pub use table::{Form, SETTINGS, Setting};
-pub use values::{Backends, KeyLimits, Keys, Limits, Listen, Retry, Settings, Telemetry, Timeouts};
+pub use values::{
+    Backends, KeyLimits, Keys, Limits, Listen, Retry, Settings, Slots, Telemetry, Timeouts,
+};
 
 use reader::Reader;
 use source::Texts;

@@ -1,16 +1,17 @@
 //! Texts into values. What is wrong is said without the value, which the caller shows or hides.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
 use jiff::tz::TimeZone;
+use llamatower_layers::queue::Priority;
 use llamatower_layers::rate_limit::Quota;
 use llamatower_layers::token_limit::{Budget, Window};
 
-use super::KeyLimits;
+use super::{KeyLimits, Slots};
 
 use crate::edge::BasePath;
 
@@ -60,6 +61,32 @@ pub(super) fn optional_duration(text: &str) -> Result<Option<Duration>, String> 
 pub(super) fn count(text: &str) -> Result<NonZeroUsize, String> {
     text.parse()
         .map_err(|_| "it is no whole number above 0".to_owned())
+}
+
+pub(super) fn optional_count(text: &str) -> Result<Option<NonZeroUsize>, String> {
+    match text {
+        "off" => Ok(None),
+        text => count(text).map(Some),
+    }
+}
+
+pub(super) fn positive(text: &str) -> Result<NonZeroU32, String> {
+    text.parse()
+        .map_err(|_| "it is no whole number above 0".to_owned())
+}
+
+pub(super) fn slots(text: &str) -> Result<Slots, String> {
+    let mut slots = Slots::default();
+    for item in items(text).filter(|item| *item != "off") {
+        match item.split_once('=') {
+            None => slots.others = Some(count(item)?),
+            Some((address, number)) => {
+                let address = address.trim().parse().map_err(|error| format!("{error}"))?;
+                slots.named.push((address, count(number.trim())?));
+            }
+        }
+    }
+    Ok(slots)
 }
 
 pub(super) fn number(text: &str) -> Result<f64, String> {
@@ -157,10 +184,25 @@ pub(super) fn key_limits(text: &str) -> Result<BTreeMap<Arc<str>, KeyLimits>, St
         match kind {
             "rate" => limits.rate = rate(value)?,
             "tokens" => limits.tokens.push(token_budget(value)?),
-            _ => return Err(format!("{kind:?} is neither rate nor tokens")),
+            "weight" => limits.share.weight = positive(value)?,
+            "priority" => limits.share.priority = priority(value)?,
+            _ => {
+                return Err(format!(
+                    "{kind:?} is none of rate, tokens, weight, priority"
+                ));
+            }
         }
     }
     Ok(limits)
+}
+
+fn priority(text: &str) -> Result<Priority, String> {
+    match text {
+        "high" => Ok(Priority::High),
+        "normal" => Ok(Priority::Normal),
+        "low" => Ok(Priority::Low),
+        _ => Err(format!("{text:?} is none of high, normal, low")),
+    }
 }
 
 pub(super) fn time_zone(text: &str) -> Result<TimeZone, String> {

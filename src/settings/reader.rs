@@ -1,7 +1,10 @@
 //! Texts into settings.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
+
+use llamatower_layers::breaker::BreakerPolicy;
 
 use super::source::{self, Texts};
 use super::{
@@ -10,6 +13,7 @@ use super::{
     parse::{self, items},
 };
 use crate::edge::{ListenAddr, Origins};
+use crate::ollama::fleet::QueueRules;
 use crate::ollama::upstream::Address;
 use crate::telemetry::LogFormat;
 
@@ -37,6 +41,8 @@ impl Reader {
         let backends = self.backends();
         let timeouts = self.timeouts();
         let limits = self.limits();
+        let queue = self.queue();
+        let breaker = self.breaker();
         let retry = self.retry();
         let keys = self.keys();
         let telemetry = self.telemetry();
@@ -49,6 +55,8 @@ impl Reader {
             backends: backends?,
             timeouts: timeouts?,
             limits: limits?,
+            queue: queue?,
+            breaker: breaker?,
             retry: retry?,
             keys: keys?,
             telemetry: telemetry?,
@@ -103,6 +111,13 @@ impl Reader {
             let place = known.iter().position(|known| *known == address);
             place.ok_or_else(|| format!("{address} is none of the servers in OLLAMA_URL"))
         });
+        let slots = self.parsed("backends.slots", |text| {
+            let slots = parse::slots(text)?;
+            match slots.named.iter().find(|(named, _)| !known.contains(named)) {
+                Some((named, _)) => Err(format!("{named} is none of the servers in OLLAMA_URL")),
+                None => Ok(slots),
+            }
+        });
         let default_model = self.parsed_or_default("backends.default_model", |text| {
             Ok(Some(Arc::<str>::from(text)))
         });
@@ -113,6 +128,7 @@ impl Reader {
             addresses: addresses?,
             default_model: default_model?,
             management: management?,
+            slots: slots?,
             extra_paths: extra_paths?,
             probe_interval: self.parsed("backends.probe_interval", parse::duration)?,
             probe_timeout: self.parsed("backends.probe_timeout", parse::duration)?,
@@ -157,12 +173,40 @@ impl Reader {
         })
     }
 
+    fn queue(&mut self) -> Option<QueueRules> {
+        let duration = parse::optional_duration;
+        Some(QueueRules {
+            max_waiting: self.parsed("queue.max_waiting", parse::count)?.get(),
+            max_waiting_per_key: self
+                .parsed("queue.max_waiting_per_key", parse::optional_count)?
+                .map(NonZeroUsize::get),
+            max_predicted_wait: self.parsed("queue.max_predicted_wait", duration)?,
+            max_wait: self.parsed("queue.max_wait", duration)?,
+            ageing: self.parsed("queue.ageing", duration)?,
+        })
+    }
+
+    fn breaker(&mut self) -> Option<BreakerPolicy> {
+        let consecutive = self.parsed("breaker.failures", |text| match text {
+            "off" => Ok(None),
+            text => parse::positive(text).map(Some),
+        })?;
+        let ratio = self.parsed("breaker.ratio", parse::number)?;
+        let min_requests = self.parsed("breaker.min_requests", parse::positive)?;
+        let open_for = self.parsed("breaker.open_for", parse::duration)?;
+        let at_most = self.parsed("breaker.open_at_most", parse::duration)?;
+        Some(
+            BreakerPolicy::default()
+                .with_consecutive_failures(consecutive)
+                .with_failure_ratio(ratio, min_requests)
+                .with_window(self.parsed("breaker.window", parse::duration)?)
+                .with_open_for(open_for, at_most),
+        )
+    }
+
     fn retry(&mut self) -> Option<Retry> {
         Some(Retry {
-            attempts: self.parsed("retry.attempts", |text| {
-                text.parse()
-                    .map_err(|_| "it is no whole number above 0".to_owned())
-            })?,
+            attempts: self.parsed("retry.attempts", parse::positive)?,
             budget_ratio: self.parsed("retry.budget_ratio", parse::number)?,
             budget_floor: self.parsed("retry.budget_floor", parse::number)?,
         })

@@ -42,6 +42,8 @@ fn another_value(setting: &Setting) -> &'static str {
         (_, Form::Size | Form::SizeOrShare) => "7MiB",
         (_, Form::Rate) => "7/m",
         (_, Form::TokenBudgets) => "7/minute, 700/month",
+        (_, Form::Slots) => "7, localhost:11434=8",
+        (_, Form::OptionalCount) => "7",
         (_, Form::KeyLimits) => "ada:rate=7/m, ada:tokens=7/day",
         (_, Form::Switch) => "off",
     }

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
+use llamatower_layers::breaker::BreakerPolicy;
 use llamatower_layers::rate_limit::Quota;
 use llamatower_layers::token_limit::Budget;
 
 use super::{ExtraPath, Secret, SizeOrShare};
 use crate::edge::{BasePath, ListenAddr, Origins};
+use crate::ollama::fleet::{QueueRules, Share};
 use crate::ollama::upstream::Address;
 use crate::telemetry::LogFormat;
 
@@ -25,6 +27,10 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// Bounds.
     pub limits: Limits,
+    /// Who waits for a slot.
+    pub queue: QueueRules,
+    /// When a backend is left alone.
+    pub breaker: BreakerPolicy,
     /// When a request is sent again.
     pub retry: Retry,
     /// Who may ask.
@@ -59,6 +65,8 @@ pub struct Backends {
     pub default_model: Option<Arc<str>>,
     /// Which of the servers manages models, as an index.
     pub management: usize,
+    /// How many requests a server is sent at a time for one model.
+    pub slots: Slots,
     /// Further paths.
     pub extra_paths: Vec<ExtraPath>,
     /// From one probe to the next.
@@ -69,6 +77,27 @@ pub struct Backends {
     pub pool_idle: NonZeroUsize,
     /// How long they are kept.
     pub pool_idle_timeout: Duration,
+}
+
+/// How many requests a server is sent at a time for one model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Slots {
+    /// Those of the servers that are not named; as many as come if not set.
+    pub others: Option<NonZeroUsize>,
+    /// Those of the servers that are.
+    pub named: Vec<(Address, NonZeroUsize)>,
+}
+
+impl Backends {
+    /// The slots of each server, in their order.
+    pub fn slots_of_each(&self) -> Vec<Option<NonZeroUsize>> {
+        let of = |address: &Address| {
+            let mut named = self.slots.named.iter();
+            let own = named.find(|(named, _)| named == address);
+            own.map(|(_, slots)| *slots).or(self.slots.others)
+        };
+        self.addresses.iter().map(of).collect()
+    }
 }
 
 /// Clocks; one that is `None` is off.
@@ -124,6 +153,8 @@ pub struct KeyLimits {
     pub rate: Option<Quota>,
     /// Tokens; those for most if there is none.
     pub tokens: Vec<Budget>,
+    /// Its share of the slots.
+    pub share: Share,
 }
 
 /// When a request is sent again.

@@ -21,6 +21,7 @@ pub(super) fn write(outcome: &Outcome) {
         attempts = outcome.attempts,
         duration = outcome.duration.map(seconds),
         ttfb = outcome.time_to_first_byte.map(seconds),
+        queued = outcome.queued.map(seconds),
         prompt_tokens = outcome.usage.map(|usage| usage.prompt_tokens),
         output_tokens = outcome.usage.map(|usage| usage.output_tokens),
         ending = outcome.ending.name(),

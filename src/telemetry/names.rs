@@ -30,6 +30,14 @@ pub const GEN_AI_CLIENT_TOKEN_USAGE: &str = "gen_ai.client.token.usage";
 pub const BACKEND_UP: &str = "llamatower.backend_up";
 /// Gauge: requests that a backend is busy with.
 pub const BACKEND_IN_FLIGHT: &str = "llamatower.backend_in_flight";
+/// Gauge: requests that a backend is sent at a time for one model, where that is bounded.
+pub const BACKEND_SLOTS: &str = "llamatower.backend_slots";
+/// Gauge: how a backend's breaker stands.
+pub const BREAKER_STATE: &str = "llamatower.breaker_state";
+/// Gauge: requests that wait for a slot, by model.
+pub const QUEUE_DEPTH: &str = "llamatower.queue_depth";
+/// Histogram, seconds: how long requests waited for a slot.
+pub const QUEUE_WAIT: &str = "llamatower.queue_wait";
 /// Counter: attempts that were repeated, by reason.
 pub const RETRIES: &str = "llamatower.retries";
 /// Counter: requests that the gateway refused itself, by `error.type`.

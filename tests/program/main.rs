@@ -5,5 +5,6 @@
 
 mod ends;
 mod harness;
+mod queue;
 mod starts;
 mod tokens;

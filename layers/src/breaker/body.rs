@@ -7,7 +7,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::Token;
-use super::future::is_failure;
+use super::layer::Judge;
 use crate::BoxError;
 
 pin_project! {
@@ -18,12 +18,17 @@ pin_project! {
         #[pin]
         inner: B,
         token: Option<Token>,
+        judge: Judge,
     }
 }
 
 impl<B: Body> BreakerBody<B> {
-    pub(super) fn new(inner: B, token: Option<Token>) -> Self {
-        let mut body = Self { inner, token };
+    pub(super) fn new(inner: B, token: Option<Token>, judge: Judge) -> Self {
+        let mut body = Self {
+            inner,
+            token,
+            judge,
+        };
         if body.inner.is_end_stream() {
             succeed(&mut body.token);
         }
@@ -60,7 +65,7 @@ where
             }
             Some(Err(error)) => {
                 let error = error.into();
-                if let Some(token) = this.token.take().filter(|_| is_failure(&error)) {
+                if let Some(token) = this.token.take().filter(|_| this.judge.is_failure(&error)) {
                     token.fail();
                 }
                 Some(Err(error))

@@ -2,15 +2,15 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::{Response, StatusCode};
+use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
 
+use super::layer::Judge;
 use super::{BreakerBody, Token};
-use crate::{BoxError, Failure, Side};
+use crate::{BoxError, Failure};
 
 pin_project! {
     /// The future of [`BreakerService`](super::BreakerService). Dropped, it says nothing of the
@@ -30,20 +30,20 @@ pin_project! {
             #[pin]
             inner: F,
             token: Option<Token>,
-            statuses: Arc<[StatusCode]>,
+            judge: Judge,
         },
         Refused { failure: Option<Failure> },
     }
 }
 
 impl<F> BreakerFuture<F> {
-    pub(super) fn judged(inner: F, token: Token, statuses: Arc<[StatusCode]>) -> Self {
+    pub(super) fn judged(inner: F, token: Token, judge: Judge) -> Self {
         let token = Some(token);
         Self {
             state: State::Judged {
                 inner,
                 token,
-                statuses,
+                judge,
             },
         }
     }
@@ -54,12 +54,6 @@ impl<F> BreakerFuture<F> {
             state: State::Refused { failure },
         }
     }
-}
-
-/// Whether an error is the backend's. One that says nothing of itself is taken for that: it came
-/// from where the backend is.
-pub(super) fn is_failure(error: &BoxError) -> bool {
-    Failure::find(&**error).is_none_or(|failure| failure.side() == Side::Upstream)
 }
 
 impl<F, B, E> Future for BreakerFuture<F>
@@ -79,26 +73,26 @@ where
             StateProjection::Judged {
                 inner,
                 token,
-                statuses,
+                judge,
             } => {
                 let answer = ready!(inner.poll(cx)).map_err(Into::into);
                 let token = token.take();
                 let answer = match answer {
                     Ok(answer) => answer,
                     Err(error) => {
-                        if let Some(token) = token.filter(|_| is_failure(&error)) {
+                        if let Some(token) = token.filter(|_| judge.is_failure(&error)) {
                             token.fail();
                         }
                         return Poll::Ready(Err(error));
                     }
                 };
-                let has_failed = statuses.contains(&answer.status());
+                let has_failed = judge.statuses.contains(&answer.status());
                 Poll::Ready(Ok(answer.map(|body| match (token, has_failed) {
                     (Some(token), true) => {
                         token.fail();
-                        BreakerBody::new(body, None)
+                        BreakerBody::new(body, None, judge.clone())
                     }
-                    (token, _) => BreakerBody::new(body, token),
+                    (token, _) => BreakerBody::new(body, token, judge.clone()),
                 })))
             }
         }

@@ -9,13 +9,28 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Breaker, BreakerBody, BreakerFuture};
-use crate::{BoxError, Failure};
+use crate::{BoxError, Failure, Side};
 
 /// Judges a backend's requests for its [`Breaker`]. See the [module](super).
 #[derive(Clone, Debug)]
 pub struct BreakerLayer {
     breaker: Breaker,
-    statuses: Arc<[StatusCode]>,
+    judge: Judge,
+}
+
+/// What counts as the backend's failure.
+#[derive(Clone, Debug)]
+pub(super) struct Judge {
+    pub(super) statuses: Arc<[StatusCode]>,
+    is_failure: fn(&Failure) -> bool,
+}
+
+impl Judge {
+    /// An error that says nothing of itself is taken for the backend's: it came from where the
+    /// backend is.
+    pub(super) fn is_failure(&self, error: &BoxError) -> bool {
+        Failure::find(&**error).is_none_or(self.is_failure)
+    }
 }
 
 impl BreakerLayer {
@@ -23,13 +38,22 @@ impl BreakerLayer {
     pub fn new(breaker: Breaker) -> Self {
         Self {
             breaker,
-            statuses: [StatusCode::BAD_GATEWAY, StatusCode::GATEWAY_TIMEOUT].into(),
+            judge: Judge {
+                statuses: [StatusCode::BAD_GATEWAY, StatusCode::GATEWAY_TIMEOUT].into(),
+                is_failure: |failure| failure.side() == Side::Upstream,
+            },
         }
     }
 
     /// Answers of these statuses are failures, and no others.
     pub fn with_statuses(mut self, statuses: impl IntoIterator<Item = StatusCode>) -> Self {
-        self.statuses = statuses.into_iter().collect();
+        self.judge.statuses = statuses.into_iter().collect();
+        self
+    }
+
+    /// Errors of this kind are failures, and no others; those of the backend's side unless said.
+    pub fn with_failures(mut self, is_failure: fn(&Failure) -> bool) -> Self {
+        self.judge.is_failure = is_failure;
         self
     }
 }
@@ -74,8 +98,8 @@ where
         };
         match token {
             Ok(token) => {
-                let statuses = self.layer.statuses.clone();
-                BreakerFuture::judged(self.inner.call(request), token, statuses)
+                let judge = self.layer.judge.clone();
+                BreakerFuture::judged(self.inner.call(request), token, judge)
             }
             Err(open) => BreakerFuture::refused(Failure::from(open)),
         }

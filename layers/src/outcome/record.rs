@@ -58,6 +58,8 @@ pub struct Outcome {
     pub backend: Option<Arc<str>>,
     /// How many times a backend was asked.
     pub attempts: u32,
+    /// How long it waited for a slot of a backend, all attempts together; `None` if it had not to.
+    pub queued: Option<Duration>,
     /// The answer's status.
     pub status: Option<StatusCode>,
     /// From the start to the answer's head; Ollama sends it with the first byte.
@@ -92,6 +94,7 @@ impl Outcome {
             identity: None,
             backend: None,
             attempts: 0,
+            queued: None,
             status: None,
             time_to_first_byte: None,
             duration: None,
