@@ -6,11 +6,15 @@ mod machine;
 mod memory;
 pub(crate) mod read_clock;
 mod replay;
+#[cfg(any(feature = "breaker", feature = "outcome"))]
+mod rest;
 
 pub use error::{BodyReadTimeout, ClientBodyFailed};
 pub use guarded::Guarded;
 pub use memory::{MemoryBudget, Reservation};
 pub use replay::ReplayBody;
+#[cfg(any(feature = "breaker", feature = "outcome"))]
+pub(crate) use rest::Rest;
 
 /// A body that can be sent again, for retries.
 pub trait Replay: Sized {

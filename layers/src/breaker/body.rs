@@ -3,12 +3,14 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::Token;
 use super::layer::Judge;
 use crate::BoxError;
+use crate::body::Rest;
 
 pin_project! {
     /// A body whose end settles the token of its request. Dropped before, it says nothing of the
@@ -17,19 +19,21 @@ pin_project! {
     pub struct BreakerBody<B> {
         #[pin]
         inner: B,
+        rest: Rest,
         token: Option<Token>,
         judge: Judge,
     }
 }
 
 impl<B: Body> BreakerBody<B> {
-    pub(super) fn new(inner: B, token: Option<Token>, judge: Judge) -> Self {
+    pub(super) fn new(inner: B, headers: &HeaderMap, token: Option<Token>, judge: Judge) -> Self {
         let mut body = Self {
+            rest: Rest::of(headers, &inner),
             inner,
             token,
             judge,
         };
-        if body.inner.is_end_stream() {
+        if body.rest.is_over() || body.inner.is_end_stream() {
             succeed(&mut body.token);
         }
         body
@@ -58,7 +62,9 @@ where
         let frame = ready!(this.inner.as_mut().poll_frame(cx));
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
-                if frame.is_trailers() || this.inner.is_end_stream() {
+                this.rest.note(&frame);
+                let is_last = frame.is_trailers() || this.rest.is_over();
+                if is_last || this.inner.is_end_stream() {
                     succeed(this.token);
                 }
                 Some(Ok(frame))

@@ -86,14 +86,10 @@ where
                         return Poll::Ready(Err(error));
                     }
                 };
-                let has_failed = judge.statuses.contains(&answer.status());
-                Poll::Ready(Ok(answer.map(|body| match (token, has_failed) {
-                    (Some(token), true) => {
-                        token.fail();
-                        BreakerBody::new(body, None, judge.clone())
-                    }
-                    (token, _) => BreakerBody::new(body, token, judge.clone()),
-                })))
+                let token = token.and_then(|token| judge.head(token, answer.status()));
+                let (head, body) = answer.into_parts();
+                let body = BreakerBody::new(body, &head.headers, token, judge.clone());
+                Poll::Ready(Ok(Response::from_parts(head, body)))
             }
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::Extensions;
 use tokio::time::Instant;
 
-use super::machine::{Machine, Phase, State, Verdict};
+use super::machine::{Leave, Machine, State, Verdict};
 use super::{BreakerPolicy, CircuitOpen};
 
 type Hook = dyn Fn(State, State) + Send + Sync;
@@ -60,9 +60,9 @@ impl Breaker {
             let retry_after = machine.wait(now).unwrap_or_default();
             machine.acquire(now).ok_or(CircuitOpen { retry_after })
         });
-        acquired.map(|phase| Token {
+        acquired.map(|leave| Token {
             breaker: self.clone(),
-            phase,
+            leave,
             verdict: Verdict::Nothing,
         })
     }
@@ -118,11 +118,19 @@ struct Carried(Arc<Mutex<Option<Token>>>);
 #[must_use = "a token that is dropped says nothing"]
 pub struct Token {
     breaker: Breaker,
-    phase: Phase,
+    leave: Leave,
     verdict: Verdict,
 }
 
 impl Token {
+    /// The answer has begun, so that the next probe may go. It is no verdict.
+    pub fn answered(&mut self) {
+        if self.leave.has_place {
+            let leave = &mut self.leave;
+            self.breaker.change(|machine| machine.answered(leave));
+        }
+    }
+
     /// The backend did what it was asked for, or said rightly that it cannot.
     pub fn succeed(mut self) {
         self.verdict = Verdict::Success;
@@ -136,10 +144,10 @@ impl Token {
 
 impl Drop for Token {
     fn drop(&mut self) {
-        let (phase, verdict) = (self.phase, self.verdict);
+        let (leave, verdict) = (&mut self.leave, self.verdict);
         let now = Instant::now();
         self.breaker
-            .change(|machine| machine.settle(phase, verdict, now));
+            .change(|machine| machine.settle(leave, verdict, now));
     }
 }
 

@@ -8,7 +8,7 @@ use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Breaker, BreakerBody, BreakerFuture};
+use super::{Breaker, BreakerBody, BreakerFuture, Token};
 use crate::{BoxError, Failure, Side};
 
 /// Judges a backend's requests for its [`Breaker`]. See the [module](super).
@@ -21,7 +21,7 @@ pub struct BreakerLayer {
 /// What counts as the backend's failure.
 #[derive(Clone, Debug)]
 pub(super) struct Judge {
-    pub(super) statuses: Arc<[StatusCode]>,
+    statuses: Arc<[StatusCode]>,
     is_failure: fn(&Failure) -> bool,
 }
 
@@ -30,6 +30,16 @@ impl Judge {
     /// backend is.
     pub(super) fn is_failure(&self, error: &BoxError) -> bool {
         Failure::find(&**error).is_none_or(self.is_failure)
+    }
+
+    /// Judges an answer by its head; gives the token back if its body is to be seen first.
+    pub(super) fn head(&self, mut token: Token, status: StatusCode) -> Option<Token> {
+        if self.statuses.contains(&status) {
+            token.fail();
+            return None;
+        }
+        token.answered();
+        Some(token)
     }
 }
 

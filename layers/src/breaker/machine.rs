@@ -37,14 +37,23 @@ pub(super) enum Verdict {
     Nothing,
 }
 
-/// Which phase a token was taken in: what comes of it says nothing of another.
-pub(super) type Phase = u64;
+/// What a request was let through with.
+#[derive(Debug)]
+pub(super) struct Leave {
+    /// The phase it was given in; what comes of it says nothing of another.
+    phase: u64,
+    /// Whether it takes one of the places for probes.
+    pub(super) has_place: bool,
+}
+
+/// Some thirty years.
+const FOR_EVER: Duration = Duration::from_secs(1 << 30);
 
 /// The state machine. It has no clock: who calls says what time it is.
 #[derive(Debug)]
 pub(super) struct Machine {
     policy: BreakerPolicy,
-    phase: Phase,
+    phase: u64,
     stage: Stage,
     /// How long it is open the next time.
     open_for: Duration,
@@ -54,7 +63,7 @@ pub(super) struct Machine {
 enum Stage {
     Closed { window: Window, in_a_row: u32 },
     Open { until: Instant },
-    HalfOpen { probing: u32, succeeded: u32 },
+    HalfOpen { waiting: u32, succeeded: u32 },
 }
 
 impl Machine {
@@ -68,8 +77,8 @@ impl Machine {
     }
 
     #[cfg(test)]
-    pub(super) fn phase(&self) -> Phase {
-        self.phase
+    pub(super) fn is_current(&self, leave: &Leave) -> bool {
+        leave.phase == self.phase
     }
 
     pub(super) fn state(&self) -> State {
@@ -88,39 +97,57 @@ impl Machine {
                 let left = until.saturating_duration_since(now);
                 (!left.is_zero()).then_some(left)
             }
-            Stage::HalfOpen { probing, .. } if probing < self.policy.probes.get() => None,
-            // How long a probe takes is not known.
+            Stage::HalfOpen { waiting, .. } if waiting < self.policy.probes.get() => None,
+            // How long a probe waits is not known.
             Stage::HalfOpen { .. } => Some(self.policy.open_for),
         }
     }
 
     /// Lets a request through, if it may.
-    pub(super) fn acquire(&mut self, now: Instant) -> Option<Phase> {
+    pub(super) fn acquire(&mut self, now: Instant) -> Option<Leave> {
         if self.wait(now).is_some() {
             return None;
         }
         if let Stage::Open { .. } = self.stage {
             self.half_open();
         }
-        if let Stage::HalfOpen { probing, .. } = &mut self.stage {
-            *probing += 1;
+        let has_place = match &mut self.stage {
+            Stage::HalfOpen { waiting, .. } => {
+                *waiting += 1;
+                true
+            }
+            Stage::Closed { .. } | Stage::Open { .. } => false,
+        };
+        Some(Leave {
+            phase: self.phase,
+            has_place,
+        })
+    }
+
+    /// The head of the answer has come: the place goes to the next probe.
+    pub(super) fn answered(&mut self, leave: &mut Leave) {
+        if !std::mem::take(&mut leave.has_place) || leave.phase != self.phase {
+            return;
         }
-        Some(self.phase)
+        if let Stage::HalfOpen { waiting, .. } = &mut self.stage {
+            *waiting = waiting.saturating_sub(1);
+        }
     }
 
     /// Lets probes through from now on, if it is open.
     pub(super) fn half_open(&mut self) {
         if let Stage::Open { .. } = self.stage {
             self.enter(Stage::HalfOpen {
-                probing: 0,
+                waiting: 0,
                 succeeded: 0,
             });
         }
     }
 
     /// A request that was let through has ended.
-    pub(super) fn settle(&mut self, phase: Phase, verdict: Verdict, now: Instant) {
-        if phase != self.phase {
+    pub(super) fn settle(&mut self, leave: &mut Leave, verdict: Verdict, now: Instant) {
+        self.answered(leave);
+        if leave.phase != self.phase {
             return;
         }
         match &mut self.stage {
@@ -147,29 +174,27 @@ impl Machine {
                     self.open(now);
                 }
             }
-            Stage::HalfOpen { probing, succeeded } => {
-                *probing = probing.saturating_sub(1);
-                match verdict {
-                    Verdict::Nothing => {}
-                    Verdict::Failure => {
-                        let longer = self.open_for.saturating_mul(2);
-                        self.open_for = longer.min(self.policy.open_at_most);
-                        self.open(now);
-                    }
-                    Verdict::Success => {
-                        *succeeded += 1;
-                        if *succeeded >= self.policy.probes.get() {
-                            self.open_for = self.policy.open_for;
-                            self.enter(Stage::closed(&self.policy, now));
-                        }
+            Stage::HalfOpen { succeeded, .. } => match verdict {
+                Verdict::Nothing => {}
+                Verdict::Failure => {
+                    let longer = self.open_for.saturating_mul(2);
+                    self.open_for = longer.min(self.policy.open_at_most);
+                    self.open(now);
+                }
+                Verdict::Success => {
+                    *succeeded += 1;
+                    if *succeeded >= self.policy.probes.get() {
+                        self.open_for = self.policy.open_for;
+                        self.enter(Stage::closed(&self.policy, now));
                     }
                 }
-            }
+            },
         }
     }
 
     fn open(&mut self, now: Instant) {
-        let until = now.checked_add(self.open_for).unwrap_or(now);
+        // Longer than an `Instant` can hold is for as long as anybody will wait.
+        let until = now.checked_add(self.open_for).unwrap_or(now + FOR_EVER);
         self.enter(Stage::Open { until });
     }
 

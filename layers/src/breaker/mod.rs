@@ -7,11 +7,11 @@
 //! ```text
 //!            failures                 time is over              probes succeed
 //! closed ───────────────▶ open ───────────────────▶ half-open ───────────────▶ closed
-//!                          ▲  refuses                  │ lets few through
+//!                          ▲  refuses                  │ few may wait for an answer
 //!                          └───────── a probe fails ───┘ (and for twice as long)
 //!
 //! choice ── request ── head ── stream ── end
-//! token taken                             success or failure: the token is settled
+//! token taken          next probe         success or failure: the token is settled
 //!     (dropped before the end: the client left, which says nothing of the backend)
 //! ```
 //!
@@ -19,7 +19,12 @@
 //! however good its status was. Failures are errors of the backend's side
 //! ([`Side::Upstream`](crate::Side::Upstream)) and the statuses of [`BreakerLayer::with_statuses`]. What a
 //! client did wrong says nothing of the backend, nor does a 500 or a 503 of Ollama, which are about
-//! one model: its runner failed, or there is no room to load it.
+//! one model: its runner failed, or there is no room to load it. By the same rule a stream that ends
+//! tidily is a success, though its last line tells of an error or is missing: the server was there to
+//! end it. A body inside that fails on such an end has it counted.
+//!
+//! A probe's place goes to the next one with the head of its answer, which Ollama sends with the first
+//! token: else one long answer, or one client that reads slowly, would keep all others away.
 //!
 //! It belongs into the service of each backend, outside of the stream clocks whose errors it
 //! counts. Whoever chooses among backends asks [`Breaker::would_allow`], takes the token together

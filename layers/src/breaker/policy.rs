@@ -60,8 +60,8 @@ impl BreakerPolicy {
         self
     }
 
-    /// How many requests are let through at a time while it is half-open, and how many of them
-    /// must succeed before it closes. 1 unless said.
+    /// How many requests may wait for the head of their answer while it is half-open, and how many
+    /// must succeed, to their end, before it closes. 1 unless said.
     pub fn with_probes(mut self, probes: NonZeroU32) -> Self {
         self.probes = probes;
         self

@@ -3,14 +3,13 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Buf;
 use http::HeaderMap;
-use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::Ending;
 use super::completion::Completion;
+use crate::body::Rest;
 
 pin_project! {
     /// A body whose end completes the record of its request.
@@ -19,9 +18,7 @@ pin_project! {
         #[pin]
         inner: B,
         completion: Option<Completion>,
-        // What is still to come, where the head or the body has told the length. hyper does not
-        // poll a body again that has given as much, whether or not it says that it is at its end.
-        remaining: Option<u64>,
+        rest: Rest,
     }
 }
 
@@ -32,13 +29,12 @@ impl<B: Body> OutcomeBody<B> {
         has_no_body: bool,
         completion: Option<Completion>,
     ) -> Self {
-        let remaining = declared_length(headers).or_else(|| inner.size_hint().exact());
         let mut body = Self {
+            rest: Rest::of(headers, &inner),
             inner,
             completion,
-            remaining,
         };
-        if has_no_body || remaining == Some(0) || body.inner.is_end_stream() {
+        if has_no_body || body.rest.is_over() || body.inner.is_end_stream() {
             finish(&mut body.completion, Ending::Complete);
         }
         body
@@ -57,10 +53,6 @@ fn fail(completion: &mut Option<Completion>) {
     }
 }
 
-fn declared_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
 impl<B: Body> Body for OutcomeBody<B> {
     type Data = B::Data;
     type Error = B::Error;
@@ -73,16 +65,14 @@ impl<B: Body> Body for OutcomeBody<B> {
         let frame = ready!(this.inner.as_mut().poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
-                if let (Some(remaining), Some(data)) = (this.remaining.as_mut(), frame.data_ref()) {
-                    *remaining = remaining.saturating_sub(data.remaining() as u64);
-                }
-                let is_last = frame.is_trailers() || *this.remaining == Some(0);
+                this.rest.note(frame);
+                let is_last = frame.is_trailers() || this.rest.is_over();
                 if is_last || this.inner.is_end_stream() {
                     finish(this.completion, Ending::Complete);
                 }
             }
             // Fewer bytes than were promised end the connection unclean.
-            None if !matches!(*this.remaining, None | Some(0)) => fail(this.completion),
+            None if this.rest.is_owed() => fail(this.completion),
             None => finish(this.completion, Ending::Complete),
             Some(Err(_)) => fail(this.completion),
         }

@@ -1,18 +1,21 @@
 #![allow(clippy::unwrap_used)]
 
+mod interleavings;
+
 use std::num::NonZeroU32;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use proptest::prelude::*;
-use tokio::time::{Instant, advance};
+use tokio::time::advance;
 use tower::{Layer, ServiceExt, service_fn};
+use tower_test::mock::{self, Handle, Mock, Spawn};
 
-use super::machine::{Machine, Verdict};
 use super::*;
 use crate::{BoxError, Fail, Failure, Side};
 
@@ -84,6 +87,13 @@ async fn ask(breaker: &Breaker, backend: Backend) {
     if let Ok(answer) = send(breaker, backend).await {
         let _ = answer.into_body().collect().await;
     }
+}
+
+type Mocked = Spawn<BreakerService<Mock<Request<()>, Response<Frames>>>>;
+
+/// A service before a backend that says nothing of itself.
+fn mock(breaker: &Breaker) -> (Mocked, Handle<Request<()>, Response<Frames>>) {
+    mock::spawn_with(|mock| BreakerLayer::new(breaker.clone()).layer(mock))
 }
 
 fn one_failure() -> BreakerPolicy {
@@ -167,14 +177,85 @@ async fn a_probe_whose_client_leaves_makes_room_for_the_next() {
     let breaker = Breaker::new(one_failure());
     ask(&breaker, Backend::Fails(Side::Upstream)).await;
     advance(2 * SECOND).await;
-    let probe = send(&breaker, Backend::Answers(200)).await.unwrap();
-    assert!(
-        send(&breaker, Backend::Answers(200)).await.is_err(),
-        "one at a time"
-    );
+    let (mut service, mut backend) = mock(&breaker);
+    assert!(service.poll_ready().is_ready());
+    let probe = service.call(Request::default());
+    assert!(service.poll_ready().is_ready());
+    let refused = service.call(Request::default()).now_or_never();
+    let refusal = refused.expect("one at a time").unwrap_err();
+    let failure = Failure::find(&*refusal).unwrap();
+    assert!(failure.caused_by::<CircuitOpen>().is_some());
+    backend.next_request().await.unwrap();
+    let second = pin!(backend.next_request()).now_or_never();
+    assert!(second.is_none(), "what is refused goes nowhere");
     drop(probe);
     assert_eq!(breaker.state(), State::HalfOpen);
     assert!(breaker.would_allow());
+}
+
+#[tokio::test]
+async fn readiness_is_the_inner_services() {
+    let breaker = Breaker::new(BreakerPolicy::default());
+    let (mut service, mut backend) = mock(&breaker);
+    backend.allow(0);
+    assert!(service.poll_ready().is_pending());
+    backend.allow(1);
+    assert!(service.poll_ready().is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_whose_answer_has_begun_does_not_keep_the_others_waiting_for_its_end() {
+    let breaker = Breaker::new(one_failure());
+    ask(&breaker, Backend::Fails(Side::Upstream)).await;
+    advance(2 * SECOND).await;
+    let long = send(&breaker, Backend::Answers(200)).await.unwrap();
+    assert!(breaker.would_allow(), "the backend answers");
+    assert_eq!(
+        breaker.state(),
+        State::HalfOpen,
+        "not judged before its end"
+    );
+    let breaks_off = send(&breaker, Backend::BreaksOff).await.unwrap();
+    breaks_off.into_body().collect().await.unwrap_err();
+    assert_eq!(breaker.state(), State::Open);
+    long.into_body().collect().await.unwrap();
+    assert_eq!(
+        breaker.state(),
+        State::Open,
+        "it belongs to what was before"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_of_a_told_length_is_judged_by_its_last_byte() {
+    let breaker = Breaker::new(one_failure());
+    ask(&breaker, Backend::Fails(Side::Upstream)).await;
+    advance(2 * SECOND).await;
+    let layer = BreakerLayer::new(breaker.clone());
+    let service = layer.layer(service_fn(async |_: Request<()>| {
+        let mut answer = answer(Backend::Answers(200)).await?;
+        answer.headers_mut().insert("content-length", 6.into());
+        Ok::<_, BoxError>(answer)
+    }));
+    let mut body = service
+        .oneshot(Request::default())
+        .await
+        .unwrap()
+        .into_body();
+    body.frame().await.unwrap().unwrap();
+    assert_eq!(breaker.state(), State::HalfOpen);
+    body.frame().await.unwrap().unwrap();
+    drop(body); // as hyper does, which has written all that was promised
+    assert_eq!(breaker.state(), State::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_can_stay_open_for_ever() {
+    let policy = one_failure().with_open_for(Duration::MAX, Duration::MAX);
+    let breaker = Breaker::new(policy);
+    ask(&breaker, Backend::Fails(Side::Upstream)).await;
+    advance(3600 * SECOND).await;
+    assert!(!breaker.would_allow());
 }
 
 #[tokio::test]
@@ -227,65 +308,4 @@ async fn what_is_known_otherwise_lets_probes_through_early() {
     ask(&breaker, Backend::Fails(Side::Upstream)).await;
     breaker.half_open();
     assert!(breaker.would_allow());
-}
-
-/// What happens to a breaker.
-#[derive(Clone, Debug)]
-enum Step {
-    Acquire,
-    Settle { which: usize, verdict: u8 },
-    Wait(u64),
-    HalfOpen,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        3 => Just(Step::Acquire),
-        3 => (0usize..8, 0u8..3).prop_map(|(which, verdict)| Step::Settle { which, verdict }),
-        1 => (0u64..5000).prop_map(Step::Wait),
-        1 => Just(Step::HalfOpen),
-    ]
-}
-
-proptest! {
-    /// Half-open, there are never more probes than allowed, and all tokens given back, a success
-    /// closes it in time.
-    #[test]
-    fn whatever_happens_probes_are_bounded_and_it_can_close(
-        probes in 1u32..4,
-        steps in proptest::collection::vec(step(), 0..120),
-    ) {
-        let policy = BreakerPolicy::default()
-            .with_consecutive_failures(NonZeroU32::new(2))
-            .with_probes(NonZeroU32::new(probes).unwrap());
-        let mut now = Instant::now();
-        let mut machine = Machine::new(policy, now);
-        let mut held = Vec::new();
-        for step in steps {
-            match step {
-                Step::Acquire => held.extend(machine.acquire(now)),
-                Step::Settle { which, verdict } if which < held.len() => {
-                    let verdicts = [Verdict::Success, Verdict::Failure, Verdict::Nothing];
-                    let verdict = verdicts[usize::from(verdict)];
-                    machine.settle(held.swap_remove(which), verdict, now);
-                }
-                Step::Settle { .. } => {}
-                Step::Wait(milliseconds) => now += Duration::from_millis(milliseconds),
-                Step::HalfOpen => machine.half_open(),
-            }
-            if machine.state() == State::HalfOpen {
-                let probing = held.iter().filter(|phase| **phase == machine.phase()).count();
-                prop_assert!(probing <= probes as usize);
-            }
-        }
-        for phase in held {
-            machine.settle(phase, Verdict::Nothing, now);
-        }
-        now += Duration::from_secs(61);
-        for _ in 0..probes {
-            let phase = machine.acquire(now).expect("its time is over and no probe is under way");
-            machine.settle(phase, Verdict::Success, now);
-        }
-        prop_assert_eq!(machine.state(), State::Closed);
-    }
 }
