@@ -1,5 +1,6 @@
 //! The `RateLimit` headers of draft-ietf-httpapi-ratelimit-headers-10.
 
+use std::io::Write;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -35,8 +36,19 @@ pub(super) fn write(
     remaining: u32,
     reset: Duration,
 ) {
-    let value = format!("\"{}\";r={remaining};t={}", scope.name(), seconds(reset));
-    if let (Some(policy), Ok(value)) = (policy, HeaderValue::try_from(value)) {
+    // Written where it costs nothing, then copied once into what the header keeps: two numbers of
+    // at most ten digits, and at most nineteen of the text.
+    let mut text = [0; 64];
+    let mut rest = &mut text[..];
+    let written = write!(
+        rest,
+        "\"{}\";r={remaining};t={}",
+        scope.name(),
+        seconds(reset)
+    );
+    let unused = rest.len();
+    let value = HeaderValue::from_bytes(&text[..text.len() - unused]);
+    if let (Some(policy), Ok(value), Ok(())) = (policy, value, written) {
         headers.append(RATELIMIT_POLICY, policy);
         headers.append(RATELIMIT, value);
     }
