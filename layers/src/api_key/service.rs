@@ -9,9 +9,8 @@ use http::request::Parts;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::{
-    Access, ApiKeyLayer, Identity, ManagementRefused, MissingKey, Role, WrongKey, credential,
-};
+use super::credential::{self, ShownKey};
+use super::{Access, ApiKeyLayer, Identity, ManagementRefused, MissingKey, Role, WrongKey};
 use crate::{BoxError, Failure};
 
 /// The service of [`ApiKeyLayer`].
@@ -28,13 +27,10 @@ impl ApiKeyLayer {
         let access = (self.rule)(request);
         if access == Access::Open {
             let key = shown.ok().flatten();
-            return Ok(key.and_then(|key| self.keys.find(&key)).cloned());
+            return Ok(key.and_then(|key| self.find(&key)));
         }
         let shown = shown?;
-        let known = shown
-            .as_deref()
-            .and_then(|key| self.keys.find(key))
-            .cloned();
+        let known = shown.as_ref().and_then(|key| self.find(key));
         match (access, &known) {
             (
                 Access::Admin,
@@ -49,6 +45,10 @@ impl ApiKeyLayer {
             (Access::Anonymous, None) => Ok(None),
             (_, None) => Err(MissingKey.into()),
         }
+    }
+
+    fn find(&self, key: &ShownKey) -> Option<Identity> {
+        self.keys.find_bytes(key.as_bytes()).cloned()
     }
 
     fn refuse_management(&self) -> Failure {

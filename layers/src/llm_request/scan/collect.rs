@@ -1,6 +1,7 @@
 //! What the scanner remembers of what it comes by.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::keys::{Key, Keys, Seen};
 use super::text::{keep_alive_seconds, keep_alive_text, unescape};
@@ -17,7 +18,7 @@ pub(super) struct Collector {
     // The key whose value comes next, of the body and of its options.
     current: [Option<Key>; 2],
     found: Scanned,
-    name: Option<String>,
+    name: Option<Arc<str>>,
     has_content: bool,
     error: Option<ScanError>,
 }
@@ -65,7 +66,7 @@ impl Collector {
         });
     }
 
-    fn name(&mut self, key: Key, value: Value<'_>) -> Option<String> {
+    fn name(&mut self, key: Key, value: Value<'_>) -> Option<Arc<str>> {
         let kept = match value {
             Value::String(kept) => kept,
             Value::Null => return None,
@@ -79,7 +80,7 @@ impl Collector {
             self.fail(ScanError::InvalidModelName);
             return None;
         }
-        (!name.is_empty()).then(|| name.into_owned())
+        (!name.is_empty()).then(|| name.into())
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 use super::ScanError;
 use super::utf8::Utf8;
 use super::visit::{Kept, Kind, TOLD_DEPTH, Value, Visitor};
@@ -60,7 +62,8 @@ pub(super) struct Json {
     top: Option<Kind>,
     // Where the value that is told began, by the depth of its container.
     begun: [u64; TOLD_DEPTH as usize + 1],
-    kept: Vec<u8>,
+    // Room for every key and for the names that models have; longer ones are rare.
+    kept: SmallVec<[u8; 128]>,
     keep: usize,
     is_cut: bool,
 }
@@ -75,7 +78,7 @@ impl Json {
             offset: 0,
             top: None,
             begun: [0; TOLD_DEPTH as usize + 1],
-            kept: Vec::new(),
+            kept: SmallVec::new(),
             keep: 0,
             is_cut: false,
         }
