@@ -33,7 +33,7 @@ pub use report::{EffectiveSetting, example_file, reference};
 pub use secret::Secret;
 pub use table::{Form, SETTINGS, Setting};
 pub use values::{
-    Backends, KeyLimits, Keys, Limits, Listen, Retry, Settings, Slots, Telemetry, Timeouts,
+    Backends, Cache, KeyLimits, Keys, Limits, Listen, Retry, Settings, Slots, Telemetry, Timeouts,
 };
 
 use reader::Reader;
