@@ -152,9 +152,26 @@ fn until_ready<T>(mut poll: impl FnMut() -> Poll<T>) -> T {
 }
 
 /// Takes a request whole and answers by a stream of lines.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Backend {
     chunks: Arc<AtomicUsize>,
+    lines: Lines,
+}
+
+impl Default for Backend {
+    fn default() -> Self {
+        // As frames of a socket are, they are parts of a buffer that is counted.
+        let buffer = Bytes::from([LINE, LAST].concat());
+        Self {
+            chunks: Arc::default(),
+            lines: Lines {
+                line: buffer.slice(..LINE.len()),
+                last: buffer.slice(LINE.len()..),
+                left: 0,
+                has_waited: false,
+            },
+        }
+    }
 }
 
 impl<B: Body> Service<Request<B>> for Backend {
@@ -169,7 +186,10 @@ impl<B: Body> Service<Request<B>> for Backend {
     fn call(&mut self, request: Request<B>) -> Answering<B> {
         Answering {
             body: request.into_body(),
-            chunks: self.chunks.load(Ordering::Relaxed),
+            lines: Some(Lines {
+                left: self.chunks.load(Ordering::Relaxed) + 1,
+                ..self.lines.clone()
+            }),
             has_waited: false,
         }
     }
@@ -179,7 +199,7 @@ pin_project! {
     pub(crate) struct Answering<B> {
         #[pin]
         body: B,
-        chunks: usize,
+        lines: Option<Lines>,
         has_waited: bool,
     }
 }
@@ -193,10 +213,7 @@ impl<B: Body> Future for Answering<B> {
         if !std::mem::replace(this.has_waited, true) {
             return Poll::Pending;
         }
-        let mut answer = Response::new(Lines {
-            left: *this.chunks + 1,
-            has_waited: false,
-        });
+        let mut answer = Response::new(this.lines.take().expect("a future ends once"));
         let ndjson = header::HeaderValue::from_static("application/x-ndjson");
         answer.headers_mut().insert(header::CONTENT_TYPE, ndjson);
         Poll::Ready(Ok(answer))
@@ -204,7 +221,10 @@ impl<B: Body> Future for Answering<B> {
 }
 
 /// Lines, each of them waited for once.
+#[derive(Clone)]
 pub(crate) struct Lines {
+    line: Bytes,
+    last: Bytes,
     left: usize,
     has_waited: bool,
 }
@@ -226,7 +246,7 @@ impl Body for Lines {
             return Poll::Ready(None);
         };
         self.left = left;
-        let line = if left == 0 { LAST } else { LINE };
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(line)))))
+        let line = if left == 0 { &self.last } else { &self.line };
+        Poll::Ready(Some(Ok(Frame::data(line.clone()))))
     }
 }

@@ -1,6 +1,5 @@
 //! The `RateLimit` headers of draft-ietf-httpapi-ratelimit-headers-10.
 
-use std::io::Write;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -36,20 +35,23 @@ pub(super) fn write(
     remaining: u32,
     reset: Duration,
 ) {
-    // Written where it costs nothing, then copied once into what the header keeps: two numbers of
-    // at most ten digits, and at most nineteen of the text.
-    let mut text = [0; 64];
-    let mut rest = &mut text[..];
-    let written = write!(
-        rest,
-        "\"{}\";r={remaining};t={}",
-        scope.name(),
-        seconds(reset)
-    );
-    let unused = rest.len();
-    let value = HeaderValue::from_bytes(&text[..text.len() - unused]);
-    if let (Some(policy), Ok(value), Ok(())) = (policy, value, written) {
+    if let (Some(policy), Some(value)) = (policy, standing(scope, remaining, reset)) {
         headers.append(RATELIMIT_POLICY, policy);
         headers.append(RATELIMIT, value);
     }
+}
+
+/// The header is written for each request, so without `format!`: it is put together where that
+/// costs nothing, and copied once.
+fn standing(scope: Scope, remaining: u32, reset: Duration) -> Option<HeaderValue> {
+    let (mut r, mut t) = (itoa::Buffer::new(), itoa::Buffer::new());
+    let (r, t) = (r.format(remaining), t.format(seconds(reset)));
+    let mut text = [0; 64];
+    let mut len = 0;
+    for part in ["\"", scope.name(), "\";r=", r, ";t=", t] {
+        let place = text.get_mut(len..len + part.len())?;
+        place.copy_from_slice(part.as_bytes());
+        len += part.len();
+    }
+    HeaderValue::from_bytes(&text[..len]).ok()
 }
