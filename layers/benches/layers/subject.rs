@@ -39,7 +39,7 @@ pub(crate) type ClientBody = Full<Bytes>;
 /// A layer under measurement, beside the same without it.
 pub(crate) struct Subject {
     name: &'static str,
-    chunks: Arc<AtomicUsize>,
+    stock: Arc<Stock>,
     without: Box<dyn Fn()>,
     with: Box<dyn Fn()>,
 }
@@ -74,7 +74,7 @@ impl Subject {
         let backend = Backend::default();
         Self {
             name,
-            chunks: backend.chunks.clone(),
+            stock: backend.stock.clone(),
             without: passing(outer.layer(backend.clone())),
             with: passing(outer.layer(layer.layer(backend))),
         }
@@ -86,7 +86,7 @@ impl Subject {
 
     /// From now on an answer has so many chunks before its last line.
     pub(crate) fn set_chunks(&self, chunks: usize) {
-        self.chunks.store(chunks, Ordering::Relaxed);
+        self.stock.chunks.store(chunks, Ordering::Relaxed);
     }
 
     /// One request, with the layer.
@@ -154,22 +154,27 @@ fn until_ready<T>(mut poll: impl FnMut() -> Poll<T>) -> T {
 /// Takes a request whole and answers by a stream of lines.
 #[derive(Clone)]
 pub(crate) struct Backend {
-    chunks: Arc<AtomicUsize>,
-    lines: Lines,
+    stock: Arc<Stock>,
+}
+
+/// What answers are made of.
+struct Stock {
+    chunks: AtomicUsize,
+    line: Bytes,
+    last: Bytes,
 }
 
 impl Default for Backend {
     fn default() -> Self {
         // As frames of a socket are, they are parts of a buffer that is counted.
         let buffer = Bytes::from([LINE, LAST].concat());
+        let stock = Stock {
+            chunks: AtomicUsize::new(0),
+            line: buffer.slice(..LINE.len()),
+            last: buffer.slice(LINE.len()..),
+        };
         Self {
-            chunks: Arc::default(),
-            lines: Lines {
-                line: buffer.slice(..LINE.len()),
-                last: buffer.slice(LINE.len()..),
-                left: 0,
-                has_waited: false,
-            },
+            stock: Arc::new(stock),
         }
     }
 }
@@ -187,8 +192,9 @@ impl<B: Body> Service<Request<B>> for Backend {
         Answering {
             body: request.into_body(),
             lines: Some(Lines {
-                left: self.chunks.load(Ordering::Relaxed) + 1,
-                ..self.lines.clone()
+                left: self.stock.chunks.load(Ordering::Relaxed) + 1,
+                stock: self.stock.clone(),
+                has_waited: false,
             }),
             has_waited: false,
         }
@@ -221,10 +227,8 @@ impl<B: Body> Future for Answering<B> {
 }
 
 /// Lines, each of them waited for once.
-#[derive(Clone)]
 pub(crate) struct Lines {
-    line: Bytes,
-    last: Bytes,
+    stock: Arc<Stock>,
     left: usize,
     has_waited: bool,
 }
@@ -246,7 +250,10 @@ impl Body for Lines {
             return Poll::Ready(None);
         };
         self.left = left;
-        let line = if left == 0 { &self.last } else { &self.line };
+        let line = match left {
+            0 => &self.stock.last,
+            _ => &self.stock.line,
+        };
         Poll::Ready(Some(Ok(Frame::data(line.clone()))))
     }
 }
