@@ -1,7 +1,9 @@
-//! The service of the admin listener: metrics, for now; status and configuration will be here.
+//! The service of the admin listener: metrics, and how the backends and the queue stand.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::future::{Ready, ready};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -9,20 +11,72 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
+use serde::Serialize;
 use tower::Service;
 
+use crate::ollama::fleet::{BackendStatus, QueueStatus};
 use crate::telemetry::Telemetry;
 
 /// Answers operators. `/health` is the edge's.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Admin {
     telemetry: Arc<Telemetry>,
+    status: Arc<dyn Fn() -> Status + Send + Sync>,
+}
+
+/// What `/status` says. Durations are in seconds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    backends: Vec<BackendRow>,
+    queue: Vec<QueueRow>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct BackendRow {
+    name: String,
+    is_up: bool,
+    breaker: &'static str,
+    in_flight: usize,
+    slots: Option<NonZeroUsize>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct QueueRow {
+    model: String,
+    waiting: usize,
+    in_flight: usize,
+    oldest: Option<f64>,
+    predicted_wait: Option<f64>,
+}
+
+impl Status {
+    /// How these backends and this queue stand.
+    pub fn of(backends: &[BackendStatus], queue: &[QueueStatus]) -> Self {
+        let backends = backends.iter().map(|backend| BackendRow {
+            name: backend.name.to_string(),
+            is_up: backend.is_up,
+            breaker: backend.breaker.name(),
+            in_flight: backend.in_flight,
+            slots: backend.slots,
+        });
+        let queue = queue.iter().map(|row| QueueRow {
+            model: row.model.to_string(),
+            waiting: row.waiting,
+            in_flight: row.in_flight,
+            oldest: row.oldest.map(|time| time.as_secs_f64()),
+            predicted_wait: row.predicted_wait.map(|time| time.as_secs_f64()),
+        });
+        Self {
+            backends: backends.collect(),
+            queue: queue.collect(),
+        }
+    }
 }
 
 impl Admin {
-    /// Serves what `telemetry` has counted.
-    pub fn new(telemetry: Arc<Telemetry>) -> Self {
-        Self { telemetry }
+    /// Serves what `telemetry` has counted, and what `status` says.
+    pub fn new(telemetry: Arc<Telemetry>, status: Arc<dyn Fn() -> Status + Send + Sync>) -> Self {
+        Self { telemetry, status }
     }
 
     fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
@@ -31,7 +85,13 @@ impl Admin {
                 Telemetry::METRICS_CONTENT_TYPE,
                 self.telemetry.metrics_page().into(),
             ),
-            (_, "/metrics") => {
+            (&(Method::GET | Method::HEAD), "/status") => {
+                match serde_json::to_vec(&(self.status)()) {
+                    Ok(text) => page("application/json", text.into()),
+                    Err(_) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "500 internal error"),
+                }
+            }
+            (_, "/metrics" | "/status") => {
                 let mut answer = refusal(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed");
                 answer
                     .headers_mut()
@@ -40,6 +100,12 @@ impl Admin {
             }
             _ => refusal(StatusCode::NOT_FOUND, "404 page not found"),
         }
+    }
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").finish_non_exhaustive()
     }
 }
 

@@ -9,12 +9,12 @@ use llamatower_layers::api_key::{KeySet, Role};
 use llamatower_layers::body::MemoryBudget;
 use tokio::sync::watch;
 
-use crate::admin::Admin;
+use crate::admin::{self, Admin};
 use crate::edge::{BindError, Drained, Edge, EdgeConfig, ListenAddr, RequestBody, Shutdown};
-use crate::ollama::fleet::{Backend, Fleet, ProbeClocks};
+use crate::ollama::fleet::{Backend, BackendStatus, Fleet, FleetConfig, ProbeClocks, QueueStatus};
 use crate::settings::{Secret, Settings, SizeOrShare};
 use crate::stack::{self, Attempt, Handles};
-use crate::telemetry::{BackendRow, Telemetry};
+use crate::telemetry::{BackendRow, QueueRow, Telemetry};
 
 /// Why the gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +81,8 @@ impl Gateway {
         let metrics = self.telemetry.metrics();
         let rows = fleet.clone();
         metrics.set_backends(move || rows.status().into_iter().map(row).collect());
+        let waiting = fleet.clone();
+        metrics.set_queue(move || waiting.queue_status().into_iter().map(queue_row).collect());
         let known = fleet.clone();
         metrics.set_known_models(move |model| known.knows(model));
         self.announce();
@@ -93,6 +95,7 @@ impl Gateway {
             cutoff: self.public.cutoff(),
             body_memory: body_memory(&self.settings),
         };
+        let fleet_for_status = fleet.clone();
         let service = stack::service::<RequestBody>(
             &self.settings,
             self.endpoints,
@@ -101,9 +104,11 @@ impl Gateway {
             &self.telemetry,
             handles,
         );
+        let seen = fleet_for_status;
+        let status = Arc::new(move || admin::Status::of(&seen.status(), &seen.queue_status()));
         let admin_shutdown = Shutdown::new();
         let admin = self.admin.map(|admin| {
-            let service = Admin::new(self.telemetry.clone());
+            let service = Admin::new(self.telemetry.clone(), status);
             tokio::spawn(admin.serve(service, admin_shutdown.clone()))
         });
         let telling = tokio::spawn({
@@ -127,16 +132,13 @@ impl Gateway {
     fn fleet(&self) -> Arc<Fleet<Attempt<RequestBody>>> {
         let backends = &self.settings.backends;
         let connect = self.settings.timeouts.connect;
-        let clocks = ProbeClocks {
-            interval: backends.probe_interval,
-            timeout: backends.probe_timeout,
-        };
         let members = backends.addresses.iter();
         let members = members
             .map(|address| Backend::new(address.clone(), connect))
             .collect();
-        Arc::new(Fleet::new(members, clocks, |backend| {
-            stack::attempt(&self.settings, backend, &self.telemetry)
+        let config = fleet_config(&self.settings);
+        Arc::new(Fleet::new(members, config, |backend, breaker| {
+            stack::attempt(&self.settings, backend, breaker, &self.telemetry)
         }))
     }
 
@@ -153,6 +155,23 @@ impl Gateway {
         for backend in &self.settings.backends.addresses {
             tracing::info!(%backend, "a backend");
         }
+    }
+}
+
+fn fleet_config(settings: &Settings) -> FleetConfig {
+    let backends = &settings.backends;
+    let shares = settings.limits.key_limits.iter();
+    FleetConfig {
+        clocks: ProbeClocks {
+            interval: backends.probe_interval,
+            timeout: backends.probe_timeout,
+        },
+        slots: backends.slots_of_each(),
+        queue: settings.queue,
+        breaker: settings.breaker,
+        shares: shares
+            .map(|(name, limits)| (name.clone(), limits.share))
+            .collect(),
     }
 }
 
@@ -203,10 +222,19 @@ fn body_memory(settings: &Settings) -> MemoryBudget {
     }
 }
 
-fn row(status: crate::ollama::fleet::BackendStatus) -> BackendRow {
+fn queue_row(status: QueueStatus) -> QueueRow {
+    QueueRow {
+        model: status.model,
+        waiting: status.waiting as u64,
+    }
+}
+
+fn row(status: BackendStatus) -> BackendRow {
     BackendRow {
         name: status.name,
         is_up: status.is_up,
         in_flight: status.in_flight as u64,
+        slots: status.slots.map(|slots| slots.get() as u64),
+        breaker: status.breaker,
     }
 }

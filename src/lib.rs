@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod cli;
+pub mod client;
 pub mod demo;
 pub mod edge;
 pub mod gateway;

@@ -3,9 +3,9 @@
 //! [`service`] is what every request goes through; [`attempt`] is what belongs to one backend
 //! and is gone through once for each attempt.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::error::Error;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,18 +15,22 @@ use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
 use llamatower_layers::admission::AdmissionLayer;
-use llamatower_layers::api_key::{ApiKeyLayer, Identity, KeySet};
+use llamatower_layers::api_key::{ApiKeyLayer, KeySet};
 use llamatower_layers::body::{MemoryBudget, ReplayBody};
 use llamatower_layers::body_limit::{BodyLimitLayer, RouteLimits};
+use llamatower_layers::breaker::{Breaker, BreakerLayer};
 use llamatower_layers::clocks::StreamClocksLayer;
 use llamatower_layers::endpoint::{EndpointLayer, EndpointTable};
 use llamatower_layers::llm_request::LlmRequestLayer;
 use llamatower_layers::outcome::OutcomeLayer;
 use llamatower_layers::panic_guard::PanicGuardLayer;
-use llamatower_layers::rate_limit::RateLimitLayer;
+use llamatower_layers::queue::Arrival;
+use llamatower_layers::rate_limit::{MemoryBuckets, RateLimitLayer};
 use llamatower_layers::rescue::RescueLayer;
 use llamatower_layers::retry::{RetryBudget, RetryLayer};
-use llamatower_layers::{BoxError, Failure, RouteMatch};
+use llamatower_layers::token_limit::{Budget, MemoryStore, TokenLimitLayer};
+use llamatower_layers::usage::UsageLayer;
+use llamatower_layers::{BoxError, Failure, Operation, RouteMatch, Side};
 use tokio::sync::watch;
 use tower::filter::FilterLayer;
 use tower::util::BoxCloneSyncService;
@@ -34,13 +38,13 @@ use tower::{Service, ServiceBuilder};
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 
-use crate::edge::PeerAddr;
+use crate::client::Client;
 use crate::ollama::fleet::{Backend, Fleet, WatchLayer};
 use crate::ollama::hold::hold_until_continue;
 use crate::ollama::hygiene::{clean_request, clean_response};
-use crate::ollama::upstream::{PoolLimits, Upstream};
+use crate::ollama::upstream::{ConnectFailed, PoolLimits, Upstream};
 use crate::ollama::{AnswerBody, Ollama};
-use crate::settings::Settings;
+use crate::settings::{Limits, Settings};
 use crate::telemetry::{Telemetry, Upstream as UpstreamName, names};
 
 /// Names the backend that gave an answer.
@@ -103,11 +107,7 @@ where
             "set LLAMATOWER_ADMIN_KEYS to let somebody (`llamatower keygen` makes one)",
         ))
         .option_layer(limits.rate.map(RateLimitLayer::global))
-        .option_layer(
-            limits
-                .key_rate
-                .map(|quota| RateLimitLayer::per_key(quota, client_of)),
-        )
+        .layer(key_rate_limit(limits))
         .layer(AdmissionLayer::new(limits.in_flight))
         // The body: read once, looked through once.
         .layer(
@@ -124,7 +124,9 @@ where
                 .with_decoded_limit(limits.body)
                 .with_memory_budget(handles.body_memory),
         )
-        // Each attempt chooses anew.
+        .layer(token_limit(limits))
+        // Each attempt chooses anew, and keeps its place in line.
+        .map_request(Arrival::stamp)
         .layer(
             RetryLayer::new(RetryBudget::new(
                 settings.retry.budget_ratio,
@@ -141,7 +143,12 @@ where
 }
 
 /// What belongs to one backend.
-pub fn attempt<B>(settings: &Settings, backend: &Arc<Backend>, telemetry: &Telemetry) -> Attempt<B>
+pub fn attempt<B>(
+    settings: &Settings,
+    backend: &Arc<Backend>,
+    breaker: &Breaker,
+    telemetry: &Telemetry,
+) -> Attempt<B>
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
@@ -160,6 +167,8 @@ where
             address: address.host().into(),
             port: address.port(),
         }))
+        .layer(UsageLayer::new())
+        .layer(BreakerLayer::new(breaker.clone()).with_failures(is_breakers_business))
         .layer(WatchLayer::new(backend.clone()))
         .layer(
             StreamClocksLayer::new()
@@ -181,6 +190,49 @@ where
     BoxCloneSyncService::new(stack)
 }
 
+/// The requests of each client.
+fn key_rate_limit(limits: &Limits) -> RateLimitLayer<Client, ClientOf, MemoryBuckets<Client>> {
+    let own = limits.key_limits.iter();
+    let own = own.filter_map(|(name, limits)| Some((Client::Key(name.clone()), limits.rate?)));
+    RateLimitLayer::per_key_with(own, limits.key_rate, Client::of)
+}
+
+/// The tokens of each client; free if there is no limit.
+fn token_limit(
+    limits: &Limits,
+) -> TokenLimitLayer<Client, impl Fn(&Parts) -> Option<Client> + Clone + use<>> {
+    let own = limits.key_limits.iter();
+    let own = own.filter(|(_, limits)| !limits.tokens.is_empty());
+    let own: BTreeMap<Arc<str>, Arc<[Budget]>> = own
+        .map(|(name, limits)| (name.clone(), limits.tokens.as_slice().into()))
+        .collect();
+    let is_on = !limits.key_tokens.is_empty() || !own.is_empty();
+    let key_of = move |request: &Parts| match is_on && runs_a_model(request) {
+        true => Client::of(request),
+        false => None,
+    };
+    let store = MemoryStore::new(limits.time_zone.clone());
+    let budgets = limits.key_tokens.iter().copied();
+    TokenLimitLayer::with_store(store, budgets, key_of).with_budgets_of(
+        move |client| match client {
+            Client::Key(name) => own.get(name).cloned(),
+            Client::Address(_) => None,
+        },
+    )
+}
+
+fn runs_a_model(request: &Parts) -> bool {
+    RouteMatch::of(&request.extensions)
+        .and_then(RouteMatch::operation)
+        .is_some_and(Operation::is_inference)
+}
+
+/// A refused connection is not: it costs nothing, says what is wrong, and the backend counts as down
+/// until a probe finds it again.
+fn is_breakers_business(failure: &Failure) -> bool {
+    failure.side() == Side::Upstream && failure.caused_by::<ConnectFailed>().is_none()
+}
+
 /// A client is told nothing of an error that has no words for clients.
 fn log_internal_error(error: &(dyn Error + Send + Sync + 'static)) {
     if Failure::find(error).is_none() {
@@ -188,20 +240,4 @@ fn log_internal_error(error: &(dyn Error + Send + Sync + 'static)) {
     }
 }
 
-/// Whose requests are counted together: those of a key, or of an address where none is shown.
-fn client_of(request: &Parts) -> Option<Client> {
-    if let Some(identity) = request.extensions.get::<Identity>() {
-        return Some(Client::Key(identity.name.clone()));
-    }
-    match request.extensions.get::<PeerAddr>() {
-        Some(PeerAddr::Ip(address)) => Some(Client::Address(address.ip())),
-        _ => None,
-    }
-}
-
-/// Whom a rate is counted for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Client {
-    Key(Arc<str>),
-    Address(IpAddr),
-}
+type ClientOf = fn(&Parts) -> Option<Client>;

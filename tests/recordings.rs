@@ -102,10 +102,7 @@ const DEPARTURES: &[Departure] = &[
             "killed_v1_responses_stream",
             "killed_v1_messages_stream",
         ],
-        seen: &[(
-            "body",
-            "the backend ended its answer before it was complete",
-        )],
+        seen: &[("body", "ended its answer before it was complete")],
         why: "Ollama's stream just ends; a client cannot tell it from a whole answer",
     },
 ];

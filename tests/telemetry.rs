@@ -18,6 +18,7 @@ use hyper_util::rt::TokioIo;
 use llamatower::telemetry::{
     BackendRow, LogFormat, Telemetry, TelemetryConfig, TelemetryError, Upstream, names,
 };
+use llamatower_layers::breaker::State;
 use llamatower_layers::endpoint::{EndpointLayer, EndpointTable};
 use llamatower_layers::{
     BoxError, Dialect, Fail, Failure, LlmRequest, Operation, Outcome, OutcomeLayer, Record, Side,
@@ -586,6 +587,11 @@ fn backends() -> Vec<BackendRow> {
         name: name.into(),
         is_up,
         in_flight,
+        slots: is_up.then_some(4),
+        breaker: match is_up {
+            true => State::Closed,
+            false => State::Open,
+        },
     };
     vec![row("gpu-1", true, 3), row("gpu-2", false, 0)]
 }
@@ -620,6 +626,9 @@ async fn the_page_of_metrics_has_every_name() {
         ("llamatower_backend_up", first, 1.0),
         ("llamatower_backend_up", second, 0.0),
         ("llamatower_backend_in_flight", first, 3.0),
+        ("llamatower_backend_slots", first, 4.0),
+        ("llamatower_breaker_state", first, 0.0),
+        ("llamatower_breaker_state", second, 2.0),
         ("llamatower_build_info", &version, 1.0),
     ] {
         assert_eq!(sample(&page, name, &[label]), Some(value), "{name}\n{page}");

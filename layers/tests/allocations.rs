@@ -55,8 +55,11 @@ fn no_layer_allocates_for_a_chunk() {
 
 #[test]
 fn what_only_looks_or_counts_does_not_allocate() {
+    allocates(&subjects::adaptive(), 0);
     allocates(&subjects::admission(), 0);
+    allocates(&subjects::breaker(), 0);
     allocates(&subjects::panic_guard(), 0);
+    allocates(&subjects::queue(), 0);
 }
 
 #[test]
@@ -113,9 +116,27 @@ fn clocks_allocate_a_signal_and_a_timer() {
     allocates(&subjects::clocks(), 2);
 }
 
-/// The sum of all, and five more: the copy of the extensions for a retry holds three more by then,
+/// The sum of all, and some more: the copy of the extensions for a retry holds three more by then,
 /// their table has grown once, and the second limit's headers stand beside those of the first.
 #[test]
 fn a_stack_allocates_what_its_layers_do() {
-    allocates(&subjects::stack(), 28);
+    allocates(&subjects::stack(), 47);
+}
+
+/// The report that is shared, the extensions of an answer that had none, and the last bytes.
+#[test]
+fn usage_allocates_its_report_and_the_last_bytes() {
+    allocates(&subjects::usage(), 5);
+}
+
+/// Where its budgets stand, and the two headers that say so.
+#[test]
+fn token_limit_allocates_what_its_headers_say() {
+    allocates(&subjects::token_limit(), 3);
+}
+
+/// The request is read to know that its answer will not be kept.
+#[test]
+fn cache_allocates_what_it_reads() {
+    allocates(&subjects::cache(), 11);
 }

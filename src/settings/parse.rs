@@ -1,10 +1,17 @@
 //! Texts into values. What is wrong is said without the value, which the caller shows or hides.
 
-use std::num::NonZeroUsize;
+use std::collections::BTreeMap;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
+use jiff::tz::TimeZone;
+use llamatower_layers::queue::Priority;
 use llamatower_layers::rate_limit::Quota;
+use llamatower_layers::token_limit::{Budget, Window};
+
+use super::{KeyLimits, Slots};
 
 use crate::edge::BasePath;
 
@@ -54,6 +61,32 @@ pub(super) fn optional_duration(text: &str) -> Result<Option<Duration>, String> 
 pub(super) fn count(text: &str) -> Result<NonZeroUsize, String> {
     text.parse()
         .map_err(|_| "it is no whole number above 0".to_owned())
+}
+
+pub(super) fn optional_count(text: &str) -> Result<Option<NonZeroUsize>, String> {
+    match text {
+        "off" => Ok(None),
+        text => count(text).map(Some),
+    }
+}
+
+pub(super) fn positive(text: &str) -> Result<NonZeroU32, String> {
+    text.parse()
+        .map_err(|_| "it is no whole number above 0".to_owned())
+}
+
+pub(super) fn slots(text: &str) -> Result<Slots, String> {
+    let mut slots = Slots::default();
+    for item in items(text).filter(|item| *item != "off") {
+        match item.split_once('=') {
+            None => slots.others = Some(count(item)?),
+            Some((address, number)) => {
+                let address = address.trim().parse().map_err(|error| format!("{error}"))?;
+                slots.named.push((address, count(number.trim())?));
+            }
+        }
+    }
+    Ok(slots)
 }
 
 pub(super) fn number(text: &str) -> Result<f64, String> {
@@ -113,6 +146,74 @@ pub(super) fn rate(text: &str) -> Result<Option<Quota>, String> {
     };
     let quota = Quota::new(requests, Duration::from_secs(per));
     quota.map(Some).map_err(|error| error.to_string())
+}
+
+pub(super) fn token_budgets(text: &str) -> Result<Vec<Budget>, String> {
+    match text {
+        "off" => Ok(Vec::new()),
+        text => items(text).map(token_budget).collect(),
+    }
+}
+
+fn token_budget(text: &str) -> Result<Budget, String> {
+    let (tokens, window) = text
+        .split_once('/')
+        .ok_or("it has no /minute, /day or /month")?;
+    let tokens = tokens
+        .trim()
+        .parse()
+        .map_err(|_| "it has no whole number above 0")?;
+    let window = match window.trim() {
+        "minute" => Window::Minute,
+        "day" => Window::Day,
+        "month" => Window::Month,
+        _ => return Err("its time is none of minute, day, month".to_owned()),
+    };
+    Ok(Budget::new(tokens, window))
+}
+
+pub(super) fn key_limits(text: &str) -> Result<BTreeMap<Arc<str>, KeyLimits>, String> {
+    let mut limits: BTreeMap<Arc<str>, KeyLimits> = BTreeMap::new();
+    for item in items(text) {
+        let parts = item.split_once(':').and_then(|(name, limit)| {
+            let (kind, value) = limit.split_once('=')?;
+            Some((name.trim(), kind.trim(), value.trim()))
+        });
+        let (name, kind, value) = parts.ok_or(format!("{item:?} is not like ada:rate=60/m"))?;
+        let limits = limits.entry(name.into()).or_default();
+        match kind {
+            "rate" => limits.rate = rate(value)?,
+            "tokens" => limits.tokens.push(token_budget(value)?),
+            "weight" => limits.share.weight = positive(value)?,
+            "priority" => limits.share.priority = priority(value)?,
+            _ => {
+                return Err(format!(
+                    "{kind:?} is none of rate, tokens, weight, priority"
+                ));
+            }
+        }
+    }
+    Ok(limits)
+}
+
+fn priority(text: &str) -> Result<Priority, String> {
+    match text {
+        "high" => Ok(Priority::High),
+        "normal" => Ok(Priority::Normal),
+        "low" => Ok(Priority::Low),
+        _ => Err(format!("{text:?} is none of high, normal, low")),
+    }
+}
+
+pub(super) fn time_zone(text: &str) -> Result<TimeZone, String> {
+    TimeZone::get(text).map_err(|error| error.to_string())
+}
+
+/// The texts between commas and line breaks.
+pub(super) fn items(text: &str) -> impl Iterator<Item = &str> {
+    text.split([',', '\n'])
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
 }
 
 pub(super) fn switch(text: &str) -> Result<bool, String> {

@@ -43,6 +43,14 @@ pub enum Form {
     SizeOrShare,
     /// Requests in a time like `600/m`, or `off`.
     Rate,
+    /// Tokens in windows like `20000/minute, 5000000/month`, or `off`.
+    TokenBudgets,
+    /// Requests at a time for one model, of all servers or of named ones; or `off`.
+    Slots,
+    /// A whole number above zero, or `off`.
+    OptionalCount,
+    /// What some keys have of their own, like `ada:rate=60/m, ada:weight=2`.
+    KeyLimits,
     /// `true` or `false`.
     Switch,
 }
@@ -67,6 +75,14 @@ impl Form {
             Self::Size => "bytes, or like 64KiB, 128MiB, 1GiB",
             Self::SizeOrShare => "bytes, or like 512MiB, or a share like 25%",
             Self::Rate => "requests in a time like 10/s, 600/m, 5000/h; or off",
+            Self::TokenBudgets => {
+                "tokens in a minute, day or month like 20000/minute,5000000/month; or off"
+            }
+            Self::Slots => "a whole number above 0, servers with one like gpu-1:11434=4, or off",
+            Self::OptionalCount => "a whole number above 0; or off",
+            Self::KeyLimits => {
+                "names of keys with rate=, tokens=, weight= or priority= like ada:rate=60/m"
+            }
             Self::Switch => "true or false",
         }
     }
@@ -102,6 +118,8 @@ settings! {
         "The model of an inference request that names none; without it such a request is the backend's to refuse."
     "backends.management" "LLAMATOWER_MANAGEMENT_BACKEND" Text ""
         "Which of the servers pulls, creates, copies and deletes models; the first if not set."
+    "backends.slots" "LLAMATOWER_SLOTS" Slots "off"
+        "How many requests a server is sent at a time for one model, as in its `OLLAMA_NUM_PARALLEL`; further ones wait in the gateway, where they are ordered, bounded and seen. `4` for all servers, `gpu-1:11434=4` for one, several with commas."
     "backends.extra_paths" "LLAMATOWER_EXTRA_PATHS" List ""
         "Exact paths that Ollama has and this version does not know, like `POST /api/rerank`; their JSON body is routed by its `model`."
     "backends.probe_interval" "LLAMATOWER_PROBE_INTERVAL" Duration "5s"
@@ -144,6 +162,34 @@ settings! {
         "Requests that all clients together may send."
     "limits.key_rate" "LLAMATOWER_KEY_RATE_LIMIT" Rate "off"
         "Requests that each client may send; a client is a key, or an address where no key is shown."
+    "limits.key_tokens" "LLAMATOWER_KEY_TOKEN_LIMIT" TokenBudgets "off"
+        "Tokens that each client may use, prompts and answers together, in each minute, day or month of the calendar; several with commas."
+    "limits.key_limits" "LLAMATOWER_KEY_LIMITS" KeyLimits ""
+        "What single keys have instead, by the names in `LLAMATOWER_API_KEYS`: `ada:rate=60/m`, `ada:tokens=100000/day`, `ada:weight=2` (a share of the slots twice as large), `ada:priority=high` (or `low`); several with commas."
+    "limits.time_zone" "LLAMATOWER_TIME_ZONE" Text "UTC"
+        "The time zone, like `Europe/Zurich`, at whose midnight days and months of token limits begin."
+    "queue.max_waiting" "LLAMATOWER_QUEUE_MAX_WAITING" Count "512"
+        "Requests that may wait for a slot of one model; further ones are refused at once (503)."
+    "queue.max_waiting_per_key" "LLAMATOWER_QUEUE_MAX_WAITING_PER_KEY" OptionalCount "off"
+        "Those of one client among them; further ones are refused (429)."
+    "queue.max_predicted_wait" "LLAMATOWER_QUEUE_MAX_PREDICTED_WAIT" OptionalDuration "5m"
+        "A request that would wait longer than this, by how long requests took of late, is refused at once (503)."
+    "queue.max_wait" "LLAMATOWER_QUEUE_MAX_WAIT" OptionalDuration "5m"
+        "A request that has waited so long is refused (503)."
+    "queue.ageing" "LLAMATOWER_QUEUE_AGEING" OptionalDuration "30s"
+        "After so long a waiting request rises by one priority, so that the urgent do not starve the others."
+    "breaker.failures" "LLAMATOWER_BREAKER_FAILURES" OptionalCount "5"
+        "After so many failures in a row a server is left alone for a while. Failures are time-outs, connections that break, 502 and 504; a server that refuses connections counts as down without this."
+    "breaker.ratio" "LLAMATOWER_BREAKER_RATIO" Number "0.5"
+        "So large a share of failures among the requests of late has the same effect; above 1 it has none."
+    "breaker.min_requests" "LLAMATOWER_BREAKER_MIN_REQUESTS" Count "20"
+        "So many requests must there have been for that share to count."
+    "breaker.window" "LLAMATOWER_BREAKER_WINDOW" Duration "30s"
+        "How far back that share looks."
+    "breaker.open_for" "LLAMATOWER_BREAKER_OPEN_FOR" Duration "2s"
+        "How long a server is left alone; then one request tries it. Twice as long each time that it fails."
+    "breaker.open_at_most" "LLAMATOWER_BREAKER_OPEN_AT_MOST" Duration "60s"
+        "The longest that it is left alone."
     "retry.attempts" "LLAMATOWER_RETRY_ATTEMPTS" Count "3"
         "How many times a request is sent in all while its client has not seen a byte; 1 for no retries."
     "retry.budget_ratio" "LLAMATOWER_RETRY_BUDGET_RATIO" Number "0.2"

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::time::Duration;
 
 use super::*;
 
@@ -30,6 +31,7 @@ fn another_value(setting: &Setting) -> &'static str {
         ("listen.origins", _) => "https://chat.example",
         ("backends.management", _) => "localhost:11434",
         ("backends.extra_paths", _) => "POST /api/rerank",
+        ("limits.time_zone", _) => "Europe/Zurich",
         ("telemetry.log_format", _) => "json",
         ("runtime.worker_threads", _) => "3",
         (_, Form::Text | Form::Secret | Form::List) => "other",
@@ -39,6 +41,10 @@ fn another_value(setting: &Setting) -> &'static str {
         (_, Form::Number) => "0.7",
         (_, Form::Size | Form::SizeOrShare) => "7MiB",
         (_, Form::Rate) => "7/m",
+        (_, Form::TokenBudgets) => "7/minute, 700/month",
+        (_, Form::Slots) => "7, localhost:11434=8",
+        (_, Form::OptionalCount) => "7",
+        (_, Form::KeyLimits) => "ada:rate=7/m, ada:tokens=7/day",
         (_, Form::Switch) => "off",
     }
 }
@@ -51,6 +57,7 @@ fn bad_value(setting: &Setting) -> Option<&'static str> {
         ("backends.urls", _) => Some("https://gpu"),
         ("backends.management", _) => Some("elsewhere:1"),
         ("backends.extra_paths", _) => Some("POST /api/../x"),
+        ("limits.time_zone", _) => Some("Nowhere/Else"),
         ("telemetry.log_format" | "runtime.worker_threads", _) => Some("neither"),
         (_, Form::Text | Form::Secret | Form::List) => None,
         _ => Some("neither"),

@@ -8,6 +8,8 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use http::StatusCode;
+use llamatower_layers::breaker::State;
+use llamatower_layers::usage::Usage;
 use llamatower_layers::{Ending, Outcome};
 use opentelemetry::metrics::{Counter, Histogram, Meter, UpDownCounter};
 use opentelemetry::{KeyValue, StringValue};
@@ -25,9 +27,23 @@ pub struct BackendRow {
     pub is_up: bool,
     /// How many requests it is busy with.
     pub in_flight: u64,
+    /// How many it is sent at a time for one model, if that is bounded.
+    pub slots: Option<u64>,
+    /// How its breaker stands.
+    pub breaker: State,
+}
+
+/// What the fleet says of the requests for one model when it is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueRow {
+    /// The model.
+    pub model: Arc<str>,
+    /// How many of its requests wait for a slot.
+    pub waiting: u64,
 }
 
 type Backends = Arc<RwLock<Option<Box<dyn Fn() -> Vec<BackendRow> + Send + Sync>>>>;
+type Queue = Arc<RwLock<Option<Box<dyn Fn() -> Vec<QueueRow> + Send + Sync>>>>;
 
 /// The attributes of one record, on the stack.
 type Attributes = SmallVec<[KeyValue; 6]>;
@@ -38,18 +54,24 @@ pub struct Metrics {
     http_active: UpDownCounter<i64>,
     gen_ai_duration: Histogram<f64>,
     first_token: Histogram<f64>,
+    output_token: Histogram<f64>,
+    tokens: Histogram<u64>,
     retries: Counter<u64>,
     refusals: Counter<u64>,
     rate_limited: Counter<u64>,
     cancelled: Counter<u64>,
+    queue_wait: Histogram<f64>,
     models: ModelNames,
     backends: Backends,
+    queue: Queue,
 }
 
 impl Metrics {
     pub(super) fn new(meter: &Meter, version: &'static str) -> Self {
         let backends = Backends::default();
         observe_backends(meter, &backends);
+        let queue = Queue::default();
+        observe_queue(meter, &queue);
         observe_build(meter, version);
         process::observe(meter);
         let seconds = |name: &'static str, buckets: &[f64], text: &'static str| {
@@ -85,6 +107,17 @@ impl Metrics {
                 &names::FIRST_TOKEN_SECONDS,
                 "From a request's head to the first byte of a stream, by model",
             ),
+            output_token: seconds(
+                names::GEN_AI_SERVER_TIME_PER_OUTPUT_TOKEN,
+                &names::OUTPUT_TOKEN_SECONDS,
+                "A token of an answer, by the backend's own clock",
+            ),
+            tokens: meter
+                .u64_histogram(names::GEN_AI_CLIENT_TOKEN_USAGE)
+                .with_unit("{token}")
+                .with_description("Tokens of prompts and answers, as backends counted them")
+                .with_boundaries(names::TOKENS.to_vec())
+                .build(),
             retries: count(names::RETRIES, "Attempts that were repeated"),
             refusals: count(names::REFUSALS, "Requests that the gateway refused itself"),
             rate_limited: count(names::RATE_LIMITED, "Requests refused with 429"),
@@ -92,8 +125,14 @@ impl Metrics {
                 names::CANCELLED,
                 "Requests whose client went away before the end",
             ),
+            queue_wait: seconds(
+                names::QUEUE_WAIT,
+                &names::FIRST_TOKEN_SECONDS,
+                "How long requests waited in the gateway for a slot",
+            ),
             models: ModelNames::default(),
             backends,
+            queue,
         }
     }
 
@@ -110,6 +149,12 @@ impl Metrics {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         *backends = Some(Box::new(rows));
+    }
+
+    /// Asks `rows` for what waits at each export.
+    pub fn set_queue(&self, rows: impl Fn() -> Vec<QueueRow> + Send + Sync + 'static) {
+        let mut queue = self.queue.write().unwrap_or_else(PoisonError::into_inner);
+        *queue = Some(Box::new(rows));
     }
 
     /// An attempt is repeated, for a reason of fixed spelling
@@ -159,8 +204,34 @@ impl Metrics {
         if let (true, true, Some(time)) = (outcome.stream, was_served, outcome.time_to_first_byte) {
             self.first_token.record(time.as_secs_f64(), &attributes);
         }
+        if let Some(wait) = outcome.queued {
+            self.queue_wait.record(wait.as_secs_f64(), &attributes);
+        }
+        if let Some(usage) = &outcome.usage {
+            self.record_usage(usage, &attributes);
+        }
         attributes.extend(error_attribute(outcome));
         self.gen_ai_duration.record(seconds(outcome), &attributes);
+    }
+
+    fn record_usage(&self, usage: &Usage, attributes: &Attributes) {
+        let of_type = |token_type: &'static str| {
+            let mut attributes = attributes.clone();
+            attributes.push(KeyValue::new(names::GEN_AI_TOKEN_TYPE, token_type));
+            attributes
+        };
+        for (token_type, count) in [
+            ("input", usage.prompt_tokens),
+            ("output", usage.output_tokens),
+        ] {
+            if count > 0 {
+                self.tokens.record(count, &of_type(token_type));
+            }
+        }
+        if let (Some(timings), 1..) = (usage.timings, usage.output_tokens) {
+            let one = timings.output.as_secs_f64() / usage.output_tokens as f64;
+            self.output_token.record(one, attributes);
+        }
     }
 
     fn count(&self, outcome: &Outcome) {
@@ -221,26 +292,61 @@ fn active_attributes(outcome: &Outcome) -> [KeyValue; 2] {
 }
 
 fn observe_backends(meter: &Meter, backends: &Backends) {
-    let observe = |value: fn(&BackendRow) -> u64| {
+    let observe = |value: fn(&BackendRow) -> Option<u64>| {
         let backends = backends.clone();
         move |observer: &dyn opentelemetry::metrics::AsyncInstrument<u64>| {
             let rows = backends.read().unwrap_or_else(PoisonError::into_inner);
             for row in rows.iter().flat_map(|rows| rows()) {
                 let name = KeyValue::new(names::BACKEND, row.name.clone());
-                observer.observe(value(&row), &[name]);
+                if let Some(value) = value(&row) {
+                    observer.observe(value, &[name]);
+                }
             }
         }
     };
     meter
         .u64_observable_gauge(names::BACKEND_UP)
         .with_description("1 if the backend is in service, else 0")
-        .with_callback(observe(|row| u64::from(row.is_up)))
+        .with_callback(observe(|row| Some(u64::from(row.is_up))))
         .build();
     meter
         .u64_observable_gauge(names::BACKEND_IN_FLIGHT)
         .with_unit("{request}")
         .with_description("Requests that the backend is busy with")
-        .with_callback(observe(|row| row.in_flight))
+        .with_callback(observe(|row| Some(row.in_flight)))
+        .build();
+    meter
+        .u64_observable_gauge(names::BACKEND_SLOTS)
+        .with_unit("{request}")
+        .with_description("Requests that the backend is sent at a time for one model")
+        .with_callback(observe(|row| row.slots))
+        .build();
+    meter
+        .u64_observable_gauge(names::BREAKER_STATE)
+        .with_description("How the backend's breaker stands: 0 closed, 1 half-open, 2 open")
+        .with_callback(observe(|row| {
+            Some(match row.breaker {
+                State::Closed => 0,
+                State::HalfOpen => 1,
+                State::Open => 2,
+            })
+        }))
+        .build();
+}
+
+fn observe_queue(meter: &Meter, queue: &Queue) {
+    let queue = queue.clone();
+    meter
+        .u64_observable_gauge(names::QUEUE_DEPTH)
+        .with_unit("{request}")
+        .with_description("Requests that wait in the gateway for a slot, by model")
+        .with_callback(move |observer| {
+            let rows = queue.read().unwrap_or_else(PoisonError::into_inner);
+            for row in rows.iter().flat_map(|rows| rows()) {
+                let model = KeyValue::new(names::GEN_AI_REQUEST_MODEL, row.model.clone());
+                observer.observe(row.waiting, &[model]);
+            }
+        })
         .build();
 }
 

@@ -45,7 +45,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use environment::OtelSettings;
 
 pub use log::{LogFormat, LogOutput};
-pub use metrics::{BackendRow, Metrics};
+pub use metrics::{BackendRow, Metrics, QueueRow};
 pub use propagation::Propagation;
 pub use spans::{
     AttemptBody, AttemptFuture, AttemptService, AttemptSpanLayer, RequestSpanFuture,

@@ -21,10 +21,23 @@ pub const HTTP_SERVER_ACTIVE_REQUESTS: &str = "http.server.active_requests";
 pub const GEN_AI_SERVER_REQUEST_DURATION: &str = "gen_ai.server.request.duration";
 /// Histogram, seconds: from a request's head to the first byte of a stream.
 pub const GEN_AI_SERVER_TIME_TO_FIRST_TOKEN: &str = "gen_ai.server.time_to_first_token";
+/// Histogram, seconds: how long a token of an answer took once the first was there, by the
+/// backend's own clock.
+pub const GEN_AI_SERVER_TIME_PER_OUTPUT_TOKEN: &str = "gen_ai.server.time_per_output_token";
+/// Histogram, tokens: what backends counted, by `gen_ai.token.type`.
+pub const GEN_AI_CLIENT_TOKEN_USAGE: &str = "gen_ai.client.token.usage";
 /// Gauge: 1 if the backend is in service, else 0.
 pub const BACKEND_UP: &str = "llamatower.backend_up";
 /// Gauge: requests that a backend is busy with.
 pub const BACKEND_IN_FLIGHT: &str = "llamatower.backend_in_flight";
+/// Gauge: requests that a backend is sent at a time for one model, where that is bounded.
+pub const BACKEND_SLOTS: &str = "llamatower.backend_slots";
+/// Gauge: how a backend's breaker stands.
+pub const BREAKER_STATE: &str = "llamatower.breaker_state";
+/// Gauge: requests that wait for a slot, by model.
+pub const QUEUE_DEPTH: &str = "llamatower.queue_depth";
+/// Histogram, seconds: how long requests waited for a slot.
+pub const QUEUE_WAIT: &str = "llamatower.queue_wait";
 /// Counter: attempts that were repeated, by reason.
 pub const RETRIES: &str = "llamatower.retries";
 /// Counter: requests that the gateway refused itself, by `error.type`.
@@ -84,6 +97,8 @@ pub const OLLAMA: &str = "ollama";
 pub const GEN_AI_REQUEST_MODEL: &str = "gen_ai.request.model";
 /// Attribute.
 pub const GEN_AI_REQUEST_STREAM: &str = "gen_ai.request.stream";
+/// Attribute: `input` or `output`.
+pub const GEN_AI_TOKEN_TYPE: &str = "gen_ai.token.type";
 /// Attribute of the resource.
 pub const SERVICE_VERSION: &str = "service.version";
 
@@ -107,7 +122,7 @@ pub const VERSION: &str = "version";
 /// The value of a label whose own value is not among the bounded ones.
 pub const OTHER: &str = "other";
 
-// === buckets, in seconds ===
+// === buckets ===
 
 /// The HTTP convention's.
 pub const HTTP_SECONDS: [f64; 14] = [
@@ -116,6 +131,15 @@ pub const HTTP_SECONDS: [f64; 14] = [
 /// The GenAI convention's for whole requests.
 pub const GEN_AI_SECONDS: [f64; 14] = [
     0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
+];
+/// The GenAI convention's for one token.
+pub const OUTPUT_TOKEN_SECONDS: [f64; 13] = [
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
+];
+/// The GenAI convention's for numbers of tokens.
+pub const TOKENS: [f64; 14] = [
+    1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0,
+    16777216.0, 67108864.0,
 ];
 /// The GenAI convention's for the first token, with room for a model that has to be loaded.
 pub const FIRST_TOKEN_SECONDS: [f64; 21] = [

@@ -5,4 +5,6 @@
 
 mod ends;
 mod harness;
+mod queue;
 mod starts;
+mod tokens;

@@ -2,22 +2,29 @@
 //! name in [`all`], and its place in [`stack`].
 
 use std::net::IpAddr;
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::request::Parts;
+use llamatower_layers::adaptive::AdaptiveLayer;
 use llamatower_layers::admission::AdmissionLayer;
 use llamatower_layers::api_key::{ApiKeyLayer, KeySet, Role};
 use llamatower_layers::body::MemoryBudget;
 use llamatower_layers::body_limit::BodyLimitLayer;
+use llamatower_layers::breaker::{Breaker, BreakerLayer, BreakerPolicy};
+use llamatower_layers::cache::CacheLayer;
 use llamatower_layers::clocks::StreamClocksLayer;
 use llamatower_layers::endpoint::EndpointLayer;
 use llamatower_layers::llm_request::LlmRequestLayer;
 use llamatower_layers::panic_guard::PanicGuardLayer;
+use llamatower_layers::queue::QueueLayer;
 use llamatower_layers::rate_limit::{Quota, RateLimitLayer};
 use llamatower_layers::rescue::RescueLayer;
 use llamatower_layers::retry::{RetryBudget, RetryLayer};
 use llamatower_layers::route::{Choice, Choose, Route};
+use llamatower_layers::token_limit::{Budget, TokenLimitLayer, Window};
+use llamatower_layers::usage::UsageLayer;
 use llamatower_layers::{BoxError, EndpointTable, Observer, Outcome, OutcomeLayer};
 use tokio::sync::watch;
 use tower::ServiceBuilder;
@@ -36,10 +43,16 @@ pub(crate) fn all() -> Vec<Subject> {
         rate_limit_global(),
         rate_limit_per_key(),
         admission(),
+        adaptive(),
         body_limit(),
         llm_request(),
+        cache(),
+        token_limit(),
         retry(),
+        queue(),
         route(),
+        usage(),
+        breaker(),
         clocks(),
         stack(),
     ]
@@ -78,12 +91,37 @@ pub(crate) fn admission() -> Subject {
     Subject::new("admission", AdmissionLayer::new(NonZeroUsize::MAX))
 }
 
+pub(crate) fn adaptive() -> Subject {
+    Subject::new("adaptive", adaptive_layer())
+}
+
 pub(crate) fn body_limit() -> Subject {
     Subject::within("body_limit", endpoint_layer(), body_limit_layer())
 }
 
 pub(crate) fn llm_request() -> Subject {
     Subject::within("llm_request", buffering(), LlmRequestLayer::new())
+}
+
+/// For a request whose answer is not kept; it has to be read to know that.
+pub(crate) fn cache() -> Subject {
+    Subject::within("cache, unfit request", buffering(), cache_layer())
+}
+
+pub(crate) fn token_limit() -> Subject {
+    Subject::within("token_limit", UsageLayer::new(), token_limit_layer())
+}
+
+pub(crate) fn queue() -> Subject {
+    Subject::new("queue, free slot", QueueLayer::new(NonZeroUsize::MAX))
+}
+
+pub(crate) fn usage() -> Subject {
+    Subject::within("usage", endpoint_layer(), UsageLayer::new())
+}
+
+pub(crate) fn breaker() -> Subject {
+    Subject::new("breaker", breaker_layer())
 }
 
 pub(crate) fn retry() -> Subject {
@@ -108,10 +146,16 @@ pub(crate) fn stack() -> Subject {
         .layer(RateLimitLayer::global(quota()))
         .layer(RateLimitLayer::per_key(quota(), address_of))
         .layer(AdmissionLayer::new(NonZeroUsize::MAX))
+        .layer(adaptive_layer())
         .layer(body_limit_layer())
         .layer(LlmRequestLayer::new())
+        .layer(cache_layer())
+        .layer(token_limit_layer())
         .layer(retry_layer())
+        .layer(QueueLayer::new(NonZeroUsize::MAX))
         .layer(route_layer())
+        .layer(UsageLayer::new())
+        .layer(breaker_layer())
         .layer(StreamClocksLayer::new());
     Subject::new("all of them", layers)
 }
@@ -153,6 +197,23 @@ fn address_of(request: &Parts) -> Option<IpAddr> {
     request.extensions.get().map(|PeerAddr(peer)| peer.ip())
 }
 
+fn adaptive_layer() -> AdaptiveLayer {
+    AdaptiveLayer::new(Duration::from_secs(1))
+}
+
+fn cache_layer() -> CacheLayer {
+    CacheLayer::new(1 << 20, |_| Some(Arc::from("v1")))
+}
+
+fn token_limit_layer() -> TokenLimitLayer<IpAddr, fn(&Parts) -> Option<IpAddr>> {
+    let budget = Budget::new(NonZeroU64::MAX, Window::Day);
+    TokenLimitLayer::new([budget], address_of)
+}
+
+fn breaker_layer() -> BreakerLayer {
+    BreakerLayer::new(Breaker::new(BreakerPolicy::default()))
+}
+
 fn body_limit_layer() -> BodyLimitLayer {
     BodyLimitLayer::new(MemoryBudget::new(1 << 30))
 }
@@ -176,7 +237,7 @@ struct OnlyOne<S>(S);
 impl<S: Clone + Send + Sync> Choose for OnlyOne<S> {
     type Service = S;
     type Slot = ();
-    async fn choose(&self, _: &Parts) -> Result<Choice<S, ()>, BoxError> {
+    async fn choose(&self, _: &mut Parts) -> Result<Choice<S, ()>, BoxError> {
         let service = self.0.clone();
         Ok(Choice { service, slot: () })
     }

@@ -36,7 +36,12 @@ pin_project! {
 impl<B: Body, G> Guarded<B, G> {
     /// Lets `guard` live until the end of `inner`.
     pub fn new(inner: B, guard: G) -> Self {
-        let guard = (!inner.is_end_stream()).then_some(guard);
+        Self::maybe(inner, Some(guard))
+    }
+
+    /// The same for a body that may have no guard.
+    pub fn maybe(inner: B, guard: Option<G>) -> Self {
+        let guard = guard.filter(|_| !inner.is_end_stream());
         Self { inner, guard }
     }
 }

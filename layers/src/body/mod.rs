@@ -22,6 +22,13 @@ pub use replay::ReplayBody;
 #[cfg(feature = "body-limit")]
 pub(crate) use replay::Segments;
 
+/// A body whose bytes may be in memory already, for layers that look into them.
+#[cfg(feature = "replay-body")]
+pub trait Buffered {
+    /// All bytes, in pieces; `None` if they are still to come.
+    fn segments(&self) -> Option<&[bytes::Bytes]>;
+}
+
 /// A body that can be sent again, for retries.
 pub trait Replay: Sized {
     /// The same body from its beginning, without a copy of its bytes; `None` if it cannot be

@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 use smallvec::SmallVec;
 
 use super::read_clock::ReadClock;
-use super::{ClientBodyFailed, Replay, Reservation};
+use super::{Buffered, ClientBodyFailed, Replay, Reservation};
 use crate::{BoxError, Failure};
 
 pin_project! {
@@ -178,6 +178,12 @@ fn within(segments: &[Bytes], range: Range<u64>) -> impl Iterator<Item = Bytes> 
         // Both are at most the segment's length, which is a usize.
         (from < to).then(|| segment.slice(from as usize..to as usize))
     })
+}
+
+impl<B> Buffered for ReplayBody<B> {
+    fn segments(&self) -> Option<&[Bytes]> {
+        self.segments()
+    }
 }
 
 impl<B> Replay for ReplayBody<B> {

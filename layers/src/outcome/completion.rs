@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::Response;
 use tokio::time::Instant;
 
 use super::{Ending, Observer, Outcome, Record};
@@ -12,6 +12,8 @@ use super::{Ending, Observer, Outcome, Record};
 pub(super) struct Completion {
     record: Record,
     observer: Arc<dyn Observer>,
+    #[cfg(feature = "usage")]
+    usage: Option<crate::usage::UsageReport>,
     is_done: bool,
 }
 
@@ -21,6 +23,8 @@ impl Completion {
         Self {
             record: Record::new(outcome),
             observer,
+            #[cfg(feature = "usage")]
+            usage: None,
             is_done: false,
         }
     }
@@ -30,10 +34,14 @@ impl Completion {
     }
 
     /// The answer's head was seen.
-    pub(super) fn head(&self, status: StatusCode) {
+    pub(super) fn head<B>(&mut self, answer: &Response<B>) {
         let now = Instant::now();
+        #[cfg(feature = "usage")]
+        {
+            self.usage = answer.extensions().get().cloned();
+        }
         self.record.update(|outcome| {
-            outcome.status = Some(status);
+            outcome.status = Some(answer.status());
             outcome.time_to_first_byte = Some(now.duration_since(outcome.started));
         });
     }
@@ -55,6 +63,10 @@ impl Completion {
         // ends here even if a clone of the record is kept somewhere.
         let outcome = self.record.update(|outcome| {
             outcome.complete(ending, now);
+            #[cfg(feature = "usage")]
+            if let Some(measured) = self.usage.as_ref().and_then(|report| report.get()) {
+                outcome.usage = measured.usage;
+            }
             let extensions = std::mem::take(&mut outcome.extensions);
             let mut told = outcome.clone();
             told.extensions = extensions;

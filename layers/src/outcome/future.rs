@@ -53,8 +53,8 @@ where
                 return Poll::Ready(Err(error));
             }
         };
-        if let Some(completion) = &completion {
-            completion.head(response.status());
+        if let Some(completion) = &mut completion {
+            completion.head(&response);
         }
         let has_no_body = *this.answer_has_no_body
             || matches!(

@@ -60,12 +60,18 @@ pub struct Outcome {
     pub backend: Option<Arc<str>>,
     /// How many times a backend was asked.
     pub attempts: u32,
+    /// How long it waited for a slot of a backend, all attempts together; `None` if it had not to.
+    pub queued: Option<Duration>,
     /// The answer's status.
     pub status: Option<StatusCode>,
     /// From the start to the answer's head; Ollama sends it with the first byte.
     pub time_to_first_byte: Option<Duration>,
     /// From the start to the end; set when the record is complete.
     pub duration: Option<Duration>,
+    /// What the backend counted, by the [`UsageReport`](crate::usage::UsageReport) of the answer;
+    /// set when the record is complete.
+    #[cfg(feature = "usage")]
+    pub usage: Option<crate::usage::Usage>,
     /// Why it failed: [`Failure::kind`](crate::Failure::kind).
     pub error: Option<&'static str>,
     /// How it ended. A layer that breaks an answer off tidily, with an error line, sets
@@ -111,9 +117,12 @@ impl Outcome {
             identity: None,
             backend: None,
             attempts: 0,
+            queued: None,
             status: None,
             time_to_first_byte: None,
             duration: None,
+            #[cfg(feature = "usage")]
+            usage: None,
             error: None,
             ending: Ending::Open,
             extensions: Extensions::new(),

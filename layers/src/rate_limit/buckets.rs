@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
 use governor::RateLimiter;
 use governor::clock::Clock;
@@ -15,9 +14,7 @@ use governor::state::{InMemoryState, NotKeyed, StateStore};
 
 use super::Quota;
 use super::clock::TokioClock;
-
-/// How many requests are left after this one, or how long to wait for it.
-pub(super) type Verdict = Result<u32, Duration>;
+use super::store::Verdict;
 
 type Refused = governor::NotUntil<Nanos>;
 
@@ -25,24 +22,6 @@ fn verdict(clock: &TokioClock, checked: Result<StateSnapshot, Refused>) -> Verdi
     checked
         .map(|state| state.remaining_burst_capacity())
         .map_err(|until| until.wait_time_from(clock.now()))
-}
-
-/// One bucket.
-pub(super) struct Bucket {
-    limiter: RateLimiter<NotKeyed, InMemoryState, TokioClock, StateInformationMiddleware>,
-}
-
-impl Bucket {
-    pub(super) fn new(quota: Quota) -> Self {
-        let state = InMemoryState::default();
-        Self {
-            limiter: RateLimiter::new(quota.into(), state, TokioClock::new()),
-        }
-    }
-
-    pub(super) fn take(&self) -> Verdict {
-        verdict(self.limiter.clock(), self.limiter.check())
-    }
 }
 
 /// A bucket for each key.

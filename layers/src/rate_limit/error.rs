@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 
-use super::{Quota, headers};
+use super::Quota;
+use crate::ratelimit_fields::{self, whole_seconds};
 use crate::{Fail, Retryable, Side};
 
 /// Whom a quota is for.
@@ -53,7 +54,7 @@ impl fmt::Display for RateLimited {
             f,
             "rate limit reached: {whose} used up {}; try again in {} s",
             self.quota,
-            headers::seconds(self.retry_after)
+            whole_seconds(self.retry_after)
         )
     }
 }
@@ -80,7 +81,7 @@ impl Fail for RateLimited {
         Some(self.retry_after)
     }
     fn write_headers(&self, headers: &mut HeaderMap) {
-        let policy = headers::policy(self.scope, &self.quota);
-        headers::write(headers, policy, self.scope, 0, self.retry_after);
+        let policy = self.quota.policy(self.scope.name());
+        ratelimit_fields::append(headers, policy, self.scope.name(), 0, self.retry_after);
     }
 }

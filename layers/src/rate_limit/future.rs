@@ -1,81 +1,106 @@
 //! The answer under way, and what it will say of the quota.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use http::{HeaderValue, Response};
+use http::{Request, Response};
 use pin_project_lite::pin_project;
+use tower_service::Service;
 
-use super::{RateLimited, Scope, headers};
-use crate::{BoxError, Failure};
-
-/// Where a request that passed has left its bucket.
-#[derive(Debug)]
-pub(super) struct Standing {
-    pub(super) policy: Option<HeaderValue>,
-    pub(super) scope: Scope,
-    pub(super) remaining: u32,
-    /// After how long the bucket is full, if nothing more comes.
-    pub(super) reset: Duration,
-}
+use super::layer::{Rule, Standing};
+use super::store::Verdict;
+use crate::store::{Asking, Patience, StoreUnavailable};
+use crate::{BoxError, Failure, ratelimit_fields};
 
 pin_project! {
-    /// The future of [`RateLimitService`](super::RateLimitService).
-    #[derive(Debug)]
-    pub struct ResponseFuture<F> {
+    /// The future of [`RateLimitService`](super::RateLimitService): of a service `S` and its
+    /// future `F`, behind a store's answer `W`.
+    pub struct RateLimitFuture<S, B, F, W> {
         #[pin]
-        state: State<F>,
+        state: State<S, B, F, W>,
     }
 }
 
 pin_project! {
     #[project = StateProjection]
-    #[derive(Debug)]
-    enum State<F> {
-        Passed {
+    enum State<S, B, F, W> {
+        Taking {
+            #[pin]
+            asking: Asking<W>,
+            next: Option<(Rule, S, Request<B>)>,
+        },
+        Calling {
             #[pin]
             inner: F,
             standing: Option<Standing>,
         },
-        Refused { refusal: RateLimited },
     }
 }
 
-impl<F> ResponseFuture<F> {
-    pub(super) fn passed(inner: F, standing: Option<Standing>) -> Self {
+impl<S, B, F, W> RateLimitFuture<S, B, F, W> {
+    pub(super) fn unlimited(inner: F) -> Self {
+        let standing = None;
         Self {
-            state: State::Passed { inner, standing },
+            state: State::Calling { inner, standing },
         }
     }
 
-    pub(super) fn refused(refusal: RateLimited) -> Self {
+    pub(super) fn taking(
+        taking: W,
+        patience: Patience,
+        rule: Rule,
+        readied: S,
+        request: Request<B>,
+    ) -> Self {
         Self {
-            state: State::Refused { refusal },
+            state: State::Taking {
+                asking: Asking::new(taking, patience),
+                next: Some((rule, readied, request)),
+            },
         }
     }
 }
 
-impl<F, R, E> Future for ResponseFuture<F>
+impl<S, B, R, F, W> Future for RateLimitFuture<S, B, F, W>
 where
-    F: Future<Output = Result<Response<R>, E>>,
-    E: Into<BoxError>,
+    S: Service<Request<B>, Response = Response<R>, Future = F>,
+    S::Error: Into<BoxError>,
+    F: Future<Output = Result<Response<R>, S::Error>>,
+    W: Future<Output = Result<Verdict, StoreUnavailable>>,
 {
     type Output = Result<Response<R>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
-            StateProjection::Refused { refusal } => {
-                Poll::Ready(Err(Failure::from(*refusal).into()))
-            }
-            StateProjection::Passed { inner, standing } => {
-                let mut answer = ready!(inner.poll(cx)).map_err(Into::into);
-                if let (Ok(response), Some(at)) = (&mut answer, standing.take()) {
-                    let headers = response.headers_mut();
-                    headers::write(headers, at.policy, at.scope, at.remaining, at.reset);
+        let mut state = self.project().state;
+        loop {
+            match state.as_mut().project() {
+                StateProjection::Taking { asking, next } => {
+                    let verdict = ready!(asking.poll(cx)).map_err(Failure::from)?;
+                    let (rule, mut service, request) = next
+                        .take()
+                        .expect("taken here alone, as the state changes next");
+                    let standing = verdict.map(|verdict| rule.judge(verdict));
+                    let standing = standing.transpose().map_err(Failure::from)?;
+                    let inner = service.call(request);
+                    state.set(State::Calling { inner, standing });
                 }
-                Poll::Ready(answer)
+                StateProjection::Calling { inner, standing } => {
+                    let mut answer = ready!(inner.poll(cx)).map_err(Into::into);
+                    if let (Ok(response), Some(at)) = (&mut answer, standing.take()) {
+                        let headers = response.headers_mut();
+                        let (name, remaining) = (at.scope.name(), u64::from(at.remaining));
+                        ratelimit_fields::append(headers, at.policy, name, remaining, at.reset);
+                    }
+                    return Poll::Ready(answer);
+                }
             }
         }
+    }
+}
+
+impl<S, B, F, W> std::fmt::Debug for RateLimitFuture<S, B, F, W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RateLimitFuture").finish_non_exhaustive()
     }
 }

@@ -1,43 +1,61 @@
-//! The layer, which owns the buckets.
+//! The layer, which owns the store.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderValue;
-use http::request::{Parts, Request};
+use http::request::Parts;
 use tower_layer::Layer;
 
-use super::buckets::{Bucket, Buckets, Verdict};
-use super::future::Standing;
-use super::{Quota, RateLimitService, RateLimited, Scope, headers};
+use super::store::{MemoryBuckets, RateStore, Verdict};
+use super::{Quota, RateLimitService, RateLimited, Scope};
+use crate::store::{Patience, WhenUnavailable};
 
-/// A quota and its buckets.
-pub(super) struct Limit<K: Clone + Hash + Eq, X> {
-    quota: Quota,
+/// What is the same for all requests.
+#[derive(Clone)]
+pub(super) struct Limit<K, X> {
+    pub(super) key_of: X,
+    pub(super) patience: Patience,
+    own: Arc<HashMap<K, Rule>>,
+    others: Option<Rule>,
+}
+
+/// A quota, and how it stands in a header.
+#[derive(Clone, Debug)]
+pub(super) struct Rule {
+    scope: Scope,
+    pub(super) quota: Quota,
     policy: Option<HeaderValue>,
-    buckets: By<K, X>,
 }
 
-enum By<K: Clone + Hash + Eq, X> {
-    All(Bucket),
-    Key(Buckets<K>, X),
+/// Where a request that passed has left its bucket.
+#[derive(Debug)]
+pub(super) struct Standing {
+    pub(super) policy: Option<HeaderValue>,
+    pub(super) scope: Scope,
+    pub(super) remaining: u32,
+    /// After how long the bucket is full, if nothing more comes.
+    pub(super) reset: Duration,
 }
 
-impl<K: Clone + Hash + Eq, X> Limit<K, X> {
-    fn scope(&self) -> Scope {
-        match self.buckets {
-            By::All(_) => Scope::Global,
-            By::Key(..) => Scope::Key,
+impl Rule {
+    fn new(scope: Scope, quota: Quota) -> Self {
+        Self {
+            scope,
+            quota,
+            policy: quota.policy(scope.name()),
         }
     }
 
-    fn judge(&self, verdict: Verdict) -> Result<Standing, RateLimited> {
-        let (scope, quota) = (self.scope(), self.quota);
+    pub(super) fn judge(self, verdict: Verdict) -> Result<Standing, RateLimited> {
+        let (scope, quota) = (self.scope, self.quota);
         match verdict {
             Ok(remaining) => Ok(Standing {
-                policy: self.policy.clone(),
+                policy: self.policy,
                 scope,
                 remaining,
                 reset: quota.refill(quota.burst().get().saturating_sub(remaining)),
@@ -51,38 +69,39 @@ impl<K: Clone + Hash + Eq, X> Limit<K, X> {
     }
 }
 
-impl<K: Clone + Hash + Eq, X: Fn(&Parts) -> Option<K>> Limit<K, X> {
-    /// Takes from the request's bucket. `None` is for a request that has no key.
-    pub(super) fn take<B>(
-        &self,
-        request: Request<B>,
-    ) -> (Request<B>, Option<Result<Standing, RateLimited>>) {
-        match &self.buckets {
-            By::All(bucket) => (request, Some(self.judge(bucket.take()))),
-            By::Key(buckets, key_of) => {
-                let (parts, body) = request.into_parts();
-                let verdict = key_of(&parts).map(|key| self.judge(buckets.take(&key)));
-                (Request::from_parts(parts, body), verdict)
-            }
-        }
+impl<K: Hash + Eq, X> Limit<K, X> {
+    /// The rule for a key, if there is one.
+    pub(super) fn rule(&self, key: &K) -> Option<Rule> {
+        // Most have no keys with a rule of their own, and need not be hashed for that.
+        let own = match self.own.is_empty() {
+            true => None,
+            false => self.own.get(key),
+        };
+        own.or(self.others.as_ref()).cloned()
     }
 }
 
 /// Refuses requests beyond a [`Quota`]. See the [module](super).
 ///
 /// All services of one layer and of its clones share its buckets.
-pub struct RateLimitLayer<K: Clone + Hash + Eq, X> {
-    limit: Arc<Limit<K, X>>,
+pub struct RateLimitLayer<K, X, T> {
+    pub(super) limit: Arc<Limit<K, X>>,
+    pub(super) store: Arc<T>,
 }
 
-impl RateLimitLayer<(), fn(&Parts) -> Option<()>> {
+impl RateLimitLayer<(), fn(&Parts) -> Option<()>, MemoryBuckets<()>> {
     /// One quota for all requests together.
     pub fn global(quota: Quota) -> Self {
-        Self::new(Scope::Global, quota, By::All(Bucket::new(quota)))
+        Self::with_rules(
+            MemoryBuckets::new([quota], 1),
+            HashMap::new(),
+            Some(Rule::new(Scope::Global, quota)),
+            |_| Some(()),
+        )
     }
 }
 
-impl<K: Clone + Hash + Eq, X: Fn(&Parts) -> Option<K>> RateLimitLayer<K, X> {
+impl<K: Clone + Hash + Eq, X: Fn(&Parts) -> Option<K>> RateLimitLayer<K, X, MemoryBuckets<K>> {
     /// How many keys have a bucket of their own, unless
     /// [`with_max_keys`](Self::with_max_keys) says otherwise.
     pub const DEFAULT_MAX_KEYS: usize = 10_000;
@@ -92,64 +111,101 @@ impl<K: Clone + Hash + Eq, X: Fn(&Parts) -> Option<K>> RateLimitLayer<K, X> {
     /// The key should be something that a client cannot choose freely: the identity that a
     /// credential proved, or the address of its connection.
     pub fn per_key(quota: Quota, key_of: X) -> Self {
-        let buckets = Buckets::new(quota, Self::DEFAULT_MAX_KEYS);
-        Self::new(Scope::Key, quota, By::Key(buckets, key_of))
+        Self::per_key_with([], Some(quota), key_of)
     }
-}
 
-impl<K: Clone + Hash + Eq, X> RateLimitLayer<K, X> {
-    fn new(scope: Scope, quota: Quota, buckets: By<K, X>) -> Self {
-        Self {
-            limit: Arc::new(Limit {
-                quota,
-                policy: headers::policy(scope, &quota),
-                buckets,
-            }),
-        }
+    /// Quotas of the keys that have `own`, and one for each of the `others`, who pass if they have
+    /// none.
+    pub fn per_key_with(
+        own: impl IntoIterator<Item = (K, Quota)>,
+        others: Option<Quota>,
+        key_of: X,
+    ) -> Self {
+        let own: HashMap<K, Quota> = own.into_iter().collect();
+        let quotas = own.values().copied().chain(others);
+        let store = MemoryBuckets::new(quotas, Self::DEFAULT_MAX_KEYS);
+        Self::with_store(store, own, others, key_of)
     }
 
     /// Bounds the number of keys that have a bucket of their own, and so the memory.
-    ///
-    /// A bucket is dropped some time after it is full again. While as many as may be are in
-    /// use, all further keys share one.
     pub fn with_max_keys(self, max_keys: NonZeroUsize) -> Self {
-        if let By::Key(buckets, _) = &self.limit.buckets {
-            buckets.set_max_keys(max_keys.get());
-        }
+        self.store.set_max_keys(max_keys.get());
         self
     }
 
     /// How many keys have a bucket of their own now.
     pub fn keys(&self) -> usize {
-        match &self.limit.buckets {
-            By::All(_) => 0,
-            By::Key(buckets, _) => buckets.len(),
+        self.store.len()
+    }
+}
+
+impl<K: Hash + Eq, X: Fn(&Parts) -> Option<K>, T: RateStore<K>> RateLimitLayer<K, X, T> {
+    /// The same with buckets that are kept in `store`.
+    pub fn with_store(
+        store: T,
+        own: impl IntoIterator<Item = (K, Quota)>,
+        others: Option<Quota>,
+        key_of: X,
+    ) -> Self {
+        let rule = |quota| Rule::new(Scope::Key, quota);
+        let own = own.into_iter().map(|(key, quota)| (key, rule(quota)));
+        Self::with_rules(store, own.collect(), others.map(rule), key_of)
+    }
+
+    fn with_rules(store: T, own: HashMap<K, Rule>, others: Option<Rule>, key_of: X) -> Self {
+        Self {
+            limit: Arc::new(Limit {
+                key_of,
+                patience: Patience::default(),
+                own: Arc::new(own),
+                others,
+            }),
+            store: Arc::new(store),
         }
     }
 }
 
-impl<K: Clone + Hash + Eq, X> Clone for RateLimitLayer<K, X> {
+impl<K: Clone, X: Clone, T> RateLimitLayer<K, X, T> {
+    /// How long a store's answer is waited for, unless [`with_deadline`](Self::with_deadline)
+    /// says otherwise.
+    pub const DEFAULT_DEADLINE: Duration = Patience::DEFAULT_DEADLINE;
+
+    /// How long a store's answer is waited for; one in memory answers at once.
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        Arc::make_mut(&mut self.limit).patience.deadline = deadline;
+        self
+    }
+
+    /// What becomes of requests while the store does not answer; without this, they pass.
+    pub fn when_unavailable(mut self, when_unavailable: WhenUnavailable) -> Self {
+        Arc::make_mut(&mut self.limit).patience.when_unavailable = when_unavailable;
+        self
+    }
+}
+
+impl<K, X, T> Clone for RateLimitLayer<K, X, T> {
     fn clone(&self) -> Self {
         Self {
             limit: self.limit.clone(),
+            store: self.store.clone(),
         }
     }
 }
 
-impl<S, K: Clone + Hash + Eq, X> Layer<S> for RateLimitLayer<K, X> {
-    type Service = RateLimitService<S, K, X>;
+impl<S, K, X, T> Layer<S> for RateLimitLayer<K, X, T> {
+    type Service = RateLimitService<S, K, X, T>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        RateLimitService::new(inner, self.limit.clone())
+        RateLimitService::new(inner, self.clone())
     }
 }
 
-impl<K: Clone + Hash + Eq, X> fmt::Debug for RateLimitLayer<K, X> {
+impl<K, X, T: fmt::Debug> fmt::Debug for RateLimitLayer<K, X, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimitLayer")
-            .field("scope", &self.limit.scope())
-            .field("quota", &self.limit.quota)
-            .field("keys", &self.keys())
-            .finish()
+            .field("others", &self.limit.others)
+            .field("own", &self.limit.own.len())
+            .field("store", &self.store)
+            .finish_non_exhaustive()
     }
 }

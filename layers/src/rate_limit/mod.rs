@@ -67,15 +67,16 @@ mod buckets;
 mod clock;
 mod error;
 mod future;
-mod headers;
 mod layer;
 mod quota;
 mod service;
+mod store;
 #[cfg(test)]
 mod tests;
 
 pub use error::{RateLimited, Scope};
-pub use future::ResponseFuture;
+pub use future::RateLimitFuture;
 pub use layer::RateLimitLayer;
 pub use quota::{InvalidQuota, Quota};
 pub use service::RateLimitService;
+pub use store::{MemoryBuckets, RateStore, Verdict};

@@ -5,6 +5,10 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use http::HeaderValue;
+
+use crate::ratelimit_fields;
+
 /// A number of requests in a period, and how many of them may come at once.
 ///
 /// The requests of a period are not given out at its beginning: one comes back every
@@ -44,6 +48,13 @@ impl Error for InvalidQuota {}
 impl Quota {
     /// The longest period, and the longest time in which a burst may come back.
     pub const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+    /// How the quota stands in `RateLimit-Policy` under this name. The window there is in whole
+    /// seconds, so a period that is not has none.
+    pub(super) fn policy(&self, name: &str) -> Option<HeaderValue> {
+        let window = (self.per.subsec_nanos() == 0).then_some(self.per.as_secs());
+        ratelimit_fields::policy(name, u64::from(self.requests.get()), window)
+    }
 
     /// `requests` in each period `per`, all of which may come at once.
     ///

@@ -2,63 +2,69 @@
 
 use std::fmt;
 use std::hash::Hash;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::Response;
 use http::request::{Parts, Request};
 use tower_service::Service;
 
-use super::ResponseFuture;
-use super::layer::Limit;
+use super::{RateLimitFuture, RateLimitLayer, RateStore};
 use crate::BoxError;
 
-/// The service of [`RateLimitLayer`](super::RateLimitLayer).
-pub struct RateLimitService<S, K: Clone + Hash + Eq, X> {
+/// The service of [`RateLimitLayer`].
+pub struct RateLimitService<S, K, X, T> {
     inner: S,
-    limit: Arc<Limit<K, X>>,
+    layer: RateLimitLayer<K, X, T>,
 }
 
-impl<S, K: Clone + Hash + Eq, X> RateLimitService<S, K, X> {
-    pub(super) fn new(inner: S, limit: Arc<Limit<K, X>>) -> Self {
-        Self { inner, limit }
+impl<S, K, X, T> RateLimitService<S, K, X, T> {
+    pub(super) fn new(inner: S, layer: RateLimitLayer<K, X, T>) -> Self {
+        Self { inner, layer }
     }
 }
 
-impl<S, B, R, K, X> Service<Request<B>> for RateLimitService<S, K, X>
+impl<S, B, R, K, X, T> Service<Request<B>> for RateLimitService<S, K, X, T>
 where
-    S: Service<Request<B>, Response = Response<R>>,
+    S: Service<Request<B>, Response = Response<R>> + Clone,
     S::Error: Into<BoxError>,
-    K: Clone + Hash + Eq,
+    K: Hash + Eq,
     X: Fn(&Parts) -> Option<K>,
+    T: RateStore<K>,
 {
     type Response = Response<R>;
     type Error = BoxError;
-    type Future = ResponseFuture<S::Future>;
+    type Future = RateLimitFuture<S, B, S::Future, T::Taking>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (request, verdict) = self.limit.take(request);
-        match verdict.transpose() {
-            Ok(standing) => ResponseFuture::passed(self.inner.call(request), standing),
-            Err(refusal) => ResponseFuture::refused(refusal),
-        }
+        let limit = &*self.layer.limit;
+        let (parts, body) = request.into_parts();
+        let key = (limit.key_of)(&parts);
+        let request = Request::from_parts(parts, body);
+        let rule = key.and_then(|key| Some((limit.rule(&key)?, key)));
+        let Some((rule, key)) = rule else {
+            return RateLimitFuture::unlimited(self.inner.call(request));
+        };
+        let taking = self.layer.store.take(key, &rule.quota);
+        let next = self.inner.clone();
+        let readied = std::mem::replace(&mut self.inner, next);
+        RateLimitFuture::taking(taking, limit.patience, rule, readied, request)
     }
 }
 
-impl<S: Clone, K: Clone + Hash + Eq, X> Clone for RateLimitService<S, K, X> {
+impl<S: Clone, K, X, T> Clone for RateLimitService<S, K, X, T> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
-            limit: self.limit.clone(),
+            layer: self.layer.clone(),
         }
     }
 }
 
-impl<S: fmt::Debug, K: Clone + Hash + Eq, X> fmt::Debug for RateLimitService<S, K, X> {
+impl<S: fmt::Debug, K, X, T> fmt::Debug for RateLimitService<S, K, X, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimitService")
             .field("inner", &self.inner)

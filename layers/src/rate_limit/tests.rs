@@ -1,6 +1,8 @@
 #![allow(clippy::unwrap_used)]
 
+use std::future::Future;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::pin::Pin;
 use std::time::Duration;
 
 use http::request::Parts;
@@ -9,8 +11,9 @@ use proptest::prelude::*;
 use tokio::time::{Instant, advance};
 use tower::{Layer, ServiceExt, service_fn};
 
-use super::buckets::{Bucket, Buckets};
+use super::buckets::Buckets;
 use super::*;
+use crate::store::{StoreUnavailable, WhenUnavailable};
 use crate::{BoxError, Failure, Side};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -226,12 +229,12 @@ proptest! {
     #[test]
     fn a_bucket_never_gives_more_than_its_rate(quota in any_quota(), pauses in pauses()) {
         paused(async move {
-            let bucket = Bucket::new(quota);
+            let bucket = Buckets::new(quota, 1);
             let rate = f64::from(quota.requests().get()) / quota.per().as_secs_f64();
             let mut given: Vec<Instant> = Vec::new();
             for pause in pauses {
                 advance(Duration::from_secs_f64(pause / rate)).await;
-                match bucket.take() {
+                match bucket.take(&()) {
                     Ok(_) => given.push(Instant::now()),
                     Err(wait) => {
                         prop_assert!(!wait.is_zero());
@@ -252,14 +255,14 @@ proptest! {
     #[test]
     fn a_bucket_gives_again_after_the_wait_that_it_named(quota in any_quota(), pauses in pauses()) {
         paused(async move {
-            let bucket = Bucket::new(quota);
+            let bucket = Buckets::new(quota, 1);
             for pause in pauses {
                 advance(quota.interval().mul_f64(pause)).await;
-                if let Err(wait) = bucket.take() {
+                if let Err(wait) = bucket.take(&()) {
                     advance(wait - Duration::from_nanos(1)).await;
-                    prop_assert!(bucket.take().is_err());
+                    prop_assert!(bucket.take(&()).is_err());
                     advance(Duration::from_nanos(1)).await;
-                    prop_assert!(bucket.take().is_ok());
+                    prop_assert!(bucket.take(&()).is_ok());
                 }
             }
             Ok(())
@@ -294,5 +297,67 @@ proptest! {
             }
             Ok(())
         })?;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn some_keys_have_a_quota_of_their_own() {
+    let one = Quota::per_minute(NonZeroU32::MIN);
+    let two = Quota::per_minute(NonZeroU32::new(2).unwrap());
+    for (others, of_bob) in [(Some(one), 1), (None, 3)] {
+        let layer =
+            RateLimitLayer::per_key_with([("ada".to_owned(), two)], others, |parts: &Parts| {
+                Some(parts.headers.get("key")?.to_str().ok()?.to_owned())
+            });
+        for (key, expected) in [("ada", 2), ("bob", of_bob)] {
+            let mut passed = 0;
+            for _ in 0..3 {
+                let service = layer.layer(service_fn(async |_: Request<()>| {
+                    Ok::<_, BoxError>(Response::new(()))
+                }));
+                let request = Request::builder().header("key", key).body(()).unwrap();
+                passed += usize::from(service.oneshot(request).await.is_ok());
+            }
+            assert_eq!(passed, expected, "{key}");
+        }
+    }
+}
+
+/// A store elsewhere, which answers after a while.
+struct Slow(Duration);
+
+impl RateStore<()> for Slow {
+    type Taking = Pin<Box<dyn Future<Output = Result<Verdict, StoreUnavailable>> + Send>>;
+    fn take(&self, (): (), _: &Quota) -> Self::Taking {
+        let wait = tokio::time::sleep(self.0);
+        Box::pin(async move {
+            wait.await;
+            Ok(Err(SECOND))
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_elsewhere_is_obeyed_until_the_deadline() {
+    for (wait, policy, expected) in [
+        (10, WhenUnavailable::Admit, Some("rate_limited")),
+        (30, WhenUnavailable::Admit, None),
+        (30, WhenUnavailable::Refuse, Some("limits_unavailable")),
+    ] {
+        let store = Slow(Duration::from_millis(wait));
+        let layer =
+            RateLimitLayer::with_store(store, [], Some(quota(1, SECOND)), |_: &Parts| Some(()))
+                .with_deadline(Duration::from_millis(20))
+                .when_unavailable(policy);
+        let began = Instant::now();
+        let answer = layer
+            .layer(service_fn(fine))
+            .oneshot(Request::default())
+            .await;
+        assert_eq!(began.elapsed(), Duration::from_millis(wait.min(20)));
+        let kind = answer
+            .err()
+            .map(|error| Failure::find(&*error).unwrap().kind());
+        assert_eq!(kind, expected, "{wait} {policy:?}");
     }
 }

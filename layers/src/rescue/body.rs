@@ -9,9 +9,9 @@ use http::{StatusCode, response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+use super::ShuttingDown;
 use super::cutoff::Cutoff;
 use super::report::Reporter;
-use super::{AnswerUnfinished, ShuttingDown};
 use crate::frames::{EndRule, Framing, StreamEnd, Tail};
 use crate::{BoxError, Failure};
 
@@ -181,11 +181,11 @@ where
                 if frame.is_data() || !is_short {
                     return Poll::Ready(Some(Ok(frame)));
                 }
-                Some(Failure::from(AnswerUnfinished).into())
+                Some(reporter.unfinished())
             }
             Poll::Ready(None) => {
                 let is_short = watch.as_mut().is_some_and(|watch| !watch.settle(reporter));
-                is_short.then(|| Failure::from(AnswerUnfinished).into())
+                is_short.then(|| reporter.unfinished())
             }
             Poll::Ready(Some(Err(error))) => Some(error.into()),
             Poll::Pending => {

@@ -2,18 +2,26 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 
 use http::StatusCode;
 
 use crate::{Fail, Retryable, Side};
 
 /// The backend ended a stream without the item that every whole stream ends with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AnswerUnfinished;
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnswerUnfinished {
+    /// Who that was, if the record of the request says it.
+    pub backend: Option<Arc<str>>,
+}
 
 impl fmt::Display for AnswerUnfinished {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the backend ended its answer before it was complete")
+        f.write_str("the backend ")?;
+        if let Some(backend) = &self.backend {
+            write!(f, "{backend} ")?;
+        }
+        f.write_str("ended its answer before it was complete")
     }
 }
 

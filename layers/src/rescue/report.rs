@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Request, Response, StatusCode};
 
+use super::AnswerUnfinished;
 use crate::dialect::ErrorText;
 use crate::frames::{Framing, Tail};
 use crate::{BoxError, Dialect, Ending, Failure, Operation, Record, RouteMatch};
@@ -81,6 +82,13 @@ impl Reporter {
     pub(super) fn broke_off(&self, error: &BoxError) {
         (self.hook)(&**error);
         self.update(error, |outcome| outcome.ending = Ending::Broken);
+    }
+
+    /// The error of a stream that lacks its end.
+    pub(super) fn unfinished(&self) -> BoxError {
+        let record = self.record.as_ref();
+        let backend = record.and_then(|record| record.update(|outcome| outcome.backend.clone()));
+        Failure::from(AnswerUnfinished { backend }).into()
     }
 
     /// The backend itself ended its stream with an error.

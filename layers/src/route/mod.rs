@@ -26,7 +26,7 @@
 //! impl Choose for OnlyOne {
 //!     type Service = Backend;
 //!     type Slot = ();
-//!     async fn choose(&self, _: &Parts) -> Result<Choice<Backend, ()>, BoxError> {
+//!     async fn choose(&self, _: &mut Parts) -> Result<Choice<Backend, ()>, BoxError> {
 //!         Ok(Choice { service: self.0.clone(), slot: () })
 //!     }
 //! }
@@ -46,6 +46,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use http::request::Parts;
+use http::response;
 
 use crate::BoxError;
 
@@ -67,14 +68,20 @@ pub trait Choose {
     /// The guard of a place at a backend.
     type Slot;
 
-    /// Chooses, waiting if it must, and takes the slot in the same critical section.
+    /// Chooses, waiting if it must, and takes the slot in the same critical section. What it puts
+    /// into the request's extensions travels with the request.
     ///
     /// # Errors
     /// No backend can serve the request; the error says why.
     fn choose(
         &self,
-        request: &Parts,
+        request: &mut Parts,
     ) -> impl Future<Output = Result<Choice<Self::Service, Self::Slot>, BoxError>> + Send;
+
+    /// Shows the slot the head of the answer that it is held for.
+    fn answered(&self, slot: &mut Self::Slot, answer: &response::Parts) {
+        let _ = (slot, answer);
+    }
 }
 
 impl<C: Choose + Send + Sync> Choose for Arc<C> {
@@ -83,8 +90,12 @@ impl<C: Choose + Send + Sync> Choose for Arc<C> {
 
     fn choose(
         &self,
-        request: &Parts,
+        request: &mut Parts,
     ) -> impl Future<Output = Result<Choice<Self::Service, Self::Slot>, BoxError>> + Send {
         C::choose(self, request)
+    }
+
+    fn answered(&self, slot: &mut Self::Slot, answer: &response::Parts) {
+        C::answered(self, slot, answer);
     }
 }

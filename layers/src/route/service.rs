@@ -46,14 +46,16 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let policy = self.policy.clone();
         Box::pin(async move {
-            let (parts, body) = request.into_parts();
-            let mut choice = policy.choose(&parts).await?;
+            let (mut parts, body) = request.into_parts();
+            let mut choice = policy.choose(&mut parts).await?;
             let request = Request::from_parts(parts, body);
             std::future::poll_fn(|cx| choice.service.poll_ready(cx))
                 .await
                 .map_err(Into::into)?;
             let answer = choice.service.call(request).await.map_err(Into::into)?;
-            Ok(answer.map(|body| Guarded::new(body, choice.slot)))
+            let (parts, body) = answer.into_parts();
+            policy.answered(&mut choice.slot, &parts);
+            Ok(Response::from_parts(parts, Guarded::new(body, choice.slot)))
         })
     }
 }

@@ -5,15 +5,22 @@
 
 mod backend;
 mod catalogue;
+mod config;
+mod dispatch;
 mod picker;
+mod resting;
+mod slot;
 mod watch;
 
-use std::future::Future;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
+use http::response;
+use llamatower_layers::breaker::{Breaker, State};
 use llamatower_layers::llm_request::ModelName;
+use llamatower_layers::queue::{Arrival, Entry, Queue};
 use llamatower_layers::retry::Attempts;
 use llamatower_layers::route::{Choice, Choose};
 use llamatower_layers::{BoxError, LlmRequest, Record, RouteMatch};
@@ -21,29 +28,26 @@ use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, timeout_at};
 
 pub use backend::{Backend, Unreachable};
-pub use picker::Slot;
+pub use config::{FleetConfig, ProbeClocks, QueueRules, Share};
+pub use dispatch::{BackendSlot, Class, Dispatcher};
+pub use resting::BackendsResting;
+pub use slot::Slot;
 pub use watch::{WatchLayer, Watched};
 
+use crate::client::Client;
 use catalogue::Catalogue;
 use picker::Picker;
 
-/// How often and how patiently backends are probed.
-#[derive(Clone, Copy, Debug)]
-pub struct ProbeClocks {
-    /// From the end of one probe to the beginning of the next.
-    pub interval: Duration,
-    /// How long one answer to a probe may take.
-    pub timeout: Duration,
-}
-
-/// All backends, and a service for each.
+/// All backends, a service for each, and the queue before them.
 #[derive(Debug)]
 pub struct Fleet<S> {
     backends: Vec<Arc<Backend>>,
     services: Vec<S>,
+    breakers: Vec<Breaker>,
     catalogue: Arc<Catalogue>,
     picker: Arc<Picker>,
-    clocks: ProbeClocks,
+    queue: Queue<Dispatcher>,
+    config: FleetConfig,
 }
 
 /// What an operator sees of one backend.
@@ -55,22 +59,60 @@ pub struct BackendStatus {
     pub is_up: bool,
     /// How many requests it works on for this gateway.
     pub in_flight: usize,
+    /// How many requests for one model it is sent at a time, if that is bounded.
+    pub slots: Option<NonZeroUsize>,
+    /// How its breaker stands.
+    pub breaker: State,
+}
+
+/// What an operator sees of the requests that wait for one model.
+#[derive(Clone, Debug)]
+pub struct QueueStatus {
+    /// The model.
+    pub model: Arc<str>,
+    /// How many requests wait.
+    pub waiting: usize,
+    /// How many are served.
+    pub in_flight: usize,
+    /// How long the one has waited that has waited longest.
+    pub oldest: Option<Duration>,
+    /// How long one more would wait, by the service times of late.
+    pub predicted_wait: Option<Duration>,
 }
 
 impl<S> Fleet<S> {
-    /// A fleet of `backends`, each asked through the service that `service_of` makes for it.
+    /// A fleet of `backends`, each asked through the service that `service_of` makes for it and
+    /// judged by the breaker that this is given.
     pub fn new(
         backends: Vec<Backend>,
-        clocks: ProbeClocks,
-        service_of: impl FnMut(&Arc<Backend>) -> S,
+        config: FleetConfig,
+        mut service_of: impl FnMut(&Arc<Backend>, &Breaker) -> S,
     ) -> Self {
         let backends: Vec<_> = backends.into_iter().map(Arc::new).collect();
+        let breakers: Vec<_> = backends
+            .iter()
+            .map(|backend| breaker(backend, &config))
+            .collect();
+        let slots = (0..backends.len()).map(|index| config.slots.get(index).copied().flatten());
+        let picker = Arc::new(Picker::new(slots.collect()));
+        let catalogue = Arc::new(Catalogue::new(backends.len()));
+        let queue = config.queue.queue(Dispatcher {
+            backends: backends.clone(),
+            breakers: breakers.clone(),
+            catalogue: catalogue.clone(),
+            picker: picker.clone(),
+        });
+        let members = backends.iter().zip(&breakers);
         Self {
-            services: backends.iter().map(service_of).collect(),
-            catalogue: Arc::new(Catalogue::new(backends.len())),
-            picker: Arc::new(Picker::new(backends.len())),
+            services: members
+                .map(|(backend, breaker)| service_of(backend, breaker))
+                .collect(),
             backends,
-            clocks,
+            breakers,
+            catalogue,
+            picker,
+            queue,
+            config,
         }
     }
 
@@ -82,13 +124,32 @@ impl<S> Fleet<S> {
     /// What an operator sees.
     pub fn status(&self) -> Vec<BackendStatus> {
         let in_flight = self.picker.in_flight();
-        let rows = self.backends.iter().zip(in_flight);
-        rows.map(|(backend, in_flight)| BackendStatus {
+        let rows = self.backends.iter().enumerate();
+        rows.map(|(index, backend)| BackendStatus {
             name: backend.name().clone(),
             is_up: backend.is_up(),
-            in_flight,
+            in_flight: in_flight[index],
+            slots: self.picker.slots()[index],
+            breaker: self.breakers[index].state(),
         })
         .collect()
+    }
+
+    /// What an operator sees of the queue: the models for which requests wait or are served.
+    pub fn queue_status(&self) -> Vec<QueueStatus> {
+        let rows = self.queue.snapshot().into_iter().filter_map(|row| {
+            let model = row.class.model.filter(|_| row.class.runs_model)?;
+            (row.waiting > 0 || row.in_flight > 0).then(|| QueueStatus {
+                model: model.to_string().into(),
+                waiting: row.waiting,
+                in_flight: row.in_flight,
+                oldest: row.oldest,
+                predicted_wait: row.predicted_wait,
+            })
+        });
+        let mut rows: Vec<_> = rows.collect();
+        rows.sort_by(|one, other| one.model.cmp(&other.model));
+        rows
     }
 
     /// Whether some backend has a model of this name, as the client wrote it.
@@ -111,33 +172,38 @@ impl<S> Fleet<S> {
     async fn watch_one(&self, index: usize, backend: &Backend, mut stop: Receiver<bool>) {
         loop {
             let asked = self.catalogue.refreshes_asked();
-            let found = backend.probe(self.clocks.timeout).await;
+            let was_up = backend.is_up();
+            let found = backend.probe(self.config.clocks.timeout).await;
             self.catalogue.note_probe(index, found, asked);
+            if backend.is_up() && !was_up {
+                self.breakers[index].half_open();
+            }
+            self.queue.slots_changed();
             tokio::select! {
-                () = tokio::time::sleep(self.clocks.interval) => {}
+                () = tokio::time::sleep(self.config.clocks.interval) => {}
                 () = self.catalogue.refresh_asked_after(asked) => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
         }
     }
 
-    /// The service of one backend and a slot there, for calls that go to a certain backend.
+    /// The service of one backend and a place there, for calls that go to a certain backend: they
+    /// do not wait and need no slot.
     pub fn take(&self, index: usize, request: &Parts) -> Choice<S, Slot>
     where
         S: Clone,
     {
-        let slot = self.picker.take(index);
         self.note_choice(index, request);
         Choice {
             service: self.services[index].clone(),
-            slot,
+            slot: Slot::unqueued(self.picker.take(index)),
         }
     }
 
     /// The backends that have a model in memory, by what they say now.
     pub async fn having_loaded(&self, model: &ModelName) -> Vec<usize> {
         let asked = self.backends.iter().map(|backend| async {
-            let loaded = backend.loaded_models(self.clocks.timeout).await;
+            let loaded = backend.loaded_models(self.config.clocks.timeout).await;
             loaded.is_ok_and(|names| names.contains(model))
         });
         let found = futures_util::future::join_all(asked).await;
@@ -149,50 +215,31 @@ impl<S> Fleet<S> {
 
     /// How long one answer to a question of the gateway's own may take.
     pub fn probe_timeout(&self) -> Duration {
-        self.clocks.timeout
-    }
-
-    /// Who may be asked, the best kind first: who has the model and is up and was not asked yet;
-    /// who has it and is up; who has it. A model that nobody has goes to whoever is up, whose
-    /// own words for that are the right ones.
-    fn candidates(&self, model: Option<&ModelName>, tried: &[Arc<str>]) -> Vec<usize> {
-        let everybody = || (0..self.backends.len()).collect();
-        let may_serve = match model.map(|name| self.catalogue.holders(name)) {
-            Some(holders) if !holders.is_empty() => holders.to_vec(),
-            _ => everybody(),
-        };
-        let is_up = |&index: &usize| self.backends[index].is_up();
-        let is_new = |&index: &usize| !tried.contains(self.backends[index].name());
-        let best = |keep: &dyn Fn(&usize) -> bool| -> Option<Vec<usize>> {
-            let kept: Vec<_> = may_serve
-                .iter()
-                .copied()
-                .filter(|index| keep(index))
-                .collect();
-            (!kept.is_empty()).then_some(kept)
-        };
-        best(&|index| is_up(index) && is_new(index))
-            .or_else(|| best(&is_up))
-            .or_else(|| best(&is_new))
-            .unwrap_or(may_serve)
+        self.config.clocks.timeout
     }
 
     /// Waits for the catalogue to have heard of a model that it does not know: until every
     /// backend was probed once, or was asked again.
     async fn look_for(&self, model: &ModelName) {
-        let patience = Instant::now() + self.clocks.timeout;
+        let patience = Instant::now() + self.config.clocks.timeout;
         let _ = timeout_at(patience, self.catalogue.probed_once()).await;
         if self.catalogue.holders(model).is_empty() {
             let _ = timeout_at(patience, self.catalogue.refreshed()).await;
         }
     }
 
-    /// Tells a retry whether there is anybody else to ask.
-    fn note_left(&self, candidates: &[usize], request: &Parts) {
-        if let Some(attempts) = request.extensions.get::<Attempts>() {
-            let tried = attempts.tried();
-            let is_new = |&&index: &&usize| !tried.contains(self.backends[index].name());
-            attempts.note_left(candidates.iter().filter(is_new).count());
+    /// What a request says of itself when it enters the queue.
+    fn entry(&self, request: &Parts) -> Entry<Option<Client>, Option<Attempts>> {
+        let client = Client::of(request);
+        let share = self.config.share_of(client.as_ref());
+        let attempts = request.extensions.get::<Attempts>().cloned();
+        let entry = Entry::new(client, attempts)
+            .with_cost(expected_tokens(request))
+            .with_weight(share.weight)
+            .with_priority(share.priority);
+        match Arrival::of(&request.extensions) {
+            Some(arrival) => entry.with_arrival(arrival),
+            None => entry,
         }
     }
 
@@ -215,28 +262,63 @@ where
     type Service = S;
     type Slot = Slot;
 
-    fn choose(
-        &self,
-        request: &Parts,
-    ) -> impl Future<Output = Result<Choice<S, Slot>, BoxError>> + Send {
-        let model = model_of(request);
-        async move {
-            if let Some(model) = &model
-                && self.catalogue.holders(model).is_empty()
-            {
-                self.look_for(model).await;
-            }
-            let tried = request.extensions.get::<Attempts>().map(Attempts::tried);
-            let candidates = self.candidates(model.as_ref(), &tried.unwrap_or_default());
-            let (index, slot) = self.picker.pick(&candidates);
-            self.note_choice(index, request);
-            self.note_left(&candidates, request);
-            Ok(Choice {
-                service: self.services[index].clone(),
-                slot,
-            })
+    async fn choose(&self, request: &mut Parts) -> Result<Choice<S, Slot>, BoxError> {
+        let class = class_of(request);
+        if let Some(model) = &class.model
+            && self.catalogue.holders(model).is_empty()
+        {
+            self.look_for(model).await;
         }
+        let entered = Instant::now();
+        let ticket = self.queue.enter(class, self.entry(request))?;
+        let has_waited = ticket.watch().is_some();
+        let permit = ticket.await?;
+        if has_waited {
+            let wait = entered.elapsed();
+            Record::update_in(&request.extensions, |outcome| {
+                outcome.queued = Some(outcome.queued.unwrap_or_default() + wait);
+            });
+        }
+        let index = permit.slot().index();
+        if let Some(token) = permit.slot().take_token() {
+            Breaker::put_token(&mut request.extensions, token);
+        }
+        self.note_choice(index, request);
+        if let Some(attempts) = request.extensions.get::<Attempts>() {
+            attempts.note_left(permit.slot().left);
+        }
+        Ok(Choice {
+            service: self.services[index].clone(),
+            slot: Slot::queued(permit),
+        })
     }
+
+    fn answered(&self, slot: &mut Slot, answer: &response::Parts) {
+        slot.answered(&answer.extensions);
+    }
+}
+
+fn breaker(backend: &Arc<Backend>, config: &FleetConfig) -> Breaker {
+    let name = backend.name().clone();
+    Breaker::new(config.breaker).with_hook(move |from, to| {
+        tracing::warn!(backend = %name, from = from.name(), to = to.name(), "the breaker");
+    })
+}
+
+fn class_of(request: &Parts) -> Class {
+    let route = RouteMatch::of(&request.extensions).and_then(RouteMatch::operation);
+    Class {
+        model: model_of(request),
+        runs_model: route.is_some_and(|operation| operation.is_inference()),
+    }
+}
+
+/// About how many tokens a request costs, before it is known: those of its text, and some for its
+/// answer.
+fn expected_tokens(request: &Parts) -> u32 {
+    let bytes = request.extensions.get::<LlmRequest>();
+    let bytes = bytes.map_or(0, |request| request.body_bytes);
+    u32::try_from(bytes / 4).unwrap_or(u32::MAX).min(4096) + 256
 }
 
 /// The model that a request names in its body, or in its path.

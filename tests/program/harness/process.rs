@@ -98,7 +98,12 @@ impl Gateway {
 
     /// Posts JSON and reads the answer whole.
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
-        send(self.client.post(self.url(path)).json(body)).await
+        send(self.asking(path, body)).await
+    }
+
+    /// A request that posts JSON.
+    pub(crate) fn asking(&self, path: &str, body: &Value) -> reqwest::RequestBuilder {
+        self.client.post(self.url(path)).json(body)
     }
 
     /// A page for operators.

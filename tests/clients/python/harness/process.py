@@ -101,7 +101,7 @@ class Process:
         assert self._child
         self._child.terminate()
         try:
-            return self._child.wait(timeout=15)
+            return self._child.wait(timeout=60)
         except subprocess.TimeoutExpired:
             return self.kill()
 

@@ -1,0 +1,68 @@
+//! The layers round a tonic service. gRPC tells errors in its own way, so their `Failure` becomes a
+//! `Status` here, where other stacks have `RescueLayer`.
+//!
+//!     cargo run -p llamatower-layers --features full --example tonic_service
+//!     grpcurl -plaintext 127.0.0.1:4003 grpc.health.v1.Health/Check
+
+use std::num::NonZeroU32;
+
+use http::Response;
+use http_body_util::BodyExt;
+use llamatower_layers::panic_guard::PanicGuardLayer;
+use llamatower_layers::rate_limit::{Quota, RateLimitLayer};
+use llamatower_layers::{BoxError, Failure, Side};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::body::Body;
+use tonic::transport::Server;
+use tonic::{Code, Status};
+use tower::ServiceBuilder;
+
+/// The status for an error, by what the error says of itself.
+fn status_of(error: &BoxError) -> Status {
+    let Some(failure) = Failure::find(&**error) else {
+        return Status::internal("internal error");
+    };
+    let code = match (failure.status().as_u16(), failure.side()) {
+        (429, _) => Code::ResourceExhausted,
+        (401, _) => Code::Unauthenticated,
+        (504, _) => Code::DeadlineExceeded,
+        (_, Side::Client) => Code::InvalidArgument,
+        (_, Side::Gateway | Side::Upstream) => Code::Unavailable,
+    };
+    Status::new(code, failure.to_string())
+}
+
+fn into_answer<B>(answer: Result<Response<B>, BoxError>) -> Result<Response<Body>, BoxError>
+where
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    Ok(match answer {
+        Ok(answer) => answer.map(|body| Body::new(body.map_err(Into::into).map_err(into_status))),
+        Err(error) => status_of(&error).into_http(),
+    })
+}
+
+fn into_status(error: BoxError) -> Status {
+    status_of(&error)
+}
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    let port = std::env::args().nth(1).unwrap_or_else(|| "4003".to_owned());
+    let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await?;
+    println!("http://{}", listener.local_addr()?);
+    let (_, health) = tonic_health::server::health_reporter();
+    let two_a_minute = Quota::per_minute(NonZeroU32::MIN.saturating_add(1));
+    let layers = ServiceBuilder::new()
+        .map_result(into_answer)
+        .layer(PanicGuardLayer::new())
+        .layer(RateLimitLayer::global(two_a_minute));
+    Server::builder()
+        .layer(layers)
+        .add_service(health)
+        .serve_with_incoming(TcpListenerStream::new(listener))
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,57 @@
+//! The answer's body, up to its first frame.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use super::permit::Measure;
+
+pin_project! {
+    /// A body whose first frame ends a measurement. See the [module](super).
+    #[derive(Debug)]
+    pub struct FirstFrame<B> {
+        #[pin]
+        inner: B,
+        measure: Measure,
+    }
+}
+
+impl<B: Body> FirstFrame<B> {
+    /// A body that is at its end already has begun with its head.
+    pub(super) fn new(inner: B, mut measure: Measure) -> Self {
+        if inner.is_end_stream() {
+            measure.first_byte();
+        }
+        Self { inner, measure }
+    }
+}
+
+impl<B: Body> Body for FirstFrame<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let this = self.project();
+        let frame = ready!(this.inner.poll_frame(cx));
+        if this.measure.is_open() {
+            match &frame {
+                Some(Err(_)) => this.measure.forget(),
+                Some(Ok(_)) | None => this.measure.first_byte(),
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,131 @@
+//! The limit and what moves it. Plain code that takes the time.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::LimitReached;
+
+/// How many requests are measured in a round, whatever the limit is.
+const SHORTEST_ROUND: usize = 4;
+const LONGEST_ROUND: usize = 32;
+
+/// What became of a request that was measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sample {
+    /// Its answer began after this time.
+    FirstByte(Duration),
+    /// It was given up after this time, and no answer had begun.
+    GivenUp(Duration),
+    /// The server said that it is too busy.
+    Overloaded,
+}
+
+/// Counts requests and moves their limit.
+#[derive(Debug)]
+pub(super) struct Controller {
+    target: Duration,
+    min: usize,
+    max: usize,
+    limit: usize,
+    in_flight: usize,
+    round: Round,
+}
+
+/// What was seen since the limit was last looked at.
+#[derive(Debug, Default)]
+struct Round {
+    /// Only requests sent after this count: those before were sent under another limit. `None`
+    /// before the limit was first looked at.
+    since: Option<Instant>,
+    samples: usize,
+    /// How many of the answers did not begin in time.
+    late: usize,
+    /// Whether there was a request for which there was no place, or just one.
+    was_full: bool,
+}
+
+impl Controller {
+    pub(super) fn new(target: Duration) -> Self {
+        Self {
+            target,
+            min: 1,
+            max: 256,
+            limit: 4,
+            in_flight: 0,
+            round: Round::default(),
+        }
+    }
+
+    /// `max` gives way where the two contradict each other.
+    pub(super) fn set_bounds(&mut self, min: NonZeroUsize, max: NonZeroUsize) {
+        self.min = min.get();
+        self.max = max.get().max(self.min);
+        self.set_limit(self.limit);
+    }
+
+    pub(super) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit.clamp(self.min, self.max);
+    }
+
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    pub(super) fn try_admit(&mut self) -> Result<(), LimitReached> {
+        self.round.was_full |= self.in_flight + 1 >= self.limit;
+        if self.in_flight >= self.limit {
+            return Err(LimitReached { limit: self.limit });
+        }
+        self.in_flight += 1;
+        Ok(())
+    }
+
+    pub(super) fn leave(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+    }
+
+    /// Reckons with a request that was sent at `sent`.
+    pub(super) fn note(&mut self, sent: Instant, sample: Sample, now: Instant) {
+        if self.round.since.is_some_and(|since| sent <= since) {
+            return;
+        }
+        let is_late = match sample {
+            Sample::FirstByte(after) => after > self.target,
+            // Who gave up in time has not seen anything.
+            Sample::GivenUp(after) if after <= self.target => return,
+            Sample::GivenUp(_) => true,
+            Sample::Overloaded => return self.fall(now),
+        };
+        let round = &mut self.round;
+        round.samples += 1;
+        round.late += usize::from(is_late);
+        if round.samples < self.limit.clamp(SHORTEST_ROUND, LONGEST_ROUND) {
+            return;
+        }
+        if 2 * round.late > round.samples {
+            self.fall(now);
+        } else if 4 * round.late <= round.samples && round.was_full {
+            self.change(self.limit + 1, now);
+        } else {
+            self.change(self.limit, now);
+        }
+    }
+
+    fn fall(&mut self, now: Instant) {
+        self.change(self.limit - self.limit.div_ceil(10), now);
+    }
+
+    fn change(&mut self, limit: usize, now: Instant) {
+        self.set_limit(limit);
+        self.round = Round {
+            since: Some(now),
+            ..Round::default()
+        };
+    }
+}

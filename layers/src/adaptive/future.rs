@@ -1,0 +1,108 @@
+//! The answer under way, with its permit and its measurement.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http::{Response, StatusCode};
+use http_body::Body;
+use pin_project_lite::pin_project;
+
+use super::permit::Measure;
+use super::{FirstFrame, LimitReached, Permit};
+use crate::body::Guarded;
+use crate::{BoxError, Failure};
+
+pin_project! {
+    /// The future of [`AdaptiveService`](super::AdaptiveService).
+    #[derive(Debug)]
+    pub struct AdaptiveFuture<F> {
+        #[pin]
+        state: State<F>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    #[derive(Debug)]
+    enum State<F> {
+        Admitted {
+            #[pin]
+            inner: F,
+            permit: Option<Permit>,
+            measure: Measure,
+        },
+        Refused { refusal: LimitReached },
+    }
+}
+
+impl<F> AdaptiveFuture<F> {
+    pub(super) fn admitted(inner: F, permit: Permit, measure: Measure) -> Self {
+        let permit = Some(permit);
+        Self {
+            state: State::Admitted {
+                inner,
+                permit,
+                measure,
+            },
+        }
+    }
+
+    pub(super) fn refused(refusal: LimitReached) -> Self {
+        Self {
+            state: State::Refused { refusal },
+        }
+    }
+}
+
+impl<F, R, E> Future for AdaptiveFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    E: Into<BoxError>,
+    R: Body,
+{
+    type Output = Result<Response<Guarded<FirstFrame<R>, Permit>>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProjection::Refused { refusal } => {
+                Poll::Ready(Err(Failure::from(*refusal).into()))
+            }
+            StateProjection::Admitted {
+                inner,
+                permit,
+                measure,
+            } => {
+                let answer = ready!(inner.poll(cx)).map_err(Into::into);
+                // Taken on an error too: whoever keeps the future must not keep the place.
+                let permit = permit.take().expect("a future is not polled after its end");
+                match says_overload(&answer) {
+                    Some(true) => measure.overloaded(),
+                    Some(false) => measure.forget(),
+                    None => {}
+                }
+                let measure = std::mem::replace(measure, Measure::none());
+                Poll::Ready(answer.map(|answer| {
+                    answer.map(|body| Guarded::new(FirstFrame::new(body, measure), permit))
+                }))
+            }
+        }
+    }
+}
+
+/// Whether an answer that has no first byte to wait for says that the server is too busy.
+fn says_overload<R>(answer: &Result<Response<R>, BoxError>) -> Option<bool> {
+    let status = match answer {
+        Ok(answer) if answer.status().is_success() => return None,
+        Ok(answer) => answer.status(),
+        Err(error) => match Failure::find(&**error) {
+            Some(failure) => failure.status(),
+            None => return Some(false),
+        },
+    };
+    Some(matches!(
+        status,
+        StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+    ))
+}

@@ -1,0 +1,73 @@
+//! The service: admit or refuse, never wait.
+
+use std::fmt;
+use std::task::{Context, Poll};
+
+use http::request::Parts;
+use http::{Request, Response};
+use http_body::Body;
+use tokio::time::Instant;
+use tower_service::Service;
+
+use super::permit::{Measure, Shared};
+use super::{AdaptiveFuture, FirstFrame, Permit};
+use crate::BoxError;
+use crate::body::Guarded;
+
+/// The service of [`AdaptiveLayer`](super::AdaptiveLayer).
+#[derive(Clone)]
+pub struct AdaptiveService<S> {
+    inner: S,
+    shared: Shared,
+    is_measured: fn(&Parts) -> bool,
+}
+
+impl<S> AdaptiveService<S> {
+    pub(super) fn new(inner: S, shared: Shared, is_measured: fn(&Parts) -> bool) -> Self {
+        Self {
+            inner,
+            shared,
+            is_measured,
+        }
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for AdaptiveService<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+    R: Body,
+{
+    type Response = Response<Guarded<FirstFrame<R>, Permit>>;
+    type Error = BoxError;
+    type Future = AdaptiveFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let permit = match self.shared.try_admit() {
+            Ok(permit) => permit,
+            Err(refusal) => return AdaptiveFuture::refused(refusal),
+        };
+        let (parts, body) = request.into_parts();
+        let measure = match (self.is_measured)(&parts) {
+            true => self.shared.measure(Instant::now()),
+            false => Measure::none(),
+        };
+        let request = Request::from_parts(parts, body);
+        AdaptiveFuture::admitted(self.inner.call(request), permit, measure)
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for AdaptiveService<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let controller = self.shared.lock();
+        f.debug_struct("AdaptiveService")
+            .field("limit", &controller.limit())
+            .field("in_flight", &controller.in_flight())
+            .field("inner", &self.inner)
+            .finish()
+    }
+}

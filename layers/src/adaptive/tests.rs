@@ -1,0 +1,464 @@
+#![allow(clippy::unwrap_used)]
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::num::NonZeroUsize;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, Full, StreamBody};
+use proptest::prelude::*;
+use tokio::time::{Instant, advance};
+use tokio_test::{assert_pending, assert_ready, task};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_test::mock;
+
+use super::controller::{Controller, Sample};
+use super::*;
+use crate::{BoxError, Failure};
+
+const TARGET: Duration = Duration::from_secs(5);
+
+fn count(n: usize) -> NonZeroUsize {
+    NonZeroUsize::new(n).unwrap()
+}
+
+fn ms(time: u64) -> Duration {
+    Duration::from_millis(time)
+}
+
+/// Fills the limit and lets a whole round of answers begin after `after`.
+fn round(controller: &mut Controller, now: &mut Instant, after: Duration) {
+    *now += ms(1);
+    let sent = *now;
+    let mut samples = 0;
+    while controller.try_admit().is_ok() {
+        samples += 1;
+    }
+    *now += after;
+    for _ in 0..samples.max(4) {
+        controller.note(sent, Sample::FirstByte(after), *now);
+    }
+    for _ in 0..samples {
+        controller.leave();
+    }
+}
+
+#[test]
+fn it_rises_by_one_while_answers_begin_in_time() {
+    let (mut controller, mut now) = (Controller::new(TARGET), Instant::now());
+    for limit in 4..20 {
+        assert_eq!(controller.limit(), limit);
+        round(&mut controller, &mut now, ms(900));
+    }
+}
+
+#[test]
+fn it_falls_by_a_tenth_when_answers_begin_late() {
+    let (mut controller, mut now) = (Controller::new(TARGET), Instant::now());
+    controller.set_limit(100);
+    for limit in [90, 81, 72, 64, 57] {
+        round(&mut controller, &mut now, ms(9000));
+        assert_eq!(controller.limit(), limit);
+    }
+    for _ in 0..100 {
+        round(&mut controller, &mut now, ms(9000));
+    }
+    assert_eq!(controller.limit(), 1, "it never closes");
+}
+
+#[test]
+fn a_long_prompt_or_a_load_among_others_is_no_overload() {
+    for (late, limit) in [(1, 5), (2, 4), (3, 3)] {
+        let (mut controller, now) = (Controller::new(TARGET), Instant::now());
+        for at in 0..4 {
+            controller.try_admit().unwrap();
+            let after = if at < late { ms(60_000) } else { ms(800) };
+            controller.note(now, Sample::FirstByte(after), now + after);
+        }
+        assert_eq!(controller.limit(), limit, "{late} of 4 were late");
+    }
+}
+
+#[test]
+fn it_does_not_rise_while_it_is_not_reached() {
+    let (mut controller, mut now) = (Controller::new(TARGET), Instant::now());
+    for _ in 0..50 {
+        controller.try_admit().unwrap();
+        now += ms(100);
+        controller.note(now - ms(100), Sample::FirstByte(ms(100)), now);
+        controller.leave();
+    }
+    assert_eq!(controller.limit(), 4);
+}
+
+#[test]
+fn a_fall_shows_its_effect_before_the_next() {
+    let (mut controller, now) = (Controller::new(TARGET), Instant::now());
+    controller.set_limit(20);
+    for _ in 0..20 {
+        controller.try_admit().unwrap();
+    }
+    for _ in 0..20 {
+        controller.note(now, Sample::Overloaded, now + ms(100));
+    }
+    assert_eq!(
+        controller.limit(),
+        18,
+        "all of them were sent under the old limit"
+    );
+}
+
+#[test]
+fn who_gives_up_in_time_says_nothing() {
+    let (mut controller, now) = (Controller::new(TARGET), Instant::now());
+    controller.try_admit().unwrap();
+    for _ in 0..40 {
+        controller.note(now, Sample::GivenUp(ms(100)), now + ms(100));
+    }
+    assert_eq!(controller.limit(), 4);
+    for _ in 0..4 {
+        controller.note(now, Sample::GivenUp(ms(6000)), now + ms(6000));
+    }
+    assert_eq!(controller.limit(), 3);
+}
+
+const HOUR: u64 = 3_600_000;
+
+/// A server that works on `parallel` requests at a time and lets the others wait.
+struct Server {
+    parallel: usize,
+    waiting: VecDeque<(u64, u64)>,
+    busy: usize,
+    /// What happens when, in milliseconds, and to a request of when.
+    events: BinaryHeap<Reverse<(u64, Event)>>,
+    seed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    FirstByte { sent: u64 },
+    End,
+    Arrival,
+}
+
+impl Server {
+    fn random(&mut self, from: u64, to: u64) -> u64 {
+        self.seed = self
+            .seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        from + (self.seed >> 33) % (to - from)
+    }
+
+    fn start(&mut self, now: u64) {
+        while self.busy < self.parallel
+            && let Some((sent, prompt)) = self.waiting.pop_front()
+        {
+            self.busy += 1;
+            let answer = self.random(2_000, 30_000);
+            self.events
+                .push(Reverse((now + prompt, Event::FirstByte { sent })));
+            self.events
+                .push(Reverse((now + prompt + answer, Event::End)));
+        }
+    }
+
+    /// Offers a request every 300 ms to 700 ms for some hours; tells the mean limit and the
+    /// share of answers in time, hour by hour.
+    fn run(&mut self, controller: &mut Controller, epoch: Instant, hours: u64) -> Vec<(f64, f64)> {
+        let at = |time: u64| epoch + ms(time);
+        let mut told = Vec::new();
+        let (mut limits, mut answers, mut prompt_answers) = ((0, 0), 0, 0);
+        self.events.push(Reverse((0, Event::Arrival)));
+        while let Some(Reverse((now, event))) = self.events.pop() {
+            match event {
+                Event::Arrival => {
+                    if controller.try_admit().is_ok() {
+                        // Now and then a prompt is long.
+                        let prompt = match self.random(0, 10) {
+                            0 => self.random(4_000, 8_000),
+                            _ => self.random(200, 2_000),
+                        };
+                        self.waiting.push_back((now, prompt));
+                    }
+                    limits = (limits.0 + controller.limit(), limits.1 + 1);
+                    let next = now + self.random(300, 700);
+                    self.events.push(Reverse((next, Event::Arrival)));
+                }
+                Event::FirstByte { sent } => {
+                    let after = ms(now - sent);
+                    answers += 1;
+                    prompt_answers += u32::from(after <= 2 * TARGET);
+                    controller.note(at(sent), Sample::FirstByte(after), at(now));
+                }
+                Event::End => {
+                    self.busy -= 1;
+                    controller.leave();
+                }
+            }
+            self.start(now);
+            if now >= (told.len() as u64 + 1) * HOUR {
+                let share = f64::from(prompt_answers) / f64::from(answers);
+                told.push((limits.0 as f64 / f64::from(limits.1), share));
+                (limits, answers, prompt_answers) = ((0, 0), 0, 0);
+                if told.len() as u64 == hours {
+                    break;
+                }
+            }
+        }
+        told
+    }
+}
+
+fn server(parallel: usize) -> Server {
+    Server {
+        parallel,
+        waiting: VecDeque::new(),
+        busy: 0,
+        events: BinaryHeap::new(),
+        seed: 1,
+    }
+}
+
+#[test]
+fn it_finds_what_a_server_can_do_and_stays_there_under_a_lasting_overload() {
+    for parallel in [4, 8, 16] {
+        let told = server(parallel).run(&mut Controller::new(TARGET), Instant::now(), 12);
+        for (limit, in_time) in &told[1..] {
+            let factor = limit / parallel as f64;
+            assert!((0.9..1.4).contains(&factor), "{parallel}: {told:?}");
+            assert!(*in_time > 0.75, "{parallel}: {told:?}");
+        }
+    }
+}
+
+#[test]
+fn it_follows_a_server_that_becomes_slower() {
+    let (mut controller, now) = (Controller::new(TARGET), Instant::now());
+    let fast = server(16).run(&mut controller, now, 3)[2].0;
+    // The server is another now; what was in flight has ended.
+    while controller.in_flight() > 0 {
+        controller.leave();
+    }
+    let slow = server(4).run(&mut controller, now + 4 * ms(HOUR), 3)[2].0;
+    assert!(fast > 14.0 && slow < 6.5, "{fast} {slow}");
+}
+
+proptest! {
+    #[test]
+    fn it_keeps_to_its_bounds(
+        min in 1..20_usize,
+        more in 0..20_usize,
+        samples in prop::collection::vec((0..3_u8, 0..10_000_u64), 0..400),
+    ) {
+        let (mut controller, mut now) = (Controller::new(TARGET), Instant::now());
+        controller.set_bounds(count(min), count(min + more));
+        let mut admitted = 0;
+        for (kind, time) in samples {
+            match controller.try_admit() {
+                Ok(()) => admitted += 1,
+                Err(refusal) => prop_assert!(admitted >= refusal.limit),
+            }
+            let sent = now;
+            now += ms(time);
+            let sample = match kind {
+                0 => Sample::FirstByte(ms(time)),
+                1 => Sample::GivenUp(ms(time)),
+                _ => Sample::Overloaded,
+            };
+            controller.note(sent, sample, now);
+            if kind == 0 && admitted > 0 {
+                controller.leave();
+                admitted -= 1;
+            }
+            prop_assert!((min..=min + more).contains(&controller.limit()));
+            prop_assert_eq!(controller.in_flight(), admitted);
+        }
+    }
+}
+
+type Answer = Response<Full<Bytes>>;
+
+#[tokio::test]
+async fn past_the_limit_it_refuses_and_the_place_is_held_until_the_last_frame() {
+    let layer = AdaptiveLayer::new(TARGET).with_initial(count(1));
+    let (service, mut inner) = mock::spawn_with(|mock| layer.layer(mock));
+    let mut service: mock::Spawn<AdaptiveService<mock::Mock<Request<()>, Answer>>> = service;
+    inner.allow(5);
+    assert_ready!(service.poll_ready()).unwrap();
+    let mut answer = task::spawn(service.call(Request::default()));
+    let (_, respond) = inner.next_request().await.unwrap();
+    assert_ready!(service.poll_ready()).unwrap();
+    let error = service.call(Request::default()).await.unwrap_err();
+    let failure = Failure::find(&*error).unwrap();
+    assert_eq!(failure.caused_by(), Some(&LimitReached { limit: 1 }));
+    assert_eq!(failure.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(failure.retry_after(), Some(ms(1000)));
+
+    respond.send_response(Response::new(Full::from("text")));
+    let answer = assert_ready!(answer.poll()).unwrap();
+    assert_eq!(layer.in_flight(), 1);
+    answer.into_body().collect().await.unwrap();
+    assert_eq!(layer.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn readiness_is_the_inner_services() {
+    let layer = AdaptiveLayer::new(TARGET);
+    let (service, mut inner) = mock::spawn_with(|mock| layer.layer(mock));
+    let mut service: mock::Spawn<AdaptiveService<mock::Mock<Request<()>, Answer>>> = service;
+    inner.allow(0);
+    assert_pending!(service.poll_ready());
+    inner.allow(1);
+    assert_ready!(service.poll_ready()).unwrap();
+}
+
+/// How an answer comes: the time until its head, and from there to its first frame.
+#[derive(Clone, Copy)]
+enum Way {
+    Stream(u64, u64),
+    Status(StatusCode),
+    Fails,
+    Breaks,
+}
+
+fn stream(after: u64) -> impl Body<Data = Bytes, Error = BoxError> + Unpin {
+    let frame = async move {
+        tokio::time::sleep(ms(after)).await;
+        Ok(Frame::data(Bytes::from("text")))
+    };
+    StreamBody::new(Box::pin(futures_util::stream::once(frame)))
+}
+
+fn broken() -> impl Body<Data = Bytes, Error = BoxError> + Unpin {
+    StreamBody::new(Box::pin(futures_util::stream::once(async {
+        Err(BoxError::from("broken"))
+    })))
+}
+
+/// The limit after a round of four answers that come this way, from 4.
+async fn limit_after(way: Way, layer: AdaptiveLayer) -> usize {
+    let service = layer.layer(service_fn(move |_: Request<()>| async move {
+        Ok::<_, BoxError>(match way {
+            Way::Stream(head, first) => {
+                tokio::time::sleep(ms(head)).await;
+                Response::new(stream(first).boxed_unsync())
+            }
+            Way::Status(status) => {
+                let mut answer = Response::new(stream(0).boxed_unsync());
+                *answer.status_mut() = status;
+                answer
+            }
+            Way::Breaks => Response::new(broken().boxed_unsync()),
+            Way::Fails => return Err("no connection".into()),
+        })
+    }));
+    let ask = || async {
+        if let Ok(answer) = service.clone().oneshot(Request::default()).await {
+            drop(answer.into_body().collect().await);
+        }
+    };
+    tokio::join!(ask(), ask(), ask(), ask());
+    assert_eq!(layer.in_flight(), 0);
+    layer.limit()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_byte_is_that_of_the_body() {
+    let layer = || AdaptiveLayer::new(TARGET);
+    assert_eq!(limit_after(Way::Stream(1000, 1000), layer()).await, 5);
+    assert_eq!(limit_after(Way::Stream(6000, 0), layer()).await, 3);
+    assert_eq!(limit_after(Way::Stream(0, 6000), layer()).await, 3);
+    assert_eq!(limit_after(Way::Stream(3000, 3000), layer()).await, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_says_it_is_busy_is_believed_at_once() {
+    let layer = || AdaptiveLayer::new(TARGET);
+    let busy = Way::Status(StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(limit_after(busy, layer()).await, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_failures_say_nothing_of_the_load() {
+    let layer = || AdaptiveLayer::new(TARGET);
+    for way in [Way::Status(StatusCode::NOT_FOUND), Way::Fails, Way::Breaks] {
+        assert_eq!(limit_after(way, layer()).await, 4);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_measured_counts_nevertheless() {
+    let layer = AdaptiveLayer::new(TARGET).with_measured(|_| false);
+    assert_eq!(limit_after(Way::Stream(9000, 0), layer.clone()).await, 4);
+    let service = layer.layer(service_fn(|_: Request<()>| {
+        std::future::pending::<Result<Answer, BoxError>>()
+    }));
+    let mut asked: Vec<_> = (0..5)
+        .map(|_| task::spawn(service.clone().oneshot(Request::default())))
+        .collect();
+    for answer in &mut asked[..4] {
+        assert_pending!(answer.poll());
+    }
+    assert_ready!(asked[4].poll()).unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_give_up_on_a_stuck_server_lower_the_limit() {
+    let layer = AdaptiveLayer::new(TARGET);
+    let service = layer.layer(service_fn(|_: Request<()>| {
+        std::future::pending::<Result<Answer, BoxError>>()
+    }));
+    let mut asked: Vec<_> = (0..4)
+        .map(|_| task::spawn(service.clone().oneshot(Request::default())))
+        .collect();
+    for answer in &mut asked {
+        assert_pending!(answer.poll());
+    }
+    advance(ms(6000)).await;
+    drop(asked);
+    assert_eq!((layer.limit(), layer.in_flight()), (3, 0));
+}
+
+/// A body that says how it is framed.
+struct Sized;
+
+impl Body for Sized {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Ready(None)
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(7)
+    }
+}
+
+#[tokio::test]
+async fn the_answers_framing_is_kept() {
+    let layer = AdaptiveLayer::new(TARGET);
+    let service = layer.layer(service_fn(async |_: Request<()>| {
+        Ok::<_, BoxError>(Response::new(Sized))
+    }));
+    let answer = service.oneshot(Request::default()).await.unwrap();
+    assert_eq!(answer.body().size_hint().exact(), Some(7));
+}
+
+#[test]
+fn its_state_shows() {
+    let layer = AdaptiveLayer::new(TARGET).with_bounds(count(8), count(4));
+    assert_eq!(
+        format!("{layer:?}"),
+        "AdaptiveLayer { limit: 8, in_flight: 0 }"
+    );
+}

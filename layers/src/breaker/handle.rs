@@ -1,0 +1,150 @@
+//! A breaker that many share, and what it lets through.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::Extensions;
+use tokio::time::Instant;
+
+use super::machine::{Machine, Phase, State, Verdict};
+use super::{BreakerPolicy, CircuitOpen};
+
+type Hook = dyn Fn(State, State) + Send + Sync;
+
+/// A circuit breaker. Clones are one and the same.
+#[derive(Clone)]
+pub struct Breaker {
+    machine: Arc<Mutex<Machine>>,
+    hook: Option<Arc<Hook>>,
+}
+
+impl Breaker {
+    /// A closed breaker.
+    pub fn new(policy: BreakerPolicy) -> Self {
+        Self {
+            machine: Arc::new(Mutex::new(Machine::new(policy, Instant::now()))),
+            hook: None,
+        }
+    }
+
+    /// Calls `hook` with the state before and after when the breaker, or a clone that is made of
+    /// this one, opens or closes.
+    pub fn with_hook(mut self, hook: impl Fn(State, State) + Send + Sync + 'static) -> Self {
+        self.hook = Some(Arc::new(hook));
+        self
+    }
+
+    /// How it stands. One that is open stays so until a request asks after its time.
+    pub fn state(&self) -> State {
+        self.machine().state()
+    }
+
+    /// Whether a request would be let through now. It changes nothing.
+    pub fn would_allow(&self) -> bool {
+        self.retry_after().is_none()
+    }
+
+    /// After how long a request may be let through; `None` if it may now.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.machine().wait(Instant::now())
+    }
+
+    /// Lets a request through.
+    ///
+    /// # Errors
+    /// The breaker is open, or all its probes are under way.
+    pub fn acquire(&self) -> Result<Token, CircuitOpen> {
+        let now = Instant::now();
+        let acquired = self.change(|machine| {
+            let retry_after = machine.wait(now).unwrap_or_default();
+            machine.acquire(now).ok_or(CircuitOpen { retry_after })
+        });
+        acquired.map(|phase| Token {
+            breaker: self.clone(),
+            phase,
+            verdict: Verdict::Nothing,
+        })
+    }
+
+    /// Lets probes through from now on, if it is open: something else has shown that the backend
+    /// is there again.
+    pub fn half_open(&self) {
+        self.change(Machine::half_open);
+    }
+
+    /// Sends a token along with a request, for the [`BreakerLayer`](super::BreakerLayer) of its
+    /// backend. If the request does not get there, the token is given back.
+    pub fn put_token(extensions: &mut Extensions, token: Token) {
+        extensions.insert(Carried(Arc::new(Mutex::new(Some(token)))));
+    }
+
+    /// The token that came along with a request.
+    pub(super) fn take_token(extensions: &mut Extensions) -> Option<Token> {
+        let carried: Carried = extensions.remove()?;
+        let mut token = carried.0.lock().unwrap_or_else(PoisonError::into_inner);
+        token.take()
+    }
+
+    /// Changes the machine, and tells of it after the lock.
+    fn change<T>(&self, change: impl FnOnce(&mut Machine) -> T) -> T {
+        let mut machine = self.machine();
+        let before = machine.state();
+        let result = change(&mut machine);
+        let after = machine.state();
+        drop(machine);
+        if let Some(hook) = self.hook.as_ref().filter(|_| before != after) {
+            hook(before, after);
+        }
+        result
+    }
+
+    fn machine(&self) -> MutexGuard<'_, Machine> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Breaker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Breaker").field(&*self.machine()).finish()
+    }
+}
+
+/// Extensions must be `Clone`; a token is not, so the first who asks has it.
+#[derive(Clone)]
+struct Carried(Arc<Mutex<Option<Token>>>);
+
+/// Leave to send one request. Dropped without a verdict, it says nothing of the backend.
+#[must_use = "a token that is dropped says nothing"]
+pub struct Token {
+    breaker: Breaker,
+    phase: Phase,
+    verdict: Verdict,
+}
+
+impl Token {
+    /// The backend did what it was asked for, or said rightly that it cannot.
+    pub fn succeed(mut self) {
+        self.verdict = Verdict::Success;
+    }
+
+    /// The backend failed.
+    pub fn fail(mut self) {
+        self.verdict = Verdict::Failure;
+    }
+}
+
+impl Drop for Token {
+    fn drop(&mut self) {
+        let (phase, verdict) = (self.phase, self.verdict);
+        let now = Instant::now();
+        self.breaker
+            .change(|machine| machine.settle(phase, verdict, now));
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,69 @@
+//! When a breaker opens and closes.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+/// When a breaker opens, for how long, and how it closes again.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BreakerPolicy {
+    pub(super) consecutive: Option<NonZeroU32>,
+    pub(super) ratio: f64,
+    pub(super) min_requests: NonZeroU32,
+    pub(super) window: Duration,
+    pub(super) open_for: Duration,
+    pub(super) open_at_most: Duration,
+    pub(super) probes: NonZeroU32,
+}
+
+impl Default for BreakerPolicy {
+    fn default() -> Self {
+        let number = |number| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
+        Self {
+            consecutive: Some(number(5)),
+            ratio: 0.5,
+            min_requests: number(20),
+            window: Duration::from_secs(30),
+            open_for: Duration::from_secs(2),
+            open_at_most: Duration::from_secs(60),
+            probes: NonZeroU32::MIN,
+        }
+    }
+}
+
+impl BreakerPolicy {
+    /// After how many failures in a row it opens, however few requests there were; `None` for
+    /// never. 5 unless said.
+    pub fn with_consecutive_failures(mut self, failures: Option<NonZeroU32>) -> Self {
+        self.consecutive = failures;
+        self
+    }
+
+    /// At which share of failures it opens, if there were at least `min_requests` in the window.
+    /// Half of 20 unless said; above 1 it never does.
+    pub fn with_failure_ratio(mut self, ratio: f64, min_requests: NonZeroU32) -> Self {
+        self.ratio = ratio;
+        self.min_requests = min_requests;
+        self
+    }
+
+    /// For how long requests are remembered. 30 s unless said.
+    pub fn with_window(mut self, window: Duration) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// How long it stays open; twice as long each time that a probe fails, up to `at_most`. 2 s
+    /// and 60 s unless said.
+    pub fn with_open_for(mut self, open_for: Duration, at_most: Duration) -> Self {
+        self.open_for = open_for;
+        self.open_at_most = at_most.max(open_for);
+        self
+    }
+
+    /// How many requests are let through at a time while it is half-open, and how many of them
+    /// must succeed before it closes. 1 unless said.
+    pub fn with_probes(mut self, probes: NonZeroU32) -> Self {
+        self.probes = probes;
+        self
+    }
+}

@@ -1,0 +1,236 @@
+//! The layer: a queue in front of one service with a number of slots.
+
+use std::fmt;
+use std::hash::Hash;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::request::Parts;
+use tower_layer::Layer;
+
+use super::{Arrival, Entry, Meter, Priority, Queue, QueueService, SlotPool};
+
+/// What a request says of itself.
+type Of<T> = Arc<dyn Fn(&Parts) -> T + Send + Sync>;
+
+/// Lets requests wait until one of a number of slots is free. See the [module](super).
+///
+/// All services of one layer and of its clones share its queue. `C` is the class, `K` the key;
+/// each defaults to one for all.
+pub struct QueueLayer<C = (), K = ()>
+where
+    C: Clone + Eq + Hash,
+    K: Clone + Eq + Hash,
+{
+    queue: Queue<SlotPool<C, K>>,
+    reading: Reading<C, K>,
+}
+
+/// How requests are read.
+pub(super) struct Reading<C, K> {
+    class: Of<C>,
+    key: Of<K>,
+    priority: Option<Of<Priority>>,
+    weight: Option<Of<NonZeroU32>>,
+    cost: Option<Of<u32>>,
+}
+
+impl<C, K> Reading<C, K> {
+    pub(super) fn class(&self, parts: &Parts) -> C {
+        (self.class)(parts)
+    }
+
+    pub(super) fn entry(&self, parts: &Parts) -> Entry<K, ()> {
+        let mut entry = Entry::new((self.key)(parts), ());
+        if let Some(priority) = &self.priority {
+            entry = entry.with_priority(priority(parts));
+        }
+        if let Some(weight) = &self.weight {
+            entry = entry.with_weight(weight(parts));
+        }
+        if let Some(cost) = &self.cost {
+            entry = entry.with_cost(cost(parts));
+        }
+        if let Some(arrival) = Arrival::of(&parts.extensions) {
+            entry = entry.with_arrival(arrival);
+        }
+        entry
+    }
+
+    /// Where others note what the request cost, if its cost is reckoned at all.
+    pub(super) fn meter(&self) -> Option<Meter> {
+        self.cost.as_ref().map(|_| Meter::default())
+    }
+}
+
+impl QueueLayer {
+    /// Lets `slots` requests pass at a time, each to the end of its answer.
+    pub fn new(slots: NonZeroUsize) -> Self {
+        Self {
+            queue: Queue::new(SlotPool::new(slots)),
+            reading: Reading {
+                class: Arc::new(|_| ()),
+                key: Arc::new(|_| ()),
+                priority: None,
+                weight: None,
+                cost: None,
+            },
+        }
+    }
+}
+
+impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> QueueLayer<C, K> {
+    /// Which class a request belongs to: its model, say. Each has a line of its own.
+    ///
+    /// To be said before the layer is used: services made before keep their queue.
+    pub fn with_class<D, F>(self, class: F) -> QueueLayer<D, K>
+    where
+        D: Clone + Eq + Hash,
+        F: Fn(&Parts) -> D + Send + Sync + 'static,
+    {
+        QueueLayer {
+            queue: self.queue.emptied(SlotPool::like),
+            reading: Reading {
+                class: Arc::new(class),
+                key: self.reading.key,
+                priority: self.reading.priority,
+                weight: self.reading.weight,
+                cost: self.reading.cost,
+            },
+        }
+    }
+
+    /// Whose request it is. Keys with something waiting get equal shares.
+    ///
+    /// The key should be something that a client cannot choose freely. To be said before the
+    /// layer is used: services made before keep their queue.
+    pub fn with_key<L, F>(self, key: F) -> QueueLayer<C, L>
+    where
+        L: Clone + Eq + Hash,
+        F: Fn(&Parts) -> L + Send + Sync + 'static,
+    {
+        QueueLayer {
+            queue: self.queue.emptied(SlotPool::like),
+            reading: Reading {
+                class: self.reading.class,
+                key: Arc::new(key),
+                priority: self.reading.priority,
+                weight: self.reading.weight,
+                cost: self.reading.cost,
+            },
+        }
+    }
+
+    /// How urgent a request is; all the same unless said.
+    pub fn with_priority(
+        mut self,
+        priority: impl Fn(&Parts) -> Priority + Send + Sync + 'static,
+    ) -> Self {
+        self.reading.priority = Some(Arc::new(priority));
+        self
+    }
+
+    /// How large the share of a request's key is; 1 unless said.
+    pub fn with_weight(
+        mut self,
+        weight: impl Fn(&Parts) -> NonZeroU32 + Send + Sync + 'static,
+    ) -> Self {
+        self.reading.weight = Some(Arc::new(weight));
+        self
+    }
+
+    /// What a request is expected to cost, in tokens. Unless said, each counts the same.
+    ///
+    /// With it, a [`Meter`] is among the extensions of the request and of the answer: whoever
+    /// learns the real cost before the answer's end sets it there.
+    pub fn with_cost(mut self, tokens: impl Fn(&Parts) -> u32 + Send + Sync + 'static) -> Self {
+        self.reading.cost = Some(Arc::new(tokens));
+        self
+    }
+
+    /// How many of the slots one class may hold. All of them unless said.
+    pub fn with_max_per_class(self, slots: NonZeroUsize) -> Self {
+        self.queue.dispatch().set_max_per_class(slots);
+        self
+    }
+
+    /// See [`Queue::with_max_waiting`].
+    pub fn with_max_waiting(mut self, requests: usize) -> Self {
+        self.queue = self.queue.with_max_waiting(requests);
+        self
+    }
+
+    /// See [`Queue::with_max_waiting_per_key`].
+    pub fn with_max_waiting_per_key(mut self, requests: Option<usize>) -> Self {
+        self.queue = self.queue.with_max_waiting_per_key(requests);
+        self
+    }
+
+    /// See [`Queue::with_max_predicted_wait`].
+    pub fn with_max_predicted_wait(mut self, wait: Option<Duration>) -> Self {
+        self.queue = self.queue.with_max_predicted_wait(wait);
+        self
+    }
+
+    /// See [`Queue::with_max_wait`].
+    pub fn with_max_wait(mut self, wait: Option<Duration>) -> Self {
+        self.queue = self.queue.with_max_wait(wait);
+        self
+    }
+
+    /// See [`Queue::with_ageing`].
+    pub fn with_ageing(mut self, step: Option<Duration>) -> Self {
+        self.queue = self.queue.with_ageing(step);
+        self
+    }
+
+    /// See [`Queue::with_assumed_service_time`].
+    pub fn with_assumed_service_time(mut self, time: Option<Duration>) -> Self {
+        self.queue = self.queue.with_assumed_service_time(time);
+        self
+    }
+
+    /// The queue, to be looked at.
+    pub fn queue(&self) -> &Queue<SlotPool<C, K>> {
+        &self.queue
+    }
+}
+
+impl<S, C: Clone + Eq + Hash, K: Clone + Eq + Hash> Layer<S> for QueueLayer<C, K> {
+    type Service = QueueService<S, C, K>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        QueueService::new(inner, self.queue.clone(), Arc::new(self.reading.clone()))
+    }
+}
+
+impl<C, K> Clone for Reading<C, K> {
+    fn clone(&self) -> Self {
+        Self {
+            class: self.class.clone(),
+            key: self.key.clone(),
+            priority: self.priority.clone(),
+            weight: self.weight.clone(),
+            cost: self.cost.clone(),
+        }
+    }
+}
+
+impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Clone for QueueLayer<C, K> {
+    fn clone(&self) -> Self {
+        Self {
+            queue: self.queue.clone(),
+            reading: self.reading.clone(),
+        }
+    }
+}
+
+impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> fmt::Debug for QueueLayer<C, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueueLayer")
+            .field("slots", self.queue.dispatch())
+            .field("waiting", &self.queue.waiting())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,497 @@
+//! The line of one class: who is next. Plain code that takes the time and knows no waker.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::entry::{Charge, Priority};
+
+/// How many keys that neither wait nor hold a slot are remembered for what they were served.
+const MAX_IDLE_KEYS: usize = 1024;
+/// How much the latest service time counts against those before it.
+const SERVICE_WEIGHT: f64 = 0.2;
+
+/// A waiter's place: whose it is, and what orders it there.
+#[derive(Clone, Debug)]
+pub(super) struct Seat<K> {
+    pub(super) key: K,
+    pub(super) priority: Priority,
+    pub(super) arrival: Instant,
+    pub(super) id: u64,
+}
+
+/// One who waits.
+#[derive(Debug)]
+pub(super) struct Waiter<W> {
+    pub(super) id: u64,
+    pub(super) charge: Charge,
+    pub(super) data: W,
+}
+
+/// The waiters of one class and what its keys were served.
+#[derive(Debug)]
+pub(super) struct Line<K, W> {
+    lanes: Vec<Lane<K, W>>,
+    idle: HashMap<K, Account>,
+    /// From how many keys without waiters on it is worth looking for some to forget.
+    sweep_at: usize,
+    waiting: usize,
+    in_flight: usize,
+    /// Seconds for which slots are held; `None` before the first was given back.
+    service: Option<f64>,
+    /// The highest counter at which somebody was served: where those start over whom nobody
+    /// waits for.
+    floor: f64,
+}
+
+/// What one key waits for, by priority. It has at least one waiter.
+#[derive(Debug)]
+struct Lane<K, W> {
+    key: K,
+    account: Account,
+    flows: [Flow<W>; Priority::COUNT],
+}
+
+/// What a key was served: tokens for each unit of weight, on the line's common scale.
+#[derive(Clone, Copy, Debug, Default)]
+struct Account {
+    counter: f64,
+    in_flight: usize,
+}
+
+#[derive(Debug)]
+struct Flow<W> {
+    /// By arrival, so that who is sent again stands where it stood.
+    waiters: BTreeMap<(Instant, u64), Waiter<W>>,
+    /// When one of these was served last.
+    served: Option<Instant>,
+}
+
+/// Who is next in a line, and how it compares with the next of other lines.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Head {
+    lane: usize,
+    priority: usize,
+    rank: Rank,
+}
+
+/// Less is sooner.
+#[derive(Clone, Copy, Debug)]
+struct Rank {
+    /// 0 is overdue, then the priorities.
+    level: usize,
+    counter: f64,
+    since: Instant,
+    id: u64,
+}
+
+impl Rank {
+    fn order(&self, other: &Self) -> Ordering {
+        let by_level = self.level.cmp(&other.level);
+        // Who is overdue comes before all reckoning.
+        let by_counter = || match self.level {
+            0 => Ordering::Equal,
+            _ => self.counter.total_cmp(&other.counter),
+        };
+        let by_age = || (self.since, self.id).cmp(&(other.since, other.id));
+        by_level.then_with(by_counter).then_with(by_age)
+    }
+}
+
+impl Head {
+    /// 0 is overdue, then the priorities.
+    pub(super) fn level(&self) -> usize {
+        self.rank.level
+    }
+}
+
+impl<W> Flow<W> {
+    fn empty() -> Self {
+        Self {
+            waiters: BTreeMap::new(),
+            served: None,
+        }
+    }
+
+    /// A flow that is served does not age, however long it is: else who has much waiting would
+    /// overtake those with little by having it wait.
+    fn rank(&self, priority: usize, counter: f64, ageing: Ageing) -> Option<Rank> {
+        let (&(arrival, id), _) = self.waiters.first_key_value()?;
+        let since = self.served.map_or(arrival, |served| arrival.max(served));
+        Some(Rank {
+            level: (priority + 1).saturating_sub(ageing.steps(since)),
+            counter,
+            since,
+            id,
+        })
+    }
+}
+
+/// The time, and how long it takes to rise by one priority.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ageing {
+    pub(super) now: Instant,
+    pub(super) step: Option<Duration>,
+}
+
+impl Ageing {
+    fn steps(self, since: Instant) -> usize {
+        let waited = self.now.saturating_duration_since(since);
+        let Some(step) = self.step else { return 0 };
+        (1..=Priority::COUNT as u32)
+            .take_while(|steps| waited >= step.saturating_mul(*steps))
+            .count()
+    }
+}
+
+impl<K: Clone + Eq + Hash, W> Line<K, W> {
+    pub(super) fn new() -> Self {
+        Self {
+            lanes: Vec::new(),
+            idle: HashMap::new(),
+            sweep_at: 64,
+            waiting: 0,
+            in_flight: 0,
+            service: None,
+            floor: 0.0,
+        }
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    pub(super) fn service_time(&self) -> Option<Duration> {
+        self.service.map(Duration::from_secs_f64)
+    }
+
+    /// How many keys have something waiting.
+    pub(super) fn keys_waiting(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// How many keys are known, waiting or not.
+    #[cfg(test)]
+    pub(super) fn keys_known(&self) -> usize {
+        self.lanes.len() + self.idle.len()
+    }
+
+    pub(super) fn waiting_of(&self, key: &K) -> usize {
+        let lane = self.lanes.iter().find(|lane| lane.key == *key);
+        lane.map_or(0, |lane| {
+            lane.flows.iter().map(|flow| flow.waiters.len()).sum()
+        })
+    }
+
+    /// When the one arrived who waits longest.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        let flows = self.lanes.iter().flat_map(|lane| &lane.flows);
+        let heads = flows.filter_map(|flow| flow.waiters.first_key_value());
+        heads.map(|((arrival, _), _)| *arrival).min()
+    }
+
+    /// The counter from which a key starts that had nothing waiting: what it did not ask for
+    /// is not saved up.
+    fn least_active(&self) -> f64 {
+        let counters = self.lanes.iter().map(|lane| lane.account.counter);
+        counters.min_by(f64::total_cmp).unwrap_or(self.floor)
+    }
+
+    /// Lets somebody pass who found a slot while nobody waited.
+    pub(super) fn pass(&mut self, key: &K, charge: Charge) {
+        debug_assert!(self.lanes.is_empty());
+        let floor = self.floor;
+        let serve = |account: &mut Account| account.serve(floor, charge);
+        self.floor = match self.idle.get_mut(key) {
+            Some(account) => serve(account),
+            None => {
+                self.forget_idle_keys();
+                serve(self.idle.entry(key.clone()).or_default())
+            }
+        };
+        self.in_flight += 1;
+    }
+
+    pub(super) fn push(&mut self, seat: &Seat<K>, charge: Charge, data: W) {
+        let least = self.least_active();
+        let at = self.lanes.iter().position(|lane| lane.key == seat.key);
+        let at = at.unwrap_or_else(|| {
+            let mut account = self.idle.remove(&seat.key).unwrap_or_default();
+            account.counter = account.counter.max(least);
+            self.lanes.push(Lane {
+                key: seat.key.clone(),
+                account,
+                flows: std::array::from_fn(|_| Flow::empty()),
+            });
+            self.lanes.len() - 1
+        });
+        let flow = &mut self.lanes[at].flows[seat.priority as usize];
+        let id = seat.id;
+        flow.waiters
+            .insert((seat.arrival, id), Waiter { id, charge, data });
+        self.waiting += 1;
+    }
+
+    pub(super) fn remove(&mut self, seat: &Seat<K>) -> Option<Waiter<W>> {
+        let at = self.lanes.iter().position(|lane| lane.key == seat.key)?;
+        let flow = &mut self.lanes[at].flows[seat.priority as usize];
+        let waiter = flow.waiters.remove(&(seat.arrival, seat.id))?;
+        self.waiting -= 1;
+        self.close_if_empty(at);
+        Some(waiter)
+    }
+
+    pub(super) fn head(&self, ageing: Ageing) -> Option<Head> {
+        let heads = self.lanes.iter().enumerate().flat_map(|(at, lane)| {
+            let flows = lane.flows.iter().enumerate();
+            flows.filter_map(move |(priority, flow)| {
+                let rank = flow.rank(priority, lane.account.counter, ageing)?;
+                Some(Head {
+                    lane: at,
+                    priority,
+                    rank,
+                })
+            })
+        });
+        heads.min_by(|a, b| a.rank.order(&b.rank))
+    }
+
+    /// The one at the head, which must have been found since the line last changed.
+    pub(super) fn data(&self, head: Head) -> Option<&W> {
+        let flow = &self.lanes.get(head.lane)?.flows[head.priority];
+        flow.waiters
+            .first_key_value()
+            .map(|(_, waiter)| &waiter.data)
+    }
+
+    /// Takes the one at the head out of the line, because it was given a slot.
+    pub(super) fn serve(&mut self, head: Head, now: Instant) -> Option<Waiter<W>> {
+        let lane = self.lanes.get_mut(head.lane)?;
+        let flow = &mut lane.flows[head.priority];
+        let (_, waiter) = flow.waiters.pop_first()?;
+        flow.served = Some(now);
+        let started_at = lane.account.serve(0.0, waiter.charge);
+        self.floor = self.floor.max(started_at);
+        self.waiting -= 1;
+        self.in_flight += 1;
+        self.close_if_empty(head.lane);
+        Some(waiter)
+    }
+
+    /// Takes the one at the head out of the line, because it will never be given a slot.
+    pub(super) fn dismiss(&mut self, head: Head) -> Option<Waiter<W>> {
+        let lane = self.lanes.get_mut(head.lane)?;
+        let (_, waiter) = lane.flows[head.priority].waiters.pop_first()?;
+        self.waiting -= 1;
+        self.close_if_empty(head.lane);
+        Some(waiter)
+    }
+
+    /// A slot was given back that was in use for `held`; its key is charged `correction` more
+    /// than was expected.
+    pub(super) fn finish(&mut self, key: &K, held: Option<Duration>, correction: f64) {
+        if let Some(held) = held.map(|held| held.as_secs_f64()) {
+            self.service = Some(match self.service {
+                Some(service) => service + SERVICE_WEIGHT * (held - service),
+                None => held,
+            });
+        }
+        self.in_flight = self.in_flight.saturating_sub(1);
+        let lane = self.lanes.iter_mut().find(|lane| lane.key == *key);
+        let account = match lane {
+            Some(lane) => Some(&mut lane.account),
+            None => self.idle.get_mut(key),
+        };
+        if let Some(account) = account {
+            account.in_flight = account.in_flight.saturating_sub(1);
+            account.counter = (account.counter + correction).max(0.0);
+        }
+    }
+
+    fn close_if_empty(&mut self, at: usize) {
+        let flows = &self.lanes[at].flows;
+        if flows.iter().all(|flow| flow.waiters.is_empty()) {
+            let lane = self.lanes.swap_remove(at);
+            self.idle.insert(lane.key, lane.account);
+            self.forget_idle_keys();
+        }
+    }
+
+    /// Forgets the keys that would start at the same counter as new ones do, and, should there
+    /// be too many others, them too.
+    fn forget_idle_keys(&mut self) {
+        if self.idle.len() < self.sweep_at {
+            return;
+        }
+        let start = self.least_active();
+        self.idle
+            .retain(|_, account| account.in_flight > 0 || account.counter > start);
+        let remembered = self.idle.values().filter(|account| account.in_flight == 0);
+        if remembered.count() > MAX_IDLE_KEYS {
+            self.idle.retain(|_, account| account.in_flight > 0);
+        }
+        self.sweep_at = (2 * self.idle.len()).max(64);
+    }
+
+    /// How many will be served before the one in this seat, if nobody comes and nobody leaves.
+    pub(super) fn ahead(&self, seat: &Seat<K>, ageing: Ageing) -> Option<usize> {
+        let priority = seat.priority as usize;
+        let lane = self.lanes.iter().find(|lane| lane.key == seat.key)?;
+        let waiters = &lane.flows[priority].waiters;
+        let place = (seat.arrival, seat.id);
+        let waiter = waiters.get(&place)?;
+        let before = waiters.range(..place).count();
+        let rank = lane.flows[priority].rank(priority, lane.account.counter, ageing)?;
+        let tag = lane.account.counter + before as f64 * waiter.charge.units();
+        let me = Turn {
+            priority,
+            // Only the first of a flow rises.
+            level: if before == 0 {
+                rank.level
+            } else {
+                priority + 1
+            },
+            tag,
+            place: if before == 0 {
+                (rank.since, rank.id)
+            } else {
+                place
+            },
+        };
+        Some(before + self.others_before(&seat.key, me, ageing))
+    }
+
+    /// How many would be served before somebody with this key who came now, with `own` of its
+    /// key's waiters of the same priority counted as before it.
+    pub(super) fn ahead_of_newcomer(
+        &self,
+        seat: &Seat<K>,
+        charge: Charge,
+        own: OwnWaiters,
+        ageing: Ageing,
+    ) -> usize {
+        let priority = seat.priority as usize;
+        let lane = self.lanes.iter().find(|lane| lane.key == seat.key);
+        let counter = match lane {
+            Some(lane) => lane.account.counter,
+            None => {
+                let known = self.idle.get(&seat.key);
+                known.map_or(0.0, |account| account.counter)
+            }
+        };
+        let place = (seat.arrival, seat.id);
+        let before = match (own, lane) {
+            (OwnWaiters::Counted, Some(lane)) => {
+                lane.flows[priority].waiters.range(..place).count()
+            }
+            _ => 0,
+        };
+        let me = Turn {
+            priority,
+            level: priority + 1,
+            tag: counter.max(self.least_active()) + before as f64 * charge.units(),
+            place,
+        };
+        before + self.others_before(&seat.key, me, ageing)
+    }
+
+    fn others_before(&self, key: &K, me: Turn, ageing: Ageing) -> usize {
+        let flows = self.lanes.iter().flat_map(|lane| {
+            let flows = lane.flows.iter().enumerate();
+            flows.map(move |(priority, flow)| (lane, priority, flow))
+        });
+        let others = flows.filter(|(lane, priority, _)| {
+            // The same key's own line is not counted here.
+            lane.key != *key || *priority != me.priority
+        });
+        others
+            .map(|(lane, priority, flow)| {
+                let counter = lane.account.counter;
+                flow.rank(priority, counter, ageing)
+                    .map_or(0, |rank| flow.before(priority, rank, me))
+            })
+            .sum()
+    }
+
+    /// How long somebody is expected to wait with so many ahead.
+    ///
+    /// The class is served by as many slots as it holds, and each of them comes free once in a
+    /// service time.
+    pub(super) fn expected_wait(
+        &self,
+        ahead: usize,
+        assumed_service: Option<Duration>,
+    ) -> Option<Duration> {
+        let assumed = || assumed_service.map(|time| time.as_secs_f64());
+        let service = self.service.or_else(assumed)?;
+        let rounds = (ahead + 1) as f64 / self.in_flight.max(1) as f64;
+        Duration::try_from_secs_f64(service * rounds).ok()
+    }
+}
+
+/// Whether the other waiters of the same key are before somebody who comes now.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum OwnWaiters {
+    Counted,
+    LeftOut,
+}
+
+/// When somebody's turn is, in the line's reckoning.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    priority: usize,
+    level: usize,
+    /// What its key's counter will be by then.
+    tag: f64,
+    place: (Instant, u64),
+}
+
+impl<W> Flow<W> {
+    /// How many of this flow are served before a turn of another flow.
+    fn before(&self, priority: usize, head: Rank, me: Turn) -> usize {
+        if priority + 1 < me.level {
+            return self.waiters.len();
+        }
+        let is_earlier = (head.since, head.id) < me.place;
+        if head.level != me.level || me.level == 0 {
+            // One of the two heads has risen.
+            return usize::from(
+                head.level < me.level || (me.level == 0 && head.level == 0 && is_earlier),
+            );
+        }
+        if priority + 1 > me.level {
+            // Its head has risen to this level, those behind it have not.
+            return usize::from(head.counter < me.tag || (head.counter == me.tag && is_earlier));
+        }
+        let units = self.waiters.first_key_value();
+        let units = units.map_or(1.0, |(_, waiter)| waiter.charge.units());
+        let distance = me.tag - head.counter;
+        if distance < 0.0 {
+            return 0;
+        }
+        // One each time its counter passes by, and one more if it has the earlier claim.
+        let turns = match units > 0.0 {
+            true => (distance / units).ceil() as usize,
+            false => usize::MAX,
+        };
+        let tie = usize::from(distance % units == 0.0 && is_earlier);
+        turns.saturating_add(tie).min(self.waiters.len())
+    }
+}
+
+impl Account {
+    /// Charges for a request that is served now, and says at which counter.
+    fn serve(&mut self, floor: f64, charge: Charge) -> f64 {
+        let start = self.counter.max(floor);
+        self.counter = start + charge.units();
+        self.in_flight += 1;
+        start
+    }
+}

@@ -1,0 +1,295 @@
+//! All classes: who may enter, and to whom a slot is offered next.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::entry::Charge;
+use super::line::{Ageing, Line, OwnWaiters, Seat, Waiter};
+use super::{KeyQueueFull, QueueFull};
+use crate::{BoxError, Failure};
+
+/// How many classes that nobody waits in are remembered for their service time.
+const MAX_IDLE_CLASSES: usize = 1024;
+/// What a refused client is told to wait at least, and where nothing is known yet.
+const SHORTEST_RETRY: Duration = Duration::from_secs(1);
+
+/// The bounds and rules of a queue, the same for each class.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    pub(super) max_waiting: usize,
+    pub(super) max_waiting_per_key: Option<usize>,
+    pub(super) max_predicted_wait: Option<Duration>,
+    pub(super) max_wait: Option<Duration>,
+    pub(super) ageing: Option<Duration>,
+    pub(super) assumed_service: Option<Duration>,
+}
+
+impl Rules {
+    pub(super) fn at(&self, now: Instant) -> Ageing {
+        Ageing {
+            now,
+            step: self.ageing,
+        }
+    }
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            // Ollama's own OLLAMA_MAX_QUEUE.
+            max_waiting: 512,
+            max_waiting_per_key: None,
+            max_predicted_wait: Some(Duration::from_secs(300)),
+            max_wait: Some(Duration::from_secs(300)),
+            ageing: Some(Duration::from_secs(30)),
+            assumed_service: None,
+        }
+    }
+}
+
+/// What somebody who hands out slots says to a waiter.
+pub(super) type Offer<S> = Result<Option<S>, BoxError>;
+
+/// The lines of all classes.
+#[derive(Debug)]
+pub(super) struct Lines<C, K, W> {
+    pub(super) rules: Rules,
+    classes: HashMap<C, Class<K, W>>,
+    waiting: usize,
+    last_id: u64,
+    last_turn: u64,
+    last_round: u64,
+}
+
+#[derive(Debug)]
+struct Class<K, W> {
+    line: Line<K, W>,
+    /// When its last waiter was served, counted in turns: classes that share slots alternate.
+    turn: u64,
+    /// In which round it was found that there is no slot for it.
+    blocked_in: u64,
+}
+
+impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, W> Lines<C, K, W> {
+    pub(super) fn new() -> Self {
+        Self {
+            rules: Rules::default(),
+            classes: HashMap::new(),
+            waiting: 0,
+            last_id: 0,
+            last_turn: 0,
+            last_round: 0,
+        }
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    pub(super) fn line(&self, class: &C) -> Option<&Line<K, W>> {
+        self.classes.get(class).map(|class| &class.line)
+    }
+
+    pub(super) fn lines(&self) -> impl Iterator<Item = (&C, &Line<K, W>)> {
+        self.classes.iter().map(|(class, of)| (class, &of.line))
+    }
+
+    /// Lets somebody pass for whom there is a slot, if nobody of its class waits.
+    pub(super) fn try_pass<S>(
+        &mut self,
+        class: &C,
+        key: &K,
+        charge: Charge,
+        take: impl FnOnce() -> Offer<S>,
+    ) -> Offer<S> {
+        let known = self.classes.get_mut(class);
+        if known.as_ref().is_some_and(|of| of.line.waiting() > 0) {
+            return Ok(None);
+        }
+        let Some(slot) = take()? else {
+            return Ok(None);
+        };
+        match known {
+            Some(known) => known.line.pass(key, charge),
+            None => self.class(class).line.pass(key, charge),
+        }
+        Ok(Some(slot))
+    }
+
+    pub(super) fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// Puts somebody in line.
+    pub(super) fn push(
+        &mut self,
+        class: &C,
+        seat: &Seat<K>,
+        charge: Charge,
+        data: W,
+        now: Instant,
+    ) -> Result<(), Failure> {
+        let rules = self.rules;
+        let line = &mut self.class(class).line;
+        Check {
+            rules: &rules,
+            line,
+            seat,
+            charge,
+            now,
+        }
+        .run()?;
+        line.push(seat, charge, data);
+        self.waiting += 1;
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, class: &C, seat: &Seat<K>) -> Option<Waiter<W>> {
+        let waiter = self.classes.get_mut(class)?.line.remove(seat)?;
+        self.waiting -= 1;
+        Some(waiter)
+    }
+
+    pub(super) fn finish(&mut self, class: &C, key: &K, held: Option<Duration>, correction: f64) {
+        if let Some(class) = self.classes.get_mut(class) {
+            class.line.finish(key, held, correction);
+        }
+    }
+
+    /// Offers slots until nobody who waits can be given one.
+    ///
+    /// The more urgent goes first, then the class that has not been served for longest. A class
+    /// for which there is no slot is passed over and does not hold up the others.
+    pub(super) fn hand_out<S>(
+        &mut self,
+        now: Instant,
+        mut offer: impl FnMut(&C, &W) -> Offer<S>,
+        mut deliver: impl FnMut(Waiter<W>, Result<S, BoxError>),
+    ) {
+        if self.waiting == 0 {
+            return;
+        }
+        let ageing = self.rules.at(now);
+        self.last_round += 1;
+        let round = self.last_round;
+        loop {
+            let open = self
+                .classes
+                .iter_mut()
+                .filter(|(_, class)| class.line.waiting() > 0 && class.blocked_in != round);
+            let heads = open.filter_map(|(name, class)| {
+                let head = class.line.head(ageing)?;
+                Some((name, class, head))
+            });
+            let next = heads.min_by_key(|(_, class, head)| (head.level(), class.turn));
+            let Some((name, class, head)) = next else {
+                return;
+            };
+            let offered = match class.line.data(head) {
+                Some(data) => offer(name, data),
+                None => Ok(None),
+            };
+            let answered = match offered {
+                Ok(None) => {
+                    class.blocked_in = round;
+                    continue;
+                }
+                Ok(Some(slot)) => {
+                    self.last_turn += 1;
+                    class.turn = self.last_turn;
+                    class.line.serve(head, now).map(|waiter| (waiter, Ok(slot)))
+                }
+                Err(error) => class.line.dismiss(head).map(|waiter| (waiter, Err(error))),
+            };
+            if let Some((waiter, answer)) = answered {
+                self.waiting -= 1;
+                deliver(waiter, answer);
+            }
+        }
+    }
+
+    fn class(&mut self, name: &C) -> &mut Class<K, W> {
+        if !self.classes.contains_key(name) && self.classes.len() >= MAX_IDLE_CLASSES {
+            let is_used = |line: &Line<K, W>| line.waiting() > 0 || line.in_flight() > 0;
+            self.classes.retain(|_, class| is_used(&class.line));
+        }
+        match self.classes.entry(name.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(Class {
+                line: Line::new(),
+                turn: self.last_turn,
+                blocked_in: 0,
+            }),
+        }
+    }
+}
+
+/// Whether one more may wait.
+#[derive(Debug)]
+struct Check<'a, K, W> {
+    rules: &'a Rules,
+    line: &'a Line<K, W>,
+    seat: &'a Seat<K>,
+    charge: Charge,
+    now: Instant,
+}
+
+impl<K: Clone + Eq + Hash, W> Check<'_, K, W> {
+    fn run(&self) -> Result<(), Failure> {
+        let (rules, line) = (self.rules, self.line);
+        let own = line.waiting_of(&self.seat.key);
+        let is_full = line.waiting() >= rules.max_waiting;
+        let is_share_full = rules.max_waiting_per_key.is_some_and(|max| own >= max);
+        let excess = self.excess(OwnWaiters::Counted);
+        if !is_full && !is_share_full && excess.is_none() {
+            return Ok(());
+        }
+
+        // Whose doing it is: the key's own, if it fills more places than others do, or if it
+        // would not wait too long but for what it has waiting itself.
+        let has_more_than_others = own * line.keys_waiting() > line.waiting();
+        let is_own_doing = match (is_share_full, is_full) {
+            (true, _) => true,
+            (false, true) => has_more_than_others,
+            (false, false) => own > 0 && self.excess(OwnWaiters::LeftOut).is_none(),
+        };
+        let one_leaves = || line.expected_wait(0, rules.assumed_service);
+        let retry_after = excess.or_else(one_leaves).unwrap_or_default();
+        let retry_after = retry_after.max(SHORTEST_RETRY);
+        let predicted_wait = self.wait(OwnWaiters::Counted);
+        Err(match is_own_doing {
+            true => KeyQueueFull {
+                waiting: own,
+                predicted_wait,
+                retry_after,
+            }
+            .into(),
+            false => QueueFull {
+                waiting: line.waiting(),
+                predicted_wait,
+                retry_after,
+            }
+            .into(),
+        })
+    }
+
+    fn wait(&self, own: OwnWaiters) -> Option<Duration> {
+        let ageing = self.rules.at(self.now);
+        let ahead = self
+            .line
+            .ahead_of_newcomer(self.seat, self.charge, own, ageing);
+        self.line.expected_wait(ahead, self.rules.assumed_service)
+    }
+
+    /// By how much the expected wait is too long.
+    fn excess(&self, own: OwnWaiters) -> Option<Duration> {
+        let bound = self.rules.max_predicted_wait?;
+        let excess = self.wait(own)?.checked_sub(bound)?;
+        (!excess.is_zero()).then_some(excess)
+    }
+}

@@ -1,0 +1,421 @@
+//! The queue: the lines under their lock, and who is woken.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::entry::{Charge, Entry};
+use super::line::Seat;
+use super::lines::Lines;
+use super::{ClassSnapshot, Permit, QueueTimeout, Standing, Ticket};
+use crate::{BoxError, Failure};
+
+/// Somebody who hands out slots. The queue says to whom next.
+///
+/// [`try_take`](Self::try_take) is called under the queue's lock, for one waiter after the
+/// other: two requests never see the same free slot. It must be quick, must not wait, and must
+/// not call the queue.
+///
+/// The queue asks again when a [`Permit`] is dropped. When a slot comes free in any other way, a
+/// server that comes back say, it is told by [`Queue::slots_changed`]; else those who wait go on
+/// waiting.
+pub trait Dispatch {
+    /// What is served by the same slots and counted together: the model.
+    type Class: Clone + Eq + Hash;
+    /// Whose shares are equal: the tenant.
+    type Key: Clone + Eq + Hash;
+    /// What the choice needs to know of a request.
+    type Request;
+    /// A slot; given back when it is dropped, which is never done under the queue's lock.
+    type Slot;
+
+    /// Takes a slot for a request, if one is free. `None` says that there is none for its whole
+    /// class now: what makes a request fit for other slots than its neighbours belongs into the
+    /// class.
+    ///
+    /// # Errors
+    /// There will never be a slot for this request; it leaves the queue with the error.
+    fn try_take(
+        &self,
+        class: &Self::Class,
+        request: &Self::Request,
+    ) -> Result<Option<Self::Slot>, BoxError>;
+}
+
+/// A waiting queue for whoever hands out slots. See the [module](super).
+///
+/// Clones are the same queue.
+pub struct Queue<D: Dispatch> {
+    pub(super) shared: Arc<Shared<D>>,
+}
+
+impl<D: Dispatch> Queue<D> {
+    /// A queue for the slots that `dispatch` hands out.
+    pub fn new(dispatch: D) -> Self {
+        let state = State {
+            lines: Lines::new(),
+            told: HashMap::new(),
+        };
+        Self {
+            shared: Arc::new(Shared {
+                dispatch,
+                state: Mutex::new(state),
+            }),
+        }
+    }
+
+    /// How many requests of one class may wait. 512 unless said, as in Ollama itself.
+    pub fn with_max_waiting(self, requests: usize) -> Self {
+        self.shared.state().lines.rules.max_waiting = requests;
+        self
+    }
+
+    /// How many requests of one key may wait in one class. Unless said, as many as there is
+    /// room for.
+    pub fn with_max_waiting_per_key(self, requests: Option<usize>) -> Self {
+        self.shared.state().lines.rules.max_waiting_per_key = requests;
+        self
+    }
+
+    /// How long a request may be expected to wait; beyond it is refused at once. 5 minutes
+    /// unless said.
+    pub fn with_max_predicted_wait(self, wait: Option<Duration>) -> Self {
+        self.shared.state().lines.rules.max_predicted_wait = wait;
+        self
+    }
+
+    /// How long a request may wait in truth; then it is refused. 5 minutes unless said.
+    ///
+    /// It counts from when the request entered the queue, not from its arrival: the time that
+    /// an attempt before took is not spent in line.
+    pub fn with_max_wait(self, wait: Option<Duration>) -> Self {
+        self.shared.state().lines.rules.max_wait = wait;
+        self
+    }
+
+    /// After how long a waiter rises by one priority, and from the highest to before all
+    /// others. 30 s unless said; `None` lets the urgent starve the others.
+    ///
+    /// It counts from the arrival, or from when another waiter of the same key and priority was
+    /// served, if that was later: a key that gets its share does not age, however much it has
+    /// waiting.
+    pub fn with_ageing(self, step: Option<Duration>) -> Self {
+        self.shared.state().lines.rules.ageing = step;
+        self
+    }
+
+    /// For how long a slot is taken to be held until the first of its class was given back.
+    /// Unless said, waits are predicted only then.
+    pub fn with_assumed_service_time(self, time: Option<Duration>) -> Self {
+        self.shared.state().lines.rules.assumed_service = time;
+        self
+    }
+
+    /// A queue by the same rules for slots of another type, with nobody in it.
+    pub(super) fn emptied<E: Dispatch>(&self, dispatch: impl FnOnce(&D) -> E) -> Queue<E> {
+        let emptied = Queue::new(dispatch(&self.shared.dispatch));
+        let rules = self.shared.state().lines.rules;
+        emptied.shared.state().lines.rules = rules;
+        emptied
+    }
+
+    /// Enters the queue. The ticket has its slot already when nobody of the class waits and one
+    /// is free.
+    ///
+    /// # Errors
+    /// [`QueueFull`](super::QueueFull) and [`KeyQueueFull`](super::KeyQueueFull), each as a
+    /// [`Failure`], and what [`Dispatch::try_take`] says.
+    pub fn enter(
+        &self,
+        class: D::Class,
+        entry: Entry<D::Key, D::Request>,
+    ) -> Result<Ticket<D>, BoxError> {
+        let now = Instant::now();
+        let shared = &self.shared;
+        let mut guard = shared.state();
+        let state = &mut *guard;
+        let (key, charge) = (&entry.key, entry.charge);
+        let take = || shared.dispatch.try_take(&class, &entry.request);
+        if let Some(slot) = state.lines.try_pass(&class, key, charge, take)? {
+            drop(guard);
+            let holder = Holder::new(class, entry.key, entry.charge);
+            return Ok(Ticket::granted(Permit::new(
+                shared.clone(),
+                slot,
+                holder,
+                now,
+            )));
+        }
+        let id = state.lines.next_id();
+        let seat = Seat {
+            key: entry.key,
+            priority: entry.priority,
+            arrival: entry.arrival.map_or(now, |arrival| arrival.min(now)),
+            id,
+        };
+        let data = entry.request;
+        state.lines.push(&class, &seat, entry.charge, data, now)?;
+        state.told.insert(id, Told::Nothing(None));
+        let latest = state
+            .lines
+            .rules
+            .max_wait
+            .and_then(|wait| now.checked_add(wait));
+        drop(guard);
+        let deadline = latest.into_iter().chain(entry.deadline).min();
+        let wait = Wait {
+            shared: shared.clone(),
+            class,
+            seat,
+            charge: entry.charge,
+            entered: now,
+            has_left: false,
+        };
+        Ok(Ticket::waiting(wait, deadline))
+    }
+
+    /// Offers slots to those who wait: some may have come free.
+    pub fn slots_changed(&self) {
+        self.shared.hand_out();
+    }
+
+    /// Who hands out the slots.
+    pub fn dispatch(&self) -> &D {
+        &self.shared.dispatch
+    }
+
+    /// How many requests wait, over all classes.
+    pub fn waiting(&self) -> usize {
+        self.shared.state().lines.waiting()
+    }
+
+    /// For how many tickets there is something in memory.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.shared.state().told.len()
+    }
+
+    /// All classes in use, and those still remembered, in no order.
+    pub fn snapshot(&self) -> Vec<ClassSnapshot<D::Class>> {
+        let now = Instant::now();
+        let state = self.shared.state();
+        let rules = state.lines.rules;
+        let rows = state.lines.lines();
+        rows.map(|(class, line)| ClassSnapshot::of(class.clone(), line, &rules, now))
+            .collect()
+    }
+
+    /// One class, if it is known.
+    pub fn class(&self, class: &D::Class) -> Option<ClassSnapshot<D::Class>> {
+        let now = Instant::now();
+        let state = self.shared.state();
+        let line = state.lines.line(class)?;
+        Some(ClassSnapshot::of(
+            class.clone(),
+            line,
+            &state.lines.rules,
+            now,
+        ))
+    }
+}
+
+impl<D: Dispatch> Clone for Queue<D> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl<D: Dispatch> fmt::Debug for Queue<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue")
+            .field("waiting", &self.waiting())
+            .finish_non_exhaustive()
+    }
+}
+
+pub(super) struct Shared<D: Dispatch> {
+    dispatch: D,
+    state: Mutex<State<D>>,
+}
+
+pub(super) struct State<D: Dispatch> {
+    lines: Lines<D::Class, D::Key, D::Request>,
+    /// What those with a ticket have been told.
+    told: HashMap<u64, Told<D::Slot>>,
+}
+
+enum Told<S> {
+    Nothing(Option<Waker>),
+    Granted(S, Instant),
+    Refused(BoxError),
+}
+
+/// Wakes when it is dropped, after the lock was: what a waker does is not known here. So it
+/// does even when a dispatcher panics, since a slot that was granted must be known of.
+struct Wakers(Vec<Waker>);
+
+impl Drop for Wakers {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(Waker::wake);
+    }
+}
+
+impl<D: Dispatch> Shared<D> {
+    fn state(&self) -> MutexGuard<'_, State<D>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hand_out(&self) {
+        // Before the lock, so that it is dropped after.
+        let mut wakers = Wakers(Vec::new());
+        let mut state = self.state();
+        self.hand_out_under(&mut state, &mut wakers);
+    }
+
+    fn hand_out_under(&self, state: &mut State<D>, wakers: &mut Wakers) {
+        let State { lines, told } = state;
+        if lines.waiting() == 0 {
+            return;
+        }
+        let now = Instant::now();
+        lines.hand_out(
+            now,
+            |class, request| self.dispatch.try_take(class, request),
+            |waiter, answer| {
+                let answer = match answer {
+                    Ok(slot) => Told::Granted(slot, now),
+                    Err(error) => Told::Refused(error),
+                };
+                if let Some(Told::Nothing(Some(waker))) = told.insert(waiter.id, answer) {
+                    wakers.0.push(waker);
+                }
+            },
+        );
+    }
+
+    /// A slot was given back.
+    pub(super) fn finish(&self, holder: &Holder<D>, held: Option<Duration>, correction: f64) {
+        let mut wakers = Wakers(Vec::new());
+        let mut state = self.state();
+        state
+            .lines
+            .finish(&holder.class, &holder.key, held, correction);
+        self.hand_out_under(&mut state, &mut wakers);
+    }
+
+    pub(super) fn standing(&self, class: &D::Class, seat: &Seat<D::Key>) -> Option<Standing> {
+        let now = Instant::now();
+        let state = self.state();
+        let line = state.lines.line(class)?;
+        let rules = state.lines.rules;
+        let ahead = line.ahead(seat, rules.at(now))?;
+        Some(Standing {
+            ahead,
+            expected_wait: line.expected_wait(ahead, rules.assumed_service),
+        })
+    }
+}
+
+/// Who holds a slot.
+pub(super) struct Holder<D: Dispatch> {
+    pub(super) class: D::Class,
+    pub(super) key: D::Key,
+    pub(super) charge: Charge,
+}
+
+impl<D: Dispatch> Holder<D> {
+    fn new(class: D::Class, key: D::Key, charge: Charge) -> Self {
+        Self { class, key, charge }
+    }
+}
+
+/// The wait for a slot. Dropped, it leaves the line, or hands on what it was just given.
+pub(super) struct Wait<D: Dispatch> {
+    shared: Arc<Shared<D>>,
+    pub(super) class: D::Class,
+    pub(super) seat: Seat<D::Key>,
+    charge: Charge,
+    entered: Instant,
+    has_left: bool,
+}
+
+impl<D: Dispatch> Wait<D> {
+    pub(super) fn shared(&self) -> &Arc<Shared<D>> {
+        &self.shared
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Permit<D>, BoxError>> {
+        let mut state = self.shared.state();
+        if let Some(Told::Nothing(waker)) = state.told.get_mut(&self.seat.id) {
+            match waker {
+                Some(waker) => waker.clone_from(cx.waker()),
+                None => *waker = Some(cx.waker().clone()),
+            }
+            return Poll::Pending;
+        }
+        let told = state.told.remove(&self.seat.id);
+        drop(state);
+        self.has_left = true;
+        Poll::Ready(match told {
+            Some(Told::Granted(slot, since)) => Ok(self.permit(slot, since)),
+            Some(Told::Refused(error)) => Err(error),
+            Some(Told::Nothing(_)) | None => Err(self.timeout()),
+        })
+    }
+
+    /// The patience is at its end: whatever was granted in the meantime is taken.
+    pub(super) fn give_up(&mut self) -> Result<Permit<D>, BoxError> {
+        match self.leave() {
+            Some(Told::Granted(slot, since)) => Ok(self.permit(slot, since)),
+            Some(Told::Refused(error)) => Err(error),
+            Some(Told::Nothing(_)) | None => Err(self.timeout()),
+        }
+    }
+
+    fn permit(&self, slot: D::Slot, since: Instant) -> Permit<D> {
+        let holder = Holder::new(self.class.clone(), self.seat.key.clone(), self.charge);
+        Permit::new(self.shared.clone(), slot, holder, since)
+    }
+
+    fn timeout(&self) -> BoxError {
+        let state = self.shared.state();
+        let assumed = state.lines.rules.assumed_service;
+        let line = state.lines.line(&self.class);
+        let next = line.and_then(|line| line.expected_wait(line.waiting(), assumed));
+        Failure::from(QueueTimeout {
+            waited: self.entered.elapsed(),
+            retry_after: next.unwrap_or_default().max(Duration::from_secs(1)),
+        })
+        .into()
+    }
+
+    fn leave(&mut self) -> Option<Told<D::Slot>> {
+        if std::mem::replace(&mut self.has_left, true) {
+            return None;
+        }
+        let mut wakers = Wakers(Vec::new());
+        let mut state = self.shared.state();
+        let told = state.told.remove(&self.seat.id);
+        let waiter = state.lines.remove(&self.class, &self.seat);
+        if waiter.is_some() {
+            // Somebody behind may be easier to please.
+            self.shared.hand_out_under(&mut state, &mut wakers);
+        }
+        told
+    }
+}
+
+impl<D: Dispatch> Drop for Wait<D> {
+    fn drop(&mut self) {
+        if let Some(Told::Granted(slot, since)) = self.leave() {
+            self.permit(slot, since).unused();
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Who is refused, and what he is told.
+
+use http::StatusCode;
+use tokio::time::{Instant, advance};
+
+use super::*;
+use crate::queue::line::{Line, Seat};
+use crate::queue::lines::Rules;
+use crate::{Retryable, Side};
+
+fn refusal(queue: &TestQueue, key: Name) -> BoxError {
+    queue.enter("a", entry(key)).unwrap_err()
+}
+
+#[tokio::test(start_paused = true)]
+async fn past_the_bound_it_is_refused_at_once() {
+    let queue = queue(&[("a", 1), ("b", 1)]).with_max_waiting(2);
+    let _held = hold(&queue, "a");
+    let _waiting = [0, 1].map(|_| enter(&queue, "a", entry("ada")));
+    let error = refusal(&queue, "bob");
+    let full: QueueFull = cause(&error);
+    assert_eq!(full.waiting, 2);
+    assert_eq!(full.predicted_wait, None);
+    let failure = Failure::find(&*error).unwrap();
+    assert_eq!(failure.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(failure.side(), Side::Gateway);
+    assert_eq!(failure.retryable(), Retryable::No);
+    assert_eq!(failure.retry_after(), Some(secs(1)));
+    assert_eq!(
+        failure.to_string(),
+        "the queue is full: 2 requests wait; try again in 1 s"
+    );
+    assert_eq!(queue.waiting(), 2);
+    hold(&queue, "b");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_key_that_filled_the_queue_is_told_so() {
+    let queue = queue(&[("a", 1)]).with_max_waiting(4);
+    let _held = hold(&queue, "a");
+    let _greedy = [0, 1, 2].map(|_| enter(&queue, "a", entry("greedy")));
+    let _modest = enter(&queue, "a", entry("modest"));
+    let error = refusal(&queue, "greedy");
+    let full: KeyQueueFull = cause(&error);
+    assert_eq!(full.waiting, 3);
+    let failure = Failure::find(&*error).unwrap();
+    assert_eq!(failure.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(failure.side(), Side::Client);
+    cause::<QueueFull>(&refusal(&queue, "modest"));
+    cause::<QueueFull>(&refusal(&queue, "third"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_has_a_bound_of_its_own() {
+    let queue = queue(&[("a", 1)]).with_max_waiting_per_key(Some(1));
+    let _held = hold(&queue, "a");
+    let _waiting = enter(&queue, "a", entry("ada"));
+    cause::<KeyQueueFull>(&refusal(&queue, "ada"));
+    let _other = enter(&queue, "a", entry("bob"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_would_wait_too_long_does_not_begin_to() {
+    let queue = queue(&[("a", 2)])
+        .with_max_predicted_wait(Some(secs(12)))
+        .with_assumed_service_time(Some(secs(10)));
+    let _held = [0, 1].map(|_| hold(&queue, "a"));
+    let _waiting = ["ada", "bob"].map(|key| enter(&queue, "a", entry(key)));
+    let error = refusal(&queue, "carol");
+    let full: QueueFull = cause(&error);
+    assert_eq!(
+        full.predicted_wait,
+        Some(secs(15)),
+        "three turns of two slots"
+    );
+    assert_eq!(full.retry_after, secs(3));
+    assert_eq!(
+        error.to_string(),
+        "the queue is full: 2 requests wait, about 15 s; try again in 3 s"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_would_wait_too_long_for_his_own_requests_is_told_so() {
+    let queue = queue(&[("a", 1)])
+        .with_max_predicted_wait(Some(secs(45)))
+        .with_assumed_service_time(Some(secs(10)));
+    let _held = hold(&queue, "a");
+    let _greedy = [0, 1, 2, 3].map(|_| enter(&queue, "a", entry("greedy")));
+    cause::<KeyQueueFull>(&refusal(&queue, "greedy"));
+    // One of the greedy goes first, then it is the turn of whoever else comes.
+    let modest = enter(&queue, "a", entry("modest"));
+    assert_eq!(modest.watch().unwrap().standing().unwrap().ahead, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_urgent_are_not_refused_for_what_waits_behind_them() {
+    let queue = queue(&[("a", 1)])
+        .with_max_predicted_wait(Some(secs(15)))
+        .with_assumed_service_time(Some(secs(10)));
+    let _held = hold(&queue, "a");
+    let _waiting = enter(&queue, "a", entry("ada"));
+    cause::<QueueFull>(&refusal(&queue, "bob"));
+    let urgent = entry("bob").with_priority(Priority::High);
+    let _urgent = enter(&queue, "a", urgent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn patience_has_an_end() {
+    let queue = queue(&[("a", 1)]).with_max_wait(Some(secs(20)));
+    let held = hold(&queue, "a");
+    let arrival = Instant::now();
+    advance(secs(15)).await;
+    let started = Instant::now();
+    let error = enter(&queue, "a", entry("ada").with_arrival(arrival))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        started.elapsed().as_secs(),
+        20,
+        "time before this attempt does not count"
+    );
+    let timeout: QueueTimeout = cause(&error);
+    assert_eq!(timeout.waited.as_secs(), 20);
+    let failure = Failure::find(&*error).unwrap();
+    assert_eq!(failure.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(queue.waiting(), 0);
+    drop(held);
+    assert_eq!(queue.dispatch().all_taken(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_may_have_less_patience() {
+    let queue = queue(&[("a", 1)]);
+    let _held = hold(&queue, "a");
+    let started = Instant::now();
+    let soon = entry("ada").with_deadline(started + secs(2));
+    enter(&queue, "a", soon).await.unwrap_err();
+    assert_eq!(started.elapsed().as_secs(), 2);
+}
+
+const KEYS: usize = 5000;
+
+fn names() -> Vec<Name> {
+    let name = |n: usize| &*Box::leak(format!("key-{n}").into_boxed_str());
+    (0..KEYS).map(name).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_went_away_are_forgotten() {
+    let charge = entry("x").with_cost(1000).charge;
+    let mut line: Line<Name, ()> = Line::new();
+    for name in names() {
+        line.pass(&name, charge);
+        line.finish(&name, Some(secs(1)), 0.0);
+        assert!(line.keys_known() < 2500);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn classes_that_went_away_are_forgotten() {
+    let queue = queue(&[]);
+    for name in names() {
+        queue.dispatch().set(name, 1);
+        drop(hold(&queue, name));
+        assert!(queue.snapshot().len() <= 1024);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_holds_a_slot_is_not_forgotten() {
+    let names = names();
+    let free = entry("x").with_cost(0).charge;
+    let mut line: Line<Name, ()> = Line::new();
+    line.pass(&"ada", free);
+    for name in &names {
+        line.pass(name, free);
+        line.finish(name, Some(secs(1)), 0.0);
+    }
+    line.finish(&"ada", Some(secs(1)), 500.0);
+    let seat = |key, id| Seat {
+        key,
+        priority: Priority::Normal,
+        arrival: Instant::now(),
+        id,
+    };
+    for (key, id) in [("bob", 1), ("ada", 2), ("bob", 3)] {
+        line.push(&seat(key, id), entry(key).with_cost(10).charge, ());
+    }
+    let ahead = line.ahead(&seat("ada", 2), Rules::default().at(Instant::now()));
+    assert_eq!(ahead, Some(2), "ada was served more");
+}

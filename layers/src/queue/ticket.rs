@@ -1,0 +1,192 @@
+//! A place in the queue, which becomes a slot.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::line::{Line, Seat};
+use super::lines::Rules;
+use super::queue::{Shared, Wait};
+use super::{Dispatch, Permit};
+use crate::BoxError;
+
+pin_project! {
+    /// A place in the queue; a future of the [`Permit`].
+    ///
+    /// Dropped, it leaves the queue at once; a slot that it was just granted goes to the next.
+    /// Its errors are [`QueueTimeout`](super::QueueTimeout), as a
+    /// [`Failure`](crate::Failure), and what [`Dispatch::try_take`] says.
+    #[must_use = "a ticket that is dropped leaves the queue"]
+    pub struct Ticket<D: Dispatch> {
+        state: State<D>,
+        deadline: Option<Instant>,
+        #[pin]
+        patience: Option<Sleep>,
+    }
+}
+
+enum State<D: Dispatch> {
+    Granted(Permit<D>),
+    Waiting(Wait<D>),
+    Over,
+}
+
+impl<D: Dispatch> Ticket<D> {
+    pub(super) fn granted(permit: Permit<D>) -> Self {
+        Self {
+            state: State::Granted(permit),
+            deadline: None,
+            patience: None,
+        }
+    }
+
+    pub(super) fn waiting(wait: Wait<D>, deadline: Option<Instant>) -> Self {
+        Self {
+            state: State::Waiting(wait),
+            deadline,
+            patience: None,
+        }
+    }
+
+    /// A handle by which others can see how the wait goes on. `None` if there is none.
+    pub fn watch(&self) -> Option<TicketWatch<D>> {
+        match &self.state {
+            State::Waiting(wait) => Some(TicketWatch {
+                shared: wait.shared().clone(),
+                class: wait.class.clone(),
+                seat: wait.seat.clone(),
+            }),
+            State::Granted(_) | State::Over => None,
+        }
+    }
+}
+
+impl<D: Dispatch> Future for Ticket<D> {
+    type Output = Result<Permit<D>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let answer = match this.state {
+            State::Waiting(wait) => match wait.poll(cx) {
+                Poll::Ready(answer) => answer,
+                Poll::Pending => {
+                    // Not before it is polled: a timer needs a runtime.
+                    if let Some(deadline) = this.deadline.take() {
+                        this.patience.set(Some(sleep_until(deadline)));
+                    }
+                    let patience = this.patience.as_mut().as_pin_mut();
+                    if patience.is_none_or(|patience| patience.poll(cx).is_pending()) {
+                        return Poll::Pending;
+                    }
+                    wait.give_up()
+                }
+            },
+            State::Granted(_) | State::Over => {
+                return match std::mem::replace(this.state, State::Over) {
+                    State::Granted(permit) => Poll::Ready(Ok(permit)),
+                    State::Waiting(_) | State::Over => Poll::Pending,
+                };
+            }
+        };
+        *this.state = State::Over;
+        Poll::Ready(answer)
+    }
+}
+
+impl<D: Dispatch> fmt::Debug for Ticket<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.state {
+            State::Granted(_) => "granted",
+            State::Waiting(_) => "waiting",
+            State::Over => "over",
+        };
+        f.debug_tuple("Ticket").field(&state).finish()
+    }
+}
+
+/// How a wait goes on, for others than who waits. It holds no place itself.
+pub struct TicketWatch<D: Dispatch> {
+    shared: Arc<Shared<D>>,
+    class: D::Class,
+    seat: Seat<D::Key>,
+}
+
+impl<D: Dispatch> TicketWatch<D> {
+    /// Where the ticket stands now; `None` once it waits no longer.
+    pub fn standing(&self) -> Option<Standing> {
+        self.shared.standing(&self.class, &self.seat)
+    }
+}
+
+impl<D: Dispatch> Clone for TicketWatch<D> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            class: self.class.clone(),
+            seat: self.seat.clone(),
+        }
+    }
+}
+
+impl<D: Dispatch> fmt::Debug for TicketWatch<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TicketWatch")
+            .field(&self.standing())
+            .finish()
+    }
+}
+
+/// Where a ticket stands in its class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Standing {
+    /// How many will be served before, if nobody comes and nobody leaves.
+    pub ahead: usize,
+    /// How long it will still take, by the service times of late; `None` as long as there were
+    /// none.
+    pub expected_wait: Option<Duration>,
+}
+
+/// One class of a queue, at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClassSnapshot<C> {
+    /// Its name.
+    pub class: C,
+    /// How many requests wait.
+    pub waiting: usize,
+    /// How many keys these belong to.
+    pub keys_waiting: usize,
+    /// How many slots are held.
+    pub in_flight: usize,
+    /// How long ago the request arrived that has been waiting longest.
+    pub oldest: Option<Duration>,
+    /// For how long slots were held of late (a moving average).
+    pub service_time: Option<Duration>,
+    /// How long it will take until all that wait now have a slot, one more included; `None` as
+    /// long as there is no service time.
+    pub predicted_wait: Option<Duration>,
+}
+
+impl<C> ClassSnapshot<C> {
+    pub(super) fn of<K, W>(class: C, line: &Line<K, W>, rules: &Rules, now: Instant) -> Self
+    where
+        K: Clone + Eq + std::hash::Hash,
+    {
+        let oldest = line.oldest();
+        Self {
+            class,
+            waiting: line.waiting(),
+            keys_waiting: line.keys_waiting(),
+            in_flight: line.in_flight(),
+            oldest: oldest.map(|arrival| now.saturating_duration_since(arrival)),
+            service_time: line.service_time(),
+            predicted_wait: line.expected_wait(line.waiting(), rules.assumed_service),
+        }
+    }
+}

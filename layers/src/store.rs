@@ -1,0 +1,148 @@
+//! Counts that are kept elsewhere: how long a store is waited for, and what if it is silent.
+//!
+//! [`rate_limit`](crate::rate_limit) and [`token_limit`](crate::token_limit) keep their counts
+//! in memory, or in a store that several processes share. One that does not answer must not hold
+//! requests up, so there is a deadline, and a choice of what becomes of them then.
+
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::StatusCode;
+use pin_project_lite::pin_project;
+use tokio::time::{Sleep, sleep};
+
+use crate::{Fail, Retryable, Side};
+
+/// The store of the counts did not answer, or not in time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreUnavailable {
+    reason: String,
+}
+
+impl StoreUnavailable {
+    /// For a reason that operators understand.
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+        }
+    }
+}
+
+impl fmt::Display for StoreUnavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the limits cannot be looked up: {}", self.reason)
+    }
+}
+
+impl Error for StoreUnavailable {}
+
+impl Fail for StoreUnavailable {
+    fn side(&self) -> Side {
+        Side::Gateway
+    }
+    fn status(&self) -> StatusCode {
+        StatusCode::SERVICE_UNAVAILABLE
+    }
+    fn kind(&self) -> &'static str {
+        "limits_unavailable"
+    }
+    fn retryable(&self) -> Retryable {
+        Retryable::Yes
+    }
+    fn retry_after(&self) -> Option<Duration> {
+        Some(Duration::from_secs(1))
+    }
+}
+
+/// What becomes of requests while a store does not answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WhenUnavailable {
+    /// They pass, uncounted.
+    #[default]
+    Admit,
+    /// They are refused with [`StoreUnavailable`].
+    Refuse,
+}
+
+/// How long a store is waited for, and what becomes of a request if it is silent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    pub(crate) deadline: Duration,
+    pub(crate) when_unavailable: WhenUnavailable,
+}
+
+impl Patience {
+    /// A store elsewhere should answer in a few milliseconds.
+    pub(crate) const DEFAULT_DEADLINE: Duration = Duration::from_millis(50);
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            deadline: Self::DEFAULT_DEADLINE,
+            when_unavailable: WhenUnavailable::default(),
+        }
+    }
+}
+
+pin_project! {
+    /// A question to a store, with the deadline for its answer. `None` is for a store that gave
+    /// none where that lets requests pass.
+    #[derive(Debug)]
+    pub(crate) struct Asking<W> {
+        #[pin]
+        answer: W,
+        patience: Patience,
+        // Set when the store makes us wait, which one in memory never does.
+        #[pin]
+        timer: Option<Sleep>,
+    }
+}
+
+impl<W> Asking<W> {
+    pub(crate) fn new(answer: W, patience: Patience) -> Self {
+        Self {
+            answer,
+            patience,
+            timer: None,
+        }
+    }
+}
+
+impl<W, T> Future for Asking<W>
+where
+    W: Future<Output = Result<T, StoreUnavailable>>,
+{
+    type Output = Result<Option<T>, StoreUnavailable>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let Patience {
+            deadline,
+            when_unavailable,
+        } = *this.patience;
+        let answer = match this.answer.poll(cx) {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => {
+                if this.timer.is_none() {
+                    this.timer.set(Some(sleep(deadline)));
+                }
+                if let Some(timer) = this.timer.as_pin_mut() {
+                    ready!(timer.poll(cx));
+                }
+                let late = format!("the store gave no answer within {deadline:?}");
+                Err(StoreUnavailable::new(late))
+            }
+        };
+        Poll::Ready(match (answer, when_unavailable) {
+            (Ok(answer), _) => Ok(Some(answer)),
+            (Err(_), WhenUnavailable::Admit) => Ok(None),
+            (Err(unavailable), WhenUnavailable::Refuse) => Err(unavailable),
+        })
+    }
+}

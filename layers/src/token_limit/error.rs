@@ -1,0 +1,81 @@
+//! What a refused request is told.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+
+use super::Standing;
+use crate::ratelimit_fields::{self, whole_seconds};
+use crate::{Fail, Retryable, Side};
+
+/// A budget has too little left for the request. Nothing was sent anywhere.
+///
+/// The answer is a 429 (RFC 6585 4) with the `RateLimit` headers of the budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TokensExhausted {
+    /// The budget; of several, the one that lasts longest.
+    pub standing: Standing,
+}
+
+impl TokensExhausted {
+    pub(super) fn new(standing: Standing) -> Self {
+        Self { standing }
+    }
+}
+
+impl fmt::Display for TokensExhausted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Standing {
+            budget,
+            remaining,
+            reset,
+        } = self.standing;
+        write!(
+            f,
+            "token limit reached: of this client's {budget} {remaining} are left, too few for \
+             this request; the {} ends in {} s",
+            budget.window().name(),
+            whole_seconds(reset),
+        )
+    }
+}
+
+impl Error for TokensExhausted {}
+
+impl Fail for TokensExhausted {
+    fn side(&self) -> Side {
+        Side::Client
+    }
+    fn status(&self) -> StatusCode {
+        StatusCode::TOO_MANY_REQUESTS
+    }
+    fn kind(&self) -> &'static str {
+        "tokens_exhausted"
+    }
+    fn retryable(&self) -> Retryable {
+        Retryable::Yes
+    }
+    fn retry_after(&self) -> Option<Duration> {
+        Some(self.standing.reset)
+    }
+    fn write_headers(&self, headers: &mut HeaderMap) {
+        write_standings(headers, &[self.standing]);
+    }
+}
+
+pub(super) fn write_standings(headers: &mut HeaderMap, standings: &[Standing]) {
+    for standing in standings {
+        let window = standing.budget.window();
+        let length = match window {
+            super::Window::Minute => Some(60),
+            super::Window::Day => Some(86_400),
+            super::Window::Month => None,
+        };
+        let name = window.field_name();
+        let policy = ratelimit_fields::policy(name, standing.budget.tokens(), length);
+        ratelimit_fields::append(headers, policy, name, standing.remaining, standing.reset);
+    }
+}

@@ -1,0 +1,151 @@
+//! The reservation, and the request behind it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::error::write_standings;
+use super::layer::Limit;
+use super::{Settlement, Standing, TokenStore, TokensExhausted};
+use crate::body::Guarded;
+use crate::store::Asking;
+use crate::{BoxError, Failure};
+
+pin_project! {
+    /// The future of [`TokenLimitService`](super::TokenLimitService).
+    pub struct TokenLimitFuture<S, B, K, T>
+    where
+        S: Service<Request<B>>,
+        T: TokenStore<K>,
+    {
+        #[pin]
+        state: State<S, B, S::Future, T::Reserving>,
+        settlement: Option<Settlement<K, T>>,
+        standings: Vec<Standing>,
+        store: Option<Arc<T>>,
+        estimate: u64,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<S, B, F, W> {
+        Reserving {
+            #[pin]
+            asking: Asking<W>,
+            call: Option<(S, Request<B>)>,
+        },
+        Calling {
+            #[pin]
+            inner: F,
+        },
+    }
+}
+
+impl<S, B, K, T> TokenLimitFuture<S, B, K, T>
+where
+    S: Service<Request<B>>,
+    T: TokenStore<K>,
+{
+    pub(super) fn uncounted(inner: S::Future) -> Self {
+        Self {
+            state: State::Calling { inner },
+            settlement: None,
+            standings: Vec::new(),
+            store: None,
+            estimate: 0,
+        }
+    }
+
+    pub(super) fn reserving<X>(
+        reserving: T::Reserving,
+        readied: S,
+        request: Request<B>,
+        limit: &Limit<K, X, T>,
+        estimate: u64,
+    ) -> Self {
+        Self {
+            state: State::Reserving {
+                asking: Asking::new(reserving, limit.patience),
+                call: Some((readied, request)),
+            },
+            settlement: None,
+            standings: Vec::new(),
+            store: Some(limit.store.clone()),
+            estimate,
+        }
+    }
+}
+
+impl<S, B, R, K, T> Future for TokenLimitFuture<S, B, K, T>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+    T: TokenStore<K>,
+    R: Body,
+{
+    type Output = Result<Response<Guarded<R, Settlement<K, T>>>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            match this.state.as_mut().project() {
+                StateProjection::Reserving { asking, call } => {
+                    match ready!(asking.poll(cx)) {
+                        Ok(Some(Ok(granted))) => {
+                            let store = this.store.take();
+                            *this.settlement = store.map(|store| {
+                                Settlement::new(store, granted.reservation, *this.estimate)
+                            });
+                            *this.standings = granted.standings;
+                        }
+                        Ok(Some(Err(standing))) => {
+                            let exhausted = TokensExhausted::new(standing);
+                            return Poll::Ready(Err(Failure::from(exhausted).into()));
+                        }
+                        Ok(None) => {}
+                        Err(unavailable) => {
+                            return Poll::Ready(Err(Failure::from(unavailable).into()));
+                        }
+                    }
+                    let (mut service, request) = call
+                        .take()
+                        .expect("taken here alone, as the state changes next");
+                    let inner = service.call(request);
+                    this.state.set(State::Calling { inner });
+                }
+                StateProjection::Calling { inner } => {
+                    let mut answer = match ready!(inner.poll(cx)) {
+                        Ok(answer) => answer,
+                        Err(error) => {
+                            *this.settlement = None;
+                            return Poll::Ready(Err(error.into()));
+                        }
+                    };
+                    write_standings(answer.headers_mut(), this.standings);
+                    let mut settlement = this.settlement.take();
+                    if let Some(settlement) = &mut settlement {
+                        settlement.answered(answer.status(), answer.extensions());
+                    }
+                    return Poll::Ready(Ok(answer.map(|body| Guarded::maybe(body, settlement))));
+                }
+            }
+        }
+    }
+}
+
+impl<S, B, K, T> std::fmt::Debug for TokenLimitFuture<S, B, K, T>
+where
+    S: Service<Request<B>>,
+    T: TokenStore<K>,
+{
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenLimitFuture").finish_non_exhaustive()
+    }
+}

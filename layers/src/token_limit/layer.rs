@@ -1,0 +1,149 @@
+//! The layer.
+
+use std::fmt;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::request::Parts;
+use jiff::tz::TimeZone;
+use tower_layer::Layer;
+
+use super::{Budget, MemoryStore, TokenLimitService, TokenStore};
+use crate::store::{Patience, WhenUnavailable};
+
+type Estimate = dyn Fn(&Parts) -> u64 + Send + Sync;
+type BudgetsOf<K> = dyn Fn(&K) -> Option<Arc<[Budget]>> + Send + Sync;
+
+/// Refuses requests of keys that have used up their tokens. See the [module](super).
+///
+/// All services of one layer and of its clones share its store.
+pub struct TokenLimitLayer<K, X, T = MemoryStore<K>> {
+    pub(super) limit: Arc<Limit<K, X, T>>,
+}
+
+/// What is the same for all requests.
+pub(super) struct Limit<K, X, T> {
+    pub(super) store: Arc<T>,
+    pub(super) key_of: X,
+    pub(super) patience: Patience,
+    pub(super) estimate: Option<Arc<Estimate>>,
+    budgets: Arc<[Budget]>,
+    budgets_of: Option<Arc<BudgetsOf<K>>>,
+}
+
+impl<K, X, T> Limit<K, X, T> {
+    pub(super) fn budgets(&self, key: &K) -> Arc<[Budget]> {
+        let own = self
+            .budgets_of
+            .as_ref()
+            .and_then(|budgets_of| budgets_of(key));
+        own.unwrap_or_else(|| self.budgets.clone())
+    }
+}
+
+impl<K, X> TokenLimitLayer<K, X>
+where
+    K: Hash + Eq + Clone,
+    X: Fn(&Parts) -> Option<K>,
+{
+    /// These budgets for each key, counted in memory, with days that begin at midnight UTC.
+    /// Requests for which `key_of` finds no key pass.
+    pub fn new(budgets: impl IntoIterator<Item = Budget>, key_of: X) -> Self {
+        Self::with_store(MemoryStore::new(TimeZone::UTC), budgets, key_of)
+    }
+}
+
+impl<K, X, T> TokenLimitLayer<K, X, T>
+where
+    X: Fn(&Parts) -> Option<K>,
+    T: TokenStore<K>,
+{
+    /// How long a store's answer is waited for, unless [`with_deadline`](Self::with_deadline)
+    /// says otherwise.
+    pub const DEFAULT_DEADLINE: Duration = Patience::DEFAULT_DEADLINE;
+
+    /// The same with another store.
+    pub fn with_store(store: T, budgets: impl IntoIterator<Item = Budget>, key_of: X) -> Self {
+        Self {
+            limit: Arc::new(Limit {
+                store: Arc::new(store),
+                key_of,
+                patience: Patience::default(),
+                estimate: None,
+                budgets: budgets.into_iter().collect(),
+                budgets_of: None,
+            }),
+        }
+    }
+}
+
+/// Each of these makes a layer of its own; one that services were made of already stays as it is.
+impl<K, X: Clone, T> TokenLimitLayer<K, X, T> {
+    /// Budgets of a key that has others than most.
+    pub fn with_budgets_of(
+        self,
+        budgets_of: impl Fn(&K) -> Option<Arc<[Budget]>> + Send + Sync + 'static,
+    ) -> Self {
+        self.change(|limit| limit.budgets_of = Some(Arc::new(budgets_of)))
+    }
+
+    /// How many tokens a request is expected to use. Otherwise it is a quarter of its body's
+    /// bytes, but at most 4096: that is about what a text has, and pictures have fewer.
+    pub fn with_estimate(self, estimate: impl Fn(&Parts) -> u64 + Send + Sync + 'static) -> Self {
+        self.change(|limit| limit.estimate = Some(Arc::new(estimate)))
+    }
+
+    /// How long a store's answer is waited for; one in memory answers at once.
+    pub fn with_deadline(self, deadline: Duration) -> Self {
+        self.change(|limit| limit.patience.deadline = deadline)
+    }
+
+    /// What becomes of requests while the store does not answer; without this, they pass.
+    pub fn when_unavailable(self, when_unavailable: WhenUnavailable) -> Self {
+        self.change(|limit| limit.patience.when_unavailable = when_unavailable)
+    }
+
+    fn change(self, change: impl FnOnce(&mut Limit<K, X, T>)) -> Self {
+        let mut limit = Limit {
+            store: self.limit.store.clone(),
+            key_of: self.limit.key_of.clone(),
+            patience: self.limit.patience,
+            estimate: self.limit.estimate.clone(),
+            budgets: self.limit.budgets.clone(),
+            budgets_of: self.limit.budgets_of.clone(),
+        };
+        change(&mut limit);
+        Self {
+            limit: Arc::new(limit),
+        }
+    }
+}
+
+impl<K, X, T> Clone for TokenLimitLayer<K, X, T> {
+    fn clone(&self) -> Self {
+        Self {
+            limit: self.limit.clone(),
+        }
+    }
+}
+
+impl<S, K, X, T> Layer<S> for TokenLimitLayer<K, X, T> {
+    type Service = TokenLimitService<S, K, X, T>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        TokenLimitService {
+            inner,
+            limit: self.limit.clone(),
+        }
+    }
+}
+
+impl<K, X, T: fmt::Debug> fmt::Debug for TokenLimitLayer<K, X, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenLimitLayer")
+            .field("budgets", &self.limit.budgets)
+            .field("store", &self.limit.store)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,203 @@
+//! Who has used what: plain book-keeping.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::store::{Granted, Standing};
+use super::window::{Budget, Span, Window};
+
+/// The accounts of all keys. It has no clock: who asks says what time it is.
+#[derive(Debug)]
+pub(super) struct Ledger<K> {
+    zone: TimeZone,
+    spans: [Span; 3],
+    accounts: HashMap<K, Account>,
+    /// For the keys for which there is no room.
+    overflow: Account,
+    max_keys: usize,
+    newcomers: usize,
+}
+
+/// What one key has used and reserved in each window.
+#[derive(Clone, Debug, Default)]
+struct Account {
+    counts: [Count; 3],
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    /// When the window began that is counted here.
+    start: Timestamp,
+    used: u64,
+    reserved: u64,
+}
+
+/// What is reserved under one key.
+#[derive(Debug)]
+pub(super) struct Reserved<K> {
+    /// `None` for the account that keys share for which there was no room.
+    key: Option<K>,
+    parts: [Option<Part>; 3],
+}
+
+#[derive(Debug)]
+struct Part {
+    window: Window,
+    start: Timestamp,
+    tokens: u64,
+}
+
+impl<K: Hash + Eq + Clone> Ledger<K> {
+    pub(super) fn new(zone: TimeZone, max_keys: usize, now: Timestamp) -> Self {
+        Self {
+            spans: Window::ALL.map(|window| window.span(now, &zone)),
+            zone,
+            accounts: HashMap::new(),
+            overflow: Account::default(),
+            max_keys,
+            newcomers: 0,
+        }
+    }
+
+    /// Takes `tokens` out of all budgets; if one has too little, out of none.
+    pub(super) fn reserve(
+        &mut self,
+        key: K,
+        budgets: &[Budget],
+        tokens: u64,
+        now: Timestamp,
+    ) -> Result<Granted<Reserved<K>>, Standing> {
+        self.turn_pages(now);
+        let spans = self.spans;
+        let has_room = self.has_room(&key);
+        let account = match has_room {
+            true => self.accounts.entry(key.clone()).or_default(),
+            false => &mut self.overflow,
+        };
+        let mut refusal = None;
+        for budget in budgets {
+            let span = &spans[budget.window() as usize];
+            let left = account.left(budget, span);
+            if left < tokens.min(budget.tokens()) {
+                let standing = Standing {
+                    budget: *budget,
+                    remaining: left,
+                    reset: span.left(now),
+                };
+                let lasts_longest = |known: &Standing| standing.reset > known.reset;
+                refusal = match refusal.as_ref().is_none_or(lasts_longest) {
+                    true => Some(standing),
+                    false => refusal,
+                };
+            }
+        }
+        if let Some(refusal) = refusal {
+            return Err(refusal);
+        }
+        let mut standings = Vec::with_capacity(budgets.len());
+        let mut parts: [Option<Part>; 3] = Default::default();
+        for budget in budgets {
+            let (window, span) = (budget.window(), &spans[budget.window() as usize]);
+            let tokens = tokens.min(budget.tokens());
+            let count = account.count(window, span);
+            count.reserved = count.reserved.saturating_add(tokens);
+            standings.push(Standing {
+                budget: *budget,
+                remaining: account.left(budget, span),
+                reset: span.left(now),
+            });
+            // Two budgets for one window share its count.
+            let before = parts[window as usize].take().map_or(0, |part| part.tokens);
+            parts[window as usize] = Some(Part {
+                window,
+                start: span.start,
+                tokens: before.saturating_add(tokens),
+            });
+        }
+        let key = has_room.then_some(key);
+        Ok(Granted {
+            reservation: Reserved { key, parts },
+            standings,
+        })
+    }
+
+    /// Puts `used` in the place of what was reserved, in the windows that it was reserved in: one
+    /// that is over has nothing left to count.
+    pub(super) fn settle(&mut self, reserved: Reserved<K>, used: u64) {
+        let account = match &reserved.key {
+            Some(key) => self.accounts.get_mut(key),
+            None => Some(&mut self.overflow),
+        };
+        let Some(account) = account else { return };
+        for part in reserved.parts.into_iter().flatten() {
+            let count = &mut account.counts[part.window as usize];
+            if count.start == part.start {
+                count.reserved = count.reserved.saturating_sub(part.tokens);
+                count.used = count.used.saturating_add(used);
+            }
+        }
+    }
+
+    pub(super) fn set_max_keys(&mut self, max_keys: usize) {
+        self.max_keys = max_keys;
+    }
+
+    pub(super) fn keys(&self) -> usize {
+        self.accounts.len()
+    }
+
+    fn turn_pages(&mut self, now: Timestamp) {
+        for window in Window::ALL {
+            let span = &mut self.spans[window as usize];
+            if !span.contains(now) {
+                *span = window.span(now, &self.zone);
+            }
+        }
+    }
+
+    /// Whether the key has an account or may have one. Now and then, accounts that say nothing any
+    /// more are dropped: so rarely that it costs each newcomer a few looks at others.
+    fn has_room(&mut self, key: &K) -> bool {
+        if self.accounts.contains_key(key) {
+            return true;
+        }
+        self.newcomers += 1;
+        if self.newcomers >= 64 && self.newcomers >= self.accounts.len() / 4 {
+            self.newcomers = 0;
+            let spans = self.spans;
+            self.accounts
+                .retain(|_, account| account.says_something(&spans));
+        }
+        self.accounts.len() < self.max_keys
+    }
+}
+
+impl Account {
+    /// What is counted in the window as it is now.
+    fn count(&mut self, window: Window, span: &Span) -> &mut Count {
+        let count = &mut self.counts[window as usize];
+        if count.start != span.start {
+            *count = Count {
+                start: span.start,
+                ..Count::default()
+            };
+        }
+        count
+    }
+
+    fn left(&mut self, budget: &Budget, span: &Span) -> u64 {
+        let count = self.count(budget.window(), span);
+        let taken = count.used.saturating_add(count.reserved);
+        budget.tokens().saturating_sub(taken)
+    }
+
+    fn says_something(&self, spans: &[Span; 3]) -> bool {
+        let mut counts = self.counts.iter().zip(spans);
+        counts.any(|(count, span)| {
+            count.start == span.start && (count.used > 0 || count.reserved > 0)
+        })
+    }
+}

@@ -1,0 +1,95 @@
+//! A store in the memory of this process.
+
+use std::fmt;
+use std::future::{Ready, ready};
+use std::hash::Hash;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::Budget;
+use super::ledger::{Ledger, Reserved};
+use super::store::{Granted, TokenStore, Verdict};
+use crate::store::StoreUnavailable;
+
+type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// Keeps counts in the memory of this process, so they begin anew with it.
+///
+/// A key takes some hundred bytes. One that has used nothing in the windows of now is forgotten;
+/// while as many are known as may be, all further keys share one account.
+#[derive(Clone)]
+pub struct MemoryStore<K> {
+    ledger: Arc<Mutex<Ledger<K>>>,
+    clock: Clock,
+}
+
+impl<K: Hash + Eq + Clone> MemoryStore<K> {
+    /// How many keys have an account of their own, unless
+    /// [`with_max_keys`](Self::with_max_keys) says otherwise.
+    pub const DEFAULT_MAX_KEYS: usize = 10_000;
+
+    /// A store whose days and months begin at midnight in `zone`.
+    pub fn new(zone: TimeZone) -> Self {
+        Self::with_clock(zone, Timestamp::now)
+    }
+
+    /// The same with another clock than the system's, for tests and simulations.
+    pub fn with_clock(
+        zone: TimeZone,
+        clock: impl Fn() -> Timestamp + Send + Sync + 'static,
+    ) -> Self {
+        let ledger = Ledger::new(zone, Self::DEFAULT_MAX_KEYS, clock());
+        Self {
+            ledger: Arc::new(Mutex::new(ledger)),
+            clock: Arc::new(clock),
+        }
+    }
+
+    /// Bounds the number of keys that have an account of their own, and so the memory.
+    pub fn with_max_keys(self, max_keys: NonZeroUsize) -> Self {
+        self.ledger().set_max_keys(max_keys.get());
+        self
+    }
+
+    /// How many keys have an account of their own now.
+    pub fn keys(&self) -> usize {
+        self.ledger().keys()
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger<K>> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a request has reserved in a [`MemoryStore`].
+#[derive(Debug)]
+pub struct MemoryReservation<K>(Reserved<K>);
+
+impl<K: Hash + Eq + Clone> TokenStore<K> for MemoryStore<K> {
+    type Reservation = MemoryReservation<K>;
+    type Reserving = Ready<Result<Verdict<Self::Reservation>, StoreUnavailable>>;
+
+    fn reserve(&self, key: K, budgets: &[Budget], tokens: u64) -> Self::Reserving {
+        let now = (self.clock)();
+        let verdict = self.ledger().reserve(key, budgets, tokens, now);
+        ready(Ok(verdict.map(|granted| Granted {
+            reservation: MemoryReservation(granted.reservation),
+            standings: granted.standings,
+        })))
+    }
+
+    fn settle(&self, reservation: Self::Reservation, used: u64) {
+        self.ledger().settle(reservation.0, used);
+    }
+}
+
+impl<K: Hash + Eq + Clone> fmt::Debug for MemoryStore<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore")
+            .field("keys", &self.keys())
+            .finish_non_exhaustive()
+    }
+}

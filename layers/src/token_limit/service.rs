@@ -1,0 +1,80 @@
+//! The service.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::request::Parts;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::layer::Limit;
+use super::{TokenLimitFuture, TokenStore};
+use crate::BoxError;
+use crate::body::Guarded;
+
+/// The most that a request is expected to use if nobody says otherwise.
+const MAX_ESTIMATE: u64 = 4096;
+/// How long a token is in a text.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// The service of [`TokenLimitLayer`](super::TokenLimitLayer).
+pub struct TokenLimitService<S, K, X, T> {
+    pub(super) inner: S,
+    pub(super) limit: Arc<Limit<K, X, T>>,
+}
+
+impl<S, K, X, T, B, R> Service<Request<B>> for TokenLimitService<S, K, X, T>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone,
+    S::Error: Into<BoxError>,
+    T: TokenStore<K>,
+    X: Fn(&Parts) -> Option<K>,
+    B: Body,
+    R: Body,
+{
+    type Response = Response<Guarded<R, super::Settlement<K, T>>>;
+    type Error = BoxError;
+    type Future = TokenLimitFuture<S, B, K, T>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let limit = &*self.limit;
+        let (parts, body) = request.into_parts();
+        let key = (limit.key_of)(&parts);
+        let estimate = match &limit.estimate {
+            Some(estimate) => estimate(&parts),
+            None => (body.size_hint().lower() / BYTES_PER_TOKEN).min(MAX_ESTIMATE),
+        };
+        let request = Request::from_parts(parts, body);
+        let Some(key) = key else {
+            return TokenLimitFuture::uncounted(self.inner.call(request));
+        };
+        let budgets = limit.budgets(&key);
+        let reserving = limit.store.reserve(key, &budgets, estimate);
+        let next = self.inner.clone();
+        let readied = std::mem::replace(&mut self.inner, next);
+        TokenLimitFuture::reserving(reserving, readied, request, limit, estimate)
+    }
+}
+
+impl<S: Clone, K, X, T> Clone for TokenLimitService<S, K, X, T> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            limit: self.limit.clone(),
+        }
+    }
+}
+
+impl<S: fmt::Debug, K, X, T> fmt::Debug for TokenLimitService<S, K, X, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenLimitService")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}

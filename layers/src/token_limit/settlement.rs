@@ -1,0 +1,68 @@
+//! The duty to settle, which rides the answer.
+
+use std::sync::Arc;
+
+use http::{Extensions, StatusCode};
+
+use super::TokenStore;
+use crate::usage::UsageReport;
+
+/// Settles a reservation when it is dropped, by what is known of the answer then.
+#[derive(Debug)]
+pub struct Settlement<K, T: TokenStore<K>> {
+    store: Arc<T>,
+    reservation: Option<T::Reservation>,
+    estimate: u64,
+    answer: Answer,
+}
+
+#[derive(Debug)]
+enum Answer {
+    /// There is none, or one that no model worked on.
+    None,
+    /// There is one of which nothing is counted.
+    Uncounted,
+    Counted(UsageReport),
+}
+
+impl<K, T: TokenStore<K>> Settlement<K, T> {
+    pub(super) fn new(store: Arc<T>, reservation: T::Reservation, estimate: u64) -> Self {
+        Self {
+            store,
+            reservation: Some(reservation),
+            estimate,
+            answer: Answer::None,
+        }
+    }
+
+    /// From now on something may have been used.
+    pub(super) fn answered(&mut self, status: StatusCode, extensions: &Extensions) {
+        self.answer = match extensions.get::<UsageReport>() {
+            _ if !status.is_success() => Answer::None,
+            Some(report) => Answer::Counted(report.clone()),
+            None => Answer::Uncounted,
+        };
+    }
+
+    fn used(&self) -> u64 {
+        match &self.answer {
+            Answer::None => 0,
+            Answer::Uncounted => self.estimate,
+            Answer::Counted(report) => match report.get() {
+                Some(measured) => match measured.usage {
+                    Some(usage) => usage.tokens(),
+                    None => self.estimate.saturating_add(measured.items),
+                },
+                None => self.estimate,
+            },
+        }
+    }
+}
+
+impl<K, T: TokenStore<K>> Drop for Settlement<K, T> {
+    fn drop(&mut self) {
+        if let Some(reservation) = self.reservation.take() {
+            self.store.settle(reservation, self.used());
+        }
+    }
+}

@@ -1,0 +1,352 @@
+#![allow(clippy::unwrap_used)]
+
+use std::future::{Future, pending};
+use std::num::NonZeroU64;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::request::Parts;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use proptest::prelude::*;
+use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
+
+use super::ledger::Ledger;
+use super::*;
+use crate::store::{StoreUnavailable, WhenUnavailable};
+use crate::usage::UsageLayer;
+use crate::{BoxError, Failure};
+
+const NOON: &str = "2028-02-29T12:00:00Z";
+const LINE: &str = "{\"response\":\"a\",\"done\":false}\n";
+const LAST: &str = "{\"done\":true,\"prompt_eval_count\":30,\"eval_count\":12}\n";
+
+/// A clock that is set by hand.
+#[derive(Clone)]
+struct Clock(Arc<Mutex<Timestamp>>);
+
+impl Clock {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(NOON.parse().unwrap())))
+    }
+
+    fn advance(&self, seconds: i64) {
+        *self.0.lock().unwrap() += SignedDuration::from_secs(seconds);
+    }
+
+    fn store(&self) -> MemoryStore<String> {
+        let clock = self.clone();
+        MemoryStore::with_clock(TimeZone::UTC, move || *clock.0.lock().unwrap())
+    }
+}
+
+fn budget(tokens: u64, window: Window) -> Budget {
+    Budget::new(NonZeroU64::new(tokens).unwrap(), window)
+}
+
+fn key_of(request: &Parts) -> Option<String> {
+    let key = request.headers.get("key")?;
+    Some(key.to_str().unwrap().to_owned())
+}
+
+type KeyOf = fn(&Parts) -> Option<String>;
+
+/// What a backend does in a test.
+#[derive(Clone, Copy, Debug)]
+enum Backend {
+    /// It says all of these, one a frame, and ends.
+    Says(&'static [&'static str]),
+    /// It says these and then nothing more.
+    Stalls(&'static [&'static str]),
+    Refuses(StatusCode),
+    Fails,
+}
+
+type Frames = Pin<Box<dyn futures_util::Stream<Item = Result<Frame<Bytes>, BoxError>> + Send>>;
+
+async fn answer(backend: Backend) -> Result<Response<StreamBody<Frames>>, BoxError> {
+    let (status, lines): (_, &[&str]) = match backend {
+        Backend::Says(lines) | Backend::Stalls(lines) => (StatusCode::OK, lines),
+        Backend::Refuses(status) => (status, &["{\"error\":\"no\"}"]),
+        Backend::Fails => return Err("broken".into()),
+    };
+    let said = lines.iter().map(|line| Ok(Frame::data(Bytes::from(*line))));
+    let said = futures_util::stream::iter(said);
+    let frames: Frames = match backend {
+        Backend::Stalls(_) => Box::pin(said.chain(futures_util::stream::once(pending()))),
+        _ => Box::pin(said),
+    };
+    let answer = Response::builder()
+        .status(status)
+        .header("content-type", "application/x-ndjson");
+    Ok(answer.body(StreamBody::new(frames))?)
+}
+
+type Answer = Response<Guarded>;
+type Guarded = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
+
+/// Sends one request of `key` through `layer`, expecting to cost 10 tokens.
+async fn send<T>(
+    layer: &TokenLimitLayer<String, KeyOf, T>,
+    key: &str,
+    backend: Backend,
+) -> Result<Answer, BoxError>
+where
+    T: TokenStore<String> + Send + Sync + 'static,
+    T::Reservation: Send + 'static,
+{
+    let service = ServiceBuilder::new()
+        .layer(layer.clone())
+        .layer(UsageLayer::new())
+        .service(service_fn(move |_: Request<String>| answer(backend)));
+    let request = Request::builder().header("key", key).body("x".repeat(40));
+    let answer = service.oneshot(request.unwrap()).await?;
+    Ok(answer.map(Guarded::new))
+}
+
+fn layer(store: MemoryStore<String>, budgets: &[Budget]) -> TokenLimitLayer<String, KeyOf> {
+    TokenLimitLayer::with_store(store, budgets.iter().copied(), key_of as KeyOf)
+}
+
+fn remaining(headers: &HeaderMap) -> Vec<String> {
+    let fields = headers.get_all("ratelimit").iter();
+    fields
+        .map(|field| field.to_str().unwrap().to_owned())
+        .collect()
+}
+
+/// How many of `of` tokens a key has left, as the next request would be told.
+async fn left(store: &MemoryStore<String>, of: u64) -> u64 {
+    let reserved = store.reserve("ada".into(), &[budget(of, Window::Day)], 0);
+    let granted = reserved.await.unwrap().unwrap();
+    granted.standings[0].remaining
+}
+
+#[tokio::test]
+async fn an_answer_is_charged_what_the_backend_counted() {
+    let store = Clock::new().store();
+    let layer = layer(store.clone(), &[budget(100, Window::Day)]);
+    let answer = send(&layer, "ada", Backend::Says(&[LINE, LAST]))
+        .await
+        .unwrap();
+    assert_eq!(left(&store, 100).await, 90, "the estimate is reserved");
+    assert_eq!(remaining(answer.headers()), ["\"tokens-day\";r=90;t=43200"]);
+    assert_eq!(
+        answer.headers()["ratelimit-policy"],
+        "\"tokens-day\";q=100;w=86400"
+    );
+    answer.into_body().collect().await.unwrap();
+    assert_eq!(left(&store, 100).await, 58);
+}
+
+#[tokio::test]
+async fn what_cannot_be_known_is_charged_by_estimate_and_lines() {
+    for (backend, used) in [
+        (Backend::Says(&[LINE, LINE]), 12),
+        (Backend::Stalls(&[LINE, LINE, LINE]), 13),
+        (Backend::Stalls(&[]), 10),
+        (Backend::Refuses(StatusCode::NOT_FOUND), 0),
+        (Backend::Fails, 0),
+    ] {
+        let store = Clock::new().store();
+        let layer = layer(store.clone(), &[budget(100, Window::Day)]);
+        if let Ok(answer) = send(&layer, "ada", backend).await {
+            let mut body = answer.into_body();
+            let lines = async { while body.frame().await.is_some() {} };
+            let _ = tokio::time::timeout(Duration::from_millis(1), lines).await;
+        }
+        assert_eq!(left(&store, 100).await, 100 - used, "{backend:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_dropped_before_its_answer_costs_nothing() {
+    let store = Clock::new().store();
+    let layer = layer(store.clone(), &[budget(100, Window::Day)]);
+    let service = layer.layer(service_fn(|_: Request<String>| {
+        pending::<Result<Response<String>, BoxError>>()
+    }));
+    let request = Request::builder().header("key", "ada").body("x".repeat(40));
+    let mut asking = tokio_test::task::spawn(service.oneshot(request.unwrap()));
+    assert!(asking.poll().is_pending());
+    assert_eq!(left(&store, 100).await, 90);
+    drop(asking);
+    assert_eq!(left(&store, 100).await, 100);
+}
+
+#[tokio::test]
+async fn a_key_without_tokens_is_refused_until_its_window_ends() {
+    let clock = Clock::new();
+    let layer = layer(
+        clock.store(),
+        &[budget(45, Window::Minute), budget(1000, Window::Day)],
+    );
+    clock.advance(20);
+    let answer = send(&layer, "ada", Backend::Says(&[LAST])).await.unwrap();
+    answer.into_body().collect().await.unwrap();
+    let error = send(&layer, "ada", Backend::Says(&[LAST]))
+        .await
+        .unwrap_err();
+    let failure = Failure::find(&*error).unwrap();
+    assert_eq!(failure.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(failure.retry_after(), Some(Duration::from_secs(40)));
+    let text = "token limit reached: of this client's 45 tokens a minute 3 are left, too few for \
+                this request; the minute ends in 40 s";
+    assert_eq!(failure.to_string(), text);
+    let mut headers = HeaderMap::new();
+    failure.write_headers(&mut headers);
+    assert_eq!(remaining(&headers), ["\"tokens-minute\";r=3;t=40"]);
+    assert!(
+        send(&layer, "bob", Backend::Says(&[LAST])).await.is_ok(),
+        "keys are apart"
+    );
+    clock.advance(40);
+    let answer = send(&layer, "ada", Backend::Says(&[LAST])).await.unwrap();
+    let expected = [
+        "\"tokens-minute\";r=35;t=60",
+        "\"tokens-day\";r=948;t=43140",
+    ];
+    assert_eq!(remaining(answer.headers()), expected);
+}
+
+#[tokio::test]
+async fn an_estimate_beyond_a_budget_counts_as_all_of_it() {
+    let layer = layer(Clock::new().store(), &[budget(5, Window::Day)]);
+    let answer = send(&layer, "ada", Backend::Says(&[LAST])).await.unwrap();
+    assert_eq!(remaining(answer.headers()), ["\"tokens-day\";r=0;t=43200"]);
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_in_a_later_window_leaves_that_one_alone() {
+    let clock = Clock::new();
+    let store = clock.store();
+    let layer = layer(store.clone(), &[budget(100, Window::Day)]);
+    let answer = send(&layer, "ada", Backend::Says(&[LAST])).await.unwrap();
+    clock.advance(24 * 60 * 60);
+    answer.into_body().collect().await.unwrap();
+    assert_eq!(left(&store, 100).await, 100);
+}
+
+#[tokio::test]
+async fn a_key_may_have_budgets_of_its_own() {
+    let own: Arc<[Budget]> = Arc::new([budget(1000, Window::Day)]);
+    let layer = layer(Clock::new().store(), &[budget(100, Window::Day)])
+        .with_budgets_of(move |key| (key == "ada").then(|| own.clone()));
+    for (key, left) in [("ada", 990), ("bob", 90)] {
+        let answer = send(&layer, key, Backend::Says(&[LAST])).await.unwrap();
+        let expected = format!("\"tokens-day\";r={left};t=43200");
+        assert_eq!(remaining(answer.headers()), [expected]);
+    }
+}
+
+/// A store elsewhere that is silent.
+#[derive(Debug)]
+struct Silent;
+
+impl TokenStore<String> for Silent {
+    type Reservation = ();
+    type Reserving = Pin<Box<dyn Future<Output = Result<Verdict<()>, StoreUnavailable>> + Send>>;
+    fn reserve(&self, _: String, _: &[Budget], _: u64) -> Self::Reserving {
+        Box::pin(pending())
+    }
+    fn settle(&self, (): (), _: u64) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_store_is_waited_for_until_the_deadline_and_no_longer() {
+    for (policy, expected) in [
+        (WhenUnavailable::Admit, None),
+        (WhenUnavailable::Refuse, Some("limits_unavailable")),
+    ] {
+        let layer = TokenLimitLayer::with_store(Silent, [], key_of as KeyOf)
+            .with_deadline(Duration::from_millis(20))
+            .when_unavailable(policy);
+        let began = tokio::time::Instant::now();
+        let answer = send(&layer, "ada", Backend::Says(&[LAST])).await;
+        assert_eq!(began.elapsed(), Duration::from_millis(20));
+        let kind = answer
+            .err()
+            .map(|error| Failure::find(&*error).unwrap().kind());
+        assert_eq!(kind, expected);
+    }
+}
+
+#[tokio::test]
+async fn memory_is_bounded_whatever_keys_come() {
+    let clock = Clock::new();
+    let store = clock.store().with_max_keys(100.try_into().unwrap());
+    let layer = layer(store.clone(), &[budget(100, Window::Minute)]);
+    for number in 0..1000 {
+        let _ = send(&layer, &number.to_string(), Backend::Says(&[LAST])).await;
+    }
+    assert_eq!(store.keys(), 100);
+    clock.advance(60);
+    for number in 1000..1100 {
+        let _ = send(&layer, &number.to_string(), Backend::Says(&[LAST])).await;
+    }
+    assert!(
+        store.keys() <= 100,
+        "those of the last minute are forgotten"
+    );
+    let refused = send(&layer, "0", Backend::Says(&[LAST])).await.is_err();
+    assert!(!refused, "there is room again");
+}
+
+/// What happens to a ledger.
+#[derive(Clone, Debug)]
+enum Step {
+    Reserve { key: u8, tokens: u64 },
+    Settle { which: usize, used: u64 },
+    Wait(i64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0u8..4, 0u64..80).prop_map(|(key, tokens)| Step::Reserve { key, tokens }),
+        (0usize..8, 0u64..40).prop_map(|(which, used)| Step::Settle { which, used }),
+        (0i64..90).prop_map(Step::Wait),
+    ]
+}
+
+proptest! {
+    /// Reservations never exceed a budget, and all that was not used is there again.
+    #[test]
+    fn reservations_return_in_any_order(steps in proptest::collection::vec(step(), 1..60)) {
+        let budgets = [budget(100, Window::Minute), budget(150, Window::Day)];
+        let mut now: Timestamp = NOON.parse().unwrap();
+        let mut ledger = Ledger::new(TimeZone::UTC, 2, now);
+        let mut held = Vec::new();
+        for step in steps {
+            match step {
+                Step::Reserve { key, tokens } => {
+                    if let Ok(granted) = ledger.reserve(key, &budgets, tokens, now) {
+                        for standing in &granted.standings {
+                            prop_assert!(standing.remaining <= standing.budget.tokens());
+                        }
+                        held.push(granted.reservation);
+                    }
+                }
+                Step::Settle { which, used } if which < held.len() => {
+                    ledger.settle(held.swap_remove(which), used);
+                }
+                Step::Settle { .. } => {}
+                Step::Wait(seconds) => now += SignedDuration::from_secs(seconds),
+            }
+        }
+        for reservation in held {
+            ledger.settle(reservation, 0);
+        }
+        now += SignedDuration::from_hours(24);
+        for key in 0..4 {
+            let granted = ledger.reserve(key, &budgets, 0, now).unwrap();
+            let left: Vec<u64> = granted.standings.iter().map(|standing| standing.remaining).collect();
+            prop_assert_eq!(left, [100, 150]);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The answer, watched.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use super::tail::LastBytes;
+use super::{Measured, Usage, UsageReport};
+
+pin_project! {
+    /// A body whose last bytes are kept until its end, and read there.
+    #[derive(Debug)]
+    pub struct UsageBody<B> {
+        #[pin]
+        inner: B,
+        watch: Option<Watch>,
+    }
+}
+
+/// What separates the items of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Separator {
+    /// Nothing: it is one object.
+    None,
+    LineFeed,
+    EmptyLine,
+}
+
+/// Fills the report in when it is dropped.
+#[derive(Debug)]
+struct Watch {
+    last: LastBytes,
+    separator: Separator,
+    is_after_line_feed: bool,
+    items: u64,
+    report: UsageReport,
+}
+
+impl<B> UsageBody<B> {
+    pub(super) fn unwatched(inner: B) -> Self {
+        Self { inner, watch: None }
+    }
+
+    pub(super) fn watched(inner: B, separator: Separator, report: UsageReport) -> Self
+    where
+        B: Body,
+    {
+        let watch = Watch {
+            last: LastBytes::default(),
+            separator,
+            is_after_line_feed: false,
+            items: 0,
+            report,
+        };
+        let watch = (!inner.is_end_stream()).then_some(watch);
+        Self { inner, watch }
+    }
+}
+
+impl Separator {
+    /// `None` if the answer can hold no counts, or cannot be read.
+    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+        let content_type = headers.get(CONTENT_TYPE)?.as_bytes();
+        let essence = content_type
+            .split(|byte| *byte == b';')
+            .next()?
+            .trim_ascii();
+        let separator = match essence {
+            b"application/json" => Self::None,
+            b"application/x-ndjson" => Self::LineFeed,
+            b"text/event-stream" => Self::EmptyLine,
+            _ => return None,
+        };
+        (!headers.contains_key(CONTENT_ENCODING)).then_some(separator)
+    }
+}
+
+impl Watch {
+    fn push(&mut self, frame: &[u8]) {
+        self.last.push(frame);
+        match self.separator {
+            Separator::None => {}
+            Separator::LineFeed => self.items += memchr::memchr_iter(b'\n', frame).count() as u64,
+            Separator::EmptyLine => self.count_empty_lines(frame),
+        }
+    }
+
+    fn count_empty_lines(&mut self, frame: &[u8]) {
+        let Some((first, last)) = frame.first().zip(frame.last()) else {
+            return;
+        };
+        let is_pair = |&at: &usize| frame.get(at + 1) == Some(&b'\n');
+        let pairs = memchr::memchr_iter(b'\n', frame).filter(is_pair).count() as u64;
+        self.items += pairs + u64::from(self.is_after_line_feed && *first == b'\n');
+        self.is_after_line_feed = *last == b'\n';
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.report.fill(Measured {
+            usage: Usage::find_last(self.last.as_slice()),
+            items: self.items,
+        });
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for UsageBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let mut this = self.project();
+        let frame = ready!(this.inner.as_mut().poll_frame(cx));
+        let Some(watch) = this.watch else {
+            return Poll::Ready(frame);
+        };
+        let data = match &frame {
+            Some(Ok(frame)) => frame.data_ref(),
+            _ => None,
+        };
+        if let Some(data) = data {
+            watch.push(data);
+        }
+        if data.is_none() || this.inner.is_end_stream() {
+            *this.watch = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,63 @@
+//! The layer and its service.
+
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use http_body::Body;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::UsageFuture;
+use crate::RouteMatch;
+
+/// Gives each answer a [`UsageReport`](super::UsageReport). See the [module](super).
+///
+/// Answers to requests whose [`RouteMatch`] says that no model works on them have none, nor have
+/// errors, nor what is compressed or neither JSON nor a stream.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct UsageLayer;
+
+impl UsageLayer {
+    /// The layer, which has nothing to set.
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+impl<S> Layer<S> for UsageLayer {
+    type Service = UsageService<S>;
+
+    fn layer(&self, inner: S) -> UsageService<S> {
+        UsageService { inner }
+    }
+}
+
+/// The service of [`UsageLayer`].
+#[derive(Clone, Debug)]
+pub struct UsageService<S> {
+    inner: S,
+}
+
+impl<S, B, R> Service<Request<B>> for UsageService<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: Body,
+{
+    type Response = Response<super::UsageBody<R>>;
+    type Error = S::Error;
+    type Future = UsageFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let is_watched = RouteMatch::of(request.extensions()).is_none_or(|route| {
+            route
+                .operation()
+                .is_some_and(|operation| operation.is_inference())
+        });
+        UsageFuture::new(self.inner.call(request), is_watched)
+    }
+}

@@ -1,0 +1,167 @@
+//! Each example is started and called, as its reader would.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use llamatower_sim::{ModelSpec, Sim};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+/// An example that runs; killed when it is dropped.
+struct Example {
+    _child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Example {
+    fn start(name: &str, arguments: &[&str]) -> Self {
+        let mut child = Command::new(program(name))
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self {
+            _child: child,
+            lines,
+        }
+    }
+
+    async fn line(&mut self) -> String {
+        let line = tokio::time::timeout(Duration::from_secs(10), self.lines.next_line());
+        line.await
+            .expect("it says something")
+            .unwrap()
+            .expect("a line")
+    }
+}
+
+/// Where cargo has put it: `examples/` beside the `deps/` that this test is in.
+fn program(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let folder = test.parent().and_then(|deps| deps.parent()).unwrap();
+    let program = folder.join("examples").join(name);
+    let hint =
+        "build the examples first: cargo build -p llamatower-layers --all-features --examples";
+    assert!(program.exists(), "{hint}");
+    program
+}
+
+fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().build().unwrap()
+}
+
+#[tokio::test]
+async fn bare_hyper_streams_for_two_and_refuses_the_third() {
+    let mut example = Example::start("bare_hyper", &["0"]);
+    let url = format!("{}/api/generate", example.line().await);
+    let ask = || client().post(&url).body("{}").send();
+    let (first, second) = tokio::join!(ask(), ask());
+    let third = ask().await.unwrap();
+    assert_eq!(third.status(), 503);
+    assert!(third.text().await.unwrap().contains("\"error\""));
+    let mut first = first.unwrap();
+    let line = first.chunk().await.unwrap().unwrap();
+    assert!(
+        line.ends_with(b"\"done\":false}\n"),
+        "the lines come one by one"
+    );
+    let text = first.text().await.unwrap();
+    assert!(text.ends_with("\"done\":true}\n"), "{text}");
+    drop(second);
+    let wrong = client().get(&url).send().await.unwrap();
+    assert_eq!(wrong.status(), 405);
+}
+
+#[tokio::test]
+async fn the_axum_router_knows_keys_and_their_rates() {
+    let mut example = Example::start("axum_router", &["0"]);
+    let url = format!("{}/v1/chat/completions", example.line().await);
+    let key = example.line().await;
+    let key = key.strip_prefix("the key is ").unwrap();
+    let ask = async |key: &str| {
+        let request = client().post(&url).bearer_auth(key);
+        let body = serde_json::json!({"model": "m"}).to_string();
+        let request = request
+            .header("content-type", "application/json")
+            .body(body);
+        request.send().await.unwrap()
+    };
+    let refusal = ask("wrong").await;
+    assert_eq!(refusal.status(), 401);
+    let text = refusal.text().await.unwrap();
+    assert!(text.contains("\"message\""), "in OpenAI's dialect: {text}");
+    assert_eq!(ask(key).await.status(), 200);
+    assert_eq!(
+        ask(key).await.headers()["ratelimit"]
+            .to_str()
+            .unwrap()
+            .split(';')
+            .nth(1),
+        Some("r=0")
+    );
+    let refusal = ask(key).await;
+    assert_eq!(refusal.status(), 429);
+    assert!(refusal.headers().contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn the_tonic_service_tells_a_refusal_as_a_status() {
+    let mut example = Example::start("tonic_service", &["0"]);
+    let endpoint = tonic::transport::Endpoint::try_from(example.line().await).unwrap();
+    let mut client = HealthClient::new(endpoint.connect().await.unwrap());
+    for _ in 0..2 {
+        client.check(HealthCheckRequest::default()).await.unwrap();
+    }
+    let refusal = client
+        .check(HealthCheckRequest::default())
+        .await
+        .unwrap_err();
+    assert_eq!(refusal.code(), tonic::Code::ResourceExhausted);
+    assert!(refusal.message().contains("rate limit"), "{refusal}");
+}
+
+#[tokio::test]
+async fn the_client_asks_ollama_by_both_stacks_and_goes_round_a_busy_moment() {
+    let sim = Sim::builder()
+        .model(ModelSpec::new("tiny"))
+        .start()
+        .await
+        .unwrap();
+    sim.arm(llamatower_sim::Fault::new(llamatower_sim::FaultKind::Busy).times(1));
+    let mut example = Example::start("client", &[&sim.url(), "tiny"]);
+    for name in ["hyper-util: ", "reqwest: "] {
+        let line = example.line().await;
+        let words = line.strip_prefix(name).unwrap();
+        assert!(!words.trim().is_empty(), "{line}");
+    }
+    assert_eq!(sim.state().requests_seen, 3, "one was sent twice");
+}
+
+#[tokio::test]
+async fn a_layer_of_ones_own_is_heard_in_the_dialect_of_the_route() {
+    let mut example = Example::start("custom_layer", &["0"]);
+    let url = example.line().await;
+    let ask = async |path: &str, tenant: &str| {
+        let request = client()
+            .get(format!("{url}{path}"))
+            .header("x-tenant", tenant);
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    assert_eq!(ask("/v1/models", "ada").await.0, 200);
+    let (status, text) = ask("/v1/models", "bob").await;
+    assert_eq!(status, 402);
+    assert!(
+        text.contains("\"message\":\"bob has no credit left\""),
+        "{text}"
+    );
+    let (_, text) = ask("/api/tags", "bob").await;
+    assert_eq!(text, "{\"error\":\"bob has no credit left\"}");
+}

@@ -1,0 +1,31 @@
+//! Who is asking, as far as limits and shares go.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::request::Parts;
+use llamatower_layers::api_key::Identity;
+
+use crate::edge::PeerAddr;
+
+/// Whose requests are counted together: those of a key, or of an address where none is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Client {
+    /// A key, by its name.
+    Key(Arc<str>),
+    /// An address.
+    Address(IpAddr),
+}
+
+impl Client {
+    /// Whose request this is. Those that come by a unix socket without a key are nobody's.
+    pub fn of(request: &Parts) -> Option<Self> {
+        if let Some(identity) = request.extensions.get::<Identity>() {
+            return Some(Self::Key(identity.name.clone()));
+        }
+        match request.extensions.get::<PeerAddr>() {
+            Some(PeerAddr::Ip(address)) => Some(Self::Address(address.ip())),
+            _ => None,
+        }
+    }
+}

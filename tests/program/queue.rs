@@ -1,0 +1,181 @@
+//! The queue before the slots of backends, and the breaker of each.
+
+use std::time::Duration;
+
+use llamatower_sim::{Fault, FaultKind, ModelSpec, Sim, SimHandle};
+use serde_json::json;
+
+use crate::harness::{Connection, Gateway, chat, run, send, sim_with, soon, talkative, tiny, with};
+
+/// What `/status` says of the queue of `tiny`.
+async fn waiting(gateway: &Gateway) -> (u64, u64) {
+    let status = gateway.operators_page("/status").await.json();
+    let row = status["queue"].as_array().unwrap().first().cloned();
+    let count = |name: &str| row.as_ref().map_or(0, |row| row[name].as_u64().unwrap());
+    (count("in_flight"), count("waiting"))
+}
+
+async fn until_waiting(gateway: &Gateway, expected: (u64, u64)) {
+    soon("the expected queue", async {
+        while waiting(gateway).await != expected {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// Begins a chat and reads nothing of its answer yet.
+async fn begin(gateway: &Gateway) -> Connection {
+    let mut connection = gateway.connect().await;
+    connection.post("/api/chat", &chat()).await;
+    connection
+}
+
+#[tokio::test]
+async fn beyond_the_slots_requests_wait_in_the_gateway_where_they_are_seen_and_bounded() {
+    let sim = talkative().await;
+    let settings = [
+        ("LLAMATOWER_SLOTS", "1"),
+        ("LLAMATOWER_QUEUE_MAX_WAITING", "1"),
+    ];
+    let gateway = Gateway::start(&[&sim], &settings).await;
+    let mut first = begin(&gateway).await;
+    first.head().await;
+    let mut second = begin(&gateway).await;
+    until_waiting(&gateway, (1, 1)).await;
+    assert_eq!(sim.state().generating, 1, "it waits here, not there");
+    assert_eq!(gateway.metric("llamatower_queue_depth").await, 1.0);
+    assert_eq!(gateway.metric("llamatower_backend_slots").await, 1.0);
+
+    let refusal = gateway.post("/api/chat", &chat()).await;
+    assert_eq!(
+        (refusal.status, refusal.header("retry-after").is_empty()),
+        (503, false)
+    );
+    assert!(
+        refusal.json()["error"].as_str().unwrap().contains("wait"),
+        "{}",
+        refusal.text
+    );
+    let show = gateway.post("/api/show", &json!({"model": "tiny"})).await;
+    assert_eq!(show.status, 200, "what runs no model needs no slot");
+
+    drop(first);
+    assert_eq!(second.head().await.status, 200);
+    drop(second);
+    until_waiting(&gateway, (0, 0)).await;
+    let line = gateway
+        .logged("the one that waited", |line| line["queued"].is_f64())
+        .await;
+    assert_eq!(line["ending"], "cancelled", "{line}");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_the_queue_is_never_sent_to_a_backend() {
+    let sim = talkative().await;
+    let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_SLOTS", "1")]).await;
+    let mut first = begin(&gateway).await;
+    first.head().await;
+    let second = begin(&gateway).await;
+    until_waiting(&gateway, (1, 1)).await;
+    drop(second);
+    until_waiting(&gateway, (1, 0)).await;
+    let asked = |state: &llamatower_sim::SimState| {
+        let posts = state.requests.iter().filter(|seen| seen.method() == "POST");
+        posts.count()
+    };
+    assert_eq!(asked(&sim.state()), 1);
+}
+
+#[tokio::test]
+async fn one_slow_model_does_not_hold_up_another() {
+    let sim = Sim::builder()
+        .model(
+            ModelSpec::new("slow")
+                .with_pace(Duration::from_millis(50))
+                .with_reply_tokens(1000),
+        )
+        .model(ModelSpec::new("tiny"))
+        .start()
+        .await
+        .unwrap();
+    let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_SLOTS", "1")]).await;
+    let slow = with(chat(), json!({"model": "slow"}));
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let mut connection = gateway.connect().await;
+        connection.post("/api/chat", &slow).await;
+        held.push(connection);
+    }
+    until_waiting(&gateway, (1, 2)).await;
+    assert_eq!(gateway.post("/api/chat", &chat()).await.status, 200);
+}
+
+#[tokio::test]
+async fn slots_of_a_server_that_is_none_are_refused_by_name() {
+    let settings = [("LLAMATOWER_SLOTS", "2,gpu-9:11434=4")];
+    let exited = run(&[], &settings).await;
+    assert_eq!(exited.code, Some(2));
+    assert!(exited.stderr.contains("gpu-9:11434"), "{}", exited.stderr);
+}
+
+/// How the breaker of a backend stands, by what `/status` says.
+async fn breaker(gateway: &Gateway, sim: &SimHandle) -> String {
+    let status = gateway.operators_page("/status").await.json();
+    let backends = status["backends"].as_array().unwrap().clone();
+    let mut rows = backends.into_iter();
+    let row = rows.find(|row| sim.url().ends_with(row["name"].as_str().unwrap()));
+    row.unwrap()["breaker"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_backend_that_keeps_failing_is_left_alone_and_tried_again() {
+    let (failing, sound) = (tiny().await, tiny().await);
+    let fault = || Fault::new(FaultKind::Garbage { after_lines: None }).for_path("/api/chat");
+    failing.arm(fault());
+    let settings = [
+        ("LLAMATOWER_BREAKER_FAILURES", "2"),
+        ("LLAMATOWER_BREAKER_OPEN_FOR", "200ms"),
+    ];
+    let gateway = Gateway::start(&[&failing, &sound], &settings).await;
+    soon("the breaker opens", async {
+        while breaker(&gateway, &failing).await != "open" {
+            gateway.post("/api/chat", &chat()).await;
+        }
+    })
+    .await;
+    assert_eq!(breaker(&gateway, &sound).await, "closed");
+    assert_eq!(gateway.post("/api/chat", &chat()).await.status, 200);
+    failing.clear_faults();
+    soon("a probe closes it", async {
+        while breaker(&gateway, &failing).await != "closed" {
+            assert_eq!(gateway.post("/api/chat", &chat()).await.status, 200);
+        }
+    })
+    .await;
+    gateway
+        .logged("the breaker's steps", |line| line["to"] == "closed")
+        .await;
+}
+
+#[tokio::test]
+async fn with_every_breaker_open_a_request_is_refused_at_once_with_a_time_to_come_back() {
+    let sim = sim_with(ModelSpec::new("tiny")).await;
+    sim.arm(Fault::new(FaultKind::Garbage { after_lines: None }).for_path("/api/chat"));
+    let settings = [
+        ("LLAMATOWER_BREAKER_FAILURES", "1"),
+        ("LLAMATOWER_BREAKER_OPEN_FOR", "1m"),
+    ];
+    let gateway = Gateway::start(&[&sim], &settings).await;
+    assert_eq!(gateway.post("/api/chat", &chat()).await.status, 502);
+    let refusal = gateway.post("/v1/chat/completions", &chat()).await;
+    assert_eq!(refusal.status, 503, "{}", refusal.text);
+    assert!(refusal.header("retry-after").parse::<u64>().unwrap() > 30);
+    let text = refusal.json()["error"]["message"].to_string();
+    assert!(text.contains("failed several times"), "{text}");
+    assert!(
+        text.contains(sim.url().trim_start_matches("http://")),
+        "{text}"
+    );
+    assert_eq!(send(gateway.get("/health")).await.status, 200);
+}

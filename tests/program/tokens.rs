@@ -1,0 +1,94 @@
+//! Tokens: what backends count, as operators see it.
+
+use serde_json::json;
+
+use crate::harness::{Gateway, chat, send, tiny, with};
+
+#[tokio::test]
+async fn tokens_are_in_the_log_and_on_the_page_of_metrics_in_every_dialect() {
+    let sim = tiny().await;
+    let gateway = Gateway::start(&[&sim], &[]).await;
+    let usage = json!({"stream": true, "stream_options": {"include_usage": true}});
+    for (path, more) in [
+        ("/api/chat", json!({})),
+        ("/api/chat", json!({"stream": false})),
+        ("/v1/chat/completions", json!({})),
+        ("/v1/chat/completions", usage),
+        ("/v1/messages", json!({"max_tokens": 9, "stream": true})),
+        ("/v1/responses", json!({"input": "hi", "stream": true})),
+    ] {
+        let name = format!("{path} {more}");
+        let answer = gateway.post(path, &with(chat(), more)).await;
+        assert_eq!(answer.status, 200, "{name}: {}", answer.text);
+        let id = answer.header("x-request-id").to_owned();
+        let line = gateway
+            .logged("the end of a request", |line| line["request_id"] == *id)
+            .await;
+        assert!(line["prompt_tokens"].as_u64() > Some(0), "{name}: {line}");
+        assert!(line["output_tokens"].as_u64() > Some(0), "{name}: {line}");
+    }
+    let count = |name: &'static str| gateway.metric(name);
+    assert_eq!(count("gen_ai_client_token_usage_count").await, 12.0);
+    // OpenAI's and Anthropic's dialects do not say how long it took.
+    let times = "gen_ai_server_time_per_output_token_seconds_count";
+    assert_eq!(count(times).await, 2.0);
+}
+
+/// `ada-secret` and `bob-secret`.
+const KEYS: &str = "ada=sha256:cb3ac4f9f4ba2da6f063a94debb6009ec2ee2abcf28f90cd97fdb92fdc44d736,bob=sha256:9f03ef1533a68d2f506f81ef463c1183a82a6bd40e45613f36e6fe1889cf1b99";
+
+#[tokio::test]
+async fn a_key_that_has_used_its_tokens_up_is_refused_in_the_dialect_of_the_route() {
+    let sim = tiny().await;
+    let settings = [
+        ("LLAMATOWER_API_KEYS", KEYS),
+        ("LLAMATOWER_KEY_TOKEN_LIMIT", "20/day,1000000/month"),
+        (
+            "LLAMATOWER_KEY_LIMITS",
+            "ada:tokens=500000/day,ada:rate=1/h",
+        ),
+    ];
+    let gateway = Gateway::start(&[&sim], &settings).await;
+    let ask = async |key: &str, path: &str| {
+        let body = with(
+            chat(),
+            json!({"max_tokens": 20, "options": {"num_predict": 20}}),
+        );
+        send(
+            gateway
+                .asking(path, &body)
+                .bearer_auth(format!("{key}-secret")),
+        )
+        .await
+    };
+    let first = ask("bob", "/api/chat").await;
+    assert_eq!(first.status, 200, "{}", first.text);
+    let remaining: Vec<_> = first.headers.get_all("ratelimit").iter().collect();
+    assert_eq!(remaining.len(), 2, "{remaining:?}");
+    for (path, message) in [
+        ("/api/chat", "/error"),
+        ("/v1/chat/completions", "/error/message"),
+        ("/v1/messages", "/error/message"),
+    ] {
+        let refusal = ask("bob", path).await;
+        assert_eq!(refusal.status, 429, "{path}: {}", refusal.text);
+        assert!(refusal.header("retry-after").parse::<u64>().unwrap() <= 86_400);
+        let text = refusal.json().pointer(message).unwrap().to_string();
+        assert!(
+            text.contains("of this client's 20 tokens a day 0 are left"),
+            "{text}"
+        );
+    }
+    let asked = sim
+        .state()
+        .requests
+        .iter()
+        .filter(|request| request.method() == "POST")
+        .count();
+    assert_eq!(asked, 1, "what is refused goes nowhere");
+
+    let of_ada = ask("ada", "/api/chat").await;
+    assert_eq!(of_ada.status, 200, "{}", of_ada.text);
+    let refusal = ask("ada", "/api/chat").await;
+    assert!(refusal.text.contains("rate limit"), "{}", refusal.text);
+}
