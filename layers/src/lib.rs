@@ -73,6 +73,9 @@
 //! # }
 //! ```
 
+// docs.rs sets it, so that each item says which feature it needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod body;
 pub mod dialect;
 pub mod failure;

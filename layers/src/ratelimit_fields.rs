@@ -1,6 +1,5 @@
 //! The `RateLimit` headers of draft-ietf-httpapi-ratelimit-headers-10.
 
-use std::io::Write;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -15,20 +14,25 @@ pub(crate) fn whole_seconds(time: Duration) -> u64 {
 
 /// `"key";q=60;w=60`; `w` is the length of the window in seconds, where it has a fixed one.
 pub(crate) fn policy(name: &str, quota: u64, window: Option<u64>) -> Option<HeaderValue> {
-    value(|text| match window {
-        Some(window) => write!(text, "\"{name}\";q={quota};w={window}"),
-        None => write!(text, "\"{name}\";q={quota}"),
-    })
+    let (mut q, mut w) = (itoa::Buffer::new(), itoa::Buffer::new());
+    let q = q.format(quota);
+    match window {
+        Some(window) => value(["\"", name, "\";q=", q, ";w=", w.format(window)]),
+        None => value(["\"", name, "\";q=", q, "", ""]),
+    }
 }
 
-/// Written where it costs nothing, then copied once into what the header keeps: a short name and two
-/// numbers of at most twenty digits.
-fn value(write: impl FnOnce(&mut &mut [u8]) -> std::io::Result<()>) -> Option<HeaderValue> {
+/// Headers are written for each request, so without `format!`: they are put together where that costs
+/// nothing, and copied once into what is kept. A short name and two numbers of at most twenty digits.
+fn value(parts: [&str; 6]) -> Option<HeaderValue> {
     let mut text = [0; 80];
-    let mut rest = &mut text[..];
-    write(&mut rest).ok()?;
-    let unused = rest.len();
-    HeaderValue::from_bytes(&text[..text.len() - unused]).ok()
+    let mut len = 0;
+    for part in parts {
+        let place = text.get_mut(len..len + part.len())?;
+        place.copy_from_slice(part.as_bytes());
+        len += part.len();
+    }
+    HeaderValue::from_bytes(&text[..len]).ok()
 }
 
 /// Adds the policy and `"key";r=12;t=5`: 12 are left for the next 5 s.
@@ -42,8 +46,9 @@ pub(crate) fn append(
     remaining: u64,
     reset: Duration,
 ) {
-    let seconds = whole_seconds(reset);
-    let value = value(|text| write!(text, "\"{name}\";r={remaining};t={seconds}"));
+    let (mut r, mut t) = (itoa::Buffer::new(), itoa::Buffer::new());
+    let (r, t) = (r.format(remaining), t.format(whole_seconds(reset)));
+    let value = value(["\"", name, "\";r=", r, ";t=", t]);
     if let (Some(policy), Some(value)) = (policy, value) {
         headers.append(RATELIMIT_POLICY, policy);
         headers.append(RATELIMIT, value);

@@ -4,7 +4,8 @@
 //! ```text
 //! cargo bench --bench layers                       criterion, with and without each layer
 //! cargo bench --bench layers -- --table            the difference, as a table in Markdown
-//! cargo bench --bench layers -- --pass NAME N [C]  N requests of C chunks, for a profiler
+//! cargo bench --bench layers -- --with NAME N C    N requests of C chunks, for a profiler
+//! cargo bench --bench layers -- --without NAME N C
 //! ```
 
 mod subject;
@@ -31,24 +32,22 @@ fn main() {
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     match *arguments {
         ["--table", ..] => table::print(&subjects::all()),
-        ["--pass", name, requests, ref chunks @ ..] => {
-            let number = |text: &str| text.parse().expect("a number");
-            let chunks = chunks.iter().find(|argument| !argument.starts_with('-'));
-            pass(
-                name,
-                number(requests),
-                chunks.map_or(0, |text| number(text)),
-            );
+        ["--with", name, requests, chunks, ..] => {
+            run(name, requests, chunks, Subject::pass);
+        }
+        ["--without", name, requests, chunks, ..] => {
+            run(name, requests, chunks, Subject::pass_without);
         }
         _ => benches(Criterion::default().configure_from_args()),
     }
 }
 
-fn pass(name: &str, requests: usize, chunks: usize) {
+fn run(name: &str, requests: &str, chunks: &str, pass: fn(&Subject)) {
     let subject = subjects::all().into_iter().find(|one| one.name() == name);
     let subject = subject.unwrap_or_else(|| panic!("there is no layer {name}"));
-    subject.set_chunks(chunks);
-    (0..requests).for_each(|_| subject.pass());
+    let number = |text: &str| text.parse().expect("a number");
+    subject.set_chunks(number(chunks));
+    (0..number(requests)).for_each(|_| pass(&subject));
 }
 
 fn benches(criterion: Criterion) {

@@ -39,7 +39,7 @@ pub(crate) type ClientBody = Full<Bytes>;
 /// A layer under measurement, beside the same without it.
 pub(crate) struct Subject {
     name: &'static str,
-    chunks: Arc<AtomicUsize>,
+    stock: Arc<Stock>,
     without: Box<dyn Fn()>,
     with: Box<dyn Fn()>,
 }
@@ -74,7 +74,7 @@ impl Subject {
         let backend = Backend::default();
         Self {
             name,
-            chunks: backend.chunks.clone(),
+            stock: backend.stock.clone(),
             without: passing(outer.layer(backend.clone())),
             with: passing(outer.layer(layer.layer(backend))),
         }
@@ -86,7 +86,7 @@ impl Subject {
 
     /// From now on an answer has so many chunks before its last line.
     pub(crate) fn set_chunks(&self, chunks: usize) {
-        self.chunks.store(chunks, Ordering::Relaxed);
+        self.stock.chunks.store(chunks, Ordering::Relaxed);
     }
 
     /// One request, with the layer.
@@ -152,9 +152,31 @@ fn until_ready<T>(mut poll: impl FnMut() -> Poll<T>) -> T {
 }
 
 /// Takes a request whole and answers by a stream of lines.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Backend {
-    chunks: Arc<AtomicUsize>,
+    stock: Arc<Stock>,
+}
+
+/// What answers are made of.
+struct Stock {
+    chunks: AtomicUsize,
+    line: Bytes,
+    last: Bytes,
+}
+
+impl Default for Backend {
+    fn default() -> Self {
+        // As frames of a socket are, they are parts of a buffer that is counted.
+        let buffer = Bytes::from([LINE, LAST].concat());
+        let stock = Stock {
+            chunks: AtomicUsize::new(0),
+            line: buffer.slice(..LINE.len()),
+            last: buffer.slice(LINE.len()..),
+        };
+        Self {
+            stock: Arc::new(stock),
+        }
+    }
 }
 
 impl<B: Body> Service<Request<B>> for Backend {
@@ -169,7 +191,11 @@ impl<B: Body> Service<Request<B>> for Backend {
     fn call(&mut self, request: Request<B>) -> Answering<B> {
         Answering {
             body: request.into_body(),
-            chunks: self.chunks.load(Ordering::Relaxed),
+            lines: Some(Lines {
+                left: self.stock.chunks.load(Ordering::Relaxed) + 1,
+                stock: self.stock.clone(),
+                has_waited: false,
+            }),
             has_waited: false,
         }
     }
@@ -179,7 +205,7 @@ pin_project! {
     pub(crate) struct Answering<B> {
         #[pin]
         body: B,
-        chunks: usize,
+        lines: Option<Lines>,
         has_waited: bool,
     }
 }
@@ -193,10 +219,7 @@ impl<B: Body> Future for Answering<B> {
         if !std::mem::replace(this.has_waited, true) {
             return Poll::Pending;
         }
-        let mut answer = Response::new(Lines {
-            left: *this.chunks + 1,
-            has_waited: false,
-        });
+        let mut answer = Response::new(this.lines.take().expect("a future ends once"));
         let ndjson = header::HeaderValue::from_static("application/x-ndjson");
         answer.headers_mut().insert(header::CONTENT_TYPE, ndjson);
         Poll::Ready(Ok(answer))
@@ -205,6 +228,7 @@ impl<B: Body> Future for Answering<B> {
 
 /// Lines, each of them waited for once.
 pub(crate) struct Lines {
+    stock: Arc<Stock>,
     left: usize,
     has_waited: bool,
 }
@@ -226,7 +250,10 @@ impl Body for Lines {
             return Poll::Ready(None);
         };
         self.left = left;
-        let line = if left == 0 { LAST } else { LINE };
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(line)))))
+        let line = match left {
+            0 => &self.stock.last,
+            _ => &self.stock.line,
+        };
+        Poll::Ready(Some(Ok(Frame::data(line.clone()))))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::Request;
@@ -10,17 +11,18 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::credential::{self, ShownKey};
-use super::{Access, ApiKeyLayer, Identity, ManagementRefused, MissingKey, Role, WrongKey};
+use super::layer::Policy;
+use super::{Access, Identity, ManagementRefused, MissingKey, Role, WrongKey};
 use crate::{BoxError, Failure};
 
-/// The service of [`ApiKeyLayer`].
+/// The service of [`ApiKeyLayer`](super::ApiKeyLayer).
 #[derive(Clone, Debug)]
 pub struct ApiKey<S> {
     pub(super) inner: S,
-    pub(super) policy: ApiKeyLayer,
+    pub(super) policy: Arc<Policy>,
 }
 
-impl ApiKeyLayer {
+impl Policy {
     /// Who is asking, if they may.
     fn judge(&self, request: &mut Parts) -> Result<Option<Identity>, Failure> {
         let shown = credential::take(&mut request.headers);

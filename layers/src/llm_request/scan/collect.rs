@@ -152,11 +152,18 @@ impl Visitor for Collector {
         if kept.is_cut || depth == 2 && self.current[0] != Some(Key::Options) {
             return;
         }
-        let text = unescape(kept.raw);
-        let Some(key) = self.keys.find(&text, depth == 2) else {
-            return;
+        let exact = self.keys.find_exact(kept.raw, depth == 2);
+        let (key, is_as_written) = match exact {
+            Some(key) => (key, true),
+            None => {
+                let text = unescape(kept.raw);
+                let Some(key) = self.keys.find(&text, depth == 2) else {
+                    return;
+                };
+                (key, text == key.text())
+            }
         };
-        if !self.seen.insert(key) || text != key.text() {
+        if !self.seen.insert(key) || !is_as_written {
             self.fail(ScanError::AmbiguousKey { key: key.text() });
         }
         self.current[slot] = Some(key);

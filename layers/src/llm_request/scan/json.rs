@@ -432,22 +432,28 @@ fn number(state: State, byte: u8) -> Option<State> {
 /// How many bytes of a string need no look: all up to a quote, a backslash or a control
 /// character.
 fn plain_prefix(bytes: &[u8]) -> usize {
-    let is_special = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
-    // Without a branch inside, the compiler makes a handful of vector instructions of a block.
-    let (blocks, _) = bytes.as_chunks::<64>();
-    let plain = blocks
-        .iter()
-        .take_while(|block| {
-            !block.iter().fold(false, |found, &byte| {
-                found | (byte < 0x20) | (byte == b'"') | (byte == b'\\')
-            })
-        })
-        .count()
-        * 64;
+    let mut plain = plain_blocks::<64>(bytes);
+    plain += plain_blocks::<16>(&bytes[plain..]);
     let rest = &bytes[plain..];
-    plain
-        + rest
-            .iter()
-            .position(|&byte| is_special(byte))
-            .unwrap_or(rest.len())
+    let special = rest.iter().position(|&byte| is_special(byte));
+    plain + special.unwrap_or(rest.len())
+}
+
+/// The part of [`plain_prefix`] that is made of whole blocks. Without a branch inside, the
+/// compiler makes a handful of vector instructions of a block.
+fn plain_blocks<const SIZE: usize>(bytes: &[u8]) -> usize {
+    let (blocks, _) = bytes.as_chunks::<SIZE>();
+    let has_special = |block: &[u8; SIZE]| {
+        let found = |found, &byte| found | is_special(byte);
+        block.iter().fold(false, found)
+    };
+    blocks
+        .iter()
+        .take_while(|block| !has_special(block))
+        .count()
+        * SIZE
+}
+
+fn is_special(byte: u8) -> bool {
+    (byte < 0x20) | (byte == b'"') | (byte == b'\\')
 }
