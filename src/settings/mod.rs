@@ -29,7 +29,7 @@ use std::path::Path;
 
 pub use error::{Problem, SettingsError};
 pub use parse::{ExtraPath, SizeOrShare};
-pub use report::{EffectiveSetting, example_file, reference};
+pub use report::{EffectiveSetting, example_environment, example_file, reference};
 pub use secret::Secret;
 pub use table::{Form, SETTINGS, Setting};
 pub use values::{

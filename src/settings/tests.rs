@@ -229,4 +229,9 @@ fn the_reference_in_the_guide_is_the_one_of_the_code() {
         example_file(),
         "run: cargo run -- reference --example > llamatower.example.toml"
     );
+    assert_eq!(
+        read("k8s/base/settings.env"),
+        example_environment(),
+        "run: cargo run -- reference --environment > k8s/base/settings.env"
+    );
 }
