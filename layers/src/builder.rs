@@ -1,6 +1,7 @@
 //! A method for each layer, on tower's builder.
 
 use tower::ServiceBuilder;
+#[allow(unused_imports, reason = "a build with no layer has no method")]
 use tower_layer::Stack;
 
 /// Adds the layers of this crate to a [`ServiceBuilder`], as tower-http's trait of this name does
