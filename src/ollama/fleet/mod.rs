@@ -27,7 +27,7 @@ use llamatower_layers::{BoxError, LlmRequest, Record, RouteMatch};
 use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, timeout_at};
 
-pub use backend::{Backend, Unreachable};
+pub use backend::{Backend, Installed, Unreachable};
 pub use config::{FleetConfig, ProbeClocks, QueueRules, Share};
 pub use dispatch::{BackendSlot, Class, Dispatcher};
 pub use resting::BackendsResting;
@@ -155,6 +155,11 @@ impl<S> Fleet<S> {
     /// Whether some backend has a model of this name, as the client wrote it.
     pub fn knows(&self, model: &str) -> bool {
         ModelName::parse(model).is_ok_and(|name| !self.catalogue.holders(&name).is_empty())
+    }
+
+    /// What the model of a request is, whatever its name, if all backends that have it agree.
+    pub fn version_of(&self, request: &Parts) -> Option<Arc<str>> {
+        self.catalogue.digest(&model_of(request)?)
     }
 
     /// Asks all backends for what they hold, now rather than when their turn comes.
