@@ -126,7 +126,7 @@ settings! {
     "backends.extra_paths" "LLAMATOWER_EXTRA_PATHS" List ""
         "Exact paths that Ollama has and this version does not know, like `POST /api/rerank`; their JSON body is routed by its `model`."
     "backends.probe_interval" "LLAMATOWER_PROBE_INTERVAL" Duration "5s"
-        "How often each server is asked for its models."
+        "How often each server is asked for its models; one that is down is asked every second."
     "backends.probe_timeout" "LLAMATOWER_PROBE_TIMEOUT" Duration "2s"
         "How long a server may take to answer the gateway's own questions before it counts as down."
     "backends.pool_idle" "LLAMATOWER_POOL_IDLE" Count "128"

@@ -38,6 +38,9 @@ use crate::client::Client;
 use catalogue::Catalogue;
 use picker::Picker;
 
+/// A backend that is down is probed as often as this, so that it is missed no longer than needed.
+const PAUSE_WHILE_DOWN: Duration = Duration::from_secs(1);
+
 /// All backends, a service for each, and the queue before them.
 #[derive(Debug)]
 pub struct Fleet<S> {
@@ -184,8 +187,12 @@ impl<S> Fleet<S> {
                 self.breakers[index].half_open();
             }
             self.queue.slots_changed();
+            let pause = match backend.is_up() {
+                true => self.config.clocks.interval,
+                false => self.config.clocks.interval.min(PAUSE_WHILE_DOWN),
+            };
             tokio::select! {
-                () = tokio::time::sleep(self.config.clocks.interval) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = self.catalogue.refresh_asked_after(asked) => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
