@@ -36,6 +36,11 @@ pub enum Command {
         #[arg(default_value = "http://127.0.0.1:3000/health")]
         url: String,
     },
+    /// Wait, and do nothing else; for the `preStop` of a container without a shell.
+    Sleep {
+        /// How many seconds.
+        seconds: u64,
+    },
     /// Make a key for clients, and the line to configure it by.
     Keygen {
         /// Whose key it is, as it appears in logs.
@@ -45,8 +50,11 @@ pub enum Command {
     /// Print the reference of all settings.
     Reference {
         /// Print an example TOML file instead.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "environment")]
         example: bool,
+        /// Print an example file of environment variables instead.
+        #[arg(long)]
+        environment: bool,
     },
 }
 

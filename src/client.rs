@@ -1,5 +1,6 @@
 //! Who is asking, as far as limits and shares go.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -26,6 +27,16 @@ impl Client {
         match request.extensions.get::<PeerAddr>() {
             Some(PeerAddr::Ip(address)) => Some(Self::Address(address.ip())),
             _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Client {
+    /// Two clients never look the same: a key's name has no colon.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(name) => write!(f, "key:{name}"),
+            Self::Address(address) => write!(f, "address:{address}"),
         }
     }
 }

@@ -33,8 +33,15 @@ pub fn run(arguments: Arguments) -> Exit {
         Command::Check => with_settings(config, |loaded| check(&loaded)),
         Command::Healthcheck { url } => healthcheck(&url),
         Command::Keygen { name } => keygen(&name),
-        Command::Reference { example: false } => print(settings::reference()),
-        Command::Reference { example: true } => print(settings::example_file()),
+        Command::Sleep { seconds } => {
+            std::thread::sleep(Duration::from_secs(seconds));
+            Exit::Done
+        }
+        Command::Reference { example: true, .. } => print(settings::example_file()),
+        Command::Reference {
+            environment: true, ..
+        } => print(settings::example_environment()),
+        Command::Reference { .. } => print(settings::reference()),
     }
 }
 

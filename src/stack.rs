@@ -19,6 +19,7 @@ use llamatower_layers::api_key::{ApiKeyLayer, KeySet};
 use llamatower_layers::body::{MemoryBudget, ReplayBody};
 use llamatower_layers::body_limit::{BodyLimitLayer, RouteLimits};
 use llamatower_layers::breaker::{Breaker, BreakerLayer};
+use llamatower_layers::cache::CacheLayer;
 use llamatower_layers::clocks::StreamClocksLayer;
 use llamatower_layers::endpoint::{EndpointLayer, EndpointTable};
 use llamatower_layers::llm_request::LlmRequestLayer;
@@ -44,7 +45,7 @@ use crate::ollama::hold::hold_until_continue;
 use crate::ollama::hygiene::{clean_request, clean_response};
 use crate::ollama::upstream::{ConnectFailed, PoolLimits, Upstream};
 use crate::ollama::{AnswerBody, Ollama};
-use crate::settings::{Limits, Settings};
+use crate::settings::{Cache, Limits, Settings};
 use crate::telemetry::{Telemetry, Upstream as UpstreamName, names};
 
 /// Names the backend that gave an answer.
@@ -124,6 +125,7 @@ where
                 .with_decoded_limit(limits.body)
                 .with_memory_budget(handles.body_memory),
         )
+        .layer(cache(&settings.cache, &fleet))
         .layer(token_limit(limits))
         // Each attempt chooses anew, and keeps its place in line.
         .map_request(Arrival::stamp)
@@ -188,6 +190,15 @@ where
             },
         ));
     BoxCloneSyncService::new(stack)
+}
+
+/// Answers that need not be computed twice, apart for each client; off without room for them.
+fn cache<S: Send + Sync + 'static>(settings: &Cache, fleet: &Arc<Fleet<S>>) -> CacheLayer {
+    let fleet = fleet.clone();
+    let max_bytes = settings.max_bytes.unwrap_or(0);
+    CacheLayer::new(max_bytes, move |request| fleet.version_of(request))
+        .with_tenant(|request| Client::of(request).map(|client| client.to_string().into()))
+        .with_time_to_live(settings.time_to_live)
 }
 
 /// The requests of each client.

@@ -23,6 +23,7 @@
 //! | [`AdaptiveLayer`](adaptive::AdaptiveLayer) | a cap that finds its height by the time to first byte | a permit, to the end of the answer | the same |
 //! | [`BodyLimitLayer`](body_limit::BodyLimitLayer) | reads bodies within a limit by route and one memory budget | the body's memory, until its last copy is dropped | tower-http `RequestBodyLimit`, which answers in its own words and knows no budget |
 //! | [`LlmRequestLayer`](llm_request::LlmRequestLayer) | what is asked of which model, in one pass over the body | nothing | nothing like it |
+//! | [`CacheLayer`](cache::CacheLayer) | keeps deterministic answers, shares those under way | answers, within a bound of bytes and a time | nothing like it |
 //! | [`TokenLimitLayer`](token_limit::TokenLimitLayer) | tokens in a minute, a day, a month, for each key | a reservation, to the end of the answer | nothing like it |
 //! | [`RetryLayer`](retry::RetryLayer) | asks again while the client has not seen a byte | a reference to the body, to the head of the answer | tower `Retry`, whose policy needs a clone of the body and whose budget knows no time to wait |
 //! | [`Route`](route::Route) | the choice of a backend when the request is known | its slot, to the end of the answer | tower `Balance` and `Steer`, which choose before they see the request |
@@ -72,6 +73,9 @@
 //! # }
 //! ```
 
+// docs.rs sets it, so that each item says which feature it needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod body;
 pub mod dialect;
 pub mod failure;
@@ -90,6 +94,8 @@ pub mod body_limit;
 pub mod breaker;
 #[cfg(feature = "builder")]
 mod builder;
+#[cfg(feature = "cache")]
+pub mod cache;
 #[cfg(feature = "clocks")]
 pub mod clocks;
 #[cfg(feature = "endpoint")]

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Once;
 use std::time::Duration;
 
 use llamatower_sim::{ModelSpec, Sim};
@@ -42,15 +43,22 @@ impl Example {
     }
 }
 
-/// Where cargo has put it: `examples/` beside the `deps/` that this test is in.
+/// Where cargo puts it: `examples/` beside the `deps/` that this test is in. `cargo test` builds
+/// examples only if it is asked for nothing in particular, so they are built here.
 fn program(name: &str) -> PathBuf {
+    static BUILT: Once = Once::new();
     let test = std::env::current_exe().unwrap();
     let folder = test.parent().and_then(|deps| deps.parent()).unwrap();
-    let program = folder.join("examples").join(name);
-    let hint =
-        "build the examples first: cargo build -p llamatower-layers --all-features --examples";
-    assert!(program.exists(), "{hint}");
-    program
+    BUILT.call_once(|| {
+        let mut build = std::process::Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--all-features", "--examples"]);
+        if folder.ends_with("release") {
+            build.arg("--release");
+        }
+        let built = build.current_dir(env!("CARGO_MANIFEST_DIR")).status();
+        assert!(built.unwrap().success());
+    });
+    folder.join("examples").join(name)
 }
 
 fn client() -> reqwest::Client {

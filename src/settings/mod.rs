@@ -29,11 +29,11 @@ use std::path::Path;
 
 pub use error::{Problem, SettingsError};
 pub use parse::{ExtraPath, SizeOrShare};
-pub use report::{EffectiveSetting, example_file, reference};
+pub use report::{EffectiveSetting, example_environment, example_file, reference};
 pub use secret::Secret;
 pub use table::{Form, SETTINGS, Setting};
 pub use values::{
-    Backends, KeyLimits, Keys, Limits, Listen, Retry, Settings, Slots, Telemetry, Timeouts,
+    Backends, Cache, KeyLimits, Keys, Limits, Listen, Retry, Settings, Slots, Telemetry, Timeouts,
 };
 
 use reader::Reader;

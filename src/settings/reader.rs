@@ -8,8 +8,8 @@ use llamatower_layers::breaker::BreakerPolicy;
 
 use super::source::{self, Texts};
 use super::{
-    Backends, Keys, Limits, Listen, Problem, Retry, SETTINGS, Secret, Settings, SettingsError,
-    Telemetry, Timeouts,
+    Backends, Cache, Keys, Limits, Listen, Problem, Retry, SETTINGS, Secret, Settings,
+    SettingsError, Telemetry, Timeouts,
     parse::{self, items},
 };
 use crate::edge::{ListenAddr, Origins};
@@ -43,6 +43,7 @@ impl Reader {
         let limits = self.limits();
         let queue = self.queue();
         let breaker = self.breaker();
+        let cache = self.cache();
         let retry = self.retry();
         let keys = self.keys();
         let telemetry = self.telemetry();
@@ -57,6 +58,7 @@ impl Reader {
             limits: limits?,
             queue: queue?,
             breaker: breaker?,
+            cache: cache?,
             retry: retry?,
             keys: keys?,
             telemetry: telemetry?,
@@ -202,6 +204,16 @@ impl Reader {
                 .with_window(self.parsed("breaker.window", parse::duration)?)
                 .with_open_for(open_for, at_most),
         )
+    }
+
+    fn cache(&mut self) -> Option<Cache> {
+        Some(Cache {
+            max_bytes: self.parsed("cache.max_bytes", |text| match text {
+                "off" => Ok(None),
+                text => parse::size(text).map(Some),
+            })?,
+            time_to_live: self.parsed("cache.time_to_live", parse::optional_duration)?,
+        })
     }
 
     fn retry(&mut self) -> Option<Retry> {

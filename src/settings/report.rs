@@ -107,3 +107,17 @@ pub fn example_file() -> String {
     }
     text
 }
+
+/// A file of environment variables with every setting at its default, commented out; secrets are
+/// left out, as such a file is no place for them.
+pub fn example_environment() -> String {
+    let mut text = String::from(
+        "# All settings at their defaults, but for secrets. Take the # away to set one.\n",
+    );
+    for setting in SETTINGS.iter().filter(|setting| !setting.form.is_secret()) {
+        let _ = write!(text, "\n# {}\n", setting.about);
+        let _ = writeln!(text, "# Form: {}.", setting.form.describe());
+        let _ = writeln!(text, "#{}={}", setting.variable, setting.default);
+    }
+    text
+}

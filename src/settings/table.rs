@@ -39,6 +39,8 @@ pub enum Form {
     Number,
     /// Bytes: a number, or a text like `128MiB`.
     Size,
+    /// Bytes, or `off`.
+    OptionalSize,
     /// Bytes, or a share of the memory limit like `25%`.
     SizeOrShare,
     /// Requests in a time like `600/m`, or `off`.
@@ -73,6 +75,7 @@ impl Form {
             Self::Count => "a whole number above 0",
             Self::Number => "a number, 0 or more",
             Self::Size => "bytes, or like 64KiB, 128MiB, 1GiB",
+            Self::OptionalSize => "bytes, or like 64KiB, 128MiB, 1GiB; or off",
             Self::SizeOrShare => "bytes, or like 512MiB, or a share like 25%",
             Self::Rate => "requests in a time like 10/s, 600/m, 5000/h; or off",
             Self::TokenBudgets => {
@@ -123,7 +126,7 @@ settings! {
     "backends.extra_paths" "LLAMATOWER_EXTRA_PATHS" List ""
         "Exact paths that Ollama has and this version does not know, like `POST /api/rerank`; their JSON body is routed by its `model`."
     "backends.probe_interval" "LLAMATOWER_PROBE_INTERVAL" Duration "5s"
-        "How often each server is asked for its models."
+        "How often each server is asked for its models; one that is down is asked every second."
     "backends.probe_timeout" "LLAMATOWER_PROBE_TIMEOUT" Duration "2s"
         "How long a server may take to answer the gateway's own questions before it counts as down."
     "backends.pool_idle" "LLAMATOWER_POOL_IDLE" Count "128"
@@ -190,6 +193,10 @@ settings! {
         "How long a server is left alone; then one request tries it. Twice as long each time that it fails."
     "breaker.open_at_most" "LLAMATOWER_BREAKER_OPEN_AT_MOST" Duration "60s"
         "The longest that it is left alone."
+    "cache.max_bytes" "LLAMATOWER_CACHE" OptionalSize "off"
+        "Memory for answers that need not be computed twice: embeddings, and requests that are deterministic by their own words (temperature 0 or a seed). Clients never see each other's; `Cache-Status` says what was done."
+    "cache.time_to_live" "LLAMATOWER_CACHE_TIME_TO_LIVE" OptionalDuration "1h"
+        "How long such an answer is kept."
     "retry.attempts" "LLAMATOWER_RETRY_ATTEMPTS" Count "3"
         "How many times a request is sent in all while its client has not seen a byte; 1 for no retries."
     "retry.budget_ratio" "LLAMATOWER_RETRY_BUDGET_RATIO" Number "0.2"

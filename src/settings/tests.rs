@@ -39,7 +39,7 @@ fn another_value(setting: &Setting) -> &'static str {
         (_, Form::Duration | Form::OptionalDuration) => "7m",
         (_, Form::Count) => "7",
         (_, Form::Number) => "0.7",
-        (_, Form::Size | Form::SizeOrShare) => "7MiB",
+        (_, Form::Size | Form::OptionalSize | Form::SizeOrShare) => "7MiB",
         (_, Form::Rate) => "7/m",
         (_, Form::TokenBudgets) => "7/minute, 700/month",
         (_, Form::Slots) => "7, localhost:11434=8",
@@ -228,5 +228,10 @@ fn the_reference_in_the_guide_is_the_one_of_the_code() {
         read("llamatower.example.toml"),
         example_file(),
         "run: cargo run -- reference --example > llamatower.example.toml"
+    );
+    assert_eq!(
+        read("k8s/base/settings.env"),
+        example_environment(),
+        "run: cargo run -- reference --environment > k8s/base/settings.env"
     );
 }

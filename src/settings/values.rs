@@ -31,6 +31,8 @@ pub struct Settings {
     pub queue: QueueRules,
     /// When a backend is left alone.
     pub breaker: BreakerPolicy,
+    /// Which answers are kept.
+    pub cache: Cache,
     /// When a request is sent again.
     pub retry: Retry,
     /// Who may ask.
@@ -155,6 +157,15 @@ pub struct KeyLimits {
     pub tokens: Vec<Budget>,
     /// Its share of the slots.
     pub share: Share,
+}
+
+/// Which answers are kept.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    /// So many bytes of them; none if it is off.
+    pub max_bytes: Option<u64>,
+    /// For so long.
+    pub time_to_live: Option<Duration>,
 }
 
 /// When a request is sent again.

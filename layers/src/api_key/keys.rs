@@ -90,6 +90,10 @@ impl KeySet {
     /// Whose key this is. Every entry is compared, each in constant time: how long it takes
     /// says nothing. A key that stands there for both roles has the higher one.
     pub fn find(&self, key: &str) -> Option<&Identity> {
+        self.find_bytes(key.as_bytes())
+    }
+
+    pub(super) fn find_bytes(&self, key: &[u8]) -> Option<&Identity> {
         let digest: [u8; 32] = Sha256::digest(key).into();
         let mut found = None;
         for entry in self.entries.iter() {

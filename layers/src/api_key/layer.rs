@@ -25,6 +25,11 @@ pub enum Access {
 /// Makes [`ApiKey`] services.
 #[derive(Clone)]
 pub struct ApiKeyLayer {
+    pub(super) policy: Arc<Policy>,
+}
+
+#[derive(Clone)]
+pub(super) struct Policy {
     pub(super) keys: KeySet,
     pub(super) rule: Arc<dyn Fn(&Parts) -> Access + Send + Sync>,
     pub(super) hint: Arc<str>,
@@ -35,21 +40,23 @@ impl ApiKeyLayer {
     pub fn new(keys: KeySet) -> Self {
         let needs_key = keys.has(Role::User);
         Self {
-            rule: Arc::new(move |request| default_rule(request, needs_key)),
-            keys,
-            hint: "the operator of this gateway can configure one".into(),
+            policy: Arc::new(Policy {
+                rule: Arc::new(move |request| default_rule(request, needs_key)),
+                keys,
+                hint: "the operator of this gateway can configure one".into(),
+            }),
         }
     }
 
     /// Decides for each request who may make it.
     pub fn with_rule(mut self, rule: impl Fn(&Parts) -> Access + Send + Sync + 'static) -> Self {
-        self.rule = Arc::new(rule);
+        Arc::make_mut(&mut self.policy).rule = Arc::new(rule);
         self
     }
 
     /// What a client is told that may not manage models.
     pub fn with_management_hint(mut self, hint: impl Into<Arc<str>>) -> Self {
-        self.hint = hint.into();
+        Arc::make_mut(&mut self.policy).hint = hint.into();
         self
     }
 }
@@ -69,12 +76,18 @@ impl<S> Layer<S> for ApiKeyLayer {
     fn layer(&self, inner: S) -> ApiKey<S> {
         ApiKey {
             inner,
-            policy: self.clone(),
+            policy: self.policy.clone(),
         }
     }
 }
 
 impl fmt::Debug for ApiKeyLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.policy, f)
+    }
+}
+
+impl fmt::Debug for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ApiKeyLayer")
             .field("keys", &self.keys)

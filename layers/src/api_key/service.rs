@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::Request;
@@ -9,32 +10,29 @@ use http::request::Parts;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::{
-    Access, ApiKeyLayer, Identity, ManagementRefused, MissingKey, Role, WrongKey, credential,
-};
+use super::credential::{self, ShownKey};
+use super::layer::Policy;
+use super::{Access, Identity, ManagementRefused, MissingKey, Role, WrongKey};
 use crate::{BoxError, Failure};
 
-/// The service of [`ApiKeyLayer`].
+/// The service of [`ApiKeyLayer`](super::ApiKeyLayer).
 #[derive(Clone, Debug)]
 pub struct ApiKey<S> {
     pub(super) inner: S,
-    pub(super) policy: ApiKeyLayer,
+    pub(super) policy: Arc<Policy>,
 }
 
-impl ApiKeyLayer {
+impl Policy {
     /// Who is asking, if they may.
     fn judge(&self, request: &mut Parts) -> Result<Option<Identity>, Failure> {
         let shown = credential::take(&mut request.headers);
         let access = (self.rule)(request);
         if access == Access::Open {
             let key = shown.ok().flatten();
-            return Ok(key.and_then(|key| self.keys.find(&key)).cloned());
+            return Ok(key.and_then(|key| self.find(&key)));
         }
         let shown = shown?;
-        let known = shown
-            .as_deref()
-            .and_then(|key| self.keys.find(key))
-            .cloned();
+        let known = shown.as_ref().and_then(|key| self.find(key));
         match (access, &known) {
             (
                 Access::Admin,
@@ -49,6 +47,10 @@ impl ApiKeyLayer {
             (Access::Anonymous, None) => Ok(None),
             (_, None) => Err(MissingKey.into()),
         }
+    }
+
+    fn find(&self, key: &ShownKey) -> Option<Identity> {
+        self.keys.find_bytes(key.as_bytes()).cloned()
     }
 
     fn refuse_management(&self) -> Failure {

@@ -1,20 +1,37 @@
 //! Bodies that layers pass on: what rides an answer to its end, and what can be sent again.
 
+#[cfg(feature = "replay-body")]
 mod error;
 mod guarded;
+#[cfg(feature = "replay-body")]
 mod machine;
+#[cfg(feature = "replay-body")]
 mod memory;
+#[cfg(feature = "replay-body")]
 pub(crate) mod read_clock;
+#[cfg(feature = "replay-body")]
 mod replay;
 #[cfg(any(feature = "breaker", feature = "outcome"))]
 mod rest;
 
+#[cfg(feature = "replay-body")]
 pub use error::{BodyReadTimeout, ClientBodyFailed};
 pub use guarded::Guarded;
+#[cfg(feature = "replay-body")]
 pub use memory::{MemoryBudget, Reservation};
+#[cfg(feature = "replay-body")]
 pub use replay::ReplayBody;
+#[cfg(feature = "body-limit")]
+pub(crate) use replay::Segments;
 #[cfg(any(feature = "breaker", feature = "outcome"))]
 pub(crate) use rest::Rest;
+
+/// A body whose bytes may be in memory already, for layers that look into them.
+#[cfg(feature = "replay-body")]
+pub trait Buffered {
+    /// All bytes, in pieces; `None` if they are still to come.
+    fn segments(&self) -> Option<&[bytes::Bytes]>;
+}
 
 /// A body that can be sent again, for retries.
 pub trait Replay: Sized {

@@ -10,9 +10,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use smallvec::SmallVec;
 
 use super::read_clock::ReadClock;
-use super::{ClientBodyFailed, Replay, Reservation};
+use super::{Buffered, ClientBodyFailed, Replay, Reservation};
 use crate::{BoxError, Failure};
 
 pin_project! {
@@ -50,8 +51,11 @@ pin_project! {
     }
 }
 
+/// Most bodies come in one piece, which then needs no list.
+pub(crate) type Segments = SmallVec<[Bytes; 1]>;
+
 struct Buffer {
-    segments: Vec<Bytes>,
+    segments: Segments,
     len: u64,
     // Held for their drop alone.
     _reservation: Option<Reservation>,
@@ -69,7 +73,7 @@ impl<B> ReplayBody<B> {
         segments: impl IntoIterator<Item = Bytes>,
         reservation: Option<Reservation>,
     ) -> Self {
-        let mut segments: Vec<_> = segments.into_iter().collect();
+        let mut segments: Segments = segments.into_iter().collect();
         segments.retain(|segment| !segment.is_empty());
         if segments.is_empty() {
             return Self::empty();
@@ -144,7 +148,7 @@ impl<B> ReplayBody<B> {
             return None;
         }
         let old = self.segments()?;
-        let mut segments = Vec::with_capacity(old.len() + 2);
+        let mut segments = Segments::with_capacity(old.len() + 2);
         segments.extend(within(old, 0..range.start));
         segments.extend((!insert.is_empty()).then_some(insert));
         segments.extend(within(old, range.end..len));
@@ -174,6 +178,12 @@ fn within(segments: &[Bytes], range: Range<u64>) -> impl Iterator<Item = Bytes> 
         // Both are at most the segment's length, which is a usize.
         (from < to).then(|| segment.slice(from as usize..to as usize))
     })
+}
+
+impl<B> Buffered for ReplayBody<B> {
+    fn segments(&self) -> Option<&[Bytes]> {
+        self.segments()
+    }
 }
 
 impl<B> Replay for ReplayBody<B> {

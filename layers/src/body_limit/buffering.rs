@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{BodyMemoryExhausted, BodyTooLarge};
 use crate::Failure;
-use crate::body::{MemoryBudget, ReplayBody, Reservation};
+use crate::body::{MemoryBudget, ReplayBody, Reservation, Segments};
 
 /// What a body of unknown length reserves at first; each further step doubles what it holds,
 /// by [`LARGEST_STEP`] at most.
@@ -43,7 +43,7 @@ pub(super) struct Buffering {
     limit: u64,
     reservation: Reservation,
     received: u64,
-    segments: Vec<Bytes>,
+    segments: Segments,
     // Small pieces that have not become a segment yet; they come after all segments.
     joined: BytesMut,
     pace: Pace,
@@ -70,7 +70,7 @@ impl Buffering {
             limit,
             reservation,
             received: 0,
-            segments: Vec::new(),
+            segments: Segments::new(),
             joined: BytesMut::new(),
             pace,
             started: None,
@@ -92,13 +92,18 @@ impl Buffering {
                 self.flush();
             }
             self.joined.extend_from_slice(&piece);
-        } else if let Some(last) = self.segments.pop_if(|last| last.len() < SMALL) {
+        } else if let Some(last) = self.pop_small() {
             self.joined.extend_from_slice(&last);
             self.joined.extend_from_slice(&piece);
         } else {
             self.segments.push(piece);
         }
         Ok(())
+    }
+
+    fn pop_small(&mut self) -> Option<Bytes> {
+        let is_small = self.segments.last()?.len() < SMALL;
+        if is_small { self.segments.pop() } else { None }
     }
 
     fn reserve(&mut self) -> Result<(), Failure> {

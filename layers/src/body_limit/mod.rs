@@ -52,6 +52,8 @@ mod buffering;
 mod error;
 mod future;
 mod layer;
+#[cfg(test)]
+mod properties;
 mod rule;
 mod service;
 

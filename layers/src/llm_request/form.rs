@@ -39,7 +39,7 @@ pub(super) async fn scan_form(
         if !is_plausible_name(&name) {
             return Err(fail(ScanError::InvalidModelName));
         }
-        scanned.model = (!name.is_empty()).then_some(name);
+        scanned.model = (!name.is_empty()).then(|| name.into());
     }
     Ok(scanned)
 }

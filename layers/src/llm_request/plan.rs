@@ -128,7 +128,7 @@ pub(super) fn settle<B>(
     default_model: Option<&Arc<str>>,
 ) {
     let operation = endpoint.operation;
-    let mut model = scanned.model.take().map(Arc::from);
+    let mut model = scanned.model.take();
     if let (None, true, true, Some(default)) =
         (&model, is_json, operation.is_inference(), default_model)
         && let Some(body) = with_model(request.body(), &scanned, default)

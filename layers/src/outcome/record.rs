@@ -3,10 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::{Extensions, HeaderValue, Method, Request, StatusCode, Uri};
+use http::{Extensions, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use tokio::time::Instant;
 
 use crate::{Dialect, Operation, RouteMatch};
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -83,12 +85,33 @@ pub struct Outcome {
 impl Outcome {
     /// The record of a request that starts now.
     pub fn starting(now: Instant) -> Self {
+        Self::new(now, Method::GET, Uri::default(), None, None)
+    }
+
+    /// The record of this request, which starts now.
+    pub fn of<B>(request: &Request<B>, now: Instant) -> Self {
+        Self::new(
+            now,
+            request.method().clone(),
+            request.uri().clone(),
+            RouteMatch::of(request.extensions()).cloned(),
+            request.headers().get(X_REQUEST_ID).cloned(),
+        )
+    }
+
+    fn new(
+        started: Instant,
+        method: Method,
+        uri: Uri,
+        route_match: Option<RouteMatch>,
+        request_id: Option<HeaderValue>,
+    ) -> Self {
         Self {
-            started: now,
-            method: Method::GET,
-            uri: Uri::default(),
-            route_match: None,
-            request_id: None,
+            started,
+            method,
+            uri,
+            route_match,
+            request_id,
             model: None,
             stream: false,
             identity: None,
@@ -103,17 +126,6 @@ impl Outcome {
             error: None,
             ending: Ending::Open,
             extensions: Extensions::new(),
-        }
-    }
-
-    /// The record of this request, which starts now.
-    pub fn of<B>(request: &Request<B>, now: Instant) -> Self {
-        Self {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            route_match: RouteMatch::of(request.extensions()).cloned(),
-            request_id: request.headers().get("x-request-id").cloned(),
-            ..Self::starting(now)
         }
     }
 

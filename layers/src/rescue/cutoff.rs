@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::{Future, pending};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use tokio::sync::watch::Receiver;
@@ -10,14 +11,15 @@ use tokio::task::unconstrained;
 
 /// Waits for a flag to turn true, at the cost of one atomic load a poll.
 pub(super) struct Cutoff {
-    receiver: Receiver<bool>,
+    /// The layer's own, which never takes note of a change: any is one that it has not seen.
+    receiver: Arc<Receiver<bool>>,
     wait: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Whom the flag will wake.
     waker: Option<Waker>,
 }
 
 impl Cutoff {
-    pub(super) fn new(receiver: Receiver<bool>) -> Self {
+    pub(super) fn new(receiver: Arc<Receiver<bool>>) -> Self {
         Self {
             receiver,
             wait: None,
@@ -35,11 +37,10 @@ impl Cutoff {
             return Poll::Pending;
         }
         let wait = self.wait.get_or_insert_with(|| {
-            let receiver = self.receiver.clone();
+            let receiver = Receiver::clone(&self.receiver);
             // A poll that were put off for the sake of other tasks would not register.
             Box::pin(unconstrained(wait_for(receiver)))
         });
-        self.receiver.mark_unchanged();
         if wait.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }

@@ -1,5 +1,7 @@
 //! The layer.
 
+use std::sync::Arc;
+
 use tokio::sync::watch::Receiver;
 use tower_layer::Layer;
 
@@ -9,7 +11,7 @@ use super::report::Hook;
 /// Makes answers of errors, and error frames of broken streams; see the [module](super).
 #[derive(Clone, Debug)]
 pub struct RescueLayer {
-    cutoff: Option<Receiver<bool>>,
+    cutoff: Option<Arc<Receiver<bool>>>,
     hook: Hook,
 }
 
@@ -28,7 +30,7 @@ impl RescueLayer {
     ///
     /// A client that does not read is not noticed here; whoever holds its socket must end it.
     pub fn with_cutoff(mut self, cutoff: Receiver<bool>) -> Self {
-        self.cutoff = Some(cutoff);
+        self.cutoff = Some(Arc::new(cutoff));
         self
     }
 

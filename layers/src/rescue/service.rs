@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -18,14 +19,14 @@ use crate::BoxError;
 /// The service of [`RescueLayer`](super::RescueLayer).
 pub struct RescueService<S> {
     inner: S,
-    cutoff: Option<Receiver<bool>>,
+    cutoff: Option<Arc<Receiver<bool>>>,
     hook: Hook,
     /// Why the inner service cannot be called; told by the call to come.
     unready: Option<BoxError>,
 }
 
 impl<S> RescueService<S> {
-    pub(super) fn new(inner: S, cutoff: Option<Receiver<bool>>, hook: Hook) -> Self {
+    pub(super) fn new(inner: S, cutoff: Option<Arc<Receiver<bool>>>, hook: Hook) -> Self {
         Self {
             inner,
             cutoff,

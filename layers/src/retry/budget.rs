@@ -61,8 +61,10 @@ impl RetryBudget {
 
 impl Balance {
     fn withdraw(&mut self, now: Instant) -> bool {
-        let passed = self.updated.map_or(0.0, |then| (now - then).as_secs_f64());
-        self.updated = Some(now);
+        // Threads come out of order. A clock that went back would have time pass twice.
+        let then = self.updated.unwrap_or(now);
+        let passed = now.saturating_duration_since(then).as_secs_f64();
+        self.updated = Some(now.max(then));
         let most = self.floor_per_second * FLOOR_SECONDS_SAVED;
         self.from_time = (self.from_time + passed * self.floor_per_second).min(most);
         for account in [&mut self.from_requests, &mut self.from_time] {
@@ -94,6 +96,17 @@ mod tests {
         assert!((9..=10).contains(&withdrawn(&budget, start)));
         assert_eq!(withdrawn(&budget, start + Duration::from_millis(500)), 5);
         assert_eq!(withdrawn(&budget, start + Duration::from_secs(3600)), 10);
+    }
+
+    #[test]
+    fn time_does_not_pass_twice_when_threads_come_out_of_order() {
+        let start = Instant::now();
+        let later = start + Duration::from_secs(1);
+        let budget = RetryBudget::new(0.0, 10.0);
+        assert_eq!(withdrawn(&budget, start), 10);
+        assert_eq!(withdrawn(&budget, later), 10);
+        assert_eq!(withdrawn(&budget, start), 0);
+        assert_eq!(withdrawn(&budget, later), 0);
     }
 
     #[test]

@@ -17,9 +17,14 @@ pub(super) type IsReplayable = fn(&Method, &Extensions) -> bool;
 /// Makes [`Retry`] services that share a budget; see the [module](super).
 #[derive(Clone)]
 pub struct RetryLayer {
+    policy: Arc<Policy>,
+}
+
+#[derive(Clone)]
+pub(super) struct Policy {
     pub(super) attempts: NonZeroU32,
     pub(super) budget: RetryBudget,
-    pub(super) statuses: Arc<[StatusCode]>,
+    pub(super) statuses: Vec<StatusCode>,
     pub(super) is_replayable: IsReplayable,
     pub(super) backoff: Backoff,
     pub(super) observer: Option<RetryObserver>,
@@ -31,18 +36,24 @@ impl RetryLayer {
     pub fn new(budget: RetryBudget) -> Self {
         const DEFAULT_ATTEMPTS: NonZeroU32 = NonZeroU32::MIN.saturating_add(2);
         Self {
-            attempts: DEFAULT_ATTEMPTS,
-            budget,
-            statuses: Arc::new([StatusCode::SERVICE_UNAVAILABLE]),
-            is_replayable: by_route_or_method,
-            backoff: Backoff::default(),
-            observer: None,
+            policy: Arc::new(Policy {
+                attempts: DEFAULT_ATTEMPTS,
+                budget,
+                statuses: [StatusCode::SERVICE_UNAVAILABLE].into(),
+                is_replayable: by_route_or_method,
+                backoff: Backoff::default(),
+                observer: None,
+            }),
         }
+    }
+
+    fn policy(&mut self) -> &mut Policy {
+        Arc::make_mut(&mut self.policy)
     }
 
     /// How many times a request is sent in all; 1 for no retries.
     pub fn with_attempts(mut self, attempts: NonZeroU32) -> Self {
-        self.attempts = attempts;
+        self.policy().attempts = attempts;
         self
     }
 
@@ -51,7 +62,7 @@ impl RetryLayer {
     /// Ollama answers 503 before it has begun to work on a request. A 502 or 504 of a proxy may
     /// come after that.
     pub fn with_statuses(mut self, statuses: impl IntoIterator<Item = StatusCode>) -> Self {
-        self.statuses = statuses.into_iter().collect();
+        self.policy().statuses = statuses.into_iter().collect();
         self
     }
 
@@ -59,19 +70,19 @@ impl RetryLayer {
     /// of their [`RouteMatch`] to say ([`Operation::is_replayable`](crate::Operation)), and
     /// where there is none for the method: safe ones may (RFC 9110 9.2.1).
     pub fn with_replayable(mut self, is_replayable: fn(&Method, &Extensions) -> bool) -> Self {
-        self.is_replayable = is_replayable;
+        self.policy().is_replayable = is_replayable;
         self
     }
 
     /// How long is waited before a retry.
     pub fn with_backoff(mut self, backoff: Backoff) -> Self {
-        self.backoff = backoff;
+        self.policy().backoff = backoff;
         self
     }
 
     /// Tells `observer` of each failed attempt that a retry might mend, before the retry.
     pub fn with_observer(mut self, observer: impl Fn(&RetryEvent) + Send + Sync + 'static) -> Self {
-        self.observer = Some(Arc::new(observer));
+        self.policy().observer = Some(Arc::new(observer));
         self
     }
 }
@@ -91,12 +102,18 @@ impl<S> Layer<S> for RetryLayer {
     fn layer(&self, inner: S) -> Retry<S> {
         Retry {
             inner,
-            policy: self.clone(),
+            policy: self.policy.clone(),
         }
     }
 }
 
 impl fmt::Debug for RetryLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.policy, f)
+    }
+}
+
+impl fmt::Debug for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryLayer")
             .field("attempts", &self.attempts)

@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,14 +14,15 @@ use tower_service::Service;
 
 use super::backoff::{Next, random_share};
 use super::drain::drain;
-use super::{Attempts, Decision, RetryEvent, RetryLayer};
+use super::layer::Policy;
+use super::{Attempts, Decision, RetryEvent};
 use crate::{BoxError, Failure, Replay, Retryable};
 
-/// The service of [`RetryLayer`].
+/// The service of [`RetryLayer`](super::RetryLayer).
 #[derive(Clone, Debug)]
 pub struct Retry<S> {
     pub(super) inner: S,
-    pub(super) policy: RetryLayer,
+    pub(super) policy: Arc<Policy>,
 }
 
 impl<S, B, R> Service<Request<B>> for Retry<S>
@@ -53,7 +55,7 @@ where
 /// One request on its way through its attempts.
 struct Asking<S> {
     inner: S,
-    policy: RetryLayer,
+    policy: Arc<Policy>,
     attempts: Attempts,
     has_used_once: bool,
 }

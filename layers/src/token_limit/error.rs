@@ -74,8 +74,8 @@ pub(super) fn write_standings(headers: &mut HeaderMap, standings: &[Standing]) {
             super::Window::Day => Some(86_400),
             super::Window::Month => None,
         };
-        let name = format_args!("tokens-{}", window.name()).to_string();
-        let policy = ratelimit_fields::policy(&name, standing.budget.tokens(), length);
-        ratelimit_fields::append(headers, policy, &name, standing.remaining, standing.reset);
+        let name = window.field_name();
+        let policy = ratelimit_fields::policy(name, standing.budget.tokens(), length);
+        ratelimit_fields::append(headers, policy, name, standing.remaining, standing.reset);
     }
 }

@@ -40,7 +40,7 @@ struct Count {
 pub(super) struct Reserved<K> {
     /// `None` for the account that keys share for which there was no room.
     key: Option<K>,
-    parts: Vec<Part>,
+    parts: [Option<Part>; 3],
 }
 
 #[derive(Debug)]
@@ -98,7 +98,7 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
             return Err(refusal);
         }
         let mut standings = Vec::with_capacity(budgets.len());
-        let mut parts = Vec::with_capacity(budgets.len());
+        let mut parts: [Option<Part>; 3] = Default::default();
         for budget in budgets {
             let (window, span) = (budget.window(), &spans[budget.window() as usize]);
             let tokens = tokens.min(budget.tokens());
@@ -109,10 +109,12 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
                 remaining: account.left(budget, span),
                 reset: span.left(now),
             });
-            parts.push(Part {
+            // Two budgets for one window share its count.
+            let before = parts[window as usize].take().map_or(0, |part| part.tokens);
+            parts[window as usize] = Some(Part {
                 window,
                 start: span.start,
-                tokens,
+                tokens: before.saturating_add(tokens),
             });
         }
         let key = has_room.then_some(key);
@@ -130,7 +132,7 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
             None => Some(&mut self.overflow),
         };
         let Some(account) = account else { return };
-        for part in reserved.parts {
+        for part in reserved.parts.into_iter().flatten() {
             let count = &mut account.counts[part.window as usize];
             if count.start == part.start {
                 count.reserved = count.reserved.saturating_sub(part.tokens);

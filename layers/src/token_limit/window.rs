@@ -43,6 +43,15 @@ impl Window {
         }
     }
 
+    /// Its name in the `RateLimit` headers.
+    pub(super) fn field_name(self) -> &'static str {
+        match self {
+            Self::Minute => "tokens-minute",
+            Self::Day => "tokens-day",
+            Self::Month => "tokens-month",
+        }
+    }
+
     /// The window that `now` is in.
     pub(super) fn span(self, now: Timestamp, zone: &TimeZone) -> Span {
         self.checked_span(now, zone).unwrap_or(Span {

@@ -18,6 +18,15 @@ use crate::ollama::upstream::{Address, PoolLimits, Upstream};
 /// A list of a thousand models is some 500 kB.
 const MAX_PAGE_BYTES: usize = 64 * 1024 * 1024;
 
+/// A model that a server has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Installed {
+    /// Its name.
+    pub name: ModelName,
+    /// What it is, whatever its name; empty if the server does not say.
+    pub digest: Arc<str>,
+}
+
 /// One Ollama server: its name, whether it is up, and how the gateway asks it for lists.
 #[derive(Debug)]
 pub struct Backend {
@@ -99,8 +108,8 @@ impl Backend {
     ///
     /// # Errors
     /// It gave no list in time.
-    pub async fn probe(&self, limit: Duration) -> Result<Vec<ModelName>, Unreachable> {
-        let found = self.names("/api/tags", limit).await;
+    pub async fn probe(&self, limit: Duration) -> Result<Vec<Installed>, Unreachable> {
+        let found = self.models("/api/tags", limit).await;
         if let Err(error) = &found {
             tracing::debug!(backend = %self.name, %error, "a probe failed");
         }
@@ -114,14 +123,15 @@ impl Backend {
     /// # Errors
     /// It gave no list in time.
     pub async fn loaded_models(&self, limit: Duration) -> Result<Vec<ModelName>, Unreachable> {
-        self.names("/api/ps", limit).await
+        let loaded = self.models("/api/ps", limit).await?;
+        Ok(loaded.into_iter().map(|model| model.name).collect())
     }
 
-    async fn names(
+    async fn models(
         &self,
         path: &'static str,
         limit: Duration,
-    ) -> Result<Vec<ModelName>, Unreachable> {
+    ) -> Result<Vec<Installed>, Unreachable> {
         #[derive(Deserialize)]
         struct Page {
             models: Option<Vec<Row>>,
@@ -129,13 +139,20 @@ impl Backend {
         #[derive(Deserialize)]
         struct Row {
             name: String,
+            #[serde(default)]
+            digest: String,
         }
         let page = self.page(path, limit).await?;
         let page: Page = serde_json::from_slice(&page)
             .map_err(|error| self.unreachable(format!("{path} is no list of models: {error}")))?;
         let rows = page.models.unwrap_or_default().into_iter();
         Ok(rows
-            .filter_map(|row| ModelName::parse(&row.name).ok())
+            .filter_map(|row| {
+                Some(Installed {
+                    name: ModelName::parse(&row.name).ok()?,
+                    digest: row.digest.into(),
+                })
+            })
             .collect())
     }
 }

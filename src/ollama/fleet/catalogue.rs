@@ -9,7 +9,7 @@ use llamatower_layers::llm_request::ModelName;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::backend::Unreachable;
+use super::backend::{Installed, Unreachable};
 
 /// A model that nobody has makes the gateway ask everybody; not more often than this.
 const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
@@ -17,9 +17,17 @@ const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
 /// The models of all backends.
 #[derive(Debug)]
 pub(super) struct Catalogue {
-    holders: ArcSwap<HashMap<ModelName, Arc<[usize]>>>,
-    found: Mutex<Vec<Vec<ModelName>>>,
+    rows: ArcSwap<HashMap<ModelName, Row>>,
+    found: Mutex<Vec<Vec<Installed>>>,
     refreshes: watch::Sender<Refreshes>,
+}
+
+/// Who has a model, and which.
+#[derive(Clone, Debug)]
+struct Row {
+    holders: Arc<[usize]>,
+    /// `None` if they have different ones of the same name, or do not say.
+    digest: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug)]
@@ -33,7 +41,7 @@ struct Refreshes {
 impl Catalogue {
     pub(super) fn new(backends: usize) -> Self {
         Self {
-            holders: ArcSwap::default(),
+            rows: ArcSwap::default(),
             found: Mutex::new(vec![Vec::new(); backends]),
             refreshes: watch::Sender::new(Refreshes {
                 asked: 0,
@@ -45,7 +53,15 @@ impl Catalogue {
 
     /// The backends that have a model, whether they are up or not.
     pub(super) fn holders(&self, model: &ModelName) -> Arc<[usize]> {
-        self.holders.load().get(model).cloned().unwrap_or_default()
+        let rows = self.rows.load();
+        rows.get(model)
+            .map(|row| row.holders.clone())
+            .unwrap_or_default()
+    }
+
+    /// What a model is, if all who have it agree.
+    pub(super) fn digest(&self, model: &ModelName) -> Option<Arc<str>> {
+        self.rows.load().get(model)?.digest.clone()
     }
 
     /// Notes what a probe found. A backend that did not answer keeps what it had: it is the one
@@ -53,14 +69,14 @@ impl Catalogue {
     pub(super) fn note_probe(
         &self,
         backend: usize,
-        found: Result<Vec<ModelName>, Unreachable>,
+        found: Result<Vec<Installed>, Unreachable>,
         asked: u64,
     ) {
         if let Ok(models) = found {
             let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
             if found[backend] != models {
                 found[backend] = models;
-                self.holders.store(Arc::new(by_model(&found)));
+                self.rows.store(Arc::new(by_model(&found)));
             }
         }
         self.refreshes.send_modify(|refreshes| {
@@ -115,16 +131,26 @@ impl Catalogue {
     }
 }
 
-fn by_model(found: &[Vec<ModelName>]) -> HashMap<ModelName, Arc<[usize]>> {
-    let mut holders: HashMap<ModelName, Vec<usize>> = HashMap::new();
+fn by_model(found: &[Vec<Installed>]) -> HashMap<ModelName, Row> {
+    let mut holders: HashMap<&ModelName, Vec<(usize, &Arc<str>)>> = HashMap::new();
     for (backend, models) in found.iter().enumerate() {
         for model in models {
-            holders.entry(model.clone()).or_default().push(backend);
+            let of_model = holders.entry(&model.name).or_default();
+            of_model.push((backend, &model.digest));
         }
     }
-    let rows = holders.into_iter();
-    rows.map(|(model, backends)| (model, backends.into()))
-        .collect()
+    let rows = holders.into_iter().map(|(model, of_model)| {
+        let first = of_model.first().map(|(_, digest)| *digest);
+        let is_one = |digest: &&Arc<str>| {
+            !digest.is_empty() && of_model.iter().all(|(_, other)| other == digest)
+        };
+        let row = Row {
+            digest: first.filter(is_one).cloned(),
+            holders: of_model.iter().map(|(backend, _)| *backend).collect(),
+        };
+        (model.clone(), row)
+    });
+    rows.collect()
 }
 
 #[cfg(test)]
@@ -135,11 +161,29 @@ mod tests {
         ModelName::parse(text).expect("a sound name")
     }
 
+    fn installed(text: &str, digest: &str) -> Installed {
+        Installed {
+            name: name(text),
+            digest: digest.into(),
+        }
+    }
+
+    #[test]
+    fn a_name_that_stands_for_two_models_has_no_digest() {
+        let catalogue = Catalogue::new(2);
+        catalogue.note_probe(0, Ok(vec![installed("a", "1"), installed("b", "2")]), 0);
+        assert_eq!(catalogue.digest(&name("a")).as_deref(), Some("1"));
+        catalogue.note_probe(1, Ok(vec![installed("a", "9"), installed("b", "2")]), 0);
+        assert_eq!(catalogue.digest(&name("a")), None);
+        assert_eq!(catalogue.digest(&name("b")).as_deref(), Some("2"));
+        assert_eq!(catalogue.digest(&name("c")), None);
+    }
+
     #[test]
     fn a_backend_that_does_not_answer_keeps_its_models() {
         let catalogue = Catalogue::new(2);
-        catalogue.note_probe(0, Ok(vec![name("a")]), 0);
-        catalogue.note_probe(1, Ok(vec![name("a"), name("b")]), 0);
+        catalogue.note_probe(0, Ok(vec![installed("a", "1")]), 0);
+        catalogue.note_probe(1, Ok(vec![installed("a", "1"), installed("b", "2")]), 0);
         assert_eq!(&*catalogue.holders(&name("A:latest")), [0, 1]);
         catalogue.note_probe(0, Err(Unreachable::new("gpu-1:11434", "it is gone")), 0);
         assert_eq!(&*catalogue.holders(&name("a")), [0, 1]);

@@ -27,7 +27,7 @@ use llamatower_layers::{BoxError, LlmRequest, Record, RouteMatch};
 use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, timeout_at};
 
-pub use backend::{Backend, Unreachable};
+pub use backend::{Backend, Installed, Unreachable};
 pub use config::{FleetConfig, ProbeClocks, QueueRules, Share};
 pub use dispatch::{BackendSlot, Class, Dispatcher};
 pub use resting::BackendsResting;
@@ -37,6 +37,9 @@ pub use watch::{WatchLayer, Watched};
 use crate::client::Client;
 use catalogue::Catalogue;
 use picker::Picker;
+
+/// A backend that is down is probed as often as this, so that it is missed no longer than needed.
+const PAUSE_WHILE_DOWN: Duration = Duration::from_secs(1);
 
 /// All backends, a service for each, and the queue before them.
 #[derive(Debug)]
@@ -157,6 +160,11 @@ impl<S> Fleet<S> {
         ModelName::parse(model).is_ok_and(|name| !self.catalogue.holders(&name).is_empty())
     }
 
+    /// What the model of a request is, whatever its name, if all backends that have it agree.
+    pub fn version_of(&self, request: &Parts) -> Option<Arc<str>> {
+        self.catalogue.digest(&model_of(request)?)
+    }
+
     /// Asks all backends for what they hold, now rather than when their turn comes.
     pub fn refresh(&self) {
         self.catalogue.ask_for_refresh();
@@ -179,8 +187,12 @@ impl<S> Fleet<S> {
                 self.breakers[index].half_open();
             }
             self.queue.slots_changed();
+            let pause = match backend.is_up() {
+                true => self.config.clocks.interval,
+                false => self.config.clocks.interval.min(PAUSE_WHILE_DOWN),
+            };
             tokio::select! {
-                () = tokio::time::sleep(self.config.clocks.interval) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = self.catalogue.refresh_asked_after(asked) => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }

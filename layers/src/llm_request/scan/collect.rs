@@ -1,6 +1,7 @@
 //! What the scanner remembers of what it comes by.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::keys::{Key, Keys, Seen};
 use super::text::{keep_alive_seconds, keep_alive_text, unescape};
@@ -17,7 +18,7 @@ pub(super) struct Collector {
     // The key whose value comes next, of the body and of its options.
     current: [Option<Key>; 2],
     found: Scanned,
-    name: Option<String>,
+    name: Option<Arc<str>>,
     has_content: bool,
     error: Option<ScanError>,
 }
@@ -65,7 +66,7 @@ impl Collector {
         });
     }
 
-    fn name(&mut self, key: Key, value: Value<'_>) -> Option<String> {
+    fn name(&mut self, key: Key, value: Value<'_>) -> Option<Arc<str>> {
         let kept = match value {
             Value::String(kept) => kept,
             Value::Null => return None,
@@ -79,7 +80,7 @@ impl Collector {
             self.fail(ScanError::InvalidModelName);
             return None;
         }
-        (!name.is_empty()).then(|| name.into_owned())
+        (!name.is_empty()).then(|| name.into())
     }
 }
 
@@ -151,11 +152,18 @@ impl Visitor for Collector {
         if kept.is_cut || depth == 2 && self.current[0] != Some(Key::Options) {
             return;
         }
-        let text = unescape(kept.raw);
-        let Some(key) = self.keys.find(&text, depth == 2) else {
-            return;
+        let exact = self.keys.find_exact(kept.raw, depth == 2);
+        let (key, is_as_written) = match exact {
+            Some(key) => (key, true),
+            None => {
+                let text = unescape(kept.raw);
+                let Some(key) = self.keys.find(&text, depth == 2) else {
+                    return;
+                };
+                (key, text == key.text())
+            }
         };
-        if !self.seen.insert(key) || text != key.text() {
+        if !self.seen.insert(key) || !is_as_written {
             self.fail(ScanError::AmbiguousKey { key: key.text() });
         }
         self.current[slot] = Some(key);

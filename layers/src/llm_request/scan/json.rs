@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 use super::ScanError;
 use super::utf8::Utf8;
 use super::visit::{Kept, Kind, TOLD_DEPTH, Value, Visitor};
@@ -60,7 +62,8 @@ pub(super) struct Json {
     top: Option<Kind>,
     // Where the value that is told began, by the depth of its container.
     begun: [u64; TOLD_DEPTH as usize + 1],
-    kept: Vec<u8>,
+    // Room for every key and for the names that models have; longer ones are rare.
+    kept: SmallVec<[u8; 128]>,
     keep: usize,
     is_cut: bool,
 }
@@ -75,7 +78,7 @@ impl Json {
             offset: 0,
             top: None,
             begun: [0; TOLD_DEPTH as usize + 1],
-            kept: Vec::new(),
+            kept: SmallVec::new(),
             keep: 0,
             is_cut: false,
         }
@@ -429,22 +432,28 @@ fn number(state: State, byte: u8) -> Option<State> {
 /// How many bytes of a string need no look: all up to a quote, a backslash or a control
 /// character.
 fn plain_prefix(bytes: &[u8]) -> usize {
-    let is_special = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
-    // Without a branch inside, the compiler makes a handful of vector instructions of a block.
-    let (blocks, _) = bytes.as_chunks::<64>();
-    let plain = blocks
-        .iter()
-        .take_while(|block| {
-            !block.iter().fold(false, |found, &byte| {
-                found | (byte < 0x20) | (byte == b'"') | (byte == b'\\')
-            })
-        })
-        .count()
-        * 64;
+    let mut plain = plain_blocks::<64>(bytes);
+    plain += plain_blocks::<16>(&bytes[plain..]);
     let rest = &bytes[plain..];
-    plain
-        + rest
-            .iter()
-            .position(|&byte| is_special(byte))
-            .unwrap_or(rest.len())
+    let special = rest.iter().position(|&byte| is_special(byte));
+    plain + special.unwrap_or(rest.len())
+}
+
+/// The part of [`plain_prefix`] that is made of whole blocks. Without a branch inside, the
+/// compiler makes a handful of vector instructions of a block.
+fn plain_blocks<const SIZE: usize>(bytes: &[u8]) -> usize {
+    let (blocks, _) = bytes.as_chunks::<SIZE>();
+    let has_special = |block: &[u8; SIZE]| {
+        let found = |found, &byte| found | is_special(byte);
+        block.iter().fold(false, found)
+    };
+    blocks
+        .iter()
+        .take_while(|block| !has_special(block))
+        .count()
+        * SIZE
+}
+
+fn is_special(byte: u8) -> bool {
+    (byte < 0x20) | (byte == b'"') | (byte == b'\\')
 }

@@ -99,8 +99,19 @@ impl Keys {
         self.0 & key.bit() != 0
     }
 
+    /// The key that is spelt as it should be, which nearly all are.
+    pub(super) fn find_exact(self, raw: &[u8], in_options: bool) -> Option<Key> {
+        self.known(in_options)
+            .find(|key| key.text().as_bytes() == raw)
+    }
+
     /// The key that Go would take `text` for.
     pub(super) fn find(self, text: &str, in_options: bool) -> Option<Key> {
+        self.known(in_options)
+            .find(|key| super::text::folds_to(text, key.text()))
+    }
+
+    fn known(self, in_options: bool) -> impl Iterator<Item = Key> {
         let known: &[Key] = match in_options {
             false => &Key::OF_BODY,
             true => &Key::OF_OPTIONS,
@@ -108,8 +119,7 @@ impl Keys {
         known
             .iter()
             .copied()
-            .filter(|key| in_options || self.contains(*key))
-            .find(|key| super::text::folds_to(text, key.text()))
+            .filter(move |key| in_options || self.contains(*key))
     }
 }
 

@@ -34,6 +34,7 @@ mod properties;
 mod tests;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 pub(super) use self::collect::is_plausible_name;
 
@@ -54,7 +55,7 @@ pub const MAX_NAME_BYTES: usize = 1024;
 #[non_exhaustive]
 pub struct Scanned {
     /// The model's name, where the operation has it; `None` if it is missing, null or empty.
-    pub model: Option<String>,
+    pub model: Option<Arc<str>>,
     /// Whether the answer is to be a stream, if the request says so.
     pub stream: Option<bool>,
     /// How long the model is to stay in memory.

@@ -24,7 +24,7 @@ pub(super) fn scan(body: impl AsRef<[u8]>) -> Result<Scanned, ScanError> {
 }
 
 fn model(body: &str) -> Option<String> {
-    scan(body).unwrap().model
+    scan(body).unwrap().model.map(|name| name.to_string())
 }
 
 fn text(body: impl AsRef<[u8]>) -> String {
@@ -428,7 +428,7 @@ fn go_says_the_same() {
             (Err(ScanError::Empty), go) => assert_eq!(go, Some("EOF")),
             (Err(error), go) => assert_eq!(Some(&*error.to_string()), go, "{line}"),
             (Ok(found), None) => {
-                assert_eq!(found.model.unwrap_or_default(), verdict["model"], "{line}");
+                assert_eq!(*found.model.unwrap_or_default(), verdict["model"], "{line}");
                 assert_eq!(found.stream, verdict["stream"].as_bool(), "{line}");
                 let nanoseconds = verdict["keep_alive"].as_i64();
                 let read = match found.keep_alive {

@@ -1,0 +1,287 @@
+//! One exchange with a backend that several requests share.
+
+use std::collections::{HashMap, VecDeque};
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker, ready};
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH};
+use http::response::Parts;
+use http::{Response, StatusCode};
+use http_body::Body;
+
+use super::key::Key;
+use super::store::Store;
+use crate::frames::{EndRule, Framing, StreamEnd, Tail};
+use crate::{BoxError, Dialect, Operation};
+
+pub(super) type BoxBody = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
+pub(super) type Exchange =
+    Pin<Box<dyn Future<Output = Result<Response<BoxBody>, BoxError>> + Send>>;
+
+/// What is to be shared, and by which rule its answer is whole.
+pub(super) struct Inner {
+    pub(super) exchange: Exchange,
+    pub(super) dialect: Dialect,
+    pub(super) operation: Operation,
+}
+
+/// An exchange failed that several requests shared: each is told of it.
+#[derive(Clone, Debug)]
+pub struct SharedFailure(Arc<BoxError>);
+
+impl fmt::Display for SharedFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl Error for SharedFailure {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&**self.0)
+    }
+}
+
+/// The exchange, driven by whichever of its twins is polled. Dropped with the last of them, and
+/// with it what is under way.
+pub(super) struct Flight {
+    key: Key,
+    store: Arc<Store>,
+    dialect: Dialect,
+    operation: Operation,
+    state: Mutex<State>,
+    wakers: Arc<Wakers>,
+    next_id: AtomicU64,
+}
+
+struct State {
+    stage: Stage,
+    head: Option<Parts>,
+    frames: VecDeque<Bytes>,
+    /// How many frames were let go of before the first that is there.
+    let_go: usize,
+    bytes: u64,
+    /// It is too large to be kept, or to be joined.
+    is_too_large: bool,
+}
+
+enum Stage {
+    Calling(Exchange),
+    Streaming(BoxBody),
+    Complete,
+    Failed(SharedFailure),
+}
+
+impl Flight {
+    pub(super) fn new(key: Key, store: Arc<Store>, inner: Inner) -> Self {
+        Self {
+            key,
+            store,
+            dialect: inner.dialect,
+            operation: inner.operation,
+            state: Mutex::new(State {
+                stage: Stage::Calling(inner.exchange),
+                head: None,
+                frames: VecDeque::new(),
+                let_go: 0,
+                bytes: 0,
+                is_too_large: false,
+            }),
+            wakers: Arc::default(),
+            next_id: AtomicU64::new(0),
+        }
+    }
+
+    /// A number for one of the twins.
+    pub(super) fn id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn leave(&self, id: u64) {
+        self.wakers.list().remove(&id);
+        // Whoever is left drives on from here.
+        self.wakers.wake_all();
+    }
+
+    /// The head, for the twin with this number.
+    pub(super) fn poll_head(
+        &self,
+        id: u64,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Parts, SharedFailure>> {
+        let mut state = self.state();
+        loop {
+            if let Some(head) = &state.head {
+                return Poll::Ready(Ok(head.clone()));
+            }
+            if let Stage::Failed(failure) = &state.stage {
+                return Poll::Ready(Err(failure.clone()));
+            }
+            ready!(self.drive(&mut state, id, cx));
+        }
+    }
+
+    /// The frame that comes after so many, for the twin with this number.
+    pub(super) fn poll_frame(
+        self: &Arc<Self>,
+        id: u64,
+        seen: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, SharedFailure>>> {
+        let mut state = self.state();
+        loop {
+            if let Some(frame) = state.frames.get(seen - state.let_go) {
+                let frame = frame.clone();
+                if state.is_too_large && Arc::strong_count(self) == 1 {
+                    // Nobody can join, and nobody else is behind.
+                    let passed = seen - state.let_go;
+                    state.frames.drain(..=passed);
+                    state.let_go = seen + 1;
+                }
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            match &state.stage {
+                Stage::Complete => return Poll::Ready(None),
+                Stage::Failed(failure) => return Poll::Ready(Some(Err(failure.clone()))),
+                Stage::Calling(_) | Stage::Streaming(_) => {}
+            }
+            ready!(self.drive(&mut state, id, cx));
+        }
+    }
+
+    /// Whether all frames up to here are all there will be.
+    pub(super) fn is_at_end(&self, seen: usize) -> bool {
+        let state = self.state();
+        matches!(state.stage, Stage::Complete) && seen - state.let_go >= state.frames.len()
+    }
+
+    /// Goes one step on with the exchange, and tells the others.
+    fn drive(&self, state: &mut State, id: u64, cx: &mut Context<'_>) -> Poll<()> {
+        self.wakers.list().insert(id, cx.waker().clone());
+        let waker = Waker::from(self.wakers.clone());
+        let mut shared = Context::from_waker(&waker);
+        match &mut state.stage {
+            Stage::Calling(exchange) => match ready!(exchange.as_mut().poll(&mut shared)) {
+                Ok(answer) => {
+                    let (head, body) = answer.into_parts();
+                    state.head = Some(head);
+                    state.stage = Stage::Streaming(body);
+                    self.look_for_end(state);
+                }
+                Err(error) => self.fail(state, error),
+            },
+            Stage::Streaming(body) => match ready!(body.as_mut().poll_frame(&mut shared)) {
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        state.bytes += data.len() as u64;
+                        state.frames.push_back(data);
+                        if state.bytes > self.store.max_answer && !state.is_too_large {
+                            state.is_too_large = true;
+                            self.close();
+                        }
+                    }
+                    self.look_for_end(state);
+                }
+                Some(Err(error)) => self.fail(state, error),
+                None => self.complete(state),
+            },
+            Stage::Complete | Stage::Failed(_) => {}
+        }
+        self.wakers.list().remove(&id);
+        self.wakers.wake_all();
+        Poll::Ready(())
+    }
+
+    fn look_for_end(&self, state: &mut State) {
+        if matches!(&state.stage, Stage::Streaming(body) if body.is_end_stream()) {
+            self.complete(state);
+        }
+    }
+
+    fn complete(&self, state: &mut State) {
+        state.stage = Stage::Complete;
+        if let Some(head) = state.head.as_ref().filter(|_| !state.is_too_large)
+            && self.is_worth_keeping(head, &state.frames)
+        {
+            let frames = state.frames.iter().cloned().collect();
+            self.store.keep(self.key, head.clone(), frames);
+        }
+        self.close();
+    }
+
+    fn fail(&self, state: &mut State, error: BoxError) {
+        state.stage = Stage::Failed(SharedFailure(Arc::new(error)));
+        self.close();
+    }
+
+    fn close(&self) {
+        self.store.close(&self.key, self);
+    }
+
+    fn is_worth_keeping(&self, head: &Parts, frames: &VecDeque<Bytes>) -> bool {
+        let forbids = |value: &http::HeaderValue| value.as_bytes().starts_with(b"no-store");
+        if head.status != StatusCode::OK || head.headers.get(CACHE_CONTROL).is_some_and(forbids) {
+            return false;
+        }
+        let len: usize = frames.iter().map(Bytes::len).sum();
+        let declared = head.headers.get(CONTENT_LENGTH);
+        let declared = declared.and_then(|value| value.to_str().ok()?.parse().ok());
+        if declared.is_some_and(|declared: usize| declared != len) {
+            return false;
+        }
+        let Some(framing) = Framing::of(&head.headers) else {
+            return len > 0;
+        };
+        let mut tail = Tail::new(framing);
+        frames.iter().for_each(|frame| tail.push(frame));
+        let rule = EndRule::of(framing, self.dialect, Some(self.operation));
+        tail.end(rule) == StreamEnd::Complete
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl fmt::Debug for Flight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flight").finish_non_exhaustive()
+    }
+}
+
+/// The twins that wait. Whichever of them runs first goes on with the exchange.
+#[derive(Default)]
+struct Wakers(Mutex<HashMap<u64, Waker>>);
+
+impl Wakers {
+    fn list(&self) -> MutexGuard<'_, HashMap<u64, Waker>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake_all(&self) {
+        // Woken after the lock: what a waker does is not known here.
+        let wakers: Vec<Waker> = self.list().drain().map(|(_, waker)| waker).collect();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Wake for Wakers {
+    fn wake(self: Arc<Self>) {
+        self.wake_all();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.wake_all();
+    }
+}

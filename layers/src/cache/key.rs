@@ -1,0 +1,131 @@
+//! What makes two requests the same.
+
+use bytes::Bytes;
+use http::Method;
+use http::header::CACHE_CONTROL;
+use http::request::Parts;
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use crate::{Dialect, Endpoint, Operation, RouteMatch};
+
+/// A digest of the version, the tenant, the route and the canonical request.
+pub(super) type Key = [u8; 32];
+
+/// Longer requests are not looked into.
+const MAX_REQUEST: usize = 1 << 20;
+
+/// Why the cache is not asked, if it is not.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Question {
+    /// It is.
+    Asked(Key),
+    /// The client does not want it.
+    Declined,
+    /// The request is not one whose answers are kept.
+    Unfit,
+}
+
+/// The key of a request with this body, whose model has this version.
+pub(super) fn question(
+    request: &Parts,
+    body: &[Bytes],
+    version: impl FnOnce() -> Option<std::sync::Arc<str>>,
+    tenant: impl FnOnce() -> Option<std::sync::Arc<str>>,
+) -> Question {
+    let Some(endpoint) = fit_endpoint(request) else {
+        return Question::Unfit;
+    };
+    if body.iter().map(Bytes::len).sum::<usize>() > MAX_REQUEST {
+        return Question::Unfit;
+    }
+    let Some(fields) = parse(body).filter(|fields| is_deterministic(endpoint, fields)) else {
+        return Question::Unfit;
+    };
+    if declines(request) {
+        return Question::Declined;
+    }
+    let Some(version) = version() else {
+        return Question::Unfit;
+    };
+    let mut hasher = Sha256::new();
+    let mut part = |bytes: &[u8]| {
+        hasher.update((bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    part(version.as_bytes());
+    part(tenant().as_deref().unwrap_or_default().as_bytes());
+    part(endpoint.route.as_bytes());
+    part(canonical(fields).as_bytes());
+    Question::Asked(hasher.finalize().into())
+}
+
+fn fit_endpoint(request: &Parts) -> Option<&Endpoint> {
+    let RouteMatch::Found { endpoint, .. } = RouteMatch::of(&request.extensions)? else {
+        return None;
+    };
+    let is_fit = matches!(
+        endpoint.operation,
+        Operation::Embed | Operation::Chat | Operation::Generate
+    );
+    (is_fit && request.method == Method::POST).then_some(endpoint)
+}
+
+/// Whether the client asks for an answer that was made for it alone (RFC 9111 5.2.1).
+fn declines(request: &Parts) -> bool {
+    let values = request.headers.get_all(CACHE_CONTROL).iter();
+    values.filter_map(|value| value.to_str().ok()).any(|value| {
+        let mut directives = value.split(',').map(str::trim);
+        directives
+            .any(|one| one.eq_ignore_ascii_case("no-store") || one.eq_ignore_ascii_case("no-cache"))
+    })
+}
+
+fn parse(body: &[Bytes]) -> Option<Map<String, Value>> {
+    match body {
+        [body] => serde_json::from_slice(body).ok(),
+        pieces => serde_json::from_slice(&pieces.concat()).ok(),
+    }
+}
+
+fn is_deterministic(endpoint: &Endpoint, fields: &Map<String, Value>) -> bool {
+    // To unload a model is more than an answer.
+    let unloads = fields.get("keep_alive").is_some_and(|value| {
+        value.as_f64() == Some(0.0) || matches!(value.as_str(), Some("0" | "0s"))
+    });
+    if unloads {
+        return false;
+    }
+    if endpoint.operation == Operation::Embed {
+        return true;
+    }
+    let options = match endpoint.dialect {
+        Dialect::Ollama => match fields.get("options").and_then(Value::as_object) {
+            Some(options) => options,
+            None => return false,
+        },
+        _ => fields,
+    };
+    let has_prompt = ["prompt", "messages", "input"]
+        .iter()
+        .any(|name| fields.get(*name).is_some_and(|value| !is_empty(value)));
+    let is_cold = options.get("temperature").and_then(Value::as_f64) == Some(0.0);
+    has_prompt && (is_cold || options.get("seed").is_some_and(Value::is_i64))
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
+/// The request with its members in order, whatever order this build of serde_json keeps.
+fn canonical(mut fields: Map<String, Value>) -> String {
+    fields.remove("keep_alive");
+    let mut value = Value::Object(fields);
+    value.sort_all_objects();
+    value.to_string()
+}

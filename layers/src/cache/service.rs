@@ -1,0 +1,126 @@
+//! The service.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::body::Twin;
+use super::flight::{BoxBody, Inner};
+use super::future::Status;
+use super::key::{Question, question};
+use super::store::Joined;
+use super::{CacheBody, CacheFuture, CacheLayer};
+use crate::body::Buffered;
+use crate::{BoxError, Dialect, Operation, RouteMatch};
+
+/// The service of [`CacheLayer`].
+#[derive(Clone, Debug)]
+pub struct CacheService<S> {
+    pub(super) inner: S,
+    pub(super) layer: CacheLayer,
+}
+
+impl<S, B, R> Service<Request<B>> for CacheService<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    B: Buffered,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    type Response = Response<CacheBody<R>>;
+    type Error = BoxError;
+    type Future = CacheFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let Self { inner, layer } = self;
+        if !layer.is_on {
+            return CacheFuture::passed(inner.call(request));
+        }
+        let (parts, body) = request.into_parts();
+        let asked = match body.segments() {
+            Some(segments) => question(
+                &parts,
+                segments,
+                || (layer.version_of)(&parts),
+                || layer.tenant_of.as_ref().and_then(|of| of(&parts)),
+            ),
+            None => Question::Unfit,
+        };
+        let (dialect, operation) = spoken(&parts);
+        let request = Request::from_parts(parts, body);
+        let key = match asked {
+            Question::Asked(key) => key,
+            Question::Declined => return CacheFuture::bypassed(inner.call(request), &layer.name),
+            Question::Unfit => return CacheFuture::passed(inner.call(request)),
+        };
+        if let Some(kept) = layer.store.get(&key) {
+            return CacheFuture::kept(kept, &layer.name);
+        }
+        let joined = layer.store.join(key, || {
+            let answering = inner.call(request);
+            Inner {
+                exchange: Box::pin(async {
+                    let answer = answering.await.map_err(Into::into)?;
+                    Ok(answer.map(|inner| -> BoxBody { Box::pin(Erased { inner }) }))
+                }),
+                dialect,
+                operation,
+            }
+        });
+        let (flight, status) = match joined {
+            Joined::First(flight) => (flight, Status::Miss),
+            Joined::Twin(flight) => (flight, Status::Collapsed),
+        };
+        CacheFuture::shared(Twin::of(flight), status, &layer.name)
+    }
+}
+
+fn spoken(parts: &http::request::Parts) -> (Dialect, Operation) {
+    let route = RouteMatch::of(&parts.extensions);
+    let operation = route.and_then(RouteMatch::operation);
+    let dialect = route.map_or(Dialect::Text, RouteMatch::dialect);
+    (dialect, operation.unwrap_or(Operation::Extra))
+}
+
+pin_project! {
+    /// A body whose error has lost its type.
+    struct Erased<B> {
+        #[pin]
+        inner: B,
+    }
+}
+
+impl<B> Body for Erased<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.project().inner.poll_frame(cx).map_err(Into::into)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,500 @@
+#![allow(clippy::unwrap_used, clippy::type_complexity)]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, Empty, StreamBody};
+use tokio::sync::mpsc;
+use tokio_test::task::spawn;
+use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+
+use super::*;
+use crate::body::ReplayBody;
+use crate::endpoint::EndpointLayer;
+use crate::{BoxError, EndpointTable, Failure};
+
+type Sent = ReplayBody<Empty<Bytes>>;
+
+const EMBED: &str = r#"{"model":"tiny","input":"a tower"}"#;
+const COLD: &str = r#"{"model":"tiny","prompt":"a","options":{"temperature":0}}"#;
+const LINE: &str = "{\"response\":\"a\",\"done\":false}\n";
+const LAST: &str = "{\"response\":\"\",\"done\":true}\n";
+
+fn layer() -> CacheLayer {
+    CacheLayer::new(1 << 20, |_| Some(Arc::from("v1")))
+}
+
+fn request(path: &str, body: &str) -> Request<Sent> {
+    let body = Sent::from(Bytes::copy_from_slice(body.as_bytes()));
+    Request::post(path).body(body).unwrap()
+}
+
+/// What a backend says.
+#[derive(Clone, Debug)]
+struct Says {
+    status: u16,
+    content_type: &'static str,
+    length: Option<usize>,
+    frames: Vec<&'static str>,
+    breaks: bool,
+}
+
+impl Says {
+    fn json(text: &'static str) -> Self {
+        Self {
+            status: 200,
+            content_type: "application/json",
+            length: Some(text.len()),
+            frames: vec![text],
+            breaks: false,
+        }
+    }
+
+    fn lines(frames: &[&'static str]) -> Self {
+        Self {
+            status: 200,
+            content_type: "application/x-ndjson",
+            length: None,
+            frames: frames.to_vec(),
+            breaks: false,
+        }
+    }
+}
+
+/// A stack whose backend says this, and how often it was asked.
+fn stack(
+    layer: CacheLayer,
+    says: Says,
+) -> (
+    impl Service<
+        Request<Sent>,
+        Response = Response<impl Body<Data = Bytes, Error = BoxError> + Send>,
+        Error = BoxError,
+    > + Clone,
+    Arc<AtomicUsize>,
+) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let service = ServiceBuilder::new()
+        .layer(EndpointLayer::new(EndpointTable::ollama()))
+        .layer(layer)
+        .service(service_fn(move |_: Request<Sent>| {
+            count.fetch_add(1, Ordering::Relaxed);
+            let says = says.clone();
+            async move {
+                let mut answer = Response::builder()
+                    .status(says.status)
+                    .header(CONTENT_TYPE, says.content_type);
+                if let Some(length) = says.length {
+                    answer = answer.header(CONTENT_LENGTH, length);
+                }
+                let frames = says
+                    .frames
+                    .into_iter()
+                    .map(|text| Ok(Frame::data(Bytes::from(text))));
+                let broken = says.breaks.then(|| Err(BoxError::from("broke")));
+                let frames: Vec<_> = frames.chain(broken).collect();
+                Ok::<_, BoxError>(answer.body(StreamBody::new(futures_util::stream::iter(frames)))?)
+            }
+        }));
+    (service, asked)
+}
+
+/// The frames of an answer, and what the cache says it did.
+async fn ask<S, B>(service: &S, request: Request<Sent>) -> (Vec<String>, String)
+where
+    S: Service<Request<Sent>, Response = Response<B>, Error = BoxError> + Clone,
+    B: Body<Data = Bytes, Error = BoxError>,
+{
+    let answer = service.clone().oneshot(request).await.unwrap();
+    let status = answer.headers().get("cache-status");
+    let status = status.map_or(String::new(), |value| value.to_str().unwrap().to_owned());
+    let mut body = Box::pin(answer.into_body());
+    let mut frames = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        frames.push(String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap());
+    }
+    (frames, status)
+}
+
+#[tokio::test]
+async fn the_same_question_is_answered_once_whatever_the_order_of_its_members() {
+    let (service, asked) = stack(layer(), Says::json("{\"embeddings\":[]}"));
+    let (frames, status) = ask(&service, request("/api/embed", EMBED)).await;
+    assert_eq!(
+        (frames, &*status),
+        (vec!["{\"embeddings\":[]}".into()], "llamatower; fwd=miss")
+    );
+    for body in [
+        EMBED,
+        r#"{ "input": "a tower", "model": "tiny" }"#,
+        r#"{"input":"a tower","model":"tiny","keep_alive":"5m"}"#,
+    ] {
+        let (frames, status) = ask(&service, request("/api/embed", body)).await;
+        assert_eq!(
+            (frames, &*status),
+            (vec!["{\"embeddings\":[]}".into()], "llamatower; hit")
+        );
+    }
+    let (_, status) = ask(
+        &service,
+        request("/api/embed", r#"{"model":"tiny","input":"b"}"#),
+    )
+    .await;
+    assert_eq!(status, "llamatower; fwd=miss");
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn a_stream_is_replayed_as_a_stream() {
+    let (service, asked) = stack(layer(), Says::lines(&[LINE, LINE, LAST]));
+    for expected in ["llamatower; fwd=miss", "llamatower; hit"] {
+        let (frames, status) = ask(&service, request("/api/generate", COLD)).await;
+        assert_eq!(
+            (frames, &*status),
+            (vec![LINE.into(), LINE.into(), LAST.into()], expected)
+        );
+    }
+    let answer = service
+        .oneshot(request("/api/generate", COLD))
+        .await
+        .unwrap();
+    assert_eq!(
+        answer.body().size_hint().exact(),
+        None,
+        "or it would get a length"
+    );
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn what_is_not_deterministic_by_its_own_words_passes() {
+    for (path, body, is_asked_once) in [
+        ("/api/generate", r#"{"prompt":"a"}"#, false),
+        (
+            "/api/generate",
+            r#"{"prompt":"a","options":{"temperature":0.1}}"#,
+            false,
+        ),
+        (
+            "/api/generate",
+            r#"{"prompt":"a","options":{"seed":7}}"#,
+            true,
+        ),
+        ("/api/generate", r#"{"prompt":"a","temperature":0}"#, false),
+        ("/api/generate", r#"{"options":{"temperature":0}}"#, false),
+        (
+            "/api/generate",
+            r#"{"prompt":"a","keep_alive":0,"options":{"seed":7}}"#,
+            false,
+        ),
+        (
+            "/v1/chat/completions",
+            r#"{"messages":[{}],"temperature":0}"#,
+            true,
+        ),
+        ("/v1/completions", r#"{"prompt":"a","seed":1}"#, true),
+        ("/v1/embeddings", r#"{"input":"a"}"#, true),
+        ("/api/show", r#"{"model":"tiny"}"#, false),
+        ("/api/embed", "no JSON", false),
+    ] {
+        let (service, asked) = stack(layer(), Says::json("{\"done\":true}"));
+        for _ in 0..2 {
+            ask(&service, request(path, body)).await;
+        }
+        let expected = if is_asked_once { 1 } else { 2 };
+        assert_eq!(asked.load(Ordering::Relaxed), expected, "{path} {body}");
+    }
+}
+
+#[tokio::test]
+async fn only_whole_answers_are_kept() {
+    let json = Says::json("{\"embeddings\":[]}");
+    let lines = |frames: &[&'static str]| Says::lines(frames);
+    for (path, body, says) in [
+        (
+            "/api/embed",
+            EMBED,
+            Says {
+                status: 404,
+                ..json.clone()
+            },
+        ),
+        (
+            "/api/embed",
+            EMBED,
+            Says {
+                length: Some(99),
+                ..json.clone()
+            },
+        ),
+        (
+            "/api/embed",
+            EMBED,
+            Says {
+                breaks: true,
+                ..json.clone()
+            },
+        ),
+        ("/api/generate", COLD, lines(&[LINE])),
+        (
+            "/api/generate",
+            COLD,
+            lines(&[LINE, "{\"error\":\"no\"}\n"]),
+        ),
+        (
+            "/api/generate",
+            COLD,
+            Says {
+                breaks: true,
+                ..lines(&[LINE, LAST])
+            },
+        ),
+    ] {
+        let layer = layer();
+        let (service, asked) = stack(layer.clone(), says.clone());
+        for _ in 0..2 {
+            ask(&service, request(path, body)).await;
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 2, "{says:?}");
+        assert_eq!(
+            (layer.entries(), layer.store.exchanges()),
+            (0, 0),
+            "{says:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn tenants_and_versions_are_apart_and_without_a_version_nothing_is_kept() {
+    let version = Arc::new(Mutex::new(Some("v1")));
+    let current = version.clone();
+    let layer = CacheLayer::new(1 << 20, move |_| current.lock().unwrap().map(Arc::from))
+        .with_tenant(|parts| Some(parts.headers.get("tenant")?.to_str().ok()?.into()));
+    let (service, _) = stack(layer.clone(), Says::json("{}"));
+    let of = |tenant: &str| {
+        let mut request = request("/api/embed", EMBED);
+        request
+            .headers_mut()
+            .insert("tenant", tenant.parse().unwrap());
+        request
+    };
+    assert_eq!(ask(&service, of("ada")).await.1, "llamatower; fwd=miss");
+    assert_eq!(ask(&service, of("bob")).await.1, "llamatower; fwd=miss");
+    assert_eq!(ask(&service, of("ada")).await.1, "llamatower; hit");
+    *version.lock().unwrap() = Some("v2");
+    assert_eq!(ask(&service, of("ada")).await.1, "llamatower; fwd=miss");
+    *version.lock().unwrap() = None;
+    assert_eq!(ask(&service, of("ada")).await.1, "");
+}
+
+#[tokio::test]
+async fn a_client_that_wants_its_own_answer_gets_it() {
+    let (service, asked) = stack(layer(), Says::json("{}"));
+    for directive in ["no-store", "no-cache", "max-age=0, no-cache"] {
+        let mut request = request("/api/embed", EMBED);
+        request
+            .headers_mut()
+            .insert(CACHE_CONTROL, directive.parse().unwrap());
+        assert_eq!(ask(&service, request).await.1, "llamatower; fwd=bypass");
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_kept_for_its_time_and_within_the_bound_of_bytes() {
+    let layer = layer().with_time_to_live(Duration::from_secs(60));
+    let (service, _) = stack(layer.clone(), Says::json("{}"));
+    ask(&service, request("/api/embed", EMBED)).await;
+    tokio::time::advance(Duration::from_secs(59)).await;
+    assert_eq!(
+        ask(&service, request("/api/embed", EMBED)).await.1,
+        "llamatower; hit"
+    );
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(
+        ask(&service, request("/api/embed", EMBED)).await.1,
+        "llamatower; fwd=miss"
+    );
+
+    let small = CacheLayer::new(64 << 10, |_| Some(Arc::from("v1"))).with_max_answer(100);
+    let (service, _) = stack(small.clone(), Says::json("{}"));
+    for number in 0..1000 {
+        let body = format!(r#"{{"model":"tiny","input":"{number}"}}"#);
+        ask(&service, request("/api/embed", &body)).await;
+    }
+    assert!(
+        small.entries() > 10 && small.bytes() <= 64 << 10,
+        "{small:?}"
+    );
+    let (service, asked) = stack(small.clone(), Says::lines(&[LINE, LINE, LINE, LINE, LAST]));
+    for _ in 0..2 {
+        ask(&service, request("/api/generate", COLD)).await;
+    }
+    assert_eq!(
+        asked.load(Ordering::Relaxed),
+        2,
+        "it is larger than what is kept"
+    );
+}
+
+type Lines = mpsc::UnboundedReceiver<Result<Frame<Bytes>, BoxError>>;
+
+/// A stack whose one answer is said by the test, a frame at a time.
+fn directed(
+    layer: CacheLayer,
+) -> (
+    impl Service<
+        Request<Sent>,
+        Response = Response<impl Body<Data = Bytes, Error = BoxError> + Send>,
+        Error = BoxError,
+        Future: Send,
+    > + Clone,
+    mpsc::UnboundedSender<Result<Frame<Bytes>, BoxError>>,
+) {
+    let (say, said) = mpsc::unbounded_channel();
+    let said: Arc<Mutex<Option<Lines>>> = Arc::new(Mutex::new(Some(said)));
+    let service = ServiceBuilder::new()
+        .layer(EndpointLayer::new(EndpointTable::ollama()))
+        .layer(layer)
+        .service(service_fn(move |_: Request<Sent>| {
+            let said = said.lock().unwrap().take();
+            async move {
+                let said = said.ok_or("it was asked twice")?;
+                let frames = futures_util::stream::unfold(said, async |mut said| {
+                    said.recv().await.map(|frame| (frame, said))
+                });
+                let answer = Response::builder().header(CONTENT_TYPE, "application/x-ndjson");
+                Ok::<_, BoxError>(answer.body(StreamBody::new(Box::pin(frames)))?)
+            }
+        }));
+    (service, say)
+}
+
+fn line(text: &'static str) -> Result<Frame<Bytes>, BoxError> {
+    Ok(Frame::data(Bytes::from(text)))
+}
+
+#[tokio::test]
+async fn twins_share_what_is_under_way_and_the_first_leaving_cancels_nobody() {
+    let layer = layer();
+    let (service, say) = directed(layer.clone());
+    let first = service
+        .clone()
+        .oneshot(request("/api/generate", COLD))
+        .await
+        .unwrap();
+    let mut first = Box::pin(first.into_body());
+    say.send(line(LINE)).unwrap();
+    assert!(first.frame().await.unwrap().is_ok());
+    let second = service
+        .clone()
+        .oneshot(request("/api/generate", COLD))
+        .await
+        .unwrap();
+    assert_eq!(
+        second.headers()["cache-status"],
+        "llamatower; fwd=miss; collapsed"
+    );
+    let mut second = Box::pin(second.into_body());
+    let mut early = spawn(async { second.frame().await.unwrap().unwrap() });
+    assert!(
+        early.poll().is_ready(),
+        "what was said before is there at once"
+    );
+    drop(early);
+    // Both wait; the one who was polled last leaves, and the other must be woken all the same.
+    let mut waiting = spawn(async { second.collect().await.unwrap().to_bytes() });
+    assert!(waiting.poll().is_pending());
+    let mut leaving = spawn(first.frame());
+    assert!(leaving.poll().is_pending());
+    drop(leaving);
+    drop(first);
+    say.send(line(LAST)).unwrap();
+    drop(say);
+    assert!(waiting.is_woken());
+    let rest = waiting.await;
+    assert_eq!(rest, LAST);
+    assert_eq!(layer.entries(), 1, "it was whole");
+}
+
+#[tokio::test]
+async fn when_the_last_has_left_the_exchange_is_dropped() {
+    let layer = layer();
+    let (service, say) = directed(layer.clone());
+    let ask = || service.clone().oneshot(request("/api/generate", COLD));
+    let (first, second) = tokio::join!(ask(), ask());
+    drop(first.unwrap());
+    assert!(!say.is_closed());
+    drop(second.unwrap());
+    assert!(say.is_closed());
+    assert_eq!(layer.store.exchanges(), 0);
+}
+
+#[tokio::test]
+async fn a_failure_is_told_to_all_twins_with_what_it_means() {
+    let (service, say) = directed(layer());
+    let ask = || service.clone().oneshot(request("/api/generate", COLD));
+    let (first, second) = tokio::join!(ask(), ask());
+    let broke = crate::rescue::ShuttingDown;
+    say.send(Err(Failure::from(broke).into())).unwrap();
+    for answer in [first.unwrap(), second.unwrap()] {
+        let error = answer.into_body().collect().await.map(|_| ()).unwrap_err();
+        assert_eq!(Failure::find(&*error).unwrap().kind(), "shutting_down");
+    }
+}
+
+/// A stack whose backend pauses before each line.
+fn pausing(
+    asked: Arc<AtomicUsize>,
+) -> impl Service<
+    Request<Sent>,
+    Response = Response<impl Body<Data = Bytes, Error = BoxError> + Send>,
+    Error = BoxError,
+    Future: Send,
+> + Clone
++ Send {
+    ServiceBuilder::new()
+        .layer(EndpointLayer::new(EndpointTable::ollama()))
+        .layer(layer())
+        .service(service_fn(move |_: Request<Sent>| {
+            asked.fetch_add(1, Ordering::Relaxed);
+            async {
+                let frames = futures_util::stream::unfold(0, async |number| {
+                    tokio::task::yield_now().await;
+                    let text = if number < 50 { LINE } else { LAST };
+                    (number <= 50).then(|| (line(text), number + 1))
+                });
+                let answer = Response::builder().header(CONTENT_TYPE, "application/x-ndjson");
+                Ok::<_, BoxError>(answer.body(StreamBody::new(Box::pin(frames)))?)
+            }
+        }))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_twins_on_many_threads_all_get_everything() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let service = pausing(asked.clone());
+    let asking = (0..200).map(|number| {
+        let body = COLD.replace("\"a\"", &format!("\"{}\"", number % 5));
+        let answer = service.clone().oneshot(request("/api/generate", &body));
+        tokio::spawn(async move {
+            let answer = answer.await.unwrap();
+            // Some leave at once, whether they drive the exchange or not.
+            match number % 7 {
+                0 => None,
+                _ => Some(answer.into_body().collect().await.unwrap().to_bytes().len()),
+            }
+        })
+    });
+    for len in futures_util::future::join_all(asking).await {
+        let expected = 50 * LINE.len() + LAST.len();
+        assert!(len.unwrap().is_none_or(|len| len == expected));
+    }
+    assert!(asked.load(Ordering::Relaxed) >= 5);
+}

@@ -1,0 +1,142 @@
+//! How often each layer allocates: by the request, and never by the chunk.
+//!
+//! What is counted is what the layer adds to the same service without it. The passes are those of
+//! the bench `layers`: every chunk is waited for once, as a token is.
+
+#[path = "../benches/layers/subject.rs"]
+mod subject;
+#[path = "../benches/layers/subjects.rs"]
+mod subjects;
+
+use subject::Subject;
+use tokio::runtime::Builder;
+
+/// Checks that the layer allocates `expected` times for a request, however many chunks its answer
+/// has.
+#[track_caller]
+fn allocates(subject: &Subject, expected: u64) {
+    let runtime = Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.expect("a runtime");
+    let _in_runtime = runtime.enter();
+    // What is allocated once for many requests is there after the first.
+    (0..3).for_each(|_| {
+        subject.pass();
+        subject.pass_without();
+    });
+    let counted = [0, 1, 10, 1000].map(|chunks| {
+        subject.set_chunks(chunks);
+        let with = allocation_counter::measure(|| subject.pass());
+        let without = allocation_counter::measure(|| subject.pass_without());
+        assert_eq!(with.count_current, 0, "what a pass allocates is freed");
+        with.count_total.checked_sub(without.count_total)
+    });
+    assert_eq!(
+        counted,
+        [Some(expected); 4],
+        "allocations of {} for a request with 0, 1, 10 and 1000 chunks",
+        subject.name()
+    );
+}
+
+#[test]
+fn no_layer_allocates_for_a_chunk() {
+    let runtime = Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.expect("a runtime");
+    let _in_runtime = runtime.enter();
+    for subject in subjects::all() {
+        (0..3).for_each(|_| subject.pass());
+        let [few, many] = [1, 1000].map(|chunks| {
+            subject.set_chunks(chunks);
+            allocation_counter::measure(|| subject.pass()).count_total
+        });
+        assert_eq!(few, many, "{}: allocations by chunks", subject.name());
+    }
+}
+
+#[test]
+fn what_only_looks_or_counts_does_not_allocate() {
+    allocates(&subjects::adaptive(), 0);
+    allocates(&subjects::admission(), 0);
+    allocates(&subjects::breaker(), 0);
+    allocates(&subjects::panic_guard(), 0);
+    allocates(&subjects::queue(), 0);
+}
+
+#[test]
+fn endpoint_allocates_its_extension() {
+    allocates(&subjects::endpoint(), 1);
+}
+
+#[test]
+fn outcome_allocates_its_record_and_the_extension_that_shares_it() {
+    allocates(&subjects::outcome(), 2);
+}
+
+#[test]
+fn rescue_allocates_what_waits_for_the_cutoff() {
+    allocates(&subjects::rescue(), 1);
+}
+
+#[test]
+fn api_key_allocates_the_identity_in_the_extensions() {
+    allocates(&subjects::api_key(), 1);
+}
+
+#[test]
+fn rate_limit_allocates_the_value_of_its_header() {
+    allocates(&subjects::rate_limit_global(), 1);
+    allocates(&subjects::rate_limit_per_key(), 1);
+}
+
+#[test]
+fn body_limit_allocates_what_copies_of_the_body_share() {
+    allocates(&subjects::body_limit(), 1);
+}
+
+#[test]
+fn llm_request_allocates_the_models_name_and_its_extension() {
+    allocates(&subjects::llm_request(), 2);
+}
+
+/// Its future, the count of attempts and the extension that shares it; and a copy of the head for
+/// an attempt to come: two for the headers, two for the extensions and one for each of three.
+#[test]
+fn retry_allocates_for_a_copy_of_the_head() {
+    allocates(&subjects::retry(), 10);
+}
+
+#[test]
+fn route_allocates_its_future() {
+    allocates(&subjects::route(), 1);
+}
+
+/// The signal that the request was sent and the timer are held by different owners.
+#[test]
+fn clocks_allocate_a_signal_and_a_timer() {
+    allocates(&subjects::clocks(), 2);
+}
+
+/// The sum of all, and some more: the copy of the extensions for a retry holds three more by then,
+/// their table has grown once, and the second limit's headers stand beside those of the first.
+#[test]
+fn a_stack_allocates_what_its_layers_do() {
+    allocates(&subjects::stack(), 47);
+}
+
+/// The report that is shared, the extensions of an answer that had none, and the last bytes.
+#[test]
+fn usage_allocates_its_report_and_the_last_bytes() {
+    allocates(&subjects::usage(), 5);
+}
+
+/// Where its budgets stand, and the two headers that say so.
+#[test]
+fn token_limit_allocates_what_its_headers_say() {
+    allocates(&subjects::token_limit(), 3);
+}
+
+/// The request is read to know that its answer will not be kept.
+#[test]
+fn cache_allocates_what_it_reads() {
+    allocates(&subjects::cache(), 11);
+}

@@ -1,0 +1,96 @@
+//! The cache, on request of the operator.
+
+use llamatower_sim::{ModelSpec, SimHandle};
+use serde_json::json;
+
+use crate::harness::{Connection, Gateway, sim_with, soon, talkative, tiny};
+
+/// A gateway with room for answers, which knows by now what model `tiny` is.
+async fn caching(sim: &SimHandle) -> Gateway {
+    let gateway = Gateway::start(&[sim], &[("LLAMATOWER_CACHE", "16MiB")]).await;
+    let show = gateway.post("/api/show", &json!({"model": "tiny"})).await;
+    assert_eq!(show.status, 200);
+    gateway
+}
+
+#[tokio::test]
+async fn an_embedding_is_computed_once_and_the_answer_says_so() {
+    let sim = tiny().await;
+    let gateway = caching(&sim).await;
+    let body = json!({"model": "tiny", "input": "a tower"});
+    let first = gateway.post("/api/embed", &body).await;
+    assert_eq!(
+        first.header("cache-status"),
+        "llamatower; fwd=miss",
+        "{}",
+        first.text
+    );
+    let second = gateway.post("/api/embed", &body).await;
+    assert_eq!(second.header("cache-status"), "llamatower; hit");
+    assert_eq!(first.text, second.text);
+    assert_ne!(first.header("x-request-id"), second.header("x-request-id"));
+    let sampled = gateway
+        .post("/api/generate", &json!({"model": "tiny", "prompt": "a"}))
+        .await;
+    assert_eq!(
+        sampled.header("cache-status"),
+        "",
+        "it is not deterministic"
+    );
+}
+
+#[tokio::test]
+async fn without_room_nothing_is_kept() {
+    let sim = tiny().await;
+    let gateway = Gateway::start(&[&sim], &[]).await;
+    let body = json!({"model": "tiny", "input": "a tower"});
+    for _ in 0..2 {
+        let answer = gateway.post("/api/embed", &body).await;
+        assert_eq!(answer.header("cache-status"), "");
+    }
+}
+
+#[tokio::test]
+async fn twins_of_a_stream_share_one_and_who_stays_gets_it_whole() {
+    let model = ModelSpec::new("tiny")
+        .with_slots(8)
+        .with_pace(std::time::Duration::from_millis(5))
+        .with_reply_tokens(40);
+    let sim = sim_with(model).await;
+    let gateway = caching(&sim).await;
+    let body = json!({"model": "tiny", "prompt": "a", "options": {"temperature": 0}});
+    let mut first = gateway.connect().await;
+    first.post("/api/generate", &body).await;
+    first.head().await;
+    first.chunk().await;
+    let mut second: Connection = gateway.connect().await;
+    second.post("/api/generate", &body).await;
+    let head = second.head().await;
+    assert_eq!(head.get("cache-status"), "llamatower; fwd=miss; collapsed");
+    drop(first);
+    let (text, _) = second.rest().await;
+    assert!(
+        text.lines().last().unwrap().contains("\"done\":true"),
+        "{text}"
+    );
+    let third = gateway.post("/api/generate", &body).await;
+    assert_eq!(third.header("cache-status"), "llamatower; hit");
+    assert_eq!(third.text, text, "a stream like the first");
+    assert_eq!(third.header("content-length"), "");
+}
+
+#[tokio::test]
+async fn when_all_twins_have_left_the_backend_is_let_go_of() {
+    let sim = talkative().await;
+    let gateway = caching(&sim).await;
+    let body = json!({"model": "tiny", "prompt": "a", "options": {"seed": 1}});
+    let mut twins = Vec::new();
+    for _ in 0..2 {
+        let mut twin = gateway.connect().await;
+        twin.post("/api/generate", &body).await;
+        twin.head().await;
+        twins.push(twin);
+    }
+    drop(twins);
+    soon("the cancel", sim.wait_for(|state| state.cancelled == 1)).await;
+}
