@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::error::Error;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HeaderName;
@@ -14,6 +16,7 @@ use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
+use llamatower_layers::adaptive::AdaptiveLayer;
 use llamatower_layers::admission::AdmissionLayer;
 use llamatower_layers::api_key::{ApiKeyLayer, KeySet};
 use llamatower_layers::body::{MemoryBudget, ReplayBody};
@@ -31,7 +34,7 @@ use llamatower_layers::rescue::RescueLayer;
 use llamatower_layers::retry::{RetryBudget, RetryLayer};
 use llamatower_layers::token_limit::{Budget, MemoryStore, TokenLimitLayer};
 use llamatower_layers::usage::UsageLayer;
-use llamatower_layers::{BoxError, Failure, Operation, RouteMatch, Side};
+use llamatower_layers::{BoxError, Failure, LlmRequest, Operation, RouteMatch, Side};
 use tokio::sync::watch;
 use tower::filter::FilterLayer;
 use tower::util::BoxCloneSyncService;
@@ -125,6 +128,7 @@ where
                 .with_decoded_limit(limits.body)
                 .with_memory_budget(handles.body_memory),
         )
+        .layer(adaptive_limit(limits))
         .layer(cache(&settings.cache, &fleet))
         .layer(token_limit(limits))
         // Each attempt chooses anew, and keeps its place in line.
@@ -190,6 +194,23 @@ where
             },
         ));
     BoxCloneSyncService::new(stack)
+}
+
+/// Refuses what would make first bytes come late; without a target it is so high that it never does.
+fn adaptive_limit(limits: &Limits) -> AdaptiveLayer {
+    // The head of an answer that is no stream comes with its end.
+    let streams = |request: &Parts| {
+        let request = request.extensions.get::<LlmRequest>();
+        request.is_some_and(|request| request.stream)
+    };
+    match limits.first_byte_target {
+        Some(target) => AdaptiveLayer::new(target)
+            .with_bounds(NonZeroUsize::MIN, limits.in_flight)
+            .with_measured(streams),
+        None => AdaptiveLayer::new(Duration::MAX)
+            .with_bounds(NonZeroUsize::MAX, NonZeroUsize::MAX)
+            .with_measured(|_| false),
+    }
 }
 
 /// Answers that need not be computed twice, apart for each client; off without room for them.

@@ -167,6 +167,7 @@ impl Reader {
             in_flight: self.parsed("limits.in_flight", parse::count)?,
             body: self.parsed("limits.body", parse::size)?,
             body_memory: self.parsed("limits.body_memory", parse::size_or_share)?,
+            first_byte_target: self.parsed("limits.first_byte_target", parse::optional_duration)?,
             rate: self.parsed("limits.rate", parse::rate)?,
             key_rate: self.parsed("limits.key_rate", parse::rate)?,
             key_tokens: self.parsed("limits.key_tokens", parse::token_budgets)?,

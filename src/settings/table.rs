@@ -161,6 +161,8 @@ settings! {
         "The largest body of an inference request; images count. Uploads of blobs are not limited."
     "limits.body_memory" "LLAMATOWER_BODY_MEMORY" SizeOrShare "25%"
         "Memory for the bodies of all requests under way; a share is one of the memory limit of the container or machine."
+    "limits.first_byte_target" "LLAMATOWER_FIRST_BYTE_TARGET" OptionalDuration "off"
+        "A limit on requests under way that finds its own height: it falls while streams begin later than this, and rises while they do not; what exceeds it is refused at once (503). For servers whose slots are not known; with `LLAMATOWER_SLOTS` requests wait instead."
     "limits.rate" "LLAMATOWER_RATE_LIMIT" Rate "off"
         "Requests that all clients together may send."
     "limits.key_rate" "LLAMATOWER_KEY_RATE_LIMIT" Rate "off"

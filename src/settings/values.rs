@@ -136,6 +136,8 @@ pub struct Limits {
     pub body: u64,
     /// The bodies of all requests under way.
     pub body_memory: SizeOrShare,
+    /// When first bytes should have come: what would make them late is refused.
+    pub first_byte_target: Option<Duration>,
     /// Requests of everybody together.
     pub rate: Option<Quota>,
     /// Requests of each client.

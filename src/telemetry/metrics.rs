@@ -4,6 +4,7 @@
 //! starts and when it ends, never for a chunk. Attribute values are static or shared strings,
 //! so a record allocates nothing; finding its series is one look-up in the SDK.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -61,7 +62,7 @@ pub struct Metrics {
     rate_limited: Counter<u64>,
     cancelled: Counter<u64>,
     queue_wait: Histogram<f64>,
-    models: ModelNames,
+    models: Arc<ModelNames>,
     backends: Backends,
     queue: Queue,
 }
@@ -71,7 +72,8 @@ impl Metrics {
         let backends = Backends::default();
         observe_backends(meter, &backends);
         let queue = Queue::default();
-        observe_queue(meter, &queue);
+        let models = Arc::<ModelNames>::default();
+        observe_queue(meter, &queue, &models);
         observe_build(meter, version);
         process::observe(meter);
         let seconds = |name: &'static str, buckets: &[f64], text: &'static str| {
@@ -130,7 +132,7 @@ impl Metrics {
                 &names::FIRST_TOKEN_SECONDS,
                 "How long requests waited in the gateway for a slot",
             ),
-            models: ModelNames::default(),
+            models,
             backends,
             queue,
         }
@@ -334,17 +336,22 @@ fn observe_backends(meter: &Meter, backends: &Backends) {
         .build();
 }
 
-fn observe_queue(meter: &Meter, queue: &Queue) {
-    let queue = queue.clone();
+fn observe_queue(meter: &Meter, queue: &Queue, models: &Arc<ModelNames>) {
+    let (queue, models) = (queue.clone(), models.clone());
     meter
         .u64_observable_gauge(names::QUEUE_DEPTH)
         .with_unit("{request}")
         .with_description("Requests that wait in the gateway for a slot, by model")
         .with_callback(move |observer| {
             let rows = queue.read().unwrap_or_else(PoisonError::into_inner);
+            // Clients choose the names: what nobody has is one row.
+            let mut waiting: HashMap<StringValue, u64> = HashMap::new();
             for row in rows.iter().flat_map(|rows| rows()) {
-                let model = KeyValue::new(names::GEN_AI_REQUEST_MODEL, row.model.clone());
-                observer.observe(row.waiting, &[model]);
+                *waiting.entry(models.label(&row.model, false)).or_default() += row.waiting;
+            }
+            for (model, waiting) in waiting {
+                let model = KeyValue::new(names::GEN_AI_REQUEST_MODEL, model);
+                observer.observe(waiting, &[model]);
             }
         })
         .build();

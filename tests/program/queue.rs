@@ -179,3 +179,31 @@ async fn with_every_breaker_open_a_request_is_refused_at_once_with_a_time_to_com
     );
     assert_eq!(send(gateway.get("/health")).await.status, 200);
 }
+
+#[tokio::test]
+async fn a_target_for_first_bytes_bounds_what_is_under_way() {
+    let model = ModelSpec::new("tiny")
+        .with_slots(64)
+        .with_pace(Duration::from_millis(20))
+        .with_reply_tokens(1000);
+    let sim = sim_with(model).await;
+    let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_FIRST_BYTE_TARGET", "10s")]).await;
+    let mut held = Vec::new();
+    // It rises with what goes well, but more slowly than requests that do not end can come.
+    let refusal = loop {
+        let mut connection = begin(&gateway).await;
+        let head = connection.head().await;
+        if head.status != 200 {
+            break head;
+        }
+        held.push(connection);
+        assert!(held.len() < 64, "nothing is refused");
+    };
+    assert_eq!(refusal.status, 503);
+    assert!(!refusal.get("retry-after").is_empty());
+    drop(held);
+    soon("a place", async {
+        while begin(&gateway).await.head().await.status != 200 {}
+    })
+    .await;
+}

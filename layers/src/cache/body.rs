@@ -44,12 +44,18 @@ pin_project! {
 pub(super) struct Twin {
     pub(super) flight: Arc<Flight>,
     pub(super) id: u64,
+    /// It began the exchange.
+    pub(super) is_first: bool,
 }
 
 impl Twin {
-    pub(super) fn of(flight: Arc<Flight>) -> Self {
+    pub(super) fn of(flight: Arc<Flight>, is_first: bool) -> Self {
         let id = flight.id();
-        Self { flight, id }
+        Self {
+            flight,
+            id,
+            is_first,
+        }
     }
 }
 

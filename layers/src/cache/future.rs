@@ -108,11 +108,15 @@ where
                 let Some(waiting) = twin else {
                     return Poll::Pending;
                 };
-                let head = ready!(waiting.flight.poll_head(waiting.id, cx));
+                let mut head = ready!(waiting.flight.poll_head(waiting.id, cx))?;
                 let Some(twin) = twin.take() else {
                     return Poll::Pending;
                 };
-                Response::from_parts(head?, CacheBody::shared(twin))
+                if !twin.is_first {
+                    // What was used is told of the first alone, or it would count twice.
+                    head.extensions.clear();
+                }
+                Response::from_parts(head, CacheBody::shared(twin))
             }
             KindProjection::Kept { kept } => {
                 let Some(kept) = kept.take() else {

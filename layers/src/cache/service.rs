@@ -78,11 +78,11 @@ where
                 operation,
             }
         });
-        let (flight, status) = match joined {
-            Joined::First(flight) => (flight, Status::Miss),
-            Joined::Twin(flight) => (flight, Status::Collapsed),
+        let (twin, status) = match joined {
+            Joined::First(flight) => (Twin::of(flight, true), Status::Miss),
+            Joined::Twin(flight) => (Twin::of(flight, false), Status::Collapsed),
         };
-        CacheFuture::shared(Twin::of(flight), status, &layer.name)
+        CacheFuture::shared(twin, status, &layer.name)
     }
 }
 

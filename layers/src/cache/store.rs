@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::response::Parts;
+use http::{HeaderName, header};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use tokio::time::Instant;
@@ -15,6 +16,15 @@ use super::key::Key;
 
 /// About what an entry takes beside its bytes: its head and the book-keeping.
 const ENTRY: u64 = 1024;
+
+/// What is said of one answer and wrong for the next.
+const OF_ONE_ANSWER: [HeaderName; 5] = [
+    header::DATE,
+    header::SET_COOKIE,
+    HeaderName::from_static("ratelimit"),
+    HeaderName::from_static("ratelimit-policy"),
+    HeaderName::from_static("x-request-id"),
+];
 
 /// An answer that is kept.
 #[derive(Clone, Debug)]
@@ -81,7 +91,11 @@ impl Store {
         Some(kept)
     }
 
-    pub(super) fn keep(&self, key: Key, head: Parts, frames: Arc<[Bytes]>) {
+    pub(super) fn keep(&self, key: Key, mut head: Parts, frames: Arc<[Bytes]>) {
+        OF_ONE_ANSWER.iter().for_each(|name| {
+            head.headers.remove(name);
+        });
+        head.extensions.clear();
         let until = self
             .time_to_live
             .and_then(|time| Instant::now().checked_add(time));

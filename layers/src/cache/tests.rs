@@ -294,6 +294,40 @@ async fn tenants_and_versions_are_apart_and_without_a_version_nothing_is_kept() 
 }
 
 #[tokio::test]
+async fn what_is_of_one_answer_alone_is_not_told_with_the_next() {
+    #[derive(Clone)]
+    struct OfThisOne;
+    let backend = service_fn(async |_: Request<Sent>| {
+        let answer = Response::builder()
+            .header(CONTENT_TYPE, "application/json")
+            .header("ratelimit", "\"tokens-day\";r=5;t=9")
+            .header("x-request-id", "1")
+            .header("x-llamatower-backend", "gpu-1")
+            .extension(OfThisOne);
+        Ok::<_, BoxError>(answer.body(http_body_util::Full::<Bytes>::from("{}"))?)
+    });
+    let service = ServiceBuilder::new()
+        .layer(EndpointLayer::new(EndpointTable::ollama()))
+        .layer(layer())
+        .service(backend);
+    for is_first in [true, false] {
+        let answer = service
+            .clone()
+            .oneshot(request("/api/embed", EMBED))
+            .await
+            .unwrap();
+        let has = |name: &str| answer.headers().contains_key(name);
+        assert!(has("x-llamatower-backend"));
+        assert_eq!(
+            (has("ratelimit"), has("x-request-id")),
+            (is_first, is_first)
+        );
+        assert_eq!(answer.extensions().get::<OfThisOne>().is_some(), is_first);
+        answer.into_body().collect().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_wants_its_own_answer_gets_it() {
     let (service, asked) = stack(layer(), Says::json("{}"));
     for directive in ["no-store", "no-cache", "max-age=0, no-cache"] {
