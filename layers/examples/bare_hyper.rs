@@ -1,16 +1,18 @@
 //! The layers under bare hyper: a server of a pretended model that has room for two requests.
 //!
 //!     cargo run -p llamatower-layers --features full --example bare_hyper
-//!     curl -N http://127.0.0.1:4001/api/generate -d '{"model":"parrot","prompt":"hello"}'
+//!     curl -N http://127.0.0.1:4001/api/generate -d '{"model":"parrot","prompt":"who is there"}'
 
 use std::convert::Infallible;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use http::{Request, Response};
-use http_body::Frame;
-use http_body_util::StreamBody;
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use llamatower_layers::admission::AdmissionLayer;
@@ -18,32 +20,37 @@ use llamatower_layers::endpoint::EndpointLayer;
 use llamatower_layers::panic_guard::PanicGuardLayer;
 use llamatower_layers::rescue::RescueLayer;
 use llamatower_layers::{BoxError, EndpointTable, RouteMatch};
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tower::filter::FilterLayer;
 use tower::{Service, ServiceBuilder, service_fn};
 
-/// Says five words, one every 100 ms, as Ollama would.
-async fn parrot<B>(
-    _: Request<B>,
-) -> Result<Response<impl http_body::Body<Data = Bytes, Error = Infallible>>, BoxError> {
-    let lines = futures_util::stream::unfold(0, async |number| {
+/// Repeats the prompt, a word every 100 ms, in lines as Ollama's.
+async fn parrot(
+    request: Request<Incoming>,
+) -> Result<Response<impl Body<Data = Bytes, Error = Infallible>>, BoxError> {
+    let question = request.into_body().collect().await?.to_bytes();
+    let question: Value = serde_json::from_slice(&question).unwrap_or_default();
+    let words = question["prompt"].as_str().unwrap_or_default();
+    let words = words
+        .split_whitespace()
+        .map(|word| json!(format!("{word} ")));
+    let lines = words.map(|word| format!("{{\"response\":{word},\"done\":false}}\n"));
+    let last = "{\"response\":\"\",\"done\":true}\n".to_owned();
+    let lines: Vec<_> = lines.chain([last]).collect();
+    let frames = stream::iter(lines).then(async |line| {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let line = match number {
-            0..5 => format!("{{\"response\":\"word {number} \",\"done\":false}}\n"),
-            5 => "{\"response\":\"\",\"done\":true}\n".to_owned(),
-            _ => return None,
-        };
-        Some((Ok(Frame::data(Bytes::from(line))), number + 1))
+        Ok(Frame::data(Bytes::from(line)))
     });
     let answer = Response::builder().header("content-type", "application/x-ndjson");
-    Ok(answer.body(StreamBody::new(lines))?)
+    Ok(answer.body(StreamBody::new(frames))?)
 }
 
 /// The stack, from the outside to the inside. What goes wrong inside of `RescueLayer` becomes an
 /// answer, so nothing fails.
-fn stack<B: Send + 'static>() -> impl Service<
-    Request<B>,
-    Response = Response<impl http_body::Body<Data = Bytes, Error = BoxError> + Send>,
+fn stack() -> impl Service<
+    Request<Incoming>,
+    Response = Response<impl Body<Data = Bytes, Error = BoxError> + Send>,
     Error = Infallible,
     Future: Send,
 > + Clone

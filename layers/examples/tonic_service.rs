@@ -2,7 +2,7 @@
 //! `Status` here, where other stacks have `RescueLayer`.
 //!
 //!     cargo run -p llamatower-layers --features full --example tonic_service
-//!     grpcurl -plaintext 127.0.0.1:4003 grpc.health.v1.Health/Check
+//!     grpc_health_probe -addr=127.0.0.1:4003
 
 use std::num::NonZeroU32;
 

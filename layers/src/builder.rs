@@ -5,8 +5,25 @@ use tower::ServiceBuilder;
 /// Adds the layers of this crate to a [`ServiceBuilder`], as tower-http's trait of this name does
 /// with its own.
 ///
-/// Layers with more to set, and those that need a closure ([`rate_limit`](crate::rate_limit),
-/// [`token_limit`](crate::token_limit)), are added by [`ServiceBuilder::layer`].
+/// Each method adds its layer with what it cannot do without, and is on when the layer's feature is.
+/// One that has more set is added by [`ServiceBuilder::layer`].
+///
+/// ```
+/// use std::num::NonZeroU32;
+///
+/// use http::request::Parts;
+/// use llamatower_layers::ServiceBuilderExt;
+/// use llamatower_layers::rate_limit::{Quota, RateLimitLayer};
+/// use tower::ServiceBuilder;
+///
+/// let quota = Quota::per_minute(NonZeroU32::new(60).expect("not zero"));
+/// let tenant = |request: &Parts| request.headers.get("x-tenant").cloned();
+/// let short = ServiceBuilder::new().rescue().rate_limit_per_key(quota, tenant);
+/// let bounded = RateLimitLayer::per_key(quota, tenant).with_max_keys(1000.try_into()?);
+/// let long = ServiceBuilder::new().rescue().layer(bounded);
+/// # let _ = (short, long);
+/// # Ok::<_, std::num::TryFromIntError>(())
+/// ```
 pub trait ServiceBuilderExt<L>: sealed::Sealed<L> + Sized {
     /// Looks each request up in `table`.
     #[cfg(feature = "endpoint")]
@@ -39,6 +56,24 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed<L> + Sized {
         keys: crate::api_key::KeySet,
     ) -> ServiceBuilder<tower_layer::Stack<crate::api_key::ApiKeyLayer, L>>;
 
+    /// Refuses what exceeds a quota of all requests together.
+    #[cfg(feature = "rate-limit")]
+    fn rate_limit(
+        self,
+        quota: crate::rate_limit::Quota,
+    ) -> ServiceBuilder<tower_layer::Stack<GlobalRateLimit, L>>;
+
+    /// Refuses what exceeds a quota of each key; requests without one pass.
+    #[cfg(feature = "rate-limit")]
+    fn rate_limit_per_key<K, X>(
+        self,
+        quota: crate::rate_limit::Quota,
+        key_of: X,
+    ) -> ServiceBuilder<tower_layer::Stack<KeyRateLimit<K, X>, L>>
+    where
+        K: Clone + std::hash::Hash + Eq,
+        X: Fn(&http::request::Parts) -> Option<K>;
+
     /// Refuses what exceeds `most` requests under way.
     #[cfg(feature = "admission")]
     fn admission(
@@ -65,6 +100,29 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed<L> + Sized {
     fn llm_request(
         self,
     ) -> ServiceBuilder<tower_layer::Stack<crate::llm_request::LlmRequestLayer, L>>;
+
+    /// Keeps up to `max_bytes` of deterministic answers, by the version of the model that
+    /// `version_of` names; requests without one pass.
+    #[cfg(feature = "cache")]
+    fn cache(
+        self,
+        max_bytes: u64,
+        version_of: impl Fn(&http::request::Parts) -> Option<std::sync::Arc<str>>
+        + Send
+        + Sync
+        + 'static,
+    ) -> ServiceBuilder<tower_layer::Stack<crate::cache::CacheLayer, L>>;
+
+    /// Refuses the requests of keys that have used up their tokens; requests without a key pass.
+    #[cfg(feature = "token-limit")]
+    fn token_limit<K, X>(
+        self,
+        budgets: impl IntoIterator<Item = crate::token_limit::Budget>,
+        key_of: X,
+    ) -> ServiceBuilder<tower_layer::Stack<crate::token_limit::TokenLimitLayer<K, X>, L>>
+    where
+        K: Clone + std::hash::Hash + Eq,
+        X: Fn(&http::request::Parts) -> Option<K>;
 
     /// Asks again before the first byte, within `budget`.
     #[cfg(feature = "retry")]
@@ -98,6 +156,13 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed<L> + Sized {
         clocks: crate::clocks::StreamClocksLayer,
     ) -> ServiceBuilder<tower_layer::Stack<crate::clocks::StreamClocksLayer, L>>;
 }
+
+#[cfg(feature = "rate-limit")]
+type GlobalRateLimit = KeyRateLimit<(), fn(&http::request::Parts) -> Option<()>>;
+
+#[cfg(feature = "rate-limit")]
+type KeyRateLimit<K, X> =
+    crate::rate_limit::RateLimitLayer<K, X, crate::rate_limit::MemoryBuckets<K>>;
 
 impl<L> ServiceBuilderExt<L> for ServiceBuilder<L> {
     #[cfg(feature = "endpoint")]
@@ -136,6 +201,27 @@ impl<L> ServiceBuilderExt<L> for ServiceBuilder<L> {
         self.layer(crate::api_key::ApiKeyLayer::new(keys))
     }
 
+    #[cfg(feature = "rate-limit")]
+    fn rate_limit(
+        self,
+        quota: crate::rate_limit::Quota,
+    ) -> ServiceBuilder<tower_layer::Stack<GlobalRateLimit, L>> {
+        self.layer(crate::rate_limit::RateLimitLayer::global(quota))
+    }
+
+    #[cfg(feature = "rate-limit")]
+    fn rate_limit_per_key<K, X>(
+        self,
+        quota: crate::rate_limit::Quota,
+        key_of: X,
+    ) -> ServiceBuilder<tower_layer::Stack<KeyRateLimit<K, X>, L>>
+    where
+        K: Clone + std::hash::Hash + Eq,
+        X: Fn(&http::request::Parts) -> Option<K>,
+    {
+        self.layer(crate::rate_limit::RateLimitLayer::per_key(quota, key_of))
+    }
+
     #[cfg(feature = "admission")]
     fn admission(
         self,
@@ -165,6 +251,31 @@ impl<L> ServiceBuilderExt<L> for ServiceBuilder<L> {
         self,
     ) -> ServiceBuilder<tower_layer::Stack<crate::llm_request::LlmRequestLayer, L>> {
         self.layer(crate::llm_request::LlmRequestLayer::new())
+    }
+
+    #[cfg(feature = "cache")]
+    fn cache(
+        self,
+        max_bytes: u64,
+        version_of: impl Fn(&http::request::Parts) -> Option<std::sync::Arc<str>>
+        + Send
+        + Sync
+        + 'static,
+    ) -> ServiceBuilder<tower_layer::Stack<crate::cache::CacheLayer, L>> {
+        self.layer(crate::cache::CacheLayer::new(max_bytes, version_of))
+    }
+
+    #[cfg(feature = "token-limit")]
+    fn token_limit<K, X>(
+        self,
+        budgets: impl IntoIterator<Item = crate::token_limit::Budget>,
+        key_of: X,
+    ) -> ServiceBuilder<tower_layer::Stack<crate::token_limit::TokenLimitLayer<K, X>, L>>
+    where
+        K: Clone + std::hash::Hash + Eq,
+        X: Fn(&http::request::Parts) -> Option<K>,
+    {
+        self.layer(crate::token_limit::TokenLimitLayer::new(budgets, key_of))
     }
 
     #[cfg(feature = "retry")]

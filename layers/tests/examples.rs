@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Once;
@@ -61,6 +62,25 @@ fn program(name: &str) -> PathBuf {
     folder.join("examples").join(name)
 }
 
+#[test]
+fn the_readme_has_a_command_for_each_example() {
+    let crate_dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = std::fs::read_to_string(crate_dir.join("README.md")).unwrap();
+    let commands = readme.lines().filter_map(|line| {
+        let line = line.trim_start();
+        let name =
+            line.strip_prefix("cargo run -p llamatower-layers --features full --example ")?;
+        name.split_whitespace().next().map(str::to_owned)
+    });
+    let files = crate_dir.join("examples").read_dir().unwrap();
+    let files = files.map(|file| {
+        let path = file.unwrap().path();
+        path.file_stem().unwrap().to_str().unwrap().to_owned()
+    });
+    let (commands, files): (BTreeSet<_>, BTreeSet<_>) = (commands.collect(), files.collect());
+    assert_eq!(commands, files);
+}
+
 fn client() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().build().unwrap()
 }
@@ -69,20 +89,27 @@ fn client() -> reqwest::Client {
 async fn bare_hyper_streams_for_two_and_refuses_the_third() {
     let mut example = Example::start("bare_hyper", &["0"]);
     let url = format!("{}/api/generate", example.line().await);
-    let ask = || client().post(&url).body("{}").send();
-    let (first, second) = tokio::join!(ask(), ask());
-    let third = ask().await.unwrap();
+    let ask = async |prompt: &str| {
+        let body = serde_json::json!({"model": "parrot", "prompt": prompt}).to_string();
+        client().post(&url).body(body).send().await.unwrap()
+    };
+    let mut short = ask("who is there").await;
+    let line = short.chunk().await.unwrap().unwrap();
+    assert_eq!(
+        line, "{\"response\":\"who \",\"done\":false}\n",
+        "one by one"
+    );
+    let text = short.text().await.unwrap();
+    assert!(
+        text.ends_with("\"there \",\"done\":false}\n{\"response\":\"\",\"done\":true}\n"),
+        "{text}"
+    );
+
+    let long = "word ".repeat(10_000);
+    let _held = tokio::join!(ask(&long), ask(&long));
+    let third = ask("hello").await;
     assert_eq!(third.status(), 503);
     assert!(third.text().await.unwrap().contains("\"error\""));
-    let mut first = first.unwrap();
-    let line = first.chunk().await.unwrap().unwrap();
-    assert!(
-        line.ends_with(b"\"done\":false}\n"),
-        "the lines come one by one"
-    );
-    let text = first.text().await.unwrap();
-    assert!(text.ends_with("\"done\":true}\n"), "{text}");
-    drop(second);
     let wrong = client().get(&url).send().await.unwrap();
     assert_eq!(wrong.status(), 405);
 }
