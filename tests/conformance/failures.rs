@@ -233,10 +233,6 @@ async fn a_client_that_leaves_cancels_its_request_wherever_it_is() {
 }
 
 #[tokio::test]
-#[ignore = "requests wait at their backend for now; the gateway has no queue of its own yet"]
-async fn a_client_that_leaves_while_it_waits_in_the_gateway_is_never_sent_on() {}
-
-#[tokio::test]
 async fn a_refused_connection_is_followed_by_the_next_backend() {
     let stage = stage(&[&[tiny()], &[tiny()]]).await;
     stage.sims[0].arm(FaultKind::Refuse { ms: 60_000 });
