@@ -11,7 +11,7 @@ use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use llamatower::ollama::AnswerBody;
-use llamatower::ollama::fleet::{Backend, Fleet, FleetConfig, ProbeClocks};
+use llamatower::ollama::fleet::{Fleet, FleetConfig, ProbeClocks};
 use llamatower::settings::Settings;
 use llamatower::stack::{self, Attempt, Handles};
 use llamatower::telemetry::{Telemetry, TelemetryConfig};
@@ -51,12 +51,12 @@ async fn fleet(sim: &SimHandle, lines: usize) -> Fleeting {
         clocks: ProbeClocks {
             interval: Duration::from_secs(3600),
             timeout: Duration::from_secs(2),
+            ..ProbeClocks::default()
         },
         ..FleetConfig::default()
     };
-    let backend = |address| Backend::new(address, Duration::from_secs(2));
-    let backends = vec![backend(Clone::clone(&address)), backend(address)];
-    let fleet = Arc::new(Fleet::new(backends, config, |_, _| answering(lines)));
+    let hosts = vec![Clone::clone(&address), address];
+    let fleet = Arc::new(Fleet::new(hosts, config, move |_, _| answering(lines)));
     let (_, stop) = watch::channel(false);
     tokio::spawn({
         let fleet = fleet.clone();

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::admin::{self, Admin};
 use crate::edge::{BindError, Drained, Edge, EdgeConfig, ListenAddr, RequestBody, Shutdown};
-use crate::ollama::fleet::{Backend, BackendStatus, Fleet, FleetConfig, ProbeClocks, QueueStatus};
+use crate::ollama::fleet::{BackendStatus, Fleet, FleetConfig, ProbeClocks, QueueStatus};
 use crate::settings::{Secret, Settings, SizeOrShare};
 use crate::stack::{self, Attempt, Handles};
 use crate::telemetry::{BackendRow, QueueRow, Telemetry};
@@ -130,15 +130,12 @@ impl Gateway {
     }
 
     fn fleet(&self) -> Arc<Fleet<Attempt<RequestBody>>> {
-        let backends = &self.settings.backends;
-        let connect = self.settings.timeouts.connect;
-        let members = backends.addresses.iter();
-        let members = members
-            .map(|address| Backend::new(address.clone(), connect))
-            .collect();
+        let hosts = self.settings.backends.addresses.clone();
         let config = fleet_config(&self.settings);
-        Arc::new(Fleet::new(members, config, |backend, breaker| {
-            stack::attempt(&self.settings, backend, breaker, &self.telemetry)
+        let settings = self.settings.clone();
+        let propagation = self.telemetry.propagation();
+        Arc::new(Fleet::new(hosts, config, move |backend, breaker| {
+            stack::attempt(&settings, backend, breaker, propagation)
         }))
     }
 
@@ -165,7 +162,9 @@ fn fleet_config(settings: &Settings) -> FleetConfig {
         clocks: ProbeClocks {
             interval: backends.probe_interval,
             timeout: backends.probe_timeout,
+            connect: settings.timeouts.connect,
         },
+        dns: backends.dns.clone(),
         slots: backends.slots_of_each(),
         queue: settings.queue,
         breaker: settings.breaker,

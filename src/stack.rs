@@ -49,7 +49,7 @@ use crate::ollama::hygiene::{clean_request, clean_response};
 use crate::ollama::upstream::{ConnectFailed, PoolLimits, Upstream};
 use crate::ollama::{AnswerBody, Ollama};
 use crate::settings::{Cache, Limits, Settings};
-use crate::telemetry::{Telemetry, Upstream as UpstreamName, names};
+use crate::telemetry::{AttemptSpanLayer, Propagation, Telemetry, Upstream as UpstreamName, names};
 
 /// Names the backend that gave an answer.
 pub const BACKEND_HEADER: HeaderName = HeaderName::from_static("x-llamatower-backend");
@@ -153,7 +153,7 @@ pub fn attempt<B>(
     settings: &Settings,
     backend: &Arc<Backend>,
     breaker: &Breaker,
-    telemetry: &Telemetry,
+    propagation: Propagation,
 ) -> Attempt<B>
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -167,12 +167,15 @@ where
             answer.map(|body| AnswerBody::new(BodyExt::map_err(body, Into::into)))
         })
         .layer(SetResponseHeaderLayer::overriding(BACKEND_HEADER, name))
-        .layer(telemetry.attempt_span_layer(UpstreamName {
-            name: backend.name().clone(),
-            provider: names::OLLAMA,
-            address: address.host().into(),
-            port: address.port(),
-        }))
+        .layer(AttemptSpanLayer::new(
+            UpstreamName {
+                name: backend.name().clone(),
+                provider: names::OLLAMA,
+                address: address.host().into(),
+                port: address.port(),
+            },
+            propagation,
+        ))
         .layer(UsageLayer::new())
         .layer(BreakerLayer::new(breaker.clone()).with_failures(is_breakers_business))
         .layer(WatchLayer::new(backend.clone()))

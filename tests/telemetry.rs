@@ -16,7 +16,8 @@ use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::service::service_fn as hyper_service;
 use hyper_util::rt::TokioIo;
 use llamatower::telemetry::{
-    BackendRow, LogFormat, Telemetry, TelemetryConfig, TelemetryError, Upstream, names,
+    AttemptSpanLayer, BackendRow, LogFormat, Telemetry, TelemetryConfig, TelemetryError, Upstream,
+    names,
 };
 use llamatower_layers::breaker::State;
 use llamatower_layers::endpoint::{EndpointLayer, EndpointTable};
@@ -229,7 +230,10 @@ impl Gateway {
             .layer(OutcomeLayer::new(self.telemetry.observer()))
             .layer(self.telemetry.request_span_layer())
             .map_request(move |request| scanned(request, attempts))
-            .layer(self.telemetry.attempt_span_layer(upstream))
+            .layer(AttemptSpanLayer::new(
+                upstream,
+                self.telemetry.propagation(),
+            ))
             .service(service_fn(answer));
         let answer = stack.oneshot(chat()).await?;
         Ok(answer.map(|body| body.boxed_unsync()))

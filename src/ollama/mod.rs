@@ -41,25 +41,25 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 #[derive(Debug)]
 pub struct Ollama<S> {
     fleet: Arc<Fleet<S>>,
-    management_backend: usize,
+    management_host: usize,
 }
 
 impl<S> Clone for Ollama<S> {
     fn clone(&self) -> Self {
         Self {
             fleet: self.fleet.clone(),
-            management_backend: self.management_backend,
+            management_host: self.management_host,
         }
     }
 }
 
 impl<S> Ollama<S> {
-    /// The service of `fleet`; calls that change what a server holds go to the backend with the
-    /// index `management_backend`.
-    pub fn new(fleet: Arc<Fleet<S>>, management_backend: usize) -> Self {
+    /// The service of `fleet`; calls that change what a server holds go to the first backend of
+    /// the host with the index `management_host`.
+    pub fn new(fleet: Arc<Fleet<S>>, management_host: usize) -> Self {
         Self {
             fleet,
-            management_backend,
+            management_host,
         }
     }
 }
@@ -90,7 +90,7 @@ where
             Some(Operation::Ps) => Box::pin(list(fleet, List::Ps)),
             Some(Operation::Models) => Box::pin(list(fleet, List::Models)),
             Some(operation) if operation.is_management() => {
-                Box::pin(manage(fleet, self.management_backend, request))
+                Box::pin(manage(fleet, self.management_host, request))
             }
             _ => match unload::model_to_unload(request.extensions()) {
                 Some(model) => Box::pin(unload::unload(fleet, model, request)),
@@ -116,13 +116,15 @@ where
 }
 
 async fn version<S>(fleet: Arc<Fleet<S>>) -> Result<Response<AnswerBody>, BoxError> {
-    let backends = fleet.backends().iter().map(|backend| &**backend);
+    let backends = fleet.backends();
+    let backends = backends.iter().map(|backend| &**backend);
     let version = lists::lowest_version(backends, fleet.probe_timeout()).await;
     Ok(whole(JSON, version.map_err(Failure::from)?))
 }
 
 async fn list<S>(fleet: Arc<Fleet<S>>, list: List) -> Result<Response<AnswerBody>, BoxError> {
-    let backends = fleet.backends().iter().map(|backend| &**backend);
+    let backends = fleet.backends();
+    let backends = backends.iter().map(|backend| &**backend);
     let page = list.collect(backends, fleet.probe_timeout()).await;
     let content_type = match list {
         List::Models => HeaderValue::from_static("application/json"),
@@ -146,21 +148,24 @@ where
     Ok(boxed(Route::new(fleet).oneshot(request).await?))
 }
 
-/// Calls one certain backend. Its catalogue is asked for again when the answer has ended.
+/// Calls the first backend of one certain host. Its catalogue is asked for again when the answer has ended.
 async fn manage<S, B, R>(
     fleet: Arc<Fleet<S>>,
-    backend: usize,
+    host: usize,
     request: Request<B>,
 ) -> Result<Response<AnswerBody>, BoxError>
 where
     S: Service<Request<B>, Response = Response<R>> + Clone + Send + Sync + 'static,
     S::Error: Into<BoxError>,
+    S::Future: Send,
     B: Send + 'static,
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Into<BoxError>,
 {
     let (parts, body) = request.into_parts();
-    let Choice { service, slot } = fleet.take(backend, &parts);
+    let Some(Choice { service, slot }) = fleet.take_at(host, &parts) else {
+        return routed(fleet, Request::from_parts(parts, body)).await;
+    };
     let request = Request::from_parts(parts, body);
     let answer = service.oneshot(request).await.map_err(Into::into)?;
     let guard = (slot, RefreshAtEnd(fleet));

@@ -54,16 +54,16 @@ where
     {
         return Err(Failure::from(UnloadRefused).into());
     }
-    let having = fleet.having_loaded(&model).await;
     let (parts, body) = request.into_parts();
+    let having = fleet.take_those_with(&model, &parts).await;
     let copies: Option<Vec<B>> = having.iter().map(|_| body.replay()).collect();
     let copies = copies.filter(|copies| !copies.is_empty());
     let Some(copies) = copies else {
         return routed(fleet, Request::from_parts(parts, body)).await;
     };
-    let calls = having.into_iter().zip(copies).map(|(backend, body)| {
+    let calls = having.into_iter().zip(copies).map(|(choice, body)| {
         let request = Request::from_parts(parts.clone(), body);
-        whole_answer(fleet.take(backend, &parts), request)
+        whole_answer(choice, request)
     });
     let answers = futures_util::future::join_all(calls).await;
     let (told, failed): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);

@@ -1,6 +1,7 @@
 //! Texts into values. What is wrong is said without the value, which the caller shows or hides.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
@@ -214,6 +215,16 @@ pub(super) fn items(text: &str) -> impl Iterator<Item = &str> {
     text.split([',', '\n'])
         .map(str::trim)
         .filter(|item| !item.is_empty())
+}
+
+/// DNS servers by their addresses; the port is 53 if none is given.
+pub(super) fn dns_servers(text: &str) -> Result<Vec<SocketAddr>, String> {
+    let server = |item: &str| {
+        let ip = item.parse().map(|ip: IpAddr| SocketAddr::new(ip, 53));
+        ip.or_else(|_| item.parse())
+            .map_err(|_| format!("{item:?} is no address like 10.0.0.2 or 127.0.0.1:8600"))
+    };
+    items(text).map(server).collect()
 }
 
 pub(super) fn switch(text: &str) -> Result<bool, String> {

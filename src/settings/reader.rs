@@ -13,7 +13,7 @@ use super::{
     parse::{self, items},
 };
 use crate::edge::{ListenAddr, Origins};
-use crate::ollama::fleet::QueueRules;
+use crate::ollama::fleet::{Dns, QueueRules};
 use crate::ollama::upstream::Address;
 use crate::telemetry::LogFormat;
 
@@ -132,6 +132,10 @@ impl Reader {
             management: management?,
             slots: slots?,
             extra_paths: extra_paths?,
+            dns: Dns {
+                servers: self.parsed_or_default("backends.dns_servers", parse::dns_servers)?,
+                min_ttl: self.parsed("backends.dns_min_ttl", parse::duration)?,
+            },
             probe_interval: self.parsed("backends.probe_interval", parse::duration)?,
             probe_timeout: self.parsed("backends.probe_timeout", parse::duration)?,
             pool_idle: self.parsed("backends.pool_idle", parse::count)?,

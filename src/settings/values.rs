@@ -12,7 +12,7 @@ use llamatower_layers::token_limit::Budget;
 
 use super::{ExtraPath, Secret, SizeOrShare};
 use crate::edge::{BasePath, ListenAddr, Origins};
-use crate::ollama::fleet::{QueueRules, Share};
+use crate::ollama::fleet::{Dns, QueueRules, Share};
 use crate::ollama::upstream::Address;
 use crate::telemetry::LogFormat;
 
@@ -71,6 +71,8 @@ pub struct Backends {
     pub slots: Slots,
     /// Further paths.
     pub extra_paths: Vec<ExtraPath>,
+    /// How the servers' names are resolved.
+    pub dns: Dns,
     /// From one probe to the next.
     pub probe_interval: Duration,
     /// How long an answer to a probe may take.

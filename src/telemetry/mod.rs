@@ -206,9 +206,10 @@ impl Telemetry {
         RequestSpanLayer::new(self.propagation)
     }
 
-    /// The layer of the CLIENT span; it stands round the service of one backend.
-    pub fn attempt_span_layer(&self, upstream: Upstream) -> AttemptSpanLayer {
-        AttemptSpanLayer::new(upstream, self.propagation)
+    /// Whose traces are believed, and what backends are told; the layers of their CLIENT spans are
+    /// made with it.
+    pub fn propagation(&self) -> Propagation {
+        self.propagation
     }
 
     /// The content type of [`metrics_page`](Self::metrics_page).

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cache;
+mod discovery;
 mod ends;
 mod harness;
 mod queue;

@@ -57,6 +57,11 @@ impl Attempts {
         self.asked().tried.clone()
     }
 
+    /// Whether an attempt so far asked the backend of this name.
+    pub fn has_tried(&self, name: &str) -> bool {
+        self.asked().tried.iter().any(|tried| **tried == *name)
+    }
+
     /// Whether a next attempt may be expected to ask somebody new. If nobody noted how many are
     /// left, that is so until a backend was asked twice; if nobody noted whom he asked, it is not.
     pub fn can_go_elsewhere(&self) -> bool {

@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use llamatower_layers::llm_request::ModelName;
 use llamatower_layers::{BoxError, Fail, Side};
 use serde::Deserialize;
+use tokio::sync::Notify;
 use tower::ServiceExt;
 
 use crate::ollama::upstream::{Address, PoolLimits, Upstream};
@@ -35,11 +36,21 @@ pub struct Backend {
     /// Apart from the connections of requests, so that a probe never waits behind them.
     own_questions: Upstream<Empty<Bytes>>,
     is_up: AtomicBool,
+    refused: Notify,
 }
 
 impl Backend {
     /// The backend at `address`; it counts as up until something says otherwise.
     pub fn new(address: Address, connect_timeout: Duration) -> Self {
+        Self::with_state(address, connect_timeout, true)
+    }
+
+    /// The backend at `address`; it counts as down until it answers a probe.
+    pub fn unproven(address: Address, connect_timeout: Duration) -> Self {
+        Self::with_state(address, connect_timeout, false)
+    }
+
+    fn with_state(address: Address, connect_timeout: Duration, is_up: bool) -> Self {
         let limits = PoolLimits {
             max_idle: 2,
             ..PoolLimits::default()
@@ -48,7 +59,8 @@ impl Backend {
             name: address.to_string().into(),
             own_questions: Upstream::with_limits(address.clone(), connect_timeout, limits),
             address,
-            is_up: AtomicBool::new(true),
+            is_up: AtomicBool::new(is_up),
+            refused: Notify::new(),
         }
     }
 
@@ -77,6 +89,19 @@ impl Backend {
         } else {
             tracing::warn!(backend = %self.name, "the backend is down");
         }
+    }
+
+    /// Notes that it refused a connection, or let it time out.
+    pub(super) fn note_refused(&self) {
+        if self.is_up() {
+            self.note(false);
+            self.refused.notify_one();
+        }
+    }
+
+    /// Waits until it refuses a connection though it counts as up.
+    pub(super) async fn refused(&self) {
+        self.refused.notified().await;
     }
 
     /// Asks for a page by GET, with a limit on the whole exchange.

@@ -1,87 +1,127 @@
-//! Who has which model, as far as the probes have found.
+//! Who is in the fleet, and who of them has which model, as far as the probes have found.
+//!
+//! Requests read one snapshot, which is made anew when somebody joins or leaves or has other
+//! models than before.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use llamatower_layers::llm_request::ModelName;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::backend::{Installed, Unreachable};
+use super::member::Member;
 
 /// A model that nobody has makes the gateway ask everybody; not more often than this.
 const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
 
-/// The models of all backends.
+/// The backends and their models.
 #[derive(Debug)]
-pub(super) struct Catalogue {
-    rows: ArcSwap<HashMap<ModelName, Row>>,
-    found: Mutex<Vec<Vec<Installed>>>,
+pub(super) struct Catalogue<S> {
+    members: ArcSwap<Members<S>>,
+    changing: Mutex<()>,
     refreshes: watch::Sender<Refreshes>,
 }
 
+/// All backends at one moment.
+#[derive(Debug)]
+pub(super) struct Members<S> {
+    by_host: Vec<Vec<Arc<Member<S>>>>,
+    all: Vec<Arc<Member<S>>>,
+    by_model: HashMap<ModelName, Row<S>>,
+}
+
 /// Who has a model, and which.
-#[derive(Clone, Debug)]
-struct Row {
-    holders: Arc<[usize]>,
+#[derive(Debug)]
+struct Row<S> {
+    holders: Vec<Arc<Member<S>>>,
     /// `None` if they have different ones of the same name, or do not say.
     digest: Option<Arc<str>>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Refreshes {
     asked: u64,
     last_asked: Option<Instant>,
-    /// For each backend, up to which refresh it has been probed; `None` before its first probe.
-    done: Vec<Option<u64>>,
 }
 
-impl Catalogue {
-    pub(super) fn new(backends: usize) -> Self {
+impl<S> Members<S> {
+    fn new(by_host: Vec<Vec<Arc<Member<S>>>>) -> Self {
+        let all: Vec<_> = by_host.iter().flatten().cloned().collect();
         Self {
-            rows: ArcSwap::default(),
-            found: Mutex::new(vec![Vec::new(); backends]),
-            refreshes: watch::Sender::new(Refreshes {
-                asked: 0,
-                last_asked: None,
-                done: vec![None; backends],
-            }),
+            by_model: by_model(&all),
+            by_host,
+            all,
         }
     }
 
-    /// The backends that have a model, whether they are up or not.
-    pub(super) fn holders(&self, model: &ModelName) -> Arc<[usize]> {
-        let rows = self.rows.load();
-        rows.get(model)
-            .map(|row| row.holders.clone())
-            .unwrap_or_default()
+    /// All of them, in the order of the configuration.
+    pub(super) fn all(&self) -> &[Arc<Member<S>>] {
+        &self.all
+    }
+
+    /// Those that one host of the configuration stands for.
+    pub(super) fn of_host(&self, host: usize) -> &[Arc<Member<S>>] {
+        self.by_host.get(host).map_or(&[], Vec::as_slice)
+    }
+
+    /// Those that have a model, whether they are up or not.
+    pub(super) fn holders(&self, model: &ModelName) -> &[Arc<Member<S>>] {
+        self.by_model
+            .get(model)
+            .map_or(&[], |row| row.holders.as_slice())
     }
 
     /// What a model is, if all who have it agree.
     pub(super) fn digest(&self, model: &ModelName) -> Option<Arc<str>> {
-        self.rows.load().get(model)?.digest.clone()
+        self.by_model.get(model)?.digest.clone()
+    }
+}
+
+impl<S> Catalogue<S> {
+    /// A catalogue of backends whose models are not known yet.
+    pub(super) fn new(by_host: Vec<Vec<Arc<Member<S>>>>) -> Self {
+        Self {
+            members: ArcSwap::from_pointee(Members::new(by_host)),
+            changing: Mutex::new(()),
+            refreshes: watch::Sender::default(),
+        }
+    }
+
+    /// All backends now.
+    pub(super) fn members(&self) -> Guard<Arc<Members<S>>> {
+        self.members.load()
+    }
+
+    /// One host of the configuration stands for these from now on.
+    pub(super) fn set_host(&self, host: usize, members: Vec<Arc<Member<S>>>) {
+        let changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_host = self.members().by_host.clone();
+        by_host[host] = members;
+        self.members.store(Arc::new(Members::new(by_host)));
+        drop(changing);
+        self.refreshes.send_modify(|_| ());
     }
 
     /// Notes what a probe found. A backend that did not answer keeps what it had: it is the one
     /// to name when somebody asks for a model that only it has.
     pub(super) fn note_probe(
         &self,
-        backend: usize,
+        member: &Member<S>,
         found: Result<Vec<Installed>, Unreachable>,
         asked: u64,
     ) {
-        if let Ok(models) = found {
-            let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-            if found[backend] != models {
-                found[backend] = models;
-                self.rows.store(Arc::new(by_model(&found)));
-            }
+        if found.is_ok_and(|models| member.set_models(models)) {
+            let changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+            let by_host = self.members().by_host.clone();
+            self.members.store(Arc::new(Members::new(by_host)));
+            drop(changing);
         }
-        self.refreshes.send_modify(|refreshes| {
-            refreshes.done[backend] = Some(asked);
-        });
+        member.note_probed(asked);
+        self.refreshes.send_modify(|_| ());
     }
 
     pub(super) fn refreshes_asked(&self) -> u64 {
@@ -103,10 +143,7 @@ impl Catalogue {
 
     /// Waits until every backend has been probed once.
     pub(super) async fn probed_once(&self) {
-        let mut refreshes = self.refreshes.subscribe();
-        let _ = refreshes
-            .wait_for(|r| r.done.iter().all(Option::is_some))
-            .await;
+        self.until_all(Member::was_probed).await;
     }
 
     /// Has all backends probed again, and waits for it; who asks while a refresh is under way
@@ -125,36 +162,42 @@ impl Catalogue {
             awaited = refreshes.asked;
             asks
         });
+        self.until_all(|member| member.was_refreshed(awaited)).await;
+    }
+
+    async fn until_all(&self, holds: impl Fn(&Member<S>) -> bool) {
         let mut refreshes = self.refreshes.subscribe();
-        let is_done = |done: &Option<u64>| done.is_some_and(|done| done >= awaited);
-        let _ = refreshes.wait_for(|r| r.done.iter().all(is_done)).await;
+        let all = |_: &Refreshes| self.members().all().iter().all(|member| holds(member));
+        let _ = refreshes.wait_for(all).await;
     }
 }
 
-fn by_model(found: &[Vec<Installed>]) -> HashMap<ModelName, Row> {
-    let mut holders: HashMap<&ModelName, Vec<(usize, &Arc<str>)>> = HashMap::new();
-    for (backend, models) in found.iter().enumerate() {
-        for model in models {
-            let of_model = holders.entry(&model.name).or_default();
-            of_model.push((backend, &model.digest));
+fn by_model<S>(members: &[Arc<Member<S>>]) -> HashMap<ModelName, Row<S>> {
+    let mut rows: HashMap<ModelName, Row<S>> = HashMap::new();
+    for member in members {
+        for model in &*member.models() {
+            let digest = (!model.digest.is_empty()).then(|| model.digest.clone());
+            match rows.get_mut(&model.name) {
+                Some(row) => {
+                    row.holders.push(member.clone());
+                    row.digest = row
+                        .digest
+                        .take()
+                        .filter(|known| Some(known) == digest.as_ref());
+                }
+                None => {
+                    let holders = vec![member.clone()];
+                    rows.insert(model.name.clone(), Row { holders, digest });
+                }
+            }
         }
     }
-    let rows = holders.into_iter().map(|(model, of_model)| {
-        let first = of_model.first().map(|(_, digest)| *digest);
-        let is_one = |digest: &&Arc<str>| {
-            !digest.is_empty() && of_model.iter().all(|(_, other)| other == digest)
-        };
-        let row = Row {
-            digest: first.filter(is_one).cloned(),
-            holders: of_model.iter().map(|(backend, _)| *backend).collect(),
-        };
-        (model.clone(), row)
-    });
-    rows.collect()
+    rows
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::member::tests::member;
     use super::*;
 
     fn name(text: &str) -> ModelName {
@@ -168,32 +211,71 @@ mod tests {
         }
     }
 
+    fn two() -> (Catalogue<()>, [Arc<Member<()>>; 2]) {
+        let members = [member("gpu-1", 0), member("gpu-2", 0)];
+        let by_host = members.iter().map(|member| vec![member.clone()]);
+        (Catalogue::new(by_host.collect()), members)
+    }
+
+    fn holders(catalogue: &Catalogue<()>, model: &str) -> Vec<String> {
+        let members = catalogue.members();
+        let holders = members.holders(&name(model)).iter();
+        holders
+            .map(|member| member.backend.name().to_string())
+            .collect()
+    }
+
     #[test]
     fn a_name_that_stands_for_two_models_has_no_digest() {
-        let catalogue = Catalogue::new(2);
-        catalogue.note_probe(0, Ok(vec![installed("a", "1"), installed("b", "2")]), 0);
-        assert_eq!(catalogue.digest(&name("a")).as_deref(), Some("1"));
-        catalogue.note_probe(1, Ok(vec![installed("a", "9"), installed("b", "2")]), 0);
-        assert_eq!(catalogue.digest(&name("a")), None);
-        assert_eq!(catalogue.digest(&name("b")).as_deref(), Some("2"));
-        assert_eq!(catalogue.digest(&name("c")), None);
+        let (catalogue, [one, other]) = two();
+        let digest = |model: &str| catalogue.members().digest(&name(model));
+        catalogue.note_probe(&one, Ok(vec![installed("a", "1"), installed("b", "2")]), 0);
+        assert_eq!(digest("a").as_deref(), Some("1"));
+        catalogue.note_probe(
+            &other,
+            Ok(vec![installed("a", "9"), installed("b", "2")]),
+            0,
+        );
+        assert_eq!(digest("a"), None);
+        assert_eq!(digest("b").as_deref(), Some("2"));
+        assert_eq!(digest("c"), None);
     }
 
     #[test]
     fn a_backend_that_does_not_answer_keeps_its_models() {
-        let catalogue = Catalogue::new(2);
-        catalogue.note_probe(0, Ok(vec![installed("a", "1")]), 0);
-        catalogue.note_probe(1, Ok(vec![installed("a", "1"), installed("b", "2")]), 0);
-        assert_eq!(&*catalogue.holders(&name("A:latest")), [0, 1]);
-        catalogue.note_probe(0, Err(Unreachable::new("gpu-1:11434", "it is gone")), 0);
-        assert_eq!(&*catalogue.holders(&name("a")), [0, 1]);
-        catalogue.note_probe(1, Ok(vec![]), 0);
-        assert!(catalogue.holders(&name("b")).is_empty());
+        let (catalogue, [one, other]) = two();
+        catalogue.note_probe(&one, Ok(vec![installed("a", "1")]), 0);
+        catalogue.note_probe(
+            &other,
+            Ok(vec![installed("a", "1"), installed("b", "2")]),
+            0,
+        );
+        assert_eq!(
+            holders(&catalogue, "A:latest"),
+            ["gpu-1:11434", "gpu-2:11434"]
+        );
+        catalogue.note_probe(&one, Err(Unreachable::new("gpu-1:11434", "it is gone")), 0);
+        assert_eq!(holders(&catalogue, "a"), ["gpu-1:11434", "gpu-2:11434"]);
+        catalogue.note_probe(&other, Ok(vec![]), 0);
+        assert!(holders(&catalogue, "b").is_empty());
+    }
+
+    #[test]
+    fn who_has_left_holds_nothing() {
+        let (catalogue, [one, other]) = two();
+        catalogue.note_probe(&one, Ok(vec![installed("a", "1")]), 0);
+        catalogue.note_probe(&other, Ok(vec![installed("a", "1")]), 0);
+        catalogue.set_host(0, vec![member("gpu-3", 0)]);
+        assert_eq!(holders(&catalogue, "a"), ["gpu-2:11434"]);
+        catalogue.note_probe(&one, Ok(vec![installed("a", "1"), installed("b", "2")]), 0);
+        assert_eq!(holders(&catalogue, "a"), ["gpu-2:11434"]);
+        assert!(holders(&catalogue, "b").is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_refresh_serves_all_who_wait_for_it() {
-        let catalogue = Arc::new(Catalogue::new(1));
+        let member = member("gpu-1", 0);
+        let catalogue = Arc::new(Catalogue::new(vec![vec![member.clone()]]));
         let waiting: Vec<_> = (0..3)
             .map(|_| {
                 let catalogue = catalogue.clone();
@@ -203,7 +285,7 @@ mod tests {
         catalogue.refresh_asked_after(0).await;
         tokio::task::yield_now().await;
         let asked = catalogue.refreshes_asked();
-        catalogue.note_probe(0, Ok(vec![]), asked);
+        catalogue.note_probe(&member, Ok(vec![]), asked);
         for task in waiting {
             task.await.expect("no panic");
         }

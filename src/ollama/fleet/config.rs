@@ -1,6 +1,7 @@
 //! What a fleet is told by the settings.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,9 @@ use crate::client::Client;
 pub struct FleetConfig {
     /// When backends are probed.
     pub clocks: ProbeClocks,
-    /// For each backend, how many requests it is sent at a time for one model.
+    /// How names of hosts are resolved.
+    pub dns: Dns,
+    /// For each host, how many requests it is sent at a time for one model.
     pub slots: Vec<Option<NonZeroUsize>>,
     /// Who may wait for a slot.
     pub queue: QueueRules,
@@ -33,6 +36,8 @@ pub struct ProbeClocks {
     pub interval: Duration,
     /// How long one answer to a probe may take.
     pub timeout: Duration,
+    /// How long opening a connection for it may take.
+    pub connect: Duration,
 }
 
 impl Default for ProbeClocks {
@@ -40,6 +45,25 @@ impl Default for ProbeClocks {
         Self {
             interval: Duration::from_secs(5),
             timeout: Duration::from_secs(2),
+            connect: Duration::from_secs(2),
+        }
+    }
+}
+
+/// How names of hosts are resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// The servers that are asked; those of the system if there are none.
+    pub servers: Vec<SocketAddr>,
+    /// Addresses are asked for again when they expire, but not earlier than this.
+    pub min_ttl: Duration,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self {
+            servers: Vec::new(),
+            min_ttl: Duration::from_secs(1),
         }
     }
 }
@@ -72,7 +96,7 @@ impl Default for QueueRules {
 }
 
 impl QueueRules {
-    pub(super) fn queue(&self, dispatcher: Dispatcher) -> Queue<Dispatcher> {
+    pub(super) fn queue<S>(&self, dispatcher: Dispatcher<S>) -> Queue<Dispatcher<S>> {
         Queue::new(dispatcher)
             .with_max_waiting(self.max_waiting)
             .with_max_waiting_per_key(self.max_waiting_per_key)

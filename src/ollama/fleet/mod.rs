@@ -1,17 +1,20 @@
 //! The fleet: which backends there are, what each of them has, and who is asked next.
 //!
-//! One supervised task a backend probes it; requests only read what the tasks have found. The
-//! choice itself is a short critical section, so that two requests never see the same free place.
+//! One supervisor resolves the hosts and probes the backends; requests only read what it has found.
+//! The choice itself is a short critical section, so that two requests never see the same free place.
 
 mod backend;
 mod catalogue;
 mod config;
 mod dispatch;
-mod picker;
+mod member;
+mod resolve;
 mod resting;
 mod slot;
+mod supervise;
 mod watch;
 
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,32 +27,30 @@ use llamatower_layers::queue::{Arrival, Entry, Queue};
 use llamatower_layers::retry::Attempts;
 use llamatower_layers::route::{Choice, Choose};
 use llamatower_layers::{BoxError, LlmRequest, Record, RouteMatch};
-use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, timeout_at};
 
 pub use backend::{Backend, Installed, Unreachable};
-pub use config::{FleetConfig, ProbeClocks, QueueRules, Share};
+pub use config::{Dns, FleetConfig, ProbeClocks, QueueRules, Share};
 pub use dispatch::{BackendSlot, Class, Dispatcher};
 pub use resting::BackendsResting;
 pub use slot::Slot;
 pub use watch::{WatchLayer, Watched};
 
 use crate::client::Client;
+use crate::ollama::upstream::Address;
 use catalogue::Catalogue;
-use picker::Picker;
+use member::Member;
+use resolve::Resolver;
 
-/// A backend that is down is probed as often as this, so that it is missed no longer than needed.
-const PAUSE_WHILE_DOWN: Duration = Duration::from_secs(1);
+type MakeService<S> = dyn Fn(&Arc<Backend>, &Breaker) -> S + Send + Sync;
 
 /// All backends, a service for each, and the queue before them.
-#[derive(Debug)]
 pub struct Fleet<S> {
-    backends: Vec<Arc<Backend>>,
-    services: Vec<S>,
-    breakers: Vec<Breaker>,
-    catalogue: Arc<Catalogue>,
-    picker: Arc<Picker>,
-    queue: Queue<Dispatcher>,
+    hosts: Vec<Address>,
+    resolver: Resolver,
+    make_service: Box<MakeService<S>>,
+    catalogue: Arc<Catalogue<S>>,
+    queue: Queue<Dispatcher<S>>,
     config: FleetConfig,
 }
 
@@ -84,58 +85,56 @@ pub struct QueueStatus {
 }
 
 impl<S> Fleet<S> {
-    /// A fleet of `backends`, each asked through the service that `service_of` makes for it and
-    /// judged by the breaker that this is given.
+    /// A fleet of the backends at `hosts`, each asked through the service that `make_service`
+    /// makes for it and judged by the breaker that this is given. A name stands for all of its
+    /// addresses, a backend for each, once it is [watched](Self::keep_watch).
     pub fn new(
-        backends: Vec<Backend>,
+        hosts: Vec<Address>,
         config: FleetConfig,
-        mut service_of: impl FnMut(&Arc<Backend>, &Breaker) -> S,
+        make_service: impl Fn(&Arc<Backend>, &Breaker) -> S + Send + Sync + 'static,
     ) -> Self {
-        let backends: Vec<_> = backends.into_iter().map(Arc::new).collect();
-        let breakers: Vec<_> = backends
-            .iter()
-            .map(|backend| breaker(backend, &config))
-            .collect();
-        let slots = (0..backends.len()).map(|index| config.slots.get(index).copied().flatten());
-        let picker = Arc::new(Picker::new(slots.collect()));
-        let catalogue = Arc::new(Catalogue::new(backends.len()));
-        let queue = config.queue.queue(Dispatcher {
-            backends: backends.clone(),
-            breakers: breakers.clone(),
-            catalogue: catalogue.clone(),
-            picker: picker.clone(),
+        let make_service: Box<MakeService<S>> = Box::new(make_service);
+        let members = hosts.iter().enumerate().map(|(host, address)| {
+            let backend = Backend::new(address.clone(), config.clocks.connect);
+            let member = new_member(host, backend, &config, &*make_service);
+            vec![Arc::new(member)]
         });
-        let members = backends.iter().zip(&breakers);
+        let catalogue = Arc::new(Catalogue::new(members.collect()));
         Self {
-            services: members
-                .map(|(backend, breaker)| service_of(backend, breaker))
-                .collect(),
-            backends,
-            breakers,
+            queue: config.queue.queue(Dispatcher::new(catalogue.clone())),
+            resolver: Resolver::new(&config.dns),
+            hosts,
+            make_service,
             catalogue,
-            picker,
-            queue,
             config,
         }
     }
 
-    /// All backends, in the order of the configuration.
-    pub fn backends(&self) -> &[Arc<Backend>] {
-        &self.backends
+    /// A backend that has just been found at one of the hosts.
+    fn unproven_member(&self, host: usize, address: Address) -> Arc<Member<S>> {
+        let backend = Backend::unproven(address, self.config.clocks.connect);
+        let member = new_member(host, backend, &self.config, &*self.make_service);
+        Arc::new(member)
+    }
+
+    /// All backends now, in the order of the configuration.
+    pub fn backends(&self) -> Vec<Arc<Backend>> {
+        let members = self.catalogue.members();
+        let all = members.all().iter();
+        all.map(|member| member.backend.clone()).collect()
     }
 
     /// What an operator sees.
     pub fn status(&self) -> Vec<BackendStatus> {
-        let in_flight = self.picker.in_flight();
-        let rows = self.backends.iter().enumerate();
-        rows.map(|(index, backend)| BackendStatus {
-            name: backend.name().clone(),
-            is_up: backend.is_up(),
-            in_flight: in_flight[index],
-            slots: self.picker.slots()[index],
-            breaker: self.breakers[index].state(),
-        })
-        .collect()
+        let members = self.catalogue.members();
+        let rows = members.all().iter().map(|member| BackendStatus {
+            name: member.backend.name().clone(),
+            is_up: member.backend.is_up(),
+            in_flight: member.in_flight(),
+            slots: member.slots,
+            breaker: member.breaker.state(),
+        });
+        rows.collect()
     }
 
     /// What an operator sees of the queue: the models for which requests wait or are served.
@@ -157,12 +156,12 @@ impl<S> Fleet<S> {
 
     /// Whether some backend has a model of this name, as the client wrote it.
     pub fn knows(&self, model: &str) -> bool {
-        ModelName::parse(model).is_ok_and(|name| !self.catalogue.holders(&name).is_empty())
+        ModelName::parse(model).is_ok_and(|name| self.has_holder(&name))
     }
 
     /// What the model of a request is, whatever its name, if all backends that have it agree.
     pub fn version_of(&self, request: &Parts) -> Option<Arc<str>> {
-        self.catalogue.digest(&model_of(request)?)
+        self.catalogue.members().digest(&model_of(request)?)
     }
 
     /// Asks all backends for what they hold, now rather than when their turn comes.
@@ -170,58 +169,47 @@ impl<S> Fleet<S> {
         self.catalogue.ask_for_refresh();
     }
 
-    /// Probes all backends until `stop` turns true.
-    pub async fn keep_watch(&self, stop: Receiver<bool>) {
-        let watches = self.backends.iter().enumerate();
-        let watches = watches.map(|(index, backend)| self.watch_one(index, backend, stop.clone()));
-        futures_util::future::join_all(watches).await;
-    }
-
-    async fn watch_one(&self, index: usize, backend: &Backend, mut stop: Receiver<bool>) {
-        loop {
-            let asked = self.catalogue.refreshes_asked();
-            let was_up = backend.is_up();
-            let found = backend.probe(self.config.clocks.timeout).await;
-            self.catalogue.note_probe(index, found, asked);
-            if backend.is_up() && !was_up {
-                self.breakers[index].half_open();
-            }
-            self.queue.slots_changed();
-            let pause = match backend.is_up() {
-                true => self.config.clocks.interval,
-                false => self.config.clocks.interval.min(PAUSE_WHILE_DOWN),
-            };
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = self.catalogue.refresh_asked_after(asked) => {}
-                _ = stop.wait_for(|stop| *stop) => return,
-            }
-        }
-    }
-
-    /// The service of one backend and a place there, for calls that go to a certain backend: they
-    /// do not wait and need no slot.
-    pub fn take(&self, index: usize, request: &Parts) -> Choice<S, Slot>
+    /// The service of one backend and a place there, for calls that go to a certain one: they do
+    /// not wait and need no slot.
+    fn take(&self, member: &Arc<Member<S>>, request: &Parts) -> Choice<S, Slot<S>>
     where
         S: Clone,
     {
-        self.note_choice(index, request);
+        note_choice(&member.backend, request);
         Choice {
-            service: self.services[index].clone(),
-            slot: Slot::unqueued(self.picker.take(index)),
+            service: member.service.clone(),
+            slot: Slot::unqueued(member.take(None)),
         }
     }
 
+    /// The first backend of a host of the configuration.
+    pub fn take_at(&self, host: usize, request: &Parts) -> Option<Choice<S, Slot<S>>>
+    where
+        S: Clone,
+    {
+        let members = self.catalogue.members();
+        let first = members.of_host(host).first();
+        first.map(|member| self.take(member, request))
+    }
+
     /// The backends that have a model in memory, by what they say now.
-    pub async fn having_loaded(&self, model: &ModelName) -> Vec<usize> {
-        let asked = self.backends.iter().map(|backend| async {
-            let loaded = backend.loaded_models(self.config.clocks.timeout).await;
-            loaded.is_ok_and(|names| names.contains(model))
+    pub async fn take_those_with(
+        &self,
+        model: &ModelName,
+        request: &Parts,
+    ) -> Vec<Choice<S, Slot<S>>>
+    where
+        S: Clone,
+    {
+        let members = self.catalogue.members().all().to_vec();
+        let asked = members.iter().map(|member| async {
+            let loaded = member.backend.loaded_models(self.config.clocks.timeout);
+            loaded.await.is_ok_and(|names| names.contains(model))
         });
         let found = futures_util::future::join_all(asked).await;
-        let having = found.into_iter().enumerate();
+        let having = members.iter().zip(found).filter(|(_, has)| *has);
         having
-            .filter_map(|(index, has)| has.then_some(index))
+            .map(|(member, _)| self.take(member, request))
             .collect()
     }
 
@@ -235,9 +223,13 @@ impl<S> Fleet<S> {
     async fn look_for(&self, model: &ModelName) {
         let patience = Instant::now() + self.config.clocks.timeout;
         let _ = timeout_at(patience, self.catalogue.probed_once()).await;
-        if self.catalogue.holders(model).is_empty() {
+        if !self.has_holder(model) {
             let _ = timeout_at(patience, self.catalogue.refreshed()).await;
         }
+    }
+
+    fn has_holder(&self, model: &ModelName) -> bool {
+        !self.catalogue.members().holders(model).is_empty()
     }
 
     /// What a request says of itself when it enters the queue.
@@ -254,17 +246,6 @@ impl<S> Fleet<S> {
             None => entry,
         }
     }
-
-    fn note_choice(&self, index: usize, request: &Parts) {
-        let name = self.backends[index].name();
-        if let Some(attempts) = request.extensions.get::<Attempts>() {
-            attempts.note_backend(name.clone());
-        }
-        Record::update_in(&request.extensions, |outcome| {
-            outcome.backend = Some(name.clone());
-            outcome.attempts += 1;
-        });
-    }
 }
 
 impl<S> Choose for Fleet<S>
@@ -272,12 +253,12 @@ where
     S: Clone + Send + Sync,
 {
     type Service = S;
-    type Slot = Slot;
+    type Slot = Slot<S>;
 
-    async fn choose(&self, request: &mut Parts) -> Result<Choice<S, Slot>, BoxError> {
+    async fn choose(&self, request: &mut Parts) -> Result<Choice<S, Slot<S>>, BoxError> {
         let class = class_of(request);
         if let Some(model) = &class.model
-            && self.catalogue.holders(model).is_empty()
+            && !self.has_holder(model)
         {
             self.look_for(model).await;
         }
@@ -291,23 +272,56 @@ where
                 outcome.queued = Some(outcome.queued.unwrap_or_default() + wait);
             });
         }
-        let index = permit.slot().index();
+        let member = permit.slot().member().clone();
         if let Some(token) = permit.slot().take_token() {
             Breaker::put_token(&mut request.extensions, token);
         }
-        self.note_choice(index, request);
+        note_choice(&member.backend, request);
         if let Some(attempts) = request.extensions.get::<Attempts>() {
             attempts.note_left(permit.slot().left);
         }
         Ok(Choice {
-            service: self.services[index].clone(),
+            service: member.service.clone(),
             slot: Slot::queued(permit),
         })
     }
 
-    fn answered(&self, slot: &mut Slot, answer: &response::Parts) {
+    fn answered(&self, slot: &mut Slot<S>, answer: &response::Parts) {
         slot.answered(&answer.extensions);
     }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Fleet<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fleet")
+            .field("hosts", &self.hosts)
+            .field("members", &self.catalogue.members().all())
+            .finish_non_exhaustive()
+    }
+}
+
+fn new_member<S>(
+    host: usize,
+    backend: Backend,
+    config: &FleetConfig,
+    make_service: &MakeService<S>,
+) -> Member<S> {
+    let backend = Arc::new(backend);
+    let breaker = breaker(&backend, config);
+    let service = make_service(&backend, &breaker);
+    let slots = config.slots.get(host).copied().flatten();
+    Member::new(backend, breaker, service, slots)
+}
+
+fn note_choice(backend: &Backend, request: &Parts) {
+    let name = backend.name();
+    if let Some(attempts) = request.extensions.get::<Attempts>() {
+        attempts.note_backend(name.clone());
+    }
+    Record::update_in(&request.extensions, |outcome| {
+        outcome.backend = Some(name.clone());
+        outcome.attempts += 1;
+    });
 }
 
 fn breaker(backend: &Arc<Backend>, config: &FleetConfig) -> Breaker {

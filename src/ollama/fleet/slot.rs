@@ -5,31 +5,31 @@ use llamatower_layers::queue::{Meter, Permit};
 use llamatower_layers::usage::UsageReport;
 
 use super::Dispatcher;
-use super::picker::Place;
+use super::member::Place;
 
 /// A place at a backend, given back when it is dropped, with what the request cost.
 #[derive(Debug)]
-pub struct Slot {
+pub struct Slot<S> {
     usage: Option<(Meter, UsageReport)>,
     // The fields that give something back are last: what it cost is noted before.
-    held: Held,
+    held: Held<S>,
 }
 
 #[derive(Debug)]
-enum Held {
-    Queued { permit: Permit<Dispatcher> },
-    Unqueued { _place: Place },
+enum Held<S> {
+    Queued { permit: Permit<Dispatcher<S>> },
+    Unqueued { _place: Place<S> },
 }
 
-impl Slot {
-    pub(super) fn queued(permit: Permit<Dispatcher>) -> Self {
+impl<S> Slot<S> {
+    pub(super) fn queued(permit: Permit<Dispatcher<S>>) -> Self {
         Self {
             usage: None,
             held: Held::Queued { permit },
         }
     }
 
-    pub(super) fn unqueued(place: Place) -> Self {
+    pub(super) fn unqueued(place: Place<S>) -> Self {
         Self {
             usage: None,
             held: Held::Unqueued { _place: place },
@@ -46,7 +46,7 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl<S> Drop for Slot<S> {
     fn drop(&mut self) {
         let Some((meter, report)) = &self.usage else {
             return;

@@ -88,7 +88,7 @@ where
         if let Err(error) = &answer
             && cannot_connect(error)
         {
-            this.backend.note(false);
+            this.backend.note_refused();
         }
         Poll::Ready(answer)
     }

@@ -1,6 +1,7 @@
 //! Where a backend is.
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -10,12 +11,15 @@ use http::uri::{Authority, Scheme, Uri};
 /// Ollama's own port.
 const DEFAULT_PORT: u16 = 11434;
 
-/// The address of a plain-HTTP backend: a host and a port.
+/// The address of a plain-HTTP backend: a host and a port, and which of the host's addresses, if
+/// that is known.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Address {
     host: Arc<str>,
     port: u16,
     authority: HeaderValue,
+    ip: Option<IpAddr>,
+    is_shown_by_ip: bool,
 }
 
 impl Address {
@@ -29,6 +33,28 @@ impl Address {
         self.port
     }
 
+    /// This one of the host's addresses. The host's name still stands in `Host` and in what is
+    /// shown.
+    pub fn at(&self, ip: IpAddr) -> Self {
+        Self {
+            ip: Some(ip),
+            ..self.clone()
+        }
+    }
+
+    /// This one of the host's addresses, shown as such: one of several behind a name.
+    pub fn one_at(&self, ip: IpAddr) -> Self {
+        Self {
+            is_shown_by_ip: true,
+            ..self.at(ip)
+        }
+    }
+
+    /// Where to connect; `None` if the name is still to be resolved.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.ip.or_else(|| self.host.parse().ok())
+    }
+
     /// What stands in `Host`: the backend's own authority, never the client's.
     pub fn authority_header(&self) -> HeaderValue {
         self.authority.clone()
@@ -37,10 +63,10 @@ impl Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
+        match self.ip.filter(|_| self.is_shown_by_ip) {
+            Some(ip) => write!(f, "{}", SocketAddr::new(ip, self.port)),
+            None if self.host.contains(':') => write!(f, "[{}]:{}", self.host, self.port),
+            None => write!(f, "{}:{}", self.host, self.port),
         }
     }
 }
@@ -107,6 +133,8 @@ impl Address {
             host,
             port,
             authority: HeaderValue::from_static(""),
+            ip: None,
+            is_shown_by_ip: false,
         };
         let authority = HeaderValue::try_from(shown.to_string()).ok()?;
         Some(Self { authority, ..shown })
@@ -132,6 +160,18 @@ mod tests {
         }
         let v6: Address = "http://[::1]:1".parse().expect("an IPv6 address");
         assert_eq!(v6.host(), "::1");
+    }
+
+    #[test]
+    fn one_address_of_several_is_shown_instead_of_the_name_that_it_is_asked_by() {
+        let name: Address = "http://ollama.models:11434".parse().expect("a name");
+        assert_eq!(name.ip(), None);
+        let only = name.at([10, 0, 0, 7].into());
+        assert_eq!(only.to_string(), "ollama.models:11434");
+        let one = name.one_at([10, 0, 0, 7].into());
+        assert_eq!(one.to_string(), "10.0.0.7:11434");
+        assert_eq!(one.authority_header(), "ollama.models:11434");
+        assert_eq!(one.ip(), Some([10, 0, 0, 7].into()));
     }
 
     #[test]

@@ -36,14 +36,21 @@ impl Connector {
     /// A [`Failure`] caused by [`ConnectFailed`] or [`ConnectTimeout`]; both may be retried,
     /// since nothing was sent.
     pub async fn connect(&self) -> Result<TcpStream, BoxError> {
-        let target = (self.address.host(), self.address.port());
-        match tokio::time::timeout(self.timeout, TcpStream::connect(target)).await {
+        match tokio::time::timeout(self.timeout, self.open()).await {
             Ok(Ok(stream)) => {
                 tune(&stream).map_err(|error| self.failed(error))?;
                 Ok(stream)
             }
             Ok(Err(error)) => Err(self.failed(error)),
             Err(_) => Err(Failure::from(ConnectTimeout::new(&self.address, self.timeout)).into()),
+        }
+    }
+
+    async fn open(&self) -> io::Result<TcpStream> {
+        let port = self.address.port();
+        match self.address.ip() {
+            Some(ip) => TcpStream::connect((ip, port)).await,
+            None => TcpStream::connect((self.address.host(), port)).await,
         }
     }
 

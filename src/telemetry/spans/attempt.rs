@@ -40,7 +40,8 @@ pub struct AttemptSpanLayer {
 }
 
 impl AttemptSpanLayer {
-    pub(in super::super) fn new(upstream: Upstream, propagation: Propagation) -> Self {
+    /// The spans of attempts at `upstream`.
+    pub fn new(upstream: Upstream, propagation: Propagation) -> Self {
         Self {
             upstream: Arc::new(upstream),
             propagation,

@@ -1,6 +1,7 @@
 //! What all tests use: the gateway as a process, raw connections, simulated servers.
 
 mod connection;
+mod dns;
 mod process;
 
 use std::future::Future;
@@ -10,6 +11,7 @@ use llamatower_sim::{ModelSpec, Sim, SimHandle};
 use serde_json::{Value, json};
 
 pub(crate) use connection::{Connection, End};
+pub(crate) use dns::{Dns, Zone};
 pub(crate) use process::{Gateway, run};
 
 /// The longest that anything is waited for; never waited out in a run that passes.

@@ -1,0 +1,165 @@
+//! The addresses that a host's name stands for.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use hickory_resolver::config::{
+    ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig,
+};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::{ResolverBuilder, TokioResolver};
+
+use super::Dns;
+use crate::ollama::upstream::Address;
+
+/// Addresses that last for a day are asked for more often than that all the same: a question costs
+/// next to nothing.
+const MAX_TTL: Duration = Duration::from_secs(60);
+
+/// Asks for the addresses of hosts.
+pub(super) struct Resolver {
+    resolver: Option<TokioResolver>,
+    min_ttl: Duration,
+}
+
+/// What a name stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Addresses {
+    /// In an order of their own, never empty.
+    pub(super) ips: Vec<IpAddr>,
+    /// After how long they are to be asked for again.
+    pub(super) ask_again_in: Duration,
+}
+
+/// Whether a host is a name that may stand for several servers. `localhost` is this machine by
+/// whatever family it listens on, not one server for each (RFC 6761 6.3).
+pub(super) fn is_to_be_resolved(address: &Address) -> bool {
+    let host = address.host().trim_end_matches('.');
+    let is_loopback =
+        host.eq_ignore_ascii_case("localhost") || host.to_ascii_lowercase().ends_with(".localhost");
+    address.ip().is_none() && !is_loopback
+}
+
+impl Resolver {
+    /// A resolver that asks the servers of `dns`, or those of the system. Without any, names are
+    /// left to the operating system when connections are made.
+    pub(super) fn new(dns: &Dns) -> Self {
+        let built = builder(&dns.servers).and_then(|mut builder| {
+            let options = builder.options_mut();
+            // Who asks keeps the time: an answer is wanted as fresh as it is.
+            options.cache_size = 0;
+            // A server with addresses of both families is one server.
+            options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
+            builder.build()
+        });
+        if let Err(error) = &built {
+            tracing::warn!(%error, "names of backends are resolved by the operating system alone");
+        }
+        Self {
+            resolver: built.ok(),
+            min_ttl: dns.min_ttl,
+        }
+    }
+
+    /// Whether there is anybody to ask.
+    pub(super) fn can_ask(&self) -> bool {
+        self.resolver.is_some()
+    }
+
+    /// The addresses of a host now.
+    ///
+    /// # Errors
+    /// The name has none, or nobody says.
+    pub(super) async fn addresses(&self, host: &str) -> Result<Addresses, NotResolved> {
+        let nobody = || NotResolved("no DNS server is known".to_owned());
+        let found = self.resolver.as_ref().ok_or_else(nobody)?.lookup_ip(host);
+        let found = found
+            .await
+            .map_err(|error| NotResolved(error.to_string()))?;
+        self.sorted(found.iter().collect(), found.valid_until())
+    }
+
+    fn sorted(&self, mut ips: Vec<IpAddr>, until: Instant) -> Result<Addresses, NotResolved> {
+        ips.sort_unstable();
+        ips.dedup();
+        if ips.is_empty() {
+            return Err(NotResolved("the answer has no address".to_owned()));
+        }
+        let ttl = until.saturating_duration_since(Instant::now());
+        Ok(Addresses {
+            ips,
+            ask_again_in: ttl.min(MAX_TTL).max(self.min_ttl),
+        })
+    }
+
+    /// After how long a name is asked for again that could not be resolved.
+    pub(super) fn retry_in(&self) -> Duration {
+        self.min_ttl.max(Duration::from_secs(1))
+    }
+}
+
+type Builder = ResolverBuilder<TokioRuntimeProvider>;
+
+fn builder(servers: &[SocketAddr]) -> Result<Builder, hickory_resolver::net::NetError> {
+    if servers.is_empty() {
+        return TokioResolver::builder_tokio();
+    }
+    let servers = servers.iter().map(|server| {
+        let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
+        for connection in &mut connections {
+            connection.port = server.port();
+        }
+        NameServerConfig::new(server.ip(), true, connections)
+    });
+    let config = ResolverConfig::from_name_servers(servers.collect());
+    Ok(TokioResolver::builder_with_config(
+        config,
+        TokioRuntimeProvider::default(),
+    ))
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver")
+            .field("min_ttl", &self.min_ttl)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A name has no addresses now, or nobody says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct NotResolved(String);
+
+impl NotResolved {
+    pub(super) fn late(after: Duration) -> Self {
+        Self(format!("no answer within {after:?}"))
+    }
+}
+
+impl fmt::Display for NotResolved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_other_machines_are_resolved() {
+        let resolved = |host: &str| is_to_be_resolved(&host.parse().expect("an address"));
+        assert!(resolved("ollama.model-hosting:11434"));
+        assert!(resolved("gpu-1"));
+        for local in [
+            "localhost",
+            "LocalHost.:1",
+            "a.localhost",
+            "10.0.0.7",
+            "[::1]:1",
+        ] {
+            assert!(!resolved(local), "{local}");
+        }
+    }
+}
