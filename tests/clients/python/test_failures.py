@@ -249,7 +249,7 @@ def test_lines_pass_while_the_next_one_does_not_come(faulty: Stack) -> None:
 
 def test_a_client_gone_before_the_first_byte_is_cancelled_at_the_backend(faulty: Stack) -> None:
     for backend in faulty.backends:
-        backend.arm(fault="hang")
+        backend.arm(fault="hang", path="/api/chat")
     watch = faulty.watch("/api/chat")
     with pytest.raises(httpx.ReadTimeout):
         ollama.Client(host=faulty.url, timeout=0.5).chat(model=SLOW, messages=HI)
