@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::future::Future;
 use std::io::{self, Write};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,9 +117,19 @@ fn with_runtime(settings: &Settings, work: impl Future<Output = Exit>) -> Exit {
 }
 
 fn runtime(settings: &Settings) -> io::Result<Runtime> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = settings.worker_threads {
-        builder.worker_threads(threads.get());
+    let threads = settings.worker_threads.map(NonZeroUsize::get);
+    let threads = threads.or_else(|| {
+        std::thread::available_parallelism()
+            .ok()
+            .map(NonZeroUsize::get)
+    });
+    // One thread has nobody to share its work with, and does it for less without the means to.
+    let mut builder = match threads {
+        Some(1) => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    if let Some(threads) = threads {
+        builder.worker_threads(threads);
     }
     builder.enable_all().build()
 }

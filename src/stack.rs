@@ -39,8 +39,11 @@ use tokio::sync::watch;
 use tower::filter::FilterLayer;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceBuilder};
-use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_http::request_id::{
+    MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
+};
 use tower_http::set_header::SetResponseHeaderLayer;
+use uuid::Uuid;
 
 use crate::client::Client;
 use crate::ollama::fleet::{Backend, Fleet, WatchLayer};
@@ -50,6 +53,18 @@ use crate::ollama::upstream::{ConnectFailed, PoolLimits, Upstream};
 use crate::ollama::{AnswerBody, Ollama};
 use crate::settings::{Cache, Limits, Settings};
 use crate::telemetry::{AttemptSpanLayer, Propagation, Telemetry, Upstream as UpstreamName, names};
+
+/// Makes a random UUID, without asking the system for each.
+#[derive(Clone, Copy, Debug)]
+struct RandomId;
+
+impl MakeRequestId for RandomId {
+    fn make_request_id<B>(&mut self, _: &Request<B>) -> Option<RequestId> {
+        let mut text = Uuid::encode_buffer();
+        let text = Uuid::new_v4().hyphenated().encode_lower(&mut text);
+        HeaderValue::from_str(text).ok().map(RequestId::new)
+    }
+}
 
 /// Names the backend that gave an answer.
 pub const BACKEND_HEADER: HeaderName = HeaderName::from_static("x-llamatower-backend");
@@ -93,7 +108,7 @@ where
     let limits = &settings.limits;
     ServiceBuilder::new()
         // What the request is, and who is told of it.
-        .layer(SetRequestIdLayer::new(REQUEST_ID_HEADER, MakeRequestUuid))
+        .layer(SetRequestIdLayer::new(REQUEST_ID_HEADER, RandomId))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID_HEADER))
         .layer(EndpointLayer::new(endpoints))
         .layer(OutcomeLayer::new(telemetry.observer()))

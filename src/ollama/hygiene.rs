@@ -3,47 +3,47 @@
 //! A backend sees what the request is about and nothing of who sent it: Ollama copies headers
 //! to its cloud. Hop-by-hop headers stay on their hop (RFC 9110 7.6.1).
 
-use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_TYPE, COOKIE, FORWARDED, HeaderName, HeaderValue, ORIGIN,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, REFERER, RETRY_AFTER, TE, TRAILER, TRANSFER_ENCODING,
-    UPGRADE,
-};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use llamatower_layers::RouteMatch;
+use smallvec::SmallVec;
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// A busy Ollama does not say when to come back: soon (RFC 9110 10.2.3, in seconds).
 const BUSY_WAIT: HeaderValue = HeaderValue::from_static("1");
 
-const HOP_BY_HOP: [HeaderName; 9] = [
-    CONNECTION,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    PROXY_AUTHENTICATE,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    HTTP2_SETTINGS,
-];
+/// What belongs to one hop (RFC 9110 7.6.1), beside what `Connection` names.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "http2-settings"
+    )
+}
 
-const ABOUT_THE_CLIENT: [HeaderName; 8] = [
-    AUTHORIZATION,
-    PROXY_AUTHORIZATION,
-    X_API_KEY,
-    COOKIE,
-    ORIGIN,
-    REFERER,
-    FORWARDED,
-    X_REAL_IP,
-];
+fn is_about_the_client(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    matches!(
+        name,
+        "authorization"
+            | "proxy-authorization"
+            | "x-api-key"
+            | "cookie"
+            | "origin"
+            | "referer"
+            | "forwarded"
+            | "x-real-ip"
+    ) || name.starts_with("x-forwarded-")
+}
 
 /// Makes a client's request one of the gateway's own: path by the route table, no query, no
 /// header that names the client or belongs to its connection.
@@ -58,18 +58,18 @@ pub fn clean_request<B>(mut request: Request<B>) -> Request<B> {
         *request.uri_mut() = Uri::from(path);
     }
     let headers = request.headers_mut();
-    remove_hop_by_hop(headers);
-    for name in &ABOUT_THE_CLIENT {
-        headers.remove(name);
-    }
-    remove_forwarded(headers);
+    remove_named_by_connection(headers);
+    remove_all(headers, |name| {
+        is_hop_by_hop(name) || is_about_the_client(name)
+    });
     request
 }
 
 /// Makes a backend's answer one of the gateway's own: framing is the edge's business, a busy
 /// server says when to come back, and no proxy in front may hold a stream back.
 pub fn clean_response<B>(mut response: Response<B>) -> Response<B> {
-    remove_hop_by_hop(response.headers_mut());
+    remove_named_by_connection(response.headers_mut());
+    remove_all(response.headers_mut(), is_hop_by_hop);
     if response.status() == StatusCode::SERVICE_UNAVAILABLE {
         let again = response.headers_mut().entry(RETRY_AFTER);
         again.or_insert(BUSY_WAIT);
@@ -89,11 +89,14 @@ pub fn is_stream(headers: &HeaderMap) -> bool {
     })
 }
 
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        remove_named_by_connection(headers);
-    }
-    for name in &HOP_BY_HOP {
+/// Looks at the headers that are there instead of asking for each that might be.
+fn remove_all(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
+    let unwanted: SmallVec<[HeaderName; 4]> = headers
+        .keys()
+        .filter(|name| is_unwanted(name))
+        .cloned()
+        .collect();
+    for name in unwanted {
         headers.remove(name);
     }
 }
@@ -110,17 +113,6 @@ fn remove_named_by_connection(headers: &mut HeaderMap) {
         })
         .collect();
     for name in named {
-        headers.remove(name);
-    }
-}
-
-fn remove_forwarded(headers: &mut HeaderMap) {
-    let forwarded: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| name.as_str().starts_with("x-forwarded-"))
-        .cloned()
-        .collect();
-    for name in forwarded {
         headers.remove(name);
     }
 }

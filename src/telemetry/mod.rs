@@ -26,8 +26,10 @@ mod log;
 mod metrics;
 mod model_names;
 pub mod names;
+mod observed;
 mod process;
 mod propagation;
+mod series;
 mod spans;
 
 use std::sync::Arc;
@@ -139,7 +141,7 @@ impl Telemetry {
         let (mut telemetry, dispatch) = Self::prepare(config, look_up, writer)?;
         telemetry.log_guard = Some(guard);
         let meter = telemetry.meter_provider.meter(names::SCOPE);
-        metrics::observe_log(&meter, move || dropped.dropped_lines() as u64);
+        observed::observe_log(&meter, move || dropped.dropped_lines() as u64);
         tracing::dispatcher::set_global_default(dispatch)
             .map_err(|_| TelemetryError::AlreadyStarted)?;
         Ok(telemetry)
@@ -280,18 +282,36 @@ fn bounded(text: &str) -> &str {
     &text[..text.floor_char_boundary(MOST_BYTES)]
 }
 
-/// The method as an attribute: one of those that HTTP defines, or `_OTHER`.
+/// The methods as attributes: those that HTTP defines, and one for all others.
+const METHODS: [&str; 10] = [
+    "GET",
+    "POST",
+    "HEAD",
+    "PUT",
+    "DELETE",
+    "OPTIONS",
+    "PATCH",
+    "CONNECT",
+    "TRACE",
+    names::METHOD_OTHER,
+];
+
 fn method_name(method: &Method) -> &'static str {
+    METHODS[method_index(method)]
+}
+
+/// Where a method stands in [`METHODS`].
+fn method_index(method: &Method) -> usize {
     match *method {
-        Method::GET => "GET",
-        Method::POST => "POST",
-        Method::HEAD => "HEAD",
-        Method::PUT => "PUT",
-        Method::DELETE => "DELETE",
-        Method::OPTIONS => "OPTIONS",
-        Method::PATCH => "PATCH",
-        Method::CONNECT => "CONNECT",
-        Method::TRACE => "TRACE",
-        _ => names::METHOD_OTHER,
+        Method::GET => 0,
+        Method::POST => 1,
+        Method::HEAD => 2,
+        Method::PUT => 3,
+        Method::DELETE => 4,
+        Method::OPTIONS => 5,
+        Method::PATCH => 6,
+        Method::CONNECT => 7,
+        Method::TRACE => 8,
+        _ => 9,
     }
 }

@@ -31,16 +31,21 @@ impl ModelNames {
 
     /// The label for a model; `was_served` says that a backend has just answered for it.
     pub(super) fn label(&self, model: &str, was_served: bool) -> StringValue {
+        match self.admitted(model, was_served) {
+            Some(name) => name.into(),
+            None => names::OTHER.into(),
+        }
+    }
+
+    /// The label for a model, if it has one of its own.
+    pub(super) fn admitted(&self, model: &str, was_served: bool) -> Option<Arc<str>> {
         let admitted = self
             .admitted
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .get(model)
             .cloned();
-        match admitted.or_else(|| self.admit(model, was_served)) {
-            Some(name) => name.into(),
-            None => names::OTHER.into(),
-        }
+        admitted.or_else(|| self.admit(model, was_served))
     }
 
     fn admit(&self, model: &str, was_served: bool) -> Option<Arc<str>> {

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::sync::{Arc, LazyLock};
 
 use http::StatusCode;
 
@@ -39,6 +39,8 @@ pub struct ModelName {
     model: usize,
     tag: usize,
     source: ModelSource,
+    // Of the name in lower case: names are looked up far more often than they are read.
+    hash: u64,
 }
 
 /// Where a model runs, by the end of its name.
@@ -103,8 +105,10 @@ impl ModelName {
         }
         let namespace_at = host.len() + 1;
         let model_at = namespace_at + namespace.len() + 1;
+        let full = [host, "/", namespace, "/", model, ":", tag].concat();
         Ok(Self {
-            full: format!("{host}/{namespace}/{model}:{tag}").into(),
+            hash: folded_hash(&full),
+            full: full.into(),
             namespace: namespace_at,
             model: model_at,
             tag: model_at + model.len() + 1,
@@ -148,6 +152,15 @@ impl ModelName {
     }
 }
 
+/// Clients choose the names, so the hash has a secret of this process in it.
+fn folded_hash(full: &str) -> u64 {
+    static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    match full.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => KEYS.hash_one(full.to_ascii_lowercase()),
+        false => KEYS.hash_one(full),
+    }
+}
+
 /// Takes off the end of a name that says where the model runs.
 fn split_source(name: &str) -> Option<(&str, ModelSource)> {
     let (base, tag) = name.rsplit_once(':')?;
@@ -180,7 +193,7 @@ fn is_part(part: &str, longest: usize, also: &str) -> bool {
 
 impl PartialEq for ModelName {
     fn eq(&self, other: &Self) -> bool {
-        self.full.eq_ignore_ascii_case(&other.full)
+        self.hash == other.hash && self.full.eq_ignore_ascii_case(&other.full)
     }
 }
 
@@ -188,10 +201,7 @@ impl Eq for ModelName {}
 
 impl Hash for ModelName {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        for byte in self.full.bytes() {
-            state.write_u8(byte.to_ascii_lowercase());
-        }
-        state.write_u8(0xff);
+        state.write_u64(self.hash);
     }
 }
 

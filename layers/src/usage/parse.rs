@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use memchr::memmem;
 use serde::Deserialize;
 
 use super::{Timings, Usage};
@@ -19,38 +18,80 @@ struct UsageMember {
 impl Usage {
     /// The last counts in `bytes`, which may begin anywhere in an answer; in any dialect.
     ///
-    /// Members are searched by name. That is safe, as a quote inside of a string has a backslash
-    /// before it: what a model says cannot look like a member. `None` also stands for counts that
-    /// are all zero, as some versions of Ollama send them with every chunk of a stream.
+    /// Members are found by name, from the end. That is safe, as a quote inside of a string has a
+    /// backslash before it: what a model says cannot look like a member. `None` also stands for
+    /// counts that are all zero, as some versions of Ollama send them with every chunk of a stream.
     pub fn find_last(bytes: &[u8]) -> Option<Self> {
-        let usage = native(bytes).or_else(|| member(bytes))?;
+        let usage = last_counts(bytes)?;
         (usage.tokens() > 0).then_some(usage)
     }
 }
 
-fn native(bytes: &[u8]) -> Option<Usage> {
-    let (prompt, output) = (
-        number(bytes, b"\"prompt_eval_count\":"),
-        number(bytes, b"\"eval_count\":"),
-    );
-    if prompt.is_none() && output.is_none() {
-        return None;
+/// Ollama writes its counts one after the other at the end of an answer, and the other dialects
+/// theirs in a `usage`.
+fn last_counts(bytes: &[u8]) -> Option<Usage> {
+    let mut found = Native::default();
+    for (name, value) in members_from_the_end(bytes) {
+        if name == b"usage"
+            && !found.has_counts()
+            && let Some(usage) = openai_or_anthropic(value)
+        {
+            return Some(usage);
+        }
+        if !found.take(name, value) && found.has_counts() {
+            break;
+        }
     }
-    let duration = |name: &[u8]| Duration::from_nanos(number(bytes, name).unwrap_or_default());
-    Some(Usage {
-        prompt_tokens: prompt.unwrap_or_default(),
-        output_tokens: output.unwrap_or_default(),
-        timings: Some(Timings {
-            load: duration(b"\"load_duration\":"),
-            prompt: duration(b"\"prompt_eval_duration\":"),
-            output: duration(b"\"eval_duration\":"),
-            total: duration(b"\"total_duration\":"),
-        }),
-    })
+    found.usage()
 }
 
-fn member(bytes: &[u8]) -> Option<Usage> {
-    let value = after_last(bytes, b"\"usage\":")?;
+/// What Ollama's own dialect says. The first value stands: members come from the end.
+#[derive(Default)]
+struct Native {
+    prompt: Option<u64>,
+    output: Option<u64>,
+    load_time: Option<u64>,
+    prompt_time: Option<u64>,
+    output_time: Option<u64>,
+    total_time: Option<u64>,
+}
+
+impl Native {
+    /// Whether it is a member that belongs here.
+    fn take(&mut self, name: &[u8], value: &[u8]) -> bool {
+        let place = match name {
+            b"prompt_eval_count" => &mut self.prompt,
+            b"eval_count" => &mut self.output,
+            b"load_duration" => &mut self.load_time,
+            b"prompt_eval_duration" => &mut self.prompt_time,
+            b"eval_duration" => &mut self.output_time,
+            b"total_duration" => &mut self.total_time,
+            _ => return false,
+        };
+        *place = place.or_else(|| number(value));
+        true
+    }
+
+    fn has_counts(&self) -> bool {
+        self.prompt.is_some() || self.output.is_some()
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        let duration = |found: Option<u64>| Duration::from_nanos(found.unwrap_or_default());
+        self.has_counts().then(|| Usage {
+            prompt_tokens: self.prompt.unwrap_or_default(),
+            output_tokens: self.output.unwrap_or_default(),
+            timings: Some(Timings {
+                load: duration(self.load_time),
+                prompt: duration(self.prompt_time),
+                output: duration(self.output_time),
+                total: duration(self.total_time),
+            }),
+        })
+    }
+}
+
+fn openai_or_anthropic(value: &[u8]) -> Option<Usage> {
     let mut values = serde_json::Deserializer::from_slice(value).into_iter::<UsageMember>();
     let usage = values.next()?.ok()?;
     Some(Usage {
@@ -60,16 +101,26 @@ fn member(bytes: &[u8]) -> Option<Usage> {
     })
 }
 
-fn number(bytes: &[u8], name: &[u8]) -> Option<u64> {
-    let value = after_last(bytes, name)?.trim_ascii_start();
-    let digits = value
-        .iter()
-        .take_while(|byte| byte.is_ascii_digit())
-        .count();
-    str::from_utf8(&value[..digits]).ok()?.parse().ok()
+/// The names of members with what stands after their colons, the last one first.
+fn members_from_the_end(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let mut end = bytes.len();
+    std::iter::from_fn(move || {
+        loop {
+            let closing = memchr::memrchr(b'"', &bytes[..end])?;
+            end = closing;
+            let value = bytes[closing + 1..].trim_ascii_start();
+            if let Some(value) = value.strip_prefix(b":") {
+                let opening = memchr::memrchr(b'"', &bytes[..closing])?;
+                end = opening;
+                return Some((&bytes[opening + 1..closing], value));
+            }
+        }
+    })
 }
 
-fn after_last<'a>(bytes: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    let at = memmem::rfind(bytes, name)?;
-    Some(&bytes[at + name.len()..])
+fn number(value: &[u8]) -> Option<u64> {
+    let value = value.trim_ascii_start();
+    let is_digit = |byte: &&u8| byte.is_ascii_digit();
+    let digits = value.iter().take_while(is_digit).count();
+    str::from_utf8(&value[..digits]).ok()?.parse().ok()
 }

@@ -17,8 +17,11 @@ use tokio::net::TcpStream;
 /// Bounds what one answer's head may take; Ollama's heads are a few hundred bytes.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 
-/// A connection and the sender of its requests, owned by one request at a time.
-pub(super) struct Link<B: Body + 'static> {
+/// A connection and the sender of its requests, owned by one request at a time. In a box, as it is
+/// some thousand bytes and moves through every layer with the body of its answer.
+pub(super) struct Link<B: Body + 'static>(Box<Halves<B>>);
+
+struct Halves<B: Body + 'static> {
     sender: SendRequest<B>,
     connection: Connection<TokioIo<TcpStream>, B>,
 }
@@ -40,7 +43,7 @@ where
             .max_header_size(MAX_HEAD_BYTES)
             .handshake(TokioIo::new(stream))
             .await?;
-        Ok(Self { sender, connection })
+        Ok(Self(Box::new(Halves { sender, connection })))
     }
 
     /// Sends a request and waits for the head of its answer. The rest of the request's body
@@ -49,8 +52,8 @@ where
         mut self,
         request: Request<B>,
     ) -> Result<(Response<Incoming>, Self), SendFailed<B>> {
-        let mut answer = pin!(self.sender.try_send_request(request));
-        let connection = &mut self.connection;
+        let Halves { sender, connection } = &mut *self.0;
+        let mut answer = pin!(sender.try_send_request(request));
         let mut closed = false;
         let answer = poll_fn(|cx| {
             if !closed {
@@ -70,7 +73,7 @@ where
 
     /// Moves the connection on; ready when it has closed.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
-        Pin::new(&mut self.connection).poll(cx)
+        Pin::new(&mut self.0.connection).poll(cx)
     }
 
     /// Whether the connection is open and waits for a request. Polled with a waker that does
@@ -79,14 +82,14 @@ where
         let open = self
             .poll(&mut Context::from_waker(Waker::noop()))
             .is_pending();
-        open && self.sender.is_ready()
+        open && self.0.sender.is_ready()
     }
 }
 
 impl<B: Body + 'static> fmt::Debug for Link<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link")
-            .field("ready", &self.sender.is_ready())
+            .field("ready", &self.0.sender.is_ready())
             .finish_non_exhaustive()
     }
 }
