@@ -4,6 +4,15 @@ use std::{fs, time::Duration};
 
 use crate::Error;
 
+/// Time of threads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// On a core.
+    pub(crate) cpu: Duration,
+    /// Ready to run, while something else was on the core.
+    pub(crate) waited: Duration,
+}
+
 /// The processes of a proxy: the one that was started leads a process group of its own.
 #[derive(Clone, Debug)]
 pub(crate) struct Processes(Vec<u32>);
@@ -31,17 +40,24 @@ impl Processes {
         Ok(Self(found))
     }
 
-    /// The CPU time of all threads since they began.
-    pub(crate) fn cpu(&self) -> Result<Duration, Error> {
-        let mut nanoseconds = 0;
+    /// This process.
+    pub(crate) fn own() -> Self {
+        Self(vec![std::process::id()])
+    }
+
+    /// What all threads have used since they began.
+    pub(crate) fn usage(&self) -> Result<Usage, Error> {
+        let mut usage = Usage::default();
         for pid in &self.0 {
             for task in fs::read_dir(format!("/proc/{pid}/task"))? {
                 let text = fs::read_to_string(task?.path().join("schedstat"))?;
-                let first = text.split_whitespace().next().ok_or("an empty schedstat")?;
-                nanoseconds += first.parse::<u64>()?;
+                let mut words = text.split_whitespace().map(str::parse::<u64>);
+                let mut next = || words.next().ok_or("an empty schedstat");
+                usage.cpu += Duration::from_nanos(next()??);
+                usage.waited += Duration::from_nanos(next()??);
             }
         }
-        Ok(Duration::from_nanos(nanoseconds))
+        Ok(usage)
     }
 
     /// Resident memory, in kB.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::{
-    rounds::Sample,
+    rounds::{DISTURBED, Sample},
     shapes::{Load, SHAPES, Shape},
 };
 
@@ -221,6 +221,25 @@ impl Report {
         text
     }
 
+    /// A sentence if the machine had other work.
+    fn disturbance(&self) -> String {
+        let disturbed = self
+            .samples
+            .iter()
+            .filter(|one| one.disturbed > DISTURBED)
+            .count();
+        if disturbed == 0 {
+            return String::new();
+        }
+        format!(
+            " In {disturbed} of {} measurements another process had one of the two cores for more \
+             than {:.0} % of the time: the CPU times stand, the rates and latencies are worse than \
+             they would be.",
+            self.samples.len(),
+            DISTURBED * 100.0
+        )
+    }
+
     fn starts(&self) -> Option<String> {
         let mut text = "| | ms |\n|---|---:|\n".to_owned();
         let before = text.len();
@@ -241,8 +260,11 @@ impl Report {
         let mut text = format!(
             "# Beside other proxies\n\n<!-- Made by `cargo run --release -p llamatower-versus -- \
              --write-docs`. -->\n\n{} rounds of {} s on {}. Other machines have other figures; \
-             the ratios travel better.\n\n",
-            self.rounds, self.seconds, self.machine
+             the ratios travel better.{}\n\n",
+            self.rounds,
+            self.seconds,
+            self.machine,
+            self.disturbance()
         );
         for (title, file) in plots {
             write!(text, "![{title}]({file})\n\n").ok();
@@ -270,10 +292,11 @@ in brackets the least and the most. Nothing is subtracted.
 
 CPU time is what the kernel has charged to all threads of all processes of the proxy
 (`/proc/PID/task/*/schedstat`). For requests it is taken over the same number of them in a closed
-loop of 32 connections, so each proxy works as hard as it can; for paced streams, a line every
-25 ms on each, over some seconds in the middle, when all are open. A proxy that cannot keep pace
-hands on several lines at once, which costs less for each: then look at the share that came and
-at the delay.
+loop of 32 connections, so each proxy works as hard as it can; for paced streams over some seconds
+in the middle, when all are open. A line comes every 25 ms on each of 300 streams, and every
+100 ms on each of 2,000, since one core cannot write and read more lines than that and be punctual.
+A proxy that cannot keep pace hands on several lines at once, which costs less for each: then look
+at the share that came and at the delay.
 
 Latency to the first byte is taken at a rate that is the same for all and modest, and counts from
 when a request was due. Each line of a paced stream carries the time at which the backend wrote

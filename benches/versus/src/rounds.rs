@@ -8,11 +8,14 @@ use std::{
 use crate::{
     Args, Error,
     contenders::{Contender, Running},
-    cpu::Processes,
+    cpu::{Processes, Usage},
     load::{self, Streams, Target},
     report::percentile,
     shapes::{Answer, Dialect, Load, SHAPES, Shape},
 };
+
+/// From here on a measurement counts as disturbed.
+pub(crate) const DISTURBED: f64 = 0.1;
 
 /// What was seen of one contender under one shape in one round.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -36,6 +39,9 @@ pub(crate) struct Sample {
     pub(crate) memory: Option<(u64, u64)>,
     /// From the start of the process to its first answer, in milliseconds.
     pub(crate) cold_start: Option<f64>,
+    /// The share of the time in which the proxy or the load generator was ready to run while
+    /// something else had its core.
+    pub(crate) disturbed: f64,
 }
 
 /// What all measurements of a run share.
@@ -163,15 +169,10 @@ impl Bench<'_> {
         };
         let total = (requests as f64 * self.args.seconds()) as usize / contender.slower();
         load::closed(&target, connections, (total / 10).max(connections), churn).await?;
-        let before = processes.map(Processes::cpu).transpose()?;
+        let meter = Meter::start(processes)?;
         let took = load::closed(&target, connections, total, churn).await?;
-        let after = processes.map(Processes::cpu).transpose()?;
+        meter.stop(took, total, sample)?;
         sample.rate = Some(total as f64 / took.as_secs_f64());
-        if let Some((before, after)) = before.zip(after) {
-            let used = (after - before).as_secs_f64();
-            sample.cpu = Some(used * 1e6 / total as f64);
-            sample.busy = Some(used / took.as_secs_f64());
-        }
         let rate = (rate as usize / contender.slower()).max(1) as u32;
         let duration = Duration::from_secs_f64(self.args.seconds() / 2.0);
         let mut times = load::open(&target, rate, duration, churn).await?;
@@ -206,22 +207,51 @@ impl Bench<'_> {
         };
         let streams = Streams::open(&target, self.epoch, count, opening);
         tokio::time::sleep(opening + settling).await;
-        let before = processes.map(Processes::cpu).transpose()?;
+        let meter = Meter::start(processes)?;
         let (begin, first) = (Instant::now(), streams.lines());
         let mut delays = streams.watch(window).await;
         let (took, seen) = (begin.elapsed(), streams.lines() - first);
-        let after = processes.map(Processes::cpu).transpose()?;
+        meter.stop(took, seen, sample)?;
         let loaded = processes.map(Processes::resident).transpose()?;
         sample.memory = loaded.map(|loaded| (0, loaded));
         sample.delay = Some(middle_and_tail(&mut delays));
         let due = count as f64 * took.as_secs_f64() / pace.as_secs_f64();
         sample.delivered = Some(seen as f64 / due);
-        if let Some((before, after)) = before.zip(after) {
-            let used = (after - before).as_secs_f64();
-            sample.cpu = Some(used * 1e6 / seen as f64);
-            sample.busy = Some(used / took.as_secs_f64());
-        }
         streams.finish(all + Duration::from_secs(20)).await
+    }
+}
+
+/// What was used between two moments.
+struct Meter<'a> {
+    proxy: Option<(&'a Processes, Usage)>,
+    own: Usage,
+}
+
+impl<'a> Meter<'a> {
+    fn start(proxy: Option<&'a Processes>) -> Result<Self, Error> {
+        let proxy = match proxy {
+            Some(processes) => Some((processes, processes.usage()?)),
+            None => None,
+        };
+        Ok(Self {
+            proxy,
+            own: Processes::own().usage()?,
+        })
+    }
+
+    /// Fills in what `units` requests or chunks have cost.
+    fn stop(self, took: Duration, units: usize, sample: &mut Sample) -> Result<(), Error> {
+        let share = |time: Duration| time.as_secs_f64() / took.as_secs_f64();
+        let own = Processes::own().usage()?;
+        sample.disturbed = share(own.waited - self.own.waited);
+        if let Some((processes, before)) = self.proxy {
+            let after = processes.usage()?;
+            let used = after.cpu - before.cpu;
+            sample.cpu = Some(used.as_secs_f64() * 1e6 / units as f64);
+            sample.busy = Some(share(used));
+            sample.disturbed = sample.disturbed.max(share(after.waited - before.waited));
+        }
+        Ok(())
     }
 }
 
@@ -267,6 +297,12 @@ fn line(sample: &Sample, shape: &Shape) -> String {
     }
     if let Some(cold) = sample.cold_start {
         text += &format!(", up in {cold:.0} ms");
+    }
+    if sample.disturbed > DISTURBED {
+        text += &format!(
+            " [another process ran {:.0} % of the time]",
+            sample.disturbed * 100.0
+        );
     }
     text
 }
