@@ -14,6 +14,9 @@ use tempfile::TempDir;
 
 use crate::{Args, Error, load, load::Target, shapes::Dialect};
 
+/// Without it LiteLLM asks a server on the internet for prices as it starts.
+const LITELLM_OFFLINE: &str = "LITELLM_LOCAL_MODEL_COST_MAP";
+
 /// What a contender is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -40,7 +43,7 @@ pub(crate) struct Contender {
 /// Those that are here, and a sentence for each that is not.
 pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> {
     let (mut found, mut missing) = (Vec::new(), Vec::new());
-    let mut add = |name, kind, program: Option<PathBuf>, version: &[&str]| {
+    let mut add = |name, kind, program: Option<PathBuf>| {
         if !args.wants(name) {
             return;
         }
@@ -48,10 +51,11 @@ pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> 
             missing.push(format!("{name} is not installed here and was left out."));
             return;
         };
-        let version = if version.is_empty() {
-            format!("hyper of this build, {}", env!("CARGO_PKG_VERSION"))
-        } else {
-            version_of(Path::new(version[0]), &program, &version[1..])
+        let version = match kind {
+            Kind::Direct | Kind::PlainHyper => "of this build".to_owned(),
+            Kind::Nginx | Kind::Haproxy => says(&program, "-v"),
+            Kind::Llamatower(_) | Kind::Litellm => says(&program, "--version"),
+            Kind::Portkey => portkey_version(&program),
         };
         found.push(Contender {
             name,
@@ -62,34 +66,29 @@ pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> 
         });
     };
     let this = env::current_exe()?;
-    add("direct", Kind::Direct, Some(this.clone()), &[]);
-    add("nginx", Kind::Nginx, on_path("nginx"), &["", "-v"]);
-    add("haproxy", Kind::Haproxy, on_path("haproxy"), &["", "-v"]);
-    add(
-        "llamatower",
-        Kind::Llamatower("warn"),
-        args.gateway.clone(),
-        &["", "--version"],
-    );
+    add("direct", Kind::Direct, Some(this.clone()));
+    add("nginx", Kind::Nginx, on_path("nginx"));
+    add("haproxy", Kind::Haproxy, on_path("haproxy"));
+    add("llamatower", Kind::Llamatower("warn"), args.gateway.clone());
     if args.gateway_base.is_some() {
-        let base = args.gateway_base.clone();
         add(
             "llamatower-base",
             Kind::Llamatower("warn"),
-            base,
-            &["", "--version"],
+            args.gateway_base.clone(),
         );
     }
     add(
         "llamatower+log",
         Kind::Llamatower("info"),
         args.gateway.clone(),
-        &["", "--version"],
     );
-    add("plain hyper", Kind::PlainHyper, Some(this), &[]);
-    let litellm = args.litellm.clone().or_else(|| on_path("litellm"));
-    add("LiteLLM", Kind::Litellm, litellm, &["", "--version"]);
-    add("Portkey", Kind::Portkey, args.portkey.clone(), &["portkey"]);
+    add("plain hyper", Kind::PlainHyper, Some(this));
+    add(
+        "LiteLLM",
+        Kind::Litellm,
+        args.litellm.clone().or_else(|| on_path("litellm")),
+    );
+    add("Portkey", Kind::Portkey, args.portkey.clone());
     Ok((found, missing))
 }
 
@@ -102,34 +101,46 @@ fn on_path(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// The first line that says a version.
-fn version_of(special: &Path, program: &Path, args: &[&str]) -> String {
-    if special == Path::new("portkey") {
-        let package = program
-            .parent()
-            .and_then(Path::parent)
-            .map(|dir| dir.join("package.json"));
-        let text = package
-            .and_then(|file| fs::read_to_string(file).ok())
-            .unwrap_or_default();
-        let version = text
-            .split_once("\"version\"")
-            .and_then(|(_, rest)| rest.split('"').nth(1));
-        return format!(
-            "@portkey-ai/gateway {}",
-            version.unwrap_or("of unknown version")
-        );
-    }
-    let Ok(output) = Command::new(program).args(args).output() else {
-        return "unknown version".to_owned();
-    };
-    let text = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8_lossy(&text).into_owned();
-    text.lines()
-        .find(|line| !line.trim().is_empty())
-        .unwrap_or("unknown version")
-        .trim()
-        .to_owned()
+/// What a program answers to a question about its version.
+fn says(program: &Path, question: &str) -> String {
+    let mut command = Command::new(program);
+    command.arg(question).env(LITELLM_OFFLINE, "True");
+    let output = command.output();
+    let text = output
+        .map(|output| [output.stdout, output.stderr].concat())
+        .unwrap_or_default();
+    version_in(&String::from_utf8_lossy(&text))
+}
+
+/// The first word with a digit and a dot in it.
+fn version_in(text: &str) -> String {
+    let mut words = text
+        .split_whitespace()
+        .flat_map(|word| word.rsplit('/').next());
+    let version = words.find(|word| {
+        let word = word.trim_start_matches('v');
+        word.starts_with(|first: char| first.is_ascii_digit()) && word.contains('.')
+    });
+    version.unwrap_or("unknown").to_owned()
+}
+
+/// The version in the `package.json` of Portkey, and that of node.
+fn portkey_version(server: &Path) -> String {
+    let package = server
+        .parent()
+        .and_then(Path::parent)
+        .map(|dir| dir.join("package.json"));
+    let text = package
+        .and_then(|file| fs::read_to_string(file).ok())
+        .unwrap_or_default();
+    let version = text
+        .split_once("\"version\"")
+        .and_then(|(_, rest)| rest.split('"').nth(1));
+    format!(
+        "{}, node {}",
+        version.unwrap_or("unknown"),
+        says(Path::new("node"), "--version")
+    )
 }
 
 /// A proxy that runs; it is ended when this is dropped.
@@ -171,6 +182,18 @@ impl Drop for Running {
 }
 
 impl Contender {
+    #[cfg(test)]
+    pub(crate) fn fake(name: &'static str, version: &str) -> Self {
+        let version = version.to_owned();
+        Self {
+            name,
+            version,
+            kind: Kind::Direct,
+            program: PathBuf::new(),
+            core: 0,
+        }
+    }
+
     /// The dialect it understands.
     pub(crate) fn dialect(&self) -> Dialect {
         match self.kind {
@@ -184,8 +207,8 @@ impl Contender {
         match self.kind {
             Kind::Litellm => "Authorization: Bearer sk-versus\r\n".to_owned(),
             Kind::Portkey => format!(
-                "Authorization: Bearer sk-versus\r\nx-portkey-provider: openai\r\n\
-                 x-portkey-custom-host: http://{}/v1\r\n",
+                "Authorization: Bearer sk-versus\r\nx-portkey-provider: ollama\r\n\
+                 x-portkey-custom-host: http://{}\r\n",
                 backends[0]
             ),
             _ => String::new(),
@@ -310,6 +333,12 @@ impl Contender {
                 fs::write(&file, litellm(backends))?;
                 command.arg(&self.program).arg("--config").arg(file);
                 command.args(["--host", "127.0.0.1", "--num_workers", "1", "--port", &port]);
+                // Without keys, as the others are.
+                command.env(
+                    "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY",
+                    "true",
+                );
+                command.env(LITELLM_OFFLINE, "True");
             }
             Kind::Portkey => {
                 command
@@ -417,4 +446,18 @@ fn litellm(backends: &[SocketAddr]) -> String {
         })
         .collect();
     format!("model_list:\n{models}litellm_settings:\n  num_retries: 0\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_found_among_words() {
+        assert_eq!(version_in("nginx version: nginx/1.22.1\n"), "1.22.1");
+        let haproxy = "HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/";
+        assert_eq!(version_in(haproxy), "2.6.12-1+deb12u4");
+        assert_eq!(version_in("v20.20.2"), "v20.20.2");
+        assert_eq!(version_in(""), "unknown");
+    }
 }

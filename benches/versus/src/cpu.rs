@@ -60,6 +60,14 @@ impl Processes {
         Ok(usage)
     }
 
+    pub(crate) fn threads(&self) -> Result<usize, Error> {
+        let mut sum = 0;
+        for pid in &self.0 {
+            sum += fs::read_dir(format!("/proc/{pid}/task"))?.count();
+        }
+        Ok(sum)
+    }
+
     /// Resident memory, in kB.
     pub(crate) fn resident(&self) -> Result<u64, Error> {
         let mut sum = 0;

@@ -146,7 +146,7 @@ fn start(mut args: Args) -> Result<ExitCode, Error> {
         if args.gateway.is_none() {
             args.gateway = Some(build_gateway()?);
         }
-        return Err(pin(&args).into());
+        return Err(pin(&args));
     }
     runtime()?.block_on(async {
         let mut terminate =
@@ -215,22 +215,17 @@ async fn compare(args: &Args) -> Result<(), Error> {
     let (contenders, mut notes) = contenders::find(args)?;
     let epoch = Instant::now();
     let backends = vec![backend::start(epoch).await?, backend::start(epoch).await?];
-    let samples = Bench {
+    let (samples, failures) = Bench {
         args,
         epoch,
         backends,
     }
     .run(&contenders)
     .await;
-    if !rounds::speaks_openai(&contenders) {
-        notes.push("So all figures here are of Ollama's own API.".to_owned());
-    }
+    notes.extend(failures);
     let report = Report {
         samples,
-        contenders: contenders
-            .into_iter()
-            .map(|one| (one.name, one.version))
-            .collect(),
+        contenders,
         machine: cpu::machine(),
         notes,
         rounds: args.rounds(),
@@ -242,6 +237,9 @@ async fn compare(args: &Args) -> Result<(), Error> {
         .map(|(title, file, _)| (title.clone(), file.clone()))
         .collect();
     println!("{}", report.page(&[]));
+    if report.samples.is_empty() {
+        return Err("nothing could be measured".into());
+    }
     if args.write_docs {
         let docs = workspace().join("docs");
         fs::write(docs.join("versus.md"), report.page(&files))?;

@@ -103,7 +103,15 @@ impl Plot<'_> {
 
 /// The plots of a report: a title, a name of a file and the picture.
 pub(crate) fn plots(report: &Report) -> Vec<(String, String, String)> {
-    let bars = report.proxies();
+    // Beside those that take a hundred times as long the other bars would vanish.
+    let of_one_kind = |name: &str| {
+        report
+            .contenders
+            .iter()
+            .any(|one| one.name == name && one.slower() == 1)
+    };
+    let mut bars = report.proxies();
+    bars.retain(|name| of_one_kind(name));
     let shapes = report.shapes();
     let groups = |cell: &dyn Fn(&'static str, &str) -> Option<Spread>| {
         let group = |name| bars.iter().map(|bar| cell(name, bar)).collect::<Vec<_>>();

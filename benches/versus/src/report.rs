@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use crate::{
+    contenders::Contender,
     rounds::{DISTURBED, Sample},
-    shapes::{Load, SHAPES, Shape},
+    shapes::{SHAPES, Shape},
 };
 
 /// What ratios are to.
@@ -54,8 +55,7 @@ impl Spread {
 /// The samples of a run.
 pub(crate) struct Report {
     pub(crate) samples: Vec<Sample>,
-    /// A name and a version each.
-    pub(crate) contenders: Vec<(&'static str, String)>,
+    pub(crate) contenders: Vec<Contender>,
     pub(crate) machine: String,
     /// Sentences about what is not here.
     pub(crate) notes: Vec<String>,
@@ -111,11 +111,11 @@ impl Report {
         SHAPES.into_iter().filter(seen).collect()
     }
 
-    /// The contenders with a figure in some shape.
+    /// The contenders but for none.
     pub(crate) fn proxies(&self) -> Vec<&'static str> {
         self.contenders
             .iter()
-            .map(|(name, _)| *name)
+            .map(|one| one.name)
             .filter(|name| *name != "direct")
             .collect()
     }
@@ -207,8 +207,8 @@ impl Report {
                     .spread(shape.name, name, |s| Some(s.memory?.1 as f64))?
                     .median;
                 let mut cell = format!("{:.1} → {:.1}", idle / 1e3, loaded / 1e3);
-                if let Load::Streams { count } = shape.load {
-                    write!(cell, " ({:.1})", (loaded - idle) / count as f64).ok();
+                if let Some(streams) = self.spread(shape.name, name, |s| Some(s.streams? as f64)) {
+                    write!(cell, " ({:.1})", (loaded - idle) / streams.median).ok();
                 }
                 Some(cell)
             }),
@@ -272,8 +272,8 @@ impl Report {
         text += &self.tables();
         text += HOW;
         text += "\n| | version |\n|---|---|\n";
-        for (name, version) in &self.contenders {
-            writeln!(text, "| {name} | {version} |").ok();
+        for contender in self.contenders.iter().filter(|one| one.name != "direct") {
+            writeln!(text, "| {} | {} |", contender.name, contender.version).ok();
         }
         for note in &self.notes {
             write!(text, "\n{note}\n").ok();
@@ -307,8 +307,10 @@ access log. HAProxy has one thread, `http-reuse always`, `option http-no-delay` 
 llamatower is the release binary with all its layers and its default settings, told by
 `LLAMATOWER_LOG=warn` to write no access log; `llamatower+log` writes it, to `/dev/null`. Plain
 hyper is a server and a pool of connections of the same libraries and nothing between. LiteLLM and
-Portkey speak OpenAI's dialect, whose lines are longer, and are given less load, as they would
-take hours; their figures are for each request all the same.
+Portkey speak OpenAI's dialect, whose lines are longer, and are given less load (a fortieth and a
+tenth of the requests, of the rate and of the streams), as they would take hours; CPU time for each
+request and memory for each stream compare all the same. They are not in the plots, where the
+other bars would vanish beside theirs.
 ";
 
 #[cfg(test)]
@@ -334,7 +336,10 @@ mod tests {
                 sample(1, "llamatower", 20.0),
                 sample(2, "llamatower", 90.0),
             ],
-            contenders: vec![("nginx", "1".to_owned()), ("llamatower", "2".to_owned())],
+            contenders: vec![
+                Contender::fake("nginx", "1"),
+                Contender::fake("llamatower", "2"),
+            ],
             machine: "a machine".to_owned(),
             notes: vec!["Portkey is not installed here and was left out.".to_owned()],
             rounds: 3,

@@ -1,6 +1,7 @@
 //! The rounds: in each one every contender has every shape, in an order that rotates.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -11,11 +12,14 @@ use crate::{
     cpu::{Processes, Usage},
     load::{self, Streams, Target},
     report::percentile,
-    shapes::{Answer, Dialect, Load, SHAPES, Shape},
+    shapes::{Answer, Load, SHAPES, Shape},
 };
 
 /// From here on a measurement counts as disturbed.
 pub(crate) const DISTURBED: f64 = 0.1;
+
+/// Up to so many threads, most of which sleep, do not disturb one another.
+const FEW_THREADS: usize = 8;
 
 /// What was seen of one contender under one shape in one round.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,6 +39,8 @@ pub(crate) struct Sample {
     pub(crate) delay: Option<(f64, f64)>,
     /// The share of the lines due that came.
     pub(crate) delivered: Option<f64>,
+    /// Streams that were open.
+    pub(crate) streams: Option<usize>,
     /// Resident memory before any load, and under it, in kB.
     pub(crate) memory: Option<(u64, u64)>,
     /// From the start of the process to its first answer, in milliseconds.
@@ -52,13 +58,13 @@ pub(crate) struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// All rounds; what failed is told as it happens and left out.
-    pub(crate) async fn run(&self, contenders: &[Contender]) -> Vec<Sample> {
+    /// All rounds, and a sentence for each contender that failed under a shape.
+    pub(crate) async fn run(&self, contenders: &[Contender]) -> (Vec<Sample>, Vec<String>) {
         let shapes: Vec<_> = SHAPES
             .into_iter()
             .filter(|shape| self.args.has(shape))
             .collect();
-        let mut samples = Vec::new();
+        let (mut samples, mut failures) = (Vec::new(), BTreeMap::new());
         for round in 0..self.args.rounds() {
             for (nth, shape) in shapes.iter().enumerate() {
                 for turn in 0..contenders.len() {
@@ -72,18 +78,21 @@ impl Bench<'_> {
                             samples.push(sample);
                         }
                         Err(error) => {
-                            eprintln!(
-                                "round {} {:12} {:16} FAILED: {error}",
-                                round + 1,
-                                shape.name,
-                                contender.name
-                            );
+                            let error = format!("{} under {}: {error}", contender.name, shape.name);
+                            eprintln!("round {} FAILED {error}", round + 1);
+                            let key = (contender.name, shape.title);
+                            failures.entry(key).or_insert((0, error)).0 += 1;
                         }
                     }
                 }
             }
         }
-        samples
+        let sentences = failures.into_iter().map(|((name, title), (times, error))| {
+            let error = error.lines().next().unwrap_or_default();
+            let rounds = self.args.rounds();
+            format!("{name} failed in {times} of {rounds} rounds of “{title}” (`{error}`).")
+        });
+        (samples, sentences.collect())
     }
 
     async fn measure(
@@ -214,6 +223,7 @@ impl Bench<'_> {
         meter.stop(took, seen, sample)?;
         let loaded = processes.map(Processes::resident).transpose()?;
         sample.memory = loaded.map(|loaded| (0, loaded));
+        sample.streams = Some(count);
         sample.delay = Some(middle_and_tail(&mut delays));
         let due = count as f64 * took.as_secs_f64() / pace.as_secs_f64();
         sample.delivered = Some(seen as f64 / due);
@@ -249,7 +259,10 @@ impl<'a> Meter<'a> {
             let used = after.cpu - before.cpu;
             sample.cpu = Some(used.as_secs_f64() * 1e6 / units as f64);
             sample.busy = Some(share(used));
-            sample.disturbed = sample.disturbed.max(share(after.waited - before.waited));
+            // Many threads on one core wait for one another.
+            if processes.threads()? <= FEW_THREADS {
+                sample.disturbed = sample.disturbed.max(share(after.waited - before.waited));
+            }
         }
         Ok(())
     }
@@ -305,11 +318,4 @@ fn line(sample: &Sample, shape: &Shape) -> String {
         );
     }
     text
-}
-
-/// The dialects that a list of contenders speaks.
-pub(crate) fn speaks_openai(contenders: &[Contender]) -> bool {
-    contenders
-        .iter()
-        .any(|contender| contender.dialect() == Dialect::OpenAi)
 }
