@@ -4,15 +4,6 @@ use std::{fs, time::Duration};
 
 use crate::Error;
 
-/// Time of threads.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Usage {
-    /// On a core.
-    pub(crate) cpu: Duration,
-    /// Ready to run, while something else was on the core.
-    pub(crate) waited: Duration,
-}
-
 /// The processes of a proxy: the one that was started leads a process group of its own.
 #[derive(Clone, Debug)]
 pub(crate) struct Processes(Vec<u32>);
@@ -45,27 +36,17 @@ impl Processes {
         Self(vec![std::process::id()])
     }
 
-    /// What all threads have used since they began.
-    pub(crate) fn usage(&self) -> Result<Usage, Error> {
-        let mut usage = Usage::default();
+    /// The CPU time of all threads since they began.
+    pub(crate) fn cpu(&self) -> Result<Duration, Error> {
+        let mut nanoseconds = 0;
         for pid in &self.0 {
             for task in fs::read_dir(format!("/proc/{pid}/task"))? {
                 let text = fs::read_to_string(task?.path().join("schedstat"))?;
-                let mut words = text.split_whitespace().map(str::parse::<u64>);
-                let mut next = || words.next().ok_or("an empty schedstat");
-                usage.cpu += Duration::from_nanos(next()??);
-                usage.waited += Duration::from_nanos(next()??);
+                let first = text.split_whitespace().next().ok_or("an empty schedstat")?;
+                nanoseconds += first.parse::<u64>()?;
             }
         }
-        Ok(usage)
-    }
-
-    pub(crate) fn threads(&self) -> Result<usize, Error> {
-        let mut sum = 0;
-        for pid in &self.0 {
-            sum += fs::read_dir(format!("/proc/{pid}/task"))?.count();
-        }
-        Ok(sum)
+        Ok(Duration::from_nanos(nanoseconds))
     }
 
     /// Resident memory, in kB.
@@ -84,6 +65,28 @@ fn group_of(stat: &str) -> Option<u32> {
     // The name of the program stands in brackets and may hold anything.
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_whitespace().nth(2)?.parse().ok()
+}
+
+/// The time that a core has not been idle, whoever used it.
+pub(crate) fn core_used(core: usize) -> Result<Duration, Error> {
+    Ok(used_in(&fs::read_to_string("/proc/stat")?, core).ok_or("no such core")?)
+}
+
+/// That time in the text of `/proc/stat`.
+fn used_in(stat: &str, core: usize) -> Option<Duration> {
+    let name = format!("cpu{core} ");
+    let line = stat.lines().find_map(|line| line.strip_prefix(&name))?;
+    let ticks: Vec<u64> = line
+        .split_whitespace()
+        .map_while(|word| word.parse().ok())
+        .collect();
+    // user, nice, system, idle, waiting for a disk, interrupts of two kinds, stolen
+    let used = [0, 1, 2, 5, 6, 7]
+        .iter()
+        .map(|&nth| ticks.get(nth))
+        .sum::<Option<u64>>()?;
+    // Linux counts them in hundredths of a second.
+    Some(Duration::from_millis(used * 10))
 }
 
 /// `VmRSS` in the text of `/proc/PID/status`, in kB.
@@ -118,6 +121,13 @@ mod tests {
     fn the_group_is_found_behind_any_name() {
         assert_eq!(group_of("12 (a) b) S 1 77 77 0"), Some(77));
         assert_eq!(group_of(""), None);
+    }
+
+    #[test]
+    fn a_core_that_waits_is_not_used() {
+        let stat = "cpu  9 9 9 9\ncpu1 1 2 3 400 500 6 7 8 0 0\nintr 1\n";
+        assert_eq!(used_in(stat, 1), Some(Duration::from_millis(270)));
+        assert_eq!(used_in(stat, 2), None);
     }
 
     #[test]

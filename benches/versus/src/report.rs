@@ -232,8 +232,8 @@ impl Report {
             return String::new();
         }
         format!(
-            " In {disturbed} of {} measurements another process had one of the two cores for more \
-             than {:.0} % of the time: the CPU times stand, the rates and latencies are worse than \
+            " In {disturbed} of {} measurements other processes used more than {:.0} % of one of the \
+             two cores: the CPU times stand, the rates and latencies are worse than \
              they would be.",
             self.samples.len(),
             DISTURBED * 100.0

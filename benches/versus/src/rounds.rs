@@ -9,7 +9,7 @@ use std::{
 use crate::{
     Args, Error,
     contenders::{Contender, Running},
-    cpu::{Processes, Usage},
+    cpu::{self, Processes},
     load::{self, Streams, Target},
     report::percentile,
     shapes::{Answer, Load, SHAPES, Shape},
@@ -17,9 +17,6 @@ use crate::{
 
 /// From here on a measurement counts as disturbed.
 pub(crate) const DISTURBED: f64 = 0.1;
-
-/// Up to so many threads, most of which sleep, do not disturb one another.
-const FEW_THREADS: usize = 8;
 
 /// What was seen of one contender under one shape in one round.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -45,8 +42,7 @@ pub(crate) struct Sample {
     pub(crate) memory: Option<(u64, u64)>,
     /// From the start of the process to its first answer, in milliseconds.
     pub(crate) cold_start: Option<f64>,
-    /// The share of the time in which the proxy or the load generator was ready to run while
-    /// something else had its core.
+    /// The share of either core that was used by something else.
     pub(crate) disturbed: f64,
 }
 
@@ -178,7 +174,7 @@ impl Bench<'_> {
         };
         let total = (requests as f64 * self.args.seconds()) as usize / contender.slower();
         load::closed(&target, connections, (total / 10).max(connections), churn).await?;
-        let meter = Meter::start(processes)?;
+        let meter = Meter::start(self.args, processes)?;
         let took = load::closed(&target, connections, total, churn).await?;
         meter.stop(took, total, sample)?;
         sample.rate = Some(total as f64 / took.as_secs_f64());
@@ -216,7 +212,7 @@ impl Bench<'_> {
         };
         let streams = Streams::open(&target, self.epoch, count, opening);
         tokio::time::sleep(opening + settling).await;
-        let meter = Meter::start(processes)?;
+        let meter = Meter::start(self.args, processes)?;
         let (begin, first) = (Instant::now(), streams.lines());
         let mut delays = streams.watch(window).await;
         let (took, seen) = (begin.elapsed(), streams.lines() - first);
@@ -231,38 +227,43 @@ impl Bench<'_> {
     }
 }
 
-/// What was used between two moments.
+/// What was used between two moments: by the proxy and the load generator, and of their cores.
 struct Meter<'a> {
-    proxy: Option<(&'a Processes, Usage)>,
-    own: Usage,
+    args: &'a Args,
+    proxy: Option<&'a Processes>,
+    before: [Duration; 4],
 }
 
 impl<'a> Meter<'a> {
-    fn start(proxy: Option<&'a Processes>) -> Result<Self, Error> {
-        let proxy = match proxy {
-            Some(processes) => Some((processes, processes.usage()?)),
-            None => None,
-        };
-        Ok(Self {
+    fn start(args: &'a Args, proxy: Option<&'a Processes>) -> Result<Self, Error> {
+        let mut meter = Self {
+            args,
             proxy,
-            own: Processes::own().usage()?,
-        })
+            before: Default::default(),
+        };
+        meter.before = meter.read()?;
+        Ok(meter)
+    }
+
+    fn read(&self) -> Result<[Duration; 4], Error> {
+        Ok([
+            self.proxy.map_or(Ok(Duration::ZERO), Processes::cpu)?,
+            cpu::core_used(self.args.proxy_core)?,
+            Processes::own().cpu()?,
+            cpu::core_used(self.args.load_core)?,
+        ])
     }
 
     /// Fills in what `units` requests or chunks have cost.
     fn stop(self, took: Duration, units: usize, sample: &mut Sample) -> Result<(), Error> {
-        let share = |time: Duration| time.as_secs_f64() / took.as_secs_f64();
-        let own = Processes::own().usage()?;
-        sample.disturbed = share(own.waited - self.own.waited);
-        if let Some((processes, before)) = self.proxy {
-            let after = processes.usage()?;
-            let used = after.cpu - before.cpu;
-            sample.cpu = Some(used.as_secs_f64() * 1e6 / units as f64);
-            sample.busy = Some(share(used));
-            // Many threads on one core wait for one another.
-            if processes.threads()? <= FEW_THREADS {
-                sample.disturbed = sample.disturbed.max(share(after.waited - before.waited));
-            }
+        let after = self.read()?;
+        let used = |nth: usize| after[nth].saturating_sub(self.before[nth]).as_secs_f64();
+        let others = |own, core| (used(core) - used(own)) / took.as_secs_f64();
+        sample.disturbed = others(2, 3);
+        if self.proxy.is_some() {
+            sample.cpu = Some(used(0) * 1e6 / units as f64);
+            sample.busy = Some(used(0) / took.as_secs_f64());
+            sample.disturbed = sample.disturbed.max(others(0, 1));
         }
         Ok(())
     }
@@ -312,10 +313,7 @@ fn line(sample: &Sample, shape: &Shape) -> String {
         text += &format!(", up in {cold:.0} ms");
     }
     if sample.disturbed > DISTURBED {
-        text += &format!(
-            " [another process ran {:.0} % of the time]",
-            sample.disturbed * 100.0
-        );
+        text += &format!(" [others used {:.0} % of a core]", sample.disturbed * 100.0);
     }
     text
 }
