@@ -58,6 +58,9 @@ struct Args {
     /// A fast trial: one round of one second.
     #[arg(long)]
     quick: bool,
+    /// Measure again, up to so many times, what was disturbed by other work of the machine.
+    #[arg(long, default_value_t = 0)]
+    again: usize,
     /// Shapes to measure, with commas [default: all].
     #[arg(long, value_delimiter = ',')]
     shape: Vec<String>,

@@ -233,8 +233,7 @@ impl Report {
         }
         format!(
             " In {disturbed} of {} measurements other processes used more than {:.0} % of one of the \
-             two cores: the CPU times stand, the rates and latencies are worse than \
-             they would be.",
+             two cores: CPU times are somewhat higher for it, rates and latencies worse.",
             self.samples.len(),
             DISTURBED * 100.0
         )
@@ -303,7 +302,8 @@ when a request was due. Each line of a paced stream carries the time at which th
 it. A stream of 20 lines is written by the backend at once, in 20 chunks of HTTP.
 
 nginx has one worker, `proxy_buffering off`, `proxy_request_buffering off`, `keepalive 256` and no
-access log. HAProxy has one thread, `http-reuse always`, `option http-no-delay` and no log.
+access log; its buffers are as it comes, a few kB, and larger ones would make large bodies cheaper
+and each stream dearer. HAProxy has one thread, `http-reuse always`, `option http-no-delay` and no log.
 llamatower is the release binary with all its layers and its default settings, told by
 `LLAMATOWER_LOG=warn` to write no access log; `llamatower+log` writes it, to `/dev/null`. Plain
 hyper is a server and a pool of connections of the same libraries and nothing between. LiteLLM and
