@@ -1,0 +1,463 @@
+//! The proxies that are compared: where they are found, how they are set up, started and ended.
+
+use std::{
+    env, fs,
+    net::{SocketAddr, TcpListener},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tempfile::TempDir;
+
+use crate::{Args, Error, load, load::Target, shapes::Dialect};
+
+/// Without it LiteLLM asks a server on the internet for prices as it starts.
+const LITELLM_OFFLINE: &str = "LITELLM_LOCAL_MODEL_COST_MAP";
+
+/// What a contender is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Direct,
+    Nginx,
+    Haproxy,
+    /// With the value of `LLAMATOWER_LOG`.
+    Llamatower(&'static str),
+    PlainHyper,
+    Litellm,
+    Portkey,
+}
+
+/// A proxy that can be started.
+#[derive(Clone, Debug)]
+pub(crate) struct Contender {
+    pub(crate) name: &'static str,
+    pub(crate) version: String,
+    kind: Kind,
+    program: PathBuf,
+    core: usize,
+}
+
+/// Those that are here, and a sentence for each that is not.
+pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> {
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
+    let mut add = |name, kind, program: Option<PathBuf>| {
+        if !args.wants(name) {
+            return;
+        }
+        let Some(program) = program else {
+            missing.push(format!("{name} is not installed here and was left out."));
+            return;
+        };
+        let version = match kind {
+            Kind::Direct | Kind::PlainHyper => "of this build".to_owned(),
+            Kind::Nginx | Kind::Haproxy => says(&program, "-v"),
+            Kind::Llamatower(_) | Kind::Litellm => says(&program, "--version"),
+            Kind::Portkey => portkey_version(&program),
+        };
+        found.push(Contender {
+            name,
+            version,
+            kind,
+            program,
+            core: args.proxy_core,
+        });
+    };
+    let this = env::current_exe()?;
+    add("direct", Kind::Direct, Some(this.clone()));
+    add("nginx", Kind::Nginx, on_path("nginx"));
+    add("haproxy", Kind::Haproxy, on_path("haproxy"));
+    add("llamatower", Kind::Llamatower("warn"), args.gateway.clone());
+    if args.gateway_base.is_some() {
+        add(
+            "llamatower-base",
+            Kind::Llamatower("warn"),
+            args.gateway_base.clone(),
+        );
+    }
+    add(
+        "llamatower+log",
+        Kind::Llamatower("info"),
+        args.gateway.clone(),
+    );
+    add("plain hyper", Kind::PlainHyper, Some(this));
+    add(
+        "LiteLLM",
+        Kind::Litellm,
+        args.litellm.clone().or_else(|| on_path("litellm")),
+    );
+    add("Portkey", Kind::Portkey, args.portkey.clone());
+    Ok((found, missing))
+}
+
+/// The file of a program, also where Debian keeps servers.
+fn on_path(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/usr/local/sbin".into()])
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
+}
+
+/// What a program answers to a question about its version.
+fn says(program: &Path, question: &str) -> String {
+    let mut command = Command::new(program);
+    command.arg(question).env(LITELLM_OFFLINE, "True");
+    let output = command.output();
+    let text = output
+        .map(|output| [output.stdout, output.stderr].concat())
+        .unwrap_or_default();
+    version_in(&String::from_utf8_lossy(&text))
+}
+
+/// The first word with a digit and a dot in it.
+fn version_in(text: &str) -> String {
+    let mut words = text
+        .split_whitespace()
+        .flat_map(|word| word.rsplit('/').next());
+    let version = words.find(|word| {
+        let word = word.trim_start_matches('v');
+        word.starts_with(|first: char| first.is_ascii_digit()) && word.contains('.')
+    });
+    version.unwrap_or("unknown").to_owned()
+}
+
+/// The version in the `package.json` of Portkey, and that of node.
+fn portkey_version(server: &Path) -> String {
+    let package = server
+        .parent()
+        .and_then(Path::parent)
+        .map(|dir| dir.join("package.json"));
+    let text = package
+        .and_then(|file| fs::read_to_string(file).ok())
+        .unwrap_or_default();
+    let version = text
+        .split_once("\"version\"")
+        .and_then(|(_, rest)| rest.split('"').nth(1));
+    format!(
+        "{}, node {}",
+        version.unwrap_or("unknown"),
+        says(Path::new("node"), "--version")
+    )
+}
+
+/// A proxy that runs; it is ended when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Running {
+    /// Where clients connect.
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// From the start of the process to the first request that was answered; nothing for
+    /// no proxy.
+    pub(crate) cold_start: Option<Duration>,
+    child: Option<Child>,
+    /// Configuration and what was written to standard error.
+    dir: TempDir,
+}
+
+impl Running {
+    /// The process group.
+    pub(crate) fn group(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// The end of what the process said.
+    fn said(&self) -> String {
+        let text = fs::read_to_string(self.dir.path().join("stderr")).unwrap_or_default();
+        let lines: Vec<_> = text.lines().rev().take(5).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let Some(child) = &mut self.child else { return };
+        // The group is that of a child not yet waited for, so its number is not another's.
+        if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+            kill_process_group(group, Signal::KILL).ok();
+        }
+        child.wait().ok();
+    }
+}
+
+impl Contender {
+    #[cfg(test)]
+    pub(crate) fn fake(name: &'static str, version: &str) -> Self {
+        let version = version.to_owned();
+        Self {
+            name,
+            version,
+            kind: Kind::Direct,
+            program: PathBuf::new(),
+            core: 0,
+        }
+    }
+
+    /// The dialect it understands.
+    pub(crate) fn dialect(&self) -> Dialect {
+        match self.kind {
+            Kind::Litellm | Kind::Portkey => Dialect::OpenAi,
+            _ => Dialect::Ollama,
+        }
+    }
+
+    /// Headers without which it passes nothing on.
+    pub(crate) fn headers(&self, backends: &[SocketAddr]) -> String {
+        match self.kind {
+            Kind::Litellm => "Authorization: Bearer sk-versus\r\n".to_owned(),
+            Kind::Portkey => format!(
+                "Authorization: Bearer sk-versus\r\nx-portkey-provider: ollama\r\n\
+                 x-portkey-custom-host: http://{}\r\n",
+                backends[0]
+            ),
+            _ => String::new(),
+        }
+    }
+
+    /// By how much less it is asked to do, since it would take hours otherwise.
+    pub(crate) fn slower(&self) -> usize {
+        match self.kind {
+            Kind::Litellm => 40,
+            Kind::Portkey => 10,
+            _ => 1,
+        }
+    }
+
+    /// Starts it and waits for the first answer to `probe`.
+    pub(crate) async fn start(
+        &self,
+        backends: &[SocketAddr],
+        probe: &[u8],
+    ) -> Result<Running, Error> {
+        let dir = tempfile::Builder::new()
+            .prefix("llamatower-versus-")
+            .tempdir()?;
+        if self.kind == Kind::Direct {
+            let addresses = backends.to_vec();
+            return Ok(Running {
+                addresses,
+                cold_start: None,
+                child: None,
+                dir,
+            });
+        }
+        let listen = free_address()?;
+        let mut command = Command::new("taskset");
+        command.args(["-c", &self.core.to_string()]);
+        self.configure(&mut command, dir.path(), listen, backends)?;
+        let begin = Instant::now();
+        let child = command
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(dir.path().join("stderr"))?)
+            .spawn()?;
+        let mut running = Running {
+            addresses: vec![listen],
+            cold_start: None,
+            child: Some(child),
+            dir,
+        };
+        let target = Target {
+            addresses: running.addresses.clone(),
+            request: probe.into(),
+            lines: 0,
+            bytes: 2,
+        };
+        loop {
+            let Err(error) = load::answers(&target, Duration::from_secs(5)).await else {
+                break;
+            };
+            let ended = match &mut running.child {
+                Some(child) => child.try_wait()?.is_some(),
+                None => true,
+            };
+            if ended || begin.elapsed() > Duration::from_secs(90) {
+                let said = running.said();
+                return Err(format!("{} does not answer: {error}\n{said}", self.name).into());
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        running.cold_start = Some(begin.elapsed());
+        Ok(running)
+    }
+
+    fn configure(
+        &self,
+        command: &mut Command,
+        dir: &Path,
+        listen: SocketAddr,
+        backends: &[SocketAddr],
+    ) -> Result<(), Error> {
+        let port = listen.port().to_string();
+        match self.kind {
+            Kind::Direct => {}
+            Kind::Nginx => {
+                let file = dir.join("nginx.conf");
+                fs::write(&file, nginx(dir, listen, backends))?;
+                command
+                    .arg(&self.program)
+                    .arg("-p")
+                    .arg(dir)
+                    .arg("-e")
+                    .arg("stderr")
+                    .arg("-c");
+                command.arg(file);
+            }
+            Kind::Haproxy => {
+                let file = dir.join("haproxy.cfg");
+                fs::write(&file, haproxy(listen, backends))?;
+                command.arg(&self.program).arg("-db").arg("-f").arg(file);
+            }
+            Kind::Llamatower(log) => {
+                let urls: Vec<_> = backends.iter().map(|at| format!("http://{at}")).collect();
+                command.arg(&self.program).env_clear().envs([
+                    ("PATH", env::var("PATH").unwrap_or_default()),
+                    ("LLAMATOWER_LISTEN", listen.to_string()),
+                    ("LLAMATOWER_ADMIN_LISTEN", free_address()?.to_string()),
+                    ("LLAMATOWER_LOG", log.to_owned()),
+                    ("LLAMATOWER_WORKER_THREADS", "1".to_owned()),
+                    ("OLLAMA_URL", urls.join(",")),
+                ]);
+            }
+            Kind::PlainHyper => {
+                command
+                    .arg(&self.program)
+                    .arg("plain-proxy")
+                    .arg(listen.to_string());
+                command.args(backends.iter().map(SocketAddr::to_string));
+            }
+            Kind::Litellm => {
+                let file = dir.join("litellm.yaml");
+                fs::write(&file, litellm(backends))?;
+                command.arg(&self.program).arg("--config").arg(file);
+                command.args(["--host", "127.0.0.1", "--num_workers", "1", "--port", &port]);
+                // Without keys, as the others are.
+                command.env(
+                    "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY",
+                    "true",
+                );
+                command.env(LITELLM_OFFLINE, "True");
+            }
+            Kind::Portkey => {
+                command
+                    .arg("node")
+                    .arg(&self.program)
+                    .arg(format!("--port={port}"));
+                command
+                    .arg("--headless")
+                    .env("TRUSTED_CUSTOM_HOSTS", "127.0.0.1,localhost");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A loopback address that nothing listens on.
+fn free_address() -> Result<SocketAddr, Error> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+fn nginx(dir: &Path, listen: SocketAddr, backends: &[SocketAddr]) -> String {
+    let servers: String = backends
+        .iter()
+        .map(|at| format!("    server {at};\n"))
+        .collect();
+    let dir = dir.display();
+    // The worker would be `nobody` otherwise, who cannot read the directory.
+    let user = if rustix::process::geteuid().is_root() {
+        "user root;\n"
+    } else {
+        ""
+    };
+    format!(
+        "{user}daemon off;
+worker_processes 1;
+pid {dir}/nginx.pid;
+error_log stderr crit;
+events {{ worker_connections 10000; }}
+http {{
+  access_log off;
+  client_body_temp_path {dir}/body;
+  proxy_temp_path {dir}/proxy;
+  fastcgi_temp_path {dir}/fastcgi;
+  uwsgi_temp_path {dir}/uwsgi;
+  scgi_temp_path {dir}/scgi;
+  keepalive_requests 100000000;
+  client_max_body_size 1g;
+  upstream backends {{
+{servers}    keepalive 256;
+    keepalive_requests 100000000;
+  }}
+  server {{
+    listen {listen} backlog=4096;
+    location / {{
+      proxy_pass http://backends;
+      proxy_http_version 1.1;
+      proxy_set_header Connection \"\";
+      proxy_buffering off;
+      proxy_request_buffering off;
+      proxy_read_timeout 1h;
+    }}
+  }}
+}}
+"
+    )
+}
+
+fn haproxy(listen: SocketAddr, backends: &[SocketAddr]) -> String {
+    let servers: String = backends
+        .iter()
+        .enumerate()
+        .map(|(nth, at)| format!("  server s{nth} {at} pool-max-conn 256\n"))
+        .collect();
+    format!(
+        "global
+  nbthread 1
+  maxconn 9000
+defaults
+  mode http
+  option http-keep-alive
+  option http-no-delay
+  timeout connect 5s
+  timeout client 1h
+  timeout server 1h
+  timeout http-request 1h
+  timeout http-keep-alive 1h
+frontend clients
+  bind {listen} backlog 4096
+  default_backend backends
+backend backends
+  balance roundrobin
+  http-reuse always
+{servers}"
+    )
+}
+
+fn litellm(backends: &[SocketAddr]) -> String {
+    let models: String = backends
+        .iter()
+        .map(|at| {
+            format!(
+                "  - model_name: bench\n    litellm_params:\n      model: openai/bench\n      \
+                 api_base: http://{at}/v1\n      api_key: sk-versus\n"
+            )
+        })
+        .collect();
+    format!("model_list:\n{models}litellm_settings:\n  num_retries: 0\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_found_among_words() {
+        assert_eq!(version_in("nginx version: nginx/1.22.1\n"), "1.22.1");
+        let haproxy = "HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/";
+        assert_eq!(version_in(haproxy), "2.6.12-1+deb12u4");
+        assert_eq!(version_in("v20.20.2"), "v20.20.2");
+        assert_eq!(version_in(""), "unknown");
+    }
+}

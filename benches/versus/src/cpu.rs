@@ -1,0 +1,137 @@
+//! What a group of processes has used: CPU time of all its threads, and memory.
+
+use std::{fs, time::Duration};
+
+use crate::Error;
+
+/// The processes of a proxy: the one that was started leads a process group of its own.
+#[derive(Clone, Debug)]
+pub(crate) struct Processes(Vec<u32>);
+
+impl Processes {
+    /// Those of the group now.
+    pub(crate) fn of_group(group: u32) -> Result<Self, Error> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let name = entry?.file_name();
+            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            // A process that ended meanwhile has no file any more.
+            let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+                continue;
+            };
+            if group_of(&stat) == Some(group) {
+                found.push(pid);
+            }
+        }
+        if found.is_empty() {
+            return Err("the proxy has ended".into());
+        }
+        Ok(Self(found))
+    }
+
+    /// This process.
+    pub(crate) fn own() -> Self {
+        Self(vec![std::process::id()])
+    }
+
+    /// The CPU time of all threads since they began.
+    pub(crate) fn cpu(&self) -> Result<Duration, Error> {
+        let mut nanoseconds = 0;
+        for pid in &self.0 {
+            for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+                let text = fs::read_to_string(task?.path().join("schedstat"))?;
+                let first = text.split_whitespace().next().ok_or("an empty schedstat")?;
+                nanoseconds += first.parse::<u64>()?;
+            }
+        }
+        Ok(Duration::from_nanos(nanoseconds))
+    }
+
+    /// Resident memory, in kB.
+    pub(crate) fn resident(&self) -> Result<u64, Error> {
+        let mut sum = 0;
+        for pid in &self.0 {
+            let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+            sum += resident_in(&status).ok_or("no VmRSS")?;
+        }
+        Ok(sum)
+    }
+}
+
+/// The process group in the text of `/proc/PID/stat`.
+fn group_of(stat: &str) -> Option<u32> {
+    // The name of the program stands in brackets and may hold anything.
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(2)?.parse().ok()
+}
+
+/// The time that a core has not been idle, whoever used it.
+pub(crate) fn core_used(core: usize) -> Result<Duration, Error> {
+    Ok(used_in(&fs::read_to_string("/proc/stat")?, core).ok_or("no such core")?)
+}
+
+/// That time in the text of `/proc/stat`.
+fn used_in(stat: &str, core: usize) -> Option<Duration> {
+    let name = format!("cpu{core} ");
+    let line = stat.lines().find_map(|line| line.strip_prefix(&name))?;
+    let ticks: Vec<u64> = line
+        .split_whitespace()
+        .map_while(|word| word.parse().ok())
+        .collect();
+    // user, nice, system, idle, waiting for a disk, interrupts of two kinds, stolen
+    let used = [0, 1, 2, 5, 6, 7]
+        .iter()
+        .map(|&nth| ticks.get(nth))
+        .sum::<Option<u64>>()?;
+    // Linux counts them in hundredths of a second.
+    Some(Duration::from_millis(used * 10))
+}
+
+/// `VmRSS` in the text of `/proc/PID/status`, in kB.
+fn resident_in(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// The machine, in words.
+pub(crate) fn machine() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .and_then(|rest| rest.split_once(':'))
+        .map_or("unknown CPU", |(_, name)| name.trim());
+    let cores = info
+        .lines()
+        .filter(|line| line.starts_with("processor"))
+        .count();
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("{model}, {cores} cores, Linux {}", kernel.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_group_is_found_behind_any_name() {
+        assert_eq!(group_of("12 (a) b) S 1 77 77 0"), Some(77));
+        assert_eq!(group_of(""), None);
+    }
+
+    #[test]
+    fn a_core_that_waits_is_not_used() {
+        let stat = "cpu  9 9 9 9\ncpu1 1 2 3 400 500 6 7 8 0 0\nintr 1\n";
+        assert_eq!(used_in(stat, 1), Some(Duration::from_millis(270)));
+        assert_eq!(used_in(stat, 2), None);
+    }
+
+    #[test]
+    fn the_resident_set_is_read_in_kilobytes() {
+        assert_eq!(resident_in("Name:\tx\nVmRSS:\t  1234 kB\n"), Some(1234));
+    }
+}

@@ -1,0 +1,317 @@
+//! The load generator: requests in a closed loop, at a fixed rate, or as many open streams.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinSet,
+};
+
+use crate::{
+    Error,
+    backend::{STAMP, STAMP_DIGITS, stamp},
+    http1::{Decoder, response_head},
+};
+
+/// What is sent, where to, and what an answer must hold to count.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    /// Connections are spread over these in turn.
+    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) request: Arc<[u8]>,
+    /// Lines with a time in them.
+    pub(crate) lines: usize,
+    /// The least bytes of a body.
+    pub(crate) bytes: usize,
+}
+
+/// A connection of a client.
+struct Client {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    async fn connect(target: &Target, nth: usize) -> Result<Self, Error> {
+        let stream = TcpStream::connect(target.addresses[nth % target.addresses.len()]).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            stream,
+            buffer: vec![0; 16_384],
+        })
+    }
+
+    /// Sends the request and reads its answer; when the first byte of it came.
+    ///
+    /// `on_line` is called with the time in each line that has one.
+    async fn exchange(
+        &mut self,
+        target: &Target,
+        mut on_line: impl FnMut(u64),
+    ) -> Result<Instant, Error> {
+        self.stream.write_all(&target.request).await?;
+        let mut filled = 0;
+        let mut first = None;
+        let head = loop {
+            if filled == self.buffer.len() {
+                return Err("the head of an answer has more than 16 kB".into());
+            }
+            match self.stream.read(&mut self.buffer[filled..]).await? {
+                0 => return Err("the connection ended before an answer".into()),
+                n => filled += n,
+            }
+            first.get_or_insert_with(Instant::now);
+            if let Some(head) = response_head(&self.buffer[..filled])? {
+                break head;
+            }
+        };
+        if head.status != 200 {
+            let body = String::from_utf8_lossy(&self.buffer[head.len..filled]).into_owned();
+            return Err(format!("an answer with status {}: {body}", head.status).into());
+        }
+        let (mut bytes, mut lines, mut stamps) = (0, 0, Stamps::default());
+        let mut sink = |data: &[u8]| {
+            bytes += data.len();
+            stamps.feed(data, |stamp| {
+                lines += 1;
+                on_line(stamp);
+            });
+        };
+        let mut decoder = Decoder::new(head.framing);
+        decoder.feed(&self.buffer[head.len..filled], &mut sink)?;
+        while !decoder.is_done() {
+            match self.stream.read(&mut self.buffer).await? {
+                0 if decoder == Decoder::UntilClose => break,
+                0 => return Err("an answer was cut off".into()),
+                n => decoder.feed(&self.buffer[..n], &mut sink)?,
+            };
+        }
+        if lines != target.lines || bytes < target.bytes {
+            return Err(format!("an answer of {lines} lines and {bytes} bytes").into());
+        }
+        first.ok_or_else(|| "no answer".into())
+    }
+}
+
+/// Finds the times in a body, however it is cut.
+#[derive(Default)]
+struct Stamps {
+    /// Digits that are still to come.
+    left: usize,
+    value: u64,
+}
+
+impl Stamps {
+    fn feed(&mut self, mut data: &[u8], mut found: impl FnMut(u64)) {
+        loop {
+            if self.left == 0 {
+                let Some(at) = memchr::memchr(STAMP, data) else {
+                    return;
+                };
+                data = &data[at + 1..];
+                (self.left, self.value) = (STAMP_DIGITS, 0);
+            }
+            let n = self.left.min(data.len());
+            for digit in &data[..n] {
+                self.value = self.value * 10 + u64::from(digit.wrapping_sub(b'0'));
+            }
+            data = &data[n..];
+            self.left -= n;
+            if self.left > 0 {
+                return;
+            }
+            found(self.value);
+        }
+    }
+}
+
+/// Whether a first answer comes within `limit`.
+pub(crate) async fn answers(target: &Target, limit: Duration) -> Result<(), Error> {
+    tokio::time::timeout(limit, async {
+        Client::connect(target, 0)
+            .await?
+            .exchange(target, drop)
+            .await?;
+        Ok(())
+    })
+    .await?
+}
+
+/// Sends `total` requests over `connections`, each of which waits for its answer; how long all
+/// took. With `churn` each request has a connection of its own.
+pub(crate) async fn closed(
+    target: &Target,
+    connections: usize,
+    total: usize,
+    churn: bool,
+) -> Result<Duration, Error> {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let begin = Instant::now();
+    let mut tasks = JoinSet::<Result<(), Error>>::new();
+    for nth in 0..connections {
+        let (target, sent) = (target.clone(), Arc::clone(&sent));
+        tasks.spawn(async move {
+            let mut client = None;
+            while let request = sent.fetch_add(1, Relaxed)
+                && request < total
+            {
+                let mut connection = match client.take() {
+                    Some(client) => client,
+                    None => Client::connect(&target, nth + request).await?,
+                };
+                connection.exchange(&target, drop).await?;
+                client = (!churn).then_some(connection);
+            }
+            Ok(())
+        });
+    }
+    join(&mut tasks).await?;
+    Ok(begin.elapsed())
+}
+
+/// Sends `rate` requests a second for a time, whether answers come or not; the times from when
+/// each was due to the first byte of its answer, in nanoseconds.
+pub(crate) async fn open(
+    target: &Target,
+    rate: u32,
+    duration: Duration,
+    churn: bool,
+) -> Result<Vec<u64>, Error> {
+    let idle = Arc::new(Mutex::new(Vec::<Client>::new()));
+    let total = (f64::from(rate) * duration.as_secs_f64()) as u32;
+    let begin = Instant::now();
+    let mut tasks = JoinSet::<Result<u64, Error>>::new();
+    let mut times = Vec::new();
+    for nth in 0..total {
+        let due = begin + Duration::from_secs_f64(f64::from(nth) / f64::from(rate));
+        // A timer has a millisecond, which is more than what is measured here.
+        while Instant::now() < due {
+            tokio::task::yield_now().await;
+        }
+        let (target, idle) = (target.clone(), Arc::clone(&idle));
+        tasks.spawn(async move {
+            let free = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let mut client = match free {
+                Some(client) => client,
+                None => Client::connect(&target, nth as usize).await?,
+            };
+            let first = client.exchange(&target, drop).await?;
+            if !churn {
+                idle.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(client);
+            }
+            Ok(u64::try_from((first - due).as_nanos())?)
+        });
+        while let Some(done) = tasks.try_join_next() {
+            times.push(done??);
+        }
+    }
+    while let Some(done) = tasks.join_next().await {
+        times.push(done??);
+    }
+    Ok(times)
+}
+
+/// Streams that are all open at a time.
+pub(crate) struct Streams {
+    tasks: JoinSet<Result<(), Error>>,
+    seen: Arc<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    lines: AtomicUsize,
+    watched: AtomicBool,
+    delays: Mutex<Vec<u64>>,
+}
+
+impl Streams {
+    /// Opens `count` streams evenly over a time.
+    pub(crate) fn open(target: &Target, epoch: Instant, count: usize, over: Duration) -> Self {
+        let seen = Arc::new(Seen::default());
+        let mut tasks = JoinSet::new();
+        let begin = tokio::time::Instant::now();
+        for nth in 0..count {
+            let (target, seen) = (target.clone(), Arc::clone(&seen));
+            let at = begin + over.mul_f64(nth as f64 / count as f64);
+            tasks.spawn(async move {
+                tokio::time::sleep_until(at).await;
+                let on_line = |sent| {
+                    seen.lines.fetch_add(1, Relaxed);
+                    if seen.watched.load(Relaxed) {
+                        let delay = stamp(epoch).saturating_sub(sent);
+                        seen.delays
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .push(delay);
+                    }
+                };
+                Client::connect(&target, nth)
+                    .await?
+                    .exchange(&target, on_line)
+                    .await?;
+                Ok(())
+            });
+        }
+        Self { tasks, seen }
+    }
+
+    /// Lines that have come so far.
+    pub(crate) fn lines(&self) -> usize {
+        self.seen.lines.load(Relaxed)
+    }
+
+    /// Notes the delay of each line for a time, in nanoseconds.
+    pub(crate) async fn watch(&self, duration: Duration) -> Vec<u64> {
+        self.seen.watched.store(true, Relaxed);
+        tokio::time::sleep(duration).await;
+        self.seen.watched.store(false, Relaxed);
+        std::mem::take(
+            &mut *self
+                .seen
+                .delays
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
+    /// Waits until all streams have ended as they should.
+    pub(crate) async fn finish(mut self, limit: Duration) -> Result<(), Error> {
+        tokio::time::timeout(limit, join(&mut self.tasks))
+            .await
+            .map_err(|_| "streams did not end in time")?
+    }
+}
+
+async fn join(tasks: &mut JoinSet<Result<(), Error>>) -> Result<(), Error> {
+    while let Some(done) = tasks.join_next().await {
+        done??;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_found_however_a_body_is_cut() {
+        let body = b"{\"a\":\" @000000000000123\"}\n{\"a\":\" @999999999999999\"}\n";
+        for step in 1..body.len() {
+            let (mut stamps, mut found) = (Stamps::default(), Vec::new());
+            for part in body.chunks(step) {
+                stamps.feed(part, |stamp| found.push(stamp));
+            }
+            assert_eq!(found, [123, 999_999_999_999_999]);
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The gateway beside nginx, HAProxy and other gateways: what each costs before the same two
+//! simulated backends, under the same load, on the same machine, in rounds that alternate.
+//!
+//! ```text
+//!  core 1                     core 0                core 1, the same thread
+//!  load generator ──HTTP──▶ the proxy ──HTTP──▶ two simulated backends
+//! ```
+//!
+//! `cargo run --release -p llamatower-versus` runs all of it; `--help` says what can be left out.
+
+mod backend;
+mod contenders;
+mod cpu;
+mod http1;
+mod load;
+mod plain_proxy;
+mod plot;
+mod report;
+mod rounds;
+mod shapes;
+
+use std::{
+    env, fs,
+    net::SocketAddr,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    time::Instant,
+};
+
+use clap::{Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::{
+    report::Report,
+    rounds::Bench,
+    shapes::{SHAPES, Shape},
+};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// Set in the process that is bound to its core.
+const PINNED: &str = "LLAMATOWER_VERSUS_PINNED";
+
+/// Compares the gateway with other proxies: CPU time, latency, memory.
+#[derive(Debug, Parser)]
+#[command(name = "llamatower-versus")]
+struct Args {
+    #[command(subcommand)]
+    role: Option<Role>,
+    /// How often each contender has each shape [default: 5, or 1 with --quick].
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Length of a measurement in seconds; the number of requests goes with it [default: 4, or 1
+    /// with --quick].
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// A fast trial: one round of one second.
+    #[arg(long)]
+    quick: bool,
+    /// Measure again, up to so many times, what was disturbed by other work of the machine.
+    #[arg(long, default_value_t = 0)]
+    again: usize,
+    /// Shapes to measure, with commas [default: all].
+    #[arg(long, value_delimiter = ',')]
+    shape: Vec<String>,
+    /// Contenders to measure, with commas [default: all that are installed].
+    #[arg(long, value_delimiter = ',')]
+    contender: Vec<String>,
+    /// The gateway's binary; built from this workspace if not given.
+    #[arg(long)]
+    gateway: Option<PathBuf>,
+    /// Another binary of the gateway to compare with, as `llamatower-base`.
+    #[arg(long)]
+    gateway_base: Option<PathBuf>,
+    /// The program of LiteLLM, if it is not on PATH.
+    #[arg(long)]
+    litellm: Option<PathBuf>,
+    /// `build/start-server.js` of @portkey-ai/gateway.
+    #[arg(long)]
+    portkey: Option<PathBuf>,
+    /// The core of the proxy.
+    #[arg(long, default_value_t = 0)]
+    proxy_core: usize,
+    /// The core of the load generator and the backends.
+    #[arg(long, default_value_t = 1)]
+    load_core: usize,
+    /// Write docs/versus.md and its plots.
+    #[arg(long)]
+    write_docs: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// The contender `plain hyper`.
+    #[command(hide = true)]
+    PlainProxy {
+        listen: SocketAddr,
+        upstreams: Vec<SocketAddr>,
+    },
+}
+
+impl Args {
+    fn rounds(&self) -> usize {
+        self.rounds.unwrap_or(if self.quick { 1 } else { 5 })
+    }
+
+    fn seconds(&self) -> f64 {
+        self.seconds.unwrap_or(if self.quick { 1.0 } else { 4.0 })
+    }
+
+    fn has(&self, shape: &Shape) -> bool {
+        self.shape.is_empty() || self.shape.iter().any(|name| name == shape.name)
+    }
+
+    /// Whether a contender is asked for; nothing can be said without the first two.
+    fn wants(&self, name: &str) -> bool {
+        self.contender.is_empty()
+            || ["direct", "nginx"].contains(&name)
+            || self.contender.iter().any(|wanted| wanted == name)
+    }
+}
+
+fn main() -> ExitCode {
+    match start(Args::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("llamatower-versus: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(mut args: Args) -> Result<ExitCode, Error> {
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+    };
+    if let Some(Role::PlainProxy { listen, upstreams }) = args.role {
+        runtime()?.block_on(plain_proxy::serve(listen, upstreams))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(wrong) = args.shape.iter().find(|name| Shape::named(name).is_none()) {
+        let names = SHAPES.map(|shape| shape.name).join(", ");
+        return Err(format!("--shape {wrong}: the shapes are {names}").into());
+    }
+    if env::var_os(PINNED).is_none() {
+        if args.gateway.is_none() {
+            args.gateway = Some(build_gateway()?);
+        }
+        return Err(pin(&args));
+    }
+    runtime()?.block_on(async {
+        let mut terminate =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        // Whatever runs is ended when the future that holds it is dropped.
+        tokio::select! {
+            done = compare(&args) => done.map(|()| ExitCode::SUCCESS),
+            _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
+            _ = terminate.recv() => Ok(ExitCode::from(143)),
+        }
+    })
+}
+
+/// Builds the gateway of this workspace.
+fn build_gateway() -> Result<PathBuf, Error> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--release", "--bin", "llamatower"])
+        .current_dir(workspace())
+        .status()?;
+    if !status.success() {
+        return Err("the gateway could not be built; --gateway names a binary".into());
+    }
+    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    Ok(workspace().join(target).join("release/llamatower"))
+}
+
+fn workspace() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here)
+}
+
+/// Becomes the same program, bound to its core and allowed enough files; returns if that failed.
+fn pin(args: &Args) -> Error {
+    let this = match env::current_exe() {
+        Ok(this) => this,
+        Err(error) => return error.into(),
+    };
+    // Two descriptors for each of 2,000 streams, in the proxy too, which inherits the limit.
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    ) {
+        return error.into();
+    }
+    let mut command = Command::new("taskset");
+    command.args(["-c", &args.load_core.to_string()]);
+    command
+        .arg(this)
+        .args(env::args_os().skip(1))
+        .env(PINNED, "1");
+    if let Some(gateway) = &args.gateway
+        && !env::args_os()
+            .any(|arg| arg.to_string_lossy().starts_with("--gateway=") || arg == "--gateway")
+    {
+        command.arg("--gateway").arg(gateway);
+    }
+    format!("taskset of util-linux is needed: {}", command.exec()).into()
+}
+
+async fn compare(args: &Args) -> Result<(), Error> {
+    let (contenders, mut notes) = contenders::find(args)?;
+    let epoch = Instant::now();
+    let backends = vec![backend::start(epoch).await?, backend::start(epoch).await?];
+    let (samples, failures) = Bench {
+        args,
+        epoch,
+        backends,
+    }
+    .run(&contenders)
+    .await;
+    notes.extend(failures);
+    let report = Report {
+        samples,
+        contenders,
+        machine: cpu::machine(),
+        notes,
+        rounds: args.rounds(),
+        seconds: args.seconds(),
+    };
+    let plots = plot::plots(&report);
+    let files: Vec<_> = plots
+        .iter()
+        .map(|(title, file, _)| (title.clone(), file.clone()))
+        .collect();
+    println!("{}", report.page(&[]));
+    if report.samples.is_empty() {
+        return Err("nothing could be measured".into());
+    }
+    if args.write_docs {
+        let docs = workspace().join("docs");
+        fs::write(docs.join("versus.md"), report.page(&files))?;
+        for (_, file, svg) in plots {
+            fs::write(docs.join(file), svg)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,386 @@
+//! Tables of what was seen.
+
+use std::fmt::Write as _;
+
+use crate::{
+    contenders::Contender,
+    rounds::{DISTURBED, Sample},
+    shapes::{SHAPES, Shape},
+};
+
+/// What ratios are to.
+pub(crate) const BASE: &str = "nginx";
+
+/// The value below which `share` of the sorted values lie; 0 of none.
+pub(crate) fn percentile(sorted: &[u64], share: f64) -> u64 {
+    let Some(last) = sorted.len().checked_sub(1) else {
+        return 0;
+    };
+    sorted[(last as f64 * share).round() as usize]
+}
+
+/// A figure over the rounds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) least: f64,
+    pub(crate) most: f64,
+}
+
+impl Spread {
+    pub(crate) fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_unstable_by(f64::total_cmp);
+        let (least, most) = (*values.first()?, *values.last()?);
+        let half = values.len() / 2;
+        let median = if values.len() % 2 == 1 {
+            values[half]
+        } else {
+            (values[half - 1] + values[half]) / 2.0
+        };
+        Some(Self {
+            median,
+            least,
+            most,
+        })
+    }
+
+    fn text(&self, digits: usize) -> String {
+        format!(
+            "{:.digits$} ({:.digits$}–{:.digits$})",
+            self.median, self.least, self.most
+        )
+    }
+}
+
+/// The samples of a run.
+pub(crate) struct Report {
+    pub(crate) samples: Vec<Sample>,
+    pub(crate) contenders: Vec<Contender>,
+    pub(crate) machine: String,
+    /// Sentences about what is not here.
+    pub(crate) notes: Vec<String>,
+    pub(crate) rounds: usize,
+    pub(crate) seconds: f64,
+}
+
+type Figure = fn(&Sample) -> Option<f64>;
+
+impl Report {
+    fn of<'a>(&'a self, shape: &'a str, contender: &'a str) -> impl Iterator<Item = &'a Sample> {
+        self.samples
+            .iter()
+            .filter(move |sample| sample.shape == shape && sample.contender == contender)
+    }
+
+    /// A figure of a contender over the rounds.
+    pub(crate) fn spread(&self, shape: &str, contender: &str, figure: Figure) -> Option<Spread> {
+        Spread::of(self.of(shape, contender).filter_map(figure).collect())
+    }
+
+    /// A figure against that of another contender in the same round.
+    fn against(
+        &self,
+        shape: &str,
+        contender: &str,
+        base: &str,
+        figure: Figure,
+        relate: fn(f64, f64) -> f64,
+    ) -> Option<Spread> {
+        let related = self.of(shape, contender).filter_map(|sample| {
+            let other = self
+                .of(shape, base)
+                .find(|other| other.round == sample.round)?;
+            Some(relate(figure(sample)?, figure(other)?))
+        });
+        Spread::of(related.collect())
+    }
+
+    /// A figure as a multiple of that of nginx in the same round.
+    pub(crate) fn ratio(&self, shape: &str, contender: &str, figure: Figure) -> Option<Spread> {
+        self.against(shape, contender, BASE, figure, |mine, base| mine / base)
+    }
+
+    /// A figure above that without a proxy in the same round.
+    pub(crate) fn added(&self, shape: &str, contender: &str, figure: Figure) -> Option<Spread> {
+        self.against(shape, contender, "direct", figure, |mine, base| mine - base)
+    }
+
+    /// The shapes that were measured.
+    pub(crate) fn shapes(&self) -> Vec<Shape> {
+        let seen = |shape: &Shape| self.samples.iter().any(|sample| sample.shape == shape.name);
+        SHAPES.into_iter().filter(seen).collect()
+    }
+
+    /// The contenders but for none.
+    pub(crate) fn proxies(&self) -> Vec<&'static str> {
+        self.contenders
+            .iter()
+            .map(|one| one.name)
+            .filter(|name| *name != "direct")
+            .collect()
+    }
+
+    /// A table with a row for each shape and a column for each proxy, unless it were empty.
+    fn table(&self, cell: impl Fn(&Shape, &str) -> Option<String>) -> Option<String> {
+        let proxies = self.proxies();
+        let mut text = format!("| |{}|\n|---|", proxies.join("|").replace('|', " | "));
+        text += &"---:|".repeat(proxies.len());
+        text.push('\n');
+        let mut empty = true;
+        for shape in self.shapes() {
+            let cells: Vec<_> = proxies.iter().map(|name| cell(&shape, name)).collect();
+            if cells.iter().all(Option::is_none) {
+                continue;
+            }
+            empty = false;
+            write!(text, "| {} ", shape.title).ok();
+            for cell in cells {
+                write!(text, "| {} ", cell.unwrap_or_else(|| "–".to_owned())).ok();
+            }
+            text += "|\n";
+        }
+        (!empty).then_some(text)
+    }
+
+    /// The tables, in Markdown.
+    pub(crate) fn tables(&self) -> String {
+        let mut text = String::new();
+        let mut add = |title: &str, words: &str, table: Option<String>| {
+            if let Some(table) = table {
+                write!(text, "## {title}\n\n{words}\n\n{table}\n").ok();
+            }
+        };
+        add(
+            "CPU time as a multiple of nginx's",
+            "For each request; with paced streams for each chunk. Below 1 is less than nginx.",
+            self.table(|shape, name| Some(self.ratio(shape.name, name, |s| s.cpu)?.text(2))),
+        );
+        add(
+            "CPU time in microseconds",
+            "All threads of all processes of the proxy, for each request or chunk.",
+            self.table(|shape, name| Some(self.spread(shape.name, name, |s| s.cpu)?.text(1))),
+        );
+        add(
+            "Requests a second",
+            "In the closed loop. In brackets the share of its core that the proxy used: well \
+             below 100 % the load generator was the limit, and the proxy could do more.",
+            self.table(|shape, name| {
+                let rate = self.spread(shape.name, name, |s| s.rate)?;
+                let busy = self.spread(shape.name, name, |s| s.busy)?;
+                Some(format!("{:.0} ({:.0} %)", rate.median, busy.median * 100.0))
+            }),
+        );
+        add(
+            "Time added to the first byte, in microseconds",
+            "At the same fixed rate for all, above no proxy in the same round: median and 99th \
+             percentile, each the median over the rounds.",
+            self.table(|shape, name| {
+                let middle = self.added(shape.name, name, |s| Some(s.first_byte?.0))?;
+                let tail = self.added(shape.name, name, |s| Some(s.first_byte?.1))?;
+                Some(format!("{:.0} / {:.0}", middle.median, tail.median))
+            }),
+        );
+        add(
+            "Time added to a chunk, in microseconds",
+            "From the backend's write to the client's read, above no proxy in the same round: \
+             median and 99th percentile; in brackets the share of the chunks due that came.",
+            self.table(|shape, name| {
+                let middle = self.added(shape.name, name, |s| Some(s.delay?.0))?;
+                let tail = self.added(shape.name, name, |s| Some(s.delay?.1))?;
+                let share = self.spread(shape.name, name, |s| s.delivered)?;
+                let share = share.median * 100.0;
+                Some(format!(
+                    "{:.0} / {:.0} ({share:.0} %)",
+                    middle.median, tail.median
+                ))
+            }),
+        );
+        add(
+            "Memory in MB",
+            "Resident: before any load, under it, and with streams in brackets what each adds, \
+             in kB.",
+            self.table(|shape, name| {
+                let idle = self
+                    .spread(shape.name, name, |s| Some(s.memory?.0 as f64))?
+                    .median;
+                let loaded = self
+                    .spread(shape.name, name, |s| Some(s.memory?.1 as f64))?
+                    .median;
+                let mut cell = format!("{:.1} → {:.1}", idle / 1e3, loaded / 1e3);
+                if let Some(streams) = self.spread(shape.name, name, |s| Some(s.streams? as f64)) {
+                    write!(cell, " ({:.1})", (loaded - idle) / streams.median).ok();
+                }
+                Some(cell)
+            }),
+        );
+        add(
+            "Cold start",
+            "From the start of the process to its first answer.",
+            self.starts(),
+        );
+        text
+    }
+
+    /// A sentence if the machine had other work.
+    fn disturbance(&self) -> String {
+        let disturbed = self
+            .samples
+            .iter()
+            .filter(|one| one.disturbed > DISTURBED)
+            .count();
+        if disturbed == 0 {
+            return String::new();
+        }
+        format!(
+            " In {disturbed} of {} measurements other processes used more than {:.0} % of one of the \
+             two cores: CPU times are somewhat higher for it, rates and latencies worse.",
+            self.samples.len(),
+            DISTURBED * 100.0
+        )
+    }
+
+    fn starts(&self) -> Option<String> {
+        let mut text = "| | ms |\n|---|---:|\n".to_owned();
+        let before = text.len();
+        for name in self.proxies() {
+            let of = self
+                .samples
+                .iter()
+                .filter(|sample| sample.contender == name);
+            if let Some(spread) = Spread::of(of.filter_map(|sample| sample.cold_start).collect()) {
+                writeln!(text, "| {name} | {} |", spread.text(0)).ok();
+            }
+        }
+        (text.len() > before).then_some(text)
+    }
+
+    /// The page, with `plots` after the words.
+    pub(crate) fn page(&self, plots: &[(String, String)]) -> String {
+        let mut text = format!(
+            "# Beside other proxies\n\n<!-- Made by `cargo run --release -p llamatower-versus -- \
+             --write-docs`. -->\n\n{} rounds of {} s on {}. Other machines have other figures; \
+             the ratios travel better.{}\n\n",
+            self.rounds,
+            self.seconds,
+            self.machine,
+            self.disturbance()
+        );
+        for (title, file) in plots {
+            write!(text, "![{title}]({file})\n\n").ok();
+        }
+        text += &self.tables();
+        text += HOW;
+        text += "\n| | version |\n|---|---|\n";
+        for contender in self.contenders.iter().filter(|one| one.name != "direct") {
+            writeln!(text, "| {} | {} |", contender.name, contender.version).ok();
+        }
+        for note in &self.notes {
+            write!(text, "\n{note}\n").ok();
+        }
+        text
+    }
+}
+
+const HOW: &str = "\
+## How it is measured
+
+The proxy has one core to itself; the load generator and two simulated backends, in one thread,
+have another. Each proxy is started anew for each shape of each round, and the order rotates from
+round to round. A ratio is taken within a round; the tables show the median over the rounds, and
+in brackets the least and the most. Nothing is subtracted.
+
+CPU time is what the kernel has charged to all threads of all processes of the proxy
+(`/proc/PID/task/*/schedstat`). For requests it is taken over the same number of them in a closed
+loop of 32 connections, so each proxy works as hard as it can; for paced streams over some seconds
+in the middle, when all are open. A line comes every 25 ms on each of 300 streams, and every
+100 ms on each of 2,000, since one core cannot write and read more lines than that and be punctual.
+A proxy that cannot keep pace hands on several lines at once, which costs less for each: then look
+at the share that came and at the delay.
+
+Latency to the first byte is taken at a rate that is the same for all and modest, and counts from
+when a request was due. Each line of a paced stream carries the time at which the backend wrote
+it. A stream of 20 lines is written by the backend at once, in 20 chunks of HTTP.
+
+nginx has one worker, `proxy_buffering off`, `proxy_request_buffering off`, `keepalive 256` and no
+access log; its buffers are as it comes, a few kB, and larger ones would make large bodies cheaper
+and each stream dearer. HAProxy has one thread, `http-reuse always`, `option http-no-delay` and no log.
+llamatower is the release binary with all its layers and its default settings, told by
+`LLAMATOWER_LOG=warn` to write no access log; `llamatower+log` writes it, to `/dev/null`. Plain
+hyper is a server and a pool of connections of the same libraries and nothing between. LiteLLM and
+Portkey speak OpenAI's dialect, whose lines are longer, and are given less load (a fortieth and a
+tenth of the requests, of the rate and of the streams), as they would take hours; CPU time for each
+request and memory for each stream compare all the same. They are not in the plots, where the
+other bars would vanish beside theirs.
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(round: usize, contender: &'static str, cpu: f64) -> Sample {
+        Sample {
+            round,
+            shape: "unary",
+            contender,
+            cpu: Some(cpu),
+            ..Sample::default()
+        }
+    }
+
+    fn report() -> Report {
+        Report {
+            samples: vec![
+                sample(0, "nginx", 10.0),
+                sample(0, "llamatower", 20.0),
+                sample(1, "nginx", 20.0),
+                sample(1, "llamatower", 20.0),
+                sample(2, "llamatower", 90.0),
+            ],
+            contenders: vec![
+                Contender::fake("nginx", "1"),
+                Contender::fake("llamatower", "2"),
+            ],
+            machine: "a machine".to_owned(),
+            notes: vec!["Portkey is not installed here and was left out.".to_owned()],
+            rounds: 3,
+            seconds: 4.0,
+        }
+    }
+
+    #[test]
+    fn percentiles_of_sorted_values() {
+        let values: Vec<_> = (0..=100).collect();
+        assert_eq!(percentile(&values, 0.5), 50);
+        assert_eq!(percentile(&values, 0.99), 99);
+        assert_eq!(percentile(&[], 0.5), 0);
+    }
+
+    #[test]
+    fn a_ratio_is_taken_within_a_round_and_never_across() {
+        let ratio = report().ratio("unary", "llamatower", |s| s.cpu);
+        assert_eq!(
+            ratio,
+            Some(Spread {
+                median: 1.5,
+                least: 1.0,
+                most: 2.0
+            })
+        );
+        assert_eq!(report().ratio("burst", "llamatower", |s| s.cpu), None);
+    }
+
+    #[test]
+    fn the_page_has_the_ratio_the_versions_and_what_was_left_out() {
+        let page = report().page(&[]);
+        assert!(
+            page.contains("| small answers | 1.00 (1.00–1.00) | 1.50 (1.00–2.00) |"),
+            "{page}"
+        );
+        assert!(page.contains("| llamatower | 2 |"));
+        assert!(page.contains("Portkey is not installed here and was left out."));
+        assert!(
+            !page.contains("Requests a second"),
+            "no table without figures"
+        );
+    }
+}

@@ -1,0 +1,340 @@
+//! The rounds: in each one every contender has every shape, in an order that rotates.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    Args, Error,
+    contenders::{Contender, Running},
+    cpu::{self, Processes},
+    load::{self, Streams, Target},
+    report::percentile,
+    shapes::{Answer, Load, SHAPES, Shape},
+};
+
+/// From here on a measurement counts as disturbed.
+pub(crate) const DISTURBED: f64 = 0.1;
+
+/// What was seen of one contender under one shape in one round.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Sample {
+    pub(crate) round: usize,
+    pub(crate) shape: &'static str,
+    pub(crate) contender: &'static str,
+    /// CPU time of the proxy for each request or chunk, in microseconds.
+    pub(crate) cpu: Option<f64>,
+    /// Requests a second in the closed loop.
+    pub(crate) rate: Option<f64>,
+    /// The share of its core that the proxy used meanwhile.
+    pub(crate) busy: Option<f64>,
+    /// Median and 99th percentile until the first byte at a fixed rate, in microseconds.
+    pub(crate) first_byte: Option<(f64, f64)>,
+    /// The same of the time that a line of a paced stream takes.
+    pub(crate) delay: Option<(f64, f64)>,
+    /// The share of the lines due that came.
+    pub(crate) delivered: Option<f64>,
+    /// Streams that were open.
+    pub(crate) streams: Option<usize>,
+    /// Resident memory before any load, and under it, in kB.
+    pub(crate) memory: Option<(u64, u64)>,
+    /// From the start of the process to its first answer, in milliseconds.
+    pub(crate) cold_start: Option<f64>,
+    /// The share of either core that was used by something else.
+    pub(crate) disturbed: f64,
+}
+
+/// What all measurements of a run share.
+pub(crate) struct Bench<'a> {
+    pub(crate) args: &'a Args,
+    pub(crate) epoch: Instant,
+    pub(crate) backends: Vec<SocketAddr>,
+}
+
+impl Bench<'_> {
+    /// All rounds, and a sentence for each contender that failed under a shape.
+    pub(crate) async fn run(&self, contenders: &[Contender]) -> (Vec<Sample>, Vec<String>) {
+        let shapes: Vec<_> = SHAPES
+            .into_iter()
+            .filter(|shape| self.args.has(shape))
+            .collect();
+        let (mut samples, mut failures) = (Vec::new(), BTreeMap::new());
+        for round in 0..self.args.rounds() {
+            for (nth, shape) in shapes.iter().enumerate() {
+                for turn in 0..contenders.len() {
+                    let contender = &contenders[(turn + round + nth) % contenders.len()];
+                    if !shape.speaks(contender.dialect()) {
+                        continue;
+                    }
+                    match self.undisturbed(round, shape, contender).await {
+                        Ok(sample) => {
+                            eprintln!("{}", line(&sample, shape));
+                            samples.push(sample);
+                        }
+                        Err(error) => {
+                            let error = format!("{} under {}: {error}", contender.name, shape.name);
+                            eprintln!("round {} FAILED {error}", round + 1);
+                            let key = (contender.name, shape.title);
+                            failures.entry(key).or_insert((0, error)).0 += 1;
+                        }
+                    }
+                }
+            }
+        }
+        let sentences = failures.into_iter().map(|((name, title), (times, error))| {
+            let error = error.lines().next().unwrap_or_default();
+            let rounds = self.args.rounds();
+            format!("{name} failed in {times} of {rounds} rounds of “{title}” (`{error}`).")
+        });
+        (samples, sentences.collect())
+    }
+
+    /// Measures until nothing disturbs it or it was tried often enough, and takes the best try.
+    async fn undisturbed(
+        &self,
+        round: usize,
+        shape: &Shape,
+        contender: &Contender,
+    ) -> Result<Sample, Error> {
+        let mut best = self.measure(round, shape, contender).await?;
+        for _ in 0..self.args.again {
+            if best.disturbed <= DISTURBED {
+                break;
+            }
+            if let Ok(sample) = self.measure(round, shape, contender).await
+                && sample.disturbed < best.disturbed
+            {
+                best = sample;
+            }
+        }
+        Ok(best)
+    }
+
+    async fn measure(
+        &self,
+        round: usize,
+        shape: &Shape,
+        contender: &Contender,
+    ) -> Result<Sample, Error> {
+        let headers = contender.headers(&self.backends);
+        let probe = SHAPES[0].request(contender.dialect(), &headers, 0);
+        let running = contender.start(&self.backends, &probe).await?;
+        // What a process does only in its first moments is none of the load.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let mut sample = Sample {
+            round,
+            shape: shape.name,
+            contender: contender.name,
+            cold_start: running.cold_start.map(|time| time.as_secs_f64() * 1e3),
+            ..Sample::default()
+        };
+        let processes = running.group().map(Processes::of_group).transpose()?;
+        let processes = processes.as_ref();
+        let idle = processes.map(Processes::resident).transpose()?;
+        match shape.load {
+            Load::Closed { .. } => {
+                self.closed(shape, contender, &running, processes, &headers, &mut sample)
+                    .await?;
+            }
+            Load::Streams { count } => {
+                let count = (count / contender.slower()).max(1);
+                self.streams(
+                    shape,
+                    contender,
+                    &running,
+                    processes,
+                    &headers,
+                    count,
+                    &mut sample,
+                )
+                .await?;
+            }
+        }
+        let loaded = processes.map(Processes::resident).transpose()?;
+        if sample.memory.is_none() {
+            sample.memory = idle.zip(loaded);
+        } else if let (Some(memory), Some(idle)) = (&mut sample.memory, idle) {
+            memory.0 = idle;
+        }
+        Ok(sample)
+    }
+
+    async fn closed(
+        &self,
+        shape: &Shape,
+        contender: &Contender,
+        running: &Running,
+        processes: Option<&Processes>,
+        headers: &str,
+        sample: &mut Sample,
+    ) -> Result<(), Error> {
+        let Load::Closed {
+            connections,
+            requests,
+            rate,
+            churn,
+        } = shape.load
+        else {
+            return Ok(());
+        };
+        let target = Target {
+            addresses: running.addresses.clone(),
+            request: shape.request(contender.dialect(), headers, 0).into(),
+            lines: if let Answer::Burst(lines) = shape.answer {
+                lines
+            } else {
+                0
+            },
+            bytes: if let Answer::Embeddings(size) = shape.answer {
+                size * 9 / 10
+            } else {
+                200
+            },
+        };
+        let total = (requests as f64 * self.args.seconds()) as usize / contender.slower();
+        load::closed(&target, connections, (total / 10).max(connections), churn).await?;
+        let meter = Meter::start(self.args, processes)?;
+        let took = load::closed(&target, connections, total, churn).await?;
+        meter.stop(took, total, sample)?;
+        sample.rate = Some(total as f64 / took.as_secs_f64());
+        let rate = (rate as usize / contender.slower()).max(1) as u32;
+        let duration = Duration::from_secs_f64(self.args.seconds() / 2.0);
+        let mut times = load::open(&target, rate, duration, churn).await?;
+        sample.first_byte = Some(middle_and_tail(&mut times));
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a measurement needs, once")]
+    async fn streams(
+        &self,
+        shape: &Shape,
+        contender: &Contender,
+        running: &Running,
+        processes: Option<&Processes>,
+        headers: &str,
+        count: usize,
+        sample: &mut Sample,
+    ) -> Result<(), Error> {
+        let Answer::Paced(pace) = shape.answer else {
+            return Ok(());
+        };
+        let window = Duration::from_secs_f64(self.args.seconds());
+        let opening = Duration::from_millis(300 + count as u64 / 2);
+        let settling = Duration::from_millis(500);
+        let all = opening + settling + window + settling;
+        let lines = (all.as_secs_f64() / pace.as_secs_f64()) as usize;
+        let target = Target {
+            addresses: running.addresses.clone(),
+            request: shape.request(contender.dialect(), headers, lines).into(),
+            lines,
+            bytes: 0,
+        };
+        let streams = Streams::open(&target, self.epoch, count, opening);
+        tokio::time::sleep(opening + settling).await;
+        let meter = Meter::start(self.args, processes)?;
+        let (begin, first) = (Instant::now(), streams.lines());
+        let mut delays = streams.watch(window).await;
+        let (took, seen) = (begin.elapsed(), streams.lines() - first);
+        meter.stop(took, seen, sample)?;
+        let loaded = processes.map(Processes::resident).transpose()?;
+        sample.memory = loaded.map(|loaded| (0, loaded));
+        sample.streams = Some(count);
+        sample.delay = Some(middle_and_tail(&mut delays));
+        let due = count as f64 * took.as_secs_f64() / pace.as_secs_f64();
+        sample.delivered = Some(seen as f64 / due);
+        streams.finish(all + Duration::from_secs(20)).await
+    }
+}
+
+/// What was used between two moments: by the proxy and the load generator, and of their cores.
+struct Meter<'a> {
+    args: &'a Args,
+    proxy: Option<&'a Processes>,
+    before: [Duration; 4],
+}
+
+impl<'a> Meter<'a> {
+    fn start(args: &'a Args, proxy: Option<&'a Processes>) -> Result<Self, Error> {
+        let mut meter = Self {
+            args,
+            proxy,
+            before: Default::default(),
+        };
+        meter.before = meter.read()?;
+        Ok(meter)
+    }
+
+    fn read(&self) -> Result<[Duration; 4], Error> {
+        Ok([
+            self.proxy.map_or(Ok(Duration::ZERO), Processes::cpu)?,
+            cpu::core_used(self.args.proxy_core)?,
+            Processes::own().cpu()?,
+            cpu::core_used(self.args.load_core)?,
+        ])
+    }
+
+    /// Fills in what `units` requests or chunks have cost.
+    fn stop(self, took: Duration, units: usize, sample: &mut Sample) -> Result<(), Error> {
+        let after = self.read()?;
+        let used = |nth: usize| after[nth].saturating_sub(self.before[nth]).as_secs_f64();
+        let others = |own, core| (used(core) - used(own)) / took.as_secs_f64();
+        sample.disturbed = others(2, 3);
+        if self.proxy.is_some() {
+            sample.cpu = Some(used(0) * 1e6 / units as f64);
+            sample.busy = Some(used(0) / took.as_secs_f64());
+            sample.disturbed = sample.disturbed.max(others(0, 1));
+        }
+        Ok(())
+    }
+}
+
+/// Median and 99th percentile, in microseconds.
+fn middle_and_tail(nanoseconds: &mut [u64]) -> (f64, f64) {
+    nanoseconds.sort_unstable();
+    let at = |share| percentile(nanoseconds, share) as f64 / 1e3;
+    (at(0.5), at(0.99))
+}
+
+/// A sample as it is told while the run goes on.
+fn line(sample: &Sample, shape: &Shape) -> String {
+    let mut text = format!(
+        "round {} {:12} {:16}",
+        sample.round + 1,
+        sample.shape,
+        sample.contender
+    );
+    if let Some(cpu) = sample.cpu {
+        text += &format!(" {cpu:7.2} us CPU/{}", shape.unit());
+    }
+    if let Some(busy) = sample.busy {
+        text += &format!(", {:.0} % of its core", busy * 100.0);
+    }
+    if let Some(rate) = sample.rate {
+        text += &format!(", {rate:.0} requests/s");
+    }
+    if let Some((middle, tail)) = sample.first_byte {
+        text += &format!(", first byte {middle:.0}/{tail:.0} us");
+    }
+    if let Some((middle, tail)) = sample.delay {
+        text += &format!(", line {middle:.0}/{tail:.0} us");
+    }
+    if let Some(delivered) = sample.delivered {
+        text += &format!(", {:.0} % delivered", delivered * 100.0);
+    }
+    if let Some((idle, loaded)) = sample.memory {
+        text += &format!(
+            ", {:.1} to {:.1} MB",
+            idle as f64 / 1e3,
+            loaded as f64 / 1e3
+        );
+    }
+    if let Some(cold) = sample.cold_start {
+        text += &format!(", up in {cold:.0} ms");
+    }
+    if sample.disturbed > DISTURBED {
+        text += &format!(" [others used {:.0} % of a core]", sample.disturbed * 100.0);
+    }
+    text
+}

@@ -1,0 +1,213 @@
+//! What is asked of a proxy: the shapes of traffic, and the request that each one sends.
+//!
+//! The shape travels in the prompt, which every proxy hands on, so a backend needs to know
+//! nothing else to give the answer that belongs to it.
+
+use std::time::Duration;
+
+/// The dialect in which a contender is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// Ollama's own API.
+    Ollama,
+    /// OpenAI's chat completions, for gateways that know no other.
+    OpenAi,
+}
+
+/// The answer that a backend gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// One small JSON object.
+    Unary,
+    /// This many lines, written at once.
+    Burst(usize),
+    /// Lines at this pace, as many as the prompt says.
+    Paced(Duration),
+    /// A JSON object of this many bytes, embeddings.
+    Embeddings(usize),
+}
+
+/// How requests are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Load {
+    /// Connections that each send the next request when the last one is answered.
+    Closed {
+        connections: usize,
+        /// Requests for each second of `--seconds`; the same number for each contender.
+        requests: usize,
+        /// Requests a second while latencies are taken.
+        rate: u32,
+        /// A new connection for each request.
+        churn: bool,
+    },
+    /// Streams that are all open at a time.
+    Streams { count: usize },
+}
+
+/// A shape of traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// Its name on the command line and in the prompt.
+    pub(crate) name: &'static str,
+    pub(crate) title: &'static str,
+    pub(crate) answer: Answer,
+    pub(crate) load: Load,
+    /// Bytes of padding in the prompt.
+    pub(crate) padding: usize,
+}
+
+/// The pace of a model that answers 40 tokens a second.
+const PACE: Duration = Duration::from_millis(25);
+
+/// What the load generator can keep with 2,000 streams on one core.
+const SLOW_PACE: Duration = Duration::from_millis(100);
+
+/// All shapes, in the order of the report.
+pub(crate) const SHAPES: [Shape; 7] = [
+    Shape {
+        name: "unary",
+        title: "small answers",
+        answer: Answer::Unary,
+        load: closed(32, 8_000, 2_000),
+        padding: 0,
+    },
+    Shape {
+        name: "upload",
+        title: "requests of 200 kB",
+        answer: Answer::Unary,
+        load: closed(32, 1_000, 400),
+        padding: 200_000,
+    },
+    Shape {
+        name: "burst",
+        title: "streams of 20 lines in one burst",
+        answer: Answer::Burst(20),
+        load: closed(32, 6_000, 1_000),
+        padding: 0,
+    },
+    Shape {
+        name: "paced-300",
+        title: "300 streams, a line each 25 ms",
+        answer: Answer::Paced(PACE),
+        load: Load::Streams { count: 300 },
+        padding: 0,
+    },
+    Shape {
+        name: "paced-2000",
+        title: "2,000 streams, a line each 100 ms",
+        answer: Answer::Paced(SLOW_PACE),
+        load: Load::Streams { count: 2_000 },
+        padding: 0,
+    },
+    Shape {
+        name: "embed",
+        title: "embeddings of 1 MB",
+        answer: Answer::Embeddings(1_000_000),
+        load: closed(32, 300, 100),
+        padding: 0,
+    },
+    Shape {
+        name: "churn",
+        title: "a connection for each request",
+        answer: Answer::Unary,
+        load: Load::Closed {
+            connections: 32,
+            requests: 4_000,
+            rate: 1_000,
+            churn: true,
+        },
+        padding: 0,
+    },
+];
+
+const fn closed(connections: usize, requests: usize, rate: u32) -> Load {
+    Load::Closed {
+        connections,
+        requests,
+        rate,
+        churn: false,
+    }
+}
+
+impl Shape {
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        SHAPES.into_iter().find(|shape| shape.name == name)
+    }
+
+    /// What a figure is divided by: a request or a line of a stream.
+    pub(crate) fn unit(&self) -> &'static str {
+        match self.load {
+            Load::Closed { .. } => "request",
+            Load::Streams { .. } => "chunk",
+        }
+    }
+
+    /// Whether this dialect has the shape.
+    pub(crate) fn speaks(&self, dialect: Dialect) -> bool {
+        dialect == Dialect::Ollama || !matches!(self.answer, Answer::Embeddings(_))
+    }
+
+    /// The bytes of a request, head and body, with more `headers` (lines with their ends);
+    /// `lines` counts for paced streams alone.
+    pub(crate) fn request(&self, dialect: Dialect, headers: &str, lines: usize) -> Vec<u8> {
+        let prompt = format!(
+            "shape={} lines={lines};{}",
+            self.name,
+            "x".repeat(self.padding)
+        );
+        let stream = matches!(self.answer, Answer::Burst(_) | Answer::Paced(_));
+        let (path, body) = match (dialect, self.answer) {
+            (Dialect::Ollama, Answer::Embeddings(_)) => (
+                "/api/embed",
+                format!(r#"{{"model":"bench","input":"{prompt}"}}"#),
+            ),
+            (Dialect::Ollama, _) => (
+                "/api/generate",
+                format!(r#"{{"model":"bench","stream":{stream},"prompt":"{prompt}"}}"#),
+            ),
+            (Dialect::OpenAi, _) => (
+                "/v1/chat/completions",
+                format!(
+                    r#"{{"model":"bench","stream":{stream},"messages":[{{"role":"user","content":"{prompt}"}}]}}"#
+                ),
+            ),
+        };
+        let connection = match self.load {
+            Load::Closed { churn: true, .. } => "Connection: close\r\n",
+            _ => "",
+        };
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{connection}{headers}Accept: */*\r\n\
+             User-Agent: llamatower-versus\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .into_bytes()
+    }
+}
+
+/// The shape and the number of lines that the body of a request asks for.
+pub(crate) fn asked(body: &[u8]) -> Option<(Shape, usize)> {
+    let start = memchr::memmem::find(body, b"shape=")? + b"shape=".len();
+    let rest = &body[start..];
+    let end = memchr::memchr(b';', rest)?;
+    let text = std::str::from_utf8(&rest[..end]).ok()?;
+    let (name, lines) = text.split_once(" lines=")?;
+    Some((Shape::named(name)?, lines.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_reads_the_shape_that_was_asked_for_in_either_dialect() {
+        for shape in SHAPES {
+            for dialect in [Dialect::Ollama, Dialect::OpenAi] {
+                let request = shape.request(dialect, "", 7);
+                assert_eq!(asked(&request), Some((shape, 7)));
+            }
+        }
+        assert_eq!(asked(b"{}"), None);
+    }
+}
