@@ -15,7 +15,7 @@ use tower::ServiceExt;
 
 type Answer = http::Response<UpstreamBody<Full<Bytes>>>;
 
-async fn server() -> (TcpListener, Upstream<Full<Bytes>>) {
+async fn server() -> (TcpListener, Upstream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it is bound").to_string();
     (
@@ -29,7 +29,7 @@ fn request() -> Request<Full<Bytes>> {
     Request::post("/api/chat").body(body).expect("a request")
 }
 
-async fn ask(upstream: &Upstream<Full<Bytes>>) -> Result<Answer, BoxError> {
+async fn ask(upstream: &Upstream) -> Result<Answer, BoxError> {
     upstream.clone().oneshot(request()).await
 }
 
@@ -88,6 +88,40 @@ async fn a_connection_whose_answer_was_read_serves_the_next_request() {
     }
     let _peer = served.await.expect("one connection served them all");
     assert_eq!(upstream.idle_connections(), 1);
+}
+
+#[tokio::test]
+async fn trailers_come_after_the_data() {
+    let (listener, upstream) = server().await;
+    tokio::spawn(async move {
+        let (mut peer, _) = listener.accept().await.expect("a connection");
+        let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n";
+        answer(&mut peer, &format!("{chunked}0\r\nx-sum: 7\r\n\r\n")).await;
+    });
+    let whole = ask(&upstream).await.expect("an answer").into_body();
+    let whole = whole.collect().await.expect("a whole body");
+    assert_eq!(whole.trailers().expect("trailers")["x-sum"], "7");
+    assert_eq!(whole.to_bytes(), "hi");
+}
+
+#[tokio::test]
+async fn chunks_that_came_together_stay_apart() {
+    let (listener, upstream) = server().await;
+    tokio::spawn(async move {
+        let (mut peer, _) = listener.accept().await.expect("a connection");
+        let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        answer(
+            &mut peer,
+            &format!("{head}2\r\na\n\r\n3\r\nbc\n\r\n0\r\n\r\n"),
+        )
+        .await;
+    });
+    let mut body = ask(&upstream).await.expect("an answer").into_body();
+    for expected in ["a\n", "bc\n"] {
+        let frame = body.frame().await.expect("a frame").expect("no error");
+        assert_eq!(frame.into_data().expect("data"), expected);
+    }
+    assert!(body.frame().await.is_none());
 }
 
 #[tokio::test]

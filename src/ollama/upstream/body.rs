@@ -1,71 +1,69 @@
 //! The body of an answer, which drives its connection.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use llamatower_layers::{BoxError, Failure};
 
 use super::error::AnswerBroken;
-use super::link::Link;
+use super::link::{Broken, Flow, Next};
 use super::pool::Pool;
 
 /// The body of a backend's answer. Read to its end, it returns its connection to the pool;
 /// dropped before, it closes it, so that Ollama stops working for a client that has gone.
-#[derive(Debug)]
-pub struct UpstreamBody<B>
-where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError>,
-{
-    incoming: Incoming,
-    link: Option<Link<B>>,
-    pool: Arc<Pool<B>>,
+pub struct UpstreamBody<B> {
+    /// `None` at the end.
+    flow: Option<Box<Flow<B>>>,
+    pool: Arc<Pool>,
 }
 
 impl<B> UpstreamBody<B>
 where
-    B: Body<Data = Bytes> + 'static,
+    B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    pub(super) fn new(incoming: Incoming, link: Link<B>, pool: Arc<Pool<B>>) -> Self {
-        Self {
-            incoming,
-            link: Some(link),
+    pub(super) fn new(flow: Flow<B>, pool: Arc<Pool>) -> Self {
+        let mut body = Self {
+            flow: Some(Box::new(flow)),
             pool,
-        }
-    }
-
-    /// What the connection has read already, or what it reads when it is moved on.
-    fn poll_incoming(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) {
-            return Poll::Ready(frame);
-        }
-        let Some(link) = &mut self.link else {
-            return Poll::Pending;
         };
-        if link.poll(cx).is_ready() {
-            self.link = None;
-        }
-        Pin::new(&mut self.incoming).poll_frame(cx)
+        body.settle();
+        body
     }
 
-    fn give_back(&mut self) {
-        if let Some(link) = self.link.take() {
-            self.pool.check_in(link);
+    /// Gives the connection back as soon as nothing more comes over it.
+    fn settle(&mut self) {
+        let Some(flow) = &mut self.flow else { return };
+        if let Some(stream) = flow.take_idle() {
+            self.pool.check_in(stream);
+        }
+    }
+
+    /// Trailers, if there are any, and then nothing.
+    fn end(&mut self) -> Option<Frame<Bytes>> {
+        let trailers = self.flow.as_mut().and_then(|flow| flow.take_trailers());
+        self.flow = None;
+        trailers.map(Frame::trailers)
+    }
+
+    fn broken(&mut self, broken: Broken) -> BoxError {
+        self.flow = None;
+        match broken {
+            Broken::Answer(error) => {
+                Failure::from(AnswerBroken::new(self.pool.address(), error)).into()
+            }
+            Broken::Body(error) => error,
         }
     }
 }
 
 impl<B> Body for UpstreamBody<B>
 where
-    B: Body<Data = Bytes> + 'static,
+    B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
     type Data = Bytes;
@@ -76,41 +74,35 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        let frame = match this.poll_incoming(cx) {
-            Poll::Ready(frame) => frame,
-            Poll::Pending => return Poll::Pending,
+        let Some(flow) = &mut this.flow else {
+            return Poll::Ready(None);
         };
-        match &frame {
-            Some(Err(_)) => this.link = None,
-            None => this.give_back(),
-            Some(Ok(_)) if this.incoming.is_end_stream() => this.give_back(),
-            Some(Ok(_)) => {}
-        }
-        Poll::Ready(frame.map(|frame| {
-            frame.map_err(|error| {
-                Failure::from(AnswerBroken::new(this.pool.address(), error)).into()
-            })
-        }))
+        let next = ready!(flow.poll(cx));
+        this.settle();
+        Poll::Ready(match next {
+            Ok(Next::Data(data)) => Some(Ok(Frame::data(data))),
+            Ok(Next::End) => this.end().map(Ok),
+            Err(broken) => Some(Err(this.broken(broken))),
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.flow.as_ref().is_none_or(|flow| flow.is_at_end())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        let left = match &self.flow {
+            Some(flow) => flow.left(),
+            None => Some(0),
+        };
+        left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
-impl<B> Drop for UpstreamBody<B>
-where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError>,
-{
-    /// hyper drops a body that is at its end without polling it again.
-    fn drop(&mut self) {
-        if self.incoming.is_end_stream() {
-            self.give_back();
-        }
+impl<B> fmt::Debug for UpstreamBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamBody")
+            .field("pool", &self.pool)
+            .finish_non_exhaustive()
     }
 }

@@ -105,11 +105,11 @@ impl Fail for ConnectTimeout {
 pub struct ConnectionLost {
     address: Address,
     reused: bool,
-    source: hyper::Error,
+    source: io::Error,
 }
 
 impl ConnectionLost {
-    pub(super) fn new(address: &Address, reused: bool, source: hyper::Error) -> Self {
+    pub(super) fn new(address: &Address, reused: bool, source: io::Error) -> Self {
         Self {
             address: address.clone(),
             reused,
@@ -198,11 +198,11 @@ impl Fail for InvalidAnswer {
 #[derive(Debug)]
 pub struct AnswerBroken {
     address: Address,
-    source: hyper::Error,
+    source: io::Error,
 }
 
 impl AnswerBroken {
-    pub(super) fn new(address: &Address, source: hyper::Error) -> Self {
+    pub(super) fn new(address: &Address, source: io::Error) -> Self {
         Self {
             address: address.clone(),
             source,

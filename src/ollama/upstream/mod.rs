@@ -2,9 +2,10 @@
 //!
 //! A pooled client drives each connection in a task of its own, so every frame of a stream
 //! crosses from that task to the client's and leaves in a write of its own. Here the connection
-//! is polled inside the future of the request and then inside the body of the answer, by the
-//! task that serves the client: frames that are ready together leave together, and dropping the
-//! body closes the connection, which is how Ollama learns that its client has gone.
+//! is read inside the future of the request and then inside the body of the answer, by the
+//! task that serves the client: what has come together leaves together, as one frame, and dropping
+//! the body closes the connection, which is how Ollama learns that its client has gone. Bytes are
+//! read into memory that all connections of a thread share, so a stream that waits holds none.
 //!
 //! ```text
 //! call ─ checkout or connect ─ head sent ── head back ─ body ── end ─ back to the pool
@@ -30,19 +31,23 @@
 mod address;
 mod body;
 mod connect;
+mod decode;
 mod error;
+mod head;
 mod link;
 mod pool;
+mod send;
 
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http::header::HOST;
+use http::{Request, Response};
 use http_body::Body;
 use llamatower_layers::{BoxError, Failure};
 use tower::Service;
@@ -51,36 +56,31 @@ pub use address::{Address, InvalidAddress};
 pub use body::UpstreamBody;
 pub use connect::Connector;
 pub use error::{AnswerBroken, ConnectFailed, ConnectTimeout, ConnectionLost, InvalidAnswer};
+pub use link::call_on_continue;
 pub use pool::PoolLimits;
 
-use link::Link;
+use decode::Malformed;
+use link::{OnContinue, Unanswered};
 use pool::Pool;
+use send::Sending;
 
 /// A client of one backend, as a service.
 ///
 /// The request's path goes out as it is and its `Host` becomes the backend's own authority;
 /// everything else about headers is the caller's to decide.
-#[derive(Debug)]
-pub struct Upstream<B: Body + 'static> {
-    shared: Arc<Shared<B>>,
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-struct Shared<B: Body + 'static> {
+struct Shared {
     address: Address,
     connector: Connector,
-    pool: Arc<Pool<B>>,
+    pool: Arc<Pool>,
 }
 
-impl<B: Body + 'static> Clone for Upstream<B> {
-    fn clone(&self) -> Self {
-        Self {
-            shared: self.shared.clone(),
-        }
-    }
-}
-
-impl<B: Body + 'static> Upstream<B> {
+impl Upstream {
     /// A client with the default limits: two seconds to connect, 128 idle connections that are
     /// kept for 90 seconds.
     pub fn new(address: Address) -> Self {
@@ -107,13 +107,7 @@ impl<B: Body + 'static> Upstream<B> {
     pub fn idle_connections(&self) -> usize {
         self.shared.pool.len()
     }
-}
 
-impl<B> Upstream<B>
-where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError>,
-{
     /// Closes idle connections that are too old or that the backend has closed. Nobody polls an
     /// idle connection, so somebody should call this now and then.
     pub fn prune(&self) {
@@ -121,7 +115,7 @@ where
     }
 }
 
-impl<B> Service<Request<B>> for Upstream<B>
+impl<B> Service<Request<B>> for Upstream
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
@@ -140,79 +134,48 @@ where
     }
 }
 
-impl<B> Shared<B>
-where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    async fn exchange(
-        &self,
-        mut request: Request<B>,
-    ) -> Result<Response<UpstreamBody<B>>, BoxError> {
-        *request.version_mut() = Version::HTTP_11;
+impl Shared {
+    async fn exchange<B>(&self, request: Request<B>) -> Result<Response<UpstreamBody<B>>, BoxError>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<BoxError>,
+    {
+        let (mut head, body) = request.into_parts();
         let authority = self.address.authority_header();
-        request.headers_mut().insert(HOST, authority);
+        head.headers.insert(HOST, authority);
+        let on_continue: Option<OnContinue> = head.extensions.remove();
+        let mut sending = Some(Sending::new(&mut head, body));
         loop {
-            let (link, reused) = match self.pool.check_out() {
-                Some(link) => (link, true),
-                None => (self.connect().await?, false),
+            let (stream, reused) = match self.pool.check_out() {
+                Some(stream) => (stream, true),
+                None => (self.connector.connect().await?, false),
             };
-            match link.send(request).await {
-                Ok((answer, link)) => return self.accept(answer, link),
-                Err(failed) => match failed.unsent {
-                    Some(unsent) if reused => request = *unsent,
-                    _ => return Err(self.lost(failed.error, reused)),
-                },
+            let answer = link::exchange(stream, &mut sending, &head.method, on_continue.as_ref());
+            match answer.await {
+                Ok((parts, flow)) => {
+                    let body = UpstreamBody::new(flow, self.pool.clone());
+                    return Ok(Response::from_parts(parts, body));
+                }
+                Err(Unanswered::Lost(error)) => {
+                    let unsent = sending.as_ref().is_some_and(|sending| !sending.has_begun());
+                    if !(unsent && reused) {
+                        return Err(self.lost(error, reused));
+                    }
+                }
+                Err(Unanswered::Invalid(Malformed(reason))) => {
+                    return Err(Failure::from(InvalidAnswer::new(&self.address, reason)).into());
+                }
+                Err(Unanswered::Body(error)) => return Err(error),
             }
         }
     }
 
-    async fn connect(&self) -> Result<Link<B>, BoxError> {
-        let stream = self.connector.connect().await?;
-        Link::open(stream)
-            .await
-            .map_err(|error| self.lost(error, false))
-    }
-
-    fn accept(
-        &self,
-        answer: Response<hyper::body::Incoming>,
-        link: Link<B>,
-    ) -> Result<Response<UpstreamBody<B>>, BoxError> {
-        if let Some(reason) = not_acceptable(answer.status(), answer.headers()) {
-            return Err(Failure::from(InvalidAnswer::new(&self.address, reason)).into());
-        }
-        Ok(answer.map(|incoming| UpstreamBody::new(incoming, link, self.pool.clone())))
-    }
-
     /// A backend that was restarted closes all its connections, so one that was found dead
     /// condemns the idle ones, and the next attempt gets a fresh one.
-    fn lost(&self, error: hyper::Error, reused: bool) -> BoxError {
+    fn lost(&self, error: io::Error, reused: bool) -> BoxError {
         if reused {
             self.pool.clear();
         }
-        if error.is_parse() {
-            return Failure::from(InvalidAnswer::new(&self.address, "not an HTTP answer")).into();
-        }
-        if error.is_user() {
-            return client_body_failure(error);
-        }
         Failure::from(ConnectionLost::new(&self.address, reused, error)).into()
     }
-}
-
-/// Framing that two readers could understand differently (RFC 9112 6.3) is not passed on.
-fn not_acceptable(status: StatusCode, headers: &HeaderMap) -> Option<&'static str> {
-    if status == StatusCode::SWITCHING_PROTOCOLS {
-        return Some("it switched protocols without being asked");
-    }
-    if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
-        return Some("it has both Transfer-Encoding and Content-Length");
-    }
-    None
-}
-
-/// The request's own body failed: whoever made that body knows what it means.
-fn client_body_failure(error: hyper::Error) -> BoxError {
-    Box::new(error)
 }

@@ -4,13 +4,11 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body::Body;
-use llamatower_layers::BoxError;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::Address;
-use super::link::Link;
+use super::link::is_idle;
 
 /// How many idle connections are kept, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,18 +29,18 @@ impl Default for PoolLimits {
 }
 
 /// The connections that wait for a request, the one used last on top.
-pub(super) struct Pool<B: Body + 'static> {
+pub(super) struct Pool {
     address: Address,
     limits: PoolLimits,
-    idle: Mutex<Vec<Idle<B>>>,
+    idle: Mutex<Vec<Idle>>,
 }
 
-struct Idle<B: Body + 'static> {
-    link: Link<B>,
+struct Idle {
+    stream: TcpStream,
     since: Instant,
 }
 
-impl<B: Body + 'static> Pool<B> {
+impl Pool {
     pub(super) fn new(address: Address, limits: PoolLimits) -> Self {
         Self {
             address,
@@ -64,53 +62,43 @@ impl<B: Body + 'static> Pool<B> {
         drop(condemned);
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Idle<B>>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl<B> Pool<B>
-where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError>,
-{
     /// The connection used last that is still open.
-    pub(super) fn check_out(&self) -> Option<Link<B>> {
+    pub(super) fn check_out(&self) -> Option<TcpStream> {
         loop {
-            let Idle { mut link, since } = self.idle().pop()?;
-            if since.elapsed() < self.limits.idle_timeout && link.is_idle() {
-                return Some(link);
+            let Idle { stream, since } = self.idle().pop()?;
+            if since.elapsed() < self.limits.idle_timeout && is_idle(&stream) {
+                return Some(stream);
             }
         }
     }
 
-    /// Keeps a connection whose answer was read to the end; closes it if it cannot be used
-    /// again or if enough are waiting.
-    pub(super) fn check_in(&self, mut link: Link<B>) {
-        if !link.is_idle() {
-            return;
-        }
+    /// Keeps a connection whose answer was read to the end; closes it if enough are waiting.
+    pub(super) fn check_in(&self, stream: TcpStream) {
         let since = Instant::now();
         let mut idle = self.idle();
         if idle.len() < self.limits.max_idle {
-            idle.push(Idle { link, since });
+            idle.push(Idle { stream, since });
         }
     }
 
     /// Closes what waits too long and what the backend has closed.
     pub(super) fn prune(&self) {
         let waiting = std::mem::take(&mut *self.idle());
-        for Idle { mut link, since } in waiting {
-            if since.elapsed() < self.limits.idle_timeout && link.is_idle() {
+        for Idle { stream, since } in waiting {
+            if since.elapsed() < self.limits.idle_timeout && is_idle(&stream) {
                 let mut idle = self.idle();
                 let place = idle.partition_point(|other| other.since <= since);
-                idle.insert(place, Idle { link, since });
+                idle.insert(place, Idle { stream, since });
             }
         }
     }
 }
 
-impl<B: Body + 'static> fmt::Debug for Pool<B> {
+impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool")
             .field("limits", &self.limits)
