@@ -2,6 +2,7 @@
 //! when its first request ends and not again.
 
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use http::StatusCode;
@@ -35,7 +36,7 @@ struct Instruments {
 
 /// What makes requests alike. Texts are known by where they are in memory: the series of the kind
 /// holds them, so nothing else can come to be there.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Kind {
     method: usize,
     status: Option<StatusCode>,
@@ -102,6 +103,17 @@ impl SeriesCache {
             known.clear();
         }
         known.insert(kind, series);
+    }
+}
+
+impl Hash for Kind {
+    /// Most of what tells kinds apart, in two words.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [route, backend, model] =
+            [self.route, self.backend, self.model].map(Option::unwrap_or_default);
+        let status = self.status.map_or(0, |status| usize::from(status.as_u16()));
+        state.write_usize(route ^ backend.rotate_left(32));
+        state.write_usize(model ^ status.rotate_left(48));
     }
 }
 

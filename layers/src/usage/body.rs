@@ -9,7 +9,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::tail::LastBytes;
+use super::tail::LastPieces;
 use super::{Measured, Usage, UsageReport};
 
 pin_project! {
@@ -34,7 +34,7 @@ pub(super) enum Separator {
 /// Fills the report in when it is dropped.
 #[derive(Debug)]
 struct Watch {
-    last: LastBytes,
+    last: LastPieces,
     separator: Separator,
     is_after_line_feed: bool,
     items: u64,
@@ -51,9 +51,9 @@ impl<B> UsageBody<B> {
         B: Body,
     {
         let watch = Watch {
-            last: LastBytes::default(),
+            last: LastPieces::default(),
             separator,
-            is_after_line_feed: false,
+            is_after_line_feed: separator == Separator::LineFeed,
             items: 0,
             report,
         };
@@ -81,13 +81,27 @@ impl Separator {
 }
 
 impl Watch {
-    fn push(&mut self, frame: &[u8]) {
-        self.last.push(frame);
+    fn push(&mut self, frame: &Bytes) {
         match self.separator {
-            Separator::None => {}
-            Separator::LineFeed => self.items += memchr::memchr_iter(b'\n', frame).count() as u64,
-            Separator::EmptyLine => self.count_empty_lines(frame),
+            Separator::None => self.last.push(frame),
+            Separator::LineFeed => self.count_lines(frame),
+            Separator::EmptyLine => {
+                self.last.push(frame);
+                self.count_empty_lines(frame);
+            }
         }
+    }
+
+    /// The last line has all counts, and nothing before it is needed.
+    fn count_lines(&mut self, frame: &Bytes) {
+        let Some(last) = frame.last() else { return };
+        let ends_a_line = *last == b'\n';
+        match self.is_after_line_feed && ends_a_line {
+            true => self.last.replace(frame),
+            false => self.last.push(frame),
+        }
+        self.is_after_line_feed = ends_a_line;
+        self.items += memchr::memchr_iter(b'\n', frame).count() as u64;
     }
 
     fn count_empty_lines(&mut self, frame: &[u8]) {
@@ -104,7 +118,7 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         self.report.fill(Measured {
-            usage: Usage::find_last(self.last.as_slice()),
+            usage: self.last.with(Usage::find_last),
             items: self.items,
         });
     }

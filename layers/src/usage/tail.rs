@@ -1,35 +1,58 @@
-//! The last bytes of a stream.
+//! The last pieces of an answer.
 
-/// So many are kept at least. The recordings of Ollama have their counts within 400 bytes of the
-/// end, in every dialect.
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+/// So many bytes are kept at least, where what comes before a piece may matter. The recordings of
+/// Ollama have their counts within 400 bytes of the end, in every dialect.
 const KEPT: usize = 1024;
 
-/// A copy of the last bytes that passed. A copy, as to hold on to the frames would keep the
-/// whole read buffers that they are a part of.
+/// The last pieces that passed. They are held and not copied: a backend's connection gives each
+/// piece memory of its own.
 #[derive(Debug, Default)]
-pub(super) struct LastBytes {
-    bytes: Vec<u8>,
+pub(super) struct LastPieces {
+    last: Bytes,
+    /// What came before it, as far as it may matter.
+    before: VecDeque<Bytes>,
+    bytes_before: usize,
 }
 
-impl LastBytes {
-    pub(super) fn push(&mut self, frame: &[u8]) {
-        if frame.len() >= KEPT {
-            self.bytes.clear();
-            self.bytes.extend_from_slice(&frame[frame.len() - KEPT..]);
-            return;
+impl LastPieces {
+    /// Takes a piece after which nothing before it matters: it is a whole line, say.
+    pub(super) fn replace(&mut self, piece: &Bytes) {
+        if self.bytes_before > 0 {
+            self.before = VecDeque::new();
+            self.bytes_before = 0;
         }
-        if self.bytes.len() + frame.len() > 2 * KEPT {
-            let older = self.bytes.len() + frame.len() - KEPT;
-            self.bytes.drain(..older.min(self.bytes.len()));
-        }
-        if self.bytes.capacity() == 0 {
-            self.bytes.reserve_exact(2 * KEPT);
-        }
-        self.bytes.extend_from_slice(frame);
+        self.last = piece.clone();
     }
 
-    pub(super) fn as_slice(&self) -> &[u8] {
-        &self.bytes
+    /// Takes a piece that belongs to those before it.
+    pub(super) fn push(&mut self, piece: &Bytes) {
+        let before = std::mem::replace(&mut self.last, piece.clone());
+        if before.is_empty() {
+            return;
+        }
+        self.bytes_before += before.len();
+        self.before.push_back(before);
+        while let Some(first) = self.before.front()
+            && self.bytes_before - first.len() + self.last.len() >= KEPT
+        {
+            self.bytes_before -= first.len();
+            self.before.pop_front();
+        }
+    }
+
+    /// The end of what passed, in one piece.
+    pub(super) fn with<T>(&self, read: impl FnOnce(&[u8]) -> T) -> T {
+        let last = &self.last[self.last.len().saturating_sub(2 * KEPT)..];
+        if self.before.is_empty() || last.len() >= KEPT {
+            return read(last);
+        }
+        let mut whole: Vec<u8> = self.before.iter().flatten().copied().collect();
+        whole.extend_from_slice(last);
+        read(&whole[whole.len().saturating_sub(2 * KEPT)..])
     }
 }
 
@@ -42,16 +65,31 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_the_splits_the_last_bytes_are_there(
-            frames in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..1500), 0..12)
+            pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..1500), 0..12)
         ) {
-            let mut last = LastBytes::default();
-            for frame in &frames {
-                last.push(frame);
+            let mut last = LastPieces::default();
+            for piece in &pieces {
+                last.push(&Bytes::copy_from_slice(piece));
             }
-            let all = frames.concat();
-            prop_assert!(all.ends_with(last.as_slice()));
-            prop_assert!(last.as_slice().len() >= all.len().min(KEPT));
-            prop_assert!(last.as_slice().len() <= 2 * KEPT);
+            let all = pieces.concat();
+            last.with(|end| {
+                prop_assert!(all.ends_with(end));
+                prop_assert!(end.len() >= all.len().min(KEPT));
+                prop_assert!(end.len() <= 2 * KEPT);
+                Ok(())
+            })?;
+            prop_assert!(last.bytes_before < 2 * KEPT + 1500);
         }
+    }
+
+    #[test]
+    fn a_whole_line_needs_nothing_before_it() {
+        let mut last = LastPieces::default();
+        last.push(&Bytes::from_static(b"half"));
+        last.push(&Bytes::from_static(b" a line\n"));
+        last.replace(&Bytes::from_static(b"a line\n"));
+        last.with(|end| assert_eq!(end, b"a line\n"));
+        last.push(&Bytes::from_static(b"more"));
+        last.with(|end| assert_eq!(end, b"a line\nmore"));
     }
 }
