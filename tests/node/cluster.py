@@ -1,0 +1,98 @@
+"""A Kubernetes node that may be used for a test, and the commands of the guide."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+GUIDE = ROOT / "docs" / "k3s.md"
+NAMESPACES = ("backend", "model-hosting")
+
+
+def documented() -> set[str]:
+    """The commands of the guide, without what it says of their output."""
+    text = GUIDE.read_text()
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    in_a_sentence = re.findall(r"`([^`]+)`", text)
+    return {line.split("  #")[0].strip() for line in lines} | set(in_a_sentence)
+
+
+def eventually(condition: Callable[[], Any], what: str, limit: float) -> Any:
+    end = time.monotonic() + limit
+    while not (value := condition()):
+        assert time.monotonic() < end, f"within {limit:.0f} s this did not happen: {what}"
+        time.sleep(0.5)
+    return value
+
+
+class Cluster:
+    def __init__(self, kubeconfig: str):
+        self.environment = os.environ | {"KUBECONFIG": kubeconfig}
+        self._guide = documented()
+        node = self.json("get nodes")["items"][0]
+        addresses = {row["type"]: row["address"] for row in node["status"]["addresses"]}
+        self.node, self.address = node["metadata"]["name"], addresses["InternalIP"]
+
+    def kubectl(self, arguments: str, stdin: str | None = None, folder: Path = ROOT) -> str:
+        """Runs kubectl, and gives its output; what it complains of is raised."""
+        done = subprocess.run(
+            ["kubectl", *shlex.split(arguments)],
+            cwd=folder, env=self.environment, input=stdin, capture_output=True, text=True,
+        )
+        assert done.returncode == 0, f"kubectl {arguments}: {done.stderr}"
+        return done.stdout
+
+    def json(self, arguments: str) -> Any:
+        return json.loads(self.kubectl(f"{arguments} -o json"))
+
+    def guide(self, command: str, folder: Path = ROOT) -> str:
+        """Runs a command that stands in the guide word for word."""
+        assert command in self._guide, f"not in {GUIDE.name}: {command}"
+        shown = command.replace("NODE_IP", self.address)
+        print(f"$ {shown}", flush=True)
+        program, _, arguments = shown.partition(" ")
+        if program == "kubectl":
+            return self.kubectl(arguments, folder=folder)
+        done = subprocess.run(shlex.split(shown) + ["-sS"], capture_output=True, text=True, timeout=30)
+        assert done.returncode == 0, f"{shown}: {done.stderr}"
+        return done.stdout
+
+    def background(self, command: str) -> subprocess.Popen:
+        """Starts a command of the guide that does not end by itself."""
+        assert command in self._guide, f"not in {GUIDE.name}: {command}"
+        print(f"$ {command} &", flush=True)
+        return subprocess.Popen(shlex.split(command), env=self.environment, stdout=subprocess.DEVNULL)
+
+    def pods(self, namespace: str, app: str) -> list[dict]:
+        """Those that are there and not about to leave."""
+        items = self.json(f"get pods -n {namespace} -l app={app}")["items"]
+        return [pod for pod in items if "deletionTimestamp" not in pod["metadata"]]
+
+    def memory(self, namespace: str) -> dict[str, int]:
+        """The working set of each pod, in bytes, as the kubelet has it."""
+        page = json.loads(self.kubectl(f"get --raw /api/v1/nodes/{self.node}/proxy/stats/summary"))
+        rows = [pod for pod in page["pods"] if pod["podRef"]["namespace"] == namespace]
+        return {
+            row["podRef"]["name"]: row.get("memory", {}).get("workingSetBytes", 0) for row in rows
+        }
+
+    def has_namespace(self, name: str) -> bool:
+        names = [item["metadata"]["name"] for item in self.json("get namespaces")["items"]]
+        return name in names
+
+    def remove_namespaces(self) -> None:
+        for name in NAMESPACES:
+            for what in (
+                # Who would start the pods again goes first; then they need not drain.
+                f"deployments,statefulsets --all -n {name}",
+                f"pods --all -n {name} --force --grace-period=0",
+                f"namespace {name} --ignore-not-found --timeout=120s",
+            ):
+                command = ["kubectl", "delete", *shlex.split(what)]
+                subprocess.run(command, env=self.environment, capture_output=True)

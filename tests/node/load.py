@@ -1,0 +1,114 @@
+"""Clients that never stop asking, and what became of each of their requests."""
+
+import http.client
+import json
+import random
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+
+@dataclass
+class Request:
+    kind: str
+    begun: float
+    ended: float
+    outcome: str  # "ok", "told" by an error, "cut" visibly, or "lost": it looks whole and is not
+    backend: str
+    detail: str = ""
+
+
+class Load:
+    """Short requests, connections that are kept, and streams of so many seconds."""
+
+    def __init__(self, host: str, port: int, streams: dict[int, int]):
+        self._host, self._port = host, port
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self.requests: list[Request] = []
+        self.under_way = 0
+        workers = [self._short] * 4 + [self._kept] * 2
+        self._threads = [threading.Thread(target=worker, daemon=True) for worker in workers]
+        for seconds, count in streams.items():
+            self._threads += [
+                threading.Thread(target=self._stream, args=(seconds,), daemon=True)
+                for _ in range(count)
+            ]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def since(self, begun: float) -> list[Request]:
+        with self._lock:
+            return [request for request in self.requests if request.begun >= begun]
+
+    def failures(self) -> list[Request]:
+        with self._lock:
+            return [request for request in self.requests if request.outcome != "ok"]
+
+    def figures(self) -> str:
+        with self._lock:
+            counts = Counter(f"{request.kind} {request.outcome}" for request in self.requests)
+        return ", ".join(f"{name}: {count}" for name, count in sorted(counts.items()))
+
+    def _short(self) -> None:
+        while not self._stop.wait(0.05):
+            self._generate("short", "tiny", 10)
+
+    def _stream(self, seconds: int) -> None:
+        self._stop.wait(random.random() * min(seconds, 10))
+        while not self._stop.is_set():
+            self._generate(f"stream of {seconds} s", "qwen2.5-coder:7b", seconds * 10)
+
+    def _kept(self) -> None:
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=60)
+        while not self._stop.wait(0.02):
+            begun = time.monotonic()
+            try:
+                connection.request("GET", "/api/version")
+                answer = connection.getresponse()
+                answer.read()
+                outcome = "ok" if answer.status == 200 else "told"
+                detail = str(answer.status)
+                # A server that says so closes an idle connection; the next request is on a new one.
+                if answer.will_close:
+                    connection.close()
+            except (OSError, http.client.HTTPException) as error:
+                outcome, detail = "cut", repr(error)
+                connection.close()
+            self._note(Request("kept", begun, time.monotonic(), outcome, "", detail))
+
+    def _generate(self, kind: str, model: str, tokens: int) -> None:
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=400)
+        begun = time.monotonic()
+        backend, detail = "", ""
+        with self._lock:
+            self.under_way += 1
+        try:
+            body = {"model": model, "prompt": "x", "options": {"num_predict": tokens}}
+            connection.request("POST", "/api/generate", json.dumps(body))
+            answer = connection.getresponse()
+            backend = answer.getheader("x-llamatower-backend", "")
+            lines = answer.read().splitlines()
+            last = json.loads(lines[-1])
+            outcome = "ok" if last.get("done") else "told" if "error" in last else "lost"
+            detail = "" if outcome == "ok" else f"{answer.status} {last}"
+        except (OSError, http.client.HTTPException, ValueError, IndexError) as error:
+            outcome, detail = "cut", repr(error)
+        finally:
+            connection.close()
+        with self._lock:
+            self.under_way -= 1
+        self._note(Request(kind, begun, time.monotonic(), outcome, backend, detail))
+
+    def _note(self, request: Request) -> None:
+        with self._lock:
+            self.requests.append(request)
