@@ -1,6 +1,7 @@
 //! What the stack costs a request and a chunk, with every default layer on and no socket.
 
 use std::hint::black_box;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,12 +42,13 @@ fn answering(lines: usize) -> Attempt<Full<Bytes>> {
 
 type Fleeting = Arc<Fleet<Attempt<Full<Bytes>>>>;
 
-/// Two backends whose lists are those of a simulated server, and whose answers cost nothing.
-async fn fleet(sim: &SimHandle, lines: usize) -> Fleeting {
-    let address = sim
-        .url()
-        .parse()
-        .expect("a simulated server has an address");
+/// Backends whose lists are those of a simulated server, and whose answers cost nothing.
+async fn fleet(sim: &SimHandle, backends: u8, lines: usize) -> Fleeting {
+    let port = sim.addr().port();
+    let hosts = (1..=backends).map(|host| {
+        let address = format!("127.0.0.{host}:{port}").parse();
+        address.expect("an address of this machine")
+    });
     let config = FleetConfig {
         clocks: ProbeClocks {
             interval: Duration::from_secs(3600),
@@ -55,12 +57,15 @@ async fn fleet(sim: &SimHandle, lines: usize) -> Fleeting {
         },
         ..FleetConfig::default()
     };
-    let hosts = vec![Clone::clone(&address), address];
-    let fleet = Arc::new(Fleet::new(hosts, config, move |_, _| answering(lines)));
-    let (_, stop) = watch::channel(false);
+    let fleet = Arc::new(Fleet::new(hosts.collect(), config, move |_, _| {
+        answering(lines)
+    }));
     tokio::spawn({
         let fleet = fleet.clone();
-        async move { fleet.keep_watch(stop).await }
+        async move {
+            let (_stop, stopped) = watch::channel(false);
+            fleet.keep_watch(stopped).await;
+        }
     });
     fleet
 }
@@ -86,12 +91,25 @@ fn passes(criterion: &mut Criterion) {
         ..TelemetryConfig::default()
     };
     let (telemetry, _) = Telemetry::prepare(&config, &|_| None, std::io::sink).expect("sound");
-    let tiny = Sim::builder().model(ModelSpec::new("tiny"));
-    let sim = runtime.block_on(tiny.start()).expect("a free port");
+    let everywhere = SocketAddr::from(([0, 0, 0, 0], 0));
+    let few = Sim::builder()
+        .listen(everywhere)
+        .model(ModelSpec::new("tiny"));
+    let names = (0..1000).map(|model| format!("model-{model}"));
+    let many = Sim::builder()
+        .listen(everywhere)
+        .model(ModelSpec::new("tiny"));
+    let many = names.fold(many, |sim, name| sim.model(ModelSpec::new(name)));
+    let few = runtime.block_on(few.start()).expect("a free port");
+    let many = runtime.block_on(many.start()).expect("a free port");
     let mut group = criterion.benchmark_group("stack");
-    for lines in [0, 1000] {
+    for (name, sim, backends, lines) in [
+        ("request", &few, 2, 0),
+        ("request among 100 backends with 1000 models", &many, 100, 0),
+        ("1000 lines", &few, 2, 1000),
+    ] {
         let service = runtime.block_on(async {
-            let fleet = fleet(&sim, lines).await;
+            let fleet = fleet(sim, backends, lines).await;
             let handles = Handles {
                 cutoff: watch::channel(false).1,
                 body_memory: MemoryBudget::new(1 << 30),
@@ -109,11 +127,6 @@ fn passes(criterion: &mut Criterion) {
         });
         runtime.block_on(ask(service.clone()));
         group.throughput(Throughput::Elements(lines.max(1) as u64));
-        let name = if lines == 0 {
-            "request".to_owned()
-        } else {
-            format!("{lines} lines")
-        };
         group.bench_function(name, |bencher| {
             bencher.to_async(&runtime).iter(|| ask(service.clone()));
         });

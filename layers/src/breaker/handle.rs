@@ -1,6 +1,7 @@
 //! A breaker that many share, and what it lets through.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,15 +16,24 @@ type Hook = dyn Fn(State, State) + Send + Sync;
 /// A circuit breaker. Clones are one and the same.
 #[derive(Clone)]
 pub struct Breaker {
-    machine: Arc<Mutex<Machine>>,
+    shared: Arc<Shared>,
     hook: Option<Arc<Hook>>,
+}
+
+struct Shared {
+    machine: Mutex<Machine>,
+    /// What the machine says, for those who ask many breakers and find most of them closed.
+    is_closed: AtomicBool,
 }
 
 impl Breaker {
     /// A closed breaker.
     pub fn new(policy: BreakerPolicy) -> Self {
         Self {
-            machine: Arc::new(Mutex::new(Machine::new(policy, Instant::now()))),
+            shared: Arc::new(Shared {
+                machine: Mutex::new(Machine::new(policy, Instant::now())),
+                is_closed: AtomicBool::new(true),
+            }),
             hook: None,
         }
     }
@@ -42,7 +52,7 @@ impl Breaker {
 
     /// Whether a request would be let through now. It changes nothing.
     pub fn would_allow(&self) -> bool {
-        self.retry_after().is_none()
+        self.shared.is_closed.load(Ordering::Acquire) || self.retry_after().is_none()
     }
 
     /// After how long a request may be let through; `None` if it may now.
@@ -92,6 +102,8 @@ impl Breaker {
         let before = machine.state();
         let result = change(&mut machine);
         let after = machine.state();
+        let is_closed = after == State::Closed;
+        self.shared.is_closed.store(is_closed, Ordering::Release);
         drop(machine);
         if let Some(hook) = self.hook.as_ref().filter(|_| before != after) {
             hook(before, after);
@@ -100,7 +112,10 @@ impl Breaker {
     }
 
     fn machine(&self) -> MutexGuard<'_, Machine> {
-        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .machine
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
