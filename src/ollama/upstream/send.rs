@@ -1,6 +1,5 @@
 //! A request on its way out: its head, and its body as it comes.
 
-use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -10,6 +9,7 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, request};
 use http_body::Body;
 use llamatower_layers::BoxError;
+use smallvec::SmallVec;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
@@ -22,8 +22,10 @@ const MAX_PIECES: usize = 16;
 pub(super) struct Sending<B> {
     body: Option<Pin<Box<B>>>,
     framing: Framing,
-    pieces: VecDeque<Bytes>,
-    has_begun: bool,
+    head: Vec<u8>,
+    /// How much of the head was written.
+    head_written: usize,
+    pieces: SmallVec<[Bytes; 4]>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,14 +55,15 @@ where
         Self {
             body,
             framing,
-            pieces: VecDeque::from([Bytes::from(encode(head))]),
-            has_begun: false,
+            head: encode(head),
+            head_written: 0,
+            pieces: SmallVec::new(),
         }
     }
 
     /// Whether a byte of it may have reached the server.
     pub(super) fn has_begun(&self) -> bool {
-        self.has_begun
+        self.head_written > 0
     }
 
     /// Writes as much as the connection takes; ready when all is written.
@@ -71,14 +74,17 @@ where
     ) -> Poll<Result<(), SendError>> {
         loop {
             self.poll_pieces(cx).map_err(SendError::Body)?;
-            if self.pieces.is_empty() {
+            if self.pieces.is_empty() && self.head_written == self.head.len() {
                 return match self.body {
                     Some(_) => Poll::Pending,
                     None => Poll::Ready(Ok(())),
                 };
             }
             let written = ready!(self.poll_write(stream, cx)).map_err(SendError::Connection)?;
-            self.has_begun |= written > 0;
+            if written == 0 {
+                let closed = io::Error::from(io::ErrorKind::WriteZero);
+                return Poll::Ready(Err(SendError::Connection(closed)));
+            }
             self.advance(written);
         }
     }
@@ -119,12 +125,12 @@ where
             },
             Framing::Chunked => {
                 let size = format!("{:x}\r\n", data.len());
-                self.pieces.push_back(Bytes::from(size));
+                self.pieces.push(Bytes::from(size));
             }
         }
-        self.pieces.push_back(data);
+        self.pieces.push(data);
         if self.framing == Framing::Chunked {
-            self.pieces.push_back(Bytes::from_static(b"\r\n"));
+            self.pieces.push(Bytes::from_static(b"\r\n"));
         }
         Ok(())
     }
@@ -136,28 +142,32 @@ where
             Framing::Length(_) => {
                 return Err("the body of the request is shorter than was said".into());
             }
-            Framing::Chunked => self.pieces.push_back(Bytes::from_static(b"0\r\n\r\n")),
+            Framing::Chunked => self.pieces.push(Bytes::from_static(b"0\r\n\r\n")),
         }
         Ok(())
     }
 
     fn poll_write(&self, stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut slices = [IoSlice::new(&[]); MAX_PIECES];
-        let mut count = 0;
-        for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
-            *slice = IoSlice::new(piece);
-            count += 1;
-        }
-        Pin::new(stream).poll_write_vectored(cx, &slices[..count])
+        let pieces = self.pieces.iter().map(|piece| &piece[..]);
+        let parts = std::iter::once(&self.head[self.head_written..]).chain(pieces);
+        let slices: SmallVec<[IoSlice<'_>; 4]> = parts
+            .filter(|part| !part.is_empty())
+            .take(MAX_PIECES)
+            .map(IoSlice::new)
+            .collect();
+        Pin::new(stream).poll_write_vectored(cx, &slices)
     }
 
     fn advance(&mut self, mut written: usize) {
-        while let Some(piece) = self.pieces.front_mut() {
+        let of_head = written.min(self.head.len() - self.head_written);
+        self.head_written += of_head;
+        written -= of_head;
+        while let Some(piece) = self.pieces.first_mut() {
             if written < piece.len() {
                 return piece.advance(written);
             }
             written -= piece.len();
-            self.pieces.pop_front();
+            self.pieces.remove(0);
         }
     }
 }
