@@ -1,9 +1,13 @@
 //! The upstream leaf against scripted servers on real sockets.
 
+use std::io::Write;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
+use http_body::Frame;
 use http_body_util::{BodyExt, Full};
 use llamatower::ollama::upstream::{
     AnswerBroken, ConnectFailed, ConnectionLost, InvalidAnswer, Upstream, UpstreamBody,
@@ -284,6 +288,56 @@ async fn an_early_answer_to_a_large_request_is_seen_and_its_connection_is_not_ke
     assert_eq!(text(answer).await, "hello");
     assert_eq!(upstream.idle_connections(), 0);
     let _peer = served.await.expect("no panic");
+}
+
+/// One piece at once, the other when the server has closed, which the runtime is not told before.
+struct LateBody {
+    closed: std::sync::mpsc::Receiver<()>,
+    polls: usize,
+}
+
+impl http_body::Body for LateBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.polls += 1;
+        match self.polls {
+            1 => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"early"))))),
+            2 => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            3 => {
+                self.closed.recv().expect("the server closes");
+                Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"late")))))
+            }
+            _ => Poll::Ready(None),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_early_answer_is_seen_though_writing_fails_first() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    let (closes, closed) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let (mut peer, _) = listener.accept().expect("a connection");
+        peer.peek(&mut [0]).expect("a request");
+        peer.write_all(HELLO.as_bytes()).expect("the client reads");
+        drop(peer); // With what it has not read, which resets the connection.
+        closes.send(()).expect("the client waits");
+    });
+    let upstream = Upstream::new(address.parse().expect("an address"));
+    let request = Request::post("/api/blobs/x").body(LateBody { closed, polls: 0 });
+    let answer = upstream.clone().oneshot(request.expect("a request")).await;
+    let body = answer.expect("the early answer").into_body();
+    assert_eq!(body.collect().await.expect("all of it").to_bytes(), "hello");
+    assert_eq!(upstream.idle_connections(), 0);
 }
 
 #[tokio::test]

@@ -65,19 +65,10 @@ pub(super) enum Unanswered {
     Body(BoxError),
 }
 
-impl From<SendError> for Unanswered {
-    fn from(error: SendError) -> Self {
-        match error {
-            SendError::Connection(error) => Self::Lost(error),
-            SendError::Body(error) => Self::Body(error),
-        }
-    }
-}
-
 /// Sends a request, and waits for the head of its answer. The rest of the request's body goes out
 /// while the answer's is read.
 pub(super) async fn exchange<B>(
-    mut stream: TcpStream,
+    stream: TcpStream,
     sending: &mut Option<Sending<B>>,
     method: &Method,
     on_continue: Option<&OnContinue>,
@@ -86,74 +77,77 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    let mut reader = HeadReader::default();
-    let mut first = Vec::new();
-    let head = poll_fn(|cx| {
-        poll_head(
-            &mut stream,
-            sending,
-            &mut reader,
-            &mut first,
-            on_continue,
-            cx,
-        )
-    });
-    let parts = head.await?;
+    let mut exchange = Exchange {
+        stream,
+        sending,
+        not_sent: None,
+        reader: HeadReader::default(),
+        first: Vec::new(),
+        on_continue,
+    };
+    let parts = poll_fn(|cx| exchange.poll(cx)).await?;
     let decoder = Decoder::of_answer(method, parts.status, &parts.headers);
     let decoder = decoder.map_err(Unanswered::Invalid)?;
     let mut flow = Flow {
-        is_reusable: keeps_alive(&parts),
-        stream: Some(stream),
-        sending: sending.take(),
+        is_reusable: keeps_alive(&parts) && exchange.not_sent.is_none(),
+        stream: Some(exchange.stream),
+        sending: exchange.sending.take(),
         decoder,
         ready: None,
         later: VecDeque::new(),
         has_begun: false,
     };
-    flow.take(&first).map_err(Unanswered::Invalid)?;
+    flow.take(&exchange.first).map_err(Unanswered::Invalid)?;
     Ok((parts, flow))
 }
 
-/// `first` gets what has come of the body with the head.
-fn poll_head<B>(
-    stream: &mut TcpStream,
-    sending: &mut Option<Sending<B>>,
-    reader: &mut HeadReader,
-    first: &mut Vec<u8>,
-    on_continue: Option<&OnContinue>,
-    cx: &mut Context<'_>,
-) -> Poll<Result<response::Parts, Unanswered>>
+/// A request until the head of its answer has come.
+struct Exchange<'a, B> {
+    stream: TcpStream,
+    sending: &'a mut Option<Sending<B>>,
+    /// Why the server takes no more of the request.
+    not_sent: Option<io::Error>,
+    reader: HeadReader,
+    /// What has come of the answer's body with its head.
+    first: Vec<u8>,
+    on_continue: Option<&'a OnContinue>,
+}
+
+impl<B> Exchange<'_, B>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    let mut not_sent = None;
-    if let Some(request) = sending {
-        match request.poll(stream, cx) {
-            Poll::Pending => {}
-            Poll::Ready(Ok(())) => *sending = None,
-            // A server may refuse what it does not want to read, and close: its word may be there.
-            Poll::Ready(Err(SendError::Connection(error))) => not_sent = Some(error),
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<response::Parts, Unanswered>> {
+        self.poll_sending(cx)?;
+        loop {
+            let read = poll_read(&mut self.stream, cx, |bytes| {
+                take_head(bytes, &mut self.reader, &mut self.first, self.on_continue)
+            });
+            let lost = match ready!(read) {
+                Ok(Ok(None)) => continue,
+                Ok(Ok(Some(parts))) => return Poll::Ready(Ok(parts)),
+                Ok(Err(Unanswered::Lost(error))) | Err(error) => error,
+                Ok(Err(error)) => return Poll::Ready(Err(error)),
+            };
+            let error = self.not_sent.take().unwrap_or(lost);
+            return Poll::Ready(Err(Unanswered::Lost(error)));
         }
     }
-    loop {
-        let read = poll_read(stream, cx, |bytes| {
-            take_head(bytes, reader, first, on_continue)
-        });
-        let read = match (read, not_sent.take()) {
-            (Poll::Ready(Ok(read)), error) => {
-                not_sent = error;
-                read
-            }
-            (_, Some(error)) | (Poll::Ready(Err(error)), None) => {
-                return Poll::Ready(Err(Unanswered::Lost(error)));
-            }
-            (Poll::Pending, None) => return Poll::Pending,
+
+    /// A server may answer before it has read all, and close. Writing then fails, perhaps before
+    /// the answer is seen, which is waited for: a connection that broke is readable to its end.
+    fn poll_sending(&mut self, cx: &mut Context<'_>) -> Result<(), Unanswered> {
+        let Some(request) = self.sending.as_mut().filter(|_| self.not_sent.is_none()) else {
+            return Ok(());
         };
-        if let Some(parts) = read? {
-            return Poll::Ready(Ok(parts));
+        match request.poll(&mut self.stream, cx) {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) => *self.sending = None,
+            Poll::Ready(Err(SendError::Connection(error))) => self.not_sent = Some(error),
+            Poll::Ready(Err(SendError::Body(error))) => return Err(Unanswered::Body(error)),
         }
+        Ok(())
     }
 }
 
