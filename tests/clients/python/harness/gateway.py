@@ -17,10 +17,12 @@ class Gateway:
         """Where it listens."""
         self.url = origin + settings.get("LLAMATOWER_BASE_PATH", "").rstrip("/")
         """What clients are pointed at."""
+        self.admin = f"http://127.0.0.1:{free_port()}"
+        """Where its own pages are, the metrics among them."""
         env = {
             "OLLAMA_URL": ",".join(backends),
             "LLAMATOWER_LISTEN": origin.removeprefix("http://"),
-            "LLAMATOWER_ADMIN_LISTEN": f"127.0.0.1:{free_port()}",
+            "LLAMATOWER_ADMIN_LISTEN": self.admin.removeprefix("http://"),
             "LLAMATOWER_DRAIN_DELAY": "0",
             **digested(settings),
         }

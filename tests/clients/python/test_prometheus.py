@@ -1,0 +1,122 @@
+"""A real Prometheus that reads the gateway, and the dashboard that asks it."""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+from common import ENDLESS, HI
+from harness import FAST, SLOW, Stack, eventually
+from harness.backends import REPOSITORY
+from harness.process import Process, free_port
+from harness.stack import running
+
+DASHBOARD = json.loads((REPOSITORY / "k8s/overlays/monitoring/dashboard.json").read_text())
+TARGETS = {
+    f"{panel['title']} {target['refId']}": target["expr"]
+    for panel in DASHBOARD["panels"]
+    for target in panel.get("targets", [])
+}
+# What Grafana puts in place of its own variables.
+VARIABLES = {"$__rate_interval": "10s", "$instance": ".*", "$model": ".*"}
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory: pytest.TempPathFactory, stack: Stack) -> Iterator[Stack]:
+    """A stack of its own, with something of everything that is counted."""
+    if stack.gateway is None or type(stack.backends[0]).__name__ != "Sim":
+        pytest.skip("all that is counted needs a gateway before simulated backends")
+    folder = tmp_path_factory.mktemp("busy")
+    with running("sim", folder, folder, LLAMATOWER_SLOTS="1", LLAMATOWER_QUEUE_MAX_WAITING="1") as own:
+        yield own
+
+
+@pytest.fixture(scope="module")
+def prometheus(busy: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if not (program := shutil.which("prometheus")):
+        pytest.skip("prometheus is not installed")
+    folder = tmp_path_factory.mktemp("prometheus")
+    config = folder / "prometheus.yml"
+    admin = busy.gateway.admin.removeprefix("http://")
+    config.write_text(
+        "global: {scrape_interval: 250ms, scrape_timeout: 250ms}\n"
+        f"scrape_configs: [{{job_name: llamatower, static_configs: [{{targets: ['{admin}']}}]}}]\n"
+    )
+    url = f"http://127.0.0.1:{free_port()}"
+    options = {
+        "config.file": config,
+        "storage.tsdb.path": folder / "data",
+        "web.listen-address": url.removeprefix("http://"),
+    }
+    command = [program, *(f"--{name}={value}" for name, value in options.items())]
+    process = Process("prometheus", command, {}, folder)
+    process.start(f"{url}/-/ready", 200)
+    yield url
+    process.stop()
+
+
+def with_values(query: str) -> str:
+    for variable, value in VARIABLES.items():
+        query = query.replace(variable, value)
+    return query
+
+
+def result_of(prometheus: str, query: str) -> list[dict]:
+    parameters = {"query": query, "time": time.time()}
+    answer = requests.get(f"{prometheus}/api/v1/query", params=parameters, timeout=10).json()
+    assert answer["status"] == "success", f"{query}: {answer.get('error')}"
+    return answer["data"]["result"]
+
+
+def is_up(prometheus: str) -> bool:
+    return any(row["value"][1] == "1" for row in result_of(prometheus, "up"))
+
+
+def make_everything_happen(stack: Stack, pool: ThreadPoolExecutor) -> None:
+    """Answers, a wait, a refusal, a retry, and clients that leave; some are under way after it."""
+    url = f"{stack.url}/api/chat"
+
+    def chat(model: str, tokens: int) -> requests.Response:
+        body = {"model": model, "messages": HI, "options": {"num_predict": tokens}}
+        return requests.post(url, json=body, stream=True, timeout=60)
+
+    for backend in stack.backends:
+        backend.arm(fault="busy", path="/api/chat", count=1)
+    with chat(SLOW, ENDLESS) as left:
+        next(left.iter_lines(chunk_size=None))
+    for _ in range(6):  # Two are served, one waits, the others are refused.
+        pool.submit(lambda: chat(SLOW, 50).content)
+    assert chat(FAST, 1).content
+
+
+def test_prometheus_reads_the_page_without_a_complaint(prometheus: str) -> None:
+    eventually(lambda: is_up(prometheus), "the gateway is scraped", 20)
+
+
+def test_each_query_of_the_dashboard_finds_something(busy: Stack, prometheus: str) -> None:
+    missing = {name: with_values(query) for name, query in TARGETS.items()}
+    assert len(missing) > 20
+
+    def all_are_found() -> bool:
+        make_everything_happen(busy, pool)
+        for name, query in list(missing.items()):
+            if result_of(prometheus, query):
+                del missing[name]
+        return not missing
+
+    with ThreadPoolExecutor() as pool:
+        try:
+            eventually(all_are_found, "each query found something", 30)
+        except AssertionError:
+            pytest.fail(f"nothing is found by {json.dumps(missing, indent=2)}")
+
+
+def test_the_dashboard_names_its_data_source_by_a_variable() -> None:
+    sources = [target["datasource"] for panel in DASHBOARD["panels"] for target in panel.get("targets", [])]
+    assert {source["uid"] for source in sources} == {"${datasource}"}
+    places = [tuple(panel["gridPos"].values()) for panel in DASHBOARD["panels"]]
+    assert len(set(places)) == len(places), "no panel lies on another"
