@@ -46,6 +46,7 @@
 //! # }
 //! ```
 
+mod accept;
 mod bind;
 mod body;
 mod clock;

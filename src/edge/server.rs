@@ -2,11 +2,9 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +16,7 @@ use tokio::task::{self, JoinSet};
 use tokio::time::sleep;
 use tower::Service;
 
+use super::accept::Acceptor;
 use super::bind::{BindError, bind};
 use super::connection::{self, Limits};
 use super::exchange::Exchange;
@@ -26,8 +25,6 @@ use super::request::Rules;
 use super::state::{ConnectionState, Gauges};
 use super::{EdgeConfig, ListenAddr, RequestBody, Shutdown};
 
-/// How long accepting rests when the system has no socket left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long streams have to write their last frames after they were told to end.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
 /// Connections beyond the limit that are told so at once; more are closed without a word.
@@ -127,14 +124,15 @@ impl Edge {
             gauges,
             cutoff,
         } = self;
+        let mut acceptor = Acceptor::new(listeners, gauges.clone());
         let mut connections = Connections::new(&config, gauges.clone(), stack);
         let finished_before = tokio::select! {
-            finished = connections.accept(listeners, &shutdown, config.drain_delay) => finished,
+            finished = connections.serve(&mut acceptor, &shutdown, config.drain_delay) => finished,
             () = shutdown.ending() => gauges.finished(),
         };
         connections.close();
         tokio::select! {
-            () = connections.join() => {}
+            () = connections.end(acceptor) => {}
             () = sleep(config.drain_timeout) => {}
             () = shutdown.ending() => {}
         }
@@ -199,9 +197,9 @@ where
 
     /// Accepts until the shutdown is asked for and `delay` has passed; returns how many requests
     /// had ended when it was asked for.
-    async fn accept(
+    async fn serve(
         &mut self,
-        listeners: Vec<Listener>,
+        acceptor: &mut Acceptor,
         shutdown: &Shutdown,
         delay: Duration,
     ) -> u64 {
@@ -213,31 +211,29 @@ where
             sleep(delay).await;
             finished
         });
-        let mut first = 0;
-        let mut pause = pin!(sleep(Duration::ZERO));
-        let (mut resting, mut short) = (false, false);
         loop {
             tokio::select! {
                 finished = &mut enough => return finished,
-                Some(joined) = self.tasks.join_next_with_id() => self.ended(joined),
-                Some(_) = self.refusals.join_next() => {}
-                () = &mut pause, if resting => resting = false,
-                accepted = next(&listeners, &mut first), if !resting => match accepted {
-                    Ok(accepted) => {
-                        short = false;
-                        self.admit(accepted);
-                    }
-                    Err(error) if concerns_one(&error) => {}
-                    Err(error) => {
-                        if !std::mem::replace(&mut short, true) {
-                            tracing::warn!(%error, "cannot accept connections; trying on");
-                        }
-                        self.gauges.accept_errors.fetch_add(1, Relaxed);
-                        pause.as_mut().reset(tokio::time::Instant::now() + ACCEPT_PAUSE);
-                        resting = true;
-                    }
-                },
+                () = self.step(acceptor) => {}
             }
+        }
+    }
+
+    /// Accepts until all that were told to [`close`](Self::close) are gone, then ends the others.
+    async fn end(&mut self, mut acceptor: Acceptor) {
+        while self.tasks.len() > self.closers.len() {
+            self.step(&mut acceptor).await;
+        }
+        drop(acceptor);
+        self.close();
+        self.join().await;
+    }
+
+    async fn step(&mut self, acceptor: &mut Acceptor) {
+        tokio::select! {
+            Some(joined) = self.tasks.join_next_with_id() => self.ended(joined),
+            Some(_) = self.refusals.join_next() => {}
+            accepted = acceptor.accept() => self.admit(accepted),
         }
     }
 
@@ -314,28 +310,4 @@ where
             self.ended(joined);
         }
     }
-}
-
-/// The next connection of any listener, each in its turn.
-async fn next(listeners: &[Listener], first: &mut usize) -> io::Result<Accepted> {
-    std::future::poll_fn(|cx| {
-        for turn in 0..listeners.len() {
-            let index = (*first + turn) % listeners.len();
-            if let Poll::Ready(accepted) = listeners[index].poll_accept(cx) {
-                *first = index + 1;
-                return Poll::Ready(accepted);
-            }
-        }
-        Poll::Pending
-    })
-    .await
-}
-
-/// Whether an error of `accept` is about the one connection that was to be accepted.
-fn concerns_one(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionRefused | ConnectionReset
-    )
 }

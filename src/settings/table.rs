@@ -156,7 +156,7 @@ settings! {
     "timeouts.body_read" "LLAMATOWER_BODY_READ_TIMEOUT" Duration "30s"
         "How long a client may pause while it sends the body of a request."
     "timeouts.drain_delay" "LLAMATOWER_DRAIN_DELAY" Duration "1s"
-        "After SIGTERM: how long connections are still accepted, while `/health` says 503."
+        "After SIGTERM: how long idle connections stay open, while `/health` says 503."
     "timeouts.drain" "LLAMATOWER_DRAIN_TIMEOUT" Duration "30s"
         "After that: how long requests under way may take before they are cut off with an error."
     "limits.in_flight" "LLAMATOWER_MAX_IN_FLIGHT" Count "4096"
