@@ -55,7 +55,7 @@ class Cluster:
         """Runs a command that stands in the guide word for word."""
         assert command in self._guide, f"not in {GUIDE.name}: {command}"
         shown = command.replace("NODE_IP", self.address)
-        print(f"$ {shown}", flush=True)
+        print(f"{time.monotonic():.0f} $ {shown}", flush=True)
         program, _, arguments = shown.partition(" ")
         if program == "kubectl":
             return self.kubectl(arguments, folder=folder)

@@ -54,6 +54,10 @@ class Load:
         with self._lock:
             return [request for request in self.requests if request.outcome != "ok"]
 
+    def ended(self, kind: str) -> int:
+        with self._lock:
+            return sum(request.kind == kind for request in self.requests)
+
     def figures(self) -> str:
         with self._lock:
             counts = Counter(f"{request.kind} {request.outcome}" for request in self.requests)
