@@ -2,20 +2,37 @@
 # The gateway in an image without a shell, for amd64 and arm64.
 #
 #   docker build -t arnoldt04/backend:1.0.0 .
+#   docker buildx build --platform linux/amd64,linux/arm64 -t arnoldt04/backend:1.0.0 --push .
 #
 # Another registry, or an image of one's own, can stand in for either base.
 ARG BUILDER=docker.io/library/rust:1.95-bookworm
 ARG RUNTIME=gcr.io/distroless/cc-debian12:nonroot
 
-FROM ${BUILDER} AS build
+FROM --platform=$BUILDPLATFORM ${BUILDER} AS build
+ARG BUILDARCH
+ARG TARGETARCH
+# For another architecture than its own the builder cross-compiles: an emulated compiler takes hours.
+# hadolint ignore=DL3008
+RUN if [ "$TARGETARCH" != "$BUILDARCH" ]; then \
+        case "$TARGETARCH" in amd64) cpu=x86-64 ;; arm64) cpu=aarch64 ;; esac \
+        && apt-get update \
+        && apt-get install -y --no-install-recommends "gcc-$cpu-linux-gnu" "libc6-dev-$TARGETARCH-cross" \
+        && rm -rf /var/lib/apt/lists/*; \
+    fi
 WORKDIR /src
 COPY . .
 # What was downloaded and compiled before is kept between builds, and stays out of the image.
-RUN --mount=type=cache,target=/usr/local/cargo/registry \
-    --mount=type=cache,target=/src/target \
-    cargo build --locked --release --bin llamatower \
-    && cp target/release/llamatower /llamatower \
-    && /llamatower --version
+RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
+    --mount=type=cache,target=/src/target,sharing=locked \
+    case "$TARGETARCH" in amd64) cpu=x86_64 ;; arm64) cpu=aarch64 ;; *) exit 1 ;; esac \
+    && if [ "$TARGETARCH" != "$BUILDARCH" ]; then \
+        rustup target add "$cpu-unknown-linux-gnu" \
+        && export "CC_${cpu}_unknown_linux_gnu=$cpu-linux-gnu-gcc" \
+            CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER=x86_64-linux-gnu-gcc \
+            CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc; \
+    fi \
+    && cargo build --locked --release --bin llamatower --target "$cpu-unknown-linux-gnu" \
+    && cp "target/$cpu-unknown-linux-gnu/release/llamatower" /llamatower
 
 FROM ${RUNTIME}
 ARG VERSION=1.0.0
