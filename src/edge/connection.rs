@@ -133,6 +133,7 @@ where
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.state.is_polled_by(cx.waker());
+        self.state.begin_turn();
         if let Some(close) = &mut self.close
             && Pin::new(close).poll(cx).is_ready()
         {

@@ -14,12 +14,12 @@ use http_body::Body;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use llamatower_layers::body::Guarded;
 use pin_project_lite::pin_project;
 use tower::util::Oneshot;
 use tower::{Service, ServiceExt};
 
 use super::RequestBody;
+use super::answer_body::StackBody;
 use super::origin;
 use super::request::{Answer, Rules, Verdict};
 use super::state::{ConnectionState, InFlight};
@@ -34,7 +34,7 @@ pub enum PeerAddr {
 }
 
 /// The body of an answer: the edge's own, or the stack's.
-pub(super) type AnswerBody<B> = Either<Full<Bytes>, Guarded<B, Option<InFlight>>>;
+pub(super) type AnswerBody<B> = Either<Full<Bytes>, StackBody<B>>;
 
 /// What hyper calls with each request of one connection.
 #[derive(Debug)]
@@ -139,7 +139,9 @@ where
                 if let Some(origin) = admitted.take() {
                     origin::admit(answer.headers_mut(), origin);
                 }
-                answer.map(|body| Either::Right(Guarded::new(body, in_flight.take())))
+                answer.map(|body| {
+                    Either::Right(StackBody::new(body, in_flight.take(), this.state.clone()))
+                })
             }
         };
         if this.state.gauges.is_draining() {

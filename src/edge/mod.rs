@@ -47,6 +47,7 @@
 //! ```
 
 mod accept;
+mod answer_body;
 mod bind;
 mod body;
 mod clock;

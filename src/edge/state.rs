@@ -67,6 +67,8 @@ const NEXT: u32 = 4;
 pub(super) struct ConnectionState {
     /// The phase in the low bits, above them a count, so that a change is never overlooked.
     phase: AtomicU32,
+    /// How many turns the connection's task has had.
+    turn: AtomicU32,
     flags: Flags,
     left: Mutex<Option<Incoming>>,
     waker: OnceLock<Waker>,
@@ -146,6 +148,16 @@ impl ConnectionState {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take()
+    }
+
+    /// The connection's task is polled.
+    pub(super) fn begin_turn(&self) {
+        let turn = self.turn.load(Relaxed);
+        self.turn.store(turn.wrapping_add(1), Relaxed);
+    }
+
+    pub(super) fn turn(&self) -> u32 {
+        self.turn.load(Relaxed)
     }
 
     /// The task that polls the connection.

@@ -1,6 +1,7 @@
 """Clients that never stop asking, and what became of each of their requests."""
 
 import http.client
+import itertools
 import json
 import random
 import threading
@@ -26,6 +27,8 @@ class Load:
         self._host, self._port = host, port
         self._stop = threading.Event()
         self._lock = threading.Lock()
+        # A node remembers for minutes which pod a port was led to, so each serves once in that time.
+        self._source_ports = itertools.cycle(range(12_000, 30_000))
         self.requests: list[Request] = []
         self.under_way = 0
         workers = [self._short] * 4 + [self._kept] * 2
@@ -91,7 +94,8 @@ class Load:
             self._note(Request("kept", begun, time.monotonic(), outcome, "", detail))
 
     def _generate(self, kind: str, model: str, tokens: int) -> None:
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=400)
+        source = ("", next(self._source_ports))
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=400, source_address=source)
         begun = time.monotonic()
         backend, detail = "", ""
         with self._lock:
