@@ -1,9 +1,11 @@
 """Clients that never stop asking, and what became of each of their requests."""
 
+import contextlib
 import http.client
 import itertools
 import json
 import random
+import socket
 import threading
 import time
 from collections import Counter
@@ -94,10 +96,9 @@ class Load:
             self._note(Request("kept", begun, time.monotonic(), outcome, "", detail))
 
     def _generate(self, kind: str, model: str, tokens: int) -> None:
-        source = ("", next(self._source_ports))
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=400, source_address=source)
         begun = time.monotonic()
         backend, detail = "", ""
+        connection = self._unconnected()
         with self._lock:
             self.under_way += 1
         try:
@@ -116,6 +117,14 @@ class Load:
         with self._lock:
             self.under_way -= 1
         self._note(Request(kind, begun, time.monotonic(), outcome, backend, detail))
+
+    def _unconnected(self) -> http.client.HTTPConnection:
+        """A connection from a port that none of the others has now, nor had some minutes ago."""
+        for port in self._source_ports:
+            with socket.socket() as probe, contextlib.suppress(OSError):
+                probe.bind(("", port))
+                break
+        return http.client.HTTPConnection(self._host, self._port, timeout=400, source_address=("", port))
 
     def _note(self, request: Request) -> None:
         with self._lock:
