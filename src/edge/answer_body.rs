@@ -4,14 +4,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use llamatower_layers::body::Guarded;
 use pin_project_lite::pin_project;
 
+use super::chunking::Chunking;
 use super::state::{ConnectionState, InFlight};
 
 pin_project! {
-    /// A body that is asked once a turn.
+    /// A body that is asked once a turn, and handed on a chunk at a time.
     ///
     /// hyper polls a body again after it was pending, lest a write that came between had made a
     /// difference. What has become ready since wakes the connection, whose task then has another
@@ -19,30 +21,40 @@ pin_project! {
     pub(super) struct StackBody<B> {
         #[pin]
         inner: Guarded<B, InFlight>,
+        chunking: Chunking,
         state: Arc<ConnectionState>,
         pending_in: Option<u32>,
     }
 }
 
 impl<B: Body> StackBody<B> {
-    pub(super) fn new(inner: B, in_flight: Option<InFlight>, state: Arc<ConnectionState>) -> Self {
+    pub(super) fn new(
+        inner: B,
+        chunking: Chunking,
+        in_flight: Option<InFlight>,
+        state: Arc<ConnectionState>,
+    ) -> Self {
         Self {
             inner: Guarded::maybe(inner, in_flight),
+            chunking,
             state,
             pending_in: None,
         }
     }
 }
 
-impl<B: Body> Body for StackBody<B> {
-    type Data = B::Data;
+impl<B: Body<Data = Bytes>> Body for StackBody<B> {
+    type Data = Bytes;
     type Error = B::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
+        if let Some(chunk) = this.chunking.next() {
+            return Poll::Ready(Some(Ok(Frame::data(chunk))));
+        }
         let turn = Some(this.state.turn());
         if *this.pending_in == turn {
             return Poll::Pending;
@@ -51,15 +63,21 @@ impl<B: Body> Body for StackBody<B> {
         if frame.is_pending() {
             *this.pending_in = turn;
         }
-        frame
+        frame.map_ok(|frame| match frame.into_data() {
+            Ok(data) => Frame::data(this.chunking.first_of(data)),
+            Err(trailers) => trailers,
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.chunking.is_empty() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match self.chunking.is_empty() {
+            true => self.inner.size_hint(),
+            false => SizeHint::default(),
+        }
     }
 }
 
@@ -67,8 +85,8 @@ impl<B: Body> Body for StackBody<B> {
 mod tests {
     use std::convert::Infallible;
 
-    use bytes::Bytes;
     use futures_util::task::noop_waker_ref;
+    use http::HeaderMap;
 
     use super::*;
 
@@ -94,7 +112,12 @@ mod tests {
     #[test]
     fn a_pending_body_is_asked_again_in_the_next_turn() {
         let state = ConnectionState::new(Arc::default());
-        let mut body = StackBody::new(Late(0), None, state.clone());
+        let mut body = StackBody::new(
+            Late(0),
+            Chunking::of(&HeaderMap::new()),
+            None,
+            state.clone(),
+        );
         let mut cx = Context::from_waker(noop_waker_ref());
         state.begin_turn();
         assert!(Pin::new(&mut body).poll_frame(&mut cx).is_pending());

@@ -20,6 +20,7 @@ use tower::{Service, ServiceExt};
 
 use super::RequestBody;
 use super::answer_body::StackBody;
+use super::chunking::Chunking;
 use super::origin;
 use super::request::{Answer, Rules, Verdict};
 use super::state::{ConnectionState, InFlight};
@@ -139,8 +140,10 @@ where
                 if let Some(origin) = admitted.take() {
                     origin::admit(answer.headers_mut(), origin);
                 }
+                let chunking = Chunking::of(answer.headers());
                 answer.map(|body| {
-                    Either::Right(StackBody::new(body, in_flight.take(), this.state.clone()))
+                    let state = this.state.clone();
+                    Either::Right(StackBody::new(body, chunking, in_flight.take(), state))
                 })
             }
         };

@@ -50,6 +50,7 @@ mod accept;
 mod answer_body;
 mod bind;
 mod body;
+mod chunking;
 mod clock;
 mod config;
 mod connection;

@@ -1,7 +1,6 @@
 //! One connection and the message on it.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -22,14 +21,10 @@ use super::send::{SendError, Sending};
 /// What one call to the kernel reads at most.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Above it a second copy costs more than a second allocation.
-const LITTLE: usize = 8 * 1024;
-
 thread_local! {
     /// All connections of a thread read into the same memory, of which each keeps a copy of what
     /// is its own. A stream that waits holds no buffer, and the memory is warm.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
-    static LITTLE_DATA: RefCell<Data> = RefCell::new(Data::with_capacity(LITTLE));
 }
 
 /// Reads once, and hands what has come to `take`; nothing at the end of the stream.
@@ -82,22 +77,17 @@ where
         sending,
         not_sent: None,
         reader: HeadReader::default(),
-        first: Vec::new(),
+        method,
         on_continue,
     };
-    let parts = poll_fn(|cx| exchange.poll(cx)).await?;
-    let decoder = Decoder::of_answer(method, parts.status, &parts.headers);
-    let decoder = decoder.map_err(Unanswered::Invalid)?;
-    let mut flow = Flow {
+    let (parts, received) = poll_fn(|cx| exchange.poll(cx)).await?;
+    let flow = Flow {
         is_reusable: keeps_alive(&parts) && exchange.not_sent.is_none(),
         stream: Some(exchange.stream),
         sending: exchange.sending.take(),
-        decoder,
-        ready: None,
-        later: VecDeque::new(),
+        received,
         has_begun: false,
     };
-    flow.take(&exchange.first).map_err(Unanswered::Invalid)?;
     Ok((parts, flow))
 }
 
@@ -108,25 +98,27 @@ struct Exchange<'a, B> {
     /// Why the server takes no more of the request.
     not_sent: Option<io::Error>,
     reader: HeadReader,
-    /// What has come of the answer's body with its head.
-    first: Vec<u8>,
+    method: &'a Method,
     on_continue: Option<&'a OnContinue>,
 }
+
+/// The head of an answer, and what came of its body in the same read.
+type Answered = (response::Parts, Received);
 
 impl<B> Exchange<'_, B>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<response::Parts, Unanswered>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answered, Unanswered>> {
         self.poll_sending(cx)?;
         loop {
             let read = poll_read(&mut self.stream, cx, |bytes| {
-                take_head(bytes, &mut self.reader, &mut self.first, self.on_continue)
+                take_head(bytes, &mut self.reader, self.method, self.on_continue)
             });
             let lost = match ready!(read) {
                 Ok(Ok(None)) => continue,
-                Ok(Ok(Some(parts))) => return Poll::Ready(Ok(parts)),
+                Ok(Ok(Some(answered))) => return Poll::Ready(Ok(answered)),
                 Ok(Err(Unanswered::Lost(error))) | Err(error) => error,
                 Ok(Err(error)) => return Poll::Ready(Err(error)),
             };
@@ -155,9 +147,9 @@ where
 fn take_head(
     mut bytes: &[u8],
     reader: &mut HeadReader,
-    first: &mut Vec<u8>,
+    method: &Method,
     on_continue: Option<&OnContinue>,
-) -> Result<Option<response::Parts>, Unanswered> {
+) -> Result<Option<Answered>, Unanswered> {
     if bytes.is_empty() {
         return Err(match reader.is_empty() {
             true => Unanswered::Lost(io::ErrorKind::UnexpectedEof.into()),
@@ -171,8 +163,9 @@ fn take_head(
         };
         bytes = &bytes[consumed..];
         if !parts.status.is_informational() {
-            first.extend_from_slice(bytes);
-            return Ok(Some(parts));
+            let received = Received::with_head(method, &parts, bytes);
+            let received = received.map_err(Unanswered::Invalid)?;
+            return Ok(Some((parts, received)));
         }
         match (parts.status, on_continue) {
             (StatusCode::SWITCHING_PROTOCOLS, _) => {
@@ -192,12 +185,44 @@ pub(super) struct Flow<B> {
     stream: Option<TcpStream>,
     /// What is left of the request.
     sending: Option<Sending<B>>,
-    decoder: Decoder,
-    /// What has come and was not taken yet: the next piece, and those that came with it.
-    ready: Option<Bytes>,
-    later: VecDeque<Bytes>,
+    received: Received,
     has_begun: bool,
     is_reusable: bool,
+}
+
+/// What has come of an answer's body.
+struct Received {
+    decoder: Decoder,
+    /// What was not taken yet.
+    ready: Bytes,
+    /// Something came after the answer that was not asked for.
+    is_overfull: bool,
+}
+
+impl Received {
+    fn with_head(method: &Method, head: &response::Parts, bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut received = Self {
+            decoder: Decoder::of_answer(method, head.status, &head.headers)?,
+            ready: Bytes::new(),
+            is_overfull: false,
+        };
+        received.take(bytes)?;
+        Ok(received)
+    }
+
+    /// Takes what was read. Chunks that came together become one piece, which takes one allocation
+    /// of just its size.
+    fn take(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
+        let mut data = Data::new();
+        let decoded = self.decoder.decode(bytes, &mut data)?;
+        self.is_overfull |= decoded.consumed < bytes.len();
+        self.ready = match &data[..] {
+            [] => Bytes::new(),
+            [whole] => Bytes::copy_from_slice(whole),
+            pieces => Bytes::from(pieces.concat()),
+        };
+        Ok(())
+    }
 }
 
 /// What comes next of an answer.
@@ -226,90 +251,44 @@ where
     B::Error: Into<BoxError>,
 {
     /// Whether all of the answer has come, and what came was taken. What is framed by chunks is
-    /// not at its end before it was begun: it is handed on in chunks, though it has come whole.
+    /// not at its end before it was begun: it is handed on as a stream, though it has come whole.
     pub(super) fn is_at_end(&self) -> bool {
-        let is_known_before = matches!(self.decoder, Decoder::Length(_));
-        self.ready.is_none()
-            && self.decoder.is_finished()
-            && !self.decoder.has_trailers()
+        let is_known_before = matches!(self.received.decoder, Decoder::Length(_));
+        self.received.ready.is_empty()
+            && self.received.decoder.is_finished()
+            && !self.received.decoder.has_trailers()
             && (is_known_before || self.has_begun)
     }
 
     /// How much is still to be taken, if the answer's head has said how long it is.
     pub(super) fn left(&self) -> Option<u64> {
-        let Decoder::Length(left) = &self.decoder else {
+        let Decoder::Length(left) = &self.received.decoder else {
             return None;
         };
-        let ready = self.ready.iter().chain(&self.later).map(Bytes::len);
-        Some(left + ready.sum::<usize>() as u64)
+        Some(left + self.received.ready.len() as u64)
     }
 
     /// The connection, if it can serve another request: all has come, and all was sent.
     pub(super) fn take_idle(&mut self) -> Option<TcpStream> {
-        let is_done = self.decoder.is_finished() && self.sending.is_none();
-        match is_done && self.is_reusable {
+        let is_done = self.received.decoder.is_finished() && self.sending.is_none();
+        match is_done && self.is_reusable && !self.received.is_overfull {
             true => self.stream.take(),
             false => None,
         }
     }
 
     pub(super) fn take_trailers(&mut self) -> Option<http::HeaderMap> {
-        self.decoder.take_trailers()
-    }
-
-    /// Takes what came with the head, or what was read, and queues its pieces. Little of it is
-    /// decoded beside its place and copied there: it then takes one allocation of just its size.
-    fn take(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
-        if bytes.len() > LITTLE {
-            let mut data = Data::with_capacity(bytes.len());
-            self.decode(bytes, &mut data)?;
-            self.queue(Bytes::from(data.bytes), &data.ends);
-            return Ok(());
-        }
-        LITTLE_DATA.with_borrow_mut(|data| {
-            data.clear();
-            self.decode(bytes, data)?;
-            self.queue(Bytes::copy_from_slice(&data.bytes), &data.ends);
-            Ok(())
-        })
-    }
-
-    fn decode(&mut self, bytes: &[u8], data: &mut Data) -> Result<(), Malformed> {
-        let decoded = self.decoder.decode(bytes, data)?;
-        // What comes after an answer was not asked for.
-        self.is_reusable &= decoded.consumed == bytes.len();
-        Ok(())
-    }
-
-    fn queue(&mut self, mut data: Bytes, ends: &[usize]) {
-        let mut begin = 0;
-        for end in ends {
-            let piece = data.split_to(end - begin);
-            begin = *end;
-            match &self.ready {
-                None => self.ready = Some(piece),
-                Some(_) => self.later.push_back(piece),
-            }
-        }
-    }
-
-    fn next_piece(&mut self) -> Option<Bytes> {
-        let piece = self.ready.take()?;
-        self.ready = self.later.pop_front();
-        if self.ready.is_none() {
-            self.later = VecDeque::new();
-        }
-        Some(piece)
+        self.received.decoder.take_trailers()
     }
 
     /// The next piece of data.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Next, Broken>> {
         self.has_begun = true;
         loop {
-            if let Some(data) = self.next_piece() {
-                return Poll::Ready(Ok(Next::Data(data)));
+            if !self.received.ready.is_empty() {
+                return Poll::Ready(Ok(Next::Data(std::mem::take(&mut self.received.ready))));
             }
-            if self.decoder.is_finished() {
+            if self.received.decoder.is_finished() {
                 return Poll::Ready(Ok(Next::End));
             }
             let Some(mut stream) = self.stream.take() else {
@@ -317,7 +296,7 @@ where
             };
             self.poll_sending(&mut stream, cx).map_err(Broken::Body)?;
             let read = poll_read(&mut stream, cx, |bytes| {
-                (!bytes.is_empty()).then(|| self.take(bytes))
+                (!bytes.is_empty()).then(|| self.received.take(bytes))
             });
             self.stream = Some(stream);
             match ready!(read)? {
@@ -352,7 +331,7 @@ where
 
     fn closed(&mut self) -> Result<Next, Broken> {
         self.stream = None;
-        match self.decoder {
+        match self.received.decoder {
             Decoder::UntilClose => Ok(Next::End),
             _ => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
         }
