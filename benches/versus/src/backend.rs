@@ -25,7 +25,6 @@ pub(crate) const STAMP: u8 = b'@';
 /// Digits of the time, in nanoseconds since the epoch of the run.
 pub(crate) const STAMP_DIGITS: usize = 15;
 
-const TAGS: &str = r#"{"models":[{"name":"bench:latest","model":"bench:latest","modified_at":"2026-01-01T00:00:00Z","size":1,"digest":"365c0bd3c000a25d28ddbf732fe1c6add414de7275464c4e4d1c3b5fcb5d8ad1","details":{"format":"gguf","family":"llama"}}]}"#;
 const FINAL: &str = r#"{"model":"bench","created_at":"2026-01-01T00:00:00.000000000Z","response":"","done":true,"done_reason":"stop","total_duration":5000000,"load_duration":1000000,"prompt_eval_count":8,"prompt_eval_duration":1000000,"eval_count":20,"eval_duration":3000000}"#;
 const UNARY: &str = r#"{"model":"bench","created_at":"2026-01-01T00:00:00.000000000Z","response":"four small words here","done":true,"done_reason":"stop","total_duration":5000000,"load_duration":1000000,"prompt_eval_count":8,"prompt_eval_duration":1000000,"eval_count":20,"eval_duration":3000000}"#;
 const CHAT: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","created":1767225600,"model":"bench","system_fingerprint":"fp_ollama","choices":[{"index":0,"message":{"role":"assistant","content":"four small words here"},"finish_reason":"stop"}],"usage":{"prompt_tokens":8,"completion_tokens":20,"total_tokens":28}}"#;
@@ -33,15 +32,22 @@ const CHAT: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","created":17
 /// The answers, made once.
 struct Answers {
     epoch: Instant,
+    tags: String,
     embeddings: Vec<u8>,
 }
 
 /// Serves a backend on a port that the system chooses; it ends with the runtime.
 pub(crate) async fn start(epoch: Instant) -> Result<SocketAddr, Error> {
+    start_with(epoch, &[]).await
+}
+
+/// A backend that has more models than the one that is asked for.
+pub(crate) async fn start_with(epoch: Instant, models: &[String]) -> Result<SocketAddr, Error> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let answers: &'static Answers = Box::leak(Box::new(Answers {
         epoch,
+        tags: tags(models),
         embeddings: embeddings(1_000_000),
     }));
     tokio::spawn(async move {
@@ -106,7 +112,7 @@ async fn answer(
 ) -> Result<(), Error> {
     if !post {
         let body = match path {
-            "/api/tags" => TAGS,
+            "/api/tags" => &answers.tags,
             "/api/ps" => r#"{"models":[]}"#,
             "/api/version" => r#"{"version":"0.17.4"}"#,
             _ => "{}",
@@ -218,6 +224,19 @@ fn end(bytes: &mut Vec<u8>, openai: bool) {
         format!("{FINAL}\n")
     };
     write!(bytes, "{:x}\r\n{last}\r\n0\r\n\r\n", last.len()).ok();
+}
+
+/// An answer of `/api/tags` with `bench` and these models.
+fn tags(models: &[String]) -> String {
+    let names = std::iter::once("bench").chain(models.iter().map(String::as_str));
+    let entries: Vec<_> = names
+        .map(|name| {
+            format!(
+                r#"{{"name":"{name}:latest","model":"{name}:latest","modified_at":"2026-01-01T00:00:00Z","size":1,"digest":"365c0bd3c000a25d28ddbf732fe1c6add414de7275464c4e4d1c3b5fcb5d8ad1","details":{{"format":"gguf","family":"llama"}}}}"#
+            )
+        })
+        .collect();
+    format!(r#"{{"models":[{}]}}"#, entries.join(","))
 }
 
 /// An answer of `/api/embed` with a body of about `size` bytes.

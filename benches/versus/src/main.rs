@@ -11,6 +11,7 @@
 mod backend;
 mod contenders;
 mod cpu;
+mod growth;
 mod http1;
 mod load;
 mod plain_proxy;
@@ -85,6 +86,10 @@ struct Args {
     /// The core of the load generator and the backends.
     #[arg(long, default_value_t = 1)]
     load_core: usize,
+    /// Measure the gateway alone, with more and more of what a request should not pay for: models,
+    /// backends, idle connections.
+    #[arg(long)]
+    growth: bool,
     /// Write docs/versus.md and its plots.
     #[arg(long)]
     write_docs: bool,
@@ -217,6 +222,12 @@ fn pin(args: &Args) -> Error {
 async fn compare(args: &Args) -> Result<(), Error> {
     let (contenders, mut notes) = contenders::find(args)?;
     let epoch = Instant::now();
+    if args.growth {
+        let gateway = contenders.iter().find(|one| one.name == "llamatower");
+        let gateway = gateway.ok_or("--growth needs the gateway")?;
+        println!("{}", growth::measure(args, epoch, gateway).await?);
+        return Ok(());
+    }
     let backends = vec![backend::start(epoch).await?, backend::start(epoch).await?];
     let (samples, failures) = Bench {
         args,
