@@ -1,12 +1,12 @@
 //! The queue: the lines under their lock, and who is woken.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use foldhash::HashMap;
 use tokio::time::Instant;
 
 use super::entry::{Charge, Entry};
@@ -59,7 +59,7 @@ impl<D: Dispatch> Queue<D> {
     pub fn new(dispatch: D) -> Self {
         let state = State {
             lines: Lines::new(),
-            told: HashMap::new(),
+            told: HashMap::default(),
         };
         Self {
             shared: Arc::new(Shared {

@@ -95,6 +95,7 @@ impl<'a, S> Search<'a, S> {
         model: Option<&ModelName>,
         attempts: Option<&Attempts>,
     ) -> Self {
+        let tried = attempts.map(Attempts::tried).unwrap_or_default();
         let mut search = Self {
             best: None,
             some_allowed: false,
@@ -105,7 +106,7 @@ impl<'a, S> Search<'a, S> {
         for member in candidates.filter(|member| member.breaker.would_allow()) {
             let rank = Rank {
                 is_down: !member.backend.is_up(),
-                was_asked: attempts.is_some_and(|asked| asked.has_tried(member.backend.name())),
+                was_asked: tried.contains(member.backend.name()),
                 in_flight: member.in_flight(),
             };
             search.some_allowed = true;

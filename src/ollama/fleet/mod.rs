@@ -156,12 +156,15 @@ impl<S> Fleet<S> {
 
     /// Whether some backend has a model of this name, as the client wrote it.
     pub fn knows(&self, model: &str) -> bool {
-        ModelName::parse(model).is_ok_and(|name| self.has_holder(&name))
+        let members = self.catalogue.members();
+        let name = members.name(model);
+        name.is_some_and(|name| !members.holders(&name).is_empty())
     }
 
     /// What the model of a request is, whatever its name, if all backends that have it agree.
     pub fn version_of(&self, request: &Parts) -> Option<Arc<str>> {
-        self.catalogue.members().digest(&model_of(request)?)
+        let members = self.catalogue.members();
+        members.digest(&members.name(model_of(request)?)?)
     }
 
     /// Asks all backends for what they hold, now rather than when their turn comes.
@@ -232,6 +235,15 @@ impl<S> Fleet<S> {
         !self.catalogue.members().holders(model).is_empty()
     }
 
+    /// In which line of the queue a request waits.
+    fn class_of(&self, request: &Parts) -> Class {
+        let route = RouteMatch::of(&request.extensions).and_then(RouteMatch::operation);
+        Class {
+            model: model_of(request).and_then(|model| self.catalogue.members().name(model)),
+            runs_model: route.is_some_and(|operation| operation.is_inference()),
+        }
+    }
+
     /// What a request says of itself when it enters the queue.
     fn entry(&self, request: &Parts) -> Entry<Option<Client>, Option<Attempts>> {
         let client = Client::of(request);
@@ -256,17 +268,16 @@ where
     type Slot = Slot<S>;
 
     async fn choose(&self, request: &mut Parts) -> Result<Choice<S, Slot<S>>, BoxError> {
-        let class = class_of(request);
+        let class = self.class_of(request);
         if let Some(model) = &class.model
             && !self.has_holder(model)
         {
             self.look_for(model).await;
         }
-        let entered = Instant::now();
         let ticket = self.queue.enter(class, self.entry(request))?;
-        let has_waited = ticket.watch().is_some();
+        let entered = ticket.watch().map(|_| Instant::now());
         let permit = ticket.await?;
-        if has_waited {
+        if let Some(entered) = entered {
             let wait = entered.elapsed();
             Record::update_in(&request.extensions, |outcome| {
                 outcome.queued = Some(outcome.queued.unwrap_or_default() + wait);
@@ -331,14 +342,6 @@ fn breaker(backend: &Arc<Backend>, config: &FleetConfig) -> Breaker {
     })
 }
 
-fn class_of(request: &Parts) -> Class {
-    let route = RouteMatch::of(&request.extensions).and_then(RouteMatch::operation);
-    Class {
-        model: model_of(request),
-        runs_model: route.is_some_and(|operation| operation.is_inference()),
-    }
-}
-
 /// About how many tokens a request costs, before it is known: those of its text, and some for its
 /// answer.
 fn expected_tokens(request: &Parts) -> u32 {
@@ -347,8 +350,8 @@ fn expected_tokens(request: &Parts) -> u32 {
     u32::try_from(bytes / 4).unwrap_or(u32::MAX).min(4096) + 256
 }
 
-/// The model that a request names in its body, or in its path.
-fn model_of(request: &Parts) -> Option<ModelName> {
+/// The model that a request names in its body, or in its path, as the client wrote it.
+fn model_of(request: &Parts) -> Option<&str> {
     let extensions = &request.extensions;
     let in_body = extensions
         .get::<LlmRequest>()
@@ -357,5 +360,5 @@ fn model_of(request: &Parts) -> Option<ModelName> {
         Some(RouteMatch::Found { parameter, .. }) => parameter.as_deref(),
         _ => None,
     };
-    ModelName::parse(in_body.or_else(in_path)?).ok()
+    in_body.or_else(in_path)
 }

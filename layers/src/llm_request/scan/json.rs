@@ -184,13 +184,24 @@ impl Json {
                         }
                     }
                 }
+                State::Literal { literal, come }
+                    if bytes[at..].starts_with(&literal.text().as_bytes()[usize::from(come)..]) =>
+                {
+                    at += literal.text().len() - usize::from(come) - 1;
+                    self.end_literal(literal, at, visitor);
+                }
                 State::Done => break,
                 _ if self.is_whole_number() && number(self.state, byte).is_none() => {
                     self.end_number(at, visitor);
                     // The byte itself is the next state's.
                     continue;
                 }
-                _ => self.step(byte, at, visitor)?,
+                _ => {
+                    self.step(byte, at, visitor)?;
+                    // Many writers put a space here.
+                    let may_be_spaced = matches!(byte, b':' | b',');
+                    at += usize::from(may_be_spaced && bytes.get(at + 1) == Some(&b' '));
+                }
             }
             at += 1;
         }
@@ -320,7 +331,7 @@ impl Json {
         Ok(())
     }
 
-    /// The string is what was kept, unless it lies in one piece.
+    /// The string is what was kept, unless it is `whole`.
     fn end_string(
         &mut self,
         is_key: bool,
