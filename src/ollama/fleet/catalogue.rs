@@ -209,15 +209,18 @@ fn by_model<S>(members: &[Arc<Member<S>>]) -> HashMap<ModelName, Row<S>> {
 
 /// Each name as servers list it, and without the tag that needs not be written.
 fn spellings<'a>(names: impl Iterator<Item = &'a ModelName>) -> HashMap<Box<str>, ModelName> {
-    let read = |text: &str| Some((text.into(), ModelName::parse(text).ok()?));
-    names
-        .flat_map(|name| {
-            let listed = name.to_string();
-            let short = listed.strip_suffix(":latest").and_then(read);
-            [read(&listed), short]
-        })
-        .flatten()
-        .collect()
+    let mut spellings = HashMap::default();
+    for name in names {
+        let listed = name.to_string();
+        let short = listed.strip_suffix(":latest");
+        for text in short.into_iter().chain([&*listed]) {
+            spellings.extend(ModelName::parse(text).ok().map(|read| {
+                let is_same = read.full() == name.full() && read.source() == name.source();
+                (text.into(), if is_same { name.clone() } else { read })
+            }));
+        }
+    }
+    spellings
 }
 
 #[cfg(test)]

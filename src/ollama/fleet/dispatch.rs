@@ -47,7 +47,7 @@ impl<S> BackendSlot<S> {
         self.place.member()
     }
 
-    /// The breaker's token, for the first who asks.
+    /// The breaker's token, if there is one, for the first who asks.
     pub(super) fn take_token(&self) -> Option<Token> {
         let mut token = self.token.lock().unwrap_or_else(PoisonError::into_inner);
         token.take()
@@ -136,6 +136,13 @@ impl<'a, S> Search<'a, S> {
     }
 }
 
+/// The breaker's token, where these are counted. Nobody else takes one but requests that come
+/// without it.
+fn probe_token<S>(member: &Member<S>) -> Option<Token> {
+    let breaker = &member.breaker;
+    (!breaker.is_closed()).then(|| breaker.acquire().ok())?
+}
+
 /// When the first of these may be asked again.
 fn resting<S>(candidates: &[Arc<Member<S>>]) -> BackendsResting {
     let waits = candidates.iter();
@@ -175,8 +182,7 @@ impl<S> Dispatch for Dispatcher<S> {
         }
         Ok(search.chosen().map(|(member, left)| BackendSlot {
             place: member.take(model),
-            // Nobody else takes tokens but requests that come without one.
-            token: Mutex::new(member.breaker.acquire().ok()),
+            token: Mutex::new(probe_token(member)),
             left,
         }))
     }

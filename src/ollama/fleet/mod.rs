@@ -23,10 +23,10 @@ use http::request::Parts;
 use http::response;
 use llamatower_layers::breaker::{Breaker, State};
 use llamatower_layers::llm_request::ModelName;
-use llamatower_layers::queue::{Arrival, Entry, Queue};
+use llamatower_layers::queue::{Arrival, Entry, Permit, Queue};
 use llamatower_layers::retry::Attempts;
-use llamatower_layers::route::{Choice, Choose};
-use llamatower_layers::{BoxError, LlmRequest, Record, RouteMatch};
+use llamatower_layers::route::{Choice, ChoiceOf, Choose};
+use llamatower_layers::{LlmRequest, Record, RouteMatch};
 use tokio::time::{Instant, timeout_at};
 
 pub use backend::{Backend, Installed, Unreachable};
@@ -185,6 +185,26 @@ impl<S> Fleet<S> {
         }
     }
 
+    /// The service of the backend that the queue has given a place at.
+    fn chosen(&self, permit: Permit<Dispatcher<S>>, request: &mut Parts) -> Choice<S, Box<Slot<S>>>
+    where
+        S: Clone,
+    {
+        let slot = permit.slot();
+        let member = slot.member();
+        if let Some(token) = slot.take_token() {
+            Breaker::put_token(&mut request.extensions, token);
+        }
+        note_choice(&member.backend, request);
+        if let Some(attempts) = request.extensions.get::<Attempts>() {
+            attempts.note_left(slot.left);
+        }
+        Choice {
+            service: member.service.clone(),
+            slot: Box::new(Slot::queued(permit)),
+        }
+    }
+
     /// The first backend of a host of the configuration.
     pub fn take_at(&self, host: usize, request: &Parts) -> Option<Choice<S, Slot<S>>>
     where
@@ -265,9 +285,22 @@ where
     S: Clone + Send + Sync,
 {
     type Service = S;
-    type Slot = Slot<S>;
+    type Slot = Box<Slot<S>>;
 
-    async fn choose(&self, request: &mut Parts) -> Result<Choice<S, Slot<S>>, BoxError> {
+    fn choose_now(&self, request: &mut Parts) -> Option<ChoiceOf<Self>> {
+        let class = self.class_of(request);
+        let is_known = class
+            .model
+            .as_ref()
+            .is_none_or(|model| self.has_holder(model));
+        if !is_known {
+            return None;
+        }
+        let permit = self.queue.pass(class, self.entry(request)).transpose()?;
+        Some(permit.map(|permit| self.chosen(permit, request)))
+    }
+
+    async fn choose(&self, request: &mut Parts) -> ChoiceOf<Self> {
         let class = self.class_of(request);
         if let Some(model) = &class.model
             && !self.has_holder(model)
@@ -283,21 +316,10 @@ where
                 outcome.queued = Some(outcome.queued.unwrap_or_default() + wait);
             });
         }
-        let member = permit.slot().member().clone();
-        if let Some(token) = permit.slot().take_token() {
-            Breaker::put_token(&mut request.extensions, token);
-        }
-        note_choice(&member.backend, request);
-        if let Some(attempts) = request.extensions.get::<Attempts>() {
-            attempts.note_left(permit.slot().left);
-        }
-        Ok(Choice {
-            service: member.service.clone(),
-            slot: Slot::queued(permit),
-        })
+        Ok(self.chosen(permit, request))
     }
 
-    fn answered(&self, slot: &mut Slot<S>, answer: &response::Parts) {
+    fn answered(&self, slot: &mut Box<Slot<S>>, answer: &response::Parts) {
         slot.answered(&answer.extensions);
     }
 }
