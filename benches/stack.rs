@@ -11,18 +11,16 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
-use llamatower::ollama::AnswerBody;
 use llamatower::ollama::fleet::{Fleet, FleetConfig, ProbeClocks};
 use llamatower::settings::Settings;
 use llamatower::stack::{self, Attempt, Handles};
 use llamatower::telemetry::{Telemetry, TelemetryConfig};
-use llamatower_layers::EndpointTable;
 use llamatower_layers::api_key::KeySet;
 use llamatower_layers::body::MemoryBudget;
+use llamatower_layers::{BoxError, EndpointTable};
 use llamatower_sim::{ModelSpec, Sim, SimHandle};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt, service_fn};
 
 const BODY: &str = r#"{"model":"tiny","messages":[{"role":"user","content":"Why a tower?"}]}"#;
@@ -31,12 +29,13 @@ const LAST: &str = "{\"model\":\"tiny\",\"done\":true}\n";
 
 /// A backend that is no more than an answer of so many lines.
 fn answering(lines: usize) -> Attempt<Full<Bytes>> {
-    BoxCloneSyncService::new(service_fn(move |_| async move {
+    Attempt::new(service_fn(move |_| async move {
         let lines = std::iter::repeat_n(LINE, lines).chain([LAST]);
-        let frames = lines.map(|line| Ok(Frame::data(Bytes::from_static(line.as_bytes()))));
+        let frame = |line: &'static str| Frame::data(Bytes::from_static(line.as_bytes()));
+        let frames = lines.map(move |line| Ok::<_, BoxError>(frame(line)));
         let body = StreamBody::new(futures_util::stream::iter(frames));
         let answer = Response::builder().header("content-type", "application/x-ndjson");
-        Ok(answer.body(AnswerBody::new(body))?)
+        Ok::<_, BoxError>(answer.body(body)?)
     }))
 }
 

@@ -15,7 +15,6 @@ use http::header::HeaderName;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
-use http_body_util::BodyExt;
 use llamatower_layers::adaptive::AdaptiveLayer;
 use llamatower_layers::admission::AdmissionLayer;
 use llamatower_layers::api_key::{ApiKeyLayer, KeySet};
@@ -37,7 +36,6 @@ use llamatower_layers::usage::UsageLayer;
 use llamatower_layers::{BoxError, Failure, LlmRequest, Operation, RouteMatch, Side};
 use tokio::sync::watch;
 use tower::filter::FilterLayer;
-use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceBuilder};
 use tower_http::request_id::{
     MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
@@ -50,7 +48,7 @@ use crate::ollama::fleet::{Backend, Fleet, WatchLayer};
 use crate::ollama::hold::hold_until_continue;
 use crate::ollama::hygiene::{clean_request, clean_response};
 use crate::ollama::upstream::{ConnectFailed, PoolLimits, Upstream};
-use crate::ollama::{AnswerBody, Ollama};
+use crate::ollama::{Attempt as AttemptService, Ollama};
 use crate::settings::{Cache, Limits, Settings};
 use crate::telemetry::{AttemptSpanLayer, Propagation, Telemetry, Upstream as UpstreamName, names};
 
@@ -73,7 +71,7 @@ pub const BACKEND_HEADER: HeaderName = HeaderName::from_static("x-llamatower-bac
 pub const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The service of one backend; `B` is the body that clients send.
-pub type Attempt<B> = BoxCloneSyncService<Request<ReplayBody<B>>, Response<AnswerBody>, BoxError>;
+pub type Attempt<B> = AttemptService<ReplayBody<B>>;
 
 /// What the layers hold that somebody else looks at or turns, too.
 #[derive(Clone, Debug)]
@@ -178,9 +176,6 @@ where
     let address = backend.address();
     let name = HeaderValue::try_from(&**backend.name()).unwrap_or(HeaderValue::from_static("?"));
     let stack = ServiceBuilder::new()
-        .map_response(|answer: Response<_>| {
-            answer.map(|body| AnswerBody::new(BodyExt::map_err(body, Into::into)))
-        })
         .layer(SetResponseHeaderLayer::overriding(BACKEND_HEADER, name))
         .layer(AttemptSpanLayer::new(
             UpstreamName {
@@ -211,7 +206,7 @@ where
                 idle_timeout: settings.backends.pool_idle_timeout,
             },
         ));
-    BoxCloneSyncService::new(stack)
+    AttemptService::new(stack)
 }
 
 /// Refuses what would make first bytes come late; without a target it is so high that it never does.

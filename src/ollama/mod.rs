@@ -3,6 +3,7 @@
 //! What needs one backend is routed to it; what is about all of them (lists, the version, the
 //! unloading of a model) is asked of all and answered as one.
 
+mod attempt;
 pub mod fleet;
 pub mod hold;
 pub mod hygiene;
@@ -19,20 +20,22 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
-use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use llamatower_layers::body::Guarded;
-use llamatower_layers::route::{Choice, Route};
+use llamatower_layers::route::{Choice, Route, RouteFuture};
 use llamatower_layers::{BoxError, Failure, Operation, Replay, RouteMatch};
+use pin_project_lite::pin_project;
 use tower::{Service, ServiceExt};
 
-use fleet::Fleet;
+use fleet::{Fleet, Slot};
 use lists::List;
 
-/// The body of an answer, of one type whoever gives it.
-pub type AnswerBody = UnsyncBoxBody<Bytes, BoxError>;
+pub use attempt::{AnswerBody, Attempt};
 
-type Answering = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, BoxError>> + Send>>;
+/// The body of the fleet's answer, which holds a place at the backend that gives it.
+pub type FleetBody<S> = Guarded<AnswerBody, Box<Slot<S>>>;
+
+type Gathering = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, BoxError>> + Send>>;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -64,38 +67,96 @@ impl<S> Ollama<S> {
     }
 }
 
-impl<S, B, R> Service<Request<B>> for Ollama<S>
+impl<S, B> Service<Request<B>> for Ollama<S>
 where
-    S: Service<Request<B>, Response = Response<R>> + Clone + Send + Sync + 'static,
+    S: Service<Request<B>, Response = Response<AnswerBody>> + Clone + Send + Sync + 'static,
     S::Error: Into<BoxError>,
     S::Future: Send,
     B: Replay + Send + 'static,
-    R: Body<Data = Bytes> + Send + 'static,
-    R::Error: Into<BoxError>,
 {
-    type Response = Response<AnswerBody>;
+    type Response = Response<FleetBody<S>>;
     type Error = BoxError;
-    type Future = Answering;
+    type Future = OllamaFuture<S, B>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Answering {
+    fn call(&mut self, request: Request<B>) -> OllamaFuture<S, B> {
         let fleet = self.fleet.clone();
-        match RouteMatch::of(request.extensions()).and_then(RouteMatch::operation) {
-            Some(Operation::Root) => Box::pin(async { Ok(whole(TEXT, "Ollama is running")) }),
-            Some(Operation::Version) => Box::pin(version(fleet)),
-            Some(Operation::Tags) => Box::pin(list(fleet, List::Tags)),
-            Some(Operation::Ps) => Box::pin(list(fleet, List::Ps)),
-            Some(Operation::Models) => Box::pin(list(fleet, List::Models)),
-            Some(operation) if operation.is_management() => {
-                Box::pin(manage(fleet, self.management_host, request))
-            }
-            _ => match unload::model_to_unload(request.extensions()) {
-                Some(model) => Box::pin(unload::unload(fleet, model, request)),
-                None => Box::pin(routed(fleet, request)),
+        OllamaFuture::gathering(
+            match RouteMatch::of(request.extensions()).and_then(RouteMatch::operation) {
+                Some(Operation::Root) => Box::pin(async { Ok(whole(TEXT, "Ollama is running")) }),
+                Some(Operation::Version) => Box::pin(version(fleet)),
+                Some(Operation::Tags) => Box::pin(list(fleet, List::Tags)),
+                Some(Operation::Ps) => Box::pin(list(fleet, List::Ps)),
+                Some(Operation::Models) => Box::pin(list(fleet, List::Models)),
+                Some(operation) if operation.is_management() => {
+                    Box::pin(manage(fleet, self.management_host, request))
+                }
+                _ => match unload::model_to_unload(request.extensions()) {
+                    Some(model) => Box::pin(unload::unload(fleet, model, request)),
+                    None => return OllamaFuture::routed(Route::new(fleet).call(request)),
+                },
             },
+        )
+    }
+}
+
+pin_project! {
+    /// The future of [`Ollama`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct OllamaFuture<S, B>
+    where
+        S: Service<Request<B>>,
+        S: Clone,
+        S: Send,
+        S: Sync,
+    {
+        #[pin]
+        state: State<RouteFuture<Arc<Fleet<S>>, B>>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjected]
+    enum State<R> {
+        Routed { #[pin] future: R },
+        Gathering { future: Gathering },
+    }
+}
+
+impl<S, B> OllamaFuture<S, B>
+where
+    S: Service<Request<B>> + Clone + Send + Sync,
+{
+    fn routed(future: RouteFuture<Arc<Fleet<S>>, B>) -> Self {
+        let state = State::Routed { future };
+        Self { state }
+    }
+
+    fn gathering(future: Gathering) -> Self {
+        let state = State::Gathering { future };
+        Self { state }
+    }
+}
+
+impl<S, B> Future for OllamaFuture<S, B>
+where
+    S: Service<Request<B>, Response = Response<AnswerBody>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: Send + 'static,
+{
+    type Output = Result<Response<FleetBody<S>>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            StateProjected::Routed { future } => future.poll(cx),
+            StateProjected::Gathering { future } => future
+                .as_mut()
+                .poll(cx)
+                .map_ok(|answer| answer.map(|body| Guarded::maybe(body, None))),
         }
     }
 }
@@ -109,10 +170,9 @@ fn whole(content_type: HeaderValue, text: impl Into<Bytes>) -> Response<AnswerBo
 
 fn boxed<R>(answer: Response<R>) -> Response<AnswerBody>
 where
-    R: Body<Data = Bytes> + Send + 'static,
-    R::Error: Into<BoxError>,
+    R: Body<Data = Bytes, Error = BoxError> + Send + 'static,
 {
-    answer.map(|body| AnswerBody::new(body.map_err(Into::into)))
+    answer.map(AnswerBody::new)
 }
 
 async fn version<S>(fleet: Arc<Fleet<S>>) -> Result<Response<AnswerBody>, BoxError> {
@@ -133,34 +193,30 @@ async fn list<S>(fleet: Arc<Fleet<S>>, list: List) -> Result<Response<AnswerBody
     Ok(whole(content_type, page.map_err(Failure::from)?))
 }
 
-async fn routed<S, B, R>(
+async fn routed<S, B>(
     fleet: Arc<Fleet<S>>,
     request: Request<B>,
 ) -> Result<Response<AnswerBody>, BoxError>
 where
-    S: Service<Request<B>, Response = Response<R>> + Clone + Send + Sync + 'static,
+    S: Service<Request<B>, Response = Response<AnswerBody>> + Clone + Send + Sync + 'static,
     S::Error: Into<BoxError>,
     S::Future: Send,
     B: Send + 'static,
-    R: Body<Data = Bytes> + Send + 'static,
-    R::Error: Into<BoxError>,
 {
     Ok(boxed(Route::new(fleet).oneshot(request).await?))
 }
 
 /// Calls the first backend of one certain host. Its catalogue is asked for again when the answer has ended.
-async fn manage<S, B, R>(
+async fn manage<S, B>(
     fleet: Arc<Fleet<S>>,
     host: usize,
     request: Request<B>,
 ) -> Result<Response<AnswerBody>, BoxError>
 where
-    S: Service<Request<B>, Response = Response<R>> + Clone + Send + Sync + 'static,
+    S: Service<Request<B>, Response = Response<AnswerBody>> + Clone + Send + Sync + 'static,
     S::Error: Into<BoxError>,
     S::Future: Send,
     B: Send + 'static,
-    R: Body<Data = Bytes> + Send + 'static,
-    R::Error: Into<BoxError>,
 {
     let (parts, body) = request.into_parts();
     let Some(Choice { service, slot }) = fleet.take_at(host, &parts) else {

@@ -35,18 +35,16 @@ pub(super) fn model_to_unload(extensions: &Extensions) -> Option<ModelName> {
 }
 
 /// Tells every backend that has the model in memory; the client gets the first one's answer.
-pub(super) async fn unload<S, B, R>(
+pub(super) async fn unload<S, B>(
     fleet: Arc<Fleet<S>>,
     model: ModelName,
     request: Request<B>,
 ) -> Result<Response<AnswerBody>, BoxError>
 where
-    S: Service<Request<B>, Response = Response<R>> + Clone + Send + Sync + 'static,
+    S: Service<Request<B>, Response = Response<AnswerBody>> + Clone + Send + Sync + 'static,
     S::Error: Into<BoxError>,
     S::Future: Send,
     B: Replay + Send + 'static,
-    R: Body<Data = Bytes> + Send + 'static,
-    R::Error: Into<BoxError>,
 {
     if let Some(Identity {
         role: Role::User, ..

@@ -1,9 +1,9 @@
 //! The models that may be label values: a bounded set, because clients choose the names.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use foldhash::HashSet;
 use opentelemetry::StringValue;
 
 use super::{bounded, names};

@@ -1,10 +1,10 @@
 //! The histograms of requests. Requests that are alike share a series, whose attributes are hashed
 //! when its first request ends and not again.
 
-use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
+use foldhash::HashMap;
 use http::StatusCode;
 use llamatower_layers::usage::Usage;
 use llamatower_layers::{Operation, Outcome};

@@ -22,10 +22,10 @@ use llamatower_layers::queue::QueueLayer;
 use llamatower_layers::rate_limit::{Quota, RateLimitLayer};
 use llamatower_layers::rescue::RescueLayer;
 use llamatower_layers::retry::{RetryBudget, RetryLayer};
-use llamatower_layers::route::{Choice, Choose, Route};
+use llamatower_layers::route::{Choice, ChoiceOf, Choose, Route};
 use llamatower_layers::token_limit::{Budget, TokenLimitLayer, Window};
 use llamatower_layers::usage::UsageLayer;
-use llamatower_layers::{BoxError, EndpointTable, Observer, Outcome, OutcomeLayer};
+use llamatower_layers::{EndpointTable, Observer, Outcome, OutcomeLayer};
 use tokio::sync::watch;
 use tower::ServiceBuilder;
 use tower_layer::{Layer, Stack, layer_fn};
@@ -237,7 +237,13 @@ struct OnlyOne<S>(S);
 impl<S: Clone + Send + Sync> Choose for OnlyOne<S> {
     type Service = S;
     type Slot = ();
-    async fn choose(&self, _: &mut Parts) -> Result<Choice<S, ()>, BoxError> {
+
+    fn choose_now(&self, _: &mut Parts) -> Option<ChoiceOf<Self>> {
+        let service = self.0.clone();
+        Some(Ok(Choice { service, slot: () }))
+    }
+
+    async fn choose(&self, _: &mut Parts) -> ChoiceOf<Self> {
         let service = self.0.clone();
         Ok(Choice { service, slot: () })
     }

@@ -50,9 +50,15 @@ impl Breaker {
         self.machine().state()
     }
 
+    /// Whether it lets all requests through. Their tokens need not be taken before they are sent:
+    /// there is no end of them.
+    pub fn is_closed(&self) -> bool {
+        self.shared.is_closed.load(Ordering::Acquire)
+    }
+
     /// Whether a request would be let through now. It changes nothing.
     pub fn would_allow(&self) -> bool {
-        self.shared.is_closed.load(Ordering::Acquire) || self.retry_after().is_none()
+        self.is_closed() || self.retry_after().is_none()
     }
 
     /// After how long a request may be let through; `None` if it may now.

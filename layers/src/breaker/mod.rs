@@ -28,8 +28,8 @@
 //!
 //! It belongs into the service of each backend, outside of the stream clocks whose errors it
 //! counts. Whoever chooses among backends asks [`Breaker::would_allow`], takes the token together
-//! with the choice and sends it along with the request ([`Breaker::put_token`]); without one the
-//! layer takes it itself. tower and tower-http have no breaker.
+//! with the choice, unless the breaker [is closed](Breaker::is_closed), and sends it along with the
+//! request ([`Breaker::put_token`]); without one the layer takes it itself. tower and tower-http have no breaker.
 //!
 //! Before one backend:
 //!

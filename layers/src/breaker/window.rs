@@ -52,10 +52,10 @@ impl Window {
 
     fn turn(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.since);
-        let turns = passed.as_nanos() / self.width.as_nanos();
-        if turns == 0 {
+        if passed < self.width {
             return;
         }
+        let turns = passed.as_nanos() / self.width.as_nanos();
         for _ in 0..turns.min(BUCKETS as u128) {
             self.current = (self.current + 1) % BUCKETS;
             self.buckets[self.current] = Bucket::default();

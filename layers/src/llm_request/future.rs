@@ -16,7 +16,7 @@ use crate::body::ReplayBody;
 use crate::{BoxError, Endpoint, Failure};
 
 /// A scan in slices. It is boxed because it is rare, and large.
-type Scan = Pin<Box<dyn Future<Output = Result<Scanned, Failure>> + Send>>;
+pub(super) type Scan = Pin<Box<dyn Future<Output = Result<Scanned, Failure>> + Send>>;
 
 pin_project! {
     /// The future of [`LlmRequestService`](super::LlmRequestService).

@@ -32,15 +32,19 @@ const CLOUD_ENDING: &str = "-cloud";
 /// ```
 #[derive(Clone)]
 pub struct ModelName {
+    // Of the name in lower case: names are looked up far more often than they are read.
+    hash: u64,
+    parts: Arc<Parts>,
+}
+
+struct Parts {
     // host/namespace/model:tag with the defaults filled in, in the writer's case.
-    full: Arc<str>,
+    full: Box<str>,
     // Where the namespace, the model and the tag begin.
     namespace: usize,
     model: usize,
     tag: usize,
     source: ModelSource,
-    // Of the name in lower case: names are looked up far more often than they are read.
-    hash: u64,
 }
 
 /// Where a model runs, by the end of its name.
@@ -108,37 +112,39 @@ impl ModelName {
         let full = [host, "/", namespace, "/", model, ":", tag].concat();
         Ok(Self {
             hash: folded_hash(&full),
-            full: full.into(),
-            namespace: namespace_at,
-            model: model_at,
-            tag: model_at + model.len() + 1,
-            source,
+            parts: Arc::new(Parts {
+                full: full.into(),
+                namespace: namespace_at,
+                model: model_at,
+                tag: model_at + model.len() + 1,
+                source,
+            }),
         })
     }
 
     /// The registry that the model comes from.
     pub fn host(&self) -> &str {
-        &self.full[..self.namespace - 1]
+        &self.full()[..self.parts.namespace - 1]
     }
 
     /// Whose model it is.
     pub fn namespace(&self) -> &str {
-        &self.full[self.namespace..self.model - 1]
+        &self.full()[self.parts.namespace..self.parts.model - 1]
     }
 
     /// The model's own name.
     pub fn model(&self) -> &str {
-        &self.full[self.model..self.tag - 1]
+        &self.full()[self.parts.model..self.parts.tag - 1]
     }
 
     /// Which variant of the model.
     pub fn tag(&self) -> &str {
-        &self.full[self.tag..]
+        &self.full()[self.parts.tag..]
     }
 
     /// Where the model runs.
     pub fn source(&self) -> ModelSource {
-        self.source
+        self.parts.source
     }
 
     /// Whether the name asks for a registry other than Ollama's own.
@@ -148,7 +154,7 @@ impl ModelName {
 
     /// The name with all its parts.
     pub fn full(&self) -> &str {
-        &self.full
+        &self.parts.full
     }
 }
 
@@ -193,7 +199,8 @@ fn is_part(part: &str, longest: usize, also: &str) -> bool {
 
 impl PartialEq for ModelName {
     fn eq(&self, other: &Self) -> bool {
-        self.hash == other.hash && self.full.eq_ignore_ascii_case(&other.full)
+        let is_equal = || self.full().eq_ignore_ascii_case(other.full());
+        Arc::ptr_eq(&self.parts, &other.parts) || self.hash == other.hash && is_equal()
     }
 }
 
@@ -210,17 +217,17 @@ impl fmt::Display for ModelName {
         let begin = if self.has_foreign_host() {
             0
         } else if !self.namespace().eq_ignore_ascii_case(DEFAULT_NAMESPACE) {
-            self.namespace
+            self.parts.namespace
         } else {
-            self.model
+            self.parts.model
         };
-        f.write_str(&self.full[begin..])
+        f.write_str(&self.full()[begin..])
     }
 }
 
 impl fmt::Debug for ModelName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ModelName({})", self.full)
+        write!(f, "ModelName({})", self.full())
     }
 }
 

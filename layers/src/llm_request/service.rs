@@ -7,11 +7,11 @@ use std::task::{Context, Poll};
 use http::Request;
 use tower_service::Service;
 
-use super::future::{LlmRequestFuture, Waiting};
+use super::future::{LlmRequestFuture, Scan, Waiting};
 use super::layer::Config;
 use super::plan::{Plan, endpoint_of, scan_at_once, scan_in_slices, settle};
 use crate::body::ReplayBody;
-use crate::{BoxError, Failure};
+use crate::{BoxError, Endpoint, Failure};
 
 /// The service of [`LlmRequestLayer`](super::LlmRequestLayer).
 #[derive(Clone)]
@@ -48,49 +48,63 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, request: Request<ReplayBody<B>>) -> Self::Future {
-        self.start(request)
-            .unwrap_or_else(|failure| LlmRequestFuture::refused(failure))
+    fn call(&mut self, mut request: Request<ReplayBody<B>>) -> Self::Future {
+        let rest = match self.read(&mut request) {
+            Ok(Reading::Over) => return LlmRequestFuture::called(self.inner.call(request)),
+            Ok(Reading::Rest(rest)) => rest,
+            Err(failure) => return LlmRequestFuture::refused(failure),
+        };
+        // The inner service that was asked to be ready waits with the request.
+        let fresh = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, fresh);
+        LlmRequestFuture::scanning(Waiting {
+            scan: rest.scan,
+            request,
+            inner,
+            endpoint: rest.endpoint,
+            config: self.config.clone(),
+            is_json: rest.is_json,
+        })
     }
 }
 
+/// How far the reading of a body has come in the call itself.
+enum Reading {
+    Over,
+    Rest(Rest),
+}
+
+struct Rest {
+    scan: Scan,
+    endpoint: Arc<Endpoint>,
+    is_json: bool,
+}
+
 impl<S> LlmRequestService<S> {
-    fn start<B>(
-        &mut self,
-        mut request: Request<ReplayBody<B>>,
-    ) -> Result<LlmRequestFuture<S, B>, Failure>
-    where
-        S: Service<Request<ReplayBody<B>>> + Clone,
-    {
-        let Some(endpoint) = endpoint_of(&request) else {
-            return Ok(LlmRequestFuture::called(self.inner.call(request)));
+    /// Reads a short body, and says how to read another.
+    fn read<B>(&self, request: &mut Request<ReplayBody<B>>) -> Result<Reading, Failure> {
+        let Some(endpoint) = endpoint_of(request) else {
+            return Ok(Reading::Over);
         };
-        let plan = Plan::of(&request, &endpoint)?;
+        let plan = Plan::of(request, &endpoint)?;
         let (Some(segments), Some(len)) = (request.body().segments(), request.body().len()) else {
-            return Ok(LlmRequestFuture::called(self.inner.call(request)));
+            return Ok(Reading::Over);
         };
         let at_once = match plan {
-            Plan::Pass => return Ok(LlmRequestFuture::called(self.inner.call(request))),
+            Plan::Pass => return Ok(Reading::Over),
             Plan::Json => scan_at_once(segments, len, &endpoint),
             Plan::Zstd | Plan::Form { .. } => None,
         };
         if let Some(scanned) = at_once {
             let default_model = self.config.default_model.as_ref();
-            settle(&mut request, &endpoint, scanned?, true, default_model);
-            return Ok(LlmRequestFuture::called(self.inner.call(request)));
+            settle(request, &endpoint, scanned?, true, default_model);
+            return Ok(Reading::Over);
         }
         let is_json = matches!(plan, Plan::Json);
-        let config = self.config.clone();
-        let scan = scan_in_slices(plan, segments.to_vec(), endpoint.clone(), config.clone());
-        // The inner service that was asked to be ready waits with the request.
-        let fresh = self.inner.clone();
-        let inner = std::mem::replace(&mut self.inner, fresh);
-        Ok(LlmRequestFuture::scanning(Waiting {
-            scan: Box::pin(scan),
-            request,
-            inner,
+        let (segments, config) = (segments.to_vec(), self.config.clone());
+        Ok(Reading::Rest(Rest {
+            scan: Box::pin(scan_in_slices(plan, segments, endpoint.clone(), config)),
             endpoint,
-            config,
             is_json,
         }))
     }

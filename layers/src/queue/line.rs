@@ -1,10 +1,11 @@
 //! The line of one class: who is next. Plain code that takes the time and knows no waker.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::time::Duration;
 
+use foldhash::HashMap;
 use tokio::time::Instant;
 
 use super::entry::{Charge, Priority};
@@ -151,7 +152,7 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
     pub(super) fn new() -> Self {
         Self {
             lanes: Vec::new(),
-            idle: HashMap::new(),
+            idle: HashMap::default(),
             sweep_at: 64,
             waiting: 0,
             in_flight: 0,

@@ -1,10 +1,10 @@
 //! All classes: who may enter, and to whom a slot is offered next.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::time::Duration;
 
+use foldhash::HashMap;
 use tokio::time::Instant;
 
 use super::entry::Charge;
@@ -78,7 +78,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, W> Lines<C, K, W> {
     pub(super) fn new() -> Self {
         Self {
             rules: Rules::default(),
-            classes: HashMap::new(),
+            classes: HashMap::default(),
             waiting: 0,
             last_id: 0,
             last_turn: 0,

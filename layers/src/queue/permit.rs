@@ -18,6 +18,8 @@ pub struct Permit<D: Dispatch> {
     holder: Holder<D>,
     since: Instant,
     meter: Option<Meter>,
+    /// The real cost, where who holds this knows it itself.
+    cost: Option<u32>,
 }
 
 /// What a request cost in truth; to be set before the [`Permit`] is dropped.
@@ -52,6 +54,7 @@ impl<D: Dispatch> Permit<D> {
             holder,
             since,
             meter: None,
+            cost: None,
         }
     }
 
@@ -73,7 +76,7 @@ impl<D: Dispatch> Permit<D> {
     /// Gives the slot back with the real cost, in the unit of
     /// [`Entry::with_cost`](super::Entry::with_cost).
     pub fn settle(mut self, tokens: u32) {
-        self.meter().set(tokens);
+        self.cost = Some(tokens);
     }
 
     /// Gives back a slot that was not used: it cost nothing and says nothing of the service time.
@@ -91,7 +94,8 @@ impl<D: Dispatch> Permit<D> {
 
 impl<D: Dispatch> Drop for Permit<D> {
     fn drop(&mut self) {
-        let cost = self.meter.as_ref().and_then(Meter::get);
+        let by_meter = || self.meter.as_ref().and_then(Meter::get);
+        let cost = self.cost.or_else(by_meter);
         let correction = cost.map_or(0.0, |tokens| self.holder.charge.correction(tokens));
         self.give_back(Some(self.since.elapsed()), correction);
     }

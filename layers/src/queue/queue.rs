@@ -1,12 +1,12 @@
 //! The queue: the lines under their lock, and who is woken.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use foldhash::HashMap;
 use tokio::time::Instant;
 
 use super::entry::{Charge, Entry};
@@ -59,7 +59,7 @@ impl<D: Dispatch> Queue<D> {
     pub fn new(dispatch: D) -> Self {
         let state = State {
             lines: Lines::new(),
-            told: HashMap::new(),
+            told: HashMap::default(),
         };
         Self {
             shared: Arc::new(Shared {
@@ -139,17 +139,9 @@ impl<D: Dispatch> Queue<D> {
         let shared = &self.shared;
         let mut guard = shared.state();
         let state = &mut *guard;
-        let (key, charge) = (&entry.key, entry.charge);
-        let take = || shared.dispatch.try_take(&class, &entry.request);
-        if let Some(slot) = state.lines.try_pass(&class, key, charge, take)? {
+        if let Some(slot) = shared.try_pass(state, &class, &entry)? {
             drop(guard);
-            let holder = Holder::new(class, entry.key, entry.charge);
-            return Ok(Ticket::granted(Permit::new(
-                shared.clone(),
-                slot,
-                holder,
-                now,
-            )));
+            return Ok(Ticket::granted(self.permit(slot, class, entry, now)));
         }
         let id = state.lines.next_id();
         let seat = Seat {
@@ -177,6 +169,33 @@ impl<D: Dispatch> Queue<D> {
             has_left: false,
         };
         Ok(Ticket::waiting(wait, deadline))
+    }
+
+    /// Passes the queue, if nobody of the class waits and a slot is free; `None` if it is to
+    /// [`enter`](Self::enter).
+    ///
+    /// # Errors
+    /// What [`Dispatch::try_take`] says.
+    pub fn pass(
+        &self,
+        class: D::Class,
+        entry: Entry<D::Key, D::Request>,
+    ) -> Result<Option<Permit<D>>, BoxError> {
+        let slot = self
+            .shared
+            .try_pass(&mut self.shared.state(), &class, &entry)?;
+        Ok(slot.map(|slot| self.permit(slot, class, entry, Instant::now())))
+    }
+
+    fn permit(
+        &self,
+        slot: D::Slot,
+        class: D::Class,
+        entry: Entry<D::Key, D::Request>,
+        since: Instant,
+    ) -> Permit<D> {
+        let holder = Holder::new(class, entry.key, entry.charge);
+        Permit::new(self.shared.clone(), slot, holder, since)
     }
 
     /// Offers slots to those who wait: some may have come free.
@@ -270,6 +289,16 @@ impl Drop for Wakers {
 impl<D: Dispatch> Shared<D> {
     fn state(&self) -> MutexGuard<'_, State<D>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn try_pass(
+        &self,
+        state: &mut State<D>,
+        class: &D::Class,
+        entry: &Entry<D::Key, D::Request>,
+    ) -> Result<Option<D::Slot>, BoxError> {
+        let take = || self.dispatch.try_take(class, &entry.request);
+        state.lines.try_pass(class, &entry.key, entry.charge, take)
     }
 
     fn hand_out(&self) {

@@ -40,7 +40,10 @@
 //! # }
 //! ```
 
+mod future;
 mod service;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -50,6 +53,7 @@ use http::response;
 
 use crate::BoxError;
 
+pub use future::RouteFuture;
 pub use service::Route;
 
 /// Who is asked, and what is held for as long as the answer lasts.
@@ -60,6 +64,9 @@ pub struct Choice<S, G> {
     /// The place taken at the backend; dropped at the end of the answer.
     pub slot: G,
 }
+
+/// What a policy answers.
+pub type ChoiceOf<C> = Result<Choice<<C as Choose>::Service, <C as Choose>::Slot>, BoxError>;
 
 /// A policy that chooses a backend for a request.
 pub trait Choose {
@@ -73,10 +80,18 @@ pub trait Choose {
     ///
     /// # Errors
     /// No backend can serve the request; the error says why.
-    fn choose(
-        &self,
-        request: &mut Parts,
-    ) -> impl Future<Output = Result<Choice<Self::Service, Self::Slot>, BoxError>> + Send;
+    fn choose(&self, request: &mut Parts) -> impl Future<Output = ChoiceOf<Self>> + Send;
+
+    /// Chooses at once, where there is nothing to wait for: a request that is chosen for so costs
+    /// no memory for its wait. `None` has taken nothing and leaves the choice to
+    /// [`choose`](Self::choose), as it does unless said.
+    ///
+    /// # Errors
+    /// As those of [`choose`](Self::choose).
+    fn choose_now(&self, request: &mut Parts) -> Option<ChoiceOf<Self>> {
+        let _ = request;
+        None
+    }
 
     /// Shows the slot the head of the answer that it is held for.
     fn answered(&self, slot: &mut Self::Slot, answer: &response::Parts) {
@@ -88,11 +103,12 @@ impl<C: Choose + Send + Sync> Choose for Arc<C> {
     type Service = C::Service;
     type Slot = C::Slot;
 
-    fn choose(
-        &self,
-        request: &mut Parts,
-    ) -> impl Future<Output = Result<Choice<Self::Service, Self::Slot>, BoxError>> + Send {
+    fn choose(&self, request: &mut Parts) -> impl Future<Output = ChoiceOf<Self>> + Send {
         C::choose(self, request)
+    }
+
+    fn choose_now(&self, request: &mut Parts) -> Option<ChoiceOf<Self>> {
+        C::choose_now(self, request)
     }
 
     fn answered(&self, slot: &mut Self::Slot, answer: &response::Parts) {

@@ -1,14 +1,12 @@
 //! The service.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::Choose;
+use super::{Choose, RouteFuture};
 use crate::BoxError;
 use crate::body::Guarded;
 
@@ -37,25 +35,13 @@ where
 {
     type Response = Response<Guarded<R, C::Slot>>;
     type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+    type Future = RouteFuture<C, B>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let policy = self.policy.clone();
-        Box::pin(async move {
-            let (mut parts, body) = request.into_parts();
-            let mut choice = policy.choose(&mut parts).await?;
-            let request = Request::from_parts(parts, body);
-            std::future::poll_fn(|cx| choice.service.poll_ready(cx))
-                .await
-                .map_err(Into::into)?;
-            let answer = choice.service.call(request).await.map_err(Into::into)?;
-            let (parts, body) = answer.into_parts();
-            policy.answered(&mut choice.slot, &parts);
-            Ok(Response::from_parts(parts, Guarded::new(body, choice.slot)))
-        })
+        RouteFuture::new(self.policy.clone(), request)
     }
 }

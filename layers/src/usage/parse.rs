@@ -38,7 +38,8 @@ fn last_counts(bytes: &[u8]) -> Option<Usage> {
         {
             return Some(usage);
         }
-        if !found.take(name, value) && found.has_counts() {
+        let is_over = !found.take(name, value) && found.has_counts();
+        if is_over || found.is_complete() {
             break;
         }
     }
@@ -74,6 +75,18 @@ impl Native {
 
     fn has_counts(&self) -> bool {
         self.prompt.is_some() || self.output.is_some()
+    }
+
+    /// Whether nothing that stands before can add to it.
+    fn is_complete(&self) -> bool {
+        let counts = [self.prompt, self.output];
+        let times = [
+            self.load_time,
+            self.prompt_time,
+            self.output_time,
+            self.total_time,
+        ];
+        counts.iter().chain(&times).all(Option::is_some)
     }
 
     fn usage(&self) -> Option<Usage> {
@@ -121,6 +134,9 @@ fn members_from_the_end(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 fn number(value: &[u8]) -> Option<u64> {
     let value = value.trim_ascii_start();
     let is_digit = |byte: &&u8| byte.is_ascii_digit();
-    let digits = value.iter().take_while(is_digit).count();
-    str::from_utf8(&value[..digits]).ok()?.parse().ok()
+    let mut digits = value.iter().take_while(is_digit);
+    let first = u64::from(digits.next()? - b'0');
+    digits.try_fold(first, |number, digit| {
+        number.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
+    })
 }

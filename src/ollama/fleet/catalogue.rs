@@ -3,11 +3,11 @@
 //! Requests read one snapshot, which is made anew when somebody joins or leaves or has other
 //! models than before.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use foldhash::HashMap;
 use llamatower_layers::llm_request::ModelName;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -32,6 +32,8 @@ pub(super) struct Members<S> {
     by_host: Vec<Vec<Arc<Member<S>>>>,
     all: Vec<Arc<Member<S>>>,
     by_model: HashMap<ModelName, Row<S>>,
+    /// The names of all models as they are written mostly, read once and not for each request.
+    spellings: HashMap<Box<str>, ModelName>,
 }
 
 /// Who has a model, and which.
@@ -51,8 +53,10 @@ struct Refreshes {
 impl<S> Members<S> {
     fn new(by_host: Vec<Vec<Arc<Member<S>>>>) -> Self {
         let all: Vec<_> = by_host.iter().flatten().cloned().collect();
+        let by_model = by_model(&all);
         Self {
-            by_model: by_model(&all),
+            spellings: spellings(by_model.keys()),
+            by_model,
             by_host,
             all,
         }
@@ -66,6 +70,14 @@ impl<S> Members<S> {
     /// Those that one host of the configuration stands for.
     pub(super) fn of_host(&self, host: usize) -> &[Arc<Member<S>>] {
         self.by_host.get(host).map_or(&[], Vec::as_slice)
+    }
+
+    /// The name that a client wrote; `None` if it is none.
+    pub(super) fn name(&self, text: &str) -> Option<ModelName> {
+        match self.spellings.get(text) {
+            Some(name) => Some(name.clone()),
+            None => ModelName::parse(text).ok(),
+        }
     }
 
     /// Those that have a model, whether they are up or not.
@@ -173,7 +185,7 @@ impl<S> Catalogue<S> {
 }
 
 fn by_model<S>(members: &[Arc<Member<S>>]) -> HashMap<ModelName, Row<S>> {
-    let mut rows: HashMap<ModelName, Row<S>> = HashMap::new();
+    let mut rows: HashMap<ModelName, Row<S>> = HashMap::default();
     for member in members {
         for model in &*member.models() {
             let digest = (!model.digest.is_empty()).then(|| model.digest.clone());
@@ -193,6 +205,22 @@ fn by_model<S>(members: &[Arc<Member<S>>]) -> HashMap<ModelName, Row<S>> {
         }
     }
     rows
+}
+
+/// Each name as servers list it, and without the tag that needs not be written.
+fn spellings<'a>(names: impl Iterator<Item = &'a ModelName>) -> HashMap<Box<str>, ModelName> {
+    let mut spellings = HashMap::default();
+    for name in names {
+        let listed = name.to_string();
+        let short = listed.strip_suffix(":latest");
+        for text in short.into_iter().chain([&*listed]) {
+            spellings.extend(ModelName::parse(text).ok().map(|read| {
+                let is_same = read.full() == name.full() && read.source() == name.source();
+                (text.into(), if is_same { name.clone() } else { read })
+            }));
+        }
+    }
+    spellings
 }
 
 #[cfg(test)]

@@ -47,7 +47,7 @@ impl<S> BackendSlot<S> {
         self.place.member()
     }
 
-    /// The breaker's token, for the first who asks.
+    /// The breaker's token, if there is one, for the first who asks.
     pub(super) fn take_token(&self) -> Option<Token> {
         let mut token = self.token.lock().unwrap_or_else(PoisonError::into_inner);
         token.take()
@@ -95,6 +95,7 @@ impl<'a, S> Search<'a, S> {
         model: Option<&ModelName>,
         attempts: Option<&Attempts>,
     ) -> Self {
+        let tried = attempts.map(Attempts::tried).unwrap_or_default();
         let mut search = Self {
             best: None,
             some_allowed: false,
@@ -105,7 +106,7 @@ impl<'a, S> Search<'a, S> {
         for member in candidates.filter(|member| member.breaker.would_allow()) {
             let rank = Rank {
                 is_down: !member.backend.is_up(),
-                was_asked: attempts.is_some_and(|asked| asked.has_tried(member.backend.name())),
+                was_asked: tried.contains(member.backend.name()),
                 in_flight: member.in_flight(),
             };
             search.some_allowed = true;
@@ -133,6 +134,13 @@ impl<'a, S> Search<'a, S> {
         };
         Some((member, new - usize::from(!rank.was_asked)))
     }
+}
+
+/// The breaker's token, where these are counted. Nobody else takes one but requests that come
+/// without it.
+fn probe_token<S>(member: &Member<S>) -> Option<Token> {
+    let breaker = &member.breaker;
+    (!breaker.is_closed()).then(|| breaker.acquire().ok())?
 }
 
 /// When the first of these may be asked again.
@@ -174,8 +182,7 @@ impl<S> Dispatch for Dispatcher<S> {
         }
         Ok(search.chosen().map(|(member, left)| BackendSlot {
             place: member.take(model),
-            // Nobody else takes tokens but requests that come without one.
-            token: Mutex::new(member.breaker.acquire().ok()),
+            token: Mutex::new(probe_token(member)),
             left,
         }))
     }

@@ -1,10 +1,10 @@
 //! One backend of the fleet, with everything that belongs to it alone.
 
-use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use foldhash::HashMap;
 use llamatower_layers::ModelName;
 use llamatower_layers::breaker::Breaker;
 

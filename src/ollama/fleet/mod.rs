@@ -23,10 +23,10 @@ use http::request::Parts;
 use http::response;
 use llamatower_layers::breaker::{Breaker, State};
 use llamatower_layers::llm_request::ModelName;
-use llamatower_layers::queue::{Arrival, Entry, Queue};
+use llamatower_layers::queue::{Arrival, Entry, Permit, Queue};
 use llamatower_layers::retry::Attempts;
-use llamatower_layers::route::{Choice, Choose};
-use llamatower_layers::{BoxError, LlmRequest, Record, RouteMatch};
+use llamatower_layers::route::{Choice, ChoiceOf, Choose};
+use llamatower_layers::{LlmRequest, Record, RouteMatch};
 use tokio::time::{Instant, timeout_at};
 
 pub use backend::{Backend, Installed, Unreachable};
@@ -156,12 +156,15 @@ impl<S> Fleet<S> {
 
     /// Whether some backend has a model of this name, as the client wrote it.
     pub fn knows(&self, model: &str) -> bool {
-        ModelName::parse(model).is_ok_and(|name| self.has_holder(&name))
+        let members = self.catalogue.members();
+        let name = members.name(model);
+        name.is_some_and(|name| !members.holders(&name).is_empty())
     }
 
     /// What the model of a request is, whatever its name, if all backends that have it agree.
     pub fn version_of(&self, request: &Parts) -> Option<Arc<str>> {
-        self.catalogue.members().digest(&model_of(request)?)
+        let members = self.catalogue.members();
+        members.digest(&members.name(model_of(request)?)?)
     }
 
     /// Asks all backends for what they hold, now rather than when their turn comes.
@@ -179,6 +182,26 @@ impl<S> Fleet<S> {
         Choice {
             service: member.service.clone(),
             slot: Slot::unqueued(member.take(None)),
+        }
+    }
+
+    /// The service of the backend that the queue has given a place at.
+    fn chosen(&self, permit: Permit<Dispatcher<S>>, request: &mut Parts) -> Choice<S, Box<Slot<S>>>
+    where
+        S: Clone,
+    {
+        let slot = permit.slot();
+        let member = slot.member();
+        if let Some(token) = slot.take_token() {
+            Breaker::put_token(&mut request.extensions, token);
+        }
+        note_choice(&member.backend, request);
+        if let Some(attempts) = request.extensions.get::<Attempts>() {
+            attempts.note_left(slot.left);
+        }
+        Choice {
+            service: member.service.clone(),
+            slot: Box::new(Slot::queued(permit)),
         }
     }
 
@@ -232,6 +255,15 @@ impl<S> Fleet<S> {
         !self.catalogue.members().holders(model).is_empty()
     }
 
+    /// In which line of the queue a request waits.
+    fn class_of(&self, request: &Parts) -> Class {
+        let route = RouteMatch::of(&request.extensions).and_then(RouteMatch::operation);
+        Class {
+            model: model_of(request).and_then(|model| self.catalogue.members().name(model)),
+            runs_model: route.is_some_and(|operation| operation.is_inference()),
+        }
+    }
+
     /// What a request says of itself when it enters the queue.
     fn entry(&self, request: &Parts) -> Entry<Option<Client>, Option<Attempts>> {
         let client = Client::of(request);
@@ -253,40 +285,41 @@ where
     S: Clone + Send + Sync,
 {
     type Service = S;
-    type Slot = Slot<S>;
+    type Slot = Box<Slot<S>>;
 
-    async fn choose(&self, request: &mut Parts) -> Result<Choice<S, Slot<S>>, BoxError> {
-        let class = class_of(request);
+    fn choose_now(&self, request: &mut Parts) -> Option<ChoiceOf<Self>> {
+        let class = self.class_of(request);
+        let is_known = class
+            .model
+            .as_ref()
+            .is_none_or(|model| self.has_holder(model));
+        if !is_known {
+            return None;
+        }
+        let permit = self.queue.pass(class, self.entry(request)).transpose()?;
+        Some(permit.map(|permit| self.chosen(permit, request)))
+    }
+
+    async fn choose(&self, request: &mut Parts) -> ChoiceOf<Self> {
+        let class = self.class_of(request);
         if let Some(model) = &class.model
             && !self.has_holder(model)
         {
             self.look_for(model).await;
         }
-        let entered = Instant::now();
         let ticket = self.queue.enter(class, self.entry(request))?;
-        let has_waited = ticket.watch().is_some();
+        let entered = ticket.watch().map(|_| Instant::now());
         let permit = ticket.await?;
-        if has_waited {
+        if let Some(entered) = entered {
             let wait = entered.elapsed();
             Record::update_in(&request.extensions, |outcome| {
                 outcome.queued = Some(outcome.queued.unwrap_or_default() + wait);
             });
         }
-        let member = permit.slot().member().clone();
-        if let Some(token) = permit.slot().take_token() {
-            Breaker::put_token(&mut request.extensions, token);
-        }
-        note_choice(&member.backend, request);
-        if let Some(attempts) = request.extensions.get::<Attempts>() {
-            attempts.note_left(permit.slot().left);
-        }
-        Ok(Choice {
-            service: member.service.clone(),
-            slot: Slot::queued(permit),
-        })
+        Ok(self.chosen(permit, request))
     }
 
-    fn answered(&self, slot: &mut Slot<S>, answer: &response::Parts) {
+    fn answered(&self, slot: &mut Box<Slot<S>>, answer: &response::Parts) {
         slot.answered(&answer.extensions);
     }
 }
@@ -331,14 +364,6 @@ fn breaker(backend: &Arc<Backend>, config: &FleetConfig) -> Breaker {
     })
 }
 
-fn class_of(request: &Parts) -> Class {
-    let route = RouteMatch::of(&request.extensions).and_then(RouteMatch::operation);
-    Class {
-        model: model_of(request),
-        runs_model: route.is_some_and(|operation| operation.is_inference()),
-    }
-}
-
 /// About how many tokens a request costs, before it is known: those of its text, and some for its
 /// answer.
 fn expected_tokens(request: &Parts) -> u32 {
@@ -347,8 +372,8 @@ fn expected_tokens(request: &Parts) -> u32 {
     u32::try_from(bytes / 4).unwrap_or(u32::MAX).min(4096) + 256
 }
 
-/// The model that a request names in its body, or in its path.
-fn model_of(request: &Parts) -> Option<ModelName> {
+/// The model that a request names in its body, or in its path, as the client wrote it.
+fn model_of(request: &Parts) -> Option<&str> {
     let extensions = &request.extensions;
     let in_body = extensions
         .get::<LlmRequest>()
@@ -357,5 +382,5 @@ fn model_of(request: &Parts) -> Option<ModelName> {
         Some(RouteMatch::Found { parameter, .. }) => parameter.as_deref(),
         _ => None,
     };
-    ModelName::parse(in_body.or_else(in_path)?).ok()
+    in_body.or_else(in_path)
 }

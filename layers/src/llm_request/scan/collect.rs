@@ -87,8 +87,17 @@ impl Collector {
 /// Whether a text may be looked up as a model's name: no control characters, and nothing in it
 /// that moves about in a file system.
 pub(in crate::llm_request) fn is_plausible_name(name: &str) -> bool {
-    name.len() <= MAX_NAME_BYTES
-        && !name.contains(|c: char| c.is_control() || c == '\\')
+    name.len() <= MAX_NAME_BYTES && (is_plain_name(name) || is_plausible_path(name))
+}
+
+/// Whether a name is one of Ollama's own models, as most are: it has no path at all.
+fn is_plain_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
+    !name.starts_with('.') && name.bytes().all(is_plain)
+}
+
+fn is_plausible_path(name: &str) -> bool {
+    !name.contains(|c: char| c.is_control() || c == '\\')
         && !name.split('/').any(|part| matches!(part, "." | ".."))
 }
 

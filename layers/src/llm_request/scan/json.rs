@@ -43,11 +43,37 @@ enum State {
     Exponent,
     ExponentSign,
     ExponentDigits,
+    /// So many of its bytes have come.
     Literal {
-        rest: &'static str,
-        whole: &'static str,
+        literal: Literal,
+        come: u8,
     },
     Done,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Literal {
+    Null,
+    True,
+    False,
+}
+
+impl Literal {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::True => "true",
+            Self::False => "false",
+        }
+    }
+
+    fn value(self) -> Value<'static> {
+        match self {
+            Self::Null => Value::Null,
+            Self::True => Value::Bool(true),
+            Self::False => Value::Bool(false),
+        }
+    }
 }
 
 /// The machine. It reads one value and takes no notice of what follows, as Ollama does.
@@ -134,18 +160,35 @@ impl Json {
         while let Some(&byte) = bytes.get(at) {
             match self.state {
                 State::String { is_key } => {
-                    let plain = plain_prefix(&bytes[at..]);
-                    self.keep(&bytes[at..at + plain]);
-                    at += plain;
-                    let Some(&byte) = bytes.get(at) else { break };
-                    match byte {
-                        b'"' => self.end_string(is_key, at, visitor),
-                        b'\\' => {
+                    let plain = &bytes[at..];
+                    let plain = &plain[..plain_prefix(plain)];
+                    at += plain.len();
+                    match bytes.get(at) {
+                        // Most strings lie in one piece, and need not be put together.
+                        Some(b'"') if self.has_kept_nothing() => {
+                            self.end_string(is_key, Some(plain), at, visitor);
+                        }
+                        Some(b'"') => {
+                            self.keep(plain);
+                            self.end_string(is_key, None, at, visitor);
+                        }
+                        Some(b'\\') => {
+                            self.keep(plain);
                             self.keep(b"\\");
                             self.state = State::Escape { is_key };
                         }
-                        _ => return Err(self.unexpected(byte)),
+                        Some(&byte) => return Err(self.unexpected(byte)),
+                        None => {
+                            self.keep(plain);
+                            break;
+                        }
                     }
+                }
+                State::Literal { literal, come }
+                    if bytes[at..].starts_with(&literal.text().as_bytes()[usize::from(come)..]) =>
+                {
+                    at += literal.text().len() - usize::from(come) - 1;
+                    self.end_literal(literal, at, visitor);
                 }
                 State::Done => break,
                 _ if self.is_whole_number() && number(self.state, byte).is_none() => {
@@ -153,7 +196,12 @@ impl Json {
                     // The byte itself is the next state's.
                     continue;
                 }
-                _ => self.step(byte, at, visitor)?,
+                _ => {
+                    self.step(byte, at, visitor)?;
+                    // Many writers put a space here.
+                    let may_be_spaced = matches!(byte, b':' | b',');
+                    at += usize::from(may_be_spaced && bytes.get(at + 1) == Some(&b' '));
+                }
             }
             at += 1;
         }
@@ -201,11 +249,15 @@ impl Json {
                     },
                 }
             }
-            (Literal { rest, whole }, _) if rest.as_bytes().first() == Some(&byte) => {
-                match &rest[1..] {
-                    "" => return self.end_literal(whole, at, visitor),
-                    rest => Literal { rest, whole },
+            (Literal { literal, come }, _)
+                if literal.text().as_bytes().get(usize::from(come)) == Some(&byte) =>
+            {
+                let come = come + 1;
+                if usize::from(come) == literal.text().len() {
+                    self.end_literal(literal, at, visitor);
+                    return Ok(());
                 }
+                Literal { literal, come }
             }
             (state, byte) => {
                 let next = number(state, byte).ok_or_else(|| self.unexpected(byte))?;
@@ -222,31 +274,14 @@ impl Json {
         at: usize,
         visitor: &mut impl Visitor,
     ) -> Result<(), ScanError> {
+        let literal = |literal| State::Literal { literal, come: 1 };
         let (kind, state) = match byte {
             b'{' => (Kind::Object, State::KeyOrEnd),
             b'[' => (Kind::Array, State::ElementOrEnd),
             b'"' => (Kind::String, State::String { is_key: false }),
-            b't' => (
-                Kind::Bool,
-                State::Literal {
-                    rest: "rue",
-                    whole: "true",
-                },
-            ),
-            b'f' => (
-                Kind::Bool,
-                State::Literal {
-                    rest: "alse",
-                    whole: "false",
-                },
-            ),
-            b'n' => (
-                Kind::Null,
-                State::Literal {
-                    rest: "ull",
-                    whole: "null",
-                },
-            ),
+            b't' => (Kind::Bool, literal(Literal::True)),
+            b'f' => (Kind::Bool, literal(Literal::False)),
+            b'n' => (Kind::Null, literal(Literal::Null)),
             b'-' => (Kind::Number, State::Minus),
             b'0' => (Kind::Number, State::Zero),
             b'1'..=b'9' => (Kind::Number, State::Integer),
@@ -296,15 +331,26 @@ impl Json {
         Ok(())
     }
 
-    fn end_string(&mut self, is_key: bool, at: usize, visitor: &mut impl Visitor) {
+    /// The string is what was kept, unless it is `whole`.
+    fn end_string(
+        &mut self,
+        is_key: bool,
+        whole: Option<&[u8]>,
+        at: usize,
+        visitor: &mut impl Visitor,
+    ) {
+        let kept = match whole {
+            Some(whole) => self.first_of(whole),
+            None => self.kept(),
+        };
         if is_key {
             if self.depth <= TOLD_DEPTH {
-                visitor.key(self.depth, self.kept());
+                visitor.key(self.depth, kept);
             }
             self.state = State::Colon;
         } else {
             if self.is_told() {
-                visitor.value(self.depth, Value::String(self.kept()), self.span_to(at + 1));
+                visitor.value(self.depth, Value::String(kept), self.span_to(at + 1));
             }
             self.end_value();
         }
@@ -317,21 +363,11 @@ impl Json {
         self.end_value();
     }
 
-    fn end_literal(
-        &mut self,
-        whole: &str,
-        at: usize,
-        visitor: &mut impl Visitor,
-    ) -> Result<(), ScanError> {
+    fn end_literal(&mut self, literal: Literal, at: usize, visitor: &mut impl Visitor) {
         if self.is_told() {
-            let value = match whole {
-                "null" => Value::Null,
-                _ => Value::Bool(whole == "true"),
-            };
-            visitor.value(self.depth, value, self.span_to(at + 1));
+            visitor.value(self.depth, literal.value(), self.span_to(at + 1));
         }
         self.end_value();
-        Ok(())
     }
 
     fn end_value(&mut self) {
@@ -375,6 +411,18 @@ impl Json {
         self.is_cut |= fits < bytes.len();
     }
 
+    fn has_kept_nothing(&self) -> bool {
+        self.kept.is_empty() && !self.is_cut
+    }
+
+    /// As much of a whole string as is to be kept.
+    fn first_of<'a>(&self, whole: &'a [u8]) -> Kept<'a> {
+        Kept {
+            raw: &whole[..whole.len().min(self.keep)],
+            is_cut: whole.len() > self.keep,
+        }
+    }
+
     fn kept(&self) -> Kept<'_> {
         Kept {
             raw: &self.kept,
@@ -403,8 +451,9 @@ impl Json {
             State::Hex { .. } => r"in \u hexadecimal character escape".into(),
             State::Dot => "after decimal point in numeric literal".into(),
             State::Exponent | State::ExponentSign => "in exponent of numeric literal".into(),
-            State::Literal { rest, whole } => {
-                let next = &rest[..1];
+            State::Literal { literal, come } => {
+                let whole = literal.text();
+                let next = char::from(whole.as_bytes()[usize::from(come)]);
                 format!("in literal {whole} (expecting '{next}')").into()
             }
             State::Minus | State::Done => "in numeric literal".into(),
@@ -432,18 +481,46 @@ fn number(state: State, byte: u8) -> Option<State> {
 /// How many bytes of a string need no look: all up to a quote, a backslash or a control
 /// character.
 fn plain_prefix(bytes: &[u8]) -> usize {
-    let mut plain = plain_blocks::<64>(bytes);
-    plain += plain_blocks::<16>(&bytes[plain..]);
-    let rest = &bytes[plain..];
+    // Most strings are short, and those that are not are long.
+    let (start, rest) = bytes.split_at(bytes.len().min(SHORT));
+    let mut plain = plain_words(start);
+    if plain < start.len() {
+        return plain;
+    }
+    plain += plain_blocks(rest);
+    plain + plain_words(&bytes[plain..])
+}
+
+/// How many bytes are looked at by words before blocks are worth it.
+const SHORT: usize = 32;
+const BLOCK: usize = 64;
+
+/// [`plain_prefix`] by words.
+fn plain_words(bytes: &[u8]) -> usize {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let specials = words.iter().map(|word| specials(u64::from_le_bytes(*word)));
+    if let Some((at, specials)) = specials.enumerate().find(|(_, specials)| *specials != 0) {
+        return at * 8 + specials.trailing_zeros() as usize / 8;
+    }
     let special = rest.iter().position(|&byte| is_special(byte));
-    plain + special.unwrap_or(rest.len())
+    bytes.len() - rest.len() + special.unwrap_or(rest.len())
+}
+
+/// A word whose lowest bit that is set is the highest of the first special byte, if there is one.
+fn specials(word: u64) -> u64 {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    // Of a byte that is less than `bound` the highest bit comes to be set, and of no byte before
+    // the first such.
+    let less_than = |word: u64, bound: u64| word.wrapping_sub(ONES * bound) & !word;
+    let equal_to = |byte: u8| less_than(word ^ (ONES * u64::from(byte)), 1);
+    (less_than(word, 0x20) | equal_to(b'"') | equal_to(b'\\')) & (ONES * 0x80)
 }
 
 /// The part of [`plain_prefix`] that is made of whole blocks. Without a branch inside, the
 /// compiler makes a handful of vector instructions of a block.
-fn plain_blocks<const SIZE: usize>(bytes: &[u8]) -> usize {
-    let (blocks, _) = bytes.as_chunks::<SIZE>();
-    let has_special = |block: &[u8; SIZE]| {
+fn plain_blocks(bytes: &[u8]) -> usize {
+    let (blocks, _) = bytes.as_chunks::<BLOCK>();
+    let has_special = |block: &[u8; BLOCK]| {
         let found = |found, &byte| found | is_special(byte);
         block.iter().fold(false, found)
     };
@@ -451,7 +528,7 @@ fn plain_blocks<const SIZE: usize>(bytes: &[u8]) -> usize {
         .iter()
         .take_while(|block| !has_special(block))
         .count()
-        * SIZE
+        * BLOCK
 }
 
 fn is_special(byte: u8) -> bool {

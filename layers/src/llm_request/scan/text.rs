@@ -10,7 +10,7 @@ use crate::llm_request::KeepAlive;
 pub(super) fn unescape(raw: &[u8]) -> Cow<'_, str> {
     // What is kept was checked to be UTF-8; if it was cut within a character, its end is lost.
     let text = String::from_utf8_lossy(raw);
-    if !text.contains('\\') {
+    if !raw.contains(&b'\\') {
         return text;
     }
     let mut out = String::with_capacity(text.len());

@@ -35,6 +35,22 @@ async fn past_the_bound_it_is_refused_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_passes_takes_nothing_that_others_wait_for() {
+    let queue = queue(&[("a", 1)]);
+    let held = queue.pass("a", entry("ada")).unwrap().unwrap();
+    assert!(queue.pass("a", entry("ada")).unwrap().is_none());
+    let mut waiting = enter(&queue, "a", entry("bob"));
+    queue.dispatch().set("a", 2);
+    assert!(queue.pass("a", entry("ada")).unwrap().is_none());
+    assert_eq!(queue.waiting(), 1);
+    drop(held);
+    assert!(is_served(&mut waiting).is_some());
+    assert!(queue.pass("a", entry("ada")).unwrap().is_some());
+    queue.dispatch().remove("a");
+    assert!(queue.pass("a", entry("ada")).is_err());
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_key_that_filled_the_queue_is_told_so() {
     let queue = queue(&[("a", 1)]).with_max_waiting(4);
     let _held = hold(&queue, "a");
