@@ -8,7 +8,6 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HeaderName;
@@ -23,7 +22,7 @@ use llamatower_layers::body_limit::{BodyLimitLayer, RouteLimits};
 use llamatower_layers::breaker::{Breaker, BreakerLayer};
 use llamatower_layers::cache::CacheLayer;
 use llamatower_layers::clocks::StreamClocksLayer;
-use llamatower_layers::endpoint::{EndpointLayer, EndpointTable};
+use llamatower_layers::endpoint::{EndpointLayer, EndpointTable, RequireEndpointLayer};
 use llamatower_layers::llm_request::LlmRequestLayer;
 use llamatower_layers::outcome::OutcomeLayer;
 use llamatower_layers::panic_guard::PanicGuardLayer;
@@ -35,13 +34,7 @@ use llamatower_layers::token_limit::{Budget, MemoryStore, TokenLimitLayer};
 use llamatower_layers::usage::UsageLayer;
 use llamatower_layers::{BoxError, Failure, LlmRequest, Operation, RouteMatch, Side};
 use tokio::sync::watch;
-use tower::filter::FilterLayer;
 use tower::{Service, ServiceBuilder};
-use tower_http::request_id::{
-    MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
-};
-use tower_http::set_header::SetResponseHeaderLayer;
-use uuid::Uuid;
 
 use crate::client::Client;
 use crate::ollama::fleet::{Backend, Fleet, WatchLayer};
@@ -49,26 +42,12 @@ use crate::ollama::hold::hold_until_continue;
 use crate::ollama::hygiene::{clean_request, clean_response};
 use crate::ollama::upstream::{ConnectFailed, PoolLimits, Upstream};
 use crate::ollama::{Attempt as AttemptService, Ollama};
+use crate::request_id::RequestIdLayer;
 use crate::settings::{Cache, Limits, Settings};
 use crate::telemetry::{AttemptSpanLayer, Propagation, Telemetry, Upstream as UpstreamName, names};
 
-/// Makes a random UUID, without asking the system for each.
-#[derive(Clone, Copy, Debug)]
-struct RandomId;
-
-impl MakeRequestId for RandomId {
-    fn make_request_id<B>(&mut self, _: &Request<B>) -> Option<RequestId> {
-        let mut text = Uuid::encode_buffer();
-        let text = Uuid::new_v4().hyphenated().encode_lower(&mut text);
-        HeaderValue::from_str(text).ok().map(RequestId::new)
-    }
-}
-
 /// Names the backend that gave an answer.
 pub const BACKEND_HEADER: HeaderName = HeaderName::from_static("x-llamatower-backend");
-
-/// Carries the id of a request, the client's own if it sent one.
-pub const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The service of one backend; `B` is the body that clients send.
 pub type Attempt<B> = AttemptService<ReplayBody<B>>;
@@ -106,8 +85,7 @@ where
     let limits = &settings.limits;
     ServiceBuilder::new()
         // What the request is, and who is told of it.
-        .layer(SetRequestIdLayer::new(REQUEST_ID_HEADER, RandomId))
-        .layer(PropagateRequestIdLayer::new(REQUEST_ID_HEADER))
+        .layer(RequestIdLayer)
         .layer(EndpointLayer::new(endpoints))
         .layer(OutcomeLayer::new(telemetry.observer()))
         .layer(telemetry.request_span_layer())
@@ -119,7 +97,7 @@ where
         )
         .layer(PanicGuardLayer::new().with_hook(|text| tracing::error!(text, "a panic")))
         // Cheap refusals, before a body is read.
-        .layer(FilterLayer::new(RouteMatch::require))
+        .layer(RequireEndpointLayer)
         .layer(ApiKeyLayer::new(keys).with_management_hint(
             "set LLAMATOWER_ADMIN_KEYS to let somebody (`llamatower keygen` makes one)",
         ))
@@ -176,7 +154,10 @@ where
     let address = backend.address();
     let name = HeaderValue::try_from(&**backend.name()).unwrap_or(HeaderValue::from_static("?"));
     let stack = ServiceBuilder::new()
-        .layer(SetResponseHeaderLayer::overriding(BACKEND_HEADER, name))
+        .map_response(move |mut answer: Response<_>| {
+            answer.headers_mut().insert(BACKEND_HEADER, name.clone());
+            answer
+        })
         .layer(AttemptSpanLayer::new(
             UpstreamName {
                 name: backend.name().clone(),
@@ -209,7 +190,7 @@ where
     AttemptService::new(stack)
 }
 
-/// Refuses what would make first bytes come late; without a target it is so high that it never does.
+/// Refuses what would make first bytes come late, if there is a target for them.
 fn adaptive_limit(limits: &Limits) -> AdaptiveLayer {
     // The head of an answer that is no stream comes with its end.
     let streams = |request: &Parts| {
@@ -220,9 +201,7 @@ fn adaptive_limit(limits: &Limits) -> AdaptiveLayer {
         Some(target) => AdaptiveLayer::new(target)
             .with_bounds(NonZeroUsize::MIN, limits.in_flight)
             .with_measured(streams),
-        None => AdaptiveLayer::new(Duration::MAX)
-            .with_bounds(NonZeroUsize::MAX, NonZeroUsize::MAX)
-            .with_measured(|_| false),
+        None => AdaptiveLayer::off(),
     }
 }
 
@@ -251,19 +230,19 @@ fn token_limit(
     let own: BTreeMap<Arc<str>, Arc<[Budget]>> = own
         .map(|(name, limits)| (name.clone(), limits.tokens.as_slice().into()))
         .collect();
-    let is_on = !limits.key_tokens.is_empty() || !own.is_empty();
-    let key_of = move |request: &Parts| match is_on && runs_a_model(request) {
+    let key_of = |request: &Parts| match runs_a_model(request) {
         true => Client::of(request),
         false => None,
     };
     let store = MemoryStore::new(limits.time_zone.clone());
     let budgets = limits.key_tokens.iter().copied();
-    TokenLimitLayer::with_store(store, budgets, key_of).with_budgets_of(
-        move |client| match client {
+    let is_on = !limits.key_tokens.is_empty() || !own.is_empty();
+    TokenLimitLayer::with_store(store, budgets, key_of)
+        .with_enabled(is_on)
+        .with_budgets_of(move |client| match client {
             Client::Key(name) => own.get(name).cloned(),
             Client::Address(_) => None,
-        },
-    )
+        })
 }
 
 fn runs_a_model(request: &Parts) -> bool {

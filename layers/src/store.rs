@@ -99,8 +99,7 @@ pin_project! {
         answer: W,
         patience: Patience,
         // Set when the store makes us wait, which one in memory never does.
-        #[pin]
-        timer: Option<Sleep>,
+        timer: Option<Pin<Box<Sleep>>>,
     }
 }
 
@@ -121,7 +120,7 @@ where
     type Output = Result<Option<T>, StoreUnavailable>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
+        let this = self.project();
         let Patience {
             deadline,
             when_unavailable,
@@ -129,12 +128,8 @@ where
         let answer = match this.answer.poll(cx) {
             Poll::Ready(answer) => answer,
             Poll::Pending => {
-                if this.timer.is_none() {
-                    this.timer.set(Some(sleep(deadline)));
-                }
-                if let Some(timer) = this.timer.as_pin_mut() {
-                    ready!(timer.poll(cx));
-                }
+                let timer = this.timer.get_or_insert_with(|| Box::pin(sleep(deadline)));
+                ready!(timer.as_mut().poll(cx));
                 let late = format!("the store gave no answer within {deadline:?}");
                 Err(StoreUnavailable::new(late))
             }

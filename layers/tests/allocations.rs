@@ -74,8 +74,8 @@ fn outcome_allocates_its_record_and_the_extension_that_shares_it() {
 }
 
 #[test]
-fn rescue_allocates_what_waits_for_the_cutoff() {
-    allocates(&subjects::rescue(), 1);
+fn rescue_waits_for_the_cutoff_in_a_place_that_is_there() {
+    allocates(&subjects::rescue(), 0);
 }
 
 #[test]
@@ -89,9 +89,10 @@ fn rate_limit_allocates_the_value_of_its_header() {
     allocates(&subjects::rate_limit_per_key(), 1);
 }
 
+/// And its future, which would make every one around it as large as a request and its body.
 #[test]
 fn body_limit_allocates_what_copies_of_the_body_share() {
-    allocates(&subjects::body_limit(), 1);
+    allocates(&subjects::body_limit(), 2);
 }
 
 #[test]
@@ -100,10 +101,10 @@ fn llm_request_allocates_the_models_name_and_its_extension() {
 }
 
 /// Its future, the count of attempts and the extension that shares it; and a copy of the head for
-/// an attempt to come: two for the headers, two for the extensions and one for each of three.
+/// an attempt to come: two for the headers, two for the extensions and one for each of two.
 #[test]
 fn retry_allocates_for_a_copy_of_the_head() {
-    allocates(&subjects::retry(), 10);
+    allocates(&subjects::retry(), 9);
 }
 
 /// The signal that the request was sent and the timer are held by different owners.
@@ -125,10 +126,10 @@ fn usage_allocates_its_report() {
     allocates(&subjects::usage(), 4);
 }
 
-/// Where its budgets stand, and the two headers that say so.
+/// Where its budgets stand, the two headers that say so, and what is settled at the end.
 #[test]
 fn token_limit_allocates_what_its_headers_say() {
-    allocates(&subjects::token_limit(), 3);
+    allocates(&subjects::token_limit(), 4);
 }
 
 /// The request is read to know that its answer will not be kept.

@@ -45,6 +45,7 @@ impl Propagation {
                     insert(headers, TRACESTATE, &state);
                 }
             }
+            None if !headers.keys().any(is_of_a_trace) => {}
             None if self.trusts_inbound && parse(headers).is_some() => {}
             None => {
                 headers.remove(TRACEPARENT);
@@ -52,6 +53,12 @@ impl Propagation {
             }
         }
     }
+}
+
+/// A look at a few names is less than a look-up, and most requests belong to no trace.
+fn is_of_a_trace(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name == TRACEPARENT.as_str() || name == TRACESTATE.as_str()
 }
 
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {

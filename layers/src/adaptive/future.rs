@@ -31,6 +31,10 @@ pin_project! {
             permit: Option<Permit>,
             measure: Measure,
         },
+        Unlimited {
+            #[pin]
+            inner: F,
+        },
         Refused { refusal: LimitReached },
     }
 }
@@ -44,6 +48,12 @@ impl<F> AdaptiveFuture<F> {
                 permit,
                 measure,
             },
+        }
+    }
+
+    pub(super) fn unlimited(inner: F) -> Self {
+        Self {
+            state: State::Unlimited { inner },
         }
     }
 
@@ -66,6 +76,13 @@ where
         match self.project().state.project() {
             StateProjection::Refused { refusal } => {
                 Poll::Ready(Err(Failure::from(*refusal).into()))
+            }
+            StateProjection::Unlimited { inner } => {
+                let answer = ready!(inner.poll(cx)).map_err(Into::into);
+                Poll::Ready(answer.map(|answer| {
+                    let unmeasured = |body| FirstFrame::new(body, Measure::none());
+                    answer.map(|body| Guarded::maybe(unmeasured(body), None))
+                }))
             }
             StateProjection::Admitted {
                 inner,

@@ -16,8 +16,9 @@ use super::permit::Shared;
 /// All services of one layer and of its clones share one limit.
 #[derive(Clone)]
 pub struct AdaptiveLayer {
-    shared: Shared,
-    is_measured: fn(&Parts) -> bool,
+    pub(super) shared: Shared,
+    pub(super) is_measured: fn(&Parts) -> bool,
+    pub(super) is_on: bool,
 }
 
 impl AdaptiveLayer {
@@ -29,6 +30,15 @@ impl AdaptiveLayer {
         Self {
             shared: Shared::new(Controller::new(target)),
             is_measured: |_| true,
+            is_on: true,
+        }
+    }
+
+    /// Limits and measures nothing, as if the layer were not there.
+    pub fn off() -> Self {
+        Self {
+            is_on: false,
+            ..Self::new(Duration::MAX)
         }
     }
 
@@ -66,7 +76,7 @@ impl<S> Layer<S> for AdaptiveLayer {
     type Service = AdaptiveService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        AdaptiveService::new(inner, self.shared.clone(), self.is_measured)
+        AdaptiveService::new(inner, self.clone())
     }
 }
 

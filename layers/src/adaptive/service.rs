@@ -3,14 +3,13 @@
 use std::fmt;
 use std::task::{Context, Poll};
 
-use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use super::permit::{Measure, Shared};
-use super::{AdaptiveFuture, FirstFrame, Permit};
+use super::permit::Measure;
+use super::{AdaptiveFuture, AdaptiveLayer, FirstFrame, Permit};
 use crate::BoxError;
 use crate::body::Guarded;
 
@@ -18,17 +17,12 @@ use crate::body::Guarded;
 #[derive(Clone)]
 pub struct AdaptiveService<S> {
     inner: S,
-    shared: Shared,
-    is_measured: fn(&Parts) -> bool,
+    layer: AdaptiveLayer,
 }
 
 impl<S> AdaptiveService<S> {
-    pub(super) fn new(inner: S, shared: Shared, is_measured: fn(&Parts) -> bool) -> Self {
-        Self {
-            inner,
-            shared,
-            is_measured,
-        }
+    pub(super) fn new(inner: S, layer: AdaptiveLayer) -> Self {
+        Self { inner, layer }
     }
 }
 
@@ -47,13 +41,17 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let permit = match self.shared.try_admit() {
+        let layer = &self.layer;
+        if !layer.is_on {
+            return AdaptiveFuture::unlimited(self.inner.call(request));
+        }
+        let permit = match layer.shared.try_admit() {
             Ok(permit) => permit,
             Err(refusal) => return AdaptiveFuture::refused(refusal),
         };
         let (parts, body) = request.into_parts();
-        let measure = match (self.is_measured)(&parts) {
-            true => self.shared.measure(Instant::now()),
+        let measure = match (layer.is_measured)(&parts) {
+            true => layer.shared.measure(Instant::now()),
             false => Measure::none(),
         };
         let request = Request::from_parts(parts, body);
@@ -63,7 +61,7 @@ where
 
 impl<S: fmt::Debug> fmt::Debug for AdaptiveService<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let controller = self.shared.lock();
+        let controller = self.layer.shared.lock();
         f.debug_struct("AdaptiveService")
             .field("limit", &controller.limit())
             .field("in_flight", &controller.in_flight())

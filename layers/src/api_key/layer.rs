@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use http::Extensions;
 use http::request::Parts;
 use tower_layer::Layer;
 
@@ -31,8 +32,18 @@ pub struct ApiKeyLayer {
 #[derive(Clone)]
 pub(super) struct Policy {
     pub(super) keys: KeySet,
-    pub(super) rule: Arc<dyn Fn(&Parts) -> Access + Send + Sync>,
+    pub(super) rule: Rule,
     pub(super) hint: Arc<str>,
+}
+
+/// Who decides who may make a request.
+#[derive(Clone)]
+pub(super) enum Rule {
+    /// The rule of the module's docs.
+    ByRoute {
+        needs_key: bool,
+    },
+    Own(Arc<dyn Fn(&Parts) -> Access + Send + Sync>),
 }
 
 impl ApiKeyLayer {
@@ -41,7 +52,7 @@ impl ApiKeyLayer {
         let needs_key = keys.has(Role::User);
         Self {
             policy: Arc::new(Policy {
-                rule: Arc::new(move |request| default_rule(request, needs_key)),
+                rule: Rule::ByRoute { needs_key },
                 keys,
                 hint: "the operator of this gateway can configure one".into(),
             }),
@@ -50,7 +61,7 @@ impl ApiKeyLayer {
 
     /// Decides for each request who may make it.
     pub fn with_rule(mut self, rule: impl Fn(&Parts) -> Access + Send + Sync + 'static) -> Self {
-        Arc::make_mut(&mut self.policy).rule = Arc::new(rule);
+        Arc::make_mut(&mut self.policy).rule = Rule::Own(Arc::new(rule));
         self
     }
 
@@ -61,8 +72,8 @@ impl ApiKeyLayer {
     }
 }
 
-fn default_rule(request: &Parts, needs_key: bool) -> Access {
-    match RouteMatch::of(&request.extensions).and_then(RouteMatch::operation) {
+pub(super) fn by_route(extensions: &Extensions, needs_key: bool) -> Access {
+    match RouteMatch::of(extensions).and_then(RouteMatch::operation) {
         Some(Operation::Root | Operation::Version) => Access::Open,
         Some(operation) if operation.is_management() => Access::Admin,
         _ if needs_key => Access::User,

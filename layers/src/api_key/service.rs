@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::Request;
-use http::request::Parts;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::credential::{self, ShownKey};
-use super::layer::Policy;
+use super::error::AmbiguousCredential;
+use super::layer::{Policy, Rule, by_route};
 use super::{Access, Identity, ManagementRefused, MissingKey, Role, WrongKey};
 use crate::{BoxError, Failure};
 
@@ -24,9 +24,11 @@ pub struct ApiKey<S> {
 
 impl Policy {
     /// Who is asking, if they may.
-    fn judge(&self, request: &mut Parts) -> Result<Option<Identity>, Failure> {
-        let shown = credential::take(&mut request.headers);
-        let access = (self.rule)(request);
+    fn judge(
+        &self,
+        shown: Result<Option<ShownKey>, AmbiguousCredential>,
+        access: Access,
+    ) -> Result<Option<Identity>, Failure> {
         if access == Access::Open {
             let key = shown.ok().flatten();
             return Ok(key.and_then(|key| self.find(&key)));
@@ -72,9 +74,18 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (mut parts, body) = request.into_parts();
-        let known = match self.policy.judge(&mut parts) {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let shown = credential::take(request.headers_mut());
+        let access = match &self.policy.rule {
+            Rule::ByRoute { needs_key } => by_route(request.extensions(), *needs_key),
+            Rule::Own(rule) => {
+                let (parts, body) = request.into_parts();
+                let access = rule(&parts);
+                request = Request::from_parts(parts, body);
+                access
+            }
+        };
+        let known = match self.policy.judge(shown, access) {
             Ok(known) => known,
             Err(failure) => {
                 let failure = Some(failure);
@@ -85,14 +96,15 @@ where
         };
         if let Some(identity) = known {
             #[cfg(feature = "outcome")]
-            crate::Record::update_in(&parts.extensions, |outcome| {
+            crate::Record::update_in(request.extensions(), |outcome| {
                 outcome.identity = Some(identity.name.clone());
             });
-            parts.extensions.insert(identity);
+            request.extensions_mut().insert(identity);
         }
-        let called = self.inner.call(Request::from_parts(parts, body));
         ApiKeyFuture {
-            kind: Kind::Called { called },
+            kind: Kind::Called {
+                called: self.inner.call(request),
+            },
         }
     }
 }

@@ -16,38 +16,47 @@ use super::read_clock::ReadClock;
 use super::{Buffered, ClientBodyFailed, Replay, Reservation};
 use crate::{BoxError, Failure};
 
-pin_project! {
-    /// A request body that was read whole and can be sent again, or one that streams.
-    ///
-    /// A buffered body is the list of segments as they came off the wire, never joined. Its
-    /// replays share them, and the memory that was reserved for them returns with the last.
-    /// Trailers of a buffered body are not kept: no LLM server reads any.
-    ///
-    /// ```
-    /// use bytes::Bytes;
-    /// use http_body_util::Empty;
-    /// use llamatower_layers::{Replay, body::ReplayBody};
-    ///
-    /// let body = ReplayBody::<Empty<Bytes>>::buffered(["{\"a\":".into(), "1}".into()], None);
-    /// assert_eq!(body.len(), Some(7));
-    /// assert!(body.replay().is_some());
-    ///
-    /// let body = body.splice(1..1, "\"b\":2,".into()).expect("within a buffered body");
-    /// assert_eq!(body.segments().expect("buffered").concat(), br#"{"b":2,"a":1}"#);
-    /// ```
-    #[must_use]
-    pub struct ReplayBody<B> {
-        #[pin]
-        kind: Kind<B>,
-    }
+/// A request body that was read whole and can be sent again, or one that streams.
+///
+/// A buffered body is the list of segments as they came off the wire, never joined. Its
+/// replays share them, and the memory that was reserved for them returns with the last.
+/// Trailers of a buffered body are not kept: no LLM server reads any.
+///
+/// ```
+/// use bytes::Bytes;
+/// use http_body_util::Empty;
+/// use llamatower_layers::{Replay, body::ReplayBody};
+///
+/// let body = ReplayBody::<Empty<Bytes>>::buffered(["{\"a\":".into(), "1}".into()], None);
+/// assert_eq!(body.len(), Some(7));
+/// assert!(body.replay().is_some());
+///
+/// let body = body.splice(1..1, "\"b\":2,".into()).expect("within a buffered body");
+/// assert_eq!(body.segments().expect("buffered").concat(), br#"{"b":2,"a":1}"#);
+/// ```
+#[must_use]
+pub struct ReplayBody<B> {
+    kind: Kind<B>,
+}
+
+enum Kind<B> {
+    // No buffer is the empty body: it costs no allocation.
+    Buffered {
+        buffer: Option<Arc<Buffer>>,
+        next: usize,
+        left: u64,
+    },
+    // In a box, as bodies that are not buffered are few, and a request is moved often.
+    Streaming {
+        streaming: Pin<Box<Streaming<B>>>,
+    },
 }
 
 pin_project! {
-    #[project = KindProjected]
-    enum Kind<B> {
-        // No buffer is the empty body: it costs no allocation.
-        Buffered { buffer: Option<Arc<Buffer>>, next: usize, left: u64 },
-        Streaming { #[pin] body: B, clock: Option<ReadClock> },
+    struct Streaming<B> {
+        #[pin]
+        body: B,
+        clock: Option<ReadClock>,
     }
 }
 
@@ -88,16 +97,17 @@ impl<B> ReplayBody<B> {
 
     /// A body that is passed on as it comes.
     pub fn streaming(body: B) -> Self {
+        let streaming = Box::pin(Streaming { body, clock: None });
         Self {
-            kind: Kind::Streaming { body, clock: None },
+            kind: Kind::Streaming { streaming },
         }
     }
 
     /// Fails a streaming body with [`BodyReadTimeout`](super::BodyReadTimeout) after a pause of
     /// `timeout`. Only pauses of the sender count, not those of whoever reads the body.
     pub fn with_read_timeout(mut self, timeout: Duration) -> Self {
-        if let Kind::Streaming { clock, .. } = &mut self.kind {
-            *clock = Some(ReadClock::new(timeout));
+        if let Kind::Streaming { streaming } = &mut self.kind {
+            *streaming.as_mut().project().clock = Some(ReadClock::new(timeout));
         }
         self
     }
@@ -217,6 +227,32 @@ impl<B> fmt::Debug for ReplayBody<B> {
     }
 }
 
+impl<B> Streaming<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.project();
+        match (this.body.poll_frame(cx), this.clock) {
+            (Poll::Pending, None) => Poll::Pending,
+            (Poll::Pending, Some(clock)) => {
+                let timeout = ready!(clock.poll_elapsed(cx, || None));
+                Poll::Ready(Some(Err(Failure::from(timeout).into())))
+            }
+            (Poll::Ready(frame), clock) => {
+                if let Some(clock) = clock {
+                    clock.stop();
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(ClientBodyFailed::mark)))
+            }
+        }
+    }
+}
+
 impl<B> Body for ReplayBody<B>
 where
     B: Body<Data = Bytes>,
@@ -229,8 +265,8 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match self.project().kind.project() {
-            KindProjected::Buffered { buffer, next, left } => {
+        match &mut self.get_mut().kind {
+            Kind::Buffered { buffer, next, left } => {
                 let segment = buffer
                     .as_ref()
                     .and_then(|buffer| buffer.segments.get(*next));
@@ -240,33 +276,21 @@ where
                     Ok(Frame::data(segment.clone()))
                 }))
             }
-            KindProjected::Streaming { body, clock } => match (body.poll_frame(cx), clock) {
-                (Poll::Pending, None) => Poll::Pending,
-                (Poll::Pending, Some(clock)) => {
-                    let timeout = ready!(clock.poll_elapsed(cx, || None));
-                    Poll::Ready(Some(Err(Failure::from(timeout).into())))
-                }
-                (Poll::Ready(frame), clock) => {
-                    if let Some(clock) = clock {
-                        clock.stop();
-                    }
-                    Poll::Ready(frame.map(|frame| frame.map_err(ClientBodyFailed::mark)))
-                }
-            },
+            Kind::Streaming { streaming } => streaming.as_mut().poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Buffered { left, .. } => *left == 0,
-            Kind::Streaming { body, .. } => body.is_end_stream(),
+            Kind::Streaming { streaming } => streaming.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Buffered { left, .. } => SizeHint::with_exact(*left),
-            Kind::Streaming { body, .. } => body.size_hint(),
+            Kind::Streaming { streaming } => streaming.body.size_hint(),
         }
     }
 }

@@ -16,10 +16,17 @@ use crate::body::read_clock::ReadClock;
 use crate::body::{ClientBodyFailed, ReplayBody};
 use crate::{BoxError, Failure};
 
+/// The future of [`BodyLimitService`](super::BodyLimitService).
+///
+/// It lies in a box: a body that is read, a head that waits for it and all that is inside of this
+/// layer are kilobytes, which each future further out would move along with itself.
+#[must_use = "futures do nothing unless polled"]
+pub struct BodyLimitFuture<S, B>(Pin<Box<Steps<S, B>>>)
+where
+    S: Service<Request<ReplayBody<B>>>;
+
 pin_project! {
-    /// The future of [`BodyLimitService`](super::BodyLimitService).
-    #[must_use = "futures do nothing unless polled"]
-    pub struct BodyLimitFuture<S, B>
+    struct Steps<S, B>
     where
         S: Service<Request<ReplayBody<B>>>,
     {
@@ -44,40 +51,45 @@ impl<S, B> BodyLimitFuture<S, B>
 where
     S: Service<Request<ReplayBody<B>>>,
 {
+    fn boxed(inner: S, head: Option<Parts>, state: State<S::Future, B>) -> Self {
+        Self(Box::pin(Steps { inner, head, state }))
+    }
+
     pub(super) fn refused(inner: S, failure: Failure) -> Self {
-        Self {
-            inner,
-            head: None,
-            state: State::Refused {
-                failure: Some(failure),
-            },
-        }
+        let failure = Some(failure);
+        Self::boxed(inner, None, State::Refused { failure })
     }
 
     pub(super) fn reading(inner: S, head: Parts, body: B, buffering: Buffering) -> Self {
-        Self {
-            inner,
-            head: Some(head),
-            state: State::Reading {
-                reading: Reading {
-                    body,
-                    clock: ReadClock::new(buffering.read_timeout()),
-                    buffering: Some(buffering),
-                },
-            },
-        }
+        let reading = Reading {
+            body,
+            clock: ReadClock::new(buffering.read_timeout()),
+            buffering: Some(buffering),
+        };
+        Self::boxed(inner, Some(head), State::Reading { reading })
     }
 
     pub(super) fn forwarding(inner: S, head: Parts, body: ReplayBody<B>) -> Self {
-        Self {
-            inner,
-            head: Some(head),
-            state: State::Forwarding { body: Some(body) },
-        }
+        let body = Some(body);
+        Self::boxed(inner, Some(head), State::Forwarding { body })
     }
 }
 
 impl<S, B> Future for BodyLimitFuture<S, B>
+where
+    S: Service<Request<ReplayBody<B>>>,
+    S::Error: Into<BoxError>,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<S::Response, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl<S, B> Future for Steps<S, B>
 where
     S: Service<Request<ReplayBody<B>>>,
     S::Error: Into<BoxError>,

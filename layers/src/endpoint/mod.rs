@@ -5,6 +5,7 @@
 //! upstream is rebuilt from the table.
 
 mod layer;
+mod require;
 mod table;
 
 use std::error::Error;
@@ -17,6 +18,7 @@ use http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode};
 use crate::{BoxError, Dialect, Fail, Failure, Side};
 
 pub use layer::{EndpointLayer, EndpointService};
+pub use require::{RequireEndpoint, RequireEndpointFuture, RequireEndpointLayer};
 pub use table::{EndpointTable, InvalidPath};
 
 /// What a request asks for.
@@ -160,13 +162,19 @@ impl RouteMatch {
     /// # Errors
     /// [`NotFound`] and [`MethodNotAllowed`].
     pub fn require<B>(request: http::Request<B>) -> Result<http::Request<B>, BoxError> {
-        match Self::of(request.extensions()) {
-            Some(Self::Found { .. }) => Ok(request),
-            Some(Self::WrongMethod { endpoint }) => Err(Failure::from(MethodNotAllowed {
+        match Self::refusal(request.extensions()) {
+            None => Ok(request),
+            Some(failure) => Err(failure.into()),
+        }
+    }
+
+    fn refusal(extensions: &Extensions) -> Option<Failure> {
+        match Self::of(extensions) {
+            Some(Self::Found { .. }) => None,
+            Some(Self::WrongMethod { endpoint }) => Some(Failure::from(MethodNotAllowed {
                 allowed: endpoint.methods.clone(),
-            })
-            .into()),
-            Some(Self::Unknown { .. }) | None => Err(Failure::from(NotFound).into()),
+            })),
+            Some(Self::Unknown { .. }) | None => Some(Failure::from(NotFound)),
         }
     }
 

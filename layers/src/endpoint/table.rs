@@ -1,6 +1,5 @@
 //! The table itself.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,7 +11,8 @@ use crate::Dialect;
 /// All endpoints, by exact path.
 #[derive(Clone, Debug)]
 pub struct EndpointTable {
-    exact: HashMap<Arc<str>, Arc<Endpoint>>,
+    // Sorted by their paths: a few comparisons are less than a hash of the path.
+    exact: Vec<Arc<Endpoint>>,
     by_prefix: Vec<(Arc<str>, Arc<Endpoint>)>,
 }
 
@@ -97,7 +97,7 @@ impl EndpointTable {
             ("/v1/messages", post, Anthropic, Operation::Chat, false),
         ];
         let mut table = Self {
-            exact: HashMap::new(),
+            exact: Vec::new(),
             by_prefix: Vec::new(),
         };
         for &(route, methods, dialect, operation, streams_by_default) in rows {
@@ -142,17 +142,23 @@ impl EndpointTable {
         let endpoint = Arc::new(endpoint);
         match endpoint.route.strip_suffix("{}") {
             Some(prefix) => self.by_prefix.push((prefix.into(), endpoint)),
-            None => {
-                self.exact.insert(endpoint.route.clone(), endpoint);
-            }
+            None => match self.exact_index(&endpoint.route) {
+                Ok(known) => self.exact[known] = endpoint,
+                Err(place) => self.exact.insert(place, endpoint),
+            },
         }
+    }
+
+    fn exact_index(&self, path: &str) -> Result<usize, usize> {
+        self.exact
+            .binary_search_by(|endpoint| (*endpoint.route).cmp(path))
     }
 
     /// Which endpoint a method and a raw path are for.
     pub fn look_up(&self, method: &Method, path: &str) -> RouteMatch {
-        let found = match self.exact.get(path) {
-            Some(endpoint) => Some((endpoint, None)),
-            None => self.by_prefix.iter().find_map(|(prefix, endpoint)| {
+        let found = match self.exact_index(path) {
+            Ok(index) => Some((&self.exact[index], None)),
+            Err(_) => self.by_prefix.iter().find_map(|(prefix, endpoint)| {
                 let value = path.strip_prefix(&**prefix)?;
                 is_parameter(value).then(|| (endpoint, Some(value.into())))
             }),

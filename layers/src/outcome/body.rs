@@ -3,7 +3,6 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -25,19 +24,18 @@ pin_project! {
 impl<B: Body> OutcomeBody<B> {
     pub(super) fn new(
         inner: B,
-        headers: &HeaderMap,
+        rest: Rest,
         has_no_body: bool,
-        completion: Option<Completion>,
+        mut completion: Option<Completion>,
     ) -> Self {
-        let mut body = Self {
-            rest: Rest::of(headers, &inner),
+        if has_no_body || rest.is_over() || inner.is_end_stream() {
+            finish(&mut completion, Ending::Complete);
+        }
+        Self {
             inner,
             completion,
-        };
-        if has_no_body || body.rest.is_over() || body.inner.is_end_stream() {
-            finish(&mut body.completion, Ending::Complete);
+            rest,
         }
-        body
     }
 }
 

@@ -10,6 +10,7 @@ use pin_project_lite::pin_project;
 
 use super::OutcomeBody;
 use super::completion::Completion;
+use crate::body::Rest;
 
 pin_project! {
     /// The future of [`OutcomeService`](super::OutcomeService). Dropped before the head of the
@@ -44,8 +45,8 @@ where
         let this = self.project();
         let result = ready!(this.inner.poll(cx));
         let mut completion = this.completion.take();
-        let response = match result {
-            Ok(response) => response,
+        let answer = match result {
+            Ok(answer) => answer,
             Err(error) => {
                 if let Some(completion) = &mut completion {
                     completion.fail();
@@ -54,15 +55,16 @@ where
             }
         };
         if let Some(completion) = &mut completion {
-            completion.head(&response);
+            completion.head(&answer);
         }
         let has_no_body = *this.answer_has_no_body
             || matches!(
-                response.status(),
+                answer.status(),
                 StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
             );
-        let (parts, body) = response.into_parts();
-        let body = OutcomeBody::new(body, &parts.headers, has_no_body, completion);
-        Poll::Ready(Ok(Response::from_parts(parts, body)))
+        let rest = Rest::of(answer.headers(), answer.body());
+        Poll::Ready(Ok(
+            answer.map(|body| OutcomeBody::new(body, rest, has_no_body, completion))
+        ))
     }
 }

@@ -37,12 +37,13 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let hook = *this.hook;
+        let mut answer = Poll::Pending;
         let polled = match this.inner.as_mut().as_pin_mut() {
-            Some(inner) => shield(hook, || inner.poll(cx)),
+            Some(inner) => shield(hook, || answer = inner.poll(cx)),
             None => Err(Panicked),
         };
         match polled {
-            Ok(answer) => answer
+            Ok(()) => answer
                 .map_ok(|response| response.map(|body| PanicGuardBody::new(body, hook)))
                 .map_err(Into::into),
             Err(panicked) => {

@@ -32,14 +32,19 @@ where
     type Future = ResponseFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        match shield(self.hook, || self.inner.poll_ready(cx)) {
-            Ok(ready) => ready.map_err(Into::into),
+        let mut ready = Poll::Pending;
+        match shield(self.hook, || ready = self.inner.poll_ready(cx)) {
+            Ok(()) => ready.map_err(Into::into),
             Err(panicked) => Poll::Ready(Err(Failure::from(panicked).into())),
         }
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let inner = shield(self.hook, || self.inner.call(request));
-        ResponseFuture::new(inner.ok(), self.hook)
+        let (mut request, mut called) = (Some(request), None);
+        // What has panicked has not been called.
+        let _ = shield(self.hook, || {
+            called = request.take().map(|request| self.inner.call(request));
+        });
+        ResponseFuture::new(called, self.hook)
     }
 }

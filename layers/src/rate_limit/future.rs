@@ -28,21 +28,38 @@ pin_project! {
         Taking {
             #[pin]
             asking: Asking<W>,
-            next: Option<(Rule, S, Request<B>)>,
+            // In a box, or every future around this one would be as large as a request, though
+            // most stores are not waited for.
+            next: Option<Box<(Rule, S, Request<B>)>>,
         },
         Calling {
             #[pin]
             inner: F,
             standing: Option<Standing>,
         },
+        Refused { refusal: Option<Failure> },
     }
 }
 
 impl<S, B, F, W> RateLimitFuture<S, B, F, W> {
     pub(super) fn unlimited(inner: F) -> Self {
-        let standing = None;
+        Self::calling(inner, None)
+    }
+
+    pub(super) fn admitted(inner: F, standing: Standing) -> Self {
+        Self::calling(inner, Some(standing))
+    }
+
+    fn calling(inner: F, standing: Option<Standing>) -> Self {
         Self {
             state: State::Calling { inner, standing },
+        }
+    }
+
+    pub(super) fn refused(refusal: Failure) -> Self {
+        let refusal = Some(refusal);
+        Self {
+            state: State::Refused { refusal },
         }
     }
 
@@ -56,7 +73,7 @@ impl<S, B, F, W> RateLimitFuture<S, B, F, W> {
         Self {
             state: State::Taking {
                 asking: Asking::new(taking, patience),
-                next: Some((rule, readied, request)),
+                next: Some(Box::new((rule, readied, request))),
             },
         }
     }
@@ -77,13 +94,17 @@ where
             match state.as_mut().project() {
                 StateProjection::Taking { asking, next } => {
                     let verdict = ready!(asking.poll(cx)).map_err(Failure::from)?;
-                    let (rule, mut service, request) = next
+                    let (rule, mut service, request) = *next
                         .take()
                         .expect("taken here alone, as the state changes next");
                     let standing = verdict.map(|verdict| rule.judge(verdict));
                     let standing = standing.transpose().map_err(Failure::from)?;
                     let inner = service.call(request);
                     state.set(State::Calling { inner, standing });
+                }
+                StateProjection::Refused { refusal } => {
+                    let refusal = refusal.take().expect("polled after it was ready");
+                    return Poll::Ready(Err(refusal.into()));
                 }
                 StateProjection::Calling { inner, standing } => {
                     let mut answer = ready!(inner.poll(cx)).map_err(Into::into);

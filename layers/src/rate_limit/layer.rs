@@ -69,6 +69,13 @@ impl Rule {
     }
 }
 
+impl<K, X> Limit<K, X> {
+    /// Whether no key has a limit.
+    pub(super) fn is_off(&self) -> bool {
+        self.own.is_empty() && self.others.is_none()
+    }
+}
+
 impl<K: Hash + Eq, X> Limit<K, X> {
     /// The rule for a key, if there is one.
     pub(super) fn rule(&self, key: &K) -> Option<Rule> {

@@ -41,6 +41,9 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let limit = &*self.layer.limit;
+        if limit.is_off() {
+            return RateLimitFuture::unlimited(self.inner.call(request));
+        }
         let (parts, body) = request.into_parts();
         let key = (limit.key_of)(&parts);
         let request = Request::from_parts(parts, body);
@@ -48,6 +51,12 @@ where
         let Some((rule, key)) = rule else {
             return RateLimitFuture::unlimited(self.inner.call(request));
         };
+        if let Some(verdict) = self.layer.store.take_at_once(&key, &rule.quota) {
+            return match rule.judge(verdict) {
+                Ok(standing) => RateLimitFuture::admitted(self.inner.call(request), standing),
+                Err(refusal) => RateLimitFuture::refused(refusal.into()),
+            };
+        }
         let taking = self.layer.store.take(key, &rule.quota);
         let next = self.inner.clone();
         let readied = std::mem::replace(&mut self.inner, next);

@@ -19,6 +19,13 @@ pub trait RateStore<K> {
     /// Takes one request out of the key's bucket, which is filled by `quota`. A key has the same
     /// quota each time.
     fn take(&self, key: K, quota: &Quota) -> Self::Taking;
+
+    /// The same, of a store that need not be waited for: then the request need not be kept aside
+    /// until there is an answer. Others have none at once, and are asked by [`take`](Self::take).
+    fn take_at_once(&self, key: &K, quota: &Quota) -> Option<Verdict> {
+        let _ = (key, quota);
+        None
+    }
 }
 
 /// How many requests are left after this one, or how long to wait for it.
@@ -51,6 +58,12 @@ impl<K: Clone + Hash + Eq> MemoryBuckets<K> {
         }
     }
 
+    fn verdict(&self, key: &K, quota: &Quota) -> Verdict {
+        let mut known = self.by_quota.iter();
+        let buckets = known.find(|(known, _)| known == quota);
+        buckets.map_or(Ok(quota.burst().get()), |(_, buckets)| buckets.take(key))
+    }
+
     pub(super) fn len(&self) -> usize {
         self.by_quota.iter().map(|(_, buckets)| buckets.len()).sum()
     }
@@ -60,10 +73,11 @@ impl<K: Clone + Hash + Eq> RateStore<K> for MemoryBuckets<K> {
     type Taking = Ready<Result<Verdict, StoreUnavailable>>;
 
     fn take(&self, key: K, quota: &Quota) -> Self::Taking {
-        let mut known = self.by_quota.iter();
-        let buckets = known.find(|(known, _)| known == quota);
-        let verdict = buckets.map_or(Ok(quota.burst().get()), |(_, buckets)| buckets.take(&key));
-        ready(Ok(verdict))
+        ready(Ok(self.verdict(&key, quota)))
+    }
+
+    fn take_at_once(&self, key: &K, quota: &Quota) -> Option<Verdict> {
+        Some(self.verdict(key, quota))
     }
 }
 

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
-use http::{StatusCode, response};
+use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -46,7 +46,7 @@ pin_project! {
 
 /// What is known of a stream of items.
 #[derive(Debug)]
-struct Watch {
+pub(super) struct Watch {
     framing: Framing,
     tail: Tail,
     rule: EndRule,
@@ -64,25 +64,13 @@ impl<B> RescueBody<B> {
     }
 }
 
-impl<B: Body> RescueBody<B> {
+impl<B> RescueBody<B> {
     pub(super) fn new(
-        head: &response::Parts,
         inner: B,
+        watch: Option<Watch>,
         cutoff: Option<Cutoff>,
         reporter: Reporter,
     ) -> Self {
-        let is_open = head.status == StatusCode::OK
-            && !reporter.is_head
-            && !head.headers.contains_key(CONTENT_LENGTH)
-            && inner.size_hint().exact().is_none()
-            && !inner.is_end_stream();
-        let framing = is_open.then(|| Framing::of(&head.headers)).flatten();
-        let watch = framing.map(|framing| Watch {
-            framing,
-            tail: Tail::new(framing),
-            rule: EndRule::of(framing, reporter.dialect, reporter.operation),
-            is_settled: false,
-        });
         Self {
             kind: Kind::Inner {
                 inner,
@@ -95,6 +83,23 @@ impl<B: Body> RescueBody<B> {
 }
 
 impl Watch {
+    /// None for an answer that is no stream with items that can be told apart.
+    pub(super) fn of<B: Body>(answer: &Response<B>, reporter: &Reporter) -> Option<Self> {
+        let body = answer.body();
+        let is_open = answer.status() == StatusCode::OK
+            && !reporter.is_head
+            && body.size_hint().exact().is_none()
+            && !body.is_end_stream()
+            && !answer.headers().contains_key(CONTENT_LENGTH);
+        let framing = is_open.then(|| Framing::of(answer.headers())).flatten()?;
+        Some(Self {
+            framing,
+            tail: Tail::new(framing),
+            rule: EndRule::of(framing, reporter.dialect, reporter.operation),
+            is_settled: false,
+        })
+    }
+
     /// The stream is at its end, which was a tidy one. Whether nothing is missing.
     fn settle(&mut self, reporter: &Reporter) -> bool {
         if self.is_settled {

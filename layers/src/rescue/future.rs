@@ -10,6 +10,7 @@ use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
 
+use super::body::Watch;
 use super::cutoff::Cutoff;
 use super::report::Reporter;
 use super::{RescueBody, ShuttingDown};
@@ -61,32 +62,36 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let polled = match this.inner.as_mut().as_pin_mut() {
-            Some(inner) => inner.poll(cx).map_err(Into::into),
-            None => match this.failed.take() {
-                Some(error) => Poll::Ready(Err(error)),
-                None => Poll::Pending,
-            },
+            Some(inner) => inner.poll(cx),
+            None => Poll::Pending,
         };
         let is_cut = |cutoff: &mut Cutoff| cutoff.poll(cx).is_ready();
-        let result = match polled {
-            Poll::Ready(result) => result,
-            Poll::Pending if this.cutoff.as_mut().is_some_and(is_cut) => {
-                Err(Failure::from(ShuttingDown).into())
+        let error = match polled {
+            Poll::Ready(Ok(answer)) => {
+                this.inner.set(None);
+                let Some(reporter) = this.reporter.take() else {
+                    return Poll::Pending;
+                };
+                let watch = Watch::of(&answer, &reporter);
+                let cutoff = this.cutoff.take();
+                return Poll::Ready(Ok(
+                    answer.map(|body| RescueBody::new(body, watch, cutoff, reporter))
+                ));
             }
-            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Err(error)) => error.into(),
+            Poll::Pending => match this.failed.take() {
+                Some(error) => error,
+                None if this.cutoff.as_mut().is_some_and(is_cut) => {
+                    Failure::from(ShuttingDown).into()
+                }
+                None => return Poll::Pending,
+            },
         };
         // What was waited for is given up now, not when the client has read the answer.
         this.inner.set(None);
-        let Some(reporter) = this.reporter.take() else {
-            return Poll::Pending;
-        };
-        Poll::Ready(Ok(match result {
-            Ok(answer) => {
-                let (head, body) = answer.into_parts();
-                let body = RescueBody::new(&head, body, this.cutoff.take(), reporter);
-                Response::from_parts(head, body)
-            }
-            Err(error) => reporter.answer(&error).map(RescueBody::whole),
-        }))
+        match this.reporter.take() {
+            Some(reporter) => Poll::Ready(Ok(reporter.answer(&error).map(RescueBody::whole))),
+            None => Poll::Pending,
+        }
     }
 }

@@ -6,12 +6,13 @@ use tokio::sync::watch::Receiver;
 use tower_layer::Layer;
 
 use super::RescueService;
+use super::cutoff::Flag;
 use super::report::Hook;
 
 /// Makes answers of errors, and error frames of broken streams; see the [module](super).
 #[derive(Clone, Debug)]
 pub struct RescueLayer {
-    cutoff: Option<Arc<Receiver<bool>>>,
+    cutoff: Option<Arc<Flag>>,
     hook: Hook,
 }
 
@@ -30,7 +31,7 @@ impl RescueLayer {
     ///
     /// A client that does not read is not noticed here; whoever holds its socket must end it.
     pub fn with_cutoff(mut self, cutoff: Receiver<bool>) -> Self {
-        self.cutoff = Some(Arc::new(cutoff));
+        self.cutoff = Some(Flag::new(cutoff));
         self
     }
 

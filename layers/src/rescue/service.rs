@@ -8,10 +8,9 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use tokio::sync::watch::Receiver;
 use tower_service::Service;
 
-use super::cutoff::Cutoff;
+use super::cutoff::{Cutoff, Flag};
 use super::report::{Hook, Reporter};
 use super::{RescueBody, RescueFuture};
 use crate::BoxError;
@@ -19,14 +18,14 @@ use crate::BoxError;
 /// The service of [`RescueLayer`](super::RescueLayer).
 pub struct RescueService<S> {
     inner: S,
-    cutoff: Option<Arc<Receiver<bool>>>,
+    cutoff: Option<Arc<Flag>>,
     hook: Hook,
     /// Why the inner service cannot be called; told by the call to come.
     unready: Option<BoxError>,
 }
 
 impl<S> RescueService<S> {
-    pub(super) fn new(inner: S, cutoff: Option<Arc<Receiver<bool>>>, hook: Hook) -> Self {
+    pub(super) fn new(inner: S, cutoff: Option<Arc<Flag>>, hook: Hook) -> Self {
         Self {
             inner,
             cutoff,

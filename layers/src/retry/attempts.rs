@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use smallvec::SmallVec;
+
 /// Which attempt a request is, and which backends were asked before; an extension of the
 /// request, shared by its attempts.
 ///
@@ -19,7 +21,8 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Asked {
-    tried: Vec<Arc<str>>,
+    // Most requests are tried once.
+    tried: SmallVec<[Arc<str>; 1]>,
     left: Option<usize>,
 }
 
@@ -54,7 +57,7 @@ impl Attempts {
 
     /// Whom the attempts so far asked, in their order.
     pub fn tried(&self) -> Vec<Arc<str>> {
-        self.asked().tried.clone()
+        self.asked().tried.to_vec()
     }
 
     /// Whether an attempt so far asked the backend of this name.

@@ -71,6 +71,7 @@ mod backoff;
 mod budget;
 mod drain;
 mod event;
+mod future;
 mod layer;
 mod service;
 
@@ -81,5 +82,6 @@ pub use attempts::Attempts;
 pub use backoff::Backoff;
 pub use budget::RetryBudget;
 pub use event::{Decision, RetryEvent};
+pub use future::RetryFuture;
 pub use layer::RetryLayer;
 pub use service::Retry;

@@ -1,7 +1,6 @@
 //! The service.
 
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use tower_service::Service;
 use super::backoff::{Next, random_share};
 use super::drain::drain;
 use super::layer::Policy;
-use super::{Attempts, Decision, RetryEvent};
+use super::{Attempts, Decision, RetryEvent, RetryFuture};
 use crate::{BoxError, Failure, Replay, Retryable};
 
 /// The service of [`RetryLayer`](super::RetryLayer).
@@ -35,66 +34,87 @@ where
 {
     type Response = Response<R>;
     type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<R>, BoxError>> + Send>>;
+    type Future = RetryFuture<S, B>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        let policy = self.policy.clone();
+        policy.budget.deposit();
+        let is_replayable = (policy.is_replayable)(request.method(), request.extensions());
         let asking = Asking {
             inner: self.inner.clone(),
-            policy: self.policy.clone(),
+            policy,
             attempts: Attempts::first(),
+            is_replayable,
             has_used_once: false,
         };
-        Box::pin(asking.ask(request))
+        RetryFuture::new(asking, request)
     }
 }
 
 /// One request on its way through its attempts.
-struct Asking<S> {
-    inner: S,
+pub(super) struct Asking<S> {
+    pub(super) inner: S,
     policy: Arc<Policy>,
     attempts: Attempts,
+    is_replayable: bool,
     has_used_once: bool,
 }
 
-/// Why a request might be sent again.
+/// Why an attempt may be followed by another.
 struct Cause {
     reason: &'static str,
     retry_after: Option<Duration>,
 }
 
 impl<S> Asking<S> {
-    async fn ask<B, R>(mut self, mut request: Request<B>) -> Result<Response<R>, BoxError>
+    /// The request of the next attempt, if there may be one. To be taken before this one is sent.
+    pub(super) fn copy<B: Replay>(&self, request: &mut Request<B>) -> Option<Request<B>> {
+        let copied = match self.is_replayable && !self.is_last() {
+            true => copy(request),
+            false => None,
+        };
+        request.extensions_mut().insert(self.attempts.clone());
+        copied
+    }
+
+    fn is_last(&self) -> bool {
+        self.attempts.number() >= self.policy.attempts.get()
+    }
+
+    /// Whether an answer needs no second look: it is what nearly all are.
+    pub(super) fn is_final<R, E>(&self, answer: &Result<Response<R>, E>) -> bool {
+        let may_fail = |answer: &Response<R>| self.policy.statuses.contains(&answer.status());
+        !self.is_replayable || !answer.as_ref().map_or(true, may_fail)
+    }
+
+    /// What the client is given: this answer, or that of a later attempt.
+    pub(super) async fn go_on<B, R>(
+        mut self,
+        mut answer: Result<Response<R>, BoxError>,
+        mut next: Option<Request<B>>,
+    ) -> Result<Response<R>, BoxError>
     where
         S: Service<Request<B>, Response = Response<R>>,
         S::Error: Into<BoxError>,
         B: Replay,
         R: Body,
     {
-        self.policy.budget.deposit();
-        let is_replayable = (self.policy.is_replayable)(request.method(), request.extensions());
-        request.extensions_mut().insert(self.attempts.clone());
         loop {
-            let is_last = self.attempts.number() >= self.policy.attempts.get();
-            let next = match is_replayable && !is_last {
-                true => copy(&request),
-                false => None,
-            };
-            let answer = self.attempt(request).await;
-            let Some(cause) = self.cause_to_retry(&answer).filter(|_| is_replayable) else {
+            let Some(cause) = self.cause_to_retry(&answer) else {
                 return answer;
             };
             let decision = match &next {
                 Some(_) => self.decide(&cause),
-                None if is_last => Decision::AttemptsSpent,
+                None if self.is_last() => Decision::AttemptsSpent,
                 // The body cannot be had again.
                 None => return answer,
             };
             self.tell(&cause, decision);
-            let (Some(next), Decision::Retry { after }) = (next, decision) else {
+            let (Some(mut request), Decision::Retry { after }) = (next, decision) else {
                 return answer;
             };
             if let Ok(answer) = answer {
@@ -104,7 +124,8 @@ impl<S> Asking<S> {
                 sleep(after).await;
             }
             self.attempts.next();
-            request = next;
+            next = self.copy(&mut request);
+            answer = self.attempt(request).await;
         }
     }
 

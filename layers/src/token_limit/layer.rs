@@ -28,6 +28,7 @@ pub(super) struct Limit<K, X, T> {
     pub(super) key_of: X,
     pub(super) patience: Patience,
     pub(super) estimate: Option<Arc<Estimate>>,
+    pub(super) is_on: bool,
     budgets: Arc<[Budget]>,
     budgets_of: Option<Arc<BudgetsOf<K>>>,
 }
@@ -71,6 +72,7 @@ where
                 key_of,
                 patience: Patience::default(),
                 estimate: None,
+                is_on: true,
                 budgets: budgets.into_iter().collect(),
                 budgets_of: None,
             }),
@@ -104,12 +106,19 @@ impl<K, X: Clone, T> TokenLimitLayer<K, X, T> {
         self.change(|limit| limit.patience.when_unavailable = when_unavailable)
     }
 
+    /// Whether tokens are counted at all; they are unless said. Off, neither the key of a request
+    /// nor the store is asked for anything.
+    pub fn with_enabled(self, is_on: bool) -> Self {
+        self.change(|limit| limit.is_on = is_on)
+    }
+
     fn change(self, change: impl FnOnce(&mut Limit<K, X, T>)) -> Self {
         let mut limit = Limit {
             store: self.limit.store.clone(),
             key_of: self.limit.key_of.clone(),
             patience: self.limit.patience,
             estimate: self.limit.estimate.clone(),
+            is_on: self.limit.is_on,
             budgets: self.limit.budgets.clone(),
             budgets_of: self.limit.budgets_of.clone(),
         };

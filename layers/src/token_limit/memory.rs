@@ -66,7 +66,8 @@ impl<K: Hash + Eq + Clone> MemoryStore<K> {
 
 /// What a request has reserved in a [`MemoryStore`].
 #[derive(Debug)]
-pub struct MemoryReservation<K>(Reserved<K>);
+// In a box, as every answer has the room for one, whether or not there is a limit.
+pub struct MemoryReservation<K>(Box<Reserved<K>>);
 
 impl<K: Hash + Eq + Clone> TokenStore<K> for MemoryStore<K> {
     type Reservation = MemoryReservation<K>;
@@ -76,13 +77,13 @@ impl<K: Hash + Eq + Clone> TokenStore<K> for MemoryStore<K> {
         let now = (self.clock)();
         let verdict = self.ledger().reserve(key, budgets, tokens, now);
         ready(Ok(verdict.map(|granted| Granted {
-            reservation: MemoryReservation(granted.reservation),
+            reservation: MemoryReservation(Box::new(granted.reservation)),
             standings: granted.standings,
         })))
     }
 
     fn settle(&self, reservation: Self::Reservation, used: u64) {
-        self.ledger().settle(reservation.0, used);
+        self.ledger().settle(*reservation.0, used);
     }
 }
 

@@ -44,6 +44,9 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let limit = &*self.limit;
+        if !limit.is_on {
+            return TokenLimitFuture::uncounted(self.inner.call(request));
+        }
         let (parts, body) = request.into_parts();
         let key = (limit.key_of)(&parts);
         let estimate = match &limit.estimate {

@@ -86,9 +86,14 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let span = self.open(&request);
-        let context = (!span.is_disabled()).then(|| span.context());
-        let told = context.as_ref().map(|c| c.span().span_context().clone());
-        self.propagation.write(told.as_ref(), request.headers_mut());
+        if span.is_disabled() {
+            self.propagation.write(None, request.headers_mut());
+            let inner = self.inner.call(request);
+            return AttemptFuture { inner, span: None };
+        }
+        let context = span.context();
+        let told = context.span().span_context().clone();
+        self.propagation.write(Some(&told), request.headers_mut());
         let inner = span.in_scope(|| self.inner.call(request));
         AttemptFuture {
             inner,
@@ -100,16 +105,14 @@ where
 impl<S> AttemptService<S> {
     /// The span; its parent is the span of the request, in which the call is made.
     fn open<B>(&self, request: &Request<B>) -> Span {
-        let llm: Option<&LlmRequest> = request.extensions().get();
-        let operation = operation(request, llm);
-        let model = llm.and_then(|llm| llm.model.as_deref()).map(bounded);
+        // The fields are looked up by the macro, and only if the span is wanted.
         let span = tracing::debug_span!(
             target: names::SPANS,
             "attempt",
-            otel.name = %name(operation, model),
+            otel.name = %name(operation(request), model(request)),
             otel.kind = "client",
-            { names::GEN_AI_OPERATION_NAME } = operation,
-            { names::GEN_AI_REQUEST_MODEL } = model,
+            { names::GEN_AI_OPERATION_NAME } = operation(request),
+            { names::GEN_AI_REQUEST_MODEL } = model(request),
             { names::BACKEND } = &*self.upstream.name,
         );
         if span.is_disabled() {
@@ -121,7 +124,7 @@ impl<S> AttemptService<S> {
         set(
             &span,
             names::GEN_AI_REQUEST_STREAM,
-            llm.map(|llm| llm.stream),
+            llm(request).map(|llm| llm.stream),
         );
         Record::update_in(request.extensions(), |outcome| {
             if let Some(resent @ 1..) = outcome.attempts.checked_sub(1) {
@@ -132,9 +135,17 @@ impl<S> AttemptService<S> {
     }
 }
 
-fn operation<B>(request: &Request<B>, llm: Option<&LlmRequest>) -> &'static str {
+fn llm<B>(request: &Request<B>) -> Option<&LlmRequest> {
+    request.extensions().get()
+}
+
+fn model<B>(request: &Request<B>) -> Option<&str> {
+    llm(request)?.model.as_deref().map(bounded)
+}
+
+fn operation<B>(request: &Request<B>) -> &'static str {
     let by_route = || RouteMatch::of(request.extensions())?.operation();
-    match llm.map(|llm| llm.operation).or_else(by_route) {
+    match llm(request).map(|llm| llm.operation).or_else(by_route) {
         Some(operation) => operation.name(),
         None => names::ERROR_TYPE_OTHER,
     }
@@ -184,7 +195,7 @@ where
             Some(span) => ready!(span.0.in_scope(|| inner.poll(cx))),
             None => ready!(inner.poll(cx)),
         };
-        let span = this.span.take().filter(HeldSpan::is_wanted);
+        let span = this.span.take();
         Poll::Ready(match result {
             Ok(response) => {
                 if let Some(span) = &span {

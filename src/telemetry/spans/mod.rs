@@ -23,12 +23,6 @@ use super::names;
 #[derive(Debug)]
 struct HeldSpan(Span);
 
-impl HeldSpan {
-    fn is_wanted(&self) -> bool {
-        !self.0.is_disabled()
-    }
-}
-
 impl Drop for HeldSpan {
     fn drop(&mut self) {
         end(&self.0);

@@ -62,6 +62,10 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let span = self.open(&request);
+        if span.is_disabled() {
+            let inner = self.inner.call(request);
+            return RequestSpanFuture { inner, span };
+        }
         let inner = span.in_scope(|| self.inner.call(request));
         RequestSpanFuture { inner, span }
     }
@@ -189,6 +193,9 @@ impl<F: Future> Future for RequestSpanFuture<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let inner = this.inner;
+        if this.span.is_disabled() {
+            return inner.poll(cx);
+        }
         let output = ready!(this.span.in_scope(|| inner.poll(cx)));
         // From here on the record alone holds the span.
         *this.span = Span::none();

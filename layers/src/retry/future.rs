@@ -1,0 +1,120 @@
+//! The first attempt, which is the last for nearly all requests, and what may follow it.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::service::Asking;
+use crate::{BoxError, Replay};
+
+/// The future of [`Retry`](super::Retry).
+///
+/// It lies in a box, or every future around this one would be as large as two requests.
+#[must_use = "futures do nothing unless polled"]
+pub struct RetryFuture<S: Service<Request<B>>, B>(Pin<Box<Steps<S, B>>>);
+
+pin_project! {
+    struct Steps<S, B>
+    where
+        S: Service<Request<B>>,
+    {
+        // `None` once it went into `Later`.
+        asking: Option<Asking<S>>,
+        next: Option<Request<B>>,
+        #[pin]
+        step: Step<S, B>,
+    }
+}
+
+pin_project! {
+    #[project = StepProjection]
+    enum Step<S, B>
+    where
+        S: Service<Request<B>>,
+    {
+        Ready { request: Option<Request<B>> },
+        First { #[pin] answer: S::Future },
+        Later { later: Later<S::Response> },
+    }
+}
+
+type Later<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
+
+impl<S: Service<Request<B>>, B: Replay> RetryFuture<S, B> {
+    pub(super) fn new(asking: Asking<S>, mut request: Request<B>) -> Self {
+        let next = asking.copy(&mut request);
+        let request = Some(request);
+        Self(Box::pin(Steps {
+            asking: Some(asking),
+            next,
+            step: Step::Ready { request },
+        }))
+    }
+}
+
+impl<S, B, R> Future for RetryFuture<S, B>
+where
+    S: Service<Request<B>, Response = Response<R>> + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: Replay + Send + 'static,
+    R: Body + Send + 'static,
+{
+    type Output = Result<Response<R>, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl<S, B, R> Future for Steps<S, B>
+where
+    S: Service<Request<B>, Response = Response<R>> + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: Replay + Send + 'static,
+    R: Body + Send + 'static,
+{
+    type Output = Result<Response<R>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        const HERE: &str = "it goes with the step that follows";
+        let mut this = self.project();
+        loop {
+            let step = match this.step.as_mut().project() {
+                StepProjection::Ready { request } => {
+                    let inner = &mut this.asking.as_mut().expect(HERE).inner;
+                    ready!(inner.poll_ready(cx)).map_err(Into::into)?;
+                    Step::First {
+                        answer: inner.call(request.take().expect(HERE)),
+                    }
+                }
+                StepProjection::First { answer } => {
+                    let answer = ready!(answer.poll(cx));
+                    if this.asking.as_ref().expect(HERE).is_final(&answer) {
+                        return Poll::Ready(answer.map_err(Into::into));
+                    }
+                    let asking = this.asking.take().expect(HERE);
+                    let next = this.next.take();
+                    Step::Later {
+                        later: Box::pin(asking.go_on(answer.map_err(Into::into), next)),
+                    }
+                }
+                StepProjection::Later { later } => return later.as_mut().poll(cx),
+            };
+            this.step.set(step);
+        }
+    }
+}
+
+impl<S: Service<Request<B>>, B> fmt::Debug for RetryFuture<S, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RetryFuture").finish_non_exhaustive()
+    }
+}
