@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use llamatower::ollama::AnswerBody;
 use llamatower::ollama::fleet::{Fleet, FleetConfig, ProbeClocks};
 use llamatower::settings::Settings;
+use llamatower::shared::SharedService;
 use llamatower::stack::{self, Attempt, Handles};
 use llamatower::telemetry::{Telemetry, TelemetryConfig};
 use llamatower_layers::EndpointTable;
@@ -22,7 +23,6 @@ use llamatower_layers::body::MemoryBudget;
 use llamatower_sim::{ModelSpec, Sim, SimHandle};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt, service_fn};
 
 const BODY: &str = r#"{"model":"tiny","messages":[{"role":"user","content":"Why a tower?"}]}"#;
@@ -31,7 +31,7 @@ const LAST: &str = "{\"model\":\"tiny\",\"done\":true}\n";
 
 /// A backend that is no more than an answer of so many lines.
 fn answering(lines: usize) -> Attempt<Full<Bytes>> {
-    BoxCloneSyncService::new(service_fn(move |_| async move {
+    SharedService::new(service_fn(move |_| async move {
         let lines = std::iter::repeat_n(LINE, lines).chain([LAST]);
         let frames = lines.map(|line| Ok(Frame::data(Bytes::from_static(line.as_bytes()))));
         let body = StreamBody::new(futures_util::stream::iter(frames));
