@@ -49,6 +49,10 @@ pin_project! {
     }
 }
 
+/// How far the request of a policy of type `C` has come.
+type StateOf<C, B> =
+    State<<C as Choose>::Service, <C as Choose>::Slot, B, Asked<<C as Choose>::Service, B>>;
+
 impl<C, B> RouteFuture<C, B>
 where
     C: Choose,
@@ -106,7 +110,7 @@ fn begin<C, B>(
     policy: &C,
     request: Request<B>,
     cx: &mut Context<'_>,
-) -> Result<State<C::Service, C::Slot, B, Asked<C::Service, B>>, BoxError>
+) -> Result<StateOf<C, B>, BoxError>
 where
     C: Choose + Clone + Send + Sync + 'static,
     C::Service: Service<Request<B>> + Send,
