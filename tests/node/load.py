@@ -11,6 +11,9 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
+# Of the size of a photo.
+LARGE = 4 << 20
+
 
 @dataclass
 class Request:
@@ -23,7 +26,7 @@ class Request:
 
 
 class Load:
-    """Short requests, connections that are kept, and streams of so many seconds."""
+    """Short requests, large ones, connections that are kept, and streams of so many seconds."""
 
     def __init__(self, host: str, port: int, streams: dict[int, int]):
         self._host, self._port = host, port
@@ -33,7 +36,7 @@ class Load:
         self._source_ports = itertools.cycle(range(12_000, 30_000))
         self.requests: list[Request] = []
         self.under_way = 0
-        workers = [self._short] * 4 + [self._kept] * 2
+        workers = [self._short] * 4 + [self._large] * 2 + [self._kept] * 2
         self._threads = [threading.Thread(target=worker, daemon=True) for worker in workers]
         for seconds, count in streams.items():
             self._threads += [
@@ -72,6 +75,10 @@ class Load:
         while not self._stop.wait(0.05):
             self._generate("short", "tiny", 10)
 
+    def _large(self) -> None:
+        while not self._stop.wait(1):
+            self._generate("large", "tiny", 10, prompt="x" * LARGE)
+
     def _stream(self, seconds: int) -> None:
         self._stop.wait(random.random() * min(seconds, 10))
         while not self._stop.is_set():
@@ -95,14 +102,14 @@ class Load:
                 connection.close()
             self._note(Request("kept", begun, time.monotonic(), outcome, "", detail))
 
-    def _generate(self, kind: str, model: str, tokens: int) -> None:
+    def _generate(self, kind: str, model: str, tokens: int, prompt: str = "x") -> None:
         begun = time.monotonic()
         backend, detail = "", ""
         connection = self._unconnected()
         with self._lock:
             self.under_way += 1
         try:
-            body = {"model": model, "prompt": "x", "options": {"num_predict": tokens}}
+            body = {"model": model, "prompt": prompt, "options": {"num_predict": tokens}}
             connection.request("POST", "/api/generate", json.dumps(body))
             answer = connection.getresponse()
             backend = answer.getheader("x-llamatower-backend", "")
