@@ -59,6 +59,8 @@ def limits(pod: dict) -> Limits | None:
     """From the cgroup of the pod's container, where the node is this machine."""
     container = pod["status"]["containerStatuses"][0]["containerID"].rpartition("/")[2]
     found = [path for path in CGROUPS.glob(f"**/*{container}*") if path.is_dir()]
+    # Where there are both versions this one enforces nothing.
+    found = [path for path in found if not path.is_relative_to(CGROUPS / "unified")]
     files = {file.name: file for path in found for file in path.glob("*") if file.is_file()}
     if "memory.max" in files:
         return _of_version_2(files)

@@ -136,3 +136,37 @@ class Load:
     def _note(self, request: Request) -> None:
         with self._lock:
             self.requests.append(request)
+
+
+class Pressure:
+    """More large bodies than half a CPU can read; each is refused by the gateway when it was read."""
+
+    def __init__(self, host: str, port: int, clients: int):
+        self._address = (host, port)
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._press, daemon=True) for _ in range(clients)]
+        self.statuses: Counter[str] = Counter()
+
+    def __enter__(self) -> "Pressure":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _press(self) -> None:
+        # Many values, which cost more to read than to send; a model that is named twice is none.
+        numbers = "1," * (LARGE // 2)
+        body = f'{{"model": "a", "model": "b", "context": [{numbers}1]}}'
+        while not self._stop.is_set():
+            connection = http.client.HTTPConnection(*self._address, timeout=60)
+            try:
+                connection.request("POST", "/api/generate", body)
+                self.statuses[str(connection.getresponse().status)] += 1
+            except (OSError, http.client.HTTPException) as error:
+                self.statuses[type(error).__name__] += 1
+            finally:
+                connection.close()

@@ -132,6 +132,7 @@ def _start_control_plane() -> None:
         "tls-private-key-file": "pki/api.key",
         "kubelet-client-certificate": "pki/admin.crt",
         "kubelet-client-key": "pki/admin.key",
+        "kubelet-preferred-address-types": "InternalIP",
         "service-account-issuer": API,
         "service-account-key-file": "pki/api.key",
         "service-account-signing-key-file": "pki/api.key",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cluster import NAMESPACES, ROOT, Cluster, eventually
 from figures import MIB, MemoryWatch, limits
-from load import Load, Request
+from load import Load, Pressure, Request
 
 BASE = ROOT / "k8s" / "base"
 LONGEST = int(os.environ.get("NODE_LONGEST_STREAM", "300"))
@@ -129,6 +129,19 @@ def roll_by(cluster: Cluster, command: str) -> None:
     time.sleep(5)
 
 
+def press(cluster: Cluster, load: Load) -> None:
+    """Both replicas are kept at the limits of their CPUs, and the other clients just wait longer."""
+    begun = time.monotonic()
+    # All of their bodies fit into the quarter of one replica's memory that is meant for them.
+    with Pressure(cluster.address, 30080, clients=12) as pressure:
+        time.sleep(30)
+    slowest = max(request.ended - request.begun for request in load.since(begun) if request.kind == "short")
+    print(f"at the limit of the CPUs: {dict(pressure.statuses)}, the slowest short request took {slowest:.1f} s", flush=True)
+    assert set(pressure.statuses) == {"400"}, "each is read and answered"
+    assert not load.failures(), load.failures()[:10]
+    show_limits(cluster)
+
+
 def show_limits(cluster: Cluster) -> None:
     """The limits of the manifest are those that the kernel enforces, and suffice."""
     for pod in cluster.pods("backend", "backend"):
@@ -190,6 +203,7 @@ def run_under_load(cluster: Cluster) -> None:
         print(f"two scalings, three rollouts and an undo: {load.figures()}", flush=True)
         assert not load.failures(), load.failures()[:10]
         show_limits(cluster)
+        press(cluster, load)
         kill(cluster, load)
     print(f"in all: {load.figures()}")
     for name, most in sorted(memory.most.items()):
