@@ -31,6 +31,8 @@ def missing() -> str | None:
         return "a node of Kubernetes needs root"
     if not CONTROLLERS <= _controllers():
         return f"the cgroups of this machine lack {', '.join(CONTROLLERS - _controllers())}"
+    if shutil.which("kubectl") is None:
+        return "kubectl is not installed"
     if absent := _without_tools():
         _install(absent)
     if absent := _without_tools():

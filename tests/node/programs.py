@@ -18,6 +18,10 @@ PAUSE_ARCHIVE = BIN / "pause.tar"
 HERE = Path(__file__).resolve().parent
 
 
+class NotBuilt(Exception):
+    """Without a registry of Go's modules, say."""
+
+
 def missing() -> str | None:
     """Why the programs cannot be had here, in words."""
     if _are_built() or shutil.which("go"):
@@ -89,5 +93,6 @@ def _run(command: list, folder: Path = CACHE, **environment: str) -> str:
     done = subprocess.run(
         command, cwd=folder, env=os.environ | environment, capture_output=True, text=True
     )
-    assert done.returncode == 0, f"{' '.join(map(str, command))}: {done.stderr}"
+    if done.returncode != 0:
+        raise NotBuilt(f"{' '.join(map(str, command))}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
