@@ -89,3 +89,21 @@ def test_the_example_of_a_secret_makes_none() -> None:
     assert example.suffix not in {".yaml", ".yml", ".json"}, "a folder is applied without it"
     kinds = [row["kind"] for overlay in OVERLAYS for row in rows_of(overlay)]
     assert kinds and "Secret" not in kinds
+
+
+def test_replicas_are_spread_where_there_are_nodes_enough() -> None:
+    (deployment,) = [row for row in rows_of(K8S / "base") if row["kind"] == "Deployment"]
+    (spread,) = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    assert spread["topologyKey"] == "kubernetes.io/hostname"
+    assert spread["whenUnsatisfiable"] == "ScheduleAnyway", "one node is enough"
+    assert spread["labelSelector"] == {"matchLabels": {"app": "backend"}}
+
+
+def test_the_example_of_ollama_is_the_headless_service_that_the_gateway_asks() -> None:
+    rows = list(yaml.safe_load_all((K8S / "ollama" / "ollama.yaml").read_text()))
+    (service,) = [row for row in rows if row["kind"] == "Service"]
+    assert (service["metadata"]["name"], service["metadata"]["namespace"]) == ("ollama-service", "model-hosting")
+    assert service["spec"]["clusterIP"] == "None"
+    assert [port["port"] for port in service["spec"]["ports"]] == [11434]
+    (pods,) = [row for row in rows if row["kind"] == "StatefulSet"]
+    assert pods["spec"]["template"]["metadata"]["labels"] == service["spec"]["selector"]
