@@ -175,8 +175,8 @@ containerd = {{ snapshotter = "{snapshotter}" }}
     eventually(lambda: _succeeds("ctr", "-a", SOCKET, "version"), "containerd answers", 60)
 
 
-def _start_kubelet() -> None:
-    _write("kubelet.json", {
+def _kubelet_settings() -> dict:
+    return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "authentication": {"webhook": {"enabled": False}, "x509": {"clientCAFile": "pki/ca.crt"}},
@@ -194,7 +194,11 @@ def _start_kubelet() -> None:
         "makeIPTablesUtilChains": False,
         "resolvConf": "",
         "volumePluginDir": str(STATE / "volume-plugins"),
-    })
+    }
+
+
+def _start_kubelet() -> None:
+    _write("kubelet.json", _kubelet_settings())
     _start("kubelet", BIN / "kubelet", *_options({
         "config": "kubelet.json",
         "kubeconfig": KUBECONFIG,

@@ -161,13 +161,16 @@ def kill(cluster: Cluster, load: Load) -> None:
     time.sleep(10)
     failures = load.failures()
     older = [request for request in failures if request.begun < killed]
-    print(f"a pod was killed with {under_way} requests under way: {len(older)} of them failed, and {len(failures) - len(older)} on their way to it", flush=True)
+    print(f"a pod was killed with {under_way} requests under way: {len(older)} of them failed,", end=" ")
+    print(f"and {len(failures) - len(older)} on their way to it", flush=True)
     for request in failures:
-        print(f"  {request.kind}, begun {request.begun - killed:+.1f} s, ended {request.ended - killed:+.1f} s: {request.outcome} {request.detail}")
+        begun, ended = request.begun - killed, request.ended - killed
+        print(f"  {request.kind}, {begun:+.1f} s to {ended:+.1f} s: {request.outcome} {request.detail}")
     # Some have begun since they were counted.
     just_begun = [request for request in older if request.begun > killed - 1]
     assert len(older) <= under_way + len(just_begun), "only what was under way there"
-    assert all(request.begun < killed + 2 and request.ended > killed - 1 for request in failures), "only at that time"
+    at_that_time = [request.begun < killed + 2 and request.ended > killed - 1 for request in failures]
+    assert all(at_that_time), "nothing else fails"
     assert_visible(failures)
 
 
