@@ -32,7 +32,8 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
             CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc; \
     fi \
     && cargo build --locked --release --bin llamatower --target "$cpu-unknown-linux-gnu" \
-    && cp "target/$cpu-unknown-linux-gnu/release/llamatower" /llamatower
+    && cp "target/$cpu-unknown-linux-gnu/release/llamatower" /llamatower \
+    && { [ "$TARGETARCH" != "$BUILDARCH" ] || /llamatower --version; }
 
 FROM ${RUNTIME}
 ARG VERSION=1.0.0

@@ -1,6 +1,5 @@
-"""The manifests as a whole: what Kubernetes takes, and which images they name."""
+"""The manifests as a whole: what Kubernetes takes, and what each overlay opens."""
 
-import re
 import shutil
 import subprocess
 import sys
@@ -21,17 +20,8 @@ def built(overlay: Path) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def test_no_image_is_without_a_tag_that_stays() -> None:
-    files = [*K8S.rglob("*.yaml"), K8S.parent / "compose.yaml"]
-    images = [
-        (path, image)
-        for path in files
-        for image in re.findall(r"^\s*(?:- )?image:\s*(\S+)", path.read_text(), re.MULTILINE)
-    ]
-    assert len(images) >= 4
-    for path, image in images:
-        name, _, tag = image.rpartition(":")
-        assert name and tag and "/" not in tag and tag != "latest", f"{image} in {path}"
+def rows_of(overlay: Path) -> list[dict]:
+    return list(yaml.safe_load_all(built(overlay)))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
@@ -40,7 +30,7 @@ def test_kubernetes_takes_each_overlay(overlay: Path, version: str, tmp_path: Pa
     # What an operator brings along is not known to Kubernetes itself.
     known = [
         document
-        for document in yaml.safe_load_all(built(overlay))
+        for document in rows_of(overlay)
         if "monitoring.coreos.com" not in document["apiVersion"]
     ]
     path = tmp_path / "all.yaml"
@@ -53,7 +43,7 @@ def test_kubernetes_takes_each_overlay(overlay: Path, version: str, tmp_path: Pa
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
 def test_each_overlay_keeps_the_selector_and_the_restricted_profile(overlay: Path) -> None:
-    rows = list(yaml.safe_load_all(built(overlay)))
+    rows = rows_of(overlay)
     (deployment,) = [row for row in rows if row["kind"] == "Deployment"]
     assert deployment["spec"]["selector"] == {"matchLabels": {"app": "backend"}}
     assert deployment["spec"]["template"]["metadata"]["labels"] == {"app": "backend"}
@@ -65,3 +55,55 @@ def test_each_overlay_keeps_the_selector_and_the_restricted_profile(overlay: Pat
     (namespace,) = [row for row in rows if row["kind"] == "Namespace"]
     labels = namespace["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+# Whom each overlay lets in, by the port that is asked.
+ANYONE = {3000: None}
+TRAEFIK = {
+    "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+    "podSelector": {"matchLabels": {"app.kubernetes.io/name": "traefik"}},
+}
+PROMETHEUS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+LETS_IN = {
+    "k3s-nodeport": ANYONE,
+    "monitoring": ANYONE | {3001: [PROMETHEUS]},
+    "traefik": {3000: [TRAEFIK]},
+}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
+def test_each_overlay_opens_what_it_needs_and_no_more(overlay: Path) -> None:
+    (policy,) = [row for row in rows_of(overlay) if row["kind"] == "NetworkPolicy"]
+    assert policy["spec"]["podSelector"] == {"matchLabels": {"app": "backend"}}
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    rules = policy["spec"]["ingress"]
+    let_in = {port["port"]: rule.get("from") for rule in rules for port in rule["ports"]}
+    assert let_in == LETS_IN[overlay.name]
+    let_out = [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]]
+    assert let_out == [53, 53, 11434, 4318, 443]
+
+
+def test_the_example_of_a_secret_makes_none() -> None:
+    example = K8S / "base" / "backend-secrets.example"
+    assert not any(yaml.safe_load_all(example.read_text())), "there is nothing in it to apply"
+    assert example.suffix not in {".yaml", ".yml", ".json"}, "a folder is applied without it"
+    kinds = [row["kind"] for overlay in OVERLAYS for row in rows_of(overlay)]
+    assert kinds and "Secret" not in kinds
+
+
+def test_replicas_are_spread_where_there_are_nodes_enough() -> None:
+    (deployment,) = [row for row in rows_of(K8S / "base") if row["kind"] == "Deployment"]
+    (spread,) = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    assert spread["topologyKey"] == "kubernetes.io/hostname"
+    assert spread["whenUnsatisfiable"] == "ScheduleAnyway", "one node is enough"
+    assert spread["labelSelector"] == {"matchLabels": {"app": "backend"}}
+
+
+def test_the_example_of_ollama_is_the_headless_service_that_the_gateway_asks() -> None:
+    rows = list(yaml.safe_load_all((K8S / "ollama" / "ollama.yaml").read_text()))
+    (service,) = [row for row in rows if row["kind"] == "Service"]
+    assert (service["metadata"]["name"], service["metadata"]["namespace"]) == ("ollama-service", "model-hosting")
+    assert service["spec"]["clusterIP"] == "None"
+    assert [port["port"] for port in service["spec"]["ports"]] == [11434]
+    (pods,) = [row for row in rows if row["kind"] == "StatefulSet"]
+    assert pods["spec"]["template"]["metadata"]["labels"] == service["spec"]["selector"]

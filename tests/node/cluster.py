@@ -54,7 +54,7 @@ class Cluster:
     def guide(self, command: str, folder: Path = ROOT) -> str:
         """Runs a command that stands in the guide word for word."""
         assert command in self._guide, f"not in {GUIDE.name}: {command}"
-        shown = command.replace("NODE_IP", self.address)
+        shown = command.replace("<NodeIP>", self.address)
         print(f"{time.monotonic():.0f} $ {shown}", flush=True)
         program, _, arguments = shown.partition(" ")
         if program == "kubectl":

@@ -11,6 +11,9 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
+# Of the size of a photo.
+LARGE = 4 << 20
+
 
 @dataclass
 class Request:
@@ -23,7 +26,7 @@ class Request:
 
 
 class Load:
-    """Short requests, connections that are kept, and streams of so many seconds."""
+    """Short requests, large ones, connections that are kept, and streams of so many seconds."""
 
     def __init__(self, host: str, port: int, streams: dict[int, int]):
         self._host, self._port = host, port
@@ -33,7 +36,7 @@ class Load:
         self._source_ports = itertools.cycle(range(12_000, 30_000))
         self.requests: list[Request] = []
         self.under_way = 0
-        workers = [self._short] * 4 + [self._kept] * 2
+        workers = [self._short] * 4 + [self._large] * 2 + [self._kept] * 2
         self._threads = [threading.Thread(target=worker, daemon=True) for worker in workers]
         for seconds, count in streams.items():
             self._threads += [
@@ -72,6 +75,10 @@ class Load:
         while not self._stop.wait(0.05):
             self._generate("short", "tiny", 10)
 
+    def _large(self) -> None:
+        while not self._stop.wait(1):
+            self._generate("large", "tiny", 10, prompt="x" * LARGE)
+
     def _stream(self, seconds: int) -> None:
         self._stop.wait(random.random() * min(seconds, 10))
         while not self._stop.is_set():
@@ -95,14 +102,14 @@ class Load:
                 connection.close()
             self._note(Request("kept", begun, time.monotonic(), outcome, "", detail))
 
-    def _generate(self, kind: str, model: str, tokens: int) -> None:
+    def _generate(self, kind: str, model: str, tokens: int, prompt: str = "x") -> None:
         begun = time.monotonic()
         backend, detail = "", ""
         connection = self._unconnected()
         with self._lock:
             self.under_way += 1
         try:
-            body = {"model": model, "prompt": "x", "options": {"num_predict": tokens}}
+            body = {"model": model, "prompt": prompt, "options": {"num_predict": tokens}}
             connection.request("POST", "/api/generate", json.dumps(body))
             answer = connection.getresponse()
             backend = answer.getheader("x-llamatower-backend", "")
@@ -129,3 +136,37 @@ class Load:
     def _note(self, request: Request) -> None:
         with self._lock:
             self.requests.append(request)
+
+
+class Pressure:
+    """More large bodies than half a CPU can read; each is refused by the gateway when it was read."""
+
+    def __init__(self, host: str, port: int, clients: int):
+        self._address = (host, port)
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._press, daemon=True) for _ in range(clients)]
+        self.statuses: Counter[str] = Counter()
+
+    def __enter__(self) -> "Pressure":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _press(self) -> None:
+        # Many values, which cost more to read than to send; a model that is named twice is none.
+        numbers = "1," * (LARGE // 2)
+        body = f'{{"model": "a", "model": "b", "context": [{numbers}1]}}'
+        while not self._stop.is_set():
+            connection = http.client.HTTPConnection(*self._address, timeout=60)
+            try:
+                connection.request("POST", "/api/generate", body)
+                self.statuses[str(connection.getresponse().status)] += 1
+            except (OSError, http.client.HTTPException) as error:
+                self.statuses[type(error).__name__] += 1
+            finally:
+                connection.close()

@@ -162,4 +162,24 @@ mod tests {
             assert!(!resolved(local), "{local}");
         }
     }
+
+    #[test]
+    fn addresses_are_asked_for_again_when_they_expire_between_a_floor_and_a_ceiling() {
+        let floor = Duration::from_secs(5);
+        let resolver = Resolver::new(&Dns {
+            servers: vec![([127, 0, 0, 1], 53).into()],
+            min_ttl: floor,
+        });
+        let ask_again_in = |ttl| {
+            let ip = IpAddr::from([10, 0, 0, 7]);
+            let sorted = resolver.sorted(vec![ip], Instant::now() + Duration::from_secs(ttl));
+            sorted.expect("an address").ask_again_in
+        };
+        for short in [0, 1, 5] {
+            assert_eq!(ask_again_in(short), floor);
+        }
+        let thirty = ask_again_in(30);
+        assert!(thirty > floor && thirty <= Duration::from_secs(30));
+        assert_eq!(ask_again_in(86_400), MAX_TTL);
+    }
 }

@@ -1,0 +1,96 @@
+"""Runs the image as a container runtime would: its own root, which is read-only, and its own user.
+
+The arguments are the root of its files and a simulated Ollama.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT, SIMULATED = sys.argv[1:]
+OLLAMA, GATEWAY = "127.0.0.1:43001", "127.0.0.1:43000"
+PROGRAM = "/usr/bin/llamatower"
+SETTINGS = {"LLAMATOWER_LISTEN": GATEWAY, "LLAMATOWER_ADMIN_LISTEN": "off", "OLLAMA_URL": f"http://{OLLAMA}"}
+LONGEST_START = 0.1
+
+
+def enter() -> None:
+    os.chroot(ROOT)
+    os.chdir("/")
+    os.setgroups([])
+    os.setgid(65532)
+    os.setuid(65532)
+
+
+def run(*arguments: str) -> int:
+    return subprocess.run([PROGRAM, *arguments], preexec_fn=enter, env={}).returncode
+
+
+@contextlib.contextmanager
+def running(command: list[str], **options: object) -> Iterator[subprocess.Popen]:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, **options) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def gateway() -> contextlib.AbstractContextManager[subprocess.Popen]:
+    return running([PROGRAM], preexec_fn=enter, env=SETTINGS)
+
+
+def seconds_until_ready(process: subprocess.Popen, begun: float) -> float:
+    while True:
+        try:
+            urllib.request.urlopen(f"http://{GATEWAY}/health", timeout=1).close()
+            return time.monotonic() - begun
+        except OSError:
+            assert process.poll() is None, "it ended"
+            assert time.monotonic() - begun < 10, "it is not ready after ten seconds"
+            time.sleep(0.001)
+
+
+def start_once() -> float:
+    begun = time.monotonic()
+    with gateway() as process:
+        seconds = seconds_until_ready(process, begun)
+    assert process.returncode == 0
+    return seconds
+
+
+def complete() -> str:
+    """What a client gets that asks for a completion."""
+    body = json.dumps({"model": "tiny", "prompt": "x", "stream": False}).encode()
+    with urllib.request.urlopen(f"http://{GATEWAY}/api/generate", data=body, timeout=10) as answer:
+        return json.load(answer)["response"]
+
+
+def is_read_only() -> bool:
+    try:
+        (Path(ROOT) / "tmp" / "x").touch()
+    except OSError as error:
+        return error.errno == errno.EROFS
+    return False
+
+
+def main() -> None:
+    assert is_read_only()
+    starts = [start_once() for _ in range(5)]
+    print("ready after", ", ".join(f"{1000 * seconds:.0f}" for seconds in starts), "ms")
+    assert statistics.median(starts) < LONGEST_START
+    with running([SIMULATED, "--listen", OLLAMA, "--model", "tiny"]), gateway() as process:
+        seconds_until_ready(process, time.monotonic())
+        assert complete()
+        assert run("healthcheck", f"http://{GATEWAY}/health") == 0
+        assert run("sleep", "0") == 0
+
+
+main()

@@ -1,0 +1,49 @@
+"""The images that the node runs, built as the guide says."""
+
+import re
+import subprocess
+from pathlib import Path
+
+from cluster import ROOT, documented
+
+WORK = ROOT / ".check" / "image"
+STORE = ["buildah", "--root", str(WORK / "store"), "--runroot", str(WORK / "run"), "--storage-driver", "vfs"]
+SIMULATED = "localhost/llamatower-sim:1.0.0"
+BUILT = "localhost/llamatower:test"
+VERSIONS = ("0.9.0", "1.0.0", "1.0.1")
+
+
+def build() -> list[Path]:
+    """The gateway's image under the tags of three versions, and that of the simulated Ollama."""
+    subprocess.run([ROOT / "tests" / "full" / "image"], check=True)
+    _build_simulated()
+    archives = [_archive(BUILT, f"docker.io/{_repository()}:{version}") for version in VERSIONS]
+    return [*archives, _archive(SIMULATED, SIMULATED)]
+
+
+def _repository() -> str:
+    """Where the guide's own command puts the image."""
+    (command,) = [line for line in documented() if re.fullmatch(r"docker build -t \S+ \.", line)]
+    name, _, version = command.split()[3].rpartition(":")
+    assert version in VERSIONS, command
+    return name
+
+
+def _build_simulated() -> None:
+    subprocess.run(["cargo", "build", "--quiet", "--locked", "-p", "llamatower-sim"], cwd=ROOT, check=True)
+    folder = WORK / "sim"
+    folder.mkdir(exist_ok=True)
+    program = ROOT / "target" / "debug" / "llamatower-sim"
+    subprocess.run(["strip", "-o", folder / "llamatower-sim", program], check=True)
+    recipe = 'FROM localhost/runtime:1\nCOPY llamatower-sim /usr/bin/llamatower-sim\nENTRYPOINT ["/usr/bin/llamatower-sim"]\n'
+    subprocess.run(
+        [*STORE, "bud", "--isolation", "chroot", "-q", "-t", SIMULATED, "-f", "-", str(folder)],
+        input=recipe, text=True, check=True, stdout=subprocess.DEVNULL,
+    )
+
+
+def _archive(image: str, name: str) -> Path:
+    archive = WORK / f"{name.replace('/', '-').replace(':', '-')}.tar"
+    archive.unlink(missing_ok=True)
+    subprocess.run([*STORE, "push", "-q", image, f"docker-archive:{archive}:{name}"], check=True)
+    return archive

@@ -1,0 +1,10 @@
+// Does nothing: the process that keeps a pod's network open.
+package main
+
+import "time"
+
+func main() {
+	for {
+		time.Sleep(time.Hour)
+	}
+}

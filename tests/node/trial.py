@@ -1,0 +1,253 @@
+"""Tries the guide to k3s on the node of NODE_KUBECONFIG; the arguments are the images for it."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from cluster import NAMESPACES, ROOT, Cluster, eventually
+from figures import MIB, MemoryWatch, limits
+from load import Load, Pressure, Request
+
+BASE = ROOT / "k8s" / "base"
+LONGEST = int(os.environ.get("NODE_LONGEST_STREAM", "300"))
+STATUS = "kubectl rollout status deployment/backend -n backend"
+
+
+def make_old_installation(cluster: Cluster) -> dict:
+    """What the guide's commands find: an older Deployment, before simulated Ollamas."""
+    cluster.kubectl("create namespace model-hosting")
+    cluster.kubectl("apply -f tests/node/ollama.yaml")
+    assert "Ready" in cluster.guide("kubectl get nodes")
+    cluster.guide("kubectl create namespace backend")
+    cluster.kubectl("apply -f tests/node/old-installation.yaml -n backend")
+    cluster.kubectl("rollout status statefulset/ollama -n model-hosting --timeout=120s")
+    cluster.guide(STATUS)
+    return cluster.json("get deployment backend -n backend")
+
+
+def restrict(cluster: Cluster) -> None:
+    """Pod Security from here on; what it forbids is refused."""
+    for mode in ("enforce", "warn"):
+        cluster.kubectl(f"label namespace backend pod-security.kubernetes.io/{mode}=restricted")
+    refused = subprocess.run(
+        ["kubectl", "run", "x", "-n", "backend", "--image=x:1", "--dry-run=server"],
+        env=cluster.environment, capture_output=True, text=True,
+    )
+    assert "violates PodSecurity" in refused.stderr, refused.stderr
+
+
+def install(cluster: Cluster, old: dict) -> None:
+    """The two files, over the old installation."""
+    cluster.guide("kubectl apply -f backend-deployment.yaml -n backend", BASE)
+    cluster.guide("kubectl apply -f backend-service.yaml -n backend", BASE)
+    assert "successfully rolled out" in cluster.guide(STATUS)
+    new = cluster.json("get deployment backend -n backend")
+    assert new["metadata"]["uid"] == old["metadata"]["uid"], "it is the same Deployment"
+    (container,) = new["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "arnoldt04/backend:1.0.0"
+    assert "OLD_SETTING" not in [row["name"] for row in container["env"]]
+    eventually(lambda: len(cluster.pods("backend", "backend")) == 2, "the old pods have left", 60)
+
+
+def answered(cluster: Cluster, command: str) -> str:
+    """What a command of the guide gets as soon as there is a way to the pods."""
+    def ask() -> str | None:
+        try:
+            return cluster.guide(command)
+        except AssertionError:
+            return None
+    return eventually(ask, command, 30)
+
+
+def look(cluster: Cluster) -> None:
+    pods = cluster.guide("kubectl get pods -n backend -o wide")
+    assert pods.count("1/1") >= 2 and pods.count("Running") >= 2, pods
+    assert "80:30080/TCP" in cluster.guide("kubectl get svc -n backend")
+    assert "successfully rolled out" in cluster.guide(STATUS)
+    cluster.guide("kubectl rollout restart deployment/backend -n backend")
+    assert "successfully rolled out" in cluster.guide(STATUS)
+    assert "listening" in cluster.guide("kubectl logs deployment/backend -n backend --tail=200")
+    assert "ok" in answered(cluster, "curl http://<NodeIP>:30080/health")
+    assert "qwen2.5-coder:7b" in cluster.guide("curl http://<NodeIP>:30080/api/tags")
+    assert "backend" in cluster.guide("kubectl describe deployment/backend -n backend")
+    assert "OLLAMA_URL" in cluster.guide("kubectl describe pod -n backend")
+    assert "Scheduled" in cluster.guide("kubectl get events -n backend")
+    forwarding = cluster.background("kubectl port-forward -n backend deployment/backend 3000:3000")
+    try:
+        assert "ok" in answered(cluster, "curl http://localhost:3000/health")
+        assert forwarding.poll() is None, "another program has port 3000"
+    finally:
+        forwarding.terminate()
+        forwarding.wait()
+
+
+def call_as_the_old_backend(cluster: Cluster) -> None:
+    """The call of an existing backend, word for word."""
+    python = ROOT / ".check" / "venv" / "bin" / "python"
+    program = (
+        "import requests, sys\n"
+        "OLLAMA_URL = sys.argv[1]\n"
+        "answer = requests.post(f'{OLLAMA_URL}/api/generate', json={'model': 'qwen2.5-coder:7b', 'prompt': 'x', 'stream': False}, timeout=60)\n"
+        "answer.raise_for_status()\n"
+        "assert answer.json()['response']\n"
+    )
+    interpreter = python if python.exists() else sys.executable
+    subprocess.run([interpreter, "-c", program, f"http://{cluster.address}:30080"], check=True)
+
+
+def scale(cluster: Cluster, load: Load) -> None:
+    """Ollama's pods come and go: the new ones are used, and nobody notices the old ones' leaving."""
+    def used_lately(seconds: float = 5) -> set[str]:
+        requests = load.since(time.monotonic() - seconds)
+        return {request.backend for request in requests if request.kind == "short"} - {""}
+
+    for count in (4, 2):
+        cluster.guide(f"kubectl scale statefulset/ollama -n model-hosting --replicas={count}")
+        begun = time.monotonic()
+        eventually(lambda: len(used_lately()) == count, f"{count} Ollamas are used", 90)
+        print(f"{count} Ollamas are used {time.monotonic() - begun:.0f} s after the command", flush=True)
+
+
+def roll(cluster: Cluster) -> None:
+    """Three rollouts and one undo."""
+    restart = "kubectl rollout restart deployment/backend -n backend"
+    roll_by(cluster, "kubectl set image deployment/backend backend=arnoldt04/backend:1.0.1 -n backend")
+    roll_by(cluster, restart)
+    roll_by(cluster, restart)
+    assert "REVISION" in cluster.guide("kubectl rollout history deployment/backend -n backend")
+    roll_by(cluster, "kubectl rollout undo deployment/backend -n backend")
+
+
+def roll_by(cluster: Cluster, command: str) -> None:
+    begun = time.monotonic()
+    cluster.guide(command)
+    assert "successfully rolled out" in cluster.guide(STATUS)
+    print(f"rolled out in {time.monotonic() - begun:.0f} s", flush=True)
+    time.sleep(5)
+
+
+def press(cluster: Cluster) -> None:
+    """More than half a CPU can read: what the limits do to the replicas."""
+    with Pressure(cluster.address, 30080, clients=4) as pressure:
+        time.sleep(30)
+    print(f"bodies of many values for 30 s: {dict(pressure.statuses)}", flush=True)
+    assert set(pressure.statuses) == {"400"}, "each is read, and answered"
+    show_limits(cluster)
+
+
+def show_limits(cluster: Cluster) -> None:
+    """The limits of the manifest are those that the kernel enforces, and suffice."""
+    for pod in cluster.pods("backend", "backend"):
+        (status,) = pod["status"]["containerStatuses"]
+        assert status["restartCount"] == 0, status
+        if (enforced := limits(pod)) is None:
+            print("the limits in force are not seen: the node is another machine")
+            return
+        print(f"  {pod['metadata']['name']}: {enforced}", flush=True)
+        assert (enforced.memory, enforced.cpus) == (256 * MIB, 0.5)
+
+
+def kill(cluster: Cluster, load: Load) -> None:
+    """One pod is killed: what it worked on ends visibly incomplete, and nothing else fails."""
+    pod = cluster.pods("backend", "backend")[0]["metadata"]["name"]
+    under_way = under_way_in(cluster, pod)
+    killed = time.monotonic()
+    cluster.kubectl(f"delete pod {pod} -n backend --force --grace-period=0")
+    cluster.guide(STATUS)
+    time.sleep(10)
+    failures = load.failures()
+    older = [request for request in failures if request.begun < killed]
+    print(f"a pod was killed with {under_way} requests under way: {len(older)} of them failed,", end=" ")
+    print(f"and {len(failures) - len(older)} on their way to it", flush=True)
+    for request in failures:
+        begun, ended = request.begun - killed, request.ended - killed
+        print(f"  {request.kind}, {begun:+.1f} s to {ended:+.1f} s: {request.outcome} {request.detail}")
+    # Some have begun since they were counted.
+    just_begun = [request for request in older if request.begun > killed - 1]
+    assert len(older) <= under_way + len(just_begun), "only what was under way there"
+    at_that_time = [request.begun < killed + 2 and request.ended > killed - 1 for request in failures]
+    assert all(at_that_time), "nothing else fails"
+    assert_visible(failures)
+
+
+def apply_overlay(cluster: Cluster) -> None:
+    """All that goes with the two files, over them."""
+    cluster.guide("kubectl apply -k k8s/overlays/k3s-nodeport")
+    assert "successfully rolled out" in cluster.guide(STATUS)
+    budget = cluster.json("get poddisruptionbudget backend -n backend")
+    assert budget["spec"]["minAvailable"] == 1
+    cluster.kubectl("apply -k k8s/overlays/traefik --dry-run=server")
+    assert "ok" in answered(cluster, "curl http://<NodeIP>:30080/health")
+
+
+def assert_visible(failures: list[Request]) -> None:
+    assert all(request.outcome in ("cut", "told") for request in failures), failures[:10]
+
+
+def under_way_in(cluster: Cluster, pod: str) -> int:
+    """What a replica itself says, on the listener for operators that only the pod reaches."""
+    command = f"kubectl port-forward -n backend pod/{pod} 3001:3001"
+    with subprocess.Popen(shlex.split(command), env=cluster.environment, stdout=subprocess.DEVNULL) as forwarding:
+        page = eventually(lambda: fetched("http://localhost:3001/metrics"), "the pod's metrics", 10)
+        forwarding.terminate()
+    rows = re.findall(r"^http_server_active_requests(?:{.*})? (\d+)", page, re.MULTILINE)
+    return sum(map(int, rows))
+
+
+def fetched(url: str) -> str:
+    return subprocess.run(["curl", "-sS", url], capture_output=True, text=True).stdout
+
+
+def run_under_load(cluster: Cluster) -> None:
+    streams = dict.fromkeys({5, 20, 40, LONGEST}, 6)
+    with Load(cluster.address, 30080, streams) as load:
+        time.sleep(5)
+        scale(cluster, load)
+        roll(cluster)
+        longest = f"stream of {max(streams)} s"
+        eventually(lambda: load.ended(longest) >= 6, "those that began before the first rollout ended", LONGEST + 120)
+        print(f"two scalings, three rollouts and an undo: {load.figures()}", flush=True)
+        assert not load.failures(), load.failures()[:10]
+        show_limits(cluster)
+        kill(cluster, load)
+    print(f"in all: {load.figures()}")
+    assert_visible(load.failures())
+
+
+def show_memory(memory: MemoryWatch) -> None:
+    for name, most in sorted(memory.most.items()):
+        # Of pods that left early the kubelet knew none.
+        if most:
+            print(f"  {name}: a working set of {most / MIB:.1f} MiB at most")
+
+
+def main() -> None:
+    cluster = Cluster(os.environ["NODE_KUBECONFIG"])
+    taken = [name for name in NAMESPACES if cluster.has_namespace(name)]
+    if taken:
+        print(f"skipped: the node has namespaces that the test would remove: {', '.join(taken)}")
+        return
+    for archive in sys.argv[1:]:
+        subprocess.run(f"{os.environ['NODE_LOAD_IMAGE']} {Path(archive)}", shell=True, check=True, stdout=subprocess.DEVNULL)
+    try:
+        old = make_old_installation(cluster)
+        restrict(cluster)
+        install(cluster, old)
+        look(cluster)
+        call_as_the_old_backend(cluster)
+        with MemoryWatch(cluster, "backend") as memory:
+            run_under_load(cluster)
+            press(cluster)
+            apply_overlay(cluster)
+        show_memory(memory)
+    finally:
+        cluster.remove_namespaces()
+    print("1 passed, 0 failed")
+
+
+if __name__ == "__main__":
+    main()
