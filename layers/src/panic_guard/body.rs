@@ -43,9 +43,8 @@ where
         let Some(inner) = this.inner.as_mut().as_pin_mut() else {
             return Poll::Ready(None);
         };
-        let mut frame = Poll::Pending;
-        match shield(*this.hook, || frame = inner.poll_frame(cx)) {
-            Ok(()) => frame.map_err(Into::into),
+        match shield(*this.hook, || inner.poll_frame(cx)) {
+            Ok(frame) => frame.map_err(Into::into),
             Err(panicked) => {
                 quietly(|| this.inner.set(None));
                 Poll::Ready(Some(Err(Failure::from(panicked).into())))

@@ -32,9 +32,8 @@ where
     type Future = ResponseFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        let mut ready = Poll::Pending;
-        match shield(self.hook, || ready = self.inner.poll_ready(cx)) {
-            Ok(()) => ready.map_err(Into::into),
+        match shield(self.hook, || self.inner.poll_ready(cx)) {
+            Ok(ready) => ready.map_err(Into::into),
             Err(panicked) => Poll::Ready(Err(Failure::from(panicked).into())),
         }
     }

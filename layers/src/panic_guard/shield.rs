@@ -10,11 +10,12 @@ pub(super) type Hook = fn(&str);
 
 /// Runs `code`; a panic is told to `hook`.
 ///
-/// `code` writes its result to where it is to be: `catch_unwind` would move it several times.
+/// What is large, `code` is better given by reference and writes to its place itself:
+/// `catch_unwind` moves it several times.
 ///
 /// What `code` leaves in disorder must not be used afterwards other than to drop it, by
 /// [`quietly`].
-pub(super) fn shield(hook: Hook, code: impl FnOnce()) -> Result<(), Panicked> {
+pub(super) fn shield<T>(hook: Hook, code: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(code)).map_err(|payload| {
         quietly(|| hook(text_of(&*payload)));
         discard(payload);
