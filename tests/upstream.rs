@@ -108,22 +108,31 @@ async fn trailers_come_after_the_data() {
     assert_eq!(whole.to_bytes(), "hi");
 }
 
-#[tokio::test]
-async fn chunks_that_came_together_are_one_frame() {
+async fn frames_of(kind: &str) -> Vec<Bytes> {
     let (listener, upstream) = server().await;
+    let head =
+        format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ntransfer-encoding: chunked\r\n\r\n");
     tokio::spawn(async move {
         let (mut peer, _) = listener.accept().await.expect("a connection");
-        let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
-        answer(
-            &mut peer,
-            &format!("{head}2\r\na\n\r\n3\r\nbc\n\r\n0\r\n\r\n"),
-        )
-        .await;
+        let chunks = "2\r\na\n\r\n3\r\nbc\n\r\n0\r\n\r\n";
+        answer(&mut peer, &format!("{head}{chunks}")).await;
     });
     let mut body = ask(&upstream).await.expect("an answer").into_body();
-    let frame = body.frame().await.expect("a frame").expect("no error");
-    assert_eq!(frame.into_data().expect("data"), "a\nbc\n");
-    assert!(body.frame().await.is_none());
+    let mut frames = Vec::new();
+    while let Some(frame) = body.frame().await {
+        frames.push(frame.expect("no error").into_data().expect("data"));
+    }
+    frames
+}
+
+#[tokio::test]
+async fn chunks_that_came_together_stay_apart() {
+    assert_eq!(frames_of("text/event-stream").await, ["a\n", "bc\n"]);
+}
+
+#[tokio::test]
+async fn lines_that_came_together_are_one_frame() {
+    assert_eq!(frames_of("application/x-ndjson").await, ["a\nbc\n"]);
 }
 
 #[tokio::test]

@@ -3,46 +3,36 @@
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use memchr::memchr_iter;
+use memchr::memchr;
 
-/// Hands the data of a stream on a line or an event at a time.
+/// Hands the lines of a stream on one at a time.
 ///
 /// Ollama writes each as a chunk of its own, and there are clients that take a chunk for a line.
 /// What has come together passes through the stack in one piece, and is cut only here. A piece that
 /// is no whole line goes on as it came: nobody waits for the rest of it.
 #[derive(Debug)]
 pub(super) struct Chunking {
-    unit: Unit,
+    /// Newline-delimited JSON that is sent in chunks; all else goes on as it comes.
+    is_lines: bool,
     rest: Bytes,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unit {
-    /// Newline-delimited JSON.
-    Line,
-    /// Server-sent events, which end with an empty line.
-    Event,
-    /// Whatever else, or nothing that is sent in chunks: as it comes.
-    Piece,
 }
 
 impl Chunking {
     /// That of an answer with these headers.
     pub(super) fn of(headers: &HeaderMap) -> Self {
-        let unit = match headers.get(CONTENT_TYPE).map(http::HeaderValue::as_bytes) {
-            _ if headers.contains_key(CONTENT_LENGTH) => Unit::Piece,
-            Some(kind) if kind.starts_with(b"application/x-ndjson") => Unit::Line,
-            Some(kind) if kind.starts_with(b"text/event-stream") => Unit::Event,
-            _ => Unit::Piece,
-        };
+        let kind = headers.get(CONTENT_TYPE).map(http::HeaderValue::as_bytes);
         Self {
-            unit,
+            is_lines: kind.is_some_and(|kind| kind.starts_with(b"application/x-ndjson"))
+                && !headers.contains_key(CONTENT_LENGTH),
             rest: Bytes::new(),
         }
     }
 
     /// The first chunk of what has come; the others wait.
     pub(super) fn first_of(&mut self, data: Bytes) -> Bytes {
+        if !self.is_lines {
+            return data;
+        }
         self.rest = data;
         self.take()
     }
@@ -57,21 +47,9 @@ impl Chunking {
     }
 
     fn take(&mut self) -> Bytes {
-        match self.unit.end_in(&self.rest) {
+        match memchr(b'\n', &self.rest).map(|at| at + 1) {
             Some(end) if end < self.rest.len() => self.rest.split_to(end),
             _ => std::mem::take(&mut self.rest),
-        }
-    }
-}
-
-impl Unit {
-    /// Where the first line or event ends.
-    fn end_in(self, data: &[u8]) -> Option<usize> {
-        let mut ends = memchr_iter(b'\n', data).map(|at| at + 1);
-        match self {
-            Self::Line => ends.next(),
-            Self::Event => ends.find(|end| data[..*end].ends_with(b"\n\n")),
-            Self::Piece => None,
         }
     }
 }
@@ -100,15 +78,10 @@ mod tests {
     }
 
     #[test]
-    fn events_that_came_together_are_a_chunk_each() {
-        let expected = ["event: a\ndata: 1\n\n", "data: [DONE]\n\n", "data"];
-        let data = "event: a\ndata: 1\n\ndata: [DONE]\n\ndata";
-        assert_eq!(chunks("text/event-stream; charset=utf-8", data), expected);
-    }
-
-    #[test]
     fn all_else_goes_on_as_it_came() {
         assert_eq!(chunks("application/json", "{\n}\n"), ["{\n}\n"]);
+        let together = "data: {}\n\ndata: [DONE]\n\n";
+        assert_eq!(chunks("text/event-stream", together), [together]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One connection and the message on it.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -8,7 +9,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, response};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, response};
 use http_body::Body;
 use llamatower_layers::BoxError;
 use tokio::io::{AsyncRead, ReadBuf};
@@ -193,8 +195,12 @@ pub(super) struct Flow<B> {
 /// What has come of an answer's body.
 struct Received {
     decoder: Decoder,
-    /// What was not taken yet.
+    /// Lines tell by themselves where they end: those that came together are one piece. Other
+    /// chunks stay what they were, since there are clients that take a chunk for an event.
+    is_lines: bool,
+    /// What was not taken yet: the next piece, and those that came with it.
     ready: Bytes,
+    later: VecDeque<Bytes>,
     /// Something came after the answer that was not asked for.
     is_overfull: bool,
 }
@@ -203,25 +209,33 @@ impl Received {
     fn with_head(method: &Method, head: &response::Parts, bytes: &[u8]) -> Result<Self, Malformed> {
         let mut received = Self {
             decoder: Decoder::of_answer(method, head.status, &head.headers)?,
+            is_lines: is_lines(&head.headers),
             ready: Bytes::new(),
+            later: VecDeque::new(),
             is_overfull: false,
         };
         received.take(bytes)?;
         Ok(received)
     }
 
-    /// Takes what was read. Chunks that came together become one piece, which takes one allocation
-    /// of just its size.
+    /// Takes what was read, in as few allocations as there are pieces, each of just its size.
     fn take(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
         let mut data = Data::new();
         let decoded = self.decoder.decode(bytes, &mut data)?;
         self.is_overfull |= decoded.consumed < bytes.len();
-        self.ready = match &data[..] {
-            [] => Bytes::new(),
-            [whole] => Bytes::copy_from_slice(whole),
-            pieces => Bytes::from(pieces.concat()),
-        };
+        if self.is_lines && data.len() > 1 {
+            self.ready = Bytes::from(data.concat());
+            return Ok(());
+        }
+        let mut pieces = data.into_iter().map(Bytes::copy_from_slice);
+        self.ready = pieces.next().unwrap_or_default();
+        self.later.extend(pieces);
         Ok(())
+    }
+
+    fn next_piece(&mut self) -> Bytes {
+        let next = self.later.pop_front().unwrap_or_default();
+        std::mem::replace(&mut self.ready, next)
     }
 }
 
@@ -286,7 +300,7 @@ where
         self.has_begun = true;
         loop {
             if !self.received.ready.is_empty() {
-                return Poll::Ready(Ok(Next::Data(std::mem::take(&mut self.received.ready))));
+                return Poll::Ready(Ok(Next::Data(self.received.next_piece())));
             }
             if self.received.decoder.is_finished() {
                 return Poll::Ready(Ok(Next::End));
@@ -336,6 +350,12 @@ where
             _ => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
         }
     }
+}
+
+/// Newline-delimited JSON, of which Ollama writes a line as a chunk.
+fn is_lines(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    kind.is_some_and(|kind| kind.starts_with(b"application/x-ndjson"))
 }
 
 /// Calls `tell` when the server asks for the body (`100 Continue`, RFC 9110 10.1.1).
