@@ -168,8 +168,9 @@ impl<S: Send + Sync, F: Future<Output = ()>> Watched<'_, S, F> {
         if new.is_empty() && !self.members.iter().any(|(member, _)| has_gone(member)) {
             return;
         }
-        for (member, probing) in self.members.extract_if(.., |(member, _)| has_gone(member)) {
-            tracing::info!(backend = %member.backend.name(), "the backend has left");
+        let is_one_of_them = |(member, _): &mut (Arc<Member<S>>, AbortHandle)| has_gone(member);
+        let gone: Vec<_> = self.members.extract_if(.., is_one_of_them).collect();
+        for (_, probing) in &gone {
             probing.abort();
         }
         for ip in new {
@@ -184,6 +185,10 @@ impl<S: Send + Sync, F: Future<Output = ()>> Watched<'_, S, F> {
         let members = self.members.iter().map(|(member, _)| member.clone());
         self.fleet.catalogue.set_host(self.host, members.collect());
         self.fleet.queue.slots_changed();
+        // It is told when it is so: from here on they get no request.
+        for (member, _) in gone {
+            tracing::info!(backend = %member.backend.name(), "the backend has left");
+        }
     }
 
     fn probe(&mut self, member: Arc<Member<S>>, probe: &impl Fn(Arc<Member<S>>) -> F) {
