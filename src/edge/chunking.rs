@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::CONTENT_LENGTH;
+use llamatower_layers::frames::Framing;
 use memchr::memchr;
 
 /// Hands the lines of a stream on one at a time.
@@ -20,9 +21,8 @@ pub(super) struct Chunking {
 impl Chunking {
     /// That of an answer with these headers.
     pub(super) fn of(headers: &HeaderMap) -> Self {
-        let kind = headers.get(CONTENT_TYPE).map(http::HeaderValue::as_bytes);
         Self {
-            is_lines: kind.is_some_and(|kind| kind.starts_with(b"application/x-ndjson"))
+            is_lines: Framing::of(headers) == Some(Framing::Ndjson)
                 && !headers.contains_key(CONTENT_LENGTH),
             rest: Bytes::new(),
         }
@@ -57,6 +57,7 @@ impl Chunking {
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
+    use http::header::CONTENT_TYPE;
 
     use super::*;
 

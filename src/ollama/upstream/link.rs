@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, response};
+use http::{Method, Request, StatusCode, response};
 use http_body::Body;
 use llamatower_layers::BoxError;
+use llamatower_layers::frames::Framing;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -209,7 +209,7 @@ impl Received {
     fn with_head(method: &Method, head: &response::Parts, bytes: &[u8]) -> Result<Self, Malformed> {
         let mut received = Self {
             decoder: Decoder::of_answer(method, head.status, &head.headers)?,
-            is_lines: is_lines(&head.headers),
+            is_lines: Framing::of(&head.headers) == Some(Framing::Ndjson),
             ready: Bytes::new(),
             later: VecDeque::new(),
             is_overfull: false,
@@ -350,12 +350,6 @@ where
             _ => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
         }
     }
-}
-
-/// Newline-delimited JSON, of which Ollama writes a line as a chunk.
-fn is_lines(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    kind.is_some_and(|kind| kind.starts_with(b"application/x-ndjson"))
 }
 
 /// Calls `tell` when the server asks for the body (`100 Continue`, RFC 9110 10.1.1).
