@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use super::gauges::Gauges;
 use super::listener::{Accepted, Listener};
-use super::state::Gauges;
 
 /// How long accepting rests when the system has no socket left.
 const PAUSE: Duration = Duration::from_millis(100);

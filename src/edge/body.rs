@@ -1,5 +1,6 @@
 //! The body of a request, and what becomes of it when nobody reads it.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -8,44 +9,72 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use llamatower_layers::{BoxError, Fail, Failure, Side};
 
 use super::clock::Clock;
-use super::state::ConnectionState;
+use super::inbox::Inbox;
 
 /// A request's body on its way from the client.
 ///
-/// Dropped before its end it is not closed but handed back to the connection, which reads and
-/// discards up to 1 MiB for up to 2 s: a client that is still sending gets to read its answer,
-/// and a small rest does not cost the connection.
+/// Dropped before its end it is not closed but left to the connection, which reads and discards
+/// up to 1 MiB for up to 2 s: a client that is still sending gets to read its answer, and a small
+/// rest does not cost the connection.
 #[derive(Debug)]
 pub struct RequestBody {
-    /// None only while being dropped.
-    incoming: Option<Incoming>,
-    state: Option<Arc<ConnectionState>>,
-    /// The client waits for a `100 Continue` that reading would send.
-    waits_for_continue: bool,
+    source: Source,
+    /// What is still to be taken, if the head has said how long the body is.
+    left: Option<u64>,
     timeout: Option<Duration>,
     /// Runs only while someone asks for the next piece, so a slow backend is not held against
     /// the client.
     clock: Clock,
 }
 
+#[derive(Debug)]
+enum Source {
+    /// All of it came with the head.
+    Whole(Bytes),
+    Inbox(Arc<Inbox>),
+}
+
 impl RequestBody {
-    pub(super) fn new(
-        incoming: Incoming,
-        state: Arc<ConnectionState>,
-        waits_for_continue: bool,
-        timeout: Option<Duration>,
-    ) -> Self {
+    pub(super) fn whole(data: Bytes) -> Self {
         Self {
-            state: (!incoming.is_end_stream()).then_some(state),
-            incoming: Some(incoming),
-            waits_for_continue,
+            left: Some(data.len() as u64),
+            source: Source::Whole(data),
+            timeout: None,
+            clock: Clock::default(),
+        }
+    }
+
+    /// One that comes through `inbox`; `left` is how long it is, if that is known.
+    pub(super) fn coming(inbox: Arc<Inbox>, left: Option<u64>, timeout: Option<Duration>) -> Self {
+        Self {
+            source: Source::Inbox(inbox),
+            left,
             timeout,
             clock: Clock::default(),
         }
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BoxError>>> {
+        let inbox = match &mut self.source {
+            Source::Whole(data) if data.is_empty() => return Poll::Ready(None),
+            Source::Whole(data) => return Poll::Ready(Some(Ok(std::mem::take(data)))),
+            Source::Inbox(inbox) => inbox,
+        };
+        if let Poll::Ready(piece) = inbox.poll_take(cx) {
+            self.clock.stop();
+            let broken = |error| Failure::from(RequestBodyError::Broken(error)).into();
+            return Poll::Ready(piece.map(|piece| piece.map_err(broken)));
+        }
+        if !self.clock.is_running() {
+            self.clock.start(self.timeout);
+        }
+        ready!(self.clock.poll(cx));
+        let silence = self.timeout.unwrap_or_default();
+        let silent = Failure::from(RequestBodyError::Silent(silence));
+        Poll::Ready(Some(Err(silent.into())))
     }
 }
 
@@ -58,55 +87,31 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        let Some(incoming) = &mut this.incoming else {
-            return Poll::Ready(None);
-        };
-        this.waits_for_continue = false;
-        match Pin::new(incoming).poll_frame(cx) {
-            Poll::Ready(frame) => {
-                this.clock.stop();
-                Poll::Ready(frame.map(|frame| {
-                    frame.map_err(|error| Failure::from(RequestBodyError::Broken(error)).into())
-                }))
-            }
-            Poll::Pending => {
-                if !this.clock.is_running() {
-                    this.clock.start(this.timeout);
-                }
-                ready!(this.clock.poll(cx));
-                let silence = this.timeout.unwrap_or_default();
-                let silent = Failure::from(RequestBodyError::Silent(silence));
-                Poll::Ready(Some(Err(silent.into())))
-            }
+        let piece = ready!(this.poll_piece(cx));
+        if let (Some(left), Some(Ok(data))) = (&mut this.left, &piece) {
+            *left -= data.len() as u64;
         }
+        Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+        match &self.source {
+            Source::Whole(data) => data.is_empty(),
+            Source::Inbox(inbox) => self.left == Some(0) || inbox.is_at_end(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.incoming {
-            Some(incoming) => incoming.size_hint(),
-            None => SizeHint::with_exact(0),
-        }
+        self.left
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        let (Some(incoming), Some(state)) = (self.incoming.take(), self.state.take()) else {
-            return;
-        };
-        if incoming.is_end_stream() {
-            return;
+        if let Source::Inbox(inbox) = &self.source {
+            inbox.leave();
         }
-        if self.waits_for_continue {
-            // Reading would ask the client for what nobody wants. It may send all the same.
-            state.set_unread(true);
-            return;
-        }
-        state.leave(incoming);
     }
 }
 
@@ -118,7 +123,7 @@ pub enum RequestBodyError {
     Silent(Duration),
     /// The client went away, or what it sent is no body.
     #[error("the request's body is broken: {0}")]
-    Broken(#[source] hyper::Error),
+    Broken(#[source] io::Error),
 }
 
 impl Fail for RequestBodyError {

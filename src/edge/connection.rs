@@ -1,18 +1,17 @@
-//! One connection: hyper's, with the clocks round it and a decent end.
+//! One connection: its requests one after the other, the clocks round them and a decent end.
 
 use std::convert::Infallible;
-use std::pin::Pin;
-use std::sync::Arc;
+use std::io;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, Version, response};
 use http_body::Body;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
 use llamatower_layers::BoxError;
+use pin_project_lite::pin_project;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
@@ -21,19 +20,13 @@ use tower::Service;
 
 use super::RequestBody;
 use super::clock::Clock;
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Terms, Way};
+use super::intake::{DISCARD_BYTES, DISCARD_TIME, Intake};
 use super::listener::Stream;
-use super::socket::StallGuard;
-use super::state::{ConnectionState, Phase};
-
-/// Bytes of an unread body that are read and discarded.
-const DISCARD_BYTES: usize = 1024 * 1024;
-/// How long they are waited for.
-const DISCARD_TIME: Duration = Duration::from_secs(2);
-/// What hyper may hold of a request's head, and of an answer that waits to be written.
-const BUFFER_BYTES: usize = 64 * 1024;
-
-type Http<S> = http1::Connection<TokioIo<StallGuard<Stream>>, Exchange<S>>;
+use super::outbox::Outbox;
+use super::reply::{Asked, Framing, settle_connection, write_head};
+use super::request_head::{Arrival, Refused};
+use super::wire::{Next, Wire};
 
 /// How long each phase of a connection may last.
 #[derive(Clone, Copy, Debug)]
@@ -47,191 +40,357 @@ pub(super) struct Limits {
 /// Serves a connection to its end. `close` asks it to end after the request under way.
 pub(super) async fn serve<S, B>(
     stream: Stream,
-    exchange: Exchange<S>,
+    stack: S,
+    terms: Terms,
     limits: Limits,
     close: oneshot::Receiver<()>,
 ) where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone,
-    B: Body<Data = Bytes> + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
+    B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    let state = exchange.state.clone();
-    let io = StallGuard::new(stream, limits.write_stall, state.clone());
+    let mut step = pin!(Step::Head);
     let mut connection = Connection {
-        http: http1::Builder::new()
-            // hyper has one clock for the head and the pause before it, and without a timer
-            // none at all; the two are kept apart here.
-            .header_read_timeout(None)
-            .max_buf_size(BUFFER_BYTES)
-            .max_header_size(BUFFER_BYTES)
-            .half_close(false)
-            .serve_connection(TokioIo::new(io), exchange),
-        state: state.clone(),
+        stack,
+        step: step.as_mut(),
+        terms,
         limits,
         close: Some(close),
-        past_upgrade: false,
-        left: None,
+        wire: Wire::new(stream, Outbox::new(limits.write_stall)),
+        exchange: None,
+        version: Version::HTTP_11,
+        is_last: false,
         clock: Clock::default(),
-        timed: None,
+        timed: Phase::Head,
+        broken: None,
     };
+    connection.enter(Phase::Head);
     let end = std::future::poll_fn(|cx| connection.poll(cx)).await;
     match &end {
-        End::Closed(Ok(())) => tracing::trace!("connection closed"),
-        End::Closed(Err(error)) => tracing::debug!(%error, "connection failed"),
+        End::Closed => tracing::trace!("connection closed"),
+        End::Failed(error) => tracing::debug!(%error, "connection failed"),
+        End::Broken(error) => tracing::debug!(%error, "an answer broke off"),
         End::Clock(phase) => tracing::debug!(?phase, "connection timed out"),
     }
-    let http1::Parts { io, read_buf, .. } = connection.http.into_parts();
-    let stream = io.into_inner().into_inner();
-    if state.is_http_10() && end.cuts_an_answer() {
-        reset(stream);
-        return;
-    }
-    let unread = state.is_unread() || !read_buf.is_empty() || matches!(end, End::Closed(Err(_)));
-    if unread && !state.has_peer_closed() && !state.has_write_failed() {
-        linger(stream).await;
+    let is_http_10 = connection.version == Version::HTTP_10;
+    let wire = connection.wire;
+    // The request under way ends here, and not when the client has been waited for.
+    step.set(Step::Rest);
+    if is_http_10 && end.cuts_an_answer() {
+        reset(wire.io);
+    } else if wire.is_to_linger() {
+        linger(wire.io).await;
     }
 }
 
 /// How a connection ended.
 enum End {
-    Closed(hyper::Result<()>),
+    Closed,
+    /// The client has gone, or reads no more.
+    Failed(io::Error),
+    /// The body of an answer failed.
+    Broken(BoxError),
     Clock(Phase),
 }
 
 impl End {
     fn cuts_an_answer(&self) -> bool {
-        match self {
-            Self::Closed(Ok(())) => false,
-            Self::Closed(Err(error)) => error.is_user(),
-            Self::Clock(phase) => *phase == Phase::Exchange,
-        }
+        matches!(self, Self::Broken(_) | Self::Clock(Phase::Exchange))
     }
 }
 
-struct Connection<S, B>
-where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone,
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError>,
-{
-    http: Http<S>,
-    state: Arc<ConnectionState>,
-    limits: Limits,
-    close: Option<oneshot::Receiver<()>>,
-    past_upgrade: bool,
-    left: Option<Left>,
-    clock: Clock,
-    /// The phase that the clock was started for.
-    timed: Option<u32>,
+/// What a clock is running for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// A head is expected or arriving.
+    Head,
+    /// A request has its answer and no byte of the next has come.
+    Idle,
+    /// A request is under way.
+    Exchange,
+    /// The end of an answer waits to be written; the outbox has its own clock.
+    Rest,
 }
 
-impl<S, B> Connection<S, B>
+pin_project! {
+    /// Where a connection is.
+    #[project = StepProjection]
+    enum Step<F, B> {
+        /// A head is waited for.
+        Head,
+        /// The stack is not ready for the request.
+        Unready { request: Option<Request<RequestBody>> },
+        /// The answer is waited for.
+        Asked { #[pin] answer: F },
+        /// It is on its way.
+        Answer { #[pin] body: B, framing: Framing },
+        /// All of it was handed over; the rest of both messages is waited for.
+        Rest,
+    }
+}
+
+struct Connection<'a, S: Service<Request<RequestBody>>, B> {
+    stack: S,
+    step: Pin<&'a mut Step<S::Future, B>>,
+    terms: Terms,
+    limits: Limits,
+    close: Option<oneshot::Receiver<()>>,
+    wire: Wire,
+    exchange: Option<Exchange>,
+    /// That of the last request. Answers of HTTP/1.0 may end with the connection.
+    version: Version,
+    /// No request follows this one.
+    is_last: bool,
+    clock: Clock,
+    timed: Phase,
+    /// Why the answer ends before its end.
+    broken: Option<BoxError>,
+}
+
+impl<S, B> Connection<'_, S, B>
 where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone,
-    B: Body<Data = Bytes> + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
+    B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        self.state.is_polled_by(cx.waker());
-        self.state.begin_turn();
         if let Some(close) = &mut self.close
             && Pin::new(close).poll(cx).is_ready()
         {
             self.close = None;
-            Pin::new(&mut self.http).graceful_shutdown();
+            self.is_last = true;
         }
-        if let Poll::Ready(result) = self.poll_http(cx) {
-            return Poll::Ready(End::Closed(result));
-        }
-        self.poll_left(cx);
-        self.poll_clock(cx).map(End::Clock)
-    }
-
-    fn poll_http(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
         loop {
-            let result = ready!(Pin::new(&mut self.http).poll(cx));
-            // A request that offered an upgrade makes hyper return before it has flushed the
-            // last answer; asked once more it flushes and shuts down.
-            if result.is_err() || self.state.is_shut_down() || self.past_upgrade {
-                return Poll::Ready(result);
+            // What has come together is put together before any of it is written.
+            while let Poll::Ready(end) = self.poll_step(cx) {
+                if let Some(end) = end {
+                    return Poll::Ready(end);
+                }
             }
-            self.past_upgrade = true;
+            let has_room = match self.poll_write(cx) {
+                Ok(has_room) => has_room,
+                Err(error) => return Poll::Ready(End::Failed(error)),
+            };
+            match self.poll_intake(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(End::Failed(error)),
+                Poll::Pending if has_room => {}
+                Poll::Pending => break,
+            }
+        }
+        self.clock.poll(cx).map(|()| End::Clock(self.timed))
+    }
+
+    /// Writes what waits; true if a step waited for that.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        let is_waited_for = match *self.step {
+            Step::Answer { .. } => self.wire.outbox.is_full(),
+            Step::Rest => !self.wire.outbox.is_empty(),
+            _ => false,
+        };
+        match self.wire.poll_write(cx) {
+            Poll::Ready(written) => written.map(|()| is_waited_for),
+            Poll::Pending => Ok(is_waited_for && !self.wire.outbox.is_full() && !self.is_in_rest()),
         }
     }
 
-    fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<Phase> {
-        let (word, phase) = self.state.phase();
-        if self.timed != Some(word) {
-            self.timed = Some(word);
-            self.clock.start(self.limits.of(phase));
-        }
-        while self.clock.poll(cx).is_ready() {
-            if phase != Phase::Idle || !self.state.has_write_pending() {
-                return Poll::Ready(phase);
-            }
-            // The answer is on its way still; the socket's own clock watches it.
-            self.clock.start(self.limits.of(phase));
-        }
-        Poll::Pending
+    fn is_in_rest(&self) -> bool {
+        matches!(*self.step, Step::Rest)
     }
 
-    /// Reads and discards what a request left unread, within bounds.
-    fn poll_left(&mut self, cx: &mut Context<'_>) {
-        if let Some(body) = self.state.take_left() {
-            let mut clock = Clock::default();
-            clock.start(Some(DISCARD_TIME));
-            self.left = Some(Left {
-                body,
-                bytes: 0,
-                clock,
-            });
+    /// Between requests nothing is read but heads, and behind an answer only what is to be
+    /// discarded.
+    fn poll_intake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match *self.step {
+            Step::Head => Poll::Pending,
+            Step::Rest if self.wire.intake.is_whole() => Poll::Pending,
+            _ => self.wire.poll_intake(cx),
         }
-        let Some(left) = &mut self.left else { return };
-        if let Poll::Ready(ended) = left.poll(cx) {
-            self.left = None;
-            if !ended {
-                self.state.set_unread(true);
-                // hyper learns by the drop that it need not read on.
-                cx.waker().wake_by_ref();
+    }
+
+    /// Ready when there is a next step, or the end.
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<End>> {
+        match self.step.as_mut().project() {
+            StepProjection::Head => self.poll_head(cx),
+            StepProjection::Unready { request } => {
+                let Ok(()) = ready!(self.stack.poll_ready(cx));
+                if let Some(request) = request.take() {
+                    let answer = self.stack.call(request);
+                    self.step.set(Step::Asked { answer });
+                }
+                Poll::Ready(None)
+            }
+            StepProjection::Asked { answer } => {
+                let Ok(answer) = ready!(answer.poll(cx));
+                self.begin_answer(answer);
+                Poll::Ready(None)
+            }
+            StepProjection::Answer { .. } => self.poll_answer(cx).map(|()| None),
+            StepProjection::Rest => self.poll_rest(),
+        }
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Option<End>> {
+        match self.wire.poll_request(cx) {
+            Poll::Ready(Next::Request(Ok(arrival))) => self.begin(arrival, cx),
+            Poll::Ready(Next::Request(Err(refused))) => self.refuse(refused),
+            Poll::Ready(Next::Nothing) => return Poll::Ready(Some(End::Closed)),
+            Poll::Pending if self.is_last && !self.wire.reader.has_begun() => {
+                return Poll::Ready(Some(End::Closed));
+            }
+            Poll::Pending => {
+                if self.timed == Phase::Idle && self.wire.reader.has_begun() {
+                    self.enter(Phase::Head);
+                }
+                return Poll::Pending;
             }
         }
+        Poll::Ready(None)
+    }
+
+    fn begin(&mut self, arrival: Arrival, cx: &mut Context<'_>) {
+        self.enter(Phase::Exchange);
+        let (exchange, way, intake) = self.terms.begin(arrival, cx.waker());
+        self.wire.intake = intake;
+        self.version = exchange.asked.version;
+        self.exchange = Some(exchange);
+        match way {
+            Way::Back(answer) => self.answer_at_once(answer),
+            Way::Stack(request) => match self.stack.poll_ready(cx) {
+                Poll::Ready(Ok(())) => {
+                    let answer = self.stack.call(request);
+                    self.step.set(Step::Asked { answer });
+                }
+                Poll::Pending => {
+                    let request = Some(request);
+                    self.step.set(Step::Unready { request });
+                }
+            },
+        }
+    }
+
+    /// Answers what is no request; where it ends is not known, so nothing can follow it.
+    fn refuse(&mut self, Refused(status): Refused) {
+        self.wire.intake = Intake::Unread;
+        self.is_last = true;
+        let mut answer = Response::new(Full::default());
+        *answer.status_mut() = status;
+        self.answer_at_once(answer);
+    }
+
+    fn answer_at_once(&mut self, answer: Response<Full<Bytes>>) {
+        let (head, body) = answer.into_parts();
+        let mut framing = self.write_head(head, &body);
+        if framing != Framing::Length(0) {
+            let data = body.into_inner().unwrap_or_default();
+            self.broken = framing
+                .put(data, &mut self.wire.outbox)
+                .err()
+                .map(Into::into);
+        }
+        self.end_answer();
+    }
+
+    fn begin_answer(&mut self, answer: Response<B>) {
+        let (head, body) = answer.into_parts();
+        let framing = self.write_head(head, &body);
+        match framing == Framing::Length(0) || body.is_end_stream() {
+            true => {
+                self.broken = framing.end(&mut self.wire.outbox).err().map(Into::into);
+                drop(body);
+                self.end_answer();
+            }
+            false => self.step.set(Step::Answer { body, framing }),
+        }
+    }
+
+    fn write_head(&mut self, mut head: response::Parts, body: &impl Body) -> Framing {
+        let mut asked = Asked {
+            version: Version::HTTP_11,
+            is_head: false,
+        };
+        let mut keeps_alive = !self.is_last;
+        if let Some(exchange) = &mut self.exchange {
+            asked = exchange.asked;
+            keeps_alive &= exchange.keeps_alive;
+            self.terms.finish_head(exchange, &mut head);
+        }
+        let framing = Framing::begin(asked, &mut head, body);
+        keeps_alive &= framing != Framing::UntilClose;
+        self.is_last = !settle_connection(asked, keeps_alive, &mut head);
+        self.wire.intake.answered();
+        write_head(asked.version, &head, self.wire.outbox.buffer());
+        framing
+    }
+
+    /// Takes from the body what it has; ready when it has come to its end.
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let StepProjection::Answer { mut body, framing } = self.step.as_mut().project() else {
+            return Poll::Ready(());
+        };
+        let outbox = &mut self.wire.outbox;
+        let end = loop {
+            if outbox.is_full() {
+                return Poll::Pending;
+            }
+            let frame = match ready!(body.as_mut().poll_frame(cx)) {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => break Err(error.into()),
+                None => break framing.end(outbox).map_err(Into::into),
+            };
+            // No client has asked for trailers: the gateway says to none that it would send them.
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            if let Err(error) = framing.put(data, outbox) {
+                break Err(error.into());
+            }
+            if body.is_end_stream() {
+                break framing.end(outbox).map_err(Into::into);
+            }
+        };
+        self.broken = end.err();
+        self.end_answer();
+        Poll::Ready(())
+    }
+
+    fn end_answer(&mut self) {
+        self.step.set(Step::Rest);
+        self.exchange = None;
+        self.enter(Phase::Rest);
+    }
+
+    fn poll_rest(&mut self) -> Poll<Option<End>> {
+        if !self.wire.outbox.is_empty() {
+            return Poll::Pending;
+        }
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(End::Broken(error)));
+        }
+        match &self.wire.intake {
+            Intake::Unread => return Poll::Ready(Some(End::Closed)),
+            Intake::Open(_) | Intake::Left(_) => return Poll::Pending,
+            Intake::Whole if self.is_last => return Poll::Ready(Some(End::Closed)),
+            Intake::Whole => {}
+        }
+        self.step.set(Step::Head);
+        self.enter(match self.wire.reader.has_begun() {
+            true => Phase::Head,
+            false => Phase::Idle,
+        });
+        Poll::Ready(None)
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.timed = phase;
+        self.clock.start(match phase {
+            Phase::Head => Some(self.limits.header),
+            Phase::Idle => Some(self.limits.keep_alive),
+            Phase::Exchange => self.limits.total,
+            Phase::Rest => None,
+        });
     }
 }
-
-impl Limits {
-    fn of(&self, phase: Phase) -> Option<Duration> {
-        match phase {
-            Phase::Head => Some(self.header),
-            Phase::Idle => Some(self.keep_alive),
-            Phase::Exchange => self.total,
-        }
-    }
-}
-
-/// A body that nobody reads.
-struct Left {
-    body: Incoming,
-    bytes: usize,
-    clock: Clock,
-}
-
-impl Left {
-    /// Ready with whether the body came to its end.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        while let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
-            match frame {
-                Some(Ok(frame)) => self.bytes += frame.data_ref().map_or(0, Bytes::len),
-                Some(Err(_)) => return Poll::Ready(false),
-                None => return Poll::Ready(true),
-            }
-            if self.bytes > DISCARD_BYTES {
-                return Poll::Ready(false);
-            }
-        }
-        self.clock.poll(cx).map(|()| false)
-    }
-}
-
 /// Closes a socket so that its client sees that something is missing. An answer of HTTP/1.0 may
 /// end with the connection, and a close would pass for that.
 fn reset(stream: Stream) {

@@ -1,29 +1,22 @@
-//! One request and its answer: from hyper, past the rules, to the stack and back.
+//! One request and its answer: past the rules, to the stack and back.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::Waker;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{CONNECTION, EXPECT};
-use http::{HeaderValue, Request, Response, Version};
-use http_body::Body;
-use http_body_util::{Either, Full};
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
-use pin_project_lite::pin_project;
-use tower::util::Oneshot;
-use tower::{Service, ServiceExt};
+use http::header::CONNECTION;
+use http::{HeaderValue, Method, Request, response};
 
 use super::RequestBody;
-use super::answer_body::StackBody;
-use super::chunking::Chunking;
+use super::gauges::{Gauges, InFlight};
+use super::inbox::Inbox;
+use super::intake::{Intake, Open};
 use super::origin;
+use super::reply::Asked;
 use super::request::{Answer, Rules, Verdict};
-use super::state::{ConnectionState, InFlight};
+use super::request_head::Arrival;
+use crate::http1::decode::Decoder;
 
 /// Whom a connection is with; an extension of each request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,124 +27,107 @@ pub enum PeerAddr {
     Unix,
 }
 
-/// The body of an answer: the edge's own, or the stack's.
-pub(super) type AnswerBody<B> = Either<Full<Bytes>, StackBody<B>>;
-
-/// What hyper calls with each request of one connection.
+/// What the requests of one connection have in common.
 #[derive(Debug)]
-pub(super) struct Exchange<S> {
-    pub(super) stack: S,
+pub(super) struct Terms {
     pub(super) rules: Arc<Rules>,
-    pub(super) state: Arc<ConnectionState>,
+    pub(super) gauges: Arc<Gauges>,
     pub(super) peer: PeerAddr,
     pub(super) on_loopback: bool,
     pub(super) body_timeout: Option<Duration>,
 }
 
-impl<S, B> hyper::service::Service<Request<Incoming>> for Exchange<S>
-where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone,
-    B: Body<Data = Bytes>,
-{
-    type Response = Response<AnswerBody<B>>;
-    type Error = Infallible;
-    type Future = ExchangeFuture<S>;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (mut head, incoming) = request.into_parts();
-        let draining = self.state.gauges.is_draining();
-        let verdict = self.rules.judge(&mut head, self.on_loopback, draining);
-        let waits = head.headers.contains_key(EXPECT);
-        let body = RequestBody::new(incoming, self.state.clone(), waits, self.body_timeout);
-        self.state.set_http_10(head.version == Version::HTTP_10);
-        let state = self.state.clone();
-        match verdict {
-            Verdict::Answer(answer) => ExchangeFuture {
-                step: Step::Answer {
-                    answer: Some(answer),
-                    _body: body,
-                    _in_flight: state.begin(false),
-                },
-                state,
-            },
-            Verdict::Pass(admitted) => {
-                // The gateway switches protocols for nobody.
-                head.extensions.remove::<OnUpgrade>();
-                head.extensions.insert(self.peer);
-                let request = Request::from_parts(head, body);
-                ExchangeFuture {
-                    step: Step::Stack {
-                        future: self.stack.clone().oneshot(request),
-                        admitted,
-                        in_flight: Some(state.begin(true)),
-                    },
-                    state,
-                }
-            }
-        }
-    }
+/// A request under way.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    pub(super) asked: Asked,
+    pub(super) keeps_alive: bool,
+    /// The page of this origin may read the answer.
+    admitted: Option<HeaderValue>,
+    /// Only what the stack answers is counted.
+    _in_flight: Option<InFlight>,
 }
 
-pin_project! {
-    /// The answer on its way.
-    pub(super) struct ExchangeFuture<S: Service<Request<RequestBody>>> {
-        #[pin]
-        step: Step<S>,
-        state: Arc<ConnectionState>,
-    }
+/// Where a request goes.
+pub(super) enum Way {
+    Stack(Request<RequestBody>),
+    /// It has its answer.
+    Back(Answer),
 }
 
-pin_project! {
-    #[project = StepProjection]
-    enum Step<S: Service<Request<RequestBody>>> {
-        Answer {
-            answer: Option<Answer>,
-            _body: RequestBody,
-            _in_flight: InFlight,
-        },
-        Stack {
-            #[pin]
-            future: Oneshot<S, Request<RequestBody>>,
-            admitted: Option<HeaderValue>,
-            in_flight: Option<InFlight>,
-        },
-    }
-}
-
-impl<S, B> Future for ExchangeFuture<S>
-where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
-    B: Body<Data = Bytes>,
-{
-    type Output = Result<Response<AnswerBody<B>>, Infallible>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let mut answer = match this.step.project() {
-            StepProjection::Answer { answer, .. } => {
-                answer.take().unwrap_or_default().map(Either::Left)
-            }
-            StepProjection::Stack {
-                future,
-                admitted,
-                in_flight,
-            } => {
-                let Ok(mut answer) = ready!(future.poll(cx));
-                if let Some(origin) = admitted.take() {
-                    origin::admit(answer.headers_mut(), origin);
-                }
-                let chunking = Chunking::of(answer.headers());
-                answer.map(|body| {
-                    let state = this.state.clone();
-                    Either::Right(StackBody::new(body, chunking, in_flight.take(), state))
-                })
-            }
+impl Terms {
+    /// Begins an exchange. What has not come of the request's body is the intake's.
+    pub(super) fn begin(&self, arrival: Arrival, connection: &Waker) -> (Exchange, Way, Intake) {
+        let Arrival {
+            mut head,
+            data,
+            decoder,
+            malformed,
+            keeps_alive,
+            awaits_continue,
+        } = arrival;
+        let asked = Asked {
+            version: head.version,
+            is_head: head.method == Method::HEAD,
         };
-        if this.state.gauges.is_draining() {
+        let draining = self.gauges.is_draining();
+        let (admitted, in_flight, way, intake) =
+            match self.rules.judge(&mut head, self.on_loopback, draining) {
+                Verdict::Answer(answer) => {
+                    let intake = match malformed {
+                        Some(_) => Intake::Unread,
+                        None => Intake::discard(decoder, awaits_continue),
+                    };
+                    (None, None, Way::Back(answer), intake)
+                }
+                Verdict::Pass(admitted) => {
+                    head.extensions.insert(self.peer);
+                    let in_flight = InFlight::new(&self.gauges);
+                    let (body, intake) = if decoder.is_finished() {
+                        (RequestBody::whole(data), Intake::Whole)
+                    } else {
+                        let left = match &decoder {
+                            Decoder::Length(left) => Some(left + data.len() as u64),
+                            _ => None,
+                        };
+                        let inbox = Inbox::new(data, connection);
+                        let body = RequestBody::coming(inbox.clone(), left, self.body_timeout);
+                        let intake = match malformed {
+                            Some(malformed) => {
+                                inbox.fail(malformed.into());
+                                Intake::Unread
+                            }
+                            None => Intake::Open(Open {
+                                decoder,
+                                inbox,
+                                awaits_continue,
+                                is_answered: false,
+                            }),
+                        };
+                        (body, intake)
+                    };
+                    let request = Request::from_parts(head, body);
+                    (admitted, Some(in_flight), Way::Stack(request), intake)
+                }
+            };
+        let exchange = Exchange {
+            asked,
+            keeps_alive,
+            admitted,
+            _in_flight: in_flight,
+        };
+        (exchange, way, intake)
+    }
+
+    /// What the edge adds to the head of an answer.
+    pub(super) fn finish_head(&self, exchange: &mut Exchange, head: &mut response::Parts) {
+        if let Some(origin) = exchange.admitted.take() {
+            origin::admit(&mut head.headers, origin);
+        }
+        if self.gauges.is_draining() {
             // The next request shall come by another connection, to another process.
             let close = HeaderValue::from_static("close");
-            answer.headers_mut().insert(CONNECTION, close);
+            head.headers.insert(CONNECTION, close);
         }
-        Poll::Ready(Ok(answer))
     }
 }

@@ -1,7 +1,7 @@
 //! Sockets and their clocks: what stands between a client and the stack.
 //!
-//! Bare hyper: an accept loop on TCP and unix sockets, HTTP/1.1 connections, and the duties that
-//! no layer can fulfil because a layer sees a request and not its socket:
+//! An accept loop on TCP and unix sockets, HTTP/1.1 connections, and the duties that no layer can
+//! fulfil because a layer sees a request and not its socket:
 //!
 //! ```text
 //! accept ── head ────── exchange ─────────────────────── idle ── head ── ...
@@ -10,15 +10,19 @@
 //!           │           │ body timeout: a silent upload  │
 //! ```
 //!
-//! - **Clocks.** hyper stops polling a body once its write buffer is full, so a `Sleep` inside a
-//!   body never fires while a client does not read. The clock of a stalled write lives in the
-//!   socket, the others in the connection's task; when one runs out the task ends, and with it
-//!   the body, and with that the connection to the backend.
+//! - **One task, one write.** A connection is read, its request answered by the stack and the
+//!   answer written in one task, without hand-offs: what of an answer has come together leaves
+//!   together. Bytes are read into and written from memory that the connections of a thread share,
+//!   so one that waits holds none.
+//! - **Clocks.** A body is not asked for more while what it gave cannot be written, so a `Sleep`
+//!   inside a body never fires while a client does not read. The clock of a stalled write lives
+//!   beside the socket, the others in the connection's task; when one runs out the task ends, and
+//!   with it the body, and with that the connection to the backend.
 //! - **Unread bodies.** An answer that comes before its request was read (401, 413, 429) would be
 //!   destroyed by the kernel's reset: the edge reads on for a while ([`RequestBody`]).
 //! - **Clients that go away** drop the request at once, with or without a byte of its answer.
-//!   One that has sent a part of its next request already hides it: hyper reads no further, so
-//!   its end shows only when the answer is written.
+//!   One that has sent 64 KiB of its next requests already hides it: its end shows only when the
+//!   answer is written.
 //! - **`/health`**, without asking anyone: 200 while serving, 503 while draining.
 //! - **Origin and Host**, by Ollama's own rules, against web pages that reach for localhost.
 //! - **Drain**, see [`Edge::serve`].
@@ -47,28 +51,31 @@
 //! ```
 
 mod accept;
-mod answer_body;
 mod bind;
 mod body;
-mod chunking;
 mod clock;
 mod config;
 mod connection;
 mod exchange;
+mod gauges;
 mod host;
+mod inbox;
+mod intake;
 mod listener;
 mod origin;
+mod outbox;
+mod reply;
 mod request;
+mod request_head;
 mod server;
 mod shutdown;
-mod socket;
-mod state;
+mod wire;
 
 pub use bind::BindError;
 pub use body::{RequestBody, RequestBodyError};
 pub use config::{BasePath, EdgeConfig, InvalidBasePath, InvalidListenAddr, ListenAddr};
 pub use exchange::PeerAddr;
+pub use gauges::Gauges;
 pub use origin::{InvalidOrigin, Origins};
 pub use server::{Drained, Edge};
 pub use shutdown::Shutdown;
-pub use state::Gauges;

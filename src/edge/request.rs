@@ -114,7 +114,7 @@ impl Rules {
     }
 }
 
-/// Refuses what hyper reads but no client of ours has a reason to send.
+/// Refuses what is sound HTTP but what no client of ours has a reason to send.
 fn refusal(request: &request::Parts) -> Option<Answer> {
     let uri = &request.uri;
     if matches!(request.method, Method::CONNECT | Method::TRACE) {

@@ -19,10 +19,10 @@ use tower::Service;
 use super::accept::Acceptor;
 use super::bind::{BindError, bind};
 use super::connection::{self, Limits};
-use super::exchange::Exchange;
+use super::exchange::Terms;
+use super::gauges::Gauges;
 use super::listener::{Accepted, Listener, Stream, tune};
 use super::request::Rules;
-use super::state::{ConnectionState, Gauges};
 use super::{EdgeConfig, ListenAddr, RequestBody, Shutdown};
 
 /// How long streams have to write their last frames after they were told to end.
@@ -248,16 +248,15 @@ where
             return;
         }
         tune(&stream, self.limits.write_stall);
-        let exchange = Exchange {
-            stack: self.stack.clone(),
+        let terms = Terms {
             rules: self.rules.clone(),
-            state: ConnectionState::new(self.gauges.clone()),
+            gauges: self.gauges.clone(),
             peer,
             on_loopback,
             body_timeout: self.body_timeout,
         };
         let (close, closed) = oneshot::channel();
-        let task = connection::serve(stream, exchange, self.limits, closed);
+        let task = connection::serve(stream, self.stack.clone(), terms, self.limits, closed);
         let id = self.tasks.spawn(task).id();
         self.closers.insert(id, close);
         self.gauges.connections.store(self.tasks.len(), Relaxed);

@@ -258,7 +258,7 @@ async fn an_answer_that_is_read_late_outlives_the_pause_between_requests() {
     let edge = Running::start(config, stack).await;
     let mut client = edge.connect().await;
     client.send(GET).await;
-    // For the stack the request is over: hyper has all of the answer. The kernel has not.
+    // For the stack the request is over: the edge has all of the answer. The kernel has not.
     while edge.gauges.finished() == 0 {
         tokio::task::yield_now().await;
     }

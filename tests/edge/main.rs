@@ -7,5 +7,6 @@ mod bodies;
 mod clocks;
 mod drain;
 mod limits;
+mod messages;
 mod rules;
 mod support;

@@ -1,16 +1,15 @@
 //! The heads of requests and answers on the wire (RFC 9112 2 to 5).
 
-use bytes::Bytes;
-use http::header::CONNECTION;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, request, response};
+use std::mem::MaybeUninit;
 
-use super::decode::Malformed;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, Version, request, response};
+
+use crate::http1::decode::Malformed;
+use crate::http1::fields::{MAX_FIELDS, ReasonPhrase, field, has_connection_option, write_fields};
 
 /// Bounds what one answer's head may take; Ollama's heads are a few hundred bytes.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
-
-/// Bounds its fields.
-const MAX_FIELDS: usize = 100;
 
 /// A request's head as it goes over the wire.
 pub(super) fn encode(head: &request::Parts) -> Vec<u8> {
@@ -24,12 +23,7 @@ pub(super) fn encode(head: &request::Parts) -> Vec<u8> {
     wire.push(b' ');
     wire.extend_from_slice(path.as_bytes());
     wire.extend_from_slice(b" HTTP/1.1\r\n");
-    for (name, value) in &head.headers {
-        wire.extend_from_slice(name.as_str().as_bytes());
-        wire.extend_from_slice(b": ");
-        wire.extend_from_slice(value.as_bytes());
-        wire.extend_from_slice(b"\r\n");
-    }
+    write_fields(&head.headers, &mut wire);
     wire.extend_from_slice(b"\r\n");
     wire
 }
@@ -85,9 +79,10 @@ impl HeadReader {
 }
 
 fn parse(bytes: &[u8]) -> Result<Option<Head>, Malformed> {
-    let mut rows = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let mut parsed = httparse::Response::new(&mut rows);
-    let consumed = match parsed.parse(bytes) {
+    let mut rows = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let parser = httparse::ParserConfig::default();
+    let consumed = match parser.parse_response_with_uninit_headers(&mut parsed, bytes, &mut rows) {
         Ok(httparse::Status::Complete(consumed)) => consumed,
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => return Err(Malformed("it has too many fields")),
@@ -114,30 +109,23 @@ fn parse(bytes: &[u8]) -> Result<Option<Head>, Malformed> {
 fn fields(bytes: &[u8], shared: &Bytes, rows: &[httparse::Header<'_>]) -> Option<HeaderMap> {
     let mut headers = HeaderMap::with_capacity(rows.len() + 2);
     for row in rows {
-        let name = HeaderName::from_bytes(row.name.as_bytes()).ok()?;
-        let begin = row.value.as_ptr().addr() - bytes.as_ptr().addr();
-        let value = shared.slice(begin..begin + row.value.len());
-        headers.append(name, HeaderValue::from_maybe_shared(value).ok()?);
+        let (name, value) = field(row, bytes, shared)?;
+        headers.append(name, value);
     }
     Some(headers)
 }
 
-/// A phrase of its own is handed on, as some clients show it.
 fn keep_reason(parts: &mut response::Parts, reason: &str) {
     if Some(reason) != parts.status.canonical_reason()
-        && let Ok(reason) = hyper::ext::ReasonPhrase::try_from(reason.to_owned())
+        && let Ok(reason) = HeaderValue::try_from(reason)
     {
-        parts.extensions.insert(reason);
+        parts.extensions.insert(ReasonPhrase(reason));
     }
 }
 
 /// Whether a server lets the connection be used again.
 pub(super) fn keeps_alive(head: &response::Parts) -> bool {
-    let asks_to_close = |value: &HeaderValue| {
-        let mut options = value.as_bytes().split(|byte| *byte == b',');
-        options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
-    };
-    head.version == Version::HTTP_11 && !head.headers.get_all(CONNECTION).iter().any(asks_to_close)
+    head.version == Version::HTTP_11 && !has_connection_option(&head.headers, b"close")
 }
 
 #[cfg(test)]

@@ -1,10 +1,8 @@
 //! One connection and the message on it.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -13,34 +11,12 @@ use http::{Method, Request, StatusCode, response};
 use http_body::Body;
 use llamatower_layers::BoxError;
 use llamatower_layers::frames::Framing;
-use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::decode::{Data, Decoder, Malformed};
 use super::head::{Head, HeadReader, keeps_alive};
 use super::send::{SendError, Sending};
-
-/// What one call to the kernel reads at most.
-const READ_BYTES: usize = 64 * 1024;
-
-thread_local! {
-    /// All connections of a thread read into the same memory, of which each keeps a copy of what
-    /// is its own. A stream that waits holds no buffer, and the memory is warm.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
-}
-
-/// Reads once, and hands what has come to `take`; nothing at the end of the stream.
-fn poll_read<T>(
-    stream: &mut TcpStream,
-    cx: &mut Context<'_>,
-    take: impl FnOnce(&[u8]) -> T,
-) -> Poll<io::Result<T>> {
-    SCRATCH.with_borrow_mut(|scratch| {
-        let mut buffer = ReadBuf::new(scratch);
-        ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
-        Poll::Ready(Ok(take(buffer.filled())))
-    })
-}
+use crate::http1::decode::{Data, Decoder, Malformed};
+use crate::http1::read::poll_read;
 
 /// Whether a connection is open and has nothing to say.
 pub(super) fn is_idle(stream: &TcpStream) -> bool {
@@ -315,9 +291,8 @@ where
             self.stream = Some(stream);
             match ready!(read)? {
                 Some(Ok(())) => {}
-                Some(Err(Malformed(reason))) => {
-                    let error = io::Error::new(io::ErrorKind::InvalidData, reason);
-                    return Poll::Ready(Err(error.into()));
+                Some(Err(malformed)) => {
+                    return Poll::Ready(Err(io::Error::from(malformed).into()));
                 }
                 None => return Poll::Ready(self.closed()),
             }

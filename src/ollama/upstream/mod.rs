@@ -31,7 +31,6 @@
 mod address;
 mod body;
 mod connect;
-mod decode;
 mod error;
 mod head;
 mod link;
@@ -59,10 +58,11 @@ pub use error::{AnswerBroken, ConnectFailed, ConnectTimeout, ConnectionLost, Inv
 pub use link::call_on_continue;
 pub use pool::PoolLimits;
 
-use decode::Malformed;
 use link::{OnContinue, Unanswered};
 use pool::Pool;
 use send::Sending;
+
+use crate::http1::decode::Malformed;
 
 /// A client of one backend, as a service.
 ///

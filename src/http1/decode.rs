@@ -1,7 +1,7 @@
 //! Where a body ends, and what of the bytes on the wire belongs to it (RFC 9112 6 and 7).
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use smallvec::SmallVec;
 
 /// Bounds what may follow the last chunk.
@@ -12,7 +12,7 @@ const MAX_SIZE_DIGITS: u8 = 16;
 
 /// Takes the framing off a body as its bytes come.
 #[derive(Debug)]
-pub(super) enum Decoder {
+pub(crate) enum Decoder {
     /// So many bytes are still to come.
     Length(u64),
     Chunked(Chunked),
@@ -21,26 +21,32 @@ pub(super) enum Decoder {
 }
 
 /// The data of a body among the bytes that came, without its framing.
-pub(super) type Data<'a> = SmallVec<[&'a [u8]; 8]>;
+pub(crate) type Data<'a> = SmallVec<[&'a [u8]; 8]>;
 
 /// What became of some bytes.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Decoded {
+pub(crate) struct Decoded {
     /// How many of them belong to the body and its framing.
-    pub(super) consumed: usize,
-    pub(super) is_finished: bool,
+    pub(crate) consumed: usize,
+    pub(crate) is_finished: bool,
 }
 
 /// Bytes that are no body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Malformed(pub(super) &'static str);
+pub(crate) struct Malformed(pub(crate) &'static str);
+
+impl From<Malformed> for std::io::Error {
+    fn from(Malformed(reason): Malformed) -> Self {
+        Self::new(std::io::ErrorKind::InvalidData, reason)
+    }
+}
 
 impl Decoder {
     /// The framing of an answer.
     ///
     /// # Errors
     /// Two readers could take it differently.
-    pub(super) fn of_answer(
+    pub(crate) fn of_answer(
         asked: &Method,
         status: StatusCode,
         headers: &HeaderMap,
@@ -68,8 +74,27 @@ impl Decoder {
         })
     }
 
+    /// The framing of a request: one that does not say how long its body is has none.
+    ///
+    /// # Errors
+    /// Two readers could take it differently.
+    pub(crate) fn of_request(version: Version, headers: &HeaderMap) -> Result<Self, Malformed> {
+        let length = content_length(headers)?;
+        match headers.get_all(TRANSFER_ENCODING).iter().next_back() {
+            None => Ok(Self::Length(length.unwrap_or_default())),
+            Some(_) if length.is_some() => Err(Malformed(
+                "it has both Transfer-Encoding and Content-Length",
+            )),
+            Some(_) if version < Version::HTTP_11 => {
+                Err(Malformed("HTTP/1.0 has no Transfer-Encoding"))
+            }
+            Some(last) if is_chunked(last) => Ok(Self::Chunked(Chunked::default())),
+            Some(_) => Err(Malformed("its last transfer coding is not chunked")),
+        }
+    }
+
     /// Whether nothing is to come any more.
-    pub(super) fn is_finished(&self) -> bool {
+    pub(crate) fn is_finished(&self) -> bool {
         match self {
             Self::Length(left) => *left == 0,
             Self::Chunked(chunked) => chunked.state == State::End,
@@ -81,7 +106,7 @@ impl Decoder {
     ///
     /// # Errors
     /// The bytes are no body of this kind.
-    pub(super) fn decode<'a>(
+    pub(crate) fn decode<'a>(
         &mut self,
         bytes: &'a [u8],
         data: &mut Data<'a>,
@@ -108,12 +133,12 @@ impl Decoder {
     }
 
     /// Whether something followed the last chunk.
-    pub(super) fn has_trailers(&self) -> bool {
+    pub(crate) fn has_trailers(&self) -> bool {
         matches!(self, Self::Chunked(chunked) if !chunked.trailers.is_empty())
     }
 
     /// What followed the last chunk.
-    pub(super) fn take_trailers(&mut self) -> Option<HeaderMap> {
+    pub(crate) fn take_trailers(&mut self) -> Option<HeaderMap> {
         match self {
             Self::Chunked(chunked) if !chunked.trailers.is_empty() => {
                 parse_trailers(&std::mem::take(&mut chunked.trailers))
@@ -152,7 +177,7 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
 
 /// The state of a body in chunks.
 #[derive(Debug, Default)]
-pub(super) struct Chunked {
+pub(crate) struct Chunked {
     state: State,
     trailers: Vec<u8>,
 }

@@ -1,0 +1,286 @@
+//! The head of a request, as it comes.
+
+use std::mem::MaybeUninit;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, EXPECT};
+use http::{HeaderMap, Method, StatusCode, Uri, Version, request};
+use httparse::Status;
+
+use crate::http1::decode::{Data, Decoder, Malformed};
+use crate::http1::fields::{MAX_FIELDS, field, has_connection_option, part};
+
+/// Bounds what the head of a request may take, in bytes.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// A request whose head has come.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) head: request::Parts,
+    /// What of its body has come with it.
+    pub(super) data: Bytes,
+    /// The framing of what is still to come of the body.
+    pub(super) decoder: Decoder,
+    /// What came with the head is no body.
+    pub(super) malformed: Option<Malformed>,
+    /// Whether the client lets the connection be used again.
+    pub(super) keeps_alive: bool,
+    /// Whether the client sends the body only once it is told to (RFC 9110 10.1.1).
+    pub(super) awaits_continue: bool,
+}
+
+/// A head that is answered with this status, since what follows it cannot be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refused(pub(super) StatusCode);
+
+/// Reads heads, in however many pieces they come.
+#[derive(Debug, Default)]
+pub(super) struct HeadReader {
+    /// What has come and belongs to no request yet.
+    unread: Vec<u8>,
+    /// Whether that was not looked at yet.
+    is_new: bool,
+}
+
+impl HeadReader {
+    /// Whether a part of a head has come.
+    pub(super) fn has_begun(&self) -> bool {
+        !self.unread.is_empty()
+    }
+
+    /// Whether more than a head may have is waiting.
+    pub(super) fn is_full(&self) -> bool {
+        self.unread.len() >= MAX_HEAD_BYTES
+    }
+
+    /// Keeps what came before its time.
+    pub(super) fn keep(&mut self, bytes: &[u8]) {
+        self.unread.extend_from_slice(bytes);
+        self.is_new = true;
+    }
+
+    /// The request that came together with the one before.
+    ///
+    /// # Errors
+    /// It is none.
+    pub(super) fn next(&mut self) -> Result<Option<Arrival>, Refused> {
+        match std::mem::take(&mut self.is_new) && self.has_begun() {
+            true => self.parse_unread(),
+            false => Ok(None),
+        }
+    }
+
+    /// Takes what was read; `None` if the head is not complete.
+    ///
+    /// # Errors
+    /// It is no request.
+    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<Option<Arrival>, Refused> {
+        if self.has_begun() {
+            // Looked at anew only when its end may have come: each byte may come by itself.
+            let from = self.unread.len().saturating_sub(2);
+            self.unread.extend_from_slice(bytes);
+            return match has_empty_line(&self.unread[from..]) {
+                true => self.parse_unread(),
+                false => self.wait(),
+            };
+        }
+        match parse(bytes)? {
+            Some((arrival, rest)) => {
+                self.keep(rest);
+                Ok(Some(arrival))
+            }
+            None => {
+                self.unread.extend_from_slice(bytes);
+                self.wait()
+            }
+        }
+    }
+
+    fn parse_unread(&mut self) -> Result<Option<Arrival>, Refused> {
+        let unread = std::mem::take(&mut self.unread);
+        match parse(&unread)? {
+            Some((arrival, rest)) => {
+                self.keep(rest);
+                Ok(Some(arrival))
+            }
+            None => {
+                self.unread = unread;
+                self.wait()
+            }
+        }
+    }
+
+    fn wait(&self) -> Result<Option<Arrival>, Refused> {
+        match self.unread.len() > MAX_HEAD_BYTES {
+            true => Err(Refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)),
+            false => Ok(None),
+        }
+    }
+}
+
+fn has_empty_line(bytes: &[u8]) -> bool {
+    let mut line_feeds = memchr::memchr_iter(b'\n', bytes);
+    line_feeds.any(|at| matches!(&bytes[at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
+}
+
+/// The request at the beginning of these bytes, and what follows of them.
+fn parse(bytes: &[u8]) -> Result<Option<(Arrival, &[u8])>, Refused> {
+    let mut rows = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut parsed = httparse::Request::new(&mut []);
+    let parser = httparse::ParserConfig::default();
+    let length = match parser.parse_request_with_uninit_headers(&mut parsed, bytes, &mut rows) {
+        Ok(Status::Complete(length)) if length <= MAX_HEAD_BYTES => length,
+        Ok(Status::Partial) => return Ok(None),
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => {
+            return Err(Refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+        }
+        Err(_) => return Err(Refused(StatusCode::BAD_REQUEST)),
+    };
+    let head = head(&parsed, &bytes[..length]).ok_or(Refused(StatusCode::BAD_REQUEST))?;
+    arrival(head, &bytes[length..])
+        .map(Some)
+        .map_err(|Malformed(reason)| {
+            tracing::debug!(reason, "a request was refused");
+            Refused(StatusCode::BAD_REQUEST)
+        })
+}
+
+/// The parts of a head, which share one copy of it.
+fn head(parsed: &httparse::Request<'_, '_>, bytes: &[u8]) -> Option<request::Parts> {
+    let shared = Bytes::copy_from_slice(bytes);
+    let (mut head, ()) = http::Request::new(()).into_parts();
+    head.method = Method::from_bytes(parsed.method?.as_bytes()).ok()?;
+    let target = part(parsed.path?.as_bytes(), bytes, &shared);
+    head.uri = Uri::from_maybe_shared(target).ok()?;
+    head.version = match parsed.version? {
+        0 => Version::HTTP_10,
+        _ => Version::HTTP_11,
+    };
+    head.headers = HeaderMap::with_capacity(parsed.headers.len() + 4);
+    for row in parsed.headers.iter() {
+        let (name, value) = field(row, bytes, &shared)?;
+        // Two lengths that are equal are one (RFC 9110 8.6).
+        let is_repeated = name == CONTENT_LENGTH && head.headers.get(&name) == Some(&value);
+        if !is_repeated {
+            head.headers.append(name, value);
+        }
+    }
+    Some(head)
+}
+
+fn arrival(head: request::Parts, rest: &[u8]) -> Result<(Arrival, &[u8]), Malformed> {
+    let mut decoder = Decoder::of_request(head.version, &head.headers)?;
+    let mut data = Data::new();
+    let decoded = match decoder.is_finished() {
+        true => Ok(0),
+        false => decoder
+            .decode(rest, &mut data)
+            .map(|decoded| decoded.consumed),
+    };
+    let data = match &data[..] {
+        [] => Bytes::new(),
+        [piece] => Bytes::copy_from_slice(piece),
+        pieces => Bytes::from(pieces.concat()),
+    };
+    let keeps_alive = match head.version {
+        Version::HTTP_10 => has_connection_option(&head.headers, b"keep-alive"),
+        _ => !has_connection_option(&head.headers, b"close"),
+    };
+    let awaits_continue = head.version == Version::HTTP_11
+        && data.is_empty()
+        && !decoder.is_finished()
+        && head.headers.contains_key(EXPECT);
+    let arrival = Arrival {
+        data,
+        malformed: decoded.err(),
+        keeps_alive,
+        awaits_continue,
+        decoder,
+        head,
+    };
+    Ok((arrival, &rest[decoded.unwrap_or(rest.len())..]))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const TWO: &[u8] = b"POST /api/chat?x HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\ntextGET / HTTP/1.1\r\n\r\n";
+
+    #[test]
+    fn requests_are_the_same_in_however_many_pieces_they_come() {
+        for size in 1..TWO.len() {
+            let mut reader = HeadReader::default();
+            let (mut arrivals, mut body) = (Vec::new(), Vec::new());
+            for piece in TWO.chunks(size) {
+                let owed = match arrivals.last_mut() {
+                    Some(Arrival { decoder, .. }) if !decoder.is_finished() => {
+                        let mut data = Data::new();
+                        let taken = decoder.decode(piece, &mut data).unwrap().consumed;
+                        body.extend(data.concat());
+                        taken
+                    }
+                    _ => 0,
+                };
+                let mut next = reader.read(&piece[owed..]).unwrap();
+                while let Some(arrival) = next {
+                    body.extend_from_slice(&arrival.data);
+                    let is_whole = arrival.decoder.is_finished();
+                    arrivals.push(arrival);
+                    next = is_whole.then(|| reader.next().unwrap()).flatten();
+                }
+            }
+            let targets: Vec<_> = arrivals
+                .iter()
+                .map(|arrival| arrival.head.uri.to_string())
+                .collect();
+            assert_eq!(targets, ["/api/chat?x", "/"], "in pieces of {size}");
+            assert_eq!(body, b"text", "in pieces of {size}");
+            assert!(!reader.has_begun());
+        }
+    }
+
+    #[test]
+    fn a_head_without_an_end_is_refused_when_it_is_too_long() {
+        let mut reader = HeadReader::default();
+        assert!(reader.read(b"GET / HTTP/1.1\r\n").unwrap().is_none());
+        let refused = (0..100).find_map(|_| reader.read(&[b'x'; 1024]).err());
+        let too_large = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        assert_eq!(refused, Some(Refused(too_large)));
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused_at_once() {
+        for garbage in ["\x16\x03\x01", "get me\r\n\r\n", "GET / HTTP/2.0\r\n\r\n"] {
+            let refused = HeadReader::default().read(garbage.as_bytes()).err();
+            assert_eq!(
+                refused,
+                Some(Refused(StatusCode::BAD_REQUEST)),
+                "{garbage:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn equal_lengths_are_one() {
+        let twice = b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n";
+        let arrival = HeadReader::default().read(twice).unwrap().unwrap();
+        assert_eq!(
+            arrival.head.headers.get_all(CONTENT_LENGTH).iter().count(),
+            1
+        );
+    }
+
+    #[test]
+    fn a_connection_is_used_again_unless_the_client_says_otherwise() {
+        let keeps = |head: &str| {
+            let arrival = HeadReader::default().read(head.as_bytes());
+            arrival.unwrap().unwrap().keeps_alive
+        };
+        assert!(keeps("GET / HTTP/1.1\r\n\r\n"));
+        assert!(!keeps("GET / HTTP/1.1\r\nConnection: x, Close\r\n\r\n"));
+        assert!(!keeps("GET / HTTP/1.0\r\n\r\n"));
+        assert!(keeps("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"));
+    }
+}

@@ -1,0 +1,100 @@
+//! A client's socket with what was read from it and what waits to be written to it.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use super::intake::{Client, Intake};
+use super::listener::Stream;
+use super::outbox::Outbox;
+use super::request_head::{Arrival, HeadReader, Refused};
+use crate::http1::read::poll_read;
+
+#[derive(Debug)]
+pub(super) struct Wire {
+    pub(super) io: Stream,
+    pub(super) reader: HeadReader,
+    pub(super) intake: Intake,
+    pub(super) outbox: Outbox,
+    /// Nothing can be written any more, or the client has closed.
+    is_broken: bool,
+}
+
+/// What comes after an exchange.
+pub(super) enum Next {
+    Request(Result<Arrival, Refused>),
+    /// The client has closed.
+    Nothing,
+}
+
+impl Wire {
+    pub(super) fn new(io: Stream, outbox: Outbox) -> Self {
+        Self {
+            io,
+            reader: HeadReader::default(),
+            intake: Intake::Whole,
+            outbox,
+            is_broken: false,
+        }
+    }
+
+    /// The next request, once its head has come.
+    pub(super) fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        let mut next = self.reader.next();
+        loop {
+            if let Some(request) = next.transpose() {
+                return Poll::Ready(Next::Request(request));
+            }
+            let reader = &mut self.reader;
+            let read = poll_read(&mut self.io, cx, |bytes| {
+                (!bytes.is_empty()).then(|| reader.read(bytes))
+            });
+            next = match ready!(read) {
+                Ok(Some(next)) => next,
+                Ok(None) | Err(_) => {
+                    self.is_broken = true;
+                    return Poll::Ready(Next::Nothing);
+                }
+            };
+        }
+    }
+
+    /// Reads what is wanted of the request's body.
+    ///
+    /// # Errors
+    /// The client has closed.
+    pub(super) fn poll_intake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self {
+            io,
+            reader,
+            intake,
+            outbox,
+            ..
+        } = self;
+        match ready!(intake.poll(io, reader, outbox, cx)) {
+            Ok(Client::Sent) => Poll::Ready(Ok(())),
+            Ok(Client::Gone) => {
+                self.is_broken = true;
+                Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
+            }
+            Err(error) => {
+                self.is_broken = true;
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+
+    /// Writes what waits; ready when nothing does.
+    ///
+    /// # Errors
+    /// The connection failed, or the client has read nothing for too long.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let written = ready!(self.outbox.poll_write(&mut self.io, cx));
+        self.is_broken |= written.is_err();
+        Poll::Ready(written)
+    }
+
+    /// Whether bytes may arrive that nobody wants, from a client that may still read.
+    pub(super) fn is_to_linger(&self) -> bool {
+        !self.is_broken && (!self.intake.is_whole() || self.reader.has_begun())
+    }
+}

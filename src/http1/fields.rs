@@ -1,0 +1,55 @@
+//! The fields of a head (RFC 9112 5).
+
+use bytes::Bytes;
+use http::header::CONNECTION;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// Fields of a head may be so many.
+pub(crate) const MAX_FIELDS: usize = 100;
+
+/// The reason phrase of an answer whose status has another one by itself. It is handed on, as some
+/// clients show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ReasonPhrase(pub(crate) HeaderValue);
+
+/// A field of `head`, its value a part of `shared`, which is a copy of it: the values of a head
+/// share one allocation.
+pub(crate) fn field(
+    row: &httparse::Header<'_>,
+    head: &[u8],
+    shared: &Bytes,
+) -> Option<(HeaderName, HeaderValue)> {
+    let name = HeaderName::from_bytes(row.name.as_bytes()).ok()?;
+    let value = part(row.value, head, shared);
+    Some((name, HeaderValue::from_maybe_shared(value).ok()?))
+}
+
+/// What is `part` of `head`, in the copy of it.
+pub(crate) fn part(part: &[u8], head: &[u8], shared: &Bytes) -> Bytes {
+    let begin = part.as_ptr().addr() - head.as_ptr().addr();
+    shared.slice(begin..begin + part.len())
+}
+
+/// Writes the fields as they stand in a head, without the empty line that ends it.
+pub(crate) fn write_fields(headers: &HeaderMap, wire: &mut Vec<u8>) {
+    for (name, value) in headers {
+        wire.extend_from_slice(name.as_str().as_bytes());
+        wire.extend_from_slice(b": ");
+        wire.extend_from_slice(value.as_bytes());
+        wire.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Whether `Connection` has this option (RFC 9110 7.6.1).
+pub(crate) fn has_connection_option(headers: &HeaderMap, option: &[u8]) -> bool {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .any(|value| is_listed(value, option))
+}
+
+/// Whether a list with commas has this word.
+fn is_listed(value: &HeaderValue, word: &[u8]) -> bool {
+    let mut words = value.as_bytes().split(|byte| *byte == b',');
+    words.any(|other| other.trim_ascii().eq_ignore_ascii_case(word))
+}

@@ -1,0 +1,193 @@
+//! Requests and answers on the wire, in whatever pieces they come and go.
+
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use llamatower::edge::RequestBody;
+use proptest::prelude::*;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+use tower::service_fn;
+
+use crate::support::{Running, echo, fed, loopback, soon};
+
+/// Answers with the body of the request.
+async fn mirror(request: Request<RequestBody>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let body = request.into_body().collect().await.unwrap().to_bytes();
+    Ok(Response::new(Full::from(body)))
+}
+
+/// The same, with the body read by a task of its own.
+async fn distant_mirror(
+    request: Request<RequestBody>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    tokio::spawn(mirror(request)).await.unwrap()
+}
+
+fn with_length(body: &str) -> String {
+    let length = body.len();
+    format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}")
+}
+
+fn in_chunks(body: &str, size: usize) -> String {
+    let mut request =
+        "POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
+    for chunk in body.as_bytes().chunks(size) {
+        let chunk = std::str::from_utf8(chunk).unwrap();
+        request += &format!("{:x}\r\n{chunk}\r\n", chunk.len());
+    }
+    request + "0\r\n\r\n"
+}
+
+async fn send_in_pieces(edge: &Running, requests: &str, cuts: &[usize], bodies: &[String]) {
+    let mut client = edge.connect().await;
+    client.io.set_nodelay(true).unwrap();
+    let mut rest = requests.as_bytes();
+    for cut in cuts {
+        let (piece, later) = rest.split_at(*cut.min(&rest.len()));
+        client.send(piece).await;
+        // A piece of its own for the server, as a rule.
+        tokio::task::yield_now().await;
+        rest = later;
+    }
+    client.send(rest).await;
+    for body in bodies {
+        let answer = client.answer().await;
+        assert_eq!((answer.status, &answer.body), (200, body));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn requests_that_follow_each_other_are_answered_whatever_the_pieces(
+        sizes in proptest::collection::vec(0usize..40_000, 1..5),
+        chunk in 1usize..30_000,
+        cuts in proptest::collection::vec(1usize..9_000, 0..12),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let bodies: Vec<_> = sizes.iter().map(|size| "x".repeat(*size)).collect();
+            let requests: String = bodies
+                .iter()
+                .enumerate()
+                .map(|(at, body)| match at % 2 {
+                    0 => with_length(body),
+                    _ => in_chunks(body, chunk),
+                })
+                .collect();
+            let edge = Running::start(loopback(), service_fn(mirror)).await;
+            send_in_pieces(&edge, &requests, &cuts, &bodies).await;
+            let edge = Running::start(loopback(), service_fn(distant_mirror)).await;
+            send_in_pieces(&edge, &requests, &cuts, &bodies).await;
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_large_and_small_pieces_is_whole() {
+    let (feed, body) = fed();
+    let body = std::sync::Arc::new(std::sync::Mutex::new(Some(body)));
+    let stack = service_fn(move |_: Request<RequestBody>| {
+        let body = body.lock().unwrap().take().unwrap();
+        async { Ok::<_, Infallible>(Response::new(body)) }
+    });
+    let edge = Running::start(loopback(), stack).await;
+    let mut expected = String::new();
+    for size in (0..200).map(|at| [1, 100_000, 20, 0, 17_000, 3_000_000][at % 6] / (1 + at / 6)) {
+        let piece = format!("{size} {}", "x".repeat(size));
+        expected += &piece;
+        feed.frames.send(Bytes::from(piece)).unwrap();
+    }
+    drop(feed.frames);
+    let mut client = edge.connect().await;
+    client
+        .send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
+    let answer = client.answer().await;
+    assert!(answer.complete);
+    assert!(answer.body == expected, "{} bytes", answer.body.len());
+}
+
+#[tokio::test]
+async fn a_client_that_closes_behind_a_part_of_its_next_request_drops_the_request() {
+    let (started, mut requests) = mpsc::unbounded_channel();
+    let stack = service_fn(move |_: Request<RequestBody>| {
+        let (feed, body) = fed();
+        started.send(feed).unwrap();
+        async { Ok::<_, Infallible>(Response::new(body)) }
+    });
+    let edge = Running::start(loopback(), stack).await;
+    let mut client = edge.connect().await;
+    client
+        .send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\nGET /next HTT")
+        .await;
+    let feed = soon(requests.recv()).await.unwrap();
+    drop(client);
+    soon(feed.gone).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_as_long_as_its_head_says_ends_unclean() {
+    for length in ["3", "5"] {
+        let stack = service_fn(move |_: Request<RequestBody>| async move {
+            let answer = Response::builder().header("content-length", length);
+            let body = Full::new(Bytes::from_static(b"text"));
+            Ok::<_, Infallible>(answer.body(body).unwrap())
+        });
+        let edge = Running::start(loopback(), stack).await;
+        let answer = edge.ask("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        assert!(!answer.complete, "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_of_http_1_0_keeps_its_connection_if_it_asks_to() {
+    let edge = Running::start(loopback(), service_fn(echo)).await;
+    let mut client = edge.connect().await;
+    for _ in 0..2 {
+        client
+            .send("GET /x HTTP/1.0\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n")
+            .await;
+        let answer = client.answer().await;
+        assert_eq!(answer.header("connection").as_deref(), Some("keep-alive"));
+        assert_eq!(answer.body, "GET /x");
+    }
+    client
+        .send("GET /y HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        .await;
+    assert_eq!(client.answer().await.body, "GET /y");
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn a_connection_ends_after_the_request_that_says_so() {
+    let edge = Running::start(loopback(), service_fn(echo)).await;
+    let mut client = edge.connect().await;
+    client
+        .send("GET /a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\nGET /b HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
+    let answer = client.answer().await;
+    assert_eq!(answer.header("connection").as_deref(), Some("close"));
+    assert_eq!(answer.body, "GET /a");
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn an_answer_to_head_has_no_body_and_the_next_follows() {
+    let edge = Running::start(loopback(), service_fn(echo)).await;
+    let mut client = edge.connect().await;
+    client
+        .send(
+            "HEAD /a HTTP/1.1\r\nHost: localhost\r\n\r\nGET /b HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        )
+        .await;
+    let head = client.until("\r\n\r\n").await;
+    assert!(head.contains("content-length: 7\r\n"), "{head}");
+    assert_eq!(client.answer().await.body, "GET /b");
+    client.io.shutdown().await.unwrap();
+    assert!(client.is_closed().await);
+}
