@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, EXPECT, HOST, ORIGIN, TRANSFER_ENCODING};
-use http::uri::{Authority, PathAndQuery};
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version, request};
 use http_body_util::Full;
 use llamatower_layers::{EndpointTable, RouteMatch};
@@ -174,11 +174,12 @@ fn authority(request: &request::Parts) -> Result<Option<Authority>, &'static str
     }
 }
 
-/// The target without scheme and authority, in memory of its own: what is kept of a request to the
-/// end of a stream would keep all that was read with it otherwise.
+/// The target without scheme and authority.
 fn path_only(uri: &Uri) -> Option<Uri> {
-    let target = uri.path_and_query()?.as_str();
-    PathAndQuery::try_from(target).ok().map(Uri::from)
+    match uri.authority() {
+        None => Some(uri.clone()),
+        Some(_) => uri.path_and_query().cloned().map(Uri::from),
+    }
 }
 
 /// Whether this process takes requests. It says nothing of backends: with all of them down the

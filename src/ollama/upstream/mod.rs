@@ -46,7 +46,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HOST;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body::Body;
 use llamatower_layers::{BoxError, Failure};
 use tower::Service;
@@ -129,28 +129,38 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let shared = self.shared.clone();
-        Box::pin(async move { shared.exchange(request).await })
+        let (mut head, body) = request.into_parts();
+        head.headers
+            .insert(HOST, self.shared.address.authority_header());
+        let on_continue = head.extensions.remove();
+        let sending = Sending::new(&mut head, body);
+        // The head is on its way as bytes: nothing else of it is kept while the answer is waited for.
+        let exchange = self
+            .shared
+            .clone()
+            .exchange(sending, head.method, on_continue);
+        Box::pin(exchange)
     }
 }
 
 impl Shared {
-    async fn exchange<B>(&self, request: Request<B>) -> Result<Response<UpstreamBody<B>>, BoxError>
+    async fn exchange<B>(
+        self: Arc<Self>,
+        sending: Sending<B>,
+        method: Method,
+        on_continue: Option<OnContinue>,
+    ) -> Result<Response<UpstreamBody<B>>, BoxError>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,
     {
-        let (mut head, body) = request.into_parts();
-        let authority = self.address.authority_header();
-        head.headers.insert(HOST, authority);
-        let on_continue: Option<OnContinue> = head.extensions.remove();
-        let mut sending = Some(Sending::new(&mut head, body));
+        let mut sending = Some(sending);
         loop {
             let (stream, reused) = match self.pool.check_out() {
                 Some(stream) => (stream, true),
                 None => (self.connector.connect().await?, false),
             };
-            let answer = link::exchange(stream, &mut sending, &head.method, on_continue.as_ref());
+            let answer = link::exchange(stream, &mut sending, &method, on_continue.as_ref());
             match answer.await {
                 Ok((parts, flow)) => {
                     let body = UpstreamBody::new(flow, self.pool.clone());
