@@ -204,40 +204,106 @@ fn arrival(head: request::Parts, rest: &[u8]) -> Result<(Arrival, &[u8]), Malfor
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const TWO: &[u8] = b"POST /api/chat?x HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\ntextGET / HTTP/1.1\r\n\r\n";
 
+    /// What was read, as target and body, until the first refusal.
+    fn read_all<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<(String, Vec<u8>)>, bool) {
+        let mut reader = HeadReader::default();
+        let mut seen: Vec<(String, Vec<u8>)> = Vec::new();
+        let mut open: Option<Decoder> = None;
+        for mut piece in pieces {
+            if let (Some(decoder), Some((_, body))) = (&mut open, seen.last_mut()) {
+                let mut data = Data::new();
+                let Ok(decoded) = decoder.decode(piece, &mut data) else {
+                    return (seen, true);
+                };
+                body.extend(data.concat());
+                piece = &piece[decoded.consumed..];
+                if !decoded.is_finished {
+                    continue;
+                }
+                open = None;
+            }
+            let mut next = reader.read(piece);
+            loop {
+                let arrival = match next {
+                    Ok(Some(arrival)) => arrival,
+                    Ok(None) => break,
+                    Err(_) => return (seen, true),
+                };
+                seen.push((arrival.head.uri.to_string(), arrival.data.to_vec()));
+                if arrival.malformed.is_some() {
+                    return (seen, true);
+                }
+                if !arrival.decoder.is_finished() {
+                    open = Some(arrival.decoder);
+                    break;
+                }
+                next = reader.next();
+            }
+        }
+        (seen, false)
+    }
+
     #[test]
     fn requests_are_the_same_in_however_many_pieces_they_come() {
-        for size in 1..TWO.len() {
-            let mut reader = HeadReader::default();
-            let (mut arrivals, mut body) = (Vec::new(), Vec::new());
-            for piece in TWO.chunks(size) {
-                let owed = match arrivals.last_mut() {
-                    Some(Arrival { decoder, .. }) if !decoder.is_finished() => {
-                        let mut data = Data::new();
-                        let taken = decoder.decode(piece, &mut data).unwrap().consumed;
-                        body.extend(data.concat());
-                        taken
-                    }
-                    _ => 0,
-                };
-                let mut next = reader.read(&piece[owed..]).unwrap();
-                while let Some(arrival) = next {
-                    body.extend_from_slice(&arrival.data);
-                    let is_whole = arrival.decoder.is_finished();
-                    arrivals.push(arrival);
-                    next = is_whole.then(|| reader.next().unwrap()).flatten();
-                }
-            }
-            let targets: Vec<_> = arrivals
-                .iter()
-                .map(|arrival| arrival.head.uri.to_string())
-                .collect();
-            assert_eq!(targets, ["/api/chat?x", "/"], "in pieces of {size}");
-            assert_eq!(body, b"text", "in pieces of {size}");
-            assert!(!reader.has_begun());
+        let expected = vec![
+            ("/api/chat?x".to_owned(), b"text".to_vec()),
+            ("/".to_owned(), Vec::new()),
+        ];
+        for size in 1..=TWO.len() {
+            let (seen, is_refused) = read_all(TWO.chunks(size));
+            assert_eq!(
+                (&seen, is_refused),
+                (&expected, false),
+                "in pieces of {size}"
+            );
+        }
+    }
+
+    const SNIPPETS: &[&str] = &[
+        "GET / HTTP/1.1\r\n",
+        "POST /a HTTP/1.1\r\n",
+        "Host: a\r\n",
+        "Content-Length: 3\r\n",
+        "Content-Length: 03\r\n",
+        "Transfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: gzip\r\n",
+        "\r\n",
+        "\r\n\r\n",
+        "\n",
+        "abc",
+        "3\r\nabc\r\n",
+        "0\r\n\r\n",
+        "0;x\r\n",
+        " ",
+        "\0",
+        "\r",
+    ];
+
+    proptest! {
+        /// Where the pieces end, nobody is to choose: a request must not hide in another's body.
+        #[test]
+        fn what_is_read_does_not_depend_on_the_pieces(
+            snippets in proptest::collection::vec(proptest::sample::select(SNIPPETS), 1..24),
+            size in 1usize..40,
+        ) {
+            let wire = snippets.concat().into_bytes();
+            let (at_once, is_refused) = read_all(std::iter::once(&wire[..]));
+            let (in_pieces, _) = read_all(wire.chunks(size));
+            // What is wrong may be seen later in pieces, but never makes a request.
+            prop_assert!(in_pieces.len() <= at_once.len());
+            let last = in_pieces.len().saturating_sub(usize::from(is_refused));
+            prop_assert_eq!(&in_pieces[..last], &at_once[..last]);
+        }
+
+        #[test]
+        fn nothing_panics(wire in proptest::collection::vec(any::<u8>(), 0..300), size in 1usize..40) {
+            let _ = read_all(wire.chunks(size));
         }
     }
 
