@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT, SIMULATED = sys.argv[1:]
-OLLAMA, GATEWAY = "127.0.0.1:43001", "127.0.0.1:43000"
+# Below the ports that the kernel takes for connections, any of which may be in use.
+OLLAMA, GATEWAY = "127.0.0.1:21601", "127.0.0.1:21600"
 PROGRAM = "/usr/bin/llamatower"
 SETTINGS = {"LLAMATOWER_LISTEN": GATEWAY, "LLAMATOWER_ADMIN_LISTEN": "off", "OLLAMA_URL": f"http://{OLLAMA}"}
 LONGEST_START = 0.1
