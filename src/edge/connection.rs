@@ -309,7 +309,7 @@ where
             version: Version::HTTP_11,
             is_head: false,
         };
-        let mut keeps_alive = !self.is_last;
+        let mut keeps_alive = self.wire.intake.answered() && !self.is_last;
         if let Some(exchange) = &mut self.exchange {
             asked = exchange.asked;
             keeps_alive &= exchange.keeps_alive;
@@ -318,7 +318,6 @@ where
         let framing = Framing::begin(asked, &mut head, body);
         keeps_alive &= framing != Framing::UntilClose;
         self.is_last = !settle_connection(asked, keeps_alive, &mut head);
-        self.wire.intake.answered();
         write_head(asked.version, &head, self.wire.outbox.buffer());
         framing
     }

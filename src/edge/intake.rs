@@ -78,10 +78,16 @@ impl Intake {
         }
     }
 
-    /// The answer begins.
-    pub(super) fn answered(&mut self) {
-        if let Self::Open(open) = self {
-            open.is_answered = true;
+    /// The answer begins. Returns whether another request can follow the rest of this one: not if
+    /// it waits to be asked for.
+    pub(super) fn answered(&mut self) -> bool {
+        match self {
+            Self::Open(open) => {
+                open.is_answered = true;
+                !open.awaits_continue
+            }
+            Self::Whole | Self::Left(_) => true,
+            Self::Unread => false,
         }
     }
 

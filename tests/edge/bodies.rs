@@ -118,7 +118,9 @@ async fn a_body_that_nobody_wants_is_not_asked_for() {
     let edge = Running::start(loopback(), service_fn(too_large)).await;
     let mut client = edge.connect().await;
     client.send(post(1000, "Expect: 100-continue\r\n")).await;
-    assert_eq!(client.answer().await.status, 413);
+    let answer = client.answer().await;
+    assert_eq!(answer.status, 413);
+    assert_eq!(answer.header("connection").as_deref(), Some("close"));
     assert!(client.is_closed().await);
 }
 
