@@ -26,7 +26,7 @@ use super::listener::Stream;
 use super::outbox::Outbox;
 use super::reply::{Asked, Framing, settle_connection, write_head};
 use super::request_head::{Arrival, Refused};
-use super::wire::{Next, Wire};
+use super::wire::Wire;
 
 /// How long each phase of a connection may last.
 #[derive(Clone, Copy, Debug)]
@@ -232,9 +232,9 @@ where
 
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Option<End>> {
         match self.wire.poll_request(cx) {
-            Poll::Ready(Next::Request(Ok(arrival))) => self.begin(arrival, cx),
-            Poll::Ready(Next::Request(Err(refused))) => self.refuse(refused),
-            Poll::Ready(Next::Nothing) => return Poll::Ready(Some(End::Closed)),
+            Poll::Ready(Some(Ok(arrival))) => self.begin(arrival, cx),
+            Poll::Ready(Some(Err(refused))) => self.refuse(refused),
+            Poll::Ready(None) => return Poll::Ready(Some(End::Closed)),
             Poll::Pending if self.is_last && !self.wire.reader.has_begun() => {
                 return Poll::Ready(Some(End::Closed));
             }

@@ -19,13 +19,6 @@ pub(super) struct Wire {
     is_broken: bool,
 }
 
-/// What comes after an exchange.
-pub(super) enum Next {
-    Request(Result<Arrival, Refused>),
-    /// The client has closed.
-    Nothing,
-}
-
 impl Wire {
     pub(super) fn new(io: Stream, outbox: Outbox) -> Self {
         Self {
@@ -37,12 +30,15 @@ impl Wire {
         }
     }
 
-    /// The next request, once its head has come.
-    pub(super) fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+    /// The next request, once its head has come; none when the client has closed.
+    pub(super) fn poll_request(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Arrival, Refused>>> {
         let mut next = self.reader.next();
         loop {
             if let Some(request) = next.transpose() {
-                return Poll::Ready(Next::Request(request));
+                return Poll::Ready(Some(request));
             }
             let reader = &mut self.reader;
             let read = poll_read(&mut self.io, cx, |bytes| {
@@ -52,7 +48,7 @@ impl Wire {
                 Ok(Some(next)) => next,
                 Ok(None) | Err(_) => {
                     self.is_broken = true;
-                    return Poll::Ready(Next::Nothing);
+                    return Poll::Ready(None);
                 }
             };
         }
