@@ -58,7 +58,6 @@ pub(super) async fn serve<S, B>(
         close: Some(close),
         wire: Wire::new(stream, Outbox::new(limits.write_stall)),
         exchange: None,
-        version: Version::HTTP_11,
         is_last: false,
         clock: Clock::default(),
         timed: Phase::Head,
@@ -72,13 +71,11 @@ pub(super) async fn serve<S, B>(
         End::Broken(error) => tracing::debug!(%error, "an answer broke off"),
         End::Clock(phase) => tracing::debug!(?phase, "connection timed out"),
     }
-    let is_http_10 = connection.version == Version::HTTP_10;
-    let wire = connection.wire;
+    let Connection { wire, exchange, .. } = connection;
     // The request under way ends here, and not when the client has been waited for.
     step.set(Step::Rest);
-    if is_http_10 && end.cuts_an_answer() {
-        reset(wire.io);
-    } else if wire.is_to_linger() {
+    drop(exchange);
+    if wire.is_to_linger() {
         linger(wire.io).await;
     }
 }
@@ -91,12 +88,6 @@ enum End {
     /// The body of an answer failed.
     Broken(BoxError),
     Clock(Phase),
-}
-
-impl End {
-    fn cuts_an_answer(&self) -> bool {
-        matches!(self, Self::Broken(_) | Self::Clock(Phase::Exchange))
-    }
 }
 
 /// What a clock is running for.
@@ -137,8 +128,6 @@ struct Connection<'a, S: Service<Request<RequestBody>>, B> {
     close: Option<oneshot::Receiver<()>>,
     wire: Wire,
     exchange: Option<Exchange>,
-    /// That of the last request. Answers of HTTP/1.0 may end with the connection.
-    version: Version,
     /// No request follows this one.
     is_last: bool,
     clock: Clock,
@@ -181,29 +170,34 @@ where
         self.clock.poll(cx).map(|()| End::Clock(self.timed))
     }
 
-    /// Writes what waits; true if a step waited for that.
+    /// Writes what waits; true if a step can go on that waited for that.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        let is_waited_for = match *self.step {
+        let has_waited = self.waits_for_outbox();
+        if let Poll::Ready(written) = self.wire.poll_write(cx) {
+            written?;
+        }
+        Ok(has_waited && !self.waits_for_outbox())
+    }
+
+    fn waits_for_outbox(&self) -> bool {
+        match *self.step {
             Step::Answer { .. } => self.wire.outbox.is_full(),
             Step::Rest => !self.wire.outbox.is_empty(),
             _ => false,
-        };
-        match self.wire.poll_write(cx) {
-            Poll::Ready(written) => written.map(|()| is_waited_for),
-            Poll::Pending => Ok(is_waited_for && !self.wire.outbox.is_full() && !self.is_in_rest()),
         }
     }
 
-    fn is_in_rest(&self) -> bool {
-        matches!(*self.step, Step::Rest)
-    }
-
     /// Between requests nothing is read but heads, and behind an answer only what is to be
-    /// discarded.
+    /// discarded: a client that closes its side then may still read.
     fn poll_intake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match *self.step {
-            Step::Head => Poll::Pending,
-            Step::Rest if self.wire.intake.is_whole() => Poll::Pending,
+        match (&*self.step, &self.wire.intake) {
+            (Step::Head, _) | (Step::Rest, Intake::Whole | Intake::Unread) => Poll::Pending,
+            (Step::Rest, Intake::Open(_) | Intake::Left(_)) => {
+                if ready!(self.wire.poll_intake(cx)).is_err() {
+                    self.wire.intake = Intake::Unread;
+                }
+                Poll::Ready(Ok(()))
+            }
             _ => self.wire.poll_intake(cx),
         }
     }
@@ -252,7 +246,6 @@ where
         self.enter(Phase::Exchange);
         let (exchange, way, intake) = self.terms.begin(arrival, cx.waker());
         self.wire.intake = intake;
-        self.version = exchange.asked.version;
         self.exchange = Some(exchange);
         match way {
             Way::Back(answer) => self.answer_at_once(answer),
@@ -316,7 +309,11 @@ where
             self.terms.finish_head(exchange, &mut head);
         }
         let framing = Framing::begin(asked, &mut head, body);
-        keeps_alive &= framing != Framing::UntilClose;
+        if framing == Framing::UntilClose {
+            // Whatever ends the connection before the answer's end shall not pass for that.
+            close_by_reset(&self.wire.io, true);
+            keeps_alive = false;
+        }
         self.is_last = !settle_connection(asked, keeps_alive, &mut head);
         write_head(asked.version, &head, self.wire.outbox.buffer());
         framing
@@ -367,10 +364,19 @@ where
             return Poll::Ready(Some(End::Broken(error)));
         }
         match &self.wire.intake {
-            Intake::Unread => return Poll::Ready(Some(End::Closed)),
-            Intake::Open(_) | Intake::Left(_) => return Poll::Pending,
-            Intake::Whole if self.is_last => return Poll::Ready(Some(End::Closed)),
-            Intake::Whole => {}
+            Intake::Whole if !self.is_last => {}
+            Intake::Whole | Intake::Unread => {
+                close_by_reset(&self.wire.io, false);
+                return Poll::Ready(Some(End::Closed));
+            }
+            Intake::Left(_) => return Poll::Pending,
+            Intake::Open(_) => {
+                // Somebody holds the body still, and may never read it.
+                if self.timed == Phase::Rest {
+                    self.enter(Phase::Idle);
+                }
+                return Poll::Pending;
+            }
         }
         self.step.set(Step::Head);
         self.enter(match self.wire.reader.has_begun() {
@@ -390,14 +396,14 @@ where
         });
     }
 }
-/// Closes a socket so that its client sees that something is missing. An answer of HTTP/1.0 may
-/// end with the connection, and a close would pass for that.
-fn reset(stream: Stream) {
-    let now = Some(Duration::ZERO);
-    // If the system refuses, a plain close is all there is.
-    let _ = match &stream {
-        Either::Left(stream) => SockRef::from(stream).set_linger(now),
-        Either::Right(stream) => SockRef::from(stream).set_linger(now),
+/// Lets a socket be closed so that its client sees that something is missing, or not. An answer of
+/// HTTP/1.0 may end with the connection, and a plain close would pass for that.
+fn close_by_reset(stream: &Stream, is_on: bool) {
+    let linger = is_on.then_some(Duration::ZERO);
+    // If the system refuses, a plain close is all there is. A unix socket knows no other.
+    let _ = match stream {
+        Either::Left(stream) => SockRef::from(stream).set_linger(linger),
+        Either::Right(stream) => SockRef::from(stream).set_linger(linger),
     };
 }
 

@@ -79,14 +79,19 @@ impl Inbox {
         }
     }
 
-    /// The next piece; an error at most once.
+    /// The next piece.
     pub(super) fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         let mut slot = self.slot();
         if !slot.data.is_empty() {
             return Poll::Ready(Some(Ok(std::mem::take(&mut slot.data))));
         }
         match &mut slot.end {
-            Some(end) => Poll::Ready(std::mem::replace(end, Ok(())).err().map(Err)),
+            Some(Ok(())) => Poll::Ready(None),
+            // Whoever asks again shall not take what has come for the whole body.
+            Some(Err(error)) => {
+                let again = io::ErrorKind::BrokenPipe.into();
+                Poll::Ready(Some(Err(std::mem::replace(error, again))))
+            }
             None => {
                 slot.is_wanted = true;
                 slot.reader = Some(cx.waker().clone());

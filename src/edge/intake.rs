@@ -13,7 +13,7 @@ use super::listener::Stream;
 use super::outbox::Outbox;
 use super::request_head::HeadReader;
 use crate::http1::decode::{Data, Decoder};
-use crate::http1::read::poll_read;
+use crate::http1::read::{poll_read, poll_read_at_most};
 
 /// Bytes of an unread body that are read and discarded.
 pub(super) const DISCARD_BYTES: usize = 1024 * 1024;
@@ -29,7 +29,7 @@ pub(super) enum Intake {
     Open(Open),
     /// Nobody reads it: it is discarded, within bounds.
     Left(Left),
-    /// Bytes of it are, or may be, on their way, and nobody will read them.
+    /// Bytes of it are, or may be, on their way, and nobody wants them: no request can follow.
     Unread,
 }
 
@@ -50,11 +50,11 @@ pub(super) struct Left {
     clock: Clock,
 }
 
-/// What the client has done meanwhile.
+/// What has become of a client meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Client {
-    /// It has sent some of its body: whoever waits for that shall look.
-    Sent,
+    /// The intake has got on: whoever waits for that shall look.
+    There,
     /// It has closed.
     Gone,
 }
@@ -107,7 +107,7 @@ impl Intake {
         loop {
             match self {
                 Self::Whole => return poll_gone(io, reader, cx),
-                Self::Unread => return Poll::Pending,
+                Self::Unread => return poll_unread(io, cx),
                 Self::Left(left) => {
                     let (next, client) = ready!(left.poll(io, reader, cx));
                     *self = next;
@@ -120,13 +120,13 @@ impl Intake {
                             open.awaits_continue = false;
                             let go_on = Bytes::from_static(b"HTTP/1.1 100 Continue\r\n\r\n");
                             outbox.put(go_on);
-                            return Poll::Ready(Ok(Client::Sent));
+                            return Poll::Ready(Ok(Client::There));
                         }
                         let next = ready!(open.poll(io, reader, cx));
                         if let Some(next) = next {
                             *self = next;
                         }
-                        return Poll::Ready(Ok(Client::Sent));
+                        return Poll::Ready(Ok(Client::There));
                     }
                     Wish::Left => {
                         let decoder = std::mem::replace(&mut open.decoder, Decoder::Length(0));
@@ -183,7 +183,7 @@ impl Left {
         reader: &mut HeadReader,
         cx: &mut Context<'_>,
     ) -> Poll<(Intake, io::Result<Client>)> {
-        let sent = Ok(Client::Sent);
+        let there = Ok(Client::There);
         while self.bytes <= DISCARD_BYTES && self.clock.poll(cx).is_pending() {
             let decoder = &mut self.decoder;
             let read = poll_read(io, cx, |bytes| {
@@ -196,10 +196,10 @@ impl Left {
                 Err(error) => return Poll::Ready((Intake::Unread, Err(error))),
             }
             if self.decoder.is_finished() {
-                return Poll::Ready((Intake::Whole, sent));
+                return Poll::Ready((Intake::Whole, there));
             }
         }
-        Poll::Ready((Intake::Unread, sent))
+        Poll::Ready((Intake::Unread, there))
     }
 }
 
@@ -210,8 +210,8 @@ fn poll_gone(
     reader: &mut HeadReader,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<Client>> {
-    while !reader.is_full() {
-        let read = poll_read(io, cx, |bytes| {
+    while reader.room() > 0 {
+        let read = poll_read_at_most(reader.room(), io, cx, |bytes| {
             reader.keep(bytes);
             bytes.is_empty()
         });
@@ -220,4 +220,10 @@ fn poll_gone(
         }
     }
     Poll::Pending
+}
+
+/// Ready when the client has closed. What it sends is nobody's.
+fn poll_unread(io: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<Client>> {
+    while ready!(poll_read(io, cx, |bytes| !bytes.is_empty()))? {}
+    Poll::Ready(Ok(Client::Gone))
 }

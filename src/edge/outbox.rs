@@ -69,8 +69,10 @@ impl Outbox {
         self.bytes.len() - self.written >= ENOUGH || !self.large.is_empty() || !self.end.is_empty()
     }
 
-    /// Where heads and other small things are written.
+    /// Where heads and other small things are written. Not behind a large piece: that leaves after
+    /// what is here.
     pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
+        debug_assert!(self.large.is_empty() && self.end.is_empty());
         if self.bytes.capacity() == 0 {
             self.bytes = SPARE.take();
         }
@@ -87,6 +89,15 @@ impl Outbox {
         if !data.is_empty() {
             write_size(data.len(), self.buffer());
             self.put_before(data, b"\r\n");
+        }
+    }
+
+    /// Puts in the last chunk, behind all that waits.
+    pub(super) fn put_last_chunk(&mut self) {
+        match self.large.is_empty() && self.end.is_empty() {
+            true => self.buffer().extend_from_slice(b"0\r\n\r\n"),
+            // The end of the large chunk and the last one in one piece.
+            false => self.end = b"\r\n0\r\n\r\n",
         }
     }
 
@@ -160,9 +171,13 @@ impl Outbox {
             spare.clear();
             self.written = 0;
             self.large = Bytes::new();
-            if spare.capacity() <= MOST_SPARE {
+            if (1..=MOST_SPARE).contains(&spare.capacity()) {
                 SPARE.set(spare);
             }
+        } else if self.written >= ENOUGH {
+            // A client that never catches up would make the buffer hold all that it was sent.
+            self.bytes.drain(..self.written);
+            self.written = 0;
         }
     }
 
@@ -250,6 +265,29 @@ mod tests {
         assert!(outbox.is_full());
         let seen = wire(outbox).await;
         assert!(seen.starts_with(b"headxxx") && seen.len() == LARGE + 4);
+    }
+
+    #[tokio::test]
+    async fn the_last_chunk_follows_a_large_one() {
+        for size in [3, LARGE] {
+            let mut outbox = outbox();
+            outbox.put_chunk(Bytes::from(vec![b'x'; size]));
+            outbox.put_last_chunk();
+            let expected = format!("{size:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(size));
+            assert_eq!(wire(outbox).await, expected.as_bytes(), "{size}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_never_catches_up_makes_no_buffer_grow() {
+        let mut outbox = outbox();
+        for _ in 0..1000 {
+            outbox.put_lines(&[b'x'; LARGE]);
+            // All but a byte has left.
+            let waiting = outbox.bytes.len() - outbox.written;
+            outbox.advance(waiting - 1);
+            assert!(outbox.bytes.len() < 3 * ENOUGH, "{}", outbox.bytes.len());
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -40,8 +40,15 @@ impl Framing {
     /// Chooses the framing and says it in the head.
     pub(super) fn begin(asked: Asked, head: &mut response::Parts, body: &impl Body) -> Self {
         head.headers.remove(TRANSFER_ENCODING);
+        if head.status.is_informational() {
+            // A client would go on waiting for the answer.
+            head.status = StatusCode::INTERNAL_SERVER_ERROR;
+        }
+        if head.status == StatusCode::NO_CONTENT {
+            // RFC 9110 8.6
+            head.headers.remove(CONTENT_LENGTH);
+        }
         let is_without = asked.is_head
-            || head.status.is_informational()
             || matches!(
                 head.status,
                 StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
@@ -100,7 +107,7 @@ impl Framing {
             Self::Length(0) | Self::UntilClose => Ok(()),
             Self::Length(_) => Err(WrongLength),
             Self::Chunked | Self::Lines => {
-                outbox.buffer().extend_from_slice(b"0\r\n\r\n");
+                outbox.put_last_chunk();
                 Ok(())
             }
         }
@@ -246,6 +253,8 @@ mod tests {
                 (Framing::Length(0), String::new())
             );
         }
+        let length = [("content-length", "4")];
+        assert_eq!(begin(ASKED, head(204, &length), &text).1, "");
         let asked = Asked {
             is_head: true,
             ..ASKED

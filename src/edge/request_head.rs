@@ -48,15 +48,26 @@ impl HeadReader {
         !self.unread.is_empty()
     }
 
-    /// Whether more than a head may have is waiting.
-    pub(super) fn is_full(&self) -> bool {
-        self.unread.len() >= MAX_HEAD_BYTES
+    /// How much more is kept before its time, in bytes.
+    pub(super) fn room(&self) -> usize {
+        MAX_HEAD_BYTES.saturating_sub(self.unread.len())
     }
 
     /// Keeps what came before its time.
     pub(super) fn keep(&mut self, bytes: &[u8]) {
-        self.unread.extend_from_slice(bytes);
+        self.append(bytes);
         self.is_new = true;
+    }
+
+    /// Empty lines before a request are none of it (RFC 9112 2.2): old clients send one after a
+    /// body.
+    fn append(&mut self, bytes: &[u8]) {
+        let is_empty_line = |byte: &u8| matches!(byte, b'\r' | b'\n');
+        let begin = match self.has_begun() {
+            true => 0,
+            false => bytes.iter().take_while(|byte| is_empty_line(byte)).count(),
+        };
+        self.unread.extend_from_slice(&bytes[begin..]);
     }
 
     /// The request that came together with the one before.
@@ -90,7 +101,7 @@ impl HeadReader {
                 Ok(Some(arrival))
             }
             None => {
-                self.unread.extend_from_slice(bytes);
+                self.append(bytes);
                 self.wait()
             }
         }
@@ -326,6 +337,17 @@ mod tests {
                 "{garbage:?}"
             );
         }
+    }
+
+    #[test]
+    fn an_empty_line_after_a_body_begins_no_request() {
+        let mut reader = HeadReader::default();
+        let wire = b"POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\nx\r\n";
+        assert!(reader.read(wire).unwrap().is_some());
+        assert!(!reader.has_begun());
+        assert!(reader.read(b"\r\n").unwrap().is_none());
+        assert!(!reader.has_begun());
+        assert!(reader.read(b"\nGET / HTTP/1.1\r\n\r\n").unwrap().is_some());
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::io;
 use std::task::{Context, Poll, ready};
 
+use tokio_util::either::Either;
+
 use super::intake::{Client, Intake};
 use super::listener::Stream;
 use super::outbox::Outbox;
@@ -67,7 +69,7 @@ impl Wire {
             ..
         } = self;
         match ready!(intake.poll(io, reader, outbox, cx)) {
-            Ok(Client::Sent) => Poll::Ready(Ok(())),
+            Ok(Client::There) => Poll::Ready(Ok(())),
             Ok(Client::Gone) => {
                 self.is_broken = true;
                 Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
@@ -89,8 +91,17 @@ impl Wire {
         Poll::Ready(written)
     }
 
-    /// Whether bytes may arrive that nobody wants, from a client that may still read.
+    /// Whether bytes have come or may come that nobody wants, from a client that may still read.
     pub(super) fn is_to_linger(&self) -> bool {
-        !self.is_broken && (!self.intake.is_whole() || self.reader.has_begun())
+        !self.is_broken
+            && (!self.intake.is_whole() || self.reader.has_begun() || self.has_unread_bytes())
+    }
+
+    fn has_unread_bytes(&self) -> bool {
+        let read = match &self.io {
+            Either::Left(stream) => stream.try_read(&mut [0]),
+            Either::Right(stream) => stream.try_read(&mut [0]),
+        };
+        read.is_ok_and(|length| length > 0)
     }
 }

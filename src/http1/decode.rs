@@ -80,7 +80,12 @@ impl Decoder {
     /// Two readers could take it differently.
     pub(crate) fn of_request(version: Version, headers: &HeaderMap) -> Result<Self, Malformed> {
         let length = content_length(headers)?;
-        match headers.get_all(TRANSFER_ENCODING).iter().next_back() {
+        let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+        let coding = codings.next();
+        if codings.next().is_some() {
+            return Err(Malformed("it has two Transfer-Encodings"));
+        }
+        match coding {
             None => Ok(Self::Length(length.unwrap_or_default())),
             Some(_) if length.is_some() => Err(Malformed(
                 "it has both Transfer-Encoding and Content-Length",
@@ -175,16 +180,22 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
     }
 }
 
+/// Bounds what stands behind the sizes of all chunks of a body. Nobody uses it, and it is counted
+/// by no limit of bodies.
+const MAX_EXTENSION_BYTES: u32 = 16 * 1024;
+
 /// The state of a body in chunks.
 #[derive(Debug, Default)]
 pub(crate) struct Chunked {
     state: State,
+    extension_bytes: u32,
     trailers: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Size { size: u64, digits: u8 },
+    SizeSpace { size: u64 },
     Extension { size: u64 },
     SizeLineFeed { size: u64 },
     Data { left: u64 },
@@ -236,10 +247,13 @@ impl Chunked {
         Ok(match (self.state, byte) {
             (State::Size { size, digits }, byte) => after_size_byte(size, digits, byte)?,
             (State::Extension { size }, b'\r') => State::SizeLineFeed { size },
-            (State::Extension { .. }, b'\n') => {
-                return Err(Malformed("a bare line feed in a chunk's size"));
+            (State::SizeSpace { size }, b';') => State::Extension { size },
+            (State::SizeSpace { size }, b'\r') => State::SizeLineFeed { size },
+            (space @ State::SizeSpace { .. }, b' ' | b'\t') => self.after_extension_byte(space)?,
+            (State::Extension { .. }, 0..=8 | 10..=31 | 127) => {
+                return Err(Malformed("a control character in a chunk's extension"));
             }
-            (extension @ State::Extension { .. }, _) => extension,
+            (extension @ State::Extension { .. }, _) => self.after_extension_byte(extension)?,
             (State::SizeLineFeed { size: 0 }, b'\n') => State::Trailers,
             (State::SizeLineFeed { size }, b'\n') => State::Data { left: size },
             (State::DataReturn, b'\r') => State::DataLineFeed,
@@ -249,10 +263,23 @@ impl Chunked {
         })
     }
 
+    fn after_extension_byte(&mut self, state: State) -> Result<State, Malformed> {
+        self.extension_bytes += 1;
+        match self.extension_bytes > MAX_EXTENSION_BYTES {
+            true => Err(Malformed("the extensions of its chunks are too long")),
+            false => Ok(state),
+        }
+    }
+
     /// Trailers end with an empty line, which is all there is of them as a rule.
     fn after_trailer_byte(&mut self, byte: u8) -> Result<State, Malformed> {
         if self.trailers.len() >= MAX_TRAILER_BYTES {
             return Err(Malformed("its trailers are too long"));
+        }
+        if (byte == b'\n') != (self.trailers.last() == Some(&b'\r')) {
+            return Err(Malformed(
+                "a line of its trailers ends in a single character",
+            ));
         }
         self.trailers.push(byte);
         if self.trailers == b"\r\n" {
@@ -291,7 +318,8 @@ fn after_size_byte(size: u64, digits: u8, byte: u8) -> Result<State, Malformed> 
     let has_digits = digits > 0;
     match byte {
         b'\r' if has_digits => Ok(State::SizeLineFeed { size }),
-        b';' | b' ' | b'\t' if has_digits => Ok(State::Extension { size }),
+        b';' if has_digits => Ok(State::Extension { size }),
+        b' ' | b'\t' if has_digits => Ok(State::SizeSpace { size }),
         _ => {
             let digit = char::from(byte).to_digit(16);
             let digit = digit.ok_or(Malformed("a chunk's size is no number"))?;
@@ -374,11 +402,17 @@ mod tests {
             "1\r\nxy\r\n",
             "1\r\nx\n0\r\n\r\n",
             "11111111111111111\r\n",
+            "1 1\r\nx\r\n",
+            "1;\0\r\nx\r\n",
+            "0\r\nx: y\n\r\n",
+            "0\r\nx: y\r\r\n",
         ] {
             assert!(decode(chunked(), &[wire.as_bytes()]).is_err(), "{wire:?}");
         }
         let endless = format!("0\r\n{}", "x: y\r\n".repeat(4096));
         assert!(decode(chunked(), &[endless.as_bytes()]).is_err());
+        let chatty = format!("1;{}\r\nx\r\n", "y".repeat(1000)).repeat(17);
+        assert!(decode(chunked(), &[chatty.as_bytes()]).is_err());
     }
 
     #[test]

@@ -267,6 +267,46 @@ async fn an_answer_that_is_read_late_outlives_the_pause_between_requests() {
     assert!(client.is_closed().await);
 }
 
+#[tokio::test]
+async fn a_stalled_client_of_http_1_0_is_not_told_that_it_has_all() {
+    let (mut feed, body) = fed();
+    let config = EdgeConfig {
+        write_stall_timeout: Some(Duration::from_millis(200)),
+        ..loopback()
+    };
+    let edge = streaming(config, body).await;
+    let mut client = edge.connect().await;
+    client
+        .send("GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        .await;
+    for _ in 0..1000 {
+        feed.frames
+            .send(Bytes::from(vec![b'x'; 64 * 1024]))
+            .unwrap();
+    }
+    soon(&mut feed.gone).await.unwrap_err();
+    let mut seen = Vec::new();
+    let end = tokio::io::AsyncReadExt::read_to_end(&mut client.io, &mut seen);
+    let error = soon(end).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn an_answer_of_http_1_0_that_came_to_its_end_ends_clean() {
+    let (feed, body) = fed();
+    let edge = streaming(loopback(), body).await;
+    let mut client = edge.connect().await;
+    client
+        .send("GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        .await;
+    feed.frames.send(Bytes::from("line\n")).unwrap();
+    drop(feed.frames);
+    let mut seen = String::new();
+    let end = tokio::io::AsyncReadExt::read_to_string(&mut client.io, &mut seen);
+    soon(end).await.unwrap();
+    assert!(seen.ends_with("line\n"), "{seen:?}");
+}
+
 /// An edge whose answers break after their first line.
 async fn breaking() -> Running {
     let stack = service_fn(|_: Request<RequestBody>| async {

@@ -1,11 +1,17 @@
 //! Requests and answers on the wire, in whatever pieces they come and go.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
+use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
-use llamatower::edge::RequestBody;
+use llamatower::edge::{EdgeConfig, RequestBody};
 use proptest::prelude::*;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
@@ -90,7 +96,7 @@ proptest! {
 #[tokio::test]
 async fn a_stream_of_large_and_small_pieces_is_whole() {
     let (feed, body) = fed();
-    let body = std::sync::Arc::new(std::sync::Mutex::new(Some(body)));
+    let body = Arc::new(Mutex::new(Some(body)));
     let stack = service_fn(move |_: Request<RequestBody>| {
         let body = body.lock().unwrap().take().unwrap();
         async { Ok::<_, Infallible>(Response::new(body)) }
@@ -110,6 +116,81 @@ async fn a_stream_of_large_and_small_pieces_is_whole() {
     let answer = client.answer().await;
     assert!(answer.complete);
     assert!(answer.body == expected, "{} bytes", answer.body.len());
+}
+
+/// A body of unknown length that says after its last piece that it is at its end.
+struct Told(VecDeque<Bytes>);
+
+impl Body for Told {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_with_a_large_piece_is_whole_and_the_next_follows() {
+    let stack = service_fn(|request: Request<RequestBody>| async move {
+        let size: usize = request.uri().path()[1..].parse().unwrap();
+        let pieces = ["x".repeat(size), "y".repeat(size)].map(Bytes::from);
+        Ok::<_, Infallible>(Response::new(Told(pieces.into())))
+    });
+    let edge = Running::start(loopback(), stack).await;
+    let mut client = edge.connect().await;
+    for size in [1, 1000, 16 * 1024, 100_000, 3] {
+        let get = format!("GET /{size} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        client.send(get).await;
+        let answer = client.answer().await;
+        assert!(answer.complete, "{size}");
+        assert!(
+            answer.body == "x".repeat(size) + &"y".repeat(size),
+            "{size}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_empty_line_after_a_body_is_no_request() {
+    let edge = Running::start(loopback(), service_fn(mirror)).await;
+    let mut client = edge.connect().await;
+    for _ in 0..2 {
+        client.send(with_length("text") + "\r\n").await;
+        assert_eq!(client.answer().await.body, "text");
+    }
+    edge.shutdown.drain();
+    assert!(client.is_closed().await);
+    assert_eq!(edge.drained().await.cut, 0);
+}
+
+#[tokio::test]
+async fn a_body_that_somebody_keeps_and_never_reads_does_not_keep_the_connection() {
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let keeping = kept.clone();
+    let stack = service_fn(move |request: Request<RequestBody>| {
+        keeping.lock().unwrap().push(request.into_body());
+        async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("kept"))) }
+    });
+    let config = EdgeConfig {
+        keep_alive_timeout: Duration::from_millis(100),
+        ..loopback()
+    };
+    let edge = Running::start(config, stack).await;
+    let mut client = edge.connect().await;
+    client
+        .send("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf")
+        .await;
+    assert_eq!(client.answer().await.body, "kept");
+    assert!(client.is_closed().await);
+    assert_eq!(kept.lock().unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -248,6 +248,7 @@ async fn what_no_client_sends_in_good_faith_is_refused() {
         ("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n".to_owned(), 400),
         ("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: +5\r\n\r\n".to_owned(), 400),
         ("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(), 400),
+        ("POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(), 400),
         ("GET / HTTP/2.0\r\nHost: localhost\r\n\r\n".to_owned(), 400),
         ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(), 400),
         ("GET / HTTP/1.1\r\nHost: localhost\r\nExpect: a miracle\r\n\r\n".to_owned(), 417),
