@@ -12,10 +12,8 @@ use http_body::Body;
 use http_body_util::Full;
 use llamatower_layers::BoxError;
 use pin_project_lite::pin_project;
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
-use tokio_util::either::Either;
 use tower::Service;
 
 use super::RequestBody;
@@ -191,10 +189,12 @@ where
     /// discarded: a client that closes its side then may still read.
     fn poll_intake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match (&*self.step, &self.wire.intake) {
-            (Step::Head, _) | (Step::Rest, Intake::Whole | Intake::Unread) => Poll::Pending,
+            (Step::Head, _) | (Step::Rest, Intake::Whole | Intake::Unread(_)) => Poll::Pending,
             (Step::Rest, Intake::Open(_) | Intake::Left(_)) => {
                 if ready!(self.wire.poll_intake(cx)).is_err() {
-                    self.wire.intake = Intake::Unread;
+                    self.wire.intake = Intake::UNREAD;
+                } else if self.timed == Phase::Idle {
+                    self.enter(Phase::Idle);
                 }
                 Poll::Ready(Ok(()))
             }
@@ -264,7 +264,7 @@ where
 
     /// Answers what is no request; where it ends is not known, so nothing can follow it.
     fn refuse(&mut self, Refused(status): Refused) {
-        self.wire.intake = Intake::Unread;
+        self.wire.intake = Intake::UNREAD;
         self.is_last = true;
         let mut answer = Response::new(Full::default());
         *answer.status_mut() = status;
@@ -311,7 +311,7 @@ where
         let framing = Framing::begin(asked, &mut head, body);
         if framing == Framing::UntilClose {
             // Whatever ends the connection before the answer's end shall not pass for that.
-            close_by_reset(&self.wire.io, true);
+            self.wire.close_by_reset(true);
             keeps_alive = false;
         }
         self.is_last = !settle_connection(asked, keeps_alive, &mut head);
@@ -363,12 +363,10 @@ where
         if let Some(error) = self.broken.take() {
             return Poll::Ready(Some(End::Broken(error)));
         }
+        self.wire.close_by_reset(false);
         match &self.wire.intake {
             Intake::Whole if !self.is_last => {}
-            Intake::Whole | Intake::Unread => {
-                close_by_reset(&self.wire.io, false);
-                return Poll::Ready(Some(End::Closed));
-            }
+            Intake::Whole | Intake::Unread(_) => return Poll::Ready(Some(End::Closed)),
             Intake::Left(_) => return Poll::Pending,
             Intake::Open(_) => {
                 // Somebody holds the body still, and may never read it.
@@ -396,17 +394,6 @@ where
         });
     }
 }
-/// Lets a socket be closed so that its client sees that something is missing, or not. An answer of
-/// HTTP/1.0 may end with the connection, and a plain close would pass for that.
-fn close_by_reset(stream: &Stream, is_on: bool) {
-    let linger = is_on.then_some(Duration::ZERO);
-    // If the system refuses, a plain close is all there is. A unix socket knows no other.
-    let _ = match stream {
-        Either::Left(stream) => SockRef::from(stream).set_linger(linger),
-        Either::Right(stream) => SockRef::from(stream).set_linger(linger),
-    };
-}
-
 /// Closes a socket on which bytes may arrive that nobody wants. Closed outright, the kernel
 /// would answer them with a reset, and the reset can destroy an answer that the client has not
 /// read yet. So: the end of our side first, then reading for a while, then the close.

@@ -75,7 +75,7 @@ impl Terms {
             match self.rules.judge(&mut head, self.on_loopback, draining) {
                 Verdict::Answer(answer) => {
                     let intake = match malformed {
-                        Some(_) => Intake::Unread,
+                        Some(_) => Intake::UNREAD,
                         None => Intake::discard(decoder, awaits_continue),
                     };
                     (None, None, Way::Back(answer), intake)
@@ -95,7 +95,7 @@ impl Terms {
                         let intake = match malformed {
                             Some(malformed) => {
                                 inbox.fail(malformed.into());
-                                Intake::Unread
+                                Intake::UNREAD
                             }
                             None => Intake::Open(Open {
                                 decoder,

@@ -29,8 +29,9 @@ pub(super) enum Intake {
     Open(Open),
     /// Nobody reads it: it is discarded, within bounds.
     Left(Left),
-    /// Bytes of it are, or may be, on their way, and nobody wants them: no request can follow.
-    Unread,
+    /// Bytes of it are, or may be, on their way, and nobody wants them: no request can follow. So
+    /// many have been read all the same, to see the client's end.
+    Unread(usize),
 }
 
 #[derive(Debug)]
@@ -60,12 +61,15 @@ pub(super) enum Client {
 }
 
 impl Intake {
+    /// For a body of which nothing was read in vain yet.
+    pub(super) const UNREAD: Self = Self::Unread(0);
+
     /// For a body that nobody will read.
     pub(super) fn discard(decoder: Decoder, awaits_continue: bool) -> Self {
         match () {
             () if decoder.is_finished() => Self::Whole,
             // Reading would ask the client for what nobody wants. It may send all the same.
-            () if awaits_continue => Self::Unread,
+            () if awaits_continue => Self::UNREAD,
             () => {
                 let mut clock = Clock::default();
                 clock.start(Some(DISCARD_TIME));
@@ -87,7 +91,7 @@ impl Intake {
                 !open.awaits_continue
             }
             Self::Whole | Self::Left(_) => true,
-            Self::Unread => false,
+            Self::Unread(_) => false,
         }
     }
 
@@ -107,7 +111,7 @@ impl Intake {
         loop {
             match self {
                 Self::Whole => return poll_gone(io, reader, cx),
-                Self::Unread => return poll_unread(io, cx),
+                Self::Unread(bytes) => return poll_unread(bytes, io, cx),
                 Self::Left(left) => {
                     let (next, client) = ready!(left.poll(io, reader, cx));
                     *self = next;
@@ -158,7 +162,7 @@ impl Open {
             Ok(Err(error)) | Err(error) => error,
         };
         self.inbox.put(Bytes::new(), Some(Err(error)));
-        Poll::Ready(Some(Intake::Unread))
+        Poll::Ready(Some(Intake::UNREAD))
     }
 }
 
@@ -190,16 +194,16 @@ impl Left {
                 (bytes.len(), take(bytes, decoder, reader).is_ok())
             });
             match ready!(read) {
-                Ok((0, _)) => return Poll::Ready((Intake::Unread, Ok(Client::Gone))),
+                Ok((0, _)) => return Poll::Ready((Intake::UNREAD, Ok(Client::Gone))),
                 Ok((length, true)) => self.bytes += length,
                 Ok((_, false)) => break,
-                Err(error) => return Poll::Ready((Intake::Unread, Err(error))),
+                Err(error) => return Poll::Ready((Intake::UNREAD, Err(error))),
             }
             if self.decoder.is_finished() {
                 return Poll::Ready((Intake::Whole, there));
             }
         }
-        Poll::Ready((Intake::Unread, there))
+        Poll::Ready((Intake::UNREAD, there))
     }
 }
 
@@ -222,8 +226,17 @@ fn poll_gone(
     Poll::Pending
 }
 
-/// Ready when the client has closed. What it sends is nobody's.
-fn poll_unread(io: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<Client>> {
-    while ready!(poll_read(io, cx, |bytes| !bytes.is_empty()))? {}
-    Poll::Ready(Ok(Client::Gone))
+/// Ready when the client has closed. What it sends is nobody's; beyond a bound its end stays hidden.
+fn poll_unread(
+    bytes: &mut usize,
+    io: &mut Stream,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<Client>> {
+    while *bytes < DISCARD_BYTES {
+        match ready!(poll_read(io, cx, <[u8]>::len))? {
+            0 => return Poll::Ready(Ok(Client::Gone)),
+            length => *bytes += length,
+        }
+    }
+    Poll::Pending
 }

@@ -174,7 +174,7 @@ impl Outbox {
             if (1..=MOST_SPARE).contains(&spare.capacity()) {
                 SPARE.set(spare);
             }
-        } else if self.written >= ENOUGH {
+        } else if self.written >= ENOUGH.max(self.bytes.len() / 2) {
             // A client that never catches up would make the buffer hold all that it was sent.
             self.bytes.drain(..self.written);
             self.written = 0;

@@ -40,6 +40,8 @@ pub(super) struct HeadReader {
     unread: Vec<u8>,
     /// Whether that was not looked at yet.
     is_new: bool,
+    /// Bytes of empty lines that were left out before it.
+    skipped: usize,
 }
 
 impl HeadReader {
@@ -50,24 +52,26 @@ impl HeadReader {
 
     /// How much more is kept before its time, in bytes.
     pub(super) fn room(&self) -> usize {
-        MAX_HEAD_BYTES.saturating_sub(self.unread.len())
+        MAX_HEAD_BYTES.saturating_sub(self.unread.len() + self.skipped)
     }
 
     /// Keeps what came before its time.
     pub(super) fn keep(&mut self, bytes: &[u8]) {
-        self.append(bytes);
+        let bytes = self.without_empty_lines(bytes);
+        self.unread.extend_from_slice(bytes);
         self.is_new = true;
     }
 
     /// Empty lines before a request are none of it (RFC 9112 2.2): old clients send one after a
     /// body.
-    fn append(&mut self, bytes: &[u8]) {
-        let is_empty_line = |byte: &u8| matches!(byte, b'\r' | b'\n');
-        let begin = match self.has_begun() {
-            true => 0,
-            false => bytes.iter().take_while(|byte| is_empty_line(byte)).count(),
-        };
-        self.unread.extend_from_slice(&bytes[begin..]);
+    fn without_empty_lines<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        if self.has_begun() {
+            return bytes;
+        }
+        let is_of_line_end = |byte: &&u8| matches!(byte, b'\r' | b'\n');
+        let skipped = bytes.iter().take_while(is_of_line_end).count();
+        self.skipped += skipped;
+        &bytes[skipped..]
     }
 
     /// The request that came together with the one before.
@@ -86,6 +90,7 @@ impl HeadReader {
     /// # Errors
     /// It is no request.
     pub(super) fn read(&mut self, bytes: &[u8]) -> Result<Option<Arrival>, Refused> {
+        let bytes = self.without_empty_lines(bytes);
         if self.has_begun() {
             // Looked at anew only when its end may have come: each byte may come by itself.
             let from = self.unread.len().saturating_sub(2);
@@ -97,11 +102,12 @@ impl HeadReader {
         }
         match parse(bytes)? {
             Some((arrival, rest)) => {
+                self.skipped = 0;
                 self.keep(rest);
                 Ok(Some(arrival))
             }
             None => {
-                self.append(bytes);
+                self.unread.extend_from_slice(bytes);
                 self.wait()
             }
         }
@@ -111,6 +117,7 @@ impl HeadReader {
         let unread = std::mem::take(&mut self.unread);
         match parse(&unread)? {
             Some((arrival, rest)) => {
+                self.skipped = 0;
                 self.keep(rest);
                 Ok(Some(arrival))
             }

@@ -1,8 +1,11 @@
 //! A client's socket with what was read from it and what waits to be written to it.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use socket2::SockRef;
 use tokio_util::either::Either;
 
 use super::intake::{Client, Intake};
@@ -19,6 +22,8 @@ pub(super) struct Wire {
     pub(super) outbox: Outbox,
     /// Nothing can be written any more, or the client has closed.
     is_broken: bool,
+    /// Its close is a reset.
+    is_reset: bool,
 }
 
 impl Wire {
@@ -29,6 +34,23 @@ impl Wire {
             intake: Intake::Whole,
             outbox,
             is_broken: false,
+            is_reset: false,
+        }
+    }
+
+    /// Lets the socket be closed so that its client sees that something is missing, or not. An answer
+    /// of HTTP/1.0 may end with the connection, and a plain close would pass for that.
+    pub(super) fn close_by_reset(&mut self, is_on: bool) {
+        if std::mem::replace(&mut self.is_reset, is_on) != is_on {
+            // If the system refuses, a plain close is all there is. A unix socket knows no other.
+            let _ = self.socket().set_linger(is_on.then_some(Duration::ZERO));
+        }
+    }
+
+    fn socket(&self) -> SockRef<'_> {
+        match &self.io {
+            Either::Left(stream) => SockRef::from(stream),
+            Either::Right(stream) => SockRef::from(stream),
         }
     }
 
@@ -94,14 +116,13 @@ impl Wire {
     /// Whether bytes have come or may come that nobody wants, from a client that may still read.
     pub(super) fn is_to_linger(&self) -> bool {
         !self.is_broken
+            && !self.is_reset
             && (!self.intake.is_whole() || self.reader.has_begun() || self.has_unread_bytes())
     }
 
+    /// Asks the kernel itself: the runtime may not have heard of them yet.
     fn has_unread_bytes(&self) -> bool {
-        let read = match &self.io {
-            Either::Left(stream) => stream.try_read(&mut [0]),
-            Either::Right(stream) => stream.try_read(&mut [0]),
-        };
+        let read = self.socket().recv(&mut [MaybeUninit::uninit()]);
         read.is_ok_and(|length| length > 0)
     }
 }

@@ -184,6 +184,9 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
 /// by no limit of bodies.
 const MAX_EXTENSION_BYTES: u32 = 16 * 1024;
 
+/// Some old servers pad the sizes of chunks.
+const MAX_BLANKS: u8 = 16;
+
 /// The state of a body in chunks.
 #[derive(Debug, Default)]
 pub(crate) struct Chunked {
@@ -195,7 +198,7 @@ pub(crate) struct Chunked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Size { size: u64, digits: u8 },
-    SizeSpace { size: u64 },
+    SizeSpace { size: u64, blanks: u8 },
     Extension { size: u64 },
     SizeLineFeed { size: u64 },
     Data { left: u64 },
@@ -247,9 +250,18 @@ impl Chunked {
         Ok(match (self.state, byte) {
             (State::Size { size, digits }, byte) => after_size_byte(size, digits, byte)?,
             (State::Extension { size }, b'\r') => State::SizeLineFeed { size },
-            (State::SizeSpace { size }, b';') => State::Extension { size },
-            (State::SizeSpace { size }, b'\r') => State::SizeLineFeed { size },
-            (space @ State::SizeSpace { .. }, b' ' | b'\t') => self.after_extension_byte(space)?,
+            (State::SizeSpace { size, .. }, b';') => State::Extension { size },
+            (State::SizeSpace { size, .. }, b'\r') => State::SizeLineFeed { size },
+            (
+                State::SizeSpace {
+                    size,
+                    blanks: blanks @ ..MAX_BLANKS,
+                },
+                b' ' | b'\t',
+            ) => State::SizeSpace {
+                size,
+                blanks: blanks + 1,
+            },
             (State::Extension { .. }, 0..=8 | 10..=31 | 127) => {
                 return Err(Malformed("a control character in a chunk's extension"));
             }
@@ -319,7 +331,7 @@ fn after_size_byte(size: u64, digits: u8, byte: u8) -> Result<State, Malformed> 
     match byte {
         b'\r' if has_digits => Ok(State::SizeLineFeed { size }),
         b';' if has_digits => Ok(State::Extension { size }),
-        b' ' | b'\t' if has_digits => Ok(State::SizeSpace { size }),
+        b' ' | b'\t' if has_digits => Ok(State::SizeSpace { size, blanks: 1 }),
         _ => {
             let digit = char::from(byte).to_digit(16);
             let digit = digit.ok_or(Malformed("a chunk's size is no number"))?;
@@ -404,6 +416,7 @@ mod tests {
             "11111111111111111\r\n",
             "1 1\r\nx\r\n",
             "1;\0\r\nx\r\n",
+            "1                 \r\nx\r\n",
             "0\r\nx: y\n\r\n",
             "0\r\nx: y\r\r\n",
         ] {

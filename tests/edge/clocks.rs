@@ -268,6 +268,20 @@ async fn an_answer_that_is_read_late_outlives_the_pause_between_requests() {
 }
 
 #[tokio::test]
+async fn a_broken_answer_of_http_1_0_ends_unclean_though_its_request_is_not_read() {
+    let edge = breaking().await;
+    let mut client = edge.connect().await;
+    client
+        .send("POST / HTTP/1.0\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf")
+        .await;
+    client.until("line\n").await;
+    let mut rest = [0; 8];
+    let end = tokio::io::AsyncReadExt::read(&mut client.io, &mut rest);
+    let error = soon(end).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
 async fn a_stalled_client_of_http_1_0_is_not_told_that_it_has_all() {
     let (mut feed, body) = fed();
     let config = EdgeConfig {
