@@ -51,15 +51,6 @@ pub(super) struct Left {
     clock: Clock,
 }
 
-/// What has become of a client meanwhile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Client {
-    /// The intake has got on: whoever waits for that shall look.
-    There,
-    /// It has closed.
-    Gone,
-}
-
 impl Intake {
     /// For a body of which nothing was read in vain yet.
     pub(super) const UNREAD: Self = Self::Unread(0);
@@ -99,38 +90,40 @@ impl Intake {
         matches!(self, Self::Whole)
     }
 
-    /// Reads what is wanted of the body. What follows it is kept for the next request; the end of
-    /// the connection is noticed in between.
+    /// Reads what is wanted of the body; ready when whoever waits for it shall look. What follows it
+    /// is kept for the next request.
+    ///
+    /// # Errors
+    /// The client has closed.
     pub(super) fn poll(
         &mut self,
         io: &mut Stream,
         reader: &mut HeadReader,
         outbox: &mut Outbox,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<Client>> {
+    ) -> Poll<io::Result<()>> {
         loop {
             match self {
                 Self::Whole => return poll_gone(io, reader, cx),
                 Self::Unread(bytes) => return poll_unread(bytes, io, cx),
                 Self::Left(left) => {
-                    let (next, client) = ready!(left.poll(io, reader, cx));
+                    let (next, read) = ready!(left.poll(io, reader, cx));
                     *self = next;
-                    return Poll::Ready(client);
+                    return Poll::Ready(read);
                 }
                 Self::Open(open) => match open.inbox.wish() {
                     Wish::Nothing => return Poll::Pending,
+                    Wish::More if open.awaits_continue && !open.is_answered => {
+                        open.awaits_continue = false;
+                        let go_on = Bytes::from_static(b"HTTP/1.1 100 Continue\r\n\r\n");
+                        outbox.put(go_on);
+                        return Poll::Ready(Ok(()));
+                    }
                     Wish::More => {
-                        if open.awaits_continue && !open.is_answered {
-                            open.awaits_continue = false;
-                            let go_on = Bytes::from_static(b"HTTP/1.1 100 Continue\r\n\r\n");
-                            outbox.put(go_on);
-                            return Poll::Ready(Ok(Client::There));
-                        }
-                        let next = ready!(open.poll(io, reader, cx));
-                        if let Some(next) = next {
+                        if let Some(next) = ready!(open.poll(io, reader, cx)) {
                             *self = next;
                         }
-                        return Poll::Ready(Ok(Client::There));
+                        return Poll::Ready(Ok(()));
                     }
                     Wish::Left => {
                         let decoder = std::mem::replace(&mut open.decoder, Decoder::Length(0));
@@ -174,10 +167,7 @@ fn take(bytes: &[u8], decoder: &mut Decoder, reader: &mut HeadReader) -> io::Res
     let mut data = Data::new();
     let decoded = decoder.decode(bytes, &mut data)?;
     reader.keep(&bytes[decoded.consumed..]);
-    Ok(match &data[..] {
-        [piece] => Bytes::copy_from_slice(piece),
-        pieces => Bytes::from(pieces.concat()),
-    })
+    Ok(Bytes::from(data.concat()))
 }
 
 impl Left {
@@ -186,25 +176,28 @@ impl Left {
         io: &mut Stream,
         reader: &mut HeadReader,
         cx: &mut Context<'_>,
-    ) -> Poll<(Intake, io::Result<Client>)> {
-        let there = Ok(Client::There);
+    ) -> Poll<(Intake, io::Result<()>)> {
         while self.bytes <= DISCARD_BYTES && self.clock.poll(cx).is_pending() {
             let decoder = &mut self.decoder;
             let read = poll_read(io, cx, |bytes| {
                 (bytes.len(), take(bytes, decoder, reader).is_ok())
             });
             match ready!(read) {
-                Ok((0, _)) => return Poll::Ready((Intake::UNREAD, Ok(Client::Gone))),
+                Ok((0, _)) => return Poll::Ready((Intake::UNREAD, Err(gone()))),
                 Ok((length, true)) => self.bytes += length,
                 Ok((_, false)) => break,
                 Err(error) => return Poll::Ready((Intake::UNREAD, Err(error))),
             }
             if self.decoder.is_finished() {
-                return Poll::Ready((Intake::Whole, there));
+                return Poll::Ready((Intake::Whole, Ok(())));
             }
         }
-        Poll::Ready((Intake::UNREAD, there))
+        Poll::Ready((Intake::UNREAD, Ok(())))
     }
+}
+
+fn gone() -> io::Error {
+    io::ErrorKind::ConnectionAborted.into()
 }
 
 /// Ready when the client has closed. What it sends before its time is kept, within bounds: beyond
@@ -213,28 +206,24 @@ fn poll_gone(
     io: &mut Stream,
     reader: &mut HeadReader,
     cx: &mut Context<'_>,
-) -> Poll<io::Result<Client>> {
+) -> Poll<io::Result<()>> {
     while reader.room() > 0 {
         let read = poll_read_at_most(reader.room(), io, cx, |bytes| {
             reader.keep(bytes);
             bytes.is_empty()
         });
         if ready!(read)? {
-            return Poll::Ready(Ok(Client::Gone));
+            return Poll::Ready(Err(gone()));
         }
     }
     Poll::Pending
 }
 
 /// Ready when the client has closed. What it sends is nobody's; beyond a bound its end stays hidden.
-fn poll_unread(
-    bytes: &mut usize,
-    io: &mut Stream,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<Client>> {
+fn poll_unread(bytes: &mut usize, io: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
     while *bytes < DISCARD_BYTES {
         match ready!(poll_read(io, cx, <[u8]>::len))? {
-            0 => return Poll::Ready(Ok(Client::Gone)),
+            0 => return Poll::Ready(Err(gone())),
             length => *bytes += length,
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio_util::either::Either;
 
-use super::intake::{Client, Intake};
+use super::intake::Intake;
 use super::listener::Stream;
 use super::outbox::Outbox;
 use super::request_head::{Arrival, HeadReader, Refused};
@@ -90,17 +90,9 @@ impl Wire {
             outbox,
             ..
         } = self;
-        match ready!(intake.poll(io, reader, outbox, cx)) {
-            Ok(Client::There) => Poll::Ready(Ok(())),
-            Ok(Client::Gone) => {
-                self.is_broken = true;
-                Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
-            }
-            Err(error) => {
-                self.is_broken = true;
-                Poll::Ready(Err(error))
-            }
-        }
+        let read = ready!(intake.poll(io, reader, outbox, cx));
+        self.is_broken |= read.is_err();
+        Poll::Ready(read)
     }
 
     /// Writes what waits; ready when nothing does.
