@@ -208,10 +208,8 @@ where
             StepProjection::Head => self.poll_head(cx),
             StepProjection::Unready { request } => {
                 let Ok(()) = ready!(self.stack.poll_ready(cx));
-                if let Some(request) = request.take() {
-                    let answer = self.stack.call(request);
-                    self.step.set(Step::Asked { answer });
-                }
+                let request = request.take().expect("the step ends with its request");
+                self.ask(request);
                 Poll::Ready(None)
             }
             StepProjection::Asked { answer } => {
@@ -250,16 +248,18 @@ where
         match way {
             Way::Back(answer) => self.answer_at_once(answer),
             Way::Stack(request) => match self.stack.poll_ready(cx) {
-                Poll::Ready(Ok(())) => {
-                    let answer = self.stack.call(request);
-                    self.step.set(Step::Asked { answer });
-                }
+                Poll::Ready(Ok(())) => self.ask(request),
                 Poll::Pending => {
                     let request = Some(request);
                     self.step.set(Step::Unready { request });
                 }
             },
         }
+    }
+
+    fn ask(&mut self, request: Request<RequestBody>) {
+        let answer = self.stack.call(request);
+        self.step.set(Step::Asked { answer });
     }
 
     /// Answers what is no request; where it ends is not known, so nothing can follow it.
@@ -394,6 +394,7 @@ where
         });
     }
 }
+
 /// Closes a socket on which bytes may arrive that nobody wants. Closed outright, the kernel
 /// would answer them with a reset, and the reset can destroy an answer that the client has not
 /// read yet. So: the end of our side first, then reading for a while, then the close.

@@ -16,7 +16,7 @@ use super::origin;
 use super::reply::Asked;
 use super::request::{Answer, Rules, Verdict};
 use super::request_head::Arrival;
-use crate::http1::decode::Decoder;
+use crate::http1::decode::{Decoder, Malformed};
 
 /// Whom a connection is with; an extension of each request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,19 +92,7 @@ impl Terms {
                         };
                         let inbox = Inbox::new(data, connection);
                         let body = RequestBody::coming(inbox.clone(), left, self.body_timeout);
-                        let intake = match malformed {
-                            Some(malformed) => {
-                                inbox.fail(malformed.into());
-                                Intake::UNREAD
-                            }
-                            None => Intake::Open(Open {
-                                decoder,
-                                inbox,
-                                awaits_continue,
-                                is_answered: false,
-                            }),
-                        };
-                        (body, intake)
+                        (body, coming(inbox, decoder, malformed, awaits_continue))
                     };
                     let request = Request::from_parts(head, body);
                     (admitted, Some(in_flight), Way::Stack(request), intake)
@@ -130,4 +118,23 @@ impl Terms {
             head.headers.insert(CONNECTION, close);
         }
     }
+}
+
+/// The intake of a body that has not come whole.
+fn coming(
+    inbox: Arc<Inbox>,
+    decoder: Decoder,
+    malformed: Option<Malformed>,
+    awaits_continue: bool,
+) -> Intake {
+    if let Some(malformed) = malformed {
+        inbox.fail(malformed.into());
+        return Intake::UNREAD;
+    }
+    Intake::Open(Open {
+        decoder,
+        inbox,
+        awaits_continue,
+        is_answered: false,
+    })
 }

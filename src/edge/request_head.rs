@@ -195,11 +195,7 @@ fn arrival(head: request::Parts, rest: &[u8]) -> Result<(Arrival, &[u8]), Malfor
             .decode(rest, &mut data)
             .map(|decoded| decoded.consumed),
     };
-    let data = match &data[..] {
-        [] => Bytes::new(),
-        [piece] => Bytes::copy_from_slice(piece),
-        pieces => Bytes::from(pieces.concat()),
-    };
+    let data = Bytes::from(data.concat());
     let keeps_alive = match head.version {
         Version::HTTP_10 => has_connection_option(&head.headers, b"keep-alive"),
         _ => !has_connection_option(&head.headers, b"close"),
