@@ -7,12 +7,21 @@ use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{Full, StreamBody};
 use llamatower::edge::{EdgeConfig, RequestBody};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tower::service_fn;
 
-use crate::support::{FedBody, Running, echo, fed, loopback, soon};
+use crate::support::{Client, FedBody, Running, echo, fed, loopback, soon};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+/// The client sees that something is missing, though its answer may end with the connection.
+async fn assert_ends_with_reset(client: &mut Client<TcpStream>) {
+    let mut rest = Vec::new();
+    let end = tokio::io::AsyncReadExt::read_to_end(&mut client.io, &mut rest);
+    let error = soon(end).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
 
 /// An edge whose one answer is this body.
 async fn streaming(config: EdgeConfig, body: FedBody) -> Running {
@@ -275,10 +284,7 @@ async fn a_broken_answer_of_http_1_0_ends_unclean_though_its_request_is_not_read
         .send("POST / HTTP/1.0\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf")
         .await;
     client.until("line\n").await;
-    let mut rest = [0; 8];
-    let end = tokio::io::AsyncReadExt::read(&mut client.io, &mut rest);
-    let error = soon(end).await.unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_ends_with_reset(&mut client).await;
 }
 
 #[tokio::test]
@@ -299,10 +305,7 @@ async fn a_stalled_client_of_http_1_0_is_not_told_that_it_has_all() {
             .unwrap();
     }
     soon(&mut feed.gone).await.unwrap_err();
-    let mut seen = Vec::new();
-    let end = tokio::io::AsyncReadExt::read_to_end(&mut client.io, &mut seen);
-    let error = soon(end).await.unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_ends_with_reset(&mut client).await;
 }
 
 #[tokio::test]
@@ -353,8 +356,5 @@ async fn a_broken_answer_of_http_1_0_ends_unclean_too() {
         .send("GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
         .await;
     client.until("line\n").await;
-    let mut rest = [0; 8];
-    let end = tokio::io::AsyncReadExt::read(&mut client.io, &mut rest);
-    let error = soon(end).await.unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_ends_with_reset(&mut client).await;
 }
