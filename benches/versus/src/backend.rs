@@ -6,6 +6,7 @@
 use std::{
     io::Write as _,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,6 +18,7 @@ use tokio::{
 use crate::{
     Error,
     http1::{Decoder, request_head},
+    pacer::Pacer,
     shapes::{Answer, asked},
 };
 
@@ -32,6 +34,7 @@ const CHAT: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","created":17
 /// The answers, made once.
 struct Answers {
     epoch: Instant,
+    pacer: Arc<Pacer>,
     tags: String,
     embeddings: Vec<u8>,
 }
@@ -47,6 +50,7 @@ pub(crate) async fn start_with(epoch: Instant, models: &[String]) -> Result<Sock
     let address = listener.local_addr()?;
     let answers: &'static Answers = Box::leak(Box::new(Answers {
         epoch,
+        pacer: Pacer::start(),
         tags: tags(models),
         embeddings: embeddings(1_000_000),
     }));
@@ -138,29 +142,26 @@ async fn answer(
             end(&mut bytes, openai);
             stream.write_all(&bytes).await?;
         }
-        Answer::Paced(pace) => paced(stream, answers.epoch, openai, pace, lines).await?,
+        Answer::Paced(pace) => paced(stream, answers, openai, pace, lines).await?,
     }
     Ok(())
 }
 
 async fn paced(
     stream: &mut TcpStream,
-    epoch: Instant,
+    answers: &Answers,
     openai: bool,
     pace: Duration,
     lines: usize,
 ) -> Result<(), Error> {
     let mut bytes = stream_head(openai);
-    let mut next = tokio::time::Instant::now();
-    let sleep = tokio::time::sleep_until(next);
-    tokio::pin!(sleep);
+    let mut next = Instant::now() + answers.pacer.phase(pace);
     for _ in 0..lines {
-        sleep.as_mut().await;
-        line(&mut bytes, openai, stamp(epoch));
+        answers.pacer.until(next).await;
+        line(&mut bytes, openai, stamp(answers.epoch));
         stream.write_all(&bytes).await?;
         bytes.clear();
         next += pace;
-        sleep.as_mut().reset(next);
     }
     end(&mut bytes, openai);
     Ok(stream.write_all(&bytes).await?)

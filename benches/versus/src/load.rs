@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -12,6 +12,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    sync::Semaphore,
     task::JoinSet,
 };
 
@@ -20,6 +21,11 @@ use crate::{
     backend::{STAMP, STAMP_DIGITS, stamp},
     http1::{Decoder, response_head},
 };
+
+/// Clients while latencies are taken. What a proxy has to catch up with after a moment in which the
+/// machine stood still is bounded by it; if each such request came over a new connection, the load
+/// generator would be the first that cannot keep pace.
+const CONNECTIONS: usize = 64;
 
 /// What is sent, where to, and what an answer must hold to count.
 #[derive(Clone, Debug)]
@@ -177,38 +183,41 @@ pub(crate) async fn closed(
     Ok(begin.elapsed())
 }
 
-/// Sends `rate` requests a second for a time, whether answers come or not; the times from when
-/// each was due to the first byte of its answer, in nanoseconds.
+/// Sends `rate` requests a second for a time, whether answers come or not, over connections that are
+/// open already; the times from when each was due to the first byte of its answer, in nanoseconds, in
+/// the order of their ends. A request that finds all connections busy waits, and that counts.
 pub(crate) async fn open(
     target: &Target,
-    rate: u32,
+    rate: f64,
     duration: Duration,
     churn: bool,
 ) -> Result<Vec<u64>, Error> {
     let idle = Arc::new(Mutex::new(Vec::<Client>::new()));
-    let total = (f64::from(rate) * duration.as_secs_f64()) as u32;
+    let is_free = Arc::new(Semaphore::new(CONNECTIONS));
+    for nth in 0..CONNECTIONS {
+        let client = Client::connect(target, nth).await?;
+        lock(&idle).push(client);
+    }
+    let total = (rate * duration.as_secs_f64()).ceil() as u32;
     let begin = Instant::now();
     let mut tasks = JoinSet::<Result<u64, Error>>::new();
     let mut times = Vec::new();
     for nth in 0..total {
-        let due = begin + Duration::from_secs_f64(f64::from(nth) / f64::from(rate));
+        let due = begin + Duration::from_secs_f64(f64::from(nth) / rate);
         // A timer has a millisecond, which is more than what is measured here.
         while Instant::now() < due {
             tokio::task::yield_now().await;
         }
-        let (target, idle) = (target.clone(), Arc::clone(&idle));
+        let (target, idle, is_free) = (target.clone(), Arc::clone(&idle), Arc::clone(&is_free));
         tasks.spawn(async move {
-            let free = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let mut client = match free {
+            let _turn = is_free.acquire_owned().await?;
+            let free = lock(&idle).pop();
+            let mut client = match free.filter(|_| !churn) {
                 Some(client) => client,
                 None => Client::connect(&target, nth as usize).await?,
             };
             let first = client.exchange(&target, drop).await?;
-            if !churn {
-                idle.lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(client);
-            }
+            lock(&idle).push(client);
             Ok(u64::try_from((first - due).as_nanos())?)
         });
         while let Some(done) = tasks.try_join_next() {
@@ -249,10 +258,7 @@ impl Streams {
                     seen.lines.fetch_add(1, Relaxed);
                     if seen.watched.load(Relaxed) {
                         let delay = stamp(epoch).saturating_sub(sent);
-                        seen.delays
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .push(delay);
+                        lock(&seen.delays).push(delay);
                     }
                 };
                 Client::connect(&target, nth)
@@ -275,13 +281,7 @@ impl Streams {
         self.seen.watched.store(true, Relaxed);
         tokio::time::sleep(duration).await;
         self.seen.watched.store(false, Relaxed);
-        std::mem::take(
-            &mut *self
-                .seen
-                .delays
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
+        std::mem::take(&mut *lock(&self.seen.delays))
     }
 
     /// Waits until all streams have ended as they should.
@@ -290,6 +290,10 @@ impl Streams {
             .await
             .map_err(|_| "streams did not end in time")?
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn join(tasks: &mut JoinSet<Result<(), Error>>) -> Result<(), Error> {

@@ -14,6 +14,7 @@ mod cpu;
 mod growth;
 mod http1;
 mod load;
+mod pacer;
 mod plain_proxy;
 mod plot;
 mod report;

@@ -172,8 +172,8 @@ impl Report {
         );
         add(
             "Time added to the first byte, in microseconds",
-            "At the same fixed rate for all, above no proxy in the same round: median and 99th \
-             percentile, each the median over the rounds.",
+            "At half of the requests a second that each reached, above no proxy in the same round: \
+             median and 99th percentile, each the median over the rounds.",
             self.table(|shape, name| {
                 let middle = self.added(shape.name, name, |s| Some(s.first_byte?.0))?;
                 let tail = self.added(shape.name, name, |s| Some(s.first_byte?.1))?;
@@ -297,9 +297,13 @@ in the middle, when all are open. A line comes every 25 ms on each of 300 stream
 A proxy that cannot keep pace hands on several lines at once, which costs less for each: then look
 at the share that came and at the delay.
 
-Latency to the first byte is taken at a rate that is the same for all and modest, and counts from
-when a request was due. Each line of a paced stream carries the time at which the backend wrote
-it. A stream of 20 lines is written by the backend at once, in 20 chunks of HTTP.
+Latency to the first byte is taken at half of the requests a second that the proxy had answered in
+the closed loop, at 20,000 at most, and counts from when a request was due. Each line of a paced
+stream carries the time at which the backend wrote it; the streams begin at moments that have
+nothing to do with each other, and each line leaves when it is due, to some microseconds: with a
+timer of milliseconds a dozen would leave together and wait for each other. Percentiles are the
+medians of those of slices of 50 ms, as now and then a machine stands still for some milliseconds,
+whatever runs on it. A stream of 20 lines is written by the backend at once, in 20 chunks of HTTP.
 
 nginx has one worker, `proxy_buffering off`, `proxy_request_buffering off`, `keepalive 256` and no
 access log; its buffers are as it comes, a few kB, and larger ones would make large bodies cheaper
@@ -308,7 +312,7 @@ llamatower is the release binary with all its layers and its default settings, t
 `LLAMATOWER_LOG=warn` to write no access log; `llamatower+log` writes it, to `/dev/null`. Plain
 hyper is a server and a pool of connections of the same libraries and nothing between. LiteLLM and
 Portkey speak OpenAI's dialect, whose lines are longer, and are given less load (a fortieth and a
-tenth of the requests, of the rate and of the streams), as they would take hours; CPU time for each
+tenth of the requests and of the streams), as they would take hours; CPU time for each
 request and memory for each stream compare all the same. They are not in the plots, where the
 other bars would vanish beside theirs.
 ";

@@ -18,6 +18,15 @@ use crate::{
 /// From here on a measurement counts as disturbed.
 pub(crate) const DISTURBED: f64 = 0.1;
 
+/// The load generator sends so many requests a second when they are due, and not many more.
+const PUNCTUAL: f64 = 20_000.0;
+
+/// Latencies are looked at in slices of this length.
+const SLICE: Duration = Duration::from_millis(50);
+
+/// The least of a slice that a 99th percentile can be taken of.
+const LEAST: usize = 200;
+
 /// What was seen of one contender under one shape in one round.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Sample {
@@ -30,7 +39,7 @@ pub(crate) struct Sample {
     pub(crate) rate: Option<f64>,
     /// The share of its core that the proxy used meanwhile.
     pub(crate) busy: Option<f64>,
-    /// Median and 99th percentile until the first byte at a fixed rate, in microseconds.
+    /// Median and 99th percentile until the first byte at half load, in microseconds.
     pub(crate) first_byte: Option<(f64, f64)>,
     /// The same of the time that a line of a paced stream takes.
     pub(crate) delay: Option<(f64, f64)>,
@@ -173,7 +182,6 @@ impl Bench<'_> {
         let Load::Closed {
             connections,
             requests,
-            rate,
             churn,
         } = shape.load
         else {
@@ -198,11 +206,12 @@ impl Bench<'_> {
         let meter = Meter::start(self.args, processes)?;
         let took = load::closed(&target, connections, total, churn).await?;
         meter.stop(took, total, sample)?;
-        sample.rate = Some(total as f64 / took.as_secs_f64());
-        let rate = (rate as usize / contender.slower()).max(1) as u32;
-        let duration = Duration::from_secs_f64(self.args.seconds() / 2.0);
+        let most = total as f64 / took.as_secs_f64();
+        sample.rate = Some(most);
+        let rate = (most / 2.0).min(PUNCTUAL);
+        let duration = Duration::from_secs_f64(self.args.seconds());
         let mut times = load::open(&target, rate, duration, churn).await?;
-        sample.first_byte = Some(middle_and_tail(&mut times));
+        sample.first_byte = Some(middle_and_tail(&mut times, duration));
         Ok(())
     }
 
@@ -241,7 +250,7 @@ impl Bench<'_> {
         let loaded = processes.map(Processes::resident).transpose()?;
         sample.memory = loaded.map(|loaded| (0, loaded));
         sample.streams = Some(count);
-        sample.delay = Some(middle_and_tail(&mut delays));
+        sample.delay = Some(middle_and_tail(&mut delays, took));
         let due = count as f64 * took.as_secs_f64() / pace.as_secs_f64();
         sample.delivered = Some(seen as f64 / due);
         streams.finish(all + Duration::from_secs(20)).await
@@ -290,11 +299,22 @@ impl<'a> Meter<'a> {
     }
 }
 
-/// Median and 99th percentile, in microseconds.
-fn middle_and_tail(nanoseconds: &mut [u64]) -> (f64, f64) {
-    nanoseconds.sort_unstable();
-    let at = |share| percentile(nanoseconds, share) as f64 / 1e3;
-    (at(0.5), at(0.99))
+/// Median and 99th percentile, in microseconds, of times in the order of their ends: the medians of
+/// those of each slice, since now and then a machine stands still for all that is on it.
+fn middle_and_tail(nanoseconds: &mut [u64], took: Duration) -> (f64, f64) {
+    let slices = took.div_duration_f64(SLICE).max(1.0);
+    let length = (nanoseconds.len() as f64 / slices).ceil() as usize;
+    let (mut middles, mut tails) = (Vec::new(), Vec::new());
+    for slice in nanoseconds.chunks_mut(length.max(LEAST)) {
+        slice.sort_unstable();
+        middles.push(percentile(slice, 0.5));
+        tails.push(percentile(slice, 0.99));
+    }
+    let median = |mut of_slices: Vec<u64>| {
+        of_slices.sort_unstable();
+        percentile(&of_slices, 0.5) as f64 / 1e3
+    };
+    (median(middles), median(tails))
 }
 
 /// A sample as it is told while the run goes on.

@@ -35,8 +35,6 @@ pub(crate) enum Load {
         connections: usize,
         /// Requests for each second of `--seconds`; the same number for each contender.
         requests: usize,
-        /// Requests a second while latencies are taken.
-        rate: u32,
         /// A new connection for each request.
         churn: bool,
     },
@@ -68,21 +66,21 @@ pub(crate) const SHAPES: [Shape; 7] = [
         name: "unary",
         title: "small answers",
         answer: Answer::Unary,
-        load: closed(32, 8_000, 2_000),
+        load: closed(32, 8_000),
         padding: 0,
     },
     Shape {
         name: "upload",
         title: "requests of 200 kB",
         answer: Answer::Unary,
-        load: closed(32, 1_000, 400),
+        load: closed(32, 1_000),
         padding: 200_000,
     },
     Shape {
         name: "burst",
         title: "streams of 20 lines in one burst",
         answer: Answer::Burst(20),
-        load: closed(32, 6_000, 1_000),
+        load: closed(32, 6_000),
         padding: 0,
     },
     Shape {
@@ -103,7 +101,7 @@ pub(crate) const SHAPES: [Shape; 7] = [
         name: "embed",
         title: "embeddings of 1 MB",
         answer: Answer::Embeddings(1_000_000),
-        load: closed(32, 300, 100),
+        load: closed(32, 300),
         padding: 0,
     },
     Shape {
@@ -113,18 +111,16 @@ pub(crate) const SHAPES: [Shape; 7] = [
         load: Load::Closed {
             connections: 32,
             requests: 4_000,
-            rate: 1_000,
             churn: true,
         },
         padding: 0,
     },
 ];
 
-const fn closed(connections: usize, requests: usize, rate: u32) -> Load {
+const fn closed(connections: usize, requests: usize) -> Load {
     Load::Closed {
         connections,
         requests,
-        rate,
         churn: false,
     }
 }

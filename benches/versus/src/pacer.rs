@@ -1,0 +1,146 @@
+//! Times to the microsecond, for lines that leave when they are due.
+//!
+//! The runtime's own timer knows milliseconds: the lines of streams that have nothing to do with
+//! each other would leave together, a dozen at a time, and wait for each other in the proxy.
+
+use std::{
+    collections::BinaryHeap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Notify, oneshot};
+
+/// Wakes whoever waits for a moment. It does so by looking at the clock all the time, and so wants
+/// a core on which nothing else needs to run.
+#[derive(Debug, Default)]
+pub(crate) struct Pacer {
+    waiting: Mutex<BinaryHeap<Waiting>>,
+    somebody_waits: Notify,
+    streams: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    due: Instant,
+    wake: oneshot::Sender<()>,
+}
+
+impl Pacer {
+    /// One that runs as long as the runtime.
+    pub(crate) fn start() -> Arc<Self> {
+        let pacer = Arc::<Self>::default();
+        tokio::spawn(Arc::clone(&pacer).run());
+        pacer
+    }
+
+    async fn run(self: Arc<Self>) {
+        loop {
+            if self.waiting().is_empty() {
+                self.somebody_waits.notified().await;
+            }
+            let now = Instant::now();
+            while let Some(first) = self.take_due(now) {
+                // Who has gone meanwhile needs no waking.
+                first.wake.send(()).ok();
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn take_due(&self, now: Instant) -> Option<Waiting> {
+        let mut waiting = self.waiting();
+        let is_due = waiting.peek().is_some_and(|first| first.due <= now);
+        is_due.then(|| waiting.pop()).flatten()
+    }
+
+    /// Waits until it is `due`.
+    pub(crate) async fn until(&self, due: Instant) {
+        let (wake, woken) = oneshot::channel();
+        self.waiting().push(Waiting { due, wake });
+        self.somebody_waits.notify_one();
+        // The pacer lives as long as the runtime, and this future with it.
+        woken.await.ok();
+    }
+
+    /// How long after its request the first line of the next stream is due: streams of many clients
+    /// know nothing of each other. The same in every run.
+    pub(crate) fn phase(&self, pace: Duration) -> Duration {
+        pace.mul_f64(share(self.streams.fetch_add(1, Relaxed)))
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, BinaryHeap<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A number from 0 to 1 that has nothing to do with that of the next `nth` (the finaliser of
+/// SplitMix64).
+fn share(nth: u64) -> f64 {
+    let mut bits = nth.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^= bits >> 31;
+    (bits >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+// The first that is due is the greatest.
+impl Ord for Waiting {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        other.due.cmp(&self.due)
+    }
+}
+
+impl PartialOrd for Waiting {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Waiting {
+    fn eq(&self, other: &Self) -> bool {
+        self.due == other.due
+    }
+}
+
+impl Eq for Waiting {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn they_are_woken_in_the_order_in_which_they_are_due() {
+        let pacer = Pacer::start();
+        let now = Instant::now();
+        let order = Mutex::new(Vec::new());
+        let waits = [3, 1, 2].map(|nth| {
+            let (pacer, order) = (&pacer, &order);
+            async move {
+                let due = now + Duration::from_millis(nth);
+                pacer.until(due).await;
+                assert!(Instant::now() >= due);
+                order
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(nth);
+            }
+        });
+        let [a, b, c] = waits;
+        tokio::join!(a, b, c);
+        let order = order.into_inner().unwrap_or_else(PoisonError::into_inner);
+        assert_eq!(order, [1, 2, 3]);
+    }
+
+    #[test]
+    fn phases_are_spread_over_the_pace() {
+        let mut tenths = [0; 10];
+        for nth in 0..10_000 {
+            tenths[(share(nth) * 10.0) as usize] += 1;
+        }
+        assert!(tenths.iter().all(|count| (900..1_100).contains(count)));
+    }
+}
