@@ -1,4 +1,4 @@
-//! Sockets that listen, and what is set on the sockets they accept.
+//! Sockets that listen, and what the sockets they accept have from them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -61,6 +61,14 @@ impl Listener {
         })
     }
 
+    /// Makes clients that vanish be noticed, and one that reads nothing for `write_stall` not
+    /// sooner.
+    pub(super) fn tune(&self, write_stall: Option<Duration>) {
+        if let Self::Tcp { socket, .. } = self {
+            tune(socket, write_stall);
+        }
+    }
+
     /// Where it listens, with the port that the system chose.
     pub(super) fn local_addr(&self) -> ListenAddr {
         match self {
@@ -98,16 +106,15 @@ const UNSENT_LOW_WATER: u32 = 128 * 1024;
 /// How long a client may be silent to the kernel's probes before it is taken for gone.
 const GONE_AFTER: Duration = Duration::from_secs(60);
 
-/// Sets what every client's socket has. A setting that the system refuses is no reason to turn
-/// the client away.
+/// Sets what every client's socket has from the one that accepted it: once, and not with some system
+/// calls for each. A setting that the system refuses is no reason not to listen.
 ///
 /// A laptop that vanished sends no FIN. Probes find out while the gateway has nothing to send,
 /// the user timeout while it has bytes on the way. Linux also ends a connection whose window
 /// stays shut for the user timeout, though its client be alive: so it is never shorter than the
 /// stall clock, and off with it.
-pub(super) fn tune(stream: &Stream, write_stall: Option<Duration>) {
-    let Either::Left(stream) = stream else { return };
-    let socket = SockRef::from(stream);
+fn tune(listener: &TcpListener, write_stall: Option<Duration>) {
+    let socket = SockRef::from(listener);
     let _ = socket.set_tcp_nodelay(true);
     let keepalive = TcpKeepalive::new()
         .with_time(GONE_AFTER / 2)
@@ -131,13 +138,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         for (stall, user_timeout) in [(None, 0), (Some(1), 60), (Some(90), 90)] {
-            let client = TcpStream::connect(addr).await.unwrap();
-            let stream = Either::Left(client);
-            tune(&stream, stall.map(Duration::from_secs));
-            let Either::Left(stream) = &stream else {
-                unreachable!()
-            };
-            let socket = SockRef::from(stream);
+            tune(&listener, stall.map(Duration::from_secs));
+            let _client = TcpStream::connect(addr).await.unwrap();
+            let (accepted, _) = listener.accept().await.unwrap();
+            let socket = SockRef::from(&accepted);
             assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
             let silent = socket.tcp_keepalive_time().unwrap()
                 + socket.tcp_keepalive_interval().unwrap()

@@ -21,7 +21,7 @@ use super::bind::{BindError, bind};
 use super::connection::{self, Limits};
 use super::exchange::Terms;
 use super::gauges::Gauges;
-use super::listener::{Accepted, Listener, Stream, tune};
+use super::listener::{Accepted, Listener, Stream};
 use super::request::Rules;
 use super::{EdgeConfig, ListenAddr, RequestBody, Shutdown};
 
@@ -72,7 +72,10 @@ impl Edge {
     /// # Errors
     /// One of the addresses cannot be listened on.
     pub async fn bind(config: EdgeConfig) -> Result<Self, BindError> {
-        let listeners = config.listen.iter().map(bind).collect::<Result<_, _>>()?;
+        let listeners: Vec<_> = config.listen.iter().map(bind).collect::<Result<_, _>>()?;
+        for listener in &listeners {
+            listener.tune(config.write_stall_timeout);
+        }
         Ok(Self {
             listeners,
             config,
@@ -247,7 +250,6 @@ where
             self.refuse(stream);
             return;
         }
-        tune(&stream, self.limits.write_stall);
         let terms = Terms {
             rules: self.rules.clone(),
             gauges: self.gauges.clone(),
