@@ -21,10 +21,10 @@ use super::clock::Clock;
 use super::exchange::{Exchange, Terms, Way};
 use super::intake::{DISCARD_BYTES, DISCARD_TIME, Intake};
 use super::listener::Stream;
-use super::outbox::Outbox;
-use super::reply::{Asked, Framing, settle_connection, write_head};
+use super::reply::{Asked, frame, settle_connection, write_head};
 use super::request_head::{Arrival, Refused};
 use super::wire::Wire;
+use crate::http1::framing::Framing;
 
 /// How long each phase of a connection may last.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +54,7 @@ pub(super) async fn serve<S, B>(
         terms,
         limits,
         close: Some(close),
-        wire: Wire::new(stream, Outbox::new(limits.write_stall)),
+        wire: Wire::new(stream, limits.write_stall),
         exchange: None,
         is_last: false,
         clock: Clock::default(),
@@ -97,7 +97,7 @@ enum Phase {
     Idle,
     /// A request is under way.
     Exchange,
-    /// The end of an answer waits to be written; the outbox has its own clock.
+    /// The end of an answer waits to be written; that has its own clock.
     Rest,
 }
 
@@ -308,7 +308,7 @@ where
             keeps_alive &= exchange.keeps_alive;
             self.terms.finish_head(exchange, &mut head);
         }
-        let framing = Framing::begin(asked, &mut head, body);
+        let framing = frame(asked, &mut head, body);
         if framing == Framing::UntilClose {
             // Whatever ends the connection before the answer's end shall not pass for that.
             self.wire.close_by_reset(true);

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use super::clock::Clock;
 use super::inbox::{Inbox, Wish};
 use super::listener::Stream;
-use super::outbox::Outbox;
 use super::request_head::HeadReader;
 use crate::http1::decode::{Data, Decoder};
+use crate::http1::outbox::Outbox;
 use crate::http1::read::{poll_read, poll_read_at_most};
 
 /// Bytes of an unread body that are read and discarded.

@@ -63,12 +63,12 @@ mod inbox;
 mod intake;
 mod listener;
 mod origin;
-mod outbox;
 mod reply;
 mod request;
 mod request_head;
 mod server;
 mod shutdown;
+mod stall;
 mod wire;
 
 pub use bind::BindError;

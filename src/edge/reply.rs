@@ -3,14 +3,13 @@
 use std::cell::Cell;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
 use http::{HeaderValue, StatusCode, Version, response};
 use http_body::Body;
-use llamatower_layers::frames::Framing as Frames;
+use llamatower_layers::frames;
 
-use super::outbox::Outbox;
-use crate::http1::fields::{ReasonPhrase, has_connection_option, write_fields};
+use crate::http1::fields::{ReasonPhrase, has_connection_option, settled_length, write_fields};
+use crate::http1::framing::Framing;
 
 /// What of a request its answer depends on.
 #[derive(Clone, Copy, Debug)]
@@ -19,98 +18,46 @@ pub(super) struct Asked {
     pub(super) is_head: bool,
 }
 
-/// How a client is told where the body of its answer ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
-    /// So many bytes are still owed.
-    Length(u64),
-    Chunked,
-    /// In chunks, each of them a line.
-    Lines,
-    /// With the connection, as in HTTP/1.0.
-    UntilClose,
-}
-
-/// A body whose length is not what its head says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the body of the answer is not as long as its head says")]
-pub(super) struct WrongLength;
-
-impl Framing {
-    /// Chooses the framing and says it in the head.
-    pub(super) fn begin(asked: Asked, head: &mut response::Parts, body: &impl Body) -> Self {
-        head.headers.remove(TRANSFER_ENCODING);
-        if head.status.is_informational() {
-            // A client would go on waiting for the answer.
-            head.status = StatusCode::INTERNAL_SERVER_ERROR;
-        }
-        if head.status == StatusCode::NO_CONTENT {
-            // RFC 9110 8.6
-            head.headers.remove(CONTENT_LENGTH);
-        }
-        let is_without = asked.is_head
-            || matches!(
-                head.status,
-                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-            );
-        let said = head.headers.get(CONTENT_LENGTH);
-        let said = said.and_then(|length| length.to_str().ok()?.parse().ok());
-        let known = said.or_else(|| body.size_hint().exact());
-        if is_without {
-            if let Some(length @ 1..) = known.filter(|_| asked.is_head && said.is_none()) {
-                head.headers
-                    .insert(CONTENT_LENGTH, HeaderValue::from(length));
-            }
-            return Self::Length(0);
-        }
-        if let Some(length) = known {
-            if said.is_none() {
-                head.headers
-                    .insert(CONTENT_LENGTH, HeaderValue::from(length));
-            }
-            return Self::Length(length);
-        }
-        if asked.version < Version::HTTP_11 {
-            return Self::UntilClose;
-        }
-        let chunked = HeaderValue::from_static("chunked");
-        head.headers.insert(TRANSFER_ENCODING, chunked);
-        match Frames::of(&head.headers) {
-            Some(Frames::Ndjson) => Self::Lines,
-            _ => Self::Chunked,
-        }
+/// Chooses the framing and says it in the head.
+pub(super) fn frame(asked: Asked, head: &mut response::Parts, body: &impl Body) -> Framing {
+    head.headers.remove(TRANSFER_ENCODING);
+    if head.status.is_informational() {
+        // A client would go on waiting for the answer.
+        head.status = StatusCode::INTERNAL_SERVER_ERROR;
     }
-
-    /// Puts a piece of the body into the outbox.
-    ///
-    /// # Errors
-    /// It is more than the head has said.
-    pub(super) fn put(&mut self, data: Bytes, outbox: &mut Outbox) -> Result<(), WrongLength> {
-        match self {
-            Self::Length(owed) => {
-                *owed = owed.checked_sub(data.len() as u64).ok_or(WrongLength)?;
-                outbox.put(data);
-            }
-            Self::Chunked => outbox.put_chunk(data),
-            Self::Lines => outbox.put_lines(&data),
-            Self::UntilClose => outbox.put(data),
-        }
-        Ok(())
+    if head.status == StatusCode::NO_CONTENT {
+        // RFC 9110 8.6
+        head.headers.remove(CONTENT_LENGTH);
     }
-
-    /// Puts in what tells that the body is at its end.
-    ///
-    /// # Errors
-    /// The head has said more.
-    pub(super) fn end(self, outbox: &mut Outbox) -> Result<(), WrongLength> {
-        match self {
-            Self::Length(0) | Self::UntilClose => Ok(()),
-            Self::Length(_) => Err(WrongLength),
-            Self::Chunked | Self::Lines => {
-                outbox.put_last_chunk();
-                Ok(())
-            }
+    let is_without = asked.is_head
+        || matches!(
+            head.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
+    let said = settled_length(&mut head.headers);
+    let known = said.or_else(|| body.size_hint().exact());
+    if is_without {
+        if let Some(length @ 1..) = known.filter(|_| asked.is_head && said.is_none()) {
+            head.headers
+                .insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
+        return Framing::Length(0);
+    }
+    if let Some(length) = known {
+        if said.is_none() {
+            head.headers
+                .insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        return Framing::Length(length);
+    }
+    if asked.version < Version::HTTP_11 {
+        return Framing::UntilClose;
+    }
+    let chunked = HeaderValue::from_static("chunked");
+    head.headers.insert(TRANSFER_ENCODING, chunked);
+    match frames::Framing::of(&head.headers) {
+        Some(frames::Framing::Ndjson) => Framing::Lines,
+        _ => Framing::Chunked,
     }
 }
 
@@ -181,6 +128,7 @@ fn write_date(wire: &mut Vec<u8>) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use bytes::Bytes;
     use http::Response;
     use http_body_util::{BodyExt, Empty, Full};
 
@@ -200,8 +148,8 @@ mod tests {
     }
 
     /// The framing, and what the head says of it.
-    fn begin(asked: Asked, mut head: response::Parts, body: &impl Body) -> (Framing, String) {
-        let framing = Framing::begin(asked, &mut head, body);
+    fn framed(asked: Asked, mut head: response::Parts, body: &impl Body) -> (Framing, String) {
+        let framing = frame(asked, &mut head, body);
         let shown = |(name, value): (&http::HeaderName, &HeaderValue)| {
             format!("{name}: {}", value.to_str().unwrap())
         };
@@ -221,27 +169,49 @@ mod tests {
         let stream = text.clone().map_frame(|frame| frame);
         let stream = http_body_util::StreamBody::new(http_body_util::BodyStream::new(stream));
         assert_eq!(
-            begin(ASKED, head(200, &[]), &text),
+            framed(ASKED, head(200, &[]), &text),
             (Framing::Length(4), "content-length: 4".into())
         );
         assert_eq!(
-            begin(ASKED, head(200, &[("content-length", "9")]), &stream),
+            framed(ASKED, head(200, &[("content-length", "9")]), &stream),
             (Framing::Length(9), "content-length: 9".into())
         );
         assert_eq!(
-            begin(ASKED, head(200, &[]), &stream),
+            framed(ASKED, head(200, &[]), &stream),
             (Framing::Chunked, "transfer-encoding: chunked".into())
         );
         let lines = [("content-type", "application/x-ndjson")];
-        assert_eq!(begin(ASKED, head(200, &lines), &stream).0, Framing::Lines);
+        assert_eq!(framed(ASKED, head(200, &lines), &stream).0, Framing::Lines);
         let old = Asked {
             version: Version::HTTP_10,
             ..ASKED
         };
         assert_eq!(
-            begin(old, head(200, &[("transfer-encoding", "chunked")]), &stream),
+            framed(old, head(200, &[("transfer-encoding", "chunked")]), &stream),
             (Framing::UntilClose, String::new())
         );
+    }
+
+    #[test]
+    fn a_length_on_which_no_client_could_rely_is_not_said() {
+        let text = Full::new(Bytes::from_static(b"text"));
+        let stream = http_body_util::BodyStream::new(text.clone());
+        let stream = http_body_util::StreamBody::new(stream);
+        let wrong: [&[_]; 3] = [
+            &[("content-length", "four")],
+            &[("content-length", "+4")],
+            &[("content-length", "4"), ("content-length", "5")],
+        ];
+        for fields in wrong {
+            assert_eq!(
+                framed(ASKED, head(200, fields), &stream),
+                (Framing::Chunked, "transfer-encoding: chunked".into())
+            );
+            assert_eq!(
+                framed(ASKED, head(200, fields), &text),
+                (Framing::Length(4), "content-length: 4".into())
+            );
+        }
     }
 
     #[test]
@@ -249,34 +219,24 @@ mod tests {
         let text = Full::new(Bytes::from_static(b"text"));
         for status in [204, 304] {
             assert_eq!(
-                begin(ASKED, head(status, &[]), &text),
+                framed(ASKED, head(status, &[]), &text),
                 (Framing::Length(0), String::new())
             );
         }
         let length = [("content-length", "4")];
-        assert_eq!(begin(ASKED, head(204, &length), &text).1, "");
+        assert_eq!(framed(ASKED, head(204, &length), &text).1, "");
         let asked = Asked {
             is_head: true,
             ..ASKED
         };
         assert_eq!(
-            begin(asked, head(200, &[]), &text),
+            framed(asked, head(200, &[]), &text),
             (Framing::Length(0), "content-length: 4".into())
         );
         assert_eq!(
-            begin(asked, head(200, &[]), &Empty::<Bytes>::new()),
+            framed(asked, head(200, &[]), &Empty::<Bytes>::new()),
             (Framing::Length(0), String::new())
         );
-    }
-
-    #[test]
-    fn a_body_of_another_length_than_was_said_is_an_error() {
-        let mut outbox = Outbox::new(None);
-        let mut framing = Framing::Length(2);
-        assert_eq!(framing.put(Bytes::from_static(b"x"), &mut outbox), Ok(()));
-        assert_eq!(framing.end(&mut outbox), Err(WrongLength));
-        let more = Bytes::from_static(b"yz");
-        assert_eq!(framing.put(more, &mut outbox), Err(WrongLength));
     }
 
     #[test]

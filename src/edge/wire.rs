@@ -10,8 +10,9 @@ use tokio_util::either::Either;
 
 use super::intake::Intake;
 use super::listener::Stream;
-use super::outbox::Outbox;
 use super::request_head::{Arrival, HeadReader, Refused};
+use super::stall::StallClock;
+use crate::http1::outbox::Outbox;
 use crate::http1::read::poll_read;
 
 #[derive(Debug)]
@@ -20,6 +21,7 @@ pub(super) struct Wire {
     pub(super) reader: HeadReader,
     pub(super) intake: Intake,
     pub(super) outbox: Outbox,
+    stall: StallClock,
     /// Nothing can be written any more, or the client has closed.
     is_broken: bool,
     /// Its close is a reset.
@@ -27,12 +29,14 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub(super) fn new(io: Stream, outbox: Outbox) -> Self {
+    /// One whose writes fail once they have been pending for `write_stall`.
+    pub(super) fn new(io: Stream, write_stall: Option<Duration>) -> Self {
         Self {
             io,
             reader: HeadReader::default(),
             intake: Intake::Whole,
-            outbox,
+            outbox: Outbox::default(),
+            stall: StallClock::new(write_stall),
             is_broken: false,
             is_reset: false,
         }
@@ -100,7 +104,10 @@ impl Wire {
     /// # Errors
     /// The connection failed, or the client has read nothing for too long.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let written = ready!(self.outbox.poll_write(&mut self.io, cx));
+        let Self {
+            io, outbox, stall, ..
+        } = self;
+        let written = ready!(stall.poll_write(outbox, io, cx));
         self.is_broken |= written.is_err();
         Poll::Ready(written)
     }

@@ -1,8 +1,10 @@
 //! Where a body ends, and what of the bytes on the wire belongs to it (RFC 9112 6 and 7).
 
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::TRANSFER_ENCODING;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use smallvec::SmallVec;
+
+use super::fields::content_length;
 
 /// Bounds what may follow the last chunk.
 const MAX_TRAILER_BYTES: usize = 16 * 1024;
@@ -160,24 +162,6 @@ fn has_no_body(asked: &Method, status: StatusCode) -> bool {
 fn is_chunked(codings: &HeaderValue) -> bool {
     let last = codings.as_bytes().rsplit(|byte| *byte == b',').next();
     last.is_some_and(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked"))
-}
-
-fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let Some(first) = lengths.next() else {
-        return Ok(None);
-    };
-    if lengths.any(|other| other != first) {
-        return Err(Malformed("it has two lengths"));
-    }
-    let digits = first
-        .to_str()
-        .ok()
-        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    match digits.and_then(|digits| digits.parse().ok()) {
-        Some(length) => Ok(Some(length)),
-        None => Err(Malformed("its length is no number")),
-    }
 }
 
 /// Bounds what stands behind the sizes of all chunks of a body. Nobody uses it, and it is counted

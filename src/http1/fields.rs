@@ -1,8 +1,10 @@
 //! The fields of a head (RFC 9112 5).
 
 use bytes::Bytes;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::decode::Malformed;
 
 /// Fields of a head may be so many.
 pub(crate) const MAX_FIELDS: usize = 100;
@@ -52,4 +54,34 @@ pub(crate) fn has_connection_option(headers: &HeaderMap, option: &[u8]) -> bool 
 fn is_listed(value: &HeaderValue, word: &[u8]) -> bool {
     let mut words = value.as_bytes().split(|byte| *byte == b',');
     words.any(|other| other.trim_ascii().eq_ignore_ascii_case(word))
+}
+
+/// How long a head says that its body is, in bytes.
+///
+/// # Errors
+/// Two readers could take it differently (RFC 9112 6.3).
+pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(first) = lengths.next() else {
+        return Ok(None);
+    };
+    if lengths.any(|other| other != first) {
+        return Err(Malformed("it has two lengths"));
+    }
+    let digits = first
+        .to_str()
+        .ok()
+        .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    match digits.and_then(|digits| digits.parse().ok()) {
+        Some(length) => Ok(Some(length)),
+        None => Err(Malformed("its length is no number")),
+    }
+}
+
+/// The same of a head that the gateway is about to write: what no reader could rely on is left out.
+pub(crate) fn settled_length(headers: &mut HeaderMap) -> Option<u64> {
+    content_length(headers).unwrap_or_else(|_| {
+        headers.remove(CONTENT_LENGTH);
+        None
+    })
 }

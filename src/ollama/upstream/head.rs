@@ -11,21 +11,15 @@ use crate::http1::fields::{MAX_FIELDS, ReasonPhrase, field, has_connection_optio
 /// Bounds what one answer's head may take; Ollama's heads are a few hundred bytes.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 
-/// A request's head as it goes over the wire.
-pub(super) fn encode(head: &request::Parts) -> Vec<u8> {
+/// Writes the head of a request.
+pub(super) fn write_head(head: &request::Parts, wire: &mut Vec<u8>) {
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
-    let fields = head.headers.iter();
-    let length: usize = fields
-        .map(|(name, value)| name.as_str().len() + value.len() + 4)
-        .sum();
-    let mut wire = Vec::with_capacity(length + path.len() + 32);
     wire.extend_from_slice(head.method.as_str().as_bytes());
     wire.push(b' ');
     wire.extend_from_slice(path.as_bytes());
     wire.extend_from_slice(b" HTTP/1.1\r\n");
-    write_fields(&head.headers, &mut wire);
+    write_fields(&head.headers, wire);
     wire.extend_from_slice(b"\r\n");
-    wire
 }
 
 /// Reads the head of an answer, in however many pieces it comes.
@@ -173,9 +167,8 @@ mod tests {
             .header("a", "b")
             .body(());
         let (head, ()) = request.unwrap().into_parts();
-        assert_eq!(
-            encode(&head),
-            b"POST /api/chat?x=1 HTTP/1.1\r\na: b\r\n\r\n"
-        );
+        let mut wire = Vec::new();
+        write_head(&head, &mut wire);
+        assert_eq!(wire, b"POST /api/chat?x=1 HTTP/1.1\r\na: b\r\n\r\n");
     }
 }

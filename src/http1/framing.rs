@@ -1,0 +1,71 @@
+//! How a reader is told where a body ends (RFC 9112 6), and the body told so.
+
+use bytes::Bytes;
+
+use super::outbox::Outbox;
+
+/// The framing of a body that is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// So many bytes are still owed.
+    Length(u64),
+    Chunked,
+    /// In chunks, each of them a line.
+    Lines,
+    /// With the connection, as in HTTP/1.0.
+    UntilClose,
+}
+
+/// A body whose length is not what its head says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the body is not as long as its head says")]
+pub(crate) struct WrongLength;
+
+impl Framing {
+    /// Puts a piece of the body into the outbox.
+    ///
+    /// # Errors
+    /// It is more than the head has said.
+    pub(crate) fn put(&mut self, data: Bytes, outbox: &mut Outbox) -> Result<(), WrongLength> {
+        match self {
+            Self::Length(owed) => {
+                *owed = owed.checked_sub(data.len() as u64).ok_or(WrongLength)?;
+                outbox.put(data);
+            }
+            Self::Chunked => outbox.put_chunk(data),
+            Self::Lines => outbox.put_lines(&data),
+            Self::UntilClose => outbox.put(data),
+        }
+        Ok(())
+    }
+
+    /// Puts in what tells that the body is at its end.
+    ///
+    /// # Errors
+    /// The head has said more.
+    pub(crate) fn end(self, outbox: &mut Outbox) -> Result<(), WrongLength> {
+        match self {
+            Self::Length(0) | Self::UntilClose => Ok(()),
+            Self::Length(_) => Err(WrongLength),
+            Self::Chunked | Self::Lines => {
+                outbox.put_last_chunk();
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_of_another_length_than_was_said_is_an_error() {
+        let mut outbox = Outbox::default();
+        let mut framing = Framing::Length(2);
+        assert_eq!(framing.put(Bytes::from_static(b"x"), &mut outbox), Ok(()));
+        assert_eq!(framing.end(&mut outbox), Err(WrongLength));
+        let more = Bytes::from_static(b"yz");
+        assert_eq!(framing.put(more, &mut outbox), Err(WrongLength));
+    }
+}
