@@ -26,7 +26,6 @@ use llamatower_layers::endpoint::{EndpointLayer, EndpointTable, RequireEndpointL
 use llamatower_layers::llm_request::LlmRequestLayer;
 use llamatower_layers::outcome::OutcomeLayer;
 use llamatower_layers::panic_guard::PanicGuardLayer;
-use llamatower_layers::queue::Arrival;
 use llamatower_layers::rate_limit::{MemoryBuckets, RateLimitLayer};
 use llamatower_layers::rescue::RescueLayer;
 use llamatower_layers::retry::{RetryBudget, RetryLayer};
@@ -123,7 +122,6 @@ where
         .layer(cache(&settings.cache, &fleet))
         .layer(token_limit(limits))
         // Each attempt chooses anew, and keeps its place in line.
-        .map_request(Arrival::stamp)
         .layer(
             RetryLayer::new(RetryBudget::new(
                 settings.retry.budget_ratio,

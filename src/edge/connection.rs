@@ -24,6 +24,7 @@ use super::listener::Stream;
 use super::reply::{Asked, frame, settle_connection, write_head};
 use super::request_head::{Arrival, Refused};
 use super::wire::Wire;
+use crate::http1::fields::keep_map;
 use crate::http1::framing::Framing;
 
 /// How long each phase of a connection may last.
@@ -240,7 +241,7 @@ where
         Poll::Ready(None)
     }
 
-    fn begin(&mut self, arrival: Arrival, cx: &mut Context<'_>) {
+    fn begin(&mut self, arrival: Box<Arrival>, cx: &mut Context<'_>) {
         self.enter(Phase::Exchange);
         let (exchange, way, intake) = self.terms.begin(arrival, cx.waker());
         self.wire.intake = intake;
@@ -316,6 +317,7 @@ where
         }
         self.is_last = !settle_connection(asked, keeps_alive, &mut head);
         write_head(asked.version, &head, self.wire.outbox.buffer());
+        keep_map(head.headers);
         framing
     }
 

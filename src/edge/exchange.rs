@@ -57,7 +57,11 @@ pub(super) enum Way {
 
 impl Terms {
     /// Begins an exchange. What has not come of the request's body is the intake's.
-    pub(super) fn begin(&self, arrival: Arrival, connection: &Waker) -> (Exchange, Way, Intake) {
+    pub(super) fn begin(
+        &self,
+        arrival: Box<Arrival>,
+        connection: &Waker,
+    ) -> (Exchange, Way, Intake) {
         let Arrival {
             mut head,
             data,
@@ -65,7 +69,7 @@ impl Terms {
             malformed,
             keeps_alive,
             awaits_continue,
-        } = arrival;
+        } = *arrival;
         let asked = Asked {
             version: head.version,
             is_head: head.method == Method::HEAD,

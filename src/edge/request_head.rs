@@ -4,16 +4,16 @@ use std::mem::MaybeUninit;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, EXPECT};
-use http::{HeaderMap, Method, StatusCode, Uri, Version, request};
+use http::{Method, StatusCode, Uri, Version, request};
 use httparse::Status;
 
 use crate::http1::decode::{Data, Decoder, Malformed};
-use crate::http1::fields::{MAX_FIELDS, field, has_connection_option, part};
+use crate::http1::fields::{MAX_FIELDS, field, has_connection_option, part, take_map};
 
 /// Bounds what the head of a request may take, in bytes.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// A request whose head has come.
+/// A request whose head has come. It travels in a box: it is large, and handed on often.
 #[derive(Debug)]
 pub(super) struct Arrival {
     pub(super) head: request::Parts,
@@ -78,7 +78,7 @@ impl HeadReader {
     ///
     /// # Errors
     /// It is none.
-    pub(super) fn next(&mut self) -> Result<Option<Arrival>, Refused> {
+    pub(super) fn next(&mut self) -> Result<Option<Box<Arrival>>, Refused> {
         match std::mem::take(&mut self.is_new) && self.has_begun() {
             true => self.parse_unread(),
             false => Ok(None),
@@ -89,7 +89,7 @@ impl HeadReader {
     ///
     /// # Errors
     /// It is no request.
-    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<Option<Arrival>, Refused> {
+    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<Option<Box<Arrival>>, Refused> {
         let bytes = self.without_empty_lines(bytes);
         if self.has_begun() {
             // Looked at anew only when its end may have come: each byte may come by itself.
@@ -113,7 +113,7 @@ impl HeadReader {
         }
     }
 
-    fn parse_unread(&mut self) -> Result<Option<Arrival>, Refused> {
+    fn parse_unread(&mut self) -> Result<Option<Box<Arrival>>, Refused> {
         let unread = std::mem::take(&mut self.unread);
         match parse(&unread)? {
             Some((arrival, rest)) => {
@@ -128,7 +128,7 @@ impl HeadReader {
         }
     }
 
-    fn wait(&self) -> Result<Option<Arrival>, Refused> {
+    fn wait(&self) -> Result<Option<Box<Arrival>>, Refused> {
         match self.unread.len() > MAX_HEAD_BYTES {
             true => Err(Refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)),
             false => Ok(None),
@@ -142,7 +142,7 @@ fn has_empty_line(bytes: &[u8]) -> bool {
 }
 
 /// The request at the beginning of these bytes, and what follows of them.
-fn parse(bytes: &[u8]) -> Result<Option<(Arrival, &[u8])>, Refused> {
+fn parse(bytes: &[u8]) -> Result<Option<(Box<Arrival>, &[u8])>, Refused> {
     let mut rows = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
     let parser = httparse::ParserConfig::default();
@@ -174,7 +174,7 @@ fn head(parsed: &httparse::Request<'_, '_>, bytes: &[u8]) -> Option<request::Par
         0 => Version::HTTP_10,
         _ => Version::HTTP_11,
     };
-    head.headers = HeaderMap::with_capacity(parsed.headers.len() + 4);
+    head.headers = take_map(parsed.headers.len() + 4);
     for row in parsed.headers.iter() {
         let (name, value) = field(row, bytes, &shared)?;
         // Two lengths that are equal are one (RFC 9110 8.6).
@@ -186,7 +186,7 @@ fn head(parsed: &httparse::Request<'_, '_>, bytes: &[u8]) -> Option<request::Par
     Some(head)
 }
 
-fn arrival(head: request::Parts, rest: &[u8]) -> Result<(Arrival, &[u8]), Malformed> {
+fn arrival(head: request::Parts, rest: &[u8]) -> Result<(Box<Arrival>, &[u8]), Malformed> {
     let mut decoder = Decoder::of_request(head.version, &head.headers)?;
     let mut data = Data::new();
     let decoded = match decoder.is_finished() {
@@ -204,14 +204,14 @@ fn arrival(head: request::Parts, rest: &[u8]) -> Result<(Arrival, &[u8]), Malfor
         && data.is_empty()
         && !decoder.is_finished()
         && head.headers.contains_key(EXPECT);
-    let arrival = Arrival {
+    let arrival = Box::new(Arrival {
         data,
         malformed: decoded.err(),
         keeps_alive,
         awaits_continue,
         decoder,
         head,
-    };
+    });
     Ok((arrival, &rest[decoded.unwrap_or(rest.len())..]))
 }
 

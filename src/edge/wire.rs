@@ -62,7 +62,7 @@ impl Wire {
     pub(super) fn poll_request(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Arrival, Refused>>> {
+    ) -> Poll<Option<Result<Box<Arrival>, Refused>>> {
         let mut next = self.reader.next();
         loop {
             if let Some(request) = next.transpose() {

@@ -1,5 +1,7 @@
 //! The fields of a head (RFC 9112 5).
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -13,6 +15,33 @@ pub(crate) const MAX_FIELDS: usize = 100;
 /// clients show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ReasonPhrase(pub(crate) HeaderValue);
+
+/// A thread keeps so many maps at most, each for so many fields.
+const MOST_SPARE: usize = 8;
+const LARGEST_SPARE: usize = 48;
+
+thread_local! {
+    /// A head of ten fields needs more memory than an allocator gives quickly, and how slowly
+    /// depends on all else that lies in the heap. Each map ends where it is written to a wire, and
+    /// is then used for the next head that is read.
+    static SPARE: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An empty map for about so many fields.
+pub(crate) fn take_map(fields: usize) -> HeaderMap {
+    let spare = SPARE.with_borrow_mut(Vec::pop);
+    spare.unwrap_or_else(|| HeaderMap::with_capacity(fields))
+}
+
+/// Keeps the memory of a map whose fields have been written.
+pub(crate) fn keep_map(mut map: HeaderMap) {
+    SPARE.with_borrow_mut(|spare| {
+        if spare.len() < MOST_SPARE && (1..=LARGEST_SPARE).contains(&map.capacity()) {
+            map.clear();
+            spare.push(map);
+        }
+    });
+}
 
 /// A field of `head`, its value a part of `shared`, which is a copy of it: the values of a head
 /// share one allocation.

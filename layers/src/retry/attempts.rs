@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 /// Which attempt a request is, and which backends were asked before; an extension of the
 /// request, shared by its attempts.
@@ -15,6 +16,7 @@ pub struct Attempts(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    started: Instant,
     number: AtomicU32,
     asked: Mutex<Asked>,
 }
@@ -30,6 +32,7 @@ impl Attempts {
     /// The first attempt.
     pub(super) fn first() -> Self {
         Self(Arc::new(Shared {
+            started: Instant::now(),
             number: AtomicU32::new(1),
             asked: Mutex::default(),
         }))
@@ -37,6 +40,12 @@ impl Attempts {
 
     pub(super) fn next(&self) {
         self.0.number.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// When the first attempt began: a queue inside of the retries gives each of them the place in
+    /// line that the first one had.
+    pub fn started(&self) -> Instant {
+        self.0.started
     }
 
     /// The attempt's number; the first is 1.

@@ -23,7 +23,7 @@ use http::request::Parts;
 use http::response;
 use llamatower_layers::breaker::{Breaker, State};
 use llamatower_layers::llm_request::ModelName;
-use llamatower_layers::queue::{Arrival, Entry, Permit, Queue};
+use llamatower_layers::queue::{Entry, Permit, Queue};
 use llamatower_layers::retry::Attempts;
 use llamatower_layers::route::{Choice, ChoiceOf, Choose};
 use llamatower_layers::{LlmRequest, Record, RouteMatch};
@@ -269,11 +269,12 @@ impl<S> Fleet<S> {
         let client = Client::of(request);
         let share = self.config.share_of(client.as_ref());
         let attempts = request.extensions.get::<Attempts>().cloned();
+        let arrival = attempts.as_ref().map(Attempts::started);
         let entry = Entry::new(client, attempts)
             .with_cost(expected_tokens(request))
             .with_weight(share.weight)
             .with_priority(share.priority);
-        match Arrival::of(&request.extensions) {
+        match arrival {
             Some(arrival) => entry.with_arrival(arrival),
             None => entry,
         }

@@ -26,9 +26,9 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    pub(super) fn new(flow: Flow<B>, pool: Arc<Pool>) -> Self {
+    pub(super) fn new(flow: Box<Flow<B>>, pool: Arc<Pool>) -> Self {
         let mut body = Self {
-            flow: Some(Box::new(flow)),
+            flow: Some(flow),
             pool,
         };
         body.settle();

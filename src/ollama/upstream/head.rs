@@ -6,7 +6,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, Version, request, response};
 
 use crate::http1::decode::Malformed;
-use crate::http1::fields::{MAX_FIELDS, ReasonPhrase, field, has_connection_option, write_fields};
+use crate::http1::fields::{
+    MAX_FIELDS, ReasonPhrase, field, has_connection_option, take_map, write_fields,
+};
 
 /// Bounds what one answer's head may take; Ollama's heads are a few hundred bytes.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
@@ -101,7 +103,7 @@ fn parse(bytes: &[u8]) -> Result<Option<Head>, Malformed> {
 }
 
 fn fields(bytes: &[u8], shared: &Bytes, rows: &[httparse::Header<'_>]) -> Option<HeaderMap> {
-    let mut headers = HeaderMap::with_capacity(rows.len() + 2);
+    let mut headers = take_map(rows.len() + 2);
     for row in rows {
         let (name, value) = field(row, bytes, shared)?;
         headers.append(name, value);

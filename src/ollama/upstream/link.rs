@@ -1,7 +1,6 @@
 //! One connection and the message on it.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -36,89 +35,6 @@ pub(super) enum Unanswered {
     Invalid(Malformed),
     /// The request's own body failed.
     Body(BoxError),
-}
-
-/// Sends a request, and waits for the head of its answer. The rest of the request's body goes out
-/// while the answer's is read.
-pub(super) async fn exchange<B>(
-    stream: TcpStream,
-    sending: &mut Option<Sending<B>>,
-    method: &Method,
-    on_continue: Option<&OnContinue>,
-) -> Result<(response::Parts, Flow<B>), Unanswered>
-where
-    B: Body<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    let mut exchange = Exchange {
-        stream,
-        sending,
-        not_sent: None,
-        reader: HeadReader::default(),
-        method,
-        on_continue,
-    };
-    let (parts, received) = poll_fn(|cx| exchange.poll(cx)).await?;
-    let flow = Flow {
-        is_reusable: keeps_alive(&parts) && exchange.not_sent.is_none(),
-        stream: Some(exchange.stream),
-        sending: exchange.sending.take(),
-        received,
-        has_begun: false,
-    };
-    Ok((parts, flow))
-}
-
-/// A request until the head of its answer has come.
-struct Exchange<'a, B> {
-    stream: TcpStream,
-    sending: &'a mut Option<Sending<B>>,
-    /// Why the server takes no more of the request.
-    not_sent: Option<io::Error>,
-    reader: HeadReader,
-    method: &'a Method,
-    on_continue: Option<&'a OnContinue>,
-}
-
-/// The head of an answer, and what came of its body in the same read.
-type Answered = (response::Parts, Received);
-
-impl<B> Exchange<'_, B>
-where
-    B: Body<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answered, Unanswered>> {
-        self.poll_sending(cx)?;
-        loop {
-            let read = poll_read(&mut self.stream, cx, |bytes| {
-                take_head(bytes, &mut self.reader, self.method, self.on_continue)
-            });
-            let lost = match ready!(read) {
-                Ok(Ok(None)) => continue,
-                Ok(Ok(Some(answered))) => return Poll::Ready(Ok(answered)),
-                Ok(Err(Unanswered::Lost(error))) | Err(error) => error,
-                Ok(Err(error)) => return Poll::Ready(Err(error)),
-            };
-            let error = self.not_sent.take().unwrap_or(lost);
-            return Poll::Ready(Err(Unanswered::Lost(error)));
-        }
-    }
-
-    /// A server may answer before it has read all, and close. Writing then fails, perhaps before
-    /// the answer is seen, which is waited for: a connection that broke is readable to its end.
-    fn poll_sending(&mut self, cx: &mut Context<'_>) -> Result<(), Unanswered> {
-        let Some(request) = self.sending.as_mut().filter(|_| self.not_sent.is_none()) else {
-            return Ok(());
-        };
-        match request.poll(&mut self.stream, cx) {
-            Poll::Pending => {}
-            Poll::Ready(Ok(())) => *self.sending = None,
-            Poll::Ready(Err(SendError::Connection(error))) => self.not_sent = Some(error),
-            Poll::Ready(Err(SendError::Body(error))) => return Err(Unanswered::Body(error)),
-        }
-        Ok(())
-    }
 }
 
 /// The head of the final answer, if it is complete.
@@ -157,12 +73,15 @@ fn take_head(
     Ok(None)
 }
 
-/// An answer on its connection, after the head.
+/// A request and its answer on a connection.
 pub(super) struct Flow<B> {
-    /// `None` once it was given back, or failed.
+    /// `None` before there is one, once it was given back, and once it failed.
     stream: Option<TcpStream>,
     /// What is left of the request.
     sending: Option<Sending<B>>,
+    /// Why the server takes no more of the request, before it has answered.
+    not_sent: Option<io::Error>,
+    reader: HeadReader,
     received: Received,
     has_begun: bool,
     is_reusable: bool,
@@ -181,14 +100,26 @@ struct Received {
     is_overfull: bool,
 }
 
+/// The head of an answer, and what came of its body in the same read.
+type Answered = (response::Parts, Received);
+
 impl Received {
+    /// Nothing.
+    fn nothing() -> Self {
+        Self {
+            decoder: Decoder::Length(0),
+            is_lines: false,
+            ready: Bytes::new(),
+            later: VecDeque::new(),
+            is_overfull: false,
+        }
+    }
+
     fn with_head(method: &Method, head: &response::Parts, bytes: &[u8]) -> Result<Self, Malformed> {
         let mut received = Self {
             decoder: Decoder::of_answer(method, head.status, &head.headers)?,
             is_lines: Framing::of(&head.headers) == Some(Framing::Ndjson),
-            ready: Bytes::new(),
-            later: VecDeque::new(),
-            is_overfull: false,
+            ..Self::nothing()
         };
         received.take(bytes)?;
         Ok(received)
@@ -240,6 +171,75 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
+    /// One that has no connection yet.
+    pub(super) fn new(sending: Sending<B>) -> Self {
+        Self {
+            stream: None,
+            sending: Some(sending),
+            not_sent: None,
+            reader: HeadReader::default(),
+            received: Received::nothing(),
+            has_begun: false,
+            is_reusable: false,
+        }
+    }
+
+    /// Goes over this connection from now on.
+    pub(super) fn begin_on(&mut self, stream: TcpStream) {
+        self.stream = Some(stream);
+        self.not_sent = None;
+    }
+
+    /// Whether no byte of the request can have reached the server.
+    pub(super) fn is_unsent(&self) -> bool {
+        let sending = self.sending.as_ref();
+        sending.is_some_and(|sending| !sending.has_begun())
+    }
+
+    /// Sends the request, and waits for the head of its answer. The rest of the request's body goes
+    /// out while the answer's is read.
+    pub(super) fn poll_head(
+        &mut self,
+        method: &Method,
+        on_continue: Option<&OnContinue>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<response::Parts, Unanswered>> {
+        let Some(stream) = &mut self.stream else {
+            let closed = io::ErrorKind::NotConnected.into();
+            return Poll::Ready(Err(Unanswered::Lost(closed)));
+        };
+        if let Some(request) = self.sending.as_mut().filter(|_| self.not_sent.is_none()) {
+            // A server may answer before it has read all, and close. Writing then fails, perhaps before
+            // the answer is seen, which is waited for: a connection that broke is readable to its end.
+            match request.poll(stream, cx) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(())) => self.sending = None,
+                Poll::Ready(Err(SendError::Connection(error))) => self.not_sent = Some(error),
+                Poll::Ready(Err(SendError::Body(error))) => {
+                    return Poll::Ready(Err(Unanswered::Body(error)));
+                }
+            }
+        }
+        loop {
+            let reader = &mut self.reader;
+            let read = poll_read(stream, cx, |bytes| {
+                take_head(bytes, reader, method, on_continue)
+            });
+            let lost = match ready!(read) {
+                Ok(Ok(None)) => continue,
+                Ok(Ok(Some((head, received)))) => {
+                    self.received = received;
+                    self.is_reusable = keeps_alive(&head) && self.not_sent.is_none();
+                    return Poll::Ready(Ok(head));
+                }
+                Ok(Err(Unanswered::Lost(error))) | Err(error) => error,
+                Ok(Err(error)) => return Poll::Ready(Err(error)),
+            };
+            let error = self.not_sent.take().unwrap_or(lost);
+            return Poll::Ready(Err(Unanswered::Lost(error)));
+        }
+    }
+
     /// Whether all of the answer has come, and what came was taken. What is framed by chunks is
     /// not at its end before it was begun: it is handed on as a stream, though it has come whole.
     pub(super) fn is_at_end(&self) -> bool {

@@ -32,21 +32,20 @@ mod address;
 mod body;
 mod connect;
 mod error;
+mod future;
 mod head;
 mod link;
 mod pool;
 mod send;
 
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HOST;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use llamatower_layers::{BoxError, Failure};
 use tower::Service;
@@ -55,14 +54,14 @@ pub use address::{Address, InvalidAddress};
 pub use body::UpstreamBody;
 pub use connect::Connector;
 pub use error::{AnswerBroken, ConnectFailed, ConnectTimeout, ConnectionLost, InvalidAnswer};
+pub use future::UpstreamFuture;
 pub use link::call_on_continue;
 pub use pool::PoolLimits;
 
-use link::{OnContinue, Unanswered};
 use pool::Pool;
 use send::Sending;
 
-use crate::http1::decode::Malformed;
+use crate::http1::fields::keep_map;
 
 /// A client of one backend, as a service.
 ///
@@ -122,64 +121,25 @@ where
 {
     type Response = Response<UpstreamBody<B>>;
     type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+    type Future = UpstreamFuture<B>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> UpstreamFuture<B> {
         let (mut head, body) = request.into_parts();
         head.headers
             .insert(HOST, self.shared.address.authority_header());
         let on_continue = head.extensions.remove();
         let sending = Sending::new(&mut head, body);
         // The head is on its way as bytes: nothing else of it is kept while the answer is waited for.
-        let exchange = self
-            .shared
-            .clone()
-            .exchange(sending, head.method, on_continue);
-        Box::pin(exchange)
+        keep_map(head.headers);
+        UpstreamFuture::new(self.shared.clone(), sending, head.method, on_continue)
     }
 }
 
 impl Shared {
-    async fn exchange<B>(
-        self: Arc<Self>,
-        sending: Sending<B>,
-        method: Method,
-        on_continue: Option<OnContinue>,
-    ) -> Result<Response<UpstreamBody<B>>, BoxError>
-    where
-        B: Body<Data = Bytes>,
-        B::Error: Into<BoxError>,
-    {
-        let mut sending = Some(sending);
-        loop {
-            let (stream, reused) = match self.pool.check_out() {
-                Some(stream) => (stream, true),
-                None => (self.connector.connect().await?, false),
-            };
-            let answer = link::exchange(stream, &mut sending, &method, on_continue.as_ref());
-            match answer.await {
-                Ok((parts, flow)) => {
-                    let body = UpstreamBody::new(flow, self.pool.clone());
-                    return Ok(Response::from_parts(parts, body));
-                }
-                Err(Unanswered::Lost(error)) => {
-                    let unsent = sending.as_ref().is_some_and(|sending| !sending.has_begun());
-                    if !(unsent && reused) {
-                        return Err(self.lost(error, reused));
-                    }
-                }
-                Err(Unanswered::Invalid(Malformed(reason))) => {
-                    return Err(Failure::from(InvalidAnswer::new(&self.address, reason)).into());
-                }
-                Err(Unanswered::Body(error)) => return Err(error),
-            }
-        }
-    }
-
     /// A backend that was restarted closes all its connections, so one that was found dead
     /// condemns the idle ones, and the next attempt gets a fresh one.
     fn lost(&self, error: io::Error, reused: bool) -> BoxError {
