@@ -27,6 +27,9 @@ use super::wire::Wire;
 use crate::http1::fields::keep_map;
 use crate::http1::framing::Framing;
 
+/// While so many bytes wait, no more of an answer is asked for.
+const ENOUGH: usize = 64 * 1024;
+
 /// How long each phase of a connection may last.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -180,7 +183,7 @@ where
 
     fn waits_for_outbox(&self) -> bool {
         match *self.step {
-            Step::Answer { .. } => self.wire.outbox.is_full(),
+            Step::Answer { .. } => self.wire.outbox.is_full(ENOUGH),
             Step::Rest => !self.wire.outbox.is_empty(),
             _ => false,
         }
@@ -328,7 +331,7 @@ where
         };
         let outbox = &mut self.wire.outbox;
         let end = loop {
-            if outbox.is_full() {
+            if outbox.is_full(ENOUGH) {
                 return Poll::Pending;
             }
             let frame = match ready!(body.as_mut().poll_frame(cx)) {

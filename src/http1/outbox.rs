@@ -1,23 +1,28 @@
 //! What waits to be written to a socket.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use memchr::memchr;
+use smallvec::SmallVec;
 use tokio::io::AsyncWrite;
-
-/// While so many bytes wait, no more of a body is asked for.
-const ENOUGH: usize = 64 * 1024;
 
 /// A piece of so many bytes is written from where it lies; a smaller one is cheaper to copy than
 /// to point at.
 const LARGE: usize = 16 * 1024;
 
+/// So many pieces are written at once.
+const MOST_PIECES: usize = 16;
+
 /// A buffer that has grown beyond this is not kept.
-const MOST_SPARE: usize = 4 * ENOUGH;
+const MOST_SPARE: usize = 256 * 1024;
+
+/// Written bytes are given up when they are as many, and half of all.
+const MOST_WRITTEN: usize = 64 * 1024;
 
 thread_local! {
     /// A buffer is taken from the thread while bytes wait, and given back after: a connection that
@@ -32,30 +37,31 @@ pub(crate) struct Outbox {
     /// How many of them have left.
     written: usize,
     /// What follows them and was not copied.
-    large: Bytes,
-    /// What follows that.
+    pieces: VecDeque<Bytes>,
+    /// What follows those.
     end: &'static [u8],
 }
 
 impl Outbox {
     /// How many bytes wait.
     pub(crate) fn len(&self) -> usize {
-        self.bytes.len() - self.written + self.large.len() + self.end.len()
+        let of_pieces: usize = self.pieces.iter().map(Bytes::len).sum();
+        self.bytes.len() - self.written + of_pieces + self.end.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.bytes.len() == self.written && self.pieces.is_empty() && self.end.is_empty()
     }
 
-    /// Whether what waits is to leave before more is put in.
-    pub(crate) fn is_full(&self) -> bool {
-        self.bytes.len() - self.written >= ENOUGH || !self.large.is_empty() || !self.end.is_empty()
+    /// Whether what waits is to leave before more is put in: it is `enough`, or nothing can follow it.
+    pub(crate) fn is_full(&self, enough: usize) -> bool {
+        !self.end.is_empty() || self.pieces.len() >= MOST_PIECES || self.len() >= enough
     }
 
     /// Where heads and other small things are written. Not behind a large piece: that leaves after
     /// what is here.
     pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
-        debug_assert!(self.large.is_empty() && self.end.is_empty());
+        debug_assert!(self.pieces.is_empty() && self.end.is_empty());
         if self.bytes.capacity() == 0 {
             self.bytes = SPARE.take();
         }
@@ -77,7 +83,7 @@ impl Outbox {
 
     /// Puts in the last chunk, behind all that waits.
     pub(crate) fn put_last_chunk(&mut self) {
-        match self.large.is_empty() && self.end.is_empty() {
+        match self.pieces.is_empty() {
             true => self.buffer().extend_from_slice(b"0\r\n\r\n"),
             // The end of the large chunk and the last one in one piece.
             false => self.end = b"\r\n0\r\n\r\n",
@@ -98,8 +104,8 @@ impl Outbox {
     }
 
     fn put_before(&mut self, data: Bytes, end: &'static [u8]) {
-        if data.len() >= LARGE {
-            self.large = data;
+        if data.len() >= LARGE || !self.pieces.is_empty() {
+            self.pieces.push_back(data);
             self.end = end;
         } else {
             let buffer = self.buffer();
@@ -132,28 +138,40 @@ impl Outbox {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         let bytes = &self.bytes[self.written..];
-        if self.large.is_empty() && self.end.is_empty() {
+        if self.pieces.is_empty() && self.end.is_empty() {
             return Pin::new(io).poll_write(cx, bytes);
         }
-        let parts = [bytes, &self.large, self.end].map(IoSlice::new);
+        let pieces = self.pieces.iter().map(|piece| &piece[..]);
+        let parts = std::iter::once(bytes).chain(pieces).chain([self.end]);
+        let parts: SmallVec<[IoSlice<'_>; MOST_PIECES + 2]> = parts.map(IoSlice::new).collect();
         Pin::new(io).poll_write_vectored(cx, &parts)
     }
 
-    fn advance(&mut self, written: usize) {
+    fn advance(&mut self, mut written: usize) {
         let of_bytes = written.min(self.bytes.len() - self.written);
-        let of_large = (written - of_bytes).min(self.large.len());
         self.written += of_bytes;
-        self.large.advance(of_large);
-        self.end = &self.end[written - of_bytes - of_large..];
+        written -= of_bytes;
+        while let Some(piece) = self.pieces.front_mut() {
+            if written < piece.len() {
+                return piece.advance(written);
+            }
+            written -= piece.len();
+            self.pieces.pop_front();
+        }
+        self.end = &self.end[written..];
+        self.give_back();
+    }
+
+    fn give_back(&mut self) {
         if self.is_empty() {
             let mut spare = std::mem::take(&mut self.bytes);
             spare.clear();
             self.written = 0;
-            self.large = Bytes::new();
+            self.pieces = VecDeque::new();
             if (1..=MOST_SPARE).contains(&spare.capacity()) {
                 SPARE.set(spare);
             }
-        } else if self.written >= ENOUGH.max(self.bytes.len() / 2) {
+        } else if self.written >= MOST_WRITTEN.max(self.bytes.len() / 2) {
             // A reader that never catches up would make the buffer hold all that it was sent.
             self.bytes.drain(..self.written);
             self.written = 0;
@@ -187,7 +205,7 @@ mod tests {
             poll_fn(|cx| outbox.poll_write(&mut ours, cx))
                 .await
                 .unwrap();
-            assert!(outbox.is_empty() && !outbox.is_full());
+            assert!(outbox.is_empty() && !outbox.is_full(1));
         };
         let mut seen = Vec::new();
         let (_, read) = tokio::join!(sent, theirs.read_to_end(&mut seen));
@@ -221,9 +239,23 @@ mod tests {
         let mut outbox = Outbox::default();
         outbox.buffer().extend_from_slice(b"head");
         outbox.put(Bytes::from(vec![b'x'; LARGE]));
-        assert!(outbox.is_full());
+        outbox.put(Bytes::from_static(b"end"));
         let seen = wire(outbox).await;
-        assert!(seen.starts_with(b"headxxx") && seen.len() == LARGE + 4);
+        assert!(seen.starts_with(b"headxxx") && seen.ends_with(b"xxxend"));
+        assert_eq!(seen.len(), 4 + LARGE + 3);
+    }
+
+    #[test]
+    fn nothing_is_put_in_behind_so_many_pieces_or_the_end_of_a_large_one() {
+        let mut outbox = Outbox::default();
+        for nth in 0..MOST_PIECES {
+            assert!(!outbox.is_full(usize::MAX), "{nth}");
+            outbox.put(Bytes::from(vec![b'x'; LARGE]));
+        }
+        assert!(outbox.is_full(usize::MAX));
+        let mut outbox = Outbox::default();
+        outbox.put_chunk(Bytes::from(vec![b'x'; LARGE]));
+        assert!(outbox.is_full(usize::MAX));
     }
 
     #[tokio::test]
@@ -245,7 +277,11 @@ mod tests {
             // All but a byte has left.
             let waiting = outbox.bytes.len() - outbox.written;
             outbox.advance(waiting - 1);
-            assert!(outbox.bytes.len() < 3 * ENOUGH, "{}", outbox.bytes.len());
+            assert!(
+                outbox.bytes.len() < 3 * MOST_WRITTEN,
+                "{}",
+                outbox.bytes.len()
+            );
         }
     }
 }

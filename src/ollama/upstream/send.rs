@@ -16,6 +16,9 @@ use crate::http1::fields::settled_length;
 use crate::http1::framing::Framing;
 use crate::http1::outbox::Outbox;
 
+/// While so many bytes wait, no more of the body is asked for.
+const ENOUGH: usize = 256 * 1024;
+
 /// A request that has not been written to its end.
 pub(super) struct Sending<B> {
     /// `None` once it has come to its end.
@@ -79,7 +82,7 @@ where
 
     /// Takes from the body what it has, and what there is room for.
     fn take_from_body(&mut self, cx: &mut Context<'_>) -> Result<(), BoxError> {
-        while let Some(body) = self.body.as_mut().filter(|_| !self.outbox.is_full()) {
+        while let Some(body) = self.body.as_mut().filter(|_| !self.outbox.is_full(ENOUGH)) {
             let is_at_end = match body.as_mut().poll_frame(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Some(frame)) => {
