@@ -347,6 +347,109 @@ async fn an_early_answer_is_seen_though_writing_fails_first() {
     assert_eq!(upstream.idle_connections(), 0);
 }
 
+/// A body that is asked for when its request was put on a connection from the pool, and then waits
+/// until the server has reset that.
+struct BodyOfADeadConnection(Option<std::sync::mpsc::Receiver<()>>);
+
+impl http_body::Body for BodyOfADeadConnection {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match self.0.take() {
+            Some(is_reset) => {
+                is_reset.recv().expect("the server resets");
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            None => Poll::Ready(None),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_of_which_no_byte_has_left_goes_over_another_connection() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    let (asks, asked) = std::sync::mpsc::channel();
+    let (resets, is_reset) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let serve = || {
+            let (mut peer, _) = listener.accept().expect("a connection");
+            let mut seen = [0; 4096];
+            let length = std::io::Read::read(&mut peer, &mut seen).expect("a request");
+            peer.write_all(HELLO.as_bytes()).expect("the client reads");
+            assert!(seen[..length].starts_with(b"POST"));
+            peer
+        };
+        let first = serve();
+        let () = asked.recv().expect("the client asks again");
+        let socket = socket2::SockRef::from(&first);
+        socket.set_linger(Some(Duration::ZERO)).expect("a reset");
+        drop(first);
+        resets.send(()).expect("the client waits");
+        serve();
+    });
+    let upstream = Upstream::new(address.parse().expect("an address"));
+    let none = Request::post("/").body(BodyOfADeadConnection(None));
+    let answer = upstream.clone().oneshot(none.expect("a request")).await;
+    let body = answer.expect("an answer").into_body();
+    assert_eq!(body.collect().await.expect("all of it").to_bytes(), "hello");
+    assert_eq!(upstream.idle_connections(), 1);
+
+    asks.send(()).expect("the server waits");
+    let again = Request::post("/").body(BodyOfADeadConnection(Some(is_reset)));
+    let answer = upstream.clone().oneshot(again.expect("a request")).await;
+    let body = answer.expect("the second connection's").into_body();
+    assert_eq!(body.collect().await.expect("all of it").to_bytes(), "hello");
+}
+
+#[tokio::test]
+async fn a_body_of_unknown_length_goes_out_in_chunks() {
+    let large = "x".repeat(20_000);
+    for pieces in [
+        vec!["small", "", "more"],
+        vec![&large],
+        vec!["small", &large, &large, "end"],
+    ] {
+        let (listener, upstream) = server().await;
+        let frames: Vec<_> = pieces
+            .iter()
+            .map(|piece| Ok::<_, BoxError>(Frame::data(Bytes::from(piece.to_string()))))
+            .collect();
+        let body = http_body_util::StreamBody::new(futures_util::stream::iter(frames));
+        let served = tokio::spawn(async move {
+            let (mut peer, _) = listener.accept().await.expect("a connection");
+            let mut seen = Vec::new();
+            while !seen.ends_with(b"\r\n0\r\n\r\n") {
+                assert_ne!(peer.read_buf(&mut seen).await.expect("a request"), 0);
+            }
+            peer.write_all(HELLO.as_bytes())
+                .await
+                .expect("the client reads");
+            String::from_utf8(seen).expect("text")
+        });
+        let request = Request::post("/").body(body).expect("a request");
+        upstream.oneshot(request).await.expect("an answer");
+        let seen = served.await.expect("no panic");
+        let (head, sent) = seen.split_once("\r\n\r\n").expect("a head");
+        assert!(head.contains("transfer-encoding: chunked"), "{head}");
+        let chunk = |piece: &&str| match piece.len() {
+            0 => String::new(),
+            length => format!("{length:x}\r\n{piece}\r\n"),
+        };
+        let expected: String = pieces.iter().map(chunk).collect();
+        assert!(
+            sent == format!("{expected}0\r\n\r\n"),
+            "{} bytes",
+            sent.len()
+        );
+    }
+}
+
 #[tokio::test]
 async fn frames_are_passed_on_as_they_come() {
     let (listener, upstream) = server().await;

@@ -2,11 +2,12 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::ListenAddr;
-use super::listener::Listener;
+use super::listener::{Listener, set_client_options};
 
 /// Connections that the kernel holds for us until they are accepted. The system may cap it
 /// (`net.core.somaxconn`).
@@ -68,10 +69,13 @@ impl BindError {
     }
 }
 
-/// Listens on one address.
-pub(super) fn bind(address: &ListenAddr) -> Result<Listener, BindError> {
+/// Listens on one address; `write_stall` is how long a client may read nothing.
+pub(super) fn bind(
+    address: &ListenAddr,
+    write_stall: Option<Duration>,
+) -> Result<Listener, BindError> {
     let bound = match address {
-        ListenAddr::Tcp(tcp) => listen_tcp(*tcp),
+        ListenAddr::Tcp(tcp) => listen_tcp(*tcp, write_stall),
         ListenAddr::Unix(path) => {
             make_way(address, path)?;
             listen_unix(path)
@@ -80,10 +84,15 @@ pub(super) fn bind(address: &ListenAddr) -> Result<Listener, BindError> {
     bound.map_err(|error| BindError::from_io(address, error))
 }
 
-fn listen_tcp(address: std::net::SocketAddr) -> io::Result<Listener> {
+fn listen_tcp(
+    address: std::net::SocketAddr,
+    write_stall: Option<Duration>,
+) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // A restart must not wait for connections of the last run to time out.
     socket.set_reuse_address(true)?;
+    // Before it listens: who connects from then on has them.
+    set_client_options(&socket, write_stall);
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;

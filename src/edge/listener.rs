@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{Socket, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::either::Either;
 
@@ -61,14 +61,6 @@ impl Listener {
         })
     }
 
-    /// Makes clients that vanish be noticed, and one that reads nothing for `write_stall` not
-    /// sooner.
-    pub(super) fn tune(&self, write_stall: Option<Duration>) {
-        if let Self::Tcp { socket, .. } = self {
-            tune(socket, write_stall);
-        }
-    }
-
     /// Where it listens, with the port that the system chose.
     pub(super) fn local_addr(&self) -> ListenAddr {
         match self {
@@ -113,8 +105,7 @@ const GONE_AFTER: Duration = Duration::from_secs(60);
 /// the user timeout while it has bytes on the way. Linux also ends a connection whose window
 /// stays shut for the user timeout, though its client be alive: so it is never shorter than the
 /// stall clock, and off with it.
-fn tune(listener: &TcpListener, write_stall: Option<Duration>) {
-    let socket = SockRef::from(listener);
+pub(super) fn set_client_options(socket: &Socket, write_stall: Option<Duration>) {
     let _ = socket.set_tcp_nodelay(true);
     let keepalive = TcpKeepalive::new()
         .with_time(GONE_AFTER / 2)
@@ -131,17 +122,27 @@ fn tune(listener: &TcpListener, write_stall: Option<Duration>) {
 #[cfg(all(test, target_os = "linux"))]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::future::poll_fn;
+
+    use socket2::SockRef;
+
     use super::*;
+    use crate::edge::bind::bind;
 
     #[tokio::test]
     async fn a_client_that_vanishes_without_a_word_is_noticed() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
         for (stall, user_timeout) in [(None, 0), (Some(1), 60), (Some(90), 90)] {
-            tune(&listener, stall.map(Duration::from_secs));
+            let anywhere = "127.0.0.1:0".parse().unwrap();
+            let listener = bind(&anywhere, stall.map(Duration::from_secs)).unwrap();
+            let ListenAddr::Tcp(addr) = listener.local_addr() else {
+                unreachable!()
+            };
             let _client = TcpStream::connect(addr).await.unwrap();
-            let (accepted, _) = listener.accept().await.unwrap();
-            let socket = SockRef::from(&accepted);
+            let accepted = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
+            let Either::Left(stream) = &accepted.stream else {
+                unreachable!()
+            };
+            let socket = SockRef::from(stream);
             assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
             let silent = socket.tcp_keepalive_time().unwrap()
                 + socket.tcp_keepalive_interval().unwrap()

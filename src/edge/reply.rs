@@ -202,6 +202,11 @@ mod tests {
             &[("content-length", "+4")],
             &[("content-length", "4"), ("content-length", "5")],
         ];
+        let twice = [("content-length", "4"), ("content-length", "4")];
+        assert_eq!(
+            framed(ASKED, head(200, &twice), &stream),
+            (Framing::Length(4), "content-length: 4".into())
+        );
         for fields in wrong {
             assert_eq!(
                 framed(ASKED, head(200, fields), &stream),

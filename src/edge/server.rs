@@ -72,10 +72,8 @@ impl Edge {
     /// # Errors
     /// One of the addresses cannot be listened on.
     pub async fn bind(config: EdgeConfig) -> Result<Self, BindError> {
-        let listeners: Vec<_> = config.listen.iter().map(bind).collect::<Result<_, _>>()?;
-        for listener in &listeners {
-            listener.tune(config.write_stall_timeout);
-        }
+        let bind = |address| bind(address, config.write_stall_timeout);
+        let listeners = config.listen.iter().map(bind).collect::<Result<_, _>>()?;
         Ok(Self {
             listeners,
             config,

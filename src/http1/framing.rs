@@ -22,11 +22,15 @@ pub(crate) enum Framing {
 pub(crate) struct WrongLength;
 
 impl Framing {
-    /// Puts a piece of the body into the outbox.
+    /// Puts a piece of the body into the outbox. An empty one is nothing: as a chunk it would be the
+    /// last.
     ///
     /// # Errors
     /// It is more than the head has said.
     pub(crate) fn put(&mut self, data: Bytes, outbox: &mut Outbox) -> Result<(), WrongLength> {
+        if data.is_empty() {
+            return Ok(());
+        }
         match self {
             Self::Length(owed) => {
                 *owed = owed.checked_sub(data.len() as u64).ok_or(WrongLength)?;

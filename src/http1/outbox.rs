@@ -73,19 +73,17 @@ impl Outbox {
         self.put_before(data, b"");
     }
 
-    /// Puts in a chunk (RFC 9112 7.1). An empty one would be the last one, and is left out.
+    /// Puts in a chunk (RFC 9112 7.1), which is not empty.
     pub(crate) fn put_chunk(&mut self, data: Bytes) {
-        if !data.is_empty() {
-            write_size(data.len(), self.buffer());
-            self.put_before(data, b"\r\n");
-        }
+        write_size(data.len(), self.buffer());
+        self.put_before(data, b"\r\n");
     }
 
     /// Puts in the last chunk, behind all that waits.
     pub(crate) fn put_last_chunk(&mut self) {
         match self.pieces.is_empty() {
             true => self.buffer().extend_from_slice(b"0\r\n\r\n"),
-            // The end of the large chunk and the last one in one piece.
+            // The end of the large chunk, of which nothing has left, and the last one in one piece.
             false => self.end = b"\r\n0\r\n\r\n",
         }
     }
@@ -150,6 +148,7 @@ impl Outbox {
     fn advance(&mut self, mut written: usize) {
         let of_bytes = written.min(self.bytes.len() - self.written);
         self.written += of_bytes;
+        self.give_back();
         written -= of_bytes;
         while let Some(piece) = self.pieces.front_mut() {
             if written < piece.len() {
@@ -159,15 +158,17 @@ impl Outbox {
             self.pieces.pop_front();
         }
         self.end = &self.end[written..];
-        self.give_back();
+        if self.pieces.is_empty() {
+            self.pieces = VecDeque::new();
+        }
     }
 
+    /// Gives the buffer back when all of it has left.
     fn give_back(&mut self) {
-        if self.is_empty() {
+        if self.written == self.bytes.len() {
             let mut spare = std::mem::take(&mut self.bytes);
             spare.clear();
             self.written = 0;
-            self.pieces = VecDeque::new();
             if (1..=MOST_SPARE).contains(&spare.capacity()) {
                 SPARE.set(spare);
             }
@@ -228,7 +229,6 @@ mod tests {
         for size in [1, 15, 16, 255, 256, 4095, LARGE - 1, LARGE, 0x12345] {
             let mut outbox = Outbox::default();
             outbox.put_chunk(Bytes::from(vec![b'x'; size]));
-            outbox.put_chunk(Bytes::new());
             let expected = format!("{size:x}\r\n{}\r\n", "x".repeat(size));
             assert_eq!(wire(outbox).await, expected.as_bytes(), "{size}");
         }
@@ -267,6 +267,68 @@ mod tests {
             let expected = format!("{size:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(size));
             assert_eq!(wire(outbox).await, expected.as_bytes(), "{size}");
         }
+    }
+
+    /// Takes so many bytes at a time, from however many pieces.
+    struct Sip(usize, Vec<u8>);
+
+    impl AsyncWrite for Sip {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            pieces: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let all: Vec<u8> = pieces.iter().flat_map(|piece| piece.to_vec()).collect();
+            let taken = all.len().min(self.0);
+            self.1.extend_from_slice(&all[..taken]);
+            Poll::Ready(Ok(taken))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn pieces_leave_in_their_order_whatever_a_write_takes() {
+        let mut expected = b"head".to_vec();
+        for nth in b'a'..b'd' {
+            expected.extend([nth; LARGE]);
+        }
+        expected.extend_from_slice(b"end");
+        for size in [LARGE - 1, LARGE, LARGE + 4, 2 * LARGE + 5, expected.len()] {
+            let mut outbox = Outbox::default();
+            outbox.buffer().extend_from_slice(b"head");
+            for nth in b'a'..b'd' {
+                outbox.put(Bytes::from(vec![nth; LARGE]));
+            }
+            outbox.put(Bytes::from_static(b"end"));
+            assert_eq!(outbox.len(), expected.len());
+            let mut sip = Sip(size, Vec::new());
+            poll_fn(|cx| outbox.poll_write(&mut sip, cx)).await.unwrap();
+            assert!(sip.1 == expected, "{size} at a time");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_buffer_is_given_back_though_a_large_piece_is_on_its_way() {
+        let mut outbox = Outbox::default();
+        outbox.buffer().extend_from_slice(b"head");
+        outbox.put(Bytes::from(vec![b'x'; LARGE]));
+        outbox.advance(5);
+        assert_eq!((outbox.bytes.capacity(), outbox.len()), (0, LARGE - 1));
     }
 
     #[test]

@@ -88,6 +88,28 @@ async fn a_client_that_leaves_the_queue_is_never_sent_to_a_backend() {
 }
 
 #[tokio::test]
+async fn a_request_that_is_tried_again_keeps_its_place_in_line() {
+    let sim = talkative().await;
+    let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_SLOTS", "1")]).await;
+    let mut holder = begin(&gateway).await;
+    holder.head().await;
+    let mut unlucky = begin(&gateway).await;
+    until_waiting(&gateway, (1, 1)).await;
+    let mut second = begin(&gateway).await;
+    until_waiting(&gateway, (1, 2)).await;
+    let _third = begin(&gateway).await;
+    until_waiting(&gateway, (1, 3)).await;
+
+    sim.arm(Fault::new(FaultKind::Busy).for_path("/api/chat").times(1));
+    drop(holder);
+    assert_eq!(second.head().await.status, 200);
+    until_waiting(&gateway, (1, 2)).await;
+    drop(second);
+    assert_eq!(unlucky.head().await.status, 200);
+    until_waiting(&gateway, (1, 1)).await;
+}
+
+#[tokio::test]
 async fn one_slow_model_does_not_hold_up_another() {
     let sim = Sim::builder()
         .model(

@@ -42,8 +42,8 @@ impl Attempts {
         self.0.number.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// When the first attempt began: a queue inside of the retries gives each of them the place in
-    /// line that the first one had.
+    /// When the first attempt began. Whoever queues for a backend can hand it on as the arrival of
+    /// each attempt, which then has the place in line that the first one had.
     pub fn started(&self) -> Instant {
         self.0.started
     }

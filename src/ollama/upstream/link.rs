@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode, response};
 use http_body::Body;
 use llamatower_layers::BoxError;
-use llamatower_layers::frames::Framing;
+use llamatower_layers::frames;
 use tokio::net::TcpStream;
 
 use super::head::{Head, HeadReader, keeps_alive};
@@ -118,7 +118,7 @@ impl Received {
     fn with_head(method: &Method, head: &response::Parts, bytes: &[u8]) -> Result<Self, Malformed> {
         let mut received = Self {
             decoder: Decoder::of_answer(method, head.status, &head.headers)?,
-            is_lines: Framing::of(&head.headers) == Some(Framing::Ndjson),
+            is_lines: frames::Framing::of(&head.headers) == Some(frames::Framing::Ndjson),
             ..Self::nothing()
         };
         received.take(bytes)?;
@@ -188,6 +188,7 @@ where
     pub(super) fn begin_on(&mut self, stream: TcpStream) {
         self.stream = Some(stream);
         self.not_sent = None;
+        self.reader = HeadReader::default();
     }
 
     /// Whether no byte of the request can have reached the server.
@@ -235,6 +236,7 @@ where
                 Ok(Err(Unanswered::Lost(error))) | Err(error) => error,
                 Ok(Err(error)) => return Poll::Ready(Err(error)),
             };
+            self.stream = None;
             let error = self.not_sent.take().unwrap_or(lost);
             return Poll::Ready(Err(Unanswered::Lost(error)));
         }

@@ -116,7 +116,7 @@ impl Upstream {
 
 impl<B> Service<Request<B>> for Upstream
 where
-    B: Body<Data = Bytes> + Send + 'static,
+    B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
     type Response = Response<UpstreamBody<B>>;

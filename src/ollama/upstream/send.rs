@@ -13,11 +13,13 @@ use tokio::net::TcpStream;
 
 use super::head::write_head;
 use crate::http1::fields::settled_length;
-use crate::http1::framing::Framing;
+use crate::http1::framing::{Framing, WrongLength};
 use crate::http1::outbox::Outbox;
 
 /// While so many bytes wait, no more of the body is asked for.
 const ENOUGH: usize = 256 * 1024;
+
+const WRONG_LENGTH: &str = "the body of the request is not as long as its head says";
 
 /// A request that has not been written to its end.
 pub(super) struct Sending<B> {
@@ -87,7 +89,8 @@ where
                 Poll::Pending => break,
                 Poll::Ready(Some(frame)) => {
                     if let Ok(data) = frame.map_err(Into::into)?.into_data() {
-                        self.framing.put(data, &mut self.outbox)?;
+                        let put = self.framing.put(data, &mut self.outbox);
+                        put.map_err(|WrongLength| WRONG_LENGTH)?;
                     }
                     body.is_end_stream()
                 }
@@ -95,7 +98,8 @@ where
             };
             if is_at_end {
                 self.body = None;
-                self.framing.end(&mut self.outbox)?;
+                let end = self.framing.end(&mut self.outbox);
+                end.map_err(|WrongLength| WRONG_LENGTH)?;
             }
         }
         Ok(())
