@@ -312,8 +312,7 @@ impl Contender {
             }
             Kind::Llamatower(log) => {
                 let urls: Vec<_> = backends.iter().map(|at| format!("http://{at}")).collect();
-                let own = env::vars().filter(|(name, _)| name.starts_with("LLAMATOWER_"));
-                command.arg(&self.program).env_clear().envs(own).envs([
+                command.arg(&self.program).env_clear().envs([
                     ("PATH", env::var("PATH").unwrap_or_default()),
                     ("LLAMATOWER_LISTEN", listen.to_string()),
                     ("LLAMATOWER_ADMIN_LISTEN", free_address()?.to_string()),

@@ -184,8 +184,9 @@ pub(crate) async fn closed(
 }
 
 /// Sends `rate` requests a second for a time, whether answers come or not, over connections that are
-/// open already; the times from when each was due to the first byte of its answer, in nanoseconds, in
-/// the order of their ends. A request that finds all connections busy waits, and that counts.
+/// open already, or with `churn` over new ones; the times from when each was due to the first byte of
+/// its answer, in nanoseconds, in the order of their ends. A request that finds all connections busy
+/// waits, and that counts.
 pub(crate) async fn open(
     target: &Target,
     rate: f64,
@@ -194,7 +195,7 @@ pub(crate) async fn open(
 ) -> Result<Vec<u64>, Error> {
     let idle = Arc::new(Mutex::new(Vec::<Client>::new()));
     let is_free = Arc::new(Semaphore::new(CONNECTIONS));
-    for nth in 0..CONNECTIONS {
+    for nth in (0..CONNECTIONS).filter(|_| !churn) {
         let client = Client::connect(target, nth).await?;
         lock(&idle).push(client);
     }
@@ -212,12 +213,14 @@ pub(crate) async fn open(
         tasks.spawn(async move {
             let _turn = is_free.acquire_owned().await?;
             let free = lock(&idle).pop();
-            let mut client = match free.filter(|_| !churn) {
+            let mut client = match free {
                 Some(client) => client,
                 None => Client::connect(&target, nth as usize).await?,
             };
             let first = client.exchange(&target, drop).await?;
-            lock(&idle).push(client);
+            if !churn {
+                lock(&idle).push(client);
+            }
             Ok(u64::try_from((first - due).as_nanos())?)
         });
         while let Some(done) = tasks.try_join_next() {

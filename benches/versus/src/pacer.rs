@@ -112,27 +112,27 @@ impl Eq for Waiting {}
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn they_are_woken_in_the_order_in_which_they_are_due() {
-        let pacer = Pacer::start();
+    #[test]
+    fn who_is_due_is_woken_in_that_order() {
+        let pacer = Pacer::default();
         let now = Instant::now();
-        let order = Mutex::new(Vec::new());
-        let waits = [3, 1, 2].map(|nth| {
-            let (pacer, order) = (&pacer, &order);
-            async move {
-                let due = now + Duration::from_millis(nth);
-                pacer.until(due).await;
-                assert!(Instant::now() >= due);
-                order
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(nth);
-            }
-        });
-        let [a, b, c] = waits;
-        tokio::join!(a, b, c);
-        let order = order.into_inner().unwrap_or_else(PoisonError::into_inner);
-        assert_eq!(order, [1, 2, 3]);
+        let at = |millis| now + Duration::from_millis(millis);
+        for millis in [3, 1, 9, 2] {
+            let (wake, _) = oneshot::channel();
+            let due = at(millis);
+            pacer.waiting().push(Waiting { due, wake });
+        }
+        let woken = std::iter::from_fn(|| pacer.take_due(at(3)));
+        let woken: Vec<_> = woken.map(|first| first.due).collect();
+        assert_eq!(woken, [1, 2, 3].map(at));
+    }
+
+    #[tokio::test]
+    async fn nobody_is_woken_before_it_is_due() {
+        let pacer = Pacer::start();
+        let due = Instant::now() + Duration::from_millis(2);
+        pacer.until(due).await;
+        assert!(Instant::now() >= due);
     }
 
     #[test]

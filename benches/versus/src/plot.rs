@@ -130,8 +130,9 @@ pub(crate) fn plots(report: &Report) -> Vec<(String, String, String)> {
         (!plot.groups.is_empty()).then(|| (title.to_owned(), file.to_owned(), plot.svg()))
     };
     let cpu = groups(&|shape, name| report.ratio(shape, name, |s| s.cpu));
-    let first = groups(&|shape, name| report.added(shape, name, |s| Some(s.first_byte?.0)));
-    let chunk = groups(&|shape, name| report.added(shape, name, |s| Some(s.delay?.0)));
+    let first =
+        groups(&|shape, name| report.first_byte_added(shape, name, |latency| latency.median));
+    let chunk = groups(&|shape, name| report.delay_added(shape, name, |latency| latency.median));
     [
         plot(
             "CPU time, as a multiple of nginx's",

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::{
     contenders::Contender,
-    rounds::{DISTURBED, Sample},
+    rounds::{DISTURBED, Latency, Sample},
     shapes::{SHAPES, Shape},
 };
 
@@ -52,6 +52,16 @@ impl Spread {
     }
 }
 
+/// The three parts of a latency, by what gives each.
+fn latency(part: impl Fn(fn(Latency) -> f64) -> Option<f64>) -> Option<String> {
+    let latency = Latency {
+        median: part(|latency| latency.median)?,
+        typical_p99: part(|latency| latency.typical_p99)?,
+        p99: part(|latency| latency.p99)?,
+    };
+    Some(latency.to_string())
+}
+
 /// The samples of a run.
 pub(crate) struct Report {
     pub(crate) samples: Vec<Sample>,
@@ -77,32 +87,50 @@ impl Report {
         Spread::of(self.of(shape, contender).filter_map(figure).collect())
     }
 
-    /// A figure against that of another contender in the same round.
-    fn against(
-        &self,
-        shape: &str,
-        contender: &str,
-        base: &str,
-        figure: Figure,
-        relate: fn(f64, f64) -> f64,
-    ) -> Option<Spread> {
-        let related = self.of(shape, contender).filter_map(|sample| {
-            let other = self
-                .of(shape, base)
-                .find(|other| other.round == sample.round)?;
-            Some(relate(figure(sample)?, figure(other)?))
-        });
-        Spread::of(related.collect())
+    fn in_round<'a>(
+        &'a self,
+        shape: &'a str,
+        contender: &'a str,
+        round: usize,
+    ) -> Option<&'a Sample> {
+        self.of(shape, contender)
+            .find(|sample| sample.round == round)
     }
 
     /// A figure as a multiple of that of nginx in the same round.
     pub(crate) fn ratio(&self, shape: &str, contender: &str, figure: Figure) -> Option<Spread> {
-        self.against(shape, contender, BASE, figure, |mine, base| mine / base)
+        let ratios = self.of(shape, contender).filter_map(|sample| {
+            let base = self.in_round(shape, BASE, sample.round)?;
+            Some(figure(sample)? / figure(base)?)
+        });
+        Spread::of(ratios.collect())
     }
 
-    /// A figure above that without a proxy in the same round.
-    pub(crate) fn added(&self, shape: &str, contender: &str, figure: Figure) -> Option<Spread> {
-        self.against(shape, contender, "direct", figure, |mine, base| mine - base)
+    /// The time to the first byte above that without a proxy at the same rate.
+    pub(crate) fn first_byte_added(
+        &self,
+        shape: &str,
+        contender: &str,
+        part: fn(Latency) -> f64,
+    ) -> Option<Spread> {
+        let added = self
+            .of(shape, contender)
+            .filter_map(|sample| Some(part(sample.first_byte? - sample.unproxied?)));
+        Spread::of(added.collect())
+    }
+
+    /// The delay of a line above that without a proxy in the same round.
+    pub(crate) fn delay_added(
+        &self,
+        shape: &str,
+        contender: &str,
+        part: fn(Latency) -> f64,
+    ) -> Option<Spread> {
+        let added = self.of(shape, contender).filter_map(|sample| {
+            let direct = self.in_round(shape, "direct", sample.round)?;
+            Some(part(sample.delay? - direct.delay?))
+        });
+        Spread::of(added.collect())
     }
 
     /// The shapes that were measured.
@@ -172,27 +200,22 @@ impl Report {
         );
         add(
             "Time added to the first byte, in microseconds",
-            "At half of the requests a second that each reached, above no proxy in the same round: \
-             median and 99th percentile, each the median over the rounds.",
+            "At half of the requests a second that each reached, above no proxy at that rate: \
+             median, 99th percentile in the median slice of 50 ms, and 99th percentile of all.",
             self.table(|shape, name| {
-                let middle = self.added(shape.name, name, |s| Some(s.first_byte?.0))?;
-                let tail = self.added(shape.name, name, |s| Some(s.first_byte?.1))?;
-                Some(format!("{:.0} / {:.0}", middle.median, tail.median))
+                let added = |part| Some(self.first_byte_added(shape.name, name, part)?.median);
+                latency(added)
             }),
         );
         add(
             "Time added to a chunk, in microseconds",
-            "From the backend's write to the client's read, above no proxy in the same round: \
-             median and 99th percentile; in brackets the share of the chunks due that came.",
+            "From the backend's write to the client's read, above no proxy in the same round, in the \
+             same three; in brackets the share of the chunks due that came.",
             self.table(|shape, name| {
-                let middle = self.added(shape.name, name, |s| Some(s.delay?.0))?;
-                let tail = self.added(shape.name, name, |s| Some(s.delay?.1))?;
+                let added = |part| Some(self.delay_added(shape.name, name, part)?.median);
                 let share = self.spread(shape.name, name, |s| s.delivered)?;
                 let share = share.median * 100.0;
-                Some(format!(
-                    "{:.0} / {:.0} ({share:.0} %)",
-                    middle.median, tail.median
-                ))
+                Some(format!("{} ({share:.0} %)", latency(added)?))
             }),
         );
         add(
@@ -301,9 +324,10 @@ Latency to the first byte is taken at half of the requests a second that the pro
 the closed loop, at 20,000 at most, and counts from when a request was due. Each line of a paced
 stream carries the time at which the backend wrote it; the streams begin at moments that have
 nothing to do with each other, and each line leaves when it is due, to some microseconds: with a
-timer of milliseconds a dozen would leave together and wait for each other. Percentiles are the
-medians of those of slices of 50 ms, as now and then a machine stands still for some milliseconds,
-whatever runs on it. A stream of 20 lines is written by the backend at once, in 20 chunks of HTTP.
+timer of milliseconds a dozen would leave together and wait for each other. Now and then this
+machine stands still for some milliseconds, whatever runs on it: so the 99th percentile is told
+twice, that of the median slice of 50 ms, in which a pause of a proxy that comes less than ten times
+a second does not show, and that of all times, in which every pause does. A stream of 20 lines is written by the backend at once, in 20 chunks of HTTP.
 
 nginx has one worker, `proxy_buffering off`, `proxy_request_buffering off`, `keepalive 256` and no
 access log; its buffers are as it comes, a few kB, and larger ones would make large bodies cheaper

@@ -39,10 +39,12 @@ pub(crate) struct Sample {
     pub(crate) rate: Option<f64>,
     /// The share of its core that the proxy used meanwhile.
     pub(crate) busy: Option<f64>,
-    /// Median and 99th percentile until the first byte at half load, in microseconds.
-    pub(crate) first_byte: Option<(f64, f64)>,
-    /// The same of the time that a line of a paced stream takes.
-    pub(crate) delay: Option<(f64, f64)>,
+    /// The time to the first byte at half load.
+    pub(crate) first_byte: Option<Latency>,
+    /// The same without a proxy, at the same rate.
+    pub(crate) unproxied: Option<Latency>,
+    /// The time that a line of a paced stream takes.
+    pub(crate) delay: Option<Latency>,
     /// The share of the lines due that came.
     pub(crate) delivered: Option<f64>,
     /// Streams that were open.
@@ -210,8 +212,16 @@ impl Bench<'_> {
         sample.rate = Some(most);
         let rate = (most / 2.0).min(PUNCTUAL);
         let duration = Duration::from_secs_f64(self.args.seconds());
-        let mut times = load::open(&target, rate, duration, churn).await?;
-        sample.first_byte = Some(middle_and_tail(&mut times, duration));
+        let times = load::open(&target, rate, duration, churn).await?;
+        sample.first_byte = Some(Latency::of(times, duration));
+        if processes.is_some() {
+            let target = Target {
+                addresses: self.backends.clone(),
+                ..target
+            };
+            let times = load::open(&target, rate, duration, churn).await?;
+            sample.unproxied = Some(Latency::of(times, duration));
+        }
         Ok(())
     }
 
@@ -244,13 +254,13 @@ impl Bench<'_> {
         tokio::time::sleep(opening + settling).await;
         let meter = Meter::start(self.args, processes)?;
         let (begin, first) = (Instant::now(), streams.lines());
-        let mut delays = streams.watch(window).await;
+        let delays = streams.watch(window).await;
         let (took, seen) = (begin.elapsed(), streams.lines() - first);
         meter.stop(took, seen, sample)?;
         let loaded = processes.map(Processes::resident).transpose()?;
         sample.memory = loaded.map(|loaded| (0, loaded));
         sample.streams = Some(count);
-        sample.delay = Some(middle_and_tail(&mut delays, took));
+        sample.delay = Some(Latency::of(delays, took));
         let due = count as f64 * took.as_secs_f64() / pace.as_secs_f64();
         sample.delivered = Some(seen as f64 / due);
         streams.finish(all + Duration::from_secs(20)).await
@@ -299,22 +309,62 @@ impl<'a> Meter<'a> {
     }
 }
 
-/// Median and 99th percentile, in microseconds, of times in the order of their ends: the medians of
-/// those of each slice, since now and then a machine stands still for all that is on it.
-fn middle_and_tail(nanoseconds: &mut [u64], took: Duration) -> (f64, f64) {
-    let slices = took.div_duration_f64(SLICE).max(1.0);
-    let length = (nanoseconds.len() as f64 / slices).ceil() as usize;
-    let (mut middles, mut tails) = (Vec::new(), Vec::new());
-    for slice in nanoseconds.chunks_mut(length.max(LEAST)) {
-        slice.sort_unstable();
-        middles.push(percentile(slice, 0.5));
-        tails.push(percentile(slice, 0.99));
+/// How long something took, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Latency {
+    pub(crate) median: f64,
+    /// The 99th percentile of the median slice: now and then a machine stands still for all that is
+    /// on it.
+    pub(crate) typical_p99: f64,
+    /// The 99th percentile of all.
+    pub(crate) p99: f64,
+}
+
+impl Latency {
+    /// Of times in nanoseconds, in the order of their ends.
+    fn of(mut nanoseconds: Vec<u64>, took: Duration) -> Self {
+        let most = (nanoseconds.len() / LEAST).max(1);
+        let slices = (took.div_duration_f64(SLICE) as usize).clamp(1, most);
+        let length = nanoseconds.len();
+        let mut tails: Vec<_> = (0..slices)
+            .map(|nth| {
+                let slice = &mut nanoseconds[nth * length / slices..(nth + 1) * length / slices];
+                slice.sort_unstable();
+                percentile(slice, 0.99)
+            })
+            .collect();
+        tails.sort_unstable();
+        nanoseconds.sort_unstable();
+        let microseconds = |of: &[u64], share| percentile(of, share) as f64 / 1e3;
+        Self {
+            median: microseconds(&nanoseconds, 0.5),
+            typical_p99: microseconds(&tails, 0.5),
+            p99: microseconds(&nanoseconds, 0.99),
+        }
     }
-    let median = |mut of_slices: Vec<u64>| {
-        of_slices.sort_unstable();
-        percentile(&of_slices, 0.5) as f64 / 1e3
-    };
-    (median(middles), median(tails))
+}
+
+impl std::ops::Sub for Latency {
+    type Output = Self;
+
+    fn sub(self, base: Self) -> Self {
+        Self {
+            median: self.median - base.median,
+            typical_p99: self.typical_p99 - base.typical_p99,
+            p99: self.p99 - base.p99,
+        }
+    }
+}
+
+impl std::fmt::Display for Latency {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            median,
+            typical_p99,
+            p99,
+        } = self;
+        write!(f, "{median:.0} / {typical_p99:.0} / {p99:.0}")
+    }
 }
 
 /// A sample as it is told while the run goes on.
@@ -334,11 +384,14 @@ fn line(sample: &Sample, shape: &Shape) -> String {
     if let Some(rate) = sample.rate {
         text += &format!(", {rate:.0} requests/s");
     }
-    if let Some((middle, tail)) = sample.first_byte {
-        text += &format!(", first byte {middle:.0}/{tail:.0} us");
+    if let Some(latency) = sample.first_byte {
+        text += &format!(", first byte {latency} us");
     }
-    if let Some((middle, tail)) = sample.delay {
-        text += &format!(", line {middle:.0}/{tail:.0} us");
+    if let Some(latency) = sample.unproxied {
+        text += &format!(" (no proxy {latency})");
+    }
+    if let Some(latency) = sample.delay {
+        text += &format!(", line {latency} us");
     }
     if let Some(delivered) = sample.delivered {
         text += &format!(", {:.0} % delivered", delivered * 100.0);
@@ -357,4 +410,28 @@ fn line(sample: &Sample, shape: &Shape) -> String {
         text += &format!(" [others used {:.0} % of a core]", sample.disturbed * 100.0);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_in_a_few_slices_shows_in_the_tail_of_all_alone() {
+        // A thousand a slice, each of 10 to 20 us, and a pause of 5 ms in two of twenty.
+        let mut times: Vec<u64> = (0..20_000).map(|nth| 10_000 + nth % 1_000 * 10).collect();
+        times[3_000..3_150].fill(5_000_000);
+        times[15_000..15_150].fill(5_000_000);
+        let latency = Latency::of(times, Duration::from_secs(1));
+        assert!((14.0..16.0).contains(&latency.median), "{latency}");
+        assert!((19.0..21.0).contains(&latency.typical_p99), "{latency}");
+        assert_eq!(latency.p99, 5_000.0);
+    }
+
+    #[test]
+    fn few_times_are_one_slice() {
+        let latency = Latency::of(vec![3_000, 1_000, 2_000], Duration::from_secs(1));
+        assert_eq!((latency.median, latency.typical_p99), (2.0, latency.p99));
+        assert_eq!(Latency::of(Vec::new(), SLICE), Latency::default());
+    }
 }
