@@ -141,8 +141,11 @@ fn has_empty_line(bytes: &[u8]) -> bool {
     line_feeds.any(|at| matches!(&bytes[at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
 }
 
-/// The request at the beginning of these bytes, and what follows of them.
-fn parse(bytes: &[u8]) -> Result<Option<(Box<Arrival>, &[u8])>, Refused> {
+/// A request, and the bytes that followed it.
+type Parsed<'a> = (Box<Arrival>, &'a [u8]);
+
+/// The request at the beginning of these bytes.
+fn parse(bytes: &[u8]) -> Result<Option<Parsed<'_>>, Refused> {
     let mut rows = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
     let parser = httparse::ParserConfig::default();
@@ -186,7 +189,7 @@ fn head(parsed: &httparse::Request<'_, '_>, bytes: &[u8]) -> Option<request::Par
     Some(head)
 }
 
-fn arrival(head: request::Parts, rest: &[u8]) -> Result<(Box<Arrival>, &[u8]), Malformed> {
+fn arrival(head: request::Parts, rest: &[u8]) -> Result<Parsed<'_>, Malformed> {
     let mut decoder = Decoder::of_request(head.version, &head.headers)?;
     let mut data = Data::new();
     let decoded = match decoder.is_finished() {
