@@ -347,27 +347,20 @@ async fn an_early_answer_is_seen_though_writing_fails_first() {
     assert_eq!(upstream.idle_connections(), 0);
 }
 
-/// A body that is asked for when its request was put on a connection from the pool, and then waits
+/// No body. It is asked for when its request was put on a connection from the pool, and then waits
 /// until the server has reset that.
-struct BodyOfADeadConnection(Option<std::sync::mpsc::Receiver<()>>);
-
-impl http_body::Body for BodyOfADeadConnection {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match self.0.take() {
-            Some(is_reset) => {
-                is_reset.recv().expect("the server resets");
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-            None => Poll::Ready(None),
-        }
-    }
+fn asked_on_a_dead_connection(
+    mut is_reset: Option<std::sync::mpsc::Receiver<()>>,
+) -> impl http_body::Body<Data = Bytes, Error = BoxError> {
+    let frames = futures_util::stream::poll_fn(move |cx| {
+        let Some(is_reset) = is_reset.take() else {
+            return Poll::Ready(None::<Result<Frame<Bytes>, BoxError>>);
+        };
+        is_reset.recv().expect("the server resets");
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    });
+    http_body_util::StreamBody::new(frames)
 }
 
 #[tokio::test]
@@ -394,14 +387,14 @@ async fn a_request_of_which_no_byte_has_left_goes_over_another_connection() {
         serve();
     });
     let upstream = Upstream::new(address.parse().expect("an address"));
-    let none = Request::post("/").body(BodyOfADeadConnection(None));
+    let none = Request::post("/").body(asked_on_a_dead_connection(None));
     let answer = upstream.clone().oneshot(none.expect("a request")).await;
     let body = answer.expect("an answer").into_body();
     assert_eq!(body.collect().await.expect("all of it").to_bytes(), "hello");
     assert_eq!(upstream.idle_connections(), 1);
 
     asks.send(()).expect("the server waits");
-    let again = Request::post("/").body(BodyOfADeadConnection(Some(is_reset)));
+    let again = Request::post("/").body(asked_on_a_dead_connection(Some(is_reset)));
     let answer = upstream.clone().oneshot(again.expect("a request")).await;
     let body = answer.expect("the second connection's").into_body();
     assert_eq!(body.collect().await.expect("all of it").to_bytes(), "hello");

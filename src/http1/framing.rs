@@ -72,4 +72,18 @@ mod tests {
         let more = Bytes::from_static(b"yz");
         assert_eq!(framing.put(more, &mut outbox), Err(WrongLength));
     }
+
+    #[test]
+    fn an_empty_piece_is_nothing_and_above_all_not_the_last_chunk() {
+        for mut framing in [
+            Framing::Length(0),
+            Framing::Chunked,
+            Framing::Lines,
+            Framing::UntilClose,
+        ] {
+            let mut outbox = Outbox::default();
+            assert_eq!(framing.put(Bytes::new(), &mut outbox), Ok(()));
+            assert!(outbox.is_empty(), "{framing:?}");
+        }
+    }
 }

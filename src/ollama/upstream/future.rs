@@ -9,14 +9,12 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::{Method, Response};
 use http_body::Body;
-use llamatower_layers::{BoxError, Failure};
+use llamatower_layers::BoxError;
 use tokio::net::TcpStream;
 
-use super::error::InvalidAnswer;
 use super::link::{Flow, OnContinue, Unanswered};
 use super::send::Sending;
 use super::{Shared, UpstreamBody};
-use crate::http1::decode::Malformed;
 
 type Connecting = Pin<Box<dyn Future<Output = Result<TcpStream, BoxError>> + Send>>;
 
@@ -61,23 +59,6 @@ where
         }
     }
 
-    /// What comes of a request that got no answer: another connection, or an error.
-    fn unanswered(
-        &self,
-        flow: &Flow<B>,
-        is_reused: bool,
-        cause: Unanswered,
-    ) -> Result<(), BoxError> {
-        match cause {
-            Unanswered::Lost(_) if is_reused && flow.is_unsent() => Ok(()),
-            Unanswered::Lost(error) => Err(self.shared.lost(error, is_reused)),
-            Unanswered::Invalid(Malformed(reason)) => {
-                Err(Failure::from(InvalidAnswer::new(&self.shared.address, reason)).into())
-            }
-            Unanswered::Body(error) => Err(error),
-        }
-    }
-
     fn connect(&self) -> Connecting {
         let shared = self.shared.clone();
         Box::pin(async move { shared.connector.connect().await })
@@ -108,18 +89,18 @@ where
                     Step::Asked { is_reused: false }
                 }
                 Step::Asked { is_reused } => {
-                    let is_reused = *is_reused;
-                    let head = ready!(flow.poll_head(&this.method, this.on_continue.as_ref(), cx));
-                    let flow = this.flow.take().expect("it was there above");
-                    match head {
+                    match ready!(flow.poll_head(&this.method, this.on_continue.as_ref(), cx)) {
                         Ok(head) => {
+                            let flow = this.flow.take().expect("it was there above");
                             let body = UpstreamBody::new(flow, this.shared.pool.clone());
                             return Poll::Ready(Ok(Response::from_parts(head, body)));
                         }
-                        Err(cause) => this.unanswered(&flow, is_reused, cause)?,
+                        // The server may have closed it before the request came.
+                        Err(Unanswered::Lost(_)) if *is_reused && flow.is_unsent() => Step::Start,
+                        Err(cause) => {
+                            return Poll::Ready(Err(this.shared.failed(cause, *is_reused)));
+                        }
                     }
-                    this.flow = Some(flow);
-                    Step::Start
                 }
             };
         }

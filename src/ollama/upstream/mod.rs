@@ -58,9 +58,11 @@ pub use future::UpstreamFuture;
 pub use link::call_on_continue;
 pub use pool::PoolLimits;
 
+use link::Unanswered;
 use pool::Pool;
 use send::Sending;
 
+use crate::http1::decode::Malformed;
 use crate::http1::fields::keep_map;
 
 /// A client of one backend, as a service.
@@ -140,6 +142,17 @@ where
 }
 
 impl Shared {
+    /// The error of a request that got no answer.
+    fn failed(&self, cause: Unanswered, is_reused: bool) -> BoxError {
+        match cause {
+            Unanswered::Lost(error) => self.lost(error, is_reused),
+            Unanswered::Invalid(Malformed(reason)) => {
+                Failure::from(InvalidAnswer::new(&self.address, reason)).into()
+            }
+            Unanswered::Body(error) => error,
+        }
+    }
+
     /// A backend that was restarted closes all its connections, so one that was found dead
     /// condemns the idle ones, and the next attempt gets a fresh one.
     fn lost(&self, error: io::Error, reused: bool) -> BoxError {
