@@ -12,7 +12,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
-use crate::{Args, Error, load, load::Target, shapes::Dialect};
+use crate::{Args, Error, cpu, load, load::Target, shapes::Dialect};
 
 /// Without it LiteLLM asks a server on the internet for prices as it starts.
 const LITELLM_OFFLINE: &str = "LITELLM_LOCAL_MODEL_COST_MAP";
@@ -38,11 +38,14 @@ pub(crate) struct Contender {
     kind: Kind,
     program: PathBuf,
     core: usize,
+    /// Nothing else of the machine interrupts it on its core.
+    runs_first: bool,
 }
 
 /// Those that are here, and a sentence for each that is not.
 pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> {
     let (mut found, mut missing) = (Vec::new(), Vec::new());
+    let runs_first = cpu::may_run_first(args.proxy_core);
     let mut add = |name, kind, program: Option<PathBuf>| {
         if !args.wants(name) {
             return;
@@ -63,6 +66,7 @@ pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> 
             kind,
             program,
             core: args.proxy_core,
+            runs_first,
         });
     };
     let this = env::current_exe()?;
@@ -89,6 +93,13 @@ pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> 
         args.litellm.clone().or_else(|| on_path("litellm")),
     );
     add("Portkey", Kind::Portkey, args.portkey.clone());
+    if !runs_first {
+        missing.push(
+            "Proxies were not allowed to run before the other work of their core (`chrt --fifo`), \
+             so its pauses are in their latencies."
+                .to_owned(),
+        );
+    }
     Ok((found, missing))
 }
 
@@ -191,6 +202,7 @@ impl Contender {
             kind: Kind::Direct,
             program: PathBuf::new(),
             core: 0,
+            runs_first: false,
         }
     }
 
@@ -243,8 +255,7 @@ impl Contender {
             });
         }
         let listen = free_address()?;
-        let mut command = Command::new("taskset");
-        command.args(["-c", &self.core.to_string()]);
+        let mut command = cpu::command_on(self.core, self.runs_first);
         self.configure(&mut command, dir.path(), listen, backends)?;
         let begin = Instant::now();
         let child = command

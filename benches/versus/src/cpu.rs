@@ -1,6 +1,10 @@
 //! What a group of processes has used: CPU time of all its threads, and memory.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use crate::Error;
 
@@ -95,6 +99,25 @@ fn resident_in(status: &str) -> Option<u64> {
         .lines()
         .find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.split_whitespace().next()?.parse().ok()
+}
+
+/// A command whose program, its first argument, is bound to a core. With `runs_first` it also has a
+/// realtime priority, so that nothing that other processes or the kernel's threads do there
+/// interrupts it.
+pub(crate) fn command_on(core: usize, runs_first: bool) -> Command {
+    let mut command = Command::new(if runs_first { "chrt" } else { "taskset" });
+    if runs_first {
+        command.args(["--fifo", "1", "taskset"]);
+    }
+    command.args(["-c", &core.to_string()]);
+    command
+}
+
+/// Whether this process may give such a priority.
+pub(crate) fn may_run_first(core: usize) -> bool {
+    let mut command = command_on(core, true);
+    command.arg("true").stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
 }
 
 /// The machine, in words.

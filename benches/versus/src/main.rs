@@ -205,8 +205,8 @@ fn pin(args: &Args) -> Error {
     ) {
         return error.into();
     }
-    let mut command = Command::new("taskset");
-    command.args(["-c", &args.load_core.to_string()]);
+    // Without priority: it never rests while latencies are taken.
+    let mut command = cpu::command_on(args.load_core, false);
     command
         .arg(this)
         .args(env::args_os().skip(1))

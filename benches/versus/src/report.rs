@@ -307,8 +307,10 @@ impl Report {
 const HOW: &str = "\
 ## How it is measured
 
-The proxy has one core to itself; the load generator and two simulated backends, in one thread,
-have another. Each proxy is started anew for each shape of each round, and the order rotates from
+The proxy has one core to itself, on which it runs before everything else (`SCHED_FIFO`): else the
+kernel's own threads and whatever the machine does beside stop any proxy for some milliseconds a few
+times a second. The load generator and two simulated backends, in one thread, have another core, and no
+such priority. Each proxy is started anew for each shape of each round, and the order rotates from
 round to round. A ratio is taken within a round; the tables show the median over the rounds, and
 in brackets the least and the most. Nothing is subtracted.
 
@@ -324,10 +326,11 @@ Latency to the first byte is taken at half of the requests a second that the pro
 the closed loop, at 20,000 at most, and counts from when a request was due. Each line of a paced
 stream carries the time at which the backend wrote it; the streams begin at moments that have
 nothing to do with each other, and each line leaves when it is due, to some microseconds: with a
-timer of milliseconds a dozen would leave together and wait for each other. Now and then this
-machine stands still for some milliseconds, whatever runs on it: so the 99th percentile is told
-twice, that of the median slice of 50 ms, in which a pause of a proxy that comes less than ten times
-a second does not show, and that of all times, in which every pause does. A stream of 20 lines is written by the backend at once, in 20 chunks of HTTP.
+timer of milliseconds a dozen would leave together and wait for each other. The 99th percentile is
+told twice, that of the median slice of 50 ms, in which a pause that comes less than ten times a
+second does not show, and that of all times, in which every pause does, also those in which the
+machine stands still for the load generator. A stream of
+20 lines is written by the backend at once, in 20 chunks of HTTP.
 
 nginx has one worker, `proxy_buffering off`, `proxy_request_buffering off`, `keepalive 256` and no
 access log; its buffers are as it comes, a few kB, and larger ones would make large bodies cheaper
