@@ -24,8 +24,8 @@ use super::listener::Stream;
 use super::reply::{Asked, frame, settle_connection, write_head};
 use super::request_head::{Arrival, Refused};
 use super::wire::Wire;
+use crate::http1::encode::Encoder;
 use crate::http1::fields::keep_map;
-use crate::http1::framing::Framing;
 
 /// While so many bytes wait, no more of an answer is asked for.
 const ENOUGH: usize = 64 * 1024;
@@ -116,7 +116,7 @@ pin_project! {
         /// The answer is waited for.
         Asked { #[pin] answer: F },
         /// It is on its way.
-        Answer { #[pin] body: B, framing: Framing },
+        Answer { #[pin] body: B, encoder: Encoder },
         /// All of it was handed over; the rest of both messages is waited for.
         Rest,
     }
@@ -277,10 +277,10 @@ where
 
     fn answer_at_once(&mut self, answer: Response<Full<Bytes>>) {
         let (head, body) = answer.into_parts();
-        let mut framing = self.write_head(head, &body);
-        if framing != Framing::Length(0) {
+        let mut encoder = self.write_head(head, &body);
+        if encoder != Encoder::Length(0) {
             let data = body.into_inner().unwrap_or_default();
-            self.broken = framing
+            self.broken = encoder
                 .put(data, &mut self.wire.outbox)
                 .err()
                 .map(Into::into);
@@ -290,18 +290,18 @@ where
 
     fn begin_answer(&mut self, answer: Response<B>) {
         let (head, body) = answer.into_parts();
-        let framing = self.write_head(head, &body);
-        match framing == Framing::Length(0) || body.is_end_stream() {
+        let encoder = self.write_head(head, &body);
+        match encoder == Encoder::Length(0) || body.is_end_stream() {
             true => {
-                self.broken = framing.end(&mut self.wire.outbox).err().map(Into::into);
+                self.broken = encoder.end(&mut self.wire.outbox).err().map(Into::into);
                 drop(body);
                 self.end_answer();
             }
-            false => self.step.set(Step::Answer { body, framing }),
+            false => self.step.set(Step::Answer { body, encoder }),
         }
     }
 
-    fn write_head(&mut self, mut head: response::Parts, body: &impl Body) -> Framing {
+    fn write_head(&mut self, mut head: response::Parts, body: &impl Body) -> Encoder {
         let mut asked = Asked {
             version: Version::HTTP_11,
             is_head: false,
@@ -312,8 +312,8 @@ where
             keeps_alive &= exchange.keeps_alive;
             self.terms.finish_head(exchange, &mut head);
         }
-        let framing = frame(asked, &mut head, body);
-        if framing == Framing::UntilClose {
+        let encoder = frame(asked, &mut head, body);
+        if encoder == Encoder::UntilClose {
             // Whatever ends the connection before the answer's end shall not pass for that.
             self.wire.close_by_reset(true);
             keeps_alive = false;
@@ -321,12 +321,12 @@ where
         self.is_last = !settle_connection(asked, keeps_alive, &mut head);
         write_head(asked.version, &head, self.wire.outbox.buffer());
         keep_map(head.headers);
-        framing
+        encoder
     }
 
     /// Takes from the body what it has; ready when it has come to its end.
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let StepProjection::Answer { mut body, framing } = self.step.as_mut().project() else {
+        let StepProjection::Answer { mut body, encoder } = self.step.as_mut().project() else {
             return Poll::Ready(());
         };
         let outbox = &mut self.wire.outbox;
@@ -337,17 +337,17 @@ where
             let frame = match ready!(body.as_mut().poll_frame(cx)) {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => break Err(error.into()),
-                None => break framing.end(outbox).map_err(Into::into),
+                None => break encoder.end(outbox).map_err(Into::into),
             };
             // No client has asked for trailers: the gateway says to none that it would send them.
             let Ok(data) = frame.into_data() else {
                 continue;
             };
-            if let Err(error) = framing.put(data, outbox) {
+            if let Err(error) = encoder.put(data, outbox) {
                 break Err(error.into());
             }
             if body.is_end_stream() {
-                break framing.end(outbox).map_err(Into::into);
+                break encoder.end(outbox).map_err(Into::into);
             }
         };
         self.broken = end.err();

@@ -8,8 +8,8 @@ use http::{HeaderValue, StatusCode, Version, response};
 use http_body::Body;
 use llamatower_layers::frames;
 
+use crate::http1::encode::Encoder;
 use crate::http1::fields::{ReasonPhrase, has_connection_option, settled_length, write_fields};
-use crate::http1::framing::Framing;
 
 /// What of a request its answer depends on.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +19,7 @@ pub(super) struct Asked {
 }
 
 /// Chooses the framing and says it in the head.
-pub(super) fn frame(asked: Asked, head: &mut response::Parts, body: &impl Body) -> Framing {
+pub(super) fn frame(asked: Asked, head: &mut response::Parts, body: &impl Body) -> Encoder {
     head.headers.remove(TRANSFER_ENCODING);
     if head.status.is_informational() {
         // A client would go on waiting for the answer.
@@ -41,23 +41,23 @@ pub(super) fn frame(asked: Asked, head: &mut response::Parts, body: &impl Body) 
             head.headers
                 .insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
-        return Framing::Length(0);
+        return Encoder::Length(0);
     }
     if let Some(length) = known {
         if said.is_none() {
             head.headers
                 .insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
-        return Framing::Length(length);
+        return Encoder::Length(length);
     }
     if asked.version < Version::HTTP_11 {
-        return Framing::UntilClose;
+        return Encoder::UntilClose;
     }
     let chunked = HeaderValue::from_static("chunked");
     head.headers.insert(TRANSFER_ENCODING, chunked);
     match frames::Framing::of(&head.headers) {
-        Some(frames::Framing::Ndjson) => Framing::Lines,
-        _ => Framing::Chunked,
+        Some(frames::Framing::Ndjson) => Encoder::Lines,
+        _ => Encoder::Chunked,
     }
 }
 
@@ -148,13 +148,13 @@ mod tests {
     }
 
     /// The framing, and what the head says of it.
-    fn framed(asked: Asked, mut head: response::Parts, body: &impl Body) -> (Framing, String) {
-        let framing = frame(asked, &mut head, body);
+    fn framed(asked: Asked, mut head: response::Parts, body: &impl Body) -> (Encoder, String) {
+        let encoder = frame(asked, &mut head, body);
         let shown = |(name, value): (&http::HeaderName, &HeaderValue)| {
             format!("{name}: {}", value.to_str().unwrap())
         };
         (
-            framing,
+            encoder,
             head.headers
                 .iter()
                 .map(shown)
@@ -170,25 +170,25 @@ mod tests {
         let stream = http_body_util::StreamBody::new(http_body_util::BodyStream::new(stream));
         assert_eq!(
             framed(ASKED, head(200, &[]), &text),
-            (Framing::Length(4), "content-length: 4".into())
+            (Encoder::Length(4), "content-length: 4".into())
         );
         assert_eq!(
             framed(ASKED, head(200, &[("content-length", "9")]), &stream),
-            (Framing::Length(9), "content-length: 9".into())
+            (Encoder::Length(9), "content-length: 9".into())
         );
         assert_eq!(
             framed(ASKED, head(200, &[]), &stream),
-            (Framing::Chunked, "transfer-encoding: chunked".into())
+            (Encoder::Chunked, "transfer-encoding: chunked".into())
         );
         let lines = [("content-type", "application/x-ndjson")];
-        assert_eq!(framed(ASKED, head(200, &lines), &stream).0, Framing::Lines);
+        assert_eq!(framed(ASKED, head(200, &lines), &stream).0, Encoder::Lines);
         let old = Asked {
             version: Version::HTTP_10,
             ..ASKED
         };
         assert_eq!(
             framed(old, head(200, &[("transfer-encoding", "chunked")]), &stream),
-            (Framing::UntilClose, String::new())
+            (Encoder::UntilClose, String::new())
         );
     }
 
@@ -205,16 +205,16 @@ mod tests {
         let twice = [("content-length", "4"), ("content-length", "4")];
         assert_eq!(
             framed(ASKED, head(200, &twice), &stream),
-            (Framing::Length(4), "content-length: 4".into())
+            (Encoder::Length(4), "content-length: 4".into())
         );
         for fields in wrong {
             assert_eq!(
                 framed(ASKED, head(200, fields), &stream),
-                (Framing::Chunked, "transfer-encoding: chunked".into())
+                (Encoder::Chunked, "transfer-encoding: chunked".into())
             );
             assert_eq!(
                 framed(ASKED, head(200, fields), &text),
-                (Framing::Length(4), "content-length: 4".into())
+                (Encoder::Length(4), "content-length: 4".into())
             );
         }
     }
@@ -225,7 +225,7 @@ mod tests {
         for status in [204, 304] {
             assert_eq!(
                 framed(ASKED, head(status, &[]), &text),
-                (Framing::Length(0), String::new())
+                (Encoder::Length(0), String::new())
             );
         }
         let length = [("content-length", "4")];
@@ -236,11 +236,11 @@ mod tests {
         };
         assert_eq!(
             framed(asked, head(200, &[]), &text),
-            (Framing::Length(0), "content-length: 4".into())
+            (Encoder::Length(0), "content-length: 4".into())
         );
         assert_eq!(
             framed(asked, head(200, &[]), &Empty::<Bytes>::new()),
-            (Framing::Length(0), String::new())
+            (Encoder::Length(0), String::new())
         );
     }
 

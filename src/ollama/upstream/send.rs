@@ -12,8 +12,8 @@ use llamatower_layers::BoxError;
 use tokio::net::TcpStream;
 
 use super::head::write_head;
+use crate::http1::encode::{Encoder, WrongLength};
 use crate::http1::fields::settled_length;
-use crate::http1::framing::{Framing, WrongLength};
 use crate::http1::outbox::Outbox;
 
 /// While so many bytes wait, no more of the body is asked for.
@@ -25,7 +25,7 @@ const WRONG_LENGTH: &str = "the body of the request is not as long as its head s
 pub(super) struct Sending<B> {
     /// `None` once it has come to its end.
     body: Option<Pin<Box<B>>>,
-    framing: Framing,
+    encoder: Encoder,
     outbox: Outbox,
     has_begun: bool,
 }
@@ -45,12 +45,12 @@ where
 {
     /// Sets the framing in the head, by what the body says of itself (RFC 9112 6.3).
     pub(super) fn new(head: &mut request::Parts, body: B) -> Self {
-        let framing = frame(head, &body);
+        let encoder = frame(head, &body);
         let mut outbox = Outbox::default();
         write_head(head, outbox.buffer());
         Self {
             body: (!body.is_end_stream()).then(|| Box::pin(body)),
-            framing,
+            encoder,
             outbox,
             has_begun: false,
         }
@@ -89,7 +89,7 @@ where
                 Poll::Pending => break,
                 Poll::Ready(Some(frame)) => {
                     if let Ok(data) = frame.map_err(Into::into)?.into_data() {
-                        let put = self.framing.put(data, &mut self.outbox);
+                        let put = self.encoder.put(data, &mut self.outbox);
                         put.map_err(|WrongLength| WRONG_LENGTH)?;
                     }
                     body.is_end_stream()
@@ -98,7 +98,7 @@ where
             };
             if is_at_end {
                 self.body = None;
-                let end = self.framing.end(&mut self.outbox);
+                let end = self.encoder.end(&mut self.outbox);
                 end.map_err(|WrongLength| WRONG_LENGTH)?;
             }
         }
@@ -106,7 +106,7 @@ where
     }
 }
 
-fn frame<B: Body>(head: &mut request::Parts, body: &B) -> Framing {
+fn frame<B: Body>(head: &mut request::Parts, body: &B) -> Encoder {
     head.headers.remove(TRANSFER_ENCODING);
     let said = settled_length(&mut head.headers);
     let known = body.size_hint().exact();
@@ -117,13 +117,13 @@ fn frame<B: Body>(head: &mut request::Parts, body: &B) -> Framing {
                 head.headers
                     .insert(CONTENT_LENGTH, HeaderValue::from(length));
             }
-            Framing::Length(length)
+            Encoder::Length(length)
         }
-        None if body.is_end_stream() => Framing::Length(0),
+        None if body.is_end_stream() => Encoder::Length(0),
         None => {
             let chunked = HeaderValue::from_static("chunked");
             head.headers.insert(TRANSFER_ENCODING, chunked);
-            Framing::Chunked
+            Encoder::Chunked
         }
     }
 }

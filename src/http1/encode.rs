@@ -4,9 +4,9 @@ use bytes::Bytes;
 
 use super::outbox::Outbox;
 
-/// The framing of a body that is written.
+/// Puts the framing on a body as its pieces come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Framing {
+pub(crate) enum Encoder {
     /// So many bytes are still owed.
     Length(u64),
     Chunked,
@@ -21,7 +21,7 @@ pub(crate) enum Framing {
 #[error("the body is not as long as its head says")]
 pub(crate) struct WrongLength;
 
-impl Framing {
+impl Encoder {
     /// Puts a piece of the body into the outbox. An empty one is nothing: as a chunk it would be the
     /// last.
     ///
@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn a_body_of_another_length_than_was_said_is_an_error() {
         let mut outbox = Outbox::default();
-        let mut framing = Framing::Length(2);
+        let mut framing = Encoder::Length(2);
         assert_eq!(framing.put(Bytes::from_static(b"x"), &mut outbox), Ok(()));
         assert_eq!(framing.end(&mut outbox), Err(WrongLength));
         let more = Bytes::from_static(b"yz");
@@ -76,10 +76,10 @@ mod tests {
     #[test]
     fn an_empty_piece_is_nothing_and_above_all_not_the_last_chunk() {
         for mut framing in [
-            Framing::Length(0),
-            Framing::Chunked,
-            Framing::Lines,
-            Framing::UntilClose,
+            Encoder::Length(0),
+            Encoder::Chunked,
+            Encoder::Lines,
+            Encoder::UntilClose,
         ] {
             let mut outbox = Outbox::default();
             assert_eq!(framing.put(Bytes::new(), &mut outbox), Ok(()));
