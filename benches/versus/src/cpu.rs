@@ -42,12 +42,22 @@ impl Processes {
 
     /// The CPU time of all threads since they began.
     pub(crate) fn cpu(&self) -> Result<Duration, Error> {
+        self.schedstat(0)
+    }
+
+    /// The time for which threads could have run and others ran on their core.
+    pub(crate) fn waited(&self) -> Result<Duration, Error> {
+        self.schedstat(1)
+    }
+
+    /// A column of `/proc/PID/task/*/schedstat`.
+    fn schedstat(&self, column: usize) -> Result<Duration, Error> {
         let mut nanoseconds = 0;
         for pid in &self.0 {
             for task in fs::read_dir(format!("/proc/{pid}/task"))? {
                 let text = fs::read_to_string(task?.path().join("schedstat"))?;
-                let first = text.split_whitespace().next().ok_or("an empty schedstat")?;
-                nanoseconds += first.parse::<u64>()?;
+                let word = text.split_whitespace().nth(column);
+                nanoseconds += word.ok_or("a short schedstat")?.parse::<u64>()?;
             }
         }
         Ok(Duration::from_nanos(nanoseconds))

@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -20,6 +20,7 @@ use crate::{
     Error,
     backend::{STAMP, STAMP_DIGITS, stamp},
     http1::{Decoder, response_head},
+    latency::{Latency, Recorder},
 };
 
 /// Clients while latencies are taken. What a proxy has to catch up with after a moment in which the
@@ -185,14 +186,13 @@ pub(crate) async fn closed(
 
 /// Sends `rate` requests a second for a time, whether answers come or not, over connections that are
 /// open already, or with `churn` over new ones; the times from when each was due to the first byte of
-/// its answer, in nanoseconds, in the order of their ends. A request that finds all connections busy
-/// waits, and that counts.
+/// its answer. A request that finds all connections busy waits, and that counts.
 pub(crate) async fn open(
     target: &Target,
     rate: f64,
     duration: Duration,
     churn: bool,
-) -> Result<Vec<u64>, Error> {
+) -> Result<Latency, Error> {
     let idle = Arc::new(Mutex::new(Vec::<Client>::new()));
     let is_free = Arc::new(Semaphore::new(CONNECTIONS));
     for nth in (0..CONNECTIONS).filter(|_| !churn) {
@@ -202,7 +202,7 @@ pub(crate) async fn open(
     let total = (rate * duration.as_secs_f64()).ceil() as u32;
     let begin = Instant::now();
     let mut tasks = JoinSet::<Result<u64, Error>>::new();
-    let mut times = Vec::new();
+    let mut times = Recorder::start()?;
     for nth in 0..total {
         let due = begin + Duration::from_secs_f64(f64::from(nth) / rate);
         // A timer has a millisecond, which is more than what is measured here.
@@ -224,13 +224,13 @@ pub(crate) async fn open(
             Ok(u64::try_from((first - due).as_nanos())?)
         });
         while let Some(done) = tasks.try_join_next() {
-            times.push(done??);
+            times.push(Instant::now(), done??);
         }
     }
     while let Some(done) = tasks.join_next().await {
-        times.push(done??);
+        times.push(Instant::now(), done??);
     }
-    Ok(times)
+    Ok(times.finish())
 }
 
 /// Streams that are all open at a time.
@@ -242,8 +242,8 @@ pub(crate) struct Streams {
 #[derive(Default)]
 struct Seen {
     lines: AtomicUsize,
-    watched: AtomicBool,
-    delays: Mutex<Vec<u64>>,
+    /// While somebody watches.
+    delays: Mutex<Option<Recorder>>,
 }
 
 impl Streams {
@@ -259,9 +259,9 @@ impl Streams {
                 tokio::time::sleep_until(at).await;
                 let on_line = |sent| {
                     seen.lines.fetch_add(1, Relaxed);
-                    if seen.watched.load(Relaxed) {
-                        let delay = stamp(epoch).saturating_sub(sent);
-                        lock(&seen.delays).push(delay);
+                    if let Some(delays) = &mut *lock(&seen.delays) {
+                        let now = Instant::now();
+                        delays.push(now, stamp(epoch).saturating_sub(sent));
                     }
                 };
                 Client::connect(&target, nth)
@@ -279,12 +279,12 @@ impl Streams {
         self.seen.lines.load(Relaxed)
     }
 
-    /// Notes the delay of each line for a time, in nanoseconds.
-    pub(crate) async fn watch(&self, duration: Duration) -> Vec<u64> {
-        self.seen.watched.store(true, Relaxed);
+    /// Notes the delay of each line for a time.
+    pub(crate) async fn watch(&self, duration: Duration) -> Result<Latency, Error> {
+        *lock(&self.seen.delays) = Some(Recorder::start()?);
         tokio::time::sleep(duration).await;
-        self.seen.watched.store(false, Relaxed);
-        std::mem::take(&mut *lock(&self.seen.delays))
+        let delays = lock(&self.seen.delays).take();
+        Ok(delays.map(Recorder::finish).unwrap_or_default())
     }
 
     /// Waits until all streams have ended as they should.

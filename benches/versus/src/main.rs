@@ -13,6 +13,7 @@ mod contenders;
 mod cpu;
 mod growth;
 mod http1;
+mod latency;
 mod load;
 mod pacer;
 mod plain_proxy;

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use crate::{
     contenders::Contender,
-    rounds::{DISTURBED, Latency, Sample},
+    latency::Latency,
+    rounds::{DISTURBED, Sample},
     shapes::{SHAPES, Shape},
 };
 
@@ -52,11 +53,10 @@ impl Spread {
     }
 }
 
-/// The three parts of a latency, by what gives each.
+/// The two parts of a latency, by what gives each.
 fn latency(part: impl Fn(fn(Latency) -> f64) -> Option<f64>) -> Option<String> {
     let latency = Latency {
         median: part(|latency| latency.median)?,
-        typical_p99: part(|latency| latency.typical_p99)?,
         p99: part(|latency| latency.p99)?,
     };
     Some(latency.to_string())
@@ -201,7 +201,7 @@ impl Report {
         add(
             "Time added to the first byte, in microseconds",
             "At half of the requests a second that each reached, above no proxy at that rate: \
-             median, 99th percentile in the median slice of 50 ms, and 99th percentile of all.",
+             median and 99th percentile.",
             self.table(|shape, name| {
                 let added = |part| Some(self.first_byte_added(shape.name, name, part)?.median);
                 latency(added)
@@ -210,7 +210,7 @@ impl Report {
         add(
             "Time added to a chunk, in microseconds",
             "From the backend's write to the client's read, above no proxy in the same round, in the \
-             same three; in brackets the share of the chunks due that came.",
+             same two; in brackets the share of the chunks due that came.",
             self.table(|shape, name| {
                 let added = |part| Some(self.delay_added(shape.name, name, part)?.median);
                 let share = self.spread(shape.name, name, |s| s.delivered)?;
@@ -326,11 +326,10 @@ Latency to the first byte is taken at half of the requests a second that the pro
 the closed loop, at 20,000 at most, and counts from when a request was due. Each line of a paced
 stream carries the time at which the backend wrote it; the streams begin at moments that have
 nothing to do with each other, and each line leaves when it is due, to some microseconds: with a
-timer of milliseconds a dozen would leave together and wait for each other. The 99th percentile is
-told twice, that of the median slice of 50 ms, in which a pause that comes less than ten times a
-second does not show, and that of all times, in which every pause does, also those in which the
-machine stands still for the load generator. A stream of
-20 lines is written by the backend at once, in 20 chunks of HTTP.
+timer of milliseconds a dozen would leave together and wait for each other. Slices of 50 ms in which
+the load generator was kept from its core for more than 0.1 ms, as the kernel tells, and those behind
+them do not count: what is late then is late for want of a load generator. A stream of 20 lines is
+written by the backend at once, in 20 chunks of HTTP.
 
 nginx has one worker, `proxy_buffering off`, `proxy_request_buffering off`, `keepalive 256` and no
 access log; its buffers are as it comes, a few kB, and larger ones would make large bodies cheaper

@@ -10,8 +10,8 @@ use crate::{
     Args, Error,
     contenders::{Contender, Running},
     cpu::{self, Processes},
+    latency::Latency,
     load::{self, Streams, Target},
-    report::percentile,
     shapes::{Answer, Load, SHAPES, Shape},
 };
 
@@ -20,12 +20,6 @@ pub(crate) const DISTURBED: f64 = 0.1;
 
 /// The load generator sends so many requests a second when they are due, and not many more.
 const PUNCTUAL: f64 = 20_000.0;
-
-/// Latencies are looked at in slices of this length.
-const SLICE: Duration = Duration::from_millis(50);
-
-/// The least of a slice that a 99th percentile can be taken of.
-const LEAST: usize = 200;
 
 /// What was seen of one contender under one shape in one round.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -212,15 +206,13 @@ impl Bench<'_> {
         sample.rate = Some(most);
         let rate = (most / 2.0).min(PUNCTUAL);
         let duration = Duration::from_secs_f64(self.args.seconds());
-        let times = load::open(&target, rate, duration, churn).await?;
-        sample.first_byte = Some(Latency::of(times, duration));
+        sample.first_byte = Some(load::open(&target, rate, duration, churn).await?);
         if processes.is_some() {
             let target = Target {
                 addresses: self.backends.clone(),
                 ..target
             };
-            let times = load::open(&target, rate, duration, churn).await?;
-            sample.unproxied = Some(Latency::of(times, duration));
+            sample.unproxied = Some(load::open(&target, rate, duration, churn).await?);
         }
         Ok(())
     }
@@ -254,13 +246,13 @@ impl Bench<'_> {
         tokio::time::sleep(opening + settling).await;
         let meter = Meter::start(self.args, processes)?;
         let (begin, first) = (Instant::now(), streams.lines());
-        let delays = streams.watch(window).await;
+        let delays = streams.watch(window).await?;
         let (took, seen) = (begin.elapsed(), streams.lines() - first);
         meter.stop(took, seen, sample)?;
         let loaded = processes.map(Processes::resident).transpose()?;
         sample.memory = loaded.map(|loaded| (0, loaded));
         sample.streams = Some(count);
-        sample.delay = Some(Latency::of(delays, took));
+        sample.delay = Some(delays);
         let due = count as f64 * took.as_secs_f64() / pace.as_secs_f64();
         sample.delivered = Some(seen as f64 / due);
         streams.finish(all + Duration::from_secs(20)).await
@@ -309,64 +301,6 @@ impl<'a> Meter<'a> {
     }
 }
 
-/// How long something took, in microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Latency {
-    pub(crate) median: f64,
-    /// The 99th percentile of the median slice: now and then a machine stands still for all that is
-    /// on it.
-    pub(crate) typical_p99: f64,
-    /// The 99th percentile of all.
-    pub(crate) p99: f64,
-}
-
-impl Latency {
-    /// Of times in nanoseconds, in the order of their ends.
-    fn of(mut nanoseconds: Vec<u64>, took: Duration) -> Self {
-        let most = (nanoseconds.len() / LEAST).max(1);
-        let slices = (took.div_duration_f64(SLICE) as usize).clamp(1, most);
-        let length = nanoseconds.len();
-        let mut tails: Vec<_> = (0..slices)
-            .map(|nth| {
-                let slice = &mut nanoseconds[nth * length / slices..(nth + 1) * length / slices];
-                slice.sort_unstable();
-                percentile(slice, 0.99)
-            })
-            .collect();
-        tails.sort_unstable();
-        nanoseconds.sort_unstable();
-        let microseconds = |of: &[u64], share| percentile(of, share) as f64 / 1e3;
-        Self {
-            median: microseconds(&nanoseconds, 0.5),
-            typical_p99: microseconds(&tails, 0.5),
-            p99: microseconds(&nanoseconds, 0.99),
-        }
-    }
-}
-
-impl std::ops::Sub for Latency {
-    type Output = Self;
-
-    fn sub(self, base: Self) -> Self {
-        Self {
-            median: self.median - base.median,
-            typical_p99: self.typical_p99 - base.typical_p99,
-            p99: self.p99 - base.p99,
-        }
-    }
-}
-
-impl std::fmt::Display for Latency {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            median,
-            typical_p99,
-            p99,
-        } = self;
-        write!(f, "{median:.0} / {typical_p99:.0} / {p99:.0}")
-    }
-}
-
 /// A sample as it is told while the run goes on.
 fn line(sample: &Sample, shape: &Shape) -> String {
     let mut text = format!(
@@ -410,28 +344,4 @@ fn line(sample: &Sample, shape: &Shape) -> String {
         text += &format!(" [others used {:.0} % of a core]", sample.disturbed * 100.0);
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pause_in_a_few_slices_shows_in_the_tail_of_all_alone() {
-        // A thousand a slice, each of 10 to 20 us, and a pause of 5 ms in two of twenty.
-        let mut times: Vec<u64> = (0..20_000).map(|nth| 10_000 + nth % 1_000 * 10).collect();
-        times[3_000..3_150].fill(5_000_000);
-        times[15_000..15_150].fill(5_000_000);
-        let latency = Latency::of(times, Duration::from_secs(1));
-        assert!((14.0..16.0).contains(&latency.median), "{latency}");
-        assert!((19.0..21.0).contains(&latency.typical_p99), "{latency}");
-        assert_eq!(latency.p99, 5_000.0);
-    }
-
-    #[test]
-    fn few_times_are_one_slice() {
-        let latency = Latency::of(vec![3_000, 1_000, 2_000], Duration::from_secs(1));
-        assert_eq!((latency.median, latency.typical_p99), (2.0, latency.p99));
-        assert_eq!(Latency::of(Vec::new(), SLICE), Latency::default());
-    }
 }

@@ -1,0 +1,174 @@
+//! How long something took, seen while the load generator had its core.
+//!
+//! The load generator and the backends share a core with whatever else the machine has to do, and
+//! are stopped by it for some milliseconds now and then. What is late then is late without any fault
+//! of a proxy. The kernel tells how long a thread that could run was not let run, so the slices of
+//! time in which that happened can be left out; a proxy's own pauses stay in.
+
+use std::time::{Duration, Instant};
+
+use crate::{Error, cpu::Processes, report::percentile};
+
+/// Length of a slice.
+const SLICE: Duration = Duration::from_millis(50);
+
+/// A slice is quiet in which the load generator has waited no longer for its core.
+const QUIET: Duration = Duration::from_micros(100);
+
+/// A distribution, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Latency {
+    pub(crate) median: f64,
+    pub(crate) p99: f64,
+}
+
+/// Takes times in nanoseconds as they come.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    own: Processes,
+    /// How long the load generator had waited for its core when the last slice began.
+    waited: Duration,
+    end: Instant,
+    slices: Vec<Slice>,
+    open: Vec<u64>,
+}
+
+#[derive(Debug)]
+struct Slice {
+    times: Vec<u64>,
+    waited: Duration,
+}
+
+impl Recorder {
+    pub(crate) fn start() -> Result<Self, Error> {
+        let own = Processes::own();
+        Ok(Self {
+            waited: own.waited()?,
+            own,
+            end: Instant::now() + SLICE,
+            slices: Vec::new(),
+            open: Vec::new(),
+        })
+    }
+
+    pub(crate) fn push(&mut self, now: Instant, nanoseconds: u64) {
+        if now >= self.end {
+            self.close();
+            self.end = now + SLICE;
+        }
+        self.open.push(nanoseconds);
+    }
+
+    fn close(&mut self) {
+        // A slice of which that is not known is not quiet.
+        let waited = self.own.waited().unwrap_or(Duration::MAX);
+        self.slices.push(Slice {
+            times: std::mem::take(&mut self.open),
+            waited: waited.saturating_sub(self.waited),
+        });
+        self.waited = waited;
+    }
+
+    pub(crate) fn finish(mut self) -> Latency {
+        self.close();
+        Latency::of(&self.slices)
+    }
+}
+
+impl Latency {
+    /// Of all times in quiet slices; of all there are, if none was quiet. What was late in a slice
+    /// may come in the next, so that one has to follow a quiet one.
+    fn of(slices: &[Slice]) -> Self {
+        let quiet = |slice: &Slice| slice.waited <= QUIET;
+        let before = std::iter::once(true).chain(slices.iter().map(quiet));
+        let kept = slices.iter().zip(before);
+        let kept = kept.filter(|(slice, follows_quiet)| *follows_quiet && quiet(slice));
+        let mut times: Vec<u64> = kept.flat_map(|(slice, _)| slice.times.clone()).collect();
+        if times.is_empty() {
+            times = slices
+                .iter()
+                .flat_map(|slice| slice.times.clone())
+                .collect();
+        }
+        times.sort_unstable();
+        let microseconds = |share| percentile(&times, share) as f64 / 1e3;
+        Self {
+            median: microseconds(0.5),
+            p99: microseconds(0.99),
+        }
+    }
+}
+
+impl std::ops::Sub for Latency {
+    type Output = Self;
+
+    fn sub(self, base: Self) -> Self {
+        Self {
+            median: self.median - base.median,
+            p99: self.p99 - base.p99,
+        }
+    }
+}
+
+impl std::fmt::Display for Latency {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { median, p99 } = self;
+        write!(f, "{median:.0} / {p99:.0}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slice(waited: u64, times: &[u64]) -> Slice {
+        Slice {
+            times: times.to_vec(),
+            waited: Duration::from_micros(waited),
+        }
+    }
+
+    #[test]
+    fn what_came_while_the_load_generator_had_to_wait_does_not_count_nor_what_that_made_late() {
+        let slices = [
+            slice(0, &[10_000, 30_000]),
+            slice(900, &[500_000]),
+            slice(0, &[800_000]),
+            slice(100, &[20_000]),
+        ];
+        let latency = Latency::of(&slices);
+        assert_eq!((latency.median, latency.p99), (20.0, 30.0));
+    }
+
+    #[test]
+    fn the_pauses_of_a_proxy_count() {
+        let slices = [slice(0, &[10_000]), slice(0, &[5_000_000, 4_000_000])];
+        assert_eq!(Latency::of(&slices).p99, 5_000.0);
+    }
+
+    #[test]
+    fn on_a_machine_that_is_never_quiet_all_times_count() {
+        let slices = [slice(900, &[3_000, 1_000, 2_000]), slice(900, &[])];
+        let latency = Latency::of(&slices);
+        assert_eq!((latency.median, latency.p99), (2.0, 3.0));
+        assert_eq!(Latency::of(&[]), Latency::default());
+    }
+
+    #[test]
+    fn a_slice_has_its_length() -> Result<(), Error> {
+        let mut recorder = Recorder::start()?;
+        let begin = recorder.end;
+        recorder.push(begin - SLICE, 1);
+        recorder.push(begin, 2);
+        recorder.push(begin + SLICE / 2, 3);
+        recorder.push(begin + SLICE, 4);
+        recorder.close();
+        let times: Vec<_> = recorder
+            .slices
+            .iter()
+            .map(|one| one.times.clone())
+            .collect();
+        assert_eq!(times, [vec![1], vec![2, 3], vec![4]]);
+        Ok(())
+    }
+}
