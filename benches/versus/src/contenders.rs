@@ -66,7 +66,8 @@ pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> 
             kind,
             program,
             core: args.proxy_core,
-            runs_first,
+            // Threads of one program that wait for each other come to nothing with it.
+            runs_first: runs_first && !matches!(kind, Kind::Litellm | Kind::Portkey),
         });
     };
     let this = env::current_exe()?;

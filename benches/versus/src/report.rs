@@ -309,8 +309,9 @@ const HOW: &str = "\
 
 The proxy has one core to itself, on which it runs before everything else (`SCHED_FIFO`): else the
 kernel's own threads and whatever the machine does beside stop any proxy for some milliseconds a few
-times a second. The load generator and two simulated backends, in one thread, have another core, and no
-such priority. Each proxy is started anew for each shape of each round, and the order rotates from
+times a second. LiteLLM and Portkey, whose threads would wait for each other in vain, run as programs
+do. The load generator and two simulated backends, in one thread, have another core, and no such
+priority. Each proxy is started anew for each shape of each round, and the order rotates from
 round to round. A ratio is taken within a round; the tables show the median over the rounds, and
 in brackets the least and the most. Nothing is subtracted.
 
