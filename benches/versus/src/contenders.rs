@@ -42,16 +42,16 @@ pub(crate) struct Contender {
     runs_first: bool,
 }
 
-/// Those that are here, and a sentence for each that is not.
+/// Those that are here, and sentences about what is not.
 pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> {
-    let (mut found, mut missing) = (Vec::new(), Vec::new());
+    let (mut found, mut notes) = (Vec::new(), Vec::new());
     let runs_first = cpu::may_run_first(args.proxy_core);
     let mut add = |name, kind, program: Option<PathBuf>| {
         if !args.wants(name) {
             return;
         }
         let Some(program) = program else {
-            missing.push(format!("{name} is not installed here and was left out."));
+            notes.push(format!("{name} is not installed here and was left out."));
             return;
         };
         let version = match kind {
@@ -95,13 +95,13 @@ pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> 
     );
     add("Portkey", Kind::Portkey, args.portkey.clone());
     if !runs_first {
-        missing.push(
+        notes.push(
             "Proxies were not allowed to run before the other work of their core (`chrt --fifo`), \
              so its pauses are in their latencies."
                 .to_owned(),
         );
     }
-    Ok((found, missing))
+    Ok((found, notes))
 }
 
 /// The file of a program, also where Debian keeps servers.
