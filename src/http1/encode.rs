@@ -66,24 +66,24 @@ mod tests {
     #[test]
     fn a_body_of_another_length_than_was_said_is_an_error() {
         let mut outbox = Outbox::default();
-        let mut framing = Encoder::Length(2);
-        assert_eq!(framing.put(Bytes::from_static(b"x"), &mut outbox), Ok(()));
-        assert_eq!(framing.end(&mut outbox), Err(WrongLength));
+        let mut encoder = Encoder::Length(2);
+        assert_eq!(encoder.put(Bytes::from_static(b"x"), &mut outbox), Ok(()));
+        assert_eq!(encoder.end(&mut outbox), Err(WrongLength));
         let more = Bytes::from_static(b"yz");
-        assert_eq!(framing.put(more, &mut outbox), Err(WrongLength));
+        assert_eq!(encoder.put(more, &mut outbox), Err(WrongLength));
     }
 
     #[test]
     fn an_empty_piece_is_nothing_and_above_all_not_the_last_chunk() {
-        for mut framing in [
+        for mut encoder in [
             Encoder::Length(0),
             Encoder::Chunked,
             Encoder::Lines,
             Encoder::UntilClose,
         ] {
             let mut outbox = Outbox::default();
-            assert_eq!(framing.put(Bytes::new(), &mut outbox), Ok(()));
-            assert!(outbox.is_empty(), "{framing:?}");
+            assert_eq!(encoder.put(Bytes::new(), &mut outbox), Ok(()));
+            assert!(outbox.is_empty(), "{encoder:?}");
         }
     }
 }

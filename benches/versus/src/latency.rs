@@ -60,13 +60,13 @@ impl Recorder {
     }
 
     fn close(&mut self) {
-        // A slice of which that is not known is not quiet.
-        let waited = self.own.waited().unwrap_or(Duration::MAX);
+        let waited = self.own.waited().ok();
         self.slices.push(Slice {
             times: std::mem::take(&mut self.open),
-            waited: waited.saturating_sub(self.waited),
+            // A slice of which that is not known is not quiet.
+            waited: waited.map_or(Duration::MAX, |waited| waited.saturating_sub(self.waited)),
         });
-        self.waited = waited;
+        self.waited = waited.unwrap_or(self.waited);
     }
 
     pub(crate) fn finish(mut self) -> Latency {
@@ -79,16 +79,17 @@ impl Latency {
     /// Of all times in quiet slices; of all there are, if none was quiet. What was late in a slice
     /// may come in the next, so that one has to follow a quiet one.
     fn of(slices: &[Slice]) -> Self {
-        let quiet = |slice: &Slice| slice.waited <= QUIET;
-        let before = std::iter::once(true).chain(slices.iter().map(quiet));
-        let kept = slices.iter().zip(before);
-        let kept = kept.filter(|(slice, follows_quiet)| *follows_quiet && quiet(slice));
-        let mut times: Vec<u64> = kept.flat_map(|(slice, _)| slice.times.clone()).collect();
+        let mut times = Vec::new();
+        let mut follows_quiet = true;
+        for slice in slices {
+            let is_quiet = slice.waited <= QUIET;
+            if follows_quiet && is_quiet {
+                times.extend(&slice.times);
+            }
+            follows_quiet = is_quiet;
+        }
         if times.is_empty() {
-            times = slices
-                .iter()
-                .flat_map(|slice| slice.times.clone())
-                .collect();
+            times.extend(slices.iter().flat_map(|slice| &slice.times));
         }
         times.sort_unstable();
         let microseconds = |share| percentile(&times, share) as f64 / 1e3;

@@ -260,8 +260,7 @@ impl Streams {
                 let on_line = |sent| {
                     seen.lines.fetch_add(1, Relaxed);
                     if let Some(delays) = &mut *lock(&seen.delays) {
-                        let now = Instant::now();
-                        delays.push(now, stamp(epoch).saturating_sub(sent));
+                        delays.push(Instant::now(), stamp(epoch).saturating_sub(sent));
                     }
                 };
                 Client::connect(&target, nth)
