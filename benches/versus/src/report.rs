@@ -329,8 +329,8 @@ stream carries the time at which the backend wrote it; the streams begin at mome
 nothing to do with each other, and each line leaves when it is due, to some microseconds: with a
 timer of milliseconds a dozen would leave together and wait for each other. Slices of 50 ms in which
 the load generator was kept from its core for more than 0.1 ms, as the kernel tells, and those behind
-them do not count: what is late then is late for want of a load generator. A stream of 20 lines is
-written by the backend at once, in 20 chunks of HTTP.
+them do not count, unless there are no others: what is late then is late for want of a load
+generator. A stream of 20 lines is written by the backend at once, in 20 chunks of HTTP.
 
 nginx has one worker, `proxy_buffering off`, `proxy_request_buffering off`, `keepalive 256` and no
 access log; its buffers are as it comes, a few kB, and larger ones would make large bodies cheaper
