@@ -52,14 +52,18 @@ impl Processes {
 
     /// A column of `/proc/PID/task/*/schedstat`.
     fn schedstat(&self, column: usize) -> Result<Duration, Error> {
-        let mut nanoseconds = 0;
+        let mut nanoseconds = None;
         for pid in &self.0 {
             for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-                let text = fs::read_to_string(task?.path().join("schedstat"))?;
+                // A thread that ended meanwhile has no file any more.
+                let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else {
+                    continue;
+                };
                 let word = text.split_whitespace().nth(column);
-                nanoseconds += word.ok_or("a short schedstat")?.parse::<u64>()?;
+                *nanoseconds.get_or_insert(0) += word.ok_or("a short schedstat")?.parse::<u64>()?;
             }
         }
+        let nanoseconds = nanoseconds.ok_or("no thread with a schedstat")?;
         Ok(Duration::from_nanos(nanoseconds))
     }
 
@@ -148,12 +152,29 @@ pub(crate) fn machine() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::mpsc, thread};
+
     use super::*;
 
     #[test]
     fn the_group_is_found_behind_any_name() {
         assert_eq!(group_of("12 (a) b) S 1 77 77 0"), Some(77));
         assert_eq!(group_of(""), None);
+    }
+
+    #[test]
+    fn threads_that_end_meanwhile_are_left_out() -> Result<(), Error> {
+        let (stop, is_stopped) = mpsc::channel::<()>();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                while is_stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
+                    thread::spawn(|| ()).join().ok();
+                }
+            });
+            let readings = (0..1_000).try_for_each(|_| Processes::own().waited().map(drop));
+            drop(stop);
+            readings
+        })
     }
 
     #[test]
