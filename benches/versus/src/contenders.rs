@@ -12,7 +12,13 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
-use crate::{Args, Error, cpu, load, load::Target, shapes::Dialect};
+use crate::{
+    Args, Error,
+    cores::{Filler, Lost},
+    cpu::{self, Priority, Processes},
+    load::{self, Target},
+    shapes::Dialect,
+};
 
 /// Without it LiteLLM asks a server on the internet for prices as it starts.
 const LITELLM_OFFLINE: &str = "LITELLM_LOCAL_MODEL_COST_MAP";
@@ -38,8 +44,7 @@ pub(crate) struct Contender {
     kind: Kind,
     program: PathBuf,
     core: usize,
-    /// Nothing else of the machine interrupts it on its core.
-    runs_first: bool,
+    priority: Priority,
 }
 
 /// Those that are here, and sentences about what is not.
@@ -67,7 +72,11 @@ pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> 
             program,
             core: args.proxy_core,
             // Threads of one program that wait for each other come to nothing with it.
-            runs_first: runs_first && !matches!(kind, Kind::Litellm | Kind::Portkey),
+            priority: match kind {
+                Kind::Litellm | Kind::Portkey => Priority::Usual,
+                _ if runs_first => Priority::First,
+                _ => Priority::Usual,
+            },
         });
     };
     let this = env::current_exe()?;
@@ -164,6 +173,8 @@ pub(crate) struct Running {
     /// no proxy.
     pub(crate) cold_start: Option<Duration>,
     child: Option<Child>,
+    /// On the core of a proxy that runs before it.
+    filler: Option<Filler>,
     /// Configuration and what was written to standard error.
     dir: TempDir,
 }
@@ -172,6 +183,21 @@ impl Running {
     /// The process group.
     pub(crate) fn group(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
+    }
+
+    /// What else was started on the core of the proxy.
+    pub(crate) fn filler(&self) -> Option<Processes> {
+        self.filler.as_ref().map(Filler::process)
+    }
+
+    /// What the cores lose while `proxy` runs.
+    pub(crate) fn lost(&self, proxy: Option<&Processes>) -> Lost {
+        Lost::start(
+            proxy
+                .cloned()
+                .zip(self.filler())
+                .map(|(proxy, filler)| proxy.and(filler)),
+        )
     }
 
     /// The end of what the process said.
@@ -203,7 +229,7 @@ impl Contender {
             kind: Kind::Direct,
             program: PathBuf::new(),
             core: 0,
-            runs_first: false,
+            priority: Priority::Usual,
         }
     }
 
@@ -252,11 +278,12 @@ impl Contender {
                 addresses,
                 cold_start: None,
                 child: None,
+                filler: None,
                 dir,
             });
         }
         let listen = free_address()?;
-        let mut command = cpu::command_on(self.core, self.runs_first);
+        let mut command = cpu::command_on(self.core, self.priority);
         self.configure(&mut command, dir.path(), listen, backends)?;
         let begin = Instant::now();
         let child = command
@@ -269,6 +296,7 @@ impl Contender {
             addresses: vec![listen],
             cold_start: None,
             child: Some(child),
+            filler: None,
             dir,
         };
         let target = Target {
@@ -292,6 +320,9 @@ impl Contender {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         running.cold_start = Some(begin.elapsed());
+        if self.priority == Priority::First {
+            running.filler = Some(Filler::start(self.core)?);
+        }
         Ok(running)
     }
 

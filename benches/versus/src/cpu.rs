@@ -35,23 +35,24 @@ impl Processes {
         Ok(Self(found))
     }
 
+    /// A single one.
+    pub(crate) fn one(pid: u32) -> Self {
+        Self(vec![pid])
+    }
+
     /// This process.
     pub(crate) fn own() -> Self {
-        Self(vec![std::process::id()])
+        Self::one(std::process::id())
+    }
+
+    /// These and others.
+    pub(crate) fn and(mut self, others: Self) -> Self {
+        self.0.extend(others.0);
+        self
     }
 
     /// The CPU time of all threads since they began.
     pub(crate) fn cpu(&self) -> Result<Duration, Error> {
-        self.schedstat(0)
-    }
-
-    /// The time for which threads could have run and others ran on their core.
-    pub(crate) fn waited(&self) -> Result<Duration, Error> {
-        self.schedstat(1)
-    }
-
-    /// A column of `/proc/PID/task/*/schedstat`.
-    fn schedstat(&self, column: usize) -> Result<Duration, Error> {
         let mut nanoseconds = None;
         for pid in &self.0 {
             for task in fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -59,7 +60,7 @@ impl Processes {
                 let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else {
                     continue;
                 };
-                let word = text.split_whitespace().nth(column);
+                let word = text.split_whitespace().next();
                 *nanoseconds.get_or_insert(0) += word.ok_or("a short schedstat")?.parse::<u64>()?;
             }
         }
@@ -115,21 +116,33 @@ fn resident_in(status: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// A command whose program, its first argument, is bound to a core. With `runs_first` it also has a
-/// realtime priority, so that nothing that other processes or the kernel's threads do there
-/// interrupts it.
-pub(crate) fn command_on(core: usize, runs_first: bool) -> Command {
-    let mut command = Command::new(if runs_first { "chrt" } else { "taskset" });
-    if runs_first {
-        command.args(["--fifo", "1", "taskset"]);
-    }
-    command.args(["-c", &core.to_string()]);
+/// When a process runs, if others want its core too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Priority {
+    /// Before all others and most of the kernel's threads, which never interrupt it.
+    First,
+    Usual,
+    /// If nothing else would.
+    Last,
+}
+
+/// A command whose program, its first argument, is bound to a core.
+pub(crate) fn command_on(core: usize, priority: Priority) -> Command {
+    let policy: &[_] = match priority {
+        Priority::First => &["chrt", "--fifo", "1"],
+        Priority::Usual => &[],
+        Priority::Last => &["chrt", "--idle", "0"],
+    };
+    let core = core.to_string();
+    let mut words = policy.iter().copied().chain(["taskset", "-c", &core]);
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words);
     command
 }
 
 /// Whether this process may give such a priority.
 pub(crate) fn may_run_first(core: usize) -> bool {
-    let mut command = command_on(core, true);
+    let mut command = command_on(core, Priority::First);
     command.arg("true").stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
@@ -171,7 +184,7 @@ mod tests {
                     thread::spawn(|| ()).join().ok();
                 }
             });
-            let readings = (0..1_000).try_for_each(|_| Processes::own().waited().map(drop));
+            let readings = (0..1_000).try_for_each(|_| Processes::own().cpu().map(drop));
             drop(stop);
             readings
         })

@@ -1,18 +1,15 @@
-//! How long something took, seen while the load generator had its core.
+//! How long something took, seen while nothing else took the cores.
 //!
-//! The load generator and the backends share a core with whatever else the machine has to do, and
-//! are stopped by it for some milliseconds now and then. What is late then is late without any fault
-//! of a proxy. The kernel tells how long a thread that could run was not let run, so the slices of
-//! time in which that happened can be left out; a proxy's own pauses stay in.
+//! Slices of time in which it did are left out; a proxy's own pauses stay in.
 
 use std::time::{Duration, Instant};
 
-use crate::{Error, cpu::Processes, report::percentile};
+use crate::{cores::Lost, report::percentile};
 
 /// Length of a slice.
 const SLICE: Duration = Duration::from_millis(50);
 
-/// A slice is quiet in which the load generator has waited no longer for its core.
+/// A slice is quiet in which a core has lost no more.
 const QUIET: Duration = Duration::from_micros(100);
 
 /// A distribution, in microseconds.
@@ -20,14 +17,15 @@ const QUIET: Duration = Duration::from_micros(100);
 pub(crate) struct Latency {
     pub(crate) median: f64,
     pub(crate) p99: f64,
+    /// Of how many of the times, from 0 to 1.
+    pub(crate) counted: f64,
 }
 
 /// Takes times in nanoseconds as they come.
 #[derive(Debug)]
 pub(crate) struct Recorder {
-    own: Processes,
-    /// How long the load generator had waited for its core when the last slice began.
-    waited: Duration,
+    /// Asked at the end of each slice.
+    lost: Lost,
     end: Instant,
     slices: Vec<Slice>,
     open: Vec<u64>,
@@ -36,19 +34,17 @@ pub(crate) struct Recorder {
 #[derive(Debug)]
 struct Slice {
     times: Vec<u64>,
-    waited: Duration,
+    lost: Duration,
 }
 
 impl Recorder {
-    pub(crate) fn start() -> Result<Self, Error> {
-        let own = Processes::own();
-        Ok(Self {
-            waited: own.waited()?,
-            own,
+    pub(crate) fn start(lost: Lost) -> Self {
+        Self {
+            lost,
             end: Instant::now() + SLICE,
             slices: Vec::new(),
             open: Vec::new(),
-        })
+        }
     }
 
     pub(crate) fn push(&mut self, now: Instant, nanoseconds: u64) {
@@ -60,13 +56,10 @@ impl Recorder {
     }
 
     fn close(&mut self) {
-        let waited = self.own.waited().ok();
         self.slices.push(Slice {
             times: std::mem::take(&mut self.open),
-            // A slice of which that is not known is not quiet.
-            waited: waited.map_or(Duration::MAX, |waited| waited.saturating_sub(self.waited)),
+            lost: self.lost.take(),
         });
-        self.waited = waited.unwrap_or(self.waited);
     }
 
     pub(crate) fn finish(mut self) -> Latency {
@@ -82,20 +75,22 @@ impl Latency {
         let mut times = Vec::new();
         let mut follows_quiet = true;
         for slice in slices {
-            let is_quiet = slice.waited <= QUIET;
+            let is_quiet = slice.lost <= QUIET;
             if follows_quiet && is_quiet {
                 times.extend(&slice.times);
             }
             follows_quiet = is_quiet;
         }
+        let all = || slices.iter().flat_map(|slice| &slice.times);
         if times.is_empty() {
-            times.extend(slices.iter().flat_map(|slice| &slice.times));
+            times.extend(all());
         }
         times.sort_unstable();
         let microseconds = |share| percentile(&times, share) as f64 / 1e3;
         Self {
             median: microseconds(0.5),
             p99: microseconds(0.99),
+            counted: times.len() as f64 / all().count().max(1) as f64,
         }
     }
 }
@@ -107,13 +102,14 @@ impl std::ops::Sub for Latency {
         Self {
             median: self.median - base.median,
             p99: self.p99 - base.p99,
+            counted: self.counted,
         }
     }
 }
 
 impl std::fmt::Display for Latency {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { median, p99 } = self;
+        let Self { median, p99, .. } = self;
         write!(f, "{median:.0} / {p99:.0}")
     }
 }
@@ -122,15 +118,15 @@ impl std::fmt::Display for Latency {
 mod tests {
     use super::*;
 
-    fn slice(waited: u64, times: &[u64]) -> Slice {
+    fn slice(lost: u64, times: &[u64]) -> Slice {
         Slice {
             times: times.to_vec(),
-            waited: Duration::from_micros(waited),
+            lost: Duration::from_micros(lost),
         }
     }
 
     #[test]
-    fn what_came_while_the_load_generator_had_to_wait_does_not_count_nor_what_that_made_late() {
+    fn what_came_while_a_core_was_taken_away_does_not_count_nor_what_that_made_late() {
         let slices = [
             slice(0, &[10_000, 30_000]),
             slice(900, &[500_000]),
@@ -156,8 +152,8 @@ mod tests {
     }
 
     #[test]
-    fn a_slice_has_its_length() -> Result<(), Error> {
-        let mut recorder = Recorder::start()?;
+    fn a_slice_has_its_length() {
+        let mut recorder = Recorder::start(Lost::start(None));
         let begin = recorder.end;
         recorder.push(begin - SLICE, 1);
         recorder.push(begin, 2);
@@ -170,6 +166,5 @@ mod tests {
             .map(|one| one.times.clone())
             .collect();
         assert_eq!(times, [vec![1], vec![2, 3], vec![4]]);
-        Ok(())
     }
 }

@@ -19,6 +19,7 @@ use tokio::{
 use crate::{
     Error,
     backend::{STAMP, STAMP_DIGITS, stamp},
+    cores::Lost,
     http1::{Decoder, response_head},
     latency::{Latency, Recorder},
 };
@@ -192,6 +193,7 @@ pub(crate) async fn open(
     rate: f64,
     duration: Duration,
     churn: bool,
+    lost: Lost,
 ) -> Result<Latency, Error> {
     let idle = Arc::new(Mutex::new(Vec::<Client>::new()));
     let is_free = Arc::new(Semaphore::new(CONNECTIONS));
@@ -202,7 +204,7 @@ pub(crate) async fn open(
     let total = (rate * duration.as_secs_f64()).ceil() as u32;
     let begin = Instant::now();
     let mut tasks = JoinSet::<Result<u64, Error>>::new();
-    let mut times = Recorder::start()?;
+    let mut times = Recorder::start(lost);
     for nth in 0..total {
         let due = begin + Duration::from_secs_f64(f64::from(nth) / rate);
         // A timer has a millisecond, which is more than what is measured here.
@@ -279,11 +281,11 @@ impl Streams {
     }
 
     /// Notes the delay of each line for a time.
-    pub(crate) async fn watch(&self, duration: Duration) -> Result<Latency, Error> {
-        *lock(&self.seen.delays) = Some(Recorder::start()?);
+    pub(crate) async fn watch(&self, duration: Duration, lost: Lost) -> Latency {
+        *lock(&self.seen.delays) = Some(Recorder::start(lost));
         tokio::time::sleep(duration).await;
         let delays = lock(&self.seen.delays).take();
-        Ok(delays.map(Recorder::finish).unwrap_or_default())
+        delays.map(Recorder::finish).unwrap_or_default()
     }
 
     /// Waits until all streams have ended as they should.

@@ -10,6 +10,7 @@
 
 mod backend;
 mod contenders;
+mod cores;
 mod cpu;
 mod growth;
 mod http1;
@@ -35,6 +36,7 @@ use clap::{Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
+    cpu::Priority,
     report::Report,
     rounds::Bench,
     shapes::{SHAPES, Shape},
@@ -105,6 +107,9 @@ enum Role {
         listen: SocketAddr,
         upstreams: Vec<SocketAddr>,
     },
+    /// What keeps a core from resting.
+    #[command(hide = true)]
+    Fill,
 }
 
 impl Args {
@@ -144,9 +149,16 @@ fn start(mut args: Args) -> Result<ExitCode, Error> {
             .enable_all()
             .build()
     };
-    if let Some(Role::PlainProxy { listen, upstreams }) = args.role {
-        runtime()?.block_on(plain_proxy::serve(listen, upstreams))?;
-        return Ok(ExitCode::SUCCESS);
+    match args.role {
+        Some(Role::PlainProxy { listen, upstreams }) => {
+            runtime()?.block_on(plain_proxy::serve(listen, upstreams))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Role::Fill) => {
+            cores::fill()?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        None => {}
     }
     if let Some(wrong) = args.shape.iter().find(|name| Shape::named(name).is_none()) {
         let names = SHAPES.map(|shape| shape.name).join(", ");
@@ -207,7 +219,7 @@ fn pin(args: &Args) -> Error {
         return error.into();
     }
     // Without priority: it never rests while latencies are taken.
-    let mut command = cpu::command_on(args.load_core, false);
+    let mut command = cpu::command_on(args.load_core, Priority::Usual);
     command
         .arg(this)
         .args(env::args_os().skip(1))

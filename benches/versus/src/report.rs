@@ -58,6 +58,7 @@ fn latency(part: impl Fn(fn(Latency) -> f64) -> Option<f64>) -> Option<String> {
     let latency = Latency {
         median: part(|latency| latency.median)?,
         p99: part(|latency| latency.p99)?,
+        ..Latency::default()
     };
     Some(latency.to_string())
 }
@@ -309,7 +310,7 @@ const HOW: &str = "\
 
 The proxy has one core to itself, on which it runs before everything else (`SCHED_FIFO`): else the
 kernel's own threads and whatever the machine does beside stop any proxy for some milliseconds a few
-times a second. LiteLLM and Portkey, whose threads would wait for each other in vain, run as programs
+times a second. A process that only counts fills what it leaves of the core (`SCHED_IDLE`). LiteLLM and Portkey, whose threads would wait for each other in vain, run as programs
 do. The load generator and two simulated backends, in one thread, have another core, and no such
 priority. Each proxy is started anew for each shape of each round, and the order rotates from
 round to round. A ratio is taken within a round; the tables show the median over the rounds, and
@@ -327,10 +328,16 @@ Latency to the first byte is taken at half of the requests a second that the pro
 the closed loop, at 20,000 at most, and counts from when a request was due. Each line of a paced
 stream carries the time at which the backend wrote it; the streams begin at moments that have
 nothing to do with each other, and each line leaves when it is due, to some microseconds: with a
-timer of milliseconds a dozen would leave together and wait for each other. Slices of 50 ms in which
-the load generator was kept from its core for more than 0.1 ms, as the kernel tells, and those behind
-them do not count, unless there are no others: what is late then is late for want of a load
-generator. A stream of 20 lines is written by the backend at once, in 20 chunks of HTTP.
+timer of milliseconds a dozen would leave together and wait for each other. A stream of 20 lines is
+written by the backend at once, in 20 chunks of HTTP.
+
+While latencies are taken neither core ever rests, so the time that proxy, filler, load generator and
+backends together have not used was taken by something else: by other processes, or by the hypervisor
+for other machines, which shows nowhere else but as stolen time in hundredths of a second. Slices of
+50 ms in which a core lost more than 0.1 ms that way, and those behind them, in which what it delayed
+is answered, do not count, unless there are no others; it is the same for every proxy, and what a proxy
+itself does late stays in. The core of LiteLLM and Portkey is not filled, so their slices are only left
+out for the load generator's core.
 
 nginx has one worker, `proxy_buffering off`, `proxy_request_buffering off`, `keepalive 256` and no
 access log; its buffers are as it comes, a few kB, and larger ones would make large bodies cheaper

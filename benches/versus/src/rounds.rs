@@ -9,6 +9,7 @@ use std::{
 use crate::{
     Args, Error,
     contenders::{Contender, Running},
+    cores::Lost,
     cpu::{self, Processes},
     latency::Latency,
     load::{self, Streams, Target},
@@ -199,20 +200,22 @@ impl Bench<'_> {
         };
         let total = (requests as f64 * self.args.seconds()) as usize / contender.slower();
         load::closed(&target, connections, (total / 10).max(connections), churn).await?;
-        let meter = Meter::start(self.args, processes)?;
+        let meter = Meter::start(self.args, running, processes)?;
         let took = load::closed(&target, connections, total, churn).await?;
         meter.stop(took, total, sample)?;
         let most = total as f64 / took.as_secs_f64();
         sample.rate = Some(most);
         let rate = (most / 2.0).min(PUNCTUAL);
         let duration = Duration::from_secs_f64(self.args.seconds());
-        sample.first_byte = Some(load::open(&target, rate, duration, churn).await?);
+        sample.first_byte =
+            Some(load::open(&target, rate, duration, churn, running.lost(processes)).await?);
         if processes.is_some() {
             let target = Target {
                 addresses: self.backends.clone(),
                 ..target
             };
-            sample.unproxied = Some(load::open(&target, rate, duration, churn).await?);
+            sample.unproxied =
+                Some(load::open(&target, rate, duration, churn, Lost::start(None)).await?);
         }
         Ok(())
     }
@@ -244,9 +247,9 @@ impl Bench<'_> {
         };
         let streams = Streams::open(&target, self.epoch, count, opening);
         tokio::time::sleep(opening + settling).await;
-        let meter = Meter::start(self.args, processes)?;
+        let meter = Meter::start(self.args, running, processes)?;
         let (begin, first) = (Instant::now(), streams.lines());
-        let delays = streams.watch(window).await?;
+        let delays = streams.watch(window, running.lost(processes)).await;
         let (took, seen) = (begin.elapsed(), streams.lines() - first);
         meter.stop(took, seen, sample)?;
         let loaded = processes.map(Processes::resident).transpose()?;
@@ -263,26 +266,34 @@ impl Bench<'_> {
 struct Meter<'a> {
     args: &'a Args,
     proxy: Option<&'a Processes>,
-    before: [Duration; 4],
+    filler: Option<Processes>,
+    before: [Duration; 5],
 }
 
 impl<'a> Meter<'a> {
-    fn start(args: &'a Args, proxy: Option<&'a Processes>) -> Result<Self, Error> {
+    fn start(
+        args: &'a Args,
+        running: &Running,
+        proxy: Option<&'a Processes>,
+    ) -> Result<Self, Error> {
         let mut meter = Self {
             args,
             proxy,
+            filler: running.filler(),
             before: Default::default(),
         };
         meter.before = meter.read()?;
         Ok(meter)
     }
 
-    fn read(&self) -> Result<[Duration; 4], Error> {
+    fn read(&self) -> Result<[Duration; 5], Error> {
+        let cpu = |some: Option<&Processes>| some.map_or(Ok(Duration::ZERO), Processes::cpu);
         Ok([
-            self.proxy.map_or(Ok(Duration::ZERO), Processes::cpu)?,
+            cpu(self.proxy)?,
             cpu::core_used(self.args.proxy_core)?,
             Processes::own().cpu()?,
             cpu::core_used(self.args.load_core)?,
+            cpu(self.filler.as_ref())?,
         ])
     }
 
@@ -295,10 +306,17 @@ impl<'a> Meter<'a> {
         if self.proxy.is_some() {
             sample.cpu = Some(used(0) * 1e6 / units as f64);
             sample.busy = Some(used(0) / took.as_secs_f64());
-            sample.disturbed = sample.disturbed.max(others(0, 1));
+            sample.disturbed = sample
+                .disturbed
+                .max(others(0, 1) - used(4) / took.as_secs_f64());
         }
         Ok(())
     }
+}
+
+/// A latency, and how much of it was not left out.
+fn told(latency: Latency) -> String {
+    format!("{latency} us of {:.0} %", latency.counted * 100.0)
 }
 
 /// A sample as it is told while the run goes on.
@@ -319,13 +337,13 @@ fn line(sample: &Sample, shape: &Shape) -> String {
         text += &format!(", {rate:.0} requests/s");
     }
     if let Some(latency) = sample.first_byte {
-        text += &format!(", first byte {latency} us");
+        text += &format!(", first byte {}", told(latency));
     }
     if let Some(latency) = sample.unproxied {
-        text += &format!(" (no proxy {latency})");
+        text += &format!(" (no proxy {})", told(latency));
     }
     if let Some(latency) = sample.delay {
-        text += &format!(", line {latency} us");
+        text += &format!(", line {}", told(latency));
     }
     if let Some(delivered) = sample.delivered {
         text += &format!(", {:.0} % delivered", delivered * 100.0);
