@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::{
     Args, Error,
-    cores::{Filler, Lost},
+    cores::Lost,
     cpu::{self, Priority, Processes},
     load::{self, Target},
     shapes::Dialect,
@@ -173,8 +173,6 @@ pub(crate) struct Running {
     /// no proxy.
     pub(crate) cold_start: Option<Duration>,
     child: Option<Child>,
-    /// On the core of a proxy that runs before it.
-    filler: Option<Filler>,
     /// Configuration and what was written to standard error.
     dir: TempDir,
 }
@@ -183,21 +181,6 @@ impl Running {
     /// The process group.
     pub(crate) fn group(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
-    }
-
-    /// What else was started on the core of the proxy.
-    pub(crate) fn filler(&self) -> Option<Processes> {
-        self.filler.as_ref().map(Filler::process)
-    }
-
-    /// What the cores lose while `proxy` runs.
-    pub(crate) fn lost(&self, proxy: Option<&Processes>) -> Lost {
-        Lost::start(
-            proxy
-                .cloned()
-                .zip(self.filler())
-                .map(|(proxy, filler)| proxy.and(filler)),
-        )
     }
 
     /// The end of what the process said.
@@ -230,6 +213,16 @@ impl Contender {
             program: PathBuf::new(),
             core: 0,
             priority: Priority::Usual,
+        }
+    }
+
+    /// What the cores lose from now on while `processes` are those that run.
+    pub(crate) async fn lost(&self, processes: Option<&Processes>) -> Result<Lost, Error> {
+        match processes {
+            Some(processes) if self.priority == Priority::First => {
+                Lost::on_both(self.core, processes.clone()).await
+            }
+            _ => Ok(Lost::on_own()),
         }
     }
 
@@ -278,7 +271,6 @@ impl Contender {
                 addresses,
                 cold_start: None,
                 child: None,
-                filler: None,
                 dir,
             });
         }
@@ -296,7 +288,6 @@ impl Contender {
             addresses: vec![listen],
             cold_start: None,
             child: Some(child),
-            filler: None,
             dir,
         };
         let target = Target {
@@ -320,9 +311,6 @@ impl Contender {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         running.cold_start = Some(begin.elapsed());
-        if self.priority == Priority::First {
-            running.filler = Some(Filler::start(self.core)?);
-        }
         Ok(running)
     }
 

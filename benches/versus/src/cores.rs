@@ -25,16 +25,16 @@ use crate::{
 
 /// A process that runs on a core whenever nothing else wants to, so that the core never rests.
 #[derive(Debug)]
-pub(crate) struct Filler(Child);
+struct Filler(Child);
 
 impl Filler {
-    pub(crate) fn start(core: usize) -> Result<Self, Error> {
+    fn start(core: usize) -> Result<Self, Error> {
         let mut command = cpu::command_on(core, cpu::Priority::Last);
         command.arg(env::current_exe()?).arg("fill");
         Ok(Self(command.stdin(Stdio::null()).spawn()?))
     }
 
-    pub(crate) fn process(&self) -> Processes {
+    fn process(&self) -> Processes {
         Processes::one(self.0.id())
     }
 }
@@ -58,17 +58,32 @@ pub(crate) fn fill() -> io::Result<()> {
 /// The time that was lost on the cores since they were last asked.
 #[derive(Debug)]
 pub(crate) struct Lost {
-    /// Those of the proxy's core, if it never rests.
+    /// All that runs on the proxy's core, if it never rests.
     proxy: Option<Processes>,
+    _filler: Option<Filler>,
     asked: Instant,
     worked: [Option<Duration>; 2],
 }
 
 impl Lost {
-    /// The load generator, which is this process, has to keep its core busy by itself.
-    pub(crate) fn start(proxy: Option<Processes>) -> Self {
+    /// On the core of this process, which has to keep it busy by itself.
+    pub(crate) fn on_own() -> Self {
+        Self::start(None, None)
+    }
+
+    /// Also on the core of a proxy that runs before all others, which is filled meanwhile.
+    pub(crate) async fn on_both(core: usize, proxy: Processes) -> Result<Self, Error> {
+        let filler = Filler::start(core)?;
+        // Until it is bound and does nothing but that.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let proxy = proxy.and(filler.process());
+        Ok(Self::start(Some(proxy), Some(filler)))
+    }
+
+    fn start(proxy: Option<Processes>, filler: Option<Filler>) -> Self {
         let mut lost = Self {
             proxy,
+            _filler: filler,
             asked: Instant::now(),
             worked: [None; 2],
         };
@@ -112,7 +127,7 @@ mod tests {
     fn of_a_proxy_that_has_ended_all_time_is_lost() -> Result<(), Error> {
         let mut ended = Command::new("true").spawn()?;
         ended.wait()?;
-        let mut lost = Lost::start(Some(Processes::one(ended.id())));
+        let mut lost = Lost::start(Some(Processes::one(ended.id())), None);
         let begin = lost.asked;
         assert_eq!(lost.take(), lost.asked - begin);
         Ok(())

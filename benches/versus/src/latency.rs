@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_slice_has_its_length() {
-        let mut recorder = Recorder::start(Lost::start(None));
+        let mut recorder = Recorder::start(Lost::on_own());
         let begin = recorder.end;
         recorder.push(begin - SLICE, 1);
         recorder.push(begin, 2);

@@ -310,7 +310,7 @@ const HOW: &str = "\
 
 The proxy has one core to itself, on which it runs before everything else (`SCHED_FIFO`): else the
 kernel's own threads and whatever the machine does beside stop any proxy for some milliseconds a few
-times a second. A process that only counts fills what it leaves of the core (`SCHED_IDLE`). LiteLLM and Portkey, whose threads would wait for each other in vain, run as programs
+times a second. LiteLLM and Portkey, whose threads would wait for each other in vain, run as programs
 do. The load generator and two simulated backends, in one thread, have another core, and no such
 priority. Each proxy is started anew for each shape of each round, and the order rotates from
 round to round. A ratio is taken within a round; the tables show the median over the rounds, and
@@ -331,13 +331,13 @@ nothing to do with each other, and each line leaves when it is due, to some micr
 timer of milliseconds a dozen would leave together and wait for each other. A stream of 20 lines is
 written by the backend at once, in 20 chunks of HTTP.
 
-While latencies are taken neither core ever rests, so the time that proxy, filler, load generator and
-backends together have not used was taken by something else: by other processes, or by the hypervisor
-for other machines, which shows nowhere else but as stolen time in hundredths of a second. Slices of
-50 ms in which a core lost more than 0.1 ms that way, and those behind them, in which what it delayed
-is answered, do not count, unless there are no others; it is the same for every proxy, and what a proxy
-itself does late stays in. The core of LiteLLM and Portkey is not filled, so their slices are only left
-out for the load generator's core.
+Latencies have seconds of their own, in which neither core ever rests: a process that only counts fills
+what the proxy leaves of its own (`SCHED_IDLE`). So the time that proxy, filler, load generator and
+backends have not used was taken by something else: by other processes, or by the hypervisor for other
+machines. Slices of 50 ms in which a core lost more than 0.1 ms that way, and those behind them, in
+which what it delayed is answered, do not count, unless there are no others; the rule is the same for
+every proxy, and what a proxy itself does late stays in. The core of LiteLLM and Portkey is not filled,
+so of their slices only those are left out in which the load generator's lost time.
 
 nginx has one worker, `proxy_buffering off`, `proxy_request_buffering off`, `keepalive 256` and no
 access log; its buffers are as it comes, a few kB, and larger ones would make large bodies cheaper

@@ -200,22 +200,22 @@ impl Bench<'_> {
         };
         let total = (requests as f64 * self.args.seconds()) as usize / contender.slower();
         load::closed(&target, connections, (total / 10).max(connections), churn).await?;
-        let meter = Meter::start(self.args, running, processes)?;
+        let meter = Meter::start(self.args, processes)?;
         let took = load::closed(&target, connections, total, churn).await?;
         meter.stop(took, total, sample)?;
         let most = total as f64 / took.as_secs_f64();
         sample.rate = Some(most);
         let rate = (most / 2.0).min(PUNCTUAL);
         let duration = Duration::from_secs_f64(self.args.seconds());
-        sample.first_byte =
-            Some(load::open(&target, rate, duration, churn, running.lost(processes)).await?);
+        let lost = contender.lost(processes).await?;
+        sample.first_byte = Some(load::open(&target, rate, duration, churn, lost).await?);
         if processes.is_some() {
             let target = Target {
                 addresses: self.backends.clone(),
                 ..target
             };
-            sample.unproxied =
-                Some(load::open(&target, rate, duration, churn, Lost::start(None)).await?);
+            let lost = Lost::on_own();
+            sample.unproxied = Some(load::open(&target, rate, duration, churn, lost).await?);
         }
         Ok(())
     }
@@ -237,7 +237,7 @@ impl Bench<'_> {
         let window = Duration::from_secs_f64(self.args.seconds());
         let opening = Duration::from_millis(300 + count as u64 / 2);
         let settling = Duration::from_millis(500);
-        let all = opening + settling + window + settling;
+        let all = opening + settling + window * 2 + settling;
         let lines = (all.as_secs_f64() / pace.as_secs_f64()) as usize;
         let target = Target {
             addresses: running.addresses.clone(),
@@ -247,17 +247,18 @@ impl Bench<'_> {
         };
         let streams = Streams::open(&target, self.epoch, count, opening);
         tokio::time::sleep(opening + settling).await;
-        let meter = Meter::start(self.args, running, processes)?;
+        let meter = Meter::start(self.args, processes)?;
         let (begin, first) = (Instant::now(), streams.lines());
-        let delays = streams.watch(window, running.lost(processes)).await;
+        tokio::time::sleep(window).await;
         let (took, seen) = (begin.elapsed(), streams.lines() - first);
         meter.stop(took, seen, sample)?;
         let loaded = processes.map(Processes::resident).transpose()?;
         sample.memory = loaded.map(|loaded| (0, loaded));
         sample.streams = Some(count);
-        sample.delay = Some(delays);
         let due = count as f64 * took.as_secs_f64() / pace.as_secs_f64();
         sample.delivered = Some(seen as f64 / due);
+        let lost = contender.lost(processes).await?;
+        sample.delay = Some(streams.watch(window, lost).await);
         streams.finish(all + Duration::from_secs(20)).await
     }
 }
@@ -266,34 +267,26 @@ impl Bench<'_> {
 struct Meter<'a> {
     args: &'a Args,
     proxy: Option<&'a Processes>,
-    filler: Option<Processes>,
-    before: [Duration; 5],
+    before: [Duration; 4],
 }
 
 impl<'a> Meter<'a> {
-    fn start(
-        args: &'a Args,
-        running: &Running,
-        proxy: Option<&'a Processes>,
-    ) -> Result<Self, Error> {
+    fn start(args: &'a Args, proxy: Option<&'a Processes>) -> Result<Self, Error> {
         let mut meter = Self {
             args,
             proxy,
-            filler: running.filler(),
             before: Default::default(),
         };
         meter.before = meter.read()?;
         Ok(meter)
     }
 
-    fn read(&self) -> Result<[Duration; 5], Error> {
-        let cpu = |some: Option<&Processes>| some.map_or(Ok(Duration::ZERO), Processes::cpu);
+    fn read(&self) -> Result<[Duration; 4], Error> {
         Ok([
-            cpu(self.proxy)?,
+            self.proxy.map_or(Ok(Duration::ZERO), Processes::cpu)?,
             cpu::core_used(self.args.proxy_core)?,
             Processes::own().cpu()?,
             cpu::core_used(self.args.load_core)?,
-            cpu(self.filler.as_ref())?,
         ])
     }
 
@@ -306,9 +299,7 @@ impl<'a> Meter<'a> {
         if self.proxy.is_some() {
             sample.cpu = Some(used(0) * 1e6 / units as f64);
             sample.busy = Some(used(0) / took.as_secs_f64());
-            sample.disturbed = sample
-                .disturbed
-                .max(others(0, 1) - used(4) / took.as_secs_f64());
+            sample.disturbed = sample.disturbed.max(others(0, 1));
         }
         Ok(())
     }
