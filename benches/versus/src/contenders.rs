@@ -346,7 +346,7 @@ impl Contender {
                 command.arg(&self.program).env_clear().envs([
                     ("PATH", env::var("PATH").unwrap_or_default()),
                     ("LLAMATOWER_LISTEN", listen.to_string()),
-                    ("LLAMATOWER_ADMIN_LISTEN", free_address()?.to_string()),
+                    ("LLAMATOWER_ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
                     ("LLAMATOWER_LOG", log.to_owned()),
                     ("LLAMATOWER_WORKER_THREADS", "1".to_owned()),
                     ("OLLAMA_URL", urls.join(",")),

@@ -1,9 +1,9 @@
 //! How long the two cores worked for something that is not measured.
 //!
 //! The machine has other work than a comparison, and its hypervisor has other machines: both take a
-//! core away for some milliseconds now and then, the second unseen. What is late then is
-//! late without any fault of a proxy. A core that never rests shows all of it: whatever time the
-//! measured processes have not used there, something else has.
+//! core away for some milliseconds now and then, the second unseen. What is late then is late without
+//! any fault of a proxy. A core that never rests shows it: whatever time the measured processes have
+//! not used there, something else has.
 
 use std::{
     env,
