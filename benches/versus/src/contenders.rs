@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::{
     Args, Error,
-    cores::Lost,
+    cores::LossMeter,
     cpu::{self, Priority, Processes},
     load::{self, Target},
     shapes::Dialect,
@@ -106,7 +106,7 @@ pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> 
     if !runs_first {
         notes.push(
             "Proxies were not allowed to run before the other work of their core (`chrt --fifo`), \
-             so its pauses are in their latencies."
+             so the pauses that it and the hypervisor make are in their latencies."
                 .to_owned(),
         );
     }
@@ -173,8 +173,8 @@ pub(crate) struct Running {
     /// no proxy.
     pub(crate) cold_start: Option<Duration>,
     child: Option<Child>,
-    /// Configuration and what was written to standard error.
-    dir: TempDir,
+    /// Configuration and what was written to standard error; goes with it.
+    dir: Option<TempDir>,
 }
 
 impl Running {
@@ -183,12 +183,39 @@ impl Running {
         self.child.as_ref().map(Child::id)
     }
 
-    /// The end of what the process said.
-    fn said(&self) -> String {
-        let text = fs::read_to_string(self.dir.path().join("stderr")).unwrap_or_default();
-        let lines: Vec<_> = text.lines().rev().take(5).collect();
-        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    fn has_ended(&mut self) -> Result<bool, Error> {
+        match &mut self.child {
+            Some(child) => Ok(child.try_wait()?.is_some()),
+            None => Ok(true),
+        }
     }
+
+    /// Waits for the first answer to `probe`.
+    async fn first_answer(&mut self, probe: &[u8], begin: Instant) -> Result<(), Error> {
+        let target = Target {
+            addresses: self.addresses.clone(),
+            request: probe.into(),
+            lines: 0,
+            bytes: 2,
+        };
+        while let Err(error) = load::answers(&target, Duration::from_secs(5)).await {
+            if self.has_ended()? || begin.elapsed() > Duration::from_secs(90) {
+                return Err(error);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+}
+
+/// The file of what a process said.
+const SAID: &str = "stderr";
+
+/// The end of what the process said.
+fn said_in(dir: &Path) -> String {
+    let text = fs::read_to_string(dir.join(SAID)).unwrap_or_default();
+    let lines: Vec<_> = text.lines().rev().take(5).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
 }
 
 impl Drop for Running {
@@ -216,13 +243,16 @@ impl Contender {
         }
     }
 
-    /// What the cores lose from now on while `processes` are those that run.
-    pub(crate) async fn lost(&self, processes: Option<&Processes>) -> Result<Lost, Error> {
+    /// Tells what the cores lose from now on while it runs as these processes.
+    pub(crate) async fn loss_meter(
+        &self,
+        processes: Option<&Processes>,
+    ) -> Result<LossMeter, Error> {
         match processes {
             Some(processes) if self.priority == Priority::First => {
-                Lost::on_both(self.core, processes.clone()).await
+                LossMeter::of_both(self.core, processes.clone()).await
             }
-            _ => Ok(Lost::on_own()),
+            _ => Ok(LossMeter::of_own()),
         }
     }
 
@@ -271,47 +301,46 @@ impl Contender {
                 addresses,
                 cold_start: None,
                 child: None,
-                dir,
+                dir: Some(dir),
             });
         }
+        // Another process may have taken the port meanwhile.
+        let mut tries_left = 2;
+        loop {
+            let begin = Instant::now();
+            let mut running = self.spawn(&dir, backends)?;
+            match running.first_answer(probe, begin).await {
+                Ok(()) => {
+                    running.cold_start = Some(begin.elapsed());
+                    running.dir = Some(dir);
+                    return Ok(running);
+                }
+                Err(_) if running.has_ended()? && tries_left > 0 => tries_left -= 1,
+                Err(error) => {
+                    let said = said_in(dir.path());
+                    return Err(format!("{} does not answer: {error}\n{said}", self.name).into());
+                }
+            }
+        }
+    }
+
+    /// Starts it once.
+    fn spawn(&self, dir: &TempDir, backends: &[SocketAddr]) -> Result<Running, Error> {
         let listen = free_address()?;
         let mut command = cpu::command_on(self.core, self.priority);
         self.configure(&mut command, dir.path(), listen, backends)?;
-        let begin = Instant::now();
         let child = command
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(fs::File::create(dir.path().join("stderr"))?)
+            .stderr(fs::File::create(dir.path().join(SAID))?)
             .spawn()?;
-        let mut running = Running {
+        Ok(Running {
             addresses: vec![listen],
             cold_start: None,
             child: Some(child),
-            dir,
-        };
-        let target = Target {
-            addresses: running.addresses.clone(),
-            request: probe.into(),
-            lines: 0,
-            bytes: 2,
-        };
-        loop {
-            let Err(error) = load::answers(&target, Duration::from_secs(5)).await else {
-                break;
-            };
-            let ended = match &mut running.child {
-                Some(child) => child.try_wait()?.is_some(),
-                None => true,
-            };
-            if ended || begin.elapsed() > Duration::from_secs(90) {
-                let said = running.said();
-                return Err(format!("{} does not answer: {error}\n{said}", self.name).into());
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        running.cold_start = Some(begin.elapsed());
-        Ok(running)
+            dir: None,
+        })
     }
 
     fn configure(

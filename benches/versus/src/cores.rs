@@ -1,40 +1,52 @@
 //! How long the two cores worked for something that is not measured.
 //!
 //! The machine has other work than a comparison, and its hypervisor has other machines: both take a
-//! core away for some milliseconds now and then, the second unseen. What is late then is late without
-//! any fault of a proxy. A core that never rests shows it: whatever time the measured processes have
-//! not used there, something else has.
+//! core away for some milliseconds now and then. What is late then is late without any fault of a
+//! proxy. On a core that never rests it shows: whatever time the measured processes have not used
+//! there, something else has. What a hypervisor took does so because Linux leaves stolen time out of
+//! what it charges to threads, where the hypervisor reports it; elsewhere it goes unseen.
 
 use std::{
     env,
     hint::black_box,
-    io,
-    process::{Child, Stdio},
+    process::{Child, Stdio, id},
     time::{Duration, Instant},
 };
 
 use rustix::{
-    process::{Signal, set_parent_process_death_signal},
+    process::{Pid, Signal, getppid, set_parent_process_death_signal},
     time::{ClockId, clock_gettime},
 };
 
 use crate::{
     Error,
-    cpu::{self, Processes},
+    cpu::{self, CpuTimes, Priority, Processes},
 };
+
+/// CPU time after which a filler has found its core and does nothing but fill it.
+const SETTLED: Duration = Duration::from_millis(10);
 
 /// A process that runs on a core whenever nothing else wants to, so that the core never rests.
 #[derive(Debug)]
 struct Filler(Child);
 
 impl Filler {
-    fn start(core: usize) -> Result<Self, Error> {
-        let mut command = cpu::command_on(core, cpu::Priority::Last);
-        command.arg(env::current_exe()?).arg("fill");
-        Ok(Self(command.stdin(Stdio::null()).spawn()?))
+    async fn start(core: usize) -> Result<Self, Error> {
+        let mut command = cpu::command_on(core, Priority::Last);
+        command.arg(env::current_exe()?);
+        command.args(["fill", &id().to_string()]);
+        let filler = Self(command.stdin(Stdio::null()).spawn()?);
+        let begin = Instant::now();
+        while filler.processes().cpu()?.sum() < SETTLED {
+            if begin.elapsed() > Duration::from_secs(5) {
+                return Err("the core of the proxy could not be filled".into());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(filler)
     }
 
-    fn process(&self) -> Processes {
+    fn processes(&self) -> Processes {
         Processes::one(self.0.id())
     }
 }
@@ -47,89 +59,120 @@ impl Drop for Filler {
 }
 
 /// What a [`Filler`] does, for as long as its parent lives.
-pub(crate) fn fill() -> io::Result<()> {
+pub(crate) fn fill(parent: u32) -> Result<(), Error> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    // Not `spin_loop`: hypervisors take a core away from who says that it waits.
+    // It may have ended before that.
+    if getppid().map(Pid::as_raw_pid) != i32::try_from(parent).ok() {
+        return Ok(());
+    }
     loop {
+        // Not `spin_loop`: hypervisors take a core away from who says that it waits.
         black_box(());
     }
 }
 
-/// The time that was lost on the cores since they were last asked.
-#[derive(Debug)]
+/// What each core has lost since the beginning, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lost {
-    /// All that runs on the proxy's core, if it never rests.
-    proxy: Option<Processes>,
-    _filler: Option<Filler>,
-    asked: Instant,
-    worked: [Option<Duration>; 2],
+    pub(crate) own: i64,
+    pub(crate) proxy: i64,
 }
 
 impl Lost {
-    /// On the core of this process, which has to keep it busy by itself.
-    pub(crate) fn on_own() -> Self {
-        Self::start(None, None)
+    /// The least of two readings for each core.
+    pub(crate) fn least(self, other: Self) -> Self {
+        Self {
+            own: self.own.min(other.own),
+            proxy: self.proxy.min(other.proxy),
+        }
     }
 
-    /// Also on the core of a proxy that runs before all others, which is filled meanwhile.
-    pub(crate) async fn on_both(core: usize, proxy: Processes) -> Result<Self, Error> {
-        let filler = Filler::start(core)?;
-        // Until it is bound and does nothing but that.
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        let proxy = proxy.and(filler.process());
-        Ok(Self::start(Some(proxy), Some(filler)))
+    /// What the core that lost more has lost since an earlier reading.
+    pub(crate) fn since(self, before: Self) -> Duration {
+        let lost = (self.own - before.own).max(self.proxy - before.proxy);
+        Duration::from_nanos(lost.try_into().unwrap_or(0))
+    }
+}
+
+/// Tells what the cores have lost.
+#[derive(Debug)]
+pub(crate) struct LossMeter {
+    begin: Instant,
+    own: Duration,
+    filled: Option<Filled>,
+}
+
+/// A proxy and what fills the rest of its core.
+#[derive(Debug)]
+struct Filled {
+    processes: Processes,
+    before: CpuTimes,
+    _filler: Filler,
+}
+
+impl LossMeter {
+    /// Of the core of this process, which has to keep it busy by itself.
+    pub(crate) fn of_own() -> Self {
+        Self {
+            begin: Instant::now(),
+            own: own_cpu(),
+            filled: None,
+        }
     }
 
-    fn start(proxy: Option<Processes>, filler: Option<Filler>) -> Self {
-        let mut lost = Self {
-            proxy,
+    /// Also of the core of a proxy that runs before all others, which is filled meanwhile.
+    pub(crate) async fn of_both(core: usize, proxy: Processes) -> Result<Self, Error> {
+        let filler = Filler::start(core).await?;
+        let processes = proxy.and(filler.processes());
+        let mut meter = Self::of_own();
+        meter.filled = Some(Filled {
+            before: processes.cpu()?,
+            processes,
             _filler: filler,
-            asked: Instant::now(),
-            worked: [None; 2],
-        };
-        lost.worked = lost.read();
-        lost
+        });
+        Ok(meter)
     }
 
-    fn read(&self) -> [Option<Duration>; 2] {
-        let own = clock_gettime(ClockId::ProcessCPUTime);
-        let proxy = self.proxy.as_ref();
-        [
-            Duration::try_from(own).ok(),
-            proxy.map_or(Some(Duration::ZERO), |proxy| proxy.cpu().ok()),
-        ]
-    }
-
-    /// That of the core that lost more; all of it, if that cannot be told.
-    pub(crate) fn take(&mut self) -> Duration {
-        let (now, worked) = (Instant::now(), self.read());
-        let (before, took) = (self.worked, now - self.asked);
-        (self.asked, self.worked) = (now, worked);
-        let lost = |nth: usize| match (before[nth], worked[nth]) {
-            (Some(before), Some(worked)) => took.saturating_sub(worked.saturating_sub(before)),
-            _ => took,
-        };
-        if self.proxy.is_some() {
-            lost(0).max(lost(1))
-        } else {
-            lost(0)
+    /// What the kernel has charged to a thread that runs on another core lags behind by up to
+    /// [`cpu::TICK`], which then seems lost: the least of some readings is the truest.
+    pub(crate) fn read(&self) -> Lost {
+        let lost = |worked: Duration| nanoseconds(self.begin.elapsed()) - nanoseconds(worked);
+        let proxy = self.filled.as_ref().map_or(0, |filled| {
+            let now = filled.processes.cpu();
+            // Of a proxy that has ended nothing is known.
+            lost(now.map_or(Duration::ZERO, |now| now.since(&filled.before)))
+        });
+        Lost {
+            own: lost(own_cpu().saturating_sub(self.own)),
+            proxy,
         }
     }
 }
 
+fn own_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
+fn nanoseconds(duration: Duration) -> i64 {
+    duration.as_nanos().try_into().unwrap_or(i64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
-
     use super::*;
 
     #[test]
-    fn of_a_proxy_that_has_ended_all_time_is_lost() -> Result<(), Error> {
-        let mut ended = Command::new("true").spawn()?;
-        ended.wait()?;
-        let mut lost = Lost::start(Some(Processes::one(ended.id())), None);
-        let begin = lost.asked;
-        assert_eq!(lost.take(), lost.asked - begin);
-        Ok(())
+    fn the_core_that_lost_more_tells() {
+        let (before, after) = (Lost { own: 5, proxy: 0 }, Lost { own: 7, proxy: 9 });
+        assert_eq!(after.since(before), Duration::from_nanos(9));
+        assert_eq!(before.since(after), Duration::ZERO);
+        assert_eq!(after.least(before), before);
+    }
+
+    #[test]
+    fn whose_parent_has_ended_does_not_run() -> Result<(), Error> {
+        // Nobody's child is its own.
+        fill(id())
     }
 }

@@ -1,7 +1,9 @@
 //! What a group of processes has used: CPU time of all its threads, and memory.
 
 use std::{
+    collections::BTreeMap,
     fs,
+    path::PathBuf,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -51,21 +53,25 @@ impl Processes {
         self
     }
 
-    /// The CPU time of all threads since they began.
-    pub(crate) fn cpu(&self) -> Result<Duration, Error> {
-        let mut nanoseconds = None;
+    /// The CPU time of each thread there is.
+    pub(crate) fn cpu(&self) -> Result<CpuTimes, Error> {
+        let mut times = BTreeMap::new();
         for pid in &self.0 {
             for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+                let path = task?.path();
                 // A thread that ended meanwhile has no file any more.
-                let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else {
+                let Ok(text) = fs::read_to_string(path.join("schedstat")) else {
                     continue;
                 };
                 let word = text.split_whitespace().next();
-                *nanoseconds.get_or_insert(0) += word.ok_or("a short schedstat")?.parse::<u64>()?;
+                let nanoseconds = word.ok_or("a short schedstat")?.parse()?;
+                times.insert(path, Duration::from_nanos(nanoseconds));
             }
         }
-        let nanoseconds = nanoseconds.ok_or("no thread with a schedstat")?;
-        Ok(Duration::from_nanos(nanoseconds))
+        if times.is_empty() {
+            return Err("no thread with a schedstat".into());
+        }
+        Ok(CpuTimes(times))
     }
 
     /// Resident memory, in kB.
@@ -76,6 +82,25 @@ impl Processes {
             sum += resident_in(&status).ok_or("no VmRSS")?;
         }
         Ok(sum)
+    }
+}
+
+/// CPU time by thread, from when each began.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CpuTimes(BTreeMap<PathBuf, Duration>);
+
+impl CpuTimes {
+    pub(crate) fn sum(&self) -> Duration {
+        self.0.values().sum()
+    }
+
+    /// What the threads there are have used since; of one that ended meanwhile it is not known.
+    pub(crate) fn since(&self, before: &Self) -> Duration {
+        let used = self.0.iter().map(|(thread, now)| {
+            let before = before.0.get(thread).copied().unwrap_or_default();
+            now.saturating_sub(before)
+        });
+        used.sum()
     }
 }
 
@@ -126,21 +151,24 @@ pub(crate) enum Priority {
     Last,
 }
 
+/// The longest that may pass until the kernel charges to a thread what it has used, on a kernel of
+/// 250 ticks a second; a thread that gives up its core is charged at once.
+pub(crate) const TICK: Duration = Duration::from_millis(4);
+
 /// A command whose program, its first argument, is bound to a core.
 pub(crate) fn command_on(core: usize, priority: Priority) -> Command {
-    let policy: &[_] = match priority {
-        Priority::First => &["chrt", "--fifo", "1"],
-        Priority::Usual => &[],
-        Priority::Last => &["chrt", "--idle", "0"],
+    let mut command = Command::new("taskset");
+    command.args(["-c", &core.to_string()]);
+    // Only there, so that it need not wait for another core to let it go.
+    match priority {
+        Priority::First => command.args(["chrt", "--fifo", "1"]),
+        Priority::Usual => &mut command,
+        Priority::Last => command.args(["chrt", "--idle", "0"]),
     };
-    let core = core.to_string();
-    let mut words = policy.iter().copied().chain(["taskset", "-c", &core]);
-    let mut command = Command::new(words.next().unwrap_or_default());
-    command.args(words);
     command
 }
 
-/// Whether this process may give such a priority.
+/// Whether this process may give the first priority.
 pub(crate) fn may_run_first(core: usize) -> bool {
     let mut command = command_on(core, Priority::First);
     command.arg("true").stderr(Stdio::null());
@@ -188,6 +216,14 @@ mod tests {
             drop(stop);
             readings
         })
+    }
+
+    #[test]
+    fn a_thread_that_has_ended_takes_nothing_back() {
+        let of = |thread: &str, seconds| (PathBuf::from(thread), Duration::from_secs(seconds));
+        let before = CpuTimes([of("1", 5), of("2", 90)].into());
+        let after = CpuTimes([of("1", 7), of("3", 1)].into());
+        assert_eq!(after.since(&before), Duration::from_secs(3));
     }
 
     #[test]

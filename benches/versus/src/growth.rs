@@ -120,7 +120,7 @@ impl Circumstance {
         let processes = Processes::of_group(running.group().ok_or("it has no processes")?)?;
         let before = processes.cpu()?;
         load::closed(&target, connections, total, false).await?;
-        let used = processes.cpu()?.saturating_sub(before);
+        let used = processes.cpu()?.since(&before);
         Ok(used.as_secs_f64() * 1e6 / total as f64)
     }
 }

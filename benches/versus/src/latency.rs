@@ -4,7 +4,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{cores::Lost, report::percentile};
+use crate::{
+    cores::{LossMeter, Lost},
+    cpu::TICK,
+    report::percentile,
+};
 
 /// Length of a slice.
 const SLICE: Duration = Duration::from_millis(50);
@@ -12,85 +16,117 @@ const SLICE: Duration = Duration::from_millis(50);
 /// A slice is quiet in which a core has lost no more.
 const QUIET: Duration = Duration::from_micros(100);
 
+/// The least share of the times on which a distribution of quiet ones can rest.
+const ENOUGH: f64 = 0.1;
+
 /// A distribution, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Latency {
     pub(crate) median: f64,
     pub(crate) p99: f64,
-    /// Of how many of the times, from 0 to 1.
-    pub(crate) counted: f64,
+    /// The share of the times that were taken, from 0 to 1; of none, if too few came while all was
+    /// quiet, and all were taken.
+    pub(crate) quiet: Option<f64>,
 }
 
 /// Takes times in nanoseconds as they come.
 #[derive(Debug)]
 pub(crate) struct Recorder {
-    /// Asked at the end of each slice.
-    lost: Lost,
+    meter: LossMeter,
     end: Instant,
+    /// What the cores had lost when the first slice began.
+    lost: Lost,
     slices: Vec<Slice>,
     open: Vec<u64>,
+    /// When to ask again what had been lost at the last end of a slice, and until when.
+    again: Option<(Instant, Instant)>,
 }
 
 #[derive(Debug)]
 struct Slice {
     times: Vec<u64>,
-    lost: Duration,
+    /// What the cores had lost at its end.
+    lost: Lost,
 }
 
 impl Recorder {
-    pub(crate) fn start(lost: Lost) -> Self {
+    pub(crate) fn start(meter: LossMeter) -> Self {
+        let now = Instant::now();
         Self {
-            lost,
-            end: Instant::now() + SLICE,
+            lost: meter.read(),
+            meter,
+            end: now + SLICE,
             slices: Vec::new(),
             open: Vec::new(),
+            again: repeatedly(now),
         }
     }
 
     pub(crate) fn push(&mut self, now: Instant, nanoseconds: u64) {
         if now >= self.end {
-            self.close();
+            self.close(now);
             self.end = now + SLICE;
+        } else if let Some((next, end)) = self.again
+            && now >= next
+        {
+            let last = match self.slices.last_mut() {
+                Some(slice) => &mut slice.lost,
+                None => &mut self.lost,
+            };
+            *last = last.least(self.meter.read());
+            self.again = repeatedly(now)
+                .map(|(next, _)| (next, end))
+                .filter(|_| now < end);
         }
         self.open.push(nanoseconds);
     }
 
-    fn close(&mut self) {
+    fn close(&mut self, now: Instant) {
+        let lost = self.meter.read();
+        let before = self.slices.last().map_or(self.lost, |slice| slice.lost);
+        self.again = repeatedly(now).filter(|_| lost.since(before) > QUIET);
         self.slices.push(Slice {
             times: std::mem::take(&mut self.open),
-            lost: self.lost.take(),
+            lost,
         });
     }
 
     pub(crate) fn finish(mut self) -> Latency {
-        self.close();
-        Latency::of(&self.slices)
+        self.close(Instant::now());
+        Latency::of(self.lost, &self.slices)
     }
 }
 
+/// The next moment, and the last, of those at which to ask for a while.
+fn repeatedly(now: Instant) -> Option<(Instant, Instant)> {
+    Some((now + TICK / 4, now + TICK * 5 / 4))
+}
+
 impl Latency {
-    /// Of all times in quiet slices; of all there are, if none was quiet. What was late in a slice
-    /// may come in the next, so that one has to follow a quiet one.
-    fn of(slices: &[Slice]) -> Self {
+    /// Of all times in quiet slices, or of all there are. What was late in a slice may come in the
+    /// next, so that one has to follow a quiet one.
+    fn of(mut lost: Lost, slices: &[Slice]) -> Self {
         let mut times = Vec::new();
         let mut follows_quiet = true;
         for slice in slices {
-            let is_quiet = slice.lost <= QUIET;
+            let is_quiet = slice.lost.since(lost) <= QUIET;
             if follows_quiet && is_quiet {
                 times.extend(&slice.times);
             }
-            follows_quiet = is_quiet;
+            (lost, follows_quiet) = (slice.lost, is_quiet);
         }
         let all = || slices.iter().flat_map(|slice| &slice.times);
-        if times.is_empty() {
-            times.extend(all());
+        let share = times.len() as f64 / all().count().max(1) as f64;
+        let quiet = (share >= ENOUGH).then_some(share);
+        if quiet.is_none() {
+            times = all().copied().collect();
         }
         times.sort_unstable();
         let microseconds = |share| percentile(&times, share) as f64 / 1e3;
         Self {
             median: microseconds(0.5),
             p99: microseconds(0.99),
-            counted: times.len() as f64 / all().count().max(1) as f64,
+            quiet,
         }
     }
 }
@@ -102,7 +138,7 @@ impl std::ops::Sub for Latency {
         Self {
             median: self.median - base.median,
             p99: self.p99 - base.p99,
-            counted: self.counted,
+            quiet: self.quiet,
         }
     }
 }
@@ -118,53 +154,78 @@ impl std::fmt::Display for Latency {
 mod tests {
     use super::*;
 
-    fn slice(lost: u64, times: &[u64]) -> Slice {
-        Slice {
-            times: times.to_vec(),
-            lost: Duration::from_micros(lost),
-        }
+    /// Slices that lost so many microseconds.
+    fn slices(all: &[(i64, &[u64])]) -> Vec<Slice> {
+        let mut lost = Lost::default();
+        let slice = |&(more, times): &(i64, &[u64])| {
+            lost.proxy += more * 1_000;
+            let times = times.to_vec();
+            Slice { times, lost }
+        };
+        all.iter().map(slice).collect()
+    }
+
+    fn latency(all: &[(i64, &[u64])]) -> Latency {
+        Latency::of(Lost::default(), &slices(all))
     }
 
     #[test]
     fn what_came_while_a_core_was_taken_away_does_not_count_nor_what_that_made_late() {
-        let slices = [
-            slice(0, &[10_000, 30_000]),
-            slice(900, &[500_000]),
-            slice(0, &[800_000]),
-            slice(100, &[20_000]),
-        ];
-        let latency = Latency::of(&slices);
-        assert_eq!((latency.median, latency.p99), (20.0, 30.0));
+        let latency = latency(&[
+            (0, &[10_000, 30_000]),
+            (900, &[500_000]),
+            (0, &[800_000]),
+            (100, &[20_000]),
+        ]);
+        let (median, p99, quiet) = (20.0, 30.0, Some(0.6));
+        assert_eq!(latency, Latency { median, p99, quiet });
     }
 
     #[test]
     fn the_pauses_of_a_proxy_count() {
-        let slices = [slice(0, &[10_000]), slice(0, &[5_000_000, 4_000_000])];
-        assert_eq!(Latency::of(&slices).p99, 5_000.0);
+        let latency = latency(&[(0, &[10_000]), (0, &[5_000_000, 4_000_000])]);
+        assert_eq!(latency.p99, 5_000.0);
     }
 
     #[test]
     fn on_a_machine_that_is_never_quiet_all_times_count() {
-        let slices = [slice(900, &[3_000, 1_000, 2_000]), slice(900, &[])];
-        let latency = Latency::of(&slices);
-        assert_eq!((latency.median, latency.p99), (2.0, 3.0));
-        assert_eq!(Latency::of(&[]), Latency::default());
+        let seen = latency(&[(900, &[3_000, 1_000, 2_000]), (900, &[])]);
+        assert_eq!((seen.median, seen.p99, seen.quiet), (2.0, 3.0, None));
+        assert_eq!(latency(&[]), Latency::default());
+        let mostly = [4_000; 20];
+        assert_eq!(latency(&[(0, &[1_000]), (900, &mostly)]).quiet, None);
     }
 
     #[test]
     fn a_slice_has_its_length() {
-        let mut recorder = Recorder::start(Lost::on_own());
+        let mut recorder = Recorder::start(LossMeter::of_own());
         let begin = recorder.end;
         recorder.push(begin - SLICE, 1);
         recorder.push(begin, 2);
         recorder.push(begin + SLICE / 2, 3);
         recorder.push(begin + SLICE, 4);
-        recorder.close();
+        recorder.close(begin + SLICE);
         let times: Vec<_> = recorder
             .slices
             .iter()
             .map(|one| one.times.clone())
             .collect();
         assert_eq!(times, [vec![1], vec![2, 3], vec![4]]);
+    }
+
+    #[test]
+    fn for_a_tick_it_is_asked_again_what_was_lost() {
+        let mut recorder = Recorder::start(LossMeter::of_own());
+        recorder.lost.own = i64::MAX;
+        let begin = recorder.end - SLICE;
+        recorder.push(begin, 1);
+        assert_eq!(recorder.lost.own, i64::MAX);
+        recorder.push(begin + TICK / 2, 2);
+        assert!(recorder.lost.own < i64::MAX);
+        recorder.lost.own = i64::MAX;
+        recorder.push(begin + TICK * 2, 3);
+        recorder.lost.own = i64::MAX;
+        recorder.push(begin + TICK * 4, 4);
+        assert_eq!(recorder.lost.own, i64::MAX);
     }
 }

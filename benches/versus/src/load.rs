@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     Error,
     backend::{STAMP, STAMP_DIGITS, stamp},
-    cores::Lost,
+    cores::LossMeter,
     http1::{Decoder, response_head},
     latency::{Latency, Recorder},
 };
@@ -193,7 +193,7 @@ pub(crate) async fn open(
     rate: f64,
     duration: Duration,
     churn: bool,
-    lost: Lost,
+    meter: LossMeter,
 ) -> Result<Latency, Error> {
     let idle = Arc::new(Mutex::new(Vec::<Client>::new()));
     let is_free = Arc::new(Semaphore::new(CONNECTIONS));
@@ -204,7 +204,7 @@ pub(crate) async fn open(
     let total = (rate * duration.as_secs_f64()).ceil() as u32;
     let begin = Instant::now();
     let mut tasks = JoinSet::<Result<u64, Error>>::new();
-    let mut times = Recorder::start(lost);
+    let mut times = Recorder::start(meter);
     for nth in 0..total {
         let due = begin + Duration::from_secs_f64(f64::from(nth) / rate);
         // A timer has a millisecond, which is more than what is measured here.
@@ -229,8 +229,12 @@ pub(crate) async fn open(
             times.push(Instant::now(), done??);
         }
     }
-    while let Some(done) = tasks.join_next().await {
-        times.push(Instant::now(), done??);
+    // Its core shall not rest now either.
+    while !tasks.is_empty() {
+        tokio::task::yield_now().await;
+        while let Some(done) = tasks.try_join_next() {
+            times.push(Instant::now(), done??);
+        }
     }
     Ok(times.finish())
 }
@@ -281,8 +285,8 @@ impl Streams {
     }
 
     /// Notes the delay of each line for a time.
-    pub(crate) async fn watch(&self, duration: Duration, lost: Lost) -> Latency {
-        *lock(&self.seen.delays) = Some(Recorder::start(lost));
+    pub(crate) async fn watch(&self, duration: Duration, meter: LossMeter) -> Latency {
+        *lock(&self.seen.delays) = Some(Recorder::start(meter));
         tokio::time::sleep(duration).await;
         let delays = lock(&self.seen.delays).take();
         delays.map(Recorder::finish).unwrap_or_default()

@@ -109,7 +109,7 @@ enum Role {
     },
     /// What keeps a core from resting.
     #[command(hide = true)]
-    Fill,
+    Fill { parent: u32 },
 }
 
 impl Args {
@@ -154,8 +154,8 @@ fn start(mut args: Args) -> Result<ExitCode, Error> {
             runtime()?.block_on(plain_proxy::serve(listen, upstreams))?;
             return Ok(ExitCode::SUCCESS);
         }
-        Some(Role::Fill) => {
-            cores::fill()?;
+        Some(Role::Fill { parent }) => {
+            cores::fill(parent)?;
             return Ok(ExitCode::SUCCESS);
         }
         None => {}

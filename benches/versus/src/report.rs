@@ -263,6 +263,28 @@ impl Report {
         )
     }
 
+    /// A sentence on the latencies for which no time was quiet enough.
+    fn unrest(&self) -> String {
+        let proxied = |sample: &&Sample| sample.contender != "direct";
+        let taken = |sample: &Sample| sample.first_byte.or(sample.delay);
+        let never_quiet = |shape: &Shape| {
+            let of_shape = self.samples.iter().filter(|one| one.shape == shape.name);
+            let latencies: Vec<_> = of_shape.filter(proxied).filter_map(taken).collect();
+            let count = latencies.iter().filter(|one| one.quiet.is_none()).count();
+            let all = latencies.len();
+            (count > 0).then(|| format!("{count} of {all} of “{}”", shape.title))
+        };
+        let shapes: Vec<_> = self.shapes().iter().filter_map(never_quiet).collect();
+        if shapes.is_empty() {
+            return String::new();
+        }
+        format!(
+            " In some measurements less than a tenth of the times came while both cores were quiet, \
+             so all of them count there, whatever made them late: {}.",
+            shapes.join(", ")
+        )
+    }
+
     fn starts(&self) -> Option<String> {
         let mut text = "| | ms |\n|---|---:|\n".to_owned();
         let before = text.len();
@@ -283,11 +305,12 @@ impl Report {
         let mut text = format!(
             "# Beside other proxies\n\n<!-- Made by `cargo run --release -p llamatower-versus -- \
              --write-docs`. -->\n\n{} rounds of {} s on {}. Other machines have other figures; \
-             the ratios travel better.{}\n\n",
+             the ratios travel better.{}{}\n\n",
             self.rounds,
             self.seconds,
             self.machine,
-            self.disturbance()
+            self.disturbance(),
+            self.unrest()
         );
         for (title, file) in plots {
             write!(text, "![{title}]({file})\n\n").ok();
@@ -314,12 +337,12 @@ times a second. LiteLLM and Portkey, whose threads would wait for each other in 
 do. The load generator and two simulated backends, in one thread, have another core, and no such
 priority. Each proxy is started anew for each shape of each round, and the order rotates from
 round to round. A ratio is taken within a round; the tables show the median over the rounds, and
-in brackets the least and the most. Nothing is subtracted.
+in brackets the least and the most. Of CPU time nothing is subtracted.
 
 CPU time is what the kernel has charged to all threads of all processes of the proxy
 (`/proc/PID/task/*/schedstat`). For requests it is taken over the same number of them in a closed
-loop of 32 connections, so each proxy works as hard as it can; for paced streams over some seconds
-in the middle, when all are open. A line comes every 25 ms on each of 300 streams, and every
+loop of 32 connections, so each proxy works as hard as it can; for paced streams over a while in
+which all are open. A line comes every 25 ms on each of 300 streams, and every
 100 ms on each of 2,000, since one core cannot write and read more lines than that and be punctual.
 A proxy that cannot keep pace hands on several lines at once, which costs less for each: then look
 at the share that came and at the delay.
@@ -331,13 +354,16 @@ nothing to do with each other, and each line leaves when it is due, to some micr
 timer of milliseconds a dozen would leave together and wait for each other. A stream of 20 lines is
 written by the backend at once, in 20 chunks of HTTP.
 
-Latencies have seconds of their own, in which neither core ever rests: a process that only counts fills
+Latencies are taken after CPU time, while neither core ever rests: a process that does nothing fills
 what the proxy leaves of its own (`SCHED_IDLE`). So the time that proxy, filler, load generator and
-backends have not used was taken by something else: by other processes, or by the hypervisor for other
-machines. Slices of 50 ms in which a core lost more than 0.1 ms that way, and those behind them, in
-which what it delayed is answered, do not count, unless there are no others; the rule is the same for
-every proxy, and what a proxy itself does late stays in. The core of LiteLLM and Portkey is not filled,
-so of their slices only those are left out in which the load generator's lost time.
+backends have not used was taken by something else: by other processes, or, where the kernel is told of
+it and keeps it apart, by the hypervisor for other machines. Slices of 50 ms in which a core lost more than
+0.1 ms that way, and those behind them, in which what it delayed is answered, do not count. What a proxy
+itself does late stays in. Where less than a tenth would be left all times count, which the beginning of
+this page tells; with a connection for each request that is the rule, since the kernel's own threads
+have work then. The core of LiteLLM and Portkey is not filled, so of their slices only those are left out
+in which the load generator's lost time. What is added is a difference of two medians, or of two 99th
+percentiles, and may be less than nothing where the second is the machine's.
 
 nginx has one worker, `proxy_buffering off`, `proxy_request_buffering off`, `keepalive 256` and no
 access log; its buffers are as it comes, a few kB, and larger ones would make large bodies cheaper

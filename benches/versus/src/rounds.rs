@@ -9,8 +9,8 @@ use std::{
 use crate::{
     Args, Error,
     contenders::{Contender, Running},
-    cores::Lost,
-    cpu::{self, Processes},
+    cores::LossMeter,
+    cpu::{self, CpuTimes, Processes},
     latency::Latency,
     load::{self, Streams, Target},
     shapes::{Answer, Load, SHAPES, Shape},
@@ -90,7 +90,7 @@ impl Bench<'_> {
             }
         }
         let sentences = failures.into_iter().map(|((name, title), (times, error))| {
-            let error = error.lines().next().unwrap_or_default();
+            let error = error.lines().collect::<Vec<_>>().join("; ");
             let rounds = self.args.rounds();
             format!("{name} failed in {times} of {rounds} rounds of “{title}” (`{error}`).")
         });
@@ -207,15 +207,15 @@ impl Bench<'_> {
         sample.rate = Some(most);
         let rate = (most / 2.0).min(PUNCTUAL);
         let duration = Duration::from_secs_f64(self.args.seconds());
-        let lost = contender.lost(processes).await?;
-        sample.first_byte = Some(load::open(&target, rate, duration, churn, lost).await?);
+        let meter = contender.loss_meter(processes).await?;
+        sample.first_byte = Some(load::open(&target, rate, duration, churn, meter).await?);
         if processes.is_some() {
             let target = Target {
                 addresses: self.backends.clone(),
                 ..target
             };
-            let lost = Lost::on_own();
-            sample.unproxied = Some(load::open(&target, rate, duration, churn, lost).await?);
+            let meter = LossMeter::of_own();
+            sample.unproxied = Some(load::open(&target, rate, duration, churn, meter).await?);
         }
         Ok(())
     }
@@ -257,8 +257,8 @@ impl Bench<'_> {
         sample.streams = Some(count);
         let due = count as f64 * took.as_secs_f64() / pace.as_secs_f64();
         sample.delivered = Some(seen as f64 / due);
-        let lost = contender.lost(processes).await?;
-        sample.delay = Some(streams.watch(window, lost).await);
+        let meter = contender.loss_meter(processes).await?;
+        sample.delay = Some(streams.watch(window, meter).await);
         streams.finish(all + Duration::from_secs(20)).await
     }
 }
@@ -267,7 +267,15 @@ impl Bench<'_> {
 struct Meter<'a> {
     args: &'a Args,
     proxy: Option<&'a Processes>,
-    before: [Duration; 4],
+    before: Reading,
+}
+
+#[derive(Default)]
+struct Reading {
+    proxy: CpuTimes,
+    own: CpuTimes,
+    proxy_core: Duration,
+    load_core: Duration,
 }
 
 impl<'a> Meter<'a> {
@@ -275,39 +283,46 @@ impl<'a> Meter<'a> {
         let mut meter = Self {
             args,
             proxy,
-            before: Default::default(),
+            before: Reading::default(),
         };
         meter.before = meter.read()?;
         Ok(meter)
     }
 
-    fn read(&self) -> Result<[Duration; 4], Error> {
-        Ok([
-            self.proxy.map_or(Ok(Duration::ZERO), Processes::cpu)?,
-            cpu::core_used(self.args.proxy_core)?,
-            Processes::own().cpu()?,
-            cpu::core_used(self.args.load_core)?,
-        ])
+    fn read(&self) -> Result<Reading, Error> {
+        Ok(Reading {
+            proxy: self.proxy.map_or(Ok(CpuTimes::default()), Processes::cpu)?,
+            own: Processes::own().cpu()?,
+            proxy_core: cpu::core_used(self.args.proxy_core)?,
+            load_core: cpu::core_used(self.args.load_core)?,
+        })
     }
 
     /// Fills in what `units` requests or chunks have cost.
     fn stop(self, took: Duration, units: usize, sample: &mut Sample) -> Result<(), Error> {
-        let after = self.read()?;
-        let used = |nth: usize| after[nth].saturating_sub(self.before[nth]).as_secs_f64();
-        let others = |own, core| (used(core) - used(own)) / took.as_secs_f64();
-        sample.disturbed = others(2, 3);
+        let (before, after) = (&self.before, self.read()?);
+        let others = |core: Duration, measured: Duration| {
+            (core.as_secs_f64() - measured.as_secs_f64()) / took.as_secs_f64()
+        };
+        let load_core = after.load_core.saturating_sub(before.load_core);
+        sample.disturbed = others(load_core, after.own.since(&before.own));
         if self.proxy.is_some() {
-            sample.cpu = Some(used(0) * 1e6 / units as f64);
-            sample.busy = Some(used(0) / took.as_secs_f64());
-            sample.disturbed = sample.disturbed.max(others(0, 1));
+            let used = after.proxy.since(&before.proxy);
+            sample.cpu = Some(used.as_secs_f64() * 1e6 / units as f64);
+            sample.busy = Some(used.as_secs_f64() / took.as_secs_f64());
+            let proxy_core = after.proxy_core.saturating_sub(before.proxy_core);
+            sample.disturbed = sample.disturbed.max(others(proxy_core, used));
         }
         Ok(())
     }
 }
 
-/// A latency, and how much of it was not left out.
+/// A latency, and the share of the times that counted for being quiet.
 fn told(latency: Latency) -> String {
-    format!("{latency} us of {:.0} %", latency.counted * 100.0)
+    match latency.quiet {
+        Some(quiet) => format!("{latency} us of {:.0} %", quiet * 100.0),
+        None => format!("{latency} us, never quiet"),
+    }
 }
 
 /// A sample as it is told while the run goes on.
