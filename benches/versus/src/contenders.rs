@@ -1,22 +1,17 @@
-//! The proxies that are compared: where they are found, how they are set up, started and ended.
+//! The proxies that are compared: where they are found, how they are set up and started.
 
 use std::{
     env, fs,
     net::{SocketAddr, TcpListener},
-    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    process::Command,
 };
-
-use rustix::process::{Pid, Signal, kill_process_group};
-use tempfile::TempDir;
 
 use crate::{
     Args, Error,
     cores::LossMeter,
     cpu::{self, Priority, Processes},
-    load::{self, Target},
+    running::Running,
     shapes::Dialect,
 };
 
@@ -72,10 +67,10 @@ pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> 
             program,
             core: args.proxy_core,
             // Threads of one program that wait for each other come to nothing with it.
-            priority: match kind {
-                Kind::Litellm | Kind::Portkey => Priority::Usual,
-                _ if runs_first => Priority::First,
-                _ => Priority::Usual,
+            priority: if runs_first && !matches!(kind, Kind::Litellm | Kind::Portkey) {
+                Priority::First
+            } else {
+                Priority::Usual
             },
         });
     };
@@ -164,71 +159,6 @@ fn portkey_version(server: &Path) -> String {
     )
 }
 
-/// A proxy that runs; it is ended when this is dropped.
-#[derive(Debug)]
-pub(crate) struct Running {
-    /// Where clients connect.
-    pub(crate) addresses: Vec<SocketAddr>,
-    /// From the start of the process to the first request that was answered; nothing for
-    /// no proxy.
-    pub(crate) cold_start: Option<Duration>,
-    child: Option<Child>,
-    /// Configuration and what was written to standard error; goes with it.
-    dir: Option<TempDir>,
-}
-
-impl Running {
-    /// The process group.
-    pub(crate) fn group(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
-    }
-
-    fn has_ended(&mut self) -> Result<bool, Error> {
-        match &mut self.child {
-            Some(child) => Ok(child.try_wait()?.is_some()),
-            None => Ok(true),
-        }
-    }
-
-    /// Waits for the first answer to `probe`.
-    async fn first_answer(&mut self, probe: &[u8], begin: Instant) -> Result<(), Error> {
-        let target = Target {
-            addresses: self.addresses.clone(),
-            request: probe.into(),
-            lines: 0,
-            bytes: 2,
-        };
-        while let Err(error) = load::answers(&target, Duration::from_secs(5)).await {
-            if self.has_ended()? || begin.elapsed() > Duration::from_secs(90) {
-                return Err(error);
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        Ok(())
-    }
-}
-
-/// The file of what a process said.
-const SAID: &str = "stderr";
-
-/// The end of what the process said.
-fn said_in(dir: &Path) -> String {
-    let text = fs::read_to_string(dir.join(SAID)).unwrap_or_default();
-    let lines: Vec<_> = text.lines().rev().take(5).collect();
-    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let Some(child) = &mut self.child else { return };
-        // The group is that of a child not yet waited for, so its number is not another's.
-        if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-            kill_process_group(group, Signal::KILL).ok();
-        }
-        child.wait().ok();
-    }
-}
-
 impl Contender {
     #[cfg(test)]
     pub(crate) fn fake(name: &'static str, version: &str) -> Self {
@@ -292,32 +222,18 @@ impl Contender {
         backends: &[SocketAddr],
         probe: &[u8],
     ) -> Result<Running, Error> {
-        let dir = tempfile::Builder::new()
-            .prefix("llamatower-versus-")
-            .tempdir()?;
         if self.kind == Kind::Direct {
-            let addresses = backends.to_vec();
-            return Ok(Running {
-                addresses,
-                cold_start: None,
-                child: None,
-                dir: Some(dir),
-            });
+            return Ok(Running::nothing(backends));
         }
         // Another process may have taken the port meanwhile.
         let mut tries_left = 2;
         loop {
-            let begin = Instant::now();
-            let mut running = self.spawn(&dir, backends)?;
-            match running.first_answer(probe, begin).await {
-                Ok(()) => {
-                    running.cold_start = Some(begin.elapsed());
-                    running.dir = Some(dir);
-                    return Ok(running);
-                }
+            let mut running = self.spawn(backends)?;
+            match running.first_answer(probe).await {
+                Ok(()) => return Ok(running),
                 Err(_) if running.has_ended()? && tries_left > 0 => tries_left -= 1,
                 Err(error) => {
-                    let said = said_in(dir.path());
+                    let said = running.said();
                     return Err(format!("{} does not answer: {error}\n{said}", self.name).into());
                 }
             }
@@ -325,22 +241,14 @@ impl Contender {
     }
 
     /// Starts it once.
-    fn spawn(&self, dir: &TempDir, backends: &[SocketAddr]) -> Result<Running, Error> {
+    fn spawn(&self, backends: &[SocketAddr]) -> Result<Running, Error> {
+        let dir = tempfile::Builder::new()
+            .prefix("llamatower-versus-")
+            .tempdir()?;
         let listen = free_address()?;
         let mut command = cpu::command_on(self.core, self.priority);
         self.configure(&mut command, dir.path(), listen, backends)?;
-        let child = command
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(dir.path().join(SAID))?)
-            .spawn()?;
-        Ok(Running {
-            addresses: vec![listen],
-            cold_start: None,
-            child: Some(child),
-            dir: None,
-        })
+        Running::spawn(command, listen, dir)
     }
 
     fn configure(

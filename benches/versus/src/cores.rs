@@ -3,8 +3,8 @@
 //! The machine has other work than a comparison, and its hypervisor has other machines: both take a
 //! core away for some milliseconds now and then. What is late then is late without any fault of a
 //! proxy. On a core that never rests it shows: whatever time the measured processes have not used
-//! there, something else has. What a hypervisor took does so because Linux leaves stolen time out of
-//! what it charges to threads, where the hypervisor reports it; elsewhere it goes unseen.
+//! there, something else has. What a hypervisor took shows because Linux leaves the time that it
+//! reports as stolen out of what it charges to threads; of one that reports none it goes unseen.
 
 use std::{
     env,

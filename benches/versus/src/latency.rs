@@ -58,7 +58,7 @@ impl Recorder {
             end: now + SLICE,
             slices: Vec::new(),
             open: Vec::new(),
-            again: repeatedly(now),
+            again: Some(repeatedly(now)),
         }
     }
 
@@ -74,9 +74,7 @@ impl Recorder {
                 None => &mut self.lost,
             };
             *last = last.least(self.meter.read());
-            self.again = repeatedly(now)
-                .map(|(next, _)| (next, end))
-                .filter(|_| now < end);
+            self.again = (now < end).then(|| (repeatedly(now).0, end));
         }
         self.open.push(nanoseconds);
     }
@@ -84,7 +82,7 @@ impl Recorder {
     fn close(&mut self, now: Instant) {
         let lost = self.meter.read();
         let before = self.slices.last().map_or(self.lost, |slice| slice.lost);
-        self.again = repeatedly(now).filter(|_| lost.since(before) > QUIET);
+        self.again = (lost.since(before) > QUIET).then(|| repeatedly(now));
         self.slices.push(Slice {
             times: std::mem::take(&mut self.open),
             lost,
@@ -98,8 +96,8 @@ impl Recorder {
 }
 
 /// The next moment, and the last, of those at which to ask for a while.
-fn repeatedly(now: Instant) -> Option<(Instant, Instant)> {
-    Some((now + TICK / 4, now + TICK * 5 / 4))
+fn repeatedly(now: Instant) -> (Instant, Instant) {
+    (now + TICK / 4, now + TICK * 5 / 4)
 }
 
 impl Latency {

@@ -21,6 +21,7 @@ mod plain_proxy;
 mod plot;
 mod report;
 mod rounds;
+mod running;
 mod shapes;
 
 use std::{

@@ -447,4 +447,19 @@ mod tests {
             "no table without figures"
         );
     }
+
+    #[test]
+    fn the_page_says_where_no_time_was_quiet() {
+        let mut report = report();
+        assert!(!report.page(&[]).contains("cores were quiet"));
+        for (sample, quiet) in report.samples.iter_mut().zip([None, Some(0.5)]) {
+            let latency = Latency::default();
+            sample.first_byte = Some(Latency { quiet, ..latency });
+        }
+        let page = report.page(&[]);
+        assert!(
+            page.contains("made them late: 1 of 2 of “small answers”."),
+            "{page}"
+        );
+    }
 }

@@ -8,11 +8,12 @@ use std::{
 
 use crate::{
     Args, Error,
-    contenders::{Contender, Running},
+    contenders::Contender,
     cores::LossMeter,
     cpu::{self, CpuTimes, Processes},
     latency::Latency,
     load::{self, Streams, Target},
+    running::Running,
     shapes::{Answer, Load, SHAPES, Shape},
 };
 

@@ -1,0 +1,124 @@
+//! A proxy that runs.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::process::CommandExt as _,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tempfile::TempDir;
+
+use crate::{
+    Error,
+    load::{self, Target},
+};
+
+/// A proxy that runs, or none; it is ended when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Running {
+    /// Where clients connect.
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// From the start of the process to the first request that was answered; nothing for
+    /// no proxy.
+    pub(crate) cold_start: Option<Duration>,
+    process: Option<Process>,
+}
+
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    begin: Instant,
+    /// Configuration and what was written to standard error.
+    dir: TempDir,
+}
+
+/// The file of what a process said.
+const SAID: &str = "stderr";
+
+impl Running {
+    /// No proxy: clients connect to the backends.
+    pub(crate) fn nothing(backends: &[SocketAddr]) -> Self {
+        Self {
+            addresses: backends.to_vec(),
+            cold_start: None,
+            process: None,
+        }
+    }
+
+    /// Starts it, as a process group of its own.
+    pub(crate) fn spawn(
+        mut command: Command,
+        listen: SocketAddr,
+        dir: TempDir,
+    ) -> Result<Self, Error> {
+        let begin = Instant::now();
+        let child = command
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(dir.path().join(SAID))?)
+            .spawn()?;
+        Ok(Self {
+            addresses: vec![listen],
+            cold_start: None,
+            process: Some(Process { child, begin, dir }),
+        })
+    }
+
+    /// The process group.
+    pub(crate) fn group(&self) -> Option<u32> {
+        self.process.as_ref().map(|process| process.child.id())
+    }
+
+    pub(crate) fn has_ended(&mut self) -> Result<bool, Error> {
+        match &mut self.process {
+            Some(process) => Ok(process.child.try_wait()?.is_some()),
+            None => Ok(false),
+        }
+    }
+
+    /// Waits for the first answer to `probe`.
+    pub(crate) async fn first_answer(&mut self, probe: &[u8]) -> Result<(), Error> {
+        let target = Target {
+            addresses: self.addresses.clone(),
+            request: probe.into(),
+            lines: 0,
+            bytes: 2,
+        };
+        let begin = self.process.as_ref().map(|process| process.begin);
+        let took = || begin.map_or(Duration::ZERO, |begin| begin.elapsed());
+        while let Err(error) = load::answers(&target, Duration::from_secs(5)).await {
+            if self.has_ended()? || took() > Duration::from_secs(90) {
+                return Err(error);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        self.cold_start = Some(took());
+        Ok(())
+    }
+
+    /// The end of what the process said.
+    pub(crate) fn said(&self) -> String {
+        let file = self.process.as_ref().map(|one| one.dir.path().join(SAID));
+        let text = file.and_then(|file| fs::read_to_string(file).ok());
+        let text = text.unwrap_or_default();
+        let lines: Vec<_> = text.lines().rev().take(5).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let Some(Process { child, .. }) = &mut self.process else {
+            return;
+        };
+        // The group is that of a child not yet waited for, so its number is not another's.
+        if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+            kill_process_group(group, Signal::KILL).ok();
+        }
+        child.wait().ok();
+    }
+}
