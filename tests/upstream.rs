@@ -19,7 +19,7 @@ use tower::ServiceExt;
 
 type Answer = http::Response<UpstreamBody<Full<Bytes>>>;
 
-async fn server() -> (TcpListener, Upstream) {
+async fn server<B: http_body::Body + 'static>() -> (TcpListener, Upstream<B>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it is bound").to_string();
     (
@@ -33,7 +33,7 @@ fn request() -> Request<Full<Bytes>> {
     Request::post("/api/chat").body(body).expect("a request")
 }
 
-async fn ask(upstream: &Upstream) -> Result<Answer, BoxError> {
+async fn ask(upstream: &Upstream<Full<Bytes>>) -> Result<Answer, BoxError> {
     upstream.clone().oneshot(request()).await
 }
 
@@ -193,6 +193,12 @@ async fn answers_that_two_readers_could_take_differently_are_refused() {
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
         "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
         "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked;q=1\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: xchunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked,\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
         "garbage\r\n\r\n",
     ] {
         let (listener, upstream) = server().await;
@@ -432,7 +438,7 @@ async fn a_body_of_unknown_length_goes_out_in_chunks() {
         assert!(head.contains("transfer-encoding: chunked"), "{head}");
         let chunk = |piece: &&str| match piece.len() {
             0 => String::new(),
-            length => format!("{length:x}\r\n{piece}\r\n"),
+            length => format!("{length:X}\r\n{piece}\r\n"),
         };
         let expected: String = pieces.iter().map(chunk).collect();
         assert!(

@@ -6,6 +6,8 @@
 //! share. Which messages are sent, and when, is the business of the two sides,
 //! [`edge`](crate::edge) and [`upstream`](crate::ollama::upstream).
 
+#![allow(dead_code)]
+
 pub(crate) mod decode;
 pub(crate) mod encode;
 pub(crate) mod fields;

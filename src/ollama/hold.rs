@@ -10,14 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use http::Request;
 use http::header::EXPECT;
+use http::{Request, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use llamatower_layers::{Operation, RouteMatch};
 use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
-
-use super::upstream::call_on_continue;
 
 /// How long a backend that says nothing is given before the body is sent all the same, as the
 /// RFC asks.
@@ -83,7 +81,11 @@ pub fn hold_until_continue<B>(mut request: Request<B>) -> Request<Held<B>> {
     request.headers_mut().insert(EXPECT, expected);
     let gate = Arc::new(Gate::default());
     let opener = gate.clone();
-    call_on_continue(&mut request, move || opener.open());
+    hyper::ext::on_informational(&mut request, move |answer| {
+        if answer.status() == StatusCode::CONTINUE {
+            opener.open();
+        }
+    });
     request.map(|inner| Held {
         inner,
         waiting: Some(Waiting {

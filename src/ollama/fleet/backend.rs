@@ -34,7 +34,7 @@ pub struct Backend {
     name: Arc<str>,
     address: Address,
     /// Apart from the connections of requests, so that a probe never waits behind them.
-    own_questions: Upstream,
+    own_questions: Upstream<Empty<Bytes>>,
     is_up: AtomicBool,
     refused: Notify,
 }

@@ -1,69 +1,119 @@
 //! The body of an answer, which drives its connection.
 
-use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use llamatower_layers::frames::Framing;
 use llamatower_layers::{BoxError, Failure};
 
+use super::connection::Connection;
 use super::error::AnswerBroken;
-use super::link::{Broken, Flow, Next};
 use super::pool::Pool;
+
+/// Lines that are ready together are joined up to this many bytes.
+const MOST_JOINED: usize = 64 * 1024;
 
 /// The body of a backend's answer. Read to its end, it returns its connection to the pool;
 /// dropped before, it closes it, so that Ollama stops working for a client that has gone.
-pub struct UpstreamBody<B> {
-    /// `None` at the end.
-    flow: Option<Box<Flow<B>>>,
-    pool: Arc<Pool>,
+#[derive(Debug)]
+pub struct UpstreamBody<B>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<BoxError>,
+{
+    incoming: Incoming,
+    connection: Option<Connection<B>>,
+    pool: Arc<Pool<B>>,
+    /// Lines tell by themselves where they end: those that came together are one frame. Other
+    /// chunks stay what they were, since some clients take a chunk for an event.
+    is_lines: bool,
+    /// What came behind lines that were joined.
+    next: Option<Received>,
 }
+
+type Received = Option<Result<Frame<Bytes>, hyper::Error>>;
 
 impl<B> UpstreamBody<B>
 where
-    B: Body<Data = Bytes>,
+    B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError>,
 {
-    pub(super) fn new(flow: Box<Flow<B>>, pool: Arc<Pool>) -> Self {
+    pub(super) fn new(
+        incoming: Incoming,
+        headers: &HeaderMap,
+        connection: Connection<B>,
+        pool: Arc<Pool<B>>,
+    ) -> Self {
         let mut body = Self {
-            flow: Some(flow),
+            is_lines: Framing::of(headers) == Some(Framing::Ndjson),
+            incoming,
+            connection: Some(connection),
             pool,
+            next: None,
         };
-        body.settle();
+        if body.incoming.is_end_stream() {
+            body.give_back();
+        }
         body
     }
 
-    /// Gives the connection back as soon as nothing more comes over it.
-    fn settle(&mut self) {
-        let Some(flow) = &mut self.flow else { return };
-        if let Some(stream) = flow.take_idle() {
-            self.pool.check_in(stream);
+    fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
+        if let Some(next) = self.next.take() {
+            return Poll::Ready(next);
+        }
+        let Some(connection) = &mut self.connection else {
+            return Poll::Ready(None);
+        };
+        let received = ready!(connection.poll_frame(&mut self.incoming, cx));
+        match &received {
+            Some(Err(_)) => self.connection = None,
+            Some(Ok(_)) if !self.incoming.is_end_stream() => {}
+            Some(Ok(_)) | None => self.give_back(),
+        }
+        Poll::Ready(received)
+    }
+
+    /// Joins the lines that are ready behind `first`.
+    fn join(&mut self, first: Bytes, cx: &mut Context<'_>) -> Bytes {
+        let mut joined = BytesMut::new();
+        while first.len().max(joined.len()) < MOST_JOINED
+            && let Poll::Ready(received) = self.poll_received(cx)
+        {
+            match received.map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => {
+                    if joined.is_empty() {
+                        joined.extend_from_slice(&first);
+                    }
+                    joined.extend_from_slice(&data);
+                    continue;
+                }
+                Some(Ok(Err(other))) => self.next = Some(Some(Ok(other))),
+                Some(Err(error)) => self.next = Some(Some(Err(error))),
+                None => self.next = Some(None),
+            }
+            break;
+        }
+        match joined.is_empty() {
+            true => first,
+            false => joined.freeze(),
         }
     }
 
-    /// Trailers, if there are any, and then nothing.
-    fn end(&mut self) -> Option<Frame<Bytes>> {
-        let trailers = self.flow.as_mut().and_then(|flow| flow.take_trailers());
-        self.flow = None;
-        trailers.map(Frame::trailers)
-    }
-
-    fn broken(&mut self, broken: Broken) -> BoxError {
-        self.flow = None;
-        match broken {
-            Broken::Answer(error) => {
-                Failure::from(AnswerBroken::new(self.pool.address(), error)).into()
-            }
-            Broken::Body(error) => error,
+    fn give_back(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.pool.check_in(connection);
         }
     }
 }
 
 impl<B> Body for UpstreamBody<B>
 where
-    B: Body<Data = Bytes>,
+    B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError>,
 {
     type Data = Bytes;
@@ -74,35 +124,27 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        let Some(flow) = &mut this.flow else {
-            return Poll::Ready(None);
-        };
-        let next = ready!(flow.poll(cx));
-        this.settle();
-        Poll::Ready(match next {
-            Ok(Next::Data(data)) => Some(Ok(Frame::data(data))),
-            Ok(Next::End) => this.end().map(Ok),
-            Err(broken) => Some(Err(this.broken(broken))),
+        let broken =
+            |error, pool: &Pool<B>| Failure::from(AnswerBroken::new(pool.address(), error)).into();
+        Poll::Ready(match ready!(this.poll_received(cx)) {
+            None => None,
+            Some(Err(error)) => Some(Err(broken(error, &this.pool))),
+            Some(Ok(frame)) if !this.is_lines => Some(Ok(frame)),
+            Some(Ok(frame)) => Some(Ok(match frame.into_data() {
+                Ok(data) => Frame::data(this.join(data, cx)),
+                Err(other) => other,
+            })),
         })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.flow.as_ref().is_none_or(|flow| flow.is_at_end())
+        match &self.next {
+            Some(next) => next.is_none(),
+            None => self.incoming.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        let left = match &self.flow {
-            Some(flow) => flow.left(),
-            None => Some(0),
-        };
-        left.map_or_else(SizeHint::default, SizeHint::with_exact)
-    }
-}
-
-impl<B> fmt::Debug for UpstreamBody<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UpstreamBody")
-            .field("pool", &self.pool)
-            .finish_non_exhaustive()
+        self.incoming.size_hint()
     }
 }

@@ -1,17 +1,16 @@
 //! What can go wrong between the gateway and a backend.
 
-use std::error::Error;
-use std::fmt;
 use std::io;
 use std::time::Duration;
 
 use http::StatusCode;
-use llamatower_layers::{Fail, Retryable, Side};
+use llamatower_layers::{BoxError, Fail, Retryable, Side};
 
 use super::Address;
 
 /// The backend did not accept a connection.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("cannot connect to the backend {address}: {source}")]
 pub struct ConnectFailed {
     address: Address,
     source: io::Error,
@@ -23,22 +22,6 @@ impl ConnectFailed {
             address: address.clone(),
             source,
         }
-    }
-}
-
-impl fmt::Display for ConnectFailed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "cannot connect to the backend {}: {}",
-            self.address, self.source
-        )
-    }
-}
-
-impl Error for ConnectFailed {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&self.source)
     }
 }
 
@@ -58,7 +41,8 @@ impl Fail for ConnectFailed {
 }
 
 /// The backend did not accept a connection in time.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("the backend {address} did not accept a connection within {after:?}")]
 pub struct ConnectTimeout {
     address: Address,
     after: Duration,
@@ -72,18 +56,6 @@ impl ConnectTimeout {
         }
     }
 }
-
-impl fmt::Display for ConnectTimeout {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the backend {} did not accept a connection within {:?}",
-            self.address, self.after
-        )
-    }
-}
-
-impl Error for ConnectTimeout {}
 
 impl Fail for ConnectTimeout {
     fn side(&self) -> Side {
@@ -101,36 +73,21 @@ impl Fail for ConnectTimeout {
 }
 
 /// The connection to the backend broke before an answer.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("the backend {address} closed the connection before it answered")]
 pub struct ConnectionLost {
     address: Address,
     reused: bool,
-    source: io::Error,
+    source: BoxError,
 }
 
 impl ConnectionLost {
-    pub(super) fn new(address: &Address, reused: bool, source: io::Error) -> Self {
+    pub(super) fn new(address: &Address, reused: bool, source: impl Into<BoxError>) -> Self {
         Self {
             address: address.clone(),
             reused,
-            source,
+            source: source.into(),
         }
-    }
-}
-
-impl fmt::Display for ConnectionLost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the backend {} closed the connection before it answered",
-            self.address
-        )
-    }
-}
-
-impl Error for ConnectionLost {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&self.source)
     }
 }
 
@@ -155,7 +112,8 @@ impl Fail for ConnectionLost {
 }
 
 /// The backend sent what is not an acceptable HTTP answer.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("the answer of the backend {address} was refused: {reason}")]
 pub struct InvalidAnswer {
     address: Address,
     reason: &'static str,
@@ -170,18 +128,6 @@ impl InvalidAnswer {
     }
 }
 
-impl fmt::Display for InvalidAnswer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the answer of the backend {} was refused: {}",
-            self.address, self.reason
-        )
-    }
-}
-
-impl Error for InvalidAnswer {}
-
 impl Fail for InvalidAnswer {
     fn side(&self) -> Side {
         Side::Upstream
@@ -195,34 +141,19 @@ impl Fail for InvalidAnswer {
 }
 
 /// The connection to the backend broke in the middle of its answer.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("the backend {address} broke off in the middle of its answer")]
 pub struct AnswerBroken {
     address: Address,
-    source: io::Error,
+    source: BoxError,
 }
 
 impl AnswerBroken {
-    pub(super) fn new(address: &Address, source: io::Error) -> Self {
+    pub(super) fn new(address: &Address, source: impl Into<BoxError>) -> Self {
         Self {
             address: address.clone(),
-            source,
+            source: source.into(),
         }
-    }
-}
-
-impl fmt::Display for AnswerBroken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the backend {} broke off in the middle of its answer",
-            self.address
-        )
-    }
-}
-
-impl Error for AnswerBroken {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&self.source)
     }
 }
 

@@ -4,11 +4,13 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use bytes::Bytes;
+use http_body::Body;
+use llamatower_layers::BoxError;
 use tokio::time::Instant;
 
 use super::Address;
-use super::link::is_idle;
+use super::connection::Connection;
 
 /// How many idle connections are kept, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,18 +31,18 @@ impl Default for PoolLimits {
 }
 
 /// The connections that wait for a request, the one used last on top.
-pub(super) struct Pool {
+pub(super) struct Pool<B: Body + 'static> {
     address: Address,
     limits: PoolLimits,
-    idle: Mutex<Vec<Idle>>,
+    idle: Mutex<Vec<Idle<B>>>,
 }
 
-struct Idle {
-    stream: TcpStream,
+struct Idle<B: Body + 'static> {
+    connection: Connection<B>,
     since: Instant,
 }
 
-impl Pool {
+impl<B: Body + 'static> Pool<B> {
     pub(super) fn new(address: Address, limits: PoolLimits) -> Self {
         Self {
             address,
@@ -62,43 +64,60 @@ impl Pool {
         drop(condemned);
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<Idle<B>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
+impl<B> Pool<B>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<BoxError>,
+{
     /// The connection used last that is still open.
-    pub(super) fn check_out(&self) -> Option<TcpStream> {
+    pub(super) fn check_out(&self) -> Option<Connection<B>> {
         loop {
-            let Idle { stream, since } = self.idle().pop()?;
-            if since.elapsed() < self.limits.idle_timeout && is_idle(&stream) {
-                return Some(stream);
+            let Idle {
+                mut connection,
+                since,
+            } = self.idle().pop()?;
+            if since.elapsed() < self.limits.idle_timeout && connection.is_idle() {
+                return Some(connection);
             }
         }
     }
 
-    /// Keeps a connection whose answer was read to the end; closes it if enough are waiting.
-    pub(super) fn check_in(&self, stream: TcpStream) {
+    /// Keeps a connection whose answer was read to the end; closes it if it cannot be used
+    /// again or if enough are waiting.
+    pub(super) fn check_in(&self, mut connection: Connection<B>) {
+        if !connection.is_idle() {
+            return;
+        }
         let since = Instant::now();
         let mut idle = self.idle();
         if idle.len() < self.limits.max_idle {
-            idle.push(Idle { stream, since });
+            idle.push(Idle { connection, since });
         }
     }
 
     /// Closes what waits too long and what the backend has closed.
     pub(super) fn prune(&self) {
         let waiting = std::mem::take(&mut *self.idle());
-        for Idle { stream, since } in waiting {
-            if since.elapsed() < self.limits.idle_timeout && is_idle(&stream) {
+        for Idle {
+            mut connection,
+            since,
+        } in waiting
+        {
+            if since.elapsed() < self.limits.idle_timeout && connection.is_idle() {
                 let mut idle = self.idle();
                 let place = idle.partition_point(|other| other.since <= since);
-                idle.insert(place, Idle { stream, since });
+                idle.insert(place, Idle { connection, since });
             }
         }
     }
 }
 
-impl fmt::Debug for Pool {
+impl<B: Body + 'static> fmt::Debug for Pool<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool")
             .field("limits", &self.limits)

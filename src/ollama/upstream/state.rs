@@ -1,0 +1,63 @@
+//! What a connection's halves share: a waker of its own, and whether a request has begun.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake};
+
+use futures_util::task::AtomicWaker;
+
+/// Wakes the task that waits for a connection, and remembers that the connection has work.
+///
+/// The connection and the reader of its answer are polled by one task. With that task's own waker
+/// each of them would wake it for what the other has just done, once for each line of a stream: a
+/// poll of everything above, in vain.
+#[derive(Debug)]
+pub(super) struct ConnectionState {
+    has_work: AtomicBool,
+    task: AtomicWaker,
+    is_unsent: AtomicBool,
+}
+
+impl ConnectionState {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            has_work: AtomicBool::new(true),
+            task: AtomicWaker::new(),
+            is_unsent: AtomicBool::new(false),
+        })
+    }
+
+    /// Wakes the task of `cx` from now on. Returns whether the connection has something to do.
+    pub(super) fn wakes(&self, cx: &Context<'_>) -> bool {
+        self.task.register(cx.waker());
+        self.has_work.swap(false, Ordering::AcqRel)
+    }
+
+    /// Wakes no task until one waits again, which looks first whether there is work.
+    pub(super) fn wakes_no_task(&self) {
+        drop(self.task.take());
+    }
+
+    /// A request is handed to the connection, which waited in the pool before if `is_reused`.
+    pub(super) fn begin(&self, is_reused: bool) {
+        self.is_unsent.store(is_reused, Ordering::Relaxed);
+        self.has_work.store(true, Ordering::Release);
+    }
+
+    /// A byte of the request has left, or will leave over another stream. Returns whether none had
+    /// since the connection came out of the pool.
+    pub(super) fn set_sent(&self) -> bool {
+        self.is_unsent.load(Ordering::Relaxed) && self.is_unsent.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl Wake for ConnectionState {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.has_work.store(true, Ordering::Release);
+        self.task.wake();
+    }
+}
