@@ -92,7 +92,7 @@ impl Gateway {
             async move { fleet.keep_watch(stopped).await }
         });
         let handles = Handles {
-            cutoff: self.public.cutoff(),
+            cutoff: watched(self.public.cutoff()),
             body_memory: body_memory(&self.settings),
         };
         let fleet_for_status = fleet.clone();
@@ -186,6 +186,8 @@ fn public_edge(settings: &Settings, endpoints: &EndpointTable) -> EdgeConfig {
         total_timeout: None,
         drain_delay: timeouts.drain_delay,
         drain_timeout: timeouts.drain,
+        max_head_bytes: listen.max_head_bytes,
+        max_head_fields: listen.max_head_fields.get(),
         max_connections: listen.max_connections.get(),
         base_path: listen.base_path.clone(),
         origins: listen.origins.clone(),
@@ -236,4 +238,13 @@ fn row(status: BackendStatus) -> BackendRow {
         slots: status.slots.map(|slots| slots.get() as u64),
         breaker: status.breaker,
     }
+}
+
+fn watched(token: tokio_util::sync::CancellationToken) -> watch::Receiver<bool> {
+    let (sender, receiver) = watch::channel(false);
+    tokio::spawn(async move {
+        token.cancelled().await;
+        sender.send_replace(true);
+    });
+    receiver
 }

@@ -6,7 +6,6 @@ pub mod client;
 pub mod demo;
 pub mod edge;
 pub mod gateway;
-mod http1;
 pub mod ollama;
 pub mod request_id;
 pub mod run;

@@ -36,6 +36,11 @@ pub struct EdgeConfig {
     pub drain_delay: Duration,
     /// How long requests under way may take after that.
     pub drain_timeout: Duration,
+    /// The largest head of a request, in bytes; a larger one is answered 431. hyper may hold as much of
+    /// an answer that waits to be written, and never less than 64 KiB.
+    pub max_head_bytes: usize,
+    /// The most fields of a head.
+    pub max_head_fields: usize,
     /// Connections at once; one more is answered 503 and closed.
     pub max_connections: usize,
     /// A prefix of every path, which is taken off.
@@ -60,7 +65,9 @@ impl Default for EdgeConfig {
             total_timeout: None,
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
-            max_connections: 32_768,
+            max_head_bytes: 128 * 1024,
+            max_head_fields: 256,
+            max_connections: 4096,
             base_path: None,
             origins: Origins::default(),
             endpoints: None,

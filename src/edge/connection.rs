@@ -1,425 +1,311 @@
-//! One connection: its requests one after the other, the clocks round them and a decent end.
+//! One connection: hyper's, with the clocks round it and a decent end.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, Version, response};
+use http::{Request, Response};
 use http_body::Body;
-use http_body_util::Full;
-use llamatower_layers::BoxError;
-use pin_project_lite::pin_project;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::oneshot;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use llamatower_layers::{BoxError, Deadline};
+use socket2::SockRef;
+use tokio_util::either::Either;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower::Service;
 
 use super::RequestBody;
-use super::clock::Clock;
-use super::exchange::{Exchange, Terms, Way};
-use super::intake::{DISCARD_BYTES, DISCARD_TIME, Intake};
 use super::listener::Stream;
-use super::reply::{Asked, frame, settle_connection, write_head};
-use super::request_head::{Arrival, Refused};
-use super::wire::Wire;
-use crate::http1::encode::Encoder;
-use crate::http1::fields::keep_map;
+use super::refusal::{DISCARD_BYTES, DISCARD_TIME, Refusal, linger};
+use super::service::EdgeService;
+use super::socket::ClientSocket;
+use super::state::{ConnectionState, Phase};
 
-/// While so many bytes wait, no more of an answer is asked for.
-const ENOUGH: usize = 64 * 1024;
+/// What hyper may hold of an answer that waits to be written.
+const BUFFER_BYTES: usize = 64 * 1024;
 
-/// How long each phase of a connection may last.
+type Http<S> = http1::Connection<TokioIo<ClientSocket<Stream>>, EdgeService<S>>;
+
+/// What one connection may take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) header: Duration,
     pub(super) keep_alive: Duration,
     pub(super) total: Option<Duration>,
     pub(super) write_stall: Option<Duration>,
+    pub(super) head_bytes: usize,
+    pub(super) head_fields: usize,
 }
 
-/// Serves a connection to its end. `close` asks it to end after the request under way.
+/// How a connection is asked to end.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Closing {
+    /// After the request under way.
+    pub(super) soon: CancellationToken,
+    /// At once. Looked at only when `soon` is over.
+    pub(super) now: CancellationToken,
+}
+
+/// Serves a connection to its end.
 pub(super) async fn serve<S, B>(
     stream: Stream,
-    stack: S,
-    terms: Terms,
+    service: EdgeService<S>,
     limits: Limits,
-    close: oneshot::Receiver<()>,
+    closing: Closing,
 ) where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
-    B: Body<Data = Bytes>,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone,
+    B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError>,
 {
-    let mut step = pin!(Step::Head);
-    let mut connection = Connection {
-        stack,
-        step: step.as_mut(),
-        terms,
-        limits,
-        close: Some(close),
-        wire: Wire::new(stream, limits.write_stall),
-        exchange: None,
-        is_last: false,
-        clock: Clock::default(),
-        timed: Phase::Head,
-        broken: None,
-    };
-    connection.enter(Phase::Head);
-    let end = std::future::poll_fn(|cx| connection.poll(cx)).await;
-    match &end {
-        End::Closed => tracing::trace!("connection closed"),
-        End::Failed(error) => tracing::debug!(%error, "connection failed"),
-        End::Broken(error) => tracing::debug!(%error, "an answer broke off"),
-        End::Clock(phase) => tracing::debug!(?phase, "connection timed out"),
+    // hyper's buffers are for connections that have something to say.
+    let spoken = tokio::time::timeout(limits.header, readable(&stream));
+    if let Some(Ok(Ok(()))) = closing.soon.run_until_cancelled(spoken).await {
+        // In a box, so that the others take none of its memory either.
+        Box::pin(serve_http(stream, service, limits, closing)).await;
     }
-    let Connection { wire, exchange, .. } = connection;
-    // The request under way ends here, and not when the client has been waited for.
-    step.set(Step::Rest);
-    drop(exchange);
-    if wire.is_to_linger() {
-        linger(wire.io).await;
+}
+
+async fn readable(stream: &Stream) -> io::Result<()> {
+    match stream {
+        Either::Left(stream) => stream.readable().await,
+        Either::Right(stream) => stream.readable().await,
+    }
+}
+
+async fn serve_http<S, B>(stream: Stream, service: EdgeService<S>, limits: Limits, closing: Closing)
+where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone,
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<BoxError>,
+{
+    let state = service.state.clone();
+    let io = ClientSocket::new(stream, limits.write_stall, state.clone());
+    let mut connection = Connection {
+        http: http1::Builder::new()
+            // hyper has one clock for the head and the pause before it, and answers nothing when it
+            // runs out; the two are kept apart here.
+            .header_read_timeout(None)
+            .max_buf_size(limits.head_bytes.max(BUFFER_BYTES))
+            .max_header_size(limits.head_bytes)
+            .max_headers(limits.head_fields)
+            .half_close(false)
+            .serve_connection(TokioIo::new(io), service),
+        state: state.clone(),
+        limits,
+        closing: Some(Box::pin(closing.soon.cancelled_owned())),
+        ended: Box::pin(closing.now.cancelled_owned()),
+        past_upgrade: false,
+        left: None,
+        clock: Deadline::default(),
+        timed: None,
+    };
+    let end = poll_fn(|cx| connection.poll(cx)).await;
+    match &end {
+        End::Closed(Ok(())) => tracing::trace!("connection closed"),
+        End::Closed(Err(error)) => tracing::debug!(%error, "connection failed"),
+        End::Clock(phase) => tracing::debug!(?phase, "connection timed out"),
+        End::Now => return,
+    }
+    let http1::Parts {
+        io,
+        read_buf,
+        service,
+        ..
+    } = connection.http.into_parts();
+    let stream = io.into_inner().into_inner();
+    if let Some(refusal) = end.refusal(&state) {
+        state
+            .gauges
+            .refused_heads
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        tracing::info!(peer = ?service.peer, status = refusal.status(), "a request was refused before it was read: {refusal:?}");
+        return refusal.tell(stream).await;
+    }
+    if state.is_http_10() && end.cuts_an_answer() {
+        return reset(&stream);
+    }
+    let unread = state.is_unread() || !read_buf.is_empty() || matches!(end, End::Closed(Err(_)));
+    if unread && !state.has_peer_closed() && !state.has_write_failed() {
+        linger(stream).await;
     }
 }
 
 /// How a connection ended.
 enum End {
-    Closed,
-    /// The client has gone, or reads no more.
-    Failed(io::Error),
-    /// The body of an answer failed.
-    Broken(BoxError),
+    Closed(hyper::Result<()>),
     Clock(Phase),
+    Now,
 }
 
-/// What a clock is running for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// A head is expected or arriving.
-    Head,
-    /// A request has its answer and no byte of the next has come.
-    Idle,
-    /// A request is under way.
-    Exchange,
-    /// The end of an answer waits to be written; that has its own clock.
-    Rest,
-}
+impl End {
+    fn cuts_an_answer(&self) -> bool {
+        match self {
+            Self::Closed(result) => result.is_err(),
+            Self::Clock(phase) => *phase == Phase::Exchange,
+            Self::Now => true,
+        }
+    }
 
-pin_project! {
-    /// Where a connection is.
-    #[project = StepProjection]
-    enum Step<F, B> {
-        /// A head is waited for.
-        Head,
-        /// The stack is not ready for the request.
-        Unready { request: Option<Request<RequestBody>> },
-        /// The answer is waited for.
-        Asked { #[pin] answer: F },
-        /// It is on its way.
-        Answer { #[pin] body: B, encoder: Encoder },
-        /// All of it was handed over; the rest of both messages is waited for.
-        Rest,
+    /// What the client is told that is not told by an answer.
+    fn refusal(&self, state: &ConnectionState) -> Option<Refusal> {
+        match self {
+            Self::Clock(Phase::Head) if state.take_read() > 0 => Some(Refusal::HeadTimeout),
+            Self::Closed(Err(error)) if state.has_refused() => {
+                Some(match error.is_parse_too_large() {
+                    true => Refusal::HeadTooLarge,
+                    false => Refusal::Malformed,
+                })
+            }
+            _ => None,
+        }
     }
 }
 
-struct Connection<'a, S: Service<Request<RequestBody>>, B> {
-    stack: S,
-    step: Pin<&'a mut Step<S::Future, B>>,
-    terms: Terms,
+struct Connection<S, B>
+where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone,
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<BoxError>,
+{
+    http: Http<S>,
+    state: Arc<ConnectionState>,
     limits: Limits,
-    close: Option<oneshot::Receiver<()>>,
-    wire: Wire,
-    exchange: Option<Exchange>,
-    /// No request follows this one.
-    is_last: bool,
-    clock: Clock,
-    timed: Phase,
-    /// Why the answer ends before its end.
-    broken: Option<BoxError>,
+    /// `None` once it is over.
+    closing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    ended: Pin<Box<WaitForCancellationFutureOwned>>,
+    past_upgrade: bool,
+    left: Option<Left>,
+    clock: Deadline,
+    /// The phase that the clock was started for.
+    timed: Option<u32>,
 }
 
-impl<S, B> Connection<'_, S, B>
+impl<S, B> Connection<S, B>
 where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
-    B: Body<Data = Bytes>,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone,
+    B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError>,
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        if let Some(close) = &mut self.close
-            && Pin::new(close).poll(cx).is_ready()
-        {
-            self.close = None;
-            self.is_last = true;
+        self.state.begin_turn(cx.waker());
+        if self.poll_closing(cx).is_ready() {
+            return Poll::Ready(End::Now);
         }
+        if let Poll::Ready(result) = self.poll_http(cx) {
+            return Poll::Ready(End::Closed(result));
+        }
+        self.poll_left(cx);
+        self.poll_clock(cx).map(End::Clock)
+    }
+
+    /// Ready when the connection is to end at once.
+    fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(closing) = &mut self.closing {
+            ready!(closing.as_mut().poll(cx));
+            self.closing = None;
+            Pin::new(&mut self.http).graceful_shutdown();
+        }
+        self.ended.as_mut().poll(cx)
+    }
+
+    fn poll_http(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
         loop {
-            // What has come together is put together before any of it is written.
-            while let Poll::Ready(end) = self.poll_step(cx) {
-                if let Some(end) = end {
-                    return Poll::Ready(end);
-                }
+            let result = ready!(Pin::new(&mut self.http).poll(cx));
+            // A request that offered an upgrade makes hyper return before it has flushed the
+            // last answer; asked once more it flushes and shuts down.
+            if result.is_err() || self.state.is_shut_down() || self.past_upgrade {
+                return Poll::Ready(result);
             }
-            let has_room = match self.poll_write(cx) {
-                Ok(has_room) => has_room,
-                Err(error) => return Poll::Ready(End::Failed(error)),
-            };
-            match self.poll_intake(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(End::Failed(error)),
-                Poll::Pending if has_room => {}
-                Poll::Pending => break,
-            }
-        }
-        self.clock.poll(cx).map(|()| End::Clock(self.timed))
-    }
-
-    /// Writes what waits; true if a step can go on that waited for that.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        let has_waited = self.waits_for_outbox();
-        if let Poll::Ready(written) = self.wire.poll_write(cx) {
-            written?;
-        }
-        Ok(has_waited && !self.waits_for_outbox())
-    }
-
-    fn waits_for_outbox(&self) -> bool {
-        match *self.step {
-            Step::Answer { .. } => self.wire.outbox.is_full(ENOUGH),
-            Step::Rest => !self.wire.outbox.is_empty(),
-            _ => false,
+            self.past_upgrade = true;
         }
     }
 
-    /// Between requests nothing is read but heads, and behind an answer only what is to be
-    /// discarded: a client that closes its side then may still read.
-    fn poll_intake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match (&*self.step, &self.wire.intake) {
-            (Step::Head, _) | (Step::Rest, Intake::Whole | Intake::Unread(_)) => Poll::Pending,
-            (Step::Rest, Intake::Open(_) | Intake::Left(_)) => {
-                if ready!(self.wire.poll_intake(cx)).is_err() {
-                    self.wire.intake = Intake::UNREAD;
-                } else if self.timed == Phase::Idle {
-                    self.enter(Phase::Idle);
-                }
-                Poll::Ready(Ok(()))
-            }
-            _ => self.wire.poll_intake(cx),
+    fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<Phase> {
+        let (word, phase) = self.state.phase();
+        if self.timed != Some(word) {
+            self.timed = Some(word);
+            self.clock.arm_after(self.limits.of(phase));
         }
+        while self.clock.poll(cx).is_ready() {
+            if phase != Phase::Idle || !self.state.has_write_pending() {
+                return Poll::Ready(phase);
+            }
+            // The answer is on its way still; the socket's own clock watches it.
+            self.clock.arm_after(self.limits.of(phase));
+        }
+        Poll::Pending
     }
 
-    /// Ready when there is a next step, or the end.
-    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<End>> {
-        match self.step.as_mut().project() {
-            StepProjection::Head => self.poll_head(cx),
-            StepProjection::Unready { request } => {
-                let Ok(()) = ready!(self.stack.poll_ready(cx));
-                let request = request.take().expect("the step ends with its request");
-                self.ask(request);
-                Poll::Ready(None)
-            }
-            StepProjection::Asked { answer } => {
-                let Ok(answer) = ready!(answer.poll(cx));
-                self.begin_answer(answer);
-                Poll::Ready(None)
-            }
-            StepProjection::Answer { .. } => self.poll_answer(cx).map(|()| None),
-            StepProjection::Rest => self.poll_rest(),
+    /// Reads and discards what a request left unread, within bounds.
+    fn poll_left(&mut self, cx: &mut Context<'_>) {
+        if let Some(body) = self.state.take_left() {
+            let mut clock = Deadline::default();
+            clock.arm_after(Some(DISCARD_TIME));
+            self.left = Some(Left {
+                body,
+                bytes: 0,
+                clock,
+            });
         }
-    }
-
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Option<End>> {
-        match self.wire.poll_request(cx) {
-            Poll::Ready(Some(Ok(arrival))) => self.begin(arrival, cx),
-            Poll::Ready(Some(Err(refused))) => self.refuse(refused),
-            Poll::Ready(None) => return Poll::Ready(Some(End::Closed)),
-            Poll::Pending if self.is_last && !self.wire.reader.has_begun() => {
-                return Poll::Ready(Some(End::Closed));
-            }
-            Poll::Pending => {
-                if self.timed == Phase::Idle && self.wire.reader.has_begun() {
-                    self.enter(Phase::Head);
-                }
-                return Poll::Pending;
+        let Some(left) = &mut self.left else { return };
+        if let Poll::Ready(ended) = left.poll(cx) {
+            self.left = None;
+            if !ended {
+                self.state.set_unread(true);
+                // hyper learns by the drop that it need not read on.
+                cx.waker().wake_by_ref();
             }
         }
-        Poll::Ready(None)
-    }
-
-    fn begin(&mut self, arrival: Box<Arrival>, cx: &mut Context<'_>) {
-        self.enter(Phase::Exchange);
-        let (exchange, way, intake) = self.terms.begin(arrival, cx.waker());
-        self.wire.intake = intake;
-        self.exchange = Some(exchange);
-        match way {
-            Way::Back(answer) => self.answer_at_once(answer),
-            Way::Stack(request) => match self.stack.poll_ready(cx) {
-                Poll::Ready(Ok(())) => self.ask(request),
-                Poll::Pending => {
-                    let request = Some(request);
-                    self.step.set(Step::Unready { request });
-                }
-            },
-        }
-    }
-
-    fn ask(&mut self, request: Request<RequestBody>) {
-        let answer = self.stack.call(request);
-        self.step.set(Step::Asked { answer });
-    }
-
-    /// Answers what is no request; where it ends is not known, so nothing can follow it.
-    fn refuse(&mut self, Refused(status): Refused) {
-        self.wire.intake = Intake::UNREAD;
-        self.is_last = true;
-        let mut answer = Response::new(Full::default());
-        *answer.status_mut() = status;
-        self.answer_at_once(answer);
-    }
-
-    fn answer_at_once(&mut self, answer: Response<Full<Bytes>>) {
-        let (head, body) = answer.into_parts();
-        let mut encoder = self.write_head(head, &body);
-        if encoder != Encoder::Length(0) {
-            let data = body.into_inner().unwrap_or_default();
-            self.broken = encoder
-                .put(data, &mut self.wire.outbox)
-                .err()
-                .map(Into::into);
-        }
-        self.end_answer();
-    }
-
-    fn begin_answer(&mut self, answer: Response<B>) {
-        let (head, body) = answer.into_parts();
-        let encoder = self.write_head(head, &body);
-        match encoder == Encoder::Length(0) || body.is_end_stream() {
-            true => {
-                self.broken = encoder.end(&mut self.wire.outbox).err().map(Into::into);
-                drop(body);
-                self.end_answer();
-            }
-            false => self.step.set(Step::Answer { body, encoder }),
-        }
-    }
-
-    fn write_head(&mut self, mut head: response::Parts, body: &impl Body) -> Encoder {
-        let mut asked = Asked {
-            version: Version::HTTP_11,
-            is_head: false,
-        };
-        let mut keeps_alive = self.wire.intake.answered() && !self.is_last;
-        if let Some(exchange) = &mut self.exchange {
-            asked = exchange.asked;
-            keeps_alive &= exchange.keeps_alive;
-            self.terms.finish_head(exchange, &mut head);
-        }
-        let encoder = frame(asked, &mut head, body);
-        if encoder == Encoder::UntilClose {
-            // Whatever ends the connection before the answer's end shall not pass for that.
-            self.wire.close_by_reset(true);
-            keeps_alive = false;
-        }
-        self.is_last = !settle_connection(asked, keeps_alive, &mut head);
-        write_head(asked.version, &head, self.wire.outbox.buffer());
-        keep_map(head.headers);
-        encoder
-    }
-
-    /// Takes from the body what it has; ready when it has come to its end.
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let StepProjection::Answer { mut body, encoder } = self.step.as_mut().project() else {
-            return Poll::Ready(());
-        };
-        let outbox = &mut self.wire.outbox;
-        let end = loop {
-            if outbox.is_full(ENOUGH) {
-                return Poll::Pending;
-            }
-            let frame = match ready!(body.as_mut().poll_frame(cx)) {
-                Some(Ok(frame)) => frame,
-                Some(Err(error)) => break Err(error.into()),
-                None => break encoder.end(outbox).map_err(Into::into),
-            };
-            // No client has asked for trailers: the gateway says to none that it would send them.
-            let Ok(data) = frame.into_data() else {
-                continue;
-            };
-            if let Err(error) = encoder.put(data, outbox) {
-                break Err(error.into());
-            }
-            if body.is_end_stream() {
-                break encoder.end(outbox).map_err(Into::into);
-            }
-        };
-        self.broken = end.err();
-        self.end_answer();
-        Poll::Ready(())
-    }
-
-    fn end_answer(&mut self) {
-        self.step.set(Step::Rest);
-        self.exchange = None;
-        self.enter(Phase::Rest);
-    }
-
-    fn poll_rest(&mut self) -> Poll<Option<End>> {
-        if !self.wire.outbox.is_empty() {
-            return Poll::Pending;
-        }
-        if let Some(error) = self.broken.take() {
-            return Poll::Ready(Some(End::Broken(error)));
-        }
-        self.wire.close_by_reset(false);
-        match &self.wire.intake {
-            Intake::Whole if !self.is_last => {}
-            Intake::Whole | Intake::Unread(_) => return Poll::Ready(Some(End::Closed)),
-            Intake::Left(_) => return Poll::Pending,
-            Intake::Open(_) => {
-                // Somebody holds the body still, and may never read it.
-                if self.timed == Phase::Rest {
-                    self.enter(Phase::Idle);
-                }
-                return Poll::Pending;
-            }
-        }
-        self.step.set(Step::Head);
-        self.enter(match self.wire.reader.has_begun() {
-            true => Phase::Head,
-            false => Phase::Idle,
-        });
-        Poll::Ready(None)
-    }
-
-    fn enter(&mut self, phase: Phase) {
-        self.timed = phase;
-        self.clock.start(match phase {
-            Phase::Head => Some(self.limits.header),
-            Phase::Idle => Some(self.limits.keep_alive),
-            Phase::Exchange => self.limits.total,
-            Phase::Rest => None,
-        });
     }
 }
 
-/// Closes a socket on which bytes may arrive that nobody wants. Closed outright, the kernel
-/// would answer them with a reset, and the reset can destroy an answer that the client has not
-/// read yet. So: the end of our side first, then reading for a while, then the close.
-pub(super) async fn linger(mut stream: Stream) {
-    let end = std::future::poll_fn(move |cx| {
-        let mut stream = Pin::new(&mut stream);
-        if ready!(stream.as_mut().poll_shutdown(cx)).is_err() {
-            return Poll::Ready(());
+impl Limits {
+    fn of(&self, phase: Phase) -> Option<Duration> {
+        match phase {
+            Phase::Head => Some(self.header),
+            Phase::Idle => Some(self.keep_alive),
+            Phase::Exchange => self.total,
         }
-        let mut discarded = 0;
-        let mut piece = [std::mem::MaybeUninit::uninit(); 8 * 1024];
-        while discarded < DISCARD_BYTES {
-            let mut piece = ReadBuf::uninit(&mut piece);
-            match ready!(stream.as_mut().poll_read(cx, &mut piece)) {
-                Ok(()) if !piece.filled().is_empty() => discarded += piece.filled().len(),
-                _ => return Poll::Ready(()),
+    }
+}
+
+/// A body that is not read by the stack.
+struct Left {
+    body: Incoming,
+    bytes: usize,
+    clock: Deadline,
+}
+
+impl Left {
+    /// Ready with whether the body came to its end.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        while let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            match frame {
+                Some(Ok(frame)) => self.bytes += frame.data_ref().map_or(0, Bytes::len),
+                Some(Err(_)) => return Poll::Ready(false),
+                None => return Poll::Ready(true),
+            }
+            if self.bytes > DISCARD_BYTES {
+                return Poll::Ready(false);
             }
         }
-        // Whoever still sends is held by its window until the time is over.
-        Poll::Pending
-    });
-    let _ = tokio::time::timeout(DISCARD_TIME, end).await;
+        self.clock.poll(cx).map(|()| false)
+    }
+}
+
+/// Closes a socket so that its client sees that something is missing. An answer of HTTP/1.0 may
+/// end with the connection, and a close would pass for that.
+fn reset(stream: &Stream) {
+    let now = Some(Duration::ZERO);
+    // If the system refuses, a plain close is all there is.
+    let _ = match stream {
+        Either::Left(stream) => SockRef::from(stream).set_linger(now),
+        Either::Right(stream) => SockRef::from(stream).set_linger(now),
+    };
 }

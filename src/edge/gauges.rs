@@ -12,6 +12,7 @@ pub struct Gauges {
     pub(super) in_flight: AtomicUsize,
     pub(super) finished: AtomicU64,
     pub(super) refused_connections: AtomicU64,
+    pub(super) refused_heads: AtomicU64,
     pub(super) accept_errors: AtomicU64,
 }
 
@@ -36,30 +37,29 @@ impl Gauges {
     pub fn refused_connections(&self) -> u64 {
         self.refused_connections.load(Relaxed)
     }
+    /// Requests that were refused before they were read: too large, too late, or no HTTP/1.
+    pub fn refused_heads(&self) -> u64 {
+        self.refused_heads.load(Relaxed)
+    }
     /// Times the system had no socket for a connection that was waiting.
     pub fn accept_errors(&self) -> u64 {
         self.accept_errors.load(Relaxed)
     }
 }
 
-/// A request under way; dropped at the end of its answer.
+/// An open connection; dropped with it.
 #[derive(Debug)]
-pub(super) struct InFlight {
-    gauges: Arc<Gauges>,
-}
+pub(super) struct Open(Arc<Gauges>);
 
-impl InFlight {
-    pub(super) fn new(gauges: &Arc<Gauges>) -> Self {
-        gauges.in_flight.fetch_add(1, Relaxed);
-        Self {
-            gauges: gauges.clone(),
-        }
+impl Gauges {
+    pub(super) fn open(self: Arc<Self>) -> Open {
+        self.connections.fetch_add(1, Relaxed);
+        Open(self)
     }
 }
 
-impl Drop for InFlight {
+impl Drop for Open {
     fn drop(&mut self) {
-        self.gauges.in_flight.fetch_sub(1, Relaxed);
-        self.gauges.finished.fetch_add(1, Relaxed);
+        self.0.connections.fetch_sub(1, Relaxed);
     }
 }

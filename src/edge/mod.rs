@@ -10,14 +10,15 @@
 //!           │           │ body timeout: a silent upload  │
 //! ```
 //!
-//! - **One task, one write.** A connection is read, its request answered by the stack and the
-//!   answer written in one task, without hand-offs: what of an answer has come together leaves
-//!   together. Bytes are read into and written from memory that the connections of a thread share,
-//!   so one that waits holds none.
-//! - **Clocks.** A body is not asked for more while what it gave cannot be written, so a `Sleep`
+//! - **Where the line is.** hyper parses, frames, keeps alive and flushes. The edge owns the socket below
+//!   it ([`socket`]), the bodies through it and what lies round it: accepting, rules, drain. A connection
+//!   is one task: it polls hyper, hyper the stack, and the stack its backend's connection.
+//! - **Clocks.** hyper does not ask a body for more while what it gave cannot be written, so a `Sleep`
 //!   inside a body never fires while a client does not read. The clock of a stalled write lives
-//!   beside the socket, the others in the connection's task; when one runs out the task ends, and
+//!   in the socket, the others in the connection's task; when one runs out the task ends, and
 //!   with it the body, and with that the connection to the backend.
+//! - **What came before a broken end is delivered.** hyper flushes nothing after an error of a body; the
+//!   error waits until the socket says that all has left.
 //! - **Unread bodies.** An answer that comes before its request was read (401, 413, 429) would be
 //!   destroyed by the kernel's reset: the edge reads on for a while ([`RequestBody`]).
 //! - **Clients that go away** drop the request at once, with or without a byte of its answer.
@@ -52,30 +53,28 @@
 
 mod accept;
 mod bind;
-mod body;
-mod clock;
 mod config;
 mod connection;
-mod exchange;
 mod gauges;
 mod host;
-mod inbox;
-mod intake;
 mod listener;
 mod origin;
-mod reply;
+mod refusal;
 mod request;
-mod request_head;
+mod request_body;
+mod request_line;
+mod response_body;
 mod server;
+mod service;
 mod shutdown;
-mod stall;
-mod wire;
+mod socket;
+mod state;
 
 pub use bind::BindError;
-pub use body::{RequestBody, RequestBodyError};
 pub use config::{BasePath, EdgeConfig, InvalidBasePath, InvalidListenAddr, ListenAddr};
-pub use exchange::PeerAddr;
 pub use gauges::Gauges;
 pub use origin::{InvalidOrigin, Origins};
+pub use request_body::{RequestBody, RequestBodyError};
 pub use server::{Drained, Edge};
+pub use service::PeerAddr;
 pub use shutdown::Shutdown;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, EXPECT, HOST, ORIGIN, TRANSFER_ENCODING};
-use http::uri::Authority;
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version, request};
 use http_body_util::Full;
 use llamatower_layers::{EndpointTable, RouteMatch};
@@ -99,6 +99,12 @@ impl Rules {
         Verdict::Pass(admitted)
     }
 
+    /// The answer to a request whose line hyper reads but no client should send.
+    pub(super) fn malformed_line() -> Answer {
+        let what = "400 the line of the request is malformed: a target has no fragment";
+        text(StatusCode::BAD_REQUEST, what)
+    }
+
     /// Ollama names the methods of a known path wherever the method is a wrong one.
     fn with_allow(&self, mut answer: Answer, request: &request::Parts, path: &str) -> Answer {
         let known = self.endpoints.as_deref();
@@ -125,6 +131,13 @@ fn refusal(request: &request::Parts) -> Option<Answer> {
     }
     if uri.path().len() + uri.query().map_or(0, str::len) > LONGEST_TARGET {
         return Some(text(StatusCode::URI_TOO_LONG, "414 URI too long"));
+    }
+    if !uri.path().is_ascii() || (uri.path() == "*" && request.method != Method::OPTIONS) {
+        return Some(text(StatusCode::BAD_REQUEST, "400 the target is malformed"));
+    }
+    if request.headers.get_all(TRANSFER_ENCODING).iter().count() > 1 {
+        let what = "400 more than one Transfer-Encoding header";
+        return Some(text(StatusCode::BAD_REQUEST, what));
     }
     if !only(&request.headers, &TRANSFER_ENCODING, b"chunked") {
         return Some(text(
@@ -159,7 +172,7 @@ fn authority(request: &request::Parts) -> Result<Option<Authority>, &'static str
         (None, None) => return Err("400 the Host header is missing"),
         (Some(host), None) if host.is_empty() => None,
         (Some(host), None) => match Authority::try_from(host.as_bytes()) {
-            Ok(host) if !host.as_str().contains('@') => Some(host),
+            Ok(host) if !host.as_str().contains('@') && has_sound_port(&host) => Some(host),
             _ => return Err("400 the Host header is malformed"),
         },
     };
@@ -174,12 +187,21 @@ fn authority(request: &request::Parts) -> Result<Option<Authority>, &'static str
     }
 }
 
-/// The target without scheme and authority.
+/// Whether what stands behind the colon, if there is one, is a port (RFC 3986 3.2.3).
+fn has_sound_port(authority: &Authority) -> bool {
+    let port = authority.as_str().strip_prefix(authority.host());
+    let Some(port) = port.and_then(|port| port.strip_prefix(':')) else {
+        return true;
+    };
+    let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
+    is_number && (port.is_empty() || port.parse::<u16>().is_ok())
+}
+
+/// The target without scheme and authority, in memory of its own: what is kept of a request to the
+/// end of a stream would keep all that was read with it otherwise.
 fn path_only(uri: &Uri) -> Option<Uri> {
-    match uri.authority() {
-        None => Some(uri.clone()),
-        Some(_) => uri.path_and_query().cloned().map(Uri::from),
-    }
+    let target = uri.path_and_query()?.as_str();
+    PathAndQuery::try_from(target).ok().map(Uri::from)
 }
 
 /// Whether this process takes requests. It says nothing of backends: with all of them down the

@@ -1,8 +1,6 @@
 //! The accept loop and the drain.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -10,40 +8,35 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
+use hyper_util::service::TowerToHyperService;
 use llamatower_layers::BoxError;
-use tokio::sync::{oneshot, watch};
-use tokio::task::{self, JoinSet};
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use super::accept::Acceptor;
 use super::bind::{BindError, bind};
-use super::connection::{self, Limits};
-use super::exchange::Terms;
+use super::connection::{self, Closing, Limits};
 use super::gauges::Gauges;
 use super::listener::{Accepted, Listener, Stream};
+use super::refusal::Refusal;
 use super::request::Rules;
+use super::service::EdgeService;
+use super::state::ConnectionState;
 use super::{EdgeConfig, ListenAddr, RequestBody, Shutdown};
 
 /// How long streams have to write their last frames after they were told to end.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
 /// Connections beyond the limit that are told so at once; more are closed without a word.
 const MOST_REFUSALS: usize = 64;
-/// What they are told.
-const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
-    Content-Type: application/json\r\n\
-    Content-Length: 33\r\n\
-    Retry-After: 1\r\n\
-    Connection: close\r\n\
-    \r\n\
-    {\"error\":\"too many connections\"}\n";
 
 /// Listening sockets, ready to serve.
 pub struct Edge {
     listeners: Vec<Listener>,
     config: EdgeConfig,
     gauges: Arc<Gauges>,
-    cutoff: watch::Sender<bool>,
+    cutoff: CancellationToken,
 }
 
 /// What a drain came to.
@@ -78,7 +71,7 @@ impl Edge {
             listeners,
             config,
             gauges: Arc::default(),
-            cutoff: watch::Sender::new(false),
+            cutoff: CancellationToken::new(),
         })
     }
 
@@ -88,10 +81,10 @@ impl Edge {
         self.listeners.iter().map(Listener::local_addr).collect()
     }
 
-    /// Turns true when a drain's time is over: streams then have a second to write their last
+    /// Is cancelled when a drain's time is over: streams then have a second to write their last
     /// frames.
-    pub fn cutoff(&self) -> watch::Receiver<bool> {
-        self.cutoff.subscribe()
+    pub fn cutoff(&self) -> CancellationToken {
+        self.cutoff.clone()
     }
 
     /// The edge's counts.
@@ -104,7 +97,7 @@ impl Edge {
     /// ```text
     /// signal ── drain_delay ──────── drain_timeout ─────────── 1 s ───── end
     /// /health is 503                 no new connections        cutoff    what is
-    /// connections are accepted,      idle ones are closed,     is true   left is
+    /// connections are accepted,      idle ones are closed,     fires     left is
     /// answers say Connection: close  requests go on                      dropped
     /// ```
     ///
@@ -127,13 +120,21 @@ impl Edge {
         } = self;
         let mut acceptor = Acceptor::new(listeners, gauges.clone());
         let mut connections = Connections::new(&config, gauges.clone(), stack);
-        let finished_before = tokio::select! {
-            finished = connections.serve(&mut acceptor, &shutdown, config.drain_delay) => finished,
-            () = shutdown.ending() => gauges.finished(),
+        let mut finished_before = None;
+        let draining = async {
+            shutdown.draining().await;
+            gauges.draining.store(true, Relaxed);
+            finished_before = Some(gauges.finished());
+            sleep(config.drain_delay).await;
         };
-        connections.close();
         tokio::select! {
-            () = connections.end(acceptor) => {}
+            () = connections.accept(&mut acceptor) => {}
+            () = draining => {}
+            () = shutdown.ending() => {}
+        }
+        let finished_before = finished_before.unwrap_or_else(|| gauges.finished());
+        tokio::select! {
+            () = connections.finish(acceptor) => {}
             () = sleep(config.drain_timeout) => {}
             () = shutdown.ending() => {}
         }
@@ -141,30 +142,35 @@ impl Edge {
             completed: gauges.finished() - finished_before,
             cut: gauges.in_flight() as u64,
         };
-        cutoff.send_replace(true);
+        connections.close();
+        cutoff.cancel();
         tokio::select! {
-            () = connections.join() => {}
+            () = connections.tasks.wait() => {}
             () = sleep(FLUSH_TIME) => {}
             () = shutdown.ending() => {}
         }
-        connections.tasks.shutdown().await;
-        gauges.connections.store(0, Relaxed);
+        connections.now.cancel();
+        connections.tasks.wait().await;
         drained
     }
 }
 
 /// The tasks of an edge.
 struct Connections<S> {
-    stack: S,
+    stack: TowerToHyperService<S>,
     rules: Arc<Rules>,
     limits: Limits,
     body_timeout: Option<Duration>,
     max: usize,
     gauges: Arc<Gauges>,
-    tasks: JoinSet<()>,
-    /// Each asks one task to end after the request under way.
-    closers: HashMap<task::Id, oneshot::Sender<()>>,
-    refusals: JoinSet<()>,
+    tasks: TaskTracker,
+    /// Those that came before the last [`close`](Self::close), or since.
+    generation: TaskTracker,
+    /// Asks the connections of the generation to end after the request under way.
+    soon: CancellationToken,
+    /// Ends them at once.
+    now: CancellationToken,
+    refusals: TaskTracker,
 }
 
 impl<S, B> Connections<S>
@@ -179,63 +185,46 @@ where
 {
     fn new(config: &EdgeConfig, gauges: Arc<Gauges>, stack: S) -> Self {
         Self {
-            stack,
+            stack: TowerToHyperService::new(stack),
             rules: Arc::new(Rules::new(config)),
             limits: Limits {
                 header: config.header_timeout,
                 keep_alive: config.keep_alive_timeout,
                 total: config.total_timeout,
                 write_stall: config.write_stall_timeout,
+                head_bytes: config.max_head_bytes,
+                head_fields: config.max_head_fields,
             },
             body_timeout: config.body_timeout,
             max: config.max_connections,
             gauges,
-            tasks: JoinSet::new(),
-            closers: HashMap::new(),
-            refusals: JoinSet::new(),
+            tasks: TaskTracker::new(),
+            generation: TaskTracker::new(),
+            soon: CancellationToken::new(),
+            now: CancellationToken::new(),
+            refusals: TaskTracker::new(),
         }
     }
 
-    /// Accepts until the shutdown is asked for and `delay` has passed; returns how many requests
-    /// had ended when it was asked for.
-    async fn serve(
-        &mut self,
-        acceptor: &mut Acceptor,
-        shutdown: &Shutdown,
-        delay: Duration,
-    ) -> u64 {
-        let gauges = self.gauges.clone();
-        let mut enough = pin!(async {
-            shutdown.draining().await;
-            gauges.draining.store(true, Relaxed);
-            let finished = gauges.finished();
-            sleep(delay).await;
-            finished
-        });
+    async fn accept(&mut self, acceptor: &mut Acceptor) {
         loop {
-            tokio::select! {
-                finished = &mut enough => return finished,
-                () = self.step(acceptor) => {}
-            }
+            let accepted = acceptor.accept().await;
+            self.admit(accepted);
         }
     }
 
-    /// Accepts until all that were told to [`close`](Self::close) are gone, then ends the others.
-    async fn end(&mut self, mut acceptor: Acceptor) {
-        while self.tasks.len() > self.closers.len() {
-            self.step(&mut acceptor).await;
+    /// Asks all connections to end, and accepts others until those are gone; then ends these, too.
+    async fn finish(&mut self, mut acceptor: Acceptor) {
+        self.close();
+        let first = std::mem::replace(&mut self.generation, TaskTracker::new());
+        self.soon = CancellationToken::new();
+        tokio::select! {
+            () = self.accept(&mut acceptor) => {}
+            () = first.wait() => {}
         }
         drop(acceptor);
         self.close();
-        self.join().await;
-    }
-
-    async fn step(&mut self, acceptor: &mut Acceptor) {
-        tokio::select! {
-            Some(joined) = self.tasks.join_next_with_id() => self.ended(joined),
-            Some(_) = self.refusals.join_next() => {}
-            accepted = acceptor.accept() => self.admit(accepted),
-        }
+        self.tasks.wait().await;
     }
 
     fn admit(&mut self, accepted: Accepted) {
@@ -244,22 +233,29 @@ where
             peer,
             on_loopback,
         } = accepted;
-        if self.tasks.len() >= self.max {
+        if self.gauges.connections() >= self.max {
             self.refuse(stream);
             return;
         }
-        let terms = Terms {
+        let service = EdgeService {
+            stack: self.stack.clone(),
             rules: self.rules.clone(),
-            gauges: self.gauges.clone(),
+            state: ConnectionState::new(self.gauges.clone()),
             peer,
             on_loopback,
             body_timeout: self.body_timeout,
         };
-        let (close, closed) = oneshot::channel();
-        let task = connection::serve(stream, self.stack.clone(), terms, self.limits, closed);
-        let id = self.tasks.spawn(task).id();
-        self.closers.insert(id, close);
-        self.gauges.connections.store(self.tasks.len(), Relaxed);
+        let closing = Closing {
+            soon: self.soon.child_token(),
+            now: self.now.child_token(),
+        };
+        let open = self.gauges.clone().open();
+        let served = connection::serve(stream, service, self.limits, closing);
+        let served = self.generation.track_future(async move {
+            served.await;
+            drop(open);
+        });
+        self.tasks.spawn(served);
     }
 
     /// Tells a connection beyond the limit that it is one too many. To leave it in the kernel's
@@ -268,45 +264,15 @@ where
     fn refuse(&mut self, stream: Stream) {
         self.gauges.refused_connections.fetch_add(1, Relaxed);
         if self.refusals.len() < MOST_REFUSALS {
-            self.refusals.spawn(async move {
-                let mut stream = stream;
-                let written = std::future::poll_fn(|cx| {
-                    tokio::io::AsyncWrite::poll_write(std::pin::Pin::new(&mut stream), cx, REFUSAL)
-                });
-                // An empty send buffer takes these few bytes at once.
-                if written.await.is_ok() {
-                    connection::linger(stream).await;
-                }
-            });
+            self.refusals
+                .spawn(Refusal::TooManyConnections.tell(stream));
         }
-    }
-
-    fn ended(&mut self, joined: Result<(task::Id, ()), task::JoinError>) {
-        let id = match joined {
-            Ok((id, ())) => id,
-            Err(error) => {
-                if error.is_panic() {
-                    tracing::error!(%error, "a connection's task panicked");
-                }
-                error.id()
-            }
-        };
-        self.closers.remove(&id);
-        self.gauges.connections.store(self.tasks.len(), Relaxed);
     }
 
     /// Asks every connection to end: at once if idle, otherwise after its request.
     fn close(&mut self) {
-        self.refusals.abort_all();
-        for (_, close) in self.closers.drain() {
-            // A task that has just ended needs no asking.
-            let _ = close.send(());
-        }
-    }
-
-    async fn join(&mut self) {
-        while let Some(joined) = self.tasks.join_next_with_id().await {
-            self.ended(joined);
-        }
+        self.soon.cancel();
+        self.generation.close();
+        self.tasks.close();
     }
 }

@@ -120,6 +120,15 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// A size that one head may have.
+pub(super) fn head_size(text: &str) -> Result<usize, String> {
+    let size = size(text)?;
+    match usize::try_from(size) {
+        Ok(size) if (1 << 10..=16 << 20).contains(&size) => Ok(size),
+        _ => Err("a head may have 1 KiB to 16 MiB".to_owned()),
+    }
+}
+
 pub(super) fn size_or_share(text: &str) -> Result<SizeOrShare, String> {
     let Some(percent) = text.strip_suffix('%') else {
         return size(text).map(SizeOrShare::Bytes);

@@ -89,6 +89,8 @@ impl Reader {
             origins: self.parsed_or_default("listen.origins", |text| {
                 Origins::with(items(text)).map_err(|error| error.to_string())
             })?,
+            max_head_bytes: self.parsed("listen.max_head_bytes", parse::head_size)?,
+            max_head_fields: self.parsed("listen.max_head_fields", parse::count)?,
             max_connections: self.parsed("listen.max_connections", parse::count)?,
         })
     }

@@ -54,6 +54,10 @@ pub struct Listen {
     pub base_path: Option<BasePath>,
     /// Ollama's default origins, and those of the settings.
     pub origins: Origins,
+    /// The largest head of a request, in bytes.
+    pub max_head_bytes: usize,
+    /// The most fields of a head.
+    pub max_head_fields: NonZeroUsize,
     /// Connections open at a time.
     pub max_connections: NonZeroUsize,
 }

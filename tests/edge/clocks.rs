@@ -23,6 +23,17 @@ async fn assert_ends_with_reset(client: &mut Client<TcpStream>) {
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
+async fn assert_is_told_that_the_head_is_late<IO>(client: &mut Client<IO>)
+where
+    IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let answer = client.answer().await;
+    assert_eq!(answer.status, 408);
+    assert_eq!(answer.header("connection").as_deref(), Some("close"));
+    assert!(answer.body.contains("did not arrive in time"), "{answer:?}");
+    assert!(client.is_closed().await);
+}
+
 /// An edge whose one answer is this body.
 async fn streaming(config: EdgeConfig, body: FedBody) -> Running {
     let body = Arc::new(Mutex::new(Some(body)));
@@ -157,17 +168,19 @@ async fn a_head_must_arrive_in_time_even_if_it_drips() {
     let mut silent = edge.connect().await;
     assert!(silent.is_closed().await);
 
-    let mut dripping = edge.connect().await;
-    let drip = async {
-        loop {
-            let byte = tokio::io::AsyncWriteExt::write_all(&mut dripping.io, b"x");
-            if byte.await.is_err() {
-                return;
-            }
+    let dripping = edge.connect().await;
+    let (reader, mut writer) = dripping.io.into_split();
+    let drip = tokio::spawn(async move {
+        while tokio::io::AsyncWriteExt::write_all(&mut writer, b"x")
+            .await
+            .is_ok()
+        {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-    };
-    soon(drip).await;
+    });
+    let mut dripping = Client::new(tokio::io::join(reader, tokio::io::sink()));
+    assert_is_told_that_the_head_is_late(&mut dripping).await;
+    soon(drip).await.unwrap();
 }
 
 #[tokio::test]
@@ -187,7 +200,7 @@ async fn the_pause_between_requests_has_a_clock_of_its_own() {
     assert_eq!(client.answer().await.status, 200);
     // Now one has.
     client.send("GET / HT").await;
-    assert!(client.is_closed().await);
+    assert_is_told_that_the_head_is_late(&mut client).await;
 
     let config = EdgeConfig {
         keep_alive_timeout: Duration::from_millis(100),

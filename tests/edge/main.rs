@@ -9,4 +9,5 @@ mod drain;
 mod limits;
 mod messages;
 mod rules;
+mod strict;
 mod support;

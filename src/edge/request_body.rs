@@ -1,0 +1,139 @@
+//! The body of a request, and what becomes of it when it is not read.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use llamatower_layers::{BoxError, Deadline, Fail, Failure, Side};
+
+use super::state::ConnectionState;
+
+/// A request's body on its way from the client.
+///
+/// Dropped before its end it is not closed but handed back to the connection, which reads and
+/// discards up to 1 MiB for up to 2 s: a client that is still sending gets to read its answer,
+/// and a small rest does not cost the connection.
+#[derive(Debug)]
+pub struct RequestBody {
+    /// None only while being dropped.
+    incoming: Option<Incoming>,
+    state: Option<Arc<ConnectionState>>,
+    /// The client waits for a `100 Continue` that reading would send.
+    waits_for_continue: bool,
+    timeout: Option<Duration>,
+    /// Runs only while the next piece is asked for, so a slow backend is not held against
+    /// the client.
+    clock: Deadline,
+}
+
+impl RequestBody {
+    pub(super) fn new(
+        incoming: Incoming,
+        state: &Arc<ConnectionState>,
+        waits_for_continue: bool,
+        timeout: Option<Duration>,
+    ) -> Self {
+        Self {
+            state: (!incoming.is_end_stream()).then(|| state.clone()),
+            incoming: Some(incoming),
+            waits_for_continue,
+            timeout,
+            clock: Deadline::default(),
+        }
+    }
+
+    /// No request can follow this one: its body will not be read to the end.
+    fn give_up(&mut self) {
+        if let Some(state) = self.state.take() {
+            state.set_unread(true);
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        let Some(incoming) = &mut this.incoming else {
+            return Poll::Ready(None);
+        };
+        this.waits_for_continue = false;
+        if let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) {
+            this.clock.disarm();
+            let broken = |error| Failure::from(RequestBodyError::Broken(error)).into();
+            return Poll::Ready(frame.map(|frame| frame.map_err(broken)));
+        }
+        if !this.clock.is_armed() {
+            this.clock.arm_after(this.timeout);
+        }
+        ready!(this.clock.poll(cx));
+        this.give_up();
+        let silence = this.timeout.unwrap_or_default();
+        let silent = Failure::from(RequestBodyError::Silent(silence));
+        Poll::Ready(Some(Err(silent.into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.incoming {
+            Some(incoming) => incoming.size_hint(),
+            None => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if self.is_end_stream() {
+            return;
+        }
+        if self.waits_for_continue {
+            // Reading would ask the client for what is not wanted. It may send all the same.
+            self.give_up();
+        } else if let (Some(incoming), Some(state)) = (self.incoming.take(), self.state.take()) {
+            state.leave(incoming);
+        }
+    }
+}
+
+/// A request's body did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestBodyError {
+    /// The client was silent for this long.
+    #[error("the request's body stopped arriving: nothing for {0:?}")]
+    Silent(Duration),
+    /// The client went away, or what it sent is no body.
+    #[error("the request's body is broken: {0}")]
+    Broken(#[source] hyper::Error),
+}
+
+impl Fail for RequestBodyError {
+    fn side(&self) -> Side {
+        Side::Client
+    }
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Silent(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::Broken(_) => StatusCode::BAD_REQUEST,
+        }
+    }
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Silent(_) => "request_body_timeout",
+            Self::Broken(_) => "request_body_broken",
+        }
+    }
+}

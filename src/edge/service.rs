@@ -1,0 +1,190 @@
+//! One request and its answer: from hyper, past the rules, to the stack and back.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, EXPECT, TRANSFER_ENCODING};
+use http::{HeaderValue, Request, Response, Version, request};
+use http_body::Body;
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use hyper::service::Service as HyperService;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::service::TowerToHyperService;
+use llamatower_layers::BoxError;
+use pin_project_lite::pin_project;
+use tower::Service;
+
+use super::RequestBody;
+use super::origin;
+use super::request::{Answer, Rules, Verdict};
+use super::response_body::ResponseBody;
+use super::state::{ConnectionState, InFlight};
+
+/// Whom a connection is with; an extension of each request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerAddr {
+    /// The other end of a TCP connection.
+    Ip(SocketAddr),
+    /// A process on this machine.
+    Unix,
+}
+
+/// The body of an answer: the edge's own, or the stack's.
+pub(super) type AnswerBody<B> = Either<Full<Bytes>, ResponseBody<B>>;
+
+/// What hyper calls with each request of one connection.
+#[derive(Debug)]
+pub(super) struct EdgeService<S> {
+    pub(super) stack: TowerToHyperService<S>,
+    pub(super) rules: Arc<Rules>,
+    pub(super) state: Arc<ConnectionState>,
+    pub(super) peer: PeerAddr,
+    pub(super) on_loopback: bool,
+    pub(super) body_timeout: Option<Duration>,
+}
+
+impl<S, B> HyperService<Request<Incoming>> for EdgeService<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<AnswerBody<B>>;
+    type Error = Infallible;
+    type Future = EdgeFuture<TowerToHyperService<S>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let (mut head, incoming) = request.into_parts();
+        let state = &self.state;
+        state.set_http_10(head.version == Version::HTTP_10);
+        let read = state.take_read();
+        let waits = settle_expectation(&mut head, read);
+        let verdict = match state.is_malformed() {
+            true => Verdict::Answer(Rules::malformed_line()),
+            false => self
+                .rules
+                .judge(&mut head, self.on_loopback, state.gauges.is_draining()),
+        };
+        let body = RequestBody::new(incoming, state, waits, self.body_timeout);
+        let step = match verdict {
+            Verdict::Answer(answer) => {
+                if state.is_malformed() {
+                    state.set_unread(true);
+                }
+                Step::Answer {
+                    answer: Some((answer, body)),
+                    _in_flight: state.begin(false),
+                }
+            }
+            Verdict::Pass(admitted) => {
+                // The gateway switches protocols for no client.
+                head.extensions.remove::<OnUpgrade>();
+                head.extensions.insert(self.peer);
+                let in_flight = Some(state.begin(true));
+                Step::Stack {
+                    future: self.stack.call(Request::from_parts(head, body)),
+                    admitted,
+                    in_flight,
+                }
+            }
+        };
+        EdgeFuture {
+            step,
+            state: state.clone(),
+        }
+    }
+}
+
+/// Whether the client waits for `100 Continue` before it sends the body. An expectation of a
+/// client that does not wait goes no further: it speaks HTTP/1.0, or the body came with the head
+/// (RFC 9110 10.1.1).
+fn settle_expectation(head: &mut request::Parts, read: usize) -> bool {
+    if !head.headers.contains_key(EXPECT) {
+        return false;
+    }
+    let fields = head.headers.iter();
+    let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + 4);
+    let target = head.uri.path().len() + head.uri.query().map_or(0, |query| query.len() + 1);
+    // The line, and the empty line: blanks that no client has a reason to send are taken for a
+    // body, and then it is just not waited for.
+    let length = head.method.as_str().len() + target + 14 + fields.sum::<usize>();
+    let waits = head.version >= Version::HTTP_11 && read <= length;
+    if !waits {
+        head.headers.remove(EXPECT);
+    }
+    waits
+}
+
+pin_project! {
+    /// The answer on its way.
+    pub(super) struct EdgeFuture<S: HyperService<Request<RequestBody>>> {
+        #[pin]
+        step: Step<S>,
+        state: Arc<ConnectionState>,
+    }
+}
+
+pin_project! {
+    #[project = StepProjection]
+    enum Step<S: HyperService<Request<RequestBody>>> {
+        Answer {
+            answer: Option<(Answer, RequestBody)>,
+            _in_flight: InFlight,
+        },
+        Stack {
+            #[pin]
+            future: S::Future,
+            admitted: Option<HeaderValue>,
+            in_flight: Option<InFlight>,
+        },
+    }
+}
+
+impl<S, B> Future for EdgeFuture<S>
+where
+    S: HyperService<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<Response<AnswerBody<B>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut answer = match this.step.project() {
+            StepProjection::Answer { answer, .. } => {
+                // The body is left to the connection.
+                let answer = answer.take().map(|(answer, _)| answer);
+                answer.unwrap_or_default().map(Either::Left)
+            }
+            StepProjection::Stack {
+                future,
+                admitted,
+                in_flight,
+            } => {
+                let Ok(answer) = ready!(future.poll(cx));
+                let (mut head, body) = answer.into_parts();
+                if let Some(origin) = admitted.take() {
+                    origin::admit(&mut head.headers, origin);
+                }
+                // Framing is this hop's.
+                head.headers.remove(TRANSFER_ENCODING);
+                let in_flight = in_flight.take().unwrap_or_else(|| this.state.begin(false));
+                let body = ResponseBody::new(body, &mut head.headers, in_flight);
+                Response::from_parts(head, Either::Right(body))
+            }
+        };
+        this.state.set_flushed(false);
+        if this.state.gauges.is_draining() || this.state.is_unread() {
+            // The next request shall come by another connection, to another process.
+            let close = HeaderValue::from_static("close");
+            answer.headers_mut().insert(CONNECTION, close);
+        }
+        Poll::Ready(Ok(answer))
+    }
+}

@@ -1,0 +1,253 @@
+//! A client's socket below hyper: the clock of stalled writes, and the look-out for its end.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use llamatower_layers::Deadline;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::request_line::RequestLine;
+use super::state::{ConnectionState, Phase};
+
+/// What a client may send of its next requests before its end is hidden.
+const MOST_AHEAD: usize = 64 * 1024;
+
+/// A client's socket.
+///
+/// - **Writes fail once they have been pending for too long.** The clock starts when a write finds the
+///   kernel's buffer full and stops at the next byte that is taken, so a successful write costs a
+///   look at a flag and no timer is touched. While a write is pending it is the `Sleep` that
+///   wakes the connection's task; hyper then tries its write again, and is told that it failed.
+/// - **The client's end is seen while a request is under way**, also behind bytes of the next request:
+///   hyper does not read then, but it flushes in every turn.
+/// - **What hyper answers to a head that it cannot read is dropped**, since it has no text: the
+///   connection says it in words.
+#[derive(Debug)]
+pub(super) struct ClientSocket<IO> {
+    io: IO,
+    timeout: Option<Duration>,
+    clock: Deadline,
+    state: Arc<ConnectionState>,
+    line: RequestLine,
+    /// What came while hyper did not read.
+    ahead: BytesMut,
+    /// hyper waits for bytes, and so sees the client's end itself.
+    is_reading: bool,
+}
+
+impl<IO> ClientSocket<IO> {
+    pub(super) fn new(io: IO, timeout: Option<Duration>, state: Arc<ConnectionState>) -> Self {
+        Self {
+            io,
+            timeout,
+            clock: Deadline::default(),
+            state,
+            line: RequestLine::default(),
+            ahead: BytesMut::new(),
+            is_reading: false,
+        }
+    }
+
+    pub(super) fn into_inner(self) -> IO {
+        self.io
+    }
+
+    fn watch<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if let Poll::Ready(result) = write {
+            if self.state.has_write_pending() {
+                self.clock.disarm();
+                self.state.set_write_pending(false);
+            }
+            if result.is_err() {
+                self.state.set_write_failed(true);
+            }
+            return Poll::Ready(result);
+        }
+        if !self.state.has_write_pending() {
+            self.clock.arm_after(self.timeout);
+            self.state.set_write_pending(true);
+        }
+        ready!(self.clock.poll(cx));
+        self.state.set_write_failed(true);
+        Poll::Ready(Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the client has read nothing for too long",
+        )))
+    }
+
+    /// Looks at bytes that hyper is about to be given.
+    fn has_read(&mut self, bytes: &[u8]) {
+        let phase = self.state.phase().1;
+        if phase == Phase::Idle {
+            self.line = RequestLine::default();
+        }
+        if phase != Phase::Exchange && self.line.is_malformed(bytes) {
+            self.state.set_malformed(true);
+        }
+        self.state.bytes_read(bytes.len());
+    }
+
+    /// Takes what hyper writes of its own accord; `None` if it is an answer of the service.
+    fn dropped(&self, bytes: usize) -> Option<usize> {
+        self.state.is_refusing().then(|| {
+            self.state.set_refused(true);
+            bytes
+        })
+    }
+}
+
+impl<IO: AsyncRead + Unpin> ClientSocket<IO> {
+    /// Looks for the client's end while a request is under way and hyper does not read: behind one
+    /// byte of the next request it would not see it.
+    fn look_for_end(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        while !self.is_reading
+            && self.state.phase().1 == Phase::Exchange
+            && self.ahead.len() < MOST_AHEAD
+        {
+            let mut piece = [std::mem::MaybeUninit::uninit(); 1024];
+            let mut piece = ReadBuf::uninit(&mut piece);
+            match Pin::new(&mut self.io).poll_read(cx, &mut piece) {
+                Poll::Pending => break,
+                Poll::Ready(read) => read?,
+            }
+            if piece.filled().is_empty() {
+                self.state.set_peer_closed(true);
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            self.ahead.extend_from_slice(piece.filled());
+        }
+        Ok(())
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for ClientSocket<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = match self.ahead.is_empty() {
+            true => Pin::new(&mut self.io).poll_read(cx, buf),
+            false => {
+                let length = self.ahead.len().min(buf.remaining());
+                buf.put_slice(&self.ahead[..length]);
+                self.ahead.advance(length);
+                Poll::Ready(Ok(()))
+            }
+        };
+        self.is_reading = read.is_pending();
+        match &read {
+            Poll::Ready(Ok(())) if buf.filled().len() > before => {
+                self.has_read(&buf.filled()[before..]);
+            }
+            Poll::Ready(Ok(())) if buf.remaining() == 0 => {}
+            Poll::Ready(_) => self.state.set_peer_closed(true),
+            Poll::Pending => {}
+        }
+        read
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientSocket<IO> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if let Some(dropped) = self.dropped(buf.len()) {
+            return Poll::Ready(Ok(dropped));
+        }
+        let write = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.watch(cx, write)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if let Some(dropped) = self.dropped(bufs.iter().map(|buf| buf.len()).sum()) {
+            return Poll::Ready(Ok(dropped));
+        }
+        let write = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.watch(cx, write)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper flushes only when it has nothing left to write.
+        self.state.set_flushed(true);
+        self.look_for_end(cx)?;
+        let flush = Pin::new(&mut self.io).poll_flush(cx);
+        self.watch(cx, flush)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.state.set_shut_down(true);
+        if self.state.has_refused() {
+            // The words come first.
+            return Poll::Ready(Ok(()));
+        }
+        let shutdown = Pin::new(&mut self.io).poll_shutdown(cx);
+        self.watch(cx, shutdown)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(60);
+
+    fn pipe() -> (
+        ClientSocket<tokio::io::DuplexStream>,
+        tokio::io::DuplexStream,
+    ) {
+        let (ours, theirs) = tokio::io::duplex(8);
+        let state = ConnectionState::new(Arc::default());
+        state.set_flushed(false);
+        (ClientSocket::new(ours, Some(TIMEOUT), state), theirs)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_stays_pending_fails_when_the_time_is_over() {
+        let (mut socket, _theirs) = pipe();
+        let start = Instant::now();
+        let error = socket.write_all(&[0; 9]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(start.elapsed(), TIMEOUT);
+        assert!(socket.state.has_write_failed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_byte_taken_starts_the_clock_anew() {
+        let (mut socket, mut theirs) = pipe();
+        let reader = async move {
+            for _ in 0..20 {
+                tokio::time::sleep(TIMEOUT - Duration::from_secs(1)).await;
+                theirs.read_u8().await.unwrap();
+            }
+            theirs
+        };
+        let (written, _theirs) = tokio::join!(socket.write_all(&[0; 28]), reader);
+        written.unwrap();
+        assert!(!socket.state.has_write_failed());
+        assert!(!socket.state.has_write_pending());
+    }
+}

@@ -1,0 +1,204 @@
+//! What the parts of a connection (socket, service, bodies, task) know of each other.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::Waker;
+
+use hyper::body::Incoming;
+
+use super::Gauges;
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// A head is expected or arriving.
+    Head,
+    /// A request has its answer and no byte of the next has come.
+    Idle,
+    /// A request is under way.
+    Exchange,
+}
+
+const IDLE: u32 = 1;
+const EXCHANGE: u32 = 2;
+const PHASE: u32 = 3;
+const NEXT: u32 = 4;
+
+/// A connection's shared state. Nearly all of it is touched by the connection's task alone;
+/// atomics because bodies may be sent to other tasks.
+#[derive(Debug, Default)]
+pub(super) struct ConnectionState {
+    /// The phase in the low bits, above them a count, so that a change is never overlooked.
+    phase: AtomicU32,
+    /// How many turns the connection's task has had.
+    turn: AtomicU32,
+    /// Bytes that were read since the last request began.
+    read: AtomicUsize,
+    flags: Flags,
+    left: Mutex<Option<Incoming>>,
+    waker: OnceLock<Waker>,
+    pub(super) gauges: Arc<Gauges>,
+}
+
+#[derive(Debug, Default)]
+struct Flags {
+    left: AtomicBool,
+    unread: AtomicBool,
+    peer_closed: AtomicBool,
+    write_pending: AtomicBool,
+    write_failed: AtomicBool,
+    shut_down: AtomicBool,
+    http_10: AtomicBool,
+    flushed: AtomicBool,
+    refused: AtomicBool,
+    malformed: AtomicBool,
+}
+
+impl ConnectionState {
+    pub(super) fn new(gauges: Arc<Gauges>) -> Arc<Self> {
+        let state = Self {
+            gauges,
+            ..Self::default()
+        };
+        state.set_flushed(true);
+        Arc::new(state)
+    }
+
+    /// A value that differs whenever the phase was entered anew, and the phase.
+    pub(super) fn phase(&self) -> (u32, Phase) {
+        let word = self.phase.load(Relaxed);
+        let phase = match word & PHASE {
+            IDLE => Phase::Idle,
+            EXCHANGE => Phase::Exchange,
+            _ => Phase::Head,
+        };
+        (word, phase)
+    }
+
+    fn enter(&self, phase: u32) {
+        let count = self.phase.load(Relaxed) & !PHASE;
+        self.phase.store(count.wrapping_add(NEXT) | phase, Relaxed);
+    }
+
+    /// A request's head has arrived. The stack answers it if `is_counted`.
+    pub(super) fn begin(self: &Arc<Self>, is_counted: bool) -> InFlight {
+        self.enter(EXCHANGE);
+        self.set_flushed(false);
+        if is_counted {
+            self.gauges.in_flight.fetch_add(1, Relaxed);
+        }
+        InFlight {
+            state: self.clone(),
+            is_counted,
+        }
+    }
+
+    /// The socket has read bytes.
+    pub(super) fn bytes_read(&self, bytes: usize) {
+        self.read.store(self.read.load(Relaxed) + bytes, Relaxed);
+        if self.phase.load(Relaxed) & PHASE == IDLE {
+            self.enter(0);
+        }
+    }
+
+    /// How many bytes were read since this was last asked.
+    pub(super) fn take_read(&self) -> usize {
+        let read = self.read.load(Relaxed);
+        self.read.store(0, Relaxed);
+        read
+    }
+
+    /// Whether what hyper writes answers no request of the service: it refuses a head.
+    pub(super) fn is_refusing(&self) -> bool {
+        self.is_flushed() && self.phase.load(Relaxed) & PHASE != EXCHANGE
+    }
+
+    /// Hands over a body that is read by no one any more.
+    pub(super) fn leave(&self, body: Incoming) {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+        self.flags.left.store(true, Relaxed);
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// The body that was handed over.
+    pub(super) fn take_left(&self) -> Option<Incoming> {
+        if !self.flags.left.load(Relaxed) {
+            return None;
+        }
+        self.flags.left.store(false, Relaxed);
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.take()
+    }
+
+    /// The connection's task is polled.
+    pub(super) fn begin_turn(&self, waker: &Waker) {
+        self.waker.get_or_init(|| waker.clone());
+        let turn = self.turn.load(Relaxed);
+        self.turn.store(turn.wrapping_add(1), Relaxed);
+    }
+
+    pub(super) fn turn(&self) -> u32 {
+        self.turn.load(Relaxed)
+    }
+}
+
+macro_rules! flags {
+    ($($(#[$doc:meta])* $set:ident $get:ident $flag:ident;)*) => {
+        impl ConnectionState {
+            $($(#[$doc])*
+            pub(super) fn $set(&self, value: bool) {
+                self.flags.$flag.store(value, Relaxed);
+            }
+            pub(super) fn $get(&self) -> bool {
+                self.flags.$flag.load(Relaxed)
+            })*
+        }
+    };
+}
+
+flags! {
+    /// Bytes of a request's body are, or may be, on their way and will not be read.
+    set_unread is_unread unread;
+    /// The client has closed its side.
+    set_peer_closed has_peer_closed peer_closed;
+    /// A write waits for the client.
+    set_write_pending has_write_pending write_pending;
+    /// All that hyper was given has left.
+    set_flushed is_flushed flushed;
+    /// A write has failed.
+    set_write_failed has_write_failed write_failed;
+    /// hyper has shut the writing side down, after all was flushed.
+    set_shut_down is_shut_down shut_down;
+    /// The last request was of HTTP/1.0, whose answers may end with the connection.
+    set_http_10 is_http_10 http_10;
+    /// hyper refused a head, and what it wrote was dropped.
+    set_refused has_refused refused;
+    /// The line of the request that comes next holds what hyper does not tell of.
+    set_malformed is_malformed malformed;
+}
+
+/// A request under way; dropped at the end of its answer.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    state: Arc<ConnectionState>,
+    is_counted: bool,
+}
+
+impl InFlight {
+    pub(super) fn state(&self) -> &Arc<ConnectionState> {
+        &self.state
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.state.enter(IDLE);
+        if self.is_counted {
+            self.state.gauges.in_flight.fetch_sub(1, Relaxed);
+            self.state.gauges.finished.fetch_add(1, Relaxed);
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What of HTTP/1.1 is read strictly, what leniently, and what a client is told.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
+use llamatower::edge::{EdgeConfig, RequestBody};
+use llamatower_layers::Failure;
+use tower::service_fn;
+
+use crate::support::{Answer, Running, echo, loopback};
+
+/// Answers with what the stack sees of the request: its `Expect`, its length and its body.
+async fn show(request: Request<RequestBody>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let expect = request.headers().contains_key("expect");
+    let length = request.body().size_hint().exact();
+    let mut answer = Response::new(Full::default());
+    match request.into_body().collect().await {
+        Ok(body) => {
+            let text = String::from_utf8(body.to_bytes().into()).unwrap();
+            *answer.body_mut() = Full::from(format!("{expect} {length:?} {text}"));
+        }
+        Err(error) => *answer.status_mut() = Failure::find(&*error).unwrap().status(),
+    }
+    Ok(answer)
+}
+
+async fn shown(request: &str) -> Answer {
+    let edge = Running::start(loopback(), service_fn(show)).await;
+    edge.ask(request).await
+}
+
+#[tokio::test]
+async fn a_host_has_a_port_or_none() {
+    let edge = Running::start(loopback(), service_fn(echo)).await;
+    for (host, status) in [
+        ("localhost:abc", 400),
+        ("localhost:99999", 400),
+        ("localhost:+80", 400),
+        ("localhost:-1", 400),
+        ("localhost:80:80", 400),
+        ("[::1]:x", 400),
+        ("localhost:", 200),
+        ("localhost:065535", 200),
+        ("[::1]:1", 200),
+    ] {
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        assert_eq!(edge.ask(&request).await.status, status, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn a_target_is_a_path_in_ascii_without_a_fragment() {
+    let edge = Running::start(loopback(), service_fn(echo)).await;
+    for line in [
+        "GET /#frag HTTP/1.1",
+        "GET /v1/models/m#frag HTTP/1.1",
+        "GET http://localhost/#frag HTTP/1.1",
+        "GET * HTTP/1.1",
+        "GET /caf\u{e9} HTTP/1.1",
+        "\rGET / HTTP/1.1",
+        // A later minor version is not known to be one that hyper speaks.
+        "GET / HTTP/1.2",
+    ] {
+        let answer = edge
+            .ask(&format!("{line}\r\nHost: localhost\r\n\r\n"))
+            .await;
+        assert_eq!(answer.status, 400, "{line:?}");
+        assert_eq!(
+            answer.header("connection").is_some(),
+            !line.contains(['*', '\u{e9}'])
+        );
+    }
+    let field = "GET / HTTP/1.1\r\nHost: localhost\r\nx: #\r\n\r\n";
+    assert_eq!(edge.ask(field).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_fragment_is_refused_on_a_connection_that_was_used_before() {
+    let edge = Running::start(loopback(), service_fn(echo)).await;
+    let mut client = edge.connect().await;
+    for (target, status) in [("/", 200), ("/%23", 200), ("/#x", 400)] {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        client.send(request).await;
+        assert_eq!(client.answer().await.status, status, "{target}");
+    }
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn a_request_whose_body_stops_is_answered_and_the_connection_closed_at_once() {
+    let config = EdgeConfig {
+        body_timeout: Some(Duration::from_millis(50)),
+        ..loopback()
+    };
+    let edge = Running::start(config, service_fn(show)).await;
+    let mut client = edge.connect().await;
+    client
+        .send("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhello")
+        .await;
+    let answer = client.answer().await;
+    assert_eq!(answer.status, 408);
+    assert_eq!(answer.header("connection").as_deref(), Some("close"));
+    // Not after the two seconds in which the rest of the body would be waited for.
+    let closed = tokio::time::timeout(Duration::from_secs(1), client.is_closed());
+    assert!(closed.await.unwrap());
+}
+
+#[tokio::test]
+async fn chunks_are_read_leniently_since_they_are_framed_anew() {
+    for chunk in [
+        "5;\r\nhello",
+        "5;bad[=x\r\nhello",
+        "5;a=\"b;c\r\nhello",
+        "5 \r\nhello",
+    ] {
+        let head = "POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let answer = shown(&format!("{head}{chunk}\r\n0\r\n\r\n")).await;
+        assert_eq!(answer.body, "false None hello", "{chunk:?}");
+    }
+}
+
+#[tokio::test]
+async fn trailers_that_are_no_fields_begin_no_request() {
+    let edge = Running::start(loopback(), service_fn(show)).await;
+    let mut client = edge.connect().await;
+    client
+        .send(
+            "POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n\
+             0\r\nXPOST /x HTTP/1.1\r\n\r\nGET /y HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        )
+        .await;
+    assert_eq!(client.answer().await.status, 400);
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn a_length_is_the_number_that_was_read() {
+    let answer = shown("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0005\r\n\r\nhello");
+    assert_eq!(answer.await.body, "false Some(5) hello");
+}
+
+#[tokio::test]
+async fn only_a_client_that_waits_expects_to_be_told() {
+    let length = "Host: localhost\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
+    let old = shown(&format!("POST /x HTTP/1.0\r\n{length}hello")).await;
+    assert_eq!(old.body, "false Some(5) hello");
+    let here = Running::start(loopback(), service_fn(show)).await;
+    let mut client = here.connect().await;
+    client
+        .send(format!("POST /x HTTP/1.1\r\n{length}hello"))
+        .await;
+    client.until("\r\n\r\n").await;
+    assert_eq!(client.answer().await.body, "false Some(5) hello");
+    // The next request on the connection waits in truth.
+    client.send(format!("POST /x HTTP/1.1\r\n{length}")).await;
+    client.until("HTTP/1.1 100 Continue\r\n\r\n").await;
+    client.send("hello").await;
+    assert_eq!(client.answer().await.body, "true Some(5) hello");
+}
+
+#[tokio::test]
+async fn a_large_head_is_served_up_to_a_limit_and_beyond_it_told_so() {
+    let edge = Running::start(loopback(), service_fn(echo)).await;
+    let many = "x: y\r\n".repeat(120);
+    let cookie = format!("Cookie: {}\r\n", "y".repeat(70 * 1024));
+    for more in [&many, &cookie] {
+        let answer = edge
+            .ask(&format!("GET / HTTP/1.1\r\nHost: localhost\r\n{more}\r\n"))
+            .await;
+        assert_eq!(answer.status, 200);
+    }
+    let config = EdgeConfig {
+        max_head_bytes: 4096,
+        max_head_fields: 50,
+        ..loopback()
+    };
+    let edge = Running::start(config, service_fn(echo)).await;
+    for (refused, more) in [&many, &cookie].into_iter().enumerate() {
+        let answer = edge
+            .ask(&format!("GET / HTTP/1.1\r\nHost: localhost\r\n{more}\r\n"))
+            .await;
+        assert_eq!(answer.status, 431);
+        assert_eq!(answer.header("connection").as_deref(), Some("close"));
+        assert!(
+            answer.body.contains("too many bytes or fields"),
+            "{answer:?}"
+        );
+        assert_eq!(edge.gauges.refused_heads(), refused as u64 + 1);
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_http_is_told_so_in_words() {
+    let edge = Running::start(loopback(), service_fn(echo)).await;
+    for garbage in [
+        "\u{16}\u{3}\u{1}\r\n\r\n",
+        "get me\r\n\r\n",
+        "GET / HTTP/2.0\r\n\r\n",
+    ] {
+        let answer = edge.ask(garbage).await;
+        assert_eq!(answer.status, 400, "{garbage:?}");
+        assert!(answer.body.contains("no request of HTTP/1"), "{answer:?}");
+    }
+    assert_eq!(edge.gauges.refused_heads(), 3);
+}
