@@ -137,9 +137,7 @@ fn not_acceptable(status: StatusCode, headers: &HeaderMap) -> Option<&'static st
         return Some("it switched protocols without being asked");
     }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    let Some(coding) = codings.next() else {
-        return None;
-    };
+    let coding = codings.next()?;
     if headers.contains_key(CONTENT_LENGTH) {
         return Some("it has both Transfer-Encoding and Content-Length");
     }
