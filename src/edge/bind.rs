@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::ListenAddr;
+use super::config::ListenAddr;
 use super::listener::{Listener, set_client_options};
 
 /// Connections that the kernel holds for us until they are accepted. The system may cap it
@@ -124,5 +124,46 @@ fn make_way(address: &ListenAddr, path: &Path) -> Result<(), BindError> {
             std::fs::remove_file(path).map_err(|error| BindError::from_io(address, error))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::future::poll_fn;
+
+    use socket2::SockRef;
+
+    use tokio::net::TcpStream;
+    use tokio_util::either::Either;
+
+    use super::*;
+    use crate::edge::listener::{GONE_AFTER, UNSENT_LOW_WATER};
+
+    #[tokio::test]
+    async fn a_client_that_vanishes_without_a_word_is_noticed() {
+        for (stall, user_timeout) in [(None, 0), (Some(1), 60), (Some(90), 90)] {
+            let anywhere = "127.0.0.1:0".parse().unwrap();
+            let listener = bind(&anywhere, stall.map(Duration::from_secs)).unwrap();
+            let ListenAddr::Tcp(addr) = listener.local_addr() else {
+                unreachable!()
+            };
+            let _client = TcpStream::connect(addr).await.unwrap();
+            let accepted = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
+            let Either::Left(stream) = &accepted.stream else {
+                unreachable!()
+            };
+            let socket = SockRef::from(stream);
+            assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+            let silent = socket.tcp_keepalive_time().unwrap()
+                + socket.tcp_keepalive_interval().unwrap()
+                    * socket.tcp_keepalive_retries().unwrap();
+            assert_eq!(silent, GONE_AFTER);
+            assert_eq!(
+                socket.tcp_user_timeout().unwrap().unwrap_or_default(),
+                Duration::from_secs(user_timeout)
+            );
+            assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT_LOW_WATER);
+        }
     }
 }

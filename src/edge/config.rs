@@ -11,7 +11,7 @@ use http::Uri;
 use http::uri::PathAndQuery;
 use llamatower_layers::EndpointTable;
 
-use super::Origins;
+use super::origin::Origins;
 
 /// Plain values for an [`Edge`](super::Edge).
 #[derive(Clone, Debug)]

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -20,9 +21,9 @@ use tokio_util::either::Either;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower::Service;
 
-use super::RequestBody;
 use super::listener::Stream;
 use super::refusal::{DISCARD_BYTES, DISCARD_TIME, Refusal, linger};
+use super::request_body::RequestBody;
 use super::service::EdgeService;
 use super::socket::ClientSocket;
 use super::state::{ConnectionState, Phase};
@@ -120,11 +121,9 @@ where
     } = connection.http.into_parts();
     let stream = io.into_inner().into_inner();
     if let Some(refusal) = end.refusal(&state) {
-        state
-            .gauges
-            .refused_heads
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        tracing::info!(peer = ?service.peer, status = refusal.status(), "a request was refused before it was read: {refusal:?}");
+        state.gauges.refused_heads.fetch_add(1, Relaxed);
+        let (status, reason) = (refusal.status(), refusal.text());
+        tracing::info!(peer = ?service.peer, status, reason, "a request was refused before it was read");
         return refusal.tell(stream).await;
     }
     if state.is_http_10() && end.cuts_an_answer() {

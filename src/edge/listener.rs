@@ -1,6 +1,7 @@
 //! Sockets that listen, and what the sockets they accept have from them.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -9,10 +10,19 @@ use socket2::{Socket, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::either::Either;
 
-use super::{ListenAddr, PeerAddr};
+use super::config::ListenAddr;
 
 /// A client's socket.
 pub(super) type Stream = Either<TcpStream, UnixStream>;
+
+/// Whom a connection is with; an extension of each request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerAddr {
+    /// The other end of a TCP connection.
+    Ip(SocketAddr),
+    /// A process on this machine.
+    Unix,
+}
 
 /// A connection as it was accepted.
 pub(super) struct Accepted {
@@ -93,10 +103,10 @@ impl Listener {
 
 /// Unsent bytes that the kernel takes before it calls a socket full. What a client in flight
 /// needs is bounded by its window, not by this; what a client that stopped reading holds is.
-const UNSENT_LOW_WATER: u32 = 128 * 1024;
+pub(super) const UNSENT_LOW_WATER: u32 = 128 * 1024;
 
 /// How long a client may be silent to the kernel's probes before it is taken for gone.
-const GONE_AFTER: Duration = Duration::from_secs(60);
+pub(super) const GONE_AFTER: Duration = Duration::from_secs(60);
 
 /// Sets what every client's socket has from the one that accepted it: once, and not with some system
 /// calls for each. A setting that the system refuses is no reason not to listen.
@@ -116,43 +126,5 @@ pub(super) fn set_client_options(socket: &Socket, write_stall: Option<Duration>)
     {
         let _ = socket.set_tcp_user_timeout(write_stall.map(|stall| stall.max(GONE_AFTER)));
         let _ = socket.set_tcp_notsent_lowat(UNSENT_LOW_WATER);
-    }
-}
-
-#[cfg(all(test, target_os = "linux"))]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use std::future::poll_fn;
-
-    use socket2::SockRef;
-
-    use super::*;
-    use crate::edge::bind::bind;
-
-    #[tokio::test]
-    async fn a_client_that_vanishes_without_a_word_is_noticed() {
-        for (stall, user_timeout) in [(None, 0), (Some(1), 60), (Some(90), 90)] {
-            let anywhere = "127.0.0.1:0".parse().unwrap();
-            let listener = bind(&anywhere, stall.map(Duration::from_secs)).unwrap();
-            let ListenAddr::Tcp(addr) = listener.local_addr() else {
-                unreachable!()
-            };
-            let _client = TcpStream::connect(addr).await.unwrap();
-            let accepted = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
-            let Either::Left(stream) = &accepted.stream else {
-                unreachable!()
-            };
-            let socket = SockRef::from(stream);
-            assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
-            let silent = socket.tcp_keepalive_time().unwrap()
-                + socket.tcp_keepalive_interval().unwrap()
-                    * socket.tcp_keepalive_retries().unwrap();
-            assert_eq!(silent, GONE_AFTER);
-            assert_eq!(
-                socket.tcp_user_timeout().unwrap().unwrap_or_default(),
-                Duration::from_secs(user_timeout)
-            );
-            assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT_LOW_WATER);
-        }
     }
 }

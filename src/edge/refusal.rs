@@ -38,6 +38,10 @@ impl Refusal {
         }
     }
 
+    pub(super) fn text(self) -> &'static str {
+        self.line_and_text().1
+    }
+
     fn line_and_text(self) -> (&'static str, &'static str) {
         match self {
             Self::TooManyConnections => (
@@ -50,7 +54,8 @@ impl Refusal {
             ),
             Self::HeadTooLarge => (
                 "431 Request Header Fields Too Large",
-                "the head of the request has too many bytes or fields",
+                "the head of the request has too many bytes or fields; LLAMATOWER_MAX_HEAD_BYTES and \
+                 LLAMATOWER_MAX_HEAD_FIELDS set the limits",
             ),
             Self::Malformed => (
                 "400 Bad Request",

@@ -9,9 +9,9 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version, r
 use http_body_util::Full;
 use llamatower_layers::{EndpointTable, RouteMatch};
 
+use super::config::{BasePath, EdgeConfig};
 use super::host::{is_local, machine_name};
 use super::origin::{self, Judgement, Origins};
-use super::{BasePath, EdgeConfig};
 
 /// The longest target that is read, in bytes.
 const LONGEST_TARGET: usize = 8 * 1024;

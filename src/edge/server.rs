@@ -17,14 +17,16 @@ use tower::Service;
 
 use super::accept::Acceptor;
 use super::bind::{BindError, bind};
+use super::config::{EdgeConfig, ListenAddr};
 use super::connection::{self, Closing, Limits};
 use super::gauges::Gauges;
 use super::listener::{Accepted, Listener, Stream};
 use super::refusal::Refusal;
 use super::request::Rules;
+use super::request_body::RequestBody;
 use super::service::EdgeService;
+use super::shutdown::Shutdown;
 use super::state::ConnectionState;
-use super::{EdgeConfig, ListenAddr, RequestBody, Shutdown};
 
 /// How long streams have to write their last frames after they were told to end.
 const FLUSH_TIME: Duration = Duration::from_secs(1);

@@ -1,7 +1,6 @@
 //! One request and its answer: from hyper, past the rules, to the stack and back.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -20,20 +19,12 @@ use llamatower_layers::BoxError;
 use pin_project_lite::pin_project;
 use tower::Service;
 
-use super::RequestBody;
+use super::listener::PeerAddr;
 use super::origin;
 use super::request::{Answer, Rules, Verdict};
+use super::request_body::RequestBody;
 use super::response_body::ResponseBody;
 use super::state::{ConnectionState, InFlight};
-
-/// Whom a connection is with; an extension of each request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PeerAddr {
-    /// The other end of a TCP connection.
-    Ip(SocketAddr),
-    /// A process on this machine.
-    Unix,
-}
 
 /// The body of an answer: the edge's own, or the stack's.
 pub(super) type AnswerBody<B> = Either<Full<Bytes>, ResponseBody<B>>;

@@ -7,7 +7,7 @@ use std::task::Waker;
 
 use hyper::body::Incoming;
 
-use super::Gauges;
+use super::gauges::Gauges;
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,13 +22,31 @@ const LITELLM_OFFLINE: &str = "LITELLM_LOCAL_MODEL_COST_MAP";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Direct,
-    Nginx,
+    Nginx(RequestBuffering),
     Haproxy,
     /// With the value of `LLAMATOWER_LOG`.
     Llamatower(&'static str),
     PlainHyper,
     Litellm,
     Portkey,
+}
+
+/// What nginx does with the body of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RequestBuffering {
+    /// It passes the body on as it comes.
+    Off,
+    /// It reads the whole body first, and keeps up to 1 MiB of it in memory; more goes to a file.
+    OneMebibyte,
+}
+
+impl RequestBuffering {
+    fn directives(self) -> &'static str {
+        match self {
+            Self::Off => "proxy_request_buffering off;",
+            Self::OneMebibyte => "client_body_buffer_size 1m;",
+        }
+    }
 }
 
 /// A proxy that can be started.
@@ -56,7 +74,7 @@ pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> 
         };
         let version = match kind {
             Kind::Direct | Kind::PlainHyper => "of this build".to_owned(),
-            Kind::Nginx | Kind::Haproxy => says(&program, "-v"),
+            Kind::Nginx(_) | Kind::Haproxy => says(&program, "-v"),
             Kind::Llamatower(_) | Kind::Litellm => says(&program, "--version"),
             Kind::Portkey => portkey_version(&program),
         };
@@ -76,7 +94,16 @@ pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> 
     };
     let this = env::current_exe()?;
     add("direct", Kind::Direct, Some(this.clone()));
-    add("nginx", Kind::Nginx, on_path("nginx"));
+    add(
+        "nginx",
+        Kind::Nginx(RequestBuffering::Off),
+        on_path("nginx"),
+    );
+    add(
+        "nginx buffering",
+        Kind::Nginx(RequestBuffering::OneMebibyte),
+        on_path("nginx"),
+    );
     add("haproxy", Kind::Haproxy, on_path("haproxy"));
     add("llamatower", Kind::Llamatower("warn"), args.gateway.clone());
     if args.gateway_base.is_some() {
@@ -261,9 +288,9 @@ impl Contender {
         let port = listen.port().to_string();
         match self.kind {
             Kind::Direct => {}
-            Kind::Nginx => {
+            Kind::Nginx(buffering) => {
                 let file = dir.join("nginx.conf");
-                fs::write(&file, nginx(dir, listen, backends))?;
+                fs::write(&file, nginx(dir, listen, backends, buffering))?;
                 command
                     .arg(&self.program)
                     .arg("-p")
@@ -327,7 +354,13 @@ fn free_address() -> Result<SocketAddr, Error> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
-fn nginx(dir: &Path, listen: SocketAddr, backends: &[SocketAddr]) -> String {
+fn nginx(
+    dir: &Path,
+    listen: SocketAddr,
+    backends: &[SocketAddr],
+    buffering: RequestBuffering,
+) -> String {
+    let buffering = buffering.directives();
     let servers: String = backends
         .iter()
         .map(|at| format!("    server {at};\n"))
@@ -365,7 +398,7 @@ http {{
       proxy_http_version 1.1;
       proxy_set_header Connection \"\";
       proxy_buffering off;
-      proxy_request_buffering off;
+      {buffering}
       proxy_read_timeout 1h;
     }}
   }}
