@@ -8,7 +8,6 @@ pub mod edge;
 pub mod gateway;
 mod http1;
 pub mod ollama;
-pub mod request_id;
 pub mod run;
 pub mod settings;
 pub mod stack;
