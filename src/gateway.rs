@@ -7,14 +7,15 @@ use std::time::Duration;
 use llamatower_layers::EndpointTable;
 use llamatower_layers::api_key::{KeySet, Role};
 use llamatower_layers::body::MemoryBudget;
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::admin::{self, Admin};
+use crate::admin::Admin;
 use crate::edge::{BindError, Drained, Edge, EdgeConfig, ListenAddr, RequestBody, Shutdown};
-use crate::ollama::fleet::{BackendStatus, Fleet, FleetConfig, ProbeClocks, QueueStatus};
+use crate::ollama::fleet::{Fleet, FleetConfig, ProbeClocks};
 use crate::settings::{Secret, Settings, SizeOrShare};
 use crate::stack::{self, Attempt, Handles};
-use crate::telemetry::{BackendRow, QueueRow, Telemetry};
+use crate::telemetry::Telemetry;
 
 /// Why the gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -78,24 +79,24 @@ impl Gateway {
     /// that.
     pub async fn serve(self, shutdown: Shutdown) -> Drained {
         let fleet = self.fleet();
-        let metrics = self.telemetry.metrics();
-        let rows = fleet.clone();
-        metrics.set_backends(move || rows.status().into_iter().map(row).collect());
-        let waiting = fleet.clone();
-        metrics.set_queue(move || waiting.queue_status().into_iter().map(queue_row).collect());
-        let known = fleet.clone();
-        metrics.set_known_models(move |model| known.knows(model));
+        self.telemetry.metrics().observe(fleet.clone());
         self.announce();
-        let (stop, stopped) = watch::channel(false);
-        let watching = tokio::spawn({
-            let fleet = fleet.clone();
-            async move { fleet.keep_watch(stopped).await }
-        });
+        let (tasks, stopped) = (TaskTracker::new(), CancellationToken::new());
+        tasks.spawn(fleet.clone().keep_watch(stopped.clone()));
+        let operators_leave = Shutdown::new();
+        if let Some(admin) = self.admin {
+            let service = Admin::new(self.telemetry.clone(), fleet.clone());
+            tasks.spawn(admin.serve(service, operators_leave.clone()));
+        }
+        let (draining, gauges) = (shutdown.clone(), self.public.gauges());
+        tasks.spawn(stopped.clone().run_until_cancelled_owned(async move {
+            draining.draining().await;
+            tracing::info!(under_way = gauges.in_flight(), "draining");
+        }));
         let handles = Handles {
             cutoff: self.public.cutoff(),
             body_memory: body_memory(&self.settings),
         };
-        let fleet_for_status = fleet.clone();
         let service = stack::service::<RequestBody>(
             &self.settings,
             self.endpoints,
@@ -104,28 +105,11 @@ impl Gateway {
             &self.telemetry,
             handles,
         );
-        let seen = fleet_for_status;
-        let status = Arc::new(move || admin::Status::of(&seen.status(), &seen.queue_status()));
-        let admin_shutdown = Shutdown::new();
-        let admin = self.admin.map(|admin| {
-            let service = Admin::new(self.telemetry.clone(), status);
-            tokio::spawn(admin.serve(service, admin_shutdown.clone()))
-        });
-        let telling = tokio::spawn({
-            let (shutdown, gauges) = (shutdown.clone(), self.public.gauges());
-            async move {
-                shutdown.draining().await;
-                tracing::info!(under_way = gauges.in_flight(), "draining");
-            }
-        });
         let drained = self.public.serve(service, shutdown).await;
-        telling.abort();
-        stop.send_replace(true);
-        let _ = watching.await;
-        admin_shutdown.end_now();
-        if let Some(admin) = admin {
-            let _ = admin.await;
-        }
+        stopped.cancel();
+        operators_leave.end_now();
+        tasks.close();
+        tasks.wait().await;
         drained
     }
 
@@ -218,22 +202,5 @@ fn body_memory(settings: &Settings) -> MemoryBudget {
     match settings.limits.body_memory {
         SizeOrShare::Bytes(bytes) => MemoryBudget::new(bytes),
         SizeOrShare::Share(share) => MemoryBudget::of_this_machine(share),
-    }
-}
-
-fn queue_row(status: QueueStatus) -> QueueRow {
-    QueueRow {
-        model: status.model,
-        waiting: status.waiting as u64,
-    }
-}
-
-fn row(status: BackendStatus) -> BackendRow {
-    BackendRow {
-        name: status.name,
-        is_up: status.is_up,
-        in_flight: status.in_flight as u64,
-        slots: status.slots.map(|slots| slots.get() as u64),
-        breaker: status.breaker,
     }
 }
