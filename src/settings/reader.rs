@@ -32,7 +32,7 @@ impl Reader {
     pub(super) fn read(mut self) -> Result<(Texts, Settings), SettingsError> {
         match self.settings() {
             Some(settings) if self.problems.is_empty() => Ok((self.texts, settings)),
-            _ => Err(SettingsError::new(self.problems)),
+            _ => Err(SettingsError(self.problems)),
         }
     }
 
