@@ -1,19 +1,21 @@
 //! The gateway: everything put together from the settings, bound, and served until it is to end.
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use llamatower_layers::EndpointTable;
 use llamatower_layers::api_key::{KeySet, Role};
 use llamatower_layers::body::MemoryBudget;
+use llamatower_layers::breaker::BreakerPolicy;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::Admin;
 use crate::edge::{BindError, Drained, Edge, EdgeConfig, ListenAddr, RequestBody, Shutdown};
-use crate::ollama::fleet::{Fleet, FleetConfig, ProbeClocks};
-use crate::settings::{Secret, Settings, SizeOrShare};
+use crate::ollama::fleet::{Dns, Fleet, FleetConfig, ProbeClocks, QueueRules};
+use crate::settings::{Breaking, Secret, Settings, SizeOrShare};
 use crate::stack::{self, Attempt, Handles};
 use crate::telemetry::Telemetry;
 
@@ -114,7 +116,7 @@ impl Gateway {
     }
 
     fn fleet(&self) -> Arc<Fleet<Attempt<RequestBody>>> {
-        let hosts = self.settings.backends.addresses.clone();
+        let hosts = self.settings.backends.urls.clone();
         let config = fleet_config(&self.settings);
         let settings = self.settings.clone();
         let propagation = self.telemetry.propagation();
@@ -133,14 +135,15 @@ impl Gateway {
                 tracing::info!(%address, "for" = audience, "listening");
             }
         }
-        for backend in &self.settings.backends.addresses {
+        for backend in &self.settings.backends.urls {
             tracing::info!(%backend, "a backend");
         }
     }
 }
 
 fn fleet_config(settings: &Settings) -> FleetConfig {
-    let backends = &settings.backends;
+    let (backends, queue) = (&settings.backends, &settings.queue);
+    let slots = backends.urls.iter().map(|server| backends.slots.of(server));
     let shares = settings.limits.key_limits.iter();
     FleetConfig {
         clocks: ProbeClocks {
@@ -148,14 +151,31 @@ fn fleet_config(settings: &Settings) -> FleetConfig {
             timeout: backends.probe_timeout,
             connect: settings.timeouts.connect,
         },
-        dns: backends.dns.clone(),
-        slots: backends.slots_of_each(),
-        queue: settings.queue,
-        breaker: settings.breaker,
+        dns: Dns {
+            servers: backends.dns_servers.clone(),
+            min_ttl: backends.dns_min_ttl,
+        },
+        slots: slots.collect(),
+        queue: QueueRules {
+            max_waiting: queue.max_waiting.get(),
+            max_waiting_per_key: queue.max_waiting_per_key.map(NonZeroUsize::get),
+            max_predicted_wait: queue.max_predicted_wait,
+            max_wait: queue.max_wait,
+            ageing: queue.ageing,
+        },
+        breaker: breaker_policy(&settings.breaker),
         shares: shares
             .map(|(name, limits)| (name.clone(), limits.share))
             .collect(),
     }
+}
+
+fn breaker_policy(settings: &Breaking) -> BreakerPolicy {
+    BreakerPolicy::default()
+        .with_consecutive_failures(settings.failures)
+        .with_failure_ratio(settings.ratio, settings.min_requests)
+        .with_window(settings.window)
+        .with_open_for(settings.open_for, settings.open_at_most)
 }
 
 fn public_edge(settings: &Settings, endpoints: &EndpointTable) -> EdgeConfig {

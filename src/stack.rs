@@ -150,7 +150,7 @@ where
                 }
             }),
         )
-        .service(Ollama::new(fleet, settings.backends.management))
+        .service(Ollama::new(fleet, settings.backends.management_host()))
 }
 
 /// What belongs to one backend.

@@ -199,7 +199,7 @@ fn ollama_timeout_is_the_default_of_two_clocks() {
 fn an_empty_variable_counts_as_not_set() {
     let loaded = load(&[("OLLAMA_URL", " "), ("LLAMATOWER_API_KEYS", "")]).expect("sound");
     assert_eq!(
-        loaded.settings.backends.addresses[0].to_string(),
+        loaded.settings.backends.urls[0].to_string(),
         "localhost:11434"
     );
     assert!(loaded.settings.keys.api.is_empty());
