@@ -135,12 +135,13 @@ fn a_bad_value_is_named_with_its_variable_and_what_is_expected() {
 fn everything_that_is_wrong_is_told_at_once() {
     let error = load(&[
         ("OLLAMA_TIMEOUT", "x"),
+        ("LLAMATOWER_CONNECT_TIMEOUT", "x"),
         ("LLAMATOWER_LISTEN", "y"),
         ("OLLAMA_URL", "ftp://z"),
     ]);
     assert_eq!(
-        error.expect_err("three things are wrong").problems().len(),
-        3
+        error.expect_err("four things are wrong").problems().len(),
+        4
     );
 }
 
