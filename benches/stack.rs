@@ -21,6 +21,7 @@ use llamatower_layers::{BoxError, EndpointTable};
 use llamatower_sim::{ModelSpec, Sim, SimHandle};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt, service_fn};
 
 const BODY: &str = r#"{"model":"tiny","messages":[{"role":"user","content":"Why a tower?"}]}"#;
@@ -59,13 +60,7 @@ async fn fleet(sim: &SimHandle, backends: u8, lines: usize) -> Fleeting {
     let fleet = Arc::new(Fleet::new(hosts.collect(), config, move |_, _| {
         answering(lines)
     }));
-    tokio::spawn({
-        let fleet = fleet.clone();
-        async move {
-            let (_stop, stopped) = watch::channel(false);
-            fleet.keep_watch(stopped).await;
-        }
-    });
+    tokio::spawn(fleet.clone().keep_watch(CancellationToken::new()));
     fleet
 }
 

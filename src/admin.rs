@@ -3,80 +3,54 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::future::{Ready, ready};
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use serde::Serialize;
+use serde_json::{Value, json};
 use tower::Service;
 
-use crate::ollama::fleet::{BackendStatus, QueueStatus};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{FleetView, Telemetry};
 
 /// Answers operators. `/health` is the edge's.
 #[derive(Clone)]
 pub struct Admin {
     telemetry: Arc<Telemetry>,
-    status: Arc<dyn Fn() -> Status + Send + Sync>,
-}
-
-/// What `/status` says. Durations are in seconds.
-#[derive(Clone, Debug, Serialize)]
-pub struct Status {
-    backends: Vec<BackendRow>,
-    queue: Vec<QueueRow>,
-}
-
-#[derive(Clone, Debug, Serialize)]
-struct BackendRow {
-    name: String,
-    is_up: bool,
-    breaker: &'static str,
-    in_flight: usize,
-    slots: Option<NonZeroUsize>,
-}
-
-#[derive(Clone, Debug, Serialize)]
-struct QueueRow {
-    model: String,
-    waiting: usize,
-    in_flight: usize,
-    oldest: Option<f64>,
-    predicted_wait: Option<f64>,
-}
-
-impl Status {
-    /// How these backends and this queue stand.
-    pub fn of(backends: &[BackendStatus], queue: &[QueueStatus]) -> Self {
-        let backends = backends.iter().map(|backend| BackendRow {
-            name: backend.name.to_string(),
-            is_up: backend.is_up,
-            breaker: backend.breaker.name(),
-            in_flight: backend.in_flight,
-            slots: backend.slots,
-        });
-        let queue = queue.iter().map(|row| QueueRow {
-            model: row.model.to_string(),
-            waiting: row.waiting,
-            in_flight: row.in_flight,
-            oldest: row.oldest.map(|time| time.as_secs_f64()),
-            predicted_wait: row.predicted_wait.map(|time| time.as_secs_f64()),
-        });
-        Self {
-            backends: backends.collect(),
-            queue: queue.collect(),
-        }
-    }
+    fleet: Arc<dyn FleetView>,
 }
 
 impl Admin {
-    /// Serves what `telemetry` has counted, and what `status` says.
-    pub fn new(telemetry: Arc<Telemetry>, status: Arc<dyn Fn() -> Status + Send + Sync>) -> Self {
-        Self { telemetry, status }
+    /// Serves what `telemetry` has counted, and how `fleet` stands.
+    pub fn new(telemetry: Arc<Telemetry>, fleet: Arc<dyn FleetView>) -> Self {
+        Self { telemetry, fleet }
+    }
+
+    /// What `/status` says. Durations are in seconds.
+    fn status(&self) -> Value {
+        let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
+        let backends = self.fleet.status().into_iter().map(|backend| {
+            json!({
+                "name": *backend.name,
+                "is_up": backend.is_up,
+                "breaker": backend.breaker.name(),
+                "in_flight": backend.in_flight,
+                "slots": backend.slots,
+            })
+        });
+        let queue = self.fleet.queue_status().into_iter().map(|row| {
+            json!({
+                "model": *row.model,
+                "waiting": row.waiting,
+                "in_flight": row.in_flight,
+                "oldest": seconds(row.oldest),
+                "predicted_wait": seconds(row.predicted_wait),
+            })
+        });
+        json!({ "backends": backends.collect::<Value>(), "queue": queue.collect::<Value>() })
     }
 
     fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
@@ -86,10 +60,7 @@ impl Admin {
                 self.telemetry.metrics_page().into(),
             ),
             (&(Method::GET | Method::HEAD), "/status") => {
-                match serde_json::to_vec(&(self.status)()) {
-                    Ok(text) => page("application/json", text.into()),
-                    Err(_) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "500 internal error"),
-                }
+                page("application/json", self.status().to_string().into())
             }
             (_, "/metrics" | "/status") => {
                 let mut answer = refusal(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed");

@@ -1,20 +1,23 @@
 //! The gateway: everything put together from the settings, bound, and served until it is to end.
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use llamatower_layers::EndpointTable;
 use llamatower_layers::api_key::{KeySet, Role};
 use llamatower_layers::body::MemoryBudget;
-use tokio::sync::watch;
+use llamatower_layers::breaker::BreakerPolicy;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::admin::{self, Admin};
+use crate::admin::Admin;
 use crate::edge::{BindError, Drained, Edge, EdgeConfig, ListenAddr, RequestBody, Shutdown};
-use crate::ollama::fleet::{BackendStatus, Fleet, FleetConfig, ProbeClocks, QueueStatus};
-use crate::settings::{Secret, Settings, SizeOrShare};
+use crate::ollama::fleet::{Dns, Fleet, FleetConfig, ProbeClocks, QueueRules};
+use crate::settings::{Breaking, Secret, Settings, SizeOrShare};
 use crate::stack::{self, Attempt, Handles};
-use crate::telemetry::{BackendRow, QueueRow, Telemetry};
+use crate::telemetry::Telemetry;
 
 /// Why the gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -78,24 +81,24 @@ impl Gateway {
     /// that.
     pub async fn serve(self, shutdown: Shutdown) -> Drained {
         let fleet = self.fleet();
-        let metrics = self.telemetry.metrics();
-        let rows = fleet.clone();
-        metrics.set_backends(move || rows.status().into_iter().map(row).collect());
-        let waiting = fleet.clone();
-        metrics.set_queue(move || waiting.queue_status().into_iter().map(queue_row).collect());
-        let known = fleet.clone();
-        metrics.set_known_models(move |model| known.knows(model));
+        self.telemetry.metrics().observe(fleet.clone());
         self.announce();
-        let (stop, stopped) = watch::channel(false);
-        let watching = tokio::spawn({
-            let fleet = fleet.clone();
-            async move { fleet.keep_watch(stopped).await }
-        });
+        let (tasks, stopped) = (TaskTracker::new(), CancellationToken::new());
+        tasks.spawn(fleet.clone().keep_watch(stopped.clone()));
+        let operators_leave = Shutdown::new();
+        if let Some(admin) = self.admin {
+            let service = Admin::new(self.telemetry.clone(), fleet.clone());
+            tasks.spawn(admin.serve(service, operators_leave.clone()));
+        }
+        let (draining, gauges) = (shutdown.clone(), self.public.gauges());
+        tasks.spawn(stopped.clone().run_until_cancelled_owned(async move {
+            draining.draining().await;
+            tracing::info!(under_way = gauges.in_flight(), "draining");
+        }));
         let handles = Handles {
             cutoff: watched(self.public.cutoff()),
             body_memory: body_memory(&self.settings),
         };
-        let fleet_for_status = fleet.clone();
         let service = stack::service::<RequestBody>(
             &self.settings,
             self.endpoints,
@@ -104,33 +107,16 @@ impl Gateway {
             &self.telemetry,
             handles,
         );
-        let seen = fleet_for_status;
-        let status = Arc::new(move || admin::Status::of(&seen.status(), &seen.queue_status()));
-        let admin_shutdown = Shutdown::new();
-        let admin = self.admin.map(|admin| {
-            let service = Admin::new(self.telemetry.clone(), status);
-            tokio::spawn(admin.serve(service, admin_shutdown.clone()))
-        });
-        let telling = tokio::spawn({
-            let (shutdown, gauges) = (shutdown.clone(), self.public.gauges());
-            async move {
-                shutdown.draining().await;
-                tracing::info!(under_way = gauges.in_flight(), "draining");
-            }
-        });
         let drained = self.public.serve(service, shutdown).await;
-        telling.abort();
-        stop.send_replace(true);
-        let _ = watching.await;
-        admin_shutdown.end_now();
-        if let Some(admin) = admin {
-            let _ = admin.await;
-        }
+        stopped.cancel();
+        operators_leave.end_now();
+        tasks.close();
+        tasks.wait().await;
         drained
     }
 
     fn fleet(&self) -> Arc<Fleet<Attempt<RequestBody>>> {
-        let hosts = self.settings.backends.addresses.clone();
+        let hosts = self.settings.backends.urls.clone();
         let config = fleet_config(&self.settings);
         let settings = self.settings.clone();
         let propagation = self.telemetry.propagation();
@@ -149,14 +135,15 @@ impl Gateway {
                 tracing::info!(%address, "for" = audience, "listening");
             }
         }
-        for backend in &self.settings.backends.addresses {
+        for backend in &self.settings.backends.urls {
             tracing::info!(%backend, "a backend");
         }
     }
 }
 
 fn fleet_config(settings: &Settings) -> FleetConfig {
-    let backends = &settings.backends;
+    let (backends, queue) = (&settings.backends, &settings.queue);
+    let slots = backends.urls.iter().map(|server| backends.slots.of(server));
     let shares = settings.limits.key_limits.iter();
     FleetConfig {
         clocks: ProbeClocks {
@@ -164,14 +151,31 @@ fn fleet_config(settings: &Settings) -> FleetConfig {
             timeout: backends.probe_timeout,
             connect: settings.timeouts.connect,
         },
-        dns: backends.dns.clone(),
-        slots: backends.slots_of_each(),
-        queue: settings.queue,
-        breaker: settings.breaker,
+        dns: Dns {
+            servers: backends.dns_servers.clone(),
+            min_ttl: backends.dns_min_ttl,
+        },
+        slots: slots.collect(),
+        queue: QueueRules {
+            max_waiting: queue.max_waiting.get(),
+            max_waiting_per_key: queue.max_waiting_per_key.map(NonZeroUsize::get),
+            max_predicted_wait: queue.max_predicted_wait,
+            max_wait: queue.max_wait,
+            ageing: queue.ageing,
+        },
+        breaker: breaker_policy(&settings.breaker),
         shares: shares
             .map(|(name, limits)| (name.clone(), limits.share))
             .collect(),
     }
+}
+
+fn breaker_policy(settings: &Breaking) -> BreakerPolicy {
+    BreakerPolicy::default()
+        .with_consecutive_failures(settings.failures)
+        .with_failure_ratio(settings.ratio, settings.min_requests)
+        .with_window(settings.window)
+        .with_open_for(settings.open_for, settings.open_at_most)
 }
 
 fn public_edge(settings: &Settings, endpoints: &EndpointTable) -> EdgeConfig {
@@ -223,25 +227,8 @@ fn body_memory(settings: &Settings) -> MemoryBudget {
     }
 }
 
-fn queue_row(status: QueueStatus) -> QueueRow {
-    QueueRow {
-        model: status.model,
-        waiting: status.waiting as u64,
-    }
-}
-
-fn row(status: BackendStatus) -> BackendRow {
-    BackendRow {
-        name: status.name,
-        is_up: status.is_up,
-        in_flight: status.in_flight as u64,
-        slots: status.slots.map(|slots| slots.get() as u64),
-        breaker: status.breaker,
-    }
-}
-
-fn watched(token: tokio_util::sync::CancellationToken) -> watch::Receiver<bool> {
-    let (sender, receiver) = watch::channel(false);
+fn watched(token: CancellationToken) -> tokio::sync::watch::Receiver<bool> {
+    let (sender, receiver) = tokio::sync::watch::channel(false);
     tokio::spawn(async move {
         token.cancelled().await;
         sender.send_replace(true);

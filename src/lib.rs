@@ -7,7 +7,6 @@ pub mod demo;
 pub mod edge;
 pub mod gateway;
 pub mod ollama;
-pub mod request_id;
 pub mod run;
 pub mod settings;
 pub mod stack;

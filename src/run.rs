@@ -97,8 +97,8 @@ fn demo(loaded: Loaded) -> Exit {
             Ok(backends) => backends,
             Err(error) => return complain(error, Exit::Failed),
         };
-        settings.backends.addresses = backends.addresses();
-        settings.backends.management = 0;
+        settings.backends.urls = backends.addresses();
+        settings.backends.management = None;
         if let Some(address) = settings.listen.public.first() {
             let _ = io::stdout().write_all(demo::what_to_try(address).as_bytes());
         }
@@ -117,7 +117,7 @@ fn with_runtime(settings: &Settings, work: impl Future<Output = Exit>) -> Exit {
 }
 
 fn runtime(settings: &Settings) -> io::Result<Runtime> {
-    let threads = settings.worker_threads.map(NonZeroUsize::get);
+    let threads = settings.runtime.worker_threads.map(NonZeroUsize::get);
     let threads = threads.or_else(|| {
         std::thread::available_parallelism()
             .ok()
@@ -139,7 +139,7 @@ async fn serve_until_signal(settings: &Settings, log_output: LogOutput) -> Exit 
         log_filter: settings.telemetry.log.clone(),
         log_format: settings.telemetry.log_format,
         log_output,
-        trusts_inbound_trace: settings.telemetry.trusts_inbound_trace,
+        trusts_inbound_trace: settings.telemetry.trust_trace,
     };
     let telemetry = match Telemetry::start(&config, &|name| std::env::var(name).ok()) {
         Ok(telemetry) => Arc::new(telemetry),

@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::HeaderName;
+use http::header::{AUTHORIZATION, COOKIE, HeaderName, PROXY_AUTHORIZATION, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
@@ -34,6 +34,13 @@ use llamatower_layers::usage::UsageLayer;
 use llamatower_layers::{BoxError, Failure, LlmRequest, Operation, RouteMatch, Side};
 use tokio::sync::watch;
 use tower::{Service, ServiceBuilder};
+use tower_http::request_id::{
+    MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
+};
+use tower_http::sensitive_headers::{
+    SetSensitiveRequestHeadersLayer, SetSensitiveResponseHeadersLayer,
+};
+use uuid::Uuid;
 
 use crate::client::Client;
 use crate::ollama::fleet::{Backend, Fleet, WatchLayer};
@@ -41,12 +48,19 @@ use crate::ollama::hold::hold_until_continue;
 use crate::ollama::hygiene::{clean_request, clean_response};
 use crate::ollama::upstream::{ConnectFailed, PoolLimits, Upstream};
 use crate::ollama::{Attempt as AttemptService, Ollama};
-use crate::request_id::RequestIdLayer;
 use crate::settings::{Cache, Limits, Settings};
 use crate::telemetry::{AttemptSpanLayer, Propagation, Telemetry, Upstream as UpstreamName, names};
 
 /// Names the backend that gave an answer.
 pub const BACKEND_HEADER: HeaderName = HeaderName::from_static("x-llamatower-backend");
+
+/// What no log line and no `Debug` may show of a request.
+const SECRET_HEADERS: [HeaderName; 4] = [
+    AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+    PROXY_AUTHORIZATION,
+    COOKIE,
+];
 
 /// The service of one backend; `B` is the body that clients send.
 pub type Attempt<B> = AttemptService<ReplayBody<B>>;
@@ -84,7 +98,9 @@ where
     let limits = &settings.limits;
     ServiceBuilder::new()
         // What the request is, and who is told of it.
-        .layer(RequestIdLayer)
+        .layer(SetSensitiveRequestHeadersLayer::new(SECRET_HEADERS))
+        .layer(SetRequestIdLayer::x_request_id(RandomId))
+        .layer(PropagateRequestIdLayer::x_request_id())
         .layer(EndpointLayer::new(endpoints))
         .layer(OutcomeLayer::new(telemetry.observer()))
         .layer(telemetry.request_span_layer())
@@ -134,7 +150,7 @@ where
                 }
             }),
         )
-        .service(Ollama::new(fleet, settings.backends.management))
+        .service(Ollama::new(fleet, settings.backends.management_host()))
 }
 
 /// What belongs to one backend.
@@ -176,6 +192,7 @@ where
         )
         .map_request(clean_request)
         .map_response(clean_response)
+        .layer(SetSensitiveResponseHeadersLayer::new([SET_COOKIE]))
         .map_request(hold_until_continue)
         .service(Upstream::with_limits(
             address.clone(),
@@ -186,6 +203,18 @@ where
             },
         ));
     AttemptService::new(stack)
+}
+
+/// Makes the ids of requests that bring none, without a system call for each.
+#[derive(Clone, Copy, Debug)]
+struct RandomId;
+
+impl MakeRequestId for RandomId {
+    fn make_request_id<B>(&mut self, _: &Request<B>) -> Option<RequestId> {
+        let mut text = Uuid::encode_buffer();
+        let text = Uuid::new_v4().hyphenated().encode_lower(&mut text);
+        HeaderValue::from_str(text).ok().map(RequestId::new)
+    }
 }
 
 /// Refuses what would make first bytes come late, if there is a target for them.

@@ -15,8 +15,9 @@ use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::service::service_fn as hyper_service;
 use hyper_util::rt::TokioIo;
+use llamatower::ollama::fleet::{BackendStatus, QueueStatus};
 use llamatower::telemetry::{
-    AttemptSpanLayer, BackendRow, LogFormat, Telemetry, TelemetryConfig, TelemetryError, Upstream,
+    AttemptSpanLayer, FleetView, LogFormat, Telemetry, TelemetryConfig, TelemetryError, Upstream,
     names,
 };
 use llamatower_layers::breaker::State;
@@ -586,24 +587,44 @@ fn sample(page: &str, name: &str, labels: &[&str]) -> Option<f64> {
     line.rsplit_once(' ')?.1.parse().ok()
 }
 
-fn backends() -> Vec<BackendRow> {
-    let row = |name: &str, is_up, in_flight| BackendRow {
-        name: name.into(),
-        is_up,
-        in_flight,
-        slots: is_up.then_some(4),
-        breaker: match is_up {
-            true => State::Closed,
-            false => State::Open,
-        },
-    };
-    vec![row("gpu-1", true, 3), row("gpu-2", false, 0)]
+/// Two backends, one of them down, and what waits for three models, of which they have one.
+struct TwoBackends;
+
+impl FleetView for TwoBackends {
+    fn status(&self) -> Vec<BackendStatus> {
+        let row = |name: &str, is_up, in_flight| BackendStatus {
+            name: name.into(),
+            is_up,
+            in_flight,
+            slots: 4.try_into().ok().filter(|_| is_up),
+            breaker: match is_up {
+                true => State::Closed,
+                false => State::Open,
+            },
+        };
+        vec![row("gpu-1", true, 3), row("gpu-2", false, 0)]
+    }
+
+    fn queue_status(&self) -> Vec<QueueStatus> {
+        let row = |model: &str| QueueStatus {
+            model: model.into(),
+            waiting: 5,
+            in_flight: 4,
+            oldest: None,
+            predicted_wait: None,
+        };
+        vec![row("llama3.2"), row("made-up"), row("made-up-too")]
+    }
+
+    fn knows(&self, model: &str) -> bool {
+        model == "llama3.2"
+    }
 }
 
 #[tokio::test]
 async fn the_page_of_metrics_has_every_name() {
     let gateway = Gateway::silent();
-    gateway.telemetry.metrics().set_backends(backends);
+    gateway.telemetry.metrics().observe(Arc::new(TwoBackends));
     gateway.telemetry.metrics().retried("backend_died");
     gateway.chat().await;
     drop(gateway.send(1, |_| two_lines()).await.unwrap());
@@ -633,6 +654,8 @@ async fn the_page_of_metrics_has_every_name() {
         ("llamatower_backend_slots", first, 4.0),
         ("llamatower_breaker_state", first, 0.0),
         ("llamatower_breaker_state", second, 2.0),
+        ("llamatower_queue_depth", model, 5.0),
+        ("llamatower_queue_depth", "\"other\"", 10.0),
         ("llamatower_build_info", &version, 1.0),
     ] {
         assert_eq!(sample(&page, name, &[label]), Some(value), "{name}\n{page}");

@@ -4,8 +4,6 @@
 //! gateway that has to reach every server that has the model in memory; and where keys are
 //! asked for, it takes the model away from everybody, so it needs an administrator's.
 
-use std::error::Error;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -92,18 +90,9 @@ where
 }
 
 /// A key that may run models may not take them away from others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unloading a model takes it away from everybody and needs an administrator's key")]
 struct UnloadRefused;
-
-impl fmt::Display for UnloadRefused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "unloading a model takes it away from everybody and needs an administrator's key",
-        )
-    }
-}
-
-impl Error for UnloadRefused {}
 
 impl Fail for UnloadRefused {
     fn side(&self) -> Side {

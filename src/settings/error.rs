@@ -3,7 +3,8 @@
 use std::fmt;
 
 /// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{subject}: {reason}")]
 pub struct Problem {
     subject: String,
     reason: String,
@@ -18,37 +19,14 @@ impl Problem {
     }
 }
 
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.subject, self.reason)
-    }
-}
-
-/// Everything that is wrong with the settings, a line each.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SettingsError {
-    problems: Vec<Problem>,
-}
+/// Everything that is wrong with the settings, a line each, in their order.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct SettingsError(pub(super) Vec<Problem>);
 
 impl SettingsError {
-    pub(super) fn new(problems: Vec<Problem>) -> Self {
-        Self { problems }
-    }
-
-    /// What is wrong, in the order of the settings.
+    /// What is wrong.
     pub fn problems(&self) -> &[Problem] {
-        &self.problems
+        &self.0
     }
 }
-
-impl fmt::Display for SettingsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.problems.iter().enumerate() {
-            let end = if index == 0 { "" } else { "\n" };
-            write!(f, "{end}{problem}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for SettingsError {}

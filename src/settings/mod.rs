@@ -21,6 +21,7 @@ mod parse;
 mod reader;
 mod report;
 mod secret;
+mod setting;
 mod source;
 mod table;
 mod values;
@@ -28,13 +29,14 @@ mod values;
 use std::path::Path;
 
 pub use error::{Problem, SettingsError};
-pub use parse::{ExtraPath, SizeOrShare};
 pub use report::{EffectiveSetting, example_environment, example_file, reference};
 pub use secret::Secret;
-pub use table::{Form, SETTINGS, Setting};
-pub use values::{
-    Backends, Cache, KeyLimits, Keys, Limits, Listen, Retry, Settings, Slots, Telemetry, Timeouts,
+pub use setting::{Form, Setting};
+pub use table::{
+    Backends, Breaking, Cache, Keys, Limits, Listen, Queue, Retry, Runtime, SETTINGS, Settings,
+    Telemetry, Timeouts,
 };
+pub use values::{ExtraPath, KeyLimits, SizeOrShare, Slots};
 
 use reader::Reader;
 use source::Texts;
@@ -58,12 +60,19 @@ impl Settings {
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Loaded, SettingsError> {
         let mut problems = Vec::new();
-        let texts = Texts::gather(file, environment, &mut problems);
-        let (texts, settings) = Reader::new(texts, problems).read()?;
-        Ok(Loaded {
-            effective: report::effective(&texts, &settings),
-            settings,
-        })
+        let texts = Texts::gather(SETTINGS, file, environment, &mut problems);
+        let mut reader = Reader { texts, problems };
+        let settings = Self::read(&mut reader);
+        if let Some(settings) = &settings {
+            settings.backends.check(&mut reader);
+        }
+        match settings {
+            Some(settings) if reader.problems.is_empty() => Ok(Loaded {
+                effective: report::effective(&reader.texts),
+                settings,
+            }),
+            _ => Err(SettingsError(reader.problems)),
+        }
     }
 
     /// For each variable that looks like one of the gateway's and is none: which one was meant.
@@ -81,6 +90,30 @@ impl Settings {
             format!("{name} is no setting and does nothing; did you mean {like}?")
         };
         unknown.map(warning).collect()
+    }
+}
+
+impl Backends {
+    /// Which of the servers manages models, as an index.
+    pub fn management_host(&self) -> usize {
+        let is_meant = |server: &_| Some(server) == self.management.as_ref();
+        self.urls.iter().position(is_meant).unwrap_or(0)
+    }
+
+    /// Servers that are named elsewhere are among those that are asked.
+    fn check(&self, reader: &mut Reader) {
+        let manages = self
+            .management
+            .iter()
+            .map(|server| ("backends.management", server));
+        let named = self.slots.named.iter();
+        let named = named.map(|(server, _)| ("backends.slots", server));
+        for (key, server) in manages.chain(named) {
+            if !self.urls.contains(server) {
+                let reason = format!("{server} is none of the servers in OLLAMA_URL");
+                reader.wrong(key, &reason);
+            }
+        }
     }
 }
 

@@ -1,103 +1,125 @@
 //! Texts into values. What is wrong is said without the value, which the caller shows or hides.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
 use jiff::tz::TimeZone;
+use llamatower_layers::EndpointTable;
+use llamatower_layers::api_key::{KeySet, Role};
 use llamatower_layers::queue::Priority;
 use llamatower_layers::rate_limit::Quota;
 use llamatower_layers::token_limit::{Budget, Window};
 
-use super::{KeyLimits, Slots};
+use super::secret::Secret;
+use super::values::{ExtraPath, KeyLimits, SizeOrShare, Slots};
+use crate::edge::{ListenAddr, Origins};
+use crate::ollama::upstream::Address;
+use crate::telemetry::LogFormat;
 
-use crate::edge::BasePath;
+/// A value, or what is wrong with its text.
+pub(super) type Parsed<T> = Result<T, String>;
 
-/// Memory: so many bytes, or a share of the limit of the container or machine.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum SizeOrShare {
-    /// In bytes.
-    Bytes(u64),
-    /// Between 0 and 1.
-    Share(f64),
+// === forms of all types ===
+
+/// A text as the type itself reads it.
+pub(super) fn plain<T: FromStr<Err: Display>>(text: &str) -> Parsed<T> {
+    text.parse().map_err(|error: T::Err| error.to_string())
 }
 
-/// A path that is allowed by a setting, with its methods.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExtraPath {
-    /// The methods it is asked with.
-    pub methods: Vec<Method>,
-    /// The exact path.
-    pub path: String,
+pub(super) fn text<T: for<'a> From<&'a str>>(text: &str) -> Parsed<T> {
+    Ok(text.into())
 }
 
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = match text.parse::<f64>() {
+/// Nothing for `word`, or for no text at all.
+pub(super) fn unless<T: Default>(
+    word: &'static str,
+    parse: impl Fn(&str) -> Parsed<T>,
+) -> impl Fn(&str) -> Parsed<T> {
+    move |text| match text.is_empty() || text == word {
+        true => Ok(T::default()),
+        false => parse(text),
+    }
+}
+
+pub(super) fn or_off<T: Default>(parse: impl Fn(&str) -> Parsed<T>) -> impl Fn(&str) -> Parsed<T> {
+    unless("off", parse)
+}
+
+pub(super) fn some<T>(parse: impl Fn(&str) -> Parsed<T>) -> impl Fn(&str) -> Parsed<Option<T>> {
+    move |text| parse(text).map(Some)
+}
+
+pub(super) fn optional<T>(parse: impl Fn(&str) -> Parsed<T>) -> impl Fn(&str) -> Parsed<Option<T>> {
+    or_off(some(parse))
+}
+
+pub(super) fn list<T>(parse: impl Fn(&str) -> Parsed<T>) -> impl Fn(&str) -> Parsed<Vec<T>> {
+    move |text| items(text).map(&parse).collect()
+}
+
+/// The texts between commas and line breaks.
+fn items(text: &str) -> impl Iterator<Item = &str> {
+    let items = text.split([',', '\n']).map(str::trim);
+    items.filter(|item| !item.is_empty())
+}
+
+/// One of a few words.
+pub(super) fn one_of<T: Copy>(choices: &[(&str, T)]) -> impl Fn(&str) -> Parsed<T> {
+    move |text| match choices.iter().find(|(word, _)| *word == text) {
+        Some((_, value)) => Ok(*value),
+        None => {
+            let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
+            Err(format!("it is none of {}", words.join(", ")))
+        }
+    }
+}
+
+// === numbers, times and sizes ===
+
+pub(super) fn duration(text: &str) -> Parsed<Duration> {
+    let parsed = match text.parse() {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
         Err(_) => humantime::parse_duration(text).map_err(|error| error.to_string()),
     };
-    parsed.and_then(|duration| match duration {
+    match parsed? {
         Duration::ZERO => Err("it must be longer than 0".to_owned()),
         duration => Ok(duration),
-    })
+    }
 }
 
-pub(super) fn pause(text: &str) -> Result<Duration, String> {
+pub(super) fn pause(text: &str) -> Parsed<Duration> {
     match text {
         "0" | "0s" => Ok(Duration::ZERO),
         text => duration(text),
     }
 }
 
-pub(super) fn optional_duration(text: &str) -> Result<Option<Duration>, String> {
-    match text {
-        "off" => Ok(None),
-        text => duration(text).map(Some),
+/// Into a type that has no 0.
+pub(super) fn count<T: FromStr>(text: &str) -> Parsed<T> {
+    let parsed = text.trim().parse();
+    parsed.map_err(|_| "it is no whole number above 0".to_owned())
+}
+
+pub(super) fn number(text: &str) -> Parsed<f64> {
+    let parsed = text.parse().ok();
+    let sound = parsed.filter(|number: &f64| number.is_finite() && *number >= 0.0);
+    sound.ok_or_else(|| "it is no number of 0 or more".to_owned())
+}
+
+pub(super) fn switch(text: &str) -> Parsed<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "on" | "yes" => Ok(true),
+        "false" | "0" | "off" | "no" => Ok(false),
+        _ => Err("it is neither true nor false".to_owned()),
     }
 }
 
-pub(super) fn count(text: &str) -> Result<NonZeroUsize, String> {
-    text.parse()
-        .map_err(|_| "it is no whole number above 0".to_owned())
-}
-
-pub(super) fn optional_count(text: &str) -> Result<Option<NonZeroUsize>, String> {
-    match text {
-        "off" => Ok(None),
-        text => count(text).map(Some),
-    }
-}
-
-pub(super) fn positive(text: &str) -> Result<NonZeroU32, String> {
-    text.parse()
-        .map_err(|_| "it is no whole number above 0".to_owned())
-}
-
-pub(super) fn slots(text: &str) -> Result<Slots, String> {
-    let mut slots = Slots::default();
-    for item in items(text).filter(|item| *item != "off") {
-        match item.split_once('=') {
-            None => slots.others = Some(count(item)?),
-            Some((address, number)) => {
-                let address = address.trim().parse().map_err(|error| format!("{error}"))?;
-                slots.named.push((address, count(number.trim())?));
-            }
-        }
-    }
-    Ok(slots)
-}
-
-pub(super) fn number(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
-        _ => Err("it is no number of 0 or more".to_owned()),
-    }
-}
-
-pub(super) fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Parsed<u64> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit: u64 = match text[digits.len()..].to_ascii_lowercase().as_str() {
         "" | "b" => 1,
@@ -109,27 +131,24 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         "gb" => 1_000_000_000,
         _ => return Err("its unit is none of KiB, MiB, GiB, kB, MB, GB".to_owned()),
     };
-    let number: u64 = digits
-        .trim()
-        .parse()
-        .map_err(|_| "it is no number of bytes".to_owned())?;
+    let number: Result<u64, _> = digits.trim().parse();
+    let number = number.map_err(|_| "it is no number of bytes")?;
     match number.checked_mul(unit) {
-        Some(size) if size > 0 => Ok(size),
-        Some(_) => Err("it must be more than 0".to_owned()),
+        Some(0) => Err("it must be more than 0".to_owned()),
+        Some(size) => Ok(size),
         None => Err("it is too large".to_owned()),
     }
 }
 
 /// A size that one head may have.
-pub(super) fn head_size(text: &str) -> Result<usize, String> {
-    let size = size(text)?;
-    match usize::try_from(size) {
+pub(super) fn head_size(text: &str) -> Parsed<usize> {
+    match usize::try_from(size(text)?) {
         Ok(size) if (1 << 10..=16 << 20).contains(&size) => Ok(size),
         _ => Err("a head may have 1 KiB to 16 MiB".to_owned()),
     }
 }
 
-pub(super) fn size_or_share(text: &str) -> Result<SizeOrShare, String> {
+pub(super) fn size_or_share(text: &str) -> Parsed<SizeOrShare> {
     let Some(percent) = text.strip_suffix('%') else {
         return size(text).map(SizeOrShare::Bytes);
     };
@@ -139,50 +158,52 @@ pub(super) fn size_or_share(text: &str) -> Result<SizeOrShare, String> {
     }
 }
 
-pub(super) fn rate(text: &str) -> Result<Option<Quota>, String> {
-    if text == "off" {
-        return Ok(None);
-    }
+pub(super) fn time_zone(text: &str) -> Parsed<TimeZone> {
+    TimeZone::get(text).map_err(|error| error.to_string())
+}
+
+// === limits ===
+
+pub(super) fn rate(text: &str) -> Parsed<Quota> {
     let (requests, per) = text.split_once('/').ok_or("it has no /s, /m or /h")?;
-    let requests = requests
-        .trim()
-        .parse()
-        .map_err(|_| "it has no whole number above 0".to_owned())?;
-    let per = match per.trim() {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => return Err("its time is none of s, m, h".to_owned()),
-    };
-    let quota = Quota::new(requests, Duration::from_secs(per));
-    quota.map(Some).map_err(|error| error.to_string())
+    let per = one_of(&[("s", 1), ("m", 60), ("h", 3600)])(per.trim())?;
+    let quota = Quota::new(count(requests)?, Duration::from_secs(per));
+    quota.map_err(|error| error.to_string())
 }
 
-pub(super) fn token_budgets(text: &str) -> Result<Vec<Budget>, String> {
-    match text {
-        "off" => Ok(Vec::new()),
-        text => items(text).map(token_budget).collect(),
+pub(super) fn token_budget(text: &str) -> Parsed<Budget> {
+    let parts = text.split_once('/');
+    let (tokens, window) = parts.ok_or("it has no /minute, /day or /month")?;
+    let windows = [
+        ("minute", Window::Minute),
+        ("day", Window::Day),
+        ("month", Window::Month),
+    ];
+    Ok(Budget::new(
+        count(tokens)?,
+        one_of(&windows)(window.trim())?,
+    ))
+}
+
+pub(super) fn slots(text: &str) -> Parsed<Slots> {
+    let mut slots = Slots::default();
+    for item in items(text).filter(|item| *item != "off") {
+        match item.split_once('=') {
+            None => slots.others = Some(count(item)?),
+            Some((address, number)) => {
+                slots.named.push((plain(address.trim())?, count(number)?));
+            }
+        }
     }
+    Ok(slots)
 }
 
-fn token_budget(text: &str) -> Result<Budget, String> {
-    let (tokens, window) = text
-        .split_once('/')
-        .ok_or("it has no /minute, /day or /month")?;
-    let tokens = tokens
-        .trim()
-        .parse()
-        .map_err(|_| "it has no whole number above 0")?;
-    let window = match window.trim() {
-        "minute" => Window::Minute,
-        "day" => Window::Day,
-        "month" => Window::Month,
-        _ => return Err("its time is none of minute, day, month".to_owned()),
-    };
-    Ok(Budget::new(tokens, window))
-}
-
-pub(super) fn key_limits(text: &str) -> Result<BTreeMap<Arc<str>, KeyLimits>, String> {
+pub(super) fn key_limits(text: &str) -> Parsed<BTreeMap<Arc<str>, KeyLimits>> {
+    let priorities = [
+        ("high", Priority::High),
+        ("normal", Priority::Normal),
+        ("low", Priority::Low),
+    ];
     let mut limits: BTreeMap<Arc<str>, KeyLimits> = BTreeMap::new();
     for item in items(text) {
         let parts = item.split_once(':').and_then(|(name, limit)| {
@@ -192,78 +213,87 @@ pub(super) fn key_limits(text: &str) -> Result<BTreeMap<Arc<str>, KeyLimits>, St
         let (name, kind, value) = parts.ok_or(format!("{item:?} is not like ada:rate=60/m"))?;
         let limits = limits.entry(name.into()).or_default();
         match kind {
-            "rate" => limits.rate = rate(value)?,
+            "rate" => limits.rate = optional(rate)(value)?,
             "tokens" => limits.tokens.push(token_budget(value)?),
-            "weight" => limits.share.weight = positive(value)?,
-            "priority" => limits.share.priority = priority(value)?,
+            "weight" => limits.share.weight = count(value)?,
+            "priority" => limits.share.priority = one_of(&priorities)(value)?,
             _ => {
-                return Err(format!(
-                    "{kind:?} is none of rate, tokens, weight, priority"
-                ));
+                let kinds = "rate, tokens, weight, priority";
+                return Err(format!("{kind:?} is none of {kinds}"));
             }
         }
     }
     Ok(limits)
 }
 
-fn priority(text: &str) -> Result<Priority, String> {
-    match text {
-        "high" => Ok(Priority::High),
-        "normal" => Ok(Priority::Normal),
-        "low" => Ok(Priority::Low),
-        _ => Err(format!("{text:?} is none of high, normal, low")),
+// === addresses ===
+
+pub(super) fn addresses(text: &str) -> Parsed<Vec<ListenAddr>> {
+    let found: Vec<ListenAddr> = list(plain)(text)?;
+    let mut places = found.iter().enumerate();
+    match places.find(|(index, address)| found[..*index].contains(address)) {
+        Some((_, twice)) => Err(format!("{twice} stands there twice")),
+        None => Ok(found),
     }
 }
 
-pub(super) fn time_zone(text: &str) -> Result<TimeZone, String> {
-    TimeZone::get(text).map_err(|error| error.to_string())
-}
-
-/// The texts between commas and line breaks.
-pub(super) fn items(text: &str) -> impl Iterator<Item = &str> {
-    text.split([',', '\n'])
-        .map(str::trim)
-        .filter(|item| !item.is_empty())
-}
-
-/// DNS servers by their addresses; the port is 53 if none is given.
-pub(super) fn dns_servers(text: &str) -> Result<Vec<SocketAddr>, String> {
-    let server = |item: &str| {
-        let ip = item.parse().map(|ip: IpAddr| SocketAddr::new(ip, 53));
-        ip.or_else(|_| item.parse())
-            .map_err(|_| format!("{item:?} is no address like 10.0.0.2 or 127.0.0.1:8600"))
-    };
-    items(text).map(server).collect()
-}
-
-pub(super) fn switch(text: &str) -> Result<bool, String> {
-    match text.to_ascii_lowercase().as_str() {
-        "true" | "1" | "on" | "yes" => Ok(true),
-        "false" | "0" | "off" | "no" => Ok(false),
-        _ => Err("it is neither true nor false".to_owned()),
+pub(super) fn backends(text: &str) -> Parsed<Vec<Address>> {
+    let mut found: Vec<Address> = Vec::new();
+    for item in items(text) {
+        let address = plain(item)?;
+        if !found.contains(&address) {
+            found.push(address);
+        }
+    }
+    match found.is_empty() {
+        true => Err("it names no server".to_owned()),
+        false => Ok(found),
     }
 }
 
-pub(super) fn base_path(text: &str) -> Result<Option<BasePath>, String> {
-    match text {
-        "/" => Ok(None),
-        text => text.parse().map(Some).map_err(|error| format!("{error}")),
-    }
+pub(super) fn origins(text: &str) -> Parsed<Origins> {
+    Origins::with(items(text)).map_err(|error| error.to_string())
 }
 
-pub(super) fn extra_path(text: &str) -> Result<ExtraPath, String> {
-    let (method, path) = match text.trim().split_once(char::is_whitespace) {
+/// A DNS server by its address; the port is 53 if none is given.
+pub(super) fn dns_server(text: &str) -> Parsed<SocketAddr> {
+    let ip = text.parse().map(|ip: IpAddr| SocketAddr::new(ip, 53));
+    ip.or_else(|_| text.parse())
+        .map_err(|_| format!("{text:?} is no address like 10.0.0.2 or 127.0.0.1:8600"))
+}
+
+pub(super) fn extra_path(text: &str) -> Parsed<ExtraPath> {
+    let (method, path) = match text.split_once(char::is_whitespace) {
         Some((method, path)) => (method, path.trim()),
-        None => ("POST", text.trim()),
+        None => ("POST", text),
     };
-    let method = Method::from_bytes(method.as_bytes()).map_err(|error| error.to_string())?;
-    let known =
-        llamatower_layers::EndpointTable::ollama().with_path(path, std::slice::from_ref(&method));
-    known.map_err(|error| error.to_string())?;
-    Ok(ExtraPath {
-        methods: vec![method],
+    let extra = ExtraPath {
+        methods: vec![plain::<Method>(method)?],
         path: path.to_owned(),
-    })
+    };
+    let known = EndpointTable::ollama().with_path(path, &extra.methods);
+    known.map_err(|error| error.to_string())?;
+    Ok(extra)
+}
+
+// === what else there is ===
+
+pub(super) const LOG_FORMATS: [(&str, LogFormat); 3] = [
+    ("human", LogFormat::Human),
+    ("json", LogFormat::Json),
+    ("auto", LogFormat::Auto),
+];
+
+pub(super) fn secret(text: &str) -> Parsed<Secret> {
+    Ok(Secret::new(text))
+}
+
+/// Lines of digests of keys.
+pub(super) fn digests(text: &str) -> Parsed<Vec<Secret>> {
+    let lines = list(secret)(text)?;
+    let keys = KeySet::from_lines(lines.iter().map(Secret::expose), Role::User);
+    keys.map_err(|error| error.to_string())?;
+    Ok(lines)
 }
 
 #[cfg(test)]
@@ -288,7 +318,7 @@ mod tests {
         for text in ["", "0", "soon", "-1", "2 parsecs", "inf", "1e99"] {
             assert!(duration(text).is_err(), "{text}");
         }
-        assert_eq!(optional_duration("off"), Ok(None));
+        assert_eq!(optional(duration)("off"), Ok(None));
     }
 
     #[test]
@@ -312,8 +342,8 @@ mod tests {
     fn rates_are_requests_in_a_time() {
         let requests = 600.try_into().expect("not 0");
         let expected = Quota::new(requests, Duration::from_secs(60)).expect("it is possible");
-        assert_eq!(rate("600/m"), Ok(Some(expected)));
-        assert_eq!(rate("off"), Ok(None));
+        assert_eq!(rate("600/m"), Ok(expected));
+        assert_eq!(optional(rate)("off"), Ok(None));
         for text in ["600", "0/s", "5/d", "/s", "x/s"] {
             assert!(rate(text).is_err(), "{text}");
         }

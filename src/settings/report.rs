@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::source::Texts;
-use super::{SETTINGS, Setting, Settings};
+use super::setting::Setting;
+use super::source::{DEFAULT, Texts};
+use super::table::SETTINGS;
 
 /// A setting, its value and where that came from.
 #[derive(Clone, Debug)]
@@ -16,43 +17,20 @@ pub struct EffectiveSetting {
     pub source: String,
 }
 
-pub(super) fn effective(texts: &Texts, settings: &Settings) -> Vec<EffectiveSetting> {
-    let rows = SETTINGS.iter().map(|setting| {
-        let text = texts.get(setting.key);
-        let (value, source) = match text {
-            Some(text) if setting.form.is_secret() => ("[secret]".to_owned(), text.source.clone()),
-            Some(text) => (text.value.clone(), text.source.clone()),
-            None => ("(none)".to_owned(), "default".to_owned()),
+pub(super) fn effective(texts: &Texts) -> Vec<EffectiveSetting> {
+    let row = |setting: &'static Setting| {
+        let (value, source) = match texts.get(setting.key) {
+            Some(text) if setting.form.is_secret() => ("[secret]", &*text.source),
+            Some(text) => (&*text.value, &*text.source),
+            None => ("(none)", DEFAULT),
         };
         EffectiveSetting {
             setting,
-            value,
-            source,
+            value: value.to_owned(),
+            source: source.to_owned(),
         }
-    });
-    let mut rows: Vec<_> = rows.collect();
-    take_ollama_timeout(&mut rows, texts, settings);
-    rows
-}
-
-/// `OLLAMA_TIMEOUT` is the default of two clocks; it is shown where it takes effect.
-fn take_ollama_timeout(rows: &mut [EffectiveSetting], texts: &Texts, settings: &Settings) {
-    let Some(ollama) = texts.get("timeouts.ollama") else {
-        return;
     };
-    let clocks = [
-        ("timeouts.first_byte", settings.timeouts.first_byte),
-        ("timeouts.idle", settings.timeouts.idle),
-    ];
-    for row in rows {
-        let clock = clocks.iter().find(|(key, _)| *key == row.setting.key);
-        if let Some((_, Some(value))) = clock
-            && row.source == "default"
-        {
-            row.value = humantime::format_duration(*value).to_string();
-            row.source.clone_from(&ollama.source);
-        }
-    }
+    SETTINGS.iter().map(row).collect()
 }
 
 /// The reference of all settings, as Markdown.

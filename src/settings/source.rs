@@ -1,186 +1,160 @@
-//! Where values come from: defaults, a TOML file, the environment, in this order; the last wins.
+//! Where values come from: the environment, a TOML file, defaults; the first that has one wins.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use figment::providers::{Format, Toml};
-use figment::value::{Dict, Map, Value};
-use figment::{Figment, Metadata, Profile, Provider};
+use toml::{Table, Value};
 
 use super::error::Problem;
-use super::table::{SETTINGS, Setting};
+use super::parse;
+use super::setting::Setting;
+
+/// What a default says of its source.
+pub(super) const DEFAULT: &str = "default";
 
 /// The texts of all settings that have one, and where each came from.
-#[derive(Debug, Default)]
-pub(super) struct Texts {
-    by_key: BTreeMap<&'static str, Text>,
-}
+#[derive(Debug)]
+pub(super) struct Texts(BTreeMap<&'static str, Text>);
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Text {
+    pub(super) setting: &'static Setting,
     pub(super) value: String,
     pub(super) source: String,
 }
 
-/// One value under one key, with a name for where it came from.
-struct One {
-    key: &'static str,
-    value: String,
-    source: String,
-}
-
-impl Provider for One {
-    fn metadata(&self) -> Metadata {
-        Metadata::named(self.source.clone())
-    }
-
-    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
-        let value = Value::from(self.value.clone());
-        let nested = self.key.rsplit('.').fold(value, |value, part| {
-            Value::from(Dict::from([(part.to_owned(), value)]))
-        });
-        let dict = nested.into_dict().unwrap_or_default();
-        Ok(Map::from([(Profile::Default, dict)]))
+impl Text {
+    /// `None` if there is nothing in it.
+    fn new(setting: &'static Setting, value: &str, source: impl Into<String>) -> Option<Self> {
+        let value = value.trim();
+        (!value.is_empty()).then(|| Self {
+            setting,
+            value: value.to_owned(),
+            source: source.into(),
+        })
     }
 }
 
 impl Texts {
     pub(super) fn gather(
+        settings: &'static [Setting],
         file: Option<&Path>,
         environment: &dyn Fn(&str) -> Option<String>,
         problems: &mut Vec<Problem>,
     ) -> Self {
-        let mut figment = Figment::new();
-        for setting in SETTINGS
-            .iter()
-            .filter(|setting| !setting.default.is_empty())
-        {
-            figment = figment.merge(One {
-                key: setting.key,
-                value: setting.default.to_owned(),
-                source: "default".to_owned(),
+        let path = file.map(|file| file.display().to_string());
+        let file = file.map(|file| read(file, settings, problems));
+        let mut texts = BTreeMap::new();
+        for setting in settings {
+            let given = from_environment(setting, environment).unwrap_or_else(|problem| {
+                problems.push(problem);
+                None
             });
+            let in_file = || {
+                let value = text_of(find(file.as_ref()?, setting.key)?)?;
+                Text::new(setting, &value, path.as_deref()?)
+            };
+            let default = || Text::new(setting, setting.default, DEFAULT);
+            let text = given.or_else(in_file).or_else(default);
+            texts.extend(text.map(|text| (setting.key, text)));
         }
-        if let Some(file) = file {
-            figment = merge_file(figment, file, problems);
-        }
-        for setting in SETTINGS {
-            match from_environment(setting, environment) {
-                Ok(Some(one)) => figment = figment.merge(one),
-                Ok(None) => {}
-                Err(problem) => problems.push(problem),
+        let mut texts = Self(texts);
+        texts.take_ollama_timeout();
+        texts
+    }
+
+    /// `OLLAMA_TIMEOUT` is the default of two clocks.
+    fn take_ollama_timeout(&mut self) {
+        let ollama = self.get("timeouts.ollama").cloned();
+        let wait = ollama.as_ref().map(|text| parse::duration(&text.value));
+        let (Some(ollama), Some(Ok(wait))) = (ollama, wait) else {
+            return;
+        };
+        for key in ["timeouts.first_byte", "timeouts.idle"] {
+            if let Some(clock) = self.0.get_mut(key).filter(|text| text.source == DEFAULT) {
+                clock.value = humantime::format_duration(wait).to_string();
+                clock.source.clone_from(&ollama.source);
             }
-        }
-        let found = SETTINGS.iter().filter_map(|setting| {
-            let value = text_of(&figment.find_value(setting.key).ok()?)?;
-            let source = source_of(&figment, setting.key);
-            Some((setting.key, Text { value, source }))
-        });
-        Self {
-            by_key: found.filter(|(_, text)| !text.value.is_empty()).collect(),
         }
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&Text> {
-        self.by_key.get(key)
+        self.0.get(key)
     }
 }
 
-/// A file that cannot be read, or that has a key nobody knows, is a problem; the rest of it
+/// A file that cannot be read, or that has a key that is no setting, is a problem; the rest of it
 /// counts all the same, so that everything wrong is told at once.
-fn merge_file(figment: Figment, file: &Path, problems: &mut Vec<Problem>) -> Figment {
-    let text = match std::fs::read_to_string(file) {
-        Ok(text) => text,
-        Err(error) => {
-            problems.push(Problem::new(
-                file.display(),
-                format!("it cannot be read: {error}"),
-            ));
-            return figment;
-        }
-    };
-    let data = match Toml::string(&text).data() {
-        Ok(mut data) => data.remove(&Profile::Default).unwrap_or_default(),
-        Err(error) => {
-            problems.push(Problem::new(
-                file.display(),
-                format!("it is no TOML: {error}"),
-            ));
-            return figment;
-        }
-    };
-    for key in leaves(&data) {
-        if !SETTINGS.iter().any(|setting| setting.key == key) {
-            let like = closest(&key, SETTINGS.iter().map(|setting| setting.key));
+fn read(file: &Path, settings: &[Setting], problems: &mut Vec<Problem>) -> Table {
+    let path = file.display();
+    let text = std::fs::read_to_string(file).map_err(|error| format!("it cannot be read: {error}"));
+    let table = text.and_then(|text| {
+        let table: Result<Table, _> = text.parse();
+        table.map_err(|error| format!("it is no TOML: {error}"))
+    });
+    let table = table.unwrap_or_else(|reason| {
+        problems.push(Problem::new(&path, reason));
+        Table::new()
+    });
+    for key in leaves(&table) {
+        if !settings.iter().any(|setting| setting.key == key) {
+            let like = closest(&key, settings.iter().map(|setting| setting.key));
             let reason = format!("there is no such setting; did you mean {like}?");
-            problems.push(Problem::new(format!("{key} in {}", file.display()), reason));
+            problems.push(Problem::new(format!("{key} in {path}"), reason));
         }
     }
-    figment.merge(File {
-        path: file.to_owned(),
-        data,
-    })
+    table
 }
 
-struct File {
-    path: PathBuf,
-    data: Dict,
-}
-
-impl Provider for File {
-    fn metadata(&self) -> Metadata {
-        Metadata::named(self.path.display().to_string())
-    }
-
-    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
-        Ok(Map::from([(Profile::Default, self.data.clone())]))
-    }
-}
-
-fn leaves(dict: &Dict) -> Vec<String> {
-    let mut found = Vec::new();
-    for (name, value) in dict {
-        match value {
-            Value::Dict(_, inner) => {
-                found.extend(
-                    leaves(inner)
-                        .into_iter()
-                        .map(|rest| format!("{name}.{rest}")),
-                );
-            }
-            _ => found.push(name.clone()),
+fn leaves(table: &Table) -> Vec<String> {
+    let leaves = table.iter().flat_map(|(name, value)| match value {
+        Value::Table(inner) => {
+            let inner = leaves(inner).into_iter();
+            inner.map(|rest| format!("{name}.{rest}")).collect()
         }
+        _ => vec![name.clone()],
+    });
+    leaves.collect()
+}
+
+fn find<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
+    let (section, name) = key.split_once('.')?;
+    table.get(section)?.get(name)
+}
+
+fn text_of(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Boolean(yes) => Some(yes.to_string()),
+        Value::Integer(number) => Some(number.to_string()),
+        Value::Float(number) => Some(number.to_string()),
+        Value::Array(items) => {
+            let items: Option<Vec<_>> = items.iter().map(text_of).collect();
+            Some(items?.join(","))
+        }
+        Value::Datetime(_) | Value::Table(_) => None,
     }
-    found
 }
 
 fn from_environment(
-    setting: &Setting,
+    setting: &'static Setting,
     environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<Option<One>, Problem> {
+) -> Result<Option<Text>, Problem> {
     let variable = setting.variable;
-    let given = environment(variable).filter(|value| !value.trim().is_empty());
-    let named_file = file_variable(setting).and_then(|name| {
-        let path = environment(&name).filter(|path| !path.trim().is_empty())?;
-        Some((name, path))
-    });
-    let one = |value: String, source: String| One {
-        key: setting.key,
-        value: value.trim().to_owned(),
-        source,
-    };
-    match (given, named_file) {
-        (Some(_), Some((name, _))) => {
+    let get = |name: &str| environment(name).filter(|value| !value.trim().is_empty());
+    let named_file = file_variable(setting).and_then(|name| Some((get(&name)?, name)));
+    match (get(variable), named_file) {
+        (Some(_), Some((_, name))) => {
             let reason = format!("{name} is set too; set one of the two");
             Err(Problem::new(variable, reason))
         }
-        (Some(value), None) => Ok(Some(one(value, variable.to_owned()))),
-        (None, Some((name, path))) => match std::fs::read_to_string(&path) {
-            Ok(value) => Ok(Some(one(value, format!("{name}={path}")))),
-            Err(error) => Err(Problem::new(
-                name,
-                format!("{path} cannot be read: {error}"),
-            )),
+        (Some(value), None) => Ok(Text::new(setting, &value, variable)),
+        (None, Some((path, name))) => match std::fs::read_to_string(&path) {
+            Ok(value) => Ok(Text::new(setting, &value, format!("{name}={path}"))),
+            Err(error) => {
+                let reason = format!("{path} cannot be read: {error}");
+                Err(Problem::new(name, reason))
+            }
         },
         (None, None) => Ok(None),
     }
@@ -188,33 +162,8 @@ fn from_environment(
 
 /// The variable that names a file with the secret in it.
 pub(super) fn file_variable(setting: &Setting) -> Option<String> {
-    setting
-        .form
-        .is_secret()
-        .then(|| format!("{}_FILE", setting.variable))
-}
-
-fn text_of(value: &Value) -> Option<String> {
-    match value {
-        Value::String(_, text) => Some(text.trim().to_owned()),
-        Value::Bool(_, yes) => Some(yes.to_string()),
-        Value::Num(_, number) => match number.to_i128() {
-            Some(number) => Some(number.to_string()),
-            None => number.to_f64().map(|number| number.to_string()),
-        },
-        Value::Array(_, items) => {
-            let items: Option<Vec<_>> = items.iter().map(text_of).collect();
-            Some(items?.join(","))
-        }
-        Value::Char(..) | Value::Empty(..) | Value::Dict(..) => None,
-    }
-}
-
-fn source_of(figment: &Figment, key: &str) -> String {
-    let metadata = figment.find_metadata(key);
-    metadata
-        .map(|metadata| metadata.name.to_string())
-        .unwrap_or_default()
+    let is_secret = setting.form.is_secret();
+    is_secret.then(|| format!("{}_FILE", setting.variable))
 }
 
 /// The known name that a misspelt one is closest to.

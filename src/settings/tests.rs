@@ -135,12 +135,13 @@ fn a_bad_value_is_named_with_its_variable_and_what_is_expected() {
 fn everything_that_is_wrong_is_told_at_once() {
     let error = load(&[
         ("OLLAMA_TIMEOUT", "x"),
+        ("LLAMATOWER_CONNECT_TIMEOUT", "x"),
         ("LLAMATOWER_LISTEN", "y"),
         ("OLLAMA_URL", "ftp://z"),
     ]);
     assert_eq!(
-        error.expect_err("three things are wrong").problems().len(),
-        3
+        error.expect_err("four things are wrong").problems().len(),
+        4
     );
 }
 
@@ -199,7 +200,7 @@ fn ollama_timeout_is_the_default_of_two_clocks() {
 fn an_empty_variable_counts_as_not_set() {
     let loaded = load(&[("OLLAMA_URL", " "), ("LLAMATOWER_API_KEYS", "")]).expect("sound");
     assert_eq!(
-        loaded.settings.backends.addresses[0].to_string(),
+        loaded.settings.backends.urls[0].to_string(),
         "localhost:11434"
     );
     assert!(loaded.settings.keys.api.is_empty());

@@ -5,13 +5,14 @@
 
 use llamatower_layers::Outcome;
 
-use super::{bounded, names, spans};
+use super::attributes::{bounded, method_name};
+use super::{names, spans};
 
 /// Writes the line. Durations are in seconds. A field that is not known is left out.
 pub(super) fn write(outcome: &Outcome) {
     tracing::info!(
         target: names::ACCESS_LOG,
-        method = super::method_name(&outcome.method),
+        method = method_name(&outcome.method),
         route = outcome.route().map(|route| &**route),
         path = outcome.route().is_none().then(|| bounded(outcome.uri.path())),
         status = outcome.status.map(|status| status.as_u16()),

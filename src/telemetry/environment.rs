@@ -1,8 +1,8 @@
 //! The standard variables of OpenTelemetry that the gateway reads itself.
 //!
 //! The SDK for Rust does not know `OTEL_SDK_DISABLED`, `OTEL_PROPAGATORS` and
-//! `OTEL_*_EXPORTER`, and would export to a default endpoint when none is named. What is not
-//! here (`OTEL_EXPORTER_OTLP_HEADERS`, `_TIMEOUT`, `_COMPRESSION`, `OTEL_BSP_*`,
+//! `OTEL_*_EXPORTER`, would export to a default endpoint when none is named, and would keep every
+//! trace. What is not here (`OTEL_EXPORTER_OTLP_HEADERS`, `_TIMEOUT`, `_COMPRESSION`, `OTEL_BSP_*`,
 //! `OTEL_METRIC_EXPORT_INTERVAL`, `OTEL_RESOURCE_ATTRIBUTES`) is the SDK's to read.
 
 use http::Uri;
@@ -10,7 +10,7 @@ use opentelemetry_sdk::trace::Sampler;
 
 use super::TelemetryError;
 
-/// The part of new traces that is kept when nobody says otherwise. The queue of spans holds
+/// The part of new traces that is kept when no variable says otherwise. The queue of spans holds
 /// 2048, which a busy gateway fills in a fraction of a second if it keeps every one.
 const DEFAULT_RATIO: f64 = 0.1;
 
@@ -36,17 +36,9 @@ impl OtelSettings {
             look_up,
             warnings: Vec::new(),
         };
-        let is_disabled = reader
-            .get("OTEL_SDK_DISABLED")
-            .is_some_and(|value| value.eq_ignore_ascii_case("true"));
-        let (traces, metrics) = if is_disabled {
-            (None, None)
-        } else {
-            (reader.endpoint("TRACES")?, reader.endpoint("METRICS")?)
-        };
         Ok(Self {
-            traces,
-            metrics,
+            traces: reader.endpoint("TRACES")?,
+            metrics: reader.endpoint("METRICS")?,
             sampler: reader.sampler(),
             propagates_trace_context: reader.propagates_trace_context(),
             service_name: reader.get("OTEL_SERVICE_NAME"),
@@ -67,77 +59,81 @@ impl Reader<'_> {
         (!value.is_empty()).then(|| value.to_owned())
     }
 
+    /// What a signal's own variable says, or the one for all signals, with the variable's name.
+    fn of_signal(&self, signal: &str, name: &str) -> Option<(String, String)> {
+        let own = format!("OTEL_EXPORTER_OTLP_{signal}_{name}");
+        let general = format!("OTEL_EXPORTER_OTLP_{name}");
+        let mut variables = [own, general].into_iter();
+        variables.find_map(|variable| Some((self.get(&variable)?, variable)))
+    }
+
     /// The endpoint of a signal, or of all with the signal's path, as the specification has it.
     fn endpoint(&mut self, signal: &str) -> Result<Option<String>, TelemetryError> {
-        let own = format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT");
-        let general = "OTEL_EXPORTER_OTLP_ENDPOINT";
-        let (variable, endpoint) = if let Some(endpoint) = self.get(&own) {
-            (own.as_str(), endpoint)
-        } else if let Some(base) = self.get(general) {
-            let path = signal.to_ascii_lowercase();
-            let base = base.trim_end_matches('/');
-            (general, format!("{base}/v1/{path}"))
-        } else {
+        let is_disabled = self.get("OTEL_SDK_DISABLED");
+        let is_disabled = is_disabled.is_some_and(|value| value.eq_ignore_ascii_case("true"));
+        let Some((mut endpoint, variable)) = self.of_signal(signal, "ENDPOINT") else {
             return Ok(None);
         };
-        if !self.exports_otlp(signal) {
+        if is_disabled || !self.exports_otlp(signal) {
             return Ok(None);
         }
-        self.check_protocol(signal);
-        check_endpoint(variable, &endpoint)?;
-        Ok(Some(endpoint))
+        if !variable.contains(signal) {
+            let path = signal.to_ascii_lowercase();
+            endpoint = format!("{}/v1/{path}", endpoint.trim_end_matches('/'));
+        }
+        match self.of_signal(signal, "PROTOCOL") {
+            Some((protocol, variable)) if protocol != "http/protobuf" => {
+                self.warnings.push(format!(
+                    "{variable}={protocol} is not supported: http/protobuf is used, for which \
+                     collectors listen on port 4318"
+                ));
+            }
+            _ => {}
+        }
+        match wrong_with(&endpoint) {
+            None => Ok(Some(endpoint)),
+            Some(reason) => Err(TelemetryError::Endpoint {
+                variable,
+                endpoint,
+                reason,
+            }),
+        }
     }
 
     fn exports_otlp(&mut self, signal: &str) -> bool {
         let variable = format!("OTEL_{signal}_EXPORTER");
-        match self.get(&variable).as_deref() {
-            None | Some("otlp") => true,
-            Some("none") => false,
-            Some(other) => {
-                self.warnings.push(format!(
-                    "{variable}={other} is not supported (otlp and none are): nothing is exported"
-                ));
-                false
-            }
+        let exporter = self.get(&variable).unwrap_or("otlp".to_owned());
+        if !matches!(&*exporter, "otlp" | "none") {
+            self.warnings.push(format!(
+                "{variable}={exporter} is not supported (otlp and none are): nothing is exported"
+            ));
         }
-    }
-
-    fn check_protocol(&mut self, signal: &str) {
-        let own = format!("OTEL_EXPORTER_OTLP_{signal}_PROTOCOL");
-        let general = "OTEL_EXPORTER_OTLP_PROTOCOL";
-        for variable in [own.as_str(), general] {
-            match self.get(variable).as_deref() {
-                None => continue,
-                Some("http/protobuf") => {}
-                Some(other) => self.warnings.push(format!(
-                    "{variable}={other} is not supported: http/protobuf is used, for which \
-                     collectors listen on port 4318"
-                )),
-            }
-            return;
-        }
+        exporter == "otlp"
     }
 
     fn sampler(&mut self) -> Sampler {
         let ratio = self.ratio();
         let by_ratio = |default: f64| Sampler::TraceIdRatioBased(ratio.unwrap_or(default));
-        let sampler = self.get("OTEL_TRACES_SAMPLER");
-        let root = match sampler.as_deref() {
-            None => by_ratio(DEFAULT_RATIO),
-            Some("always_on") => return Sampler::AlwaysOn,
-            Some("always_off") => return Sampler::AlwaysOff,
-            Some("traceidratio") => return by_ratio(1.0),
-            Some("parentbased_always_on") => Sampler::AlwaysOn,
-            Some("parentbased_always_off") => Sampler::AlwaysOff,
-            Some("parentbased_traceidratio") => by_ratio(1.0),
-            Some(other) => {
-                self.warnings.push(format!(
-                    "OTEL_TRACES_SAMPLER={other} is not supported: parentbased_traceidratio is used"
-                ));
-                by_ratio(DEFAULT_RATIO)
+        let name = self.get("OTEL_TRACES_SAMPLER").unwrap_or_default();
+        let by_parent = name.strip_prefix("parentbased_");
+        let root = match by_parent.unwrap_or(&name) {
+            "always_on" => Sampler::AlwaysOn,
+            "always_off" => Sampler::AlwaysOff,
+            "traceidratio" => by_ratio(1.0),
+            unknown => {
+                if !unknown.is_empty() {
+                    self.warnings.push(format!(
+                        "OTEL_TRACES_SAMPLER={name} is not supported: parentbased_traceidratio is \
+                         used"
+                    ));
+                }
+                return Sampler::ParentBased(Box::new(by_ratio(DEFAULT_RATIO)));
             }
         };
-        Sampler::ParentBased(Box::new(root))
+        match by_parent {
+            Some(_) => Sampler::ParentBased(Box::new(root)),
+            None => root,
+        }
     }
 
     fn ratio(&mut self) -> Option<f64> {
@@ -156,38 +152,28 @@ impl Reader<'_> {
         let Some(list) = self.get("OTEL_PROPAGATORS") else {
             return true;
         };
-        let mut found = false;
-        for name in list.split(',').map(str::trim) {
-            match name {
-                "tracecontext" => found = true,
-                "baggage" | "none" | "" => {}
-                other => self.warnings.push(format!(
-                    "OTEL_PROPAGATORS names {other}, which is not supported (tracecontext is)"
-                )),
-            }
+        let names: Vec<_> = list.split(',').map(str::trim).collect();
+        let known = ["tracecontext", "baggage", "none", ""];
+        for other in names.iter().filter(|name| !known.contains(name)) {
+            self.warnings.push(format!(
+                "OTEL_PROPAGATORS names {other}, which is not supported (tracecontext is)"
+            ));
         }
-        found
+        names.contains(&"tracecontext")
     }
 }
 
-fn check_endpoint(variable: &str, endpoint: &str) -> Result<(), TelemetryError> {
-    let wrong = |reason: &str| TelemetryError::Endpoint {
-        variable: variable.to_owned(),
-        endpoint: endpoint.to_owned(),
-        reason: reason.to_owned(),
+fn wrong_with(endpoint: &str) -> Option<String> {
+    let uri: Uri = match endpoint.parse() {
+        Ok(uri) => uri,
+        Err(error) => return Some(format!("{error}")),
     };
-    let uri: Uri = endpoint
-        .parse()
-        .map_err(|error| wrong(&format!("{error}")))?;
-    match (uri.scheme_str(), uri.host()) {
-        (Some("http"), Some(_)) => Ok(()),
-        (Some("https"), _) => Err(wrong(
-            "this build exports over plain HTTP only; send to a collector nearby",
-        )),
-        _ => Err(wrong(
-            "an address such as http://localhost:4318 is expected",
-        )),
-    }
+    let reason = match (uri.scheme_str(), uri.host()) {
+        (Some("http"), Some(_)) => return None,
+        (Some("https"), _) => "this build exports over plain HTTP only; send to a collector nearby",
+        _ => "an address such as http://localhost:4318 is expected",
+    };
+    Some(reason.to_owned())
 }
 
 #[cfg(test)]

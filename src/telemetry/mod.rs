@@ -20,6 +20,7 @@
 //! with the record and by the same rule.
 
 mod access_log;
+mod attributes;
 mod environment;
 mod export;
 mod log;
@@ -35,7 +36,6 @@ mod spans;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::Method;
 use llamatower_layers::{Observer, Outcome};
 use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
@@ -47,7 +47,8 @@ use tracing_subscriber::fmt::MakeWriter;
 use environment::OtelSettings;
 
 pub use log::{LogFormat, LogOutput};
-pub use metrics::{BackendRow, Metrics, QueueRow};
+pub use metrics::Metrics;
+pub use observed::FleetView;
 pub use propagation::Propagation;
 pub use spans::{
     AttemptBody, AttemptFuture, AttemptService, AttemptSpanLayer, RequestSpanFuture,
@@ -173,12 +174,8 @@ impl Telemetry {
                 tracing::warn!("{warning}");
             }
         });
-        let metrics = Metrics::new(
-            &meter_provider.meter(names::SCOPE),
-            env!("CARGO_PKG_VERSION"),
-        );
         let telemetry = Self {
-            metrics: Arc::new(metrics),
+            metrics: Arc::new(Metrics::new(&meter_provider.meter(names::SCOPE))),
             registry,
             meter_provider,
             tracer_provider,
@@ -231,17 +228,16 @@ impl Telemetry {
     /// Sends what has not been sent yet and writes what has not been written, for no longer
     /// than `limit`. Lines logged afterwards may be lost.
     pub async fn shutdown(self, limit: Duration) {
-        let (done, is_done) = tokio::sync::oneshot::channel();
+        let (done, is_done) = tokio::sync::oneshot::channel::<()>();
         // A thread of its own and not one of the runtime's: the exporters block, and a runtime
         // waits at its own end for the threads that it has lent out.
         let thread = std::thread::Builder::new().name("telemetry-shutdown".to_owned());
-        let spawned = thread.spawn(move || {
+        // A thread that cannot be started drops `done`, too.
+        let _ = thread.spawn(move || {
             self.flush(Instant::now() + limit);
-            let _ = done.send(());
+            drop(done);
         });
-        if spawned.is_ok() {
-            let _ = tokio::time::timeout(limit, is_done).await;
-        }
+        let _ = tokio::time::timeout(limit, is_done).await;
     }
 
     fn flush(self, deadline: Instant) {
@@ -273,45 +269,5 @@ impl Observer for RequestObserver {
         self.metrics.finished(outcome);
         spans::finish_request(outcome);
         access_log::write(outcome);
-    }
-}
-
-/// The beginning of a text that a client supplies, which may be as long as a request's body.
-fn bounded(text: &str) -> &str {
-    const MOST_BYTES: usize = 256;
-    &text[..text.floor_char_boundary(MOST_BYTES)]
-}
-
-/// The methods as attributes: those that HTTP defines, and one for all others.
-const METHODS: [&str; 10] = [
-    "GET",
-    "POST",
-    "HEAD",
-    "PUT",
-    "DELETE",
-    "OPTIONS",
-    "PATCH",
-    "CONNECT",
-    "TRACE",
-    names::METHOD_OTHER,
-];
-
-fn method_name(method: &Method) -> &'static str {
-    METHODS[method_index(method)]
-}
-
-/// Where a method stands in [`METHODS`].
-fn method_index(method: &Method) -> usize {
-    match *method {
-        Method::GET => 0,
-        Method::POST => 1,
-        Method::HEAD => 2,
-        Method::PUT => 3,
-        Method::DELETE => 4,
-        Method::OPTIONS => 5,
-        Method::PATCH => 6,
-        Method::CONNECT => 7,
-        Method::TRACE => 8,
-        _ => 9,
     }
 }

@@ -1,142 +1,129 @@
-//! What is asked for at each export instead of being recorded: backends, the queue, requests under way.
+//! What is asked for at each export instead of being recorded: backends, the queue.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock};
 
-use http::Method;
 use llamatower_layers::breaker::State;
-use opentelemetry::metrics::Meter;
+use opentelemetry::metrics::{AsyncInstrument, Meter};
 use opentelemetry::{KeyValue, StringValue};
 
-use super::metrics::{BackendRow, Backends, Queue};
 use super::model_names::ModelNames;
-use super::{METHODS, method_index, names};
+use super::names;
+use crate::ollama::fleet::{BackendStatus, Fleet, QueueStatus};
 
-/// The requests under way, by their method.
-#[derive(Debug, Default)]
-pub(super) struct Active([OfMethod; METHODS.len()]);
-
-#[derive(Debug, Default)]
-struct OfMethod {
-    started: AtomicU64,
-    ended: AtomicU64,
+/// What telemetry and operators may ask the fleet.
+pub trait FleetView: Send + Sync {
+    /// How each backend stands.
+    fn status(&self) -> Vec<BackendStatus>;
+    /// What waits for each model.
+    fn queue_status(&self) -> Vec<QueueStatus>;
+    /// Whether some backend has a model of this name.
+    fn knows(&self, model: &str) -> bool;
 }
 
-impl Active {
-    pub(super) fn started(&self, method: &Method) {
-        let counts = &self.0[method_index(method)];
-        counts.started.fetch_add(1, Ordering::Relaxed);
+impl<S: Send + Sync> FleetView for Fleet<S> {
+    fn status(&self) -> Vec<BackendStatus> {
+        Fleet::status(self)
     }
-
-    pub(super) fn ended(&self, method: &Method) {
-        let counts = &self.0[method_index(method)];
-        counts.ended.fetch_add(1, Ordering::Relaxed);
+    fn queue_status(&self) -> Vec<QueueStatus> {
+        Fleet::queue_status(self)
     }
-}
-
-impl OfMethod {
-    /// `None` if the method was never used.
-    fn under_way(&self) -> Option<i64> {
-        let ended = self.ended.load(Ordering::Relaxed);
-        let started = self.started.load(Ordering::Relaxed);
-        (started > 0).then(|| i64::try_from(started.saturating_sub(ended)).unwrap_or(i64::MAX))
+    fn knows(&self, model: &str) -> bool {
+        Fleet::knows(self, model)
     }
 }
 
-pub(super) fn observe_active(meter: &Meter, active: &Arc<Active>) {
-    let active = active.clone();
-    meter
-        .i64_observable_up_down_counter(names::HTTP_SERVER_ACTIVE_REQUESTS)
-        .with_unit("{request}")
-        .with_description("Requests under way, streams included")
-        .with_callback(move |observer| {
-            for (method, counts) in METHODS.into_iter().zip(&active.0) {
-                let Some(under_way) = counts.under_way() else {
-                    continue;
-                };
-                let attributes = [
-                    KeyValue::new(names::HTTP_REQUEST_METHOD, method),
-                    KeyValue::new(names::URL_SCHEME, "http"),
-                ];
-                observer.observe(under_way, &attributes);
-            }
-        })
-        .build();
+/// The fleet, once there is one.
+pub(super) type View = Arc<OnceLock<Arc<dyn FleetView>>>;
+
+/// A gauge that is asked at each export.
+pub(super) fn gauge(
+    meter: &Meter,
+    (name, unit, text): (&'static str, &'static str, &'static str),
+    ask: impl Fn(&dyn AsyncInstrument<u64>) + Send + Sync + 'static,
+) {
+    let gauge = meter.u64_observable_gauge(name).with_unit(unit);
+    gauge.with_description(text).with_callback(ask).build();
 }
 
-pub(super) fn observe_backends(meter: &Meter, backends: &Backends) {
-    let observe = |value: fn(&BackendRow) -> Option<u64>| {
-        let backends = backends.clone();
-        move |observer: &dyn opentelemetry::metrics::AsyncInstrument<u64>| {
-            let rows = backends.read().unwrap_or_else(PoisonError::into_inner);
-            for row in rows.iter().flat_map(|rows| rows()) {
+pub(super) fn observe_backends(meter: &Meter, fleet: &View) {
+    let each = |description, value: fn(&BackendStatus) -> Option<u64>| {
+        let fleet = fleet.clone();
+        gauge(meter, description, move |gauge| {
+            for row in fleet.get().iter().flat_map(|fleet| fleet.status()) {
                 let name = KeyValue::new(names::BACKEND, row.name.clone());
                 if let Some(value) = value(&row) {
-                    observer.observe(value, &[name]);
+                    gauge.observe(value, &[name]);
                 }
             }
-        }
+        });
     };
-    meter
-        .u64_observable_gauge(names::BACKEND_UP)
-        .with_description("1 if the backend is in service, else 0")
-        .with_callback(observe(|row| Some(u64::from(row.is_up))))
-        .build();
-    meter
-        .u64_observable_gauge(names::BACKEND_IN_FLIGHT)
-        .with_unit("{request}")
-        .with_description("Requests that the backend is busy with")
-        .with_callback(observe(|row| Some(row.in_flight)))
-        .build();
-    meter
-        .u64_observable_gauge(names::BACKEND_SLOTS)
-        .with_unit("{request}")
-        .with_description("Requests that the backend is sent at a time for one model")
-        .with_callback(observe(|row| row.slots))
-        .build();
-    meter
-        .u64_observable_gauge(names::BREAKER_STATE)
-        .with_description("How the backend's breaker stands: 0 closed, 1 half-open, 2 open")
-        .with_callback(observe(|row| {
+    each(
+        (
+            names::BACKEND_UP,
+            "",
+            "1 if the backend is in service, else 0",
+        ),
+        |row| Some(u64::from(row.is_up)),
+    );
+    each(
+        (
+            names::BACKEND_IN_FLIGHT,
+            "{request}",
+            "Requests that the backend is busy with",
+        ),
+        |row| Some(row.in_flight as u64),
+    );
+    each(
+        (
+            names::BACKEND_SLOTS,
+            "{request}",
+            "Requests that the backend is sent at a time for one model",
+        ),
+        |row| row.slots.map(|slots| slots.get() as u64),
+    );
+    each(
+        (
+            names::BREAKER_STATE,
+            "",
+            "How the backend's breaker stands: 0 closed, 1 half-open, 2 open",
+        ),
+        |row| {
             Some(match row.breaker {
                 State::Closed => 0,
                 State::HalfOpen => 1,
                 State::Open => 2,
             })
-        }))
-        .build();
+        },
+    );
 }
 
-pub(super) fn observe_queue(meter: &Meter, queue: &Queue, models: &Arc<ModelNames>) {
-    let (queue, models) = (queue.clone(), models.clone());
-    meter
-        .u64_observable_gauge(names::QUEUE_DEPTH)
-        .with_unit("{request}")
-        .with_description("Requests that wait in the gateway for a slot, by model")
-        .with_callback(move |observer| {
-            let rows = queue.read().unwrap_or_else(PoisonError::into_inner);
-            // Clients choose the names: what nobody has is one row.
-            let mut waiting: HashMap<StringValue, u64> = HashMap::new();
-            for row in rows.iter().flat_map(|rows| rows()) {
-                *waiting.entry(models.label(&row.model, false)).or_default() += row.waiting;
-            }
-            for (model, waiting) in waiting {
-                let model = KeyValue::new(names::GEN_AI_REQUEST_MODEL, model);
-                observer.observe(waiting, &[model]);
-            }
-        })
-        .build();
+pub(super) fn observe_queue(meter: &Meter, fleet: &View, models: &Arc<ModelNames>) {
+    let (fleet, models) = (fleet.clone(), models.clone());
+    let description = (
+        names::QUEUE_DEPTH,
+        "{request}",
+        "Requests that wait in the gateway for a slot, by model",
+    );
+    gauge(meter, description, move |gauge| {
+        // Clients choose the names: the models that no backend has are one row.
+        let mut waiting: HashMap<StringValue, u64> = HashMap::new();
+        for row in fleet.get().iter().flat_map(|fleet| fleet.queue_status()) {
+            *waiting.entry(models.label(&row.model, false)).or_default() += row.waiting as u64;
+        }
+        for (model, waiting) in waiting {
+            let model = KeyValue::new(names::GEN_AI_REQUEST_MODEL, model);
+            gauge.observe(waiting, &[model]);
+        }
+    });
 }
 
-pub(super) fn observe_build(meter: &Meter, version: &'static str) {
-    meter
-        .u64_observable_gauge(names::BUILD_INFO)
-        .with_description("What is running")
-        .with_callback(move |observer| {
-            observer.observe(1, &[KeyValue::new(names::VERSION, version)]);
-        })
-        .build();
+pub(super) fn observe_build(meter: &Meter) {
+    let version = KeyValue::new(names::VERSION, env!("CARGO_PKG_VERSION"));
+    let description = (names::BUILD_INFO, "", "What is running");
+    gauge(meter, description, move |gauge| {
+        gauge.observe(1, std::slice::from_ref(&version));
+    });
 }
 
 pub(super) fn observe_log(meter: &Meter, dropped: impl Fn() -> u64 + Send + Sync + 'static) {

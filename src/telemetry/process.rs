@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use opentelemetry::metrics::Meter;
 
 use super::names;
+use super::observed::gauge;
 
 /// Linux tells processor time in these, whatever its own clock does (`USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -19,38 +20,38 @@ pub(super) fn observe(meter: &Meter) {
         .f64_observable_gauge(names::PROCESS_START_TIME)
         .with_unit("s")
         .with_description("When the process started, since 1970")
-        .with_callback(move |observer| observer.observe(start, &[]))
+        .with_callback(move |gauge| gauge.observe(start, &[]))
         .build();
     meter
         .f64_observable_counter(names::PROCESS_CPU_TIME)
         .with_unit("s")
         .with_description("Processor time of the process")
-        .with_callback(|observer| {
+        .with_callback(|counter| {
             if let Some(seconds) = read("stat").as_deref().and_then(cpu_seconds) {
-                observer.observe(seconds, &[]);
+                counter.observe(seconds, &[]);
             }
         })
         .build();
-    meter
-        .u64_observable_gauge(names::PROCESS_MEMORY_USAGE)
-        .with_unit("By")
-        .with_description("Memory of the process that is resident")
-        .with_callback(|observer| {
-            if let Some(bytes) = read("status").as_deref().and_then(resident_bytes) {
-                observer.observe(bytes, &[]);
-            }
-        })
-        .build();
-    meter
-        .u64_observable_gauge(names::PROCESS_OPEN_FILE_DESCRIPTORS)
-        .with_unit("{file_descriptor}")
-        .with_description("Open file descriptors, sockets included")
-        .with_callback(|observer| {
-            if let Ok(entries) = fs::read_dir("/proc/self/fd") {
-                observer.observe(entries.count() as u64, &[]);
-            }
-        })
-        .build();
+    let memory = (
+        names::PROCESS_MEMORY_USAGE,
+        "By",
+        "Memory of the process that is resident",
+    );
+    gauge(meter, memory, |gauge| {
+        if let Some(bytes) = read("status").as_deref().and_then(resident_bytes) {
+            gauge.observe(bytes, &[]);
+        }
+    });
+    let files = (
+        names::PROCESS_OPEN_FILE_DESCRIPTORS,
+        "{file_descriptor}",
+        "Open file descriptors, sockets included",
+    );
+    gauge(meter, files, |gauge| {
+        if let Ok(entries) = fs::read_dir("/proc/self/fd") {
+            gauge.observe(entries.count() as u64, &[]);
+        }
+    });
 }
 
 fn read(file: &str) -> Option<String> {

@@ -183,7 +183,8 @@ impl Backend {
 }
 
 /// A backend did not answer a question of the gateway's own.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the backend {backend} gave no answer: {reason}")]
 pub struct Unreachable {
     backend: Box<str>,
     reason: String,
@@ -197,18 +198,6 @@ impl Unreachable {
         }
     }
 }
-
-impl fmt::Display for Unreachable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the backend {} gave no answer: {}",
-            self.backend, self.reason
-        )
-    }
-}
-
-impl std::error::Error for Unreachable {}
 
 impl Fail for Unreachable {
     fn side(&self) -> Side {

@@ -127,19 +127,14 @@ impl fmt::Debug for Resolver {
     }
 }
 
-/// A name has no addresses now, or nobody says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A name has no addresses now, or no server says.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
 pub(super) struct NotResolved(String);
 
 impl NotResolved {
     pub(super) fn late(after: Duration) -> Self {
         Self(format!("no answer within {after:?}"))
-    }
-}
-
-impl fmt::Display for NotResolved {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 

@@ -1,7 +1,5 @@
 //! All that could serve a request are left alone for a moment.
 
-use std::error::Error;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,33 +7,22 @@ use http::StatusCode;
 use llamatower_layers::{Fail, Retryable, Side};
 
 /// The breakers of all backends that could serve a request are open.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{} failed several times of late and {} left alone for a moment; try again in {:.0} s",
+    match &backends[..] {
+        [one] => format!("the backend {one} has"),
+        several => format!("the backends {} have", several.join(", ")),
+    },
+    if backends.len() == 1 { "is" } else { "are" },
+    retry_after.as_secs_f64().ceil(),
+)]
 pub struct BackendsResting {
     /// Who they are.
     pub backends: Vec<Arc<str>>,
     /// After how long the first of them may be tried again.
     pub retry_after: Duration,
 }
-
-impl fmt::Display for BackendsResting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (subject, verbs) = match self.backends.len() {
-            1 => ("the backend", ("has", "is")),
-            _ => ("the backends", ("have", "are")),
-        };
-        write!(
-            f,
-            "{subject} {} {} failed several times of late and {} left alone for a moment; try again \
-             in {:.0} s",
-            self.backends.join(", "),
-            verbs.0,
-            verbs.1,
-            self.retry_after.as_secs_f64().ceil()
-        )
-    }
-}
-
-impl Error for BackendsResting {}
 
 impl Fail for BackendsResting {
     fn side(&self) -> Side {

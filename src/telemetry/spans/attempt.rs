@@ -8,13 +8,14 @@ use std::task::{Context, Poll, ready};
 use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use llamatower_layers::{BoxError, Failure, LlmRequest, Record, RouteMatch};
-use opentelemetry::trace::TraceContextExt;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use super::super::{Propagation, bounded, names};
+use super::super::attributes::bounded;
+use super::super::names;
+use super::super::propagation::Propagation;
 use super::{HeldSpan, fail, set};
 
 /// Whom an attempt asks.
@@ -91,9 +92,8 @@ where
             let inner = self.inner.call(request);
             return AttemptFuture { inner, span: None };
         }
-        let context = span.context();
-        let told = context.span().span_context().clone();
-        self.propagation.write(Some(&told), request.headers_mut());
+        self.propagation
+            .write(Some(&span.context()), request.headers_mut());
         let inner = span.in_scope(|| self.inner.call(request));
         AttemptFuture {
             inner,

@@ -12,8 +12,9 @@ use tower::{Layer, Service};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use super::super::metrics::error_type;
-use super::super::{Propagation, bounded, method_name, names};
+use super::super::attributes::{bounded, error_type, method_name};
+use super::super::names;
+use super::super::propagation::Propagation;
 use super::{end, fail, set};
 
 /// Opens the SERVER span of each request and keeps it in the request's [`Record`], with which

@@ -1,0 +1,143 @@
+//! The stack as one request sees it, with no socket on either side.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt, Empty, Full};
+use llamatower::ollama::fleet::{Backend, Fleet, FleetConfig};
+use llamatower::settings::Settings;
+use llamatower::stack::{self, Attempt, Handles};
+use llamatower::telemetry::{Telemetry, TelemetryConfig};
+use llamatower_layers::api_key::KeySet;
+use llamatower_layers::body::{MemoryBudget, ReplayBody};
+use llamatower_layers::breaker::{Breaker, BreakerPolicy};
+use llamatower_layers::{BoxError, EndpointTable};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tower::{ServiceExt, service_fn};
+
+const ID: &str = "x-request-id";
+const SECRETS: [(&str, &str); 5] = [
+    ("authorization", "Bearer open-sesame"),
+    ("x-api-key", "open-sesame"),
+    ("proxy-authorization", "Basic open-sesame"),
+    ("cookie", "session=open-sesame"),
+    ("cookie", "again=open-sesame"),
+];
+
+/// What a backend was sent, what `Debug` shows of it, and the head of the client's answer.
+struct Seen {
+    request: HeaderMap,
+    debug: String,
+    answer: HeaderMap,
+}
+
+/// Sends a request with these headers to a backend that answers with those.
+async fn send(request: &[(&str, &str)], answer: &'static [(&str, &str)]) -> Seen {
+    let seen = Arc::new(Mutex::new((HeaderMap::new(), String::new())));
+    let told = seen.clone();
+    let backend = service_fn(move |request: Request<_>| {
+        let (head, _) = request.into_parts();
+        let debug = format!("{head:?}");
+        *told.lock().expect("no panic") = (head.headers, debug);
+        let answer = answer
+            .iter()
+            .fold(Response::builder(), |answer, (name, value)| {
+                answer.header(*name, *value)
+            });
+        let body = Empty::<Bytes>::new().map_err(|never| match never {});
+        std::future::ready(answer.body(body).map_err(BoxError::from))
+    });
+    let hosts = vec!["127.0.0.1:1".parse().expect("an address")];
+    let fleet = Fleet::new(hosts, FleetConfig::default(), move |_, _| {
+        Attempt::new(backend.clone())
+    });
+    let settings = Settings::load(None, &|_| None).expect("the defaults are sound");
+    let telemetry = Telemetry::prepare(&TelemetryConfig::default(), &|_| None, std::io::sink);
+    let service = stack::service(
+        &settings.settings,
+        EndpointTable::ollama(),
+        KeySet::default(),
+        Arc::new(fleet),
+        &telemetry.expect("the defaults are sound").0,
+        Handles {
+            cutoff: watch::channel(false).1,
+            body_memory: MemoryBudget::new(1 << 20),
+        },
+    );
+    let request = request
+        .iter()
+        .fold(Request::post("/api/chat"), |request, (name, value)| {
+            request.header(*name, *value)
+        });
+    let request = request.body(Full::from("{}")).expect("a sound request");
+    let Ok(answer) = service.oneshot(request).await;
+    let (request, debug) = seen.lock().expect("no panic").clone();
+    Seen {
+        request,
+        debug,
+        answer: answer.headers().clone(),
+    }
+}
+
+#[tokio::test]
+async fn a_client_keeps_its_id_and_others_are_given_one() {
+    let seen = send(&[(ID, "from-the-client")], &[]).await;
+    assert_eq!(seen.request[ID], "from-the-client");
+    assert_eq!(seen.answer[ID], "from-the-client");
+
+    let (one, other) = (send(&[], &[]).await, send(&[], &[]).await);
+    assert_eq!(one.request[ID], one.answer[ID]);
+    assert_eq!(one.answer[ID].len(), 36);
+    assert_ne!(one.answer[ID], other.answer[ID]);
+}
+
+#[tokio::test]
+async fn a_backend_that_gives_an_id_of_its_own_is_believed() {
+    let seen = send(&[(ID, "from-the-client")], &[(ID, "from-the-backend")]).await;
+    assert_eq!(seen.answer.get_all(ID).iter().count(), 1);
+    assert_eq!(seen.answer[ID], "from-the-backend");
+}
+
+#[tokio::test]
+async fn what_a_client_shows_to_be_let_in_is_not_shown_by_debug() {
+    let seen = send(&SECRETS, &[]).await;
+    assert_eq!(seen.request.get_all("cookie").iter().count(), 2);
+    assert!(!seen.debug.contains("open-sesame"), "{}", seen.debug);
+}
+
+#[tokio::test]
+async fn a_cookie_that_a_backend_sets_is_not_shown_by_debug() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let answering = async {
+        let (mut socket, _) = listener.accept().await.expect("a connection");
+        let answer = "HTTP/1.1 204 No Content\r\nset-cookie: a=open-sesame\r\n\r\n";
+        let written = socket.write_all(answer.as_bytes()).await;
+        written.expect("the gateway reads");
+        socket
+    };
+    let settings = Settings::load(None, &|_| None).expect("the defaults are sound");
+    let telemetry = Telemetry::prepare(&TelemetryConfig::default(), &|_| None, std::io::sink);
+    let (telemetry, _) = telemetry.expect("the defaults are sound");
+    let backend = Backend::new(
+        address.parse().expect("an address"),
+        Duration::from_secs(10),
+    );
+    let attempt = stack::attempt::<Full<Bytes>>(
+        &settings.settings,
+        &Arc::new(backend),
+        &Breaker::new(BreakerPolicy::default()),
+        telemetry.propagation(),
+    );
+    let request = Request::get("/api/version").body(ReplayBody::empty());
+    let asked = attempt.oneshot(request.expect("a sound request"));
+    let (answer, _socket) = tokio::join!(asked, answering);
+    let answer = answer.expect("an answer");
+    assert_eq!(answer.headers()["set-cookie"], "a=open-sesame");
+    let debug = format!("{:?}", answer.headers());
+    assert!(!debug.contains("open-sesame"), "{debug}");
+}
