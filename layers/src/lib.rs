@@ -77,6 +77,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod body;
+#[cfg(feature = "deadline")]
+mod deadline;
 pub mod dialect;
 pub mod failure;
 #[cfg(any(feature = "rate-limit", feature = "token-limit"))]
@@ -128,6 +130,8 @@ pub mod usage;
 pub use body::Replay;
 #[cfg(feature = "builder")]
 pub use builder::ServiceBuilderExt;
+#[cfg(feature = "deadline")]
+pub use deadline::Deadline;
 pub use dialect::Dialect;
 #[cfg(feature = "endpoint")]
 pub use endpoint::{Endpoint, EndpointTable, Operation, RouteMatch};
