@@ -11,9 +11,10 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use llamatower_layers::BoxError;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::task::{self, JoinSet};
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::accept::Acceptor;
@@ -43,7 +44,7 @@ pub struct Edge {
     listeners: Vec<Listener>,
     config: EdgeConfig,
     gauges: Arc<Gauges>,
-    cutoff: watch::Sender<bool>,
+    cutoff: CancellationToken,
 }
 
 /// What a drain came to.
@@ -78,7 +79,7 @@ impl Edge {
             listeners,
             config,
             gauges: Arc::default(),
-            cutoff: watch::Sender::new(false),
+            cutoff: CancellationToken::new(),
         })
     }
 
@@ -88,10 +89,10 @@ impl Edge {
         self.listeners.iter().map(Listener::local_addr).collect()
     }
 
-    /// Turns true when a drain's time is over: streams then have a second to write their last
+    /// Cancelled when a drain's time is over: streams then have a second to write their last
     /// frames.
-    pub fn cutoff(&self) -> watch::Receiver<bool> {
-        self.cutoff.subscribe()
+    pub fn cutoff(&self) -> CancellationToken {
+        self.cutoff.clone()
     }
 
     /// The edge's counts.
@@ -104,7 +105,7 @@ impl Edge {
     /// ```text
     /// signal ── drain_delay ──────── drain_timeout ─────────── 1 s ───── end
     /// /health is 503                 no new connections        cutoff    what is
-    /// connections are accepted,      idle ones are closed,     is true   left is
+    /// connections are accepted,      idle ones are closed,     comes     left is
     /// answers say Connection: close  requests go on                      dropped
     /// ```
     ///
@@ -141,7 +142,7 @@ impl Edge {
             completed: gauges.finished() - finished_before,
             cut: gauges.in_flight() as u64,
         };
-        cutoff.send_replace(true);
+        cutoff.cancel();
         tokio::select! {
             () = connections.join() => {}
             () = sleep(FLUSH_TIME) => {}

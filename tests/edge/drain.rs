@@ -103,9 +103,9 @@ async fn at_the_end_of_its_time_streams_write_their_last_frame() {
     let mut stream = edge.connect().await;
     stream.send(get("/stream")).await;
     stream.until("\r\n\r\n").await;
-    let mut cutoff = edge.cutoff.clone();
+    let cutoff = edge.cutoff.clone();
     let ending = tokio::spawn(async move {
-        cutoff.wait_for(|cut| *cut).await.unwrap();
+        cutoff.cancelled().await;
         feed.frames
             .send(Bytes::from("{\"error\":\"drained\"}\n"))
             .unwrap();

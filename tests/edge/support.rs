@@ -13,8 +13,8 @@ use llamatower::edge::{Drained, Edge, EdgeConfig, Gauges, ListenAddr, RequestBod
 use llamatower_layers::BoxError;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 /// Longer than anything here takes; a test that waits for it has failed.
@@ -37,7 +37,7 @@ pub fn loopback() -> EdgeConfig {
 pub struct Running {
     pub addr: SocketAddr,
     pub shutdown: Shutdown,
-    pub cutoff: watch::Receiver<bool>,
+    pub cutoff: CancellationToken,
     pub gauges: Arc<Gauges>,
     pub task: JoinHandle<Drained>,
 }
