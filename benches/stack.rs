@@ -20,7 +20,6 @@ use llamatower_layers::body::MemoryBudget;
 use llamatower_layers::{BoxError, EndpointTable};
 use llamatower_sim::{ModelSpec, Sim, SimHandle};
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt, service_fn};
 
@@ -105,7 +104,7 @@ fn passes(criterion: &mut Criterion) {
         let service = runtime.block_on(async {
             let fleet = fleet(sim, backends, lines).await;
             let handles = Handles {
-                cutoff: watch::channel(false).1,
+                cutoff: CancellationToken::new(),
                 body_memory: MemoryBudget::new(1 << 30),
             };
             let endpoints = EndpointTable::ollama();

@@ -96,7 +96,7 @@ impl Gateway {
             tracing::info!(under_way = gauges.in_flight(), "draining");
         }));
         let handles = Handles {
-            cutoff: watched(self.public.cutoff()),
+            cutoff: self.public.cutoff(),
             body_memory: body_memory(&self.settings),
         };
         let service = stack::service::<RequestBody>(
@@ -225,13 +225,4 @@ fn body_memory(settings: &Settings) -> MemoryBudget {
         SizeOrShare::Bytes(bytes) => MemoryBudget::new(bytes),
         SizeOrShare::Share(share) => MemoryBudget::of_this_machine(share),
     }
-}
-
-fn watched(token: CancellationToken) -> tokio::sync::watch::Receiver<bool> {
-    let (sender, receiver) = tokio::sync::watch::channel(false);
-    tokio::spawn(async move {
-        token.cancelled().await;
-        sender.send_replace(true);
-    });
-    receiver
 }

@@ -32,7 +32,7 @@ use llamatower_layers::retry::{RetryBudget, RetryLayer};
 use llamatower_layers::token_limit::{Budget, MemoryStore, TokenLimitLayer};
 use llamatower_layers::usage::UsageLayer;
 use llamatower_layers::{BoxError, Failure, LlmRequest, Operation, RouteMatch, Side};
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceBuilder};
 use tower_http::request_id::{
     MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
@@ -68,8 +68,8 @@ pub type Attempt<B> = AttemptService<ReplayBody<B>>;
 /// What the layers hold that somebody else looks at or turns, too.
 #[derive(Clone, Debug)]
 pub struct Handles {
-    /// Turns true when what is still under way is to end with an error.
-    pub cutoff: watch::Receiver<bool>,
+    /// Cancelled when what is still under way is to end with an error.
+    pub cutoff: CancellationToken,
     /// The memory for buffered bodies.
     pub body_memory: MemoryBudget,
 }

@@ -16,7 +16,7 @@ use llamatower_layers::breaker::{Breaker, BreakerPolicy};
 use llamatower_layers::{BoxError, EndpointTable};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tower::{ServiceExt, service_fn};
 
 const ID: &str = "x-request-id";
@@ -64,7 +64,7 @@ async fn send(request: &[(&str, &str)], answer: &'static [(&str, &str)]) -> Seen
         Arc::new(fleet),
         &telemetry.expect("the defaults are sound").0,
         Handles {
-            cutoff: watch::channel(false).1,
+            cutoff: CancellationToken::new(),
             body_memory: MemoryBudget::new(1 << 20),
         },
     );

@@ -4,8 +4,6 @@
 //! in memory, or in a store that several processes share. One that does not answer must not hold
 //! requests up, so there is a deadline, and a choice of what becomes of them then.
 
-use std::error::Error;
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -13,12 +11,12 @@ use std::time::Duration;
 
 use http::StatusCode;
 use pin_project_lite::pin_project;
-use tokio::time::{Sleep, sleep};
 
-use crate::{Fail, Retryable, Side};
+use crate::{Deadline, Fail, Retryable, Side};
 
 /// The store of the counts did not answer, or not in time.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the limits cannot be looked up: {reason}")]
 #[non_exhaustive]
 pub struct StoreUnavailable {
     reason: String,
@@ -32,14 +30,6 @@ impl StoreUnavailable {
         }
     }
 }
-
-impl fmt::Display for StoreUnavailable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the limits cannot be looked up: {}", self.reason)
-    }
-}
-
-impl Error for StoreUnavailable {}
 
 impl Fail for StoreUnavailable {
     fn side(&self) -> Side {
@@ -98,8 +88,8 @@ pin_project! {
         #[pin]
         answer: W,
         patience: Patience,
-        // Set when the store makes us wait, which one in memory never does.
-        timer: Option<Pin<Box<Sleep>>>,
+        // Armed when the store makes us wait, which one in memory never does.
+        timer: Deadline,
     }
 }
 
@@ -108,7 +98,7 @@ impl<W> Asking<W> {
         Self {
             answer,
             patience,
-            timer: None,
+            timer: Deadline::default(),
         }
     }
 }
@@ -128,8 +118,10 @@ where
         let answer = match this.answer.poll(cx) {
             Poll::Ready(answer) => answer,
             Poll::Pending => {
-                let timer = this.timer.get_or_insert_with(|| Box::pin(sleep(deadline)));
-                ready!(timer.as_mut().poll(cx));
+                if !this.timer.is_armed() {
+                    this.timer.arm_after(deadline);
+                }
+                ready!(this.timer.poll(cx));
                 let late = format!("the store gave no answer within {deadline:?}");
                 Err(StoreUnavailable::new(late))
             }

@@ -74,8 +74,8 @@ fn outcome_allocates_its_record_and_the_extension_that_shares_it() {
 }
 
 #[test]
-fn rescue_waits_for_the_cutoff_in_a_place_that_is_there() {
-    allocates(&subjects::rescue(), 0);
+fn rescue_allocates_its_wait_for_the_cutoff() {
+    allocates(&subjects::rescue(), 1);
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn clocks_allocate_a_signal_and_a_timer() {
 /// their table has grown once, and the second limit's headers stand beside those of the first.
 #[test]
 fn a_stack_allocates_what_its_layers_do() {
-    allocates(&subjects::stack(), 45);
+    allocates(&subjects::stack(), 46);
 }
 
 /// The report that is shared, and the extensions of an answer that had none.

@@ -27,13 +27,13 @@ use llamatower_layers::{BoxError, Failure, Operation, Replay, RouteMatch};
 use pin_project_lite::pin_project;
 use tower::{Service, ServiceExt};
 
-use fleet::{Fleet, Slot};
+use fleet::{Fleet, Permit};
 use lists::List;
 
 pub use attempt::{AnswerBody, Attempt};
 
-/// The body of the fleet's answer, which holds a place at the backend that gives it.
-pub type FleetBody<S> = Guarded<AnswerBody, Box<Slot<S>>>;
+/// The body of the fleet's answer, which holds a slot of the backend that gives it.
+pub type FleetBody<S> = Guarded<AnswerBody, Box<Permit<S>>>;
 
 type Gathering = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, BoxError>> + Send>>;
 
@@ -112,6 +112,7 @@ pin_project! {
         S: Clone,
         S: Send,
         S: Sync,
+        S: 'static,
     {
         #[pin]
         state: State<RouteFuture<Arc<Fleet<S>>, B>>,
@@ -128,7 +129,7 @@ pin_project! {
 
 impl<S, B> OllamaFuture<S, B>
 where
-    S: Service<Request<B>> + Clone + Send + Sync,
+    S: Service<Request<B>> + Clone + Send + Sync + 'static,
 {
     fn routed(future: RouteFuture<Arc<Fleet<S>>, B>) -> Self {
         let state = State::Routed { future };

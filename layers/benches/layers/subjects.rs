@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::request::Parts;
@@ -26,7 +27,7 @@ use llamatower_layers::route::{Choice, ChoiceOf, Choose, Route};
 use llamatower_layers::token_limit::{Budget, TokenLimitLayer, Window};
 use llamatower_layers::usage::UsageLayer;
 use llamatower_layers::{EndpointTable, Observer, Outcome, OutcomeLayer};
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
 use tower_layer::{Layer, Stack, layer_fn};
 
@@ -173,10 +174,7 @@ fn outcome_layer() -> OutcomeLayer {
 }
 
 fn rescue_layer() -> RescueLayer {
-    let (cutoff, is_over) = watch::channel(false);
-    // A cutoff that cannot come any more is one that is not waited for.
-    Box::leak(Box::new(cutoff));
-    RescueLayer::new().with_cutoff(is_over)
+    RescueLayer::new().with_cutoff(CancellationToken::new())
 }
 
 fn api_key_layer() -> ApiKeyLayer {
@@ -237,14 +235,10 @@ struct OnlyOne<S>(S);
 impl<S: Clone + Send + Sync> Choose for OnlyOne<S> {
     type Service = S;
     type Slot = ();
+    type Wait = ();
 
-    fn choose_now(&self, _: &mut Parts) -> Option<ChoiceOf<Self>> {
+    fn poll_choose(&self, (): &mut (), _: &mut Parts, _: &mut Context<'_>) -> Poll<ChoiceOf<Self>> {
         let service = self.0.clone();
-        Some(Ok(Choice { service, slot: () }))
-    }
-
-    async fn choose(&self, _: &mut Parts) -> ChoiceOf<Self> {
-        let service = self.0.clone();
-        Ok(Choice { service, slot: () })
+        Poll::Ready(Ok(Choice { service, slot: () }))
     }
 }

@@ -1,7 +1,5 @@
 //! What a refused request is told.
 
-use std::error::Error;
-use std::fmt;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -10,25 +8,16 @@ use crate::{Fail, Retryable, Side};
 
 /// As many requests are in flight as the server can begin to answer in time. Nothing was sent,
 /// so the request may be sent elsewhere, or again after a moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the server answers {limit} requests now and would answer no more of them in time; try again in a \
+     moment"
+)]
 #[non_exhaustive]
 pub struct LimitReached {
     /// The limit at the moment, in requests.
     pub limit: usize,
 }
-
-impl fmt::Display for LimitReached {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the server answers {} requests now and would answer no more of them in time; try \
-             again in a moment",
-            self.limit
-        )
-    }
-}
-
-impl Error for LimitReached {}
 
 impl Fail for LimitReached {
     fn side(&self) -> Side {

@@ -1,7 +1,5 @@
 //! What a refused request is told.
 
-use std::error::Error;
-use std::fmt;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -11,24 +9,13 @@ use crate::{Fail, Retryable, Side};
 
 /// As many requests are in flight as may be. Nothing was sent anywhere, so the request may be
 /// sent again after a moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the service is at its capacity of {max} requests in flight; try again in a moment")]
 #[non_exhaustive]
 pub struct AtCapacity {
     /// The cap that is reached, in requests.
     pub max: NonZeroUsize,
 }
-
-impl fmt::Display for AtCapacity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the service is at its capacity of {} requests in flight; try again in a moment",
-            self.max
-        )
-    }
-}
-
-impl Error for AtCapacity {}
 
 impl Fail for AtCapacity {
     fn side(&self) -> Side {

@@ -1,7 +1,5 @@
 //! Why a request is not let in.
 
-use std::error::Error;
-use std::fmt;
 use std::sync::Arc;
 
 use http::header::WWW_AUTHENTICATE;
@@ -12,55 +10,26 @@ use crate::{Fail, Side};
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer");
 
 /// A key is needed and none was shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a key is needed: send it as a bearer token or as x-api-key")]
 pub struct MissingKey;
 
 /// The key that was shown is not known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the key is not known here")]
 pub struct WrongKey;
 
 /// Two different credentials were shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("two different keys were sent: send one")]
 pub struct AmbiguousCredential;
 
 /// Only administrators may do this, and the gateway may have none.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("managing models needs an administrator's key; {hint}")]
 pub struct ManagementRefused {
     pub(super) hint: Arc<str>,
 }
-
-impl fmt::Display for MissingKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key is needed: send it as a bearer token or as x-api-key")
-    }
-}
-
-impl fmt::Display for WrongKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the key is not known here")
-    }
-}
-
-impl fmt::Display for AmbiguousCredential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("two different keys were sent: send one")
-    }
-}
-
-impl fmt::Display for ManagementRefused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "managing models needs an administrator's key; {}",
-            self.hint
-        )
-    }
-}
-
-impl Error for MissingKey {}
-impl Error for WrongKey {}
-impl Error for AmbiguousCredential {}
-impl Error for ManagementRefused {}
 
 impl Fail for MissingKey {
     fn side(&self) -> Side {

@@ -39,24 +39,15 @@ struct Entry {
 }
 
 /// A line that describes no key. It does not show the line, which may be a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "key {number}: {reason}; expected name=sha256:<64 hex digits>, the digest of the key and never \
+     the key itself (printf %s KEY | sha256sum)"
+)]
 pub struct InvalidKeyLine {
     number: usize,
     reason: &'static str,
 }
-
-impl fmt::Display for InvalidKeyLine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "key {}: {}; expected name=sha256:<64 hex digits>, the digest of the key and never \
-             the key itself (printf %s KEY | sha256sum)",
-            self.number, self.reason
-        )
-    }
-}
-
-impl std::error::Error for InvalidKeyLine {}
 
 impl KeySet {
     /// Reads lines of the form `name=sha256:<64 hex digits>`; a name may be left out.

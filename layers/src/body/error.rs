@@ -1,15 +1,16 @@
 //! How the reading of a client's body fails.
 
-use std::error::Error;
-use std::fmt;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::StatusCode;
+use tokio::time::Instant;
 
-use crate::{BoxError, Fail, Failure, Side};
+use crate::{BoxError, Deadline, Fail, Failure, Side};
 
 /// The client's body broke off: its connection failed, or its framing was wrong.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("the request body could not be read to its end")]
 pub struct ClientBodyFailed {
     source: BoxError,
 }
@@ -26,18 +27,6 @@ impl ClientBodyFailed {
     }
 }
 
-impl fmt::Display for ClientBodyFailed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the request body could not be read to its end")
-    }
-}
-
-impl Error for ClientBodyFailed {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&*self.source)
-    }
-}
-
 impl Fail for ClientBodyFailed {
     fn side(&self) -> Side {
         Side::Client
@@ -51,23 +40,32 @@ impl Fail for ClientBodyFailed {
 }
 
 /// The client sent its body too slowly (RFC 9110 15.5.9).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the request body came too slowly: a pause of more than {waited:?}, or too few bytes in the time"
+)]
 pub struct BodyReadTimeout {
     /// How long the gateway waited for the next bytes, at most.
     pub waited: Duration,
 }
 
-impl fmt::Display for BodyReadTimeout {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the request body came too slowly: a pause of more than {:?}, or too few bytes in the time",
-            self.waited
-        )
+impl BodyReadTimeout {
+    /// To be called when a body has nothing ready: ready when it has had nothing for `limit`, or
+    /// when it is past `latest`. `pause` is to be disarmed when something comes.
+    pub(crate) fn poll(
+        pause: &mut Deadline,
+        limit: Duration,
+        latest: Option<Instant>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Self> {
+        if !pause.is_armed() {
+            // A limit beyond what an `Instant` can hold is none.
+            let end = Instant::now().checked_add(limit);
+            pause.arm(end.into_iter().chain(latest).min());
+        }
+        pause.poll(cx).map(|()| Self { waited: limit })
     }
 }
-
-impl Error for BodyReadTimeout {}
 
 impl Fail for BodyReadTimeout {
     fn side(&self) -> Side {

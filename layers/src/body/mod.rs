@@ -8,8 +8,6 @@ mod machine;
 #[cfg(feature = "replay-body")]
 mod memory;
 #[cfg(feature = "replay-body")]
-pub(crate) mod read_clock;
-#[cfg(feature = "replay-body")]
 mod replay;
 #[cfg(any(feature = "breaker", feature = "outcome"))]
 mod rest;

@@ -12,9 +12,8 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use smallvec::SmallVec;
 
-use super::read_clock::ReadClock;
-use super::{Buffered, ClientBodyFailed, Replay, Reservation};
-use crate::{BoxError, Failure};
+use super::{BodyReadTimeout, Buffered, ClientBodyFailed, Replay, Reservation};
+use crate::{BoxError, Deadline, Failure};
 
 /// A request body that was read whole and can be sent again, or one that streams.
 ///
@@ -56,7 +55,8 @@ pin_project! {
     struct Streaming<B> {
         #[pin]
         body: B,
-        clock: Option<ReadClock>,
+        read_timeout: Option<Duration>,
+        pause: Deadline,
     }
 }
 
@@ -97,7 +97,11 @@ impl<B> ReplayBody<B> {
 
     /// A body that is passed on as it comes.
     pub fn streaming(body: B) -> Self {
-        let streaming = Box::pin(Streaming { body, clock: None });
+        let streaming = Box::pin(Streaming {
+            body,
+            read_timeout: None,
+            pause: Deadline::default(),
+        });
         Self {
             kind: Kind::Streaming { streaming },
         }
@@ -107,7 +111,7 @@ impl<B> ReplayBody<B> {
     /// `timeout`. Only pauses of the sender count, not those of whoever reads the body.
     pub fn with_read_timeout(mut self, timeout: Duration) -> Self {
         if let Kind::Streaming { streaming } = &mut self.kind {
-            *streaming.as_mut().project().clock = Some(ReadClock::new(timeout));
+            *streaming.as_mut().project().read_timeout = Some(timeout);
         }
         self
     }
@@ -237,16 +241,14 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.project();
-        match (this.body.poll_frame(cx), this.clock) {
+        match (this.body.poll_frame(cx), *this.read_timeout) {
             (Poll::Pending, None) => Poll::Pending,
-            (Poll::Pending, Some(clock)) => {
-                let timeout = ready!(clock.poll_elapsed(cx, || None));
+            (Poll::Pending, Some(limit)) => {
+                let timeout = ready!(BodyReadTimeout::poll(this.pause, limit, None, cx));
                 Poll::Ready(Some(Err(Failure::from(timeout).into())))
             }
-            (Poll::Ready(frame), clock) => {
-                if let Some(clock) = clock {
-                    clock.stop();
-                }
+            (Poll::Ready(frame), _) => {
+                this.pause.disarm();
                 Poll::Ready(frame.map(|frame| frame.map_err(ClientBodyFailed::mark)))
             }
         }
@@ -304,7 +306,7 @@ mod tests {
     use http_body_util::{BodyExt, Empty, Full, StreamBody};
 
     use super::*;
-    use crate::body::{BodyReadTimeout, MemoryBudget};
+    use crate::body::MemoryBudget;
 
     type Buffered = ReplayBody<Empty<Bytes>>;
 

@@ -1,7 +1,5 @@
 //! Why a body is not read.
 
-use std::error::Error;
-use std::fmt;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -9,23 +7,12 @@ use http::StatusCode;
 use crate::{Fail, Side};
 
 /// The body is longer than its route allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("request body too large: at most {limit} bytes are allowed here")]
 pub struct BodyTooLarge {
     /// The limit in bytes.
     pub limit: u64,
 }
-
-impl fmt::Display for BodyTooLarge {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let limit = self.limit;
-        write!(
-            f,
-            "request body too large: at most {limit} bytes are allowed here"
-        )
-    }
-}
-
-impl Error for BodyTooLarge {}
 
 impl Fail for BodyTooLarge {
     fn side(&self) -> Side {
@@ -40,16 +27,9 @@ impl Fail for BodyTooLarge {
 }
 
 /// The bodies of other requests hold the whole memory budget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the gateway's memory for request bodies is in use, please try again")]
 pub struct BodyMemoryExhausted;
-
-impl fmt::Display for BodyMemoryExhausted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the gateway's memory for request bodies is in use, please try again")
-    }
-}
-
-impl Error for BodyMemoryExhausted {}
 
 impl Fail for BodyMemoryExhausted {
     fn side(&self) -> Side {

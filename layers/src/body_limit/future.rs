@@ -12,9 +12,8 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::buffering::Buffering;
-use crate::body::read_clock::ReadClock;
-use crate::body::{ClientBodyFailed, ReplayBody};
-use crate::{BoxError, Failure};
+use crate::body::{BodyReadTimeout, ClientBodyFailed, ReplayBody};
+use crate::{BoxError, Deadline, Failure};
 
 /// The future of [`BodyLimitService`](super::BodyLimitService).
 ///
@@ -63,7 +62,7 @@ where
     pub(super) fn reading(inner: S, head: Parts, body: B, buffering: Buffering) -> Self {
         let reading = Reading {
             body,
-            clock: ReadClock::new(buffering.read_timeout()),
+            pause: Deadline::default(),
             buffering: Some(buffering),
         };
         Self::boxed(inner, Some(head), State::Reading { reading })
@@ -138,7 +137,7 @@ pin_project! {
     struct Reading<B> {
         #[pin]
         body: B,
-        clock: ReadClock,
+        pause: Deadline,
         buffering: Option<Buffering>,
     }
 }
@@ -156,7 +155,7 @@ where
         loop {
             match this.body.as_mut().poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    this.clock.stop();
+                    this.pause.disarm();
                     // Trailers are of no use to anybody inside.
                     if let Ok(data) = frame.into_data() {
                         buffering.push(data)?;
@@ -167,7 +166,8 @@ where
                 }
                 Poll::Ready(None) => break,
                 Poll::Pending => {
-                    let timeout = ready!(this.clock.poll_elapsed(cx, || buffering.deadline()));
+                    let (limit, latest) = (buffering.read_timeout(), buffering.deadline());
+                    let timeout = ready!(BodyReadTimeout::poll(this.pause, limit, latest, cx));
                     return Poll::Ready(Err(Failure::from(timeout).into()));
                 }
             }

@@ -1,7 +1,5 @@
 //! What a refused request is told.
 
-use std::error::Error;
-use std::fmt;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -9,19 +7,12 @@ use http::StatusCode;
 use crate::{Fail, Retryable, Side};
 
 /// The backend failed so often of late that it is left alone for a while.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the backend has failed several times of late and is left alone for a moment")]
 pub struct CircuitOpen {
     /// After how long a request may try.
     pub retry_after: Duration,
 }
-
-impl fmt::Display for CircuitOpen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the backend has failed several times of late and is left alone for a moment")
-    }
-}
-
-impl Error for CircuitOpen {}
 
 impl Fail for CircuitOpen {
     // The gateway refuses: another breaker that saw this as the backend's failure would count

@@ -1,7 +1,5 @@
 //! Which clock ran out.
 
-use std::error::Error;
-use std::fmt;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -11,19 +9,12 @@ use crate::{Fail, Retryable, Side};
 macro_rules! timeout {
     ($(#[$doc:meta])* $name:ident, $kind:literal, retryable: $retryable:ident, $text:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+        #[error($text)]
         pub struct $name {
             /// How long was waited.
             pub after: Duration,
         }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, $text, after = self.after)
-            }
-        }
-
-        impl Error for $name {}
 
         impl Fail for $name {
             fn side(&self) -> Side {

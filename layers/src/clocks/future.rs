@@ -10,9 +10,8 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
 use super::request_body::Sent;
-use super::timer::Timer;
 use super::{ClockedBody, FirstByteTimeout, StreamClocksLayer, TotalTimeout};
-use crate::{BoxError, Failure};
+use crate::{BoxError, Deadline, Failure};
 
 pin_project! {
     /// The future of [`StreamClocks`](super::StreamClocks).
@@ -23,12 +22,11 @@ pin_project! {
         sent: Sent,
         clocks: StreamClocksLayer,
         // When everything must be over.
-        deadline: Option<Instant>,
-        // One timer for both clocks, which the answer's body takes over.
-        timer: Timer,
-        // The first-byte clock runs; its end is `None` if no `Instant` can hold it.
+        total: Option<Instant>,
+        // For both clocks; the answer's body takes it over.
+        deadline: Deadline,
+        // The first-byte clock runs.
         is_sent: bool,
-        is_set: bool,
     }
 }
 
@@ -39,12 +37,11 @@ impl<F> ClockedFuture<F> {
             sent,
             clocks,
             // A limit beyond what an `Instant` can hold is none.
-            deadline: clocks
+            total: clocks
                 .total
                 .and_then(|total| Instant::now().checked_add(total)),
-            timer: Timer::default(),
+            deadline: Deadline::default(),
             is_sent: false,
-            is_set: false,
         }
     }
 }
@@ -61,26 +58,19 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         if let Poll::Ready(answer) = this.inner.poll(cx) {
-            let (clocks, deadline, timer) =
-                (*this.clocks, *this.deadline, std::mem::take(this.timer));
-            let clocked = |body| ClockedBody::new(body, clocks, deadline, timer);
+            let deadline = std::mem::take(this.deadline);
+            let clocked = |body| ClockedBody::new(body, *this.clocks, *this.total, deadline);
             return Poll::Ready(answer.map(|answer| answer.map(clocked)).map_err(Into::into));
         }
-        let first_byte = this.clocks.first_byte.filter(|_| !*this.is_sent);
-        if let Some(limit) = first_byte
-            && this.sent.poll(cx).is_ready()
-        {
-            *this.is_sent = true;
-            *this.is_set = true;
-            let until = Instant::now().checked_add(limit);
-            this.timer
-                .set(until.into_iter().chain(*this.deadline).min());
-        } else if !*this.is_set {
-            *this.is_set = true;
-            this.timer.set(*this.deadline);
+        if !*this.is_sent {
+            *this.is_sent = this.sent.poll(cx).is_ready();
+            let limit = this.clocks.first_byte.filter(|_| *this.is_sent);
+            let first_byte = limit.and_then(|limit| Instant::now().checked_add(limit));
+            this.deadline
+                .arm(first_byte.into_iter().chain(*this.total).min());
         }
-        ready!(this.timer.poll(cx));
-        let total = this.deadline.filter(|deadline| Instant::now() >= *deadline);
+        ready!(this.deadline.poll(cx));
+        let total = this.total.filter(|total| Instant::now() >= *total);
         let failure = match (total.and(this.clocks.total), this.clocks.first_byte) {
             (None, Some(after)) => Failure::from(FirstByteTimeout { after }),
             (total, _) => Failure::from(TotalTimeout {

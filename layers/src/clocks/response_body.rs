@@ -1,17 +1,15 @@
 //! The clocks within an answer.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
-use super::idle::IdleClock;
-use super::timer::Timer;
 use super::{IdleTimeout, StreamClocksLayer, TotalTimeout};
-use crate::{BoxError, Failure};
+use crate::{BoxError, Deadline, Failure};
 
 pin_project! {
     /// The body of an answer whose frames may not be too long in coming.
@@ -26,86 +24,49 @@ pin_project! {
 
 #[derive(Debug)]
 struct Clocks {
-    idle: Option<IdleClock>,
+    idle: Option<Duration>,
     total: Option<(Instant, Duration)>,
-    timer: Timer,
-    /// Whether the timer is set for these clocks, not for the one before the head.
-    is_set: bool,
+    deadline: Deadline,
+    /// Nothing has come since the deadline was armed.
+    is_waiting: bool,
 }
 
 impl<B> ClockedBody<B> {
     pub(super) fn new(
         inner: B,
         clocks: StreamClocksLayer,
-        deadline: Option<Instant>,
-        timer: Timer,
+        total: Option<Instant>,
+        deadline: Deadline,
     ) -> Self {
         Self {
             inner: Some(inner),
             clocks: Clocks {
-                idle: clocks.idle.map(IdleClock::new),
-                total: deadline.zip(clocks.total),
-                timer,
-                is_set: false,
+                idle: clocks.idle,
+                total: total.zip(clocks.total),
+                deadline,
+                is_waiting: false,
             },
         }
     }
 }
 
 impl Clocks {
-    fn heard(&mut self) {
-        if let Some(idle) = &mut self.idle {
-            idle.heard();
-        }
-    }
-
     /// Nothing has come from the backend; which clock has run out.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
-        if let Some(idle) = &mut self.idle {
-            idle.silent();
+        if !std::mem::replace(&mut self.is_waiting, true) {
+            // A limit beyond what an `Instant` can hold is none.
+            let idle = self.idle.and_then(|idle| Instant::now().checked_add(idle));
+            let total = self.total.map(|(at, _)| at);
+            self.deadline.arm(idle.into_iter().chain(total).min());
         }
-        if !self.is_set && !self.set() {
-            return Poll::Pending;
-        }
-        while self.timer.poll(cx).is_ready() {
-            let now = Instant::now();
-            if let Some((deadline, after)) = self.total
-                && now >= deadline
-            {
-                return Poll::Ready(Failure::from(TotalTimeout { after }));
-            }
-            if let Some(idle) = &mut self.idle
-                && idle.rung()
-            {
-                let after = idle.limit();
-                return Poll::Ready(Failure::from(IdleTimeout { after }));
-            }
-            self.timer.set(self.next_ring(now));
-        }
-        Poll::Pending
-    }
-
-    /// Starts the timer, if there is something to wait for.
-    fn set(&mut self) -> bool {
-        if self.idle.is_none() && self.total.is_none() {
-            return false;
-        }
-        if let Some(idle) = &mut self.idle {
-            idle.started();
-        }
-        self.timer.set(self.next_ring(Instant::now()));
-        self.is_set = true;
-        true
-    }
-
-    /// `None` if it is beyond what an `Instant` can hold.
-    fn next_ring(&self, now: Instant) -> Option<Instant> {
-        let tick = self
-            .idle
-            .as_ref()
-            .and_then(|idle| now.checked_add(idle.tick()));
-        let deadline = self.total.map(|(deadline, _)| deadline);
-        tick.into_iter().chain(deadline).min()
+        ready!(self.deadline.poll(cx));
+        let is_over = |(at, _): &(Instant, Duration)| Instant::now() >= *at;
+        Poll::Ready(match (self.total.filter(is_over), self.idle) {
+            (None, Some(after)) => Failure::from(IdleTimeout { after }),
+            (total, _) => Failure::from(TotalTimeout {
+                after: total.map_or(Duration::ZERO, |(_, after)| after),
+            }),
+        })
     }
 }
 
@@ -126,7 +87,7 @@ where
             return Poll::Ready(None);
         };
         if let Poll::Ready(frame) = inner.poll_frame(cx) {
-            this.clocks.heard();
+            this.clocks.is_waiting = false;
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         this.clocks.poll(cx).map(|failure| {

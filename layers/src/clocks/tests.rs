@@ -10,9 +10,8 @@ use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt, service_fn};
 
-use super::timer::Timer;
 use super::*;
-use crate::{BoxError, Failure, Retryable};
+use crate::{BoxError, Deadline, Failure, Retryable};
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -79,9 +78,7 @@ async fn silence_within_an_answer_ends_it() {
     let started = Instant::now();
     let error = answer.into_body().collect().await.expect_err("it pauses");
     assert_eq!(kind(&error), "idle_timeout");
-    let silence = started.elapsed() - seconds(4 + 4);
-    assert!(silence >= seconds(5), "{silence:?}");
-    assert!(silence <= seconds(5) * 9 / 8, "{silence:?}");
+    assert_eq!(started.elapsed(), seconds(4 + 4 + 5));
 }
 
 #[tokio::test(start_paused = true)]
@@ -123,7 +120,7 @@ async fn the_clock_follows_a_body_to_another_task() {
     let mut second = tokio_test::task::spawn(());
     let is_pending = second.enter(|cx, _| body.as_mut().poll_frame(cx).is_pending());
     assert!(is_pending);
-    sleep(seconds(1)).await;
+    sleep(seconds(5)).await;
     assert!(second.is_woken(), "the timer rings for whoever polled last");
     assert!(!first.is_woken());
 }
@@ -214,7 +211,12 @@ async fn a_frame_that_is_there_comes_before_a_clock_that_rang() {
             }
         }
     }
-    let mut body = pin!(ClockedBody::new(Late(0), clocks(), None, Timer::default()));
+    let mut body = pin!(ClockedBody::new(
+        Late(0),
+        clocks(),
+        None,
+        Deadline::default()
+    ));
     let pending = std::future::poll_fn(|cx| Poll::Ready(body.as_mut().poll_frame(cx).is_pending()));
     assert!(pending.await);
     tokio::time::advance(seconds(60)).await;

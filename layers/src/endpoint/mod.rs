@@ -8,8 +8,6 @@ mod layer;
 mod require;
 mod table;
 
-use std::error::Error;
-use std::fmt;
 use std::sync::Arc;
 
 use http::header::ALLOW;
@@ -219,16 +217,9 @@ impl RouteMatch {
 }
 
 /// No endpoint has this path. The text is Ollama's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("404 page not found")]
 pub struct NotFound;
-
-impl fmt::Display for NotFound {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("404 page not found")
-    }
-}
-
-impl Error for NotFound {}
 
 impl Fail for NotFound {
     fn side(&self) -> Side {
@@ -243,19 +234,12 @@ impl Fail for NotFound {
 }
 
 /// The endpoint does not know this method. The text is Ollama's.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("405 method not allowed")]
 pub struct MethodNotAllowed {
     /// What `Allow` names.
     pub allowed: Arc<[Method]>,
 }
-
-impl fmt::Display for MethodNotAllowed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("405 method not allowed")
-    }
-}
-
-impl Error for MethodNotAllowed {}
 
 impl Fail for MethodNotAllowed {
     fn side(&self) -> Side {

@@ -1,6 +1,5 @@
 //! The table itself.
 
-use std::fmt;
 use std::sync::Arc;
 
 use http::Method;
@@ -17,20 +16,11 @@ pub struct EndpointTable {
 }
 
 /// A path that cannot stand in the table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is not an exact path: it must begin with / and hold letters, digits, '-', '_', '.', and single slashes only"
+)]
 pub struct InvalidPath(String);
-
-impl fmt::Display for InvalidPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:?} is not an exact path: it must begin with / and hold letters, digits, '-', '_', '.', and single slashes only",
-            self.0
-        )
-    }
-}
-
-impl std::error::Error for InvalidPath {}
 
 impl EndpointTable {
     /// The routes of Ollama 0.33.

@@ -1,6 +1,5 @@
 //! Why a body cannot be acted on.
 
-use std::error::Error;
 use std::fmt;
 
 use http::StatusCode;
@@ -9,7 +8,7 @@ use super::scan::ScanError;
 use crate::{Dialect, Endpoint, Fail, Side};
 
 /// The body is not what the endpoint reads. The texts are Ollama's own where it has one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct MalformedBody {
     /// What is wrong.
     pub reason: ScanError,
@@ -76,12 +75,6 @@ impl fmt::Display for MalformedBody {
     }
 }
 
-impl Error for MalformedBody {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&self.reason)
-    }
-}
-
 impl Fail for MalformedBody {
     fn side(&self) -> Side {
         Side::Client
@@ -100,22 +93,14 @@ impl Fail for MalformedBody {
 }
 
 /// The body is encoded in a way that the endpoint does not read (RFC 9110 15.5.16).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "unsupported Content-Encoding: send the request body as it is{}",
+    if *.reads_zstd { " or as zstd" } else { "" }
+)]
 pub struct UnsupportedEncoding {
     pub(super) reads_zstd: bool,
 }
-
-impl fmt::Display for UnsupportedEncoding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("unsupported Content-Encoding: send the request body ")?;
-        f.write_str(match self.reads_zstd {
-            true => "as it is or as zstd",
-            false => "as it is",
-        })
-    }
-}
-
-impl Error for UnsupportedEncoding {}
 
 impl Fail for UnsupportedEncoding {
     fn side(&self) -> Side {

@@ -11,8 +11,8 @@
 //!
 //! It belongs right inside of the body limit, and outside of all that decides by the model. A
 //! body that is not JSON, or that two readers could understand in two ways, is refused here
-//! and costs no backend anything. Short bodies are scanned in the call itself; long, compressed
-//! and form bodies in slices, so that other requests get their turn in between.
+//! and costs no backend anything. Short bodies are scanned in the call itself; the rest of
+//! long ones, compressed bodies and forms in slices, so that other requests get their turn in between.
 //!
 //! ```
 //! use bytes::Bytes;

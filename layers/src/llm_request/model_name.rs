@@ -60,7 +60,8 @@ pub enum ModelSource {
 }
 
 /// A text that is no name of a model. The text of the error is Ollama's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid model name")]
 pub struct InvalidModelName;
 
 impl ModelName {
@@ -238,14 +239,6 @@ impl std::str::FromStr for ModelName {
         Self::parse(name)
     }
 }
-
-impl fmt::Display for InvalidModelName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("invalid model name")
-    }
-}
-
-impl std::error::Error for InvalidModelName {}
 
 impl Fail for InvalidModelName {
     fn side(&self) -> Side {

@@ -1,5 +1,6 @@
 //! How a request is to be scanned, and what is done with what was found.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use http::{HeaderValue, Method, Request, header};
 use super::encoding::{Encoding, scan_zstd};
 use super::form::{boundary, scan_form};
 use super::layer::Config;
-use super::scan::{Keys, ScanError, Scanned, Scanner};
+use super::scan::{Keys, Scanned, Scanner};
 use super::{LlmRequest, MalformedBody};
 use crate::body::ReplayBody;
 use crate::{Dialect, Endpoint, Failure, Operation, RouteMatch};
@@ -74,47 +75,78 @@ pub(super) fn endpoint_of<B>(request: &Request<B>) -> Option<Arc<Endpoint>> {
     }
 }
 
-/// Scans a short JSON body at once; `None` if it is long.
-pub(super) fn scan_at_once(
-    segments: &[Bytes],
-    len: u64,
-    endpoint: &Endpoint,
-) -> Option<Result<Scanned, Failure>> {
-    (len <= SLICE as u64).then(|| {
-        let mut scanner = Scanner::new(Keys::of(endpoint.dialect, endpoint.operation));
-        segments
-            .iter()
-            .try_for_each(|segment| scanner.feed(segment))
-            .and_then(|()| scanner.finish())
-            .map_err(|reason| MalformedBody::at(endpoint, reason).into())
-    })
+/// A JSON body on its way through the scanner.
+pub(super) struct JsonScan {
+    scanner: Scanner,
+    /// The segment that is next, and how much of it was read.
+    segment: usize,
+    read: usize,
 }
 
-/// Scans a body of any length and kind, with pauses.
-pub(super) async fn scan_in_slices(
-    plan: Plan,
-    segments: Vec<Bytes>,
-    endpoint: Arc<Endpoint>,
-    config: Arc<Config>,
-) -> Result<Scanned, Failure> {
-    match plan {
-        Plan::Zstd => {
-            let Config {
-                decoded_limit,
-                budget,
-                ..
-            } = &*config;
-            scan_zstd(segments, &endpoint, *decoded_limit, budget.clone()).await
+impl JsonScan {
+    pub(super) fn new(endpoint: &Endpoint) -> Self {
+        Self {
+            scanner: Scanner::new(Keys::of(endpoint.dialect, endpoint.operation)),
+            segment: 0,
+            read: 0,
         }
-        Plan::Form { boundary } => scan_form(segments, boundary, &endpoint).await,
-        Plan::Json | Plan::Pass => {
-            let fail = |reason: ScanError| Failure::from(MalformedBody::at(&endpoint, reason));
-            let mut scanner = Scanner::new(Keys::of(endpoint.dialect, endpoint.operation));
-            for slice in segments.iter().flat_map(|segment| segment.chunks(SLICE)) {
-                scanner.feed(slice).map_err(fail)?;
-                tokio::task::yield_now().await;
+    }
+
+    /// Scans the next slice of the body, and says what was found once that was the last.
+    pub(super) fn step(
+        mut self,
+        segments: &[Bytes],
+        endpoint: &Endpoint,
+    ) -> ControlFlow<Result<Scanned, Failure>, Self> {
+        let fail = |reason| Err(MalformedBody::at(endpoint, reason).into());
+        let mut left = SLICE;
+        while let Some(segment) = segments.get(self.segment) {
+            if left == 0 {
+                return ControlFlow::Continue(self);
             }
-            scanner.finish().map_err(fail)
+            let rest = &segment[self.read..];
+            let slice = &rest[..rest.len().min(left)];
+            if let Err(reason) = self.scanner.feed(slice) {
+                return ControlFlow::Break(fail(reason));
+            }
+            left -= slice.len();
+            self.read += slice.len();
+            if self.read == segment.len() {
+                (self.segment, self.read) = (self.segment + 1, 0);
+            }
+        }
+        ControlFlow::Break(self.scanner.finish().or_else(fail))
+    }
+}
+
+/// What is left of a scan that is too long for one poll.
+pub(super) enum Rest {
+    Json(Box<JsonScan>),
+    Zstd,
+    Form { boundary: String },
+}
+
+impl Rest {
+    /// Scans on, with pauses in which other requests have their turn.
+    pub(super) async fn scan(
+        self,
+        segments: Vec<Bytes>,
+        endpoint: Arc<Endpoint>,
+        config: Arc<Config>,
+    ) -> Result<Scanned, Failure> {
+        match self {
+            Self::Zstd => {
+                let (limit, budget) = (config.decoded_limit, config.budget.clone());
+                scan_zstd(segments, &endpoint, limit, budget).await
+            }
+            Self::Form { boundary } => scan_form(segments, boundary, &endpoint).await,
+            Self::Json(mut scan) => loop {
+                tokio::task::yield_now().await;
+                match scan.step(&segments, &endpoint) {
+                    ControlFlow::Continue(rest) => *scan = rest,
+                    ControlFlow::Break(scanned) => return scanned,
+                }
+            },
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The service.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -9,7 +10,7 @@ use tower_service::Service;
 
 use super::future::{LlmRequestFuture, Scan, Waiting};
 use super::layer::Config;
-use super::plan::{Plan, endpoint_of, scan_at_once, scan_in_slices, settle};
+use super::plan::{JsonScan, Plan, Rest, endpoint_of, settle};
 use crate::body::ReplayBody;
 use crate::{BoxError, Endpoint, Failure};
 
@@ -71,10 +72,10 @@ where
 /// How far the reading of a body has come in the call itself.
 enum Reading {
     Over,
-    Rest(Rest),
+    Rest(Unread),
 }
 
-struct Rest {
+struct Unread {
     scan: Scan,
     endpoint: Arc<Endpoint>,
     is_json: bool,
@@ -87,23 +88,26 @@ impl<S> LlmRequestService<S> {
             return Ok(Reading::Over);
         };
         let plan = Plan::of(request, &endpoint)?;
-        let (Some(segments), Some(len)) = (request.body().segments(), request.body().len()) else {
+        let Some(segments) = request.body().segments() else {
             return Ok(Reading::Over);
         };
-        let at_once = match plan {
+        let rest = match plan {
             Plan::Pass => return Ok(Reading::Over),
-            Plan::Json => scan_at_once(segments, len, &endpoint),
-            Plan::Zstd | Plan::Form { .. } => None,
+            Plan::Zstd => Rest::Zstd,
+            Plan::Form { boundary } => Rest::Form { boundary },
+            Plan::Json => match JsonScan::new(&endpoint).step(segments, &endpoint) {
+                ControlFlow::Continue(scan) => Rest::Json(Box::new(scan)),
+                ControlFlow::Break(scanned) => {
+                    let default_model = self.config.default_model.as_ref();
+                    settle(request, &endpoint, scanned?, true, default_model);
+                    return Ok(Reading::Over);
+                }
+            },
         };
-        if let Some(scanned) = at_once {
-            let default_model = self.config.default_model.as_ref();
-            settle(request, &endpoint, scanned?, true, default_model);
-            return Ok(Reading::Over);
-        }
-        let is_json = matches!(plan, Plan::Json);
+        let is_json = matches!(rest, Rest::Json(_));
         let (segments, config) = (segments.to_vec(), self.config.clone());
-        Ok(Reading::Rest(Rest {
-            scan: Box::pin(scan_in_slices(plan, segments, endpoint.clone(), config)),
+        Ok(Reading::Rest(Unread {
+            scan: Box::pin(rest.scan(segments, endpoint.clone(), config)),
             endpoint,
             is_json,
         }))

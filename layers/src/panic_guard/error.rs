@@ -1,25 +1,15 @@
 //! What the client of a panicked request is told.
 
-use std::error::Error;
-use std::fmt;
-
 use http::StatusCode;
 
 use crate::{Fail, Side};
 
 /// The code that was to answer the request panicked. The text of the panic goes to the hook
 /// and not in here, because the client sees this error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the request failed by a fault of the service itself; its log has the details")]
 #[non_exhaustive]
 pub struct Panicked;
-
-impl fmt::Display for Panicked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the request failed by a fault of the service itself; its log has the details")
-    }
-}
-
-impl Error for Panicked {}
 
 impl Fail for Panicked {
     fn side(&self) -> Side {

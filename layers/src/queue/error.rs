@@ -1,6 +1,5 @@
 //! What a request is told that gets no slot.
 
-use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
@@ -25,7 +24,12 @@ fn seconds(time: Duration) -> u128 {
 }
 
 /// Too much waits for this class. Nothing was sent anywhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the queue is full: {waiting} requests wait{}; try again in {} s",
+    About(*.predicted_wait),
+    seconds(*.retry_after)
+)]
 #[non_exhaustive]
 pub struct QueueFull {
     /// How many requests of the class wait.
@@ -35,20 +39,6 @@ pub struct QueueFull {
     /// After how long there may be room.
     pub retry_after: Duration,
 }
-
-impl fmt::Display for QueueFull {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the queue is full: {} requests wait{}; try again in {} s",
-            self.waiting,
-            About(self.predicted_wait),
-            seconds(self.retry_after)
-        )
-    }
-}
-
-impl Error for QueueFull {}
 
 impl Fail for QueueFull {
     fn side(&self) -> Side {
@@ -67,7 +57,12 @@ impl Fail for QueueFull {
 
 /// The key has as much waiting as is its share; others may still enter. Nothing was sent
 /// anywhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this client has too much waiting: {waiting} of its requests wait{}; try again in {} s",
+    About(*.predicted_wait),
+    seconds(*.retry_after)
+)]
 #[non_exhaustive]
 pub struct KeyQueueFull {
     /// How many requests of the key wait for this class.
@@ -77,20 +72,6 @@ pub struct KeyQueueFull {
     /// After how long there may be room.
     pub retry_after: Duration,
 }
-
-impl fmt::Display for KeyQueueFull {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "this client has too much waiting: {} of its requests wait{}; try again in {} s",
-            self.waiting,
-            About(self.predicted_wait),
-            seconds(self.retry_after)
-        )
-    }
-}
-
-impl Error for KeyQueueFull {}
 
 impl Fail for KeyQueueFull {
     fn side(&self) -> Side {
@@ -108,7 +89,12 @@ impl Fail for KeyQueueFull {
 }
 
 /// The request waited for as long as it may, and no slot came free for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "no slot came free within {} s; try again in {} s",
+    seconds(*.waited),
+    seconds(*.retry_after)
+)]
 #[non_exhaustive]
 pub struct QueueTimeout {
     /// How long it waited.
@@ -116,19 +102,6 @@ pub struct QueueTimeout {
     /// After how long a slot may be expected.
     pub retry_after: Duration,
 }
-
-impl fmt::Display for QueueTimeout {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "no slot came free within {} s; try again in {} s",
-            seconds(self.waited),
-            seconds(self.retry_after)
-        )
-    }
-}
-
-impl Error for QueueTimeout {}
 
 impl Fail for QueueTimeout {
     fn side(&self) -> Side {

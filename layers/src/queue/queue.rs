@@ -124,8 +124,8 @@ impl<D: Dispatch> Queue<D> {
         emptied
     }
 
-    /// Enters the queue. The ticket has its slot already when nobody of the class waits and one
-    /// is free.
+    /// Enters the queue. The ticket has its slot already, and is ready at its first poll, when no
+    /// other of the class waits and one is free.
     ///
     /// # Errors
     /// [`QueueFull`](super::QueueFull) and [`KeyQueueFull`](super::KeyQueueFull), each as a
@@ -169,22 +169,6 @@ impl<D: Dispatch> Queue<D> {
             has_left: false,
         };
         Ok(Ticket::waiting(wait, deadline))
-    }
-
-    /// Passes the queue, if nobody of the class waits and a slot is free; `None` if it is to
-    /// [`enter`](Self::enter).
-    ///
-    /// # Errors
-    /// What [`Dispatch::try_take`] says.
-    pub fn pass(
-        &self,
-        class: D::Class,
-        entry: Entry<D::Key, D::Request>,
-    ) -> Result<Option<Permit<D>>, BoxError> {
-        let slot = self
-            .shared
-            .try_pass(&mut self.shared.state(), &class, &entry)?;
-        Ok(slot.map(|slot| self.permit(slot, class, entry, Instant::now())))
     }
 
     fn permit(

@@ -3,32 +3,31 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::line::{Line, Seat};
 use super::lines::Rules;
 use super::queue::{Shared, Wait};
 use super::{Dispatch, Permit};
-use crate::BoxError;
+use crate::{BoxError, Deadline};
 
-pin_project! {
-    /// A place in the queue; a future of the [`Permit`].
-    ///
-    /// Dropped, it leaves the queue at once; a slot that it was just granted goes to the next.
-    /// Its errors are [`QueueTimeout`](super::QueueTimeout), as a
-    /// [`Failure`](crate::Failure), and what [`Dispatch::try_take`] says.
-    #[must_use = "a ticket that is dropped leaves the queue"]
-    pub struct Ticket<D: Dispatch> {
-        state: State<D>,
-        deadline: Option<Instant>,
-        #[pin]
-        patience: Option<Sleep>,
-    }
+/// A place in the queue; a future of the [`Permit`], which is ready at its first poll if there was
+/// nothing to wait for.
+///
+/// Dropped, it leaves the queue at once; a slot that it was just granted goes to the next.
+/// Its errors are [`QueueTimeout`](super::QueueTimeout), as a
+/// [`Failure`](crate::Failure), and what [`Dispatch::try_take`] says.
+#[must_use = "a ticket that is dropped leaves the queue"]
+pub struct Ticket<D: Dispatch> {
+    state: State<D>,
+    patience: Deadline,
 }
+
+// Nothing in it is pinned.
+impl<D: Dispatch> Unpin for Ticket<D> {}
 
 enum State<D: Dispatch> {
     Granted(Permit<D>),
@@ -40,16 +39,16 @@ impl<D: Dispatch> Ticket<D> {
     pub(super) fn granted(permit: Permit<D>) -> Self {
         Self {
             state: State::Granted(permit),
-            deadline: None,
-            patience: None,
+            patience: Deadline::default(),
         }
     }
 
     pub(super) fn waiting(wait: Wait<D>, deadline: Option<Instant>) -> Self {
+        let mut patience = Deadline::default();
+        patience.arm(deadline);
         Self {
             state: State::Waiting(wait),
-            deadline,
-            patience: None,
+            patience,
         }
     }
 
@@ -70,31 +69,22 @@ impl<D: Dispatch> Future for Ticket<D> {
     type Output = Result<Permit<D>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let answer = match this.state {
-            State::Waiting(wait) => match wait.poll(cx) {
+        let this = self.get_mut();
+        if let State::Waiting(wait) = &mut this.state {
+            let answer = match wait.poll(cx) {
                 Poll::Ready(answer) => answer,
                 Poll::Pending => {
-                    // Not before it is polled: a timer needs a runtime.
-                    if let Some(deadline) = this.deadline.take() {
-                        this.patience.set(Some(sleep_until(deadline)));
-                    }
-                    let patience = this.patience.as_mut().as_pin_mut();
-                    if patience.is_none_or(|patience| patience.poll(cx).is_pending()) {
-                        return Poll::Pending;
-                    }
+                    ready!(this.patience.poll(cx));
                     wait.give_up()
                 }
-            },
-            State::Granted(_) | State::Over => {
-                return match std::mem::replace(this.state, State::Over) {
-                    State::Granted(permit) => Poll::Ready(Ok(permit)),
-                    State::Waiting(_) | State::Over => Poll::Pending,
-                };
-            }
-        };
-        *this.state = State::Over;
-        Poll::Ready(answer)
+            };
+            this.state = State::Over;
+            return Poll::Ready(answer);
+        }
+        match std::mem::replace(&mut this.state, State::Over) {
+            State::Granted(permit) => Poll::Ready(Ok(permit)),
+            State::Waiting(_) | State::Over => Poll::Pending,
+        }
     }
 }
 

@@ -1,7 +1,5 @@
 //! What a refused request is told.
 
-use std::error::Error;
-use std::fmt;
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
@@ -28,12 +26,24 @@ impl Scope {
             Self::Key => "key",
         }
     }
+
+    fn whose(self) -> &'static str {
+        match self {
+            Self::Global => "all clients together have",
+            Self::Key => "this client has",
+        }
+    }
 }
 
 /// The quota is used up. Nothing was sent anywhere, so the request may be sent again later.
 ///
 /// The answer is a 429 (RFC 6585 4) with the `RateLimit` headers of the quota.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "rate limit reached: {} used up {quota}; try again in {} s",
+    .scope.whose(),
+    whole_seconds(*.retry_after)
+)]
 #[non_exhaustive]
 pub struct RateLimited {
     /// Whose quota it is.
@@ -43,23 +53,6 @@ pub struct RateLimited {
     /// After how long the quota has room for one request again.
     pub retry_after: Duration,
 }
-
-impl fmt::Display for RateLimited {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whose = match self.scope {
-            Scope::Global => "all clients together have",
-            Scope::Key => "this client has",
-        };
-        write!(
-            f,
-            "rate limit reached: {whose} used up {}; try again in {} s",
-            self.quota,
-            whole_seconds(self.retry_after)
-        )
-    }
-}
-
-impl Error for RateLimited {}
 
 impl Fail for RateLimited {
     fn side(&self) -> Side {

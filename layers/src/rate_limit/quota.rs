@@ -1,6 +1,5 @@
 //! How much is allowed, in this crate's own words.
 
-use std::error::Error;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -22,28 +21,17 @@ pub struct Quota {
 }
 
 /// The numbers make no quota.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidQuota {
     /// The period is zero.
+    #[error("the period of a quota must be longer than zero")]
     ZeroPeriod,
     /// The period, or the time in which the whole burst comes back, is above
     /// [`Quota::LONGEST`].
+    #[error("a quota must be whole again within 366 days: shorten its period or its burst")]
     TooLong,
 }
-
-impl fmt::Display for InvalidQuota {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ZeroPeriod => f.write_str("the period of a quota must be longer than zero"),
-            Self::TooLong => f.write_str(
-                "a quota must be whole again within 366 days: shorten its period or its burst",
-            ),
-        }
-    }
-}
-
-impl Error for InvalidQuota {}
 
 impl Quota {
     /// The longest period, and the longest time in which a burst may come back.

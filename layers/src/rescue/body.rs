@@ -1,7 +1,7 @@
 //! The answer until its end.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
@@ -10,7 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::ShuttingDown;
-use super::cutoff::Cutoff;
+use super::layer::Cutoff;
 use super::report::Reporter;
 use crate::frames::{EndRule, Framing, StreamEnd, Tail};
 use crate::{BoxError, Failure};
@@ -194,10 +194,8 @@ where
             }
             Poll::Ready(Some(Err(error))) => Some(error.into()),
             Poll::Pending => {
-                let is_cut = |cutoff: &mut Cutoff| cutoff.poll(cx).is_ready();
-                if !cutoff.as_mut().is_some_and(is_cut) {
-                    return Poll::Pending;
-                }
+                let cutoff = cutoff.as_mut();
+                ready!(cutoff.map_or(Poll::Pending, |cutoff| cutoff.poll(cx)));
                 Some(Failure::from(ShuttingDown).into())
             }
         };

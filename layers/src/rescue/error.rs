@@ -1,7 +1,5 @@
 //! The failures that are found here.
 
-use std::error::Error;
-use std::fmt;
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -9,23 +7,15 @@ use http::StatusCode;
 use crate::{Fail, Retryable, Side};
 
 /// The backend ended a stream without the item that every whole stream ends with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the backend {}ended its answer before it was complete",
+    .backend.as_ref().map(|name| format!("{name} ")).unwrap_or_default()
+)]
 pub struct AnswerUnfinished {
     /// Who that was, if the record of the request says it.
     pub backend: Option<Arc<str>>,
 }
-
-impl fmt::Display for AnswerUnfinished {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the backend ")?;
-        if let Some(backend) = &self.backend {
-            write!(f, "{backend} ")?;
-        }
-        f.write_str("ended its answer before it was complete")
-    }
-}
-
-impl Error for AnswerUnfinished {}
 
 impl Fail for AnswerUnfinished {
     fn side(&self) -> Side {
@@ -40,16 +30,9 @@ impl Fail for AnswerUnfinished {
 }
 
 /// The gateway goes down, and the time for what was under way is up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the gateway is shutting down")]
 pub struct ShuttingDown;
-
-impl fmt::Display for ShuttingDown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the gateway is shutting down")
-    }
-}
-
-impl Error for ShuttingDown {}
 
 impl Fail for ShuttingDown {
     fn side(&self) -> Side {

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::Response;
@@ -11,7 +11,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::body::Watch;
-use super::cutoff::Cutoff;
+use super::layer::Cutoff;
 use super::report::Reporter;
 use super::{RescueBody, ShuttingDown};
 use crate::{BoxError, Failure};
@@ -65,7 +65,6 @@ where
             Some(inner) => inner.poll(cx),
             None => Poll::Pending,
         };
-        let is_cut = |cutoff: &mut Cutoff| cutoff.poll(cx).is_ready();
         let error = match polled {
             Poll::Ready(Ok(answer)) => {
                 this.inner.set(None);
@@ -81,10 +80,11 @@ where
             Poll::Ready(Err(error)) => error.into(),
             Poll::Pending => match this.failed.take() {
                 Some(error) => error,
-                None if this.cutoff.as_mut().is_some_and(is_cut) => {
+                None => {
+                    let cutoff = this.cutoff.as_mut();
+                    ready!(cutoff.map_or(Poll::Pending, |cutoff| cutoff.poll(cx)));
                     Failure::from(ShuttingDown).into()
                 }
-                None => return Poll::Pending,
             },
         };
         // What was waited for is given up now, not when the client has read the answer.

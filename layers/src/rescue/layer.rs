@@ -1,18 +1,19 @@
 //! The layer.
 
-use std::sync::Arc;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
-use tokio::sync::watch::Receiver;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower_layer::Layer;
 
 use super::RescueService;
-use super::cutoff::Flag;
 use super::report::Hook;
 
 /// Makes answers of errors, and error frames of broken streams; see the [module](super).
 #[derive(Clone, Debug)]
 pub struct RescueLayer {
-    cutoff: Option<Arc<Flag>>,
+    cutoff: Option<CancellationToken>,
     hook: Hook,
 }
 
@@ -26,12 +27,12 @@ impl RescueLayer {
         }
     }
 
-    /// Ends what is under way with [`ShuttingDown`](super::ShuttingDown) when `cutoff` turns
-    /// true: at once where a backend is waited for, between two items where a client is.
+    /// Ends what is under way with [`ShuttingDown`](super::ShuttingDown) when `cutoff` is
+    /// cancelled: at once where a backend is waited for, between two items where a client is.
     ///
     /// A client that does not read is not noticed here; whoever holds its socket must end it.
-    pub fn with_cutoff(mut self, cutoff: Receiver<bool>) -> Self {
-        self.cutoff = Some(Flag::new(cutoff));
+    pub fn with_cutoff(mut self, cutoff: CancellationToken) -> Self {
+        self.cutoff = Some(cutoff);
         self
     }
 
@@ -54,5 +55,25 @@ impl<S> Layer<S> for RescueLayer {
 
     fn layer(&self, inner: S) -> Self::Service {
         RescueService::new(inner, self.cutoff.clone(), self.hook)
+    }
+}
+
+/// The wait of one request for the cutoff. It is begun when there is something to wait for, and goes
+/// on from the head of the answer to its end. It lies in a box, so that bodies can be moved.
+#[derive(Debug)]
+pub(super) enum Cutoff {
+    Unasked(CancellationToken),
+    Waiting(Pin<Box<WaitForCancellationFutureOwned>>),
+}
+
+impl Cutoff {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Self::Unasked(token) = self {
+            *self = Self::Waiting(Box::pin(token.clone().cancelled_owned()));
+        }
+        match self {
+            Self::Unasked(_) => Poll::Pending,
+            Self::Waiting(cancelled) => cancelled.as_mut().poll(cx),
+        }
     }
 }

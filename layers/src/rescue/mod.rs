@@ -63,19 +63,18 @@
 //!
 //! ```
 //! use llamatower_layers::rescue::RescueLayer;
-//! use tokio::sync::watch;
+//! use tokio_util::sync::CancellationToken;
 //!
-//! let (cutoff, is_over) = watch::channel(false);
+//! let cutoff = CancellationToken::new();
 //! let layer = RescueLayer::new()
-//!     .with_cutoff(is_over)
+//!     .with_cutoff(cutoff.clone())
 //!     .with_hook(|error| eprintln!("told to the client: {error}"));
 //! // When the time for draining is up:
-//! cutoff.send_replace(true);
+//! cutoff.cancel();
 //! # let _ = layer;
 //! ```
 
 mod body;
-mod cutoff;
 mod error;
 mod future;
 mod layer;

@@ -2,15 +2,15 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
+use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-use super::cutoff::{Cutoff, Flag};
+use super::layer::Cutoff;
 use super::report::{Hook, Reporter};
 use super::{RescueBody, RescueFuture};
 use crate::BoxError;
@@ -18,14 +18,14 @@ use crate::BoxError;
 /// The service of [`RescueLayer`](super::RescueLayer).
 pub struct RescueService<S> {
     inner: S,
-    cutoff: Option<Arc<Flag>>,
+    cutoff: Option<CancellationToken>,
     hook: Hook,
     /// Why the inner service cannot be called; told by the call to come.
     unready: Option<BoxError>,
 }
 
 impl<S> RescueService<S> {
-    pub(super) fn new(inner: S, cutoff: Option<Arc<Flag>>, hook: Hook) -> Self {
+    pub(super) fn new(inner: S, cutoff: Option<CancellationToken>, hook: Hook) -> Self {
         Self {
             inner,
             cutoff,
@@ -73,7 +73,7 @@ where
         match self.unready.take() {
             Some(error) => RescueFuture::failed(error, reporter),
             None => {
-                let cutoff = self.cutoff.clone().map(Cutoff::new);
+                let cutoff = self.cutoff.clone().map(Cutoff::Unasked);
                 RescueFuture::new(self.inner.call(request), cutoff, reporter)
             }
         }

@@ -11,9 +11,9 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_test::{assert_pending, assert_ready, task};
+use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 use super::*;
@@ -439,8 +439,8 @@ async fn the_backend_is_let_go_of_before_the_client_has_read_the_error_frame() {
 
 #[tokio::test]
 async fn a_cutoff_ends_a_waiting_stream_with_an_error_frame() {
-    let (cutoff, is_over) = watch::channel(false);
-    let layer = RescueLayer::new().with_cutoff(is_over);
+    let cutoff = CancellationToken::new();
+    let layer = RescueLayer::new().with_cutoff(cutoff.clone());
     let (answer, record) = answer(layer, "/api/chat", NDJSON, [Data("{}\n")]).await;
     let mut body = task::spawn(answer.into_body());
     let mut poll = || body.enter(|cx, body| body.poll_frame(cx));
@@ -448,7 +448,7 @@ async fn a_cutoff_ends_a_waiting_stream_with_an_error_frame() {
     assert_pending!(poll());
     assert_pending!(poll());
     assert!(!body.is_woken());
-    cutoff.send_replace(true);
+    cutoff.cancel();
     assert!(body.is_woken(), "whoever waits is told");
     let frame = assert_ready!(body.enter(|cx, body| body.poll_frame(cx)));
     let data = frame.unwrap().unwrap().into_data().unwrap();
@@ -459,37 +459,37 @@ async fn a_cutoff_ends_a_waiting_stream_with_an_error_frame() {
 
 #[tokio::test]
 async fn a_cutoff_follows_a_stream_to_another_task() {
-    let (cutoff, is_over) = watch::channel(false);
-    let layer = RescueLayer::new().with_cutoff(is_over);
+    let cutoff = CancellationToken::new();
+    let layer = RescueLayer::new().with_cutoff(cutoff.clone());
     let (answer, _) = answer(layer, "/api/chat", NDJSON, []).await;
     let mut body = task::spawn(answer.into_body());
     assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
     let mut body = task::spawn(body.into_inner());
     assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
-    cutoff.send_replace(true);
+    cutoff.cancel();
     assert!(body.is_woken());
 }
 
 #[tokio::test]
 async fn a_cutoff_answers_who_waits_for_a_head() {
-    let (cutoff, is_over) = watch::channel(false);
+    let cutoff = CancellationToken::new();
     let service = RescueLayer::new()
-        .with_cutoff(is_over)
+        .with_cutoff(cutoff.clone())
         .layer(service_fn(|_: Request<()>| {
             std::future::pending::<Result<Response<Scripted>, BoxError>>()
         }));
     let (request, _) = request(Method::POST, "/api/chat");
     let mut answer = task::spawn(service.oneshot(request));
     assert_pending!(answer.poll());
-    cutoff.send_replace(true);
+    cutoff.cancel();
     let Ok(answer) = assert_ready!(answer.poll());
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
 }
 
 #[tokio::test]
 async fn a_cutoff_that_nobody_can_set_any_more_is_none() {
-    let (cutoff, is_over) = watch::channel(false);
-    let layer = RescueLayer::new().with_cutoff(is_over);
+    let cutoff = CancellationToken::new();
+    let layer = RescueLayer::new().with_cutoff(cutoff.clone());
     let (answer, _) = answer(layer, "/api/chat", NDJSON, []).await;
     let mut body = task::spawn(answer.into_body());
     assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));

@@ -1,6 +1,5 @@
 //! How long is waited before a retry.
 
-use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 /// Waits that double, of each of which a random part is kept ("full jitter"), so that clients
@@ -68,12 +67,6 @@ pub(super) enum Next {
     Same { retry_after: Option<Duration> },
 }
 
-/// Between 0 and 1; the keys of a hasher are random, which is all that is needed here.
-pub(super) fn random_share() -> f64 {
-    let bits = RandomState::new().hash_one(0_u8) >> 11;
-    bits as f64 / (1_u64 << 53) as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,12 +105,5 @@ mod tests {
     fn no_number_is_too_great() {
         let endless = Backoff::new(Duration::MAX, Duration::MAX);
         assert_eq!(endless.wait(u32::MAX, SAME, 0.0), Some(Duration::ZERO));
-    }
-
-    #[test]
-    fn shares_are_random_and_within_bounds() {
-        let shares: Vec<_> = (0..100).map(|_| random_share()).collect();
-        assert!(shares.iter().all(|share| (0.0..1.0).contains(share)));
-        assert!(shares.windows(2).any(|pair| pair[0] != pair[1]));
     }
 }

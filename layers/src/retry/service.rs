@@ -11,7 +11,7 @@ use http_body::Body;
 use tokio::time::{Instant, sleep};
 use tower_service::Service;
 
-use super::backoff::{Next, random_share};
+use super::backoff::Next;
 use super::drain::drain;
 use super::layer::Policy;
 use super::{Attempts, Decision, RetryEvent, RetryFuture};
@@ -175,7 +175,7 @@ impl<S> Asking<S> {
             },
         };
         let retry = self.attempts.number();
-        let Some(after) = self.policy.backoff.wait(retry, next, random_share()) else {
+        let Some(after) = self.policy.backoff.wait(retry, next, fastrand::f64()) else {
             return Decision::TooLong;
         };
         match self.policy.budget.withdraw(Instant::now()) {

@@ -15,8 +15,9 @@
 //! use http::{Request, Response, request::Parts};
 //! use http_body_util::Empty;
 //! use llamatower_layers::BoxError;
-//! use llamatower_layers::route::{Choice, Choose, Route};
+//! use llamatower_layers::route::{Choice, ChoiceOf, Choose, Route};
 //! use std::sync::Arc;
+//! use std::task::{Context, Poll};
 //! use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
 //!
 //! type Backend = BoxCloneSyncService<Request<()>, Response<Empty<&'static [u8]>>, BoxError>;
@@ -26,8 +27,14 @@
 //! impl Choose for OnlyOne {
 //!     type Service = Backend;
 //!     type Slot = ();
-//!     async fn choose(&self, _: &mut Parts) -> Result<Choice<Backend, ()>, BoxError> {
-//!         Ok(Choice { service: self.0.clone(), slot: () })
+//!     type Wait = ();
+//!     fn poll_choose(
+//!         &self,
+//!         _: &mut (),
+//!         _: &mut Parts,
+//!         _: &mut Context<'_>,
+//!     ) -> Poll<ChoiceOf<Self>> {
+//!         Poll::Ready(Ok(Choice { service: self.0.clone(), slot: () }))
 //!     }
 //! }
 //!
@@ -45,8 +52,8 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-use std::future::Future;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use http::request::Parts;
 use http::response;
@@ -61,7 +68,7 @@ pub use service::Route;
 pub struct Choice<S, G> {
     /// The chosen backend's service.
     pub service: S,
-    /// The place taken at the backend; dropped at the end of the answer.
+    /// The slot taken at the backend; dropped at the end of the answer.
     pub slot: G,
 }
 
@@ -72,26 +79,23 @@ pub type ChoiceOf<C> = Result<Choice<<C as Choose>::Service, <C as Choose>::Slot
 pub trait Choose {
     /// The service of one backend.
     type Service;
-    /// The guard of a place at a backend.
+    /// The guard of a slot at a backend.
     type Slot;
+    /// What a choice that has to wait keeps between two polls; `()` for a policy that never waits.
+    type Wait: Default;
 
-    /// Chooses, waiting if it must, and takes the slot in the same critical section. What it puts
-    /// into the request's extensions travels with the request.
+    /// Chooses, and takes the slot in the same critical section. What it puts into the request's
+    /// extensions travels with the request. Each request begins with a `wait` of its own; it is
+    /// dropped once there is a choice, or when the request is given up.
     ///
     /// # Errors
     /// No backend can serve the request; the error says why.
-    fn choose(&self, request: &mut Parts) -> impl Future<Output = ChoiceOf<Self>> + Send;
-
-    /// Chooses at once, where there is nothing to wait for: a request that is chosen for so costs
-    /// no memory for its wait. `None` has taken nothing and leaves the choice to
-    /// [`choose`](Self::choose), as it does unless said.
-    ///
-    /// # Errors
-    /// As those of [`choose`](Self::choose).
-    fn choose_now(&self, request: &mut Parts) -> Option<ChoiceOf<Self>> {
-        let _ = request;
-        None
-    }
+    fn poll_choose(
+        &self,
+        wait: &mut Self::Wait,
+        request: &mut Parts,
+        cx: &mut Context<'_>,
+    ) -> Poll<ChoiceOf<Self>>;
 
     /// Shows the slot the head of the answer that it is held for.
     fn answered(&self, slot: &mut Self::Slot, answer: &response::Parts) {
@@ -99,16 +103,18 @@ pub trait Choose {
     }
 }
 
-impl<C: Choose + Send + Sync> Choose for Arc<C> {
+impl<C: Choose> Choose for Arc<C> {
     type Service = C::Service;
     type Slot = C::Slot;
+    type Wait = C::Wait;
 
-    fn choose(&self, request: &mut Parts) -> impl Future<Output = ChoiceOf<Self>> + Send {
-        C::choose(self, request)
-    }
-
-    fn choose_now(&self, request: &mut Parts) -> Option<ChoiceOf<Self>> {
-        C::choose_now(self, request)
+    fn poll_choose(
+        &self,
+        wait: &mut Self::Wait,
+        request: &mut Parts,
+        cx: &mut Context<'_>,
+    ) -> Poll<ChoiceOf<Self>> {
+        C::poll_choose(self, wait, request, cx)
     }
 
     fn answered(&self, slot: &mut Self::Slot, answer: &response::Parts) {

@@ -25,12 +25,9 @@ impl<C> Route<C> {
 
 impl<C, B, R> Service<Request<B>> for Route<C>
 where
-    C: Choose + Clone + Send + Sync + 'static,
-    C::Service: Service<Request<B>, Response = Response<R>> + Send,
+    C: Choose + Clone,
+    C::Service: Service<Request<B>, Response = Response<R>>,
     <C::Service as Service<Request<B>>>::Error: Into<BoxError>,
-    <C::Service as Service<Request<B>>>::Future: Send,
-    C::Slot: Send,
-    B: Send + 'static,
     R: Body,
 {
     type Response = Response<Guarded<R, C::Slot>>;

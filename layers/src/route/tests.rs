@@ -1,13 +1,16 @@
 #![allow(clippy::unwrap_used)]
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Mutex;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 use tower::{Service, ServiceExt};
 
 use super::*;
@@ -42,17 +45,16 @@ impl Service<Request<()>> for Slowly {
 #[derive(Clone, Debug, PartialEq)]
 struct Chosen;
 
-/// Has one place, and says how it was asked for it.
-struct OnePlace {
+/// Has one slot.
+struct OneSlot {
     is_free: Mutex<bool>,
-    notify: Notify,
-    waits: Mutex<usize>,
+    notify: Arc<Notify>,
     backend: Slowly,
 }
 
-struct Place(Arc<OnePlace>);
+struct Slot(Arc<OneSlot>);
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         *self.0.is_free.lock().unwrap() = true;
         self.0.notify.notify_one();
@@ -60,14 +62,13 @@ impl Drop for Place {
 }
 
 #[derive(Clone)]
-struct Policy(Arc<OnePlace>);
+struct Policy(Arc<OneSlot>);
 
 impl Policy {
     fn new(asks_left: usize) -> Self {
-        Self(Arc::new(OnePlace {
+        Self(Arc::new(OneSlot {
             is_free: Mutex::new(true),
-            notify: Notify::new(),
-            waits: Mutex::new(0),
+            notify: Arc::default(),
             backend: Slowly { asks_left },
         }))
     }
@@ -75,30 +76,34 @@ impl Policy {
     fn is_free(&self) -> bool {
         *self.0.is_free.lock().unwrap()
     }
+
+    fn take(&self) -> Option<Slot> {
+        let is_free = std::mem::take(&mut *self.0.is_free.lock().unwrap());
+        is_free.then(|| Slot(self.0.clone()))
+    }
 }
 
 impl Choose for Policy {
     type Service = Slowly;
-    type Slot = Place;
+    type Slot = Slot;
+    type Wait = Option<Pin<Box<OwnedNotified>>>;
 
-    fn choose_now(&self, request: &mut Parts) -> Option<ChoiceOf<Self>> {
-        if !std::mem::take(&mut *self.0.is_free.lock().unwrap()) {
-            return None;
-        }
-        request.extensions.insert(Chosen);
-        Some(Ok(Choice {
-            service: self.0.backend.clone(),
-            slot: Place(self.0.clone()),
-        }))
-    }
-
-    async fn choose(&self, request: &mut Parts) -> ChoiceOf<Self> {
-        *self.0.waits.lock().unwrap() += 1;
+    fn poll_choose(
+        &self,
+        wait: &mut Self::Wait,
+        request: &mut Parts,
+        cx: &mut Context<'_>,
+    ) -> Poll<ChoiceOf<Self>> {
         loop {
-            if let Some(choice) = self.choose_now(request) {
-                return choice;
+            if let Some(slot) = self.take() {
+                request.extensions.insert(Chosen);
+                let service = self.0.backend.clone();
+                return Poll::Ready(Ok(Choice { service, slot }));
             }
-            self.0.notify.notified().await;
+            let notified =
+                wait.get_or_insert_with(|| Box::pin(self.0.notify.clone().notified_owned()));
+            ready!(notified.as_mut().poll(cx));
+            *wait = None;
         }
     }
 }
@@ -115,10 +120,11 @@ async fn answered(policy: &Policy) {
 }
 
 #[tokio::test]
-async fn who_need_not_wait_is_not_asked_to() {
+async fn a_choice_that_need_not_wait_is_made_at_the_first_poll() {
     let policy = Policy::new(0);
-    answered(&policy).await;
-    assert_eq!(*policy.0.waits.lock().unwrap(), 0);
+    answered(&policy)
+        .now_or_never()
+        .expect("nothing is waited for");
 }
 
 #[tokio::test]
@@ -127,18 +133,58 @@ async fn a_backend_is_called_when_it_is_ready() {
 }
 
 #[tokio::test]
-async fn who_finds_no_place_waits_for_one() {
+async fn a_request_that_finds_no_slot_waits_for_one() {
     let policy = Policy::new(0);
-    let held = policy.choose_now(&mut Request::new(()).into_parts().0);
+    let held = policy.take().unwrap();
     let mut waiting = Box::pin(answered(&policy));
     assert!(waiting.as_mut().now_or_never().is_none());
     drop(held);
     waiting.await;
-    assert_eq!(*policy.0.waits.lock().unwrap(), 1);
+}
+
+/// The backend of a policy that is in the way of its requests.
+#[derive(Clone)]
+struct Unready;
+
+impl Service<Request<()>> for Unready {
+    type Response = Response<Full<Bytes>>;
+    type Error = BoxError;
+    type Future = std::future::Ready<Result<Self::Response, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Err("unready".into()))
+    }
+
+    fn call(&mut self, _: Request<()>) -> Self::Future {
+        unreachable!("it is never ready")
+    }
+}
+
+#[derive(Clone)]
+struct ToUnready(Arc<()>);
+
+impl Choose for ToUnready {
+    type Service = Unready;
+    type Slot = Arc<()>;
+    type Wait = ();
+
+    fn poll_choose(&self, (): &mut (), _: &mut Parts, _: &mut Context<'_>) -> Poll<ChoiceOf<Self>> {
+        let (service, slot) = (Unready, self.0.clone());
+        Poll::Ready(Ok(Choice { service, slot }))
+    }
 }
 
 #[tokio::test]
-async fn a_future_that_is_dropped_gives_the_place_back() {
+async fn a_backend_that_will_never_be_ready_holds_no_slot() {
+    let policy = ToUnready(Arc::new(()));
+    let mut call = Box::pin(Route::new(policy.clone()).call(Request::new(())));
+    let before = Arc::strong_count(&policy.0);
+    assert!(call.as_mut().now_or_never().unwrap().is_err());
+    assert_eq!(Arc::strong_count(&policy.0), before);
+}
+
+#[tokio::test]
+async fn a_future_that_is_dropped_gives_the_slot_back() {
     let policy = Policy::new(usize::MAX);
     let mut call = Box::pin(Route::new(policy.clone()).call(Request::new(())));
     assert!(call.as_mut().now_or_never().is_none());

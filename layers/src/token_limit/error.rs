@@ -1,7 +1,5 @@
 //! What a refused request is told.
 
-use std::error::Error;
-use std::fmt;
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
@@ -13,7 +11,15 @@ use crate::{Fail, Retryable, Side};
 /// A budget has too little left for the request. Nothing was sent anywhere.
 ///
 /// The answer is a 429 (RFC 6585 4) with the `RateLimit` headers of the budget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "token limit reached: of this client's {} {} are left, too few for this request; the {} ends in \
+     {} s",
+    .standing.budget,
+    .standing.remaining,
+    .standing.budget.window().name(),
+    whole_seconds(.standing.reset)
+)]
 #[non_exhaustive]
 pub struct TokensExhausted {
     /// The budget; of several, the one that lasts longest.
@@ -25,25 +31,6 @@ impl TokensExhausted {
         Self { standing }
     }
 }
-
-impl fmt::Display for TokensExhausted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Standing {
-            budget,
-            remaining,
-            reset,
-        } = self.standing;
-        write!(
-            f,
-            "token limit reached: of this client's {budget} {remaining} are left, too few for \
-             this request; the {} ends in {} s",
-            budget.window().name(),
-            whole_seconds(reset),
-        )
-    }
-}
-
-impl Error for TokensExhausted {}
 
 impl Fail for TokensExhausted {
     fn side(&self) -> Side {

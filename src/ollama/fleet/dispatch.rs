@@ -1,8 +1,8 @@
 //! Who of the backends serves a request: the choice, the slot and the breaker's token, all taken in
 //! the queue's critical section.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use llamatower_layers::breaker::Token;
@@ -12,7 +12,7 @@ use llamatower_layers::{BoxError, Failure, ModelName};
 
 use super::BackendsResting;
 use super::catalogue::{Catalogue, Members};
-use super::member::{Member, Place};
+use super::member::{Member, Slot};
 use crate::client::Client;
 
 /// Hands out the slots of all backends.
@@ -30,28 +30,6 @@ pub struct Class {
     pub model: Option<ModelName>,
     /// Whether they run it, and so need one of its slots.
     pub runs_model: bool,
-}
-
-/// A slot of a backend, and leave to send a request there.
-#[derive(Debug)]
-pub struct BackendSlot<S> {
-    place: Place<S>,
-    token: Mutex<Option<Token>>,
-    /// How many backends there are that could be asked and were not, this one left out.
-    pub(super) left: usize,
-}
-
-impl<S> BackendSlot<S> {
-    /// Whose it is.
-    pub(super) fn member(&self) -> &Arc<Member<S>> {
-        self.place.member()
-    }
-
-    /// The breaker's token, if there is one, for the first who asks.
-    pub(super) fn take_token(&self) -> Option<Token> {
-        let mut token = self.token.lock().unwrap_or_else(PoisonError::into_inner);
-        token.take()
-    }
 }
 
 impl<S> Dispatcher<S> {
@@ -161,7 +139,7 @@ impl<S> Dispatch for Dispatcher<S> {
     type Key = Option<Client>;
     /// Who was asked before.
     type Request = Option<Attempts>;
-    type Slot = BackendSlot<S>;
+    type Slot = Slot<S>;
 
     /// The best kind first: who has the model and is up and was not asked yet; who has it and is
     /// up; who has it. A kind none of which has a slot leaves the request to the next kind, but
@@ -170,7 +148,7 @@ impl<S> Dispatch for Dispatcher<S> {
         &self,
         class: &Class,
         attempts: &Option<Attempts>,
-    ) -> Result<Option<BackendSlot<S>>, BoxError> {
+    ) -> Result<Option<Slot<S>>, BoxError> {
         let members = self.catalogue.members();
         let candidates = candidates(&members, class.model.as_ref());
         let model = class.model.as_ref().filter(|_| class.runs_model);
@@ -180,11 +158,8 @@ impl<S> Dispatch for Dispatcher<S> {
         if !search.some_allowed {
             return Err(Failure::from(resting(candidates)).into());
         }
-        Ok(search.chosen().map(|(member, left)| BackendSlot {
-            place: member.take(model),
-            token: Mutex::new(probe_token(member)),
-            left,
-        }))
+        let chosen = search.chosen();
+        Ok(chosen.map(|(member, left)| member.take(model).chosen(probe_token(member), left)))
     }
 }
 
@@ -207,7 +182,7 @@ mod tests {
         }
     }
 
-    fn name(slot: &BackendSlot<()>) -> &str {
+    fn name(slot: &Slot<()>) -> &str {
         slot.member().backend.address().host()
     }
 

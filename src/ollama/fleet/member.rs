@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::HashMap;
 use llamatower_layers::ModelName;
-use llamatower_layers::breaker::Breaker;
+use llamatower_layers::breaker::{Breaker, Token};
 
 use super::backend::{Backend, Installed};
 
-/// A backend, the service that asks it, and what it works on. It lives as long as somebody holds
-/// a [`Place`] there, also when it has left the fleet.
+/// A backend, the service that asks it, and what it works on. It lives as long as a request
+/// holds a [`Slot`] there, also when it has left the fleet.
 #[derive(Debug)]
 pub(super) struct Member<S> {
     pub(super) backend: Arc<Backend>,
@@ -28,12 +28,15 @@ pub(super) struct Member<S> {
     probed: AtomicU64,
 }
 
-/// A place at a backend, given back when it is dropped.
+/// A slot of a backend, given back when it is dropped, and leave to send a request there.
 #[derive(Debug)]
-pub(super) struct Place<S> {
+pub struct Slot<S> {
     member: Arc<Member<S>>,
-    /// Whose slot it holds, where these are counted.
+    /// Whose count it is in, where slots are counted.
     model: Option<ModelName>,
+    token: Mutex<Option<Token>>,
+    /// How many backends there are that could be asked and were not, this one left out.
+    pub(super) left: usize,
 }
 
 impl<S> Member<S> {
@@ -69,16 +72,18 @@ impl<S> Member<S> {
         by_model.get(model).is_none_or(|held| *held < slots.get())
     }
 
-    /// Takes a place, whether there is a slot or not.
-    pub(super) fn take(self: &Arc<Self>, model: Option<&ModelName>) -> Place<S> {
+    /// Takes a slot, whether one is free or not.
+    pub(super) fn take(self: &Arc<Self>, model: Option<&ModelName>) -> Slot<S> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         let model = model.filter(|_| self.slots.is_some()).cloned();
         if let Some(model) = &model {
             *self.by_model().entry(model.clone()).or_default() += 1;
         }
-        Place {
+        Slot {
             member: self.clone(),
             model,
+            token: Mutex::default(),
+            left: 0,
         }
     }
 
@@ -121,13 +126,27 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<S> Place<S> {
+impl<S> Slot<S> {
+    /// Whose it is.
     pub(super) fn member(&self) -> &Arc<Member<S>> {
         &self.member
     }
+
+    /// The slot of a backend that was chosen, with its breaker's token, if there is one, and how
+    /// many backends are left.
+    pub(super) fn chosen(mut self, token: Option<Token>, left: usize) -> Self {
+        self.token = Mutex::new(token);
+        self.left = left;
+        self
+    }
+
+    /// The breaker's token, if there is one, for the first that asks.
+    pub(super) fn take_token(&self) -> Option<Token> {
+        lock(&self.token).take()
+    }
 }
 
-impl<S> Drop for Place<S> {
+impl<S> Drop for Slot<S> {
     fn drop(&mut self) {
         self.member.in_flight.fetch_sub(1, Ordering::Relaxed);
         let Some(model) = self.model.take() else {

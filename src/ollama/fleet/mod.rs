@@ -1,29 +1,32 @@
 //! The fleet: which backends there are, what each of them has, and who is asked next.
 //!
 //! One supervisor resolves the hosts and probes the backends; requests only read what it has found.
-//! The choice itself is a short critical section, so that two requests never see the same free place.
+//! The choice itself is a short critical section, so that two requests never see the same free slot.
 
 mod backend;
 mod catalogue;
 mod config;
 mod dispatch;
 mod member;
+mod permit;
 mod resolve;
 mod resting;
-mod slot;
 mod supervise;
 mod watch;
 
 use std::fmt;
+use std::future::Future;
 use std::num::NonZeroUsize;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::request::Parts;
 use http::response;
 use llamatower_layers::breaker::{Breaker, State};
 use llamatower_layers::llm_request::ModelName;
-use llamatower_layers::queue::{Entry, Permit, Queue};
+use llamatower_layers::queue::{self, Entry, Queue, Ticket};
 use llamatower_layers::retry::Attempts;
 use llamatower_layers::route::{Choice, ChoiceOf, Choose};
 use llamatower_layers::{LlmRequest, Record, RouteMatch};
@@ -31,9 +34,10 @@ use tokio::time::{Instant, timeout_at};
 
 pub use backend::{Backend, Installed, Unreachable};
 pub use config::{Dns, FleetConfig, ProbeClocks, QueueRules, Share};
-pub use dispatch::{BackendSlot, Class, Dispatcher};
+pub use dispatch::{Class, Dispatcher};
+pub use member::Slot;
+pub use permit::Permit;
 pub use resting::BackendsResting;
-pub use slot::Slot;
 pub use watch::{WatchLayer, Watched};
 
 use crate::client::Client;
@@ -172,21 +176,25 @@ impl<S> Fleet<S> {
         self.catalogue.ask_for_refresh();
     }
 
-    /// The service of one backend and a place there, for calls that go to a certain one: they do
-    /// not wait and need no slot.
-    fn take(&self, member: &Arc<Member<S>>, request: &Parts) -> Choice<S, Slot<S>>
+    /// The service of one backend and a slot there, for calls that go to a certain one: they do
+    /// not wait, whether a slot is free or not.
+    fn take(&self, member: &Arc<Member<S>>, request: &Parts) -> Choice<S, Permit<S>>
     where
         S: Clone,
     {
         note_choice(&member.backend, request);
         Choice {
             service: member.service.clone(),
-            slot: Slot::unqueued(member.take(None)),
+            slot: Permit::unqueued(member.take(None)),
         }
     }
 
-    /// The service of the backend that the queue has given a place at.
-    fn chosen(&self, permit: Permit<Dispatcher<S>>, request: &mut Parts) -> Choice<S, Box<Slot<S>>>
+    /// The service of the backend that the queue has given a slot of.
+    fn chosen(
+        &self,
+        permit: queue::Permit<Dispatcher<S>>,
+        request: &mut Parts,
+    ) -> Choice<S, Box<Permit<S>>>
     where
         S: Clone,
     {
@@ -201,12 +209,12 @@ impl<S> Fleet<S> {
         }
         Choice {
             service: member.service.clone(),
-            slot: Box::new(Slot::queued(permit)),
+            slot: Box::new(Permit::queued(permit)),
         }
     }
 
     /// The first backend of a host of the configuration.
-    pub fn take_at(&self, host: usize, request: &Parts) -> Option<Choice<S, Slot<S>>>
+    pub fn take_at(&self, host: usize, request: &Parts) -> Option<Choice<S, Permit<S>>>
     where
         S: Clone,
     {
@@ -220,7 +228,7 @@ impl<S> Fleet<S> {
         &self,
         model: &ModelName,
         request: &Parts,
-    ) -> Vec<Choice<S, Slot<S>>>
+    ) -> Vec<Choice<S, Permit<S>>>
     where
         S: Clone,
     {
@@ -243,11 +251,14 @@ impl<S> Fleet<S> {
 
     /// Waits for the catalogue to have heard of a model that it does not know: until every
     /// backend was probed once, or was asked again.
-    async fn look_for(&self, model: &ModelName) {
-        let patience = Instant::now() + self.config.clocks.timeout;
-        let _ = timeout_at(patience, self.catalogue.probed_once()).await;
-        if !self.has_holder(model) {
-            let _ = timeout_at(patience, self.catalogue.refreshed()).await;
+    fn look_for(&self, model: ModelName) -> impl Future<Output = ()> + use<S> {
+        let (catalogue, patience) = (self.catalogue.clone(), self.config.clocks.timeout);
+        async move {
+            let patience = Instant::now() + patience;
+            let _ = timeout_at(patience, catalogue.probed_once()).await;
+            if catalogue.members().holders(&model).is_empty() {
+                let _ = timeout_at(patience, catalogue.refreshed()).await;
+            }
         }
     }
 
@@ -281,47 +292,64 @@ impl<S> Fleet<S> {
     }
 }
 
+/// What a request waits for before a backend is asked. Most wait for nothing.
+#[derive(Default)]
+pub enum Wait<S> {
+    /// It has not begun.
+    #[default]
+    Begun,
+    /// For the catalogue to have heard of its model.
+    Model(Pin<Box<dyn Future<Output = ()> + Send>>),
+    /// For a slot, since it entered the queue.
+    Slot(Box<Ticket<Dispatcher<S>>>, Instant),
+}
+
 impl<S> Choose for Fleet<S>
 where
-    S: Clone + Send + Sync,
+    S: Clone + Send + Sync + 'static,
 {
     type Service = S;
-    type Slot = Box<Slot<S>>;
+    type Slot = Box<Permit<S>>;
+    type Wait = Wait<S>;
 
-    fn choose_now(&self, request: &mut Parts) -> Option<ChoiceOf<Self>> {
-        let class = self.class_of(request);
-        let is_known = class
-            .model
-            .as_ref()
-            .is_none_or(|model| self.has_holder(model));
-        if !is_known {
-            return None;
+    fn poll_choose(
+        &self,
+        wait: &mut Wait<S>,
+        request: &mut Parts,
+        cx: &mut Context<'_>,
+    ) -> Poll<ChoiceOf<Self>> {
+        let class = match wait {
+            Wait::Begun => {
+                let class = self.class_of(request);
+                let unknown = class.model.as_ref().filter(|model| !self.has_holder(model));
+                if let Some(model) = unknown {
+                    *wait = Wait::Model(Box::pin(self.look_for(model.clone())));
+                    return self.poll_choose(wait, request, cx);
+                }
+                class
+            }
+            Wait::Model(known) => {
+                ready!(known.as_mut().poll(cx));
+                self.class_of(request)
+            }
+            Wait::Slot(ticket, since) => {
+                let permit = ready!(Pin::new(ticket).poll(cx))?;
+                note_wait(request, since.elapsed());
+                return Poll::Ready(Ok(self.chosen(permit, request)));
+            }
+        };
+        let mut ticket = self.queue.enter(class, self.entry(request))?;
+        match Pin::new(&mut ticket).poll(cx) {
+            Poll::Ready(permit) => Poll::Ready(Ok(self.chosen(permit?, request))),
+            Poll::Pending => {
+                *wait = Wait::Slot(Box::new(ticket), Instant::now());
+                Poll::Pending
+            }
         }
-        let permit = self.queue.pass(class, self.entry(request)).transpose()?;
-        Some(permit.map(|permit| self.chosen(permit, request)))
     }
 
-    async fn choose(&self, request: &mut Parts) -> ChoiceOf<Self> {
-        let class = self.class_of(request);
-        if let Some(model) = &class.model
-            && !self.has_holder(model)
-        {
-            self.look_for(model).await;
-        }
-        let ticket = self.queue.enter(class, self.entry(request))?;
-        let entered = ticket.watch().map(|_| Instant::now());
-        let permit = ticket.await?;
-        if let Some(entered) = entered {
-            let wait = entered.elapsed();
-            Record::update_in(&request.extensions, |outcome| {
-                outcome.queued = Some(outcome.queued.unwrap_or_default() + wait);
-            });
-        }
-        Ok(self.chosen(permit, request))
-    }
-
-    fn answered(&self, slot: &mut Box<Slot<S>>, answer: &response::Parts) {
-        slot.answered(&answer.extensions);
+    fn answered(&self, permit: &mut Box<Permit<S>>, answer: &response::Parts) {
+        permit.answered(&answer.extensions);
     }
 }
 
@@ -355,6 +383,12 @@ fn note_choice(backend: &Backend, request: &Parts) {
     Record::update_in(&request.extensions, |outcome| {
         outcome.backend = Some(name.clone());
         outcome.attempts += 1;
+    });
+}
+
+fn note_wait(request: &Parts, wait: Duration) {
+    Record::update_in(&request.extensions, |outcome| {
+        outcome.queued = Some(outcome.queued.unwrap_or_default() + wait);
     });
 }
 

@@ -4,14 +4,17 @@ use std::borrow::Cow;
 use std::fmt;
 
 /// What is wrong with a body. The texts are Go's where Go has one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ScanError {
     /// There is nothing but white space.
+    #[error("missing request body")]
     Empty,
     /// The input breaks off within the value.
+    #[error("unexpected EOF")]
     UnexpectedEnd,
     /// A byte that cannot stand where it stands.
+    #[error("invalid character {} {place}", Quoted(*.byte))]
     InvalidCharacter {
         /// The byte.
         byte: u8,
@@ -19,15 +22,19 @@ pub enum ScanError {
         place: Cow<'static, str>,
     },
     /// Text that is not UTF-8.
+    #[error("the request body must be UTF-8")]
     InvalidUtf8,
     /// Arrays and objects nest too deep.
+    #[error("the request body nests deeper than {} levels", super::MAX_DEPTH)]
     TooDeep,
     /// The value is JSON, but no object.
+    #[error("the request body must be a JSON object, not {found}")]
     NotAnObject {
         /// What it is.
         found: &'static str,
     },
     /// A key's value is of another type than it must be.
+    #[error("{key:?} must be of type {expected}, not {found}")]
     WrongType {
         /// The key.
         key: &'static str,
@@ -38,52 +45,21 @@ pub enum ScanError {
     },
     /// A key that the gateway acts on stands twice, or in another case, so that two readers
     /// might understand two things.
+    #[error("the key {key:?} must stand once in the request, and in lower case")]
     AmbiguousKey {
         /// The key as it should be written.
         key: &'static str,
     },
     /// The model's name is none.
+    #[error("invalid model name")]
     InvalidModelName,
     /// The body is said to be zstd and is not.
+    #[error("failed to decompress zstd body")]
     InvalidZstd,
     /// The body is said to be a form and is not.
+    #[error("the request body is no multipart/form-data")]
     InvalidForm,
 }
-
-impl fmt::Display for ScanError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Empty => f.write_str("missing request body"),
-            Self::UnexpectedEnd => f.write_str("unexpected EOF"),
-            Self::InvalidCharacter { byte, place } => {
-                write!(f, "invalid character {} {place}", Quoted(*byte))
-            }
-            Self::InvalidUtf8 => f.write_str("the request body must be UTF-8"),
-            Self::TooDeep => write!(
-                f,
-                "the request body nests deeper than {} levels",
-                super::MAX_DEPTH
-            ),
-            Self::NotAnObject { found } => {
-                write!(f, "the request body must be a JSON object, not {found}")
-            }
-            Self::WrongType {
-                key,
-                found,
-                expected,
-            } => write!(f, "{key:?} must be of type {expected}, not {found}"),
-            Self::AmbiguousKey { key } => write!(
-                f,
-                "the key {key:?} must stand once in the request, and in lower case"
-            ),
-            Self::InvalidModelName => f.write_str("invalid model name"),
-            Self::InvalidZstd => f.write_str("failed to decompress zstd body"),
-            Self::InvalidForm => f.write_str("the request body is no multipart/form-data"),
-        }
-    }
-}
-
-impl std::error::Error for ScanError {}
 
 /// A byte as Go's JSON errors quote it: as the character of that number.
 struct Quoted(u8);

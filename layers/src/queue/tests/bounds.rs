@@ -35,19 +35,22 @@ async fn past_the_bound_it_is_refused_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_passes_takes_nothing_that_others_wait_for() {
+async fn a_request_that_comes_takes_nothing_that_others_wait_for() {
     let queue = queue(&[("a", 1)]);
-    let held = queue.pass("a", entry("ada")).unwrap().unwrap();
-    assert!(queue.pass("a", entry("ada")).unwrap().is_none());
+    let held = hold(&queue, "a");
     let mut waiting = enter(&queue, "a", entry("bob"));
     queue.dispatch().set("a", 2);
-    assert!(queue.pass("a", entry("ada")).unwrap().is_none());
-    assert_eq!(queue.waiting(), 1);
+    let mut late = enter(&queue, "a", entry("ada"));
+    assert!(is_served(&mut late).is_none());
+    assert_eq!(queue.waiting(), 2);
+    queue.slots_changed();
+    let bobs = is_served(&mut waiting);
+    assert!(bobs.is_some());
+    assert!(is_served(&mut late).is_none());
     drop(held);
-    assert!(is_served(&mut waiting).is_some());
-    assert!(queue.pass("a", entry("ada")).unwrap().is_some());
+    assert!(is_served(&mut late).is_some());
     queue.dispatch().remove("a");
-    assert!(queue.pass("a", entry("ada")).is_err());
+    assert!(queue.enter("a", entry("ada")).is_err());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,15 +1,15 @@
 //! What a request holds of a backend, to the end of its answer.
 
 use http::Extensions;
-use llamatower_layers::queue::Permit;
+use llamatower_layers::queue;
 use llamatower_layers::usage::UsageReport;
 
 use super::Dispatcher;
-use super::member::Place;
+use super::member::Slot;
 
-/// A place at a backend, given back when it is dropped, with what the request cost.
+/// A slot that a request holds, given back when it is dropped, with what the request cost.
 #[derive(Debug)]
-pub struct Slot<S> {
+pub struct Permit<S> {
     usage: Option<UsageReport>,
     held: Held<S>,
 }
@@ -18,15 +18,15 @@ pub struct Slot<S> {
 enum Held<S> {
     /// Taken when it is dropped.
     Queued {
-        permit: Option<Permit<Dispatcher<S>>>,
+        permit: Option<queue::Permit<Dispatcher<S>>>,
     },
     Unqueued {
-        _place: Place<S>,
+        _slot: Slot<S>,
     },
 }
 
-impl<S> Slot<S> {
-    pub(super) fn queued(permit: Permit<Dispatcher<S>>) -> Self {
+impl<S> Permit<S> {
+    pub(super) fn queued(permit: queue::Permit<Dispatcher<S>>) -> Self {
         Self {
             usage: None,
             held: Held::Queued {
@@ -35,10 +35,10 @@ impl<S> Slot<S> {
         }
     }
 
-    pub(super) fn unqueued(place: Place<S>) -> Self {
+    pub(super) fn unqueued(slot: Slot<S>) -> Self {
         Self {
             usage: None,
-            held: Held::Unqueued { _place: place },
+            held: Held::Unqueued { _slot: slot },
         }
     }
 
@@ -58,7 +58,7 @@ impl<S> Slot<S> {
     }
 }
 
-impl<S> Drop for Slot<S> {
+impl<S> Drop for Permit<S> {
     fn drop(&mut self) {
         let Some(cost) = self.cost() else { return };
         if let Held::Queued { permit } = &mut self.held
