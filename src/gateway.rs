@@ -165,6 +165,7 @@ fn fleet_config(settings: &Settings) -> FleetConfig {
             connect: settings.timeouts.connect,
         },
         dns: backends.dns.clone(),
+        access: backends.access.clone(),
         slots: backends.slots_of_each(),
         queue: settings.queue,
         breaker: settings.breaker,

@@ -177,13 +177,14 @@ where
         .map_request(clean_request)
         .map_response(clean_response)
         .map_request(hold_until_continue)
-        .service(Upstream::with_limits(
+        .service(Upstream::with_access(
             address.clone(),
             timeouts.connect,
             PoolLimits {
                 max_idle: settings.backends.pool_idle.get(),
                 idle_timeout: settings.backends.pool_idle_timeout,
             },
+            &settings.backends.access,
         ));
     AttemptService::new(stack)
 }

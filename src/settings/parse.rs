@@ -15,6 +15,7 @@ use llamatower_layers::token_limit::{Budget, Window};
 use super::{KeyLimits, Slots};
 
 use crate::edge::BasePath;
+use crate::ollama::upstream::{Address, Authorities, Authorization, has_user};
 
 /// Memory: so many bytes, or a share of the limit of the container or machine.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -76,18 +77,90 @@ pub(super) fn positive(text: &str) -> Result<NonZeroU32, String> {
         .map_err(|_| "it is no whole number above 0".to_owned())
 }
 
-pub(super) fn slots(text: &str) -> Result<Slots, String> {
+/// The servers, each once.
+pub(super) fn addresses(text: &str) -> Result<Vec<Address>, String> {
+    without_user(text)?;
+    let mut found: Vec<Address> = Vec::new();
+    for item in items(text) {
+        let address = item.parse().map_err(|error| format!("{error}"))?;
+        if !found.contains(&address) {
+            found.push(address);
+        }
+    }
+    match found.is_empty() {
+        true => Err("it names no server".to_owned()),
+        false => Ok(found),
+    }
+}
+
+/// A password in an address may hold commas: what has one is not cut, as a piece of it could be
+/// shown.
+fn without_user(text: &str) -> Result<(), String> {
+    match has_user(text) {
+        true => Err(
+            "an address must hold no user name and no password (an @ was found); \
+             LLAMATOWER_BACKEND_TOKENS takes them"
+                .to_owned(),
+        ),
+        false => Ok(()),
+    }
+}
+
+/// The servers that are called `name`, at least one.
+pub(super) fn called<'a>(servers: &'a [Address], name: &str) -> Result<Vec<&'a Address>, String> {
+    without_user(name)?;
+    match Address::called(servers, name.trim()) {
+        none if none.is_empty() => Err(format!("{name} is none of the servers in OLLAMA_URL")),
+        found => Ok(found),
+    }
+}
+
+pub(super) fn slots(text: &str, servers: &[Address]) -> Result<Slots, String> {
+    without_user(text)?;
     let mut slots = Slots::default();
     for item in items(text).filter(|item| *item != "off") {
         match item.split_once('=') {
             None => slots.others = Some(count(item)?),
-            Some((address, number)) => {
-                let address = address.trim().parse().map_err(|error| format!("{error}"))?;
-                slots.named.push((address, count(number.trim())?));
+            Some((name, number)) => {
+                let number = count(number.trim())?;
+                let named = called(servers, name)?.into_iter().cloned();
+                slots.named.extend(named.map(|address| (address, number)));
             }
         }
     }
     Ok(slots)
+}
+
+/// What each server is to be shown, as in `gpu-1=TOKEN, gpu-2:8080=basic USER:PASSWORD`.
+pub(super) fn tokens(
+    text: &str,
+    servers: &[Address],
+) -> Result<Vec<(Address, Authorization)>, String> {
+    let mut tokens: Vec<(Address, Authorization)> = Vec::new();
+    for (index, item) in items(text).enumerate() {
+        // What is no name of a server may be a token whose server was forgotten, and is not shown.
+        let parts = item.split_once('=').filter(|(name, token)| {
+            name.trim().parse::<Address>().is_ok() && !token.trim_matches(['=', ' ']).is_empty()
+        });
+        let (name, token) =
+            parts.ok_or_else(|| format!("item {} is not like gpu-1=TOKEN", index + 1))?;
+        let token: Authorization = token
+            .parse()
+            .map_err(|error| format!("the token for {name}: {error}"))?;
+        for server in called(servers, name.trim())? {
+            if tokens.iter().any(|(known, _)| known == server) {
+                return Err(format!("there are two tokens for {server}"));
+            }
+            tokens.push((server.clone(), token.clone()));
+        }
+    }
+    Ok(tokens)
+}
+
+/// The authorities in a file of certificates.
+pub(super) fn authorities(path: &str) -> Result<Authorities, String> {
+    let pem = std::fs::read(path).map_err(|error| format!("the file cannot be read: {error}"))?;
+    Authorities::from_pem(&pem).map_err(|error| format!("the file {error}"))
 }
 
 pub(super) fn number(text: &str) -> Result<f64, String> {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::edge::{ListenAddr, Origins};
 use crate::ollama::fleet::{Dns, QueueRules};
-use crate::ollama::upstream::Address;
+use crate::ollama::upstream::{Access, Address, has_user};
 use crate::telemetry::LogFormat;
 
 /// Reads one value after the other and collects what is wrong.
@@ -94,32 +94,17 @@ impl Reader {
     }
 
     fn backends(&mut self) -> Option<Backends> {
-        let addresses = self.parsed("backends.urls", |text| {
-            let mut found: Vec<Address> = Vec::new();
-            for item in items(text) {
-                let address = item.parse().map_err(|error| format!("{error}"))?;
-                if !found.contains(&address) {
-                    found.push(address);
-                }
-            }
-            match found.is_empty() {
-                true => Err("it names no server".to_owned()),
-                false => Ok(found),
-            }
-        });
+        let addresses = self.parsed("backends.urls", parse::addresses);
         let known = addresses.clone().unwrap_or_default();
         let management = self.parsed_or_default("backends.management", |text| {
-            let address: Address = text.parse().map_err(|error| format!("{error}"))?;
-            let place = known.iter().position(|known| *known == address);
-            place.ok_or_else(|| format!("{address} is none of the servers in OLLAMA_URL"))
+            let called = parse::called(&known, text)?;
+            Ok(known
+                .iter()
+                .position(|known| *known == *called[0])
+                .unwrap_or_default())
         });
-        let slots = self.parsed("backends.slots", |text| {
-            let slots = parse::slots(text)?;
-            match slots.named.iter().find(|(named, _)| !known.contains(named)) {
-                Some((named, _)) => Err(format!("{named} is none of the servers in OLLAMA_URL")),
-                None => Ok(slots),
-            }
-        });
+        let slots = self.parsed("backends.slots", |text| parse::slots(text, &known));
+        let access = self.access(&known);
         let default_model = self.parsed_or_default("backends.default_model", |text| {
             Ok(Some(Arc::<str>::from(text)))
         });
@@ -131,6 +116,7 @@ impl Reader {
             default_model: default_model?,
             management: management?,
             slots: slots?,
+            access: access?,
             extra_paths: extra_paths?,
             dns: Dns {
                 servers: self.parsed_or_default("backends.dns_servers", parse::dns_servers)?,
@@ -141,6 +127,26 @@ impl Reader {
             pool_idle: self.parsed("backends.pool_idle", parse::count)?,
             pool_idle_timeout: self.parsed("backends.pool_idle_timeout", parse::duration)?,
         })
+    }
+
+    fn access(&mut self, servers: &[Address]) -> Option<Access> {
+        let tokens = self.parsed_or_default("backends.tokens", |text| parse::tokens(text, servers));
+        let own = self.parsed_or_default("backends.ca_file", |path| {
+            parse::authorities(path).map(Some)
+        });
+        let (tokens, own) = (tokens?, own?);
+        let access = Access::new(tokens);
+        if own.is_none() && !servers.iter().any(Address::is_https) {
+            return Some(access);
+        }
+        let trust = own.unwrap_or_default().trust();
+        trust
+            .map(|trust| access.with_trust(trust))
+            .map_err(|error| {
+                self.problems
+                    .push(Problem::new("LLAMATOWER_BACKEND_CA_FILE", error));
+            })
+            .ok()
     }
 
     fn timeouts(&mut self) -> Option<Timeouts> {
@@ -301,7 +307,8 @@ fn problem(key: &str, text: &source::Text, reason: &str) -> Problem {
         true => text.source.clone(),
         false => format!("{key} in {}", text.source),
     };
-    let shown = match setting.form.is_secret() {
+    // An address with an @ may hold a password.
+    let shown = match setting.form.is_secret() || has_user(&text.value) {
         true => "its value is not shown".to_owned(),
         false => format!("it is {:?}", text.value),
     };

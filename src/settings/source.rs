@@ -104,7 +104,7 @@ fn merge_file(figment: Figment, file: &Path, problems: &mut Vec<Problem>) -> Fig
         Err(error) => {
             problems.push(Problem::new(
                 file.display(),
-                format!("it is no TOML: {error}"),
+                format!("it is no TOML: {}", without_quotations(&error.to_string())),
             ));
             return figment;
         }
@@ -120,6 +120,19 @@ fn merge_file(figment: Figment, file: &Path, problems: &mut Vec<Problem>) -> Fig
         path: file.to_owned(),
         data,
     })
+}
+
+/// An error without the lines of the file that it quotes: they may hold secrets.
+fn without_quotations(error: &str) -> String {
+    let is_quotation = |line: &&str| {
+        let line = line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
+        line.starts_with('|')
+    };
+    let lines = error.lines().map(str::trim);
+    let told: Vec<_> = lines
+        .filter(|line| !line.is_empty() && !is_quotation(line))
+        .collect();
+    told.join("; ")
 }
 
 struct File {

@@ -29,6 +29,10 @@ pub enum Form {
     List,
     /// Several secrets, with commas or line breaks.
     SecretList,
+    /// Secrets of servers, like `gpu-1=TOKEN`, with commas or line breaks.
+    ServerSecrets,
+    /// The path of a file.
+    File,
     /// A duration: seconds, or a text like `1m30s`.
     Duration,
     /// A duration, or `off`.
@@ -60,7 +64,7 @@ pub enum Form {
 impl Form {
     /// Whether the value is never shown.
     pub fn is_secret(self) -> bool {
-        matches!(self, Self::Secret | Self::SecretList)
+        matches!(self, Self::Secret | Self::SecretList | Self::ServerSecrets)
     }
 
     /// The form in a few words, for the reference and for errors.
@@ -70,6 +74,10 @@ impl Form {
             Self::Secret => "secret text",
             Self::List => "texts with commas",
             Self::SecretList => "secret texts with commas",
+            Self::ServerSecrets => {
+                "servers with secrets like gpu-1=TOKEN, gpu-2:8080=basic USER:PASSWORD"
+            }
+            Self::File => "the path of a file",
             Self::Duration => "a duration: seconds, or like 250ms, 2s, 1m30s",
             Self::OptionalDuration => "a duration: seconds, or like 250ms, 2s, 1m30s; or off",
             Self::Count => "a whole number above 0",
@@ -116,7 +124,11 @@ settings! {
     "listen.max_connections" "LLAMATOWER_MAX_CONNECTIONS" Count "16384"
         "Client connections open at a time; one more is answered 503 and closed. Raise it when `/metrics` shows connections refused."
     "backends.urls" "OLLAMA_URL" List "http://localhost:11434"
-        "The Ollama servers, one or several. A name stands for all of its addresses: a server each, found and lost as they come and go. Name all of them: a request goes to one that has its model."
+        "The Ollama servers, one or several, like `http://gpu-1:11434` or, over TLS and under a path, `https://gpu.example/ollama`. A name stands for all of its addresses: a server each, found and lost as they come and go. Name all of them: a request goes to one that has its model."
+    "backends.tokens" "LLAMATOWER_BACKEND_TOKENS" ServerSecrets ""
+        "What servers behind a proxy of their own want to be shown in `Authorization`, each `HOST[:PORT]=TOKEN` for a bearer token or `HOST[:PORT]=basic USER:PASSWORD`; with commas, or a line each. Basic is taken in base64 as well, for passwords with commas. Set it where a server answers 401 or 403 without."
+    "backends.ca_file" "LLAMATOWER_BACKEND_CA_FILE" File ""
+        "A file of certificates (PEM) of authorities whose word for `https` servers is taken besides that of the system's. Set it where the certificates of servers come from an authority of your own."
     "backends.default_model" "DEFAULT_OLLAMA_MODEL" Text ""
         "The model of an inference request that names none; without it such a request is the backend's to refuse. Set it for clients that send none."
     "backends.management" "LLAMATOWER_MANAGEMENT_BACKEND" Text ""

@@ -13,7 +13,7 @@ use llamatower_layers::token_limit::Budget;
 use super::{ExtraPath, Secret, SizeOrShare};
 use crate::edge::{BasePath, ListenAddr, Origins};
 use crate::ollama::fleet::{Dns, QueueRules, Share};
-use crate::ollama::upstream::Address;
+use crate::ollama::upstream::{Access, Address};
 use crate::telemetry::LogFormat;
 
 /// All settings, by the room they are for.
@@ -69,6 +69,8 @@ pub struct Backends {
     pub management: usize,
     /// How many requests a server is sent at a time for one model.
     pub slots: Slots,
+    /// What they are shown, and which certificates of theirs are trusted.
+    pub access: Access,
     /// Further paths.
     pub extra_paths: Vec<ExtraPath>,
     /// How the servers' names are resolved.
