@@ -85,21 +85,21 @@ where
                 let Some(connection) = place else {
                     return Poll::Ready(None);
                 };
-                let received = ready!(connection.poll_frame(incoming, cx));
-                let has_ended = match &received {
-                    Some(Err(_)) => {
-                        *place = None;
-                        false
+                let received = match ready!(connection.poll_frame(incoming, cx)) {
+                    Some(Ok(frame)) if !incoming.is_end_stream() => {
+                        return Poll::Ready(Some(Ok(frame)));
                     }
-                    Some(Ok(_)) => incoming.is_end_stream(),
-                    None => true,
+                    Some(Ok(frame)) => Some(Ok(frame)),
+                    None => None,
+                    Some(Err(error)) => {
+                        *place = None;
+                        Some(Err(broken(pool.address(), error)))
+                    }
                 };
-                if has_ended && let Some(connection) = place.take() {
+                if let Some(connection) = place.take() {
                     pool.check_in(connection);
                 }
-                Poll::Ready(
-                    received.map(|frame| frame.map_err(|error| broken(pool.address(), error))),
-                )
+                Poll::Ready(received)
             }
             Self::Tls { body, target } => {
                 let received = ready!(Pin::new(body).poll_frame(cx));
@@ -188,16 +188,13 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        let received = ready!(this.poll_received(cx));
-        if !this.is_lines {
-            return Poll::Ready(received);
-        }
-        Poll::Ready(received.map(|frame| {
-            frame.map(|frame| match frame.into_data() {
+        Poll::Ready(match ready!(this.poll_received(cx)) {
+            Some(Ok(frame)) if this.is_lines => Some(Ok(match frame.into_data() {
                 Ok(data) => Frame::data(this.join(data, cx)),
                 Err(other) => other,
-            })
-        }))
+            })),
+            received => received,
+        })
     }
 
     fn is_end_stream(&self) -> bool {

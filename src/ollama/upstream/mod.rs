@@ -149,9 +149,13 @@ where
 
     /// Where the backend is.
     pub fn address(&self) -> &Address {
+        &self.target().address
+    }
+
+    fn target(&self) -> &Target {
         match &self.0 {
-            Either::Plain(leaf) => &leaf.target().address,
-            Either::Tls(leaf) => &Leaf::<B>::target(&**leaf).address,
+            Either::Plain(leaf) => leaf.target(),
+            Either::Tls(leaf) => Leaf::<B>::target(&**leaf),
         }
     }
 
@@ -186,19 +190,11 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Asking<B> {
+    fn call(&mut self, mut request: Request<B>) -> Asking<B> {
+        self.target().prepare(&mut request);
         match &self.0 {
-            Either::Plain(leaf) => asking(leaf.clone(), request),
-            Either::Tls(leaf) => asking(leaf.clone(), request),
+            Either::Plain(leaf) => Box::pin(leaf.clone().ask(request)),
+            Either::Tls(leaf) => Box::pin(leaf.clone().ask(request)),
         }
     }
-}
-
-fn asking<L: Leaf<B>, B>(leaf: Arc<L>, mut request: Request<B>) -> Asking<B>
-where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    leaf.target().prepare(&mut request);
-    Box::pin(leaf.ask(request))
 }

@@ -37,8 +37,13 @@ impl Authorities {
     /// Neither has any, so that no server could be trusted.
     pub fn trust(self) -> Result<Trust, String> {
         let own = self.0.len();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let cannot = |error| format!("certificates of servers cannot be checked: {error}");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let cannot = |error| {
+            format!(
+                "certificates of servers cannot be checked ({error}): this system has no authorities \
+                 of its own (package ca-certificates), and no file names any"
+            )
+        };
         let verifier = Verifier::new_with_extra_roots(self.0, provider.clone()).map_err(cannot)?;
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
