@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin::Admin;
 use crate::edge::{BindError, Drained, Edge, EdgeConfig, ListenAddr, RequestBody, Shutdown};
 use crate::ollama::fleet::{Dns, Fleet, FleetConfig, ProbeClocks, QueueRules};
+use crate::ollama::upstream::Access;
 use crate::settings::{Breaking, Secret, Settings, SizeOrShare};
 use crate::stack::{self, Attempt, Handles};
 use crate::telemetry::Telemetry;
@@ -40,6 +41,7 @@ pub struct Gateway {
     telemetry: Arc<Telemetry>,
     endpoints: EndpointTable,
     keys: KeySet,
+    access: Access,
     public: Edge,
     admin: Option<Edge>,
 }
@@ -61,6 +63,7 @@ impl Gateway {
         };
         Ok(Self {
             keys: keys(settings)?,
+            access: access(settings)?,
             public: Edge::bind(public).await?,
             admin: match admin.listen.is_empty() {
                 true => None,
@@ -117,11 +120,11 @@ impl Gateway {
 
     fn fleet(&self) -> Arc<Fleet<Attempt<RequestBody>>> {
         let hosts = self.settings.backends.urls.clone();
-        let config = fleet_config(&self.settings);
-        let settings = self.settings.clone();
+        let config = fleet_config(&self.settings, &self.access);
+        let (settings, access) = (self.settings.clone(), self.access.clone());
         let propagation = self.telemetry.propagation();
         Arc::new(Fleet::new(hosts, config, move |backend, breaker| {
-            stack::attempt(&settings, backend, breaker, propagation)
+            stack::attempt(&settings, &access, backend, breaker, propagation)
         }))
     }
 
@@ -141,9 +144,8 @@ impl Gateway {
     }
 }
 
-fn fleet_config(settings: &Settings) -> FleetConfig {
+fn fleet_config(settings: &Settings, access: &Access) -> FleetConfig {
     let (backends, queue) = (&settings.backends, &settings.queue);
-    let slots = backends.urls.iter().map(|server| backends.slots.of(server));
     let shares = settings.limits.key_limits.iter();
     FleetConfig {
         clocks: ProbeClocks {
@@ -155,7 +157,8 @@ fn fleet_config(settings: &Settings) -> FleetConfig {
             servers: backends.dns_servers.clone(),
             min_ttl: backends.dns_min_ttl,
         },
-        slots: slots.collect(),
+        access: access.clone(),
+        slots: backends.slots_of_each(),
         queue: QueueRules {
             max_waiting: queue.max_waiting.get(),
             max_waiting_per_key: queue.max_waiting_per_key.map(NonZeroUsize::get),
@@ -218,6 +221,11 @@ fn keys(settings: &Settings) -> Result<KeySet, StartError> {
     let api = of("LLAMATOWER_API_KEYS", &settings.keys.api, Role::User)?;
     let admin = of("LLAMATOWER_ADMIN_KEYS", &settings.keys.admin, Role::Admin)?;
     Ok(api.merge(admin))
+}
+
+fn access(settings: &Settings) -> Result<Access, StartError> {
+    let access = settings.backends.access();
+    access.map_err(|error| StartError::Setting(format!("LLAMATOWER_BACKEND_CA_FILE: {error}")))
 }
 
 fn body_memory(settings: &Settings) -> MemoryBudget {

@@ -18,7 +18,7 @@ use crate::cli::{Arguments, Command, Exit};
 use crate::demo;
 use crate::edge::Shutdown;
 use crate::gateway::{Gateway, StartError};
-use crate::ollama::upstream::{Address, Upstream};
+use crate::ollama::upstream::{Address, Upstream, has_user};
 use crate::settings::{self, Loaded, Settings};
 use crate::telemetry::{LogOutput, Telemetry, TelemetryConfig};
 
@@ -172,7 +172,10 @@ async fn serve_gateway(settings: &Settings, telemetry: &Arc<Telemetry>) -> Resul
 fn healthcheck(url: &str) -> Exit {
     let Some((address, path)) = split(url) else {
         return complain(
-            format!("{url:?} is no URL like http://127.0.0.1:3000/health"),
+            match has_user(url) {
+                true => "what was given is no URL like http://127.0.0.1:3000/health".to_owned(),
+                false => format!("{url:?} is no URL like http://127.0.0.1:3000/health"),
+            },
             Exit::Failed,
         );
     };

@@ -46,7 +46,7 @@ use crate::client::Client;
 use crate::ollama::fleet::{Backend, Fleet, WatchLayer};
 use crate::ollama::hold::hold_until_continue;
 use crate::ollama::hygiene::{clean_request, clean_response};
-use crate::ollama::upstream::{ConnectFailed, PoolLimits, Upstream};
+use crate::ollama::upstream::{Access, ConnectFailed, PoolLimits, Upstream};
 use crate::ollama::{Attempt as AttemptService, Ollama};
 use crate::settings::{Cache, Limits, Settings};
 use crate::telemetry::{AttemptSpanLayer, Propagation, Telemetry, Upstream as UpstreamName, names};
@@ -156,6 +156,7 @@ where
 /// What belongs to one backend.
 pub fn attempt<B>(
     settings: &Settings,
+    access: &Access,
     backend: &Arc<Backend>,
     breaker: &Breaker,
     propagation: Propagation,
@@ -194,13 +195,14 @@ where
         .map_response(clean_response)
         .layer(SetSensitiveResponseHeadersLayer::new([SET_COOKIE]))
         .map_request(hold_until_continue)
-        .service(Upstream::with_limits(
+        .service(Upstream::with_access(
             address.clone(),
             timeouts.connect,
             PoolLimits {
                 max_idle: settings.backends.pool_idle.get(),
                 idle_timeout: settings.backends.pool_idle_timeout,
             },
+            access,
         ));
     AttemptService::new(stack)
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use llamatower::ollama::fleet::{Backend, Fleet, FleetConfig};
+use llamatower::ollama::upstream::Access;
 use llamatower::settings::Settings;
 use llamatower::stack::{self, Attempt, Handles};
 use llamatower::telemetry::{Telemetry, TelemetryConfig};
@@ -126,9 +127,11 @@ async fn a_cookie_that_a_backend_sets_is_not_shown_by_debug() {
     let backend = Backend::new(
         address.parse().expect("an address"),
         Duration::from_secs(10),
+        &Access::default(),
     );
     let attempt = stack::attempt::<Full<Bytes>>(
         &settings.settings,
+        &Access::default(),
         &Arc::new(backend),
         &Breaker::new(BreakerPolicy::default()),
         telemetry.propagation(),

@@ -21,6 +21,7 @@ mod parse;
 mod reader;
 mod report;
 mod secret;
+mod servers;
 mod setting;
 mod source;
 mod table;
@@ -36,7 +37,7 @@ pub use table::{
     Backends, Breaking, Cache, Keys, Limits, Listen, Queue, Retry, Runtime, SETTINGS, Settings,
     Telemetry, Timeouts,
 };
-pub use values::{ExtraPath, KeyLimits, SizeOrShare, Slots};
+pub use values::{ExtraPath, KeyLimits, ServerName, SizeOrShare, Slots};
 
 use reader::Reader;
 use source::Texts;
@@ -90,30 +91,6 @@ impl Settings {
             format!("{name} is no setting and does nothing; did you mean {like}?")
         };
         unknown.map(warning).collect()
-    }
-}
-
-impl Backends {
-    /// Which of the servers manages models, as an index.
-    pub fn management_host(&self) -> usize {
-        let is_meant = |server: &_| Some(server) == self.management.as_ref();
-        self.urls.iter().position(is_meant).unwrap_or(0)
-    }
-
-    /// Servers that are named elsewhere are among those that are asked.
-    fn check(&self, reader: &mut Reader) {
-        let manages = self
-            .management
-            .iter()
-            .map(|server| ("backends.management", server));
-        let named = self.slots.named.iter();
-        let named = named.map(|(server, _)| ("backends.slots", server));
-        for (key, server) in manages.chain(named) {
-            if !self.urls.contains(server) {
-                let reason = format!("{server} is none of the servers in OLLAMA_URL");
-                reader.wrong(key, &reason);
-            }
-        }
     }
 }
 

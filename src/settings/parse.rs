@@ -16,9 +16,9 @@ use llamatower_layers::rate_limit::Quota;
 use llamatower_layers::token_limit::{Budget, Window};
 
 use super::secret::Secret;
-use super::values::{ExtraPath, KeyLimits, SizeOrShare, Slots};
+use super::values::{ExtraPath, KeyLimits, ServerName, SizeOrShare, Slots};
 use crate::edge::{ListenAddr, Origins};
-use crate::ollama::upstream::Address;
+use crate::ollama::upstream::{Address, Authorities, Authorization, has_user};
 use crate::telemetry::LogFormat;
 
 /// A value, or what is wrong with its text.
@@ -186,13 +186,12 @@ pub(super) fn token_budget(text: &str) -> Parsed<Budget> {
 }
 
 pub(super) fn slots(text: &str) -> Parsed<Slots> {
+    without_user(text)?;
     let mut slots = Slots::default();
     for item in items(text).filter(|item| *item != "off") {
         match item.split_once('=') {
             None => slots.others = Some(count(item)?),
-            Some((address, number)) => {
-                slots.named.push((plain(address.trim())?, count(number)?));
-            }
+            Some((name, number)) => slots.named.push((server_name(name)?, count(number)?)),
         }
     }
     Ok(slots)
@@ -237,7 +236,9 @@ pub(super) fn addresses(text: &str) -> Parsed<Vec<ListenAddr>> {
     }
 }
 
+/// The servers, each once.
 pub(super) fn backends(text: &str) -> Parsed<Vec<Address>> {
+    without_user(text)?;
     let mut found: Vec<Address> = Vec::new();
     for item in items(text) {
         let address = plain(item)?;
@@ -249,6 +250,46 @@ pub(super) fn backends(text: &str) -> Parsed<Vec<Address>> {
         true => Err("it names no server".to_owned()),
         false => Ok(found),
     }
+}
+
+/// A password in an address may hold commas: what has one is not cut, as a piece of it could be
+/// shown.
+fn without_user(text: &str) -> Parsed<()> {
+    match has_user(text) {
+        true => Err(
+            "an address must hold no user name and no password (an @ was found); \
+             LLAMATOWER_BACKEND_TOKENS takes them"
+                .to_owned(),
+        ),
+        false => Ok(()),
+    }
+}
+
+/// What a server is called by; which one that is, is found when all settings are read.
+pub(super) fn server_name(text: &str) -> Parsed<ServerName> {
+    without_user(text)?;
+    Ok(text.trim().into())
+}
+
+/// What each server is to be shown, as in `gpu-1=TOKEN, gpu-2:8080=basic USER:PASSWORD`.
+pub(super) fn tokens(text: &str) -> Parsed<Vec<(ServerName, Authorization)>> {
+    let token = |(index, item): (usize, &str)| {
+        // What is no name of a server may be a token whose server was forgotten, and is not shown.
+        let parts = item.split_once('=').filter(|(name, token)| {
+            plain::<Address>(name).is_ok() && !token.trim_matches(['=', ' ']).is_empty()
+        });
+        let (name, token) = parts.ok_or(format!("item {} is not like gpu-1=TOKEN", index + 1))?;
+        let name = server_name(name)?;
+        let token = plain(token).map_err(|reason| format!("the token for {name}: {reason}"))?;
+        Ok((name, token))
+    };
+    items(text).enumerate().map(token).collect()
+}
+
+/// The authorities in a file of certificates.
+pub(super) fn authorities(path: &str) -> Parsed<Authorities> {
+    let pem = std::fs::read(path).map_err(|error| format!("the file cannot be read: {error}"))?;
+    Authorities::from_pem(&pem).map_err(|error| format!("the file {error}"))
 }
 
 pub(super) fn origins(text: &str) -> Parsed<Origins> {

@@ -3,6 +3,7 @@
 use super::error::Problem;
 use super::parse::Parsed;
 use super::source::{Text, Texts};
+use crate::ollama::upstream::has_user;
 
 /// Reads one value after the other and collects what is wrong.
 pub(super) struct Reader {
@@ -43,7 +44,8 @@ fn problem(text: &Text, reason: &str) -> Problem {
         true => text.source.clone(),
         false => format!("{} in {}", setting.key, text.source),
     };
-    let shown = match setting.form.is_secret() {
+    // An address with an @ may hold a password.
+    let shown = match setting.form.is_secret() || has_user(&text.value) {
         true => "its value is not shown".to_owned(),
         false => format!("it is {:?}", text.value),
     };

@@ -26,6 +26,10 @@ pub enum Form {
     List,
     /// Several secrets, with commas or line breaks.
     SecretList,
+    /// Secrets of servers, like `gpu-1=TOKEN`, with commas or line breaks.
+    ServerSecrets,
+    /// The path of a file.
+    File,
     /// A duration: seconds, or a text like `1m30s`.
     Duration,
     /// A duration, or `off`.
@@ -57,7 +61,7 @@ pub enum Form {
 impl Form {
     /// Whether the value is never shown.
     pub fn is_secret(self) -> bool {
-        matches!(self, Self::Secret | Self::SecretList)
+        matches!(self, Self::Secret | Self::SecretList | Self::ServerSecrets)
     }
 
     /// The form in a few words, for the reference and for errors.
@@ -67,6 +71,10 @@ impl Form {
             Self::Secret => "secret text",
             Self::List => "texts with commas",
             Self::SecretList => "secret texts with commas",
+            Self::ServerSecrets => {
+                "servers with secrets like gpu-1=TOKEN, gpu-2:8080=basic USER:PASSWORD"
+            }
+            Self::File => "the path of a file",
             Self::Duration => "a duration: seconds, or like 250ms, 2s, 1m30s",
             Self::OptionalDuration => "a duration: seconds, or like 250ms, 2s, 1m30s; or off",
             Self::Count => "a whole number above 0",

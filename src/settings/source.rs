@@ -90,7 +90,7 @@ fn read(file: &Path, settings: &[Setting], problems: &mut Vec<Problem>) -> Table
     let text = std::fs::read_to_string(file).map_err(|error| format!("it cannot be read: {error}"));
     let table = text.and_then(|text| {
         let table: Result<Table, _> = text.parse();
-        table.map_err(|error| format!("it is no TOML: {error}"))
+        table.map_err(|error| format!("it is no TOML: {}", without_quotations(&error.to_string())))
     });
     let table = table.unwrap_or_else(|reason| {
         problems.push(Problem::new(&path, reason));
@@ -104,6 +104,19 @@ fn read(file: &Path, settings: &[Setting], problems: &mut Vec<Problem>) -> Table
         }
     }
     table
+}
+
+/// An error without the lines of the file that it quotes: they may hold secrets.
+fn without_quotations(error: &str) -> String {
+    let is_quotation = |line: &&str| {
+        let line = line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
+        line.starts_with('|')
+    };
+    let lines = error.lines().map(str::trim);
+    let told: Vec<_> = lines
+        .filter(|line| !line.is_empty() && !is_quotation(line))
+        .collect();
+    told.join("; ")
 }
 
 fn leaves(table: &Table) -> Vec<String> {

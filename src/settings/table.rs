@@ -17,9 +17,9 @@ use super::parse::*;
 use super::reader::Reader;
 use super::secret::Secret;
 use super::setting::{Form, Setting};
-use super::values::{ExtraPath, KeyLimits, SizeOrShare, Slots};
+use super::values::{ExtraPath, KeyLimits, ServerName, SizeOrShare, Slots};
 use crate::edge::{BasePath, ListenAddr, Origins};
-use crate::ollama::upstream::Address;
+use crate::ollama::upstream::{Address, Authorities, Authorization};
 use crate::telemetry::LogFormat;
 
 /// A row is `field: type = parser, "VARIABLE" Form "default" "what it does"`; it stands for the key
@@ -88,10 +88,14 @@ settings! {
     /// Who is asked.
     backends: Backends {
         urls: Vec<Address> = backends, "OLLAMA_URL" List "http://localhost:11434"
-            "The Ollama servers, one or several. A name stands for all of its addresses: a server each, found and lost as they come and go. Name all of them: a request goes to one that has its model."
+            "The Ollama servers, one or several, like `http://gpu-1:11434` or, over TLS and under a path, `https://gpu.example/ollama`. A name stands for all of its addresses: a server each, found and lost as they come and go. Name all of them: a request goes to one that has its model."
+        tokens: Vec<(ServerName, Authorization)> = tokens, "LLAMATOWER_BACKEND_TOKENS" ServerSecrets ""
+            "What servers behind a proxy of their own want to be shown in `Authorization`, each `HOST[:PORT]=TOKEN` for a bearer token or `HOST[:PORT]=basic USER:PASSWORD`; with commas, or a line each. Basic is taken in base64 as well, for passwords with commas. Set it where a server answers 401 or 403 without."
+        ca_file: Option<Authorities> = optional(authorities), "LLAMATOWER_BACKEND_CA_FILE" File ""
+            "A file of certificates (PEM) of authorities whose word for `https` servers is taken besides that of the system's. Set it where the certificates of servers come from an authority of your own."
         default_model: Option<Arc<str>> = optional(text), "DEFAULT_OLLAMA_MODEL" Text ""
             "The model of an inference request that names none; without it such a request is the backend's to refuse. Set it for clients that send none."
-        management: Option<Address> = optional(plain), "LLAMATOWER_MANAGEMENT_BACKEND" Text ""
+        management: Option<ServerName> = optional(server_name), "LLAMATOWER_MANAGEMENT_BACKEND" Text ""
             "Which of the servers pulls, creates, copies and deletes models; the first if not set. Set it to the server where models are kept."
         slots: Slots = or_off(slots), "LLAMATOWER_SLOTS" Slots "off"
             "How many requests a server is sent at a time for one model, as in its `OLLAMA_NUM_PARALLEL`; further ones wait in the gateway, where they are ordered, bounded and seen. `4` for all servers, `gpu-1:11434=4` for one, several with commas. Set it where one busy model delays the others."

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::*;
@@ -22,6 +23,17 @@ fn load_file(text: &str, environment: &[(&str, &str)]) -> Result<Loaded, Setting
 
 const DIGEST: &str = "ada=sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
 
+/// A file with the certificate of an authority, and its path.
+static CA_FILE: LazyLock<(tempfile::NamedTempFile, String)> = LazyLock::new(|| {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let authority = rcgen::CertificateParams::default().self_signed(&key);
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let pem = authority.expect("a certificate").pem();
+    file.write_all(pem.as_bytes()).expect("it can be written");
+    let path = file.path().to_str().expect("a plain path").to_owned();
+    (file, path)
+});
+
 /// A sound value that is not the default, for each form.
 fn another_value(setting: &Setting) -> &'static str {
     match (setting.key, setting.form) {
@@ -30,13 +42,15 @@ fn another_value(setting: &Setting) -> &'static str {
         ("listen.base_path", _) => "/ollama",
         ("listen.origins", _) => "https://chat.example",
         ("backends.management", _) => "localhost:11434",
+        ("backends.ca_file", _) => &CA_FILE.1,
         ("backends.extra_paths", _) => "POST /api/rerank",
         ("backends.dns_servers", _) => "10.0.0.2:53, [::1]:8600",
         ("limits.time_zone", _) => "Europe/Zurich",
         ("telemetry.log_format", _) => "json",
         ("runtime.worker_threads", _) => "3",
-        (_, Form::Text | Form::Secret | Form::List) => "other",
+        (_, Form::Text | Form::File | Form::Secret | Form::List) => "other",
         (_, Form::SecretList) => DIGEST,
+        (_, Form::ServerSecrets) => "localhost=hunter2",
         (_, Form::Duration | Form::OptionalDuration) => "7m",
         (_, Form::Count) => "7",
         (_, Form::Number) => "0.7",
@@ -55,7 +69,7 @@ fn bad_value(setting: &Setting) -> Option<&'static str> {
     match (setting.key, setting.form) {
         ("listen.public" | "listen.admin", _) => Some("nowhere"),
         ("listen.base_path", _) => Some("no-slash"),
-        ("backends.urls", _) => Some("https://gpu"),
+        ("backends.urls", _) => Some("ftp://gpu"),
         ("backends.management", _) => Some("elsewhere:1"),
         ("backends.extra_paths", _) => Some("POST /api/../x"),
         ("backends.dns_servers", _) => Some("dns.example"),
@@ -170,6 +184,99 @@ fn a_secret_can_be_a_file_and_is_never_shown() {
         missing.contains("GROQ_API_KEY_FILE") && missing.contains("/no/such/file"),
         "{missing}"
     );
+}
+
+#[test]
+fn an_address_with_a_password_is_refused_and_shown_nowhere() {
+    for variable in [
+        "OLLAMA_URL",
+        "LLAMATOWER_MANAGEMENT_BACKEND",
+        "LLAMATOWER_SLOTS",
+    ] {
+        for password in [
+            "http://u:hunter2@gpu",
+            "http://u:hunter2,hunter2@gpu",
+            "hunter2@gpu=4",
+        ] {
+            let error = load(&[(variable, password)]).expect_err("a password");
+            for told in [error.to_string(), format!("{error:?}")] {
+                assert!(!told.contains("hunter2"), "{told}");
+                assert!(told.contains("LLAMATOWER_BACKEND_TOKENS"), "{told}");
+            }
+        }
+    }
+    for file in [
+        "[backends]\nurls = \"http://u:hunter2@gpu\"\n",
+        "[backends]\nurls = [\"gpu-1\", \"http://u:hunter2@gpu\"]\n",
+        "[backends]\nurls = http://u:hunter2@gpu\n",
+        "[keys]\ngroq = hunter2\n",
+        "[backends]\ntokens = [\"gpu=hunter2\n",
+    ] {
+        let error = load_file(file, &[]).expect_err(file).to_string();
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
+fn a_token_is_for_one_of_the_servers_and_is_never_shown() {
+    let servers = ("OLLAMA_URL", "gpu-1, https://gpu.example/ollama");
+    let tokens = "gpu-1 = basic ada:hunter2, gpu.example:443=hunter2";
+    let loaded = load(&[servers, ("LLAMATOWER_BACKEND_TOKENS", tokens)]).expect("sound");
+    assert!(!format!("{loaded:?}").contains("hunter2"));
+    for (tokens, named) in [
+        ("gpu-9=hunter2", "gpu-9 is none of the servers"),
+        ("gpu-1:1=hunter2", "gpu-1:1 is none of the servers"),
+        ("gpu-1=a, gpu-1:11434=hunter2", "two tokens for gpu-1:11434"),
+        ("gpu-1=digest hunter2", "the token for gpu-1"),
+        ("gpu-1=", "item 1 is not like"),
+        ("gpu-1=a, hunter2", "item 2 is not like"),
+        ("hunter2==", "item 1 is not like"),
+        ("basic ada:hunter2=", "item 1 is not like"),
+        ("https://ada:hunter2@gpu-1=a", "item 1 is not like"),
+    ] {
+        let error = load(&[servers, ("LLAMATOWER_BACKEND_TOKENS", tokens)]);
+        let error = error.expect_err(tokens).to_string();
+        assert!(error.contains("LLAMATOWER_BACKEND_TOKENS"), "{error}");
+        assert!(error.contains(named), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
+fn servers_are_named_by_their_addresses_or_by_host_and_port() {
+    let servers = ("OLLAMA_URL", "gpu-1, https://gpu.example/ollama");
+    for name in [
+        "https://gpu.example/ollama",
+        "gpu.example:443",
+        "gpu.example",
+    ] {
+        let slots = format!("2, {name}=4");
+        let loaded = load(&[
+            servers,
+            ("LLAMATOWER_MANAGEMENT_BACKEND", name),
+            ("LLAMATOWER_SLOTS", &slots),
+        ]);
+        let backends = loaded.expect(name).settings.backends;
+        assert_eq!(backends.management_host(), 1);
+        let slots = backends.slots_of_each().into_iter().flatten();
+        assert_eq!(slots.map(|slots| slots.get()).collect::<Vec<_>>(), [2, 4]);
+    }
+}
+
+#[test]
+fn a_file_of_authorities_that_cannot_be_used_is_named_with_its_setting() {
+    let mut empty = tempfile::NamedTempFile::new().expect("a temporary file");
+    writeln!(empty, "no certificate").expect("it can be written");
+    let empty = empty.path().to_str().expect("a plain path");
+    for (path, reason) in [
+        ("/no/such/file", "cannot be read"),
+        (empty, "no certificate"),
+    ] {
+        let error = load(&[("LLAMATOWER_BACKEND_CA_FILE", path)]);
+        let error = error.expect_err(path).to_string();
+        assert!(error.contains("LLAMATOWER_BACKEND_CA_FILE"), "{error}");
+        assert!(error.contains(path) && error.contains(reason), "{error}");
+    }
 }
 
 #[test]

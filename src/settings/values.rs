@@ -1,13 +1,13 @@
 //! Values that have no other home.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use http::Method;
 use llamatower_layers::rate_limit::Quota;
 use llamatower_layers::token_limit::Budget;
 
 use crate::ollama::fleet::Share;
-use crate::ollama::upstream::Address;
 
 /// Memory: so many bytes, or a share of the limit of the container or machine.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,22 +27,18 @@ pub struct ExtraPath {
     pub path: String,
 }
 
+/// What one or several of the servers are called by, see [`Address::called`].
+///
+/// [`Address::called`]: crate::ollama::upstream::Address::called
+pub type ServerName = Arc<str>;
+
 /// How many requests a server is sent at a time for one model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Slots {
     /// Those of the servers that are not named; as many as come if not set.
     pub others: Option<NonZeroUsize>,
     /// Those of the servers that are.
-    pub named: Vec<(Address, NonZeroUsize)>,
-}
-
-impl Slots {
-    /// Those of one server.
-    pub fn of(&self, address: &Address) -> Option<NonZeroUsize> {
-        let mut named = self.named.iter();
-        let own = named.find(|(named, _)| named == address);
-        own.map(|(_, slots)| *slots).or(self.others)
-    }
+    pub named: Vec<(ServerName, NonZeroUsize)>,
 }
 
 /// What one key has instead of what most have.

@@ -32,6 +32,22 @@ async fn a_wrong_setting_ends_the_program_with_2_and_names_its_variable() {
 }
 
 #[tokio::test]
+async fn a_password_in_an_address_ends_the_program_with_2_and_is_shown_nowhere() {
+    let with_password = ("OLLAMA_URL", "https://ada:hunter2@gpu.example");
+    for arguments in [&[][..], &["check"]] {
+        let exited = run(arguments, &[with_password]).await;
+        assert_eq!(exited.code, Some(2));
+        assert!(exited.stderr.contains("OLLAMA_URL"), "{}", exited.stderr);
+        assert!(!exited.stderr.contains("hunter2"), "{}", exited.stderr);
+        assert!(!exited.stdout.contains("hunter2"), "{}", exited.stdout);
+    }
+    let token = ("LLAMATOWER_BACKEND_TOKENS", "localhost=basic ada:hunter2");
+    let checked = run(&["check"], &[token]).await;
+    assert_eq!(checked.code, Some(0), "{}", checked.stderr);
+    assert!(!checked.stdout.contains("hunter2") && !checked.stdout.contains("YWRh"));
+}
+
+#[tokio::test]
 async fn a_file_of_settings_that_cannot_be_read_ends_the_program_with_2_and_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let garbled = folder.path().join("garbled.toml");

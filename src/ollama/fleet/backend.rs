@@ -14,7 +14,7 @@ use serde::Deserialize;
 use tokio::sync::Notify;
 use tower::ServiceExt;
 
-use crate::ollama::upstream::{Address, PoolLimits, Upstream};
+use crate::ollama::upstream::{Access, Address, PoolLimits, Upstream};
 
 /// A list of a thousand models is some 500 kB.
 const MAX_PAGE_BYTES: usize = 64 * 1024 * 1024;
@@ -36,30 +36,38 @@ pub struct Backend {
     /// Apart from the connections of requests, so that a probe never waits behind them.
     own_questions: Upstream<Empty<Bytes>>,
     is_up: AtomicBool,
+    /// Whether the last probe failed, which is told once.
+    probe_failed: AtomicBool,
     refused: Notify,
 }
 
 impl Backend {
     /// The backend at `address`; it counts as up until something says otherwise.
-    pub fn new(address: Address, connect_timeout: Duration) -> Self {
-        Self::with_state(address, connect_timeout, true)
+    pub fn new(address: Address, connect_timeout: Duration, access: &Access) -> Self {
+        Self::with_state(address, connect_timeout, access, true)
     }
 
     /// The backend at `address`; it counts as down until it answers a probe.
-    pub fn unproven(address: Address, connect_timeout: Duration) -> Self {
-        Self::with_state(address, connect_timeout, false)
+    pub fn unproven(address: Address, connect_timeout: Duration, access: &Access) -> Self {
+        Self::with_state(address, connect_timeout, access, false)
     }
 
-    fn with_state(address: Address, connect_timeout: Duration, is_up: bool) -> Self {
+    fn with_state(
+        address: Address,
+        connect_timeout: Duration,
+        access: &Access,
+        is_up: bool,
+    ) -> Self {
         let limits = PoolLimits {
             max_idle: 2,
             ..PoolLimits::default()
         };
         Self {
             name: address.to_string().into(),
-            own_questions: Upstream::with_limits(address.clone(), connect_timeout, limits),
+            own_questions: Upstream::with_access(address.clone(), connect_timeout, limits, access),
             address,
             is_up: AtomicBool::new(is_up),
+            probe_failed: AtomicBool::new(false),
             refused: Notify::new(),
         }
     }
@@ -111,7 +119,15 @@ impl Backend {
     pub async fn page(&self, path: &'static str, limit: Duration) -> Result<Bytes, Unreachable> {
         match tokio::time::timeout(limit, self.fetch(path)).await {
             Ok(Ok((StatusCode::OK, page))) => Ok(page),
-            Ok(Ok((status, _))) => Err(self.unreachable(format!("{path} answered {status}"))),
+            Ok(Ok((status, _))) => {
+                let advice = match status {
+                    StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                        "; its token in LLAMATOWER_BACKEND_TOKENS is wrong or missing"
+                    }
+                    _ => "",
+                };
+                Err(self.unreachable(format!("{path} answered {status}{advice}")))
+            }
             Ok(Err(error)) => Err(self.unreachable(error)),
             Err(_) => Err(self.unreachable(format!("{path} gave no answer within {limit:?}"))),
         }
@@ -135,8 +151,13 @@ impl Backend {
     /// It gave no list in time.
     pub async fn probe(&self, limit: Duration) -> Result<Vec<Installed>, Unreachable> {
         let found = self.models("/api/tags", limit).await;
-        if let Err(error) = &found {
-            tracing::debug!(backend = %self.name, %error, "a probe failed");
+        let failed_before = self.probe_failed.swap(found.is_err(), Ordering::Relaxed);
+        match &found {
+            Err(error) if failed_before => {
+                tracing::debug!(backend = %self.name, %error, "a probe failed");
+            }
+            Err(error) => tracing::warn!(backend = %self.name, %error, "a probe failed"),
+            Ok(_) => {}
         }
         self.note(found.is_ok());
         self.own_questions.prune();

@@ -11,6 +11,7 @@ use llamatower_layers::queue::{Priority, Queue};
 
 use super::Dispatcher;
 use crate::client::Client;
+use crate::ollama::upstream::Access;
 
 /// How a fleet is run.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +20,8 @@ pub struct FleetConfig {
     pub clocks: ProbeClocks,
     /// How names of hosts are resolved.
     pub dns: Dns,
+    /// What servers are shown, and which certificates of theirs are trusted.
+    pub access: Access,
     /// For each host, how many requests it is sent at a time for one model.
     pub slots: Vec<Option<NonZeroUsize>>,
     /// Who may wait for a slot.

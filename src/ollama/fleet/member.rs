@@ -171,10 +171,15 @@ pub(super) mod tests {
     use llamatower_layers::breaker::BreakerPolicy;
 
     use super::*;
+    use crate::ollama::upstream::Access;
 
     /// A member that is asked by nothing; no slots are counted if there are 0.
     pub(in super::super) fn member(address: &str, slots: usize) -> Arc<Member<()>> {
-        let backend = Backend::new(address.parse().unwrap(), Duration::from_secs(1));
+        let backend = Backend::new(
+            address.parse().unwrap(),
+            Duration::from_secs(1),
+            &Access::default(),
+        );
         let breaker = Breaker::new(BreakerPolicy::default());
         let slots = NonZeroUsize::new(slots);
         Arc::new(Member::new(Arc::new(backend), breaker, (), slots))

@@ -99,7 +99,7 @@ impl<S> Fleet<S> {
     ) -> Self {
         let make_service: Box<MakeService<S>> = Box::new(make_service);
         let members = hosts.iter().enumerate().map(|(host, address)| {
-            let backend = Backend::new(address.clone(), config.clocks.connect);
+            let backend = Backend::new(address.clone(), config.clocks.connect, &config.access);
             let member = new_member(host, backend, &config, &*make_service);
             vec![Arc::new(member)]
         });
@@ -116,7 +116,7 @@ impl<S> Fleet<S> {
 
     /// A backend that has just been found at one of the hosts.
     fn unproven_member(&self, host: usize, address: Address) -> Arc<Member<S>> {
-        let backend = Backend::unproven(address, self.config.clocks.connect);
+        let backend = Backend::unproven(address, self.config.clocks.connect, &self.config.access);
         let member = new_member(host, backend, &self.config, &*self.make_service);
         Arc::new(member)
     }

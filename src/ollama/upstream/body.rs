@@ -12,8 +12,9 @@ use llamatower_layers::frames::Framing;
 use llamatower_layers::{BoxError, Failure};
 
 use super::connection::Connection;
-use super::error::AnswerBroken;
+use super::hop::Target;
 use super::pool::Pool;
+use super::{Address, AnswerBroken};
 
 /// Lines that are ready together are joined up to this many bytes.
 const MOST_JOINED: usize = 64 * 1024;
@@ -26,9 +27,7 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError>,
 {
-    incoming: Incoming,
-    connection: Option<Connection<B>>,
-    pool: Arc<Pool<B>>,
+    source: Source<B>,
     /// Lines tell by themselves where they end: those that came together are one frame. Other
     /// chunks stay what they were, since some clients take a chunk for an event.
     is_lines: bool,
@@ -36,46 +35,117 @@ where
     next: Option<Received>,
 }
 
-type Received = Option<Result<Frame<Bytes>, hyper::Error>>;
+type Received = Option<Result<Frame<Bytes>, BoxError>>;
+
+/// What gives the frames, for each leaf.
+#[derive(Debug)]
+pub(super) enum Source<B: Body + 'static> {
+    Plain {
+        incoming: Incoming,
+        connection: Option<Connection<B>>,
+        pool: Arc<Pool<B>>,
+    },
+    Tls {
+        body: reqwest::Body,
+        target: Arc<Target>,
+    },
+}
+
+impl<B> Source<B>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<BoxError>,
+{
+    pub(super) fn plain(incoming: Incoming, connection: Connection<B>, pool: Arc<Pool<B>>) -> Self {
+        let connection = match incoming.is_end_stream() {
+            false => Some(connection),
+            true => {
+                pool.check_in(connection);
+                None
+            }
+        };
+        Self::Plain {
+            incoming,
+            connection,
+            pool,
+        }
+    }
+
+    pub(super) fn tls(body: reqwest::Body, target: Arc<Target>) -> Self {
+        Self::Tls { body, target }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
+        match self {
+            Self::Plain {
+                incoming,
+                connection: place,
+                pool,
+            } => {
+                let Some(connection) = place else {
+                    return Poll::Ready(None);
+                };
+                let received = match ready!(connection.poll_frame(incoming, cx)) {
+                    Some(Ok(frame)) if !incoming.is_end_stream() => {
+                        return Poll::Ready(Some(Ok(frame)));
+                    }
+                    Some(Ok(frame)) => Some(Ok(frame)),
+                    None => None,
+                    Some(Err(error)) => {
+                        *place = None;
+                        Some(Err(broken(pool.address(), error)))
+                    }
+                };
+                if let Some(connection) = place.take() {
+                    pool.check_in(connection);
+                }
+                Poll::Ready(received)
+            }
+            Self::Tls { body, target } => {
+                let received = ready!(Pin::new(body).poll_frame(cx));
+                let broken = |error| broken(&target.address, reqwest::Error::without_url(error));
+                Poll::Ready(received.map(|frame| frame.map_err(broken)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Plain { incoming, .. } => incoming.is_end_stream(),
+            Self::Tls { body, .. } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Plain { incoming, .. } => incoming.size_hint(),
+            Self::Tls { body, .. } => body.size_hint(),
+        }
+    }
+}
+
+fn broken(address: &Address, error: impl Into<BoxError>) -> BoxError {
+    Failure::from(AnswerBroken::new(address, error)).into()
+}
 
 impl<B> UpstreamBody<B>
 where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError>,
 {
-    pub(super) fn new(
-        incoming: Incoming,
-        headers: &HeaderMap,
-        connection: Connection<B>,
-        pool: Arc<Pool<B>>,
-    ) -> Self {
-        let mut body = Self {
+    pub(super) fn new(source: Source<B>, headers: &HeaderMap) -> Self {
+        Self {
             is_lines: Framing::of(headers) == Some(Framing::Ndjson),
-            incoming,
-            connection: Some(connection),
-            pool,
+            source,
             next: None,
-        };
-        if body.incoming.is_end_stream() {
-            body.give_back();
         }
-        body
     }
 
     fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
-        if let Some(next) = self.next.take() {
-            return Poll::Ready(next);
+        match self.next.take() {
+            Some(next) => Poll::Ready(next),
+            None => self.source.poll_frame(cx),
         }
-        let Some(connection) = &mut self.connection else {
-            return Poll::Ready(None);
-        };
-        let received = ready!(connection.poll_frame(&mut self.incoming, cx));
-        match &received {
-            Some(Err(_)) => self.connection = None,
-            Some(Ok(_)) if !self.incoming.is_end_stream() => {}
-            Some(Ok(_)) | None => self.give_back(),
-        }
-        Poll::Ready(received)
     }
 
     /// Joins the lines that are ready behind `first`.
@@ -103,12 +173,6 @@ where
             false => joined.freeze(),
         }
     }
-
-    fn give_back(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            self.pool.check_in(connection);
-        }
-    }
 }
 
 impl<B> Body for UpstreamBody<B>
@@ -124,27 +188,23 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        let broken =
-            |error, pool: &Pool<B>| Failure::from(AnswerBroken::new(pool.address(), error)).into();
         Poll::Ready(match ready!(this.poll_received(cx)) {
-            None => None,
-            Some(Err(error)) => Some(Err(broken(error, &this.pool))),
-            Some(Ok(frame)) if !this.is_lines => Some(Ok(frame)),
-            Some(Ok(frame)) => Some(Ok(match frame.into_data() {
+            Some(Ok(frame)) if this.is_lines => Some(Ok(match frame.into_data() {
                 Ok(data) => Frame::data(this.join(data, cx)),
                 Err(other) => other,
             })),
+            received => received,
         })
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.next {
             Some(next) => next.is_none(),
-            None => self.incoming.is_end_stream(),
+            None => self.source.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.source.size_hint()
     }
 }

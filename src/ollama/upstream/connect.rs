@@ -11,10 +11,10 @@ use super::Address;
 use super::error::{ConnectFailed, ConnectTimeout};
 
 /// How long a silent peer is believed to be there before the kernel probes it.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// How long sent bytes may stay unacknowledged before the connection is given up.
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Opens connections to one address.
 #[derive(Clone, Debug)]

@@ -21,7 +21,7 @@ use super::socket::BackendSocket;
 use super::state::ConnectionState;
 
 /// What one answer's head may take; Ollama's heads are a few hundred bytes.
-const MAX_HEAD_BYTES: usize = 32 * 1024;
+pub(super) const MAX_HEAD_BYTES: usize = 32 * 1024;
 
 /// What hyper may read at once of an answer, and hold of a request.
 const BUFFER_BYTES: usize = 64 * 1024;

@@ -18,6 +18,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_llamatower");
 #[derive(Debug)]
 pub(crate) struct Exited {
     pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
@@ -27,6 +28,7 @@ pub(crate) async fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Exi
     let output = soon("the end of the program", output).await.unwrap();
     Exited {
         code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
     }
 }

@@ -1,0 +1,133 @@
+//! What servers are shown, and which of their certificates are trusted.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderValue;
+
+use super::{Address, Trust};
+
+/// The value of `Authorization` for one server; never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Authorization(HeaderValue);
+
+impl FromStr for Authorization {
+    type Err = &'static str;
+
+    /// Takes `TOKEN` and `bearer TOKEN`, `basic USER:PASSWORD` and `basic BASE64`.
+    fn from_str(given: &str) -> Result<Self, &'static str> {
+        let given = given.trim();
+        let (scheme, secret) = given.split_once(' ').unwrap_or(("bearer", given));
+        let secret = secret.trim();
+        let is = |name: &str| scheme.eq_ignore_ascii_case(name);
+        let value = if is("basic") && secret.contains(':') {
+            format!("Basic {}", STANDARD.encode(secret))
+        } else if secret.is_empty() || secret.contains(char::is_whitespace) {
+            return Err("it is empty, or has a space in it");
+        } else if is("basic") {
+            format!("Basic {secret}")
+        } else if is("bearer") {
+            format!("Bearer {secret}")
+        } else {
+            return Err("its scheme is neither bearer nor basic");
+        };
+        let value = HeaderValue::try_from(value);
+        let mut value = value.map_err(|_| "it has a character that no header field can hold")?;
+        value.set_sensitive(true);
+        Ok(Self(value))
+    }
+}
+
+impl fmt::Debug for Authorization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+/// What is needed to be let in by servers, beside their addresses.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    tokens: Vec<(Address, Authorization)>,
+    trust: Option<Trust>,
+}
+
+impl Access {
+    /// Shows each server its token. Without [`with_trust`](Self::with_trust) no `https` server is
+    /// trusted.
+    pub fn new(tokens: Vec<(Address, Authorization)>) -> Self {
+        Self {
+            tokens,
+            trust: None,
+        }
+    }
+
+    /// Takes certificates of servers by `trust`.
+    pub fn with_trust(self, trust: Trust) -> Self {
+        Self {
+            trust: Some(trust),
+            ..self
+        }
+    }
+
+    /// What a server is shown, whichever of its host's IP addresses it is at.
+    pub(super) fn authorization_for(&self, address: &Address) -> Option<HeaderValue> {
+        let address = address.configured();
+        let mut tokens = self.tokens.iter();
+        let token = tokens.find(|(server, _)| *server == address);
+        token.map(|(_, Authorization(value))| value.clone())
+    }
+
+    pub(super) fn trust(&self) -> Option<&Trust> {
+        self.trust.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_bearer_unless_they_say_basic() {
+        for (given, expected) in [
+            ("abc", "Bearer abc"),
+            ("a=b==", "Bearer a=b=="),
+            ("bearer abc", "Bearer abc"),
+            ("Basic ada:pass word", "Basic YWRhOnBhc3Mgd29yZA=="),
+            ("basic YWRhOnBhc3Mgd29yZA==", "Basic YWRhOnBhc3Mgd29yZA=="),
+        ] {
+            let Authorization(value) = given.parse().expect(given);
+            assert_eq!(value, expected);
+            assert!(value.is_sensitive());
+        }
+    }
+
+    #[test]
+    fn what_is_no_token_is_refused_without_being_repeated() {
+        for given in ["", "hunter2 abc", "bearer hunter2 abc", "hunter2\u{7f}"] {
+            let refused = given.parse::<Authorization>().expect_err(given);
+            assert!(!refused.contains("hunter2"), "{refused}");
+        }
+        let token: Authorization = "hunter2".parse().expect("a token");
+        assert!(!format!("{token:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_token_is_for_all_addresses_of_its_server_and_for_no_other() {
+        let address: Address = "https://gpu.example/a".parse().expect("an address");
+        let access = Access::new(vec![(address.clone(), "abc".parse().expect("a token"))]);
+        let expected = Some(HeaderValue::from_static("Bearer abc"));
+        for server in [address.clone(), address.one_at([10, 0, 0, 7].into())] {
+            assert_eq!(access.authorization_for(&server), expected);
+        }
+        for other in [
+            "https://gpu.example/b",
+            "http://gpu.example:443/a",
+            "gpu.example",
+        ] {
+            let other = other.parse().expect("an address");
+            assert_eq!(access.authorization_for(&other), None);
+        }
+    }
+}

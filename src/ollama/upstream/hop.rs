@@ -1,0 +1,97 @@
+//! What this hop decides of requests and answers, whichever leaf they go through.
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
+use http_body::Body;
+use llamatower_layers::{BoxError, Failure};
+
+use super::{Access, Address, InvalidAnswer};
+
+/// What hyper's client takes for no answer.
+pub(super) const NO_ANSWER: &str = "it is no HTTP/1.1 answer, or its head is too large";
+
+/// What the requests to one backend have in common.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) address: Address,
+    authorization: Option<HeaderValue>,
+}
+
+impl Target {
+    pub(super) fn new(address: Address, access: &Access) -> Self {
+        Self {
+            authorization: access.authorization_for(&address),
+            address,
+        }
+    }
+
+    /// Sets what this hop decides: version, `Host`, the token and framing (RFC 9112 6.3).
+    pub(super) fn prepare<B: Body<Data = Bytes>>(&self, request: &mut Request<B>) {
+        let length = request.body().size_hint().exact();
+        let is_empty = request.body().is_end_stream();
+        let expects_a_body = matches!(
+            *request.method(),
+            Method::POST | Method::PUT | Method::PATCH
+        );
+        if !self.address.prefix().is_empty() {
+            self.put_prefix(request.uri_mut());
+        }
+        *request.version_mut() = Version::HTTP_11;
+        let headers = request.headers_mut();
+        headers.insert(HOST, self.address.authority_header());
+        if let Some(authorization) = &self.authorization {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
+        // hyper writes the framing of a body whose length is not known.
+        headers.remove(TRANSFER_ENCODING);
+        match length.or(is_empty.then_some(0)) {
+            // A server may wait for the body of such a request (RFC 9110 8.6).
+            Some(0) if !expects_a_body => {
+                headers.remove(CONTENT_LENGTH);
+            }
+            Some(length) => {
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+            }
+            None => {}
+        }
+    }
+
+    fn put_prefix(&self, uri: &mut Uri) {
+        let asked = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let path = format!("{}{asked}", self.address.prefix());
+        if let Ok(path) = PathAndQuery::try_from(path) {
+            *uri = Uri::from(path);
+        }
+    }
+
+    /// Refuses an answer that cannot be passed on.
+    pub(super) fn check(&self, status: StatusCode, headers: &HeaderMap) -> Result<(), BoxError> {
+        match not_acceptable(status, headers) {
+            Some(reason) => Err(self.invalid(reason)),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn invalid(&self, reason: &'static str) -> BoxError {
+        Failure::from(InvalidAnswer::new(&self.address, reason)).into()
+    }
+}
+
+/// Framing that two readers could understand differently (RFC 9112 6.3, 11.2) is not passed on, nor
+/// is a transfer coding that hyper would leave in the body.
+fn not_acceptable(status: StatusCode, headers: &HeaderMap) -> Option<&'static str> {
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        return Some("it switched protocols without being asked");
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let coding = codings.next()?;
+    if headers.contains_key(CONTENT_LENGTH) {
+        return Some("it has both Transfer-Encoding and Content-Length");
+    }
+    if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+        return Some("its Transfer-Encoding is not chunked");
+    }
+    None
+}

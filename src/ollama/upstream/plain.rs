@@ -1,0 +1,113 @@
+//! The leaf of plain HTTP: requests share connections of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use llamatower_layers::{BoxError, Failure};
+
+use super::body::Source;
+use super::connection::{Connection, SendFailed};
+use super::hop::{NO_ANSWER, Target};
+use super::pool::{Pool, PoolLimits};
+use super::{ConnectionLost, Connector, Leaf, UpstreamBody};
+
+/// Asks a backend over TCP.
+#[derive(Debug)]
+pub(super) struct Plain<B: Body + 'static> {
+    target: Target,
+    connector: Connector,
+    pool: Arc<Pool<B>>,
+}
+
+impl<B: Body + 'static> Plain<B> {
+    pub(super) fn new(target: Target, connect_timeout: Duration, limits: PoolLimits) -> Self {
+        Self {
+            pool: Arc::new(Pool::new(target.address.clone(), limits)),
+            connector: Connector::new(target.address.clone(), connect_timeout),
+            target,
+        }
+    }
+}
+
+impl<B> Leaf<B> for Plain<B>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Sends a request over an idle connection or a new one, and waits for the head of its answer.
+    async fn ask(
+        self: Arc<Self>,
+        mut request: Request<B>,
+    ) -> Result<Response<UpstreamBody<B>>, BoxError> {
+        loop {
+            let (mut connection, is_reused) = match self.pool.check_out() {
+                Some(connection) => (connection, true),
+                None => {
+                    let stream = self.connector.connect().await?;
+                    let opened = Connection::open(stream, self.connector.clone()).await;
+                    (opened.map_err(|error| self.lost(error, false))?, false)
+                }
+            };
+            match connection.send(request, is_reused).await {
+                Ok(answer) => return self.accept(answer, connection),
+                // The backend had closed the connection before the request was begun.
+                Err(SendFailed {
+                    unsent: Some(unsent),
+                    ..
+                }) if is_reused => request = *unsent,
+                Err(failed) => return Err(self.lost(failed.error, is_reused)),
+            }
+        }
+    }
+
+    fn idle_connections(&self) -> Option<usize> {
+        Some(self.pool.len())
+    }
+
+    fn prune(&self) {
+        self.pool.prune();
+    }
+}
+
+impl<B> Plain<B>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn accept(
+        &self,
+        answer: Response<Incoming>,
+        connection: Connection<B>,
+    ) -> Result<Response<UpstreamBody<B>>, BoxError> {
+        self.target.check(answer.status(), answer.headers())?;
+        let (head, incoming) = answer.into_parts();
+        let source = Source::plain(incoming, connection, self.pool.clone());
+        let body = UpstreamBody::new(source, &head.headers);
+        Ok(Response::from_parts(head, body))
+    }
+
+    /// A backend that was restarted closes all its connections, so one that was found dead
+    /// condemns the idle ones, and the next attempt gets a fresh one.
+    fn lost(&self, error: hyper::Error, is_reused: bool) -> BoxError {
+        if error.is_parse() {
+            return self.target.invalid(NO_ANSWER);
+        }
+        if error.is_user() {
+            // The request's own body failed: its maker knows what that means, and hyper's error
+            // has the maker's as its source.
+            return Box::new(error);
+        }
+        if is_reused {
+            self.pool.clear();
+        }
+        Failure::from(ConnectionLost::new(&self.target.address, is_reused, error)).into()
+    }
+}

@@ -1,0 +1,250 @@
+//! The leaf of TLS: reqwest's client, with its pool.
+
+use std::error::Error;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::{PathAndQuery, Scheme, Uri};
+use http::{HeaderMap, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use llamatower_layers::{BoxError, Failure};
+use reqwest::redirect;
+use rustls::CertificateError;
+
+use super::body::Source;
+use super::connect::{KEEP_ALIVE, USER_TIMEOUT};
+use super::connection::MAX_HEAD_BYTES;
+use super::hop::{NO_ANSWER, Target};
+use super::pool::PoolLimits;
+use super::{Access, Address, ConnectFailed, ConnectTimeout, ConnectionLost, Leaf, UpstreamBody};
+
+/// Asks a backend over TLS.
+#[derive(Debug)]
+pub(super) struct Tls {
+    target: Arc<Target>,
+    connect_timeout: Duration,
+    /// Why it cannot be asked at all, if it cannot.
+    client: Result<reqwest::Client, String>,
+}
+
+impl Tls {
+    pub(super) fn new(
+        target: Target,
+        connect_timeout: Duration,
+        limits: PoolLimits,
+        access: &Access,
+    ) -> Self {
+        Self {
+            client: client(&target.address, connect_timeout, limits, access),
+            target: Arc::new(target),
+            connect_timeout,
+        }
+    }
+
+    fn failed(&self, error: reqwest::Error) -> BoxError {
+        let address = &self.target.address;
+        let error = error.without_url();
+        if error.is_connect() {
+            return match error.is_timeout() {
+                true => Failure::from(ConnectTimeout::new(address, self.connect_timeout)).into(),
+                false => connect_failed(address, io::Error::other(why(&error, address))),
+            };
+        }
+        match find::<hyper::Error>(&error) {
+            Some(cause) if cause.is_parse() => self.target.invalid(NO_ANSWER),
+            // The request's own body failed: its maker's error is at the end of the chain.
+            Some(cause) if cause.is_user() => Box::new(error),
+            _ => Failure::from(ConnectionLost::new(address, false, error)).into(),
+        }
+    }
+}
+
+/// A client of one backend, since each may have a pool and an IP address of its own.
+fn client(
+    address: &Address,
+    connect_timeout: Duration,
+    limits: PoolLimits,
+    access: &Access,
+) -> Result<reqwest::Client, String> {
+    let trust = access
+        .trust()
+        .ok_or("no certificate of a server is trusted")?;
+    let mut client = reqwest::Client::builder()
+        .tls_backend_preconfigured(trust.config())
+        .https_only(true)
+        .http1_only()
+        .no_proxy()
+        .no_gzip()
+        .no_brotli()
+        .no_zstd()
+        .no_deflate()
+        .redirect(redirect::Policy::none())
+        .referer(false)
+        .retry(reqwest::retry::never())
+        .connect_timeout(connect_timeout)
+        .pool_max_idle_per_host(limits.max_idle)
+        .pool_idle_timeout(limits.idle_timeout)
+        .tcp_nodelay(true)
+        .tcp_keepalive(KEEP_ALIVE)
+        .tcp_keepalive_interval(KEEP_ALIVE);
+    #[cfg(target_os = "linux")]
+    {
+        client = client.tcp_user_timeout(USER_TIMEOUT);
+    }
+    if let Some(ip) = address.ip() {
+        client = client.resolve(address.host(), SocketAddr::new(ip, address.port()));
+    }
+    client.build().map_err(|error| why(&error, address))
+}
+
+impl<B> Leaf<B> for Tls
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn target(&self) -> &Target {
+        &self.target
+    }
+
+    async fn ask(
+        self: Arc<Self>,
+        request: Request<B>,
+    ) -> Result<Response<UpstreamBody<B>>, BoxError> {
+        let address = &self.target.address;
+        let client = self.client.as_ref();
+        let client =
+            client.map_err(|why| connect_failed(address, io::Error::other(why.clone())))?;
+        let mut request =
+            request.map(|body| reqwest::Body::wrap(Outgoing(Mutex::new(Box::pin(body)))));
+        *request.uri_mut() = absolute(address, request.uri())?;
+        let answer = client.execute(request.try_into()?).await;
+        let answer = Response::from(answer.map_err(|error| self.failed(error))?);
+        let (head, body) = answer.into_parts();
+        if bytes_of(&head.headers) > MAX_HEAD_BYTES {
+            return Err(self.target.invalid(NO_ANSWER));
+        }
+        self.target.check(head.status, &head.headers)?;
+        let body = UpstreamBody::new(Source::tls(body, self.target.clone()), &head.headers);
+        Ok(Response::from_parts(head, body))
+    }
+
+    /// reqwest does not count them.
+    fn idle_connections(&self) -> Option<usize> {
+        None
+    }
+
+    /// reqwest does so by itself.
+    fn prune(&self) {}
+}
+
+/// The whole address of a request whose path is prepared.
+fn absolute(address: &Address, path: &Uri) -> Result<Uri, http::Error> {
+    let authority = address.authority_header();
+    Uri::builder()
+        .scheme(Scheme::HTTPS)
+        .authority(authority.as_bytes())
+        .path_and_query(path.path_and_query().map_or("/", PathAndQuery::as_str))
+        .build()
+}
+
+/// reqwest reads larger heads than the plain leaf takes.
+fn bytes_of(headers: &HeaderMap) -> usize {
+    let fields = headers.iter();
+    fields
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum()
+}
+
+fn connect_failed(address: &Address, error: io::Error) -> BoxError {
+    Failure::from(ConnectFailed::new(address, error)).into()
+}
+
+/// Why no connection could be opened, and what to do where that is known.
+fn why(error: &(dyn Error + 'static), address: &Address) -> String {
+    use CertificateError::{
+        BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext,
+        NotValidYet, NotValidYetContext, UnknownIssuer,
+    };
+    let Some(error) = find::<rustls::Error>(error) else {
+        return innermost(error).to_string();
+    };
+    match error {
+        rustls::Error::InvalidCertificate(wrong) => match wrong {
+            // An authority that was made anew has its old name, and other keys.
+            UnknownIssuer | BadSignature => {
+                "its certificate is signed by an authority that is not trusted here; \
+                give the certificate of that authority in LLAMATOWER_BACKEND_CA_FILE"
+                    .to_owned()
+            }
+            NotValidForName | NotValidForNameContext { .. } => format!(
+                "its certificate is not for {}; write a name that is in the certificate in OLLAMA_URL",
+                address.host()
+            ),
+            Expired | ExpiredContext { .. } => {
+                "its certificate has expired; renew it on the server".to_owned()
+            }
+            NotValidYet | NotValidYetContext { .. } => {
+                "its certificate is not valid yet; compare the clocks of the two machines"
+                    .to_owned()
+            }
+            wrong => format!("its certificate is not accepted: {wrong}"),
+        },
+        rustls::Error::InvalidMessage(_) => "it does not speak TLS on this port; \
+            if it speaks plain HTTP, write http:// in OLLAMA_URL"
+            .to_owned(),
+        error => format!("TLS failed: {error}"),
+    }
+}
+
+/// What an error was caused by. What stands inside of an [`io::Error`] is not its source.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| {
+        let error: &'a (dyn Error + 'static) = *error;
+        let inside = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        match inside {
+            Some(inside) => Some(inside as &(dyn Error + 'static)),
+            None => error.source(),
+        }
+    })
+}
+
+fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    causes(error).find_map(<dyn Error>::downcast_ref)
+}
+
+fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    causes(error).last().unwrap_or(error)
+}
+
+/// The body of a request. reqwest wants one that threads could share, which they never do.
+struct Outgoing<B>(Mutex<Pin<Box<B>>>);
+
+impl<B: Body<Data = Bytes>> Body for Outgoing<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let body = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        body.as_mut().poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let body = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let body = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        body.size_hint()
+    }
+}

@@ -1,0 +1,7 @@
+//! The upstream leaves against scripted servers on real sockets.
+
+mod both;
+mod cuts;
+mod plain;
+mod support;
+mod tls;

@@ -1,0 +1,128 @@
+//! What only the leaf of plain HTTP does.
+
+use std::io::Write;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body::Frame;
+use http_body_util::BodyExt;
+use llamatower::ollama::upstream::Upstream;
+use llamatower_layers::BoxError;
+use tower::ServiceExt;
+
+use crate::both::frames_of;
+use crate::support::{HELLO, Leaf};
+
+#[tokio::test]
+async fn lines_that_came_together_are_one_frame() {
+    assert_eq!(
+        frames_of(Leaf::Plain, "application/x-ndjson").await,
+        ["a\nbc\n"]
+    );
+}
+
+/// One piece at once, the other when the server has closed, which the runtime is not told before.
+struct LateBody {
+    closed: std::sync::mpsc::Receiver<()>,
+    polls: usize,
+}
+
+impl http_body::Body for LateBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.polls += 1;
+        match self.polls {
+            1 => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"early"))))),
+            2 => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            3 => {
+                self.closed.recv().expect("the server closes");
+                Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"late")))))
+            }
+            _ => Poll::Ready(None),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_early_answer_is_seen_though_writing_fails_first() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    let (closes, closed) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let (mut peer, _) = listener.accept().expect("a connection");
+        peer.peek(&mut [0]).expect("a request");
+        peer.write_all(HELLO.as_bytes()).expect("the client reads");
+        drop(peer); // With what it has not read, which resets the connection.
+        closes.send(()).expect("the client waits");
+    });
+    let upstream = Upstream::new(address.parse().expect("an address"));
+    let request = Request::post("/api/blobs/x").body(LateBody { closed, polls: 0 });
+    let answer = upstream.clone().oneshot(request.expect("a request")).await;
+    let body = answer.expect("the early answer").into_body();
+    assert_eq!(body.collect().await.expect("all of it").to_bytes(), "hello");
+    assert_eq!(upstream.idle_connections(), Some(0));
+}
+
+/// No body. It is asked for when its request was put on a connection from the pool, and then waits
+/// until the server has reset that.
+fn asked_on_a_dead_connection(
+    mut is_reset: Option<std::sync::mpsc::Receiver<()>>,
+) -> impl http_body::Body<Data = Bytes, Error = BoxError> {
+    let frames = futures_util::stream::poll_fn(move |cx| {
+        let Some(is_reset) = is_reset.take() else {
+            return Poll::Ready(None::<Result<Frame<Bytes>, BoxError>>);
+        };
+        is_reset.recv().expect("the server resets");
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    });
+    http_body_util::StreamBody::new(frames)
+}
+
+#[tokio::test]
+async fn a_request_of_which_no_byte_has_left_goes_over_another_connection() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    let (asks, asked) = std::sync::mpsc::channel();
+    let (resets, is_reset) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let serve = || {
+            let (mut peer, _) = listener.accept().expect("a connection");
+            let mut seen = [0; 4096];
+            let length = std::io::Read::read(&mut peer, &mut seen).expect("a request");
+            peer.write_all(HELLO.as_bytes()).expect("the client reads");
+            assert!(seen[..length].starts_with(b"POST"));
+            peer
+        };
+        let first = serve();
+        let () = asked.recv().expect("the client asks again");
+        let socket = socket2::SockRef::from(&first);
+        socket.set_linger(Some(Duration::ZERO)).expect("a reset");
+        drop(first);
+        resets.send(()).expect("the client waits");
+        serve();
+    });
+    let upstream = Upstream::new(address.parse().expect("an address"));
+    let none = Request::post("/").body(asked_on_a_dead_connection(None));
+    let answer = upstream.clone().oneshot(none.expect("a request")).await;
+    let body = answer.expect("an answer").into_body();
+    assert_eq!(body.collect().await.expect("all of it").to_bytes(), "hello");
+    assert_eq!(upstream.idle_connections(), Some(1));
+
+    asks.send(()).expect("the server waits");
+    let again = Request::post("/").body(asked_on_a_dead_connection(Some(is_reset)));
+    let answer = upstream.clone().oneshot(again.expect("a request")).await;
+    let body = answer.expect("the second connection's").into_body();
+    assert_eq!(body.collect().await.expect("all of it").to_bytes(), "hello");
+}
