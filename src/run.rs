@@ -20,7 +20,7 @@ use crate::edge::Shutdown;
 use crate::gateway::{Gateway, StartError};
 use crate::ollama::upstream::{Address, Upstream, has_user};
 use crate::settings::{self, Loaded, Settings};
-use crate::telemetry::{LogOutput, Telemetry, TelemetryConfig};
+use crate::telemetry::{Telemetry, TelemetryConfig};
 
 /// How long exporters may take to send what they hold when the process ends.
 const TELEMETRY_FLUSH: Duration = Duration::from_secs(5);
@@ -76,10 +76,8 @@ fn warnings() -> Vec<String> {
 }
 
 fn serve(loaded: Loaded) -> Exit {
-    with_runtime(
-        &loaded.settings,
-        serve_until_signal(&loaded.settings, LogOutput::Stdout),
-    )
+    let settings = &loaded.settings;
+    with_runtime(settings, serve_until_signal(settings))
 }
 
 fn demo(loaded: Loaded) -> Exit {
@@ -102,7 +100,7 @@ fn demo(loaded: Loaded) -> Exit {
         if let Some(address) = settings.listen.public.first() {
             let _ = io::stdout().write_all(demo::what_to_try(address).as_bytes());
         }
-        serve_until_signal(&settings, LogOutput::Stdout).await
+        serve_until_signal(&settings).await
     })
 }
 
@@ -134,11 +132,10 @@ fn runtime(settings: &Settings) -> io::Result<Runtime> {
     builder.enable_all().build()
 }
 
-async fn serve_until_signal(settings: &Settings, log_output: LogOutput) -> Exit {
+async fn serve_until_signal(settings: &Settings) -> Exit {
     let config = TelemetryConfig {
         log_filter: settings.telemetry.log.clone(),
         log_format: settings.telemetry.log_format,
-        log_output,
         trusts_inbound_trace: settings.telemetry.trust_trace,
     };
     let telemetry = match Telemetry::start(&config, &|name| std::env::var(name).ok()) {

@@ -49,7 +49,7 @@ use crate::ollama::hygiene::{clean_request, clean_response};
 use crate::ollama::upstream::{Access, ConnectFailed, PoolLimits, Upstream};
 use crate::ollama::{Attempt as AttemptService, Ollama};
 use crate::settings::{Cache, Limits, Settings};
-use crate::telemetry::{AttemptSpanLayer, Propagation, Telemetry, Upstream as UpstreamName, names};
+use crate::telemetry::{Propagation, Telemetry, Upstream as UpstreamName, attempt_spans, names};
 
 /// Names the backend that gave an answer.
 pub const BACKEND_HEADER: HeaderName = HeaderName::from_static("x-llamatower-backend");
@@ -173,7 +173,7 @@ where
             answer.headers_mut().insert(BACKEND_HEADER, name.clone());
             answer
         })
-        .layer(AttemptSpanLayer::new(
+        .layer(attempt_spans(
             UpstreamName {
                 name: backend.name().clone(),
                 provider: names::OLLAMA,

@@ -17,7 +17,7 @@ use hyper::service::service_fn as hyper_service;
 use hyper_util::rt::TokioIo;
 use llamatower::ollama::fleet::{BackendStatus, QueueStatus};
 use llamatower::telemetry::{
-    AttemptSpanLayer, FleetView, LogFormat, Telemetry, TelemetryConfig, TelemetryError, Upstream,
+    FleetView, LogFormat, Telemetry, TelemetryConfig, TelemetryError, Upstream, attempt_spans,
     names,
 };
 use llamatower_layers::breaker::State;
@@ -231,10 +231,7 @@ impl Gateway {
             .layer(OutcomeLayer::new(self.telemetry.observer()))
             .layer(self.telemetry.request_span_layer())
             .map_request(move |request| scanned(request, attempts))
-            .layer(AttemptSpanLayer::new(
-                upstream,
-                self.telemetry.propagation(),
-            ))
+            .layer(attempt_spans(upstream, self.telemetry.propagation()))
             .service(service_fn(answer));
         let answer = stack.oneshot(chat()).await?;
         Ok(answer.map(|body| body.boxed_unsync()))

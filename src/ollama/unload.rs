@@ -13,12 +13,12 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use llamatower_layers::api_key::{Identity, Role};
 use llamatower_layers::llm_request::ModelName;
-use llamatower_layers::route::Choice;
+use llamatower_layers::route::{Choice, Route};
 use llamatower_layers::{BoxError, Fail, Failure, KeepAlive, LlmRequest, Replay, Side};
 use tower::{Service, ServiceExt};
 
+use super::attempt::AnswerBody;
 use super::fleet::Fleet;
-use super::{AnswerBody, routed};
 
 /// The model that a request unloads, if that is what it asks for.
 pub(super) fn model_to_unload(extensions: &Extensions) -> Option<ModelName> {
@@ -55,7 +55,8 @@ where
     let copies: Option<Vec<B>> = having.iter().map(|_| body.replay()).collect();
     let copies = copies.filter(|copies| !copies.is_empty());
     let Some(copies) = copies else {
-        return routed(fleet, Request::from_parts(parts, body)).await;
+        let routed = Route::new(fleet).oneshot(Request::from_parts(parts, body));
+        return Ok(routed.await?.map(AnswerBody::new));
     };
     let calls = having.into_iter().zip(copies).map(|(choice, body)| {
         let request = Request::from_parts(parts.clone(), body);

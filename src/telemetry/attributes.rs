@@ -12,14 +12,29 @@ pub(super) fn bounded(text: &str) -> &str {
     &text[..text.floor_char_boundary(MOST_BYTES)]
 }
 
-/// The methods that HTTP defines by their names, and all others by one.
+/// The methods as attributes: those that HTTP defines, and one for all others.
+pub(super) const METHODS: [&str; 10] = [
+    "POST",
+    "GET",
+    "HEAD",
+    "PUT",
+    "DELETE",
+    "OPTIONS",
+    "PATCH",
+    "CONNECT",
+    "TRACE",
+    names::METHOD_OTHER,
+];
+
+/// Where a method stands in [`METHODS`].
+pub(super) fn method_index(method: &Method) -> usize {
+    let mut names = METHODS.iter();
+    let found = names.position(|name| *name == method.as_str());
+    found.unwrap_or(METHODS.len() - 1)
+}
+
 pub(super) fn method_name(method: &Method) -> &'static str {
-    const DEFINED: [&str; 9] = [
-        "POST", "GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE",
-    ];
-    let mut defined = DEFINED.into_iter();
-    let found = defined.find(|name| *name == method.as_str());
-    found.unwrap_or(names::METHOD_OTHER)
+    METHODS[method_index(method)]
 }
 
 /// `error.type` of a request, by the rules of the HTTP convention for servers: what a client did

@@ -8,7 +8,7 @@
 use http::Uri;
 use opentelemetry_sdk::trace::Sampler;
 
-use super::TelemetryError;
+use super::config::TelemetryError;
 
 /// The part of new traces that is kept when no variable says otherwise. The queue of spans holds
 /// 2048, which a busy gateway fills in a fraction of a second if it keeps every one.

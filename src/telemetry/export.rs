@@ -8,8 +8,9 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 
+use super::config::TelemetryError;
 use super::environment::OtelSettings;
-use super::{TelemetryError, names};
+use super::names;
 
 const SERVICE: &str = "llamatower";
 

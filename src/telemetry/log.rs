@@ -12,51 +12,18 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
-use super::{TelemetryConfig, TelemetryError, names};
+use super::config::{LogFormat, TelemetryConfig, TelemetryError};
+use super::names;
 
 /// How many lines may wait for a reader of the log that stands still.
 const WAITING_LINES: usize = 8192;
 
-/// How the log looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people on a terminal, JSON elsewhere.
-    #[default]
-    Auto,
-    /// For people.
-    Human,
-    /// A JSON object a line.
-    Json,
-}
-
-/// Where the log goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogOutput {
-    /// Standard output.
-    #[default]
-    Stdout,
-    /// Standard error.
-    Stderr,
-}
-
-impl LogOutput {
-    fn is_terminal(self) -> bool {
-        match self {
-            Self::Stdout => io::stdout().is_terminal(),
-            Self::Stderr => io::stderr().is_terminal(),
-        }
-    }
-}
-
-pub(super) fn writer(output: LogOutput) -> (NonBlocking, WorkerGuard) {
-    let builder = NonBlockingBuilder::default()
+pub(super) fn writer() -> (NonBlocking, WorkerGuard) {
+    NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(WAITING_LINES)
-        .thread_name("log");
-    match output {
-        LogOutput::Stdout => builder.finish(io::stdout()),
-        LogOutput::Stderr => builder.finish(io::stderr()),
-    }
+        .thread_name("log")
+        .finish(io::stdout())
 }
 
 /// The user's filter, over a default that keeps OpenTelemetry's own chatter out.
@@ -94,7 +61,7 @@ where
     S: Subscriber + for<'span> LookupSpan<'span>,
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let is_terminal = config.log_output.is_terminal();
+    let is_terminal = io::stdout().is_terminal();
     let is_human = match config.log_format {
         LogFormat::Auto => is_terminal,
         LogFormat::Human => true,

@@ -3,16 +3,16 @@
 //! - **Log**: one line for a request at its end ([`names::ACCESS_LOG`]), human or JSON.
 //! - **Metrics**: one set of OpenTelemetry instruments, for the Prometheus page
 //!   ([`Telemetry::metrics_page`]) and for OTLP.
-//! - **Traces**: a SERVER span for each request ([`RequestSpanLayer`]) and a CLIENT span for each
-//!   attempt upstream ([`AttemptSpanLayer`]), both held to the end of the stream.
+//! - **Traces**: a SERVER span for each request ([`RequestSpans`]) and a CLIENT span for each
+//!   attempt upstream ([`AttemptSpans`]), both held to the end of the stream.
 //!
 //! OTLP is loaded when the standard variables name an endpoint and not otherwise. Spans are of
 //! level `debug` in the log, so with the default filter and without an exporter none is made.
 //! Nothing here is done for a chunk.
 //!
 //! ```text
-//! request id -> endpoint -> OutcomeLayer -> RequestSpanLayer -> .. -> AttemptSpanLayer -> client
-//!                           |  started, finished                       (one for each backend)
+//! request id -> endpoint -> OutcomeLayer -> RequestSpans -> .. -> AttemptSpans -> client
+//!                           |  started, finished               (one for each backend)
 //!                           +-> RequestObserver: metrics, span's end, log line
 //! ```
 //!
@@ -21,6 +21,7 @@
 
 mod access_log;
 mod attributes;
+mod config;
 mod environment;
 mod export;
 mod log;
@@ -40,79 +41,18 @@ use llamatower_layers::{Observer, Outcome};
 use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tower::Layer;
 use tracing::Dispatch;
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::fmt::MakeWriter;
 
 use environment::OtelSettings;
 
-pub use log::{LogFormat, LogOutput};
+pub use config::{LogFormat, TelemetryConfig, TelemetryError};
 pub use metrics::Metrics;
 pub use observed::FleetView;
 pub use propagation::Propagation;
-pub use spans::{
-    AttemptBody, AttemptFuture, AttemptService, AttemptSpanLayer, RequestSpanFuture,
-    RequestSpanLayer, RequestSpanService, Upstream,
-};
-
-/// How telemetry is to be set up; the rest comes from OpenTelemetry's standard variables.
-#[derive(Clone, Debug)]
-pub struct TelemetryConfig {
-    /// Which log lines are written, in the syntax of `RUST_LOG` (`info`, `llamatower=debug`).
-    pub log_filter: String,
-    /// How they look.
-    pub log_format: LogFormat,
-    /// Where they go.
-    pub log_output: LogOutput,
-    /// Whether the trace that a client names is continued. If not, each request starts one.
-    pub trusts_inbound_trace: bool,
-}
-
-impl Default for TelemetryConfig {
-    fn default() -> Self {
-        Self {
-            log_filter: "info".to_owned(),
-            log_format: LogFormat::Auto,
-            log_output: LogOutput::Stdout,
-            trusts_inbound_trace: true,
-        }
-    }
-}
-
-/// Telemetry cannot be set up as it was asked for.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TelemetryError {
-    /// The log's filter is not one.
-    #[error("LLAMATOWER_LOG: the log filter {filter:?} cannot be read: {reason}")]
-    LogFilter {
-        /// The filter as it was given.
-        filter: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A variable names an endpoint that nothing can be sent to.
-    #[error("{variable}={endpoint} is not an endpoint that can be used: {reason}")]
-    Endpoint {
-        /// The variable's name.
-        variable: String,
-        /// Its value, with the signal's path if it is the general one.
-        endpoint: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// An exporter cannot be made.
-    #[error("the OpenTelemetry exporter for {signal} cannot be set up: {reason}")]
-    Exporter {
-        /// `traces` or `metrics`.
-        signal: &'static str,
-        /// What OpenTelemetry says of it.
-        reason: String,
-    },
-    /// The process has a subscriber for its log already.
-    #[error("the log of this process is set up already")]
-    AlreadyStarted,
-}
+pub use spans::{AttemptBody, AttemptFuture, AttemptSpans, RequestSpans, Upstream, attempt_spans};
 
 /// The telemetry of the process. [`shutdown`](Self::shutdown) it after the drain.
 #[derive(Debug)]
@@ -137,7 +77,7 @@ impl Telemetry {
         config: &TelemetryConfig,
         look_up: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, TelemetryError> {
-        let (writer, guard) = log::writer(config.log_output);
+        let (writer, guard) = log::writer();
         let dropped = writer.error_counter();
         let (mut telemetry, dispatch) = Self::prepare(config, look_up, writer)?;
         telemetry.log_guard = Some(guard);
@@ -201,8 +141,10 @@ impl Telemetry {
     }
 
     /// The layer of the SERVER span; it stands just inside the `OutcomeLayer`.
-    pub fn request_span_layer(&self) -> RequestSpanLayer {
-        RequestSpanLayer::new(self.propagation)
+    pub fn request_span_layer<S>(
+        &self,
+    ) -> impl Layer<S, Service = RequestSpans<S>> + Clone + use<S> {
+        spans::request_spans(self.propagation)
     }
 
     /// Whose traces are believed, and what backends are told; the layers of their CLIENT spans are

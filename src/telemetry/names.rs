@@ -59,65 +59,62 @@ pub const PROCESS_MEMORY_USAGE: &str = "process.memory.usage";
 /// Gauge: open file descriptors, sockets included.
 pub const PROCESS_OPEN_FILE_DESCRIPTORS: &str = "process.open_file_descriptor.count";
 
+macro_rules! attributes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
+        $(#[doc = concat!("Attribute `", $text, "`.")] $(#[$doc])* pub const $name: &str = $text;)*
+    };
+}
+
 // === attributes of the conventions ===
 
-/// Attribute.
-pub const ERROR_TYPE: &str = "error.type";
+attributes! {
+    ERROR_TYPE = "error.type";
+    HTTP_REQUEST_METHOD = "http.request.method";
+    /// How often this request was sent before.
+    HTTP_REQUEST_RESEND_COUNT = "http.request.resend_count";
+    HTTP_RESPONSE_STATUS_CODE = "http.response.status_code";
+    HTTP_ROUTE = "http.route";
+    URL_PATH = "url.path";
+    URL_SCHEME = "url.scheme";
+    NETWORK_PROTOCOL_VERSION = "network.protocol.version";
+    USER_AGENT_ORIGINAL = "user_agent.original";
+    SERVER_ADDRESS = "server.address";
+    SERVER_PORT = "server.port";
+    GEN_AI_OPERATION_NAME = "gen_ai.operation.name";
+    GEN_AI_PROVIDER_NAME = "gen_ai.provider.name";
+    GEN_AI_REQUEST_MODEL = "gen_ai.request.model";
+    GEN_AI_REQUEST_STREAM = "gen_ai.request.stream";
+    /// `input` or `output`.
+    GEN_AI_TOKEN_TYPE = "gen_ai.token.type";
+    /// It belongs to the resource.
+    SERVICE_VERSION = "service.version";
+}
+
 /// The value of `error.type` for an error without a name of its own.
 pub const ERROR_TYPE_OTHER: &str = "_OTHER";
-/// Attribute.
-pub const HTTP_REQUEST_METHOD: &str = "http.request.method";
 /// The value of `http.request.method` for a method that HTTP does not define.
 pub const METHOD_OTHER: &str = "_OTHER";
-/// Attribute: how often this request was sent before.
-pub const HTTP_REQUEST_RESEND_COUNT: &str = "http.request.resend_count";
-/// Attribute.
-pub const HTTP_RESPONSE_STATUS_CODE: &str = "http.response.status_code";
-/// Attribute.
-pub const HTTP_ROUTE: &str = "http.route";
-/// Attribute.
-pub const URL_PATH: &str = "url.path";
-/// Attribute.
-pub const URL_SCHEME: &str = "url.scheme";
-/// Attribute.
-pub const NETWORK_PROTOCOL_VERSION: &str = "network.protocol.version";
-/// Attribute.
-pub const USER_AGENT_ORIGINAL: &str = "user_agent.original";
-/// Attribute.
-pub const SERVER_ADDRESS: &str = "server.address";
-/// Attribute.
-pub const SERVER_PORT: &str = "server.port";
-/// Attribute.
-pub const GEN_AI_OPERATION_NAME: &str = "gen_ai.operation.name";
-/// Attribute.
-pub const GEN_AI_PROVIDER_NAME: &str = "gen_ai.provider.name";
 /// The value of `gen_ai.provider.name` for a server that speaks Ollama's dialects.
 pub const OLLAMA: &str = "ollama";
-/// Attribute.
-pub const GEN_AI_REQUEST_MODEL: &str = "gen_ai.request.model";
-/// Attribute.
-pub const GEN_AI_REQUEST_STREAM: &str = "gen_ai.request.stream";
-/// Attribute: `input` or `output`.
-pub const GEN_AI_TOKEN_TYPE: &str = "gen_ai.token.type";
-/// Attribute of the resource.
-pub const SERVICE_VERSION: &str = "service.version";
 
 // === attributes of our own ===
 
-/// Attribute: the backend's name in the settings.
-pub const BACKEND: &str = "llamatower.backend";
-/// Attribute: how the request ended (`complete`, `cancelled`, `broken`).
-pub const ENDING: &str = "llamatower.ending";
-/// Attribute: how many times a backend was asked.
-pub const ATTEMPTS: &str = "llamatower.attempts";
-/// Attribute: the request's id, as the client sees it.
-pub const REQUEST_ID: &str = "llamatower.request_id";
-/// Attribute: the name of the key that the client showed.
-pub const IDENTITY: &str = "llamatower.identity";
-/// Attribute: why an attempt was repeated.
-pub const REASON: &str = "reason";
-/// Attribute: the version that is running.
-pub const VERSION: &str = "version";
+attributes! {
+    /// The backend's name in the settings.
+    BACKEND = "llamatower.backend";
+    /// How the request ended (`complete`, `cancelled`, `broken`).
+    ENDING = "llamatower.ending";
+    /// How many times a backend was asked.
+    ATTEMPTS = "llamatower.attempts";
+    /// The request's id, as the client sees it.
+    REQUEST_ID = "llamatower.request_id";
+    /// The name of the key that the client showed.
+    IDENTITY = "llamatower.identity";
+    /// Why an attempt was repeated.
+    REASON = "reason";
+    /// The version that is running.
+    VERSION = "version";
+}
 
 /// The value of a label whose own value is not among the bounded ones.
 pub const OTHER: &str = "other";

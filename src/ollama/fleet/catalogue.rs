@@ -3,7 +3,7 @@
 //! Requests read one snapshot, which is made anew when somebody joins or leaves or has other
 //! models than before.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -22,7 +22,6 @@ const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Catalogue<S> {
     members: ArcSwap<Members<S>>,
-    changing: Mutex<()>,
     refreshes: watch::Sender<Refreshes>,
 }
 
@@ -98,7 +97,6 @@ impl<S> Catalogue<S> {
     pub(super) fn new(by_host: Vec<Vec<Arc<Member<S>>>>) -> Self {
         Self {
             members: ArcSwap::from_pointee(Members::new(by_host)),
-            changing: Mutex::new(()),
             refreshes: watch::Sender::default(),
         }
     }
@@ -110,11 +108,11 @@ impl<S> Catalogue<S> {
 
     /// One host of the configuration stands for these from now on.
     pub(super) fn set_host(&self, host: usize, members: Vec<Arc<Member<S>>>) {
-        let changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut by_host = self.members().by_host.clone();
-        by_host[host] = members;
-        self.members.store(Arc::new(Members::new(by_host)));
-        drop(changing);
+        self.members.rcu(|known| {
+            let mut by_host = known.by_host.clone();
+            by_host[host].clone_from(&members);
+            Members::new(by_host)
+        });
         self.refreshes.send_modify(|_| ());
     }
 
@@ -127,10 +125,8 @@ impl<S> Catalogue<S> {
         asked: u64,
     ) {
         if found.is_ok_and(|models| member.set_models(models)) {
-            let changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-            let by_host = self.members().by_host.clone();
-            self.members.store(Arc::new(Members::new(by_host)));
-            drop(changing);
+            self.members
+                .rcu(|known| Members::new(known.by_host.clone()));
         }
         member.note_probed(asked);
         self.refreshes.send_modify(|_| ());

@@ -9,8 +9,10 @@ use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use llamatower_layers::{BoxError, Failure, LlmRequest, Record, RouteMatch};
 use pin_project_lite::pin_project;
+use tower::layer::layer_fn;
 use tower::{Layer, Service};
 use tracing::Span;
+use tracing::instrument::{Instrument, Instrumented};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::super::attributes::bounded;
@@ -31,46 +33,30 @@ pub struct Upstream {
     pub port: u16,
 }
 
-/// Opens the CLIENT span of each attempt, tells the backend of it in `traceparent`, and holds
-/// it to the end of the answer. It stands outermost in the service of one backend: outside of
-/// the stream clocks, whose errors it names, and of the rules for headers.
-#[derive(Clone, Debug)]
-pub struct AttemptSpanLayer {
-    upstream: Arc<Upstream>,
+/// The layer that opens the CLIENT span of each attempt at `upstream`, tells the backend of it in
+/// `traceparent`, and holds it to the end of the answer. It stands outermost in the service of one
+/// backend: outside of the stream clocks, whose errors it names, and of the rules for headers.
+pub fn attempt_spans<S>(
+    upstream: Upstream,
     propagation: Propagation,
+) -> impl Layer<S, Service = AttemptSpans<S>> + Clone {
+    let upstream = Arc::new(upstream);
+    layer_fn(move |inner| AttemptSpans {
+        inner,
+        upstream: upstream.clone(),
+        propagation,
+    })
 }
 
-impl AttemptSpanLayer {
-    /// The spans of attempts at `upstream`.
-    pub fn new(upstream: Upstream, propagation: Propagation) -> Self {
-        Self {
-            upstream: Arc::new(upstream),
-            propagation,
-        }
-    }
-}
-
-impl<S> Layer<S> for AttemptSpanLayer {
-    type Service = AttemptService<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        AttemptService {
-            inner,
-            upstream: self.upstream.clone(),
-            propagation: self.propagation,
-        }
-    }
-}
-
-/// The service of [`AttemptSpanLayer`].
+/// A service whose requests have a CLIENT span.
 #[derive(Clone, Debug)]
-pub struct AttemptService<S> {
+pub struct AttemptSpans<S> {
     inner: S,
     upstream: Arc<Upstream>,
     propagation: Propagation,
 }
 
-impl<S, B, RB> Service<Request<B>> for AttemptService<S>
+impl<S, B, RB> Service<Request<B>> for AttemptSpans<S>
 where
     S: Service<Request<B>, Response = Response<RB>>,
     S::Error: Into<BoxError>,
@@ -87,22 +73,17 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let span = self.open(&request);
-        if span.is_disabled() {
-            self.propagation.write(None, request.headers_mut());
-            let inner = self.inner.call(request);
-            return AttemptFuture { inner, span: None };
-        }
+        let context = (!span.is_disabled()).then(|| span.context());
         self.propagation
-            .write(Some(&span.context()), request.headers_mut());
-        let inner = span.in_scope(|| self.inner.call(request));
+            .write(context.as_ref(), request.headers_mut());
+        let answering = span.in_scope(|| self.inner.call(request));
         AttemptFuture {
-            inner,
-            span: Some(HeldSpan(span)),
+            inner: answering.instrument(span),
         }
     }
 }
 
-impl<S> AttemptService<S> {
+impl<S> AttemptSpans<S> {
     /// The span; its parent is the span of the request, in which the call is made.
     fn open<B>(&self, request: &Request<B>) -> Span {
         // The fields are looked up by the macro, and only if the span is wanted.
@@ -171,12 +152,11 @@ fn error(span: &Span, error: &BoxError) {
 }
 
 pin_project! {
-    /// The future of [`AttemptService`]. Dropped, it ends the span without an error.
+    /// The future of [`AttemptSpans`]. Dropped, it ends the span without an error.
     #[derive(Debug)]
     pub struct AttemptFuture<F> {
         #[pin]
-        inner: F,
-        span: Option<HeldSpan>,
+        inner: Instrumented<F>,
     }
 }
 
@@ -189,25 +169,16 @@ where
     type Output = Result<Response<AttemptBody<B>>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let inner = this.inner;
-        let result = match &this.span {
-            Some(span) => ready!(span.0.in_scope(|| inner.poll(cx))),
-            None => ready!(inner.poll(cx)),
-        };
-        let span = this.span.take();
-        Poll::Ready(match result {
-            Ok(response) => {
-                if let Some(span) = &span {
-                    status(&span.0, response.status());
-                }
-                Ok(response.map(|body| AttemptBody::new(body, span)))
+        let mut inner = self.project().inner;
+        let answer = ready!(inner.as_mut().poll(cx)).map_err(Into::into);
+        let span = inner.span();
+        Poll::Ready(match answer {
+            Ok(answer) => {
+                status(span, answer.status());
+                Ok(answer.map(|body| AttemptBody::new(body, span.clone())))
             }
             Err(cause) => {
-                let cause = cause.into();
-                if let Some(span) = &span {
-                    error(&span.0, &cause);
-                }
+                error(span, &cause);
                 Err(cause)
             }
         })
@@ -225,8 +196,9 @@ pin_project! {
 }
 
 impl<B: Body> AttemptBody<B> {
-    fn new(inner: B, span: Option<HeldSpan>) -> Self {
-        let span = span.filter(|_| !inner.is_end_stream());
+    fn new(inner: B, span: Span) -> Self {
+        let goes_on = !span.is_disabled() && !inner.is_end_stream();
+        let span = goes_on.then(|| HeldSpan(span));
         Self { inner, span }
     }
 }

@@ -1,14 +1,14 @@
 //! Spans: one for a request, one for each attempt upstream.
 //!
 //! A 4xx leaves the SERVER span's status unset, for it is the client's error, and sets that of
-//! the CLIENT span, for there the gateway is the client. A cancel is nobody's error.
+//! the CLIENT span, for there the gateway is the client. A cancel is no error.
 
 mod attempt;
 mod request;
 
-pub use attempt::{AttemptBody, AttemptFuture, AttemptService, AttemptSpanLayer, Upstream};
-pub use request::{RequestSpanFuture, RequestSpanLayer, RequestSpanService};
-pub(super) use request::{finish_request, trace_id};
+pub use attempt::{AttemptBody, AttemptFuture, AttemptSpans, Upstream, attempt_spans};
+pub use request::RequestSpans;
+pub(super) use request::{finish_request, request_spans, trace_id};
 
 use opentelemetry::trace::Status;
 use tracing::Span;

@@ -1,15 +1,14 @@
 //! The SERVER span.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use http::{HeaderMap, Request, Version, header};
 use llamatower_layers::{Outcome, Record, RouteMatch};
 use opentelemetry::trace::TraceContextExt;
-use pin_project_lite::pin_project;
+use tower::layer::layer_fn;
 use tower::{Layer, Service};
 use tracing::Span;
+use tracing::instrument::{Instrument, Instrumented};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::super::attributes::{bounded, error_type, method_name};
@@ -17,45 +16,31 @@ use super::super::names;
 use super::super::propagation::Propagation;
 use super::{end, fail, set};
 
-/// Opens the SERVER span of each request and keeps it in the request's [`Record`], with which
-/// it ends. Without a record it would end at the head of the answer, so the layer stands inside
-/// the [`OutcomeLayer`](llamatower_layers::OutcomeLayer).
-#[derive(Clone, Copy, Debug)]
-pub struct RequestSpanLayer {
+/// The layer that opens the SERVER span of each request and keeps it in the request's [`Record`],
+/// with which it ends. Without a record it would end at the head of the answer, so the layer stands
+/// inside the [`OutcomeLayer`](llamatower_layers::OutcomeLayer).
+pub(in super::super) fn request_spans<S>(
     propagation: Propagation,
+) -> impl Layer<S, Service = RequestSpans<S>> + Clone {
+    layer_fn(move |inner| RequestSpans { inner, propagation })
 }
 
-impl RequestSpanLayer {
-    pub(in super::super) fn new(propagation: Propagation) -> Self {
-        Self { propagation }
-    }
-}
-
-impl<S> Layer<S> for RequestSpanLayer {
-    type Service = RequestSpanService<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        RequestSpanService {
-            inner,
-            propagation: self.propagation,
-        }
-    }
-}
-
-/// The service of [`RequestSpanLayer`].
+/// A service whose requests have a SERVER span.
 #[derive(Clone, Debug)]
-pub struct RequestSpanService<S> {
+pub struct RequestSpans<S> {
     inner: S,
     propagation: Propagation,
 }
 
-impl<S, B> Service<Request<B>> for RequestSpanService<S>
+impl<S, B> Service<Request<B>> for RequestSpans<S>
 where
     S: Service<Request<B>>,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = RequestSpanFuture<S::Future>;
+    /// It is in its span while it is polled, so that lines logged on the way to the head of the
+    /// answer belong to it.
+    type Future = Instrumented<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -63,16 +48,12 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let span = self.open(&request);
-        if span.is_disabled() {
-            let inner = self.inner.call(request);
-            return RequestSpanFuture { inner, span };
-        }
-        let inner = span.in_scope(|| self.inner.call(request));
-        RequestSpanFuture { inner, span }
+        let answering = span.in_scope(|| self.inner.call(request));
+        answering.instrument(span)
     }
 }
 
-impl<S> RequestSpanService<S> {
+impl<S> RequestSpans<S> {
     fn open<B>(&self, request: &Request<B>) -> Span {
         let span = tracing::debug_span!(
             target: names::SPANS,
@@ -175,31 +156,4 @@ pub(in super::super) fn trace_id(outcome: &Outcome) -> Option<String> {
     let span = context.span();
     let span = span.span_context();
     span.is_sampled().then(|| span.trace_id().to_string())
-}
-
-pin_project! {
-    /// The future of [`RequestSpanService`]. It is in its span while it is polled, so that lines
-    /// logged on the way to the head of the answer belong to it.
-    #[derive(Debug)]
-    pub struct RequestSpanFuture<F> {
-        #[pin]
-        inner: F,
-        span: Span,
-    }
-}
-
-impl<F: Future> Future for RequestSpanFuture<F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let this = self.project();
-        let inner = this.inner;
-        if this.span.is_disabled() {
-            return inner.poll(cx);
-        }
-        let output = ready!(this.span.in_scope(|| inner.poll(cx)));
-        // From here on the record alone holds the span.
-        *this.span = Span::none();
-        Poll::Ready(output)
-    }
 }
