@@ -136,7 +136,7 @@ impl<S> AttemptService<S> {
 }
 
 fn llm<B>(request: &Request<B>) -> Option<&LlmRequest> {
-    request.extensions().get()
+    LlmRequest::of(request.extensions())
 }
 
 fn model<B>(request: &Request<B>) -> Option<&str> {
