@@ -222,10 +222,8 @@ impl MakeRequestId for RandomId {
 /// Refuses what would make first bytes come late, if there is a target for them.
 fn adaptive_limit(limits: &Limits) -> AdaptiveLayer {
     // The head of an answer that is no stream comes with its end.
-    let streams = |request: &Parts| {
-        let request = request.extensions.get::<LlmRequest>();
-        request.is_some_and(|request| request.stream)
-    };
+    let streams =
+        |request: &Parts| LlmRequest::of(&request.extensions).is_some_and(|request| request.stream);
     match limits.first_byte_target {
         Some(target) => AdaptiveLayer::new(target)
             .with_bounds(NonZeroUsize::MIN, limits.in_flight)

@@ -266,7 +266,7 @@ impl Gateway {
 /// What the layers between the two spans find out.
 fn scanned(mut request: Request<Full<Bytes>>, attempts: u32) -> Request<Full<Bytes>> {
     let model: Arc<str> = "llama3.2".into();
-    request.extensions_mut().insert(LlmRequest {
+    let llm = LlmRequest {
         dialect: Dialect::Ollama,
         operation: Operation::Chat,
         model: Some(model.clone()),
@@ -275,7 +275,8 @@ fn scanned(mut request: Request<Full<Bytes>>, attempts: u32) -> Request<Full<Byt
         num_ctx: None,
         has_no_prompt: false,
         body_bytes: 2,
-    });
+    };
+    llm.put_into(request.extensions_mut());
     Record::update_in(request.extensions(), |outcome| {
         outcome.model = Some(model);
         outcome.stream = true;

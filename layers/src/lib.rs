@@ -120,6 +120,8 @@ pub mod rescue;
 pub mod retry;
 #[cfg(feature = "route")]
 pub mod route;
+#[cfg(feature = "endpoint")]
+mod shared;
 #[cfg(any(feature = "rate-limit", feature = "token-limit"))]
 pub mod store;
 #[cfg(feature = "token-limit")]

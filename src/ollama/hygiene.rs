@@ -132,7 +132,7 @@ mod tests {
         }
         let path = request.uri().path().to_owned();
         let found = EndpointTable::ollama().look_up(&Method::POST, &path);
-        request.extensions_mut().insert(found);
+        found.put_into(request.extensions_mut());
         request
     }
 

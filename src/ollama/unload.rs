@@ -22,7 +22,7 @@ use super::fleet::Fleet;
 
 /// The model that a request unloads, if that is what it asks for.
 pub(super) fn model_to_unload(extensions: &Extensions) -> Option<ModelName> {
-    let request = extensions.get::<LlmRequest>()?;
+    let request = LlmRequest::of(extensions)?;
     let unloads = request.has_no_prompt
         && request.operation.is_inference()
         && request.keep_alive == Some(KeepAlive::For(Duration::ZERO));

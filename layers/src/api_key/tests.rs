@@ -29,9 +29,8 @@ async fn outcome(
     headers: &[(&'static str, &str)],
 ) -> Result<(Option<String>, HeaderMap), &'static str> {
     let mut request = Request::new(());
-    request
-        .extensions_mut()
-        .insert(EndpointTable::ollama().look_up(&method, path));
+    let route = EndpointTable::ollama().look_up(&method, path);
+    route.put_into(request.extensions_mut());
     for (name, value) in headers {
         request
             .headers_mut()

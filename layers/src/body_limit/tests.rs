@@ -315,9 +315,8 @@ fn limits_follow_the_route() {
     let table = EndpointTable::ollama();
     let rule = |method: Method, path: &str| {
         let mut request = Request::new(());
-        request
-            .extensions_mut()
-            .insert(table.look_up(&method, path));
+        let route = table.look_up(&method, path);
+        route.put_into(request.extensions_mut());
         RouteLimits::default().rule(&request.into_parts().0)
     };
     let buffer = |mebibytes: u64| BodyRule::Buffer {

@@ -103,6 +103,15 @@ impl Machine {
         }
     }
 
+    /// Lets a request through, if all may.
+    pub(super) fn acquire_closed(&self) -> Option<Leave> {
+        let is_closed = matches!(self.stage, Stage::Closed { .. });
+        is_closed.then_some(Leave {
+            phase: self.phase,
+            has_place: false,
+        })
+    }
+
     /// Lets a request through, if it may.
     pub(super) fn acquire(&mut self, now: Instant) -> Option<Leave> {
         if self.wait(now).is_some() {

@@ -59,7 +59,7 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
         let found = self.table.look_up(request.method(), request.uri().path());
-        request.extensions_mut().insert(found);
+        found.put_into(request.extensions_mut());
         self.inner.call(request)
     }
 }

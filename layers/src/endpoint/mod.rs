@@ -13,6 +13,7 @@ use std::sync::Arc;
 use http::header::ALLOW;
 use http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode};
 
+use crate::shared::Shared;
 use crate::{BoxError, Dialect, Fail, Failure, Side};
 
 pub use layer::{EndpointLayer, EndpointService};
@@ -126,7 +127,7 @@ pub struct Endpoint {
     pub streams_by_default: bool,
 }
 
-/// What the table said of a request; an extension of the request from then on.
+/// What the table said of a request; travels with the request from then on ([`RouteMatch::of`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RouteMatch {
     /// The endpoint, and what stood in the place of its parameter.
@@ -151,7 +152,12 @@ pub enum RouteMatch {
 impl RouteMatch {
     /// What the table said of the request with these extensions.
     pub fn of(extensions: &Extensions) -> Option<&Self> {
-        extensions.get()
+        Shared::of(extensions)?.route.as_ref()
+    }
+
+    /// Notes this of the request with these extensions, as the layer does.
+    pub fn put_into(self, extensions: &mut Extensions) {
+        Shared::of_mut(extensions).route = Some(self);
     }
 
     /// Refuses a request whose path or method is not in the table; a predicate for tower's

@@ -7,8 +7,8 @@ use tower_layer::Layer;
 use super::LlmRequestService;
 use crate::body::MemoryBudget;
 
-/// Finds out what a request asks of a model, and puts it into the request's extensions as an
-/// [`LlmRequest`](super::LlmRequest).
+/// Finds out what a request asks of a model, and notes it as an
+/// [`LlmRequest`](super::LlmRequest) of the request.
 ///
 /// Requests without a [`RouteMatch`](crate::RouteMatch), without a body or with a body that
 /// streams pass as they are. See the [module's documentation](super).

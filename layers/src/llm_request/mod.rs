@@ -1,7 +1,7 @@
 //! What the gateway needs to know of a request's body, found in one pass over its bytes.
 //!
 //! [`LlmRequestLayer`] reads the body that [`BodyLimitLayer`](crate::body_limit::BodyLimitLayer)
-//! has buffered, and puts an [`LlmRequest`] into the request's extensions: which model, stream
+//! has buffered, and notes an [`LlmRequest`] of the request: which model, stream
 //! or not, how long to stay in memory. The bytes go on untouched, but for one case: a missing
 //! `model` can be filled in.
 //!
@@ -32,7 +32,7 @@
 //!     .layer(BodyLimitLayer::new(MemoryBudget::new(1 << 30)))
 //!     .layer(LlmRequestLayer::new().with_default_model(Some("llama3".into())))
 //!     .service(service_fn(|request: Request<ReplayBody<Full<Bytes>>>| async move {
-//!         let model = request.extensions().get::<LlmRequest>().and_then(|llm| llm.model.clone());
+//!         let model = LlmRequest::of(request.extensions()).and_then(|llm| llm.model.clone());
 //!         Ok::<_, BoxError>(Response::new(model))
 //!     }));
 //! let request = Request::post("/api/chat").body(Full::from(r#"{"messages":[]}"#))?;
@@ -56,6 +56,9 @@ mod tests;
 
 use std::sync::Arc;
 
+use http::Extensions;
+
+use crate::shared::Shared;
 use crate::{Dialect, Operation};
 
 pub use error::{MalformedBody, UnsupportedEncoding};
@@ -64,7 +67,8 @@ pub use layer::LlmRequestLayer;
 pub use model_name::{InvalidModelName, ModelName, ModelSource};
 pub use service::LlmRequestService;
 
-/// What a request asks of a model; an extension of the request once its body was read.
+/// What a request asks of a model; travels with the request once its body was read
+/// ([`LlmRequest::of`]).
 #[derive(Clone, Debug, PartialEq)]
 pub struct LlmRequest {
     /// How the request is written.
@@ -84,6 +88,18 @@ pub struct LlmRequest {
     pub has_no_prompt: bool,
     /// The body's length in bytes.
     pub body_bytes: u64,
+}
+
+impl LlmRequest {
+    /// What was found in the body of the request with these extensions.
+    pub fn of(extensions: &Extensions) -> Option<&Self> {
+        Shared::of(extensions)?.llm.as_ref()
+    }
+
+    /// Notes this of the request with these extensions, as the layer does.
+    pub fn put_into(self, extensions: &mut Extensions) {
+        Shared::of_mut(extensions).llm = Some(self);
+    }
 }
 
 /// How long a model is to stay in memory after the request.

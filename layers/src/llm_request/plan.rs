@@ -1,6 +1,5 @@
 //! How a request is to be scanned, and what is done with what was found.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,7 +8,7 @@ use http::{HeaderValue, Method, Request, header};
 use super::encoding::{Encoding, scan_zstd};
 use super::form::{boundary, scan_form};
 use super::layer::Config;
-use super::scan::{Keys, Scanned, Scanner};
+use super::scan::{Keys, ScanError, Scanned, Scanner};
 use super::{LlmRequest, MalformedBody};
 use crate::body::ReplayBody;
 use crate::{Dialect, Endpoint, Failure, Operation, RouteMatch};
@@ -92,30 +91,28 @@ impl JsonScan {
         }
     }
 
-    /// Scans the next slice of the body, and says what was found once that was the last.
-    pub(super) fn step(
-        mut self,
-        segments: &[Bytes],
-        endpoint: &Endpoint,
-    ) -> ControlFlow<Result<Scanned, Failure>, Self> {
-        let fail = |reason| Err(MalformedBody::at(endpoint, reason).into());
+    /// Scans the next slice of the body; whether there is more.
+    pub(super) fn step(&mut self, segments: &[Bytes]) -> Result<bool, ScanError> {
         let mut left = SLICE;
         while let Some(segment) = segments.get(self.segment) {
             if left == 0 {
-                return ControlFlow::Continue(self);
+                return Ok(true);
             }
             let rest = &segment[self.read..];
             let slice = &rest[..rest.len().min(left)];
-            if let Err(reason) = self.scanner.feed(slice) {
-                return ControlFlow::Break(fail(reason));
-            }
+            self.scanner.feed(slice)?;
             left -= slice.len();
             self.read += slice.len();
             if self.read == segment.len() {
                 (self.segment, self.read) = (self.segment + 1, 0);
             }
         }
-        ControlFlow::Break(self.scanner.finish().or_else(fail))
+        Ok(false)
+    }
+
+    /// What was found, when there is no more.
+    pub(super) fn finish(self) -> Result<Scanned, ScanError> {
+        self.scanner.finish()
     }
 }
 
@@ -140,13 +137,15 @@ impl Rest {
                 scan_zstd(segments, &endpoint, limit, budget).await
             }
             Self::Form { boundary } => scan_form(segments, boundary, &endpoint).await,
-            Self::Json(mut scan) => loop {
-                tokio::task::yield_now().await;
-                match scan.step(&segments, &endpoint) {
-                    ControlFlow::Continue(rest) => *scan = rest,
-                    ControlFlow::Break(scanned) => return scanned,
+            Self::Json(mut scan) => {
+                let fail = |reason| Failure::from(MalformedBody::at(&endpoint, reason));
+                loop {
+                    tokio::task::yield_now().await;
+                    if !scan.step(&segments).map_err(fail)? {
+                        return scan.finish().map_err(fail);
+                    }
                 }
-            },
+            }
         }
     }
 }
@@ -186,7 +185,7 @@ pub(super) fn settle<B>(
         outcome.stream = stream;
     });
     let body_bytes = request.body().len().unwrap_or(0);
-    request.extensions_mut().insert(LlmRequest {
+    let found = LlmRequest {
         dialect: endpoint.dialect,
         operation,
         model,
@@ -195,7 +194,8 @@ pub(super) fn settle<B>(
         num_ctx: scanned.num_ctx,
         has_no_prompt,
         body_bytes,
-    });
+    };
+    found.put_into(request.extensions_mut());
 }
 
 /// The same body with the model in it: in the place of a null or an empty name, or before all

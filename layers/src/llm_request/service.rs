@@ -1,13 +1,13 @@
 //! The service.
 
 use std::fmt;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::Request;
 use tower_service::Service;
 
+use super::MalformedBody;
 use super::future::{LlmRequestFuture, Scan, Waiting};
 use super::layer::Config;
 use super::plan::{JsonScan, Plan, Rest, endpoint_of, settle};
@@ -95,14 +95,17 @@ impl<S> LlmRequestService<S> {
             Plan::Pass => return Ok(Reading::Over),
             Plan::Zstd => Rest::Zstd,
             Plan::Form { boundary } => Rest::Form { boundary },
-            Plan::Json => match JsonScan::new(&endpoint).step(segments, &endpoint) {
-                ControlFlow::Continue(scan) => Rest::Json(Box::new(scan)),
-                ControlFlow::Break(scanned) => {
+            Plan::Json => {
+                let fail = |reason| MalformedBody::at(&endpoint, reason);
+                let mut scan = JsonScan::new(&endpoint);
+                if !scan.step(segments).map_err(fail)? {
+                    let scanned = scan.finish().map_err(fail)?;
                     let default_model = self.config.default_model.as_ref();
-                    settle(request, &endpoint, scanned?, true, default_model);
+                    settle(request, &endpoint, scanned, true, default_model);
                     return Ok(Reading::Over);
                 }
-            },
+                Rest::Json(Box::new(scan))
+            }
         };
         let is_json = matches!(rest, Rest::Json(_));
         let (segments, config) = (segments.to_vec(), self.config.clone());

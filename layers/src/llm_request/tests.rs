@@ -24,7 +24,7 @@ struct Given {
 
 impl Given {
     fn llm(&self) -> &LlmRequest {
-        self.request.extensions().get().unwrap()
+        LlmRequest::of(self.request.extensions()).unwrap()
     }
 
     fn model(&self) -> Option<&str> {
@@ -156,7 +156,7 @@ async fn what_has_no_body_to_scan_passes_as_it_is() {
             .unwrap(),
     ] {
         let given = send(defaulting(), request).await.unwrap();
-        assert!(given.request.extensions().get::<LlmRequest>().is_none());
+        assert!(LlmRequest::of(given.request.extensions()).is_none());
     }
     let given = given("/api/rerank", r#"{"model":"a","query":"x"}"#).await;
     assert_eq!(given.model(), Some("a"));
@@ -470,7 +470,7 @@ async fn a_form_without_a_model_stays_without_and_one_with_two_is_refused() {
 async fn the_record_learns_the_model() {
     let record = crate::Record::new(crate::Outcome::starting(tokio::time::Instant::now()));
     let mut request = post("/api/generate", r#"{"prompt":"x"}"#);
-    request.extensions_mut().insert(record.clone());
+    record.clone().put_into(request.extensions_mut());
     send(defaulting(), request).await.unwrap();
     let outcome = record.snapshot();
     assert_eq!(outcome.model.as_deref(), Some("fall\"back"));

@@ -12,8 +12,6 @@ use super::{Ending, Observer, Outcome, Record};
 pub(super) struct Completion {
     record: Record,
     observer: Arc<dyn Observer>,
-    #[cfg(feature = "usage")]
-    usage: Option<crate::usage::UsageReport>,
     is_done: bool,
 }
 
@@ -23,8 +21,6 @@ impl Completion {
         Self {
             record: Record::new(outcome),
             observer,
-            #[cfg(feature = "usage")]
-            usage: None,
             is_done: false,
         }
     }
@@ -36,10 +32,6 @@ impl Completion {
     /// The answer's head was seen.
     pub(super) fn head<B>(&mut self, answer: &Response<B>) {
         let now = Instant::now();
-        #[cfg(feature = "usage")]
-        {
-            self.usage = answer.extensions().get().cloned();
-        }
         self.record.update(|outcome| {
             outcome.status = Some(answer.status());
             outcome.time_to_first_byte = Some(now.duration_since(outcome.started));
@@ -59,20 +51,13 @@ impl Completion {
             return;
         }
         let now = Instant::now();
-        // The copy is told of outside the lock, and its extensions go with it, so that a span
-        // ends here even if a clone of the record is kept somewhere.
-        let outcome = self.record.update(|outcome| {
+        // The extensions go, so that a span ends here even if a clone of the record is kept
+        // somewhere; and after the lock, as what their drop does is not known.
+        let _extensions = self.record.update(|outcome| {
             outcome.complete(ending, now);
-            #[cfg(feature = "usage")]
-            if let Some(measured) = self.usage.as_ref().and_then(|report| report.get()) {
-                outcome.usage = measured.usage;
-            }
-            let extensions = std::mem::take(&mut outcome.extensions);
-            let mut told = outcome.clone();
-            told.extensions = extensions;
-            told
+            self.observer.finished(outcome);
+            std::mem::take(&mut outcome.extensions)
         });
-        self.observer.finished(&outcome);
     }
 }
 

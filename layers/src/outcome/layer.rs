@@ -77,7 +77,8 @@ where
         let outcome = Outcome::of(&request, Instant::now());
         let answer_has_no_body = request.method() == Method::HEAD;
         let completion = Completion::open(outcome, self.observer.clone());
-        request.extensions_mut().insert(completion.record().clone());
+        let record = completion.record().clone();
+        record.put_into(request.extensions_mut());
         OutcomeFuture::new(self.inner.call(request), completion, answer_has_no_body)
     }
 }

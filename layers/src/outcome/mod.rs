@@ -78,7 +78,8 @@ use std::sync::Arc;
 
 /// Who is told of outcomes: telemetry, a log, a test.
 ///
-/// Both calls are made on the request's own task, so they must be short and must not block.
+/// Both calls are made on the request's own task, so they must be short and must not block, nor
+/// change the request's [`Record`], which is locked at the end.
 /// Two observers are one as a pair.
 pub trait Observer: Send + Sync {
     /// A request has come in; its head is all that is known of it.

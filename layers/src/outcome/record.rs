@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::{Extensions, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use tokio::time::Instant;
 
+use crate::shared::Shared;
 use crate::{Dialect, Operation, RouteMatch};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -68,10 +69,12 @@ pub struct Outcome {
     pub time_to_first_byte: Option<Duration>,
     /// From the start to the end; set when the record is complete.
     pub duration: Option<Duration>,
-    /// What the backend counted, by the [`UsageReport`](crate::usage::UsageReport) of the answer;
-    /// set when the record is complete.
+    /// What the backend counted, if there is a [`UsageLayer`](crate::usage::UsageLayer); set when
+    /// the record is complete.
     #[cfg(feature = "usage")]
     pub usage: Option<crate::usage::Usage>,
+    #[cfg(feature = "usage")]
+    report: Option<crate::usage::UsageReport>,
     /// Why it failed: [`Failure::kind`](crate::Failure::kind).
     pub error: Option<&'static str>,
     /// How it ended. A layer that breaks an answer off tidily, with an error line, sets
@@ -123,6 +126,8 @@ impl Outcome {
             duration: None,
             #[cfg(feature = "usage")]
             usage: None,
+            #[cfg(feature = "usage")]
+            report: None,
             error: None,
             ending: Ending::Open,
             extensions: Extensions::new(),
@@ -156,10 +161,14 @@ impl Outcome {
             self.ending = ending;
         }
         self.duration = Some(now.duration_since(self.started));
+        #[cfg(feature = "usage")]
+        if let Some(measured) = self.report.as_ref().and_then(|report| report.get()) {
+            self.usage = measured.usage;
+        }
     }
 }
 
-/// The record while the request is under way; an extension of the request.
+/// The record while the request is under way; travels with the request ([`Record::of`]).
 #[derive(Clone, Debug)]
 pub struct Record(Arc<Mutex<Outcome>>);
 
@@ -171,14 +180,36 @@ impl Record {
 
     /// Changes the record of the request that these extensions belong to, if it has one.
     pub fn update_in(extensions: &Extensions, change: impl FnOnce(&mut Outcome)) {
-        if let Some(record) = extensions.get::<Self>() {
+        if let Some(record) = Self::of(extensions) {
             record.update(change);
         }
+    }
+
+    /// The record of the request with these extensions.
+    pub fn of(extensions: &Extensions) -> Option<&Self> {
+        Shared::of(extensions)?.record.as_ref()
+    }
+
+    /// Lets the request with these extensions have this record, as the layer does.
+    pub fn put_into(self, extensions: &mut Extensions) {
+        Shared::of_mut(extensions).record = Some(self);
     }
 
     /// Changes the record. What is changed after the end is seen by nobody.
     pub fn update<T>(&self, change: impl FnOnce(&mut Outcome) -> T) -> T {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Where the counts of the answer will be told, once its head has come through a
+    /// [`UsageLayer`](crate::usage::UsageLayer).
+    #[cfg(feature = "usage")]
+    pub fn usage_report(&self) -> Option<crate::usage::UsageReport> {
+        self.update(|outcome| outcome.report.clone())
+    }
+
+    #[cfg(feature = "usage")]
+    pub(crate) fn set_usage_report(&self, report: crate::usage::UsageReport) {
+        self.update(|outcome| outcome.report = Some(report));
     }
 
     /// What is known so far.

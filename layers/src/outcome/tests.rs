@@ -137,7 +137,7 @@ proptest! {
         let mut script = Some(script);
         let mut service = OutcomeLayer::new(log.clone()).layer(service_fn(
             move |request: Request<Empty<Bytes>>| {
-                *seen.lock().unwrap() = request.extensions().get::<Record>().cloned();
+                *seen.lock().unwrap() = Record::of(request.extensions()).cloned();
                 let answer = Response::new(script.take().unwrap());
                 std::future::ready(Ok::<_, Infallible>(answer))
             },
@@ -252,7 +252,7 @@ async fn a_kept_record_does_not_keep_what_hangs_on_the_outcome() {
     let keep = kept.clone();
     let service = OutcomeLayer::new(Arc::new(Log::default())).layer(service_fn(move |request| {
         let request: Request<Empty<Bytes>> = request;
-        let record = request.extensions().get::<Record>().cloned().unwrap();
+        let record = Record::of(request.extensions()).cloned().unwrap();
         record.update(|outcome| outcome.extensions.insert(hung.clone()));
         *keep.lock().unwrap() = Some(record);
         std::future::ready(Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())))

@@ -61,19 +61,26 @@ impl<S> Layer<S> for RescueLayer {
 /// The wait of one request for the cutoff. It is begun when there is something to wait for, and goes
 /// on from the head of the answer to its end. It lies in a box, so that bodies can be moved.
 #[derive(Debug)]
-pub(super) enum Cutoff {
-    Unasked(CancellationToken),
-    Waiting(Pin<Box<WaitForCancellationFutureOwned>>),
+pub(super) struct Cutoff {
+    unasked: Option<CancellationToken>,
+    waiting: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl Cutoff {
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Self::Unasked(token) = self {
-            *self = Self::Waiting(Box::pin(token.clone().cancelled_owned()));
+    pub(super) fn new(token: CancellationToken) -> Self {
+        Self {
+            unasked: Some(token),
+            waiting: None,
         }
-        match self {
-            Self::Unasked(_) => Poll::Pending,
-            Self::Waiting(cancelled) => cancelled.as_mut().poll(cx),
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(token) = self.unasked.take() {
+            self.waiting = Some(Box::pin(token.cancelled_owned()));
+        }
+        match &mut self.waiting {
+            Some(waiting) => waiting.as_mut().poll(cx),
+            None => Poll::Pending,
         }
     }
 }

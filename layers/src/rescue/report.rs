@@ -43,7 +43,7 @@ impl Reporter {
             operation: route.and_then(RouteMatch::operation),
             is_head: request.method() == http::Method::HEAD,
             request_id,
-            record: request.extensions().get().cloned(),
+            record: Record::of(request.extensions()).cloned(),
             hook,
         }
     }

@@ -73,7 +73,7 @@ where
         match self.unready.take() {
             Some(error) => RescueFuture::failed(error, reporter),
             None => {
-                let cutoff = self.cutoff.clone().map(Cutoff::Unasked);
+                let cutoff = self.cutoff.clone().map(Cutoff::new);
                 RescueFuture::new(self.inner.call(request), cutoff, reporter)
             }
         }

@@ -106,8 +106,8 @@ fn request(method: Method, path: &str) -> (Request<()>, Record) {
     *request.method_mut() = method.clone();
     let route = EndpointTable::ollama().look_up(&method, path);
     let record = Record::new(Outcome::starting(Instant::now()));
-    request.extensions_mut().insert(route);
-    request.extensions_mut().insert(record.clone());
+    route.put_into(request.extensions_mut());
+    record.clone().put_into(request.extensions_mut());
     (request, record)
 }
 

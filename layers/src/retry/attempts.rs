@@ -3,19 +3,22 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use http::Extensions;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-/// Which attempt a request is, and which backends were asked before; an extension of the
-/// request, shared by its attempts.
+use crate::shared::Shared;
+
+/// Which attempt a request is, and which backends were asked before; travels with the request
+/// ([`Attempts::of`]) and is shared by its attempts.
 ///
 /// Whoever chooses a backend notes its choice here, so that the next attempt can go elsewhere,
 /// and the retry layer learn whether it did.
 #[derive(Clone, Debug)]
-pub struct Attempts(Arc<Shared>);
+pub struct Attempts(Arc<Common>);
 
 #[derive(Debug)]
-struct Shared {
+struct Common {
     started: Instant,
     number: AtomicU32,
     asked: Mutex<Asked>,
@@ -29,9 +32,14 @@ struct Asked {
 }
 
 impl Attempts {
+    /// The attempts of the request with these extensions.
+    pub fn of(extensions: &Extensions) -> Option<&Self> {
+        Shared::of(extensions)?.attempts.as_ref()
+    }
+
     /// The first attempt.
     pub(super) fn first() -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(Common {
             started: Instant::now(),
             number: AtomicU32::new(1),
             asked: Mutex::default(),

@@ -49,7 +49,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), BoxError> {
 //! let busy_at_first = service_fn(async |request: Request<Body>| {
-//!     let attempts = request.extensions().get::<Attempts>();
+//!     let attempts = Attempts::of(request.extensions());
 //!     let status = match attempts.map_or(0, Attempts::number) {
 //!         1 => StatusCode::SERVICE_UNAVAILABLE,
 //!         _ => StatusCode::OK,

@@ -15,6 +15,7 @@ use super::backoff::Next;
 use super::drain::drain;
 use super::layer::Policy;
 use super::{Attempts, Decision, RetryEvent, RetryFuture};
+use crate::shared::Shared;
 use crate::{BoxError, Failure, Replay, Retryable};
 
 /// The service of [`RetryLayer`](super::RetryLayer).
@@ -77,7 +78,8 @@ impl<S> Asking<S> {
             true => copy(request),
             false => None,
         };
-        request.extensions_mut().insert(self.attempts.clone());
+        let attempts = self.attempts.clone();
+        Shared::of_mut(request.extensions_mut()).attempts = Some(attempts);
         copied
     }
 

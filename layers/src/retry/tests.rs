@@ -86,9 +86,7 @@ fn scripted(
     let seen = Seen::default();
     let noted = seen.clone();
     let service = service_fn(move |request: Request<Whole>| {
-        let attempts = request
-            .extensions()
-            .get::<Attempts>()
+        let attempts = Attempts::of(request.extensions())
             .expect("it is there")
             .clone();
         noted
@@ -117,9 +115,8 @@ fn scripted(
 fn request(method: Method, path: &str, body: &'static str) -> Request<Whole> {
     let mut request = Request::new(Whole(body));
     *request.method_mut() = method.clone();
-    request
-        .extensions_mut()
-        .insert(EndpointTable::ollama().look_up(&method, path));
+    let route = EndpointTable::ollama().look_up(&method, path);
+    route.put_into(request.extensions_mut());
     request
 }
 
@@ -301,7 +298,7 @@ async fn without_a_route_only_safe_methods_are_sent_twice() {
 /// Answers 503 with a `Retry-After` until it was asked `busy` times; one backend, or more.
 async fn time_for(busy: u32, retry_after: &'static str, backends: u32) -> (u16, Duration) {
     let service = service_fn(move |request: Request<Whole>| async move {
-        let attempts = request.extensions().get::<Attempts>().expect("it is there");
+        let attempts = Attempts::of(request.extensions()).expect("it is there");
         let number = attempts.number();
         attempts.note_left(backends.saturating_sub(number) as usize);
         attempts.note_backend(format!("gpu-{}", number % backends).into());
@@ -371,7 +368,7 @@ async fn reads(
     let read = Arc::new(AtomicUsize::new(0));
     let noted = read.clone();
     let service = service_fn(move |request: Request<Whole>| {
-        let attempts = request.extensions().get::<Attempts>().expect("it is there");
+        let attempts = Attempts::of(request.extensions()).expect("it is there");
         let is_first = attempts.number() == 1;
         let body = Noted {
             frames,

@@ -36,7 +36,7 @@ pin_project! {
         C: Choose,
     {
         Choosing { request: Option<(Parts, B)>, wait: C::Wait },
-        Readying { choice: Option<Choice<C::Service, C::Slot>>, request: Option<Request<B>> },
+        Readying { call: Option<(Choice<C::Service, C::Slot>, Request<B>)> },
         Asked { #[pin] future: F, slot: Option<C::Slot> },
         Over,
     }
@@ -92,33 +92,32 @@ where
     {
         let mut this = self.project();
         loop {
-            let next = match this.state.as_mut().project() {
+            let (mut choice, request) = match this.state.as_mut().project() {
                 StateProjected::Choosing { request, wait } => {
                     let (head, _) = request.as_mut().expect(OVER);
                     let choice = ready!(this.policy.poll_choose(wait, head, cx))?;
-                    let request = request.take();
-                    State::Readying {
-                        choice: Some(choice),
-                        request: request.map(|(head, body)| Request::from_parts(head, body)),
-                    }
+                    let (head, body) = request.take().expect(OVER);
+                    (choice, Request::from_parts(head, body))
                 }
-                StateProjected::Readying { choice, request } => {
-                    let service = &mut choice.as_mut().expect(OVER).service;
-                    ready!(service.poll_ready(cx)).map_err(Into::into)?;
-                    let future = service.call(request.take().expect(OVER));
-                    let slot = choice.take().map(|choice| choice.slot);
-                    State::Asked { future, slot }
-                }
+                StateProjected::Readying { call } => call.take().expect(OVER),
                 StateProjected::Asked { future, slot } => {
                     let answer = ready!(future.poll(cx)).map_err(Into::into)?;
-                    let (head, body) = answer.into_parts();
-                    let mut slot = slot.take().expect(OVER);
-                    this.policy.answered(&mut slot, &head);
-                    return Poll::Ready(Ok(Response::from_parts(head, Guarded::new(body, slot))));
+                    let slot = slot.take().expect(OVER);
+                    return Poll::Ready(Ok(answer.map(|body| Guarded::new(body, slot))));
                 }
                 StateProjected::Over => panic!("{OVER}"),
             };
-            this.state.set(next);
+            match choice.service.poll_ready(cx).map_err(Into::into)? {
+                Poll::Ready(()) => this.state.set(State::Asked {
+                    future: choice.service.call(request),
+                    slot: Some(choice.slot),
+                }),
+                Poll::Pending => {
+                    let call = Some((choice, request));
+                    this.state.set(State::Readying { call });
+                    return Poll::Pending;
+                }
+            }
         }
     }
 }

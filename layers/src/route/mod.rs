@@ -56,7 +56,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::request::Parts;
-use http::response;
 
 use crate::BoxError;
 
@@ -96,11 +95,6 @@ pub trait Choose {
         request: &mut Parts,
         cx: &mut Context<'_>,
     ) -> Poll<ChoiceOf<Self>>;
-
-    /// Shows the slot the head of the answer that it is held for.
-    fn answered(&self, slot: &mut Self::Slot, answer: &response::Parts) {
-        let _ = (slot, answer);
-    }
 }
 
 impl<C: Choose> Choose for Arc<C> {
@@ -115,9 +109,5 @@ impl<C: Choose> Choose for Arc<C> {
         cx: &mut Context<'_>,
     ) -> Poll<ChoiceOf<Self>> {
         C::poll_choose(self, wait, request, cx)
-    }
-
-    fn answered(&self, slot: &mut Self::Slot, answer: &response::Parts) {
-        C::answered(self, slot, answer);
     }
 }

@@ -15,6 +15,7 @@ use super::layer::Limit;
 use super::{Settlement, Standing, TokenStore, TokensExhausted};
 use crate::body::Guarded;
 use crate::store::Asking;
+use crate::usage::Told;
 use crate::{BoxError, Failure};
 
 pin_project! {
@@ -30,6 +31,7 @@ pin_project! {
         standings: Vec<Standing>,
         store: Option<Arc<T>>,
         estimate: u64,
+        told: Option<Told>,
     }
 }
 
@@ -60,6 +62,7 @@ where
             standings: Vec::new(),
             store: None,
             estimate: 0,
+            told: None,
         }
     }
 
@@ -70,6 +73,7 @@ where
         limit: &Limit<K, X, T>,
         estimate: u64,
     ) -> Self {
+        let told = Told::of(request.extensions());
         Self {
             state: State::Reserving {
                 asking: Asking::new(reserving, limit.patience),
@@ -79,6 +83,7 @@ where
             standings: Vec::new(),
             store: Some(limit.store.clone()),
             estimate,
+            told: Some(told),
         }
     }
 }
@@ -131,7 +136,9 @@ where
                     write_standings(answer.headers_mut(), this.standings);
                     let mut settlement = this.settlement.take();
                     if let Some(settlement) = &mut settlement {
-                        settlement.answered(answer.status(), answer.extensions());
+                        let told = this.told.as_ref();
+                        let report = told.and_then(|told| told.report(answer.extensions()));
+                        settlement.answered(answer.status(), report);
                     }
                     return Poll::Ready(Ok(answer.map(|body| Guarded::maybe(body, settlement))));
                 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{Extensions, StatusCode};
+use http::StatusCode;
 
 use super::TokenStore;
 use crate::usage::UsageReport;
@@ -36,10 +36,10 @@ impl<K, T: TokenStore<K>> Settlement<K, T> {
     }
 
     /// From now on something may have been used.
-    pub(super) fn answered(&mut self, status: StatusCode, extensions: &Extensions) {
-        self.answer = match extensions.get::<UsageReport>() {
+    pub(super) fn answered(&mut self, status: StatusCode, report: Option<UsageReport>) {
+        self.answer = match report {
             _ if !status.is_success() => Answer::None,
-            Some(report) => Answer::Counted(report.clone()),
+            Some(report) => Answer::Counted(report),
             None => Answer::Uncounted,
         };
     }

@@ -9,6 +9,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::body::Separator;
+use super::report::Told;
 use super::{UsageBody, UsageReport};
 
 pin_project! {
@@ -17,13 +18,14 @@ pin_project! {
     pub struct UsageFuture<F> {
         #[pin]
         inner: F,
-        is_watched: bool,
+        // `None` if the answer is not watched.
+        told: Option<Told>,
     }
 }
 
 impl<F> UsageFuture<F> {
-    pub(super) fn new(inner: F, is_watched: bool) -> Self {
-        Self { inner, is_watched }
+    pub(super) fn new(inner: F, told: Option<Told>) -> Self {
+        Self { inner, told }
     }
 }
 
@@ -37,13 +39,13 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let answer = ready!(this.inner.poll(cx))?;
-        let is_watched = *this.is_watched && answer.status().is_success();
-        let separator = Separator::of(answer.headers()).filter(|_| is_watched);
+        let told = this.told.take().filter(|_| answer.status().is_success());
+        let watched = told.and_then(|told| Some((told, Separator::of(answer.headers())?)));
         let (mut parts, body) = answer.into_parts();
-        let body = match separator {
-            Some(separator) => {
+        let body = match watched {
+            Some((told, separator)) => {
                 let report = UsageReport::default();
-                parts.extensions.insert(report.clone());
+                told.note(report.clone(), &mut parts.extensions);
                 UsageBody::watched(body, separator, report)
             }
             None => UsageBody::unwatched(body),

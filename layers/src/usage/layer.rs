@@ -8,9 +8,12 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::UsageFuture;
+use super::report::Told;
 use crate::RouteMatch;
 
-/// Gives each answer a [`UsageReport`](super::UsageReport). See the [module](super).
+/// Gives each answer a [`UsageReport`](super::UsageReport), in the request's
+/// [`Record`](crate::Record) if it has one, else among the answer's extensions. See the
+/// [module](super).
 ///
 /// Answers to requests whose [`RouteMatch`] says that no model works on them have none, nor have
 /// errors, nor what is compressed or neither JSON nor a stream.
@@ -58,6 +61,7 @@ where
                 .operation()
                 .is_some_and(|operation| operation.is_inference())
         });
-        UsageFuture::new(self.inner.call(request), is_watched)
+        let told = is_watched.then(|| Told::of(request.extensions()));
+        UsageFuture::new(self.inner.call(request), told)
     }
 }

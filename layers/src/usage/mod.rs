@@ -3,7 +3,8 @@
 //! Every dialect says it at the very end: Ollama in the line with `done:true`, OpenAI in the
 //! chunk before `[DONE]`, Anthropic in `message_delta`, and each in the last members of an answer
 //! that is one object. [`UsageLayer`] keeps a copy of the last kilobyte that passes, reads the
-//! counts there once, when the answer ends, and tells whoever holds the answer's [`UsageReport`].
+//! counts there once, when the answer ends, and tells whoever holds the answer's [`UsageReport`]: it is
+//! in the request's [`Record`](crate::Record), or else among the answer's extensions.
 //! The frames themselves go on as they came.
 //!
 //! ```text
@@ -65,6 +66,8 @@ use std::time::Duration;
 pub use body::UsageBody;
 pub use future::UsageFuture;
 pub use layer::{UsageLayer, UsageService};
+#[cfg(feature = "token-limit")]
+pub(crate) use report::Told;
 pub use report::{Measured, UsageReport};
 
 /// What a backend counted for one answer.

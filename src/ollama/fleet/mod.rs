@@ -23,7 +23,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::request::Parts;
-use http::response;
 use llamatower_layers::breaker::{Breaker, State};
 use llamatower_layers::llm_request::ModelName;
 use llamatower_layers::queue::{self, Entry, Queue, Ticket};
@@ -204,12 +203,13 @@ impl<S> Fleet<S> {
             Breaker::put_token(&mut request.extensions, token);
         }
         note_choice(&member.backend, request);
-        if let Some(attempts) = request.extensions.get::<Attempts>() {
+        if let Some(attempts) = Attempts::of(&request.extensions) {
             attempts.note_left(slot.left);
         }
+        let record = Record::of(&request.extensions).cloned();
         Choice {
             service: member.service.clone(),
-            slot: Box::new(Permit::queued(permit)),
+            slot: Box::new(Permit::queued(permit, record)),
         }
     }
 
@@ -262,24 +262,25 @@ impl<S> Fleet<S> {
         }
     }
 
-    fn has_holder(&self, model: &ModelName) -> bool {
-        !self.catalogue.members().holders(model).is_empty()
-    }
-
-    /// In which line of the queue a request waits.
-    fn class_of(&self, request: &Parts) -> Class {
+    /// In which line of the queue a request waits, and whether a backend has its model.
+    fn class_of(&self, request: &Parts) -> (Class, bool) {
+        let members = self.catalogue.members();
         let route = RouteMatch::of(&request.extensions).and_then(RouteMatch::operation);
-        Class {
-            model: model_of(request).and_then(|model| self.catalogue.members().name(model)),
+        let model = model_of(request).and_then(|model| members.name(model));
+        let is_known = |model| !members.holders(model).is_empty();
+        let is_known = model.as_ref().is_some_and(is_known);
+        let class = Class {
+            model,
             runs_model: route.is_some_and(|operation| operation.is_inference()),
-        }
+        };
+        (class, is_known)
     }
 
     /// What a request says of itself when it enters the queue.
     fn entry(&self, request: &Parts) -> Entry<Option<Client>, Option<Attempts>> {
         let client = Client::of(request);
         let share = self.config.share_of(client.as_ref());
-        let attempts = request.extensions.get::<Attempts>().cloned();
+        let attempts = Attempts::of(&request.extensions).cloned();
         let arrival = attempts.as_ref().map(Attempts::started);
         let entry = Entry::new(client, attempts)
             .with_cost(expected_tokens(request))
@@ -320,9 +321,8 @@ where
     ) -> Poll<ChoiceOf<Self>> {
         let class = match wait {
             Wait::Begun => {
-                let class = self.class_of(request);
-                let unknown = class.model.as_ref().filter(|model| !self.has_holder(model));
-                if let Some(model) = unknown {
+                let (class, is_known) = self.class_of(request);
+                if let Some(model) = class.model.as_ref().filter(|_| !is_known) {
                     *wait = Wait::Model(Box::pin(self.look_for(model.clone())));
                     return self.poll_choose(wait, request, cx);
                 }
@@ -330,7 +330,7 @@ where
             }
             Wait::Model(known) => {
                 ready!(known.as_mut().poll(cx));
-                self.class_of(request)
+                self.class_of(request).0
             }
             Wait::Slot(ticket, since) => {
                 let permit = ready!(Pin::new(ticket).poll(cx))?;
@@ -346,10 +346,6 @@ where
                 Poll::Pending
             }
         }
-    }
-
-    fn answered(&self, permit: &mut Box<Permit<S>>, answer: &response::Parts) {
-        permit.answered(&answer.extensions);
     }
 }
 
@@ -377,7 +373,7 @@ fn new_member<S>(
 
 fn note_choice(backend: &Backend, request: &Parts) {
     let name = backend.name();
-    if let Some(attempts) = request.extensions.get::<Attempts>() {
+    if let Some(attempts) = Attempts::of(&request.extensions) {
         attempts.note_backend(name.clone());
     }
     Record::update_in(&request.extensions, |outcome| {
@@ -402,7 +398,7 @@ fn breaker(backend: &Arc<Backend>, config: &FleetConfig) -> Breaker {
 /// About how many tokens a request costs, before it is known: those of its text, and some for its
 /// answer.
 fn expected_tokens(request: &Parts) -> u32 {
-    let bytes = request.extensions.get::<LlmRequest>();
+    let bytes = LlmRequest::of(&request.extensions);
     let bytes = bytes.map_or(0, |request| request.body_bytes);
     u32::try_from(bytes / 4).unwrap_or(u32::MAX).min(4096) + 256
 }
@@ -410,9 +406,7 @@ fn expected_tokens(request: &Parts) -> u32 {
 /// The model that a request names in its body, or in its path, as the client wrote it.
 fn model_of(request: &Parts) -> Option<&str> {
     let extensions = &request.extensions;
-    let in_body = extensions
-        .get::<LlmRequest>()
-        .and_then(|request| request.model.as_deref());
+    let in_body = LlmRequest::of(extensions).and_then(|request| request.model.as_deref());
     let in_path = || match RouteMatch::of(extensions) {
         Some(RouteMatch::Found { parameter, .. }) => parameter.as_deref(),
         _ => None,

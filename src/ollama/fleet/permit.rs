@@ -1,8 +1,6 @@
 //! What a request holds of a backend, to the end of its answer.
 
-use http::Extensions;
-use llamatower_layers::queue;
-use llamatower_layers::usage::UsageReport;
+use llamatower_layers::{Record, queue};
 
 use super::Dispatcher;
 use super::member::Slot;
@@ -10,7 +8,8 @@ use super::member::Slot;
 /// A slot that a request holds, given back when it is dropped, with what the request cost.
 #[derive(Debug)]
 pub struct Permit<S> {
-    usage: Option<UsageReport>,
+    /// Tells what the request cost.
+    record: Option<Record>,
     held: Held<S>,
 }
 
@@ -26,9 +25,9 @@ enum Held<S> {
 }
 
 impl<S> Permit<S> {
-    pub(super) fn queued(permit: queue::Permit<Dispatcher<S>>) -> Self {
+    pub(super) fn queued(permit: queue::Permit<Dispatcher<S>>, record: Option<Record>) -> Self {
         Self {
-            usage: None,
+            record,
             held: Held::Queued {
                 permit: Some(permit),
             },
@@ -37,19 +36,15 @@ impl<S> Permit<S> {
 
     pub(super) fn unqueued(slot: Slot<S>) -> Self {
         Self {
-            usage: None,
+            record: None,
             held: Held::Unqueued { _slot: slot },
         }
     }
 
-    /// The head of the answer has come; its tokens will be counted.
-    pub(super) fn answered(&mut self, answer: &Extensions) {
-        self.usage = answer.get::<UsageReport>().cloned();
-    }
-
     /// What the request cost, as far as that was counted.
     fn cost(&self) -> Option<u32> {
-        let usage = self.usage.as_ref()?.get()?.usage?;
+        let report = self.record.as_ref()?.usage_report()?;
+        let usage = report.get()?.usage?;
         // A token that is written costs about twice one that is read.
         let cost = usage
             .prompt_tokens

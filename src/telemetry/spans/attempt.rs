@@ -117,7 +117,7 @@ impl<S> AttemptSpans<S> {
 }
 
 fn llm<B>(request: &Request<B>) -> Option<&LlmRequest> {
-    request.extensions().get()
+    LlmRequest::of(request.extensions())
 }
 
 fn model<B>(request: &Request<B>) -> Option<&str> {
