@@ -6,7 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -96,8 +96,11 @@ where
             .max_header_size(limits.head_bytes)
             .max_headers(limits.head_fields)
             .half_close(false)
+            // What came together of a stream leaves in one write.
+            .writev(false)
             .serve_connection(TokioIo::new(io), service),
         state: state.clone(),
+        waker: Waker::from(state.clone()),
         limits,
         closing: Some(Box::pin(closing.soon.cancelled_owned())),
         ended: Box::pin(closing.now.cancelled_owned()),
@@ -174,6 +177,8 @@ where
 {
     http: Http<S>,
     state: Arc<ConnectionState>,
+    /// The state's, for hyper.
+    waker: Waker,
     limits: Limits,
     /// `None` once it is over.
     closing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
@@ -196,7 +201,7 @@ where
         if self.poll_closing(cx).is_ready() {
             return Poll::Ready(End::Now);
         }
-        if let Poll::Ready(result) = self.poll_http(cx) {
+        if let Poll::Ready(result) = self.poll_http() {
             return Poll::Ready(End::Closed(result));
         }
         self.poll_left(cx);
@@ -213,8 +218,9 @@ where
         self.ended.as_mut().poll(cx)
     }
 
-    fn poll_http(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+    fn poll_http(&mut self) -> Poll<hyper::Result<()>> {
         loop {
+            let cx = &mut Context::from_waker(&self.waker);
             let result = ready!(Pin::new(&mut self.http).poll(cx));
             // A request that offered an upgrade makes hyper return before it has flushed the
             // last answer; asked once more it flushes and shuts down.

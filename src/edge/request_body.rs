@@ -68,7 +68,11 @@ impl Body for RequestBody {
             return Poll::Ready(None);
         };
         this.waits_for_continue = false;
-        if let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) {
+        let frame = match &this.state {
+            Some(state) => state.poll_piece(incoming, cx),
+            None => Pin::new(incoming).poll_frame(cx),
+        };
+        if let Poll::Ready(frame) = frame {
             this.clock.disarm();
             let broken = |error| Failure::from(RequestBodyError::Broken(error)).into();
             return Poll::Ready(frame.map(|frame| frame.map_err(broken)));

@@ -37,6 +37,8 @@ pub(super) struct ClientSocket<IO> {
     ahead: BytesMut,
     /// hyper waits for bytes, and so sees the client's end itself.
     is_reading: bool,
+    /// The turn in which the client's end was looked for last.
+    looked_in: u32,
 }
 
 impl<IO> ClientSocket<IO> {
@@ -49,6 +51,7 @@ impl<IO> ClientSocket<IO> {
             line: RequestLine::default(),
             ahead: BytesMut::new(),
             is_reading: false,
+            looked_in: 0,
         }
     }
 
@@ -106,12 +109,14 @@ impl<IO> ClientSocket<IO> {
 
 impl<IO: AsyncRead + Unpin> ClientSocket<IO> {
     /// Looks for the client's end while a request is under way and hyper does not read: behind one
-    /// byte of the next request it would not see it.
+    /// byte of the next request it would not see it. Once a turn: what comes later wakes the task.
     fn look_for_end(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        while !self.is_reading
-            && self.state.phase().1 == Phase::Exchange
-            && self.ahead.len() < MOST_AHEAD
-        {
+        let turn = self.state.turn();
+        if self.is_reading || self.looked_in == turn || self.state.phase().1 != Phase::Exchange {
+            return Ok(());
+        }
+        self.looked_in = turn;
+        while self.ahead.len() < MOST_AHEAD {
             let mut piece = [std::mem::MaybeUninit::uninit(); 1024];
             let mut piece = ReadBuf::uninit(&mut piece);
             match Pin::new(&mut self.io).poll_read(cx, &mut piece) {

@@ -1,10 +1,14 @@
 //! What the parts of a connection (socket, service, bodies, task) know of each other.
 
+use std::cell::Cell;
+use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::Waker;
+use std::task::{Context, Poll, Wake, Waker};
 
+use bytes::Bytes;
+use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
 use super::gauges::Gauges;
@@ -133,6 +137,24 @@ impl ConnectionState {
         left.take()
     }
 
+    /// The next piece of a request's body.
+    ///
+    /// hyper wakes the connection whenever a piece is taken, to read on. Behind the last piece of a
+    /// known length there is nothing to read, and the turn would be one in vain: for every small
+    /// request.
+    pub(super) fn poll_piece(
+        self: &Arc<Self>,
+        body: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        TAKING.set(Taking::Quietly);
+        let piece = Pin::new(&mut *body).poll_frame(cx);
+        if TAKING.replace(Taking::Not) == Taking::Woken && !body.is_end_stream() {
+            self.wake_by_ref();
+        }
+        piece
+    }
+
     /// The connection's task is polled.
     pub(super) fn begin_turn(&self, waker: &Waker) {
         self.waker.get_or_init(|| waker.clone());
@@ -142,6 +164,34 @@ impl ConnectionState {
 
     pub(super) fn turn(&self) -> u32 {
         self.turn.load(Relaxed)
+    }
+}
+
+/// Whether a piece of a body is being taken on this thread, and whether hyper has woken its connection
+/// for that. Of the thread, as the system may wake the connection meanwhile from another one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taking {
+    Not,
+    Quietly,
+    Woken,
+}
+
+thread_local! {
+    static TAKING: Cell<Taking> = const { Cell::new(Taking::Not) };
+}
+
+/// The waker that hyper is given.
+impl Wake for ConnectionState {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if TAKING.get() != Taking::Not {
+            TAKING.set(Taking::Woken);
+        } else if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
     }
 }
 

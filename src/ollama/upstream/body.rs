@@ -32,7 +32,7 @@ where
     /// chunks stay what they were, since some clients take a chunk for an event.
     is_lines: bool,
     /// What came behind lines that were joined.
-    next: Option<Received>,
+    next: Option<Box<Received>>,
 }
 
 type Received = Option<Result<Frame<Bytes>, BoxError>>;
@@ -143,7 +143,7 @@ where
 
     fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
         match self.next.take() {
-            Some(next) => Poll::Ready(next),
+            Some(next) => Poll::Ready(*next),
             None => self.source.poll_frame(cx),
         }
     }
@@ -162,9 +162,9 @@ where
                     joined.extend_from_slice(&data);
                     continue;
                 }
-                Some(Ok(Err(other))) => self.next = Some(Some(Ok(other))),
-                Some(Err(error)) => self.next = Some(Some(Err(error))),
-                None => self.next = Some(None),
+                Some(Ok(Err(other))) => self.next = Some(Box::new(Some(Ok(other)))),
+                Some(Err(error)) => self.next = Some(Box::new(Some(Err(error)))),
+                None => self.next = Some(Box::new(None)),
             }
             break;
         }
