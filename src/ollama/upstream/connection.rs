@@ -82,12 +82,12 @@ where
         let mut answer = pin!(unconstrained(self.0.sender.try_send_request(request)));
         self.0.state.begin(is_reused);
         let answer = poll_fn(|cx| {
-            let _ = self.poll(cx);
+            self.advance();
             let answer = answer
                 .as_mut()
                 .poll(&mut Context::from_waker(Waker::noop()));
-            if answer.is_ready() {
-                self.0.state.wakes_no_task();
+            if answer.is_pending() {
+                self.0.state.wait(cx);
             }
             answer
         });
@@ -104,19 +104,19 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let mut frame = poll_received(incoming);
-        if frame.is_pending() && self.poll(cx) {
+        if frame.is_pending() && self.advance() {
             frame = poll_received(incoming);
         }
-        if frame.is_ready() {
-            self.0.state.wakes_no_task();
+        if frame.is_pending() {
+            self.0.state.wait(cx);
         }
         frame
     }
 
-    /// Moves the connection on if it has something to do, and returns whether it had.
-    fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Moves the connection on if it has work, and returns whether it had.
+    fn advance(&mut self) -> bool {
         let halves = &mut *self.0;
-        if !halves.state.wakes(cx) || halves.is_closed {
+        if halves.is_closed || !halves.state.take_work() {
             return false;
         }
         let http = Pin::new(&mut halves.http);

@@ -27,15 +27,18 @@ impl ConnectionState {
         })
     }
 
-    /// Wakes the task of `cx` from now on. Returns whether the connection has something to do.
-    pub(super) fn wakes(&self, cx: &Context<'_>) -> bool {
-        self.task.register(cx.waker());
+    /// Whether the connection has work, which is about to be done.
+    pub(super) fn take_work(&self) -> bool {
         self.has_work.swap(false, Ordering::AcqRel)
     }
 
-    /// Wakes no task until one waits again, which looks first whether there is work.
-    pub(super) fn wakes_no_task(&self) {
-        drop(self.task.take());
+    /// Wakes the task of `cx` when there is work. To be called last: what is noted while the
+    /// task polls the connection and takes what it has read is mostly that it did so.
+    pub(super) fn wait(&self, cx: &Context<'_>) {
+        self.task.register(cx.waker());
+        if self.has_work.load(Ordering::Acquire) {
+            cx.waker().wake_by_ref();
+        }
     }
 
     /// A request is handed to the connection, which waited in the pool before if `is_reused`.
