@@ -93,6 +93,3 @@ impl Settings {
         unknown.map(warning).collect()
     }
 }
-
-#[cfg(test)]
-mod tests;

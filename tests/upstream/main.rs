@@ -1,5 +1,6 @@
 //! The upstream leaves against scripted servers on real sockets.
 
+mod address;
 mod both;
 mod cuts;
 mod plain;

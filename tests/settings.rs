@@ -1,9 +1,13 @@
+//! The settings: from texts to values, and what is said when that fails.
+
+#![allow(missing_docs)]
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::*;
+use llamatower::settings::*;
 
 fn load(environment: &[(&str, &str)]) -> Result<Loaded, SettingsError> {
     let environment: BTreeMap<_, _> = environment.iter().copied().collect();
