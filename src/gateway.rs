@@ -84,7 +84,9 @@ impl Gateway {
     /// that.
     pub async fn serve(self, shutdown: Shutdown) -> Drained {
         let fleet = self.fleet();
-        self.telemetry.metrics().observe(fleet.clone());
+        let metrics = self.telemetry.metrics();
+        metrics.observe(fleet.clone());
+        metrics.observe_clients(self.public.gauges());
         self.announce();
         let (tasks, stopped) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(fleet.clone().keep_watch(stopped.clone()));

@@ -13,9 +13,12 @@ use opentelemetry::metrics::{BoundUpDownCounter, Counter, Meter, UpDownCounter};
 
 use super::attributes::{METHODS, attribute, method_index};
 use super::model_names::ModelNames;
-use super::observed::{FleetView, View, observe_backends, observe_build, observe_queue};
+use super::observed::{
+    Clients, FleetView, View, observe_backends, observe_build, observe_clients, observe_queue,
+};
 use super::series::SeriesCache;
 use super::{names, process};
+use crate::edge::Gauges;
 
 /// The instruments.
 pub struct Metrics {
@@ -29,12 +32,15 @@ pub struct Metrics {
     rate_limited: Counter<u64>,
     cancelled: Counter<u64>,
     fleet: View,
+    clients: Clients,
 }
 
 impl Metrics {
     pub(super) fn new(meter: &Meter) -> Self {
         let fleet = View::default();
         let models = Arc::new(ModelNames::new(fleet.clone()));
+        let clients = Clients::default();
+        observe_clients(meter, &clients);
         observe_backends(meter, &fleet);
         observe_queue(meter, &fleet, &models);
         observe_build(meter);
@@ -59,6 +65,7 @@ impl Metrics {
                 "Requests whose client went away before the end",
             ),
             fleet,
+            clients,
         }
     }
 
@@ -67,6 +74,11 @@ impl Metrics {
     /// 200 is the bound in either case. The first fleet stays.
     pub fn observe(&self, fleet: Arc<dyn FleetView>) {
         let _ = self.fleet.set(fleet);
+    }
+
+    /// Asks the edge for its counts at each export. The first edge stays.
+    pub fn observe_clients(&self, edge: Arc<Gauges>) {
+        let _ = self.clients.set(edge);
     }
 
     /// An attempt is repeated, for a reason of fixed spelling

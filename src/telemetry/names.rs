@@ -46,6 +46,14 @@ pub const REFUSALS: &str = "llamatower.refusals";
 pub const RATE_LIMITED: &str = "llamatower.rate_limited";
 /// Counter: requests whose client went away before the end.
 pub const CANCELLED: &str = "llamatower.cancelled";
+/// Gauge: clients' connections that are open.
+pub const CONNECTIONS: &str = "llamatower.connections";
+/// Counter: connections that were turned away because there were too many.
+pub const CONNECTIONS_REFUSED: &str = "llamatower.connections_refused";
+/// Counter: requests that were refused before they were read: too large, too late, or no HTTP/1.
+pub const HEADS_REFUSED: &str = "llamatower.heads_refused";
+/// Counter: times the system had no socket for a connection that was waiting.
+pub const ACCEPT_ERRORS: &str = "llamatower.accept_errors";
 /// Counter: lines of the log that were given up because its reader stood still.
 pub const LOG_LINES_DROPPED: &str = "llamatower.log_lines_dropped";
 /// Gauge, always 1, whose attributes say what is running.

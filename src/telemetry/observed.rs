@@ -9,6 +9,7 @@ use opentelemetry::{KeyValue, StringValue};
 
 use super::model_names::ModelNames;
 use super::names;
+use crate::edge::Gauges;
 use crate::ollama::fleet::{BackendStatus, Fleet, QueueStatus};
 
 /// What telemetry and operators may ask the fleet.
@@ -35,6 +36,9 @@ impl<S: Send + Sync> FleetView for Fleet<S> {
 
 /// The fleet, once there is one.
 pub(super) type View = Arc<OnceLock<Arc<dyn FleetView>>>;
+
+/// The edge, once there is one.
+pub(super) type Clients = Arc<OnceLock<Arc<Gauges>>>;
 
 /// A gauge that is asked at each export.
 pub(super) fn gauge(
@@ -95,6 +99,45 @@ pub(super) fn observe_backends(meter: &Meter, fleet: &View) {
                 State::Open => 2,
             })
         },
+    );
+}
+
+pub(super) fn observe_clients(meter: &Meter, clients: &Clients) {
+    let edge = clients.clone();
+    let description = (
+        names::CONNECTIONS,
+        "{connection}",
+        "Connections of clients that are open",
+    );
+    gauge(meter, description, move |gauge| {
+        if let Some(edge) = edge.get() {
+            gauge.observe(edge.connections() as u64, &[]);
+        }
+    });
+    let count = |name, text, count: fn(&Gauges) -> u64| {
+        let edge = clients.clone();
+        let counter = meter.u64_observable_counter(name).with_description(text);
+        let ask = move |counter: &dyn AsyncInstrument<u64>| {
+            if let Some(edge) = edge.get() {
+                counter.observe(count(edge), &[]);
+            }
+        };
+        counter.with_callback(ask).build();
+    };
+    count(
+        names::CONNECTIONS_REFUSED,
+        "Connections that were turned away because there were too many",
+        Gauges::refused_connections,
+    );
+    count(
+        names::HEADS_REFUSED,
+        "Requests refused before they were read: too large, too late, or no HTTP/1",
+        Gauges::refused_heads,
+    );
+    count(
+        names::ACCEPT_ERRORS,
+        "Times the system had no socket for a connection that was waiting",
+        Gauges::accept_errors,
     );
 }
 

@@ -116,3 +116,25 @@ async fn it_serves_on_ipv6_where_there_is_any() {
     connection.get("/").await;
     assert_eq!(connection.head().await.status, 200);
 }
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_told_so_logged_and_counted() {
+    let sim = tiny().await;
+    let limit = ("LLAMATOWER_MAX_HEAD_BYTES", "4KiB");
+    let gateway = Gateway::start(&[&sim], &[limit]).await;
+    let mut connection = gateway.connect().await;
+    let cookie = "y".repeat(5000);
+    connection
+        .send(format!(
+            "GET / HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n"
+        ))
+        .await;
+    assert_eq!(connection.head().await.status, 431);
+    let (text, _) = connection.rest().await;
+    assert!(text.contains("LLAMATOWER_MAX_HEAD_BYTES"), "{text}");
+    let is_it = |line: &serde_json::Value| line["status"] == 431;
+    let line = gateway.logged("a refused head", is_it).await;
+    assert!(!line.to_string().contains("yyy"), "{line}");
+    assert_eq!(gateway.metric("llamatower_heads_refused_total").await, 1.0);
+    assert_eq!(gateway.metric("llamatower_connections").await, 1.0);
+}
