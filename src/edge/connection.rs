@@ -259,7 +259,7 @@ where
             });
         }
         let Some(left) = &mut self.left else { return };
-        if let Poll::Ready(ended) = left.poll(cx) {
+        if let Poll::Ready(ended) = left.poll(&self.state, cx) {
             self.left = None;
             if !ended {
                 self.state.set_unread(true);
@@ -289,8 +289,8 @@ struct Left {
 
 impl Left {
     /// Ready with whether the body came to its end.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        while let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+    fn poll(&mut self, state: &Arc<ConnectionState>, cx: &mut Context<'_>) -> Poll<bool> {
+        while let Poll::Ready(frame) = state.poll_piece(&mut self.body, cx) {
             match frame {
                 Some(Ok(frame)) => self.bytes += frame.data_ref().map_or(0, Bytes::len),
                 Some(Err(_)) => return Poll::Ready(false),

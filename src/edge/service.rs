@@ -62,6 +62,7 @@ where
                 .rules
                 .judge(&mut head, self.on_loopback, state.gauges.is_draining()),
         };
+        state.set_body_open(!incoming.is_end_stream());
         let body = RequestBody::new(incoming, state, waits, self.body_timeout);
         let step = match verdict {
             Verdict::Answer(answer) => {

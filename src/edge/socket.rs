@@ -108,11 +108,12 @@ impl<IO> ClientSocket<IO> {
 }
 
 impl<IO: AsyncRead + Unpin> ClientSocket<IO> {
-    /// Looks for the client's end while a request is under way and hyper does not read: behind one
+    /// Looks for the client's end while a request is answered and hyper does not read: behind one
     /// byte of the next request it would not see it. Once a turn: what comes later wakes the task.
     fn look_for_end(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let turn = self.state.turn();
-        if self.is_reading || self.looked_in == turn || self.state.phase().1 != Phase::Exchange {
+        let is_answering = self.state.phase().1 == Phase::Exchange && !self.state.is_body_open();
+        if self.is_reading || self.looked_in == turn || !is_answering {
             return Ok(());
         }
         self.looked_in = turn;

@@ -57,6 +57,7 @@ struct Flags {
     flushed: AtomicBool,
     refused: AtomicBool,
     malformed: AtomicBool,
+    body_open: AtomicBool,
 }
 
 impl ConnectionState {
@@ -149,7 +150,11 @@ impl ConnectionState {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         TAKING.set(Taking::Quietly);
         let piece = Pin::new(&mut *body).poll_frame(cx);
-        if TAKING.replace(Taking::Not) == Taking::Woken && !body.is_end_stream() {
+        let is_over = body.is_end_stream() || matches!(piece, Poll::Ready(None));
+        if is_over {
+            self.set_body_open(false);
+        }
+        if TAKING.replace(Taking::Not) == Taking::Woken && !is_over {
             self.wake_by_ref();
         }
         piece
@@ -228,6 +233,8 @@ flags! {
     set_refused has_refused refused;
     /// The line of the request that comes next holds what hyper does not tell of.
     set_malformed is_malformed malformed;
+    /// The request's body has not come to its end: hyper reads on as it is asked for.
+    set_body_open is_body_open body_open;
 }
 
 /// A request under way; dropped at the end of its answer.
