@@ -17,6 +17,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures_util::TryFutureExt;
+use futures_util::future::{Either, MapOk};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
@@ -24,7 +26,6 @@ use http_body_util::{BodyExt, Full};
 use llamatower_layers::body::Guarded;
 use llamatower_layers::route::{Choice, Route, RouteFuture};
 use llamatower_layers::{BoxError, Failure, Operation, Replay, RouteMatch};
-use pin_project_lite::pin_project;
 use tower::{Service, ServiceExt};
 
 use fleet::{Fleet, Permit};
@@ -36,6 +37,11 @@ pub use attempt::{AnswerBody, Attempt};
 pub type FleetBody<S> = Guarded<AnswerBody, Box<Permit<S>>>;
 
 type Gathering = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, BoxError>> + Send>>;
+
+/// One backend is asked, or several or a certain one are.
+type OllamaFuture<S, B> = Either<RouteFuture<Arc<Fleet<S>>, B>, MapOk<Gathering, Unguarded<S>>>;
+
+type Unguarded<S> = fn(Response<AnswerBody>) -> Response<FleetBody<S>>;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -84,7 +90,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> OllamaFuture<S, B> {
         let fleet = self.fleet.clone();
-        OllamaFuture::gathering(
+        let gathering: Gathering =
             match RouteMatch::of(request.extensions()).and_then(RouteMatch::operation) {
                 Some(Operation::Root) => Box::pin(async { Ok(whole(TEXT, "Ollama is running")) }),
                 Some(Operation::Version) => Box::pin(version(fleet)),
@@ -96,69 +102,11 @@ where
                 }
                 _ => match unload::model_to_unload(request.extensions()) {
                     Some(model) => Box::pin(unload::unload(fleet, model, request)),
-                    None => return OllamaFuture::routed(Route::new(fleet).call(request)),
+                    None => return Either::Left(Route::new(fleet).call(request)),
                 },
-            },
-        )
-    }
-}
-
-pin_project! {
-    /// The future of [`Ollama`].
-    #[must_use = "futures do nothing unless polled"]
-    pub struct OllamaFuture<S, B>
-    where
-        S: Service<Request<B>>,
-        S: Clone,
-        S: Send,
-        S: Sync,
-        S: 'static,
-    {
-        #[pin]
-        state: State<RouteFuture<Arc<Fleet<S>>, B>>,
-    }
-}
-
-pin_project! {
-    #[project = StateProjected]
-    enum State<R> {
-        Routed { #[pin] future: R },
-        Gathering { future: Gathering },
-    }
-}
-
-impl<S, B> OllamaFuture<S, B>
-where
-    S: Service<Request<B>> + Clone + Send + Sync + 'static,
-{
-    fn routed(future: RouteFuture<Arc<Fleet<S>>, B>) -> Self {
-        let state = State::Routed { future };
-        Self { state }
-    }
-
-    fn gathering(future: Gathering) -> Self {
-        let state = State::Gathering { future };
-        Self { state }
-    }
-}
-
-impl<S, B> Future for OllamaFuture<S, B>
-where
-    S: Service<Request<B>, Response = Response<AnswerBody>> + Clone + Send + Sync + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send,
-    B: Send + 'static,
-{
-    type Output = Result<Response<FleetBody<S>>, BoxError>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
-            StateProjected::Routed { future } => future.poll(cx),
-            StateProjected::Gathering { future } => future
-                .as_mut()
-                .poll(cx)
-                .map_ok(|answer| answer.map(|body| Guarded::maybe(body, None))),
-        }
+            };
+        let unguarded: Unguarded<S> = |answer| answer.map(|body| Guarded::maybe(body, None));
+        Either::Right(gathering.map_ok(unguarded))
     }
 }
 
