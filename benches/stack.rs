@@ -29,14 +29,15 @@ const LAST: &str = "{\"model\":\"tiny\",\"done\":true}\n";
 
 /// A backend that is no more than an answer of so many lines.
 fn answering(lines: usize) -> Attempt<Full<Bytes>> {
-    Attempt::new(service_fn(move |_| async move {
+    let answering = service_fn(move |_| async move {
         let lines = std::iter::repeat_n(LINE, lines).chain([LAST]);
         let frame = |line: &'static str| Frame::data(Bytes::from_static(line.as_bytes()));
         let frames = lines.map(move |line| Ok::<_, BoxError>(frame(line)));
         let body = StreamBody::new(futures_util::stream::iter(frames));
         let answer = Response::builder().header("content-type", "application/x-ndjson");
         Ok::<_, BoxError>(answer.body(body)?)
-    }))
+    });
+    Attempt::new(answering, |_| {})
 }
 
 type Fleeting = Arc<Fleet<Attempt<Full<Bytes>>>>;

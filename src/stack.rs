@@ -169,10 +169,6 @@ where
     let address = backend.address();
     let name = HeaderValue::try_from(&**backend.name()).unwrap_or(HeaderValue::from_static("?"));
     let stack = ServiceBuilder::new()
-        .map_response(move |mut answer: Response<_>| {
-            answer.headers_mut().insert(BACKEND_HEADER, name.clone());
-            answer
-        })
         .layer(attempt_spans(
             UpstreamName {
                 name: backend.name().clone(),
@@ -192,7 +188,6 @@ where
                 .with_total(timeouts.total),
         )
         .map_request(clean_request)
-        .map_response(clean_response)
         .layer(SetSensitiveResponseHeadersLayer::new([SET_COOKIE]))
         .map_request(hold_until_continue)
         .service(Upstream::with_access(
@@ -204,7 +199,10 @@ where
             },
             access,
         ));
-    AttemptService::new(stack)
+    AttemptService::new(stack, move |answer| {
+        clean_response(answer);
+        answer.headers.insert(BACKEND_HEADER, name.clone());
+    })
 }
 
 /// Makes the ids of requests that bring none, without a system call for each.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
+use http::response::Parts;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -25,13 +26,16 @@ type Asking = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, BoxError>
 /// stack is cloned where it is called, and in no memory of its own.
 pub struct Attempt<B>(Arc<dyn Ask<B>>);
 
+/// Has the last word on the head of an answer.
+type Finish = Arc<dyn Fn(&mut Parts) + Send + Sync>;
+
 trait Ask<B>: Send + Sync {
     fn ask(&self, request: Request<B>) -> Asking;
 }
 
 impl<B> Attempt<B> {
-    /// The service that `stack` is.
-    pub fn new<S, R>(stack: S) -> Self
+    /// The service that `stack` is; `finish` has the last word on the heads of its answers.
+    pub fn new<S, R>(stack: S, finish: impl Fn(&mut Parts) + Send + Sync + 'static) -> Self
     where
         S: Service<Request<B>, Response = Response<R>, Error = BoxError>,
         S: Clone + Send + Sync + 'static,
@@ -39,11 +43,12 @@ impl<B> Attempt<B> {
         B: Send + 'static,
         R: Body<Data = Bytes, Error = BoxError> + Send + 'static,
     {
-        Self(Arc::new(stack))
+        let finish: Finish = Arc::new(finish);
+        Self(Arc::new((stack, finish)))
     }
 }
 
-impl<S, B, R> Ask<B> for S
+impl<S, B, R> Ask<B> for (S, Finish)
 where
     S: Service<Request<B>, Response = Response<R>, Error = BoxError>,
     S: Clone + Send + Sync + 'static,
@@ -52,15 +57,17 @@ where
     R: Body<Data = Bytes, Error = BoxError> + Send + 'static,
 {
     fn ask(&self, request: Request<B>) -> Asking {
-        let mut stack = self.clone();
+        let (mut stack, finish) = self.clone();
         match stack.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => Box::pin(Boxing {
                 answer: stack.call(request),
+                finish,
             }),
             Poll::Ready(Err(error)) => Box::pin(future::ready(Err(error))),
             // It is asked again by who will be woken.
             Poll::Pending => Box::pin(Boxing {
                 answer: stack.oneshot(request),
+                finish,
             }),
         }
     }
@@ -71,6 +78,7 @@ pin_project! {
     struct Boxing<F> {
         #[pin]
         answer: F,
+        finish: Finish,
     }
 }
 
@@ -82,8 +90,10 @@ where
     type Output = Result<Response<AnswerBody>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = ready!(self.project().answer.poll(cx))?;
-        Poll::Ready(Ok(answer.map(AnswerBody::new)))
+        let this = self.project();
+        let (mut head, body) = ready!(this.answer.poll(cx))?.into_parts();
+        (this.finish)(&mut head);
+        Poll::Ready(Ok(Response::from_parts(head, AnswerBody::new(body))))
     }
 }
 

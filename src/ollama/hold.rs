@@ -68,17 +68,15 @@ impl Gate {
 }
 
 /// Holds the body of an upload whose client waits to be told that it may send; every other
-/// body goes as it comes, and its `Expect` ends here.
+/// body goes as it comes.
 pub fn hold_until_continue<B>(mut request: Request<B>) -> Request<Held<B>> {
-    let expected = request.headers_mut().remove(EXPECT);
     let operation = RouteMatch::of(request.extensions()).and_then(RouteMatch::operation);
-    let Some(expected) = expected.filter(|_| operation == Some(Operation::Blob)) else {
+    if operation != Some(Operation::Blob) || !request.headers().contains_key(EXPECT) {
         return request.map(|inner| Held {
             inner,
             waiting: None,
         });
-    };
-    request.headers_mut().insert(EXPECT, expected);
+    }
     let gate = Arc::new(Gate::default());
     let opener = gate.clone();
     hyper::ext::on_informational(&mut request, move |answer| {

@@ -3,10 +3,11 @@
 //! A backend sees what the request is about and nothing of who sent it: Ollama copies headers
 //! to its cloud. Hop-by-hop headers stay on their hop (RFC 9110 7.6.1).
 
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue, RETRY_AFTER};
+use http::response::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Request, Response, StatusCode, Uri};
-use llamatower_layers::RouteMatch;
+use http::{HeaderMap, Request, StatusCode, Uri};
+use llamatower_layers::{Operation, RouteMatch};
 use smallvec::SmallVec;
 
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -46,39 +47,36 @@ fn is_about_the_client(name: &HeaderName) -> bool {
 }
 
 /// Makes a client's request one of the gateway's own: path by the route table, no query, no
-/// header that names the client or belongs to its connection.
+/// header that names the client or belongs to its connection. An upload alone may
+/// [wait](super::hold) to be told that it may go on.
 pub fn clean_request<B>(mut request: Request<B>) -> Request<B> {
-    let rebuilt = RouteMatch::of(request.extensions()).and_then(RouteMatch::upstream_path);
-    if let Some(path) = rebuilt
-        && (request.uri().path() != path
-            || request.uri().query().is_some()
-            || request.uri().authority().is_some())
-        && let Ok(path) = PathAndQuery::try_from(path)
-    {
+    let route = RouteMatch::of(request.extensions());
+    let may_wait = route.and_then(RouteMatch::operation) == Some(Operation::Blob);
+    let rebuilt = route.and_then(|route| {
+        let (path, uri) = (route.upstream_path()?, request.uri());
+        let is_it = uri.path() == path && uri.query().is_none() && uri.authority().is_none();
+        (!is_it).then(|| PathAndQuery::try_from(&*path).ok())?
+    });
+    if let Some(path) = rebuilt {
         *request.uri_mut() = Uri::from(path);
     }
-    let headers = request.headers_mut();
-    remove_named_by_connection(headers);
-    remove_all(headers, |name| {
-        is_hop_by_hop(name) || is_about_the_client(name)
+    remove_all(request.headers_mut(), |name| {
+        is_hop_by_hop(name) || is_about_the_client(name) || (*name == EXPECT && !may_wait)
     });
     request
 }
 
 /// Makes a backend's answer one of the gateway's own: framing is the edge's business, a busy
 /// server says when to come back, and no proxy in front may hold a stream back.
-pub fn clean_response<B>(mut response: Response<B>) -> Response<B> {
-    remove_named_by_connection(response.headers_mut());
-    remove_all(response.headers_mut(), is_hop_by_hop);
-    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
-        let again = response.headers_mut().entry(RETRY_AFTER);
-        again.or_insert(BUSY_WAIT);
+pub fn clean_response(answer: &mut Parts) {
+    let headers = &mut answer.headers;
+    remove_all(headers, is_hop_by_hop);
+    if answer.status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.entry(RETRY_AFTER).or_insert(BUSY_WAIT);
     }
-    if is_stream(response.headers()) {
-        let no = HeaderValue::from_static("no");
-        response.headers_mut().insert(X_ACCEL_BUFFERING, no);
+    if is_stream(headers) {
+        headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     }
-    response
 }
 
 /// Whether the answer is a stream of lines or events.
@@ -89,13 +87,17 @@ pub fn is_stream(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Looks at the headers that are there instead of asking for each that might be.
+/// Removes these and what `Connection` names. It looks at the headers that are there instead of
+/// asking for each that might be.
 fn remove_all(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
     let unwanted: SmallVec<[HeaderName; 4]> = headers
         .keys()
         .filter(|name| is_unwanted(name))
         .cloned()
         .collect();
+    if unwanted.contains(&CONNECTION) {
+        remove_named_by_connection(headers);
+    }
     for name in unwanted {
         headers.remove(name);
     }
@@ -181,13 +183,14 @@ mod tests {
 
     #[test]
     fn a_stream_is_not_to_be_held_back_by_proxies() {
-        let answer = Response::builder()
+        let answer = http::Response::builder()
             .header("content-type", "application/x-ndjson")
             .header("transfer-encoding", "chunked")
             .body(())
             .expect("a response");
-        let cleaned = clean_response(answer);
-        assert_eq!(cleaned.headers()["x-accel-buffering"], "no");
-        assert!(!cleaned.headers().contains_key("transfer-encoding"));
+        let mut cleaned = answer.into_parts().0;
+        clean_response(&mut cleaned);
+        assert_eq!(cleaned.headers["x-accel-buffering"], "no");
+        assert!(!cleaned.headers.contains_key("transfer-encoding"));
     }
 }

@@ -8,6 +8,7 @@ mod layer;
 mod require;
 mod table;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::ALLOW;
@@ -208,14 +209,14 @@ impl RouteMatch {
     }
 
     /// The path to ask a backend for, built from the table and never from the request.
-    pub fn upstream_path(&self) -> Option<String> {
+    pub fn upstream_path(&self) -> Option<Cow<'_, str>> {
         match self {
             Self::Found {
                 endpoint,
                 parameter,
             } => Some(match parameter {
-                Some(value) => endpoint.route.replace("{}", value),
-                None => endpoint.route.to_string(),
+                Some(value) => endpoint.route.replace("{}", value).into(),
+                None => (&*endpoint.route).into(),
             }),
             _ => None,
         }

@@ -76,7 +76,9 @@ where
         let context = (!span.is_disabled()).then(|| span.context());
         self.propagation
             .write(context.as_ref(), request.headers_mut());
-        let answering = span.in_scope(|| self.inner.call(request));
+        let entered = span.enter();
+        let answering = self.inner.call(request);
+        drop(entered);
         AttemptFuture {
             inner: answering.instrument(span),
         }
@@ -170,14 +172,17 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut inner = self.project().inner;
-        let answer = ready!(inner.as_mut().poll(cx)).map_err(Into::into);
+        let answer = ready!(inner.as_mut().poll(cx));
         let span = inner.span();
         Poll::Ready(match answer {
             Ok(answer) => {
                 status(span, answer.status());
-                Ok(answer.map(|body| AttemptBody::new(body, span.clone())))
+                let (head, body) = answer.into_parts();
+                let body = AttemptBody::new(body, span.clone());
+                Ok(Response::from_parts(head, body))
             }
             Err(cause) => {
+                let cause = cause.into();
                 error(span, &cause);
                 Err(cause)
             }

@@ -48,7 +48,9 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let span = self.open(&request);
-        let answering = span.in_scope(|| self.inner.call(request));
+        let entered = span.enter();
+        let answering = self.inner.call(request);
+        drop(entered);
         answering.instrument(span)
     }
 }
