@@ -4,6 +4,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use pin_project_lite::pin_project;
 use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -40,9 +41,19 @@ use tokio::time::{Instant, Sleep, sleep_until};
 #[derive(Debug, Default)]
 pub struct Deadline {
     at: Option<Instant>,
-    sleep: Option<Pin<Box<Sleep>>>,
-    /// Whom the timer wakes; `None` when it was not polled since it was set.
-    waiting: Option<Task>,
+    // All else lies in the box, as who holds a deadline is moved often.
+    timer: Option<Pin<Box<Timer>>>,
+}
+
+pin_project! {
+    #[derive(Debug)]
+    #[project = TimerProjection]
+    struct Timer {
+        #[pin]
+        sleep: Sleep,
+        // Whom it wakes; `None` when it was not polled since it was set.
+        waiting: Option<Task>,
+    }
 }
 
 /// What two wakers of one task have in common. The timer keeps the waker, and with it the task, until
@@ -97,22 +108,26 @@ impl Deadline {
         let Some(at) = self.at else {
             return Poll::Pending;
         };
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        let timer = self.timer.get_or_insert_with(|| {
+            let (sleep, waiting) = (sleep_until(at), None);
+            Box::pin(Timer { sleep, waiting })
+        });
+        let TimerProjection { mut sleep, waiting } = timer.as_mut().project();
         if sleep.deadline() > at {
             sleep.as_mut().reset(at);
-            self.waiting = None;
+            *waiting = None;
         }
         let task = Task::of(cx.waker());
         loop {
-            if self.waiting == Some(task) && !sleep.is_elapsed() {
+            if *waiting == Some(task) && !sleep.is_elapsed() {
                 return Poll::Pending;
             }
             // A poll that were put off for the sake of other tasks would leave no waker behind.
             if pin!(unconstrained(sleep.as_mut())).poll(cx).is_pending() {
-                self.waiting = Some(task);
+                *waiting = Some(task);
                 return Poll::Pending;
             }
-            self.waiting = None;
+            *waiting = None;
             if sleep.deadline() >= at {
                 return Poll::Ready(());
             }

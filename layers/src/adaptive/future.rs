@@ -78,11 +78,12 @@ where
                 Poll::Ready(Err(Failure::from(*refusal).into()))
             }
             StateProjection::Unlimited { inner } => {
-                let answer = ready!(inner.poll(cx)).map_err(Into::into);
-                Poll::Ready(answer.map(|answer| {
-                    let unmeasured = |body| FirstFrame::new(body, Measure::none());
-                    answer.map(|body| Guarded::maybe(unmeasured(body), None))
-                }))
+                let answer = match ready!(inner.poll(cx)) {
+                    Ok(answer) => answer,
+                    Err(error) => return Poll::Ready(Err(error.into())),
+                };
+                let unmeasured = |body| FirstFrame::new(body, Measure::none());
+                Poll::Ready(Ok(answer.map(|body| Guarded::maybe(unmeasured(body), None))))
             }
             StateProjection::Admitted {
                 inner,

@@ -13,7 +13,11 @@ pub(crate) struct Rest(Option<u64>);
 
 impl Rest {
     pub(crate) fn of<B: Body>(headers: &HeaderMap, body: &B) -> Self {
-        Self(declared_length(headers).or_else(|| body.size_hint().exact()))
+        Self(
+            body.size_hint()
+                .exact()
+                .or_else(|| declared_length(headers)),
+        )
     }
 
     pub(crate) fn note<D: Buf>(&mut self, frame: &Frame<D>) {

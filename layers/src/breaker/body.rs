@@ -1,6 +1,7 @@
 //! The answer until its end, where it is judged.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http::HeaderMap;
@@ -21,12 +22,17 @@ pin_project! {
         inner: B,
         rest: Rest,
         token: Option<Token>,
-        judge: Judge,
+        judge: Arc<Judge>,
     }
 }
 
 impl<B: Body> BreakerBody<B> {
-    pub(super) fn new(inner: B, headers: &HeaderMap, token: Option<Token>, judge: Judge) -> Self {
+    pub(super) fn new(
+        inner: B,
+        headers: &HeaderMap,
+        token: Option<Token>,
+        judge: Arc<Judge>,
+    ) -> Self {
         let mut body = Self {
             rest: Rest::of(headers, &inner),
             inner,

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http::Response;
@@ -30,14 +31,14 @@ pin_project! {
             #[pin]
             inner: F,
             token: Option<Token>,
-            judge: Judge,
+            judge: Arc<Judge>,
         },
         Refused { failure: Option<Failure> },
     }
 }
 
 impl<F> BreakerFuture<F> {
-    pub(super) fn judged(inner: F, token: Token, judge: Judge) -> Self {
+    pub(super) fn judged(inner: F, token: Token, judge: Arc<Judge>) -> Self {
         let token = Some(token);
         Self {
             state: State::Judged {
@@ -75,11 +76,12 @@ where
                 token,
                 judge,
             } => {
-                let answer = ready!(inner.poll(cx)).map_err(Into::into);
+                let answer = ready!(inner.poll(cx));
                 let token = token.take();
                 let answer = match answer {
                     Ok(answer) => answer,
                     Err(error) => {
+                        let error = error.into();
                         if let Some(token) = token.filter(|_| judge.is_failure(&error)) {
                             token.fail();
                         }

@@ -15,9 +15,12 @@ type Hook = dyn Fn(State, State) + Send + Sync;
 
 /// A circuit breaker. Clones are one and the same.
 #[derive(Clone)]
-pub struct Breaker {
+pub struct Breaker(Arc<Hooked>);
+
+/// One pointer to all, as tokens are moved often.
+struct Hooked {
     shared: Arc<Shared>,
-    hook: Option<Arc<Hook>>,
+    hook: Option<Box<Hook>>,
 }
 
 struct Shared {
@@ -29,20 +32,20 @@ struct Shared {
 impl Breaker {
     /// A closed breaker.
     pub fn new(policy: BreakerPolicy) -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                machine: Mutex::new(Machine::new(policy, Instant::now())),
-                is_closed: AtomicBool::new(true),
-            }),
-            hook: None,
-        }
+        let shared = Arc::new(Shared {
+            machine: Mutex::new(Machine::new(policy, Instant::now())),
+            is_closed: AtomicBool::new(true),
+        });
+        Self(Arc::new(Hooked { shared, hook: None }))
     }
 
     /// Calls `hook` with the state before and after when the breaker, or a clone that is made of
     /// this one, opens or closes.
-    pub fn with_hook(mut self, hook: impl Fn(State, State) + Send + Sync + 'static) -> Self {
-        self.hook = Some(Arc::new(hook));
-        self
+    pub fn with_hook(self, hook: impl Fn(State, State) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Hooked {
+            shared: self.0.shared.clone(),
+            hook: Some(Box::new(hook)),
+        }))
     }
 
     /// How it stands. One that is open stays so until a request asks after its time.
@@ -53,7 +56,7 @@ impl Breaker {
     /// Whether it lets all requests through. Their tokens need not be taken before they are sent:
     /// there is no end of them.
     pub fn is_closed(&self) -> bool {
-        self.shared.is_closed.load(Ordering::Acquire)
+        self.0.shared.is_closed.load(Ordering::Acquire)
     }
 
     /// Whether a request would be let through now. It changes nothing.
@@ -113,16 +116,17 @@ impl Breaker {
         let result = change(&mut machine);
         let after = machine.state();
         let is_closed = after == State::Closed;
-        self.shared.is_closed.store(is_closed, Ordering::Release);
+        self.0.shared.is_closed.store(is_closed, Ordering::Release);
         drop(machine);
-        if let Some(hook) = self.hook.as_ref().filter(|_| before != after) {
+        if let Some(hook) = self.0.hook.as_ref().filter(|_| before != after) {
             hook(before, after);
         }
         result
     }
 
     fn machine(&self) -> MutexGuard<'_, Machine> {
-        self.shared
+        let shared = &self.0.shared;
+        shared
             .machine
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -15,13 +15,13 @@ use crate::{BoxError, Failure, Side};
 #[derive(Clone, Debug)]
 pub struct BreakerLayer {
     breaker: Breaker,
-    judge: Judge,
+    judge: Arc<Judge>,
 }
 
 /// What counts as the backend's failure.
 #[derive(Clone, Debug)]
 pub(super) struct Judge {
-    statuses: Arc<[StatusCode]>,
+    statuses: Vec<StatusCode>,
     is_failure: fn(&Failure) -> bool,
 }
 
@@ -48,22 +48,22 @@ impl BreakerLayer {
     pub fn new(breaker: Breaker) -> Self {
         Self {
             breaker,
-            judge: Judge {
+            judge: Arc::new(Judge {
                 statuses: [StatusCode::BAD_GATEWAY, StatusCode::GATEWAY_TIMEOUT].into(),
                 is_failure: |failure| failure.side() == Side::Upstream,
-            },
+            }),
         }
     }
 
     /// Answers of these statuses are failures, and no others.
     pub fn with_statuses(mut self, statuses: impl IntoIterator<Item = StatusCode>) -> Self {
-        self.judge.statuses = statuses.into_iter().collect();
+        Arc::make_mut(&mut self.judge).statuses = statuses.into_iter().collect();
         self
     }
 
     /// Errors of this kind are failures, and no others; those of the backend's side unless said.
     pub fn with_failures(mut self, is_failure: fn(&Failure) -> bool) -> Self {
-        self.judge.is_failure = is_failure;
+        Arc::make_mut(&mut self.judge).is_failure = is_failure;
         self
     }
 }

@@ -58,9 +58,13 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         if let Poll::Ready(answer) = this.inner.poll(cx) {
+            let (head, body) = match answer {
+                Ok(answer) => answer.into_parts(),
+                Err(error) => return Poll::Ready(Err(error.into())),
+            };
             let deadline = std::mem::take(this.deadline);
-            let clocked = |body| ClockedBody::new(body, *this.clocks, *this.total, deadline);
-            return Poll::Ready(answer.map(|answer| answer.map(clocked)).map_err(Into::into));
+            let body = ClockedBody::new(body, *this.clocks, *this.total, deadline);
+            return Poll::Ready(Ok(Response::from_parts(head, body)));
         }
         if !*this.is_sent {
             *this.is_sent = this.sent.poll(cx).is_ready();

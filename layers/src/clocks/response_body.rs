@@ -25,7 +25,8 @@ pin_project! {
 #[derive(Debug)]
 struct Clocks {
     idle: Option<Duration>,
-    total: Option<(Instant, Duration)>,
+    // In a box, as bodies are moved often, and few have it.
+    total: Option<Box<(Instant, Duration)>>,
     deadline: Deadline,
     /// Nothing has come since the deadline was armed.
     is_waiting: bool,
@@ -42,7 +43,7 @@ impl<B> ClockedBody<B> {
             inner: Some(inner),
             clocks: Clocks {
                 idle: clocks.idle,
-                total: total.zip(clocks.total),
+                total: total.zip(clocks.total).map(Box::new),
                 deadline,
                 is_waiting: false,
             },
@@ -56,12 +57,13 @@ impl Clocks {
         if !std::mem::replace(&mut self.is_waiting, true) {
             // A limit beyond what an `Instant` can hold is none.
             let idle = self.idle.and_then(|idle| Instant::now().checked_add(idle));
-            let total = self.total.map(|(at, _)| at);
+            let total = self.total.as_ref().map(|total| total.0);
             self.deadline.arm(idle.into_iter().chain(total).min());
         }
         ready!(self.deadline.poll(cx));
-        let is_over = |(at, _): &(Instant, Duration)| Instant::now() >= *at;
-        Poll::Ready(match (self.total.filter(is_over), self.idle) {
+        let total = self.total.as_deref().copied();
+        let total = total.filter(|(at, _)| Instant::now() >= *at);
+        Poll::Ready(match (total, self.idle) {
             (None, Some(after)) => Failure::from(IdleTimeout { after }),
             (total, _) => Failure::from(TotalTimeout {
                 after: total.map_or(Duration::ZERO, |(_, after)| after),

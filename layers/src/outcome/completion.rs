@@ -17,9 +17,10 @@ pub(super) struct Completion {
 
 impl Completion {
     pub(super) fn open(outcome: Outcome, observer: Arc<dyn Observer>) -> Self {
-        observer.started(&outcome);
+        let record = Record::new(outcome);
+        record.update(|outcome| observer.started(outcome));
         Self {
-            record: Record::new(outcome),
+            record,
             observer,
             is_done: false,
         }

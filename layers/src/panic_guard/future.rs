@@ -1,7 +1,7 @@
 //! The answer under way.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use http::Response;
 use pin_project_lite::pin_project;
@@ -43,9 +43,10 @@ where
             None => Err(Panicked),
         };
         match polled {
-            Ok(()) => answer
-                .map_ok(|response| response.map(|body| PanicGuardBody::new(body, hook)))
-                .map_err(Into::into),
+            Ok(()) => Poll::Ready(match ready!(answer) {
+                Ok(response) => Ok(response.map(|body| PanicGuardBody::new(body, hook))),
+                Err(error) => Err(error.into()),
+            }),
             Err(panicked) => {
                 quietly(|| this.inner.set(None));
                 Poll::Ready(Err(Failure::from(panicked).into()))

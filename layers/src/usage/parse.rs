@@ -79,14 +79,12 @@ impl Native {
 
     /// Whether nothing that stands before can add to it.
     fn is_complete(&self) -> bool {
-        let counts = [self.prompt, self.output];
-        let times = [
-            self.load_time,
-            self.prompt_time,
-            self.output_time,
-            self.total_time,
-        ];
-        counts.iter().chain(&times).all(Option::is_some)
+        self.total_time.is_some()
+            && self.load_time.is_some()
+            && self.prompt.is_some()
+            && self.prompt_time.is_some()
+            && self.output.is_some()
+            && self.output_time.is_some()
     }
 
     fn usage(&self) -> Option<Usage> {
@@ -133,10 +131,11 @@ fn members_from_the_end(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 
 fn number(value: &[u8]) -> Option<u64> {
     let value = value.trim_ascii_start();
-    let is_digit = |byte: &&u8| byte.is_ascii_digit();
-    let mut digits = value.iter().take_while(is_digit);
-    let first = u64::from(digits.next()? - b'0');
-    digits.try_fold(first, |number, digit| {
-        number.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
-    })
+    let (mut number, mut digits) = (0_u64, 0);
+    for byte in value.iter().take_while(|byte| byte.is_ascii_digit()) {
+        number = number.wrapping_mul(10).wrapping_add(u64::from(byte - b'0'));
+        digits += 1;
+    }
+    // All numbers of so many digits fit.
+    (1..20).contains(&digits).then_some(number)
 }
