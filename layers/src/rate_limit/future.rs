@@ -25,19 +25,23 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<S, B, F, W> {
-        Taking {
-            #[pin]
-            asking: Asking<W>,
-            // In a box, or every future around this one would be as large as a request, though
-            // most stores are not waited for.
-            next: Option<Box<(Rule, S, Request<B>)>>,
-        },
+        // In a box, or every future around this one would be as large as a request, though most
+        // stores are not waited for.
+        Taking { taking: Pin<Box<Taking<S, B, W>>> },
         Calling {
             #[pin]
             inner: F,
             standing: Option<Standing>,
         },
         Refused { refusal: Option<Failure> },
+    }
+}
+
+pin_project! {
+    struct Taking<S, B, W> {
+        #[pin]
+        asking: Asking<W>,
+        next: Option<(Rule, S, Request<B>)>,
     }
 }
 
@@ -72,8 +76,10 @@ impl<S, B, F, W> RateLimitFuture<S, B, F, W> {
     ) -> Self {
         Self {
             state: State::Taking {
-                asking: Asking::new(taking, patience),
-                next: Some(Box::new((rule, readied, request))),
+                taking: Box::pin(Taking {
+                    asking: Asking::new(taking, patience),
+                    next: Some((rule, readied, request)),
+                }),
             },
         }
     }
@@ -92,9 +98,11 @@ where
         let mut state = self.project().state;
         loop {
             match state.as_mut().project() {
-                StateProjection::Taking { asking, next } => {
-                    let verdict = ready!(asking.poll(cx)).map_err(Failure::from)?;
-                    let (rule, mut service, request) = *next
+                StateProjection::Taking { taking } => {
+                    let taking = taking.as_mut().project();
+                    let verdict = ready!(taking.asking.poll(cx)).map_err(Failure::from)?;
+                    let (rule, mut service, request) = taking
+                        .next
                         .take()
                         .expect("taken here alone, as the state changes next");
                     let standing = verdict.map(|verdict| rule.judge(verdict));
@@ -107,13 +115,16 @@ where
                     return Poll::Ready(Err(refusal.into()));
                 }
                 StateProjection::Calling { inner, standing } => {
-                    let mut answer = ready!(inner.poll(cx)).map_err(Into::into);
-                    if let (Ok(response), Some(at)) = (&mut answer, standing.take()) {
-                        let headers = response.headers_mut();
+                    let mut answer = match ready!(inner.poll(cx)) {
+                        Ok(answer) => answer,
+                        Err(error) => return Poll::Ready(Err(error.into())),
+                    };
+                    if let Some(at) = standing.take() {
+                        let headers = answer.headers_mut();
                         let (name, remaining) = (at.scope.name(), u64::from(at.remaining));
                         ratelimit_fields::append(headers, at.policy, name, remaining, at.reset);
                     }
-                    return Poll::Ready(answer);
+                    return Poll::Ready(Ok(answer));
                 }
             }
         }

@@ -38,7 +38,6 @@ pin_project! {
     where
         S: Service<Request<B>>,
     {
-        Ready { request: Option<Request<B>> },
         First { #[pin] answer: S::Future },
         Later { later: Later<S::Response> },
     }
@@ -46,14 +45,12 @@ pin_project! {
 
 type Later<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 
-impl<S: Service<Request<B>>, B: Replay> RetryFuture<S, B> {
-    pub(super) fn new(asking: Asking<S>, mut request: Request<B>) -> Self {
-        let next = asking.copy(&mut request);
-        let request = Some(request);
+impl<S: Service<Request<B>>, B> RetryFuture<S, B> {
+    pub(super) fn new(asking: Asking<S>, next: Option<Request<B>>, answer: S::Future) -> Self {
         Self(Box::pin(Steps {
             asking: Some(asking),
             next,
-            step: Step::Ready { request },
+            step: Step::First { answer },
         }))
     }
 }
@@ -88,13 +85,6 @@ where
         let mut this = self.project();
         loop {
             let step = match this.step.as_mut().project() {
-                StepProjection::Ready { request } => {
-                    let inner = &mut this.asking.as_mut().expect(HERE).inner;
-                    ready!(inner.poll_ready(cx)).map_err(Into::into)?;
-                    Step::First {
-                        answer: inner.call(request.take().expect(HERE)),
-                    }
-                }
                 StepProjection::First { answer } => {
                     let answer = ready!(answer.poll(cx));
                     if this.asking.as_ref().expect(HERE).is_final(&answer) {

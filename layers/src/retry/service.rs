@@ -37,28 +37,32 @@ where
     type Error = BoxError;
     type Future = RetryFuture<S, B>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Poll::Ready(Ok(()))
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let policy = self.policy.clone();
         policy.budget.deposit();
         let is_replayable = (policy.is_replayable)(request.method(), request.extensions());
-        let asking = Asking {
-            inner: self.inner.clone(),
+        // The inner service that was asked to be ready is the one that is called.
+        let fresh = self.inner.clone();
+        let mut asking = Asking {
+            inner: std::mem::replace(&mut self.inner, fresh),
             policy,
             attempts: Attempts::first(),
             is_replayable,
             has_used_once: false,
         };
-        RetryFuture::new(asking, request)
+        let next = asking.copy(&mut request);
+        let answer = asking.inner.call(request);
+        RetryFuture::new(asking, next, answer)
     }
 }
 
 /// One request on its way through its attempts.
 pub(super) struct Asking<S> {
-    pub(super) inner: S,
+    inner: S,
     policy: Arc<Policy>,
     attempts: Attempts,
     is_replayable: bool,
@@ -73,7 +77,7 @@ struct Cause {
 
 impl<S> Asking<S> {
     /// The request of the next attempt, if there may be one. To be taken before this one is sent.
-    pub(super) fn copy<B: Replay>(&self, request: &mut Request<B>) -> Option<Request<B>> {
+    fn copy<B: Replay>(&self, request: &mut Request<B>) -> Option<Request<B>> {
         let copied = match self.is_replayable && !self.is_last() {
             true => copy(request),
             false => None,

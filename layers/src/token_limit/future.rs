@@ -26,27 +26,39 @@ pin_project! {
         T: TokenStore<K>,
     {
         #[pin]
-        state: State<S, B, S::Future, T::Reserving>,
+        state: State<S, B, S::Future, K, T>,
         settlement: Option<Settlement<K, T>>,
         standings: Vec<Standing>,
-        store: Option<Arc<T>>,
-        estimate: u64,
         told: Option<Told>,
     }
 }
 
 pin_project! {
     #[project = StateProjection]
-    enum State<S, B, F, W> {
-        Reserving {
-            #[pin]
-            asking: Asking<W>,
-            call: Option<(S, Request<B>)>,
-        },
+    enum State<S, B, F, K, T>
+    where
+        T: TokenStore<K>,
+    {
+        // In a box, or every future around this one would be as large as a request.
+        Reserving { reserving: Pin<Box<Reserving<S, B, K, T>>> },
         Calling {
             #[pin]
             inner: F,
         },
+    }
+}
+
+pin_project! {
+    #[project = ReservingProjection]
+    struct Reserving<S, B, K, T>
+    where
+        T: TokenStore<K>,
+    {
+        #[pin]
+        asking: Asking<T::Reserving>,
+        call: Option<(S, Request<B>)>,
+        store: Arc<T>,
+        estimate: u64,
     }
 }
 
@@ -60,8 +72,6 @@ where
             state: State::Calling { inner },
             settlement: None,
             standings: Vec::new(),
-            store: None,
-            estimate: 0,
             told: None,
         }
     }
@@ -76,13 +86,15 @@ where
         let told = Told::of(request.extensions());
         Self {
             state: State::Reserving {
-                asking: Asking::new(reserving, limit.patience),
-                call: Some((readied, request)),
+                reserving: Box::pin(Reserving {
+                    asking: Asking::new(reserving, limit.patience),
+                    call: Some((readied, request)),
+                    store: limit.store.clone(),
+                    estimate,
+                }),
             },
             settlement: None,
             standings: Vec::new(),
-            store: Some(limit.store.clone()),
-            estimate,
             told: Some(told),
         }
     }
@@ -101,13 +113,18 @@ where
         let mut this = self.project();
         loop {
             match this.state.as_mut().project() {
-                StateProjection::Reserving { asking, call } => {
+                StateProjection::Reserving { reserving } => {
+                    let ReservingProjection {
+                        asking,
+                        call,
+                        store,
+                        estimate,
+                    } = reserving.as_mut().project();
                     match ready!(asking.poll(cx)) {
                         Ok(Some(Ok(granted))) => {
-                            let store = this.store.take();
-                            *this.settlement = store.map(|store| {
-                                Settlement::new(store, granted.reservation, *this.estimate)
-                            });
+                            let store = store.clone();
+                            let settlement = Settlement::new(store, granted.reservation, *estimate);
+                            *this.settlement = Some(settlement);
                             *this.standings = granted.standings;
                         }
                         Ok(Some(Err(standing))) => {
