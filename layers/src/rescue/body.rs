@@ -10,8 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::ShuttingDown;
-use super::layer::Cutoff;
-use super::report::Reporter;
+use super::report::{Reporter, WithRequest};
 use crate::frames::{EndRule, Framing, StreamEnd, Tail};
 use crate::{BoxError, Failure};
 
@@ -32,9 +31,7 @@ pin_project! {
         Inner {
             #[pin]
             inner: B,
-            watch: Option<Watch>,
-            cutoff: Option<Cutoff>,
-            reporter: Reporter,
+            with_request: Pin<Box<WithRequest>>,
         },
         Whole { bytes: Bytes },
         // It breaks off at the next poll: what was said before is to reach the client first, and
@@ -65,20 +62,12 @@ impl<B> RescueBody<B> {
 }
 
 impl<B> RescueBody<B> {
-    pub(super) fn new(
-        inner: B,
-        watch: Option<Watch>,
-        cutoff: Option<Cutoff>,
-        reporter: Reporter,
-    ) -> Self {
-        Self {
-            kind: Kind::Inner {
-                inner,
-                watch,
-                cutoff,
-                reporter,
-            },
-        }
+    pub(super) fn new(inner: B, with_request: Pin<Box<WithRequest>>) -> Self {
+        let kind = Kind::Inner {
+            inner,
+            with_request,
+        };
+        Self { kind }
     }
 }
 
@@ -154,13 +143,11 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut kind = self.project().kind;
-        let (mut inner, watch, cutoff, reporter) = match kind.as_mut().project() {
+        let (mut inner, with_request) = match kind.as_mut().project() {
             KindProjected::Inner {
                 inner,
-                watch,
-                cutoff,
-                reporter,
-            } => (inner, watch, cutoff, reporter),
+                with_request,
+            } => (inner, with_request),
             KindProjected::Whole { bytes } => {
                 let frame = Frame::data(std::mem::take(bytes));
                 kind.set(Kind::Ended);
@@ -173,7 +160,12 @@ where
             }
             KindProjected::Ended => return Poll::Ready(None),
         };
-        let error = match inner.as_mut().poll_frame(cx) {
+        let polled = inner.as_mut().poll_frame(cx);
+        if polled.is_pending() {
+            ready!(with_request.as_mut().poll_cutoff(cx));
+        }
+        let (watch, reporter) = with_request.as_mut().watched();
+        let error = match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 let Some(watch) = watch else {
                     return Poll::Ready(Some(Ok(frame)));
@@ -193,11 +185,7 @@ where
                 is_short.then(|| reporter.unfinished())
             }
             Poll::Ready(Some(Err(error))) => Some(error.into()),
-            Poll::Pending => {
-                let cutoff = cutoff.as_mut();
-                ready!(cutoff.map_or(Poll::Pending, |cutoff| cutoff.poll(cx)));
-                Some(Failure::from(ShuttingDown).into())
-            }
+            Poll::Pending => Some(Failure::from(ShuttingDown).into()),
         };
         let last = error.and_then(|error| last_words(watch.as_ref(), reporter, error));
         // The backend is let go of now, not when the client has read its last frame.
@@ -214,10 +202,11 @@ where
         match &self.kind {
             Kind::Inner {
                 inner,
-                watch: Some(watch),
-                ..
-            } => watch.is_settled && inner.is_end_stream(),
-            Kind::Inner { inner, .. } => inner.is_end_stream(),
+                with_request,
+            } => {
+                let watch = with_request.watch.as_ref();
+                watch.is_none_or(|watch| watch.is_settled) && inner.is_end_stream()
+            }
             Kind::Whole { .. } | Kind::Breaking { .. } => false,
             Kind::Ended => true,
         }
@@ -227,9 +216,8 @@ where
         match &self.kind {
             Kind::Inner {
                 inner,
-                watch: Some(_),
-                ..
-            } => {
+                with_request,
+            } if with_request.watch.is_some() => {
                 let mut hint = SizeHint::new();
                 hint.set_lower(inner.size_hint().lower());
                 hint

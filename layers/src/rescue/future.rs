@@ -10,9 +10,7 @@ use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
 
-use super::body::Watch;
-use super::layer::Cutoff;
-use super::report::Reporter;
+use super::report::WithRequest;
 use super::{RescueBody, ShuttingDown};
 use crate::{BoxError, Failure};
 
@@ -24,28 +22,25 @@ pin_project! {
         inner: Option<F>,
         // Why there is no inner future.
         failed: Option<BoxError>,
-        cutoff: Option<Cutoff>,
         // `None` once the answer was given.
-        reporter: Option<Reporter>,
+        with_request: Option<Pin<Box<WithRequest>>>,
     }
 }
 
 impl<F> RescueFuture<F> {
-    pub(super) fn new(inner: F, cutoff: Option<Cutoff>, reporter: Reporter) -> Self {
+    pub(super) fn new(inner: F, with_request: Pin<Box<WithRequest>>) -> Self {
         Self {
             inner: Some(inner),
             failed: None,
-            cutoff,
-            reporter: Some(reporter),
+            with_request: Some(with_request),
         }
     }
 
-    pub(super) fn failed(error: BoxError, reporter: Reporter) -> Self {
+    pub(super) fn failed(error: BoxError, with_request: Pin<Box<WithRequest>>) -> Self {
         Self {
             inner: None,
             failed: Some(error),
-            cutoff: None,
-            reporter: Some(reporter),
+            with_request: Some(with_request),
         }
     }
 }
@@ -68,29 +63,31 @@ where
         let error = match polled {
             Poll::Ready(Ok(answer)) => {
                 this.inner.set(None);
-                let Some(reporter) = this.reporter.take() else {
+                let Some(mut with_request) = this.with_request.take() else {
                     return Poll::Pending;
                 };
-                let watch = Watch::of(&answer, &reporter);
-                let cutoff = this.cutoff.take();
-                return Poll::Ready(Ok(
-                    answer.map(|body| RescueBody::new(body, watch, cutoff, reporter))
-                ));
+                with_request.as_mut().watch(&answer);
+                return Poll::Ready(Ok(answer.map(|body| RescueBody::new(body, with_request))));
             }
             Poll::Ready(Err(error)) => error.into(),
             Poll::Pending => match this.failed.take() {
                 Some(error) => error,
                 None => {
-                    let cutoff = this.cutoff.as_mut();
-                    ready!(cutoff.map_or(Poll::Pending, |cutoff| cutoff.poll(cx)));
+                    let Some(with_request) = this.with_request else {
+                        return Poll::Pending;
+                    };
+                    ready!(with_request.as_mut().poll_cutoff(cx));
                     Failure::from(ShuttingDown).into()
                 }
             },
         };
         // What was waited for is given up now, not when the client has read the answer.
         this.inner.set(None);
-        match this.reporter.take() {
-            Some(reporter) => Poll::Ready(Ok(reporter.answer(&error).map(RescueBody::whole))),
+        match this.with_request.take() {
+            Some(with_request) => {
+                let answer = with_request.reporter.answer(&error);
+                Poll::Ready(Ok(answer.map(RescueBody::whole)))
+            }
             None => Poll::Pending,
         }
     }

@@ -1,10 +1,8 @@
 //! The layer.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
 
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 use tower_layer::Layer;
 
 use super::RescueService;
@@ -13,7 +11,7 @@ use super::report::Hook;
 /// Makes answers of errors, and error frames of broken streams; see the [module](super).
 #[derive(Clone, Debug)]
 pub struct RescueLayer {
-    cutoff: Option<CancellationToken>,
+    cutoff: Option<Arc<CancellationToken>>,
     hook: Hook,
 }
 
@@ -32,7 +30,7 @@ impl RescueLayer {
     ///
     /// A client that does not read is not noticed here; whoever holds its socket must end it.
     pub fn with_cutoff(mut self, cutoff: CancellationToken) -> Self {
-        self.cutoff = Some(cutoff);
+        self.cutoff = Some(Arc::new(cutoff));
         self
     }
 
@@ -55,32 +53,5 @@ impl<S> Layer<S> for RescueLayer {
 
     fn layer(&self, inner: S) -> Self::Service {
         RescueService::new(inner, self.cutoff.clone(), self.hook)
-    }
-}
-
-/// The wait of one request for the cutoff. It is begun when there is something to wait for, and goes
-/// on from the head of the answer to its end. It lies in a box, so that bodies can be moved.
-#[derive(Debug)]
-pub(super) struct Cutoff {
-    unasked: Option<CancellationToken>,
-    waiting: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-}
-
-impl Cutoff {
-    pub(super) fn new(token: CancellationToken) -> Self {
-        Self {
-            unasked: Some(token),
-            waiting: None,
-        }
-    }
-
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(token) = self.unasked.take() {
-            self.waiting = Some(Box::pin(token.cancelled_owned()));
-        }
-        match &mut self.waiting {
-            Some(waiting) => waiting.as_mut().poll(cx),
-            None => Poll::Pending,
-        }
     }
 }

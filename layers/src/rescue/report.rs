@@ -1,13 +1,19 @@
 //! What is told of a failure: to the client, to the record, to the hook.
 
 use std::error::Error;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Request, Response, StatusCode};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::AnswerUnfinished;
+use super::body::Watch;
 use crate::dialect::ErrorText;
 use crate::frames::{Framing, Tail};
 use crate::{BoxError, Dialect, Ending, Failure, Operation, Record, RouteMatch};
@@ -18,6 +24,48 @@ pub(super) type Hook = fn(&(dyn Error + Send + Sync + 'static));
 /// What a client is told of an error that does not say what it means.
 const INTERNAL: &str = "internal error: the gateway could not answer this request";
 const INTERNAL_KIND: &str = "internal_error";
+
+pin_project! {
+    /// What goes with a request to the end of its answer, in one box: futures and bodies are moved
+    /// often.
+    #[derive(Debug)]
+    pub(super) struct WithRequest {
+        #[pin]
+        cutoff: Option<WaitForCancellationFutureOwned>,
+        pub(super) reporter: Reporter,
+        pub(super) watch: Option<Watch>,
+    }
+}
+
+impl WithRequest {
+    pub(super) fn of<B>(
+        request: &Request<B>,
+        cutoff: Option<&CancellationToken>,
+        hook: Hook,
+    ) -> Pin<Box<Self>> {
+        Box::pin(Self {
+            cutoff: cutoff.map(|token| token.clone().cancelled_owned()),
+            reporter: Reporter::of(request, hook),
+            watch: None,
+        })
+    }
+
+    pub(super) fn poll_cutoff(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let cutoff = self.project().cutoff.as_pin_mut();
+        cutoff.map_or(Poll::Pending, |cutoff| cutoff.poll(cx))
+    }
+
+    /// Watches the answer, if it is a stream of items.
+    pub(super) fn watch<R: Body>(self: Pin<&mut Self>, answer: &Response<R>) {
+        let this = self.project();
+        *this.watch = Watch::of(answer, this.reporter);
+    }
+
+    pub(super) fn watched(self: Pin<&mut Self>) -> (&mut Option<Watch>, &Reporter) {
+        let this = self.project();
+        (this.watch, this.reporter)
+    }
+}
 
 /// What is known of a request when its answer fails.
 #[derive(Debug)]
@@ -31,7 +79,7 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    pub(super) fn of<B>(request: &Request<B>, hook: Hook) -> Self {
+    fn of<B>(request: &Request<B>, hook: Hook) -> Self {
         let route = RouteMatch::of(request.extensions());
         let dialect = route.map_or(Dialect::Text, RouteMatch::dialect);
         let request_id = match dialect {

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -10,22 +11,22 @@ use http_body::Body;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-use super::layer::Cutoff;
-use super::report::{Hook, Reporter};
+use super::report::{Hook, WithRequest};
 use super::{RescueBody, RescueFuture};
 use crate::BoxError;
 
 /// The service of [`RescueLayer`](super::RescueLayer).
 pub struct RescueService<S> {
     inner: S,
-    cutoff: Option<CancellationToken>,
+    // A clone of the token itself takes a lock, and the service is cloned for each request.
+    cutoff: Option<Arc<CancellationToken>>,
     hook: Hook,
     /// Why the inner service cannot be called; told by the call to come.
     unready: Option<BoxError>,
 }
 
 impl<S> RescueService<S> {
-    pub(super) fn new(inner: S, cutoff: Option<CancellationToken>, hook: Hook) -> Self {
+    pub(super) fn new(inner: S, cutoff: Option<Arc<CancellationToken>>, hook: Hook) -> Self {
         Self {
             inner,
             cutoff,
@@ -69,13 +70,10 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let reporter = Reporter::of(&request, self.hook);
+        let with_request = WithRequest::of(&request, self.cutoff.as_deref(), self.hook);
         match self.unready.take() {
-            Some(error) => RescueFuture::failed(error, reporter),
-            None => {
-                let cutoff = self.cutoff.clone().map(Cutoff::new);
-                RescueFuture::new(self.inner.call(request), cutoff, reporter)
-            }
+            Some(error) => RescueFuture::failed(error, with_request),
+            None => RescueFuture::new(self.inner.call(request), with_request),
         }
     }
 }
