@@ -56,6 +56,15 @@ pin_project! {
     }
 }
 
+impl Timer {
+    // What happens once is kept out of what happens often.
+    #[cold]
+    fn boxed(at: Instant) -> Pin<Box<Self>> {
+        let (sleep, waiting) = (sleep_until(at), None);
+        Box::pin(Self { sleep, waiting })
+    }
+}
+
 /// What two wakers of one task have in common. The timer keeps the waker, and with it the task, until
 /// it fires, so that no other task can have the same address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,10 +117,7 @@ impl Deadline {
         let Some(at) = self.at else {
             return Poll::Pending;
         };
-        let timer = self.timer.get_or_insert_with(|| {
-            let (sleep, waiting) = (sleep_until(at), None);
-            Box::pin(Timer { sleep, waiting })
-        });
+        let timer = self.timer.get_or_insert_with(|| Timer::boxed(at));
         let TimerProjection { mut sleep, waiting } = timer.as_mut().project();
         if sleep.deadline() > at {
             sleep.as_mut().reset(at);

@@ -160,13 +160,9 @@ where
             }
             KindProjected::Ended => return Poll::Ready(None),
         };
-        let polled = inner.as_mut().poll_frame(cx);
-        if polled.is_pending() {
-            ready!(with_request.as_mut().poll_cutoff(cx));
-        }
-        let (watch, reporter) = with_request.as_mut().watched();
-        let error = match polled {
+        let error = match inner.as_mut().poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
+                let (watch, reporter) = with_request.as_mut().watched();
                 let Some(watch) = watch else {
                     return Poll::Ready(Some(Ok(frame)));
                 };
@@ -181,12 +177,17 @@ where
                 Some(reporter.unfinished())
             }
             Poll::Ready(None) => {
+                let (watch, reporter) = with_request.as_mut().watched();
                 let is_short = watch.as_mut().is_some_and(|watch| !watch.settle(reporter));
                 is_short.then(|| reporter.unfinished())
             }
             Poll::Ready(Some(Err(error))) => Some(error.into()),
-            Poll::Pending => Some(Failure::from(ShuttingDown).into()),
+            Poll::Pending => {
+                ready!(with_request.as_mut().poll_cutoff(cx));
+                Some(Failure::from(ShuttingDown).into())
+            }
         };
+        let (watch, reporter) = with_request.as_mut().watched();
         let last = error.and_then(|error| last_words(watch.as_ref(), reporter, error));
         // The backend is let go of now, not when the client has read its last frame.
         if let Some(Err(error)) = last {
