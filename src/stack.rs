@@ -43,7 +43,7 @@ use tower_http::sensitive_headers::{
 use uuid::Uuid;
 
 use crate::client::Client;
-use crate::ollama::fleet::{Backend, Fleet, WatchLayer};
+use crate::ollama::fleet::{Backend, Fleet};
 use crate::ollama::hold::hold_until_continue;
 use crate::ollama::hygiene::{clean_request, clean_response};
 use crate::ollama::upstream::{Access, ConnectFailed, PoolLimits, Upstream};
@@ -165,7 +165,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let timeouts = &settings.timeouts;
+    let (timeouts, refusing) = (&settings.timeouts, backend.clone());
     let address = backend.address();
     let name = HeaderValue::try_from(&**backend.name()).unwrap_or(HeaderValue::from_static("?"));
     let stack = ServiceBuilder::new()
@@ -180,7 +180,10 @@ where
         ))
         .layer(UsageLayer::new())
         .layer(BreakerLayer::new(breaker.clone()).with_failures(is_breakers_business))
-        .layer(WatchLayer::new(backend.clone()))
+        .map_err(move |error: BoxError| {
+            refusing.note_error(&error);
+            error
+        })
         .layer(
             StreamClocksLayer::new()
                 .with_first_byte(timeouts.first_byte)

@@ -39,7 +39,7 @@ pub struct EdgeConfig {
     /// The largest head of a request, in bytes; a larger one is answered 431. hyper may hold as much of
     /// an answer that waits to be written, and never less than 64 KiB.
     pub max_head_bytes: usize,
-    /// The most fields of a head.
+    /// The most fields of a head. Up to 100 hyper keeps them on the stack while it reads them.
     pub max_head_fields: usize,
     /// Connections at once; one more is answered 503 and closed.
     pub max_connections: usize,
@@ -66,7 +66,7 @@ impl Default for EdgeConfig {
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
             max_head_bytes: 128 * 1024,
-            max_head_fields: 256,
+            max_head_fields: 100,
             max_connections: 4096,
             base_path: None,
             origins: Origins::default(),

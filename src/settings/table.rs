@@ -82,7 +82,7 @@ settings! {
             "Client connections open at a time; one more is answered 503 and closed. Raise it when `/metrics` shows connections refused: a connection with a stream takes up to 45 kB."
         max_head_bytes: usize = head_size, "LLAMATOWER_MAX_HEAD_BYTES" Size "128KiB"
             "The largest head of a request: its line and its header fields; a larger one is answered 431. Raise it where cookies or tokens of other services make heads larger."
-        max_head_fields: NonZeroUsize = count, "LLAMATOWER_MAX_HEAD_FIELDS" Count "256"
+        max_head_fields: NonZeroUsize = count, "LLAMATOWER_MAX_HEAD_FIELDS" Count "100"
             "The most header fields of a request; more are answered 431. Raise it where proxies on the way add more."
     }
     /// Who is asked.

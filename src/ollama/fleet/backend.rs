@@ -9,12 +9,14 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use llamatower_layers::llm_request::ModelName;
-use llamatower_layers::{BoxError, Fail, Side};
+use llamatower_layers::{BoxError, Fail, Failure, Side};
 use serde::Deserialize;
 use tokio::sync::Notify;
 use tower::ServiceExt;
 
-use crate::ollama::upstream::{Access, Address, PoolLimits, Upstream};
+use crate::ollama::upstream::{
+    Access, Address, ConnectFailed, ConnectTimeout, PoolLimits, Upstream,
+};
 
 /// A list of a thousand models is some 500 kB.
 const MAX_PAGE_BYTES: usize = 64 * 1024 * 1024;
@@ -99,9 +101,14 @@ impl Backend {
         }
     }
 
-    /// Notes that it refused a connection, or let it time out.
-    pub(super) fn note_refused(&self) {
-        if self.is_up() {
+    /// Notes when a request could not connect: the backend is asked last from then on, and the next
+    /// probe that it answers brings it back.
+    pub fn note_error(&self, error: &BoxError) {
+        let cannot_connect = Failure::find(&**error).is_some_and(|failure| {
+            failure.caused_by::<ConnectFailed>().is_some()
+                || failure.caused_by::<ConnectTimeout>().is_some()
+        });
+        if cannot_connect && self.is_up() {
             self.note(false);
             self.refused.notify_one();
         }

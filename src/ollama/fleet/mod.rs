@@ -12,7 +12,6 @@ mod permit;
 mod resolve;
 mod resting;
 mod supervise;
-mod watch;
 
 use std::fmt;
 use std::future::Future;
@@ -37,7 +36,6 @@ pub use dispatch::{Class, Dispatcher};
 pub use member::Slot;
 pub use permit::Permit;
 pub use resting::BackendsResting;
-pub use watch::{WatchLayer, Watched};
 
 use crate::client::Client;
 use crate::ollama::upstream::Address;

@@ -50,11 +50,8 @@ where
         loop {
             let (mut connection, is_reused) = match self.pool.check_out() {
                 Some(connection) => (connection, true),
-                None => {
-                    let stream = self.connector.connect().await?;
-                    let opened = Connection::open(stream, self.connector.clone()).await;
-                    (opened.map_err(|error| self.lost(error, false))?, false)
-                }
+                // In a box, as it is seldom and would make the future of each request larger.
+                None => (Box::pin(self.dial()).await?, false),
             };
             match connection.send(request, is_reused).await {
                 Ok(answer) => return self.accept(answer, connection),
@@ -82,6 +79,12 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
+    async fn dial(&self) -> Result<Connection<B>, BoxError> {
+        let stream = self.connector.connect().await?;
+        let opened = Connection::open(stream, self.connector.clone()).await;
+        opened.map_err(|error| self.lost(error, false))
+    }
+
     fn accept(
         &self,
         answer: Response<Incoming>,
