@@ -37,7 +37,7 @@ fn answering(lines: usize) -> Attempt<Full<Bytes>> {
         let answer = Response::builder().header("content-type", "application/x-ndjson");
         Ok::<_, BoxError>(answer.body(body)?)
     });
-    Attempt::new(answering, |_| {})
+    llamatower::ollama::attempt(answering, |_| {})
 }
 
 type Fleeting = Arc<Fleet<Attempt<Full<Bytes>>>>;

@@ -47,7 +47,7 @@ use crate::ollama::fleet::{Backend, Fleet};
 use crate::ollama::hold::hold_until_continue;
 use crate::ollama::hygiene::{clean_request, clean_response};
 use crate::ollama::upstream::{Access, ConnectFailed, PoolLimits, Upstream};
-use crate::ollama::{Attempt as AttemptService, Ollama};
+use crate::ollama::{self, Ollama};
 use crate::settings::{Cache, Limits, Settings};
 use crate::telemetry::{Propagation, Telemetry, Upstream as UpstreamName, attempt_spans, names};
 
@@ -63,7 +63,7 @@ const SECRET_HEADERS: [HeaderName; 4] = [
 ];
 
 /// The service of one backend; `B` is the body that clients send.
-pub type Attempt<B> = AttemptService<ReplayBody<B>>;
+pub type Attempt<B> = ollama::Attempt<ReplayBody<B>>;
 
 /// What the layers hold that somebody else looks at or turns, too.
 #[derive(Clone, Debug)]
@@ -202,7 +202,7 @@ where
             },
             access,
         ));
-    AttemptService::new(stack, move |answer| {
+    ollama::attempt(stack, move |answer| {
         clean_response(answer);
         answer.headers.insert(BACKEND_HEADER, name.clone());
     })

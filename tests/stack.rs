@@ -54,7 +54,7 @@ async fn send(request: &[(&str, &str)], answer: &'static [(&str, &str)]) -> Seen
     });
     let hosts = vec!["127.0.0.1:1".parse().expect("an address")];
     let fleet = Fleet::new(hosts, FleetConfig::default(), move |_, _| {
-        Attempt::new(backend.clone(), |_| {})
+        llamatower::ollama::attempt(backend.clone(), |_| {})
     });
     let settings = Settings::load(None, &|_| None).expect("the defaults are sound");
     let telemetry = Telemetry::prepare(&TelemetryConfig::default(), &|_| None, std::io::sink);

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! - **Where the line is.** hyper parses, frames, keeps alive and flushes. The edge owns the socket below
-//!   it ([`socket`]), the bodies through it and what lies round it: accepting, rules, drain. A connection
+//!   it, the bodies through it and what lies round it: accepting, rules, drain. A connection
 //!   is one task: it polls hyper, hyper the stack, and the stack its backend's connection.
 //! - **Clocks.** hyper does not ask a body for more while what it gave cannot be written, so a `Sleep`
 //!   inside a body never fires while a client does not read. The clock of a stalled write lives

@@ -31,7 +31,7 @@ use tower::{Service, ServiceExt};
 use fleet::{Fleet, Permit};
 use lists::List;
 
-pub use attempt::{AnswerBody, Attempt};
+pub use attempt::{AnswerBody, Attempt, attempt};
 
 /// The body of the fleet's answer, which holds a slot of the backend that gives it.
 pub type FleetBody<S> = Guarded<AnswerBody, Box<Permit<S>>>;
