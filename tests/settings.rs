@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use llamatower::settings::*;
+use llamatower_layers::rate_limit::Quota;
 
 fn load(environment: &[(&str, &str)]) -> Result<Loaded, SettingsError> {
     let environment: BTreeMap<_, _> = environment.iter().copied().collect();
@@ -280,6 +281,76 @@ fn a_file_of_authorities_that_cannot_be_used_is_named_with_its_setting() {
         let error = error.expect_err(path).to_string();
         assert!(error.contains("LLAMATOWER_BACKEND_CA_FILE"), "{error}");
         assert!(error.contains(path) && error.contains(reason), "{error}");
+    }
+}
+
+/// What a setting is read as; nothing if it is refused.
+fn read<T>(variable: &str, text: &str, value: impl Fn(&Settings) -> T) -> Option<T> {
+    let loaded = load(&[(variable, text)]);
+    loaded.ok().map(|loaded| value(&loaded.settings))
+}
+
+#[test]
+fn durations_are_seconds_or_have_units() {
+    let read = |text| {
+        read("LLAMATOWER_CONNECT_TIMEOUT", text, |settings| {
+            settings.timeouts.connect.as_millis()
+        })
+    };
+    for (text, milliseconds) in [
+        ("2", 2000),
+        ("2s", 2000),
+        ("1m30s", 90_000),
+        ("250ms", 250),
+        ("0.5", 500),
+    ] {
+        assert_eq!(read(text), Some(milliseconds), "{text}");
+    }
+    for text in ["0", "soon", "-1", "2 parsecs", "inf", "1e99"] {
+        assert_eq!(read(text), None, "{text}");
+    }
+}
+
+#[test]
+fn sizes_have_units() {
+    let limit = |text| {
+        read("LLAMATOWER_BODY_LIMIT", text, |settings| {
+            settings.limits.body
+        })
+    };
+    for (text, bytes) in [
+        ("1048576", 1 << 20),
+        ("128MiB", 128 << 20),
+        ("1GB", 1_000_000_000),
+        ("64k", 64 << 10),
+    ] {
+        assert_eq!(limit(text), Some(bytes), "{text}");
+    }
+    for text in ["0", "MiB", "-1", "1TiB", "99999999999GiB"] {
+        assert_eq!(limit(text), None, "{text}");
+    }
+    let share = |text| {
+        read("LLAMATOWER_BODY_MEMORY", text, |settings| {
+            settings.limits.body_memory
+        })
+    };
+    assert_eq!(share("25%"), Some(SizeOrShare::Share(0.25)));
+    assert_eq!((share("0%"), share("101%")), (None, None));
+}
+
+#[test]
+fn rates_are_requests_in_a_time() {
+    let rate = |text| {
+        read("LLAMATOWER_RATE_LIMIT", text, |settings| {
+            settings.limits.rate
+        })
+    };
+    let requests = 600.try_into().expect("not 0");
+    let expected = Quota::new(requests, Duration::from_secs(60)).expect("it is possible");
+    assert_eq!(rate("600/m"), Some(Some(expected)));
+    assert_eq!(rate("off"), Some(None));
+    for text in ["600", "0/s", "5/d", "/s", "x/s"] {
+        assert_eq!(rate(text), None, "{text}");
     }
 }
 

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use llamatower::ollama::fleet::{Backend, Fleet, FleetConfig};
 use llamatower::ollama::upstream::Access;
 use llamatower::settings::Settings;
-use llamatower::stack::{self, Attempt, Handles};
+use llamatower::stack::{self, Handles};
 use llamatower::telemetry::{Telemetry, TelemetryConfig};
 use llamatower_layers::api_key::KeySet;
 use llamatower_layers::body::{MemoryBudget, ReplayBody};

@@ -141,7 +141,11 @@ where
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                None => return Poll::Ready(None),
+                None => {
+                    // hyper has the last chunk to write, which says that nothing follows.
+                    self.state.set_flushed(false);
+                    return Poll::Ready(None);
+                }
             }
         }
         let this = self.project();
@@ -168,111 +172,6 @@ where
             Some(left) => SizeHint::with_exact(left),
             None if self.lines.is_empty() => self.inner.size_hint(),
             None => SizeHint::default(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::convert::Infallible;
-
-    use futures_util::task::noop_waker_ref;
-    use http::HeaderValue;
-    use http::header::CONTENT_TYPE;
-
-    use super::*;
-
-    /// Pending the first time, and how often it was asked.
-    struct Late(usize);
-
-    impl Body for Late {
-        type Data = Bytes;
-        type Error = Infallible;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            self.0 += 1;
-            match self.0 {
-                1 => Poll::Pending,
-                _ => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"line"))))),
-            }
-        }
-    }
-
-    #[test]
-    fn a_pending_body_is_asked_again_in_the_next_turn() {
-        let state = ConnectionState::new(Arc::default());
-        let mut body = ResponseBody::new(Late(0), &mut HeaderMap::new(), state.begin(true));
-        let mut cx = Context::from_waker(noop_waker_ref());
-        state.begin_turn(cx.waker());
-        assert!(Pin::new(&mut body).poll_frame(&mut cx).is_pending());
-        assert!(Pin::new(&mut body).poll_frame(&mut cx).is_pending());
-        state.begin_turn(cx.waker());
-        assert!(Pin::new(&mut body).poll_frame(&mut cx).is_ready());
-        assert!(Pin::new(&mut body).poll_frame(&mut cx).is_ready());
-    }
-
-    fn frames(fields: &[(http::HeaderName, &'static str)], data: &'static str) -> Vec<Bytes> {
-        let fields = fields.iter().cloned();
-        let fields = fields.map(|(name, value)| (name, HeaderValue::from_static(value)));
-        let state = ConnectionState::new(Arc::default());
-        let body = http_body_util::Full::new(Bytes::from_static(data.as_bytes()));
-        let mut body = ResponseBody::new(body, &mut fields.collect(), state.begin(true));
-        let mut cx = Context::from_waker(noop_waker_ref());
-        std::iter::from_fn(|| match Pin::new(&mut body).poll_frame(&mut cx) {
-            Poll::Ready(frame) => frame?.ok()?.into_data().ok(),
-            Poll::Pending => None,
-        })
-        .collect()
-    }
-
-    #[test]
-    fn lines_that_came_together_are_a_frame_each() {
-        let lines = [(CONTENT_TYPE, "application/x-ndjson")];
-        let expected = ["{}\n", "{\"a\":1}\n", "{\"b"];
-        assert_eq!(frames(&lines, "{}\n{\"a\":1}\n{\"b"), expected);
-    }
-
-    #[test]
-    fn all_else_goes_on_as_it_came() {
-        let json = [(CONTENT_TYPE, "application/json")];
-        assert_eq!(frames(&json, "{\n}\n"), ["{\n}\n"]);
-        let events = [(CONTENT_TYPE, "text/event-stream")];
-        let together = "data: {}\n\ndata: [DONE]\n\n";
-        assert_eq!(frames(&events, together), [together]);
-        let whole = [
-            (CONTENT_TYPE, "application/x-ndjson"),
-            (CONTENT_LENGTH, "6"),
-        ];
-        assert_eq!(frames(&whole, "{}\n{}\n"), ["{}\n{}\n"]);
-    }
-
-    #[test]
-    fn a_length_on_which_no_client_could_rely_is_not_said() {
-        let settled = |values: &[&'static str]| {
-            let fields = values
-                .iter()
-                .map(|value| (CONTENT_LENGTH, HeaderValue::from_static(value)));
-            let mut headers = HeaderMap::new();
-            for (name, value) in fields {
-                headers.append(name, value);
-            }
-            let length = settle_length(&mut headers);
-            (length, headers.get_all(CONTENT_LENGTH).iter().count())
-        };
-        assert_eq!(settled(&[]), (None, 0));
-        assert_eq!(settled(&["4"]), (Some(4), 1));
-        assert_eq!(settled(&["4", "4"]), (Some(4), 1));
-        for wrong in [
-            &["four"][..],
-            &["+4"],
-            &[""],
-            &["4", "5"],
-            &["99999999999999999999"],
-        ] {
-            assert_eq!(settled(wrong), (None, 0), "{wrong:?}");
         }
     }
 }

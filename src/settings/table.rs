@@ -173,20 +173,20 @@ settings! {
         ageing: Option<Duration> = optional(duration), "LLAMATOWER_QUEUE_AGEING" OptionalDuration "30s"
             "After so long a waiting request rises by one priority, so that the urgent do not starve the others. Raise it to let the urgent go first for longer; `off` lets them always."
     }
-    /// When a backend is left alone.
+    /// When the breaker of a backend opens.
     breaker: Breaking {
         failures: Option<NonZeroU32> = optional(count), "LLAMATOWER_BREAKER_FAILURES" OptionalCount "5"
-            "After so many failures in a row a server is left alone for a while. Failures are time-outs, connections that break, 502 and 504; a server that refuses connections counts as down without this. Lower it where another server can take over at once; `off` where there is only one."
+            "After this many failures in a row the breaker of a server opens: the server gets no requests for a while. Failures are time-outs, connections that break, 502 and 504; a server that refuses connections counts as down without this. Lower it where another server can take over at once; `off` where there is only one."
         ratio: f64 = number, "LLAMATOWER_BREAKER_RATIO" Number "0.5"
-            "So large a share of failures among the requests of late has the same effect; above 1 it has none. Lower it for servers that fail by half."
+            "The breaker opens as well when this share of the recent requests has failed; above 1 it never does. Lower it for servers that fail by half."
         min_requests: NonZeroU32 = count, "LLAMATOWER_BREAKER_MIN_REQUESTS" Count "20"
-            "So many requests must there have been for that share to count. Lower it where there are few requests."
+            "The fewest recent requests for which that share counts. Lower it where there are few requests."
         window: Duration = duration, "LLAMATOWER_BREAKER_WINDOW" Duration "30s"
             "How far back that share looks. Raise it where requests are few and slow."
         open_for: Duration = duration, "LLAMATOWER_BREAKER_OPEN_FOR" Duration "2s"
-            "How long a server is left alone; then one request tries it. Twice as long each time that it fails. Raise it for servers that take long to come back."
+            "How long a breaker stays open; then one request tries the server. Twice as long each time that it fails. Raise it for servers that take long to come back."
         open_at_most: Duration = duration, "LLAMATOWER_BREAKER_OPEN_AT_MOST" Duration "60s"
-            "The longest that it is left alone. Lower it to have a mended server back sooner."
+            "The longest that a breaker stays open. Lower it to have a repaired server back sooner."
     }
     /// Which answers are kept.
     cache: Cache {

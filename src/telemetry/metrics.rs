@@ -12,10 +12,9 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{BoundUpDownCounter, Counter, Meter, UpDownCounter};
 
 use super::attributes::{METHODS, attribute, method_index};
+use super::fleet_view::{FleetView, View};
 use super::model_names::ModelNames;
-use super::observed::{
-    Clients, FleetView, View, observe_backends, observe_build, observe_clients, observe_queue,
-};
+use super::observed::{Clients, observe_backends, observe_build, observe_clients, observe_queue};
 use super::series::SeriesCache;
 use super::{names, process};
 use crate::edge::Gauges;

@@ -24,6 +24,7 @@ mod attributes;
 mod config;
 mod environment;
 mod export;
+mod fleet_view;
 mod log;
 mod metrics;
 mod model_names;
@@ -49,8 +50,9 @@ use tracing_subscriber::fmt::MakeWriter;
 use environment::OtelSettings;
 
 pub use config::{LogFormat, TelemetryConfig, TelemetryError};
+pub use fleet_view::FleetView;
 pub use metrics::Metrics;
-pub use observed::FleetView;
+
 pub use propagation::Propagation;
 pub use spans::{AttemptBody, AttemptFuture, AttemptSpans, RequestSpans, Upstream, attempt_spans};
 

@@ -7,35 +7,11 @@ use llamatower_layers::breaker::State;
 use opentelemetry::metrics::{AsyncInstrument, Meter};
 use opentelemetry::{KeyValue, StringValue};
 
+use super::fleet_view::View;
 use super::model_names::ModelNames;
 use super::names;
 use crate::edge::Gauges;
-use crate::ollama::fleet::{BackendStatus, Fleet, QueueStatus};
-
-/// What telemetry and operators may ask the fleet.
-pub trait FleetView: Send + Sync {
-    /// How each backend stands.
-    fn status(&self) -> Vec<BackendStatus>;
-    /// What waits for each model.
-    fn queue_status(&self) -> Vec<QueueStatus>;
-    /// Whether some backend has a model of this name.
-    fn knows(&self, model: &str) -> bool;
-}
-
-impl<S: Send + Sync> FleetView for Fleet<S> {
-    fn status(&self) -> Vec<BackendStatus> {
-        Fleet::status(self)
-    }
-    fn queue_status(&self) -> Vec<QueueStatus> {
-        Fleet::queue_status(self)
-    }
-    fn knows(&self, model: &str) -> bool {
-        Fleet::knows(self, model)
-    }
-}
-
-/// The fleet, once there is one.
-pub(super) type View = Arc<OnceLock<Arc<dyn FleetView>>>;
+use crate::ollama::fleet::BackendStatus;
 
 /// The edge, once there is one.
 pub(super) type Clients = Arc<OnceLock<Arc<Gauges>>>;

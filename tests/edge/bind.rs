@@ -1,6 +1,6 @@
 use std::os::unix::net::UnixListener as StdUnixListener;
 
-use llamatower::edge::{BindError, Edge, EdgeConfig, ListenAddr, PeerAddr};
+use llamatower::edge::{BasePath, BindError, Edge, EdgeConfig, ListenAddr, PeerAddr};
 use tokio::net::{TcpStream, UnixStream};
 use tower::service_fn;
 
@@ -112,5 +112,27 @@ async fn one_edge_listens_on_several_addresses() {
         let mut client = Client::new(soon(TcpStream::connect(addr)).await.unwrap());
         client.send(GET).await;
         assert_eq!(client.answer().await.status, status, "{addr}");
+    }
+}
+
+#[test]
+fn a_listen_address_is_tcp_or_unix() {
+    for text in ["127.0.0.1:0", "[::]:3000", "unix:/run/x.sock"] {
+        assert_eq!(text.parse::<ListenAddr>().unwrap().to_string(), text);
+    }
+    assert_eq!(
+        "localhost:1".parse(),
+        Ok(ListenAddr::Tcp(([127, 0, 0, 1], 1).into()))
+    );
+    for text in ["", "unix:", "localhost", ":3000", "http://x:1", "1.2.3.4"] {
+        let error = text.parse::<ListenAddr>().unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{text:?}")), "{error}");
+    }
+}
+
+#[test]
+fn an_odd_base_path_is_refused() {
+    for text in ["", "/", "x", "//", "/a//b", "/a/../b", "/a%20b", "/a?b"] {
+        assert!(text.parse::<BasePath>().is_err(), "{text}");
     }
 }

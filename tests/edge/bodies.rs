@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::Frame;
-use http_body_util::{BodyExt, Full, StreamBody};
+use http_body_util::{BodyExt, Full};
 use llamatower::edge::{EdgeConfig, RequestBody};
 use llamatower_layers::Failure;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tower::service_fn;
 
 use crate::support::{Running, loopback, soon};
@@ -184,27 +183,4 @@ async fn a_garbled_body_is_an_error_of_the_client() {
         assert_eq!(*seen.lock().unwrap(), Some((400, "request_body_broken")));
         assert!(client.is_closed().await);
     }
-}
-
-#[tokio::test]
-async fn lines_that_came_together_leave_as_a_chunk_each() {
-    async fn stream(_: Request<RequestBody>) -> Result<Response<Pieces>, Infallible> {
-        let pieces = ["{\"a\":1}\n{\"b\":2}\n{\"c\"", ":3}\n"];
-        let frames = pieces.map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes()))));
-        let body = StreamBody::new(futures_util::stream::iter(frames));
-        let answer = Response::builder().header("content-type", "application/x-ndjson");
-        Ok(answer.body(body).unwrap())
-    }
-    type Pieces = StreamBody<futures_util::stream::Iter<std::array::IntoIter<Piece, 2>>>;
-    type Piece = Result<Frame<Bytes>, Infallible>;
-    let edge = Running::start(loopback(), service_fn(stream)).await;
-    let mut client = edge.connect().await;
-    client
-        .send("POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        .await;
-    let mut seen = String::new();
-    soon(client.io.read_to_string(&mut seen)).await.unwrap();
-    let (_, chunks) = seen.split_once("\r\n\r\n").unwrap();
-    let expected = "8\r\n{\"a\":1}\n\r\n8\r\n{\"b\":2}\n\r\n4\r\n{\"c\"\r\n4\r\n:3}\n\r\n0\r\n\r\n";
-    assert_eq!(chunks, expected);
 }

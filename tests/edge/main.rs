@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
+mod answers;
 mod bind;
 mod bodies;
 mod clocks;
 mod drain;
 mod limits;
 mod messages;
+mod origins;
 mod rules;
 mod strict;
 mod support;

@@ -177,24 +177,32 @@ async fn health_is_answered_before_all_rules_and_without_the_stack() {
 async fn the_base_path_is_taken_off_and_nothing_else() {
     let edge = Running::start(
         EdgeConfig {
-            base_path: Some("/llm".parse().unwrap()),
+            base_path: Some("/llm/v2/".parse().unwrap()),
             ..loopback()
         },
         service_fn(echo),
     )
     .await;
     for (target, seen) in [
-        ("/llm/api/%74ags?a=%20b", "GET /api/%74ags?a=%20b"),
-        ("/llm//api/delete", "GET //api/delete"),
-        ("/llm", "GET /"),
-        ("http://localhost/llm/api/tags", "GET /api/tags"),
+        ("/llm/v2/api/%74ags?a=%20b&c", "GET /api/%74ags?a=%20b&c"),
+        ("/llm/v2//api/delete", "GET //api/delete"),
+        ("/llm/v2", "GET /"),
+        ("/llm/v2/", "GET /"),
+        ("http://localhost/llm/v2/api/tags", "GET /api/tags"),
     ] {
         let answer = edge
             .ask(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
             .await;
         assert_eq!((answer.status, &*answer.body), (200, seen), "{target}");
     }
-    for target in ["/api/tags", "/llmx/api/tags", "/LLM/api/tags", "/x/../llm/"] {
+    for target in [
+        "/api/tags",
+        "/llm",
+        "/llm/v2x/api/tags",
+        "/LLM/v2/api/tags",
+        "/x/llm/v2/",
+        "/x/../llm/v2/",
+    ] {
         let answer = edge
             .ask(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
             .await;

@@ -3,6 +3,7 @@
 mod address;
 mod both;
 mod cuts;
+mod hygiene;
 mod plain;
 mod support;
 mod tls;

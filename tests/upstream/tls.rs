@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use llamatower::ollama::upstream::{
-    Access, Address, AnswerBroken, ConnectFailed, ConnectTimeout, PoolLimits, Upstream,
+    Access, Address, AnswerBroken, Authorities, ConnectFailed, ConnectTimeout, PoolLimits, Upstream,
 };
 use llamatower_layers::Failure;
 use rcgen::CertificateParams;
@@ -122,4 +122,20 @@ async fn an_answer_that_anybody_could_have_cut_off_is_no_whole_one() {
     let body = until_close(false).await.into_body();
     let failure = cause_of(body.collect().await.expect_err("no goodbye"));
     assert!(failure.caused_by::<AnswerBroken>().is_some(), "{failure}");
+}
+
+#[test]
+fn a_file_without_a_certificate_is_refused() {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    for (pem, reason) in [
+        ("", "has no certificate"),
+        ("hello", "has no certificate"),
+        (&key.serialize_pem(), "has no certificate"),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n", "is no PEM"),
+        (broken, "cannot be used"),
+    ] {
+        let refused = Authorities::from_pem(pem.as_bytes()).expect_err(pem);
+        assert!(refused.contains(reason), "{refused}");
+    }
 }

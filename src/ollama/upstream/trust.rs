@@ -83,24 +83,3 @@ impl fmt::Debug for Trust {
         write!(f, "the system's authorities and {} more", self.own)
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_without_a_certificate_is_refused() {
-        let key = rcgen::KeyPair::generate().expect("a key");
-        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-        for (pem, reason) in [
-            ("", "has no certificate"),
-            ("hello", "has no certificate"),
-            (&key.serialize_pem(), "has no certificate"),
-            ("-----BEGIN CERTIFICATE-----\nAAAA\n", "is no PEM"),
-            (broken, "cannot be used"),
-        ] {
-            let refused = Authorities::from_pem(pem.as_bytes()).expect_err(pem);
-            assert!(refused.contains(reason), "{refused}");
-        }
-    }
-}

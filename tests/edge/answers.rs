@@ -1,0 +1,168 @@
+//! What becomes of the stack's answer on its way to the client.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response, response};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, StreamBody};
+use llamatower::edge::RequestBody;
+use tower::service_fn;
+
+use crate::support::{Running, fed, loopback};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+
+/// The bytes that a client gets for an answer of these headers, in these pieces.
+async fn sent(
+    fields: &[(&'static str, &'static str)],
+    pieces: &[&'static str],
+) -> (String, String) {
+    let answer = fields
+        .iter()
+        .fold(Response::builder(), |answer, (name, value)| {
+            answer.header(*name, *value)
+        });
+    let (head, ()) = answer.body(()).unwrap().into_parts();
+    let pieces: Vec<_> = pieces
+        .iter()
+        .map(|piece| Bytes::from_static(piece.as_bytes()))
+        .collect();
+    let body = move || {
+        let frames = pieces
+            .clone()
+            .into_iter()
+            .map(|piece| Ok(Frame::data(piece)));
+        StreamBody::new(futures_util::stream::iter(frames))
+    };
+    sent_by(head, body).await
+}
+
+async fn sent_by<B>(
+    head: response::Parts,
+    body: impl Fn() -> B + Clone + Send + 'static,
+) -> (String, String)
+where
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
+    let stack = service_fn(move |_: Request<RequestBody>| {
+        let answer = Response::from_parts(head.clone(), body().boxed_unsync());
+        async { Ok::<_, Infallible>(answer) }
+    });
+    let edge = Running::start(loopback(), stack).await;
+    let mut client = edge.connect().await;
+    client.send(GET).await;
+    let seen = client.rest().await;
+    let (head, body) = seen.split_once("\r\n\r\n").unwrap();
+    (head.to_ascii_lowercase(), body.to_owned())
+}
+
+#[tokio::test]
+async fn lines_that_came_together_leave_as_a_chunk_each() {
+    let lines = [("content-type", "application/x-ndjson")];
+    let (_, chunks) = sent(&lines, &["{\"a\":1}\n{\"b\":2}\n{\"c\"", ":3}\n"]).await;
+    let expected = "8\r\n{\"a\":1}\n\r\n8\r\n{\"b\":2}\n\r\n4\r\n{\"c\"\r\n4\r\n:3}\n\r\n0\r\n\r\n";
+    assert_eq!(chunks, expected);
+}
+
+#[tokio::test]
+async fn all_else_goes_on_as_it_came() {
+    let (_, json) = sent(&[("content-type", "application/json")], &["{\n}\n"]).await;
+    assert_eq!(json, "4\r\n{\n}\n\r\n0\r\n\r\n");
+    let events = [("content-type", "text/event-stream")];
+    let (_, events) = sent(&events, &["data: {}\n\ndata: [DONE]\n\n"]).await;
+    assert_eq!(events, "18\r\ndata: {}\n\ndata: [DONE]\n\n\r\n0\r\n\r\n");
+    let whole = [
+        ("content-type", "application/x-ndjson"),
+        ("content-length", "6"),
+    ];
+    assert_eq!(sent(&whole, &["{}\n{}\n"]).await.1, "{}\n{}\n");
+}
+
+#[tokio::test]
+async fn a_length_is_said_once() {
+    for lengths in [&["4"][..], &["4", "4"]] {
+        let fields: Vec<_> = lengths
+            .iter()
+            .map(|length| ("content-length", *length))
+            .collect();
+        let (head, body) = sent(&fields, &["four"]).await;
+        assert_eq!(
+            (head.matches("content-length: 4").count(), &*body),
+            (1, "four")
+        );
+    }
+}
+
+/// RFC 9112 6.3 has no client rely on such a length.
+#[tokio::test]
+async fn a_length_on_which_no_client_could_rely_is_not_said() {
+    let wrong = [
+        &["four"][..],
+        &["+4"],
+        &[""],
+        &["4", "5"],
+        &["99999999999999999999"],
+    ];
+    for lengths in wrong {
+        let fields: Vec<_> = lengths
+            .iter()
+            .map(|length| ("content-length", *length))
+            .collect();
+        let (head, body) = sent(&fields, &["four"]).await;
+        assert!(!head.contains("content-length"), "{head}");
+        assert_eq!(body, "4\r\nfour\r\n0\r\n\r\n", "{lengths:?}");
+    }
+}
+
+/// Counts how often a body is asked.
+struct Counted<B>(B, Arc<AtomicUsize>);
+
+impl<B: Body + Unpin> Body for Counted<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        Pin::new(&mut self.0).poll_frame(cx)
+    }
+}
+
+/// A line, and its end once the line is there: what the client gets after the line, and how often the
+/// body is asked.
+async fn a_line_and_later_its_end() -> (String, usize) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (feed, body) = fed();
+    let body = Mutex::new(Some(Counted(body, asked.clone())));
+    let stack = Arc::new(move |_: Request<RequestBody>| {
+        let body = body.lock().unwrap().take().unwrap();
+        std::future::ready(Ok::<_, Infallible>(Response::new(body)))
+    });
+    let edge = Running::start(loopback(), service_fn(move |request| stack(request))).await;
+    let mut client = edge.connect().await;
+    client.send(GET).await;
+    client.until("\r\n\r\n").await;
+    feed.frames.send(Bytes::from_static(b"line")).unwrap();
+    client.until("line").await;
+    drop(feed.frames);
+    (client.rest().await, asked.load(Ordering::Relaxed))
+}
+
+#[tokio::test]
+async fn an_end_that_comes_after_all_lines_have_left_is_told() {
+    assert_eq!(a_line_and_later_its_end().await.0, "\r\n0\r\n\r\n");
+}
+
+/// hyper asks a pending body once more in the same turn; the layers are spared that.
+#[tokio::test]
+async fn a_pending_body_is_asked_once_a_turn() {
+    // Pending, the line, pending, the end.
+    assert_eq!(a_line_and_later_its_end().await.1, 4);
+}

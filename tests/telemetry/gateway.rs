@@ -1,0 +1,222 @@
+//! A gateway of four layers, with a log that can be read.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use llamatower::telemetry::{
+    Telemetry, TelemetryConfig, TelemetryError, Upstream, attempt_spans, names,
+};
+use llamatower_layers::endpoint::{EndpointLayer, EndpointTable};
+use llamatower_layers::{
+    BoxError, Dialect, Fail, Failure, LlmRequest, Operation, Outcome, OutcomeLayer, Record, Side,
+};
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tracing::Dispatch;
+
+pub(crate) const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+pub(crate) const CLIENTS_SPAN: &str = "b7ad6b7169203331";
+pub(crate) const LIMIT: Duration = Duration::from_secs(10);
+
+pub(crate) type Body = UnsyncBoxBody<Bytes, BoxError>;
+pub(crate) type Answer = Result<Response<Body>, BoxError>;
+
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+pub(crate) struct Gateway {
+    pub(crate) telemetry: Telemetry,
+    _dispatch: tracing::dispatcher::DefaultGuard,
+}
+
+pub(crate) fn prepare(
+    config: &TelemetryConfig,
+    variables: &[(&str, &str)],
+    log: Log,
+) -> Result<(Telemetry, Dispatch), TelemetryError> {
+    let look_up = |name: &str| {
+        let found = variables.iter().find(|(key, _)| *key == name)?;
+        Some(found.1.to_owned())
+    };
+    Telemetry::prepare(config, &look_up, move || log.clone())
+}
+
+impl Gateway {
+    pub(crate) fn start(config: &TelemetryConfig, variables: &[(&str, &str)], log: &Log) -> Self {
+        let (telemetry, dispatch) = prepare(config, variables, log.clone()).unwrap();
+        Self {
+            telemetry,
+            _dispatch: tracing::dispatcher::set_default(&dispatch),
+        }
+    }
+
+    pub(crate) fn silent() -> Self {
+        Self::start(&TelemetryConfig::default(), &[], &Log::default())
+    }
+
+    pub(crate) fn exporting_to(endpoint: &str) -> Self {
+        Self::exporting(&TelemetryConfig::default(), endpoint)
+    }
+
+    pub(crate) fn exporting(config: &TelemetryConfig, endpoint: &str) -> Self {
+        let variables = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+            ("OTEL_TRACES_SAMPLER", "always_on"),
+        ];
+        Self::start(config, &variables, &Log::default())
+    }
+
+    /// Sends a request to a backend that answers like this, at the `attempts`th attempt.
+    pub(crate) async fn send(
+        &self,
+        attempts: u32,
+        backend: impl Fn(HeaderMap) -> Answer + Clone,
+    ) -> Answer {
+        self.send_request(chat(), attempts, backend).await
+    }
+
+    pub(crate) async fn send_request(
+        &self,
+        request: Request<Full<Bytes>>,
+        attempts: u32,
+        backend: impl Fn(HeaderMap) -> Answer + Clone,
+    ) -> Answer {
+        let upstream = Upstream {
+            name: "gpu-1".into(),
+            provider: names::OLLAMA,
+            address: "10.0.0.7".into(),
+            port: 11434,
+        };
+        let answer = move |request: Request<Full<Bytes>>| {
+            std::future::ready(backend(request.headers().clone()))
+        };
+        let stack = ServiceBuilder::new()
+            .layer(EndpointLayer::new(EndpointTable::ollama()))
+            .layer(OutcomeLayer::new(self.telemetry.observer()))
+            .layer(self.telemetry.request_span_layer())
+            .map_request(move |request| scanned(request, attempts))
+            .layer(attempt_spans(upstream, self.telemetry.propagation()))
+            .service(service_fn(answer));
+        let answer = stack.oneshot(request).await?;
+        Ok(answer.map(|body| body.boxed_unsync()))
+    }
+
+    /// Sends a request to a backend that streams two lines, and reads them.
+    pub(crate) async fn chat(&self) {
+        let answer = self.send(1, |_| two_lines()).await.unwrap();
+        answer.collect().await.unwrap();
+    }
+
+    /// Sends a request that is answered inside the gateway, with this in its record.
+    pub(crate) async fn refuse(&self, status: StatusCode, change: impl Fn(&mut Outcome) + Clone) {
+        let stack = ServiceBuilder::new()
+            .layer(EndpointLayer::new(EndpointTable::ollama()))
+            .layer(OutcomeLayer::new(self.telemetry.observer()))
+            .service(service_fn(move |request: Request<Full<Bytes>>| {
+                Record::update_in(request.extensions(), &change);
+                let mut answer = Response::new(Full::new(Bytes::new()));
+                *answer.status_mut() = status;
+                std::future::ready(Ok::<_, Infallible>(answer))
+            }));
+        stack.oneshot(chat()).await.unwrap();
+    }
+
+    /// Sends what is left and gives the subscriber back.
+    pub(crate) async fn stop(self) {
+        self.telemetry.shutdown(LIMIT).await;
+    }
+}
+
+/// What the layers between the two spans find out.
+pub(crate) fn scanned(mut request: Request<Full<Bytes>>, attempts: u32) -> Request<Full<Bytes>> {
+    let model: Arc<str> = "llama3.2".into();
+    let llm = LlmRequest {
+        dialect: Dialect::Ollama,
+        operation: Operation::Chat,
+        model: Some(model.clone()),
+        stream: true,
+        keep_alive: None,
+        num_ctx: None,
+        has_no_prompt: false,
+        body_bytes: 2,
+    };
+    llm.put_into(request.extensions_mut());
+    Record::update_in(request.extensions(), |outcome| {
+        outcome.model = Some(model);
+        outcome.stream = true;
+        outcome.attempts = attempts;
+        outcome.backend = Some("gpu-1".into());
+    });
+    request
+}
+
+pub(crate) fn chat() -> Request<Full<Bytes>> {
+    Request::post("/api/chat")
+        .header("host", "gateway:3000")
+        .header("x-request-id", "id-1")
+        .header("traceparent", format!("00-{TRACE}-{CLIENTS_SPAN}-01"))
+        .header("tracestate", "vendor=1")
+        .body(Full::default())
+        .unwrap()
+}
+
+pub(crate) fn answer(status: StatusCode, frames: Vec<Result<&'static str, BoxError>>) -> Answer {
+    let frames = frames.into_iter().map(|frame| {
+        let frame = frame?;
+        Ok(Frame::data(Bytes::from(frame)))
+    });
+    let body = StreamBody::new(stream::iter(frames)).boxed_unsync();
+    Ok(Response::builder().status(status).body(body)?)
+}
+
+pub(crate) fn two_lines() -> Answer {
+    answer(StatusCode::OK, vec![Ok("{}\n"), Ok("{\"done\":true}\n")])
+}
+
+#[derive(Debug)]
+pub(crate) struct Died;
+
+impl std::fmt::Display for Died {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the backend died")
+    }
+}
+
+impl std::error::Error for Died {}
+
+impl Fail for Died {
+    fn side(&self) -> Side {
+        Side::Upstream
+    }
+    fn status(&self) -> StatusCode {
+        StatusCode::BAD_GATEWAY
+    }
+    fn kind(&self) -> &'static str {
+        "backend_died"
+    }
+}
+
+pub(crate) fn died() -> BoxError {
+    Failure::from(Died).into()
+}

@@ -1,0 +1,211 @@
+//! What a scraper and a collector get.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use http_body_util::BodyExt;
+use llamatower::ollama::fleet::{BackendStatus, QueueStatus};
+use llamatower::telemetry::{FleetView, names};
+use llamatower_layers::Outcome;
+use llamatower_layers::breaker::State;
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+
+use crate::collector::*;
+use crate::gateway::*;
+
+#[tokio::test]
+async fn the_collector_gets_the_metrics_of_a_request() {
+    let (collector, endpoint) = Collector::start().await;
+    let gateway = Gateway::exporting_to(&endpoint);
+    gateway.chat().await;
+    gateway.stop().await;
+
+    let metrics = collector.metrics();
+    let point = |name: &str| {
+        let metric = metrics.get(name).unwrap_or_else(|| panic!("no {name}"));
+        assert_eq!(metric.unit, "s");
+        let Some(Data::Histogram(histogram)) = &metric.data else {
+            panic!("{name} is no histogram");
+        };
+        assert_eq!(histogram.data_points[0].count, 1);
+        histogram.data_points[0].clone()
+    };
+    let http = point("http.server.request.duration");
+    let of_http = [
+        ("http.route", "/api/chat"),
+        ("http.response.status_code", "200"),
+    ];
+    expect(&http.attributes, &of_http);
+    assert_eq!(http.explicit_bounds, names::HTTP_SECONDS);
+    let first = point("gen_ai.server.time_to_first_token");
+    assert_eq!(first.explicit_bounds, names::FIRST_TOKEN_SECONDS);
+    let whole = point("gen_ai.server.request.duration");
+    assert_eq!(whole.explicit_bounds, names::GEN_AI_SECONDS);
+    let of_whole = [
+        ("gen_ai.request.model", "llama3.2"),
+        ("llamatower.backend", "gpu-1"),
+    ];
+    expect(&whole.attributes, &of_whole);
+}
+
+/// The value of the first line of the page that begins so and holds all of `labels`.
+fn sample(page: &str, name: &str, labels: &[&str]) -> Option<f64> {
+    let is_meant = |line: &&str| {
+        let named = line.strip_prefix(name);
+        named.is_some_and(|rest| rest.starts_with(['{', ' ']))
+            && labels.iter().all(|label| line.contains(label))
+    };
+    let line = page.lines().find(is_meant)?;
+    line.rsplit_once(' ')?.1.parse().ok()
+}
+
+/// Two backends, one of them down, and what waits for three models, of which they have one.
+struct TwoBackends;
+
+impl FleetView for TwoBackends {
+    fn status(&self) -> Vec<BackendStatus> {
+        let row = |name: &str, is_up, in_flight| BackendStatus {
+            name: name.into(),
+            is_up,
+            in_flight,
+            slots: 4.try_into().ok().filter(|_| is_up),
+            breaker: match is_up {
+                true => State::Closed,
+                false => State::Open,
+            },
+        };
+        vec![row("gpu-1", true, 3), row("gpu-2", false, 0)]
+    }
+
+    fn queue_status(&self) -> Vec<QueueStatus> {
+        let row = |model: &str| QueueStatus {
+            model: model.into(),
+            waiting: 5,
+            in_flight: 4,
+            oldest: None,
+            predicted_wait: None,
+        };
+        vec![row("llama3.2"), row("made-up"), row("made-up-too")]
+    }
+
+    fn knows(&self, model: &str) -> bool {
+        model == "llama3.2"
+    }
+}
+
+#[tokio::test]
+async fn the_page_of_metrics_has_every_name() {
+    let gateway = Gateway::silent();
+    gateway.telemetry.metrics().observe(Arc::new(TwoBackends));
+    gateway.telemetry.metrics().retried("backend_died");
+    gateway.chat().await;
+    drop(gateway.send(1, |_| two_lines()).await.unwrap());
+    let open = gateway.send(1, |_| two_lines()).await.unwrap();
+
+    let page = gateway.telemetry.metrics_page();
+    let route = "http_route=\"/api/chat\"";
+    let model = "gen_ai_request_model=\"llama3.2\"";
+    let reason = "reason=\"backend_died\"";
+    let first = "llamatower_backend=\"gpu-1\"";
+    let second = "llamatower_backend=\"gpu-2\"";
+    let version = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
+    for (name, label, value) in [
+        ("http_server_request_duration_seconds_count", route, 2.0),
+        ("http_server_active_requests", "", 1.0),
+        ("gen_ai_server_request_duration_seconds_count", model, 2.0),
+        (
+            "gen_ai_server_time_to_first_token_seconds_count",
+            model,
+            2.0,
+        ),
+        ("llamatower_cancelled_total", route, 1.0),
+        ("llamatower_retries_total", reason, 1.0),
+        ("llamatower_backend_up", first, 1.0),
+        ("llamatower_backend_up", second, 0.0),
+        ("llamatower_backend_in_flight", first, 3.0),
+        ("llamatower_backend_slots", first, 4.0),
+        ("llamatower_breaker_state", first, 0.0),
+        ("llamatower_breaker_state", second, 2.0),
+        ("llamatower_queue_depth", model, 5.0),
+        ("llamatower_queue_depth", "\"other\"", 10.0),
+        ("llamatower_build_info", &version, 1.0),
+    ] {
+        assert_eq!(sample(&page, name, &[label]), Some(value), "{name}\n{page}");
+    }
+    for name in [
+        "process_start_time_seconds",
+        "process_cpu_time_seconds_total",
+        "process_memory_usage_bytes",
+        "process_open_file_descriptor_count",
+    ] {
+        assert!(sample(&page, name, &[]).is_some(), "{name}\n{page}");
+    }
+
+    open.collect().await.unwrap();
+    let page = gateway.telemetry.metrics_page();
+    assert_eq!(sample(&page, "http_server_active_requests", &[]), Some(0.0));
+}
+
+#[tokio::test]
+async fn a_refusal_is_counted_by_its_kind() {
+    let gateway = Gateway::silent();
+    let status = StatusCode::TOO_MANY_REQUESTS;
+    gateway
+        .refuse(status, |outcome| outcome.error = Some("rate_limited"))
+        .await;
+    let page = gateway.telemetry.metrics_page();
+    let kind = "error_type=\"rate_limited\"";
+    for name in ["llamatower_refusals_total", "llamatower_rate_limited_total"] {
+        assert_eq!(sample(&page, name, &[kind]), Some(1.0), "{name}\n{page}");
+    }
+}
+
+/// Sends a request for this model that a backend answers so.
+async fn ask_for(gateway: &Gateway, model: &str, status: StatusCode) {
+    let model: Arc<str> = model.into();
+    let change = move |outcome: &mut Outcome| {
+        outcome.model = Some(model.clone());
+        outcome.backend = Some("gpu-1".into());
+    };
+    gateway.refuse(status, change).await;
+}
+
+fn requests_for(gateway: &Gateway, model: &str) -> Option<f64> {
+    let page = gateway.telemetry.metrics_page();
+    let label = format!("gen_ai_request_model=\"{model}\"");
+    sample(
+        &page,
+        "gen_ai_server_request_duration_seconds_count",
+        &[&label],
+    )
+}
+
+#[tokio::test]
+async fn a_model_that_no_backend_has_answered_for_has_no_label_of_its_own() {
+    let gateway = Gateway::silent();
+    ask_for(&gateway, "made-up", StatusCode::NOT_FOUND).await;
+    assert_eq!(requests_for(&gateway, "made-up"), None);
+    assert_eq!(requests_for(&gateway, "other"), Some(1.0));
+    ask_for(&gateway, "llama3.2", StatusCode::OK).await;
+    assert_eq!(requests_for(&gateway, "llama3.2"), Some(1.0));
+}
+
+#[tokio::test]
+async fn a_model_that_the_fleet_does_not_know_has_no_label_of_its_own() {
+    let gateway = Gateway::silent();
+    gateway.telemetry.metrics().observe(Arc::new(TwoBackends));
+    ask_for(&gateway, "LLAMA3.2", StatusCode::OK).await;
+    assert_eq!(requests_for(&gateway, "LLAMA3.2"), None);
+    assert_eq!(requests_for(&gateway, "other"), Some(1.0));
+}
+
+#[tokio::test]
+async fn the_number_of_labels_for_models_is_bounded() {
+    let gateway = Gateway::silent();
+    for n in 0..250 {
+        ask_for(&gateway, &format!("model-{n}"), StatusCode::OK).await;
+    }
+    assert_eq!(requests_for(&gateway, "model-199"), Some(1.0));
+    assert_eq!(requests_for(&gateway, "model-200"), None);
+    assert_eq!(requests_for(&gateway, "other"), Some(50.0));
+}

@@ -1,0 +1,285 @@
+//! Spans, and the trace context on both sides.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::{HeaderMap, StatusCode};
+use http_body_util::BodyExt;
+use llamatower::telemetry::TelemetryConfig;
+use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind};
+use tokio::net::TcpListener;
+
+use crate::collector::*;
+use crate::gateway::*;
+
+#[tokio::test]
+async fn a_trace_goes_from_the_client_through_the_gateway_to_the_backend() {
+    let (collector, endpoint) = Collector::start().await;
+    let gateway = Gateway::exporting_to(&endpoint);
+    let seen = Arc::new(Mutex::new(HeaderMap::new()));
+    let told = seen.clone();
+    let answer = gateway.send(1, move |headers| {
+        *told.lock().unwrap() = headers;
+        two_lines()
+    });
+    answer.await.unwrap().collect().await.unwrap();
+    gateway.stop().await;
+
+    let server = collector.span(SpanKind::Server);
+    assert_eq!(server.name, "POST /api/chat");
+    assert_eq!(hex(&server.trace_id), TRACE);
+    assert_eq!(hex(&server.parent_span_id), CLIENTS_SPAN);
+    assert_eq!(server.trace_state, "vendor=1");
+    assert!(!is_error(&server));
+    assert_eq!(error_type(&server), None);
+    let of_server = [
+        ("http.request.method", "POST"),
+        ("http.route", "/api/chat"),
+        ("http.response.status_code", "200"),
+        ("url.path", "/api/chat"),
+        ("url.scheme", "http"),
+        ("server.address", "gateway"),
+        ("server.port", "3000"),
+        ("llamatower.ending", "complete"),
+        ("llamatower.request_id", "id-1"),
+    ];
+    expect(&server.attributes, &of_server);
+
+    let client = collector.span(SpanKind::Client);
+    assert_eq!(client.name, "chat llama3.2");
+    assert_eq!(hex(&client.trace_id), TRACE);
+    assert_eq!(client.parent_span_id, server.span_id);
+    assert!(!is_error(&client));
+    let of_client = [
+        ("gen_ai.operation.name", "chat"),
+        ("gen_ai.provider.name", "ollama"),
+        ("gen_ai.request.model", "llama3.2"),
+        ("gen_ai.request.stream", "true"),
+        ("server.address", "10.0.0.7"),
+        ("server.port", "11434"),
+        ("llamatower.backend", "gpu-1"),
+    ];
+    expect(&client.attributes, &of_client);
+    let client_attributes = attributes(&client.attributes);
+    assert!(!client_attributes.contains_key("http.request.resend_count"));
+
+    let seen = seen.lock().unwrap();
+    let expected = format!("00-{TRACE}-{}-01", hex(&client.span_id));
+    assert_eq!(seen["traceparent"], expected);
+    assert_eq!(seen["tracestate"], "vendor=1");
+
+    let traces = collector.traces();
+    let resource = traces[0].resource_spans[0].resource.as_ref().unwrap();
+    expect(&resource.attributes, &[("service.name", "llamatower")]);
+}
+
+#[tokio::test]
+async fn both_spans_last_to_the_end_of_the_stream() {
+    let (collector, endpoint) = Collector::start().await;
+    let gateway = Gateway::exporting_to(&endpoint);
+    let mut answer = gateway.send(1, |_| two_lines()).await.unwrap();
+    let head_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    while answer.frame().await.is_some() {}
+    gateway.stop().await;
+    let spans = collector.spans();
+    assert_eq!(spans.len(), 2);
+    for span in spans {
+        assert!(u128::from(span.end_time_unix_nano) >= head_at.as_nanos());
+    }
+}
+
+#[tokio::test]
+async fn an_untrusted_trace_ends_at_the_gateway() {
+    let (collector, endpoint) = Collector::start().await;
+    let config = TelemetryConfig {
+        trusts_inbound_trace: false,
+        ..TelemetryConfig::default()
+    };
+    let gateway = Gateway::exporting(&config, &endpoint);
+    let answer = gateway.send(1, |headers| {
+        assert!(!headers["traceparent"].to_str().unwrap().contains(TRACE));
+        assert!(!headers.contains_key("tracestate"));
+        two_lines()
+    });
+    answer.await.unwrap().collect().await.unwrap();
+    gateway.stop().await;
+    let server = collector.span(SpanKind::Server);
+    assert!(server.parent_span_id.is_empty());
+    assert_ne!(hex(&server.trace_id), TRACE);
+}
+
+/// The spans of one request whose backend answers like this; its body is read to the end.
+async fn spans_of(attempts: u32, backend: fn() -> Answer) -> (Span, Span) {
+    let (collector, endpoint) = Collector::start().await;
+    let gateway = Gateway::exporting_to(&endpoint);
+    if let Ok(answer) = gateway.send(attempts, move |_| backend()).await {
+        let _ = answer.collect().await;
+    }
+    gateway.stop().await;
+    let server = collector.span(SpanKind::Server);
+    (server, collector.span(SpanKind::Client))
+}
+
+#[tokio::test]
+async fn a_4xx_is_an_error_of_the_attempt_and_not_of_the_request() {
+    let (server, client) = spans_of(1, || answer(StatusCode::NOT_FOUND, vec![])).await;
+    assert!(!is_error(&server));
+    assert_eq!(error_type(&server), None);
+    assert!(is_error(&client));
+    assert_eq!(error_type(&client).as_deref(), Some("404"));
+}
+
+#[tokio::test]
+async fn a_5xx_is_an_error_of_both() {
+    let (server, client) = spans_of(1, || answer(StatusCode::SERVICE_UNAVAILABLE, vec![])).await;
+    assert!(is_error(&server) && is_error(&client));
+    assert_eq!(error_type(&server).as_deref(), Some("503"));
+    assert_eq!(error_type(&client).as_deref(), Some("503"));
+}
+
+#[tokio::test]
+async fn a_later_attempt_says_how_often_it_was_sent_before() {
+    let (_, client) = spans_of(3, two_lines).await;
+    expect(&client.attributes, &[("http.request.resend_count", "2")]);
+}
+
+#[tokio::test]
+async fn a_failure_before_the_head_is_named() {
+    let (server, client) = spans_of(1, || Err(died())).await;
+    assert!(is_error(&server) && is_error(&client));
+    assert_eq!(error_type(&client).as_deref(), Some("backend_died"));
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_is_an_error_though_its_status_was_200() {
+    let broken = || answer(StatusCode::OK, vec![Ok("{}\n"), Err(died())]);
+    let (server, client) = spans_of(1, broken).await;
+    assert!(is_error(&server) && is_error(&client));
+    assert_eq!(error_type(&client).as_deref(), Some("backend_died"));
+    expect(&server.attributes, &[("llamatower.ending", "broken")]);
+}
+
+#[tokio::test]
+async fn a_clients_cancel_is_no_error() {
+    let (collector, endpoint) = Collector::start().await;
+    let gateway = Gateway::exporting_to(&endpoint);
+    let mut answer = gateway.send(1, |_| two_lines()).await.unwrap();
+    answer.frame().await.unwrap().unwrap();
+    drop(answer);
+    gateway.stop().await;
+    let server = collector.span(SpanKind::Server);
+    assert!(!is_error(&server) && !is_error(&collector.span(SpanKind::Client)));
+    expect(&server.attributes, &[("llamatower.ending", "cancelled")]);
+}
+
+#[tokio::test]
+async fn without_an_endpoint_no_span_is_made_and_the_clients_trace_is_passed_on() {
+    let (collector, _) = Collector::start().await;
+    let gateway = Gateway::silent();
+    let answer = gateway.send(1, |headers| {
+        assert!(tracing::Span::current().is_none());
+        let expected = format!("00-{TRACE}-{CLIENTS_SPAN}-01");
+        assert_eq!(headers["traceparent"], expected);
+        assert_eq!(headers["tracestate"], "vendor=1");
+        two_lines()
+    });
+    answer.await.unwrap().collect().await.unwrap();
+    gateway.stop().await;
+    assert!(collector.is_empty());
+}
+
+#[tokio::test]
+async fn a_disabled_sdk_exports_nothing() {
+    let (collector, endpoint) = Collector::start().await;
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint),
+        ("OTEL_SDK_DISABLED", "true"),
+    ];
+    let gateway = Gateway::start(&TelemetryConfig::default(), &variables, &Log::default());
+    gateway.chat().await;
+    gateway.stop().await;
+    assert!(collector.is_empty());
+}
+
+#[tokio::test]
+async fn a_collector_that_never_answers_holds_the_shutdown_up_no_longer_than_the_limit() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", silent.local_addr().unwrap());
+    let gateway = Gateway::exporting_to(&endpoint);
+    gateway.chat().await;
+    let stop = gateway.telemetry.shutdown(Duration::from_millis(100));
+    tokio::time::timeout(LIMIT / 2, stop).await.unwrap();
+}
+
+/// The trace context that a backend is told when a client names these parents and two states.
+async fn told(gateway: &Gateway, parents: &[&str]) -> HeaderMap {
+    let mut request = chat();
+    let headers = request.headers_mut();
+    headers.remove("traceparent");
+    for parent in parents {
+        headers.append("traceparent", parent.parse().unwrap());
+    }
+    headers.append("tracestate", "other=2".parse().unwrap());
+    let seen = Arc::new(Mutex::new(HeaderMap::new()));
+    let told = seen.clone();
+    let answer = gateway.send_request(request, 1, move |headers| {
+        *told.lock().unwrap() = headers;
+        two_lines()
+    });
+    answer.await.unwrap().collect().await.unwrap();
+    let mut seen = std::mem::take(&mut *seen.lock().unwrap());
+    seen.remove("host");
+    seen.remove("x-request-id");
+    seen
+}
+
+#[tokio::test]
+async fn a_malformed_parent_goes_no_further_and_neither_does_its_state() {
+    let sound = format!("00-{TRACE}-{CLIENTS_SPAN}-01");
+    let gateway = Gateway::silent();
+    for malformed in [
+        "",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-00",
+        "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+        "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+        "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+        "00-af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "0-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "00-+af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-",
+        "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01more",
+    ] {
+        assert!(told(&gateway, &[malformed]).await.is_empty(), "{malformed}");
+    }
+    assert!(told(&gateway, &[&sound, &sound]).await.is_empty());
+    let (_, endpoint) = Collector::start().await;
+    let gateway = Gateway::exporting_to(&endpoint);
+    let told = told(&gateway, &["00-of-no-trace-01"]).await;
+    assert!(told.contains_key("traceparent") && !told.contains_key("tracestate"));
+}
+
+#[tokio::test]
+async fn a_later_version_is_continued_and_all_of_its_state_passed_on() {
+    let (_, endpoint) = Collector::start().await;
+    let gateway = Gateway::exporting_to(&endpoint);
+    let later = format!("01-{TRACE}-{CLIENTS_SPAN}-01-more");
+    let told = told(&gateway, &[&later]).await;
+    assert!(told["traceparent"].to_str().unwrap().contains(TRACE));
+    assert_eq!(told["tracestate"], "vendor=1,other=2");
+}
+
+#[tokio::test]
+async fn without_spans_a_parent_is_passed_on_if_it_is_trusted() {
+    let sound = format!("00-{TRACE}-{CLIENTS_SPAN}-01");
+    let passed = told(&Gateway::silent(), &[&sound]).await;
+    assert_eq!(passed["traceparent"], sound);
+    assert_eq!(passed.get_all("tracestate").iter().count(), 2);
+    let config = TelemetryConfig {
+        trusts_inbound_trace: false,
+        ..TelemetryConfig::default()
+    };
+    let wary = Gateway::start(&config, &[], &Log::default());
+    assert!(told(&wary, &[&sound]).await.is_empty());
+}

@@ -1,0 +1,74 @@
+//! Which headers go to a backend, and which come back.
+
+use http::header::HeaderName;
+use http::{Method, Request};
+use llamatower::ollama::hygiene::{clean_request, clean_response};
+use llamatower_layers::EndpointTable;
+
+fn request(target: &str, headers: &[(&'static str, &str)]) -> Request<()> {
+    let mut request = Request::post(target).body(()).expect("a request");
+    for (name, value) in headers {
+        let value = value.parse().expect("a header value");
+        request.headers_mut().append(*name, value);
+    }
+    let path = request.uri().path().to_owned();
+    let found = EndpointTable::ollama().look_up(&Method::POST, &path);
+    found.put_into(request.extensions_mut());
+    request
+}
+
+#[test]
+fn a_backend_sees_nothing_of_who_asks() {
+    let cleaned = clean_request(request(
+        "/api/chat",
+        &[
+            ("authorization", "Bearer secret"),
+            ("x-api-key", "secret"),
+            ("cookie", "a=b"),
+            ("origin", "http://localhost"),
+            ("x-forwarded-for", "10.1.1.1"),
+            ("x-forwarded-host", "evil"),
+            ("forwarded", "for=10.1.1.1"),
+            ("content-type", "application/json"),
+            ("user-agent", "a client"),
+        ],
+    ));
+    let mut left: Vec<_> = cleaned.headers().keys().map(HeaderName::as_str).collect();
+    left.sort_unstable();
+    assert_eq!(left, ["content-type", "user-agent"]);
+}
+
+#[test]
+fn headers_that_connection_names_stay_on_their_hop() {
+    let cleaned = clean_request(request(
+        "/api/chat",
+        &[
+            ("connection", "Upgrade, HTTP2-Settings, x-hop, content-type"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAMAAABkAAQAAP__"),
+            ("x-hop", "1"),
+            ("content-type", "application/json"),
+        ],
+    ));
+    let left: Vec<_> = cleaned.headers().keys().map(HeaderName::as_str).collect();
+    assert_eq!(left, ["content-type"]);
+}
+
+#[test]
+fn the_target_is_rebuilt_from_the_table() {
+    let cleaned = clean_request(request("http://elsewhere/v1/messages?beta=true", &[]));
+    assert_eq!(cleaned.uri(), "/v1/messages");
+}
+
+#[test]
+fn a_stream_is_not_to_be_held_back_by_proxies() {
+    let answer = http::Response::builder()
+        .header("content-type", "application/x-ndjson")
+        .header("transfer-encoding", "chunked")
+        .body(())
+        .expect("a response");
+    let mut cleaned = answer.into_parts().0;
+    clean_response(&mut cleaned);
+    assert_eq!(cleaned.headers["x-accel-buffering"], "no");
+    assert!(!cleaned.headers.contains_key("transfer-encoding"));
+}
