@@ -85,7 +85,7 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
         let config = ServerConfig::builder_with_provider(
-            rustls::crypto::aws_lc_rs::default_provider().into(),
+            rustls::crypto::ring::default_provider().into(),
         )
         .with_safe_default_protocol_versions()
         .expect("versions of TLS")
