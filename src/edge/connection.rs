@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -17,14 +18,16 @@ use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use llamatower_layers::{BoxError, Deadline};
 use socket2::SockRef;
+use tokio::io::Interest;
 use tokio_util::either::Either;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower::Service;
 
-use super::listener::Stream;
+use super::gauges::Open;
+use super::listener::{Accepted, Stream};
 use super::refusal::{DISCARD_BYTES, DISCARD_TIME, Refusal, linger};
 use super::request_body::RequestBody;
-use super::service::EdgeService;
+use super::service::{EdgeService, MakeEdgeService};
 use super::socket::ClientSocket;
 use super::state::{ConnectionState, Phase};
 
@@ -53,29 +56,47 @@ pub(super) struct Closing {
     pub(super) now: CancellationToken,
 }
 
-/// Serves a connection to its end.
-pub(super) async fn serve<S, B>(
-    stream: Stream,
-    service: EdgeService<S>,
-    limits: Limits,
+/// Serves a connection to its end. `open` counts it as long.
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async fn keeps each argument twice, and all connections that never speak would"
+)]
+pub(super) fn serve<S, B>(
+    accepted: Accepted,
+    services: Arc<MakeEdgeService<S>>,
+    limits: Arc<Limits>,
     closing: Closing,
-) where
+    open: Open,
+) -> impl Future<Output = ()>
+where
     S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone,
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError>,
 {
-    // hyper's buffers are for connections that have something to say.
-    let spoken = tokio::time::timeout(limits.header, readable(&stream));
-    if let Some(Ok(Ok(()))) = closing.soon.run_until_cancelled(spoken).await {
-        // In a box, so that the others take none of its memory either.
-        Box::pin(serve_http(stream, service, limits, closing)).await;
+    async move {
+        let _open = &open;
+        // hyper's buffers are for connections that have something to say.
+        let spoken = tokio::time::timeout(limits.header, readable(&accepted.stream));
+        if let Some(Ok(Ok(_))) = closing.soon.run_until_cancelled(spoken).await {
+            // In a box, so that the others take none of its memory either.
+            let service = services.make(accepted.peer, accepted.on_loopback);
+            Box::pin(serve_http(accepted.stream, service, *limits, closing)).await;
+        }
     }
 }
 
-async fn readable(stream: &Stream) -> io::Result<()> {
+/// Waits for a byte, or the end. tokio takes a new socket for readable until a read has failed.
+async fn readable(stream: &Stream) -> io::Result<usize> {
+    let byte = || [MaybeUninit::uninit()];
     match stream {
-        Either::Left(stream) => stream.readable().await,
-        Either::Right(stream) => stream.readable().await,
+        Either::Left(stream) => {
+            let peek = || SockRef::from(stream).peek(&mut byte());
+            stream.async_io(Interest::READABLE, peek).await
+        }
+        Either::Right(stream) => {
+            let peek = || SockRef::from(stream).peek(&mut byte());
+            stream.async_io(Interest::READABLE, peek).await
+        }
     }
 }
 

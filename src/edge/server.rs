@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use hyper_util::service::TowerToHyperService;
 use llamatower_layers::BoxError;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -22,11 +21,9 @@ use super::connection::{self, Closing, Limits};
 use super::gauges::Gauges;
 use super::listener::{Accepted, Listener, Stream};
 use super::refusal::Refusal;
-use super::request::Rules;
 use super::request_body::RequestBody;
-use super::service::EdgeService;
+use super::service::MakeEdgeService;
 use super::shutdown::Shutdown;
-use super::state::ConnectionState;
 
 /// How long streams have to write their last frames after they were told to end.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
@@ -159,10 +156,8 @@ impl Edge {
 
 /// The tasks of an edge.
 struct Connections<S> {
-    stack: TowerToHyperService<S>,
-    rules: Arc<Rules>,
-    limits: Limits,
-    body_timeout: Option<Duration>,
+    services: Arc<MakeEdgeService<S>>,
+    limits: Arc<Limits>,
     max: usize,
     gauges: Arc<Gauges>,
     tasks: TaskTracker,
@@ -187,17 +182,15 @@ where
 {
     fn new(config: &EdgeConfig, gauges: Arc<Gauges>, stack: S) -> Self {
         Self {
-            stack: TowerToHyperService::new(stack),
-            rules: Arc::new(Rules::new(config)),
-            limits: Limits {
+            services: Arc::new(MakeEdgeService::new(stack, config, gauges.clone())),
+            limits: Arc::new(Limits {
                 header: config.header_timeout,
                 keep_alive: config.keep_alive_timeout,
                 total: config.total_timeout,
                 write_stall: config.write_stall_timeout,
                 head_bytes: config.max_head_bytes,
                 head_fields: config.max_head_fields,
-            },
-            body_timeout: config.body_timeout,
+            }),
             max: config.max_connections,
             gauges,
             tasks: TaskTracker::new(),
@@ -230,33 +223,23 @@ where
     }
 
     fn admit(&mut self, accepted: Accepted) {
-        let Accepted {
-            stream,
-            peer,
-            on_loopback,
-        } = accepted;
         if self.gauges.connections() >= self.max {
-            self.refuse(stream);
+            self.refuse(accepted.stream);
             return;
         }
-        let service = EdgeService {
-            stack: self.stack.clone(),
-            rules: self.rules.clone(),
-            state: ConnectionState::new(self.gauges.clone()),
-            peer,
-            on_loopback,
-            body_timeout: self.body_timeout,
-        };
         let closing = Closing {
             soon: self.soon.child_token(),
             now: self.now.child_token(),
         };
         let open = self.gauges.clone().open();
-        let served = connection::serve(stream, service, self.limits, closing);
-        let served = self.generation.track_future(async move {
-            served.await;
-            drop(open);
-        });
+        let served = connection::serve(
+            accepted,
+            self.services.clone(),
+            self.limits.clone(),
+            closing,
+            open,
+        );
+        let served = self.generation.track_future(served);
         self.tasks.spawn(served);
     }
 

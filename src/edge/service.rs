@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ use llamatower_layers::BoxError;
 use pin_project_lite::pin_project;
 use tower::Service;
 
+use super::config::EdgeConfig;
+use super::gauges::Gauges;
 use super::listener::PeerAddr;
 use super::origin;
 use super::request::{Answer, Rules, Verdict};
@@ -29,15 +31,47 @@ use super::state::{ConnectionState, InFlight};
 /// The body of an answer: the edge's own, or the stack's.
 pub(super) type AnswerBody<B> = Either<Full<Bytes>, ResponseBody<B>>;
 
+/// Makes the services of connections.
+pub(super) struct MakeEdgeService<S> {
+    /// Locked for a clone, when a connection begins to speak: a stack need not be `Sync`.
+    stack: Mutex<TowerToHyperService<S>>,
+    rules: Arc<Rules>,
+    gauges: Arc<Gauges>,
+    body_timeout: Option<Duration>,
+}
+
+impl<S: Clone> MakeEdgeService<S> {
+    pub(super) fn new(stack: S, config: &EdgeConfig, gauges: Arc<Gauges>) -> Self {
+        Self {
+            stack: Mutex::new(TowerToHyperService::new(stack)),
+            rules: Arc::new(Rules::new(config)),
+            gauges,
+            body_timeout: config.body_timeout,
+        }
+    }
+
+    pub(super) fn make(&self, peer: PeerAddr, on_loopback: bool) -> EdgeService<S> {
+        let stack = self.stack.lock().unwrap_or_else(PoisonError::into_inner);
+        EdgeService {
+            stack: stack.clone(),
+            rules: self.rules.clone(),
+            state: ConnectionState::new(self.gauges.clone()),
+            peer,
+            on_loopback,
+            body_timeout: self.body_timeout,
+        }
+    }
+}
+
 /// What hyper calls with each request of one connection.
 #[derive(Debug)]
 pub(super) struct EdgeService<S> {
-    pub(super) stack: TowerToHyperService<S>,
-    pub(super) rules: Arc<Rules>,
+    stack: TowerToHyperService<S>,
+    rules: Arc<Rules>,
     pub(super) state: Arc<ConnectionState>,
     pub(super) peer: PeerAddr,
-    pub(super) on_loopback: bool,
-    pub(super) body_timeout: Option<Duration>,
+    on_loopback: bool,
+    body_timeout: Option<Duration>,
 }
 
 impl<S, B> HyperService<Request<Incoming>> for EdgeService<S>
