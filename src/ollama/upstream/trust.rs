@@ -37,7 +37,7 @@ impl Authorities {
     /// Neither has any, so that no server could be trusted.
     pub fn trust(self) -> Result<Trust, String> {
         let own = self.0.len();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let cannot = |error| {
             format!(
                 "certificates of servers cannot be checked ({error}): this system has no authorities \
