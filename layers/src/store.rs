@@ -69,6 +69,18 @@ pub(crate) struct Patience {
 impl Patience {
     /// A store elsewhere should answer in a few milliseconds.
     pub(crate) const DEFAULT_DEADLINE: Duration = Duration::from_millis(50);
+
+    /// What a store's answer comes to: `None` if it gave none and requests pass then.
+    pub(crate) fn settle<T>(
+        self,
+        answer: Result<T, StoreUnavailable>,
+    ) -> Result<Option<T>, StoreUnavailable> {
+        match (answer, self.when_unavailable) {
+            (Ok(answer), _) => Ok(Some(answer)),
+            (Err(_), WhenUnavailable::Admit) => Ok(None),
+            (Err(unavailable), WhenUnavailable::Refuse) => Err(unavailable),
+        }
+    }
 }
 
 impl Default for Patience {
@@ -111,10 +123,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let Patience {
-            deadline,
-            when_unavailable,
-        } = *this.patience;
+        let deadline = this.patience.deadline;
         let answer = match this.answer.poll(cx) {
             Poll::Ready(answer) => answer,
             Poll::Pending => {
@@ -126,10 +135,6 @@ where
                 Err(StoreUnavailable::new(late))
             }
         };
-        Poll::Ready(match (answer, when_unavailable) {
-            (Ok(answer), _) => Ok(Some(answer)),
-            (Err(_), WhenUnavailable::Admit) => Ok(None),
-            (Err(unavailable), WhenUnavailable::Refuse) => Err(unavailable),
-        })
+        Poll::Ready(this.patience.settle(answer))
     }
 }

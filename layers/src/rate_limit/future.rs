@@ -46,15 +46,8 @@ pin_project! {
 }
 
 impl<S, B, F, W> RateLimitFuture<S, B, F, W> {
-    pub(super) fn unlimited(inner: F) -> Self {
-        Self::calling(inner, None)
-    }
-
-    pub(super) fn admitted(inner: F, standing: Standing) -> Self {
-        Self::calling(inner, Some(standing))
-    }
-
-    fn calling(inner: F, standing: Option<Standing>) -> Self {
+    /// A request that passes, and where its bucket stands then, if it has one.
+    pub(super) fn calling(inner: F, standing: Option<Standing>) -> Self {
         Self {
             state: State::Calling { inner, standing },
         }
@@ -100,13 +93,12 @@ where
             match state.as_mut().project() {
                 StateProjection::Taking { taking } => {
                     let taking = taking.as_mut().project();
-                    let verdict = ready!(taking.asking.poll(cx)).map_err(Failure::from)?;
+                    let verdict = ready!(taking.asking.poll(cx));
                     let (rule, mut service, request) = taking
                         .next
                         .take()
                         .expect("taken here alone, as the state changes next");
-                    let standing = verdict.map(|verdict| rule.judge(verdict));
-                    let standing = standing.transpose().map_err(Failure::from)?;
+                    let standing = rule.standing(verdict)?;
                     let inner = service.call(request);
                     state.set(State::Calling { inner, standing });
                 }

@@ -13,7 +13,8 @@ use tower_layer::Layer;
 
 use super::store::{MemoryBuckets, RateStore, Verdict};
 use super::{Quota, RateLimitService, RateLimited, Scope};
-use crate::store::{Patience, WhenUnavailable};
+use crate::Failure;
+use crate::store::{Patience, StoreUnavailable, WhenUnavailable};
 
 /// What is the same for all requests.
 #[derive(Clone)]
@@ -51,7 +52,16 @@ impl Rule {
         }
     }
 
-    pub(super) fn judge(self, verdict: Verdict) -> Result<Standing, RateLimited> {
+    /// Where the bucket stands by the store's answer, if it has given one.
+    pub(super) fn standing(
+        self,
+        answer: Result<Option<Verdict>, StoreUnavailable>,
+    ) -> Result<Option<Standing>, Failure> {
+        let standing = answer?.map(|verdict| self.judge(verdict)).transpose();
+        standing.map_err(Failure::from)
+    }
+
+    fn judge(self, verdict: Verdict) -> Result<Standing, RateLimited> {
         let (scope, quota) = (self.scope, self.quota);
         match verdict {
             Ok(remaining) => Ok(Standing {

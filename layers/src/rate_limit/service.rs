@@ -1,8 +1,10 @@
 //! The service: take from a bucket or refuse, never wait.
 
 use std::fmt;
+use std::future::Future;
 use std::hash::Hash;
-use std::task::{Context, Poll};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 
 use http::Response;
 use http::request::{Parts, Request};
@@ -42,22 +44,23 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let limit = &*self.layer.limit;
         if limit.is_off() {
-            return RateLimitFuture::unlimited(self.inner.call(request));
+            return RateLimitFuture::calling(self.inner.call(request), None);
         }
         let (parts, body) = request.into_parts();
         let key = (limit.key_of)(&parts);
         let request = Request::from_parts(parts, body);
         let rule = key.and_then(|key| Some((limit.rule(&key)?, key)));
         let Some((rule, key)) = rule else {
-            return RateLimitFuture::unlimited(self.inner.call(request));
+            return RateLimitFuture::calling(self.inner.call(request), None);
         };
-        if let Some(verdict) = self.layer.store.take_at_once(&key, &rule.quota) {
-            return match rule.judge(verdict) {
-                Ok(standing) => RateLimitFuture::admitted(self.inner.call(request), standing),
-                Err(refusal) => RateLimitFuture::refused(refusal.into()),
+        let mut taking = self.layer.store.take(key, &rule.quota);
+        let at_once = &mut Context::from_waker(Waker::noop());
+        if let Poll::Ready(answer) = Pin::new(&mut taking).poll(at_once) {
+            return match rule.standing(limit.patience.settle(answer)) {
+                Ok(standing) => RateLimitFuture::calling(self.inner.call(request), standing),
+                Err(refusal) => RateLimitFuture::refused(refusal),
             };
         }
-        let taking = self.layer.store.take(key, &rule.quota);
         let next = self.inner.clone();
         let readied = std::mem::replace(&mut self.inner, next);
         RateLimitFuture::taking(taking, limit.patience, rule, readied, request)

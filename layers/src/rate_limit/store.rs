@@ -13,19 +13,13 @@ use crate::store::StoreUnavailable;
 /// It is made so that one of several processes can have it elsewhere: to take is one atomic step,
 /// whose answer is waited for no longer than the layer's deadline.
 pub trait RateStore<K> {
-    /// The answer under way.
-    type Taking: Future<Output = Result<Verdict, StoreUnavailable>>;
+    /// The answer under way. It is asked for at once with a waker that does nothing: one that need
+    /// not be waited for spares the request being kept aside.
+    type Taking: Future<Output = Result<Verdict, StoreUnavailable>> + Unpin;
 
     /// Takes one request out of the key's bucket, which is filled by `quota`. A key has the same
     /// quota each time.
     fn take(&self, key: K, quota: &Quota) -> Self::Taking;
-
-    /// The same, of a store that need not be waited for: then the request need not be kept aside
-    /// until there is an answer. Others have none at once, and are asked by [`take`](Self::take).
-    fn take_at_once(&self, key: &K, quota: &Quota) -> Option<Verdict> {
-        let _ = (key, quota);
-        None
-    }
 }
 
 /// How many requests are left after this one, or how long to wait for it.
@@ -74,10 +68,6 @@ impl<K: Clone + Hash + Eq> RateStore<K> for MemoryBuckets<K> {
 
     fn take(&self, key: K, quota: &Quota) -> Self::Taking {
         ready(Ok(self.verdict(&key, quota)))
-    }
-
-    fn take_at_once(&self, key: &K, quota: &Quota) -> Option<Verdict> {
-        Some(self.verdict(key, quota))
     }
 }
 

@@ -125,9 +125,13 @@ impl fmt::Debug for Address {
 
 /// A text that is not the address of a backend. A text with an `@`, which may hold a password, is
 /// not repeated.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{given} is not the address of a backend: {reason}; write it like http://localhost:11434 or \
+     https://gpu.example/ollama"
+)]
 pub struct InvalidAddress {
-    given: Option<String>,
+    given: String,
     reason: &'static str,
 }
 
@@ -135,27 +139,14 @@ impl InvalidAddress {
     fn new(given: &str, reason: &'static str) -> Self {
         let may_hold_a_secret = has_user(given) || given.contains("%40");
         Self {
-            given: (!may_hold_a_secret).then(|| given.to_owned()),
+            given: match may_hold_a_secret {
+                true => "a text that is not shown".to_owned(),
+                false => format!("{given:?}"),
+            },
             reason,
         }
     }
 }
-
-impl fmt::Display for InvalidAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.given {
-            Some(given) => write!(f, "{given:?} is not the address of a backend: ")?,
-            None => f.write_str("a text that is not shown is not the address of a backend: ")?,
-        }
-        write!(
-            f,
-            "{}; write it like http://localhost:11434 or https://gpu.example/ollama",
-            self.reason
-        )
-    }
-}
-
-impl std::error::Error for InvalidAddress {}
 
 /// Whether a text may be an address with a user name and a password in it.
 pub fn has_user(text: &str) -> bool {
