@@ -141,7 +141,11 @@ where
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                None => return Poll::Ready(None),
+                None => {
+                    // hyper writes the end: the last chunk, if there are chunks.
+                    self.state.set_flushed(false);
+                    return Poll::Ready(None);
+                }
             }
         }
         let this = self.project();

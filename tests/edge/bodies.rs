@@ -11,7 +11,7 @@ use llamatower_layers::Failure;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::service_fn;
 
-use crate::support::{Running, loopback, soon};
+use crate::support::{Running, fed, loopback, soon};
 
 async fn too_large(_: Request<RequestBody>) -> Result<Response<Full<Bytes>>, Infallible> {
     let mut answer = Response::new(Full::from("{\"error\":\"request body too large\"}"));
@@ -207,4 +207,23 @@ async fn lines_that_came_together_leave_as_a_chunk_each() {
     let (_, chunks) = seen.split_once("\r\n\r\n").unwrap();
     let expected = "8\r\n{\"a\":1}\n\r\n8\r\n{\"b\":2}\n\r\n4\r\n{\"c\"\r\n4\r\n:3}\n\r\n0\r\n\r\n";
     assert_eq!(chunks, expected);
+}
+
+#[tokio::test]
+async fn the_end_of_a_stream_is_written_when_all_before_it_has_left() {
+    let (feed, body) = fed();
+    let body = Arc::new(Mutex::new(Some(body)));
+    let stack = service_fn(move |_: Request<RequestBody>| {
+        let body = body.lock().unwrap().take().unwrap();
+        async { Ok::<_, Infallible>(Response::new(body)) }
+    });
+    let edge = Running::start(loopback(), stack).await;
+    let mut client = edge.connect().await;
+    client
+        .send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
+    feed.frames.send(Bytes::from("text")).unwrap();
+    client.until("text\r\n").await;
+    drop(feed.frames);
+    client.until("0\r\n\r\n").await;
 }
