@@ -88,6 +88,10 @@ impl<IO> ClientSocket<IO> {
 
     /// Looks at bytes that hyper is about to be given.
     fn has_read(&mut self, bytes: &[u8]) {
+        if self.state.is_body_open() {
+            // What was answered before it was read is no head, and begins none.
+            return self.state.bytes_read(bytes.len());
+        }
         let phase = self.state.phase().1;
         if phase == Phase::Idle {
             self.line = RequestLine::default();

@@ -102,7 +102,7 @@ impl ConnectionState {
     /// The socket has read bytes.
     pub(super) fn bytes_read(&self, bytes: usize) {
         self.read.store(self.read.load(Relaxed) + bytes, Relaxed);
-        if self.phase.load(Relaxed) & PHASE == IDLE {
+        if self.phase.load(Relaxed) & PHASE == IDLE && !self.is_body_open() {
             self.enter(0);
         }
     }
