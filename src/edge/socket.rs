@@ -96,8 +96,10 @@ impl<IO> ClientSocket<IO> {
         if phase == Phase::Idle {
             self.line = RequestLine::default();
         }
-        if phase != Phase::Exchange && self.line.is_malformed(bytes) {
-            self.state.set_malformed(true);
+        if phase != Phase::Exchange
+            && let Some(start) = self.line.look_at(bytes)
+        {
+            self.state.set_malformed(start);
         }
         self.state.bytes_read(bytes.len());
     }
