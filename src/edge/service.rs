@@ -90,7 +90,8 @@ where
         state.set_http_10(head.version == Version::HTTP_10);
         let read = state.take_read();
         let waits = settle_expectation(&mut head, read);
-        let verdict = match state.is_malformed() {
+        let is_malformed = state.take_malformed(&head.method);
+        let verdict = match is_malformed {
             true => Verdict::Answer(Rules::malformed_line()),
             false => self
                 .rules
@@ -100,7 +101,7 @@ where
         let body = RequestBody::new(incoming, state, waits, self.body_timeout);
         let step = match verdict {
             Verdict::Answer(answer) => {
-                if state.is_malformed() {
+                if is_malformed {
                     state.set_unread(true);
                 }
                 Step::Answer {

@@ -88,12 +88,18 @@ impl<IO> ClientSocket<IO> {
 
     /// Looks at bytes that hyper is about to be given.
     fn has_read(&mut self, bytes: &[u8]) {
+        if self.state.is_body_open() {
+            // What was answered before it was read is no head, and begins none.
+            return self.state.bytes_read(bytes.len());
+        }
         let phase = self.state.phase().1;
         if phase == Phase::Idle {
             self.line = RequestLine::default();
         }
-        if phase != Phase::Exchange && self.line.is_malformed(bytes) {
-            self.state.set_malformed(true);
+        if phase != Phase::Exchange
+            && let Some(start) = self.line.look_at(bytes)
+        {
+            self.state.set_malformed(start);
         }
         self.state.bytes_read(bytes.len());
     }

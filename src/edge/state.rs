@@ -3,15 +3,17 @@
 use std::cell::Cell;
 use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
+use http::Method;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
 use super::gauges::Gauges;
+use super::request_line::{LineStart, is_line_of};
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +41,8 @@ pub(super) struct ConnectionState {
     turn: AtomicU32,
     /// Bytes that were read since the last request began.
     read: AtomicUsize,
+    /// How the line of a head begins that holds what hyper does not tell of; 0 if there is none.
+    malformed: AtomicU64,
     flags: Flags,
     left: Mutex<Option<Incoming>>,
     waker: OnceLock<Waker>,
@@ -56,7 +60,6 @@ struct Flags {
     http_10: AtomicBool,
     flushed: AtomicBool,
     refused: AtomicBool,
-    malformed: AtomicBool,
     body_open: AtomicBool,
 }
 
@@ -102,7 +105,7 @@ impl ConnectionState {
     /// The socket has read bytes.
     pub(super) fn bytes_read(&self, bytes: usize) {
         self.read.store(self.read.load(Relaxed) + bytes, Relaxed);
-        if self.phase.load(Relaxed) & PHASE == IDLE {
+        if self.phase.load(Relaxed) & PHASE == IDLE && !self.is_body_open() {
             self.enter(0);
         }
     }
@@ -112,6 +115,21 @@ impl ConnectionState {
         let read = self.read.load(Relaxed);
         self.read.store(0, Relaxed);
         read
+    }
+
+    /// A line that begins so holds what hyper does not tell of.
+    pub(super) fn set_malformed(&self, start: LineStart) {
+        self.malformed.store(u64::from_le_bytes(start), Relaxed);
+    }
+
+    /// Whether that is the line of the request that hyper has read.
+    pub(super) fn take_malformed(&self, method: &Method) -> bool {
+        let start = self.malformed.load(Relaxed);
+        if start == 0 {
+            return false;
+        }
+        self.malformed.store(0, Relaxed);
+        is_line_of(start.to_le_bytes(), method)
     }
 
     /// Whether what hyper writes answers no request of the service: it refuses a head.
@@ -231,8 +249,6 @@ flags! {
     set_http_10 is_http_10 http_10;
     /// hyper refused a head, and what it wrote was dropped.
     set_refused has_refused refused;
-    /// The line of the request that comes next holds what hyper does not tell of.
-    set_malformed is_malformed malformed;
     /// The request's body has not come to its end: hyper reads on as it is asked for.
     set_body_open is_body_open body_open;
 }

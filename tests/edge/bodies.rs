@@ -184,3 +184,26 @@ async fn a_garbled_body_is_an_error_of_the_client() {
         assert!(client.is_closed().await);
     }
 }
+
+#[tokio::test]
+async fn the_rest_of_a_body_that_was_not_read_is_no_head() {
+    let config = EdgeConfig {
+        header_timeout: Duration::from_millis(50),
+        keep_alive_timeout: Duration::from_millis(200),
+        ..loopback()
+    };
+    let edge = Running::start(config, service_fn(too_large)).await;
+    for rest in ["# a title", "\rtext\r\n"] {
+        let mut client = edge.connect().await;
+        client.send(post(rest.len(), "")).await;
+        assert_eq!(client.answer().await.status, 413);
+        client.send(rest).await;
+        client.send(post(0, "")).await;
+        assert_eq!(client.answer().await.status, 413, "behind {rest:?}");
+        client.send(post(rest.len(), "")).await;
+        assert_eq!(client.answer().await.status, 413);
+        client.send(rest).await;
+        // It ends as one that waits for its next request, and not as one whose head is late.
+        assert!(client.is_closed().await, "behind {rest:?}");
+    }
+}

@@ -211,3 +211,22 @@ async fn what_is_no_http_is_told_so_in_words() {
     }
     assert_eq!(edge.gauges.refused_heads(), 3);
 }
+
+#[tokio::test]
+async fn a_request_whose_head_began_behind_another_one_is_read_wherever_it_is_cut() {
+    let edge = Running::start(loopback(), service_fn(show)).await;
+    let first = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    for body in ["# a title", "\rtext"] {
+        let length = body.len();
+        let head =
+            format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+        for cut in 1..head.len() {
+            let mut client = edge.connect().await;
+            client.send([first, &head[..cut]].concat()).await;
+            assert_eq!(client.answer().await.status, 200);
+            client.send([&head[cut..], body].concat()).await;
+            let answer = client.answer().await;
+            assert_eq!(answer.status, 200, "{body:?} cut at {cut}: {answer:?}");
+        }
+    }
+}

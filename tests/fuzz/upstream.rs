@@ -1,0 +1,286 @@
+//! Changed answers, read by the leaf of plain HTTP.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use llamatower::ollama::upstream::{AnswerBroken, ConnectionLost, InvalidAnswer, Upstream};
+use llamatower_layers::{BoxError, Failure};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tower::ServiceExt;
+
+use crate::answers::find;
+use crate::messages::{Body, Framing, bodies};
+use crate::mutations::{Mutation, cuts, mutate, mutations, pieces};
+use crate::{SOON, count, first_of, for_batches, id, passes, runtime};
+
+/// How often all others have run before a server takes its client for one that waits for more.
+const PATIENCE: usize = 40;
+
+/// An answer that nobody has asked for.
+const STRAY: &str = "HTTP/1.1 200 OK\r\nx-id: stray\r\ncontent-length: 5\r\n\r\nstray";
+
+/// A request and the answer that a server gives, changed or not.
+#[derive(Clone, Debug)]
+struct Exchange {
+    method: &'static str,
+    status: u16,
+    kind: &'static str,
+    hints: usize,
+    body: Body,
+    mutations: Vec<Mutation>,
+    cuts: Vec<Index>,
+    closes: bool,
+}
+
+impl Exchange {
+    fn bytes(&self, id: &str) -> Vec<u8> {
+        let body = self.body.behind(id);
+        let (status, kind, field) = (self.status, self.kind, body.field());
+        let close = ["", "connection: close\r\n"][usize::from(self.closes)];
+        let mut bytes = "HTTP/1.1 103 Hints\r\nlink: </x>\r\n\r\n".repeat(self.hints);
+        bytes += &format!("HTTP/1.1 {status} Any\r\nx-id: {id}\r\ncontent-type: {kind}\r\n");
+        bytes += &format!("{close}{field}\r\n");
+        let mut bytes = bytes.into_bytes();
+        if self.method != "HEAD" {
+            bytes.extend(body.framed());
+        }
+        mutate(bytes, &self.mutations)
+    }
+
+    /// What a client sees of it unchanged.
+    fn seen(&self, id: &str) -> Seen {
+        let body = match self.method {
+            "HEAD" => Bytes::new(),
+            _ => self.body.behind(id).content().into(),
+        };
+        Seen::Whole(self.status, id.to_owned(), body)
+    }
+}
+
+fn exchanges() -> impl Strategy<Value = Exchange> {
+    let statuses = select(&[200, 200, 404, 503]);
+    let kinds = ["application/x-ndjson", "text/event-stream", "text/plain"];
+    let changes = prop_oneof![
+        2 => Just(vec![]),
+        1 => Just(vec![Mutation::Append(STRAY)]),
+        4 => mutations(),
+    ];
+    let head = (select(&["GET", "HEAD", "POST"]), statuses, 0..2_usize);
+    let wire = (changes, cuts(), prop::bool::weighted(0.2));
+    let parts = (head, select(kinds.to_vec()), bodies(STRAY), wire);
+    parts.prop_map(|(head, kind, body, (mutations, cuts, closes))| Exchange {
+        method: head.0,
+        status: head.1,
+        kind,
+        hints: head.2,
+        closes: closes || body.framing == Framing::Unsaid,
+        body,
+        mutations,
+        cuts,
+    })
+}
+
+/// What a client sees of an answer.
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    Refused,
+    Broken,
+    /// Its status, its id and its body.
+    Whole(u16, String, Bytes),
+}
+
+impl Seen {
+    /// Fails if this is anything but an answer to the request that was sent.
+    fn check(&self, place: usize, at: usize, exchange: &Exchange) -> Result<(), String> {
+        let is_right = match self {
+            _ if exchange.mutations.is_empty() => *self == exchange.seen(&id(place, at)),
+            Self::Refused | Self::Broken => true,
+            Self::Whole(status, given, body) => {
+                let others = (0..at).map(|at| id(place, at));
+                let mut others =
+                    others.filter(|other| find(body, other.as_bytes()).is_some() || given == other);
+                *status >= 200 && others.next().is_none()
+            }
+        };
+        count(match self {
+            _ if exchange.mutations.is_empty() => "intact",
+            Self::Refused => "refused",
+            Self::Broken => "broken",
+            Self::Whole(..) => "whole",
+        });
+        let wrong = || format!("request {at} ({}) got {self:?}", id(place, at));
+        is_right.then_some(()).ok_or_else(wrong)
+    }
+}
+
+/// What a server sends to the request of an id.
+struct Reply {
+    bytes: Vec<u8>,
+    cuts: Vec<Index>,
+    closes: bool,
+    is_sent: AtomicBool,
+}
+
+type Replies = HashMap<String, Reply>;
+
+/// Serves one connection. Behind an answer the client asks again; if it waits for more, it gets the end of
+/// the connection.
+async fn serve(mut stream: TcpStream, replies: Arc<Replies>) {
+    stream.set_nodelay(true).unwrap();
+    let mut asked = next_request(&mut stream).await;
+    while let Some(reply) = asked.and_then(|id| replies.get(&id)) {
+        for piece in pieces(&reply.bytes, &reply.cuts) {
+            // The client may have closed. It reads a piece before the next one comes.
+            let _ = stream.write_all(piece).await;
+            passes(2).await;
+        }
+        if reply.closes {
+            drop(stream);
+            return reply.is_sent.store(true, Relaxed);
+        }
+        reply.is_sent.store(true, Relaxed);
+        asked = tokio::select! {
+            asked = next_request(&mut stream) => asked,
+            () = passes(PATIENCE) => None,
+        };
+    }
+}
+
+/// The id of the next request on a connection, if one comes.
+async fn next_request(stream: &mut TcpStream) -> Option<String> {
+    let mut seen = Vec::new();
+    let end_of = |seen: &[u8]| ["\r\n\r\n", "\r\n\r\n{}"][usize::from(seen.starts_with(b"POST"))];
+    while !seen.ends_with(end_of(&seen).as_bytes()) {
+        let read = stream.read_buf(&mut seen).await;
+        read.ok().filter(|read| *read > 0)?;
+    }
+    let head = String::from_utf8(seen).unwrap();
+    let id = head.lines().find_map(|line| line.strip_prefix("x-id: "));
+    id.map(str::to_owned)
+}
+
+/// Sends a request and reads its answer.
+async fn ask(upstream: &Upstream<Full<Bytes>>, method: &str, id: &str) -> Result<Seen, String> {
+    let body = if method == "POST" { "{}" } else { "" };
+    let request = Request::builder().method(method).uri("/api/chat");
+    let request = request.header("x-id", id).body(Full::from(body)).unwrap();
+    let (head, body) = match upstream.clone().oneshot(request).await {
+        Ok(answer) => answer.into_parts(),
+        Err(error) => {
+            let failure = failure(error)?;
+            let is_lost = failure.caused_by::<ConnectionLost>().is_some();
+            let is_known = is_lost || failure.caused_by::<InvalidAnswer>().is_some();
+            return is_known.then_some(Seen::Refused).ok_or(failure.to_string());
+        }
+    };
+    match body.collect().await {
+        Ok(body) => {
+            let ids = head.headers.get_all("x-id").iter();
+            let ids = ids
+                .map(|id| String::from_utf8_lossy(id.as_bytes()))
+                .collect();
+            Ok(Seen::Whole(head.status.as_u16(), ids, body.to_bytes()))
+        }
+        Err(error) => {
+            let failure = failure(error)?;
+            let is_known = failure.caused_by::<AnswerBroken>().is_some();
+            is_known.then_some(Seen::Broken).ok_or(failure.to_string())
+        }
+    }
+}
+
+fn failure(error: BoxError) -> Result<Box<Failure>, String> {
+    let failure = error.downcast::<Failure>();
+    failure.map_err(|error| format!("an error without a meaning: {error}"))
+}
+
+/// Holds all conversations of a batch at once, each through a pool of its own. The server says in its answer
+/// that it is one to the request that `told` gives.
+fn converse(batch: &[Vec<Exchange>], told: impl Fn(usize) -> usize) -> Result<(), String> {
+    let mut replies = Replies::new();
+    for (place, exchanges) in batch.iter().enumerate() {
+        for (at, exchange) in exchanges.iter().enumerate() {
+            let reply = Reply {
+                bytes: exchange.bytes(&id(place, told(at))),
+                cuts: exchange.cuts.clone(),
+                closes: exchange.closes,
+                is_sent: AtomicBool::new(false),
+            };
+            replies.insert(id(place, at), reply);
+        }
+    }
+    let replies = Arc::new(replies);
+    runtime().block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let serving = replies.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, serving.clone()));
+            }
+        });
+        let clients = batch.iter().enumerate();
+        let clients = clients.map(|(place, client)| talk(&address, place, client, &replies));
+        let results = timeout(SOON, join_all(clients)).await;
+        let results = results.map_err(|_| "a client waits in vain")?;
+        results.into_iter().collect()
+    })
+}
+
+/// Asks one request after another through a pool.
+async fn talk(
+    address: &str,
+    place: usize,
+    exchanges: &[Exchange],
+    replies: &Replies,
+) -> Result<(), String> {
+    let upstream = Upstream::new(address.parse().unwrap());
+    for (at, exchange) in exchanges.iter().enumerate() {
+        let id = id(place, at);
+        let fail = |error: String| format!("{error}\nin {place}: {exchanges:?}");
+        let seen = ask(&upstream, exchange.method, &id).await.map_err(fail)?;
+        seen.check(place, at, exchange).map_err(fail)?;
+        // No client can tell bytes that were left over from an answer, if they come after it has asked again.
+        // Those that have come before it must.
+        let sent = async {
+            while !replies[&id].is_sent.load(Relaxed) {
+                passes(1).await;
+            }
+        };
+        tokio::select! {
+            () = sent => {}
+            () = passes(100 * PATIENCE) => return Err(fail("it was never asked".to_owned())),
+        }
+        passes(4).await;
+    }
+    Ok(())
+}
+
+#[test]
+fn behind_changed_answers_each_request_gets_its_own() {
+    let common = ["intact", "whole", "broken", "refused"];
+    let conversations = vec(exchanges(), 1..5);
+    for_batches(
+        file!(),
+        conversations,
+        |batch| converse(batch, |at| at),
+        &common,
+    );
+}
+
+#[test]
+fn an_answer_to_the_wrong_request_is_noticed() {
+    let batch = first_of(vec(exchanges(), 2..5));
+    let error = converse(&batch, |at| at ^ 1).unwrap_err();
+    assert!(error.starts_with("request"), "{error}");
+}
