@@ -3,14 +3,13 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -18,7 +17,6 @@ use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use llamatower_layers::{BoxError, Deadline};
 use socket2::SockRef;
-use tokio::io::Interest;
 use tokio_util::either::Either;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower::Service;
@@ -33,6 +31,9 @@ use super::state::{ConnectionState, Phase};
 
 /// What hyper may hold of an answer that waits to be written.
 const BUFFER_BYTES: usize = 64 * 1024;
+
+/// What is read of a new connection before hyper is asked; most heads are shorter.
+const FIRST_BYTES: usize = 2048;
 
 type Http<S> = http1::Connection<TokioIo<ClientSocket<Stream>>, EdgeService<S>>;
 
@@ -76,38 +77,59 @@ where
     async move {
         let _open = &open;
         // hyper's buffers are for connections that have something to say.
-        let spoken = tokio::time::timeout(limits.header, readable(&accepted.stream));
-        if let Some(Ok(Ok(_))) = closing.soon.run_until_cancelled(spoken).await {
+        let first = tokio::time::timeout(limits.header, first_bytes(&accepted.stream));
+        let first = closing.soon.run_until_cancelled(first).await;
+        if let Some(Ok(Ok(first))) = first
+            && !first.is_empty()
+        {
             // In a box, so that the others take none of its memory either.
             let service = services.make(accepted.peer, accepted.on_loopback);
-            Box::pin(serve_http(accepted.stream, service, *limits, closing)).await;
+            let socket = ClientSocket::new(
+                accepted.stream,
+                first,
+                limits.write_stall,
+                service.state.clone(),
+            );
+            Box::pin(serve_http(socket, service, *limits, closing)).await;
         }
     }
 }
 
-/// Waits for a byte, or the end. tokio takes a new socket for readable until a read has failed.
-async fn readable(stream: &Stream) -> io::Result<usize> {
-    let byte = || [MaybeUninit::uninit()];
-    match stream {
-        Either::Left(stream) => {
-            let peek = || SockRef::from(stream).peek(&mut byte());
-            stream.async_io(Interest::READABLE, peek).await
+/// Waits for the first bytes of a client, and reads what is there; nothing if it has left.
+async fn first_bytes(stream: &Stream) -> io::Result<BytesMut> {
+    loop {
+        // tokio takes a new socket for readable until a read has failed.
+        match stream {
+            Either::Left(stream) => stream.readable().await?,
+            Either::Right(stream) => stream.readable().await?,
         }
-        Either::Right(stream) => {
-            let peek = || SockRef::from(stream).peek(&mut byte());
-            stream.async_io(Interest::READABLE, peek).await
+        match read(stream) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            read => return read,
         }
     }
 }
 
-async fn serve_http<S, B>(stream: Stream, service: EdgeService<S>, limits: Limits, closing: Closing)
-where
+fn read(stream: &Stream) -> io::Result<BytesMut> {
+    let mut bytes = [0; FIRST_BYTES];
+    let length = match stream {
+        Either::Left(stream) => stream.try_read(&mut bytes)?,
+        Either::Right(stream) => stream.try_read(&mut bytes)?,
+    };
+    Ok(BytesMut::from(&bytes[..length]))
+}
+
+async fn serve_http<S, B>(
+    socket: ClientSocket<Stream>,
+    service: EdgeService<S>,
+    limits: Limits,
+    closing: Closing,
+) where
     S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone,
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError>,
 {
     let state = service.state.clone();
-    let io = ClientSocket::new(stream, limits.write_stall, state.clone());
     let mut connection = Connection {
         http: http1::Builder::new()
             // hyper has one clock for the head and the pause before it, and answers nothing when it
@@ -119,7 +141,7 @@ where
             .half_close(false)
             // What came together of a stream leaves in one write.
             .writev(false)
-            .serve_connection(TokioIo::new(io), service),
+            .serve_connection(TokioIo::new(socket), service),
         state: state.clone(),
         waker: Waker::from(state.clone()),
         limits,

@@ -42,14 +42,20 @@ pub(super) struct ClientSocket<IO> {
 }
 
 impl<IO> ClientSocket<IO> {
-    pub(super) fn new(io: IO, timeout: Option<Duration>, state: Arc<ConnectionState>) -> Self {
+    /// The socket of a client that has sent the bytes `ahead` already.
+    pub(super) fn new(
+        io: IO,
+        ahead: BytesMut,
+        timeout: Option<Duration>,
+        state: Arc<ConnectionState>,
+    ) -> Self {
         Self {
             io,
             timeout,
             clock: Deadline::default(),
             state,
             line: RequestLine::default(),
-            ahead: BytesMut::new(),
+            ahead,
             is_reading: false,
             looked_in: 0,
         }
@@ -234,7 +240,10 @@ mod tests {
         let (ours, theirs) = tokio::io::duplex(8);
         let state = ConnectionState::new(Arc::default());
         state.set_flushed(false);
-        (ClientSocket::new(ours, Some(TIMEOUT), state), theirs)
+        (
+            ClientSocket::new(ours, BytesMut::new(), Some(TIMEOUT), state),
+            theirs,
+        )
     }
 
     #[tokio::test(start_paused = true)]

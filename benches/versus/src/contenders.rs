@@ -313,6 +313,7 @@ impl Contender {
                     ("LLAMATOWER_ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
                     ("LLAMATOWER_LOG", log.to_owned()),
                     ("LLAMATOWER_WORKER_THREADS", "1".to_owned()),
+                    ("LLAMATOWER_MAX_CONNECTIONS", "16384".to_owned()),
                     ("OLLAMA_URL", urls.join(",")),
                 ]);
             }

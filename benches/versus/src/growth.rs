@@ -38,7 +38,7 @@ const CIRCUMSTANCES: [Circumstance; 3] = [
         idle: 0,
     },
     Circumstance {
-        title: "10,000 idle connections",
+        title: "10,000 connections that say nothing",
         backends: 2,
         models: 0,
         idle: 10_000,
