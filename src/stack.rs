@@ -168,6 +168,13 @@ where
     let (timeouts, refusing) = (&settings.timeouts, backend.clone());
     let address = backend.address();
     let name = HeaderValue::try_from(&**backend.name()).unwrap_or(HeaderValue::from_static("?"));
+    let limits = PoolLimits {
+        max_idle: settings.backends.pool_idle.get(),
+        idle_timeout: settings.backends.pool_idle_timeout,
+    };
+    let upstream = Upstream::with_access(address.clone(), timeouts.connect, limits, access);
+    let pool = upstream.clone();
+    backend.after_probe(move || pool.prune());
     let stack = ServiceBuilder::new()
         .layer(attempt_spans(
             UpstreamName {
@@ -193,15 +200,7 @@ where
         .map_request(clean_request)
         .layer(SetSensitiveResponseHeadersLayer::new([SET_COOKIE]))
         .map_request(hold_until_continue)
-        .service(Upstream::with_access(
-            address.clone(),
-            timeouts.connect,
-            PoolLimits {
-                max_idle: settings.backends.pool_idle.get(),
-                idle_timeout: settings.backends.pool_idle_timeout,
-            },
-            access,
-        ));
+        .service(upstream);
     ollama::attempt(stack, move |answer| {
         clean_response(answer);
         answer.headers.insert(BACKEND_HEADER, name.clone());

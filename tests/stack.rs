@@ -15,7 +15,7 @@ use llamatower_layers::api_key::KeySet;
 use llamatower_layers::body::{MemoryBudget, ReplayBody};
 use llamatower_layers::breaker::{Breaker, BreakerPolicy};
 use llamatower_layers::{BoxError, EndpointTable};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::{ServiceExt, service_fn};
@@ -143,4 +143,50 @@ async fn a_cookie_that_a_backend_sets_is_not_shown_by_debug() {
     assert_eq!(answer.headers()["set-cookie"], "a=open-sesame");
     let debug = format!("{:?}", answer.headers());
     assert!(!debug.contains("open-sesame"), "{debug}");
+}
+
+#[tokio::test]
+async fn a_probe_closes_the_connections_that_have_waited_too_long() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let settings = Settings::load(None, &|name| {
+        (name == "LLAMATOWER_POOL_IDLE_TIMEOUT").then(|| "1ms".to_owned())
+    });
+    let telemetry = Telemetry::prepare(&TelemetryConfig::default(), &|_| None, std::io::sink);
+    let (telemetry, _) = telemetry.expect("the defaults are sound");
+    let address = address.parse().expect("an address");
+    let backend = Arc::new(Backend::new(
+        address,
+        Duration::from_secs(10),
+        &Access::default(),
+    ));
+    let attempt = stack::attempt::<Full<Bytes>>(
+        &settings.expect("sound").settings,
+        &Access::default(),
+        &backend,
+        &Breaker::new(BreakerPolicy::default()),
+        telemetry.propagation(),
+    );
+    let answering = async {
+        let (mut socket, _) = listener.accept().await.expect("a connection");
+        let answer = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+        let written = socket.write_all(answer.as_bytes()).await;
+        written.expect("the gateway reads");
+        socket
+    };
+    let request = Request::get("/api/version").body(ReplayBody::empty());
+    let asked = attempt.clone().oneshot(request.expect("a sound request"));
+    let (answer, mut socket) = tokio::join!(asked, answering);
+    let body = answer.expect("an answer").into_body();
+    body.collect().await.expect("a whole body");
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    drop(listener);
+    backend
+        .probe(Duration::from_secs(1))
+        .await
+        .expect_err("no server");
+    let mut seen = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(5), socket.read_to_end(&mut seen));
+    read.await.expect("it is closed").expect("in order");
+    drop(attempt);
 }

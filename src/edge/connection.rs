@@ -201,7 +201,9 @@ impl End {
     fn refusal(&self, state: &ConnectionState) -> Option<Refusal> {
         match self {
             Self::Clock(Phase::Head) if state.take_read() > 0 => Some(Refusal::HeadTimeout),
-            Self::Closed(Err(error)) if state.has_refused() => {
+            Self::Closed(Err(error))
+                if state.has_refused() || (error.is_parse_version_h2() && state.is_flushed()) =>
+            {
                 Some(match error.is_parse_too_large() {
                     true => Refusal::HeadTooLarge,
                     false => Refusal::Malformed,
@@ -281,7 +283,7 @@ where
             self.clock.arm_after(self.limits.of(phase));
         }
         while self.clock.poll(cx).is_ready() {
-            if phase != Phase::Idle || !self.state.has_write_pending() {
+            if phase == Phase::Exchange || !self.state.has_write_pending() {
                 return Poll::Ready(phase);
             }
             // The answer is on its way still; the socket's own clock watches it.

@@ -72,9 +72,9 @@ impl Refusal {
             "HTTP/1.1 {line}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
              Connection: close\r\n\r\n{{\"error\":\"{text}\"}}\n"
         );
-        // An empty send buffer takes these few bytes at once.
+        // The few bytes go into the send buffer in one piece, if it has room.
         let write = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, answer.as_bytes()));
-        if write.await.is_ok() {
+        if let Ok(Ok(_)) = tokio::time::timeout(DISCARD_TIME, write).await {
             linger(stream).await;
         }
     }

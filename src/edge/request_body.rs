@@ -51,6 +51,7 @@ impl RequestBody {
     fn give_up(&mut self) {
         if let Some(state) = self.state.take() {
             state.set_unread(true);
+            state.set_body_open(false);
         }
     }
 }

@@ -1,99 +1,65 @@
 //! What hyper does not tell of a request's first line.
 
-use http::Method;
+use http::{Method, Uri};
 use memchr::memchr;
 
 /// Finds in the first line of a request what `http::Uri` and hyper's parser pass over in silence: a
 /// fragment, which no target has (RFC 9112 3.2), and a bare carriage return before the line, which
-/// two readers could take differently (RFC 9112 2.2).
+/// two readers could take differently (RFC 9112 2.2). Gives the line up to where that is seen.
 ///
-/// Bytes are looked at as they come from the socket. A head that arrives in one read with the end of the
-/// request before it is not seen: its fragment is dropped, as `http::Uri` drops it. If only its beginning
-/// came so, its rest is looked at as if it were a line, which it is not: so what is found counts only in
-/// a line that begins as the request does that hyper has read.
-#[derive(Debug, Default)]
-pub(super) struct RequestLine {
-    place: Place,
-    start: LineStart,
-    known: usize,
-    is_malformed: bool,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-enum Place {
-    /// It has not begun; the last byte was a carriage return or not.
-    #[default]
-    Ahead,
-    Return,
-    /// Its end has not come.
-    Begun,
-    Ended,
-}
-
-/// The first bytes of a line, zeros behind them if it is shorter.
-pub(super) type LineStart = [u8; 8];
-
-/// Whether a line that begins so can be that of a request with this method.
-pub(super) fn is_line_of(start: LineStart, method: &Method) -> bool {
-    let line = method.as_str().bytes().chain([b' ']);
-    start
-        .into_iter()
-        .zip(line)
-        .all(|(byte, other)| byte == other)
-}
-
-impl RequestLine {
-    /// Looks at the next bytes of a head, and returns how the line begins if it is malformed.
-    pub(super) fn look_at(&mut self, bytes: &[u8]) -> Option<LineStart> {
-        let mut rest = bytes;
-        while let (Place::Ahead | Place::Return, Some((first, behind))) =
-            (self.place, rest.split_first())
-        {
-            self.is_malformed |= matches!(self.place, Place::Return) && *first != b'\n';
-            self.place = match first {
-                b'\r' => Place::Return,
-                b'\n' => Place::Ahead,
-                _ => Place::Begun,
-            };
-            if !matches!(self.place, Place::Begun) {
-                rest = behind;
-            }
-        }
-        if let Place::Begun = self.place {
-            self.look_into(rest);
-        }
-        self.is_malformed.then_some(self.start)
+/// `bytes` is what a socket has read where a line should begin. It need not: the line may have come with the
+/// end of the request before it, and a body be what is read now. So what is found counts only if it
+/// [is of](is_line_of) the request that hyper has read. A fragment that came in a later read than the
+/// beginning of its line is not seen, and dropped, as `http::Uri` drops it.
+pub(super) fn malformed_line(bytes: &[u8]) -> Option<&[u8]> {
+    let is_bare = matches!(bytes, [b'\r', next, ..] if *next != b'\n');
+    let ends = bytes
+        .iter()
+        .take_while(|byte| matches!(byte, b'\r' | b'\n'));
+    let rest = &bytes[ends.count()..];
+    let line = &rest[..memchr(b'\n', rest).unwrap_or(rest.len())];
+    match memchr(b'#', line) {
+        Some(fragment) => Some(&line[..fragment]),
+        None if is_bare => line.rsplitn(2, |byte| *byte == b' ').last(),
+        None => None,
     }
+}
 
-    /// Looks at bytes of the line, and perhaps behind it.
-    fn look_into(&mut self, mut line: &[u8]) {
-        if let Some(end) = memchr(b'\n', line) {
-            self.place = Place::Ended;
-            line = &line[..end];
-        }
-        let new = line.len().min(self.start.len() - self.known);
-        self.start[self.known..][..new].copy_from_slice(&line[..new]);
-        self.known += new;
-        self.is_malformed |= memchr(b'#', line).is_some();
-    }
+/// Whether a line that begins so is that of a request with this method and target.
+pub(super) fn is_line_of(line: &[u8], method: &Method, target: &Uri) -> bool {
+    let line = line.strip_prefix(method.as_str().as_bytes());
+    let given = line.and_then(|line| line.strip_prefix(b" "));
+    let read = target.to_string();
+    // `http::Uri` shows a path where the client gave none.
+    given.is_some_and(|given| {
+        given == read.as_bytes()
+            || read
+                .strip_suffix('/')
+                .is_some_and(|read| given == read.as_bytes())
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn is_malformed(pieces: &[&str]) -> bool {
-        let mut line = RequestLine::default();
-        let found = pieces.iter().map(|piece| line.look_at(piece.as_bytes()));
-        let start = found.last().flatten();
-        start.is_some_and(|start| is_line_of(start, &Method::GET))
-    }
-
     #[test]
-    fn what_is_found_in_another_line_does_not_count() {
-        assert!(!is_malformed(&["1\r\n\r\n# a title"]));
-        assert!(!is_malformed(&["\r\n\r\n\rtext"]));
-        assert!(!is_malformed(&["x: GET #\r\n"]));
-        assert!(is_malformed(&["\r", "\n\r", "\nG", "ET /#"]));
+    fn what_is_found_counts_for_the_request_that_was_read() {
+        let target = Uri::from_static("/x");
+        for (bytes, expected) in [
+            ("GET /x#y HTTP/1.1\r\n", true),
+            ("\r\n\nGET /x# HTTP/1.1\r\n", true),
+            ("\rGET /x HTTP/1.1\r\n", true),
+            ("GET /x HTTP/1.1\r\na: #\r\n", false),
+            ("POST /x#y HTTP/1.1\r\n", false),
+            ("GET /#x HTTP/1.1\r\n", false),
+            ("# a title", false),
+            // The end of a head, a body of line ends, and another request.
+            ("\n\r\n\n\r\r\r\n\nGET /x HTTP/1.1\r\n", false),
+        ] {
+            let line = malformed_line(bytes.as_bytes());
+            let counts = line.is_some_and(|line| is_line_of(line, &Method::GET, &target));
+            assert_eq!(counts, expected, "{bytes:?}");
+        }
     }
 }

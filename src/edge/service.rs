@@ -25,6 +25,7 @@ use super::listener::PeerAddr;
 use super::origin;
 use super::request::{Answer, Rules, Verdict};
 use super::request_body::RequestBody;
+use super::request_line::is_line_of;
 use super::response_body::ResponseBody;
 use super::state::{ConnectionState, InFlight};
 
@@ -90,7 +91,8 @@ where
         state.set_http_10(head.version == Version::HTTP_10);
         let read = state.take_read();
         let waits = settle_expectation(&mut head, read);
-        let is_malformed = state.take_malformed(&head.method);
+        let line = state.take_malformed();
+        let is_malformed = line.is_some_and(|line| is_line_of(&line, &head.method, &head.uri));
         let verdict = match is_malformed {
             true => Verdict::Answer(Rules::malformed_line()),
             false => self
@@ -199,7 +201,8 @@ where
                 if let Some(origin) = admitted.take() {
                     origin::admit(&mut head.headers, origin);
                 }
-                // Framing is this hop's.
+                // Version and framing are this hop's.
+                head.version = Version::HTTP_11;
                 head.headers.remove(TRANSFER_ENCODING);
                 let in_flight = in_flight.take().unwrap_or_else(|| this.state.begin(false));
                 let body = ResponseBody::new(body, &mut head.headers, in_flight);

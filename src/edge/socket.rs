@@ -10,7 +10,7 @@ use bytes::{Buf, BytesMut};
 use llamatower_layers::Deadline;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::request_line::RequestLine;
+use super::request_line::malformed_line;
 use super::state::{ConnectionState, Phase};
 
 /// What a client may send of its next requests before its end is hidden.
@@ -32,7 +32,6 @@ pub(super) struct ClientSocket<IO> {
     timeout: Option<Duration>,
     clock: Deadline,
     state: Arc<ConnectionState>,
-    line: RequestLine,
     /// What came while hyper did not read.
     ahead: BytesMut,
     /// hyper waits for bytes, and so sees the client's end itself.
@@ -54,7 +53,6 @@ impl<IO> ClientSocket<IO> {
             timeout,
             clock: Deadline::default(),
             state,
-            line: RequestLine::default(),
             ahead,
             is_reading: false,
             looked_in: 0,
@@ -98,14 +96,10 @@ impl<IO> ClientSocket<IO> {
             // What was answered before it was read is no head, and begins none.
             return self.state.bytes_read(bytes.len());
         }
-        let phase = self.state.phase().1;
-        if phase == Phase::Idle {
-            self.line = RequestLine::default();
-        }
-        if phase != Phase::Exchange
-            && let Some(start) = self.line.look_at(bytes)
+        if self.state.awaits_head()
+            && let Some(line) = malformed_line(bytes)
         {
-            self.state.set_malformed(start);
+            self.state.set_malformed(line);
         }
         self.state.bytes_read(bytes.len());
     }

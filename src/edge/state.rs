@@ -3,17 +3,15 @@
 use std::cell::Cell;
 use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
-use http::Method;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
 use super::gauges::Gauges;
-use super::request_line::{LineStart, is_line_of};
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +39,9 @@ pub(super) struct ConnectionState {
     turn: AtomicU32,
     /// Bytes that were read since the last request began.
     read: AtomicUsize,
-    /// How the line of a head begins that holds what hyper does not tell of; 0 if there is none.
-    malformed: AtomicU64,
+    /// The beginning of what may be the line of the next request, with something in it that hyper does
+    /// not report.
+    malformed: Mutex<Option<Box<[u8]>>>,
     flags: Flags,
     left: Mutex<Option<Incoming>>,
     waker: OnceLock<Waker>,
@@ -60,6 +59,7 @@ struct Flags {
     http_10: AtomicBool,
     flushed: AtomicBool,
     refused: AtomicBool,
+    malformed: AtomicBool,
     body_open: AtomicBool,
 }
 
@@ -117,19 +117,31 @@ impl ConnectionState {
         read
     }
 
-    /// A line that begins so holds what hyper does not tell of.
-    pub(super) fn set_malformed(&self, start: LineStart) {
-        self.malformed.store(u64::from_le_bytes(start), Relaxed);
+    /// Whether the next byte that is read may be the first of a head.
+    pub(super) fn awaits_head(&self) -> bool {
+        match self.phase.load(Relaxed) & PHASE {
+            IDLE => true,
+            EXCHANGE => false,
+            _ => self.read.load(Relaxed) == 0,
+        }
     }
 
-    /// Whether that is the line of the request that hyper has read.
-    pub(super) fn take_malformed(&self, method: &Method) -> bool {
-        let start = self.malformed.load(Relaxed);
-        if start == 0 {
-            return false;
-        }
-        self.malformed.store(0, Relaxed);
-        is_line_of(start.to_le_bytes(), method)
+    pub(super) fn set_malformed(&self, line: &[u8]) {
+        *self.malformed() = Some(line.into());
+        self.flags.malformed.store(true, Relaxed);
+    }
+
+    /// The line that was found malformed since the last request began.
+    pub(super) fn take_malformed(&self) -> Option<Box<[u8]>> {
+        let is_malformed = self.flags.malformed.load(Relaxed);
+        self.flags.malformed.store(false, Relaxed);
+        is_malformed.then(|| self.malformed().take()).flatten()
+    }
+
+    fn malformed(&self) -> MutexGuard<'_, Option<Box<[u8]>>> {
+        self.malformed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether what hyper writes answers no request of the service: it refuses a head.
@@ -171,6 +183,8 @@ impl ConnectionState {
         let is_over = body.is_end_stream() || matches!(piece, Poll::Ready(None));
         if is_over {
             self.set_body_open(false);
+            // What is read from here on is the next head, whose length is counted.
+            self.take_read();
         }
         if TAKING.replace(Taking::Not) == Taking::Woken && !is_over {
             self.wake_by_ref();

@@ -119,6 +119,16 @@ async fn a_length_on_which_no_client_could_rely_is_not_said() {
     }
 }
 
+#[tokio::test]
+async fn the_version_of_a_backend_goes_no_further() {
+    let (mut head, ()) = Response::new(()).into_parts();
+    head.version = http::Version::HTTP_10;
+    let body = || http_body_util::Full::new(Bytes::from_static(b"abc"));
+    let (head, body) = sent_by(head, body).await;
+    assert!(head.starts_with("http/1.1 200 ok"), "{head}");
+    assert_eq!(body, "abc", "{head}");
+}
+
 /// Counts how often a body is asked.
 struct Counted<B>(B, Arc<AtomicUsize>);
 

@@ -207,3 +207,17 @@ async fn the_rest_of_a_body_that_was_not_read_is_no_head() {
         assert!(client.is_closed().await, "behind {rest:?}");
     }
 }
+
+#[tokio::test]
+async fn a_body_that_came_late_does_not_count_for_the_next_head() {
+    let edge = Running::start(loopback(), service_fn(too_large)).await;
+    let mut client = edge.connect().await;
+    client.send(post(5, "")).await;
+    assert_eq!(client.answer().await.status, 413);
+    client.send("x".repeat(5)).await;
+    client.send(post(1000, "Expect: 100-continue\r\n")).await;
+    let answer = client.answer().await;
+    assert_eq!(answer.status, 413);
+    assert_eq!(answer.header("connection").as_deref(), Some("close"));
+    assert!(client.is_closed().await);
+}

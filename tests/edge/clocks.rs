@@ -290,6 +290,27 @@ async fn an_answer_that_is_read_late_outlives_the_pause_between_requests() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_read_late_outlives_the_head_behind_it() {
+    const LENGTH: usize = 8_000_000;
+    let config = EdgeConfig {
+        header_timeout: Duration::from_millis(50),
+        ..loopback()
+    };
+    let stack = service_fn(|_: Request<RequestBody>| async {
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("x".repeat(LENGTH))))
+    });
+    let edge = Running::start(config, stack).await;
+    let mut client = edge.connect().await;
+    client.send(GET).await;
+    while edge.gauges.finished() == 0 {
+        tokio::task::yield_now().await;
+    }
+    client.send("GET /").await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(client.answer().await.body.len(), LENGTH);
+}
+
+#[tokio::test]
 async fn a_broken_answer_of_http_1_0_ends_unclean_though_its_request_is_not_read() {
     let edge = breaking().await;
     let mut client = edge.connect().await;

@@ -1,7 +1,8 @@
 //! What only the leaf of plain HTTP does.
 
+use std::future::{Future, poll_fn};
 use std::io::Write;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use llamatower_layers::BoxError;
 use tower::ServiceExt;
 
 use crate::both::frames_of;
-use crate::support::{HELLO, Leaf};
+use crate::support::{HELLO, Leaf, ask, pair, text};
 
 #[tokio::test]
 async fn lines_that_came_together_are_one_frame() {
@@ -125,4 +126,71 @@ async fn a_request_of_which_no_byte_has_left_goes_over_another_connection() {
     let answer = upstream.clone().oneshot(again.expect("a request")).await;
     let body = answer.expect("the second connection's").into_body();
     assert_eq!(body.collect().await.expect("all of it").to_bytes(), "hello");
+}
+
+/// tokio gives a task so much to do in one turn; then all sockets seem to wait.
+async fn spend_the_budget() {
+    poll_fn(|cx| {
+        while pin!(tokio::task::consume_budget()).poll(cx).is_ready() {}
+        Poll::Ready(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_is_not_used_by_a_task_without_budget() {
+    let (server, upstream) = pair(Leaf::Plain).await;
+    let serve = async {
+        let mut peer = server.accept().await;
+        peer.answer(HELLO).await;
+        peer
+    };
+    let (answer, peer) = tokio::join!(ask(&upstream), serve);
+    assert_eq!(text(answer.expect("an answer")).await, "hello");
+    drop(peer);
+    // The runtime learns of the end.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let asked = async {
+        let mut asked = pin!(ask(&upstream));
+        spend_the_budget().await;
+        // In the same turn.
+        let first = poll_fn(|cx| Poll::Ready(asked.as_mut().poll(cx))).await;
+        assert!(first.is_pending());
+        asked.await
+    };
+    let serve = async {
+        let mut peer = server.accept().await;
+        peer.answer(HELLO).await;
+    };
+    let both = async { tokio::join!(asked, serve).0 };
+    let answer = tokio::time::timeout(Duration::from_secs(5), both).await;
+    let answer = answer.expect("no hang").expect("an answer");
+    assert_eq!(text(answer).await, "hello");
+}
+
+/// hyper would send a body of unknown length to such a server as none.
+#[tokio::test]
+async fn a_connection_of_http_1_0_is_not_used_again() {
+    let (server, upstream) = pair(Leaf::Plain).await;
+    let serve = async {
+        let mut peers = Vec::new();
+        for _ in 0..2 {
+            let mut peer = server.accept().await;
+            peer.answer(
+                "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nhello",
+            )
+            .await;
+            peers.push(peer);
+        }
+        peers
+    };
+    let asked = async {
+        for _ in 0..2 {
+            let answer = ask(&upstream).await.expect("an answer");
+            assert_eq!(text(answer).await, "hello");
+        }
+    };
+    let both = async { tokio::join!(asked, serve) };
+    let both = tokio::time::timeout(Duration::from_secs(5), both).await;
+    both.expect("a second connection");
 }

@@ -1,8 +1,8 @@
 //! One Ollama server, as the gateway itself asks it.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,7 +31,6 @@ pub struct Installed {
 }
 
 /// One Ollama server: its name, whether it is up, and how the gateway asks it for lists.
-#[derive(Debug)]
 pub struct Backend {
     name: Arc<str>,
     address: Address,
@@ -41,6 +40,16 @@ pub struct Backend {
     /// Whether the last probe failed, which is told once.
     probe_failed: AtomicBool,
     refused: Notify,
+    after_probe: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend")
+            .field("name", &self.name)
+            .field("is_up", &self.is_up)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Backend {
@@ -71,7 +80,13 @@ impl Backend {
             is_up: AtomicBool::new(is_up),
             probe_failed: AtomicBool::new(false),
             refused: Notify::new(),
+            after_probe: OnceLock::new(),
         }
+    }
+
+    /// Has this done after each probe: idle connections of requests closed, say. The first one counts.
+    pub fn after_probe(&self, act: impl Fn() + Send + Sync + 'static) {
+        let _ = self.after_probe.set(Box::new(act));
     }
 
     /// Host and port, as they stand in answers, logs and metrics.
@@ -168,6 +183,9 @@ impl Backend {
         }
         self.note(found.is_ok());
         self.own_questions.prune();
+        if let Some(act) = self.after_probe.get() {
+            act();
+        }
         found
     }
 

@@ -32,8 +32,9 @@ pub(super) struct Connection<B: Body + 'static>(Box<Halves<B>>);
 
 struct Halves<B: Body + 'static> {
     sender: SendRequest<B>,
-    http: http1::Connection<TokioIo<BackendSocket>, B>,
-    is_closed: bool,
+    /// `None` once it has ended. hyper gives a request that it has not begun back when this is dropped.
+    http: Option<http1::Connection<TokioIo<BackendSocket>, B>>,
+    is_last: bool,
     waker: Waker,
     state: Arc<ConnectionState>,
 }
@@ -63,8 +64,8 @@ where
             .await?;
         Ok(Self(Box::new(Halves {
             sender,
-            http,
-            is_closed: false,
+            http: Some(http),
+            is_last: false,
             waker: Waker::from(state.clone()),
             state,
         })))
@@ -116,14 +117,10 @@ where
     /// Moves the connection on if it has work, and returns whether it had.
     fn advance(&mut self) -> bool {
         let halves = &mut *self.0;
-        if halves.is_closed || !halves.state.take_work() {
+        if halves.http.is_none() || !halves.state.take_work() {
             return false;
         }
-        let http = Pin::new(&mut halves.http);
-        // An error reaches the request or the body, whichever waits.
-        halves.is_closed = http
-            .poll(&mut Context::from_waker(&halves.waker))
-            .is_ready();
+        halves.poll_http(&mut Context::from_waker(&halves.waker.clone()));
         true
     }
 
@@ -131,13 +128,34 @@ where
     /// nothing: a stored one would keep the memory of the task that was here last.
     pub(super) fn is_idle(&mut self) -> bool {
         let halves = &mut *self.0;
-        if !halves.is_closed {
-            let http = Pin::new(&mut halves.http);
-            halves.is_closed = http
-                .poll(&mut Context::from_waker(Waker::noop()))
-                .is_ready();
+        // Whatever budget tokio has left the task: a socket that is not looked at would pass for one with
+        // nothing to say.
+        let look = pin!(unconstrained(poll_fn(|cx| {
+            halves.poll_http(cx);
+            Poll::Ready(())
+        })));
+        let _ = look.poll(&mut Context::from_waker(Waker::noop()));
+        halves.http.is_some() && halves.sender.is_ready() && !halves.is_last
+    }
+
+    /// Lets no request follow: the server speaks HTTP/1.0, to which hyper would send a body of unknown
+    /// length as none.
+    pub(super) fn retire(&mut self) {
+        self.0.is_last = true;
+    }
+}
+
+impl<B> Halves<B>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn poll_http(&mut self, cx: &mut Context<'_>) {
+        let Some(http) = &mut self.http else { return };
+        // An error reaches the request or the body, whichever waits.
+        if Pin::new(http).poll(cx).is_ready() {
+            self.http = None;
         }
-        !halves.is_closed && halves.sender.is_ready()
     }
 }
 

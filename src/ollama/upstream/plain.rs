@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use llamatower_layers::{BoxError, Failure};
@@ -88,9 +88,12 @@ where
     fn accept(
         &self,
         answer: Response<Incoming>,
-        connection: Connection<B>,
+        mut connection: Connection<B>,
     ) -> Result<Response<UpstreamBody<B>>, BoxError> {
         self.target.check(answer.status(), answer.headers())?;
+        if answer.version() < Version::HTTP_11 {
+            connection.retire();
+        }
         let (head, incoming) = answer.into_parts();
         let source = Source::plain(incoming, connection, self.pool.clone());
         let body = UpstreamBody::new(source, &head.headers);
