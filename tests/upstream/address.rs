@@ -89,6 +89,9 @@ fn a_user_name_is_refused_and_the_text_never_repeated() {
         "u:hunter2@gpu",
         "http://u:hunter2%40gpu",
         "ftp://u:hunter2@gpu",
+        "https://user:hunter2",
+        "user:hunter2",
+        "https://user:hunter2/ollama",
         "hunter2@",
     ] {
         let refused = given.parse::<Address>().expect_err(given);

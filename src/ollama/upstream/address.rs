@@ -137,7 +137,13 @@ pub struct InvalidAddress {
 
 impl InvalidAddress {
     fn new(given: &str, reason: &'static str) -> Self {
-        let may_hold_a_secret = has_user(given) || given.contains("%40");
+        // A host may be what was forgotten behind `user:password`.
+        let port = given.rsplit_once(':').map_or("", |(_, port)| port);
+        let is_port = port.starts_with("//")
+            || port
+                .bytes()
+                .all(|byte| byte.is_ascii_digit() || byte == b'/');
+        let may_hold_a_secret = has_user(given) || given.contains("%40") || !is_port;
         Self {
             given: match may_hold_a_secret {
                 true => "a text that is not shown".to_owned(),
