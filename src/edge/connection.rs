@@ -57,7 +57,7 @@ pub(super) struct Closing {
     pub(super) now: CancellationToken,
 }
 
-/// Serves a connection to its end. `open` counts it as long.
+/// Serves a connection to its end. `open` keeps it in the gauge until then.
 #[expect(
     clippy::manual_async_fn,
     reason = "an async fn keeps each argument twice, and all connections that never speak would"

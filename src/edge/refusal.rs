@@ -1,4 +1,4 @@
-//! What a connection is told that has no request to answer.
+//! Answers for connections on which there is no valid request.
 
 use std::future::poll_fn;
 use std::pin::Pin;

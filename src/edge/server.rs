@@ -161,7 +161,7 @@ struct Connections<S> {
     max: usize,
     gauges: Arc<Gauges>,
     tasks: TaskTracker,
-    /// Those that came before the last [`close`](Self::close), or since.
+    /// The connections accepted since [`finish`](Self::finish) last replaced this tracker.
     generation: TaskTracker,
     /// Asks the connections of the generation to end after the request under way.
     soon: CancellationToken,

@@ -13,8 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::request_line::malformed_line;
 use super::state::{ConnectionState, Phase};
 
-/// What a client may send of its next requests before its end is hidden.
-const MOST_AHEAD: usize = 64 * 1024;
+/// How many bytes of later requests are buffered. Beyond that the client's end is not noticed.
+const MAX_READ_AHEAD: usize = 64 * 1024;
 
 /// A client's socket.
 ///
@@ -104,7 +104,8 @@ impl<IO> ClientSocket<IO> {
         self.state.bytes_read(bytes.len());
     }
 
-    /// Takes what hyper writes of its own accord; `None` if it is an answer of the service.
+    /// If hyper writes its own answer to a head that it refuses: notes that, and returns how many bytes
+    /// to discard.
     fn dropped(&self, bytes: usize) -> Option<usize> {
         self.state.is_refusing().then(|| {
             self.state.set_refused(true);
@@ -123,7 +124,7 @@ impl<IO: AsyncRead + Unpin> ClientSocket<IO> {
             return Ok(());
         }
         self.looked_in = turn;
-        while self.ahead.len() < MOST_AHEAD {
+        while self.ahead.len() < MAX_READ_AHEAD {
             let mut piece = [std::mem::MaybeUninit::uninit(); 1024];
             let mut piece = ReadBuf::uninit(&mut piece);
             match Pin::new(&mut self.io).poll_read(cx, &mut piece) {

@@ -171,8 +171,8 @@ impl ConnectionState {
     /// The next piece of a request's body.
     ///
     /// hyper wakes the connection whenever a piece is taken, to read on. Behind the last piece of a
-    /// known length there is nothing to read, and the turn would be one in vain: for every small
-    /// request.
+    /// known length there is nothing to read: that wake-up would cost each small request a useless
+    /// poll.
     pub(super) fn poll_piece(
         self: &Arc<Self>,
         body: &mut Incoming,
@@ -205,7 +205,7 @@ impl ConnectionState {
 }
 
 /// Whether a piece of a body is being taken on this thread, and whether hyper has woken its connection
-/// for that. Of the thread, as the system may wake the connection meanwhile from another one.
+/// for that. Thread-local: a wake-up from another thread at that moment must not be suppressed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Taking {
     Not,

@@ -3,11 +3,11 @@
 //! There are two, behind one type: one for plain HTTP, which is the hot path, and one for TLS, which is
 //! reqwest. What a request is made to say, and which answers are refused, is the same for both.
 //!
-//! The plain leaf polls a connection where its answer is read. A pooled client drives each connection in a task of its own, so every frame of a stream
-//! crosses from that task to the client's and leaves in a write of its own. Here hyper's connection
-//! is polled inside the future of the request and then inside the body of the answer, by the
-//! task that serves the client: frames that are ready together leave together, and dropping the
-//! body closes the connection, which is how Ollama learns that its client has gone.
+//! A pooled client would drive each connection in a task of its own, at the price of a task switch and a
+//! write for each frame. The plain leaf polls hyper's connection inside the future of the request and then
+//! inside the body of the answer, in the task that serves the client: frames that are ready together leave
+//! together, and dropping the body closes the connection, which is how Ollama learns that its client has
+//! gone.
 //!
 //! ```text
 //! call ─ checkout or connect ─ head sent ── head back ─ body ── end ─ back to the pool

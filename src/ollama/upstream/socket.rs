@@ -68,10 +68,10 @@ impl BackendSocket {
             ready!(self.poll_dialed(cx))?;
             match ready!(write(Pin::new(&mut self.stream), cx)) {
                 Ok(length) => {
-                    self.state.set_sent();
+                    self.state.take_unsent();
                     return Poll::Ready(Ok(length));
                 }
-                Err(_) if self.state.set_sent() => {
+                Err(_) if self.state.take_unsent() => {
                     let connector = self.connector.clone();
                     self.dialing = Some(Box::pin(async move { connector.connect().await }));
                 }

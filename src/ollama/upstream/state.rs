@@ -47,9 +47,9 @@ impl ConnectionState {
         self.has_work.store(true, Ordering::Release);
     }
 
-    /// A byte of the request has left, or will leave over another stream. Returns whether none had
-    /// since the connection came out of the pool.
-    pub(super) fn set_sent(&self) -> bool {
+    /// Marks the request as begun. True the first time on a connection from the pool: to dial again is
+    /// still safe.
+    pub(super) fn take_unsent(&self) -> bool {
         self.is_unsent.load(Ordering::Relaxed) && self.is_unsent.swap(false, Ordering::Relaxed)
     }
 }
