@@ -369,7 +369,8 @@ nginx has one worker, `proxy_buffering off`, `proxy_request_buffering off`, `kee
 access log; its buffers are as it comes, a few kB, and larger ones would make large bodies cheaper
 and each stream dearer. HAProxy has one thread, `http-reuse always`, `option http-no-delay` and no log.
 llamatower is the release binary with all its layers and its default settings, told by
-`LLAMATOWER_LOG=warn` to write no access log; `llamatower+log` writes it, to `/dev/null`. Plain
+`LLAMATOWER_LOG=warn` to write no access log; `llamatower+log` writes it, to `/dev/null`.
+`llamatower-base`, if it is there, is another build, given by `--gateway-base`. Plain
 hyper is a server and a pool of connections of the same libraries and nothing between. LiteLLM and
 Portkey speak OpenAI's dialect, whose lines are longer, and are given less load (a fortieth and a
 tenth of the requests and of the streams), as they would take hours; CPU time for each
