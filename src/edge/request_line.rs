@@ -47,15 +47,15 @@ mod tests {
     fn what_is_found_counts_for_the_request_that_was_read() {
         let target = Uri::from_static("/x");
         for (bytes, expected) in [
-            ("GET /x#y HTTP/1.1\r\n", true),
-            ("\r\n\nGET /x# HTTP/1.1\r\n", true),
-            ("\rGET /x HTTP/1.1\r\n", true),
-            ("GET /x HTTP/1.1\r\na: #\r\n", false),
-            ("POST /x#y HTTP/1.1\r\n", false),
-            ("GET /#x HTTP/1.1\r\n", false),
+            ("GET /x#y HTTP/1.1\n", true),
+            ("\n\nGET /x# HTTP/1.1\n", true),
+            ("\rGET /x HTTP/1.1\n", true),
+            ("GET /x HTTP/1.1\na: #\n", false),
+            ("POST /x#y HTTP/1.1\n", false),
+            ("GET /#x HTTP/1.1\n", false),
             ("# a title", false),
             // The end of a head, a body of line ends, and another request.
-            ("\n\r\n\n\r\r\r\n\nGET /x HTTP/1.1\r\n", false),
+            ("\n\n\n\r\r\n\nGET /x HTTP/1.1\n", false),
         ] {
             let line = malformed_line(bytes.as_bytes());
             let counts = line.is_some_and(|line| is_line_of(line, &Method::GET, &target));
