@@ -3,20 +3,19 @@
 use http::{Method, Uri};
 use memchr::memchr;
 
+/// Twice what a target may have; a longer line is refused whatever it holds.
+pub(super) const LONGEST_LINE: usize = 16 * 1024;
+
 /// Finds in the first line of a request what `http::Uri` and hyper's parser pass over in silence: a
 /// fragment, which no target has (RFC 9112 3.2), and a bare carriage return before the line, which
 /// two readers could take differently (RFC 9112 2.2). Gives the line up to where that is seen.
 ///
 /// `bytes` is what a socket has read where a line should begin. It need not: the line may have come with the
 /// end of the request before it, and a body be what is read now. So what is found counts only if it
-/// [is of](is_line_of) the request that hyper has read. A fragment that came in a later read than the
-/// beginning of its line is not seen, and dropped, as `http::Uri` drops it.
+/// [is of](is_line_of) the request that hyper has read.
 pub(super) fn malformed_line(bytes: &[u8]) -> Option<&[u8]> {
     let is_bare = matches!(bytes, [b'\r', next, ..] if *next != b'\n');
-    let ends = bytes
-        .iter()
-        .take_while(|byte| matches!(byte, b'\r' | b'\n'));
-    let rest = &bytes[ends.count()..];
+    let rest = behind_line_ends(bytes);
     let line = &rest[..memchr(b'\n', rest).unwrap_or(rest.len())];
     match memchr(b'#', line) {
         Some(fragment) => Some(&line[..fragment]),
@@ -25,18 +24,24 @@ pub(super) fn malformed_line(bytes: &[u8]) -> Option<&[u8]> {
     }
 }
 
+/// Whether the line has come to its end.
+pub(super) fn has_whole_line(bytes: &[u8]) -> bool {
+    memchr(b'\n', behind_line_ends(bytes)).is_some()
+}
+
+fn behind_line_ends(bytes: &[u8]) -> &[u8] {
+    let line = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n'));
+    &bytes[line.unwrap_or(bytes.len())..]
+}
+
 /// Whether a line that begins so is that of a request with this method and target.
 pub(super) fn is_line_of(line: &[u8], method: &Method, target: &Uri) -> bool {
     let line = line.strip_prefix(method.as_str().as_bytes());
     let given = line.and_then(|line| line.strip_prefix(b" "));
     let read = target.to_string();
     // `http::Uri` shows a path where the client gave none.
-    given.is_some_and(|given| {
-        given == read.as_bytes()
-            || read
-                .strip_suffix('/')
-                .is_some_and(|read| given == read.as_bytes())
-    })
+    let shown = [read.as_bytes(), read.trim_end_matches('/').as_bytes()];
+    given.is_some_and(|given| shown.contains(&given))
 }
 
 #[cfg(test)]

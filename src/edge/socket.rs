@@ -1,5 +1,6 @@
 //! A client's socket below hyper: the clock of stalled writes, and the look-out for its end.
 
+use std::borrow::Cow;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use bytes::{Buf, BytesMut};
 use llamatower_layers::Deadline;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::request_line::malformed_line;
+use super::request_line::{LONGEST_LINE, has_whole_line, malformed_line};
 use super::state::{ConnectionState, Phase};
 
 /// How many bytes of later requests are buffered. Beyond that the client's end is not noticed.
@@ -32,6 +33,8 @@ pub(super) struct ClientSocket<IO> {
     timeout: Option<Duration>,
     clock: Deadline,
     state: Arc<ConnectionState>,
+    /// The beginning of a request's line that came in pieces.
+    line: Vec<u8>,
     /// What came while hyper did not read.
     ahead: BytesMut,
     /// hyper waits for bytes, and so sees the client's end itself.
@@ -53,6 +56,7 @@ impl<IO> ClientSocket<IO> {
             timeout,
             clock: Deadline::default(),
             state,
+            line: Vec::new(),
             ahead,
             is_reading: false,
             looked_in: 0,
@@ -96,10 +100,19 @@ impl<IO> ClientSocket<IO> {
             // What was answered before it was read is no head, and begins none.
             return self.state.bytes_read(bytes.len());
         }
-        if self.state.awaits_head()
-            && let Some(line) = malformed_line(bytes)
-        {
-            self.state.set_malformed(line);
+        let begun = std::mem::take(&mut self.line);
+        let goes_on = !begun.is_empty() && self.state.phase().1 == Phase::Head;
+        if goes_on || self.state.awaits_head() {
+            let line = match goes_on {
+                true => Cow::Owned([&begun, bytes].concat()),
+                false => Cow::Borrowed(bytes),
+            };
+            if let Some(found) = malformed_line(&line) {
+                self.state.set_malformed(found);
+            }
+            if line.len() <= LONGEST_LINE && !has_whole_line(&line) {
+                self.line = line.into_owned();
+            }
         }
         self.state.bytes_read(bytes.len());
     }

@@ -59,7 +59,6 @@ struct Flags {
     http_10: AtomicBool,
     flushed: AtomicBool,
     refused: AtomicBool,
-    malformed: AtomicBool,
     body_open: AtomicBool,
 }
 
@@ -112,36 +111,25 @@ impl ConnectionState {
 
     /// How many bytes were read since this was last asked.
     pub(super) fn take_read(&self) -> usize {
-        let read = self.read.load(Relaxed);
-        self.read.store(0, Relaxed);
-        read
+        self.read.swap(0, Relaxed)
     }
 
     /// Whether the next byte that is read may be the first of a head.
     pub(super) fn awaits_head(&self) -> bool {
-        match self.phase.load(Relaxed) & PHASE {
-            IDLE => true,
-            EXCHANGE => false,
-            _ => self.read.load(Relaxed) == 0,
+        match self.phase().1 {
+            Phase::Idle => true,
+            Phase::Exchange => false,
+            Phase::Head => self.read.load(Relaxed) == 0,
         }
     }
 
     pub(super) fn set_malformed(&self, line: &[u8]) {
-        *self.malformed() = Some(line.into());
-        self.flags.malformed.store(true, Relaxed);
+        *lock(&self.malformed) = Some(line.into());
     }
 
     /// The line that was found malformed since the last request began.
     pub(super) fn take_malformed(&self) -> Option<Box<[u8]>> {
-        let is_malformed = self.flags.malformed.load(Relaxed);
-        self.flags.malformed.store(false, Relaxed);
-        is_malformed.then(|| self.malformed().take()).flatten()
-    }
-
-    fn malformed(&self) -> MutexGuard<'_, Option<Box<[u8]>>> {
-        self.malformed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.malformed).take()
     }
 
     /// Whether what hyper writes answers no request of the service: it refuses a head.
@@ -151,7 +139,7 @@ impl ConnectionState {
 
     /// Hands over a body that is read by no one any more.
     pub(super) fn leave(&self, body: Incoming) {
-        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+        *lock(&self.left) = Some(body);
         self.flags.left.store(true, Relaxed);
         if let Some(waker) = self.waker.get() {
             waker.wake_by_ref();
@@ -164,8 +152,7 @@ impl ConnectionState {
             return None;
         }
         self.flags.left.store(false, Relaxed);
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        left.take()
+        lock(&self.left).take()
     }
 
     /// The next piece of a request's body.
@@ -202,6 +189,10 @@ impl ConnectionState {
     pub(super) fn turn(&self) -> u32 {
         self.turn.load(Relaxed)
     }
+}
+
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether a piece of a body is being taken on this thread, and whether hyper has woken its connection

@@ -267,23 +267,30 @@ async fn a_deadline_counts_for_each_request_anew_and_ends_streams() {
     }
 }
 
-#[tokio::test]
-async fn an_answer_that_is_read_late_outlives_the_pause_between_requests() {
-    const LENGTH: usize = 8_000_000;
-    let config = EdgeConfig {
-        keep_alive_timeout: Duration::from_millis(50),
-        ..loopback()
-    };
+const LENGTH: usize = 8_000_000;
+
+/// An edge that has all of an answer, and its client, which has read nothing. For the stack the request is
+/// over; the kernel has not all of it.
+async fn answered(config: EdgeConfig) -> (Running, Client<TcpStream>) {
     let stack = service_fn(|_: Request<RequestBody>| async {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("x".repeat(LENGTH))))
     });
     let edge = Running::start(config, stack).await;
     let mut client = edge.connect().await;
     client.send(GET).await;
-    // For the stack the request is over: the edge has all of the answer. The kernel has not.
     while edge.gauges.finished() == 0 {
         tokio::task::yield_now().await;
     }
+    (edge, client)
+}
+
+#[tokio::test]
+async fn an_answer_that_is_read_late_outlives_the_pause_between_requests() {
+    let config = EdgeConfig {
+        keep_alive_timeout: Duration::from_millis(50),
+        ..loopback()
+    };
+    let (_edge, mut client) = answered(config).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(client.answer().await.body.len(), LENGTH);
     assert!(client.is_closed().await);
@@ -291,20 +298,11 @@ async fn an_answer_that_is_read_late_outlives_the_pause_between_requests() {
 
 #[tokio::test]
 async fn an_answer_that_is_read_late_outlives_the_head_behind_it() {
-    const LENGTH: usize = 8_000_000;
     let config = EdgeConfig {
         header_timeout: Duration::from_millis(50),
         ..loopback()
     };
-    let stack = service_fn(|_: Request<RequestBody>| async {
-        Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("x".repeat(LENGTH))))
-    });
-    let edge = Running::start(config, stack).await;
-    let mut client = edge.connect().await;
-    client.send(GET).await;
-    while edge.gauges.finished() == 0 {
-        tokio::task::yield_now().await;
-    }
+    let (_edge, mut client) = answered(config).await;
     client.send("GET /").await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(client.answer().await.body.len(), LENGTH);

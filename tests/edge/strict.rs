@@ -79,6 +79,30 @@ async fn a_target_is_a_path_in_ascii_without_a_fragment() {
 }
 
 #[tokio::test]
+async fn a_line_is_judged_wherever_it_is_cut() {
+    let edge = Running::start(loopback(), service_fn(echo)).await;
+    for (line, status) in [
+        ("GET /#x HTTP/1.1", 400),
+        ("\rGET /x HTTP/1.1", 400),
+        ("\r\n\nGET /%23 HTTP/1.1", 200),
+    ] {
+        for cut in 1..line.len() {
+            let mut client = edge.connect().await;
+            client.io.set_nodelay(true).unwrap();
+            client.send(&line[..cut]).await;
+            // A piece of its own for the server, as a rule.
+            for _ in 0..200 {
+                tokio::task::yield_now().await;
+            }
+            let rest = &line[cut..];
+            let fields = "\r\nHost: localhost\r\nx: #\r\n\r\n";
+            client.send(format!("{rest}{fields}")).await;
+            assert_eq!(client.answer().await.status, status, "{line:?} at {cut}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_fragment_is_refused_on_a_connection_that_was_used_before() {
     let edge = Running::start(loopback(), service_fn(echo)).await;
     let mut client = edge.connect().await;
