@@ -75,7 +75,7 @@ async fn a_key_that_has_used_its_tokens_up_is_refused_in_the_dialect_of_the_rout
         assert!(refusal.header("retry-after").parse::<u64>().unwrap() <= 86_400);
         let text = refusal.json().pointer(message).unwrap().to_string();
         assert!(
-            text.contains("of this client's 20 tokens a day 0 are left"),
+            text.contains("0 of this client's 20 tokens per day are left"),
             "{text}"
         );
     }

@@ -1,4 +1,4 @@
-//! The answer's body, up to its first frame.
+//! The body of an answer, measured until its first frame.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -19,7 +19,7 @@ pin_project! {
 }
 
 impl<B: Body> FirstFrame<B> {
-    /// A body that is at its end already has begun with its head.
+    /// Wraps `inner`. If it is at its end already, the head counts as the first byte.
     pub(super) fn new(inner: B, mut measure: Measure) -> Self {
         if inner.is_end_stream() {
             measure.first_byte();

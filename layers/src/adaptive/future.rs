@@ -1,4 +1,4 @@
-//! The answer under way, with its permit and its measurement.
+//! The future of an answer, with its permit and its measurement.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -91,7 +91,8 @@ where
                 measure,
             } => {
                 let answer = ready!(inner.poll(cx)).map_err(Into::into);
-                // Taken on an error too: whoever keeps the future must not keep the place.
+                // Taken on an error too, so that a caller who keeps the future does not keep the
+                // permit.
                 let permit = permit.take().expect("a future is not polled after its end");
                 match says_overload(&answer) {
                     Some(true) => measure.overloaded(),
@@ -107,7 +108,7 @@ where
     }
 }
 
-/// Whether an answer that has no first byte to wait for says that the server is too busy.
+/// Whether an answer without success means overload; `None` if the answer is successful.
 fn says_overload<R>(answer: &Result<Response<R>, BoxError>) -> Option<bool> {
     let status = match answer {
         Ok(answer) if answer.status().is_success() => return None,

@@ -1,4 +1,4 @@
-//! A request's place, and what is measured of it.
+//! The permit and the measurement of a request.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,7 +31,7 @@ impl Shared {
     }
 }
 
-/// The place of one request, given back when it is dropped.
+/// The permit of one request. Dropping it releases the permit.
 pub struct Permit(Shared);
 
 impl Drop for Permit {
@@ -46,7 +46,7 @@ impl fmt::Debug for Permit {
     }
 }
 
-/// The measurement of one request; dropped before its end, it is one that was given up.
+/// The measurement of one request. If it is dropped before its end, the request was cancelled.
 #[derive(Debug)]
 pub(super) struct Measure(Option<(Shared, Instant)>);
 
@@ -68,7 +68,7 @@ impl Measure {
         self.end(|_, _| Sample::Overloaded);
     }
 
-    /// It failed in a way that says nothing of the load.
+    /// Drops the measurement: the failure shows nothing about the load.
     pub(super) fn forget(&mut self) {
         self.0 = None;
     }

@@ -1,4 +1,4 @@
-//! Memory returns whatever becomes of the bodies that it was reserved for.
+//! Property test: the memory of a body is always released.
 
 #![allow(clippy::unwrap_used)]
 
@@ -29,7 +29,7 @@ enum Step {
     Panic,
 }
 
-/// What a client sends, and what it has announced.
+/// The client's body, and the length that it declares.
 #[derive(Clone, Debug)]
 struct Scripted {
     steps: std::vec::IntoIter<Step>,
@@ -78,7 +78,7 @@ enum Move {
     Send(Scripted),
     Poll(Index),
     Leave(Index),
-    /// Of a body that was read, another copy, or one with something put in.
+    /// For a buffered body: a replay, or a splice.
     Copy(Index),
     Splice(Index),
     Drop(Index),
@@ -102,7 +102,7 @@ type Reading = Pin<Box<dyn Future<Output = Result<Read, BoxError>>>>;
 
 proptest! {
     #[test]
-    fn memory_returns_whatever_becomes_of_bodies(moves in moves()) {
+    fn memory_is_released_whatever_happens_to_bodies(moves in moves()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let _in_runtime = runtime.enter();
         let memory = MemoryBudget::new(BUDGET);
@@ -146,7 +146,7 @@ proptest! {
             }
         }
         reading.clear();
-        // What has been read whole holds its own length, once for all of its copies.
+        // A buffered body holds its own length, once for all of its replays.
         prop_assert!(BUDGET - memory.available() <= read.iter().filter_map(ReplayBody::len).sum());
         read.clear();
         prop_assert_eq!(memory.available(), BUDGET);

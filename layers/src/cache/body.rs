@@ -1,4 +1,4 @@
-//! An answer from the cache, from a shared exchange, or from neither.
+//! The body of an answer from the cache, from a shared exchange, or from the service directly.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::flight::Flight;
 use crate::BoxError;
 
 pin_project! {
-    /// The body of an answer.
+    /// The body of [`CacheService`](super::CacheService)'s answers.
     #[derive(Debug)]
     pub struct CacheBody<B> {
         #[pin]
@@ -24,7 +24,7 @@ pin_project! {
     #[project = KindProjection]
     #[derive(Debug)]
     enum Kind<B> {
-        // The cache has nothing to do with it.
+        // The cache does not use this answer.
         Passed {
             #[pin]
             inner: B,
@@ -33,18 +33,18 @@ pin_project! {
         Kept {
             frames: Arc<[Bytes]>,
             seen: usize,
-            // What is left, if the head told the length.
+            // The remaining bytes, if the head declared a length.
             left: Option<u64>,
         },
     }
 }
 
-/// One of those who share an exchange. Dropped, it leaves the others to it.
+/// One request of a shared exchange. Dropping it does not end the exchange for the others.
 #[derive(Debug)]
 pub(super) struct Twin {
     pub(super) flight: Arc<Flight>,
     pub(super) id: u64,
-    /// It began the exchange.
+    /// This request started the exchange.
     pub(super) is_first: bool,
 }
 
@@ -132,7 +132,7 @@ where
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Passed { inner } => inner.size_hint(),
-            // A stream that is told as one must not become an answer of known length.
+            // A stream without a declared length must not get one.
             Kind::Kept { left: None, .. } | Kind::Shared { .. } => SizeHint::default(),
             Kind::Kept {
                 left: Some(left), ..

@@ -1,4 +1,4 @@
-//! The answer's head.
+//! The future of the response head.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -39,7 +39,7 @@ pin_project! {
     }
 }
 
-/// What the cache did, as RFC 9211 writes it.
+/// The result of the cache lookup, in the terms of RFC 9211.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Status {
     Hit,
@@ -113,7 +113,7 @@ where
                     return Poll::Pending;
                 };
                 if !twin.is_first {
-                    // What was used is told of the first alone, or it would count twice.
+                    // Only the first participant reports usage; otherwise it would count twice.
                     head.extensions.clear();
                 }
                 Response::from_parts(head, CacheBody::shared(twin))

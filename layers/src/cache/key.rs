@@ -1,4 +1,4 @@
-//! What makes two requests the same.
+//! The cache key: when two requests count as equal.
 
 use bytes::Bytes;
 use http::Method;
@@ -9,24 +9,24 @@ use sha2::{Digest, Sha256};
 
 use crate::{Dialect, Endpoint, Operation, RouteMatch};
 
-/// A digest of the version, the tenant, the route and the canonical request.
+/// A digest of the model's version, the tenant, the route and the canonical request.
 pub(super) type Key = [u8; 32];
 
-/// Longer requests are not looked into.
+/// Larger requests are not cached.
 const MAX_REQUEST: usize = 1 << 20;
 
-/// Why the cache is not asked, if it is not.
+/// Whether and how a request uses the cache.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Question {
-    /// It is.
+    /// The request uses the cache, with this key.
     Asked(Key),
-    /// The client does not want it.
+    /// The client asked not to use the cache.
     Declined,
-    /// The request is not one whose answers are kept.
+    /// The answer to this request cannot be cached.
     Unfit,
 }
 
-/// The key of a request with this body, whose model has this version.
+/// The lookup for a request with this body. `version` gives the version of its model.
 pub(super) fn question(
     request: &Parts,
     body: &[Bytes],
@@ -71,7 +71,7 @@ fn fit_endpoint(request: &Parts) -> Option<&Endpoint> {
     (is_fit && request.method == Method::POST).then_some(endpoint)
 }
 
-/// Whether the client asks for an answer that was made for it alone (RFC 9111 5.2.1).
+/// Whether the client asks for a fresh answer (RFC 9111 5.2.1).
 fn declines(request: &Parts) -> bool {
     let values = request.headers.get_all(CACHE_CONTROL).iter();
     values.filter_map(|value| value.to_str().ok()).any(|value| {
@@ -89,7 +89,7 @@ fn parse(body: &[Bytes]) -> Option<Map<String, Value>> {
 }
 
 fn is_deterministic(endpoint: &Endpoint, fields: &Map<String, Value>) -> bool {
-    // To unload a model is more than an answer.
+    // A request that unloads a model must reach the backend.
     let unloads = fields.get("keep_alive").is_some_and(|value| {
         value.as_f64() == Some(0.0) || matches!(value.as_str(), Some("0" | "0s"))
     });
@@ -122,7 +122,7 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// The request with its members in order, whatever order this build of serde_json keeps.
+/// The request with sorted members, whatever order this build of serde_json keeps.
 fn canonical(mut fields: Map<String, Value>) -> String {
     fields.remove("keep_alive");
     let mut value = Value::Object(fields);

@@ -94,7 +94,7 @@ fn spoken(parts: &http::request::Parts) -> (Dialect, Operation) {
 }
 
 pin_project! {
-    /// A body whose error has lost its type.
+    /// A body with a boxed error.
     struct Erased<B> {
         #[pin]
         inner: B,

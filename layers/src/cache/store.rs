@@ -1,4 +1,4 @@
-//! What is kept, and what is under way.
+//! The cached answers, and the exchanges in progress.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -14,10 +14,10 @@ use tokio::time::Instant;
 use super::flight::{Flight, Inner};
 use super::key::Key;
 
-/// About what an entry takes beside its bytes: its head and the book-keeping.
+/// The approximate overhead of an entry in bytes: its head and the bookkeeping.
 const ENTRY: u64 = 1024;
 
-/// What is said of one answer and wrong for the next.
+/// Headers that are valid for one answer only.
 const OF_ONE_ANSWER: [HeaderName; 5] = [
     header::DATE,
     header::SET_COOKIE,
@@ -26,7 +26,7 @@ const OF_ONE_ANSWER: [HeaderName; 5] = [
     HeaderName::from_static("x-request-id"),
 ];
 
-/// An answer that is kept.
+/// A cached answer.
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
     pub(super) head: Parts,
@@ -48,7 +48,7 @@ impl Weighter<Key, Kept> for ByBytes {
     }
 }
 
-/// All answers of a layer.
+/// All cached answers and exchanges of a layer.
 #[derive(Debug)]
 pub(super) struct Store {
     kept: Cache<Key, Kept, ByBytes>,
@@ -57,7 +57,7 @@ pub(super) struct Store {
     pub(super) max_answer: u64,
 }
 
-/// Who drives an exchange: whoever comes first begins it.
+/// The exchange for a request: a new one, or one in progress.
 pub(super) enum Joined {
     First(Arc<Flight>),
     Twin(Arc<Flight>),
@@ -74,7 +74,7 @@ impl Store {
         }
     }
 
-    /// The same rules, and nothing kept.
+    /// A store with the same rules and no answers.
     pub(super) fn emptied(&self) -> Self {
         let mut emptied = Self::new(self.kept.capacity());
         emptied.time_to_live = self.time_to_live;
@@ -109,7 +109,7 @@ impl Store {
         );
     }
 
-    /// Joins the exchange for this key that is under way, or begins one.
+    /// Joins the exchange in progress for this key, or begins one.
     pub(super) fn join(self: &Arc<Self>, key: Key, begin: impl FnOnce() -> Inner) -> Joined {
         let mut under_way = self.under_way();
         if let Some(flight) = under_way.get(&key).and_then(Weak::upgrade) {
@@ -120,7 +120,7 @@ impl Store {
         Joined::First(flight)
     }
 
-    /// Nobody can join this exchange any more.
+    /// Ends the joining of this exchange.
     pub(super) fn close(&self, key: &Key, flight: *const Flight) {
         let mut under_way = self.under_way();
         if under_way

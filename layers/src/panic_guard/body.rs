@@ -1,4 +1,4 @@
-//! The answer's body.
+//! The body of an answer.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,10 +10,10 @@ use super::shield::{Hook, quietly, shield};
 use crate::{BoxError, Failure};
 
 pin_project! {
-    /// A body whose panic is an error.
+    /// A body that turns a panic into an error.
     #[derive(Debug)]
     pub struct PanicGuardBody<B> {
-        // `None` once it has panicked.
+        // `None` after a panic.
         #[pin]
         inner: Option<B>,
         hook: Hook,

@@ -1,4 +1,4 @@
-//! The answer under way.
+//! The future of an answer.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -14,7 +14,7 @@ pin_project! {
     /// The future of [`PanicGuardService`](super::PanicGuardService).
     #[derive(Debug)]
     pub struct ResponseFuture<F> {
-        // `None` once it has panicked.
+        // `None` after a panic.
         #[pin]
         inner: Option<F>,
         hook: Hook,

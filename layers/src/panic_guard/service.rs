@@ -40,7 +40,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut request, mut called) = (Some(request), None);
-        // What has panicked has not been called.
+        // If this panics, `called` stays `None`.
         let _ = shield(self.hook, || {
             called = request.take().map(|request| self.inner.call(request));
         });

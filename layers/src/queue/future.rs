@@ -1,4 +1,4 @@
-//! A request that waits, and then is under way with its permit.
+//! The future of a queued request: it waits for a slot, then calls the service with its permit.
 
 use std::fmt;
 use std::hash::Hash;
@@ -28,7 +28,7 @@ pin_project! {
     {
         #[pin]
         stage: Stage<S::Future, C, K>,
-        // Who is called with what, until it is.
+        // The service and the request, until the call.
         call: Option<(S, Request<B>)>,
         meter: Option<Meter>,
     }
@@ -138,7 +138,8 @@ where
                 StageProjection::Calling { answer, permit } => {
                     let answer = ready!(answer.poll(cx)).map_err(Into::into);
                     let permit = permit.take();
-                    // Whoever keeps the future must not keep the slot.
+                    // Drops the permit's place in the future, so that a caller who keeps the future
+                    // does not keep the slot.
                     this.stage.set(Stage::Over { error: None });
                     let permit = permit.expect("a call has its permit");
                     return Poll::Ready(answer.map(|mut answer| {
@@ -149,7 +150,7 @@ where
                     }));
                 }
                 StageProjection::Over { error } => {
-                    // It drops what waits for nothing: the request of a refused call.
+                    // Drops the request of a refused call, which waits for nothing.
                     *this.call = None;
                     let error = error.take().expect("a future is not polled after its end");
                     return Poll::Ready(Err(error));

@@ -1,4 +1,5 @@
-//! The line of one class: who is next. Plain code that takes the time and knows no waker.
+//! The queue of one class: which waiter is next. This code gets the time as an argument and knows
+//! no wakers.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -10,12 +11,12 @@ use tokio::time::Instant;
 
 use super::entry::{Charge, Priority};
 
-/// How many keys that neither wait nor hold a slot are remembered for what they were served.
+/// The number of idle keys (no waiter, no slot) whose counters are kept.
 const MAX_IDLE_KEYS: usize = 1024;
-/// How much the latest service time counts against those before it.
+/// The weight of the latest service time in the moving average.
 const SERVICE_WEIGHT: f64 = 0.2;
 
-/// A waiter's place: whose it is, and what orders it there.
+/// The position of a waiter: its key, and the values that order it.
 #[derive(Clone, Debug)]
 pub(super) struct Seat<K> {
     pub(super) key: K,
@@ -24,7 +25,7 @@ pub(super) struct Seat<K> {
     pub(super) id: u64,
 }
 
-/// One who waits.
+/// A waiting request.
 #[derive(Debug)]
 pub(super) struct Waiter<W> {
     pub(super) id: u64,
@@ -32,23 +33,22 @@ pub(super) struct Waiter<W> {
     pub(super) data: W,
 }
 
-/// The waiters of one class and what its keys were served.
+/// The waiters of one class, and the service that each key received.
 #[derive(Debug)]
 pub(super) struct Line<K, W> {
     lanes: Vec<Lane<K, W>>,
     idle: HashMap<K, Account>,
-    /// From how many keys without waiters on it is worth looking for some to forget.
+    /// The number of idle keys at which the next clean-up runs.
     sweep_at: usize,
     waiting: usize,
     in_flight: usize,
-    /// Seconds for which slots are held; `None` before the first was given back.
+    /// The moving average of the time a slot is held, in seconds; `None` before the first release.
     service: Option<f64>,
-    /// The highest counter at which somebody was served: where those start over whom nobody
-    /// waits for.
+    /// The highest counter at which a request was served. New keys start here if no request waits.
     floor: f64,
 }
 
-/// What one key waits for, by priority. It has at least one waiter.
+/// The waiters of one key, by priority. There is at least one.
 #[derive(Debug)]
 struct Lane<K, W> {
     key: K,
@@ -56,7 +56,8 @@ struct Lane<K, W> {
     flows: [Flow<W>; Priority::COUNT],
 }
 
-/// What a key was served: tokens for each unit of weight, on the line's common scale.
+/// The service that a key received: tokens for each unit of weight, on the common scale of the
+/// class.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
     counter: f64,
@@ -65,13 +66,13 @@ struct Account {
 
 #[derive(Debug)]
 struct Flow<W> {
-    /// By arrival, so that who is sent again stands where it stood.
+    /// Ordered by arrival, so that a retried request keeps its position.
     waiters: BTreeMap<(Instant, u64), Waiter<W>>,
-    /// When one of these was served last.
+    /// The time when a waiter of this flow was last served.
     served: Option<Instant>,
 }
 
-/// Who is next in a line, and how it compares with the next of other lines.
+/// The next waiter of a class, with its rank for the comparison with other classes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Head {
     lane: usize,
@@ -79,10 +80,10 @@ pub(super) struct Head {
     rank: Rank,
 }
 
-/// Less is sooner.
+/// The order of waiters. The smallest rank is served first.
 #[derive(Clone, Copy, Debug)]
 struct Rank {
-    /// 0 is overdue, then the priorities.
+    /// 0 is overdue; the priorities follow.
     level: usize,
     counter: f64,
     since: Instant,
@@ -92,7 +93,7 @@ struct Rank {
 impl Rank {
     fn order(&self, other: &Self) -> Ordering {
         let by_level = self.level.cmp(&other.level);
-        // Who is overdue comes before all reckoning.
+        // An overdue waiter goes first, whatever its counter.
         let by_counter = || match self.level {
             0 => Ordering::Equal,
             _ => self.counter.total_cmp(&other.counter),
@@ -103,7 +104,7 @@ impl Rank {
 }
 
 impl Head {
-    /// 0 is overdue, then the priorities.
+    /// 0 is overdue; the priorities follow.
     pub(super) fn level(&self) -> usize {
         self.rank.level
     }
@@ -117,8 +118,9 @@ impl<W> Flow<W> {
         }
     }
 
-    /// A flow that is served does not age, however long it is: else who has much waiting would
-    /// overtake those with little by having it wait.
+    /// The rank of the flow's first waiter. A flow that is being served does not age, however long
+    /// it is. Otherwise a key with many waiters would overtake keys with few, because its waiters
+    /// wait longer.
     fn rank(&self, priority: usize, counter: f64, ageing: Ageing) -> Option<Rank> {
         let (&(arrival, id), _) = self.waiters.first_key_value()?;
         let since = self.served.map_or(arrival, |served| arrival.max(served));
@@ -131,7 +133,7 @@ impl<W> Flow<W> {
     }
 }
 
-/// The time, and how long it takes to rise by one priority.
+/// The current time, and the wait after which a waiter rises by one priority.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ageing {
     pub(super) now: Instant,
@@ -173,12 +175,12 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
         self.service.map(Duration::from_secs_f64)
     }
 
-    /// How many keys have something waiting.
+    /// The number of keys with waiters.
     pub(super) fn keys_waiting(&self) -> usize {
         self.lanes.len()
     }
 
-    /// How many keys are known, waiting or not.
+    /// The number of known keys, with waiters or without.
     #[cfg(test)]
     pub(super) fn keys_known(&self) -> usize {
         self.lanes.len() + self.idle.len()
@@ -191,21 +193,21 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
         })
     }
 
-    /// When the one arrived who waits longest.
+    /// The arrival of the waiter that waits longest.
     pub(super) fn oldest(&self) -> Option<Instant> {
         let flows = self.lanes.iter().flat_map(|lane| &lane.flows);
         let heads = flows.filter_map(|flow| flow.waiters.first_key_value());
         heads.map(|((arrival, _), _)| *arrival).min()
     }
 
-    /// The counter from which a key starts that had nothing waiting: what it did not ask for
-    /// is not saved up.
+    /// The counter at which a key without waiters starts. A key cannot save up service that it did
+    /// not request.
     fn least_active(&self) -> f64 {
         let counters = self.lanes.iter().map(|lane| lane.account.counter);
         counters.min_by(f64::total_cmp).unwrap_or(self.floor)
     }
 
-    /// Lets somebody pass who found a slot while nobody waited.
+    /// Counts a request that got a slot without waiting.
     pub(super) fn pass(&mut self, key: &K, charge: Charge) {
         debug_assert!(self.lanes.is_empty());
         let floor = self.floor;
@@ -264,7 +266,7 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
         heads.min_by(|a, b| a.rank.order(&b.rank))
     }
 
-    /// The one at the head, which must have been found since the line last changed.
+    /// The first waiter's data. `head` must have been found since the last change.
     pub(super) fn data(&self, head: Head) -> Option<&W> {
         let flow = &self.lanes.get(head.lane)?.flows[head.priority];
         flow.waiters
@@ -272,7 +274,7 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
             .map(|(_, waiter)| &waiter.data)
     }
 
-    /// Takes the one at the head out of the line, because it was given a slot.
+    /// Removes the first waiter because it got a slot.
     pub(super) fn serve(&mut self, head: Head, now: Instant) -> Option<Waiter<W>> {
         let lane = self.lanes.get_mut(head.lane)?;
         let flow = &mut lane.flows[head.priority];
@@ -286,7 +288,7 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
         Some(waiter)
     }
 
-    /// Takes the one at the head out of the line, because it will never be given a slot.
+    /// Removes the first waiter because it will never get a slot.
     pub(super) fn dismiss(&mut self, head: Head) -> Option<Waiter<W>> {
         let lane = self.lanes.get_mut(head.lane)?;
         let (_, waiter) = lane.flows[head.priority].waiters.pop_first()?;
@@ -295,8 +297,7 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
         Some(waiter)
     }
 
-    /// A slot was given back that was in use for `held`; its key is charged `correction` more
-    /// than was expected.
+    /// Counts a slot that was released after `held`, and adds `correction` to the key's counter.
     pub(super) fn finish(&mut self, key: &K, held: Option<Duration>, correction: f64) {
         if let Some(held) = held.map(|held| held.as_secs_f64()) {
             self.service = Some(match self.service {
@@ -325,8 +326,8 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
         }
     }
 
-    /// Forgets the keys that would start at the same counter as new ones do, and, should there
-    /// be too many others, them too.
+    /// Forgets the idle keys whose counter is at the start value of a new key. If too many idle
+    /// keys remain, forgets those too.
     fn forget_idle_keys(&mut self) {
         if self.idle.len() < self.sweep_at {
             return;
@@ -341,7 +342,7 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
         self.sweep_at = (2 * self.idle.len()).max(64);
     }
 
-    /// How many will be served before the one in this seat, if nobody comes and nobody leaves.
+    /// The number of waiters that will be served before this one, if none enters and none leaves.
     pub(super) fn ahead(&self, seat: &Seat<K>, ageing: Ageing) -> Option<usize> {
         let priority = seat.priority as usize;
         let lane = self.lanes.iter().find(|lane| lane.key == seat.key)?;
@@ -353,7 +354,7 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
         let tag = lane.account.counter + before as f64 * waiter.charge.units();
         let me = Turn {
             priority,
-            // Only the first of a flow rises.
+            // Only the first waiter of a flow ages.
             level: if before == 0 {
                 rank.level
             } else {
@@ -369,8 +370,8 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
         Some(before + self.others_before(&seat.key, me, ageing))
     }
 
-    /// How many would be served before somebody with this key who came now, with `own` of its
-    /// key's waiters of the same priority counted as before it.
+    /// The number of waiters that would be served before a new request with this key. `own` says
+    /// whether the key's waiters of the same priority count.
     pub(super) fn ahead_of_newcomer(
         &self,
         seat: &Seat<K>,
@@ -409,7 +410,7 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
             flows.map(move |(priority, flow)| (lane, priority, flow))
         });
         let others = flows.filter(|(lane, priority, _)| {
-            // The same key's own line is not counted here.
+            // The key's own flow is not counted here.
             lane.key != *key || *priority != me.priority
         });
         others
@@ -421,9 +422,9 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
             .sum()
     }
 
-    /// How long somebody is expected to wait with so many ahead.
+    /// The expected wait with `ahead` waiters before.
     ///
-    /// The class is served by as many slots as it holds, and each of them comes free once in a
+    /// The class is served by as many slots as it holds, and each of them becomes free once per
     /// service time.
     pub(super) fn expected_wait(
         &self,
@@ -437,38 +438,38 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
     }
 }
 
-/// Whether the other waiters of the same key are before somebody who comes now.
+/// Whether the key's own waiters count as served before a new request.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum OwnWaiters {
     Counted,
     LeftOut,
 }
 
-/// When somebody's turn is, in the line's reckoning.
+/// The rank that a waiter is expected to be served at.
 #[derive(Clone, Copy, Debug)]
 struct Turn {
     priority: usize,
     level: usize,
-    /// What its key's counter will be by then.
+    /// The counter of its key at that time.
     tag: f64,
     place: (Instant, u64),
 }
 
 impl<W> Flow<W> {
-    /// How many of this flow are served before a turn of another flow.
+    /// The number of this flow's waiters that are served before a waiter of another flow.
     fn before(&self, priority: usize, head: Rank, me: Turn) -> usize {
         if priority + 1 < me.level {
             return self.waiters.len();
         }
         let is_earlier = (head.since, head.id) < me.place;
         if head.level != me.level || me.level == 0 {
-            // One of the two heads has risen.
+            // One of the two first waiters has aged.
             return usize::from(
                 head.level < me.level || (me.level == 0 && head.level == 0 && is_earlier),
             );
         }
         if priority + 1 > me.level {
-            // Its head has risen to this level, those behind it have not.
+            // The first waiter has aged to this level, the waiters behind it have not.
             return usize::from(head.counter < me.tag || (head.counter == me.tag && is_earlier));
         }
         let units = self.waiters.first_key_value();
@@ -477,7 +478,7 @@ impl<W> Flow<W> {
         if distance < 0.0 {
             return 0;
         }
-        // One each time its counter passes by, and one more if it has the earlier claim.
+        // One waiter for each step of the counter, and one more if it has the earlier arrival.
         let turns = match units > 0.0 {
             true => (distance / units).ceil() as usize,
             false => usize::MAX,
@@ -488,7 +489,7 @@ impl<W> Flow<W> {
 }
 
 impl Account {
-    /// Charges for a request that is served now, and says at which counter.
+    /// Charges the account for a request that is served now. Returns the counter before the charge.
     fn serve(&mut self, floor: f64, charge: Charge) -> f64 {
         let start = self.counter.max(floor);
         self.counter = start + charge.units();

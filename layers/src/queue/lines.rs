@@ -1,4 +1,4 @@
-//! All classes: who may enter, and to whom a slot is offered next.
+//! The queues of all classes: which request may enter, and which waiter a slot is offered to next.
 
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
@@ -12,12 +12,12 @@ use super::line::{Ageing, Line, OwnWaiters, Seat, Waiter};
 use super::{KeyQueueFull, QueueFull};
 use crate::{BoxError, Failure};
 
-/// How many classes that nobody waits in are remembered for their service time.
+/// The number of classes without waiters whose service time is kept.
 const MAX_IDLE_CLASSES: usize = 1024;
-/// What a refused client is told to wait at least, and where nothing is known yet.
+/// The shortest `Retry-After`, used also when no service time is known.
 const SHORTEST_RETRY: Duration = Duration::from_secs(1);
 
-/// The bounds and rules of a queue, the same for each class.
+/// The limits and rules of a queue, the same for each class.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
     pub(super) max_waiting: usize,
@@ -51,10 +51,10 @@ impl Default for Rules {
     }
 }
 
-/// What somebody who hands out slots says to a waiter.
+/// The answer of a [`Dispatch`](super::Dispatch) for one waiter.
 pub(super) type Offer<S> = Result<Option<S>, BoxError>;
 
-/// The lines of all classes.
+/// The queues of all classes.
 #[derive(Debug)]
 pub(super) struct Lines<C, K, W> {
     pub(super) rules: Rules,
@@ -68,9 +68,9 @@ pub(super) struct Lines<C, K, W> {
 #[derive(Debug)]
 struct Class<K, W> {
     line: Line<K, W>,
-    /// When its last waiter was served, counted in turns: classes that share slots alternate.
+    /// The turn in which its last waiter was served. Classes that share slots take turns.
     turn: u64,
-    /// In which round it was found that there is no slot for it.
+    /// The last round in which there was no slot for it.
     blocked_in: u64,
 }
 
@@ -98,7 +98,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, W> Lines<C, K, W> {
         self.classes.iter().map(|(class, of)| (class, &of.line))
     }
 
-    /// Lets somebody pass for whom there is a slot, if nobody of its class waits.
+    /// Lets a request pass if there is a slot for it and no request of its class waits.
     pub(super) fn try_pass<S>(
         &mut self,
         class: &C,
@@ -125,7 +125,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, W> Lines<C, K, W> {
         self.last_id
     }
 
-    /// Puts somebody in line.
+    /// Adds a waiter.
     pub(super) fn push(
         &mut self,
         class: &C,
@@ -161,10 +161,10 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, W> Lines<C, K, W> {
         }
     }
 
-    /// Offers slots until nobody who waits can be given one.
+    /// Offers slots until no waiter can get one.
     ///
-    /// The more urgent goes first, then the class that has not been served for longest. A class
-    /// for which there is no slot is passed over and does not hold up the others.
+    /// A higher priority goes first, then the class that was not served for the longest time. A
+    /// class without a free slot is skipped and does not block the others.
     pub(super) fn hand_out<S>(
         &mut self,
         now: Instant,
@@ -229,7 +229,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, W> Lines<C, K, W> {
     }
 }
 
-/// Whether one more may wait.
+/// Checks whether one more request may wait.
 #[derive(Debug)]
 struct Check<'a, K, W> {
     rules: &'a Rules,
@@ -250,8 +250,8 @@ impl<K: Clone + Eq + Hash, W> Check<'_, K, W> {
             return Ok(());
         }
 
-        // Whose doing it is: the key's own, if it fills more places than others do, or if it
-        // would not wait too long but for what it has waiting itself.
+        // The refusal is the key's own fault if the key has more waiters than the average key, or
+        // if the wait would be short enough without the key's own waiters.
         let has_more_than_others = own * line.keys_waiting() > line.waiting();
         let is_own_doing = match (is_share_full, is_full) {
             (true, _) => true,
@@ -286,7 +286,7 @@ impl<K: Clone + Eq + Hash, W> Check<'_, K, W> {
         self.line.expected_wait(ahead, self.rules.assumed_service)
     }
 
-    /// By how much the expected wait is too long.
+    /// The time by which the predicted wait exceeds its limit.
     fn excess(&self, own: OwnWaiters) -> Option<Duration> {
         let bound = self.rules.max_predicted_wait?;
         let excess = self.wait(own)?.checked_sub(bound)?;

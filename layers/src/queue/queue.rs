@@ -1,4 +1,4 @@
-//! The queue: the lines under their lock, and who is woken.
+//! The queue: the class queues under their lock, and the wakers of the waiters.
 
 use std::fmt;
 use std::hash::Hash;
@@ -15,31 +15,30 @@ use super::lines::Lines;
 use super::{ClassSnapshot, Permit, QueueTimeout, Standing, Ticket};
 use crate::{BoxError, Failure};
 
-/// Somebody who hands out slots. The queue says to whom next.
+/// Hands out slots. The queue chooses which waiter is next.
 ///
-/// [`try_take`](Self::try_take) is called under the queue's lock, for one waiter after the
-/// other: two requests never see the same free slot. It must be quick, must not wait, and must
-/// not call the queue.
+/// [`try_take`](Self::try_take) is called under the queue's lock, for one waiter after the other,
+/// so two requests never get the same free slot. It must be fast, must not block, and must not call
+/// the queue.
 ///
-/// The queue asks again when a [`Permit`] is dropped. When a slot comes free in any other way, a
-/// server that comes back say, it is told by [`Queue::slots_changed`]; else those who wait go on
-/// waiting.
+/// The queue asks again when a [`Permit`] is dropped. When a slot becomes free in another way, for
+/// example because a backend is back, call [`Queue::slots_changed`]; otherwise the waiters continue
+/// to wait.
 pub trait Dispatch {
-    /// What is served by the same slots and counted together: the model.
+    /// Requests that use the same slots and are counted together, for example by model.
     type Class: Clone + Eq + Hash;
-    /// Whose shares are equal: the tenant.
+    /// The unit of fairness: keys get equal shares. For example the tenant.
     type Key: Clone + Eq + Hash;
-    /// What the choice needs to know of a request.
+    /// The data that the choice of a slot needs.
     type Request;
-    /// A slot; given back when it is dropped, which is never done under the queue's lock.
+    /// A slot. Dropping it releases it; the queue never drops it under its lock.
     type Slot;
 
-    /// Takes a slot for a request, if one is free. `None` says that there is none for its whole
-    /// class now: what makes a request fit for other slots than its neighbours belongs into the
-    /// class.
+    /// Takes a slot for a request, if one is free. `None` means that no slot is free for the whole
+    /// class. If two requests can use different slots, give them different classes.
     ///
     /// # Errors
-    /// There will never be a slot for this request; it leaves the queue with the error.
+    /// There will never be a slot for this request. It leaves the queue with this error.
     fn try_take(
         &self,
         class: &Self::Class,
@@ -47,15 +46,15 @@ pub trait Dispatch {
     ) -> Result<Option<Self::Slot>, BoxError>;
 }
 
-/// A waiting queue for whoever hands out slots. See the [module](super).
+/// A wait queue for a service with limited slots. See the [module](super).
 ///
-/// Clones are the same queue.
+/// Clones share the same queue.
 pub struct Queue<D: Dispatch> {
     pub(super) shared: Arc<Shared<D>>,
 }
 
 impl<D: Dispatch> Queue<D> {
-    /// A queue for the slots that `dispatch` hands out.
+    /// A queue for the slots of `dispatch`.
     pub fn new(dispatch: D) -> Self {
         let state = State {
             lines: Lines::new(),
@@ -69,54 +68,52 @@ impl<D: Dispatch> Queue<D> {
         }
     }
 
-    /// How many requests of one class may wait. 512 unless said, as in Ollama itself.
+    /// The maximum number of waiting requests of one class; default 512, as in Ollama.
     pub fn with_max_waiting(self, requests: usize) -> Self {
         self.shared.state().lines.rules.max_waiting = requests;
         self
     }
 
-    /// How many requests of one key may wait in one class. Unless said, as many as there is
-    /// room for.
+    /// The maximum number of waiting requests of one key in one class; by default not limited.
     pub fn with_max_waiting_per_key(self, requests: Option<usize>) -> Self {
         self.shared.state().lines.rules.max_waiting_per_key = requests;
         self
     }
 
-    /// How long a request may be expected to wait; beyond it is refused at once. 5 minutes
-    /// unless said.
+    /// The maximum predicted wait; a request beyond it is refused at once. Default 5 minutes.
     pub fn with_max_predicted_wait(self, wait: Option<Duration>) -> Self {
         self.shared.state().lines.rules.max_predicted_wait = wait;
         self
     }
 
-    /// How long a request may wait in truth; then it is refused. 5 minutes unless said.
+    /// The maximum real wait; a request that reaches it is refused. Default 5 minutes.
     ///
-    /// It counts from when the request entered the queue, not from its arrival: the time that
-    /// an attempt before took is not spent in line.
+    /// It counts from the entry into the queue, not from the arrival: the time of an earlier
+    /// attempt does not count.
     pub fn with_max_wait(self, wait: Option<Duration>) -> Self {
         self.shared.state().lines.rules.max_wait = wait;
         self
     }
 
-    /// After how long a waiter rises by one priority, and from the highest to before all
-    /// others. 30 s unless said; `None` lets the urgent starve the others.
+    /// The wait after which a request rises by one priority, and from the highest priority to
+    /// before all others. Default 30 s. `None` lets requests of high priority starve the others.
     ///
-    /// It counts from the arrival, or from when another waiter of the same key and priority was
-    /// served, if that was later: a key that gets its share does not age, however much it has
-    /// waiting.
+    /// It counts from the arrival, or from the last time another waiter of the same key and
+    /// priority was served, if that is later: a key that gets its share does not age, however many
+    /// waiters it has.
     pub fn with_ageing(self, step: Option<Duration>) -> Self {
         self.shared.state().lines.rules.ageing = step;
         self
     }
 
-    /// For how long a slot is taken to be held until the first of its class was given back.
-    /// Unless said, waits are predicted only then.
+    /// The service time to assume for a class until its first slot was released. Without it, waits
+    /// are not predicted until then.
     pub fn with_assumed_service_time(self, time: Option<Duration>) -> Self {
         self.shared.state().lines.rules.assumed_service = time;
         self
     }
 
-    /// A queue by the same rules for slots of another type, with nobody in it.
+    /// An empty queue with the same rules, for slots of another type.
     pub(super) fn emptied<E: Dispatch>(&self, dispatch: impl FnOnce(&D) -> E) -> Queue<E> {
         let emptied = Queue::new(dispatch(&self.shared.dispatch));
         let rules = self.shared.state().lines.rules;
@@ -124,12 +121,12 @@ impl<D: Dispatch> Queue<D> {
         emptied
     }
 
-    /// Enters the queue. The ticket has its slot already, and is ready at its first poll, when no
-    /// other of the class waits and one is free.
+    /// Enters the queue. If no other request of the class waits and a slot is free, the ticket has
+    /// its slot already and is ready at its first poll.
     ///
     /// # Errors
     /// [`QueueFull`](super::QueueFull) and [`KeyQueueFull`](super::KeyQueueFull), each as a
-    /// [`Failure`], and what [`Dispatch::try_take`] says.
+    /// [`Failure`], and the errors of [`Dispatch::try_take`].
     pub fn enter(
         &self,
         class: D::Class,
@@ -182,28 +179,28 @@ impl<D: Dispatch> Queue<D> {
         Permit::new(self.shared.clone(), slot, holder, since)
     }
 
-    /// Offers slots to those who wait: some may have come free.
+    /// Offers slots to the waiters. Call it when slots may have become free.
     pub fn slots_changed(&self) {
         self.shared.hand_out();
     }
 
-    /// Who hands out the slots.
+    /// The dispatcher that hands out the slots.
     pub fn dispatch(&self) -> &D {
         &self.shared.dispatch
     }
 
-    /// How many requests wait, over all classes.
+    /// The number of waiting requests of all classes.
     pub fn waiting(&self) -> usize {
         self.shared.state().lines.waiting()
     }
 
-    /// For how many tickets there is something in memory.
+    /// The number of tickets with a state in memory.
     #[cfg(test)]
     pub(super) fn remembered(&self) -> usize {
         self.shared.state().told.len()
     }
 
-    /// All classes in use, and those still remembered, in no order.
+    /// Snapshots of all classes in use and those still remembered, in no order.
     pub fn snapshot(&self) -> Vec<ClassSnapshot<D::Class>> {
         let now = Instant::now();
         let state = self.shared.state();
@@ -213,7 +210,7 @@ impl<D: Dispatch> Queue<D> {
             .collect()
     }
 
-    /// One class, if it is known.
+    /// A snapshot of one class, if the class is known.
     pub fn class(&self, class: &D::Class) -> Option<ClassSnapshot<D::Class>> {
         let now = Instant::now();
         let state = self.shared.state();
@@ -250,7 +247,7 @@ pub(super) struct Shared<D: Dispatch> {
 
 pub(super) struct State<D: Dispatch> {
     lines: Lines<D::Class, D::Key, D::Request>,
-    /// What those with a ticket have been told.
+    /// The state of each waiting ticket.
     told: HashMap<u64, Told<D::Slot>>,
 }
 
@@ -260,8 +257,8 @@ enum Told<S> {
     Refused(BoxError),
 }
 
-/// Wakes when it is dropped, after the lock was: what a waker does is not known here. So it
-/// does even when a dispatcher panics, since a slot that was granted must be known of.
+/// Wakes the wakers on drop, which is after the lock was released, because a waker can run any
+/// code. It also wakes them if a dispatcher panics, because a granted slot must be picked up.
 struct Wakers(Vec<Waker>);
 
 impl Drop for Wakers {
@@ -286,7 +283,7 @@ impl<D: Dispatch> Shared<D> {
     }
 
     fn hand_out(&self) {
-        // Before the lock, so that it is dropped after.
+        // Declared before the lock, so that it is dropped after the lock.
         let mut wakers = Wakers(Vec::new());
         let mut state = self.state();
         self.hand_out_under(&mut state, &mut wakers);
@@ -313,7 +310,7 @@ impl<D: Dispatch> Shared<D> {
         );
     }
 
-    /// A slot was given back.
+    /// Counts a released slot, and offers slots to the waiters.
     pub(super) fn finish(&self, holder: &Holder<D>, held: Option<Duration>, correction: f64) {
         let mut wakers = Wakers(Vec::new());
         let mut state = self.state();
@@ -336,7 +333,7 @@ impl<D: Dispatch> Shared<D> {
     }
 }
 
-/// Who holds a slot.
+/// The holder of a slot.
 pub(super) struct Holder<D: Dispatch> {
     pub(super) class: D::Class,
     pub(super) key: D::Key,
@@ -349,7 +346,7 @@ impl<D: Dispatch> Holder<D> {
     }
 }
 
-/// The wait for a slot. Dropped, it leaves the line, or hands on what it was just given.
+/// The wait for a slot. Dropping it leaves the queue and passes on a slot that was just granted.
 pub(super) struct Wait<D: Dispatch> {
     shared: Arc<Shared<D>>,
     pub(super) class: D::Class,
@@ -383,7 +380,7 @@ impl<D: Dispatch> Wait<D> {
         })
     }
 
-    /// The patience is at its end: whatever was granted in the meantime is taken.
+    /// Ends the wait at its deadline. A slot that was granted in the meantime is used.
     pub(super) fn give_up(&mut self) -> Result<Permit<D>, BoxError> {
         match self.leave() {
             Some(Told::Granted(slot, since)) => Ok(self.permit(slot, since)),
@@ -418,7 +415,7 @@ impl<D: Dispatch> Wait<D> {
         let told = state.told.remove(&self.seat.id);
         let waiter = state.lines.remove(&self.class, &self.seat);
         if waiter.is_some() {
-            // Somebody behind may be easier to please.
+            // A waiter behind may be able to use a slot that this one could not.
             self.shared.hand_out_under(&mut state, &mut wakers);
         }
         told

@@ -1,4 +1,4 @@
-//! The service: enter the queue, then call.
+//! The service: it enters the queue, then calls the inner service.
 
 use std::fmt;
 use std::hash::Hash;

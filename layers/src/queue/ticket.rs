@@ -1,4 +1,4 @@
-//! A place in the queue, which becomes a slot.
+//! A position in the queue, which becomes a permit.
 
 use std::fmt;
 use std::pin::Pin;
@@ -14,19 +14,19 @@ use super::queue::{Shared, Wait};
 use super::{Dispatch, Permit};
 use crate::{BoxError, Deadline};
 
-/// A place in the queue; a future of the [`Permit`], which is ready at its first poll if there was
-/// nothing to wait for.
+/// A position in the queue: a future of the [`Permit`]. If a slot was free, it is ready at its
+/// first poll.
 ///
-/// Dropped, it leaves the queue at once; a slot that it was just granted goes to the next.
-/// Its errors are [`QueueTimeout`](super::QueueTimeout), as a
-/// [`Failure`](crate::Failure), and what [`Dispatch::try_take`] says.
+/// Dropping it leaves the queue at once; a slot that was just granted goes to the next waiter. Its
+/// errors are [`QueueTimeout`](super::QueueTimeout), as a [`Failure`](crate::Failure), and the
+/// errors of [`Dispatch::try_take`].
 #[must_use = "a ticket that is dropped leaves the queue"]
 pub struct Ticket<D: Dispatch> {
     state: State<D>,
     patience: Deadline,
 }
 
-// Nothing in it is pinned.
+// No field is pinned.
 impl<D: Dispatch> Unpin for Ticket<D> {}
 
 enum State<D: Dispatch> {
@@ -52,7 +52,7 @@ impl<D: Dispatch> Ticket<D> {
         }
     }
 
-    /// A handle by which others can see how the wait goes on. `None` if there is none.
+    /// A handle to observe the wait. `None` if the ticket does not wait.
     pub fn watch(&self) -> Option<TicketWatch<D>> {
         match &self.state {
             State::Waiting(wait) => Some(TicketWatch {
@@ -99,7 +99,7 @@ impl<D: Dispatch> fmt::Debug for Ticket<D> {
     }
 }
 
-/// How a wait goes on, for others than who waits. It holds no place itself.
+/// A handle to observe a waiting ticket. It holds no position in the queue.
 pub struct TicketWatch<D: Dispatch> {
     shared: Arc<Shared<D>>,
     class: D::Class,
@@ -107,7 +107,7 @@ pub struct TicketWatch<D: Dispatch> {
 }
 
 impl<D: Dispatch> TicketWatch<D> {
-    /// Where the ticket stands now; `None` once it waits no longer.
+    /// The position of the ticket; `None` if it no longer waits.
     pub fn standing(&self) -> Option<Standing> {
         self.shared.standing(&self.class, &self.seat)
     }
@@ -131,35 +131,34 @@ impl<D: Dispatch> fmt::Debug for TicketWatch<D> {
     }
 }
 
-/// Where a ticket stands in its class.
+/// The position of a ticket in its class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Standing {
-    /// How many will be served before, if nobody comes and nobody leaves.
+    /// The number of waiters that will be served before, if none enters and none leaves.
     pub ahead: usize,
-    /// How long it will still take, by the service times of late; `None` as long as there were
-    /// none.
+    /// The remaining wait, from the recent service times; `None` if there is no service time yet.
     pub expected_wait: Option<Duration>,
 }
 
-/// One class of a queue, at one moment.
+/// A snapshot of one class.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClassSnapshot<C> {
-    /// Its name.
+    /// The class.
     pub class: C,
-    /// How many requests wait.
+    /// The number of waiting requests.
     pub waiting: usize,
-    /// How many keys these belong to.
+    /// The number of keys with waiting requests.
     pub keys_waiting: usize,
-    /// How many slots are held.
+    /// The number of slots in use.
     pub in_flight: usize,
-    /// How long ago the request arrived that has been waiting longest.
+    /// The time since the arrival of the request that waits longest.
     pub oldest: Option<Duration>,
-    /// For how long slots were held of late (a moving average).
+    /// The time that a slot is held (a moving average).
     pub service_time: Option<Duration>,
-    /// How long it will take until all that wait now have a slot, one more included; `None` as
-    /// long as there is no service time.
+    /// The expected wait of a new request behind all waiters; `None` if there is no service time
+    /// yet.
     pub predicted_wait: Option<Duration>,
 }
 

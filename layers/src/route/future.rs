@@ -1,4 +1,4 @@
-//! The choice, then the answer's head.
+//! The future: it chooses a backend, then waits for the response head.
 
 use std::fmt;
 use std::future::Future;
@@ -42,7 +42,7 @@ pin_project! {
     }
 }
 
-/// An answer with a body of type `R`, and the slot that it holds.
+/// An answer with a body of type `R` and the slot of its backend.
 type AnswerOf<R, C> = Result<Response<Guarded<R, <C as Choose>::Slot>>, BoxError>;
 
 const OVER: &str = "polled after it was ready";
@@ -73,7 +73,7 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let answer = ready!(self.as_mut().poll_answer(cx));
-        // A future that is kept after its end keeps no slot.
+        // A caller who keeps the finished future does not keep the slot.
         self.project().state.set(State::Over);
         Poll::Ready(answer)
     }

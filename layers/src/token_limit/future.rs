@@ -1,4 +1,4 @@
-//! The reservation, and the request behind it.
+//! The future: it reserves tokens, then calls the inner service.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -39,7 +39,7 @@ pin_project! {
     where
         T: TokenStore<K>,
     {
-        // In a box, or every future around this one would be as large as a request.
+        // Boxed: otherwise each outer future would be as large as a request.
         Reserving { reserving: Pin<Box<Reserving<S, B, K, T>>> },
         Calling {
             #[pin]
@@ -138,7 +138,7 @@ where
                     }
                     let (mut service, request) = call
                         .take()
-                        .expect("taken here alone, as the state changes next");
+                        .expect("only taken here, because the state changes next");
                     let inner = service.call(request);
                     this.state.set(State::Calling { inner });
                 }

@@ -1,4 +1,4 @@
-//! Who has used what: plain book-keeping.
+//! Bookkeeping: used and reserved tokens by key.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -9,19 +9,19 @@ use jiff::tz::TimeZone;
 use super::store::{Granted, Standing};
 use super::window::{Budget, Span, Window};
 
-/// The accounts of all keys. It has no clock: who asks says what time it is.
+/// The accounts of all keys. It has no clock: the caller passes the time.
 #[derive(Debug)]
 pub(super) struct Ledger<K> {
     zone: TimeZone,
     spans: [Span; 3],
     accounts: HashMap<K, Account>,
-    /// For the keys for which there is no room.
+    /// The shared account of keys beyond `max_keys`.
     overflow: Account,
     max_keys: usize,
     newcomers: usize,
 }
 
-/// What one key has used and reserved in each window.
+/// The tokens that one key used and reserved in each window.
 #[derive(Clone, Debug, Default)]
 struct Account {
     counts: [Count; 3],
@@ -29,16 +29,16 @@ struct Account {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Count {
-    /// When the window began that is counted here.
+    /// The start of the window that is counted here.
     start: Timestamp,
     used: u64,
     reserved: u64,
 }
 
-/// What is reserved under one key.
+/// The reservation of one request.
 #[derive(Debug)]
 pub(super) struct Reserved<K> {
-    /// `None` for the account that keys share for which there was no room.
+    /// `None` for the shared account of keys beyond `max_keys`.
     key: Option<K>,
     parts: [Option<Part>; 3],
 }
@@ -62,7 +62,7 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
         }
     }
 
-    /// Takes `tokens` out of all budgets; if one has too little, out of none.
+    /// Reserves `tokens` in all budgets, or in none if one has too few left.
     pub(super) fn reserve(
         &mut self,
         key: K,
@@ -109,7 +109,7 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
                 remaining: account.left(budget, span),
                 reset: span.left(now),
             });
-            // Two budgets for one window share its count.
+            // Two budgets for the same window share its count.
             let before = parts[window as usize].take().map_or(0, |part| part.tokens);
             parts[window as usize] = Some(Part {
                 window,
@@ -124,8 +124,8 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
         })
     }
 
-    /// Puts `used` in the place of what was reserved, in the windows that it was reserved in: one
-    /// that is over has nothing left to count.
+    /// Replaces the reservation by the `used` tokens, in the windows of the reservation. A window
+    /// that has ended is not counted any more.
     pub(super) fn settle(&mut self, reserved: Reserved<K>, used: u64) {
         let account = match &reserved.key {
             Some(key) => self.accounts.get_mut(key),
@@ -158,8 +158,8 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
         }
     }
 
-    /// Whether the key has an account or may have one. Now and then, accounts that say nothing any
-    /// more are dropped: so rarely that it costs each newcomer a few looks at others.
+    /// Whether the key has an account or may get one. From time to time this drops unused accounts,
+    /// so rarely that each new key costs only a few look-ups.
     fn has_room(&mut self, key: &K) -> bool {
         if self.accounts.contains_key(key) {
             return true;
@@ -176,7 +176,7 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
 }
 
 impl Account {
-    /// What is counted in the window as it is now.
+    /// The count of the current window.
     fn count(&mut self, window: Window, span: &Span) -> &mut Count {
         let count = &mut self.counts[window as usize];
         if count.start != span.start {

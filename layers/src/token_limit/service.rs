@@ -14,9 +14,9 @@ use super::{TokenLimitFuture, TokenStore};
 use crate::BoxError;
 use crate::body::Guarded;
 
-/// The most that a request is expected to use if nobody says otherwise.
+/// The largest default estimate of a request, in tokens.
 const MAX_ESTIMATE: u64 = 4096;
-/// How long a token is in a text.
+/// The assumed length of a token in text.
 const BYTES_PER_TOKEN: u64 = 4;
 
 /// The service of [`TokenLimitLayer`](super::TokenLimitLayer).

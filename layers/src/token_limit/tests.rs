@@ -196,7 +196,7 @@ async fn a_key_without_tokens_is_refused_until_its_window_ends() {
     let failure = Failure::find(&*error).unwrap();
     assert_eq!(failure.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(failure.retry_after(), Some(Duration::from_secs(40)));
-    let text = "token limit reached: of this client's 45 tokens a minute 3 are left, too few for \
+    let text = "token limit reached: 3 of this client's 45 tokens per minute are left, too few for \
                 this request; the minute ends in 40 s";
     assert_eq!(failure.to_string(), text);
     let mut headers = HeaderMap::new();

@@ -1,4 +1,4 @@
-//! The answer's head.
+//! The future of the response head.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,7 +18,7 @@ pin_project! {
     pub struct UsageFuture<F> {
         #[pin]
         inner: F,
-        // `None` if the answer is not watched.
+        // `None` if the answer is not observed.
         told: Option<Told>,
     }
 }
