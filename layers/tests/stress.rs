@@ -1,8 +1,8 @@
-//! Threads that share layers, and requests that end in every way there is, all at once.
+//! Threads that share layers, with requests that end in every possible way at the same time.
 //!
-//! What is shared is an atomic or a short lock each, so there are no orders of memory to enumerate;
-//! what can go wrong is a way to end that gives something back twice, or never. Each test runs for
-//! `STRESS_SECONDS` (3 unless said) on twice as many threads as there are processors.
+//! Shared state is one atomic or one short lock each, so there are no memory orderings to
+//! enumerate. What can fail is an ending that releases something twice or never. Each test runs for
+//! `STRESS_SECONDS` (default 3) on twice as many threads as processors.
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::panic::resume_unwind;
@@ -34,7 +34,7 @@ use llamatower_layers::usage::UsageLayer;
 use llamatower_layers::{BoxError, Ending, EndpointTable, Observer, Outcome, OutcomeLayer};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
-/// Runs `work` on many threads until the time is up; each is told its number.
+/// Runs `work` on many threads until the time is up; each gets its number.
 fn on_many_threads<F: Future<Output = ()>>(work: impl Fn(u64, Instant) -> F + Sync) {
     let seconds = std::env::var("STRESS_SECONDS").ok();
     let seconds = seconds.map_or(3, |text| text.parse().expect("a number of seconds"));
@@ -65,7 +65,7 @@ impl Dice {
     }
 }
 
-/// How many requests a backend works on, which may be no more than it has slots.
+/// Counts the requests of a backend, which must never exceed its slots.
 #[derive(Clone, Default)]
 struct Slots {
     in_use: Arc<AtomicUsize>,
@@ -89,7 +89,7 @@ impl Drop for Slot {
     }
 }
 
-/// Lines that end well, or break off in one way or another.
+/// A stream of lines that ends properly or breaks at random.
 struct Moody {
     dice: Dice,
     slot: Option<Slot>,
@@ -106,7 +106,7 @@ impl Body for Moody {
         let frame = |text: &'static str| Poll::Ready(Some(Ok(Frame::data(Bytes::from(text)))));
         let throw = self.dice.below(40);
         if throw > 35 {
-            // Its work is done; nothing in here is held on to any longer.
+            // The backend's work is done; nothing is held any longer.
             self.slot = None;
         }
         match throw {
@@ -129,7 +129,7 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    let seed = request.headers().get("x-seed").expect("each has one");
+    let seed = request.headers().get("x-seed").expect("each request has a seed");
     let seed: u64 = seed.to_str()?.parse()?;
     let attempt = request.extensions().len() as u64;
     let mut dice = Dice(seed ^ attempt << 60);
@@ -177,7 +177,7 @@ where
     }
 }
 
-/// The future's value, unless somebody loses patience: mostly nobody does.
+/// The future's value, unless the client cancels, which is rare.
 async fn for_a_while<F: Future>(dice: &mut Dice, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     poll_fn(|cx| match future.as_mut().poll(cx) {
@@ -204,7 +204,7 @@ impl Observer for Ends {
 
     fn finished(&self, outcome: &Outcome) {
         let count = match outcome.ending {
-            Ending::Open => panic!("an end that is none"),
+            Ending::Open => panic!("a record ended as open"),
             Ending::Complete if outcome.error.is_none() => &self.complete,
             Ending::Complete => &self.refused,
             Ending::Cancelled => &self.cancelled,
@@ -216,7 +216,7 @@ impl Observer for Ends {
 
 #[test]
 #[ignore = "keeps all processors busy for seconds; tests/full/stress runs it"]
-fn whatever_ends_requests_everything_comes_back() {
+fn everything_is_released_however_requests_end() {
     let ends = Arc::new(Ends::default());
     let admission = AdmissionLayer::new(NonZeroUsize::new(40).expect("not zero"));
     let memory = MemoryBudget::new(64 << 10);
@@ -271,7 +271,7 @@ fn whatever_ends_requests_everything_comes_back() {
     println!("{complete} complete, {refused} refused, {cancelled} cancelled, {broken} broken");
     assert!(
         complete.min(cancelled).min(broken) > 100,
-        "all sorts of ends"
+        "all kinds of endings"
     );
     assert_eq!(
         count(&ends.started),
@@ -286,12 +286,12 @@ fn whatever_ends_requests_everything_comes_back() {
     );
     assert_eq!(count(&slots.in_use), 0);
     breaker.half_open();
-    assert!(breaker.acquire().is_ok(), "no probe is still under way");
+    assert!(breaker.acquire().is_ok(), "no probe is still in progress");
 }
 
 #[test]
 #[ignore = "keeps all processors busy for seconds; tests/full/stress runs it"]
-fn many_threads_get_no_more_than_the_rate() {
+fn threads_get_no_more_than_the_rate() {
     let quota = Quota::new(
         NonZeroU32::new(50_000).expect("not zero"),
         Duration::from_secs(1),
@@ -318,17 +318,17 @@ fn many_threads_get_no_more_than_the_rate() {
         let most = 1_000.0 + 50_000.0 * begun.elapsed().as_secs_f64();
         let given = given.into_inner();
         println!("{given} of {most:.0}, keyed: {is_keyed}");
-        assert!(given as f64 <= most, "{given} were given, {most} are right");
+        assert!(given as f64 <= most, "{given} were admitted, at most {most} are allowed");
         assert!(
             refused.into_inner() > 0,
-            "the threads asked for more than there is"
+            "the threads requested more than the quota"
         );
     }
 }
 
 #[test]
 #[ignore = "keeps all processors busy for seconds; tests/full/stress runs it"]
-fn retries_of_many_threads_stay_within_their_budget() {
+fn retries_on_many_threads_stay_within_their_budget() {
     const RATIO: f64 = 0.1;
     const FLOOR: f64 = 50.0;
     let retries = Arc::new(AtomicUsize::new(0));
@@ -357,7 +357,7 @@ fn retries_of_many_threads_stay_within_their_budget() {
         }
     });
     let (sent, retries) = (sent.into_inner(), retries.load(SeqCst));
-    // What was saved up before, and what came in meanwhile.
+    // The budget at the start, and the budget that was added in the meantime.
     let most = sent as f64 * RATIO + FLOOR * (1.0 + begun.elapsed().as_secs_f64());
     println!("{retries} retries of {most:.0} for {sent} requests");
     assert!(retries as f64 <= most);

@@ -31,7 +31,7 @@ fn ms(time: u64) -> Duration {
     Duration::from_millis(time)
 }
 
-/// Fills the limit and lets a whole round of answers begin after `after`.
+/// Fills the limit and completes a round of answers whose first byte came after `after`.
 fn round(controller: &mut Controller, now: &mut Instant, after: Duration) {
     *now += ms(1);
     let sent = *now;
@@ -68,11 +68,11 @@ fn it_falls_by_a_tenth_when_answers_begin_late() {
     for _ in 0..100 {
         round(&mut controller, &mut now, ms(9000));
     }
-    assert_eq!(controller.limit(), 1, "it never closes");
+    assert_eq!(controller.limit(), 1, "the limit never falls to 0");
 }
 
 #[test]
-fn a_long_prompt_or_a_load_among_others_is_no_overload() {
+fn a_single_long_prompt_or_model_load_is_no_overload() {
     for (late, limit) in [(1, 5), (2, 4), (3, 3)] {
         let (mut controller, now) = (Controller::new(TARGET), Instant::now());
         for at in 0..4 {
@@ -97,7 +97,7 @@ fn it_does_not_rise_while_it_is_not_reached() {
 }
 
 #[test]
-fn a_fall_shows_its_effect_before_the_next() {
+fn requests_sent_before_a_decrease_do_not_cause_the_next() {
     let (mut controller, now) = (Controller::new(TARGET), Instant::now());
     controller.set_limit(20);
     for _ in 0..20 {
@@ -109,12 +109,12 @@ fn a_fall_shows_its_effect_before_the_next() {
     assert_eq!(
         controller.limit(),
         18,
-        "all of them were sent under the old limit"
+        "all requests were sent under the old limit"
     );
 }
 
 #[test]
-fn who_gives_up_in_time_says_nothing() {
+fn a_request_cancelled_in_time_does_not_count() {
     let (mut controller, now) = (Controller::new(TARGET), Instant::now());
     controller.try_admit().unwrap();
     for _ in 0..40 {
@@ -129,12 +129,12 @@ fn who_gives_up_in_time_says_nothing() {
 
 const HOUR: u64 = 3_600_000;
 
-/// A server that works on `parallel` requests at a time and lets the others wait.
+/// A simulated server that works on `parallel` requests at a time and queues the others.
 struct Server {
     parallel: usize,
     waiting: VecDeque<(u64, u64)>,
     busy: usize,
-    /// What happens when, in milliseconds, and to a request of when.
+    /// The coming events: the time in milliseconds, and the event.
     events: BinaryHeap<Reverse<(u64, Event)>>,
     seed: u64,
 }
@@ -168,8 +168,8 @@ impl Server {
         }
     }
 
-    /// Offers a request every 300 ms to 700 ms for some hours; tells the mean limit and the
-    /// share of answers in time, hour by hour.
+    /// Sends a request every 300 ms to 700 ms for `hours` hours. Returns the mean limit and the
+    /// share of answers in time for each hour.
     fn run(&mut self, controller: &mut Controller, epoch: Instant, hours: u64) -> Vec<(f64, f64)> {
         let at = |time: u64| epoch + ms(time);
         let mut told = Vec::new();
@@ -179,7 +179,7 @@ impl Server {
             match event {
                 Event::Arrival => {
                     if controller.try_admit().is_ok() {
-                        // Now and then a prompt is long.
+                        // Some prompts are long.
                         let prompt = match self.random(0, 10) {
                             0 => self.random(4_000, 8_000),
                             _ => self.random(200, 2_000),
@@ -226,7 +226,7 @@ fn server(parallel: usize) -> Server {
 }
 
 #[test]
-fn it_finds_what_a_server_can_do_and_stays_there_under_a_lasting_overload() {
+fn it_finds_the_capacity_of_a_server_and_keeps_it_during_a_long_overload() {
     for parallel in [4, 8, 16] {
         let told = server(parallel).run(&mut Controller::new(TARGET), Instant::now(), 12);
         for (limit, in_time) in &told[1..] {
@@ -241,7 +241,7 @@ fn it_finds_what_a_server_can_do_and_stays_there_under_a_lasting_overload() {
 fn it_follows_a_server_that_becomes_slower() {
     let (mut controller, now) = (Controller::new(TARGET), Instant::now());
     let fast = server(16).run(&mut controller, now, 3)[2].0;
-    // The server is another now; what was in flight has ended.
+    // From here on the server is slower; the earlier requests have ended.
     while controller.in_flight() > 0 {
         controller.leave();
     }
@@ -251,7 +251,7 @@ fn it_follows_a_server_that_becomes_slower() {
 
 proptest! {
     #[test]
-    fn it_keeps_to_its_bounds(
+    fn it_stays_within_its_bounds(
         min in 1..20_usize,
         more in 0..20_usize,
         samples in prop::collection::vec((0..3_u8, 0..10_000_u64), 0..400),
@@ -285,7 +285,7 @@ proptest! {
 type Answer = Response<Full<Bytes>>;
 
 #[tokio::test]
-async fn past_the_limit_it_refuses_and_the_place_is_held_until_the_last_frame() {
+async fn beyond_the_limit_it_refuses_and_a_permit_is_held_until_the_last_frame() {
     let layer = AdaptiveLayer::new(TARGET).with_initial(count(1));
     let (service, mut inner) = mock::spawn_with(|mock| layer.layer(mock));
     let mut service: mock::Spawn<AdaptiveService<mock::Mock<Request<()>, Answer>>> = service;
@@ -308,7 +308,7 @@ async fn past_the_limit_it_refuses_and_the_place_is_held_until_the_last_frame() 
 }
 
 #[tokio::test]
-async fn readiness_is_the_inner_services() {
+async fn readiness_comes_from_the_inner_service() {
     let layer = AdaptiveLayer::new(TARGET);
     let (service, mut inner) = mock::spawn_with(|mock| layer.layer(mock));
     let mut service: mock::Spawn<AdaptiveService<mock::Mock<Request<()>, Answer>>> = service;
@@ -318,7 +318,7 @@ async fn readiness_is_the_inner_services() {
     assert_ready!(service.poll_ready()).unwrap();
 }
 
-/// How an answer comes: the time until its head, and from there to its first frame.
+/// The behaviour of an answer: the time until its head, and from there to its first frame.
 #[derive(Clone, Copy)]
 enum Way {
     Stream(u64, u64),
@@ -341,7 +341,7 @@ fn broken() -> impl Body<Data = Bytes, Error = BoxError> + Unpin {
     })))
 }
 
-/// The limit after a round of four answers that come this way, from 4.
+/// The limit after a round of four answers of this kind, starting at 4.
 async fn limit_after(way: Way, layer: AdaptiveLayer) -> usize {
     let service = layer.layer(service_fn(move |_: Request<()>| async move {
         Ok::<_, BoxError>(match way {
@@ -369,7 +369,7 @@ async fn limit_after(way: Way, layer: AdaptiveLayer) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_byte_is_that_of_the_body() {
+async fn the_first_byte_is_the_first_byte_of_the_body() {
     let layer = || AdaptiveLayer::new(TARGET);
     assert_eq!(limit_after(Way::Stream(1000, 1000), layer()).await, 5);
     assert_eq!(limit_after(Way::Stream(6000, 0), layer()).await, 3);
@@ -378,14 +378,14 @@ async fn the_first_byte_is_that_of_the_body() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_says_it_is_busy_is_believed_at_once() {
+async fn an_overload_status_decreases_the_limit_at_once() {
     let layer = || AdaptiveLayer::new(TARGET);
     let busy = Way::Status(StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(limit_after(busy, layer()).await, 3);
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_failures_say_nothing_of_the_load() {
+async fn other_failures_do_not_change_the_limit() {
     let layer = || AdaptiveLayer::new(TARGET);
     for way in [Way::Status(StatusCode::NOT_FOUND), Way::Fails, Way::Breaks] {
         assert_eq!(limit_after(way, layer()).await, 4);
@@ -393,7 +393,7 @@ async fn other_failures_say_nothing_of_the_load() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_measured_counts_nevertheless() {
+async fn unmeasured_requests_count_towards_the_limit() {
     let layer = AdaptiveLayer::new(TARGET).with_measured(|_| false);
     assert_eq!(limit_after(Way::Stream(9000, 0), layer.clone()).await, 4);
     let service = layer.layer(service_fn(|_: Request<()>| {
@@ -409,7 +409,7 @@ async fn what_is_not_measured_counts_nevertheless() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_that_give_up_on_a_stuck_server_lower_the_limit() {
+async fn clients_that_cancel_at_a_stuck_server_lower_the_limit() {
     let layer = AdaptiveLayer::new(TARGET);
     let service = layer.layer(service_fn(|_: Request<()>| {
         std::future::pending::<Result<Answer, BoxError>>()
@@ -425,7 +425,7 @@ async fn clients_that_give_up_on_a_stuck_server_lower_the_limit() {
     assert_eq!((layer.limit(), layer.in_flight()), (3, 0));
 }
 
-/// A body that says how it is framed.
+/// A body with a known size.
 struct Sized;
 
 impl Body for Sized {
@@ -445,7 +445,7 @@ impl Body for Sized {
 }
 
 #[tokio::test]
-async fn the_answers_framing_is_kept() {
+async fn the_size_hint_of_the_answer_is_kept() {
     let layer = AdaptiveLayer::new(TARGET);
     let service = layer.layer(service_fn(async |_: Request<()>| {
         Ok::<_, BoxError>(Response::new(Sized))
@@ -455,7 +455,7 @@ async fn the_answers_framing_is_kept() {
 }
 
 #[test]
-fn its_state_shows() {
+fn debug_shows_the_state() {
     let layer = AdaptiveLayer::new(TARGET).with_bounds(count(8), count(4));
     assert_eq!(
         format!("{layer:?}"),

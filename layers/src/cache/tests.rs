@@ -34,7 +34,7 @@ fn request(path: &str, body: &str) -> Request<Sent> {
     Request::post(path).body(body).unwrap()
 }
 
-/// What a backend says.
+/// The scripted answer of a backend.
 #[derive(Clone, Debug)]
 struct Says {
     status: u16,
@@ -66,7 +66,7 @@ impl Says {
     }
 }
 
-/// A stack whose backend says this, and how often it was asked.
+/// A stack whose backend gives this answer, with a counter of its calls.
 fn stack(
     layer: CacheLayer,
     says: Says,
@@ -105,7 +105,7 @@ fn stack(
     (service, asked)
 }
 
-/// The frames of an answer, and what the cache says it did.
+/// The frames of an answer, and its `Cache-Status`.
 async fn ask<S, B>(service: &S, request: Request<Sent>) -> (Vec<String>, String)
 where
     S: Service<Request<Sent>, Response = Response<B>, Error = BoxError> + Clone,
@@ -123,7 +123,7 @@ where
 }
 
 #[tokio::test]
-async fn the_same_question_is_answered_once_whatever_the_order_of_its_members() {
+async fn equal_requests_are_answered_once_whatever_the_order_of_members() {
     let (service, asked) = stack(layer(), Says::json("{\"embeddings\":[]}"));
     let (frames, status) = ask(&service, request("/api/embed", EMBED)).await;
     assert_eq!(
@@ -167,13 +167,13 @@ async fn a_stream_is_replayed_as_a_stream() {
     assert_eq!(
         answer.body().size_hint().exact(),
         None,
-        "or it would get a length"
+        "a known length would add a Content-Length"
     );
     assert_eq!(asked.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
-async fn what_is_not_deterministic_by_its_own_words_passes() {
+async fn requests_that_are_not_deterministic_are_not_cached() {
     for (path, body, is_asked_once) in [
         ("/api/generate", r#"{"prompt":"a"}"#, false),
         (
@@ -213,7 +213,7 @@ async fn what_is_not_deterministic_by_its_own_words_passes() {
 }
 
 #[tokio::test]
-async fn only_whole_answers_are_kept() {
+async fn only_complete_answers_are_cached() {
     let json = Says::json("{\"embeddings\":[]}");
     let lines = |frames: &[&'static str]| Says::lines(frames);
     for (path, body, says) in [
@@ -271,7 +271,7 @@ async fn only_whole_answers_are_kept() {
 }
 
 #[tokio::test]
-async fn tenants_and_versions_are_apart_and_without_a_version_nothing_is_kept() {
+async fn tenants_and_versions_are_separate_and_without_a_version_nothing_is_cached() {
     let version = Arc::new(Mutex::new(Some("v1")));
     let current = version.clone();
     let layer = CacheLayer::new(1 << 20, move |_| current.lock().unwrap().map(Arc::from))
@@ -294,7 +294,7 @@ async fn tenants_and_versions_are_apart_and_without_a_version_nothing_is_kept() 
 }
 
 #[tokio::test]
-async fn what_is_of_one_answer_alone_is_not_told_with_the_next() {
+async fn headers_of_one_answer_are_not_sent_with_the_next() {
     #[derive(Clone)]
     struct OfThisOne;
     let backend = service_fn(async |_: Request<Sent>| {
@@ -328,7 +328,7 @@ async fn what_is_of_one_answer_alone_is_not_told_with_the_next() {
 }
 
 #[tokio::test]
-async fn a_client_that_wants_its_own_answer_gets_it() {
+async fn a_client_that_asks_for_a_fresh_answer_gets_one() {
     let (service, asked) = stack(layer(), Says::json("{}"));
     for directive in ["no-store", "no-cache", "max-age=0, no-cache"] {
         let mut request = request("/api/embed", EMBED);
@@ -341,7 +341,7 @@ async fn a_client_that_wants_its_own_answer_gets_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_is_kept_for_its_time_and_within_the_bound_of_bytes() {
+async fn an_answer_is_cached_for_its_lifetime_and_within_the_byte_limit() {
     let layer = layer().with_time_to_live(Duration::from_secs(60));
     let (service, _) = stack(layer.clone(), Says::json("{}"));
     ask(&service, request("/api/embed", EMBED)).await;
@@ -373,13 +373,13 @@ async fn an_answer_is_kept_for_its_time_and_within_the_bound_of_bytes() {
     assert_eq!(
         asked.load(Ordering::Relaxed),
         2,
-        "it is larger than what is kept"
+        "it is larger than the answer limit"
     );
 }
 
 type Lines = mpsc::UnboundedReceiver<Result<Frame<Bytes>, BoxError>>;
 
-/// A stack whose one answer is said by the test, a frame at a time.
+/// A stack whose only answer is scripted by the test, one frame at a time.
 fn directed(
     layer: CacheLayer,
 ) -> (
@@ -399,7 +399,7 @@ fn directed(
         .service(service_fn(move |_: Request<Sent>| {
             let said = said.lock().unwrap().take();
             async move {
-                let said = said.ok_or("it was asked twice")?;
+                let said = said.ok_or("the backend was called twice")?;
                 let frames = futures_util::stream::unfold(said, async |mut said| {
                     said.recv().await.map(|frame| (frame, said))
                 });
@@ -415,7 +415,7 @@ fn line(text: &'static str) -> Result<Frame<Bytes>, BoxError> {
 }
 
 #[tokio::test]
-async fn twins_share_what_is_under_way_and_the_first_leaving_cancels_nobody() {
+async fn equal_requests_share_an_answer_in_progress_and_the_first_can_leave() {
     let layer = layer();
     let (service, say) = directed(layer.clone());
     let first = service
@@ -439,10 +439,10 @@ async fn twins_share_what_is_under_way_and_the_first_leaving_cancels_nobody() {
     let mut early = spawn(async { second.frame().await.unwrap().unwrap() });
     assert!(
         early.poll().is_ready(),
-        "what was said before is there at once"
+        "earlier frames arrive at once"
     );
     drop(early);
-    // Both wait; the one who was polled last leaves, and the other must be woken all the same.
+    // Both wait. The one that was polled last is dropped; the other must still be woken.
     let mut waiting = spawn(async { second.collect().await.unwrap().to_bytes() });
     assert!(waiting.poll().is_pending());
     let mut leaving = spawn(first.frame());
@@ -454,11 +454,11 @@ async fn twins_share_what_is_under_way_and_the_first_leaving_cancels_nobody() {
     assert!(waiting.is_woken());
     let rest = waiting.await;
     assert_eq!(rest, LAST);
-    assert_eq!(layer.entries(), 1, "it was whole");
+    assert_eq!(layer.entries(), 1, "it was complete");
 }
 
 #[tokio::test]
-async fn when_the_last_has_left_the_exchange_is_dropped() {
+async fn the_exchange_is_cancelled_when_the_last_request_leaves() {
     let layer = layer();
     let (service, say) = directed(layer.clone());
     let ask = || service.clone().oneshot(request("/api/generate", COLD));
@@ -471,7 +471,7 @@ async fn when_the_last_has_left_the_exchange_is_dropped() {
 }
 
 #[tokio::test]
-async fn a_failure_is_told_to_all_twins_with_what_it_means() {
+async fn all_requests_of_a_failed_exchange_get_the_failure() {
     let (service, say) = directed(layer());
     let ask = || service.clone().oneshot(request("/api/generate", COLD));
     let (first, second) = tokio::join!(ask(), ask());
@@ -511,7 +511,7 @@ fn pausing(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn many_twins_on_many_threads_all_get_everything() {
+async fn equal_requests_on_many_threads_all_get_the_whole_answer() {
     let asked = Arc::new(AtomicUsize::new(0));
     let service = pausing(asked.clone());
     let asking = (0..200).map(|number| {
@@ -519,7 +519,7 @@ async fn many_twins_on_many_threads_all_get_everything() {
         let answer = service.clone().oneshot(request("/api/generate", &body));
         tokio::spawn(async move {
             let answer = answer.await.unwrap();
-            // Some leave at once, whether they drive the exchange or not.
+            // Some requests are dropped at once, whether they drive the exchange or not.
             match number % 7 {
                 0 => None,
                 _ => Some(answer.into_body().collect().await.unwrap().to_bytes().len()),

@@ -27,7 +27,7 @@ fn heard() -> Vec<String> {
     HEARD.take()
 }
 
-/// Unwinds without the message that the process's hook prints.
+/// Unwinds without running the panic hook, which would print a message.
 fn quiet_panic(text: &'static str) -> ! {
     resume_unwind(Box::new(text))
 }
@@ -41,8 +41,7 @@ fn assert_panicked(error: &BoxError) {
     assert!(!error.to_string().contains("secret"));
 }
 
-/// Panics when it is polled for the frame after the first, counts how often that happens, and
-/// panics again when it is dropped.
+/// Panics at the second poll, counts the polls, and panics again when it is dropped.
 struct Bomb {
     polls: Arc<std::sync::atomic::AtomicU32>,
     permit: Option<Arc<()>>,
@@ -78,7 +77,7 @@ impl Drop for Bomb {
 }
 
 #[tokio::test]
-async fn a_panic_in_call_fails_that_request_alone() {
+async fn a_panic_in_call_fails_only_that_request() {
     let service = layer().layer(service_fn(|request: Request<&'static str>| {
         if *request.body() == "bad" {
             quiet_panic("a secret of the call");
@@ -125,7 +124,7 @@ async fn a_panicked_future_is_dropped_at_once() {
 }
 
 #[tokio::test]
-async fn a_panic_in_a_body_is_its_error_and_its_end() {
+async fn a_panic_in_a_body_becomes_its_error_and_its_end() {
     let permit = Arc::new(());
     let polls = Arc::default();
     let bomb = Bomb {
@@ -157,7 +156,7 @@ async fn a_panic_in_a_body_is_its_error_and_its_end() {
 }
 
 #[tokio::test]
-async fn a_panic_in_readiness_is_an_error() {
+async fn a_panic_in_poll_ready_is_an_error() {
     struct NeverReady;
     impl Service<Request<()>> for NeverReady {
         type Response = Response<Full<Bytes>>;
@@ -180,7 +179,7 @@ async fn a_panic_in_readiness_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_payload_or_a_hook_that_panics_does_no_harm() {
+async fn a_panic_in_the_payload_or_the_hook_is_caught() {
     struct Payload;
     impl Drop for Payload {
         fn drop(&mut self) {
@@ -198,7 +197,7 @@ async fn a_payload_or_a_hook_that_panics_does_no_harm() {
 }
 
 #[tokio::test]
-async fn an_ordinary_error_passes_as_it_is() {
+async fn an_ordinary_error_passes_unchanged() {
     let service = layer().layer(service_fn(async |_: Request<()>| {
         Err::<Response<Full<Bytes>>, _>(BoxError::from("ordinary"))
     }));

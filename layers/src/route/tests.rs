@@ -15,7 +15,7 @@ use tower::{Service, ServiceExt};
 
 use super::*;
 
-/// A backend that is ready once it was asked so many times.
+/// A backend that is ready after a number of calls of `poll_ready`.
 #[derive(Clone)]
 struct Slowly {
     asks_left: usize,
@@ -36,7 +36,7 @@ impl Service<Request<()>> for Slowly {
     }
 
     fn call(&mut self, request: Request<()>) -> Self::Future {
-        assert_eq!(self.asks_left, 0, "not before it is ready");
+        assert_eq!(self.asks_left, 0, "called before it is ready");
         assert_eq!(request.extensions().get(), Some(&Chosen));
         std::future::ready(Ok(Response::new(Full::from("text"))))
     }
@@ -45,7 +45,7 @@ impl Service<Request<()>> for Slowly {
 #[derive(Clone, Debug, PartialEq)]
 struct Chosen;
 
-/// Has one slot.
+/// A policy's state with one slot.
 struct OneSlot {
     is_free: Mutex<bool>,
     notify: Arc<Notify>,
@@ -111,7 +111,7 @@ impl Choose for Policy {
 async fn answered(policy: &Policy) {
     let answer = Route::new(policy.clone()).oneshot(Request::new(()));
     let answer = answer.await.unwrap();
-    assert!(!policy.is_free(), "it is held to the end of the answer");
+    assert!(!policy.is_free(), "the slot is held to the end of the answer");
     assert_eq!(
         answer.into_body().collect().await.unwrap().to_bytes(),
         "text"
@@ -120,11 +120,11 @@ async fn answered(policy: &Policy) {
 }
 
 #[tokio::test]
-async fn a_choice_that_need_not_wait_is_made_at_the_first_poll() {
+async fn a_choice_without_a_wait_is_made_at_the_first_poll() {
     let policy = Policy::new(0);
     answered(&policy)
         .now_or_never()
-        .expect("nothing is waited for");
+        .expect("there is no wait");
 }
 
 #[tokio::test]
@@ -133,7 +133,7 @@ async fn a_backend_is_called_when_it_is_ready() {
 }
 
 #[tokio::test]
-async fn a_request_that_finds_no_slot_waits_for_one() {
+async fn a_request_without_a_free_slot_waits_for_one() {
     let policy = Policy::new(0);
     let held = policy.take().unwrap();
     let mut waiting = Box::pin(answered(&policy));
@@ -142,7 +142,7 @@ async fn a_request_that_finds_no_slot_waits_for_one() {
     waiting.await;
 }
 
-/// The backend of a policy that is in the way of its requests.
+/// A backend whose `poll_ready` fails.
 #[derive(Clone)]
 struct Unready;
 
@@ -175,7 +175,7 @@ impl Choose for ToUnready {
 }
 
 #[tokio::test]
-async fn a_backend_that_will_never_be_ready_holds_no_slot() {
+async fn a_backend_that_fails_to_become_ready_holds_no_slot() {
     let policy = ToUnready(Arc::new(()));
     let mut call = Box::pin(Route::new(policy.clone()).call(Request::new(())));
     let before = Arc::strong_count(&policy.0);
@@ -184,7 +184,7 @@ async fn a_backend_that_will_never_be_ready_holds_no_slot() {
 }
 
 #[tokio::test]
-async fn a_future_that_is_dropped_gives_the_slot_back() {
+async fn a_dropped_future_releases_its_slot() {
     let policy = Policy::new(usize::MAX);
     let mut call = Box::pin(Route::new(policy.clone()).call(Request::new(())));
     assert!(call.as_mut().now_or_never().is_none());

@@ -1,4 +1,4 @@
-//! Who is refused, and what he is told.
+//! Which requests are refused, and with which error.
 
 use http::StatusCode;
 use tokio::time::{Instant, advance};
@@ -13,7 +13,7 @@ fn refusal(queue: &TestQueue, key: Name) -> BoxError {
 }
 
 #[tokio::test(start_paused = true)]
-async fn past_the_bound_it_is_refused_at_once() {
+async fn a_request_beyond_the_limit_is_refused_at_once() {
     let queue = queue(&[("a", 1), ("b", 1)]).with_max_waiting(2);
     let _held = hold(&queue, "a");
     let _waiting = [0, 1].map(|_| enter(&queue, "a", entry("ada")));
@@ -35,7 +35,7 @@ async fn past_the_bound_it_is_refused_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_comes_takes_nothing_that_others_wait_for() {
+async fn a_new_request_does_not_take_a_slot_from_waiters() {
     let queue = queue(&[("a", 1)]);
     let held = hold(&queue, "a");
     let mut waiting = enter(&queue, "a", entry("bob"));
@@ -54,7 +54,7 @@ async fn a_request_that_comes_takes_nothing_that_others_wait_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_key_that_filled_the_queue_is_told_so() {
+async fn the_key_that_filled_the_queue_gets_its_own_error() {
     let queue = queue(&[("a", 1)]).with_max_waiting(4);
     let _held = hold(&queue, "a");
     let _greedy = [0, 1, 2].map(|_| enter(&queue, "a", entry("greedy")));
@@ -70,7 +70,7 @@ async fn the_key_that_filled_the_queue_is_told_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_has_a_bound_of_its_own() {
+async fn each_key_has_a_limit() {
     let queue = queue(&[("a", 1)]).with_max_waiting_per_key(Some(1));
     let _held = hold(&queue, "a");
     let _waiting = enter(&queue, "a", entry("ada"));
@@ -79,7 +79,7 @@ async fn a_key_has_a_bound_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_would_wait_too_long_does_not_begin_to() {
+async fn a_request_with_a_too_long_predicted_wait_is_refused() {
     let queue = queue(&[("a", 2)])
         .with_max_predicted_wait(Some(secs(12)))
         .with_assumed_service_time(Some(secs(10)));
@@ -100,20 +100,20 @@ async fn who_would_wait_too_long_does_not_begin_to() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_would_wait_too_long_for_his_own_requests_is_told_so() {
+async fn a_key_that_waits_too_long_for_its_own_requests_gets_its_own_error() {
     let queue = queue(&[("a", 1)])
         .with_max_predicted_wait(Some(secs(45)))
         .with_assumed_service_time(Some(secs(10)));
     let _held = hold(&queue, "a");
     let _greedy = [0, 1, 2, 3].map(|_| enter(&queue, "a", entry("greedy")));
     cause::<KeyQueueFull>(&refusal(&queue, "greedy"));
-    // One of the greedy goes first, then it is the turn of whoever else comes.
+    // One request of the greedy key goes first, then the next key's.
     let modest = enter(&queue, "a", entry("modest"));
     assert_eq!(modest.watch().unwrap().standing().unwrap().ahead, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_urgent_are_not_refused_for_what_waits_behind_them() {
+async fn high_priority_is_not_refused_because_of_waiters_behind_it() {
     let queue = queue(&[("a", 1)])
         .with_max_predicted_wait(Some(secs(15)))
         .with_assumed_service_time(Some(secs(10)));
@@ -125,7 +125,7 @@ async fn the_urgent_are_not_refused_for_what_waits_behind_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn patience_has_an_end() {
+async fn a_wait_ends_at_its_limit() {
     let queue = queue(&[("a", 1)]).with_max_wait(Some(secs(20)));
     let held = hold(&queue, "a");
     let arrival = Instant::now();
@@ -137,7 +137,7 @@ async fn patience_has_an_end() {
     assert_eq!(
         started.elapsed().as_secs(),
         20,
-        "time before this attempt does not count"
+        "the time before this attempt does not count"
     );
     let timeout: QueueTimeout = cause(&error);
     assert_eq!(timeout.waited.as_secs(), 20);
@@ -149,7 +149,7 @@ async fn patience_has_an_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_entry_may_have_less_patience() {
+async fn an_entry_can_have_an_earlier_deadline() {
     let queue = queue(&[("a", 1)]);
     let _held = hold(&queue, "a");
     let started = Instant::now();
@@ -166,7 +166,7 @@ fn names() -> Vec<Name> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_that_went_away_are_forgotten() {
+async fn idle_keys_are_forgotten() {
     let charge = entry("x").with_cost(1000).charge;
     let mut line: Line<Name, ()> = Line::new();
     for name in names() {
@@ -177,7 +177,7 @@ async fn keys_that_went_away_are_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn classes_that_went_away_are_forgotten() {
+async fn idle_classes_are_forgotten() {
     let queue = queue(&[]);
     for name in names() {
         queue.dispatch().set(name, 1);
@@ -207,5 +207,5 @@ async fn a_key_that_holds_a_slot_is_not_forgotten() {
         line.push(&seat(key, id), entry(key).with_cost(10).charge, ());
     }
     let ahead = line.ahead(&seat("ada", 2), Rules::default().at(Instant::now()));
-    assert_eq!(ahead, Some(2), "ada was served more");
+    assert_eq!(ahead, Some(2), "ada was charged more");
 }

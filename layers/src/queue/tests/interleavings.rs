@@ -1,4 +1,4 @@
-//! Whatever happens in whatever order: slots return, and nobody is forgotten.
+//! Property tests: in any order of events, slots are released and every waiter is served.
 
 use std::collections::VecDeque;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -20,7 +20,7 @@ struct Arriving {
     priority: Priority,
     cost: u32,
     weight: u32,
-    /// How long ago it arrived first, in seconds.
+    /// The time since its first arrival, in seconds.
     age: u64,
 }
 
@@ -146,10 +146,10 @@ impl World {
             let granted = mine().count() - waiting;
             let held = self.permits.iter().filter(|(of, _)| *of == class).count();
             let taken = self.queue.dispatch().taken(class);
-            prop_assert_eq!(taken, granted + held, "a slot is somebody's");
+            prop_assert_eq!(taken, granted + held, "every taken slot has a holder");
             prop_assert!(
                 waiting == 0 || taken >= self.slots[class],
-                "no slot lies idle"
+                "no slot is idle while a request waits"
             );
 
             let snapshot = self.queue.class(&class);
@@ -199,10 +199,10 @@ proptest! {
         })?;
     }
 
-    /// As much comes as can be served, for a long time: every line moves on, whatever the
-    /// others cost, weigh and claim.
+    /// During a long full load every waiter is served, whatever the cost, weight and priority of
+    /// the other requests.
     #[test]
-    fn nobody_starves(arriving in prop::collection::vec(arriving(), 1..150)) {
+    fn no_waiter_starves(arriving in prop::collection::vec(arriving(), 1..150)) {
         on_paused_clock(async {
             advance(secs(100)).await;
             let pool = SlotPool::<Name, Name>::new(NonZeroUsize::MIN);
@@ -216,7 +216,7 @@ proptest! {
             let mut arriving = arriving.into_iter();
             while arriving.len() > 0 || !waiting.is_empty() {
                 if let Some(next) = arriving.next() {
-                    // Who is sent again may overtake its own key's others.
+                    // A retried request may overtake other requests of its key.
                     let next = Arriving { age: 0, ..next };
                     let ticket = Box::pin(queue.enter(next.class, next.entry()).unwrap());
                     let same = |other: &&(Name, Name, Priority, Instant, usize, _)| {
@@ -235,7 +235,7 @@ proptest! {
                 if let Some((at, permit)) = served {
                     held.push_back(permit.unwrap());
                     let (.., since, before, _) = waiting.swap_remove(at);
-                    // Three rises, then at most one of each line that there is.
+                    // Three ageing steps, then at most one request of each flow.
                     let lines = CLASSES.len() * KEYS.len() * Priority::COUNT;
                     let turn = 3 * 5 + lines as u64;
                     let most = secs(turn * (before as u64 + 1) + 2);
@@ -247,9 +247,9 @@ proptest! {
     }
 }
 
-/// Threads that enter, leave, wait and finish as they like.
+/// Threads that enter, leave, wait and finish at random.
 #[test]
-fn threads_share_it() {
+fn threads_share_a_queue() {
     const SLOTS: usize = 3;
     let queue: Queue<SlotPool<Name, Name>> = Queue::new(SlotPool::new(count(SLOTS)))
         .with_max_wait(None)
@@ -261,7 +261,7 @@ fn threads_share_it() {
             let (class, key) = (CLASSES[(seed + round) % 3], KEYS[seed % 3]);
             let mut ticket = Box::pin(queue.enter(class, entry(key)).unwrap());
             if (seed + round).is_multiple_of(4) {
-                // Some leave before or after they were polled, granted a slot or not.
+                // Some tickets are dropped before or after a poll, with a granted slot or without.
                 if round.is_multiple_of(2) {
                     drop(ticket.as_mut().now_or_never());
                 }
