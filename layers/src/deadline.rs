@@ -51,7 +51,7 @@ pin_project! {
         #[pin]
         sleep: Sleep,
         // The task that the timer wakes; `None` if the timer was set and not yet polled.
-        waiting: Option<Task>,
+        waker_task: Option<Task>,
     }
 }
 
@@ -59,8 +59,8 @@ impl Timer {
     // Not inlined: this runs once, the caller runs often.
     #[cold]
     fn boxed(at: Instant) -> Pin<Box<Self>> {
-        let (sleep, waiting) = (sleep_until(at), None);
-        Box::pin(Self { sleep, waiting })
+        let (sleep, waker_task) = (sleep_until(at), None);
+        Box::pin(Self { sleep, waker_task })
     }
 }
 
@@ -117,23 +117,26 @@ impl Deadline {
             return Poll::Pending;
         };
         let timer = self.timer.get_or_insert_with(|| Timer::boxed(at));
-        let TimerProjection { mut sleep, waiting } = timer.as_mut().project();
+        let TimerProjection {
+            mut sleep,
+            waker_task,
+        } = timer.as_mut().project();
         if sleep.deadline() > at {
             sleep.as_mut().reset(at);
-            *waiting = None;
+            *waker_task = None;
         }
         let task = Task::of(cx.waker());
         loop {
-            if *waiting == Some(task) && !sleep.is_elapsed() {
+            if *waker_task == Some(task) && !sleep.is_elapsed() {
                 return Poll::Pending;
             }
             // `unconstrained`: a poll that tokio's cooperative budget delays would register no
             // waker.
             if pin!(unconstrained(sleep.as_mut())).poll(cx).is_pending() {
-                *waiting = Some(task);
+                *waker_task = Some(task);
                 return Poll::Pending;
             }
-            *waiting = None;
+            *waker_task = None;
             if sleep.deadline() >= at {
                 return Poll::Ready(());
             }

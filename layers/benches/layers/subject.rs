@@ -39,7 +39,7 @@ pub(crate) type ClientBody = Full<Bytes>;
 /// A layer to measure, and the same service without it.
 pub(crate) struct Subject {
     name: &'static str,
-    stock: Arc<Stock>,
+    answer_data: Arc<AnswerData>,
     without: Box<dyn Fn()>,
     with: Box<dyn Fn()>,
 }
@@ -74,7 +74,7 @@ impl Subject {
         let backend = Backend::default();
         Self {
             name,
-            stock: backend.stock.clone(),
+            answer_data: backend.answer_data.clone(),
             without: passing(outer.layer(backend.clone())),
             with: passing(outer.layer(layer.layer(backend))),
         }
@@ -86,7 +86,7 @@ impl Subject {
 
     /// Sets the number of chunks before the last line of an answer.
     pub(crate) fn set_chunks(&self, chunks: usize) {
-        self.stock.chunks.store(chunks, Ordering::Relaxed);
+        self.answer_data.chunks.store(chunks, Ordering::Relaxed);
     }
 
     /// One request, with the layer.
@@ -130,10 +130,7 @@ where
 {
     let cx = &mut Context::from_waker(Waker::noop());
     let ready = service.poll_ready(cx);
-    assert!(
-        matches!(ready, Poll::Ready(Ok(()))),
-        "there is no wait"
-    );
+    assert!(matches!(ready, Poll::Ready(Ok(()))), "there is no wait");
     let mut call = pin!(service.call(request));
     let answer = until_ready(|| call.as_mut().poll(cx)).expect("nothing fails here");
     assert!(answer.status().is_success());
@@ -154,11 +151,11 @@ fn until_ready<T>(mut poll: impl FnMut() -> Poll<T>) -> T {
 /// Reads the whole request and answers with a stream of lines.
 #[derive(Clone)]
 pub(crate) struct Backend {
-    stock: Arc<Stock>,
+    answer_data: Arc<AnswerData>,
 }
 
 /// The data of all answers.
-struct Stock {
+struct AnswerData {
     chunks: AtomicUsize,
     line: Bytes,
     last: Bytes,
@@ -168,13 +165,13 @@ impl Default for Backend {
     fn default() -> Self {
         // Parts of a reference-counted buffer, as frames from a socket are.
         let buffer = Bytes::from([LINE, LAST].concat());
-        let stock = Stock {
+        let answer_data = AnswerData {
             chunks: AtomicUsize::new(0),
             line: buffer.slice(..LINE.len()),
             last: buffer.slice(LINE.len()..),
         };
         Self {
-            stock: Arc::new(stock),
+            answer_data: Arc::new(answer_data),
         }
     }
 }
@@ -192,8 +189,8 @@ impl<B: Body> Service<Request<B>> for Backend {
         Answering {
             body: request.into_body(),
             lines: Some(Lines {
-                left: self.stock.chunks.load(Ordering::Relaxed) + 1,
-                stock: self.stock.clone(),
+                left: self.answer_data.chunks.load(Ordering::Relaxed) + 1,
+                answer_data: self.answer_data.clone(),
                 has_waited: false,
             }),
             has_waited: false,
@@ -228,7 +225,7 @@ impl<B: Body> Future for Answering<B> {
 
 /// Lines, each of them pending once.
 pub(crate) struct Lines {
-    stock: Arc<Stock>,
+    answer_data: Arc<AnswerData>,
     left: usize,
     has_waited: bool,
 }
@@ -251,8 +248,8 @@ impl Body for Lines {
         };
         self.left = left;
         let line = match left {
-            0 => &self.stock.last,
-            _ => &self.stock.line,
+            0 => &self.answer_data.last,
+            _ => &self.answer_data.line,
         };
         Poll::Ready(Some(Ok(Frame::data(line.clone()))))
     }

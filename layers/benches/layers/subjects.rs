@@ -166,11 +166,11 @@ fn endpoint_layer() -> EndpointLayer {
 }
 
 fn outcome_layer() -> OutcomeLayer {
-    struct Nobody;
-    impl Observer for Nobody {
+    struct NoObserver;
+    impl Observer for NoObserver {
         fn finished(&self, _: &Outcome) {}
     }
-    OutcomeLayer::new(Arc::new(Nobody))
+    OutcomeLayer::new(Arc::new(NoObserver))
 }
 
 fn rescue_layer() -> RescueLayer {

@@ -17,7 +17,7 @@ pub(super) enum Sample {
     /// The first byte came after this time.
     FirstByte(Duration),
     /// The request was cancelled after this time, before the first byte.
-    GivenUp(Duration),
+    Cancelled(Duration),
     /// The backend answered that it is overloaded.
     Overloaded,
 }
@@ -98,9 +98,9 @@ impl Controller {
         let is_late = match sample {
             Sample::FirstByte(after) => after > self.target,
             // A request that was cancelled in time shows nothing.
-            Sample::GivenUp(after) if after <= self.target => return,
-            Sample::GivenUp(_) => true,
-            Sample::Overloaded => return self.fall(now),
+            Sample::Cancelled(after) if after <= self.target => return,
+            Sample::Cancelled(_) => true,
+            Sample::Overloaded => return self.decrease(now),
         };
         let round = &mut self.round;
         round.samples += 1;
@@ -109,7 +109,7 @@ impl Controller {
             return;
         }
         if 2 * round.late > round.samples {
-            self.fall(now);
+            self.decrease(now);
         } else if 4 * round.late <= round.samples && round.was_full {
             self.change(self.limit + 1, now);
         } else {
@@ -117,7 +117,7 @@ impl Controller {
         }
     }
 
-    fn fall(&mut self, now: Instant) {
+    fn decrease(&mut self, now: Instant) {
         self.change(self.limit - self.limit.div_ceil(10), now);
     }
 

@@ -9,9 +9,7 @@ use crate::{Fail, Retryable, Side};
 /// The limit of concurrent requests is reached: the server could not answer more of them in time.
 /// The request was not sent, so it may be sent to another backend, or again after a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the server is at its limit of {limit} concurrent requests; try again in a moment"
-)]
+#[error("the server is at its limit of {limit} concurrent requests; try again in a moment")]
 #[non_exhaustive]
 pub struct LimitReached {
     /// The current limit, in requests.

@@ -26,8 +26,8 @@ impl Shared {
         Ok(Permit(self.clone()))
     }
 
-    pub(super) fn measure(&self, sent: Instant) -> Measure {
-        Measure(Some((self.clone(), sent)))
+    pub(super) fn start_measurement(&self, sent: Instant) -> Measurement {
+        Measurement(Some((self.clone(), sent)))
     }
 }
 
@@ -48,9 +48,9 @@ impl fmt::Debug for Permit {
 
 /// The measurement of one request. If it is dropped before its end, the request was cancelled.
 #[derive(Debug)]
-pub(super) struct Measure(Option<(Shared, Instant)>);
+pub(super) struct Measurement(Option<(Shared, Instant)>);
 
-impl Measure {
+impl Measurement {
     /// The measurement of a request that is not measured.
     pub(super) fn none() -> Self {
         Self(None)
@@ -81,8 +81,8 @@ impl Measure {
     }
 }
 
-impl Drop for Measure {
+impl Drop for Measurement {
     fn drop(&mut self) {
-        self.end(|sent, now| Sample::GivenUp(now - sent));
+        self.end(|sent, now| Sample::Cancelled(now - sent));
     }
 }

@@ -118,11 +118,11 @@ fn a_request_cancelled_in_time_does_not_count() {
     let (mut controller, now) = (Controller::new(TARGET), Instant::now());
     controller.try_admit().unwrap();
     for _ in 0..40 {
-        controller.note(now, Sample::GivenUp(ms(100)), now + ms(100));
+        controller.note(now, Sample::Cancelled(ms(100)), now + ms(100));
     }
     assert_eq!(controller.limit(), 4);
     for _ in 0..4 {
-        controller.note(now, Sample::GivenUp(ms(6000)), now + ms(6000));
+        controller.note(now, Sample::Cancelled(ms(6000)), now + ms(6000));
     }
     assert_eq!(controller.limit(), 3);
 }
@@ -172,7 +172,7 @@ impl Server {
     /// share of answers in time for each hour.
     fn run(&mut self, controller: &mut Controller, epoch: Instant, hours: u64) -> Vec<(f64, f64)> {
         let at = |time: u64| epoch + ms(time);
-        let mut told = Vec::new();
+        let mut hourly = Vec::new();
         let (mut limits, mut answers, mut prompt_answers) = ((0, 0), 0, 0);
         self.events.push(Reverse((0, Event::Arrival)));
         while let Some(Reverse((now, event))) = self.events.pop() {
@@ -202,16 +202,16 @@ impl Server {
                 }
             }
             self.start(now);
-            if now >= (told.len() as u64 + 1) * HOUR {
+            if now >= (hourly.len() as u64 + 1) * HOUR {
                 let share = f64::from(prompt_answers) / f64::from(answers);
-                told.push((limits.0 as f64 / f64::from(limits.1), share));
+                hourly.push((limits.0 as f64 / f64::from(limits.1), share));
                 (limits, answers, prompt_answers) = ((0, 0), 0, 0);
-                if told.len() as u64 == hours {
+                if hourly.len() as u64 == hours {
                     break;
                 }
             }
         }
-        told
+        hourly
     }
 }
 
@@ -228,11 +228,11 @@ fn server(parallel: usize) -> Server {
 #[test]
 fn it_finds_the_capacity_of_a_server_and_keeps_it_during_a_long_overload() {
     for parallel in [4, 8, 16] {
-        let told = server(parallel).run(&mut Controller::new(TARGET), Instant::now(), 12);
-        for (limit, in_time) in &told[1..] {
+        let hourly = server(parallel).run(&mut Controller::new(TARGET), Instant::now(), 12);
+        for (limit, in_time) in &hourly[1..] {
             let factor = limit / parallel as f64;
-            assert!((0.9..1.4).contains(&factor), "{parallel}: {told:?}");
-            assert!(*in_time > 0.75, "{parallel}: {told:?}");
+            assert!((0.9..1.4).contains(&factor), "{parallel}: {hourly:?}");
+            assert!(*in_time > 0.75, "{parallel}: {hourly:?}");
         }
     }
 }
@@ -268,7 +268,7 @@ proptest! {
             now += ms(time);
             let sample = match kind {
                 0 => Sample::FirstByte(ms(time)),
-                1 => Sample::GivenUp(ms(time)),
+                1 => Sample::Cancelled(ms(time)),
                 _ => Sample::Overloaded,
             };
             controller.note(sent, sample, now);
@@ -320,7 +320,7 @@ async fn readiness_comes_from_the_inner_service() {
 
 /// The behaviour of an answer: the time until its head, and from there to its first frame.
 #[derive(Clone, Copy)]
-enum Way {
+enum Behaviour {
     Stream(u64, u64),
     Status(StatusCode),
     Fails,
@@ -342,20 +342,20 @@ fn broken() -> impl Body<Data = Bytes, Error = BoxError> + Unpin {
 }
 
 /// The limit after a round of four answers of this kind, starting at 4.
-async fn limit_after(way: Way, layer: AdaptiveLayer) -> usize {
+async fn limit_after(behaviour: Behaviour, layer: AdaptiveLayer) -> usize {
     let service = layer.layer(service_fn(move |_: Request<()>| async move {
-        Ok::<_, BoxError>(match way {
-            Way::Stream(head, first) => {
+        Ok::<_, BoxError>(match behaviour {
+            Behaviour::Stream(head, first) => {
                 tokio::time::sleep(ms(head)).await;
                 Response::new(stream(first).boxed_unsync())
             }
-            Way::Status(status) => {
+            Behaviour::Status(status) => {
                 let mut answer = Response::new(stream(0).boxed_unsync());
                 *answer.status_mut() = status;
                 answer
             }
-            Way::Breaks => Response::new(broken().boxed_unsync()),
-            Way::Fails => return Err("no connection".into()),
+            Behaviour::Breaks => Response::new(broken().boxed_unsync()),
+            Behaviour::Fails => return Err("no connection".into()),
         })
     }));
     let ask = || async {
@@ -371,31 +371,38 @@ async fn limit_after(way: Way, layer: AdaptiveLayer) -> usize {
 #[tokio::test(start_paused = true)]
 async fn the_first_byte_is_the_first_byte_of_the_body() {
     let layer = || AdaptiveLayer::new(TARGET);
-    assert_eq!(limit_after(Way::Stream(1000, 1000), layer()).await, 5);
-    assert_eq!(limit_after(Way::Stream(6000, 0), layer()).await, 3);
-    assert_eq!(limit_after(Way::Stream(0, 6000), layer()).await, 3);
-    assert_eq!(limit_after(Way::Stream(3000, 3000), layer()).await, 3);
+    assert_eq!(limit_after(Behaviour::Stream(1000, 1000), layer()).await, 5);
+    assert_eq!(limit_after(Behaviour::Stream(6000, 0), layer()).await, 3);
+    assert_eq!(limit_after(Behaviour::Stream(0, 6000), layer()).await, 3);
+    assert_eq!(limit_after(Behaviour::Stream(3000, 3000), layer()).await, 3);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_overload_status_decreases_the_limit_at_once() {
     let layer = || AdaptiveLayer::new(TARGET);
-    let busy = Way::Status(StatusCode::SERVICE_UNAVAILABLE);
+    let busy = Behaviour::Status(StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(limit_after(busy, layer()).await, 3);
 }
 
 #[tokio::test(start_paused = true)]
 async fn other_failures_do_not_change_the_limit() {
     let layer = || AdaptiveLayer::new(TARGET);
-    for way in [Way::Status(StatusCode::NOT_FOUND), Way::Fails, Way::Breaks] {
-        assert_eq!(limit_after(way, layer()).await, 4);
+    for behaviour in [
+        Behaviour::Status(StatusCode::NOT_FOUND),
+        Behaviour::Fails,
+        Behaviour::Breaks,
+    ] {
+        assert_eq!(limit_after(behaviour, layer()).await, 4);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn unmeasured_requests_count_towards_the_limit() {
     let layer = AdaptiveLayer::new(TARGET).with_measured(|_| false);
-    assert_eq!(limit_after(Way::Stream(9000, 0), layer.clone()).await, 4);
+    assert_eq!(
+        limit_after(Behaviour::Stream(9000, 0), layer.clone()).await,
+        4
+    );
     let service = layer.layer(service_fn(|_: Request<()>| {
         std::future::pending::<Result<Answer, BoxError>>()
     }));

@@ -158,17 +158,17 @@ fn script() -> impl Strategy<Value = Script> {
 }
 
 #[derive(Clone, Debug)]
-enum Move {
+enum Action {
     Start(Script),
     Poll(prop::sample::Index),
     Drop(prop::sample::Index),
 }
 
-fn moves() -> impl Strategy<Value = Vec<Move>> {
+fn actions() -> impl Strategy<Value = Vec<Action>> {
     let one = prop_oneof![
-        2 => script().prop_map(Move::Start),
-        6 => any::<prop::sample::Index>().prop_map(Move::Poll),
-        1 => any::<prop::sample::Index>().prop_map(Move::Drop),
+        2 => script().prop_map(Action::Start),
+        6 => any::<prop::sample::Index>().prop_map(Action::Poll),
+        1 => any::<prop::sample::Index>().prop_map(Action::Drop),
     ];
     prop::collection::vec(one, 0..80)
 }
@@ -196,16 +196,16 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn permits_are_released_however_requests_end(moves in moves()) {
+    fn permits_are_released_however_requests_end(actions in actions()) {
         const MAX: usize = 3;
         let layer = layer(MAX);
         let service = layer.layer(service_fn(|request: Request<Script>| play(request.into_body())));
         let mut flights: Vec<Flight> = Vec::new();
         let cx = &mut Context::from_waker(Waker::noop());
 
-        for step in moves {
+        for step in actions {
             match step {
-                Move::Start(script) => {
+                Action::Start(script) => {
                     let mut service = service.clone();
                     let full = flights.len() == MAX;
                     let mut answer: Answer = Box::pin(service.call(Request::new(script)));
@@ -216,7 +216,7 @@ proptest! {
                         flights.push(Flight::Head(answer));
                     }
                 }
-                Move::Poll(at) if !flights.is_empty() => {
+                Action::Poll(at) if !flights.is_empty() => {
                     let at = at.index(flights.len());
                     let flight = flights.swap_remove(at);
                     // Drop the panicked value, as the task of a connection does.
@@ -233,10 +233,10 @@ proptest! {
                     }));
                     flights.extend(next.ok().flatten());
                 }
-                Move::Drop(at) if !flights.is_empty() => {
+                Action::Drop(at) if !flights.is_empty() => {
                     flights.swap_remove(at.index(flights.len()));
                 }
-                Move::Poll(_) | Move::Drop(_) => {}
+                Action::Poll(_) | Action::Drop(_) => {}
             }
             prop_assert_eq!(layer.in_flight(), flights.len());
         }

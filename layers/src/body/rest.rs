@@ -32,7 +32,7 @@ impl Rest {
 
     /// Declared bytes are missing.
     #[cfg(feature = "outcome")]
-    pub(crate) fn is_owed(&self) -> bool {
+    pub(crate) fn is_incomplete(&self) -> bool {
         self.0.is_some_and(|rest| rest > 0)
     }
 }

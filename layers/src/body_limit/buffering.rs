@@ -17,9 +17,9 @@ const LARGEST_STEP: u64 = 1 << 20;
 
 /// Smaller pieces are joined. The handle of a piece costs 32 bytes or more, so a body of one-byte
 /// chunks would otherwise hold many times its reserved memory.
-const SMALL: usize = 2 << 10;
+const SMALL_PIECE: usize = 2 << 10;
 /// The size of a block of joined small pieces.
-const BLOCK: usize = 64 << 10;
+const JOINED_BLOCK: usize = 64 << 10;
 
 /// The minimum pace of a body.
 #[derive(Clone, Copy, Debug)]
@@ -84,11 +84,11 @@ impl Buffering {
             return Err(BodyTooLarge { limit: self.limit }.into());
         }
         self.reserve()?;
-        if piece.len() >= SMALL {
+        if piece.len() >= SMALL_PIECE {
             self.flush();
             self.segments.push(piece);
         } else if !self.joined.is_empty() {
-            if self.joined.len() + piece.len() > BLOCK {
+            if self.joined.len() + piece.len() > JOINED_BLOCK {
                 self.flush();
             }
             self.joined.extend_from_slice(&piece);
@@ -102,7 +102,7 @@ impl Buffering {
     }
 
     fn pop_small(&mut self) -> Option<Bytes> {
-        let is_small = self.segments.last()?.len() < SMALL;
+        let is_small = self.segments.last()?.len() < SMALL_PIECE;
         if is_small { self.segments.pop() } else { None }
     }
 

@@ -54,9 +54,9 @@ fn chunks<'a>(
 }
 
 /// A body that records whether it was polled for a frame.
-struct Watched(u64, Arc<AtomicUsize>);
+struct CountsPolls(u64, Arc<AtomicUsize>);
 
-impl Body for Watched {
+impl Body for CountsPolls {
     type Data = Bytes;
     type Error = BoxError;
     fn poll_frame(
@@ -132,7 +132,7 @@ async fn memory_is_held_until_the_body_is_dropped() {
 async fn a_declared_length_over_the_limit_is_refused_unread() {
     let budget = MemoryBudget::new(100);
     let polls = Arc::new(AtomicUsize::new(0));
-    let body = Watched(11, polls.clone());
+    let body = CountsPolls(11, polls.clone());
     assert_eq!(failure(send(&limited(10, &budget), body).await), TOO_LARGE);
     assert_eq!(polls.load(Ordering::Relaxed), 0);
 }
@@ -142,7 +142,7 @@ async fn a_declared_length_beyond_the_free_budget_is_refused_unread() {
     let budget = MemoryBudget::new(100);
     let _held = budget.try_reserve(95).unwrap();
     let polls = Arc::new(AtomicUsize::new(0));
-    let result = send(&limited(10, &budget), Watched(6, polls.clone())).await;
+    let result = send(&limited(10, &budget), CountsPolls(6, polls.clone())).await;
     assert_eq!(failure(result), EXHAUSTED);
     assert_eq!((polls.load(Ordering::Relaxed), budget.available()), (0, 5));
 }
@@ -264,7 +264,7 @@ async fn a_streamed_body_is_forwarded_unread_and_takes_no_memory() {
         Ok::<_, BoxError>(request.body().segments().is_none())
     });
     let polls = Arc::new(AtomicUsize::new(0));
-    let body = Watched(1 << 40, polls.clone());
+    let body = CountsPolls(1 << 40, polls.clone());
     assert!(
         layer
             .layer(inner)
@@ -277,9 +277,9 @@ async fn a_streamed_body_is_forwarded_unread_and_takes_no_memory() {
 
 /// A service that counts calls of `poll_ready`.
 #[derive(Clone)]
-struct Eager(Arc<AtomicUsize>);
+struct CountsReadiness(Arc<AtomicUsize>);
 
-impl<B> tower::Service<Request<B>> for Eager {
+impl<B> tower::Service<Request<B>> for CountsReadiness {
     type Response = ();
     type Error = BoxError;
     type Future = std::future::Ready<Result<(), BoxError>>;
@@ -298,8 +298,8 @@ impl<B> tower::Service<Request<B>> for Eager {
 #[tokio::test]
 async fn the_inner_service_is_polled_for_readiness_after_the_body_has_arrived() {
     let asked = Arc::new(AtomicUsize::new(0));
-    let service = limited(10, &MemoryBudget::new(100)).layer(Eager(asked.clone()));
-    let endless = Request::new(Watched(5, Arc::default()));
+    let service = limited(10, &MemoryBudget::new(100)).layer(CountsReadiness(asked.clone()));
+    let endless = Request::new(CountsPolls(5, Arc::default()));
     let mut slow = tokio_test::task::spawn(service.clone().oneshot(endless));
     tokio_test::assert_pending!(slow.poll());
     assert_eq!(asked.load(Ordering::Relaxed), 0);

@@ -25,7 +25,7 @@ pub(super) type Exchange =
     Pin<Box<dyn Future<Output = Result<Response<BoxBody>, BoxError>> + Send>>;
 
 /// A new exchange, and the rule for the end of its answer.
-pub(super) struct Inner {
+pub(super) struct NewExchange {
     pub(super) exchange: Exchange,
     pub(super) dialect: Dialect,
     pub(super) operation: Operation,
@@ -64,7 +64,7 @@ struct State {
     head: Option<Parts>,
     frames: VecDeque<Bytes>,
     /// The number of frames that were dropped from the front of `frames`.
-    let_go: usize,
+    dropped: usize,
     bytes: u64,
     /// The answer is too large to be cached and to be joined.
     is_too_large: bool,
@@ -78,7 +78,7 @@ enum Stage {
 }
 
 impl Flight {
-    pub(super) fn new(key: Key, store: Arc<Store>, inner: Inner) -> Self {
+    pub(super) fn new(key: Key, store: Arc<Store>, inner: NewExchange) -> Self {
         Self {
             key,
             store,
@@ -88,7 +88,7 @@ impl Flight {
                 stage: Stage::Calling(inner.exchange),
                 head: None,
                 frames: VecDeque::new(),
-                let_go: 0,
+                dropped: 0,
                 bytes: 0,
                 is_too_large: false,
             }),
@@ -135,14 +135,14 @@ impl Flight {
     ) -> Poll<Option<Result<Bytes, SharedFailure>>> {
         let mut state = self.state();
         loop {
-            if let Some(frame) = state.frames.get(seen - state.let_go) {
+            if let Some(frame) = state.frames.get(seen - state.dropped) {
                 let frame = frame.clone();
                 if state.is_too_large && Arc::strong_count(self) == 1 {
                     // No request can join, and this is the last participant: the frames are not
                     // needed again.
-                    let passed = seen - state.let_go;
-                    state.frames.drain(..=passed);
-                    state.let_go = seen + 1;
+                    let index = seen - state.dropped;
+                    state.frames.drain(..=index);
+                    state.dropped = seen + 1;
                 }
                 return Poll::Ready(Some(Ok(frame)));
             }
@@ -158,7 +158,7 @@ impl Flight {
     /// Whether the answer is complete and has no frame after `seen` frames.
     pub(super) fn is_at_end(&self, seen: usize) -> bool {
         let state = self.state();
-        matches!(state.stage, Stage::Complete) && seen - state.let_go >= state.frames.len()
+        matches!(state.stage, Stage::Complete) && seen - state.dropped >= state.frames.len()
     }
 
     /// Drives the exchange by one step and wakes the other participants.
@@ -207,10 +207,10 @@ impl Flight {
     fn complete(&self, state: &mut State) {
         state.stage = Stage::Complete;
         if let Some(head) = state.head.as_ref().filter(|_| !state.is_too_large)
-            && self.is_worth_keeping(head, &state.frames)
+            && self.is_cacheable(head, &state.frames)
         {
             let frames = state.frames.iter().cloned().collect();
-            self.store.keep(self.key, head.clone(), frames);
+            self.store.insert(self.key, head.clone(), frames);
         }
         self.close();
     }
@@ -224,7 +224,7 @@ impl Flight {
         self.store.close(&self.key, self);
     }
 
-    fn is_worth_keeping(&self, head: &Parts, frames: &VecDeque<Bytes>) -> bool {
+    fn is_cacheable(&self, head: &Parts, frames: &VecDeque<Bytes>) -> bool {
         let forbids = |value: &http::HeaderValue| value.as_bytes().starts_with(b"no-store");
         if head.status != StatusCode::OK || head.headers.get(CACHE_CONTROL).is_some_and(forbids) {
             return false;

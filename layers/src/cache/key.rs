@@ -17,36 +17,36 @@ const MAX_REQUEST: usize = 1 << 20;
 
 /// Whether and how a request uses the cache.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Question {
+pub(super) enum Lookup {
     /// The request uses the cache, with this key.
-    Asked(Key),
+    By(Key),
     /// The client asked not to use the cache.
     Declined,
     /// The answer to this request cannot be cached.
-    Unfit,
+    NotCacheable,
 }
 
 /// The lookup for a request with this body. `version` gives the version of its model.
-pub(super) fn question(
+pub(super) fn lookup(
     request: &Parts,
     body: &[Bytes],
     version: impl FnOnce() -> Option<std::sync::Arc<str>>,
     tenant: impl FnOnce() -> Option<std::sync::Arc<str>>,
-) -> Question {
-    let Some(endpoint) = fit_endpoint(request) else {
-        return Question::Unfit;
+) -> Lookup {
+    let Some(endpoint) = cacheable_endpoint(request) else {
+        return Lookup::NotCacheable;
     };
     if body.iter().map(Bytes::len).sum::<usize>() > MAX_REQUEST {
-        return Question::Unfit;
+        return Lookup::NotCacheable;
     }
     let Some(fields) = parse(body).filter(|fields| is_deterministic(endpoint, fields)) else {
-        return Question::Unfit;
+        return Lookup::NotCacheable;
     };
     if declines(request) {
-        return Question::Declined;
+        return Lookup::Declined;
     }
     let Some(version) = version() else {
-        return Question::Unfit;
+        return Lookup::NotCacheable;
     };
     let mut hasher = Sha256::new();
     let mut part = |bytes: &[u8]| {
@@ -57,18 +57,18 @@ pub(super) fn question(
     part(tenant().as_deref().unwrap_or_default().as_bytes());
     part(endpoint.route.as_bytes());
     part(canonical(fields).as_bytes());
-    Question::Asked(hasher.finalize().into())
+    Lookup::By(hasher.finalize().into())
 }
 
-fn fit_endpoint(request: &Parts) -> Option<&Endpoint> {
+fn cacheable_endpoint(request: &Parts) -> Option<&Endpoint> {
     let RouteMatch::Found { endpoint, .. } = RouteMatch::of(&request.extensions)? else {
         return None;
     };
-    let is_fit = matches!(
+    let is_cacheable = matches!(
         endpoint.operation,
         Operation::Embed | Operation::Chat | Operation::Generate
     );
-    (is_fit && request.method == Method::POST).then_some(endpoint)
+    (is_cacheable && request.method == Method::POST).then_some(endpoint)
 }
 
 /// Whether the client asks for a fresh answer (RFC 9111 5.2.1).
@@ -109,8 +109,8 @@ fn is_deterministic(endpoint: &Endpoint, fields: &Map<String, Value>) -> bool {
     let has_prompt = ["prompt", "messages", "input"]
         .iter()
         .any(|name| fields.get(*name).is_some_and(|value| !is_empty(value)));
-    let is_cold = options.get("temperature").and_then(Value::as_f64) == Some(0.0);
-    has_prompt && (is_cold || options.get("seed").is_some_and(Value::is_i64))
+    let has_zero_temperature = options.get("temperature").and_then(Value::as_f64) == Some(0.0);
+    has_prompt && (has_zero_temperature || options.get("seed").is_some_and(Value::is_i64))
 }
 
 fn is_empty(value: &Value) -> bool {

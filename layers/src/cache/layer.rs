@@ -82,7 +82,7 @@ impl CacheLayer {
     }
 
     fn change(mut self, change: impl FnOnce(&mut Store)) -> Self {
-        let mut store = self.store.emptied();
+        let mut store = self.store.without_entries();
         change(&mut store);
         self.store = Arc::new(store);
         self

@@ -3,7 +3,7 @@
 use tower_layer::Layer;
 
 use super::PanicGuardService;
-use super::shield::Hook;
+use super::catch::Hook;
 
 /// Limits a panic to the request that caused it. See the [module](super).
 #[derive(Clone, Copy, Debug)]

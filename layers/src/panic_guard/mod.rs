@@ -50,11 +50,11 @@
 //! ```
 
 mod body;
+mod catch;
 mod error;
 mod future;
 mod layer;
 mod service;
-mod shield;
 #[cfg(test)]
 mod tests;
 

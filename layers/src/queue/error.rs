@@ -8,9 +8,9 @@ use http::StatusCode;
 use crate::{Fail, Side};
 
 /// Formats a known time in whole seconds, rounded up; formats nothing if it is unknown.
-struct About(Option<Duration>);
+struct PredictedWait(Option<Duration>);
 
-impl fmt::Display for About {
+impl fmt::Display for PredictedWait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(wait) => write!(f, ", about {} s", seconds(wait)),
@@ -27,7 +27,7 @@ fn seconds(time: Duration) -> u128 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the queue is full: {waiting} requests wait{}; try again in {} s",
-    About(*.predicted_wait),
+    PredictedWait(*.predicted_wait),
     seconds(*.retry_after)
 )]
 #[non_exhaustive]
@@ -60,7 +60,7 @@ impl Fail for QueueFull {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "this client has too many waiting requests: {waiting}{}; try again in {} s",
-    About(*.predicted_wait),
+    PredictedWait(*.predicted_wait),
     seconds(*.retry_after)
 )]
 #[non_exhaustive]

@@ -55,7 +55,7 @@ pin_project! {
             answer: F,
             permit: Option<Permit<SlotPool<C, K>>>,
         },
-        Over { error: Option<BoxError> },
+        Done { error: Option<BoxError> },
     }
 }
 
@@ -81,7 +81,7 @@ where
     pub(super) fn refused(error: BoxError) -> Self {
         let error = Some(error);
         Self {
-            stage: Stage::Over { error },
+            stage: Stage::Done { error },
             call: None,
             meter: None,
         }
@@ -111,7 +111,7 @@ where
                             let permit = Some(permit);
                             Stage::Readying { permit }
                         }
-                        Err(error) => Stage::Over { error: Some(error) },
+                        Err(error) => Stage::Done { error: Some(error) },
                     };
                     this.stage.set(stage);
                 }
@@ -130,7 +130,7 @@ where
                                 permit.unused();
                             }
                             let error = Some(error.into());
-                            Stage::Over { error }
+                            Stage::Done { error }
                         }
                     };
                     this.stage.set(stage);
@@ -140,7 +140,7 @@ where
                     let permit = permit.take();
                     // Drops the permit's place in the future, so that a caller who keeps the future
                     // does not keep the slot.
-                    this.stage.set(Stage::Over { error: None });
+                    this.stage.set(Stage::Done { error: None });
                     let permit = permit.expect("a call has its permit");
                     return Poll::Ready(answer.map(|mut answer| {
                         if let Some(meter) = this.meter.take() {
@@ -149,7 +149,7 @@ where
                         answer.map(|body| Guarded::new(body, permit))
                     }));
                 }
-                StageProjection::Over { error } => {
+                StageProjection::Done { error } => {
                     // Drops the request of a refused call, which waits for nothing.
                     *this.call = None;
                     let error = error.take().expect("a future is not polled after its end");
@@ -171,7 +171,7 @@ where
             Stage::Waiting { .. } => "waiting",
             Stage::Readying { .. } => "has a slot",
             Stage::Calling { .. } => "called",
-            Stage::Over { .. } => "over",
+            Stage::Done { .. } => "done",
         };
         f.debug_tuple("QueueFuture").field(&stage).finish()
     }

@@ -12,7 +12,7 @@ use tower_layer::Layer;
 use super::{Arrival, Entry, Meter, Priority, Queue, QueueService, SlotPool};
 
 /// Reads a property of a request.
-type Of<T> = Arc<dyn Fn(&Parts) -> T + Send + Sync>;
+type Extractor<T> = Arc<dyn Fn(&Parts) -> T + Send + Sync>;
 
 /// Queues requests until one of a fixed number of slots is free. See the [module](super).
 ///
@@ -24,19 +24,19 @@ where
     K: Clone + Eq + Hash,
 {
     queue: Queue<SlotPool<C, K>>,
-    reading: Reading<C, K>,
+    extractors: Extractors<C, K>,
 }
 
 /// The functions that read a request's properties.
-pub(super) struct Reading<C, K> {
-    class: Of<C>,
-    key: Of<K>,
-    priority: Option<Of<Priority>>,
-    weight: Option<Of<NonZeroU32>>,
-    cost: Option<Of<u32>>,
+pub(super) struct Extractors<C, K> {
+    class: Extractor<C>,
+    key: Extractor<K>,
+    priority: Option<Extractor<Priority>>,
+    weight: Option<Extractor<NonZeroU32>>,
+    cost: Option<Extractor<u32>>,
 }
 
-impl<C, K> Reading<C, K> {
+impl<C, K> Extractors<C, K> {
     pub(super) fn class(&self, parts: &Parts) -> C {
         (self.class)(parts)
     }
@@ -69,7 +69,7 @@ impl QueueLayer {
     pub fn new(slots: NonZeroUsize) -> Self {
         Self {
             queue: Queue::new(SlotPool::new(slots)),
-            reading: Reading {
+            extractors: Extractors {
                 class: Arc::new(|_| ()),
                 key: Arc::new(|_| ()),
                 priority: None,
@@ -90,13 +90,13 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> QueueLayer<C, K> {
         F: Fn(&Parts) -> D + Send + Sync + 'static,
     {
         QueueLayer {
-            queue: self.queue.emptied(SlotPool::like),
-            reading: Reading {
+            queue: self.queue.with_dispatch(SlotPool::with_same_limits),
+            extractors: Extractors {
                 class: Arc::new(class),
-                key: self.reading.key,
-                priority: self.reading.priority,
-                weight: self.reading.weight,
-                cost: self.reading.cost,
+                key: self.extractors.key,
+                priority: self.extractors.priority,
+                weight: self.extractors.weight,
+                cost: self.extractors.cost,
             },
         }
     }
@@ -111,13 +111,13 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> QueueLayer<C, K> {
         F: Fn(&Parts) -> L + Send + Sync + 'static,
     {
         QueueLayer {
-            queue: self.queue.emptied(SlotPool::like),
-            reading: Reading {
-                class: self.reading.class,
+            queue: self.queue.with_dispatch(SlotPool::with_same_limits),
+            extractors: Extractors {
+                class: self.extractors.class,
                 key: Arc::new(key),
-                priority: self.reading.priority,
-                weight: self.reading.weight,
-                cost: self.reading.cost,
+                priority: self.extractors.priority,
+                weight: self.extractors.weight,
+                cost: self.extractors.cost,
             },
         }
     }
@@ -127,7 +127,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> QueueLayer<C, K> {
         mut self,
         priority: impl Fn(&Parts) -> Priority + Send + Sync + 'static,
     ) -> Self {
-        self.reading.priority = Some(Arc::new(priority));
+        self.extractors.priority = Some(Arc::new(priority));
         self
     }
 
@@ -136,7 +136,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> QueueLayer<C, K> {
         mut self,
         weight: impl Fn(&Parts) -> NonZeroU32 + Send + Sync + 'static,
     ) -> Self {
-        self.reading.weight = Some(Arc::new(weight));
+        self.extractors.weight = Some(Arc::new(weight));
         self
     }
 
@@ -145,7 +145,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> QueueLayer<C, K> {
     /// With this, the request and the answer carry a [`Meter`] in their extensions. A layer that
     /// learns the real cost before the answer ends sets it there.
     pub fn with_cost(mut self, tokens: impl Fn(&Parts) -> u32 + Send + Sync + 'static) -> Self {
-        self.reading.cost = Some(Arc::new(tokens));
+        self.extractors.cost = Some(Arc::new(tokens));
         self
     }
 
@@ -201,11 +201,11 @@ impl<S, C: Clone + Eq + Hash, K: Clone + Eq + Hash> Layer<S> for QueueLayer<C, K
     type Service = QueueService<S, C, K>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        QueueService::new(inner, self.queue.clone(), Arc::new(self.reading.clone()))
+        QueueService::new(inner, self.queue.clone(), Arc::new(self.extractors.clone()))
     }
 }
 
-impl<C, K> Clone for Reading<C, K> {
+impl<C, K> Clone for Extractors<C, K> {
     fn clone(&self) -> Self {
         Self {
             class: self.class.clone(),
@@ -221,7 +221,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Clone for QueueLayer<C, K> {
     fn clone(&self) -> Self {
         Self {
             queue: self.queue.clone(),
-            reading: self.reading.clone(),
+            extractors: self.extractors.clone(),
         }
     }
 }

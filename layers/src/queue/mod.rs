@@ -6,7 +6,7 @@
 //! model), and visible.
 //!
 //! ```text
-//! enter ── ticket: waits in line ── slot taken ── request, head, body ── end, error or drop
+//! enter ── ticket: waits ───────── slot taken ── request, head, body ── end, error or drop
 //!   │                                   └──────────── permit ────────────┘
 //!   └ refused at once: QueueFull (503), KeyQueueFull (429)         └ offered to the next
 //! ```
@@ -112,17 +112,14 @@
 //! tower's `ConcurrencyLimit` also waits, but has no limit on the wait, serves in order of arrival,
 //! and releases its permit at the response head.
 
+mod class_queue;
+mod class_queues;
 mod entry;
 mod error;
 mod future;
 mod layer;
-mod line;
-mod lines;
 mod permit;
-#[allow(
-    clippy::module_inception,
-    reason = "the queue itself, among its parts"
-)]
+#[allow(clippy::module_inception, reason = "the queue itself, among its parts")]
 mod queue;
 mod service;
 mod slots;

@@ -9,9 +9,9 @@ use std::time::Duration;
 use foldhash::HashMap;
 use tokio::time::Instant;
 
+use super::class_queue::Position;
+use super::class_queues::ClassQueues;
 use super::entry::{Charge, Entry};
-use super::line::Seat;
-use super::lines::Lines;
 use super::{ClassSnapshot, Permit, QueueTimeout, Standing, Ticket};
 use crate::{BoxError, Failure};
 
@@ -57,8 +57,8 @@ impl<D: Dispatch> Queue<D> {
     /// A queue for the slots of `dispatch`.
     pub fn new(dispatch: D) -> Self {
         let state = State {
-            lines: Lines::new(),
-            told: HashMap::default(),
+            class_queues: ClassQueues::new(),
+            tickets: HashMap::default(),
         };
         Self {
             shared: Arc::new(Shared {
@@ -70,19 +70,19 @@ impl<D: Dispatch> Queue<D> {
 
     /// The maximum number of waiting requests of one class; default 512, as in Ollama.
     pub fn with_max_waiting(self, requests: usize) -> Self {
-        self.shared.state().lines.rules.max_waiting = requests;
+        self.shared.state().class_queues.rules.max_waiting = requests;
         self
     }
 
     /// The maximum number of waiting requests of one key in one class; by default not limited.
     pub fn with_max_waiting_per_key(self, requests: Option<usize>) -> Self {
-        self.shared.state().lines.rules.max_waiting_per_key = requests;
+        self.shared.state().class_queues.rules.max_waiting_per_key = requests;
         self
     }
 
     /// The maximum predicted wait; a request beyond it is refused at once. Default 5 minutes.
     pub fn with_max_predicted_wait(self, wait: Option<Duration>) -> Self {
-        self.shared.state().lines.rules.max_predicted_wait = wait;
+        self.shared.state().class_queues.rules.max_predicted_wait = wait;
         self
     }
 
@@ -91,7 +91,7 @@ impl<D: Dispatch> Queue<D> {
     /// It counts from the entry into the queue, not from the arrival: the time of an earlier
     /// attempt does not count.
     pub fn with_max_wait(self, wait: Option<Duration>) -> Self {
-        self.shared.state().lines.rules.max_wait = wait;
+        self.shared.state().class_queues.rules.max_wait = wait;
         self
     }
 
@@ -102,23 +102,23 @@ impl<D: Dispatch> Queue<D> {
     /// priority was served, if that is later: a key that gets its share does not age, however many
     /// waiters it has.
     pub fn with_ageing(self, step: Option<Duration>) -> Self {
-        self.shared.state().lines.rules.ageing = step;
+        self.shared.state().class_queues.rules.ageing = step;
         self
     }
 
     /// The service time to assume for a class until its first slot was released. Without it, waits
     /// are not predicted until then.
     pub fn with_assumed_service_time(self, time: Option<Duration>) -> Self {
-        self.shared.state().lines.rules.assumed_service = time;
+        self.shared.state().class_queues.rules.assumed_service = time;
         self
     }
 
     /// An empty queue with the same rules, for slots of another type.
-    pub(super) fn emptied<E: Dispatch>(&self, dispatch: impl FnOnce(&D) -> E) -> Queue<E> {
-        let emptied = Queue::new(dispatch(&self.shared.dispatch));
-        let rules = self.shared.state().lines.rules;
-        emptied.shared.state().lines.rules = rules;
-        emptied
+    pub(super) fn with_dispatch<E: Dispatch>(&self, dispatch: impl FnOnce(&D) -> E) -> Queue<E> {
+        let queue = Queue::new(dispatch(&self.shared.dispatch));
+        let rules = self.shared.state().class_queues.rules;
+        queue.shared.state().class_queues.rules = rules;
+        queue
     }
 
     /// Enters the queue. If no other request of the class waits and a slot is free, the ticket has
@@ -136,22 +136,24 @@ impl<D: Dispatch> Queue<D> {
         let shared = &self.shared;
         let mut guard = shared.state();
         let state = &mut *guard;
-        if let Some(slot) = shared.try_pass(state, &class, &entry)? {
+        if let Some(slot) = shared.try_admit(state, &class, &entry)? {
             drop(guard);
             return Ok(Ticket::granted(self.permit(slot, class, entry, now)));
         }
-        let id = state.lines.next_id();
-        let seat = Seat {
+        let id = state.class_queues.next_id();
+        let position = Position {
             key: entry.key,
             priority: entry.priority,
             arrival: entry.arrival.map_or(now, |arrival| arrival.min(now)),
             id,
         };
         let data = entry.request;
-        state.lines.push(&class, &seat, entry.charge, data, now)?;
-        state.told.insert(id, Told::Nothing(None));
+        state
+            .class_queues
+            .push(&class, &position, entry.charge, data, now)?;
+        state.tickets.insert(id, TicketState::Waiting(None));
         let latest = state
-            .lines
+            .class_queues
             .rules
             .max_wait
             .and_then(|wait| now.checked_add(wait));
@@ -160,7 +162,7 @@ impl<D: Dispatch> Queue<D> {
         let wait = Wait {
             shared: shared.clone(),
             class,
-            seat,
+            position,
             charge: entry.charge,
             entered: now,
             has_left: false,
@@ -191,22 +193,22 @@ impl<D: Dispatch> Queue<D> {
 
     /// The number of waiting requests of all classes.
     pub fn waiting(&self) -> usize {
-        self.shared.state().lines.waiting()
+        self.shared.state().class_queues.waiting()
     }
 
     /// The number of tickets with a state in memory.
     #[cfg(test)]
-    pub(super) fn remembered(&self) -> usize {
-        self.shared.state().told.len()
+    pub(super) fn tickets_in_memory(&self) -> usize {
+        self.shared.state().tickets.len()
     }
 
-    /// Snapshots of all classes in use and those still remembered, in no order.
+    /// Snapshots of all classes in use and those still tickets_in_memory, in no order.
     pub fn snapshot(&self) -> Vec<ClassSnapshot<D::Class>> {
         let now = Instant::now();
         let state = self.shared.state();
-        let rules = state.lines.rules;
-        let rows = state.lines.lines();
-        rows.map(|(class, line)| ClassSnapshot::of(class.clone(), line, &rules, now))
+        let rules = state.class_queues.rules;
+        let rows = state.class_queues.class_queues();
+        rows.map(|(class, class_queue)| ClassSnapshot::of(class.clone(), class_queue, &rules, now))
             .collect()
     }
 
@@ -214,11 +216,11 @@ impl<D: Dispatch> Queue<D> {
     pub fn class(&self, class: &D::Class) -> Option<ClassSnapshot<D::Class>> {
         let now = Instant::now();
         let state = self.shared.state();
-        let line = state.lines.line(class)?;
+        let class_queue = state.class_queues.class_queue(class)?;
         Some(ClassSnapshot::of(
             class.clone(),
-            line,
-            &state.lines.rules,
+            class_queue,
+            &state.class_queues.rules,
             now,
         ))
     }
@@ -246,13 +248,13 @@ pub(super) struct Shared<D: Dispatch> {
 }
 
 pub(super) struct State<D: Dispatch> {
-    lines: Lines<D::Class, D::Key, D::Request>,
+    class_queues: ClassQueues<D::Class, D::Key, D::Request>,
     /// The state of each waiting ticket.
-    told: HashMap<u64, Told<D::Slot>>,
+    tickets: HashMap<u64, TicketState<D::Slot>>,
 }
 
-enum Told<S> {
-    Nothing(Option<Waker>),
+enum TicketState<S> {
+    Waiting(Option<Waker>),
     Granted(S, Instant),
     Refused(BoxError),
 }
@@ -272,14 +274,16 @@ impl<D: Dispatch> Shared<D> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn try_pass(
+    fn try_admit(
         &self,
         state: &mut State<D>,
         class: &D::Class,
         entry: &Entry<D::Key, D::Request>,
     ) -> Result<Option<D::Slot>, BoxError> {
         let take = || self.dispatch.try_take(class, &entry.request);
-        state.lines.try_pass(class, &entry.key, entry.charge, take)
+        state
+            .class_queues
+            .try_admit(class, &entry.key, entry.charge, take)
     }
 
     fn hand_out(&self) {
@@ -290,20 +294,23 @@ impl<D: Dispatch> Shared<D> {
     }
 
     fn hand_out_under(&self, state: &mut State<D>, wakers: &mut Wakers) {
-        let State { lines, told } = state;
-        if lines.waiting() == 0 {
+        let State {
+            class_queues,
+            tickets,
+        } = state;
+        if class_queues.waiting() == 0 {
             return;
         }
         let now = Instant::now();
-        lines.hand_out(
+        class_queues.hand_out(
             now,
             |class, request| self.dispatch.try_take(class, request),
             |waiter, answer| {
                 let answer = match answer {
-                    Ok(slot) => Told::Granted(slot, now),
-                    Err(error) => Told::Refused(error),
+                    Ok(slot) => TicketState::Granted(slot, now),
+                    Err(error) => TicketState::Refused(error),
                 };
-                if let Some(Told::Nothing(Some(waker))) = told.insert(waiter.id, answer) {
+                if let Some(TicketState::Waiting(Some(waker))) = tickets.insert(waiter.id, answer) {
                     wakers.0.push(waker);
                 }
             },
@@ -315,20 +322,24 @@ impl<D: Dispatch> Shared<D> {
         let mut wakers = Wakers(Vec::new());
         let mut state = self.state();
         state
-            .lines
+            .class_queues
             .finish(&holder.class, &holder.key, held, correction);
         self.hand_out_under(&mut state, &mut wakers);
     }
 
-    pub(super) fn standing(&self, class: &D::Class, seat: &Seat<D::Key>) -> Option<Standing> {
+    pub(super) fn standing(
+        &self,
+        class: &D::Class,
+        position: &Position<D::Key>,
+    ) -> Option<Standing> {
         let now = Instant::now();
         let state = self.state();
-        let line = state.lines.line(class)?;
-        let rules = state.lines.rules;
-        let ahead = line.ahead(seat, rules.at(now))?;
+        let class_queue = state.class_queues.class_queue(class)?;
+        let rules = state.class_queues.rules;
+        let ahead = class_queue.ahead(position, rules.at(now))?;
         Some(Standing {
             ahead,
-            expected_wait: line.expected_wait(ahead, rules.assumed_service),
+            expected_wait: class_queue.expected_wait(ahead, rules.assumed_service),
         })
     }
 }
@@ -350,7 +361,7 @@ impl<D: Dispatch> Holder<D> {
 pub(super) struct Wait<D: Dispatch> {
     shared: Arc<Shared<D>>,
     pub(super) class: D::Class,
-    pub(super) seat: Seat<D::Key>,
+    pub(super) position: Position<D::Key>,
     charge: Charge,
     entered: Instant,
     has_left: bool,
@@ -363,42 +374,43 @@ impl<D: Dispatch> Wait<D> {
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Permit<D>, BoxError>> {
         let mut state = self.shared.state();
-        if let Some(Told::Nothing(waker)) = state.told.get_mut(&self.seat.id) {
+        if let Some(TicketState::Waiting(waker)) = state.tickets.get_mut(&self.position.id) {
             match waker {
                 Some(waker) => waker.clone_from(cx.waker()),
                 None => *waker = Some(cx.waker().clone()),
             }
             return Poll::Pending;
         }
-        let told = state.told.remove(&self.seat.id);
+        let ticket_state = state.tickets.remove(&self.position.id);
         drop(state);
         self.has_left = true;
-        Poll::Ready(match told {
-            Some(Told::Granted(slot, since)) => Ok(self.permit(slot, since)),
-            Some(Told::Refused(error)) => Err(error),
-            Some(Told::Nothing(_)) | None => Err(self.timeout()),
+        Poll::Ready(match ticket_state {
+            Some(TicketState::Granted(slot, since)) => Ok(self.permit(slot, since)),
+            Some(TicketState::Refused(error)) => Err(error),
+            Some(TicketState::Waiting(_)) | None => Err(self.timeout()),
         })
     }
 
     /// Ends the wait at its deadline. A slot that was granted in the meantime is used.
-    pub(super) fn give_up(&mut self) -> Result<Permit<D>, BoxError> {
+    pub(super) fn time_out(&mut self) -> Result<Permit<D>, BoxError> {
         match self.leave() {
-            Some(Told::Granted(slot, since)) => Ok(self.permit(slot, since)),
-            Some(Told::Refused(error)) => Err(error),
-            Some(Told::Nothing(_)) | None => Err(self.timeout()),
+            Some(TicketState::Granted(slot, since)) => Ok(self.permit(slot, since)),
+            Some(TicketState::Refused(error)) => Err(error),
+            Some(TicketState::Waiting(_)) | None => Err(self.timeout()),
         }
     }
 
     fn permit(&self, slot: D::Slot, since: Instant) -> Permit<D> {
-        let holder = Holder::new(self.class.clone(), self.seat.key.clone(), self.charge);
+        let holder = Holder::new(self.class.clone(), self.position.key.clone(), self.charge);
         Permit::new(self.shared.clone(), slot, holder, since)
     }
 
     fn timeout(&self) -> BoxError {
         let state = self.shared.state();
-        let assumed = state.lines.rules.assumed_service;
-        let line = state.lines.line(&self.class);
-        let next = line.and_then(|line| line.expected_wait(line.waiting(), assumed));
+        let assumed = state.class_queues.rules.assumed_service;
+        let class_queue = state.class_queues.class_queue(&self.class);
+        let next = class_queue
+            .and_then(|class_queue| class_queue.expected_wait(class_queue.waiting(), assumed));
         Failure::from(QueueTimeout {
             waited: self.entered.elapsed(),
             retry_after: next.unwrap_or_default().max(Duration::from_secs(1)),
@@ -406,25 +418,25 @@ impl<D: Dispatch> Wait<D> {
         .into()
     }
 
-    fn leave(&mut self) -> Option<Told<D::Slot>> {
+    fn leave(&mut self) -> Option<TicketState<D::Slot>> {
         if std::mem::replace(&mut self.has_left, true) {
             return None;
         }
         let mut wakers = Wakers(Vec::new());
         let mut state = self.shared.state();
-        let told = state.told.remove(&self.seat.id);
-        let waiter = state.lines.remove(&self.class, &self.seat);
+        let ticket_state = state.tickets.remove(&self.position.id);
+        let waiter = state.class_queues.remove(&self.class, &self.position);
         if waiter.is_some() {
             // A waiter behind may be able to use a slot that this one could not.
             self.shared.hand_out_under(&mut state, &mut wakers);
         }
-        told
+        ticket_state
     }
 }
 
 impl<D: Dispatch> Drop for Wait<D> {
     fn drop(&mut self) {
-        if let Some(Told::Granted(slot, since)) = self.leave() {
+        if let Some(TicketState::Granted(slot, since)) = self.leave() {
             self.permit(slot, since).unused();
         }
     }

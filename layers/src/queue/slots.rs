@@ -48,7 +48,7 @@ impl<C: Clone + Eq + Hash, K> SlotPool<C, K> {
     }
 
     /// A pool with the same limits and no slot in use.
-    pub(super) fn like<D, L>(other: &SlotPool<D, L>) -> Self {
+    pub(super) fn with_same_limits<D, L>(other: &SlotPool<D, L>) -> Self {
         let counts = lock(&other.counts);
         Self {
             counts: Arc::new(Mutex::new(Counts {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::line::{Line, Seat};
-use super::lines::Rules;
+use super::class_queue::{ClassQueue, Position};
+use super::class_queues::Rules;
 use super::queue::{Shared, Wait};
 use super::{Dispatch, Permit};
 use crate::{BoxError, Deadline};
@@ -23,7 +23,7 @@ use crate::{BoxError, Deadline};
 #[must_use = "a ticket that is dropped leaves the queue"]
 pub struct Ticket<D: Dispatch> {
     state: State<D>,
-    patience: Deadline,
+    timer: Deadline,
 }
 
 // No field is pinned.
@@ -32,23 +32,23 @@ impl<D: Dispatch> Unpin for Ticket<D> {}
 enum State<D: Dispatch> {
     Granted(Permit<D>),
     Waiting(Wait<D>),
-    Over,
+    Done,
 }
 
 impl<D: Dispatch> Ticket<D> {
     pub(super) fn granted(permit: Permit<D>) -> Self {
         Self {
             state: State::Granted(permit),
-            patience: Deadline::default(),
+            timer: Deadline::default(),
         }
     }
 
     pub(super) fn waiting(wait: Wait<D>, deadline: Option<Instant>) -> Self {
-        let mut patience = Deadline::default();
-        patience.arm(deadline);
+        let mut timer = Deadline::default();
+        timer.arm(deadline);
         Self {
             state: State::Waiting(wait),
-            patience,
+            timer,
         }
     }
 
@@ -58,9 +58,9 @@ impl<D: Dispatch> Ticket<D> {
             State::Waiting(wait) => Some(TicketWatch {
                 shared: wait.shared().clone(),
                 class: wait.class.clone(),
-                seat: wait.seat.clone(),
+                position: wait.position.clone(),
             }),
-            State::Granted(_) | State::Over => None,
+            State::Granted(_) | State::Done => None,
         }
     }
 }
@@ -74,16 +74,16 @@ impl<D: Dispatch> Future for Ticket<D> {
             let answer = match wait.poll(cx) {
                 Poll::Ready(answer) => answer,
                 Poll::Pending => {
-                    ready!(this.patience.poll(cx));
-                    wait.give_up()
+                    ready!(this.timer.poll(cx));
+                    wait.time_out()
                 }
             };
-            this.state = State::Over;
+            this.state = State::Done;
             return Poll::Ready(answer);
         }
-        match std::mem::replace(&mut this.state, State::Over) {
+        match std::mem::replace(&mut this.state, State::Done) {
             State::Granted(permit) => Poll::Ready(Ok(permit)),
-            State::Waiting(_) | State::Over => Poll::Pending,
+            State::Waiting(_) | State::Done => Poll::Pending,
         }
     }
 }
@@ -93,7 +93,7 @@ impl<D: Dispatch> fmt::Debug for Ticket<D> {
         let state = match self.state {
             State::Granted(_) => "granted",
             State::Waiting(_) => "waiting",
-            State::Over => "over",
+            State::Done => "done",
         };
         f.debug_tuple("Ticket").field(&state).finish()
     }
@@ -103,13 +103,13 @@ impl<D: Dispatch> fmt::Debug for Ticket<D> {
 pub struct TicketWatch<D: Dispatch> {
     shared: Arc<Shared<D>>,
     class: D::Class,
-    seat: Seat<D::Key>,
+    position: Position<D::Key>,
 }
 
 impl<D: Dispatch> TicketWatch<D> {
     /// The position of the ticket; `None` if it no longer waits.
     pub fn standing(&self) -> Option<Standing> {
-        self.shared.standing(&self.class, &self.seat)
+        self.shared.standing(&self.class, &self.position)
     }
 }
 
@@ -118,7 +118,7 @@ impl<D: Dispatch> Clone for TicketWatch<D> {
         Self {
             shared: self.shared.clone(),
             class: self.class.clone(),
-            seat: self.seat.clone(),
+            position: self.position.clone(),
         }
     }
 }
@@ -163,19 +163,24 @@ pub struct ClassSnapshot<C> {
 }
 
 impl<C> ClassSnapshot<C> {
-    pub(super) fn of<K, W>(class: C, line: &Line<K, W>, rules: &Rules, now: Instant) -> Self
+    pub(super) fn of<K, W>(
+        class: C,
+        class_queue: &ClassQueue<K, W>,
+        rules: &Rules,
+        now: Instant,
+    ) -> Self
     where
         K: Clone + Eq + std::hash::Hash,
     {
-        let oldest = line.oldest();
+        let oldest = class_queue.oldest();
         Self {
             class,
-            waiting: line.waiting(),
-            keys_waiting: line.keys_waiting(),
-            in_flight: line.in_flight(),
+            waiting: class_queue.waiting(),
+            keys_waiting: class_queue.keys_waiting(),
+            in_flight: class_queue.in_flight(),
             oldest: oldest.map(|arrival| now.saturating_duration_since(arrival)),
-            service_time: line.service_time(),
-            predicted_wait: line.expected_wait(line.waiting(), rules.assumed_service),
+            service_time: class_queue.service_time(),
+            predicted_wait: class_queue.expected_wait(class_queue.waiting(), rules.assumed_service),
         }
     }
 }

@@ -18,7 +18,7 @@ pub(super) struct Ledger<K> {
     /// The shared account of keys beyond `max_keys`.
     overflow: Account,
     max_keys: usize,
-    newcomers: usize,
+    new_keys: usize,
 }
 
 /// The tokens that one key used and reserved in each window.
@@ -58,7 +58,7 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
             accounts: HashMap::new(),
             overflow: Account::default(),
             max_keys,
-            newcomers: 0,
+            new_keys: 0,
         }
     }
 
@@ -70,7 +70,7 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
         tokens: u64,
         now: Timestamp,
     ) -> Result<Granted<Reserved<K>>, Standing> {
-        self.turn_pages(now);
+        self.update_spans(now);
         let spans = self.spans;
         let has_room = self.has_room(&key);
         let account = match has_room {
@@ -149,7 +149,7 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
         self.accounts.len()
     }
 
-    fn turn_pages(&mut self, now: Timestamp) {
+    fn update_spans(&mut self, now: Timestamp) {
         for window in Window::ALL {
             let span = &mut self.spans[window as usize];
             if !span.contains(now) {
@@ -164,12 +164,11 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
         if self.accounts.contains_key(key) {
             return true;
         }
-        self.newcomers += 1;
-        if self.newcomers >= 64 && self.newcomers >= self.accounts.len() / 4 {
-            self.newcomers = 0;
+        self.new_keys += 1;
+        if self.new_keys >= 64 && self.new_keys >= self.accounts.len() / 4 {
+            self.new_keys = 0;
             let spans = self.spans;
-            self.accounts
-                .retain(|_, account| account.says_something(&spans));
+            self.accounts.retain(|_, account| account.is_in_use(&spans));
         }
         self.accounts.len() < self.max_keys
     }
@@ -194,7 +193,7 @@ impl Account {
         budget.tokens().saturating_sub(taken)
     }
 
-    fn says_something(&self, spans: &[Span; 3]) -> bool {
+    fn is_in_use(&self, spans: &[Span; 3]) -> bool {
         let mut counts = self.counts.iter().zip(spans);
         counts.any(|(count, span)| {
             count.start == span.start && (count.used > 0 || count.reserved > 0)

@@ -60,8 +60,8 @@ where
         let budgets = limit.budgets(&key);
         let reserving = limit.store.reserve(key, &budgets, estimate);
         let next = self.inner.clone();
-        let readied = std::mem::replace(&mut self.inner, next);
-        TokenLimitFuture::reserving(reserving, readied, request, limit, estimate)
+        let ready_service = std::mem::replace(&mut self.inner, next);
+        TokenLimitFuture::reserving(reserving, ready_service, request, limit, estimate)
     }
 }
 

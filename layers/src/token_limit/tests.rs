@@ -61,7 +61,7 @@ type KeyOf = fn(&Parts) -> Option<String>;
 #[derive(Clone, Copy, Debug)]
 enum Backend {
     /// Sends these frames and ends.
-    Says(&'static [&'static str]),
+    Sends(&'static [&'static str]),
     /// Sends these frames and then pauses for ever.
     Stalls(&'static [&'static str]),
     Refuses(StatusCode),
@@ -72,7 +72,7 @@ type Frames = Pin<Box<dyn futures_util::Stream<Item = Result<Frame<Bytes>, BoxEr
 
 async fn answer(backend: Backend) -> Result<Response<StreamBody<Frames>>, BoxError> {
     let (status, lines): (_, &[&str]) = match backend {
-        Backend::Says(lines) | Backend::Stalls(lines) => (StatusCode::OK, lines),
+        Backend::Sends(lines) | Backend::Stalls(lines) => (StatusCode::OK, lines),
         Backend::Refuses(status) => (status, &["{\"error\":\"no\"}"]),
         Backend::Fails => return Err("broken".into()),
     };
@@ -132,7 +132,7 @@ async fn left(store: &MemoryStore<String>, of: u64) -> u64 {
 async fn an_answer_is_charged_what_the_backend_counted() {
     let store = Clock::new().store();
     let layer = layer(store.clone(), &[budget(100, Window::Day)]);
-    let answer = send(&layer, "ada", Backend::Says(&[LINE, LAST]))
+    let answer = send(&layer, "ada", Backend::Sends(&[LINE, LAST]))
         .await
         .unwrap();
     assert_eq!(left(&store, 100).await, 90, "the estimate is reserved");
@@ -148,7 +148,7 @@ async fn an_answer_is_charged_what_the_backend_counted() {
 #[tokio::test]
 async fn an_answer_without_counts_is_charged_by_estimate_and_lines() {
     for (backend, used) in [
-        (Backend::Says(&[LINE, LINE]), 12),
+        (Backend::Sends(&[LINE, LINE]), 12),
         (Backend::Stalls(&[LINE, LINE, LINE]), 13),
         (Backend::Stalls(&[]), 10),
         (Backend::Refuses(StatusCode::NOT_FOUND), 0),
@@ -188,9 +188,9 @@ async fn a_key_without_tokens_is_refused_until_its_window_ends() {
         &[budget(45, Window::Minute), budget(1000, Window::Day)],
     );
     clock.advance(20);
-    let answer = send(&layer, "ada", Backend::Says(&[LAST])).await.unwrap();
+    let answer = send(&layer, "ada", Backend::Sends(&[LAST])).await.unwrap();
     answer.into_body().collect().await.unwrap();
-    let error = send(&layer, "ada", Backend::Says(&[LAST]))
+    let error = send(&layer, "ada", Backend::Sends(&[LAST]))
         .await
         .unwrap_err();
     let failure = Failure::find(&*error).unwrap();
@@ -203,11 +203,11 @@ async fn a_key_without_tokens_is_refused_until_its_window_ends() {
     failure.write_headers(&mut headers);
     assert_eq!(remaining(&headers), ["\"tokens-minute\";r=3;t=40"]);
     assert!(
-        send(&layer, "bob", Backend::Says(&[LAST])).await.is_ok(),
+        send(&layer, "bob", Backend::Sends(&[LAST])).await.is_ok(),
         "keys are separate"
     );
     clock.advance(40);
-    let answer = send(&layer, "ada", Backend::Says(&[LAST])).await.unwrap();
+    let answer = send(&layer, "ada", Backend::Sends(&[LAST])).await.unwrap();
     let expected = [
         "\"tokens-minute\";r=35;t=60",
         "\"tokens-day\";r=948;t=43140",
@@ -218,7 +218,7 @@ async fn a_key_without_tokens_is_refused_until_its_window_ends() {
 #[tokio::test]
 async fn an_estimate_beyond_a_budget_counts_as_the_whole_budget() {
     let layer = layer(Clock::new().store(), &[budget(5, Window::Day)]);
-    let answer = send(&layer, "ada", Backend::Says(&[LAST])).await.unwrap();
+    let answer = send(&layer, "ada", Backend::Sends(&[LAST])).await.unwrap();
     assert_eq!(remaining(answer.headers()), ["\"tokens-day\";r=0;t=43200"]);
 }
 
@@ -227,7 +227,7 @@ async fn a_stream_that_ends_in_a_later_window_is_not_counted_there() {
     let clock = Clock::new();
     let store = clock.store();
     let layer = layer(store.clone(), &[budget(100, Window::Day)]);
-    let answer = send(&layer, "ada", Backend::Says(&[LAST])).await.unwrap();
+    let answer = send(&layer, "ada", Backend::Sends(&[LAST])).await.unwrap();
     clock.advance(24 * 60 * 60);
     answer.into_body().collect().await.unwrap();
     assert_eq!(left(&store, 100).await, 100);
@@ -239,7 +239,7 @@ async fn a_key_can_have_its_own_budgets() {
     let layer = layer(Clock::new().store(), &[budget(100, Window::Day)])
         .with_budgets_of(move |key| (key == "ada").then(|| own.clone()));
     for (key, left) in [("ada", 990), ("bob", 90)] {
-        let answer = send(&layer, key, Backend::Says(&[LAST])).await.unwrap();
+        let answer = send(&layer, key, Backend::Sends(&[LAST])).await.unwrap();
         let expected = format!("\"tokens-day\";r={left};t=43200");
         assert_eq!(remaining(answer.headers()), [expected]);
     }
@@ -268,7 +268,7 @@ async fn the_wait_for_a_silent_store_ends_at_the_deadline() {
             .with_deadline(Duration::from_millis(20))
             .when_unavailable(policy);
         let began = tokio::time::Instant::now();
-        let answer = send(&layer, "ada", Backend::Says(&[LAST])).await;
+        let answer = send(&layer, "ada", Backend::Sends(&[LAST])).await;
         assert_eq!(began.elapsed(), Duration::from_millis(20));
         let kind = answer
             .err()
@@ -283,18 +283,18 @@ async fn memory_is_limited_with_any_number_of_keys() {
     let store = clock.store().with_max_keys(100.try_into().unwrap());
     let layer = layer(store.clone(), &[budget(100, Window::Minute)]);
     for number in 0..1000 {
-        let _ = send(&layer, &number.to_string(), Backend::Says(&[LAST])).await;
+        let _ = send(&layer, &number.to_string(), Backend::Sends(&[LAST])).await;
     }
     assert_eq!(store.keys(), 100);
     clock.advance(60);
     for number in 1000..1100 {
-        let _ = send(&layer, &number.to_string(), Backend::Says(&[LAST])).await;
+        let _ = send(&layer, &number.to_string(), Backend::Sends(&[LAST])).await;
     }
     assert!(
         store.keys() <= 100,
         "the keys of the last minute are forgotten"
     );
-    let refused = send(&layer, "0", Backend::Says(&[LAST])).await.is_err();
+    let refused = send(&layer, "0", Backend::Sends(&[LAST])).await.is_err();
     assert!(!refused, "there is room for the key again");
 }
 

@@ -42,11 +42,11 @@ struct Watch {
 }
 
 impl<B> UsageBody<B> {
-    pub(super) fn unwatched(inner: B) -> Self {
+    pub(super) fn unobserved(inner: B) -> Self {
         Self { inner, watch: None }
     }
 
-    pub(super) fn watched(inner: B, separator: Separator, report: UsageReport) -> Self
+    pub(super) fn observed(inner: B, separator: Separator, report: UsageReport) -> Self
     where
         B: Body,
     {

@@ -8,7 +8,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::UsageFuture;
-use super::report::Told;
+use super::report::ReportPlace;
 use crate::RouteMatch;
 
 /// Attaches a [`UsageReport`](super::UsageReport) to each answer: in the request's
@@ -56,12 +56,12 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let is_watched = RouteMatch::of(request.extensions()).is_none_or(|route| {
+        let is_observed = RouteMatch::of(request.extensions()).is_none_or(|route| {
             route
                 .operation()
                 .is_some_and(|operation| operation.is_inference())
         });
-        let told = is_watched.then(|| Told::of(request.extensions()));
+        let told = is_observed.then(|| ReportPlace::of(request.extensions()));
         UsageFuture::new(self.inner.call(request), told)
     }
 }

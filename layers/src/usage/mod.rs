@@ -67,7 +67,7 @@ pub use body::UsageBody;
 pub use future::UsageFuture;
 pub use layer::{UsageLayer, UsageService};
 #[cfg(feature = "token-limit")]
-pub(crate) use report::Told;
+pub(crate) use report::ReportPlace;
 pub use report::{Measured, UsageReport};
 
 /// The token counts of one answer, from the backend.

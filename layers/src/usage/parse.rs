@@ -30,7 +30,7 @@ impl Usage {
 /// Ollama writes its counts as adjacent members at the end of an answer. The other dialects write
 /// them into a `usage` object.
 fn last_counts(bytes: &[u8]) -> Option<Usage> {
-    let mut found = Native::default();
+    let mut found = OllamaCounts::default();
     for (name, value) in members_from_the_end(bytes) {
         if name == b"usage"
             && !found.has_counts()
@@ -48,7 +48,7 @@ fn last_counts(bytes: &[u8]) -> Option<Usage> {
 
 /// The counts of Ollama's own dialect. The first value is kept: members are read from the end.
 #[derive(Default)]
-struct Native {
+struct OllamaCounts {
     prompt: Option<u64>,
     output: Option<u64>,
     load_time: Option<u64>,
@@ -57,7 +57,7 @@ struct Native {
     total_time: Option<u64>,
 }
 
-impl Native {
+impl OllamaCounts {
     /// Takes the value of a member. Returns `false` if the name is not one of these.
     fn take(&mut self, name: &[u8], value: &[u8]) -> bool {
         let place = match name {

@@ -37,13 +37,13 @@ impl UsageReport {
 
 /// The place for an answer's report.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct ReportPlace {
     // In the record if possible: an extension of an answer costs three allocations.
     #[cfg(feature = "outcome")]
     record: Option<crate::Record>,
 }
 
-impl Told {
+impl ReportPlace {
     /// The place for the report of the request with these extensions.
     pub(crate) fn of(_request: &Extensions) -> Self {
         Self {

@@ -4,8 +4,8 @@ use http::StatusCode;
 use tokio::time::{Instant, advance};
 
 use super::*;
-use crate::queue::line::{Line, Seat};
-use crate::queue::lines::Rules;
+use crate::queue::class_queue::{ClassQueue, Position};
+use crate::queue::class_queues::Rules;
 use crate::{Retryable, Side};
 
 fn refusal(queue: &TestQueue, key: Name) -> BoxError {
@@ -168,11 +168,11 @@ fn names() -> Vec<Name> {
 #[tokio::test(start_paused = true)]
 async fn idle_keys_are_forgotten() {
     let charge = entry("x").with_cost(1000).charge;
-    let mut line: Line<Name, ()> = Line::new();
+    let mut class_queue: ClassQueue<Name, ()> = ClassQueue::new();
     for name in names() {
-        line.pass(&name, charge);
-        line.finish(&name, Some(secs(1)), 0.0);
-        assert!(line.keys_known() < 2500);
+        class_queue.admit(&name, charge);
+        class_queue.finish(&name, Some(secs(1)), 0.0);
+        assert!(class_queue.keys_known() < 2500);
     }
 }
 
@@ -190,22 +190,22 @@ async fn idle_classes_are_forgotten() {
 async fn a_key_that_holds_a_slot_is_not_forgotten() {
     let names = names();
     let free = entry("x").with_cost(0).charge;
-    let mut line: Line<Name, ()> = Line::new();
-    line.pass(&"ada", free);
+    let mut class_queue: ClassQueue<Name, ()> = ClassQueue::new();
+    class_queue.admit(&"ada", free);
     for name in &names {
-        line.pass(name, free);
-        line.finish(name, Some(secs(1)), 0.0);
+        class_queue.admit(name, free);
+        class_queue.finish(name, Some(secs(1)), 0.0);
     }
-    line.finish(&"ada", Some(secs(1)), 500.0);
-    let seat = |key, id| Seat {
+    class_queue.finish(&"ada", Some(secs(1)), 500.0);
+    let position = |key, id| Position {
         key,
         priority: Priority::Normal,
         arrival: Instant::now(),
         id,
     };
     for (key, id) in [("bob", 1), ("ada", 2), ("bob", 3)] {
-        line.push(&seat(key, id), entry(key).with_cost(10).charge, ());
+        class_queue.push(&position(key, id), entry(key).with_cost(10).charge, ());
     }
-    let ahead = line.ahead(&seat("ada", 2), Rules::default().at(Instant::now()));
+    let ahead = class_queue.ahead(&position("ada", 2), Rules::default().at(Instant::now()));
     assert_eq!(ahead, Some(2), "ada was charged more");
 }

@@ -57,7 +57,7 @@ fn arriving() -> impl Strategy<Value = Arriving> {
 }
 
 #[derive(Clone, Debug)]
-enum Move {
+enum Action {
     Enter(Arriving),
     Poll(Index),
     Leave(Index),
@@ -66,14 +66,14 @@ enum Move {
     Wait(u64),
 }
 
-fn moves() -> impl Strategy<Value = Vec<Move>> {
+fn actions() -> impl Strategy<Value = Vec<Action>> {
     let one = prop_oneof![
-        5 => arriving().prop_map(Move::Enter),
-        4 => any::<Index>().prop_map(Move::Poll),
-        2 => any::<Index>().prop_map(Move::Leave),
-        4 => (any::<Index>(), any::<Option<u32>>()).prop_map(|(at, cost)| Move::Finish(at, cost)),
-        1 => (select(CLASSES.to_vec()), 0..3_usize).prop_map(|(class, n)| Move::SetSlots(class, n)),
-        1 => (0..20_u64).prop_map(Move::Wait),
+        5 => arriving().prop_map(Action::Enter),
+        4 => any::<Index>().prop_map(Action::Poll),
+        2 => any::<Index>().prop_map(Action::Leave),
+        4 => (any::<Index>(), any::<Option<u32>>()).prop_map(|(at, cost)| Action::Finish(at, cost)),
+        1 => (select(CLASSES.to_vec()), 0..3_usize).prop_map(|(class, n)| Action::SetSlots(class, n)),
+        1 => (0..20_u64).prop_map(Action::Wait),
     ];
     prop::collection::vec(one, 0..120)
 }
@@ -99,14 +99,14 @@ impl World {
         }
     }
 
-    async fn play(&mut self, step: Move) {
+    async fn play(&mut self, step: Action) {
         match step {
-            Move::Enter(arriving) => {
+            Action::Enter(arriving) => {
                 if let Ok(ticket) = self.queue.enter(arriving.class, arriving.entry()) {
                     self.tickets.push((arriving.class, Box::pin(ticket)));
                 }
             }
-            Move::Poll(at) if !self.tickets.is_empty() => {
+            Action::Poll(at) if !self.tickets.is_empty() => {
                 let at = at.index(self.tickets.len());
                 let (class, ticket) = &mut self.tickets[at];
                 match ticket.as_mut().now_or_never() {
@@ -116,23 +116,23 @@ impl World {
                 }
                 drop(self.tickets.swap_remove(at));
             }
-            Move::Leave(at) if !self.tickets.is_empty() => {
+            Action::Leave(at) if !self.tickets.is_empty() => {
                 drop(self.tickets.swap_remove(at.index(self.tickets.len())));
             }
-            Move::Finish(at, cost) if !self.permits.is_empty() => {
+            Action::Finish(at, cost) if !self.permits.is_empty() => {
                 let (_, permit) = self.permits.swap_remove(at.index(self.permits.len()));
                 match cost {
                     Some(tokens) => permit.settle(tokens),
                     None => drop(permit),
                 }
             }
-            Move::SetSlots(class, slots) => {
+            Action::SetSlots(class, slots) => {
                 self.queue.dispatch().set(class, slots);
                 self.slots.insert(class, slots);
                 self.queue.slots_changed();
             }
-            Move::Wait(time) => advance(secs(time)).await,
-            Move::Poll(_) | Move::Leave(_) | Move::Finish(..) => {}
+            Action::Wait(time) => advance(secs(time)).await,
+            Action::Poll(_) | Action::Leave(_) | Action::Finish(..) => {}
         }
     }
 
@@ -181,11 +181,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn slots_return_however_requests_end(moves in moves()) {
+    fn slots_return_however_requests_end(actions in actions()) {
         on_paused_clock(async {
             advance(secs(100)).await;
             let mut world = World::new();
-            for step in moves {
+            for step in actions {
                 world.play(step).await;
                 world.check()?;
             }
@@ -194,7 +194,7 @@ proptest! {
             world.permits.clear();
             world.check()?;
             prop_assert_eq!(world.queue.dispatch().all_taken(), 0);
-            prop_assert_eq!(world.queue.remembered(), 0);
+            prop_assert_eq!(world.queue.tickets_in_memory(), 0);
             Ok(())
         })?;
     }
@@ -236,8 +236,8 @@ proptest! {
                     held.push_back(permit.unwrap());
                     let (.., since, before, _) = waiting.swap_remove(at);
                     // Three ageing steps, then at most one request of each flow.
-                    let lines = CLASSES.len() * KEYS.len() * Priority::COUNT;
-                    let turn = 3 * 5 + lines as u64;
+                    let class_queues = CLASSES.len() * KEYS.len() * Priority::COUNT;
+                    let turn = 3 * 5 + class_queues as u64;
                     let most = secs(turn * (before as u64 + 1) + 2);
                     prop_assert!(since.elapsed() <= most, "{:?} of {most:?}", since.elapsed());
                 }
@@ -281,7 +281,7 @@ fn threads_share_a_queue() {
             scope.spawn(move || tokio_test::block_on(work(seed)));
         }
     });
-    assert_eq!((queue.waiting(), queue.remembered()), (0, 0));
+    assert_eq!((queue.waiting(), queue.tickets_in_memory()), (0, 0));
     assert_eq!(queue.dispatch().in_use(), 0);
     assert!(queue.snapshot().iter().all(|class| class.in_flight == 0));
 }

@@ -71,7 +71,10 @@ async fn a_waiting_request_does_not_reach_the_inner_service() {
 
     respond.send_error("no answer");
     assert_ready!(first.poll()).unwrap_err();
-    assert!(second.is_woken(), "a failed future that is kept holds no slot");
+    assert!(
+        second.is_woken(),
+        "a failed future that is kept holds no slot"
+    );
     assert_pending!(second.poll());
     assert!(pin!(inner.next_request()).now_or_never().is_some());
 }

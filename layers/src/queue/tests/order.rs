@@ -314,9 +314,9 @@ async fn a_slot_granted_to_a_dropped_ticket_goes_to_the_next() {
 
 /// Counts how often it is woken.
 #[derive(Default)]
-struct Bell(AtomicUsize);
+struct CountingWaker(AtomicUsize);
 
-impl Wake for Bell {
+impl Wake for CountingWaker {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
@@ -327,8 +327,8 @@ async fn only_a_served_waiter_is_woken() {
     let queue = queue(&[("a", 1)]);
     let held = hold(&queue, "a");
     let mut tickets = [0, 1].map(|_| enter(&queue, "a", entry("ada")));
-    let bells = [0, 1].map(|_| Arc::new(Bell::default()));
-    for (ticket, bell) in tickets.iter_mut().zip(&bells) {
+    let wakers = [0, 1].map(|_| Arc::new(CountingWaker::default()));
+    for (ticket, bell) in tickets.iter_mut().zip(&wakers) {
         let waker = Waker::from(bell.clone());
         assert!(
             ticket
@@ -338,7 +338,7 @@ async fn only_a_served_waiter_is_woken() {
         );
     }
     drop(held);
-    let rung = bells.map(|bell| bell.0.load(Ordering::Relaxed));
+    let rung = wakers.map(|bell| bell.0.load(Ordering::Relaxed));
     assert_eq!(rung, [1, 0]);
 }
 
@@ -443,9 +443,9 @@ async fn an_unused_slot_costs_nothing_and_does_not_count_for_the_service_time() 
 }
 
 /// One slot, only for requests that are `true`.
-struct Picky;
+struct OnlyTrue;
 
-impl Dispatch for Picky {
+impl Dispatch for OnlyTrue {
     type Class = ();
     type Key = ();
     type Request = bool;
@@ -458,7 +458,7 @@ impl Dispatch for Picky {
 
 #[tokio::test(start_paused = true)]
 async fn a_waiter_that_leaves_unblocks_the_waiters_behind() {
-    let queue = Queue::new(Picky);
+    let queue = Queue::new(OnlyTrue);
     let unfit = queue.enter((), Entry::new((), false)).unwrap();
     let mut fit = Box::pin(queue.enter((), Entry::new((), true)).unwrap());
     assert!(fit.as_mut().now_or_never().is_none());
@@ -469,7 +469,7 @@ async fn a_waiter_that_leaves_unblocks_the_waiters_behind() {
 #[test]
 fn tickets_and_permits_are_send() {
     fn is_send<T: Send + 'static>() {}
-    travels::<Ticket<Slots>>();
-    travels::<Permit<Slots>>();
-    travels::<TicketWatch<Slots>>();
+    is_send::<Ticket<Slots>>();
+    is_send::<Permit<Slots>>();
+    is_send::<TicketWatch<Slots>>();
 }

@@ -18,7 +18,7 @@ const SERVICE_WEIGHT: f64 = 0.2;
 
 /// The position of a waiter: its key, and the values that order it.
 #[derive(Clone, Debug)]
-pub(super) struct Seat<K> {
+pub(super) struct Position<K> {
     pub(super) key: K,
     pub(super) priority: Priority,
     pub(super) arrival: Instant,
@@ -35,8 +35,8 @@ pub(super) struct Waiter<W> {
 
 /// The waiters of one class, and the service that each key received.
 #[derive(Debug)]
-pub(super) struct Line<K, W> {
-    lanes: Vec<Lane<K, W>>,
+pub(super) struct ClassQueue<K, W> {
+    key_queues: Vec<KeyQueue<K, W>>,
     idle: HashMap<K, Account>,
     /// The number of idle keys at which the next clean-up runs.
     sweep_at: usize,
@@ -50,7 +50,7 @@ pub(super) struct Line<K, W> {
 
 /// The waiters of one key, by priority. There is at least one.
 #[derive(Debug)]
-struct Lane<K, W> {
+struct KeyQueue<K, W> {
     key: K,
     account: Account,
     flows: [Flow<W>; Priority::COUNT],
@@ -64,6 +64,7 @@ struct Account {
     in_flight: usize,
 }
 
+/// The waiters of one key with one priority.
 #[derive(Debug)]
 struct Flow<W> {
     /// Ordered by arrival, so that a retried request keeps its position.
@@ -75,7 +76,7 @@ struct Flow<W> {
 /// The next waiter of a class, with its rank for the comparison with other classes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Head {
-    lane: usize,
+    key_queue: usize,
     priority: usize,
     rank: Rank,
 }
@@ -150,10 +151,10 @@ impl Ageing {
     }
 }
 
-impl<K: Clone + Eq + Hash, W> Line<K, W> {
+impl<K: Clone + Eq + Hash, W> ClassQueue<K, W> {
     pub(super) fn new() -> Self {
         Self {
-            lanes: Vec::new(),
+            key_queues: Vec::new(),
             idle: HashMap::default(),
             sweep_at: 64,
             waiting: 0,
@@ -177,39 +178,48 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
 
     /// The number of keys with waiters.
     pub(super) fn keys_waiting(&self) -> usize {
-        self.lanes.len()
+        self.key_queues.len()
     }
 
     /// The number of known keys, with waiters or without.
     #[cfg(test)]
     pub(super) fn keys_known(&self) -> usize {
-        self.lanes.len() + self.idle.len()
+        self.key_queues.len() + self.idle.len()
     }
 
     pub(super) fn waiting_of(&self, key: &K) -> usize {
-        let lane = self.lanes.iter().find(|lane| lane.key == *key);
-        lane.map_or(0, |lane| {
-            lane.flows.iter().map(|flow| flow.waiters.len()).sum()
+        let key_queue = self
+            .key_queues
+            .iter()
+            .find(|key_queue| key_queue.key == *key);
+        key_queue.map_or(0, |key_queue| {
+            key_queue.flows.iter().map(|flow| flow.waiters.len()).sum()
         })
     }
 
     /// The arrival of the waiter that waits longest.
     pub(super) fn oldest(&self) -> Option<Instant> {
-        let flows = self.lanes.iter().flat_map(|lane| &lane.flows);
+        let flows = self
+            .key_queues
+            .iter()
+            .flat_map(|key_queue| &key_queue.flows);
         let heads = flows.filter_map(|flow| flow.waiters.first_key_value());
         heads.map(|((arrival, _), _)| *arrival).min()
     }
 
     /// The counter at which a key without waiters starts. A key cannot save up service that it did
     /// not request.
-    fn least_active(&self) -> f64 {
-        let counters = self.lanes.iter().map(|lane| lane.account.counter);
+    fn lowest_counter(&self) -> f64 {
+        let counters = self
+            .key_queues
+            .iter()
+            .map(|key_queue| key_queue.account.counter);
         counters.min_by(f64::total_cmp).unwrap_or(self.floor)
     }
 
     /// Counts a request that got a slot without waiting.
-    pub(super) fn pass(&mut self, key: &K, charge: Charge) {
-        debug_assert!(self.lanes.is_empty());
+    pub(super) fn admit(&mut self, key: &K, charge: Charge) {
+        debug_assert!(self.key_queues.is_empty());
         let floor = self.floor;
         let serve = |account: &mut Account| account.serve(floor, charge);
         self.floor = match self.idle.get_mut(key) {
@@ -222,53 +232,63 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
         self.in_flight += 1;
     }
 
-    pub(super) fn push(&mut self, seat: &Seat<K>, charge: Charge, data: W) {
-        let least = self.least_active();
-        let at = self.lanes.iter().position(|lane| lane.key == seat.key);
+    pub(super) fn push(&mut self, position: &Position<K>, charge: Charge, data: W) {
+        let least = self.lowest_counter();
+        let at = self
+            .key_queues
+            .iter()
+            .position(|key_queue| key_queue.key == position.key);
         let at = at.unwrap_or_else(|| {
-            let mut account = self.idle.remove(&seat.key).unwrap_or_default();
+            let mut account = self.idle.remove(&position.key).unwrap_or_default();
             account.counter = account.counter.max(least);
-            self.lanes.push(Lane {
-                key: seat.key.clone(),
+            self.key_queues.push(KeyQueue {
+                key: position.key.clone(),
                 account,
                 flows: std::array::from_fn(|_| Flow::empty()),
             });
-            self.lanes.len() - 1
+            self.key_queues.len() - 1
         });
-        let flow = &mut self.lanes[at].flows[seat.priority as usize];
-        let id = seat.id;
+        let flow = &mut self.key_queues[at].flows[position.priority as usize];
+        let id = position.id;
         flow.waiters
-            .insert((seat.arrival, id), Waiter { id, charge, data });
+            .insert((position.arrival, id), Waiter { id, charge, data });
         self.waiting += 1;
     }
 
-    pub(super) fn remove(&mut self, seat: &Seat<K>) -> Option<Waiter<W>> {
-        let at = self.lanes.iter().position(|lane| lane.key == seat.key)?;
-        let flow = &mut self.lanes[at].flows[seat.priority as usize];
-        let waiter = flow.waiters.remove(&(seat.arrival, seat.id))?;
+    pub(super) fn remove(&mut self, position: &Position<K>) -> Option<Waiter<W>> {
+        let at = self
+            .key_queues
+            .iter()
+            .position(|key_queue| key_queue.key == position.key)?;
+        let flow = &mut self.key_queues[at].flows[position.priority as usize];
+        let waiter = flow.waiters.remove(&(position.arrival, position.id))?;
         self.waiting -= 1;
         self.close_if_empty(at);
         Some(waiter)
     }
 
     pub(super) fn head(&self, ageing: Ageing) -> Option<Head> {
-        let heads = self.lanes.iter().enumerate().flat_map(|(at, lane)| {
-            let flows = lane.flows.iter().enumerate();
-            flows.filter_map(move |(priority, flow)| {
-                let rank = flow.rank(priority, lane.account.counter, ageing)?;
-                Some(Head {
-                    lane: at,
-                    priority,
-                    rank,
+        let heads = self
+            .key_queues
+            .iter()
+            .enumerate()
+            .flat_map(|(at, key_queue)| {
+                let flows = key_queue.flows.iter().enumerate();
+                flows.filter_map(move |(priority, flow)| {
+                    let rank = flow.rank(priority, key_queue.account.counter, ageing)?;
+                    Some(Head {
+                        key_queue: at,
+                        priority,
+                        rank,
+                    })
                 })
-            })
-        });
+            });
         heads.min_by(|a, b| a.rank.order(&b.rank))
     }
 
     /// The first waiter's data. `head` must have been found since the last change.
     pub(super) fn data(&self, head: Head) -> Option<&W> {
-        let flow = &self.lanes.get(head.lane)?.flows[head.priority];
+        let flow = &self.key_queues.get(head.key_queue)?.flows[head.priority];
         flow.waiters
             .first_key_value()
             .map(|(_, waiter)| &waiter.data)
@@ -276,24 +296,24 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
 
     /// Removes the first waiter because it got a slot.
     pub(super) fn serve(&mut self, head: Head, now: Instant) -> Option<Waiter<W>> {
-        let lane = self.lanes.get_mut(head.lane)?;
-        let flow = &mut lane.flows[head.priority];
+        let key_queue = self.key_queues.get_mut(head.key_queue)?;
+        let flow = &mut key_queue.flows[head.priority];
         let (_, waiter) = flow.waiters.pop_first()?;
         flow.served = Some(now);
-        let started_at = lane.account.serve(0.0, waiter.charge);
+        let started_at = key_queue.account.serve(0.0, waiter.charge);
         self.floor = self.floor.max(started_at);
         self.waiting -= 1;
         self.in_flight += 1;
-        self.close_if_empty(head.lane);
+        self.close_if_empty(head.key_queue);
         Some(waiter)
     }
 
     /// Removes the first waiter because it will never get a slot.
     pub(super) fn dismiss(&mut self, head: Head) -> Option<Waiter<W>> {
-        let lane = self.lanes.get_mut(head.lane)?;
-        let (_, waiter) = lane.flows[head.priority].waiters.pop_first()?;
+        let key_queue = self.key_queues.get_mut(head.key_queue)?;
+        let (_, waiter) = key_queue.flows[head.priority].waiters.pop_first()?;
         self.waiting -= 1;
-        self.close_if_empty(head.lane);
+        self.close_if_empty(head.key_queue);
         Some(waiter)
     }
 
@@ -306,9 +326,12 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
             });
         }
         self.in_flight = self.in_flight.saturating_sub(1);
-        let lane = self.lanes.iter_mut().find(|lane| lane.key == *key);
-        let account = match lane {
-            Some(lane) => Some(&mut lane.account),
+        let key_queue = self
+            .key_queues
+            .iter_mut()
+            .find(|key_queue| key_queue.key == *key);
+        let account = match key_queue {
+            Some(key_queue) => Some(&mut key_queue.account),
             None => self.idle.get_mut(key),
         };
         if let Some(account) = account {
@@ -318,10 +341,10 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
     }
 
     fn close_if_empty(&mut self, at: usize) {
-        let flows = &self.lanes[at].flows;
+        let flows = &self.key_queues[at].flows;
         if flows.iter().all(|flow| flow.waiters.is_empty()) {
-            let lane = self.lanes.swap_remove(at);
-            self.idle.insert(lane.key, lane.account);
+            let key_queue = self.key_queues.swap_remove(at);
+            self.idle.insert(key_queue.key, key_queue.account);
             self.forget_idle_keys();
         }
     }
@@ -332,26 +355,29 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
         if self.idle.len() < self.sweep_at {
             return;
         }
-        let start = self.least_active();
+        let start = self.lowest_counter();
         self.idle
             .retain(|_, account| account.in_flight > 0 || account.counter > start);
-        let remembered = self.idle.values().filter(|account| account.in_flight == 0);
-        if remembered.count() > MAX_IDLE_KEYS {
+        let tickets_in_memory = self.idle.values().filter(|account| account.in_flight == 0);
+        if tickets_in_memory.count() > MAX_IDLE_KEYS {
             self.idle.retain(|_, account| account.in_flight > 0);
         }
         self.sweep_at = (2 * self.idle.len()).max(64);
     }
 
     /// The number of waiters that will be served before this one, if none enters and none leaves.
-    pub(super) fn ahead(&self, seat: &Seat<K>, ageing: Ageing) -> Option<usize> {
-        let priority = seat.priority as usize;
-        let lane = self.lanes.iter().find(|lane| lane.key == seat.key)?;
-        let waiters = &lane.flows[priority].waiters;
-        let place = (seat.arrival, seat.id);
+    pub(super) fn ahead(&self, position: &Position<K>, ageing: Ageing) -> Option<usize> {
+        let priority = position.priority as usize;
+        let key_queue = self
+            .key_queues
+            .iter()
+            .find(|key_queue| key_queue.key == position.key)?;
+        let waiters = &key_queue.flows[priority].waiters;
+        let place = (position.arrival, position.id);
         let waiter = waiters.get(&place)?;
         let before = waiters.range(..place).count();
-        let rank = lane.flows[priority].rank(priority, lane.account.counter, ageing)?;
-        let tag = lane.account.counter + before as f64 * waiter.charge.units();
+        let rank = key_queue.flows[priority].rank(priority, key_queue.account.counter, ageing)?;
+        let tag = key_queue.account.counter + before as f64 * waiter.charge.units();
         let me = Turn {
             priority,
             // Only the first waiter of a flow ages.
@@ -367,55 +393,58 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
                 place
             },
         };
-        Some(before + self.others_before(&seat.key, me, ageing))
+        Some(before + self.others_before(&position.key, me, ageing))
     }
 
     /// The number of waiters that would be served before a new request with this key. `own` says
     /// whether the key's waiters of the same priority count.
     pub(super) fn ahead_of_newcomer(
         &self,
-        seat: &Seat<K>,
+        position: &Position<K>,
         charge: Charge,
         own: OwnWaiters,
         ageing: Ageing,
     ) -> usize {
-        let priority = seat.priority as usize;
-        let lane = self.lanes.iter().find(|lane| lane.key == seat.key);
-        let counter = match lane {
-            Some(lane) => lane.account.counter,
+        let priority = position.priority as usize;
+        let key_queue = self
+            .key_queues
+            .iter()
+            .find(|key_queue| key_queue.key == position.key);
+        let counter = match key_queue {
+            Some(key_queue) => key_queue.account.counter,
             None => {
-                let known = self.idle.get(&seat.key);
+                let known = self.idle.get(&position.key);
                 known.map_or(0.0, |account| account.counter)
             }
         };
-        let place = (seat.arrival, seat.id);
-        let before = match (own, lane) {
-            (OwnWaiters::Counted, Some(lane)) => {
-                lane.flows[priority].waiters.range(..place).count()
+        let place = (position.arrival, position.id);
+        let before = match (own, key_queue) {
+            (OwnWaiters::Counted, Some(key_queue)) => {
+                key_queue.flows[priority].waiters.range(..place).count()
             }
             _ => 0,
         };
         let me = Turn {
             priority,
             level: priority + 1,
-            tag: counter.max(self.least_active()) + before as f64 * charge.units(),
+            tag: counter.max(self.lowest_counter()) + before as f64 * charge.units(),
             place,
         };
-        before + self.others_before(&seat.key, me, ageing)
+        before + self.others_before(&position.key, me, ageing)
     }
 
     fn others_before(&self, key: &K, me: Turn, ageing: Ageing) -> usize {
-        let flows = self.lanes.iter().flat_map(|lane| {
-            let flows = lane.flows.iter().enumerate();
-            flows.map(move |(priority, flow)| (lane, priority, flow))
+        let flows = self.key_queues.iter().flat_map(|key_queue| {
+            let flows = key_queue.flows.iter().enumerate();
+            flows.map(move |(priority, flow)| (key_queue, priority, flow))
         });
-        let others = flows.filter(|(lane, priority, _)| {
+        let others = flows.filter(|(key_queue, priority, _)| {
             // The key's own flow is not counted here.
-            lane.key != *key || *priority != me.priority
+            key_queue.key != *key || *priority != me.priority
         });
         others
-            .map(|(lane, priority, flow)| {
-                let counter = lane.account.counter;
+            .map(|(key_queue, priority, flow)| {
+                let counter = key_queue.account.counter;
                 flow.rank(priority, counter, ageing)
                     .map_or(0, |rank| flow.before(priority, rank, me))
             })
@@ -442,7 +471,7 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum OwnWaiters {
     Counted,
-    LeftOut,
+    Excluded,
 }
 
 /// The rank that a waiter is expected to be served at.

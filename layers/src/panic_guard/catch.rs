@@ -13,17 +13,17 @@ pub(super) type Hook = fn(&str);
 /// `catch_unwind` moves its result several times: `code` should write a large result to its place
 /// by reference.
 ///
-/// After a panic, state that `code` changed may be inconsistent. Only drop it, with [`quietly`].
-pub(super) fn shield<T>(hook: Hook, code: impl FnOnce() -> T) -> Result<T, Panicked> {
+/// After a panic, state that `code` changed may be inconsistent. Only drop it, with [`ignore_panics`].
+pub(super) fn catch<T>(hook: Hook, code: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(code)).map_err(|payload| {
-        quietly(|| hook(text_of(&*payload)));
+        ignore_panics(|| hook(text_of(&*payload)));
         discard(payload);
         Panicked
     })
 }
 
 /// Runs `code` and ignores a panic.
-pub(super) fn quietly(code: impl FnOnce()) {
+pub(super) fn ignore_panics(code: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(code)) {
         discard(payload);
     }
