@@ -170,7 +170,7 @@ where
 {
     let seed = random.below(u64::MAX);
     let request = Request::post("/api/chat").header("x-seed", seed);
-    let request = request.body(body).expect("a sound request");
+    let request = request.body(body).expect("a valid request");
     let Some(Ok(answer)) = with_random_timeout(&mut random, service.oneshot(request)).await else {
         return;
     };
@@ -303,7 +303,7 @@ fn threads_get_no_more_than_the_rate() {
         Duration::from_secs(1),
     )
     .and_then(|quota| quota.with_burst(NonZeroU32::new(1_000).expect("not zero")))
-    .expect("a sound quota");
+    .expect("a valid quota");
     for is_keyed in [false, true] {
         let given = AtomicUsize::new(0);
         let refused = AtomicUsize::new(0);
