@@ -40,10 +40,10 @@ fn answering(lines: usize) -> Attempt<Full<Bytes>> {
     llamatower::ollama::attempt(answering, |_| {})
 }
 
-type Fleeting = Arc<Fleet<Attempt<Full<Bytes>>>>;
+type TestFleet = Arc<Fleet<Attempt<Full<Bytes>>>>;
 
 /// Backends with the model lists of a simulated server, whose answers cost nothing.
-async fn fleet(sim: &SimHandle, backends: u8, lines: usize) -> Fleeting {
+async fn fleet(sim: &SimHandle, backends: u8, lines: usize) -> TestFleet {
     let port = sim.addr().port();
     let hosts = (1..=backends).map(|host| {
         let address = format!("127.0.0.{host}:{port}").parse();

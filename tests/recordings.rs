@@ -22,7 +22,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader, Lines};
 use tokio::process::{Child, Command};
 
 /// Additional header fields of an answer, and their reasons.
-const MORE_HEADERS: [(&str, &str); 3] = [
+const ADDITIONAL_HEADERS: [(&str, &str); 3] = [
     ("x-llamatower-backend", "which server gave the answer"),
     ("x-request-id", "finds the request in logs and traces"),
     (
@@ -109,7 +109,7 @@ const DEPARTURES: &[Departure] = &[
 ];
 
 /// Differences only from a server older than 0.33.
-const BEFORE_OLDER_SERVERS: &[Departure] = &[
+const OLDER_SERVER_DEPARTURES: &[Departure] = &[
     Departure {
         cases: &["generate_name_newline", "generate_name_dotdot"],
         seen: &[("status", "400"), ("body", "invalid model name")],
@@ -130,7 +130,7 @@ const BEFORE_OLDER_SERVERS: &[Departure] = &[
 ];
 
 /// A difference of the simulated server that the gateway cannot remove.
-const OF_THE_SIMULATION: (&str, &str) = ("chat_logprobs", "body");
+const SIMULATION_DIFFERENCE: (&str, &str) = ("chat_logprobs", "body");
 
 #[tokio::test]
 async fn answers_are_those_of_the_recorded_server() {
@@ -144,7 +144,7 @@ async fn answers_are_those_of_the_recorded_server() {
         }
         let recording = load(name);
         let mut differences = compare(&recording.answer, &gateway.ask(&recording).await);
-        differences.retain(|found| (name, &*found.what) != OF_THE_SIMULATION);
+        differences.retain(|found| (name, &*found.what) != SIMULATION_DIFFERENCE);
         tally.add(name, &differences);
     }
     tally.expect_nothing_else();
@@ -203,8 +203,8 @@ async fn the_data_before_a_break_inside_a_line_is_forwarded() {
 #[test]
 fn every_difference_is_documented() {
     let documented = include_str!("../docs/departures.md");
-    let departures = DEPARTURES.iter().chain(BEFORE_OLDER_SERVERS);
-    let headers = MORE_HEADERS.iter().map(|(_, why)| *why);
+    let departures = DEPARTURES.iter().chain(OLDER_SERVER_DEPARTURES);
+    let headers = ADDITIONAL_HEADERS.iter().map(|(_, why)| *why);
     for why in departures.map(|known| known.why).chain(headers) {
         assert!(documented.contains(&format!("| {why} |")), "missing: {why}");
     }
@@ -220,9 +220,9 @@ struct Tally {
 
 impl Tally {
     fn add(&mut self, name: &'static str, differences: &[Difference]) {
-        let mut departures = DEPARTURES.iter().chain(BEFORE_OLDER_SERVERS);
+        let mut departures = DEPARTURES.iter().chain(OLDER_SERVER_DEPARTURES);
         let departure = departures.find(|known| known.cases.contains(&name));
-        let is_header = |what: &str| MORE_HEADERS.iter().any(|(header, _)| *header == what);
+        let is_header = |what: &str| ADDITIONAL_HEADERS.iter().any(|(header, _)| *header == what);
         let mut is_equal = true;
         for difference in differences.iter().filter(|found| !is_header(&found.what)) {
             is_equal = false;

@@ -8,7 +8,7 @@ use proptest::sample::select;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
     /// No framing: a request has no body, an answer ends with its connection.
-    Unsaid,
+    Unframed,
     Length,
     Chunked,
     ChunkedWithTrailers,
@@ -25,7 +25,7 @@ impl Body {
     /// The header line with the framing.
     pub(crate) fn field(&self) -> String {
         match self.framing {
-            Framing::Unsaid => String::new(),
+            Framing::Unframed => String::new(),
             Framing::Length => format!("content-length: {}\r\n", self.content().len()),
             _ => "transfer-encoding: chunked\r\n".to_owned(),
         }
@@ -37,7 +37,7 @@ impl Body {
 
     pub(crate) fn framed(&self) -> Vec<u8> {
         let end = match self.framing {
-            Framing::Unsaid | Framing::Length => return self.content(),
+            Framing::Unframed | Framing::Length => return self.content(),
             Framing::Chunked => "0\r\n\r\n",
             Framing::ChunkedWithTrailers => "0\r\nx-sum: 7\r\n\r\n",
         };
@@ -59,7 +59,7 @@ impl Body {
 
     /// An empty body.
     pub(crate) fn none() -> Self {
-        let (framing, pieces) = (Framing::Unsaid, vec![]);
+        let (framing, pieces) = (Framing::Unframed, vec![]);
         Self { framing, pieces }
     }
 }
@@ -67,7 +67,7 @@ impl Body {
 /// Bodies; some contain text that looks like a message.
 pub(crate) fn bodies(decoy: &'static str) -> impl Strategy<Value = Body> {
     let framings = [
-        Framing::Unsaid,
+        Framing::Unframed,
         Framing::Length,
         Framing::Chunked,
         Framing::ChunkedWithTrailers,

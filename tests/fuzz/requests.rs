@@ -65,7 +65,7 @@ fn sent_requests() -> impl Strategy<Value = SentRequest> {
     let oddities = (prop::bool::weighted(0.1), prop::bool::weighted(0.1));
     (methods, handlings, oddities, bodies(DECOY)).prop_map(
         |(method, handling, (is_http_10, expects), body)| {
-            let has_body = method != "HEAD" && body.framing != Framing::Unsaid;
+            let has_body = method != "HEAD" && body.framing != Framing::Unframed;
             let is_chunked = has_body && body.framing != Framing::Length;
             // HTTP/1.0 has no chunks, and an answer without a length ends the connection there.
             let is_http_10 = is_http_10 && !is_chunked && handling != "stream";

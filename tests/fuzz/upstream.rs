@@ -28,7 +28,7 @@ use crate::{BATCH_LIMIT, count, first_of, for_batches, id, passes, runtime};
 const PASSES: usize = 40;
 
 /// An answer without a request.
-const STRAY: &str = "HTTP/1.1 200 OK\r\nx-id: stray\r\ncontent-length: 5\r\n\r\nstray";
+const UNREQUESTED_ANSWER: &str = "HTTP/1.1 200 OK\r\nx-id: stray\r\ncontent-length: 5\r\n\r\nstray";
 
 /// A request, and the server's answer, mutated or not.
 #[derive(Clone, Debug)]
@@ -73,18 +73,23 @@ fn exchanges() -> impl Strategy<Value = Exchange> {
     let kinds = ["application/x-ndjson", "text/event-stream", "text/plain"];
     let changes = prop_oneof![
         2 => Just(vec![]),
-        1 => Just(vec![Mutation::Append(STRAY)]),
+        1 => Just(vec![Mutation::Append(UNREQUESTED_ANSWER)]),
         4 => mutations(),
     ];
     let head = (select(&["GET", "HEAD", "POST"]), statuses, 0..2_usize);
     let wire = (changes, cuts(), prop::bool::weighted(0.2));
-    let parts = (head, select(kinds.to_vec()), bodies(STRAY), wire);
+    let parts = (
+        head,
+        select(kinds.to_vec()),
+        bodies(UNREQUESTED_ANSWER),
+        wire,
+    );
     parts.prop_map(|(head, kind, body, (mutations, cuts, closes))| Exchange {
         method: head.0,
         status: head.1,
         kind,
         hints: head.2,
-        closes: closes || body.framing == Framing::Unsaid,
+        closes: closes || body.framing == Framing::Unframed,
         body,
         mutations,
         cuts,

@@ -94,7 +94,7 @@ class Load:
                 answer.read()
                 outcome = "ok" if answer.status == 200 else "told"
                 detail = str(answer.status)
-                # A server that announced it closes an idle connection; the next request uses a new one.
+                # The server announced that it closes the connection; the next request uses a new one.
                 if answer.will_close:
                     connection.close()
             except (OSError, http.client.HTTPException) as error:

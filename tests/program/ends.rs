@@ -88,7 +88,7 @@ async fn a_client_that_disconnects_by_fin_or_rst_cancels_its_request() {
     for (number, resets) in [(1, false), (2, true)] {
         let address = gateway.socket_address();
         let mut leaving = match resets {
-            true => Connection::that_resets(address).await,
+            true => Connection::with_reset_on_drop(address).await,
             false => Connection::tcp(address).await,
         };
         leaving.post("/api/chat", &chat()).await;

@@ -64,7 +64,7 @@ pub(crate) struct Contender {
 /// The installed contenders, and sentences about the missing ones.
 pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> {
     let (mut found, mut notes) = (Vec::new(), Vec::new());
-    let runs_first = cpu::may_run_first(args.proxy_core);
+    let runs_first = cpu::can_run_first(args.proxy_core);
     let mut add = |name, kind, program: Option<PathBuf>| {
         if !args.wants(name) {
             return;
@@ -208,9 +208,9 @@ impl Contender {
     ) -> Result<LostTimeMeter, Error> {
         match processes {
             Some(processes) if self.priority == Priority::First => {
-                LostTimeMeter::of_both(self.core, processes.clone()).await
+                LostTimeMeter::both_cores(self.core, processes.clone()).await
             }
-            _ => Ok(LostTimeMeter::of_own()),
+            _ => Ok(LostTimeMeter::own_core()),
         }
     }
 

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The CPU time after which a filler runs on its core and has finished its start.
-const SETTLED: Duration = Duration::from_millis(10);
+const FILLER_START_TIME: Duration = Duration::from_millis(10);
 
 /// A process that runs on a core whenever no other process does, so that the core is never idle.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Filler {
         command.args(["fill", &id().to_string()]);
         let filler = Self(command.stdin(Stdio::null()).spawn()?);
         let begin = Instant::now();
-        while filler.processes().cpu()?.sum() < SETTLED {
+        while filler.processes().cpu()?.sum() < FILLER_START_TIME {
             if begin.elapsed() > Duration::from_secs(5) {
                 return Err("the core of the proxy could not be filled".into());
             }
@@ -112,7 +112,7 @@ struct Filled {
 
 impl LostTimeMeter {
     /// Measures the core of this process, which must keep the core busy itself.
-    pub(crate) fn of_own() -> Self {
+    pub(crate) fn own_core() -> Self {
         Self {
             begin: Instant::now(),
             own: own_cpu(),
@@ -122,10 +122,10 @@ impl LostTimeMeter {
 
     /// Also measures the core of a proxy that runs before all other processes, and starts its
     /// filler.
-    pub(crate) async fn of_both(core: usize, proxy: Processes) -> Result<Self, Error> {
+    pub(crate) async fn both_cores(core: usize, proxy: Processes) -> Result<Self, Error> {
         let filler = Filler::start(core).await?;
         let processes = proxy.and(filler.processes());
-        let mut meter = Self::of_own();
+        let mut meter = Self::own_core();
         meter.filled = Some(Filled {
             before: processes.cpu()?,
             processes,
@@ -140,7 +140,7 @@ impl LostTimeMeter {
         let lost = |worked: Duration| nanoseconds(self.begin.elapsed()) - nanoseconds(worked);
         let proxy = self.filled.as_ref().map_or(0, |filled| {
             let now = filled.processes.cpu();
-            // No time is known of a proxy that has ended.
+            // The time of a proxy that has ended is not known.
             lost(now.map_or(Duration::ZERO, |now| now.since(&filled.before)))
         });
         LostTime {

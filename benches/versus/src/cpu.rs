@@ -170,7 +170,7 @@ pub(crate) fn command_on(core: usize, priority: Priority) -> Command {
 }
 
 /// Whether this process may set the highest priority.
-pub(crate) fn may_run_first(core: usize) -> bool {
+pub(crate) fn can_run_first(core: usize) -> bool {
     let mut command = command_on(core, Priority::First);
     command.arg("true").stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())

@@ -14,10 +14,10 @@ use crate::{
 const SLICE: Duration = Duration::from_millis(50);
 
 /// The lost time up to which a slice is quiet.
-const QUIET: Duration = Duration::from_micros(100);
+const MAX_LOST_IN_QUIET_SLICE: Duration = Duration::from_micros(100);
 
 /// The smallest share of quiet times that is enough for a distribution.
-const ENOUGH: f64 = 0.1;
+const MIN_QUIET_SHARE: f64 = 0.1;
 
 /// A latency distribution, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -58,7 +58,7 @@ impl Recorder {
             end: now + SLICE,
             slices: Vec::new(),
             open: Vec::new(),
-            again: Some(repeatedly(now)),
+            again: Some(reading_times(now)),
         }
     }
 
@@ -74,7 +74,7 @@ impl Recorder {
                 None => &mut self.lost,
             };
             *last = last.least(self.meter.read());
-            self.again = (now < end).then(|| (repeatedly(now).0, end));
+            self.again = (now < end).then(|| (reading_times(now).0, end));
         }
         self.open.push(nanoseconds);
     }
@@ -82,7 +82,7 @@ impl Recorder {
     fn close(&mut self, now: Instant) {
         let lost = self.meter.read();
         let before = self.slices.last().map_or(self.lost, |slice| slice.lost);
-        self.again = (lost.since(before) > QUIET).then(|| repeatedly(now));
+        self.again = (lost.since(before) > MAX_LOST_IN_QUIET_SLICE).then(|| reading_times(now));
         self.slices.push(Slice {
             times: std::mem::take(&mut self.open),
             lost,
@@ -96,7 +96,7 @@ impl Recorder {
 }
 
 /// The next and the last time of a series of readings.
-fn repeatedly(now: Instant) -> (Instant, Instant) {
+fn reading_times(now: Instant) -> (Instant, Instant) {
     (now + TICK / 4, now + TICK * 5 / 4)
 }
 
@@ -107,7 +107,7 @@ impl Latency {
         let mut times = Vec::new();
         let mut follows_quiet = true;
         for slice in slices {
-            let is_quiet = slice.lost.since(lost) <= QUIET;
+            let is_quiet = slice.lost.since(lost) <= MAX_LOST_IN_QUIET_SLICE;
             if follows_quiet && is_quiet {
                 times.extend(&slice.times);
             }
@@ -115,7 +115,7 @@ impl Latency {
         }
         let all = || slices.iter().flat_map(|slice| &slice.times);
         let share = times.len() as f64 / all().count().max(1) as f64;
-        let quiet = (share >= ENOUGH).then_some(share);
+        let quiet = (share >= MIN_QUIET_SHARE).then_some(share);
         if quiet.is_none() {
             times = all().copied().collect();
         }
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_slice_ends_after_its_length() {
-        let mut recorder = Recorder::start(LostTimeMeter::of_own());
+        let mut recorder = Recorder::start(LostTimeMeter::own_core());
         let begin = recorder.end;
         recorder.push(begin - SLICE, 1);
         recorder.push(begin, 2);
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn the_lost_time_is_read_again_for_one_tick() {
-        let mut recorder = Recorder::start(LostTimeMeter::of_own());
+        let mut recorder = Recorder::start(LostTimeMeter::own_core());
         recorder.lost.own = i64::MAX;
         let begin = recorder.end - SLICE;
         recorder.push(begin, 1);

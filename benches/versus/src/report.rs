@@ -5,12 +5,12 @@ use std::fmt::Write as _;
 use crate::{
     contenders::Contender,
     latency::Latency,
-    rounds::{DISTURBED, Sample},
+    rounds::{DISTURBED_SHARE, Sample},
     shapes::{SHAPES, Shape},
 };
 
 /// The contender that ratios refer to.
-pub(crate) const BASE: &str = "nginx";
+pub(crate) const RATIO_BASE: &str = "nginx";
 
 /// The value below which `share` of the sorted values lie; 0 for an empty list.
 pub(crate) fn percentile(sorted: &[u64], share: f64) -> u64 {
@@ -101,7 +101,7 @@ impl Report {
     /// A figure as a multiple of nginx's figure in the same round.
     pub(crate) fn ratio(&self, shape: &str, contender: &str, figure: Figure) -> Option<Spread> {
         let ratios = self.of(shape, contender).filter_map(|sample| {
-            let base = self.in_round(shape, BASE, sample.round)?;
+            let base = self.in_round(shape, RATIO_BASE, sample.round)?;
             Some(figure(sample)? / figure(base)?)
         });
         Spread::of(ratios.collect())
@@ -250,7 +250,7 @@ impl Report {
         let disturbed = self
             .samples
             .iter()
-            .filter(|one| one.disturbed > DISTURBED)
+            .filter(|one| one.disturbed > DISTURBED_SHARE)
             .count();
         if disturbed == 0 {
             return String::new();
@@ -259,7 +259,7 @@ impl Report {
             " In {disturbed} of {} measurements other processes used more than {:.0} % of one of the \
              two cores: this makes CPU times slightly higher, and rates and latencies worse.",
             self.samples.len(),
-            DISTURBED * 100.0
+            DISTURBED_SHARE * 100.0
         )
     }
 

@@ -18,10 +18,10 @@ use crate::{
 };
 
 /// The share of a core from which a measurement counts as disturbed.
-pub(crate) const DISTURBED: f64 = 0.1;
+pub(crate) const DISTURBED_SHARE: f64 = 0.1;
 
 /// The highest rate at which the load generator is punctual, in requests per second.
-const PUNCTUAL: f64 = 20_000.0;
+const MAX_PUNCTUAL_RATE: f64 = 20_000.0;
 
 /// The measurement of one contender with one shape in one round.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -107,7 +107,7 @@ impl Bench<'_> {
     ) -> Result<Sample, Error> {
         let mut best = self.measure(round, shape, contender).await?;
         for _ in 0..self.args.again {
-            if best.disturbed <= DISTURBED {
+            if best.disturbed <= DISTURBED_SHARE {
                 break;
             }
             if let Ok(sample) = self.measure(round, shape, contender).await
@@ -206,7 +206,7 @@ impl Bench<'_> {
         meter.stop(took, total, sample)?;
         let most = total as f64 / took.as_secs_f64();
         sample.rate = Some(most);
-        let rate = (most / 2.0).min(PUNCTUAL);
+        let rate = (most / 2.0).min(MAX_PUNCTUAL_RATE);
         let duration = Duration::from_secs_f64(self.args.seconds());
         let meter = contender.loss_meter(processes).await?;
         sample.first_byte = Some(load::open(&target, rate, duration, churn, meter).await?);
@@ -215,7 +215,7 @@ impl Bench<'_> {
                 addresses: self.backends.clone(),
                 ..target
             };
-            let meter = LostTimeMeter::of_own();
+            let meter = LostTimeMeter::own_core();
             sample.unproxied = Some(load::open(&target, rate, duration, churn, meter).await?);
         }
         Ok(())
@@ -369,7 +369,7 @@ fn line(sample: &Sample, shape: &Shape) -> String {
     if let Some(cold) = sample.cold_start {
         text += &format!(", up in {cold:.0} ms");
     }
-    if sample.disturbed > DISTURBED {
+    if sample.disturbed > DISTURBED_SHARE {
         text += &format!(" [others used {:.0} % of a core]", sample.disturbed * 100.0);
     }
     text

@@ -6,7 +6,7 @@
 //! receives it as it arrives.
 //!
 //! ```text
-//! first   ── miss ── backend ── head ── frame ── frame ── end ── kept
+//! first   ── miss ── backend ── head ── frame ── frame ── end ── cached
 //! equal   ── miss ── collapsed ── head ── frame ── frame ── end
 //! later                                                          └ hit: the same frames, at once
 //! ```

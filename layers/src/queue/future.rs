@@ -49,7 +49,7 @@ pin_project! {
             #[pin]
             ticket: Ticket<SlotPool<C, K>>,
         },
-        Readying { permit: Option<Permit<SlotPool<C, K>>> },
+        AwaitingService { permit: Option<Permit<SlotPool<C, K>>> },
         Calling {
             #[pin]
             answer: F,
@@ -109,13 +109,13 @@ where
                                 permit.set_meter(meter.clone());
                             }
                             let permit = Some(permit);
-                            Stage::Readying { permit }
+                            Stage::AwaitingService { permit }
                         }
                         Err(error) => Stage::Done { error: Some(error) },
                     };
                     this.stage.set(stage);
                 }
-                StageProjection::Readying { permit } => {
+                StageProjection::AwaitingService { permit } => {
                     let (service, _) = this.call.as_mut().expect("it was not called yet");
                     let stage = match ready!(service.poll_ready(cx)) {
                         Ok(()) => {
@@ -169,7 +169,7 @@ where
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stage = match &self.stage {
             Stage::Waiting { .. } => "waiting",
-            Stage::Readying { .. } => "has a slot",
+            Stage::AwaitingService { .. } => "has a slot",
             Stage::Calling { .. } => "called",
             Stage::Done { .. } => "done",
         };

@@ -3,7 +3,7 @@
 use super::json::Json;
 
 /// Replaces a masked number or word.
-const SOME: &str = "#";
+const MASK: &str = "#";
 
 /// Fields whose value differs between answers. The kind of the value is kept, and so are null, an
 /// empty text and an empty list, because they are significant.
@@ -57,13 +57,13 @@ fn mask_field(name: &str, value: &mut Json) {
     match value {
         Json::String(text) if is_id(name) => {
             if let Some(at) = text.find(['-', '_']) {
-                text.replace_range(at + 1.., SOME);
+                text.replace_range(at + 1.., MASK);
             }
         }
         Json::Array(_) if is_numbers(name) => mask_numbers(value),
         // The names of tensors.
         Json::Array(items) if name == "tensors" => items.truncate(0),
-        Json::String(text) if is_volatile(name) && !text.is_empty() => *text = SOME.into(),
+        Json::String(text) if is_volatile(name) && !text.is_empty() => *text = MASK.into(),
         Json::Number(_) if is_volatile(name) => *value = Json::String("a number".into()),
         Json::Array(items) if is_volatile(name) && items.iter().all(is_number) => {
             mask_numbers(value);
@@ -118,7 +118,7 @@ fn mask_word(word: &str) -> String {
         if let Some((before, digest)) = word.split_once(start) {
             let hex = digest.bytes().take_while(u8::is_ascii_hexdigit).count();
             if hex >= 12 {
-                return format!("{before}{start}{SOME}{}", &digest[hex..]);
+                return format!("{before}{start}{MASK}{}", &digest[hex..]);
             }
         }
     }

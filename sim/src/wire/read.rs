@@ -11,14 +11,14 @@ pub(crate) fn read(body: &[u8]) -> Result<Value, String> {
     let text = String::from_utf8_lossy(body);
     let mut values = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
     match values.next() {
-        Some(Ok(Value::Object(fields))) => Ok(Value::Object(in_small_letters(fields))),
+        Some(Ok(Value::Object(fields))) => Ok(Value::Object(with_lower_case_names(fields))),
         Some(Ok(value)) => Ok(value),
         None => Err("EOF".to_owned()),
         Some(Err(_)) => Err(parse_error(body)),
     }
 }
 
-fn in_small_letters(fields: Map<String, Value>) -> Map<String, Value> {
+fn with_lower_case_names(fields: Map<String, Value>) -> Map<String, Value> {
     let fields = fields.into_iter();
     fields
         .map(|(name, value)| (name.to_ascii_lowercase(), value))

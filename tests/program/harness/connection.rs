@@ -74,7 +74,7 @@ impl Connection {
     }
 
     /// A connection that is reset when it is dropped.
-    pub(crate) async fn that_resets(address: SocketAddr) -> Self {
+    pub(crate) async fn with_reset_on_drop(address: SocketAddr) -> Self {
         let stream = soon("a connection", TcpStream::connect(address))
             .await
             .unwrap();

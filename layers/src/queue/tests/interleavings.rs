@@ -78,14 +78,14 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
     prop::collection::vec(one, 0..120)
 }
 
-struct World {
+struct TestState {
     queue: TestQueue,
     tickets: Vec<(Name, TestTicket)>,
     permits: Vec<(Name, Permit<Slots>)>,
     slots: HashMap<Name, usize>,
 }
 
-impl World {
+impl TestState {
     fn new() -> Self {
         let counts = CLASSES.map(|class| (class, 1));
         Self {
@@ -184,7 +184,7 @@ proptest! {
     fn slots_return_however_requests_end(actions in actions()) {
         on_paused_clock(async {
             advance(secs(100)).await;
-            let mut world = World::new();
+            let mut world = TestState::new();
             for step in actions {
                 world.play(step).await;
                 world.check()?;
