@@ -13,7 +13,7 @@ struct PredictedWait(Option<Duration>);
 impl fmt::Display for PredictedWait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(wait) => write!(f, ", about {} s", seconds(wait)),
+            Some(wait) => write!(f, " (expected wait: {} s)", seconds(wait)),
             None => Ok(()),
         }
     }
@@ -26,7 +26,7 @@ fn seconds(time: Duration) -> u128 {
 /// The class has too many waiting requests. The request was not sent to a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the queue is full: {waiting} requests wait{}; try again in {} s",
+    "the queue is full: {waiting} requests are waiting{}; try again in {} s",
     PredictedWait(*.predicted_wait),
     seconds(*.retry_after)
 )]

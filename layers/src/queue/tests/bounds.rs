@@ -28,7 +28,7 @@ async fn a_request_beyond_the_limit_is_refused_at_once() {
     assert_eq!(failure.retry_after(), Some(secs(1)));
     assert_eq!(
         failure.to_string(),
-        "the queue is full: 2 requests wait; try again in 1 s"
+        "the queue is full: 2 requests are waiting; try again in 1 s"
     );
     assert_eq!(queue.waiting(), 2);
     hold(&queue, "b");
@@ -95,7 +95,7 @@ async fn a_request_with_a_too_long_predicted_wait_is_refused() {
     assert_eq!(full.retry_after, secs(3));
     assert_eq!(
         error.to_string(),
-        "the queue is full: 2 requests wait, about 15 s; try again in 3 s"
+        "the queue is full: 2 requests are waiting (expected wait: 15 s); try again in 3 s"
     );
 }
 
