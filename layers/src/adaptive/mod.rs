@@ -13,7 +13,7 @@
 //!              │<────────────────────────── permit ───────────────>│
 //! ```
 //!
-//! Why this measurement and this rule differ from those for services with short answers:
+//! Why this measure and this rule differ from the usual ones for services with short answers:
 //!
 //! - The total time of an answer depends on its length, not on the load: 2000 tokens take 100 times
 //!   as long as 20 on an idle server. The time to first byte is made of queueing, model load and

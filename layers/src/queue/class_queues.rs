@@ -100,7 +100,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, W> ClassQueues<C, K, W> {
             .map(|(class, of)| (class, &of.class_queue))
     }
 
-    /// Lets a request admit if there is a slot for it and no request of its class waits.
+    /// Admits a request if there is a slot for it and no request of its class waits.
     pub(super) fn try_admit<S>(
         &mut self,
         class: &C,

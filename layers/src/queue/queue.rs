@@ -202,7 +202,7 @@ impl<D: Dispatch> Queue<D> {
         self.shared.state().tickets.len()
     }
 
-    /// Snapshots of all classes in use and those still tickets_in_memory, in no order.
+    /// Snapshots of all classes in use and those that are still remembered, in no order.
     pub fn snapshot(&self) -> Vec<ClassSnapshot<D::Class>> {
         let now = Instant::now();
         let state = self.shared.state();
