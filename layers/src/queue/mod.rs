@@ -32,7 +32,7 @@
 //! use llamatower_layers::BoxError;
 //! use llamatower_layers::queue::{Dispatch, Entry, Queue};
 //!
-//! The names of the free backends.
+//! /// The names of the free backends.
 //! struct Backends(Arc<Mutex<Vec<&'static str>>>);
 //!
 //! struct Slot(&'static str, Arc<Mutex<Vec<&'static str>>>);
