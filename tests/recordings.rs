@@ -21,8 +21,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader, Lines};
 use tokio::process::{Child, Command};
 
-/// Additional header fields of an answer, and their reasons.
-const ADDITIONAL_HEADERS: [(&str, &str); 3] = [
+/// Header fields that an answer may have besides, and why.
+const MORE_HEADERS: [(&str, &str); 3] = [
     ("x-llamatower-backend", "which server gave the answer"),
     ("x-request-id", "finds the request in logs and traces"),
     (
@@ -204,7 +204,7 @@ async fn the_data_before_a_break_inside_a_line_is_forwarded() {
 fn every_difference_is_documented() {
     let documented = include_str!("../docs/departures.md");
     let departures = DEPARTURES.iter().chain(OLDER_SERVER_DEPARTURES);
-    let headers = ADDITIONAL_HEADERS.iter().map(|(_, why)| *why);
+    let headers = MORE_HEADERS.iter().map(|(_, why)| *why);
     for why in departures.map(|known| known.why).chain(headers) {
         assert!(documented.contains(&format!("| {why} |")), "missing: {why}");
     }
@@ -222,7 +222,7 @@ impl Tally {
     fn add(&mut self, name: &'static str, differences: &[Difference]) {
         let mut departures = DEPARTURES.iter().chain(OLDER_SERVER_DEPARTURES);
         let departure = departures.find(|known| known.cases.contains(&name));
-        let is_header = |what: &str| ADDITIONAL_HEADERS.iter().any(|(header, _)| *header == what);
+        let is_header = |what: &str| MORE_HEADERS.iter().any(|(header, _)| *header == what);
         let mut is_equal = true;
         for difference in differences.iter().filter(|found| !is_header(&found.what)) {
             is_equal = false;

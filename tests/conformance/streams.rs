@@ -173,7 +173,7 @@ async fn an_unload_reaches_every_backend_with_the_model_in_memory() {
 }
 
 #[tokio::test]
-async fn with_keys_an_unload_needs_an_admin_key() {
+async fn where_keys_are_asked_for_an_unload_needs_an_administrators() {
     let (key, line) = llamatower_layers::api_key::generate_key("ada").unwrap();
     let stage = stage_with(&[&[tiny()]], &[("LLAMATOWER_API_KEYS", &line)]).await;
     let unload = json!({"model": "tiny", "keep_alive": 0}).to_string();
