@@ -1,7 +1,7 @@
-//! How long a line takes from a backend to its client, through the gateway and without it.
+//! The time of a line from a backend to its client, with and without the gateway.
 //!
-//! Each line of the simulated server carries the time of its making. The gap is the time until
-//! the client has it, on loopback; the rounds with and without the gateway alternate.
+//! Each line of the simulated server contains its creation time. The gap is the time until the
+//! client receives the line, on loopback. Rounds with and without the gateway alternate.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn gaps(client: &reqwest::Client, base: &str) -> Vec<i128> {
     let mut gaps = Vec::new();
     while let Some(line) = lines.next().await {
         let arrived = Timestamp::now().as_nanosecond();
-        let line = line.expect("a whole stream");
+        let line = line.expect("a complete stream");
         let line: serde_json::Value = serde_json::from_slice(&line).expect("one line at a time");
         let made = line["created_at"].as_str().expect("a time");
         let made: Timestamp = made.parse().expect("a time");

@@ -1,4 +1,4 @@
-//! What the stack costs a request and a chunk, with every default layer on and no socket.
+//! The cost of the stack for a request and a chunk, with every default layer and without sockets.
 
 use std::hint::black_box;
 use std::net::SocketAddr;
@@ -27,7 +27,7 @@ const BODY: &str = r#"{"model":"tiny","messages":[{"role":"user","content":"Why 
 const LINE: &str = "{\"model\":\"tiny\",\"created_at\":\"2026-01-01T00:00:00Z\",\"message\":{\"role\":\"assistant\",\"content\":\" tower\"},\"done\":false}\n";
 const LAST: &str = "{\"model\":\"tiny\",\"done\":true}\n";
 
-/// A backend that is no more than an answer of so many lines.
+/// A backend that only answers, with this many lines.
 fn answering(lines: usize) -> Attempt<Full<Bytes>> {
     let answering = service_fn(move |_| async move {
         let lines = std::iter::repeat_n(LINE, lines).chain([LAST]);
@@ -40,10 +40,10 @@ fn answering(lines: usize) -> Attempt<Full<Bytes>> {
     llamatower::ollama::attempt(answering, |_| {})
 }
 
-type Fleeting = Arc<Fleet<Attempt<Full<Bytes>>>>;
+type TestFleet = Arc<Fleet<Attempt<Full<Bytes>>>>;
 
-/// Backends whose lists are those of a simulated server, and whose answers cost nothing.
-async fn fleet(sim: &SimHandle, backends: u8, lines: usize) -> Fleeting {
+/// Backends with the model lists of a simulated server, whose answers cost nothing.
+async fn fleet(sim: &SimHandle, backends: u8, lines: usize) -> TestFleet {
     let port = sim.addr().port();
     let hosts = (1..=backends).map(|host| {
         let address = format!("127.0.0.{host}:{port}").parse();
@@ -70,7 +70,7 @@ where
     B: http_body::Body<Data = Bytes>,
 {
     let request = Request::post("/api/chat").body(Full::from(BODY));
-    let Ok(answer) = service.oneshot(request.expect("a sound request")).await;
+    let Ok(answer) = service.oneshot(request.expect("a valid request")).await;
     let mut body = pin!(answer.into_body());
     while let Some(Ok(frame)) = body.frame().await {
         black_box(frame);

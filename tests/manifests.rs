@@ -1,4 +1,4 @@
-//! The manifests as Kubernetes' own types: what an existing installation expects of them.
+//! The manifests, parsed as Kubernetes types: the requirements of the existing installation.
 
 #![allow(clippy::unwrap_used)]
 
@@ -44,7 +44,7 @@ fn app_backend() -> BTreeMap<String, String> {
 }
 
 #[test]
-fn the_selector_is_the_one_that_cannot_be_changed() {
+fn the_selector_is_unchanged_because_it_is_immutable() {
     let spec = deployment();
     assert_eq!(spec.selector.match_labels, Some(app_backend()));
     assert_eq!(spec.selector.match_expressions, None);
@@ -68,7 +68,7 @@ fn the_service_has_its_ports() {
 }
 
 #[test]
-fn the_variables_of_the_contract_stand_inline() {
+fn the_variables_of_the_contract_are_inline() {
     for (name, value) in [
         (
             "OLLAMA_URL",
@@ -95,7 +95,7 @@ fn the_variables_of_the_contract_stand_inline() {
 }
 
 #[test]
-fn probes_resources_and_image_are_those_of_the_contract() {
+fn probes_resources_and_image_match_the_contract() {
     let container = container();
     let path = |probe: Option<Probe>| probe.unwrap().http_get.unwrap().path;
     for probe in [
@@ -119,7 +119,7 @@ fn probes_resources_and_image_are_those_of_the_contract() {
 }
 
 #[test]
-fn a_rollout_never_has_fewer_replicas_than_there_should_be() {
+fn a_rollout_never_has_too_few_replicas() {
     let rolling = deployment().strategy.unwrap().rolling_update.unwrap();
     assert_eq!(rolling.max_unavailable, Some(IntOrString::Int(0)));
     assert_eq!(rolling.max_surge, Some(IntOrString::Int(1)));
@@ -131,7 +131,7 @@ fn a_rollout_never_has_fewer_replicas_than_there_should_be() {
 }
 
 #[test]
-fn the_grace_period_is_longer_than_what_happens_in_it() {
+fn the_grace_period_is_longer_than_the_shutdown() {
     let drain = variable("LLAMATOWER_DRAIN_TIMEOUT").value.unwrap();
     let drain: i64 = drain.trim_end_matches('s').parse().unwrap();
     let before = container()
@@ -149,7 +149,7 @@ fn the_grace_period_is_longer_than_what_happens_in_it() {
 }
 
 #[test]
-fn a_pod_has_no_more_rights_than_it_needs() {
+fn a_pod_has_only_the_rights_that_it_needs() {
     let pod = pod();
     assert_eq!(pod.automount_service_account_token, Some(false));
     let security = pod.security_context.unwrap();

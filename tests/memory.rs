@@ -1,4 +1,4 @@
-//! What connections hold while nothing happens on them.
+//! The memory of idle connections.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,7 +16,7 @@ use tower::service_fn;
 
 const CONNECTIONS: usize = 100;
 
-/// An edge on a runtime that runs only while it is driven.
+/// An edge on a runtime that the test drives.
 struct Driven {
     runtime: Runtime,
     addr: SocketAddr,
@@ -38,7 +38,7 @@ impl Driven {
         };
         let edge = runtime.block_on(Edge::bind(config)).unwrap();
         let ListenAddr::Tcp(addr) = edge.local_addrs()[0] else {
-            panic!("no address of TCP");
+            panic!("not a TCP address");
         };
         let gauges = edge.gauges();
         runtime.spawn(edge.serve(service_fn(hello), Shutdown::new()));
@@ -51,8 +51,8 @@ impl Driven {
         }
     }
 
-    /// Connects so many clients, each of which does this, and runs the edge until it has seen them
-    /// all.
+    /// Connects this many clients, each of which runs `does`, and drives the edge until it has seen
+    /// all of them.
     fn connect(&mut self, does: impl Fn(&mut TcpStream)) {
         let before = self.clients.len();
         for _ in 0..CONNECTIONS {
@@ -66,26 +66,26 @@ impl Driven {
             while self.gauges.connections() < expected {
                 tokio::task::yield_now().await;
             }
-            // What the sockets have to tell was told by then.
+            // By then all events of the sockets were processed.
             for _ in 0..1000 {
                 tokio::task::yield_now().await;
             }
         });
-        assert_eq!(self.gauges.finished(), finished + self.asked(before));
+        assert_eq!(self.gauges.finished(), finished + self.answered(before));
     }
 
-    /// How many of the clients after these have an answer.
-    fn asked(&mut self, before: usize) -> u64 {
-        let mut asked = 0;
+    /// The number of clients after the first `before` that have an answer.
+    fn answered(&mut self, before: usize) -> u64 {
+        let mut answered = 0;
         for client in &mut self.clients[before..] {
             client.set_nonblocking(true).unwrap();
-            asked += u64::from(client.read(&mut [0; 512]).is_ok());
+            answered += u64::from(client.read(&mut [0; 512]).is_ok());
         }
-        asked
+        answered
     }
 }
 
-/// What each of these connections holds, in bytes, once others before it have filled pools and
+/// The memory of each of these connections in bytes, after other connections have filled pools and
 /// tables.
 fn bytes_of_each(does: impl Fn(&mut TcpStream)) -> i64 {
     let mut edge = Driven::start();
@@ -95,13 +95,13 @@ fn bytes_of_each(does: impl Fn(&mut TcpStream)) -> i64 {
 }
 
 #[test]
-fn a_connection_that_never_speaks_holds_less_than_two_kilobytes() {
+fn a_silent_connection_uses_less_than_two_kilobytes() {
     let each = bytes_of_each(|_| {});
     assert!((1..2048).contains(&each), "{each} bytes");
 }
 
 #[test]
-fn a_connection_that_waits_for_its_next_request_holds_what_hyper_keeps() {
+fn a_keep_alive_connection_uses_only_what_hyper_keeps() {
     let request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let each = bytes_of_each(|client| client.write_all(request).unwrap());
     assert!((1..24 * 1024).contains(&each), "{each} bytes");

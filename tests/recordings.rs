@@ -1,8 +1,9 @@
-//! The gateway against recordings of real servers: what a client sees through it is what it
-//! would see without it, but for what is listed here (docs/departures.md says it to users).
+//! Compares the gateway with recordings of real servers: through the gateway, a client gets the
+//! same answers as without it, except for the differences listed here (docs/departures.md lists
+//! them for users).
 //!
-//! With `OLLAMA_BIN`, the program, and `OLLAMA_TEST_MODEL_GGUF`, a small model, a real server is
-//! asked, too, directly and through the gateway.
+//! With `OLLAMA_BIN` (the program) and `OLLAMA_TEST_MODEL_GGUF` (a small model), a real server is
+//! tested too, directly and through the gateway.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -30,10 +31,10 @@ const MORE_HEADERS: [(&str, &str); 3] = [
     ),
 ];
 
-/// What the gateway does otherwise on purpose.
+/// An intended difference of the gateway.
 struct Departure {
     cases: &'static [&'static str],
-    /// In what the answers differ, and a part of what is seen instead.
+    /// The parts that differ, and a part of the gateway's value.
     seen: &'static [(&'static str, &'static str)],
     why: &'static str,
 }
@@ -107,8 +108,8 @@ const DEPARTURES: &[Departure] = &[
     },
 ];
 
-/// What differs only before a server that is older than 0.33.
-const BEFORE_OLDER_SERVERS: &[Departure] = &[
+/// Differences only from a server older than 0.33.
+const OLDER_SERVER_DEPARTURES: &[Departure] = &[
     Departure {
         cases: &["generate_name_newline", "generate_name_dotdot"],
         seen: &[("status", "400"), ("body", "invalid model name")],
@@ -128,11 +129,11 @@ const BEFORE_OLDER_SERVERS: &[Departure] = &[
     },
 ];
 
-/// What the simulated server leaves out, and the gateway cannot add.
-const OF_THE_SIMULATION: (&str, &str) = ("chat_logprobs", "body");
+/// A difference of the simulated server that the gateway cannot remove.
+const SIMULATION_DIFFERENCE: (&str, &str) = ("chat_logprobs", "body");
 
 #[tokio::test]
-async fn it_answers_as_the_recorded_server_did() {
+async fn answers_are_those_of_the_recorded_server() {
     let sim = simulated().await;
     let gateway = Gateway::start(&sim.url()).await;
     let mut tally = Tally::default();
@@ -143,20 +144,20 @@ async fn it_answers_as_the_recorded_server_did() {
         }
         let recording = load(name);
         let mut differences = compare(&recording.answer, &gateway.ask(&recording).await);
-        differences.retain(|found| (name, &*found.what) != OF_THE_SIMULATION);
+        differences.retain(|found| (name, &*found.what) != SIMULATION_DIFFERENCE);
         tally.add(name, &differences);
     }
     tally.expect_nothing_else();
     for departure in DEPARTURES {
         for case in departure.cases {
             let is_seen = tally.departed.contains(case);
-            assert!(is_seen, "{case} does not depart: {}", departure.why);
+            assert!(is_seen, "{case} does not differ: {}", departure.why);
         }
     }
 }
 
 #[tokio::test]
-async fn it_answers_as_the_real_server_behind_it_does() {
+async fn answers_are_those_of_the_real_server_behind_it() {
     let (Some(program), Some(weights)) = (
         env::var_os("OLLAMA_BIN"),
         env::var_os("OLLAMA_TEST_MODEL_GGUF"),
@@ -166,7 +167,7 @@ async fn it_answers_as_the_real_server_behind_it_does() {
         );
         return;
     };
-    // One server for each, as the cases change what it has.
+    // One server for each side, because the cases change its state.
     let alone = Ollama::start(&program, &weights).await;
     let mut expected: Vec<Answer> = Vec::new();
     for name in CASES {
@@ -185,7 +186,7 @@ async fn it_answers_as_the_real_server_behind_it_does() {
 }
 
 #[tokio::test]
-async fn what_came_before_a_break_inside_of_a_line_is_seen() {
+async fn the_data_before_a_break_inside_a_line_is_forwarded() {
     let sim = simulated().await;
     let gateway = Gateway::start(&sim.url()).await;
     sim.arm(Fault::new(FaultKind::Die {
@@ -200,16 +201,16 @@ async fn what_came_before_a_break_inside_of_a_line_is_seen() {
 }
 
 #[test]
-fn users_are_told_of_every_departure() {
-    let told = include_str!("../docs/departures.md");
-    let departures = DEPARTURES.iter().chain(BEFORE_OLDER_SERVERS);
+fn every_difference_is_documented() {
+    let documented = include_str!("../docs/departures.md");
+    let departures = DEPARTURES.iter().chain(OLDER_SERVER_DEPARTURES);
     let headers = MORE_HEADERS.iter().map(|(_, why)| *why);
     for why in departures.map(|known| known.why).chain(headers) {
-        assert!(told.contains(&format!("| {why} |")), "missing: {why}");
+        assert!(documented.contains(&format!("| {why} |")), "missing: {why}");
     }
 }
 
-/// What was found to differ.
+/// The differences found.
 #[derive(Default)]
 struct Tally {
     equal: usize,
@@ -219,7 +220,7 @@ struct Tally {
 
 impl Tally {
     fn add(&mut self, name: &'static str, differences: &[Difference]) {
-        let mut departures = DEPARTURES.iter().chain(BEFORE_OLDER_SERVERS);
+        let mut departures = DEPARTURES.iter().chain(OLDER_SERVER_DEPARTURES);
         let departure = departures.find(|known| known.cases.contains(&name));
         let is_header = |what: &str| MORE_HEADERS.iter().any(|(header, _)| *header == what);
         let mut is_equal = true;
@@ -245,14 +246,14 @@ impl Tally {
         let Self {
             equal, departed, ..
         } = self;
-        println!("{equal} answers are equal, {} depart", departed.len());
+        println!("{equal} answers are equal, {} differ", departed.len());
     }
 }
 
 fn load(name: &str) -> Recording {
     let recordings = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recordings");
     match Recording::load(&recordings.join("v0.33.0-rc2"), name) {
-        // What this version was not recorded with, an older one was.
+        // Cases that were not recorded with this version use the older recording.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Recording::load(&recordings.join("v0.17.4"), name).unwrap()
         }
@@ -260,7 +261,7 @@ fn load(name: &str) -> Recording {
     }
 }
 
-/// The recorded server: its models, listed in the order of their ages.
+/// The recorded server, with its models in the order of their ages.
 async fn simulated() -> SimHandle {
     let model = |name: &str, modified_at: &str, embedding_length| {
         ModelSpec::new(name)
@@ -276,13 +277,13 @@ async fn simulated() -> SimHandle {
         .start()
         .await
         .unwrap();
-    // The recorder's first list shows what an earlier run had left in memory.
+    // The recorder's first list shows a model that an earlier run had left in memory.
     let earlier = load("load_stream_true").request;
     earlier.send(sim.addr(), &[]).await.unwrap();
     sim
 }
 
-/// A gateway in a process of its own.
+/// A gateway process.
 struct Gateway {
     address: SocketAddr,
     key: String,
@@ -312,7 +313,7 @@ impl Gateway {
                 break line["address"].as_str().unwrap().parse().unwrap();
             }
         };
-        read_on(lines);
+        drain_output(lines);
         Self {
             address,
             key: key.to_string(),
@@ -356,7 +357,7 @@ impl Ollama {
                 break rest.split(' ').next().unwrap().parse().unwrap();
             }
         };
-        read_on(lines);
+        drain_output(lines);
         let file = store.path().join("Modelfile");
         let weights = Path::new(weights).display();
         let template = "{{ if .System }}system: {{ .System }}\n{{ end }}{{ if .Tools }}tools: {{ .Tools }}\n{{ end }}{{ range .Messages }}{{ .Role }}: {{ .Content }}\n{{ end }}assistant: ";
@@ -379,7 +380,7 @@ impl Ollama {
         }
     }
 
-    /// By SIGTERM: on SIGKILL its engines would outlive it.
+    /// With SIGTERM: after SIGKILL its engines would continue to run.
     async fn stop(mut self) {
         let id = self.process.id().unwrap().to_string();
         let ended = Command::new("kill").arg(id).status().await.unwrap();
@@ -388,7 +389,7 @@ impl Ollama {
     }
 }
 
-/// Keeps a process from waiting for somebody to read what it says.
-fn read_on<R: AsyncRead + Unpin + Send + 'static>(mut lines: Lines<BufReader<R>>) {
+/// Reads the output of a process, so that the process never blocks on a full pipe.
+fn drain_output<R: AsyncRead + Unpin + Send + 'static>(mut lines: Lines<BufReader<R>>) {
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
 }

@@ -1,4 +1,4 @@
-//! The stack as one request sees it, with no socket on either side.
+//! The whole stack with one request, without sockets.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -29,21 +29,21 @@ const SECRETS: [(&str, &str); 5] = [
     ("cookie", "again=open-sesame"),
 ];
 
-/// What a backend was sent, what `Debug` shows of it, and the head of the client's answer.
+/// The request that the backend received, its `Debug` output, and the head of the client's answer.
 struct Seen {
     request: HeaderMap,
     debug: String,
     answer: HeaderMap,
 }
 
-/// Sends a request with these headers to a backend that answers with those.
+/// Sends a request with these headers to a backend that answers with the others.
 async fn send(request: &[(&str, &str)], answer: &'static [(&str, &str)]) -> Seen {
     let seen = Arc::new(Mutex::new((HeaderMap::new(), String::new())));
-    let told = seen.clone();
+    let seen_by_backend = seen.clone();
     let backend = service_fn(move |request: Request<_>| {
         let (head, _) = request.into_parts();
         let debug = format!("{head:?}");
-        *told.lock().expect("no panic") = (head.headers, debug);
+        *seen_by_backend.lock().expect("no panic") = (head.headers, debug);
         let answer = answer
             .iter()
             .fold(Response::builder(), |answer, (name, value)| {
@@ -74,7 +74,7 @@ async fn send(request: &[(&str, &str)], answer: &'static [(&str, &str)]) -> Seen
         .fold(Request::post("/api/chat"), |request, (name, value)| {
             request.header(*name, *value)
         });
-    let request = request.body(Full::from("{}")).expect("a sound request");
+    let request = request.body(Full::from("{}")).expect("a valid request");
     let Ok(answer) = service.oneshot(request).await;
     let (request, debug) = seen.lock().expect("no panic").clone();
     Seen {
@@ -85,7 +85,7 @@ async fn send(request: &[(&str, &str)], answer: &'static [(&str, &str)]) -> Seen
 }
 
 #[tokio::test]
-async fn a_client_keeps_its_id_and_others_are_given_one() {
+async fn a_client_keeps_its_request_id_and_others_get_one() {
     let seen = send(&[(ID, "from-the-client")], &[]).await;
     assert_eq!(seen.request[ID], "from-the-client");
     assert_eq!(seen.answer[ID], "from-the-client");
@@ -97,14 +97,14 @@ async fn a_client_keeps_its_id_and_others_are_given_one() {
 }
 
 #[tokio::test]
-async fn a_backend_that_gives_an_id_of_its_own_is_believed() {
+async fn the_request_id_of_a_backend_is_used() {
     let seen = send(&[(ID, "from-the-client")], &[(ID, "from-the-backend")]).await;
     assert_eq!(seen.answer.get_all(ID).iter().count(), 1);
     assert_eq!(seen.answer[ID], "from-the-backend");
 }
 
 #[tokio::test]
-async fn what_a_client_shows_to_be_let_in_is_not_shown_by_debug() {
+async fn credentials_of_a_client_are_not_shown_by_debug() {
     let seen = send(&SECRETS, &[]).await;
     assert_eq!(seen.request.get_all("cookie").iter().count(), 2);
     assert!(!seen.debug.contains("open-sesame"), "{}", seen.debug);
@@ -137,7 +137,7 @@ async fn a_cookie_that_a_backend_sets_is_not_shown_by_debug() {
         telemetry.propagation(),
     );
     let request = Request::get("/api/version").body(ReplayBody::empty());
-    let asked = attempt.oneshot(request.expect("a sound request"));
+    let asked = attempt.oneshot(request.expect("a valid request"));
     let (answer, _socket) = tokio::join!(asked, answering);
     let answer = answer.expect("an answer");
     assert_eq!(answer.headers()["set-cookie"], "a=open-sesame");
@@ -146,7 +146,7 @@ async fn a_cookie_that_a_backend_sets_is_not_shown_by_debug() {
 }
 
 #[tokio::test]
-async fn a_probe_closes_the_connections_that_have_waited_too_long() {
+async fn a_probe_closes_connections_that_were_idle_too_long() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound").to_string();
     let settings = Settings::load(None, &|name| {
@@ -175,7 +175,7 @@ async fn a_probe_closes_the_connections_that_have_waited_too_long() {
         socket
     };
     let request = Request::get("/api/version").body(ReplayBody::empty());
-    let asked = attempt.clone().oneshot(request.expect("a sound request"));
+    let asked = attempt.clone().oneshot(request.expect("a valid request"));
     let (answer, mut socket) = tokio::join!(asked, answering);
     let body = answer.expect("an answer").into_body();
     body.collect().await.expect("a whole body");

@@ -1,4 +1,4 @@
-//! How fast the scanner goes through bodies of different kinds.
+//! The speed of the scanner on different kinds of bodies.
 
 use std::hint::black_box;
 
@@ -13,9 +13,9 @@ const PIECE: usize = 64 << 10;
 fn scan(body: &[u8]) -> Scanned {
     let mut scanner = Scanner::new(Keys::of(Dialect::Ollama, Operation::Chat));
     for piece in body.chunks(PIECE) {
-        scanner.feed(piece).expect("a sound body");
+        scanner.feed(piece).expect("a valid body");
     }
-    scanner.finish().expect("a sound body")
+    scanner.finish().expect("a valid body")
 }
 
 fn message(content: &str) -> serde_json::Value {

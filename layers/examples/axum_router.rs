@@ -1,5 +1,5 @@
-//! The layers round an axum router: keys, a rate for each of them, and errors in the dialect of the
-//! route.
+//! The layers around an axum router: API keys, a rate limit for each key, and errors in the dialect
+//! of the route.
 //!
 //!     cargo run -p llamatower-layers --features full --example axum_router
 //!     curl http://127.0.0.1:4002/v1/chat/completions -H 'authorization: Bearer KEY' -d '{}'

@@ -1,4 +1,4 @@
-//! The layers under bare hyper: a server of a pretended model that has room for two requests.
+//! The layers on bare hyper: a server of a fake model that serves two requests at a time.
 //!
 //!     cargo run -p llamatower-layers --features full --example bare_hyper
 //!     curl -N http://127.0.0.1:4001/api/generate -d '{"model":"parrot","prompt":"who is there"}'
@@ -25,7 +25,7 @@ use tokio::net::TcpListener;
 use tower::filter::FilterLayer;
 use tower::{Service, ServiceBuilder, service_fn};
 
-/// Repeats the prompt, a word every 100 ms, in lines as Ollama's.
+/// Repeats the prompt, one word every 100 ms, in lines like Ollama's.
 async fn parrot(
     request: Request<Incoming>,
 ) -> Result<Response<impl Body<Data = Bytes, Error = Infallible>>, BoxError> {
@@ -46,8 +46,8 @@ async fn parrot(
     Ok(answer.body(StreamBody::new(frames))?)
 }
 
-/// The stack, from the outside to the inside. What goes wrong inside of `RescueLayer` becomes an
-/// answer, so nothing fails.
+/// The stack, outermost layer first. `RescueLayer` turns all inner errors into answers, so the
+/// stack cannot fail.
 fn stack() -> impl Service<
     Request<Incoming>,
     Response = Response<impl Body<Data = Bytes, Error = BoxError> + Send>,
@@ -69,7 +69,7 @@ async fn main() -> Result<(), BoxError> {
     let port = std::env::args().nth(1).unwrap_or_else(|| "4001".to_owned());
     let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await?;
     println!("http://{}", listener.local_addr()?);
-    // Made once: the layers' state is shared by all connections.
+    // Built once: all connections share the layers' state.
     let stack = stack();
     loop {
         let (stream, _) = listener.accept().await?;

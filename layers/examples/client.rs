@@ -1,5 +1,5 @@
-//! The layers in a client: an application that calls Ollama, with retries, clocks for streams and a
-//! rate of its own, once round hyper-util's client and once round reqwest.
+//! The layers in a client: an application that calls Ollama with retries, stream time-outs and its
+//! own rate limit, once around hyper-util's client and once around reqwest.
 //!
 //!     cargo run -p llamatower-layers --features full --example client -- http://127.0.0.1:11434 tiny
 
@@ -21,8 +21,8 @@ use tower::{Service, ServiceBuilder, ServiceExt};
 
 type Sent = ReplayBody<Empty<Bytes>>;
 
-/// The stack round any client: 100 requests a minute, each of them sent again while nothing of its
-/// answer has come, with clocks that do not count a long answer as a fault.
+/// The stack around any client: 100 requests per minute, retries until the first byte of an answer,
+/// and time-outs that do not count a long answer as a fault.
 fn stack<C, B>(
     client: C,
 ) -> impl Service<
@@ -40,7 +40,7 @@ where
     let a_hundred = NonZeroU32::new(100).unwrap_or(NonZeroU32::MIN);
     ServiceBuilder::new()
         .layer(RateLimitLayer::global(Quota::per_minute(a_hundred)))
-        // To ask a model twice does no harm; a POST is not sent again unless somebody says so.
+        // A repeated inference has no side effects. A POST is not retried unless this is set.
         .layer(RetryLayer::new(RetryBudget::default()).with_replayable(|_, _| true))
         .layer(
             StreamClocksLayer::new()
@@ -50,7 +50,7 @@ where
         .service(client)
 }
 
-/// Asks and returns the words of the answer.
+/// Sends a prompt and returns the text of the answer.
 async fn ask<B>(
     client: impl Service<Request<Sent>, Response = Response<B>, Error = BoxError>,
     url: &str,
@@ -76,7 +76,7 @@ where
     Ok(words)
 }
 
-/// reqwest's client speaks in types of its own.
+/// reqwest's client has its own request and response types.
 fn reqwest_client() -> impl Service<
     Request<ClockedRequestBody<Sent>>,
     Response = Response<reqwest::Body>,
@@ -89,7 +89,7 @@ fn reqwest_client() -> impl Service<
         .service(reqwest::Client::new())
         .map_request(|request: Request<ClockedRequestBody<Sent>>| {
             let request = request.map(reqwest::Body::wrap);
-            reqwest::Request::try_from(request).expect("a request with an address")
+            reqwest::Request::try_from(request).expect("a request with a URL")
         })
 }
 

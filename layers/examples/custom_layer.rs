@@ -1,5 +1,5 @@
-//! A layer of one's own between two of ours: who has no credit left is told so in the dialect of
-//! the route, as if the layer had always been there.
+//! A custom layer between two layers of this crate: a client without credit gets the error in the
+//! dialect of its route.
 //!
 //!     cargo run -p llamatower-layers --features full --example custom_layer
 //!     curl http://127.0.0.1:4005/v1/models -H 'x-tenant: bob'
@@ -25,7 +25,7 @@ use llamatower_layers::{BoxError, EndpointTable, Fail, Failure, Side};
 use tokio::net::TcpListener;
 use tower::{Layer, Service, ServiceBuilder, service_fn};
 
-/// The error says what it means; `Display` is what the client reads.
+/// The error implements `Fail`; the client reads its `Display`.
 #[derive(Debug)]
 struct OutOfCredit {
     tenant: String,
@@ -51,7 +51,7 @@ impl Fail for OutOfCredit {
     }
 }
 
-/// Lets those pass who are on the list.
+/// Admits the tenants on the list.
 #[derive(Clone)]
 struct CreditLayer {
     tenants: Arc<[&'static str]>,
@@ -88,7 +88,7 @@ where
         let tenant = request.headers().get("x-tenant");
         let tenant = tenant
             .and_then(|tenant| tenant.to_str().ok())
-            .unwrap_or("nobody");
+            .unwrap_or("anonymous");
         if self.tenants.contains(&tenant) {
             return Either::Left(self.inner.call(request));
         }

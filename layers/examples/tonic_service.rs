@@ -1,5 +1,5 @@
-//! The layers round a tonic service. gRPC tells errors in its own way, so their `Failure` becomes a
-//! `Status` here, where other stacks have `RescueLayer`.
+//! The layers around a tonic service. gRPC has its own form of errors, so this turns a `Failure`
+//! into a `Status`, where other stacks use `RescueLayer`.
 //!
 //!     cargo run -p llamatower-layers --features full --example tonic_service
 //!     grpc_health_probe -addr=127.0.0.1:4003
@@ -18,7 +18,7 @@ use tonic::transport::Server;
 use tonic::{Code, Status};
 use tower::ServiceBuilder;
 
-/// The status for an error, by what the error says of itself.
+/// The gRPC status of an error.
 fn status_of(error: &BoxError) -> Status {
     let Some(failure) = Failure::find(&**error) else {
         return Status::internal("internal error");

@@ -1,12 +1,12 @@
-//! A method for each layer, on tower's builder.
+//! A method for each layer, on tower's `ServiceBuilder`.
 
 use tower::ServiceBuilder;
 
-/// Adds the layers of this crate to a [`ServiceBuilder`], as tower-http's trait of this name does
-/// with its own.
+/// Adds the layers of this crate to a [`ServiceBuilder`], like the trait of the same name in
+/// tower-http.
 ///
-/// Each method adds its layer with what it cannot do without, and is on when the layer's feature is.
-/// One that has more set is added by [`ServiceBuilder::layer`].
+/// Each method takes the required arguments of its layer and exists when the layer's feature is on.
+/// To set more options, build the layer and add it with [`ServiceBuilder::layer`].
 ///
 /// ```
 /// use std::num::NonZeroU32;
@@ -25,45 +25,45 @@ use tower::ServiceBuilder;
 /// # Ok::<_, std::num::TryFromIntError>(())
 /// ```
 pub trait ServiceBuilderExt<L>: sealed::Sealed<L> + Sized {
-    /// Looks each request up in `table`.
+    /// Looks up the endpoint of each request in `table`.
     #[cfg(feature = "endpoint")]
     fn endpoints(
         self,
         table: crate::EndpointTable,
     ) -> ServiceBuilder<tower_layer::Stack<crate::endpoint::EndpointLayer, L>>;
 
-    /// Tells `observer` what came of each request, at its end.
+    /// Reports the outcome of each request to `observer` when the request ends.
     #[cfg(feature = "outcome")]
     fn outcome(
         self,
         observer: std::sync::Arc<dyn crate::Observer>,
     ) -> ServiceBuilder<tower_layer::Stack<crate::outcome::OutcomeLayer, L>>;
 
-    /// Makes errors answers, and gives broken streams their error frame.
+    /// Turns errors into answers, and adds an error frame to broken streams.
     #[cfg(feature = "rescue")]
     fn rescue(self) -> ServiceBuilder<tower_layer::Stack<crate::rescue::RescueLayer, L>>;
 
-    /// Lets a panic fail one request.
+    /// Limits a panic to the request that caused it.
     #[cfg(feature = "panic-guard")]
     fn panic_guard(
         self,
     ) -> ServiceBuilder<tower_layer::Stack<crate::panic_guard::PanicGuardLayer, L>>;
 
-    /// Asks for one of these keys.
+    /// Requires one of these API keys.
     #[cfg(feature = "api-key")]
     fn api_keys(
         self,
         keys: crate::api_key::KeySet,
     ) -> ServiceBuilder<tower_layer::Stack<crate::api_key::ApiKeyLayer, L>>;
 
-    /// Refuses what exceeds a quota of all requests together.
+    /// Refuses requests beyond a quota that all requests share.
     #[cfg(feature = "rate-limit")]
     fn rate_limit(
         self,
         quota: crate::rate_limit::Quota,
     ) -> ServiceBuilder<tower_layer::Stack<GlobalRateLimit, L>>;
 
-    /// Refuses what exceeds a quota of each key; requests without one pass.
+    /// Refuses requests beyond the quota of their key. Requests without a key pass.
     #[cfg(feature = "rate-limit")]
     fn rate_limit_per_key<K, X>(
         self,
@@ -74,35 +74,35 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed<L> + Sized {
         K: Clone + std::hash::Hash + Eq,
         X: Fn(&http::request::Parts) -> Option<K>;
 
-    /// Refuses what exceeds `most` requests under way.
+    /// Refuses requests beyond `most` concurrent requests.
     #[cfg(feature = "admission")]
     fn admission(
         self,
         most: std::num::NonZeroUsize,
     ) -> ServiceBuilder<tower_layer::Stack<crate::admission::AdmissionLayer, L>>;
 
-    /// Refuses what would make first bytes come later than this.
+    /// Refuses requests that would delay first bytes beyond this target.
     #[cfg(feature = "adaptive")]
     fn adaptive_limit(
         self,
         target_first_byte: std::time::Duration,
     ) -> ServiceBuilder<tower_layer::Stack<crate::adaptive::AdaptiveLayer, L>>;
 
-    /// Reads bodies out of this memory.
+    /// Reads request bodies into this memory budget.
     #[cfg(feature = "body-limit")]
     fn body_limit(
         self,
         memory: crate::body::MemoryBudget,
     ) -> ServiceBuilder<tower_layer::Stack<crate::body_limit::BodyLimitLayer, L>>;
 
-    /// Finds out what is asked of which model.
+    /// Finds the model and the operation of each request.
     #[cfg(feature = "llm-request")]
     fn llm_request(
         self,
     ) -> ServiceBuilder<tower_layer::Stack<crate::llm_request::LlmRequestLayer, L>>;
 
-    /// Keeps up to `max_bytes` of deterministic answers, by the version of the model that
-    /// `version_of` names; requests without one pass.
+    /// Caches deterministic answers in up to `max_bytes` bytes. `version_of` gives the version of
+    /// the request's model; requests without a version are not cached.
     #[cfg(feature = "cache")]
     fn cache(
         self,
@@ -113,7 +113,7 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed<L> + Sized {
         + 'static,
     ) -> ServiceBuilder<tower_layer::Stack<crate::cache::CacheLayer, L>>;
 
-    /// Refuses the requests of keys that have used up their tokens; requests without a key pass.
+    /// Refuses requests of keys that have used up their token budget. Requests without a key pass.
     #[cfg(feature = "token-limit")]
     fn token_limit<K, X>(
         self,
@@ -124,32 +124,32 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed<L> + Sized {
         K: Clone + std::hash::Hash + Eq,
         X: Fn(&http::request::Parts) -> Option<K>;
 
-    /// Asks again before the first byte, within `budget`.
+    /// Retries failed requests before the first byte, within `budget`.
     #[cfg(feature = "retry")]
     fn retry(
         self,
         budget: crate::retry::RetryBudget,
     ) -> ServiceBuilder<tower_layer::Stack<crate::retry::RetryLayer, L>>;
 
-    /// Lets requests wait for one of `slots`.
+    /// Queues requests until one of `slots` is free.
     #[cfg(feature = "queue")]
     fn queue(
         self,
         slots: std::num::NonZeroUsize,
     ) -> ServiceBuilder<tower_layer::Stack<crate::queue::QueueLayer, L>>;
 
-    /// Gives each answer a report of its tokens.
+    /// Attaches a token usage report to each answer.
     #[cfg(feature = "usage")]
     fn usage(self) -> ServiceBuilder<tower_layer::Stack<crate::usage::UsageLayer, L>>;
 
-    /// Judges requests for `breaker`, and refuses while it is open.
+    /// Reports results to `breaker`, and refuses requests while it is open.
     #[cfg(feature = "breaker")]
     fn breaker(
         self,
         breaker: crate::breaker::Breaker,
     ) -> ServiceBuilder<tower_layer::Stack<crate::breaker::BreakerLayer, L>>;
 
-    /// Bounds the waits within an answer.
+    /// Limits the time to the first byte, between bytes, and in total.
     #[cfg(feature = "clocks")]
     fn stream_clocks(
         self,
@@ -317,7 +317,7 @@ impl<L> ServiceBuilderExt<L> for ServiceBuilder<L> {
 }
 
 mod sealed {
-    /// Only tower's builder is one.
+    /// Seals the trait: only tower's builder implements it.
     pub trait Sealed<L> {}
     impl<L> Sealed<L> for tower::ServiceBuilder<L> {}
 }

@@ -1,4 +1,4 @@
-//! A deadline that moves often and is reached rarely.
+//! A deadline that is moved often and rarely reached.
 
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
@@ -8,14 +8,13 @@ use pin_project_lite::pin_project;
 use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// A moment to wait for, which can be moved and taken back at the cost of an assignment.
+/// A deadline. To move it or to disarm it costs one assignment.
 ///
-/// The runtime's timer is touched when the deadline is polled for the first time, when it was moved
-/// to an earlier moment than the timer was set for, and when the timer fires early because the
-/// deadline was moved to a later one: not at each move. A poll by the task that polled before, while
-/// the moment has not come, costs a few comparisons. The timer is allocated at the first poll of an
-/// armed deadline, so that one that is never waited for costs no memory, and needs no runtime
-/// before then.
+/// A move does not touch the runtime's timer. The timer is touched only by the first poll, by a
+/// poll after a move to an earlier time than the timer was set for, and when the timer fires too
+/// early because the deadline was moved to a later time. If the same task polls again before the
+/// deadline, the poll costs a few comparisons. The timer is allocated at the first poll of an armed
+/// deadline: a deadline that is never polled allocates no memory and needs no runtime.
 ///
 /// ```
 /// use std::future::poll_fn;
@@ -41,7 +40,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 #[derive(Debug, Default)]
 pub struct Deadline {
     at: Option<Instant>,
-    // All else lies in the box, as who holds a deadline is moved often.
+    // The rest is in the box, because the owner of a deadline is moved often.
     timer: Option<Pin<Box<Timer>>>,
 }
 
@@ -51,22 +50,22 @@ pin_project! {
     struct Timer {
         #[pin]
         sleep: Sleep,
-        // Whom it wakes; `None` when it was not polled since it was set.
-        waiting: Option<Task>,
+        // The task that the timer wakes; `None` if the timer was set and not yet polled.
+        waker_task: Option<Task>,
     }
 }
 
 impl Timer {
-    // What happens once is kept out of what happens often.
+    // Not inlined: this runs once, the caller runs often.
     #[cold]
     fn boxed(at: Instant) -> Pin<Box<Self>> {
-        let (sleep, waiting) = (sleep_until(at), None);
-        Box::pin(Self { sleep, waiting })
+        let (sleep, waker_task) = (sleep_until(at), None);
+        Box::pin(Self { sleep, waker_task })
     }
 }
 
-/// What two wakers of one task have in common. The timer keeps the waker, and with it the task, until
-/// it fires, so that no other task can have the same address.
+/// The identity of a task: equal for all wakers of one task. The timer keeps the waker, and with it
+/// the task, until it fires, so no other task can have the same address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Task(usize, usize);
 
@@ -78,7 +77,7 @@ impl Task {
 }
 
 impl Deadline {
-    /// One that has come when it is `at`.
+    /// A deadline at `at`.
     pub fn new(at: Instant) -> Self {
         Self {
             at: Some(at),
@@ -91,49 +90,53 @@ impl Deadline {
         self.at = at.into();
     }
 
-    /// Moves the deadline to a moment that far from now. `None`, and what is further away than an
-    /// `Instant` can tell, disarms it.
+    /// Sets the deadline to `limit` from now. `None`, or a time that an `Instant` cannot hold,
+    /// disarms it.
     pub fn arm_after(&mut self, limit: impl Into<Option<Duration>>) {
         let limit = limit.into();
         self.at = limit.and_then(|limit| Instant::now().checked_add(limit));
     }
 
-    /// Lets the deadline never come.
+    /// Disarms the deadline: it is never reached.
     pub fn disarm(&mut self) {
         self.at = None;
     }
 
-    /// Whether there is a moment to wait for; so it is, too, when that has come.
+    /// Whether a deadline is set. Also true when it has passed.
     pub fn is_armed(&self) -> bool {
         self.at.is_some()
     }
 
-    /// Ready when the deadline has come, at each poll until it is moved or disarmed; pending while
-    /// it is disarmed.
+    /// Ready when the deadline has passed, at each poll until it is moved or disarmed. Pending
+    /// while it is disarmed.
     ///
     /// # Panics
-    /// Armed, it needs a tokio runtime with a timer.
+    /// If the deadline is armed, this needs a tokio runtime with a timer.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(at) = self.at else {
             return Poll::Pending;
         };
         let timer = self.timer.get_or_insert_with(|| Timer::boxed(at));
-        let TimerProjection { mut sleep, waiting } = timer.as_mut().project();
+        let TimerProjection {
+            mut sleep,
+            waker_task,
+        } = timer.as_mut().project();
         if sleep.deadline() > at {
             sleep.as_mut().reset(at);
-            *waiting = None;
+            *waker_task = None;
         }
         let task = Task::of(cx.waker());
         loop {
-            if *waiting == Some(task) && !sleep.is_elapsed() {
+            if *waker_task == Some(task) && !sleep.is_elapsed() {
                 return Poll::Pending;
             }
-            // A poll that were put off for the sake of other tasks would leave no waker behind.
+            // `unconstrained`: a poll that tokio's cooperative budget delays would register no
+            // waker.
             if pin!(unconstrained(sleep.as_mut())).poll(cx).is_pending() {
-                *waiting = Some(task);
+                *waker_task = Some(task);
                 return Poll::Pending;
             }
-            *waiting = None;
+            *waker_task = None;
             if sleep.deadline() >= at {
                 return Poll::Ready(());
             }
@@ -154,7 +157,7 @@ mod tests {
         Duration::from_secs(n)
     }
 
-    /// How long it takes until the deadline has come.
+    /// The time until the deadline is reached.
     async fn wait_for(deadline: &mut Deadline) -> Duration {
         let start = Instant::now();
         poll_fn(|cx| deadline.poll(cx)).await;
@@ -162,7 +165,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_comes_when_it_was_last_armed_for() {
+    async fn the_last_armed_time_counts() {
         let mut deadline = Deadline::default();
         for limit in [30, 120, 10, 60] {
             deadline.arm_after(seconds(limit));
@@ -171,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_moved_on_while_it_is_waited_for() {
+    async fn it_can_be_moved_to_a_later_time_during_a_wait() {
         let mut deadline = Deadline::default();
         for _ in 0..5 {
             deadline.arm_after(seconds(30));
@@ -181,7 +184,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_moved_forward_while_it_is_waited_for() {
+    async fn it_can_be_moved_to_an_earlier_time_during_a_wait() {
         let mut deadline = Deadline::default();
         deadline.arm_after(seconds(3600));
         assert!(timeout(seconds(1), wait_for(&mut deadline)).await.is_err());
@@ -190,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_does_not_come_while_it_is_disarmed() {
+    async fn a_disarmed_deadline_is_never_reached() {
         let mut deadline = Deadline::new(Instant::now() + seconds(1));
         deadline.disarm();
         assert!(!deadline.is_armed());
@@ -199,11 +202,11 @@ mod tests {
         deadline.arm_after(None);
         assert!(!deadline.is_armed());
         deadline.arm_after(Duration::MAX);
-        assert!(!deadline.is_armed(), "no Instant can hold it");
+        assert!(!deadline.is_armed(), "an Instant cannot hold it");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn once_come_it_stays_so_until_it_is_moved() {
+    async fn a_reached_deadline_stays_ready_until_it_is_moved() {
         let mut deadline = Deadline::new(Instant::now() + seconds(1));
         for expected in [seconds(1), seconds(0), seconds(0)] {
             assert_eq!(wait_for(&mut deadline).await, expected);
@@ -218,7 +221,7 @@ mod tests {
         let mut first = tokio_test::task::spawn(());
         let mut second = tokio_test::task::spawn(());
         for task in [&mut first, &mut second] {
-            // The second poll of each is the one that need not register.
+            // The second poll of each task does not need to register a waker.
             for _ in 0..2 {
                 assert!(task.enter(|cx, _| deadline.poll(cx)).is_pending());
             }
@@ -229,17 +232,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_moved_wakes_the_task_again() {
+    async fn a_moved_deadline_wakes_the_task_again() {
         let mut deadline = Deadline::new(Instant::now() + seconds(10));
         let mut task = tokio_test::task::spawn(());
         let mut poll = |deadline: &mut Deadline| task.enter(|cx, _| deadline.poll(cx));
         assert!(poll(&mut deadline).is_pending());
-        // Later: the timer fires at its old time, and is set anew then.
+        // A later time: the timer fires at its old time and is then set again.
         deadline.arm_after(seconds(20));
         assert!(poll(&mut deadline).is_pending());
         advance(seconds(11)).await;
         assert!(poll(&mut deadline).is_pending());
-        // Earlier: it is set anew at once.
+        // An earlier time: the timer is set again at once.
         deadline.arm_after(seconds(2));
         assert!(poll(&mut deadline).is_pending());
         advance(seconds(3)).await;
@@ -248,10 +251,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_without_budget_is_woken_all_the_same() {
+    async fn a_task_without_cooperative_budget_is_woken() {
         let mut deadline = Deadline::new(Instant::now() + seconds(1));
         let spend = async {
-            // Each poll of a ready channel costs one unit of tokio's budget of a task.
+            // Each poll of a ready channel costs one unit of tokio's cooperative budget.
             let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
             for _ in 0..1000 {
                 sender.send(()).expect("it is open");

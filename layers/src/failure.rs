@@ -1,8 +1,9 @@
-//! What a failure means: whose side it is on, whether it may be retried, what the client sees.
+//! The meaning of a failure: which side caused it, whether a retry is allowed, what the client
+//! sees.
 //!
-//! Each layer has a small public error type of its own and implements [`Fail`] for it. On its
-//! way out the error is the source of a [`Failure`], which the retry and rescue layers find by
-//! walking [`Error::source`].
+//! Each layer has its own small public error type and implements [`Fail`] for it. Layers return the
+//! error as the source of a [`Failure`]. The retry and rescue layers find the failure by walking
+//! [`Error::source`].
 //!
 //! ```
 //! use http::StatusCode;
@@ -24,7 +25,7 @@
 //! }
 //!
 //! let error: BoxError = Failure::from(OutOfPaper).into();
-//! let failure = Failure::find(&*error).expect("it was raised as one");
+//! let failure = Failure::find(&*error).expect("it is a Failure");
 //! assert_eq!(failure.retryable(), Retryable::Yes);
 //! assert!(failure.caused_by::<OutOfPaper>().is_some());
 //! ```
@@ -35,61 +36,60 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 
-/// The error type in which layers pass failures outwards.
+/// The error type of all layers.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Whose side a failure is on.
+/// The side that caused a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
-    /// The request was at fault, or its sender went away.
+    /// The request was at fault, or the client disconnected.
     Client,
-    /// The gateway refused, or failed by itself.
+    /// The gateway refused the request, or failed itself.
     Gateway,
     /// The backend failed, or could not be reached.
     Upstream,
 }
 
-/// Whether a request that failed may be sent again, to another backend or later.
+/// Whether a failed request may be sent again, to another backend or later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Retryable {
-    /// It may not: it would fail again, or do something twice.
+    /// No: it would fail again, or have its effect twice.
     No,
-    /// It may, once for each request: another failure of this sort would cost its whole time
-    /// again.
+    /// Once for each request: a second failure of this kind would take as long as the first.
     Once,
-    /// It may.
+    /// Yes.
     Yes,
 }
 
-/// An error that knows what it means. Its `Display` is the text that the client sees.
+/// An error with a status, a side and a retry rule. Its `Display` is the text that the client sees.
 pub trait Fail: Error + Send + Sync + 'static {
-    /// Whose side the failure is on.
+    /// The side that caused the failure.
     fn side(&self) -> Side;
-    /// The status of the answer, when an answer can still be given.
+    /// The status of the answer, if the answer has not started.
     fn status(&self) -> StatusCode;
-    /// A short name of fixed spelling for logs and metrics (`error.type`).
+    /// A short, fixed name for logs and metrics (`error.type`).
     fn kind(&self) -> &'static str;
     /// Whether the same request may be sent again, to another backend or later.
     fn retryable(&self) -> Retryable {
         Retryable::No
     }
-    /// How long the client should wait before it asks again (`Retry-After`, RFC 9110 10.2.3).
+    /// How long the client should wait before it retries (`Retry-After`, RFC 9110 10.2.3).
     fn retry_after(&self) -> Option<Duration> {
         None
     }
-    /// Writes the headers that the answer carries beside its status, such as
-    /// `WWW-Authenticate` on a 401 (RFC 9110 11.6.1). `Retry-After` is not among them: it is
-    /// written from [`retry_after`](Self::retry_after).
+    /// Writes the headers that the answer needs besides its status, such as `WWW-Authenticate` on a
+    /// 401 (RFC 9110 11.6.1). It does not write `Retry-After`, which comes from
+    /// [`retry_after`](Self::retry_after).
     fn write_headers(&self, _headers: &mut HeaderMap) {}
 }
 
-/// A failure on its way out: what it means, and the error that caused it.
+/// An error that carries its meaning; the cause is the error that a layer returned.
 pub struct Failure {
     cause: Box<dyn Fail>,
 }
 
 impl Failure {
-    /// The failure in an error's chain of sources, if there is one.
+    /// The first failure in the chain of an error's sources, if there is one.
     pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
         let mut next = Some(error);
         while let Some(error) = next {
@@ -101,17 +101,17 @@ impl Failure {
         None
     }
 
-    /// Whose side the failure is on.
+    /// The side that caused the failure.
     pub fn side(&self) -> Side {
         self.cause.side()
     }
 
-    /// The status of the answer, when an answer can still be given.
+    /// The status of the answer, if the answer has not started.
     pub fn status(&self) -> StatusCode {
         self.cause.status()
     }
 
-    /// A short name of fixed spelling for logs and metrics.
+    /// A short, fixed name for logs and metrics.
     pub fn kind(&self) -> &'static str {
         self.cause.kind()
     }
@@ -121,17 +121,17 @@ impl Failure {
         self.cause.retryable()
     }
 
-    /// How long the client should wait before it asks again.
+    /// How long the client should wait before it retries.
     pub fn retry_after(&self) -> Option<Duration> {
         self.cause.retry_after()
     }
 
-    /// Writes the headers that the answer carries beside its status.
+    /// Writes the headers that the answer needs besides its status.
     pub fn write_headers(&self, headers: &mut HeaderMap) {
         self.cause.write_headers(headers);
     }
 
-    /// The cause, if it is an `E`.
+    /// The cause, if its type is `E`.
     pub fn caused_by<E: Fail>(&self) -> Option<&E> {
         let cause: &(dyn Error + 'static) = &*self.cause;
         cause.downcast_ref()

@@ -1,46 +1,46 @@
-//! Tower layers for LLM traffic: they know streams, dialects and what the end of an answer is.
+//! Tower layers for LLM traffic: they handle streams, API dialects and the true end of an answer.
 //!
-//! The answer of a model is a stream that lasts for minutes, so what is right for other services is
-//! wrong here: a permit that ends at the head of the answer, a time-out that counts a long answer
-//! as a fault, a retry after the first byte, an error that looks like a finished answer. Each layer
-//! here holds on to the end of the stream, by one rule of what the end is
-//! ([`body::Guarded`]), and each can be had alone: nothing is on by default, `full` turns all on.
+//! A model's answer is a stream that lasts for minutes, so rules that suit other services are wrong
+//! here: a permit that ends at the response head, a time-out that counts a long answer as a fault,
+//! a retry after the first byte, an error that looks like a complete answer. Each layer here works
+//! until the end of the stream, and one type defines that end ([`body::Guarded`]). Each layer can
+//! be used alone: no feature is on by default, `full` turns on all.
 //!
 //! # The layers
 //!
-//! In the order in which they stand in a stack, outermost first. What a layer holds, it gives back
-//! at the time named, however the request ends.
+//! The table lists the layers in stack order, outermost first. A layer releases what it holds at
+//! the time in the third column, however the request ends.
 //!
-//! | Layer | What it does | Holds, until when | In the place of, and why |
+//! | Layer | What it does | What it holds, until when | Alternative, and why not |
 //! |---|---|---|---|
-//! | [`EndpointLayer`](endpoint::EndpointLayer) | looks the path up in an exact table | nothing | a router: it says whose dialect is spoken, and refuses nothing |
-//! | [`OutcomeLayer`] | one record for a request, told at its end | the record, to the end of the answer | tower-http `trace`, which enters its span and reads the clock for each frame |
-//! | [`RescueLayer`](rescue::RescueLayer) | errors become answers in the dialect of the route, broken streams get an error frame | the last line of a stream, to its end | a `HandleError` that each route writes for itself |
-//! | [`PanicGuardLayer`](panic_guard::PanicGuardLayer) | a panic fails one request | nothing | tower-http `catch-panic`, which boxes every body and misses panics inside of one |
-//! | [`ApiKeyLayer`](api_key::ApiKeyLayer) | who is asking: Bearer, Basic, `x-api-key` | nothing | tower-http `validate-request`: digests, constant time, and the credential goes no further |
-//! | [`RateLimitLayer`](rate_limit::RateLimitLayer) | requests in a time, for all and for each key | a count for each key, until it is idle | tower `RateLimit`, which makes callers wait, knows no keys and is not `Clone` |
-//! | [`AdmissionLayer`](admission::AdmissionLayer) | a hard cap that refuses at once | a permit, to the end of the answer | tower `ConcurrencyLimit` with `LoadShed`, whose permit ends at the head |
-//! | [`AdaptiveLayer`](adaptive::AdaptiveLayer) | a cap that finds its height by the time to first byte | a permit, to the end of the answer | the same |
-//! | [`BodyLimitLayer`](body_limit::BodyLimitLayer) | reads bodies within a limit by route and one memory budget | the body's memory, until its last copy is dropped | tower-http `RequestBodyLimit`, which answers in its own words and knows no budget |
-//! | [`LlmRequestLayer`](llm_request::LlmRequestLayer) | what is asked of which model, in one pass over the body | nothing | nothing like it |
-//! | [`CacheLayer`](cache::CacheLayer) | keeps deterministic answers, shares those under way | answers, within a bound of bytes and a time | nothing like it |
-//! | [`TokenLimitLayer`](token_limit::TokenLimitLayer) | tokens in a minute, a day, a month, for each key | a reservation, to the end of the answer | nothing like it |
-//! | [`RetryLayer`](retry::RetryLayer) | asks again while the client has not seen a byte | a reference to the body, to the head of the answer | tower `Retry`, whose policy needs a clone of the body and whose budget knows no time to wait |
-//! | [`Route`](route::Route) | the choice of a backend when the request is known | its slot, to the end of the answer | tower `Balance` and `Steer`, which choose before they see the request |
-//! | [`QueueLayer`](queue::QueueLayer), [`Queue`](queue::Queue) | a bounded, fair, visible wait for a slot | a permit, to the end of the answer | tower `Buffer`: first come first served, unbounded in time |
-//! | [`UsageLayer`](usage::UsageLayer) | how many tokens the backend counted | the last kilobyte of an answer, to its end | nothing like it |
-//! | [`BreakerLayer`](breaker::BreakerLayer) | leaves a failing backend alone | a token, to the end of the answer | nothing like it |
-//! | [`StreamClocksLayer`](clocks::StreamClocksLayer) | first byte, idle, total | one timer, to the end of the answer | tower and tower-http `Timeout`, which count a long answer as a fault |
+//! | [`EndpointLayer`](endpoint::EndpointLayer) | looks up the path in an exact table | nothing | a router: this layer also gives the API dialect, and refuses nothing |
+//! | [`OutcomeLayer`] | reports one record for each request, at its end | the record, to the end of the answer | tower-http `trace`, which enters its span and reads the clock for each frame |
+//! | [`RescueLayer`](rescue::RescueLayer) | turns errors into answers in the dialect of the route, adds an error frame to broken streams | the last line of a stream, to its end | a `HandleError` that each route writes for itself |
+//! | [`PanicGuardLayer`](panic_guard::PanicGuardLayer) | limits a panic to one request | nothing | tower-http `catch-panic`, which boxes every body and does not catch a panic in a body |
+//! | [`ApiKeyLayer`](api_key::ApiKeyLayer) | authenticates: Bearer, Basic, `x-api-key` | nothing | tower-http `validate-request`, which has no digests and no constant-time comparison, and passes the credential on |
+//! | [`RateLimitLayer`](rate_limit::RateLimitLayer) | limits requests per time, globally and for each key | a count for each key, until the key is idle | tower `RateLimit`, which makes callers wait, has no keys and is not `Clone` |
+//! | [`AdmissionLayer`](admission::AdmissionLayer) | limits concurrent requests, refuses at once | a permit, to the end of the answer | tower `ConcurrencyLimit` with `LoadShed`, whose permit ends at the response head |
+//! | [`AdaptiveLayer`](adaptive::AdaptiveLayer) | limits concurrent requests, adapts the limit to the time to first byte | a permit, to the end of the answer | the same |
+//! | [`BodyLimitLayer`](body_limit::BodyLimitLayer) | reads bodies within a limit for each route and one memory budget | the body's memory, until its last copy is dropped | tower-http `RequestBodyLimit`, which has a fixed answer text and no budget |
+//! | [`LlmRequestLayer`](llm_request::LlmRequestLayer) | finds the model and the operation in one pass over the body | nothing | none |
+//! | [`CacheLayer`](cache::CacheLayer) | caches deterministic answers, shares answers in progress | answers, limited in bytes and age | none |
+//! | [`TokenLimitLayer`](token_limit::TokenLimitLayer) | limits tokens per minute, day and month for each key | a reservation, to the end of the answer | none |
+//! | [`RetryLayer`](retry::RetryLayer) | retries until the client has received a byte | a reference to the body, to the response head | tower `Retry`, whose policy needs a clone of the body and whose budget has no delay |
+//! | [`Route`](route::Route) | chooses a backend when the request is known | the backend's slot, to the end of the answer | tower `Balance` and `Steer`, which choose before they see the request |
+//! | [`QueueLayer`](queue::QueueLayer), [`Queue`](queue::Queue) | queues requests for a slot: bounded, fair, visible | a permit, to the end of the answer | tower `Buffer`: first come first served, no limit on the wait |
+//! | [`UsageLayer`](usage::UsageLayer) | reads the backend's token counts | the last kilobyte of an answer, to its end | none |
+//! | [`BreakerLayer`](breaker::BreakerLayer) | stops requests to a failing backend | a token, to the end of the answer | none |
+//! | [`StreamClocksLayer`](clocks::StreamClocksLayer) | time-outs: first byte, idle, total | one timer, to the end of the answer | tower and tower-http `Timeout`, which count a long answer as a fault |
 //!
-//! Used as they are: tower's `ServiceBuilder`, `service_fn`, `filter`, `map_request`; tower-http's
-//! request id, sensitive headers, CORS and set-header.
+//! Other tower middleware works beside these layers: tower's `ServiceBuilder`, `service_fn`,
+//! `filter`, `map_request`; tower-http's request id, sensitive headers, CORS and set-header.
 //!
 //! # Errors
 //!
-//! A layer refuses with a small error type of its own that implements [`Fail`]: whose [`Side`] it is
-//! on, whether it is [`Retryable`], which status and headers it has. It travels as a [`Failure`] in a
-//! [`BoxError`], which [`retry`] and [`rescue`] find by walking `source()`. A layer of your own does the
-//! same; `examples/custom_layer.rs` is one.
+//! Each layer refuses with its own small error type, which implements [`Fail`]: it gives the
+//! [`Side`] that caused the failure, whether it is [`Retryable`], the status and the headers. It
+//! travels as a [`Failure`] in a [`BoxError`]; [`retry`] and [`rescue`] find it by walking
+//! `source()`. Your own layers can do the same: see `examples/custom_layer.rs`.
 //!
 //! # A stack
 //!
@@ -73,7 +73,7 @@
 //! # }
 //! ```
 
-// docs.rs sets it, so that each item says which feature it needs.
+// docs.rs sets `docsrs`, so that each item shows the feature it needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod body;

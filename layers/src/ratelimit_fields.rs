@@ -7,12 +7,12 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// Whole seconds, rounded up: who waits for them has waited long enough.
+/// Whole seconds, rounded up, so that a client which waits this long has waited long enough.
 pub(crate) fn whole_seconds(time: Duration) -> u64 {
     time.as_nanos().div_ceil(1_000_000_000) as u64
 }
 
-/// `"key";q=60;w=60`; `w` is the length of the window in seconds, where it has a fixed one.
+/// `"key";q=60;w=60`; `w` is the length of the window in seconds, if the window has a fixed length.
 pub(crate) fn policy(name: &str, quota: u64, window: Option<u64>) -> Option<HeaderValue> {
     let (mut q, mut w) = (itoa::Buffer::new(), itoa::Buffer::new());
     let q = q.format(quota);
@@ -22,8 +22,9 @@ pub(crate) fn policy(name: &str, quota: u64, window: Option<u64>) -> Option<Head
     }
 }
 
-/// Headers are written for each request, so without `format!`: they are put together where that costs
-/// nothing, and copied once into what is kept. A short name and two numbers of at most twenty digits.
+/// Builds a header value without `format!`, because this runs for each request: the text is built
+/// in a stack buffer and copied once. The buffer holds a short name and two numbers of up to twenty
+/// digits.
 fn value(parts: [&str; 6]) -> Option<HeaderValue> {
     let mut text = [0; 80];
     let mut len = 0;
@@ -35,10 +36,9 @@ fn value(parts: [&str; 6]) -> Option<HeaderValue> {
     HeaderValue::from_bytes(&text[..len]).ok()
 }
 
-/// Adds the policy and `"key";r=12;t=5`: 12 are left for the next 5 s.
+/// Appends the policy and `"key";r=12;t=5`: 12 are left for the next 5 s.
 ///
-/// Both headers are lists (RFC 9651), which may be written as several lines, so layers with
-/// other quotas add theirs beside.
+/// Both headers are lists (RFC 9651) and may have several lines, so each layer appends its own.
 pub(crate) fn append(
     headers: &mut HeaderMap,
     policy: Option<HeaderValue>,

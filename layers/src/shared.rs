@@ -1,9 +1,9 @@
-//! What the layers tell each other of a request.
+//! The data about a request that layers share.
 
 use http::Extensions;
 
-/// One extension of a request for all layers: each extension of its own costs some 400
-/// instructions, to be put in, copied for a retry and dropped.
+/// One request extension for all layers. Each separate extension would cost about 400 instructions
+/// to insert, to copy for a retry and to drop.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) route: Option<crate::RouteMatch>,
@@ -16,12 +16,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// What is known of the request with these extensions.
+    /// The shared data in these extensions, if there is any.
     pub(crate) fn of(extensions: &Extensions) -> Option<&Self> {
         extensions.get()
     }
 
-    /// The place where something is noted.
+    /// The shared data, inserted if it is missing.
     pub(crate) fn of_mut(extensions: &mut Extensions) -> &mut Self {
         extensions.get_or_insert_default()
     }

@@ -1,8 +1,9 @@
-//! Counts that are kept elsewhere: how long a store is waited for, and what if it is silent.
+//! External count stores: the deadline for a store's answer, and the rule for a store that does not
+//! answer.
 //!
-//! [`rate_limit`](crate::rate_limit) and [`token_limit`](crate::token_limit) keep their counts
-//! in memory, or in a store that several processes share. One that does not answer must not hold
-//! requests up, so there is a deadline, and a choice of what becomes of them then.
+//! [`rate_limit`](crate::rate_limit) and [`token_limit`](crate::token_limit) keep their counts in
+//! memory, or in a store that several processes share. A store that does not answer must not block
+//! requests, so each call has a deadline and a rule for what happens after it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,7 +15,7 @@ use pin_project_lite::pin_project;
 
 use crate::{Deadline, Fail, Retryable, Side};
 
-/// The store of the counts did not answer, or not in time.
+/// The store failed, or did not answer in time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the limits cannot be looked up: {reason}")]
 #[non_exhaustive]
@@ -23,7 +24,7 @@ pub struct StoreUnavailable {
 }
 
 impl StoreUnavailable {
-    /// For a reason that operators understand.
+    /// `reason` is written for operators.
     pub fn new(reason: impl Into<String>) -> Self {
         Self {
             reason: reason.into(),
@@ -49,17 +50,17 @@ impl Fail for StoreUnavailable {
     }
 }
 
-/// What becomes of requests while a store does not answer.
+/// What happens to requests while the store does not answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum WhenUnavailable {
-    /// They pass, uncounted.
+    /// Requests pass and are not counted.
     #[default]
     Admit,
-    /// They are refused with [`StoreUnavailable`].
+    /// Requests are refused with [`StoreUnavailable`].
     Refuse,
 }
 
-/// How long a store is waited for, and what becomes of a request if it is silent.
+/// The deadline for a store's answer, and the rule for a store that does not answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
     pub(crate) deadline: Duration,
@@ -67,10 +68,11 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    /// A store elsewhere should answer in a few milliseconds.
+    /// A store on the local network should answer in a few milliseconds.
     pub(crate) const DEFAULT_DEADLINE: Duration = Duration::from_millis(50);
 
-    /// What a store's answer comes to: `None` if it gave none and requests pass then.
+    /// The result of a store call. `None` means that the store did not answer and the request
+    /// passes.
     pub(crate) fn settle<T>(
         self,
         answer: Result<T, StoreUnavailable>,
@@ -93,14 +95,14 @@ impl Default for Patience {
 }
 
 pin_project! {
-    /// A question to a store, with the deadline for its answer. `None` is for a store that gave
-    /// none where that lets requests pass.
+    /// A call to a store, with a deadline. The output is `None` if the store did not answer and the
+    /// request passes.
     #[derive(Debug)]
     pub(crate) struct Asking<W> {
         #[pin]
         answer: W,
         patience: Patience,
-        // Armed when the store makes us wait, which one in memory never does.
+        // Armed only when the store is not ready at once; the in-memory store always is.
         timer: Deadline,
     }
 }

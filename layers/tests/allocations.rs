@@ -1,7 +1,7 @@
-//! How often each layer allocates: by the request, and never by the chunk.
+//! The allocations of each layer: some for each request, none for each chunk.
 //!
-//! What is counted is what the layer adds to the same service without it. The passes are those of
-//! the bench `layers`: every chunk is waited for once, as a token is.
+//! The test counts the allocations that the layer adds to the same service without it. The passes
+//! are those of the bench `layers`: each chunk is pending once, like a token.
 
 #[path = "../benches/layers/subject.rs"]
 mod subject;
@@ -11,14 +11,14 @@ mod subjects;
 use subject::Subject;
 use tokio::runtime::Builder;
 
-/// Checks that the layer allocates `expected` times for a request, however many chunks its answer
-/// has.
+/// Checks that the layer allocates `expected` times for a request, whatever the number of chunks in
+/// its answer.
 #[track_caller]
 fn allocates(subject: &Subject, expected: u64) {
     let runtime = Builder::new_current_thread().enable_time().build();
     let runtime = runtime.expect("a runtime");
     let _in_runtime = runtime.enter();
-    // What is allocated once for many requests is there after the first.
+    // Allocations that serve many requests are done after the first pass.
     (0..3).for_each(|_| {
         subject.pass();
         subject.pass_without();
@@ -27,7 +27,7 @@ fn allocates(subject: &Subject, expected: u64) {
         subject.set_chunks(chunks);
         let with = allocation_counter::measure(|| subject.pass());
         let without = allocation_counter::measure(|| subject.pass_without());
-        assert_eq!(with.count_current, 0, "what a pass allocates is freed");
+        assert_eq!(with.count_current, 0, "a pass frees its allocations");
         with.count_total.checked_sub(without.count_total)
     });
     assert_eq!(
@@ -54,7 +54,7 @@ fn no_layer_allocates_for_a_chunk() {
 }
 
 #[test]
-fn what_only_looks_or_counts_does_not_allocate() {
+fn layers_that_only_read_or_count_do_not_allocate() {
     allocates(&subjects::adaptive(), 0);
     allocates(&subjects::admission(), 0);
     allocates(&subjects::breaker(), 0);
@@ -64,7 +64,7 @@ fn what_only_looks_or_counts_does_not_allocate() {
 }
 
 #[test]
-fn endpoint_allocates_the_extension_of_all_layers() {
+fn endpoint_allocates_the_extension_that_layers_share() {
     allocates(&subjects::endpoint(), 1);
 }
 
@@ -74,7 +74,7 @@ fn outcome_allocates_its_record() {
 }
 
 #[test]
-fn rescue_allocates_what_goes_with_the_request() {
+fn rescue_allocates_its_data_of_the_request() {
     allocates(&subjects::rescue(), 1);
 }
 
@@ -89,9 +89,10 @@ fn rate_limit_allocates_the_value_of_its_header() {
     allocates(&subjects::rate_limit_per_key(), 1);
 }
 
-/// And its future, which would make every one around it as large as a request and its body.
+/// The limit also allocates its future; otherwise each outer future would be as large as a request
+/// with its body.
 #[test]
-fn body_limit_allocates_what_copies_of_the_body_share() {
+fn body_limit_allocates_the_buffer_that_replays_share() {
     allocates(&subjects::body_limit(), 2);
 }
 
@@ -100,41 +101,41 @@ fn llm_request_allocates_the_models_name() {
     allocates(&subjects::llm_request(), 1);
 }
 
-/// Its future and the count of attempts; and a copy of the head for an attempt to come: two for the
+/// Its future, the count of attempts, and a copy of the head for a later attempt: two for the
 /// headers, two for the extensions and one for each of two.
 #[test]
 fn retry_allocates_for_a_copy_of_the_head() {
     allocates(&subjects::retry(), 8);
 }
 
-/// The signal that the request was sent and the timer are held by different owners.
+/// The signal that the request was sent and the timer have different owners.
 #[test]
 fn clocks_allocate_a_signal_and_a_timer() {
     allocates(&subjects::clocks(), 2);
 }
 
-/// The sum of all, and some more: the copy of the extensions for a retry holds one more by then,
-/// and the second limit's headers stand beside those of the first.
+/// The sum of all layers, and some more: the copy of the extensions for a retry contains one more,
+/// and the headers of the second limit stand beside those of the first.
 #[test]
-fn a_stack_allocates_what_its_layers_do() {
+fn a_stack_allocates_as_much_as_its_layers() {
     allocates(&subjects::stack(), 38);
 }
 
-/// The report that is shared, and the extensions of an answer that had none.
+/// The shared report, and the extensions of an answer that had none.
 #[test]
 fn usage_allocates_its_report() {
     allocates(&subjects::usage(), 4);
 }
 
-/// Where its budgets stand, the two headers that say so, and what is settled at the end; and the
-/// request while the store is asked, which would make every future around it as large.
+/// The standing of its budgets, their two headers, and the settlement; and the request while the
+/// store is called, which would otherwise make each outer future as large.
 #[test]
-fn token_limit_allocates_what_its_headers_say() {
+fn token_limit_allocates_its_headers_and_settlement() {
     allocates(&subjects::token_limit(), 5);
 }
 
-/// The request is read to know that its answer will not be kept.
+/// The request is read to find that its answer cannot be cached.
 #[test]
-fn cache_allocates_what_it_reads() {
+fn cache_allocates_the_parsed_request() {
     allocates(&subjects::cache(), 11);
 }

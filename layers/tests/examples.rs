@@ -1,4 +1,4 @@
-//! Each example is started and called, as its reader would.
+//! Starts and calls each example, as a reader would.
 
 #![allow(clippy::unwrap_used)]
 
@@ -14,7 +14,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-/// An example that runs; killed when it is dropped.
+/// A running example. It is killed when this is dropped.
 struct Example {
     _child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -38,14 +38,14 @@ impl Example {
     async fn line(&mut self) -> String {
         let line = tokio::time::timeout(Duration::from_secs(10), self.lines.next_line());
         line.await
-            .expect("it says something")
+            .expect("it prints something")
             .unwrap()
             .expect("a line")
     }
 }
 
-/// Where cargo puts it: `examples/` beside the `deps/` that this test is in. `cargo test` builds
-/// examples only if it is asked for nothing in particular, so they are built here.
+/// The path of an example: `examples/` beside the `deps/` directory of this test. `cargo test` with
+/// a test selection does not build examples, so this builds them.
 fn program(name: &str) -> PathBuf {
     static BUILT: Once = Once::new();
     let test = std::env::current_exe().unwrap();
@@ -115,7 +115,7 @@ async fn bare_hyper_streams_for_two_and_refuses_the_third() {
 }
 
 #[tokio::test]
-async fn the_axum_router_knows_keys_and_their_rates() {
+async fn the_axum_router_checks_keys_and_limits_their_rates() {
     let mut example = Example::start("axum_router", &["0"]);
     let url = format!("{}/v1/chat/completions", example.line().await);
     let key = example.line().await;
@@ -147,7 +147,7 @@ async fn the_axum_router_knows_keys_and_their_rates() {
 }
 
 #[tokio::test]
-async fn the_tonic_service_tells_a_refusal_as_a_status() {
+async fn the_tonic_service_returns_a_refusal_as_a_status() {
     let mut example = Example::start("tonic_service", &["0"]);
     let endpoint = tonic::transport::Endpoint::try_from(example.line().await).unwrap();
     let mut client = HealthClient::new(endpoint.connect().await.unwrap());
@@ -163,7 +163,7 @@ async fn the_tonic_service_tells_a_refusal_as_a_status() {
 }
 
 #[tokio::test]
-async fn the_client_asks_ollama_by_both_stacks_and_goes_round_a_busy_moment() {
+async fn the_client_calls_ollama_through_both_stacks_and_retries_when_busy() {
     let sim = Sim::builder()
         .model(ModelSpec::new("tiny"))
         .start()
@@ -180,7 +180,7 @@ async fn the_client_asks_ollama_by_both_stacks_and_goes_round_a_busy_moment() {
 }
 
 #[tokio::test]
-async fn a_layer_of_ones_own_is_heard_in_the_dialect_of_the_route() {
+async fn a_custom_layers_error_is_sent_in_the_dialect_of_the_route() {
     let mut example = Example::start("custom_layer", &["0"]);
     let url = example.line().await;
     let ask = async |path: &str, tenant: &str| {

@@ -1,8 +1,8 @@
-//! Threads that share layers, and requests that end in every way there is, all at once.
+//! Threads that share layers, with requests that end in every possible way at the same time.
 //!
-//! What is shared is an atomic or a short lock each, so there are no orders of memory to enumerate;
-//! what can go wrong is a way to end that gives something back twice, or never. Each test runs for
-//! `STRESS_SECONDS` (3 unless said) on twice as many threads as there are processors.
+//! Shared state is one atomic or one short lock each, so there are no memory orderings to
+//! enumerate. What can fail is an ending that releases something twice or never. Each test runs for
+//! `STRESS_SECONDS` (default 3) on twice as many threads as processors.
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::panic::resume_unwind;
@@ -34,7 +34,7 @@ use llamatower_layers::usage::UsageLayer;
 use llamatower_layers::{BoxError, Ending, EndpointTable, Observer, Outcome, OutcomeLayer};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
-/// Runs `work` on many threads until the time is up; each is told its number.
+/// Runs `work` on many threads until the time is up; each gets its number.
 fn on_many_threads<F: Future<Output = ()>>(work: impl Fn(u64, Instant) -> F + Sync) {
     let seconds = std::env::var("STRESS_SECONDS").ok();
     let seconds = seconds.map_or(3, |text| text.parse().expect("a number of seconds"));
@@ -54,9 +54,9 @@ fn on_many_threads<F: Future<Output = ()>>(work: impl Fn(u64, Instant) -> F + Sy
 
 /// A small generator (splitmix64): the same numbers for the same seed.
 #[derive(Clone)]
-struct Dice(u64);
+struct Random(u64);
 
-impl Dice {
+impl Random {
     fn below(&mut self, sides: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -65,7 +65,7 @@ impl Dice {
     }
 }
 
-/// How many requests a backend works on, which may be no more than it has slots.
+/// Counts the requests of a backend, which must never exceed its slots.
 #[derive(Clone, Default)]
 struct Slots {
     in_use: Arc<AtomicUsize>,
@@ -89,13 +89,13 @@ impl Drop for Slot {
     }
 }
 
-/// Lines that end well, or break off in one way or another.
-struct Moody {
-    dice: Dice,
+/// A stream of lines that ends properly or breaks at random.
+struct RandomBody {
+    random: Random,
     slot: Option<Slot>,
 }
 
-impl Body for Moody {
+impl Body for RandomBody {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -104,9 +104,9 @@ impl Body for Moody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let frame = |text: &'static str| Poll::Ready(Some(Ok(Frame::data(Bytes::from(text)))));
-        let throw = self.dice.below(40);
+        let throw = self.random.below(40);
         if throw > 35 {
-            // Its work is done; nothing in here is held on to any longer.
+            // The backend's work is done; nothing is held any longer.
             self.slot = None;
         }
         match throw {
@@ -124,26 +124,32 @@ impl Body for Moody {
     }
 }
 
-async fn moody_backend<B>(request: Request<B>, slots: Slots) -> Result<Response<Moody>, BoxError>
+async fn random_backend<B>(
+    request: Request<B>,
+    slots: Slots,
+) -> Result<Response<RandomBody>, BoxError>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    let seed = request.headers().get("x-seed").expect("each has one");
+    let seed = request
+        .headers()
+        .get("x-seed")
+        .expect("each request has a seed");
     let seed: u64 = seed.to_str()?.parse()?;
     let attempt = request.extensions().len() as u64;
-    let mut dice = Dice(seed ^ attempt << 60);
+    let mut random = Random(seed ^ attempt << 60);
     let slot = slots.take();
-    if dice.below(10) > 0 {
+    if random.below(10) > 0 {
         let mut body = pin!(request.into_body());
         while let Some(frame) = body.frame().await {
             frame.map_err(Into::into)?;
         }
     }
-    for _ in 0..dice.below(4) {
+    for _ in 0..random.below(4) {
         tokio::task::yield_now().await;
     }
-    let status = match dice.below(30) {
+    let status = match random.below(30) {
         0 => return Err("no answer".into()),
         1 => resume_unwind(Box::new("the backend panicked")),
         2..5 => StatusCode::SERVICE_UNAVAILABLE,
@@ -153,43 +159,43 @@ where
         .status(status)
         .header("content-type", "application/x-ndjson");
     let slot = Some(slot);
-    Ok(answer.body(Moody { dice, slot })?)
+    Ok(answer.body(RandomBody { random, slot })?)
 }
 
 /// A client that may leave at any time.
-async fn moody_client<S, B, R>(service: S, mut dice: Dice, body: B)
+async fn random_client<S, B, R>(service: S, mut random: Random, body: B)
 where
     S: Service<Request<B>, Response = Response<R>, Error = std::convert::Infallible>,
     R: Body<Data = Bytes>,
 {
-    let seed = dice.below(u64::MAX);
+    let seed = random.below(u64::MAX);
     let request = Request::post("/api/chat").header("x-seed", seed);
-    let request = request.body(body).expect("a sound request");
-    let Some(Ok(answer)) = for_a_while(&mut dice, service.oneshot(request)).await else {
+    let request = request.body(body).expect("a valid request");
+    let Some(Ok(answer)) = with_random_timeout(&mut random, service.oneshot(request)).await else {
         return;
     };
     let mut body = pin!(answer.into_body());
     loop {
-        match for_a_while(&mut dice, poll_fn(|cx| body.as_mut().poll_frame(cx))).await {
-            Some(Some(Ok(_))) if dice.below(60) > 0 => {}
+        match with_random_timeout(&mut random, poll_fn(|cx| body.as_mut().poll_frame(cx))).await {
+            Some(Some(Ok(_))) if random.below(60) > 0 => {}
             _ => return,
         }
     }
 }
 
-/// The future's value, unless somebody loses patience: mostly nobody does.
-async fn for_a_while<F: Future>(dice: &mut Dice, future: F) -> Option<F::Output> {
+/// The future's value, unless the client cancels, which is rare.
+async fn with_random_timeout<F: Future>(random: &mut Random, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(value) => Poll::Ready(Some(value)),
-        Poll::Pending if dice.below(40) == 0 => Poll::Ready(None),
+        Poll::Pending if random.below(40) == 0 => Poll::Ready(None),
         Poll::Pending => Poll::Pending,
     })
     .await
 }
 
 #[derive(Default)]
-struct Ends {
+struct EndingCounts {
     started: AtomicUsize,
     complete: AtomicUsize,
     refused: AtomicUsize,
@@ -197,14 +203,14 @@ struct Ends {
     broken: AtomicUsize,
 }
 
-impl Observer for Ends {
+impl Observer for EndingCounts {
     fn started(&self, _: &Outcome) {
         self.started.fetch_add(1, SeqCst);
     }
 
     fn finished(&self, outcome: &Outcome) {
         let count = match outcome.ending {
-            Ending::Open => panic!("an end that is none"),
+            Ending::Open => panic!("a record ended as open"),
             Ending::Complete if outcome.error.is_none() => &self.complete,
             Ending::Complete => &self.refused,
             Ending::Cancelled => &self.cancelled,
@@ -216,8 +222,8 @@ impl Observer for Ends {
 
 #[test]
 #[ignore = "keeps all processors busy for seconds; tests/full/stress runs it"]
-fn whatever_ends_requests_everything_comes_back() {
-    let ends = Arc::new(Ends::default());
+fn everything_is_released_however_requests_end() {
+    let ends = Arc::new(EndingCounts::default());
     let admission = AdmissionLayer::new(NonZeroUsize::new(40).expect("not zero"));
     let memory = MemoryBudget::new(64 << 10);
     let queue = QueueLayer::new(NonZeroUsize::new(SLOTS).expect("not zero"))
@@ -245,21 +251,21 @@ fn whatever_ends_requests_everything_comes_back() {
         .layer(BreakerLayer::new(breaker.clone()))
         .layer(StreamClocksLayer::new())
         .service(service_fn(move |request| {
-            moody_backend(request, backend.clone())
+            random_backend(request, backend.clone())
         }));
 
     on_many_threads(async |number, until| {
-        let mut dice = Dice(number);
+        let mut random = Random(number);
         while Instant::now() < until {
             let clients = (0..16).map(|_| {
-                let mut dice = Dice(dice.below(u64::MAX));
-                let pieces = (0..dice.below(5)).map(|_| Bytes::from("{\"a\":1} ".repeat(400)));
+                let mut random = Random(random.below(u64::MAX));
+                let pieces = (0..random.below(5)).map(|_| Bytes::from("{\"a\":1} ".repeat(400)));
                 let pieces = pieces.map(|piece| Ok::<_, BoxError>(Frame::data(piece)));
                 let head = Bytes::from(r#"{"model":"m","messages":[{"role":"user"}]}"#);
                 let frames = [Ok(Frame::data(head))].into_iter().chain(pieces);
                 let frames: Vec<_> = frames.collect();
                 let body = StreamBody::new(futures_util::stream::iter(frames));
-                moody_client(service.clone(), dice, body)
+                random_client(service.clone(), random, body)
             });
             join_all(clients).await;
         }
@@ -271,7 +277,7 @@ fn whatever_ends_requests_everything_comes_back() {
     println!("{complete} complete, {refused} refused, {cancelled} cancelled, {broken} broken");
     assert!(
         complete.min(cancelled).min(broken) > 100,
-        "all sorts of ends"
+        "all kinds of endings"
     );
     assert_eq!(
         count(&ends.started),
@@ -286,18 +292,18 @@ fn whatever_ends_requests_everything_comes_back() {
     );
     assert_eq!(count(&slots.in_use), 0);
     breaker.half_open();
-    assert!(breaker.acquire().is_ok(), "no probe is still under way");
+    assert!(breaker.acquire().is_ok(), "no probe is still in progress");
 }
 
 #[test]
 #[ignore = "keeps all processors busy for seconds; tests/full/stress runs it"]
-fn many_threads_get_no_more_than_the_rate() {
+fn threads_get_no_more_than_the_rate() {
     let quota = Quota::new(
         NonZeroU32::new(50_000).expect("not zero"),
         Duration::from_secs(1),
     )
     .and_then(|quota| quota.with_burst(NonZeroU32::new(1_000).expect("not zero")))
-    .expect("a sound quota");
+    .expect("a valid quota");
     for is_keyed in [false, true] {
         let given = AtomicUsize::new(0);
         let refused = AtomicUsize::new(0);
@@ -318,17 +324,20 @@ fn many_threads_get_no_more_than_the_rate() {
         let most = 1_000.0 + 50_000.0 * begun.elapsed().as_secs_f64();
         let given = given.into_inner();
         println!("{given} of {most:.0}, keyed: {is_keyed}");
-        assert!(given as f64 <= most, "{given} were given, {most} are right");
+        assert!(
+            given as f64 <= most,
+            "{given} were admitted, at most {most} are allowed"
+        );
         assert!(
             refused.into_inner() > 0,
-            "the threads asked for more than there is"
+            "the threads requested more than the quota"
         );
     }
 }
 
 #[test]
 #[ignore = "keeps all processors busy for seconds; tests/full/stress runs it"]
-fn retries_of_many_threads_stay_within_their_budget() {
+fn retries_on_many_threads_stay_within_their_budget() {
     const RATIO: f64 = 0.1;
     const FLOOR: f64 = 50.0;
     let retries = Arc::new(AtomicUsize::new(0));
@@ -357,7 +366,7 @@ fn retries_of_many_threads_stay_within_their_budget() {
         }
     });
     let (sent, retries) = (sent.into_inner(), retries.load(SeqCst));
-    // What was saved up before, and what came in meanwhile.
+    // The budget at the start, and the budget that was added in the meantime.
     let most = sent as f64 * RATIO + FLOOR * (1.0 + begun.elapsed().as_secs_f64());
     println!("{retries} retries of {most:.0} for {sent} requests");
     assert!(retries as f64 <= most);

@@ -1,13 +1,13 @@
-//! Durations in Go's notation, with Go's complaints.
+//! Durations in Go's notation, with Go's error messages.
 
 use std::time::Duration;
 
-/// Reads `300ms`, `1.5h`, `1m30s`; negative ones are zero.
+/// Parses `300ms`, `1.5h`, `1m30s`. A negative duration gives zero.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     parse_signed(text).map(|(length, negative)| if negative { Duration::ZERO } else { length })
 }
 
-/// The same, and whether it is negative.
+/// Like [`parse`], and also returns whether the duration is negative.
 pub(crate) fn parse_signed(text: &str) -> Result<(Duration, bool), String> {
     let invalid = || format!("time: invalid duration {text:?}");
     let (negative, mut rest) = match text.as_bytes().first() {
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn go_durations_are_read_as_go_reads_them() {
+    fn durations_are_parsed_like_in_go() {
         assert_eq!(parse("1m30s"), Ok(Duration::from_secs(90)));
         assert_eq!(parse("0.5ms"), Ok(Duration::from_micros(500)));
         assert_eq!(parse_signed("-1s"), Ok((Duration::from_secs(1), true)));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// One fault, and which requests it is for.
+/// A fault, and the requests that trigger it.
 ///
 /// As JSON, for `POST /sim/faults`: `{"fault":"die","after_lines":3,"model":"tiny","count":1}`.
 ///
@@ -21,25 +21,25 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Fault {
-    /// What goes wrong.
+    /// The kind of the fault.
     #[serde(flatten)]
     pub kind: FaultKind,
-    /// Only requests for this exact path; any path but those under `/sim` when absent.
+    /// The exact path of the requests; any path except those under `/sim` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// Only requests that name this model, as they write it; any when absent.
+    /// The model of the requests, as they write it; any model if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// How many matching requests pass unharmed first.
+    /// The number of matching requests that pass before the fault is triggered.
     #[serde(default)]
     pub skip: u32,
-    /// How many requests it strikes; for ever when absent.
+    /// The number of requests that trigger it; unlimited if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u32>,
 }
 
 impl Fault {
-    /// A fault that strikes every request, until it is cleared.
+    /// A fault for every request, until it is cleared.
     pub fn new(kind: FaultKind) -> Self {
         Self {
             kind,
@@ -50,34 +50,34 @@ impl Fault {
         }
     }
 
-    /// Strikes only requests for this exact path.
+    /// Limits the fault to requests for this exact path.
     pub fn for_path(mut self, path: impl Into<String>) -> Self {
         self.path = Some(path.into());
         self
     }
 
-    /// Strikes only requests that name this model, spelled as they spell it.
+    /// Limits the fault to requests for this model, as they write it.
     pub fn for_model(mut self, model: impl Into<String>) -> Self {
         self.model = Some(model.into());
         self
     }
 
-    /// Strikes so many requests, then no more.
+    /// Limits the fault to `count` requests.
     pub fn times(mut self, count: u32) -> Self {
         self.count = Some(count);
         self
     }
 
-    /// Lets so many matching requests pass first.
+    /// Lets `skip` matching requests pass first.
     pub fn after_requests(mut self, skip: u32) -> Self {
         self.skip = skip;
         self
     }
 
-    /// Why it can never strike, if that is so.
-    pub(crate) fn unsound(&self) -> Option<&'static str> {
-        (self.model.is_some() && self.kind.strikes_before_body())
-            .then_some("slow_read and early_answer strike before the body is read, so they cannot depend on its model")
+    /// The reason why the fault can never be triggered, if there is one.
+    pub(crate) fn invalid_reason(&self) -> Option<&'static str> {
+        (self.model.is_some() && self.kind.applies_before_body())
+            .then_some("slow_read and early_answer apply before the body is read, so they cannot depend on its model")
     }
 }
 
@@ -92,16 +92,16 @@ impl From<FaultKind> for Fault {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Ending {
-    /// With FIN, as when a process exits.
+    /// With FIN, like at the end of a process.
     #[default]
     Fin,
-    /// With RST, as when a host forgets the connection.
+    /// With RST, like from a host that has lost the connection.
     Reset,
     /// Not at all, until the client closes it.
     Hold,
 }
 
-/// Where in an answer a connection ends.
+/// The place in an answer where a connection ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -109,21 +109,21 @@ pub enum Cut {
     /// Between two chunks.
     #[default]
     Boundary,
-    /// After a whole chunk that holds half of the next line.
+    /// After a complete chunk that contains half of the next line.
     InsideLine,
-    /// In the data of a chunk that announced more.
+    /// Inside of a chunk that declared more data.
     InsideChunk,
 }
 
-/// What goes wrong. "Lines" are items of a stream (an NDJSON line, an event): what Ollama sends
-/// as one HTTP chunk. An answer that is no stream counts as one.
+/// The kind of a fault. A "line" is one item of a stream (an NDJSON line, an event), which Ollama
+/// sends as one HTTP chunk. An answer that is not a stream counts as one line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "fault", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FaultKind {
-    /// 503 with the text of a full queue, in the dialect of the route.
+    /// 503 with Ollama's message for a full queue, in the dialect of the route.
     Busy,
-    /// 500 with the text of an engine that did not start, in the dialect of the route.
+    /// 500 with Ollama's message for an engine that did not start, in the dialect of the route.
     LoadFailure,
     /// Any status, with this body as `text/plain`.
     Status {
@@ -133,20 +133,20 @@ pub enum FaultKind {
         #[serde(default)]
         body: String,
     },
-    /// No answer, until the client goes away.
+    /// No answer, until the client disconnects.
     Hang,
-    /// Nothing for so long, then the usual answer.
+    /// Silence for some time, then the usual answer.
     Silence {
         /// Milliseconds.
         ms: u64,
     },
-    /// The connection ends before a byte of the answer.
+    /// The connection ends before the first byte of the answer.
     Drop {
         /// How it ends.
         #[serde(default)]
         ending: Ending,
     },
-    /// The connection ends in mid-answer.
+    /// The connection ends during the answer.
     Die {
         /// Lines sent before.
         #[serde(default)]
@@ -158,77 +158,77 @@ pub enum FaultKind {
         #[serde(default)]
         cut: Cut,
     },
-    /// The engine dies in mid-stream, as recorded of real servers: a native stream gets a line
-    /// with an error and a clean end, a /v1 stream ends cleanly without its terminal event.
-    /// An answer that is no stream is a 500.
+    /// The engine dies during a stream, as in recordings of real servers: a native stream gets an
+    /// error line and a clean end; a /v1 stream ends cleanly without its last event. An answer that
+    /// is not a stream is a 500.
     EngineDies {
         /// Lines sent before.
         #[serde(default)]
         after_lines: u64,
     },
-    /// The stream ends cleanly, too early, with no more said.
+    /// The stream ends cleanly, but too early, without another line.
     Truncate {
         /// Lines sent before.
         #[serde(default)]
         after_lines: u64,
     },
-    /// Bytes that are not HTTP, in place of the answer or after so many lines of it.
+    /// Bytes that are not HTTP, in place of the answer or after some lines of it.
     Garbage {
-        /// Lines sent before; without it, garbage is all that is sent.
+        /// Lines sent before; if absent, only garbage is sent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         after_lines: Option<u64>,
     },
-    /// The stream stops for a while, or for good; the connection stays open.
+    /// The stream stops for some time or for ever; the connection stays open.
     Stall {
         /// Lines sent before.
         #[serde(default)]
         after_lines: u64,
-        /// Milliseconds; for good when absent.
+        /// Milliseconds; for ever if absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ms: Option<u64>,
     },
-    /// The body of the request is read a piece at a time.
+    /// The request body is read slowly, one piece at a time.
     SlowRead {
         /// Milliseconds before each piece, of at most 16 KiB.
         ms: u64,
     },
-    /// An answer at once, the body of the request unread.
+    /// An immediate answer, without reading the request body.
     EarlyAnswer {
         /// The status, 200 to 599.
         status: u16,
     },
-    /// These bytes, in place of the answer.
+    /// These bytes in place of the answer.
     Raw {
-        /// The bytes, head and all.
+        /// The bytes, with the head.
         bytes: String,
         /// How the connection ends after them.
         #[serde(default)]
         ending: Ending,
     },
-    /// Two Content-Length fields that disagree (RFC 9112 6.3: the answer is invalid).
+    /// Two contradictory Content-Length fields (RFC 9112 6.3: the answer is invalid).
     TwoLengths,
     /// Content-Length together with chunked framing (RFC 9112 6.3: a smuggling attempt).
     LengthAndChunked,
-    /// 101 although nobody asked for an upgrade.
+    /// 101 without a requested upgrade.
     SwitchingProtocols,
-    /// The usual answer with a header field of so many bytes more.
+    /// The usual answer with an additional long header field.
     BigHeader {
-        /// The length of the field's value.
+        /// The length of the field's value in bytes.
         bytes: u32,
     },
-    /// The first token of the answer is so long.
+    /// An answer with a long first token.
     HugeLine {
-        /// Its length.
+        /// The length of the token in bytes.
         bytes: u32,
     },
-    /// The listener is closed: connections are refused. Strikes at once, no request.
+    /// The listener is closed: connections are refused. Takes effect at once, without a request.
     Refuse {
-        /// For so many milliseconds.
+        /// The duration in milliseconds.
         ms: u64,
     },
-    /// Every connection is reset as soon as it is accepted. Strikes at once, no request.
+    /// Each connection is reset after it was accepted. Takes effect at once, without a request.
     ResetAccepts {
-        /// For so many milliseconds.
+        /// The duration in milliseconds.
         ms: u64,
     },
 }
@@ -250,7 +250,7 @@ impl FaultKind {
         }
     }
 
-    /// The stream stops for good.
+    /// The stream stops for ever.
     pub fn stall_after(lines: u64) -> Self {
         Self::Stall {
             after_lines: lines,
@@ -258,12 +258,12 @@ impl FaultKind {
         }
     }
 
-    fn strikes_before_body(&self) -> bool {
+    fn applies_before_body(&self) -> bool {
         matches!(self, Self::SlowRead { .. } | Self::EarlyAnswer { .. })
     }
 }
 
-/// The faults that are waiting for a request.
+/// The faults that wait for a request.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     armed: Mutex<Vec<Fault>>,
@@ -286,21 +286,21 @@ impl Faults {
         self.armed().clone()
     }
 
-    /// The fault that strikes before the body of this request is read.
+    /// The fault to apply before the body of this request is read.
     pub(crate) fn before_body(&self, path: &str) -> Option<FaultKind> {
-        self.strike(|fault| fault.kind.strikes_before_body() && fits(&fault.path, path))
+        self.trigger(|fault| fault.kind.applies_before_body() && fits(&fault.path, path))
     }
 
-    /// The fault that strikes once the request is read.
+    /// The fault to apply after the request was read.
     pub(crate) fn after_body(&self, path: &str, model: Option<&str>) -> Option<FaultKind> {
-        self.strike(|fault| {
-            !fault.kind.strikes_before_body()
+        self.trigger(|fault| {
+            !fault.kind.applies_before_body()
                 && fits(&fault.path, path)
                 && (fault.model.is_none() || fault.model.as_deref() == model)
         })
     }
 
-    fn strike(&self, fits: impl Fn(&Fault) -> bool) -> Option<FaultKind> {
+    fn trigger(&self, fits: impl Fn(&Fault) -> bool) -> Option<FaultKind> {
         let mut armed = self.armed();
         let at = armed.iter().position(fits)?;
         let fault = &mut armed[at];

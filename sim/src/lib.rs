@@ -1,9 +1,9 @@
-//! A simulated Ollama that costs nothing, with faults on demand.
+//! A simulated Ollama server that needs no GPU, with faults on demand.
 //!
-//! It answers like the real one, byte for byte but for what is volatile (recordings of real
-//! servers are replayed in its tests), and keeps the facts of its scheduler: serial loads, a
-//! queue for loads alone, reloads for another context length. Tokens come at a pace, streams by
-//! the thousand, and whatever can go wrong does so when it is told to.
+//! Its answers are equal to those of a real server, byte for byte except for volatile values (its
+//! tests replay recordings of real servers). It follows the rules of Ollama's scheduler: serial
+//! loads, a queue only for loads, reloads for another context length. It sends tokens at a pace, in
+//! thousands of streams, and produces faults on request.
 //!
 //! ```
 //! use std::time::Duration;
@@ -18,8 +18,8 @@
 //! # }
 //! ```
 //!
-//! The binary takes the same by its arguments, and by `POST /sim/faults`, `GET /sim/requests`
-//! and `GET /sim/state`.
+//! The binary has the same options as arguments, and the routes `POST /sim/faults`, `GET
+//! /sim/requests` and `GET /sim/state`.
 
 mod api;
 mod duration;

@@ -1,4 +1,4 @@
-//! What the simulated server has seen, and an event for everything that changes.
+//! The requests that the simulated server received, and an event for each change.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -12,20 +12,21 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-/// How an exchange ended.
+/// The outcome of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Outcome {
     /// The whole answer was written.
     Complete,
-    /// The client went away first.
+    /// The client disconnected before the end.
     Cancelled,
     /// A fault ended it.
     Faulted,
 }
 
-/// One request that the server saw. Cheap to clone; it goes on changing until it has ended.
+/// A request that the server received. Clones are cheap and show the current state until the
+/// request has ended.
 #[derive(Clone, Debug)]
 pub struct SeenRequest {
     inner: Arc<Seen>,
@@ -48,11 +49,11 @@ struct Seen {
 }
 
 impl SeenRequest {
-    /// Counts requests from 1, in order of arrival.
+    /// The number of the request, from 1, in order of arrival.
     pub fn id(&self) -> u64 {
         self.inner.id
     }
-    /// Counts connections from 1, in order of arrival.
+    /// The number of the connection, from 1, in order of arrival.
     pub fn connection(&self) -> u64 {
         self.inner.connection
     }
@@ -60,11 +61,11 @@ impl SeenRequest {
     pub fn method(&self) -> &Method {
         &self.inner.method
     }
-    /// The path, as it came.
+    /// The path, as received.
     pub fn path(&self) -> &str {
         self.inner.uri.path()
     }
-    /// The whole request target, as it came.
+    /// The whole request target, as received.
     pub fn uri(&self) -> &Uri {
         &self.inner.uri
     }
@@ -72,39 +73,39 @@ impl SeenRequest {
     pub fn headers(&self) -> &HeaderMap {
         &self.inner.headers
     }
-    /// The body, once it has been read to its end; blobs are hashed and not kept.
+    /// The body, after it was read completely. The body of a blob is hashed and not kept.
     pub fn body(&self) -> Option<&Bytes> {
         self.inner.body.get()
     }
-    /// Bytes of the body read so far.
+    /// The number of body bytes read so far.
     pub fn body_len(&self) -> u64 {
         self.inner.body_len.load(Ordering::Relaxed)
     }
-    /// The SHA-256 of the body, in hex, once it has been read.
+    /// The SHA-256 of the body in hex, after it was read.
     pub fn body_sha256(&self) -> Option<String> {
         self.body().map(|body| hex(&Sha256::digest(body)))
     }
-    /// The model that the body names, as written there.
+    /// The model name in the body, as written there.
     pub fn model(&self) -> Option<&str> {
         self.inner.model.get().map(|model| &**model)
     }
-    /// The status of the answer, once there is one.
+    /// The status of the answer, if there is one.
     pub fn status(&self) -> Option<u16> {
         self.inner.status.get().copied()
     }
-    /// Chunks of the answer's body handed to the connection so far.
+    /// The number of body chunks sent to the connection so far.
     pub fn lines(&self) -> u64 {
         self.inner.lines.load(Ordering::Relaxed)
     }
-    /// When its head had arrived.
+    /// The time when the request's head had arrived.
     pub fn arrived(&self) -> Timestamp {
         self.inner.arrived
     }
-    /// How it ended, if it has.
+    /// The outcome, if the request has ended.
     pub fn outcome(&self) -> Option<Outcome> {
         self.inner.end.get().map(|(outcome, _)| *outcome)
     }
-    /// When it ended, if it has.
+    /// The time of the end, if the request has ended.
     pub fn ended(&self) -> Option<Timestamp> {
         self.inner.end.get().map(|(_, at)| *at)
     }
@@ -171,33 +172,33 @@ impl Serialize for SeenRequest {
     }
 }
 
-/// A moment of the server, for tests to wait for.
+/// A snapshot of the server; tests wait for conditions on it.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct SimState {
     /// Connections accepted since the start.
     pub connections_accepted: u64,
-    /// Connections open now.
+    /// Open connections.
     pub connections_open: usize,
-    /// Requests seen since the start, those for `/sim` left out.
+    /// Requests received since the start, without those for `/sim`.
     pub requests_seen: u64,
-    /// Requests under way.
+    /// Requests in progress.
     pub in_flight: usize,
-    /// Requests whose client went away before the end of the answer.
+    /// Requests whose client disconnected before the end of the answer.
     pub cancelled: u64,
     /// Requests that hold a slot of a model.
     pub generating: usize,
-    /// Requests for a resident model that wait for one of its slots.
+    /// Requests for a resident model that wait for a slot.
     pub waiting_for_slot: usize,
-    /// Requests that wait for a model to be loaded, or for room for it.
+    /// Requests that wait for a model load, or for memory for it.
     pub waiting_for_load: usize,
-    /// Loads begun since the start.
+    /// Loads started since the start.
     pub loads: u64,
-    /// Loads given up because their client went away.
+    /// Loads cancelled because the client disconnected.
     pub loads_aborted: u64,
-    /// Names of the models that are resident now.
+    /// The names of the resident models.
     pub resident: Vec<String>,
-    /// The latest requests, oldest first, those for `/sim` left out.
+    /// The latest requests, oldest first, without those for `/sim`.
     pub requests: Vec<SeenRequest>,
 }
 
@@ -240,14 +241,14 @@ impl Log {
         self.seen().clear();
     }
 
-    /// Writes a request down; the guard returned watches how it ends.
+    /// Logs a request; the returned guard logs its end.
     pub(crate) fn arrive(
         self: &Arc<Self>,
         connection: u64,
         method: &Method,
         uri: &Uri,
         headers: &HeaderMap,
-    ) -> Watched {
+    ) -> ExchangeGuard {
         let request = SeenRequest {
             inner: Arc::new(Seen {
                 id: self.requests_seen.fetch_add(1, Ordering::Relaxed) + 1,
@@ -274,8 +275,8 @@ impl Log {
             }
         }
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.events.happen();
-        Watched {
+        self.events.notify_waiters();
+        ExchangeGuard {
             request,
             log: self.clone(),
             ended: false,
@@ -283,22 +284,21 @@ impl Log {
     }
 }
 
-/// Rides an exchange to its end and writes down which end that was: dropped early, it was
-/// cancelled.
-pub(crate) struct Watched {
+/// Follows an exchange to its end and logs the outcome. Dropping it early logs a cancellation.
+pub(crate) struct ExchangeGuard {
     request: SeenRequest,
     log: Arc<Log>,
     ended: bool,
 }
 
-impl Watched {
+impl ExchangeGuard {
     pub(crate) fn request(&self) -> &SeenRequest {
         &self.request
     }
 
     pub(crate) fn line(&mut self) {
         self.request.inner.lines.fetch_add(1, Ordering::Relaxed);
-        self.log.events.happen();
+        self.log.events.notify_waiters();
     }
 
     pub(crate) fn complete(&mut self) {
@@ -318,33 +318,33 @@ impl Watched {
         if outcome == Outcome::Cancelled {
             self.log.cancelled.fetch_add(1, Ordering::Relaxed);
         }
-        self.log.events.happen();
+        self.log.events.notify_waiters();
     }
 }
 
-impl Drop for Watched {
+impl Drop for ExchangeGuard {
     fn drop(&mut self) {
         self.end(Outcome::Cancelled);
     }
 }
 
-/// Wakes whoever waits for a change; costs one load when nobody does.
+/// Wakes the waiters for a change; costs one load if there is no waiter.
 #[derive(Debug, Default)]
 pub(crate) struct Events {
-    waited_for: AtomicBool,
+    has_waiters: AtomicBool,
     notify: Notify,
 }
 
 impl Events {
-    pub(crate) fn happen(&self) {
-        if self.waited_for.load(Ordering::SeqCst) {
+    pub(crate) fn notify_waiters(&self) {
+        if self.has_waiters.load(Ordering::SeqCst) {
             self.notify.notify_waiters();
         }
     }
 
-    /// Enable what is returned before looking at the state.
+    /// Enable the returned value before you read the state.
     pub(crate) fn next(&self) -> Notified<'_> {
-        self.waited_for.store(true, Ordering::SeqCst);
+        self.has_waiters.store(true, Ordering::SeqCst);
         self.notify.notified()
     }
 }

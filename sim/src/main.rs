@@ -1,4 +1,4 @@
-//! A simulated Ollama as a process.
+//! The simulated Ollama server as a program.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -6,30 +6,30 @@ use std::process::ExitCode;
 use clap::Parser;
 use llamatower_sim::{ModelSpec, Sim};
 
-/// A simulated Ollama: answers like the real one, costs nothing, fails on demand.
+/// A simulated Ollama server: it answers like a real one, needs no GPU, and fails on demand.
 ///
 /// Faults: POST /sim/faults with JSON like
 /// {"fault":"die","after_lines":3,"ending":"reset","model":"tiny","count":1}.
-/// What it saw: GET /sim/requests, GET /sim/state.
+/// Received requests: GET /sim/requests, GET /sim/state.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// Where to listen.
+    /// The listen address.
     #[arg(long, default_value = "127.0.0.1:11434")]
     listen: SocketAddr,
     /// A model: NAME[,load=300ms][,pace=15ms][,slots=2][,prompt-rate=5000][,reply=24][,embedding-only]..
     #[arg(long = "model", required = true)]
     models: Vec<ModelSpec>,
-    /// Requests that may wait for a load.
+    /// Maximum number of requests that wait for a load.
     #[arg(long, default_value_t = 512)]
     max_queue: usize,
-    /// Models in memory at a time.
+    /// Maximum number of models in memory.
     #[arg(long, default_value_t = 3)]
     max_loaded: usize,
-    /// Requests to remember for /sim/requests.
+    /// Number of requests to keep for /sim/requests.
     #[arg(long, default_value_t = 4096)]
     remember: usize,
-    /// What /api/version says.
+    /// The version in /api/version.
     #[arg(long, default_value = "0.33.0-rc2")]
     version_says: String,
 }

@@ -1,4 +1,4 @@
-//! What a simulated model is like.
+//! The properties of a simulated model.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::duration;
 use crate::log::hex;
 
-/// A model of the simulated server: how big, how fast, what it can do.
+/// A simulated model: its size, speed and capabilities.
 ///
 /// ```
 /// use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::log::hex;
 ///     .with_load_time(Duration::from_millis(300))
 ///     .with_pace(Duration::from_millis(15))
 ///     .with_slots(2);
-/// // The same, as the command line has it.
+/// // The same model in the syntax of the command line.
 /// let same: ModelSpec = "tiny,load=300ms,pace=15ms,slots=2".parse().expect("well-formed");
 /// assert_eq!(model, same);
 /// ```
@@ -42,8 +42,8 @@ pub struct ModelSpec {
 }
 
 impl ModelSpec {
-    /// A model that loads and answers at once: 0.5 MB, one slot, replies of 24 tokens, context
-    /// of 2048, embeddings of 64, able to complete and to call tools.
+    /// A model that loads and answers without delay: 0.5 MB, one slot, replies of 24 tokens, a
+    /// context of 2048, embeddings of 64 numbers, with the capabilities `completion` and `tools`.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -62,32 +62,32 @@ impl ModelSpec {
         }
     }
 
-    /// The size of its files, in bytes; it takes as much when it is resident.
+    /// The size of its files in bytes, which is also its size in memory.
     pub fn with_size(mut self, bytes: u64) -> Self {
         self.size = bytes;
         self
     }
 
-    /// How long it takes to load.
+    /// The time to load it.
     pub fn with_load_time(mut self, load_time: Duration) -> Self {
         self.load_time = load_time;
         self
     }
 
-    /// How many tokens of a prompt it reads in a second; without it, a prompt costs nothing.
-    /// A rate that is not above zero is no rate.
+    /// The speed of prompt processing in tokens per second. By default a prompt takes no time. A
+    /// rate of 0 or less is ignored.
     pub fn with_prompt_rate(mut self, tokens_per_second: f64) -> Self {
         self.prompt_rate = (tokens_per_second > 0.0).then_some(tokens_per_second);
         self
     }
 
-    /// How long each token of an answer takes; zero gives a burst.
+    /// The time for each token of an answer; zero sends all tokens in one burst.
     pub fn with_pace(mut self, pace: Duration) -> Self {
         self.pace = pace;
         self
     }
 
-    /// How many requests it serves at once (`OLLAMA_NUM_PARALLEL`); at least one.
+    /// The number of requests that it serves at once (`OLLAMA_NUM_PARALLEL`); at least one.
     pub fn with_slots(mut self, slots: usize) -> Self {
         self.slots = slots.max(1);
         self
@@ -105,7 +105,7 @@ impl ModelSpec {
         self
     }
 
-    /// How many numbers an embedding has.
+    /// The number of values of an embedding.
     pub fn with_embedding_length(mut self, numbers: usize) -> Self {
         self.embedding_length = numbers;
         self
@@ -126,25 +126,25 @@ impl ModelSpec {
         self
     }
 
-    /// A model that can embed and nothing else, with one slot, as Ollama has them.
+    /// A model that can only embed, with one slot, as in Ollama.
     pub fn embedding_only(self) -> Self {
         self.with_capabilities(["embedding"]).with_slots(1)
     }
 
-    /// The digest that lists show, 64 hex digits; made of name and size by default, so that the
-    /// same model on two servers is the same.
+    /// The digest in lists, 64 hex digits. The default is made from the name and the size, so the
+    /// same model has the same digest on each server.
     pub fn with_digest(mut self, digest: impl Into<String>) -> Self {
         self.digest = Some(digest.into());
         self
     }
 
-    /// When lists say that it was changed; the start of the server by default.
+    /// The modification time in lists; by default the start of the server.
     pub fn with_modified_at(mut self, at: Timestamp) -> Self {
         self.modified_at = Some(at);
         self
     }
 
-    /// Its name, as it was given.
+    /// The name, as it was given.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -153,7 +153,7 @@ impl ModelSpec {
         self.capabilities.iter().any(|known| known == capability)
     }
 
-    /// The digest of the weights: what makes two names share a runner.
+    /// The digest of the weights: names with the same weights share a runner.
     pub(crate) fn weights(&self) -> String {
         hex(&Sha256::digest(format!("{} {}", self.name, self.size)))
     }
@@ -167,7 +167,7 @@ impl ModelSpec {
     }
 }
 
-/// A description of a model that cannot be read; says which part, and what would be right.
+/// The error of an invalid model description: the invalid part, and the expected form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidModel(String);
 

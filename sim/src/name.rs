@@ -1,6 +1,6 @@
-//! Names of models, read as Ollama reads them.
+//! Model names, parsed like in Ollama.
 
-/// A name with all its parts. Equal under [`Name::key`], which folds case.
+/// A name with all its parts. Compare names by [`Name::key`], which ignores case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Name {
     host: String,
@@ -13,7 +13,7 @@ const HOST: &str = "registry.ollama.ai";
 const NAMESPACE: &str = "library";
 
 impl Name {
-    /// `None` when a part is not one that a name may have.
+    /// `None` if a part is not valid.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let rest = text
             .strip_prefix("http://")
@@ -27,11 +27,11 @@ impl Name {
         let model = parts.next().unwrap_or_default();
         let namespace = parts.next().unwrap_or(NAMESPACE);
         let host = parts.next().unwrap_or(HOST);
-        let sound = is_part(host, ".:", 350)
+        let valid = is_part(host, ".:", 350)
             && is_part(namespace, "", 80)
             && is_part(model, ".", 80)
             && is_part(tag, ".", 80);
-        sound.then(|| Self {
+        valid.then(|| Self {
             host: host.to_owned(),
             namespace: namespace.to_owned(),
             model: model.to_owned(),
@@ -39,12 +39,12 @@ impl Name {
         })
     }
 
-    /// What look-ups compare.
+    /// The key for look-ups.
     pub(crate) fn key(&self) -> String {
         self.full().to_ascii_lowercase()
     }
 
-    /// All parts.
+    /// The name with all parts.
     pub(crate) fn full(&self) -> String {
         let Self {
             host,
@@ -55,7 +55,7 @@ impl Name {
         format!("{host}/{namespace}/{model}:{tag}")
     }
 
-    /// What lists show: no part that is the default, but always the tag.
+    /// The name in lists: without default parts, but always with the tag.
     pub(crate) fn short(&self) -> String {
         let (model, tag, space) = (&self.model, &self.tag, &self.namespace);
         if !self.host.eq_ignore_ascii_case(HOST) {
@@ -71,7 +71,7 @@ impl Name {
         &self.host
     }
 
-    /// Where a registry keeps it.
+    /// The URL of the manifest in the registry.
     pub(crate) fn manifest(&self) -> String {
         let Self {
             host,
@@ -82,7 +82,7 @@ impl Name {
         format!("https://{host}/v2/{namespace}/{model}/manifests/{tag}")
     }
 
-    /// Where the store keeps it.
+    /// The file of the manifest in the store.
     pub(crate) fn file(&self) -> String {
         self.full().replacen(':', "/", 1)
     }
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_name_is_refused() {
+    fn invalid_names_are_refused() {
         for text in [
             "",
             "../../etc",

@@ -1,4 +1,4 @@
-//! Sockets: connections that can end in any way that is asked for.
+//! Sockets: connections that can end in any requested way.
 
 use std::future::poll_fn;
 use std::io;
@@ -25,52 +25,52 @@ use crate::log::Log;
 use crate::sim::Server;
 use crate::wire::SimBody;
 
-/// What a connection still has to say when its answer was cut short, and how it ends then.
+/// The last bytes of a connection whose answer was cut short, and the way it ends.
 #[derive(Clone, Debug)]
-pub(crate) struct LastWords {
+pub(crate) struct FinalBytes {
     bytes: Bytes,
     ending: Ending,
 }
 
-impl LastWords {
+impl FinalBytes {
     pub(crate) fn new(bytes: Bytes, ending: Ending) -> Self {
         Self { bytes, ending }
     }
 }
 
-/// One connection, as its requests see it.
+/// The state of a connection that its requests use.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) id: u64,
-    last_words: Mutex<Option<LastWords>>,
+    final_bytes: Mutex<Option<FinalBytes>>,
 }
 
 impl Connection {
-    /// The connection ends so, once hyper has given it up.
-    pub(crate) fn leave(&self, words: LastWords) {
+    /// Ends the connection in this way, after hyper has released it.
+    pub(crate) fn leave(&self, words: FinalBytes) {
         *self
-            .last_words
+            .final_bytes
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Some(words);
     }
 
-    fn take_last_words(&self) -> Option<LastWords> {
-        self.last_words
+    fn take_final_bytes(&self) -> Option<FinalBytes> {
+        self.final_bytes
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take()
     }
 }
 
-/// Whether connections are accepted.
+/// The state of the listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gate {
     Open,
-    /// Nobody listens.
+    /// The listener is closed.
     Refusing(Duration),
-    /// What is accepted is reset.
+    /// Accepted connections are reset.
     Resetting(Duration),
-    /// The server is gone, and its connections with it.
+    /// The server has ended, with its connections.
     Closed,
 }
 
@@ -87,7 +87,7 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts until the gate closes.
+/// Accepts connections until the gate closes.
 pub(crate) async fn accept(
     listener: TcpListener,
     address: SocketAddr,
@@ -143,30 +143,30 @@ pub(crate) async fn accept(
     }
 }
 
-struct Open(Arc<Log>);
+struct OpenConnection(Arc<Log>);
 
-impl Open {
+impl OpenConnection {
     fn new(log: &Arc<Log>) -> Self {
         log.connections_accepted.fetch_add(1, Ordering::Relaxed);
         log.connections_open.fetch_add(1, Ordering::Relaxed);
-        log.events.happen();
+        log.events.notify_waiters();
         Self(log.clone())
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.connections_open.fetch_sub(1, Ordering::Relaxed);
-        self.0.events.happen();
+        self.0.events.notify_waiters();
     }
 }
 
 async fn serve(stream: TcpStream, id: u64, server: Arc<Server>, mut gate: watch::Receiver<Gate>) {
-    let _open = Open::new(&server.log);
+    let _open = OpenConnection::new(&server.log);
     let _ = stream.set_nodelay(true);
     let connection = Arc::new(Connection {
         id,
-        last_words: Mutex::default(),
+        final_bytes: Mutex::default(),
     });
     let for_requests = connection.clone();
     let service = service_fn(move |request: Request<Incoming>| {
@@ -186,23 +186,23 @@ async fn serve(stream: TcpStream, id: u64, server: Arc<Server>, mut gate: watch:
         () = over => return reset(http.into_parts().io.into_inner()),
     }
     let stream = http.into_parts().io.into_inner();
-    say_last_words(stream, connection.take_last_words()).await;
+    write_final_bytes(stream, connection.take_final_bytes()).await;
 }
 
-/// A request that is answered by no HTTP.
+/// A request without an HTTP answer.
 #[derive(Debug)]
 pub(crate) struct Cut;
 
 impl std::fmt::Display for Cut {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the connection ends here on demand")
+        f.write_str("the connection is ended by a fault")
     }
 }
 
 impl std::error::Error for Cut {}
 
-async fn say_last_words(mut stream: TcpStream, words: Option<LastWords>) {
-    let Some(LastWords { bytes, ending }) = words else {
+async fn write_final_bytes(mut stream: TcpStream, words: Option<FinalBytes>) {
+    let Some(FinalBytes { bytes, ending }) = words else {
         let _ = stream.shutdown().await;
         return;
     };
@@ -219,7 +219,7 @@ async fn say_last_words(mut stream: TcpStream, words: Option<LastWords>) {
     }
 }
 
-/// Closes without a goodbye.
+/// Closes with RST.
 fn reset(stream: TcpStream) {
     let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
 }

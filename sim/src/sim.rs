@@ -1,4 +1,4 @@
-//! One simulated server, and the handle by which a test holds it.
+//! A simulated server, and the handle through which a test uses it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -17,12 +17,12 @@ use crate::name::Name;
 use crate::scheduler::Scheduler;
 use crate::server::{self, Gate};
 
-/// A model in the store.
+/// An installed model.
 #[derive(Clone, Debug)]
 pub(crate) struct Installed {
-    /// As lists show it.
+    /// The name in lists.
     pub(crate) name: String,
-    /// What is shared by names of the same weights.
+    /// The identity that names with the same weights share.
     pub(crate) spec: Arc<ModelSpec>,
     pub(crate) digest: String,
     pub(crate) modified_at: Timestamp,
@@ -52,14 +52,14 @@ impl Server {
         self.models.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The model of a name, as a client writes it.
+    /// The model with a name as a client writes it.
     pub(crate) fn find(&self, name: &str) -> Option<Installed> {
         let name = Name::parse(name)?;
         self.models().get(&name.key()).cloned()
     }
 
     pub(crate) fn arm(&self, fault: Fault) -> Result<(), &'static str> {
-        if let Some(reason) = fault.unsound() {
+        if let Some(reason) = fault.invalid_reason() {
             return Err(reason);
         }
         match fault.kind {
@@ -76,7 +76,7 @@ impl Server {
         Ok(())
     }
 
-    /// Opens the gate, unless it was changed since.
+    /// Opens the gate, unless it was changed in the meantime.
     pub(crate) fn reopen(&self, was: Gate) {
         self.gate.send_if_modified(|gate| {
             let is_same = *gate == was;
@@ -108,7 +108,7 @@ impl Server {
     }
 }
 
-/// Describes a simulated server before it starts.
+/// The options of a simulated server.
 #[derive(Clone, Debug)]
 pub struct SimBuilder {
     version: String,
@@ -120,7 +120,7 @@ pub struct SimBuilder {
     address: SocketAddr,
 }
 
-/// A simulated Ollama.
+/// A simulated Ollama server.
 ///
 /// ```
 /// use llamatower_sim::{ModelSpec, Sim};
@@ -158,46 +158,46 @@ impl SimBuilder {
         self
     }
 
-    /// What `/api/version` says.
+    /// The version in `/api/version`.
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.version = version.into();
         self
     }
 
-    /// Requests that may wait for a load (`OLLAMA_MAX_QUEUE`).
+    /// The maximum number of requests that wait for a load (`OLLAMA_MAX_QUEUE`).
     pub fn max_queue(mut self, requests: usize) -> Self {
         self.max_queue = requests;
         self
     }
 
-    /// Models in memory at a time (`OLLAMA_MAX_LOADED_MODELS`).
+    /// The maximum number of models in memory (`OLLAMA_MAX_LOADED_MODELS`).
     pub fn max_loaded(mut self, models: usize) -> Self {
         self.max_loaded = models;
         self
     }
 
-    /// What its texts are made of.
+    /// The seed of its texts.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// How many requests are remembered; none for load tests.
+    /// The number of requests in the log; 0 for load tests.
     pub fn log_capacity(mut self, requests: usize) -> Self {
         self.log_capacity = requests;
         self
     }
 
-    /// Where it listens.
+    /// The listen address.
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.address = address;
         self
     }
 
-    /// Starts it within the current runtime.
+    /// Starts the server on the current runtime.
     ///
     /// # Errors
-    /// The address cannot be listened on.
+    /// The server cannot listen on the address.
     pub async fn start(self) -> io::Result<SimHandle> {
         let log = Arc::new(Log::new(self.log_capacity));
         let events = log.events.clone();
@@ -228,7 +228,7 @@ impl SimBuilder {
         let address = listener.local_addr()?;
         let accepting = tokio::spawn(server::accept(listener, address, server.clone(), opened));
         let scheduler = server.scheduler.clone();
-        let timing = tokio::spawn(async move { scheduler.keep_time().await });
+        let timing = tokio::spawn(async move { scheduler.run_expiries().await });
         Ok(SimHandle {
             server,
             address,
@@ -237,7 +237,7 @@ impl SimBuilder {
     }
 }
 
-/// A running server. Dropped, it dies as a killed process does: its connections are reset.
+/// A running server. Dropping it resets its connections, like a killed process.
 #[derive(Debug)]
 pub struct SimHandle {
     server: Arc<Server>,
@@ -246,12 +246,12 @@ pub struct SimHandle {
 }
 
 impl SimHandle {
-    /// Where it listens.
+    /// The listen address.
     pub fn addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// The same as a URL, `http://127.0.0.1:port`.
+    /// The URL, `http://127.0.0.1:port`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -259,7 +259,7 @@ impl SimHandle {
     /// Arms a fault.
     ///
     /// # Panics
-    /// The fault can never strike: see [`Fault`].
+    /// The fault can never be triggered: see [`Fault`].
     pub fn arm(&self, fault: impl Into<Fault>) {
         if let Err(reason) = self.server.arm(fault.into()) {
             panic!("{reason}");
@@ -271,17 +271,17 @@ impl SimHandle {
         self.server.faults.clear();
     }
 
-    /// What it has seen and is doing.
+    /// The current state of the server.
     pub fn state(&self) -> SimState {
         self.server.state()
     }
 
-    /// The requests it has seen.
+    /// The requests that it received.
     pub fn requests(&self) -> Vec<SeenRequest> {
         self.server.log.requests()
     }
 
-    /// Waits until something is so, and gives the state in which it was.
+    /// Waits until a condition is true, and returns the state at that time.
     pub async fn wait_for(&self, mut is_so: impl FnMut(&SimState) -> bool) -> SimState {
         loop {
             let mut next = std::pin::pin!(self.server.log.events.next());
@@ -294,7 +294,7 @@ impl SimHandle {
         }
     }
 
-    /// Ends it, as SIGKILL ends a process.
+    /// Ends the server, like SIGKILL ends a process.
     pub fn kill(self) {
         drop(self);
     }

@@ -1,4 +1,4 @@
-//! The simulated server against recordings of real ones.
+//! Compares the simulated server with recordings of real servers.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -8,19 +8,19 @@ use std::path::{Path, PathBuf};
 use llamatower_sim::recording::{CASES, Difference, KILLED_CASES, Recording, compare};
 use llamatower_sim::{Fault, FaultKind, ModelSpec, Sim, SimHandle};
 
-/// The version that is simulated.
+/// The simulated version.
 const CURRENT: &str = "v0.33.0-rc2";
-/// An older one.
+/// An older version.
 const OLDER: &str = "v0.17.4";
 
-/// Where the simulated server differs from a real one on purpose, in what, and why.
+/// The intended differences from a real server: recording, part, reason.
 const DEPARTURES: &[(&str, &str, &str)] = &[(
     "chat_logprobs",
     "body",
-    "its tokens have no probabilities: nothing in front of it looks at them",
+    "its tokens have no probabilities: no client of the simulation reads them",
 )];
 
-/// Where the older version answers otherwise than the one that is simulated, in what, and how.
+/// The differences of the older version: recording, parts, reason.
 const VERSION_DIFFERENCES: &[(&str, &[&str], &str)] = &[
     (
         "embed_no_model",
@@ -109,7 +109,7 @@ fn recordings(version: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../tests/recordings/{version}"))
 }
 
-/// None if the version has no such recording.
+/// `None` if the version has no such recording.
 fn load(version: &str, name: &str) -> Option<Recording> {
     match Recording::load(&recordings(version), name) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -117,7 +117,7 @@ fn load(version: &str, name: &str) -> Option<Recording> {
     }
 }
 
-/// The recorded server: its models, listed in the order of their ages.
+/// The recorded server, with its models in the order of their ages.
 async fn server() -> SimHandle {
     let model = |name: &str, modified_at: &str, embedding_length| {
         ModelSpec::new(name)
@@ -133,7 +133,7 @@ async fn server() -> SimHandle {
         .start()
         .await
         .unwrap();
-    // The recorder's first list shows what an earlier run had left in memory.
+    // The recorder's first list shows a model that an earlier run had left in memory.
     let earlier = load(CURRENT, "load_stream_true").unwrap();
     earlier.request.send(sim.addr(), &[]).await.unwrap();
     sim
@@ -146,12 +146,12 @@ async fn differences(sim: &SimHandle, recording: &Recording) -> Vec<Difference> 
 }
 
 #[tokio::test]
-async fn it_answers_as_the_recorded_server_did() {
+async fn answers_are_those_of_the_recorded_server() {
     let sim = server().await;
     let mut wrong = Vec::new();
     let mut departed = BTreeSet::new();
     for name in CASES {
-        // What the current version was not recorded with, the older one was.
+        // Cases that were not recorded with the current version use the older recording.
         let recording = load(CURRENT, name).or_else(|| load(OLDER, name)).unwrap();
         for difference in differences(&sim, &recording).await {
             let on_purpose = DEPARTURES
@@ -166,12 +166,12 @@ async fn it_answers_as_the_recorded_server_did() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(
         DEPARTURES.iter().all(|known| departed.contains(known)),
-        "some departures are none: {departed:?}"
+        "some listed differences do not exist: {departed:?}"
     );
 }
 
 #[tokio::test]
-async fn its_streams_end_as_those_of_a_killed_engine_did() {
+async fn streams_of_a_dead_engine_end_as_recorded() {
     let sim = server().await;
     for name in KILLED_CASES {
         let recording = load(CURRENT, name).unwrap();
@@ -181,15 +181,16 @@ async fn its_streams_end_as_those_of_a_killed_engine_did() {
     }
 }
 
-/// So the older version's recordings, but for those listed, hold for the simulated server, too.
+/// So the older version's recordings are valid for the simulated server too, except for those
+/// listed.
 #[test]
-fn the_older_version_differs_in_what_is_listed_and_nothing_else() {
+fn the_older_version_has_only_the_listed_differences() {
     let mut differences = Vec::new();
     for name in CASES.iter().chain(&KILLED_CASES) {
         let (Some(mut older), Some(current)) = (load(OLDER, name), load(CURRENT, name)) else {
             continue;
         };
-        // Engines were killed under different models.
+        // The engines were killed with different models.
         for chunk in &mut older.answer.chunks {
             let text = String::from_utf8_lossy(chunk);
             *chunk = text

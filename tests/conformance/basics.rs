@@ -1,4 +1,4 @@
-//! Routes, lists and names.
+//! Routes, model lists and model names.
 
 use serde_json::json;
 
@@ -17,7 +17,7 @@ async fn the_root_says_that_ollama_is_running() {
 }
 
 #[tokio::test]
-async fn heads_of_version_and_tags_are_answered_and_of_ps_are_not() {
+async fn head_of_version_and_tags_is_allowed_and_of_ps_is_not() {
     let stage = stage(&[&[tiny()]]).await;
     for path in ["/api/version", "/api/tags"] {
         assert_eq!(
@@ -31,7 +31,7 @@ async fn heads_of_version_and_tags_are_answered_and_of_ps_are_not() {
 }
 
 #[tokio::test]
-async fn a_wrong_method_names_the_right_one_and_a_wrong_path_is_told_as_text() {
+async fn a_wrong_method_gets_the_allowed_ones_and_a_wrong_path_a_text() {
     let stage = stage(&[&[]]).await;
     let answer = stage.get("/api/chat").await;
     assert_eq!((answer.status, answer.header("allow")), (405, Some("POST")));
@@ -59,7 +59,7 @@ async fn a_model_on_two_backends_is_one_row() {
 }
 
 #[tokio::test]
-async fn with_a_backend_down_the_list_is_that_of_the_rest() {
+async fn with_a_backend_down_the_list_has_the_other_backends_models() {
     let mut stage = stage(&[&[tiny()], &[slow()]]).await;
     stage.sims.remove(0).kill();
     let answer = stage.get("/api/tags").await;
@@ -89,7 +89,7 @@ async fn every_spelling_of_a_name_reaches_the_backend_that_has_it() {
         assert_eq!(
             body(&answer)["model"],
             name,
-            "the answer says it as the client did"
+            "the answer has the client's spelling"
         );
     }
 }
@@ -108,7 +108,7 @@ async fn a_digest_in_a_name_is_invalid() {
 }
 
 #[tokio::test]
-async fn the_old_field_name_names_a_model_too() {
+async fn the_old_field_name_also_gives_the_model() {
     let stage = stage(&[&[tiny()], &[slow()]]).await;
     assert_eq!(
         stage
@@ -138,7 +138,7 @@ async fn the_old_field_name_names_a_model_too() {
 }
 
 #[tokio::test]
-async fn a_model_behind_a_large_image_is_found_and_the_body_arrives_byte_for_byte() {
+async fn a_model_after_a_large_image_is_found_and_the_body_arrives_unchanged() {
     let stage = stage(&[&[tiny()], &[slow()]]).await;
     let image = "A".repeat(100 * 1024 * 1024);
     let request = format!(
@@ -178,7 +178,7 @@ async fn neither_content_type_nor_content_length_is_needed() {
 }
 
 #[tokio::test]
-async fn a_key_given_twice_or_in_another_case_is_refused_on_purpose() {
+async fn a_duplicate_or_differently_spelled_key_is_refused_on_purpose() {
     let stage = stage(&[&[tiny()]]).await;
     for request in [
         r#"{"model":"x","model":"tiny","prompt":"x"}"#,

@@ -1,4 +1,4 @@
-//! Hosts, origins, keys, management and odd bodies.
+//! Host names, origins, API keys, model management and unusual bodies.
 
 use llamatower_layers::api_key::generate_key;
 use serde_json::json;
@@ -50,7 +50,7 @@ fn basic(key: &str) -> String {
 }
 
 #[tokio::test]
-async fn pages_are_judged_by_ollamas_own_rules() {
+async fn browser_origins_follow_ollamas_rules() {
     let stage = stage(&[&[tiny()]]).await;
     let preflight = |origin: &'static str| {
         let headers = [
@@ -94,7 +94,7 @@ fn digest(blob: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_blob_that_is_there_already_is_not_asked_for_again() {
+async fn an_existing_blob_is_not_requested_again() {
     let stage = stage(&[&[tiny()]]).await;
     let path = format!("/api/blobs/{}", digest("llama"));
     let key = [("x-api-key", stage.admin.as_str())];
@@ -114,11 +114,11 @@ async fn a_blob_that_is_there_already_is_not_asked_for_again() {
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut seen = vec![0; 12];
     stream.read_exact(&mut seen).await.unwrap();
-    assert_eq!(seen, b"HTTP/1.1 200", "the body is not asked for");
+    assert_eq!(seen, b"HTTP/1.1 200", "the body is not requested");
 }
 
 #[tokio::test]
-async fn a_blob_that_is_new_is_asked_for_and_arrives() {
+async fn a_new_blob_is_requested_and_arrives() {
     let stage = stage(&[&[tiny()]]).await;
     let path = format!("/api/blobs/{}", digest("llama"));
     let mut stream = TcpStream::connect(stage.address).await.unwrap();
@@ -137,7 +137,7 @@ async fn a_blob_that_is_new_is_asked_for_and_arrives() {
 }
 
 #[tokio::test]
-async fn a_model_is_made_where_its_blobs_are() {
+async fn a_model_is_created_on_the_backend_with_its_blobs() {
     let stage = stage(&[&[tiny()], &[tiny()]]).await;
     let digest = digest("weights");
     let key = [("x-api-key", stage.admin.as_str())];
@@ -155,7 +155,7 @@ async fn a_model_is_made_where_its_blobs_are() {
             json!({"model": "made", "prompt": "x", "stream": false}),
         )
         .await;
-    assert_eq!(answer.status, 200, "it is found at once");
+    assert_eq!(answer.status, 200, "the new model is found at once");
 }
 
 #[tokio::test]
@@ -205,7 +205,7 @@ async fn management_without_an_administrators_key_reaches_no_backend() {
 
 #[tokio::test]
 #[ignore = "management goes to one configured backend for now; a fan-out to every holder comes later"]
-async fn a_deleted_model_is_gone_everywhere() {
+async fn a_deleted_model_is_deleted_on_every_backend() {
     let stage = stage(&[&[tiny()], &[tiny()]]).await;
     stage
         .manage("DELETE", "/api/delete", json!({"model": "tiny"}))

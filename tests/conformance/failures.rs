@@ -1,4 +1,4 @@
-//! Errors, deaths and departures.
+//! Errors, broken backends and clients that disconnect.
 
 use llamatower_sim::recording::End;
 use llamatower_sim::{Cut, Ending, Fault, FaultKind, Outcome};
@@ -8,7 +8,7 @@ use tokio::io::AsyncReadExt;
 use crate::support::*;
 
 #[tokio::test]
-async fn a_missing_model_is_told_in_the_words_of_each_route() {
+async fn a_missing_model_has_the_message_of_each_route() {
     let stage = stage(&[&[tiny()], &[slow()]]).await;
     for (path, request, expected) in [
         (
@@ -66,7 +66,7 @@ async fn an_empty_or_broken_body_is_a_400() {
 }
 
 #[tokio::test]
-async fn anthropics_route_errs_as_anthropic_does() {
+async fn anthropics_route_has_anthropics_errors() {
     let stage = stage(&[&[tiny()]]).await;
     let request = json!({"model": "tiny", "messages": [{"role": "user", "content": "x"}]});
     let answer = stage.post("/v1/messages", request).await;
@@ -79,7 +79,7 @@ async fn anthropics_route_errs_as_anthropic_does() {
 }
 
 #[tokio::test]
-async fn a_busy_backend_is_passed_over() {
+async fn a_busy_backend_is_skipped() {
     let stage = stage(&[&[tiny()], &[tiny()]]).await;
     stage.sims[0].arm(FaultKind::Busy);
     for _ in 0..4 {
@@ -94,7 +94,7 @@ async fn a_busy_backend_is_passed_over() {
 }
 
 #[tokio::test]
-async fn when_all_are_busy_the_client_is_told_when_to_come_back() {
+async fn when_all_are_busy_the_client_gets_retry_after() {
     let stage = stage(&[&[tiny()], &[tiny()]]).await;
     stage.sims.iter().for_each(|sim| sim.arm(FaultKind::Busy));
     for (path, error) in [
@@ -135,7 +135,7 @@ async fn an_error_before_the_first_token_has_its_own_status() {
 }
 
 #[tokio::test]
-async fn an_error_line_of_the_backend_passes_and_is_the_last() {
+async fn an_error_line_of_the_backend_is_forwarded_as_the_last_line() {
     let stage = stage(&[&[tiny()]]).await;
     stage.sims[0].arm(FaultKind::EngineDies { after_lines: 2 });
     let answer = stage.post("/api/chat", chat("tiny", json!({}))).await;
@@ -202,7 +202,7 @@ async fn a_backend_killed_inside_a_line_leaves_an_unclean_end_and_nothing_glued_
 }
 
 #[tokio::test]
-async fn a_stream_that_ollama_ended_without_its_end_gets_an_error_event_on_purpose() {
+async fn a_stream_that_ollama_ended_without_its_last_event_gets_an_error_event_on_purpose() {
     let stage = stage(&[&[tiny()]]).await;
     stage.sims[0].arm(FaultKind::EngineDies { after_lines: 2 });
     let request = chat("tiny", json!({"stream": true}));
@@ -218,7 +218,7 @@ async fn a_stream_that_ollama_ended_without_its_end_gets_an_error_event_on_purpo
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_cancels_its_request_wherever_it_is() {
+async fn a_client_that_disconnects_cancels_its_request_at_any_stage() {
     let stage = stage(&[&[slow()]]).await;
     let mut streaming = stage.open_chat(json!({})).await;
     streaming.read_u8().await.unwrap();
@@ -248,7 +248,7 @@ async fn a_refused_connection_is_followed_by_the_next_backend() {
 }
 
 #[tokio::test]
-async fn what_has_begun_is_not_asked_again() {
+async fn a_started_answer_is_not_retried() {
     let stage = stage(&[&[tiny()], &[tiny()]]).await;
     for sim in &stage.sims {
         sim.arm(FaultKind::die_after(1, Ending::Fin));
@@ -264,7 +264,7 @@ async fn what_has_begun_is_not_asked_again() {
 }
 
 #[tokio::test]
-async fn what_manages_models_is_never_sent_twice() {
+async fn management_requests_are_never_retried() {
     let stage = stage(&[&[tiny()], &[tiny()]]).await;
     for sim in &stage.sims {
         sim.arm(
@@ -292,7 +292,7 @@ async fn what_manages_models_is_never_sent_twice() {
 }
 
 #[tokio::test]
-async fn with_every_backend_down_the_gateway_says_so_in_the_dialect_of_the_route() {
+async fn with_every_backend_down_the_error_is_in_the_dialect_of_the_route() {
     let mut stage = stage(&[&[tiny()]]).await;
     stage.sims.remove(0).kill();
     assert_eq!(stage.get("/health").await.status, 200);
@@ -313,7 +313,7 @@ async fn with_every_backend_down_the_gateway_says_so_in_the_dialect_of_the_route
 }
 
 #[tokio::test]
-async fn an_answer_that_was_read_to_its_end_is_complete() {
+async fn an_answer_that_was_read_completely_is_complete() {
     let stage = stage(&[&[tiny()]]).await;
     stage.post("/api/chat", chat("tiny", json!({}))).await;
     let state = stage.sims[0]

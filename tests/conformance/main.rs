@@ -1,5 +1,5 @@
-//! What a client of the gateway sees, held to what it would see of Ollama; where the gateway
-//! departs on purpose, the test's name says so.
+//! Compares a client's view of the gateway with Ollama. If the gateway differs on purpose, the
+//! test's name says so.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

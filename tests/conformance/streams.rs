@@ -1,4 +1,4 @@
-//! Streams, loading and unloading.
+//! Streams, model loads and unloads.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt;
 use crate::support::*;
 
 #[tokio::test]
-async fn a_chat_streams_unless_it_says_otherwise() {
+async fn a_chat_streams_by_default() {
     let stage = stage(&[&[tiny()]]).await;
     let answer = stage.post("/api/chat", chat("tiny", json!({}))).await;
     assert_eq!(answer.header("content-type"), Some("application/x-ndjson"));
@@ -27,7 +27,7 @@ async fn a_chat_streams_unless_it_says_otherwise() {
 }
 
 #[tokio::test]
-async fn a_line_is_on_its_way_before_the_next_is_made() {
+async fn a_line_is_sent_before_the_next_is_generated() {
     let stage = stage(&[&[slow()]]).await;
     stage.sims[0].arm(FaultKind::stall_after(2));
     let mut stream = stage.open_chat(json!({})).await;
@@ -38,7 +38,7 @@ async fn a_line_is_on_its_way_before_the_next_is_made() {
 }
 
 #[tokio::test]
-async fn bytes_pass_as_they_are() {
+async fn bytes_pass_unchanged() {
     let stage = stage(&[&[tiny()]]).await;
     let line = "{\"x\":\"\\u003c < \u{2028} \u{85}\",\"done\":true}\n";
     let raw = format!(
@@ -54,7 +54,7 @@ async fn bytes_pass_as_they_are() {
 }
 
 #[tokio::test]
-async fn each_dialect_ends_in_its_own_way() {
+async fn each_dialect_has_its_own_last_event() {
     let stage = stage(&[&[tiny()]]).await;
     let stream =
         json!({"stream": true, "stream_options": {"include_usage": true}, "max_tokens": 3});
@@ -78,7 +78,7 @@ async fn each_dialect_ends_in_its_own_way() {
 }
 
 #[tokio::test]
-async fn calls_of_tools_and_thoughts_are_unchanged() {
+async fn tool_calls_and_thinking_are_unchanged() {
     let thinking = tiny().with_capability("thinking");
     let stage = stage(&[&[thinking]]).await;
     let tool = json!({"type": "function", "function": {"name": "get_gate", "parameters": {}}});
@@ -99,7 +99,7 @@ async fn calls_of_tools_and_thoughts_are_unchanged() {
 }
 
 #[tokio::test]
-async fn silence_before_the_first_byte_is_as_long_as_its_clock_allows() {
+async fn silence_before_the_first_byte_is_limited_by_its_own_time_out() {
     let settings = [
         ("LLAMATOWER_FIRST_BYTE_TIMEOUT", "30s"),
         ("LLAMATOWER_IDLE_TIMEOUT", "50ms"),
@@ -151,7 +151,7 @@ async fn a_request_without_a_prompt_loads_and_answers_once() {
 }
 
 #[tokio::test]
-async fn an_unload_reaches_every_backend_that_has_the_model_in_memory() {
+async fn an_unload_reaches_every_backend_with_the_model_in_memory() {
     let stage = stage(&[&[tiny()], &[tiny()]]).await;
     for sim in &stage.sims {
         let load = json!({"model": "tiny"});
@@ -198,7 +198,7 @@ async fn where_keys_are_asked_for_an_unload_needs_an_administrators() {
 }
 
 #[tokio::test]
-async fn every_form_of_keep_alive_is_taken() {
+async fn every_form_of_keep_alive_is_accepted() {
     let stage = stage(&[&[tiny()]]).await;
     for keep_alive in [json!(-1), json!("10m"), Value::Null] {
         let request = chat("tiny", json!({"keep_alive": keep_alive, "stream": false}));

@@ -1,4 +1,4 @@
-//! A gateway in a process of its own, before simulated servers in this one.
+//! A gateway process in front of simulated servers in this process.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-/// A gateway and the servers behind it. Management is open to `admin`.
+/// A gateway and its servers. The key `admin` may manage models.
 pub(crate) struct Stage {
     pub(crate) sims: Vec<SimHandle>,
     pub(crate) address: SocketAddr,
@@ -23,7 +23,7 @@ pub(crate) fn tiny() -> ModelSpec {
     ModelSpec::new("tiny").with_slots(8)
 }
 
-/// A model that takes its time: tests wait for what happens meanwhile, not for it.
+/// A slow model, for tests of events during an answer.
 pub(crate) fn slow() -> ModelSpec {
     let pace = std::time::Duration::from_millis(5);
     ModelSpec::new("slow")
@@ -32,7 +32,7 @@ pub(crate) fn slow() -> ModelSpec {
         .with_reply_tokens(100_000)
 }
 
-/// Servers with these models each.
+/// Starts a gateway with one server for each list of models.
 pub(crate) async fn stage(servers: &[&[ModelSpec]]) -> Stage {
     stage_with(servers, &[]).await
 }
@@ -105,7 +105,7 @@ impl Stage {
             .await
     }
 
-    /// Sends a chat for the slow model and leaves the connection open.
+    /// Sends a chat request for the slow model and leaves the connection open.
     pub(crate) async fn open_chat(&self, more: Value) -> TcpStream {
         let mut body = json!({"model": "slow", "messages": [{"role": "user", "content": "x"}]});
         body.as_object_mut()

@@ -1,4 +1,4 @@
-//! A strict reader of HTTP/1.1 answers.
+//! A strict parser for HTTP/1.1 answers.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -9,7 +9,8 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     fields: HeaderMap,
     pub(crate) body: Bytes,
-    /// Whether its end is known by more than the end of the connection, and came.
+    /// Whether the body's end is marked by framing, not only by the end of the connection, and has
+    /// arrived.
     pub(crate) is_whole: bool,
 }
 
@@ -23,7 +24,7 @@ impl Answer {
     }
 }
 
-/// The final answers on a connection. More may come if it is not the `end`.
+/// The final answers on a connection. More may follow unless `end` is set.
 pub(crate) fn read(mut bytes: &[u8], end: bool) -> Result<Vec<Answer>, String> {
     let mut answers = Vec::new();
     while !bytes.is_empty() {
@@ -57,19 +58,19 @@ pub(crate) fn read(mut bytes: &[u8], end: bool) -> Result<Vec<Answer>, String> {
 }
 
 impl Answer {
-    /// Reads the body, and returns what comes behind it if its end is there.
+    /// Reads the body. Returns the bytes after it, if its end has arrived.
     fn read_body<'a>(&mut self, bytes: &'a [u8]) -> Result<Option<&'a [u8]>, String> {
         let lengths: Vec<_> = self.all("content-length").collect();
         let codings: Vec<_> = self.all("transfer-encoding").collect();
         let is_bodiless = self.status == StatusCode::NO_CONTENT
             || self.has("x-method", "HEAD")
-            // The edge itself does not say what it was asked.
+            // The edge's own answers do not have `x-method`.
             || self.all("x-method").next().is_none() && bytes.starts_with(b"HTTP/1.");
         let (part, rest) = match (&lengths[..], &codings[..]) {
             _ if is_bodiless => (vec![], Some(bytes)),
             ([], []) => (bytes.to_vec(), None),
             ([length], []) => {
-                let length = number(length, 10).ok_or("a wrong Content-Length")?;
+                let length = number(length, 10).ok_or("an invalid Content-Length")?;
                 let end = length.min(bytes.len());
                 (bytes[..end].to_vec(), bytes.get(length..))
             }
@@ -81,11 +82,11 @@ impl Answer {
     }
 }
 
-/// Reads to the end of the last chunk, and returns what comes behind it.
+/// Reads to the end of the last chunk. Returns the bytes after it.
 fn read_chunks(mut bytes: &[u8]) -> Result<(Vec<u8>, Option<&[u8]>), String> {
     let mut body = Vec::new();
     while let Some(end) = find(bytes, b"\r\n") {
-        let size = number(&bytes[..end], 16).ok_or("a wrong chunk")?;
+        let size = number(&bytes[..end], 16).ok_or("an invalid chunk")?;
         bytes = &bytes[end + 2..];
         body.extend(&bytes[..size.min(bytes.len())]);
         let Some((end, behind)) = bytes
@@ -135,7 +136,7 @@ pub(crate) fn find(bytes: &[u8], part: &[u8]) -> Option<usize> {
 }
 
 #[test]
-fn answers_are_told_apart() {
+fn answers_on_one_connection_are_separated() {
     let wire = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nx-method: GET\r\nContent-Length: 2\r\n\r\nab\
         HTTP/1.1 200 OK\r\nx-method: HEAD\r\ncontent-length: 9\r\n\r\n\
         HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\nHTTP/1.0 400 No\r\n\r\nrest";
@@ -152,7 +153,7 @@ fn answers_are_told_apart() {
 }
 
 #[test]
-fn what_is_no_answer_is_refused() {
+fn invalid_answers_are_refused() {
     for wire in [
         "hello\r\n\r\n",
         "HTTP/1.1 200 OK",

@@ -1,4 +1,4 @@
-//! Changed requests, read by an edge.
+//! Mutated requests, parsed by an edge.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -22,16 +22,16 @@ use tower::service_fn;
 use crate::answers::read;
 use crate::mutations::pieces;
 use crate::requests::{Conversation, conversations};
-use crate::{SOON, first_of, for_batches, passes, runtime};
+use crate::{BATCH_LIMIT, first_of, for_batches, passes, runtime};
 
-/// One clock after another may run: for a head, a silent body, what is left of a body, the next request, and
-/// for what comes after the last answer.
-const CLOCK: Duration = Duration::from_secs(2);
+/// Several time-outs may run one after another: for a head, a silent body, the rest of a body, the
+/// next request, and the bytes after the last answer.
+const TIMEOUT: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_secs(12);
 
 type Answered = Result<Response<UnsyncBoxBody<Bytes, BoxError>>, Infallible>;
 
-/// Says whom it answers, and what it was asked.
+/// Returns the id, method and target of the request.
 async fn echo(request: Request<RequestBody>) -> Answered {
     let mut answer = Response::builder().header("x-method", request.method().as_str());
     for id in request.headers().get_all("x-id") {
@@ -56,17 +56,17 @@ async fn echo(request: Request<RequestBody>) -> Answered {
 fn config() -> EdgeConfig {
     EdgeConfig {
         listen: vec![ListenAddr::Tcp(([127, 0, 0, 1], 0).into())],
-        header_timeout: CLOCK,
-        keep_alive_timeout: CLOCK,
-        body_timeout: Some(CLOCK),
-        write_stall_timeout: Some(CLOCK),
+        header_timeout: TIMEOUT,
+        keep_alive_timeout: TIMEOUT,
+        body_timeout: Some(TIMEOUT),
+        write_stall_timeout: Some(TIMEOUT),
         max_head_bytes: 4096,
         max_head_fields: 12,
         ..EdgeConfig::default()
     }
 }
 
-/// Holds all conversations of a batch at once with one edge, and ends it.
+/// Runs all conversations of a batch at the same time with one edge, and stops the edge.
 async fn converse<F>(
     batch: &[Conversation],
     stack: impl Fn(Request<RequestBody>) -> F + Clone + Send + 'static,
@@ -98,7 +98,7 @@ where
             gauges.in_flight(),
             gauges.refused_connections(),
         );
-        // One whose client leaves at once is counted, although the stack was not asked.
+        // A client that leaves at once is counted, although the stack was not called.
         match left == (0, 0, 0) && gauges.finished() >= calls.load(Relaxed) {
             true => results.into_iter().collect(),
             false => Err(format!("after {calls:?} requests: {drained:?}, {gauges:?}")),
@@ -106,16 +106,16 @@ where
     };
     tokio::select! {
         result = all => result,
-        () = keep_time(&waiting, batch.len()) => Err("something waits in vain".to_owned()),
+        () = advance_clock(&waiting, batch.len()) => Err("something waits for ever".to_owned()),
     }
 }
 
-/// Lets time go by as soon as all clients wait for the end of their connections. As long as a task yields
-/// the clock stands still otherwise.
-async fn keep_time(waiting: &Cell<usize>, all: usize) {
+/// Advances the clock when all clients wait for the end of their connections. As long as a task
+/// yields, the paused clock does not advance otherwise.
+async fn advance_clock(waiting: &Cell<usize>, all: usize) {
     pause();
     let started = Instant::now();
-    while started.elapsed() < SOON {
+    while started.elapsed() < BATCH_LIMIT {
         passes(4).await;
         if waiting.get() == all {
             advance(Duration::from_millis(100)).await;
@@ -140,7 +140,7 @@ async fn talk(
     let bytes = [intact, changed].concat();
     let send = async {
         for piece in pieces(&bytes, &conversation.cuts) {
-            // The edge may have closed. A piece is read before the next one comes.
+            // The edge may have closed. It reads a piece before the next one is sent.
             let _ = writes.write_all(piece).await;
             passes(2).await;
         }
@@ -156,27 +156,28 @@ async fn talk(
     let ((), received) = tokio::join!(send, receive);
     waiting.set(waiting.get() + 1);
     received.map_err(|error| fail(&error, &seen))?;
-    // A client that closes its side is taken for one that has gone, so the intact requests had their answers.
+    // A client that closes its side counts as disconnected, so the valid requests must have their
+    // answers before.
     if conversation.closes {
         let _ = writes.shutdown().await;
     }
-    // A connection that is reset ends, too.
+    // A reset connection has ended too.
     let to_end = timeout(LONGEST, reads.read_to_end(&mut seen)).await;
-    let _ = to_end.map_err(|_| fail("no clock ends the connection", &[]))?;
+    let _ = to_end.map_err(|_| fail("no time-out ends the connection", &[]))?;
     let checked = conversation.check(place, &seen);
     checked.map_err(|error| fail(&error, &seen))
 }
 
 #[test]
-fn changed_requests_get_answers_that_are_theirs() {
+fn mutated_requests_get_their_own_answers() {
     let talk = |batch: &[Conversation]| runtime().block_on(converse(batch, echo));
     for_batches(file!(), conversations(), talk, &["answered", "refused"]);
 }
 
 #[test]
-fn an_answer_to_the_wrong_request_is_noticed() {
+fn an_answer_to_the_wrong_request_is_detected() {
     let before = Arc::new(Mutex::new(HeaderValue::from_static("none")));
-    // Each request is answered as if it were the one before.
+    // Each request gets the answer of the request before.
     let stack = move |mut request: Request<RequestBody>| {
         if let Some(id) = request.headers_mut().get_mut("x-id") {
             std::mem::swap(id, &mut before.lock().unwrap());

@@ -1,5 +1,5 @@
-//! What is read off the wire, after it was changed at random: requests by the edge, answers by the
-//! upstream leaf. `PROPTEST_CASES` says how many batches of each there are.
+//! Fuzzes the parsers of network data with random mutations: requests at the edge, answers at the
+//! upstream client. `PROPTEST_CASES` is the number of batches of each.
 
 #![allow(clippy::unwrap_used)]
 
@@ -22,24 +22,25 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{TestRunner, contextualize_config};
 use tokio::task::yield_now;
 
-/// Conversations that run at the same time.
+/// The number of conversations that run at the same time.
 const BATCH: usize = 64;
 
-/// Longer than a batch takes on a busy machine.
-const SOON: Duration = Duration::from_secs(30);
+/// A limit above the time of a batch on a busy machine.
+const BATCH_LIMIT: Duration = Duration::from_secs(30);
 
 thread_local! {
     static PANICS: Cell<usize> = const { Cell::new(0) };
     static COUNTS: RefCell<BTreeMap<&'static str, usize>> = RefCell::default();
 }
 
-/// Counts what was seen.
+/// Counts an event.
 fn count(what: &'static str) {
     COUNTS.with_borrow_mut(|counts| *counts.entry(what).or_default() += 1);
 }
 
-/// Runs a property on batches of conversations. Each of `common` must have been seen in one of eight: changes
-/// that are all refused, or none of them, would find nothing.
+/// Runs a property on batches of conversations. Each event in `common` must occur in at least one
+/// of eight conversations: mutations that are all refused, or that change nothing, would find no
+/// bugs.
 fn for_batches<T: Debug>(
     file: &'static str,
     conversations: impl Strategy<Value = T>,
@@ -48,7 +49,7 @@ fn for_batches<T: Debug>(
 ) {
     let mut config = contextualize_config(ProptestConfig::with_cases(40));
     config.source_file = Some(file);
-    // In milliseconds. What hangs takes long to make smaller.
+    // In milliseconds. A hanging case takes long to shrink.
     config.max_shrink_time = 60_000;
     let least = config.cases as usize * BATCH / 8;
     let mut runner = TestRunner::new(config);
@@ -64,15 +65,15 @@ fn for_batches<T: Debug>(
     assert!(common.iter().all(is_common), "{counts:?}");
 }
 
-/// The batch that is tried first, for tests of the tests.
+/// The first batch, for tests of these tests.
 fn first_of<T: Debug>(conversations: impl Strategy<Value = T>) -> Vec<T> {
     let batches = vec(conversations, BATCH);
     let first = batches.new_tree(&mut TestRunner::deterministic());
     first.unwrap().current()
 }
 
-/// Fails if anything panics meanwhile on this thread. tokio catches what panics in a task, so that the
-/// server goes on and only the message is left.
+/// Fails if a panic occurs on this thread during `run`. tokio catches a panic in a task, so the
+/// server continues and only the panic message shows it.
 fn without_panic(run: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -90,8 +91,8 @@ fn without_panic(run: impl FnOnce() -> Result<(), String>) -> Result<(), String>
     }
 }
 
-/// One thread for all, so that a task that yields goes on when sockets were looked at and all others
-/// have run.
+/// A single-threaded runtime: a task that yields continues after the sockets were polled and all
+/// other tasks have run.
 fn runtime() -> tokio::runtime::Runtime {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.enable_all().build().unwrap()
@@ -104,15 +105,15 @@ async fn passes(count: usize) {
     }
 }
 
-/// Which request is meant: the `at`-th of the conversation in this place of its batch. A few changed bytes
-/// do not make one of these into another.
+/// The id of the `at`-th request of the conversation at this place in its batch. A few mutated
+/// bytes do not turn one id into another.
 fn id(place: usize, at: usize) -> String {
     let number = (place * BATCH + at + 1) as u64;
     format!("id-{:016x}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
 #[test]
-fn a_panic_in_a_task_is_noticed() {
+fn a_panic_in_a_task_is_detected() {
     let result = without_panic(|| {
         runtime().block_on(async {
             let task = tokio::spawn(async { panic!("this panic is part of a test") });

@@ -1,4 +1,4 @@
-//! How the body of a message is framed, for requests and answers.
+//! The framing of request and answer bodies.
 
 use bytes::Bytes;
 use proptest::collection::vec;
@@ -7,14 +7,14 @@ use proptest::sample::select;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// A request has no body then, an answer ends with its connection.
-    Unsaid,
+    /// No framing: a request has no body, an answer ends with its connection.
+    Unframed,
     Length,
     Chunked,
     ChunkedWithTrailers,
 }
 
-/// A body, in the pieces that are a chunk each.
+/// A body in pieces; each piece is one chunk.
 #[derive(Clone, Debug)]
 pub(crate) struct Body {
     pub(crate) framing: Framing,
@@ -22,10 +22,10 @@ pub(crate) struct Body {
 }
 
 impl Body {
-    /// The line of the head that tells of it.
+    /// The header line with the framing.
     pub(crate) fn field(&self) -> String {
         match self.framing {
-            Framing::Unsaid => String::new(),
+            Framing::Unframed => String::new(),
             Framing::Length => format!("content-length: {}\r\n", self.content().len()),
             _ => "transfer-encoding: chunked\r\n".to_owned(),
         }
@@ -37,7 +37,7 @@ impl Body {
 
     pub(crate) fn framed(&self) -> Vec<u8> {
         let end = match self.framing {
-            Framing::Unsaid | Framing::Length => return self.content(),
+            Framing::Unframed | Framing::Length => return self.content(),
             Framing::Chunked => "0\r\n\r\n",
             Framing::ChunkedWithTrailers => "0\r\nx-sum: 7\r\n\r\n",
         };
@@ -51,23 +51,23 @@ impl Body {
         framed
     }
 
-    /// The same with a piece before it.
+    /// The same body with a piece before it.
     pub(crate) fn behind(&self, first: &str) -> Self {
         let pieces = [&[first.to_owned().into()], &*self.pieces].concat();
         Self { pieces, ..*self }
     }
 
-    /// A body with nothing in it.
+    /// An empty body.
     pub(crate) fn none() -> Self {
-        let (framing, pieces) = (Framing::Unsaid, vec![]);
+        let (framing, pieces) = (Framing::Unframed, vec![]);
         Self { framing, pieces }
     }
 }
 
-/// Bodies; some contain what looks like a message itself.
+/// Bodies; some contain text that looks like a message.
 pub(crate) fn bodies(decoy: &'static str) -> impl Strategy<Value = Body> {
     let framings = [
-        Framing::Unsaid,
+        Framing::Unframed,
         Framing::Length,
         Framing::Chunked,
         Framing::ChunkedWithTrailers,

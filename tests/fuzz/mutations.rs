@@ -1,11 +1,11 @@
-//! Changes to the bytes of a message, and how they are cut into writes.
+//! Mutations of a message's bytes, and their split into writes.
 
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-/// What parsers of HTTP/1.1 stumble over.
+/// Tokens that HTTP/1.1 parsers can mishandle.
 #[rustfmt::skip]
 const TOKENS: &[&str] = &[
     "\r", "\n", "\r\n", "\r\n\r\n", "\n\n", "\0", " ", "\t", "\x0b", "\x7f", ":", ",", ";", "#", "\"",
@@ -20,7 +20,7 @@ const TOKENS: &[&str] = &[
     "content-length", "transfer-encoding",
 ];
 
-/// Lines of a head, right and wrong.
+/// Header lines, valid and invalid.
 #[rustfmt::skip]
 const FIELDS: &[&str] = &[
     "content-length: 0\r\n", "content-length: 5\r\n", "content-length: 5, 5\r\n",
@@ -39,15 +39,15 @@ const FIELDS: &[&str] = &[
 #[derive(Clone, Debug)]
 pub(crate) enum Mutation {
     Flip(Index, u8),
-    /// Takes up to so many bytes away, and puts others in their place.
+    /// Removes up to this many bytes and inserts others.
     Replace(Index, usize, Bytes),
-    /// Puts a line behind another one.
+    /// Inserts a line after another one.
     Line(Index, &'static str),
-    /// Repeats up to so many bytes.
+    /// Repeats up to this many bytes.
     Repeat(Index, usize),
-    /// Lets two slices of up to this length change places.
+    /// Swaps two slices of up to this length.
     Swap(Index, Index, usize),
-    /// Puts this behind all.
+    /// Appends this at the end.
     Append(&'static str),
 }
 
@@ -95,12 +95,12 @@ pub(crate) fn mutate(mut bytes: Vec<u8>, mutations: &[Mutation]) -> Vec<u8> {
     bytes
 }
 
-/// One change, or some more.
+/// One mutation, or several.
 pub(crate) fn mutations() -> impl Strategy<Value = Vec<Mutation>> {
     let at = any::<Index>;
     let token = select(TOKENS).prop_map(Bytes::from);
     let random = vec(any::<u8>(), 0..4).prop_map(Bytes::from);
-    // Heads get larger than they may be.
+    // Heads exceed their size limit.
     let many = (1000..6000_usize).prop_map(|count| vec![b'x'; count].into());
     let one = prop_oneof![
         2 => (at(), 0..8_u8).prop_map(|(at, bit)| Mutation::Flip(at, 1 << bit)),
@@ -115,7 +115,7 @@ pub(crate) fn mutations() -> impl Strategy<Value = Vec<Mutation>> {
     vec(one, 1..4)
 }
 
-/// Where bytes are cut into writes; mostly seldom, as they come from a network.
+/// The positions of the write boundaries. Most often there are few, as on a network.
 pub(crate) fn cuts() -> impl Strategy<Value = Vec<Index>> {
     prop_oneof![vec(any::<Index>(), 0..3), vec(any::<Index>(), 0..16)]
 }

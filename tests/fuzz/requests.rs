@@ -1,4 +1,4 @@
-//! What clients send to an edge, and which answers they may get.
+//! The requests of clients, and the answers that they may get.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -10,23 +10,23 @@ use crate::mutations::{Mutation, cuts, mutate, mutations};
 use crate::{count, id};
 
 const DECOY: &str = "\r\n\r\nGET /read/decoy HTTP/1.1\r\nhost: localhost\r\nx-id: decoy\r\n\r\n";
-/// What the edge or the stack answers.
+/// The possible statuses of the edge and the stack.
 const STATUSES: &[u16] = &[200, 204, 400, 403, 404, 405, 408, 414, 417, 431, 501];
 
 #[derive(Clone, Debug)]
-pub(crate) struct Asked {
+pub(crate) struct SentRequest {
     method: &'static str,
-    /// What becomes of it in the stack: it is read and answered, answered early and not read, or its body is
-    /// streamed as the answer's.
-    way: &'static str,
+    /// How the stack handles it: it reads the body and answers, or answers early without reading,
+    /// or streams the body back.
+    handling: &'static str,
     is_http_10: bool,
     expects: bool,
     body: Body,
 }
 
-impl Asked {
+impl SentRequest {
     fn target(&self) -> String {
-        format!("/{}/x?y=%20", self.way)
+        format!("/{}/x?y=%20", self.handling)
     }
 
     fn bytes(&self, id: &str) -> Vec<u8> {
@@ -41,10 +41,10 @@ impl Asked {
         [head.into_bytes(), self.body.framed()].concat()
     }
 
-    /// Fails if this is not the answer to this very request.
+    /// Fails if this is not the answer to this request.
     fn check(&self, id: &str, answer: &Answer) -> Result<(), String> {
         let mut body = format!("{} {}\n", self.method, self.target()).into_bytes();
-        match self.way {
+        match self.handling {
             _ if self.method == "HEAD" => body.clear(),
             "read" => body.extend(self.body.content()),
             "stream" => body = self.body.content(),
@@ -59,41 +59,41 @@ impl Asked {
 }
 
 /// Requests that can follow each other on a connection.
-fn asked() -> impl Strategy<Value = Asked> {
-    let ways = select(&["read", "early", "stream"]);
+fn sent_requests() -> impl Strategy<Value = SentRequest> {
+    let handlings = select(&["read", "early", "stream"]);
     let methods = select(&["GET", "HEAD", "POST", "DELETE"]);
     let oddities = (prop::bool::weighted(0.1), prop::bool::weighted(0.1));
-    (methods, ways, oddities, bodies(DECOY)).prop_map(
-        |(method, way, (is_http_10, expects), body)| {
-            let has_body = method != "HEAD" && body.framing != Framing::Unsaid;
+    (methods, handlings, oddities, bodies(DECOY)).prop_map(
+        |(method, handling, (is_http_10, expects), body)| {
+            let has_body = method != "HEAD" && body.framing != Framing::Unframed;
             let is_chunked = has_body && body.framing != Framing::Length;
-            // HTTP/1.0 knows no chunks, and an answer without a length ends the connection then.
-            let is_http_10 = is_http_10 && !is_chunked && way != "stream";
-            Asked {
+            // HTTP/1.0 has no chunks, and an answer without a length ends the connection there.
+            let is_http_10 = is_http_10 && !is_chunked && handling != "stream";
+            SentRequest {
                 method,
-                way,
+                handling,
                 is_http_10,
-                // One that is not read ends the connection.
-                expects: expects && has_body && !is_http_10 && way != "early",
+                // A body that is not read ends the connection.
+                expects: expects && has_body && !is_http_10 && handling != "early",
                 body: if has_body { body } else { Body::none() },
             }
         },
     )
 }
 
-/// What one client sends: requests as they should be, and others that are changed.
+/// The bytes of one client: valid requests, then mutated ones.
 #[derive(Clone, Debug)]
 pub(crate) struct Conversation {
-    pub(crate) intact: Vec<Asked>,
-    changed: Vec<Asked>,
+    pub(crate) intact: Vec<SentRequest>,
+    changed: Vec<SentRequest>,
     mutations: Vec<Mutation>,
     pub(crate) cuts: Vec<Index>,
-    /// Whether the client closes its side. If not, the clocks end the connection.
+    /// Whether the client closes its side. Otherwise a time-out ends the connection.
     pub(crate) closes: bool,
 }
 
 pub(crate) fn conversations() -> impl Strategy<Value = Conversation> {
-    let requests = (vec(asked(), 0..3), vec(asked(), 1..4));
+    let requests = (vec(sent_requests(), 0..3), vec(sent_requests(), 1..4));
     let parts = (requests, mutations(), cuts(), any::<bool>());
     parts.prop_map(
         |((intact, changed), mutations, cuts, closes)| Conversation {
@@ -107,32 +107,32 @@ pub(crate) fn conversations() -> impl Strategy<Value = Conversation> {
 }
 
 impl Conversation {
-    /// What is sent intact, and what is changed.
+    /// The valid bytes, and the mutated bytes.
     pub(crate) fn bytes(&self, place: usize) -> (Vec<u8>, Vec<u8>) {
-        let asked = self.intact.iter().chain(&self.changed).enumerate();
-        let requests = asked.map(|(at, asked)| asked.bytes(&id(place, at)));
+        let numbered = self.intact.iter().chain(&self.changed).enumerate();
+        let requests = numbered.map(|(at, request)| request.bytes(&id(place, at)));
         let mut requests: Vec<_> = requests.collect();
         let changed = requests.split_off(self.intact.len()).concat();
         (requests.concat(), mutate(changed, &self.mutations))
     }
 
-    /// Fails if an answer is not one, is missing, or answers what was not asked in this order.
+    /// Fails if an answer is invalid, missing, or belongs to another request.
     pub(crate) fn check(&self, place: usize, seen: &[u8]) -> Result<(), String> {
         let answers = read(seen, true)?;
-        for (at, asked) in self.intact.iter().enumerate() {
+        for (at, request) in self.intact.iter().enumerate() {
             let answer = answers.get(at).ok_or("an intact request has no answer")?;
-            asked.check(&id(place, at), answer)?;
+            request.check(&id(place, at), answer)?;
         }
         let sent = self.bytes(place).1;
         let mut sent = &*sent;
         for answer in &answers[self.intact.len()..] {
             for id in answer.all("x-id") {
-                let at = find(sent, id).ok_or_else(|| format!("not asked so: {answer:?}"))?;
+                let at = find(sent, id).ok_or_else(|| format!("no such request: {answer:?}"))?;
                 sent = &sent[at + id.len()..];
             }
             count(match (answer.status.as_u16(), answer.is_whole) {
                 (status, _) if !STATUSES.contains(&status) => {
-                    return Err(format!("why? {answer:?}"));
+                    return Err(format!("unexpected answer: {answer:?}"));
                 }
                 (_, false) => "cut",
                 (400.., true) => "refused",

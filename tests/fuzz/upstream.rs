@@ -1,4 +1,4 @@
-//! Changed answers, read by the leaf of plain HTTP.
+//! Mutated answers, parsed by the client for plain HTTP.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,15 +21,16 @@ use tower::ServiceExt;
 use crate::answers::find;
 use crate::messages::{Body, Framing, bodies};
 use crate::mutations::{Mutation, cuts, mutate, mutations, pieces};
-use crate::{SOON, count, first_of, for_batches, id, passes, runtime};
+use crate::{BATCH_LIMIT, count, first_of, for_batches, id, passes, runtime};
 
-/// How often all others have run before a server takes its client for one that waits for more.
-const PATIENCE: usize = 40;
+/// The number of passes of all other tasks after which a server assumes that its client waits for
+/// more.
+const PASSES: usize = 40;
 
-/// An answer that nobody has asked for.
-const STRAY: &str = "HTTP/1.1 200 OK\r\nx-id: stray\r\ncontent-length: 5\r\n\r\nstray";
+/// An answer without a request.
+const UNREQUESTED_ANSWER: &str = "HTTP/1.1 200 OK\r\nx-id: stray\r\ncontent-length: 5\r\n\r\nstray";
 
-/// A request and the answer that a server gives, changed or not.
+/// A request, and the server's answer, mutated or not.
 #[derive(Clone, Debug)]
 struct Exchange {
     method: &'static str,
@@ -57,7 +58,7 @@ impl Exchange {
         mutate(bytes, &self.mutations)
     }
 
-    /// What a client sees of it unchanged.
+    /// The answer that a client receives without mutations.
     fn seen(&self, id: &str) -> Seen {
         let body = match self.method {
             "HEAD" => Bytes::new(),
@@ -72,35 +73,40 @@ fn exchanges() -> impl Strategy<Value = Exchange> {
     let kinds = ["application/x-ndjson", "text/event-stream", "text/plain"];
     let changes = prop_oneof![
         2 => Just(vec![]),
-        1 => Just(vec![Mutation::Append(STRAY)]),
+        1 => Just(vec![Mutation::Append(UNREQUESTED_ANSWER)]),
         4 => mutations(),
     ];
     let head = (select(&["GET", "HEAD", "POST"]), statuses, 0..2_usize);
     let wire = (changes, cuts(), prop::bool::weighted(0.2));
-    let parts = (head, select(kinds.to_vec()), bodies(STRAY), wire);
+    let parts = (
+        head,
+        select(kinds.to_vec()),
+        bodies(UNREQUESTED_ANSWER),
+        wire,
+    );
     parts.prop_map(|(head, kind, body, (mutations, cuts, closes))| Exchange {
         method: head.0,
         status: head.1,
         kind,
         hints: head.2,
-        closes: closes || body.framing == Framing::Unsaid,
+        closes: closes || body.framing == Framing::Unframed,
         body,
         mutations,
         cuts,
     })
 }
 
-/// What a client sees of an answer.
+/// The answer that a client received.
 #[derive(Debug, PartialEq, Eq)]
 enum Seen {
     Refused,
     Broken,
-    /// Its status, its id and its body.
+    /// Status, id and body.
     Whole(u16, String, Bytes),
 }
 
 impl Seen {
-    /// Fails if this is anything but an answer to the request that was sent.
+    /// Fails unless this is an answer to the request that was sent.
     fn check(&self, place: usize, at: usize, exchange: &Exchange) -> Result<(), String> {
         let is_right = match self {
             _ if exchange.mutations.is_empty() => *self == exchange.seen(&id(place, at)),
@@ -123,7 +129,7 @@ impl Seen {
     }
 }
 
-/// What a server sends to the request of an id.
+/// The bytes that a server sends for the request with an id.
 struct Reply {
     bytes: Vec<u8>,
     cuts: Vec<Index>,
@@ -133,14 +139,14 @@ struct Reply {
 
 type Replies = HashMap<String, Reply>;
 
-/// Serves one connection. Behind an answer the client asks again; if it waits for more, it gets the end of
-/// the connection.
+/// Serves one connection. After an answer the client sends the next request; if it waits for more,
+/// the server closes the connection.
 async fn serve(mut stream: TcpStream, replies: Arc<Replies>) {
     stream.set_nodelay(true).unwrap();
     let mut asked = next_request(&mut stream).await;
     while let Some(reply) = asked.and_then(|id| replies.get(&id)) {
         for piece in pieces(&reply.bytes, &reply.cuts) {
-            // The client may have closed. It reads a piece before the next one comes.
+            // The client may have closed. It reads a piece before the next one is sent.
             let _ = stream.write_all(piece).await;
             passes(2).await;
         }
@@ -151,12 +157,12 @@ async fn serve(mut stream: TcpStream, replies: Arc<Replies>) {
         reply.is_sent.store(true, Relaxed);
         asked = tokio::select! {
             asked = next_request(&mut stream) => asked,
-            () = passes(PATIENCE) => None,
+            () = passes(PASSES) => None,
         };
     }
 }
 
-/// The id of the next request on a connection, if one comes.
+/// The id of the next request on a connection, if there is one.
 async fn next_request(stream: &mut TcpStream) -> Option<String> {
     let mut seen = Vec::new();
     let end_of = |seen: &[u8]| ["\r\n\r\n", "\r\n\r\n{}"][usize::from(seen.starts_with(b"POST"))];
@@ -201,17 +207,17 @@ async fn ask(upstream: &Upstream<Full<Bytes>>, method: &str, id: &str) -> Result
 
 fn failure(error: BoxError) -> Result<Box<Failure>, String> {
     let failure = error.downcast::<Failure>();
-    failure.map_err(|error| format!("an error without a meaning: {error}"))
+    failure.map_err(|error| format!("an error that is not a Failure: {error}"))
 }
 
-/// Holds all conversations of a batch at once, each through a pool of its own. The server says in its answer
-/// that it is one to the request that `told` gives.
-fn converse(batch: &[Vec<Exchange>], told: impl Fn(usize) -> usize) -> Result<(), String> {
+/// Runs all conversations of a batch at the same time, each through its own pool. The server
+/// answers with the id of the request that `answered_id` returns.
+fn converse(batch: &[Vec<Exchange>], answered_id: impl Fn(usize) -> usize) -> Result<(), String> {
     let mut replies = Replies::new();
     for (place, exchanges) in batch.iter().enumerate() {
         for (at, exchange) in exchanges.iter().enumerate() {
             let reply = Reply {
-                bytes: exchange.bytes(&id(place, told(at))),
+                bytes: exchange.bytes(&id(place, answered_id(at))),
                 cuts: exchange.cuts.clone(),
                 closes: exchange.closes,
                 is_sent: AtomicBool::new(false),
@@ -231,13 +237,13 @@ fn converse(batch: &[Vec<Exchange>], told: impl Fn(usize) -> usize) -> Result<()
         });
         let clients = batch.iter().enumerate();
         let clients = clients.map(|(place, client)| talk(&address, place, client, &replies));
-        let results = timeout(SOON, join_all(clients)).await;
-        let results = results.map_err(|_| "a client waits in vain")?;
+        let results = timeout(BATCH_LIMIT, join_all(clients)).await;
+        let results = results.map_err(|_| "a client waits for ever")?;
         results.into_iter().collect()
     })
 }
 
-/// Asks one request after another through a pool.
+/// Sends one request after another through a pool.
 async fn talk(
     address: &str,
     place: usize,
@@ -250,8 +256,8 @@ async fn talk(
         let fail = |error: String| format!("{error}\nin {place}: {exchanges:?}");
         let seen = ask(&upstream, exchange.method, &id).await.map_err(fail)?;
         seen.check(place, at, exchange).map_err(fail)?;
-        // No client can tell bytes that were left over from an answer, if they come after it has asked again.
-        // Those that have come before it must.
+        // Bytes that are left over and arrive after the next request cannot be distinguished from
+        // its answer. Bytes that arrive before the next request must be detected.
         let sent = async {
             while !replies[&id].is_sent.load(Relaxed) {
                 passes(1).await;
@@ -259,7 +265,7 @@ async fn talk(
         };
         tokio::select! {
             () = sent => {}
-            () = passes(100 * PATIENCE) => return Err(fail("it was never asked".to_owned())),
+            () = passes(100 * PASSES) => return Err(fail("the server got no request".to_owned())),
         }
         passes(4).await;
     }
@@ -267,7 +273,7 @@ async fn talk(
 }
 
 #[test]
-fn behind_changed_answers_each_request_gets_its_own() {
+fn after_mutated_answers_each_request_gets_its_own() {
     let common = ["intact", "whole", "broken", "refused"];
     let conversations = vec(exchanges(), 1..5);
     for_batches(
@@ -279,7 +285,7 @@ fn behind_changed_answers_each_request_gets_its_own() {
 }
 
 #[test]
-fn an_answer_to_the_wrong_request_is_noticed() {
+fn an_answer_to_the_wrong_request_is_detected() {
     let batch = first_of(vec(exchanges(), 2..5));
     let error = converse(&batch, |at| at ^ 1).unwrap_err();
     assert!(error.starts_with("request"), "{error}");

@@ -16,7 +16,7 @@ NAMESPACES = ("backend", "model-hosting")
 
 
 def documented() -> set[str]:
-    """The commands of the guide, without what it says of their output."""
+    """The commands of the guide, without the shown output."""
     text = GUIDE.read_text()
     lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
     in_a_sentence = re.findall(r"`([^`]+)`", text)
@@ -26,7 +26,7 @@ def documented() -> set[str]:
 def eventually(condition: Callable[[], Any], what: str, limit: float) -> Any:
     end = time.monotonic() + limit
     while not (value := condition()):
-        assert time.monotonic() < end, f"within {limit:.0f} s this did not happen: {what}"
+        assert time.monotonic() < end, f"this did not happen within {limit:.0f} s: {what}"
         time.sleep(0.5)
     return value
 
@@ -40,7 +40,7 @@ class Cluster:
         self.node, self.address = node["metadata"]["name"], addresses["InternalIP"]
 
     def kubectl(self, arguments: str, stdin: str | None = None, folder: Path = ROOT) -> str:
-        """Runs kubectl, and gives its output; what it complains of is raised."""
+        """Runs kubectl and returns its output. Raises an error with its standard error output."""
         done = subprocess.run(
             ["kubectl", *shlex.split(arguments)],
             cwd=folder, env=self.environment, input=stdin, capture_output=True, text=True,
@@ -52,7 +52,7 @@ class Cluster:
         return json.loads(self.kubectl(f"{arguments} -o json"))
 
     def guide(self, command: str, folder: Path = ROOT) -> str:
-        """Runs a command that stands in the guide word for word."""
+        """Runs a command that must be in the guide word for word."""
         assert command in self._guide, f"not in {GUIDE.name}: {command}"
         shown = command.replace("<NodeIP>", self.address)
         print(f"{time.monotonic():.0f} $ {shown}", flush=True)
@@ -64,18 +64,18 @@ class Cluster:
         return done.stdout
 
     def background(self, command: str) -> subprocess.Popen:
-        """Starts a command of the guide that does not end by itself."""
+        """Starts a command of the guide that runs until it is stopped."""
         assert command in self._guide, f"not in {GUIDE.name}: {command}"
         print(f"$ {command} &", flush=True)
         return subprocess.Popen(shlex.split(command), env=self.environment, stdout=subprocess.DEVNULL)
 
     def pods(self, namespace: str, app: str) -> list[dict]:
-        """Those that are there and not about to leave."""
+        """The pods that exist and are not terminating."""
         items = self.json(f"get pods -n {namespace} -l app={app}")["items"]
         return [pod for pod in items if "deletionTimestamp" not in pod["metadata"]]
 
     def memory(self, namespace: str) -> dict[str, int]:
-        """The working set of each pod, in bytes, as the kubelet has it."""
+        """The working set of each pod in bytes, from the kubelet."""
         page = json.loads(self.kubectl(f"get --raw /api/v1/nodes/{self.node}/proxy/stats/summary"))
         rows = [pod for pod in page["pods"] if pod["podRef"]["namespace"] == namespace]
         return {
@@ -89,7 +89,7 @@ class Cluster:
     def remove_namespaces(self) -> None:
         for name in NAMESPACES:
             for what in (
-                # Who would start the pods again goes first; then they need not drain.
+                # The controllers go first, because they would start the pods again; then the pods need no drain.
                 f"deployments,statefulsets --all -n {name}",
                 f"pods --all -n {name} --force --grace-period=0",
                 f"namespace {name} --ignore-not-found --timeout=120s",

@@ -1,4 +1,4 @@
-"""What pods use, and what their limits do to them."""
+"""The memory and CPU use of pods, and the effect of their limits."""
 
 import threading
 from collections import Counter
@@ -12,7 +12,7 @@ MIB = 1 << 20
 
 
 class MemoryWatch:
-    """The largest working set of each pod of a namespace, as the kubelet tells it."""
+    """The largest working set of each pod in a namespace, from the kubelet."""
 
     def __init__(self, cluster: Cluster, namespace: str):
         self._cluster, self._namespace = cluster, namespace
@@ -36,7 +36,7 @@ class MemoryWatch:
 
 @dataclass
 class Limits:
-    """What the kernel enforces for one container, and what came of it."""
+    """The limits that the kernel enforces for one container, and their effect."""
 
     memory: int
     memory_peak: int
@@ -56,10 +56,10 @@ class Limits:
 
 
 def limits(pod: dict) -> Limits | None:
-    """From the cgroup of the pod's container, where the node is this machine."""
+    """Reads the cgroup of the pod's container, if the node is this machine."""
     container = pod["status"]["containerStatuses"][0]["containerID"].rpartition("/")[2]
     found = [path for path in CGROUPS.glob(f"**/*{container}*") if path.is_dir()]
-    # Where there are both versions this one enforces nothing.
+    # If both versions are mounted, this one enforces nothing.
     found = [path for path in found if not path.is_relative_to(CGROUPS / "unified")]
     files = {file.name: file for path in found for file in path.glob("*") if file.is_file()}
     if "memory.max" in files:

@@ -1,4 +1,4 @@
-"""The images that the node runs, built as the guide says."""
+"""Builds the images for the node with the guide's commands."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ VERSIONS = ("0.9.0", "1.0.0", "1.0.1")
 
 
 def build() -> list[Path]:
-    """The gateway's image under the tags of three versions, and that of the simulated Ollama."""
+    """The gateway's image with the tags of three versions, and the image of the simulated Ollama."""
     subprocess.run([ROOT / "tests" / "full" / "image"], check=True)
     _build_simulated()
     archives = [_archive(BUILT, f"docker.io/{_repository()}:{version}") for version in VERSIONS]
@@ -22,7 +22,7 @@ def build() -> list[Path]:
 
 
 def _repository() -> str:
-    """Where the guide's own command puts the image."""
+    """The repository of the image in the guide's command."""
     (command,) = [line for line in documented() if re.fullmatch(r"docker build -t \S+ \.", line)]
     name, _, version = command.split()[3].rpartition(":")
     assert version in VERSIONS, command

@@ -1,4 +1,4 @@
-"""Clients that never stop asking, and what became of each of their requests."""
+"""Clients that send requests without a pause, and the outcome of each request."""
 
 import contextlib
 import http.client
@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-# Of the size of a photo.
+# The size of a photo.
 LARGE = 4 << 20
 
 
@@ -20,19 +20,19 @@ class Request:
     kind: str
     begun: float
     ended: float
-    outcome: str  # "ok", "told" by an error, "cut" visibly, or "lost": it looks whole and is not
+    outcome: str  # "ok", "told" (an error was sent), "cut" (visibly broken), or "lost" (looks whole, but is not)
     backend: str
     detail: str = ""
 
 
 class Load:
-    """Short requests, large ones, connections that are kept, and streams of so many seconds."""
+    """Short requests, large requests, keep-alive connections, and streams of given lengths in seconds."""
 
     def __init__(self, host: str, port: int, streams: dict[int, int]):
         self._host, self._port = host, port
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        # A node remembers for minutes which pod a port was led to, so each serves once in that time.
+        # A node remembers for minutes which pod a source port was routed to, so each port is used once in that time.
         self._source_ports = itertools.cycle(range(12_000, 30_000))
         self.requests: list[Request] = []
         self.under_way = 0
@@ -94,7 +94,7 @@ class Load:
                 answer.read()
                 outcome = "ok" if answer.status == 200 else "told"
                 detail = str(answer.status)
-                # A server that says so closes an idle connection; the next request is on a new one.
+                # The server announced that it closes the connection; the next request uses a new one.
                 if answer.will_close:
                     connection.close()
             except (OSError, http.client.HTTPException) as error:
@@ -126,7 +126,7 @@ class Load:
         self._note(Request(kind, begun, time.monotonic(), outcome, backend, detail))
 
     def _unconnected(self) -> http.client.HTTPConnection:
-        """A connection from a port that none of the others has now, nor had some minutes ago."""
+        """A connection from a source port that no other connection uses now or used in the last minutes."""
         for port in self._source_ports:
             with socket.socket() as probe, contextlib.suppress(OSError):
                 probe.bind(("", port))
@@ -139,7 +139,7 @@ class Load:
 
 
 class Pressure:
-    """More large bodies than half a CPU can read; each is refused by the gateway when it was read."""
+    """More large bodies than half a CPU can parse. The gateway refuses each body after it was parsed."""
 
     def __init__(self, host: str, port: int, clients: int):
         self._address = (host, port)
@@ -158,7 +158,7 @@ class Pressure:
             thread.join()
 
     def _press(self) -> None:
-        # Many values, which cost more to read than to send; a model that is named twice is none.
+        # Many values, which cost more to parse than to send. A duplicate model name is refused.
         numbers = "1," * (LARGE // 2)
         body = f'{{"model": "a", "model": "b", "context": [{numbers}1]}}'
         while not self._stop.is_set():

@@ -1,4 +1,4 @@
-"""What a node needs of the machine that it is to run on."""
+"""The requirements of a node on this machine."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# What is called, and the package of Debian that has it.
+# The needed programs, and their Debian packages.
 TOOLS = {
     "buildah": "buildah",
     "conntrack": "conntrack",
@@ -24,11 +24,11 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def missing() -> str | None:
-    """Why no node can run here, in words; what can be installed is installed first."""
+    """The reason why no node can run here, or None. Installs missing packages if possible."""
     if not sys.platform.startswith("linux"):
-        return "a node of Kubernetes runs on Linux"
+        return "a Kubernetes node needs Linux"
     if os.geteuid() != 0:
-        return "a node of Kubernetes needs root"
+        return "a Kubernetes node needs root"
     if not CONTROLLERS <= _controllers():
         return f"the cgroups of this machine lack {', '.join(CONTROLLERS - _controllers())}"
     if shutil.which("kubectl") is None:
@@ -36,12 +36,12 @@ def missing() -> str | None:
     if absent := _without_tools():
         _install(absent)
     if absent := _without_tools():
-        return f"{', '.join(absent)} not installed and could not be"
+        return f"{', '.join(absent)} not installed, and the installation failed"
     return _no_network_of_its_own()
 
 
 def hierarchies() -> list[Path]:
-    """The roots of the cgroups: one of version 2, or one for each controller, or both."""
+    """The root directories of the cgroups: one of version 2, or one for each controller, or both."""
     mounted = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
     return [Path(path) for _, path, kind, *_ in mounted if kind in ("cgroup", "cgroup2")]
 
@@ -73,4 +73,4 @@ def _no_network_of_its_own() -> str | None:
         ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "sh", "-c", attempt],
         capture_output=True, text=True,
     )
-    return None if tried.returncode == 0 else f"no network of its own can be made here: {tried.stderr.strip()}"
+    return None if tried.returncode == 0 else f"no network namespace can be created here: {tried.stderr.strip()}"

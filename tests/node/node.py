@@ -17,12 +17,12 @@ from programs import BIN, PAUSE_ARCHIVE, PAUSE_IMAGE
 STATE = ROOT / ".check" / "node"
 KUBECONFIG = STATE / "kubeconfig"
 SOCKET = STATE / "containerd.sock"
-# What containerd and the kubelet write to by themselves, all of it gone with the node.
+# The directories of containerd and the kubelet, which are deleted with the node.
 SCRATCH = ("/run", "/var/log", "/var/lib/cni", "/var/lib/kubelet")
 CGROUP = "llamatower-node"
 
 NAME = "node"
-# Of the range that is kept for tests of networks (RFC 2544).
+# From the address range for network tests (RFC 2544).
 ADDRESS, PODS, SERVICES = "198.18.0.1", "198.18.0.0/24", "198.19.0.0/24"
 API = "https://127.0.0.1:6443"
 
@@ -44,18 +44,18 @@ def start() -> None:
 
 
 def load(archive: Path) -> None:
-    """Takes an image to the node, a docker-archive."""
+    """Loads an image, a docker-archive file, into the node."""
     _run("ctr", "-a", SOCKET, "-n", "k8s.io", "images", "import", archive)
 
 
 def make_cgroup() -> None:
-    """Apart from the pods of another kubelet, which would take ours for its own."""
+    """A separate cgroup, because another kubelet would treat our pods as its own."""
     for hierarchy in hierarchies():
         (hierarchy / CGROUP).mkdir(exist_ok=True)
 
 
 def forget() -> None:
-    """Removes what namespaces do not end: cgroups and files, but for the logs."""
+    """Removes what does not end with the namespaces: cgroups, and files except logs."""
     for hierarchy in hierarchies():
         for folder, _, _ in os.walk(hierarchy / CGROUP, topdown=False):
             eventually(lambda: _is_removed(folder), f"{folder} is empty", 30)
@@ -79,7 +79,7 @@ def _make_scratch() -> None:
 
 
 def _make_network() -> None:
-    """A bridge, whose address is that of the node, its DNS and the pods' way out."""
+    """A bridge. Its address is the node, its DNS server and the pods' gateway."""
     _run("ip", "link", "set", "lo", "up")
     _run("ip", "link", "add", "pods", "type", "bridge")
     _run("ip", "address", "add", f"{ADDRESS}/24", "dev", "pods")
@@ -166,7 +166,7 @@ root = "{STATE}/containerd"
 address = "{SOCKET}"
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{PAUSE_IMAGE}"
-# Not everybody who is root may lower the score of a process.
+# Root in a container may not be allowed to lower a process's OOM score.
 restrict_oom_score_adj = true
 cni = {{ bin_dir = "/usr/lib/cni", conf_dir = "{STATE}/cni" }}
 containerd = {{ snapshotter = "{snapshotter}" }}
@@ -187,7 +187,7 @@ def _kubelet_settings() -> dict:
         "clusterDomain": "cluster.local",
         "containerRuntimeEndpoint": f"unix://{SOCKET}",
         "enforceNodeAllocatable": [],
-        # The disk of a machine for tests may be nearly full; images are not fetched again.
+        # The disk of a test machine may be nearly full; images are not fetched again.
         "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "imageGCHighThresholdPercent": 100,
         "failSwapOn": False,
@@ -217,7 +217,7 @@ def _start_proxy() -> None:
         "clusterCIDR": PODS,
         "hostnameOverride": NAME,
         "clientConnection": {"kubeconfig": str(KUBECONFIG)},
-        # What of the kernel belongs to the whole machine is left as it is.
+        # Kernel settings of the whole machine stay unchanged.
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
     })
     _start("kube-proxy", BIN / "kube-proxy", "--config", "proxy.json")

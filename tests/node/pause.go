@@ -1,4 +1,4 @@
-// Does nothing: the process that keeps a pod's network open.
+// The pause process: it does nothing and keeps a pod's network open.
 package main
 
 import "time"

@@ -1,4 +1,4 @@
-"""The programs of Kubernetes, built once from their modules and kept for all clones."""
+"""The Kubernetes programs, built once from their Go modules and cached for all clones."""
 
 import json
 import os
@@ -19,14 +19,14 @@ HERE = Path(__file__).resolve().parent
 
 
 class NotBuilt(Exception):
-    """Without a registry of Go's modules, say."""
+    """For example, without a Go module proxy."""
 
 
 def missing() -> str | None:
-    """Why the programs cannot be had here, in words."""
+    """The reason why the programs cannot be built here, or None."""
     if _are_built() or shutil.which("go"):
         return None
-    return f"go is not installed, to build Kubernetes {KUBERNETES} with"
+    return f"go is not installed; it is needed to build Kubernetes {KUBERNETES}"
 
 
 def build() -> None:
@@ -53,14 +53,14 @@ def _is(name: str, version: str) -> bool:
     program, option = BIN / name, "-version" if name == "coredns" else "--version"
     if not program.exists():
         return False
-    told = subprocess.run([program, option], capture_output=True, text=True).stdout
-    return version.removeprefix("v") in told
+    output = subprocess.run([program, option], capture_output=True, text=True).stdout
+    return version.removeprefix("v") in output
 
 
 def _write_module(folder: Path) -> None:
-    """A module that needs Kubernetes, with its parts at the versions that belong to it."""
-    told = _run(["go", "mod", "download", "-json", f"k8s.io/kubernetes@{KUBERNETES}"], folder)
-    go_mod = Path(json.loads(told)["GoMod"]).read_text()
+    """A Go module that requires Kubernetes, with the matching versions of its parts."""
+    output = _run(["go", "mod", "download", "-json", f"k8s.io/kubernetes@{KUBERNETES}"], folder)
+    go_mod = Path(json.loads(output)["GoMod"]).read_text()
     (language,) = re.findall(r"^go (\S+)$", go_mod, re.MULTILINE)
     parts = re.findall(r"(k8s\.io/\S+) => \./staging/", go_mod)
     version = KUBERNETES.replace("v1.", "v0.", 1)
@@ -79,7 +79,7 @@ def _build_component(name: str, folder: Path) -> None:
 
 
 def _build_pause() -> None:
-    """The image whose only process keeps a pod's network open."""
+    """The pause image, whose process keeps a pod's network open."""
     store = ["buildah", "--root", CACHE / "store", "--runroot", CACHE / "store-run", "--storage-driver", "vfs"]
     _run(["go", "build", "-ldflags", "-s -w", "-o", CACHE / "pause" / "pause", HERE / "pause.go"], CACHE / "pause", CGO_ENABLED="0")
     recipe = CACHE / "pause" / "Dockerfile"

@@ -1,4 +1,4 @@
-"""Tries the guide to k3s on the node of NODE_KUBECONFIG; the arguments are the images for it."""
+"""Runs the k3s guide on the node of NODE_KUBECONFIG; the arguments are the images for it."""
 
 import os
 import re
@@ -18,7 +18,7 @@ STATUS = "kubectl rollout status deployment/backend -n backend"
 
 
 def make_old_installation(cluster: Cluster) -> dict:
-    """What the guide's commands find: an older Deployment, before simulated Ollamas."""
+    """The starting point of the guide: an older Deployment in front of simulated Ollamas."""
     cluster.kubectl("create namespace model-hosting")
     cluster.kubectl("apply -f tests/node/ollama.yaml")
     assert "Ready" in cluster.guide("kubectl get nodes")
@@ -30,7 +30,7 @@ def make_old_installation(cluster: Cluster) -> dict:
 
 
 def restrict(cluster: Cluster) -> None:
-    """Pod Security from here on; what it forbids is refused."""
+    """Enforces Pod Security from here on; forbidden pods are refused."""
     for mode in ("enforce", "warn"):
         cluster.kubectl(f"label namespace backend pod-security.kubernetes.io/{mode}=restricted")
     refused = subprocess.run(
@@ -41,7 +41,7 @@ def restrict(cluster: Cluster) -> None:
 
 
 def install(cluster: Cluster, old: dict) -> None:
-    """The two files, over the old installation."""
+    """Applies the two files over the old installation."""
     cluster.guide("kubectl apply -f backend-deployment.yaml -n backend", BASE)
     cluster.guide("kubectl apply -f backend-service.yaml -n backend", BASE)
     assert "successfully rolled out" in cluster.guide(STATUS)
@@ -54,7 +54,7 @@ def install(cluster: Cluster, old: dict) -> None:
 
 
 def answered(cluster: Cluster, command: str) -> str:
-    """What a command of the guide gets as soon as there is a way to the pods."""
+    """The output of a command of the guide, as soon as the pods can be reached."""
     def ask() -> str | None:
         try:
             return cluster.guide(command)
@@ -86,7 +86,7 @@ def look(cluster: Cluster) -> None:
 
 
 def call_as_the_old_backend(cluster: Cluster) -> None:
-    """The call of an existing backend, word for word."""
+    """The call that the existing backend made, word for word."""
     python = ROOT / ".check" / "venv" / "bin" / "python"
     program = (
         "import requests, sys\n"
@@ -100,7 +100,7 @@ def call_as_the_old_backend(cluster: Cluster) -> None:
 
 
 def scale(cluster: Cluster, load: Load) -> None:
-    """Ollama's pods come and go: the new ones are used, and nobody notices the old ones' leaving."""
+    """Scales Ollama up and down: new pods are used, and no request fails when old pods leave."""
     def used_lately(seconds: float = 5) -> set[str]:
         requests = load.since(time.monotonic() - seconds)
         return {request.backend for request in requests if request.kind == "short"} - {""}
@@ -131,28 +131,28 @@ def roll_by(cluster: Cluster, command: str) -> None:
 
 
 def press(cluster: Cluster) -> None:
-    """More than half a CPU can read: what the limits do to the replicas."""
+    """Sends more than half a CPU can parse, to see the effect of the limits on the replicas."""
     with Pressure(cluster.address, 30080, clients=4) as pressure:
         time.sleep(30)
-    print(f"bodies of many values for 30 s: {dict(pressure.statuses)}", flush=True)
-    assert set(pressure.statuses) == {"400"}, "each is read, and answered"
+    print(f"bodies with many values for 30 s: {dict(pressure.statuses)}", flush=True)
+    assert set(pressure.statuses) == {"400"}, "each body is parsed and answered"
     show_limits(cluster)
 
 
 def show_limits(cluster: Cluster) -> None:
-    """The limits of the manifest are those that the kernel enforces, and suffice."""
+    """The kernel enforces the limits of the manifest, and they are sufficient."""
     for pod in cluster.pods("backend", "backend"):
         (status,) = pod["status"]["containerStatuses"]
         assert status["restartCount"] == 0, status
         if (enforced := limits(pod)) is None:
-            print("the limits in force are not seen: the node is another machine")
+            print("the enforced limits are not visible: the node is another machine")
             return
         print(f"  {pod['metadata']['name']}: {enforced}", flush=True)
         assert (enforced.memory, enforced.cpus) == (256 * MIB, 0.5)
 
 
 def kill(cluster: Cluster, load: Load) -> None:
-    """One pod is killed: what it worked on ends visibly incomplete, and nothing else fails."""
+    """Kills one pod: its requests end visibly incomplete, and no other request fails."""
     pod = cluster.pods("backend", "backend")[0]["metadata"]["name"]
     under_way = under_way_in(cluster, pod)
     killed = time.monotonic()
@@ -161,21 +161,21 @@ def kill(cluster: Cluster, load: Load) -> None:
     time.sleep(10)
     failures = load.failures()
     older = [request for request in failures if request.begun < killed]
-    print(f"a pod was killed with {under_way} requests under way: {len(older)} of them failed,", end=" ")
-    print(f"and {len(failures) - len(older)} on their way to it", flush=True)
+    print(f"a pod was killed with {under_way} requests in progress: {len(older)} of them failed,", end=" ")
+    print(f"and {len(failures) - len(older)} requests that were being sent to it failed", flush=True)
     for request in failures:
         begun, ended = request.begun - killed, request.ended - killed
         print(f"  {request.kind}, {begun:+.1f} s to {ended:+.1f} s: {request.outcome} {request.detail}")
-    # Some have begun since they were counted.
+    # Some requests have begun since the count.
     just_begun = [request for request in older if request.begun > killed - 1]
-    assert len(older) <= under_way + len(just_begun), "only what was under way there"
+    assert len(older) <= under_way + len(just_begun), "only requests in progress there"
     at_that_time = [request.begun < killed + 2 and request.ended > killed - 1 for request in failures]
-    assert all(at_that_time), "nothing else fails"
+    assert all(at_that_time), "no other request fails"
     assert_visible(failures)
 
 
 def apply_overlay(cluster: Cluster) -> None:
-    """All that goes with the two files, over them."""
+    """Applies the overlay with all optional files."""
     cluster.guide("kubectl apply -k k8s/overlays/k3s-nodeport")
     assert "successfully rolled out" in cluster.guide(STATUS)
     budget = cluster.json("get poddisruptionbudget backend -n backend")
@@ -189,7 +189,7 @@ def assert_visible(failures: list[Request]) -> None:
 
 
 def under_way_in(cluster: Cluster, pod: str) -> int:
-    """What a replica itself says, on the listener for operators that only the pod reaches."""
+    """The replica's own count, from the admin listener, which is reachable only inside the pod."""
     command = f"kubectl port-forward -n backend pod/{pod} 3001:3001"
     with subprocess.Popen(shlex.split(command), env=cluster.environment, stdout=subprocess.DEVNULL) as forwarding:
         page = eventually(lambda: fetched("http://localhost:3001/metrics"), "the pod's metrics", 10)
@@ -210,19 +210,19 @@ def run_under_load(cluster: Cluster) -> None:
         roll(cluster)
         longest = f"stream of {max(streams)} s"
         eventually(lambda: load.ended(longest) >= 6, "those that began before the first rollout ended", LONGEST + 120)
-        print(f"two scalings, three rollouts and an undo: {load.figures()}", flush=True)
+        print(f"two scale commands, three rollouts and an undo: {load.figures()}", flush=True)
         assert not load.failures(), load.failures()[:10]
         show_limits(cluster)
         kill(cluster, load)
-    print(f"in all: {load.figures()}")
+    print(f"in total: {load.figures()}")
     assert_visible(load.failures())
 
 
 def show_memory(memory: MemoryWatch) -> None:
     for name, most in sorted(memory.most.items()):
-        # Of pods that left early the kubelet knew none.
+        # The kubelet has no data for pods that ended early.
         if most:
-            print(f"  {name}: a working set of {most / MIB:.1f} MiB at most")
+            print(f"  {name}: a working set of at most {most / MIB:.1f} MiB")
 
 
 def main() -> None:

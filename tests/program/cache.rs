@@ -1,11 +1,11 @@
-//! The cache, on request of the operator.
+//! The answer cache, which is off by default.
 
 use llamatower_sim::{ModelSpec, SimHandle};
 use serde_json::json;
 
 use crate::harness::{Connection, Gateway, sim_with, soon, talkative, tiny};
 
-/// A gateway with room for answers, which knows by now what model `tiny` is.
+/// A gateway with a cache, which already knows the digest of the model `tiny`.
 async fn caching(sim: &SimHandle) -> Gateway {
     let gateway = Gateway::start(&[sim], &[("LLAMATOWER_CACHE", "16MiB")]).await;
     let show = gateway.post("/api/show", &json!({"model": "tiny"})).await;
@@ -14,7 +14,7 @@ async fn caching(sim: &SimHandle) -> Gateway {
 }
 
 #[tokio::test]
-async fn an_embedding_is_computed_once_and_the_answer_says_so() {
+async fn an_embedding_is_computed_once_and_cache_status_shows_it() {
     let sim = tiny().await;
     let gateway = caching(&sim).await;
     let body = json!({"model": "tiny", "input": "a tower"});
@@ -35,12 +35,12 @@ async fn an_embedding_is_computed_once_and_the_answer_says_so() {
     assert_eq!(
         sampled.header("cache-status"),
         "",
-        "it is not deterministic"
+        "the request is not deterministic"
     );
 }
 
 #[tokio::test]
-async fn without_room_nothing_is_kept() {
+async fn without_a_size_nothing_is_cached() {
     let sim = tiny().await;
     let gateway = Gateway::start(&[&sim], &[]).await;
     let body = json!({"model": "tiny", "input": "a tower"});
@@ -51,7 +51,7 @@ async fn without_room_nothing_is_kept() {
 }
 
 #[tokio::test]
-async fn twins_of_a_stream_share_one_and_who_stays_gets_it_whole() {
+async fn equal_streams_share_one_exchange_and_the_remaining_client_gets_it_all() {
     let model = ModelSpec::new("tiny")
         .with_slots(8)
         .with_pace(std::time::Duration::from_millis(5))
@@ -80,7 +80,7 @@ async fn twins_of_a_stream_share_one_and_who_stays_gets_it_whole() {
 }
 
 #[tokio::test]
-async fn when_all_twins_have_left_the_backend_is_let_go_of() {
+async fn the_backend_request_is_cancelled_when_all_clients_have_left() {
     let sim = talkative().await;
     let gateway = caching(&sim).await;
     let body = json!({"model": "tiny", "prompt": "a", "options": {"seed": 1}});
@@ -92,5 +92,9 @@ async fn when_all_twins_have_left_the_backend_is_let_go_of() {
         twins.push(twin);
     }
     drop(twins);
-    soon("the cancel", sim.wait_for(|state| state.cancelled == 1)).await;
+    soon(
+        "the cancellation",
+        sim.wait_for(|state| state.cancelled == 1),
+    )
+    .await;
 }

@@ -1,4 +1,4 @@
-//! A host's name stands for all of its addresses, as they come and go.
+//! A host name stands for all of its addresses, which can change.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +13,7 @@ use crate::harness::{Dns, End, Gateway, Zone, chat, soon};
 const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 1));
 const TWO: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
 
-/// A server that takes a second for an answer.
+/// A server whose answer takes a second.
 async fn sim_at(ip: IpAddr, port: u16) -> SimHandle {
     let model = ModelSpec::new("tiny")
         .with_slots(64)
@@ -23,14 +23,14 @@ async fn sim_at(ip: IpAddr, port: u16) -> SimHandle {
     sim.model(model).start().await.unwrap()
 }
 
-/// Servers at both addresses, with the same port.
+/// Two servers on different addresses with the same port.
 async fn two_sims() -> (SimHandle, SimHandle) {
     let one = sim_at(ONE, 0).await;
     let two = sim_at(TWO, one.addr().port()).await;
     (one, two)
 }
 
-/// A gateway that knows its servers by a name alone.
+/// A gateway that is configured with the host name only.
 async fn gateway(dns: &Dns, port: u16) -> Gateway {
     let url = format!("http://ollama.models.internal:{port}");
     let servers = dns.setting();
@@ -42,24 +42,24 @@ async fn gateway(dns: &Dns, port: u16) -> Gateway {
     Gateway::start(&[], &settings).await
 }
 
-async fn told(gateway: &Gateway, message: &str, backend: &str) -> Value {
+async fn logged(gateway: &Gateway, message: &str, backend: &str) -> Value {
     let is_it = |line: &Value| line["message"] == message && line["backend"] == backend;
     gateway
         .logged(&format!("{message}: {backend}"), is_it)
         .await
 }
 
-/// Who answered one request.
-async fn who_answers(gateway: &Gateway) -> String {
+/// The backend that answers one request.
+async fn answering_backend(gateway: &Gateway) -> String {
     let answer = gateway.post("/api/chat", &chat()).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
     assert!(answer.text.contains("\"done\":true"), "{}", answer.text);
     answer.header("x-llamatower-backend").to_owned()
 }
 
-/// Who answers eight requests at once.
-async fn who_answer(gateway: &Gateway) -> BTreeSet<String> {
-    let asked = (0..8).map(|_| who_answers(gateway));
+/// The backends that answer eight concurrent requests.
+async fn answering_backends(gateway: &Gateway) -> BTreeSet<String> {
+    let asked = (0..8).map(|_| answering_backend(gateway));
     let answered = futures_util::future::join_all(asked).await;
     answered.into_iter().collect()
 }
@@ -69,27 +69,30 @@ fn names(addresses: &[SocketAddr]) -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn a_name_stands_for_all_of_its_addresses() {
+async fn a_host_name_gives_a_backend_for_each_address() {
     let (one, two) = two_sims().await;
     let dns = Dns::start(Dns::with_addresses(&[ONE, TWO])).await;
     let gateway = gateway(&dns, one.addr().port()).await;
-    assert_eq!(who_answer(&gateway).await, names(&[one.addr(), two.addr()]));
+    assert_eq!(
+        answering_backends(&gateway).await,
+        names(&[one.addr(), two.addr()])
+    );
     let status = gateway.operators_page("/status").await.json();
     assert_eq!(status["backends"].as_array().unwrap().len(), 2, "{status}");
 }
 
 #[tokio::test]
-async fn a_server_behind_a_name_of_its_own_is_called_by_its_name() {
+async fn a_single_address_is_shown_with_its_host_name() {
     let one = sim_at(ONE, 0).await;
     let dns = Dns::start(Dns::with_addresses(&[ONE])).await;
     let port = one.addr().port();
     let gateway = gateway(&dns, port).await;
     let name = format!("ollama.models.internal:{port}");
-    assert_eq!(who_answers(&gateway).await, name);
+    assert_eq!(answering_backend(&gateway).await, name);
 }
 
 #[tokio::test]
-async fn a_new_address_serves_and_one_that_is_gone_ends_with_its_last_stream() {
+async fn a_new_address_is_used_and_a_removed_one_finishes_its_streams() {
     let (one, two) = two_sims().await;
     let dns = Dns::start(Dns::with_addresses(&[ONE])).await;
     let port = one.addr().port();
@@ -100,21 +103,24 @@ async fn a_new_address_serves_and_one_that_is_gone_ends_with_its_last_stream() {
     stream.chunk().await;
 
     dns.change(Dns::with_addresses(&[TWO]));
-    told(
+    logged(
         &gateway,
         "the backend has left",
         &format!("ollama.models.internal:{port}"),
     )
     .await;
-    told(
+    logged(
         &gateway,
         "the backend is up",
         &format!("ollama.models.internal:{port}"),
     )
     .await;
     let before = two.requests().len();
-    who_answer(&gateway).await;
-    assert!(two.requests().len() >= before + 8, "all go to the new one");
+    answering_backends(&gateway).await;
+    assert!(
+        two.requests().len() >= before + 8,
+        "all requests go to the new address"
+    );
 
     let (rest, end) = stream.rest().await;
     assert!(rest.contains("\"done\":true"), "{rest}");
@@ -127,27 +133,33 @@ async fn a_new_address_gets_no_request_before_it_has_answered_a_probe() {
     let port = one.addr().port();
     let dns = Dns::start(Dns::with_addresses(&[ONE])).await;
     let gateway = gateway(&dns, port).await;
-    who_answers(&gateway).await;
+    answering_backend(&gateway).await;
     dns.change(Dns::with_addresses(&[ONE, TWO]));
     let newcomer = SocketAddr::new(TWO, port).to_string();
-    told(&gateway, "the backend has joined", &newcomer).await;
+    logged(&gateway, "the backend has joined", &newcomer).await;
     let old = format!("ollama.models.internal:{port}");
-    assert_eq!(who_answer(&gateway).await, BTreeSet::from([old.clone()]));
+    assert_eq!(
+        answering_backends(&gateway).await,
+        BTreeSet::from([old.clone()])
+    );
     let retries = gateway.metric("llamatower_retries_total").await;
-    assert_eq!(retries, 0.0, "nobody was asked in vain");
+    assert_eq!(retries, 0.0, "no request was retried");
 
     let _two = sim_at(TWO, port).await;
-    told(&gateway, "the backend is up", &newcomer).await;
-    assert_eq!(who_answer(&gateway).await, BTreeSet::from([old, newcomer]));
+    logged(&gateway, "the backend is up", &newcomer).await;
+    assert_eq!(
+        answering_backends(&gateway).await,
+        BTreeSet::from([old, newcomer])
+    );
 }
 
 #[tokio::test]
-async fn a_name_that_cannot_be_resolved_keeps_the_addresses_that_it_had() {
+async fn a_name_that_fails_to_resolve_keeps_its_addresses() {
     let (one, two) = two_sims().await;
     let both = names(&[one.addr(), two.addr()]);
     let mut dns = Dns::start(Dns::with_addresses(&[ONE, TWO])).await;
     let gateway = gateway(&dns, one.addr().port()).await;
-    assert_eq!(who_answer(&gateway).await, both);
+    assert_eq!(answering_backends(&gateway).await, both);
     for zone in [
         Zone::Refusal(ResponseCode::NXDomain),
         Zone::Refusal(ResponseCode::ServFail),
@@ -156,26 +168,23 @@ async fn a_name_that_cannot_be_resolved_keeps_the_addresses_that_it_had() {
     ] {
         dns.change(zone.clone());
         dns.asked_again(2).await;
-        assert_eq!(who_answer(&gateway).await, both, "{zone:?}");
+        assert_eq!(answering_backends(&gateway).await, both, "{zone:?}");
     }
     dns.change(Dns::with_addresses(&[TWO]));
-    told(&gateway, "the backend has left", &one.addr().to_string()).await;
-    assert_eq!(who_answer(&gateway).await, names(&[two.addr()]));
+    logged(&gateway, "the backend has left", &one.addr().to_string()).await;
+    assert_eq!(answering_backends(&gateway).await, names(&[two.addr()]));
 }
 
 #[tokio::test]
-async fn a_name_that_comes_to_be_known_later_is_found() {
+async fn a_name_that_resolves_later_is_used() {
     let one = sim_at(ONE, 0).await;
     let dns = Dns::start(Zone::Refusal(ResponseCode::NXDomain)).await;
     let port = one.addr().port();
     let gateway = gateway(&dns, port).await;
     let refusal = gateway.post("/api/chat", &chat()).await;
     assert_eq!(refusal.status, 502, "{}", refusal.text);
-    let told_client = refusal.json()["error"].as_str().unwrap().to_owned();
-    assert!(
-        told_client.contains("ollama.models.internal"),
-        "{told_client}"
-    );
+    let message = refusal.json()["error"].as_str().unwrap().to_owned();
+    assert!(message.contains("ollama.models.internal"), "{message}");
     dns.change(Dns::with_addresses(&[ONE]));
     soon("the backend to be found", async {
         while gateway.post("/api/chat", &chat()).await.status != 200 {}

@@ -1,4 +1,4 @@
-//! Leaving, and clients that leave.
+//! Shutdown of the gateway, and clients that disconnect.
 
 use llamatower_sim::{Fault, FaultKind, ModelSpec};
 use serde_json::Value;
@@ -13,7 +13,7 @@ async fn an_idle_program_ends_with_0_at_sigterm() {
 }
 
 #[tokio::test]
-async fn a_stream_under_way_is_finished_before_the_program_ends() {
+async fn a_stream_in_progress_is_finished_before_the_program_ends() {
     let model = ModelSpec::new("tiny")
         .with_pace(std::time::Duration::from_millis(20))
         .with_reply_tokens(100);
@@ -62,7 +62,7 @@ async fn a_stream_that_outlasts_the_drain_ends_with_an_error_line() {
 }
 
 #[tokio::test]
-async fn a_client_that_stops_reading_is_given_up_and_its_place_is_free_again() {
+async fn a_client_that_stops_reading_is_disconnected_and_its_permit_released() {
     let model = ModelSpec::new("tiny").with_reply_tokens(100_000_000);
     let sim = sim_with(model).await;
     sim.arm(Fault::new(FaultKind::HugeLine { bytes: 32 << 20 }).for_path("/api/chat"));
@@ -72,7 +72,7 @@ async fn a_client_that_stops_reading_is_given_up_and_its_place_is_free_again() {
     stalling.head().await;
     assert_eq!(gateway.metric("http_server_active_requests").await, 1.0);
     soon(
-        "the backend's request is given up",
+        "the backend's request is cancelled",
         sim.wait_for(|state| state.cancelled == 1),
     )
     .await;
@@ -82,13 +82,13 @@ async fn a_client_that_stops_reading_is_given_up_and_its_place_is_free_again() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_by_fin_or_rst_cancels_what_is_under_way() {
+async fn a_client_that_disconnects_by_fin_or_rst_cancels_its_request() {
     let sim = talkative().await;
     let gateway = Gateway::start(&[&sim], &[]).await;
     for (number, resets) in [(1, false), (2, true)] {
         let address = gateway.socket_address();
         let mut leaving = match resets {
-            true => Connection::that_resets(address).await,
+            true => Connection::with_reset_on_drop(address).await,
             false => Connection::tcp(address).await,
         };
         leaving.post("/api/chat", &chat()).await;
@@ -96,7 +96,7 @@ async fn a_client_that_leaves_by_fin_or_rst_cancels_what_is_under_way() {
         leaving.chunk().await;
         drop(leaving);
         soon(
-            "the cancel",
+            "the cancellation",
             sim.wait_for(|state| state.cancelled == number),
         )
         .await;

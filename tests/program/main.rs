@@ -1,5 +1,5 @@
-//! The program as its operators see it: how it starts, how it refuses to, how it leaves, and
-//! what its metrics say when a client misbehaves.
+//! The program as operators see it: start, start errors, shutdown, and metrics for misbehaving
+//! clients.
 
 #![allow(clippy::unwrap_used)]
 

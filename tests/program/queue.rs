@@ -1,4 +1,4 @@
-//! The queue before the slots of backends, and the breaker of each.
+//! The queue for the slots of backends, and the breaker of each backend.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::harness::{Connection, Gateway, chat, run, send, sim_with, soon, talkative, tiny, with};
 
-/// What `/status` says of the queue of `tiny`.
+/// The requests for `tiny` in the queue, from `/status`: in flight and waiting.
 async fn waiting(gateway: &Gateway) -> (u64, u64) {
     let status = gateway.operators_page("/status").await.json();
     let row = status["queue"].as_array().unwrap().first().cloned();
@@ -24,7 +24,7 @@ async fn until_waiting(gateway: &Gateway, expected: (u64, u64)) {
     .await;
 }
 
-/// Begins a chat and reads nothing of its answer yet.
+/// Sends a chat request and does not read its answer.
 async fn begin(gateway: &Gateway) -> Connection {
     let mut connection = gateway.connect().await;
     connection.post("/api/chat", &chat()).await;
@@ -32,7 +32,7 @@ async fn begin(gateway: &Gateway) -> Connection {
 }
 
 #[tokio::test]
-async fn beyond_the_slots_requests_wait_in_the_gateway_where_they_are_seen_and_bounded() {
+async fn beyond_the_slots_requests_wait_in_the_gateway_visible_and_limited() {
     let sim = talkative().await;
     let settings = [
         ("LLAMATOWER_SLOTS", "1"),
@@ -43,7 +43,11 @@ async fn beyond_the_slots_requests_wait_in_the_gateway_where_they_are_seen_and_b
     first.head().await;
     let mut second = begin(&gateway).await;
     until_waiting(&gateway, (1, 1)).await;
-    assert_eq!(sim.state().generating, 1, "it waits here, not there");
+    assert_eq!(
+        sim.state().generating,
+        1,
+        "it waits in the gateway, not in the server"
+    );
     assert_eq!(gateway.metric("llamatower_queue_depth").await, 1.0);
     assert_eq!(gateway.metric("llamatower_backend_slots").await, 1.0);
 
@@ -58,20 +62,23 @@ async fn beyond_the_slots_requests_wait_in_the_gateway_where_they_are_seen_and_b
         refusal.text
     );
     let show = gateway.post("/api/show", &json!({"model": "tiny"})).await;
-    assert_eq!(show.status, 200, "what runs no model needs no slot");
+    assert_eq!(
+        show.status, 200,
+        "a request without inference needs no slot"
+    );
 
     drop(first);
     assert_eq!(second.head().await.status, 200);
     drop(second);
     until_waiting(&gateway, (0, 0)).await;
     let line = gateway
-        .logged("the one that waited", |line| line["queued"].is_f64())
+        .logged("the queued request", |line| line["queued"].is_f64())
         .await;
     assert_eq!(line["ending"], "cancelled", "{line}");
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_the_queue_is_never_sent_to_a_backend() {
+async fn a_request_that_leaves_the_queue_is_not_sent_to_a_backend() {
     let sim = talkative().await;
     let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_SLOTS", "1")]).await;
     let mut first = begin(&gateway).await;
@@ -88,7 +95,7 @@ async fn a_client_that_leaves_the_queue_is_never_sent_to_a_backend() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_tried_again_keeps_its_place_in_line() {
+async fn a_retried_request_keeps_its_queue_position() {
     let sim = talkative().await;
     let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_SLOTS", "1")]).await;
     let mut holder = begin(&gateway).await;
@@ -110,7 +117,7 @@ async fn a_request_that_is_tried_again_keeps_its_place_in_line() {
 }
 
 #[tokio::test]
-async fn one_slow_model_does_not_hold_up_another() {
+async fn a_slow_model_does_not_block_another() {
     let sim = Sim::builder()
         .model(
             ModelSpec::new("slow")
@@ -134,14 +141,14 @@ async fn one_slow_model_does_not_hold_up_another() {
 }
 
 #[tokio::test]
-async fn slots_of_a_server_that_is_none_are_refused_by_name() {
+async fn slots_for_an_unknown_server_are_an_error_that_names_it() {
     let settings = [("LLAMATOWER_SLOTS", "2,gpu-9:11434=4")];
     let exited = run(&[], &settings).await;
     assert_eq!(exited.code, Some(2));
     assert!(exited.stderr.contains("gpu-9:11434"), "{}", exited.stderr);
 }
 
-/// How the breaker of a backend stands, by what `/status` says.
+/// The state of a backend's breaker, from `/status`.
 async fn breaker(gateway: &Gateway, sim: &SimHandle) -> String {
     let status = gateway.operators_page("/status").await.json();
     let backends = status["backends"].as_array().unwrap().clone();
@@ -151,7 +158,7 @@ async fn breaker(gateway: &Gateway, sim: &SimHandle) -> String {
 }
 
 #[tokio::test]
-async fn a_backend_that_keeps_failing_is_left_alone_and_tried_again() {
+async fn a_failing_backend_is_not_used_and_later_probed() {
     let (failing, sound) = (tiny().await, tiny().await);
     let fault = || Fault::new(FaultKind::Garbage { after_lines: None }).for_path("/api/chat");
     failing.arm(fault());
@@ -176,7 +183,7 @@ async fn a_backend_that_keeps_failing_is_left_alone_and_tried_again() {
     })
     .await;
     gateway
-        .logged("the breaker's steps", |line| line["to"] == "closed")
+        .logged("the breaker's state change", |line| line["to"] == "closed")
         .await;
 }
 
@@ -203,7 +210,7 @@ async fn with_every_breaker_open_a_request_is_refused_at_once_with_a_time_to_com
 }
 
 #[tokio::test]
-async fn a_target_for_first_bytes_bounds_what_is_under_way() {
+async fn a_first_byte_target_limits_concurrent_requests() {
     let model = ModelSpec::new("tiny")
         .with_slots(64)
         .with_pace(Duration::from_millis(20))
@@ -211,7 +218,7 @@ async fn a_target_for_first_bytes_bounds_what_is_under_way() {
     let sim = sim_with(model).await;
     let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_FIRST_BYTE_TARGET", "10s")]).await;
     let mut held = Vec::new();
-    // It rises with what goes well, but more slowly than requests that do not end can come.
+    // The limit rises while requests succeed, but more slowly than unfinished requests arrive here.
     let refusal = loop {
         let mut connection = begin(&gateway).await;
         let head = connection.head().await;
@@ -219,12 +226,12 @@ async fn a_target_for_first_bytes_bounds_what_is_under_way() {
             break head;
         }
         held.push(connection);
-        assert!(held.len() < 64, "nothing is refused");
+        assert!(held.len() < 64, "no request was refused");
     };
     assert_eq!(refusal.status, 503);
     assert!(!refusal.get("retry-after").is_empty());
     drop(held);
-    soon("a place", async {
+    soon("a free permit", async {
         while begin(&gateway).await.head().await.status != 200 {}
     })
     .await;

@@ -1,4 +1,4 @@
-//! Starting, and refusing to start.
+//! Start and start errors.
 
 use llamatower_sim::{Fault, FaultKind};
 use serde_json::json;
@@ -16,7 +16,7 @@ async fn a_taken_port_ends_the_program_with_3_and_one_line_that_names_it() {
 }
 
 #[tokio::test]
-async fn a_wrong_setting_ends_the_program_with_2_and_names_its_variable() {
+async fn an_invalid_setting_ends_the_program_with_2_and_names_its_variable() {
     for (variable, value) in [
         ("LLAMATOWER_IDLE_TIMEOUT", "soon"),
         ("OLLAMA_URL", "nowhere at all"),
@@ -32,7 +32,7 @@ async fn a_wrong_setting_ends_the_program_with_2_and_names_its_variable() {
 }
 
 #[tokio::test]
-async fn a_password_in_an_address_ends_the_program_with_2_and_is_shown_nowhere() {
+async fn a_password_in_an_address_ends_the_program_with_2_and_is_never_shown() {
     let with_password = ("OLLAMA_URL", "https://ada:hunter2@gpu.example");
     for arguments in [&[][..], &["check"]] {
         let exited = run(arguments, &[with_password]).await;
@@ -48,7 +48,7 @@ async fn a_password_in_an_address_ends_the_program_with_2_and_is_shown_nowhere()
 }
 
 #[tokio::test]
-async fn a_file_of_settings_that_cannot_be_read_ends_the_program_with_2_and_is_named() {
+async fn an_unreadable_settings_file_ends_the_program_with_2_and_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let garbled = folder.path().join("garbled.toml");
     std::fs::write(&garbled, "[listen\n").unwrap();
@@ -62,7 +62,7 @@ async fn a_file_of_settings_that_cannot_be_read_ends_the_program_with_2_and_is_n
 }
 
 #[tokio::test]
-async fn without_a_backend_it_is_healthy_and_says_502_in_each_dialect() {
+async fn without_a_backend_it_is_healthy_and_answers_502_in_each_dialect() {
     let nobody = tiny().await;
     let url = nobody.url();
     nobody.kill();
@@ -89,7 +89,7 @@ async fn without_a_backend_it_is_healthy_and_says_502_in_each_dialect() {
 }
 
 #[tokio::test]
-async fn answers_that_are_no_http_are_502_in_the_dialect() {
+async fn answers_that_are_not_http_are_502_in_the_dialect() {
     for kind in [
         FaultKind::Garbage { after_lines: None },
         FaultKind::TwoLengths,
@@ -106,7 +106,7 @@ async fn answers_that_are_no_http_are_502_in_the_dialect() {
 }
 
 #[tokio::test]
-async fn it_serves_on_ipv6_where_there_is_any() {
+async fn it_serves_on_ipv6_if_available() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
         return;
     }
@@ -118,7 +118,7 @@ async fn it_serves_on_ipv6_where_there_is_any() {
 }
 
 #[tokio::test]
-async fn a_head_that_is_too_large_is_told_so_logged_and_counted() {
+async fn a_too_large_head_gets_an_error_and_is_logged_and_counted() {
     let sim = tiny().await;
     let limit = ("LLAMATOWER_MAX_HEAD_BYTES", "4KiB");
     let gateway = Gateway::start(&[&sim], &[limit]).await;

@@ -1,11 +1,11 @@
-//! Tokens: what backends count, as operators see it.
+//! Token counts of backends, in the log and the metrics.
 
 use serde_json::json;
 
 use crate::harness::{Gateway, chat, send, tiny, with};
 
 #[tokio::test]
-async fn tokens_are_in_the_log_and_on_the_page_of_metrics_in_every_dialect() {
+async fn tokens_are_in_the_log_and_the_metrics_in_every_dialect() {
     let sim = tiny().await;
     let gateway = Gateway::start(&[&sim], &[]).await;
     let usage = json!({"stream": true, "stream_options": {"include_usage": true}});
@@ -29,16 +29,16 @@ async fn tokens_are_in_the_log_and_on_the_page_of_metrics_in_every_dialect() {
     }
     let count = |name: &'static str| gateway.metric(name);
     assert_eq!(count("gen_ai_client_token_usage_count").await, 12.0);
-    // OpenAI's and Anthropic's dialects do not say how long it took.
+    // OpenAI's and Anthropic's dialects do not contain durations.
     let times = "gen_ai_server_time_per_output_token_seconds_count";
     assert_eq!(count(times).await, 2.0);
 }
 
-/// `ada-secret` and `bob-secret`.
+/// The keys `ada-secret` and `bob-secret`.
 const KEYS: &str = "ada=sha256:cb3ac4f9f4ba2da6f063a94debb6009ec2ee2abcf28f90cd97fdb92fdc44d736,bob=sha256:9f03ef1533a68d2f506f81ef463c1183a82a6bd40e45613f36e6fe1889cf1b99";
 
 #[tokio::test]
-async fn a_key_that_has_used_its_tokens_up_is_refused_in_the_dialect_of_the_route() {
+async fn a_key_without_tokens_is_refused_in_the_dialect_of_the_route() {
     let sim = tiny().await;
     let settings = [
         ("LLAMATOWER_API_KEYS", KEYS),
@@ -75,7 +75,7 @@ async fn a_key_that_has_used_its_tokens_up_is_refused_in_the_dialect_of_the_rout
         assert!(refusal.header("retry-after").parse::<u64>().unwrap() <= 86_400);
         let text = refusal.json().pointer(message).unwrap().to_string();
         assert!(
-            text.contains("of this client's 20 tokens a day 0 are left"),
+            text.contains("0 of this client's 20 tokens per day are left"),
             "{text}"
         );
     }
@@ -85,7 +85,7 @@ async fn a_key_that_has_used_its_tokens_up_is_refused_in_the_dialect_of_the_rout
         .iter()
         .filter(|request| request.method() == "POST")
         .count();
-    assert_eq!(asked, 1, "what is refused goes nowhere");
+    assert_eq!(asked, 1, "refused requests are not sent");
 
     let of_ada = ask("ada", "/api/chat").await;
     assert_eq!(of_ada.status, 200, "{}", of_ada.text);

@@ -1,4 +1,4 @@
-//! A collector of OpenTelemetry, and how to look at what it was sent.
+//! An OpenTelemetry collector, and functions to read what it received.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 pub(crate) struct Collector(Arc<Mutex<Vec<(String, Bytes)>>>);
 
 impl Collector {
-    /// Starts to listen and says where.
+    /// Starts the collector and returns its endpoint.
     pub(crate) async fn start() -> (Self, String) {
         let collector = Self::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -59,7 +59,7 @@ impl Collector {
         self.0.lock().unwrap().is_empty()
     }
 
-    /// The paths that were asked, each once.
+    /// The requested paths, each once.
     pub(crate) fn paths(&self) -> Vec<String> {
         let all = self.0.lock().unwrap();
         let paths: BTreeSet<_> = all.iter().map(|(path, _)| path.clone()).collect();

@@ -1,4 +1,4 @@
-//! A gateway of four layers, with a log that can be read.
+//! A gateway of four layers, with a readable log.
 
 use std::convert::Infallible;
 use std::io;
@@ -87,7 +87,7 @@ impl Gateway {
         Self::start(config, &variables, &Log::default())
     }
 
-    /// Sends a request to a backend that answers like this, at the `attempts`th attempt.
+    /// Sends a request to a backend that gives this answer, at the `attempts`th attempt.
     pub(crate) async fn send(
         &self,
         attempts: u32,
@@ -122,13 +122,13 @@ impl Gateway {
         Ok(answer.map(|body| body.boxed_unsync()))
     }
 
-    /// Sends a request to a backend that streams two lines, and reads them.
+    /// Sends a request to a backend that streams two lines, and reads the answer.
     pub(crate) async fn chat(&self) {
         let answer = self.send(1, |_| two_lines()).await.unwrap();
         answer.collect().await.unwrap();
     }
 
-    /// Sends a request that is answered inside the gateway, with this in its record.
+    /// Sends a request that the gateway itself answers, and changes its record with `change`.
     pub(crate) async fn refuse(&self, status: StatusCode, change: impl Fn(&mut Outcome) + Clone) {
         let stack = ServiceBuilder::new()
             .layer(EndpointLayer::new(EndpointTable::ollama()))
@@ -142,13 +142,13 @@ impl Gateway {
         stack.oneshot(chat()).await.unwrap();
     }
 
-    /// Sends what is left and gives the subscriber back.
+    /// Exports the remaining data and returns the subscriber.
     pub(crate) async fn stop(self) {
         self.telemetry.shutdown(LIMIT).await;
     }
 }
 
-/// What the layers between the two spans find out.
+/// Sets the data that the layers between the two spans find.
 pub(crate) fn scanned(mut request: Request<Full<Bytes>>, attempts: u32) -> Request<Full<Bytes>> {
     let model: Arc<str> = "llama3.2".into();
     let llm = LlmRequest {

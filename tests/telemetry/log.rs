@@ -1,4 +1,4 @@
-//! The lines of the log.
+//! The log lines.
 
 use http::StatusCode;
 use llamatower::telemetry::{LogFormat, Telemetry, TelemetryConfig, TelemetryError};
@@ -25,7 +25,7 @@ async fn log_of(format: LogFormat, model: &'static str) -> String {
 }
 
 #[tokio::test]
-async fn a_request_leaves_one_json_line_with_what_came_of_it() {
+async fn a_request_logs_one_json_line_with_its_outcome() {
     let text = log_of(LogFormat::Json, "llama3.2").await;
     assert_eq!(text.lines().count(), 1, "{text}");
     let line: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -50,7 +50,7 @@ async fn a_request_leaves_one_json_line_with_what_came_of_it() {
 }
 
 #[tokio::test]
-async fn nobody_writes_a_line_of_the_log_by_the_name_of_a_model() {
+async fn a_model_name_cannot_forge_a_log_line() {
     let model = "x\n2030-01-01 INFO llamatower::access: \u{1b}[31mforged\r";
     for format in [LogFormat::Human, LogFormat::Json] {
         let text = log_of(format, model).await;
@@ -61,7 +61,7 @@ async fn nobody_writes_a_line_of_the_log_by_the_name_of_a_model() {
 }
 
 #[tokio::test]
-async fn a_long_name_of_a_model_makes_no_long_line() {
+async fn a_long_model_name_is_shortened() {
     let model: &'static str = "\u{e9}".repeat(100_000).leak();
     let text = log_of(LogFormat::Json, model).await;
     assert!(text.len() < 2_000, "{}", text.len());
@@ -82,7 +82,7 @@ async fn the_process_has_one_log() {
 }
 
 #[test]
-fn a_filter_that_cannot_be_read_is_named() {
+fn an_invalid_filter_is_named() {
     let config = TelemetryConfig {
         log_filter: "llamatower=loud".to_owned(),
         ..TelemetryConfig::default()

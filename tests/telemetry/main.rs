@@ -1,4 +1,4 @@
-//! Telemetry as those see it who receive it: a collector, a scraper, a reader of the log.
+//! Telemetry as its consumers see it: a collector, a scraper, and the log.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,4 @@
-//! What a scraper and a collector get.
+//! The metrics that a scraper and a collector receive.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ async fn the_collector_gets_the_metrics_of_a_request() {
         let metric = metrics.get(name).unwrap_or_else(|| panic!("no {name}"));
         assert_eq!(metric.unit, "s");
         let Some(Data::Histogram(histogram)) = &metric.data else {
-            panic!("{name} is no histogram");
+            panic!("{name} is not a histogram");
         };
         assert_eq!(histogram.data_points[0].count, 1);
         histogram.data_points[0].clone()
@@ -48,7 +48,7 @@ async fn the_collector_gets_the_metrics_of_a_request() {
     expect(&whole.attributes, &of_whole);
 }
 
-/// The value of the first line of the page that begins so and holds all of `labels`.
+/// The value of the first line that starts with `name` and contains all `labels`.
 fn sample(page: &str, name: &str, labels: &[&str]) -> Option<f64> {
     let is_meant = |line: &&str| {
         let named = line.strip_prefix(name);
@@ -59,7 +59,7 @@ fn sample(page: &str, name: &str, labels: &[&str]) -> Option<f64> {
     line.rsplit_once(' ')?.1.parse().ok()
 }
 
-/// Two backends, one of them down, and what waits for three models, of which they have one.
+/// Two backends, one of them down, and requests that wait for three models, one of them known.
 struct TwoBackends;
 
 impl FleetView for TwoBackends {
@@ -94,7 +94,7 @@ impl FleetView for TwoBackends {
 }
 
 #[tokio::test]
-async fn the_page_of_metrics_has_every_name() {
+async fn the_metrics_page_has_every_metric() {
     let gateway = Gateway::silent();
     gateway.telemetry.metrics().observe(Arc::new(TwoBackends));
     gateway.telemetry.metrics().retried("backend_died");
@@ -160,7 +160,7 @@ async fn a_refusal_is_counted_by_its_kind() {
     }
 }
 
-/// Sends a request for this model that a backend answers so.
+/// Sends a request for this model, and the backend answers with this status.
 async fn ask_for(gateway: &Gateway, model: &str, status: StatusCode) {
     let model: Arc<str> = model.into();
     let change = move |outcome: &mut Outcome| {
@@ -181,7 +181,7 @@ fn requests_for(gateway: &Gateway, model: &str) -> Option<f64> {
 }
 
 #[tokio::test]
-async fn a_model_that_no_backend_has_answered_for_has_no_label_of_its_own() {
+async fn a_model_without_an_answer_has_no_label() {
     let gateway = Gateway::silent();
     ask_for(&gateway, "made-up", StatusCode::NOT_FOUND).await;
     assert_eq!(requests_for(&gateway, "made-up"), None);
@@ -191,7 +191,7 @@ async fn a_model_that_no_backend_has_answered_for_has_no_label_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_model_that_the_fleet_does_not_know_has_no_label_of_its_own() {
+async fn a_model_that_the_fleet_does_not_have_has_no_label() {
     let gateway = Gateway::silent();
     gateway.telemetry.metrics().observe(Arc::new(TwoBackends));
     ask_for(&gateway, "LLAMA3.2", StatusCode::OK).await;
@@ -200,7 +200,7 @@ async fn a_model_that_the_fleet_does_not_know_has_no_label_of_its_own() {
 }
 
 #[tokio::test]
-async fn the_number_of_labels_for_models_is_bounded() {
+async fn the_number_of_model_labels_is_limited() {
     let gateway = Gateway::silent();
     for n in 0..250 {
         ask_for(&gateway, &format!("model-{n}"), StatusCode::OK).await;

@@ -1,4 +1,4 @@
-//! Spans, and the trace context on both sides.
+//! Spans, and the trace context from the client and to the backend.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,9 +17,9 @@ async fn a_trace_goes_from_the_client_through_the_gateway_to_the_backend() {
     let (collector, endpoint) = Collector::start().await;
     let gateway = Gateway::exporting_to(&endpoint);
     let seen = Arc::new(Mutex::new(HeaderMap::new()));
-    let told = seen.clone();
+    let forwarded_context = seen.clone();
     let answer = gateway.send(1, move |headers| {
-        *told.lock().unwrap() = headers;
+        *forwarded_context.lock().unwrap() = headers;
         two_lines()
     });
     answer.await.unwrap().collect().await.unwrap();
@@ -74,7 +74,7 @@ async fn a_trace_goes_from_the_client_through_the_gateway_to_the_backend() {
 }
 
 #[tokio::test]
-async fn both_spans_last_to_the_end_of_the_stream() {
+async fn both_spans_end_with_the_stream() {
     let (collector, endpoint) = Collector::start().await;
     let gateway = Gateway::exporting_to(&endpoint);
     let mut answer = gateway.send(1, |_| two_lines()).await.unwrap();
@@ -108,7 +108,7 @@ async fn an_untrusted_trace_ends_at_the_gateway() {
     assert_ne!(hex(&server.trace_id), TRACE);
 }
 
-/// The spans of one request whose backend answers like this; its body is read to the end.
+/// The spans of a request whose backend gives this answer; the body is read to its end.
 async fn spans_of(attempts: u32, backend: fn() -> Answer) -> (Span, Span) {
     let (collector, endpoint) = Collector::start().await;
     let gateway = Gateway::exporting_to(&endpoint);
@@ -121,7 +121,7 @@ async fn spans_of(attempts: u32, backend: fn() -> Answer) -> (Span, Span) {
 }
 
 #[tokio::test]
-async fn a_4xx_is_an_error_of_the_attempt_and_not_of_the_request() {
+async fn a_4xx_is_an_error_only_of_the_attempt() {
     let (server, client) = spans_of(1, || answer(StatusCode::NOT_FOUND, vec![])).await;
     assert!(!is_error(&server));
     assert_eq!(error_type(&server), None);
@@ -138,7 +138,7 @@ async fn a_5xx_is_an_error_of_both() {
 }
 
 #[tokio::test]
-async fn a_later_attempt_says_how_often_it_was_sent_before() {
+async fn a_later_attempt_has_its_resend_count() {
     let (_, client) = spans_of(3, two_lines).await;
     expect(&client.attributes, &[("http.request.resend_count", "2")]);
 }
@@ -151,7 +151,7 @@ async fn a_failure_before_the_head_is_named() {
 }
 
 #[tokio::test]
-async fn a_stream_that_breaks_is_an_error_though_its_status_was_200() {
+async fn a_broken_stream_with_status_200_is_an_error() {
     let broken = || answer(StatusCode::OK, vec![Ok("{}\n"), Err(died())]);
     let (server, client) = spans_of(1, broken).await;
     assert!(is_error(&server) && is_error(&client));
@@ -160,7 +160,7 @@ async fn a_stream_that_breaks_is_an_error_though_its_status_was_200() {
 }
 
 #[tokio::test]
-async fn a_clients_cancel_is_no_error() {
+async fn a_cancellation_by_the_client_is_no_error() {
     let (collector, endpoint) = Collector::start().await;
     let gateway = Gateway::exporting_to(&endpoint);
     let mut answer = gateway.send(1, |_| two_lines()).await.unwrap();
@@ -173,7 +173,7 @@ async fn a_clients_cancel_is_no_error() {
 }
 
 #[tokio::test]
-async fn without_an_endpoint_no_span_is_made_and_the_clients_trace_is_passed_on() {
+async fn without_an_endpoint_no_span_is_created_and_the_clients_trace_is_forwarded() {
     let (collector, _) = Collector::start().await;
     let gateway = Gateway::silent();
     let answer = gateway.send(1, |headers| {
@@ -202,7 +202,7 @@ async fn a_disabled_sdk_exports_nothing() {
 }
 
 #[tokio::test]
-async fn a_collector_that_never_answers_holds_the_shutdown_up_no_longer_than_the_limit() {
+async fn a_silent_collector_delays_the_shutdown_only_up_to_the_limit() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", silent.local_addr().unwrap());
     let gateway = Gateway::exporting_to(&endpoint);
@@ -211,8 +211,8 @@ async fn a_collector_that_never_answers_holds_the_shutdown_up_no_longer_than_the
     tokio::time::timeout(LIMIT / 2, stop).await.unwrap();
 }
 
-/// The trace context that a backend is told when a client names these parents and two states.
-async fn told(gateway: &Gateway, parents: &[&str]) -> HeaderMap {
+/// The trace context that a backend receives when a client sends these parents and two states.
+async fn forwarded_context(gateway: &Gateway, parents: &[&str]) -> HeaderMap {
     let mut request = chat();
     let headers = request.headers_mut();
     headers.remove("traceparent");
@@ -221,9 +221,9 @@ async fn told(gateway: &Gateway, parents: &[&str]) -> HeaderMap {
     }
     headers.append("tracestate", "other=2".parse().unwrap());
     let seen = Arc::new(Mutex::new(HeaderMap::new()));
-    let told = seen.clone();
+    let forwarded_context = seen.clone();
     let answer = gateway.send_request(request, 1, move |headers| {
-        *told.lock().unwrap() = headers;
+        *forwarded_context.lock().unwrap() = headers;
         two_lines()
     });
     answer.await.unwrap().collect().await.unwrap();
@@ -234,8 +234,8 @@ async fn told(gateway: &Gateway, parents: &[&str]) -> HeaderMap {
 }
 
 #[tokio::test]
-async fn a_malformed_parent_goes_no_further_and_neither_does_its_state() {
-    let sound = format!("00-{TRACE}-{CLIENTS_SPAN}-01");
+async fn a_malformed_parent_and_its_state_are_not_forwarded() {
+    let valid = format!("00-{TRACE}-{CLIENTS_SPAN}-01");
     let gateway = Gateway::silent();
     for malformed in [
         "",
@@ -251,35 +251,50 @@ async fn a_malformed_parent_goes_no_further_and_neither_does_its_state() {
         "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-",
         "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01more",
     ] {
-        assert!(told(&gateway, &[malformed]).await.is_empty(), "{malformed}");
+        assert!(
+            forwarded_context(&gateway, &[malformed]).await.is_empty(),
+            "{malformed}"
+        );
     }
-    assert!(told(&gateway, &[&sound, &sound]).await.is_empty());
+    assert!(
+        forwarded_context(&gateway, &[&valid, &valid])
+            .await
+            .is_empty()
+    );
     let (_, endpoint) = Collector::start().await;
     let gateway = Gateway::exporting_to(&endpoint);
-    let told = told(&gateway, &["00-of-no-trace-01"]).await;
-    assert!(told.contains_key("traceparent") && !told.contains_key("tracestate"));
+    let forwarded_context = forwarded_context(&gateway, &["00-of-no-trace-01"]).await;
+    assert!(
+        forwarded_context.contains_key("traceparent")
+            && !forwarded_context.contains_key("tracestate")
+    );
 }
 
 #[tokio::test]
-async fn a_later_version_is_continued_and_all_of_its_state_passed_on() {
+async fn a_later_version_is_continued_with_its_whole_state() {
     let (_, endpoint) = Collector::start().await;
     let gateway = Gateway::exporting_to(&endpoint);
     let later = format!("01-{TRACE}-{CLIENTS_SPAN}-01-more");
-    let told = told(&gateway, &[&later]).await;
-    assert!(told["traceparent"].to_str().unwrap().contains(TRACE));
-    assert_eq!(told["tracestate"], "vendor=1,other=2");
+    let forwarded_context = forwarded_context(&gateway, &[&later]).await;
+    assert!(
+        forwarded_context["traceparent"]
+            .to_str()
+            .unwrap()
+            .contains(TRACE)
+    );
+    assert_eq!(forwarded_context["tracestate"], "vendor=1,other=2");
 }
 
 #[tokio::test]
-async fn without_spans_a_parent_is_passed_on_if_it_is_trusted() {
-    let sound = format!("00-{TRACE}-{CLIENTS_SPAN}-01");
-    let passed = told(&Gateway::silent(), &[&sound]).await;
-    assert_eq!(passed["traceparent"], sound);
+async fn without_spans_a_trusted_parent_is_forwarded() {
+    let valid = format!("00-{TRACE}-{CLIENTS_SPAN}-01");
+    let passed = forwarded_context(&Gateway::silent(), &[&valid]).await;
+    assert_eq!(passed["traceparent"], valid);
     assert_eq!(passed.get_all("tracestate").iter().count(), 2);
     let config = TelemetryConfig {
         trusts_inbound_trace: false,
         ..TelemetryConfig::default()
     };
     let wary = Gateway::start(&config, &[], &Log::default());
-    assert!(told(&wary, &[&sound]).await.is_empty());
+    assert!(forwarded_context(&wary, &[&valid]).await.is_empty());
 }

@@ -1,4 +1,4 @@
-//! The standard variables of OpenTelemetry.
+//! The standard environment variables of OpenTelemetry.
 
 use http_body_util::BodyExt;
 use llamatower::telemetry::TelemetryConfig;
@@ -9,8 +9,8 @@ use crate::gateway::{Gateway, Log, prepare, two_lines};
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 const ALL_TRACES: (&str, &str) = ("OTEL_TRACES_SAMPLER", "always_on");
 
-/// What a collector gets of one request, and what the log says, under variables that may name its
-/// endpoint.
+/// What a collector receives for one request, and the log. The variables may contain the
+/// collector's endpoint.
 async fn collected<const N: usize>(
     variables: impl Fn(&str) -> [(&'static str, String); N],
 ) -> (Collector, String) {
@@ -24,13 +24,14 @@ async fn collected<const N: usize>(
     (collector, log.text())
 }
 
-/// The same, with the collector as the endpoint and one more variable.
+/// Like [`collected`], with the collector as the endpoint and one more variable.
 async fn collected_with(name: &'static str, value: &'static str) -> (Collector, String) {
     collected(|endpoint| [(ENDPOINT, endpoint.to_owned()), (name, value.to_owned())]).await
 }
 
 #[tokio::test]
-async fn the_general_endpoint_gets_a_path_for_each_signal_and_a_signals_own_is_taken_as_it_is() {
+async fn the_general_endpoint_gets_a_path_for_each_signal_and_a_signal_endpoint_is_used_unchanged()
+{
     let (collector, _) = collected(|endpoint| {
         let own = format!("{endpoint}/m");
         [
@@ -43,7 +44,7 @@ async fn the_general_endpoint_gets_a_path_for_each_signal_and_a_signals_own_is_t
 }
 
 #[tokio::test]
-async fn the_exporters_can_be_turned_off_one_by_one() {
+async fn each_exporter_can_be_turned_off() {
     let (collector, _) = collected_with("OTEL_TRACES_EXPORTER", "none").await;
     assert_eq!(collector.paths(), ["/v1/metrics"]);
     let (collector, log) = collected_with("OTEL_METRICS_EXPORTER", "prometheus").await;
@@ -52,7 +53,7 @@ async fn the_exporters_can_be_turned_off_one_by_one() {
 }
 
 #[test]
-fn an_endpoint_that_cannot_be_used_is_named_with_its_variable() {
+fn an_invalid_endpoint_is_an_error_that_names_the_variable() {
     let variable = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
     for endpoint in ["collector:4318", "https://collector", "http://[", "/v1"] {
         let variables = [(variable, endpoint)];
@@ -66,7 +67,7 @@ fn an_endpoint_that_cannot_be_used_is_named_with_its_variable() {
 }
 
 #[tokio::test]
-async fn an_endpoint_of_blanks_counts_as_not_set() {
+async fn a_blank_endpoint_counts_as_not_set() {
     let (collector, log) = collected(|_| [(ENDPOINT, " ".to_owned())]).await;
     assert!(
         collector.paths().is_empty() && !log.contains("OTEL"),
@@ -74,7 +75,7 @@ async fn an_endpoint_of_blanks_counts_as_not_set() {
     );
 }
 
-/// The trace of the client is sampled, so that all but `always_off` and ratio 0 keep it.
+/// The client's trace is sampled, so all samplers except `always_off` and ratio 0 keep it.
 #[tokio::test]
 async fn the_sampler_follows_its_variables() {
     for (sampler, kept) in [
@@ -105,8 +106,8 @@ async fn the_sampler_follows_its_variables() {
 }
 
 #[tokio::test]
-async fn trace_context_is_told_to_backends_unless_other_propagators_are_named() {
-    let told = async |list: &str| {
+async fn trace_context_is_sent_to_backends_unless_other_propagators_are_set() {
+    let is_context_sent = async |list: &str| {
         let (_, endpoint) = Collector::start().await;
         let log = Log::default();
         let variables = [
@@ -116,23 +117,23 @@ async fn trace_context_is_told_to_backends_unless_other_propagators_are_named() 
         ];
         let gateway = Gateway::start(&TelemetryConfig::default(), &variables, &log);
         let clients = crate::gateway::chat().headers()["traceparent"].clone();
-        let (say, told) = std::sync::mpsc::channel();
+        let (sender, receiver) = std::sync::mpsc::channel();
         let answer = gateway.send(1, move |headers| {
-            let _ = say.send(headers["traceparent"] != clients);
+            let _ = sender.send(headers["traceparent"] != clients);
             two_lines()
         });
         answer.await.unwrap().collect().await.unwrap();
         gateway.stop().await;
-        (told.recv().unwrap(), log.text())
+        (receiver.recv().unwrap(), log.text())
     };
-    assert!(told("tracecontext,baggage").await.0);
-    assert!(!told("none").await.0);
-    let (is_told, log) = told("b3,tracecontext").await;
-    assert!(is_told && log.contains("b3"), "{log}");
+    assert!(is_context_sent("tracecontext,baggage").await.0);
+    assert!(!is_context_sent("none").await.0);
+    let (is_sent, log) = is_context_sent("b3,tracecontext").await;
+    assert!(is_sent && log.contains("b3"), "{log}");
 }
 
 #[tokio::test]
-async fn grpc_is_said_to_be_out_of_reach() {
+async fn grpc_is_reported_as_unsupported() {
     let (_, log) = collected_with("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc").await;
     assert!(log.contains("http/protobuf"), "{log}");
 }

@@ -1,7 +1,7 @@
-//! The simulated backends: they answer like an Ollama and compute nothing.
+//! The simulated backends: they answer like Ollama and compute nothing.
 //!
-//! They run in the thread of the load generator, so that both read one clock: each line of a
-//! paced stream carries the time at which it was written.
+//! They run in the thread of the load generator, so both use the same clock: each line of a paced
+//! stream contains its write time.
 
 use std::{
     io::Write as _,
@@ -19,19 +19,19 @@ use crate::{
     Error,
     http1::{Decoder, request_head},
     pacer::Pacer,
-    shapes::{Answer, asked},
+    shapes::{Answer, requested_shape},
 };
 
-/// Before the time in a line; nothing else in an answer has this byte.
+/// The byte before the time in a line. It occurs nowhere else in an answer.
 pub(crate) const STAMP: u8 = b'@';
-/// Digits of the time, in nanoseconds since the epoch of the run.
+/// The digits of the time, in nanoseconds since the start of the run.
 pub(crate) const STAMP_DIGITS: usize = 15;
 
 const FINAL: &str = r#"{"model":"bench","created_at":"2026-01-01T00:00:00.000000000Z","response":"","done":true,"done_reason":"stop","total_duration":5000000,"load_duration":1000000,"prompt_eval_count":8,"prompt_eval_duration":1000000,"eval_count":20,"eval_duration":3000000}"#;
 const UNARY: &str = r#"{"model":"bench","created_at":"2026-01-01T00:00:00.000000000Z","response":"four small words here","done":true,"done_reason":"stop","total_duration":5000000,"load_duration":1000000,"prompt_eval_count":8,"prompt_eval_duration":1000000,"eval_count":20,"eval_duration":3000000}"#;
 const CHAT: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","created":1767225600,"model":"bench","system_fingerprint":"fp_ollama","choices":[{"index":0,"message":{"role":"assistant","content":"four small words here"},"finish_reason":"stop"}],"usage":{"prompt_tokens":8,"completion_tokens":20,"total_tokens":28}}"#;
 
-/// The answers, made once.
+/// The answers, built once.
 struct Answers {
     epoch: Instant,
     pacer: Arc<Pacer>,
@@ -39,12 +39,12 @@ struct Answers {
     embeddings: Vec<u8>,
 }
 
-/// Serves a backend on a port that the system chooses; it ends with the runtime.
+/// Starts a backend on a port that the system chooses; it ends with the runtime.
 pub(crate) async fn start(epoch: Instant) -> Result<SocketAddr, Error> {
     start_with(epoch, &[]).await
 }
 
-/// A backend that has more models than the one that is asked for.
+/// Starts a backend with additional models.
 pub(crate) async fn start_with(epoch: Instant, models: &[String]) -> Result<SocketAddr, Error> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -56,7 +56,7 @@ pub(crate) async fn start_with(epoch: Instant, models: &[String]) -> Result<Sock
     }));
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            // A proxy that goes away takes its connections with it: no error of the run.
+            // A proxy that ends closes its connections: this is not an error of the run.
             tokio::spawn(async move { serve(stream, answers).await.ok() });
         }
     });
@@ -83,7 +83,7 @@ async fn serve(mut stream: TcpStream, answers: &Answers) -> Result<(), Error> {
         };
         body.clear();
         let mut decoder = Decoder::new(head.framing);
-        // The prompt begins with the shape; what follows is read and forgotten.
+        // The prompt begins with the shape; the rest is read and ignored.
         let mut keep = |data: &[u8]| {
             let room = 4096 - body.len();
             body.extend_from_slice(&data[..data.len().min(room)]);
@@ -124,8 +124,8 @@ async fn answer(
         return Ok(stream.write_all(&whole(body.as_bytes())).await?);
     }
     let openai = path.starts_with("/v1/");
-    let Some((shape, lines)) = asked(body) else {
-        // A gateway's own question about a model.
+    let Some((shape, lines)) = requested_shape(body) else {
+        // A model request of the gateway itself.
         return Ok(stream.write_all(&whole(b"{}")).await?);
     };
     match shape.answer {
@@ -167,7 +167,7 @@ async fn paced(
     Ok(stream.write_all(&bytes).await?)
 }
 
-/// Nanoseconds since the epoch of the run.
+/// Nanoseconds since the start of the run.
 pub(crate) fn stamp(epoch: Instant) -> u64 {
     u64::try_from(epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
@@ -196,7 +196,7 @@ fn whole(body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A line of a stream, in a chunk of its own as Ollama sends it.
+/// A line of a stream, in its own chunk, as Ollama sends it.
 fn line(bytes: &mut Vec<u8>, openai: bool, stamp: u64) {
     let (before, after) = if openai {
         (

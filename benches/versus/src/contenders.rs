@@ -1,4 +1,4 @@
-//! The proxies that are compared: where they are found, how they are set up and started.
+//! The compared proxies: how to find, configure and start them.
 
 use std::{
     env, fs,
@@ -9,34 +9,35 @@ use std::{
 
 use crate::{
     Args, Error,
-    cores::LossMeter,
+    cores::LostTimeMeter,
     cpu::{self, Priority, Processes},
     running::Running,
     shapes::Dialect,
 };
 
-/// Without it LiteLLM asks a server on the internet for prices as it starts.
+/// Without this, LiteLLM fetches prices from the internet at its start.
 const LITELLM_OFFLINE: &str = "LITELLM_LOCAL_MODEL_COST_MAP";
 
-/// What a contender is.
+/// The kind of a contender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Direct,
     Nginx(RequestBuffering),
     Haproxy,
-    /// With the value of `LLAMATOWER_LOG`.
+    /// The value of `LLAMATOWER_LOG`.
     Llamatower(&'static str),
     PlainHyper,
     Litellm,
     Portkey,
 }
 
-/// What nginx does with the body of a request.
+/// How nginx handles the body of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RequestBuffering {
-    /// It passes the body on as it comes.
+    /// It forwards the body as it arrives.
     Off,
-    /// It reads the whole body first, and keeps up to 1 MiB of it in memory; more goes to a file.
+    /// It reads the whole body first, and keeps up to 1 MiB in memory; a larger body goes to a
+    /// file.
     OneMebibyte,
 }
 
@@ -60,10 +61,10 @@ pub(crate) struct Contender {
     priority: Priority,
 }
 
-/// Those that are here, and sentences about what is not.
+/// The installed contenders, and sentences about the missing ones.
 pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> {
     let (mut found, mut notes) = (Vec::new(), Vec::new());
-    let runs_first = cpu::may_run_first(args.proxy_core);
+    let runs_first = cpu::can_run_first(args.proxy_core);
     let mut add = |name, kind, program: Option<PathBuf>| {
         if !args.wants(name) {
             return;
@@ -74,8 +75,8 @@ pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> 
         };
         let version = match kind {
             Kind::Direct | Kind::PlainHyper => "of this build".to_owned(),
-            Kind::Nginx(_) | Kind::Haproxy => says(&program, "-v"),
-            Kind::Llamatower(_) | Kind::Litellm => says(&program, "--version"),
+            Kind::Nginx(_) | Kind::Haproxy => version_of(&program, "-v"),
+            Kind::Llamatower(_) | Kind::Litellm => version_of(&program, "--version"),
             Kind::Portkey => portkey_version(&program),
         };
         found.push(Contender {
@@ -84,7 +85,7 @@ pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> 
             kind,
             program,
             core: args.proxy_core,
-            // Threads of one program that wait for each other come to nothing with it.
+            // With that priority, threads of one program that wait for each other make no progress.
             priority: if runs_first && !matches!(kind, Kind::Litellm | Kind::Portkey) {
                 Priority::First
             } else {
@@ -127,15 +128,15 @@ pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> 
     add("Portkey", Kind::Portkey, args.portkey.clone());
     if !runs_first {
         notes.push(
-            "Proxies were not allowed to run before the other work of their core (`chrt --fifo`), \
-             so the pauses that it and the hypervisor make are in their latencies."
+            "Proxies were not allowed to run before other processes on their core (`chrt --fifo`), \
+             so pauses by other processes and the hypervisor are part of their latencies."
                 .to_owned(),
         );
     }
     Ok((found, notes))
 }
 
-/// The file of a program, also where Debian keeps servers.
+/// The path of a program, also in Debian's directories for servers.
 fn on_path(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
@@ -144,8 +145,8 @@ fn on_path(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// What a program answers to a question about its version.
-fn says(program: &Path, question: &str) -> String {
+/// The version that a program prints.
+fn version_of(program: &Path, question: &str) -> String {
     let mut command = Command::new(program);
     command.arg(question).env(LITELLM_OFFLINE, "True");
     let output = command.output();
@@ -155,7 +156,7 @@ fn says(program: &Path, question: &str) -> String {
     version_in(&String::from_utf8_lossy(&text))
 }
 
-/// The first word with a digit and a dot in it.
+/// The first word with a digit and a dot.
 fn version_in(text: &str) -> String {
     let mut words = text
         .split_whitespace()
@@ -182,7 +183,7 @@ fn portkey_version(server: &Path) -> String {
     format!(
         "{}, node {}",
         version.unwrap_or("unknown"),
-        says(Path::new("node"), "--version")
+        version_of(Path::new("node"), "--version")
     )
 }
 
@@ -200,20 +201,20 @@ impl Contender {
         }
     }
 
-    /// Tells what the cores lose from now on while it runs as these processes.
+    /// Starts to measure the lost time of the cores while the contender runs as these processes.
     pub(crate) async fn loss_meter(
         &self,
         processes: Option<&Processes>,
-    ) -> Result<LossMeter, Error> {
+    ) -> Result<LostTimeMeter, Error> {
         match processes {
             Some(processes) if self.priority == Priority::First => {
-                LossMeter::of_both(self.core, processes.clone()).await
+                LostTimeMeter::both_cores(self.core, processes.clone()).await
             }
-            _ => Ok(LossMeter::of_own()),
+            _ => Ok(LostTimeMeter::own_core()),
         }
     }
 
-    /// The dialect it understands.
+    /// Its API dialect.
     pub(crate) fn dialect(&self) -> Dialect {
         match self.kind {
             Kind::Litellm | Kind::Portkey => Dialect::OpenAi,
@@ -221,7 +222,7 @@ impl Contender {
         }
     }
 
-    /// Headers without which it passes nothing on.
+    /// The headers that it needs to forward a request.
     pub(crate) fn headers(&self, backends: &[SocketAddr]) -> String {
         match self.kind {
             Kind::Litellm => "Authorization: Bearer sk-versus\r\n".to_owned(),
@@ -234,7 +235,7 @@ impl Contender {
         }
     }
 
-    /// By how much less it is asked to do, since it would take hours otherwise.
+    /// The factor by which its load is reduced, because it would take hours otherwise.
     pub(crate) fn slower(&self) -> usize {
         match self.kind {
             Kind::Litellm => 40,
@@ -252,7 +253,7 @@ impl Contender {
         if self.kind == Kind::Direct {
             return Ok(Running::nothing(backends));
         }
-        // Another process may have taken the port meanwhile.
+        // Another process may have taken the port in the meantime.
         let mut tries_left = 2;
         loop {
             let mut running = self.spawn(backends)?;
@@ -260,8 +261,10 @@ impl Contender {
                 Ok(()) => return Ok(running),
                 Err(_) if running.has_ended()? && tries_left > 0 => tries_left -= 1,
                 Err(error) => {
-                    let said = running.said();
-                    return Err(format!("{} does not answer: {error}\n{said}", self.name).into());
+                    let stderr_tail = running.stderr_tail();
+                    return Err(
+                        format!("{} does not answer: {error}\n{stderr_tail}", self.name).into(),
+                    );
                 }
             }
         }
@@ -329,7 +332,7 @@ impl Contender {
                 fs::write(&file, litellm(backends))?;
                 command.arg(&self.program).arg("--config").arg(file);
                 command.args(["--host", "127.0.0.1", "--num_workers", "1", "--port", &port]);
-                // Without keys, as the others are.
+                // Without API keys, like the other contenders.
                 command.env(
                     "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY",
                     "true",
@@ -350,7 +353,7 @@ impl Contender {
     }
 }
 
-/// A loopback address that nothing listens on.
+/// A free loopback address.
 fn free_address() -> Result<SocketAddr, Error> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
@@ -367,7 +370,7 @@ fn nginx(
         .map(|at| format!("    server {at};\n"))
         .collect();
     let dir = dir.display();
-    // The worker would be `nobody` otherwise, who cannot read the directory.
+    // Otherwise the worker runs as the user `nobody`, which cannot read the directory.
     let user = if rustix::process::geteuid().is_root() {
         "user root;\n"
     } else {
@@ -455,7 +458,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_is_found_among_words() {
+    fn a_version_is_found_in_a_text() {
         assert_eq!(version_in("nginx version: nginx/1.22.1\n"), "1.22.1");
         let haproxy = "HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/";
         assert_eq!(version_in(haproxy), "2.6.12-1+deb12u4");

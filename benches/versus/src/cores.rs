@@ -1,10 +1,10 @@
-//! How long the two cores worked for something that is not measured.
+//! Measures the time that other work took from the two cores.
 //!
-//! The machine has other work than a comparison, and its hypervisor has other machines: both take a
-//! core away for some milliseconds now and then. What is late then is late without any fault of a
-//! proxy. On a core that never rests it shows: whatever time the measured processes have not used
-//! there, something else has. What a hypervisor took shows because Linux leaves the time that it
-//! reports as stolen out of what it charges to threads; of one that reports none it goes unseen.
+//! Other processes of the machine, and the hypervisor with its other guests, sometimes take a core
+//! for some milliseconds. A delay at that time is not the proxy's fault. On a core that is never
+//! idle, such time is visible: it is the time that the measured processes have not used. Time taken
+//! by the hypervisor is visible if Linux reports it as stolen, because Linux then does not charge
+//! it to threads; otherwise it is not visible.
 
 use std::{
     env,
@@ -23,10 +23,10 @@ use crate::{
     cpu::{self, CpuTimes, Priority, Processes},
 };
 
-/// CPU time after which a filler has found its core and does nothing but fill it.
-const SETTLED: Duration = Duration::from_millis(10);
+/// The CPU time after which a filler runs on its core and has finished its start.
+const FILLER_START_TIME: Duration = Duration::from_millis(10);
 
-/// A process that runs on a core whenever nothing else wants to, so that the core never rests.
+/// A process that runs on a core whenever no other process does, so that the core is never idle.
 #[derive(Debug)]
 struct Filler(Child);
 
@@ -37,7 +37,7 @@ impl Filler {
         command.args(["fill", &id().to_string()]);
         let filler = Self(command.stdin(Stdio::null()).spawn()?);
         let begin = Instant::now();
-        while filler.processes().cpu()?.sum() < SETTLED {
+        while filler.processes().cpu()?.sum() < FILLER_START_TIME {
             if begin.elapsed() > Duration::from_secs(5) {
                 return Err("the core of the proxy could not be filled".into());
             }
@@ -58,28 +58,28 @@ impl Drop for Filler {
     }
 }
 
-/// What a [`Filler`] does, for as long as its parent lives.
+/// The work of a [`Filler`], as long as its parent lives.
 pub(crate) fn fill(parent: u32) -> Result<(), Error> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    // It may have ended before that.
+    // The parent may have ended before.
     if getppid().map(Pid::as_raw_pid) != i32::try_from(parent).ok() {
         return Ok(());
     }
     loop {
-        // Not `spin_loop`: hypervisors take a core away from who says that it waits.
+        // Not `spin_loop`: a hypervisor takes the core from a guest that signals waiting.
         black_box(());
     }
 }
 
-/// What each core has lost since the beginning, in nanoseconds.
+/// The time that each core has lost since the start, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Lost {
+pub(crate) struct LostTime {
     pub(crate) own: i64,
     pub(crate) proxy: i64,
 }
 
-impl Lost {
-    /// The least of two readings for each core.
+impl LostTime {
+    /// The smaller of two readings for each core.
     pub(crate) fn least(self, other: Self) -> Self {
         Self {
             own: self.own.min(other.own),
@@ -87,22 +87,22 @@ impl Lost {
         }
     }
 
-    /// What the core that lost more has lost since an earlier reading.
+    /// The lost time since an earlier reading, of the core that lost more.
     pub(crate) fn since(self, before: Self) -> Duration {
         let lost = (self.own - before.own).max(self.proxy - before.proxy);
         Duration::from_nanos(lost.try_into().unwrap_or(0))
     }
 }
 
-/// Tells what the cores have lost.
+/// Measures the time that the cores have lost.
 #[derive(Debug)]
-pub(crate) struct LossMeter {
+pub(crate) struct LostTimeMeter {
     begin: Instant,
     own: Duration,
     filled: Option<Filled>,
 }
 
-/// A proxy and what fills the rest of its core.
+/// A proxy, and the filler of its core.
 #[derive(Debug)]
 struct Filled {
     processes: Processes,
@@ -110,9 +110,9 @@ struct Filled {
     _filler: Filler,
 }
 
-impl LossMeter {
-    /// Of the core of this process, which has to keep it busy by itself.
-    pub(crate) fn of_own() -> Self {
+impl LostTimeMeter {
+    /// Measures the core of this process, which must keep the core busy itself.
+    pub(crate) fn own_core() -> Self {
         Self {
             begin: Instant::now(),
             own: own_cpu(),
@@ -120,11 +120,12 @@ impl LossMeter {
         }
     }
 
-    /// Also of the core of a proxy that runs before all others, which is filled meanwhile.
-    pub(crate) async fn of_both(core: usize, proxy: Processes) -> Result<Self, Error> {
+    /// Also measures the core of a proxy that runs before all other processes, and starts its
+    /// filler.
+    pub(crate) async fn both_cores(core: usize, proxy: Processes) -> Result<Self, Error> {
         let filler = Filler::start(core).await?;
         let processes = proxy.and(filler.processes());
-        let mut meter = Self::of_own();
+        let mut meter = Self::own_core();
         meter.filled = Some(Filled {
             before: processes.cpu()?,
             processes,
@@ -133,16 +134,16 @@ impl LossMeter {
         Ok(meter)
     }
 
-    /// What the kernel has charged to a thread that runs on another core lags behind by up to
-    /// [`cpu::TICK`], which then seems lost: the least of some readings is the truest.
-    pub(crate) fn read(&self) -> Lost {
+    /// The kernel charges a thread on another core up to [`cpu::TICK`] late, and this time then
+    /// looks lost. So the smallest of several readings is the best one.
+    pub(crate) fn read(&self) -> LostTime {
         let lost = |worked: Duration| nanoseconds(self.begin.elapsed()) - nanoseconds(worked);
         let proxy = self.filled.as_ref().map_or(0, |filled| {
             let now = filled.processes.cpu();
-            // Of a proxy that has ended nothing is known.
+            // The time of a proxy that has ended is not known.
             lost(now.map_or(Duration::ZERO, |now| now.since(&filled.before)))
         });
-        Lost {
+        LostTime {
             own: lost(own_cpu().saturating_sub(self.own)),
             proxy,
         }
@@ -163,16 +164,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_core_that_lost_more_tells() {
-        let (before, after) = (Lost { own: 5, proxy: 0 }, Lost { own: 7, proxy: 9 });
+    fn the_core_that_lost_more_counts() {
+        let (before, after) = (LostTime { own: 5, proxy: 0 }, LostTime { own: 7, proxy: 9 });
         assert_eq!(after.since(before), Duration::from_nanos(9));
         assert_eq!(before.since(after), Duration::ZERO);
         assert_eq!(after.least(before), before);
     }
 
     #[test]
-    fn whose_parent_has_ended_does_not_run() -> Result<(), Error> {
-        // Nobody's child is its own.
+    fn a_filler_without_its_parent_ends() -> Result<(), Error> {
+        // This process is not its own child.
         fill(id())
     }
 }

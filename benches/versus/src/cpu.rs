@@ -1,4 +1,4 @@
-//! What a group of processes has used: CPU time of all its threads, and memory.
+//! The resources of a group of processes: CPU time of all threads, and memory.
 
 use std::{
     collections::BTreeMap,
@@ -10,12 +10,12 @@ use std::{
 
 use crate::Error;
 
-/// The processes of a proxy: the one that was started leads a process group of its own.
+/// The processes of a proxy, which runs in its own process group.
 #[derive(Clone, Debug)]
 pub(crate) struct Processes(Vec<u32>);
 
 impl Processes {
-    /// Those of the group now.
+    /// The current processes of a group.
     pub(crate) fn of_group(group: u32) -> Result<Self, Error> {
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc")? {
@@ -23,7 +23,7 @@ impl Processes {
             let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
                 continue;
             };
-            // A process that ended meanwhile has no file any more.
+            // A process that has ended has no file.
             let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
                 continue;
             };
@@ -37,7 +37,7 @@ impl Processes {
         Ok(Self(found))
     }
 
-    /// A single one.
+    /// A single process.
     pub(crate) fn one(pid: u32) -> Self {
         Self(vec![pid])
     }
@@ -47,19 +47,19 @@ impl Processes {
         Self::one(std::process::id())
     }
 
-    /// These and others.
+    /// These and other processes.
     pub(crate) fn and(mut self, others: Self) -> Self {
         self.0.extend(others.0);
         self
     }
 
-    /// The CPU time of each thread there is.
+    /// The CPU time of each living thread.
     pub(crate) fn cpu(&self) -> Result<CpuTimes, Error> {
         let mut times = BTreeMap::new();
         for pid in &self.0 {
             for task in fs::read_dir(format!("/proc/{pid}/task"))? {
                 let path = task?.path();
-                // A thread that ended meanwhile has no file any more.
+                // A thread that has ended has no file.
                 let Ok(text) = fs::read_to_string(path.join("schedstat")) else {
                     continue;
                 };
@@ -85,7 +85,7 @@ impl Processes {
     }
 }
 
-/// CPU time by thread, from when each began.
+/// CPU time by thread, since the start of the thread.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CpuTimes(BTreeMap<PathBuf, Duration>);
 
@@ -94,7 +94,8 @@ impl CpuTimes {
         self.0.values().sum()
     }
 
-    /// What the threads there are have used since; of one that ended meanwhile it is not known.
+    /// The time that the living threads have used since. The time of threads that have ended is not
+    /// known.
     pub(crate) fn since(&self, before: &Self) -> Duration {
         let used = self.0.iter().map(|(thread, now)| {
             let before = before.0.get(thread).copied().unwrap_or_default();
@@ -106,17 +107,17 @@ impl CpuTimes {
 
 /// The process group in the text of `/proc/PID/stat`.
 fn group_of(stat: &str) -> Option<u32> {
-    // The name of the program stands in brackets and may hold anything.
+    // The program name is in brackets and may contain any character.
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_whitespace().nth(2)?.parse().ok()
 }
 
-/// The time that a core has not been idle, whoever used it.
+/// The time that a core was not idle, for any process.
 pub(crate) fn core_used(core: usize) -> Result<Duration, Error> {
     Ok(used_in(&fs::read_to_string("/proc/stat")?, core).ok_or("no such core")?)
 }
 
-/// That time in the text of `/proc/stat`.
+/// The used time in the text of `/proc/stat`.
 fn used_in(stat: &str, core: usize) -> Option<Duration> {
     let name = format!("cpu{core} ");
     let line = stat.lines().find_map(|line| line.strip_prefix(&name))?;
@@ -124,12 +125,12 @@ fn used_in(stat: &str, core: usize) -> Option<Duration> {
         .split_whitespace()
         .map_while(|word| word.parse().ok())
         .collect();
-    // user, nice, system, idle, waiting for a disk, interrupts of two kinds, stolen
+    // user, nice, system, idle, iowait, irq, softirq, steal
     let used = [0, 1, 2, 5, 6, 7]
         .iter()
         .map(|&nth| ticks.get(nth))
         .sum::<Option<u64>>()?;
-    // Linux counts them in hundredths of a second.
+    // Linux counts in hundredths of a second.
     Some(Duration::from_millis(used * 10))
 }
 
@@ -141,25 +142,25 @@ fn resident_in(status: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// When a process runs, if others want its core too.
+/// The scheduling priority of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Priority {
-    /// Before all others and most of the kernel's threads, which never interrupt it.
+    /// Before all other processes and most kernel threads, which never interrupt it.
     First,
     Usual,
-    /// If nothing else would.
+    /// Only if no other process runs.
     Last,
 }
 
-/// The longest that may pass until the kernel charges to a thread what it has used, on a kernel of
-/// 250 ticks a second; a thread that gives up its core is charged at once.
+/// The longest delay until the kernel charges used time to a thread, on a kernel with 250 ticks per
+/// second. A thread that releases its core is charged at once.
 pub(crate) const TICK: Duration = Duration::from_millis(4);
 
-/// A command whose program, its first argument, is bound to a core.
+/// A command whose program, the first argument, is bound to a core.
 pub(crate) fn command_on(core: usize, priority: Priority) -> Command {
     let mut command = Command::new("taskset");
     command.args(["-c", &core.to_string()]);
-    // Only there, so that it need not wait for another core to let it go.
+    // Run on that core only, so that it does not wait for another core.
     match priority {
         Priority::First => command.args(["chrt", "--fifo", "1"]),
         Priority::Usual => &mut command,
@@ -168,14 +169,14 @@ pub(crate) fn command_on(core: usize, priority: Priority) -> Command {
     command
 }
 
-/// Whether this process may give the first priority.
-pub(crate) fn may_run_first(core: usize) -> bool {
+/// Whether this process may set the highest priority.
+pub(crate) fn can_run_first(core: usize) -> bool {
     let mut command = command_on(core, Priority::First);
     command.arg("true").stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
 
-/// The machine, in words.
+/// A description of the machine.
 pub(crate) fn machine() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info
@@ -198,13 +199,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_group_is_found_behind_any_name() {
+    fn the_group_is_found_after_any_program_name() {
         assert_eq!(group_of("12 (a) b) S 1 77 77 0"), Some(77));
         assert_eq!(group_of(""), None);
     }
 
     #[test]
-    fn threads_that_end_meanwhile_are_left_out() -> Result<(), Error> {
+    fn threads_that_have_ended_are_left_out() -> Result<(), Error> {
         let (stop, is_stopped) = mpsc::channel::<()>();
         thread::scope(|scope| {
             scope.spawn(move || {
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_has_ended_takes_nothing_back() {
+    fn a_thread_that_has_ended_does_not_reduce_the_sum() {
         let of = |thread: &str, seconds| (PathBuf::from(thread), Duration::from_secs(seconds));
         let before = CpuTimes([of("1", 5), of("2", 90)].into());
         let after = CpuTimes([of("1", 7), of("3", 1)].into());
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_core_that_waits_is_not_used() {
+    fn iowait_is_not_used_time() {
         let stat = "cpu  9 9 9 9\ncpu1 1 2 3 400 500 6 7 8 0 0\nintr 1\n";
         assert_eq!(used_in(stat, 1), Some(Duration::from_millis(270)));
         assert_eq!(used_in(stat, 2), None);

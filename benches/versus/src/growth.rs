@@ -1,4 +1,5 @@
-//! What a request costs the gateway beside more and more of what it has nothing to do with.
+//! The cost of a request with growing numbers of models, backends and connections that it does not
+//! use.
 
 use std::{
     fmt::Write as _,
@@ -15,58 +16,54 @@ use crate::{
     shapes::{Dialect, Load, SHAPES},
 };
 
-struct Circumstance {
+struct Scenario {
     title: &'static str,
     backends: usize,
-    /// Models of each backend, beside the one that all have and that is asked for.
+    /// The models of each backend, besides the requested one.
     models: usize,
-    /// Clients that are connected and ask for nothing.
+    /// The number of connected clients without a request.
     idle: usize,
 }
 
-const CIRCUMSTANCES: [Circumstance; 3] = [
-    Circumstance {
+const SCENARIOS: [Scenario; 3] = [
+    Scenario {
         title: "2 backends, 1 model, no idle connections",
         backends: 2,
         models: 0,
         idle: 0,
     },
-    Circumstance {
+    Scenario {
         title: "100 backends, 1,001 models",
         backends: 100,
         models: 10,
         idle: 0,
     },
-    Circumstance {
-        title: "10,000 connections that say nothing",
+    Scenario {
+        title: "10,000 idle connections",
         backends: 2,
         models: 0,
         idle: 10_000,
     },
 ];
 
-/// A table of what a small request costs under each circumstance, in rounds that alternate.
+/// A table of the cost of a small request in each scenario, in alternating rounds.
 pub(crate) async fn measure(
     args: &Args,
     epoch: Instant,
     gateway: &Contender,
 ) -> Result<String, Error> {
-    let mut costs: [Vec<f64>; CIRCUMSTANCES.len()] = Default::default();
+    let mut costs: [Vec<f64>; SCENARIOS.len()] = Default::default();
     for round in 0..args.rounds() {
-        for turn in 0..CIRCUMSTANCES.len() {
-            let nth = (turn + round) % CIRCUMSTANCES.len();
-            let cost = CIRCUMSTANCES[nth].cost(args, epoch, gateway).await?;
-            eprintln!(
-                "round {} {}: {cost:.2} us",
-                round + 1,
-                CIRCUMSTANCES[nth].title
-            );
+        for turn in 0..SCENARIOS.len() {
+            let nth = (turn + round) % SCENARIOS.len();
+            let cost = SCENARIOS[nth].cost(args, epoch, gateway).await?;
+            eprintln!("round {} {}: {cost:.2} us", round + 1, SCENARIOS[nth].title);
             costs[nth].push(cost);
         }
     }
     let mut table = "| | CPU for a request, µs | of the first |\n|---|---:|---:|\n".to_owned();
     let firsts = costs[0].clone();
-    for (circumstance, costs) in CIRCUMSTANCES.iter().zip(&mut costs) {
+    for (scenario, costs) in SCENARIOS.iter().zip(&mut costs) {
         let mut ratios: Vec<_> = costs
             .iter()
             .zip(&firsts)
@@ -74,7 +71,7 @@ pub(crate) async fn measure(
             .collect();
         let (cost, ratio) = (median(costs), median(&mut ratios));
         // Writing to a `String` cannot fail.
-        writeln!(table, "| {} | {cost:.1} | {ratio:.2} |", circumstance.title).ok();
+        writeln!(table, "| {} | {cost:.1} | {ratio:.2} |", scenario.title).ok();
     }
     Ok(table)
 }
@@ -84,7 +81,7 @@ fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
-impl Circumstance {
+impl Scenario {
     async fn cost(&self, args: &Args, epoch: Instant, gateway: &Contender) -> Result<f64, Error> {
         let mut backends = Vec::new();
         for nth in 0..self.backends {
@@ -113,7 +110,7 @@ impl Circumstance {
             ..
         } = shape.load
         else {
-            return Err("the first shape is no closed loop".into());
+            return Err("the first shape is not a closed loop".into());
         };
         let total = (requests as f64 * args.seconds()) as usize;
         load::closed(&target, connections, total / 10, false).await?;

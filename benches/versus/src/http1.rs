@@ -1,31 +1,31 @@
-//! As much of HTTP/1.1 as the load generator and the backends need, at little cost.
+//! The part of HTTP/1.1 that the load generator and the backends need, at low cost.
 
 use crate::Error;
 
-/// How the body of a message ends.
+/// How the end of a message body is marked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
     Length(u64),
     Chunked,
-    /// With the connection.
+    /// The end of the connection.
     Close,
 }
 
 /// The head of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
-    /// Bytes of it, the empty line included.
+    /// The length of the head in bytes, with the empty line.
     pub(crate) len: usize,
     pub(crate) framing: Framing,
-    /// Of a response.
+    /// The status of a response.
     pub(crate) status: u16,
-    /// Of a request: whether it is a `POST`, and its path.
+    /// Whether a request is a `POST`, and its path.
     pub(crate) post: bool,
     pub(crate) path: String,
     pub(crate) close: bool,
 }
 
-/// The head at the start of `bytes` once it is whole.
+/// The response head at the start of `bytes`, if it is complete.
 pub(crate) fn response_head(bytes: &[u8]) -> Result<Option<Head>, Error> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut response = httparse::Response::new(&mut headers);
@@ -43,7 +43,7 @@ pub(crate) fn response_head(bytes: &[u8]) -> Result<Option<Head>, Error> {
     }))
 }
 
-/// The head at the start of `bytes` once it is whole.
+/// The request head at the start of `bytes`, if it is complete.
 pub(crate) fn request_head(bytes: &[u8]) -> Result<Option<Head>, Error> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut request = httparse::Request::new(&mut headers);
@@ -75,17 +75,17 @@ fn framing(headers: &[httparse::Header<'_>], otherwise: Framing) -> Result<(Fram
     Ok((framing, close))
 }
 
-/// Takes a body apart as its bytes come.
+/// Decodes a body as its bytes arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decoder {
     Length(u64),
     UntilClose,
-    /// In the line with a chunk's size; the size so far, and whether it is read to its end.
+    /// In the line with a chunk's size: the size so far, and whether the size has ended.
     Size(u64, bool),
     Data(u64),
-    /// Behind a chunk, before the end of its line.
+    /// After a chunk, before the end of its line.
     AfterData,
-    /// In the trailer; bytes of the line so far.
+    /// In the trailer: the number of bytes of the current line.
     Trailer(usize),
     Done,
 }
@@ -104,7 +104,8 @@ impl Decoder {
         self == Self::Done
     }
 
-    /// Hands the data in `bytes` to `sink`; how many bytes of the input belong to this body.
+    /// Passes the data in `bytes` to `sink`. Returns the number of input bytes that belong to this
+    /// body.
     pub(crate) fn feed(
         &mut self,
         bytes: &[u8],
@@ -137,8 +138,9 @@ impl Decoder {
                         b'\r' | b';' => Self::Size(size, true),
                         _ if named => Self::Size(size, true),
                         digit => {
-                            let digit =
-                                char::from(digit).to_digit(16).ok_or("no size of a chunk")?;
+                            let digit = char::from(digit)
+                                .to_digit(16)
+                                .ok_or("an invalid chunk size")?;
                             Self::Size(size * 16 + u64::from(digit), false)
                         }
                     };
@@ -192,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunked_body_is_read_however_it_is_cut() {
+    fn a_chunked_body_is_decoded_with_any_split() {
         let body = b"5\r\nhello\r\nA;x=1\r\n 0123456\n8\r\n0\r\n\r\nnext";
         for step in 1..body.len() {
             let (data, decoder) = decode(Framing::Chunked, body, step);
@@ -209,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn heads_say_how_the_body_ends() {
+    fn heads_give_the_framing_of_the_body() {
         let head = response_head(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5");
         let head = head.expect("well formed").expect("whole");
         assert_eq!(

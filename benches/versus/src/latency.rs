@@ -1,56 +1,56 @@
-//! How long something took, seen while nothing else took the cores.
+//! Latencies, measured while no other process took the cores.
 //!
-//! Slices of time in which it did are left out; a proxy's own pauses stay in.
+//! Time slices with other work are excluded. Pauses of the proxy itself are included.
 
 use std::time::{Duration, Instant};
 
 use crate::{
-    cores::{LossMeter, Lost},
+    cores::{LostTime, LostTimeMeter},
     cpu::TICK,
     report::percentile,
 };
 
-/// Length of a slice.
+/// The length of a slice.
 const SLICE: Duration = Duration::from_millis(50);
 
-/// A slice is quiet in which a core has lost no more.
-const QUIET: Duration = Duration::from_micros(100);
+/// The lost time up to which a slice is quiet.
+const MAX_LOST_IN_QUIET_SLICE: Duration = Duration::from_micros(100);
 
-/// The least share of the times on which a distribution of quiet ones can rest.
-const ENOUGH: f64 = 0.1;
+/// The smallest share of quiet times that is enough for a distribution.
+const MIN_QUIET_SHARE: f64 = 0.1;
 
-/// A distribution, in microseconds.
+/// A latency distribution, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Latency {
     pub(crate) median: f64,
     pub(crate) p99: f64,
-    /// The share of the times that were taken, from 0 to 1; of none, if too few came while all was
-    /// quiet, and all were taken.
+    /// The share of the times that were counted, from 0 to 1. `None` if too few times were quiet;
+    /// then all times were counted.
     pub(crate) quiet: Option<f64>,
 }
 
-/// Takes times in nanoseconds as they come.
+/// Collects times in nanoseconds.
 #[derive(Debug)]
 pub(crate) struct Recorder {
-    meter: LossMeter,
+    meter: LostTimeMeter,
     end: Instant,
-    /// What the cores had lost when the first slice began.
-    lost: Lost,
+    /// The lost time of the cores at the start of the first slice.
+    lost: LostTime,
     slices: Vec<Slice>,
     open: Vec<u64>,
-    /// When to ask again what had been lost at the last end of a slice, and until when.
+    /// The next time, and the last time, to read the lost time at the end of the last slice again.
     again: Option<(Instant, Instant)>,
 }
 
 #[derive(Debug)]
 struct Slice {
     times: Vec<u64>,
-    /// What the cores had lost at its end.
-    lost: Lost,
+    /// The lost time of the cores at the end of the slice.
+    lost: LostTime,
 }
 
 impl Recorder {
-    pub(crate) fn start(meter: LossMeter) -> Self {
+    pub(crate) fn start(meter: LostTimeMeter) -> Self {
         let now = Instant::now();
         Self {
             lost: meter.read(),
@@ -58,7 +58,7 @@ impl Recorder {
             end: now + SLICE,
             slices: Vec::new(),
             open: Vec::new(),
-            again: Some(repeatedly(now)),
+            again: Some(reading_times(now)),
         }
     }
 
@@ -74,7 +74,7 @@ impl Recorder {
                 None => &mut self.lost,
             };
             *last = last.least(self.meter.read());
-            self.again = (now < end).then(|| (repeatedly(now).0, end));
+            self.again = (now < end).then(|| (reading_times(now).0, end));
         }
         self.open.push(nanoseconds);
     }
@@ -82,7 +82,7 @@ impl Recorder {
     fn close(&mut self, now: Instant) {
         let lost = self.meter.read();
         let before = self.slices.last().map_or(self.lost, |slice| slice.lost);
-        self.again = (lost.since(before) > QUIET).then(|| repeatedly(now));
+        self.again = (lost.since(before) > MAX_LOST_IN_QUIET_SLICE).then(|| reading_times(now));
         self.slices.push(Slice {
             times: std::mem::take(&mut self.open),
             lost,
@@ -95,19 +95,19 @@ impl Recorder {
     }
 }
 
-/// The next moment, and the last, of those at which to ask for a while.
-fn repeatedly(now: Instant) -> (Instant, Instant) {
+/// The next and the last time of a series of readings.
+fn reading_times(now: Instant) -> (Instant, Instant) {
     (now + TICK / 4, now + TICK * 5 / 4)
 }
 
 impl Latency {
-    /// Of all times in quiet slices, or of all there are. What was late in a slice may come in the
-    /// next, so that one has to follow a quiet one.
-    fn of(mut lost: Lost, slices: &[Slice]) -> Self {
+    /// The latency of all times in quiet slices, or of all times if these are too few. A delay in
+    /// one slice can show in the next slice, so a quiet slice must follow another quiet slice.
+    fn of(mut lost: LostTime, slices: &[Slice]) -> Self {
         let mut times = Vec::new();
         let mut follows_quiet = true;
         for slice in slices {
-            let is_quiet = slice.lost.since(lost) <= QUIET;
+            let is_quiet = slice.lost.since(lost) <= MAX_LOST_IN_QUIET_SLICE;
             if follows_quiet && is_quiet {
                 times.extend(&slice.times);
             }
@@ -115,7 +115,7 @@ impl Latency {
         }
         let all = || slices.iter().flat_map(|slice| &slice.times);
         let share = times.len() as f64 / all().count().max(1) as f64;
-        let quiet = (share >= ENOUGH).then_some(share);
+        let quiet = (share >= MIN_QUIET_SHARE).then_some(share);
         if quiet.is_none() {
             times = all().copied().collect();
         }
@@ -152,9 +152,9 @@ impl std::fmt::Display for Latency {
 mod tests {
     use super::*;
 
-    /// Slices that lost so many microseconds.
+    /// Slices with this much lost time in microseconds.
     fn slices(all: &[(i64, &[u64])]) -> Vec<Slice> {
-        let mut lost = Lost::default();
+        let mut lost = LostTime::default();
         let slice = |&(more, times): &(i64, &[u64])| {
             lost.proxy += more * 1_000;
             let times = times.to_vec();
@@ -164,11 +164,11 @@ mod tests {
     }
 
     fn latency(all: &[(i64, &[u64])]) -> Latency {
-        Latency::of(Lost::default(), &slices(all))
+        Latency::of(LostTime::default(), &slices(all))
     }
 
     #[test]
-    fn what_came_while_a_core_was_taken_away_does_not_count_nor_what_that_made_late() {
+    fn times_in_and_after_a_slice_with_lost_time_do_not_count() {
         let latency = latency(&[
             (0, &[10_000, 30_000]),
             (900, &[500_000]),
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn on_a_machine_that_is_never_quiet_all_times_count() {
+    fn without_quiet_slices_all_times_count() {
         let seen = latency(&[(900, &[3_000, 1_000, 2_000]), (900, &[])]);
         assert_eq!((seen.median, seen.p99, seen.quiet), (2.0, 3.0, None));
         assert_eq!(latency(&[]), Latency::default());
@@ -195,8 +195,8 @@ mod tests {
     }
 
     #[test]
-    fn a_slice_has_its_length() {
-        let mut recorder = Recorder::start(LossMeter::of_own());
+    fn a_slice_ends_after_its_length() {
+        let mut recorder = Recorder::start(LostTimeMeter::own_core());
         let begin = recorder.end;
         recorder.push(begin - SLICE, 1);
         recorder.push(begin, 2);
@@ -212,8 +212,8 @@ mod tests {
     }
 
     #[test]
-    fn for_a_tick_it_is_asked_again_what_was_lost() {
-        let mut recorder = Recorder::start(LossMeter::of_own());
+    fn the_lost_time_is_read_again_for_one_tick() {
+        let mut recorder = Recorder::start(LostTimeMeter::own_core());
         recorder.lost.own = i64::MAX;
         let begin = recorder.end - SLICE;
         recorder.push(begin, 1);

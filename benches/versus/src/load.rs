@@ -19,29 +19,29 @@ use tokio::{
 use crate::{
     Error,
     backend::{STAMP, STAMP_DIGITS, stamp},
-    cores::LossMeter,
+    cores::LostTimeMeter,
     http1::{Decoder, response_head},
     latency::{Latency, Recorder},
 };
 
-/// Clients while latencies are taken. What a proxy has to catch up with after a moment in which the
-/// machine stood still is bounded by it; if each such request came over a new connection, the load
-/// generator would be the first that cannot keep pace.
+/// The number of connections while latencies are measured. It limits the backlog of a proxy after a
+/// pause of the machine. If each such request opened a new connection, the load generator would be
+/// the first to fall behind.
 const CONNECTIONS: usize = 64;
 
-/// What is sent, where to, and what an answer must hold to count.
+/// The request, its destination, and the condition for a valid answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
-    /// Connections are spread over these in turn.
+    /// The addresses; connections use them in turn.
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) request: Arc<[u8]>,
-    /// Lines with a time in them.
+    /// The number of lines with a time.
     pub(crate) lines: usize,
-    /// The least bytes of a body.
+    /// The minimum number of body bytes.
     pub(crate) bytes: usize,
 }
 
-/// A connection of a client.
+/// A client connection.
 struct Client {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -57,9 +57,9 @@ impl Client {
         })
     }
 
-    /// Sends the request and reads its answer; when the first byte of it came.
+    /// Sends the request and reads its answer. Returns the time of the first byte.
     ///
-    /// `on_line` is called with the time in each line that has one.
+    /// Calls `on_line` with the time in each line that has one.
     async fn exchange(
         &mut self,
         target: &Target,
@@ -70,7 +70,7 @@ impl Client {
         let mut first = None;
         let head = loop {
             if filled == self.buffer.len() {
-                return Err("the head of an answer has more than 16 kB".into());
+                return Err("the head of an answer is longer than 16 kB".into());
             }
             match self.stream.read(&mut self.buffer[filled..]).await? {
                 0 => return Err("the connection ended before an answer".into()),
@@ -109,10 +109,10 @@ impl Client {
     }
 }
 
-/// Finds the times in a body, however it is cut.
+/// Finds the times in a body with any split.
 #[derive(Default)]
 struct Stamps {
-    /// Digits that are still to come.
+    /// The number of missing digits.
     left: usize,
     value: u64,
 }
@@ -141,7 +141,7 @@ impl Stamps {
     }
 }
 
-/// Whether a first answer comes within `limit`.
+/// Whether a first answer arrives within `limit`.
 pub(crate) async fn answers(target: &Target, limit: Duration) -> Result<(), Error> {
     tokio::time::timeout(limit, async {
         Client::connect(target, 0)
@@ -153,8 +153,8 @@ pub(crate) async fn answers(target: &Target, limit: Duration) -> Result<(), Erro
     .await?
 }
 
-/// Sends `total` requests over `connections`, each of which waits for its answer; how long all
-/// took. With `churn` each request has a connection of its own.
+/// Sends `total` requests over `connections`; each connection waits for its answer. Returns the
+/// total duration. With `churn` each request opens a connection.
 pub(crate) async fn closed(
     target: &Target,
     connections: usize,
@@ -185,15 +185,15 @@ pub(crate) async fn closed(
     Ok(begin.elapsed())
 }
 
-/// Sends `rate` requests a second for a time, whether answers come or not, over connections that are
-/// open already, or with `churn` over new ones; the times from when each was due to the first byte of
-/// its answer. A request that finds all connections busy waits, and that counts.
+/// Sends `rate` requests per second for `duration`, without waiting for answers, over open
+/// connections or with `churn` over new ones. Returns the times from when each request was due to
+/// its first byte. If all connections are busy, a request waits, and the wait counts.
 pub(crate) async fn open(
     target: &Target,
     rate: f64,
     duration: Duration,
     churn: bool,
-    meter: LossMeter,
+    meter: LostTimeMeter,
 ) -> Result<Latency, Error> {
     let idle = Arc::new(Mutex::new(Vec::<Client>::new()));
     let is_free = Arc::new(Semaphore::new(CONNECTIONS));
@@ -207,7 +207,7 @@ pub(crate) async fn open(
     let mut times = Recorder::start(meter);
     for nth in 0..total {
         let due = begin + Duration::from_secs_f64(f64::from(nth) / rate);
-        // A timer has a millisecond, which is more than what is measured here.
+        // A timer has a precision of a millisecond, which is too coarse for this measurement.
         while Instant::now() < due {
             tokio::task::yield_now().await;
         }
@@ -229,7 +229,7 @@ pub(crate) async fn open(
             times.push(Instant::now(), done??);
         }
     }
-    // Its core shall not rest now either.
+    // This core must not be idle here either.
     while !tasks.is_empty() {
         tokio::task::yield_now().await;
         while let Some(done) = tasks.try_join_next() {
@@ -239,7 +239,7 @@ pub(crate) async fn open(
     Ok(times.finish())
 }
 
-/// Streams that are all open at a time.
+/// Streams that are all open at the same time.
 pub(crate) struct Streams {
     tasks: JoinSet<Result<(), Error>>,
     seen: Arc<Seen>,
@@ -248,12 +248,12 @@ pub(crate) struct Streams {
 #[derive(Default)]
 struct Seen {
     lines: AtomicUsize,
-    /// While somebody watches.
+    /// Set while delays are measured.
     delays: Mutex<Option<Recorder>>,
 }
 
 impl Streams {
-    /// Opens `count` streams evenly over a time.
+    /// Opens `count` streams, evenly distributed over a time.
     pub(crate) fn open(target: &Target, epoch: Instant, count: usize, over: Duration) -> Self {
         let seen = Arc::new(Seen::default());
         let mut tasks = JoinSet::new();
@@ -279,20 +279,20 @@ impl Streams {
         Self { tasks, seen }
     }
 
-    /// Lines that have come so far.
+    /// The number of lines so far.
     pub(crate) fn lines(&self) -> usize {
         self.seen.lines.load(Relaxed)
     }
 
-    /// Notes the delay of each line for a time.
-    pub(crate) async fn watch(&self, duration: Duration, meter: LossMeter) -> Latency {
+    /// Measures the delay of each line for a time.
+    pub(crate) async fn watch(&self, duration: Duration, meter: LostTimeMeter) -> Latency {
         *lock(&self.seen.delays) = Some(Recorder::start(meter));
         tokio::time::sleep(duration).await;
         let delays = lock(&self.seen.delays).take();
         delays.map(Recorder::finish).unwrap_or_default()
     }
 
-    /// Waits until all streams have ended as they should.
+    /// Waits until all streams have ended properly.
     pub(crate) async fn finish(mut self, limit: Duration) -> Result<(), Error> {
         tokio::time::timeout(limit, join(&mut self.tasks))
             .await
@@ -316,7 +316,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_found_however_a_body_is_cut() {
+    fn times_are_found_with_any_split() {
         let body = b"{\"a\":\" @000000000000123\"}\n{\"a\":\" @999999999999999\"}\n";
         for step in 1..body.len() {
             let (mut stamps, mut found) = (Stamps::default(), Vec::new());

@@ -1,12 +1,12 @@
-//! The gateway beside nginx, HAProxy and other gateways: what each costs before the same two
-//! simulated backends, under the same load, on the same machine, in rounds that alternate.
+//! Compares the gateway with nginx, HAProxy and other gateways: the cost of each in front of the
+//! same two simulated backends, with the same load, on the same machine, in alternating rounds.
 //!
 //! ```text
 //!  core 1                     core 0                core 1, the same thread
 //!  load generator ──HTTP──▶ the proxy ──HTTP──▶ two simulated backends
 //! ```
 //!
-//! `cargo run --release -p llamatower-versus` runs all of it; `--help` says what can be left out.
+//! `cargo run --release -p llamatower-versus` runs everything; `--help` shows how to run a part.
 
 mod backend;
 mod contenders;
@@ -54,32 +54,32 @@ const PINNED: &str = "LLAMATOWER_VERSUS_PINNED";
 struct Args {
     #[command(subcommand)]
     role: Option<Role>,
-    /// How often each contender has each shape [default: 5, or 1 with --quick].
+    /// Number of rounds, in which each contender runs each shape [default: 5, or 1 with --quick].
     #[arg(long)]
     rounds: Option<usize>,
-    /// Length of a measurement in seconds; the number of requests goes with it [default: 4, or 1
-    /// with --quick].
+    /// Length of a measurement in seconds; the number of requests is proportional to it [default:
+    /// 4, or 1 with --quick].
     #[arg(long)]
     seconds: Option<f64>,
-    /// A fast trial: one round of one second.
+    /// A quick run: one round of one second.
     #[arg(long)]
     quick: bool,
-    /// Measure again, up to so many times, what was disturbed by other work of the machine.
+    /// Maximum number of repetitions of a measurement that other work on the machine disturbed.
     #[arg(long, default_value_t = 0)]
     again: usize,
-    /// Shapes to measure, with commas [default: all].
+    /// Comma-separated list of shapes to measure [default: all].
     #[arg(long, value_delimiter = ',')]
     shape: Vec<String>,
-    /// Contenders to measure, with commas [default: all that are installed].
+    /// Comma-separated list of contenders to measure [default: all installed ones].
     #[arg(long, value_delimiter = ',')]
     contender: Vec<String>,
-    /// The gateway's binary; built from this workspace if not given.
+    /// The gateway's binary; by default it is built from this workspace.
     #[arg(long)]
     gateway: Option<PathBuf>,
-    /// Another binary of the gateway to compare with, as `llamatower-base`.
+    /// A second gateway binary to compare with, as `llamatower-base`.
     #[arg(long)]
     gateway_base: Option<PathBuf>,
-    /// The program of LiteLLM, if it is not on PATH.
+    /// The program of LiteLLM, if it is not in PATH.
     #[arg(long)]
     litellm: Option<PathBuf>,
     /// `build/start-server.js` of @portkey-ai/gateway.
@@ -91,8 +91,8 @@ struct Args {
     /// The core of the load generator and the backends.
     #[arg(long, default_value_t = 1)]
     load_core: usize,
-    /// Measure the gateway alone, with more and more of what a request should not pay for: models,
-    /// backends, idle connections.
+    /// Measure only the gateway, with growing numbers of models, backends and idle connections,
+    /// which should not slow a request.
     #[arg(long)]
     growth: bool,
     /// Write docs/versus.md and its plots.
@@ -108,7 +108,7 @@ enum Role {
         listen: SocketAddr,
         upstreams: Vec<SocketAddr>,
     },
-    /// What keeps a core from resting.
+    /// Keeps a core from being idle.
     #[command(hide = true)]
     Fill { parent: u32 },
 }
@@ -126,7 +126,7 @@ impl Args {
         self.shape.is_empty() || self.shape.iter().any(|name| name == shape.name)
     }
 
-    /// Whether a contender is asked for; nothing can be said without the first two.
+    /// Whether a contender is selected. The first two are always needed.
     fn wants(&self, name: &str) -> bool {
         self.contender.is_empty()
             || ["direct", "nginx"].contains(&name)
@@ -174,7 +174,7 @@ fn start(mut args: Args) -> Result<ExitCode, Error> {
     runtime()?.block_on(async {
         let mut terminate =
             tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-        // Whatever runs is ended when the future that holds it is dropped.
+        // A process ends when the future that holds it is dropped.
         tokio::select! {
             done = compare(&args) => done.map(|()| ExitCode::SUCCESS),
             _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
@@ -191,7 +191,7 @@ fn build_gateway() -> Result<PathBuf, Error> {
         .current_dir(workspace())
         .status()?;
     if !status.success() {
-        return Err("the gateway could not be built; --gateway names a binary".into());
+        return Err("the gateway could not be built; use --gateway to give a binary".into());
     }
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
     Ok(workspace().join(target).join("release/llamatower"))
@@ -202,13 +202,14 @@ fn workspace() -> &'static Path {
     here.ancestors().nth(2).unwrap_or(here)
 }
 
-/// Becomes the same program, bound to its core and allowed enough files; returns if that failed.
+/// Replaces this process by the same program, bound to its core and with a higher limit of open
+/// files. Returns only on failure.
 fn pin(args: &Args) -> Error {
     let this = match env::current_exe() {
         Ok(this) => this,
         Err(error) => return error.into(),
     };
-    // Two descriptors for each of 2,000 streams, in the proxy too, which inherits the limit.
+    // Two descriptors for each of 2,000 streams. The proxy needs as many and inherits the limit.
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(
         Resource::Nofile,
@@ -219,7 +220,7 @@ fn pin(args: &Args) -> Error {
     ) {
         return error.into();
     }
-    // Without priority: it never rests while latencies are taken.
+    // Without a priority: this process is never idle while latencies are measured.
     let mut command = cpu::command_on(args.load_core, Priority::Usual);
     command
         .arg(this)

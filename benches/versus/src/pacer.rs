@@ -1,7 +1,7 @@
-//! Times to the microsecond, for lines that leave when they are due.
+//! A timer with microsecond precision, for lines that are sent when they are due.
 //!
-//! The runtime's own timer knows milliseconds: the lines of streams that have nothing to do with
-//! each other would leave together, a dozen at a time, and wait for each other in the proxy.
+//! The runtime's own timer has a precision of milliseconds: the lines of independent streams would
+//! be sent together, a dozen at a time, and queue in the proxy.
 
 use std::{
     collections::BinaryHeap,
@@ -14,12 +14,11 @@ use std::{
 
 use tokio::sync::{Notify, oneshot};
 
-/// Wakes whoever waits for a moment. It does so by looking at the clock all the time, and so wants
-/// a core on which nothing else needs to run.
+/// Wakes tasks at given times. It polls the clock all the time, so it needs its own core.
 #[derive(Debug, Default)]
 pub(crate) struct Pacer {
     waiting: Mutex<BinaryHeap<Waiting>>,
-    somebody_waits: Notify,
+    waiter_added: Notify,
     streams: AtomicU64,
 }
 
@@ -30,7 +29,7 @@ struct Waiting {
 }
 
 impl Pacer {
-    /// One that runs as long as the runtime.
+    /// Starts a pacer that runs as long as the runtime.
     pub(crate) fn start() -> Arc<Self> {
         let pacer = Arc::<Self>::default();
         tokio::spawn(Arc::clone(&pacer).run());
@@ -40,11 +39,11 @@ impl Pacer {
     async fn run(self: Arc<Self>) {
         loop {
             if self.waiting().is_empty() {
-                self.somebody_waits.notified().await;
+                self.waiter_added.notified().await;
             }
             let now = Instant::now();
             while let Some(first) = self.take_due(now) {
-                // Who has gone meanwhile needs no waking.
+                // A dropped waiter needs no wake-up.
                 first.wake.send(()).ok();
             }
             tokio::task::yield_now().await;
@@ -61,13 +60,13 @@ impl Pacer {
     pub(crate) async fn until(&self, due: Instant) {
         let (wake, woken) = oneshot::channel();
         self.waiting().push(Waiting { due, wake });
-        self.somebody_waits.notify_one();
-        // The pacer lives as long as the runtime, and this future with it.
+        self.waiter_added.notify_one();
+        // The pacer lives as long as the runtime, and so does this future.
         woken.await.ok();
     }
 
-    /// How long after its request the first line of the next stream is due: streams of many clients
-    /// know nothing of each other. The same in every run.
+    /// The delay from the request of the next stream to its first line: the streams of many clients
+    /// are independent. The delays are the same in every run.
     pub(crate) fn phase(&self, pace: Duration) -> Duration {
         pace.mul_f64(share(self.streams.fetch_add(1, Relaxed)))
     }
@@ -77,7 +76,7 @@ impl Pacer {
     }
 }
 
-/// A number from 0 to 1 that has nothing to do with that of the next `nth` (the finaliser of
+/// A number from 0 to 1, independent of the number for the next `nth` (the finaliser of
 /// SplitMix64).
 fn share(nth: u64) -> f64 {
     let mut bits = nth.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -87,7 +86,7 @@ fn share(nth: u64) -> f64 {
     (bits >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-// The first that is due is the greatest.
+// The first due waiter is the greatest.
 impl Ord for Waiting {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         other.due.cmp(&self.due)
@@ -113,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_is_due_is_woken_in_that_order() {
+    fn waiters_are_woken_in_the_order_of_their_times() {
         let pacer = Pacer::default();
         let now = Instant::now();
         let at = |millis| now + Duration::from_millis(millis);
@@ -128,7 +127,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_is_woken_before_it_is_due() {
+    async fn no_waiter_is_woken_before_its_time() {
         let pacer = Pacer::start();
         let due = Instant::now() + Duration::from_millis(2);
         pacer.until(due).await;

@@ -1,4 +1,4 @@
-//! The least that a proxy of hyper is: a server, a pool of connections, and nothing between.
+//! The smallest proxy with hyper: a server, a connection pool and nothing between.
 
 use std::{
     net::SocketAddr,
@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 
 use crate::Error;
 
-/// Serves until the process is ended.
+/// Serves until the process ends.
 pub(crate) async fn serve(listen: SocketAddr, upstreams: Vec<SocketAddr>) -> Result<(), Error> {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
@@ -43,7 +43,7 @@ pub(crate) async fn serve(listen: SocketAddr, upstreams: Vec<SocketAddr>) -> Res
             }
         });
         tokio::spawn(async move {
-            // A client that goes away is no error of the proxy.
+            // A client that disconnects is not an error of the proxy.
             http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
                 .await

@@ -9,9 +9,9 @@ pub(crate) struct Plot<'a> {
     pub(crate) title: &'a str,
     /// The names in the legend.
     pub(crate) bars: Vec<&'a str>,
-    /// A name, and a value for each bar.
+    /// The name of each group, and a value for each bar.
     pub(crate) groups: Vec<(&'a str, Vec<Option<Spread>>)>,
-    /// Where a line is drawn across.
+    /// The value at which to draw a line.
     pub(crate) line: Option<f64>,
     pub(crate) digits: usize,
 }
@@ -24,7 +24,7 @@ const LEFT: f64 = 250.0;
 const WIDTH: f64 = 420.0;
 
 impl Plot<'_> {
-    /// The picture; bars lie, so that names can be read.
+    /// The SVG image. The bars are horizontal, for readable names.
     pub(crate) fn svg(&self) -> String {
         let values = self
             .groups
@@ -79,7 +79,7 @@ impl Plot<'_> {
         )
     }
 
-    /// The width of a bar, and where its number stands.
+    /// The width of a bar, and the position of its number.
     fn bar(&self, spread: &Spread, scale: f64) -> (f64, f64) {
         let width = (spread.median * scale).max(0.0);
         (width, LEFT + width + 4.0)
@@ -101,9 +101,9 @@ impl Plot<'_> {
     }
 }
 
-/// The plots of a report: a title, a name of a file and the picture.
+/// The plots of a report: title, file name and image.
 pub(crate) fn plots(report: &Report) -> Vec<(String, String, String)> {
-    // Beside those that take a hundred times as long the other bars would vanish.
+    // The other bars would not be visible beside values a hundred times as large.
     let of_one_kind = |name: &str| {
         report
             .contenders

@@ -1,18 +1,18 @@
-//! Tables of what was seen.
+//! The tables of the report.
 
 use std::fmt::Write as _;
 
 use crate::{
     contenders::Contender,
     latency::Latency,
-    rounds::{DISTURBED, Sample},
+    rounds::{DISTURBED_SHARE, Sample},
     shapes::{SHAPES, Shape},
 };
 
-/// What ratios are to.
-pub(crate) const BASE: &str = "nginx";
+/// The contender that ratios refer to.
+pub(crate) const RATIO_BASE: &str = "nginx";
 
-/// The value below which `share` of the sorted values lie; 0 of none.
+/// The value below which `share` of the sorted values lie; 0 for an empty list.
 pub(crate) fn percentile(sorted: &[u64], share: f64) -> u64 {
     let Some(last) = sorted.len().checked_sub(1) else {
         return 0;
@@ -20,7 +20,7 @@ pub(crate) fn percentile(sorted: &[u64], share: f64) -> u64 {
     sorted[(last as f64 * share).round() as usize]
 }
 
-/// A figure over the rounds.
+/// The median and the range of a figure over the rounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -53,7 +53,7 @@ impl Spread {
     }
 }
 
-/// The two parts of a latency, by what gives each.
+/// A latency text; `part` gives the median and the percentile.
 fn latency(part: impl Fn(fn(Latency) -> f64) -> Option<f64>) -> Option<String> {
     let latency = Latency {
         median: part(|latency| latency.median)?,
@@ -68,7 +68,7 @@ pub(crate) struct Report {
     pub(crate) samples: Vec<Sample>,
     pub(crate) contenders: Vec<Contender>,
     pub(crate) machine: String,
-    /// Sentences about what is not here.
+    /// Sentences about missing data.
     pub(crate) notes: Vec<String>,
     pub(crate) rounds: usize,
     pub(crate) seconds: f64,
@@ -83,7 +83,7 @@ impl Report {
             .filter(move |sample| sample.shape == shape && sample.contender == contender)
     }
 
-    /// A figure of a contender over the rounds.
+    /// The spread of a contender's figure over the rounds.
     pub(crate) fn spread(&self, shape: &str, contender: &str, figure: Figure) -> Option<Spread> {
         Spread::of(self.of(shape, contender).filter_map(figure).collect())
     }
@@ -98,16 +98,16 @@ impl Report {
             .find(|sample| sample.round == round)
     }
 
-    /// A figure as a multiple of that of nginx in the same round.
+    /// A figure as a multiple of nginx's figure in the same round.
     pub(crate) fn ratio(&self, shape: &str, contender: &str, figure: Figure) -> Option<Spread> {
         let ratios = self.of(shape, contender).filter_map(|sample| {
-            let base = self.in_round(shape, BASE, sample.round)?;
+            let base = self.in_round(shape, RATIO_BASE, sample.round)?;
             Some(figure(sample)? / figure(base)?)
         });
         Spread::of(ratios.collect())
     }
 
-    /// The time to the first byte above that without a proxy at the same rate.
+    /// The time to the first byte minus the time without a proxy at the same rate.
     pub(crate) fn first_byte_added(
         &self,
         shape: &str,
@@ -120,7 +120,7 @@ impl Report {
         Spread::of(added.collect())
     }
 
-    /// The delay of a line above that without a proxy in the same round.
+    /// The delay of a line minus the delay without a proxy in the same round.
     pub(crate) fn delay_added(
         &self,
         shape: &str,
@@ -134,13 +134,13 @@ impl Report {
         Spread::of(added.collect())
     }
 
-    /// The shapes that were measured.
+    /// The measured shapes.
     pub(crate) fn shapes(&self) -> Vec<Shape> {
         let seen = |shape: &Shape| self.samples.iter().any(|sample| sample.shape == shape.name);
         SHAPES.into_iter().filter(seen).collect()
     }
 
-    /// The contenders but for none.
+    /// The contenders, without `direct`.
     pub(crate) fn proxies(&self) -> Vec<&'static str> {
         self.contenders
             .iter()
@@ -149,7 +149,7 @@ impl Report {
             .collect()
     }
 
-    /// A table with a row for each shape and a column for each proxy, unless it were empty.
+    /// A table with a row for each shape and a column for each proxy; `None` if it would be empty.
     fn table(&self, cell: impl Fn(&Shape, &str) -> Option<String>) -> Option<String> {
         let proxies = self.proxies();
         let mut text = format!("| |{}|\n|---|", proxies.join("|").replace('|', " | "));
@@ -171,7 +171,7 @@ impl Report {
         (!empty).then_some(text)
     }
 
-    /// The tables, in Markdown.
+    /// The tables in Markdown.
     pub(crate) fn tables(&self) -> String {
         let mut text = String::new();
         let mut add = |title: &str, words: &str, table: Option<String>| {
@@ -190,9 +190,9 @@ impl Report {
             self.table(|shape, name| Some(self.spread(shape.name, name, |s| s.cpu)?.text(1))),
         );
         add(
-            "Requests a second",
-            "In the closed loop. In brackets the share of its core that the proxy used: well \
-             below 100 % the load generator was the limit, and the proxy could do more.",
+            "Requests per second",
+            "In the closed loop. In brackets the share of its core that the proxy used: if it is well \
+             below 100 %, the load generator was the limit, and the proxy could do more.",
             self.table(|shape, name| {
                 let rate = self.spread(shape.name, name, |s| s.rate)?;
                 let busy = self.spread(shape.name, name, |s| s.busy)?;
@@ -201,8 +201,8 @@ impl Report {
         );
         add(
             "Time added to the first byte, in microseconds",
-            "At half of the requests a second that each reached, above no proxy at that rate: \
-             median and 99th percentile.",
+            "At half of the requests per second that each proxy reached, minus the time without a \
+             proxy at that rate: median and 99th percentile.",
             self.table(|shape, name| {
                 let added = |part| Some(self.first_byte_added(shape.name, name, part)?.median);
                 latency(added)
@@ -210,8 +210,8 @@ impl Report {
         );
         add(
             "Time added to a chunk, in microseconds",
-            "From the backend's write to the client's read, above no proxy in the same round, in the \
-             same two; in brackets the share of the chunks due that came.",
+            "From the backend's write to the client's read, minus the time without a proxy in the \
+             same round: median and 99th percentile; in brackets the share of the due chunks that arrived.",
             self.table(|shape, name| {
                 let added = |part| Some(self.delay_added(shape.name, name, part)?.median);
                 let share = self.spread(shape.name, name, |s| s.delivered)?;
@@ -221,8 +221,8 @@ impl Report {
         );
         add(
             "Memory in MB",
-            "Resident: before any load, under it, and with streams in brackets what each adds, \
-             in kB.",
+            "Resident: before any load, and under load; with streams, in brackets the increase for \
+             each stream, in kB.",
             self.table(|shape, name| {
                 let idle = self
                     .spread(shape.name, name, |s| Some(s.memory?.0 as f64))?
@@ -239,7 +239,7 @@ impl Report {
         );
         add(
             "Cold start",
-            "From the start of the process to its first answer.",
+            "The time from the start of the process to its first answer.",
             self.starts(),
         );
         text
@@ -250,21 +250,21 @@ impl Report {
         let disturbed = self
             .samples
             .iter()
-            .filter(|one| one.disturbed > DISTURBED)
+            .filter(|one| one.disturbed > DISTURBED_SHARE)
             .count();
         if disturbed == 0 {
             return String::new();
         }
         format!(
             " In {disturbed} of {} measurements other processes used more than {:.0} % of one of the \
-             two cores: CPU times are somewhat higher for it, rates and latencies worse.",
+             two cores: this makes CPU times slightly higher, and rates and latencies worse.",
             self.samples.len(),
-            DISTURBED * 100.0
+            DISTURBED_SHARE * 100.0
         )
     }
 
-    /// A sentence on the latencies for which no time was quiet enough.
-    fn unrest(&self) -> String {
+    /// A sentence about the latencies without enough quiet times.
+    fn noise_note(&self) -> String {
         let proxied = |sample: &&Sample| sample.contender != "direct";
         let taken = |sample: &Sample| sample.first_byte.or(sample.delay);
         let never_quiet = |shape: &Shape| {
@@ -279,8 +279,8 @@ impl Report {
             return String::new();
         }
         format!(
-            " In some measurements less than a tenth of the times came while both cores were quiet, \
-             so all of them count there, whatever made them late: {}.",
+            " In some measurements both cores were quiet for less than a tenth of the times, so all \
+             times count there, including delays by other work: {}.",
             shapes.join(", ")
         )
     }
@@ -300,7 +300,7 @@ impl Report {
         (text.len() > before).then_some(text)
     }
 
-    /// The page, with `plots` after the words.
+    /// The page, with `plots` after the introduction.
     pub(crate) fn page(&self, plots: &[(String, String)]) -> String {
         let mut text = format!(
             "# Beside other proxies\n\n<!-- Made by `cargo run --release -p llamatower-versus -- \
@@ -310,13 +310,13 @@ impl Report {
             self.seconds,
             self.machine,
             self.disturbance(),
-            self.unrest()
+            self.noise_note()
         );
         for (title, file) in plots {
             write!(text, "![{title}]({file})\n\n").ok();
         }
         text += &self.tables();
-        text += HOW;
+        text += METHOD;
         text += "\n| | version |\n|---|---|\n";
         for contender in self.contenders.iter().filter(|one| one.name != "direct") {
             writeln!(text, "| {} | {} |", contender.name, contender.version).ok();
@@ -328,54 +328,56 @@ impl Report {
     }
 }
 
-const HOW: &str = "\
+const METHOD: &str = "\
 ## How it is measured
 
-The proxy has one core to itself, on which it runs before everything else (`SCHED_FIFO`): else the
-kernel's own threads and whatever the machine does beside stop any proxy for some milliseconds a few
-times a second. LiteLLM and Portkey, whose threads would wait for each other in vain, run as programs
-do. The load generator and two simulated backends, in one thread, have another core, and no such
-priority. Each proxy is started anew for each shape of each round, and the order rotates from
-round to round. A ratio is taken within a round; the tables show the median over the rounds, and
-in brackets the least and the most. Of CPU time nothing is subtracted.
+Each proxy has its own core, on which it runs before everything else (`SCHED_FIFO`). Otherwise
+kernel threads and other work of the machine would stop any proxy for some milliseconds a few times
+a second. LiteLLM and Portkey run with the normal priority, because their threads wait for each
+other and would block with that one. The load generator and two simulated backends run in one
+thread on the other core, without a special priority. Each proxy is started again for each shape of
+each round, and the order rotates from round to round. Ratios are computed within a round. The
+tables show the median over the rounds, with the minimum and the maximum in brackets. Nothing is
+subtracted from CPU times.
 
-CPU time is what the kernel has charged to all threads of all processes of the proxy
-(`/proc/PID/task/*/schedstat`). For requests it is taken over the same number of them in a closed
-loop of 32 connections, so each proxy works as hard as it can; for paced streams over a while in
-which all are open. A line comes every 25 ms on each of 300 streams, and every
-100 ms on each of 2,000, since one core cannot write and read more lines than that and be punctual.
-A proxy that cannot keep pace hands on several lines at once, which costs less for each: then look
-at the share that came and at the delay.
+CPU time is the time that the kernel charged to all threads of all processes of the proxy
+(`/proc/PID/task/*/schedstat`). For requests, it is measured over the same number of requests in a
+closed loop of 32 connections, so each proxy works at full speed. For paced streams, it is measured
+over a time in which all streams are open. A line comes every 25 ms on each of 300 streams, and
+every 100 ms on each of 2,000, because one core cannot punctually write and read more lines. A
+proxy that falls behind forwards several lines at once, which costs less for each line: in this case
+look at the share of delivered chunks and at the delay.
 
-Latency to the first byte is taken at half of the requests a second that the proxy had answered in
-the closed loop, at 20,000 at most, and counts from when a request was due. Each line of a paced
-stream carries the time at which the backend wrote it; the streams begin at moments that have
-nothing to do with each other, and each line leaves when it is due, to some microseconds: with a
-timer of milliseconds a dozen would leave together and wait for each other. A stream of 20 lines is
-written by the backend at once, in 20 chunks of HTTP.
+Latency to the first byte is measured at half of the requests per second that the proxy answered in
+the closed loop, at most 20,000, and counts from the time when a request was due. Each line of a
+paced stream contains the time at which the backend wrote it. The streams start at independent
+times, and each line is sent when it is due, with a precision of some microseconds: with a timer of
+milliseconds, a dozen lines would be sent together and queue in the proxy. The backend writes a
+stream of 20 lines at once, in 20 HTTP chunks.
 
-Latencies are taken after CPU time, while neither core ever rests: a process that does nothing fills
-what the proxy leaves of its own (`SCHED_IDLE`). So the time that proxy, filler, load generator and
-backends have not used was taken by something else: by other processes, or, where the kernel is told of
-it and keeps it apart, by the hypervisor for other machines. Slices of 50 ms in which a core lost more than
-0.1 ms that way, and those behind them, in which what it delayed is answered, do not count. What a proxy
-itself does late stays in. Where less than a tenth would be left all times count, which the beginning of
-this page tells; with a connection for each request that is the rule, since the kernel's own threads
-have work then. The core of LiteLLM and Portkey is not filled, so of their slices only those are left out
-in which the load generator's lost time. What is added is a difference of two medians, or of two 99th
-percentiles, and may be less than nothing where the second is the machine's.
+Latencies are measured after CPU time, while neither core is ever idle: a process without work uses
+the rest of the proxy's core (`SCHED_IDLE`). So time that the proxy, this process, the load generator
+and the backends have not used was taken by other work: by other processes, or by the hypervisor for
+other guests, if the kernel gets this time reported and counts it separately. Slices of 50 ms in
+which a core lost more than 0.1 ms in this way do not count, nor do the slices after them, in which
+the delayed requests are answered. Delays by the proxy itself count. If less than a tenth of the
+times would remain, all times count, and the beginning of this page says so. With a connection for
+each request this is usual, because the kernel's own threads have work then. The core of LiteLLM and
+Portkey is not filled, so for them only slices with lost time on the load generator's core are
+excluded. Added times are differences of two medians or of two 99th percentiles, and can be negative
+if the second value is caused by the machine.
 
 nginx has one worker, `proxy_buffering off`, `proxy_request_buffering off`, `keepalive 256` and no
-access log; its buffers are as it comes, a few kB, and larger ones would make large bodies cheaper
-and each stream dearer. HAProxy has one thread, `http-reuse always`, `option http-no-delay` and no log.
-llamatower is the release binary with all its layers and its default settings, told by
-`LLAMATOWER_LOG=warn` to write no access log; `llamatower+log` writes it, to `/dev/null`.
-`llamatower-base`, if it is there, is another build, given by `--gateway-base`. Plain
-hyper is a server and a pool of connections of the same libraries and nothing between. LiteLLM and
-Portkey speak OpenAI's dialect, whose lines are longer, and are given less load (a fortieth and a
-tenth of the requests and of the streams), as they would take hours; CPU time for each
-request and memory for each stream compare all the same. They are not in the plots, where the
-other bars would vanish beside theirs.
+access log. Its buffers have their default size, a few kB; larger ones would make large bodies
+cheaper and each stream more expensive. HAProxy has one thread, `http-reuse always`,
+`option http-no-delay` and no log. llamatower is the release binary with all its layers and its
+default settings, and with `LLAMATOWER_LOG=warn` to write no access log; `llamatower+log` writes it
+to `/dev/null`. `llamatower-base`, if present, is another build, given by `--gateway-base`. Plain
+hyper is a server and a connection pool of the same libraries, with nothing between. LiteLLM and
+Portkey use OpenAI's dialect, whose lines are longer, and get less load (a fortieth and a tenth of
+the requests and of the streams), because they would take hours otherwise; CPU time for each request
+and memory for each stream are still comparable. They are not in the plots, because the other bars
+would not be visible beside theirs.
 ";
 
 #[cfg(test)]
@@ -421,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_is_taken_within_a_round_and_never_across() {
+    fn a_ratio_uses_values_of_one_round() {
         let ratio = report().ratio("unary", "llamatower", |s| s.cpu);
         assert_eq!(
             ratio,
@@ -435,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_has_the_ratio_the_versions_and_what_was_left_out() {
+    fn the_page_contains_ratios_versions_and_missing_contenders() {
         let page = report().page(&[]);
         assert!(
             page.contains("| small answers | 1.00 (1.00–1.00) | 1.50 (1.00–2.00) |"),
@@ -444,13 +446,13 @@ mod tests {
         assert!(page.contains("| llamatower | 2 |"));
         assert!(page.contains("Portkey is not installed here and was left out."));
         assert!(
-            !page.contains("Requests a second"),
+            !page.contains("Requests per second"),
             "no table without figures"
         );
     }
 
     #[test]
-    fn the_page_says_where_no_time_was_quiet() {
+    fn the_page_lists_shapes_without_quiet_times() {
         let mut report = report();
         assert!(!report.page(&[]).contains("cores were quiet"));
         for (sample, quiet) in report.samples.iter_mut().zip([None, Some(0.5)]) {
@@ -459,7 +461,7 @@ mod tests {
         }
         let page = report.page(&[]);
         assert!(
-            page.contains("made them late: 1 of 2 of “small answers”."),
+            page.contains("other work: 1 of 2 of “small answers”."),
             "{page}"
         );
     }

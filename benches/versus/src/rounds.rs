@@ -1,4 +1,4 @@
-//! The rounds: in each one every contender has every shape, in an order that rotates.
+//! The rounds: each contender runs each shape in each round, in a rotating order.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +9,7 @@ use std::{
 use crate::{
     Args, Error,
     contenders::Contender,
-    cores::LossMeter,
+    cores::LostTimeMeter,
     cpu::{self, CpuTimes, Processes},
     latency::Latency,
     load::{self, Streams, Target},
@@ -17,43 +17,43 @@ use crate::{
     shapes::{Answer, Load, SHAPES, Shape},
 };
 
-/// From here on a measurement counts as disturbed.
-pub(crate) const DISTURBED: f64 = 0.1;
+/// The share of a core from which a measurement counts as disturbed.
+pub(crate) const DISTURBED_SHARE: f64 = 0.1;
 
-/// The load generator sends so many requests a second when they are due, and not many more.
-const PUNCTUAL: f64 = 20_000.0;
+/// The highest rate at which the load generator is punctual, in requests per second.
+const MAX_PUNCTUAL_RATE: f64 = 20_000.0;
 
-/// What was seen of one contender under one shape in one round.
+/// The measurement of one contender with one shape in one round.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Sample {
     pub(crate) round: usize,
     pub(crate) shape: &'static str,
     pub(crate) contender: &'static str,
-    /// CPU time of the proxy for each request or chunk, in microseconds.
+    /// The proxy's CPU time for each request or chunk, in microseconds.
     pub(crate) cpu: Option<f64>,
-    /// Requests a second in the closed loop.
+    /// Requests per second in the closed loop.
     pub(crate) rate: Option<f64>,
-    /// The share of its core that the proxy used meanwhile.
+    /// The share of its core that the proxy used.
     pub(crate) busy: Option<f64>,
     /// The time to the first byte at half load.
     pub(crate) first_byte: Option<Latency>,
-    /// The same without a proxy, at the same rate.
+    /// The time to the first byte without a proxy, at the same rate.
     pub(crate) unproxied: Option<Latency>,
-    /// The time that a line of a paced stream takes.
+    /// The delay of a line of a paced stream.
     pub(crate) delay: Option<Latency>,
-    /// The share of the lines due that came.
+    /// The share of the due lines that arrived.
     pub(crate) delivered: Option<f64>,
-    /// Streams that were open.
+    /// The number of open streams.
     pub(crate) streams: Option<usize>,
-    /// Resident memory before any load, and under it, in kB.
+    /// Resident memory before any load and under load, in kB.
     pub(crate) memory: Option<(u64, u64)>,
-    /// From the start of the process to its first answer, in milliseconds.
+    /// The time from the start of the process to its first answer, in milliseconds.
     pub(crate) cold_start: Option<f64>,
-    /// The share of either core that was used by something else.
+    /// The share of a core that other processes used.
     pub(crate) disturbed: f64,
 }
 
-/// What all measurements of a run share.
+/// The data that all measurements of a run share.
 pub(crate) struct Bench<'a> {
     pub(crate) args: &'a Args,
     pub(crate) epoch: Instant,
@@ -61,7 +61,7 @@ pub(crate) struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// All rounds, and a sentence for each contender that failed under a shape.
+    /// Runs all rounds. Also returns a sentence for each contender that failed with a shape.
     pub(crate) async fn run(&self, contenders: &[Contender]) -> (Vec<Sample>, Vec<String>) {
         let shapes: Vec<_> = SHAPES
             .into_iter()
@@ -98,7 +98,7 @@ impl Bench<'_> {
         (samples, sentences.collect())
     }
 
-    /// Measures until nothing disturbs it or it was tried often enough, and takes the best try.
+    /// Measures until a try is undisturbed or the tries are used up, and returns the best try.
     async fn undisturbed(
         &self,
         round: usize,
@@ -107,7 +107,7 @@ impl Bench<'_> {
     ) -> Result<Sample, Error> {
         let mut best = self.measure(round, shape, contender).await?;
         for _ in 0..self.args.again {
-            if best.disturbed <= DISTURBED {
+            if best.disturbed <= DISTURBED_SHARE {
                 break;
             }
             if let Ok(sample) = self.measure(round, shape, contender).await
@@ -128,7 +128,7 @@ impl Bench<'_> {
         let headers = contender.headers(&self.backends);
         let probe = SHAPES[0].request(contender.dialect(), &headers, 0);
         let running = contender.start(&self.backends, &probe).await?;
-        // What a process does only in its first moments is none of the load.
+        // Work of a process at its start is not part of the load.
         tokio::time::sleep(Duration::from_millis(300)).await;
         let mut sample = Sample {
             round,
@@ -206,7 +206,7 @@ impl Bench<'_> {
         meter.stop(took, total, sample)?;
         let most = total as f64 / took.as_secs_f64();
         sample.rate = Some(most);
-        let rate = (most / 2.0).min(PUNCTUAL);
+        let rate = (most / 2.0).min(MAX_PUNCTUAL_RATE);
         let duration = Duration::from_secs_f64(self.args.seconds());
         let meter = contender.loss_meter(processes).await?;
         sample.first_byte = Some(load::open(&target, rate, duration, churn, meter).await?);
@@ -215,13 +215,16 @@ impl Bench<'_> {
                 addresses: self.backends.clone(),
                 ..target
             };
-            let meter = LossMeter::of_own();
+            let meter = LostTimeMeter::own_core();
             sample.unproxied = Some(load::open(&target, rate, duration, churn, meter).await?);
         }
         Ok(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what a measurement needs, once")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the inputs of one measurement, at one call site"
+    )]
     async fn streams(
         &self,
         shape: &Shape,
@@ -264,7 +267,8 @@ impl Bench<'_> {
     }
 }
 
-/// What was used between two moments: by the proxy and the load generator, and of their cores.
+/// Measures the time used between two moments: by the proxy, by the load generator, and of their
+/// cores.
 struct Meter<'a> {
     args: &'a Args,
     proxy: Option<&'a Processes>,
@@ -299,7 +303,7 @@ impl<'a> Meter<'a> {
         })
     }
 
-    /// Fills in what `units` requests or chunks have cost.
+    /// Sets the cost of `units` requests or chunks.
     fn stop(self, took: Duration, units: usize, sample: &mut Sample) -> Result<(), Error> {
         let (before, after) = (&self.before, self.read()?);
         let others = |core: Duration, measured: Duration| {
@@ -318,15 +322,15 @@ impl<'a> Meter<'a> {
     }
 }
 
-/// A latency, and the share of the times that counted for being quiet.
-fn told(latency: Latency) -> String {
+/// A latency, and the share of the times that were quiet and counted.
+fn latency_text(latency: Latency) -> String {
     match latency.quiet {
         Some(quiet) => format!("{latency} us of {:.0} %", quiet * 100.0),
         None => format!("{latency} us, never quiet"),
     }
 }
 
-/// A sample as it is told while the run goes on.
+/// The text of a sample, printed during the run.
 fn line(sample: &Sample, shape: &Shape) -> String {
     let mut text = format!(
         "round {} {:12} {:16}",
@@ -344,13 +348,13 @@ fn line(sample: &Sample, shape: &Shape) -> String {
         text += &format!(", {rate:.0} requests/s");
     }
     if let Some(latency) = sample.first_byte {
-        text += &format!(", first byte {}", told(latency));
+        text += &format!(", first byte {}", latency_text(latency));
     }
     if let Some(latency) = sample.unproxied {
-        text += &format!(" (no proxy {})", told(latency));
+        text += &format!(" (no proxy {})", latency_text(latency));
     }
     if let Some(latency) = sample.delay {
-        text += &format!(", line {}", told(latency));
+        text += &format!(", line {}", latency_text(latency));
     }
     if let Some(delivered) = sample.delivered {
         text += &format!(", {:.0} % delivered", delivered * 100.0);
@@ -365,7 +369,7 @@ fn line(sample: &Sample, shape: &Shape) -> String {
     if let Some(cold) = sample.cold_start {
         text += &format!(", up in {cold:.0} ms");
     }
-    if sample.disturbed > DISTURBED {
+    if sample.disturbed > DISTURBED_SHARE {
         text += &format!(" [others used {:.0} % of a core]", sample.disturbed * 100.0);
     }
     text

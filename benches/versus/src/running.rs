@@ -1,4 +1,4 @@
-//! A proxy that runs.
+//! A running proxy.
 
 use std::{
     fs,
@@ -16,13 +16,12 @@ use crate::{
     load::{self, Target},
 };
 
-/// A proxy that runs, or none; it is ended when this is dropped.
+/// A running proxy, or none. Dropping it ends the process.
 #[derive(Debug)]
 pub(crate) struct Running {
-    /// Where clients connect.
+    /// The addresses for clients.
     pub(crate) addresses: Vec<SocketAddr>,
-    /// From the start of the process to the first request that was answered; nothing for
-    /// no proxy.
+    /// The time from the start of the process to its first answer; `None` without a proxy.
     pub(crate) cold_start: Option<Duration>,
     process: Option<Process>,
 }
@@ -31,12 +30,12 @@ pub(crate) struct Running {
 struct Process {
     child: Child,
     begin: Instant,
-    /// Configuration and what was written to standard error.
+    /// The configuration and the standard error output.
     dir: TempDir,
 }
 
-/// The file of what a process said.
-const SAID: &str = "stderr";
+/// The file of the standard error output.
+const STDERR_FILE: &str = "stderr";
 
 impl Running {
     /// No proxy: clients connect to the backends.
@@ -48,7 +47,7 @@ impl Running {
         }
     }
 
-    /// Starts it, as a process group of its own.
+    /// Starts the proxy in its own process group.
     pub(crate) fn spawn(
         mut command: Command,
         listen: SocketAddr,
@@ -59,7 +58,7 @@ impl Running {
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(fs::File::create(dir.path().join(SAID))?)
+            .stderr(fs::File::create(dir.path().join(STDERR_FILE))?)
             .spawn()?;
         Ok(Self {
             addresses: vec![listen],
@@ -100,9 +99,12 @@ impl Running {
         Ok(())
     }
 
-    /// The end of what the process said.
-    pub(crate) fn said(&self) -> String {
-        let file = self.process.as_ref().map(|one| one.dir.path().join(SAID));
+    /// The last lines of the standard error output.
+    pub(crate) fn stderr_tail(&self) -> String {
+        let file = self
+            .process
+            .as_ref()
+            .map(|one| one.dir.path().join(STDERR_FILE));
         let text = file.and_then(|file| fs::read_to_string(file).ok());
         let text = text.unwrap_or_default();
         let lines: Vec<_> = text.lines().rev().take(5).collect();
@@ -115,7 +117,7 @@ impl Drop for Running {
         let Some(Process { child, .. }) = &mut self.process else {
             return;
         };
-        // The group is that of a child not yet waited for, so its number is not another's.
+        // The child was not waited for yet, so its group id cannot belong to another group.
         if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
             kill_process_group(group, Signal::KILL).ok();
         }

@@ -1,51 +1,52 @@
-//! What is asked of a proxy: the shapes of traffic, and the request that each one sends.
+//! The shapes of traffic, and their requests.
 //!
-//! The shape travels in the prompt, which every proxy hands on, so a backend needs to know
-//! nothing else to give the answer that belongs to it.
+//! The prompt contains the shape. Every proxy forwards the prompt, so a backend needs no other data
+//! to choose the right answer.
 
 use std::time::Duration;
 
-/// The dialect in which a contender is spoken to.
+/// The API dialect of a contender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
     /// Ollama's own API.
     Ollama,
-    /// OpenAI's chat completions, for gateways that know no other.
+    /// OpenAI's chat completions, for gateways without Ollama's API.
     OpenAi,
 }
 
-/// The answer that a backend gives.
+/// The answer of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// One small JSON object.
     Unary,
     /// This many lines, written at once.
     Burst(usize),
-    /// Lines at this pace, as many as the prompt says.
+    /// Lines at this pace; the prompt gives their number.
     Paced(Duration),
-    /// A JSON object of this many bytes, embeddings.
+    /// Embeddings: a JSON object of this many bytes.
     Embeddings(usize),
 }
 
 /// How requests are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Load {
-    /// Connections that each send the next request when the last one is answered.
+    /// Connections that each send the next request after the last answer.
     Closed {
         connections: usize,
-        /// Requests for each second of `--seconds`; the same number for each contender.
+        /// The number of requests for each second of `--seconds`; the same number for each
+        /// contender.
         requests: usize,
-        /// A new connection for each request.
+        /// Opens a new connection for each request.
         churn: bool,
     },
-    /// Streams that are all open at a time.
+    /// Streams that are all open at the same time.
     Streams { count: usize },
 }
 
 /// A shape of traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
-    /// Its name on the command line and in the prompt.
+    /// The name on the command line and in the prompt.
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
     pub(crate) answer: Answer,
@@ -54,10 +55,10 @@ pub(crate) struct Shape {
     pub(crate) padding: usize,
 }
 
-/// The pace of a model that answers 40 tokens a second.
+/// The pace of a model with 40 tokens per second.
 const PACE: Duration = Duration::from_millis(25);
 
-/// What the load generator can keep with 2,000 streams on one core.
+/// The pace at which the load generator can serve 2,000 streams on one core.
 const SLOW_PACE: Duration = Duration::from_millis(100);
 
 /// All shapes, in the order of the report.
@@ -130,7 +131,7 @@ impl Shape {
         SHAPES.into_iter().find(|shape| shape.name == name)
     }
 
-    /// What a figure is divided by: a request or a line of a stream.
+    /// The unit of a figure: a request, or a line of a stream.
     pub(crate) fn unit(&self) -> &'static str {
         match self.load {
             Load::Closed { .. } => "request",
@@ -138,13 +139,13 @@ impl Shape {
         }
     }
 
-    /// Whether this dialect has the shape.
+    /// Whether the shape exists in this dialect.
     pub(crate) fn speaks(&self, dialect: Dialect) -> bool {
         dialect == Dialect::Ollama || !matches!(self.answer, Answer::Embeddings(_))
     }
 
-    /// The bytes of a request, head and body, with more `headers` (lines with their ends);
-    /// `lines` counts for paced streams alone.
+    /// The bytes of a request, with head and body. `headers` are additional lines with line ends;
+    /// `lines` is only used for paced streams.
     pub(crate) fn request(&self, dialect: Dialect, headers: &str, lines: usize) -> Vec<u8> {
         let prompt = format!(
             "shape={} lines={lines};{}",
@@ -182,8 +183,8 @@ impl Shape {
     }
 }
 
-/// The shape and the number of lines that the body of a request asks for.
-pub(crate) fn asked(body: &[u8]) -> Option<(Shape, usize)> {
+/// The shape and the number of lines in the body of a request.
+pub(crate) fn requested_shape(body: &[u8]) -> Option<(Shape, usize)> {
     let start = memchr::memmem::find(body, b"shape=")? + b"shape=".len();
     let rest = &body[start..];
     let end = memchr::memchr(b';', rest)?;
@@ -197,13 +198,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_backend_reads_the_shape_that_was_asked_for_in_either_dialect() {
+    fn a_backend_reads_the_requested_shape_in_both_dialects() {
         for shape in SHAPES {
             for dialect in [Dialect::Ollama, Dialect::OpenAi] {
                 let request = shape.request(dialect, "", 7);
-                assert_eq!(asked(&request), Some((shape, 7)));
+                assert_eq!(requested_shape(&request), Some((shape, 7)));
             }
         }
-        assert_eq!(asked(b"{}"), None);
+        assert_eq!(requested_shape(b"{}"), None);
     }
 }

@@ -1,5 +1,4 @@
-//! What each layer costs, for a request and for a chunk of its answer, alone and in a stack of
-//! all.
+//! The cost of each layer for a request and for a chunk of its answer, alone and all in one stack.
 //!
 //! ```text
 //! cargo bench --bench layers                       criterion, with and without each layer
@@ -18,7 +17,7 @@ use criterion::{Criterion, Throughput};
 
 use subject::Subject;
 
-/// How many chunks a long answer has.
+/// The number of chunks of a long answer.
 const CHUNKS: usize = 1000;
 
 fn main() {
@@ -26,7 +25,7 @@ fn main() {
         .enable_time()
         .build()
         .expect("a runtime");
-    // Timers are made in it, but it is never run: nothing here lasts long enough to need one.
+    // Timers need a runtime, but it is not run: no pass lasts long enough to need one.
     let _in_runtime = runtime.enter();
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();

@@ -1,8 +1,8 @@
-//! What is measured: one pass of a request through a service, from the call to the last frame.
+//! The measured unit: one request through a service, from the call to the last frame.
 //!
-//! There is no socket and no runtime at work. A pass is polled by hand, and everything that a
-//! client waits for is pending once: the head, and each chunk. So the layers do what they do when
-//! tokens come one by one.
+//! There is no socket, and no runtime runs. A pass is polled by hand. Everything that a client
+//! waits for is pending once: the head and each chunk. So the layers do the same work as when
+//! tokens arrive one by one.
 
 use std::fmt::Debug;
 use std::hint::black_box;
@@ -24,28 +24,28 @@ const PROMPT: &str = r#"{"model":"llama3.2","messages":[{"role":"user","content"
 const LINE: &[u8] = b"{\"model\":\"llama3.2\",\"created_at\":\"2026-01-01T00:00:00Z\",\"message\":{\"role\":\"assistant\",\"content\":\" blue\"},\"done\":false}\n";
 const LAST: &[u8] = b"{\"model\":\"llama3.2\",\"created_at\":\"2026-01-01T00:00:00Z\",\"message\":{\"role\":\"assistant\",\"content\":\"\"},\"done\":true,\"done_reason\":\"stop\",\"eval_count\":20}\n";
 
-/// The key that the request shows, and the digest by which it is known.
+/// The API key of the request, and its digest.
 const KEY: &str = "llt_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG";
 pub(crate) const KEY_DIGEST: &str =
     "6fc7aef446921d241e175645fa9459a1e6df048510021cc2ec6b2476991edaa9";
 
-/// Address of a client, as servers put it into the extensions of each request.
+/// The address of a client, as servers put it into the extensions of each request.
 #[derive(Clone, Copy)]
 pub(crate) struct PeerAddr(pub(crate) std::net::SocketAddr);
 
-/// The body that clients send.
+/// The type of request bodies.
 pub(crate) type ClientBody = Full<Bytes>;
 
-/// A layer under measurement, beside the same without it.
+/// A layer to measure, and the same service without it.
 pub(crate) struct Subject {
     name: &'static str,
-    stock: Arc<Stock>,
+    answer_data: Arc<AnswerData>,
     without: Box<dyn Fn()>,
     with: Box<dyn Fn()>,
 }
 
 impl Subject {
-    /// `layer` round a backend.
+    /// `layer` around a backend.
     pub(crate) fn new<L, R>(name: &'static str, layer: L) -> Self
     where
         L: Layer<Backend>,
@@ -56,7 +56,7 @@ impl Subject {
         Self::within(name, tower_layer::Identity::new(), layer)
     }
 
-    /// `layer` round a backend, inside of `outer`, which it cannot do without and which is not
+    /// `layer` around a backend, inside of `outer`. The layer needs `outer`, whose cost is not
     /// counted.
     pub(crate) fn within<O, L, R, Q>(name: &'static str, outer: O, layer: L) -> Self
     where
@@ -74,7 +74,7 @@ impl Subject {
         let backend = Backend::default();
         Self {
             name,
-            stock: backend.stock.clone(),
+            answer_data: backend.answer_data.clone(),
             without: passing(outer.layer(backend.clone())),
             with: passing(outer.layer(layer.layer(backend))),
         }
@@ -84,9 +84,9 @@ impl Subject {
         self.name
     }
 
-    /// From now on an answer has so many chunks before its last line.
+    /// Sets the number of chunks before the last line of an answer.
     pub(crate) fn set_chunks(&self, chunks: usize) {
-        self.stock.chunks.store(chunks, Ordering::Relaxed);
+        self.answer_data.chunks.store(chunks, Ordering::Relaxed);
     }
 
     /// One request, with the layer.
@@ -120,7 +120,7 @@ fn request() -> Request<ClientBody> {
         .header(header::AUTHORIZATION, format!("Bearer {KEY}"))
         .extension(PeerAddr(([127, 0, 0, 1], 4711).into()))
         .body(Full::from(PROMPT))
-        .expect("a sound request")
+        .expect("a valid request")
 }
 
 fn pass<S, R>(mut service: S, request: Request<ClientBody>)
@@ -130,10 +130,7 @@ where
 {
     let cx = &mut Context::from_waker(Waker::noop());
     let ready = service.poll_ready(cx);
-    assert!(
-        matches!(ready, Poll::Ready(Ok(()))),
-        "nothing is waited for"
-    );
+    assert!(matches!(ready, Poll::Ready(Ok(()))), "there is no wait");
     let mut call = pin!(service.call(request));
     let answer = until_ready(|| call.as_mut().poll(cx)).expect("nothing fails here");
     assert!(answer.status().is_success());
@@ -151,14 +148,14 @@ fn until_ready<T>(mut poll: impl FnMut() -> Poll<T>) -> T {
     }
 }
 
-/// Takes a request whole and answers by a stream of lines.
+/// Reads the whole request and answers with a stream of lines.
 #[derive(Clone)]
 pub(crate) struct Backend {
-    stock: Arc<Stock>,
+    answer_data: Arc<AnswerData>,
 }
 
-/// What answers are made of.
-struct Stock {
+/// The data of all answers.
+struct AnswerData {
     chunks: AtomicUsize,
     line: Bytes,
     last: Bytes,
@@ -166,15 +163,15 @@ struct Stock {
 
 impl Default for Backend {
     fn default() -> Self {
-        // As frames of a socket are, they are parts of a buffer that is counted.
+        // Parts of a reference-counted buffer, as frames from a socket are.
         let buffer = Bytes::from([LINE, LAST].concat());
-        let stock = Stock {
+        let answer_data = AnswerData {
             chunks: AtomicUsize::new(0),
             line: buffer.slice(..LINE.len()),
             last: buffer.slice(LINE.len()..),
         };
         Self {
-            stock: Arc::new(stock),
+            answer_data: Arc::new(answer_data),
         }
     }
 }
@@ -192,8 +189,8 @@ impl<B: Body> Service<Request<B>> for Backend {
         Answering {
             body: request.into_body(),
             lines: Some(Lines {
-                left: self.stock.chunks.load(Ordering::Relaxed) + 1,
-                stock: self.stock.clone(),
+                left: self.answer_data.chunks.load(Ordering::Relaxed) + 1,
+                answer_data: self.answer_data.clone(),
                 has_waited: false,
             }),
             has_waited: false,
@@ -226,9 +223,9 @@ impl<B: Body> Future for Answering<B> {
     }
 }
 
-/// Lines, each of them waited for once.
+/// Lines, each of them pending once.
 pub(crate) struct Lines {
-    stock: Arc<Stock>,
+    answer_data: Arc<AnswerData>,
     left: usize,
     has_waited: bool,
 }
@@ -251,8 +248,8 @@ impl Body for Lines {
         };
         self.left = left;
         let line = match left {
-            0 => &self.stock.last,
-            _ => &self.stock.line,
+            0 => &self.answer_data.last,
+            _ => &self.answer_data.line,
         };
         Poll::Ready(Some(Ok(Frame::data(line.clone()))))
     }

@@ -1,5 +1,5 @@
-//! The layers, each in the least that it needs around it. A new layer is one function here, its
-//! name in [`all`], and its place in [`stack`].
+//! The layers, each with the minimum that it needs around it. To add a layer, add a function here,
+//! its name in [`all`], and its position in [`stack`].
 
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
@@ -33,7 +33,7 @@ use tower_layer::{Layer, Stack, layer_fn};
 
 use super::subject::{KEY_DIGEST, PeerAddr, Subject};
 
-/// Each layer alone, then all of them in the order in which a gateway has them.
+/// Each layer alone, then all of them in the order of the gateway.
 pub(crate) fn all() -> Vec<Subject> {
     vec![
         endpoint(),
@@ -104,7 +104,7 @@ pub(crate) fn llm_request() -> Subject {
     Subject::within("llm_request", buffering(), LlmRequestLayer::new())
 }
 
-/// For a request whose answer is not kept; it has to be read to know that.
+/// A request whose answer cannot be cached; the layer has to read it to find that.
 pub(crate) fn cache() -> Subject {
     Subject::within("cache, unfit request", buffering(), cache_layer())
 }
@@ -166,11 +166,11 @@ fn endpoint_layer() -> EndpointLayer {
 }
 
 fn outcome_layer() -> OutcomeLayer {
-    struct Nobody;
-    impl Observer for Nobody {
+    struct NoObserver;
+    impl Observer for NoObserver {
         fn finished(&self, _: &Outcome) {}
     }
-    OutcomeLayer::new(Arc::new(Nobody))
+    OutcomeLayer::new(Arc::new(NoObserver))
 }
 
 fn rescue_layer() -> RescueLayer {
@@ -179,16 +179,16 @@ fn rescue_layer() -> RescueLayer {
 
 fn api_key_layer() -> ApiKeyLayer {
     let line = format!("ada=sha256:{KEY_DIGEST}");
-    let keys = KeySet::from_lines([line.as_str()], Role::User).expect("a sound line");
+    let keys = KeySet::from_lines([line.as_str()], Role::User).expect("a valid line");
     ApiKeyLayer::new(keys)
 }
 
-/// So much that nothing is refused.
+/// A quota that refuses nothing.
 fn quota() -> Quota {
     let million = NonZeroU32::MIN.saturating_add(999_999);
     Quota::new(NonZeroU32::MAX, std::time::Duration::from_secs(1))
         .and_then(|quota| quota.with_burst(million))
-        .expect("a sound quota")
+        .expect("a valid quota")
 }
 
 fn address_of(request: &Parts) -> Option<IpAddr> {
@@ -216,7 +216,7 @@ fn body_limit_layer() -> BodyLimitLayer {
     BodyLimitLayer::new(MemoryBudget::new(1 << 30))
 }
 
-/// What stands around layers that know a request's route and can have its body twice.
+/// Outer layers for layers that need a request's route and a replayable body.
 fn buffering() -> Stack<BodyLimitLayer, EndpointLayer> {
     Stack::new(body_limit_layer(), endpoint_layer())
 }

@@ -1,14 +1,14 @@
-//! The difference that each layer makes, as a table.
+//! A table of the cost of each layer.
 
 use std::time::{Duration, Instant};
 
 use super::{CHUNKS, Subject};
 
-/// How often both sides of a difference are taken, in turn, so that what else the machine does
-/// meets both alike.
+/// The number of rounds. Each round measures both sides in turn, so that other load on the machine
+/// affects both.
 const ROUNDS: usize = 200;
 
-/// How long one side of one round takes, about.
+/// The approximate time of one side of a round.
 const SIDE: Duration = Duration::from_micros(500);
 
 pub(crate) fn print(subjects: &[Subject]) {
@@ -21,8 +21,8 @@ pub(crate) fn print(subjects: &[Subject]) {
     }
 }
 
-/// The difference that the layer makes to one pass, in nanoseconds. Of each side the shortest time
-/// is taken: it is the one that nothing else has disturbed.
+/// The cost of the layer for one pass, in nanoseconds: the difference of the shortest times of both
+/// sides, because the shortest time has the least disturbance.
 fn difference(subject: &Subject, chunks: usize) -> f64 {
     subject.set_chunks(chunks);
     let passes = passes_in(SIDE, || subject.pass());
@@ -34,7 +34,7 @@ fn difference(subject: &Subject, chunks: usize) -> f64 {
     (with - without) / passes as f64
 }
 
-/// How many passes fit in so long, found while the caches warm up.
+/// The number of passes that fit into `time`, found while the caches warm up.
 fn passes_in(time: Duration, pass: impl Fn()) -> usize {
     let mut passes = 1;
     while time_of(passes, &pass) < time.as_nanos() as f64 {

@@ -1,4 +1,4 @@
-//! The answer's body, up to its first frame.
+//! The body of an answer, measured until its first frame.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::permit::Measure;
+use super::permit::Measurement;
 
 pin_project! {
     /// A body whose first frame ends a measurement. See the [module](super).
@@ -14,17 +14,17 @@ pin_project! {
     pub struct FirstFrame<B> {
         #[pin]
         inner: B,
-        measure: Measure,
+        measurement: Measurement,
     }
 }
 
 impl<B: Body> FirstFrame<B> {
-    /// A body that is at its end already has begun with its head.
-    pub(super) fn new(inner: B, mut measure: Measure) -> Self {
+    /// Wraps `inner`. If it is at its end already, the head counts as the first byte.
+    pub(super) fn new(inner: B, mut measurement: Measurement) -> Self {
         if inner.is_end_stream() {
-            measure.first_byte();
+            measurement.first_byte();
         }
-        Self { inner, measure }
+        Self { inner, measurement }
     }
 }
 
@@ -38,10 +38,10 @@ impl<B: Body> Body for FirstFrame<B> {
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.project();
         let frame = ready!(this.inner.poll_frame(cx));
-        if this.measure.is_open() {
+        if this.measurement.is_open() {
             match &frame {
-                Some(Err(_)) => this.measure.forget(),
-                Some(Ok(_)) | None => this.measure.first_byte(),
+                Some(Err(_)) => this.measurement.forget(),
+                Some(Ok(_)) | None => this.measurement.first_byte(),
             }
         }
         Poll::Ready(frame)

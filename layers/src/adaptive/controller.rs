@@ -1,4 +1,4 @@
-//! The limit and what moves it. Plain code that takes the time.
+//! The limit and the rule that changes it. This code gets the time as an argument.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -7,22 +7,22 @@ use tokio::time::Instant;
 
 use super::LimitReached;
 
-/// How many requests are measured in a round, whatever the limit is.
+/// The minimum and maximum number of measured requests in a round.
 const SHORTEST_ROUND: usize = 4;
 const LONGEST_ROUND: usize = 32;
 
-/// What became of a request that was measured.
+/// The result of a measured request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sample {
-    /// Its answer began after this time.
+    /// The first byte came after this time.
     FirstByte(Duration),
-    /// It was given up after this time, and no answer had begun.
-    GivenUp(Duration),
-    /// The server said that it is too busy.
+    /// The request was cancelled after this time, before the first byte.
+    Cancelled(Duration),
+    /// The backend answered that it is overloaded.
     Overloaded,
 }
 
-/// Counts requests and moves their limit.
+/// Counts requests and adapts their limit.
 #[derive(Debug)]
 pub(super) struct Controller {
     target: Duration,
@@ -33,16 +33,16 @@ pub(super) struct Controller {
     round: Round,
 }
 
-/// What was seen since the limit was last looked at.
+/// The measurements since the last change or check of the limit.
 #[derive(Debug, Default)]
 struct Round {
-    /// Only requests sent after this count: those before were sent under another limit. `None`
-    /// before the limit was first looked at.
+    /// Only requests sent after this time count: earlier ones were sent under another limit. `None`
+    /// in the first round.
     since: Option<Instant>,
     samples: usize,
-    /// How many of the answers did not begin in time.
+    /// The number of answers that did not begin in time.
     late: usize,
-    /// Whether there was a request for which there was no place, or just one.
+    /// Whether a request reached or exceeded the limit.
     was_full: bool,
 }
 
@@ -58,7 +58,7 @@ impl Controller {
         }
     }
 
-    /// `max` gives way where the two contradict each other.
+    /// If `max` is below `min`, `min` is used for both.
     pub(super) fn set_bounds(&mut self, min: NonZeroUsize, max: NonZeroUsize) {
         self.min = min.get();
         self.max = max.get().max(self.min);
@@ -90,17 +90,17 @@ impl Controller {
         self.in_flight = self.in_flight.saturating_sub(1);
     }
 
-    /// Reckons with a request that was sent at `sent`.
+    /// Adds the result of a request that was sent at `sent`.
     pub(super) fn note(&mut self, sent: Instant, sample: Sample, now: Instant) {
         if self.round.since.is_some_and(|since| sent <= since) {
             return;
         }
         let is_late = match sample {
             Sample::FirstByte(after) => after > self.target,
-            // Who gave up in time has not seen anything.
-            Sample::GivenUp(after) if after <= self.target => return,
-            Sample::GivenUp(_) => true,
-            Sample::Overloaded => return self.fall(now),
+            // A request that was cancelled in time shows nothing.
+            Sample::Cancelled(after) if after <= self.target => return,
+            Sample::Cancelled(_) => true,
+            Sample::Overloaded => return self.decrease(now),
         };
         let round = &mut self.round;
         round.samples += 1;
@@ -109,7 +109,7 @@ impl Controller {
             return;
         }
         if 2 * round.late > round.samples {
-            self.fall(now);
+            self.decrease(now);
         } else if 4 * round.late <= round.samples && round.was_full {
             self.change(self.limit + 1, now);
         } else {
@@ -117,7 +117,7 @@ impl Controller {
         }
     }
 
-    fn fall(&mut self, now: Instant) {
+    fn decrease(&mut self, now: Instant) {
         self.change(self.limit - self.limit.div_ceil(10), now);
     }
 

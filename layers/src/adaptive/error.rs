@@ -1,4 +1,4 @@
-//! What a refused request is told.
+//! The error of a refused request.
 
 use std::time::Duration;
 
@@ -6,16 +6,13 @@ use http::StatusCode;
 
 use crate::{Fail, Retryable, Side};
 
-/// As many requests are in flight as the server can begin to answer in time. Nothing was sent,
-/// so the request may be sent elsewhere, or again after a moment.
+/// The limit of concurrent requests is reached: the server could not answer more of them in time.
+/// The request was not sent, so it may be sent to another backend, or again after a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the server answers {limit} requests now and would answer no more of them in time; try again in a \
-     moment"
-)]
+#[error("the server is at its limit of {limit} concurrent requests; try again in a moment")]
 #[non_exhaustive]
 pub struct LimitReached {
-    /// The limit at the moment, in requests.
+    /// The current limit, in requests.
     pub limit: usize,
 }
 

@@ -1,4 +1,4 @@
-//! The answer under way, with its permit and its measurement.
+//! The future of an answer, with its permit and its measurement.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -7,7 +7,7 @@ use http::{Response, StatusCode};
 use http_body::Body;
 use pin_project_lite::pin_project;
 
-use super::permit::Measure;
+use super::permit::Measurement;
 use super::{FirstFrame, LimitReached, Permit};
 use crate::body::Guarded;
 use crate::{BoxError, Failure};
@@ -29,7 +29,7 @@ pin_project! {
             #[pin]
             inner: F,
             permit: Option<Permit>,
-            measure: Measure,
+            measurement: Measurement,
         },
         Unlimited {
             #[pin]
@@ -40,13 +40,13 @@ pin_project! {
 }
 
 impl<F> AdaptiveFuture<F> {
-    pub(super) fn admitted(inner: F, permit: Permit, measure: Measure) -> Self {
+    pub(super) fn admitted(inner: F, permit: Permit, measurement: Measurement) -> Self {
         let permit = Some(permit);
         Self {
             state: State::Admitted {
                 inner,
                 permit,
-                measure,
+                measurement,
             },
         }
     }
@@ -82,33 +82,34 @@ where
                     Ok(answer) => answer,
                     Err(error) => return Poll::Ready(Err(error.into())),
                 };
-                let unmeasured = |body| FirstFrame::new(body, Measure::none());
+                let unmeasured = |body| FirstFrame::new(body, Measurement::none());
                 Poll::Ready(Ok(answer.map(|body| Guarded::maybe(unmeasured(body), None))))
             }
             StateProjection::Admitted {
                 inner,
                 permit,
-                measure,
+                measurement,
             } => {
                 let answer = ready!(inner.poll(cx)).map_err(Into::into);
-                // Taken on an error too: whoever keeps the future must not keep the place.
+                // Taken on an error too, so that a caller who keeps the future does not keep the
+                // permit.
                 let permit = permit.take().expect("a future is not polled after its end");
-                match says_overload(&answer) {
-                    Some(true) => measure.overloaded(),
-                    Some(false) => measure.forget(),
+                match is_overload(&answer) {
+                    Some(true) => measurement.overloaded(),
+                    Some(false) => measurement.forget(),
                     None => {}
                 }
-                let measure = std::mem::replace(measure, Measure::none());
+                let measurement = std::mem::replace(measurement, Measurement::none());
                 Poll::Ready(answer.map(|answer| {
-                    answer.map(|body| Guarded::new(FirstFrame::new(body, measure), permit))
+                    answer.map(|body| Guarded::new(FirstFrame::new(body, measurement), permit))
                 }))
             }
         }
     }
 }
 
-/// Whether an answer that has no first byte to wait for says that the server is too busy.
-fn says_overload<R>(answer: &Result<Response<R>, BoxError>) -> Option<bool> {
+/// Whether an answer without success means overload; `None` if the answer is successful.
+fn is_overload<R>(answer: &Result<Response<R>, BoxError>) -> Option<bool> {
     let status = match answer {
         Ok(answer) if answer.status().is_success() => return None,
         Ok(answer) => answer.status(),

@@ -1,4 +1,4 @@
-//! The layer, which owns the limit.
+//! The layer. It owns the limit.
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -11,9 +11,9 @@ use super::AdaptiveService;
 use super::controller::Controller;
 use super::permit::Shared;
 
-/// Refuses what a server cannot begin to answer in time. See the [module](super).
+/// Refuses requests that a server could not begin to answer in time. See the [module](super).
 ///
-/// All services of one layer and of its clones share one limit.
+/// All services of one layer and its clones share one limit.
 #[derive(Clone)]
 pub struct AdaptiveLayer {
     pub(super) shared: Shared,
@@ -22,10 +22,10 @@ pub struct AdaptiveLayer {
 }
 
 impl AdaptiveLayer {
-    /// Answers are to begin within `target`. A good one is twice to four times what a usual
-    /// prompt takes on a server that has nothing else to do.
+    /// Answers should begin within `target`. A good target is two to four times the time to first
+    /// byte of a usual prompt on an idle server.
     ///
-    /// The limit starts at 4 and stays between 1 and 256, unless said.
+    /// By default the limit starts at 4 and stays between 1 and 256.
     pub fn new(target: Duration) -> Self {
         Self {
             shared: Shared::new(Controller::new(target)),
@@ -34,7 +34,7 @@ impl AdaptiveLayer {
         }
     }
 
-    /// Limits and measures nothing, as if the layer were not there.
+    /// A layer that limits and measures nothing.
     pub fn off() -> Self {
         Self {
             is_on: false,
@@ -42,31 +42,31 @@ impl AdaptiveLayer {
         }
     }
 
-    /// Where the limit starts, within its bounds.
+    /// The initial limit, within the bounds.
     pub fn with_initial(self, limit: NonZeroUsize) -> Self {
         self.shared.lock().set_limit(limit.get());
         self
     }
 
-    /// What the limit never falls below and never rises above. Where the two contradict each
-    /// other, `min` holds.
+    /// The lowest and the highest limit. If `max` is below `min`, `min` is used for both.
     pub fn with_bounds(self, min: NonZeroUsize, max: NonZeroUsize) -> Self {
         self.shared.lock().set_bounds(min, max);
         self
     }
 
-    /// Which requests are measured; all of them unless said. All of them count.
+    /// Selects the requests that are measured; by default all. All requests count as concurrent
+    /// requests.
     pub fn with_measured(mut self, is_measured: fn(&Parts) -> bool) -> Self {
         self.is_measured = is_measured;
         self
     }
 
-    /// How many requests may be in flight at the moment.
+    /// The current limit of concurrent requests.
     pub fn limit(&self) -> usize {
         self.shared.lock().limit()
     }
 
-    /// How many requests are in flight now: from when they are sent to the end of their answer.
+    /// The number of concurrent requests, each from when it is sent to the end of its answer.
     pub fn in_flight(&self) -> usize {
         self.shared.lock().in_flight()
     }

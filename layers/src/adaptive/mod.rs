@@ -1,11 +1,11 @@
-//! A limit on requests in flight that finds its own height, by the time to first byte.
+//! A limit on concurrent requests that adapts to the time to first byte.
 //!
-//! How many requests a server of models can work on at once depends on the model, the card and
-//! the lengths of prompts, and is known to nobody beforehand. What shows that it was exceeded is
-//! that answers begin late: the surplus waits inside of the server until an answer before it has
-//! ended. The limit rises by one as long as answers begin in time and falls by a tenth, at least
-//! by one, when they do not (additive increase, multiplicative decrease). What exceeds it is
-//! refused at once with [`LimitReached`].
+//! The number of requests that a model server can serve at once depends on the model, the GPU and
+//! the lengths of the prompts; it is not known in advance. When it is exceeded, answers begin late:
+//! the surplus requests wait inside the server until an earlier answer has ended. The limit rises
+//! by one while answers begin in time. When they do not, it falls by a tenth, at least by one
+//! (additive increase, multiplicative decrease). Requests beyond the limit are refused at once with
+//! [`LimitReached`].
 //!
 //! ```text
 //! call ── inner called ───────── head ── first frame ── frames ── end, error or drop
@@ -13,29 +13,29 @@
 //!              │<────────────────────────── permit ───────────────>│
 //! ```
 //!
-//! Why this measure and this rule, and not those of services with short answers:
+//! Why this measure and this rule differ from the usual ones for services with short answers:
 //!
-//! - The total time of an answer says how long it is, not how busy the server is: 2000 tokens
-//!   take 100 times as long as 20 on an idle server. The time to first byte is queue, load and
-//!   prompt.
-//! - Prompts differ as much as answers do, so a mean of a few times to first byte is noise, and
-//!   a model that is loaded once is an outlier of a minute. A queue though delays everybody: the
-//!   limit falls when more than half of a round was late, by however much, and rises when at
-//!   most a quarter was.
+//! - The total time of an answer depends on its length, not on the load: 2000 tokens take 100 times
+//!   as long as 20 on an idle server. The time to first byte is made of queueing, model load and
+//!   prompt processing.
+//! - Prompts differ as much as answers do, so the mean of a few times to first byte is noise, and
+//!   one model load is an outlier of a minute. But a queue inside the server delays all requests.
+//!   So the limit falls when more than half of a round was late, however late, and rises when at
+//!   most a quarter was late.
 //! - Gradient limits (Netflix's `gradient2`, Envoy's) and vector's adaptive concurrency compare
-//!   with a moving baseline. Under an overload that lasts, and LLM servers are overloaded for
-//!   hours, such a baseline learns the overload. A target that is given does not drift, and
-//!   operators know theirs: how long may it take until the first word?
+//!   with a moving baseline. During a long overload (LLM servers can be overloaded for hours) such
+//!   a baseline adapts to the overload. A fixed target does not drift, and operators know it: the
+//!   acceptable time to the first word.
 //!
-//! A round is over when as many requests were measured as the limit is high (4 to 32), of those
-//! that were sent since the last one: each change shows its effect before the next. Refusals of
-//! the server itself (429, 503, 504) end a round at once, with a fall. A request that is given
-//! up late, with no byte seen, was late. The limit does not rise while it is not reached.
+//! A round ends when as many requests were measured as the limit allows (4 to 32). Only requests
+//! that were sent in this round count, so each change shows its effect before the next. A refusal
+//! by the server (429, 503, 504) ends the round at once, and the limit falls. A request that was
+//! cancelled after the target time without a byte counts as late. The limit does not rise in a
+//! round that did not reach it.
 //!
-//! It belongs right outside of what it measures, the client of one backend, and inside of
-//! retries, which find another backend for what was refused. An answer that is not a stream
-//! begins when it is complete: such requests should be left out by
-//! [`with_measured`](AdaptiveLayer::with_measured).
+//! Put this layer directly outside of the client of one backend, which it measures, and inside of
+//! retries, which find another backend for refused requests. An answer that is not a stream begins
+//! when it is complete: exclude such requests with [`with_measured`](AdaptiveLayer::with_measured).
 //!
 //! ```
 //! use std::time::Duration;
@@ -61,7 +61,7 @@
 //! # }
 //! ```
 //!
-//! With bounds, and with a request's own word for whether it is measured:
+//! With bounds, and with a function that selects the measured requests:
 //!
 //! ```
 //! use std::num::NonZeroUsize;

@@ -1,4 +1,4 @@
-//! A request's place, and what is measured of it.
+//! The permit and the measurement of a request.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,12 +26,12 @@ impl Shared {
         Ok(Permit(self.clone()))
     }
 
-    pub(super) fn measure(&self, sent: Instant) -> Measure {
-        Measure(Some((self.clone(), sent)))
+    pub(super) fn start_measurement(&self, sent: Instant) -> Measurement {
+        Measurement(Some((self.clone(), sent)))
     }
 }
 
-/// The place of one request, given back when it is dropped.
+/// The permit of one request. Dropping it releases the permit.
 pub struct Permit(Shared);
 
 impl Drop for Permit {
@@ -46,11 +46,11 @@ impl fmt::Debug for Permit {
     }
 }
 
-/// The measurement of one request; dropped before its end, it is one that was given up.
+/// The measurement of one request. If it is dropped before its end, the request was cancelled.
 #[derive(Debug)]
-pub(super) struct Measure(Option<(Shared, Instant)>);
+pub(super) struct Measurement(Option<(Shared, Instant)>);
 
-impl Measure {
+impl Measurement {
     /// The measurement of a request that is not measured.
     pub(super) fn none() -> Self {
         Self(None)
@@ -68,7 +68,7 @@ impl Measure {
         self.end(|_, _| Sample::Overloaded);
     }
 
-    /// It failed in a way that says nothing of the load.
+    /// Drops the measurement: the failure shows nothing about the load.
     pub(super) fn forget(&mut self) {
         self.0 = None;
     }
@@ -81,8 +81,8 @@ impl Measure {
     }
 }
 
-impl Drop for Measure {
+impl Drop for Measurement {
     fn drop(&mut self) {
-        self.end(|sent, now| Sample::GivenUp(now - sent));
+        self.end(|sent, now| Sample::Cancelled(now - sent));
     }
 }

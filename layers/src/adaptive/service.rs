@@ -1,4 +1,4 @@
-//! The service: admit or refuse, never wait.
+//! The service: it admits or refuses, and never waits.
 
 use std::fmt;
 use std::task::{Context, Poll};
@@ -8,7 +8,7 @@ use http_body::Body;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use super::permit::Measure;
+use super::permit::Measurement;
 use super::{AdaptiveFuture, AdaptiveLayer, FirstFrame, Permit};
 use crate::BoxError;
 use crate::body::Guarded;
@@ -50,12 +50,12 @@ where
             Err(refusal) => return AdaptiveFuture::refused(refusal),
         };
         let (parts, body) = request.into_parts();
-        let measure = match (layer.is_measured)(&parts) {
-            true => layer.shared.measure(Instant::now()),
-            false => Measure::none(),
+        let measurement = match (layer.is_measured)(&parts) {
+            true => layer.shared.start_measurement(Instant::now()),
+            false => Measurement::none(),
         };
         let request = Request::from_parts(parts, body);
-        AdaptiveFuture::admitted(self.inner.call(request), permit, measure)
+        AdaptiveFuture::admitted(self.inner.call(request), permit, measurement)
     }
 }
 

@@ -31,7 +31,7 @@ fn ms(time: u64) -> Duration {
     Duration::from_millis(time)
 }
 
-/// Fills the limit and lets a whole round of answers begin after `after`.
+/// Fills the limit and completes a round of answers whose first byte came after `after`.
 fn round(controller: &mut Controller, now: &mut Instant, after: Duration) {
     *now += ms(1);
     let sent = *now;
@@ -68,11 +68,11 @@ fn it_falls_by_a_tenth_when_answers_begin_late() {
     for _ in 0..100 {
         round(&mut controller, &mut now, ms(9000));
     }
-    assert_eq!(controller.limit(), 1, "it never closes");
+    assert_eq!(controller.limit(), 1, "the limit never falls to 0");
 }
 
 #[test]
-fn a_long_prompt_or_a_load_among_others_is_no_overload() {
+fn a_single_long_prompt_or_model_load_is_no_overload() {
     for (late, limit) in [(1, 5), (2, 4), (3, 3)] {
         let (mut controller, now) = (Controller::new(TARGET), Instant::now());
         for at in 0..4 {
@@ -97,7 +97,7 @@ fn it_does_not_rise_while_it_is_not_reached() {
 }
 
 #[test]
-fn a_fall_shows_its_effect_before_the_next() {
+fn requests_sent_before_a_decrease_do_not_cause_the_next() {
     let (mut controller, now) = (Controller::new(TARGET), Instant::now());
     controller.set_limit(20);
     for _ in 0..20 {
@@ -109,32 +109,32 @@ fn a_fall_shows_its_effect_before_the_next() {
     assert_eq!(
         controller.limit(),
         18,
-        "all of them were sent under the old limit"
+        "all requests were sent under the old limit"
     );
 }
 
 #[test]
-fn who_gives_up_in_time_says_nothing() {
+fn a_request_cancelled_in_time_does_not_count() {
     let (mut controller, now) = (Controller::new(TARGET), Instant::now());
     controller.try_admit().unwrap();
     for _ in 0..40 {
-        controller.note(now, Sample::GivenUp(ms(100)), now + ms(100));
+        controller.note(now, Sample::Cancelled(ms(100)), now + ms(100));
     }
     assert_eq!(controller.limit(), 4);
     for _ in 0..4 {
-        controller.note(now, Sample::GivenUp(ms(6000)), now + ms(6000));
+        controller.note(now, Sample::Cancelled(ms(6000)), now + ms(6000));
     }
     assert_eq!(controller.limit(), 3);
 }
 
 const HOUR: u64 = 3_600_000;
 
-/// A server that works on `parallel` requests at a time and lets the others wait.
+/// A simulated server that works on `parallel` requests at a time and queues the others.
 struct Server {
     parallel: usize,
     waiting: VecDeque<(u64, u64)>,
     busy: usize,
-    /// What happens when, in milliseconds, and to a request of when.
+    /// The coming events: the time in milliseconds, and the event.
     events: BinaryHeap<Reverse<(u64, Event)>>,
     seed: u64,
 }
@@ -168,18 +168,18 @@ impl Server {
         }
     }
 
-    /// Offers a request every 300 ms to 700 ms for some hours; tells the mean limit and the
-    /// share of answers in time, hour by hour.
+    /// Sends a request every 300 ms to 700 ms for `hours` hours. Returns the mean limit and the
+    /// share of answers in time for each hour.
     fn run(&mut self, controller: &mut Controller, epoch: Instant, hours: u64) -> Vec<(f64, f64)> {
         let at = |time: u64| epoch + ms(time);
-        let mut told = Vec::new();
+        let mut hourly = Vec::new();
         let (mut limits, mut answers, mut prompt_answers) = ((0, 0), 0, 0);
         self.events.push(Reverse((0, Event::Arrival)));
         while let Some(Reverse((now, event))) = self.events.pop() {
             match event {
                 Event::Arrival => {
                     if controller.try_admit().is_ok() {
-                        // Now and then a prompt is long.
+                        // Some prompts are long.
                         let prompt = match self.random(0, 10) {
                             0 => self.random(4_000, 8_000),
                             _ => self.random(200, 2_000),
@@ -202,16 +202,16 @@ impl Server {
                 }
             }
             self.start(now);
-            if now >= (told.len() as u64 + 1) * HOUR {
+            if now >= (hourly.len() as u64 + 1) * HOUR {
                 let share = f64::from(prompt_answers) / f64::from(answers);
-                told.push((limits.0 as f64 / f64::from(limits.1), share));
+                hourly.push((limits.0 as f64 / f64::from(limits.1), share));
                 (limits, answers, prompt_answers) = ((0, 0), 0, 0);
-                if told.len() as u64 == hours {
+                if hourly.len() as u64 == hours {
                     break;
                 }
             }
         }
-        told
+        hourly
     }
 }
 
@@ -226,13 +226,13 @@ fn server(parallel: usize) -> Server {
 }
 
 #[test]
-fn it_finds_what_a_server_can_do_and_stays_there_under_a_lasting_overload() {
+fn it_finds_the_capacity_of_a_server_and_keeps_it_during_a_long_overload() {
     for parallel in [4, 8, 16] {
-        let told = server(parallel).run(&mut Controller::new(TARGET), Instant::now(), 12);
-        for (limit, in_time) in &told[1..] {
+        let hourly = server(parallel).run(&mut Controller::new(TARGET), Instant::now(), 12);
+        for (limit, in_time) in &hourly[1..] {
             let factor = limit / parallel as f64;
-            assert!((0.9..1.4).contains(&factor), "{parallel}: {told:?}");
-            assert!(*in_time > 0.75, "{parallel}: {told:?}");
+            assert!((0.9..1.4).contains(&factor), "{parallel}: {hourly:?}");
+            assert!(*in_time > 0.75, "{parallel}: {hourly:?}");
         }
     }
 }
@@ -241,7 +241,7 @@ fn it_finds_what_a_server_can_do_and_stays_there_under_a_lasting_overload() {
 fn it_follows_a_server_that_becomes_slower() {
     let (mut controller, now) = (Controller::new(TARGET), Instant::now());
     let fast = server(16).run(&mut controller, now, 3)[2].0;
-    // The server is another now; what was in flight has ended.
+    // From here on the server is slower; the earlier requests have ended.
     while controller.in_flight() > 0 {
         controller.leave();
     }
@@ -251,7 +251,7 @@ fn it_follows_a_server_that_becomes_slower() {
 
 proptest! {
     #[test]
-    fn it_keeps_to_its_bounds(
+    fn it_stays_within_its_bounds(
         min in 1..20_usize,
         more in 0..20_usize,
         samples in prop::collection::vec((0..3_u8, 0..10_000_u64), 0..400),
@@ -268,7 +268,7 @@ proptest! {
             now += ms(time);
             let sample = match kind {
                 0 => Sample::FirstByte(ms(time)),
-                1 => Sample::GivenUp(ms(time)),
+                1 => Sample::Cancelled(ms(time)),
                 _ => Sample::Overloaded,
             };
             controller.note(sent, sample, now);
@@ -285,7 +285,7 @@ proptest! {
 type Answer = Response<Full<Bytes>>;
 
 #[tokio::test]
-async fn past_the_limit_it_refuses_and_the_place_is_held_until_the_last_frame() {
+async fn beyond_the_limit_it_refuses_and_a_permit_is_held_until_the_last_frame() {
     let layer = AdaptiveLayer::new(TARGET).with_initial(count(1));
     let (service, mut inner) = mock::spawn_with(|mock| layer.layer(mock));
     let mut service: mock::Spawn<AdaptiveService<mock::Mock<Request<()>, Answer>>> = service;
@@ -308,7 +308,7 @@ async fn past_the_limit_it_refuses_and_the_place_is_held_until_the_last_frame() 
 }
 
 #[tokio::test]
-async fn readiness_is_the_inner_services() {
+async fn readiness_comes_from_the_inner_service() {
     let layer = AdaptiveLayer::new(TARGET);
     let (service, mut inner) = mock::spawn_with(|mock| layer.layer(mock));
     let mut service: mock::Spawn<AdaptiveService<mock::Mock<Request<()>, Answer>>> = service;
@@ -318,9 +318,9 @@ async fn readiness_is_the_inner_services() {
     assert_ready!(service.poll_ready()).unwrap();
 }
 
-/// How an answer comes: the time until its head, and from there to its first frame.
+/// The behaviour of an answer: the time until its head, and from there to its first frame.
 #[derive(Clone, Copy)]
-enum Way {
+enum Behaviour {
     Stream(u64, u64),
     Status(StatusCode),
     Fails,
@@ -341,21 +341,21 @@ fn broken() -> impl Body<Data = Bytes, Error = BoxError> + Unpin {
     })))
 }
 
-/// The limit after a round of four answers that come this way, from 4.
-async fn limit_after(way: Way, layer: AdaptiveLayer) -> usize {
+/// The limit after a round of four answers of this kind, starting at 4.
+async fn limit_after(behaviour: Behaviour, layer: AdaptiveLayer) -> usize {
     let service = layer.layer(service_fn(move |_: Request<()>| async move {
-        Ok::<_, BoxError>(match way {
-            Way::Stream(head, first) => {
+        Ok::<_, BoxError>(match behaviour {
+            Behaviour::Stream(head, first) => {
                 tokio::time::sleep(ms(head)).await;
                 Response::new(stream(first).boxed_unsync())
             }
-            Way::Status(status) => {
+            Behaviour::Status(status) => {
                 let mut answer = Response::new(stream(0).boxed_unsync());
                 *answer.status_mut() = status;
                 answer
             }
-            Way::Breaks => Response::new(broken().boxed_unsync()),
-            Way::Fails => return Err("no connection".into()),
+            Behaviour::Breaks => Response::new(broken().boxed_unsync()),
+            Behaviour::Fails => return Err("no connection".into()),
         })
     }));
     let ask = || async {
@@ -369,33 +369,40 @@ async fn limit_after(way: Way, layer: AdaptiveLayer) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_byte_is_that_of_the_body() {
+async fn the_first_byte_is_the_first_byte_of_the_body() {
     let layer = || AdaptiveLayer::new(TARGET);
-    assert_eq!(limit_after(Way::Stream(1000, 1000), layer()).await, 5);
-    assert_eq!(limit_after(Way::Stream(6000, 0), layer()).await, 3);
-    assert_eq!(limit_after(Way::Stream(0, 6000), layer()).await, 3);
-    assert_eq!(limit_after(Way::Stream(3000, 3000), layer()).await, 3);
+    assert_eq!(limit_after(Behaviour::Stream(1000, 1000), layer()).await, 5);
+    assert_eq!(limit_after(Behaviour::Stream(6000, 0), layer()).await, 3);
+    assert_eq!(limit_after(Behaviour::Stream(0, 6000), layer()).await, 3);
+    assert_eq!(limit_after(Behaviour::Stream(3000, 3000), layer()).await, 3);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_says_it_is_busy_is_believed_at_once() {
+async fn an_overload_status_decreases_the_limit_at_once() {
     let layer = || AdaptiveLayer::new(TARGET);
-    let busy = Way::Status(StatusCode::SERVICE_UNAVAILABLE);
+    let busy = Behaviour::Status(StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(limit_after(busy, layer()).await, 3);
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_failures_say_nothing_of_the_load() {
+async fn other_failures_do_not_change_the_limit() {
     let layer = || AdaptiveLayer::new(TARGET);
-    for way in [Way::Status(StatusCode::NOT_FOUND), Way::Fails, Way::Breaks] {
-        assert_eq!(limit_after(way, layer()).await, 4);
+    for behaviour in [
+        Behaviour::Status(StatusCode::NOT_FOUND),
+        Behaviour::Fails,
+        Behaviour::Breaks,
+    ] {
+        assert_eq!(limit_after(behaviour, layer()).await, 4);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_measured_counts_nevertheless() {
+async fn unmeasured_requests_count_towards_the_limit() {
     let layer = AdaptiveLayer::new(TARGET).with_measured(|_| false);
-    assert_eq!(limit_after(Way::Stream(9000, 0), layer.clone()).await, 4);
+    assert_eq!(
+        limit_after(Behaviour::Stream(9000, 0), layer.clone()).await,
+        4
+    );
     let service = layer.layer(service_fn(|_: Request<()>| {
         std::future::pending::<Result<Answer, BoxError>>()
     }));
@@ -409,7 +416,7 @@ async fn what_is_not_measured_counts_nevertheless() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_that_give_up_on_a_stuck_server_lower_the_limit() {
+async fn clients_that_cancel_at_a_stuck_server_lower_the_limit() {
     let layer = AdaptiveLayer::new(TARGET);
     let service = layer.layer(service_fn(|_: Request<()>| {
         std::future::pending::<Result<Answer, BoxError>>()
@@ -425,7 +432,7 @@ async fn clients_that_give_up_on_a_stuck_server_lower_the_limit() {
     assert_eq!((layer.limit(), layer.in_flight()), (3, 0));
 }
 
-/// A body that says how it is framed.
+/// A body with a known size.
 struct Sized;
 
 impl Body for Sized {
@@ -445,7 +452,7 @@ impl Body for Sized {
 }
 
 #[tokio::test]
-async fn the_answers_framing_is_kept() {
+async fn the_size_hint_of_the_answer_is_kept() {
     let layer = AdaptiveLayer::new(TARGET);
     let service = layer.layer(service_fn(async |_: Request<()>| {
         Ok::<_, BoxError>(Response::new(Sized))
@@ -455,7 +462,7 @@ async fn the_answers_framing_is_kept() {
 }
 
 #[test]
-fn its_state_shows() {
+fn debug_shows_the_state() {
     let layer = AdaptiveLayer::new(TARGET).with_bounds(count(8), count(4));
     assert_eq!(
         format!("{layer:?}"),

@@ -1,4 +1,4 @@
-//! What a refused request is told.
+//! The error of a refused request.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -7,13 +7,13 @@ use http::StatusCode;
 
 use crate::{Fail, Retryable, Side};
 
-/// As many requests are in flight as may be. Nothing was sent anywhere, so the request may be
-/// sent again after a moment.
+/// The limit of concurrent requests is reached. The request was not sent, so it may be sent again
+/// after a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the service is at its capacity of {max} requests in flight; try again in a moment")]
+#[error("the service is at its limit of {max} concurrent requests; try again in a moment")]
 #[non_exhaustive]
 pub struct AtCapacity {
-    /// The cap that is reached, in requests.
+    /// The limit, in requests.
     pub max: NonZeroUsize,
 }
 

@@ -1,4 +1,4 @@
-//! The answer under way, with its permit.
+//! The future of an answer, with its permit.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -63,7 +63,8 @@ where
             }
             StateProjection::Admitted { inner, permit } => {
                 let answer = ready!(inner.poll(cx));
-                // Taken on an error too: whoever keeps the future must not keep the place.
+                // Taken on an error too, so that a caller who keeps the future does not keep the
+                // permit.
                 let permit = permit.take().expect("a future is not polled after its end");
                 Poll::Ready(match answer {
                     Ok(response) => Ok(response.map(|body| Guarded::new(body, permit))),

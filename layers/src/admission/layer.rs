@@ -1,4 +1,4 @@
-//! The layer, which owns the count.
+//! The layer. It owns the count.
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -9,9 +9,9 @@ use tower_layer::Layer;
 use super::AdmissionService;
 use super::permit::Cap;
 
-/// Refuses what exceeds a number of requests in flight. See the [module](super).
+/// Refuses requests beyond a number of concurrent requests. See the [module](super).
 ///
-/// All services of one layer and of its clones share one count.
+/// All services of one layer and its clones share one count.
 #[derive(Clone)]
 pub struct AdmissionLayer {
     cap: Arc<Cap>,
@@ -23,12 +23,12 @@ impl AdmissionLayer {
         Self { cap: Cap::new(max) }
     }
 
-    /// How many requests may be in flight.
+    /// The limit of concurrent requests.
     pub fn max(&self) -> NonZeroUsize {
         self.cap.max()
     }
 
-    /// How many requests are in flight now: from their admission to the end of their answer.
+    /// The number of concurrent requests, each from its admission to the end of its answer.
     pub fn in_flight(&self) -> usize {
         self.cap.in_flight()
     }

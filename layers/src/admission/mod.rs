@@ -1,8 +1,8 @@
-//! A hard cap on requests in flight, held to the end of the answer.
+//! A limit on concurrent requests, each counted to the end of its answer.
 //!
-//! What exceeds the cap is refused at once with [`AtCapacity`]: nothing waits here. tower's
-//! `ConcurrencyLimit` gives its permit back at the head of the answer, when a stream of tokens
-//! has only begun; here the [`Permit`] rides the response body.
+//! Requests beyond the limit are refused at once with [`AtCapacity`]; no request waits here.
+//! tower's `ConcurrencyLimit` releases its permit at the response head, when a stream of tokens has
+//! only begun; here the response body holds the [`Permit`].
 //!
 //! ```text
 //! request   head                        last frame, error or drop
@@ -10,9 +10,9 @@
 //!    |<------------- permit ------------>|
 //! ```
 //!
-//! In a stack it belongs inside of what refuses cheaply (keys, rates) and outside of what
-//! buffers and queues. Its cap must exceed the bounds of all queues inside together, or those
-//! never fill.
+//! Put this layer inside of layers that refuse without work (API keys, rate limits) and outside of
+//! layers that buffer and queue. Its limit must exceed the sum of the limits of all inner queues;
+//! otherwise those queues never fill.
 //!
 //! ```
 //! use std::num::NonZeroUsize;
@@ -41,7 +41,7 @@
 //! # }
 //! ```
 //!
-//! The count can be watched, for a metric say, by a clone of the layer:
+//! A clone of the layer can read the count, for example for a metric:
 //!
 //! ```
 //! # use std::num::NonZeroUsize;

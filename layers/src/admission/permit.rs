@@ -1,4 +1,4 @@
-//! The count of requests in flight, and the permits that it is made of.
+//! The count of concurrent requests, and their permits.
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::AtCapacity;
 
-/// A count that never exceeds its cap.
+/// A count that never exceeds its limit.
 pub(super) struct Cap {
     max: NonZeroUsize,
     in_flight: AtomicUsize,
@@ -29,7 +29,7 @@ impl Cap {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    // Relaxed is enough: the count guards no other memory, and its own order is total.
+    // Relaxed is enough: the count protects no other memory, and its own order is total.
     pub(super) fn try_admit(self: &Arc<Self>) -> Result<Permit, AtCapacity> {
         self.in_flight
             .try_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
@@ -40,7 +40,7 @@ impl Cap {
     }
 }
 
-/// The place of one request, given back when it is dropped.
+/// The permit of one request. Dropping it releases the permit.
 pub struct Permit {
     cap: Arc<Cap>,
 }

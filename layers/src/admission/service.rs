@@ -1,4 +1,4 @@
-//! The service: admit or refuse, never wait.
+//! The service: it admits or refuses, and never waits.
 
 use std::fmt;
 use std::sync::Arc;

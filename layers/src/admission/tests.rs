@@ -25,7 +25,7 @@ fn layer(max: usize) -> AdmissionLayer {
 }
 
 #[tokio::test]
-async fn the_place_is_held_until_the_last_frame() {
+async fn a_permit_is_held_until_the_last_frame() {
     let layer = layer(1);
     let service = layer.layer(service_fn(async |_: Request<()>| {
         Ok::<_, BoxError>(Response::new(Full::new(Bytes::from("text"))))
@@ -71,7 +71,7 @@ async fn a_refused_request_does_not_reach_the_inner_service() {
 }
 
 #[tokio::test]
-async fn readiness_is_the_inner_services() {
+async fn readiness_comes_from_the_inner_service() {
     let layer = layer(1);
     let (service, mut inner) = mock::spawn_with(|mock| layer.layer(mock));
     let mut service: Spawned = service;
@@ -79,11 +79,11 @@ async fn readiness_is_the_inner_services() {
     assert!(service.poll_ready().is_pending());
     inner.allow(1);
     assert!(service.poll_ready().is_ready());
-    assert_eq!(layer.in_flight(), 0, "readiness takes no place");
+    assert_eq!(layer.in_flight(), 0, "readiness takes no permit");
 }
 
 #[test]
-fn its_state_shows() {
+fn debug_shows_the_state() {
     let layer = layer(3);
     let _service = layer.layer(());
     assert_eq!(
@@ -92,12 +92,12 @@ fn its_state_shows() {
     );
 }
 
-/// Unwinds without the message that the hook prints.
+/// Unwinds without running the panic hook, which would print a message.
 fn quiet_panic() -> ! {
     std::panic::resume_unwind(Box::new("scripted"))
 }
 
-/// What happens to a request next.
+/// The next step of a scripted request.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Pending,
@@ -106,7 +106,7 @@ enum Step {
     Panic,
 }
 
-/// An answer that follows a script, one step a poll; what the script does not say is its end.
+/// An answer that follows a script, one step for each poll. It ends after the last step.
 struct Scripted(std::vec::IntoIter<Step>);
 
 impl Body for Scripted {
@@ -158,17 +158,17 @@ fn script() -> impl Strategy<Value = Script> {
 }
 
 #[derive(Clone, Debug)]
-enum Move {
+enum Action {
     Start(Script),
     Poll(prop::sample::Index),
     Drop(prop::sample::Index),
 }
 
-fn moves() -> impl Strategy<Value = Vec<Move>> {
+fn actions() -> impl Strategy<Value = Vec<Action>> {
     let one = prop_oneof![
-        2 => script().prop_map(Move::Start),
-        6 => any::<prop::sample::Index>().prop_map(Move::Poll),
-        1 => any::<prop::sample::Index>().prop_map(Move::Drop),
+        2 => script().prop_map(Action::Start),
+        6 => any::<prop::sample::Index>().prop_map(Action::Poll),
+        1 => any::<prop::sample::Index>().prop_map(Action::Drop),
     ];
     prop::collection::vec(one, 0..80)
 }
@@ -196,16 +196,16 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn places_return_however_requests_end(moves in moves()) {
+    fn permits_are_released_however_requests_end(actions in actions()) {
         const MAX: usize = 3;
         let layer = layer(MAX);
         let service = layer.layer(service_fn(|request: Request<Script>| play(request.into_body())));
         let mut flights: Vec<Flight> = Vec::new();
         let cx = &mut Context::from_waker(Waker::noop());
 
-        for step in moves {
+        for step in actions {
             match step {
-                Move::Start(script) => {
+                Action::Start(script) => {
                     let mut service = service.clone();
                     let full = flights.len() == MAX;
                     let mut answer: Answer = Box::pin(service.call(Request::new(script)));
@@ -216,10 +216,10 @@ proptest! {
                         flights.push(Flight::Head(answer));
                     }
                 }
-                Move::Poll(at) if !flights.is_empty() => {
+                Action::Poll(at) if !flights.is_empty() => {
                     let at = at.index(flights.len());
                     let flight = flights.swap_remove(at);
-                    // A panic drops what panicked, as the task of a connection does.
+                    // Drop the panicked value, as the task of a connection does.
                     let next = catch_unwind(AssertUnwindSafe(|| match flight {
                         Flight::Head(mut answer) => match answer.as_mut().poll(cx) {
                             Poll::Pending => Some(Flight::Head(answer)),
@@ -233,10 +233,10 @@ proptest! {
                     }));
                     flights.extend(next.ok().flatten());
                 }
-                Move::Drop(at) if !flights.is_empty() => {
+                Action::Drop(at) if !flights.is_empty() => {
                     flights.swap_remove(at.index(flights.len()));
                 }
-                Move::Poll(_) | Move::Drop(_) => {}
+                Action::Poll(_) | Action::Drop(_) => {}
             }
             prop_assert_eq!(layer.in_flight(), flights.len());
         }
@@ -246,7 +246,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn a_kept_future_that_failed_keeps_no_place() {
+async fn a_failed_future_that_is_kept_holds_no_permit() {
     let layer = layer(1);
     let mut service = layer.layer(service_fn(async |_: Request<()>| {
         Err::<Response<Full<Bytes>>, _>(BoxError::from("no answer"))
@@ -257,7 +257,7 @@ async fn a_kept_future_that_failed_keeps_no_place() {
 }
 
 #[test]
-fn an_infallible_service_fits() {
+fn an_infallible_service_can_be_wrapped() {
     let _ = layer(1)
         .layer(service_fn(async |_: Request<()>| {
             Ok::<_, Infallible>(Response::new(Full::new(Bytes::new())))

@@ -1,4 +1,4 @@
-//! How the reading of a client's body fails.
+//! Errors while a request body is read.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::{BoxError, Deadline, Fail, Failure, Side};
 
-/// The client's body broke off: its connection failed, or its framing was wrong.
+/// The client's body ended early: its connection failed, or its framing was wrong.
 #[derive(Debug, thiserror::Error)]
 #[error("the request body could not be read to its end")]
 pub struct ClientBodyFailed {
@@ -16,8 +16,8 @@ pub struct ClientBodyFailed {
 }
 
 impl ClientBodyFailed {
-    /// Marks an error of a request's body as the client's. One that says already what it means
-    /// is left as it is.
+    /// Marks an error of a request body as the client's. An error that is a [`Failure`] already
+    /// stays as it is.
     pub(crate) fn mark(error: impl Into<BoxError>) -> BoxError {
         let source = error.into();
         if Failure::find(&*source).is_some() {
@@ -42,16 +42,16 @@ impl Fail for ClientBodyFailed {
 /// The client sent its body too slowly (RFC 9110 15.5.9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the request body came too slowly: a pause of more than {waited:?}, or too few bytes in the time"
+    "the request body arrived too slowly: a pause of more than {waited:?}, or a rate below the minimum"
 )]
 pub struct BodyReadTimeout {
-    /// How long the gateway waited for the next bytes, at most.
+    /// The longest pause that is allowed between bytes.
     pub waited: Duration,
 }
 
 impl BodyReadTimeout {
-    /// To be called when a body has nothing ready: ready when it has had nothing for `limit`, or
-    /// when it is past `latest`. `pause` is to be disarmed when something comes.
+    /// Call this when a body is pending. It is ready when the body was pending for `limit`, or at
+    /// `latest`. Disarm `pause` when data arrives.
     pub(crate) fn poll(
         pause: &mut Deadline,
         limit: Duration,
@@ -59,7 +59,7 @@ impl BodyReadTimeout {
         cx: &mut Context<'_>,
     ) -> Poll<Self> {
         if !pause.is_armed() {
-            // A limit beyond what an `Instant` can hold is none.
+            // A limit that an `Instant` cannot hold means no limit.
             let end = Instant::now().checked_add(limit);
             pause.arm(end.into_iter().chain(latest).min());
         }

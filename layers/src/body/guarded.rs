@@ -1,4 +1,4 @@
-//! A body with a guard that is dropped at the body's end.
+//! A body with a guard that is dropped at the end of the body.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -9,10 +9,9 @@ use pin_project_lite::pin_project;
 pin_project! {
     /// A body that holds a guard (a permit, a gauge, a slot) until its end.
     ///
-    /// The end is `None`, trailers, an error, or a frame after which the body says that it is
-    /// at its end: hyper does not poll such a body again. A body that is at its end already when
-    /// it is wrapped gives its guard back at once. Whatever is dropped before gives it back
-    /// then.
+    /// The end is `None`, trailers, an error, or a frame after which `is_end_stream` is true: hyper
+    /// does not poll such a body again. If the body is at its end when it is wrapped, the guard is
+    /// dropped at once. If the body is dropped early, the guard is dropped with it.
     ///
     /// ```
     /// use http_body_util::Full;
@@ -34,12 +33,12 @@ pin_project! {
 }
 
 impl<B: Body, G> Guarded<B, G> {
-    /// Lets `guard` live until the end of `inner`.
+    /// Keeps `guard` until the end of `inner`.
     pub fn new(inner: B, guard: G) -> Self {
         Self::maybe(inner, Some(guard))
     }
 
-    /// The same for a body that may have no guard.
+    /// Like [`new`](Self::new), with an optional guard.
     pub fn maybe(inner: B, guard: Option<G>) -> Self {
         let guard = guard.filter(|_| !inner.is_end_stream());
         Self { inner, guard }
@@ -98,7 +97,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_last_frame_that_says_so_is_the_end() {
+    async fn the_guard_is_dropped_with_a_last_frame() {
         let permit = Arc::new(());
         let mut body = Guarded::new(Full::new(Bytes::from("a")), permit.clone());
         assert!(body.frame().await.is_some());

@@ -1,9 +1,9 @@
-//! How much memory this process may use.
+//! The memory limit of this process.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The lowest of the cgroups' limits and the machine's memory, in bytes.
+/// The lowest of the cgroup limits and the machine's memory, in bytes.
 pub(super) fn memory_limit() -> Option<u64> {
     let read = |path: &Path| fs::read_to_string(path).ok();
     lowest_limit(read)
@@ -18,9 +18,9 @@ fn lowest_limit(read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
     limits.chain(total).min()
 }
 
-/// The files that may hold a limit for a process in these cgroups. A limit of any ancestor
-/// binds too; inside a container the path is relative to a root that cannot be seen, so files
-/// that are not there are no error.
+/// The files that may contain a limit for a process in these cgroups. The limits of all ancestors
+/// apply too. Inside a container the path is relative to a root that is not visible, so a missing
+/// file is not an error.
 fn limit_files(cgroups: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for line in cgroups.lines() {
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn version_one_says_unlimited_with_a_huge_number() {
+    fn cgroup_v1_writes_unlimited_as_a_huge_number() {
         let old = machine(&[
             ("/proc/self/cgroup", "5:cpuset:/\n4:cpu,memory:/job\n0::/\n"),
             (
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_read_is_no_limit() {
+    fn without_readable_files_there_is_no_limit() {
         assert_eq!(lowest_limit(|_| None), None);
         assert_eq!(mem_total("MemTotal: lots"), None);
     }

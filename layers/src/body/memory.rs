@@ -1,4 +1,4 @@
-//! The memory that request bodies may take, and the reservations out of it.
+//! The memory budget for request bodies, and reservations from it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::machine;
 
-/// How many bytes all buffered bodies together may hold. Clones share one counter.
+/// The number of bytes that all buffered bodies together may hold. Clones share one counter.
 ///
-/// Nobody waits for memory: a reservation is granted at once or not at all, so two bodies that
-/// are each half read can never wait for each other.
+/// A reservation is granted at once or refused, it never waits. So two half-read bodies cannot
+/// block each other.
 ///
 /// ```
 /// use llamatower_layers::body::MemoryBudget;
@@ -31,7 +31,7 @@ struct Counter {
 }
 
 impl MemoryBudget {
-    /// A budget of so many bytes.
+    /// A budget of `bytes` bytes.
     pub fn new(bytes: u64) -> Self {
         Self {
             counter: Arc::new(Counter {
@@ -41,13 +41,13 @@ impl MemoryBudget {
         }
     }
 
-    /// A share (0 to 1) of the memory that this process may use: the lowest limit of its
-    /// cgroups (v2 or v1), or else the machine's memory, or 1 GiB where neither can be read.
+    /// A share (0 to 1) of this process's memory limit: the lowest limit of its cgroups (v2 or v1),
+    /// otherwise the machine's memory, or 1 GiB if neither can be read.
     ///
-    /// It reads files below `/proc` and `/sys`; call it once, at the start.
+    /// This reads files below `/proc` and `/sys`; call it once, at the start.
     pub fn of_this_machine(share: f64) -> Self {
         let memory = machine::memory_limit().unwrap_or(1 << 30);
-        // The cast saturates, and takes a NaN for zero.
+        // The cast saturates and turns NaN into 0.
         Self::new((memory as f64 * share.clamp(0.0, 1.0)) as u64)
     }
 
@@ -56,12 +56,12 @@ impl MemoryBudget {
         self.counter.capacity
     }
 
-    /// The bytes that are free now.
+    /// The free bytes.
     pub fn available(&self) -> u64 {
         self.counter.available.load(Ordering::Relaxed)
     }
 
-    /// Takes `bytes` out of the budget, whole or not at all.
+    /// Reserves `bytes`, or nothing.
     pub fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
         self.counter.try_take(bytes).then(|| Reservation {
             counter: self.counter.clone(),
@@ -71,7 +71,7 @@ impl MemoryBudget {
 }
 
 impl Counter {
-    // Relaxed is enough: the counter guards no other memory.
+    // Relaxed is enough: the counter protects no other memory.
     fn try_take(&self, bytes: u64) -> bool {
         self.available
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| {
@@ -94,19 +94,19 @@ impl fmt::Debug for MemoryBudget {
     }
 }
 
-/// Bytes taken out of a [`MemoryBudget`]; they return when it is dropped.
+/// Bytes reserved from a [`MemoryBudget`]. Dropping the reservation releases them.
 pub struct Reservation {
     counter: Arc<Counter>,
     bytes: u64,
 }
 
 impl Reservation {
-    /// How many bytes are held.
+    /// The number of reserved bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Takes `more` bytes; `false`, and nothing taken, if the budget has not got them.
+    /// Reserves `more` bytes. Returns `false`, and reserves nothing, if the budget has too few.
     #[must_use]
     pub fn try_grow(&mut self, more: u64) -> bool {
         let granted = self.counter.try_take(more);
@@ -116,7 +116,7 @@ impl Reservation {
         granted
     }
 
-    /// Gives back all but `bytes`.
+    /// Releases all but `bytes`.
     pub fn shrink_to(&mut self, bytes: u64) {
         if let Some(surplus) = self.bytes.checked_sub(bytes) {
             self.counter.give_back(surplus);
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn many_threads_never_take_more_than_there_is_and_all_comes_back() {
+    fn threads_never_exceed_the_budget_and_release_everything() {
         let budget = MemoryBudget::new(1000);
         std::thread::scope(|scope| {
             for _ in 0..4 {

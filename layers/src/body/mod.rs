@@ -1,4 +1,4 @@
-//! Bodies that layers pass on: what rides an answer to its end, and what can be sent again.
+//! Body types: a guard to the end of an answer, and a request body that can be sent again.
 
 #[cfg(feature = "replay-body")]
 mod error;
@@ -24,16 +24,15 @@ pub(crate) use replay::Segments;
 #[cfg(any(feature = "breaker", feature = "outcome"))]
 pub(crate) use rest::Rest;
 
-/// A body whose bytes may be in memory already, for layers that look into them.
+/// A body whose bytes may be in memory, for layers that read them.
 #[cfg(feature = "replay-body")]
 pub trait Buffered {
-    /// All bytes, in pieces; `None` if they are still to come.
+    /// All bytes, in segments; `None` if the body is not buffered.
     fn segments(&self) -> Option<&[bytes::Bytes]>;
 }
 
 /// A body that can be sent again, for retries.
 pub trait Replay: Sized {
-    /// The same body from its beginning, without a copy of its bytes; `None` if it cannot be
-    /// had again, because it streams.
+    /// The same body from its beginning, without a copy of its bytes; `None` if it streams.
     fn replay(&self) -> Option<Self>;
 }

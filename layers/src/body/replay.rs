@@ -1,4 +1,4 @@
-//! The request body that layers inside the body limit see.
+//! The request body behind the body limit layer.
 
 use std::fmt;
 use std::ops::Range;
@@ -15,11 +15,11 @@ use smallvec::SmallVec;
 use super::{BodyReadTimeout, Buffered, ClientBodyFailed, Replay, Reservation};
 use crate::{BoxError, Deadline, Failure};
 
-/// A request body that was read whole and can be sent again, or one that streams.
+/// A request body that is buffered and can be sent again, or one that streams.
 ///
-/// A buffered body is the list of segments as they came off the wire, never joined. Its
-/// replays share them, and the memory that was reserved for them returns with the last.
-/// Trailers of a buffered body are not kept: no LLM server reads any.
+/// A buffered body is a list of segments as they were received; they are never joined. Its replays
+/// share them. The reserved memory is released with the last replay. Trailers of a buffered body
+/// are dropped: no LLM server reads them.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -39,13 +39,13 @@ pub struct ReplayBody<B> {
 }
 
 enum Kind<B> {
-    // No buffer is the empty body: it costs no allocation.
+    // `None` is the empty body, without an allocation.
     Buffered {
         buffer: Option<Arc<Buffer>>,
         next: usize,
         left: u64,
     },
-    // In a box, as bodies that are not buffered are few, and a request is moved often.
+    // Boxed: streaming bodies are rare, and a request is moved often.
     Streaming {
         streaming: Pin<Box<Streaming<B>>>,
     },
@@ -60,13 +60,13 @@ pin_project! {
     }
 }
 
-/// Most bodies come in one piece, which then needs no list.
+/// Most bodies have one segment, which needs no allocated list.
 pub(crate) type Segments = SmallVec<[Bytes; 1]>;
 
 struct Buffer {
     segments: Segments,
     len: u64,
-    // Held for their drop alone.
+    // Held only for their drop.
     _reservation: Option<Reservation>,
     _origin: Option<Arc<Buffer>>,
 }
@@ -77,7 +77,7 @@ impl<B> ReplayBody<B> {
         Self::whole(None)
     }
 
-    /// A body that was read whole, and the memory that was reserved for it.
+    /// A buffered body, with its reserved memory.
     pub fn buffered(
         segments: impl IntoIterator<Item = Bytes>,
         reservation: Option<Reservation>,
@@ -95,7 +95,7 @@ impl<B> ReplayBody<B> {
         }))
     }
 
-    /// A body that is passed on as it comes.
+    /// A body that is forwarded as it arrives.
     pub fn streaming(body: B) -> Self {
         let streaming = Box::pin(Streaming {
             body,
@@ -108,7 +108,7 @@ impl<B> ReplayBody<B> {
     }
 
     /// Fails a streaming body with [`BodyReadTimeout`](super::BodyReadTimeout) after a pause of
-    /// `timeout`. Only pauses of the sender count, not those of whoever reads the body.
+    /// `timeout`. Only pauses of the sender count, not those of the reader.
     pub fn with_read_timeout(mut self, timeout: Duration) -> Self {
         if let Kind::Streaming { streaming } = &mut self.kind {
             *streaming.as_mut().project().read_timeout = Some(timeout);
@@ -131,7 +131,7 @@ impl<B> ReplayBody<B> {
         }
     }
 
-    /// The whole body in pieces, in order, none of them empty; `None` if it streams.
+    /// The segments of the whole body, in order, none of them empty; `None` if it streams.
     pub fn segments(&self) -> Option<&[Bytes]> {
         match &self.kind {
             Kind::Buffered { buffer, .. } => {
@@ -141,7 +141,7 @@ impl<B> ReplayBody<B> {
         }
     }
 
-    /// The whole body's length in bytes, whatever was read of it; `None` if it streams.
+    /// The length of the whole body in bytes, also after a part was read; `None` if it streams.
     #[expect(
         clippy::len_without_is_empty,
         reason = "whether a stream is empty is not known"
@@ -153,9 +153,9 @@ impl<B> ReplayBody<B> {
         }
     }
 
-    /// The body with the bytes of `range` replaced by `insert`, from its beginning. The other
-    /// bytes are shared with this one, and so is the reservation. `None` if the body streams
-    /// or the range is not within it.
+    /// The body from its beginning, with the bytes of `range` replaced by `insert`. The other bytes
+    /// and the reservation are shared with this body. `None` if the body streams or the range is
+    /// outside of it.
     pub fn splice(&self, range: Range<u64>, insert: Bytes) -> Option<Self> {
         let len = self.len()?;
         if range.start > range.end || range.end > len {
@@ -181,7 +181,7 @@ impl<B> ReplayBody<B> {
     }
 }
 
-/// The pieces of `segments` that lie within `range`, not empty ones.
+/// The non-empty parts of `segments` within `range`.
 fn within(segments: &[Bytes], range: Range<u64>) -> impl Iterator<Item = Bytes> {
     let mut at = 0;
     segments.iter().filter_map(move |segment| {
@@ -223,7 +223,7 @@ impl<B> Default for ReplayBody<B> {
 
 impl<B> fmt::Debug for ReplayBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Never the bytes: they are somebody's prompt.
+        // Never the bytes: they are a user's prompt.
         f.debug_struct("ReplayBody")
             .field("len", &self.len())
             .field("segments", &self.segments().map(<[_]>::len))
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn frames_come_as_they_were_and_the_hint_stays_exact() {
+    async fn frames_keep_their_segments_and_the_size_hint_stays_exact() {
         let mut body = three();
         for (left, expected) in [(6, "ab"), (4, "c"), (3, "def")] {
             assert_eq!(body.size_hint().exact(), Some(left));
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_replay_begins_at_the_beginning_and_shares_the_bytes() {
+    async fn a_replay_starts_at_the_beginning_and_shares_the_bytes() {
         let mut body = three();
         let _ = body.frame().await;
         let again = body.replay().unwrap();
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_splice_fits_everywhere_and_nowhere_else() {
+    fn a_splice_works_within_the_body_and_not_beyond() {
         let whole = "abcdef";
         for start in 0..=6 {
             for end in start..=6 {
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_passes_through_and_cannot_be_had_again() {
+    async fn a_stream_passes_through_and_cannot_be_replayed() {
         let body = ReplayBody::streaming(Full::new(Bytes::from("abc")));
         assert!(body.replay().is_none());
         assert!(body.splice(0..0, Bytes::new()).is_none());
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_error_of_a_stream_is_the_clients() {
+    async fn an_error_of_a_request_stream_is_the_clients_fault() {
         let frames = futures_util::stream::iter([Err::<Frame<Bytes>, _>("reset by peer")]);
         let mut body = ReplayBody::streaming(StreamBody::new(frames));
         let error = body.frame().await.unwrap().unwrap_err();

@@ -1,13 +1,12 @@
-//! How much of a body is still to come.
+//! The remaining bytes of a body.
 
 use bytes::Buf;
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body::{Body, Frame};
 
-/// The bytes that are still to come of a body whose length the head or the body has told. hyper
-/// does not poll a body again that has given as much, whether or not it says that it is at its
-/// end.
+/// The remaining bytes of a body whose length is declared by the head or known by the body. hyper
+/// does not poll a body again after that many bytes, whatever its `is_end_stream` returns.
 #[derive(Debug)]
 pub(crate) struct Rest(Option<u64>);
 
@@ -26,14 +25,14 @@ impl Rest {
         }
     }
 
-    /// All that was promised has come.
+    /// All declared bytes have arrived.
     pub(crate) fn is_over(&self) -> bool {
         self.0 == Some(0)
     }
 
-    /// Less has come than was promised.
+    /// Declared bytes are missing.
     #[cfg(feature = "outcome")]
-    pub(crate) fn is_owed(&self) -> bool {
+    pub(crate) fn is_incomplete(&self) -> bool {
         self.0.is_some_and(|rest| rest > 0)
     }
 }

@@ -1,4 +1,4 @@
-//! The part of the layer that counts: what is kept, what is reserved, what is refused.
+//! Collects a body: what is kept, what is reserved, what is refused.
 
 use std::time::Duration;
 
@@ -10,18 +10,18 @@ use super::{BodyMemoryExhausted, BodyTooLarge};
 use crate::Failure;
 use crate::body::{MemoryBudget, ReplayBody, Reservation, Segments};
 
-/// What a body of unknown length reserves at first; each further step doubles what it holds,
+/// The first reservation for a body of unknown length. Each further step doubles the reservation,
 /// by [`LARGEST_STEP`] at most.
 const FIRST_STEP: u64 = 64 << 10;
 const LARGEST_STEP: u64 = 1 << 20;
 
-/// Neighbours below this size are joined. A handle to a piece costs 32 bytes and more, so a
-/// body sent in chunks of one byte would else hold many times the memory that it reserved.
-const SMALL: usize = 2 << 10;
-/// Where the joining of small pieces begins anew.
-const BLOCK: usize = 64 << 10;
+/// Smaller pieces are joined. The handle of a piece costs 32 bytes or more, so a body of one-byte
+/// chunks would otherwise hold many times its reserved memory.
+const SMALL_PIECE: usize = 2 << 10;
+/// The size of a block of joined small pieces.
+const JOINED_BLOCK: usize = 64 << 10;
 
-/// How fast a body must come.
+/// The minimum pace of a body.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
     pub(super) read_timeout: Duration,
@@ -29,7 +29,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// When a body of which so much has come must go on at the latest.
+    /// The time by which a body with this many received bytes must continue.
     fn deadline(&self, started: Instant, received: u64) -> Option<Instant> {
         let earned = received.checked_div(self.bytes_per_second)?;
         let allowed = self.read_timeout.checked_add(Duration::from_secs(earned))?;
@@ -37,28 +37,28 @@ impl Pace {
     }
 }
 
-/// A body while it is being read.
+/// A body that is being read.
 #[derive(Debug)]
 pub(super) struct Buffering {
     limit: u64,
     reservation: Reservation,
     received: u64,
     segments: Segments,
-    // Small pieces that have not become a segment yet; they come after all segments.
+    // Small pieces that are not a segment yet. They follow all segments.
     joined: BytesMut,
     pace: Pace,
     started: Option<Instant>,
 }
 
 impl Buffering {
-    /// Reserves the memory for a body of which the head says `hint`.
+    /// Reserves the memory for a body with this size hint.
     pub(super) fn begin(
         hint: &SizeHint,
         limit: u64,
         budget: &MemoryBudget,
         pace: Pace,
     ) -> Result<Self, Failure> {
-        // What can never fit must not be told to try again.
+        // A body that can never fit must not get an error that says "try again".
         let limit = limit.min(budget.capacity());
         if hint.lower() > limit {
             return Err(BodyTooLarge { limit }.into());
@@ -77,18 +77,18 @@ impl Buffering {
         })
     }
 
-    /// Takes the next piece.
+    /// Adds a piece.
     pub(super) fn push(&mut self, piece: Bytes) -> Result<(), Failure> {
         self.received = self.received.saturating_add(piece.len() as u64);
         if self.received > self.limit {
             return Err(BodyTooLarge { limit: self.limit }.into());
         }
         self.reserve()?;
-        if piece.len() >= SMALL {
+        if piece.len() >= SMALL_PIECE {
             self.flush();
             self.segments.push(piece);
         } else if !self.joined.is_empty() {
-            if self.joined.len() + piece.len() > BLOCK {
+            if self.joined.len() + piece.len() > JOINED_BLOCK {
                 self.flush();
             }
             self.joined.extend_from_slice(&piece);
@@ -102,7 +102,7 @@ impl Buffering {
     }
 
     fn pop_small(&mut self) -> Option<Bytes> {
-        let is_small = self.segments.last()?.len() < SMALL;
+        let is_small = self.segments.last()?.len() < SMALL_PIECE;
         if is_small { self.segments.pop() } else { None }
     }
 
@@ -123,7 +123,7 @@ impl Buffering {
 
     fn flush(&mut self) {
         if !self.joined.is_empty() {
-            // A fresh block for what follows: a shared one would be kept whole by its last piece.
+            // Start a new block: the last piece of a shared block would keep the whole block alive.
             self.segments
                 .push(std::mem::take(&mut self.joined).freeze());
         }
@@ -134,13 +134,13 @@ impl Buffering {
         self.pace.read_timeout
     }
 
-    /// When the body must have gone on, so as to keep its mean rate.
+    /// The time by which the body must continue to keep its minimum rate.
     pub(super) fn deadline(&mut self) -> Option<Instant> {
         let started = *self.started.get_or_insert_with(Instant::now);
         self.pace.deadline(started, self.received)
     }
 
-    /// The body, at its end.
+    /// Returns the complete body.
     pub(super) fn finish<B>(mut self) -> ReplayBody<B> {
         self.flush();
         self.reservation.shrink_to(self.received);

@@ -1,4 +1,4 @@
-//! Why a body is not read.
+//! The reasons why a body is not read.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ impl Fail for BodyTooLarge {
     }
 }
 
-/// The bodies of other requests hold the whole memory budget.
+/// Other requests' bodies use the whole memory budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the gateway's memory for request bodies is in use, please try again")]
 pub struct BodyMemoryExhausted;

@@ -1,4 +1,4 @@
-//! Reading the body, then calling the inner service with it.
+//! Reads the body, then calls the inner service with it.
 
 use std::fmt;
 use std::pin::Pin;
@@ -17,8 +17,8 @@ use crate::{BoxError, Deadline, Failure};
 
 /// The future of [`BodyLimitService`](super::BodyLimitService).
 ///
-/// It lies in a box: a body that is read, a head that waits for it and all that is inside of this
-/// layer are kilobytes, which each future further out would move along with itself.
+/// Boxed: the body, the waiting head and all inner futures take kilobytes, which each outer future
+/// would move with itself.
 #[must_use = "futures do nothing unless polled"]
 pub struct BodyLimitFuture<S, B>(Pin<Box<Steps<S, B>>>)
 where
@@ -156,7 +156,7 @@ where
             match this.body.as_mut().poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     this.pause.disarm();
-                    // Trailers are of no use to anybody inside.
+                    // Inner services do not use trailers.
                     if let Ok(data) = frame.into_data() {
                         buffering.push(data)?;
                     }

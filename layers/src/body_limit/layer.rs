@@ -1,4 +1,4 @@
-//! The layer and what it can be told.
+//! The layer and its options.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::buffering::Pace;
 use super::{BodyLimitService, BodyRule, RouteLimits};
 use crate::body::MemoryBudget;
 
-/// Reads request bodies whole, within a limit and out of a memory budget.
+/// Buffers request bodies, within a limit and a memory budget.
 ///
 /// See the [module's documentation](super).
 #[derive(Clone)]
@@ -29,7 +29,7 @@ pub(super) struct Config {
 pub(super) type Rule = Arc<dyn Fn(&Parts) -> BodyRule + Send + Sync>;
 
 impl BodyLimitLayer {
-    /// Reads bodies out of `budget`, by the default [`RouteLimits`].
+    /// Buffers bodies within `budget`, with the default [`RouteLimits`].
     pub fn new(budget: MemoryBudget) -> Self {
         let limits = RouteLimits::default();
         Self {
@@ -44,30 +44,29 @@ impl BodyLimitLayer {
         }
     }
 
-    /// Limits bodies by the kind of their route.
+    /// Limits bodies by the type of their route.
     #[must_use]
     pub fn with_route_limits(self, limits: RouteLimits) -> Self {
         self.with_rule(move |head| limits.rule(head))
     }
 
-    /// Decides by the head of each request what is done with its body.
+    /// Sets the function that chooses the rule for a request's body from its head.
     #[must_use]
     pub fn with_rule(mut self, rule: impl Fn(&Parts) -> BodyRule + Send + Sync + 'static) -> Self {
         Arc::make_mut(&mut self.config).rule = Arc::new(rule);
         self
     }
 
-    /// How long a client may pause between two pieces of its body; 30 s by default,
-    /// [`Duration::MAX`] for no limit. A body that streams is held to it too.
+    /// The longest pause between two pieces of a body; default 30 s, [`Duration::MAX`] for no
+    /// limit. It also applies to streaming bodies.
     #[must_use]
     pub fn with_read_timeout(mut self, timeout: Duration) -> Self {
         Arc::make_mut(&mut self.config).pace.read_timeout = timeout;
         self
     }
 
-    /// The mean rate that a buffered body must keep after the first read timeout, so that one
-    /// byte at a time cannot hold memory for hours; 1024 bytes a second by default, 0 for no
-    /// limit.
+    /// The minimum mean rate of a buffered body after the first read timeout, in bytes per second,
+    /// so that a slow client cannot hold memory for hours. Default 1024, 0 for no limit.
     #[must_use]
     pub fn with_min_rate(mut self, bytes_per_second: u64) -> Self {
         Arc::make_mut(&mut self.config).pace.bytes_per_second = bytes_per_second;

@@ -1,9 +1,9 @@
-//! Request bodies, read whole within a limit and out of one memory budget.
+//! Buffers request bodies within a limit for each route and one memory budget.
 //!
-//! What a gateway must know of a request stands in its body, and a request can only be sent a
-//! second time if its bytes are still there. So bodies are read before anything is chosen; and
-//! because anybody can send one, each has a limit, all have a common budget, and none may take
-//! for ever. Bodies that are too big to be kept (blobs) stream through.
+//! The gateway needs data from the request's body, and can retry a request only while it has the
+//! body's bytes. So it reads the body before it chooses a backend. Because any client can send a
+//! body, each body has a size limit, all bodies share a memory budget, and each body has a time
+//! limit. Bodies that are too large to buffer (blobs) stream through.
 //!
 //! ```text
 //!  head  body...........  | inner service                      | answer
@@ -11,14 +11,14 @@
 //!        |-------- memory of a buffered body -- until its last copy is dropped
 //! ```
 //!
-//! Nobody waits for memory. A body with a `Content-Length` has it reserved whole before a byte
-//! is read; one without takes more as it grows; both are refused (503) when the budget is
-//! empty.
+//! No body waits for memory. For a body with `Content-Length`, the whole length is reserved before
+//! a byte is read. A body without it reserves more as it grows. Both are refused (503) when the
+//! budget is used up.
 //!
-//! The layer belongs inside of what can refuse a request by its head (keys, rates, a cap on
-//! requests), and outside of all that reads the body. It is ready at once: the inner service
-//! is asked to be ready when the body is there, so that nothing which it hands out (a permit,
-//! a connection) waits for a slow client.
+//! Put this layer inside of layers that can refuse a request by its head (API keys, rate limits, a
+//! concurrency limit), and outside of all layers that read the body. It is always ready: it polls
+//! the inner service for readiness after the body has arrived, so that a permit or a connection is
+//! not held while a client is slow.
 //!
 //! ```
 //! use bytes::Bytes;

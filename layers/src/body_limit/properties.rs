@@ -1,4 +1,4 @@
-//! Memory returns whatever becomes of the bodies that it was reserved for.
+//! Property test: the memory of a body is always released.
 
 #![allow(clippy::unwrap_used)]
 
@@ -29,7 +29,7 @@ enum Step {
     Panic,
 }
 
-/// What a client sends, and what it has announced.
+/// The client's body, and the length that it declares.
 #[derive(Clone, Debug)]
 struct Scripted {
     steps: std::vec::IntoIter<Step>,
@@ -74,25 +74,25 @@ fn scripted() -> impl Strategy<Value = Scripted> {
 }
 
 #[derive(Clone, Debug)]
-enum Move {
+enum Action {
     Send(Scripted),
     Poll(Index),
     Leave(Index),
-    /// Of a body that was read, another copy, or one with something put in.
+    /// For a buffered body: a replay, or a splice.
     Copy(Index),
     Splice(Index),
     Drop(Index),
 }
 
-fn moves() -> impl Strategy<Value = Vec<Move>> {
+fn actions() -> impl Strategy<Value = Vec<Action>> {
     let index = any::<Index>;
     let one = prop_oneof![
-        3 => scripted().prop_map(Move::Send),
-        6 => index().prop_map(Move::Poll),
-        1 => index().prop_map(Move::Leave),
-        1 => index().prop_map(Move::Copy),
-        1 => index().prop_map(Move::Splice),
-        2 => index().prop_map(Move::Drop),
+        3 => scripted().prop_map(Action::Send),
+        6 => index().prop_map(Action::Poll),
+        1 => index().prop_map(Action::Leave),
+        1 => index().prop_map(Action::Copy),
+        1 => index().prop_map(Action::Splice),
+        2 => index().prop_map(Action::Drop),
     ];
     prop::collection::vec(one, 0..60)
 }
@@ -102,7 +102,7 @@ type Reading = Pin<Box<dyn Future<Output = Result<Read, BoxError>>>>;
 
 proptest! {
     #[test]
-    fn memory_returns_whatever_becomes_of_bodies(moves in moves()) {
+    fn memory_is_released_whatever_happens_to_bodies(actions in actions()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let _in_runtime = runtime.enter();
         let memory = MemoryBudget::new(BUDGET);
@@ -113,10 +113,10 @@ proptest! {
         let mut reading: Vec<Reading> = Vec::new();
         let mut read: Vec<Read> = Vec::new();
         let cx = &mut Context::from_waker(Waker::noop());
-        for step in moves {
+        for step in actions {
             match step {
-                Move::Send(body) => reading.push(Box::pin(service.clone().call(Request::new(body)))),
-                Move::Poll(at) if !reading.is_empty() => {
+                Action::Send(body) => reading.push(Box::pin(service.clone().call(Request::new(body)))),
+                Action::Poll(at) if !reading.is_empty() => {
                     let mut one = reading.swap_remove(at.index(reading.len()));
                     match catch_unwind(AssertUnwindSafe(|| one.as_mut().poll(cx))) {
                         Ok(Poll::Pending) => reading.push(one),
@@ -124,18 +124,18 @@ proptest! {
                         Ok(Poll::Ready(Err(_))) | Err(_) => {}
                     }
                 }
-                Move::Leave(at) if !reading.is_empty() => {
+                Action::Leave(at) if !reading.is_empty() => {
                     drop(reading.swap_remove(at.index(reading.len())));
                 }
-                Move::Copy(at) if !read.is_empty() => {
+                Action::Copy(at) if !read.is_empty() => {
                     let copy = read[at.index(read.len())].replay().unwrap();
                     read.push(copy);
                 }
-                Move::Splice(at) if !read.is_empty() => {
+                Action::Splice(at) if !read.is_empty() => {
                     let spliced = read[at.index(read.len())].splice(0..0, "y".into()).unwrap();
                     read.push(spliced);
                 }
-                Move::Drop(at) if !read.is_empty() => {
+                Action::Drop(at) if !read.is_empty() => {
                     drop(read.swap_remove(at.index(read.len())));
                 }
                 _ => {}
@@ -146,7 +146,7 @@ proptest! {
             }
         }
         reading.clear();
-        // What has been read whole holds its own length, once for all of its copies.
+        // A buffered body holds its own length, once for all of its replays.
         prop_assert!(BUDGET - memory.available() <= read.iter().filter_map(ReplayBody::len).sum());
         read.clear();
         prop_assert_eq!(memory.available(), BUDGET);

@@ -1,31 +1,31 @@
-//! What is done with the body of which request.
+//! The rule for a request's body.
 
 use http::request::Parts;
 
 use crate::{Operation, RouteMatch};
 
-/// What is done with a request's body.
+/// The rule for a request's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyRule {
-    /// It is read whole before the request goes on.
+    /// The body is buffered before the request is forwarded.
     Buffer {
-        /// The longest body that is read, in bytes.
+        /// The size limit of the body, in bytes.
         limit: u64,
     },
-    /// It is passed on as it comes, however long it is.
+    /// The body is forwarded as it arrives, without a size limit.
     Stream,
 }
 
-/// The longest bodies by kind of route, in bytes; what a
-/// [`BodyLimitLayer`](super::BodyLimitLayer) goes by unless it is given a rule.
+/// The size limits for bodies by type of route, in bytes. The default of a
+/// [`BodyLimitLayer`](super::BodyLimitLayer).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteLimits {
-    /// Requests to a model: prompts with their images. 128 MiB by default.
+    /// Inference requests: prompts with their images. Default 128 MiB.
     pub inference: u64,
-    /// Pull, push, create, copy and delete; `create` may carry a long list of files. 16 MiB by
-    /// default.
+    /// Pull, push, create, copy and delete. `create` may contain a long list of files. Default 16
+    /// MiB.
     pub management: u64,
-    /// All else, such as `show`, and what has no known route. 1 MiB by default.
+    /// Other routes, such as `show`, and unknown routes. Default 1 MiB.
     pub other: u64,
 }
 

@@ -47,7 +47,7 @@ where
     type Error = BoxError;
     type Future = BodyLimitFuture<S, B>;
 
-    /// Ready at once: the inner service is asked when the body has been read.
+    /// Always ready: the inner service is polled for readiness after the body was read.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }

@@ -16,7 +16,7 @@ use super::*;
 use crate::body::{MemoryBudget, ReplayBody};
 use crate::{BoxError, EndpointTable, Failure, Side};
 
-/// What a service behind the layer sees of `body`, as one text; or the failure.
+/// The body that the inner service receives, as one text; or the failure.
 async fn send<B>(layer: &BodyLimitLayer, body: B) -> Result<String, BoxError>
 where
     B: Body<Data = Bytes>,
@@ -29,7 +29,7 @@ where
     layer.layer(inner).oneshot(Request::new(body)).await
 }
 
-/// The pieces in which a service behind the layer gets `body`.
+/// The pieces of the body that the inner service receives.
 async fn pieces_of<B>(layer: &BodyLimitLayer, body: B) -> Vec<Bytes>
 where
     B: Body<Data = Bytes, Error = BoxError>,
@@ -53,10 +53,10 @@ fn chunks<'a>(
     StreamBody::new(stream::iter(frames))
 }
 
-/// A body that tells whether it was ever asked for a frame.
-struct Watched(u64, Arc<AtomicUsize>);
+/// A body that records whether it was polled for a frame.
+struct CountsPolls(u64, Arc<AtomicUsize>);
 
-impl Body for Watched {
+impl Body for CountsPolls {
     type Data = Bytes;
     type Error = BoxError;
     fn poll_frame(
@@ -98,7 +98,7 @@ const TOO_SLOW: (StatusCode, &str, Side) = (
 );
 
 #[tokio::test]
-async fn a_body_arrives_byte_for_byte_and_its_memory_returns() {
+async fn a_body_arrives_unchanged_and_its_memory_is_released() {
     let budget = MemoryBudget::new(1 << 20);
     let layer = limited(1 << 20, &budget);
     let text = "x".repeat(5000);
@@ -114,7 +114,7 @@ async fn a_body_arrives_byte_for_byte_and_its_memory_returns() {
 }
 
 #[tokio::test]
-async fn memory_is_held_exactly_while_the_body_lives() {
+async fn memory_is_held_until_the_body_is_dropped() {
     let budget = MemoryBudget::new(1 << 20);
     let inner = service_fn(async |request: Request<ReplayBody<_>>| Ok::<_, BoxError>(request));
     let request = Request::new(chunks(["abc", "defg"]));
@@ -132,30 +132,30 @@ async fn memory_is_held_exactly_while_the_body_lives() {
 async fn a_declared_length_over_the_limit_is_refused_unread() {
     let budget = MemoryBudget::new(100);
     let polls = Arc::new(AtomicUsize::new(0));
-    let body = Watched(11, polls.clone());
+    let body = CountsPolls(11, polls.clone());
     assert_eq!(failure(send(&limited(10, &budget), body).await), TOO_LARGE);
     assert_eq!(polls.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]
-async fn a_declared_length_that_the_budget_has_not_got_is_refused_unread() {
+async fn a_declared_length_beyond_the_free_budget_is_refused_unread() {
     let budget = MemoryBudget::new(100);
     let _held = budget.try_reserve(95).unwrap();
     let polls = Arc::new(AtomicUsize::new(0));
-    let result = send(&limited(10, &budget), Watched(6, polls.clone())).await;
+    let result = send(&limited(10, &budget), CountsPolls(6, polls.clone())).await;
     assert_eq!(failure(result), EXHAUSTED);
     assert_eq!((polls.load(Ordering::Relaxed), budget.available()), (0, 5));
 }
 
 #[tokio::test]
-async fn a_body_that_no_free_budget_could_hold_is_too_large() {
+async fn a_body_beyond_the_whole_budget_is_too_large() {
     let budget = MemoryBudget::new(5);
     let result = send(&limited(10, &budget), Full::from("sixsix")).await;
     assert_eq!(failure(result), TOO_LARGE);
 }
 
 #[tokio::test]
-async fn a_chunked_body_is_refused_where_it_passes_the_limit() {
+async fn a_chunked_body_is_refused_when_it_exceeds_the_limit() {
     let budget = MemoryBudget::new(1 << 20);
     let layer = limited(6, &budget);
     assert_eq!(
@@ -166,14 +166,14 @@ async fn a_chunked_body_is_refused_where_it_passes_the_limit() {
         failure(send(&layer, chunks(["abc", "defg"])).await),
         TOO_LARGE
     );
-    // It is refused although its end is not in sight.
+    // It is refused before its end.
     let endless = chunks(std::iter::repeat("abc"));
     assert_eq!(failure(send(&layer, endless).await), TOO_LARGE);
     assert_eq!(budget.available(), 1 << 20);
 }
 
 #[tokio::test]
-async fn a_chunked_body_that_finds_the_budget_empty_is_refused() {
+async fn a_chunked_body_beyond_the_free_budget_is_refused() {
     let budget = MemoryBudget::new(100);
     let layer = limited(100, &budget);
     let held = budget.try_reserve(95).unwrap();
@@ -190,7 +190,7 @@ async fn a_chunked_body_that_finds_the_budget_empty_is_refused() {
 }
 
 #[tokio::test]
-async fn a_body_in_tiny_chunks_is_kept_in_few_pieces_and_a_big_one_as_it_came() {
+async fn tiny_chunks_are_joined_and_large_ones_are_kept() {
     let budget = MemoryBudget::new(1 << 20);
     let layer = limited(1 << 20, &budget);
     let body = chunks(std::iter::repeat_n("x", 200_000));
@@ -207,7 +207,7 @@ async fn a_body_in_tiny_chunks_is_kept_in_few_pieces_and_a_big_one_as_it_came() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_stops_sending_is_timed_out_and_its_memory_returns() {
+async fn a_client_that_stops_sending_times_out_and_its_memory_is_released() {
     let budget = MemoryBudget::new(100);
     let body = StreamBody::new(stream::unfold(0, async |n| {
         if n == 2 {
@@ -221,13 +221,13 @@ async fn a_client_that_stops_sending_is_timed_out_and_its_memory_returns() {
         .with_read_timeout(Duration::from_secs(10))
         .with_min_rate(0);
     assert_eq!(failure(send(&layer, Box::pin(body)).await), TOO_SLOW);
-    // Nine seconds were a pause that is allowed, twice; the third lasted ten.
+    // Two pauses of nine seconds were allowed; the third reached ten.
     assert_eq!(began.elapsed().as_secs(), 9 + 9 + 10);
     assert_eq!(budget.available(), 100);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_drips_is_timed_out() {
+async fn a_client_below_the_minimum_rate_times_out() {
     let budget = MemoryBudget::new(1 << 20);
     let drip = || {
         Box::pin(StreamBody::new(stream::unfold(0, async |n| {
@@ -245,7 +245,7 @@ async fn a_client_that_drips_is_timed_out() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_fails_on_its_own_side() {
+async fn a_client_that_disconnects_is_a_failure_on_the_client_side() {
     let budget = MemoryBudget::new(100);
     let frames = stream::iter([Ok(Frame::data(Bytes::from("ab"))), Err("connection reset")]);
     let result = send(&limited(10, &budget), StreamBody::new(frames)).await;
@@ -257,14 +257,14 @@ async fn a_client_that_goes_away_fails_on_its_own_side() {
 }
 
 #[tokio::test]
-async fn a_streamed_body_is_handed_on_unread_and_takes_no_memory() {
+async fn a_streamed_body_is_forwarded_unread_and_takes_no_memory() {
     let budget = MemoryBudget::new(1);
     let layer = BodyLimitLayer::new(budget).with_rule(|_| BodyRule::Stream);
     let inner = service_fn(async |request: Request<ReplayBody<_>>| {
         Ok::<_, BoxError>(request.body().segments().is_none())
     });
     let polls = Arc::new(AtomicUsize::new(0));
-    let body = Watched(1 << 40, polls.clone());
+    let body = CountsPolls(1 << 40, polls.clone());
     assert!(
         layer
             .layer(inner)
@@ -275,11 +275,11 @@ async fn a_streamed_body_is_handed_on_unread_and_takes_no_memory() {
     assert_eq!(polls.load(Ordering::Relaxed), 0);
 }
 
-/// A service that counts how often it is asked to be ready.
+/// A service that counts calls of `poll_ready`.
 #[derive(Clone)]
-struct Eager(Arc<AtomicUsize>);
+struct CountsReadiness(Arc<AtomicUsize>);
 
-impl<B> tower::Service<Request<B>> for Eager {
+impl<B> tower::Service<Request<B>> for CountsReadiness {
     type Response = ();
     type Error = BoxError;
     type Future = std::future::Ready<Result<(), BoxError>>;
@@ -296,10 +296,10 @@ impl<B> tower::Service<Request<B>> for Eager {
 }
 
 #[tokio::test]
-async fn the_inner_service_is_asked_to_be_ready_only_when_the_body_is_there() {
+async fn the_inner_service_is_polled_for_readiness_after_the_body_has_arrived() {
     let asked = Arc::new(AtomicUsize::new(0));
-    let service = limited(10, &MemoryBudget::new(100)).layer(Eager(asked.clone()));
-    let endless = Request::new(Watched(5, Arc::default()));
+    let service = limited(10, &MemoryBudget::new(100)).layer(CountsReadiness(asked.clone()));
+    let endless = Request::new(CountsPolls(5, Arc::default()));
     let mut slow = tokio_test::task::spawn(service.clone().oneshot(endless));
     tokio_test::assert_pending!(slow.poll());
     assert_eq!(asked.load(Ordering::Relaxed), 0);

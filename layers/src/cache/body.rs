@@ -1,4 +1,4 @@
-//! An answer from the cache, from a shared exchange, or from neither.
+//! The body of an answer from the cache, from a shared exchange, or from the service directly.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::flight::Flight;
 use crate::BoxError;
 
 pin_project! {
-    /// The body of an answer.
+    /// The body of [`CacheService`](super::CacheService)'s answers.
     #[derive(Debug)]
     pub struct CacheBody<B> {
         #[pin]
@@ -24,65 +24,68 @@ pin_project! {
     #[project = KindProjection]
     #[derive(Debug)]
     enum Kind<B> {
-        // The cache has nothing to do with it.
-        Passed {
+        // The cache does not use this answer.
+        PassThrough {
             #[pin]
             inner: B,
         },
-        Shared { twin: Twin, seen: usize },
-        Kept {
+        Shared { participant: Participant, seen: usize },
+        Cached {
             frames: Arc<[Bytes]>,
             seen: usize,
-            // What is left, if the head told the length.
+            // The remaining bytes, if the head declared a length.
             left: Option<u64>,
         },
     }
 }
 
-/// One of those who share an exchange. Dropped, it leaves the others to it.
+/// One request of a shared exchange. Dropping it does not end the exchange for the others.
 #[derive(Debug)]
-pub(super) struct Twin {
+pub(super) struct Participant {
     pub(super) flight: Arc<Flight>,
     pub(super) id: u64,
-    /// It began the exchange.
-    pub(super) is_first: bool,
+    /// This request started the exchange.
+    pub(super) is_leader: bool,
 }
 
-impl Twin {
-    pub(super) fn of(flight: Arc<Flight>, is_first: bool) -> Self {
+impl Participant {
+    pub(super) fn of(flight: Arc<Flight>, is_leader: bool) -> Self {
         let id = flight.id();
         Self {
             flight,
             id,
-            is_first,
+            is_leader,
         }
     }
 }
 
-impl Drop for Twin {
+impl Drop for Participant {
     fn drop(&mut self) {
         self.flight.leave(self.id);
     }
 }
 
 impl<B> CacheBody<B> {
-    pub(super) fn passed(inner: B) -> Self {
+    pub(super) fn pass_through(inner: B) -> Self {
         Self {
-            kind: Kind::Passed { inner },
+            kind: Kind::PassThrough { inner },
         }
     }
 
-    pub(super) fn shared(twin: Twin) -> Self {
+    pub(super) fn shared(participant: Participant) -> Self {
         Self {
-            kind: Kind::Shared { twin, seen: 0 },
+            kind: Kind::Shared {
+                participant,
+                seen: 0,
+            },
         }
     }
 
-    pub(super) fn kept(frames: Arc<[Bytes]>, has_length: bool) -> Self {
+    pub(super) fn cached(frames: Arc<[Bytes]>, has_length: bool) -> Self {
         let len = frames.iter().map(|frame| frame.len() as u64).sum();
         let left = has_length.then_some(len);
         Self {
-            kind: Kind::Kept {
+            kind: Kind::Cached {
                 frames,
                 seen: 0,
                 left,
@@ -104,13 +107,13 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project().kind.project() {
-            KindProjection::Passed { inner } => inner.poll_frame(cx).map_err(Into::into),
-            KindProjection::Shared { twin, seen } => {
-                let frame = ready!(twin.flight.poll_frame(twin.id, *seen, cx));
+            KindProjection::PassThrough { inner } => inner.poll_frame(cx).map_err(Into::into),
+            KindProjection::Shared { participant, seen } => {
+                let frame = ready!(participant.flight.poll_frame(participant.id, *seen, cx));
                 *seen += 1;
                 Poll::Ready(frame.map(|frame| frame.map(Frame::data).map_err(Into::into)))
             }
-            KindProjection::Kept { frames, seen, left } => {
+            KindProjection::Cached { frames, seen, left } => {
                 let frame = frames.get(*seen).cloned();
                 *seen += 1;
                 if let (Some(left), Some(frame)) = (left, &frame) {
@@ -123,18 +126,18 @@ where
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Passed { inner } => inner.is_end_stream(),
-            Kind::Shared { twin, seen } => twin.flight.is_at_end(*seen),
-            Kind::Kept { frames, seen, .. } => *seen >= frames.len(),
+            Kind::PassThrough { inner } => inner.is_end_stream(),
+            Kind::Shared { participant, seen } => participant.flight.is_at_end(*seen),
+            Kind::Cached { frames, seen, .. } => *seen >= frames.len(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Passed { inner } => inner.size_hint(),
-            // A stream that is told as one must not become an answer of known length.
-            Kind::Kept { left: None, .. } | Kind::Shared { .. } => SizeHint::default(),
-            Kind::Kept {
+            Kind::PassThrough { inner } => inner.size_hint(),
+            // A stream without a declared length must not get one.
+            Kind::Cached { left: None, .. } | Kind::Shared { .. } => SizeHint::default(),
+            Kind::Cached {
                 left: Some(left), ..
             } => SizeHint::with_exact(*left),
         }

@@ -1,4 +1,4 @@
-//! One exchange with a backend that several requests share.
+//! An exchange with the backend that several requests share.
 
 use std::collections::{HashMap, VecDeque};
 use std::error::Error;
@@ -24,14 +24,14 @@ pub(super) type BoxBody = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Sen
 pub(super) type Exchange =
     Pin<Box<dyn Future<Output = Result<Response<BoxBody>, BoxError>> + Send>>;
 
-/// What is to be shared, and by which rule its answer is whole.
-pub(super) struct Inner {
+/// A new exchange, and the rule for the end of its answer.
+pub(super) struct NewExchange {
     pub(super) exchange: Exchange,
     pub(super) dialect: Dialect,
     pub(super) operation: Operation,
 }
 
-/// An exchange failed that several requests shared: each is told of it.
+/// A shared exchange failed. Each of its requests gets this error.
 #[derive(Clone, Debug)]
 pub struct SharedFailure(Arc<BoxError>);
 
@@ -47,8 +47,8 @@ impl Error for SharedFailure {
     }
 }
 
-/// The exchange, driven by whichever of its twins is polled. Dropped with the last of them, and
-/// with it what is under way.
+/// A shared exchange. The participant that is polled drives it. It is cancelled when the last
+/// participant is dropped.
 pub(super) struct Flight {
     key: Key,
     store: Arc<Store>,
@@ -63,10 +63,10 @@ struct State {
     stage: Stage,
     head: Option<Parts>,
     frames: VecDeque<Bytes>,
-    /// How many frames were let go of before the first that is there.
-    let_go: usize,
+    /// The number of frames that were dropped from the front of `frames`.
+    dropped: usize,
     bytes: u64,
-    /// It is too large to be kept, or to be joined.
+    /// The answer is too large to be cached and to be joined.
     is_too_large: bool,
 }
 
@@ -78,7 +78,7 @@ enum Stage {
 }
 
 impl Flight {
-    pub(super) fn new(key: Key, store: Arc<Store>, inner: Inner) -> Self {
+    pub(super) fn new(key: Key, store: Arc<Store>, inner: NewExchange) -> Self {
         Self {
             key,
             store,
@@ -88,7 +88,7 @@ impl Flight {
                 stage: Stage::Calling(inner.exchange),
                 head: None,
                 frames: VecDeque::new(),
-                let_go: 0,
+                dropped: 0,
                 bytes: 0,
                 is_too_large: false,
             }),
@@ -97,18 +97,18 @@ impl Flight {
         }
     }
 
-    /// A number for one of the twins.
+    /// A new id for a participant.
     pub(super) fn id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(super) fn leave(&self, id: u64) {
         self.wakers.list().remove(&id);
-        // Whoever is left drives on from here.
+        // Another participant must continue to drive the exchange.
         self.wakers.wake_all();
     }
 
-    /// The head, for the twin with this number.
+    /// The response head, for the participant `id`.
     pub(super) fn poll_head(
         &self,
         id: u64,
@@ -126,7 +126,7 @@ impl Flight {
         }
     }
 
-    /// The frame that comes after so many, for the twin with this number.
+    /// The frame after `seen` frames, for the participant `id`.
     pub(super) fn poll_frame(
         self: &Arc<Self>,
         id: u64,
@@ -135,13 +135,14 @@ impl Flight {
     ) -> Poll<Option<Result<Bytes, SharedFailure>>> {
         let mut state = self.state();
         loop {
-            if let Some(frame) = state.frames.get(seen - state.let_go) {
+            if let Some(frame) = state.frames.get(seen - state.dropped) {
                 let frame = frame.clone();
                 if state.is_too_large && Arc::strong_count(self) == 1 {
-                    // Nobody can join, and nobody else is behind.
-                    let passed = seen - state.let_go;
-                    state.frames.drain(..=passed);
-                    state.let_go = seen + 1;
+                    // No request can join, and this is the last participant: the frames are not
+                    // needed again.
+                    let index = seen - state.dropped;
+                    state.frames.drain(..=index);
+                    state.dropped = seen + 1;
                 }
                 return Poll::Ready(Some(Ok(frame)));
             }
@@ -154,13 +155,13 @@ impl Flight {
         }
     }
 
-    /// Whether all frames up to here are all there will be.
+    /// Whether the answer is complete and has no frame after `seen` frames.
     pub(super) fn is_at_end(&self, seen: usize) -> bool {
         let state = self.state();
-        matches!(state.stage, Stage::Complete) && seen - state.let_go >= state.frames.len()
+        matches!(state.stage, Stage::Complete) && seen - state.dropped >= state.frames.len()
     }
 
-    /// Goes one step on with the exchange, and tells the others.
+    /// Drives the exchange by one step and wakes the other participants.
     fn drive(&self, state: &mut State, id: u64, cx: &mut Context<'_>) -> Poll<()> {
         self.wakers.list().insert(id, cx.waker().clone());
         let waker = Waker::from(self.wakers.clone());
@@ -206,10 +207,10 @@ impl Flight {
     fn complete(&self, state: &mut State) {
         state.stage = Stage::Complete;
         if let Some(head) = state.head.as_ref().filter(|_| !state.is_too_large)
-            && self.is_worth_keeping(head, &state.frames)
+            && self.is_cacheable(head, &state.frames)
         {
             let frames = state.frames.iter().cloned().collect();
-            self.store.keep(self.key, head.clone(), frames);
+            self.store.insert(self.key, head.clone(), frames);
         }
         self.close();
     }
@@ -223,7 +224,7 @@ impl Flight {
         self.store.close(&self.key, self);
     }
 
-    fn is_worth_keeping(&self, head: &Parts, frames: &VecDeque<Bytes>) -> bool {
+    fn is_cacheable(&self, head: &Parts, frames: &VecDeque<Bytes>) -> bool {
         let forbids = |value: &http::HeaderValue| value.as_bytes().starts_with(b"no-store");
         if head.status != StatusCode::OK || head.headers.get(CACHE_CONTROL).is_some_and(forbids) {
             return false;
@@ -260,7 +261,7 @@ impl fmt::Debug for Flight {
     }
 }
 
-/// The twins that wait. Whichever of them runs first goes on with the exchange.
+/// The wakers of the waiting participants. The first one that runs drives the exchange.
 #[derive(Default)]
 struct Wakers(Mutex<HashMap<u64, Waker>>);
 
@@ -270,7 +271,7 @@ impl Wakers {
     }
 
     fn wake_all(&self) {
-        // Woken after the lock: what a waker does is not known here.
+        // Woken after the lock was released, because a waker can run any code.
         let wakers: Vec<Waker> = self.list().drain().map(|(_, waker)| waker).collect();
         wakers.into_iter().for_each(Waker::wake);
     }

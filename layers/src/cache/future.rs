@@ -1,4 +1,4 @@
-//! The answer's head.
+//! The future of the response head.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,8 +10,8 @@ use http::{HeaderName, HeaderValue, Response};
 use pin_project_lite::pin_project;
 
 use super::CacheBody;
-use super::body::Twin;
-use super::store::Kept;
+use super::body::Participant;
+use super::store::Entry;
 use crate::BoxError;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -30,16 +30,16 @@ pin_project! {
     #[project = KindProjection]
     #[derive(Debug)]
     enum Kind<F> {
-        Passed {
+        PassThrough {
             #[pin]
             inner: F,
         },
-        Shared { twin: Option<Twin> },
-        Kept { kept: Option<Kept> },
+        Shared { participant: Option<Participant> },
+        Cached { entry: Option<Entry> },
     }
 }
 
-/// What the cache did, as RFC 9211 writes it.
+/// The result of the cache lookup, in the terms of RFC 9211.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Status {
     Hit,
@@ -61,30 +61,32 @@ impl Status {
 }
 
 impl<F> CacheFuture<F> {
-    pub(super) fn passed(inner: F) -> Self {
+    pub(super) fn pass_through(inner: F) -> Self {
         Self {
-            kind: Kind::Passed { inner },
+            kind: Kind::PassThrough { inner },
             status: None,
         }
     }
 
     pub(super) fn bypassed(inner: F, name: &str) -> Self {
         Self {
-            kind: Kind::Passed { inner },
+            kind: Kind::PassThrough { inner },
             status: Status::Bypass.header(name),
         }
     }
 
-    pub(super) fn shared(twin: Twin, status: Status, name: &str) -> Self {
+    pub(super) fn shared(participant: Participant, status: Status, name: &str) -> Self {
         Self {
-            kind: Kind::Shared { twin: Some(twin) },
+            kind: Kind::Shared {
+                participant: Some(participant),
+            },
             status: status.header(name),
         }
     }
 
-    pub(super) fn kept(kept: Kept, name: &str) -> Self {
+    pub(super) fn cached(entry: Entry, name: &str) -> Self {
         Self {
-            kind: Kind::Kept { kept: Some(kept) },
+            kind: Kind::Cached { entry: Some(entry) },
             status: Status::Hit.header(name),
         }
     }
@@ -100,31 +102,31 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut answer = match this.kind.project() {
-            KindProjection::Passed { inner } => {
+            KindProjection::PassThrough { inner } => {
                 let answer = ready!(inner.poll(cx)).map_err(Into::into)?;
-                answer.map(CacheBody::passed)
+                answer.map(CacheBody::pass_through)
             }
-            KindProjection::Shared { twin } => {
-                let Some(waiting) = twin else {
+            KindProjection::Shared { participant } => {
+                let Some(waiting) = participant else {
                     return Poll::Pending;
                 };
                 let mut head = ready!(waiting.flight.poll_head(waiting.id, cx))?;
-                let Some(twin) = twin.take() else {
+                let Some(participant) = participant.take() else {
                     return Poll::Pending;
                 };
-                if !twin.is_first {
-                    // What was used is told of the first alone, or it would count twice.
+                if !participant.is_leader {
+                    // Only the first participant reports usage; otherwise it would count twice.
                     head.extensions.clear();
                 }
-                Response::from_parts(head, CacheBody::shared(twin))
+                Response::from_parts(head, CacheBody::shared(participant))
             }
-            KindProjection::Kept { kept } => {
-                let Some(kept) = kept.take() else {
+            KindProjection::Cached { entry } => {
+                let Some(entry) = entry.take() else {
                     return Poll::Pending;
                 };
-                let has_length = kept.head.headers.contains_key(CONTENT_LENGTH);
-                let body = CacheBody::kept(Arc::clone(&kept.frames), has_length);
-                Response::from_parts(kept.head, body)
+                let has_length = entry.head.headers.contains_key(CONTENT_LENGTH);
+                let body = CacheBody::cached(Arc::clone(&entry.frames), has_length);
+                Response::from_parts(entry.head, body)
             }
         };
         if let Some(status) = this.status.take() {

@@ -1,4 +1,4 @@
-//! What makes two requests the same.
+//! The cache key: when two requests count as equal.
 
 use bytes::Bytes;
 use http::Method;
@@ -9,44 +9,44 @@ use sha2::{Digest, Sha256};
 
 use crate::{Dialect, Endpoint, Operation, RouteMatch};
 
-/// A digest of the version, the tenant, the route and the canonical request.
+/// A digest of the model's version, the tenant, the route and the canonical request.
 pub(super) type Key = [u8; 32];
 
-/// Longer requests are not looked into.
+/// Larger requests are not cached.
 const MAX_REQUEST: usize = 1 << 20;
 
-/// Why the cache is not asked, if it is not.
+/// Whether and how a request uses the cache.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Question {
-    /// It is.
-    Asked(Key),
-    /// The client does not want it.
+pub(super) enum Lookup {
+    /// The request uses the cache, with this key.
+    By(Key),
+    /// The client asked not to use the cache.
     Declined,
-    /// The request is not one whose answers are kept.
-    Unfit,
+    /// The answer to this request cannot be cached.
+    NotCacheable,
 }
 
-/// The key of a request with this body, whose model has this version.
-pub(super) fn question(
+/// The lookup for a request with this body. `version` gives the version of its model.
+pub(super) fn lookup(
     request: &Parts,
     body: &[Bytes],
     version: impl FnOnce() -> Option<std::sync::Arc<str>>,
     tenant: impl FnOnce() -> Option<std::sync::Arc<str>>,
-) -> Question {
-    let Some(endpoint) = fit_endpoint(request) else {
-        return Question::Unfit;
+) -> Lookup {
+    let Some(endpoint) = cacheable_endpoint(request) else {
+        return Lookup::NotCacheable;
     };
     if body.iter().map(Bytes::len).sum::<usize>() > MAX_REQUEST {
-        return Question::Unfit;
+        return Lookup::NotCacheable;
     }
     let Some(fields) = parse(body).filter(|fields| is_deterministic(endpoint, fields)) else {
-        return Question::Unfit;
+        return Lookup::NotCacheable;
     };
     if declines(request) {
-        return Question::Declined;
+        return Lookup::Declined;
     }
     let Some(version) = version() else {
-        return Question::Unfit;
+        return Lookup::NotCacheable;
     };
     let mut hasher = Sha256::new();
     let mut part = |bytes: &[u8]| {
@@ -57,21 +57,21 @@ pub(super) fn question(
     part(tenant().as_deref().unwrap_or_default().as_bytes());
     part(endpoint.route.as_bytes());
     part(canonical(fields).as_bytes());
-    Question::Asked(hasher.finalize().into())
+    Lookup::By(hasher.finalize().into())
 }
 
-fn fit_endpoint(request: &Parts) -> Option<&Endpoint> {
+fn cacheable_endpoint(request: &Parts) -> Option<&Endpoint> {
     let RouteMatch::Found { endpoint, .. } = RouteMatch::of(&request.extensions)? else {
         return None;
     };
-    let is_fit = matches!(
+    let is_cacheable = matches!(
         endpoint.operation,
         Operation::Embed | Operation::Chat | Operation::Generate
     );
-    (is_fit && request.method == Method::POST).then_some(endpoint)
+    (is_cacheable && request.method == Method::POST).then_some(endpoint)
 }
 
-/// Whether the client asks for an answer that was made for it alone (RFC 9111 5.2.1).
+/// Whether the client asks for a fresh answer (RFC 9111 5.2.1).
 fn declines(request: &Parts) -> bool {
     let values = request.headers.get_all(CACHE_CONTROL).iter();
     values.filter_map(|value| value.to_str().ok()).any(|value| {
@@ -89,7 +89,7 @@ fn parse(body: &[Bytes]) -> Option<Map<String, Value>> {
 }
 
 fn is_deterministic(endpoint: &Endpoint, fields: &Map<String, Value>) -> bool {
-    // To unload a model is more than an answer.
+    // A request that unloads a model must reach the backend.
     let unloads = fields.get("keep_alive").is_some_and(|value| {
         value.as_f64() == Some(0.0) || matches!(value.as_str(), Some("0" | "0s"))
     });
@@ -109,8 +109,8 @@ fn is_deterministic(endpoint: &Endpoint, fields: &Map<String, Value>) -> bool {
     let has_prompt = ["prompt", "messages", "input"]
         .iter()
         .any(|name| fields.get(*name).is_some_and(|value| !is_empty(value)));
-    let is_cold = options.get("temperature").and_then(Value::as_f64) == Some(0.0);
-    has_prompt && (is_cold || options.get("seed").is_some_and(Value::is_i64))
+    let has_zero_temperature = options.get("temperature").and_then(Value::as_f64) == Some(0.0);
+    has_prompt && (has_zero_temperature || options.get("seed").is_some_and(Value::is_i64))
 }
 
 fn is_empty(value: &Value) -> bool {
@@ -122,7 +122,7 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// The request with its members in order, whatever order this build of serde_json keeps.
+/// The request with sorted members, whatever order this build of serde_json keeps.
 fn canonical(mut fields: Map<String, Value>) -> String {
     fields.remove("keep_alive");
     let mut value = Value::Object(fields);

@@ -1,4 +1,4 @@
-//! The layer, which owns the store.
+//! The layer. It owns the store.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,23 +12,23 @@ use super::store::Store;
 
 type NameOf = dyn Fn(&Parts) -> Option<Arc<str>> + Send + Sync;
 
-/// Keeps and shares answers. See the [module](super).
+/// Caches and shares answers. See the [module](super).
 ///
-/// All services of one layer and of its clones share its answers.
+/// All services of one layer and its clones share the cached answers.
 #[derive(Clone)]
 pub struct CacheLayer {
     pub(super) name: Arc<str>,
     pub(super) store: Arc<Store>,
     pub(super) version_of: Arc<NameOf>,
     pub(super) tenant_of: Option<Arc<NameOf>>,
-    /// Takes up no room and asks for nothing where there is none.
+    /// `false`: the layer only passes requests through and calls no function.
     pub(super) is_on: bool,
 }
 
 impl CacheLayer {
-    /// Keeps up to `max_bytes` bytes of answers; none turns it off. `version_of` names what the
-    /// model of a request is at this moment, by its digest say; requests for which it finds nothing
-    /// pass.
+    /// Caches up to `max_bytes` bytes of answers; 0 turns the cache off. `version_of` gives the
+    /// current version of the request's model, for example its digest. Requests without a version
+    /// are not cached.
     pub fn new(
         max_bytes: u64,
         version_of: impl Fn(&Parts) -> Option<Arc<str>> + Send + Sync + 'static,
@@ -42,8 +42,8 @@ impl CacheLayer {
         }
     }
 
-    /// Whose answers these are: tenants never see each other's. Requests without one share
-    /// theirs.
+    /// The tenant of a request. Tenants never get each other's answers. Requests without a tenant
+    /// share their answers.
     pub fn with_tenant(
         mut self,
         tenant_of: impl Fn(&Parts) -> Option<Arc<str>> + Send + Sync + 'static,
@@ -52,37 +52,37 @@ impl CacheLayer {
         self
     }
 
-    /// How long an answer is kept; an hour unless said, `None` for as long as there is room. The
-    /// answers kept so far are let go of.
+    /// The lifetime of a cached answer; default one hour, `None` for no limit. This drops the
+    /// answers that are cached so far.
     pub fn with_time_to_live(self, time: impl Into<Option<Duration>>) -> Self {
         let time = time.into();
         self.change(|store| store.time_to_live = time)
     }
 
-    /// The largest answer that is kept, in bytes; a sixteenth of all unless said. The answers
-    /// kept so far are let go of.
+    /// The size limit of a cached answer, in bytes; default a sixteenth of the whole cache. This
+    /// drops the answers that are cached so far.
     pub fn with_max_answer(self, bytes: u64) -> Self {
         self.change(|store| store.max_answer = bytes)
     }
 
-    /// What the cache calls itself in `Cache-Status`; `llamatower` unless said. A token of RFC 9651.
+    /// The name of this cache in `Cache-Status`, a token of RFC 9651; default `llamatower`.
     pub fn with_name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// How many answers are kept now.
+    /// The number of cached answers.
     pub fn entries(&self) -> usize {
         self.store.entries()
     }
 
-    /// How many bytes they take, their heads included.
+    /// The size of the cached answers in bytes, their heads included.
     pub fn bytes(&self) -> u64 {
         self.store.bytes()
     }
 
     fn change(mut self, change: impl FnOnce(&mut Store)) -> Self {
-        let mut store = self.store.emptied();
+        let mut store = self.store.without_entries();
         change(&mut store);
         self.store = Arc::new(store);
         self

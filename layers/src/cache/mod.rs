@@ -1,32 +1,35 @@
-//! Answers that need not be computed twice: exact matches, off unless asked for.
+//! A cache for deterministic answers: exact matches only, off by default.
 //!
-//! An embedding of the same text by the same model is the same, and so is an answer whose request
-//! is deterministic by its own words: temperature 0, or a seed. [`CacheLayer`] keeps these answers in
-//! memory, within a bound of bytes, and lets twins share one: while an answer is under way, whoever
-//! asks the same gets it as it comes.
+//! The same model gives the same embedding for the same text. A chat answer is deterministic if the
+//! request sets temperature 0 or a seed. [`CacheLayer`] keeps such answers in memory, limited in
+//! bytes. Equal requests share one exchange: while an answer is in progress, a second equal request
+//! receives it as it arrives.
 //!
 //! ```text
-//! first   ── miss ── backend ── head ── frame ── frame ── end ── kept
-//! twin        └ collapsed ───── head ── frame ── frame ── end
+//! first   ── miss ── backend ── head ── frame ── frame ── end ── cached
+//! equal   ── miss ── collapsed ── head ── frame ── frame ── end
 //! later                                                          └ hit: the same frames, at once
 //! ```
 //!
-//! - The key is the model's **version** (its digest, which the caller knows), the route, the
-//!   tenant and the canonical request: members in order, `keep_alive` left out, which changes no
-//!   answer. Without a version nothing is kept.
-//! - Only whole answers are kept: 200, finished by the [`EndRule`](crate::frames::EndRule) of
-//!   their stream, and not too large. A stream is replayed as a stream.
-//! - No twin cancels the others. The exchange is driven by whoever polls, and is dropped when the
-//!   last has left; no task is spawned. If it fails, it fails for all of them.
-//! - `Cache-Control: no-store` or `no-cache` of a request is obeyed. Answers say what was done in
-//!   `Cache-Status` (RFC 9211).
+//! - The key is made of the model's **version** (for example its digest, which the caller gives),
+//!   the route, the tenant and the canonical request: members sorted, without `keep_alive`, which
+//!   does not change the answer. Without a version nothing is cached.
+//! - Only complete answers are cached: status 200, complete by the
+//!   [`EndRule`](crate::frames::EndRule) of their stream, and not too large. A stream is replayed
+//!   as a stream.
+//! - A request that leaves does not cancel the others. The exchange is driven by the participant
+//!   that is polled, and is cancelled when the last one is dropped; no task is spawned. If it
+//!   fails, it fails for all.
+//! - The layer obeys `Cache-Control: no-store` and `no-cache` of a request. Answers carry the
+//!   result in `Cache-Status` (RFC 9211).
 //!
-//! All tenants share the bound of bytes: one that asks a lot pushes out what others have not asked
-//! for of late, but never sees what is theirs.
+//! All tenants share the limit of bytes. A tenant with many requests can evict answers that others
+//! have not used recently, but never gets the answers of others.
 //!
-//! It belongs inside of [`BodyLimitLayer`](crate::body_limit::BodyLimitLayer) and
-//! [`LlmRequestLayer`](crate::llm_request::LlmRequestLayer), since it reads the buffered body, and outside
-//! of token limits and retries: a hit costs nothing. tower and tower-http have no cache.
+//! Put it inside of [`BodyLimitLayer`](crate::body_limit::BodyLimitLayer) and
+//! [`LlmRequestLayer`](crate::llm_request::LlmRequestLayer), because it reads the buffered body,
+//! and outside of token limits and retries, because a hit uses no tokens. tower and tower-http have
+//! no cache.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -59,7 +62,7 @@
 //! # }
 //! ```
 //!
-//! Apart for each tenant, for an hour:
+//! Separate for each tenant, for one hour:
 //!
 //! ```
 //! use std::sync::Arc;

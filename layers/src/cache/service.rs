@@ -9,10 +9,10 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::body::Twin;
-use super::flight::{BoxBody, Inner};
+use super::body::Participant;
+use super::flight::{BoxBody, NewExchange};
 use super::future::Status;
-use super::key::{Question, question};
+use super::key::{Lookup, lookup};
 use super::store::Joined;
 use super::{CacheBody, CacheFuture, CacheLayer};
 use crate::body::Buffered;
@@ -45,31 +45,31 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let Self { inner, layer } = self;
         if !layer.is_on {
-            return CacheFuture::passed(inner.call(request));
+            return CacheFuture::pass_through(inner.call(request));
         }
         let (parts, body) = request.into_parts();
         let asked = match body.segments() {
-            Some(segments) => question(
+            Some(segments) => lookup(
                 &parts,
                 segments,
                 || (layer.version_of)(&parts),
                 || layer.tenant_of.as_ref().and_then(|of| of(&parts)),
             ),
-            None => Question::Unfit,
+            None => Lookup::NotCacheable,
         };
-        let (dialect, operation) = spoken(&parts);
+        let (dialect, operation) = dialect_and_operation(&parts);
         let request = Request::from_parts(parts, body);
         let key = match asked {
-            Question::Asked(key) => key,
-            Question::Declined => return CacheFuture::bypassed(inner.call(request), &layer.name),
-            Question::Unfit => return CacheFuture::passed(inner.call(request)),
+            Lookup::By(key) => key,
+            Lookup::Declined => return CacheFuture::bypassed(inner.call(request), &layer.name),
+            Lookup::NotCacheable => return CacheFuture::pass_through(inner.call(request)),
         };
-        if let Some(kept) = layer.store.get(&key) {
-            return CacheFuture::kept(kept, &layer.name);
+        if let Some(entry) = layer.store.get(&key) {
+            return CacheFuture::cached(entry, &layer.name);
         }
         let joined = layer.store.join(key, || {
             let answering = inner.call(request);
-            Inner {
+            NewExchange {
                 exchange: Box::pin(async {
                     let answer = answering.await.map_err(Into::into)?;
                     Ok(answer.map(|inner| -> BoxBody { Box::pin(Erased { inner }) }))
@@ -78,15 +78,15 @@ where
                 operation,
             }
         });
-        let (twin, status) = match joined {
-            Joined::First(flight) => (Twin::of(flight, true), Status::Miss),
-            Joined::Twin(flight) => (Twin::of(flight, false), Status::Collapsed),
+        let (participant, status) = match joined {
+            Joined::Leader(flight) => (Participant::of(flight, true), Status::Miss),
+            Joined::Follower(flight) => (Participant::of(flight, false), Status::Collapsed),
         };
-        CacheFuture::shared(twin, status, &layer.name)
+        CacheFuture::shared(participant, status, &layer.name)
     }
 }
 
-fn spoken(parts: &http::request::Parts) -> (Dialect, Operation) {
+fn dialect_and_operation(parts: &http::request::Parts) -> (Dialect, Operation) {
     let route = RouteMatch::of(&parts.extensions);
     let operation = route.and_then(RouteMatch::operation);
     let dialect = route.map_or(Dialect::Text, RouteMatch::dialect);
@@ -94,7 +94,7 @@ fn spoken(parts: &http::request::Parts) -> (Dialect, Operation) {
 }
 
 pin_project! {
-    /// A body whose error has lost its type.
+    /// A body with a boxed error.
     struct Erased<B> {
         #[pin]
         inner: B,

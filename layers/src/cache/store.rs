@@ -1,4 +1,4 @@
-//! What is kept, and what is under way.
+//! The cached answers, and the exchanges in progress.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -11,14 +11,14 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use tokio::time::Instant;
 
-use super::flight::{Flight, Inner};
+use super::flight::{Flight, NewExchange};
 use super::key::Key;
 
-/// About what an entry takes beside its bytes: its head and the book-keeping.
-const ENTRY: u64 = 1024;
+/// The approximate overhead of an entry in bytes: its head and the bookkeeping.
+const ENTRY_OVERHEAD: u64 = 1024;
 
-/// What is said of one answer and wrong for the next.
-const OF_ONE_ANSWER: [HeaderName; 5] = [
+/// Headers that are valid for one answer only.
+const PER_ANSWER_HEADERS: [HeaderName; 5] = [
     header::DATE,
     header::SET_COOKIE,
     HeaderName::from_static("ratelimit"),
@@ -26,9 +26,9 @@ const OF_ONE_ANSWER: [HeaderName; 5] = [
     HeaderName::from_static("x-request-id"),
 ];
 
-/// An answer that is kept.
+/// A cached answer.
 #[derive(Clone, Debug)]
-pub(super) struct Kept {
+pub(super) struct Entry {
     pub(super) head: Parts,
     pub(super) frames: Arc<[Bytes]>,
     pub(super) until: Option<Instant>,
@@ -37,10 +37,10 @@ pub(super) struct Kept {
 #[derive(Clone, Debug)]
 struct ByBytes;
 
-impl Weighter<Key, Kept> for ByBytes {
-    fn weight(&self, _: &Key, kept: &Kept) -> u64 {
-        ENTRY
-            + kept
+impl Weighter<Key, Entry> for ByBytes {
+    fn weight(&self, _: &Key, entry: &Entry) -> u64 {
+        ENTRY_OVERHEAD
+            + entry
                 .frames
                 .iter()
                 .map(|frame| frame.len() as u64 + 32)
@@ -48,60 +48,60 @@ impl Weighter<Key, Kept> for ByBytes {
     }
 }
 
-/// All answers of a layer.
+/// All cached answers and exchanges of a layer.
 #[derive(Debug)]
 pub(super) struct Store {
-    kept: Cache<Key, Kept, ByBytes>,
-    under_way: Mutex<HashMap<Key, Weak<Flight>>>,
+    entries: Cache<Key, Entry, ByBytes>,
+    in_progress: Mutex<HashMap<Key, Weak<Flight>>>,
     pub(super) time_to_live: Option<Duration>,
     pub(super) max_answer: u64,
 }
 
-/// Who drives an exchange: whoever comes first begins it.
+/// The exchange for a request: a new one, or one in progress.
 pub(super) enum Joined {
-    First(Arc<Flight>),
-    Twin(Arc<Flight>),
+    Leader(Arc<Flight>),
+    Follower(Arc<Flight>),
 }
 
 impl Store {
     pub(super) fn new(max_bytes: u64) -> Self {
         let items = usize::try_from(max_bytes / 16_384).unwrap_or(usize::MAX);
         Self {
-            kept: Cache::with_weighter(items.clamp(16, 1 << 20), max_bytes, ByBytes),
-            under_way: Mutex::default(),
+            entries: Cache::with_weighter(items.clamp(16, 1 << 20), max_bytes, ByBytes),
+            in_progress: Mutex::default(),
             time_to_live: Some(Duration::from_secs(3600)),
             max_answer: max_bytes / 16,
         }
     }
 
-    /// The same rules, and nothing kept.
-    pub(super) fn emptied(&self) -> Self {
-        let mut emptied = Self::new(self.kept.capacity());
-        emptied.time_to_live = self.time_to_live;
-        emptied.max_answer = self.max_answer;
-        emptied
+    /// A store with the same rules and no answers.
+    pub(super) fn without_entries(&self) -> Self {
+        let mut store = Self::new(self.entries.capacity());
+        store.time_to_live = self.time_to_live;
+        store.max_answer = self.max_answer;
+        store
     }
 
-    pub(super) fn get(&self, key: &Key) -> Option<Kept> {
-        let kept = self.kept.get(key)?;
-        if kept.until.is_some_and(|until| until <= Instant::now()) {
-            self.kept.remove(key);
+    pub(super) fn get(&self, key: &Key) -> Option<Entry> {
+        let entry = self.entries.get(key)?;
+        if entry.until.is_some_and(|until| until <= Instant::now()) {
+            self.entries.remove(key);
             return None;
         }
-        Some(kept)
+        Some(entry)
     }
 
-    pub(super) fn keep(&self, key: Key, mut head: Parts, frames: Arc<[Bytes]>) {
-        OF_ONE_ANSWER.iter().for_each(|name| {
+    pub(super) fn insert(&self, key: Key, mut head: Parts, frames: Arc<[Bytes]>) {
+        PER_ANSWER_HEADERS.iter().for_each(|name| {
             head.headers.remove(name);
         });
         head.extensions.clear();
         let until = self
             .time_to_live
             .and_then(|time| Instant::now().checked_add(time));
-        self.kept.insert(
+        self.entries.insert(
             key,
-            Kept {
+            Entry {
                 head,
                 frames,
                 until,
@@ -109,43 +109,43 @@ impl Store {
         );
     }
 
-    /// Joins the exchange for this key that is under way, or begins one.
-    pub(super) fn join(self: &Arc<Self>, key: Key, begin: impl FnOnce() -> Inner) -> Joined {
-        let mut under_way = self.under_way();
-        if let Some(flight) = under_way.get(&key).and_then(Weak::upgrade) {
-            return Joined::Twin(flight);
+    /// Joins the exchange in progress for this key, or begins one.
+    pub(super) fn join(self: &Arc<Self>, key: Key, begin: impl FnOnce() -> NewExchange) -> Joined {
+        let mut in_progress = self.in_progress();
+        if let Some(flight) = in_progress.get(&key).and_then(Weak::upgrade) {
+            return Joined::Follower(flight);
         }
         let flight = Arc::new(Flight::new(key, self.clone(), begin()));
-        under_way.insert(key, Arc::downgrade(&flight));
-        Joined::First(flight)
+        in_progress.insert(key, Arc::downgrade(&flight));
+        Joined::Leader(flight)
     }
 
-    /// Nobody can join this exchange any more.
+    /// Ends the joining of this exchange.
     pub(super) fn close(&self, key: &Key, flight: *const Flight) {
-        let mut under_way = self.under_way();
-        if under_way
+        let mut in_progress = self.in_progress();
+        if in_progress
             .get(key)
             .is_some_and(|known| known.as_ptr() == flight)
         {
-            under_way.remove(key);
+            in_progress.remove(key);
         }
     }
 
     pub(super) fn entries(&self) -> usize {
-        self.kept.len()
+        self.entries.len()
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.kept.weight()
+        self.entries.weight()
     }
 
     #[cfg(test)]
     pub(super) fn exchanges(&self) -> usize {
-        self.under_way().len()
+        self.in_progress().len()
     }
 
-    fn under_way(&self) -> MutexGuard<'_, HashMap<Key, Weak<Flight>>> {
-        self.under_way
+    fn in_progress(&self) -> MutexGuard<'_, HashMap<Key, Weak<Flight>>> {
+        self.in_progress
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }

@@ -34,9 +34,9 @@ fn request(path: &str, body: &str) -> Request<Sent> {
     Request::post(path).body(body).unwrap()
 }
 
-/// What a backend says.
+/// The scripted answer of a backend.
 #[derive(Clone, Debug)]
-struct Says {
+struct Script {
     status: u16,
     content_type: &'static str,
     length: Option<usize>,
@@ -44,7 +44,7 @@ struct Says {
     breaks: bool,
 }
 
-impl Says {
+impl Script {
     fn json(text: &'static str) -> Self {
         Self {
             status: 200,
@@ -66,10 +66,10 @@ impl Says {
     }
 }
 
-/// A stack whose backend says this, and how often it was asked.
+/// A stack whose backend gives this answer, with a counter of its calls.
 fn stack(
     layer: CacheLayer,
-    says: Says,
+    script: Script,
 ) -> (
     impl Service<
         Request<Sent>,
@@ -78,35 +78,35 @@ fn stack(
     > + Clone,
     Arc<AtomicUsize>,
 ) {
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = asked.clone();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = calls.clone();
     let service = ServiceBuilder::new()
         .layer(EndpointLayer::new(EndpointTable::ollama()))
         .layer(layer)
         .service(service_fn(move |_: Request<Sent>| {
             count.fetch_add(1, Ordering::Relaxed);
-            let says = says.clone();
+            let script = script.clone();
             async move {
                 let mut answer = Response::builder()
-                    .status(says.status)
-                    .header(CONTENT_TYPE, says.content_type);
-                if let Some(length) = says.length {
+                    .status(script.status)
+                    .header(CONTENT_TYPE, script.content_type);
+                if let Some(length) = script.length {
                     answer = answer.header(CONTENT_LENGTH, length);
                 }
-                let frames = says
+                let frames = script
                     .frames
                     .into_iter()
                     .map(|text| Ok(Frame::data(Bytes::from(text))));
-                let broken = says.breaks.then(|| Err(BoxError::from("broke")));
+                let broken = script.breaks.then(|| Err(BoxError::from("broke")));
                 let frames: Vec<_> = frames.chain(broken).collect();
                 Ok::<_, BoxError>(answer.body(StreamBody::new(futures_util::stream::iter(frames)))?)
             }
         }));
-    (service, asked)
+    (service, calls)
 }
 
-/// The frames of an answer, and what the cache says it did.
-async fn ask<S, B>(service: &S, request: Request<Sent>) -> (Vec<String>, String)
+/// The frames of an answer, and its `Cache-Status`.
+async fn call<S, B>(service: &S, request: Request<Sent>) -> (Vec<String>, String)
 where
     S: Service<Request<Sent>, Response = Response<B>, Error = BoxError> + Clone,
     B: Body<Data = Bytes, Error = BoxError>,
@@ -123,9 +123,9 @@ where
 }
 
 #[tokio::test]
-async fn the_same_question_is_answered_once_whatever_the_order_of_its_members() {
-    let (service, asked) = stack(layer(), Says::json("{\"embeddings\":[]}"));
-    let (frames, status) = ask(&service, request("/api/embed", EMBED)).await;
+async fn equal_requests_are_answered_once_whatever_the_order_of_members() {
+    let (service, calls) = stack(layer(), Script::json("{\"embeddings\":[]}"));
+    let (frames, status) = call(&service, request("/api/embed", EMBED)).await;
     assert_eq!(
         (frames, &*status),
         (vec!["{\"embeddings\":[]}".into()], "llamatower; fwd=miss")
@@ -135,26 +135,26 @@ async fn the_same_question_is_answered_once_whatever_the_order_of_its_members() 
         r#"{ "input": "a tower", "model": "tiny" }"#,
         r#"{"input":"a tower","model":"tiny","keep_alive":"5m"}"#,
     ] {
-        let (frames, status) = ask(&service, request("/api/embed", body)).await;
+        let (frames, status) = call(&service, request("/api/embed", body)).await;
         assert_eq!(
             (frames, &*status),
             (vec!["{\"embeddings\":[]}".into()], "llamatower; hit")
         );
     }
-    let (_, status) = ask(
+    let (_, status) = call(
         &service,
         request("/api/embed", r#"{"model":"tiny","input":"b"}"#),
     )
     .await;
     assert_eq!(status, "llamatower; fwd=miss");
-    assert_eq!(asked.load(Ordering::Relaxed), 2);
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
 }
 
 #[tokio::test]
 async fn a_stream_is_replayed_as_a_stream() {
-    let (service, asked) = stack(layer(), Says::lines(&[LINE, LINE, LAST]));
+    let (service, calls) = stack(layer(), Script::lines(&[LINE, LINE, LAST]));
     for expected in ["llamatower; fwd=miss", "llamatower; hit"] {
-        let (frames, status) = ask(&service, request("/api/generate", COLD)).await;
+        let (frames, status) = call(&service, request("/api/generate", COLD)).await;
         assert_eq!(
             (frames, &*status),
             (vec![LINE.into(), LINE.into(), LAST.into()], expected)
@@ -167,14 +167,14 @@ async fn a_stream_is_replayed_as_a_stream() {
     assert_eq!(
         answer.body().size_hint().exact(),
         None,
-        "or it would get a length"
+        "a known length would add a Content-Length"
     );
-    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
-async fn what_is_not_deterministic_by_its_own_words_passes() {
-    for (path, body, is_asked_once) in [
+async fn requests_that_are_not_deterministic_are_not_cached() {
+    for (path, body, is_cached) in [
         ("/api/generate", r#"{"prompt":"a"}"#, false),
         (
             "/api/generate",
@@ -203,24 +203,24 @@ async fn what_is_not_deterministic_by_its_own_words_passes() {
         ("/api/show", r#"{"model":"tiny"}"#, false),
         ("/api/embed", "no JSON", false),
     ] {
-        let (service, asked) = stack(layer(), Says::json("{\"done\":true}"));
+        let (service, calls) = stack(layer(), Script::json("{\"done\":true}"));
         for _ in 0..2 {
-            ask(&service, request(path, body)).await;
+            call(&service, request(path, body)).await;
         }
-        let expected = if is_asked_once { 1 } else { 2 };
-        assert_eq!(asked.load(Ordering::Relaxed), expected, "{path} {body}");
+        let expected = if is_cached { 1 } else { 2 };
+        assert_eq!(calls.load(Ordering::Relaxed), expected, "{path} {body}");
     }
 }
 
 #[tokio::test]
-async fn only_whole_answers_are_kept() {
-    let json = Says::json("{\"embeddings\":[]}");
-    let lines = |frames: &[&'static str]| Says::lines(frames);
-    for (path, body, says) in [
+async fn only_complete_answers_are_cached() {
+    let json = Script::json("{\"embeddings\":[]}");
+    let lines = |frames: &[&'static str]| Script::lines(frames);
+    for (path, body, script) in [
         (
             "/api/embed",
             EMBED,
-            Says {
+            Script {
                 status: 404,
                 ..json.clone()
             },
@@ -228,7 +228,7 @@ async fn only_whole_answers_are_kept() {
         (
             "/api/embed",
             EMBED,
-            Says {
+            Script {
                 length: Some(99),
                 ..json.clone()
             },
@@ -236,7 +236,7 @@ async fn only_whole_answers_are_kept() {
         (
             "/api/embed",
             EMBED,
-            Says {
+            Script {
                 breaks: true,
                 ..json.clone()
             },
@@ -250,33 +250,33 @@ async fn only_whole_answers_are_kept() {
         (
             "/api/generate",
             COLD,
-            Says {
+            Script {
                 breaks: true,
                 ..lines(&[LINE, LAST])
             },
         ),
     ] {
         let layer = layer();
-        let (service, asked) = stack(layer.clone(), says.clone());
+        let (service, calls) = stack(layer.clone(), script.clone());
         for _ in 0..2 {
-            ask(&service, request(path, body)).await;
+            call(&service, request(path, body)).await;
         }
-        assert_eq!(asked.load(Ordering::Relaxed), 2, "{says:?}");
+        assert_eq!(calls.load(Ordering::Relaxed), 2, "{script:?}");
         assert_eq!(
             (layer.entries(), layer.store.exchanges()),
             (0, 0),
-            "{says:?}"
+            "{script:?}"
         );
     }
 }
 
 #[tokio::test]
-async fn tenants_and_versions_are_apart_and_without_a_version_nothing_is_kept() {
+async fn tenants_and_versions_are_separate_and_without_a_version_nothing_is_cached() {
     let version = Arc::new(Mutex::new(Some("v1")));
     let current = version.clone();
     let layer = CacheLayer::new(1 << 20, move |_| current.lock().unwrap().map(Arc::from))
         .with_tenant(|parts| Some(parts.headers.get("tenant")?.to_str().ok()?.into()));
-    let (service, _) = stack(layer.clone(), Says::json("{}"));
+    let (service, _) = stack(layer.clone(), Script::json("{}"));
     let of = |tenant: &str| {
         let mut request = request("/api/embed", EMBED);
         request
@@ -284,17 +284,17 @@ async fn tenants_and_versions_are_apart_and_without_a_version_nothing_is_kept() 
             .insert("tenant", tenant.parse().unwrap());
         request
     };
-    assert_eq!(ask(&service, of("ada")).await.1, "llamatower; fwd=miss");
-    assert_eq!(ask(&service, of("bob")).await.1, "llamatower; fwd=miss");
-    assert_eq!(ask(&service, of("ada")).await.1, "llamatower; hit");
+    assert_eq!(call(&service, of("ada")).await.1, "llamatower; fwd=miss");
+    assert_eq!(call(&service, of("bob")).await.1, "llamatower; fwd=miss");
+    assert_eq!(call(&service, of("ada")).await.1, "llamatower; hit");
     *version.lock().unwrap() = Some("v2");
-    assert_eq!(ask(&service, of("ada")).await.1, "llamatower; fwd=miss");
+    assert_eq!(call(&service, of("ada")).await.1, "llamatower; fwd=miss");
     *version.lock().unwrap() = None;
-    assert_eq!(ask(&service, of("ada")).await.1, "");
+    assert_eq!(call(&service, of("ada")).await.1, "");
 }
 
 #[tokio::test]
-async fn what_is_of_one_answer_alone_is_not_told_with_the_next() {
+async fn headers_of_one_answer_are_not_sent_with_the_next() {
     #[derive(Clone)]
     struct OfThisOne;
     let backend = service_fn(async |_: Request<Sent>| {
@@ -310,7 +310,7 @@ async fn what_is_of_one_answer_alone_is_not_told_with_the_next() {
         .layer(EndpointLayer::new(EndpointTable::ollama()))
         .layer(layer())
         .service(backend);
-    for is_first in [true, false] {
+    for is_leader in [true, false] {
         let answer = service
             .clone()
             .oneshot(request("/api/embed", EMBED))
@@ -320,66 +320,69 @@ async fn what_is_of_one_answer_alone_is_not_told_with_the_next() {
         assert!(has("x-llamatower-backend"));
         assert_eq!(
             (has("ratelimit"), has("x-request-id")),
-            (is_first, is_first)
+            (is_leader, is_leader)
         );
-        assert_eq!(answer.extensions().get::<OfThisOne>().is_some(), is_first);
+        assert_eq!(answer.extensions().get::<OfThisOne>().is_some(), is_leader);
         answer.into_body().collect().await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn a_client_that_wants_its_own_answer_gets_it() {
-    let (service, asked) = stack(layer(), Says::json("{}"));
+async fn a_client_that_asks_for_a_fresh_answer_gets_one() {
+    let (service, calls) = stack(layer(), Script::json("{}"));
     for directive in ["no-store", "no-cache", "max-age=0, no-cache"] {
         let mut request = request("/api/embed", EMBED);
         request
             .headers_mut()
             .insert(CACHE_CONTROL, directive.parse().unwrap());
-        assert_eq!(ask(&service, request).await.1, "llamatower; fwd=bypass");
+        assert_eq!(call(&service, request).await.1, "llamatower; fwd=bypass");
     }
-    assert_eq!(asked.load(Ordering::Relaxed), 3);
+    assert_eq!(calls.load(Ordering::Relaxed), 3);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_is_kept_for_its_time_and_within_the_bound_of_bytes() {
+async fn an_answer_is_cached_for_its_lifetime_and_within_the_byte_limit() {
     let layer = layer().with_time_to_live(Duration::from_secs(60));
-    let (service, _) = stack(layer.clone(), Says::json("{}"));
-    ask(&service, request("/api/embed", EMBED)).await;
+    let (service, _) = stack(layer.clone(), Script::json("{}"));
+    call(&service, request("/api/embed", EMBED)).await;
     tokio::time::advance(Duration::from_secs(59)).await;
     assert_eq!(
-        ask(&service, request("/api/embed", EMBED)).await.1,
+        call(&service, request("/api/embed", EMBED)).await.1,
         "llamatower; hit"
     );
     tokio::time::advance(Duration::from_secs(1)).await;
     assert_eq!(
-        ask(&service, request("/api/embed", EMBED)).await.1,
+        call(&service, request("/api/embed", EMBED)).await.1,
         "llamatower; fwd=miss"
     );
 
     let small = CacheLayer::new(64 << 10, |_| Some(Arc::from("v1"))).with_max_answer(100);
-    let (service, _) = stack(small.clone(), Says::json("{}"));
+    let (service, _) = stack(small.clone(), Script::json("{}"));
     for number in 0..1000 {
         let body = format!(r#"{{"model":"tiny","input":"{number}"}}"#);
-        ask(&service, request("/api/embed", &body)).await;
+        call(&service, request("/api/embed", &body)).await;
     }
     assert!(
         small.entries() > 10 && small.bytes() <= 64 << 10,
         "{small:?}"
     );
-    let (service, asked) = stack(small.clone(), Says::lines(&[LINE, LINE, LINE, LINE, LAST]));
+    let (service, calls) = stack(
+        small.clone(),
+        Script::lines(&[LINE, LINE, LINE, LINE, LAST]),
+    );
     for _ in 0..2 {
-        ask(&service, request("/api/generate", COLD)).await;
+        call(&service, request("/api/generate", COLD)).await;
     }
     assert_eq!(
-        asked.load(Ordering::Relaxed),
+        calls.load(Ordering::Relaxed),
         2,
-        "it is larger than what is kept"
+        "it is larger than the answer limit"
     );
 }
 
 type Lines = mpsc::UnboundedReceiver<Result<Frame<Bytes>, BoxError>>;
 
-/// A stack whose one answer is said by the test, a frame at a time.
+/// A stack whose only answer is scripted by the test, one frame at a time.
 fn directed(
     layer: CacheLayer,
 ) -> (
@@ -399,7 +402,7 @@ fn directed(
         .service(service_fn(move |_: Request<Sent>| {
             let said = said.lock().unwrap().take();
             async move {
-                let said = said.ok_or("it was asked twice")?;
+                let said = said.ok_or("the backend was called twice")?;
                 let frames = futures_util::stream::unfold(said, async |mut said| {
                     said.recv().await.map(|frame| (frame, said))
                 });
@@ -415,7 +418,7 @@ fn line(text: &'static str) -> Result<Frame<Bytes>, BoxError> {
 }
 
 #[tokio::test]
-async fn twins_share_what_is_under_way_and_the_first_leaving_cancels_nobody() {
+async fn equal_requests_share_an_answer_in_progress_and_the_first_can_leave() {
     let layer = layer();
     let (service, say) = directed(layer.clone());
     let first = service
@@ -437,12 +440,9 @@ async fn twins_share_what_is_under_way_and_the_first_leaving_cancels_nobody() {
     );
     let mut second = Box::pin(second.into_body());
     let mut early = spawn(async { second.frame().await.unwrap().unwrap() });
-    assert!(
-        early.poll().is_ready(),
-        "what was said before is there at once"
-    );
+    assert!(early.poll().is_ready(), "earlier frames arrive at once");
     drop(early);
-    // Both wait; the one who was polled last leaves, and the other must be woken all the same.
+    // Both wait. The one that was polled last is dropped; the other must still be woken.
     let mut waiting = spawn(async { second.collect().await.unwrap().to_bytes() });
     assert!(waiting.poll().is_pending());
     let mut leaving = spawn(first.frame());
@@ -454,15 +454,15 @@ async fn twins_share_what_is_under_way_and_the_first_leaving_cancels_nobody() {
     assert!(waiting.is_woken());
     let rest = waiting.await;
     assert_eq!(rest, LAST);
-    assert_eq!(layer.entries(), 1, "it was whole");
+    assert_eq!(layer.entries(), 1, "it was complete");
 }
 
 #[tokio::test]
-async fn when_the_last_has_left_the_exchange_is_dropped() {
+async fn the_exchange_is_cancelled_when_the_last_request_leaves() {
     let layer = layer();
     let (service, say) = directed(layer.clone());
-    let ask = || service.clone().oneshot(request("/api/generate", COLD));
-    let (first, second) = tokio::join!(ask(), ask());
+    let call = || service.clone().oneshot(request("/api/generate", COLD));
+    let (first, second) = tokio::join!(call(), call());
     drop(first.unwrap());
     assert!(!say.is_closed());
     drop(second.unwrap());
@@ -471,10 +471,10 @@ async fn when_the_last_has_left_the_exchange_is_dropped() {
 }
 
 #[tokio::test]
-async fn a_failure_is_told_to_all_twins_with_what_it_means() {
+async fn all_requests_of_a_failed_exchange_get_the_failure() {
     let (service, say) = directed(layer());
-    let ask = || service.clone().oneshot(request("/api/generate", COLD));
-    let (first, second) = tokio::join!(ask(), ask());
+    let call = || service.clone().oneshot(request("/api/generate", COLD));
+    let (first, second) = tokio::join!(call(), call());
     let broke = crate::rescue::ShuttingDown;
     say.send(Err(Failure::from(broke).into())).unwrap();
     for answer in [first.unwrap(), second.unwrap()] {
@@ -485,7 +485,7 @@ async fn a_failure_is_told_to_all_twins_with_what_it_means() {
 
 /// A stack whose backend pauses before each line.
 fn pausing(
-    asked: Arc<AtomicUsize>,
+    calls: Arc<AtomicUsize>,
 ) -> impl Service<
     Request<Sent>,
     Response = Response<impl Body<Data = Bytes, Error = BoxError> + Send>,
@@ -497,7 +497,7 @@ fn pausing(
         .layer(EndpointLayer::new(EndpointTable::ollama()))
         .layer(layer())
         .service(service_fn(move |_: Request<Sent>| {
-            asked.fetch_add(1, Ordering::Relaxed);
+            calls.fetch_add(1, Ordering::Relaxed);
             async {
                 let frames = futures_util::stream::unfold(0, async |number| {
                     tokio::task::yield_now().await;
@@ -511,15 +511,15 @@ fn pausing(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn many_twins_on_many_threads_all_get_everything() {
-    let asked = Arc::new(AtomicUsize::new(0));
-    let service = pausing(asked.clone());
+async fn equal_requests_on_many_threads_all_get_the_whole_answer() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let service = pausing(calls.clone());
     let asking = (0..200).map(|number| {
         let body = COLD.replace("\"a\"", &format!("\"{}\"", number % 5));
         let answer = service.clone().oneshot(request("/api/generate", &body));
         tokio::spawn(async move {
             let answer = answer.await.unwrap();
-            // Some leave at once, whether they drive the exchange or not.
+            // Some requests are dropped at once, whether they drive the exchange or not.
             match number % 7 {
                 0 => None,
                 _ => Some(answer.into_body().collect().await.unwrap().to_bytes().len()),
@@ -530,5 +530,5 @@ async fn many_twins_on_many_threads_all_get_everything() {
         let expected = 50 * LINE.len() + LAST.len();
         assert!(len.unwrap().is_none_or(|len| len == expected));
     }
-    assert!(asked.load(Ordering::Relaxed) >= 5);
+    assert!(calls.load(Ordering::Relaxed) >= 5);
 }

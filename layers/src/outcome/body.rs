@@ -1,4 +1,4 @@
-//! The answer until its end.
+//! The body of an answer, observed until its end.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -69,8 +69,8 @@ impl<B: Body> Body for OutcomeBody<B> {
                     finish(this.completion, Ending::Complete);
                 }
             }
-            // Fewer bytes than were promised end the connection unclean.
-            None if this.rest.is_owed() => fail(this.completion),
+            // Fewer bytes than declared: the connection ends unclean.
+            None if this.rest.is_incomplete() => fail(this.completion),
             None => finish(this.completion, Ending::Complete),
             Some(Err(_)) => fail(this.completion),
         }

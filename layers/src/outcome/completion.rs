@@ -1,4 +1,4 @@
-//! The duty to complete a record, which can be done once and cannot be forgotten.
+//! Completes a record exactly once.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{Ending, Observer, Outcome, Record};
 
-/// Completes the record when it is told of an end, or, dropped before, as cancelled.
+/// Completes the record at the end of the answer, or as cancelled if it is dropped before.
 pub(super) struct Completion {
     record: Record,
     observer: Arc<dyn Observer>,
@@ -30,7 +30,7 @@ impl Completion {
         &self.record
     }
 
-    /// The answer's head was seen.
+    /// The response head has arrived.
     pub(super) fn head<B>(&mut self, answer: &Response<B>) {
         let now = Instant::now();
         self.record.update(|outcome| {
@@ -39,7 +39,7 @@ impl Completion {
         });
     }
 
-    /// The request failed with an error that nobody inside had put into the record.
+    /// The request failed, and no inner layer has set the error.
     pub(super) fn fail(&mut self) {
         self.record.update(|outcome| {
             outcome.error.get_or_insert("unclean_end");
@@ -52,8 +52,9 @@ impl Completion {
             return;
         }
         let now = Instant::now();
-        // The extensions go, so that a span ends here even if a clone of the record is kept
-        // somewhere; and after the lock, as what their drop does is not known.
+        // The extensions are taken out, so that a span ends here even if a clone of the record is
+        // kept elsewhere. They are dropped after the lock was released, because their drop can run
+        // any code.
         let _extensions = self.record.update(|outcome| {
             outcome.complete(ending, now);
             self.observer.finished(outcome);

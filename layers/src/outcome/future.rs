@@ -1,4 +1,4 @@
-//! The request until the head of its answer.
+//! The future of a request until the response head.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,8 +13,8 @@ use super::completion::Completion;
 use crate::body::Rest;
 
 pin_project! {
-    /// The future of [`OutcomeService`](super::OutcomeService). Dropped before the head of the
-    /// answer, it completes the record as cancelled.
+    /// The future of [`OutcomeService`](super::OutcomeService). If it is dropped before the
+    /// response head, the record is completed as cancelled.
     #[derive(Debug)]
     pub struct OutcomeFuture<F> {
         #[pin]

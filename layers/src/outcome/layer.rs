@@ -13,16 +13,16 @@ use tower_service::Service;
 use super::completion::Completion;
 use super::{Observer, Outcome, OutcomeBody, OutcomeFuture};
 
-/// Opens a [`Record`](super::Record) for each request and tells an [`Observer`] of its end.
+/// Opens a [`Record`](super::Record) for each request and reports its end to an [`Observer`].
 ///
-/// See the [module](super) for what the end is and where the layer belongs.
+/// See the [module](super) for the definition of the end and for the layer's position.
 #[derive(Clone)]
 pub struct OutcomeLayer {
     observer: Arc<dyn Observer>,
 }
 
 impl OutcomeLayer {
-    /// Tells `observer` of each request.
+    /// Reports each request to `observer`.
     pub fn new(observer: Arc<dyn Observer>) -> Self {
         Self { observer }
     }

@@ -1,26 +1,26 @@
-//! One record for a request: what came of it, completed exactly once, at the end of the answer.
+//! One record for each request, completed exactly once, at the end of the answer.
 //!
-//! The answer of a model is a stream that can last for minutes, so what a request came to is
-//! known at the end of its body and not when `call` returns. [`OutcomeLayer`] opens a
-//! [`Record`], puts it into the request's extensions for the layers inside to fill in, and
-//! tells its [`Observer`] of the finished [`Outcome`] once, whatever happens.
+//! A model's answer is a stream that can last for minutes, so the outcome of a request is known at
+//! the end of its body, not when `call` returns. [`OutcomeLayer`] opens a [`Record`] and puts it
+//! into the request's extensions, where inner layers add to it. It reports the finished [`Outcome`]
+//! to its [`Observer`] exactly once, whatever happens.
 //!
 //! ```text
 //! request -> |call ........ head| first chunk ........ last chunk| -> finished
 //!            started            status, time to first byte        ending
 //! ```
 //!
-//! It belongs outermost, where it sees every final status, refusals included; only the layers
-//! that set the request's id and its [`RouteMatch`] stand before it.
+//! Put this layer outermost, where it sees every final status, refusals included. Only the layers
+//! that set the request id and the [`RouteMatch`] come before it.
 //!
 //! # The end
-//! - [`Ending::Complete`]: `None`, trailers, all bytes of a known length, or a body that says
-//!   that it is at its end, after a frame or already at the head. hyper polls none of these
-//!   again, so there is nothing later to wait for. The answer to a `HEAD` and the statuses that
-//!   have no body are complete at the head for the same reason.
-//! - [`Ending::Broken`]: the service or the body failed, or a layer inside said so in the record:
-//!   an answer that ended tidily with an error line is broken nevertheless.
-//! - [`Ending::Cancelled`]: everything else that is dropped.
+//! - [`Ending::Complete`]: `None`, trailers, all bytes of a known length, or a body whose
+//!   `is_end_stream` is true, after a frame or at the head. hyper does not poll such a body again,
+//!   so no later event would come. For the same reason, the answer to a `HEAD` and a status without
+//!   a body are complete at the head.
+//! - [`Ending::Broken`]: the service or the body failed, or an inner layer set it in the record: an
+//!   answer that ended cleanly with an error line is broken too.
+//! - [`Ending::Cancelled`]: any other drop.
 //!
 //! # Example
 //! ```
@@ -37,7 +37,7 @@
 //! struct Log(Mutex<Vec<Outcome>>);
 //! impl Observer for Log {
 //!     fn finished(&self, outcome: &Outcome) {
-//!         self.0.lock().expect("no one panics here").push(outcome.clone());
+//!         self.0.lock().expect("nothing panics here").push(outcome.clone());
 //!     }
 //! }
 //!
@@ -52,7 +52,7 @@
 //!     }));
 //!
 //! let answer = service.oneshot(Request::new(Full::default())).await.expect("infallible");
-//! assert!(log.0.lock().expect("as above").is_empty(), "the answer is under way");
+//! assert!(log.0.lock().expect("as above").is_empty(), "the answer is in progress");
 //! answer.into_body().collect().await.expect("a whole body");
 //!
 //! let outcomes = log.0.lock().expect("as above");
@@ -76,18 +76,18 @@ pub use record::{Ending, Outcome, Record};
 
 use std::sync::Arc;
 
-/// Who is told of outcomes: telemetry, a log, a test.
+/// Receives outcomes: telemetry, a log, a test.
 ///
-/// Both calls are made on the request's own task, so they must be short and must not block, nor
-/// change the request's [`Record`], which is locked at the end.
-/// Two observers are one as a pair.
+/// Both methods run on the request's own task, so they must be short and must not block. They must
+/// not change the request's [`Record`], which is locked at the end. A pair of observers is an
+/// observer too.
 pub trait Observer: Send + Sync {
-    /// A request has come in; its head is all that is known of it.
+    /// A request has arrived. Only its head is known.
     fn started(&self, outcome: &Outcome) {
         let _ = outcome;
     }
 
-    /// The request has ended, and the record with it. Called once for each `started`.
+    /// The request and its record have ended. Called once for each `started`.
     fn finished(&self, outcome: &Outcome);
 }
 

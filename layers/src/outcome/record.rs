@@ -1,4 +1,4 @@
-//! What is known of a request, and the handle by which layers add to it.
+//! The data about a request, and the handle through which layers add to it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,17 +11,17 @@ use crate::{Dialect, Operation, RouteMatch};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// How a request ended.
+/// The ending of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Ending {
-    /// It has not.
+    /// The request has not ended.
     #[default]
     Open,
-    /// The answer was sent whole.
+    /// The answer was sent completely.
     Complete,
-    /// The client went away first.
+    /// The client disconnected before the end.
     Cancelled,
-    /// The answer broke off on the backend's or the gateway's side.
+    /// The backend or the gateway broke the answer off.
     Broken,
 }
 
@@ -37,51 +37,51 @@ impl Ending {
     }
 }
 
-/// What came of a request. Whoever knows a field fills it in, through the [`Record`].
+/// The outcome of a request. The layer that knows a field sets it, through the [`Record`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Outcome {
-    /// When the request's head had been read.
+    /// The time when the request's head had been read.
     pub started: Instant,
     /// The request's method.
     pub method: Method,
     /// The request's address, as the client wrote it.
     pub uri: Uri,
-    /// What the table of endpoints said of the request, if one was asked.
+    /// The result of the endpoint table, if there is one.
     pub route_match: Option<RouteMatch>,
-    /// The request's id: its `x-request-id` header as it came to this layer.
+    /// The request id: the `x-request-id` header as it reached this layer.
     pub request_id: Option<HeaderValue>,
-    /// The model's name as the client wrote it.
+    /// The model name as the client wrote it.
     pub model: Option<Arc<str>>,
-    /// Whether the answer was to be a stream.
+    /// Whether a streamed answer was requested.
     pub stream: bool,
-    /// The name of the key that the client showed.
+    /// The name of the client's API key.
     pub identity: Option<Arc<str>>,
     /// The backend that gave the answer.
     pub backend: Option<Arc<str>>,
-    /// How many times a backend was asked.
+    /// The number of attempts.
     pub attempts: u32,
-    /// How long it waited for a slot of a backend, all attempts together; `None` if it had not to.
+    /// The time in a backend's queue, of all attempts together; `None` if the request did not wait.
     pub queued: Option<Duration>,
     /// The answer's status.
     pub status: Option<StatusCode>,
-    /// From the start to the answer's head; Ollama sends it with the first byte.
+    /// The time from the start to the response head. Ollama sends the head with the first byte.
     pub time_to_first_byte: Option<Duration>,
-    /// From the start to the end; set when the record is complete.
+    /// The time from the start to the end; set when the record is complete.
     pub duration: Option<Duration>,
-    /// What the backend counted, if there is a [`UsageLayer`](crate::usage::UsageLayer); set when
+    /// The backend's token counts, if there is a [`UsageLayer`](crate::usage::UsageLayer); set when
     /// the record is complete.
     #[cfg(feature = "usage")]
     pub usage: Option<crate::usage::Usage>,
     #[cfg(feature = "usage")]
     report: Option<crate::usage::UsageReport>,
-    /// Why it failed: [`Failure::kind`](crate::Failure::kind).
+    /// The reason of a failure: [`Failure::kind`](crate::Failure::kind).
     pub error: Option<&'static str>,
-    /// How it ended. A layer that breaks an answer off tidily, with an error line, sets
-    /// [`Ending::Broken`]; everything else is found by [`OutcomeLayer`](super::OutcomeLayer).
+    /// The ending. A layer that ends a broken answer with an error line sets [`Ending::Broken`].
+    /// [`OutcomeLayer`](super::OutcomeLayer) sets all other endings.
     pub ending: Ending,
-    /// Whatever else is to be kept until the end of the request, by its type: a span, a count
-    /// of tokens.
+    /// Other data to keep until the end of the request, by type: for example a span or a token
+    /// count.
     pub extensions: Extensions,
 }
 
@@ -134,18 +134,18 @@ impl Outcome {
         }
     }
 
-    /// The route that the path belongs to: a name of few values. `None` for unknown paths.
+    /// The route of the path: one of few values. `None` for unknown paths.
     pub fn route(&self) -> Option<&Arc<str>> {
         let endpoint = self.route_match.as_ref()?.endpoint()?;
         Some(&endpoint.route)
     }
 
-    /// What the request asks for, if its path and method are known.
+    /// The operation, if path and method are known.
     pub fn operation(&self) -> Option<Operation> {
         self.route_match.as_ref()?.operation()
     }
 
-    /// How the request is written.
+    /// The API dialect of the request.
     pub fn dialect(&self) -> Option<Dialect> {
         self.route_match.as_ref().map(RouteMatch::dialect)
     }
@@ -155,7 +155,7 @@ impl Outcome {
         self.request_id.as_ref()?.to_str().ok()
     }
 
-    /// The ending and the time it took. What a layer inside has said of the ending stands.
+    /// Sets the ending and the duration. An ending that an inner layer set is kept.
     pub(super) fn complete(&mut self, ending: Ending, now: Instant) {
         if self.ending == Ending::Open {
             self.ending = ending;
@@ -168,12 +168,12 @@ impl Outcome {
     }
 }
 
-/// The record while the request is under way; travels with the request ([`Record::of`]).
+/// The record of a request in progress. It travels with the request ([`Record::of`]).
 #[derive(Clone, Debug)]
 pub struct Record(Arc<Mutex<Outcome>>);
 
 impl Record {
-    /// A record to be filled in.
+    /// A new record.
     pub fn new(outcome: Outcome) -> Self {
         Self(Arc::new(Mutex::new(outcome)))
     }
@@ -190,17 +190,17 @@ impl Record {
         Shared::of(extensions)?.record.as_ref()
     }
 
-    /// Lets the request with these extensions have this record, as the layer does.
+    /// Puts this record into these extensions, as the layer does.
     pub fn put_into(self, extensions: &mut Extensions) {
         Shared::of_mut(extensions).record = Some(self);
     }
 
-    /// Changes the record. What is changed after the end is seen by nobody.
+    /// Changes the record. Changes after the end are not reported.
     pub fn update<T>(&self, change: impl FnOnce(&mut Outcome) -> T) -> T {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Where the counts of the answer will be told, once its head has come through a
+    /// The usage report of the answer, after its head has passed a
     /// [`UsageLayer`](crate::usage::UsageLayer).
     #[cfg(feature = "usage")]
     pub fn usage_report(&self) -> Option<crate::usage::UsageReport> {
@@ -212,7 +212,7 @@ impl Record {
         self.update(|outcome| outcome.report = Some(report));
     }
 
-    /// What is known so far.
+    /// A copy of the current data.
     pub fn snapshot(&self) -> Outcome {
         self.update(|outcome| outcome.clone())
     }

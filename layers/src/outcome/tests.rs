@@ -35,7 +35,7 @@ impl Observer for Log {
 impl Log {
     fn only(&self) -> Outcome {
         let finished = self.finished.lock().unwrap();
-        assert_eq!(finished.len(), 1, "one ending for one request");
+        assert_eq!(finished.len(), 1, "one ending for each request");
         finished[0].clone()
     }
     fn is_silent(&self) -> bool {
@@ -47,7 +47,7 @@ fn get() -> Request<Empty<Bytes>> {
     Request::new(Empty::new())
 }
 
-/// What a scripted body does at one poll.
+/// The result of one poll of a scripted body.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Step {
     Pending,
@@ -60,7 +60,7 @@ enum Step {
 #[derive(Debug)]
 struct Script {
     steps: VecDeque<Step>,
-    /// Says that it is at its end as soon as only this many steps are left.
+    /// `is_end_stream` is true when only this many steps are left.
     knows_its_end_at: Option<usize>,
 }
 
@@ -86,7 +86,7 @@ impl Body for Script {
     }
 }
 
-/// The rule of the end, said a second time and in another way: read the script up to `polls`.
+/// The rule for the end, in a second implementation: reads the script up to `polls`.
 fn expected(script: &Script, polls: usize, break_at: Option<usize>) -> Ending {
     let mut ending = Ending::Cancelled;
     if script.is_end_stream() {
@@ -180,7 +180,7 @@ async fn the_time_to_the_first_byte_ends_at_the_head_and_the_duration_at_the_end
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_before_the_head_has_cancelled() {
+async fn a_client_that_leaves_before_the_head_is_a_cancellation() {
     let log = Arc::new(Log::default());
     let service = OutcomeLayer::new(log.clone()).layer(service_fn(|_| {
         std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()
@@ -194,7 +194,7 @@ async fn a_client_that_leaves_before_the_head_has_cancelled() {
 }
 
 #[tokio::test]
-async fn an_error_instead_of_an_answer_is_a_break() {
+async fn an_error_instead_of_an_answer_is_broken() {
     let log = Arc::new(Log::default());
     let service = OutcomeLayer::new(log.clone()).layer(service_fn(|_| async {
         Err::<Response<Empty<Bytes>>, _>("no answer")
@@ -204,7 +204,7 @@ async fn an_error_instead_of_an_answer_is_a_break() {
 }
 
 #[tokio::test]
-async fn the_answer_to_head_is_complete_though_nobody_reads_its_body() {
+async fn the_answer_to_head_is_complete_without_reading_its_body() {
     let log = Arc::new(Log::default());
     let service = OutcomeLayer::new(log.clone()).layer(service_fn(|_| async {
         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("text"))))
@@ -240,12 +240,12 @@ async fn the_last_byte_of_a_known_length_is_the_end() {
 }
 
 #[tokio::test]
-async fn fewer_bytes_than_promised_are_a_break() {
+async fn fewer_bytes_than_declared_are_broken() {
     assert_eq!(answer_of_length("4", 2).await, Ending::Broken);
 }
 
 #[tokio::test]
-async fn a_kept_record_does_not_keep_what_hangs_on_the_outcome() {
+async fn a_kept_record_does_not_keep_the_extensions_of_the_outcome() {
     let log = Arc::new(());
     let hung = log.clone();
     let kept = Arc::new(Mutex::new(None));

@@ -1,4 +1,4 @@
-//! The answer's body.
+//! The body of an answer.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -6,14 +6,14 @@ use std::task::{Context, Poll};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::shield::{Hook, quietly, shield};
+use super::catch::{Hook, catch, ignore_panics};
 use crate::{BoxError, Failure};
 
 pin_project! {
-    /// A body whose panic is an error.
+    /// A body that turns a panic into an error.
     #[derive(Debug)]
     pub struct PanicGuardBody<B> {
-        // `None` once it has panicked.
+        // `None` after a panic.
         #[pin]
         inner: Option<B>,
         hook: Hook,
@@ -43,10 +43,10 @@ where
         let Some(inner) = this.inner.as_mut().as_pin_mut() else {
             return Poll::Ready(None);
         };
-        match shield(*this.hook, || inner.poll_frame(cx)) {
+        match catch(*this.hook, || inner.poll_frame(cx)) {
             Ok(frame) => frame.map_err(Into::into),
             Err(panicked) => {
-                quietly(|| this.inner.set(None));
+                ignore_panics(|| this.inner.set(None));
                 Poll::Ready(Some(Err(Failure::from(panicked).into())))
             }
         }

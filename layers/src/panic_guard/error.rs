@@ -1,13 +1,13 @@
-//! What the client of a panicked request is told.
+//! The error of a request that panicked.
 
 use http::StatusCode;
 
 use crate::{Fail, Side};
 
-/// The code that was to answer the request panicked. The text of the panic goes to the hook
-/// and not in here, because the client sees this error.
+/// The code for this request panicked. The panic message goes to the hook and not into this error,
+/// because the client sees this error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the request failed by a fault of the service itself; its log has the details")]
+#[error("an internal error of the service; see its log for details")]
 #[non_exhaustive]
 pub struct Panicked;
 

@@ -1,4 +1,4 @@
-//! The answer under way.
+//! The future of an answer.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use http::Response;
 use pin_project_lite::pin_project;
 
-use super::shield::{Hook, quietly, shield};
+use super::catch::{Hook, catch, ignore_panics};
 use super::{PanicGuardBody, Panicked};
 use crate::{BoxError, Failure};
 
@@ -14,7 +14,7 @@ pin_project! {
     /// The future of [`PanicGuardService`](super::PanicGuardService).
     #[derive(Debug)]
     pub struct ResponseFuture<F> {
-        // `None` once it has panicked.
+        // `None` after a panic.
         #[pin]
         inner: Option<F>,
         hook: Hook,
@@ -39,7 +39,7 @@ where
         let hook = *this.hook;
         let mut answer = Poll::Pending;
         let polled = match this.inner.as_mut().as_pin_mut() {
-            Some(inner) => shield(hook, || answer = inner.poll(cx)),
+            Some(inner) => catch(hook, || answer = inner.poll(cx)),
             None => Err(Panicked),
         };
         match polled {
@@ -48,7 +48,7 @@ where
                 Err(error) => Err(error.into()),
             }),
             Err(panicked) => {
-                quietly(|| this.inner.set(None));
+                ignore_panics(|| this.inner.set(None));
                 Poll::Ready(Err(Failure::from(panicked).into()))
             }
         }

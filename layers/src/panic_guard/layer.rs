@@ -3,23 +3,23 @@
 use tower_layer::Layer;
 
 use super::PanicGuardService;
-use super::shield::Hook;
+use super::catch::Hook;
 
-/// Makes a panic the failure of one request. See the [module](super).
+/// Limits a panic to the request that caused it. See the [module](super).
 #[derive(Clone, Copy, Debug)]
 pub struct PanicGuardLayer {
     hook: Hook,
 }
 
 impl PanicGuardLayer {
-    /// Tells nobody of a panic but the request's client, and that without its text.
+    /// Without a hook: only the client gets an error, without the panic message.
     pub fn new() -> Self {
         Self { hook: |_| () }
     }
 
-    /// Calls `hook` with the text of each panic, on the thread that panicked.
+    /// Calls `hook` with the message of each panic, on the thread that panicked.
     ///
-    /// The process's own panic hook runs before it, as for any panic.
+    /// The process's panic hook runs before it, as for any panic.
     pub fn with_hook(self, hook: fn(&str)) -> Self {
         Self { hook }
     }

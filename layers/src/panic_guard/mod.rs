@@ -1,9 +1,9 @@
-//! A panic fails one request, not the process.
+//! Limits a panic to one request, so that the process continues.
 //!
-//! A panic in `poll_ready`, in `call`, in the future or while the answer's body is polled
-//! becomes the error [`Panicked`]; what panicked is dropped at once, with all the permits it
-//! holds, and is not polled again. tower-http's `CatchPanic` boxes every body and does not
-//! see a panic while a body is polled, which is when most of a stream's code runs.
+//! A panic in `poll_ready`, in `call`, in the future or in the answer's body becomes the error
+//! [`Panicked`]. The panicked future or body is dropped at once, with all its permits, and is not
+//! polled again. tower-http's `CatchPanic` boxes every body and does not catch a panic while a body
+//! is polled, which is when most of a stream's code runs.
 //!
 //! ```text
 //! call  future     head   body                  end
@@ -11,12 +11,12 @@
 //!  |<---------------- guarded ------------------>|
 //! ```
 //!
-//! In a stack it belongs just inside of what makes answers of errors, so that a panic has an
-//! answer as well. It has no part in panics outside of it, nor when an answer is dropped
-//! half-way: those end the task of the connection. With `panic = "abort"` it can do nothing.
+//! Put this layer directly inside of the layer that turns errors into answers, so that a panic gets
+//! an answer too. It does not catch panics outside of it, nor a panic while an unfinished answer is
+//! dropped: those end the task of the connection. With `panic = "abort"` it has no effect.
 //!
-//! The inner service stays in use after a panic in `call`. What is shared between requests
-//! must bear that, as it must bear a panic in a task.
+//! The inner service stays in use after a panic in `call`. State that requests share must stay
+//! valid after a panic, as it must after a panic in a task.
 //!
 //! ```
 //! use http::{Request, Response};
@@ -42,7 +42,7 @@
 //! # }
 //! ```
 //!
-//! The text of the panic goes to a hook, to a log say:
+//! The panic message goes to a hook, for example to a log:
 //!
 //! ```
 //! # use llamatower_layers::panic_guard::PanicGuardLayer;
@@ -50,11 +50,11 @@
 //! ```
 
 mod body;
+mod catch;
 mod error;
 mod future;
 mod layer;
 mod service;
-mod shield;
 #[cfg(test)]
 mod tests;
 

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use http::{Request, Response};
 use tower_service::Service;
 
-use super::shield::{Hook, shield};
+use super::catch::{Hook, catch};
 use super::{PanicGuardBody, ResponseFuture};
 use crate::{BoxError, Failure};
 
@@ -32,7 +32,7 @@ where
     type Future = ResponseFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        match shield(self.hook, || self.inner.poll_ready(cx)) {
+        match catch(self.hook, || self.inner.poll_ready(cx)) {
             Ok(ready) => ready.map_err(Into::into),
             Err(panicked) => Poll::Ready(Err(Failure::from(panicked).into())),
         }
@@ -40,8 +40,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut request, mut called) = (Some(request), None);
-        // What has panicked has not been called.
-        let _ = shield(self.hook, || {
+        // If this panics, `called` stays `None`.
+        let _ = catch(self.hook, || {
             called = request.take().map(|request| self.inner.call(request));
         });
         ResponseFuture::new(called, self.hook)

@@ -16,18 +16,19 @@ use super::*;
 use crate::{BoxError, Failure, Retryable, Side};
 
 thread_local! {
-    static HEARD: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    static MESSAGES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
 fn layer() -> PanicGuardLayer {
-    PanicGuardLayer::new().with_hook(|text| HEARD.with_borrow_mut(|heard| heard.push(text.into())))
+    PanicGuardLayer::new()
+        .with_hook(|text| MESSAGES.with_borrow_mut(|messages| messages.push(text.into())))
 }
 
-fn heard() -> Vec<String> {
-    HEARD.take()
+fn messages() -> Vec<String> {
+    MESSAGES.take()
 }
 
-/// Unwinds without the message that the process's hook prints.
+/// Unwinds without running the panic hook, which would print a message.
 fn quiet_panic(text: &'static str) -> ! {
     resume_unwind(Box::new(text))
 }
@@ -41,14 +42,13 @@ fn assert_panicked(error: &BoxError) {
     assert!(!error.to_string().contains("secret"));
 }
 
-/// Panics when it is polled for the frame after the first, counts how often that happens, and
-/// panics again when it is dropped.
-struct Bomb {
+/// Panics at the second poll, counts the polls, and panics again when it is dropped.
+struct PanickingBody {
     polls: Arc<std::sync::atomic::AtomicU32>,
     permit: Option<Arc<()>>,
 }
 
-impl Body for Bomb {
+impl Body for PanickingBody {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -70,7 +70,7 @@ impl Body for Bomb {
     }
 }
 
-impl Drop for Bomb {
+impl Drop for PanickingBody {
     fn drop(&mut self) {
         self.permit = None;
         quiet_panic("in drop");
@@ -78,7 +78,7 @@ impl Drop for Bomb {
 }
 
 #[tokio::test]
-async fn a_panic_in_call_fails_that_request_alone() {
+async fn a_panic_in_call_fails_only_that_request() {
     let service = layer().layer(service_fn(|request: Request<&'static str>| {
         if *request.body() == "bad" {
             quiet_panic("a secret of the call");
@@ -91,14 +91,14 @@ async fn a_panic_in_call_fails_that_request_alone() {
         .await
         .unwrap_err();
     assert_panicked(&error);
-    assert_eq!(heard(), ["a secret of the call"]);
+    assert_eq!(messages(), ["a secret of the call"]);
 
     let answer = service.oneshot(Request::new("good")).await.unwrap();
     assert_eq!(
         answer.into_body().collect().await.unwrap().to_bytes(),
         "well"
     );
-    assert!(heard().is_empty());
+    assert!(messages().is_empty());
 }
 
 #[tokio::test]
@@ -121,14 +121,14 @@ async fn a_panicked_future_is_dropped_at_once() {
     assert_eq!(Arc::strong_count(&permit), 2);
     assert_panicked(&(&mut answer).await.unwrap_err());
     assert_eq!(Arc::strong_count(&permit), 1);
-    assert_eq!(heard(), ["a secret of the future"]);
+    assert_eq!(messages(), ["a secret of the future"]);
 }
 
 #[tokio::test]
-async fn a_panic_in_a_body_is_its_error_and_its_end() {
+async fn a_panic_in_a_body_becomes_its_error_and_its_end() {
     let permit = Arc::new(());
     let polls = Arc::default();
-    let bomb = Bomb {
+    let bomb = PanickingBody {
         polls: Arc::clone(&polls),
         permit: Some(permit.clone()),
     };
@@ -145,7 +145,7 @@ async fn a_panic_in_a_body_is_its_error_and_its_end() {
     assert!(!body.is_end_stream());
 
     assert_panicked(&body.frame().await.unwrap().unwrap_err());
-    assert_eq!(heard(), ["a secret of the body"]);
+    assert_eq!(messages(), ["a secret of the body"]);
     assert_eq!(
         Arc::strong_count(&permit),
         1,
@@ -157,7 +157,7 @@ async fn a_panic_in_a_body_is_its_error_and_its_end() {
 }
 
 #[tokio::test]
-async fn a_panic_in_readiness_is_an_error() {
+async fn a_panic_in_poll_ready_is_an_error() {
     struct NeverReady;
     impl Service<Request<()>> for NeverReady {
         type Response = Response<Full<Bytes>>;
@@ -176,11 +176,11 @@ async fn a_panic_in_readiness_is_an_error() {
         .await
         .unwrap_err();
     assert_panicked(&error);
-    assert_eq!(heard(), ["a secret of readiness"]);
+    assert_eq!(messages(), ["a secret of readiness"]);
 }
 
 #[tokio::test]
-async fn a_payload_or_a_hook_that_panics_does_no_harm() {
+async fn a_panic_in_the_payload_or_the_hook_is_caught() {
     struct Payload;
     impl Drop for Payload {
         fn drop(&mut self) {
@@ -198,11 +198,11 @@ async fn a_payload_or_a_hook_that_panics_does_no_harm() {
 }
 
 #[tokio::test]
-async fn an_ordinary_error_passes_as_it_is() {
+async fn an_ordinary_error_passes_unchanged() {
     let service = layer().layer(service_fn(async |_: Request<()>| {
         Err::<Response<Full<Bytes>>, _>(BoxError::from("ordinary"))
     }));
     let error = service.oneshot(Request::new(())).await.unwrap_err();
     assert_eq!(error.to_string(), "ordinary");
-    assert!(heard().is_empty());
+    assert!(messages().is_empty());
 }

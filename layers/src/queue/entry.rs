@@ -1,19 +1,19 @@
-//! What a request says of itself when it enters the queue.
+//! A queue entry: the properties of a request that the queue uses.
 
 use std::num::NonZeroU32;
 
 use http::{Extensions, Request};
 use tokio::time::Instant;
 
-/// How urgent a request is. What is more urgent goes first, whoever asks for it.
+/// The priority of a request. A higher priority goes first, whatever the key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Priority {
-    /// Before everything else: somebody watches the words appear.
+    /// First: a person is reading the output as it appears.
     High,
-    /// What does not say.
+    /// The default.
     #[default]
     Normal,
-    /// When nothing else waits: batches.
+    /// Last: batch jobs.
     Low,
 }
 
@@ -21,10 +21,10 @@ impl Priority {
     pub(super) const COUNT: usize = 3;
 }
 
-/// When a request arrived; an extension of the request.
+/// The arrival time of a request, as an extension of the request.
 ///
-/// Put in outside of what sends a request again, it lets each attempt keep the place in line
-/// that its first one had:
+/// Add it outside of a retry layer. Then each attempt keeps the queue position of the first
+/// attempt:
 ///
 /// ```
 /// use llamatower_layers::queue::Arrival;
@@ -37,14 +37,14 @@ impl Priority {
 pub struct Arrival(pub Instant);
 
 impl Arrival {
-    /// Notes that the request arrives now, unless that was noted before.
+    /// Sets the arrival time to now, unless the request has one already.
     pub fn stamp<B>(mut request: Request<B>) -> Request<B> {
         let arrival = Self(Instant::now());
         request.extensions_mut().get_or_insert_with(|| arrival);
         request
     }
 
-    /// When the request with these extensions arrived, if that was noted.
+    /// The arrival time in these extensions, if it was set.
     pub fn of(extensions: &Extensions) -> Option<Instant> {
         extensions.get::<Self>().map(|arrival| arrival.0)
     }
@@ -62,8 +62,8 @@ pub struct Entry<K, R> {
 }
 
 impl<K, R> Entry<K, R> {
-    /// Somebody with this key wants a slot; `request` is what the
-    /// [`Dispatch`](super::Dispatch) needs to know of it.
+    /// An entry of `key`. `request` is the data that [`Dispatch`](super::Dispatch) needs to choose
+    /// a slot.
     pub fn new(key: K, request: R) -> Self {
         Self {
             key,
@@ -78,39 +78,39 @@ impl<K, R> Entry<K, R> {
         }
     }
 
-    /// How urgent it is; [`Priority::Normal`] unless said.
+    /// The priority; default [`Priority::Normal`].
     pub fn with_priority(mut self, priority: Priority) -> Self {
         self.priority = priority;
         self
     }
 
-    /// What it is expected to cost, in tokens or in any other unit that all requests share; 1
-    /// unless said, so that keys get equal numbers of requests.
+    /// The expected cost, in tokens or in any other unit that all requests share. The default is 1,
+    /// which gives keys equal numbers of requests.
     pub fn with_cost(mut self, tokens: u32) -> Self {
         self.charge.tokens = tokens;
         self
     }
 
-    /// How large the key's share is: twice the weight is twice the tokens. 1 unless said.
+    /// The weight of the key's share: a key with twice the weight gets twice the tokens. Default 1.
     pub fn with_weight(mut self, weight: NonZeroU32) -> Self {
         self.charge.weight = weight;
         self
     }
 
-    /// When it arrived, if that was before now: a request that is sent again keeps its place.
+    /// The arrival time, if it is before now: a retried request keeps its position.
     pub fn with_arrival(mut self, arrival: Instant) -> Self {
         self.arrival = Some(arrival);
         self
     }
 
-    /// When it gives up at the latest, however long it may wait by the queue's own rule.
+    /// The latest time at which the request gives up, even if the queue's own limit is later.
     pub fn with_deadline(mut self, deadline: Instant) -> Self {
         self.deadline = Some(deadline);
         self
     }
 }
 
-/// What a key's counter is charged for a request.
+/// The cost and weight that a key's counter is charged with.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Charge {
     tokens: u32,
@@ -123,7 +123,7 @@ impl Charge {
         f64::from(self.tokens) / f64::from(self.weight.get())
     }
 
-    /// What is to be added when the cost was `tokens` in truth.
+    /// The amount to add to the counter if the real cost was `tokens`.
     pub(super) fn correction(self, tokens: u32) -> f64 {
         (f64::from(tokens) - f64::from(self.tokens)) / f64::from(self.weight.get())
     }

@@ -1,4 +1,4 @@
-//! What a request is told that gets no slot.
+//! The errors of a request that gets no slot.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,13 +7,13 @@ use http::StatusCode;
 
 use crate::{Fail, Side};
 
-/// Shows a time in whole seconds, rounded up, where it is known.
-struct About(Option<Duration>);
+/// Formats a known time in whole seconds, rounded up; formats nothing if it is unknown.
+struct PredictedWait(Option<Duration>);
 
-impl fmt::Display for About {
+impl fmt::Display for PredictedWait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(wait) => write!(f, ", about {} s", seconds(wait)),
+            Some(wait) => write!(f, " (expected wait: {} s)", seconds(wait)),
             None => Ok(()),
         }
     }
@@ -23,20 +23,20 @@ fn seconds(time: Duration) -> u128 {
     time.as_nanos().div_ceil(1_000_000_000)
 }
 
-/// Too much waits for this class. Nothing was sent anywhere.
+/// The class has too many waiting requests. The request was not sent to a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the queue is full: {waiting} requests wait{}; try again in {} s",
-    About(*.predicted_wait),
+    "the queue is full: {waiting} requests are waiting{}; try again in {} s",
+    PredictedWait(*.predicted_wait),
     seconds(*.retry_after)
 )]
 #[non_exhaustive]
 pub struct QueueFull {
-    /// How many requests of the class wait.
+    /// The number of waiting requests of the class.
     pub waiting: usize,
-    /// How long the request would have waited, if that can be said yet.
+    /// The predicted wait of the refused request, if it is known.
     pub predicted_wait: Option<Duration>,
-    /// After how long there may be room.
+    /// The time after which there may be room.
     pub retry_after: Duration,
 }
 
@@ -55,21 +55,21 @@ impl Fail for QueueFull {
     }
 }
 
-/// The key has as much waiting as is its share; others may still enter. Nothing was sent
-/// anywhere.
+/// The key has too many waiting requests; other keys may still enter. The request was not sent to a
+/// backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "this client has too much waiting: {waiting} of its requests wait{}; try again in {} s",
-    About(*.predicted_wait),
+    "this client has too many waiting requests: {waiting}{}; try again in {} s",
+    PredictedWait(*.predicted_wait),
     seconds(*.retry_after)
 )]
 #[non_exhaustive]
 pub struct KeyQueueFull {
-    /// How many requests of the key wait for this class.
+    /// The number of the key's requests that wait for this class.
     pub waiting: usize,
-    /// How long the request would have waited, if that can be said yet.
+    /// The predicted wait of the refused request, if it is known.
     pub predicted_wait: Option<Duration>,
-    /// After how long there may be room.
+    /// The time after which there may be room.
     pub retry_after: Duration,
 }
 
@@ -88,18 +88,18 @@ impl Fail for KeyQueueFull {
     }
 }
 
-/// The request waited for as long as it may, and no slot came free for it.
+/// The request waited for its full limit and no slot became free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "no slot came free within {} s; try again in {} s",
+    "no slot became free within {} s; try again in {} s",
     seconds(*.waited),
     seconds(*.retry_after)
 )]
 #[non_exhaustive]
 pub struct QueueTimeout {
-    /// How long it waited.
+    /// The time that the request waited.
     pub waited: Duration,
-    /// After how long a slot may be expected.
+    /// The time after which a slot may be free.
     pub retry_after: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! A request that waits, and then is under way with its permit.
+//! The future of a queued request: it waits for a slot, then calls the service with its permit.
 
 use std::fmt;
 use std::hash::Hash;
@@ -28,7 +28,7 @@ pin_project! {
     {
         #[pin]
         stage: Stage<S::Future, C, K>,
-        // Who is called with what, until it is.
+        // The service and the request, until the call.
         call: Option<(S, Request<B>)>,
         meter: Option<Meter>,
     }
@@ -49,13 +49,13 @@ pin_project! {
             #[pin]
             ticket: Ticket<SlotPool<C, K>>,
         },
-        Readying { permit: Option<Permit<SlotPool<C, K>>> },
+        AwaitingService { permit: Option<Permit<SlotPool<C, K>>> },
         Calling {
             #[pin]
             answer: F,
             permit: Option<Permit<SlotPool<C, K>>>,
         },
-        Over { error: Option<BoxError> },
+        Done { error: Option<BoxError> },
     }
 }
 
@@ -81,7 +81,7 @@ where
     pub(super) fn refused(error: BoxError) -> Self {
         let error = Some(error);
         Self {
-            stage: Stage::Over { error },
+            stage: Stage::Done { error },
             call: None,
             meter: None,
         }
@@ -109,13 +109,13 @@ where
                                 permit.set_meter(meter.clone());
                             }
                             let permit = Some(permit);
-                            Stage::Readying { permit }
+                            Stage::AwaitingService { permit }
                         }
-                        Err(error) => Stage::Over { error: Some(error) },
+                        Err(error) => Stage::Done { error: Some(error) },
                     };
                     this.stage.set(stage);
                 }
-                StageProjection::Readying { permit } => {
+                StageProjection::AwaitingService { permit } => {
                     let (service, _) = this.call.as_mut().expect("it was not called yet");
                     let stage = match ready!(service.poll_ready(cx)) {
                         Ok(()) => {
@@ -130,7 +130,7 @@ where
                                 permit.unused();
                             }
                             let error = Some(error.into());
-                            Stage::Over { error }
+                            Stage::Done { error }
                         }
                     };
                     this.stage.set(stage);
@@ -138,8 +138,9 @@ where
                 StageProjection::Calling { answer, permit } => {
                     let answer = ready!(answer.poll(cx)).map_err(Into::into);
                     let permit = permit.take();
-                    // Whoever keeps the future must not keep the slot.
-                    this.stage.set(Stage::Over { error: None });
+                    // Drops the permit's place in the future, so that a caller who keeps the future
+                    // does not keep the slot.
+                    this.stage.set(Stage::Done { error: None });
                     let permit = permit.expect("a call has its permit");
                     return Poll::Ready(answer.map(|mut answer| {
                         if let Some(meter) = this.meter.take() {
@@ -148,8 +149,8 @@ where
                         answer.map(|body| Guarded::new(body, permit))
                     }));
                 }
-                StageProjection::Over { error } => {
-                    // It drops what waits for nothing: the request of a refused call.
+                StageProjection::Done { error } => {
+                    // Drops the request of a refused call, which waits for nothing.
                     *this.call = None;
                     let error = error.take().expect("a future is not polled after its end");
                     return Poll::Ready(Err(error));
@@ -168,9 +169,9 @@ where
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stage = match &self.stage {
             Stage::Waiting { .. } => "waiting",
-            Stage::Readying { .. } => "has a slot",
+            Stage::AwaitingService { .. } => "has a slot",
             Stage::Calling { .. } => "called",
-            Stage::Over { .. } => "over",
+            Stage::Done { .. } => "done",
         };
         f.debug_tuple("QueueFuture").field(&stage).finish()
     }

@@ -1,4 +1,4 @@
-//! The layer: a queue in front of one service with a number of slots.
+//! A queue layer in front of one service with a fixed number of slots.
 
 use std::fmt;
 use std::hash::Hash;
@@ -11,32 +11,32 @@ use tower_layer::Layer;
 
 use super::{Arrival, Entry, Meter, Priority, Queue, QueueService, SlotPool};
 
-/// What a request says of itself.
-type Of<T> = Arc<dyn Fn(&Parts) -> T + Send + Sync>;
+/// Reads a property of a request.
+type Extractor<T> = Arc<dyn Fn(&Parts) -> T + Send + Sync>;
 
-/// Lets requests wait until one of a number of slots is free. See the [module](super).
+/// Queues requests until one of a fixed number of slots is free. See the [module](super).
 ///
-/// All services of one layer and of its clones share its queue. `C` is the class, `K` the key;
-/// each defaults to one for all.
+/// All services of one layer and its clones share one queue. `C` is the class, `K` is the key; by
+/// default all requests have the same class and key.
 pub struct QueueLayer<C = (), K = ()>
 where
     C: Clone + Eq + Hash,
     K: Clone + Eq + Hash,
 {
     queue: Queue<SlotPool<C, K>>,
-    reading: Reading<C, K>,
+    extractors: Extractors<C, K>,
 }
 
-/// How requests are read.
-pub(super) struct Reading<C, K> {
-    class: Of<C>,
-    key: Of<K>,
-    priority: Option<Of<Priority>>,
-    weight: Option<Of<NonZeroU32>>,
-    cost: Option<Of<u32>>,
+/// The functions that read a request's properties.
+pub(super) struct Extractors<C, K> {
+    class: Extractor<C>,
+    key: Extractor<K>,
+    priority: Option<Extractor<Priority>>,
+    weight: Option<Extractor<NonZeroU32>>,
+    cost: Option<Extractor<u32>>,
 }
 
-impl<C, K> Reading<C, K> {
+impl<C, K> Extractors<C, K> {
     pub(super) fn class(&self, parts: &Parts) -> C {
         (self.class)(parts)
     }
@@ -58,18 +58,18 @@ impl<C, K> Reading<C, K> {
         entry
     }
 
-    /// Where others note what the request cost, if its cost is reckoned at all.
+    /// The meter for the request's real cost, if the layer was given costs.
     pub(super) fn meter(&self) -> Option<Meter> {
         self.cost.as_ref().map(|_| Meter::default())
     }
 }
 
 impl QueueLayer {
-    /// Lets `slots` requests pass at a time, each to the end of its answer.
+    /// Lets `slots` requests run at a time, each to the end of its answer.
     pub fn new(slots: NonZeroUsize) -> Self {
         Self {
             queue: Queue::new(SlotPool::new(slots)),
-            reading: Reading {
+            extractors: Extractors {
                 class: Arc::new(|_| ()),
                 key: Arc::new(|_| ()),
                 priority: None,
@@ -81,75 +81,75 @@ impl QueueLayer {
 }
 
 impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> QueueLayer<C, K> {
-    /// Which class a request belongs to: its model, say. Each has a line of its own.
+    /// The class of a request, for example its model. Each class has its own queue.
     ///
-    /// To be said before the layer is used: services made before keep their queue.
+    /// Call this before the layer is used: services made earlier keep their queue.
     pub fn with_class<D, F>(self, class: F) -> QueueLayer<D, K>
     where
         D: Clone + Eq + Hash,
         F: Fn(&Parts) -> D + Send + Sync + 'static,
     {
         QueueLayer {
-            queue: self.queue.emptied(SlotPool::like),
-            reading: Reading {
+            queue: self.queue.with_dispatch(SlotPool::with_same_limits),
+            extractors: Extractors {
                 class: Arc::new(class),
-                key: self.reading.key,
-                priority: self.reading.priority,
-                weight: self.reading.weight,
-                cost: self.reading.cost,
+                key: self.extractors.key,
+                priority: self.extractors.priority,
+                weight: self.extractors.weight,
+                cost: self.extractors.cost,
             },
         }
     }
 
-    /// Whose request it is. Keys with something waiting get equal shares.
+    /// The key of a request. Keys with waiting requests get equal shares.
     ///
-    /// The key should be something that a client cannot choose freely. To be said before the
-    /// layer is used: services made before keep their queue.
+    /// The key should be a value that a client cannot choose freely. Call this before the layer is
+    /// used: services made earlier keep their queue.
     pub fn with_key<L, F>(self, key: F) -> QueueLayer<C, L>
     where
         L: Clone + Eq + Hash,
         F: Fn(&Parts) -> L + Send + Sync + 'static,
     {
         QueueLayer {
-            queue: self.queue.emptied(SlotPool::like),
-            reading: Reading {
-                class: self.reading.class,
+            queue: self.queue.with_dispatch(SlotPool::with_same_limits),
+            extractors: Extractors {
+                class: self.extractors.class,
                 key: Arc::new(key),
-                priority: self.reading.priority,
-                weight: self.reading.weight,
-                cost: self.reading.cost,
+                priority: self.extractors.priority,
+                weight: self.extractors.weight,
+                cost: self.extractors.cost,
             },
         }
     }
 
-    /// How urgent a request is; all the same unless said.
+    /// The priority of a request; by default all have the same priority.
     pub fn with_priority(
         mut self,
         priority: impl Fn(&Parts) -> Priority + Send + Sync + 'static,
     ) -> Self {
-        self.reading.priority = Some(Arc::new(priority));
+        self.extractors.priority = Some(Arc::new(priority));
         self
     }
 
-    /// How large the share of a request's key is; 1 unless said.
+    /// The weight of the share of a request's key; default 1.
     pub fn with_weight(
         mut self,
         weight: impl Fn(&Parts) -> NonZeroU32 + Send + Sync + 'static,
     ) -> Self {
-        self.reading.weight = Some(Arc::new(weight));
+        self.extractors.weight = Some(Arc::new(weight));
         self
     }
 
-    /// What a request is expected to cost, in tokens. Unless said, each counts the same.
+    /// The expected cost of a request, in tokens. By default all requests have the same cost.
     ///
-    /// With it, a [`Meter`] is among the extensions of the request and of the answer: whoever
-    /// learns the real cost before the answer's end sets it there.
+    /// With this, the request and the answer carry a [`Meter`] in their extensions. A layer that
+    /// learns the real cost before the answer ends sets it there.
     pub fn with_cost(mut self, tokens: impl Fn(&Parts) -> u32 + Send + Sync + 'static) -> Self {
-        self.reading.cost = Some(Arc::new(tokens));
+        self.extractors.cost = Some(Arc::new(tokens));
         self
     }
 
-    /// How many of the slots one class may hold. All of them unless said.
+    /// The number of slots that one class may hold; default all.
     pub fn with_max_per_class(self, slots: NonZeroUsize) -> Self {
         self.queue.dispatch().set_max_per_class(slots);
         self
@@ -191,7 +191,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> QueueLayer<C, K> {
         self
     }
 
-    /// The queue, to be looked at.
+    /// The queue, for inspection.
     pub fn queue(&self) -> &Queue<SlotPool<C, K>> {
         &self.queue
     }
@@ -201,11 +201,11 @@ impl<S, C: Clone + Eq + Hash, K: Clone + Eq + Hash> Layer<S> for QueueLayer<C, K
     type Service = QueueService<S, C, K>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        QueueService::new(inner, self.queue.clone(), Arc::new(self.reading.clone()))
+        QueueService::new(inner, self.queue.clone(), Arc::new(self.extractors.clone()))
     }
 }
 
-impl<C, K> Clone for Reading<C, K> {
+impl<C, K> Clone for Extractors<C, K> {
     fn clone(&self) -> Self {
         Self {
             class: self.class.clone(),
@@ -221,7 +221,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Clone for QueueLayer<C, K> {
     fn clone(&self) -> Self {
         Self {
             queue: self.queue.clone(),
-            reading: self.reading.clone(),
+            extractors: self.extractors.clone(),
         }
     }
 }

@@ -1,29 +1,30 @@
-//! A waiting queue for whoever hands out slots, and a layer that is one.
+//! A wait queue for a service with limited slots, and a layer that uses it.
 //!
-//! A server of models works on few requests at a time; what it is sent beyond that waits inside
-//! of it, where it cannot be ordered, counted or taken back. This queue keeps it outside: bounded
-//! in number and in expected wait, fair between keys, apart for each class (the model, say), and
-//! visible.
+//! A model server works on few requests at a time. Further requests wait inside the server, where
+//! they cannot be ordered, counted or cancelled. This queue holds them before the server: limited
+//! in number and in predicted wait, fair between keys, separate for each class (for example the
+//! model), and visible.
 //!
 //! ```text
-//! enter ── ticket: waits in line ── slot taken ── request, head, body ── end, error or drop
+//! enter ── ticket: waits ───────── slot taken ── request, head, body ── end, error or drop
 //!   │                                   └──────────── permit ────────────┘
 //!   └ refused at once: QueueFull (503), KeyQueueFull (429)         └ offered to the next
 //! ```
 //!
-//! - A [`Dispatch`] hands out the slots. It is asked under the queue's lock, so two requests
-//!   never see the same free slot. A class for which it has none does not hold up the others.
-//! - More urgent requests ([`Priority`]) go first, but whoever waits rises in time.
-//! - Of equals, the key goes first that was served least, in tokens for each unit of its weight:
-//!   an estimate is charged when the slot is taken and corrected by the [`Permit`] at the end.
-//!   Who comes back from doing nothing starts at the least of those who wait: what was not
-//!   asked for is not saved up.
-//! - Expected waits are those ahead, times the service time of the class (a moving average of
-//!   how long its slots were held), through the slots that it holds.
-//! - A dropped [`Ticket`] leaves at once. A request that is sent again keeps its place by its
-//!   [`Arrival`].
+//! - A [`Dispatch`] hands out the slots. It is called under the queue's lock, so two requests never
+//!   get the same free slot. A class without a free slot does not block the others.
+//! - A higher [`Priority`] goes first, but a waiting request rises in priority with time.
+//! - Among equal priorities, the key with the least service goes first, measured in tokens for each
+//!   unit of its weight. The estimated cost is charged when the slot is taken and corrected by the
+//!   [`Permit`] at the end. A key that was idle starts at the lowest counter of the waiting keys:
+//!   it cannot save up service.
+//! - The expected wait is the number of requests ahead, times the service time of the class (a
+//!   moving average of how long its slots were held), divided by the number of slots that the class
+//!   holds.
+//! - A dropped [`Ticket`] leaves the queue at once. A retried request keeps its position through
+//!   its [`Arrival`].
 //!
-//! Whoever chooses among several backends uses [`Queue`] itself, in the place of the choice:
+//! A service that chooses among several backends uses [`Queue`] itself, in place of the choice:
 //!
 //! ```
 //! use std::sync::{Arc, Mutex};
@@ -31,7 +32,7 @@
 //! use llamatower_layers::BoxError;
 //! use llamatower_layers::queue::{Dispatch, Entry, Queue};
 //!
-//! /// The backends that are free, by name.
+//! /// The names of the free backends.
 //! struct Backends(Arc<Mutex<Vec<&'static str>>>);
 //!
 //! struct Slot(&'static str, Arc<Mutex<Vec<&'static str>>>);
@@ -67,8 +68,8 @@
 //! # }
 //! ```
 //!
-//! [`QueueLayer`] stands in front of one service with a number of slots. It belongs innermost,
-//! inside of retries and of whatever refuses cheaply:
+//! [`QueueLayer`] is a queue in front of one service with a fixed number of slots. Put it
+//! innermost, inside of retries and of all layers that refuse without work:
 //!
 //! ```
 //! use std::num::NonZeroUsize;
@@ -108,20 +109,17 @@
 //! # }
 //! ```
 //!
-//! tower's `ConcurrencyLimit` waits too, but without a bound, in the order of arrival, and its
-//! permit ends at the head of an answer.
+//! tower's `ConcurrencyLimit` also waits, but has no limit on the wait, serves in order of arrival,
+//! and releases its permit at the response head.
 
+mod class_queue;
+mod class_queues;
 mod entry;
 mod error;
 mod future;
 mod layer;
-mod line;
-mod lines;
 mod permit;
-#[allow(
-    clippy::module_inception,
-    reason = "the queue itself, beside what is made of it"
-)]
+#[allow(clippy::module_inception, reason = "the queue itself, among its parts")]
 mod queue;
 mod service;
 mod slots;

@@ -1,4 +1,4 @@
-//! A slot that was handed out.
+//! A slot that a request holds.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,28 +10,28 @@ use tokio::time::Instant;
 use super::Dispatch;
 use super::queue::{Holder, Shared};
 
-/// A slot, held until this is dropped. Then it is offered to the next.
+/// A slot. Dropping the permit releases the slot and offers it to the next waiter.
 pub struct Permit<D: Dispatch> {
     shared: Arc<Shared<D>>,
-    /// Taken when it is dropped: the slot goes back before the next is looked for.
+    /// `None` after drop: the slot is released before the next waiter is searched.
     slot: Option<D::Slot>,
     holder: Holder<D>,
     since: Instant,
     meter: Option<Meter>,
-    /// The real cost, where who holds this knows it itself.
+    /// The real cost, if the holder set it.
     cost: Option<u32>,
 }
 
-/// What a request cost in truth; to be set before the [`Permit`] is dropped.
+/// The real cost of a request. Set it before the [`Permit`] is dropped.
 ///
-/// It can be given to whoever learns of the counts, at the end of a stream say.
+/// A clone can go to the code that learns the token counts, for example at the end of a stream.
 #[derive(Clone, Debug, Default)]
 pub struct Meter(Arc<AtomicU64>);
 
 impl Meter {
-    /// Notes the cost, in the unit of [`Entry::with_cost`](super::Entry::with_cost).
+    /// Sets the real cost, in the unit of [`Entry::with_cost`](super::Entry::with_cost).
     pub fn set(&self, tokens: u32) {
-        // Zero is for what was not set.
+        // 0 means: not set.
         self.0.store(u64::from(tokens) + 1, Ordering::Relaxed);
     }
 
@@ -60,26 +60,27 @@ impl<D: Dispatch> Permit<D> {
 
     /// The slot.
     pub fn slot(&self) -> &D::Slot {
-        self.slot.as_ref().expect("it is taken by drop alone")
+        self.slot.as_ref().expect("only drop takes it")
     }
 
-    /// Where to note what the request cost in truth. Unless it is set, the estimate stands.
+    /// A meter for the real cost. Unless it is set, the estimated cost counts.
     pub fn meter(&mut self) -> Meter {
         self.meter.get_or_insert_default().clone()
     }
 
-    /// Notes whom to ask for what the request cost in truth.
+    /// Sets the meter from which drop reads the real cost.
     pub fn set_meter(&mut self, meter: Meter) {
         self.meter = Some(meter);
     }
 
-    /// Gives the slot back with the real cost, in the unit of
+    /// Releases the slot with the real cost, in the unit of
     /// [`Entry::with_cost`](super::Entry::with_cost).
     pub fn settle(mut self, tokens: u32) {
         self.cost = Some(tokens);
     }
 
-    /// Gives back a slot that was not used: it cost nothing and says nothing of the service time.
+    /// Releases a slot that was not used: its cost is 0, and it does not count for the service
+    /// time.
     pub fn unused(mut self) {
         self.give_back(None, self.holder.charge.correction(0));
     }

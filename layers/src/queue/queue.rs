@@ -1,4 +1,4 @@
-//! The queue: the lines under their lock, and who is woken.
+//! The queue: the class queues under their lock, and the wakers of the waiters.
 
 use std::fmt;
 use std::hash::Hash;
@@ -9,37 +9,36 @@ use std::time::Duration;
 use foldhash::HashMap;
 use tokio::time::Instant;
 
+use super::class_queue::Position;
+use super::class_queues::ClassQueues;
 use super::entry::{Charge, Entry};
-use super::line::Seat;
-use super::lines::Lines;
 use super::{ClassSnapshot, Permit, QueueTimeout, Standing, Ticket};
 use crate::{BoxError, Failure};
 
-/// Somebody who hands out slots. The queue says to whom next.
+/// Hands out slots. The queue chooses which waiter is next.
 ///
-/// [`try_take`](Self::try_take) is called under the queue's lock, for one waiter after the
-/// other: two requests never see the same free slot. It must be quick, must not wait, and must
-/// not call the queue.
+/// [`try_take`](Self::try_take) is called under the queue's lock, for one waiter after the other,
+/// so two requests never get the same free slot. It must be fast, must not block, and must not call
+/// the queue.
 ///
-/// The queue asks again when a [`Permit`] is dropped. When a slot comes free in any other way, a
-/// server that comes back say, it is told by [`Queue::slots_changed`]; else those who wait go on
-/// waiting.
+/// The queue asks again when a [`Permit`] is dropped. When a slot becomes free in another way, for
+/// example because a backend is back, call [`Queue::slots_changed`]; otherwise the waiters continue
+/// to wait.
 pub trait Dispatch {
-    /// What is served by the same slots and counted together: the model.
+    /// Requests that use the same slots and are counted together, for example by model.
     type Class: Clone + Eq + Hash;
-    /// Whose shares are equal: the tenant.
+    /// The unit of fairness: keys get equal shares. For example the tenant.
     type Key: Clone + Eq + Hash;
-    /// What the choice needs to know of a request.
+    /// The data that the choice of a slot needs.
     type Request;
-    /// A slot; given back when it is dropped, which is never done under the queue's lock.
+    /// A slot. Dropping it releases it; the queue never drops it under its lock.
     type Slot;
 
-    /// Takes a slot for a request, if one is free. `None` says that there is none for its whole
-    /// class now: what makes a request fit for other slots than its neighbours belongs into the
-    /// class.
+    /// Takes a slot for a request, if one is free. `None` means that no slot is free for the whole
+    /// class. If two requests can use different slots, give them different classes.
     ///
     /// # Errors
-    /// There will never be a slot for this request; it leaves the queue with the error.
+    /// There will never be a slot for this request. It leaves the queue with this error.
     fn try_take(
         &self,
         class: &Self::Class,
@@ -47,19 +46,19 @@ pub trait Dispatch {
     ) -> Result<Option<Self::Slot>, BoxError>;
 }
 
-/// A waiting queue for whoever hands out slots. See the [module](super).
+/// A wait queue for a service with limited slots. See the [module](super).
 ///
-/// Clones are the same queue.
+/// Clones share the same queue.
 pub struct Queue<D: Dispatch> {
     pub(super) shared: Arc<Shared<D>>,
 }
 
 impl<D: Dispatch> Queue<D> {
-    /// A queue for the slots that `dispatch` hands out.
+    /// A queue for the slots of `dispatch`.
     pub fn new(dispatch: D) -> Self {
         let state = State {
-            lines: Lines::new(),
-            told: HashMap::default(),
+            class_queues: ClassQueues::new(),
+            tickets: HashMap::default(),
         };
         Self {
             shared: Arc::new(Shared {
@@ -69,67 +68,65 @@ impl<D: Dispatch> Queue<D> {
         }
     }
 
-    /// How many requests of one class may wait. 512 unless said, as in Ollama itself.
+    /// The maximum number of waiting requests of one class; default 512, as in Ollama.
     pub fn with_max_waiting(self, requests: usize) -> Self {
-        self.shared.state().lines.rules.max_waiting = requests;
+        self.shared.state().class_queues.rules.max_waiting = requests;
         self
     }
 
-    /// How many requests of one key may wait in one class. Unless said, as many as there is
-    /// room for.
+    /// The maximum number of waiting requests of one key in one class; by default not limited.
     pub fn with_max_waiting_per_key(self, requests: Option<usize>) -> Self {
-        self.shared.state().lines.rules.max_waiting_per_key = requests;
+        self.shared.state().class_queues.rules.max_waiting_per_key = requests;
         self
     }
 
-    /// How long a request may be expected to wait; beyond it is refused at once. 5 minutes
-    /// unless said.
+    /// The maximum predicted wait; a request beyond it is refused at once. Default 5 minutes.
     pub fn with_max_predicted_wait(self, wait: Option<Duration>) -> Self {
-        self.shared.state().lines.rules.max_predicted_wait = wait;
+        self.shared.state().class_queues.rules.max_predicted_wait = wait;
         self
     }
 
-    /// How long a request may wait in truth; then it is refused. 5 minutes unless said.
+    /// The maximum real wait; a request that reaches it is refused. Default 5 minutes.
     ///
-    /// It counts from when the request entered the queue, not from its arrival: the time that
-    /// an attempt before took is not spent in line.
+    /// It counts from the entry into the queue, not from the arrival: the time of an earlier
+    /// attempt does not count.
     pub fn with_max_wait(self, wait: Option<Duration>) -> Self {
-        self.shared.state().lines.rules.max_wait = wait;
+        self.shared.state().class_queues.rules.max_wait = wait;
         self
     }
 
-    /// After how long a waiter rises by one priority, and from the highest to before all
-    /// others. 30 s unless said; `None` lets the urgent starve the others.
+    /// The wait after which a request rises by one priority, and from the highest priority to
+    /// before all others. Default 30 s. `None` lets requests of high priority starve the others.
     ///
-    /// It counts from the arrival, or from when another waiter of the same key and priority was
-    /// served, if that was later: a key that gets its share does not age, however much it has
-    /// waiting.
+    /// It counts from the arrival, or from the last time another waiter of the same key and
+    /// priority was served, if that is later: a key that gets its share does not age, however many
+    /// waiters it has.
     pub fn with_ageing(self, step: Option<Duration>) -> Self {
-        self.shared.state().lines.rules.ageing = step;
+        self.shared.state().class_queues.rules.ageing = step;
         self
     }
 
-    /// For how long a slot is taken to be held until the first of its class was given back.
-    /// Unless said, waits are predicted only then.
+    /// The service time to assume for a class until its first slot was released. Without it, waits
+    /// are not predicted until then.
     pub fn with_assumed_service_time(self, time: Option<Duration>) -> Self {
-        self.shared.state().lines.rules.assumed_service = time;
+        self.shared.state().class_queues.rules.assumed_service = time;
         self
     }
 
-    /// A queue by the same rules for slots of another type, with nobody in it.
-    pub(super) fn emptied<E: Dispatch>(&self, dispatch: impl FnOnce(&D) -> E) -> Queue<E> {
-        let emptied = Queue::new(dispatch(&self.shared.dispatch));
-        let rules = self.shared.state().lines.rules;
-        emptied.shared.state().lines.rules = rules;
-        emptied
+    /// An empty queue with the same rules, for slots of another type.
+    pub(super) fn with_dispatch<E: Dispatch>(&self, dispatch: impl FnOnce(&D) -> E) -> Queue<E> {
+        let queue = Queue::new(dispatch(&self.shared.dispatch));
+        let rules = self.shared.state().class_queues.rules;
+        queue.shared.state().class_queues.rules = rules;
+        queue
     }
 
-    /// Enters the queue. The ticket has its slot already, and is ready at its first poll, when no
-    /// other of the class waits and one is free.
+    /// Enters the queue. If no other request of the class waits and a slot is free, the ticket has
+    /// its slot already and is ready at its first poll.
     ///
     /// # Errors
     /// [`QueueFull`](super::QueueFull) and [`KeyQueueFull`](super::KeyQueueFull), each as a
-    /// [`Failure`], and what [`Dispatch::try_take`] says.
+    /// [`Failure`], and the errors of [`Dispatch::try_take`].
     pub fn enter(
         &self,
         class: D::Class,
@@ -139,22 +136,24 @@ impl<D: Dispatch> Queue<D> {
         let shared = &self.shared;
         let mut guard = shared.state();
         let state = &mut *guard;
-        if let Some(slot) = shared.try_pass(state, &class, &entry)? {
+        if let Some(slot) = shared.try_admit(state, &class, &entry)? {
             drop(guard);
             return Ok(Ticket::granted(self.permit(slot, class, entry, now)));
         }
-        let id = state.lines.next_id();
-        let seat = Seat {
+        let id = state.class_queues.next_id();
+        let position = Position {
             key: entry.key,
             priority: entry.priority,
             arrival: entry.arrival.map_or(now, |arrival| arrival.min(now)),
             id,
         };
         let data = entry.request;
-        state.lines.push(&class, &seat, entry.charge, data, now)?;
-        state.told.insert(id, Told::Nothing(None));
+        state
+            .class_queues
+            .push(&class, &position, entry.charge, data, now)?;
+        state.tickets.insert(id, TicketState::Waiting(None));
         let latest = state
-            .lines
+            .class_queues
             .rules
             .max_wait
             .and_then(|wait| now.checked_add(wait));
@@ -163,7 +162,7 @@ impl<D: Dispatch> Queue<D> {
         let wait = Wait {
             shared: shared.clone(),
             class,
-            seat,
+            position,
             charge: entry.charge,
             entered: now,
             has_left: false,
@@ -182,46 +181,46 @@ impl<D: Dispatch> Queue<D> {
         Permit::new(self.shared.clone(), slot, holder, since)
     }
 
-    /// Offers slots to those who wait: some may have come free.
+    /// Offers slots to the waiters. Call it when slots may have become free.
     pub fn slots_changed(&self) {
         self.shared.hand_out();
     }
 
-    /// Who hands out the slots.
+    /// The dispatcher that hands out the slots.
     pub fn dispatch(&self) -> &D {
         &self.shared.dispatch
     }
 
-    /// How many requests wait, over all classes.
+    /// The number of waiting requests of all classes.
     pub fn waiting(&self) -> usize {
-        self.shared.state().lines.waiting()
+        self.shared.state().class_queues.waiting()
     }
 
-    /// For how many tickets there is something in memory.
+    /// The number of tickets with a state in memory.
     #[cfg(test)]
-    pub(super) fn remembered(&self) -> usize {
-        self.shared.state().told.len()
+    pub(super) fn tickets_in_memory(&self) -> usize {
+        self.shared.state().tickets.len()
     }
 
-    /// All classes in use, and those still remembered, in no order.
+    /// Snapshots of all classes in use and those that are still remembered, in no order.
     pub fn snapshot(&self) -> Vec<ClassSnapshot<D::Class>> {
         let now = Instant::now();
         let state = self.shared.state();
-        let rules = state.lines.rules;
-        let rows = state.lines.lines();
-        rows.map(|(class, line)| ClassSnapshot::of(class.clone(), line, &rules, now))
+        let rules = state.class_queues.rules;
+        let rows = state.class_queues.class_queues();
+        rows.map(|(class, class_queue)| ClassSnapshot::of(class.clone(), class_queue, &rules, now))
             .collect()
     }
 
-    /// One class, if it is known.
+    /// A snapshot of one class, if the class is known.
     pub fn class(&self, class: &D::Class) -> Option<ClassSnapshot<D::Class>> {
         let now = Instant::now();
         let state = self.shared.state();
-        let line = state.lines.line(class)?;
+        let class_queue = state.class_queues.class_queue(class)?;
         Some(ClassSnapshot::of(
             class.clone(),
-            line,
-            &state.lines.rules,
+            class_queue,
+            &state.class_queues.rules,
             now,
         ))
     }
@@ -249,19 +248,19 @@ pub(super) struct Shared<D: Dispatch> {
 }
 
 pub(super) struct State<D: Dispatch> {
-    lines: Lines<D::Class, D::Key, D::Request>,
-    /// What those with a ticket have been told.
-    told: HashMap<u64, Told<D::Slot>>,
+    class_queues: ClassQueues<D::Class, D::Key, D::Request>,
+    /// The state of each waiting ticket.
+    tickets: HashMap<u64, TicketState<D::Slot>>,
 }
 
-enum Told<S> {
-    Nothing(Option<Waker>),
+enum TicketState<S> {
+    Waiting(Option<Waker>),
     Granted(S, Instant),
     Refused(BoxError),
 }
 
-/// Wakes when it is dropped, after the lock was: what a waker does is not known here. So it
-/// does even when a dispatcher panics, since a slot that was granted must be known of.
+/// Wakes the wakers on drop, which is after the lock was released, because a waker can run any
+/// code. It also wakes them if a dispatcher panics, because a granted slot must be picked up.
 struct Wakers(Vec<Waker>);
 
 impl Drop for Wakers {
@@ -275,68 +274,77 @@ impl<D: Dispatch> Shared<D> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn try_pass(
+    fn try_admit(
         &self,
         state: &mut State<D>,
         class: &D::Class,
         entry: &Entry<D::Key, D::Request>,
     ) -> Result<Option<D::Slot>, BoxError> {
         let take = || self.dispatch.try_take(class, &entry.request);
-        state.lines.try_pass(class, &entry.key, entry.charge, take)
+        state
+            .class_queues
+            .try_admit(class, &entry.key, entry.charge, take)
     }
 
     fn hand_out(&self) {
-        // Before the lock, so that it is dropped after.
+        // Declared before the lock, so that it is dropped after the lock.
         let mut wakers = Wakers(Vec::new());
         let mut state = self.state();
         self.hand_out_under(&mut state, &mut wakers);
     }
 
     fn hand_out_under(&self, state: &mut State<D>, wakers: &mut Wakers) {
-        let State { lines, told } = state;
-        if lines.waiting() == 0 {
+        let State {
+            class_queues,
+            tickets,
+        } = state;
+        if class_queues.waiting() == 0 {
             return;
         }
         let now = Instant::now();
-        lines.hand_out(
+        class_queues.hand_out(
             now,
             |class, request| self.dispatch.try_take(class, request),
             |waiter, answer| {
                 let answer = match answer {
-                    Ok(slot) => Told::Granted(slot, now),
-                    Err(error) => Told::Refused(error),
+                    Ok(slot) => TicketState::Granted(slot, now),
+                    Err(error) => TicketState::Refused(error),
                 };
-                if let Some(Told::Nothing(Some(waker))) = told.insert(waiter.id, answer) {
+                if let Some(TicketState::Waiting(Some(waker))) = tickets.insert(waiter.id, answer) {
                     wakers.0.push(waker);
                 }
             },
         );
     }
 
-    /// A slot was given back.
+    /// Counts a released slot, and offers slots to the waiters.
     pub(super) fn finish(&self, holder: &Holder<D>, held: Option<Duration>, correction: f64) {
         let mut wakers = Wakers(Vec::new());
         let mut state = self.state();
         state
-            .lines
+            .class_queues
             .finish(&holder.class, &holder.key, held, correction);
         self.hand_out_under(&mut state, &mut wakers);
     }
 
-    pub(super) fn standing(&self, class: &D::Class, seat: &Seat<D::Key>) -> Option<Standing> {
+    pub(super) fn standing(
+        &self,
+        class: &D::Class,
+        position: &Position<D::Key>,
+    ) -> Option<Standing> {
         let now = Instant::now();
         let state = self.state();
-        let line = state.lines.line(class)?;
-        let rules = state.lines.rules;
-        let ahead = line.ahead(seat, rules.at(now))?;
+        let class_queue = state.class_queues.class_queue(class)?;
+        let rules = state.class_queues.rules;
+        let ahead = class_queue.ahead(position, rules.at(now))?;
         Some(Standing {
             ahead,
-            expected_wait: line.expected_wait(ahead, rules.assumed_service),
+            expected_wait: class_queue.expected_wait(ahead, rules.assumed_service),
         })
     }
 }
 
-/// Who holds a slot.
+/// The holder of a slot.
 pub(super) struct Holder<D: Dispatch> {
     pub(super) class: D::Class,
     pub(super) key: D::Key,
@@ -349,11 +357,11 @@ impl<D: Dispatch> Holder<D> {
     }
 }
 
-/// The wait for a slot. Dropped, it leaves the line, or hands on what it was just given.
+/// The wait for a slot. Dropping it leaves the queue and passes on a slot that was just granted.
 pub(super) struct Wait<D: Dispatch> {
     shared: Arc<Shared<D>>,
     pub(super) class: D::Class,
-    pub(super) seat: Seat<D::Key>,
+    pub(super) position: Position<D::Key>,
     charge: Charge,
     entered: Instant,
     has_left: bool,
@@ -366,42 +374,43 @@ impl<D: Dispatch> Wait<D> {
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Permit<D>, BoxError>> {
         let mut state = self.shared.state();
-        if let Some(Told::Nothing(waker)) = state.told.get_mut(&self.seat.id) {
+        if let Some(TicketState::Waiting(waker)) = state.tickets.get_mut(&self.position.id) {
             match waker {
                 Some(waker) => waker.clone_from(cx.waker()),
                 None => *waker = Some(cx.waker().clone()),
             }
             return Poll::Pending;
         }
-        let told = state.told.remove(&self.seat.id);
+        let ticket_state = state.tickets.remove(&self.position.id);
         drop(state);
         self.has_left = true;
-        Poll::Ready(match told {
-            Some(Told::Granted(slot, since)) => Ok(self.permit(slot, since)),
-            Some(Told::Refused(error)) => Err(error),
-            Some(Told::Nothing(_)) | None => Err(self.timeout()),
+        Poll::Ready(match ticket_state {
+            Some(TicketState::Granted(slot, since)) => Ok(self.permit(slot, since)),
+            Some(TicketState::Refused(error)) => Err(error),
+            Some(TicketState::Waiting(_)) | None => Err(self.timeout()),
         })
     }
 
-    /// The patience is at its end: whatever was granted in the meantime is taken.
-    pub(super) fn give_up(&mut self) -> Result<Permit<D>, BoxError> {
+    /// Ends the wait at its deadline. A slot that was granted in the meantime is used.
+    pub(super) fn time_out(&mut self) -> Result<Permit<D>, BoxError> {
         match self.leave() {
-            Some(Told::Granted(slot, since)) => Ok(self.permit(slot, since)),
-            Some(Told::Refused(error)) => Err(error),
-            Some(Told::Nothing(_)) | None => Err(self.timeout()),
+            Some(TicketState::Granted(slot, since)) => Ok(self.permit(slot, since)),
+            Some(TicketState::Refused(error)) => Err(error),
+            Some(TicketState::Waiting(_)) | None => Err(self.timeout()),
         }
     }
 
     fn permit(&self, slot: D::Slot, since: Instant) -> Permit<D> {
-        let holder = Holder::new(self.class.clone(), self.seat.key.clone(), self.charge);
+        let holder = Holder::new(self.class.clone(), self.position.key.clone(), self.charge);
         Permit::new(self.shared.clone(), slot, holder, since)
     }
 
     fn timeout(&self) -> BoxError {
         let state = self.shared.state();
-        let assumed = state.lines.rules.assumed_service;
-        let line = state.lines.line(&self.class);
-        let next = line.and_then(|line| line.expected_wait(line.waiting(), assumed));
+        let assumed = state.class_queues.rules.assumed_service;
+        let class_queue = state.class_queues.class_queue(&self.class);
+        let next = class_queue
+            .and_then(|class_queue| class_queue.expected_wait(class_queue.waiting(), assumed));
         Failure::from(QueueTimeout {
             waited: self.entered.elapsed(),
             retry_after: next.unwrap_or_default().max(Duration::from_secs(1)),
@@ -409,25 +418,25 @@ impl<D: Dispatch> Wait<D> {
         .into()
     }
 
-    fn leave(&mut self) -> Option<Told<D::Slot>> {
+    fn leave(&mut self) -> Option<TicketState<D::Slot>> {
         if std::mem::replace(&mut self.has_left, true) {
             return None;
         }
         let mut wakers = Wakers(Vec::new());
         let mut state = self.shared.state();
-        let told = state.told.remove(&self.seat.id);
-        let waiter = state.lines.remove(&self.class, &self.seat);
+        let ticket_state = state.tickets.remove(&self.position.id);
+        let waiter = state.class_queues.remove(&self.class, &self.position);
         if waiter.is_some() {
-            // Somebody behind may be easier to please.
+            // A waiter behind may be able to use a slot that this one could not.
             self.shared.hand_out_under(&mut state, &mut wakers);
         }
-        told
+        ticket_state
     }
 }
 
 impl<D: Dispatch> Drop for Wait<D> {
     fn drop(&mut self) {
-        if let Some(Told::Granted(slot, since)) = self.leave() {
+        if let Some(TicketState::Granted(slot, since)) = self.leave() {
             self.permit(slot, since).unused();
         }
     }

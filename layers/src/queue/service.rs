@@ -1,4 +1,4 @@
-//! The service: enter the queue, then call.
+//! The service: it enters the queue, then calls the inner service.
 
 use std::fmt;
 use std::hash::Hash;
@@ -9,7 +9,7 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::layer::Reading;
+use super::layer::Extractors;
 use super::{Permit, Queue, QueueFuture, SlotPool};
 use crate::BoxError;
 use crate::body::Guarded;
@@ -18,15 +18,19 @@ use crate::body::Guarded;
 pub struct QueueService<S, C: Clone + Eq + Hash, K: Clone + Eq + Hash> {
     inner: S,
     queue: Queue<SlotPool<C, K>>,
-    reading: Arc<Reading<C, K>>,
+    extractors: Arc<Extractors<C, K>>,
 }
 
 impl<S, C: Clone + Eq + Hash, K: Clone + Eq + Hash> QueueService<S, C, K> {
-    pub(super) fn new(inner: S, queue: Queue<SlotPool<C, K>>, reading: Arc<Reading<C, K>>) -> Self {
+    pub(super) fn new(
+        inner: S,
+        queue: Queue<SlotPool<C, K>>,
+        extractors: Arc<Extractors<C, K>>,
+    ) -> Self {
         Self {
             inner,
             queue,
-            reading,
+            extractors,
         }
     }
 }
@@ -49,10 +53,10 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
-        let class = self.reading.class(&parts);
-        match self.queue.enter(class, self.reading.entry(&parts)) {
+        let class = self.extractors.class(&parts);
+        match self.queue.enter(class, self.extractors.entry(&parts)) {
             Ok(ticket) => {
-                let meter = self.reading.meter();
+                let meter = self.extractors.meter();
                 if let Some(meter) = &meter {
                     parts.extensions.insert(meter.clone());
                 }
@@ -69,7 +73,7 @@ impl<S: Clone, C: Clone + Eq + Hash, K: Clone + Eq + Hash> Clone for QueueServic
         Self {
             inner: self.inner.clone(),
             queue: self.queue.clone(),
-            reading: self.reading.clone(),
+            extractors: self.extractors.clone(),
         }
     }
 }

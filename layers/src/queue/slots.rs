@@ -1,4 +1,4 @@
-//! A number of equal slots.
+//! A fixed number of equal slots.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::Dispatch;
 use crate::BoxError;
 
-/// Hands out a number of equal slots, to each class no more than a share of them.
+/// A pool of equal slots with a limit for each class.
 pub struct SlotPool<C, K> {
     counts: Arc<Mutex<Counts<C>>>,
     keys: PhantomData<fn() -> K>,
@@ -37,7 +37,7 @@ impl<C: Clone + Eq + Hash, K> SlotPool<C, K> {
         }
     }
 
-    /// How many slots one class may hold. All of them unless said.
+    /// The maximum number of slots of one class; by default all.
     pub fn with_max_per_class(self, slots: NonZeroUsize) -> Self {
         self.set_max_per_class(slots);
         self
@@ -47,8 +47,8 @@ impl<C: Clone + Eq + Hash, K> SlotPool<C, K> {
         lock(&self.counts).per_class = slots.get();
     }
 
-    /// A pool with the same bounds, none of its slots held.
-    pub(super) fn like<D, L>(other: &SlotPool<D, L>) -> Self {
+    /// A pool with the same limits and no slot in use.
+    pub(super) fn with_same_limits<D, L>(other: &SlotPool<D, L>) -> Self {
         let counts = lock(&other.counts);
         Self {
             counts: Arc::new(Mutex::new(Counts {
@@ -61,7 +61,7 @@ impl<C: Clone + Eq + Hash, K> SlotPool<C, K> {
         }
     }
 
-    /// How many slots are held.
+    /// The number of slots in use.
     pub fn in_use(&self) -> usize {
         lock(&self.counts).in_use
     }
@@ -108,10 +108,10 @@ impl<C, K> fmt::Debug for SlotPool<C, K> {
     }
 }
 
-/// A slot of a [`SlotPool`], given back when it is dropped.
+/// A slot of a [`SlotPool`]. Dropping it releases the slot.
 pub struct PoolSlot<C: Eq + Hash> {
     counts: Arc<Mutex<Counts<C>>>,
-    /// Whose count it is in, where classes are counted.
+    /// The class that this slot is counted for, if classes are limited.
     class: Option<C>,
 }
 

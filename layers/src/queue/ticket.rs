@@ -1,4 +1,4 @@
-//! A place in the queue, which becomes a slot.
+//! A position in the queue, which becomes a permit.
 
 use std::fmt;
 use std::pin::Pin;
@@ -8,59 +8,59 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::line::{Line, Seat};
-use super::lines::Rules;
+use super::class_queue::{ClassQueue, Position};
+use super::class_queues::Rules;
 use super::queue::{Shared, Wait};
 use super::{Dispatch, Permit};
 use crate::{BoxError, Deadline};
 
-/// A place in the queue; a future of the [`Permit`], which is ready at its first poll if there was
-/// nothing to wait for.
+/// A position in the queue: a future of the [`Permit`]. If a slot was free, it is ready at its
+/// first poll.
 ///
-/// Dropped, it leaves the queue at once; a slot that it was just granted goes to the next.
-/// Its errors are [`QueueTimeout`](super::QueueTimeout), as a
-/// [`Failure`](crate::Failure), and what [`Dispatch::try_take`] says.
+/// Dropping it leaves the queue at once; a slot that was just granted goes to the next waiter. Its
+/// errors are [`QueueTimeout`](super::QueueTimeout), as a [`Failure`](crate::Failure), and the
+/// errors of [`Dispatch::try_take`].
 #[must_use = "a ticket that is dropped leaves the queue"]
 pub struct Ticket<D: Dispatch> {
     state: State<D>,
-    patience: Deadline,
+    timer: Deadline,
 }
 
-// Nothing in it is pinned.
+// No field is pinned.
 impl<D: Dispatch> Unpin for Ticket<D> {}
 
 enum State<D: Dispatch> {
     Granted(Permit<D>),
     Waiting(Wait<D>),
-    Over,
+    Done,
 }
 
 impl<D: Dispatch> Ticket<D> {
     pub(super) fn granted(permit: Permit<D>) -> Self {
         Self {
             state: State::Granted(permit),
-            patience: Deadline::default(),
+            timer: Deadline::default(),
         }
     }
 
     pub(super) fn waiting(wait: Wait<D>, deadline: Option<Instant>) -> Self {
-        let mut patience = Deadline::default();
-        patience.arm(deadline);
+        let mut timer = Deadline::default();
+        timer.arm(deadline);
         Self {
             state: State::Waiting(wait),
-            patience,
+            timer,
         }
     }
 
-    /// A handle by which others can see how the wait goes on. `None` if there is none.
+    /// A handle to observe the wait. `None` if the ticket does not wait.
     pub fn watch(&self) -> Option<TicketWatch<D>> {
         match &self.state {
             State::Waiting(wait) => Some(TicketWatch {
                 shared: wait.shared().clone(),
                 class: wait.class.clone(),
-                seat: wait.seat.clone(),
+                position: wait.position.clone(),
             }),
-            State::Granted(_) | State::Over => None,
+            State::Granted(_) | State::Done => None,
         }
     }
 }
@@ -74,16 +74,16 @@ impl<D: Dispatch> Future for Ticket<D> {
             let answer = match wait.poll(cx) {
                 Poll::Ready(answer) => answer,
                 Poll::Pending => {
-                    ready!(this.patience.poll(cx));
-                    wait.give_up()
+                    ready!(this.timer.poll(cx));
+                    wait.time_out()
                 }
             };
-            this.state = State::Over;
+            this.state = State::Done;
             return Poll::Ready(answer);
         }
-        match std::mem::replace(&mut this.state, State::Over) {
+        match std::mem::replace(&mut this.state, State::Done) {
             State::Granted(permit) => Poll::Ready(Ok(permit)),
-            State::Waiting(_) | State::Over => Poll::Pending,
+            State::Waiting(_) | State::Done => Poll::Pending,
         }
     }
 }
@@ -93,23 +93,23 @@ impl<D: Dispatch> fmt::Debug for Ticket<D> {
         let state = match self.state {
             State::Granted(_) => "granted",
             State::Waiting(_) => "waiting",
-            State::Over => "over",
+            State::Done => "done",
         };
         f.debug_tuple("Ticket").field(&state).finish()
     }
 }
 
-/// How a wait goes on, for others than who waits. It holds no place itself.
+/// A handle to observe a waiting ticket. It holds no position in the queue.
 pub struct TicketWatch<D: Dispatch> {
     shared: Arc<Shared<D>>,
     class: D::Class,
-    seat: Seat<D::Key>,
+    position: Position<D::Key>,
 }
 
 impl<D: Dispatch> TicketWatch<D> {
-    /// Where the ticket stands now; `None` once it waits no longer.
+    /// The position of the ticket; `None` if it no longer waits.
     pub fn standing(&self) -> Option<Standing> {
-        self.shared.standing(&self.class, &self.seat)
+        self.shared.standing(&self.class, &self.position)
     }
 }
 
@@ -118,7 +118,7 @@ impl<D: Dispatch> Clone for TicketWatch<D> {
         Self {
             shared: self.shared.clone(),
             class: self.class.clone(),
-            seat: self.seat.clone(),
+            position: self.position.clone(),
         }
     }
 }
@@ -131,52 +131,56 @@ impl<D: Dispatch> fmt::Debug for TicketWatch<D> {
     }
 }
 
-/// Where a ticket stands in its class.
+/// The position of a ticket in its class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Standing {
-    /// How many will be served before, if nobody comes and nobody leaves.
+    /// The number of waiters that will be served before, if none enters and none leaves.
     pub ahead: usize,
-    /// How long it will still take, by the service times of late; `None` as long as there were
-    /// none.
+    /// The remaining wait, from the recent service times; `None` if there is no service time yet.
     pub expected_wait: Option<Duration>,
 }
 
-/// One class of a queue, at one moment.
+/// A snapshot of one class.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClassSnapshot<C> {
-    /// Its name.
+    /// The class.
     pub class: C,
-    /// How many requests wait.
+    /// The number of waiting requests.
     pub waiting: usize,
-    /// How many keys these belong to.
+    /// The number of keys with waiting requests.
     pub keys_waiting: usize,
-    /// How many slots are held.
+    /// The number of slots in use.
     pub in_flight: usize,
-    /// How long ago the request arrived that has been waiting longest.
+    /// The time since the arrival of the request that waits longest.
     pub oldest: Option<Duration>,
-    /// For how long slots were held of late (a moving average).
+    /// The time that a slot is held (a moving average).
     pub service_time: Option<Duration>,
-    /// How long it will take until all that wait now have a slot, one more included; `None` as
-    /// long as there is no service time.
+    /// The expected wait of a new request behind all waiters; `None` if there is no service time
+    /// yet.
     pub predicted_wait: Option<Duration>,
 }
 
 impl<C> ClassSnapshot<C> {
-    pub(super) fn of<K, W>(class: C, line: &Line<K, W>, rules: &Rules, now: Instant) -> Self
+    pub(super) fn of<K, W>(
+        class: C,
+        class_queue: &ClassQueue<K, W>,
+        rules: &Rules,
+        now: Instant,
+    ) -> Self
     where
         K: Clone + Eq + std::hash::Hash,
     {
-        let oldest = line.oldest();
+        let oldest = class_queue.oldest();
         Self {
             class,
-            waiting: line.waiting(),
-            keys_waiting: line.keys_waiting(),
-            in_flight: line.in_flight(),
+            waiting: class_queue.waiting(),
+            keys_waiting: class_queue.keys_waiting(),
+            in_flight: class_queue.in_flight(),
             oldest: oldest.map(|arrival| now.saturating_duration_since(arrival)),
-            service_time: line.service_time(),
-            predicted_wait: line.expected_wait(line.waiting(), rules.assumed_service),
+            service_time: class_queue.service_time(),
+            predicted_wait: class_queue.expected_wait(class_queue.waiting(), rules.assumed_service),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The choice, then the answer's head.
+//! The future: it chooses a backend, then waits for the response head.
 
 use std::fmt;
 use std::future::Future;
@@ -37,15 +37,15 @@ pin_project! {
     {
         Choosing { request: Option<(Parts, B)>, wait: C::Wait },
         Readying { call: Option<(Choice<C::Service, C::Slot>, Request<B>)> },
-        Asked { #[pin] future: F, slot: Option<C::Slot> },
-        Over,
+        Calling { #[pin] future: F, slot: Option<C::Slot> },
+        Done,
     }
 }
 
-/// An answer with a body of type `R`, and the slot that it holds.
+/// An answer with a body of type `R` and the slot of its backend.
 type AnswerOf<R, C> = Result<Response<Guarded<R, <C as Choose>::Slot>>, BoxError>;
 
-const OVER: &str = "polled after it was ready";
+const POLLED_AFTER_READY: &str = "polled after it was ready";
 
 impl<C, B> RouteFuture<C, B>
 where
@@ -73,8 +73,8 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let answer = ready!(self.as_mut().poll_answer(cx));
-        // A future that is kept after its end keeps no slot.
-        self.project().state.set(State::Over);
+        // A caller who keeps the finished future does not keep the slot.
+        self.project().state.set(State::Done);
         Poll::Ready(answer)
     }
 }
@@ -94,21 +94,21 @@ where
         loop {
             let (mut choice, request) = match this.state.as_mut().project() {
                 StateProjected::Choosing { request, wait } => {
-                    let (head, _) = request.as_mut().expect(OVER);
+                    let (head, _) = request.as_mut().expect(POLLED_AFTER_READY);
                     let choice = ready!(this.policy.poll_choose(wait, head, cx))?;
-                    let (head, body) = request.take().expect(OVER);
+                    let (head, body) = request.take().expect(POLLED_AFTER_READY);
                     (choice, Request::from_parts(head, body))
                 }
-                StateProjected::Readying { call } => call.take().expect(OVER),
-                StateProjected::Asked { future, slot } => {
+                StateProjected::Readying { call } => call.take().expect(POLLED_AFTER_READY),
+                StateProjected::Calling { future, slot } => {
                     let answer = ready!(future.poll(cx)).map_err(Into::into)?;
-                    let slot = slot.take().expect(OVER);
+                    let slot = slot.take().expect(POLLED_AFTER_READY);
                     return Poll::Ready(Ok(answer.map(|body| Guarded::new(body, slot))));
                 }
-                StateProjected::Over => panic!("{OVER}"),
+                StateProjected::Done => panic!("{POLLED_AFTER_READY}"),
             };
             match choice.service.poll_ready(cx).map_err(Into::into)? {
-                Poll::Ready(()) => this.state.set(State::Asked {
+                Poll::Ready(()) => this.state.set(State::Calling {
                     future: choice.service.call(request),
                     slot: Some(choice.slot),
                 }),

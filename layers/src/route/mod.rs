@@ -1,15 +1,15 @@
-//! The choice of a backend for each request, made when the request is known.
+//! Chooses a backend for each request when the request is known.
 //!
-//! `tower::balance` chooses while it becomes ready, before it has seen the request, and so cannot
-//! route by model. [`Route`] asks a [`Choose`] for a service and a slot, calls the one, and lets
-//! the other ride the answer to its end.
+//! `tower::balance` chooses in `poll_ready`, before it sees the request, so it cannot route by
+//! model. [`Route`] asks a [`Choose`] policy for a service and a slot, calls the service, and holds
+//! the slot until the end of the answer.
 //!
 //! ```text
 //! call ── choose ── service ─────── head ── body ─────────── end
 //!              └ slot taken ──────────────────────── returned ┘
 //! ```
 //!
-//! It stands innermost, inside a retry, so that each attempt chooses anew.
+//! Put it innermost, inside of a retry layer, so that each attempt chooses again.
 //!
 //! ```
 //! use http::{Request, Response, request::Parts};
@@ -62,7 +62,7 @@ use crate::BoxError;
 pub use future::RouteFuture;
 pub use service::Route;
 
-/// Who is asked, and what is held for as long as the answer lasts.
+/// The chosen service, and the slot that the answer holds.
 #[derive(Debug)]
 pub struct Choice<S, G> {
     /// The chosen backend's service.
@@ -71,7 +71,7 @@ pub struct Choice<S, G> {
     pub slot: G,
 }
 
-/// What a policy answers.
+/// The result of a policy.
 pub type ChoiceOf<C> = Result<Choice<<C as Choose>::Service, <C as Choose>::Slot>, BoxError>;
 
 /// A policy that chooses a backend for a request.
@@ -80,15 +80,16 @@ pub trait Choose {
     type Service;
     /// The guard of a slot at a backend.
     type Slot;
-    /// What a choice that has to wait keeps between two polls; `()` for a policy that never waits.
+    /// The state of a choice that has to wait, kept between two polls; `()` for a policy that never
+    /// waits.
     type Wait: Default;
 
-    /// Chooses, and takes the slot in the same critical section. What it puts into the request's
-    /// extensions travels with the request. Each request begins with a `wait` of its own; it is
-    /// dropped once there is a choice, or when the request is given up.
+    /// Chooses a backend and takes its slot in the same critical section. Data that the policy puts
+    /// into the request's extensions travels with the request. Each request starts with its own
+    /// `wait`, which is dropped after the choice or when the request is cancelled.
     ///
     /// # Errors
-    /// No backend can serve the request; the error says why.
+    /// No backend can serve the request; the error gives the reason.
     fn poll_choose(
         &self,
         wait: &mut Self::Wait,

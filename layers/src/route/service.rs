@@ -10,14 +10,14 @@ use super::{Choose, RouteFuture};
 use crate::BoxError;
 use crate::body::Guarded;
 
-/// Calls, for each request, the service that a [`Choose`] names.
+/// Calls the service that a [`Choose`] policy chooses for each request.
 #[derive(Clone, Debug)]
 pub struct Route<C> {
     policy: C,
 }
 
 impl<C> Route<C> {
-    /// Routes by `policy`, which is cloned for each request: an `Arc` of one is a policy too.
+    /// Routes by `policy`, which is cloned for each request; an `Arc` of a policy is a policy too.
     pub fn new(policy: C) -> Self {
         Self { policy }
     }

@@ -15,28 +15,28 @@ use tower::{Service, ServiceExt};
 
 use super::*;
 
-/// A backend that is ready once it was asked so many times.
+/// A backend that is ready after a number of calls of `poll_ready`.
 #[derive(Clone)]
-struct Slowly {
-    asks_left: usize,
+struct SlowBackend {
+    polls_left: usize,
 }
 
-impl Service<Request<()>> for Slowly {
+impl Service<Request<()>> for SlowBackend {
     type Response = Response<Full<Bytes>>;
     type Error = BoxError;
     type Future = std::future::Ready<Result<Self::Response, BoxError>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        let Some(left) = self.asks_left.checked_sub(1) else {
+        let Some(left) = self.polls_left.checked_sub(1) else {
             return Poll::Ready(Ok(()));
         };
-        self.asks_left = left;
+        self.polls_left = left;
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
     fn call(&mut self, request: Request<()>) -> Self::Future {
-        assert_eq!(self.asks_left, 0, "not before it is ready");
+        assert_eq!(self.polls_left, 0, "called before it is ready");
         assert_eq!(request.extensions().get(), Some(&Chosen));
         std::future::ready(Ok(Response::new(Full::from("text"))))
     }
@@ -45,11 +45,11 @@ impl Service<Request<()>> for Slowly {
 #[derive(Clone, Debug, PartialEq)]
 struct Chosen;
 
-/// Has one slot.
+/// A policy's state with one slot.
 struct OneSlot {
     is_free: Mutex<bool>,
     notify: Arc<Notify>,
-    backend: Slowly,
+    backend: SlowBackend,
 }
 
 struct Slot(Arc<OneSlot>);
@@ -65,11 +65,11 @@ impl Drop for Slot {
 struct Policy(Arc<OneSlot>);
 
 impl Policy {
-    fn new(asks_left: usize) -> Self {
+    fn new(polls_left: usize) -> Self {
         Self(Arc::new(OneSlot {
             is_free: Mutex::new(true),
             notify: Arc::default(),
-            backend: Slowly { asks_left },
+            backend: SlowBackend { polls_left },
         }))
     }
 
@@ -84,7 +84,7 @@ impl Policy {
 }
 
 impl Choose for Policy {
-    type Service = Slowly;
+    type Service = SlowBackend;
     type Slot = Slot;
     type Wait = Option<Pin<Box<OwnedNotified>>>;
 
@@ -108,10 +108,13 @@ impl Choose for Policy {
     }
 }
 
-async fn answered(policy: &Policy) {
+async fn assert_answered(policy: &Policy) {
     let answer = Route::new(policy.clone()).oneshot(Request::new(()));
     let answer = answer.await.unwrap();
-    assert!(!policy.is_free(), "it is held to the end of the answer");
+    assert!(
+        !policy.is_free(),
+        "the slot is held to the end of the answer"
+    );
     assert_eq!(
         answer.into_body().collect().await.unwrap().to_bytes(),
         "text"
@@ -120,33 +123,33 @@ async fn answered(policy: &Policy) {
 }
 
 #[tokio::test]
-async fn a_choice_that_need_not_wait_is_made_at_the_first_poll() {
+async fn a_choice_without_a_wait_is_made_at_the_first_poll() {
     let policy = Policy::new(0);
-    answered(&policy)
+    assert_answered(&policy)
         .now_or_never()
-        .expect("nothing is waited for");
+        .expect("there is no wait");
 }
 
 #[tokio::test]
 async fn a_backend_is_called_when_it_is_ready() {
-    answered(&Policy::new(3)).await;
+    assert_answered(&Policy::new(3)).await;
 }
 
 #[tokio::test]
-async fn a_request_that_finds_no_slot_waits_for_one() {
+async fn a_request_without_a_free_slot_waits_for_one() {
     let policy = Policy::new(0);
     let held = policy.take().unwrap();
-    let mut waiting = Box::pin(answered(&policy));
+    let mut waiting = Box::pin(assert_answered(&policy));
     assert!(waiting.as_mut().now_or_never().is_none());
     drop(held);
     waiting.await;
 }
 
-/// The backend of a policy that is in the way of its requests.
+/// A backend whose `poll_ready` fails.
 #[derive(Clone)]
-struct Unready;
+struct FailingBackend;
 
-impl Service<Request<()>> for Unready {
+impl Service<Request<()>> for FailingBackend {
     type Response = Response<Full<Bytes>>;
     type Error = BoxError;
     type Future = std::future::Ready<Result<Self::Response, BoxError>>;
@@ -161,22 +164,22 @@ impl Service<Request<()>> for Unready {
 }
 
 #[derive(Clone)]
-struct ToUnready(Arc<()>);
+struct ChooseFailing(Arc<()>);
 
-impl Choose for ToUnready {
-    type Service = Unready;
+impl Choose for ChooseFailing {
+    type Service = FailingBackend;
     type Slot = Arc<()>;
     type Wait = ();
 
     fn poll_choose(&self, (): &mut (), _: &mut Parts, _: &mut Context<'_>) -> Poll<ChoiceOf<Self>> {
-        let (service, slot) = (Unready, self.0.clone());
+        let (service, slot) = (FailingBackend, self.0.clone());
         Poll::Ready(Ok(Choice { service, slot }))
     }
 }
 
 #[tokio::test]
-async fn a_backend_that_will_never_be_ready_holds_no_slot() {
-    let policy = ToUnready(Arc::new(()));
+async fn a_backend_that_fails_to_become_ready_holds_no_slot() {
+    let policy = ChooseFailing(Arc::new(()));
     let mut call = Box::pin(Route::new(policy.clone()).call(Request::new(())));
     let before = Arc::strong_count(&policy.0);
     assert!(call.as_mut().now_or_never().unwrap().is_err());
@@ -184,7 +187,7 @@ async fn a_backend_that_will_never_be_ready_holds_no_slot() {
 }
 
 #[tokio::test]
-async fn a_future_that_is_dropped_gives_the_slot_back() {
+async fn a_dropped_future_releases_its_slot() {
     let policy = Policy::new(usize::MAX);
     let mut call = Box::pin(Route::new(policy.clone()).call(Request::new(())));
     assert!(call.as_mut().now_or_never().is_none());

@@ -1,4 +1,4 @@
-//! What a refused request is told.
+//! The error of a refused request.
 
 use std::time::Duration;
 
@@ -8,21 +8,21 @@ use super::Standing;
 use crate::ratelimit_fields::{self, whole_seconds};
 use crate::{Fail, Retryable, Side};
 
-/// A budget has too little left for the request. Nothing was sent anywhere.
+/// A budget has too few tokens left for the request. The request was not sent.
 ///
 /// The answer is a 429 (RFC 6585 4) with the `RateLimit` headers of the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "token limit reached: of this client's {} {} are left, too few for this request; the {} ends in \
+    "token limit reached: {} of this client's {} are left, too few for this request; the {} ends in \
      {} s",
-    .standing.budget,
     .standing.remaining,
+    .standing.budget,
     .standing.budget.window().name(),
     whole_seconds(.standing.reset)
 )]
 #[non_exhaustive]
 pub struct TokensExhausted {
-    /// The budget; of several, the one that lasts longest.
+    /// The budget. Of several exhausted budgets, the one with the latest reset.
     pub standing: Standing,
 }
 

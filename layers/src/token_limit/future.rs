@@ -1,4 +1,4 @@
-//! The reservation, and the request behind it.
+//! The future: it reserves tokens, then calls the inner service.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use super::layer::Limit;
 use super::{Settlement, Standing, TokenStore, TokensExhausted};
 use crate::body::Guarded;
 use crate::store::Asking;
-use crate::usage::Told;
+use crate::usage::ReportPlace;
 use crate::{BoxError, Failure};
 
 pin_project! {
@@ -29,7 +29,7 @@ pin_project! {
         state: State<S, B, S::Future, K, T>,
         settlement: Option<Settlement<K, T>>,
         standings: Vec<Standing>,
-        told: Option<Told>,
+        report_place: Option<ReportPlace>,
     }
 }
 
@@ -39,7 +39,7 @@ pin_project! {
     where
         T: TokenStore<K>,
     {
-        // In a box, or every future around this one would be as large as a request.
+        // Boxed: otherwise each outer future would be as large as a request.
         Reserving { reserving: Pin<Box<Reserving<S, B, K, T>>> },
         Calling {
             #[pin]
@@ -72,30 +72,30 @@ where
             state: State::Calling { inner },
             settlement: None,
             standings: Vec::new(),
-            told: None,
+            report_place: None,
         }
     }
 
     pub(super) fn reserving<X>(
         reserving: T::Reserving,
-        readied: S,
+        ready_service: S,
         request: Request<B>,
         limit: &Limit<K, X, T>,
         estimate: u64,
     ) -> Self {
-        let told = Told::of(request.extensions());
+        let report_place = ReportPlace::of(request.extensions());
         Self {
             state: State::Reserving {
                 reserving: Box::pin(Reserving {
                     asking: Asking::new(reserving, limit.patience),
-                    call: Some((readied, request)),
+                    call: Some((ready_service, request)),
                     store: limit.store.clone(),
                     estimate,
                 }),
             },
             settlement: None,
             standings: Vec::new(),
-            told: Some(told),
+            report_place: Some(report_place),
         }
     }
 }
@@ -138,7 +138,7 @@ where
                     }
                     let (mut service, request) = call
                         .take()
-                        .expect("taken here alone, as the state changes next");
+                        .expect("only taken here, because the state changes next");
                     let inner = service.call(request);
                     this.state.set(State::Calling { inner });
                 }
@@ -153,8 +153,9 @@ where
                     write_standings(answer.headers_mut(), this.standings);
                     let mut settlement = this.settlement.take();
                     if let Some(settlement) = &mut settlement {
-                        let told = this.told.as_ref();
-                        let report = told.and_then(|told| told.report(answer.extensions()));
+                        let report_place = this.report_place.as_ref();
+                        let report = report_place
+                            .and_then(|report_place| report_place.report(answer.extensions()));
                         settlement.answered(answer.status(), report);
                     }
                     return Poll::Ready(Ok(answer.map(|body| Guarded::maybe(body, settlement))));

@@ -15,14 +15,14 @@ use crate::store::{Patience, WhenUnavailable};
 type Estimate = dyn Fn(&Parts) -> u64 + Send + Sync;
 type BudgetsOf<K> = dyn Fn(&K) -> Option<Arc<[Budget]>> + Send + Sync;
 
-/// Refuses requests of keys that have used up their tokens. See the [module](super).
+/// Refuses requests of keys that have used up their token budget. See the [module](super).
 ///
-/// All services of one layer and of its clones share its store.
+/// All services of one layer and its clones share its store.
 pub struct TokenLimitLayer<K, X, T = MemoryStore<K>> {
     pub(super) limit: Arc<Limit<K, X, T>>,
 }
 
-/// What is the same for all requests.
+/// The part that is the same for all requests.
 pub(super) struct Limit<K, X, T> {
     pub(super) store: Arc<T>,
     pub(super) key_of: X,
@@ -48,8 +48,8 @@ where
     K: Hash + Eq + Clone,
     X: Fn(&Parts) -> Option<K>,
 {
-    /// These budgets for each key, counted in memory, with days that begin at midnight UTC.
-    /// Requests for which `key_of` finds no key pass.
+    /// Gives each key these budgets, counted in memory, with days that start at midnight UTC.
+    /// Requests without a key pass.
     pub fn new(budgets: impl IntoIterator<Item = Budget>, key_of: X) -> Self {
         Self::with_store(MemoryStore::new(TimeZone::UTC), budgets, key_of)
     }
@@ -60,11 +60,10 @@ where
     X: Fn(&Parts) -> Option<K>,
     T: TokenStore<K>,
 {
-    /// How long a store's answer is waited for, unless [`with_deadline`](Self::with_deadline)
-    /// says otherwise.
+    /// The default deadline for a store's answer; see [`with_deadline`](Self::with_deadline).
     pub const DEFAULT_DEADLINE: Duration = Patience::DEFAULT_DEADLINE;
 
-    /// The same with another store.
+    /// Like [`new`](TokenLimitLayer::new), with another store.
     pub fn with_store(store: T, budgets: impl IntoIterator<Item = Budget>, key_of: X) -> Self {
         Self {
             limit: Arc::new(Limit {
@@ -80,9 +79,9 @@ where
     }
 }
 
-/// Each of these makes a layer of its own; one that services were made of already stays as it is.
+/// Each of these returns a changed layer. Services that were made before keep their options.
 impl<K, X: Clone, T> TokenLimitLayer<K, X, T> {
-    /// Budgets of a key that has others than most.
+    /// Gives some keys their own budgets, in place of the default budgets.
     pub fn with_budgets_of(
         self,
         budgets_of: impl Fn(&K) -> Option<Arc<[Budget]>> + Send + Sync + 'static,
@@ -90,24 +89,24 @@ impl<K, X: Clone, T> TokenLimitLayer<K, X, T> {
         self.change(|limit| limit.budgets_of = Some(Arc::new(budgets_of)))
     }
 
-    /// How many tokens a request is expected to use. Otherwise it is a quarter of its body's
-    /// bytes, but at most 4096: that is about what a text has, and pictures have fewer.
+    /// The expected tokens of a request. The default is a quarter of its body's bytes, at most
+    /// 4096: this fits text; images use fewer tokens than their bytes suggest.
     pub fn with_estimate(self, estimate: impl Fn(&Parts) -> u64 + Send + Sync + 'static) -> Self {
         self.change(|limit| limit.estimate = Some(Arc::new(estimate)))
     }
 
-    /// How long a store's answer is waited for; one in memory answers at once.
+    /// The deadline for a store's answer. A store in memory answers at once.
     pub fn with_deadline(self, deadline: Duration) -> Self {
         self.change(|limit| limit.patience.deadline = deadline)
     }
 
-    /// What becomes of requests while the store does not answer; without this, they pass.
+    /// What happens to requests while the store does not answer; by default they pass.
     pub fn when_unavailable(self, when_unavailable: WhenUnavailable) -> Self {
         self.change(|limit| limit.patience.when_unavailable = when_unavailable)
     }
 
-    /// Whether tokens are counted at all; they are unless said. Off, neither the key of a request
-    /// nor the store is asked for anything.
+    /// Turns the limit on or off; by default on. If it is off, neither the key function nor the
+    /// store is called.
     pub fn with_enabled(self, is_on: bool) -> Self {
         self.change(|limit| limit.is_on = is_on)
     }

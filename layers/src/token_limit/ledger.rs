@@ -1,4 +1,4 @@
-//! Who has used what: plain book-keeping.
+//! Bookkeeping: used and reserved tokens by key.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -9,19 +9,19 @@ use jiff::tz::TimeZone;
 use super::store::{Granted, Standing};
 use super::window::{Budget, Span, Window};
 
-/// The accounts of all keys. It has no clock: who asks says what time it is.
+/// The accounts of all keys. It has no clock: the caller passes the time.
 #[derive(Debug)]
 pub(super) struct Ledger<K> {
     zone: TimeZone,
     spans: [Span; 3],
     accounts: HashMap<K, Account>,
-    /// For the keys for which there is no room.
+    /// The shared account of keys beyond `max_keys`.
     overflow: Account,
     max_keys: usize,
-    newcomers: usize,
+    new_keys: usize,
 }
 
-/// What one key has used and reserved in each window.
+/// The tokens that one key used and reserved in each window.
 #[derive(Clone, Debug, Default)]
 struct Account {
     counts: [Count; 3],
@@ -29,16 +29,16 @@ struct Account {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Count {
-    /// When the window began that is counted here.
+    /// The start of the window that is counted here.
     start: Timestamp,
     used: u64,
     reserved: u64,
 }
 
-/// What is reserved under one key.
+/// The reservation of one request.
 #[derive(Debug)]
 pub(super) struct Reserved<K> {
-    /// `None` for the account that keys share for which there was no room.
+    /// `None` for the shared account of keys beyond `max_keys`.
     key: Option<K>,
     parts: [Option<Part>; 3],
 }
@@ -58,11 +58,11 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
             accounts: HashMap::new(),
             overflow: Account::default(),
             max_keys,
-            newcomers: 0,
+            new_keys: 0,
         }
     }
 
-    /// Takes `tokens` out of all budgets; if one has too little, out of none.
+    /// Reserves `tokens` in all budgets, or in none if one has too few left.
     pub(super) fn reserve(
         &mut self,
         key: K,
@@ -70,7 +70,7 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
         tokens: u64,
         now: Timestamp,
     ) -> Result<Granted<Reserved<K>>, Standing> {
-        self.turn_pages(now);
+        self.update_spans(now);
         let spans = self.spans;
         let has_room = self.has_room(&key);
         let account = match has_room {
@@ -109,7 +109,7 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
                 remaining: account.left(budget, span),
                 reset: span.left(now),
             });
-            // Two budgets for one window share its count.
+            // Two budgets for the same window share its count.
             let before = parts[window as usize].take().map_or(0, |part| part.tokens);
             parts[window as usize] = Some(Part {
                 window,
@@ -124,8 +124,8 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
         })
     }
 
-    /// Puts `used` in the place of what was reserved, in the windows that it was reserved in: one
-    /// that is over has nothing left to count.
+    /// Replaces the reservation by the `used` tokens, in the windows of the reservation. A window
+    /// that has ended is not counted any more.
     pub(super) fn settle(&mut self, reserved: Reserved<K>, used: u64) {
         let account = match &reserved.key {
             Some(key) => self.accounts.get_mut(key),
@@ -149,7 +149,7 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
         self.accounts.len()
     }
 
-    fn turn_pages(&mut self, now: Timestamp) {
+    fn update_spans(&mut self, now: Timestamp) {
         for window in Window::ALL {
             let span = &mut self.spans[window as usize];
             if !span.contains(now) {
@@ -158,25 +158,24 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
         }
     }
 
-    /// Whether the key has an account or may have one. Now and then, accounts that say nothing any
-    /// more are dropped: so rarely that it costs each newcomer a few looks at others.
+    /// Whether the key has an account or may get one. From time to time this drops unused accounts,
+    /// so rarely that each new key costs only a few look-ups.
     fn has_room(&mut self, key: &K) -> bool {
         if self.accounts.contains_key(key) {
             return true;
         }
-        self.newcomers += 1;
-        if self.newcomers >= 64 && self.newcomers >= self.accounts.len() / 4 {
-            self.newcomers = 0;
+        self.new_keys += 1;
+        if self.new_keys >= 64 && self.new_keys >= self.accounts.len() / 4 {
+            self.new_keys = 0;
             let spans = self.spans;
-            self.accounts
-                .retain(|_, account| account.says_something(&spans));
+            self.accounts.retain(|_, account| account.is_in_use(&spans));
         }
         self.accounts.len() < self.max_keys
     }
 }
 
 impl Account {
-    /// What is counted in the window as it is now.
+    /// The count of the current window.
     fn count(&mut self, window: Window, span: &Span) -> &mut Count {
         let count = &mut self.counts[window as usize];
         if count.start != span.start {
@@ -194,7 +193,7 @@ impl Account {
         budget.tokens().saturating_sub(taken)
     }
 
-    fn says_something(&self, spans: &[Span; 3]) -> bool {
+    fn is_in_use(&self, spans: &[Span; 3]) -> bool {
         let mut counts = self.counts.iter().zip(spans);
         counts.any(|(count, span)| {
             count.start == span.start && (count.used > 0 || count.reserved > 0)

@@ -1,4 +1,4 @@
-//! A store in the memory of this process.
+//! A store in this process's memory.
 
 use std::fmt;
 use std::future::{Ready, ready};
@@ -16,10 +16,10 @@ use crate::store::StoreUnavailable;
 
 type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// Keeps counts in the memory of this process, so they begin anew with it.
+/// Keeps counts in this process's memory; a restart resets them.
 ///
-/// A key takes some hundred bytes. One that has used nothing in the windows of now is forgotten;
-/// while as many are known as may be, all further keys share one account.
+/// A key takes a few hundred bytes. A key without use in the current windows is forgotten. When the
+/// maximum number of keys is reached, all further keys share one account.
 #[derive(Clone)]
 pub struct MemoryStore<K> {
     ledger: Arc<Mutex<Ledger<K>>>,
@@ -27,8 +27,8 @@ pub struct MemoryStore<K> {
 }
 
 impl<K: Hash + Eq + Clone> MemoryStore<K> {
-    /// How many keys have an account of their own, unless
-    /// [`with_max_keys`](Self::with_max_keys) says otherwise.
+    /// The default limit of keys with their own account; see
+    /// [`with_max_keys`](Self::with_max_keys).
     pub const DEFAULT_MAX_KEYS: usize = 10_000;
 
     /// A store whose days and months begin at midnight in `zone`.
@@ -36,7 +36,7 @@ impl<K: Hash + Eq + Clone> MemoryStore<K> {
         Self::with_clock(zone, Timestamp::now)
     }
 
-    /// The same with another clock than the system's, for tests and simulations.
+    /// Like [`new`](Self::new), with another clock, for tests and simulations.
     pub fn with_clock(
         zone: TimeZone,
         clock: impl Fn() -> Timestamp + Send + Sync + 'static,
@@ -48,13 +48,13 @@ impl<K: Hash + Eq + Clone> MemoryStore<K> {
         }
     }
 
-    /// Bounds the number of keys that have an account of their own, and so the memory.
+    /// Limits the number of keys with their own account, and so the memory.
     pub fn with_max_keys(self, max_keys: NonZeroUsize) -> Self {
         self.ledger().set_max_keys(max_keys.get());
         self
     }
 
-    /// How many keys have an account of their own now.
+    /// The number of keys with their own account.
     pub fn keys(&self) -> usize {
         self.ledger().keys()
     }
@@ -64,9 +64,9 @@ impl<K: Hash + Eq + Clone> MemoryStore<K> {
     }
 }
 
-/// What a request has reserved in a [`MemoryStore`].
+/// The reservation of a request in a [`MemoryStore`].
 #[derive(Debug)]
-// In a box, as every answer has the room for one, whether or not there is a limit.
+// Boxed: every answer has room for a reservation, also without a limit.
 pub struct MemoryReservation<K>(Box<Reserved<K>>);
 
 impl<K: Hash + Eq + Clone> TokenStore<K> for MemoryStore<K> {

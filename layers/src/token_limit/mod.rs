@@ -1,29 +1,30 @@
-//! Tokens in a time, for each key: a minute, a day, a month.
+//! Token limits for each key: per minute, day and month.
 //!
-//! What a request costs is known when its answer ends. So an estimate is reserved before, out of
-//! every window at once, and settled with what the backend counted
-//! ([`UsageReport`](crate::usage::UsageReport)) at the end. A request that finds too little left in
-//! one of its windows is refused with [`TokensExhausted`], which says when that window begins anew.
+//! The cost of a request is known when its answer ends. So an estimate is reserved before the call,
+//! in all windows at once, and replaced at the end by the backend's counts
+//! ([`UsageReport`](crate::usage::UsageReport)). If one window has too few tokens left, the request
+//! is refused with [`TokensExhausted`], which gives the time until that window resets.
 //!
 //! ```text
 //! request ── reserve ── head ────────── stream ────────── end
-//!            estimate   │ no success:                     │ what was counted, or, where the
-//!            or 429     │ nothing was used                │ stream broke off before it was
-//!                       ▼                                 ▼ said, estimate + lines sent
+//!            estimate   │ no success:                     │ the backend's counts, or, if
+//!            or 429     │ nothing was used                │ the stream broke before them,
+//!                       ▼                                 ▼ estimate + lines sent
 //!                     refund                            settle
 //! ```
 //!
-//! A stream that its client leaves is charged for what was sent, so leaving before the last line is
-//! no way to have tokens for nothing; a refund is for requests that had no answer. Windows are
-//! those of the calendar, in a time zone of choice, and tokens count in the windows that they were
-//! reserved in.
+//! A stream that the client cancels is charged for the lines that were sent, so a client cannot
+//! avoid the charge by disconnecting before the last line. Only requests without an answer are
+//! refunded. Windows follow the calendar, in a time zone of your choice. Tokens count in the
+//! windows in which they were reserved.
 //!
-//! In a stack it belongs inside of what knows the key and of the cache, whose answers cost
-//! nothing, and outside of retries, with [`UsageLayer`](crate::usage::UsageLayer) further inside.
-//! Counts are kept by a [`TokenStore`]: [`MemoryStore`] here, or one of your own that several
-//! processes share. governor, which [`rate_limit`](crate::rate_limit) stands on, has no refunds.
+//! Put this layer inside of the layer that knows the key and inside of the cache, whose answers
+//! cost no tokens, and outside of retries, with [`UsageLayer`](crate::usage::UsageLayer) further
+//! inside. A [`TokenStore`] keeps the counts: [`MemoryStore`] here, or your own store that several
+//! processes share. The governor crate, which [`rate_limit`](crate::rate_limit) uses, has no
+//! refunds.
 //!
-//! A hundred thousand tokens a day for each value of a header:
+//! 100,000 tokens a day for each value of a header:
 //!
 //! ```
 //! use std::num::NonZeroU64;
@@ -53,7 +54,7 @@
 //! # }
 //! ```
 //!
-//! Several windows, a time zone, and one key with more:
+//! Several windows, a time zone, and one key with a larger budget:
 //!
 //! ```
 //! use std::num::NonZeroU64;
@@ -66,13 +67,13 @@
 //! use llamatower_layers::token_limit::{Budget, MemoryStore, TokenLimitLayer, Window};
 //!
 //! let tokens = |count| NonZeroU64::new(count).expect("not zero");
-//! let everybody = [
+//! let default = [
 //!     Budget::new(tokens(20_000), Window::Minute),
 //!     Budget::new(tokens(5_000_000), Window::Month),
 //! ];
 //! let generous: Arc<[Budget]> = Arc::new([Budget::new(tokens(1_000_000), Window::Day)]);
 //! let store = MemoryStore::new(TimeZone::fixed(Offset::constant(2)));
-//! let layer = TokenLimitLayer::with_store(store, everybody, |request: &Parts| {
+//! let layer = TokenLimitLayer::with_store(store, default, |request: &Parts| {
 //!     request.headers.get("x-tenant").cloned()
 //! })
 //! .with_budgets_of(move |tenant| (tenant == "ada").then(|| generous.clone()))

@@ -14,9 +14,9 @@ use super::{TokenLimitFuture, TokenStore};
 use crate::BoxError;
 use crate::body::Guarded;
 
-/// The most that a request is expected to use if nobody says otherwise.
+/// The largest default estimate of a request, in tokens.
 const MAX_ESTIMATE: u64 = 4096;
-/// How long a token is in a text.
+/// The assumed length of a token in text.
 const BYTES_PER_TOKEN: u64 = 4;
 
 /// The service of [`TokenLimitLayer`](super::TokenLimitLayer).
@@ -60,8 +60,8 @@ where
         let budgets = limit.budgets(&key);
         let reserving = limit.store.reserve(key, &budgets, estimate);
         let next = self.inner.clone();
-        let readied = std::mem::replace(&mut self.inner, next);
-        TokenLimitFuture::reserving(reserving, readied, request, limit, estimate)
+        let ready_service = std::mem::replace(&mut self.inner, next);
+        TokenLimitFuture::reserving(reserving, ready_service, request, limit, estimate)
     }
 }
 

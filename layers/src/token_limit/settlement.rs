@@ -1,4 +1,4 @@
-//! The duty to settle, which rides the answer.
+//! Settles a reservation at the end of the answer.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use http::StatusCode;
 use super::TokenStore;
 use crate::usage::UsageReport;
 
-/// Settles a reservation when it is dropped, by what is known of the answer then.
+/// Settles a reservation when it is dropped, from the data about the answer at that time.
 #[derive(Debug)]
 pub struct Settlement<K, T: TokenStore<K>> {
     store: Arc<T>,
@@ -18,9 +18,9 @@ pub struct Settlement<K, T: TokenStore<K>> {
 
 #[derive(Debug)]
 enum Answer {
-    /// There is none, or one that no model worked on.
+    /// No answer, or an answer without inference.
     None,
-    /// There is one of which nothing is counted.
+    /// An answer without a usage report.
     Uncounted,
     Counted(UsageReport),
 }
@@ -35,7 +35,7 @@ impl<K, T: TokenStore<K>> Settlement<K, T> {
         }
     }
 
-    /// From now on something may have been used.
+    /// The response head has arrived: from now on tokens may have been used.
     pub(super) fn answered(&mut self, status: StatusCode, report: Option<UsageReport>) {
         self.answer = match report {
             _ if !status.is_success() => Answer::None,

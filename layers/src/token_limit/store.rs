@@ -1,4 +1,4 @@
-//! Where counts are kept.
+//! The store of the counts.
 
 use std::future::Future;
 use std::time::Duration;
@@ -8,44 +8,44 @@ use crate::store::StoreUnavailable;
 
 /// Keeps the counts of [`TokenLimitLayer`](super::TokenLimitLayer), by key.
 ///
-/// It is made so that one of several processes can have it elsewhere: a reservation is one atomic
-/// step, whose answer is waited for no longer than the layer's deadline; a settlement is never
-/// waited for.
+/// The trait allows a store outside of the process: a reservation is one atomic step, and the layer
+/// waits for it no longer than its deadline. The layer never waits for a settlement.
 pub trait TokenStore<K> {
-    /// What a request holds until it is settled.
+    /// The reservation that a request holds until it is settled.
     type Reservation;
-    /// The answer under way.
+    /// The future of a reservation.
     type Reserving: Future<Output = Result<Verdict<Self::Reservation>, StoreUnavailable>>;
 
-    /// Takes `tokens` out of all budgets, or out of none.
+    /// Reserves `tokens` in all budgets, or in none.
     ///
-    /// More than a budget has counts as all of it: an estimate must not make a request impossible.
+    /// An estimate above a whole budget counts as the whole budget, so that a high estimate does
+    /// not make a request impossible.
     fn reserve(&self, key: K, budgets: &[Budget], tokens: u64) -> Self::Reserving;
 
-    /// Puts what was used in the place of what was reserved. Called from `Drop`, so it must not
-    /// block: a store elsewhere hands it to a queue of its own, which is bounded.
+    /// Replaces a reservation by the used tokens. Called from `Drop`, so it must not block: an
+    /// external store puts it into its own bounded queue.
     fn settle(&self, reservation: Self::Reservation, used: u64);
 }
 
-/// What a store says of a reservation: made, or refused by the budget that lasts longest.
+/// The result of a reservation: granted, or refused by the exhausted budget with the latest reset.
 pub type Verdict<R> = Result<Granted<R>, Standing>;
 
-/// A reservation that was made.
+/// A granted reservation.
 #[derive(Debug)]
 pub struct Granted<R> {
-    /// To be settled.
+    /// The reservation, to be settled.
     pub reservation: R,
-    /// Where it leaves each budget, in their order.
+    /// The standing of each budget after the reservation, in the order of the budgets.
     pub standings: Vec<Standing>,
 }
 
-/// Where one budget stands.
+/// The remaining tokens of one budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// The budget.
     pub budget: Budget,
-    /// How many tokens are left, reservations counted as used.
+    /// The remaining tokens; reserved tokens count as used.
     pub remaining: u64,
-    /// After how long its window begins anew.
+    /// The time until the window resets.
     pub reset: Duration,
 }

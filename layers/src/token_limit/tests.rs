@@ -27,7 +27,7 @@ const NOON: &str = "2028-02-29T12:00:00Z";
 const LINE: &str = "{\"response\":\"a\",\"done\":false}\n";
 const LAST: &str = "{\"done\":true,\"prompt_eval_count\":30,\"eval_count\":12}\n";
 
-/// A clock that is set by hand.
+/// A clock that the test sets.
 #[derive(Clone)]
 struct Clock(Arc<Mutex<Timestamp>>);
 
@@ -57,12 +57,12 @@ fn key_of(request: &Parts) -> Option<String> {
 
 type KeyOf = fn(&Parts) -> Option<String>;
 
-/// What a backend does in a test.
+/// The behaviour of a scripted backend.
 #[derive(Clone, Copy, Debug)]
 enum Backend {
-    /// It says all of these, one a frame, and ends.
-    Says(&'static [&'static str]),
-    /// It says these and then nothing more.
+    /// Sends these frames and ends.
+    Sends(&'static [&'static str]),
+    /// Sends these frames and then pauses for ever.
     Stalls(&'static [&'static str]),
     Refuses(StatusCode),
     Fails,
@@ -72,7 +72,7 @@ type Frames = Pin<Box<dyn futures_util::Stream<Item = Result<Frame<Bytes>, BoxEr
 
 async fn answer(backend: Backend) -> Result<Response<StreamBody<Frames>>, BoxError> {
     let (status, lines): (_, &[&str]) = match backend {
-        Backend::Says(lines) | Backend::Stalls(lines) => (StatusCode::OK, lines),
+        Backend::Sends(lines) | Backend::Stalls(lines) => (StatusCode::OK, lines),
         Backend::Refuses(status) => (status, &["{\"error\":\"no\"}"]),
         Backend::Fails => return Err("broken".into()),
     };
@@ -91,7 +91,7 @@ async fn answer(backend: Backend) -> Result<Response<StreamBody<Frames>>, BoxErr
 type Answer = Response<Guarded>;
 type Guarded = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
 
-/// Sends one request of `key` through `layer`, expecting to cost 10 tokens.
+/// Sends a request of `key` through `layer`, with an estimate of 10 tokens.
 async fn send<T>(
     layer: &TokenLimitLayer<String, KeyOf, T>,
     key: &str,
@@ -121,7 +121,7 @@ fn remaining(headers: &HeaderMap) -> Vec<String> {
         .collect()
 }
 
-/// How many of `of` tokens a key has left, as the next request would be told.
+/// The tokens that a key has left in a budget of `of`.
 async fn left(store: &MemoryStore<String>, of: u64) -> u64 {
     let reserved = store.reserve("ada".into(), &[budget(of, Window::Day)], 0);
     let granted = reserved.await.unwrap().unwrap();
@@ -132,7 +132,7 @@ async fn left(store: &MemoryStore<String>, of: u64) -> u64 {
 async fn an_answer_is_charged_what_the_backend_counted() {
     let store = Clock::new().store();
     let layer = layer(store.clone(), &[budget(100, Window::Day)]);
-    let answer = send(&layer, "ada", Backend::Says(&[LINE, LAST]))
+    let answer = send(&layer, "ada", Backend::Sends(&[LINE, LAST]))
         .await
         .unwrap();
     assert_eq!(left(&store, 100).await, 90, "the estimate is reserved");
@@ -146,9 +146,9 @@ async fn an_answer_is_charged_what_the_backend_counted() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_known_is_charged_by_estimate_and_lines() {
+async fn an_answer_without_counts_is_charged_by_estimate_and_lines() {
     for (backend, used) in [
-        (Backend::Says(&[LINE, LINE]), 12),
+        (Backend::Sends(&[LINE, LINE]), 12),
         (Backend::Stalls(&[LINE, LINE, LINE]), 13),
         (Backend::Stalls(&[]), 10),
         (Backend::Refuses(StatusCode::NOT_FOUND), 0),
@@ -188,26 +188,26 @@ async fn a_key_without_tokens_is_refused_until_its_window_ends() {
         &[budget(45, Window::Minute), budget(1000, Window::Day)],
     );
     clock.advance(20);
-    let answer = send(&layer, "ada", Backend::Says(&[LAST])).await.unwrap();
+    let answer = send(&layer, "ada", Backend::Sends(&[LAST])).await.unwrap();
     answer.into_body().collect().await.unwrap();
-    let error = send(&layer, "ada", Backend::Says(&[LAST]))
+    let error = send(&layer, "ada", Backend::Sends(&[LAST]))
         .await
         .unwrap_err();
     let failure = Failure::find(&*error).unwrap();
     assert_eq!(failure.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(failure.retry_after(), Some(Duration::from_secs(40)));
-    let text = "token limit reached: of this client's 45 tokens a minute 3 are left, too few for \
+    let text = "token limit reached: 3 of this client's 45 tokens per minute are left, too few for \
                 this request; the minute ends in 40 s";
     assert_eq!(failure.to_string(), text);
     let mut headers = HeaderMap::new();
     failure.write_headers(&mut headers);
     assert_eq!(remaining(&headers), ["\"tokens-minute\";r=3;t=40"]);
     assert!(
-        send(&layer, "bob", Backend::Says(&[LAST])).await.is_ok(),
-        "keys are apart"
+        send(&layer, "bob", Backend::Sends(&[LAST])).await.is_ok(),
+        "keys are separate"
     );
     clock.advance(40);
-    let answer = send(&layer, "ada", Backend::Says(&[LAST])).await.unwrap();
+    let answer = send(&layer, "ada", Backend::Sends(&[LAST])).await.unwrap();
     let expected = [
         "\"tokens-minute\";r=35;t=60",
         "\"tokens-day\";r=948;t=43140",
@@ -216,36 +216,36 @@ async fn a_key_without_tokens_is_refused_until_its_window_ends() {
 }
 
 #[tokio::test]
-async fn an_estimate_beyond_a_budget_counts_as_all_of_it() {
+async fn an_estimate_beyond_a_budget_counts_as_the_whole_budget() {
     let layer = layer(Clock::new().store(), &[budget(5, Window::Day)]);
-    let answer = send(&layer, "ada", Backend::Says(&[LAST])).await.unwrap();
+    let answer = send(&layer, "ada", Backend::Sends(&[LAST])).await.unwrap();
     assert_eq!(remaining(answer.headers()), ["\"tokens-day\";r=0;t=43200"]);
 }
 
 #[tokio::test]
-async fn a_stream_that_ends_in_a_later_window_leaves_that_one_alone() {
+async fn a_stream_that_ends_in_a_later_window_is_not_counted_there() {
     let clock = Clock::new();
     let store = clock.store();
     let layer = layer(store.clone(), &[budget(100, Window::Day)]);
-    let answer = send(&layer, "ada", Backend::Says(&[LAST])).await.unwrap();
+    let answer = send(&layer, "ada", Backend::Sends(&[LAST])).await.unwrap();
     clock.advance(24 * 60 * 60);
     answer.into_body().collect().await.unwrap();
     assert_eq!(left(&store, 100).await, 100);
 }
 
 #[tokio::test]
-async fn a_key_may_have_budgets_of_its_own() {
+async fn a_key_can_have_its_own_budgets() {
     let own: Arc<[Budget]> = Arc::new([budget(1000, Window::Day)]);
     let layer = layer(Clock::new().store(), &[budget(100, Window::Day)])
         .with_budgets_of(move |key| (key == "ada").then(|| own.clone()));
     for (key, left) in [("ada", 990), ("bob", 90)] {
-        let answer = send(&layer, key, Backend::Says(&[LAST])).await.unwrap();
+        let answer = send(&layer, key, Backend::Sends(&[LAST])).await.unwrap();
         let expected = format!("\"tokens-day\";r={left};t=43200");
         assert_eq!(remaining(answer.headers()), [expected]);
     }
 }
 
-/// A store elsewhere that is silent.
+/// An external store that never answers.
 #[derive(Debug)]
 struct Silent;
 
@@ -259,7 +259,7 @@ impl TokenStore<String> for Silent {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_store_is_waited_for_until_the_deadline_and_no_longer() {
+async fn the_wait_for_a_silent_store_ends_at_the_deadline() {
     for (policy, expected) in [
         (WhenUnavailable::Admit, None),
         (WhenUnavailable::Refuse, Some("limits_unavailable")),
@@ -268,7 +268,7 @@ async fn a_silent_store_is_waited_for_until_the_deadline_and_no_longer() {
             .with_deadline(Duration::from_millis(20))
             .when_unavailable(policy);
         let began = tokio::time::Instant::now();
-        let answer = send(&layer, "ada", Backend::Says(&[LAST])).await;
+        let answer = send(&layer, "ada", Backend::Sends(&[LAST])).await;
         assert_eq!(began.elapsed(), Duration::from_millis(20));
         let kind = answer
             .err()
@@ -278,27 +278,27 @@ async fn a_silent_store_is_waited_for_until_the_deadline_and_no_longer() {
 }
 
 #[tokio::test]
-async fn memory_is_bounded_whatever_keys_come() {
+async fn memory_is_limited_with_any_number_of_keys() {
     let clock = Clock::new();
     let store = clock.store().with_max_keys(100.try_into().unwrap());
     let layer = layer(store.clone(), &[budget(100, Window::Minute)]);
     for number in 0..1000 {
-        let _ = send(&layer, &number.to_string(), Backend::Says(&[LAST])).await;
+        let _ = send(&layer, &number.to_string(), Backend::Sends(&[LAST])).await;
     }
     assert_eq!(store.keys(), 100);
     clock.advance(60);
     for number in 1000..1100 {
-        let _ = send(&layer, &number.to_string(), Backend::Says(&[LAST])).await;
+        let _ = send(&layer, &number.to_string(), Backend::Sends(&[LAST])).await;
     }
     assert!(
         store.keys() <= 100,
-        "those of the last minute are forgotten"
+        "the keys of the last minute are forgotten"
     );
-    let refused = send(&layer, "0", Backend::Says(&[LAST])).await.is_err();
-    assert!(!refused, "there is room again");
+    let refused = send(&layer, "0", Backend::Sends(&[LAST])).await.is_err();
+    assert!(!refused, "there is room for the key again");
 }
 
-/// What happens to a ledger.
+/// One step of a random test of the ledger.
 #[derive(Clone, Debug)]
 enum Step {
     Reserve { key: u8, tokens: u64 },
@@ -315,9 +315,9 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Reservations never exceed a budget, and all that was not used is there again.
+    /// Reservations never exceed a budget, and unused tokens are available again.
     #[test]
-    fn reservations_return_in_any_order(steps in proptest::collection::vec(step(), 1..60)) {
+    fn reservations_can_be_settled_in_any_order(steps in proptest::collection::vec(step(), 1..60)) {
         let budgets = [budget(100, Window::Minute), budget(150, Window::Day)];
         let mut now: Timestamp = NOON.parse().unwrap();
         let mut ledger = Ledger::new(TimeZone::UTC, 2, now);

@@ -1,4 +1,4 @@
-//! Windows of the calendar.
+//! Calendar windows.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-/// A stretch of the calendar after which counts begin anew.
+/// A calendar period after which counts reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Window {
     /// From one full minute to the next.
@@ -17,14 +17,14 @@ pub enum Window {
     Month,
 }
 
-/// How many tokens there are in a window.
+/// A number of tokens for each window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Budget {
     tokens: NonZeroU64,
     window: Window,
 }
 
-/// When a window began and when it ends.
+/// The start and the end of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) start: Timestamp,
@@ -34,7 +34,7 @@ pub(super) struct Span {
 impl Window {
     pub(super) const ALL: [Self; 3] = [Self::Minute, Self::Day, Self::Month];
 
-    /// Its name in errors, and as `tokens-day` in the `RateLimit` headers.
+    /// The name in errors.
     pub fn name(self) -> &'static str {
         match self {
             Self::Minute => "minute",
@@ -43,7 +43,7 @@ impl Window {
         }
     }
 
-    /// Its name in the `RateLimit` headers.
+    /// The name in the `RateLimit` headers.
     pub(super) fn field_name(self) -> &'static str {
         match self {
             Self::Minute => "tokens-minute",
@@ -52,10 +52,10 @@ impl Window {
         }
     }
 
-    /// The window that `now` is in.
+    /// The window that contains `now`.
     pub(super) fn span(self, now: Timestamp, zone: &TimeZone) -> Span {
         self.checked_span(now, zone).unwrap_or(Span {
-            // At the ends of time a window has no bounds.
+            // At the limits of `Timestamp`, a window has no bounds.
             start: Timestamp::MIN,
             end: Timestamp::MAX,
         })
@@ -74,7 +74,7 @@ impl Window {
             Self::Month => (today.first_of_month(), today.last_of_month().tomorrow()?),
             _ => (today, today.tomorrow()?),
         };
-        // A midnight that a change of the clocks skips begins after it.
+        // A midnight that daylight saving skips counts as the first time after it.
         let begin = |date: jiff::civil::Date| {
             let midnight =
                 zone.to_ambiguous_zoned_datetime(date.to_datetime(jiff::civil::Time::midnight()));
@@ -99,17 +99,17 @@ impl Span {
 }
 
 impl Budget {
-    /// So many tokens in each window.
+    /// A budget of `tokens` for each `window`.
     pub fn new(tokens: NonZeroU64, window: Window) -> Self {
         Self { tokens, window }
     }
 
-    /// How many tokens there are.
+    /// The tokens for each window.
     pub fn tokens(&self) -> u64 {
         self.tokens.get()
     }
 
-    /// In which window.
+    /// The window.
     pub fn window(&self) -> Window {
         self.window
     }
@@ -117,7 +117,7 @@ impl Budget {
 
 impl fmt::Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} tokens a {}", self.tokens, self.window.name())
+        write!(f, "{} tokens per {}", self.tokens, self.window.name())
     }
 }
 
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_are_those_of_the_calendar() {
+    fn windows_follow_the_calendar() {
         let now = "2028-02-29T23:59:59.5Z";
         for (window, start, end) in [
             (
@@ -155,21 +155,21 @@ mod tests {
     }
 
     #[test]
-    fn midnight_is_that_of_the_time_zone() {
+    fn a_day_starts_at_midnight_of_the_time_zone() {
         let zone = TimeZone::fixed(Offset::constant(2));
         let expected = ["2027-12-31T22:00:00Z", "2028-01-31T22:00:00Z"];
         assert_eq!(span(Window::Month, "2027-12-31T22:30:00Z", &zone), expected);
     }
 
     #[test]
-    fn a_day_of_23_hours_is_one() {
+    fn a_day_of_23_hours_is_one_window() {
         let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
         let expected = ["2028-03-25T23:00:00Z", "2028-03-26T22:00:00Z"];
         assert_eq!(span(Window::Day, "2028-03-26T12:00:00Z", &zone), expected);
     }
 
     #[test]
-    fn the_ends_of_time_are_no_reason_to_panic() {
+    fn the_limits_of_timestamps_do_not_panic() {
         for now in [Timestamp::MIN, Timestamp::MAX] {
             for window in Window::ALL {
                 assert!(window.span(now, &TimeZone::UTC).start <= now);

@@ -1,4 +1,4 @@
-//! The answer, watched.
+//! The body of an answer, with its usage.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -13,7 +13,7 @@ use super::tail::LastPieces;
 use super::{Measured, Usage, UsageReport};
 
 pin_project! {
-    /// A body whose last bytes are kept until its end, and read there.
+    /// A body that keeps its last bytes and reads the usage from them at its end.
     #[derive(Debug)]
     pub struct UsageBody<B> {
         #[pin]
@@ -22,16 +22,16 @@ pin_project! {
     }
 }
 
-/// What separates the items of an answer.
+/// The separator of an answer's items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Separator {
-    /// Nothing: it is one object.
+    /// One JSON object, no separator.
     None,
     LineFeed,
     EmptyLine,
 }
 
-/// Fills the report in when it is dropped.
+/// Fills the report when it is dropped.
 #[derive(Debug)]
 struct Watch {
     last: LastPieces,
@@ -42,11 +42,11 @@ struct Watch {
 }
 
 impl<B> UsageBody<B> {
-    pub(super) fn unwatched(inner: B) -> Self {
+    pub(super) fn unobserved(inner: B) -> Self {
         Self { inner, watch: None }
     }
 
-    pub(super) fn watched(inner: B, separator: Separator, report: UsageReport) -> Self
+    pub(super) fn observed(inner: B, separator: Separator, report: UsageReport) -> Self
     where
         B: Body,
     {
@@ -63,7 +63,7 @@ impl<B> UsageBody<B> {
 }
 
 impl Separator {
-    /// `None` if the answer can hold no counts, or cannot be read.
+    /// `None` if the answer has no token counts, or cannot be read.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
         let content_type = headers.get(CONTENT_TYPE)?.as_bytes().trim_ascii_start();
         let is = |essence: &[u8]| {
@@ -95,7 +95,7 @@ impl Watch {
         }
     }
 
-    /// The last line has all counts, and nothing before it is needed.
+    /// The last line contains all counts; earlier lines are not needed.
     fn count_lines(&mut self, frame: &Bytes) {
         let Some(last) = frame.last() else { return };
         let ends_a_line = *last == b'\n';
@@ -104,7 +104,7 @@ impl Watch {
             false => self.last.push(frame),
         }
         self.is_after_line_feed = ends_a_line;
-        // Found one after the other: to count them looks at each byte, of which few are one.
+        // `fold`, not `count()`: counting looks at each byte, but only few bytes are line feeds.
         self.items += memchr::memchr_iter(b'\n', frame).fold(0, |lines, _| lines + 1);
     }
 

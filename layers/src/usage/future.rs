@@ -1,4 +1,4 @@
-//! The answer's head.
+//! The future of the response head.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::body::Separator;
-use super::report::Told;
+use super::report::ReportPlace;
 use super::{UsageBody, UsageReport};
 
 pin_project! {
@@ -18,14 +18,17 @@ pin_project! {
     pub struct UsageFuture<F> {
         #[pin]
         inner: F,
-        // `None` if the answer is not watched.
-        told: Option<Told>,
+        // `None` if the answer is not observed.
+        report_place: Option<ReportPlace>,
     }
 }
 
 impl<F> UsageFuture<F> {
-    pub(super) fn new(inner: F, told: Option<Told>) -> Self {
-        Self { inner, told }
+    pub(super) fn new(inner: F, report_place: Option<ReportPlace>) -> Self {
+        Self {
+            inner,
+            report_place,
+        }
     }
 }
 
@@ -39,16 +42,20 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let answer = ready!(this.inner.poll(cx))?;
-        let told = this.told.take().filter(|_| answer.status().is_success());
-        let watched = told.and_then(|told| Some((told, Separator::of(answer.headers())?)));
+        let report_place = this
+            .report_place
+            .take()
+            .filter(|_| answer.status().is_success());
+        let observed = report_place
+            .and_then(|report_place| Some((report_place, Separator::of(answer.headers())?)));
         let (mut parts, body) = answer.into_parts();
-        let body = match watched {
-            Some((told, separator)) => {
+        let body = match observed {
+            Some((report_place, separator)) => {
                 let report = UsageReport::default();
-                told.note(report.clone(), &mut parts.extensions);
-                UsageBody::watched(body, separator, report)
+                report_place.note(report.clone(), &mut parts.extensions);
+                UsageBody::observed(body, separator, report)
             }
-            None => UsageBody::unwatched(body),
+            None => UsageBody::unobserved(body),
         };
         Poll::Ready(Ok(Response::from_parts(parts, body)))
     }

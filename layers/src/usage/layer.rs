@@ -8,21 +8,21 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::UsageFuture;
-use super::report::Told;
+use super::report::ReportPlace;
 use crate::RouteMatch;
 
-/// Gives each answer a [`UsageReport`](super::UsageReport), in the request's
-/// [`Record`](crate::Record) if it has one, else among the answer's extensions. See the
+/// Attaches a [`UsageReport`](super::UsageReport) to each answer: in the request's
+/// [`Record`](crate::Record) if it has one, otherwise in the answer's extensions. See the
 /// [module](super).
 ///
-/// Answers to requests whose [`RouteMatch`] says that no model works on them have none, nor have
-/// errors, nor what is compressed or neither JSON nor a stream.
+/// No report is attached to errors, to compressed answers, to answers that are neither JSON nor a
+/// stream, and to answers of requests whose [`RouteMatch`] is not an inference operation.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct UsageLayer;
 
 impl UsageLayer {
-    /// The layer, which has nothing to set.
+    /// The layer. It has no options.
     pub fn new() -> Self {
         Self
     }
@@ -56,12 +56,12 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let is_watched = RouteMatch::of(request.extensions()).is_none_or(|route| {
+        let is_observed = RouteMatch::of(request.extensions()).is_none_or(|route| {
             route
                 .operation()
                 .is_some_and(|operation| operation.is_inference())
         });
-        let told = is_watched.then(|| Told::of(request.extensions()));
+        let told = is_observed.then(|| ReportPlace::of(request.extensions()));
         UsageFuture::new(self.inner.call(request), told)
     }
 }

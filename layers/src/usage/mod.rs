@@ -1,20 +1,20 @@
-//! How many tokens an answer was worth, by the backend's own count.
+//! The token usage of an answer, as counted by the backend.
 //!
-//! Every dialect says it at the very end: Ollama in the line with `done:true`, OpenAI in the
-//! chunk before `[DONE]`, Anthropic in `message_delta`, and each in the last members of an answer
-//! that is one object. [`UsageLayer`] keeps a copy of the last kilobyte that passes, reads the
-//! counts there once, when the answer ends, and tells whoever holds the answer's [`UsageReport`]: it is
-//! in the request's [`Record`](crate::Record), or else among the answer's extensions.
-//! The frames themselves go on as they came.
+//! Every dialect sends the counts at the end: Ollama in the line with `done:true`, OpenAI in the
+//! chunk before `[DONE]`, Anthropic in `message_delta`, and an answer of one object in its last
+//! members. [`UsageLayer`] keeps a copy of the last kilobyte, reads the counts from it once, when
+//! the answer ends, and fills the answer's [`UsageReport`]. The report is in the request's
+//! [`Record`](crate::Record), otherwise in the answer's extensions. The frames themselves pass
+//! through unchanged.
 //!
 //! ```text
 //! request ──▶ head ── frame ── frame ── frame with the counts ── end
 //!             │ UsageReport, empty                               │ filled in
 //! ```
 //!
-//! It belongs near the backend, inside of everything that wants to know: a limit of tokens, a fair
-//! queue, the record of the request ([`Outcome`](crate::Outcome)), metrics. Neither tower nor
-//! tower-http has anything like it.
+//! Put this layer near the backend, inside of all layers that use the counts: a token limit, a fair
+//! queue, the record of the request ([`Outcome`](crate::Outcome)), metrics. tower and tower-http
+//! have no such layer.
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -34,21 +34,21 @@
 //! }));
 //! let answer = service.oneshot(Request::default()).await.expect("infallible");
 //! let report = answer.extensions().get::<UsageReport>().expect("one for each answer").clone();
-//! assert!(report.get().is_none(), "the answer is under way");
+//! assert!(report.get().is_none(), "the answer is in progress");
 //! answer.into_body().collect().await.expect("a whole body");
-//! let usage = report.get().and_then(|measured| measured.usage).expect("the answer tells it");
+//! let usage = report.get().and_then(|measured| measured.usage).expect("the answer contains it");
 //! assert_eq!((usage.prompt_tokens, usage.output_tokens), (26, 3));
 //! # }
 //! ```
 //!
-//! Ollama tells how long it took for each part, too, which is how fast a server is:
+//! Ollama also sends the duration of each phase, which gives the speed of a server:
 //!
 //! ```
 //! use llamatower_layers::usage::Usage;
 //!
 //! let last_line = br#"{"done":true,"load_duration":30000000,"eval_count":6,"eval_duration":60000000}"#;
 //! let usage = Usage::find_last(last_line).expect("it is there");
-//! let timings = usage.timings.expect("Ollama's own dialect tells them");
+//! let timings = usage.timings.expect("Ollama's own dialect contains them");
 //! assert_eq!(usage.output_tokens as f64 / timings.output.as_secs_f64(), 100.0);
 //! ```
 
@@ -67,37 +67,37 @@ pub use body::UsageBody;
 pub use future::UsageFuture;
 pub use layer::{UsageLayer, UsageService};
 #[cfg(feature = "token-limit")]
-pub(crate) use report::Told;
+pub(crate) use report::ReportPlace;
 pub use report::{Measured, UsageReport};
 
-/// What a backend counted for one answer.
+/// The token counts of one answer, from the backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Usage {
-    /// Tokens of the prompt. Ollama leaves it out where it has the whole prompt in its cache.
+    /// Prompt tokens. Ollama omits the count if the whole prompt is in its cache.
     pub prompt_tokens: u64,
-    /// Tokens of the answer; none for embeddings.
+    /// Output tokens; 0 for embeddings.
     pub output_tokens: u64,
-    /// How long the parts took; only Ollama's own dialect tells it.
+    /// The durations of the phases; only Ollama's own dialect contains them.
     pub timings: Option<Timings>,
 }
 
-/// How long the parts of an answer took by the backend's clock.
+/// The durations of the phases of an answer, by the backend's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timings {
-    /// Loading the model (`load_duration`); some milliseconds where it was loaded already.
+    /// Model load (`load_duration`); a few milliseconds if the model is loaded already.
     pub load: Duration,
-    /// Reading the prompt (`prompt_eval_duration`).
+    /// Prompt processing (`prompt_eval_duration`).
     pub prompt: Duration,
-    /// Writing the answer (`eval_duration`).
+    /// Output generation (`eval_duration`).
     pub output: Duration,
-    /// All of it, waiting included (`total_duration`).
+    /// The total, waiting time included (`total_duration`).
     pub total: Duration,
 }
 
 impl Usage {
-    /// Prompt and output together.
+    /// Prompt and output tokens together.
     pub fn tokens(&self) -> u64 {
         self.prompt_tokens.saturating_add(self.output_tokens)
     }

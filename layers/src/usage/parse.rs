@@ -1,4 +1,4 @@
-//! The counts in the last bytes of an answer.
+//! Reads the token counts from the last bytes of an answer.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{Timings, Usage};
 
-/// `usage` as OpenAI and as Anthropic write it.
+/// The `usage` object of OpenAI and Anthropic.
 #[derive(Deserialize)]
 struct UsageMember {
     #[serde(default, alias = "input_tokens")]
@@ -16,21 +16,21 @@ struct UsageMember {
 }
 
 impl Usage {
-    /// The last counts in `bytes`, which may begin anywhere in an answer; in any dialect.
+    /// The last counts in `bytes`, which may start anywhere in an answer, in any dialect.
     ///
-    /// Members are found by name, from the end. That is safe, as a quote inside of a string has a
-    /// backslash before it: what a model says cannot look like a member. `None` also stands for
-    /// counts that are all zero, as some versions of Ollama send them with every chunk of a stream.
+    /// Members are searched by name, from the end. This is safe: a quote inside of a string follows
+    /// a backslash, so model output cannot look like a member. Counts that are all 0 give `None`,
+    /// because some versions of Ollama send them with every chunk of a stream.
     pub fn find_last(bytes: &[u8]) -> Option<Self> {
         let usage = last_counts(bytes)?;
         (usage.tokens() > 0).then_some(usage)
     }
 }
 
-/// Ollama writes its counts one after the other at the end of an answer, and the other dialects
-/// theirs in a `usage`.
+/// Ollama writes its counts as adjacent members at the end of an answer. The other dialects write
+/// them into a `usage` object.
 fn last_counts(bytes: &[u8]) -> Option<Usage> {
-    let mut found = Native::default();
+    let mut found = OllamaCounts::default();
     for (name, value) in members_from_the_end(bytes) {
         if name == b"usage"
             && !found.has_counts()
@@ -46,9 +46,9 @@ fn last_counts(bytes: &[u8]) -> Option<Usage> {
     found.usage()
 }
 
-/// What Ollama's own dialect says. The first value stands: members come from the end.
+/// The counts of Ollama's own dialect. The first value is kept: members are read from the end.
 #[derive(Default)]
-struct Native {
+struct OllamaCounts {
     prompt: Option<u64>,
     output: Option<u64>,
     load_time: Option<u64>,
@@ -57,8 +57,8 @@ struct Native {
     total_time: Option<u64>,
 }
 
-impl Native {
-    /// Whether it is a member that belongs here.
+impl OllamaCounts {
+    /// Takes the value of a member. Returns `false` if the name is not one of these.
     fn take(&mut self, name: &[u8], value: &[u8]) -> bool {
         let place = match name {
             b"prompt_eval_count" => &mut self.prompt,
@@ -77,7 +77,7 @@ impl Native {
         self.prompt.is_some() || self.output.is_some()
     }
 
-    /// Whether nothing that stands before can add to it.
+    /// Whether no earlier member can add to it.
     fn is_complete(&self) -> bool {
         self.total_time.is_some()
             && self.load_time.is_some()
@@ -112,7 +112,7 @@ fn openai_or_anthropic(value: &[u8]) -> Option<Usage> {
     })
 }
 
-/// The names of members with what stands after their colons, the last one first.
+/// The member names with the text after their colons, last first.
 fn members_from_the_end(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut end = bytes.len();
     std::iter::from_fn(move || {
@@ -136,6 +136,6 @@ fn number(value: &[u8]) -> Option<u64> {
         number = number.wrapping_mul(10).wrapping_add(u64::from(byte - b'0'));
         digits += 1;
     }
-    // All numbers of so many digits fit.
+    // All numbers of up to 19 digits fit.
     (1..20).contains(&digits).then_some(number)
 }

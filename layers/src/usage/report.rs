@@ -1,4 +1,4 @@
-//! What was found, for those outside.
+//! The report of an answer's usage.
 
 use std::sync::{Arc, OnceLock};
 
@@ -6,45 +6,45 @@ use http::Extensions;
 
 use super::Usage;
 
-/// What was measured of an answer, filled in when its body ends or is dropped, before whatever
-/// wraps that body learns of it. It is to be had of the request's [`Record`](crate::Record); of a
-/// request without one it is an extension of the answer.
+/// The usage of an answer. It is filled when the answer's body ends or is dropped, before outer
+/// bodies see the end. It is in the request's [`Record`](crate::Record); for a request without a
+/// record it is an extension of the answer.
 #[derive(Clone, Debug, Default)]
 pub struct UsageReport(Arc<OnceLock<Measured>>);
 
-/// What an answer came to.
+/// The measured usage of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Measured {
-    /// What the backend counted; `None` if the answer ended before it said so.
+    /// The token counts; `None` if the answer ended before the backend sent them.
     pub usage: Option<Usage>,
-    /// How many lines or events of a stream passed. One has a token, mostly. None for an answer
+    /// The number of lines or events that passed. Most of them contain one token. 0 for an answer
     /// that is one object.
     pub items: u64,
 }
 
 impl UsageReport {
-    /// What was measured; `None` as long as the answer is under way.
+    /// The measured usage; `None` while the answer is in progress.
     pub fn get(&self) -> Option<&Measured> {
         self.0.get()
     }
 
     pub(super) fn fill(&self, measured: Measured) {
-        // Whoever comes second comes too late, which only the one body of an answer could.
+        // A second value is ignored; only the one body of an answer could set it.
         let _ = self.0.set(measured);
     }
 }
 
-/// Where an answer's report is put.
+/// The place for an answer's report.
 #[derive(Debug)]
-pub(crate) struct Told {
-    // An extension of an answer, which has mostly no other, costs three allocations.
+pub(crate) struct ReportPlace {
+    // In the record if possible: an extension of an answer costs three allocations.
     #[cfg(feature = "outcome")]
     record: Option<crate::Record>,
 }
 
-impl Told {
-    /// The place for the answer to the request with these extensions.
+impl ReportPlace {
+    /// The place for the report of the request with these extensions.
     pub(crate) fn of(_request: &Extensions) -> Self {
         Self {
             #[cfg(feature = "outcome")]
@@ -61,7 +61,7 @@ impl Told {
         answer.insert(report);
     }
 
-    /// What was put there.
+    /// The report that was put there.
     #[cfg(feature = "token-limit")]
     pub(crate) fn report(&self, answer: &Extensions) -> Option<UsageReport> {
         #[cfg(feature = "outcome")]

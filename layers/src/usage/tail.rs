@@ -4,22 +4,22 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-/// So many bytes are kept at least, where what comes before a piece may matter. The recordings of
-/// Ollama have their counts within 400 bytes of the end, in every dialect.
+/// The minimum number of bytes to keep when earlier pieces may matter. In the recordings of Ollama,
+/// the counts are within 400 bytes of the end, in every dialect.
 const KEPT: usize = 1024;
 
-/// The last pieces that passed. They are held and not copied: a backend's connection gives each
-/// piece memory of its own.
+/// The last pieces that passed. They are held without a copy, because a backend's connection
+/// allocates separate memory for each piece.
 #[derive(Debug, Default)]
 pub(super) struct LastPieces {
     last: Bytes,
-    /// What came before it, as far as it may matter.
+    /// The pieces before it, as far as they may matter.
     before: VecDeque<Bytes>,
     bytes_before: usize,
 }
 
 impl LastPieces {
-    /// Takes a piece after which nothing before it matters: it is a whole line, say.
+    /// Takes a piece that makes all earlier pieces unnecessary, for example a complete line.
     pub(super) fn replace(&mut self, piece: &Bytes) {
         if self.bytes_before > 0 {
             self.before = VecDeque::new();
@@ -28,7 +28,7 @@ impl LastPieces {
         self.last = piece.clone();
     }
 
-    /// Takes a piece that belongs to those before it.
+    /// Takes a piece that continues the earlier ones.
     pub(super) fn push(&mut self, piece: &Bytes) {
         let before = std::mem::replace(&mut self.last, piece.clone());
         if before.is_empty() {
@@ -44,7 +44,7 @@ impl LastPieces {
         }
     }
 
-    /// The end of what passed, in one piece.
+    /// Calls `read` with the end of the answer, in one piece.
     pub(super) fn with<T>(&self, read: impl FnOnce(&[u8]) -> T) -> T {
         let last = &self.last[self.last.len().saturating_sub(2 * KEPT)..];
         if self.before.is_empty() || last.len() >= KEPT {
@@ -64,7 +64,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_the_splits_the_last_bytes_are_there(
+        fn the_last_bytes_are_kept_with_any_split(
             pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..1500), 0..12)
         ) {
             let mut last = LastPieces::default();
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_line_needs_nothing_before_it() {
+    fn a_complete_line_replaces_earlier_pieces() {
         let mut last = LastPieces::default();
         last.push(&Bytes::from_static(b"half"));
         last.push(&Bytes::from_static(b" a line\n"));

@@ -39,12 +39,12 @@ async fn answer(content_type: &str, frames: &[&str]) -> Response<UsageBody<Frame
     service.oneshot(Request::default()).await.unwrap()
 }
 
-/// What is reported of a whole answer.
+/// The report of a complete answer.
 async fn measured(content_type: &str, frames: &[&str]) -> Measured {
     let answer = answer(content_type, frames).await;
     let report = answer.extensions().get::<UsageReport>().unwrap().clone();
     let sent = answer.into_body().collect().await.unwrap().to_bytes();
-    assert_eq!(sent, frames.concat(), "nothing is changed");
+    assert_eq!(sent, frames.concat(), "the frames are unchanged");
     *report.get().unwrap()
 }
 
@@ -55,7 +55,7 @@ fn counts(measured: Measured) -> Option<(u64, u64)> {
 }
 
 #[tokio::test]
-async fn every_dialect_tells_its_counts_in_its_own_way() {
+async fn the_counts_of_every_dialect_are_read() {
     for (content_type, frames, expected, items) in [
         (
             NDJSON,
@@ -123,7 +123,7 @@ async fn every_dialect_tells_its_counts_in_its_own_way() {
 }
 
 #[tokio::test]
-async fn ollama_tells_how_long_it_took() {
+async fn the_durations_of_ollama_are_read() {
     let line = "{\"done\":true,\"total_duration\":4,\"load_duration\":1,\"prompt_eval_count\":1,\"prompt_eval_duration\":2,\"eval_count\":1,\"eval_duration\":3}\n";
     let timings = measured(NDJSON, &[line])
         .await
@@ -136,13 +136,13 @@ async fn ollama_tells_how_long_it_took() {
 }
 
 #[tokio::test]
-async fn what_a_model_says_is_no_count() {
+async fn model_output_is_not_read_as_counts() {
     let line = "{\"response\":\"{\\\"eval_count\\\":9,\\\"usage\\\":{\\\"prompt_tokens\\\":9}}\",\"done\":false}\n";
     assert_eq!(measured(NDJSON, &[line]).await.usage, None);
 }
 
 #[tokio::test]
-async fn a_stream_that_is_dropped_has_its_lines_counted() {
+async fn the_lines_of_a_dropped_stream_are_counted() {
     let answer = answer(NDJSON, &["{}\n{}\n", "{}\n"]).await;
     let report = answer.extensions().get::<UsageReport>().unwrap().clone();
     let mut body = answer.into_body();
@@ -159,7 +159,7 @@ async fn a_stream_that_is_dropped_has_its_lines_counted() {
 }
 
 #[tokio::test]
-async fn errors_lists_and_other_contents_have_no_report() {
+async fn errors_lists_and_other_content_types_have_no_report() {
     let service = ServiceBuilder::new()
         .layer(EndpointLayer::new(EndpointTable::ollama()))
         .layer(UsageLayer::new())
@@ -199,7 +199,7 @@ async fn errors_lists_and_other_contents_have_no_report() {
 
 proptest! {
     #[test]
-    fn whatever_the_splits_the_counts_are_found(cuts in proptest::collection::vec(0usize..700, 0..20)) {
+    fn the_counts_are_found_with_any_split_into_frames(cuts in proptest::collection::vec(0usize..700, 0..20)) {
         let padding = "event: x\ndata: {\"delta\":\"word\"}\n\n".repeat(15);
         let text = format!("{padding}data: {{\"usage\":{{\"prompt_tokens\":37,\"completion_tokens\":6}}}}\n\ndata: [DONE]\n\n");
         let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(text.len())).collect();

@@ -11,7 +11,7 @@ use crate::fault::Fault;
 use crate::sim::Server;
 use crate::wire::{SimBody, answer};
 
-/// Answers whoever directs the play.
+/// Answers a request to the control API.
 pub(super) async fn answer(server: &Arc<Server>, request: Request<Incoming>) -> Response<SimBody> {
     let (head, body) = request.into_parts();
     let body = match body.collect().await {

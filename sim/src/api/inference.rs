@@ -15,15 +15,15 @@ use super::{Call, new_id};
 use crate::duration;
 use crate::engine::{Generation, Order, Shape, ToolCall, created_at, tokens_of};
 use crate::name::Name;
-use crate::scheduler::{KeepAlive, Lease, RunnerOptions, Want};
+use crate::scheduler::{KeepAlive, Lease, RunnerOptions, RunnerRequest};
 use crate::sim::Installed;
 use crate::wire::answer::{EVENTS, JSON_UTF8, NDJSON};
 use crate::wire::{Dialect, Problem, SimBody, answer, json as go, read};
 
-/// Options that make Ollama load a model again.
+/// Options whose change makes Ollama reload a model.
 const RUNNER_OPTIONS: [&str; 5] = ["num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread"];
 
-/// Answers `/api/generate`, `/api/chat` and their like under `/v1`.
+/// Answers `/api/generate`, `/api/chat` and the equivalent routes under `/v1`.
 pub(super) async fn generate(call: Call) -> Response<SimBody> {
     let dialect = call.dialect();
     match try_generate(call).await {
@@ -135,7 +135,7 @@ fn shape_of(call: &Call, model: &str) -> Shape {
     }
 }
 
-/// A model calls the first of its tools when it is asked to.
+/// A model calls its first tool if the last message contains the tool's name.
 fn tool_call(request: &Value) -> Option<ToolCall> {
     let tool = request.get("tools")?.as_array()?.first()?;
     let messages = request.get("messages")?.as_array()?;
@@ -147,7 +147,7 @@ fn tool_call(request: &Value) -> Option<ToolCall> {
     })
 }
 
-/// What every JSON route says of a body that it cannot read.
+/// The answer of every JSON route to a body that it cannot parse.
 fn check_body(call: &Call) -> Result<(), Problem> {
     let is_native = call.dialect() == Dialect::Native;
     if call.body.is_empty() {
@@ -158,13 +158,13 @@ fn check_body(call: &Call) -> Result<(), Problem> {
         };
         return Err(Problem::bad_request(text).by_middleware());
     }
-    match complaint_about(call) {
+    match type_error(call) {
         None => Ok(()),
-        Some(complaint) => Err(Problem::bad_request(complaint).by_middleware()),
+        Some(parse_error) => Err(Problem::bad_request(parse_error).by_middleware()),
     }
 }
 
-fn complaint_about(call: &Call) -> Option<String> {
+fn type_error(call: &Call) -> Option<String> {
     if call.unreadable.is_some() {
         return call.unreadable.clone();
     }
@@ -315,7 +315,7 @@ async fn acquire(
         .into_iter()
         .filter_map(|name| Some((name, options.get(name)?.to_string())))
         .collect();
-    let want = Want {
+    let want = RunnerRequest {
         name: installed.name.clone(),
         runner: installed.spec.weights(),
         spec: installed.spec.clone(),
@@ -330,7 +330,7 @@ async fn acquire(
         .map_err(|_| Problem::busy())
 }
 
-/// Answers the three routes for vectors.
+/// Answers the three embedding routes.
 pub(super) async fn embed(call: Call) -> Response<SimBody> {
     let dialect = call.dialect();
     match try_embed(&call).await {
@@ -420,7 +420,7 @@ async fn try_embed(call: &Call) -> Result<Response<SimBody>, Problem> {
     })
 }
 
-/// A vector that depends on the text and nothing else.
+/// A vector that depends only on the text.
 fn vector(text: &str, length: usize) -> Value {
     let mut state = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -429,14 +429,14 @@ fn vector(text: &str, length: usize) -> Value {
         state = state
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);
-        // As many digits as a number of single precision has.
+        // As many digits as a single-precision number has.
         let number = (state >> 40) as f64 / f64::from(1 << 24) - 0.5;
         json!((number * 1e8).round() / 1e8)
     });
     Value::Array(numbers.collect())
 }
 
-/// The numbers of a vector as OpenAI packs them: little-endian, in base64.
+/// A vector in OpenAI's base64 format: little-endian numbers.
 fn packed(vector: &Value) -> Value {
     let numbers = vector.as_array().into_iter().flatten();
     let bytes: Vec<u8> = numbers
@@ -446,7 +446,7 @@ fn packed(vector: &Value) -> Value {
     Value::String(BASE64_STANDARD.encode(bytes))
 }
 
-/// Answers a transcription by its form field.
+/// Answers a transcription request, from its form field.
 pub(super) async fn transcribe(call: Call) -> Response<SimBody> {
     let body = String::from_utf8_lossy(&call.body).into_owned();
     let field = body.split("name=\"model\"").nth(1);
@@ -509,7 +509,7 @@ fn keep_alive(request: &Value) -> Result<Option<KeepAlive>, Problem> {
     Ok(Some(length))
 }
 
-/// The length of all that is asked.
+/// The length of the prompt in bytes.
 fn prompt_bytes(request: &Value) -> usize {
     let length = |value: &Value| match value {
         Value::String(text) => text.len(),

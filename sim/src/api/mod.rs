@@ -1,4 +1,4 @@
-//! Requests into answers: rules, faults, routes.
+//! Turns requests into answers: rules, faults, routes.
 
 mod control;
 mod inference;
@@ -16,20 +16,20 @@ use hyper::body::Incoming;
 use serde_json::Value;
 
 use crate::fault::{Ending, FaultKind};
-use crate::log::Watched;
-use crate::server::{Connection, Cut, LastWords};
+use crate::log::ExchangeGuard;
+use crate::server::{Connection, Cut, FinalBytes};
 use crate::sim::Server;
-use crate::wire::body::{Act, BodyFault};
+use crate::wire::body::{BodyAction, BodyFault};
 use crate::wire::{Dialect, Problem, SimBody, answer, read};
 
-/// A request that was read whole.
+/// A request with its whole body.
 pub(crate) struct Call {
     pub(crate) server: Arc<Server>,
     pub(crate) path: String,
     pub(crate) body: Bytes,
-    /// The body as JSON; null if it is none.
+    /// The body as JSON; null if it is not JSON.
     pub(crate) json: Value,
-    /// Why it is none.
+    /// The parse error, if the body is not JSON.
     pub(crate) unreadable: Option<String>,
     pub(crate) first_token_bytes: Option<usize>,
 }
@@ -50,34 +50,34 @@ pub(crate) async fn answer(
         return Ok(control::answer(&server, request).await);
     }
     let (head, body) = request.into_parts();
-    let watched = server
+    let guard = server
         .log
         .arrive(connection.id, &head.method, &head.uri, &head.headers);
-    let origin = match rules::judge(&head) {
+    let origin = match rules::check_origin_and_host(&head) {
         Ok(origin) => origin,
-        Err(refusal) => return Ok(watch(*refusal, watched)),
+        Err(refusal) => return Ok(watch(*refusal, guard)),
     };
     let path = match routes::clean(&head.method, head.uri.path()) {
         Ok(path) => path,
-        Err(redirect) => return Ok(watch(*redirect, watched)),
+        Err(redirect) => return Ok(watch(*redirect, guard)),
     };
     let before = server.faults.before_body(&path);
     if let Some(FaultKind::EarlyAnswer { status }) = before {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
-        return Ok(watch(answer::bytes(status, answer::JSON, "{}"), watched));
+        return Ok(watch(answer::bytes(status, answer::JSON, "{}"), guard));
     }
     if let Some(digest) = store::existing_blob(&server, &head.method, &path) {
         let _ = digest;
-        return Ok(watch(answer::empty(StatusCode::OK), watched));
+        return Ok(watch(answer::empty(StatusCode::OK), guard));
     }
     let pause = match before {
         Some(FaultKind::SlowRead { ms }) => Some(Duration::from_millis(ms)),
         _ => None,
     };
-    let body = read(body, pause, &watched).await?;
+    let body = read(body, pause, &guard).await?;
     let (json, unreadable) = match read::read(&body) {
         Ok(json) => (json, None),
-        Err(complaint) => (Value::Null, Some(complaint)),
+        Err(parse_error) => (Value::Null, Some(parse_error)),
     };
     let mut call = Call {
         json,
@@ -93,7 +93,7 @@ pub(crate) async fn answer(
         .or(call.json.get("name"))
         .and_then(Value::as_str);
     if let Some(model) = model {
-        watched.request().set_model(model);
+        guard.request().set_model(model);
     }
     let fault = server.faults.after_body(&call.path, model);
     let mut answer = match before_answer(fault.as_ref(), &mut call, &connection).await? {
@@ -106,19 +106,19 @@ pub(crate) async fn answer(
     if let Some(fault) = fault {
         within_answer(fault, &mut answer, connection, &head.uri);
     }
-    Ok(watch(answer, watched))
+    Ok(watch(answer, guard))
 }
 
-fn watch(mut answer: Response<SimBody>, watched: Watched) -> Response<SimBody> {
-    watched.request().set_status(answer.status().as_u16());
-    answer.body_mut().set_watched(watched);
+fn watch(mut answer: Response<SimBody>, guard: ExchangeGuard) -> Response<SimBody> {
+    guard.request().set_status(answer.status().as_u16());
+    answer.body_mut().set_guard(guard);
     answer
 }
 
 async fn read(
     mut body: Incoming,
     pause: Option<Duration>,
-    watched: &Watched,
+    guard: &ExchangeGuard,
 ) -> Result<Bytes, Cut> {
     let mut whole = BytesMut::new();
     let mut first = Bytes::new();
@@ -129,7 +129,7 @@ async fn read(
         if let Some(pause) = pause {
             tokio::time::sleep(pause).await;
         }
-        watched.request().add_body_len(data.len());
+        guard.request().add_body_len(data.len());
         if first.is_empty() && whole.is_empty() {
             first = data;
             continue;
@@ -142,18 +142,18 @@ async fn read(
     } else {
         whole.freeze()
     };
-    watched.request().set_body(body.clone());
+    guard.request().set_body(body.clone());
     Ok(body)
 }
 
-/// Faults in place of an answer, or ahead of it.
+/// Applies faults that replace or delay the answer.
 async fn before_answer(
     fault: Option<&FaultKind>,
     call: &mut Call,
     connection: &Connection,
 ) -> Result<Option<Response<SimBody>>, Cut> {
     let leave = |bytes: Bytes, ending: Ending| {
-        connection.leave(LastWords::new(bytes, ending));
+        connection.leave(FinalBytes::new(bytes, ending));
         Err(Cut)
     };
     let dialect = call.dialect();
@@ -200,7 +200,7 @@ async fn before_answer(
     }))
 }
 
-/// Faults after the head of an answer.
+/// Applies faults after the head of an answer.
 fn within_answer(
     fault: FaultKind,
     answer: &mut Response<SimBody>,
@@ -212,14 +212,15 @@ fn within_answer(
             after_lines,
             ending,
             cut,
-        } => (after_lines, Act::Die(ending, cut)),
-        FaultKind::Truncate { after_lines } => (after_lines, Act::Truncate),
+        } => (after_lines, BodyAction::Die(ending, cut)),
+        FaultKind::Truncate { after_lines } => (after_lines, BodyAction::Truncate),
         FaultKind::Garbage {
             after_lines: Some(lines),
-        } => (lines, Act::Garbage),
-        FaultKind::Stall { after_lines, ms } => {
-            (after_lines, Act::Stall(ms.map(Duration::from_millis)))
-        }
+        } => (lines, BodyAction::Garbage),
+        FaultKind::Stall { after_lines, ms } => (
+            after_lines,
+            BodyAction::Stall(ms.map(Duration::from_millis)),
+        ),
         FaultKind::EngineDies { after_lines } => {
             let dialect = Dialect::of(uri.path());
             if !answer.body().is_stream() {
@@ -228,7 +229,7 @@ fn within_answer(
             }
             (
                 after_lines,
-                Act::EndWith(last_line_of_dead_engine(dialect, uri.path())),
+                BodyAction::EndWith(last_line_of_dead_engine(dialect, uri.path())),
             )
         }
         FaultKind::BigHeader { bytes } => {
@@ -246,8 +247,8 @@ fn within_answer(
 
 const ENGINE_DIED: &str = "an error was encountered while running the model: unexpected EOF";
 
-/// What a real server still says when its engine is killed: natively an error, on OpenAI's
-/// routes a chunk that says nothing, on the others not a word.
+/// The last line of a real server whose engine was killed: an error on native routes, an empty
+/// chunk on OpenAI's routes, nothing on other routes.
 fn last_line_of_dead_engine(dialect: Dialect, path: &str) -> Option<Bytes> {
     let seconds = crate::engine::seconds();
     match dialect {
@@ -270,7 +271,7 @@ fn new_id() -> String {
     format!("req_{:024x}", crate::engine::seconds())
 }
 
-/// Whether a method has a body to be read.
+/// Whether a request with this method has no body.
 pub(crate) fn is_get(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }

@@ -1,4 +1,4 @@
-//! Paths and methods, as gin reads them.
+//! Paths and methods, handled like gin.
 
 use http::header::LOCATION;
 use http::{HeaderValue, Method, Response, StatusCode};
@@ -35,7 +35,7 @@ const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/messages", &["POST"]),
 ];
 
-/// The methods that a path has.
+/// The methods of a path.
 pub(super) fn methods_of(path: &str) -> Option<&'static [&'static str]> {
     let exact = ROUTES.iter().find(|(route, _)| *route == path);
     let below = || {
@@ -47,7 +47,7 @@ pub(super) fn methods_of(path: &str) -> Option<&'static [&'static str]> {
     exact.or_else(below).map(|(_, methods)| *methods)
 }
 
-/// The path with its escapes read, or the redirect that gin gives for an unclean one.
+/// The decoded path, or gin's redirect for a path that is not clean.
 pub(super) fn clean(method: &Method, raw: &str) -> Result<String, Box<Response<SimBody>>> {
     let path = unescaped(raw);
     let mut parts: Vec<&str> = Vec::new();

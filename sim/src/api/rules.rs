@@ -12,8 +12,10 @@ use crate::wire::{SimBody, answer};
 
 const HEADERS: &str = "Authorization,Content-Type,User-Agent,Accept,X-Requested-With,Openai-Beta,X-Stainless-Arch,X-Stainless-Async,X-Stainless-Custom-Poll-Interval,X-Stainless-Helper-Method,X-Stainless-Lang,X-Stainless-Os,X-Stainless-Package-Version,X-Stainless-Poll-Helper,X-Stainless-Retry-Count,X-Stainless-Runtime,X-Stainless-Runtime-Version,X-Stainless-Timeout";
 
-/// The origin to allow, if a page is asking, or the answer to a request that is refused.
-pub(super) fn judge(head: &Parts) -> Result<Option<HeaderValue>, Box<Response<SimBody>>> {
+/// The allowed origin of a browser request, or the answer to a refused request.
+pub(super) fn check_origin_and_host(
+    head: &Parts,
+) -> Result<Option<HeaderValue>, Box<Response<SimBody>>> {
     let host = head
         .headers
         .get(HOST)
@@ -27,7 +29,7 @@ pub(super) fn judge(head: &Parts) -> Result<Option<HeaderValue>, Box<Response<Si
     };
     if !origin.to_str().is_ok_and(is_allowed) {
         let mut refusal = answer::empty(StatusCode::FORBIDDEN);
-        note_methods(head, refusal.headers_mut());
+        add_allowed_methods(head, refusal.headers_mut());
         return Err(Box::new(refusal));
     }
     if head.method != Method::OPTIONS {
@@ -51,12 +53,12 @@ pub(super) fn judge(head: &Parts) -> Result<Option<HeaderValue>, Box<Response<Si
     ] {
         headers.append(VARY, HeaderValue::from_static(name));
     }
-    note_methods(head, headers);
+    add_allowed_methods(head, headers);
     Err(Box::new(preflight))
 }
 
-/// Gin looks for the methods of a path before it asks anybody else.
-fn note_methods(head: &Parts, headers: &mut HeaderMap) {
+/// Gin finds the methods of a path before it calls any handler.
+fn add_allowed_methods(head: &Parts, headers: &mut HeaderMap) {
     if head.method == Method::OPTIONS
         && let Some(methods) = routes::methods_of(head.uri.path())
         && let Ok(methods) = HeaderValue::try_from(methods.join(", "))
@@ -65,7 +67,7 @@ fn note_methods(head: &Parts, headers: &mut HeaderMap) {
     }
 }
 
-/// Tells an allowed page that it may read the answer.
+/// Allows the page of this origin to read the answer.
 pub(super) fn allow(headers: &mut HeaderMap, origin: HeaderValue) {
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.append(VARY, HeaderValue::from_static("Origin"));

@@ -1,4 +1,4 @@
-//! Routes about what is installed.
+//! Routes for installed models.
 
 use std::sync::PoisonError;
 
@@ -79,7 +79,7 @@ struct Rows<T> {
     models: Vec<T>,
 }
 
-/// The digest of an upload that is not read, since its blob is there.
+/// The digest of an upload whose body is not read because its blob exists.
 pub(super) fn existing_blob(server: &Server, method: &Method, path: &str) -> Option<String> {
     let digest = path.strip_prefix("/api/blobs/")?;
     let is_upload = *method == Method::POST;
@@ -118,7 +118,7 @@ pub(super) async fn answer(method: &Method, path: &str, call: Call) -> Response<
     answered.unwrap_or_else(|problem| problem.answer(dialect, new_id))
 }
 
-/// The newest first.
+/// The installed models, newest first.
 fn installed(server: &Server) -> Vec<Installed> {
     let mut models: Vec<_> = server.models().values().cloned().collect();
     models.sort_by(|a, b| b.modified_at.cmp(&a.modified_at).then(a.name.cmp(&b.name)));
@@ -189,7 +189,7 @@ fn missing_with_tag(name: &str) -> Problem {
     Problem::not_found(format!("model '{shown}' not found"))
 }
 
-/// The name in a body: `model`, else `name`.
+/// The model name in a body: `model`, otherwise `name`.
 fn name_in(call: &Call) -> Result<&str, Problem> {
     if call.body.is_empty() {
         return Err(Problem::bad_request("missing request body").by_middleware());
@@ -317,8 +317,8 @@ fn status(text: &str) -> String {
     format!("{{\"status\":{}}}", go::to_string(text))
 }
 
-/// Nothing is reached from here: a pull fails as it does without a network, unless the model is
-/// there already.
+/// A pull never uses the network: it fails like a pull without a network, unless the model is
+/// installed.
 fn pull(call: &Call) -> Response<SimBody> {
     let name = name_in(call).unwrap_or_default();
     if call.server.find(name).is_some() {
@@ -405,7 +405,7 @@ fn create(call: &Call) -> Result<Response<SimBody>, Problem> {
     Ok(progress(call, &steps))
 }
 
-/// The blobs that a model is to be made of must have been uploaded here.
+/// Checks that the blobs for a new model have been uploaded.
 fn check_files(call: &Call) -> Result<(), Problem> {
     let files = call.json.get("files").and_then(Value::as_object);
     let files =

@@ -1,4 +1,4 @@
-//! Tokens, a pace apart, in the shape that a route gives them.
+//! Generates tokens at a pace, in the format of a route.
 
 mod render;
 mod text;
@@ -19,24 +19,24 @@ use crate::scheduler::Lease;
 pub(crate) use render::{Shape, Times, ToolCall, created_at, seconds};
 pub(crate) use text::tokens_of;
 
-/// What is to be generated.
+/// A generation request.
 #[derive(Debug)]
 pub(crate) struct Order {
     pub(crate) spec: Arc<ModelSpec>,
     pub(crate) shape: Shape,
     pub(crate) prompt_tokens: u64,
-    /// The most tokens, if the request says so.
+    /// The token limit of the request, if it has one.
     pub(crate) limit: Option<u64>,
-    /// The first token's length, for lines that are out of the ordinary.
+    /// The length of the first token, to test very long lines.
     pub(crate) first_token_bytes: Option<usize>,
     pub(crate) seed: u64,
-    /// A call instead of text.
+    /// A tool call in place of text.
     pub(crate) tool_call: Option<ToolCall>,
-    /// Thoughts before the text.
+    /// Thinking output before the text.
     pub(crate) thinks: bool,
 }
 
-/// A generation under way. It holds its slot until it has ended or its client is gone.
+/// A generation in progress. It holds its slot until it has ended or the client has disconnected.
 pub(crate) struct Generation {
     order: Order,
     lease: Option<Lease>,
@@ -51,7 +51,7 @@ pub(crate) struct Generation {
 }
 
 impl Generation {
-    /// Reads the prompt and makes the first token: an answer has no head before it.
+    /// Processes the prompt and generates the first token: the response head is sent after that.
     pub(crate) async fn begin(order: Order, lease: Lease, began: Instant) -> Self {
         let rate = order.spec.prompt_rate;
         let prompt_time = rate.map_or(Duration::ZERO, |rate| {
@@ -75,7 +75,7 @@ impl Generation {
         }
     }
 
-    /// Generates to the end and gives the whole answer.
+    /// Generates to the end and returns the whole answer.
     pub(crate) async fn whole(mut self) -> Vec<u8> {
         std::future::poll_fn(|cx| {
             while self.done < self.count() {

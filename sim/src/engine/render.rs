@@ -1,4 +1,4 @@
-//! The shapes of answers: native, OpenAI's three, Anthropic's.
+//! The formats of answers: native, three of OpenAI, Anthropic.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 use super::Order;
 use crate::wire::json as go;
 
-/// In whose shape an answer is given.
+/// The format of an answer.
 #[derive(Clone, Debug)]
 pub(crate) enum Shape {
     Generate {
         model: String,
-        /// A raw prompt leaves none behind.
+        /// A raw prompt gives no context.
         has_context: bool,
     },
     Chat {
@@ -42,14 +42,14 @@ pub(crate) enum Shape {
     },
 }
 
-/// A call of a tool instead of text.
+/// A tool call in place of text.
 #[derive(Clone, Debug)]
 pub(crate) struct ToolCall {
     pub(crate) name: String,
     pub(crate) arguments: Value,
 }
 
-/// How long a generation took, and how it ended.
+/// The durations of a generation, and its end.
 #[derive(Debug)]
 pub(crate) struct Times {
     pub(crate) total: Duration,
@@ -66,7 +66,7 @@ impl Times {
     }
 }
 
-/// A time as Go prints it.
+/// A time in Go's format.
 pub(crate) fn created_at() -> String {
     Timestamp::now().to_string()
 }
@@ -76,7 +76,7 @@ fn quoted(text: &str) -> String {
 }
 
 impl Shape {
-    /// What comes before the first token.
+    /// The output before the first token.
     pub(super) fn opening(&self, order: &Order) -> Vec<Bytes> {
         match self {
             Self::Messages { model, id } => vec![
@@ -179,7 +179,7 @@ impl Shape {
         }
     }
 
-    /// What comes after the last token.
+    /// The output after the last token.
     pub(super) fn closing(&self, order: &Order, text: &str, times: &Times) -> Vec<Bytes> {
         let prompt = order.prompt_tokens;
         match self {
@@ -274,7 +274,7 @@ impl Shape {
         }
     }
 
-    /// The whole answer at once.
+    /// The whole answer.
     pub(super) fn whole(&self, order: &Order, text: &str, times: &Times) -> Vec<u8> {
         let (prompt, tokens) = (order.prompt_tokens, times.tokens);
         let quoted_text = quoted(text);
@@ -385,7 +385,7 @@ impl Shape {
         )
     }
 
-    /// The object within the events of a response, its keys in the order of the alphabet.
+    /// The object in the events of a response, with its keys in alphabetical order.
     fn response_object(&self, status: &str, text: &str, counts: Option<(u64, u64)>) -> String {
         let Self::Responses {
             model,

@@ -5,7 +5,7 @@ use std::io;
 use bytes::Bytes;
 use http::StatusCode;
 
-/// How the end of a body is told.
+/// How the end of a body is marked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// `Transfer-Encoding: chunked`.
@@ -18,12 +18,12 @@ pub enum Framing {
     None,
 }
 
-/// Whether all of a body came.
+/// Whether the body is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// All of it.
+    /// The body is complete.
     Clean,
-    /// The connection closed before.
+    /// The connection closed before the end.
     Cut,
 }
 
@@ -32,24 +32,25 @@ pub enum End {
 pub struct Answer {
     /// The status code.
     pub status: u16,
-    /// Names and values, as they were written and in their order.
+    /// Names and values as they were sent, in order.
     pub headers: Vec<(String, String)>,
-    /// How the end of the body is told.
+    /// How the end of the body is marked.
     pub framing: Framing,
-    /// The HTTP chunks of a chunked body; any other body is one, an empty one none.
+    /// The HTTP chunks of a chunked body. Another body is one chunk; an empty body has none.
     pub chunks: Vec<Bytes>,
-    /// Whether all of it came.
+    /// Whether the body is complete.
     pub end: End,
 }
 
 impl Answer {
-    /// Reads all that came over a connection until it closed.
+    /// Parses all bytes that arrived until the connection closed.
     ///
     /// # Errors
-    /// It is no answer of HTTP/1.1.
+    /// The bytes are not an HTTP/1.1 answer.
     pub(super) fn parse(raw: &Bytes, is_head: bool) -> io::Result<Self> {
-        let end = find(raw, b"\r\n\r\n").ok_or_else(|| invalid("no whole head", raw))?;
-        let head = std::str::from_utf8(&raw[..end]).map_err(|_| invalid("a strange head", raw))?;
+        let end = find(raw, b"\r\n\r\n").ok_or_else(|| invalid("no complete head", raw))?;
+        let head = std::str::from_utf8(&raw[..end])
+            .map_err(|_| invalid("a head that is not UTF-8", raw))?;
         let mut lines = head.split("\r\n");
         let status = lines
             .next()
@@ -70,14 +71,14 @@ impl Answer {
         Ok(answer)
     }
 
-    /// The value of a field, the name in any case.
+    /// The value of a field; the name may be in any case.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut fields = self.headers.iter();
         let (_, value) = fields.find(|(known, _)| known.eq_ignore_ascii_case(name))?;
         Some(value)
     }
 
-    /// The body in one piece.
+    /// The whole body.
     pub fn body(&self) -> Vec<u8> {
         self.chunks.concat()
     }
@@ -95,7 +96,7 @@ impl Answer {
         if let Some(length) = self.header("content-length") {
             let length = length
                 .parse()
-                .map_err(|_| invalid("a strange length", &rest))?;
+                .map_err(|_| invalid("an invalid length", &rest))?;
             self.framing = Framing::Length;
             if rest.len() < length {
                 self.end = End::Cut;
@@ -115,7 +116,7 @@ impl Answer {
             let size = std::str::from_utf8(&rest[..line])
                 .ok()
                 .and_then(|size| usize::from_str_radix(size, 16).ok())
-                .ok_or_else(|| invalid("a strange chunk", &rest))?;
+                .ok_or_else(|| invalid("an invalid chunk", &rest))?;
             let data = rest.slice(line + 2..);
             if size == 0 {
                 return Ok(());

@@ -1,19 +1,19 @@
-//! In what two answers differ.
+//! The differences between two answers.
 
 use std::fmt;
 
 use super::answer::{Answer, Framing};
 use super::mask::{mask_chunk, mask_text};
 
-/// One thing in which two answers differ.
+/// One difference between two answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// What it is: `status`, `framing`, `end`, `body`, or the name of a header field in small
-    /// letters.
+    /// The compared part: `status`, `framing`, `end`, `body`, or the lower-case name of a header
+    /// field.
     pub what: String,
-    /// As it was recorded, without what is volatile.
+    /// The recorded value, without volatile parts.
     pub recorded: String,
-    /// As it is now.
+    /// The current value, without volatile parts.
     pub seen: String,
 }
 
@@ -37,10 +37,10 @@ fn or_none(text: &str) -> &str {
     if text.is_empty() { "nothing" } else { text }
 }
 
-/// Tells in what two answers differ, but for what is volatile.
+/// Lists the differences between two answers, except for volatile values.
 ///
-/// The chunks of a stream are compared one by one, those of a kind that follow each other as
-/// one: how many tokens an answer has is volatile. Other bodies are compared as a whole.
+/// The chunks of a stream are compared one by one, but equal adjacent chunks count as one, because
+/// the number of tokens is volatile. Other bodies are compared as a whole.
 pub fn compare(recorded: &Answer, seen: &Answer) -> Vec<Difference> {
     let mut differences = Vec::new();
     let mut note = |what: &str, recorded: String, seen: String| {

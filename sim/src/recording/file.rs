@@ -1,4 +1,4 @@
-//! The files of recordings.
+//! Recording files.
 
 use std::io;
 use std::path::Path;
@@ -11,8 +11,8 @@ use serde::de::{Deserializer, Error};
 
 use super::answer::{Answer, End, Framing};
 
-/// The recordings of a server that stays whole, in the order in which they were made: some
-/// change what later ones see.
+/// The recordings of a healthy server, in the order of their making: some change the state that
+/// later ones see.
 pub const CASES: [&str; 126] = [
     "root_get",
     "root_head",
@@ -142,7 +142,7 @@ pub const CASES: [&str; 126] = [
     "ps_after_unload",
 ];
 
-/// The recordings whose engine was killed in mid-answer.
+/// The recordings of a server whose engine was killed during the answer.
 pub const KILLED_CASES: [&str; 7] = [
     "killed_generate",
     "killed_generate_no_stream",
@@ -157,26 +157,26 @@ pub const KILLED_CASES: [&str; 7] = [
 #[derive(Clone, Debug, Deserialize)]
 #[non_exhaustive]
 pub struct Recording {
-    /// What it is called; its file is `NAME.json`.
+    /// The name; the file is `NAME.json`.
     pub name: String,
-    /// What was sent.
+    /// The request.
     pub request: RecordedRequest,
-    /// What came back.
+    /// The answer.
     #[serde(rename = "response", deserialize_with = "answer")]
     pub answer: Answer,
 }
 
-/// A request as it was sent, but for its `Host`, `Connection` and `Content-Length`.
+/// A recorded request, without `Host`, `Connection` and `Content-Length`.
 #[derive(Clone, Debug, Deserialize)]
 #[non_exhaustive]
 pub struct RecordedRequest {
     /// The method.
     pub method: String,
-    /// The target, as it is written in the request line.
+    /// The target, as in the request line.
     pub path: String,
-    /// Header fields besides.
+    /// The other header fields.
     pub headers: Vec<(String, String)>,
-    /// The body, if there was one.
+    /// The body, if there is one.
     #[serde(deserialize_with = "optional_data")]
     pub body: Option<Bytes>,
 }
@@ -185,7 +185,7 @@ impl Recording {
     /// Reads `DIRECTORY/NAME.json`.
     ///
     /// # Errors
-    /// The file is not there ([`io::ErrorKind::NotFound`]) or no recording
+    /// The file does not exist ([`io::ErrorKind::NotFound`]), or is not a recording
     /// ([`io::ErrorKind::InvalidData`]).
     pub fn load(directory: &Path, name: &str) -> io::Result<Self> {
         let path = directory.join(format!("{name}.json"));

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Number;
 
-/// A value, its fields in the order in which they were written, duplicates too.
+/// A JSON value. Its fields are in the written order, with duplicates.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Json {
     Null,

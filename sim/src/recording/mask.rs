@@ -1,12 +1,12 @@
-//! What no two answers have in common, taken out of them.
+//! Masks the volatile values of an answer.
 
 use super::json::Json;
 
-/// Stands for a number or a word that was taken out.
-const SOME: &str = "#";
+/// Replaces a masked number or word.
+const MASK: &str = "#";
 
-/// Fields whose value differs from answer to answer. What kind of value it is stays, and so do
-/// null, an empty text and an empty list: they tell something.
+/// Fields whose value differs between answers. The kind of the value is kept, and so are null, an
+/// empty text and an empty list, because they are significant.
 fn is_volatile(field: &str) -> bool {
     field.ends_with("_duration")
         || field.ends_with("_at")
@@ -15,30 +15,30 @@ fn is_volatile(field: &str) -> bool {
         || field.starts_with("general.")
         || matches!(
             field,
-            // When.
+            // Times.
             "created"
-            // Which.
+            // Identities and sizes.
             | "digest" | "size" | "size_vram" | "parameter_size" | "shape"
-            // What was said.
+            // Generated output.
             | "response" | "content" | "text" | "thinking" | "delta" | "refusal"
             | "token" | "logprob" | "bytes"
-            // How much was said.
+            // Counts.
             | "prompt_tokens" | "completion_tokens" | "total_tokens" | "input_tokens"
             | "output_tokens" | "sequence_number"
         )
 }
 
-/// Fields that are numbers by the dozen.
+/// Fields with lists of numbers.
 fn is_numbers(field: &str) -> bool {
     matches!(field, "context" | "embedding" | "embeddings")
 }
 
-/// Ids keep what they start with: `chatcmpl-`, `msg_`.
+/// Ids keep their prefix: `chatcmpl-`, `msg_`.
 fn is_id(field: &str) -> bool {
     field == "id" || field.ends_with("_id")
 }
 
-/// Takes out of a value what is volatile in it.
+/// Masks the volatile values in a JSON value.
 pub(super) fn mask(value: &mut Json) {
     match value {
         Json::String(text) => *text = mask_text(text),
@@ -57,13 +57,13 @@ fn mask_field(name: &str, value: &mut Json) {
     match value {
         Json::String(text) if is_id(name) => {
             if let Some(at) = text.find(['-', '_']) {
-                text.replace_range(at + 1.., SOME);
+                text.replace_range(at + 1.., MASK);
             }
         }
         Json::Array(_) if is_numbers(name) => mask_numbers(value),
         // The names of tensors.
         Json::Array(items) if name == "tensors" => items.truncate(0),
-        Json::String(text) if is_volatile(name) && !text.is_empty() => *text = SOME.into(),
+        Json::String(text) if is_volatile(name) && !text.is_empty() => *text = MASK.into(),
         Json::Number(_) if is_volatile(name) => *value = Json::String("a number".into()),
         Json::Array(items) if is_volatile(name) && items.iter().all(is_number) => {
             mask_numbers(value);
@@ -87,7 +87,7 @@ fn mask_numbers(value: &mut Json) {
     }
 }
 
-/// Takes digests, paths of blobs and addresses out of a text.
+/// Masks digests, paths of blobs and addresses in a text.
 pub(super) fn mask_text(text: &str) -> String {
     let is_end = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ',');
     let words = text.split_inclusive(is_end);
@@ -118,14 +118,14 @@ fn mask_word(word: &str) -> String {
         if let Some((before, digest)) = word.split_once(start) {
             let hex = digest.bytes().take_while(u8::is_ascii_hexdigit).count();
             if hex >= 12 {
-                return format!("{before}{start}{SOME}{}", &digest[hex..]);
+                return format!("{before}{start}{MASK}{}", &digest[hex..]);
             }
         }
     }
     word.to_owned()
 }
 
-/// What kind of a chunk it is: itself, line by line, without what is volatile.
+/// The kind of a chunk: its text, line by line, without volatile values.
 pub(super) fn mask_chunk(data: &[u8]) -> String {
     let text = String::from_utf8_lossy(data);
     let lines = text.split_inclusive('\n').map(|line| {
@@ -147,7 +147,7 @@ mod tests {
     use super::{mask_chunk, mask_text};
 
     #[test]
-    fn what_is_volatile_is_taken_out_and_what_is_not_stays() {
+    fn volatile_values_are_masked_and_others_kept() {
         let line = br#"{"id":"chatcmpl-7","model":"m","created":7,"response":"","eval_count":3}"#;
         assert_eq!(
             mask_chunk(line),
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_lose_digests_and_addresses() {
+    fn digests_and_addresses_in_texts_are_masked() {
         let text = "lookup x on 198.51.100.53:53: no \"sha256:0123456789abcdef\", /m/blobs/y";
         assert_eq!(
             mask_text(text),

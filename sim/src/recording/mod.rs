@@ -1,9 +1,9 @@
-//! Recorded exchanges with real servers: loaded, sent again, and compared.
+//! Recorded exchanges with real servers: loads, replays and compares them.
 //!
-//! A recording is a JSON file: the request as it was sent, and the answer's status, headers and
-//! HTTP chunks. [`RecordedRequest::send`] sends it again, byte for byte as the recorder did, and
-//! [`compare`] tells in what two answers differ, but for what no two answers have in common:
-//! dates, ids, durations, digests, generated words and how many of them there are.
+//! A recording is a JSON file: the request, and the answer's status, headers and HTTP chunks.
+//! [`RecordedRequest::send`] sends the request again with the same bytes. [`compare`] lists the
+//! differences between two answers, except for volatile values: dates, ids, durations, digests,
+//! generated words and their number.
 //!
 //! ```no_run
 //! use std::path::Path;

@@ -1,4 +1,4 @@
-//! A request sent as the recorder sent it.
+//! Sends a request as the recorder sent it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,18 +11,18 @@ use tokio::net::TcpStream;
 use super::answer::Answer;
 use super::file::RecordedRequest;
 
-/// How long an answer may take.
+/// The time limit for an answer.
 const LIMIT: Duration = Duration::from_secs(60);
 
 impl RecordedRequest {
-    /// Sends it over a connection of its own and reads all of the answer.
+    /// Sends the request over a new connection and reads the whole answer.
     ///
     /// # Errors
-    /// There is no connection, no answer of HTTP/1.1, or none that ends within a minute.
+    /// There is no connection, no HTTP/1.1 answer, or no end of the answer within a minute.
     pub async fn send(&self, to: SocketAddr, more: &[(&str, &str)]) -> io::Result<Answer> {
         let exchange = async {
             let mut stream = TcpStream::connect(to).await?;
-            // A server may answer and close before it has read all.
+            // A server may answer and close before it has read the whole request.
             let sent = stream.write_all(&self.bytes(to, more)).await;
             let mut raw = Vec::new();
             let read = stream.read_to_end(&mut raw).await;

@@ -1,17 +1,17 @@
-//! Ollama's scheduler: who waits for a load, who for a slot, who must leave.
+//! Ollama's scheduler: loads, slots and unloads.
 //!
-//! What it keeps of the real one:
+//! It follows these rules of the real scheduler:
 //!
-//! - A request whose model is resident attaches to it at once and waits for a slot in a queue
-//!   without bounds. Only requests that need a load stand in the bounded queue.
-//! - Loads are serial, in order of arrival; the first in line holds up the rest.
-//! - When there is no room, a victim is chosen (idle first, then the shortest keep-alive, then
-//!   the path) and leaves when it is idle. Until then it goes on accepting, so that a busy model
-//!   can starve a pending load.
-//! - Other options of the runner (`num_ctx` and the like) reload the model.
-//! - A client that goes away gives up its place, its slot, or the load it caused.
+//! - A request for a resident model attaches to it at once and waits for a slot in an unbounded
+//!   queue. Only requests that need a load use the bounded queue.
+//! - Loads are serial, in order of arrival; the first request blocks the others.
+//! - If there is no room, a runner is chosen (idle first, then the shortest keep-alive, then the
+//!   path) and unloaded when it is idle. Until then it accepts requests, so a busy model can starve
+//!   a pending load.
+//! - A change of runner options (for example `num_ctx`) reloads the model.
+//! - A client that disconnects releases its queue position, its slot or its load.
 //!
-//! There is no task behind it: whoever changes the state moves it on, and each request does its
+//! There is no task: a caller that changes the state also advances it, and each request does its
 //! own waiting and loading.
 
 mod state;
@@ -28,9 +28,9 @@ use tokio::time::{Instant, sleep};
 use crate::log::{Events, SimState};
 use state::{Phase, State};
 
-pub(crate) use state::{RunnerOptions, Want};
+pub(crate) use state::{RunnerOptions, RunnerRequest};
 
-/// How long a model stays after its last request.
+/// The time that a model stays loaded after its last request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum KeepAlive {
     For(Duration),
@@ -47,7 +47,7 @@ impl Default for KeepAlive {
 #[derive(Debug)]
 pub(crate) struct QueueFull;
 
-/// A resident model, as `/api/ps` shows it.
+/// A resident model, as in `/api/ps`.
 #[derive(Debug)]
 pub(crate) struct Resident {
     pub(crate) name: String,
@@ -75,7 +75,7 @@ impl Scheduler {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state, then tells everyone.
+    /// Changes the state, then notifies all waiters.
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let (changed, woken) = {
             let mut state = self.state();
@@ -84,15 +84,15 @@ impl Scheduler {
         };
         woken.into_iter().for_each(std::task::Waker::wake);
         self.expiries.notify_one();
-        self.events.happen();
+        self.events.notify_waiters();
         changed
     }
 
-    /// Waits until the model is resident and, if so wanted, one of its slots is free.
+    /// Waits until the model is resident and, if requested, one of its slots is free.
     ///
     /// # Errors
-    /// A load is needed and the queue for loads is full.
-    pub(crate) async fn acquire(self: &Arc<Self>, want: Want) -> Result<Lease, QueueFull> {
+    /// A load is needed, and the queue for loads is full.
+    pub(crate) async fn acquire(self: &Arc<Self>, want: RunnerRequest) -> Result<Lease, QueueFull> {
         let began = Instant::now();
         let load = want.spec.load_time;
         let mut lease = Lease {
@@ -129,12 +129,12 @@ impl Scheduler {
         }
     }
 
-    /// Makes a model leave as soon as it is idle.
+    /// Unloads a model as soon as it is idle.
     pub(crate) fn expire(&self, runner: &str) {
         self.change(|state| state.expire(runner));
     }
 
-    /// The models that are resident, the last to expire first.
+    /// The resident models, the latest expiry first.
     pub(crate) fn resident(&self) -> Vec<Resident> {
         let (now, wall) = (Instant::now(), Timestamp::now());
         let mut rows: Vec<Resident> = self
@@ -169,8 +169,8 @@ impl Scheduler {
         shown.resident.sort();
     }
 
-    /// Unloads models whose time has come; never ends.
-    pub(crate) async fn keep_time(&self) {
+    /// Unloads models when their keep-alive ends; never returns.
+    pub(crate) async fn run_expiries(&self) {
         loop {
             let changed = self.expiries.notified();
             let next = self.state().next_expiry();
@@ -189,7 +189,7 @@ impl Scheduler {
     }
 }
 
-/// The time so much later; the end of time if that is beyond it.
+/// The time after `length`, or the last possible time.
 fn later(wall: Timestamp, length: Duration) -> Timestamp {
     SignedDuration::try_from(length)
         .ok()
@@ -210,8 +210,8 @@ impl std::fmt::Debug for Scheduler {
     }
 }
 
-/// A place in the scheduler: in a queue, in a load, at a model, in a slot. Dropped, it is given
-/// up.
+/// A place in the scheduler: in a queue, in a load, at a model, or in a slot. Dropping it releases
+/// the place.
 pub(crate) struct Lease {
     scheduler: Arc<Scheduler>,
     id: u64,

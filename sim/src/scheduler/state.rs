@@ -1,4 +1,4 @@
-//! The scheduler's state, without waiting and without clocks of its own.
+//! The scheduler's state. It does not wait and has no clock.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::KeepAlive;
 use crate::model::ModelSpec;
 
-/// The options that make Ollama reload a model when they change.
+/// The options whose change makes Ollama reload a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RunnerOptions {
     context_length: u64,
@@ -29,34 +29,34 @@ impl RunnerOptions {
     }
 }
 
-/// What a request asks the scheduler for.
+/// A request to the scheduler.
 #[derive(Debug)]
-pub(crate) struct Want {
-    /// The name that lists show.
+pub(crate) struct RunnerRequest {
+    /// The name in lists.
     pub(crate) name: String,
-    /// What tells runners apart: the digest of the weights.
+    /// The identity of the runner: the digest of the weights.
     pub(crate) runner: String,
     pub(crate) spec: Arc<ModelSpec>,
     pub(crate) options: RunnerOptions,
     pub(crate) keep_alive: Option<KeepAlive>,
-    /// Whether to wait for a slot too, or for the load alone.
+    /// Whether to wait for a slot too, or only for the load.
     pub(crate) slot: bool,
 }
 
-/// Where a request stands.
+/// The state of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// In the queue of requests that need a load, or at its head, waiting for room.
+    /// In the queue of requests that need a load, or at its head and waiting for memory.
     Pending,
     /// Its model is being loaded for another request.
     Waiting,
-    /// It loads its model.
+    /// It is loading its model.
     Loading,
-    /// At a resident model, with no need of a slot.
+    /// Its model is resident, and it needs no slot.
     Attached,
-    /// At a resident model, waiting for a slot.
+    /// Its model is resident, and it waits for a slot.
     Queued,
-    /// In a slot.
+    /// It holds a slot.
     Running,
     /// The queue was full.
     Refused,
@@ -69,7 +69,7 @@ impl Phase {
 }
 
 struct Entry {
-    want: Want,
+    want: RunnerRequest,
     phase: Phase,
     waker: Option<Waker>,
 }
@@ -78,10 +78,10 @@ pub(super) struct Runner {
     pub(super) name: String,
     pub(super) options: RunnerOptions,
     pub(super) keep_alive: KeepAlive,
-    /// Set while it is idle and will not stay for ever.
+    /// Set while the runner is idle and has a limited keep-alive.
     pub(super) expires_at: Option<Instant>,
     ready: bool,
-    /// It leaves as soon as it is idle.
+    /// The runner is unloaded as soon as it is idle.
     leaving: bool,
     slots: usize,
     refs: usize,
@@ -147,7 +147,7 @@ impl State {
         self.runners.values().filter_map(|r| r.expires_at).min()
     }
 
-    pub(super) fn enter(&mut self, want: Want) -> u64 {
+    pub(super) fn enter(&mut self, want: RunnerRequest) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
         self.entries.insert(
@@ -172,7 +172,7 @@ impl State {
         }
     }
 
-    /// Attaches a request, or puts it where it has to wait.
+    /// Attaches a request, or puts it into the right queue.
     fn place(&mut self, id: u64) {
         let Some(entry) = self.entries.get(&id) else {
             return;
@@ -219,7 +219,7 @@ impl State {
         self.set_phase(id, phase);
     }
 
-    /// Moves the queue of loads on as far as it goes.
+    /// Advances the queue of loads as far as possible.
     fn advance(&mut self) {
         loop {
             let Some(id) = self.head.or_else(|| self.pending.pop_front()) else {
@@ -259,7 +259,7 @@ impl State {
         }
     }
 
-    /// Idle first, then the shortest keep-alive, then the path.
+    /// Chooses the runner to unload: idle first, then the shortest keep-alive, then the path.
     fn victim(&self) -> Option<String> {
         self.runners
             .iter()
@@ -291,7 +291,7 @@ impl State {
         self.set_phase(id, Phase::Loading);
     }
 
-    /// The load that this request did is done.
+    /// The load by this request is complete.
     pub(super) fn loaded(&mut self, id: u64) {
         let Some(entry) = self.entries.get(&id) else {
             return;
@@ -306,7 +306,7 @@ impl State {
         self.advance();
     }
 
-    /// Places those again that waited for a load which has ended, one way or the other.
+    /// Places the requests that waited for a load again, after it has ended or failed.
     fn replace_waiting(&mut self, key: &str) {
         let waiting: Vec<u64> = self
             .entries
@@ -319,7 +319,7 @@ impl State {
         }
     }
 
-    /// A request is over, or its client is gone.
+    /// A request has ended, or its client has disconnected.
     pub(super) fn leave(&mut self, id: u64) {
         let Some(entry) = self.entries.remove(&id) else {
             return;

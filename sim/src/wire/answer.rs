@@ -1,4 +1,4 @@
-//! Answers and refusals, in the shape that each family of routes gives them.
+//! Answers and errors, in the format of each family of routes.
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
@@ -16,10 +16,10 @@ pub(crate) const NDJSON: &str = "application/x-ndjson";
 /// The content type of server-sent events.
 pub(crate) const EVENTS: &str = "text/event-stream";
 
-/// Go's server leaves out the Content-Length of an answer that outgrows its first buffer.
+/// Go's server omits the Content-Length of an answer that exceeds its first buffer.
 const GO_BUFFER: usize = 2048;
 
-/// Whose shape an error takes.
+/// The format of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
     Native,
@@ -39,7 +39,7 @@ impl Dialect {
     }
 }
 
-/// An error that a route answers with.
+/// The error answer of a route.
 #[derive(Debug)]
 pub(crate) struct Problem {
     status: StatusCode,
@@ -47,10 +47,10 @@ pub(crate) struct Problem {
     source: Source,
 }
 
-/// Which part of Ollama writes the error: they differ in content type and final newline.
+/// The part of Ollama that writes the error: the parts differ in content type and final newline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
-    /// The handler of a native route; on /v1 its error passes through a translating writer.
+    /// The handler of a native route. On /v1 routes a writer translates its error.
     Handler,
     /// The middleware of a /v1 route, before the handler.
     Middleware,
@@ -79,7 +79,7 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
     }
 
-    /// The scheduler's queue is full; the two blanks are Ollama's.
+    /// The scheduler's queue is full. The two spaces are in Ollama's message too.
     pub(crate) fn busy() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -87,13 +87,13 @@ impl Problem {
         )
     }
 
-    /// The same error, found before the handler ran.
+    /// The same error, raised before the handler.
     pub(crate) fn by_middleware(mut self) -> Self {
         self.source = Source::Middleware;
         self
     }
 
-    /// The same error, from a progress channel.
+    /// The same error, raised by a progress channel.
     pub(crate) fn by_progress(mut self) -> Self {
         self.source = Source::Progress;
         self
@@ -196,26 +196,26 @@ fn anthropic_type(status: StatusCode) -> &'static str {
     }
 }
 
-/// Gin's `c.JSON`.
+/// A JSON answer like gin's `c.JSON`.
 pub(crate) fn ok<T: Serialize + ?Sized>(value: &T) -> Response<SimBody> {
     bytes(StatusCode::OK, JSON_UTF8, json::to_vec(value))
 }
 
-/// What the writers of /v1 routes send: another content type, and a newline.
+/// A JSON answer of /v1 routes: another content type, and a newline.
 pub(crate) fn ok_v1<T: Serialize + ?Sized>(value: &T) -> Response<SimBody> {
     let mut body = json::to_vec(value);
     body.push(b'\n');
     bytes(StatusCode::OK, JSON, body)
 }
 
-/// A status with neither body nor content type.
+/// A status without body and content type.
 pub(crate) fn empty(status: StatusCode) -> Response<SimBody> {
     let mut answer = Response::new(SimBody::full(Bytes::new()));
     *answer.status_mut() = status;
     answer
 }
 
-/// A whole body.
+/// A complete body.
 pub(crate) fn bytes(
     status: StatusCode,
     content_type: &'static str,
@@ -236,12 +236,12 @@ pub(crate) fn bytes(
     answer
 }
 
-/// Gin's answer to a path that it does not know.
+/// Gin's answer to an unknown path.
 pub(crate) fn unknown_path() -> Response<SimBody> {
     bytes(StatusCode::NOT_FOUND, "text/plain", "404 page not found")
 }
 
-/// Gin's answer to a method that a path does not have.
+/// Gin's answer to a method that the path does not support.
 pub(crate) fn wrong_method(allow: HeaderValue) -> Response<SimBody> {
     let mut answer = bytes(
         StatusCode::METHOD_NOT_ALLOWED,

@@ -1,5 +1,5 @@
-//! The body of every answer: whole, a few lines, or a generation under way; and the faults
-//! that cut it short.
+//! The body of an answer: complete, a few lines, or a generation in progress; and the faults that
+//! cut it short.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -13,14 +13,14 @@ use tokio::time::{Sleep, sleep};
 
 use crate::engine::Generation;
 use crate::fault::{Cut, Ending};
-use crate::log::Watched;
-use crate::server::{Connection, LastWords};
+use crate::log::ExchangeGuard;
+use crate::server::{Connection, FinalBytes};
 
 /// A body of the simulated server.
 pub(crate) struct SimBody {
     source: Source,
     fault: Option<BodyFault>,
-    watched: Option<Watched>,
+    guard: Option<ExchangeGuard>,
 }
 
 enum Source {
@@ -29,46 +29,46 @@ enum Source {
     Generation(Box<Generation>),
 }
 
-/// The client sees an unclean end; what is left to say goes out as raw bytes.
+/// The client sees an unclean end. The remaining bytes are written raw.
 #[derive(Debug)]
 pub(crate) struct CutShort;
 
 impl std::fmt::Display for CutShort {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the answer is cut short on demand")
+        f.write_str("the answer is cut short by a fault")
     }
 }
 
 impl std::error::Error for CutShort {}
 
-/// What happens to a body once so many frames have passed.
+/// A fault after a number of frames.
 pub(crate) struct BodyFault {
     frames_left: u64,
     connection: Arc<Connection>,
-    act: Act,
+    action: BodyAction,
 }
 
-pub(crate) enum Act {
+pub(crate) enum BodyAction {
     Stall(Option<Duration>),
     Truncate,
-    /// One more line, perhaps, and a clean end.
+    /// An optional last line, and a clean end.
     EndWith(Option<Bytes>),
     Garbage,
     Die(Ending, Cut),
-    /// A pause under way.
+    /// A pause in progress.
     Pause(Pin<Box<Sleep>>),
-    /// What was sent must reach the socket before the end.
-    Flushing(LastWords),
-    /// The same, done.
+    /// The sent data must reach the socket before the end.
+    Flushing(FinalBytes),
+    /// The sent data has reached the socket.
     Flushed,
 }
 
 impl BodyFault {
-    pub(crate) fn new(frames: u64, connection: Arc<Connection>, act: Act) -> Self {
+    pub(crate) fn new(frames: u64, connection: Arc<Connection>, action: BodyAction) -> Self {
         Self {
             frames_left: frames,
             connection,
-            act,
+            action,
         }
     }
 }
@@ -78,22 +78,22 @@ impl SimBody {
         Self {
             source,
             fault: None,
-            watched: None,
+            guard: None,
         }
     }
 
-    /// One piece of known length.
+    /// A body of one piece with a known length.
     pub(crate) fn full(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         Self::new(Source::Full((!bytes.is_empty()).then_some(bytes)))
     }
 
-    /// Chunks that are all there.
+    /// A body of existing chunks.
     pub(crate) fn lines(lines: VecDeque<Bytes>) -> Self {
         Self::new(Source::Lines(lines))
     }
 
-    /// Chunks that are being made.
+    /// A body of chunks that are being generated.
     pub(crate) fn generation(generation: Generation) -> Self {
         Self::new(Source::Generation(Box::new(generation)))
     }
@@ -102,15 +102,15 @@ impl SimBody {
         self.fault = Some(fault);
     }
 
-    /// The record of this exchange rides the body to its end.
-    pub(crate) fn set_watched(&mut self, mut watched: Watched) {
+    /// The body carries the record of its exchange to its end.
+    pub(crate) fn set_guard(&mut self, mut guard: ExchangeGuard) {
         if self.is_end_stream() {
-            watched.complete();
+            guard.complete();
         }
-        self.watched = Some(watched);
+        self.guard = Some(guard);
     }
 
-    /// Whether it is sent line by line as it is made.
+    /// Whether the body is sent line by line as it is generated.
     pub(crate) fn is_stream(&self) -> bool {
         matches!(self.source, Source::Generation(_))
     }
@@ -135,7 +135,7 @@ impl SimBody {
         }
     }
 
-    /// The fault's turn: `Ready(None)` when the body may go on.
+    /// Applies the fault: `Ready(None)` if the body may continue.
     fn poll_fault(
         &mut self,
         cx: &mut Context<'_>,
@@ -148,23 +148,25 @@ impl SimBody {
             if fault.frames_left > 0 {
                 return Poll::Ready(None);
             }
-            match &mut fault.act {
-                Act::Stall(None) => return Poll::Pending,
-                Act::Stall(Some(pause)) => fault.act = Act::Pause(Box::pin(sleep(*pause))),
-                Act::Pause(pause) => {
+            match &mut fault.action {
+                BodyAction::Stall(None) => return Poll::Pending,
+                BodyAction::Stall(Some(pause)) => {
+                    fault.action = BodyAction::Pause(Box::pin(sleep(*pause)))
+                }
+                BodyAction::Pause(pause) => {
                     ready!(pause.as_mut().poll(cx));
                     self.fault = None;
                 }
-                Act::Truncate => return Poll::Ready(Some(Ok(None))),
-                Act::EndWith(line) => return Poll::Ready(Some(Ok(line.take()))),
-                Act::Garbage => {
+                BodyAction::Truncate => return Poll::Ready(Some(Ok(None))),
+                BodyAction::EndWith(line) => return Poll::Ready(Some(Ok(line.take()))),
+                BodyAction::Garbage => {
                     let raw = Bytes::from_static(b"\x00\xff\x16\x03garbage\r\n\r\n");
-                    fault.act = Act::Flushing(LastWords::new(raw, Ending::Fin));
+                    fault.action = BodyAction::Flushing(FinalBytes::new(raw, Ending::Fin));
                 }
-                Act::Die(ending, Cut::Boundary) => {
-                    fault.act = Act::Flushing(LastWords::new(Bytes::new(), *ending));
+                BodyAction::Die(ending, Cut::Boundary) => {
+                    fault.action = BodyAction::Flushing(FinalBytes::new(Bytes::new(), *ending));
                 }
-                Act::Die(ending, cut) => {
+                BodyAction::Die(ending, cut) => {
                     let (ending, cut) = (*ending, *cut);
                     let next = ready!(self.poll_source(cx)).unwrap_or_default();
                     let half = next.slice(..next.len() / 2);
@@ -172,7 +174,7 @@ impl SimBody {
                         return Poll::Ready(None);
                     };
                     if cut == Cut::InsideLine {
-                        fault.act = Act::Flushing(LastWords::new(Bytes::new(), ending));
+                        fault.action = BodyAction::Flushing(FinalBytes::new(Bytes::new(), ending));
                         if !half.is_empty() {
                             return Poll::Ready(Some(Ok(Some(half))));
                         }
@@ -183,16 +185,16 @@ impl SimBody {
                         raw.put(format!("{:x}\r\n", next.len().max(1)).as_bytes());
                     }
                     raw.put(half);
-                    fault.act = Act::Flushing(LastWords::new(raw.freeze(), ending));
+                    fault.action = BodyAction::Flushing(FinalBytes::new(raw.freeze(), ending));
                 }
-                Act::Flushing(words) => {
-                    // hyper flushes what it has when a body has nothing more to say for now.
+                BodyAction::Flushing(words) => {
+                    // hyper flushes its buffer when a body is pending.
                     fault.connection.leave(words.clone());
-                    fault.act = Act::Flushed;
+                    fault.action = BodyAction::Flushed;
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                Act::Flushed => return Poll::Ready(Some(Err(CutShort))),
+                BodyAction::Flushed => return Poll::Ready(Some(Err(CutShort))),
             }
         }
     }
@@ -215,21 +217,21 @@ impl Body for SimBody {
             fault.frames_left = fault.frames_left.saturating_sub(1);
         }
         let is_over = this.fault.is_none() && this.source_ended();
-        if let Some(watched) = &mut this.watched {
+        if let Some(guard) = &mut this.guard {
             match &next {
-                Ok(Some(_)) => watched.line(),
-                Ok(None) => watched.complete(),
-                Err(_) => watched.cut_short(),
+                Ok(Some(_)) => guard.line(),
+                Ok(None) => guard.complete(),
+                Err(_) => guard.cut_short(),
             }
             if is_over {
-                watched.complete();
+                guard.complete();
             }
         }
         Poll::Ready(next.transpose().map(|line| line.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
-        // A chunked body says so with its last chunk, whether or not there was a line.
+        // A chunked body ends with its last chunk, whether or not there was a line.
         !self.is_chunked() && self.fault.is_none() && self.source_ended()
     }
 

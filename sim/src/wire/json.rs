@@ -1,11 +1,11 @@
-//! JSON as Go's `encoding/json` writes it.
+//! Writes JSON like Go's `encoding/json`.
 
 use std::io;
 
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
-/// Compact, with `<`, `>`, `&`, U+2028 and U+2029 escaped, as `json.Marshal` does.
+/// Compact, with `<`, `>`, `&`, U+2028 and U+2029 escaped, like `json.Marshal`.
 struct GoFormatter;
 
 impl Formatter for GoFormatter {
@@ -27,19 +27,19 @@ impl Formatter for GoFormatter {
 
 /// Appends a value.
 pub(crate) fn push<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
-    // Writing to memory cannot fail, and the values written here have string keys.
+    // Writing to memory cannot fail, and all values here have string keys.
     let written = value.serialize(&mut Serializer::with_formatter(out, GoFormatter));
     debug_assert!(written.is_ok(), "{written:?}");
 }
 
-/// A value by itself.
+/// A value as bytes.
 pub(crate) fn to_vec<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     push(&mut out, value);
     out
 }
 
-/// A value by itself, as text.
+/// A value as text.
 pub(crate) fn to_string<T: Serialize + ?Sized>(value: &T) -> String {
     String::from_utf8(to_vec(value)).unwrap_or_default()
 }
@@ -47,7 +47,7 @@ pub(crate) fn to_string<T: Serialize + ?Sized>(value: &T) -> String {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn what_go_escapes_is_escaped() {
+    fn the_same_characters_are_escaped_as_in_go() {
         let text = "a<b>&\u{2028}\u{2029}\u{85}\"\\\n\u{1}\u{8}é";
         assert_eq!(
             super::to_string(text),

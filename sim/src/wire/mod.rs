@@ -1,4 +1,4 @@
-//! What goes over the wire: JSON as Go writes it, answers, and the body that carries them.
+//! The wire formats: JSON like Go's, answers, and their bodies.
 
 pub(crate) mod answer;
 pub(crate) mod body;

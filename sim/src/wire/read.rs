@@ -1,37 +1,37 @@
-//! JSON as Go's `encoding/json` reads it, where that shows.
+//! Parses JSON like Go's `encoding/json`, where the difference is visible.
 
 use serde_json::{Map, Value};
 
-/// Reads the first value of a body; what follows it is ignored. Bytes that are not UTF-8 are
-/// replaced, the names of fields taken in any case.
+/// Parses the first value of a body and ignores the rest. Invalid UTF-8 is replaced; field names
+/// may be in any case.
 ///
 /// # Errors
-/// The text of Go's error.
+/// The message of Go's error.
 pub(crate) fn read(body: &[u8]) -> Result<Value, String> {
     let text = String::from_utf8_lossy(body);
     let mut values = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
     match values.next() {
-        Some(Ok(Value::Object(fields))) => Ok(Value::Object(in_small_letters(fields))),
+        Some(Ok(Value::Object(fields))) => Ok(Value::Object(with_lower_case_names(fields))),
         Some(Ok(value)) => Ok(value),
         None => Err("EOF".to_owned()),
-        Some(Err(_)) => Err(complaint(body)),
+        Some(Err(_)) => Err(parse_error(body)),
     }
 }
 
-fn in_small_letters(fields: Map<String, Value>) -> Map<String, Value> {
+fn with_lower_case_names(fields: Map<String, Value>) -> Map<String, Value> {
     let fields = fields.into_iter();
     fields
         .map(|(name, value)| (name.to_ascii_lowercase(), value))
         .collect()
 }
 
-fn complaint(body: &[u8]) -> String {
+fn parse_error(body: &[u8]) -> String {
     let starts_a_value = |b: u8| b.is_ascii_digit() || b"{[\"-tfn".contains(&b);
     match body.trim_ascii_start().first() {
         Some(&b) if b.is_ascii_control() => {
             format!("invalid character '\\x{b:02x}' looking for beginning of value")
         }
-        // Go takes the byte for a code point.
+        // Go treats the byte as a code point.
         Some(&b) if !starts_a_value(b) => {
             let c = char::from(b);
             format!("invalid character '{c}' looking for beginning of value")
@@ -40,7 +40,7 @@ fn complaint(body: &[u8]) -> String {
     }
 }
 
-/// What Go calls the kind of a value.
+/// Go's name for the kind of a value.
 pub(crate) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",

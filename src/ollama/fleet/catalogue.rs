@@ -1,7 +1,6 @@
-//! Who is in the fleet, and who of them has which model, as far as the probes have found.
+//! The backends of the fleet and their models, as far as the probes have found.
 //!
-//! Requests read one snapshot, which is made anew when somebody joins or leaves or has other
-//! models than before.
+//! Requests read a snapshot, which is rebuilt when a backend joins or leaves or its models change.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +14,8 @@ use tokio::time::Instant;
 use super::backend::{Installed, Unreachable};
 use super::member::Member;
 
-/// A model that nobody has makes the gateway ask everybody; not more often than this.
+/// A request for an unknown model makes the gateway probe all backends, but not more often than
+/// this.
 const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
 
 /// The backends and their models.
@@ -25,21 +25,21 @@ pub(super) struct Catalogue<S> {
     refreshes: watch::Sender<Refreshes>,
 }
 
-/// All backends at one moment.
+/// A snapshot of all backends.
 #[derive(Debug)]
 pub(super) struct Members<S> {
     by_host: Vec<Vec<Arc<Member<S>>>>,
     all: Vec<Arc<Member<S>>>,
     by_model: HashMap<ModelName, Row<S>>,
-    /// The names of all models as they are written mostly, read once and not for each request.
+    /// The usual spellings of all model names, parsed once and not for each request.
     spellings: HashMap<Box<str>, ModelName>,
 }
 
-/// Who has a model, and which.
+/// The backends that have a model, and its digest.
 #[derive(Debug)]
 struct Row<S> {
     holders: Vec<Arc<Member<S>>>,
-    /// `None` if they have different ones of the same name, or do not say.
+    /// `None` if the backends have different models of this name, or do not send the digest.
     digest: Option<Arc<str>>,
 }
 
@@ -61,17 +61,17 @@ impl<S> Members<S> {
         }
     }
 
-    /// All of them, in the order of the configuration.
+    /// All backends, in the order of the configuration.
     pub(super) fn all(&self) -> &[Arc<Member<S>>] {
         &self.all
     }
 
-    /// Those that one host of the configuration stands for.
+    /// The backends of one host in the configuration.
     pub(super) fn of_host(&self, host: usize) -> &[Arc<Member<S>>] {
         self.by_host.get(host).map_or(&[], Vec::as_slice)
     }
 
-    /// The name that a client wrote; `None` if it is none.
+    /// The model name that a client wrote; `None` if it is invalid.
     pub(super) fn name(&self, text: &str) -> Option<ModelName> {
         match self.spellings.get(text) {
             Some(name) => Some(name.clone()),
@@ -79,14 +79,14 @@ impl<S> Members<S> {
         }
     }
 
-    /// Those that have a model, whether they are up or not.
+    /// The backends that have a model, whether they are up or down.
     pub(super) fn holders(&self, model: &ModelName) -> &[Arc<Member<S>>] {
         self.by_model
             .get(model)
             .map_or(&[], |row| row.holders.as_slice())
     }
 
-    /// What a model is, if all who have it agree.
+    /// The digest of a model, if it is the same on all backends that have it.
     pub(super) fn digest(&self, model: &ModelName) -> Option<Arc<str>> {
         self.by_model.get(model)?.digest.clone()
     }
@@ -101,12 +101,12 @@ impl<S> Catalogue<S> {
         }
     }
 
-    /// All backends now.
+    /// The current backends.
     pub(super) fn members(&self) -> Guard<Arc<Members<S>>> {
         self.members.load()
     }
 
-    /// One host of the configuration stands for these from now on.
+    /// Sets the backends of one host in the configuration.
     pub(super) fn set_host(&self, host: usize, members: Vec<Arc<Member<S>>>) {
         self.members.rcu(|known| {
             let mut by_host = known.by_host.clone();
@@ -116,8 +116,8 @@ impl<S> Catalogue<S> {
         self.refreshes.send_modify(|_| ());
     }
 
-    /// Notes what a probe found. A backend that did not answer keeps what it had: it is the one
-    /// to name when somebody asks for a model that only it has.
+    /// Stores the result of a probe. A backend that did not answer keeps its models, so that a
+    /// request for a model that only this backend has gets an error that names it.
     pub(super) fn note_probe(
         &self,
         member: &Member<S>,
@@ -143,19 +143,19 @@ impl<S> Catalogue<S> {
         });
     }
 
-    /// Waits until a refresh is asked for that is later than `seen`.
+    /// Waits for a refresh request later than `seen`.
     pub(super) async fn refresh_asked_after(&self, seen: u64) {
         let mut refreshes = self.refreshes.subscribe();
         let _ = refreshes.wait_for(|refreshes| refreshes.asked > seen).await;
     }
 
-    /// Waits until every backend has been probed once.
+    /// Waits until every backend was probed once.
     pub(super) async fn probed_once(&self) {
         self.until_all(Member::was_probed).await;
     }
 
-    /// Has all backends probed again, and waits for it; who asks while a refresh is under way
-    /// waits for that one, and soon after one nobody is asked.
+    /// Probes all backends again and waits for the results. A caller during a refresh waits for
+    /// that refresh; soon after a refresh, no backend is probed.
     pub(super) async fn refreshed(&self) {
         let mut awaited = 0;
         self.refreshes.send_if_modified(|refreshes| {
@@ -203,7 +203,7 @@ fn by_model<S>(members: &[Arc<Member<S>>]) -> HashMap<ModelName, Row<S>> {
     rows
 }
 
-/// Each name as servers list it, and without the tag that needs not be written.
+/// Each name as servers list it, and without the tag `:latest`, which may be omitted.
 fn spellings<'a>(names: impl Iterator<Item = &'a ModelName>) -> HashMap<Box<str>, ModelName> {
     let mut spellings = HashMap::default();
     for name in names {
@@ -225,7 +225,7 @@ mod tests {
     use super::*;
 
     fn name(text: &str) -> ModelName {
-        ModelName::parse(text).expect("a sound name")
+        ModelName::parse(text).expect("a valid name")
     }
 
     fn installed(text: &str, digest: &str) -> Installed {
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_stands_for_two_models_has_no_digest() {
+    fn a_name_of_two_different_models_has_no_digest() {
         let (catalogue, [one, other]) = two();
         let digest = |model: &str| catalogue.members().digest(&name(model));
         catalogue.note_probe(&one, Ok(vec![installed("a", "1"), installed("b", "2")]), 0);
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_left_holds_nothing() {
+    fn a_removed_backend_has_no_models() {
         let (catalogue, [one, other]) = two();
         catalogue.note_probe(&one, Ok(vec![installed("a", "1")]), 0);
         catalogue.note_probe(&other, Ok(vec![installed("a", "1")]), 0);
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_refresh_serves_all_who_wait_for_it() {
+    async fn one_refresh_serves_all_waiters() {
         let member = member("gpu-1", 0);
         let catalogue = Arc::new(Catalogue::new(vec![vec![member.clone()]]));
         let waiting: Vec<_> = (0..3)

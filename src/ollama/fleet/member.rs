@@ -1,4 +1,4 @@
-//! One backend of the fleet, with everything that belongs to it alone.
+//! One backend of the fleet, with its own state.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -10,32 +10,33 @@ use llamatower_layers::breaker::{Breaker, Token};
 
 use super::backend::{Backend, Installed};
 
-/// A backend, the service that asks it, and what it works on. It lives as long as a request
-/// holds a [`Slot`] there, also when it has left the fleet.
+/// A backend, its service and its load. It lives as long as a request holds a [`Slot`] of it, even
+/// after it has left the fleet.
 #[derive(Debug)]
 pub(super) struct Member<S> {
     pub(super) backend: Arc<Backend>,
     pub(super) breaker: Breaker,
     pub(super) service: S,
-    /// How many requests it works on at a time for one model, as in Ollama's
-    /// `OLLAMA_NUM_PARALLEL`; `None` if that is not counted.
+    /// The number of concurrent requests for one model, like Ollama's `OLLAMA_NUM_PARALLEL`; `None`
+    /// if slots are not counted.
     pub(super) slots: Option<NonZeroUsize>,
     in_flight: AtomicUsize,
-    /// Only where slots are counted.
+    /// Only used if slots are counted.
     by_model: Mutex<HashMap<ModelName, usize>>,
     models: Mutex<Arc<[Installed]>>,
-    /// One more than the last refresh that a probe has answered; 0 before the first probe.
+    /// One more than the number of the last refresh that a probe has answered; 0 before the first
+    /// probe.
     probed: AtomicU64,
 }
 
-/// A slot of a backend, given back when it is dropped, and leave to send a request there.
+/// A slot of a backend, and the permission to send a request there. Dropping it releases the slot.
 #[derive(Debug)]
 pub struct Slot<S> {
     member: Arc<Member<S>>,
-    /// Whose count it is in, where slots are counted.
+    /// The model that this slot is counted for, if slots are counted.
     model: Option<ModelName>,
     token: Mutex<Option<Token>>,
-    /// How many backends there are that could be asked and were not, this one left out.
+    /// The number of other backends that were not tried yet.
     pub(super) left: usize,
 }
 
@@ -58,12 +59,12 @@ impl<S> Member<S> {
         }
     }
 
-    /// How many requests it works on.
+    /// The number of requests in progress.
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Whether it has a slot for a model. Requests without a model need none.
+    /// Whether a slot for a model is free. Requests without a model need no slot.
     pub(super) fn has_slot(&self, model: Option<&ModelName>) -> bool {
         let (Some(slots), Some(model)) = (self.slots, model) else {
             return true;
@@ -72,7 +73,7 @@ impl<S> Member<S> {
         by_model.get(model).is_none_or(|held| *held < slots.get())
     }
 
-    /// Takes a slot, whether one is free or not.
+    /// Takes a slot, even if none is free.
     pub(super) fn take(self: &Arc<Self>, model: Option<&ModelName>) -> Slot<S> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         let model = model.filter(|_| self.slots.is_some()).cloned();
@@ -87,12 +88,12 @@ impl<S> Member<S> {
         }
     }
 
-    /// What it has, as far as is known.
+    /// The known models of the backend.
     pub(super) fn models(&self) -> Arc<[Installed]> {
         lock(&self.models).clone()
     }
 
-    /// Notes what it has; true if that is something new.
+    /// Sets the models; returns whether they have changed.
     pub(super) fn set_models(&self, models: Vec<Installed>) -> bool {
         let mut known = lock(&self.models);
         let is_new = **known != *models;
@@ -102,17 +103,17 @@ impl<S> Member<S> {
         is_new
     }
 
-    /// Notes that a probe has ended that was begun after a refresh was asked for.
+    /// Records a finished probe that began after this refresh was requested.
     pub(super) fn note_probed(&self, refresh: u64) {
         self.probed.fetch_max(refresh + 1, Ordering::Relaxed);
     }
 
-    /// Whether it was probed at all.
+    /// Whether the backend was probed at all.
     pub(super) fn was_probed(&self) -> bool {
         self.probed.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether it was probed after a refresh was asked for.
+    /// Whether the backend was probed after this refresh was requested.
     pub(super) fn was_refreshed(&self, refresh: u64) -> bool {
         self.probed.load(Ordering::Relaxed) > refresh
     }
@@ -127,20 +128,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<S> Slot<S> {
-    /// Whose it is.
+    /// The backend of the slot.
     pub(super) fn member(&self) -> &Arc<Member<S>> {
         &self.member
     }
 
-    /// The slot of a backend that was chosen, with its breaker's token, if there is one, and how
-    /// many backends are left.
+    /// The slot of a chosen backend, with its breaker's token, if there is one, and the number of
+    /// other backends that were not tried yet.
     pub(super) fn chosen(mut self, token: Option<Token>, left: usize) -> Self {
         self.token = Mutex::new(token);
         self.left = left;
         self
     }
 
-    /// The breaker's token, if there is one, for the first that asks.
+    /// Takes the breaker's token, if there is one; only the first call gets it.
     pub(super) fn take_token(&self) -> Option<Token> {
         lock(&self.token).take()
     }
@@ -173,7 +174,7 @@ pub(super) mod tests {
     use super::*;
     use crate::ollama::upstream::Access;
 
-    /// A member that is asked by nothing; no slots are counted if there are 0.
+    /// A member without a service; `slots` 0 means that slots are not counted.
     pub(in super::super) fn member(address: &str, slots: usize) -> Arc<Member<()>> {
         let backend = Backend::new(
             address.parse().unwrap(),
@@ -186,7 +187,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn slots_are_those_of_a_model_and_come_back() {
+    fn slots_are_counted_for_each_model_and_released() {
         let member = member("gpu-1", 2);
         let small = ModelName::parse("small").unwrap();
         let large = ModelName::parse("large").unwrap();
@@ -203,7 +204,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_refresh_is_done_by_a_probe_that_began_after_it() {
+    fn a_refresh_is_complete_after_a_probe_that_began_later() {
         let member = member("gpu-1", 0);
         assert!(!member.was_probed());
         member.note_probed(0);

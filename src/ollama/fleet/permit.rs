@@ -1,21 +1,21 @@
-//! What a request holds of a backend, to the end of its answer.
+//! The slot that a request holds to the end of its answer.
 
 use llamatower_layers::{Record, queue};
 
 use super::Dispatcher;
 use super::member::Slot;
 
-/// A slot that a request holds, given back when it is dropped, with what the request cost.
+/// A slot that a request holds. Dropping it releases the slot and reports the request's cost.
 #[derive(Debug)]
 pub struct Permit<S> {
-    /// Tells what the request cost.
+    /// The source of the request's cost.
     record: Option<Record>,
     held: Held<S>,
 }
 
 #[derive(Debug)]
 enum Held<S> {
-    /// Taken when it is dropped.
+    /// `None` after drop.
     Queued {
         permit: Option<queue::Permit<Dispatcher<S>>>,
     },
@@ -41,11 +41,11 @@ impl<S> Permit<S> {
         }
     }
 
-    /// What the request cost, as far as that was counted.
+    /// The cost of the request, if it was counted.
     fn cost(&self) -> Option<u32> {
         let report = self.record.as_ref()?.usage_report()?;
         let usage = report.get()?.usage?;
-        // A token that is written costs about twice one that is read.
+        // An output token costs about twice as much as a prompt token.
         let cost = usage
             .prompt_tokens
             .saturating_add(usage.output_tokens.saturating_mul(2));

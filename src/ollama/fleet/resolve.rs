@@ -1,4 +1,4 @@
-//! The addresses that a host's name stands for.
+//! Resolves the addresses of host names.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -13,27 +13,27 @@ use hickory_resolver::{ResolverBuilder, TokioResolver};
 use super::Dns;
 use crate::ollama::upstream::Address;
 
-/// Addresses that last for a day are asked for more often than that all the same: a question costs
-/// next to nothing.
+/// Addresses with a long TTL are resolved again after this time, because a query costs almost
+/// nothing.
 const MAX_TTL: Duration = Duration::from_secs(60);
 
-/// Asks for the addresses of hosts.
+/// Resolves the addresses of hosts.
 pub(super) struct Resolver {
     resolver: Option<TokioResolver>,
     min_ttl: Duration,
 }
 
-/// What a name stands for.
+/// The addresses of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Addresses {
-    /// In an order of their own, never empty.
+    /// Sorted, never empty.
     pub(super) ips: Vec<IpAddr>,
-    /// After how long they are to be asked for again.
+    /// The time after which to resolve the name again.
     pub(super) ask_again_in: Duration,
 }
 
-/// Whether a host is a name that may stand for several servers. `localhost` is this machine by
-/// whatever family it listens on, not one server for each (RFC 6761 6.3).
+/// Whether a host is a name that may have several servers. `localhost` is this machine on any
+/// address family, not one server for each address (RFC 6761 6.3).
 pub(super) fn is_to_be_resolved(address: &Address) -> bool {
     let host = address.host().trim_end_matches('.');
     let is_loopback =
@@ -42,12 +42,12 @@ pub(super) fn is_to_be_resolved(address: &Address) -> bool {
 }
 
 impl Resolver {
-    /// A resolver that asks the servers of `dns`, or those of the system. Without any, names are
-    /// left to the operating system when connections are made.
+    /// A resolver that uses the servers of `dns`, or the system's DNS servers. Without any server,
+    /// the operating system resolves names when connections are opened.
     pub(super) fn new(dns: &Dns) -> Self {
         let built = builder(&dns.servers).and_then(|mut builder| {
             let options = builder.options_mut();
-            // Who asks keeps the time: an answer is wanted as fresh as it is.
+            // The caller schedules the queries and needs fresh answers.
             options.cache_size = 0;
             // A server with addresses of both families is one server.
             options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
@@ -62,18 +62,22 @@ impl Resolver {
         }
     }
 
-    /// Whether there is anybody to ask.
+    /// Whether there is a DNS server to query.
     pub(super) fn can_ask(&self) -> bool {
         self.resolver.is_some()
     }
 
-    /// The addresses of a host now.
+    /// The current addresses of a host.
     ///
     /// # Errors
-    /// The name has none, or nobody says.
+    /// The name has no addresses, or no DNS server answers.
     pub(super) async fn addresses(&self, host: &str) -> Result<Addresses, NotResolved> {
-        let nobody = || NotResolved("no DNS server is known".to_owned());
-        let found = self.resolver.as_ref().ok_or_else(nobody)?.lookup_ip(host);
+        let no_server = || NotResolved("no DNS server is known".to_owned());
+        let found = self
+            .resolver
+            .as_ref()
+            .ok_or_else(no_server)?
+            .lookup_ip(host);
         let found = found
             .await
             .map_err(|error| NotResolved(error.to_string()))?;
@@ -93,7 +97,7 @@ impl Resolver {
         })
     }
 
-    /// After how long a name is asked for again that could not be resolved.
+    /// The time after which to resolve a name again after a failure.
     pub(super) fn retry_in(&self) -> Duration {
         self.min_ttl.max(Duration::from_secs(1))
     }
@@ -127,7 +131,7 @@ impl fmt::Debug for Resolver {
     }
 }
 
-/// A name has no addresses now, or no server says.
+/// A name has no addresses, or no DNS server answers.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct NotResolved(String);
@@ -159,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_asked_for_again_when_they_expire_between_a_floor_and_a_ceiling() {
+    fn addresses_are_resolved_again_after_their_ttl_within_limits() {
         let floor = Duration::from_secs(5);
         let resolver = Resolver::new(&Dns {
             servers: vec![([127, 0, 0, 1], 53).into()],

@@ -1,4 +1,4 @@
-//! A raw HTTP connection: chunks as they come, ends as they are.
+//! A raw HTTP connection: chunks and ends as they were received.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// The value of a field, or nothing.
+    /// The value of a field, or an empty text.
     pub(crate) fn get(&self, name: &str) -> &str {
         let mut found = self
             .fields
@@ -31,16 +31,16 @@ impl Head {
     }
 }
 
-/// How the framing of a body ended.
+/// How a body ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// With the last chunk, or with all the bytes that were announced.
+    /// With the last chunk, or with all declared bytes.
     Clean,
-    /// Without.
+    /// Without them.
     Unclean,
 }
 
-/// What comes next of a chunked body.
+/// The next item of a chunked body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
     /// One chunk, as it was framed.
@@ -49,7 +49,7 @@ pub(crate) enum Piece {
     End(End),
 }
 
-/// One connection.
+/// A connection.
 pub(crate) struct Connection {
     io: Box<dyn Io>,
     unread: Vec<u8>,
@@ -66,15 +66,15 @@ impl Connection {
         Self::over(stream)
     }
 
-    /// With a small window, so that a client that does not read is soon felt.
+    /// Connects with a small window, so that the gateway soon notices a client that does not read.
     pub(crate) async fn with_small_window(address: SocketAddr) -> Self {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         Self::over(soon("a connection", socket.connect(address)).await.unwrap())
     }
 
-    /// One that is reset when it is dropped.
-    pub(crate) async fn that_resets(address: SocketAddr) -> Self {
+    /// A connection that is reset when it is dropped.
+    pub(crate) async fn with_reset_on_drop(address: SocketAddr) -> Self {
         let stream = soon("a connection", TcpStream::connect(address))
             .await
             .unwrap();
@@ -147,9 +147,9 @@ impl Connection {
         head
     }
 
-    /// Reads one chunk, with the bounds that the gateway gave it.
+    /// Reads one chunk, with the boundaries that the gateway sent.
     pub(crate) async fn piece(&mut self) -> Piece {
-        assert!(self.is_chunked, "no chunked body");
+        assert!(self.is_chunked, "the body is not chunked");
         let Some(size) = self.line().await else {
             return Piece::End(End::Unclean);
         };
@@ -168,7 +168,7 @@ impl Connection {
         }
     }
 
-    /// Reads one chunk that must be there.
+    /// Reads one chunk, which must exist.
     pub(crate) async fn chunk(&mut self) -> String {
         match self.piece().await {
             Piece::Chunk(chunk) => chunk,

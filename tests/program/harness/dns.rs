@@ -1,4 +1,4 @@
-//! A small authoritative DNS server whose answers a test changes.
+//! A small authoritative DNS server whose answers a test can change.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -11,18 +11,18 @@ use tokio::task::JoinHandle;
 
 use super::soon;
 
-/// What the server answers to every question for addresses.
+/// The server's answer to every address query.
 #[derive(Clone, Debug)]
 pub(crate) enum Zone {
-    /// These, with a TTL of 0 s.
+    /// These addresses, with a TTL of 0 s.
     Addresses(Vec<Ipv4Addr>),
-    /// A code without any.
+    /// This response code without addresses.
     Refusal(ResponseCode),
-    /// Nothing at all.
+    /// No answer.
     Silence,
 }
 
-/// The server; it ends when this is dropped.
+/// The server; dropping it stops the server.
 #[derive(Debug)]
 pub(crate) struct Dns {
     address: SocketAddr,
@@ -54,21 +54,21 @@ impl Dns {
         Zone::Addresses(v4.collect())
     }
 
-    /// What `LLAMATOWER_DNS_SERVERS` is to say.
+    /// The value of `LLAMATOWER_DNS_SERVERS`.
     pub(crate) fn setting(&self) -> String {
         self.address.to_string()
     }
 
-    /// Answers otherwise from now on.
+    /// Changes the answer.
     pub(crate) fn change(&self, zone: Zone) {
         self.zone.send_replace(zone);
     }
 
-    /// Waits until it was asked so many times more.
+    /// Waits for this many more queries.
     pub(crate) async fn asked_again(&mut self, times: u64) {
         let goal = *self.asked.borrow() + times;
         let asked = self.asked.wait_for(|asked| *asked >= goal);
-        soon("a question for addresses", asked).await.unwrap();
+        soon("an address query", asked).await.unwrap();
     }
 }
 

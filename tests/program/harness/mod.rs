@@ -1,4 +1,4 @@
-//! What all tests use: the gateway as a process, raw connections, simulated servers.
+//! Tools for all tests: the gateway process, raw connections, simulated servers.
 
 mod connection;
 mod dns;
@@ -14,10 +14,10 @@ pub(crate) use connection::{Connection, End};
 pub(crate) use dns::{Dns, Zone};
 pub(crate) use process::{Gateway, run};
 
-/// The longest that anything is waited for; never waited out in a run that passes.
+/// The time limit for every wait; a passing run never reaches it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Waits for something that must happen.
+/// Waits for an event that must happen.
 pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(output) => output,
@@ -25,12 +25,13 @@ pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
     }
 }
 
-/// A server with the model `tiny`, which answers at once.
+/// A server with the model `tiny`, which answers without delay.
 pub(crate) async fn tiny() -> SimHandle {
     sim_with(ModelSpec::new("tiny").with_slots(8)).await
 }
 
-/// A server whose `tiny` takes 20 ms for each of a thousand tokens: a stream to interfere with.
+/// A server whose `tiny` sends a thousand tokens, one every 20 ms: a stream long enough to
+/// interrupt.
 pub(crate) async fn talkative() -> SimHandle {
     let model = ModelSpec::new("tiny")
         .with_slots(8)
@@ -43,7 +44,7 @@ pub(crate) async fn sim_with(model: ModelSpec) -> SimHandle {
     Sim::builder().model(model).start().await.unwrap()
 }
 
-/// A chat with `tiny`.
+/// A chat request for `tiny`.
 pub(crate) fn chat() -> Value {
     json!({"model": "tiny", "messages": [{"role": "user", "content": "hi"}]})
 }
@@ -55,7 +56,7 @@ pub(crate) fn with(mut base: Value, more: Value) -> Value {
     base
 }
 
-/// An answer that was read whole.
+/// A complete answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -65,7 +66,7 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("no JSON: {}", self.text))
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("not JSON: {}", self.text))
     }
 
     pub(crate) fn header(&self, name: &str) -> &str {
@@ -75,7 +76,7 @@ impl Answer {
     }
 }
 
-/// Sends a request and reads the answer whole.
+/// Sends a request and reads the whole answer.
 pub(crate) async fn send(request: reqwest::RequestBuilder) -> Answer {
     soon("an answer", async {
         let answer = request.send().await.unwrap();

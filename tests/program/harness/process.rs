@@ -1,4 +1,4 @@
-//! The gateway as a process of its own.
+//! The gateway as a separate process.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -14,7 +14,7 @@ use super::{Answer, Connection, send, soon};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_llamatower");
 
-/// How a process ended.
+/// The result of a finished process.
 #[derive(Debug)]
 pub(crate) struct Exited {
     pub(crate) code: Option<i32>,
@@ -22,7 +22,7 @@ pub(crate) struct Exited {
     pub(crate) stderr: String,
 }
 
-/// A run that is expected to end by itself.
+/// Runs the program until it ends.
 pub(crate) async fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Exited {
     let output = command(environment).args(arguments).output();
     let output = soon("the end of the program", output).await.unwrap();
@@ -47,7 +47,7 @@ fn command(environment: &[(&str, &str)]) -> Command {
     command
 }
 
-/// A gateway that listens; killed when it is dropped.
+/// A listening gateway process; dropping it kills the process.
 #[derive(Debug)]
 pub(crate) struct Gateway {
     child: Child,
@@ -58,7 +58,7 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway in front of these servers, with these settings.
+    /// Starts a gateway in front of these servers, with these settings.
     pub(crate) async fn start(sims: &[&SimHandle], settings: &[(&str, &str)]) -> Self {
         let urls: Vec<String> = sims.iter().map(|sim| sim.url()).collect();
         let urls = urls.join(",");
@@ -98,7 +98,7 @@ impl Gateway {
         self.client.get(self.url(path))
     }
 
-    /// Posts JSON and reads the answer whole.
+    /// Posts JSON and reads the whole answer.
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         send(self.asking(path, body)).await
     }
@@ -108,7 +108,7 @@ impl Gateway {
         self.client.post(self.url(path)).json(body)
     }
 
-    /// A page for operators.
+    /// A page of the admin listener.
     pub(crate) async fn operators_page(&self, path: &str) -> Answer {
         send(self.client.get(format!("http://{}{path}", self.operators))).await
     }
@@ -124,12 +124,12 @@ impl Gateway {
             .sum()
     }
 
-    /// Waits for a line of the log.
+    /// Waits for a log line.
     pub(crate) async fn logged(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         self.log.line(what, is_it).await
     }
 
-    /// Waits for the line of a request that has ended.
+    /// Waits for the access log line of a finished request.
     pub(crate) async fn access_line(&self, route: &str) -> Value {
         let is_it = |line: &Value| line["message"] == "request" && line["route"] == route;
         self.logged("the end of a request", is_it).await
@@ -142,7 +142,7 @@ impl Gateway {
         assert!(sent.await.unwrap().success());
     }
 
-    /// Waits for its end, and gives its exit code.
+    /// Waits for the end of the process, and returns its exit code.
     pub(crate) async fn ended(&mut self) -> Option<i32> {
         soon("the gateway's end", self.child.wait())
             .await
@@ -150,14 +150,14 @@ impl Gateway {
             .code()
     }
 
-    /// Sends SIGTERM and waits for its end.
+    /// Sends SIGTERM and waits for the end of the process.
     pub(crate) async fn terminate(mut self) -> Option<i32> {
         self.ask_to_leave().await;
         self.ended().await
     }
 }
 
-/// What the gateway has written so far.
+/// The log lines so far.
 #[derive(Debug, Default)]
 struct Log {
     lines: Mutex<Vec<Value>>,
@@ -165,7 +165,7 @@ struct Log {
 }
 
 impl Log {
-    /// Reads until the process ends, so that it never waits for a reader.
+    /// Reads until the process ends, so that the process never blocks on a full pipe.
     fn of(stdout: ChildStdout) -> Arc<Self> {
         let log = Arc::new(Self::default());
         let writer = log.clone();

@@ -1,11 +1,11 @@
-//! Who is refused, and what he is told.
+//! Which requests are refused, and with which error.
 
 use http::StatusCode;
 use tokio::time::{Instant, advance};
 
 use super::*;
-use crate::queue::line::{Line, Seat};
-use crate::queue::lines::Rules;
+use crate::queue::class_queue::{ClassQueue, Position};
+use crate::queue::class_queues::Rules;
 use crate::{Retryable, Side};
 
 fn refusal(queue: &TestQueue, key: Name) -> BoxError {
@@ -13,7 +13,7 @@ fn refusal(queue: &TestQueue, key: Name) -> BoxError {
 }
 
 #[tokio::test(start_paused = true)]
-async fn past_the_bound_it_is_refused_at_once() {
+async fn a_request_beyond_the_limit_is_refused_at_once() {
     let queue = queue(&[("a", 1), ("b", 1)]).with_max_waiting(2);
     let _held = hold(&queue, "a");
     let _waiting = [0, 1].map(|_| enter(&queue, "a", entry("ada")));
@@ -28,14 +28,14 @@ async fn past_the_bound_it_is_refused_at_once() {
     assert_eq!(failure.retry_after(), Some(secs(1)));
     assert_eq!(
         failure.to_string(),
-        "the queue is full: 2 requests wait; try again in 1 s"
+        "the queue is full: 2 requests are waiting; try again in 1 s"
     );
     assert_eq!(queue.waiting(), 2);
     hold(&queue, "b");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_comes_takes_nothing_that_others_wait_for() {
+async fn a_new_request_does_not_take_a_slot_from_waiters() {
     let queue = queue(&[("a", 1)]);
     let held = hold(&queue, "a");
     let mut waiting = enter(&queue, "a", entry("bob"));
@@ -54,7 +54,7 @@ async fn a_request_that_comes_takes_nothing_that_others_wait_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_key_that_filled_the_queue_is_told_so() {
+async fn the_key_that_filled_the_queue_gets_its_own_error() {
     let queue = queue(&[("a", 1)]).with_max_waiting(4);
     let _held = hold(&queue, "a");
     let _greedy = [0, 1, 2].map(|_| enter(&queue, "a", entry("greedy")));
@@ -70,7 +70,7 @@ async fn the_key_that_filled_the_queue_is_told_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_has_a_bound_of_its_own() {
+async fn each_key_has_a_limit() {
     let queue = queue(&[("a", 1)]).with_max_waiting_per_key(Some(1));
     let _held = hold(&queue, "a");
     let _waiting = enter(&queue, "a", entry("ada"));
@@ -79,7 +79,7 @@ async fn a_key_has_a_bound_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_would_wait_too_long_does_not_begin_to() {
+async fn a_request_with_a_too_long_predicted_wait_is_refused() {
     let queue = queue(&[("a", 2)])
         .with_max_predicted_wait(Some(secs(12)))
         .with_assumed_service_time(Some(secs(10)));
@@ -95,25 +95,25 @@ async fn who_would_wait_too_long_does_not_begin_to() {
     assert_eq!(full.retry_after, secs(3));
     assert_eq!(
         error.to_string(),
-        "the queue is full: 2 requests wait, about 15 s; try again in 3 s"
+        "the queue is full: 2 requests are waiting (expected wait: 15 s); try again in 3 s"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_would_wait_too_long_for_his_own_requests_is_told_so() {
+async fn a_key_that_waits_too_long_for_its_own_requests_gets_its_own_error() {
     let queue = queue(&[("a", 1)])
         .with_max_predicted_wait(Some(secs(45)))
         .with_assumed_service_time(Some(secs(10)));
     let _held = hold(&queue, "a");
     let _greedy = [0, 1, 2, 3].map(|_| enter(&queue, "a", entry("greedy")));
     cause::<KeyQueueFull>(&refusal(&queue, "greedy"));
-    // One of the greedy goes first, then it is the turn of whoever else comes.
+    // One request of the greedy key goes first, then the next key's.
     let modest = enter(&queue, "a", entry("modest"));
     assert_eq!(modest.watch().unwrap().standing().unwrap().ahead, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_urgent_are_not_refused_for_what_waits_behind_them() {
+async fn high_priority_is_not_refused_because_of_waiters_behind_it() {
     let queue = queue(&[("a", 1)])
         .with_max_predicted_wait(Some(secs(15)))
         .with_assumed_service_time(Some(secs(10)));
@@ -125,7 +125,7 @@ async fn the_urgent_are_not_refused_for_what_waits_behind_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn patience_has_an_end() {
+async fn a_wait_ends_at_its_limit() {
     let queue = queue(&[("a", 1)]).with_max_wait(Some(secs(20)));
     let held = hold(&queue, "a");
     let arrival = Instant::now();
@@ -137,7 +137,7 @@ async fn patience_has_an_end() {
     assert_eq!(
         started.elapsed().as_secs(),
         20,
-        "time before this attempt does not count"
+        "the time before this attempt does not count"
     );
     let timeout: QueueTimeout = cause(&error);
     assert_eq!(timeout.waited.as_secs(), 20);
@@ -149,7 +149,7 @@ async fn patience_has_an_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_entry_may_have_less_patience() {
+async fn an_entry_can_have_an_earlier_deadline() {
     let queue = queue(&[("a", 1)]);
     let _held = hold(&queue, "a");
     let started = Instant::now();
@@ -166,18 +166,18 @@ fn names() -> Vec<Name> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_that_went_away_are_forgotten() {
+async fn idle_keys_are_forgotten() {
     let charge = entry("x").with_cost(1000).charge;
-    let mut line: Line<Name, ()> = Line::new();
+    let mut class_queue: ClassQueue<Name, ()> = ClassQueue::new();
     for name in names() {
-        line.pass(&name, charge);
-        line.finish(&name, Some(secs(1)), 0.0);
-        assert!(line.keys_known() < 2500);
+        class_queue.admit(&name, charge);
+        class_queue.finish(&name, Some(secs(1)), 0.0);
+        assert!(class_queue.keys_known() < 2500);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn classes_that_went_away_are_forgotten() {
+async fn idle_classes_are_forgotten() {
     let queue = queue(&[]);
     for name in names() {
         queue.dispatch().set(name, 1);
@@ -190,22 +190,22 @@ async fn classes_that_went_away_are_forgotten() {
 async fn a_key_that_holds_a_slot_is_not_forgotten() {
     let names = names();
     let free = entry("x").with_cost(0).charge;
-    let mut line: Line<Name, ()> = Line::new();
-    line.pass(&"ada", free);
+    let mut class_queue: ClassQueue<Name, ()> = ClassQueue::new();
+    class_queue.admit(&"ada", free);
     for name in &names {
-        line.pass(name, free);
-        line.finish(name, Some(secs(1)), 0.0);
+        class_queue.admit(name, free);
+        class_queue.finish(name, Some(secs(1)), 0.0);
     }
-    line.finish(&"ada", Some(secs(1)), 500.0);
-    let seat = |key, id| Seat {
+    class_queue.finish(&"ada", Some(secs(1)), 500.0);
+    let position = |key, id| Position {
         key,
         priority: Priority::Normal,
         arrival: Instant::now(),
         id,
     };
     for (key, id) in [("bob", 1), ("ada", 2), ("bob", 3)] {
-        line.push(&seat(key, id), entry(key).with_cost(10).charge, ());
+        class_queue.push(&position(key, id), entry(key).with_cost(10).charge, ());
     }
-    let ahead = line.ahead(&seat("ada", 2), Rules::default().at(Instant::now()));
-    assert_eq!(ahead, Some(2), "ada was served more");
+    let ahead = class_queue.ahead(&position("ada", 2), Rules::default().at(Instant::now()));
+    assert_eq!(ahead, Some(2), "ada was charged more");
 }

@@ -1,4 +1,4 @@
-//! Whatever happens in whatever order: slots return, and nobody is forgotten.
+//! Property tests: in any order of events, slots are released and every waiter is served.
 
 use std::collections::VecDeque;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -20,7 +20,7 @@ struct Arriving {
     priority: Priority,
     cost: u32,
     weight: u32,
-    /// How long ago it arrived first, in seconds.
+    /// The time since its first arrival, in seconds.
     age: u64,
 }
 
@@ -57,7 +57,7 @@ fn arriving() -> impl Strategy<Value = Arriving> {
 }
 
 #[derive(Clone, Debug)]
-enum Move {
+enum Action {
     Enter(Arriving),
     Poll(Index),
     Leave(Index),
@@ -66,26 +66,26 @@ enum Move {
     Wait(u64),
 }
 
-fn moves() -> impl Strategy<Value = Vec<Move>> {
+fn actions() -> impl Strategy<Value = Vec<Action>> {
     let one = prop_oneof![
-        5 => arriving().prop_map(Move::Enter),
-        4 => any::<Index>().prop_map(Move::Poll),
-        2 => any::<Index>().prop_map(Move::Leave),
-        4 => (any::<Index>(), any::<Option<u32>>()).prop_map(|(at, cost)| Move::Finish(at, cost)),
-        1 => (select(CLASSES.to_vec()), 0..3_usize).prop_map(|(class, n)| Move::SetSlots(class, n)),
-        1 => (0..20_u64).prop_map(Move::Wait),
+        5 => arriving().prop_map(Action::Enter),
+        4 => any::<Index>().prop_map(Action::Poll),
+        2 => any::<Index>().prop_map(Action::Leave),
+        4 => (any::<Index>(), any::<Option<u32>>()).prop_map(|(at, cost)| Action::Finish(at, cost)),
+        1 => (select(CLASSES.to_vec()), 0..3_usize).prop_map(|(class, n)| Action::SetSlots(class, n)),
+        1 => (0..20_u64).prop_map(Action::Wait),
     ];
     prop::collection::vec(one, 0..120)
 }
 
-struct World {
+struct TestState {
     queue: TestQueue,
     tickets: Vec<(Name, TestTicket)>,
     permits: Vec<(Name, Permit<Slots>)>,
     slots: HashMap<Name, usize>,
 }
 
-impl World {
+impl TestState {
     fn new() -> Self {
         let counts = CLASSES.map(|class| (class, 1));
         Self {
@@ -99,14 +99,14 @@ impl World {
         }
     }
 
-    async fn play(&mut self, step: Move) {
+    async fn play(&mut self, step: Action) {
         match step {
-            Move::Enter(arriving) => {
+            Action::Enter(arriving) => {
                 if let Ok(ticket) = self.queue.enter(arriving.class, arriving.entry()) {
                     self.tickets.push((arriving.class, Box::pin(ticket)));
                 }
             }
-            Move::Poll(at) if !self.tickets.is_empty() => {
+            Action::Poll(at) if !self.tickets.is_empty() => {
                 let at = at.index(self.tickets.len());
                 let (class, ticket) = &mut self.tickets[at];
                 match ticket.as_mut().now_or_never() {
@@ -116,23 +116,23 @@ impl World {
                 }
                 drop(self.tickets.swap_remove(at));
             }
-            Move::Leave(at) if !self.tickets.is_empty() => {
+            Action::Leave(at) if !self.tickets.is_empty() => {
                 drop(self.tickets.swap_remove(at.index(self.tickets.len())));
             }
-            Move::Finish(at, cost) if !self.permits.is_empty() => {
+            Action::Finish(at, cost) if !self.permits.is_empty() => {
                 let (_, permit) = self.permits.swap_remove(at.index(self.permits.len()));
                 match cost {
                     Some(tokens) => permit.settle(tokens),
                     None => drop(permit),
                 }
             }
-            Move::SetSlots(class, slots) => {
+            Action::SetSlots(class, slots) => {
                 self.queue.dispatch().set(class, slots);
                 self.slots.insert(class, slots);
                 self.queue.slots_changed();
             }
-            Move::Wait(time) => advance(secs(time)).await,
-            Move::Poll(_) | Move::Leave(_) | Move::Finish(..) => {}
+            Action::Wait(time) => advance(secs(time)).await,
+            Action::Poll(_) | Action::Leave(_) | Action::Finish(..) => {}
         }
     }
 
@@ -146,10 +146,10 @@ impl World {
             let granted = mine().count() - waiting;
             let held = self.permits.iter().filter(|(of, _)| *of == class).count();
             let taken = self.queue.dispatch().taken(class);
-            prop_assert_eq!(taken, granted + held, "a slot is somebody's");
+            prop_assert_eq!(taken, granted + held, "every taken slot has a holder");
             prop_assert!(
                 waiting == 0 || taken >= self.slots[class],
-                "no slot lies idle"
+                "no slot is idle while a request waits"
             );
 
             let snapshot = self.queue.class(&class);
@@ -181,11 +181,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn slots_return_however_requests_end(moves in moves()) {
+    fn slots_return_however_requests_end(actions in actions()) {
         on_paused_clock(async {
             advance(secs(100)).await;
-            let mut world = World::new();
-            for step in moves {
+            let mut world = TestState::new();
+            for step in actions {
                 world.play(step).await;
                 world.check()?;
             }
@@ -194,15 +194,15 @@ proptest! {
             world.permits.clear();
             world.check()?;
             prop_assert_eq!(world.queue.dispatch().all_taken(), 0);
-            prop_assert_eq!(world.queue.remembered(), 0);
+            prop_assert_eq!(world.queue.tickets_in_memory(), 0);
             Ok(())
         })?;
     }
 
-    /// As much comes as can be served, for a long time: every line moves on, whatever the
-    /// others cost, weigh and claim.
+    /// During a long full load every waiter is served, whatever the cost, weight and priority of
+    /// the other requests.
     #[test]
-    fn nobody_starves(arriving in prop::collection::vec(arriving(), 1..150)) {
+    fn no_waiter_starves(arriving in prop::collection::vec(arriving(), 1..150)) {
         on_paused_clock(async {
             advance(secs(100)).await;
             let pool = SlotPool::<Name, Name>::new(NonZeroUsize::MIN);
@@ -216,7 +216,7 @@ proptest! {
             let mut arriving = arriving.into_iter();
             while arriving.len() > 0 || !waiting.is_empty() {
                 if let Some(next) = arriving.next() {
-                    // Who is sent again may overtake its own key's others.
+                    // A retried request may overtake other requests of its key.
                     let next = Arriving { age: 0, ..next };
                     let ticket = Box::pin(queue.enter(next.class, next.entry()).unwrap());
                     let same = |other: &&(Name, Name, Priority, Instant, usize, _)| {
@@ -235,9 +235,9 @@ proptest! {
                 if let Some((at, permit)) = served {
                     held.push_back(permit.unwrap());
                     let (.., since, before, _) = waiting.swap_remove(at);
-                    // Three rises, then at most one of each line that there is.
-                    let lines = CLASSES.len() * KEYS.len() * Priority::COUNT;
-                    let turn = 3 * 5 + lines as u64;
+                    // Three ageing steps, then at most one request of each flow.
+                    let class_queues = CLASSES.len() * KEYS.len() * Priority::COUNT;
+                    let turn = 3 * 5 + class_queues as u64;
                     let most = secs(turn * (before as u64 + 1) + 2);
                     prop_assert!(since.elapsed() <= most, "{:?} of {most:?}", since.elapsed());
                 }
@@ -247,9 +247,9 @@ proptest! {
     }
 }
 
-/// Threads that enter, leave, wait and finish as they like.
+/// Threads that enter, leave, wait and finish at random.
 #[test]
-fn threads_share_it() {
+fn threads_share_a_queue() {
     const SLOTS: usize = 3;
     let queue: Queue<SlotPool<Name, Name>> = Queue::new(SlotPool::new(count(SLOTS)))
         .with_max_wait(None)
@@ -261,7 +261,7 @@ fn threads_share_it() {
             let (class, key) = (CLASSES[(seed + round) % 3], KEYS[seed % 3]);
             let mut ticket = Box::pin(queue.enter(class, entry(key)).unwrap());
             if (seed + round).is_multiple_of(4) {
-                // Some leave before or after they were polled, granted a slot or not.
+                // Some tickets are dropped before or after a poll, with a granted slot or without.
                 if round.is_multiple_of(2) {
                     drop(ticket.as_mut().now_or_never());
                 }
@@ -281,7 +281,7 @@ fn threads_share_it() {
             scope.spawn(move || tokio_test::block_on(work(seed)));
         }
     });
-    assert_eq!((queue.waiting(), queue.remembered()), (0, 0));
+    assert_eq!((queue.waiting(), queue.tickets_in_memory()), (0, 0));
     assert_eq!(queue.dispatch().in_use(), 0);
     assert!(queue.snapshot().iter().all(|class| class.in_flight == 0));
 }

@@ -1,4 +1,4 @@
-//! The layer.
+//! Tests of the layer.
 
 use std::num::NonZeroUsize;
 use std::pin::pin;
@@ -38,7 +38,7 @@ async fn the_slot_is_held_until_the_last_frame() {
 }
 
 #[tokio::test]
-async fn it_is_ready_at_once_and_waits_for_the_inner_service_in_the_call() {
+async fn it_is_always_ready_and_waits_for_the_inner_service_in_the_future() {
     let layer = one_slot();
     let (mut service, mut inner) =
         mock::spawn_with(|mock: mock::Mock<Request<()>, Answer>| layer.layer(mock));
@@ -57,7 +57,7 @@ async fn it_is_ready_at_once_and_waits_for_the_inner_service_in_the_call() {
 }
 
 #[tokio::test]
-async fn what_waits_does_not_reach_the_inner_service() {
+async fn a_waiting_request_does_not_reach_the_inner_service() {
     let layer = one_slot();
     let (mut service, mut inner) =
         mock::spawn_with(|mock: mock::Mock<Request<()>, Answer>| layer.layer(mock));
@@ -71,13 +71,16 @@ async fn what_waits_does_not_reach_the_inner_service() {
 
     respond.send_error("no answer");
     assert_ready!(first.poll()).unwrap_err();
-    assert!(second.is_woken(), "a kept future that failed keeps no slot");
+    assert!(
+        second.is_woken(),
+        "a failed future that is kept holds no slot"
+    );
     assert_pending!(second.poll());
     assert!(pin!(inner.next_request()).now_or_never().is_some());
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_gives_up_its_place_or_slot() {
+async fn a_client_that_leaves_releases_its_position_or_slot() {
     let layer = one_slot();
     let service = layer.layer(service_fn(|_: Request<()>| {
         std::future::pending::<Result<Answer, BoxError>>()
@@ -93,7 +96,7 @@ async fn a_client_that_leaves_gives_up_its_place_or_slot() {
 }
 
 #[tokio::test]
-async fn past_its_bound_it_refuses() {
+async fn beyond_its_limit_it_refuses() {
     let layer = one_slot().with_max_waiting(0);
     let service = layer.layer(text());
     let _first = service.clone().oneshot(Request::default()).await.unwrap();
@@ -109,7 +112,7 @@ fn header(parts: &Parts, name: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_class_has_no_more_than_its_share_of_the_slots() {
+async fn a_class_gets_no_more_than_its_maximum_of_slots() {
     let layer = QueueLayer::new(NonZeroUsize::new(2).unwrap())
         .with_max_per_class(NonZeroUsize::MIN)
         .with_class(|parts: &Parts| header(parts, "x-model"));
@@ -161,7 +164,7 @@ async fn keys_and_priorities_are_read_from_the_request() {
 }
 
 #[tokio::test]
-async fn the_real_cost_can_be_noted_at_the_answer() {
+async fn the_real_cost_can_be_set_through_the_answer() {
     let layer = one_slot().with_cost(|_| 100);
     let service = layer.layer(service_fn(async |request: Request<()>| {
         assert!(request.extensions().get::<Meter>().is_some());
@@ -172,7 +175,7 @@ async fn the_real_cost_can_be_noted_at_the_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_arrival_is_noted_once() {
+async fn an_arrival_is_set_once() {
     let first = Arrival::stamp(Request::new(()));
     let arrival = Arrival::of(first.extensions()).unwrap();
     tokio::time::advance(secs(1)).await;
@@ -181,7 +184,7 @@ async fn an_arrival_is_noted_once() {
 }
 
 #[test]
-fn its_state_shows() {
+fn debug_shows_the_state() {
     let layer = one_slot().with_class(|_| "a").with_max_waiting(3);
     assert_eq!(
         format!("{layer:?}"),
@@ -196,7 +199,7 @@ fn it_can_be_boxed() {
 }
 
 #[tokio::test]
-async fn an_inner_service_that_is_broken_keeps_no_slot() {
+async fn a_broken_inner_service_holds_no_slot() {
     let layer = one_slot();
     let (mut service, mut inner) =
         mock::spawn_with(|mock: mock::Mock<Request<()>, Answer>| layer.layer(mock));

@@ -17,7 +17,7 @@ use crate::{BoxError, Fail, Failure};
 
 pub(super) type Name = &'static str;
 
-/// Slots of each class, as many as the test says at the moment.
+/// Slots of each class; the test sets their number.
 #[derive(Clone, Default)]
 pub(super) struct Slots(Arc<Mutex<HashMap<Name, Count>>>);
 
@@ -28,7 +28,7 @@ struct Count {
     is_gone: bool,
 }
 
-/// A slot of a class, given back when it is dropped.
+/// A slot of a class. Dropping it releases the slot.
 pub(super) struct Slot(Slots, Name);
 
 impl Slots {
@@ -115,7 +115,7 @@ pub(super) fn enter(queue: &TestQueue, class: Name, entry: Entry<Name, ()>) -> T
     Box::pin(queue.enter(class, entry).unwrap())
 }
 
-/// Takes a slot that is free.
+/// Takes a free slot.
 pub(super) fn hold(queue: &TestQueue, class: Name) -> Permit<Slots> {
     let ticket = queue.enter(class, entry("holder")).unwrap();
     ticket.now_or_never().expect("a slot is free").unwrap()
@@ -125,7 +125,7 @@ pub(super) fn is_served(ticket: &mut TestTicket) -> Option<Permit<Slots>> {
     ticket.as_mut().now_or_never().map(Result::unwrap)
 }
 
-/// Who is served, one after the other, when slots are given back one at a time.
+/// The order in which waiters are served when slots are released one at a time.
 pub(super) async fn served_in_turn(
     first: Permit<Slots>,
     mut tickets: Vec<(&'static str, TestTicket)>,
@@ -140,7 +140,7 @@ pub(super) async fn served_in_turn(
             .iter_mut()
             .enumerate()
             .find_map(|(at, (_, ticket))| Some((at, is_served(ticket)?)));
-        let (at, permit) = next.expect("somebody is served");
+        let (at, permit) = next.expect("a waiter is served");
         order.push(tickets.remove(at).0);
         held = permit;
     }

@@ -1,4 +1,4 @@
-//! Who is served next, and what happens to those who leave.
+//! Which waiter is served next, and what happens to waiters that leave.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::time::{Instant, advance};
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn who_finds_a_free_slot_does_not_wait() {
+async fn with_a_free_slot_a_request_does_not_wait() {
     let queue = queue(&[("a", 1)]);
     let permit = hold(&queue, "a");
     assert_eq!(queue.dispatch().taken("a"), 1);
@@ -20,7 +20,7 @@ async fn who_finds_a_free_slot_does_not_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn equals_are_served_in_the_order_of_their_arrival() {
+async fn equal_requests_are_served_in_the_order_of_arrival() {
     let queue = queue(&[("a", 1)]);
     let held = hold(&queue, "a");
     let tickets = ["x", "y", "z"].map(|name| (name, enter(&queue, "a", entry("ada"))));
@@ -29,7 +29,7 @@ async fn equals_are_served_in_the_order_of_their_arrival() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_class_without_a_slot_holds_up_no_other() {
+async fn a_class_without_a_slot_does_not_block_another() {
     let queue = queue(&[("a", 0), ("b", 1)]);
     let mut blocked = enter(&queue, "a", entry("ada"));
     assert!(is_served(&mut blocked).is_none());
@@ -42,7 +42,7 @@ async fn a_class_without_a_slot_holds_up_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn slots_that_come_free_elsewhere_are_found_when_the_queue_is_told() {
+async fn slots_changed_offers_slots_that_became_free_elsewhere() {
     let queue = queue(&[("a", 0)]);
     let mut waiting = enter(&queue, "a", entry("ada"));
     assert!(is_served(&mut waiting).is_none());
@@ -52,7 +52,7 @@ async fn slots_that_come_free_elsewhere_are_found_when_the_queue_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_can_never_be_served_is_told_so() {
+async fn a_request_that_can_never_be_served_gets_the_error() {
     let queue = queue(&[("a", 0)]);
     let waiting = enter(&queue, "a", entry("ada"));
     queue.dispatch().remove("a");
@@ -63,7 +63,7 @@ async fn who_can_never_be_served_is_told_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_take_turns_however_much_one_of_them_asks_for() {
+async fn keys_take_turns_whatever_one_of_them_requests() {
     let queue = queue(&[("a", 1)]);
     let held = hold(&queue, "a");
     let mut tickets = Vec::new();
@@ -78,7 +78,7 @@ async fn keys_take_turns_however_much_one_of_them_asks_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn large_requests_count_for_more_and_weights_make_up_for_it() {
+async fn large_requests_are_charged_more_and_weights_compensate() {
     let twice = NonZeroU32::new(2).unwrap();
     for (weight, expected) in [
         (NonZeroU32::MIN, ["l1", "s1", "s2", "l2", "s3", "s4"]),
@@ -99,7 +99,7 @@ async fn large_requests_count_for_more_and_weights_make_up_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_real_cost_takes_the_place_of_the_estimate() {
+async fn the_real_cost_replaces_the_estimate() {
     for (estimate, real, expected) in [
         (100, None, ["b1", "b2", "a2"]),
         (100, Some(30), ["b1", "a2", "b2"]),
@@ -120,9 +120,9 @@ async fn the_real_cost_takes_the_place_of_the_estimate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_returns_has_saved_nothing_up() {
+async fn an_idle_key_saves_up_no_service() {
     let queue = queue(&[("a", 1)]);
-    // The idle key is known, with next to nothing on its counter.
+    // The idle key is known, with almost nothing on its counter.
     let ticket = queue.enter("a", entry("idle").with_cost(1)).unwrap();
     drop(ticket.await.unwrap());
     for _ in 0..50 {
@@ -144,7 +144,7 @@ async fn who_returns_has_saved_nothing_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_more_urgent_goes_first() {
+async fn a_higher_priority_goes_first() {
     let queue = queue(&[("a", 1)]);
     let held = hold(&queue, "a");
     let tickets = [
@@ -161,12 +161,12 @@ async fn the_more_urgent_goes_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_rises_past_the_urgent_in_time() {
+async fn a_waiter_rises_above_higher_priorities_with_time() {
     let queue = queue(&[("a", 1)]).with_ageing(Some(secs(10)));
     let mut held = hold(&queue, "a");
     let mut low = enter(&queue, "a", entry("ada").with_priority(Priority::Low));
     let mut rounds = 0;
-    // Somebody new and urgent comes before each slot comes free.
+    // A new request of high priority arrives before each slot becomes free.
     let late = loop {
         let urgent = entry("bob").with_priority(Priority::High);
         let urgent = enter(&queue, "a", urgent);
@@ -181,15 +181,15 @@ async fn who_waits_rises_past_the_urgent_in_time() {
     drop(late);
     assert_eq!(
         rounds, 5,
-        "it is as urgent after 20 s, and was there before"
+        "after 20 s it has the same priority and an earlier arrival"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_overdue_goes_before_those_with_a_better_claim() {
+async fn an_overdue_waiter_goes_before_keys_with_less_service() {
     let queue = queue(&[("a", 1)]).with_ageing(Some(secs(10)));
     let held = hold(&queue, "a");
-    // The urgent has had much, and the others wait at no cost at all.
+    // The key of the first requests was charged much; the others cost nothing.
     let urgent = || {
         entry("ada")
             .with_priority(Priority::High)
@@ -215,12 +215,12 @@ async fn who_is_overdue_goes_before_those_with_a_better_claim() {
         held = permit;
         drop(others.remove(at));
     }
-    assert_eq!(others.len(), 16, "four times two seconds");
+    assert_eq!(others.len(), 16, "four rounds of two seconds");
     assert!(is_served(&mut overdue).is_some());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_that_gets_its_share_does_not_age_with_what_it_has_waiting() {
+async fn a_key_that_gets_its_share_does_not_age() {
     let queue = queue(&[("a", 1)]).with_ageing(Some(secs(10)));
     let mut held = hold(&queue, "a");
     let mut greedy: Vec<_> = (0..100)
@@ -238,9 +238,9 @@ async fn a_key_that_gets_its_share_does_not_age_with_what_it_has_waiting() {
             Some((at, permit)) => {
                 drop(greedy.remove(at));
                 drop(permit);
-                is_served(&mut modest).expect("each has every other turn")
+                is_served(&mut modest).expect("the keys alternate")
             }
-            None => is_served(&mut modest).expect("somebody is served"),
+            None => is_served(&mut modest).expect("a waiter is served"),
         };
     }
 }
@@ -269,7 +269,7 @@ async fn classes_that_share_slots_alternate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_is_sent_again_keeps_its_place() {
+async fn a_retried_request_keeps_its_position() {
     let queue = queue(&[("a", 1)]);
     let arrival = Instant::now();
     let held = hold(&queue, "a");
@@ -281,7 +281,7 @@ async fn a_request_that_is_sent_again_keeps_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_leaves_is_gone_at_once() {
+async fn a_dropped_ticket_leaves_at_once() {
     let queue = queue(&[("a", 1)]);
     let held = hold(&queue, "a");
     let first = enter(&queue, "a", entry("ada"));
@@ -297,7 +297,7 @@ async fn who_leaves_is_gone_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slot_granted_to_somebody_who_left_goes_to_the_next() {
+async fn a_slot_granted_to_a_dropped_ticket_goes_to_the_next() {
     let queue = queue(&[("a", 1)]);
     let held = hold(&queue, "a");
     let first = enter(&queue, "a", entry("ada"));
@@ -314,21 +314,21 @@ async fn a_slot_granted_to_somebody_who_left_goes_to_the_next() {
 
 /// Counts how often it is woken.
 #[derive(Default)]
-struct Bell(AtomicUsize);
+struct CountingWaker(AtomicUsize);
 
-impl Wake for Bell {
+impl Wake for CountingWaker {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_who_is_served_is_woken() {
+async fn only_a_served_waiter_is_woken() {
     let queue = queue(&[("a", 1)]);
     let held = hold(&queue, "a");
     let mut tickets = [0, 1].map(|_| enter(&queue, "a", entry("ada")));
-    let bells = [0, 1].map(|_| Arc::new(Bell::default()));
-    for (ticket, bell) in tickets.iter_mut().zip(&bells) {
+    let wakers = [0, 1].map(|_| Arc::new(CountingWaker::default()));
+    for (ticket, bell) in tickets.iter_mut().zip(&wakers) {
         let waker = Waker::from(bell.clone());
         assert!(
             ticket
@@ -338,12 +338,12 @@ async fn only_who_is_served_is_woken() {
         );
     }
     drop(held);
-    let rung = bells.map(|bell| bell.0.load(Ordering::Relaxed));
+    let rung = wakers.map(|bell| bell.0.load(Ordering::Relaxed));
     assert_eq!(rung, [1, 0]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_says_how_long_it_will_take() {
+async fn the_expected_wait_follows_the_service_time() {
     let queue = queue(&[("a", 2)]);
     let (one, two) = (hold(&queue, "a"), hold(&queue, "a"));
     let ticket = enter(&queue, "a", entry("ada"));
@@ -351,7 +351,7 @@ async fn it_says_how_long_it_will_take() {
     assert_eq!(
         watch.standing().unwrap().expected_wait,
         None,
-        "nothing is known yet"
+        "no service time is known yet"
     );
     drop(ticket);
 
@@ -381,7 +381,7 @@ async fn it_says_how_long_it_will_take() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_one_stands_is_where_one_is_served() {
+async fn a_ticket_is_served_at_its_standing() {
     let queue = queue(&[("a", 1)]);
     let held = hold(&queue, "a");
     let waiting = [
@@ -409,9 +409,9 @@ async fn where_one_stands_is_where_one_is_served() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_overdue_go_by_age() {
+async fn overdue_waiters_are_served_by_age() {
     let queue = queue(&[("a", 1)]).with_ageing(Some(secs(1)));
-    // The first has had much.
+    // The first key was charged much.
     let first = enter(&queue, "a", entry("ada").with_cost(1000))
         .await
         .unwrap();
@@ -425,7 +425,7 @@ async fn the_overdue_go_by_age() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slot_that_was_not_used_costs_nothing_and_teaches_nothing() {
+async fn an_unused_slot_costs_nothing_and_does_not_count_for_the_service_time() {
     let queue = queue(&[("a", 1)]);
     let first = enter(&queue, "a", entry("ada").with_cost(1000))
         .await
@@ -442,10 +442,10 @@ async fn a_slot_that_was_not_used_costs_nothing_and_teaches_nothing() {
     assert_eq!(order, ["a1", "b2"]);
 }
 
-/// One slot, for requests that are `true`.
-struct Picky;
+/// One slot, only for requests that are `true`.
+struct OnlyTrue;
 
-impl Dispatch for Picky {
+impl Dispatch for OnlyTrue {
     type Class = ();
     type Key = ();
     type Request = bool;
@@ -457,8 +457,8 @@ impl Dispatch for Picky {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_leaves_frees_the_way_for_those_behind() {
-    let queue = Queue::new(Picky);
+async fn a_waiter_that_leaves_unblocks_the_waiters_behind() {
+    let queue = Queue::new(OnlyTrue);
     let unfit = queue.enter((), Entry::new((), false)).unwrap();
     let mut fit = Box::pin(queue.enter((), Entry::new((), true)).unwrap());
     assert!(fit.as_mut().now_or_never().is_none());
@@ -467,9 +467,9 @@ async fn who_leaves_frees_the_way_for_those_behind() {
 }
 
 #[test]
-fn tickets_and_permits_travel_between_threads() {
-    fn travels<T: Send + 'static>() {}
-    travels::<Ticket<Slots>>();
-    travels::<Permit<Slots>>();
-    travels::<TicketWatch<Slots>>();
+fn tickets_and_permits_are_send() {
+    fn is_send<T: Send + 'static>() {}
+    is_send::<Ticket<Slots>>();
+    is_send::<Permit<Slots>>();
+    is_send::<TicketWatch<Slots>>();
 }

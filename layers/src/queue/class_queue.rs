@@ -1,4 +1,5 @@
-//! The line of one class: who is next. Plain code that takes the time and knows no waker.
+//! The queue of one class: which waiter is next. This code gets the time as an argument and knows
+//! no wakers.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -10,21 +11,21 @@ use tokio::time::Instant;
 
 use super::entry::{Charge, Priority};
 
-/// How many keys that neither wait nor hold a slot are remembered for what they were served.
+/// The number of idle keys (no waiter, no slot) whose counters are kept.
 const MAX_IDLE_KEYS: usize = 1024;
-/// How much the latest service time counts against those before it.
+/// The weight of the latest service time in the moving average.
 const SERVICE_WEIGHT: f64 = 0.2;
 
-/// A waiter's place: whose it is, and what orders it there.
+/// The position of a waiter: its key, and the values that order it.
 #[derive(Clone, Debug)]
-pub(super) struct Seat<K> {
+pub(super) struct Position<K> {
     pub(super) key: K,
     pub(super) priority: Priority,
     pub(super) arrival: Instant,
     pub(super) id: u64,
 }
 
-/// One who waits.
+/// A waiting request.
 #[derive(Debug)]
 pub(super) struct Waiter<W> {
     pub(super) id: u64,
@@ -32,57 +33,58 @@ pub(super) struct Waiter<W> {
     pub(super) data: W,
 }
 
-/// The waiters of one class and what its keys were served.
+/// The waiters of one class, and the service that each key received.
 #[derive(Debug)]
-pub(super) struct Line<K, W> {
-    lanes: Vec<Lane<K, W>>,
+pub(super) struct ClassQueue<K, W> {
+    key_queues: Vec<KeyQueue<K, W>>,
     idle: HashMap<K, Account>,
-    /// From how many keys without waiters on it is worth looking for some to forget.
+    /// The number of idle keys at which the next clean-up runs.
     sweep_at: usize,
     waiting: usize,
     in_flight: usize,
-    /// Seconds for which slots are held; `None` before the first was given back.
+    /// The moving average of the time a slot is held, in seconds; `None` before the first release.
     service: Option<f64>,
-    /// The highest counter at which somebody was served: where those start over whom nobody
-    /// waits for.
+    /// The highest counter at which a request was served. New keys start here if no request waits.
     floor: f64,
 }
 
-/// What one key waits for, by priority. It has at least one waiter.
+/// The waiters of one key, by priority. There is at least one.
 #[derive(Debug)]
-struct Lane<K, W> {
+struct KeyQueue<K, W> {
     key: K,
     account: Account,
     flows: [Flow<W>; Priority::COUNT],
 }
 
-/// What a key was served: tokens for each unit of weight, on the line's common scale.
+/// The service that a key received: tokens for each unit of weight, on the common scale of the
+/// class.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
     counter: f64,
     in_flight: usize,
 }
 
+/// The waiters of one key with one priority.
 #[derive(Debug)]
 struct Flow<W> {
-    /// By arrival, so that who is sent again stands where it stood.
+    /// Ordered by arrival, so that a retried request keeps its position.
     waiters: BTreeMap<(Instant, u64), Waiter<W>>,
-    /// When one of these was served last.
+    /// The time when a waiter of this flow was last served.
     served: Option<Instant>,
 }
 
-/// Who is next in a line, and how it compares with the next of other lines.
+/// The next waiter of a class, with its rank for the comparison with other classes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Head {
-    lane: usize,
+    key_queue: usize,
     priority: usize,
     rank: Rank,
 }
 
-/// Less is sooner.
+/// The order of waiters. The smallest rank is served first.
 #[derive(Clone, Copy, Debug)]
 struct Rank {
-    /// 0 is overdue, then the priorities.
+    /// 0 is overdue; the priorities follow.
     level: usize,
     counter: f64,
     since: Instant,
@@ -92,7 +94,7 @@ struct Rank {
 impl Rank {
     fn order(&self, other: &Self) -> Ordering {
         let by_level = self.level.cmp(&other.level);
-        // Who is overdue comes before all reckoning.
+        // An overdue waiter goes first, whatever its counter.
         let by_counter = || match self.level {
             0 => Ordering::Equal,
             _ => self.counter.total_cmp(&other.counter),
@@ -103,7 +105,7 @@ impl Rank {
 }
 
 impl Head {
-    /// 0 is overdue, then the priorities.
+    /// 0 is overdue; the priorities follow.
     pub(super) fn level(&self) -> usize {
         self.rank.level
     }
@@ -117,8 +119,9 @@ impl<W> Flow<W> {
         }
     }
 
-    /// A flow that is served does not age, however long it is: else who has much waiting would
-    /// overtake those with little by having it wait.
+    /// The rank of the flow's first waiter. A flow that is being served does not age, however long
+    /// it is. Otherwise a key with many waiters would overtake keys with few, because its waiters
+    /// wait longer.
     fn rank(&self, priority: usize, counter: f64, ageing: Ageing) -> Option<Rank> {
         let (&(arrival, id), _) = self.waiters.first_key_value()?;
         let since = self.served.map_or(arrival, |served| arrival.max(served));
@@ -131,7 +134,7 @@ impl<W> Flow<W> {
     }
 }
 
-/// The time, and how long it takes to rise by one priority.
+/// The current time, and the wait after which a waiter rises by one priority.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ageing {
     pub(super) now: Instant,
@@ -148,10 +151,10 @@ impl Ageing {
     }
 }
 
-impl<K: Clone + Eq + Hash, W> Line<K, W> {
+impl<K: Clone + Eq + Hash, W> ClassQueue<K, W> {
     pub(super) fn new() -> Self {
         Self {
-            lanes: Vec::new(),
+            key_queues: Vec::new(),
             idle: HashMap::default(),
             sweep_at: 64,
             waiting: 0,
@@ -173,41 +176,50 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
         self.service.map(Duration::from_secs_f64)
     }
 
-    /// How many keys have something waiting.
+    /// The number of keys with waiters.
     pub(super) fn keys_waiting(&self) -> usize {
-        self.lanes.len()
+        self.key_queues.len()
     }
 
-    /// How many keys are known, waiting or not.
+    /// The number of known keys, with waiters or without.
     #[cfg(test)]
     pub(super) fn keys_known(&self) -> usize {
-        self.lanes.len() + self.idle.len()
+        self.key_queues.len() + self.idle.len()
     }
 
     pub(super) fn waiting_of(&self, key: &K) -> usize {
-        let lane = self.lanes.iter().find(|lane| lane.key == *key);
-        lane.map_or(0, |lane| {
-            lane.flows.iter().map(|flow| flow.waiters.len()).sum()
+        let key_queue = self
+            .key_queues
+            .iter()
+            .find(|key_queue| key_queue.key == *key);
+        key_queue.map_or(0, |key_queue| {
+            key_queue.flows.iter().map(|flow| flow.waiters.len()).sum()
         })
     }
 
-    /// When the one arrived who waits longest.
+    /// The arrival of the waiter that waits longest.
     pub(super) fn oldest(&self) -> Option<Instant> {
-        let flows = self.lanes.iter().flat_map(|lane| &lane.flows);
+        let flows = self
+            .key_queues
+            .iter()
+            .flat_map(|key_queue| &key_queue.flows);
         let heads = flows.filter_map(|flow| flow.waiters.first_key_value());
         heads.map(|((arrival, _), _)| *arrival).min()
     }
 
-    /// The counter from which a key starts that had nothing waiting: what it did not ask for
-    /// is not saved up.
-    fn least_active(&self) -> f64 {
-        let counters = self.lanes.iter().map(|lane| lane.account.counter);
+    /// The counter at which a key without waiters starts. A key cannot save up service that it did
+    /// not request.
+    fn lowest_counter(&self) -> f64 {
+        let counters = self
+            .key_queues
+            .iter()
+            .map(|key_queue| key_queue.account.counter);
         counters.min_by(f64::total_cmp).unwrap_or(self.floor)
     }
 
-    /// Lets somebody pass who found a slot while nobody waited.
-    pub(super) fn pass(&mut self, key: &K, charge: Charge) {
-        debug_assert!(self.lanes.is_empty());
+    /// Counts a request that got a slot without waiting.
+    pub(super) fn admit(&mut self, key: &K, charge: Charge) {
+        debug_assert!(self.key_queues.is_empty());
         let floor = self.floor;
         let serve = |account: &mut Account| account.serve(floor, charge);
         self.floor = match self.idle.get_mut(key) {
@@ -220,83 +232,92 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
         self.in_flight += 1;
     }
 
-    pub(super) fn push(&mut self, seat: &Seat<K>, charge: Charge, data: W) {
-        let least = self.least_active();
-        let at = self.lanes.iter().position(|lane| lane.key == seat.key);
+    pub(super) fn push(&mut self, position: &Position<K>, charge: Charge, data: W) {
+        let least = self.lowest_counter();
+        let at = self
+            .key_queues
+            .iter()
+            .position(|key_queue| key_queue.key == position.key);
         let at = at.unwrap_or_else(|| {
-            let mut account = self.idle.remove(&seat.key).unwrap_or_default();
+            let mut account = self.idle.remove(&position.key).unwrap_or_default();
             account.counter = account.counter.max(least);
-            self.lanes.push(Lane {
-                key: seat.key.clone(),
+            self.key_queues.push(KeyQueue {
+                key: position.key.clone(),
                 account,
                 flows: std::array::from_fn(|_| Flow::empty()),
             });
-            self.lanes.len() - 1
+            self.key_queues.len() - 1
         });
-        let flow = &mut self.lanes[at].flows[seat.priority as usize];
-        let id = seat.id;
+        let flow = &mut self.key_queues[at].flows[position.priority as usize];
+        let id = position.id;
         flow.waiters
-            .insert((seat.arrival, id), Waiter { id, charge, data });
+            .insert((position.arrival, id), Waiter { id, charge, data });
         self.waiting += 1;
     }
 
-    pub(super) fn remove(&mut self, seat: &Seat<K>) -> Option<Waiter<W>> {
-        let at = self.lanes.iter().position(|lane| lane.key == seat.key)?;
-        let flow = &mut self.lanes[at].flows[seat.priority as usize];
-        let waiter = flow.waiters.remove(&(seat.arrival, seat.id))?;
+    pub(super) fn remove(&mut self, position: &Position<K>) -> Option<Waiter<W>> {
+        let at = self
+            .key_queues
+            .iter()
+            .position(|key_queue| key_queue.key == position.key)?;
+        let flow = &mut self.key_queues[at].flows[position.priority as usize];
+        let waiter = flow.waiters.remove(&(position.arrival, position.id))?;
         self.waiting -= 1;
         self.close_if_empty(at);
         Some(waiter)
     }
 
     pub(super) fn head(&self, ageing: Ageing) -> Option<Head> {
-        let heads = self.lanes.iter().enumerate().flat_map(|(at, lane)| {
-            let flows = lane.flows.iter().enumerate();
-            flows.filter_map(move |(priority, flow)| {
-                let rank = flow.rank(priority, lane.account.counter, ageing)?;
-                Some(Head {
-                    lane: at,
-                    priority,
-                    rank,
+        let heads = self
+            .key_queues
+            .iter()
+            .enumerate()
+            .flat_map(|(at, key_queue)| {
+                let flows = key_queue.flows.iter().enumerate();
+                flows.filter_map(move |(priority, flow)| {
+                    let rank = flow.rank(priority, key_queue.account.counter, ageing)?;
+                    Some(Head {
+                        key_queue: at,
+                        priority,
+                        rank,
+                    })
                 })
-            })
-        });
+            });
         heads.min_by(|a, b| a.rank.order(&b.rank))
     }
 
-    /// The one at the head, which must have been found since the line last changed.
+    /// The first waiter's data. `head` must have been found since the last change.
     pub(super) fn data(&self, head: Head) -> Option<&W> {
-        let flow = &self.lanes.get(head.lane)?.flows[head.priority];
+        let flow = &self.key_queues.get(head.key_queue)?.flows[head.priority];
         flow.waiters
             .first_key_value()
             .map(|(_, waiter)| &waiter.data)
     }
 
-    /// Takes the one at the head out of the line, because it was given a slot.
+    /// Removes the first waiter because it got a slot.
     pub(super) fn serve(&mut self, head: Head, now: Instant) -> Option<Waiter<W>> {
-        let lane = self.lanes.get_mut(head.lane)?;
-        let flow = &mut lane.flows[head.priority];
+        let key_queue = self.key_queues.get_mut(head.key_queue)?;
+        let flow = &mut key_queue.flows[head.priority];
         let (_, waiter) = flow.waiters.pop_first()?;
         flow.served = Some(now);
-        let started_at = lane.account.serve(0.0, waiter.charge);
+        let started_at = key_queue.account.serve(0.0, waiter.charge);
         self.floor = self.floor.max(started_at);
         self.waiting -= 1;
         self.in_flight += 1;
-        self.close_if_empty(head.lane);
+        self.close_if_empty(head.key_queue);
         Some(waiter)
     }
 
-    /// Takes the one at the head out of the line, because it will never be given a slot.
+    /// Removes the first waiter because it will never get a slot.
     pub(super) fn dismiss(&mut self, head: Head) -> Option<Waiter<W>> {
-        let lane = self.lanes.get_mut(head.lane)?;
-        let (_, waiter) = lane.flows[head.priority].waiters.pop_first()?;
+        let key_queue = self.key_queues.get_mut(head.key_queue)?;
+        let (_, waiter) = key_queue.flows[head.priority].waiters.pop_first()?;
         self.waiting -= 1;
-        self.close_if_empty(head.lane);
+        self.close_if_empty(head.key_queue);
         Some(waiter)
     }
 
-    /// A slot was given back that was in use for `held`; its key is charged `correction` more
-    /// than was expected.
+    /// Counts a slot that was released after `held`, and adds `correction` to the key's counter.
     pub(super) fn finish(&mut self, key: &K, held: Option<Duration>, correction: f64) {
         if let Some(held) = held.map(|held| held.as_secs_f64()) {
             self.service = Some(match self.service {
@@ -305,9 +326,12 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
             });
         }
         self.in_flight = self.in_flight.saturating_sub(1);
-        let lane = self.lanes.iter_mut().find(|lane| lane.key == *key);
-        let account = match lane {
-            Some(lane) => Some(&mut lane.account),
+        let key_queue = self
+            .key_queues
+            .iter_mut()
+            .find(|key_queue| key_queue.key == *key);
+        let account = match key_queue {
+            Some(key_queue) => Some(&mut key_queue.account),
             None => self.idle.get_mut(key),
         };
         if let Some(account) = account {
@@ -317,43 +341,46 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
     }
 
     fn close_if_empty(&mut self, at: usize) {
-        let flows = &self.lanes[at].flows;
+        let flows = &self.key_queues[at].flows;
         if flows.iter().all(|flow| flow.waiters.is_empty()) {
-            let lane = self.lanes.swap_remove(at);
-            self.idle.insert(lane.key, lane.account);
+            let key_queue = self.key_queues.swap_remove(at);
+            self.idle.insert(key_queue.key, key_queue.account);
             self.forget_idle_keys();
         }
     }
 
-    /// Forgets the keys that would start at the same counter as new ones do, and, should there
-    /// be too many others, them too.
+    /// Forgets the idle keys whose counter is at the start value of a new key. If too many idle
+    /// keys remain, forgets those too.
     fn forget_idle_keys(&mut self) {
         if self.idle.len() < self.sweep_at {
             return;
         }
-        let start = self.least_active();
+        let start = self.lowest_counter();
         self.idle
             .retain(|_, account| account.in_flight > 0 || account.counter > start);
-        let remembered = self.idle.values().filter(|account| account.in_flight == 0);
-        if remembered.count() > MAX_IDLE_KEYS {
+        let tickets_in_memory = self.idle.values().filter(|account| account.in_flight == 0);
+        if tickets_in_memory.count() > MAX_IDLE_KEYS {
             self.idle.retain(|_, account| account.in_flight > 0);
         }
         self.sweep_at = (2 * self.idle.len()).max(64);
     }
 
-    /// How many will be served before the one in this seat, if nobody comes and nobody leaves.
-    pub(super) fn ahead(&self, seat: &Seat<K>, ageing: Ageing) -> Option<usize> {
-        let priority = seat.priority as usize;
-        let lane = self.lanes.iter().find(|lane| lane.key == seat.key)?;
-        let waiters = &lane.flows[priority].waiters;
-        let place = (seat.arrival, seat.id);
+    /// The number of waiters that will be served before this one, if none enters and none leaves.
+    pub(super) fn ahead(&self, position: &Position<K>, ageing: Ageing) -> Option<usize> {
+        let priority = position.priority as usize;
+        let key_queue = self
+            .key_queues
+            .iter()
+            .find(|key_queue| key_queue.key == position.key)?;
+        let waiters = &key_queue.flows[priority].waiters;
+        let place = (position.arrival, position.id);
         let waiter = waiters.get(&place)?;
         let before = waiters.range(..place).count();
-        let rank = lane.flows[priority].rank(priority, lane.account.counter, ageing)?;
-        let tag = lane.account.counter + before as f64 * waiter.charge.units();
+        let rank = key_queue.flows[priority].rank(priority, key_queue.account.counter, ageing)?;
+        let tag = key_queue.account.counter + before as f64 * waiter.charge.units();
         let me = Turn {
             priority,
-            // Only the first of a flow rises.
+            // Only the first waiter of a flow ages.
             level: if before == 0 {
                 rank.level
             } else {
@@ -366,64 +393,67 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
                 place
             },
         };
-        Some(before + self.others_before(&seat.key, me, ageing))
+        Some(before + self.others_before(&position.key, me, ageing))
     }
 
-    /// How many would be served before somebody with this key who came now, with `own` of its
-    /// key's waiters of the same priority counted as before it.
+    /// The number of waiters that would be served before a new request with this key. `own` says
+    /// whether the key's waiters of the same priority count.
     pub(super) fn ahead_of_newcomer(
         &self,
-        seat: &Seat<K>,
+        position: &Position<K>,
         charge: Charge,
         own: OwnWaiters,
         ageing: Ageing,
     ) -> usize {
-        let priority = seat.priority as usize;
-        let lane = self.lanes.iter().find(|lane| lane.key == seat.key);
-        let counter = match lane {
-            Some(lane) => lane.account.counter,
+        let priority = position.priority as usize;
+        let key_queue = self
+            .key_queues
+            .iter()
+            .find(|key_queue| key_queue.key == position.key);
+        let counter = match key_queue {
+            Some(key_queue) => key_queue.account.counter,
             None => {
-                let known = self.idle.get(&seat.key);
+                let known = self.idle.get(&position.key);
                 known.map_or(0.0, |account| account.counter)
             }
         };
-        let place = (seat.arrival, seat.id);
-        let before = match (own, lane) {
-            (OwnWaiters::Counted, Some(lane)) => {
-                lane.flows[priority].waiters.range(..place).count()
+        let place = (position.arrival, position.id);
+        let before = match (own, key_queue) {
+            (OwnWaiters::Counted, Some(key_queue)) => {
+                key_queue.flows[priority].waiters.range(..place).count()
             }
             _ => 0,
         };
         let me = Turn {
             priority,
             level: priority + 1,
-            tag: counter.max(self.least_active()) + before as f64 * charge.units(),
+            tag: counter.max(self.lowest_counter()) + before as f64 * charge.units(),
             place,
         };
-        before + self.others_before(&seat.key, me, ageing)
+        before + self.others_before(&position.key, me, ageing)
     }
 
     fn others_before(&self, key: &K, me: Turn, ageing: Ageing) -> usize {
-        let flows = self.lanes.iter().flat_map(|lane| {
-            let flows = lane.flows.iter().enumerate();
-            flows.map(move |(priority, flow)| (lane, priority, flow))
+        let flows = self.key_queues.iter().flat_map(|key_queue| {
+            let flows = key_queue.flows.iter().enumerate();
+            flows.map(move |(priority, flow)| (key_queue, priority, flow))
         });
-        let others = flows.filter(|(lane, priority, _)| {
-            // The same key's own line is not counted here.
-            lane.key != *key || *priority != me.priority
+        let others = flows.filter(|(key_queue, priority, _)| {
+            // The key's own flow is not counted here.
+            key_queue.key != *key || *priority != me.priority
         });
         others
-            .map(|(lane, priority, flow)| {
-                let counter = lane.account.counter;
+            .map(|(key_queue, priority, flow)| {
+                let counter = key_queue.account.counter;
                 flow.rank(priority, counter, ageing)
                     .map_or(0, |rank| flow.before(priority, rank, me))
             })
             .sum()
     }
 
-    /// How long somebody is expected to wait with so many ahead.
+    /// The expected wait with `ahead` waiters before.
     ///
-    /// The class is served by as many slots as it holds, and each of them comes free once in a
+    /// The class is served by as many slots as it holds, and each of them becomes free once per
     /// service time.
     pub(super) fn expected_wait(
         &self,
@@ -437,38 +467,38 @@ impl<K: Clone + Eq + Hash, W> Line<K, W> {
     }
 }
 
-/// Whether the other waiters of the same key are before somebody who comes now.
+/// Whether the key's own waiters count as served before a new request.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum OwnWaiters {
     Counted,
-    LeftOut,
+    Excluded,
 }
 
-/// When somebody's turn is, in the line's reckoning.
+/// The rank that a waiter is expected to be served at.
 #[derive(Clone, Copy, Debug)]
 struct Turn {
     priority: usize,
     level: usize,
-    /// What its key's counter will be by then.
+    /// The counter of its key at that time.
     tag: f64,
     place: (Instant, u64),
 }
 
 impl<W> Flow<W> {
-    /// How many of this flow are served before a turn of another flow.
+    /// The number of this flow's waiters that are served before a waiter of another flow.
     fn before(&self, priority: usize, head: Rank, me: Turn) -> usize {
         if priority + 1 < me.level {
             return self.waiters.len();
         }
         let is_earlier = (head.since, head.id) < me.place;
         if head.level != me.level || me.level == 0 {
-            // One of the two heads has risen.
+            // One of the two first waiters has aged.
             return usize::from(
                 head.level < me.level || (me.level == 0 && head.level == 0 && is_earlier),
             );
         }
         if priority + 1 > me.level {
-            // Its head has risen to this level, those behind it have not.
+            // The first waiter has aged to this level, the waiters behind it have not.
             return usize::from(head.counter < me.tag || (head.counter == me.tag && is_earlier));
         }
         let units = self.waiters.first_key_value();
@@ -477,7 +507,7 @@ impl<W> Flow<W> {
         if distance < 0.0 {
             return 0;
         }
-        // One each time its counter passes by, and one more if it has the earlier claim.
+        // One waiter for each step of the counter, and one more if it has the earlier arrival.
         let turns = match units > 0.0 {
             true => (distance / units).ceil() as usize,
             false => usize::MAX,
@@ -488,7 +518,7 @@ impl<W> Flow<W> {
 }
 
 impl Account {
-    /// Charges for a request that is served now, and says at which counter.
+    /// Charges the account for a request that is served now. Returns the counter before the charge.
     fn serve(&mut self, floor: f64, charge: Charge) -> f64 {
         let start = self.counter.max(floor);
         self.counter = start + charge.units();

@@ -1,30 +1,29 @@
-//! Running what may panic.
+//! Runs code that may panic.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::Panicked;
 
-/// Who is told the text of a panic.
+/// Receives the message of a panic.
 pub(super) type Hook = fn(&str);
 
-/// Runs `code`; a panic is told to `hook`.
+/// Runs `code`. If it panics, calls `hook` with the message.
 ///
-/// What is large, `code` is better given by reference and writes to its place itself:
-/// `catch_unwind` moves it several times.
+/// `catch_unwind` moves its result several times: `code` should write a large result to its place
+/// by reference.
 ///
-/// What `code` leaves in disorder must not be used afterwards other than to drop it, by
-/// [`quietly`].
-pub(super) fn shield<T>(hook: Hook, code: impl FnOnce() -> T) -> Result<T, Panicked> {
+/// After a panic, state that `code` changed may be inconsistent. Only drop it, with [`ignore_panics`].
+pub(super) fn catch<T>(hook: Hook, code: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(code)).map_err(|payload| {
-        quietly(|| hook(text_of(&*payload)));
+        ignore_panics(|| hook(text_of(&*payload)));
         discard(payload);
         Panicked
     })
 }
 
-/// Runs `code` and takes no notice of a panic.
-pub(super) fn quietly(code: impl FnOnce()) {
+/// Runs `code` and ignores a panic.
+pub(super) fn ignore_panics(code: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(code)) {
         discard(payload);
     }
@@ -35,11 +34,11 @@ fn text_of(payload: &(dyn Any + Send)) -> &str {
         Some(text) => text,
         None => payload
             .downcast_ref::<String>()
-            .map_or("a panic without a text", String::as_str),
+            .map_or("a panic without a message", String::as_str),
     }
 }
 
-/// The payload is a value of any type, so its drop may panic in turn.
+/// The payload can be of any type, so its drop may panic too.
 fn discard(payload: Box<dyn Any + Send>) {
     if let Err(next) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         std::mem::forget(next);

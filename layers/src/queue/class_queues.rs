@@ -1,4 +1,4 @@
-//! All classes: who may enter, and to whom a slot is offered next.
+//! The queues of all classes: which request may enter, and which waiter a slot is offered to next.
 
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
@@ -7,17 +7,17 @@ use std::time::Duration;
 use foldhash::HashMap;
 use tokio::time::Instant;
 
+use super::class_queue::{Ageing, ClassQueue, OwnWaiters, Position, Waiter};
 use super::entry::Charge;
-use super::line::{Ageing, Line, OwnWaiters, Seat, Waiter};
 use super::{KeyQueueFull, QueueFull};
 use crate::{BoxError, Failure};
 
-/// How many classes that nobody waits in are remembered for their service time.
+/// The number of classes without waiters whose service time is kept.
 const MAX_IDLE_CLASSES: usize = 1024;
-/// What a refused client is told to wait at least, and where nothing is known yet.
-const SHORTEST_RETRY: Duration = Duration::from_secs(1);
+/// The shortest `Retry-After`, used also when no service time is known.
+const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The bounds and rules of a queue, the same for each class.
+/// The limits and rules of a queue, the same for each class.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
     pub(super) max_waiting: usize,
@@ -51,12 +51,12 @@ impl Default for Rules {
     }
 }
 
-/// What somebody who hands out slots says to a waiter.
+/// The answer of a [`Dispatch`](super::Dispatch) for one waiter.
 pub(super) type Offer<S> = Result<Option<S>, BoxError>;
 
-/// The lines of all classes.
+/// The queues of all classes.
 #[derive(Debug)]
-pub(super) struct Lines<C, K, W> {
+pub(super) struct ClassQueues<C, K, W> {
     pub(super) rules: Rules,
     classes: HashMap<C, Class<K, W>>,
     waiting: usize,
@@ -67,14 +67,14 @@ pub(super) struct Lines<C, K, W> {
 
 #[derive(Debug)]
 struct Class<K, W> {
-    line: Line<K, W>,
-    /// When its last waiter was served, counted in turns: classes that share slots alternate.
+    class_queue: ClassQueue<K, W>,
+    /// The turn in which its last waiter was served. Classes that share slots take turns.
     turn: u64,
-    /// In which round it was found that there is no slot for it.
+    /// The last round in which there was no slot for it.
     blocked_in: u64,
 }
 
-impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, W> Lines<C, K, W> {
+impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, W> ClassQueues<C, K, W> {
     pub(super) fn new() -> Self {
         Self {
             rules: Rules::default(),
@@ -90,16 +90,18 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, W> Lines<C, K, W> {
         self.waiting
     }
 
-    pub(super) fn line(&self, class: &C) -> Option<&Line<K, W>> {
-        self.classes.get(class).map(|class| &class.line)
+    pub(super) fn class_queue(&self, class: &C) -> Option<&ClassQueue<K, W>> {
+        self.classes.get(class).map(|class| &class.class_queue)
     }
 
-    pub(super) fn lines(&self) -> impl Iterator<Item = (&C, &Line<K, W>)> {
-        self.classes.iter().map(|(class, of)| (class, &of.line))
+    pub(super) fn class_queues(&self) -> impl Iterator<Item = (&C, &ClassQueue<K, W>)> {
+        self.classes
+            .iter()
+            .map(|(class, of)| (class, &of.class_queue))
     }
 
-    /// Lets somebody pass for whom there is a slot, if nobody of its class waits.
-    pub(super) fn try_pass<S>(
+    /// Admits a request if there is a slot for it and no request of its class waits.
+    pub(super) fn try_admit<S>(
         &mut self,
         class: &C,
         key: &K,
@@ -107,15 +109,18 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, W> Lines<C, K, W> {
         take: impl FnOnce() -> Offer<S>,
     ) -> Offer<S> {
         let known = self.classes.get_mut(class);
-        if known.as_ref().is_some_and(|of| of.line.waiting() > 0) {
+        if known
+            .as_ref()
+            .is_some_and(|of| of.class_queue.waiting() > 0)
+        {
             return Ok(None);
         }
         let Some(slot) = take()? else {
             return Ok(None);
         };
         match known {
-            Some(known) => known.line.pass(key, charge),
-            None => self.class(class).line.pass(key, charge),
+            Some(known) => known.class_queue.admit(key, charge),
+            None => self.class(class).class_queue.admit(key, charge),
         }
         Ok(Some(slot))
     }
@@ -125,46 +130,46 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, W> Lines<C, K, W> {
         self.last_id
     }
 
-    /// Puts somebody in line.
+    /// Adds a waiter.
     pub(super) fn push(
         &mut self,
         class: &C,
-        seat: &Seat<K>,
+        position: &Position<K>,
         charge: Charge,
         data: W,
         now: Instant,
     ) -> Result<(), Failure> {
         let rules = self.rules;
-        let line = &mut self.class(class).line;
+        let class_queue = &mut self.class(class).class_queue;
         Check {
             rules: &rules,
-            line,
-            seat,
+            class_queue,
+            position,
             charge,
             now,
         }
         .run()?;
-        line.push(seat, charge, data);
+        class_queue.push(position, charge, data);
         self.waiting += 1;
         Ok(())
     }
 
-    pub(super) fn remove(&mut self, class: &C, seat: &Seat<K>) -> Option<Waiter<W>> {
-        let waiter = self.classes.get_mut(class)?.line.remove(seat)?;
+    pub(super) fn remove(&mut self, class: &C, position: &Position<K>) -> Option<Waiter<W>> {
+        let waiter = self.classes.get_mut(class)?.class_queue.remove(position)?;
         self.waiting -= 1;
         Some(waiter)
     }
 
     pub(super) fn finish(&mut self, class: &C, key: &K, held: Option<Duration>, correction: f64) {
         if let Some(class) = self.classes.get_mut(class) {
-            class.line.finish(key, held, correction);
+            class.class_queue.finish(key, held, correction);
         }
     }
 
-    /// Offers slots until nobody who waits can be given one.
+    /// Offers slots until no waiter can get one.
     ///
-    /// The more urgent goes first, then the class that has not been served for longest. A class
-    /// for which there is no slot is passed over and does not hold up the others.
+    /// A higher priority goes first, then the class that was not served for the longest time. A
+    /// class without a free slot is skipped and does not block the others.
     pub(super) fn hand_out<S>(
         &mut self,
         now: Instant,
@@ -181,16 +186,16 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, W> Lines<C, K, W> {
             let open = self
                 .classes
                 .iter_mut()
-                .filter(|(_, class)| class.line.waiting() > 0 && class.blocked_in != round);
+                .filter(|(_, class)| class.class_queue.waiting() > 0 && class.blocked_in != round);
             let heads = open.filter_map(|(name, class)| {
-                let head = class.line.head(ageing)?;
+                let head = class.class_queue.head(ageing)?;
                 Some((name, class, head))
             });
             let next = heads.min_by_key(|(_, class, head)| (head.level(), class.turn));
             let Some((name, class, head)) = next else {
                 return;
             };
-            let offered = match class.line.data(head) {
+            let offered = match class.class_queue.data(head) {
                 Some(data) => offer(name, data),
                 None => Ok(None),
             };
@@ -202,9 +207,15 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, W> Lines<C, K, W> {
                 Ok(Some(slot)) => {
                     self.last_turn += 1;
                     class.turn = self.last_turn;
-                    class.line.serve(head, now).map(|waiter| (waiter, Ok(slot)))
+                    class
+                        .class_queue
+                        .serve(head, now)
+                        .map(|waiter| (waiter, Ok(slot)))
                 }
-                Err(error) => class.line.dismiss(head).map(|waiter| (waiter, Err(error))),
+                Err(error) => class
+                    .class_queue
+                    .dismiss(head)
+                    .map(|waiter| (waiter, Err(error))),
             };
             if let Some((waiter, answer)) = answered {
                 self.waiting -= 1;
@@ -215,13 +226,15 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, W> Lines<C, K, W> {
 
     fn class(&mut self, name: &C) -> &mut Class<K, W> {
         if !self.classes.contains_key(name) && self.classes.len() >= MAX_IDLE_CLASSES {
-            let is_used = |line: &Line<K, W>| line.waiting() > 0 || line.in_flight() > 0;
-            self.classes.retain(|_, class| is_used(&class.line));
+            let is_used = |class_queue: &ClassQueue<K, W>| {
+                class_queue.waiting() > 0 || class_queue.in_flight() > 0
+            };
+            self.classes.retain(|_, class| is_used(&class.class_queue));
         }
         match self.classes.entry(name.clone()) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => new.insert(Class {
-                line: Line::new(),
+                class_queue: ClassQueue::new(),
                 turn: self.last_turn,
                 blocked_in: 0,
             }),
@@ -229,40 +242,40 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, W> Lines<C, K, W> {
     }
 }
 
-/// Whether one more may wait.
+/// Checks whether one more request may wait.
 #[derive(Debug)]
 struct Check<'a, K, W> {
     rules: &'a Rules,
-    line: &'a Line<K, W>,
-    seat: &'a Seat<K>,
+    class_queue: &'a ClassQueue<K, W>,
+    position: &'a Position<K>,
     charge: Charge,
     now: Instant,
 }
 
 impl<K: Clone + Eq + Hash, W> Check<'_, K, W> {
     fn run(&self) -> Result<(), Failure> {
-        let (rules, line) = (self.rules, self.line);
-        let own = line.waiting_of(&self.seat.key);
-        let is_full = line.waiting() >= rules.max_waiting;
+        let (rules, class_queue) = (self.rules, self.class_queue);
+        let own = class_queue.waiting_of(&self.position.key);
+        let is_full = class_queue.waiting() >= rules.max_waiting;
         let is_share_full = rules.max_waiting_per_key.is_some_and(|max| own >= max);
         let excess = self.excess(OwnWaiters::Counted);
         if !is_full && !is_share_full && excess.is_none() {
             return Ok(());
         }
 
-        // Whose doing it is: the key's own, if it fills more places than others do, or if it
-        // would not wait too long but for what it has waiting itself.
-        let has_more_than_others = own * line.keys_waiting() > line.waiting();
-        let is_own_doing = match (is_share_full, is_full) {
+        // The refusal is the key's own fault if the key has more waiters than the average key, or
+        // if the wait would be short enough without the key's own waiters.
+        let has_more_than_others = own * class_queue.keys_waiting() > class_queue.waiting();
+        let is_own_fault = match (is_share_full, is_full) {
             (true, _) => true,
             (false, true) => has_more_than_others,
-            (false, false) => own > 0 && self.excess(OwnWaiters::LeftOut).is_none(),
+            (false, false) => own > 0 && self.excess(OwnWaiters::Excluded).is_none(),
         };
-        let one_leaves = || line.expected_wait(0, rules.assumed_service);
-        let retry_after = excess.or_else(one_leaves).unwrap_or_default();
-        let retry_after = retry_after.max(SHORTEST_RETRY);
+        let until_next_slot = || class_queue.expected_wait(0, rules.assumed_service);
+        let retry_after = excess.or_else(until_next_slot).unwrap_or_default();
+        let retry_after = retry_after.max(MIN_RETRY_AFTER);
         let predicted_wait = self.wait(OwnWaiters::Counted);
-        Err(match is_own_doing {
+        Err(match is_own_fault {
             true => KeyQueueFull {
                 waiting: own,
                 predicted_wait,
@@ -270,7 +283,7 @@ impl<K: Clone + Eq + Hash, W> Check<'_, K, W> {
             }
             .into(),
             false => QueueFull {
-                waiting: line.waiting(),
+                waiting: class_queue.waiting(),
                 predicted_wait,
                 retry_after,
             }
@@ -281,12 +294,13 @@ impl<K: Clone + Eq + Hash, W> Check<'_, K, W> {
     fn wait(&self, own: OwnWaiters) -> Option<Duration> {
         let ageing = self.rules.at(self.now);
         let ahead = self
-            .line
-            .ahead_of_newcomer(self.seat, self.charge, own, ageing);
-        self.line.expected_wait(ahead, self.rules.assumed_service)
+            .class_queue
+            .ahead_of_newcomer(self.position, self.charge, own, ageing);
+        self.class_queue
+            .expected_wait(ahead, self.rules.assumed_service)
     }
 
-    /// By how much the expected wait is too long.
+    /// The time by which the predicted wait exceeds its limit.
     fn excess(&self, own: OwnWaiters) -> Option<Duration> {
         let bound = self.rules.max_predicted_wait?;
         let excess = self.wait(own)?.checked_sub(bound)?;
