@@ -195,7 +195,8 @@ where
             StreamClocksLayer::new()
                 .with_first_byte(timeouts.first_byte)
                 .with_idle(timeouts.idle)
-                .with_total(timeouts.total),
+                .with_total(timeouts.total)
+                .with_quiet(manages_models, timeouts.management),
         )
         .map_request(clean_request)
         .layer(SetSensitiveResponseHeadersLayer::new([SET_COOKIE]))
@@ -276,6 +277,12 @@ fn runs_a_model(request: &Parts) -> bool {
     RouteMatch::of(&request.extensions)
         .and_then(RouteMatch::operation)
         .is_some_and(Operation::is_inference)
+}
+
+fn manages_models(request: &Parts) -> bool {
+    RouteMatch::of(&request.extensions)
+        .and_then(RouteMatch::operation)
+        .is_some_and(Operation::is_management)
 }
 
 /// A refused connection is not: it costs nothing, says what is wrong, and the backend counts as down
