@@ -23,6 +23,7 @@ use llamatower_layers::breaker::{Breaker, BreakerLayer};
 use llamatower_layers::cache::CacheLayer;
 use llamatower_layers::clocks::StreamClocksLayer;
 use llamatower_layers::endpoint::{EndpointLayer, EndpointTable, RequireEndpointLayer};
+use llamatower_layers::heartbeat::HeartbeatLayer;
 use llamatower_layers::llm_request::LlmRequestLayer;
 use llamatower_layers::outcome::OutcomeLayer;
 use llamatower_layers::panic_guard::PanicGuardLayer;
@@ -134,6 +135,8 @@ where
                 .with_decoded_limit(limits.body)
                 .with_memory_budget(handles.body_memory),
         )
+        // Until an answer comes: what waits and asks again goes on beneath it.
+        .layer(HeartbeatLayer::new(settings.timeouts.heartbeat))
         .layer(adaptive_limit(limits))
         .layer(cache(&settings.cache, &fleet))
         .layer(token_limit(limits))

@@ -23,6 +23,7 @@
 //! | [`AdaptiveLayer`](adaptive::AdaptiveLayer) | a cap that finds its height by the time to first byte | a permit, to the end of the answer | the same |
 //! | [`BodyLimitLayer`](body_limit::BodyLimitLayer) | reads bodies within a limit by route and one memory budget | the body's memory, until its last copy is dropped | tower-http `RequestBodyLimit`, which answers in its own words and knows no budget |
 //! | [`LlmRequestLayer`](llm_request::LlmRequestLayer) | what is asked of which model, in one pass over the body | nothing | nothing like it |
+//! | [`HeartbeatLayer`](heartbeat::HeartbeatLayer) | comments while an event stream has not begun | a timer, to the head of the answer | nothing like it |
 //! | [`CacheLayer`](cache::CacheLayer) | keeps deterministic answers, shares those under way | answers, within a bound of bytes and a time | nothing like it |
 //! | [`TokenLimitLayer`](token_limit::TokenLimitLayer) | tokens in a minute, a day, a month, for each key | a reservation, to the end of the answer | nothing like it |
 //! | [`RetryLayer`](retry::RetryLayer) | asks again while the client has not seen a byte | a reference to the body, to the head of the answer | tower `Retry`, whose policy needs a clone of the body and whose budget knows no time to wait |
@@ -104,6 +105,8 @@ pub mod clocks;
 pub mod endpoint;
 #[cfg(feature = "rescue")]
 pub mod frames;
+#[cfg(feature = "heartbeat")]
+pub mod heartbeat;
 #[cfg(feature = "llm-request")]
 pub mod llm_request;
 #[cfg(feature = "outcome")]

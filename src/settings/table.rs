@@ -128,6 +128,8 @@ settings! {
             "How long a server may say nothing before and within the answer to a request that manages models (pull, push, create, copy, delete, blobs), in the place of the first-byte and the idle time-out. Ollama sends nothing while it verifies what it has fetched, and with `stream:false` nothing before all is done. Set it where pulls are started by programs that wait for ever."
         total: Option<Duration> = optional(duration), "LLAMATOWER_TOTAL_TIMEOUT" OptionalDuration "off"
             "How long an answer may take in all. A long answer is no fault, so there is none by default. Set it where a runaway answer costs more than one cut off."
+        heartbeat: Option<Duration> = optional(duration), "LLAMATOWER_HEARTBEAT" OptionalDuration "off"
+            "Event streams (the `/v1` routes) are sent a comment each time that they have been waited for so long, in the queue, while a model is loaded or while a prompt is read: clients skip it, and what gives up on silence goes on waiting. The answer has its status 200 from then on, so a later failure is told as an error event. Set it below the time-out of a proxy or client, like `20s`."
         write_stall: Duration = duration, "LLAMATOWER_WRITE_STALL_TIMEOUT" Duration "60s"
             "How long a client may read nothing of what it is sent before its request is given up. Lower it when slots are held by clients that have gone."
         header: Duration = duration, "LLAMATOWER_HEADER_TIMEOUT" Duration "30s"
