@@ -58,6 +58,7 @@ fn what_only_looks_or_counts_does_not_allocate() {
     allocates(&subjects::adaptive(), 0);
     allocates(&subjects::admission(), 0);
     allocates(&subjects::breaker(), 0);
+    allocates(&subjects::heartbeat(), 0);
     allocates(&subjects::panic_guard(), 0);
     allocates(&subjects::queue(), 0);
     allocates(&subjects::route(), 0);
