@@ -18,8 +18,7 @@ use crate::frames::{EndRule, Framing, Opening, StreamEnd, Tail};
 use crate::{BoxError, Deadline, Dialect, Failure};
 
 /// How long lies between what a client is told last and an unclean end. hyper flushes nothing after an
-/// error; and some clients (the JDK's) throw away what they have not read when their
-/// connection breaks.
+/// error, and the JDK's client throws away what it has not read when its connection breaks.
 const PAUSE: Duration = Duration::from_millis(500);
 
 pin_project! {
@@ -113,8 +112,7 @@ impl Watch {
     fn before_frame(&self) -> Option<&'static str> {
         match self.framing {
             _ if self.tail.is_at_boundary() => Some(""),
-            // Who reads lines fails on the half or skips it. Ollama's own client for Go has to be
-            // given something: it takes an unclean end for a clean one.
+            // A client fails on the half, or skips it and reads the error line.
             Framing::Ndjson => Some("\n"),
             // Clients of event streams notice an unclean end, and tell of it in an error of their own;
             // on half an event they would fail with one of their parser.
