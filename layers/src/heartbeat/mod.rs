@@ -14,7 +14,8 @@
 //! - A service that answers, or fails, before the first sign passes through untouched.
 //! - What fails later has no status any more. The body fails with the error, and
 //!   [`RescueLayer`](crate::rescue::RescueLayer) outside makes an error event of it; an answer that is no
-//!   event stream of status 200 is read, and its error is told so too ([`RefusedLate`]).
+//!   event stream of status 200 is read, and its error is told so too ([`RefusedLate`]). The header
+//!   fields of the late answer are lost.
 //! - While a request waits in a queue the comment says how many are before it and how long it will
 //!   take, if whoever lets it wait tells that to the request's [`Waiting`].
 //!
