@@ -23,6 +23,7 @@ use llamatower_layers::breaker::{Breaker, BreakerLayer};
 use llamatower_layers::cache::CacheLayer;
 use llamatower_layers::clocks::StreamClocksLayer;
 use llamatower_layers::endpoint::{EndpointLayer, EndpointTable, RequireEndpointLayer};
+use llamatower_layers::heartbeat::HeartbeatLayer;
 use llamatower_layers::llm_request::LlmRequestLayer;
 use llamatower_layers::outcome::OutcomeLayer;
 use llamatower_layers::panic_guard::PanicGuardLayer;
@@ -134,6 +135,8 @@ where
                 .with_decoded_limit(limits.body)
                 .with_memory_budget(handles.body_memory),
         )
+        // Until an answer comes: what waits and asks again goes on beneath it.
+        .layer(HeartbeatLayer::new(settings.timeouts.heartbeat))
         .layer(adaptive_limit(limits))
         .layer(cache(&settings.cache, &fleet))
         .layer(token_limit(limits))
@@ -195,7 +198,8 @@ where
             StreamClocksLayer::new()
                 .with_first_byte(timeouts.first_byte)
                 .with_idle(timeouts.idle)
-                .with_total(timeouts.total),
+                .with_total(timeouts.total)
+                .with_quiet(manages_models, timeouts.management),
         )
         .map_request(clean_request)
         .layer(SetSensitiveResponseHeadersLayer::new([SET_COOKIE]))
@@ -276,6 +280,12 @@ fn runs_a_model(request: &Parts) -> bool {
     RouteMatch::of(&request.extensions)
         .and_then(RouteMatch::operation)
         .is_some_and(Operation::is_inference)
+}
+
+fn manages_models(request: &Parts) -> bool {
+    RouteMatch::of(&request.extensions)
+        .and_then(RouteMatch::operation)
+        .is_some_and(Operation::is_management)
 }
 
 /// A refused connection is not: it costs nothing, says what is wrong, and the backend counts as down

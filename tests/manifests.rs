@@ -79,6 +79,10 @@ fn the_variables_of_the_contract_are_inline() {
     ] {
         assert_eq!(variable(name).value.as_deref(), Some(value));
     }
+    // 60 s would end streams that collect the arguments of a tool call, or load a model.
+    for name in ["LLAMATOWER_FIRST_BYTE_TIMEOUT", "LLAMATOWER_IDLE_TIMEOUT"] {
+        assert_eq!(variable(name).value.as_deref(), Some("600s"), "{name}");
+    }
     let secret = variable("GROQ_API_KEY")
         .value_from
         .unwrap()

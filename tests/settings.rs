@@ -379,6 +379,15 @@ fn ollama_timeout_is_the_default_of_two_clocks() {
 }
 
 #[test]
+fn without_a_setting_a_stream_may_pause_for_minutes_and_management_as_long_as_it_likes() {
+    let timeouts = load(&[]).expect("sound").settings.timeouts;
+    assert_eq!(timeouts.idle, Some(Duration::from_secs(900)));
+    assert_eq!(timeouts.management, None);
+    let one_clock = load(&[("OLLAMA_TIMEOUT", "60")]).expect("sound");
+    assert_eq!(one_clock.settings.timeouts.management, None);
+}
+
+#[test]
 fn an_empty_variable_counts_as_not_set() {
     let loaded = load(&[("OLLAMA_URL", " "), ("LLAMATOWER_API_KEYS", "")]).expect("sound");
     assert_eq!(

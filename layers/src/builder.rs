@@ -124,6 +124,13 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed<L> + Sized {
         K: Clone + std::hash::Hash + Eq,
         X: Fn(&http::request::Parts) -> Option<K>;
 
+    /// Sends a comment whenever an event stream has not begun after another `every`.
+    #[cfg(feature = "heartbeat")]
+    fn heartbeat(
+        self,
+        every: std::time::Duration,
+    ) -> ServiceBuilder<tower_layer::Stack<crate::heartbeat::HeartbeatLayer, L>>;
+
     /// Retries failed requests before the first byte, within `budget`.
     #[cfg(feature = "retry")]
     fn retry(
@@ -305,6 +312,14 @@ impl<L> ServiceBuilderExt<L> for ServiceBuilder<L> {
         breaker: crate::breaker::Breaker,
     ) -> ServiceBuilder<tower_layer::Stack<crate::breaker::BreakerLayer, L>> {
         self.layer(crate::breaker::BreakerLayer::new(breaker))
+    }
+
+    #[cfg(feature = "heartbeat")]
+    fn heartbeat(
+        self,
+        every: std::time::Duration,
+    ) -> ServiceBuilder<tower_layer::Stack<crate::heartbeat::HeartbeatLayer, L>> {
+        self.layer(crate::heartbeat::HeartbeatLayer::new(every))
     }
 
     #[cfg(feature = "clocks")]

@@ -23,6 +23,7 @@
 //! | [`AdaptiveLayer`](adaptive::AdaptiveLayer) | limits concurrent requests, adapts the limit to the time to first byte | a permit, to the end of the answer | the same |
 //! | [`BodyLimitLayer`](body_limit::BodyLimitLayer) | reads bodies within a limit for each route and one memory budget | the body's memory, until its last copy is dropped | tower-http `RequestBodyLimit`, which has a fixed answer text and no budget |
 //! | [`LlmRequestLayer`](llm_request::LlmRequestLayer) | finds the model and the operation in one pass over the body | nothing | none |
+//! | [`HeartbeatLayer`](heartbeat::HeartbeatLayer) | sends comments while an event stream has not begun | a timer, to the response head | none |
 //! | [`CacheLayer`](cache::CacheLayer) | caches deterministic answers, shares answers in progress | answers, limited in bytes and age | none |
 //! | [`TokenLimitLayer`](token_limit::TokenLimitLayer) | limits tokens per minute, day and month for each key | a reservation, to the end of the answer | none |
 //! | [`RetryLayer`](retry::RetryLayer) | retries until the client has received a byte | a reference to the body, to the response head | tower `Retry`, whose policy needs a clone of the body and whose budget has no delay |
@@ -104,6 +105,8 @@ pub mod clocks;
 pub mod endpoint;
 #[cfg(feature = "rescue")]
 pub mod frames;
+#[cfg(feature = "heartbeat")]
+pub mod heartbeat;
 #[cfg(feature = "llm-request")]
 pub mod llm_request;
 #[cfg(feature = "outcome")]

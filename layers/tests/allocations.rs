@@ -58,6 +58,7 @@ fn layers_that_only_read_or_count_do_not_allocate() {
     allocates(&subjects::adaptive(), 0);
     allocates(&subjects::admission(), 0);
     allocates(&subjects::breaker(), 0);
+    allocates(&subjects::heartbeat(), 0);
     allocates(&subjects::panic_guard(), 0);
     allocates(&subjects::queue(), 0);
     allocates(&subjects::route(), 0);

@@ -150,7 +150,7 @@ async fn an_error_line_of_the_backend_is_forwarded_as_the_last_line() {
 }
 
 #[tokio::test]
-async fn a_killed_backend_ends_the_stream_with_an_error_line() {
+async fn a_killed_backend_ends_the_stream_with_an_error_line_and_unclean() {
     for ending in [Ending::Fin, Ending::Reset] {
         let stage = stage(&[&[tiny()]]).await;
         stage.sims[0].arm(FaultKind::die_after(2, ending));
@@ -160,16 +160,20 @@ async fn a_killed_backend_ends_the_stream_with_an_error_line() {
             lines.last().unwrap()["error"].is_string(),
             "{ending:?}: {lines:?}"
         );
+        assert_eq!(answer.end, End::Cut, "{ending:?}");
     }
 }
 
 #[tokio::test]
-async fn a_killed_backend_ends_an_event_stream_with_an_error_event() {
+async fn a_killed_backend_ends_an_event_stream_with_an_error_event_and_unclean() {
     let stage = stage(&[&[slow()]]).await;
     for (path, error) in [
         ("/v1/chat/completions", "data: {\"error\":"),
         ("/v1/messages", "event: error\ndata: {\"type\":\"error\""),
-        ("/v1/responses", "event: error\ndata: {"),
+        (
+            "/v1/responses",
+            "event: response.failed\ndata: {\"type\":\"response.failed\",\"sequence_number\":5,",
+        ),
     ] {
         stage.sims[0].arm(
             Fault::new(FaultKind::die_after(5, Ending::Fin))
@@ -180,13 +184,21 @@ async fn a_killed_backend_ends_an_event_stream_with_an_error_event() {
             "slow",
             json!({"stream": true, "max_tokens": 9, "input": "x"}),
         );
-        let seen = text(&stage.post(path, request).await);
+        let answer = stage.post(path, request).await;
+        let seen = text(&answer);
         assert!(seen.contains(error), "{path}: {seen:.1500}");
+        // `response.failed` is an end that clients of Responses know.
+        let end = match path {
+            "/v1/responses" => End::Clean,
+            _ => End::Cut,
+        };
+        assert_eq!(answer.end, end, "{path}");
     }
 }
 
 #[tokio::test]
-async fn a_backend_killed_inside_a_line_leaves_an_unclean_end_and_nothing_glued_to_the_half() {
+async fn a_backend_killed_inside_a_line_leaves_a_half_that_is_ended_an_error_line_and_an_unclean_end()
+ {
     for cut in [Cut::InsideLine, Cut::InsideChunk] {
         let stage = stage(&[&[tiny()]]).await;
         stage.sims[0].arm(FaultKind::Die {
@@ -197,7 +209,39 @@ async fn a_backend_killed_inside_a_line_leaves_an_unclean_end_and_nothing_glued_
         let answer = stage.post("/api/chat", chat("tiny", json!({}))).await;
         let seen = text(&answer);
         assert_eq!(answer.end, End::Cut, "{cut:?}: {seen}");
-        assert!(!seen.contains("done\":true"), "{seen}");
+        let lines: Vec<_> = seen.split_inclusive('\n').collect();
+        let [_, half, last] = &lines[..] else {
+            panic!("{cut:?}: {seen}");
+        };
+        serde_json::from_str::<Value>(half).expect_err("half of a line");
+        let last: Value = serde_json::from_str(last).unwrap();
+        assert!(last["error"].is_string(), "{seen}");
+    }
+}
+
+#[tokio::test]
+async fn a_backend_killed_inside_an_event_leaves_the_half_and_an_unclean_end() {
+    let stage = stage(&[&[tiny()]]).await;
+    for path in ["/v1/chat/completions", "/v1/messages", "/v1/responses"] {
+        for cut in [Cut::InsideLine, Cut::InsideChunk] {
+            let fault = Fault::new(FaultKind::Die {
+                after_lines: 3,
+                ending: Ending::Fin,
+                cut,
+            });
+            stage.sims[0].arm(fault.for_path(path).times(1));
+            let request = chat(
+                "tiny",
+                json!({"stream": true, "max_tokens": 9, "input": "x"}),
+            );
+            let answer = stage.post(path, request).await;
+            let seen = text(&answer);
+            assert_eq!(answer.end, End::Cut, "{path}: {seen}");
+            assert!(
+                !seen.ends_with("\n\n") && !seen.contains("broke off"),
+                "{path}: {seen}"
+            );
+        }
     }
 }
 

@@ -6,5 +6,6 @@
 mod basics;
 mod edges;
 mod failures;
+mod heartbeat;
 mod streams;
 mod support;

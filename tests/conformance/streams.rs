@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use llamatower_sim::FaultKind;
 use llamatower_sim::recording::{End, Framing};
+use llamatower_sim::{Fault, FaultKind};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
@@ -113,6 +113,88 @@ async fn silence_before_the_first_byte_is_limited_by_its_own_time_out() {
             .status,
         200
     );
+}
+
+/// Ollama sends nothing while it collects the arguments of a tool call.
+#[tokio::test]
+async fn a_pause_within_a_stream_is_as_long_as_its_clock_allows_whatever_ollama_timeout_says() {
+    let stall = FaultKind::Stall {
+        after_lines: 2,
+        ms: Some(400),
+    };
+    let short = ("OLLAMA_TIMEOUT", "100ms");
+    let tools = json!({"tools": [{"type": "function", "function": {"name": "write_file"}}]});
+    for (settings, is_whole) in [
+        (&[short, ("LLAMATOWER_IDLE_TIMEOUT", "600s")][..], true),
+        (&[short][..], false),
+        (&[][..], true),
+    ] {
+        let stage = stage_with(&[&[tiny()]], settings).await;
+        stage.sims[0].arm(stall.clone());
+        for (path, more) in [
+            ("/api/chat", tools.clone()),
+            ("/api/chat", json!({"format": "json"})),
+            ("/v1/chat/completions", json!({"stream": true})),
+        ] {
+            let answer = stage.post(path, chat("tiny", more)).await;
+            let is_clean = answer.end == End::Clean;
+            assert_eq!(
+                is_clean,
+                is_whole,
+                "{path}, {settings:?}: {}",
+                text(&answer)
+            );
+            assert_eq!(text(&answer).contains("error"), !is_whole, "{path}");
+        }
+    }
+}
+
+/// Ollama sends nothing for minutes while it verifies what it has pulled.
+#[tokio::test]
+async fn what_manages_models_may_be_silent_for_as_long_as_its_own_clock_allows() {
+    let short = ("OLLAMA_TIMEOUT", "100ms");
+    let pause = ("LLAMATOWER_MANAGEMENT_TIMEOUT", "150ms");
+    let patient = ("LLAMATOWER_BREAKER_FAILURES", "off");
+    // Of the body `{}`.
+    let blob = "/api/blobs/sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+    for (settings, status) in [
+        (&[short][..], 200..300),
+        (&[short, pause, patient][..], 504..505),
+    ] {
+        let stage = stage_with(&[&[tiny()]], settings).await;
+        for (path, request) in [
+            ("/api/pull", json!({"model": "tiny", "stream": false})),
+            ("/api/push", json!({"model": "tiny", "stream": false})),
+            (
+                "/api/create",
+                json!({"model": "mine", "from": "tiny", "stream": false}),
+            ),
+            (blob, json!({})),
+        ] {
+            stage.sims[0].arm(
+                Fault::new(FaultKind::silence(Duration::from_millis(400)))
+                    .for_path(path)
+                    .times(1),
+            );
+            let answer = stage.manage("POST", path, request).await;
+            assert!(
+                status.contains(&answer.status),
+                "{path}, {settings:?}: {} {}",
+                answer.status,
+                text(&answer)
+            );
+        }
+        stage.sims[0].arm(FaultKind::Stall {
+            after_lines: 1,
+            ms: Some(400),
+        });
+        for path in ["/api/pull", "/api/push"] {
+            let request = json!({"model": "tiny"});
+            let answer = stage.manage("POST", path, request).await;
+            let is_clean = answer.end == End::Clean;
+            assert_eq!(is_clean, status.start == 200, "{path}: {}", text(&answer));
+        }
+    }
 }
 
 #[tokio::test]

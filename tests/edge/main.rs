@@ -5,6 +5,7 @@
 mod answers;
 mod bind;
 mod bodies;
+mod broken;
 mod clocks;
 mod drain;
 mod limits;

@@ -57,7 +57,7 @@ async fn a_stream_that_outlasts_the_drain_ends_with_an_error_line() {
     let (text, end) = streaming.rest().await;
     let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     assert!(last["error"].is_string(), "{text}");
-    assert_eq!(end, End::Clean);
+    assert_eq!(end, End::Unclean);
     assert_eq!(gateway.ended().await, Some(0));
 }
 

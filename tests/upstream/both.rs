@@ -21,6 +21,7 @@ crate::for_both_leaves! {
     chunks_that_came_together_stay_apart
     a_body_that_is_dropped_closes_its_connection
     a_request_that_is_dropped_closes_its_connection
+    a_server_that_says_nothing_is_probed_by_tcp
     an_answer_that_breaks_off_is_never_a_clean_end
     answers_that_two_readers_could_take_differently_are_refused
     a_head_of_64_kib_is_refused
@@ -127,6 +128,44 @@ async fn a_request_that_is_dropped_closes_its_connection(leaf: Leaf) {
     peer.answer("").await;
     asking.abort();
     assert!(peer.is_closed().await);
+}
+
+/// So a server whose machine is gone is found although the idle clock is long.
+async fn a_server_that_says_nothing_is_probed_by_tcp(leaf: Leaf) {
+    if !cfg!(target_os = "linux") {
+        return;
+    }
+    let (server, upstream) = pair(leaf).await;
+    let port = server.port();
+    let asking = tokio::spawn(async move { ask(&upstream).await });
+    let mut peer = server.accept().await;
+    peer.answer("").await;
+    let probe = async {
+        loop {
+            // Until all that was sent is acknowledged there is another timer.
+            match time_to_probe(port) {
+                Some(time) => return time,
+                None => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    let probe = tokio::time::timeout(Duration::from_secs(10), probe).await;
+    assert!(probe.expect("a keep-alive timer") <= Duration::from_secs(15));
+    asking.abort();
+}
+
+/// How long it is until TCP's next keep-alive probe of the connection to this port.
+fn time_to_probe(port: u16) -> Option<Duration> {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux's table of sockets");
+    let remote = format!(":{port:04X}");
+    table.lines().find_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        // Established, with a timer of kind 2.
+        let is_ours = fields[2].ends_with(&remote) && fields[3] == "01";
+        let ticks = fields[5].strip_prefix("02:").filter(|_| is_ours)?;
+        let ticks = u64::from_str_radix(ticks, 16).expect("hundredths of a second");
+        Some(Duration::from_millis(10 * ticks))
+    })
 }
 
 async fn an_answer_that_breaks_off_is_never_a_clean_end(leaf: Leaf) {

@@ -17,6 +17,7 @@ use llamatower_layers::breaker::{Breaker, BreakerLayer, BreakerPolicy};
 use llamatower_layers::cache::CacheLayer;
 use llamatower_layers::clocks::StreamClocksLayer;
 use llamatower_layers::endpoint::EndpointLayer;
+use llamatower_layers::heartbeat::HeartbeatLayer;
 use llamatower_layers::llm_request::LlmRequestLayer;
 use llamatower_layers::panic_guard::PanicGuardLayer;
 use llamatower_layers::queue::QueueLayer;
@@ -47,6 +48,7 @@ pub(crate) fn all() -> Vec<Subject> {
         adaptive(),
         body_limit(),
         llm_request(),
+        heartbeat(),
         cache(),
         token_limit(),
         retry(),
@@ -104,6 +106,11 @@ pub(crate) fn llm_request() -> Subject {
     Subject::within("llm_request", buffering(), LlmRequestLayer::new())
 }
 
+/// Heartbeats are off by default.
+pub(crate) fn heartbeat() -> Subject {
+    Subject::new("heartbeat, off", HeartbeatLayer::new(None))
+}
+
 /// A request whose answer cannot be cached; the layer has to read it to find that.
 pub(crate) fn cache() -> Subject {
     Subject::within("cache, unfit request", buffering(), cache_layer())
@@ -150,6 +157,7 @@ pub(crate) fn stack() -> Subject {
         .layer(adaptive_layer())
         .layer(body_limit_layer())
         .layer(LlmRequestLayer::new())
+        .layer(HeartbeatLayer::new(None))
         .layer(cache_layer())
         .layer(token_limit_layer())
         .layer(retry_layer())

@@ -9,8 +9,9 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
+use super::layer::Limits;
 use super::request_body::Sent;
-use super::{ClockedBody, FirstByteTimeout, StreamClocksLayer, TotalTimeout};
+use super::{ClockedBody, FirstByteTimeout, TotalTimeout};
 use crate::{BoxError, Deadline, Failure};
 
 pin_project! {
@@ -20,7 +21,7 @@ pin_project! {
         #[pin]
         inner: F,
         sent: Sent,
-        clocks: StreamClocksLayer,
+        limits: Limits,
         // When everything must be over.
         total: Option<Instant>,
         // For both clocks; the answer's body takes it over.
@@ -31,13 +32,13 @@ pin_project! {
 }
 
 impl<F> ClockedFuture<F> {
-    pub(super) fn new(inner: F, sent: Sent, clocks: StreamClocksLayer) -> Self {
+    pub(super) fn new(inner: F, sent: Sent, limits: Limits) -> Self {
         Self {
             inner,
             sent,
-            clocks,
+            limits,
             // A limit beyond what an `Instant` can hold is none.
-            total: clocks
+            total: limits
                 .total
                 .and_then(|total| Instant::now().checked_add(total)),
             deadline: Deadline::default(),
@@ -63,19 +64,19 @@ where
                 Err(error) => return Poll::Ready(Err(error.into())),
             };
             let deadline = std::mem::take(this.deadline);
-            let body = ClockedBody::new(body, *this.clocks, *this.total, deadline);
+            let body = ClockedBody::new(body, *this.limits, *this.total, deadline);
             return Poll::Ready(Ok(Response::from_parts(head, body)));
         }
         if !*this.is_sent {
             *this.is_sent = this.sent.poll(cx).is_ready();
-            let limit = this.clocks.first_byte.filter(|_| *this.is_sent);
+            let limit = this.limits.first_byte.filter(|_| *this.is_sent);
             let first_byte = limit.and_then(|limit| Instant::now().checked_add(limit));
             this.deadline
                 .arm(first_byte.into_iter().chain(*this.total).min());
         }
         ready!(this.deadline.poll(cx));
         let total = this.total.filter(|total| Instant::now() >= *total);
-        let failure = match (total.and(this.clocks.total), this.clocks.first_byte) {
+        let failure = match (total.and(this.limits.total), this.limits.first_byte) {
             (None, Some(after)) => Failure::from(FirstByteTimeout { after }),
             (total, _) => Failure::from(TotalTimeout {
                 after: total.unwrap_or_default(),

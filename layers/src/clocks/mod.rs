@@ -13,7 +13,8 @@
 //!
 //! The first-byte clock starts when the request's body has been sent, so a large upload does
 //! not count. The idle clock runs only while the body of the answer is being waited for: a
-//! client that reads slowly does not run it down. A frame costs a look at the clock and no timer
+//! client that reads slowly does not run it down. It is for a server that hangs: one that dies closes its
+//! connections, and one that is lost with its machine is found by TCP keep-alive where that is on. A frame costs a look at the clock and no timer
 //! operation ([`Deadline`](crate::Deadline)): under 1 % of what a paced line costs the gateway.
 //!
 //! A clock in a body runs only while the body is polled. hyper does not poll it while a client
@@ -34,6 +35,7 @@
 //! let impatient = StreamClocksLayer::new()
 //!     .with_first_byte(Some(Duration::from_secs(30)))
 //!     .with_idle(Some(Duration::from_secs(5)))
+//!     .with_quiet(|head| head.uri.path() == "/api/pull", None)
 //!     .with_total(None);
 //! # let _ = (default, impatient);
 //! ```

@@ -8,7 +8,8 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
-use super::{IdleTimeout, StreamClocksLayer, TotalTimeout};
+use super::layer::Limits;
+use super::{IdleTimeout, TotalTimeout};
 use crate::{BoxError, Deadline, Failure};
 
 pin_project! {
@@ -35,15 +36,15 @@ struct Clocks {
 impl<B> ClockedBody<B> {
     pub(super) fn new(
         inner: B,
-        clocks: StreamClocksLayer,
+        limits: Limits,
         total: Option<Instant>,
         deadline: Deadline,
     ) -> Self {
         Self {
             inner: Some(inner),
             clocks: Clocks {
-                idle: clocks.idle,
-                total: total.zip(clocks.total).map(Box::new),
+                idle: limits.idle,
+                total: total.zip(limits.total).map(Box::new),
                 deadline,
                 is_waiting: false,
             },

@@ -34,8 +34,9 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (parts, body) = request.into_parts();
-        let (body, sent) = ClockedRequestBody::new(body, self.clocks.first_byte.is_some());
+        let limits = self.clocks.limits_of(&parts);
+        let (body, sent) = ClockedRequestBody::new(body, limits.first_byte.is_some());
         let called = self.inner.call(Request::from_parts(parts, body));
-        ClockedFuture::new(called, sent, self.clocks)
+        ClockedFuture::new(called, sent, limits)
     }
 }

@@ -91,6 +91,49 @@ async fn silence_after_the_head_counts_from_the_head() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn by_default_a_stream_may_pause_while_the_arguments_of_a_tool_call_are_collected() {
+    let answer = answer(StreamClocksLayer::new(), 0, &[1, 600, 899]).await;
+    let body = answer.expect("a head").into_body();
+    assert_eq!(
+        body.collect().await.expect("a whole body").to_bytes().len(),
+        3
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn quiet_requests_have_a_limit_of_their_own_before_and_within_the_answer() {
+    let is_quiet: fn(&http::request::Parts) -> bool = |head| head.method == http::Method::GET;
+    let unlimited = clocks().with_quiet(is_quiet, None);
+    let body = answer(unlimited, 3600, &[7200])
+        .await
+        .expect("a head")
+        .into_body();
+    body.collect().await.expect("a whole body");
+
+    let limited = clocks().with_quiet(is_quiet, seconds(100));
+    let body = answer(limited, 99, &[99, 101])
+        .await
+        .expect("a head")
+        .into_body();
+    let error = body.collect().await.expect_err("it pauses");
+    assert!(error.to_string().contains("100s"), "{error}");
+    let Err(error) = answer(limited, 101, &[]).await else {
+        panic!("it is late")
+    };
+    assert_eq!(kind(&error), "first_byte_timeout");
+
+    let of_others = clocks().with_quiet(|_| false, None);
+    let body = answer(of_others, 9, &[6])
+        .await
+        .expect("a head")
+        .into_body();
+    assert_eq!(
+        kind(&body.collect().await.expect_err("it pauses")),
+        "idle_timeout"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_that_ran_out_of_time_lets_go_of_its_backend() {
     let answer = answer(clocks(), 0, &[6]).await.expect("a head");
     let mut body = pin!(answer.into_body());
@@ -213,7 +256,7 @@ async fn a_frame_that_is_there_comes_before_a_clock_that_rang() {
     }
     let mut body = pin!(ClockedBody::new(
         Late(0),
-        clocks(),
+        clocks().limits,
         None,
         Deadline::default()
     ));

@@ -6,7 +6,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
-use super::Dialect;
+use super::{Dialect, ResponseSoFar};
 use crate::frames::Framing;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
@@ -46,18 +46,6 @@ struct OpenAiError<'a> {
     r#type: &'a str,
     param: Option<&'a str>,
     code: Option<&'a str>,
-}
-
-/// OpenAI documents the fields at the top and sends them in `error`; its own libraries raise
-/// an exception only for the latter, so both are there.
-#[derive(Serialize)]
-struct ResponsesEvent<'a> {
-    r#type: &'a str,
-    sequence_number: u64,
-    code: &'a str,
-    message: &'a str,
-    param: Option<&'a str>,
-    error: OpenAiError<'a>,
 }
 
 #[derive(Serialize)]
@@ -129,21 +117,23 @@ impl Dialect {
     /// The line or event that tells a client in the middle of a stream that nothing more will
     /// come. It may stand only between two lines or events.
     ///
-    /// `sequence_number` is the number of the event in a stream of [`Responses`](Self::Responses)
-    /// and of no account in the others.
+    /// `so_far` is what a stream of [`Responses`](Self::Responses) has said before; the others
+    /// need nothing of it.
     ///
     /// ```
     /// use llamatower_layers::Dialect;
+    /// use llamatower_layers::dialect::ResponseSoFar;
     /// use llamatower_layers::frames::Framing;
     ///
-    /// let frame = Dialect::Ollama.error_frame(Framing::Ndjson, "the backend broke off", 0);
+    /// let so_far = ResponseSoFar::default();
+    /// let frame = Dialect::Ollama.error_frame(Framing::Ndjson, "the backend broke off", &so_far);
     /// assert_eq!(frame, "{\"error\":\"the backend broke off\"}\n");
     /// ```
     pub fn error_frame<'a>(
         self,
         framing: Framing,
         text: impl Into<ErrorText<'a>>,
-        sequence_number: u64,
+        so_far: &ResponseSoFar,
     ) -> Bytes {
         const STATUS: StatusCode = StatusCode::INTERNAL_SERVER_ERROR;
         let text = text.into();
@@ -153,30 +143,13 @@ impl Dialect {
                 format!("event: error\ndata: {}\n\n", self.error_json(STATUS, text))
             }
             (Framing::Sse, Self::Responses) => format!(
-                "event: error\ndata: {}\n\n",
-                responses_event(text.message, sequence_number)
+                "event: response.failed\ndata: {}\n\n",
+                json(&so_far.failed(text.message))
             ),
             (Framing::Sse, _) => format!("data: {}\n\n", self.error_json(STATUS, text)),
         };
         frame.into()
     }
-}
-
-fn responses_event(message: &str, sequence_number: u64) -> String {
-    const CODE: &str = "server_error";
-    json(&ResponsesEvent {
-        r#type: "error",
-        sequence_number,
-        code: CODE,
-        message,
-        param: None,
-        error: OpenAiError {
-            message,
-            r#type: CODE,
-            param: None,
-            code: Some(CODE),
-        },
-    })
 }
 
 /// As Ollama 0.33 names them; the statuses that it has not, as OpenAI does.
@@ -297,7 +270,8 @@ mod tests {
 
     #[test]
     fn frames_are_those_that_the_vendors_libraries_raise_on() {
-        let frame = |dialect: Dialect, framing| dialect.error_frame(framing, "gone", 7);
+        let so_far = ResponseSoFar::default();
+        let frame = |dialect: Dialect, framing| dialect.error_frame(framing, "gone", &so_far);
         assert_eq!(
             frame(Dialect::Ollama, Framing::Ndjson),
             "{\"error\":\"gone\"}\n"
@@ -305,10 +279,6 @@ mod tests {
         assert_eq!(
             frame(Dialect::OpenAi, Framing::Sse),
             "data: {\"error\":{\"message\":\"gone\",\"type\":\"api_error\",\"param\":null,\"code\":null}}\n\n"
-        );
-        assert_eq!(
-            frame(Dialect::Responses, Framing::Sse),
-            "event: error\ndata: {\"type\":\"error\",\"sequence_number\":7,\"code\":\"server_error\",\"message\":\"gone\",\"param\":null,\"error\":{\"message\":\"gone\",\"type\":\"server_error\",\"param\":null,\"code\":\"server_error\"}}\n\n"
         );
         assert_eq!(
             frame(Dialect::Anthropic, Framing::Sse),
@@ -328,13 +298,13 @@ mod tests {
             .into_iter()
             .flat_map(|dialect| [(dialect, Framing::Ndjson), (dialect, Framing::Sse)])
         {
-            let frame = dialect.error_frame(framing, message, 0);
+            let frame = dialect.error_frame(framing, message, &ResponseSoFar::default());
             let text = std::str::from_utf8(&frame).expect("text").trim_end();
-            let text = text.strip_prefix("event: error\n").unwrap_or(text);
-            let text = text.strip_prefix("data: ").unwrap_or(text);
+            let text = text.rsplit("data: ").next().expect("a part");
             assert!(!breaks(text), "{text}");
             let value: Value = serde_json::from_str(text).expect("JSON");
-            let error = &value["error"];
+            let error = value.get("error").or(value.pointer("/response/error"));
+            let error = error.expect("an error");
             let told = error.as_str().or_else(|| error["message"].as_str());
             assert_eq!(told, Some(message));
         }

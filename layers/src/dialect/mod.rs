@@ -6,9 +6,13 @@
 
 #[cfg(feature = "rescue")]
 mod error;
+#[cfg(feature = "rescue")]
+mod response;
 
 #[cfg(feature = "rescue")]
 pub use error::ErrorText;
+#[cfg(feature = "rescue")]
+pub use response::ResponseSoFar;
 
 /// The family of request and answer shapes that an endpoint speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -85,6 +85,11 @@ pub(super) fn next_sequence_number(framing: Framing, item: &[u8]) -> u64 {
     number.map_or(0, |number| number.saturating_add(1))
 }
 
+/// What stands in an event's `data`.
+pub(super) fn data_of_event(item: &[u8]) -> &[u8] {
+    Event::of_event(item).data
+}
+
 /// One item, taken apart.
 struct Event<'a> {
     name: Option<&'a [u8]>,

@@ -41,6 +41,7 @@
 //! ```
 
 mod end;
+mod opening;
 mod pieces;
 mod tail;
 #[cfg(test)]
@@ -50,6 +51,7 @@ use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 
 pub use end::{EndRule, StreamEnd};
+pub use opening::Opening;
 pub use tail::{MAX_HELD_BYTES, Tail};
 
 /// How the items of a stream are told apart.

@@ -139,6 +139,11 @@ impl Tail {
         let item = self.last_item();
         item.map_or(0, |item| next_sequence_number(self.framing, &item))
     }
+
+    /// Whether an item has come to its end.
+    pub(super) fn has_whole_item(&self) -> bool {
+        !self.complete.is_none()
+    }
 }
 
 impl Framing {

@@ -303,3 +303,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_stream_opens_with_its_first_event_however_it_is_cut_and_whatever_comments_come_before() {
+    let text = ": waiting\n\n: waiting\r\n\r\nevent: a\ndata: {\"id\":1}\n\ndata: {\"id\":2}\n\n";
+    for at in 0..text.len() {
+        let (mut tail, mut opening) = (Tail::new(Framing::Sse), Opening::default());
+        for piece in [&text[..at], &text[at..]] {
+            let frame = Bytes::copy_from_slice(piece.as_bytes());
+            tail.push(&frame);
+            opening.push(&frame, &tail);
+        }
+        assert_eq!(opening.data(), "{\"id\":1}", "cut at {at}");
+    }
+    assert_eq!(Opening::default().data(), "");
+}

@@ -2,17 +2,24 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
 
-use super::ShuttingDown;
 use super::report::{Reporter, WithRequest};
-use crate::frames::{EndRule, Framing, StreamEnd, Tail};
-use crate::{BoxError, Failure};
+use super::{BrokenStream, ShuttingDown};
+use crate::dialect::ResponseSoFar;
+use crate::frames::{EndRule, Framing, Opening, StreamEnd, Tail};
+use crate::{BoxError, Deadline, Dialect, Failure};
+
+/// How long lies between what a client is told last and an unclean end. hyper flushes nothing after an
+/// error, and the JDK's client throws away what it has not read when its connection breaks.
+const PAUSE: Duration = Duration::from_millis(500);
 
 pin_project! {
     /// The body of an answer: the inner one, ended by an error frame if it breaks off where a
@@ -34,9 +41,11 @@ pin_project! {
             with_request: Pin<Box<WithRequest>>,
         },
         Whole { bytes: Bytes },
-        // It breaks off at the next poll: what was said before is to reach the client first, and
-        // hyper flushes when a body has nothing for it, but never after an error.
-        Breaking { error: Option<BoxError> },
+        // It breaks off after a pause.
+        Breaking {
+            error: Option<BoxError>,
+            pause: Deadline,
+        },
         Ended,
     }
 }
@@ -44,8 +53,10 @@ pin_project! {
 /// What is known of a stream of items.
 #[derive(Debug)]
 pub(super) struct Watch {
-    framing: Framing,
+    pub(super) framing: Framing,
     tail: Tail,
+    /// Kept where the error frame repeats some of it.
+    opening: Option<Opening>,
     rule: EndRule,
     /// The inner body is at its end, and nothing is to be added to it.
     is_settled: bool,
@@ -84,9 +95,37 @@ impl Watch {
         Some(Self {
             framing,
             tail: Tail::new(framing),
+            opening: (reporter.dialect == Dialect::Responses).then(Opening::default),
             rule: EndRule::of(framing, reporter.dialect, reporter.operation),
             is_settled: false,
         })
+    }
+
+    fn push(&mut self, data: &Bytes) {
+        self.tail.push(data);
+        if let Some(opening) = &mut self.opening {
+            opening.push(data, &self.tail);
+        }
+    }
+
+    /// What has to stand before an error frame; none where there can be no frame.
+    fn before_frame(&self) -> Option<&'static str> {
+        match self.framing {
+            _ if self.tail.is_at_boundary() => Some(""),
+            // A client fails on the half, or skips it and reads the error line.
+            Framing::Ndjson => Some("\n"),
+            // Clients of event streams notice an unclean end, and tell of it in an error of their own;
+            // on half an event they would fail with one of their parser.
+            Framing::Sse => None,
+        }
+    }
+
+    /// What the error frame repeats of the stream.
+    pub(super) fn so_far(&self) -> ResponseSoFar {
+        match &self.opening {
+            Some(opening) => ResponseSoFar::new(&opening.data(), self.tail.next_sequence_number()),
+            None => ResponseSoFar::default(),
+        }
     }
 
     /// The stream is at its end, which was a tidy one. Whether nothing is missing.
@@ -104,28 +143,42 @@ impl Watch {
     }
 }
 
-/// What the client gets in the place of `error`: nothing if all was said before, a frame if
-/// there may be one, or the error itself, which ends the connection unclean.
-fn last_words(
-    watch: Option<&Watch>,
-    reporter: &Reporter,
-    error: BoxError,
-) -> Option<Result<Frame<Bytes>, BoxError>> {
-    match watch {
-        Some(watch) if watch.tail.is_at_boundary() => match watch.tail.end(watch.rule) {
-            StreamEnd::Complete => None,
-            StreamEnd::Error => {
-                reporter.backend_told_error();
-                None
+/// What the client gets in the place of an error; nothing if all was said before.
+#[derive(Default)]
+struct LastWords {
+    frame: Option<Bytes>,
+    /// Makes the end unclean.
+    error: Option<BoxError>,
+}
+
+impl LastWords {
+    fn of(watch: Option<&Watch>, reporter: &Reporter, error: BoxError) -> Self {
+        let last = watch.map(|watch| (watch, watch.tail.end(watch.rule), watch.before_frame()));
+        match last {
+            Some((watch, StreamEnd::Unfinished | StreamEnd::Unknown, Some(before))) => {
+                let frame = reporter.frame(&error, watch);
+                let frame = [before.as_bytes(), &frame].concat();
+                let broken = BrokenStream { source: error };
+                Self {
+                    frame: Some(frame.into()),
+                    error: (!reporter.ends_cleanly()).then(|| broken.into()),
+                }
             }
-            StreamEnd::Unfinished | StreamEnd::Unknown => {
-                let frame = reporter.frame(&error, watch.framing, &watch.tail);
-                Some(Ok(Frame::data(frame)))
+            Some((watch, end @ (StreamEnd::Complete | StreamEnd::Error), _))
+                if watch.tail.is_at_boundary() =>
+            {
+                if end == StreamEnd::Error {
+                    reporter.backend_told_error();
+                }
+                Self::default()
             }
-        },
-        _ => {
-            reporter.broke_off(&error);
-            Some(Err(error))
+            _ => {
+                reporter.broke_off(&error);
+                Self {
+                    frame: None,
+                    error: Some(error),
+                }
+            }
         }
     }
 }
@@ -153,7 +206,8 @@ where
                 kind.set(Kind::Ended);
                 return Poll::Ready(Some(Ok(frame)));
             }
-            KindProjected::Breaking { error } => {
+            KindProjected::Breaking { error, pause } => {
+                ready!(pause.poll(cx));
                 let error = error.take();
                 kind.set(Kind::Ended);
                 return Poll::Ready(error.map(Err));
@@ -167,7 +221,7 @@ where
                     return Poll::Ready(Some(Ok(frame)));
                 };
                 if let Some(data) = frame.data_ref() {
-                    watch.tail.push(data);
+                    watch.push(data);
                 }
                 let is_last = frame.is_trailers() || inner.is_end_stream();
                 let is_short = is_last && !watch.settle(reporter);
@@ -188,15 +242,23 @@ where
             }
         };
         let (watch, reporter) = with_request.as_mut().watched();
-        let last = error.and_then(|error| last_words(watch.as_ref(), reporter, error));
+        let last = error.map(|error| LastWords::of(watch.as_ref(), reporter, error));
+        let LastWords { frame, error } = last.unwrap_or_default();
         // The backend is let go of now, not when the client has read its last frame.
-        if let Some(Err(error)) = last {
-            kind.set(Kind::Breaking { error: Some(error) });
+        let is_clean = error.is_none();
+        kind.set(match is_clean {
+            true => Kind::Ended,
+            false => Kind::Breaking {
+                error,
+                pause: Deadline::new(Instant::now() + PAUSE),
+            },
+        });
+        if frame.is_none() && !is_clean {
+            // To the pause.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        kind.set(Kind::Ended);
-        Poll::Ready(last)
+        Poll::Ready(frame.map(|frame| Ok(Frame::data(frame))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use crate::{Fail, Retryable, Side};
+use crate::{BoxError, Fail, Retryable, Side};
 
 /// The backend ended a stream without the item that every whole stream ends with.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +27,15 @@ impl Fail for AnswerUnfinished {
     fn kind(&self) -> &'static str {
         "answer_unfinished"
     }
+}
+
+/// How a body ends after its error frame: the client was told, and the connection shall not end as
+/// if all was well. Who holds the connection has nothing to add.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer broke off, and the client was told: {source}")]
+pub struct BrokenStream {
+    /// Why it broke off.
+    pub source: BoxError,
 }
 
 /// The gateway goes down, and the time for what was under way is up.

@@ -6,13 +6,13 @@ use tokio_util::sync::CancellationToken;
 use tower_layer::Layer;
 
 use super::RescueService;
-use super::report::Hook;
+use super::report::Options;
 
 /// Makes answers of errors, and error frames of broken streams; see the [module](super).
 #[derive(Clone, Debug)]
 pub struct RescueLayer {
     cutoff: Option<Arc<CancellationToken>>,
-    hook: Hook,
+    options: Options,
 }
 
 impl RescueLayer {
@@ -21,7 +21,10 @@ impl RescueLayer {
     pub fn new() -> Self {
         Self {
             cutoff: None,
-            hook: |_| {},
+            options: Options {
+                hook: |_| {},
+                ends_cleanly: false,
+            },
         }
     }
 
@@ -37,7 +40,19 @@ impl RescueLayer {
     /// Calls `hook` with each error before the client is told of it: the place for a log, as
     /// clients are told nothing of errors that are no [`Failure`](crate::Failure).
     pub fn with_hook(mut self, hook: fn(&(dyn std::error::Error + Send + Sync + 'static))) -> Self {
-        self.hook = hook;
+        self.options.hook = hook;
+        self
+    }
+
+    /// Ends a stream cleanly after its error frame, for clients that read such frames without
+    /// fail.
+    ///
+    /// Without this the body fails after the frame with a [`BrokenStream`](super::BrokenStream), so
+    /// that the connection ends unclean: some clients skip the frame and take a clean end for that
+    /// of a whole answer. Over HTTP/2 a body that fails resets its stream, and a reset may overtake
+    /// the frame.
+    pub fn with_clean_ends(mut self) -> Self {
+        self.options.ends_cleanly = true;
         self
     }
 }
@@ -52,6 +67,6 @@ impl<S> Layer<S> for RescueLayer {
     type Service = RescueService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        RescueService::new(inner, self.cutoff.clone(), self.hook)
+        RescueService::new(inner, self.cutoff.clone(), self.options)
     }
 }

@@ -10,15 +10,20 @@
 //! ```text
 //!               head   line  line        ✗ backend gone
 //! backend  ------|------|-----|----- ... |
-//! client   ------|------|-----|----- ... | {"error":".."} end     between two lines
-//! client   ------|------|-----|----- .. ha| connection closed     inside of one
+//! client   ------|------|-----|----- ... | {"error":".."}   ✗     between two lines
+//! client   ------|------|-----|----- .. ha| {"error":".."}  ✗     inside of one
 //!          error |
 //! client   ------| 502 {"error":".."}                             before the head
 //! ```
 //!
-//! A frame can stand only where an item could: inside of a line, or in an answer of a declared
-//! length, the body fails instead and the connection ends unclean. An error line of the
-//! backend's own passes as it is and is not followed by another.
+//! After the frame and half a second the body fails with a [`BrokenStream`], so that the connection
+//! ends unclean (✗): some clients skip the frame and take a clean end for that of a whole answer.
+//! [`RescueLayer::with_clean_ends`] leaves that out, and so does a stream of Responses, whose
+//! `response.failed` is an end that its clients know. The pause needs tokio's timer.
+//!
+//! A frame can stand only where an item could. Half a line is ended first; on half an event, or in an
+//! answer of a declared length, the body fails without a frame. An error line or event of the
+//! backend's own passes as it is, is not followed by another, and its end is as clean as it was.
 //!
 //! It belongs inside of whatever must see the final status (spans, the outcome, CORS) and
 //! outside of everything that can fail.
@@ -84,7 +89,7 @@ mod service;
 mod tests;
 
 pub use body::RescueBody;
-pub use error::{AnswerUnfinished, ShuttingDown};
+pub use error::{AnswerUnfinished, BrokenStream, ShuttingDown};
 pub use future::RescueFuture;
 pub use layer::RescueLayer;
 pub use service::RescueService;

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,11 +16,16 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::AnswerUnfinished;
 use super::body::Watch;
 use crate::dialect::ErrorText;
-use crate::frames::{Framing, Tail};
 use crate::{BoxError, Dialect, Ending, Failure, Operation, Record, RouteMatch};
 
-/// Who is told of errors before they become answers.
-pub(super) type Hook = fn(&(dyn Error + Send + Sync + 'static));
+/// How errors are told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Options {
+    /// Told of errors before they become answers.
+    pub(super) hook: fn(&(dyn Error + Send + Sync + 'static)),
+    /// A stream ends cleanly after its error frame.
+    pub(super) ends_cleanly: bool,
+}
 
 /// What a client is told of an error that does not say what it means.
 const INTERNAL: &str = "internal error: the gateway could not answer this request";
@@ -41,11 +47,11 @@ impl WithRequest {
     pub(super) fn of<B>(
         request: &Request<B>,
         cutoff: Option<&CancellationToken>,
-        hook: Hook,
+        options: Options,
     ) -> Pin<Box<Self>> {
         Box::pin(Self {
             cutoff: cutoff.map(|token| token.clone().cancelled_owned()),
-            reporter: Reporter::of(request, hook),
+            reporter: Reporter::of(request, options),
             watch: None,
         })
     }
@@ -75,11 +81,11 @@ pub(super) struct Reporter {
     pub(super) is_head: bool,
     request_id: Option<HeaderValue>,
     record: Option<Record>,
-    hook: Hook,
+    pub(super) options: Options,
 }
 
 impl Reporter {
-    fn of<B>(request: &Request<B>, hook: Hook) -> Self {
+    fn of<B>(request: &Request<B>, options: Options) -> Self {
         let route = RouteMatch::of(request.extensions());
         let dialect = route.map_or(Dialect::Text, RouteMatch::dialect);
         let request_id = match dialect {
@@ -92,13 +98,13 @@ impl Reporter {
             is_head: request.method() == http::Method::HEAD,
             request_id,
             record: Record::of(request.extensions()).cloned(),
-            hook,
+            options,
         }
     }
 
     /// The error as an answer.
     pub(super) fn answer(&self, error: &BoxError) -> Response<Bytes> {
-        (self.hook)(&**error);
+        (self.options.hook)(&**error);
         let failure = Failure::find(&**error);
         let status = failure.map_or(StatusCode::INTERNAL_SERVER_ERROR, Failure::status);
         self.update(error, |outcome| outcome.status = Some(status));
@@ -115,20 +121,32 @@ impl Reporter {
     }
 
     /// The error as the last line or event of a stream.
-    pub(super) fn frame(&self, error: &BoxError, framing: Framing, tail: &Tail) -> Bytes {
+    pub(super) fn frame(&self, error: &BoxError, watch: &Watch) -> Bytes {
         self.broke_off(error);
         let message = message(Failure::find(&**error));
-        let text = self.text(&message);
-        let number = match self.dialect {
-            Dialect::Responses => tail.next_sequence_number(),
-            _ => 0,
-        };
-        self.dialect.error_frame(framing, text, number)
+        let mut so_far = watch.so_far();
+        if let Some(model) = self.model() {
+            so_far = so_far.or_model(&model);
+        }
+        self.dialect
+            .error_frame(watch.framing, self.text(&message), &so_far)
+    }
+
+    /// Whether an error frame is followed by a clean end.
+    pub(super) fn ends_cleanly(&self) -> bool {
+        // `response.failed` is an end that clients of Responses have to know. Codex tells its text only
+        // when the stream ends cleanly after it.
+        self.options.ends_cleanly || self.dialect == Dialect::Responses
+    }
+
+    fn model(&self) -> Option<Arc<str>> {
+        let record = self.record.as_ref()?;
+        record.update(|outcome| outcome.model.clone())
     }
 
     /// The answer broke off with this error.
     pub(super) fn broke_off(&self, error: &BoxError) {
-        (self.hook)(&**error);
+        (self.options.hook)(&**error);
         self.update(error, |outcome| outcome.ending = Ending::Broken);
     }
 

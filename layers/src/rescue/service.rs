@@ -11,7 +11,7 @@ use http_body::Body;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-use super::report::{Hook, WithRequest};
+use super::report::{Options, WithRequest};
 use super::{RescueBody, RescueFuture};
 use crate::BoxError;
 
@@ -20,17 +20,17 @@ pub struct RescueService<S> {
     inner: S,
     // A clone of the token itself takes a lock, and the service is cloned for each request.
     cutoff: Option<Arc<CancellationToken>>,
-    hook: Hook,
+    options: Options,
     /// Why the inner service cannot be called; told by the call to come.
     unready: Option<BoxError>,
 }
 
 impl<S> RescueService<S> {
-    pub(super) fn new(inner: S, cutoff: Option<Arc<CancellationToken>>, hook: Hook) -> Self {
+    pub(super) fn new(inner: S, cutoff: Option<Arc<CancellationToken>>, options: Options) -> Self {
         Self {
             inner,
             cutoff,
-            hook,
+            options,
             unready: None,
         }
     }
@@ -38,7 +38,7 @@ impl<S> RescueService<S> {
 
 impl<S: Clone> Clone for RescueService<S> {
     fn clone(&self) -> Self {
-        Self::new(self.inner.clone(), self.cutoff.clone(), self.hook)
+        Self::new(self.inner.clone(), self.cutoff.clone(), self.options)
     }
 }
 
@@ -70,7 +70,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let with_request = WithRequest::of(&request, self.cutoff.as_deref(), self.hook);
+        let with_request = WithRequest::of(&request, self.cutoff.as_deref(), self.options);
         match self.unready.take() {
             Some(error) => RescueFuture::failed(error, with_request),
             None => RescueFuture::new(self.inner.call(request), with_request),

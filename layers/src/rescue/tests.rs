@@ -100,6 +100,7 @@ impl Body for Scripted {
 
 const NDJSON: &str = "application/x-ndjson";
 const SSE: &str = "text/event-stream";
+const BUSY_LINE: &str = "{\"error\":\"all backends are busy\"}\n";
 
 fn request(method: Method, path: &str) -> (Request<()>, Record) {
     let mut request = Request::new(());
@@ -256,43 +257,90 @@ async fn a_service_that_cannot_become_ready_is_an_answer_too() {
 }
 
 #[tokio::test]
-async fn a_killed_backend_ends_the_stream_with_an_error_line() {
+async fn a_killed_backend_ends_the_stream_with_an_error_line_and_unclean() {
     let (text, is_clean, outcome) =
         stream("/api/chat", NDJSON, [Data("{\"done\":false}\n"), Broken]).await;
-    assert_eq!(
-        text,
-        "{\"done\":false}\n{\"error\":\"all backends are busy\"}\n"
-    );
-    assert!(is_clean);
+    assert_eq!(text, format!("{{\"done\":false}}\n{BUSY_LINE}"));
+    assert!(!is_clean);
     assert_eq!(outcome.ending, Ending::Broken);
     assert_eq!(outcome.error, Some("busy"));
 }
 
-/// A server that has nothing to write flushes what it has written, one that fails does not.
 #[tokio::test]
-async fn before_an_unclean_end_there_is_time_to_flush() {
-    let steps = [Data("{\"model\""), Broken];
-    let (answer, _) = answer(RescueLayer::new(), "/api/chat", NDJSON, steps).await;
-    let mut body = task::spawn(answer.into_body());
-    let first = assert_ready!(body.enter(|cx, body| body.poll_frame(cx)));
-    assert!(first.unwrap().unwrap().is_data());
-    assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
-    assert!(body.is_woken());
-    let last = assert_ready!(body.enter(|cx, body| body.poll_frame(cx)));
-    assert!(last.unwrap().is_err());
-    assert!(body.is_end_stream());
+async fn the_end_after_an_error_line_is_clean_where_that_is_asked_for() {
+    let steps = [Data("{\"done\":false}\n"), Broken];
+    let layer = RescueLayer::new().with_clean_ends();
+    let (answer, record) = answer(layer, "/api/chat", NDJSON, steps).await;
+    let (text, is_clean) = seen(answer.into_body()).await;
+    assert!(text.ends_with(BUSY_LINE) && is_clean, "{text}");
+    assert_eq!(record.snapshot().ending, Ending::Broken);
+}
+
+/// A server that has nothing to write flushes what it has written, one that fails does not.
+#[tokio::test(start_paused = true)]
+async fn before_an_unclean_end_there_is_time_to_flush_and_to_read() {
+    let json = "application/json";
+    for (content_type, steps, frames) in [
+        (json, vec![Data("{\"model\""), Broken], 1),
+        (NDJSON, vec![Data("{\"model\""), Broken], 2),
+        (NDJSON, vec![Data("{}\n"), End], 2),
+    ] {
+        let (answer, _) = answer(RescueLayer::new(), "/api/chat", content_type, steps).await;
+        let mut body = task::spawn(answer.into_body());
+        for _ in 0..frames {
+            let frame = assert_ready!(body.enter(|cx, body| body.poll_frame(cx)));
+            assert!(frame.unwrap().unwrap().is_data());
+            assert!(!body.is_end_stream());
+        }
+        let last_frame_at = Instant::now();
+        assert_pending!(body.enter(|cx, body| body.poll_frame(cx)));
+        let mut body = body.into_inner();
+        let last = body.frame().await;
+        assert!(last_frame_at.elapsed() > Duration::from_millis(100));
+        assert_eq!(last.unwrap().unwrap_err().is::<BrokenStream>(), frames == 2);
+        assert!(body.is_end_stream());
+    }
 }
 
 #[tokio::test]
-async fn killed_inside_of_a_line_the_stream_ends_unclean() {
-    let (text, is_clean, outcome) = stream(
-        "/api/chat",
-        NDJSON,
-        [Data("{\"done\":false}\n{\"do"), Broken],
-    )
-    .await;
-    assert_eq!(text, "{\"done\":false}\n{\"do");
-    assert!(!is_clean);
+async fn killed_inside_of_a_line_the_stream_has_it_ended_before_the_error_line() {
+    for half in [
+        "{\"done\":false}\n{\"do",
+        "{\"a\":\"\u{e4}",
+        "{",
+        "{}\n\n  ",
+    ] {
+        let (text, is_clean, outcome) = stream("/api/chat", NDJSON, [Data(half), Broken]).await;
+        assert_eq!(text, format!("{half}\n{BUSY_LINE}"));
+        assert!(!is_clean);
+        assert_eq!(
+            (outcome.ending, outcome.error),
+            (Ending::Broken, Some("busy"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn killed_inside_of_an_event_the_stream_ends_unclean() {
+    for half in [
+        "data: {}\n\ndata: {\"id\"",
+        "data: {}\n",
+        "data: {}\r\n\r\n: a comm",
+    ] {
+        for end in [Broken, End] {
+            let steps = [Data(half), end];
+            let (text, is_clean, outcome) = stream("/v1/completions", SSE, steps).await;
+            assert_eq!((&*text, is_clean), (half, false));
+            assert_eq!(outcome.ending, Ending::Broken);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_last_item_that_lacks_only_its_line_feed_is_not_followed_by_an_error() {
+    let steps = [Data("{\"done\":true}"), Broken];
+    let (text, is_clean, outcome) = stream("/api/chat", NDJSON, steps).await;
+    assert_eq!((&*text, is_clean), ("{\"done\":true}", false));
     assert_eq!(outcome.ending, Ending::Broken);
 }
 
@@ -330,24 +378,59 @@ async fn a_tidy_end_before_the_last_item_is_told() {
         ] {
             let (text, is_clean, outcome) = stream(path, content_type, ending).await;
             assert_eq!(text, format!("{item}{frame}"));
-            assert!(is_clean);
+            assert!(!is_clean);
             assert_eq!(outcome.error, Some("answer_unfinished"));
         }
     }
 }
 
 #[tokio::test]
-async fn an_error_event_of_responses_has_the_next_number() {
+async fn a_stream_of_responses_fails_as_the_response_that_it_began_with() {
+    let created = "event: response.created\ndata: {\"type\":\"response.created\",\"sequence_number\":0,\"response\":{\"id\":\"resp_7\"}}\n\n";
     let item = "event: response.output_text.delta\ndata: {\"sequence_number\":58}\n\n";
-    let (text, ..) = stream("/v1/responses", SSE, [Data(item), End]).await;
-    let event = text.strip_prefix(item).unwrap();
-    assert!(event.starts_with("event: error\ndata: {\"type\":\"error\",\"sequence_number\":59,"));
+    let (first, second) = created.split_at(50);
+    for (steps, id) in [
+        (vec![Data(created), Data(item), End], "resp_7"),
+        (
+            vec![Data(first), Data(second), Data(item), Broken],
+            "resp_7",
+        ),
+        (vec![Data(item), End], "resp_unknown"),
+    ] {
+        let (text, is_clean, outcome) = stream("/v1/responses", SSE, steps).await;
+        let (_, event) = text
+            .split_once("\n\nevent: response.failed\ndata: ")
+            .unwrap();
+        let event: serde_json::Value = serde_json::from_str(event).unwrap();
+        assert_eq!(event["type"], "response.failed");
+        assert_eq!(event["sequence_number"], 59);
+        let response = &event["response"];
+        assert_eq!(
+            (&response["id"], &response["status"]),
+            (&id.into(), &"failed".into())
+        );
+        assert_eq!(response["error"]["code"], "server_error");
+        assert!(response["error"]["message"].is_string() && is_clean);
+        assert_eq!(outcome.ending, Ending::Broken);
+    }
 }
 
 #[tokio::test]
-async fn a_tidy_end_inside_of_a_line_is_unclean() {
+async fn a_response_that_failed_at_the_backend_is_not_followed_by_another_event() {
+    let item = "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{}}\n\n";
+    let (text, is_clean, outcome) = stream("/v1/responses", SSE, [Data(item), End]).await;
+    assert_eq!((&*text, is_clean), (item, true));
+    assert_eq!(outcome.error, Some("backend_error"));
+}
+
+#[tokio::test]
+async fn a_tidy_end_inside_of_a_line_is_told_too() {
     let (text, is_clean, outcome) = stream("/api/chat", NDJSON, [Last("{\"done\":fa")]).await;
-    assert_eq!((&*text, is_clean), ("{\"done\":fa", false));
+    assert!(
+        text.starts_with("{\"done\":fa\n{\"error\":\"the backend ended"),
+        "{text}"
+    );
+    assert!(!is_clean);
     assert_eq!(outcome.error, Some("answer_unfinished"));
 }
 
@@ -434,7 +517,6 @@ async fn the_backend_is_let_go_of_before_the_client_has_read_the_error_frame() {
     let (mut answer, _) = answer_of_body(RescueLayer::new(), "/api/chat", NDJSON, body).await;
     assert!(answer.body_mut().frame().await.is_some());
     assert_eq!(Arc::strong_count(&is_held), 1);
-    assert!(answer.body().is_end_stream());
 }
 
 #[tokio::test]
@@ -453,7 +535,6 @@ async fn a_cutoff_ends_a_waiting_stream_with_an_error_frame() {
     let frame = assert_ready!(body.enter(|cx, body| body.poll_frame(cx)));
     let data = frame.unwrap().unwrap().into_data().unwrap();
     assert_eq!(data, "{\"error\":\"the gateway is shutting down\"}\n");
-    assert!(body.is_end_stream());
     assert_eq!(record.snapshot().error, Some("shutting_down"));
 }
 

@@ -23,8 +23,9 @@ use std::time::Duration;
 
 use http::request::Parts;
 use llamatower_layers::breaker::{Breaker, State};
+use llamatower_layers::heartbeat::Waiting;
 use llamatower_layers::llm_request::ModelName;
-use llamatower_layers::queue::{self, Entry, Queue, Ticket};
+use llamatower_layers::queue::{self, Entry, Queue, Standing, Ticket};
 use llamatower_layers::retry::Attempts;
 use llamatower_layers::route::{Choice, ChoiceOf, Choose};
 use llamatower_layers::{LlmRequest, Record, RouteMatch};
@@ -340,6 +341,7 @@ where
         match Pin::new(&mut ticket).poll(cx) {
             Poll::Ready(permit) => Poll::Ready(Ok(self.chosen(permit?, request))),
             Poll::Pending => {
+                tell_place(request, &ticket);
                 *wait = Wait::Slot(Box::new(ticket), Instant::now());
                 Poll::Pending
             }
@@ -378,6 +380,26 @@ fn note_choice(backend: &Backend, request: &Parts) {
         outcome.backend = Some(name.clone());
         outcome.attempts += 1;
     });
+}
+
+/// Lets signs of life, if the request has any, say where it stands in the queue.
+fn tell_place<S>(request: &Parts, ticket: &Ticket<Dispatcher<S>>)
+where
+    S: Clone + Send + Sync + 'static,
+{
+    let waiting = Waiting::of(&request.extensions);
+    if let Some((waiting, watch)) = waiting.zip(ticket.watch()) {
+        waiting.tell(move || watch.standing().map(place));
+    }
+}
+
+fn place(standing: Standing) -> String {
+    let ahead = standing.ahead;
+    let place = format!("waiting in the queue, requests before this one: {ahead}");
+    match standing.expected_wait {
+        Some(wait) => format!("{place}, expected wait: {} s", wait.as_secs_f64().ceil()),
+        None => place,
+    }
 }
 
 fn note_wait(request: &Parts, wait: Duration) {

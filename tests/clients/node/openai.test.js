@@ -77,6 +77,24 @@ onEachStack("npm openai", (stack, kind) => {
     await watch.waitForCancel();
   });
 
+  test("comments before a stream that is late are skipped", async (t) => {
+    if (stack.needsGateway(t)) return;
+    const url = await stack.gatewayWith({ LLAMATOWER_HEARTBEAT: "1ms" });
+    const ask = { ...endless, max_tokens: 3 };
+    const answer = await fetch(`${url}/v1/chat/completions`, {
+      method: "POST",
+      body: JSON.stringify(ask),
+    });
+    assert.match(await answer.text(), /^: waiting for the answer\n\n/);
+    const chunks = await all(await at(url).chat.completions.create(ask));
+    assert.equal(chunks.at(-1).choices[0].finish_reason, "length");
+    const events = await all(
+      await at(url).responses.create({ model: SLOW, input: "the", max_output_tokens: 3, stream: true }),
+    );
+    assert.equal(events[0].type, "response.created");
+    assert.match(events.at(-1).type, /^response\.(completed|incomplete)$/);
+  });
+
   test("a key is sent as a bearer token, and a wrong one is an AuthenticationError", async (t) => {
     if (stack.needsGateway(t)) return;
     const key = "key-of-the-tests-0123456789abcdef";

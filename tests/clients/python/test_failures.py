@@ -1,5 +1,6 @@
 """Backends that die, refuse or fall silent: what each client makes of it."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -108,15 +109,33 @@ def test_a_backend_killed_in_mid_stream_is_the_client_s_own_error(
     assert native(own_stack.url).generate(model=SLOW, prompt="the", options={"num_predict": 2}).done
 
 
-def test_a_responses_stream_of_a_killed_backend_does_not_look_complete(own_stack: Stack) -> None:
+def test_a_responses_stream_of_a_killed_backend_fails_as_the_response_it_was(
+    own_stack: Stack,
+) -> None:
     stream = responses_stream(own_stack.url)
-    types = [next(stream).type for _ in range(6)]
+    events = [next(stream) for _ in range(6)]
     own_stack.kill_holder(SLOW)
-    try:
-        types += [event.type for event in stream]
-    except openai.APIError:
-        return
-    assert types[-1] in ("error", "response.failed"), types
+    events += stream
+    failed = events[-1]
+    assert failed.type == "response.failed"
+    assert failed.sequence_number == events[-2].sequence_number + 1
+    began, failure = events[0].response, failed.response
+    assert (failure.id, failure.model) == (began.id, began.model)
+    assert failure.status == "failed" and failure.error.code == "server_error"
+    assert "backend" in failure.error.message
+
+
+def test_who_skips_the_error_line_of_a_killed_backend_sees_an_unclean_end(own_stack: Stack) -> None:
+    body = {"model": SLOW, "messages": HI, "options": {"num_predict": ENDLESS}}
+    with requests.post(f"{own_stack.url}/api/chat", json=body, stream=True, timeout=60) as answer:
+        lines = answer.iter_lines(chunk_size=None)
+        next(lines)
+        own_stack.kill_holder(SLOW)
+        last = b""
+        with pytest.raises(requests.exceptions.ChunkedEncodingError):
+            for line in lines:
+                last = line
+        assert json.loads(last)["error"]
 
 
 def test_a_silent_request_of_a_killed_backend_is_answered_by_another(own_stack: Stack) -> None:
@@ -227,12 +246,15 @@ def test_a_stream_that_ends_too_early_is_the_client_s_own_error(
 
 
 @each_stream
-def test_a_stream_cut_inside_a_line_ends_unclean(
+def test_a_stream_cut_inside_an_item_is_an_error_too(
     faulty: Stack, open_stream: Callable[[str], Iterator], error: type[Exception]
 ) -> None:
     for backend in faulty.backends:
         backend.arm(fault="die", after_lines=5, cut="inside_line")
-    with pytest.raises(CONNECTION_ERRORS):
+    # Readers of lines meet the half or the error line after it, those of events the unclean end.
+    native_errors = (json.JSONDecodeError, ollama.ResponseError)
+    is_native = error is ollama.ResponseError
+    with pytest.raises(native_errors if is_native else CONNECTION_ERRORS):
         for _ in open_stream(faulty.url):
             pass
 

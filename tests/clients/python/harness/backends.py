@@ -64,6 +64,11 @@ class AttachedSim:
         status, body = ask(f"{self.url}/sim/faults", fault)
         assert status < 300, body
 
+    def disarm(self) -> None:
+        """Take back the faults that are armed."""
+        status, body = ask(f"{self.url}/sim/faults", method="DELETE")
+        assert status < 300, body
+
     def kill(self) -> None:
         raise AssertionError("only a backend that the harness started is killed")
 

@@ -1,0 +1,53 @@
+//! The layer.
+
+use std::time::Duration;
+
+use http::request::Parts;
+use tower_layer::Layer;
+
+use super::HeartbeatService;
+use crate::{Dialect, LlmRequest, Operation};
+
+/// Gives signs of life before the first byte of event streams; see the [module](super).
+#[derive(Clone, Copy, Debug)]
+pub struct HeartbeatLayer {
+    pub(super) every: Option<Duration>,
+    pub(super) is_event_stream: fn(&Parts) -> bool,
+}
+
+impl HeartbeatLayer {
+    /// A sign each time that nothing has come for so long; `None` for none.
+    pub fn new(every: impl Into<Option<Duration>>) -> Self {
+        Self {
+            every: every.into(),
+            is_event_stream,
+        }
+    }
+
+    /// Which requests are answered by an event stream. Unless said, those that
+    /// [`LlmRequestLayer`](crate::llm_request::LlmRequestLayer) found to be so.
+    pub fn with_requests(mut self, is_event_stream: fn(&Parts) -> bool) -> Self {
+        self.is_event_stream = is_event_stream;
+        self
+    }
+}
+
+fn is_event_stream(head: &Parts) -> bool {
+    use Dialect::{Anthropic, OpenAi, Responses};
+    LlmRequest::of(&head.extensions).is_some_and(|request| {
+        request.stream
+            && matches!(request.operation, Operation::Chat | Operation::Generate)
+            && matches!(request.dialect, Anthropic | OpenAi | Responses)
+    })
+}
+
+impl<S> Layer<S> for HeartbeatLayer {
+    type Service = HeartbeatService<S>;
+
+    fn layer(&self, inner: S) -> HeartbeatService<S> {
+        HeartbeatService {
+            inner,
+            layer: *self,
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The service.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::{HeartbeatBody, HeartbeatFuture, HeartbeatLayer, Waiting};
+use crate::{BoxError, Record};
+
+/// The service of [`HeartbeatLayer`].
+#[derive(Clone, Debug)]
+pub struct HeartbeatService<S> {
+    pub(super) inner: S,
+    pub(super) layer: HeartbeatLayer,
+}
+
+impl<S, B, R> Service<Request<B>> for HeartbeatService<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+    R: Body<Data = Bytes>,
+    R::Error: Into<BoxError>,
+{
+    type Response = Response<HeartbeatBody<S::Future, R>>;
+    type Error = BoxError;
+    type Future = HeartbeatFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let Some(every) = self.layer.every else {
+            return HeartbeatFuture::passed(self.inner.call(request));
+        };
+        let (mut head, body) = request.into_parts();
+        if !(self.layer.is_event_stream)(&head) {
+            return HeartbeatFuture::passed(self.inner.call(Request::from_parts(head, body)));
+        }
+        let waiting = Waiting::default();
+        waiting.clone().put_into(&mut head.extensions);
+        let record = Record::of(&head.extensions).cloned();
+        let asked = self.inner.call(Request::from_parts(head, body));
+        HeartbeatFuture::watched(asked, every, waiting, record)
+    }
+}
