@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use http::Request;
+use http::{Method, Request};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full};
 use llamatower::ollama::upstream::{
@@ -13,7 +13,7 @@ use llamatower::ollama::upstream::{
 use llamatower_layers::{BoxError, Retryable};
 use tower::ServiceExt;
 
-use crate::support::{HELLO, Leaf, ask, cause_of, pair, pair_with_token, request, text};
+use crate::support::{HELLO, Leaf, ask, cause_of, pair, pair_with_token, request, routed, text};
 
 crate::for_both_leaves! {
     a_connection_whose_answer_was_read_serves_the_next_request
@@ -26,6 +26,9 @@ crate::for_both_leaves! {
     a_head_of_64_kib_is_refused
     an_idle_connection_that_the_backend_closed_is_not_used_again
     a_connection_that_closes_before_it_answers_may_be_retried
+    management_never_meets_a_connection_that_the_backend_has_just_closed
+    management_that_was_written_is_not_sent_again
+    inference_still_shares_connections_after_management
     a_refused_connection_names_the_backend
     an_early_answer_to_a_large_request_is_seen_and_its_connection_is_not_kept
     a_body_of_unknown_length_goes_out_in_chunks
@@ -222,6 +225,82 @@ async fn a_connection_that_closes_before_it_answers_may_be_retried(leaf: Leaf) {
     let failure = cause_of(ask(&upstream).await.expect_err("no answer"));
     assert!(failure.caused_by::<ConnectionLost>().is_some());
     assert_eq!(failure.retryable(), Retryable::Yes);
+}
+
+/// What manages models, and must not be sent twice.
+fn management() -> [(Method, &'static str); 4] {
+    [
+        (Method::DELETE, "/api/delete"),
+        (Method::POST, "/api/copy"),
+        (Method::POST, "/api/pull"),
+        (Method::HEAD, "/api/blobs/sha256:00"),
+    ]
+}
+
+/// The server closes each connection right behind an answer that does not say so, and the next request
+/// is there at once: on a connection that was used before, many of these would be lost.
+async fn management_never_meets_a_connection_that_the_backend_has_just_closed(leaf: Leaf) {
+    let (server, upstream) = pair(leaf).await;
+    tokio::spawn(async move {
+        loop {
+            let mut peer = server.accept().await;
+            peer.answer_and_leave(HELLO).await;
+        }
+    });
+    for (method, path) in management().iter().cycle().take(200) {
+        // It may be sent twice, so it shares connections, and may be lost.
+        match ask(&upstream).await {
+            Ok(answer) => assert_eq!(text(answer).await, "hello"),
+            Err(error) => assert!(cause_of(error).caused_by::<ConnectionLost>().is_some()),
+        }
+        let answer = upstream.clone().oneshot(routed(method.clone(), path)).await;
+        let status = answer.map(|answer| answer.status());
+        assert_eq!(status.ok(), Some(http::StatusCode::OK), "{method} {path}");
+    }
+}
+
+async fn management_that_was_written_is_not_sent_again(leaf: Leaf) {
+    for (method, path) in management() {
+        let (server, upstream) = pair(leaf).await;
+        let (counts, mut counted) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            loop {
+                let mut peer = server.accept().await;
+                peer.read_to("\r\n\r\n{}").await;
+                counts.send(()).expect("the test waits");
+                peer.close().await;
+            }
+        });
+        let request = routed(method.clone(), path);
+        let failure = upstream.clone().oneshot(request).await;
+        let failure = cause_of(failure.expect_err("no answer"));
+        assert!(failure.caused_by::<ConnectionLost>().is_some(), "{failure}");
+        // A second sending would be on its way before this one.
+        let _ = upstream.oneshot(routed(method, path)).await;
+        counted.recv().await.expect("the first");
+        counted.recv().await.expect("the second");
+        assert!(counted.try_recv().is_err(), "{path} was sent again");
+    }
+}
+
+async fn inference_still_shares_connections_after_management(leaf: Leaf) {
+    let (server, upstream) = pair(leaf).await;
+    let (accepts, mut accepted) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            let mut peer = server.accept().await;
+            accepts.send(()).expect("the test waits");
+            tokio::spawn(async move { while peer.try_answer(HELLO).await {} });
+        }
+    });
+    let chat = || routed(Method::POST, "/api/chat");
+    let copy = || routed(Method::POST, "/api/copy");
+    for request in [chat(), chat(), copy(), chat(), copy(), chat()] {
+        let answer = upstream.clone().oneshot(request).await.expect("an answer");
+        assert_eq!(text(answer).await, "hello");
+    }
+    let connections = std::iter::from_fn(|| accepted.try_recv().ok()).count();
+    assert_eq!(connections, 3, "one for chats, one for each copy");
 }
 
 async fn a_refused_connection_names_the_backend(leaf: Leaf) {
