@@ -144,6 +144,7 @@ where
                 settings.retry.budget_floor,
             ))
             .with_attempts(settings.retry.attempts)
+            .with_statuses_only_elsewhere()
             .with_observer(move |event| {
                 if event.is_retry() {
                     metrics.retried(event.reason);
@@ -186,7 +187,12 @@ where
             propagation,
         ))
         .layer(UsageLayer::new())
-        .layer(BreakerLayer::new(breaker.clone()).with_failures(is_breakers_business))
+        .layer(
+            BreakerLayer::new(breaker.clone())
+                // Whom to leave alone is decided by the choice, which knows who else there is.
+                .without_refusals()
+                .with_failures(is_breakers_business),
+        )
         .map_err(move |error: BoxError| {
             refusing.note_error(&error);
             error

@@ -10,7 +10,6 @@ mod dispatch;
 mod member;
 mod permit;
 mod resolve;
-mod resting;
 mod supervise;
 
 use std::fmt;
@@ -35,7 +34,6 @@ pub use config::{Dns, FleetConfig, ProbeClocks, QueueRules, Share};
 pub use dispatch::{Class, Dispatcher};
 pub use member::Slot;
 pub use permit::Permit;
-pub use resting::BackendsResting;
 
 use crate::client::Client;
 use crate::ollama::upstream::Address;
