@@ -104,6 +104,8 @@ pub mod clocks;
 pub mod endpoint;
 #[cfg(feature = "rescue")]
 pub mod frames;
+#[cfg(feature = "live")]
+pub mod live;
 #[cfg(feature = "llm-request")]
 pub mod llm_request;
 #[cfg(feature = "outcome")]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use llamatower_sim::{Ending, Fault, FaultKind, ModelSpec, Sim, SimHandle};
 use serde_json::json;
 
-use crate::harness::{Connection, Gateway, chat, run, send, sim_with, soon, talkative, tiny, with};
+use crate::harness::{Connection, Gateway, chat, run, sim_with, soon, talkative, tiny, with};
 
 /// What `/status` says of the queue of `tiny`.
 async fn waiting(gateway: &Gateway) -> (u64, u64) {
@@ -90,7 +90,8 @@ async fn a_client_that_leaves_the_queue_is_never_sent_to_a_backend() {
 #[tokio::test]
 async fn a_request_that_is_tried_again_keeps_its_place_in_line() {
     let sim = talkative().await;
-    let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_SLOTS", "1")]).await;
+    let settings = [("LLAMATOWER_SLOTS", "1")];
+    let gateway = Gateway::start(&[&sim], &settings).await;
     let mut holder = begin(&gateway).await;
     holder.head().await;
     let mut unlucky = begin(&gateway).await;
@@ -100,7 +101,10 @@ async fn a_request_that_is_tried_again_keeps_its_place_in_line() {
     let _third = begin(&gateway).await;
     until_waiting(&gateway, (1, 3)).await;
 
-    sim.arm(Fault::new(FaultKind::Busy).for_path("/api/chat").times(1));
+    let lost = FaultKind::Drop {
+        ending: Ending::Fin,
+    };
+    sim.arm(Fault::new(lost).for_path("/api/chat").times(1));
     drop(holder);
     assert_eq!(second.head().await.status, 200);
     until_waiting(&gateway, (1, 2)).await;
@@ -195,21 +199,25 @@ async fn a_breaker_refuses_nothing_where_no_other_server_can_serve() {
         ("LLAMATOWER_BREAKER_FAILURES", "2"),
         ("LLAMATOWER_BREAKER_OPEN_FOR", "1m"),
     ];
-    // One server; one of two that has the model; two of which one is down; two that both fail.
-    let (alone, holder, left, one, two) = tokio::join!(tiny(), tiny(), tiny(), tiny(), tiny());
+    // One server; one of two that has the model; two that both fail; two of which one is gone.
+    let (alone, holder, one, two, left) = tokio::join!(tiny(), tiny(), tiny(), tiny(), tiny());
     let other = sim_with(ModelSpec::new("other")).await;
     let gone = tiny().await;
-    for fleet in [
-        vec![&alone],
-        vec![&holder, &other],
-        vec![&left, &gone],
-        vec![&one, &two],
+    let gone_url = gone.url();
+    gone.kill();
+    for (fleet, with_gone) in [
+        (vec![&alone], false),
+        (vec![&holder, &other], false),
+        (vec![&one, &two], false),
+        (vec![&left], true),
     ] {
         fleet.iter().for_each(|sim| sim.arm(fault()));
-        let gateway = Gateway::start(&fleet, &settings).await;
-        if fleet.len() == 2 && fleet[1].url() == gone.url() {
-            gone.arm(FaultKind::Refuse { ms: 600_000 });
+        let mut settings = settings.to_vec();
+        let urls = format!("{},{gone_url}", left.url());
+        if with_gone {
+            settings.push(("OLLAMA_URL", &urls));
         }
+        let gateway = Gateway::start(&fleet, &settings).await;
         soon("a breaker that is open", async {
             while breaker(&gateway, fleet[0]).await != "open" {
                 assert_eq!(gateway.post("/api/chat", &chat()).await.status, 200);

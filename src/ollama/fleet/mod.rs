@@ -160,6 +160,16 @@ impl<S> Fleet<S> {
         name.is_some_and(|name| !members.holders(&name).is_empty())
     }
 
+    /// Whether some backend has a model, by what all say now if none was known to.
+    pub async fn has(&self, model: ModelName) -> bool {
+        let is_known = |model: &ModelName| !self.catalogue.members().holders(model).is_empty();
+        if is_known(&model) {
+            return true;
+        }
+        self.look_for(model.clone()).await;
+        is_known(&model)
+    }
+
     /// What the model of a request is, whatever its name, if all backends that have it agree.
     pub fn version_of(&self, request: &Parts) -> Option<Arc<str>> {
         let members = self.catalogue.members();
