@@ -218,19 +218,6 @@ impl Peer {
         request
     }
 
-    /// Answers one request, closes, and waits for nothing.
-    pub(crate) async fn answer_and_leave(&mut self, answer: &str) {
-        let mut seen = Vec::new();
-        while !seen.ends_with(b"\r\n\r\n{}") {
-            match self.0.read_buf(&mut seen).await {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {}
-            }
-        }
-        self.try_send(answer.as_bytes()).await;
-        self.close().await;
-    }
-
     /// Answers one request, unless the client leaves.
     pub(crate) async fn try_answer(&mut self, answer: &str) -> bool {
         let mut seen = Vec::new();
