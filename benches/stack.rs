@@ -11,11 +11,11 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
+use llamatower::live::LiveSettings;
 use llamatower::ollama::fleet::{Fleet, FleetConfig, ProbeClocks};
 use llamatower::settings::Settings;
 use llamatower::stack::{self, Attempt, Handles};
 use llamatower::telemetry::{Telemetry, TelemetryConfig};
-use llamatower_layers::api_key::KeySet;
 use llamatower_layers::body::MemoryBudget;
 use llamatower_layers::{BoxError, EndpointTable};
 use llamatower_sim::{ModelSpec, Sim, SimHandle};
@@ -109,11 +109,11 @@ fn passes(criterion: &mut Criterion) {
                 body_memory: MemoryBudget::new(1 << 30),
             };
             let endpoints = EndpointTable::ollama();
-            let keys = KeySet::default();
+            let live = LiveSettings::new(&loaded.settings).expect("no keys");
             stack::service(
                 &loaded.settings,
                 endpoints,
-                keys,
+                &live,
                 fleet,
                 &telemetry,
                 handles,

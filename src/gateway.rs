@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use llamatower_layers::EndpointTable;
-use llamatower_layers::api_key::{KeySet, Role};
 use llamatower_layers::body::MemoryBudget;
 use llamatower_layers::breaker::BreakerPolicy;
 use tokio_util::sync::CancellationToken;
@@ -14,9 +13,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::Admin;
 use crate::edge::{BindError, Drained, Edge, EdgeConfig, ListenAddr, RequestBody, Shutdown};
+use crate::live::LiveSettings;
 use crate::ollama::fleet::{Dns, Fleet, FleetConfig, ProbeClocks, QueueRules};
 use crate::ollama::upstream::Access;
-use crate::settings::{Breaking, Secret, Settings, SizeOrShare};
+use crate::settings::{Breaking, Settings, SizeOrShare};
 use crate::stack::{self, Attempt, Handles};
 use crate::telemetry::Telemetry;
 
@@ -40,7 +40,7 @@ pub struct Gateway {
     settings: Settings,
     telemetry: Arc<Telemetry>,
     endpoints: EndpointTable,
-    keys: KeySet,
+    live: LiveSettings,
     access: Access,
     public: Edge,
     admin: Option<Edge>,
@@ -62,7 +62,7 @@ impl Gateway {
             ..public.clone()
         };
         Ok(Self {
-            keys: keys(settings)?,
+            live: LiveSettings::new(settings).map_err(StartError::Setting)?,
             access: access(settings)?,
             public: Edge::bind(public).await?,
             admin: match admin.listen.is_empty() {
@@ -80,11 +80,17 @@ impl Gateway {
         self.public.local_addrs()
     }
 
+    /// What can be changed while it serves.
+    pub fn live(&self) -> LiveSettings {
+        self.live.clone()
+    }
+
     /// Serves until `shutdown` is asked for, then drains. Operators are served to the end of
     /// that.
     pub async fn serve(self, shutdown: Shutdown) -> Drained {
         let fleet = self.fleet();
         let metrics = self.telemetry.metrics();
+        metrics.begin(self.endpoints.endpoints());
         metrics.observe(fleet.clone());
         metrics.observe_clients(self.public.gauges());
         self.announce();
@@ -107,7 +113,7 @@ impl Gateway {
         let service = stack::service::<RequestBody>(
             &self.settings,
             self.endpoints,
-            self.keys,
+            &self.live,
             fleet,
             &self.telemetry,
             handles,
@@ -122,7 +128,8 @@ impl Gateway {
 
     fn fleet(&self) -> Arc<Fleet<Attempt<RequestBody>>> {
         let hosts = self.settings.backends.urls.clone();
-        let config = fleet_config(&self.settings, &self.access);
+        let mut config = fleet_config(&self.settings, &self.access);
+        config.shares = self.live.shares.clone();
         let (settings, access) = (self.settings.clone(), self.access.clone());
         let propagation = self.telemetry.propagation();
         Arc::new(Fleet::new(hosts, config, move |backend, breaker| {
@@ -148,7 +155,6 @@ impl Gateway {
 
 fn fleet_config(settings: &Settings, access: &Access) -> FleetConfig {
     let (backends, queue) = (&settings.backends, &settings.queue);
-    let shares = settings.limits.key_limits.iter();
     FleetConfig {
         clocks: ProbeClocks {
             interval: backends.probe_interval,
@@ -169,9 +175,7 @@ fn fleet_config(settings: &Settings, access: &Access) -> FleetConfig {
             ageing: queue.ageing,
         },
         breaker: breaker_policy(&settings.breaker),
-        shares: shares
-            .map(|(name, limits)| (name.clone(), limits.share))
-            .collect(),
+        ..FleetConfig::default()
     }
 }
 
@@ -212,17 +216,6 @@ fn endpoints(settings: &Settings) -> Result<EndpointTable, StartError> {
             let added = table.with_path(&extra.path, &extra.methods);
             added.map_err(|error| StartError::Setting(format!("LLAMATOWER_EXTRA_PATHS: {error}")))
         })
-}
-
-fn keys(settings: &Settings) -> Result<KeySet, StartError> {
-    let of = |variable: &'static str, lines: &[Secret], role| {
-        let lines = lines.iter().map(Secret::expose);
-        let keys = KeySet::from_lines(lines, role);
-        keys.map_err(|error| StartError::Setting(format!("{variable}: {error}")))
-    };
-    let api = of("LLAMATOWER_API_KEYS", &settings.keys.api, Role::User)?;
-    let admin = of("LLAMATOWER_ADMIN_KEYS", &settings.keys.admin, Role::Admin)?;
-    Ok(api.merge(admin))
 }
 
 fn access(settings: &Settings) -> Result<Access, StartError> {

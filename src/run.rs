@@ -19,7 +19,9 @@ use crate::demo;
 use crate::edge::Shutdown;
 use crate::gateway::{Gateway, StartError};
 use crate::ollama::upstream::{Address, Upstream, has_user};
+use crate::reload::Reloader;
 use crate::settings::{self, Loaded, Settings};
+use crate::signals::{Hangup, Hangups};
 use crate::telemetry::{Telemetry, TelemetryConfig};
 
 /// How long exporters may take to send what they hold when the process ends.
@@ -29,8 +31,8 @@ const TELEMETRY_FLUSH: Duration = Duration::from_secs(5);
 pub fn run(arguments: Arguments) -> Exit {
     let config = arguments.config.as_deref();
     match arguments.command.unwrap_or(Command::Serve) {
-        Command::Serve => with_settings(config, serve),
-        Command::Demo => with_settings(config, demo),
+        Command::Serve => with_settings(config, |loaded| serve(&loaded, config)),
+        Command::Demo => with_settings(config, |loaded| demo(loaded, config)),
         Command::Check => with_settings(config, |loaded| check(&loaded)),
         Command::Healthcheck { url } => healthcheck(&url),
         Command::Keygen { name } => keygen(&name),
@@ -75,13 +77,13 @@ fn warnings() -> Vec<String> {
     Settings::warnings(names)
 }
 
-fn serve(loaded: Loaded) -> Exit {
+fn serve(loaded: &Loaded, config: Option<&Path>) -> Exit {
     let settings = &loaded.settings;
-    with_runtime(settings, serve_until_signal(settings))
+    with_runtime(settings, serve_until_signal(settings, loaded, config))
 }
 
-fn demo(loaded: Loaded) -> Exit {
-    let mut settings = loaded.settings;
+fn demo(loaded: Loaded, config: Option<&Path>) -> Exit {
+    let mut settings = loaded.settings.clone();
     let is_default = |key| {
         let mut rows = loaded.effective.iter();
         rows.any(|row| row.setting.key == key && row.source == "default")
@@ -100,7 +102,7 @@ fn demo(loaded: Loaded) -> Exit {
         if let Some(address) = settings.listen.public.first() {
             let _ = io::stdout().write_all(demo::what_to_try(address).as_bytes());
         }
-        serve_until_signal(&settings).await
+        serve_until_signal(&settings, &loaded, config).await
     })
 }
 
@@ -132,20 +134,21 @@ fn runtime(settings: &Settings) -> io::Result<Runtime> {
     builder.enable_all().build()
 }
 
-async fn serve_until_signal(settings: &Settings) -> Exit {
-    let config = TelemetryConfig {
+/// `settings` are those of `loaded`, but for what a demo sets itself.
+async fn serve_until_signal(settings: &Settings, loaded: &Loaded, config: Option<&Path>) -> Exit {
+    let telemetry = TelemetryConfig {
         log_filter: settings.telemetry.log.clone(),
         log_format: settings.telemetry.log_format,
         trusts_inbound_trace: settings.telemetry.trust_trace,
     };
-    let telemetry = match Telemetry::start(&config, &|name| std::env::var(name).ok()) {
+    let telemetry = match Telemetry::start(&telemetry, &|name| std::env::var(name).ok()) {
         Ok(telemetry) => Arc::new(telemetry),
         Err(error) => return complain(error, Exit::WrongSetting),
     };
     for warning in warnings() {
         tracing::warn!("{warning}");
     }
-    let exit = match serve_gateway(settings, &telemetry).await {
+    let exit = match serve_gateway(settings, loaded, config, &telemetry).await {
         Ok(()) => Exit::Done,
         Err(StartError::Bind(error)) => complain(error, Exit::CannotListen),
         Err(StartError::Setting(error)) => complain(error, Exit::WrongSetting),
@@ -158,12 +161,32 @@ async fn serve_until_signal(settings: &Settings) -> Exit {
     exit
 }
 
-async fn serve_gateway(settings: &Settings, telemetry: &Arc<Telemetry>) -> Result<(), StartError> {
+async fn serve_gateway(
+    settings: &Settings,
+    loaded: &Loaded,
+    config: Option<&Path>,
+    telemetry: &Arc<Telemetry>,
+) -> Result<(), StartError> {
     let shutdown = Shutdown::on_signals().map_err(StartError::Signals)?;
+    let hangups = Hangups::listen().map_err(StartError::Signals)?;
     let gateway = Gateway::bind(settings, telemetry).await?;
+    let reloader = Reloader::new(config.map(Path::to_owned), loaded, gateway.live());
+    let reloading = tokio::spawn(reload_on(hangups, reloader, shutdown.clone()));
     let drained = gateway.serve(shutdown).await;
+    reloading.abort();
     tracing::info!(completed = drained.completed, cut = drained.cut, "drained");
     Ok(())
+}
+
+/// Reads settings again at each SIGHUP. One that says that the terminal is gone is like SIGTERM: nobody
+/// could stop the process from there any more.
+async fn reload_on(mut hangups: Hangups, mut reloader: Reloader, shutdown: Shutdown) {
+    while let Some(hangup) = hangups.next().await {
+        match hangup {
+            Hangup::Reload => reloader.reload_and_log(),
+            Hangup::TerminalGone => shutdown.drain(),
+        }
+    }
 }
 
 fn healthcheck(url: &str) -> Exit {

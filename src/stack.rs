@@ -3,7 +3,6 @@
 //! [`service`] is what every request goes through; [`attempt`] is what belongs to one backend
 //! and is gone through once for each attempt.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::error::Error;
 use std::num::NonZeroUsize;
@@ -16,7 +15,7 @@ use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use llamatower_layers::adaptive::AdaptiveLayer;
 use llamatower_layers::admission::AdmissionLayer;
-use llamatower_layers::api_key::{ApiKeyLayer, KeySet};
+use llamatower_layers::api_key::ApiKeyLayer;
 use llamatower_layers::body::{MemoryBudget, ReplayBody};
 use llamatower_layers::body_limit::{BodyLimitLayer, RouteLimits};
 use llamatower_layers::breaker::{Breaker, BreakerLayer};
@@ -27,12 +26,11 @@ use llamatower_layers::heartbeat::HeartbeatLayer;
 use llamatower_layers::llm_request::LlmRequestLayer;
 use llamatower_layers::outcome::OutcomeLayer;
 use llamatower_layers::panic_guard::PanicGuardLayer;
-use llamatower_layers::rate_limit::{MemoryBuckets, RateLimitLayer};
 use llamatower_layers::rescue::RescueLayer;
 use llamatower_layers::retry::{RetryBudget, RetryLayer};
-use llamatower_layers::token_limit::{Budget, MemoryStore, TokenLimitLayer};
+use llamatower_layers::token_limit::{MemoryStore, TokenLimitLayer};
 use llamatower_layers::usage::UsageLayer;
-use llamatower_layers::{BoxError, Failure, LlmRequest, Operation, RouteMatch, Side};
+use llamatower_layers::{BoxError, Failure, LlmRequest, Operation, Side};
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceBuilder};
 use tower_http::request_id::{
@@ -44,6 +42,7 @@ use tower_http::sensitive_headers::{
 use uuid::Uuid;
 
 use crate::client::Client;
+use crate::live::{LiveSettings, TokenBudgets, runs_a_model};
 use crate::ollama::fleet::{Backend, Fleet};
 use crate::ollama::hold::hold_until_continue;
 use crate::ollama::hygiene::{clean_request, clean_response};
@@ -79,7 +78,7 @@ pub struct Handles {
 pub fn service<B>(
     settings: &Settings,
     endpoints: EndpointTable,
-    keys: KeySet,
+    live: &LiveSettings,
     fleet: Arc<Fleet<Attempt<B>>>,
     telemetry: &Telemetry,
     handles: Handles,
@@ -114,11 +113,16 @@ where
         .layer(PanicGuardLayer::new().with_hook(|text| tracing::error!(text, "a panic")))
         // Cheap refusals, before a body is read.
         .layer(RequireEndpointLayer)
-        .layer(ApiKeyLayer::new(keys).with_management_hint(
-            "set LLAMATOWER_ADMIN_KEYS to let somebody (`llamatower keygen` makes one)",
-        ))
-        .option_layer(limits.rate.map(RateLimitLayer::global))
-        .layer(key_rate_limit(limits))
+        .layer(
+            ApiKeyLayer::new(live.keys.clone())
+                .with_management_hint(
+                    "set LLAMATOWER_ADMIN_KEYS to let somebody (`llamatower keygen` makes one)",
+                )
+                .with_deferred(|operation| operation == Operation::Pull),
+        )
+        .layer(live.rate.clone())
+        .layer(live.key_rate.clone())
+        .layer(live.listing_rate.clone())
         .layer(AdmissionLayer::new(limits.in_flight))
         // The body: read once, looked through once.
         .layer(
@@ -139,7 +143,7 @@ where
         .layer(HeartbeatLayer::new(settings.timeouts.heartbeat))
         .layer(adaptive_limit(limits))
         .layer(cache(&settings.cache, &fleet))
-        .layer(token_limit(limits))
+        .layer(token_limit(limits, live.tokens.clone()))
         // Each attempt chooses anew, and keeps its place in line.
         .layer(
             RetryLayer::new(RetryBudget::new(
@@ -147,6 +151,7 @@ where
                 settings.retry.budget_floor,
             ))
             .with_attempts(settings.retry.attempts)
+            .with_statuses_only_elsewhere()
             .with_observer(move |event| {
                 if event.is_retry() {
                     metrics.retried(event.reason);
@@ -189,7 +194,12 @@ where
             propagation,
         ))
         .layer(UsageLayer::new())
-        .layer(BreakerLayer::new(breaker.clone()).with_failures(is_breakers_business))
+        .layer(
+            BreakerLayer::new(breaker.clone())
+                // Whom to leave alone is decided by the choice, which knows who else there is.
+                .without_refusals()
+                .with_failures(is_breakers_business),
+        )
         .map_err(move |error: BoxError| {
             refusing.note_error(&error);
             error
@@ -245,41 +255,19 @@ fn cache<S: Send + Sync + 'static>(settings: &Cache, fleet: &Arc<Fleet<S>>) -> C
         .with_time_to_live(settings.time_to_live)
 }
 
-/// The requests of each client.
-fn key_rate_limit(limits: &Limits) -> RateLimitLayer<Client, ClientOf, MemoryBuckets<Client>> {
-    let own = limits.key_limits.iter();
-    let own = own.filter_map(|(name, limits)| Some((Client::Key(name.clone()), limits.rate?)));
-    RateLimitLayer::per_key_with(own, limits.key_rate, Client::of)
-}
-
 /// The tokens of each client; free if there is no limit.
 fn token_limit(
     limits: &Limits,
+    budgets: TokenBudgets,
 ) -> TokenLimitLayer<Client, impl Fn(&Parts) -> Option<Client> + Clone + use<>> {
-    let own = limits.key_limits.iter();
-    let own = own.filter(|(_, limits)| !limits.tokens.is_empty());
-    let own: BTreeMap<Arc<str>, Arc<[Budget]>> = own
-        .map(|(name, limits)| (name.clone(), limits.tokens.as_slice().into()))
-        .collect();
     let key_of = |request: &Parts| match runs_a_model(request) {
         true => Client::of(request),
         false => None,
     };
     let store = MemoryStore::new(limits.time_zone.clone());
-    let budgets = limits.key_tokens.iter().copied();
-    let is_on = !limits.key_tokens.is_empty() || !own.is_empty();
-    TokenLimitLayer::with_store(store, budgets, key_of)
-        .with_enabled(is_on)
-        .with_budgets_of(move |client| match client {
-            Client::Key(name) => own.get(name).cloned(),
-            Client::Address(_) => None,
-        })
-}
-
-fn runs_a_model(request: &Parts) -> bool {
-    RouteMatch::of(&request.extensions)
-        .and_then(RouteMatch::operation)
-        .is_some_and(Operation::is_inference)
+    TokenLimitLayer::with_store(store, [], key_of)
+        .with_switch(budgets.is_on.clone())
+        .with_budgets_of(move |client| Some(budgets.of(client)))
 }
 
 fn manages_models(request: &Parts) -> bool {
@@ -300,5 +288,3 @@ fn log_internal_error(error: &(dyn Error + Send + Sync + 'static)) {
         tracing::error!(%error, "a request failed");
     }
 }
-
-type ClientOf = fn(&Parts) -> Option<Client>;

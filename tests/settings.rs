@@ -60,7 +60,7 @@ fn another_value(setting: &Setting) -> &'static str {
         (_, Form::Count) => "7",
         (_, Form::Number) => "0.7",
         (_, Form::Size | Form::OptionalSize | Form::SizeOrShare) => "7MiB",
-        (_, Form::Rate) => "7/m",
+        (_, Form::Rate | Form::RateOrAuto) => "7/m",
         (_, Form::TokenBudgets) => "7/minute, 700/month",
         (_, Form::Slots) => "7, localhost:11434=8",
         (_, Form::OptionalCount) => "7",

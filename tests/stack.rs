@@ -6,12 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
+use llamatower::live::LiveSettings;
 use llamatower::ollama::fleet::{Backend, Fleet, FleetConfig};
 use llamatower::ollama::upstream::Access;
 use llamatower::settings::Settings;
 use llamatower::stack::{self, Handles};
 use llamatower::telemetry::{Telemetry, TelemetryConfig};
-use llamatower_layers::api_key::KeySet;
 use llamatower_layers::body::{MemoryBudget, ReplayBody};
 use llamatower_layers::breaker::{Breaker, BreakerPolicy};
 use llamatower_layers::{BoxError, EndpointTable};
@@ -61,7 +61,7 @@ async fn send(request: &[(&str, &str)], answer: &'static [(&str, &str)]) -> Seen
     let service = stack::service(
         &settings.settings,
         EndpointTable::ollama(),
-        KeySet::default(),
+        &LiveSettings::new(&settings.settings).expect("no keys"),
         Arc::new(fleet),
         &telemetry.expect("the defaults are sound").0,
         Handles {

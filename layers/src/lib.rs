@@ -107,6 +107,8 @@ pub mod endpoint;
 pub mod frames;
 #[cfg(feature = "heartbeat")]
 pub mod heartbeat;
+#[cfg(feature = "live")]
+pub mod live;
 #[cfg(feature = "llm-request")]
 pub mod llm_request;
 #[cfg(feature = "outcome")]

@@ -8,6 +8,7 @@ pub mod fleet;
 pub mod hold;
 pub mod hygiene;
 mod lists;
+mod pull;
 mod unload;
 pub mod upstream;
 
@@ -30,6 +31,7 @@ use tower::{Service, ServiceExt};
 
 use fleet::{Fleet, Permit};
 use lists::List;
+use unload::Step;
 
 pub use attempt::{AnswerBody, Attempt, attempt};
 
@@ -97,12 +99,16 @@ where
                 Some(Operation::Tags) => Box::pin(list(fleet, List::Tags)),
                 Some(Operation::Ps) => Box::pin(list(fleet, List::Ps)),
                 Some(Operation::Models) => Box::pin(list(fleet, List::Models)),
+                Some(Operation::Pull) if let Some(refused) = pull::refused(&request) => {
+                    Box::pin(pull::if_known(fleet, refused, request))
+                }
                 Some(operation) if operation.is_management() => {
                     Box::pin(manage(fleet, self.management_host, request))
                 }
-                _ => match unload::model_to_unload(request.extensions()) {
-                    Some(model) => Box::pin(unload::unload(fleet, model, request)),
-                    None => return Either::Left(Route::new(fleet).call(request)),
+                _ => match unload::step(request.extensions()) {
+                    Step::Route => return Either::Left(Route::new(fleet).call(request)),
+                    Step::Unload(model) => Box::pin(unload::unload(fleet, model, request)),
+                    Step::Refuse(failure) => Box::pin(async { Err(failure.into()) }),
                 },
             };
         let unguarded: Unguarded<S> = |answer| answer.map(|body| Guarded::maybe(body, None));

@@ -1,8 +1,9 @@
 //! Taking a model out of memory, wherever it is.
 //!
 //! Ollama unloads on a request without a prompt and with a `keep_alive` of zero. Through a
-//! gateway that has to reach every server that has the model in memory; and where keys are
-//! asked for, it takes the model away from everybody, so it needs an administrator's.
+//! gateway that has to reach every server that has the model in memory. Any request with a short
+//! `keep_alive` takes the model away from its other users, so where keys are asked for it needs an
+//! administrator's.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +21,56 @@ use tower::{Service, ServiceExt};
 use super::attempt::AnswerBody;
 use super::fleet::Fleet;
 
+/// What is to be done with a request that runs a model.
+pub(super) enum Step {
+    /// One backend is asked.
+    Route,
+    /// All that have the model in memory are told.
+    Unload(ModelName),
+    /// It would take the model away from others.
+    Refuse(Failure),
+}
+
+/// What is to be done with a request that has these extensions.
+pub(super) fn step(extensions: &Extensions) -> Step {
+    match refusal(extensions) {
+        Some(failure) => Step::Refuse(failure),
+        None => model_to_unload(extensions).map_or(Step::Route, Step::Unload),
+    }
+}
+
+/// A model that stays for less than this after its last request is as good as unloaded: hardly a client
+/// asks again so soon, and each one that asks later waits until the model is loaded.
+const SHORTEST_STAY: Duration = Duration::from_secs(10);
+
+/// Why a request is refused that would take a model away from others, if it is one.
+///
+/// Ollama lets the model go after any request whose `keep_alive` is short, with a prompt or without:
+/// the last `keep_alive` holds for all users of the model. It does so as well after a number of seconds
+/// that is too large for it, and takes texts longer than those that are read here. So what is not
+/// clearly long is refused.
+fn refusal(extensions: &Extensions) -> Option<Failure> {
+    let keep_alive = LlmRequest::of(extensions)?.keep_alive?;
+    let may_stay = match keep_alive {
+        KeepAlive::Forever => true,
+        KeepAlive::For(time) => time >= SHORTEST_STAY,
+        KeepAlive::Unclear => false,
+    };
+    if may_stay {
+        return None;
+    }
+    match extensions.get()? {
+        Identity {
+            role: Role::User, ..
+        } => Some(UnloadRefused.into()),
+        Identity {
+            role: Role::Admin, ..
+        } => None,
+    }
+}
+
 /// The model that a request unloads, if that is what it asks for.
-pub(super) fn model_to_unload(extensions: &Extensions) -> Option<ModelName> {
+fn model_to_unload(extensions: &Extensions) -> Option<ModelName> {
     let request = LlmRequest::of(extensions)?;
     let unloads = request.has_no_prompt
         && request.operation.is_inference()
@@ -44,12 +93,6 @@ where
     S::Future: Send,
     B: Replay + Send + 'static,
 {
-    if let Some(Identity {
-        role: Role::User, ..
-    }) = request.extensions().get()
-    {
-        return Err(Failure::from(UnloadRefused).into());
-    }
     let (parts, body) = request.into_parts();
     let having = fleet.take_those_with(&model, &parts).await;
     let copies: Option<Vec<B>> = having.iter().map(|_| body.replay()).collect();
@@ -92,7 +135,11 @@ where
 
 /// A key that may run models may not take them away from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unloading a model takes it away from everybody and needs an administrator's key")]
+#[error(
+    "a keep_alive shorter than {} s unloads the model for all of its users and needs an \
+     administrator's key; leave keep_alive out, or send a longer duration like \"5m\"",
+    SHORTEST_STAY.as_secs()
+)]
 struct UnloadRefused;
 
 impl Fail for UnloadRefused {

@@ -37,7 +37,7 @@ pub use table::{
     Backends, Breaking, Cache, Keys, Limits, Listen, Queue, Retry, Runtime, SETTINGS, Settings,
     Telemetry, Timeouts,
 };
-pub use values::{ExtraPath, KeyLimits, ServerName, SizeOrShare, Slots};
+pub use values::{ExtraPath, KeyLimits, ListingRate, ServerName, SizeOrShare, Slots};
 
 use reader::Reader;
 use source::Texts;

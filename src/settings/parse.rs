@@ -16,7 +16,7 @@ use llamatower_layers::rate_limit::Quota;
 use llamatower_layers::token_limit::{Budget, Window};
 
 use super::secret::Secret;
-use super::values::{ExtraPath, KeyLimits, ServerName, SizeOrShare, Slots};
+use super::values::{ExtraPath, KeyLimits, ListingRate, ServerName, SizeOrShare, Slots};
 use crate::edge::{ListenAddr, Origins};
 use crate::ollama::upstream::{Address, Authorities, Authorization, has_user};
 use crate::telemetry::LogFormat;
@@ -169,6 +169,14 @@ pub(super) fn rate(text: &str) -> Parsed<Quota> {
     let per = one_of(&[("s", 1), ("m", 60), ("h", 3600)])(per.trim())?;
     let quota = Quota::new(count(requests)?, Duration::from_secs(per));
     quota.map_err(|error| error.to_string())
+}
+
+pub(super) fn listing_rate(text: &str) -> Parsed<ListingRate> {
+    match text {
+        "" | "auto" => Ok(ListingRate::Auto),
+        "off" => Ok(ListingRate::Off),
+        text => Ok(ListingRate::Of(rate(text)?)),
+    }
 }
 
 pub(super) fn token_budget(text: &str) -> Parsed<Budget> {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::secret::Secret;
 use super::setting::Setting;
 use super::source::{DEFAULT, Texts};
 use super::table::SETTINGS;
@@ -15,6 +16,15 @@ pub struct EffectiveSetting {
     pub value: String,
     /// `default`, a variable, or a file.
     pub source: String,
+    /// The value itself, also of a secret.
+    text: Option<Secret>,
+}
+
+impl EffectiveSetting {
+    /// Whether the other has the same value, wherever it came from.
+    pub fn is_same_value(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
 }
 
 pub(super) fn effective(texts: &Texts) -> Vec<EffectiveSetting> {
@@ -28,6 +38,7 @@ pub(super) fn effective(texts: &Texts) -> Vec<EffectiveSetting> {
             setting,
             value: value.to_owned(),
             source: source.to_owned(),
+            text: texts.get(setting.key).map(|text| Secret::new(&*text.value)),
         }
     };
     SETTINGS.iter().map(row).collect()

@@ -46,6 +46,8 @@ pub enum Form {
     SizeOrShare,
     /// Requests in a time like `600/m`, or `off`.
     Rate,
+    /// Requests in a time like `50/s`, `auto` or `off`.
+    RateOrAuto,
     /// Tokens in windows like `20000/minute, 5000000/month`, or `off`.
     TokenBudgets,
     /// Requests at a time for one model, of all servers or of named ones; or `off`.
@@ -83,6 +85,7 @@ impl Form {
             Self::OptionalSize => "bytes, or like 64KiB, 128MiB, 1GiB; or off",
             Self::SizeOrShare => "bytes, or like 512MiB, or a share like 25%",
             Self::Rate => "requests in a time like 10/s, 600/m, 5000/h; or off",
+            Self::RateOrAuto => "requests in a time like 10/s, 600/m, 5000/h; or auto, or off",
             Self::TokenBudgets => {
                 "tokens in a minute, day or month like 20000/minute,5000000/month; or off"
             }

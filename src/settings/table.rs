@@ -17,7 +17,7 @@ use super::parse::*;
 use super::reader::Reader;
 use super::secret::Secret;
 use super::setting::{Form, Setting};
-use super::values::{ExtraPath, KeyLimits, ServerName, SizeOrShare, Slots};
+use super::values::{ExtraPath, KeyLimits, ListingRate, ServerName, SizeOrShare, Slots};
 use crate::edge::{BasePath, ListenAddr, Origins};
 use crate::ollama::upstream::{Address, Authorities, Authorization};
 use crate::telemetry::LogFormat;
@@ -154,9 +154,11 @@ settings! {
         first_byte_target: Option<Duration> = optional(duration), "LLAMATOWER_FIRST_BYTE_TARGET" OptionalDuration "off"
             "A limit on requests under way that finds its own height: it falls while streams begin later than this, and rises while they do not; what exceeds it is refused at once (503). Set it for servers whose slots are not known; with `LLAMATOWER_SLOTS` requests wait instead."
         rate: Option<Quota> = optional(rate), "LLAMATOWER_RATE_LIMIT" Rate "off"
-            "Requests that all clients together may send. Set it to what all servers together can bear."
+            "Requests that run a model, from all clients together; further ones are refused (429). Set it to what all servers together can bear."
         key_rate: Option<Quota> = optional(rate), "LLAMATOWER_KEY_RATE_LIMIT" Rate "off"
-            "Requests that each client may send; a client is a key, or an address where no key is shown. Set it where one client could take the servers from the others."
+            "Requests that run a model, from each client; further ones are refused (429). A client is a key, or an address where no key is shown. Set it where one client could take the servers from the others."
+        listing_rate: ListingRate = listing_rate, "LLAMATOWER_LISTING_RATE_LIMIT" RateOrAuto "auto"
+            "Requests that run no model (lists, `/api/show`, management), from each client; further ones are refused (429). `auto` is `50/s` where requests that run a model are limited, and no limit elsewhere. `/`, `/api/version` and `/health` are never limited. Raise it for editors and chat pages that are refused their list of models."
         key_tokens: Vec<Budget> = or_off(list(token_budget)), "LLAMATOWER_KEY_TOKEN_LIMIT" TokenBudgets "off"
             "Tokens that each client may use, prompts and answers together, in each minute, day or month of the calendar; several with commas. Set it where clients have shares of what servers can compute."
         key_limits: BTreeMap<Arc<str>, KeyLimits> = key_limits, "LLAMATOWER_KEY_LIMITS" KeyLimits ""
@@ -180,7 +182,7 @@ settings! {
     /// When the breaker of a backend opens.
     breaker: Breaking {
         failures: Option<NonZeroU32> = optional(count), "LLAMATOWER_BREAKER_FAILURES" OptionalCount "5"
-            "After this many failures in a row the breaker of a server opens: the server gets no requests for a while. Failures are time-outs, connections that break, 502 and 504; a server that refuses connections counts as down without this. Lower it where another server can take over at once; `off` where there is only one."
+            "After this many failures in a row the breaker of a server opens: while another server can serve a request, this one gets none for a while. Where no other can, the breaker stops nothing. Failures are time-outs, connections that break, 502 and 504; a server that refuses connections counts as down without this. Lower it where another server can take over at once."
         ratio: f64 = number, "LLAMATOWER_BREAKER_RATIO" Number "0.5"
             "The breaker opens as well when this share of the recent requests has failed; above 1 it never does. Lower it for servers that fail by half."
         min_requests: NonZeroU32 = count, "LLAMATOWER_BREAKER_MIN_REQUESTS" Count "20"

@@ -41,6 +41,18 @@ pub struct Slots {
     pub named: Vec<(ServerName, NonZeroUsize)>,
 }
 
+/// How many requests that run no model each client may send.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ListingRate {
+    /// A generous number where other requests are limited, else as many as come.
+    #[default]
+    Auto,
+    /// As many as come.
+    Off,
+    /// So many.
+    Of(Quota),
+}
+
 /// What one key has instead of what most have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyLimits {

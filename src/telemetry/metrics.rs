@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use http::{Method, StatusCode};
-use llamatower_layers::{Ending, Outcome};
+use llamatower_layers::{Ending, Endpoint, Outcome};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{BoundUpDownCounter, Counter, Meter, UpDownCounter};
 
@@ -65,6 +65,31 @@ impl Metrics {
             ),
             fleet,
             clients,
+        }
+    }
+
+    /// Begins the counters whose labels are known before anything happens, so that they are 0 rather
+    /// than absent: a rate of something absent is no number, and an alert on it never fires.
+    /// `endpoints` are the routes that clients can ask for.
+    pub fn begin<'a>(&self, endpoints: impl Iterator<Item = &'a Arc<Endpoint>>) {
+        let none = |counter: &Counter<u64>, name: &'static str, values: &[&'static str]| {
+            for value in values {
+                counter.add(0, &[KeyValue::new(name, *value)]);
+            }
+        };
+        none(&self.retries, names::REASON, &names::RETRY_REASONS);
+        none(&self.refusals, names::ERROR_TYPE, &names::REFUSALS_BY_KIND);
+        none(
+            &self.rate_limited,
+            names::ERROR_TYPE,
+            &names::RATE_LIMITED_BY_KIND,
+        );
+        for endpoint in endpoints {
+            let route = KeyValue::new(names::HTTP_ROUTE, endpoint.route.clone());
+            self.cancelled.add(0, &[route]);
+            for method in &*endpoint.methods {
+                self.under_way(method, 0);
+            }
         }
     }
 

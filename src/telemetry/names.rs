@@ -127,6 +127,53 @@ attributes! {
 /// The value of a label whose own value is not among the bounded ones.
 pub const OTHER: &str = "other";
 
+// === values of labels ===
+
+/// What [`REFUSALS`] are counted by: the kinds of failures with which the gateway refuses a request
+/// before a backend is asked.
+pub const REFUSALS_BY_KIND: [&str; 28] = [
+    "ambiguous_credential",
+    "ambiguous_key",
+    "at_capacity",
+    "backend_unreachable",
+    "body_memory_exhausted",
+    "body_read_timeout",
+    "body_too_large",
+    "client_body_failed",
+    "invalid_model_name",
+    "key_queue_full",
+    "limit_reached",
+    "malformed_body",
+    "management_refused",
+    "missing_body",
+    "missing_key",
+    "panic",
+    "queue_full",
+    "queue_timeout",
+    "rate_limited",
+    "request_body_broken",
+    "request_body_timeout",
+    "shutting_down",
+    "tokens_exhausted",
+    "unknown_path",
+    "unload_refused",
+    "unsupported_encoding",
+    "wrong_key",
+    "wrong_method",
+];
+/// What [`RATE_LIMITED`] is counted by: those of them that are 429.
+pub const RATE_LIMITED_BY_KIND: [&str; 3] = ["key_queue_full", "rate_limited", "tokens_exhausted"];
+/// What [`RETRIES`] are counted by: the kinds of failures that another attempt may mend, and the status
+/// that does it.
+pub const RETRY_REASONS: [&str; 6] = [
+    "connect_failed",
+    "connect_timeout",
+    "connection_lost",
+    "first_byte_timeout",
+    "stale_connection",
+    "status_503",
+];
+
 // === buckets ===
 
 /// The HTTP convention's.

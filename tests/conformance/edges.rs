@@ -190,7 +190,7 @@ async fn management_without_an_administrators_key_reaches_no_backend() {
         ("POST", "/api/me"),
     ] {
         let answer = stage
-            .ask(method, path, &[], Some(r#"{"model":"tiny"}"#))
+            .ask(method, path, &[], Some(r#"{"model":"new"}"#))
             .await;
         assert_eq!(answer.status, 403, "{path}");
         assert!(text(&answer).contains("LLAMATOWER_ADMIN_KEYS"), "{path}");

@@ -254,29 +254,148 @@ async fn an_unload_reaches_every_backend_with_the_model_in_memory() {
     assert_eq!(body(&stage.get("/api/ps").await), json!({"models": []}));
 }
 
+/// Values that make a real Ollama let the model go within a second, or that only it can read.
+fn short_stays() -> Vec<String> {
+    let short = [
+        "0",
+        "-0",
+        "0.0",
+        "-0.0",
+        "0e5",
+        "1e-9",
+        "1e-10",
+        "1e-400",
+        "0.0001",
+        "0.5",
+        "9",
+        "9.99",
+        r#""0""#,
+        r#""+0""#,
+        r#""-0""#,
+        r#""0s""#,
+        r#""-0s""#,
+        r#""00s""#,
+        r#""0ms""#,
+        r#""0m""#,
+        r#""0h0m0s""#,
+        r#"".0s""#,
+        r#""0.1ns""#,
+        r#""1ns""#,
+        r#""1us""#,
+        r#""1ms""#,
+        r#""9s""#,
+        r#""\u0030""#,
+        r#""9.9s""#,
+        // More seconds than a duration of Go holds are less than none.
+        "1e10",
+        "9223372037",
+        "1e300",
+    ];
+    let zeros = "0".repeat(200);
+    let long = [
+        format!("0.{zeros}1"),
+        format!("\"{zeros}s\""),
+        format!("\"0.{zeros}s\""),
+    ];
+    short.map(str::to_owned).into_iter().chain(long).collect()
+}
+
+/// Requests without a prompt and with one, on each route whose `keep_alive` Ollama heeds.
+const UNLOADING: [(&str, &str); 10] = [
+    ("/api/generate", r#""model":"tiny""#),
+    ("/api/generate", r#""model":"tiny","prompt":null"#),
+    (
+        "/api/generate",
+        r#""model":"tiny","prompt":"x","stream":false"#,
+    ),
+    ("/api/chat", r#""model":"tiny""#),
+    ("/api/chat", r#""model":"tiny","messages":[]"#),
+    (
+        "/api/chat",
+        r#""model":"tiny","stream":false,"messages":[{"role":"user","content":"x"}]"#,
+    ),
+    ("/api/embed", r#""model":"tiny""#),
+    ("/api/embed", r#""model":"tiny","input":["x"]"#),
+    ("/api/embeddings", r#""model":"tiny""#),
+    ("/api/embeddings", r#""model":"tiny","prompt":"x""#),
+];
+
 #[tokio::test]
-async fn where_keys_are_asked_for_an_unload_needs_an_administrators() {
+async fn where_keys_are_asked_for_a_short_keep_alive_needs_an_administrators_in_each_form() {
     let (key, line) = llamatower_layers::api_key::generate_key("ada").unwrap();
     let stage = stage_with(&[&[tiny()]], &[("LLAMATOWER_API_KEYS", &line)]).await;
-    let unload = json!({"model": "tiny", "keep_alive": 0}).to_string();
-    let key = key.to_string();
-    let answer = stage
-        .ask(
-            "POST",
-            "/api/generate",
-            &[("x-api-key", &key)],
-            Some(&unload),
-        )
-        .await;
-    assert_eq!(answer.status, 403);
-    let answer = stage
-        .manage(
-            "POST",
-            "/api/generate",
-            json!({"model": "tiny", "keep_alive": 0}),
-        )
-        .await;
-    assert_eq!(answer.status, 200);
+    let headers = [("x-api-key", key.as_str())];
+    for (path, request) in UNLOADING {
+        for keep_alive in short_stays() {
+            for body in [
+                format!("{{{request},\"keep_alive\":{keep_alive}}}"),
+                format!("{{ \"keep\\u005falive\" :\t{keep_alive} ,\n{request}}}"),
+            ] {
+                let answer = stage.ask("POST", path, &headers, Some(&body)).await;
+                let text = text(&answer);
+                assert_eq!(answer.status, 403, "{path} {body}: {text}");
+                assert!(text.contains("keep_alive"), "{text}");
+            }
+        }
+        for body in [
+            // Go would take either.
+            format!("{{{request},\"KEEP_ALIVE\":0}}"),
+            format!("{{{request},\"\u{212a}eep_alive\":0}}"),
+            format!("{{{request},\"keep_alive\":\"5m\",\"keep_alive\":0}}"),
+            format!("{{{request},\"keep_alive\":0,\"keep_alive\":\"5m\"}}"),
+        ] {
+            let answer = stage.ask("POST", path, &headers, Some(&body)).await;
+            assert_eq!(answer.status, 400, "{path} {body}");
+        }
+    }
+    let asked = stage.sims[0].requests();
+    assert!(
+        asked.iter().all(|seen| seen.method() == "GET"),
+        "none gets through"
+    );
+}
+
+#[tokio::test]
+async fn where_keys_are_asked_for_a_long_keep_alive_is_anybodys_and_a_short_one_an_administrators()
+{
+    let (key, line) = llamatower_layers::api_key::generate_key("ada").unwrap();
+    let stage = stage_with(&[&[tiny()]], &[("LLAMATOWER_API_KEYS", &line)]).await;
+    let headers = [("x-api-key", key.as_str())];
+    for (path, request) in UNLOADING {
+        for keep_alive in [
+            "10",
+            r#""10s""#,
+            r#""5m""#,
+            "-1",
+            r#""-1ns""#,
+            "-1e-5",
+            "null",
+        ] {
+            let body = format!("{{{request},\"keep_alive\":{keep_alive}}}");
+            let answer = stage.ask("POST", path, &headers, Some(&body)).await;
+            assert_eq!(answer.status, 200, "{path} {body}: {}", text(&answer));
+        }
+        let body = format!("{{{request},\"keep_alive\":0}}");
+        let admin = [("x-api-key", stage.admin.as_str())];
+        let answer = stage.ask("POST", path, &admin, Some(&body)).await;
+        assert_eq!(answer.status, 200, "{path}: {}", text(&answer));
+    }
+    // Ollama has no keep_alive there.
+    let request = chat(
+        "tiny",
+        json!({"keep_alive": 0, "max_tokens": 3, "input": "x", "prompt": "x"}),
+    );
+    for path in [
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/messages",
+    ] {
+        let answer = stage
+            .ask("POST", path, &headers, Some(&request.to_string()))
+            .await;
+        assert_eq!(answer.status, 200, "{path}: {}", text(&answer));
+    }
 }
 
 #[tokio::test]

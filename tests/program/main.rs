@@ -7,6 +7,8 @@ mod cache;
 mod discovery;
 mod ends;
 mod harness;
+mod limits;
 mod queue;
+mod reload;
 mod starts;
 mod tokens;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use llamatower_sim::{Fault, FaultKind, ModelSpec, Sim, SimHandle};
+use llamatower_sim::{Ending, Fault, FaultKind, ModelSpec, Sim, SimHandle};
 use serde_json::json;
 
-use crate::harness::{Connection, Gateway, chat, run, send, sim_with, soon, talkative, tiny, with};
+use crate::harness::{Connection, Gateway, chat, run, sim_with, soon, talkative, tiny, with};
 
 /// The requests for `tiny` in the queue, from `/status`: in flight and waiting.
 async fn waiting(gateway: &Gateway) -> (u64, u64) {
@@ -97,7 +97,8 @@ async fn a_request_that_leaves_the_queue_is_not_sent_to_a_backend() {
 #[tokio::test]
 async fn a_retried_request_keeps_its_queue_position() {
     let sim = talkative().await;
-    let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_SLOTS", "1")]).await;
+    let settings = [("LLAMATOWER_SLOTS", "1")];
+    let gateway = Gateway::start(&[&sim], &settings).await;
     let mut holder = begin(&gateway).await;
     holder.head().await;
     let mut unlucky = begin(&gateway).await;
@@ -107,7 +108,10 @@ async fn a_retried_request_keeps_its_queue_position() {
     let _third = begin(&gateway).await;
     until_waiting(&gateway, (1, 3)).await;
 
-    sim.arm(Fault::new(FaultKind::Busy).for_path("/api/chat").times(1));
+    let lost = FaultKind::Drop {
+        ending: Ending::Fin,
+    };
+    sim.arm(Fault::new(lost).for_path("/api/chat").times(1));
     drop(holder);
     assert_eq!(second.head().await.status, 200);
     until_waiting(&gateway, (1, 2)).await;
@@ -187,26 +191,88 @@ async fn a_failing_backend_is_not_used_and_later_probed() {
         .await;
 }
 
+/// How many chats a server has seen.
+fn chats(sim: &SimHandle) -> usize {
+    let seen = sim.requests();
+    seen.iter()
+        .filter(|seen| seen.path() == "/api/chat")
+        .count()
+}
+
 #[tokio::test]
-async fn with_every_breaker_open_a_request_is_refused_at_once_with_a_time_to_come_back() {
-    let sim = sim_with(ModelSpec::new("tiny")).await;
-    sim.arm(Fault::new(FaultKind::Garbage { after_lines: None }).for_path("/api/chat"));
+async fn a_breaker_refuses_nothing_where_no_other_server_can_serve() {
+    let fault = || Fault::new(FaultKind::die_after(1, Ending::Fin)).for_path("/api/chat");
     let settings = [
-        ("LLAMATOWER_BREAKER_FAILURES", "1"),
+        ("LLAMATOWER_BREAKER_FAILURES", "2"),
         ("LLAMATOWER_BREAKER_OPEN_FOR", "1m"),
     ];
-    let gateway = Gateway::start(&[&sim], &settings).await;
-    assert_eq!(gateway.post("/api/chat", &chat()).await.status, 502);
-    let refusal = gateway.post("/v1/chat/completions", &chat()).await;
-    assert_eq!(refusal.status, 503, "{}", refusal.text);
-    assert!(refusal.header("retry-after").parse::<u64>().unwrap() > 30);
-    let text = refusal.json()["error"]["message"].to_string();
-    assert!(text.contains("failed several times"), "{text}");
-    assert!(
-        text.contains(sim.url().trim_start_matches("http://")),
-        "{text}"
-    );
-    assert_eq!(send(gateway.get("/health")).await.status, 200);
+    // One server; one of two that has the model; two that both fail; two of which one is gone.
+    let (alone, holder, one, two, left) = tokio::join!(tiny(), tiny(), tiny(), tiny(), tiny());
+    let other = sim_with(ModelSpec::new("other")).await;
+    let gone = tiny().await;
+    let gone_url = gone.url();
+    gone.kill();
+    for (fleet, with_gone) in [
+        (vec![&alone], false),
+        (vec![&holder, &other], false),
+        (vec![&one, &two], false),
+        (vec![&left], true),
+    ] {
+        fleet.iter().for_each(|sim| sim.arm(fault()));
+        let mut settings = settings.to_vec();
+        let urls = format!("{},{gone_url}", left.url());
+        if with_gone {
+            settings.push(("OLLAMA_URL", &urls));
+        }
+        let gateway = Gateway::start(&fleet, &settings).await;
+        soon("a breaker that is open", async {
+            while breaker(&gateway, fleet[0]).await != "open" {
+                assert_eq!(gateway.post("/api/chat", &chat()).await.status, 200);
+            }
+        })
+        .await;
+        fleet.iter().for_each(|sim| sim.clear_faults());
+        for _ in 0..5 {
+            let answer = gateway.post("/api/chat", &chat()).await;
+            assert_eq!(answer.status, 200, "{}", answer.text);
+            assert!(!answer.text.contains("error"), "{}", answer.text);
+        }
+        let mut judged = false;
+        for sim in &fleet {
+            judged |= breaker(&gateway, sim).await == "closed";
+        }
+        assert!(judged, "successes close a breaker");
+    }
+}
+
+#[tokio::test]
+async fn a_busy_answer_is_passed_on_at_once_where_nobody_else_can_be_asked() {
+    let (alone, holder, busy, idle) = tokio::join!(tiny(), tiny(), tiny(), tiny());
+    let other = sim_with(ModelSpec::new("other")).await;
+    for (fleet, status, asked) in [
+        (vec![&alone], 503, 1),
+        (vec![&holder, &other], 503, 1),
+        (vec![&busy, &idle], 200, 1),
+    ] {
+        fleet[0].arm(Fault::new(FaultKind::Busy).for_path("/api/chat"));
+        let gateway = Gateway::start(&fleet, &[]).await;
+        let answer = soon("an answer", async {
+            loop {
+                let answer = gateway.post("/api/chat", &chat()).await;
+                if chats(fleet[0]) > 0 {
+                    return answer;
+                }
+            }
+        })
+        .await;
+        assert_eq!(answer.status, status, "{}", answer.text);
+        assert_eq!(chats(fleet[0]), asked);
+        if status == 503 {
+            assert_eq!(answer.header("retry-after"), "1");
+            let retries = gateway.metric("llamatower_retries_total").await;
+            assert_eq!(retries, 0.0);
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Start and start errors.
 
-use llamatower_sim::{Fault, FaultKind};
+use llamatower_sim::{Fault, FaultKind, ModelSpec, Sim};
 use serde_json::json;
 
 use crate::harness::{Connection, Gateway, chat, run, send, tiny, with};
@@ -137,4 +137,34 @@ async fn a_too_large_head_gets_an_error_and_is_logged_and_counted() {
     assert!(!line.to_string().contains("yyy"), "{line}");
     assert_eq!(gateway.metric("llamatower_heads_refused_total").await, 1.0);
     assert_eq!(gateway.metric("llamatower_connections").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_server_that_comes_up_is_logged_with_its_version_and_models() {
+    let models = (0..25).map(|number| ModelSpec::new(format!("model-{number}")));
+    let sim = models.fold(Sim::builder(), |sim, model| sim.model(model));
+    let sim = sim.start().await.unwrap();
+    let gateway = Gateway::start(&[&sim], &[]).await;
+    let is_up = |line: &serde_json::Value| line["message"] == "the backend is up";
+    let line = gateway.logged("a backend that is up", is_up).await;
+    let version = reqwest::get(format!("{}/api/version", sim.url())).await;
+    let version: serde_json::Value = version.unwrap().json().await.unwrap();
+    assert_eq!(line["version"], version["version"], "{line}");
+    assert_eq!(line["models"], 25, "{line}");
+    let names = line["names"].as_str().unwrap();
+    assert!(names.contains("model-0:latest, "), "{names}");
+    assert!(names.ends_with(", and 5 more"), "{names}");
+
+    sim.arm(FaultKind::Refuse { ms: 600_000 });
+    gateway.post("/api/chat", &chat()).await;
+    gateway
+        .logged("a backend that is down", |line| {
+            line["message"] == "the backend is down"
+        })
+        .await;
+    let seen = gateway.lines_logged();
+    sim.clear_faults();
+    gateway
+        .logged_after(seen, "a backend that is up again", is_up)
+        .await;
 }

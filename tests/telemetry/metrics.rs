@@ -1,13 +1,15 @@
 //! The metrics that a scraper and a collector receive.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use http::StatusCode;
 use http_body_util::BodyExt;
 use llamatower::ollama::fleet::{BackendStatus, QueueStatus};
 use llamatower::telemetry::{FleetView, names};
-use llamatower_layers::Outcome;
 use llamatower_layers::breaker::State;
+use llamatower_layers::{EndpointTable, Outcome};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 
 use crate::collector::*;
@@ -208,4 +210,82 @@ async fn the_number_of_model_labels_is_limited() {
     assert_eq!(requests_for(&gateway, "model-199"), Some(1.0));
     assert_eq!(requests_for(&gateway, "model-200"), None);
     assert_eq!(requests_for(&gateway, "other"), Some(50.0));
+}
+
+/// The names of failures in the sources: what stands in quotes in each `fn kind` of an `impl Fail`.
+fn kinds_of_failures(folder: &Path, kinds: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            kinds_of_failures(&path, kinds);
+            continue;
+        }
+        if path.ends_with("tests.rs") || path.parent().unwrap().ends_with("tests") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut rest = text.as_str();
+        while let Some((_, after)) = rest.split_once("fn kind(&self) -> &'static str {\n") {
+            let body = after.lines().take_while(|line| line.trim() != "}");
+            for line in body {
+                kinds.extend(line.split('"').skip(1).step_by(2).map(str::to_owned));
+            }
+            rest = after;
+        }
+    }
+}
+
+#[test]
+fn each_kind_of_failure_is_counted_from_the_start_or_comes_of_a_backend() {
+    let mut kinds = BTreeSet::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    kinds_of_failures(&root.join("src"), &mut kinds);
+    kinds_of_failures(&root.join("layers/src"), &mut kinds);
+    // They end requests that a backend was asked for, or cannot happen in the gateway.
+    let others = [
+        "answer_broken",
+        "answer_unfinished",
+        "circuit_open",
+        "invalid_answer",
+        "limits_unavailable",
+    ];
+    let known = names::REFUSALS_BY_KIND.iter();
+    let known = known.chain(&names::RETRY_REASONS).chain(&others);
+    for kind in known {
+        kinds.remove(*kind);
+    }
+    assert!(
+        kinds.is_empty(),
+        "in no list of telemetry::names: {kinds:?}"
+    );
+}
+
+#[test]
+fn counters_are_0_before_anything_has_happened() {
+    let gateway = Gateway::silent();
+    let table = EndpointTable::ollama();
+    gateway.telemetry.metrics().begin(table.endpoints());
+    let page = gateway.telemetry.metrics_page();
+    for (name, label) in [
+        ("llamatower_retries_total", "reason=\"connect_failed\""),
+        ("llamatower_retries_total", "reason=\"status_503\""),
+        ("llamatower_refusals_total", "error_type=\"wrong_key\""),
+        ("llamatower_refusals_total", "error_type=\"queue_full\""),
+        (
+            "llamatower_rate_limited_total",
+            "error_type=\"rate_limited\"",
+        ),
+        (
+            "llamatower_rate_limited_total",
+            "error_type=\"tokens_exhausted\"",
+        ),
+        ("llamatower_cancelled_total", "http_route=\"/api/chat\""),
+        ("llamatower_cancelled_total", "http_route=\"/v1/models/{}\""),
+        (
+            "http_server_active_requests",
+            "http_request_method=\"POST\"",
+        ),
+    ] {
+        assert_eq!(sample(&page, name, &[label]), Some(0.0), "{name}\n{page}");
+    }
 }

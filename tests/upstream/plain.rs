@@ -10,12 +10,12 @@ use bytes::Bytes;
 use http::Request;
 use http_body::Frame;
 use http_body_util::BodyExt;
-use llamatower::ollama::upstream::Upstream;
+use llamatower::ollama::upstream::{ConnectFailed, Upstream};
 use llamatower_layers::BoxError;
 use tower::ServiceExt;
 
 use crate::both::frames_of;
-use crate::support::{HELLO, Leaf, ask, pair, text};
+use crate::support::{HELLO, Leaf, ask, cause_of, pair, text};
 
 #[tokio::test]
 async fn lines_that_came_together_are_one_frame() {
@@ -126,6 +126,39 @@ async fn a_request_of_which_no_byte_has_left_goes_over_another_connection() {
     let answer = upstream.clone().oneshot(again.expect("a request")).await;
     let body = answer.expect("the second connection's").into_body();
     assert_eq!(body.collect().await.expect("all of it").to_bytes(), "hello");
+}
+
+#[tokio::test]
+async fn a_server_that_is_gone_when_its_dead_connection_is_replaced_is_one_that_cannot_be_connected_to()
+ {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    let (asks, asked) = std::sync::mpsc::channel();
+    let (resets, is_reset) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let (mut peer, _) = listener.accept().expect("a connection");
+        let length = std::io::Read::read(&mut peer, &mut [0; 4096]).expect("a request");
+        assert!(length > 0);
+        peer.write_all(HELLO.as_bytes()).expect("the client reads");
+        let () = asked.recv().expect("the client asks again");
+        drop(listener);
+        let socket = socket2::SockRef::from(&peer);
+        socket.set_linger(Some(Duration::ZERO)).expect("a reset");
+        drop(peer);
+        resets.send(()).expect("the client waits");
+    });
+    let upstream = Upstream::new(address.parse().expect("an address"));
+    let none = Request::post("/").body(asked_on_a_dead_connection(None));
+    let answer = upstream.clone().oneshot(none.expect("a request")).await;
+    let body = answer.expect("an answer").into_body();
+    assert_eq!(body.collect().await.expect("all of it").to_bytes(), "hello");
+
+    asks.send(()).expect("the server waits");
+    let again = Request::post("/").body(asked_on_a_dead_connection(Some(is_reset)));
+    let failed = upstream.clone().oneshot(again.expect("a request")).await;
+    let failure = cause_of(failed.err().expect("nobody listens"));
+    assert!(failure.caused_by::<ConnectFailed>().is_some(), "{failure}");
+    assert_eq!(upstream.idle_connections(), Some(0));
 }
 
 /// tokio gives a task so much to do in one turn; then all sockets seem to wait.

@@ -4,12 +4,12 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Request;
+use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
 use llamatower::ollama::upstream::{
     Access, Address, Authorities, PoolLimits, Upstream, UpstreamBody,
 };
-use llamatower_layers::{BoxError, Failure};
+use llamatower_layers::{BoxError, EndpointTable, Failure};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
 };
@@ -218,6 +218,19 @@ impl Peer {
         request
     }
 
+    /// Answers one request, unless the client leaves.
+    pub(crate) async fn try_answer(&mut self, answer: &str) -> bool {
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"\r\n\r\n{}") {
+            match self.0.read_buf(&mut seen).await {
+                Ok(0) | Err(_) => return false,
+                Ok(_) => {}
+            }
+        }
+        self.try_send(answer.as_bytes()).await;
+        true
+    }
+
     /// Whether the client closes the connection before it sends anything more.
     pub(crate) async fn is_closed(&mut self) -> bool {
         matches!(self.0.read(&mut [0]).await, Ok(0) | Err(_))
@@ -262,6 +275,17 @@ where
 pub(crate) fn request() -> Request<Full<Bytes>> {
     let body = Full::new(Bytes::from_static(b"{}"));
     Request::post("/api/chat").body(body).expect("a request")
+}
+
+/// A request for a route of the table, as the gateway sends it on.
+pub(crate) fn routed(method: Method, path: &str) -> Request<Full<Bytes>> {
+    let mut request = request();
+    EndpointTable::ollama()
+        .look_up(&method, path)
+        .put_into(request.extensions_mut());
+    *request.uri_mut() = path.parse().expect("a path");
+    *request.method_mut() = method;
+    request
 }
 
 pub(crate) async fn ask(upstream: &Upstream<Full<Bytes>>) -> Result<Answer, BoxError> {

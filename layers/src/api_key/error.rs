@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 
+use super::Identity;
 use crate::{Fail, Side};
 
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer");
@@ -29,6 +30,9 @@ pub struct AmbiguousCredential;
 #[error("managing models needs an administrator's key; {hint}")]
 pub struct ManagementRefused {
     pub(super) hint: Arc<str>,
+    /// Whether only management is refused to this client.
+    pub(super) may_run_models: bool,
+    pub(super) identity: Option<Identity>,
 }
 
 impl Fail for MissingKey {

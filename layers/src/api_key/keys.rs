@@ -30,6 +30,8 @@ pub struct Identity {
 #[derive(Clone, Default)]
 pub struct KeySet {
     entries: Arc<[Entry]>,
+    has_user: bool,
+    has_admin: bool,
 }
 
 #[derive(Clone)]
@@ -60,22 +62,30 @@ impl KeySet {
     ) -> Result<Self, InvalidKeyLine> {
         let lines = lines.into_iter().enumerate();
         let entries = lines.map(|(index, line)| entry(index + 1, line.trim(), role));
-        Ok(Self {
-            entries: entries.collect::<Result<_, _>>()?,
-        })
+        Ok(Self::of(entries.collect::<Result<_, _>>()?))
+    }
+
+    fn of(entries: Arc<[Entry]>) -> Self {
+        let has = |role| entries.iter().any(|entry| entry.identity.role == role);
+        Self {
+            has_user: has(Role::User),
+            has_admin: has(Role::Admin),
+            entries,
+        }
     }
 
     /// The keys of both.
     pub fn merge(self, other: Self) -> Self {
         let entries = self.entries.iter().chain(other.entries.iter());
-        Self {
-            entries: entries.cloned().collect(),
-        }
+        Self::of(entries.cloned().collect())
     }
 
     /// Whether there is a key of this role.
     pub fn has(&self, role: Role) -> bool {
-        self.entries.iter().any(|entry| entry.identity.role == role)
+        match role {
+            Role::User => self.has_user,
+            Role::Admin => self.has_admin,
+        }
     }
 
     /// Whose key this is. Every entry is compared, each in constant time: how long it takes

@@ -7,7 +7,8 @@ use http::Extensions;
 use http::request::Parts;
 use tower_layer::Layer;
 
-use super::{ApiKey, KeySet, Role};
+use super::{ApiKey, KeySet};
+use crate::live::Live;
 use crate::{Operation, RouteMatch};
 
 /// Who may make a request.
@@ -31,30 +32,30 @@ pub struct ApiKeyLayer {
 
 #[derive(Clone)]
 pub(super) struct Policy {
-    pub(super) keys: KeySet,
+    pub(super) keys: Live<KeySet>,
     pub(super) rule: Rule,
     pub(super) hint: Arc<str>,
+    pub(super) is_deferred: fn(Operation) -> bool,
 }
 
 /// Who decides who may make a request.
 #[derive(Clone)]
 pub(super) enum Rule {
     /// The rule of the module's docs.
-    ByRoute {
-        needs_key: bool,
-    },
+    ByRoute,
     Own(Arc<dyn Fn(&Parts) -> Access + Send + Sync>),
 }
 
 impl ApiKeyLayer {
-    /// Lets in who has one of `keys`, by the rule in the [module's docs](super).
-    pub fn new(keys: KeySet) -> Self {
-        let needs_key = keys.has(Role::User);
+    /// Lets in who has one of `keys`, by the rule in the [module's docs](super). Given as a
+    /// [`Live`] set, the keys can be replaced at any time.
+    pub fn new(keys: impl Into<Live<KeySet>>) -> Self {
         Self {
             policy: Arc::new(Policy {
-                rule: Rule::ByRoute { needs_key },
-                keys,
+                rule: Rule::ByRoute,
+                keys: keys.into(),
                 hint: "the operator of this gateway can configure one".into(),
+                is_deferred: |_| false,
             }),
         }
     }
@@ -62,6 +63,16 @@ impl ApiKeyLayer {
     /// Decides for each request who may make it.
     pub fn with_rule(mut self, rule: impl Fn(&Parts) -> Access + Send + Sync + 'static) -> Self {
         Arc::make_mut(&mut self.policy).rule = Rule::Own(Arc::new(rule));
+        self
+    }
+
+    /// Leaves it to the inner service to refuse these operations to clients that may run models and may
+    /// not manage them: such a request goes on with the [`ManagementRefused`] in its extensions, which
+    /// the inner service answers with unless it can serve the request without changing anything.
+    ///
+    /// [`ManagementRefused`]: super::ManagementRefused
+    pub fn with_deferred(mut self, is_deferred: fn(Operation) -> bool) -> Self {
+        Arc::make_mut(&mut self.policy).is_deferred = is_deferred;
         self
     }
 

@@ -18,6 +18,8 @@
 //! - `/` and `/api/version` are open, since clients ask them before anything else;
 //! - everything else needs a key as soon as one for users is configured.
 //!
+//! The keys can be replaced while requests are served ([`Live`](crate::live::Live)).
+//!
 //! ```
 //! use llamatower_layers::api_key::{ApiKeyLayer, KeySet, Role, generate_key};
 //!

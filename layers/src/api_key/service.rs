@@ -13,7 +13,7 @@ use super::credential::{self, ShownKey};
 use super::error::AmbiguousCredential;
 use super::layer::{Policy, Rule, by_route};
 use super::{Access, Identity, ManagementRefused, MissingKey, Role, WrongKey};
-use crate::{BoxError, Failure};
+use crate::{BoxError, Failure, RouteMatch};
 
 /// The service of [`ApiKeyLayer`](super::ApiKeyLayer).
 #[derive(Clone, Debug)]
@@ -41,9 +41,11 @@ impl Policy {
                 Some(Identity {
                     role: Role::User, ..
                 }),
-            ) => Err(self.refuse_management()),
-            (Access::Admin, None) if !self.keys.has(Role::Admin) => Err(self.refuse_management()),
-            (Access::Admin, None) if shown.is_none() => Err(self.refuse_management()),
+            ) => Err(self.refuse_management(known)),
+            (Access::Admin, None) if !self.keys.get().has(Role::Admin) => {
+                Err(self.refuse_management(None))
+            }
+            (Access::Admin, None) if shown.is_none() => Err(self.refuse_management(None)),
             (_, Some(_)) => Ok(known),
             (_, None) if shown.is_some() => Err(WrongKey.into()),
             (Access::Anonymous, None) => Ok(None),
@@ -51,13 +53,39 @@ impl Policy {
         }
     }
 
-    fn find(&self, key: &ShownKey) -> Option<Identity> {
-        self.keys.find_bytes(key.as_bytes()).cloned()
+    /// Lets a request that may only not manage go on with its refusal, where that is the inner
+    /// service's to give.
+    fn deferred<B>(
+        &self,
+        judged: Result<Option<Identity>, Failure>,
+        request: &mut Request<B>,
+    ) -> Result<Option<Identity>, Failure> {
+        let Err(failure) = judged else { return judged };
+        let operation = RouteMatch::of(request.extensions()).and_then(RouteMatch::operation);
+        let is_deferred = operation.is_some_and(self.is_deferred);
+        match failure.caused_by::<ManagementRefused>() {
+            Some(refused) if is_deferred && refused.may_run_models => {
+                let (refused, identity) = (refused.clone(), refused.identity.clone());
+                request.extensions_mut().insert(refused);
+                Ok(identity)
+            }
+            _ => Err(failure),
+        }
     }
 
-    fn refuse_management(&self) -> Failure {
+    fn find(&self, key: &ShownKey) -> Option<Identity> {
+        self.keys.get().find_bytes(key.as_bytes()).cloned()
+    }
+
+    fn refuse_management(&self, identity: Option<Identity>) -> Failure {
         let hint = self.hint.clone();
-        ManagementRefused { hint }.into()
+        let may_run_models = identity.is_some() || !self.keys.get().has(Role::User);
+        ManagementRefused {
+            hint,
+            may_run_models,
+            identity,
+        }
+        .into()
     }
 }
 
@@ -77,7 +105,10 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let shown = credential::take(request.headers_mut());
         let access = match &self.policy.rule {
-            Rule::ByRoute { needs_key } => by_route(request.extensions(), *needs_key),
+            Rule::ByRoute => {
+                let needs_key = self.policy.keys.get().has(Role::User);
+                by_route(request.extensions(), needs_key)
+            }
             Rule::Own(rule) => {
                 let (parts, body) = request.into_parts();
                 let access = rule(&parts);
@@ -85,7 +116,8 @@ where
                 access
             }
         };
-        let known = match self.policy.judge(shown, access) {
+        let judged = self.policy.judge(shown, access);
+        let known = match self.policy.deferred(judged, &mut request) {
             Ok(known) => known,
             Err(failure) => {
                 let failure = Some(failure);

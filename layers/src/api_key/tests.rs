@@ -4,7 +4,7 @@ use http::{HeaderMap, Method, Request, Response};
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::*;
-use crate::{EndpointTable, Failure};
+use crate::{EndpointTable, Failure, Operation};
 
 const USER: &str = "user-key";
 const ADMIN: &str = "admin-key";
@@ -176,4 +176,64 @@ fn a_generated_key_is_let_in_by_its_line() {
     let keys = KeySet::from_lines([line.as_str()], Role::User).expect("sound");
     assert!(keys.find(&key).is_some() && keys.find(&key[1..]).is_none());
     assert!(!format!("{keys:?}").contains(&line[11..]));
+}
+
+/// Whether a pull that goes on carries its refusal, or the kind of refusal.
+async fn pull(keys: &KeySet, key: Option<&str>) -> Result<bool, &'static str> {
+    let mut request = Request::new(());
+    let route = EndpointTable::ollama().look_up(&Method::POST, "/api/pull");
+    route.put_into(request.extensions_mut());
+    if let Some(key) = key {
+        let key = key.parse().expect("a header value");
+        request.headers_mut().insert("x-api-key", key);
+    }
+    let inner = service_fn(|request: Request<()>| async move {
+        let carried = request.extensions().get::<ManagementRefused>().is_some();
+        Ok::<_, Infallible>(Response::new(carried))
+    });
+    let layer = ApiKeyLayer::new(keys.clone());
+    let layer = layer.with_deferred(|operation| operation == Operation::Pull);
+    match layer.layer(inner).oneshot(request).await {
+        Ok(answer) => Ok(answer.into_body()),
+        Err(error) => Err(Failure::find(&*error).expect("a failure").kind()),
+    }
+}
+
+#[tokio::test]
+async fn a_deferred_refusal_goes_on_with_those_who_may_run_models_alone() {
+    let both = keys();
+    assert_eq!(pull(&both, Some(USER)).await, Ok(true));
+    assert_eq!(pull(&both, Some(ADMIN)).await, Ok(false));
+    assert_eq!(pull(&both, Some("other")).await, Err("wrong_key"));
+    assert_eq!(pull(&both, None).await, Err("management_refused"));
+    let none = KeySet::default();
+    assert_eq!(pull(&none, None).await, Ok(true), "anybody may run models");
+    let line = format!("root=sha256:{}", digest(ADMIN));
+    let admins = KeySet::from_lines([line.as_str()], Role::Admin).expect("sound");
+    assert_eq!(
+        pull(&admins, None).await,
+        Ok(true),
+        "anybody may run models"
+    );
+    assert_eq!(pull(&admins, Some("other")).await, Err("wrong_key"));
+}
+
+#[tokio::test]
+async fn keys_are_replaced_for_services_that_are_there() {
+    let live = crate::live::Live::new(KeySet::default());
+    let inner = service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(())) });
+    let service = ApiKeyLayer::new(live.clone()).layer(inner);
+    let send = async |key: Option<&str>| {
+        let mut request = Request::new(());
+        if let Some(key) = key {
+            let key = key.parse().expect("a header value");
+            request.headers_mut().insert("x-api-key", key);
+        }
+        service.clone().oneshot(request).await.is_ok()
+    };
+    assert!(send(None).await && send(Some(USER)).await);
+    live.set(keys());
+    assert!(!send(None).await && send(Some(USER)).await);
+    live.set(KeySet::default());
+    assert!(send(None).await);
 }

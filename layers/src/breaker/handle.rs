@@ -83,11 +83,22 @@ impl Breaker {
             let retry_after = machine.wait(now).unwrap_or_default();
             machine.acquire(now).ok_or(CircuitOpen { retry_after })
         });
-        acquired.map(|leave| Token {
+        acquired.map(|leave| self.token(leave))
+    }
+
+    /// Lets a request through whatever the state, because no other backend can serve it. What becomes
+    /// of it counts: a success is reason to let probes through.
+    pub fn acquire_anyway(&self) -> Token {
+        let leave = self.change(|machine| machine.acquire_anyway(Instant::now()));
+        self.token(leave)
+    }
+
+    fn token(&self, leave: Leave) -> Token {
+        Token {
             breaker: self.clone(),
             leave,
             verdict: Verdict::Nothing,
-        })
+        }
     }
 
     /// Lets probes through from now on, if it is open: something else has shown that the backend

@@ -16,6 +16,7 @@ use crate::{BoxError, Failure, Side};
 pub struct BreakerLayer {
     breaker: Breaker,
     judge: Arc<Judge>,
+    refuses: bool,
 }
 
 /// What counts as the backend's failure.
@@ -48,6 +49,7 @@ impl BreakerLayer {
     pub fn new(breaker: Breaker) -> Self {
         Self {
             breaker,
+            refuses: true,
             judge: Arc::new(Judge {
                 statuses: [StatusCode::BAD_GATEWAY, StatusCode::GATEWAY_TIMEOUT].into(),
                 is_failure: |failure| failure.side() == Side::Upstream,
@@ -58,6 +60,13 @@ impl BreakerLayer {
     /// Answers of these statuses are failures, and no others.
     pub fn with_statuses(mut self, statuses: impl IntoIterator<Item = StatusCode>) -> Self {
         Arc::make_mut(&mut self.judge).statuses = statuses.into_iter().collect();
+        self
+    }
+
+    /// Refuses nothing: a request that brings no token is let through whatever the state, and judged.
+    /// For programs in which the choice among backends is what leaves one alone.
+    pub fn without_refusals(mut self) -> Self {
+        self.refuses = false;
         self
     }
 
@@ -104,6 +113,7 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let token = match Breaker::take_token(request.extensions_mut()) {
             Some(token) => Ok(token),
+            None if !self.layer.refuses => Ok(self.layer.breaker.acquire_anyway()),
             None => self.layer.breaker.acquire(),
         };
         match token {

@@ -133,6 +133,14 @@ impl Machine {
         })
     }
 
+    /// Lets a request through in any state; as a probe, if there is a place for one.
+    pub(super) fn acquire_anyway(&mut self, now: Instant) -> Leave {
+        self.acquire(now).unwrap_or(Leave {
+            phase: self.phase,
+            has_place: false,
+        })
+    }
+
     /// The head of the answer has come: the place goes to the next probe.
     pub(super) fn answered(&mut self, leave: &mut Leave) {
         if !std::mem::take(&mut leave.has_place) || leave.phase != self.phase {
@@ -160,6 +168,8 @@ impl Machine {
             return;
         }
         match &mut self.stage {
+            // Of a request that was let through all the same.
+            Stage::Open { .. } if verdict == Verdict::Success => self.half_open(),
             Stage::Open { .. } => {}
             Stage::Closed { window, in_a_row } => {
                 let is_failure = match verdict {

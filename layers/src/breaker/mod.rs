@@ -29,7 +29,9 @@
 //! It belongs into the service of each backend, outside of the stream clocks whose errors it
 //! counts. Whoever chooses among backends asks [`Breaker::would_allow`], takes the token together
 //! with the choice, unless the breaker [is closed](Breaker::is_closed), and sends it along with the
-//! request ([`Breaker::put_token`]); without one the layer takes it itself. tower and tower-http have no breaker.
+//! request ([`Breaker::put_token`]); without one the layer takes it itself. Where no backend would be
+//! allowed, refusing is of use to nobody: the choice can let the request through
+//! ([`Breaker::acquire_anyway`]). tower and tower-http have no breaker.
 //!
 //! Before one backend:
 //!

@@ -128,6 +128,12 @@ impl EndpointTable {
         Ok(self)
     }
 
+    /// All rows, those without a parameter first.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        let by_prefix = self.by_prefix.iter().map(|(_, endpoint)| endpoint);
+        self.exact.iter().chain(by_prefix)
+    }
+
     fn insert(&mut self, endpoint: Endpoint) {
         let endpoint = Arc::new(endpoint);
         match endpoint.route.strip_suffix("{}") {

@@ -16,6 +16,8 @@ pub enum Scope {
     Global,
     /// The requests of one key.
     Key,
+    /// Some requests of one key, which the name tells.
+    Named(&'static str),
 }
 
 impl Scope {
@@ -24,13 +26,14 @@ impl Scope {
         match self {
             Self::Global => "global",
             Self::Key => "key",
+            Self::Named(name) => name,
         }
     }
 
     fn whose(self) -> &'static str {
         match self {
             Self::Global => "all clients together have",
-            Self::Key => "this client has",
+            Self::Key | Self::Named(_) => "this client has",
         }
     }
 }
@@ -58,7 +61,7 @@ impl Fail for RateLimited {
     fn side(&self) -> Side {
         match self.scope {
             Scope::Global => Side::Gateway,
-            Scope::Key => Side::Client,
+            Scope::Key | Scope::Named(_) => Side::Client,
         }
     }
     fn status(&self) -> StatusCode {

@@ -14,6 +14,7 @@ use tower_layer::Layer;
 use super::store::{MemoryBuckets, RateStore, Verdict};
 use super::{Quota, RateLimitService, RateLimited, Scope};
 use crate::Failure;
+use crate::live::Live;
 use crate::store::{Patience, StoreUnavailable, WhenUnavailable};
 
 /// What is the same for all requests.
@@ -21,7 +22,14 @@ use crate::store::{Patience, StoreUnavailable, WhenUnavailable};
 pub(super) struct Limit<K, X> {
     pub(super) key_of: X,
     pub(super) patience: Patience,
-    own: Arc<HashMap<K, Rule>>,
+    pub(super) rules: Live<Rules<K>>,
+    scope: Scope,
+}
+
+/// Who has which quota.
+#[derive(Debug)]
+pub(super) struct Rules<K> {
+    own: HashMap<K, Rule>,
     others: Option<Rule>,
 }
 
@@ -79,14 +87,21 @@ impl Rule {
     }
 }
 
-impl<K, X> Limit<K, X> {
+impl<K: Hash + Eq> Rules<K> {
+    fn new(scope: Scope, own: impl IntoIterator<Item = (K, Quota)>, others: Option<Quota>) -> Self {
+        let rule = |quota| Rule::new(scope, quota);
+        let own = own.into_iter().map(|(key, quota)| (key, rule(quota)));
+        Self {
+            own: own.collect(),
+            others: others.map(rule),
+        }
+    }
+
     /// Whether no key has a limit.
-    pub(super) fn is_off(&self) -> bool {
+    pub(super) fn are_none(&self) -> bool {
         self.own.is_empty() && self.others.is_none()
     }
-}
 
-impl<K: Hash + Eq, X> Limit<K, X> {
     /// The rule for a key, if there is one.
     pub(super) fn rule(&self, key: &K) -> Option<Rule> {
         // Most have no keys with a rule of their own, and need not be hashed for that.
@@ -109,12 +124,13 @@ pub struct RateLimitLayer<K, X, T> {
 impl RateLimitLayer<(), fn(&Parts) -> Option<()>, MemoryBuckets<()>> {
     /// One quota for all requests together.
     pub fn global(quota: Quota) -> Self {
-        Self::with_rules(
-            MemoryBuckets::new([quota], 1),
-            HashMap::new(),
-            Some(Rule::new(Scope::Global, quota)),
-            |_| Some(()),
-        )
+        Self::global_of(Some(quota), |_| Some(()))
+    }
+
+    /// One quota, or none yet, for all those requests together for which `counts` gives something.
+    pub fn global_of(quota: Option<Quota>, counts: fn(&Parts) -> Option<()>) -> Self {
+        let store = MemoryBuckets::new(quota, 1);
+        Self::with_rules(store, Scope::Global, [], quota, counts)
     }
 }
 
@@ -154,6 +170,15 @@ impl<K: Clone + Hash + Eq, X: Fn(&Parts) -> Option<K>> RateLimitLayer<K, X, Memo
     pub fn keys(&self) -> usize {
         self.store.len()
     }
+
+    /// Other quotas from now on, for all services of this layer and of its clones. Who keeps its quota
+    /// has used up of it what it had.
+    pub fn set_quotas(&self, own: impl IntoIterator<Item = (K, Quota)>, others: Option<Quota>) {
+        let own: HashMap<K, Quota> = own.into_iter().collect();
+        self.store.set_quotas(own.values().copied().chain(others));
+        let rules = Rules::new(self.limit.scope, own, others);
+        self.limit.rules.set(rules);
+    }
 }
 
 impl<K: Hash + Eq, X: Fn(&Parts) -> Option<K>, T: RateStore<K>> RateLimitLayer<K, X, T> {
@@ -164,18 +189,49 @@ impl<K: Hash + Eq, X: Fn(&Parts) -> Option<K>, T: RateStore<K>> RateLimitLayer<K
         others: Option<Quota>,
         key_of: X,
     ) -> Self {
-        let rule = |quota| Rule::new(Scope::Key, quota);
-        let own = own.into_iter().map(|(key, quota)| (key, rule(quota)));
-        Self::with_rules(store, own.collect(), others.map(rule), key_of)
+        Self::with_rules(store, Scope::Key, own, others, key_of)
     }
 
-    fn with_rules(store: T, own: HashMap<K, Rule>, others: Option<Rule>, key_of: X) -> Self {
+    /// Tells clients of this policy by a name of its own, where there is more than one for each key.
+    pub fn named(self, name: &'static str) -> Self
+    where
+        K: Clone,
+        X: Clone,
+    {
+        let scope = Scope::Named(name);
+        let rules = self.limit.rules.get();
+        let quotas = rules
+            .own
+            .iter()
+            .map(|(key, rule)| (key.clone(), rule.quota));
+        let others = rules.others.as_ref().map(|rule| rule.quota);
+        let renamed = Rules::new(scope, quotas, others);
+        drop(rules);
+        let limit = Limit {
+            key_of: self.limit.key_of.clone(),
+            patience: self.limit.patience,
+            rules: Live::new(renamed),
+            scope,
+        };
+        Self {
+            limit: Arc::new(limit),
+            store: self.store,
+        }
+    }
+
+    fn with_rules(
+        store: T,
+        scope: Scope,
+        own: impl IntoIterator<Item = (K, Quota)>,
+        others: Option<Quota>,
+        key_of: X,
+    ) -> Self {
         Self {
             limit: Arc::new(Limit {
                 key_of,
                 patience: Patience::default(),
-                own: Arc::new(own),
-                others,
+                rules: Live::new(Rules::new(scope, own, others)),
+                scope,
             }),
             store: Arc::new(store),
         }
@@ -220,8 +276,8 @@ impl<S, K, X, T> Layer<S> for RateLimitLayer<K, X, T> {
 impl<K, X, T: fmt::Debug> fmt::Debug for RateLimitLayer<K, X, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimitLayer")
-            .field("others", &self.limit.others)
-            .field("own", &self.limit.own.len())
+            .field("others", &self.limit.rules.get().others)
+            .field("own", &self.limit.rules.get().own.len())
             .field("store", &self.store)
             .finish_non_exhaustive()
     }

@@ -12,6 +12,8 @@
 //!                 ^ refused      ^ full, so forgotten some time later
 //! ```
 //!
+//! Quotas can be replaced while requests are served ([`RateLimitLayer::set_quotas`]).
+//!
 //! In a stack it belongs just inside of what proves who is asking, and outside of all that
 //! reads bodies. tower's `RateLimit` makes callers wait, knows no keys and is not `Clone`.
 //!

@@ -43,13 +43,13 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let limit = &*self.layer.limit;
-        if limit.is_off() {
+        if limit.rules.get().are_none() {
             return RateLimitFuture::calling(self.inner.call(request), None);
         }
         let (parts, body) = request.into_parts();
         let key = (limit.key_of)(&parts);
         let request = Request::from_parts(parts, body);
-        let rule = key.and_then(|key| Some((limit.rule(&key)?, key)));
+        let rule = key.and_then(|key| Some((limit.rules.get().rule(&key)?, key)));
         let Some((rule, key)) = rule else {
             return RateLimitFuture::calling(self.inner.call(request), None);
         };

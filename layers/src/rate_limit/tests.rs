@@ -361,3 +361,67 @@ async fn a_store_elsewhere_is_obeyed_until_the_deadline() {
         assert_eq!(kind, expected, "{wait} {policy:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn quotas_are_replaced_for_services_that_are_there_and_an_old_one_stays_used_up() {
+    let layer = RateLimitLayer::per_key(quota(1, 60 * SECOND), tenant);
+    let service = layer.layer(service_fn(fine));
+    let send = async |name: &str| service.clone().oneshot(from(name)).await.is_ok();
+    assert!(send("ada").await && !send("ada").await);
+
+    layer.set_quotas(
+        [("bob".to_owned(), quota(2, 60 * SECOND))],
+        Some(quota(1, 60 * SECOND)),
+    );
+    assert!(!send("ada").await, "its quota is the same");
+    assert!(send("bob").await && send("bob").await && !send("bob").await);
+
+    layer.set_quotas([], None);
+    assert!(send("ada").await && send("ada").await && send("bob").await);
+
+    layer.set_quotas([], Some(quota(3, 60 * SECOND)));
+    assert!(send("ada").await && send("ada").await && send("ada").await);
+    assert!(!send("ada").await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_with_a_name_is_told_by_it() {
+    let layer = RateLimitLayer::per_key(quota(1, 60 * SECOND), tenant).named("listing");
+    let service = layer.layer(service_fn(fine));
+    let answer = service.clone().oneshot(from("ada")).await.unwrap();
+    assert_eq!(
+        lines(answer.headers(), "ratelimit-policy"),
+        ["\"listing\";q=1;w=60"]
+    );
+    let error = service.oneshot(from("ada")).await.unwrap_err();
+    assert_eq!(limited(&error).scope, Scope::Named("listing"));
+    let mut headers = HeaderMap::new();
+    Failure::find(&*error).unwrap().write_headers(&mut headers);
+    assert_eq!(lines(&headers, "ratelimit"), ["\"listing\";r=0;t=60"]);
+    assert!(
+        error.to_string().contains("this client has used up"),
+        "{error}"
+    );
+    layer.set_quotas([], Some(quota(5, 60 * SECOND)));
+    let service = layer.layer(service_fn(fine));
+    let answer = service.oneshot(from("ada")).await.unwrap();
+    assert_eq!(
+        lines(answer.headers(), "ratelimit-policy"),
+        ["\"listing\";q=5;w=60"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_counts_takes_from_the_quota_of_all() {
+    let counts = |request: &Parts| request.headers.contains_key("x-tenant").then_some(());
+    let layer = RateLimitLayer::global_of(Some(quota(1, 60 * SECOND)), counts);
+    let service = layer.layer(service_fn(fine));
+    let send = async |request| service.clone().oneshot(request).await;
+    for _ in 0..3 {
+        let answer = send(Request::default()).await.unwrap();
+        assert!(answer.headers().is_empty());
+    }
+    send(from("ada")).await.unwrap();
+    send(from("bob")).await.unwrap_err();
+    send(Request::default()).await.unwrap();
+}

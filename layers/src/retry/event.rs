@@ -28,6 +28,9 @@ pub enum Decision {
     AttemptsSpent,
     /// The budget of all requests is used up; the client gets the answer.
     BudgetSpent,
+    /// The answer is one that only another backend is asked for again, and there is none; the client
+    /// gets it.
+    NobodyElse,
     /// The backend asks for more time than the request can be held.
     TooLong,
 }

@@ -25,6 +25,7 @@ pub(super) struct Policy {
     pub(super) attempts: NonZeroU32,
     pub(super) budget: RetryBudget,
     pub(super) statuses: Vec<StatusCode>,
+    pub(super) statuses_only_elsewhere: bool,
     pub(super) is_replayable: IsReplayable,
     pub(super) backoff: Backoff,
     pub(super) observer: Option<RetryObserver>,
@@ -40,6 +41,7 @@ impl RetryLayer {
                 attempts: DEFAULT_ATTEMPTS,
                 budget,
                 statuses: [StatusCode::SERVICE_UNAVAILABLE].into(),
+                statuses_only_elsewhere: false,
                 is_replayable: by_route_or_method,
                 backoff: Backoff::default(),
                 observer: None,
@@ -63,6 +65,17 @@ impl RetryLayer {
     /// come after that.
     pub fn with_statuses(mut self, statuses: impl IntoIterator<Item = StatusCode>) -> Self {
         self.policy().statuses = statuses.into_iter().collect();
+        self
+    }
+
+    /// Asks again for an answer with such a status only where another backend can be asked
+    /// ([`Attempts::can_go_elsewhere`](super::Attempts::can_go_elsewhere)); otherwise the client gets
+    /// the answer at once, with its `Retry-After`.
+    ///
+    /// Set it where clients retry by themselves: each of their retries would become several at a
+    /// backend that is full. Errors may still be retried at the same backend.
+    pub fn with_statuses_only_elsewhere(mut self) -> Self {
+        self.policy().statuses_only_elsewhere = true;
         self
     }
 

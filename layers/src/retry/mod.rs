@@ -15,7 +15,8 @@
 //! it is, and who was asked before.
 //!
 //! The first retry goes elsewhere at once, later ones wait a little ([`Backoff`]). Where nobody
-//! else is left, a `Retry-After` of the backend is honoured, up to a bound. An answer that is
+//! else is left, a `Retry-After` of the backend is honoured, up to a bound, or the answer is final
+//! ([`RetryLayer::with_statuses_only_elsewhere`]). An answer that is
 //! not passed on is read to its end if it is small, so that its connection can be used again;
 //! the last one goes to the client unread, as it is.
 //!

@@ -73,6 +73,8 @@ pub(super) struct Asking<S> {
 struct Cause {
     reason: &'static str,
     retry_after: Option<Duration>,
+    /// Whether it is the status of an answer, and no error.
+    is_status: bool,
 }
 
 impl<S> Asking<S> {
@@ -153,6 +155,7 @@ impl<S> Asking<S> {
                 is_listed.then(|| Cause {
                     reason: status_reason(answer.status()),
                     retry_after: retry_after(answer),
+                    is_status: true,
                 })
             }
             Err(error) => {
@@ -167,6 +170,7 @@ impl<S> Asking<S> {
                 Some(Cause {
                     reason: failure.kind(),
                     retry_after: failure.retry_after(),
+                    is_status: false,
                 })
             }
         }
@@ -176,6 +180,9 @@ impl<S> Asking<S> {
     fn decide(&self, cause: &Cause) -> Decision {
         let next = match self.attempts.can_go_elsewhere() {
             true => Next::Elsewhere,
+            false if cause.is_status && self.policy.statuses_only_elsewhere => {
+                return Decision::NobodyElse;
+            }
             false => Next::Same {
                 retry_after: cause.retry_after,
             },

@@ -295,8 +295,18 @@ async fn without_a_route_only_safe_methods_are_sent_twice() {
     assert_eq!(outcome(&all, &script, plain(Method::POST)).await.1, 2);
 }
 
-/// Answers 503 with a `Retry-After` until it was asked `busy` times; one backend, or more.
 async fn time_for(busy: u32, retry_after: &'static str, backends: u32) -> (u16, Duration) {
+    let layer = RetryLayer::new(RetryBudget::default());
+    time_by(layer, busy, retry_after, backends).await
+}
+
+/// Answers 503 with a `Retry-After` until it was asked `busy` times; one backend, or more.
+async fn time_by(
+    layer: RetryLayer,
+    busy: u32,
+    retry_after: &'static str,
+    backends: u32,
+) -> (u16, Duration) {
     let service = service_fn(move |request: Request<Whole>| async move {
         let attempts = Attempts::of(request.extensions()).expect("it is there");
         let number = attempts.number();
@@ -309,7 +319,6 @@ async fn time_for(busy: u32, retry_after: &'static str, backends: u32) -> (u16, 
         Ok::<_, BoxError>(answer.body(Said::default())?)
     });
     let start = Instant::now();
-    let layer = RetryLayer::new(RetryBudget::default());
     let answer = layer.layer(service).oneshot(chat()).await;
     let status = answer.expect("no error").status().as_u16();
     (status, start.elapsed())
@@ -329,6 +338,28 @@ async fn the_only_backend_gets_the_time_it_asks_for_within_bounds() {
         "{time:?}"
     );
     assert_eq!(time_for(1, "3", 1).await, (503, Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_answer_is_final_where_nobody_else_can_be_asked() {
+    let layer = || RetryLayer::new(RetryBudget::default()).with_statuses_only_elsewhere();
+    assert_eq!(
+        time_by(layer(), 1, "1", 1).await,
+        (503, Duration::ZERO),
+        "one backend"
+    );
+    assert_eq!(
+        time_by(layer(), 1, "1", 2).await,
+        (200, Duration::ZERO),
+        "another one"
+    );
+    assert_eq!(
+        time_by(layer(), 2, "1", 2).await,
+        (503, Duration::ZERO),
+        "both are busy"
+    );
+    // An error is another matter: the backend may be back in a moment.
+    assert_eq!(outcome(&layer(), &[REFUSED, Ok(200)], chat()).await.1, 2);
 }
 
 /// A body that says what was read of it.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use http::request::Parts;
@@ -28,7 +29,7 @@ pub(super) struct Limit<K, X, T> {
     pub(super) key_of: X,
     pub(super) patience: Patience,
     pub(super) estimate: Option<Arc<Estimate>>,
-    pub(super) is_on: bool,
+    pub(super) is_on: Arc<AtomicBool>,
     budgets: Arc<[Budget]>,
     budgets_of: Option<Arc<BudgetsOf<K>>>,
 }
@@ -71,7 +72,7 @@ where
                 key_of,
                 patience: Patience::default(),
                 estimate: None,
-                is_on: true,
+                is_on: Arc::new(AtomicBool::new(true)),
                 budgets: budgets.into_iter().collect(),
                 budgets_of: None,
             }),
@@ -108,6 +109,11 @@ impl<K, X: Clone, T> TokenLimitLayer<K, X, T> {
     /// Turns the limit on or off; by default on. If it is off, neither the key function nor the
     /// store is called.
     pub fn with_enabled(self, is_on: bool) -> Self {
+        self.with_switch(Arc::new(AtomicBool::new(is_on)))
+    }
+
+    /// The same as a switch that can be turned at any time.
+    pub fn with_switch(self, is_on: Arc<AtomicBool>) -> Self {
         self.change(|limit| limit.is_on = is_on)
     }
 
@@ -117,7 +123,7 @@ impl<K, X: Clone, T> TokenLimitLayer<K, X, T> {
             key_of: self.limit.key_of.clone(),
             patience: self.limit.patience,
             estimate: self.limit.estimate.clone(),
-            is_on: self.limit.is_on,
+            is_on: self.limit.is_on.clone(),
             budgets: self.limit.budgets.clone(),
             budgets_of: self.limit.budgets_of.clone(),
         };

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use http::request::Parts;
@@ -44,7 +45,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let limit = &*self.limit;
-        if !limit.is_on {
+        if !limit.is_on.load(Ordering::Relaxed) {
             return TokenLimitFuture::uncounted(self.inner.call(request));
         }
         let (parts, body) = request.into_parts();

@@ -21,6 +21,9 @@ use crate::ollama::upstream::{
 /// A list of a thousand models is some 500 kB.
 const MAX_PAGE_BYTES: usize = 64 * 1024 * 1024;
 
+/// How many models are named in the log when a server comes up.
+const MOST_NAMES_TOLD: usize = 20;
+
 /// A model that a server has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installed {
@@ -37,6 +40,8 @@ pub struct Backend {
     /// Apart from the connections of requests, so that a probe never waits behind them.
     own_questions: Upstream<Empty<Bytes>>,
     is_up: AtomicBool,
+    /// Whether the log says so.
+    is_told_up: AtomicBool,
     /// Whether the last probe failed, which is told once.
     probe_failed: AtomicBool,
     refused: Notify,
@@ -75,6 +80,7 @@ impl Backend {
             own_questions: Upstream::with_access(address.clone(), connect_timeout, limits, access),
             address,
             is_up: AtomicBool::new(is_up),
+            is_told_up: AtomicBool::new(false),
             probe_failed: AtomicBool::new(false),
             refused: Notify::new(),
             after_probe: OnceLock::new(),
@@ -106,9 +112,8 @@ impl Backend {
         if self.is_up.swap(is_up, Ordering::Relaxed) == is_up {
             return;
         }
-        if is_up {
-            tracing::info!(backend = %self.name, "the backend is up");
-        } else {
+        if !is_up {
+            self.is_told_up.store(false, Ordering::Relaxed);
             tracing::warn!(backend = %self.name, "the backend is down");
         }
     }
@@ -124,6 +129,37 @@ impl Backend {
             self.note(false);
             self.refused.notify_one();
         }
+    }
+
+    /// Says in the log that the backend is up, with its version and what it has, once each time that it
+    /// comes up. Its version is asked for, for no longer than `limit`.
+    pub(super) async fn tell_when_up(&self, models: &[Installed], limit: Duration) {
+        if !self.is_up() || self.is_told_up.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let version = self.version(limit).await;
+        let names = models.iter().take(MOST_NAMES_TOLD);
+        let mut names: Vec<_> = names.map(|model| model.name.to_string()).collect();
+        if models.len() > MOST_NAMES_TOLD {
+            names.push(format!("and {} more", models.len() - MOST_NAMES_TOLD));
+        }
+        tracing::info!(
+            backend = %self.name,
+            version = version.as_deref().unwrap_or("unknown"),
+            models = models.len(),
+            names = names.join(", "),
+            "the backend is up"
+        );
+    }
+
+    async fn version(&self, limit: Duration) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Page {
+            version: String,
+        }
+        let page = self.page("/api/version", limit).await.ok()?;
+        let page: Page = serde_json::from_slice(&page).ok()?;
+        Some(page.version)
     }
 
     /// Waits until it refuses a connection though it counts as up.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use llamatower_layers::breaker::BreakerPolicy;
+use llamatower_layers::live::Live;
 use llamatower_layers::queue::{Priority, Queue};
 
 use super::Dispatcher;
@@ -29,7 +30,7 @@ pub struct FleetConfig {
     /// When a backend is left alone.
     pub breaker: BreakerPolicy,
     /// What keys have that are not like the others.
-    pub shares: BTreeMap<Arc<str>, Share>,
+    pub shares: Live<BTreeMap<Arc<str>, Share>>,
 }
 
 /// How often and how patiently backends are probed.
@@ -130,7 +131,7 @@ impl Default for Share {
 impl FleetConfig {
     pub(super) fn share_of(&self, client: Option<&Client>) -> Share {
         match client {
-            Some(Client::Key(name)) => self.shares.get(name).copied().unwrap_or_default(),
+            Some(Client::Key(name)) => self.shares.get().get(name).copied().unwrap_or_default(),
             _ => Share::default(),
         }
     }

@@ -3,14 +3,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use llamatower_layers::breaker::Token;
 use llamatower_layers::queue::Dispatch;
 use llamatower_layers::retry::Attempts;
-use llamatower_layers::{BoxError, Failure, ModelName};
+use llamatower_layers::{BoxError, ModelName};
 
-use super::BackendsResting;
 use super::catalogue::{Catalogue, Members};
 use super::member::{Member, Slot};
 use crate::client::Client;
@@ -53,17 +51,39 @@ fn candidates<'a, S>(members: &'a Members<S>, model: Option<&ModelName>) -> &'a 
 /// What speaks against a backend; the least of it is best.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
-    is_down: bool,
+    state: Availability,
     was_asked: bool,
     in_flight: usize,
 }
 
-/// The best backend that has a slot, and how many could be asked that were not.
+/// What is known against asking a backend at all, the least first. A worse one is asked only where no
+/// backend is better: then to refuse the request would help nobody.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Availability {
+    Sound,
+    /// Its breaker lets nothing through now.
+    Resting,
+    Down,
+    DownAndResting,
+}
+
+impl Availability {
+    fn of<S>(member: &Member<S>) -> Self {
+        match (member.backend.is_up(), member.breaker.would_allow()) {
+            (true, true) => Self::Sound,
+            (true, false) => Self::Resting,
+            (false, true) => Self::Down,
+            (false, false) => Self::DownAndResting,
+        }
+    }
+}
+
+/// The best backend that has a slot, and how many as good ones could be asked that were not.
 struct Search<'a, S> {
     best: Option<(Rank, &'a Arc<Member<S>>)>,
-    some_allowed: bool,
-    some_up: bool,
-    new_and_up: usize,
+    /// Of all candidates, whether they have a slot or not.
+    best_state: Option<Availability>,
+    /// How many of that state were not asked.
     new: usize,
 }
 
@@ -76,21 +96,22 @@ impl<'a, S> Search<'a, S> {
         let tried = attempts.map(Attempts::tried).unwrap_or_default();
         let mut search = Self {
             best: None,
-            some_allowed: false,
-            some_up: false,
-            new_and_up: 0,
+            best_state: None,
             new: 0,
         };
-        for member in candidates.filter(|member| member.breaker.would_allow()) {
+        for member in candidates {
             let rank = Rank {
-                is_down: !member.backend.is_up(),
+                state: Availability::of(member),
                 was_asked: tried.contains(member.backend.name()),
                 in_flight: member.in_flight(),
             };
-            search.some_allowed = true;
-            search.some_up |= !rank.is_down;
-            search.new += usize::from(!rank.was_asked);
-            search.new_and_up += usize::from(!rank.was_asked && !rank.is_down);
+            if search.best_state.is_none_or(|best| rank.state < best) {
+                search.best_state = Some(rank.state);
+                search.new = 0;
+            }
+            if search.best_state == Some(rank.state) {
+                search.new += usize::from(!rank.was_asked);
+            }
             let is_better = search.best.is_none_or(|(best, _)| rank < best);
             if is_better && member.has_slot(model) {
                 search.best = Some((rank, member));
@@ -99,39 +120,21 @@ impl<'a, S> Search<'a, S> {
         search
     }
 
-    /// Never one that is down while one is up.
+    /// Never one in a worse state than another candidate, though that one has no slot.
     fn chosen(&self) -> Option<(&'a Arc<Member<S>>, usize)> {
         let (rank, member) = self.best?;
-        if rank.is_down && self.some_up {
+        if self.best_state != Some(rank.state) {
             return None;
         }
-        let new = if self.some_up {
-            self.new_and_up
-        } else {
-            self.new
-        };
-        Some((member, new - usize::from(!rank.was_asked)))
+        Some((member, self.new - usize::from(!rank.was_asked)))
     }
 }
 
-/// The breaker's token, where these are counted. Nobody else takes one but requests that come
-/// without it.
-fn probe_token<S>(member: &Member<S>) -> Option<Token> {
+/// The breaker's token, where these are counted. It is given in any state: that of the breaker was
+/// considered in the choice.
+fn token<S>(member: &Member<S>) -> Option<Token> {
     let breaker = &member.breaker;
-    (!breaker.is_closed()).then(|| breaker.acquire().ok())?
-}
-
-/// When the first of these may be asked again.
-fn resting<S>(candidates: &[Arc<Member<S>>]) -> BackendsResting {
-    let waits = candidates.iter();
-    let waits = waits.map(|member| member.breaker.retry_after().unwrap_or_default());
-    BackendsResting {
-        backends: candidates
-            .iter()
-            .map(|member| member.backend.name().clone())
-            .collect(),
-        retry_after: waits.min().unwrap_or_default().max(Duration::from_secs(1)),
-    }
+    (!breaker.is_closed()).then(|| breaker.acquire_anyway())
 }
 
 impl<S> Dispatch for Dispatcher<S> {
@@ -141,9 +144,9 @@ impl<S> Dispatch for Dispatcher<S> {
     type Request = Option<Attempts>;
     type Slot = Slot<S>;
 
-    /// The best kind first: who has the model and is up and was not asked yet; who has it and is
-    /// up; who has it. A kind none of which has a slot leaves the request to the next kind, but
-    /// never to a backend that is down while one is up. Within a kind, who works on least.
+    /// Among those that have the model: one that is up and whose breaker lets requests through; else
+    /// one that is up; else any. Among equals, one that was not asked yet, then the one that works on
+    /// least. A request waits for a slot of the best rather than take one in a worse state.
     fn try_take(
         &self,
         class: &Class,
@@ -154,18 +157,16 @@ impl<S> Dispatch for Dispatcher<S> {
         let model = class.model.as_ref().filter(|_| class.runs_model);
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % candidates.len().max(1);
         let in_turn = candidates[turn..].iter().chain(&candidates[..turn]);
-        let search = Search::among(in_turn, model, attempts.as_ref());
-        if !search.some_allowed {
-            return Err(Failure::from(resting(candidates)).into());
-        }
-        let chosen = search.chosen();
-        Ok(chosen.map(|(member, left)| member.take(model).chosen(probe_token(member), left)))
+        let chosen = Search::among(in_turn, model, attempts.as_ref()).chosen();
+        Ok(chosen.map(|(member, left)| member.take(model).chosen(token(member), left)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use llamatower_layers::breaker::State;
 
     use super::super::member::tests::member;
     use super::*;
@@ -197,6 +198,60 @@ mod tests {
         let mut names: Vec<_> = held.iter().map(name).collect();
         names.sort_unstable();
         assert_eq!(names, ["a", "a", "b", "b"]);
+    }
+
+    /// Its breaker is open.
+    fn failing(address: &str) -> Arc<Member<()>> {
+        let member = member(address, 0);
+        for _ in 0..5 {
+            member.breaker.acquire().unwrap().fail();
+        }
+        assert_eq!(member.breaker.state(), State::Open);
+        member
+    }
+
+    fn take(dispatcher: &Dispatcher<()>) -> Slot<()> {
+        dispatcher.try_take(&class("m"), &None).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_backend_whose_breaker_is_open_is_asked_only_where_no_other_can_serve() {
+        let (failing, sound) = (failing("failing"), member("sound", 1));
+        let both = dispatcher(&[&failing, &sound]);
+        let held = take(&both);
+        assert_eq!((name(&held), held.left), ("sound", 0));
+        assert!(
+            both.try_take(&class("m"), &None).unwrap().is_none(),
+            "it waits for a slot of the sound one"
+        );
+        drop(held);
+        sound.backend.note(false);
+        assert_eq!(name(&take(&both)), "failing", "the sound one is down");
+        let alone = dispatcher(&[&failing]);
+        let slot = take(&alone);
+        assert_eq!((name(&slot), slot.left), ("failing", 0));
+    }
+
+    #[test]
+    fn what_an_open_breaker_let_through_for_want_of_others_is_judged() {
+        let failing = failing("failing");
+        let alone = dispatcher(&[&failing]);
+        take(&alone).take_token().unwrap().fail();
+        assert_eq!(failing.breaker.state(), State::Open);
+        take(&alone).take_token().unwrap().succeed();
+        assert_eq!(failing.breaker.state(), State::HalfOpen);
+        take(&alone).take_token().unwrap().succeed();
+        assert_eq!(failing.breaker.state(), State::Closed);
+    }
+
+    #[test]
+    fn a_half_open_breaker_gets_one_probe_while_another_backend_is_sound() {
+        let (failing, sound) = (failing("failing"), member("sound", 0));
+        failing.breaker.half_open();
+        let both = dispatcher(&[&failing, &sound]);
+        let held: Vec<_> = (0..6).map(|_| take(&both)).collect();
+        let to_failing = held.iter().filter(|slot| name(slot) == "failing").count();
+        assert_eq!(to_failing, 1);
     }
 
     #[test]

@@ -10,7 +10,6 @@ mod dispatch;
 mod member;
 mod permit;
 mod resolve;
-mod resting;
 mod supervise;
 
 use std::fmt;
@@ -36,7 +35,6 @@ pub use config::{Dns, FleetConfig, ProbeClocks, QueueRules, Share};
 pub use dispatch::{Class, Dispatcher};
 pub use member::Slot;
 pub use permit::Permit;
-pub use resting::BackendsResting;
 
 use crate::client::Client;
 use crate::ollama::upstream::Address;
@@ -161,6 +159,16 @@ impl<S> Fleet<S> {
         let members = self.catalogue.members();
         let name = members.name(model);
         name.is_some_and(|name| !members.holders(&name).is_empty())
+    }
+
+    /// Whether some backend has a model, by what all say now if none was known to.
+    pub async fn has(&self, model: ModelName) -> bool {
+        let is_known = |model: &ModelName| !self.catalogue.members().holders(model).is_empty();
+        if is_known(&model) {
+            return true;
+        }
+        self.look_for(model.clone()).await;
+        is_known(&model)
     }
 
     /// What the model of a request is, whatever its name, if all backends that have it agree.

@@ -70,6 +70,10 @@ impl<S: Send + Sync + 'static> Fleet<S> {
                 (true, true) => {}
             }
             self.queue.slots_changed();
+            let models = member.models();
+            backend
+                .tell_when_up(&models, self.config.clocks.timeout)
+                .await;
             let pause = match backend.is_up() {
                 true => self.config.clocks.interval,
                 false => self.config.clocks.interval.min(PAUSE_WHILE_DOWN),

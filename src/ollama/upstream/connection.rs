@@ -98,6 +98,12 @@ where
         })
     }
 
+    /// Why the connection that was to replace a dead one could not be opened. Then no byte of the
+    /// request has left.
+    pub(super) fn take_dial_error(&self) -> Option<BoxError> {
+        self.0.state.take_dial_error()
+    }
+
     /// The next frame of an answer.
     pub(super) fn poll_frame(
         &mut self,

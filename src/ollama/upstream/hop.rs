@@ -5,7 +5,7 @@ use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
 use http_body::Body;
-use llamatower_layers::{BoxError, Failure};
+use llamatower_layers::{BoxError, Failure, Operation, RouteMatch};
 
 use super::{Access, Address, InvalidAnswer};
 
@@ -17,6 +17,17 @@ pub(super) const NO_ANSWER: &str = "it is no HTTP/1.1 answer, or its head is too
 pub(super) struct Target {
     pub(super) address: Address,
     authorization: Option<HeaderValue>,
+}
+
+/// Whether a request may go over a connection that has served others.
+///
+/// A server may close such a connection while the request is on its way. Whether the server has begun
+/// the request is then unknown, so a request that must not be sent twice gets a new connection, which
+/// no server closes for having been idle.
+pub(super) fn may_share_a_connection<B>(request: &Request<B>) -> bool {
+    RouteMatch::of(request.extensions())
+        .and_then(RouteMatch::operation)
+        .is_none_or(Operation::is_replayable)
 }
 
 impl Target {

@@ -96,7 +96,9 @@ where
 ///
 /// The request's path goes out as it is, after the backend's prefix; its `Host` becomes the
 /// backend's own authority, and `Authorization` the backend's token if there is one. Everything
-/// else about headers is the caller's to decide. Over plain HTTP a request whose extensions have a
+/// else about headers is the caller's to decide. A request whose route says that it must not be sent
+/// twice ([`Operation::is_replayable`](llamatower_layers::Operation::is_replayable)) gets a new
+/// connection. Over plain HTTP a request whose extensions have a
 /// callback of [`hyper::ext::on_informational`] learns of `100 Continue`.
 #[derive(Debug)]
 pub struct Upstream<B: Body + 'static>(Either<B>);

@@ -11,7 +11,7 @@ use llamatower_layers::{BoxError, Failure};
 
 use super::body::Source;
 use super::connection::{Connection, SendFailed};
-use super::hop::{NO_ANSWER, Target};
+use super::hop::{NO_ANSWER, Target, may_share_a_connection};
 use super::pool::{Pool, PoolLimits};
 use super::{ConnectionLost, Connector, Leaf, UpstreamBody};
 
@@ -47,8 +47,10 @@ where
         self: Arc<Self>,
         mut request: Request<B>,
     ) -> Result<Response<UpstreamBody<B>>, BoxError> {
+        let may_share = may_share_a_connection(&request);
         loop {
-            let (mut connection, is_reused) = match self.pool.check_out() {
+            let pooled = may_share.then(|| self.pool.check_out()).flatten();
+            let (mut connection, is_reused) = match pooled {
                 Some(connection) => (connection, true),
                 // In a box, as it is seldom and would make the future of each request larger.
                 None => (Box::pin(self.dial()).await?, false),
@@ -60,7 +62,17 @@ where
                     unsent: Some(unsent),
                     ..
                 }) if is_reused => request = *unsent,
-                Err(failed) => return Err(self.lost(failed.error, is_reused)),
+                Err(failed) => {
+                    // A backend that was restarted closes all its connections: when one was found
+                    // dead, the next attempt gets a new one.
+                    if is_reused {
+                        self.pool.clear();
+                    }
+                    return Err(match connection.take_dial_error() {
+                        Some(error) => error,
+                        None => self.lost(failed.error, is_reused),
+                    });
+                }
             }
         }
     }
@@ -100,8 +112,6 @@ where
         Ok(Response::from_parts(head, body))
     }
 
-    /// A backend that was restarted closes all its connections, so one that was found dead
-    /// condemns the idle ones, and the next attempt gets a fresh one.
     fn lost(&self, error: hyper::Error, is_reused: bool) -> BoxError {
         if error.is_parse() {
             return self.target.invalid(NO_ANSWER);
@@ -110,9 +120,6 @@ where
             // The request's own body failed: its maker knows what that means, and hyper's error
             // has the maker's as its source.
             return Box::new(error);
-        }
-        if is_reused {
-            self.pool.clear();
         }
         Failure::from(ConnectionLost::new(&self.target.address, is_reused, error)).into()
     }

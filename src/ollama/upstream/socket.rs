@@ -52,8 +52,16 @@ impl BackendSocket {
         };
         let dialed = ready!(dialing.as_mut().poll(cx));
         self.dialing = None;
-        self.stream = dialed.map_err(io::Error::other)?;
-        Poll::Ready(Ok(()))
+        Poll::Ready(match dialed {
+            Ok(stream) => {
+                self.stream = stream;
+                Ok(())
+            }
+            Err(error) => {
+                self.state.note_dial_error(error);
+                Err(io::ErrorKind::NotConnected.into())
+            }
+        })
     }
 
     fn poll_written(

@@ -1,10 +1,11 @@
 //! What a connection's halves share: a waker of its own, and whether a request has begun.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Wake};
 
 use futures_util::task::AtomicWaker;
+use llamatower_layers::BoxError;
 
 /// Wakes the task that waits for a connection, and remembers that the connection has work.
 ///
@@ -16,6 +17,7 @@ pub(super) struct ConnectionState {
     has_work: AtomicBool,
     task: AtomicWaker,
     is_unsent: AtomicBool,
+    dial_error: Mutex<Option<BoxError>>,
 }
 
 impl ConnectionState {
@@ -24,6 +26,7 @@ impl ConnectionState {
             has_work: AtomicBool::new(true),
             task: AtomicWaker::new(),
             is_unsent: AtomicBool::new(false),
+            dial_error: Mutex::default(),
         })
     }
 
@@ -51,6 +54,24 @@ impl ConnectionState {
     /// still safe.
     pub(super) fn take_unsent(&self) -> bool {
         self.is_unsent.load(Ordering::Relaxed) && self.is_unsent.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl ConnectionState {
+    /// The connection that was to replace a dead one could not be opened.
+    pub(super) fn note_dial_error(&self, error: BoxError) {
+        *self.dial_error() = Some(error);
+    }
+
+    /// Why that was so, for the first that asks.
+    pub(super) fn take_dial_error(&self) -> Option<BoxError> {
+        self.dial_error().take()
+    }
+
+    fn dial_error(&self) -> MutexGuard<'_, Option<BoxError>> {
+        self.dial_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

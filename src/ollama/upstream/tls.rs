@@ -19,7 +19,7 @@ use rustls::CertificateError;
 use super::body::Source;
 use super::connect::{KEEP_ALIVE, USER_TIMEOUT};
 use super::connection::MAX_HEAD_BYTES;
-use super::hop::{NO_ANSWER, Target};
+use super::hop::{NO_ANSWER, Target, may_share_a_connection};
 use super::pool::PoolLimits;
 use super::{Access, Address, ConnectFailed, ConnectTimeout, ConnectionLost, Leaf, UpstreamBody};
 
@@ -29,7 +29,14 @@ pub(super) struct Tls {
     target: Arc<Target>,
     connect_timeout: Duration,
     /// Why it cannot be asked at all, if it cannot.
-    client: Result<reqwest::Client, String>,
+    clients: Result<Clients, String>,
+}
+
+#[derive(Debug)]
+struct Clients {
+    pooling: reqwest::Client,
+    /// For requests that must have a new connection.
+    dialling: reqwest::Client,
 }
 
 impl Tls {
@@ -40,7 +47,7 @@ impl Tls {
         access: &Access,
     ) -> Self {
         Self {
-            client: client(&target.address, connect_timeout, limits, access),
+            clients: clients(&target.address, connect_timeout, limits, access),
             target: Arc::new(target),
             connect_timeout,
         }
@@ -62,6 +69,22 @@ impl Tls {
             _ => Failure::from(ConnectionLost::new(address, false, error)).into(),
         }
     }
+}
+
+fn clients(
+    address: &Address,
+    connect_timeout: Duration,
+    limits: PoolLimits,
+    access: &Access,
+) -> Result<Clients, String> {
+    let no_pool = PoolLimits {
+        max_idle: 0,
+        ..limits
+    };
+    Ok(Clients {
+        pooling: client(address, connect_timeout, limits, access)?,
+        dialling: client(address, connect_timeout, no_pool, access)?,
+    })
 }
 
 /// A client of one backend, since each may have a pool and an IP address of its own.
@@ -116,9 +139,13 @@ where
         request: Request<B>,
     ) -> Result<Response<UpstreamBody<B>>, BoxError> {
         let address = &self.target.address;
-        let client = self.client.as_ref();
-        let client =
-            client.map_err(|why| connect_failed(address, io::Error::other(why.clone())))?;
+        let clients = self.clients.as_ref();
+        let clients =
+            clients.map_err(|why| connect_failed(address, io::Error::other(why.clone())))?;
+        let client = match may_share_a_connection(&request) {
+            true => &clients.pooling,
+            false => &clients.dialling,
+        };
         let mut request =
             request.map(|body| reqwest::Body::wrap(Outgoing(Mutex::new(Box::pin(body)))));
         *request.uri_mut() = absolute(address, request.uri())?;

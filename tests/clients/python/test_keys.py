@@ -119,6 +119,21 @@ def test_management_is_refused_without_an_admin_key_and_reaches_no_backend(
     assert not any(watch.reached_a_backend() for watch in watches)
 
 
+def test_a_pull_of_a_model_that_is_there_succeeds_without_an_admin_key(
+    stack: Stack, gateway: Gateway, guarded: Gateway
+) -> None:
+    watch = stack.watch("/api/pull")
+    for client in (
+        ollama.Client(host=gateway.url),
+        ollama.Client(host=guarded.url, headers=BEARER),
+    ):
+        for name in (FAST, f"{FAST}:latest", FAST.upper()):
+            assert client.pull(name).status == "success"
+            steps = [step.status for step in client.pull(name, stream=True)]
+            assert (steps[0], steps[-1]) == ("pulling manifest", "success")
+    assert not watch.reached_a_backend()
+
+
 def test_a_blob_is_refused_without_an_admin_key(gateway: Gateway) -> None:
     digest = "sha256:" + "0" * 64
     url = f"{gateway.url}/api/blobs/{digest}"

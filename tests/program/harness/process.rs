@@ -137,9 +137,38 @@ impl Gateway {
 
     /// Sends SIGTERM and returns at once.
     pub(crate) async fn ask_to_leave(&self) {
+        self.signal("TERM").await;
+    }
+
+    /// Sends a signal by its name and returns at once.
+    pub(crate) async fn signal(&self, name: &str) {
         let process = self.child.id().unwrap().to_string();
-        let sent = Command::new("kill").args(["-TERM", &process]).status();
+        let name = format!("-{name}");
+        let sent = Command::new("kill").args([&name, &process]).status();
         assert!(sent.await.unwrap().success());
+    }
+
+    /// Sends SIGHUP and waits for what the log says of it, which must be this.
+    pub(crate) async fn hang_up(&self, message: &str) -> Value {
+        let seen = self.lines_logged();
+        self.signal("HUP").await;
+        let is_it = |line: &Value| line["message"] == message;
+        self.logged_after(seen, message, is_it).await
+    }
+
+    /// How many lines the log has so far.
+    pub(crate) fn lines_logged(&self) -> usize {
+        self.log.len()
+    }
+
+    /// Waits for a line of the log behind the first `seen`.
+    pub(crate) async fn logged_after(
+        &self,
+        seen: usize,
+        what: &str,
+        is_it: impl Fn(&Value) -> bool,
+    ) -> Value {
+        self.log.line_after(seen, what, is_it).await
     }
 
     /// Waits for the end of the process, and returns its exit code.
@@ -180,14 +209,23 @@ impl Log {
         log
     }
 
+    fn len(&self) -> usize {
+        self.lines.lock().unwrap().len()
+    }
+
     async fn line(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        self.line_after(0, what, is_it).await
+    }
+
+    /// Waits for a line behind the first `seen`.
+    async fn line_after(&self, seen: usize, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         let found = async {
             loop {
                 let mut grown = std::pin::pin!(self.grown.notified());
                 grown.as_mut().enable();
                 let found = {
                     let lines = self.lines.lock().unwrap();
-                    lines.iter().find(|line| is_it(line)).cloned()
+                    lines.iter().skip(seen).find(|line| is_it(line)).cloned()
                 };
                 match found {
                     Some(line) => return line,

@@ -18,6 +18,7 @@ use crate::breaker::machine::{Leave, Machine, Verdict};
 #[derive(Clone, Debug)]
 enum Step {
     Acquire,
+    AcquireAnyway,
     Settle { which: usize, verdict: u8 },
     Answered { which: usize },
     Wait(u64),
@@ -27,6 +28,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => Just(Step::Acquire),
+        1 => Just(Step::AcquireAnyway),
         3 => (0usize..8, 0u8..3).prop_map(|(which, verdict)| Step::Settle { which, verdict }),
         1 => (0usize..8).prop_map(|which| Step::Answered { which }),
         1 => (0u64..5000).prop_map(Step::Wait),
@@ -51,6 +53,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Acquire => held.extend(machine.acquire(now)),
+                Step::AcquireAnyway => held.push(machine.acquire_anyway(now)),
                 Step::Settle { which, verdict } if which < held.len() => {
                     let verdicts = [Verdict::Success, Verdict::Failure, Verdict::Nothing];
                     let verdict = verdicts[usize::from(verdict)];

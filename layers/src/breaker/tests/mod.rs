@@ -309,3 +309,29 @@ async fn what_is_known_otherwise_lets_probes_through_early() {
     breaker.half_open();
     assert!(breaker.would_allow());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_without_refusals_lets_through_and_judges_in_any_state() {
+    let breaker = Breaker::new(one_failure());
+    let send = async |backend| {
+        let layer = BreakerLayer::new(breaker.clone()).without_refusals();
+        let service = layer.layer(service_fn(move |_: Request<()>| answer(backend)));
+        let answer = service.oneshot(Request::default()).await;
+        match answer {
+            Ok(answer) => answer.into_body().collect().await.is_ok(),
+            Err(error) => {
+                let failure = Failure::find(&*error).unwrap();
+                assert!(failure.caused_by::<CircuitOpen>().is_none());
+                false
+            }
+        }
+    };
+    assert!(!send(Backend::BreaksOff).await);
+    assert_eq!(breaker.state(), State::Open);
+    assert!(!send(Backend::Fails(Side::Upstream)).await);
+    assert_eq!(breaker.state(), State::Open);
+    assert!(send(Backend::Answers(200)).await);
+    assert_eq!(breaker.state(), State::HalfOpen);
+    assert!(send(Backend::Answers(200)).await);
+    assert_eq!(breaker.state(), State::Closed);
+}

@@ -1,0 +1,217 @@
+//! What can be changed while the gateway serves: keys, and the limits of requests and tokens.
+//!
+//! The layers and the fleet hold handles to these values, and read the current ones for each request.
+//! [`LiveSettings::apply`] replaces them.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http::request::Parts;
+use llamatower_layers::api_key::{KeySet, Role};
+use llamatower_layers::live::Live;
+use llamatower_layers::rate_limit::{MemoryBuckets, Quota, RateLimitLayer};
+use llamatower_layers::token_limit::Budget;
+use llamatower_layers::{Operation, RouteMatch};
+
+use crate::client::Client;
+use crate::ollama::fleet::Share;
+use crate::settings::{Limits, ListingRate, Secret, Settings};
+
+/// The keys of the settings that [`LiveSettings::apply`] puts in force; all others need a restart.
+pub const RELOADABLE: [&str; 7] = [
+    "keys.api",
+    "keys.admin",
+    "limits.rate",
+    "limits.key_rate",
+    "limits.listing_rate",
+    "limits.key_tokens",
+    "limits.key_limits",
+];
+
+/// Requests of a client in a second that run no model, where other requests are limited and nothing else
+/// is set: more than editors and chat pages send, and few enough not to keep servers busy.
+const LISTING_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(49);
+
+/// How the limit of these requests is called in the `RateLimit` fields.
+const LISTING: &str = "listing";
+
+/// A limit on the requests of each client.
+pub type ClientRate = RateLimitLayer<Client, fn(&Parts) -> Option<Client>, MemoryBuckets<Client>>;
+
+/// A limit on all requests together.
+pub type GlobalRate = RateLimitLayer<(), fn(&Parts) -> Option<()>, MemoryBuckets<()>>;
+
+/// Handles to all that can be changed while the gateway serves. Clones are one and the same.
+#[derive(Clone, Debug)]
+pub struct LiveSettings {
+    /// Who is let in.
+    pub keys: Live<KeySet>,
+    /// Inference requests of all clients together.
+    pub rate: GlobalRate,
+    /// Inference requests of each client.
+    pub key_rate: ClientRate,
+    /// Requests of each client that run no model.
+    pub listing_rate: ClientRate,
+    /// Tokens of each client.
+    pub tokens: TokenBudgets,
+    /// What keys have of the slots that is not like the others.
+    pub shares: Live<BTreeMap<Arc<str>, Share>>,
+}
+
+/// Who may use how many tokens. Clones are one and the same.
+#[derive(Clone, Debug)]
+pub struct TokenBudgets {
+    /// Whether anybody has a budget.
+    pub is_on: Arc<AtomicBool>,
+    budgets: Live<BudgetsOf>,
+}
+
+#[derive(Debug)]
+struct BudgetsOf {
+    own: BTreeMap<Arc<str>, Arc<[Budget]>>,
+    others: Arc<[Budget]>,
+}
+
+impl LiveSettings {
+    /// Handles to the values of `settings`.
+    ///
+    /// # Errors
+    /// A line of a key is not sound; the error names its setting.
+    pub fn new(settings: &Settings) -> Result<Self, String> {
+        let limits = &settings.limits;
+        Ok(Self {
+            keys: Live::new(keys(settings)?),
+            rate: RateLimitLayer::global_of(limits.rate, |request| {
+                runs_a_model(request).then_some(())
+            }),
+            key_rate: RateLimitLayer::per_key_with(own_rates(limits), limits.key_rate, |request| {
+                runs_a_model(request).then(|| Client::of(request))?
+            }),
+            listing_rate: RateLimitLayer::per_key_with(
+                [],
+                listing_rate(limits),
+                (|request| is_listing(request).then(|| Client::of(request))?)
+                    as fn(&Parts) -> Option<Client>,
+            )
+            .named(LISTING),
+            tokens: TokenBudgets::new(limits),
+            shares: Live::new(shares(limits)),
+        })
+    }
+
+    /// Puts the values of `settings` in force, all or none. What clients have used up of a limit that
+    /// stays the same stays used up.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new); then nothing has changed.
+    pub fn apply(&self, settings: &Settings) -> Result<(), String> {
+        let limits = &settings.limits;
+        self.keys.set(keys(settings)?);
+        self.rate.set_quotas([], limits.rate);
+        self.key_rate.set_quotas(own_rates(limits), limits.key_rate);
+        self.listing_rate.set_quotas([], listing_rate(limits));
+        self.tokens.set(limits);
+        self.shares.set(shares(limits));
+        Ok(())
+    }
+}
+
+impl TokenBudgets {
+    fn new(limits: &Limits) -> Self {
+        let budgets = BudgetsOf::new(limits);
+        Self {
+            is_on: Arc::new(AtomicBool::new(budgets.are_some())),
+            budgets: Live::new(budgets),
+        }
+    }
+
+    fn set(&self, limits: &Limits) {
+        let budgets = BudgetsOf::new(limits);
+        let is_on = budgets.are_some();
+        self.budgets.set(budgets);
+        self.is_on.store(is_on, Ordering::Relaxed);
+    }
+
+    /// What a client may use.
+    pub fn of(&self, client: &Client) -> Arc<[Budget]> {
+        let budgets = self.budgets.get();
+        let own = match client {
+            Client::Key(name) => budgets.own.get(name),
+            Client::Address(_) => None,
+        };
+        own.unwrap_or(&budgets.others).clone()
+    }
+}
+
+impl BudgetsOf {
+    fn new(limits: &Limits) -> Self {
+        let own = limits.key_limits.iter();
+        let own = own.filter(|(_, limits)| !limits.tokens.is_empty());
+        Self {
+            own: own
+                .map(|(name, limits)| (name.clone(), limits.tokens.as_slice().into()))
+                .collect(),
+            others: limits.key_tokens.as_slice().into(),
+        }
+    }
+
+    fn are_some(&self) -> bool {
+        !self.own.is_empty() || !self.others.is_empty()
+    }
+}
+
+/// Whether a request runs a model, and so counts against the limits of requests and tokens.
+pub fn runs_a_model(request: &Parts) -> bool {
+    operation(request).is_some_and(Operation::is_inference)
+}
+
+/// Whether a request has the limit of listing: it runs no model, and is no question of a balancer or a
+/// client whether the server is there.
+fn is_listing(request: &Parts) -> bool {
+    operation(request).is_some_and(|operation| {
+        !operation.is_inference() && !matches!(operation, Operation::Root | Operation::Version)
+    })
+}
+
+fn operation(request: &Parts) -> Option<Operation> {
+    RouteMatch::of(&request.extensions)?.operation()
+}
+
+fn keys(settings: &Settings) -> Result<KeySet, String> {
+    let of = |variable: &'static str, lines: &[Secret], role| {
+        let lines = lines.iter().map(Secret::expose);
+        let keys = KeySet::from_lines(lines, role);
+        keys.map_err(|error| format!("{variable}: {error}"))
+    };
+    let api = of("LLAMATOWER_API_KEYS", &settings.keys.api, Role::User)?;
+    let admin = of("LLAMATOWER_ADMIN_KEYS", &settings.keys.admin, Role::Admin)?;
+    Ok(api.merge(admin))
+}
+
+fn own_rates(limits: &Limits) -> impl Iterator<Item = (Client, Quota)> + use<'_> {
+    let own = limits.key_limits.iter();
+    own.filter_map(|(name, limits)| Some((Client::Key(name.clone()), limits.rate?)))
+}
+
+fn listing_rate(limits: &Limits) -> Option<Quota> {
+    match limits.listing_rate {
+        ListingRate::Off => None,
+        ListingRate::Of(quota) => Some(quota),
+        ListingRate::Auto => {
+            let is_limited = limits.rate.is_some()
+                || limits.key_rate.is_some()
+                || own_rates(limits).next().is_some();
+            let quota = Quota::new(LISTING_PER_SECOND, Duration::from_secs(1));
+            quota.ok().filter(|_| is_limited)
+        }
+    }
+}
+
+fn shares(limits: &Limits) -> BTreeMap<Arc<str>, Share> {
+    let own = limits.key_limits.iter();
+    own.map(|(name, limits)| (name.clone(), limits.share))
+        .collect()
+}
