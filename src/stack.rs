@@ -30,7 +30,7 @@ use llamatower_layers::rescue::RescueLayer;
 use llamatower_layers::retry::{RetryBudget, RetryLayer};
 use llamatower_layers::token_limit::{MemoryStore, TokenLimitLayer};
 use llamatower_layers::usage::UsageLayer;
-use llamatower_layers::{BoxError, Failure, LlmRequest, Operation, Side};
+use llamatower_layers::{BoxError, Failure, LlmRequest, Operation, RouteMatch, Side};
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceBuilder};
 use tower_http::request_id::{
