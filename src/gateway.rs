@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use llamatower_layers::EndpointTable;
 use llamatower_layers::api_key::{KeySet, Role};
-use llamatower_layers::body::MemoryBudget;
 use llamatower_layers::breaker::BreakerPolicy;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -16,7 +15,7 @@ use crate::admin::Admin;
 use crate::edge::{BindError, Drained, Edge, EdgeConfig, ListenAddr, RequestBody, Shutdown};
 use crate::ollama::fleet::{Dns, Fleet, FleetConfig, ProbeClocks, QueueRules};
 use crate::ollama::upstream::Access;
-use crate::settings::{Breaking, Secret, Settings, SizeOrShare};
+use crate::settings::{Breaking, Secret, Settings};
 use crate::stack::{self, Attempt, Handles};
 use crate::telemetry::Telemetry;
 
@@ -102,7 +101,7 @@ impl Gateway {
         }));
         let handles = Handles {
             cutoff: self.public.cutoff(),
-            body_memory: body_memory(&self.settings),
+            body_memory: self.settings.limits.body_memory.budget(),
         };
         let service = stack::service::<RequestBody>(
             &self.settings,
@@ -205,13 +204,8 @@ fn public_edge(settings: &Settings, endpoints: &EndpointTable) -> EdgeConfig {
 }
 
 fn endpoints(settings: &Settings) -> Result<EndpointTable, StartError> {
-    let extra = settings.backends.extra_paths.iter();
-    extra
-        .clone()
-        .try_fold(EndpointTable::ollama(), |table, extra| {
-            let added = table.with_path(&extra.path, &extra.methods);
-            added.map_err(|error| StartError::Setting(format!("LLAMATOWER_EXTRA_PATHS: {error}")))
-        })
+    let endpoints = settings.backends.endpoints();
+    endpoints.map_err(|error| StartError::Setting(format!("LLAMATOWER_EXTRA_PATHS: {error}")))
 }
 
 fn keys(settings: &Settings) -> Result<KeySet, StartError> {
@@ -228,11 +222,4 @@ fn keys(settings: &Settings) -> Result<KeySet, StartError> {
 fn access(settings: &Settings) -> Result<Access, StartError> {
     let access = settings.backends.access();
     access.map_err(|error| StartError::Setting(format!("LLAMATOWER_BACKEND_CA_FILE: {error}")))
-}
-
-fn body_memory(settings: &Settings) -> MemoryBudget {
-    match settings.limits.body_memory {
-        SizeOrShare::Bytes(bytes) => MemoryBudget::new(bytes),
-        SizeOrShare::Share(share) => MemoryBudget::of_this_machine(share),
-    }
 }

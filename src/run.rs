@@ -19,7 +19,7 @@ use crate::demo;
 use crate::edge::Shutdown;
 use crate::gateway::{Gateway, StartError};
 use crate::ollama::upstream::{Address, Upstream, has_user};
-use crate::settings::{self, Loaded, Settings};
+use crate::settings::{self, Environment, Loaded, Problem, Settings};
 use crate::telemetry::{Telemetry, TelemetryConfig};
 
 /// How long exporters may take to send what they hold when the process ends.
@@ -47,7 +47,7 @@ pub fn run(arguments: Arguments) -> Exit {
 }
 
 fn with_settings(config: Option<&Path>, then: impl FnOnce(Loaded) -> Exit) -> Exit {
-    match Settings::load(config, &|name| std::env::var(name).ok()) {
+    match Settings::load(config, &Environment::of_process()) {
         Ok(loaded) => then(loaded),
         Err(error) => complain(error, Exit::WrongSetting),
     }
@@ -64,20 +64,15 @@ fn check(loaded: &Loaded) -> Exit {
         format!("{name:names$}  {value:values$}  {}\n", row.source)
     });
     let text: String = lines.collect();
-    for warning in warnings() {
-        eprintln!("llamatower: {warning}");
+    for warning in &loaded.warnings {
+        eprintln!("llamatower: warning: {warning}");
     }
     print(text)
 }
 
-fn warnings() -> Vec<String> {
-    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    Settings::warnings(names)
-}
-
 fn serve(loaded: Loaded) -> Exit {
-    let settings = &loaded.settings;
-    with_runtime(settings, serve_until_signal(settings))
+    let (settings, warnings) = (&loaded.settings, &loaded.warnings);
+    with_runtime(settings, serve_until_signal(settings, warnings))
 }
 
 fn demo(loaded: Loaded) -> Exit {
@@ -100,7 +95,7 @@ fn demo(loaded: Loaded) -> Exit {
         if let Some(address) = settings.listen.public.first() {
             let _ = io::stdout().write_all(demo::what_to_try(address).as_bytes());
         }
-        serve_until_signal(&settings).await
+        serve_until_signal(&settings, &loaded.warnings).await
     })
 }
 
@@ -132,7 +127,7 @@ fn runtime(settings: &Settings) -> io::Result<Runtime> {
     builder.enable_all().build()
 }
 
-async fn serve_until_signal(settings: &Settings) -> Exit {
+async fn serve_until_signal(settings: &Settings, warnings: &[Problem]) -> Exit {
     let config = TelemetryConfig {
         log_filter: settings.telemetry.log.clone(),
         log_format: settings.telemetry.log_format,
@@ -142,7 +137,7 @@ async fn serve_until_signal(settings: &Settings) -> Exit {
         Ok(telemetry) => Arc::new(telemetry),
         Err(error) => return complain(error, Exit::WrongSetting),
     };
-    for warning in warnings() {
+    for warning in warnings {
         tracing::warn!("{warning}");
     }
     let exit = match serve_gateway(settings, &telemetry).await {

@@ -73,6 +73,11 @@ impl KeySet {
         }
     }
 
+    /// Whose keys there are, once for each key.
+    pub fn identities(&self) -> impl Iterator<Item = &Identity> {
+        self.entries.iter().map(|entry| &entry.identity)
+    }
+
     /// Whether there is a key of this role.
     pub fn has(&self, role: Role) -> bool {
         self.entries.iter().any(|entry| entry.identity.role == role)
@@ -99,8 +104,7 @@ impl KeySet {
 
 impl fmt::Debug for KeySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let identities = self.entries.iter().map(|entry| &entry.identity);
-        f.debug_list().entries(identities).finish()
+        f.debug_list().entries(self.identities()).finish()
     }
 }
 
