@@ -145,7 +145,8 @@ impl Gateway {
     }
 }
 
-fn fleet_config(settings: &Settings, access: &Access) -> FleetConfig {
+/// What the fleet is told by the settings.
+pub(crate) fn fleet_config(settings: &Settings, access: &Access) -> FleetConfig {
     let (backends, queue) = (&settings.backends, &settings.queue);
     let shares = settings.limits.key_limits.iter();
     FleetConfig {

@@ -1,13 +1,17 @@
 //! llamatower: an LLM gateway in front of Ollama, as a stack of Tower layers.
 
 pub mod admin;
+pub mod check;
 pub mod cli;
 pub mod client;
 pub mod demo;
+pub mod doctor;
 pub mod edge;
 pub mod gateway;
+pub mod healthcheck;
 pub mod ollama;
 pub mod run;
 pub mod settings;
 pub mod stack;
 pub mod telemetry;
+pub mod version;

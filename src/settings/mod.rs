@@ -35,6 +35,8 @@ mod values;
 
 use std::path::Path;
 
+use crate::edge::ListenAddr;
+
 pub use environment::Environment;
 pub use error::{Problem, SettingsError};
 pub use report::{EffectiveSetting, example_environment, example_file, reference};
@@ -63,6 +65,30 @@ pub struct Loaded {
 }
 
 impl Settings {
+    /// Where clients connect, whatever else is wrong.
+    ///
+    /// # Errors
+    /// The addresses cannot be read.
+    pub fn listeners(
+        file: Option<&Path>,
+        environment: &Environment,
+    ) -> Result<Vec<ListenAddr>, SettingsError> {
+        const KEY: &str = "listen.public";
+        let mut others = Vec::new();
+        let mut reader = Reader::new(
+            Texts::gather(SETTINGS, file, environment, &mut others),
+            Vec::new(),
+        );
+        let listeners = reader.parsed(KEY, parse::addresses);
+        match listeners.filter(|_| reader.is_sound(KEY)) {
+            Some(listeners) => Ok(listeners),
+            None => {
+                reader.problems.extend(others);
+                Err(SettingsError(reader.problems))
+            }
+        }
+    }
+
     /// Reads all settings from the defaults, a TOML file if there is one, and the environment.
     ///
     /// # Errors

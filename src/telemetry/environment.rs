@@ -97,6 +97,7 @@ impl Reader<'_> {
         if is_disabled || !self.exports_otlp(signal) {
             return Ok(None);
         }
+        let given = endpoint.clone();
         if !variable.contains(signal) {
             let path = signal.to_ascii_lowercase();
             endpoint = format!("{}/v1/{path}", endpoint.trim_end_matches('/'));
@@ -114,7 +115,7 @@ impl Reader<'_> {
             None => Ok(Some(endpoint)),
             Some(reason) => Err(TelemetryError::Endpoint {
                 variable,
-                endpoint,
+                endpoint: given,
                 reason,
             }),
         }
@@ -184,6 +185,9 @@ impl Reader<'_> {
 }
 
 fn wrong_with(endpoint: &str) -> Option<String> {
+    if !endpoint.contains("://") {
+        return Some("it has no scheme; write it like http://localhost:4318".to_owned());
+    }
     let uri: Uri = match endpoint.parse() {
         Ok(uri) => uri,
         Err(error) => return Some(format!("{error}")),

@@ -69,7 +69,7 @@ fn bodies_without_memory(settings: &Settings, reader: &mut Reader) {
     let has = settings.limits.body_memory.budget().capacity();
     if is_given && is_sound && settings.limits.body > has {
         let reason = format!(
-            "is above {}, which is {has} bytes here: a body between the two is always refused with \
+            "it is above {}, which is {has} bytes here: a body between the two is always refused with \
              503 in place of 413; lower the first or raise the second",
             reader.named(memory)
         );

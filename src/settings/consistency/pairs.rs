@@ -114,7 +114,7 @@ pub(super) fn check(settings: &Settings, reader: &mut Reader) {
         let is_sound = reader.is_sound(pair.one) && reader.is_sound(pair.other);
         if is_told && is_sound && (pair.holds)(settings) {
             let other = reader.named(pair.other);
-            let reason = format!("{} {other}: {}", pair.relation, pair.consequence);
+            let reason = format!("it {} {other}: {}", pair.relation, pair.consequence);
             reader.note(pair.severity, pair.one, &reason);
         }
     }
