@@ -147,3 +147,14 @@ fn values_variables_keys_contradictions_and_endpoints_are_told_in_one_round() {
     }
     assert_eq!(error.problems().len(), 9, "{text}");
 }
+
+#[test]
+fn a_server_that_cannot_be_read_makes_no_second_error_of_what_names_it() {
+    let error = load(&[
+        ("OLLAMA_URL", "http://gpu-1:x"),
+        ("LLAMATOWER_SLOTS", "gpu-1=4"),
+        ("LLAMATOWER_MANAGEMENT_BACKEND", "gpu-1"),
+    ]);
+    let error = error.expect_err("no port");
+    assert_eq!(error.problems().len(), 1, "{error}");
+}
