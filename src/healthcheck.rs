@@ -146,11 +146,10 @@ impl Target {
             Place::Unix(_) => "localhost",
         };
         request.headers_mut().insert(HOST, host.parse()?);
-        let answer = match &self.place {
+        match &self.place {
             Place::Tcp(host) => send(TcpStream::connect(host).await?, request).await,
             Place::Unix(path) => send(UnixStream::connect(path).await?, request).await,
-        };
-        answer
+        }
     }
 }
 

@@ -104,17 +104,17 @@ impl Settings {
             settings.backends.check(&mut reader);
             consistency::check(settings, &mut reader);
         }
-        let look_up = |name: &str| environment.get(name).map(str::to_owned);
-        let (errors, _) = check_environment(&look_up);
-        reader
-            .problems
-            .extend(errors.iter().map(Problem::of_telemetry));
-        match settings
-            .as_ref()
-            .is_some_and(|all| all.config.allow_unknown)
-        {
-            true => reader.warnings.extend(unknown),
-            false => reader.problems.extend(unknown),
+        for error in check_environment(&|name| environment.get(name).map(str::to_owned)).0 {
+            let problem = Problem::of_telemetry(&error);
+            // One variable can stand for traces and metrics.
+            if !reader.problems.contains(&problem) {
+                reader.problems.push(problem);
+            }
+        }
+        let are_allowed = settings.as_ref().map(|all| all.config.allow_unknown);
+        match are_allowed {
+            Some(true) => reader.warnings.extend(unknown),
+            _ => reader.problems.extend(unknown),
         }
         let doubtful = doubtful_variables(environment, SETTINGS);
         reader.warnings.extend(doubtful);

@@ -16,9 +16,9 @@ impl Backends {
     pub fn endpoints(&self) -> Result<EndpointTable, InvalidPath> {
         let known = EndpointTable::ollama();
         let extra = self.extra_paths.iter();
-        let extra = extra.filter(|extra| !is_known(&known, extra));
-        extra.fold(Ok(known.clone()), |table, extra| {
-            table?.with_path(&extra.path, &extra.methods)
+        let mut extra = extra.filter(|extra| !is_known(&known, extra));
+        extra.try_fold(known.clone(), |table, extra| {
+            table.with_path(&extra.path, &extra.methods)
         })
     }
 

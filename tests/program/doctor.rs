@@ -221,7 +221,11 @@ async fn a_load_that_takes_longer_than_the_first_byte_may_is_an_error() {
 async fn without_being_asked_it_loads_no_model() {
     let sim = tiny().await;
     examined(&[], &[("OLLAMA_URL", &sim.url())]).await;
-    let paths: Vec<_> = sim.requests().into_iter().map(|seen| seen.path().to_owned()).collect();
+    let paths: Vec<_> = sim
+        .requests()
+        .into_iter()
+        .map(|seen| seen.path().to_owned())
+        .collect();
     assert!(
         paths.iter().all(|path| !path.contains("generate")),
         "{paths:?}"
