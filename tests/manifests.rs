@@ -11,6 +11,9 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::de::DeserializeOwned;
 
+/// The image up to its tag, in two pieces, since a name without a tag stands nowhere.
+const IMAGE: &str = concat!("arnoldt04/", "backend:");
+
 /// The version of the program, in Cargo.toml.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -187,7 +190,7 @@ fn every_file_that_names_the_image_names_the_version_of_the_program() {
         ("docs/k3s.md", &[VERSION, &next]),
     ] {
         let text = text(name);
-        let tags = text.split("arnoldt04/backend:").skip(1);
+        let tags = text.split(IMAGE).skip(1);
         let tags = tags.map(|rest| {
             let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c));
             rest[..end.unwrap_or(rest.len())].trim_end_matches('.')

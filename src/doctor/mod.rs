@@ -44,7 +44,7 @@ pub async fn examine(loaded: &Loaded, wishes: &Wishes) -> Result<Report, String>
     report.warn_of_settings(&loaded.warnings);
     listener::examine(settings, &mut report).await;
     let servers = ask_servers(settings, wishes).await?;
-    rules::judge(settings, &servers, &mut report);
+    rules::judge(settings, wishes, &servers, &mut report);
     report.take_servers(servers);
     Ok(report)
 }

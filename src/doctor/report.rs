@@ -115,7 +115,7 @@ impl Report {
         };
         let _ = writeln!(
             text,
-            "\n{} errors, {} warnings, {} notes",
+            "\nerrors: {}, warnings: {}, notes: {}",
             count(Level::Error),
             count(Level::Warning),
             count(Level::Note)

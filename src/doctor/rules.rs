@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use super::Wishes;
 use super::report::Level::{Error, Note, Warning};
 use super::report::Report;
 use super::server::{Answers, Facts, Trouble};
@@ -13,7 +14,7 @@ use crate::settings::Settings;
 /// Clocks that differ by more are worth a word, in seconds.
 const CLOCKS_DIFFER: i64 = 30;
 
-pub(super) fn judge(settings: &Settings, servers: &[Facts], report: &mut Report) {
+pub(super) fn judge(settings: &Settings, wishes: &Wishes, servers: &[Facts], report: &mut Report) {
     for server in servers {
         match &server.answers {
             Ok(answers) => slow_answers(settings, server, answers, report),
@@ -27,6 +28,13 @@ pub(super) fn judge(settings: &Settings, servers: &[Facts], report: &mut Report)
     slots(settings, servers, report);
     memory(servers, report);
     loads(settings, servers, report);
+    if let Some(model) = &wishes.load
+        && servers.iter().all(|server| server.load.is_none())
+    {
+        let found = "it could not be loaded: no server that answers has it";
+        let change = "name a model that is there, as `ollama list` shows it";
+        report.add(Error, "load_failed", model, found, change);
+    }
 }
 
 /// The servers that answered.

@@ -232,7 +232,7 @@ impl fmt::Display for Facts {
         };
         write!(
             f,
-            "{}  Ollama {}, {} models, {} in memory, answered in {:.0?}",
+            "{}  Ollama {}, models: {}, in memory: {}, answered in {:.0?}",
             self.name,
             answers.version,
             answers.models.len(),

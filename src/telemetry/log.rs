@@ -13,7 +13,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
 use super::config::{LogFormat, TelemetryConfig, TelemetryError};
-use super::filter::check_log_filter;
+use super::filter::{check_log_filter, without_blanks};
 use super::names;
 
 /// How many lines may wait for a reader of the log that stands still.
@@ -30,6 +30,7 @@ pub(super) fn writer() -> (NonBlocking, WorkerGuard) {
 /// The user's filter, over a default that keeps OpenTelemetry's own chatter out.
 pub(super) fn filter(directives: &str) -> Result<EnvFilter, TelemetryError> {
     let filter = check_log_filter(directives).and_then(|_| {
+        let directives = without_blanks(directives);
         let filter = EnvFilter::builder().parse(format!("opentelemetry=warn,{directives}"));
         filter.map_err(|error| error.to_string())
     });

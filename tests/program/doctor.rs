@@ -55,7 +55,7 @@ async fn servers_that_are_as_they_should_be_are_fine_and_listed() {
     assert_eq!(servers[0]["is_up"], true);
     assert_eq!(servers[0]["models"][0]["name"], "tiny:latest");
     assert!(servers[0]["version"].is_string() && servers[0]["listing_seconds"].is_f64());
-    // What cannot be seen is said, and what to compare.
+    // What cannot be seen is said, and what to compare it with.
     let slots = finding(&report, "slots_unseen");
     assert!(
         slots["change"]
@@ -73,10 +73,10 @@ async fn the_report_for_people_has_a_line_for_each_server_and_each_finding() {
     assert_eq!(exited.code, Some(1), "{}", exited.stdout);
     for told in [
         &*sim.addr().to_string(),
-        "1 models",
+        "models: 1,",
         "error    DEFAULT_OLLAMA_MODEL: no server that answers has large",
         "-> pull large",
-        "1 errors",
+        "errors: 1,",
     ] {
         assert!(
             exited.stdout.contains(told),
@@ -215,6 +215,14 @@ async fn a_load_that_takes_longer_than_the_first_byte_may_is_an_error() {
         (code, &report["servers"][0]["load"]["was_loaded"]),
         (Some(0), &Value::Bool(true))
     );
+}
+
+#[tokio::test]
+async fn a_model_that_is_to_be_loaded_and_is_nowhere_is_an_error() {
+    let sim = tiny().await;
+    let (code, report) = examined(&["--load", "large"], &[("OLLAMA_URL", &sim.url())]).await;
+    assert_eq!(code, Some(1));
+    assert_eq!(finding(&report, "load_failed")["subject"], "large");
 }
 
 #[tokio::test]
