@@ -4,6 +4,9 @@
 #   docker build -t arnoldt04/backend:1.0.0 .
 #   docker buildx build --platform linux/amd64,linux/arm64 -t arnoldt04/backend:1.0.0 --push .
 #
+# With --build-arg COMMIT=$(git rev-parse --short=12 HEAD) the program names the commit it is built
+# from: the repository itself is not sent to the builder.
+#
 # Another registry, or an image of one's own, can stand in for either base.
 ARG BUILDER=docker.io/library/rust:1.95-bookworm
 ARG RUNTIME=gcr.io/distroless/cc-debian12:nonroot
@@ -21,6 +24,7 @@ RUN if [ "$TARGETARCH" != "$BUILDARCH" ]; then \
     fi
 WORKDIR /src
 COPY . .
+ARG COMMIT=
 # What was downloaded and compiled before is kept between builds, and stays out of the image.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
@@ -31,20 +35,24 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
             CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER=x86_64-linux-gnu-gcc \
             CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc; \
     fi \
-    && cargo build --locked --release --bin llamatower --target "$cpu-unknown-linux-gnu" \
+    && LLAMATOWER_COMMIT="$COMMIT" cargo build --locked --release --bin llamatower --target "$cpu-unknown-linux-gnu" \
     && cp "target/$cpu-unknown-linux-gnu/release/llamatower" /llamatower \
     && { [ "$TARGETARCH" != "$BUILDARCH" ] || /llamatower --version; }
 
 FROM ${RUNTIME}
+# The version of Cargo.toml; a test compares them.
 ARG VERSION=1.0.0
+ARG COMMIT=
 LABEL org.opencontainers.image.title="llamatower" \
       org.opencontainers.image.description="An LLM gateway in front of Ollama" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0" \
-      org.opencontainers.image.version="${VERSION}"
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${COMMIT}"
 COPY --from=build /llamatower /usr/bin/llamatower
 COPY LICENSE-MIT LICENSE-APACHE /usr/share/doc/llamatower/
 ENV LLAMATOWER_LISTEN=0.0.0.0:3000
 EXPOSE 3000
 USER 65532:65532
+# It asks the first address of LLAMATOWER_LISTEN.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=2s CMD ["/usr/bin/llamatower", "healthcheck"]
 ENTRYPOINT ["/usr/bin/llamatower"]

@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use jiff::Timestamp;
 use llamatower::edge::Shutdown;
 use llamatower::gateway::Gateway;
-use llamatower::settings::Settings;
+use llamatower::settings::{Environment, Settings};
 use llamatower::telemetry::{Telemetry, TelemetryConfig};
 use llamatower_sim::{ModelSpec, Sim};
 
@@ -56,12 +56,11 @@ async fn main() {
         .await
         .expect("a free port");
     let url = sim.url();
-    let environment = |name: &str| match name {
-        "OLLAMA_URL" => Some(url.clone()),
-        "LLAMATOWER_LISTEN" => Some("127.0.0.1:0".to_owned()),
-        "LLAMATOWER_ADMIN_LISTEN" => Some("off".to_owned()),
-        _ => None,
-    };
+    let environment = Environment::from_iter([
+        ("OLLAMA_URL", &*url),
+        ("LLAMATOWER_LISTEN", "127.0.0.1:0"),
+        ("LLAMATOWER_ADMIN_LISTEN", "off"),
+    ]);
     let loaded = Settings::load(None, &environment).expect("sound settings");
     let config = TelemetryConfig {
         log_filter: "off".to_owned(),

@@ -13,7 +13,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use llamatower::live::LiveSettings;
 use llamatower::ollama::fleet::{Fleet, FleetConfig, ProbeClocks};
-use llamatower::settings::Settings;
+use llamatower::settings::{Environment, Settings};
 use llamatower::stack::{self, Attempt, Handles};
 use llamatower::telemetry::{Telemetry, TelemetryConfig};
 use llamatower_layers::body::MemoryBudget;
@@ -79,7 +79,7 @@ where
 
 fn passes(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
-    let loaded = Settings::load(None, &|_| None).expect("the defaults are sound");
+    let loaded = Settings::load(None, &Environment::default()).expect("the defaults are sound");
     let config = TelemetryConfig {
         log_filter: "off".to_owned(),
         ..TelemetryConfig::default()

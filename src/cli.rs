@@ -8,9 +8,9 @@ use clap::{Parser, Subcommand};
 /// An LLM gateway in front of Ollama.
 #[derive(Debug, Parser)]
 #[command(
-    version,
+    version = crate::version::ALL,
     after_help = "Settings come from the environment and an optional TOML file; `llamatower check` shows them.\n\n\
-                  Exit codes: 0 done; 1 a failure while running; 2 a setting is wrong; 3 an address cannot be listened on."
+                  Exit codes: 0 done; 1 a failure while running, or doctor has found an error; 2 a setting is wrong; 3 an address cannot be listened on."
 )]
 pub struct Arguments {
     /// A TOML file with settings; the environment wins over it.
@@ -28,13 +28,26 @@ pub enum Command {
     Serve,
     /// Serve in front of three simulated Ollamas and say what to try.
     Demo,
-    /// Print every setting with its value and where that came from.
-    Check,
+    /// Print every setting with its value and where that came from, and what is wrong with it.
+    Check {
+        /// Print JSON, for scripts.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ask the servers, and say which setting of which side to change.
+    Doctor {
+        /// Print JSON, for scripts.
+        #[arg(long)]
+        json: bool,
+        /// Load this model on each server that has it, and compare how long that takes.
+        #[arg(long, value_name = "MODEL")]
+        load: Option<String>,
+    },
     /// Ask a running gateway whether it serves; for containers without a shell.
     Healthcheck {
-        /// What to ask.
-        #[arg(default_value = "http://127.0.0.1:3000/health")]
-        url: String,
+        /// What to ask, as http://HOST:PORT/PATH or unix:PATH; the first address of
+        /// LLAMATOWER_LISTEN if nothing is said.
+        url: Option<String>,
     },
     /// Wait, and do nothing else; for the `preStop` of a container without a shell.
     Sleep {
@@ -43,7 +56,7 @@ pub enum Command {
     },
     /// Make a key for clients, and the line to configure it by.
     Keygen {
-        /// Whose key it is, as it appears in logs.
+        /// Whose key it is, as it appears in logs: letters, digits and - _ . @
         #[arg(default_value = "client")]
         name: String,
     },

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use llamatower_layers::EndpointTable;
-use llamatower_layers::body::MemoryBudget;
 use llamatower_layers::breaker::BreakerPolicy;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -16,7 +15,7 @@ use crate::edge::{BindError, Drained, Edge, EdgeConfig, ListenAddr, RequestBody,
 use crate::live::LiveSettings;
 use crate::ollama::fleet::{Dns, Fleet, FleetConfig, ProbeClocks, QueueRules};
 use crate::ollama::upstream::Access;
-use crate::settings::{Breaking, Settings, SizeOrShare};
+use crate::settings::{Breaking, Settings};
 use crate::stack::{self, Attempt, Handles};
 use crate::telemetry::Telemetry;
 
@@ -108,7 +107,7 @@ impl Gateway {
         }));
         let handles = Handles {
             cutoff: self.public.cutoff(),
-            body_memory: body_memory(&self.settings),
+            body_memory: self.settings.limits.body_memory.budget(),
         };
         let service = stack::service::<RequestBody>(
             &self.settings,
@@ -153,7 +152,8 @@ impl Gateway {
     }
 }
 
-fn fleet_config(settings: &Settings, access: &Access) -> FleetConfig {
+/// What the fleet is told by the settings.
+pub(crate) fn fleet_config(settings: &Settings, access: &Access) -> FleetConfig {
     let (backends, queue) = (&settings.backends, &settings.queue);
     FleetConfig {
         clocks: ProbeClocks {
@@ -209,23 +209,11 @@ fn public_edge(settings: &Settings, endpoints: &EndpointTable) -> EdgeConfig {
 }
 
 fn endpoints(settings: &Settings) -> Result<EndpointTable, StartError> {
-    let extra = settings.backends.extra_paths.iter();
-    extra
-        .clone()
-        .try_fold(EndpointTable::ollama(), |table, extra| {
-            let added = table.with_path(&extra.path, &extra.methods);
-            added.map_err(|error| StartError::Setting(format!("LLAMATOWER_EXTRA_PATHS: {error}")))
-        })
+    let endpoints = settings.backends.endpoints();
+    endpoints.map_err(|error| StartError::Setting(format!("LLAMATOWER_EXTRA_PATHS: {error}")))
 }
 
 fn access(settings: &Settings) -> Result<Access, StartError> {
     let access = settings.backends.access();
     access.map_err(|error| StartError::Setting(format!("LLAMATOWER_BACKEND_CA_FILE: {error}")))
-}
-
-fn body_memory(settings: &Settings) -> MemoryBudget {
-    match settings.limits.body_memory {
-        SizeOrShare::Bytes(bytes) => MemoryBudget::new(bytes),
-        SizeOrShare::Share(share) => MemoryBudget::of_this_machine(share),
-    }
 }

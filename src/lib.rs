@@ -1,11 +1,14 @@
 //! llamatower: an LLM gateway in front of Ollama, as a stack of Tower layers.
 
 pub mod admin;
+pub mod check;
 pub mod cli;
 pub mod client;
 pub mod demo;
+pub mod doctor;
 pub mod edge;
 pub mod gateway;
+pub mod healthcheck;
 pub mod live;
 pub mod ollama;
 pub mod reload;
@@ -14,3 +17,4 @@ pub mod settings;
 pub mod signals;
 pub mod stack;
 pub mod telemetry;
+pub mod version;

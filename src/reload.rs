@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 
 use crate::live::{LiveSettings, RELOADABLE};
-use crate::settings::{EffectiveSetting, Loaded, Settings};
+use crate::settings::{EffectiveSetting, Environment, Loaded, Settings};
 
 /// Reads settings again.
 #[derive(Debug)]
@@ -42,10 +42,7 @@ impl Reloader {
     ///
     /// # Errors
     /// What is wrong with the settings, as `llamatower check` tells it. Then nothing has changed.
-    pub fn reload(
-        &mut self,
-        environment: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Reloaded, String> {
+    pub fn reload(&mut self, environment: &Environment) -> Result<Reloaded, String> {
         let loaded = Settings::load(self.config.as_deref(), environment);
         let loaded = loaded.map_err(|error| error.to_string())?;
         self.live.apply(&loaded.settings)?;
@@ -68,7 +65,7 @@ impl Reloader {
 
     /// Reads all settings again and says in the log what came of it.
     pub fn reload_and_log(&mut self) {
-        match self.reload(&|name| std::env::var(name).ok()) {
+        match self.reload(&Environment::of_process()) {
             Ok(reloaded) => {
                 let applied = reloaded.applied.join(", ");
                 let need_restart = reloaded.need_restart.join(", ");

@@ -8,21 +8,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::Request;
-use http_body_util::Empty;
+use serde_json::json;
 use tokio::runtime::Runtime;
-use tower::ServiceExt;
 
 use crate::cli::{Arguments, Command, Exit};
-use crate::demo;
+use crate::doctor::Wishes;
 use crate::edge::Shutdown;
 use crate::gateway::{Gateway, StartError};
-use crate::ollama::upstream::{Address, Upstream, has_user};
+use crate::healthcheck::Target;
 use crate::reload::Reloader;
-use crate::settings::{self, Loaded, Settings};
+use crate::settings::{self, Environment, Loaded, Settings};
 use crate::signals::{Hangup, Hangups};
-use crate::telemetry::{Telemetry, TelemetryConfig};
+use crate::telemetry::{self, Telemetry, TelemetryConfig};
+use crate::{check, demo, doctor, version};
 
 /// How long exporters may take to send what they hold when the process ends.
 const TELEMETRY_FLUSH: Duration = Duration::from_secs(5);
@@ -33,8 +31,9 @@ pub fn run(arguments: Arguments) -> Exit {
     match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => with_settings(config, |loaded| serve(&loaded, config)),
         Command::Demo => with_settings(config, |loaded| demo(loaded, config)),
-        Command::Check => with_settings(config, |loaded| check(&loaded)),
-        Command::Healthcheck { url } => healthcheck(&url),
+        Command::Check { json } => check(config, json),
+        Command::Doctor { json, load } => doctor(config, json, load),
+        Command::Healthcheck { url } => healthcheck(config, url.as_deref()),
         Command::Keygen { name } => keygen(&name),
         Command::Sleep { seconds } => {
             std::thread::sleep(Duration::from_secs(seconds));
@@ -49,32 +48,65 @@ pub fn run(arguments: Arguments) -> Exit {
 }
 
 fn with_settings(config: Option<&Path>, then: impl FnOnce(Loaded) -> Exit) -> Exit {
-    match Settings::load(config, &|name| std::env::var(name).ok()) {
+    match Settings::load(config, &Environment::of_process()) {
         Ok(loaded) => then(loaded),
         Err(error) => complain(error, Exit::WrongSetting),
     }
 }
 
-fn check(loaded: &Loaded) -> Exit {
-    let rows = &loaded.effective;
-    let width =
-        |of: fn(&settings::EffectiveSetting) -> usize| rows.iter().map(of).max().unwrap_or(0);
-    let names = width(|row| row.setting.variable.len());
-    let values = width(|row| row.value.len());
-    let lines = rows.iter().map(|row| {
-        let (name, value) = (row.setting.variable, &row.value);
-        format!("{name:names$}  {value:values$}  {}\n", row.source)
-    });
-    let text: String = lines.collect();
-    for warning in warnings() {
-        eprintln!("llamatower: {warning}");
+fn check(config: Option<&Path>, as_json: bool) -> Exit {
+    let loaded = Settings::load(config, &Environment::of_process());
+    let exit = match &loaded {
+        Ok(_) => Exit::Done,
+        Err(_) => Exit::WrongSetting,
+    };
+    if as_json {
+        return print_then(format!("{:#}\n", check::json(&loaded)), exit);
     }
-    print(text)
+    match loaded {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                eprintln!("llamatower: warning: {warning}");
+            }
+            for warning in telemetry::check_environment(&look_up).1 {
+                eprintln!("llamatower: warning: {warning}");
+            }
+            print(check::text(&loaded))
+        }
+        Err(error) => complain(error, exit),
+    }
 }
 
-fn warnings() -> Vec<String> {
-    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    Settings::warnings(names)
+fn look_up(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn doctor(config: Option<&Path>, as_json: bool, load: Option<String>) -> Exit {
+    let loaded = Settings::load(config, &Environment::of_process());
+    let report = match loaded {
+        Err(error) if as_json => {
+            let json = json!({ "is_fine": false, "errors": check::problems(error.problems()) });
+            return print_then(format!("{json:#}\n"), Exit::WrongSetting);
+        }
+        Err(error) => return complain(error, Exit::WrongSetting),
+        Ok(loaded) => {
+            let examined = async move { doctor::examine(&loaded, &Wishes { load }).await };
+            match on_one_thread(examined) {
+                Ok(Ok(report)) => report,
+                Ok(Err(error)) => return complain(error, Exit::WrongSetting),
+                Err(error) => return complain(error, Exit::Failed),
+            }
+        }
+    };
+    let text = match as_json {
+        true => format!("{:#}\n", report.json()),
+        false => report.text(),
+    };
+    let exit = match report.is_fine() {
+        true => Exit::Done,
+        false => Exit::Failed,
+    };
+    print_then(text, exit)
 }
 
 fn serve(loaded: &Loaded, config: Option<&Path>) -> Exit {
@@ -141,11 +173,17 @@ async fn serve_until_signal(settings: &Settings, loaded: &Loaded, config: Option
         log_format: settings.telemetry.log_format,
         trusts_inbound_trace: settings.telemetry.trust_trace,
     };
-    let telemetry = match Telemetry::start(&telemetry, &|name| std::env::var(name).ok()) {
+    let telemetry = match Telemetry::start(&telemetry, &look_up) {
         Ok(telemetry) => Arc::new(telemetry),
         Err(error) => return complain(error, Exit::WrongSetting),
     };
-    for warning in warnings() {
+    tracing::info!(
+        version = version::VERSION,
+        commit = version::COMMIT,
+        build = version::BUILD,
+        "llamatower"
+    );
+    for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
     let exit = match serve_gateway(settings, loaded, config, &telemetry).await {
@@ -189,35 +227,33 @@ async fn reload_on(mut hangups: Hangups, mut reloader: Reloader, shutdown: Shutd
     }
 }
 
-fn healthcheck(url: &str) -> Exit {
-    let Some((address, path)) = split(url) else {
-        return complain(
-            match has_user(url) {
-                true => "what was given is no URL like http://127.0.0.1:3000/health".to_owned(),
-                false => format!("{url:?} is no URL like http://127.0.0.1:3000/health"),
-            },
-            Exit::Failed,
-        );
+fn healthcheck(config: Option<&Path>, url: Option<&str>) -> Exit {
+    let target = match url {
+        Some(url) => url.parse(),
+        None => match Settings::listeners(config, &Environment::of_process()) {
+            Ok(listeners) => Target::of_listeners(&listeners),
+            Err(error) => return complain(error, Exit::WrongSetting),
+        },
     };
-    let asked = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let asked = asked.map(|runtime| {
-        let request = Request::get(path).body(Empty::<Bytes>::new());
-        runtime.block_on(async { Upstream::new(address).oneshot(request?).await })
-    });
-    match asked {
-        Ok(Ok(answer)) if answer.status().is_success() => Exit::Done,
-        Ok(Ok(answer)) => complain(format!("{url} answered {}", answer.status()), Exit::Failed),
+    let target = match target {
+        Ok(target) => target,
+        Err(error) => return complain(error, Exit::Failed),
+    };
+    match on_one_thread(async { target.ask().await }) {
+        Ok(Ok(health)) if health.status.is_success() => Exit::Done,
+        Ok(Ok(health)) => complain(
+            format!("the gateway at {target} answered {}", health.status),
+            Exit::Failed,
+        ),
         Ok(Err(error)) => complain(error, Exit::Failed),
         Err(error) => complain(error, Exit::Failed),
     }
 }
 
-fn split(url: &str) -> Option<(Address, String)> {
-    let rest = url.strip_prefix("http://")?;
-    let (authority, path) = rest.split_once('/').unwrap_or((rest, "health"));
-    Some((authority.parse().ok()?, format!("/{path}")))
+/// Does what needs no second thread, and waits for it.
+fn on_one_thread<T>(work: impl Future<Output = T>) -> io::Result<T> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    Ok(builder.enable_all().build()?.block_on(work))
 }
 
 fn keygen(name: &str) -> Exit {
@@ -233,6 +269,14 @@ fn print(text: impl AsRef<str>) -> Exit {
     match io::stdout().write_all(text.as_ref().as_bytes()) {
         Ok(()) => Exit::Done,
         Err(_) => Exit::Failed,
+    }
+}
+
+/// Prints what a command found, and ends as that says.
+fn print_then(text: String, exit: Exit) -> Exit {
+    match print(text) {
+        Exit::Done => exit,
+        failed => failed,
     }
 }
 

@@ -11,6 +11,17 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::de::DeserializeOwned;
 
+/// The image up to its tag, in two pieces, since a name without a tag stands nowhere.
+const IMAGE: &str = concat!("arnoldt04/", "backend:");
+
+/// The version of the program, in Cargo.toml.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+fn text(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    std::fs::read_to_string(path).unwrap()
+}
+
 fn read<T: DeserializeOwned>(name: &str) -> T {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("k8s/base")
@@ -118,6 +129,7 @@ fn probes_resources_and_image_match_the_contract() {
     assert_eq!(amounts(resources.requests), ("128Mi".into(), "100m".into()));
     assert_eq!(amounts(resources.limits), ("256Mi".into(), "500m".into()));
     assert_eq!(container.image.as_deref(), Some("arnoldt04/backend:1.0.0"));
+    assert_eq!(VERSION, "1.0.0");
     assert_eq!(container.image_pull_policy.as_deref(), Some("IfNotPresent"));
     assert_eq!(container.ports.unwrap()[0].container_port, 3000);
 }
@@ -166,4 +178,68 @@ fn a_pod_has_only_the_rights_that_it_needs() {
         security.capabilities.unwrap().drop,
         Some(vec!["ALL".to_owned()])
     );
+}
+
+#[test]
+fn every_file_that_names_the_image_names_the_version_of_the_program() {
+    // What the guide calls the next version.
+    let next = {
+        let (start, patch) = VERSION.rsplit_once('.').unwrap();
+        format!("{start}.{}", patch.parse::<u32>().unwrap() + 1)
+    };
+    for (name, expected) in [
+        ("Dockerfile", &[VERSION][..]),
+        ("compose.yaml", &[VERSION]),
+        ("k8s/base/backend-deployment.yaml", &[VERSION]),
+        ("docs/k3s.md", &[VERSION, &next]),
+    ] {
+        let text = text(name);
+        let tags = text.split(IMAGE).skip(1);
+        let tags = tags.map(|rest| {
+            let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c));
+            rest[..end.unwrap_or(rest.len())].trim_end_matches('.')
+        });
+        let tags: std::collections::BTreeSet<_> = tags.collect();
+        assert_eq!(tags, expected.iter().copied().collect(), "{name}");
+    }
+    assert!(text("Dockerfile").contains(&format!("\nARG VERSION={VERSION}\n")));
+}
+
+#[test]
+fn without_the_secret_the_port_of_the_nodes_is_not_open() {
+    assert_eq!(
+        variable("LLAMATOWER_REQUIRE_KEYS").value.as_deref(),
+        Some("true")
+    );
+    assert_eq!(
+        variable("LLAMATOWER_LISTEN").value.as_deref(),
+        Some("0.0.0.0:3000")
+    );
+    let keys = variable("LLAMATOWER_API_KEYS").value_from.unwrap();
+    let keys = keys.secret_key_ref.unwrap();
+    assert_eq!(keys.name, "backend-secrets");
+    assert_eq!(
+        keys.optional,
+        Some(true),
+        "the gateway itself says what is missing"
+    );
+}
+
+/// What a container would be given, without and with the Secret.
+#[test]
+fn the_variables_of_the_manifest_are_sound_with_a_key_and_refused_without() {
+    use llamatower::settings::{Environment, Settings};
+    let variables = container().env.unwrap().into_iter();
+    let variables: Vec<_> = variables
+        .filter_map(|row| Some((row.name, row.value?)))
+        .collect();
+    let error = Settings::load(None, &variables.iter().cloned().collect::<Environment>());
+    let error = error.expect_err("no Secret").to_string();
+    assert!(error.contains("LLAMATOWER_REQUIRE_KEYS"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    let key = format!("ada=sha256:{}", "0".repeat(64));
+    let key = [("LLAMATOWER_API_KEYS".to_owned(), key)];
+    let loaded = Settings::load(None, &variables.into_iter().chain(key).collect());
+    let loaded = loaded.unwrap_or_else(|error| panic!("{error}"));
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
 }

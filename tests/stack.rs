@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use llamatower::live::LiveSettings;
 use llamatower::ollama::fleet::{Backend, Fleet, FleetConfig};
 use llamatower::ollama::upstream::Access;
-use llamatower::settings::Settings;
+use llamatower::settings::{Environment, Settings};
 use llamatower::stack::{self, Handles};
 use llamatower::telemetry::{Telemetry, TelemetryConfig};
 use llamatower_layers::body::{MemoryBudget, ReplayBody};
@@ -56,7 +56,7 @@ async fn send(request: &[(&str, &str)], answer: &'static [(&str, &str)]) -> Seen
     let fleet = Fleet::new(hosts, FleetConfig::default(), move |_, _| {
         llamatower::ollama::attempt(backend.clone(), |_| {})
     });
-    let settings = Settings::load(None, &|_| None).expect("the defaults are sound");
+    let settings = Settings::load(None, &Environment::default()).expect("the defaults are sound");
     let telemetry = Telemetry::prepare(&TelemetryConfig::default(), &|_| None, std::io::sink);
     let service = stack::service(
         &settings.settings,
@@ -121,7 +121,7 @@ async fn a_cookie_that_a_backend_sets_is_not_shown_by_debug() {
         written.expect("the gateway reads");
         socket
     };
-    let settings = Settings::load(None, &|_| None).expect("the defaults are sound");
+    let settings = Settings::load(None, &Environment::default()).expect("the defaults are sound");
     let telemetry = Telemetry::prepare(&TelemetryConfig::default(), &|_| None, std::io::sink);
     let (telemetry, _) = telemetry.expect("the defaults are sound");
     let backend = Backend::new(
@@ -149,9 +149,10 @@ async fn a_cookie_that_a_backend_sets_is_not_shown_by_debug() {
 async fn a_probe_closes_connections_that_were_idle_too_long() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound").to_string();
-    let settings = Settings::load(None, &|name| {
-        (name == "LLAMATOWER_POOL_IDLE_TIMEOUT").then(|| "1ns".to_owned())
-    });
+    let settings = Settings::load(
+        None,
+        &Environment::from_iter([("LLAMATOWER_POOL_IDLE_TIMEOUT", "1ns")]),
+    );
     let telemetry = Telemetry::prepare(&TelemetryConfig::default(), &|_| None, std::io::sink);
     let (telemetry, _) = telemetry.expect("the defaults are sound");
     let address = address.parse().expect("an address");

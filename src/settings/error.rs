@@ -1,8 +1,10 @@
-//! What is wrong with the settings.
+//! What is wrong with the settings, or doubtful about them.
 
 use std::fmt;
 
-/// One thing that is wrong.
+use crate::telemetry::TelemetryError;
+
+/// One thing that is wrong or doubtful.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{subject}: {reason}")]
 pub struct Problem {
@@ -16,6 +18,31 @@ impl Problem {
             subject: subject.to_string(),
             reason: reason.into(),
         }
+    }
+
+    /// What telemetry says of one of OpenTelemetry's variables.
+    pub(super) fn of_telemetry(error: &TelemetryError) -> Self {
+        match error {
+            TelemetryError::Endpoint {
+                variable,
+                endpoint,
+                reason,
+            } => Self::new(
+                variable,
+                format!("{endpoint} is no endpoint that can be used: {reason}"),
+            ),
+            other => Self::new("telemetry", other.to_string()),
+        }
+    }
+
+    /// The variable, the key of the file or the file that it is about, as it was given.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// What is wrong, and what to do. No secret is in it.
+    pub fn reason(&self) -> &str {
+        &self.reason
     }
 }
 

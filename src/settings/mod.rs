@@ -4,20 +4,25 @@
 //! the file. [`SETTINGS`] is the one table of them.
 //!
 //! ```
-//! use llamatower::settings::Settings;
+//! use llamatower::settings::{Environment, Settings};
 //!
-//! let environment = |name: &str| (name == "LLAMATOWER_IDLE_TIMEOUT").then(|| "1m30s".to_owned());
+//! let environment = Environment::from_iter([("LLAMATOWER_IDLE_TIMEOUT", "1m30s")]);
 //! let loaded = Settings::load(None, &environment)?;
 //! assert_eq!(loaded.settings.timeouts.idle.map(|idle| idle.as_secs()), Some(90));
 //!
-//! let environment = |name: &str| (name == "LLAMATOWER_IDLE_TIMEOUT").then(|| "soon".to_owned());
+//! let environment = Environment::from_iter([("LLAMATOWER_IDLE_TIMEOUT", "soon")]);
 //! let error = Settings::load(None, &environment).expect_err("no duration");
 //! assert!(error.to_string().contains("LLAMATOWER_IDLE_TIMEOUT"));
 //! # Ok::<_, llamatower::settings::SettingsError>(())
 //! ```
 
+mod consistency;
+mod environment;
 mod error;
+
+mod nearest;
 mod parse;
+mod paths;
 mod reader;
 mod report;
 mod secret;
@@ -25,22 +30,28 @@ mod servers;
 mod setting;
 mod source;
 mod table;
+mod unknown;
 mod values;
 
 use std::path::Path;
 
+use crate::edge::ListenAddr;
+
+pub use environment::Environment;
 pub use error::{Problem, SettingsError};
 pub use report::{EffectiveSetting, example_environment, example_file, reference};
 pub use secret::Secret;
 pub use setting::{Form, Setting};
 pub use table::{
-    Backends, Breaking, Cache, Keys, Limits, Listen, Queue, Retry, Runtime, SETTINGS, Settings,
-    Telemetry, Timeouts,
+    Backends, Breaking, Cache, Config, Keys, Limits, Listen, Queue, Retry, Runtime, SETTINGS,
+    Settings, Telemetry, Timeouts,
 };
 pub use values::{ExtraPath, KeyLimits, ListingRate, ServerName, SizeOrShare, Slots};
 
+use crate::telemetry::check_environment;
 use reader::Reader;
 use source::Texts;
+use unknown::{doubtful_variables, unknown_variables};
 
 /// Settings, and where they came from.
 #[derive(Clone, Debug)]
@@ -49,47 +60,71 @@ pub struct Loaded {
     pub settings: Settings,
     /// For each setting, in the order of [`SETTINGS`], its effective value and its source.
     pub effective: Vec<EffectiveSetting>,
+    /// What may not be meant as it stands.
+    pub warnings: Vec<Problem>,
 }
 
 impl Settings {
+    /// Where clients connect, whatever else is wrong.
+    ///
+    /// # Errors
+    /// The addresses cannot be read.
+    pub fn listeners(
+        file: Option<&Path>,
+        environment: &Environment,
+    ) -> Result<Vec<ListenAddr>, SettingsError> {
+        const KEY: &str = "listen.public";
+        let mut others = Vec::new();
+        let mut reader = Reader::new(
+            Texts::gather(SETTINGS, file, environment, &mut others),
+            Vec::new(),
+        );
+        let listeners = reader.parsed(KEY, parse::addresses);
+        match listeners.filter(|_| reader.is_sound(KEY)) {
+            Some(listeners) => Ok(listeners),
+            None => {
+                reader.problems.extend(others);
+                Err(SettingsError(reader.problems))
+            }
+        }
+    }
+
     /// Reads all settings from the defaults, a TOML file if there is one, and the environment.
     ///
     /// # Errors
     /// Everything that is wrong, each with the name of its variable or key.
-    pub fn load(
-        file: Option<&Path>,
-        environment: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Loaded, SettingsError> {
+    pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Loaded, SettingsError> {
         let mut problems = Vec::new();
-        let texts = Texts::gather(SETTINGS, file, environment, &mut problems);
-        let mut reader = Reader { texts, problems };
+        let mut texts = Texts::gather(SETTINGS, file, environment, &mut problems);
+        let mut unknown = texts.take_unknown_keys();
+        unknown.extend(unknown_variables(environment, SETTINGS));
+        let mut reader = Reader::new(texts, problems);
         let settings = Self::read(&mut reader);
         if let Some(settings) = &settings {
             settings.backends.check(&mut reader);
+            consistency::check(settings, &mut reader);
         }
+        for error in check_environment(&|name| environment.get(name).map(str::to_owned)).0 {
+            let problem = Problem::of_telemetry(&error);
+            // One variable can stand for traces and metrics.
+            if !reader.problems.contains(&problem) {
+                reader.problems.push(problem);
+            }
+        }
+        let are_allowed = settings.as_ref().map(|all| all.config.allow_unknown);
+        match are_allowed {
+            Some(true) => reader.warnings.extend(unknown),
+            _ => reader.problems.extend(unknown),
+        }
+        let doubtful = doubtful_variables(environment, SETTINGS);
+        reader.warnings.extend(doubtful);
         match settings {
             Some(settings) if reader.problems.is_empty() => Ok(Loaded {
                 effective: report::effective(&reader.texts),
+                warnings: reader.warnings,
                 settings,
             }),
             _ => Err(SettingsError(reader.problems)),
         }
-    }
-
-    /// For each variable that looks like one of the gateway's and is none: which one was meant.
-    pub fn warnings(names: impl Iterator<Item = String>) -> Vec<String> {
-        let is_known = |name: &str| {
-            SETTINGS.iter().any(|setting| {
-                setting.variable == name || source::file_variable(setting).as_deref() == Some(name)
-            })
-        };
-        let ours = names.filter(|name| name.starts_with("LLAMATOWER_"));
-        let unknown = ours.filter(|name| name != "LLAMATOWER_CONFIG" && !is_known(name));
-        let known = || SETTINGS.iter().map(|setting| setting.variable);
-        let warning = |name: String| {
-            let like = source::closest(&name, known());
-            format!("{name} is no setting and does nothing; did you mean {like}?")
-        };
-        unknown.map(warning).collect()
     }
 }

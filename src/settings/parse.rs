@@ -19,7 +19,7 @@ use super::secret::Secret;
 use super::values::{ExtraPath, KeyLimits, ListingRate, ServerName, SizeOrShare, Slots};
 use crate::edge::{ListenAddr, Origins};
 use crate::ollama::upstream::{Address, Authorities, Authorization, has_user};
-use crate::telemetry::LogFormat;
+use crate::telemetry::{LogFormat, check_log_filter};
 
 /// A value, or what is wrong with its text.
 pub(super) type Parsed<T> = Result<T, String>;
@@ -63,7 +63,7 @@ pub(super) fn list<T>(parse: impl Fn(&str) -> Parsed<T>) -> impl Fn(&str) -> Par
 }
 
 /// The texts between commas and line breaks.
-fn items(text: &str) -> impl Iterator<Item = &str> {
+pub(super) fn items(text: &str) -> impl Iterator<Item = &str> {
     let items = text.split([',', '\n']).map(str::trim);
     items.filter(|item| !item.is_empty())
 }
@@ -244,19 +244,30 @@ pub(super) fn addresses(text: &str) -> Parsed<Vec<ListenAddr>> {
     }
 }
 
-/// The servers, each once.
+/// The servers, each once. Two spellings of one address are told, as the server would count twice.
 pub(super) fn backends(text: &str) -> Parsed<Vec<Address>> {
     without_user(text)?;
-    let mut found: Vec<Address> = Vec::new();
+    let mut found: Vec<(Address, &str)> = Vec::new();
     for item in items(text) {
-        let address = plain(item)?;
-        if !found.contains(&address) {
-            found.push(address);
+        let address: Address = plain(item)?;
+        match found
+            .iter()
+            .find(|(known, _)| known.is_same_server(&address))
+        {
+            Some((_, known)) if *known == item => {
+                return Err(format!("{item} stands there twice; name each server once"));
+            }
+            Some((_, known)) => {
+                return Err(format!(
+                    "{known} and {item} are the same server; name each server once"
+                ));
+            }
+            None => found.push((address, item)),
         }
     }
     match found.is_empty() {
         true => Err("it names no server".to_owned()),
-        false => Ok(found),
+        false => Ok(found.into_iter().map(|(address, _)| address).collect()),
     }
 }
 
@@ -311,7 +322,20 @@ pub(super) fn dns_server(text: &str) -> Parsed<SocketAddr> {
         .map_err(|_| format!("{text:?} is no address like 10.0.0.2 or 127.0.0.1:8600"))
 }
 
-pub(super) fn extra_path(text: &str) -> Parsed<ExtraPath> {
+/// A row for each path; a path that stands there several times has all of the methods.
+pub(super) fn extra_paths(text: &str) -> Parsed<Vec<ExtraPath>> {
+    let mut paths: Vec<ExtraPath> = Vec::new();
+    for item in items(text) {
+        let extra = extra_path(item)?;
+        match paths.iter_mut().find(|known| known.path == extra.path) {
+            Some(known) => known.methods.extend(extra.methods),
+            None => paths.push(extra),
+        }
+    }
+    Ok(paths)
+}
+
+fn extra_path(text: &str) -> Parsed<ExtraPath> {
     let (method, path) = match text.split_once(char::is_whitespace) {
         Some((method, path)) => (method, path.trim()),
         None => ("POST", text),
@@ -332,6 +356,12 @@ pub(super) const LOG_FORMATS: [(&str, LogFormat); 3] = [
     ("json", LogFormat::Json),
     ("auto", LogFormat::Auto),
 ];
+
+/// Which lines are logged, in the syntax of `RUST_LOG`.
+pub(super) fn log_filter(text: &str) -> Parsed<String> {
+    check_log_filter(text)?;
+    Ok(text.to_owned())
+}
 
 pub(super) fn secret(text: &str) -> Parsed<Secret> {
     Ok(Secret::new(text))

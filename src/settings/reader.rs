@@ -1,18 +1,36 @@
 //! Texts into settings.
 
+use std::collections::BTreeSet;
+
+use super::consistency::Severity;
 use super::error::Problem;
 use super::parse::Parsed;
+use super::setting::Setting;
 use super::source::{Text, Texts};
+use super::table::SETTINGS;
 use crate::ollama::upstream::has_user;
 
-/// Reads one value after the other and collects what is wrong.
+/// Reads one value after the other and collects what is wrong and what is doubtful.
 pub(super) struct Reader {
     pub(super) texts: Texts,
     pub(super) problems: Vec<Problem>,
+    pub(super) warnings: Vec<Problem>,
+    failed: BTreeSet<&'static str>,
 }
 
 impl Reader {
+    pub(super) fn new(texts: Texts, problems: Vec<Problem>) -> Self {
+        Self {
+            texts,
+            problems,
+            warnings: Vec::new(),
+            failed: BTreeSet::new(),
+        }
+    }
+
     /// The value of a setting; that of an empty text if there is neither a value nor a default.
+    /// Where the value is wrong the default stands in, so that the others are read and compared,
+    /// and everything wrong is told at once.
     pub(super) fn parsed<T>(
         &mut self,
         key: &'static str,
@@ -23,32 +41,84 @@ impl Reader {
             Ok(value) => Some(value),
             Err(reason) => {
                 self.wrong(key, &reason);
-                None
+                parse(setting(key)?.default).ok()
             }
         }
+    }
+
+    /// Whether a setting was read as it was given. What stands in for one that was not is compared
+    /// with nothing.
+    pub(super) fn is_sound(&self, key: &str) -> bool {
+        !self.failed.contains(key) && !self.texts.is_unreadable(key)
     }
 
     /// The value of a setting is wrong.
     pub(super) fn wrong(&mut self, key: &'static str, reason: &str) {
         let problem = match self.texts.get(key) {
             Some(text) => problem(text, reason),
-            None => Problem::new(key, reason),
+            None => Problem::new(name(key), reason),
         };
         self.problems.push(problem);
+        self.failed.insert(key);
+    }
+
+    /// Notes a contradiction of settings that are right by themselves.
+    pub(super) fn note(&mut self, severity: Severity, key: &'static str, reason: &str) {
+        let problem = Problem::new(self.subject(key), reason);
+        match severity {
+            Severity::Error => self.problems.push(problem),
+            Severity::Warning => self.warnings.push(problem),
+        }
+    }
+
+    /// The setting as its user gave it; its variable if it was not given.
+    pub(super) fn subject(&self, key: &'static str) -> String {
+        match self.texts.get(key).filter(|_| self.texts.is_given(key)) {
+            Some(text) => text.subject(),
+            None => name(key).to_owned(),
+        }
+    }
+
+    /// A setting with its value, in a sentence: `LLAMATOWER_MAX_IN_FLIGHT (10)`.
+    pub(super) fn named(&self, key: &'static str) -> String {
+        let text = self.texts.get(key);
+        let is_secret = setting(key).is_some_and(|setting| setting.form.is_secret());
+        let note = match text {
+            None => "not set".to_owned(),
+            Some(_) if is_secret => return self.subject(key),
+            Some(text) if self.texts.is_given(key) => shown(text),
+            Some(text) => format!("{}, the default", shown(text)),
+        };
+        format!("{} ({note})", self.subject(key))
+    }
+}
+
+fn setting(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.key == key)
+}
+
+/// The variable of a setting.
+fn name(key: &'static str) -> &'static str {
+    setting(key).map_or(key, |setting| setting.variable)
+}
+
+/// The value of a setting that is no secret. An address with an @ may hold a password.
+fn shown(text: &Text) -> String {
+    match has_user(&text.value) {
+        true => "its value is not shown".to_owned(),
+        false => text.value.clone(),
     }
 }
 
 fn problem(text: &Text, reason: &str) -> Problem {
     let setting = text.setting;
-    let subject = match text.source.starts_with(setting.variable) {
-        true => text.source.clone(),
-        false => format!("{} in {}", setting.key, text.source),
-    };
-    // An address with an @ may hold a password.
-    let shown = match setting.form.is_secret() || has_user(&text.value) {
+    let value = match setting.form.is_secret() || has_user(&text.value) {
         true => "its value is not shown".to_owned(),
         false => format!("it is {:?}", text.value),
     };
     let form = setting.form.describe();
-    Problem::new(subject, format!("{reason} ({shown}; expected {form})"))
+    Problem::new(
+        text.subject(),
+        format!("{reason} ({value}; expected {form})"),
+    )
 }

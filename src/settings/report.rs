@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use serde_json::{Value, json};
+
 use super::secret::Secret;
 use super::setting::Setting;
 use super::source::{DEFAULT, Texts};
@@ -27,12 +29,32 @@ impl EffectiveSetting {
     }
 }
 
+/// What stands for a value that is not set, and for one that is a secret.
+const NONE: &str = "(none)";
+const SECRET: &str = "[secret]";
+
+impl EffectiveSetting {
+    /// For scripts. The value is null where there is none and where it is a secret.
+    pub fn json(&self) -> Value {
+        let is_set = self.value != NONE;
+        let is_secret = self.setting.form.is_secret();
+        json!({
+            "variable": self.setting.variable,
+            "key": self.setting.key,
+            "value": (is_set && !is_secret).then_some(&self.value),
+            "source": self.source,
+            "is_set": is_set,
+            "is_secret": is_secret,
+        })
+    }
+}
+
 pub(super) fn effective(texts: &Texts) -> Vec<EffectiveSetting> {
     let row = |setting: &'static Setting| {
         let (value, source) = match texts.get(setting.key) {
-            Some(text) if setting.form.is_secret() => ("[secret]", &*text.source),
+            Some(text) if setting.form.is_secret() => (SECRET, &*text.source),
             Some(text) => (&*text.value, &*text.source),
-            None => ("(none)", DEFAULT),
+            None => (NONE, DEFAULT),
         };
         EffectiveSetting {
             setting,
@@ -50,10 +72,18 @@ pub fn reference() -> String {
         "# Configuration\n\n\
          <!-- Made by `llamatower reference`; a test compares. -->\n\n\
          Every setting has an environment variable and a place in a TOML file (`--config FILE`, or\n\
-         `LLAMATOWER_CONFIG`). The environment wins over the file. An empty variable counts as not\n\
-         set. `llamatower check` prints what is in force and where each value came from, and fails\n\
-         with the name of what is wrong.\n\n\
-         A secret can be given as a file: append `_FILE` to its variable and give the path.\n\n\
+         `LLAMATOWER_CONFIG`). The environment wins over the file. `llamatower check` prints what is in\n\
+         force and where each value came from, and fails with the name of everything that is wrong;\n\
+         with `--json` for scripts.\n\n\
+         An empty variable counts as not set, and so does an empty text in the file. A list that\n\
+         holds only separators is an error, and an empty array. A variable that begins with\n\
+         `LLAMATOWER_` and is no setting is an error, and a key of the file that is none\n\
+         (`LLAMATOWER_ALLOW_UNKNOWN`). Variables that Kubernetes sets for a Service named\n\
+         `llamatower` are left out of that.\n\n\
+         A secret can be given as a file: append `_FILE` to its variable and give the path. A file\n\
+         that holds no secret is an error, and so is an empty text for a secret in the TOML file. An\n\
+         empty variable counts as not set here, too, since that is what compose makes of a variable\n\
+         that is missing: set `LLAMATOWER_REQUIRE_KEYS=true` where that must not open the gateway.\n\n\
          The telemetry exporter is configured by OpenTelemetry's own variables; see\n\
          [operations](operations.md).\n",
     );
@@ -92,7 +122,12 @@ pub fn example_file() -> String {
             let _ = write!(text, "\n[{section}]\n");
         }
         let _ = writeln!(text, "# {} ({})", setting.about, setting.variable);
-        let _ = writeln!(text, "#{name} = {:?}", setting.default);
+        // An empty text would be an error for a secret.
+        let example = match setting.form.is_secret() {
+            true => "...",
+            false => setting.default,
+        };
+        let _ = writeln!(text, "#{name} = {example:?}");
     }
     text
 }

@@ -56,8 +56,10 @@ impl Backends {
         let slots = slots.map(|(name, _)| ("backends.slots", name));
         let tokens = self.tokens.iter();
         let tokens = tokens.map(|(name, _)| ("backends.tokens", name));
+        // Names are not compared with the default, which stands in for servers that cannot be read.
+        let are_known = reader.is_sound("backends.urls");
         for (key, name) in management.chain(slots).chain(tokens) {
-            if self.called(name).is_empty() {
+            if are_known && self.called(name).is_empty() {
                 let reason = format!("{name} is none of the servers in OLLAMA_URL");
                 reader.wrong(key, &reason);
             }

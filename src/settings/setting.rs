@@ -66,6 +66,19 @@ impl Form {
         matches!(self, Self::Secret | Self::SecretList | Self::ServerSecrets)
     }
 
+    /// Whether the value is several items with commas or line breaks between them.
+    pub fn is_list(self) -> bool {
+        matches!(
+            self,
+            Self::List
+                | Self::SecretList
+                | Self::ServerSecrets
+                | Self::TokenBudgets
+                | Self::Slots
+                | Self::KeyLimits
+        )
+    }
+
     /// The form in a few words, for the reference and for errors.
     pub fn describe(self) -> &'static str {
         match self {

@@ -1,11 +1,13 @@
 //! Where values come from: the environment, a TOML file, defaults; the first that has one wins.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use toml::{Table, Value};
 
+use super::environment::Environment;
 use super::error::Problem;
+use super::nearest::nearest;
 use super::parse;
 use super::setting::Setting;
 
@@ -13,8 +15,14 @@ use super::setting::Setting;
 pub(super) const DEFAULT: &str = "default";
 
 /// The texts of all settings that have one, and where each came from.
-#[derive(Debug)]
-pub(super) struct Texts(BTreeMap<&'static str, Text>);
+#[derive(Debug, Default)]
+pub(super) struct Texts {
+    texts: BTreeMap<&'static str, Text>,
+    /// Settings that were given in a way that cannot be read.
+    unreadable: BTreeSet<&'static str>,
+    /// Keys of the file that are no settings.
+    unknown_keys: Vec<Problem>,
+}
 
 #[derive(Clone, Debug)]
 pub(super) struct Text {
@@ -23,15 +31,39 @@ pub(super) struct Text {
     pub(super) source: String,
 }
 
+/// A text that a source has, or none; or what is wrong with how it is given.
+type Given = Result<Option<Text>, Problem>;
+
 impl Text {
     /// `None` if there is nothing in it.
     fn new(setting: &'static Setting, value: &str, source: impl Into<String>) -> Option<Self> {
-        let value = value.trim();
+        // Editors of some systems put a byte order mark before a text.
+        let value = value.trim_start_matches('\u{feff}').trim();
         (!value.is_empty()).then(|| Self {
             setting,
             value: value.to_owned(),
             source: source.into(),
         })
+    }
+
+    /// The setting as its user gave it: its variable, or its key with the file.
+    pub(super) fn subject(&self) -> String {
+        match self.source.starts_with(self.setting.variable) {
+            true => self.source.clone(),
+            false => format!("{} in {}", self.setting.key, self.source),
+        }
+    }
+
+    /// Itself, unless it is a list that was given and has no item: that opens or closes more than
+    /// whoever wrote it meant.
+    fn with_items(self) -> Result<Self, Problem> {
+        match self.setting.form.is_list() && parse::items(&self.value).next().is_none() {
+            true => Err(Problem::new(
+                self.subject(),
+                "it holds nothing but separators; write what belongs there, or leave it out",
+            )),
+            false => Ok(self),
+        }
     }
 }
 
@@ -39,28 +71,33 @@ impl Texts {
     pub(super) fn gather(
         settings: &'static [Setting],
         file: Option<&Path>,
-        environment: &dyn Fn(&str) -> Option<String>,
+        environment: &Environment,
         problems: &mut Vec<Problem>,
     ) -> Self {
+        let mut gathered = Self::default();
         let path = file.map(|file| file.display().to_string());
-        let file = file.map(|file| read(file, settings, problems));
-        let mut texts = BTreeMap::new();
+        let table = file.map(|file| gathered.read(file, settings, problems));
         for setting in settings {
-            let given = from_environment(setting, environment).unwrap_or_else(|problem| {
-                problems.push(problem);
-                None
-            });
-            let in_file = || {
-                let value = text_of(find(file.as_ref()?, setting.key)?)?;
-                Text::new(setting, &value, path.as_deref()?)
+            let in_file = || match (&table, &path) {
+                (Some(table), Some(path)) => from_file(setting, table, path),
+                _ => Ok(None),
             };
             let default = || Text::new(setting, setting.default, DEFAULT);
-            let text = given.or_else(in_file).or_else(default);
-            texts.extend(text.map(|text| (setting.key, text)));
+            let given = match from_environment(setting, environment) {
+                Ok(None) => in_file(),
+                given => given,
+            };
+            let given = given.and_then(|text| text.map(Text::with_items).transpose());
+            let text = given.unwrap_or_else(|problem| {
+                problems.push(problem);
+                gathered.unreadable.insert(setting.key);
+                None
+            });
+            let text = text.or_else(default);
+            gathered.texts.extend(text.map(|text| (setting.key, text)));
         }
-        let mut texts = Self(texts);
-        texts.take_ollama_timeout();
-        texts
+        gathered.take_ollama_timeout();
+        gathered
     }
 
     /// `OLLAMA_TIMEOUT` is the default of two clocks.
@@ -71,7 +108,11 @@ impl Texts {
             return;
         };
         for key in ["timeouts.first_byte", "timeouts.idle"] {
-            if let Some(clock) = self.0.get_mut(key).filter(|text| text.source == DEFAULT) {
+            if let Some(clock) = self
+                .texts
+                .get_mut(key)
+                .filter(|text| text.source == DEFAULT)
+            {
                 clock.value = humantime::format_duration(wait).to_string();
                 clock.source.clone_from(&ollama.source);
             }
@@ -79,31 +120,60 @@ impl Texts {
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&Text> {
-        self.0.get(key)
+        self.texts.get(key)
     }
-}
 
-/// A file that cannot be read, or that has a key that is no setting, is a problem; the rest of it
-/// counts all the same, so that everything wrong is told at once.
-fn read(file: &Path, settings: &[Setting], problems: &mut Vec<Problem>) -> Table {
-    let path = file.display();
-    let text = std::fs::read_to_string(file).map_err(|error| format!("it cannot be read: {error}"));
-    let table = text.and_then(|text| {
-        let table: Result<Table, _> = text.parse();
-        table.map_err(|error| format!("it is no TOML: {}", without_quotations(&error.to_string())))
-    });
-    let table = table.unwrap_or_else(|reason| {
-        problems.push(Problem::new(&path, reason));
-        Table::new()
-    });
-    for key in leaves(&table) {
-        if !settings.iter().any(|setting| setting.key == key) {
-            let like = closest(&key, settings.iter().map(|setting| setting.key));
-            let reason = format!("there is no such setting; did you mean {like}?");
-            problems.push(Problem::new(format!("{key} in {path}"), reason));
-        }
+    /// Whether a setting was given otherwise than by its default.
+    pub(super) fn is_given(&self, key: &str) -> bool {
+        self.get(key).is_some_and(|text| text.source != DEFAULT)
     }
-    table
+
+    /// Whether a setting was given in a way that cannot be read.
+    pub(super) fn is_unreadable(&self, key: &str) -> bool {
+        self.unreadable.contains(key)
+    }
+
+    /// Keys of the file that are no settings, each once.
+    pub(super) fn take_unknown_keys(&mut self) -> Vec<Problem> {
+        std::mem::take(&mut self.unknown_keys)
+    }
+
+    /// A file that cannot be read is a problem; the rest of the settings counts all the same, so that
+    /// everything wrong is told at once.
+    fn read(
+        &mut self,
+        file: &Path,
+        settings: &'static [Setting],
+        problems: &mut Vec<Problem>,
+    ) -> Table {
+        let path = file.display();
+        let text = std::fs::read_to_string(file);
+        let text = text.map_err(|error| format!("it cannot be read: {error}"));
+        let table = text.and_then(|text| {
+            let table: Result<Table, _> = text.parse();
+            table.map_err(|error| {
+                let error = without_quotations(&error.to_string());
+                format!("it is no TOML: {error}")
+            })
+        });
+        let table = table.unwrap_or_else(|reason| {
+            problems.push(Problem::new(&path, reason));
+            Table::new()
+        });
+        let keys = leaves(&table).into_iter();
+        let unknown = keys.filter(|key| !settings.iter().any(|setting| setting.key == key));
+        self.unknown_keys = unknown
+            .map(|key| {
+                let hint = match nearest(&key, settings) {
+                    Some(meant) => format!("did you mean {}?", meant.key),
+                    None => "`llamatower reference` lists all settings".to_owned(),
+                };
+                let reason = format!("there is no such setting; {hint}");
+                Problem::new(format!("{key} in {path}"), reason)
+            })
+            .collect();
+        table
+    }
 }
 
 /// An error without the lines of the file that it quotes: they may hold secrets.
@@ -119,6 +189,7 @@ fn without_quotations(error: &str) -> String {
     told.join("; ")
 }
 
+/// The keys of all values, with dots. A section without any has none.
 fn leaves(table: &Table) -> Vec<String> {
     let leaves = table.iter().flat_map(|(name, value)| match value {
         Value::Table(inner) => {
@@ -149,39 +220,65 @@ fn text_of(value: &Value) -> Option<String> {
     }
 }
 
-fn from_environment(
-    setting: &'static Setting,
-    environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<Option<Text>, Problem> {
+/// What the TOML file says. An empty text counts as not set, as an empty variable does, but not
+/// where a secret stands: whoever wrote that line wants to have one asked for.
+fn from_file(setting: &'static Setting, table: &Table, path: &str) -> Given {
+    let Some(value) = find(table, setting.key) else {
+        return Ok(None);
+    };
+    let wrong = |reason: String| Problem::new(format!("{} in {path}", setting.key), reason);
+    let Some(text) = text_of(value) else {
+        let form = setting.form.describe();
+        let kind = value.type_str();
+        return Err(wrong(format!("it is of the kind {kind}; expected {form}")));
+    };
+    let text = Text::new(setting, &text, path);
+    let must_hold_something = value.is_array() || setting.form.is_secret();
+    match text.is_none() && must_hold_something {
+        true => Err(wrong(
+            "it holds nothing; fill it, or leave the line out".to_owned(),
+        )),
+        false => Ok(text),
+    }
+}
+
+fn from_environment(setting: &'static Setting, environment: &Environment) -> Given {
     let variable = setting.variable;
-    let get = |name: &str| environment(name).filter(|value| !value.trim().is_empty());
-    let named_file = file_variable(setting).and_then(|name| Some((get(&name)?, name)));
-    match (get(variable), named_file) {
+    let file_variable = file_variable(setting);
+    for name in file_variable.iter().map(String::as_str).chain([variable]) {
+        if environment.is_unreadable(name) {
+            return Err(Problem::new(name, "its value is no UTF-8 text"));
+        }
+    }
+    let named_file = file_variable.and_then(|name| Some((environment.get(&name)?, name)));
+    match (environment.get(variable), named_file) {
         (Some(_), Some((_, name))) => {
             let reason = format!("{name} is set too; set one of the two");
             Err(Problem::new(variable, reason))
         }
-        (Some(value), None) => Ok(Text::new(setting, &value, variable)),
-        (None, Some((path, name))) => match std::fs::read_to_string(&path) {
-            Ok(value) => Ok(Text::new(setting, &value, format!("{name}={path}"))),
-            Err(error) => {
-                let reason = format!("{path} cannot be read: {error}");
-                Err(Problem::new(name, reason))
-            }
-        },
+        (Some(value), None) => Ok(Text::new(setting, value, variable)),
+        (None, Some((path, name))) => secret_file(setting, path, &name).map(Some),
         (None, None) => Ok(None),
     }
+}
+
+/// The secret in a file that the variable `name` names. A file that holds none is an error: with no
+/// key the gateway would ask nobody for one.
+fn secret_file(setting: &'static Setting, path: &str, name: &str) -> Result<Text, Problem> {
+    let value = std::fs::read_to_string(path);
+    let value = value
+        .map_err(|error| Problem::new(name, format!("the file {path} cannot be read: {error}")))?;
+    let text = Text::new(setting, &value, format!("{name}={path}"));
+    let empty = || {
+        let reason =
+            format!("the file {path} is empty; write the secret into it, or do not set {name}");
+        Problem::new(name, reason)
+    };
+    text.ok_or_else(empty)
 }
 
 /// The variable that names a file with the secret in it.
 pub(super) fn file_variable(setting: &Setting) -> Option<String> {
     let is_secret = setting.form.is_secret();
     is_secret.then(|| format!("{}_FILE", setting.variable))
-}
-
-/// The known name that a misspelt one is closest to.
-pub(super) fn closest<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> &'a str {
-    known
-        .min_by_key(|name| strsim::damerau_levenshtein(given, name))
-        .unwrap_or_default()
 }

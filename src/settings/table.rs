@@ -99,7 +99,7 @@ settings! {
             "Which of the servers pulls, creates, copies and deletes models; the first if not set. Set it to the server where models are kept."
         slots: Slots = or_off(slots), "LLAMATOWER_SLOTS" Slots "off"
             "How many requests a server is sent at a time for one model, as in its `OLLAMA_NUM_PARALLEL`; further ones wait in the gateway, where they are ordered, bounded and seen. `4` for all servers, `gpu-1:11434=4` for one, several with commas. Set it where one busy model delays the others."
-        extra_paths: Vec<ExtraPath> = list(extra_path), "LLAMATOWER_EXTRA_PATHS" List ""
+        extra_paths: Vec<ExtraPath> = extra_paths, "LLAMATOWER_EXTRA_PATHS" List ""
             "Exact paths that Ollama has and this version does not know, like `POST /api/rerank`; their JSON body is routed by its `model`. Add one when a newer Ollama answers it and the gateway says 404."
         dns_servers: Vec<SocketAddr> = list(dns_server), "LLAMATOWER_DNS_SERVERS" List ""
             "Who is asked for the addresses of servers, like `10.0.0.2` or `127.0.0.1:8600`; the system's own servers if not set. Set it where servers are found by a name service of their own, like Consul."
@@ -216,13 +216,15 @@ settings! {
             "Digests of the keys that clients must show, each `name=sha256:<64 hex digits>` as `llamatower keygen` prints it; without any, no key is asked for. Set it wherever others than you can connect."
         admin: Vec<Secret> = digests, "LLAMATOWER_ADMIN_KEYS" SecretList ""
             "Digests of the keys that may also manage models (pull, push, create, copy, delete, blobs); without any, management is off. Set it for whoever may change what models there are."
+        required: bool = switch, "LLAMATOWER_REQUIRE_KEYS" Switch "false"
+            "Whether the gateway refuses to start (exit code 2) when `LLAMATOWER_API_KEYS` holds no key. Set it to `true` wherever others than you can connect: a Secret or a variable that is missing then stops the gateway in place of opening it."
         groq: Option<Secret> = optional(secret), "GROQ_API_KEY" Secret ""
             "A key of the cloud service that requests may overflow to. Nothing uses it yet."
     }
     /// What is told of it.
     telemetry: Telemetry {
-        log: String = text, "LLAMATOWER_LOG" Text "info"
-            "Which log lines are written, in the syntax of `RUST_LOG`; `info,llamatower::access=off` drops the line for each request. Set it to `debug` for a fault that the lines do not explain."
+        log: String = log_filter, "LLAMATOWER_LOG" Text "info"
+            "Which log lines are written, in the syntax of `RUST_LOG`; `info,llamatower::access=off` drops the line for each request. A word that is neither a level (`off`, `error`, `warn`, `info`, `debug`, `trace`) nor a part of the program (`llamatower`, `hyper`, ..) is an error. Set it to `debug` for a fault that the lines do not explain."
         log_format: LogFormat = one_of(&LOG_FORMATS), "LLAMATOWER_LOG_FORMAT" Text "auto"
             "`human`, `json`, or `auto`: human on a terminal, JSON elsewhere. Set it where the guess is wrong."
         trust_trace: bool = switch, "LLAMATOWER_TRUST_TRACE" Switch "true"
@@ -232,5 +234,9 @@ settings! {
     runtime: Runtime {
         worker_threads: Option<NonZeroUsize> = unless("auto", some(count)), "LLAMATOWER_WORKER_THREADS" Text "auto"
             "Threads that serve requests; `auto` for as many as there are CPUs. Set 1 where a CPU is shared with a model."
+    }    /// How settings are read.
+    config: Config {
+        allow_unknown: bool = switch, "LLAMATOWER_ALLOW_UNKNOWN" Switch "false"
+            "Whether a variable that begins with `LLAMATOWER_` and is no setting, or a key of the file that is none, is a warning in place of an error. Set it to `true` to run an older version with the settings of a newer one, or where other programs have variables with this prefix."
     }
 }

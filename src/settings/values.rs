@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use http::Method;
+use llamatower_layers::body::MemoryBudget;
 use llamatower_layers::rate_limit::Quota;
 use llamatower_layers::token_limit::Budget;
 
@@ -16,6 +17,16 @@ pub enum SizeOrShare {
     Bytes(u64),
     /// Between 0 and 1.
     Share(f64),
+}
+
+impl SizeOrShare {
+    /// The memory itself; a share is one of this machine's.
+    pub fn budget(self) -> MemoryBudget {
+        match self {
+            Self::Bytes(bytes) => MemoryBudget::new(bytes),
+            Self::Share(share) => MemoryBudget::of_this_machine(share),
+        }
+    }
 }
 
 /// A path that is allowed by a setting, with its methods.
@@ -51,6 +62,13 @@ pub enum ListingRate {
     Off,
     /// So many.
     Of(Quota),
+}
+
+impl Slots {
+    /// Whether any server has a number of slots, so that requests wait for one.
+    pub fn are_counted(&self) -> bool {
+        self.others.is_some() || !self.named.is_empty()
+    }
 }
 
 /// What one key has instead of what most have.

@@ -50,7 +50,7 @@ pub enum TelemetryError {
     Endpoint {
         /// The variable's name.
         variable: String,
-        /// Its value, with the signal's path if it is the general one.
+        /// Its value.
         endpoint: String,
         /// What is wrong with it.
         reason: String,

@@ -32,18 +32,38 @@ impl OtelSettings {
     /// Reads the variables through `look_up`. An empty one counts as not set, by OpenTelemetry's
     /// rule.
     pub(super) fn read(look_up: &dyn Fn(&str) -> Option<String>) -> Result<Self, TelemetryError> {
+        let (settings, errors) = Self::read_all(look_up);
+        match errors.into_iter().next() {
+            Some(error) => Err(error),
+            None => Ok(settings),
+        }
+    }
+
+    /// The same with everything that is wrong; what is wrong is left out of the settings.
+    pub(super) fn read_all(
+        look_up: &dyn Fn(&str) -> Option<String>,
+    ) -> (Self, Vec<TelemetryError>) {
         let mut reader = Reader {
             look_up,
             warnings: Vec::new(),
         };
-        Ok(Self {
-            traces: reader.endpoint("TRACES")?,
-            metrics: reader.endpoint("METRICS")?,
+        let mut errors = Vec::new();
+        let mut endpoint = |signal| {
+            reader.endpoint(signal).unwrap_or_else(|error| {
+                errors.push(error);
+                None
+            })
+        };
+        let (traces, metrics) = (endpoint("TRACES"), endpoint("METRICS"));
+        let settings = Self {
+            traces,
+            metrics,
             sampler: reader.sampler(),
             propagates_trace_context: reader.propagates_trace_context(),
             service_name: reader.get("OTEL_SERVICE_NAME"),
             warnings: reader.warnings,
-        })
+        };
+        (settings, errors)
     }
 }
 
@@ -77,6 +97,7 @@ impl Reader<'_> {
         if is_disabled || !self.exports_otlp(signal) {
             return Ok(None);
         }
+        let given = endpoint.clone();
         if !variable.contains(signal) {
             let path = signal.to_ascii_lowercase();
             endpoint = format!("{}/v1/{path}", endpoint.trim_end_matches('/'));
@@ -94,7 +115,7 @@ impl Reader<'_> {
             None => Ok(Some(endpoint)),
             Some(reason) => Err(TelemetryError::Endpoint {
                 variable,
-                endpoint,
+                endpoint: given,
                 reason,
             }),
         }
@@ -164,6 +185,9 @@ impl Reader<'_> {
 }
 
 fn wrong_with(endpoint: &str) -> Option<String> {
+    if !endpoint.contains("://") {
+        return Some("it has no scheme; write it like http://localhost:4318".to_owned());
+    }
     let uri: Uri = match endpoint.parse() {
         Ok(uri) => uri,
         Err(error) => return Some(format!("{error}")),

@@ -13,6 +13,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
 use super::config::{LogFormat, TelemetryConfig, TelemetryError};
+use super::filter::{check_log_filter, without_blanks};
 use super::names;
 
 /// How many lines may wait for a reader of the log that stands still.
@@ -28,12 +29,15 @@ pub(super) fn writer() -> (NonBlocking, WorkerGuard) {
 
 /// The user's filter, over a default that keeps OpenTelemetry's own chatter out.
 pub(super) fn filter(directives: &str) -> Result<EnvFilter, TelemetryError> {
-    EnvFilter::builder()
-        .parse(format!("opentelemetry=warn,{directives}"))
-        .map_err(|error| TelemetryError::LogFilter {
-            filter: directives.to_owned(),
-            reason: error.to_string(),
-        })
+    let filter = check_log_filter(directives).and_then(|_| {
+        let directives = without_blanks(directives);
+        let filter = EnvFilter::builder().parse(format!("opentelemetry=warn,{directives}"));
+        filter.map_err(|error| error.to_string())
+    });
+    filter.map_err(|reason| TelemetryError::LogFilter {
+        filter: directives.to_owned(),
+        reason,
+    })
 }
 
 pub(super) fn dispatch<W>(

@@ -24,6 +24,7 @@ mod attributes;
 mod config;
 mod environment;
 mod export;
+mod filter;
 mod fleet_view;
 mod log;
 mod metrics;
@@ -50,11 +51,21 @@ use tracing_subscriber::fmt::MakeWriter;
 use environment::OtelSettings;
 
 pub use config::{LogFormat, TelemetryConfig, TelemetryError};
+pub use filter::check_log_filter;
 pub use fleet_view::FleetView;
 pub use metrics::Metrics;
 
 pub use propagation::Propagation;
 pub use spans::{AttemptBody, AttemptFuture, AttemptSpans, RequestSpans, Upstream, attempt_spans};
+
+/// What is wrong with OpenTelemetry's variables, and what of them is not supported, without setting
+/// anything up.
+pub fn check_environment(
+    look_up: &dyn Fn(&str) -> Option<String>,
+) -> (Vec<TelemetryError>, Vec<String>) {
+    let (settings, errors) = OtelSettings::read_all(look_up);
+    (errors, settings.warnings)
+}
 
 /// The telemetry of the process. [`shutdown`](Self::shutdown) it after the drain.
 #[derive(Debug)]

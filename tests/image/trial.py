@@ -32,10 +32,10 @@ def enter() -> None:
     os.setuid(65532)
 
 
-def run(*arguments: str) -> str:
+def run(*arguments: str, settings: dict[str, str] | None = None) -> str:
     """What it prints, where it ends well."""
     command = [*PROGRAM, *arguments]
-    return subprocess.run(command, preexec_fn=enter, env={}, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return subprocess.run(command, preexec_fn=enter, env=settings or {}, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 @contextlib.contextmanager
@@ -98,7 +98,7 @@ def main() -> None:
         with gateway() as process:
             seconds_until_ready(process, time.monotonic())
             assert complete()
-            run("healthcheck", f"http://{GATEWAY}/health")
+            run("healthcheck", settings=SETTINGS)
             run("sleep", "0")
 
 

@@ -51,10 +51,14 @@ class Cluster:
     def json(self, arguments: str) -> Any:
         return json.loads(self.kubectl(f"{arguments} -o json"))
 
-    def guide(self, command: str, folder: Path = ROOT) -> str:
-        """Runs a command that must be in the guide word for word."""
+    def guide(
+        self, command: str, folder: Path = ROOT, place: dict[str, str] | None = None
+    ) -> str:
+        """Runs a command that must be in the guide word for word, after the replacements in `place`."""
         assert command in self._guide, f"not in {GUIDE.name}: {command}"
         shown = command.replace("<NodeIP>", self.address)
+        for placeholder, value in (place or {}).items():
+            shown = shown.replace(placeholder, value)
         print(f"{time.monotonic():.0f} $ {shown}", flush=True)
         program, _, arguments = shown.partition(" ")
         if program == "kubectl":

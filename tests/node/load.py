@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 # The size of a photo.
 LARGE = 4 << 20
+KEY = "llt_a-key-of-the-trial"
+"""What all requests show; the Secret has its digest."""
+HEADERS = {"Authorization": f"Bearer {KEY}"}
 
 
 @dataclass
@@ -89,7 +92,7 @@ class Load:
         while not self._stop.wait(0.02):
             begun = time.monotonic()
             try:
-                connection.request("GET", "/api/version")
+                connection.request("GET", "/api/version", headers=HEADERS)
                 answer = connection.getresponse()
                 answer.read()
                 outcome = "ok" if answer.status == 200 else "told"
@@ -110,7 +113,7 @@ class Load:
             self.under_way += 1
         try:
             body = {"model": model, "prompt": prompt, "options": {"num_predict": tokens}}
-            connection.request("POST", "/api/generate", json.dumps(body))
+            connection.request("POST", "/api/generate", json.dumps(body), HEADERS)
             answer = connection.getresponse()
             backend = answer.getheader("x-llamatower-backend", "")
             lines = answer.read().splitlines()
@@ -164,7 +167,7 @@ class Pressure:
         while not self._stop.is_set():
             connection = http.client.HTTPConnection(*self._address, timeout=60)
             try:
-                connection.request("POST", "/api/generate", body)
+                connection.request("POST", "/api/generate", body, HEADERS)
                 self.statuses[str(connection.getresponse().status)] += 1
             except (OSError, http.client.HTTPException) as error:
                 self.statuses[type(error).__name__] += 1

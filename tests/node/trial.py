@@ -1,5 +1,6 @@
 """Runs the k3s guide on the node of NODE_KUBECONFIG; the arguments are the images for it."""
 
+import hashlib
 import os
 import re
 import shlex
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from cluster import NAMESPACES, ROOT, Cluster, eventually
 from figures import MIB, MemoryWatch, limits
-from load import Load, Pressure, Request
+from load import KEY, Load, Pressure, Request
 
 BASE = ROOT / "k8s" / "base"
 LONGEST = int(os.environ.get("NODE_LONGEST_STREAM", "300"))
@@ -38,6 +39,13 @@ def restrict(cluster: Cluster) -> None:
         env=cluster.environment, capture_output=True, text=True,
     )
     assert "violates PodSecurity" in refused.stderr, refused.stderr
+
+
+def make_key(cluster: Cluster) -> None:
+    """The Secret of the guide, with the digest of the key that all requests of the trial show."""
+    command = "kubectl create secret generic backend-secrets -n backend --from-literal=LLAMATOWER_API_KEYS='ada=sha256:..'"
+    digest = hashlib.sha256(KEY.encode()).hexdigest()
+    cluster.guide(command, place={"sha256:..": f"sha256:{digest}"})
 
 
 def install(cluster: Cluster, old: dict) -> None:
@@ -72,7 +80,8 @@ def look(cluster: Cluster) -> None:
     assert "successfully rolled out" in cluster.guide(STATUS)
     assert "listening" in cluster.guide("kubectl logs deployment/backend -n backend --tail=200")
     assert "ok" in answered(cluster, "curl http://<NodeIP>:30080/health")
-    assert "qwen2.5-coder:7b" in cluster.guide("curl http://<NodeIP>:30080/api/tags")
+    tags = 'curl -H "Authorization: Bearer $KEY" http://<NodeIP>:30080/api/tags'
+    assert "qwen2.5-coder:7b" in cluster.guide(tags, place={"$KEY": KEY})
     assert "backend" in cluster.guide("kubectl describe deployment/backend -n backend")
     assert "OLLAMA_URL" in cluster.guide("kubectl describe pod -n backend")
     assert "Scheduled" in cluster.guide("kubectl get events -n backend")
@@ -86,7 +95,7 @@ def look(cluster: Cluster) -> None:
 
 
 def call_as_the_old_backend(cluster: Cluster) -> None:
-    """The call that the existing backend made, word for word."""
+    """The call that the existing backend made, word for word, with the key in its address."""
     python = ROOT / ".check" / "venv" / "bin" / "python"
     program = (
         "import requests, sys\n"
@@ -96,7 +105,7 @@ def call_as_the_old_backend(cluster: Cluster) -> None:
         "assert answer.json()['response']\n"
     )
     interpreter = python if python.exists() else sys.executable
-    subprocess.run([interpreter, "-c", program, f"http://{cluster.address}:30080"], check=True)
+    subprocess.run([interpreter, "-c", program, f"http://ada:{KEY}@{cluster.address}:30080"], check=True)
 
 
 def scale(cluster: Cluster, load: Load) -> None:
@@ -236,6 +245,7 @@ def main() -> None:
     try:
         old = make_old_installation(cluster)
         restrict(cluster)
+        make_key(cluster)
         install(cluster, old)
         look(cluster)
         call_as_the_old_backend(cluster)

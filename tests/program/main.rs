@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod cache;
+mod commands;
 mod discovery;
+mod doctor;
 mod ends;
 mod harness;
 mod limits;

@@ -24,10 +24,21 @@ async fn an_invalid_setting_ends_the_program_with_2_and_names_its_variable() {
         ("LLAMATOWER_LOG", "a=b=c"),
         ("LLAMATOWER_API_KEYS", "plain-text-key"),
         ("LLAMATOWER_EXTRA_PATHS", "no-slash"),
+        ("LLAMATOWER_LOG", "inof"),
+        ("LLAMATOWER_LOG", "info,llamatower=debgu"),
+        ("LLAMATOWER_LOG", ","),
+        ("LLAMATOWER_API_KEYS", ","),
+        ("LLAMATOWER_API_KEYS_FILE", "/dev/null"),
+        ("LLAMATOWER_API_KEY", "x"),
+        ("LLAMATOWER_REQUIRE_KEYS", "true"),
+        ("LLAMATOWER_BREAKER_OPEN_FOR", "1h"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
     ] {
-        let exited = run(&[], &[(variable, value)]).await;
-        assert_eq!(exited.code, Some(2), "{variable}: {}", exited.stderr);
-        assert!(exited.stderr.contains(variable), "{}", exited.stderr);
+        for arguments in [&[][..], &["check"]] {
+            let exited = run(arguments, &[(variable, value)]).await;
+            assert_eq!(exited.code, Some(2), "{variable}: {}", exited.stderr);
+            assert!(exited.stderr.contains(variable), "{}", exited.stderr);
+        }
     }
 }
 

@@ -80,6 +80,11 @@ impl KeySet {
         Self::of(entries.cloned().collect())
     }
 
+    /// Whose keys there are, once for each key.
+    pub fn identities(&self) -> impl Iterator<Item = &Identity> {
+        self.entries.iter().map(|entry| &entry.identity)
+    }
+
     /// Whether there is a key of this role.
     pub fn has(&self, role: Role) -> bool {
         match role {
@@ -109,8 +114,7 @@ impl KeySet {
 
 impl fmt::Debug for KeySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let identities = self.entries.iter().map(|entry| &entry.identity);
-        f.debug_list().entries(identities).finish()
+        f.debug_list().entries(self.identities()).finish()
     }
 }
 
@@ -153,11 +157,25 @@ fn from_hex(text: &str) -> Option<[u8; 32]> {
     Some(digest)
 }
 
+/// No key was made.
+#[derive(Debug, thiserror::Error)]
+pub enum NoKey {
+    /// A line with this name would be refused by [`KeySet::from_lines`].
+    #[error("the name {0:?} cannot be used: write 1 to 64 of letters, digits and - _ . @")]
+    InvalidName(String),
+    /// The operating system gives no random bytes.
+    #[error("the system gives no random bytes: {0}")]
+    NoRandomBytes(#[from] getrandom::Error),
+}
+
 /// Makes a key of 256 random bits, and the line that lets it in.
 ///
 /// # Errors
-/// The operating system gives no random bytes.
-pub fn generate_key(name: &str) -> Result<(String, String), getrandom::Error> {
+/// See [`NoKey`].
+pub fn generate_key(name: &str) -> Result<(String, String), NoKey> {
+    if !is_name(name) {
+        return Err(NoKey::InvalidName(name.to_owned()));
+    }
     let mut bits = [0; 32];
     getrandom::fill(&mut bits)?;
     let key = format!("llt_{}", BASE64_URL_SAFE_NO_PAD.encode(bits));

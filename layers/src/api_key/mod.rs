@@ -43,6 +43,6 @@ mod service;
 mod tests;
 
 pub use error::{AmbiguousCredential, ManagementRefused, MissingKey, WrongKey};
-pub use keys::{Identity, InvalidKeyLine, KeySet, Role, generate_key};
+pub use keys::{Identity, InvalidKeyLine, KeySet, NoKey, Role, generate_key};
 pub use layer::{Access, ApiKeyLayer};
 pub use service::{ApiKey, ApiKeyFuture};

@@ -237,3 +237,39 @@ async fn keys_are_replaced_for_services_that_are_there() {
     live.set(KeySet::default());
     assert!(send(None).await);
 }
+
+#[test]
+fn a_generated_line_is_accepted_whatever_name_it_has_or_the_name_is_refused() {
+    for name in [
+        "ada",
+        "ada-2",
+        "team_a.eu",
+        "ada@example.org",
+        "-",
+        &"x".repeat(64),
+    ] {
+        let (key, line) = generate_key(name).expect(name);
+        // As the settings take several lines apart.
+        let lines = line.split([',', '\n']);
+        let keys = KeySet::from_lines(lines, Role::User).expect(name);
+        assert_eq!(keys.find(&key).map(|identity| &*identity.name), Some(name));
+    }
+    let too_long = "x".repeat(65);
+    for name in [
+        "",
+        " ",
+        "ada lovelace",
+        "a=b",
+        "a,b",
+        "a\nb",
+        "a:b",
+        "a#b",
+        "å",
+        " ada",
+        &too_long,
+    ] {
+        let error = generate_key(name).expect_err(name).to_string();
+        assert!(error.contains("letters, digits"), "{name:?}: {error}");
+        assert!(!error.contains('\n'), "{error:?}");
+    }
+}

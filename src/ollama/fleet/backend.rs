@@ -6,8 +6,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::header::CONTENT_TYPE;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
 use llamatower_layers::llm_request::ModelName;
 use llamatower_layers::{BoxError, Fail, Failure, Side};
 use serde::Deserialize;
@@ -38,7 +39,7 @@ pub struct Backend {
     name: Arc<str>,
     address: Address,
     /// Apart from the connections of requests, so that a probe never waits behind them.
-    own_questions: Upstream<Empty<Bytes>>,
+    own_questions: Upstream<Full<Bytes>>,
     is_up: AtomicBool,
     /// Whether the log says so.
     is_told_up: AtomicBool,
@@ -172,28 +173,62 @@ impl Backend {
     /// # Errors
     /// The backend did not answer with a 200 in time.
     pub async fn page(&self, path: &'static str, limit: Duration) -> Result<Bytes, Unreachable> {
-        match tokio::time::timeout(limit, self.fetch(path)).await {
-            Ok(Ok((StatusCode::OK, page))) => Ok(page),
-            Ok(Ok((status, _))) => {
-                let advice = match status {
-                    StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                        "; its token in LLAMATOWER_BACKEND_TOKENS is wrong or missing"
-                    }
-                    _ => "",
-                };
-                Err(self.unreachable(format!("{path} answered {status}{advice}")))
+        let answer = self.get(path, limit).await?;
+        let advice = match answer.status() {
+            StatusCode::OK => return Ok(answer.into_body()),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                "; its token in LLAMATOWER_BACKEND_TOKENS is wrong or missing"
             }
-            Ok(Err(error)) => Err(self.unreachable(error)),
-            Err(_) => Err(self.unreachable(format!("{path} gave no answer within {limit:?}"))),
-        }
+            _ => "",
+        };
+        Err(self.unreachable(format!("{path} answered {}{advice}", answer.status())))
     }
 
-    async fn fetch(&self, path: &'static str) -> Result<(StatusCode, Bytes), BoxError> {
-        let request = Request::get(path).body(Empty::new())?;
-        let answer = self.own_questions.clone().oneshot(request).await?;
-        let status = answer.status();
-        let page = Limited::new(answer.into_body(), MAX_PAGE_BYTES);
-        Ok((status, page.collect().await?.to_bytes()))
+    /// Asks by GET, with a limit on the whole exchange, and takes an answer of any status.
+    ///
+    /// # Errors
+    /// The backend did not answer in time.
+    pub async fn get(
+        &self,
+        path: &'static str,
+        limit: Duration,
+    ) -> Result<Response<Bytes>, Unreachable> {
+        self.exchange(Request::get(path).body(Full::default()), path, limit)
+            .await
+    }
+
+    /// Asks by POST with a JSON body, otherwise like [`get`](Self::get).
+    ///
+    /// # Errors
+    /// The backend did not answer in time.
+    pub async fn post(
+        &self,
+        path: &'static str,
+        body: Bytes,
+        limit: Duration,
+    ) -> Result<Response<Bytes>, Unreachable> {
+        let request = Request::post(path).header(CONTENT_TYPE, "application/json");
+        self.exchange(request.body(Full::new(body)), path, limit)
+            .await
+    }
+
+    async fn exchange(
+        &self,
+        request: http::Result<Request<Full<Bytes>>>,
+        path: &'static str,
+        limit: Duration,
+    ) -> Result<Response<Bytes>, Unreachable> {
+        let fetched = async {
+            let answer = self.own_questions.clone().oneshot(request?).await?;
+            let (head, body) = answer.into_parts();
+            let page = Limited::new(body, MAX_PAGE_BYTES).collect().await?;
+            Ok(Response::from_parts(head, page.to_bytes()))
+        };
+        let fetched: Result<Result<_, BoxError>, _> = tokio::time::timeout(limit, fetched).await;
+        match fetched {
+            Ok(answer) => answer.map_err(|error| self.unreachable(error)),
+            Err(_) => Err(self.unreachable(format!("{path} gave no answer within {limit:?}"))),
+        }
     }
 
     fn unreachable(&self, reason: impl fmt::Display) -> Unreachable {
@@ -231,7 +266,11 @@ impl Backend {
         Ok(loaded.into_iter().map(|model| model.name).collect())
     }
 
-    async fn models(
+    /// The models of a list: those that are installed at `/api/tags`, those in memory at `/api/ps`.
+    ///
+    /// # Errors
+    /// It gave no list in time.
+    pub async fn models(
         &self,
         path: &'static str,
         limit: Duration,
@@ -275,6 +314,11 @@ impl Unreachable {
             backend: backend.into(),
             reason: reason.to_string(),
         }
+    }
+
+    /// Why, without the name of the backend.
+    pub fn reason(&self) -> &str {
+        &self.reason
     }
 }
 

@@ -251,6 +251,11 @@ impl<S> Fleet<S> {
             .collect()
     }
 
+    /// Waits until every backend has been probed once, by those who [watch](Self::keep_watch).
+    pub async fn probed_once(&self) {
+        self.catalogue.probed_once().await;
+    }
+
     /// How long one answer to a question of the gateway's own may take.
     pub fn probe_timeout(&self) -> Duration {
         self.config.clocks.timeout

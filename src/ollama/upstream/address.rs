@@ -64,6 +64,19 @@ impl Address {
         }
     }
 
+    /// Whether both are one server, however its name is written.
+    pub fn is_same_server(&self, other: &Self) -> bool {
+        let host = |address: &Self| {
+            let name = address.host.trim_end_matches('.').to_ascii_lowercase();
+            // An IPv6 address has several spellings.
+            name.parse().map_or(name, |ip: IpAddr| ip.to_string())
+        };
+        self.port == other.port
+            && self.is_https == other.is_https
+            && self.prefix == other.prefix
+            && host(self) == host(other)
+    }
+
     /// The address as it was configured, whichever IP address of the host this is.
     pub fn configured(&self) -> Self {
         Self {

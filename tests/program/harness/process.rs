@@ -129,6 +129,11 @@ impl Gateway {
         self.log.line(what, is_it).await
     }
 
+    /// The first line of the log.
+    pub(crate) fn first_line(&self) -> Value {
+        self.log.lines.lock().unwrap()[0].clone()
+    }
+
     /// Waits for the access log line of a finished request.
     pub(crate) async fn access_line(&self, route: &str) -> Value {
         let is_it = |line: &Value| line["message"] == "request" && line["route"] == route;

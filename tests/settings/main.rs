@@ -2,7 +2,10 @@
 
 #![allow(missing_docs)]
 
-use std::collections::BTreeMap;
+mod contradictions;
+mod nothing;
+mod unknown;
+
 use std::io::Write as _;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -11,19 +14,13 @@ use llamatower::settings::*;
 use llamatower_layers::rate_limit::Quota;
 
 fn load(environment: &[(&str, &str)]) -> Result<Loaded, SettingsError> {
-    let environment: BTreeMap<_, _> = environment.iter().copied().collect();
-    Settings::load(None, &|name| {
-        environment.get(name).map(|value| (*value).to_owned())
-    })
+    Settings::load(None, &environment.iter().copied().collect())
 }
 
 fn load_file(text: &str, environment: &[(&str, &str)]) -> Result<Loaded, SettingsError> {
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
     file.write_all(text.as_bytes()).expect("it can be written");
-    let environment: BTreeMap<_, _> = environment.iter().copied().collect();
-    Settings::load(Some(file.path()), &|name| {
-        environment.get(name).map(|value| (*value).to_owned())
-    })
+    Settings::load(Some(file.path()), &environment.iter().copied().collect())
 }
 
 const DIGEST: &str = "ada=sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
@@ -51,6 +48,7 @@ fn another_value(setting: &Setting) -> &'static str {
         ("backends.extra_paths", _) => "POST /api/rerank",
         ("backends.dns_servers", _) => "10.0.0.2:53, [::1]:8600",
         ("limits.time_zone", _) => "Europe/Zurich",
+        ("telemetry.log", _) => "debug",
         ("telemetry.log_format", _) => "json",
         ("runtime.worker_threads", _) => "3",
         (_, Form::Text | Form::File | Form::Secret | Form::List) => "other",
@@ -65,8 +63,19 @@ fn another_value(setting: &Setting) -> &'static str {
         (_, Form::Slots) => "7, localhost:11434=8",
         (_, Form::OptionalCount) => "7",
         (_, Form::KeyLimits) => "ada:rate=7/m, ada:tokens=7/day",
-        (_, Form::Switch) => "off",
+        (_, Form::Switch) if setting.default == "true" => "off",
+        (_, Form::Switch) => "on",
     }
+}
+
+/// What must be set too, or the value is an error.
+fn needed_by(setting: &Setting) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let needed = match setting.key {
+        "keys.required" => Some(("LLAMATOWER_API_KEYS", DIGEST)),
+        "breaker.open_for" => Some(("LLAMATOWER_BREAKER_OPEN_AT_MOST", "1h")),
+        _ => None,
+    };
+    needed.into_iter()
 }
 
 /// A value that no setting of this form takes.
@@ -79,7 +88,7 @@ fn bad_value(setting: &Setting) -> Option<&'static str> {
         ("backends.extra_paths", _) => Some("POST /api/../x"),
         ("backends.dns_servers", _) => Some("dns.example"),
         ("limits.time_zone", _) => Some("Nowhere/Else"),
-        ("telemetry.log_format" | "runtime.worker_threads", _) => Some("neither"),
+        ("telemetry.log" | "telemetry.log_format" | "runtime.worker_threads", _) => Some("neither"),
         (_, Form::Text | Form::Secret | Form::List) => None,
         _ => Some("neither"),
     }
@@ -96,6 +105,7 @@ fn every_setting_can_be_given_by_the_environment_alone() {
     let before = format!("{:?}", load(&[]).expect("the defaults are sound").settings);
     for setting in SETTINGS {
         let mut environment = vec![(setting.variable, another_value(setting))];
+        environment.extend(needed_by(setting));
         if setting.key == "backends.management" {
             environment.push(("OLLAMA_URL", "gpu-1,localhost:11434"));
         }
@@ -119,17 +129,19 @@ fn every_setting_can_be_given_by_the_file_and_the_environment_wins() {
         if setting.key == "backends.management" {
             text.push_str("urls = [\"gpu-1\", \"localhost:11434\"]\n");
         }
-        let loaded = load_file(&text, &[]).unwrap_or_else(|error| panic!("{error}"));
+        let needed: Vec<_> = needed_by(setting).collect();
+        let loaded = load_file(&text, &needed).unwrap_or_else(|error| panic!("{error}"));
         assert_ne!(
             effective(&loaded, setting).source,
             "default",
             "{}",
             setting.key
         );
-        let wins = [
+        let mut wins = vec![
             ("OLLAMA_URL", "gpu-1,localhost:11434"),
             (setting.variable, another_value(setting)),
         ];
+        wins.extend(needed_by(setting));
         let loaded = load_file(&text, &wins).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(effective(&loaded, setting).source, setting.variable);
     }
@@ -403,10 +415,9 @@ fn a_misspelt_key_or_variable_is_told_with_the_right_one() {
         .expect_err("misspelt")
         .to_string();
     assert!(error.contains("timeouts.connect"), "{error}");
-    let warnings =
-        Settings::warnings(["LLAMATOWER_LISTN".to_owned(), "PATH".to_owned()].into_iter());
-    assert_eq!(warnings.len(), 1);
-    assert!(warnings[0].contains("LLAMATOWER_LISTEN"), "{warnings:?}");
+    let error = load(&[("LLAMATOWER_LISTN", "x"), ("PATH", "/bin")]).expect_err("misspelt");
+    assert_eq!(error.problems().len(), 1, "{error}");
+    assert!(error.to_string().contains("LLAMATOWER_LISTEN"), "{error}");
 }
 
 #[test]

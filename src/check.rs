@@ -1,0 +1,47 @@
+//! `llamatower check`: every setting with its value, and what is wrong or doubtful.
+
+use serde_json::{Value, json};
+
+use crate::settings::{EffectiveSetting, Loaded, Problem, SettingsError};
+use crate::version;
+
+/// For people: a line for each setting, with its value and where that came from.
+pub fn text(loaded: &Loaded) -> String {
+    let rows = &loaded.effective;
+    let width = |of: fn(&EffectiveSetting) -> usize| rows.iter().map(of).max().unwrap_or(0);
+    let names = width(|row| row.setting.variable.len());
+    let values = width(|row| row.value.len());
+    let lines = rows.iter().map(|row| {
+        let (name, value) = (row.setting.variable, &row.value);
+        format!("{name:names$}  {value:values$}  {}\n", row.source)
+    });
+    lines.collect()
+}
+
+/// For scripts. Fields are added between versions and not taken away.
+pub fn json(loaded: &Result<Loaded, SettingsError>) -> Value {
+    let (settings, warnings) = match loaded {
+        Ok(loaded) => (&*loaded.effective, &*loaded.warnings),
+        Err(_) => (&[][..], &[][..]),
+    };
+    let errors = loaded
+        .as_ref()
+        .err()
+        .map_or(&[][..], |error| error.problems());
+    json!({
+        "version": version::VERSION,
+        "commit": version::COMMIT,
+        "is_sound": loaded.is_ok(),
+        "settings": settings.iter().map(EffectiveSetting::json).collect::<Value>(),
+        "errors": problems(errors),
+        "warnings": problems(warnings),
+    })
+}
+
+/// What is wrong or doubtful, for scripts.
+pub fn problems(problems: &[Problem]) -> Value {
+    let rows = problems
+        .iter()
+        .map(|problem| json!({ "subject": problem.subject(), "reason": problem.reason() }));
+    rows.collect()
+}

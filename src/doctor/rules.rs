@@ -1,0 +1,355 @@
+//! What follows from what the servers said.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::Wishes;
+use super::report::Level::{Error, Note, Warning};
+use super::report::Report;
+use super::server::{Answers, Facts, Trouble};
+use crate::settings::Settings;
+
+/// Clocks that differ by more are worth a word, in seconds.
+const CLOCKS_DIFFER: i64 = 30;
+
+pub(super) fn judge(settings: &Settings, wishes: &Wishes, servers: &[Facts], report: &mut Report) {
+    for server in servers {
+        match &server.answers {
+            Ok(answers) => slow_answers(settings, server, answers, report),
+            Err(trouble) => unreachable(server, trouble, report),
+        }
+    }
+    management_server(settings, servers, report);
+    versions(servers, report);
+    digests(servers, report);
+    default_model(settings, servers, report);
+    slots(settings, servers, report);
+    memory(servers, report);
+    loads(settings, servers, report);
+    if let Some(model) = &wishes.load
+        && servers.iter().all(|server| server.load.is_none())
+    {
+        let found = "it could not be loaded: no server that answers has it";
+        let change = "name a model that is there, as `ollama list` shows it";
+        report.add(Error, "load_failed", model, found, change);
+    }
+}
+
+/// The servers that answered.
+fn answering(servers: &[Facts]) -> impl Iterator<Item = (&Facts, &Answers)> {
+    let servers = servers.iter();
+    servers.filter_map(|server| Some((server, server.answers.as_ref().ok()?)))
+}
+
+fn unreachable(server: &Facts, trouble: &Trouble, report: &mut Report) {
+    let (name, address) = (&server.name, &server.address);
+    let (code, found, change) = match trouble {
+        Trouble::Unreachable(reason) if address.is_https() => (
+            "unreachable",
+            reason.clone(),
+            "for certificates: LLAMATOWER_BACKEND_CA_FILE takes the authority's; otherwise start \
+             the server, or correct its address in OLLAMA_URL"
+                .to_owned(),
+        ),
+        Trouble::Unreachable(reason) => (
+            "unreachable",
+            reason.clone(),
+            "start Ollama there (with OLLAMA_HOST=0.0.0.0 in its environment if it is another \
+             machine), or correct its address in OLLAMA_URL"
+                .to_owned(),
+        ),
+        Trouble::Status(status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) => (
+            "refused",
+            format!("it answered {status}"),
+            format!(
+                "give {}=TOKEN in LLAMATOWER_BACKEND_TOKENS, or correct what is there; a 403 of \
+                 Ollama itself means that its OLLAMA_ORIGINS or OLLAMA_HOST refuses the gateway",
+                address.host()
+            ),
+        ),
+        Trouble::Status(status) => (
+            "not_ollama",
+            format!("it answered {status} to a question that every Ollama answers"),
+            "correct the address and the path in OLLAMA_URL: is Ollama what answers there?"
+                .to_owned(),
+        ),
+        Trouble::NotOllama(reason) => (
+            "not_ollama",
+            reason.clone(),
+            "correct the address in OLLAMA_URL: is Ollama what answers there?".to_owned(),
+        ),
+    };
+    report.add(Error, code, name, found, change);
+}
+
+fn slow_answers(settings: &Settings, server: &Facts, answers: &Answers, report: &mut Report) {
+    let (connect, probe) = (settings.timeouts.connect, settings.backends.probe_timeout);
+    let slow = [
+        (
+            answers.first_answer,
+            connect,
+            "a first answer",
+            "LLAMATOWER_CONNECT_TIMEOUT",
+        ),
+        (
+            answers.listing,
+            probe,
+            "the list of its models",
+            "LLAMATOWER_PROBE_TIMEOUT",
+        ),
+    ];
+    for (took, limit, what, setting) in slow {
+        let level = match took {
+            _ if took > limit => Error,
+            _ if took > limit / 2 => Warning,
+            _ => continue,
+        };
+        report.add(
+            level,
+            "slow_answer",
+            &server.name,
+            format!("{what} took {took:.0?}, and {setting} is {limit:?}"),
+            format!("raise {setting}, or the gateway takes the server for one that is down"),
+        );
+    }
+    let ahead = answers.clock_ahead.map_or(0, |ahead| ahead.as_secs());
+    if ahead.abs() > CLOCKS_DIFFER {
+        let direction = if ahead > 0 { "ahead of" } else { "behind" };
+        report.add(
+            Warning,
+            "clocks_differ",
+            &server.name,
+            format!("its clock is {} s {direction} this machine's", ahead.abs()),
+            "set both clocks by NTP: logs cannot be compared, and certificates may not count as valid",
+        );
+    }
+    if answers.models.is_empty() {
+        report.add(
+            Warning,
+            "no_model",
+            &server.name,
+            "it has no model",
+            "pull one there, or take the server out of OLLAMA_URL",
+        );
+    }
+}
+
+fn management_server(settings: &Settings, servers: &[Facts], report: &mut Report) {
+    if settings.keys.admin.is_empty() {
+        return;
+    }
+    let host = settings.backends.management_host();
+    let Some(address) = settings.backends.urls.get(host) else {
+        return;
+    };
+    let mut its = servers
+        .iter()
+        .filter(|server| server.address.configured() == *address);
+    if its.all(|server| server.answers.is_err()) {
+        report.add(
+            Error,
+            "management_unreachable",
+            "LLAMATOWER_MANAGEMENT_BACKEND",
+            format!("models are managed on {address}, which does not answer"),
+            "name a server that does",
+        );
+    }
+}
+
+fn versions(servers: &[Facts], report: &mut Report) {
+    let mut by_version: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (server, answers) in answering(servers) {
+        by_version
+            .entry(&answers.version)
+            .or_default()
+            .push(&server.name);
+    }
+    if by_version.len() > 1 {
+        report.add(
+            Warning,
+            "versions_differ",
+            "OLLAMA_URL",
+            format!("the servers have different versions: {}", listed(&by_version)),
+            "install one version of Ollama on all of them: answers and routes differ between versions",
+        );
+    }
+}
+
+/// A model is asked for by its name, and a client gets now this one and now that.
+fn digests(servers: &[Facts], report: &mut Report) {
+    let mut models: BTreeMap<String, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
+    for (server, answers) in answering(servers) {
+        for model in answers
+            .models
+            .iter()
+            .filter(|model| !model.digest.is_empty())
+        {
+            let by_digest = models.entry(model.name.to_string()).or_default();
+            by_digest
+                .entry(&model.digest)
+                .or_default()
+                .push(&server.name);
+        }
+    }
+    for (model, by_digest) in models {
+        if by_digest.len() < 2 {
+            continue;
+        }
+        let short = by_digest.into_iter().map(|(digest, servers)| {
+            let short = digest.get(..12).unwrap_or(digest);
+            (short, servers)
+        });
+        report.add(
+            Warning,
+            "digests_differ",
+            &model,
+            format!("one name, different models: {}", listed(&short.collect())),
+            format!("pull or create {model} again on all of them, or give it another name on some"),
+        );
+    }
+}
+
+/// `a (gpu-1, gpu-2); b (gpu-3)`.
+fn listed(servers_by: &BTreeMap<&str, Vec<&str>>) -> String {
+    let parts = servers_by.iter();
+    let parts = parts.map(|(what, servers)| format!("{what} ({})", servers.join(", ")));
+    parts.collect::<Vec<_>>().join("; ")
+}
+
+fn default_model(settings: &Settings, servers: &[Facts], report: &mut Report) {
+    let Some(model) = settings.backends.default_model.as_deref() else {
+        return;
+    };
+    // Servers that do not answer may have it.
+    let level = match servers.iter().all(|server| server.answers.is_ok()) {
+        true => Error,
+        false => Warning,
+    };
+    if !servers.iter().any(|server| server.has(model)) {
+        let have: BTreeSet<_> = answering(servers)
+            .flat_map(|(_, answers)| answers.models.iter().map(|model| model.name.to_string()))
+            .take(20)
+            .collect();
+        let have: Vec<_> = have.into_iter().collect();
+        report.add(
+            level,
+            "default_model_missing",
+            "DEFAULT_OLLAMA_MODEL",
+            format!(
+                "no server that answers has {model}; they have: {}",
+                have.join(", ")
+            ),
+            format!("pull {model} on one of them, or name one that is there"),
+        );
+    }
+}
+
+/// Ollama says of its slots nothing that could be compared.
+fn slots(settings: &Settings, servers: &[Facts], report: &mut Report) {
+    let slots = settings.backends.slots_of_each();
+    let urls = settings.backends.urls.iter().zip(slots);
+    for (address, slots) in urls {
+        let mut its = servers
+            .iter()
+            .filter(|server| server.address.configured() == *address);
+        let Some(server) = its.find(|server| server.answers.is_ok()) else {
+            continue;
+        };
+        let change = match slots {
+            Some(slots) => format!(
+                "compare: {slots} slots here, as many as OLLAMA_NUM_PARALLEL in the environment of \
+                 Ollama on {} (1 if it is not set)",
+                server.address.host()
+            ),
+            None => "set LLAMATOWER_SLOTS to its OLLAMA_NUM_PARALLEL, so that requests wait where \
+                     they are ordered and seen"
+                .to_owned(),
+        };
+        let is = slots.map_or("off".to_owned(), |slots| slots.to_string());
+        report.add(
+            Note,
+            "slots_unseen",
+            address.to_string(),
+            format!(
+                "LLAMATOWER_SLOTS is {is}; Ollama does not say how many requests it takes at a time"
+            ),
+            change,
+        );
+    }
+}
+
+/// Memory that slots take is the one trace of their number that Ollama shows.
+fn memory(servers: &[Facts], report: &mut Report) {
+    let mut sizes: BTreeMap<(&str, &str, u64), BTreeMap<u64, Vec<&str>>> = BTreeMap::new();
+    for (server, answers) in answering(servers) {
+        for model in answers.loaded.iter().filter(|model| model.size > 0) {
+            let what = (&*model.name, &*model.digest, model.context_length);
+            let by_size = sizes.entry(what).or_default();
+            by_size.entry(model.size).or_default().push(&server.name);
+        }
+    }
+    for ((model, _, context), by_size) in sizes {
+        if by_size.len() < 2 {
+            continue;
+        }
+        let by_size: BTreeMap<String, Vec<&str>> = by_size
+            .into_iter()
+            .map(|(size, servers)| (format!("{size} bytes"), servers))
+            .collect();
+        let by_size = by_size
+            .iter()
+            .map(|(size, servers)| (&**size, servers.clone()));
+        report.add(
+            Warning,
+            "slots_differ",
+            model,
+            format!(
+                "with a context of {context} tokens it takes different memory: {}",
+                listed(&by_size.collect())
+            ),
+            "compare OLLAMA_NUM_PARALLEL, OLLAMA_KV_CACHE_TYPE and OLLAMA_FLASH_ATTENTION of these \
+             servers; where slots differ, write them for each in LLAMATOWER_SLOTS",
+        );
+    }
+}
+
+fn loads(settings: &Settings, servers: &[Facts], report: &mut Report) {
+    const SETTING: &str = "LLAMATOWER_FIRST_BYTE_TIMEOUT";
+    for server in servers {
+        let Some(load) = &server.load else { continue };
+        let (name, model) = (&server.name, &load.model);
+        let took = match &load.took {
+            Ok(took) if load.was_loaded => {
+                let found = format!("{model} was in memory already; it answered in {took:.1?}");
+                report.add(Note, "load_time", name, found, "");
+                continue;
+            }
+            Ok(took) => *took,
+            Err(reason) => {
+                let found = format!("{model} could not be loaded: {reason}");
+                let change = "see the log of Ollama there; is there memory enough?";
+                report.add(Error, "load_failed", name, found, change);
+                continue;
+            }
+        };
+        let limit = settings.timeouts.first_byte.unwrap_or(Duration::MAX);
+        let level = match took {
+            _ if took > limit => Error,
+            _ if took > limit / 2 => Warning,
+            _ => Note,
+        };
+        let change = match level {
+            Note => String::new(),
+            _ => format!(
+                "raise {SETTING}: before its first byte a server loads the model and reads the prompt"
+            ),
+        };
+        let found = match settings.timeouts.first_byte {
+            Some(limit) => format!("{model} was loaded in {took:.1?}, and {SETTING} is {limit:?}"),
+            None => format!("{model} was loaded in {took:.1?}"),
+        };
+        report.add(level, "load_time", name, found, change);
+    }
+}

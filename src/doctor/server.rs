@@ -1,0 +1,243 @@
+//! What one server says of itself.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::DATE;
+use http::{Response, StatusCode};
+use jiff::{SignedDuration, Timestamp};
+use llamatower_layers::llm_request::ModelName;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::ollama::fleet::{Backend, Installed};
+use crate::ollama::upstream::Address;
+use crate::settings::Settings;
+
+/// How long a model may take to load when it is loaded to see that.
+const LONGEST_LOAD: Duration = Duration::from_secs(3600);
+
+/// A server, as far as it answered.
+#[derive(Debug)]
+pub(super) struct Facts {
+    pub(super) name: String,
+    pub(super) address: Address,
+    pub(super) answers: Result<Answers, Trouble>,
+    pub(super) load: Option<Load>,
+}
+
+/// What a server that answers said.
+#[derive(Debug)]
+pub(super) struct Answers {
+    pub(super) version: String,
+    pub(super) models: Vec<Installed>,
+    pub(super) loaded: Vec<Loaded>,
+    /// How long it took to answer for the version, the connection included.
+    pub(super) first_answer: Duration,
+    /// How long it took to list its models.
+    pub(super) listing: Duration,
+    /// How much its clock is ahead of this machine's, if it tells the time.
+    pub(super) clock_ahead: Option<SignedDuration>,
+}
+
+/// A model in a server's memory.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Loaded {
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) digest: String,
+    /// Memory in bytes, that of its slots included.
+    #[serde(default)]
+    pub(super) size: u64,
+    /// Tokens of one slot.
+    #[serde(default)]
+    pub(super) context_length: u64,
+}
+
+/// Why a server does not answer as one of Ollama's.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// It cannot be reached; the text says why.
+    Unreachable(String),
+    /// It answered with this status.
+    Status(StatusCode),
+    /// It answered something else than Ollama does; the text says to what.
+    NotOllama(String),
+}
+
+/// A model that was loaded to see how long that takes.
+#[derive(Debug)]
+pub(super) struct Load {
+    pub(super) model: String,
+    /// It was in memory before, so that nothing was seen.
+    pub(super) was_loaded: bool,
+    pub(super) took: Result<Duration, String>,
+}
+
+impl Facts {
+    pub(super) async fn ask(server: &Backend, settings: &Settings) -> Self {
+        Self {
+            name: server.name().to_string(),
+            address: server.address().clone(),
+            answers: answers(server, settings).await,
+            load: None,
+        }
+    }
+
+    /// Whether it has a model, as far as it answered.
+    pub(super) fn has(&self, model: &str) -> bool {
+        let Ok(name) = ModelName::parse(model) else {
+            return false;
+        };
+        let models = self.answers.iter().flat_map(|answers| &answers.models);
+        models.into_iter().any(|installed| installed.name == name)
+    }
+
+    /// Has a model loaded, if it is there.
+    pub(super) async fn load(&mut self, server: &Backend, model: &str, settings: &Settings) {
+        if !self.has(model) {
+            return;
+        }
+        let loaded = self.answers.iter().flat_map(|answers| &answers.loaded);
+        let name = ModelName::parse(model).ok();
+        let is_it = |loaded: &Loaded| ModelName::parse(&loaded.name).ok() == name;
+        let was_loaded = loaded.into_iter().any(is_it);
+        let limit = settings.timeouts.first_byte.unwrap_or_default();
+        let body = json!({ "model": model, "stream": false }).to_string();
+        let begun = Instant::now();
+        let answer = server
+            .post("/api/generate", body.into(), limit.max(LONGEST_LOAD))
+            .await;
+        let took = match answer {
+            Ok(answer) if answer.status() == StatusCode::OK => Ok(begun.elapsed()),
+            Ok(answer) => Err(format!(
+                "it answered {}: {}",
+                answer.status(),
+                String::from_utf8_lossy(answer.body()).trim()
+            )),
+            Err(error) => Err(error.to_string()),
+        };
+        self.load = Some(Load {
+            model: model.to_owned(),
+            was_loaded,
+            took,
+        });
+    }
+
+    pub(super) fn json(&self) -> Value {
+        let mut row = json!({
+            "name": self.name,
+            "is_up": self.answers.is_ok(),
+            "version": null,
+            "models": [],
+            "loaded": [],
+            "first_answer_seconds": null,
+            "listing_seconds": null,
+            "clock_ahead_seconds": null,
+            "load": self.load.as_ref().map(|load| json!({
+                "model": load.model,
+                "was_loaded": load.was_loaded,
+                "seconds": load.took.as_ref().ok().map(Duration::as_secs_f64),
+            })),
+        });
+        if let Ok(answers) = &self.answers {
+            row["version"] = json!(answers.version);
+            let models = answers
+                .models
+                .iter()
+                .map(|model| json!({ "name": model.name.to_string(), "digest": &*model.digest }));
+            row["models"] = models.collect();
+            let loaded = answers.loaded.iter().map(|model| {
+                json!({
+                    "name": model.name,
+                    "digest": model.digest,
+                    "size": model.size,
+                    "context_length": model.context_length,
+                })
+            });
+            row["loaded"] = loaded.collect();
+            row["first_answer_seconds"] = json!(answers.first_answer.as_secs_f64());
+            row["listing_seconds"] = json!(answers.listing.as_secs_f64());
+            let ahead = answers.clock_ahead.map(|ahead| ahead.as_secs());
+            row["clock_ahead_seconds"] = json!(ahead);
+        }
+        row
+    }
+}
+
+async fn answers(server: &Backend, settings: &Settings) -> Result<Answers, Trouble> {
+    // Longer than the gateway waits, so that a slow server is told from a dead one.
+    let limit = (settings.backends.probe_timeout + settings.timeouts.connect) * 4;
+    let begun = Instant::now();
+    let answer = get(server, "/api/version", limit).await?;
+    let first_answer = begun.elapsed();
+    let clock_ahead = clock_ahead(&answer);
+    let version: Version = read("/api/version", &answer)?;
+    let begun = Instant::now();
+    let models = server.models("/api/tags", limit).await;
+    let models = models.map_err(|error| Trouble::NotOllama(error.to_string()))?;
+    let listing = begun.elapsed();
+    let page = get(server, "/api/ps", limit).await?;
+    let loaded: Page = read("/api/ps", &page)?;
+    Ok(Answers {
+        version: version.version,
+        models,
+        loaded: loaded.models.unwrap_or_default(),
+        first_answer,
+        listing,
+        clock_ahead,
+    })
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: String,
+}
+
+#[derive(Deserialize)]
+struct Page {
+    models: Option<Vec<Loaded>>,
+}
+
+async fn get(
+    server: &Backend,
+    path: &'static str,
+    limit: Duration,
+) -> Result<Response<Bytes>, Trouble> {
+    let answer = server.get(path, limit).await;
+    let answer = answer.map_err(|error| Trouble::Unreachable(error.reason().to_owned()))?;
+    match answer.status() {
+        StatusCode::OK => Ok(answer),
+        status => Err(Trouble::Status(status)),
+    }
+}
+
+fn read<T: for<'a> Deserialize<'a>>(path: &str, answer: &Response<Bytes>) -> Result<T, Trouble> {
+    serde_json::from_slice(answer.body())
+        .map_err(|_| Trouble::NotOllama(format!("its answer to {path} is not what Ollama says")))
+}
+
+/// What the field `Date` says, to the second.
+fn clock_ahead(answer: &Response<Bytes>) -> Option<SignedDuration> {
+    let date = answer.headers().get(DATE)?.to_str().ok()?;
+    let theirs = jiff::fmt::rfc2822::parse(date).ok()?.timestamp();
+    Some(theirs.duration_since(Timestamp::now()))
+}
+
+impl fmt::Display for Facts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ok(answers) = &self.answers else {
+            return write!(f, "{}  does not answer as Ollama does", self.name);
+        };
+        write!(
+            f,
+            "{}  Ollama {}, models: {}, in memory: {}, answered in {:.0?}",
+            self.name,
+            answers.version,
+            answers.models.len(),
+            answers.loaded.len(),
+            answers.first_answer
+        )
+    }
+}

@@ -1,0 +1,179 @@
+//! Which setting a name was meant to be.
+//!
+//! Names are compared word by word, since people know the words of a setting and not their order
+//! or number: `DEFAULT_MODEL` means `DEFAULT_OLLAMA_MODEL`. Words are compared by letters, so that a
+//! misspelt word counts, and words that people use for the same thing count nearly as the word.
+
+use super::setting::Setting;
+
+/// Words that people use for the same thing. A word may stand in several groups.
+const GROUPS: &[&[&str]] = &[
+    &[
+        "url", "uri", "backend", "server", "upstream", "host", "node",
+    ],
+    &["listen", "host", "port", "bind", "addr", "address"],
+    &["total", "request", "response", "overall"],
+    &["slot", "parallel", "num", "concurrency"],
+    &["flight", "concurrency", "concurrent", "request"],
+    &["admin", "metric", "prometheus", "operator"],
+    &["api", "auth", "client", "user"],
+    &["key", "token", "secret", "password", "credential"],
+    &["origin", "cors"],
+    &["base", "prefix", "root"],
+    &["drain", "shutdown", "grace", "stop", "termination"],
+    &["ca", "cert", "certificate", "tls", "ssl"],
+    &["dns", "resolver", "nameserver"],
+    &["worker", "thread", "cpu"],
+    &["rate", "rpm", "ratelimit"],
+    &["zone", "timezone", "tz"],
+    &["read", "idle"],
+    &["required", "require", "need"],
+];
+
+/// Below this a name is like none of the settings.
+const LEAST: f64 = 0.6;
+
+/// How alike two words must be by letters to count as one word misspelt.
+const MISSPELT: f64 = 0.7;
+
+/// The setting whose variable or key is most like `given`, if one is like it.
+pub(super) fn nearest<'a>(given: &str, settings: &'a [Setting]) -> Option<&'a Setting> {
+    let score = |setting: &Setting| {
+        let by_variable = likeness(given, setting.variable);
+        by_variable.max(likeness(given, setting.key))
+    };
+    let scored = settings.iter().map(|setting| (setting, score(setting)));
+    let best = scored.max_by(|(_, one), (_, other)| one.total_cmp(other));
+    best.filter(|(_, score)| *score >= LEAST)
+        .map(|(setting, _)| setting)
+}
+
+/// From 0 to 1.25. Letters count whatever the words are, since words can be written as one.
+fn likeness(given: &str, known: &str) -> f64 {
+    let (given, known) = (words(given), words(known));
+    let letters = by_letters(&given.concat(), &known.concat());
+    by_words(&given, &known).max(letters) + letters / 4.0
+}
+
+/// The words of a name: in lower case, in the singular, without the program's own name.
+fn words(name: &str) -> Vec<String> {
+    let lower = name.to_ascii_lowercase();
+    let rest = lower.strip_prefix("llamatower_").unwrap_or(&lower);
+    let words = rest.split(['_', '.', '-']);
+    let words = words.filter(|word| !word.is_empty());
+    words
+        .map(|word| match word.len() > 3 && !word.ends_with("ss") {
+            true => word.strip_suffix('s').unwrap_or(word).to_owned(),
+            false => word.to_owned(),
+        })
+        .collect()
+}
+
+/// The share of words that two names have in common (Dice's coefficient), by their weights.
+fn by_words(given: &[String], known: &[String]) -> f64 {
+    let mut free: Vec<&String> = known.iter().collect();
+    let mut common = 0.0;
+    for word in given {
+        let scored = free.iter().enumerate();
+        let scored = scored.map(|(index, other)| (index, word_likeness(word, other)));
+        let best = scored.max_by(|(_, one), (_, other)| one.total_cmp(other));
+        if let Some((index, score)) = best.filter(|(_, score)| *score >= MISSPELT) {
+            common += score * weight(word).min(weight(free[index]));
+            free.remove(index);
+        }
+    }
+    let all: f64 = given.iter().chain(known).map(|word| weight(word)).sum();
+    2.0 * common / all.max(f64::MIN_POSITIVE)
+}
+
+/// How much a word says. Some settings have Ollama in their names and others not, which is hard to
+/// remember, and an address may be called one or not.
+fn weight(word: &str) -> f64 {
+    match word {
+        "ollama" => 0.3,
+        "addr" | "address" => 0.5,
+        _ => 1.0,
+    }
+}
+
+fn word_likeness(one: &str, other: &str) -> f64 {
+    let mut groups = GROUPS.iter();
+    let is_same = groups.any(|group| group.contains(&one) && group.contains(&other));
+    match (one == other, is_same) {
+        (true, _) => 1.0,
+        (false, true) => 0.9,
+        (false, false) => by_letters(one, other),
+    }
+}
+
+fn by_letters(one: &str, other: &str) -> f64 {
+    strsim::normalized_damerau_levenshtein(one, other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::SETTINGS;
+    use super::*;
+
+    fn meant(given: &str) -> Option<&'static str> {
+        nearest(given, SETTINGS).map(|setting| setting.variable)
+    }
+
+    #[test]
+    fn a_name_is_found_by_its_words_whatever_their_order_and_number() {
+        for (given, variable) in [
+            ("LLAMATOWER_DEFAULT_MODEL", "DEFAULT_OLLAMA_MODEL"),
+            ("LLAMATOWER_MODEL_DEFAULT", "DEFAULT_OLLAMA_MODEL"),
+            ("LLAMATOWER_API_KEY", "LLAMATOWER_API_KEYS"),
+            ("LLAMATOWER_KEYS_API", "LLAMATOWER_API_KEYS"),
+            ("LLAMATOWER_KEYS", "LLAMATOWER_API_KEYS"),
+            ("LLAMATOWER_ADMIN_KEY", "LLAMATOWER_ADMIN_KEYS"),
+            ("LLAMATOWER_BACKENDS", "OLLAMA_URL"),
+            ("LLAMATOWER_OLLAMA_URL", "OLLAMA_URL"),
+            ("LLAMATOWER_OLLAMA_URLS", "OLLAMA_URL"),
+            ("LLAMATOWER_OLLAMA_HOST", "OLLAMA_URL"),
+            ("LLAMATOWER_UPSTREAMS", "OLLAMA_URL"),
+            ("LLAMATOWER_UPSTREAM_URL", "OLLAMA_URL"),
+            ("LLAMATOWER_ORIGINS", "OLLAMA_ORIGINS"),
+            ("LLAMATOWER_CORS_ORIGINS", "OLLAMA_ORIGINS"),
+            ("LLAMATOWER_TIMEOUT", "OLLAMA_TIMEOUT"),
+            ("LLAMATOWER_REQUEST_TIMEOUT", "LLAMATOWER_TOTAL_TIMEOUT"),
+            ("LLAMATOWER_TIMEOUT_IDLE", "LLAMATOWER_IDLE_TIMEOUT"),
+            ("LLAMATOWER_HOST", "LLAMATOWER_LISTEN"),
+            ("LLAMATOWER_PORT", "LLAMATOWER_LISTEN"),
+            ("LLAMATOWER_LISTEN_ADDR", "LLAMATOWER_LISTEN"),
+            ("LLAMATOWER_METRICS_LISTEN", "LLAMATOWER_ADMIN_LISTEN"),
+            ("LLAMATOWER_LOG_LEVEL", "LLAMATOWER_LOG"),
+            ("LLAMATOWER_NUM_PARALLEL", "LLAMATOWER_SLOTS"),
+            ("LLAMATOWER_SHUTDOWN_TIMEOUT", "LLAMATOWER_DRAIN_TIMEOUT"),
+            ("LLAMATOWER_BACKEND_TOKEN", "LLAMATOWER_BACKEND_TOKENS"),
+            ("LLAMATOWER_AUTH_TOKEN", "LLAMATOWER_API_KEYS"),
+            ("LLAMATOWER_ADDRESS", "LLAMATOWER_LISTEN"),
+            ("LLAMATOWER_REQUIRE_KEY", "LLAMATOWER_REQUIRE_KEYS"),
+        ] {
+            assert_eq!(meant(given), Some(variable), "{given}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_found_by_its_letters_within_its_words() {
+        for (given, variable) in [
+            ("LLAMATOWER_LISTN", "LLAMATOWER_LISTEN"),
+            ("LLAMATOWER_APIKEYS", "LLAMATOWER_API_KEYS"),
+            ("LLAMATOWER_CONECT_TIMEOUT", "LLAMATOWER_CONNECT_TIMEOUT"),
+            ("timeouts.conect", "LLAMATOWER_CONNECT_TIMEOUT"),
+            ("backends.url", "OLLAMA_URL"),
+            ("limits.max_in_flight", "LLAMATOWER_MAX_IN_FLIGHT"),
+            ("keys.api_keys", "LLAMATOWER_API_KEYS"),
+        ] {
+            assert_eq!(meant(given), Some(variable), "{given}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_like_none_is_not_guessed() {
+        for given in ["LLAMATOWER_XYZZY", "LLAMATOWER_", "colour"] {
+            assert_eq!(meant(given), None, "{given}");
+        }
+    }
+}

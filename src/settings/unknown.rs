@@ -1,0 +1,138 @@
+//! Variables that look like the gateway's and are not.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::environment::Environment;
+use super::error::Problem;
+use super::nearest::nearest;
+use super::setting::Setting;
+use super::source::file_variable;
+
+/// What the gateway's own variables begin with, in any case, and how people misspell it.
+const PREFIXES: [&str; 2] = ["LLAMATOWER_", "LLAMA_TOWER_"];
+
+/// Read by the command line.
+const CONFIG_FILE: &str = "LLAMATOWER_CONFIG";
+
+/// Every variable that begins like the gateway's and that nothing reads. Those that Kubernetes
+/// sets for a Service are left out.
+pub(super) fn unknown_variables(
+    environment: &Environment,
+    settings: &'static [Setting],
+) -> Vec<Problem> {
+    let unknown = environment.names().filter(|name| {
+        is_ours(name) && !is_known(name, settings) && !is_of_a_service(name, environment)
+    });
+    unknown.map(|name| problem(name, settings)).collect()
+}
+
+/// Every variable that may be one of those settings of ours that do not begin with our name,
+/// misspelt by a letter. It may as well be another program's.
+pub(super) fn doubtful_variables(
+    environment: &Environment,
+    settings: &'static [Setting],
+) -> Vec<Problem> {
+    let others = |name: &&str| !is_ours(name) && !is_known(name, settings);
+    let doubtful = environment.names().filter(others).filter_map(|name| {
+        let without_prefix = settings.iter().map(|setting| setting.variable);
+        let mut without_prefix = without_prefix.filter(|variable| !is_ours(variable));
+        let meant = without_prefix.find(|variable| is_a_letter_off(name, variable))?;
+        let reason = format!("nothing reads it; did you mean {meant}?");
+        Some(Problem::new(name, reason))
+    });
+    doubtful.collect()
+}
+
+fn is_a_letter_off(name: &str, variable: &str) -> bool {
+    name.len().abs_diff(variable.len()) <= 1 && strsim::damerau_levenshtein(name, variable) == 1
+}
+
+fn is_ours(name: &str) -> bool {
+    let begins_with = |prefix: &str| {
+        let start = name.get(..prefix.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    };
+    PREFIXES.into_iter().any(begins_with)
+}
+
+fn is_known(name: &str, settings: &[Setting]) -> bool {
+    let is_it = |setting: &Setting| {
+        setting.variable == name || file_variable(setting).as_deref() == Some(name)
+    };
+    name == CONFIG_FILE || settings.iter().any(is_it)
+}
+
+fn problem(name: &str, settings: &'static [Setting]) -> Problem {
+    let upper = name.to_ascii_uppercase().replace('-', "_");
+    let (stem, is_file) = match upper.strip_suffix("_FILE") {
+        // A few settings have FILE in their own names.
+        Some(stem) if !settings.iter().any(|setting| setting.variable == upper) => (stem, true),
+        _ => (&*upper, false),
+    };
+    let meant =
+        nearest(stem, settings).map(|setting| match file_variable(setting).filter(|_| is_file) {
+            Some(variable) => variable,
+            None => setting.variable.to_owned(),
+        });
+    let hint = match meant {
+        Some(meant) if is_file && !meant.ends_with("_FILE") => {
+            format!("did you mean {meant}? It is no secret, so it has no variable with _FILE")
+        }
+        Some(meant) => format!("did you mean {meant}?"),
+        None => "`llamatower reference` lists all settings".to_owned(),
+    };
+    Problem::new(name, format!("there is no such setting; {hint}"))
+}
+
+/// Whether Kubernetes has set this variable for a Service whose name begins with `llamatower`: a
+/// pod gets such variables for every Service beside it (`enableServiceLinks`). There is always one
+/// with the address of the Service as well.
+fn is_of_a_service(name: &str, environment: &Environment) -> bool {
+    let Some(value) = environment.get(name) else {
+        return false;
+    };
+    let service = service_of(name, value);
+    let host = service.and_then(|service| environment.get(&format!("{service}_SERVICE_HOST")));
+    host.is_some_and(|host| host.parse::<IpAddr>().is_ok())
+}
+
+/// The Service, as its name stands in variables, that a variable of this form and value is about.
+fn service_of<'a>(name: &'a str, value: &str) -> Option<&'a str> {
+    let is_port = value.parse::<u16>().is_ok();
+    if let Some(service) = name.strip_suffix("_SERVICE_HOST") {
+        return value.parse::<IpAddr>().is_ok().then_some(service);
+    }
+    if let Some((service, port_name)) = name.rsplit_once("_SERVICE_PORT") {
+        let is_name = port_name.is_empty() || port_name.starts_with('_');
+        return (is_name && is_port).then_some(service);
+    }
+    if let Some(service) = name.strip_suffix("_PORT").filter(|_| is_url(value)) {
+        return Some(service);
+    }
+    let (service, rest) = name.rsplit_once("_PORT_")?;
+    let mut parts = rest.splitn(3, '_');
+    parts.next()?.parse::<u16>().ok()?;
+    let protocol = parts.next().filter(|protocol| is_protocol(protocol))?;
+    let is_sound = match parts.next() {
+        None => is_url(value),
+        Some("PROTO") => value.eq_ignore_ascii_case(protocol),
+        Some("PORT") => is_port,
+        Some("ADDR") => value.parse::<IpAddr>().is_ok(),
+        Some(_) => false,
+    };
+    is_sound.then_some(service)
+}
+
+/// Like `tcp://10.43.0.7:3000`.
+fn is_url(value: &str) -> bool {
+    let parts = value.split_once("://");
+    parts.is_some_and(|(protocol, address)| {
+        is_protocol(protocol) && address.parse::<SocketAddr>().is_ok()
+    })
+}
+
+fn is_protocol(word: &str) -> bool {
+    ["tcp", "udp", "sctp"]
+        .iter()
+        .any(|known| word.eq_ignore_ascii_case(known))
+}

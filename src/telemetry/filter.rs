@@ -1,0 +1,204 @@
+//! What the filter of the log says, checked before it is used.
+//!
+//! A filter is read leniently by the library that applies it: a word that is no level counts as the
+//! target of lines, so that `inof` writes no line at all. Here it is an error.
+
+use std::str::FromStr;
+
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// How the targets of the gateway's own lines begin.
+const OWN: &str = "llamatower";
+
+/// How the targets begin that lines of the log have in this program.
+const TARGETS: [&str; 12] = [
+    OWN,
+    "h2",
+    "hickory",
+    "hyper",
+    "log",
+    "mio",
+    "opentelemetry",
+    "reqwest",
+    "rustls",
+    "tokio",
+    "tower",
+    "tracing",
+];
+
+/// One part of a filter: `info`, `hyper`, `hyper=debug`, `llamatower[request{status=503}]=debug`.
+struct Directive<'a> {
+    text: &'a str,
+    /// Empty if it has none.
+    target: &'a str,
+    has_span: bool,
+    level: Option<&'a str>,
+}
+
+impl<'a> Directive<'a> {
+    fn read(text: &'a str) -> Self {
+        let level_may_begin = text.rfind(']').unwrap_or(0);
+        let (head, level) = match text.get(level_may_begin..).and_then(|rest| rest.find('=')) {
+            Some(at) => (
+                &text[..level_may_begin + at],
+                Some(text[level_may_begin + at + 1..].trim()),
+            ),
+            None if is_level(text) => ("", Some(text)),
+            None => (text, None),
+        };
+        let (target, span) = head.split_at(head.find('[').unwrap_or(head.len()));
+        Self {
+            text,
+            target: target.trim(),
+            has_span: !span.is_empty(),
+            level,
+        }
+    }
+
+    /// Whether it says something of the gateway's own lines.
+    fn is_of_gateway(&self) -> bool {
+        self.target.is_empty() || self.target.starts_with(OWN)
+    }
+
+    fn has_known_target(&self) -> bool {
+        self.target.is_empty() || TARGETS.iter().any(|known| self.target.starts_with(known))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        match self.level {
+            Some(level) if !is_level(level) => {
+                let hint = like(level, &LEVELS);
+                Err(format!("{:?} ends with no level{hint}", self.text))
+            }
+            None if !self.has_span && !self.has_known_target() => {
+                let hint = like(self.target, &LEVELS);
+                Err(format!(
+                    "{:?} is no level and no part of the program{hint}",
+                    self.text
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Checks a filter. Returns the targets that no line has; the filter is sound without them.
+///
+/// # Errors
+/// It cannot be read, or names neither a level nor a part of the program.
+pub fn check_log_filter(filter: &str) -> Result<Vec<String>, String> {
+    let directives: Vec<_> = split(filter).into_iter().map(Directive::read).collect();
+    if directives.is_empty() {
+        return Err("it names no level and no target".to_owned());
+    }
+    directives.iter().try_for_each(Directive::check)?;
+    let parsed = EnvFilter::builder().parse(without_blanks(filter));
+    parsed.map_err(|error| error.to_string())?;
+    let unknown = directives
+        .iter()
+        .filter(|directive| !directive.has_known_target());
+    let unknown: Vec<_> = unknown
+        .map(|directive| directive.target.to_owned())
+        .collect();
+    let says_something = directives
+        .iter()
+        .any(|directive| directive.is_of_gateway() || directive.has_known_target());
+    match unknown.first() {
+        Some(target) if !says_something => {
+            let hint = like(target, &TARGETS);
+            Err(format!("no line has the target {target:?}{hint}"))
+        }
+        _ => Ok(unknown),
+    }
+}
+
+/// The same filter without blanks round its parts, which the library that applies it takes for parts of
+/// words.
+pub(super) fn without_blanks(filter: &str) -> String {
+    split(filter).join(",")
+}
+
+fn is_level(text: &str) -> bool {
+    !text.is_empty() && LevelFilter::from_str(text).is_ok()
+}
+
+/// The parts between commas; those within brackets belong to a span.
+fn split(filter: &str) -> Vec<&str> {
+    let mut depth = 0_usize;
+    let parts = filter.split(|c| {
+        match c {
+            '[' | '{' => depth += 1,
+            ']' | '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        c == ',' && depth == 0
+    });
+    let parts = parts.map(str::trim);
+    parts.filter(|part| !part.is_empty()).collect()
+}
+
+/// The word that was meant, in a sentence, and which words there are.
+fn like(given: &str, known: &[&str]) -> String {
+    let given = given.to_ascii_lowercase();
+    let alike = |word: &&str| strsim::normalized_damerau_levenshtein(&given, word);
+    let scored = known.iter().map(|word| (word, alike(word)));
+    let best = scored.max_by(|(_, one), (_, other)| one.total_cmp(other));
+    let hint = match best.filter(|(_, score)| *score >= 0.5) {
+        Some((word, _)) => format!("; did you mean {word}?"),
+        None => ";".to_owned(),
+    };
+    format!("{hint} there are {}", known.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_that_names_a_level_or_a_part_of_the_program_is_sound() {
+        for filter in [
+            "info",
+            "INFO",
+            "off",
+            "3",
+            "info,llamatower::access=off",
+            "llamatower=debug",
+            "warn, hyper=debug ,",
+            "hyper",
+            "llamatower_layers::queue=trace,off",
+            "llamatower::spans[request{status=503}]=debug,info",
+            "[request]=debug",
+        ] {
+            assert_eq!(check_log_filter(filter), Ok(Vec::new()), "{filter}");
+        }
+    }
+
+    #[test]
+    fn a_filter_that_would_write_nothing_is_refused_with_what_was_meant() {
+        for (filter, told) in [
+            ("inof", "did you mean info?"),
+            ("warning", "did you mean warn?"),
+            ("infos,hyper=debug", "did you mean info?"),
+            ("info,llamatower=debgu", "did you mean debug?"),
+            ("info,llamatower=", "no level"),
+            ("llamatwoer=debug", "did you mean llamatower?"),
+            (",", "no level and no target"),
+            (" , ,", "no level and no target"),
+            ("verbose", "there are off, error"),
+            ("a=b=c", "no level"),
+            ("info warn", "no level"),
+            ("info;hyper=warn", "\"info;hyper\""),
+        ] {
+            let error = check_log_filter(filter).expect_err(filter);
+            assert!(error.contains(told), "{filter}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_target_that_no_line_has_is_told_where_the_rest_says_something() {
+        let told = check_log_filter("info,sqlx=warn").expect("sound");
+        assert_eq!(told, ["sqlx"]);
+    }
+}

@@ -1,0 +1,204 @@
+//! The commands beside serving.
+
+use std::os::unix::ffi::OsStringExt;
+
+use llamatower_layers::api_key::{KeySet, Role};
+use serde_json::Value;
+
+use crate::harness::{Gateway, run, tiny};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+#[tokio::test]
+async fn the_version_names_the_commit_and_the_build() {
+    let exited = run(&["--version"], &[]).await;
+    assert_eq!(exited.code, Some(0));
+    let told = exited.stdout.trim();
+    let rest = told.strip_prefix(&format!("llamatower {VERSION} (commit "));
+    let rest = rest.unwrap_or_else(|| panic!("{told}"));
+    let (commit, build) = rest.split_once(", ").unwrap();
+    assert!(commit == "unknown" || commit.len() >= 7, "{told}");
+    assert!(build.contains(std::env::consts::ARCH), "{told}");
+}
+
+#[tokio::test]
+async fn the_first_line_of_the_log_names_the_version_the_commit_and_the_build() {
+    let sim = tiny().await;
+    let gateway = Gateway::start(&[&sim], &[]).await;
+    let first = gateway.first_line();
+    assert_eq!(first["version"], VERSION, "{first}");
+    assert!(
+        first["commit"].is_string() && first["build"].is_string(),
+        "{first}"
+    );
+}
+
+#[tokio::test]
+async fn check_prints_json_for_scripts() {
+    let digest = format!("ada=sha256:{}", "0".repeat(64));
+    let exited = run(&["check", "--json"], &[("LLAMATOWER_API_KEYS", &digest)]).await;
+    assert_eq!((exited.code, &*exited.stderr), (Some(0), ""));
+    let told: Value = serde_json::from_str(&exited.stdout).unwrap();
+    assert_eq!(
+        (&told["is_sound"], &told["version"]),
+        (&Value::Bool(true), &VERSION.into())
+    );
+    let row = |variable: &str| {
+        let mut rows = told["settings"].as_array().unwrap().iter();
+        rows.find(|row| row["variable"] == variable)
+            .unwrap()
+            .clone()
+    };
+    let idle = row("LLAMATOWER_IDLE_TIMEOUT");
+    assert_eq!(
+        (&idle["key"], &idle["source"]),
+        (&"timeouts.idle".into(), &"default".into())
+    );
+    let keys = row("LLAMATOWER_API_KEYS");
+    assert_eq!(
+        (&keys["value"], &keys["is_set"]),
+        (&Value::Null, &Value::Bool(true))
+    );
+    assert_eq!(row("GROQ_API_KEY")["is_set"], false);
+    assert!(!exited.stdout.contains("000000"));
+}
+
+#[tokio::test]
+async fn check_prints_what_is_wrong_as_json_and_ends_with_2() {
+    let wrong = [
+        ("LLAMATOWER_API_KEY", "x"),
+        ("LLAMATOWER_IDLE_TIMEOUT", "soon"),
+    ];
+    let exited = run(&["check", "--json"], &wrong).await;
+    assert_eq!((exited.code, &*exited.stderr), (Some(2), ""));
+    let told: Value = serde_json::from_str(&exited.stdout).unwrap();
+    assert_eq!(told["is_sound"], false);
+    let subjects = told["errors"].as_array().unwrap().iter();
+    let subjects: Vec<_> = subjects.map(|error| error["subject"].clone()).collect();
+    assert_eq!(subjects, ["LLAMATOWER_IDLE_TIMEOUT", "LLAMATOWER_API_KEY"]);
+}
+
+#[tokio::test]
+async fn an_open_listener_is_told_by_check_and_in_the_log() {
+    let open = ("LLAMATOWER_LISTEN", "0.0.0.0:0");
+    let exited = run(&["check"], &[open]).await;
+    assert_eq!(exited.code, Some(0));
+    assert!(
+        exited.stderr.contains("LLAMATOWER_API_KEYS"),
+        "{}",
+        exited.stderr
+    );
+    let sim = tiny().await;
+    let gateway = Gateway::start(&[&sim], &[open]).await;
+    let is_it = |line: &Value| {
+        let message = line["message"].as_str().unwrap_or_default();
+        line["level"] == "WARN" && message.contains("LLAMATOWER_API_KEYS")
+    };
+    gateway
+        .logged("a warning of the open listener", is_it)
+        .await;
+}
+
+#[tokio::test]
+async fn required_keys_that_are_missing_end_the_program_with_2_before_it_listens() {
+    let settings = [
+        ("LLAMATOWER_REQUIRE_KEYS", "true"),
+        ("LLAMATOWER_API_KEYS", ""),
+    ];
+    let exited = run(&[], &settings).await;
+    assert_eq!(exited.code, Some(2));
+    assert!(
+        exited.stderr.contains("LLAMATOWER_REQUIRE_KEYS"),
+        "{}",
+        exited.stderr
+    );
+    assert_eq!(exited.stdout, "");
+}
+
+#[tokio::test]
+async fn keys_that_are_no_utf8_end_the_program_with_2_and_do_not_open_it() {
+    let garbled = std::ffi::OsString::from_vec(vec![b'a', 0xff]);
+    let program = env!("CARGO_BIN_EXE_llamatower");
+    let exited = tokio::process::Command::new(program)
+        .env_clear()
+        .env("LLAMATOWER_API_KEYS", garbled)
+        .arg("check")
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(exited.status.code(), Some(2));
+    let stderr = String::from_utf8_lossy(&exited.stderr);
+    assert!(stderr.contains("LLAMATOWER_API_KEYS"), "{stderr}");
+}
+
+#[tokio::test]
+async fn healthcheck_asks_the_first_address_of_the_setting() {
+    let sim = tiny().await;
+    let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_LISTEN", "0.0.0.0:0")]).await;
+    let port = gateway.socket_address().port();
+    for listen in [
+        format!("0.0.0.0:{port}"),
+        format!("127.0.0.1:{port},[::1]:1"),
+    ] {
+        let exited = run(&["healthcheck"], &[("LLAMATOWER_LISTEN", &listen)]).await;
+        assert_eq!((exited.code, &*exited.stderr), (Some(0), ""), "{listen}");
+    }
+    // What else is wrong with the settings is not its business.
+    let wrong = [
+        ("LLAMATOWER_LISTEN", &*format!("0.0.0.0:{port}")),
+        ("LLAMATOWER_IDLE_TIMEOUT", "soon"),
+    ];
+    assert_eq!(run(&["healthcheck"], &wrong).await.code, Some(0));
+    let given = format!("http://127.0.0.1:{port}/health");
+    assert_eq!(run(&["healthcheck", &given], &[]).await.code, Some(0));
+}
+
+#[tokio::test]
+async fn healthcheck_asks_a_unix_socket_where_there_is_no_other_address() {
+    let sim = tiny().await;
+    let folder = tempfile::tempdir().unwrap();
+    let listen = format!("unix:{}/gateway.sock", folder.path().display());
+    let both = format!("127.0.0.1:0,{listen}");
+    let _gateway = Gateway::start(&[&sim], &[("LLAMATOWER_LISTEN", &both)]).await;
+    let exited = run(&["healthcheck"], &[("LLAMATOWER_LISTEN", &listen)]).await;
+    assert_eq!((exited.code, &*exited.stderr), (Some(0), ""));
+}
+
+#[tokio::test]
+async fn a_gateway_that_does_not_answer_is_unhealthy_and_is_called_a_gateway() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let exited = run(&["healthcheck"], &[("LLAMATOWER_LISTEN", &address)]).await;
+    assert_eq!(exited.code, Some(1));
+    assert!(exited.stderr.contains(&address), "{}", exited.stderr);
+    assert!(exited.stderr.contains("gateway"), "{}", exited.stderr);
+    assert!(!exited.stderr.contains("backend"), "{}", exited.stderr);
+    let sim = tiny().await;
+    let exited = run(&["healthcheck", &format!("{}/none", sim.url())], &[]).await;
+    assert_eq!(exited.code, Some(1));
+    assert!(exited.stderr.contains("404"), "{}", exited.stderr);
+}
+
+#[tokio::test]
+async fn keygen_prints_a_line_that_the_gateway_accepts_or_refuses_the_name_in_words() {
+    for name in ["ada", "team-a.eu", "ada@example.org"] {
+        let exited = run(&["keygen", name], &[]).await;
+        assert_eq!(exited.code, Some(0), "{}", exited.stderr);
+        let line = exited.stdout.lines().nth(1).unwrap();
+        let line = line.split_once(": ").unwrap().1.trim();
+        let checked = run(&["check"], &[("LLAMATOWER_API_KEYS", line)]).await;
+        assert_eq!(checked.code, Some(0), "{}", checked.stderr);
+        assert!(KeySet::from_lines([line], Role::User).is_ok());
+    }
+    for name in ["ada lovelace", "a=b", "a,b", "", "a\nb", "a:b"] {
+        let exited = run(&["keygen", name], &[]).await;
+        assert_eq!(exited.code, Some(1), "{name:?}: {}", exited.stdout);
+        assert!(
+            exited.stderr.contains("letters, digits"),
+            "{}",
+            exited.stderr
+        );
+        assert_eq!(exited.stdout, "");
+    }
+}

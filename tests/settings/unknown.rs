@@ -1,0 +1,160 @@
+//! Variables and keys that are no settings.
+
+use super::*;
+
+/// What a load says of one variable, as an error.
+fn refused(variable: &str) -> String {
+    let error = load(&[(variable, "1")]).expect_err(variable);
+    error.to_string()
+}
+
+#[test]
+fn a_variable_that_is_no_setting_is_an_error_with_the_one_that_was_meant() {
+    for (given, meant) in [
+        ("LLAMATOWER_API_KEY", "LLAMATOWER_API_KEYS?"),
+        ("LLAMATOWER_API_KEY_FILE", "LLAMATOWER_API_KEYS_FILE?"),
+        ("LLAMATOWER_DEFAULT_MODEL", "DEFAULT_OLLAMA_MODEL?"),
+        ("LLAMATOWER_BACKENDS", "OLLAMA_URL?"),
+        ("LLAMATOWER_OLLAMA_URL", "OLLAMA_URL?"),
+        ("LLAMATOWER_REQUEST_TIMEOUT", "LLAMATOWER_TOTAL_TIMEOUT?"),
+        ("LLAMATOWER_LISTEN_FILE", "LLAMATOWER_LISTEN?"),
+        ("llamatower_api_keys", "LLAMATOWER_API_KEYS?"),
+        ("Llamatower_Listen", "LLAMATOWER_LISTEN?"),
+        ("LLAMA_TOWER_API_KEYS", "LLAMATOWER_API_KEYS?"),
+    ] {
+        let error = refused(given);
+        assert!(error.contains(given), "{error}");
+        assert!(error.contains(&format!("did you mean {meant}")), "{error}");
+    }
+}
+
+#[test]
+fn a_variable_that_is_like_no_setting_is_an_error_that_says_where_they_are() {
+    let error = refused("LLAMATOWER_XYZZY");
+    assert!(error.contains("llamatower reference"), "{error}");
+}
+
+#[test]
+fn a_value_of_an_unknown_variable_is_not_shown() {
+    let error = load(&[("LLAMATOWER_API_KEY", "hunter2")]).expect_err("unknown");
+    assert!(!format!("{error} {error:?}").contains("hunter2"));
+}
+
+#[test]
+fn unknown_variables_and_keys_are_warnings_where_that_is_allowed() {
+    let allowed = ("LLAMATOWER_ALLOW_UNKNOWN", "true");
+    let loaded = load_file(
+        "[timeouts]\nconect = 2\n",
+        &[allowed, ("LLAMATOWER_API_KEY", "x")],
+    );
+    let warnings = loaded.expect("allowed").warnings;
+    let subjects: Vec<_> = warnings.iter().map(Problem::subject).collect();
+    assert_eq!(subjects.len(), 2, "{warnings:?}");
+    assert!(subjects[0].starts_with("timeouts.conect in "));
+    assert_eq!(subjects[1], "LLAMATOWER_API_KEY");
+}
+
+#[test]
+fn variables_that_kubernetes_sets_for_a_service_are_no_typos() {
+    let of_services = [
+        ("LLAMATOWER_SERVICE_HOST", "10.43.7.1"),
+        ("LLAMATOWER_SERVICE_PORT", "80"),
+        ("LLAMATOWER_SERVICE_PORT_HTTP", "80"),
+        ("LLAMATOWER_PORT", "tcp://10.43.7.1:80"),
+        ("LLAMATOWER_PORT_80_TCP", "tcp://10.43.7.1:80"),
+        ("LLAMATOWER_PORT_80_TCP_PROTO", "tcp"),
+        ("LLAMATOWER_PORT_80_TCP_PORT", "80"),
+        ("LLAMATOWER_PORT_80_TCP_ADDR", "10.43.7.1"),
+        ("LLAMATOWER_ADMIN_SERVICE_HOST", "fd00::7"),
+        ("LLAMATOWER_ADMIN_SERVICE_PORT", "3001"),
+        ("LLAMATOWER_ADMIN_SERVICE_PORT_ADMIN_PORT", "3001"),
+        ("LLAMATOWER_ADMIN_PORT", "tcp://[fd00::7]:3001"),
+        ("LLAMATOWER_ADMIN_PORT_3001_UDP", "udp://[fd00::7]:3001"),
+        ("LLAMATOWER_ADMIN_PORT_3001_UDP_ADDR", "fd00::7"),
+    ];
+    let loaded = load(&of_services).unwrap_or_else(|error| panic!("{error}"));
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+}
+
+#[test]
+fn a_variable_with_the_name_but_not_the_value_of_a_services_is_a_typo() {
+    let host = ("LLAMATOWER_SERVICE_HOST", "10.43.7.1");
+    for typo in [
+        ("LLAMATOWER_PORT", "3000"),
+        ("LLAMATOWER_SERVICE_PORT", "http"),
+        ("LLAMATOWER_SERVICE_PORTS", "80"),
+        ("LLAMATOWER_PORT_80_TCP_ADDR", "tower"),
+        ("LLAMATOWER_PORT_80_ICMP", "tcp://10.43.7.1:80"),
+        ("LLAMATOWER_METRICS_SERVICE_PORT", "3001"),
+    ] {
+        let error = load(&[host, typo]).expect_err(typo.0).to_string();
+        assert!(error.contains(typo.0), "{error}");
+    }
+    let error = load(&[("LLAMATOWER_PORT", "tcp://10.43.7.1:80")]);
+    assert!(error.is_err(), "there is no Service of this name");
+}
+
+#[test]
+fn a_setting_without_the_prefix_that_is_misspelt_by_a_letter_is_a_warning() {
+    for (given, meant) in [
+        ("OLLAMA_URLS", "OLLAMA_URL"),
+        ("OLAMA_URL", "OLLAMA_URL"),
+        ("OLLAMA_ORIGIN", "OLLAMA_ORIGINS"),
+        ("DEFAULT_OLAMA_MODEL", "DEFAULT_OLLAMA_MODEL"),
+    ] {
+        let warnings = load(&[(given, "x")]).expect("it may be another's").warnings;
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert_eq!(warnings[0].subject(), given);
+        assert!(warnings[0].reason().contains(meant), "{warnings:?}");
+    }
+    let others = [
+        ("OLLAMA_HOST", "x"),
+        ("OLLAMA_NUM_PARALLEL", "4"),
+        ("PATH", "/"),
+    ];
+    assert!(load(&others).expect("others'").warnings.is_empty());
+}
+
+#[test]
+fn values_variables_keys_contradictions_and_endpoints_are_told_in_one_round() {
+    let error = load_file(
+        "[timeouts]\nconect = 2\n",
+        &[
+            ("LLAMATOWER_IDLE_TIMEOUT", "soon"),
+            ("LLAMATOWER_API_KEY", "x"),
+            ("LLAMATOWER_BREAKER_OPEN_FOR", "2m"),
+            ("LLAMATOWER_EXTRA_PATHS", "no-slash"),
+            ("LLAMATOWER_API_KEYS", "plain-text-key"),
+            ("LLAMATOWER_LOG", "inof"),
+            ("LLAMATOWER_SLOTS", "gpu-9=4"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
+        ],
+    );
+    let error = error.expect_err("much is wrong");
+    let text = error.to_string();
+    for named in [
+        "timeouts.conect",
+        "LLAMATOWER_IDLE_TIMEOUT",
+        "LLAMATOWER_API_KEY:",
+        "LLAMATOWER_BREAKER_OPEN_FOR",
+        "LLAMATOWER_EXTRA_PATHS",
+        "LLAMATOWER_API_KEYS:",
+        "LLAMATOWER_LOG",
+        "LLAMATOWER_SLOTS",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+    ] {
+        assert!(text.contains(named), "{named} is not in:\n{text}");
+    }
+    assert_eq!(error.problems().len(), 9, "{text}");
+}
+
+#[test]
+fn a_server_that_cannot_be_read_makes_no_second_error_of_what_names_it() {
+    let error = load(&[
+        ("OLLAMA_URL", "http://gpu-1:x"),
+        ("LLAMATOWER_SLOTS", "gpu-1=4"),
+        ("LLAMATOWER_MANAGEMENT_BACKEND", "gpu-1"),
+    ]);
+    let error = error.expect_err("no port");
+    assert_eq!(error.problems().len(), 1, "{error}");
+}
