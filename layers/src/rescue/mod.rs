@@ -20,6 +20,9 @@
 //! length, the body fails instead and the connection ends unclean. An error line of the
 //! backend's own passes as it is and is not followed by another.
 //!
+//! An error status without a body gets one that says so: there are clients that take an empty 503 for
+//! an answer that had nothing to say.
+//!
 //! It belongs inside of whatever must see the final status (spans, the outcome, CORS) and
 //! outside of everything that can fail.
 //!
