@@ -6,6 +6,7 @@
 mod cache;
 mod discovery;
 mod ends;
+mod front;
 mod harness;
 mod queue;
 mod starts;

@@ -40,6 +40,7 @@ async fn a_request_leaves_one_json_line_with_what_came_of_it() {
         ("error", "backend_died"),
         ("request_id", "id-1"),
         ("identity", "team-a"),
+        ("client", "198.51.100.7"),
     ] {
         assert_eq!(line[field], value, "{field} in {text}");
     }
