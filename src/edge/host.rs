@@ -50,8 +50,10 @@ impl Hosts {
                     hosts.endings.push(ending.to_owned());
                 }
                 None if is_name(&entry) => hosts.exact.push(entry),
-                None if entry.parse::<IpAddr>().is_ok() => hosts.exact.push(entry),
-                _ => return Err(InvalidHost(entry)),
+                _ => match entry.parse::<IpAddr>() {
+                    Ok(ip) => hosts.exact.push(ip.to_string()),
+                    Err(_) => return Err(InvalidHost(entry)),
+                },
             }
         }
         Ok(hosts)
@@ -67,7 +69,10 @@ impl Hosts {
             return false;
         }
         let host = without_port(authority).trim_matches(['[', ']']);
-        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        let host = match host.parse::<IpAddr>() {
+            Ok(ip) => ip.to_string(),
+            Err(_) => host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase(),
+        };
         self.exact.contains(&host) || self.endings.iter().any(|ending| host.ends_with(ending))
     }
 }

@@ -167,6 +167,8 @@ async fn further_names_may_be_allowed_on_loopback() {
         ("a.corp.example", 200),
         ("a.b.corp.example:80", 200),
         ("[2001:db8::1]:3000", 200),
+        ("[2001:DB8:0:0::1]", 200),
+        ("[2001:db8::2]", 403),
         ("localhost", 200),
         ("corp.example", 403),
         ("xcorp.example", 403),

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ollama
-import openai
 import pytest
 import requests
 from common import HI
@@ -139,13 +138,6 @@ def test_a_base_url_with_a_slash_at_its_end_works(
     for path in ("//api/chat", "/api/chat/", "//api//chat/"):
         answer = session.post(nginx.url + path, json=body, verify=nginx.ca, timeout=10)
         assert answer.status_code == 200 and answer.json()["done"], path
-
-
-def test_the_names_of_models_are_encoded_by_clients(stack: Stack) -> None:
-    client = openai.OpenAI(base_url=f"{stack.url}/v1", api_key="x", max_retries=0)
-    assert client.models.retrieve(f"{FAST}:latest").id == f"{FAST}:latest"
-    encoded = requests.get(f"{stack.url}/v1/models/{FAST}%3Alatest", timeout=10)
-    assert encoded.json()["id"] == f"{FAST}:latest"
 
 
 def test_the_block_before_a_server_works(
