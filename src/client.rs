@@ -5,16 +5,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::request::Parts;
+use llamatower_layers::ClientAddress;
 use llamatower_layers::api_key::Identity;
-
-use crate::edge::PeerAddr;
 
 /// Whose requests are counted together: those of a key, or of an address where none is shown.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Client {
     /// A key, by its name.
     Key(Arc<str>),
-    /// An address.
+    /// An address, which trusted proxies may have named.
     Address(IpAddr),
 }
 
@@ -24,10 +23,7 @@ impl Client {
         if let Some(identity) = request.extensions.get::<Identity>() {
             return Some(Self::Key(identity.name.clone()));
         }
-        match request.extensions.get::<PeerAddr>() {
-            Some(PeerAddr::Ip(address)) => Some(Self::Address(address.ip())),
-            _ => None,
-        }
+        ClientAddress::of(&request.extensions).map(|address| Self::Address(address.0))
     }
 }
 

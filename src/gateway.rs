@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::Admin;
-use crate::edge::{BindError, Drained, Edge, EdgeConfig, ListenAddr, RequestBody, Shutdown};
+use crate::edge::{BindError, Drained, Edge, EdgeConfig, Hosts, ListenAddr, RequestBody, Shutdown};
 use crate::live::LiveSettings;
 use crate::ollama::fleet::{Dns, Fleet, FleetConfig, ProbeClocks, QueueRules};
 use crate::ollama::upstream::Access;
@@ -52,8 +52,11 @@ impl Gateway {
     /// See [`StartError`]. A backend that cannot be reached is no error.
     pub async fn bind(settings: &Settings, telemetry: &Arc<Telemetry>) -> Result<Self, StartError> {
         let endpoints = endpoints(settings)?;
-        let public = public_edge(settings, &endpoints);
+        let public = public_edge(settings, &endpoints, telemetry);
         let admin = EdgeConfig {
+            // Nobody is asked for a key there.
+            hosts: settings.listen.allowed_hosts.clone(),
+            endpoints: None,
             listen: settings.listen.admin.clone(),
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(1),
@@ -187,7 +190,11 @@ fn breaker_policy(settings: &Breaking) -> BreakerPolicy {
         .with_open_for(settings.open_for, settings.open_at_most)
 }
 
-fn public_edge(settings: &Settings, endpoints: &EndpointTable) -> EdgeConfig {
+fn public_edge(
+    settings: &Settings,
+    endpoints: &EndpointTable,
+    telemetry: &Telemetry,
+) -> EdgeConfig {
     let (listen, timeouts) = (&settings.listen, &settings.timeouts);
     EdgeConfig {
         listen: listen.public.clone(),
@@ -204,7 +211,14 @@ fn public_edge(settings: &Settings, endpoints: &EndpointTable) -> EdgeConfig {
         max_connections: listen.max_connections.get(),
         base_path: listen.base_path.clone(),
         origins: listen.origins.clone(),
+        hosts: match settings.keys.api.is_empty() {
+            true => listen.allowed_hosts.clone(),
+            // A web page has no key, by whatever name it calls.
+            false => Hosts::any(),
+        },
+        trusted_proxies: listen.trusted_proxies.clone(),
         endpoints: Some(Arc::new(endpoints.clone())),
+        observer: Some(telemetry.observer()),
     }
 }
 

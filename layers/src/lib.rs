@@ -99,6 +99,8 @@ pub mod breaker;
 mod builder;
 #[cfg(feature = "cache")]
 pub mod cache;
+#[cfg(feature = "endpoint")]
+mod client_address;
 #[cfg(feature = "clocks")]
 pub mod clocks;
 #[cfg(feature = "endpoint")]
@@ -137,6 +139,8 @@ pub mod usage;
 pub use body::Replay;
 #[cfg(feature = "builder")]
 pub use builder::ServiceBuilderExt;
+#[cfg(feature = "endpoint")]
+pub use client_address::ClientAddress;
 #[cfg(feature = "deadline")]
 pub use deadline::Deadline;
 pub use dialect::Dialect;

@@ -6,6 +6,7 @@ use http::Extensions;
 /// to insert, to copy for a retry and to drop.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shared {
+    pub(crate) client: Option<std::net::IpAddr>,
     pub(crate) route: Option<crate::RouteMatch>,
     #[cfg(feature = "outcome")]
     pub(crate) record: Option<crate::Record>,

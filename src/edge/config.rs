@@ -11,7 +11,10 @@ use http::Uri;
 use http::uri::PathAndQuery;
 use llamatower_layers::EndpointTable;
 
+use super::host::Hosts;
 use super::origin::Origins;
+use super::proxies::TrustedProxies;
+use super::refusal::RefusalObserver;
 
 /// Plain values for an [`Edge`](super::Edge).
 #[derive(Clone, Debug)]
@@ -47,8 +50,15 @@ pub struct EdgeConfig {
     pub base_path: Option<BasePath>,
     /// Which web pages may call.
     pub origins: Origins,
-    /// Names the methods in the `Allow` of a preflight's answer.
+    /// By which names a listener on loopback may be called, beside its own.
+    pub hosts: Hosts,
+    /// Whose word on the address of a client is taken.
+    pub trusted_proxies: TrustedProxies,
+    /// Names the methods in the `Allow` of a preflight's answer, and the paths that a client is
+    /// redirected to that wrote one in another way.
     pub endpoints: Option<Arc<EndpointTable>>,
+    /// Who is told of what the edge refuses itself.
+    pub observer: Option<Arc<dyn RefusalObserver>>,
 }
 
 impl Default for EdgeConfig {
@@ -70,7 +80,10 @@ impl Default for EdgeConfig {
             max_connections: 4096,
             base_path: None,
             origins: Origins::default(),
+            hosts: Hosts::default(),
+            trusted_proxies: TrustedProxies::default(),
             endpoints: None,
+            observer: None,
         }
     }
 }

@@ -168,9 +168,8 @@ async fn serve_http<S, B>(
     let stream = io.into_inner().into_inner();
     if let Some(refusal) = end.refusal(&state) {
         state.gauges.refused_heads.fetch_add(1, Relaxed);
-        let (status, reason) = (refusal.status(), refusal.text());
-        tracing::info!(peer = ?service.peer, status, reason, "a request was refused before it was read");
-        return refusal.tell(stream).await;
+        let dialect = service.rules.refuse_head(refusal, &read_buf, service.peer);
+        return refusal.tell(stream, dialect).await;
     }
     if state.is_http_10() && end.cuts_an_answer() {
         return reset(&stream);

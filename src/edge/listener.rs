@@ -1,7 +1,7 @@
 //! Sockets that listen, and what the sockets they accept have from them.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,13 +15,23 @@ use super::config::ListenAddr;
 /// A client's socket.
 pub(super) type Stream = Either<TcpStream, UnixStream>;
 
-/// Whom a connection is with; an extension of each request.
+/// Whom a connection is with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PeerAddr {
+pub(super) enum PeerAddr {
     /// The other end of a TCP connection.
     Ip(SocketAddr),
     /// A process on this machine.
     Unix,
+}
+
+impl PeerAddr {
+    /// The peer's address; an IPv4 address as such, also where one socket takes both.
+    pub(super) fn ip(self) -> Option<IpAddr> {
+        match self {
+            Self::Ip(address) => Some(address.ip().to_canonical()),
+            Self::Unix => None,
+        }
+    }
 }
 
 /// A connection as it was accepted.

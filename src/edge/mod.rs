@@ -26,6 +26,9 @@
 //!   answer is written.
 //! - **`/health`**, without asking anyone: 200 while serving, 503 while draining.
 //! - **Origin and Host**, by Ollama's own rules, against web pages that reach for localhost.
+//! - **The client's address**, from trusted proxies ([`TrustedProxies`]).
+//! - **Redirects** to a path that is written as it should be, as Ollama does.
+//! - **Refusals in words**, in the dialect of the path, and told to a [`RefusalObserver`].
 //! - **Drain**, see [`Edge::serve`].
 //!
 //! ```no_run
@@ -55,10 +58,13 @@ mod accept;
 mod bind;
 mod config;
 mod connection;
+mod forwarded;
 mod gauges;
 mod host;
 mod listener;
 mod origin;
+mod proxies;
+mod redirect;
 mod refusal;
 mod request;
 mod request_body;
@@ -73,8 +79,10 @@ mod state;
 pub use bind::BindError;
 pub use config::{BasePath, EdgeConfig, InvalidBasePath, InvalidListenAddr, ListenAddr};
 pub use gauges::Gauges;
-pub use listener::PeerAddr;
+pub use host::{Hosts, InvalidHost};
 pub use origin::{InvalidOrigin, Origins};
+pub use proxies::{InvalidProxy, TrustedProxies};
+pub use refusal::{RefusalObserver, Refused};
 pub use request_body::{RequestBody, RequestBodyError};
 pub use server::{Drained, Edge};
 pub use shutdown::Shutdown;

@@ -6,7 +6,7 @@
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_MAX_AGE, ORIGIN, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ORIGIN, VARY,
 };
 use http::{HeaderMap, HeaderValue};
 
@@ -32,12 +32,22 @@ const SCHEMES: [&str; 6] = [
 
 const ALLOW_METHODS: HeaderValue =
     HeaderValue::from_static("GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS");
+/// What Ollama allows, and behind that what browser builds of the libraries of OpenAI and Anthropic
+/// send besides.
 const ALLOW_HEADERS: HeaderValue = HeaderValue::from_static(
     "Authorization,Content-Type,User-Agent,Accept,X-Requested-With,Openai-Beta,\
      X-Stainless-Arch,X-Stainless-Async,X-Stainless-Custom-Poll-Interval,\
      X-Stainless-Helper-Method,X-Stainless-Lang,X-Stainless-Os,X-Stainless-Package-Version,\
      X-Stainless-Poll-Helper,X-Stainless-Retry-Count,X-Stainless-Runtime,\
-     X-Stainless-Runtime-Version,X-Stainless-Timeout",
+     X-Stainless-Runtime-Version,X-Stainless-Timeout,\
+     X-Api-Key,Anthropic-Version,Anthropic-Beta,Anthropic-Dangerous-Direct-Browser-Access,\
+     X-Stainless-Helper,OpenAI-Organization,OpenAI-Project,Idempotency-Key,X-Request-Id,\
+     Traceparent,Tracestate",
+);
+/// What a page may read of an answer beside its type and length.
+const EXPOSE_HEADERS: HeaderValue = HeaderValue::from_static(
+    "Retry-After,RateLimit,RateLimit-Policy,X-Request-Id,X-Llamatower-Backend,Cache-Status,\
+     WWW-Authenticate",
 );
 /// Twelve hours, in seconds.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("43200");
@@ -161,6 +171,7 @@ pub(super) fn admit(headers: &mut HeaderMap, origin: HeaderValue) {
         headers.append(VARY, HeaderValue::from_static("Origin"));
     }
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSE_HEADERS);
 }
 
 /// Tells the browser what the page may send.
@@ -170,6 +181,8 @@ pub(super) fn admit_preflight(headers: &mut HeaderMap, origin: HeaderValue) {
     headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
     let varies = origin != ANY;
     admit(headers, origin);
+    // It is about answers that are read, and this one is not.
+    headers.remove(ACCESS_CONTROL_EXPOSE_HEADERS);
     if varies {
         for name in [
             "Access-Control-Request-Method",

@@ -1,17 +1,24 @@
 //! What the edge says of a request before the stack sees it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, EXPECT, HOST, ORIGIN, TRANSFER_ENCODING};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, EXPECT, HOST, LOCATION, ORIGIN, TRANSFER_ENCODING,
+};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version, request};
 use http_body_util::Full;
-use llamatower_layers::{EndpointTable, RouteMatch};
+use llamatower_layers::{Dialect, EndpointTable, RouteMatch};
 
 use super::config::{BasePath, EdgeConfig};
-use super::host::{is_local, machine_name};
+use super::host::{Hosts, machine_name};
+use super::listener::PeerAddr;
 use super::origin::{self, Judgement, Origins};
+use super::proxies::TrustedProxies;
+use super::redirect::{self, Redirect};
+use super::refusal::{Denial, Refusal, RefusalObserver, Refused};
 
 /// The longest target that is read, in bytes.
 const LONGEST_TARGET: usize = 8 * 1024;
@@ -23,8 +30,11 @@ pub(super) type Answer = Response<Full<Bytes>>;
 pub(super) struct Rules {
     base_path: Option<BasePath>,
     origins: Origins,
+    hosts: Hosts,
     machine: Option<String>,
+    proxies: TrustedProxies,
     endpoints: Option<Arc<EndpointTable>>,
+    observer: Option<Arc<dyn RefusalObserver>>,
 }
 
 /// What becomes of a request.
@@ -40,73 +50,169 @@ impl Rules {
         Self {
             base_path: config.base_path.clone(),
             origins: config.origins.clone(),
+            hosts: config.hosts.clone(),
             machine: machine_name(),
+            proxies: config.trusted_proxies.clone(),
             endpoints: config.endpoints.clone(),
+            observer: config.observer.clone(),
         }
+    }
+
+    /// The address that a request counts as coming from.
+    pub(super) fn client(&self, peer: PeerAddr, headers: &HeaderMap) -> Option<IpAddr> {
+        self.proxies.client(peer, headers)
     }
 
     /// Judges a request, and brings its target into the form that the stack knows.
     pub(super) fn judge(
         &self,
         request: &mut request::Parts,
+        client: Option<IpAddr>,
         on_loopback: bool,
         draining: bool,
     ) -> Verdict {
-        if let Some(answer) = refusal(request) {
-            return Verdict::Answer(answer);
+        let verdict = self.apply(request, on_loopback, draining);
+        verdict.unwrap_or_else(|denial| Verdict::Answer(self.deny(denial, request, client)))
+    }
+
+    fn apply(
+        &self,
+        request: &mut request::Parts,
+        on_loopback: bool,
+        draining: bool,
+    ) -> Result<Verdict, Denial> {
+        if let Some(denial) = refusal(request) {
+            return Err(denial);
         }
-        let authority = match authority(request) {
-            Ok(authority) => authority,
-            Err(what) => return Verdict::Answer(text(StatusCode::BAD_REQUEST, what)),
-        };
-        let inside = match &self.base_path {
-            Some(base) => base.strip_uri(&request.uri),
-            None => path_only(&request.uri),
-        };
+        let authority = authority(request).map_err(Denial::bad_host)?;
+        let inside = self.inside(&request.uri);
         let path = inside.as_ref().unwrap_or(&request.uri).path();
         if path == "/health" {
-            return Verdict::Answer(health(&request.method, draining));
+            return Ok(Verdict::Answer(health(&request.method, draining)));
         }
 
         let judgement = self
             .origins
             .judge(&request.headers, authority.as_ref().map(Authority::as_str));
         let admitted = match judgement {
-            Judgement::Foreign => {
-                return Verdict::Answer(self.with_allow(forbidden(), request, path));
-            }
+            Judgement::Foreign => return Err(Denial::FOREIGN_ORIGIN),
             Judgement::Allowed(origin) if request.method == Method::OPTIONS => {
                 let mut answer = empty(StatusCode::NO_CONTENT);
                 origin::admit_preflight(answer.headers_mut(), origin);
-                return Verdict::Answer(self.with_allow(answer, request, path));
+                self.add_allow(&mut answer, request, path);
+                return Ok(Verdict::Answer(answer));
             }
             Judgement::Allowed(origin) => Some(origin),
             Judgement::NoOrigin => None,
         };
         let host = authority.as_ref().map_or("", Authority::as_str);
-        if on_loopback && !is_local(host, self.machine.as_deref()) {
-            return Verdict::Answer(forbidden());
+        if on_loopback && !self.hosts.allow(host, self.machine.as_deref()) {
+            return Err(Denial::FOREIGN_HOST);
         }
-        let Some(inside) = inside else {
-            let mut answer = text(StatusCode::NOT_FOUND, "404 page not found");
+        if let Some(redirect) = self.redirect(&request.method, &request.uri) {
+            let mut answer = redirection(&request.method, &redirect);
             if let Some(origin) = admitted {
                 origin::admit(answer.headers_mut(), origin);
             }
-            return Verdict::Answer(answer);
+            return Ok(Verdict::Answer(answer));
+        }
+        let Some(inside) = inside else {
+            return Err(Denial::outside(admitted));
         };
         request.uri = inside;
         request.headers.remove(ORIGIN);
-        Verdict::Pass(admitted)
+        Ok(Verdict::Pass(admitted))
+    }
+
+    /// The target without the base path; `None` if it stands outside.
+    fn inside(&self, target: &Uri) -> Option<Uri> {
+        match &self.base_path {
+            Some(base) => base.strip_uri(target),
+            None => path_only(target),
+        }
+    }
+
+    fn redirect(&self, method: &Method, target: &Uri) -> Option<Redirect> {
+        let endpoints = self.endpoints.as_deref()?;
+        redirect::redirect(endpoints, self.base_path.as_ref(), method, target)
     }
 
     /// The answer to a request whose line hyper reads but no client should send.
-    pub(super) fn malformed_line() -> Answer {
-        let what = "400 the line of the request is malformed: a target has no fragment";
-        text(StatusCode::BAD_REQUEST, what)
+    pub(super) fn malformed_line(
+        &self,
+        request: &request::Parts,
+        client: Option<IpAddr>,
+    ) -> Answer {
+        self.deny(Denial::MALFORMED_LINE, request, client)
+    }
+
+    /// Tells a client and the observer that a request is refused.
+    fn deny(&self, denial: Denial, request: &request::Parts, client: Option<IpAddr>) -> Answer {
+        let inside = self.inside(&request.uri);
+        let path = inside.as_ref().unwrap_or(&request.uri).path();
+        let text = |name| {
+            request
+                .headers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+        };
+        self.note(&Refused {
+            status: denial.status,
+            reason: denial.reason,
+            client,
+            method: Some(&request.method),
+            path: Some(path),
+            host: text(HOST),
+            origin: text(ORIGIN),
+        });
+        let dialect = denial.dialect.unwrap_or(Dialect::of_path(path));
+        let answer = dialect.error_response(denial.status, denial.text);
+        let mut answer = answer.map(Full::from);
+        let headers = answer.headers_mut();
+        if let Some(methods) = denial.allow {
+            headers.insert(ALLOW, methods);
+        }
+        if let Some(origin) = denial.admitted {
+            origin::admit(headers, origin);
+        }
+        if denial.reason == Denial::FOREIGN_ORIGIN.reason {
+            self.add_allow(&mut answer, request, path);
+        }
+        answer
+    }
+
+    /// Notes that there was no request to be judged, and says in which dialect its sender is told:
+    /// that of the path that `head` begins with, as far as it has come.
+    pub(super) fn refuse_head(&self, refusal: Refusal, head: &[u8], peer: PeerAddr) -> Dialect {
+        let path = path_of_head(head);
+        let inside = |path| match &self.base_path {
+            Some(base) => base.strip(path).unwrap_or(path),
+            None => path,
+        };
+        let path = path.map(inside);
+        self.note(&Refused {
+            status: refusal.status(),
+            reason: refusal.reason(),
+            client: peer.ip(),
+            method: None,
+            path,
+            host: None,
+            origin: None,
+        });
+        match path.map(Dialect::of_path) {
+            Some(Dialect::Text) | None => Dialect::Ollama,
+            Some(dialect) => dialect,
+        }
+    }
+
+    fn note(&self, refused: &Refused<'_>) {
+        if let Some(observer) = &self.observer {
+            observer.refused(refused);
+        }
     }
 
     /// Ollama names the methods of a known path wherever the method is a wrong one.
-    fn with_allow(&self, mut answer: Answer, request: &request::Parts, path: &str) -> Answer {
+    fn add_allow(&self, answer: &mut Answer, request: &request::Parts, path: &str) {
         let known = self.endpoints.as_deref();
         if let Some(RouteMatch::WrongMethod { endpoint }) =
             known.map(|endpoints| endpoints.look_up(&request.method, path))
@@ -116,40 +222,42 @@ impl Rules {
                 answer.headers_mut().insert(ALLOW, methods);
             }
         }
-        answer
     }
 }
 
+/// The path in the line that a head begins with, if that has come.
+fn path_of_head(head: &[u8]) -> Option<&str> {
+    let head = head.trim_ascii_start();
+    let line = head.split(|byte| matches!(byte, b'\r' | b'\n')).next()?;
+    let target = line.split(|byte| *byte == b' ').nth(1)?;
+    let target = std::str::from_utf8(target).ok()?;
+    let path = match target.split_once("://") {
+        Some((_, rest)) => &rest[rest.find('/')?..],
+        None => target,
+    };
+    Some(path.split(['?', '#']).next().unwrap_or(path))
+}
+
 /// Refuses what is sound HTTP but what no client of ours has a reason to send.
-fn refusal(request: &request::Parts) -> Option<Answer> {
+fn refusal(request: &request::Parts) -> Option<Denial> {
     let uri = &request.uri;
     if matches!(request.method, Method::CONNECT | Method::TRACE) {
-        let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed");
-        let methods = HeaderValue::from_static("GET, HEAD, POST, DELETE, OPTIONS");
-        answer.headers_mut().insert(ALLOW, methods);
-        return Some(answer);
+        return Some(Denial::WRONG_METHOD);
     }
     if uri.path().len() + uri.query().map_or(0, str::len) > LONGEST_TARGET {
-        return Some(text(StatusCode::URI_TOO_LONG, "414 URI too long"));
+        return Some(Denial::TARGET_TOO_LONG);
     }
     if !uri.path().is_ascii() || (uri.path() == "*" && request.method != Method::OPTIONS) {
-        return Some(text(StatusCode::BAD_REQUEST, "400 the target is malformed"));
+        return Some(Denial::MALFORMED_TARGET);
     }
     if request.headers.get_all(TRANSFER_ENCODING).iter().count() > 1 {
-        let what = "400 more than one Transfer-Encoding header";
-        return Some(text(StatusCode::BAD_REQUEST, what));
+        return Some(Denial::TWO_TRANSFER_ENCODINGS);
     }
     if !only(&request.headers, &TRANSFER_ENCODING, b"chunked") {
-        return Some(text(
-            StatusCode::NOT_IMPLEMENTED,
-            "501 unsupported transfer encoding: send chunked, or a Content-Length",
-        ));
+        return Some(Denial::TRANSFER_ENCODING);
     }
     if !only(&request.headers, &EXPECT, b"100-continue") {
-        return Some(text(
-            StatusCode::EXPECTATION_FAILED,
-            "417 the only expectation known is 100-continue",
-        ));
+        return Some(Denial::EXPECTATION);
     }
     None
 }
@@ -167,21 +275,21 @@ fn only(headers: &HeaderMap, name: &http::HeaderName, value: &[u8]) -> bool {
 fn authority(request: &request::Parts) -> Result<Option<Authority>, &'static str> {
     let mut hosts = request.headers.get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => return Err("400 more than one Host header"),
+        (_, Some(_)) => return Err("more than one Host header"),
         (None, None) if request.version == Version::HTTP_10 => return Ok(None),
-        (None, None) => return Err("400 the Host header is missing"),
+        (None, None) => return Err("the Host header is missing"),
         (Some(host), None) if host.is_empty() => None,
         (Some(host), None) => match Authority::try_from(host.as_bytes()) {
             Ok(host) if !host.as_str().contains('@') && has_sound_port(&host) => Some(host),
-            _ => return Err("400 the Host header is malformed"),
+            _ => return Err("the Host header is malformed"),
         },
     };
     match request.uri.authority() {
         Some(target) if host.as_ref() != Some(target) => {
-            Err("400 the target and the Host header disagree")
+            Err("the target and the Host header disagree")
         }
         Some(_) if !matches!(request.uri.scheme_str(), Some("http" | "https")) => {
-            Err("400 the target's scheme is unknown")
+            Err("the target's scheme is unknown")
         }
         _ => Ok(host),
     }
@@ -208,7 +316,9 @@ fn path_only(uri: &Uri) -> Option<Uri> {
 /// gateway stays in service and says so itself.
 fn health(method: &Method, draining: bool) -> Answer {
     if !matches!(*method, Method::GET | Method::HEAD) {
-        let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed");
+        let text = Dialect::Text;
+        let answer = text.error_response(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed");
+        let mut answer = answer.map(Full::from);
         let methods = HeaderValue::from_static("GET, HEAD");
         answer.headers_mut().insert(ALLOW, methods);
         return answer;
@@ -229,20 +339,22 @@ fn health(method: &Method, draining: bool) -> Answer {
     answer
 }
 
-fn forbidden() -> Answer {
-    empty(StatusCode::FORBIDDEN)
+/// Sends a client to another address, with the body that Ollama's answers have.
+fn redirection(method: &Method, redirect: &Redirect) -> Answer {
+    let mut answer = empty(redirect.status);
+    if let Ok(location) = HeaderValue::try_from(&redirect.location) {
+        answer.headers_mut().insert(LOCATION, location);
+    }
+    if matches!(*method, Method::GET | Method::HEAD) {
+        *answer.body_mut() = Full::from(redirect::page(redirect));
+        let html = HeaderValue::from_static("text/html; charset=utf-8");
+        answer.headers_mut().insert(CONTENT_TYPE, html);
+    }
+    answer
 }
 
 fn empty(status: StatusCode) -> Answer {
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = status;
-    answer
-}
-
-fn text(status: StatusCode, body: &'static str) -> Answer {
-    let mut answer = Response::new(Full::from(body));
-    *answer.status_mut() = status;
-    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-    answer.headers_mut().insert(CONTENT_TYPE, plain);
     answer
 }

@@ -19,7 +19,7 @@ use super::bind::{BindError, bind};
 use super::config::{EdgeConfig, ListenAddr};
 use super::connection::{self, Closing, Limits};
 use super::gauges::Gauges;
-use super::listener::{Accepted, Listener, Stream};
+use super::listener::{Accepted, Listener};
 use super::refusal::Refusal;
 use super::request_body::RequestBody;
 use super::service::MakeEdgeService;
@@ -224,7 +224,7 @@ where
 
     fn admit(&mut self, accepted: Accepted) {
         if self.gauges.connections() >= self.max {
-            self.refuse(accepted.stream);
+            self.refuse(accepted);
             return;
         }
         let closing = Closing {
@@ -246,11 +246,14 @@ where
     /// Tells a connection beyond the limit that it is one too many. To leave it in the kernel's
     /// queue instead would keep its client, and the probes of `/health` behind it, waiting
     /// without a word.
-    fn refuse(&mut self, stream: Stream) {
+    fn refuse(&mut self, accepted: Accepted) {
         self.gauges.refused_connections.fetch_add(1, Relaxed);
+        let refusal = Refusal::TooManyConnections;
+        let rules = self.services.rules();
+        // What the client asks for has not been read.
+        let dialect = rules.refuse_head(refusal, b"", accepted.peer);
         if self.refusals.len() < MOST_REFUSALS {
-            self.refusals
-                .spawn(Refusal::TooManyConnections.tell(stream));
+            self.refusals.spawn(refusal.tell(accepted.stream, dialect));
         }
     }
 

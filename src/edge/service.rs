@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::service::Service as HyperService;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::service::TowerToHyperService;
-use llamatower_layers::BoxError;
+use llamatower_layers::{BoxError, ClientAddress};
 use pin_project_lite::pin_project;
 use tower::Service;
 
@@ -39,6 +39,13 @@ pub(super) struct MakeEdgeService<S> {
     rules: Arc<Rules>,
     gauges: Arc<Gauges>,
     body_timeout: Option<Duration>,
+}
+
+impl<S> MakeEdgeService<S> {
+    /// The rules of all connections.
+    pub(super) fn rules(&self) -> &Rules {
+        &self.rules
+    }
 }
 
 impl<S: Clone> MakeEdgeService<S> {
@@ -68,7 +75,7 @@ impl<S: Clone> MakeEdgeService<S> {
 #[derive(Debug)]
 pub(super) struct EdgeService<S> {
     stack: TowerToHyperService<S>,
-    rules: Arc<Rules>,
+    pub(super) rules: Arc<Rules>,
     pub(super) state: Arc<ConnectionState>,
     pub(super) peer: PeerAddr,
     on_loopback: bool,
@@ -93,11 +100,13 @@ where
         let waits = settle_expectation(&mut head, read);
         let line = state.take_malformed();
         let is_malformed = line.is_some_and(|line| is_line_of(&line, &head.method, &head.uri));
+        let client = self.rules.client(self.peer, &head.headers);
+        let draining = state.gauges.is_draining();
         let verdict = match is_malformed {
-            true => Verdict::Answer(Rules::malformed_line()),
+            true => Verdict::Answer(self.rules.malformed_line(&head, client)),
             false => self
                 .rules
-                .judge(&mut head, self.on_loopback, state.gauges.is_draining()),
+                .judge(&mut head, client, self.on_loopback, draining),
         };
         state.set_body_open(!incoming.is_end_stream());
         let body = RequestBody::new(incoming, state, waits, self.body_timeout);
@@ -114,7 +123,9 @@ where
             Verdict::Pass(admitted) => {
                 // The gateway switches protocols for no client.
                 head.extensions.remove::<OnUpgrade>();
-                head.extensions.insert(self.peer);
+                if let Some(client) = client {
+                    ClientAddress(client).put_into(&mut head.extensions);
+                }
                 let in_flight = Some(state.begin(true));
                 Step::Stack {
                     future: self.stack.call(Request::from_parts(head, body)),

@@ -76,6 +76,23 @@ impl List {
     }
 }
 
+/// The newest row of `/v1/models` for one model, with the newline that ends Ollama's answers there.
+///
+/// # Errors
+/// No backend answered; the error is the first one's.
+pub(super) async fn model<'a>(
+    name: &ModelName,
+    backends: impl Iterator<Item = &'a Backend>,
+    limit: Duration,
+) -> Result<Option<Bytes>, Unreachable> {
+    let pages = pages_of(backends, List::Models.path(), limit).await?;
+    let rows = pages.iter().flat_map(rows_of);
+    let newest = rows
+        .filter(|row| row.key == *name)
+        .max_by_key(|row| row.rank);
+    Ok(newest.map(|row| format!("{}\n", row.raw.get()).into()))
+}
+
 /// The lowest version in the fleet: what a client may rely on wherever it is sent.
 ///
 /// # Errors

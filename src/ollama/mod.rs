@@ -21,12 +21,12 @@ use bytes::Bytes;
 use futures_util::TryFutureExt;
 use futures_util::future::{Either, MapOk};
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Request, Response};
+use http::{Extensions, HeaderValue, Request, Response, StatusCode, request};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use llamatower_layers::body::Guarded;
 use llamatower_layers::route::{Choice, Route, RouteFuture};
-use llamatower_layers::{BoxError, Failure, Operation, Replay, RouteMatch};
+use llamatower_layers::{BoxError, Fail, Failure, ModelName, Operation, Replay, RouteMatch, Side};
 use tower::{Service, ServiceExt};
 
 use fleet::{Fleet, Permit};
@@ -102,6 +102,9 @@ where
                 Some(Operation::Pull) if let Some(refused) = pull::refused(&request) => {
                     Box::pin(pull::if_known(fleet, refused, request))
                 }
+                Some(Operation::Model) if has_slash(&request) => {
+                    Box::pin(listed_model(fleet, request.into_parts().0))
+                }
                 Some(operation) if operation.is_management() => {
                     Box::pin(manage(fleet, self.management_host, request))
                 }
@@ -146,6 +149,52 @@ async fn list<S>(fleet: Arc<Fleet<S>>, list: List) -> Result<Response<AnswerBody
         List::Tags | List::Ps => JSON,
     };
     Ok(whole(content_type, page.map_err(Failure::from)?))
+}
+
+/// Whether the name of a model in the path has a slash. A server's router reads that as another path,
+/// encoded or not, so no server can be asked.
+fn has_slash<B>(request: &Request<B>) -> bool {
+    parameter(request.extensions()).is_some_and(|name| name.contains('/'))
+}
+
+fn parameter(extensions: &Extensions) -> Option<&Arc<str>> {
+    match RouteMatch::of(extensions) {
+        Some(RouteMatch::Found { parameter, .. }) => parameter.as_ref(),
+        _ => None,
+    }
+}
+
+/// The model that the path names, as the list of models has it.
+async fn listed_model<S>(
+    fleet: Arc<Fleet<S>>,
+    request: request::Parts,
+) -> Result<Response<AnswerBody>, BoxError> {
+    let asked = parameter(&request.extensions).cloned().unwrap_or_default();
+    let backends = fleet.backends();
+    let backends = backends.iter().map(|backend| &**backend);
+    let name = ModelName::parse(&asked).map_err(Failure::from)?;
+    let row = lists::model(&name, backends, fleet.probe_timeout()).await;
+    match row.map_err(Failure::from)? {
+        Some(row) => Ok(whole(HeaderValue::from_static("application/json"), row)),
+        None => Err(Failure::from(ModelNotListed(name)).into()),
+    }
+}
+
+/// No server has the model. The text is Ollama's.
+#[derive(Debug, thiserror::Error)]
+#[error("model '{0}' not found")]
+struct ModelNotListed(ModelName);
+
+impl Fail for ModelNotListed {
+    fn side(&self) -> Side {
+        Side::Client
+    }
+    fn status(&self) -> StatusCode {
+        StatusCode::NOT_FOUND
+    }
+    fn kind(&self) -> &'static str {
+        "model_not_found"
+    }
 }
 
 async fn routed<S, B>(

@@ -17,7 +17,7 @@ use llamatower_layers::token_limit::{Budget, Window};
 
 use super::secret::Secret;
 use super::values::{ExtraPath, KeyLimits, ListingRate, ServerName, SizeOrShare, Slots};
-use crate::edge::{ListenAddr, Origins};
+use crate::edge::{Hosts, ListenAddr, Origins, TrustedProxies};
 use crate::ollama::upstream::{Address, Authorities, Authorization, has_user};
 use crate::telemetry::{LogFormat, check_log_filter};
 
@@ -313,6 +313,14 @@ pub(super) fn authorities(path: &str) -> Parsed<Authorities> {
 
 pub(super) fn origins(text: &str) -> Parsed<Origins> {
     Origins::with(items(text)).map_err(|error| error.to_string())
+}
+
+pub(super) fn hosts(text: &str) -> Parsed<Hosts> {
+    Hosts::with(items(text)).map_err(|error| error.to_string())
+}
+
+pub(super) fn trusted_proxies(text: &str) -> Parsed<TrustedProxies> {
+    TrustedProxies::with(items(text)).map_err(|error| error.to_string())
 }
 
 /// A DNS server by its address; the port is 53 if none is given.

@@ -18,7 +18,7 @@ use super::reader::Reader;
 use super::secret::Secret;
 use super::setting::{Form, Setting};
 use super::values::{ExtraPath, KeyLimits, ListingRate, ServerName, SizeOrShare, Slots};
-use crate::edge::{BasePath, ListenAddr, Origins};
+use crate::edge::{BasePath, Hosts, ListenAddr, Origins, TrustedProxies};
 use crate::ollama::upstream::{Address, Authorities, Authorization};
 use crate::telemetry::LogFormat;
 
@@ -78,6 +78,10 @@ settings! {
             "A prefix of all paths, like `/ollama`, for clients with `OLLAMA_HOST=https://gateway/ollama`. Set it where the gateway shares an address with other services and its prefix is not taken off on the way."
         origins: Origins = origins, "OLLAMA_ORIGINS" List ""
             "Origins of web pages that may call besides Ollama's defaults, each with at most one `*`. Add the address of each chat page that is not on the machine of its browser."
+        allowed_hosts: Hosts = hosts, "LLAMATOWER_ALLOWED_HOSTS" List ""
+            "Names in `Host` that a listener on loopback answers to, besides `localhost`, this machine's name and private addresses: `gateway.example`, `*.example.com`, or `*` for all. The check of names keeps out web pages whose own name points to 127.0.0.1; with `LLAMATOWER_API_KEYS` it is off for clients. Add your public name where a proxy on the same machine passes it on and no keys are asked for."
+        trusted_proxies: TrustedProxies = trusted_proxies, "LLAMATOWER_TRUSTED_PROXIES" List ""
+            "Proxies from which the client's address is read, in `X-Forwarded-For` or `Forwarded`, for limits, logs and traces: addresses, networks like `10.0.0.0/8`, and `unix` for all that connect by a unix socket. Set it where clients come through a proxy, to exactly its addresses: a client that is trusted can claim any address."
         max_connections: NonZeroUsize = count, "LLAMATOWER_MAX_CONNECTIONS" Count "4096"
             "Client connections open at a time; one more is answered 503 and closed. Raise it when `/metrics` shows connections refused: a connection with a stream takes up to 45 kB."
         max_head_bytes: usize = head_size, "LLAMATOWER_MAX_HEAD_BYTES" Size "128KiB"

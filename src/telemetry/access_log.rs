@@ -7,6 +7,7 @@ use llamatower_layers::Outcome;
 
 use super::attributes::{bounded, method_name};
 use super::{names, spans};
+use crate::edge::Refused;
 
 /// Writes the line. Durations are in seconds. A field that is not known is left out.
 pub(super) fn write(outcome: &Outcome) {
@@ -27,9 +28,26 @@ pub(super) fn write(outcome: &Outcome) {
         output_tokens = outcome.usage.map(|usage| usage.output_tokens),
         ending = outcome.ending.name(),
         error = outcome.error,
+        client = outcome.client_address.map(|client| tracing::field::display(client.0)),
         identity = outcome.identity.as_deref(),
         request_id = outcome.request_id().map(bounded),
         trace_id = spans::trace_id(outcome),
+        "request"
+    );
+}
+
+/// Writes the line of a request that the edge refused. Fields that are not known are left out, and
+/// those that only layers know.
+pub(super) fn write_refused(refused: &Refused<'_>) {
+    tracing::info!(
+        target: names::ACCESS_LOG,
+        method = refused.method.map(method_name),
+        path = refused.path.map(bounded),
+        status = refused.status.as_u16(),
+        error = refused.reason,
+        client = refused.client.map(tracing::field::display),
+        host = refused.host.map(bounded),
+        origin = refused.origin.map(bounded),
         "request"
     );
 }

@@ -122,6 +122,12 @@ impl Metrics {
         self.count(outcome);
     }
 
+    /// The edge refused a request or a connection, for a reason of fixed spelling.
+    pub(super) fn refused(&self, reason: &'static str) {
+        let reason = KeyValue::new(names::ERROR_TYPE, reason);
+        self.refusals.add(1, &[reason]);
+    }
+
     fn under_way(&self, method: &Method, change: i64) {
         let index = method_index(method);
         let bind = || {

@@ -50,6 +50,8 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use environment::OtelSettings;
 
+use crate::edge::{RefusalObserver, Refused};
+
 pub use config::{LogFormat, TelemetryConfig, TelemetryError};
 pub use filter::check_log_filter;
 pub use fleet_view::FleetView;
@@ -209,7 +211,7 @@ impl Telemetry {
     }
 }
 
-/// Tells metrics, span and log of each request. Made by [`Telemetry::observer`].
+/// Tells metrics, span and log of each request, also of those that only the edge has seen. Made by [`Telemetry::observer`].
 #[derive(Debug)]
 pub struct RequestObserver {
     metrics: Arc<Metrics>,
@@ -224,5 +226,12 @@ impl Observer for RequestObserver {
         self.metrics.finished(outcome);
         spans::finish_request(outcome);
         access_log::write(outcome);
+    }
+}
+
+impl RefusalObserver for RequestObserver {
+    fn refused(&self, refused: &Refused<'_>) {
+        self.metrics.refused(refused.reason);
+        access_log::write_refused(refused);
     }
 }

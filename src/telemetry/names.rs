@@ -86,6 +86,8 @@ attributes! {
     URL_SCHEME = "url.scheme";
     NETWORK_PROTOCOL_VERSION = "network.protocol.version";
     USER_AGENT_ORIGINAL = "user_agent.original";
+    /// Behind trusted proxies that of the client and not of the nearest proxy.
+    CLIENT_ADDRESS = "client.address";
     SERVER_ADDRESS = "server.address";
     SERVER_PORT = "server.port";
     GEN_AI_OPERATION_NAME = "gen_ai.operation.name";

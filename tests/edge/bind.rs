@@ -1,6 +1,7 @@
 use std::os::unix::net::UnixListener as StdUnixListener;
 
-use llamatower::edge::{BasePath, BindError, Edge, EdgeConfig, ListenAddr, PeerAddr};
+use llamatower::edge::{BasePath, BindError, Edge, EdgeConfig, ListenAddr};
+use llamatower_layers::ClientAddress;
 use tokio::net::{TcpStream, UnixStream};
 use tower::service_fn;
 
@@ -49,7 +50,7 @@ async fn a_unix_socket_serves_and_its_file_goes_with_it() {
     let path = dir.path().join("gateway.sock");
     let listen = ListenAddr::Unix(path.clone());
     let stack = service_fn(|request: http::Request<_>| async {
-        assert_eq!(request.extensions().get(), Some(&PeerAddr::Unix));
+        assert_eq!(ClientAddress::of(request.extensions()), None);
         echo(request).await
     });
     let config = EdgeConfig {
@@ -99,7 +100,8 @@ async fn one_edge_listens_on_several_addresses() {
         ..EdgeConfig::default()
     };
     let stack = service_fn(|request: http::Request<_>| async {
-        assert!(matches!(request.extensions().get(), Some(PeerAddr::Ip(_))));
+        let client = ClientAddress::of(request.extensions()).unwrap();
+        assert!(client.0.is_loopback());
         echo(request).await
     });
     let edge = Edge::bind(config).await.unwrap();

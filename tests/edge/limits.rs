@@ -23,7 +23,10 @@ async fn one_connection_too_many_is_told_so() {
     }
     let refused = edge.ask(GET).await;
     assert_eq!(refused.status, 503);
-    assert_eq!(refused.body, "{\"error\":\"too many connections\"}\n");
+    assert_eq!(
+        refused.body,
+        "{\"error\":\"too many connections; LLAMATOWER_MAX_CONNECTIONS sets the limit\"}"
+    );
     assert_eq!(refused.header("retry-after").as_deref(), Some("1"));
     assert_eq!(edge.gauges.refused_connections(), 1);
 

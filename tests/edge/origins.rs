@@ -1,4 +1,4 @@
-use llamatower::edge::{EdgeConfig, Origins};
+use llamatower::edge::{EdgeConfig, Hosts, Origins};
 use tower::service_fn;
 
 use crate::support::{Running, echo, loopback};
@@ -146,5 +146,64 @@ async fn foreign_names_and_addresses_are_refused_on_loopback() {
         "gateway.evil.example",
     ] {
         assert_eq!(status_under(&edge, host).await, 403, "{host:?}");
+    }
+}
+
+#[tokio::test]
+async fn further_names_may_be_allowed_on_loopback() {
+    let allowed = |entries: &[&str]| EdgeConfig {
+        hosts: Hosts::with(entries).unwrap(),
+        ..loopback()
+    };
+    let edge = Running::start(
+        allowed(&["Chat.example", "*.corp.example", "2001:db8::1"]),
+        service_fn(echo),
+    )
+    .await;
+    for (host, status) in [
+        ("chat.example", 200),
+        ("CHAT.example:443", 200),
+        ("chat.example.", 200),
+        ("a.corp.example", 200),
+        ("a.b.corp.example:80", 200),
+        ("[2001:db8::1]:3000", 200),
+        ("[2001:DB8:0:0::1]", 200),
+        ("[2001:db8::2]", 403),
+        ("localhost", 200),
+        ("corp.example", 403),
+        ("xcorp.example", 403),
+        ("chat.example.evil.example", 403),
+        ("x.chat.example", 403),
+        ("evil.example", 403),
+    ] {
+        assert_eq!(status_under(&edge, host).await, status, "{host}");
+    }
+    for config in [
+        allowed(&["*"]),
+        EdgeConfig {
+            hosts: Hosts::any(),
+            ..loopback()
+        },
+    ] {
+        let edge = Running::start(config, service_fn(echo)).await;
+        assert_eq!(status_under(&edge, "evil.example").await, 200);
+    }
+}
+
+#[test]
+fn what_is_no_name_of_a_host_is_told() {
+    for entry in [
+        "",
+        "https://chat.example",
+        "chat.example:443",
+        "a.*.example",
+        "*example.com",
+        "*.",
+        "a b",
+        "a..b",
+        "**",
+    ] {
+        let error = Hosts::with([entry]).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{entry:?}")), "{error}");
     }
 }

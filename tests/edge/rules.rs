@@ -26,14 +26,14 @@ async fn origin(edge: &Running, method: &str, path: &str, origin: &str) -> Answe
 #[tokio::test]
 async fn a_foreign_page_is_refused_whatever_the_method() {
     let edge = edge(loopback()).await;
-    for method in ["GET", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH"] {
+    for method in ["GET", "POST", "DELETE", "OPTIONS", "PATCH"] {
         let answer = origin(&edge, method, "/api/tags", "https://evil.example").await;
-        assert_eq!((answer.status, &*answer.body), (403, ""), "{method}");
+        assert_eq!(answer.status, 403, "{method}");
+        assert!(answer.body.contains("OLLAMA_ORIGINS"), "{answer:?}");
         assert_eq!(answer.header("access-control-allow-origin"), None);
         assert_eq!(answer.header("vary"), None);
     }
     let get = origin(&edge, "GET", "/api/tags", "https://evil.example").await;
-    assert_eq!(get.header("content-length").as_deref(), Some("0"));
     assert_eq!(get.header("allow"), None);
     let preflight = origin(&edge, "OPTIONS", "/api/chat", "https://evil.example").await;
     assert_eq!(preflight.header("allow").as_deref(), Some("POST"));
@@ -47,7 +47,10 @@ async fn a_preflight_of_a_local_page_is_answered_as_ollama_does() {
     for (name, value) in [
         (
             "Access-Control-Allow-Headers",
-            "Authorization,Content-Type,User-Agent,Accept,X-Requested-With,Openai-Beta,X-Stainless-Arch,X-Stainless-Async,X-Stainless-Custom-Poll-Interval,X-Stainless-Helper-Method,X-Stainless-Lang,X-Stainless-Os,X-Stainless-Package-Version,X-Stainless-Poll-Helper,X-Stainless-Retry-Count,X-Stainless-Runtime,X-Stainless-Runtime-Version,X-Stainless-Timeout",
+            concat!(
+                "Authorization,Content-Type,User-Agent,Accept,X-Requested-With,Openai-Beta,X-Stainless-Arch,X-Stainless-Async,X-Stainless-Custom-Poll-Interval,X-Stainless-Helper-Method,X-Stainless-Lang,X-Stainless-Os,X-Stainless-Package-Version,X-Stainless-Poll-Helper,X-Stainless-Retry-Count,X-Stainless-Runtime,X-Stainless-Runtime-Version,X-Stainless-Timeout,",
+                "X-Api-Key,Anthropic-Version,Anthropic-Beta,Anthropic-Dangerous-Direct-Browser-Access,X-Stainless-Helper,OpenAI-Organization,OpenAI-Project,Idempotency-Key,X-Request-Id,Traceparent,Tracestate",
+            ),
         ),
         (
             "Access-Control-Allow-Methods",
@@ -89,6 +92,16 @@ async fn a_local_page_may_read_its_answer() {
         Some("vscode-webview://1")
     );
     assert_eq!(answer.headers("vary"), ["Origin"]);
+    let exposed = answer.header("access-control-expose-headers").unwrap();
+    for name in [
+        "Retry-After",
+        "RateLimit",
+        "RateLimit-Policy",
+        "X-Request-Id",
+        "X-Llamatower-Backend",
+    ] {
+        assert!(exposed.split(',').any(|given| given == name), "{exposed}");
+    }
     let same = origin(&edge, "GET", "/", "http://localhost").await;
     assert_eq!((same.status, same.header("vary")), (200, None));
 }
@@ -124,7 +137,8 @@ async fn a_foreign_host_is_refused_on_loopback_alone() {
             .ask(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"))
             .await;
         assert_eq!(answer.status, status, "{host}");
-        assert_eq!(answer.body.is_empty(), status == 403);
+        let names_setting = answer.body.contains("LLAMATOWER_ALLOWED_HOSTS");
+        assert_eq!(names_setting, status == 403);
     }
     let open = Running::start(
         EdgeConfig {
@@ -185,7 +199,7 @@ async fn the_base_path_is_taken_off_and_nothing_else() {
     .await;
     for (target, seen) in [
         ("/llm/v2/api/%74ags?a=%20b&c", "GET /api/%74ags?a=%20b&c"),
-        ("/llm/v2//api/delete", "GET //api/delete"),
+        ("/llm/v2/api/x/../y", "GET /api/x/../y"),
         ("/llm/v2", "GET /"),
         ("/llm/v2/", "GET /"),
         ("http://localhost/llm/v2/api/tags", "GET /api/tags"),

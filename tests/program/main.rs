@@ -8,6 +8,7 @@ mod commands;
 mod discovery;
 mod doctor;
 mod ends;
+mod front;
 mod harness;
 mod limits;
 mod queue;

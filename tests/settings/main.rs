@@ -43,6 +43,8 @@ fn another_value(setting: &Setting) -> &'static str {
         ("listen.admin", _) => "off",
         ("listen.base_path", _) => "/ollama",
         ("listen.origins", _) => "https://chat.example",
+        ("listen.allowed_hosts", _) => "llm.example, *.corp.example",
+        ("listen.trusted_proxies", _) => "10.0.0.0/8, ::1, unix",
         ("backends.management", _) => "localhost:11434",
         ("backends.ca_file", _) => &CA_FILE.1,
         ("backends.extra_paths", _) => "POST /api/rerank",
@@ -83,6 +85,8 @@ fn bad_value(setting: &Setting) -> Option<&'static str> {
     match (setting.key, setting.form) {
         ("listen.public" | "listen.admin", _) => Some("nowhere"),
         ("listen.base_path", _) => Some("no-slash"),
+        ("listen.allowed_hosts", _) => Some("https://llm.example"),
+        ("listen.trusted_proxies", _) => Some("10.0.0.0/64"),
         ("backends.urls", _) => Some("ftp://gpu"),
         ("backends.management", _) => Some("elsewhere:1"),
         ("backends.extra_paths", _) => Some("POST /api/../x"),

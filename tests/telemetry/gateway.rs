@@ -15,7 +15,8 @@ use llamatower::telemetry::{
 };
 use llamatower_layers::endpoint::{EndpointLayer, EndpointTable};
 use llamatower_layers::{
-    BoxError, Dialect, Fail, Failure, LlmRequest, Operation, Outcome, OutcomeLayer, Record, Side,
+    BoxError, ClientAddress, Dialect, Fail, Failure, LlmRequest, Operation, Outcome, OutcomeLayer,
+    Record, Side,
 };
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tracing::Dispatch;
@@ -172,13 +173,16 @@ pub(crate) fn scanned(mut request: Request<Full<Bytes>>, attempts: u32) -> Reque
 }
 
 pub(crate) fn chat() -> Request<Full<Bytes>> {
-    Request::post("/api/chat")
+    let mut request = Request::post("/api/chat")
         .header("host", "gateway:3000")
         .header("x-request-id", "id-1")
         .header("traceparent", format!("00-{TRACE}-{CLIENTS_SPAN}-01"))
         .header("tracestate", "vendor=1")
         .body(Full::default())
-        .unwrap()
+        .unwrap();
+    let client = ClientAddress([198, 51, 100, 7].into());
+    client.put_into(request.extensions_mut());
+    request
 }
 
 pub(crate) fn answer(status: StatusCode, frames: Vec<Result<&'static str, BoxError>>) -> Answer {

@@ -40,6 +40,7 @@ async fn a_request_logs_one_json_line_with_its_outcome() {
         ("error", "backend_died"),
         ("request_id", "id-1"),
         ("identity", "team-a"),
+        ("client", "198.51.100.7"),
     ] {
         assert_eq!(line[field], value, "{field} in {text}");
     }

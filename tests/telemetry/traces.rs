@@ -40,6 +40,7 @@ async fn a_trace_goes_from_the_client_through_the_gateway_to_the_backend() {
         ("url.scheme", "http"),
         ("server.address", "gateway"),
         ("server.port", "3000"),
+        ("client.address", "198.51.100.7"),
         ("llamatower.ending", "complete"),
         ("llamatower.request_id", "id-1"),
     ];

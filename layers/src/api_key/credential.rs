@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::header::{AUTHORIZATION, HeaderName};
 use http::{HeaderMap, HeaderValue};
+use smallvec::SmallVec;
 
 use super::error::AmbiguousCredential;
 
@@ -26,35 +27,44 @@ impl ShownKey {
     }
 }
 
-/// Takes the credential out of the headers and returns the key in it.
+/// The keys that one request shows, in the order of the names `authorization` and `x-api-key`.
+pub(super) type ShownKeys = SmallVec<[ShownKey; 2]>;
+
+/// The most fields with a credential that one request may have: each costs a digest.
+const MOST_FIELDS: usize = 4;
+
+/// Takes all credentials out of the headers and returns the keys in them.
 ///
 /// # Errors
-/// There are two that differ: whoever acts on one may not be the one who was meant.
-pub(super) fn take(headers: &mut HeaderMap) -> Result<Option<ShownKey>, AmbiguousCredential> {
+/// There are more than any client has a reason to send.
+pub(super) fn take(headers: &mut HeaderMap) -> Result<ShownKeys, AmbiguousCredential> {
+    let mut shown = ShownKeys::new();
     // Most show none where none is asked for, and a look at a few names is less than a look-up.
     if !headers.keys().any(is_credential) {
-        return Ok(None);
+        return Ok(shown);
     }
-    let authorization = take_header(headers, AUTHORIZATION);
-    let x_api_key = take_header(headers, X_API_KEY);
-    let bearer = authorization?.and_then(from_authorization);
-    match (bearer, x_api_key?.and_then(plain)) {
-        (Some(one), Some(other)) if one.as_bytes() != other.as_bytes() => Err(AmbiguousCredential),
-        (one, other) => Ok(one.or(other)),
+    let mut fields = 0;
+    for (name, key_of) in [
+        (
+            AUTHORIZATION,
+            from_authorization as fn(HeaderValue) -> Option<ShownKey>,
+        ),
+        (X_API_KEY, plain),
+    ] {
+        let given = headers.get_all(&name).iter();
+        let given: SmallVec<[HeaderValue; 1]> = given.take(MOST_FIELDS + 1).cloned().collect();
+        headers.remove(&name);
+        fields += given.len();
+        shown.extend(given.into_iter().filter_map(key_of));
+    }
+    match fields > MOST_FIELDS {
+        true => Err(AmbiguousCredential),
+        false => Ok(shown),
     }
 }
 
 fn is_credential(name: &HeaderName) -> bool {
     *name == AUTHORIZATION || name.as_str() == X_API_KEY.as_str()
-}
-
-fn take_header(
-    headers: &mut HeaderMap,
-    name: HeaderName,
-) -> Result<Option<HeaderValue>, AmbiguousCredential> {
-    let is_one = headers.get_all(&name).iter().nth(1).is_none();
-    let value = headers.remove(name);
-    is_one.then_some(value).ok_or(AmbiguousCredential)
 }
 
 fn plain(value: HeaderValue) -> Option<ShownKey> {

@@ -20,9 +20,9 @@ pub struct MissingKey;
 #[error("the key is not known here")]
 pub struct WrongKey;
 
-/// Two different credentials were shown.
+/// Two known keys that differ were shown, or more credentials than a client has a reason to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("two different keys were sent: send one")]
+#[error("several different keys were sent: send one")]
 pub struct AmbiguousCredential;
 
 /// Only administrators may do this, and the gateway may have none.

@@ -2,8 +2,10 @@
 //!
 //! A key is looked for in `Authorization` (Bearer, or the password of Basic: LangChain turns the
 //! user part of a URL into that) and in `x-api-key` (Anthropic's clients). Only digests are
-//! configured and compared, all of them, in constant time. Who it is goes into the request's
-//! extensions; the credential is taken out, so that nothing inside ever sees it.
+//! configured and compared, all of them, in constant time. One known key among several credentials is
+//! enough (a proxy may have added its own, a client may have to send something); two known ones that
+//! differ are refused. Who it is goes into the request's
+//! extensions; all credentials are taken out, so that nothing inside ever sees it.
 //!
 //! ```text
 //! call ── credential taken out ── known? ── allowed? ── inner service

@@ -9,7 +9,7 @@ use http::Request;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::credential::{self, ShownKey};
+use super::credential::{self, ShownKey, ShownKeys};
 use super::error::AmbiguousCredential;
 use super::layer::{Policy, Rule, by_route};
 use super::{Access, Identity, ManagementRefused, MissingKey, Role, WrongKey};
@@ -26,15 +26,15 @@ impl Policy {
     /// Who is asking, if they may.
     fn judge(
         &self,
-        shown: Result<Option<ShownKey>, AmbiguousCredential>,
+        shown: Result<ShownKeys, AmbiguousCredential>,
         access: Access,
     ) -> Result<Option<Identity>, Failure> {
         if access == Access::Open {
-            let key = shown.ok().flatten();
-            return Ok(key.and_then(|key| self.find(&key)));
+            let known = shown.and_then(|shown| self.find(&shown));
+            return Ok(known.ok().flatten());
         }
         let shown = shown?;
-        let known = shown.as_ref().and_then(|key| self.find(key));
+        let known = self.find(&shown)?;
         match (access, &known) {
             (
                 Access::Admin,
@@ -45,9 +45,9 @@ impl Policy {
             (Access::Admin, None) if !self.keys.get().has(Role::Admin) => {
                 Err(self.refuse_management(None))
             }
-            (Access::Admin, None) if shown.is_none() => Err(self.refuse_management(None)),
+            (Access::Admin, None) if shown.is_empty() => Err(self.refuse_management(None)),
             (_, Some(_)) => Ok(known),
-            (_, None) if shown.is_some() => Err(WrongKey.into()),
+            (_, None) if !shown.is_empty() => Err(WrongKey.into()),
             (Access::Anonymous, None) => Ok(None),
             (_, None) => Err(MissingKey.into()),
         }
@@ -73,8 +73,24 @@ impl Policy {
         }
     }
 
-    fn find(&self, key: &ShownKey) -> Option<Identity> {
-        self.keys.get().find_bytes(key.as_bytes()).cloned()
+    /// Whose key is among those shown. Others beside it are not for this gateway: a proxy's own
+    /// password, or what a client sends because it has to send something.
+    ///
+    /// # Errors
+    /// There are two known ones that differ: it would not be clear who is asking.
+    fn find(&self, shown: &[ShownKey]) -> Result<Option<Identity>, AmbiguousCredential> {
+        let keys = self.keys.get();
+        let mut found: Option<(&[u8], &Identity)> = None;
+        for key in shown.iter().map(ShownKey::as_bytes) {
+            let Some(identity) = keys.find_bytes(key) else {
+                continue;
+            };
+            if found.is_some_and(|(other, _)| other != key) {
+                return Err(AmbiguousCredential);
+            }
+            found = Some((key, identity));
+        }
+        Ok(found.map(|(_, identity)| identity.clone()))
     }
 
     fn refuse_management(&self, identity: Option<Identity>) -> Failure {

@@ -55,8 +55,6 @@ async fn chat(
 
 #[tokio::test]
 async fn a_key_is_taken_in_any_of_the_usual_ways_and_goes_no_further() {
-    use base64::Engine;
-    let basic = |text: &str| format!("Basic {}", base64::prelude::BASE64_STANDARD.encode(text));
     for (name, value) in [
         ("authorization", format!("Bearer {USER}")),
         ("authorization", format!("bearer  {USER}")),
@@ -88,21 +86,69 @@ async fn without_a_key_or_with_a_wrong_one_nothing_passes() {
     );
 }
 
+fn basic(text: &str) -> String {
+    use base64::Engine;
+    format!("Basic {}", base64::prelude::BASE64_STANDARD.encode(text))
+}
+
 #[tokio::test]
-async fn two_different_keys_are_refused_and_the_same_one_twice_is_not() {
+async fn one_known_key_is_enough_whatever_stands_beside_it() {
     let bearer = format!("Bearer {USER}");
-    let two = [("authorization", bearer.as_str()), ("x-api-key", ADMIN)];
-    assert_eq!(chat(&two).await.map(drop), Err("ambiguous_credential"));
-    let twice = [
-        ("authorization", bearer.as_str()),
-        ("authorization", bearer.as_str()),
-    ];
-    assert_eq!(chat(&twice).await.map(drop), Err("ambiguous_credential"));
-    assert!(
-        chat(&[("authorization", bearer.as_str()), ("x-api-key", USER)])
-            .await
-            .is_ok()
-    );
+    let of_proxy = basic("proxy:its-own-password");
+    for shown in [
+        [("authorization", &*of_proxy), ("x-api-key", USER)],
+        [("authorization", "Bearer dummy"), ("x-api-key", USER)],
+        [("authorization", "Digest x"), ("x-api-key", USER)],
+        [("authorization", &*bearer), ("x-api-key", "dummy")],
+        [("authorization", &*bearer), ("x-api-key", USER)],
+        [("authorization", &*of_proxy), ("authorization", &*bearer)],
+        [("authorization", &*bearer), ("authorization", &*bearer)],
+        [("x-api-key", "dummy"), ("x-api-key", USER)],
+    ] {
+        let (who, headers) = chat(&shown).await.expect(shown[0].1);
+        assert_eq!(
+            (who.as_deref(), headers.len()),
+            (Some("ada"), 0),
+            "{shown:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn two_different_known_keys_are_refused() {
+    let bearer = format!("Bearer {USER}");
+    let of_admin = basic(&format!("root:{ADMIN}"));
+    for shown in [
+        [("authorization", &*bearer), ("x-api-key", ADMIN)],
+        [("authorization", &*of_admin), ("x-api-key", USER)],
+        [("authorization", &*bearer), ("authorization", &*of_admin)],
+    ] {
+        assert_eq!(chat(&shown).await.map(drop), Err("ambiguous_credential"));
+    }
+    let both = [("authorization", &*bearer), ("x-api-key", ADMIN)];
+    let open = outcome(keys(), Method::GET, "/api/version", &both).await;
+    assert_eq!(open.expect("open").0, None);
+}
+
+#[tokio::test]
+async fn several_keys_of_which_none_is_known_are_wrong() {
+    let shown = [("authorization", "Bearer dummy"), ("x-api-key", "guess")];
+    assert_eq!(chat(&shown).await.map(drop), Err("wrong_key"));
+    let of_proxy = basic("proxy:its-own-password");
+    let shown = [("authorization", &*of_proxy)];
+    assert_eq!(chat(&shown).await.map(drop), Err("wrong_key"));
+    let many = [("x-api-key", USER); 5];
+    assert_eq!(chat(&many).await.map(drop), Err("ambiguous_credential"));
+}
+
+#[tokio::test]
+async fn a_proxys_credential_beside_an_administrators_key_lets_manage() {
+    let of_proxy = basic("proxy:its-own-password");
+    let shown = [("authorization", &*of_proxy), ("x-api-key", ADMIN)];
+    let (who, _) = outcome(keys(), Method::POST, "/api/pull", &shown)
+        .await
+        .expect("allowed");
+    assert_eq!(who.as_deref(), Some("root"));
 }
 
 #[tokio::test]

@@ -28,3 +28,29 @@ pub enum Dialect {
     /// Plain text, for paths that belong to no dialect.
     Text,
 }
+
+impl Dialect {
+    /// The dialect that the beginning of a path suggests, for refusals that no route is known for.
+    ///
+    /// ```
+    /// use llamatower_layers::Dialect;
+    ///
+    /// assert_eq!(Dialect::of_path("/api/chat"), Dialect::Ollama);
+    /// assert_eq!(Dialect::of_path("/v1/messages"), Dialect::Anthropic);
+    /// assert_eq!(Dialect::of_path("/v1/chat/completions"), Dialect::OpenAi);
+    /// assert_eq!(Dialect::of_path("/"), Dialect::Text);
+    /// ```
+    pub fn of_path(path: &str) -> Self {
+        let is_at = |prefix: &str| {
+            let rest = path.strip_prefix(prefix);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        match path {
+            _ if is_at("/api") => Self::Ollama,
+            _ if is_at("/v1/messages") => Self::Anthropic,
+            _ if is_at("/v1/responses") => Self::Responses,
+            _ if is_at("/v1") => Self::OpenAi,
+            _ => Self::Text,
+        }
+    }
+}

@@ -2,16 +2,18 @@
 //!
 //! Ollama answers `/api/%74ags` as `/api/tags` and redirects `//api/tags`, so a rule on a raw
 //! path alone protects nothing. Here a path is one of the table or it is none, and what goes
-//! upstream is rebuilt from the table.
+//! upstream is rebuilt from the table. Percent-encoding is decoded in the place of a parameter and
+//! nowhere else.
 
 mod layer;
+mod parameter;
 mod require;
 mod table;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::header::ALLOW;
+use http::header::{ALLOW, CONNECTION, UPGRADE};
 use http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::shared::Shared;
@@ -165,17 +167,20 @@ impl RouteMatch {
     /// filter.
     ///
     /// # Errors
-    /// [`NotFound`] and [`MethodNotAllowed`].
+    /// [`NotFound`], [`MethodNotAllowed`] and [`NoWebSocket`].
     pub fn require<B>(request: http::Request<B>) -> Result<http::Request<B>, BoxError> {
-        match Self::refusal(request.extensions()) {
+        match Self::refusal(&request) {
             None => Ok(request),
             Some(failure) => Err(failure.into()),
         }
     }
 
-    fn refusal(extensions: &Extensions) -> Option<Failure> {
-        match Self::of(extensions) {
+    fn refusal<B>(request: &http::Request<B>) -> Option<Failure> {
+        match Self::of(request.extensions()) {
             Some(Self::Found { .. }) => None,
+            Some(Self::WrongMethod { .. }) if wants_websocket(request) => {
+                Some(Failure::from(NoWebSocket))
+            }
             Some(Self::WrongMethod { endpoint }) => Some(Failure::from(MethodNotAllowed {
                 allowed: endpoint.methods.clone(),
             })),
@@ -265,4 +270,37 @@ impl Fail for MethodNotAllowed {
             headers.insert(ALLOW, value);
         }
     }
+}
+
+/// A WebSocket was asked for at a path that is served by plain requests. Clients that can do both go
+/// on with those when they see this status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("426 upgrade required: there is no WebSocket here; send the request by HTTP/1.1 POST")]
+pub struct NoWebSocket;
+
+impl Fail for NoWebSocket {
+    fn side(&self) -> Side {
+        Side::Client
+    }
+    fn status(&self) -> StatusCode {
+        StatusCode::UPGRADE_REQUIRED
+    }
+    fn kind(&self) -> &'static str {
+        "no_websocket"
+    }
+    /// `Upgrade` is a must on a 426, and `Connection` names it (RFC 9110 15.5.22 and 7.8).
+    fn write_headers(&self, headers: &mut HeaderMap) {
+        headers.insert(UPGRADE, HeaderValue::from_static("HTTP/1.1"));
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    }
+}
+
+/// Whether this is the handshake of a WebSocket (RFC 6455 4.1).
+fn wants_websocket<B>(request: &http::Request<B>) -> bool {
+    let mut offered = request.headers().get_all(UPGRADE).iter();
+    *request.method() == Method::GET
+        && offered.any(|value| {
+            let mut protocols = value.as_bytes().split(|byte| *byte == b',');
+            protocols.any(|name| name.trim_ascii().eq_ignore_ascii_case(b"websocket"))
+        })
 }

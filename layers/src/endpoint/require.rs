@@ -13,7 +13,8 @@ use super::RouteMatch;
 use crate::{BoxError, Failure};
 
 /// Refuses each request that is for no endpoint, or for one by a wrong method: with
-/// [`NotFound`](super::NotFound) or [`MethodNotAllowed`](super::MethodNotAllowed).
+/// [`NotFound`](super::NotFound), [`MethodNotAllowed`](super::MethodNotAllowed) or
+/// [`NoWebSocket`](super::NoWebSocket).
 ///
 /// It belongs inside of what makes answers of errors. tower's filter with
 /// [`RouteMatch::require`] does the same, and moves the whole request to ask.
@@ -67,7 +68,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let step = match RouteMatch::refusal(request.extensions()) {
+        let step = match RouteMatch::refusal(&request) {
             None => Step::Called {
                 inner: self.inner.call(request),
             },
@@ -111,6 +112,83 @@ where
                 Some(failure) => Poll::Ready(Err(failure.into())),
                 None => Poll::Pending,
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::{HeaderMap, Method, Response};
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::EndpointTable;
+
+    /// The status and header fields by which a request is refused, if it is.
+    async fn refusal(
+        method: Method,
+        path: &str,
+        fields: &[(&'static str, &'static str)],
+    ) -> Option<(u16, HeaderMap)> {
+        let inner = service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(())));
+        let mut request = Request::new(());
+        let route = EndpointTable::ollama().look_up(&method, path);
+        route.put_into(request.extensions_mut());
+        *request.method_mut() = method;
+        for (name, value) in fields {
+            let value = value.parse().expect("a value");
+            request.headers_mut().append(*name, value);
+        }
+        let error = RequireEndpointLayer
+            .layer(inner)
+            .oneshot(request)
+            .await
+            .err()?;
+        let failure = Failure::find(&*error).expect("a failure");
+        let mut headers = HeaderMap::new();
+        failure.write_headers(&mut headers);
+        Some((failure.status().as_u16(), headers))
+    }
+
+    #[tokio::test]
+    async fn the_handshake_of_a_websocket_is_answered_426_with_the_protocol_that_serves() {
+        for (path, fields) in [
+            ("/v1/responses", &[("upgrade", "websocket")][..]),
+            ("/v1/responses", &[("upgrade", "h2c, WebSocket")]),
+            (
+                "/v1/responses",
+                &[("upgrade", "h2c"), ("upgrade", "websocket")],
+            ),
+            ("/v1/chat/completions", &[("upgrade", "websocket")]),
+            ("/api/chat", &[("upgrade", "websocket")]),
+        ] {
+            let (status, headers) = refusal(Method::GET, path, fields).await.expect(path);
+            assert_eq!(status, 426, "{path}");
+            assert_eq!(headers["upgrade"], "HTTP/1.1");
+            assert_eq!(headers["connection"], "Upgrade");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upgrade_changes_nothing_elsewhere() {
+        let websocket = &[("upgrade", "websocket")][..];
+        for (method, path, fields, status) in [
+            (Method::GET, "/v1/responses", &[][..], Some(405)),
+            (
+                Method::GET,
+                "/v1/responses",
+                &[("upgrade", "h2c")],
+                Some(405),
+            ),
+            (Method::PUT, "/v1/responses", websocket, Some(405)),
+            (Method::GET, "/v1/realtime", websocket, Some(404)),
+            (Method::GET, "/api/tags", websocket, None),
+            (Method::POST, "/v1/responses", websocket, None),
+        ] {
+            let refused = refusal(method.clone(), path, fields).await;
+            assert_eq!(refused.map(|(status, _)| status), status, "{method} {path}");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::Method;
 
-use super::{Endpoint, Operation, RouteMatch};
+use super::{Endpoint, Operation, RouteMatch, parameter};
 use crate::Dialect;
 
 /// All endpoints, by exact path.
@@ -121,7 +121,7 @@ impl EndpointTable {
         self.insert(Endpoint {
             route: path.into(),
             methods: methods.into(),
-            dialect: dialect_of(path),
+            dialect: Dialect::of_path(path),
             operation: Operation::Extra,
             streams_by_default: path.starts_with("/api/"),
         });
@@ -156,7 +156,8 @@ impl EndpointTable {
             Ok(index) => Some((&self.exact[index], None)),
             Err(_) => self.by_prefix.iter().find_map(|(prefix, endpoint)| {
                 let value = path.strip_prefix(&**prefix)?;
-                is_parameter(value).then(|| (endpoint, Some(value.into())))
+                let parameter = parameter::parse(value, endpoint.operation == Operation::Model)?;
+                Some((endpoint, Some(parameter)))
             }),
         };
         match found {
@@ -171,20 +172,6 @@ impl EndpointTable {
                 dialect: Dialect::Text,
             },
         }
-    }
-}
-
-/// Names of models, digests and keys; nothing that a router could read as a path.
-fn is_parameter(value: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
-    !value.is_empty() && value != "." && value != ".." && value.bytes().all(plain)
-}
-
-fn dialect_of(path: &str) -> Dialect {
-    match path {
-        _ if path.starts_with("/api/") => Dialect::Ollama,
-        _ if path.starts_with("/v1/") => Dialect::OpenAi,
-        _ => Dialect::Text,
     }
 }
 
@@ -208,7 +195,11 @@ mod tests {
             "/api/blobs/",
             "/api/blobs/..",
             "/api/blobs/a/b",
-            "/v1/models/a%2fb",
+            "/api/blobs/a%2fb",
+            "/v1%2fmodels/a",
+            "/v1/%6dodels/a",
+            "/v1/models/../models/a",
+            "/v1/models/a%2f..%2f..%2fapi%2ftags",
             "",
         ] {
             assert!(
@@ -224,6 +215,13 @@ mod tests {
         assert_eq!(
             found.upstream_path().as_deref(),
             Some("/api/blobs/sha256:00ff")
+        );
+        let encoded = route(Method::HEAD, "/api/blobs/sha256%3A00ff");
+        assert_eq!(encoded.upstream_path(), found.upstream_path());
+        let model = route(Method::GET, "/v1/models/aaa%2Fllava%3A13b");
+        assert_eq!(
+            model.upstream_path().as_deref(),
+            Some("/v1/models/aaa/llava:13b")
         );
         assert_eq!(found.operation(), Some(Operation::Blob));
         assert_eq!(found.endpoint().map(|e| &*e.route), Some("/api/blobs/{}"));

@@ -7,7 +7,7 @@ use http::{Extensions, HeaderName, HeaderValue, Method, Request, StatusCode, Uri
 use tokio::time::Instant;
 
 use crate::shared::Shared;
-use crate::{Dialect, Operation, RouteMatch};
+use crate::{ClientAddress, Dialect, Operation, RouteMatch};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -55,6 +55,8 @@ pub struct Outcome {
     pub model: Option<Arc<str>>,
     /// Whether a streamed answer was requested.
     pub stream: bool,
+    /// The address of the client, if the server has recorded it.
+    pub client_address: Option<ClientAddress>,
     /// The name of the client's API key.
     pub identity: Option<Arc<str>>,
     /// The backend that gave the answer.
@@ -88,33 +90,27 @@ pub struct Outcome {
 impl Outcome {
     /// The record of a request that starts now.
     pub fn starting(now: Instant) -> Self {
-        Self::new(now, Method::GET, Uri::default(), None, None)
+        Self::new(now, Method::GET, Uri::default())
     }
 
     /// The record of this request, which starts now.
     pub fn of<B>(request: &Request<B>, now: Instant) -> Self {
-        Self::new(
-            now,
-            request.method().clone(),
-            request.uri().clone(),
-            RouteMatch::of(request.extensions()).cloned(),
-            request.headers().get(X_REQUEST_ID).cloned(),
-        )
+        Self {
+            route_match: RouteMatch::of(request.extensions()).cloned(),
+            request_id: request.headers().get(X_REQUEST_ID).cloned(),
+            client_address: ClientAddress::of(request.extensions()),
+            ..Self::new(now, request.method().clone(), request.uri().clone())
+        }
     }
 
-    fn new(
-        started: Instant,
-        method: Method,
-        uri: Uri,
-        route_match: Option<RouteMatch>,
-        request_id: Option<HeaderValue>,
-    ) -> Self {
+    fn new(started: Instant, method: Method, uri: Uri) -> Self {
         Self {
             started,
             method,
             uri,
-            route_match,
-            request_id,
+            route_match: None,
+            request_id: None,
+            client_address: None,
             model: None,
             stream: false,
             identity: None,

@@ -66,6 +66,10 @@ where
                 let Some(mut with_request) = this.with_request.take() else {
                     return Poll::Pending;
                 };
+                if with_request.reporter.lacks_words(&answer) {
+                    let answer = with_request.reporter.with_words(answer);
+                    return Poll::Ready(Ok(answer.map(RescueBody::whole)));
+                }
                 with_request.as_mut().watch(&answer);
                 return Poll::Ready(Ok(answer.map(|body| RescueBody::new(body, with_request))));
             }

@@ -25,6 +25,9 @@
 //! answer of a declared length, the body fails without a frame. An error line or event of the
 //! backend's own passes as it is, is not followed by another, and its end is as clean as it was.
 //!
+//! An error status without a body gets one that says so: there are clients that take an empty 503 for
+//! an answer that had nothing to say.
+//!
 //! It belongs inside of whatever must see the final status (spans, the outcome, CORS) and
 //! outside of everything that can fail.
 //!

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::RETRY_AFTER;
+use http::header::{CONTENT_LENGTH, RETRY_AFTER};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use pin_project_lite::pin_project;
@@ -118,6 +118,34 @@ impl Reporter {
             }
         }
         answer
+    }
+
+    /// Whether an answer says by its status alone that something failed. Ollama's own client takes
+    /// such a one for success.
+    pub(super) fn lacks_words<R: Body>(&self, answer: &Response<R>) -> bool {
+        let status = answer.status();
+        (status.is_client_error() || status.is_server_error())
+            && answer.body().is_end_stream()
+            && !self.is_head
+    }
+
+    /// The same answer with a body that says what the status says.
+    pub(super) fn with_words<R>(&self, answer: Response<R>) -> Response<Bytes> {
+        let (mut head, _) = answer.into_parts();
+        let backend = self.record.as_ref();
+        let backend = backend.and_then(|record| record.update(|outcome| outcome.backend.clone()));
+        let message = format!(
+            "the backend {}answered {} and did not say why",
+            backend.map(|name| format!("{name} ")).unwrap_or_default(),
+            head.status
+        );
+        let (words, body) = self
+            .dialect
+            .error_response(head.status, self.text(&message))
+            .into_parts();
+        head.headers.remove(CONTENT_LENGTH);
+        head.headers.extend(words.headers);
+        Response::from_parts(head, body)
     }
 
     /// The error as the last line or event of a stream.

@@ -594,3 +594,61 @@ async fn the_answer_to_a_head_is_not_watched() {
     assert_eq!(seen(answer.into_body()).await, (String::new(), true));
     assert_eq!(record.snapshot().error, None);
 }
+
+/// What becomes of an answer of a backend that has no body.
+async fn wordless(method: Method, path: &str, status: u16) -> (Response<String>, bool) {
+    let service = RescueLayer::new().layer(service_fn(move |_: Request<()>| {
+        let answer = Response::builder().status(status);
+        let answer = answer.header("content-length", "0").header("x-more", "1");
+        let body = Scripted {
+            is_over: true,
+            ..Scripted::default()
+        };
+        std::future::ready(Ok::<_, Infallible>(answer.body(body).unwrap()))
+    }));
+    let (request, record) = request(method, path);
+    record.update(|outcome| outcome.backend = Some("gpu-1".into()));
+    let Ok(answer) = service.oneshot(request).await;
+    let (head, body) = answer.into_parts();
+    let (text, is_clean) = seen(body).await;
+    (Response::from_parts(head, text), is_clean)
+}
+
+#[tokio::test]
+async fn an_empty_error_of_a_backend_is_told_in_words() {
+    for (path, status, body) in [
+        (
+            "/api/chat",
+            503,
+            r#"{"error":"the backend gpu-1 answered 503 Service Unavailable and did not say why"}"#,
+        ),
+        (
+            "/api/generate",
+            403,
+            r#"{"error":"the backend gpu-1 answered 403 Forbidden and did not say why"}"#,
+        ),
+        (
+            "/v1/messages",
+            502,
+            r#"{"type":"error","error":{"type":"api_error","message":"the backend gpu-1 answered 502 Bad Gateway and did not say why"}}"#,
+        ),
+    ] {
+        let (answer, is_clean) = wordless(Method::POST, path, status).await;
+        assert_eq!((answer.status().as_u16(), is_clean), (status, true));
+        assert_eq!(answer.body(), body);
+        assert_eq!(
+            answer.headers()["content-type"],
+            "application/json; charset=utf-8"
+        );
+        assert_eq!(answer.headers()["x-more"], "1");
+        assert!(!answer.headers().contains_key("content-length"));
+    }
+    for (method, status) in [
+        (Method::HEAD, 404),
+        (Method::POST, 200),
+        (Method::POST, 204),
+    ] {
+        let (answer, _) = wordless(method, "/api/blobs/sha256:00", status).await;
+        assert_eq!((answer.status().as_u16(), &**answer.body()), (status, ""));
+    }
+}

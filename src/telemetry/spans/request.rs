@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 
 use http::{HeaderMap, Request, Version, header};
-use llamatower_layers::{Outcome, Record, RouteMatch};
+use llamatower_layers::{ClientAddress, Outcome, Record, RouteMatch};
 use opentelemetry::trace::TraceContextExt;
 use tower::layer::layer_fn;
 use tower::{Layer, Service};
@@ -103,6 +103,12 @@ fn route<B>(request: &Request<B>) -> Option<&std::sync::Arc<str>> {
 
 fn describe<B>(span: &Span, request: &Request<B>) {
     span.set_attribute(names::URL_SCHEME, "http");
+    let client = ClientAddress::of(request.extensions());
+    set(
+        span,
+        names::CLIENT_ADDRESS,
+        client.map(|client| client.0.to_string()),
+    );
     set(span, names::HTTP_ROUTE, route(request).cloned());
     let version = match request.version() {
         Version::HTTP_10 => Some("1.0"),

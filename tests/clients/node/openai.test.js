@@ -17,6 +17,53 @@ onEachStack("npm openai", (stack, kind) => {
     assert.equal((await client().models.retrieve(FAST)).id, FAST);
   });
 
+  test("a model is retrieved by its name with a tag, which the library encodes", async () => {
+    assert.equal((await client().models.retrieve(`${FAST}:latest`)).id, `${FAST}:latest`);
+  });
+
+  test("a base URL with a slash too many works", async () => {
+    const ask = { model: FAST, messages: HI, max_tokens: 2 };
+    for (const url of [`${stack.url}/`, `${stack.url}//`]) {
+      const answer = await at(url).chat.completions.create(ask);
+      assert.ok(answer.choices[0].message.content);
+    }
+  });
+
+  test("a page's preflight allows every header that the library sends", async () => {
+    const sent = new Set();
+    const library = new OpenAI({
+      baseURL: `${stack.url}/v1`,
+      apiKey: "unused",
+      organization: "o",
+      project: "p",
+      dangerouslyAllowBrowser: true,
+      fetch: (url, init) => {
+        for (const name of new Headers(init.headers).keys()) sent.add(name);
+        return fetch(url, init);
+      },
+    });
+    await library.chat.completions.create({ model: FAST, messages: HI, max_tokens: 2 });
+    await library.models.list();
+    assert.ok(sent.has("x-stainless-lang") && sent.has("openai-organization"));
+    const preflight = await fetch(`${stack.url}/v1/chat/completions`, {
+      method: "OPTIONS",
+      headers: {
+        Origin: "http://localhost:5173",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": [...sent].join(","),
+      },
+    });
+    assert.equal(preflight.status, 204);
+    const allowed = preflight.headers.get("access-control-allow-headers").toLowerCase().split(",");
+    const of_anthropic = [
+      "x-api-key",
+      "anthropic-version",
+      "anthropic-beta",
+      "anthropic-dangerous-direct-browser-access",
+    ];
+    for (const name of [...sent, ...of_anthropic]) assert.ok(allowed.includes(name), name);
+  });
+
   test("chat, whole and streamed", async () => {
     const ask = { model: FAST, messages: HI, max_tokens: 5 };
     const answer = await client().chat.completions.create(ask);

@@ -1,6 +1,7 @@
 """The command line of Ollama itself, when OLLAMA_BIN names one."""
 
 import os
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 from common import ABSENT
 from harness import FAST, OTHER, SLOW, Gateway, Stack
+from harness.process import free_port
+from nginx import started
 
 if not os.environ.get("OLLAMA_BIN"):
     pytest.skip("OLLAMA_BIN is not set, so there is no Ollama CLI", allow_module_level=True)
@@ -66,3 +69,62 @@ def test_management_is_refused_in_words(cli) -> None:
         refused = cli(*command)
         assert refused.returncode == 1 and "LLAMATOWER_ADMIN_KEYS" in refused.stderr, command
     assert FAST in cli("list").stdout
+
+
+def fails_at(cli, url: str) -> None:
+    """Every command that asks this server ends with an error.
+
+    Which one is not shown: the program asks `HEAD /` first, whose answer has no body.
+    """
+    for arguments in (["list"], ["ps"], ["run", FAST, "the llama"], ["show", FAST]):
+        ended = cli(*arguments, host=url)
+        assert ended.returncode != 0 and "Error" in ended.stderr, (arguments, ended)
+
+
+def test_a_refusal_by_its_name_is_an_error(
+    cli, gateway_with: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    port, plain = free_port(), free_port()
+    server = f"""server {{
+        listen 127.0.0.1:{port};
+        location / {{ proxy_pass {gateway_with().origin}; proxy_set_header Host llm.example; }}
+    }}"""
+    process = started(tmp_path, server, plain)
+    try:
+        fails_at(cli, f"http://127.0.0.1:{port}")
+    finally:
+        process.stop()
+
+
+def test_one_connection_too_many_is_an_error(cli, gateway_with: Callable[..., Gateway]) -> None:
+    gateway = gateway_with(LLAMATOWER_MAX_CONNECTIONS="1")
+    address, port = gateway.origin.removeprefix("http://").split(":")
+    with socket.create_connection((address, int(port))) as held:
+        held.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert held.recv(64)
+        fails_at(cli, gateway.url)
+
+
+def test_an_empty_error_of_a_server_is_shown_in_words(
+    cli, gateway_with: Callable[..., Gateway], stack: Stack, tmp_path: Path
+) -> None:
+    for status, words in (("403", "403 Forbidden"), ("502", "502 Bad Gateway"), ("503", "503 Service")):
+        port, plain = free_port(), free_port()
+        folder = tmp_path / status
+        folder.mkdir()
+        server = f"""server {{
+            listen 127.0.0.1:{port};
+            location / {{ proxy_pass {stack.backends[0].url}; proxy_set_header Host localhost; }}
+            location /api/generate {{ error_page {status} @empty; return {status}; }}
+            location @empty {{ return 200 ""; }}
+        }}"""
+        process = started(folder, server, plain)
+        try:
+            # Asked directly the program shows nothing, and ends as if all were well.
+            silent = cli("run", FAST, "the llama", host=f"http://127.0.0.1:{port}")
+            assert (silent.returncode, silent.stdout.strip()) == (0, ""), silent
+            gateway = gateway_with(OLLAMA_URL=f"http://127.0.0.1:{port}")
+            told = cli("run", FAST, "the llama", host=gateway.url)
+            assert told.returncode != 0 and words in told.stderr, told
+        finally:
+            process.stop()

@@ -4,6 +4,7 @@ import asyncio
 
 import openai
 import pytest
+import requests
 from common import ABSENT, ENDLESS, HI, WEATHER
 from harness import FAST, SLOW, Stack
 from openai import AsyncOpenAI, OpenAI
@@ -19,6 +20,14 @@ def test_models_are_listed_and_retrieved(client: OpenAI) -> None:
     assert {f"{FAST}:latest", f"{SLOW}:latest"} <= set(rows)
     assert rows[f"{FAST}:latest"].object == "model" and rows[f"{FAST}:latest"].owned_by
     assert client.models.retrieve(FAST).id == FAST
+
+
+def test_a_model_is_retrieved_by_its_name_with_a_tag_which_clients_encode(
+    client: OpenAI, stack: Stack
+) -> None:
+    assert client.models.retrieve(f"{FAST}:latest").id == f"{FAST}:latest"
+    encoded = requests.get(f"{stack.url}/v1/models/{FAST}%3Alatest", timeout=10)
+    assert encoded.json()["id"] == f"{FAST}:latest"
 
 
 def test_chat(client: OpenAI) -> None:

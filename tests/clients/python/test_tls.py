@@ -2,15 +2,14 @@
 
 import base64
 import itertools
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from common import ENDLESS, HI
 from harness import FAST, SLOW, Gateway, Stack, eventually
-from harness.process import Process, ask, free_port
+from harness.process import ask, free_port
+from nginx import certificates, started
 from ollama import Client, ResponseError
 
 TOKEN = "token-of-the-tests-0123456789"
@@ -22,10 +21,7 @@ class Nginx:
     """A real nginx on `https://localhost`: a prefix for each backend, each with a secret of its own."""
 
     def __init__(self, backends: list[str], folder: Path):
-        program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-        if not program or not shutil.which("openssl"):
-            pytest.skip("nginx or openssl is not installed")
-        self.port, self._plain = free_port(), free_port()
+        self.port, plain = free_port(), free_port()
         self.ca, key = folder / "ca.pem", folder / "ca.key"
         certificates(folder, self.ca, key)
         wanted = [f"Bearer {TOKEN}", f"Basic {BASIC}"]
@@ -36,31 +32,18 @@ class Nginx:
             }}"""
             for number, (backend, secret) in enumerate(zip(backends, wanted), 1)
         )
-        config = folder / "nginx.conf"
-        config.write_text(f"""
-            daemon off; pid {folder}/nginx.pid; error_log stderr;
-            events {{}}
-            http {{
-                access_log off;
-                client_body_temp_path {folder}/client; proxy_temp_path {folder}/proxy;
-                fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-                server {{
-                    listen 127.0.0.1:{self._plain};
-                    return 204;
-                }}
-                server {{
-                    listen 127.0.0.1:{self.port} ssl;
-                    server_name localhost;
-                    ssl_certificate {folder}/server.pem; ssl_certificate_key {folder}/server.key;
-                    client_max_body_size 0; proxy_buffering off;
-                    proxy_http_version 1.1; proxy_set_header Connection "";
-                    proxy_set_header Host localhost; proxy_set_header Authorization "";
-                    {locations}
-                }}
+        servers = f"""
+            server {{
+                listen 127.0.0.1:{self.port} ssl;
+                server_name localhost;
+                ssl_certificate {folder}/server.pem; ssl_certificate_key {folder}/server.key;
+                client_max_body_size 0; proxy_buffering off;
+                proxy_http_version 1.1; proxy_set_header Connection "";
+                proxy_set_header Host localhost; proxy_set_header Authorization "";
+                {locations}
             }}
-        """)
-        self._process = Process("nginx", [program, "-e", "stderr", "-c", str(config)], {}, folder)
-        self._process.start(f"http://127.0.0.1:{self._plain}/", 204)
+        """
+        self._process = started(folder, servers, plain)
 
     def settings(self, **others: str) -> dict[str, str]:
         """What a gateway in front of it is told."""
@@ -77,20 +60,6 @@ class Nginx:
 
     def stop(self) -> None:
         self._process.stop()
-
-
-def certificates(folder: Path, ca: Path, key: Path) -> None:
-    """An authority, and a server's certificate that it has signed."""
-
-    def openssl(*words: str | Path) -> None:
-        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True, timeout=60)
-
-    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    openssl("req", "-x509", *new_key, "-keyout", key, "-out", ca, "-subj", "/CN=authority", "-days", "2")
-    openssl("req", *new_key, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=server")
-    (folder / "names").write_text("subjectAltName=DNS:localhost\n")
-    sign = ["-req", "-in", "server.csr", "-CA", ca, "-CAkey", key, "-CAcreateserial", "-extfile", "names"]
-    openssl("x509", *sign, "-out", "server.pem", "-days", "2")
 
 
 @pytest.fixture(scope="module")

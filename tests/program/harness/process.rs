@@ -113,6 +113,12 @@ impl Gateway {
         send(self.client.get(format!("http://{}{path}", self.operators))).await
     }
 
+    /// The same, asked for under another name.
+    pub(crate) async fn operators_page_under(&self, host: &str, path: &str) -> Answer {
+        let page = self.client.get(format!("http://{}{path}", self.operators));
+        send(page.header("host", host)).await
+    }
+
     /// The value of a metric without labels, or the sum over its labels.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         let page = self.operators_page("/metrics").await.text;
