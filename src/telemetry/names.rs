@@ -133,7 +133,7 @@ pub const OTHER: &str = "other";
 
 /// What [`REFUSALS`] are counted by: the kinds of failures with which the gateway refuses a request
 /// before a backend is asked.
-pub const REFUSALS_BY_KIND: [&str; 28] = [
+pub const REFUSALS_BY_KIND: [&str; 30] = [
     "ambiguous_credential",
     "ambiguous_key",
     "at_capacity",
@@ -149,6 +149,8 @@ pub const REFUSALS_BY_KIND: [&str; 28] = [
     "management_refused",
     "missing_body",
     "missing_key",
+    "model_not_found",
+    "no_websocket",
     "panic",
     "queue_full",
     "queue_timeout",

@@ -110,7 +110,7 @@ async fn limits_in_the_file_are_changed_by_a_sighup_whole_or_not_at_all() {
     ask().await;
     let refusal = ask().await;
     assert_eq!(refusal.status, 429);
-    assert!(refusal.text.contains("tokens a day"), "{}", refusal.text);
+    assert!(refusal.text.contains("tokens per day"), "{}", refusal.text);
 
     write(&file, "");
     gateway.hang_up(DONE).await;

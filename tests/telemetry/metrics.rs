@@ -248,6 +248,7 @@ fn each_kind_of_failure_is_counted_from_the_start_or_comes_of_a_backend() {
         "circuit_open",
         "invalid_answer",
         "limits_unavailable",
+        "refused_late",
     ];
     let known = names::REFUSALS_BY_KIND.iter();
     let known = known.chain(&names::RETRY_REASONS).chain(&others);
