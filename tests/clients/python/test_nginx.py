@@ -2,6 +2,7 @@
 
 import json
 import re
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -105,7 +106,8 @@ def test_without_keys_the_name_has_to_be_allowed(
 
     nginx = front(gateway_with(**settings_beside_the_block()))
     assert nginx.get("/api/tags").status_code == 200
-    client = ollama.Client(host=nginx.url, headers={"Host": "llm.example"}, verify=str(nginx.ca))
+    tls = ssl.create_default_context(cafile=nginx.ca)
+    client = ollama.Client(host=nginx.url, headers={"Host": "llm.example"}, verify=tls)
     parts = list(client.chat(model=FAST, messages=HI, stream=True, options={"num_predict": 4}))
     assert parts[-1].done
 
