@@ -208,7 +208,7 @@ settings! {
     /// When a request is sent again.
     retry: Retry {
         attempts: NonZeroU32 = count, "LLAMATOWER_RETRY_ATTEMPTS" Count "3"
-            "How many times a request is sent in all while its client has not seen a byte; 1 for no retries. Raise it for many servers that come and go."
+            "How many times a request is sent in all while its client has not seen a byte; 1 for no retries. A request that a server answered with 503 is sent again only to another server. Raise it for many servers that come and go."
         budget_ratio: f64 = number, "LLAMATOWER_RETRY_BUDGET_RATIO" Number "0.2"
             "Retries allowed for each request of the last seconds, over all requests. Lower it where retries add to an overload."
         budget_floor: f64 = number, "LLAMATOWER_RETRY_BUDGET_FLOOR" Number "10"

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use http::{Method, Request};
+use http::Request;
 use http_body::Frame;
 use http_body_util::{BodyExt, Full};
 use llamatower::ollama::upstream::{
@@ -13,10 +13,7 @@ use llamatower::ollama::upstream::{
 use llamatower_layers::{BoxError, Retryable};
 use tower::ServiceExt;
 
-use crate::support::{
-    ACCESS, HELLO, Leaf, Server, ask, cause_of, pair, pair_with_token, request, routed, text,
-    upstream,
-};
+use crate::support::{HELLO, Leaf, ask, cause_of, pair, pair_with_token, request, text};
 
 crate::for_both_leaves! {
     a_connection_whose_answer_was_read_serves_the_next_request
@@ -30,9 +27,6 @@ crate::for_both_leaves! {
     a_head_of_64_kib_is_refused
     an_idle_connection_that_the_backend_closed_is_not_used_again
     a_connection_that_closes_before_it_answers_may_be_retried
-    management_never_meets_a_connection_that_the_backend_has_just_closed
-    management_that_was_written_is_not_sent_again
-    inference_still_shares_connections_after_management
     a_refused_connection_names_the_backend
     an_early_answer_to_a_large_request_is_seen_and_its_connection_is_not_kept
     a_body_of_unknown_length_goes_out_in_chunks
@@ -267,101 +261,6 @@ async fn a_connection_that_closes_before_it_answers_may_be_retried(leaf: Leaf) {
     let failure = cause_of(ask(&upstream).await.expect_err("no answer"));
     assert!(failure.caused_by::<ConnectionLost>().is_some());
     assert_eq!(failure.retryable(), Retryable::Yes);
-}
-
-/// What manages models, and must not be sent twice.
-fn management() -> [(Method, &'static str); 4] {
-    [
-        (Method::DELETE, "/api/delete"),
-        (Method::POST, "/api/copy"),
-        (Method::POST, "/api/pull"),
-        (Method::HEAD, "/api/blobs/sha256:00"),
-    ]
-}
-
-/// A short answer on a connection that is not to be used again.
-const LAST_HELLO: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello";
-
-/// The server closes a connection that waits in the pool, and the next request is there before the
-/// runtime has been told.
-async fn management_never_meets_a_connection_that_the_backend_has_just_closed(leaf: Leaf) {
-    let (starts, started) = std::sync::mpsc::channel();
-    let (asks, asked) = std::sync::mpsc::channel::<()>();
-    let (closes, closed) = std::sync::mpsc::channel();
-    // A runtime of its own, as that of the client is to stand still meanwhile.
-    std::thread::spawn(move || {
-        let mut runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = runtime.enable_all().build().expect("a runtime");
-        runtime.block_on(async {
-            let server = Server::start(leaf).await;
-            starts.send(server.address()).expect("the client waits");
-            loop {
-                let mut peer = server.accept().await;
-                peer.answer(HELLO).await;
-                let Ok(()) = asked.recv() else { return };
-                peer.close().await;
-                drop(peer);
-                closes.send(()).expect("the client waits");
-                let mut peer = server.accept().await;
-                peer.answer(LAST_HELLO).await;
-            }
-        });
-    });
-    let upstream = upstream(started.recv().expect("it starts"), &ACCESS);
-    for (method, path) in management().iter().cycle().take(40) {
-        let answer = ask(&upstream).await.expect("an answer");
-        assert_eq!(text(answer).await, "hello");
-        asks.send(()).expect("the server waits");
-        closed.recv().expect("it closes");
-        let answer = upstream.clone().oneshot(routed(method.clone(), path)).await;
-        let answer = answer.unwrap_or_else(|error| panic!("{method} {path}: {error}"));
-        assert_eq!(answer.status(), 200);
-        let _ = answer.into_body().collect().await;
-    }
-}
-
-async fn management_that_was_written_is_not_sent_again(leaf: Leaf) {
-    for (method, path) in management() {
-        let (server, upstream) = pair(leaf).await;
-        let (counts, mut counted) = tokio::sync::mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            loop {
-                let mut peer = server.accept().await;
-                peer.read_to("\r\n\r\n{}").await;
-                counts.send(()).expect("the test waits");
-                peer.close().await;
-            }
-        });
-        let request = routed(method.clone(), path);
-        let failure = upstream.clone().oneshot(request).await;
-        let failure = cause_of(failure.expect_err("no answer"));
-        assert!(failure.caused_by::<ConnectionLost>().is_some(), "{failure}");
-        // A second sending would be on its way before this one.
-        let _ = upstream.oneshot(routed(method, path)).await;
-        counted.recv().await.expect("the first");
-        counted.recv().await.expect("the second");
-        assert!(counted.try_recv().is_err(), "{path} was sent again");
-    }
-}
-
-async fn inference_still_shares_connections_after_management(leaf: Leaf) {
-    let (server, upstream) = pair(leaf).await;
-    let (accepts, mut accepted) = tokio::sync::mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        loop {
-            let mut peer = server.accept().await;
-            accepts.send(()).expect("the test waits");
-            tokio::spawn(async move { while peer.try_answer(HELLO).await {} });
-        }
-    });
-    let chat = || routed(Method::POST, "/api/chat");
-    let copy = || routed(Method::POST, "/api/copy");
-    for request in [chat(), chat(), copy(), chat(), copy(), chat()] {
-        let answer = upstream.clone().oneshot(request).await.expect("an answer");
-        assert_eq!(text(answer).await, "hello");
-    }
-    let connections = std::iter::from_fn(|| accepted.try_recv().ok()).count();
-    assert_eq!(connections, 3, "one for chats, one for each copy");
 }
 
 async fn a_refused_connection_names_the_backend(leaf: Leaf) {

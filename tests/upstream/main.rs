@@ -4,6 +4,7 @@ mod address;
 mod both;
 mod cuts;
 mod hygiene;
+mod management;
 mod plain;
 mod support;
 mod tls;
