@@ -17,7 +17,7 @@ use crate::edge::Shutdown;
 use crate::gateway::{Gateway, StartError};
 use crate::healthcheck::Target;
 use crate::settings::{self, Environment, Loaded, Problem, Settings};
-use crate::telemetry::{self, Telemetry, TelemetryConfig};
+use crate::telemetry::{Telemetry, TelemetryConfig};
 use crate::{check, demo, doctor, version};
 
 /// How long exporters may take to send what they hold when the process ends.
@@ -63,10 +63,7 @@ fn check(config: Option<&Path>, as_json: bool) -> Exit {
     }
     match loaded {
         Ok(loaded) => {
-            for warning in &loaded.warnings {
-                eprintln!("llamatower: warning: {warning}");
-            }
-            for warning in telemetry::check_environment(&look_up).1 {
+            for warning in loaded.all_warnings() {
                 eprintln!("llamatower: warning: {warning}");
             }
             print(check::text(&loaded))
