@@ -20,10 +20,8 @@ pub fn text(loaded: &Loaded) -> String {
 
 /// For scripts. Fields are added between versions and not taken away.
 pub fn json(loaded: &Result<Loaded, SettingsError>) -> Value {
-    let (settings, warnings) = match loaded {
-        Ok(loaded) => (&*loaded.effective, &*loaded.warnings),
-        Err(_) => (&[][..], &[][..]),
-    };
+    let settings = loaded.iter().flat_map(|loaded| &loaded.effective);
+    let warnings = loaded.iter().flat_map(Loaded::all_warnings);
     let errors = loaded
         .as_ref()
         .err()
@@ -32,16 +30,16 @@ pub fn json(loaded: &Result<Loaded, SettingsError>) -> Value {
         "version": version::VERSION,
         "commit": version::COMMIT,
         "is_sound": loaded.is_ok(),
-        "settings": settings.iter().map(EffectiveSetting::json).collect::<Value>(),
+        "settings": settings.map(EffectiveSetting::json).collect::<Value>(),
         "errors": problems(errors),
         "warnings": problems(warnings),
     })
 }
 
 /// What is wrong or doubtful, for scripts.
-pub fn problems(problems: &[Problem]) -> Value {
+pub fn problems<'a>(problems: impl IntoIterator<Item = &'a Problem>) -> Value {
     let rows = problems
-        .iter()
+        .into_iter()
         .map(|problem| json!({ "subject": problem.subject(), "reason": problem.reason() }));
     rows.collect()
 }

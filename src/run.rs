@@ -19,7 +19,7 @@ use crate::healthcheck::Target;
 use crate::reload::Reloader;
 use crate::settings::{self, Environment, Loaded, Settings};
 use crate::signals::{Hangup, Hangups};
-use crate::telemetry::{self, Telemetry, TelemetryConfig};
+use crate::telemetry::{Telemetry, TelemetryConfig};
 use crate::{check, demo, doctor, version};
 
 /// How long exporters may take to send what they hold when the process ends.
@@ -65,10 +65,7 @@ fn check(config: Option<&Path>, as_json: bool) -> Exit {
     }
     match loaded {
         Ok(loaded) => {
-            for warning in &loaded.warnings {
-                eprintln!("llamatower: warning: {warning}");
-            }
-            for warning in telemetry::check_environment(&look_up).1 {
+            for warning in loaded.all_warnings() {
                 eprintln!("llamatower: warning: {warning}");
             }
             print(check::text(&loaded))

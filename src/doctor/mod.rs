@@ -41,7 +41,7 @@ pub struct Wishes {
 pub async fn examine(loaded: &Loaded, wishes: &Wishes) -> Result<Report, String> {
     let settings = &loaded.settings;
     let mut report = Report::default();
-    report.warn_of_settings(&loaded.warnings);
+    report.warn_of_settings(loaded.all_warnings());
     listener::examine(settings, &mut report).await;
     let servers = ask_servers(settings, wishes).await?;
     rules::judge(settings, wishes, &servers, &mut report);

@@ -82,7 +82,7 @@ impl Report {
         self.findings.sort_by_key(|finding| finding.level);
     }
 
-    pub(super) fn warn_of_settings(&mut self, warnings: &[Problem]) {
+    pub(super) fn warn_of_settings<'a>(&mut self, warnings: impl Iterator<Item = &'a Problem>) {
         for warning in warnings {
             let (subject, reason) = (warning.subject(), warning.reason());
             self.add(Level::Warning, "setting", subject, reason, "");

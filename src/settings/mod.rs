@@ -62,6 +62,15 @@ pub struct Loaded {
     pub effective: Vec<EffectiveSetting>,
     /// What may not be meant as it stands.
     pub warnings: Vec<Problem>,
+    /// What of OpenTelemetry's variables is not supported. Telemetry logs it itself when it starts.
+    pub telemetry_warnings: Vec<Problem>,
+}
+
+impl Loaded {
+    /// All warnings, in their order.
+    pub fn all_warnings(&self) -> impl Iterator<Item = &Problem> {
+        self.warnings.iter().chain(&self.telemetry_warnings)
+    }
 }
 
 impl Settings {
@@ -104,7 +113,9 @@ impl Settings {
             settings.backends.check(&mut reader);
             consistency::check(settings, &mut reader);
         }
-        for error in check_environment(&|name| environment.get(name).map(str::to_owned)).0 {
+        let look_up = |name: &str| environment.get(name).map(str::to_owned);
+        let (errors, telemetry_warnings) = check_environment(&look_up);
+        for error in errors {
             let problem = Problem::of_telemetry(&error);
             // One variable can stand for traces and metrics.
             if !reader.problems.contains(&problem) {
@@ -122,6 +133,10 @@ impl Settings {
             Some(settings) if reader.problems.is_empty() => Ok(Loaded {
                 effective: report::effective(&reader.texts),
                 warnings: reader.warnings,
+                telemetry_warnings: telemetry_warnings
+                    .into_iter()
+                    .map(|warning| Problem::new("OpenTelemetry", warning))
+                    .collect(),
                 settings,
             }),
             _ => Err(SettingsError(reader.problems)),

@@ -54,8 +54,7 @@ impl Text {
         }
     }
 
-    /// Itself, unless it is a list that was given and has no item: that opens or closes more than
-    /// whoever wrote it meant.
+    /// Itself, unless it is a list that was given and has no item: no keys, say, where some were meant.
     fn with_items(self) -> Result<Self, Problem> {
         match self.setting.form.is_list() && parse::items(&self.value).next().is_none() {
             true => Err(Problem::new(
@@ -221,7 +220,7 @@ fn text_of(value: &Value) -> Option<String> {
 }
 
 /// What the TOML file says. An empty text counts as not set, as an empty variable does, but not
-/// where a secret stands: whoever wrote that line wants to have one asked for.
+/// where a secret stands: the line says that there is to be one.
 fn from_file(setting: &'static Setting, table: &Table, path: &str) -> Given {
     let Some(value) = find(table, setting.key) else {
         return Ok(None);
@@ -262,8 +261,8 @@ fn from_environment(setting: &'static Setting, environment: &Environment) -> Giv
     }
 }
 
-/// The secret in a file that the variable `name` names. A file that holds none is an error: with no
-/// key the gateway would ask nobody for one.
+/// The secret in a file that the variable `name` names. A file that holds none is an error: without a
+/// key the gateway would be open to every client.
 fn secret_file(setting: &'static Setting, path: &str, name: &str) -> Result<Text, Problem> {
     let value = std::fs::read_to_string(path);
     let value = value

@@ -64,6 +64,26 @@ async fn check_prints_json_for_scripts() {
 }
 
 #[tokio::test]
+async fn check_tells_warnings_of_settings_and_of_the_exporter() {
+    let doubtful = [
+        ("LLAMATOWER_MAX_IN_FLIGHT", "10"),
+        ("OTEL_TRACES_SAMPLER_ARG", "7"),
+    ];
+    let exited = run(&["check", "--json"], &doubtful).await;
+    let told: Value = serde_json::from_str(&exited.stdout).unwrap();
+    let warnings = told["warnings"].as_array().unwrap();
+    assert_eq!(warnings.len(), 2, "{warnings:#?}");
+    assert_eq!(warnings[0]["subject"], "LLAMATOWER_MAX_IN_FLIGHT");
+    assert!(
+        warnings[1]["reason"]
+            .to_string()
+            .contains("OTEL_TRACES_SAMPLER_ARG")
+    );
+    let exited = run(&["check"], &doubtful).await;
+    assert_eq!(exited.stderr.lines().count(), 2, "{}", exited.stderr);
+}
+
+#[tokio::test]
 async fn check_prints_what_is_wrong_as_json_and_ends_with_2() {
     let wrong = [
         ("LLAMATOWER_API_KEY", "x"),

@@ -125,7 +125,7 @@ fn open_to_all(settings: &Settings, reader: &mut Reader) {
     if let Some(address) = open {
         let reason = format!(
             "{address} can be reached from other machines and LLAMATOWER_API_KEYS holds no key: \
-             whoever reaches it may use every model; give it a key (`llamatower keygen` makes \
+             every machine that reaches it may use every model; give it a key (`llamatower keygen` makes \
              one), and set LLAMATOWER_REQUIRE_KEYS=true so that it never starts without"
         );
         reader.note(Severity::Warning, "listen.public", &reason);
