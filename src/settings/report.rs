@@ -71,20 +71,18 @@ pub fn reference() -> String {
     let mut text = String::from(
         "# Configuration\n\n\
          <!-- Made by `llamatower reference`; a test compares. -->\n\n\
-         Every setting has an environment variable and a place in a TOML file (`--config FILE`, or\n\
-         `LLAMATOWER_CONFIG`). The environment wins over the file. `llamatower check` prints what is in\n\
-         force and where each value came from, and fails with the name of everything that is wrong;\n\
-         with `--json` for scripts.\n\n\
-         An empty variable counts as not set, and so does an empty text in the file. A list that\n\
-         holds only separators is an error, and an empty array. A variable that begins with\n\
-         `LLAMATOWER_` and is no setting is an error, and a key of the file that is none\n\
-         (`LLAMATOWER_ALLOW_UNKNOWN`). Variables that Kubernetes sets for a Service named\n\
-         `llamatower` are left out of that.\n\n\
-         A secret can be given as a file: append `_FILE` to its variable and give the path. A file\n\
-         that holds no secret is an error, and so is an empty text for a secret in the TOML file. An\n\
-         empty variable counts as not set here, too, since that is what compose makes of a variable\n\
-         that is missing: set `LLAMATOWER_REQUIRE_KEYS=true` where that must not open the gateway.\n\n\
-         The telemetry exporter is configured by OpenTelemetry's own variables; see\n\
+         Every setting has an environment variable and a key in a TOML file (`--config FILE`, or\n\
+         `LLAMATOWER_CONFIG`). The environment wins over the file. `llamatower check` prints the\n\
+         effective values and their sources, and reports every error; `--json` is for scripts.\n\n\
+         An empty variable, or an empty text in the file, counts as not set. A list without items\n\
+         (`,` or `[]`) is an error. An unknown variable that begins with `LLAMATOWER_`, or an unknown\n\
+         key in the file, is an error too (see `LLAMATOWER_ALLOW_UNKNOWN`). The gateway ignores the\n\
+         variables that Kubernetes sets for a Service named `llamatower`.\n\n\
+         A secret can be given as a file: append `_FILE` to its variable and set it to the path. A\n\
+         file without a secret is an error, and so is an empty text for a secret in the TOML file. An\n\
+         empty variable counts as not set for secrets too, because compose passes a missing variable as\n\
+         an empty one: set `LLAMATOWER_REQUIRE_KEYS=true` so that it cannot open the gateway.\n\n\
+         OpenTelemetry's own variables configure the telemetry exporter; see\n\
          [operations](operations.md).\n",
     );
     let mut section = "";

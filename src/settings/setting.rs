@@ -84,28 +84,30 @@ impl Form {
         match self {
             Self::Text => "text",
             Self::Secret => "secret text",
-            Self::List => "texts with commas",
-            Self::SecretList => "secret texts with commas",
+            Self::List => "a comma-separated list",
+            Self::SecretList => "a comma-separated list of secrets",
             Self::ServerSecrets => {
-                "servers with secrets like gpu-1=TOKEN, gpu-2:8080=basic USER:PASSWORD"
+                "a comma-separated list like gpu-1=TOKEN, gpu-2:8080=basic USER:PASSWORD"
             }
             Self::File => "the path of a file",
-            Self::Duration => "a duration: seconds, or like 250ms, 2s, 1m30s",
-            Self::OptionalDuration => "a duration: seconds, or like 250ms, 2s, 1m30s; or off",
+            Self::Duration => "a duration in seconds, or like 250ms, 2s, 1m30s",
+            Self::OptionalDuration => "a duration in seconds, or like 250ms, 2s, 1m30s; or off",
             Self::Count => "a whole number above 0",
             Self::Number => "a number, 0 or more",
-            Self::Size => "bytes, or like 64KiB, 128MiB, 1GiB",
-            Self::OptionalSize => "bytes, or like 64KiB, 128MiB, 1GiB; or off",
-            Self::SizeOrShare => "bytes, or like 512MiB, or a share like 25%",
-            Self::Rate => "requests in a time like 10/s, 600/m, 5000/h; or off",
-            Self::RateOrAuto => "requests in a time like 10/s, 600/m, 5000/h; or auto, or off",
+            Self::Size => "a number of bytes, or like 64KiB, 128MiB, 1GiB",
+            Self::OptionalSize => "a number of bytes, or like 64KiB, 128MiB, 1GiB; or off",
+            Self::SizeOrShare => "a number of bytes, or like 512MiB, or a share like 25%",
+            Self::Rate => "a rate like 10/s, 600/m, 5000/h; or off",
+            Self::RateOrAuto => "a rate like 10/s, 600/m, 5000/h; or auto, or off",
             Self::TokenBudgets => {
-                "tokens in a minute, day or month like 20000/minute,5000000/month; or off"
+                "a comma-separated list like 20000/minute,5000000/month (windows: minute, day, month); or off"
             }
-            Self::Slots => "a whole number above 0, servers with one like gpu-1:11434=4, or off",
+            Self::Slots => {
+                "a whole number above 0, or a comma-separated list like gpu-1:11434=4; or off"
+            }
             Self::OptionalCount => "a whole number above 0; or off",
             Self::KeyLimits => {
-                "names of keys with rate=, tokens=, weight= or priority= like ada:rate=60/m"
+                "a comma-separated list like ada:rate=60/m (limits: rate, tokens, weight, priority)"
             }
             Self::Switch => "true or false",
         }
