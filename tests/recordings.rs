@@ -23,11 +23,17 @@ use tokio::process::{Child, Command};
 
 /// Header fields that an answer may have besides, and why.
 const MORE_HEADERS: [(&str, &str); 4] = [
-    ("x-llamatower-backend", "which server gave the answer"),
-    ("x-request-id", "finds the request in logs and traces"),
+    (
+        "x-llamatower-backend",
+        "it names the backend that sent the response",
+    ),
+    (
+        "x-request-id",
+        "it identifies the request in logs and traces",
+    ),
     (
         "x-accel-buffering",
-        "keeps proxies in front from holding a stream back",
+        "it keeps proxies in front from buffering the stream",
     ),
     (
         "access-control-expose-headers",
@@ -52,7 +58,7 @@ const DEPARTURES: &[Departure] = &[
             ("cache-control", "no-store"),
             ("body", r#"{"status":"ok"}"#),
         ],
-        why: "the gateway tells how it is itself",
+        why: "it reports the state of the gateway",
     },
     Departure {
         cases: &["cors_get_other", "cors_preflight_other"],
@@ -65,7 +71,7 @@ const DEPARTURES: &[Departure] = &[
     Departure {
         cases: &["cors_preflight_localhost"],
         seen: &[("access-control-allow-headers", "X-Api-Key")],
-        why: "pages can use either library",
+        why: "web pages can use either library",
     },
     Departure {
         cases: &["percent_path"],
@@ -74,7 +80,7 @@ const DEPARTURES: &[Departure] = &[
             ("content-type", "text/plain"),
             ("body", "404 page not found"),
         ],
-        why: "a path has one spelling, so that rules about paths cannot be walked round",
+        why: "a path has one spelling, so that no other spelling can bypass a rule",
     },
     Departure {
         cases: &[
@@ -96,12 +102,12 @@ const DEPARTURES: &[Departure] = &[
             ("status", "400"),
             ("body", "the request body must be UTF-8"),
         ],
-        why: "JSON is UTF-8 (RFC 8259 8.1), and a name is to be read in one way",
+        why: "JSON is UTF-8 (RFC 8259 8.1), and a name must have one reading",
     },
     Departure {
         cases: &["generate_gzip_body"],
         seen: &[("status", "415"), ("body", "unsupported Content-Encoding")],
-        why: "Ollama cannot read it either; this says so",
+        why: "Ollama cannot read it either; this error names the cause",
     },
     Departure {
         cases: &[
@@ -114,7 +120,7 @@ const DEPARTURES: &[Departure] = &[
             ("body", "ended its answer before it was complete"),
             ("end", "Cut"),
         ],
-        why: "Ollama's stream just ends; a client cannot tell it from a whole answer",
+        why: "Ollama ends the stream as if it were complete, so a client cannot detect the failure",
     },
 ];
 
@@ -123,7 +129,7 @@ const OLDER_SERVER_DEPARTURES: &[Departure] = &[
     Departure {
         cases: &["generate_name_newline", "generate_name_dotdot"],
         seen: &[("status", "400"), ("body", "invalid model name")],
-        why: "what cannot be a name is not sent on; the answer is 0.33's",
+        why: "an impossible name is not sent to a server; the response is that of 0.33",
     },
     Departure {
         cases: &["v1_images_unsupported"],
@@ -135,7 +141,7 @@ const OLDER_SERVER_DEPARTURES: &[Departure] = &[
             ("transfer-encoding", ""),
             ("body", "404 page not found"),
         ],
-        why: "no route of 0.33; the older one answers with an empty stream",
+        why: "0.33 does not have the route",
     },
 ];
 
