@@ -37,7 +37,7 @@ const MORE_HEADERS: [(&str, &str); 4] = [
     ),
     (
         "access-control-expose-headers",
-        "a page can read when to come back",
+        "a page can read when to try again",
     ),
 ];
 
