@@ -22,21 +22,27 @@ pin_project! {
     /// The body of an answer: the inner one, after signs of life if it is late.
     #[derive(Debug)]
     pub struct HeartbeatBody<F, B> {
+        // `None` until the answer passes.
         #[pin]
-        kind: Kind<F, B>,
+        inner: Option<B>,
+        // In a box, as bodies are moved often, and few answers are late.
+        early: Option<Box<Early<F, B>>>,
     }
 }
 
-pin_project! {
-    #[derive(Debug)]
-    #[project = KindProjection]
-    enum Kind<F, B> {
-        Passed { #[pin] inner: B },
-        Waiting { watched: Watched<F>, sign: Option<Bytes> },
-        // An answer that cannot be passed on any more.
-        Refused { #[pin] inner: B, status: StatusCode, text: Vec<u8> },
-        Ended,
-    }
+/// What is before the answer passes.
+#[derive(Debug)]
+enum Early<F, B> {
+    Waiting {
+        watched: Watched<F>,
+        sign: Option<Bytes>,
+    },
+    /// An answer that cannot be passed on any more.
+    Refused {
+        inner: Pin<Box<B>>,
+        status: StatusCode,
+        text: Vec<u8>,
+    },
 }
 
 /// A service that has been asked, and when the next sign of life is due.
@@ -76,42 +82,104 @@ impl<F: Future> Watched<F> {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<F::Output> {
         self.asked.as_mut().poll(cx)
     }
+
+    /// The answer has come: the sign was not its first byte.
+    fn note_first_byte(&self) {
+        if let Some(record) = &self.record {
+            record.update(|outcome| {
+                outcome.time_to_first_byte = Some(Instant::now() - outcome.started);
+            });
+        }
+    }
 }
 
 impl<F, B> HeartbeatBody<F, B> {
     pub(super) fn passed(inner: B) -> Self {
         Self {
-            kind: Kind::Passed { inner },
+            inner: Some(inner),
+            early: None,
         }
     }
 
     pub(super) fn new(watched: Watched<F>, sign: Bytes) -> Self {
         let sign = Some(sign);
         Self {
-            kind: Kind::Waiting { watched, sign },
+            inner: None,
+            early: Some(Box::new(Early::Waiting { watched, sign })),
         }
     }
 }
 
-impl<F, B: Body> Kind<F, B> {
-    /// What becomes of an answer that comes after a sign of life.
-    fn of(answer: Response<B>, record: Option<&Record>) -> Self {
-        if let Some(record) = record {
-            // The sign was not the answer's first byte.
-            record.update(|outcome| {
-                outcome.time_to_first_byte = Some(Instant::now() - outcome.started);
-            });
-        }
-        let status = answer.status();
-        let is_stream = Framing::of(answer.headers()) == Some(Framing::Sse);
-        let inner = answer.into_body();
-        match status == StatusCode::OK && is_stream {
-            true => Self::Passed { inner },
-            false => Self::Refused {
-                inner,
-                status,
-                text: Vec::new(),
-            },
+fn is_event_stream<B>(answer: &Response<B>) -> bool {
+    answer.status() == StatusCode::OK && Framing::of(answer.headers()) == Some(Framing::Sse)
+}
+
+impl<F, B, E> HeartbeatBody<F, B>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    E: Into<BoxError>,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    /// The next frame before the answer passes. Kept out of the way of each frame that does.
+    #[cold]
+    fn poll_early(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut this = self.project();
+        loop {
+            let Some(early) = this.early.as_deref_mut() else {
+                return Poll::Ready(None);
+            };
+            let error = match early {
+                Early::Waiting { watched, sign } => {
+                    if let Some(sign) = sign.take() {
+                        return Poll::Ready(Some(Ok(Frame::data(sign))));
+                    }
+                    match watched.poll(cx) {
+                        Poll::Ready(Ok(answer)) => {
+                            watched.note_first_byte();
+                            if is_event_stream(&answer) {
+                                *this.early = None;
+                                this.inner.set(Some(answer.into_body()));
+                                let inner = this.inner.as_pin_mut();
+                                let next = inner.map(|inner| inner.poll_frame(cx));
+                                return next
+                                    .map_or(Poll::Ready(None), |next| next.map_err(Into::into));
+                            }
+                            *early = Early::Refused {
+                                status: answer.status(),
+                                inner: Box::pin(answer.into_body()),
+                                text: Vec::new(),
+                            };
+                            continue;
+                        }
+                        Poll::Ready(Err(error)) => error.into(),
+                        Poll::Pending => {
+                            let sign = ready!(watched.poll_sign(cx));
+                            return Poll::Ready(Some(Ok(Frame::data(sign))));
+                        }
+                    }
+                }
+                Early::Refused {
+                    inner,
+                    status,
+                    text,
+                } => {
+                    if let Some(Ok(frame)) = ready!(inner.as_mut().poll_frame(cx)) {
+                        let data = frame.into_data().unwrap_or_default();
+                        let room = MAX_REFUSAL_BYTES - text.len();
+                        text.extend_from_slice(&data[..data.len().min(room)]);
+                        if text.len() < MAX_REFUSAL_BYTES {
+                            continue;
+                        }
+                    }
+                    Failure::from(RefusedLate::of(*status, text)).into()
+                }
+            };
+            *this.early = None;
+            return Poll::Ready(Some(Err(error)));
         }
     }
 }
@@ -127,67 +195,27 @@ where
     type Error = BoxError;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let mut kind = self.project().kind;
-        loop {
-            let next = match kind.as_mut().project() {
-                KindProjection::Passed { inner } => {
-                    return inner.poll_frame(cx).map_err(Into::into);
-                }
-                KindProjection::Waiting { watched, sign } => {
-                    if let Some(sign) = sign.take() {
-                        return Poll::Ready(Some(Ok(Frame::data(sign))));
-                    }
-                    match watched.poll(cx) {
-                        Poll::Ready(Ok(answer)) => Kind::of(answer, watched.record.as_ref()),
-                        Poll::Ready(Err(error)) => {
-                            kind.set(Kind::Ended);
-                            return Poll::Ready(Some(Err(error.into())));
-                        }
-                        Poll::Pending => {
-                            let sign = ready!(watched.poll_sign(cx));
-                            return Poll::Ready(Some(Ok(Frame::data(sign))));
-                        }
-                    }
-                }
-                KindProjection::Refused {
-                    inner,
-                    status,
-                    text,
-                } => {
-                    if let Some(Ok(frame)) = ready!(inner.poll_frame(cx)) {
-                        let data = frame.into_data().unwrap_or_default();
-                        let room = MAX_REFUSAL_BYTES - text.len();
-                        text.extend_from_slice(&data[..data.len().min(room)]);
-                        if text.len() < MAX_REFUSAL_BYTES {
-                            continue;
-                        }
-                    }
-                    let refused = Failure::from(RefusedLate::of(*status, text));
-                    kind.set(Kind::Ended);
-                    return Poll::Ready(Some(Err(refused.into())));
-                }
-                KindProjection::Ended => return Poll::Ready(None),
-            };
-            kind.set(next);
-        }
+        let Some(inner) = self.as_mut().project().inner.as_pin_mut() else {
+            return self.poll_early(cx);
+        };
+        inner.poll_frame(cx).map_err(Into::into)
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Passed { inner } => inner.is_end_stream(),
-            Kind::Waiting { .. } | Kind::Refused { .. } => false,
-            Kind::Ended => true,
+        match &self.inner {
+            Some(inner) => inner.is_end_stream(),
+            None => self.early.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Passed { inner } => inner.size_hint(),
-            Kind::Ended => SizeHint::with_exact(0),
-            Kind::Waiting { .. } | Kind::Refused { .. } => SizeHint::default(),
+        match &self.inner {
+            Some(inner) => inner.size_hint(),
+            None if self.early.is_none() => SizeHint::with_exact(0),
+            None => SizeHint::default(),
         }
     }
 }
