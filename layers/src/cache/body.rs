@@ -15,28 +15,26 @@ pin_project! {
     /// The body of an answer.
     #[derive(Debug)]
     pub struct CacheBody<B> {
+        // With which the cache has nothing to do: most frames pass here.
         #[pin]
-        kind: Kind<B>,
+        passed: Option<B>,
+        own: Option<Own>,
     }
 }
 
-pin_project! {
-    #[project = KindProjection]
-    #[derive(Debug)]
-    enum Kind<B> {
-        // The cache has nothing to do with it.
-        Passed {
-            #[pin]
-            inner: B,
-        },
-        Shared { twin: Twin, seen: usize },
-        Kept {
-            frames: Arc<[Bytes]>,
-            seen: usize,
-            // What is left, if the head told the length.
-            left: Option<u64>,
-        },
-    }
+/// What the cache gives.
+#[derive(Debug)]
+enum Own {
+    Shared {
+        twin: Twin,
+        seen: usize,
+    },
+    Kept {
+        frames: Arc<[Bytes]>,
+        seen: usize,
+        // What is left, if the head told the length.
+        left: Option<u64>,
+    },
 }
 
 /// One of those who share an exchange. Dropped, it leaves the others to it.
@@ -65,28 +63,54 @@ impl Drop for Twin {
     }
 }
 
+impl Own {
+    // Out of the way of the frames that pass.
+    #[inline(never)]
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self {
+            Self::Shared { twin, seen } => {
+                let frame = ready!(twin.flight.poll_frame(twin.id, *seen, cx));
+                *seen += 1;
+                Poll::Ready(frame.map(|frame| frame.map(Frame::data).map_err(Into::into)))
+            }
+            Self::Kept { frames, seen, left } => {
+                let frame = frames.get(*seen).cloned();
+                *seen += 1;
+                if let (Some(left), Some(frame)) = (left, &frame) {
+                    *left = left.saturating_sub(frame.len() as u64);
+                }
+                Poll::Ready(frame.map(|frame| Ok(Frame::data(frame))))
+            }
+        }
+    }
+}
+
 impl<B> CacheBody<B> {
     pub(super) fn passed(inner: B) -> Self {
         Self {
-            kind: Kind::Passed { inner },
+            passed: Some(inner),
+            own: None,
         }
     }
 
     pub(super) fn shared(twin: Twin) -> Self {
-        Self {
-            kind: Kind::Shared { twin, seen: 0 },
-        }
+        Self::own(Own::Shared { twin, seen: 0 })
     }
 
     pub(super) fn kept(frames: Arc<[Bytes]>, has_length: bool) -> Self {
         let len = frames.iter().map(|frame| frame.len() as u64).sum();
         let left = has_length.then_some(len);
+        Self::own(Own::Kept {
+            frames,
+            seen: 0,
+            left,
+        })
+    }
+
+    fn own(own: Own) -> Self {
         Self {
-            kind: Kind::Kept {
-                frames,
-                seen: 0,
-                left,
-            },
+            passed: None,
+            own: Some(own),
         }
     }
 }
@@ -103,40 +127,34 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match self.project().kind.project() {
-            KindProjection::Passed { inner } => inner.poll_frame(cx).map_err(Into::into),
-            KindProjection::Shared { twin, seen } => {
-                let frame = ready!(twin.flight.poll_frame(twin.id, *seen, cx));
-                *seen += 1;
-                Poll::Ready(frame.map(|frame| frame.map(Frame::data).map_err(Into::into)))
-            }
-            KindProjection::Kept { frames, seen, left } => {
-                let frame = frames.get(*seen).cloned();
-                *seen += 1;
-                if let (Some(left), Some(frame)) = (left, &frame) {
-                    *left = left.saturating_sub(frame.len() as u64);
-                }
-                Poll::Ready(frame.map(|frame| Ok(Frame::data(frame))))
-            }
-        }
+        let this = self.project();
+        let Some(passed) = this.passed.as_pin_mut() else {
+            let own = this.own.as_mut();
+            return own.map_or(Poll::Ready(None), |own| own.poll_frame(cx));
+        };
+        passed.poll_frame(cx).map_err(Into::into)
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Passed { inner } => inner.is_end_stream(),
-            Kind::Shared { twin, seen } => twin.flight.is_at_end(*seen),
-            Kind::Kept { frames, seen, .. } => *seen >= frames.len(),
+        match (&self.passed, &self.own) {
+            (Some(passed), _) => passed.is_end_stream(),
+            (None, Some(Own::Shared { twin, seen })) => twin.flight.is_at_end(*seen),
+            (None, Some(Own::Kept { frames, seen, .. })) => *seen >= frames.len(),
+            (None, None) => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Passed { inner } => inner.size_hint(),
+        match (&self.passed, &self.own) {
+            (Some(passed), _) => passed.size_hint(),
+            (
+                None,
+                Some(Own::Kept {
+                    left: Some(left), ..
+                }),
+            ) => SizeHint::with_exact(*left),
             // A stream that is told as one must not become an answer of known length.
-            Kind::Kept { left: None, .. } | Kind::Shared { .. } => SizeHint::default(),
-            Kind::Kept {
-                left: Some(left), ..
-            } => SizeHint::with_exact(*left),
+            (None, _) => SizeHint::default(),
         }
     }
 }
