@@ -22,27 +22,23 @@ pin_project! {
     /// The body of an answer: the inner one, after signs of life if it is late.
     #[derive(Debug)]
     pub struct HeartbeatBody<F, B> {
-        // `None` until the answer passes.
+        // `None` until there is an answer.
         #[pin]
         inner: Option<B>,
         // In a box, as bodies are moved often, and few answers are late.
-        early: Option<Box<Early<F, B>>>,
+        early: Option<Box<Early<F>>>,
     }
 }
 
 /// What is before the answer passes.
 #[derive(Debug)]
-enum Early<F, B> {
+enum Early<F> {
     Waiting {
         watched: Watched<F>,
         sign: Option<Bytes>,
     },
-    /// An answer that cannot be passed on any more.
-    Refused {
-        inner: Pin<Box<B>>,
-        status: StatusCode,
-        text: Vec<u8>,
-    },
+    /// The inner body is that of an answer that cannot be passed on any more.
+    Refused { status: StatusCode, text: Vec<u8> },
 }
 
 /// A service that has been asked, and when the next sign of life is due.
@@ -114,73 +110,70 @@ fn is_event_stream<B>(answer: &Response<B>) -> bool {
     answer.status() == StatusCode::OK && Framing::of(answer.headers()) == Some(Framing::Sse)
 }
 
+type NextFrame = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
+
+// Kept out of the way of each frame that passes, and so is each second call of the inner body, which would be
+// one more that is not inlined.
 impl<F, B, E> HeartbeatBody<F, B>
 where
     F: Future<Output = Result<Response<B>, E>>,
     E: Into<BoxError>,
-    B: Body<Data = Bytes>,
-    B::Error: Into<BoxError>,
 {
-    /// The next frame before the answer passes. Kept out of the way of each frame that does.
+    /// What there is before the answer; nothing if that has just come.
     #[cold]
-    fn poll_early(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_early(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Option<NextFrame> {
         let mut this = self.project();
-        loop {
-            let Some(early) = this.early.as_deref_mut() else {
-                return Poll::Ready(None);
-            };
-            let error = match early {
-                Early::Waiting { watched, sign } => {
-                    if let Some(sign) = sign.take() {
-                        return Poll::Ready(Some(Ok(Frame::data(sign))));
-                    }
-                    match watched.poll(cx) {
-                        Poll::Ready(Ok(answer)) => {
-                            watched.note_first_byte();
-                            if is_event_stream(&answer) {
-                                *this.early = None;
-                                this.inner.set(Some(answer.into_body()));
-                                let inner = this.inner.as_pin_mut();
-                                let next = inner.map(|inner| inner.poll_frame(cx));
-                                return next
-                                    .map_or(Poll::Ready(None), |next| next.map_err(Into::into));
-                            }
-                            *early = Early::Refused {
-                                status: answer.status(),
-                                inner: Box::pin(answer.into_body()),
-                                text: Vec::new(),
-                            };
-                            continue;
-                        }
-                        Poll::Ready(Err(error)) => error.into(),
-                        Poll::Pending => {
-                            let sign = ready!(watched.poll_sign(cx));
-                            return Poll::Ready(Some(Ok(Frame::data(sign))));
-                        }
-                    }
-                }
-                Early::Refused {
-                    inner,
-                    status,
-                    text,
-                } => {
-                    if let Some(Ok(frame)) = ready!(inner.as_mut().poll_frame(cx)) {
-                        let data = frame.into_data().unwrap_or_default();
-                        let room = MAX_REFUSAL_BYTES - text.len();
-                        text.extend_from_slice(&data[..data.len().min(room)]);
-                        if text.len() < MAX_REFUSAL_BYTES {
-                            continue;
-                        }
-                    }
-                    Failure::from(RefusedLate::of(*status, text)).into()
-                }
-            };
-            *this.early = None;
-            return Poll::Ready(Some(Err(error)));
+        let Some(Early::Waiting { watched, sign }) = this.early.as_deref_mut() else {
+            return Some(Poll::Ready(None));
+        };
+        if let Some(sign) = sign.take() {
+            return Some(Poll::Ready(Some(Ok(Frame::data(sign)))));
         }
+        match watched.poll(cx) {
+            Poll::Ready(Ok(answer)) => {
+                watched.note_first_byte();
+                let refused = (!is_event_stream(&answer)).then(|| Early::Refused {
+                    status: answer.status(),
+                    text: Vec::new(),
+                });
+                *this.early = refused.map(Box::new);
+                this.inner.set(Some(answer.into_body()));
+                None
+            }
+            Poll::Ready(Err(error)) => {
+                *this.early = None;
+                Some(Poll::Ready(Some(Err(error.into()))))
+            }
+            Poll::Pending => {
+                let sign = watched.poll_sign(cx);
+                Some(sign.map(|sign| Some(Ok(Frame::data(sign)))))
+            }
+        }
+    }
+
+    /// Takes what has come of a refusal; the error, once it is known.
+    #[cold]
+    fn take_refusal(self: Pin<&mut Self>, frame: NextFrame) -> Option<NextFrame> {
+        let mut this = self.project();
+        let frame = match frame {
+            Poll::Pending => return Some(Poll::Pending),
+            Poll::Ready(frame) => frame,
+        };
+        let Some(Early::Refused { status, text }) = this.early.as_deref_mut() else {
+            return Some(Poll::Ready(frame));
+        };
+        if let Some(Ok(frame)) = frame {
+            let data = frame.into_data().unwrap_or_default();
+            let room = MAX_REFUSAL_BYTES - text.len();
+            text.extend_from_slice(&data[..data.len().min(room)]);
+            if text.len() < MAX_REFUSAL_BYTES {
+                return None;
+            }
+        }
+        let refused = Failure::from(RefusedLate::of(*status, text));
+        *this.early = None;
+        this.inner.set(None);
+        Some(Poll::Ready(Some(Err(refused.into()))))
     }
 }
 
@@ -198,24 +191,36 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Some(inner) = self.as_mut().project().inner.as_pin_mut() else {
-            return self.poll_early(cx);
-        };
-        inner.poll_frame(cx).map_err(Into::into)
+        loop {
+            let this = self.as_mut().project();
+            let next = match this.inner.as_pin_mut() {
+                Some(inner) => {
+                    let frame = inner.poll_frame(cx).map_err(Into::into);
+                    if this.early.is_none() {
+                        return frame;
+                    }
+                    self.as_mut().take_refusal(frame)
+                }
+                None => self.as_mut().poll_early(cx),
+            };
+            if let Some(next) = next {
+                return next;
+            }
+        }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.inner {
-            Some(inner) => inner.is_end_stream(),
+            Some(inner) => self.early.is_none() && inner.is_end_stream(),
             None => self.early.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.inner {
+            _ if self.early.is_some() => SizeHint::default(),
             Some(inner) => inner.size_hint(),
-            None if self.early.is_none() => SizeHint::with_exact(0),
-            None => SizeHint::default(),
+            None => SizeHint::with_exact(0),
         }
     }
 }
