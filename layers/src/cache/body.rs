@@ -24,19 +24,28 @@ pin_project! {
     #[project = KindProjection]
     #[derive(Debug)]
     enum Kind<B> {
-        // The cache does not use this answer.
+        // The cache does not use this answer. Most frames pass here.
         PassThrough {
             #[pin]
             inner: B,
         },
-        Shared { participant: Participant, seen: usize },
-        Cached {
-            frames: Arc<[Bytes]>,
-            seen: usize,
-            // The remaining bytes, if the head declared a length.
-            left: Option<u64>,
-        },
+        Own { own: Own },
     }
+}
+
+/// An answer that the cache provides.
+#[derive(Debug)]
+enum Own {
+    Shared {
+        participant: Participant,
+        seen: usize,
+    },
+    Cached {
+        frames: Arc<[Bytes]>,
+        seen: usize,
+        // The remaining bytes, if the head declared a length.
+        left: Option<u64>,
+    },
 }
 
 /// One request of a shared exchange. Dropping it does not end the exchange for the others.
@@ -65,6 +74,45 @@ impl Drop for Participant {
     }
 }
 
+impl Own {
+    // Not inlined, so that frames that only pass through cost one branch.
+    #[inline(never)]
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self {
+            Self::Shared { participant, seen } => {
+                let frame = ready!(participant.flight.poll_frame(participant.id, *seen, cx));
+                *seen += 1;
+                Poll::Ready(frame.map(|frame| frame.map(Frame::data).map_err(Into::into)))
+            }
+            Self::Cached { frames, seen, left } => {
+                let frame = frames.get(*seen).cloned();
+                *seen += 1;
+                if let (Some(left), Some(frame)) = (left, &frame) {
+                    *left = left.saturating_sub(frame.len() as u64);
+                }
+                Poll::Ready(frame.map(|frame| Ok(Frame::data(frame))))
+            }
+        }
+    }
+
+    fn is_at_end(&self) -> bool {
+        match self {
+            Self::Shared { participant, seen } => participant.flight.is_at_end(*seen),
+            Self::Cached { frames, seen, .. } => *seen >= frames.len(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Cached {
+                left: Some(left), ..
+            } => SizeHint::with_exact(*left),
+            // A stream without a declared length must not get one.
+            Self::Cached { left: None, .. } | Self::Shared { .. } => SizeHint::default(),
+        }
+    }
+}
+
 impl<B> CacheBody<B> {
     pub(super) fn pass_through(inner: B) -> Self {
         Self {
@@ -73,23 +121,25 @@ impl<B> CacheBody<B> {
     }
 
     pub(super) fn shared(participant: Participant) -> Self {
-        Self {
-            kind: Kind::Shared {
-                participant,
-                seen: 0,
-            },
-        }
+        Self::own(Own::Shared {
+            participant,
+            seen: 0,
+        })
     }
 
     pub(super) fn cached(frames: Arc<[Bytes]>, has_length: bool) -> Self {
         let len = frames.iter().map(|frame| frame.len() as u64).sum();
         let left = has_length.then_some(len);
+        Self::own(Own::Cached {
+            frames,
+            seen: 0,
+            left,
+        })
+    }
+
+    fn own(own: Own) -> Self {
         Self {
-            kind: Kind::Cached {
-                frames,
-                seen: 0,
-                left,
-            },
+            kind: Kind::Own { own },
         }
     }
 }
@@ -108,38 +158,21 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project().kind.project() {
             KindProjection::PassThrough { inner } => inner.poll_frame(cx).map_err(Into::into),
-            KindProjection::Shared { participant, seen } => {
-                let frame = ready!(participant.flight.poll_frame(participant.id, *seen, cx));
-                *seen += 1;
-                Poll::Ready(frame.map(|frame| frame.map(Frame::data).map_err(Into::into)))
-            }
-            KindProjection::Cached { frames, seen, left } => {
-                let frame = frames.get(*seen).cloned();
-                *seen += 1;
-                if let (Some(left), Some(frame)) = (left, &frame) {
-                    *left = left.saturating_sub(frame.len() as u64);
-                }
-                Poll::Ready(frame.map(|frame| Ok(Frame::data(frame))))
-            }
+            KindProjection::Own { own } => own.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::PassThrough { inner } => inner.is_end_stream(),
-            Kind::Shared { participant, seen } => participant.flight.is_at_end(*seen),
-            Kind::Cached { frames, seen, .. } => *seen >= frames.len(),
+            Kind::Own { own } => own.is_at_end(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::PassThrough { inner } => inner.size_hint(),
-            // A stream without a declared length must not get one.
-            Kind::Cached { left: None, .. } | Kind::Shared { .. } => SizeHint::default(),
-            Kind::Cached {
-                left: Some(left), ..
-            } => SizeHint::with_exact(*left),
+            Kind::Own { own } => own.size_hint(),
         }
     }
 }

@@ -22,21 +22,23 @@ pin_project! {
     /// The body of an answer: the inner one, after signs of life if it is late.
     #[derive(Debug)]
     pub struct HeartbeatBody<F, B> {
+        // `None` until there is an answer.
         #[pin]
-        kind: Kind<F, B>,
+        inner: Option<B>,
+        // In a box, as bodies are moved often, and few answers are late.
+        early: Option<Box<Early<F>>>,
     }
 }
 
-pin_project! {
-    #[derive(Debug)]
-    #[project = KindProjection]
-    enum Kind<F, B> {
-        Passed { #[pin] inner: B },
-        Waiting { watched: Watched<F>, sign: Option<Bytes> },
-        // An answer that cannot be passed on any more.
-        Refused { #[pin] inner: B, status: StatusCode, text: Vec<u8> },
-        Ended,
-    }
+/// What is before the answer passes.
+#[derive(Debug)]
+enum Early<F> {
+    Waiting {
+        watched: Watched<F>,
+        sign: Option<Bytes>,
+    },
+    /// The inner body is that of an answer that cannot be passed on any more.
+    Refused { status: StatusCode, text: Vec<u8> },
 }
 
 /// A service that has been asked, and when the next sign of life is due.
@@ -76,43 +78,102 @@ impl<F: Future> Watched<F> {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<F::Output> {
         self.asked.as_mut().poll(cx)
     }
+
+    /// The answer has come: the sign was not its first byte.
+    fn note_first_byte(&self) {
+        if let Some(record) = &self.record {
+            record.update(|outcome| {
+                outcome.time_to_first_byte = Some(Instant::now() - outcome.started);
+            });
+        }
+    }
 }
 
 impl<F, B> HeartbeatBody<F, B> {
     pub(super) fn passed(inner: B) -> Self {
         Self {
-            kind: Kind::Passed { inner },
+            inner: Some(inner),
+            early: None,
         }
     }
 
     pub(super) fn new(watched: Watched<F>, sign: Bytes) -> Self {
         let sign = Some(sign);
         Self {
-            kind: Kind::Waiting { watched, sign },
+            inner: None,
+            early: Some(Box::new(Early::Waiting { watched, sign })),
         }
     }
 }
 
-impl<F, B: Body> Kind<F, B> {
-    /// What becomes of an answer that comes after a sign of life.
-    fn of(answer: Response<B>, record: Option<&Record>) -> Self {
-        if let Some(record) = record {
-            // The sign was not the answer's first byte.
-            record.update(|outcome| {
-                outcome.time_to_first_byte = Some(Instant::now() - outcome.started);
-            });
+fn is_event_stream<B>(answer: &Response<B>) -> bool {
+    answer.status() == StatusCode::OK && Framing::of(answer.headers()) == Some(Framing::Sse)
+}
+
+type NextFrame = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
+
+// Kept out of the way of each frame that passes, and so is each second call of the inner body, which would be
+// one more that is not inlined.
+impl<F, B, E> HeartbeatBody<F, B>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    E: Into<BoxError>,
+{
+    /// What there is before the answer; nothing if that has just come.
+    #[cold]
+    fn poll_early(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Option<NextFrame> {
+        let mut this = self.project();
+        let Some(Early::Waiting { watched, sign }) = this.early.as_deref_mut() else {
+            return Some(Poll::Ready(None));
+        };
+        if let Some(sign) = sign.take() {
+            return Some(Poll::Ready(Some(Ok(Frame::data(sign)))));
         }
-        let status = answer.status();
-        let is_stream = Framing::of(answer.headers()) == Some(Framing::Sse);
-        let inner = answer.into_body();
-        match status == StatusCode::OK && is_stream {
-            true => Self::Passed { inner },
-            false => Self::Refused {
-                inner,
-                status,
-                text: Vec::new(),
-            },
+        match watched.poll(cx) {
+            Poll::Ready(Ok(answer)) => {
+                watched.note_first_byte();
+                let refused = (!is_event_stream(&answer)).then(|| Early::Refused {
+                    status: answer.status(),
+                    text: Vec::new(),
+                });
+                *this.early = refused.map(Box::new);
+                this.inner.set(Some(answer.into_body()));
+                None
+            }
+            Poll::Ready(Err(error)) => {
+                *this.early = None;
+                Some(Poll::Ready(Some(Err(error.into()))))
+            }
+            Poll::Pending => {
+                let sign = watched.poll_sign(cx);
+                Some(sign.map(|sign| Some(Ok(Frame::data(sign)))))
+            }
         }
+    }
+
+    /// Takes what has come of a refusal; the error, once it is known.
+    #[cold]
+    fn take_refusal(self: Pin<&mut Self>, frame: NextFrame) -> Option<NextFrame> {
+        let mut this = self.project();
+        let frame = match frame {
+            Poll::Pending => return Some(Poll::Pending),
+            Poll::Ready(frame) => frame,
+        };
+        let Some(Early::Refused { status, text }) = this.early.as_deref_mut() else {
+            return Some(Poll::Ready(frame));
+        };
+        if let Some(Ok(frame)) = frame {
+            let data = frame.into_data().unwrap_or_default();
+            let room = MAX_REFUSAL_BYTES - text.len();
+            text.extend_from_slice(&data[..data.len().min(room)]);
+            if text.len() < MAX_REFUSAL_BYTES {
+                return None;
+            }
+        }
+        let refused = Failure::from(RefusedLate::of(*status, text));
+        *this.early = None;
+        this.inner.set(None);
+        Some(Poll::Ready(Some(Err(refused.into()))))
     }
 }
 
@@ -127,67 +188,39 @@ where
     type Error = BoxError;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let mut kind = self.project().kind;
         loop {
-            let next = match kind.as_mut().project() {
-                KindProjection::Passed { inner } => {
-                    return inner.poll_frame(cx).map_err(Into::into);
-                }
-                KindProjection::Waiting { watched, sign } => {
-                    if let Some(sign) = sign.take() {
-                        return Poll::Ready(Some(Ok(Frame::data(sign))));
+            let this = self.as_mut().project();
+            let next = match this.inner.as_pin_mut() {
+                Some(inner) => {
+                    let frame = inner.poll_frame(cx).map_err(Into::into);
+                    if this.early.is_none() {
+                        return frame;
                     }
-                    match watched.poll(cx) {
-                        Poll::Ready(Ok(answer)) => Kind::of(answer, watched.record.as_ref()),
-                        Poll::Ready(Err(error)) => {
-                            kind.set(Kind::Ended);
-                            return Poll::Ready(Some(Err(error.into())));
-                        }
-                        Poll::Pending => {
-                            let sign = ready!(watched.poll_sign(cx));
-                            return Poll::Ready(Some(Ok(Frame::data(sign))));
-                        }
-                    }
+                    self.as_mut().take_refusal(frame)
                 }
-                KindProjection::Refused {
-                    inner,
-                    status,
-                    text,
-                } => {
-                    if let Some(Ok(frame)) = ready!(inner.poll_frame(cx)) {
-                        let data = frame.into_data().unwrap_or_default();
-                        let room = MAX_REFUSAL_BYTES - text.len();
-                        text.extend_from_slice(&data[..data.len().min(room)]);
-                        if text.len() < MAX_REFUSAL_BYTES {
-                            continue;
-                        }
-                    }
-                    let refused = Failure::from(RefusedLate::of(*status, text));
-                    kind.set(Kind::Ended);
-                    return Poll::Ready(Some(Err(refused.into())));
-                }
-                KindProjection::Ended => return Poll::Ready(None),
+                None => self.as_mut().poll_early(cx),
             };
-            kind.set(next);
+            if let Some(next) = next {
+                return next;
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Passed { inner } => inner.is_end_stream(),
-            Kind::Waiting { .. } | Kind::Refused { .. } => false,
-            Kind::Ended => true,
+        match &self.inner {
+            Some(inner) => self.early.is_none() && inner.is_end_stream(),
+            None => self.early.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Passed { inner } => inner.size_hint(),
-            Kind::Ended => SizeHint::with_exact(0),
-            Kind::Waiting { .. } | Kind::Refused { .. } => SizeHint::default(),
+        match &self.inner {
+            _ if self.early.is_some() => SizeHint::default(),
+            Some(inner) => inner.size_hint(),
+            None => SizeHint::with_exact(0),
         }
     }
 }

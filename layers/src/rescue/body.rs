@@ -101,8 +101,9 @@ impl Watch {
         })
     }
 
-    fn push(&mut self, data: &Bytes) {
-        self.tail.push(data);
+    /// Kept out of the way of the streams that have no opening to keep.
+    #[cold]
+    fn keep_opening(&mut self, data: &Bytes) {
         if let Some(opening) = &mut self.opening {
             opening.push(data, &self.tail);
         }
@@ -143,6 +144,12 @@ impl Watch {
     }
 }
 
+/// Kept out of the way of streams that do not break.
+#[cold]
+fn poll_pause(pause: &mut Deadline, cx: &mut Context<'_>) -> Poll<()> {
+    pause.poll(cx)
+}
+
 /// What the client gets in the place of an error; nothing if all was said before.
 #[derive(Default)]
 struct LastWords {
@@ -152,6 +159,7 @@ struct LastWords {
 }
 
 impl LastWords {
+    #[cold]
     fn of(watch: Option<&Watch>, reporter: &Reporter, error: BoxError) -> Self {
         let last = watch.map(|watch| (watch, watch.tail.end(watch.rule), watch.before_frame()));
         match last {
@@ -207,7 +215,7 @@ where
                 return Poll::Ready(Some(Ok(frame)));
             }
             KindProjected::Breaking { error, pause } => {
-                ready!(pause.poll(cx));
+                ready!(poll_pause(pause, cx));
                 let error = error.take();
                 kind.set(Kind::Ended);
                 return Poll::Ready(error.map(Err));
@@ -221,7 +229,10 @@ where
                     return Poll::Ready(Some(Ok(frame)));
                 };
                 if let Some(data) = frame.data_ref() {
-                    watch.push(data);
+                    watch.tail.push(data);
+                    if watch.opening.is_some() {
+                        watch.keep_opening(data);
+                    }
                 }
                 let is_last = frame.is_trailers() || inner.is_end_stream();
                 let is_short = is_last && !watch.settle(reporter);
