@@ -103,6 +103,13 @@ impl ModelSpec {
 
     /// How many tokens it answers at most: then it stops by itself, even if the request allows
     /// more. Coding agents allow tens of thousands.
+    ///
+    /// ```
+    /// use llamatower_sim::ModelSpec;
+    ///
+    /// let read: ModelSpec = "tiny,longest-reply=40".parse().expect("well-formed");
+    /// assert_eq!(read, ModelSpec::new("tiny").with_longest_reply(40));
+    /// ```
     pub fn with_longest_reply(mut self, tokens: u64) -> Self {
         self.longest_reply = Some(tokens);
         self
