@@ -1,5 +1,6 @@
 """A simulated Ollama, the gateway with a key, one with a limit of requests, and Open WebUI before them."""
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -38,15 +39,38 @@ def gateway(sim: Sim, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate
 
 @pytest.fixture
 def used_up(sim: Sim, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gateway whose limit this key has reached: the next request is due in up to two seconds."""
+    """A gateway whose limit this key has reached, until the program under test has been refused once.
+
+    Then the next request is due in up to two seconds, as its 429 says.
+    """
     settings = {"LLAMATOWER_API_KEYS": KEY, "LLAMATOWER_KEY_RATE_LIMIT": "30/m"}
     gateway = Gateway("limited", [sim.url], settings, tmp_path_factory.mktemp("limited"))
     body = {"model": MODEL, "prompt": PROMPT, "stream": False, "options": {"num_predict": 1}}
     bearer = {"Authorization": f"Bearer {KEY}"}
-    while ask(f"{gateway.url}/api/generate", body, headers=bearer)[0] == 200:
+    ended = threading.Event()
+
+    def use() -> int:
+        return ask(f"{gateway.url}/api/generate", body, headers=bearer)[0]
+
+    def keep_used_up() -> None:
+        # However long a program takes to start: what becomes free is used at once.
+        while not refused(gateway) and not ended.wait(0.1):
+            use()
+
+    while use() == 200:
         pass
+    keeper = threading.Thread(target=keep_used_up)
+    keeper.start()
     yield gateway
+    ended.set()
+    keeper.join()
     gateway.stop()
+
+
+def refused(gateway: Gateway) -> bool:
+    """Whether a program, which asks other routes than the fixture, has got a 429."""
+    lines = gateway.process.log().splitlines()
+    return any('"status":429' in line and '"/api/generate"' not in line for line in lines)
 
 
 @pytest.fixture(scope="session")
