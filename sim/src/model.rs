@@ -33,6 +33,7 @@ pub struct ModelSpec {
     pub(crate) pace: Duration,
     pub(crate) slots: usize,
     pub(crate) reply_tokens: u64,
+    pub(crate) longest_reply: Option<u64>,
     pub(crate) context_length: u64,
     pub(crate) embedding_length: usize,
     pub(crate) parameters: u64,
@@ -53,6 +54,7 @@ impl ModelSpec {
             pace: Duration::ZERO,
             slots: 1,
             reply_tokens: 24,
+            longest_reply: None,
             context_length: 2048,
             embedding_length: 64,
             parameters: 119_744,
@@ -96,6 +98,20 @@ impl ModelSpec {
     /// How many tokens it answers when the request sets no limit; then it stops by itself.
     pub fn with_reply_tokens(mut self, tokens: u64) -> Self {
         self.reply_tokens = tokens;
+        self
+    }
+
+    /// How many tokens it answers at most: then it stops by itself, even if the request allows
+    /// more. Coding agents allow tens of thousands.
+    ///
+    /// ```
+    /// use llamatower_sim::ModelSpec;
+    ///
+    /// let read: ModelSpec = "tiny,longest-reply=40".parse().expect("well-formed");
+    /// assert_eq!(read, ModelSpec::new("tiny").with_longest_reply(40));
+    /// ```
+    pub fn with_longest_reply(mut self, tokens: u64) -> Self {
+        self.longest_reply = Some(tokens);
         self
     }
 
@@ -183,8 +199,8 @@ impl FromStr for ModelSpec {
     type Err = InvalidModel;
 
     /// `NAME[,KEY=VALUE..][,CAPABILITY..]`; the keys are `load`, `pace`, `prompt-rate`, `slots`,
-    /// `reply`, `size`, `context`, `embedding-length` and `digest`, the words `embedding-only`,
-    /// `thinking`, `vision`, `insert`, `audio` and `embedding`.
+    /// `reply`, `longest-reply`, `size`, `context`, `embedding-length` and `digest`, the words
+    /// `embedding-only`, `thinking`, `vision`, `insert`, `audio` and `embedding`.
     fn from_str(text: &str) -> Result<Self, InvalidModel> {
         let mut parts = text.split(',').map(str::trim);
         let name = parts.next().unwrap_or_default();
@@ -224,6 +240,7 @@ impl ModelSpec {
             ),
             "slots" => self.with_slots(count()?),
             "reply" => self.with_reply_tokens(number()?),
+            "longest-reply" => self.with_longest_reply(number()?),
             "size" => self.with_size(number()?),
             "context" => self.with_context_length(number()?),
             "embedding-length" => self.with_embedding_length(count()?),

@@ -121,13 +121,13 @@ impl Generation {
     }
 
     fn count(&self) -> u64 {
-        let natural = self.order.spec.reply_tokens;
+        let spec = &self.order.spec;
         match self.order.tool_call {
             Some(_) => 0,
-            None => self
-                .order
-                .limit
-                .map_or(natural, |limit| limit.min(natural.max(limit))),
+            None => {
+                let wanted = self.order.limit.unwrap_or(spec.reply_tokens);
+                wanted.min(spec.longest_reply.unwrap_or(u64::MAX))
+            }
         }
     }
 

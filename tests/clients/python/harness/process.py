@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 START_LIMIT = 30.0
-"""Seconds that a process may take until it answers."""
+"""Seconds that a process may take until it answers, unless it is given another limit."""
 
 
 class DidNotStart(Exception):
@@ -40,10 +40,13 @@ def free_port() -> int:
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def ask(url: str, body: Any = None, method: str | None = None) -> tuple[int, bytes]:
+def ask(
+    url: str, body: Any = None, method: str | None = None, headers: dict[str, str] | None = None
+) -> tuple[int, bytes]:
     """Status and body; a refused or broken connection is an OSError."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
+    headers = {"Content-Type": "application/json", **(headers or {})}
+    request = urllib.request.Request(url, data, headers, method=method)
     try:
         with _opener.open(request, timeout=10) as answer:
             return answer.status, answer.read()
@@ -54,8 +57,16 @@ def ask(url: str, body: Any = None, method: str | None = None) -> tuple[int, byt
 class Process:
     """A server as a child process in a process group of its own, its output in a file."""
 
-    def __init__(self, name: str, command: list[str], env: dict[str, str], folder: Path):
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        env: dict[str, str],
+        folder: Path,
+        start_limit: float = START_LIMIT,
+    ):
         self.name = name
+        self._start_limit = start_limit
         self._command = command
         folder.mkdir(parents=True, exist_ok=True)
         # Nothing of the developer's own environment but what a process needs to run at all:
@@ -88,7 +99,7 @@ class Process:
             return False
 
         try:
-            eventually(ready, f"{self.name} answers {answers}", START_LIMIT)
+            eventually(ready, f"{self.name} answers {answers}", self._start_limit)
         except AssertionError as error:
             self.kill()
             raise DidNotStart(f"{error}:\n{self.log()[-4000:]}") from None
