@@ -82,7 +82,7 @@ async fn a_socket_file_without_a_listener_is_replaced_and_nothing_else_is() {
 
     std::fs::write(&path, "precious").unwrap();
     let told = failure(ListenAddr::Unix(path.clone())).await;
-    assert!(told.contains("a file that is no socket"), "{told}");
+    assert!(told.contains("is not a socket"), "{told}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
 
     let told = failure(ListenAddr::Unix(dir.path().join("no/such.sock"))).await;

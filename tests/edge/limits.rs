@@ -25,7 +25,7 @@ async fn one_connection_too_many_is_told_so() {
     assert_eq!(refused.status, 503);
     assert_eq!(
         refused.body,
-        "{\"error\":\"too many connections; LLAMATOWER_MAX_CONNECTIONS sets the limit\"}"
+        "{\"error\":\"too many connections (limit: LLAMATOWER_MAX_CONNECTIONS)\"}"
     );
     assert_eq!(refused.header("retry-after").as_deref(), Some("1"));
     assert_eq!(edge.gauges.refused_connections(), 1);
