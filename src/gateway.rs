@@ -97,7 +97,7 @@ impl Gateway {
         metrics.observe_clients(self.public.gauges());
         self.announce();
         let (tasks, stopped) = (TaskTracker::new(), CancellationToken::new());
-        tasks.spawn(fleet.clone().keep_watch(stopped.clone()));
+        tasks.spawn(fleet.clone().supervise(stopped.clone()));
         let operators_leave = Shutdown::new();
         if let Some(admin) = self.admin {
             let service = Admin::new(self.telemetry.clone(), fleet.clone());

@@ -198,10 +198,10 @@ where
             BreakerLayer::new(breaker.clone())
                 // Whom to leave alone is decided by the choice, which knows who else there is.
                 .without_refusals()
-                .with_failures(is_breakers_business),
+                .with_failures(counts_for_breaker),
         )
         .map_err(move |error: BoxError| {
-            refusing.note_error(&error);
+            refusing.mark_unreachable(&error);
             error
         })
         .layer(
@@ -278,7 +278,7 @@ fn manages_models(request: &Parts) -> bool {
 
 /// A refused connection is not: it costs nothing, says what is wrong, and the backend counts as down
 /// until a probe finds it again.
-fn is_breakers_business(failure: &Failure) -> bool {
+fn counts_for_breaker(failure: &Failure) -> bool {
     failure.side() == Side::Upstream && failure.caused_by::<ConnectFailed>().is_none()
 }
 

@@ -56,7 +56,7 @@ async fn ask_servers(settings: &Settings, wishes: &Wishes) -> Result<Vec<Facts>,
     let limit = config.clocks.timeout + config.clocks.connect;
     let fleet = Fleet::new(settings.backends.urls.clone(), config, |_, _| ());
     let (fleet, stopped) = (Arc::new(fleet), CancellationToken::new());
-    let watch = tokio::spawn(fleet.clone().keep_watch(stopped.clone()));
+    let watch = tokio::spawn(fleet.clone().supervise(stopped.clone()));
     // A name that is not resolved in time is asked as it stands, which says what is wrong.
     let _ = tokio::time::timeout(limit * 2, fleet.probed_once()).await;
     stopped.cancel();

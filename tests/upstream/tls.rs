@@ -132,7 +132,7 @@ fn a_file_without_a_certificate_is_refused() {
         ("", "has no certificate"),
         ("hello", "has no certificate"),
         (&key.serialize_pem(), "has no certificate"),
-        ("-----BEGIN CERTIFICATE-----\nAAAA\n", "is no PEM"),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n", "is not a PEM file"),
         (broken, "cannot be used"),
     ] {
         let refused = Authorities::from_pem(pem.as_bytes()).expect_err(pem);
