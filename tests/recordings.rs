@@ -111,7 +111,7 @@ const DEPARTURES: &[Departure] = &[
             "killed_v1_messages_stream",
         ],
         seen: &[
-            ("body", "ended its answer before it was complete"),
+            ("body", "ended its response before it was complete"),
             ("end", "Cut"),
         ],
         why: "Ollama's stream just ends; a client cannot tell it from a whole answer",

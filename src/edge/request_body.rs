@@ -118,7 +118,9 @@ impl Drop for RequestBody {
 #[derive(Debug, thiserror::Error)]
 pub enum RequestBodyError {
     /// Nothing arrived for this long.
-    #[error("the request's body stopped arriving: no data for {0:?}")]
+    #[error(
+        "the request's body stopped arriving: no data for {0:?} (limit: LLAMATOWER_BODY_READ_TIMEOUT)"
+    )]
     Silent(Duration),
     /// The client disconnected, or the body is malformed.
     #[error("the request's body is broken: {0}")]

@@ -7,22 +7,22 @@ mod guarded;
 mod machine;
 #[cfg(feature = "replay-body")]
 mod memory;
+#[cfg(any(feature = "breaker", feature = "outcome"))]
+mod remaining;
 #[cfg(feature = "replay-body")]
 mod replay;
-#[cfg(any(feature = "breaker", feature = "outcome"))]
-mod rest;
 
 #[cfg(feature = "replay-body")]
 pub use error::{BodyReadTimeout, ClientBodyFailed};
 pub use guarded::Guarded;
 #[cfg(feature = "replay-body")]
 pub use memory::{MemoryBudget, Reservation};
+#[cfg(any(feature = "breaker", feature = "outcome"))]
+pub(crate) use remaining::RemainingLength;
 #[cfg(feature = "replay-body")]
 pub use replay::ReplayBody;
 #[cfg(feature = "body-limit")]
 pub(crate) use replay::Segments;
-#[cfg(any(feature = "breaker", feature = "outcome"))]
-pub(crate) use rest::Rest;
 
 /// A body whose bytes may be in memory, for layers that read them.
 #[cfg(feature = "replay-body")]

@@ -1,4 +1,4 @@
-//! Signs of life, then the answer.
+//! A body of heartbeats, followed by the response.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,11 +15,11 @@ use super::{RefusedLate, Waiting};
 use crate::frames::Framing;
 use crate::{BoxError, Deadline, Failure, Record};
 
-/// How much of a refusal is read, as it is to be told in one line.
+/// Limit of a refusal's body that is read, because its text becomes a single line.
 const MAX_REFUSAL_BYTES: usize = 16 * 1024;
 
 pin_project! {
-    /// The body of an answer: the inner one, after signs of life if it is late.
+    /// The body of a response: the inner one, after heartbeats if it is late.
     #[derive(Debug)]
     pub struct HeartbeatBody<F, B> {
         #[pin]
@@ -33,13 +33,13 @@ pin_project! {
     enum Kind<F, B> {
         Passed { #[pin] inner: B },
         Waiting { watched: Watched<F>, sign: Option<Bytes> },
-        // An answer that cannot be passed on any more.
+        // A late response that cannot be passed on.
         Refused { #[pin] inner: B, status: StatusCode, text: Vec<u8> },
         Ended,
     }
 }
 
-/// A service that has been asked, and when the next sign of life is due.
+/// The inner service's future, and the timer of the next heartbeat.
 #[derive(Debug)]
 pub(super) struct Watched<F> {
     asked: Pin<Box<F>>,
@@ -62,12 +62,12 @@ impl<F> Watched<F> {
         }
     }
 
-    /// The sign that is due.
+    /// The next heartbeat, when it is due.
     pub(super) fn poll_sign(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
         ready!(self.due.poll(cx));
         self.due.arm_after(self.every);
         let text = self.waiting.text();
-        let text = text.as_deref().unwrap_or("waiting for the answer");
+        let text = text.as_deref().unwrap_or("waiting for the response");
         Poll::Ready(format!(": {}\n\n", text.replace(['\r', '\n'], " ")).into())
     }
 }
@@ -94,10 +94,10 @@ impl<F, B> HeartbeatBody<F, B> {
 }
 
 impl<F, B: Body> Kind<F, B> {
-    /// What becomes of an answer that comes after a sign of life.
+    /// Handles a response that arrives after a heartbeat.
     fn of(answer: Response<B>, record: Option<&Record>) -> Self {
         if let Some(record) = record {
-            // The sign was not the answer's first byte.
+            // The heartbeat was not the response's first byte.
             record.update(|outcome| {
                 outcome.time_to_first_byte = Some(Instant::now() - outcome.started);
             });

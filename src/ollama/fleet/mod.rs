@@ -212,7 +212,7 @@ impl<S> Fleet<S> {
         }
         record_choice(&member.backend, request);
         if let Some(attempts) = Attempts::of(&request.extensions) {
-            attempts.note_left(slot.left);
+            attempts.record_untried(slot.left);
         }
         let record = Record::of(&request.extensions).cloned();
         Choice {
@@ -389,7 +389,7 @@ fn new_member<S>(
 fn record_choice(backend: &Backend, request: &Parts) {
     let name = backend.name();
     if let Some(attempts) = Attempts::of(&request.extensions) {
-        attempts.note_backend(name.clone());
+        attempts.record_backend(name.clone());
     }
     Record::update_in(&request.extensions, |outcome| {
         outcome.backend = Some(name.clone());
@@ -404,7 +404,7 @@ where
 {
     let waiting = Waiting::of(&request.extensions);
     if let Some((waiting, watch)) = waiting.zip(ticket.watch()) {
-        waiting.tell(move || watch.standing().map(queue_place_text));
+        waiting.set_description(move || watch.standing().map(queue_place_text));
     }
 }
 

@@ -42,7 +42,9 @@ impl Fail for ConnectFailed {
 
 /// The backend did not accept a connection in time.
 #[derive(Debug, thiserror::Error)]
-#[error("the backend {address} did not accept a connection within {after:?}")]
+#[error(
+    "the backend {address} did not accept a connection within {after:?} (limit: LLAMATOWER_CONNECT_TIMEOUT)"
+)]
 pub struct ConnectTimeout {
     address: Address,
     after: Duration,
