@@ -1,7 +1,7 @@
-//! The one table of all settings: names, types, defaults and what they mean.
+//! The table of all settings: names, types, defaults and descriptions.
 //!
 //! [`Settings`] and its sections, `llamatower check`, the reference in the guide, the list of known
-//! variables and the tests all come from it.
+//! variables and the tests are all derived from it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -22,13 +22,13 @@ use crate::edge::{BasePath, Hosts, ListenAddr, Origins, TrustedProxies};
 use crate::ollama::upstream::{Address, Authorities, Authorization};
 use crate::telemetry::LogFormat;
 
-/// A row is `field: type = parser, "VARIABLE" Form "default" "what it does"`; it stands for the key
-/// `section.field` of the file.
+/// A row is `field: type = parser, "VARIABLE" Form "default" "description"`; its key in the file is
+/// `section.field`.
 macro_rules! settings {
     ($($(#[$doc:meta])* $section:ident: $Section:ident {
         $($field:ident: $type:ty = $parse:expr, $variable:literal $form:ident $default:literal $about:literal)*
     })*) => {
-        /// Every setting, by section.
+        /// All settings, by section.
         pub const SETTINGS: &[Setting] = &[$($(Setting {
             key: concat!(stringify!($section), ".", stringify!($field)),
             variable: $variable,
@@ -37,7 +37,7 @@ macro_rules! settings {
             about: $about,
         },)*)*];
 
-        /// All settings, by their sections.
+        /// All settings, by section.
         #[derive(Clone, Debug)]
         pub struct Settings {
             $($(#[$doc])* pub $section: $Section,)*
@@ -50,7 +50,7 @@ macro_rules! settings {
         })*
 
         impl Settings {
-            /// All are read, so that everything that is wrong is told at once.
+            /// Reads every setting, so that all errors are reported together.
             pub(super) fn read(reader: &mut Reader) -> Option<Self> {
                 $(let $section = {
                     let ($($field,)*) = ($(
@@ -68,7 +68,7 @@ macro_rules! settings {
 }
 
 settings! {
-    /// Where clients come from.
+    /// Listeners.
     listen: Listen {
         public: Vec<ListenAddr> = addresses, "LLAMATOWER_LISTEN" List "127.0.0.1:3000"
             "Where clients connect: IPv4 and IPv6 addresses with a port, and `unix:/path`. Set it to `0.0.0.0:3000` for other machines."
@@ -89,7 +89,7 @@ settings! {
         max_head_fields: NonZeroUsize = count, "LLAMATOWER_MAX_HEAD_FIELDS" Count "100"
             "The most header fields of a request; more are answered 431. Raise it where proxies on the way add more."
     }
-    /// Who is asked.
+    /// The Ollama servers.
     backends: Backends {
         urls: Vec<Address> = backends, "OLLAMA_URL" List "http://localhost:11434"
             "The Ollama servers, one or several, like `http://gpu-1:11434` or, over TLS and under a path, `https://gpu.example/ollama`. A name stands for all of its addresses: a server each, found and lost as they come and go. Name all of them: a request goes to one that has its model."
@@ -118,7 +118,7 @@ settings! {
         pool_idle_timeout: Duration = duration, "LLAMATOWER_POOL_IDLE_TIMEOUT" Duration "90s"
             "How long an idle connection to a server is kept. Lower it when something between closes idle connections earlier."
     }
-    /// Clocks; one that is `None` is off.
+    /// Time-outs; `None` means off.
     timeouts: Timeouts {
         ollama: Option<Duration> = optional(duration), "OLLAMA_TIMEOUT" OptionalDuration ""
             "The longest wait between two bytes of an answer, the first included; never a total. When set it is the default of `LLAMATOWER_FIRST_BYTE_TIMEOUT` and `LLAMATOWER_IDLE_TIMEOUT`. Set it to have one clock for both."
@@ -147,7 +147,7 @@ settings! {
         drain: Duration = pause, "LLAMATOWER_DRAIN_TIMEOUT" Duration "30s"
             "After that: how long requests under way may take before they are cut off with an error. Make it as long as your longest answers, and the grace period of whoever stops the gateway longer still."
     }
-    /// Bounds.
+    /// Limits.
     limits: Limits {
         in_flight: NonZeroUsize = count, "LLAMATOWER_MAX_IN_FLIGHT" Count "4096"
             "Requests under way at a time; further ones are refused at once (503). Keep it above what may wait in all queues."
@@ -170,7 +170,7 @@ settings! {
         time_zone: TimeZone = time_zone, "LLAMATOWER_TIME_ZONE" Text "UTC"
             "The time zone, like `Europe/Zurich`, at whose midnight days and months of token limits begin. Set it to where your clients are."
     }
-    /// Who may wait for a slot, and how long.
+    /// The queue for slots.
     queue: Queue {
         max_waiting: NonZeroUsize = count, "LLAMATOWER_QUEUE_MAX_WAITING" Count "512"
             "Requests that may wait for a slot of one model; further ones are refused at once (503). Lower it when clients would rather be told than wait."
@@ -183,7 +183,7 @@ settings! {
         ageing: Option<Duration> = optional(duration), "LLAMATOWER_QUEUE_AGEING" OptionalDuration "30s"
             "After so long a waiting request rises by one priority, so that the urgent do not starve the others. Raise it to let the urgent go first for longer; `off` lets them always."
     }
-    /// When the breaker of a backend opens.
+    /// The circuit breaker of a backend.
     breaker: Breaking {
         failures: Option<NonZeroU32> = optional(count), "LLAMATOWER_BREAKER_FAILURES" OptionalCount "5"
             "After this many failures in a row the breaker of a server opens: while another server can serve a request, this one gets none for a while. Where no other can, the breaker stops nothing. Failures are time-outs, connections that break, 502 and 504; a server that refuses connections counts as down without this. Lower it where another server can take over at once."
@@ -198,14 +198,14 @@ settings! {
         open_at_most: Duration = duration, "LLAMATOWER_BREAKER_OPEN_AT_MOST" Duration "60s"
             "The longest that a breaker stays open. Lower it to have a repaired server back sooner."
     }
-    /// Which answers are kept.
+    /// The cache of responses.
     cache: Cache {
         max_bytes: Option<u64> = optional(size), "LLAMATOWER_CACHE" OptionalSize "off"
             "Memory for answers that need not be computed twice: embeddings, and requests that are deterministic by their own words (temperature 0 or a seed). Clients never see each other's; `Cache-Status` says what was done. Set it where the same texts are embedded again and again."
         time_to_live: Option<Duration> = optional(duration), "LLAMATOWER_CACHE_TIME_TO_LIVE" OptionalDuration "1h"
             "How long such an answer is kept. Lower it to hold less, raise it when the same texts come again."
     }
-    /// When a request is sent again.
+    /// Retries.
     retry: Retry {
         attempts: NonZeroU32 = count, "LLAMATOWER_RETRY_ATTEMPTS" Count "3"
             "How many times a request is sent in all while its client has not seen a byte; 1 for no retries. A request that a server answered with 503 is sent again only to another server. Raise it for many servers that come and go."
@@ -214,7 +214,7 @@ settings! {
         budget_floor: f64 = number, "LLAMATOWER_RETRY_BUDGET_FLOOR" Number "10"
             "Retries a second that are allowed however few requests there are. Raise it where requests are few and servers come and go."
     }
-    /// Who may ask.
+    /// API keys.
     keys: Keys {
         api: Vec<Secret> = digests, "LLAMATOWER_API_KEYS" SecretList ""
             "Digests of the keys that clients must show, each `name=sha256:<64 hex digits>` as `llamatower keygen` prints it; without any, no key is asked for. Set it wherever others than you can connect."
@@ -225,7 +225,7 @@ settings! {
         groq: Option<Secret> = optional(secret), "GROQ_API_KEY" Secret ""
             "A key of the cloud service that requests may overflow to. Nothing uses it yet."
     }
-    /// What is told of it.
+    /// Logs, metrics and traces.
     telemetry: Telemetry {
         log: String = log_filter, "LLAMATOWER_LOG" Text "info"
             "Which log lines are written, in the syntax of `RUST_LOG`; `info,llamatower::access=off` drops the line for each request. A word that is neither a level (`off`, `error`, `warn`, `info`, `debug`, `trace`) nor a part of the program (`llamatower`, `hyper`, ..) is an error. Set it to `debug` for a fault that the lines do not explain."

@@ -41,7 +41,9 @@ async fn a_taken_port_is_named() {
 #[tokio::test]
 async fn an_address_of_another_machine_is_named() {
     let told = failure("192.0.2.1:0".parse().unwrap()).await;
-    assert!(told.starts_with("cannot listen on 192.0.2.1:0: this machine has no such address"));
+    assert!(
+        told.starts_with("cannot listen on 192.0.2.1:0: this machine does not have this address")
+    );
 }
 
 #[tokio::test]

@@ -232,7 +232,7 @@ async fn what_is_no_http_is_told_so_in_words() {
     ] {
         let answer = edge.ask(garbage).await;
         assert_eq!(answer.status, 400, "{garbage:?}");
-        assert!(answer.body.contains("no request of HTTP/1"), "{answer:?}");
+        assert!(answer.body.contains("not an HTTP/1.0"), "{answer:?}");
     }
     assert_eq!(edge.gauges.refused_heads(), 4);
 }

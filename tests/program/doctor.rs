@@ -74,7 +74,7 @@ async fn the_report_for_people_has_a_line_for_each_server_and_each_finding() {
     for told in [
         &*sim.addr().to_string(),
         "models: 1,",
-        "error    DEFAULT_OLLAMA_MODEL: no server that answers has large",
+        "error    DEFAULT_OLLAMA_MODEL: no server that responds has large",
         "-> pull large",
         "errors: 1,",
     ] {

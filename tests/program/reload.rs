@@ -7,8 +7,8 @@ use serde_json::json;
 
 use crate::harness::{End, Gateway, chat, send, talkative, tiny};
 
-const DONE: &str = "settings read again";
-const FAILED: &str = "the settings cannot be read again; those in force stay";
+const DONE: &str = "settings reloaded";
+const FAILED: &str = "reloading the settings failed; the old settings stay in force";
 
 fn write(file: &Path, text: &str) {
     // As a whole, as an editor does: never a file that is half there.
@@ -116,7 +116,7 @@ async fn limits_in_the_file_are_changed_by_a_sighup_whole_or_not_at_all() {
     gateway.hang_up(DONE).await;
     assert_eq!(ask().await.status, 200);
     let line = gateway
-        .hang_up("settings read again: no key and no limit has changed")
+        .hang_up("settings reloaded: no key or limit has changed")
         .await;
     assert_eq!(line["level"], "INFO");
 }

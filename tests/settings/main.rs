@@ -245,8 +245,8 @@ fn a_token_is_for_one_of_the_servers_and_is_never_shown() {
     let loaded = load(&[servers, ("LLAMATOWER_BACKEND_TOKENS", tokens)]).expect("sound");
     assert!(!format!("{loaded:?}").contains("hunter2"));
     for (tokens, named) in [
-        ("gpu-9=hunter2", "gpu-9 is none of the servers"),
-        ("gpu-1:1=hunter2", "gpu-1:1 is none of the servers"),
+        ("gpu-9=hunter2", "gpu-9 is not a server in OLLAMA_URL"),
+        ("gpu-1:1=hunter2", "gpu-1:1 is not a server in OLLAMA_URL"),
         ("gpu-1=a, gpu-1:11434=hunter2", "two tokens for gpu-1:11434"),
         ("gpu-1=digest hunter2", "the token for gpu-1"),
         ("gpu-1=", "item 1 is not like"),
