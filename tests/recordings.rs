@@ -85,7 +85,7 @@ const DEPARTURES: &[Departure] = &[
             ("status", "400"),
             (
                 "body",
-                r#"the key \"model\" must stand once in the request"#,
+                r#"the key \"model\" must occur once in the request"#,
             ),
         ],
         why: "the gateway and the server must read the same model",

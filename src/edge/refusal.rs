@@ -53,7 +53,7 @@ pub(super) struct Denial {
     /// The dialect of the path, unless set.
     pub(super) dialect: Option<Dialect>,
     pub(super) allow: Option<HeaderValue>,
-    /// The origin whose pages may read the answer.
+    /// The origin whose pages may read the response.
     pub(super) admitted: Option<HeaderValue>,
 }
 
@@ -175,7 +175,7 @@ impl Refusal {
         }
     }
 
-    /// The bytes of the answer.
+    /// The bytes of the response.
     fn answer(self, dialect: Dialect) -> Vec<u8> {
         let answer = dialect.error_response(self.status(), self.text());
         let status = answer.status();

@@ -246,7 +246,7 @@ where
     }
 
     /// Answers a connection beyond the limit with 503. If it stayed in the kernel's queue instead,
-    /// its client, and the probes of `/health` behind it, would wait without an answer.
+    /// its client, and the probes of `/health` behind it, would wait without a response.
     fn refuse(&mut self, accepted: Accepted) {
         self.gauges.refused_connections.fetch_add(1, Relaxed);
         let refusal = Refusal::TooManyConnections;

@@ -1,4 +1,4 @@
-//! Body types: a guard to the end of an answer, and a request body that can be sent again.
+//! Body types: a guard to the end of a response, and a request body that can be sent again.
 
 #[cfg(feature = "replay-body")]
 mod error;

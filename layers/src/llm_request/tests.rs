@@ -212,7 +212,7 @@ async fn refusals_have_ollamas_texts() {
     }
     let (status, text) = refused("/api/chat", br#"{"model":"a","Model":"b"}"#).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
-    assert!(text.contains("\"model\" must stand once"), "{text}");
+    assert!(text.contains("\"model\" must occur once"), "{text}");
     let delete = with(Request::delete("/api/delete"), "");
     let (status, text) = refusal(LlmRequestLayer::new(), delete).await;
     assert_eq!((status.as_u16(), &*text), (400, "missing request body"));

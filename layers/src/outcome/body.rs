@@ -1,4 +1,4 @@
-//! The body of an answer, observed until its end.
+//! The body of a response, observed until its end.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
