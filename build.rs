@@ -1,9 +1,8 @@
-//! Tells the program what it is built from: `LLAMATOWER_COMMIT` and `LLAMATOWER_BUILD`, for
-//! `src/version.rs`.
+//! Sets `LLAMATOWER_COMMIT` and `LLAMATOWER_BUILD` for `src/version.rs`.
 //!
-//! The commit comes from the variable `LLAMATOWER_COMMIT` (an image is built without the repository)
-//! or from git; without either it is `unknown`. No time is written down, so that a build can be
-//! repeated byte for byte.
+//! The commit comes from the variable `LLAMATOWER_COMMIT` (images are built without the repository)
+//! or from git; otherwise it is `unknown`. The build time is not included, so that builds are
+//! reproducible.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,7 +11,7 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=LLAMATOWER_COMMIT");
     let given = std::env::var("LLAMATOWER_COMMIT").ok();
-    let given = given.filter(|commit| is_sound(commit));
+    let given = given.filter(|commit| is_valid(commit));
     let commit = given.or_else(commit_of_repository);
     let commit = commit.unwrap_or_else(|| "unknown".to_owned());
     let of_cargo = |name| std::env::var(name).unwrap_or_else(|_| "unknown".to_owned());
@@ -24,21 +23,22 @@ fn main() {
     );
 }
 
-/// What may stand in one line of the output.
-fn is_sound(commit: &str) -> bool {
+/// Whether the text fits on one line of the build script's output.
+fn is_valid(commit: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     !commit.is_empty() && commit.bytes().all(is_plain)
 }
 
-/// The commit that is checked out, if this is a clone and git is installed.
+/// The checked-out commit, if this is a git clone and git is installed.
 fn commit_of_repository() -> Option<String> {
     let here = std::env::var("CARGO_MANIFEST_DIR").ok()?;
     let top = git(&["rev-parse", "--show-toplevel"])?;
-    // The source may lie within a repository that is another project's.
+    // The source may be inside another project's repository.
     if Path::new(&top).canonicalize().ok()? != Path::new(&here).canonicalize().ok()? {
         return None;
     }
-    // These change with what is checked out. A path that does not exist would have this run each time.
+    // These files change with the checked-out commit. A path that does not exist would run this
+    // script in every build.
     for name in ["HEAD", "logs/HEAD"] {
         if let Some(path) = git(&["rev-parse", "--git-path", name])
             && Path::new(&path).exists()
@@ -46,7 +46,7 @@ fn commit_of_repository() -> Option<String> {
             println!("cargo::rerun-if-changed={path}");
         }
     }
-    git(&["rev-parse", "--short=12", "HEAD"]).filter(|commit| is_sound(commit))
+    git(&["rev-parse", "--short=12", "HEAD"]).filter(|commit| is_valid(commit))
 }
 
 fn git(arguments: &[&str]) -> Option<String> {

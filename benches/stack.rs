@@ -60,7 +60,7 @@ async fn fleet(sim: &SimHandle, backends: u8, lines: usize) -> TestFleet {
     let fleet = Arc::new(Fleet::new(hosts.collect(), config, move |_, _| {
         answering(lines)
     }));
-    tokio::spawn(fleet.clone().keep_watch(CancellationToken::new()));
+    tokio::spawn(fleet.clone().supervise(CancellationToken::new()));
     fleet
 }
 

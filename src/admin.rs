@@ -1,4 +1,4 @@
-//! The service of the admin listener: metrics, and how the backends and the queue stand.
+//! The service of the admin listener: metrics, and the status of backends and queue.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -16,7 +16,7 @@ use tower::Service;
 
 use crate::telemetry::{FleetView, Telemetry};
 
-/// Answers operators. `/health` is the edge's.
+/// Serves operators. `/health` is served by the edge.
 #[derive(Clone)]
 pub struct Admin {
     telemetry: Arc<Telemetry>,
@@ -24,12 +24,12 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Serves what `telemetry` has counted, and how `fleet` stands.
+    /// Serves the metrics of `telemetry` and the status of `fleet`.
     pub fn new(telemetry: Arc<Telemetry>, fleet: Arc<dyn FleetView>) -> Self {
         Self { telemetry, fleet }
     }
 
-    /// What `/status` says. Durations are in seconds.
+    /// The content of `/status`. Durations are in seconds.
     fn status(&self) -> Value {
         let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
         let backends = self.fleet.status().into_iter().map(|backend| {

@@ -1,11 +1,11 @@
-//! `llamatower check`: every setting with its value, and what is wrong or doubtful.
+//! `llamatower check`: prints every setting with its value, and all errors and warnings.
 
 use serde_json::{Value, json};
 
 use crate::settings::{EffectiveSetting, Loaded, Problem, SettingsError};
 use crate::version;
 
-/// For people: a line for each setting, with its value and where that came from.
+/// For people: one line per setting, with its value and its source.
 pub fn text(loaded: &Loaded) -> String {
     let rows = &loaded.effective;
     let width = |of: fn(&EffectiveSetting) -> usize| rows.iter().map(of).max().unwrap_or(0);
@@ -18,7 +18,7 @@ pub fn text(loaded: &Loaded) -> String {
     lines.collect()
 }
 
-/// For scripts. Fields are added between versions and not taken away.
+/// For scripts. New versions may add fields, but do not remove any.
 pub fn json(loaded: &Result<Loaded, SettingsError>) -> Value {
     let settings = loaded.iter().flat_map(|loaded| &loaded.effective);
     let warnings = loaded.iter().flat_map(Loaded::all_warnings);
@@ -36,7 +36,7 @@ pub fn json(loaded: &Result<Loaded, SettingsError>) -> Value {
     })
 }
 
-/// What is wrong or doubtful, for scripts.
+/// Errors or warnings, for scripts.
 pub fn problems<'a>(problems: impl IntoIterator<Item = &'a Problem>) -> Value {
     let rows = problems
         .into_iter()

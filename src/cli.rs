@@ -10,53 +10,53 @@ use clap::{Parser, Subcommand};
 #[command(
     version = crate::version::ALL,
     after_help = "Settings come from the environment and an optional TOML file; `llamatower check` shows them.\n\n\
-                  Exit codes: 0 done; 1 a failure while running, or doctor has found an error; 2 a setting is wrong; 3 an address cannot be listened on."
+                  Exit codes: 0 success; 1 a failure while running, or doctor found an error; 2 a setting is wrong; 3 listening on an address failed."
 )]
 pub struct Arguments {
-    /// A TOML file with settings; the environment wins over it.
+    /// A TOML file with settings; environment variables override it.
     #[arg(long, global = true, env = "LLAMATOWER_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// What to do; to serve if nothing is said.
+    /// The command; `serve` if none is given.
     #[command(subcommand)]
     pub command: Option<Command>,
 }
 
-/// What to do.
+/// The command.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Serve clients until SIGTERM or SIGINT.
     Serve,
-    /// Serve in front of three simulated Ollamas and say what to try.
+    /// Serve in front of three simulated Ollama servers, and print commands to try.
     Demo,
-    /// Print every setting with its value and where that came from, and what is wrong with it.
+    /// Print every setting with its value and its source, and all errors and warnings.
     Check {
         /// Print JSON, for scripts.
         #[arg(long)]
         json: bool,
     },
-    /// Ask the servers, and say which setting of which side to change.
+    /// Query the servers, and print which settings to change, here or on a server.
     Doctor {
         /// Print JSON, for scripts.
         #[arg(long)]
         json: bool,
-        /// Load this model on each server that has it, and compare how long that takes.
+        /// Load this model on each server that has it, and compare the load times.
         #[arg(long, value_name = "MODEL")]
         load: Option<String>,
     },
-    /// Ask a running gateway whether it serves; for containers without a shell.
+    /// Check whether a running gateway serves; for containers without a shell.
     Healthcheck {
-        /// What to ask, as http://HOST:PORT/PATH or unix:PATH; the first address of
-        /// LLAMATOWER_LISTEN if nothing is said.
+        /// The address, as http://HOST:PORT/PATH or unix:PATH; by default the first address of
+        /// LLAMATOWER_LISTEN.
         url: Option<String>,
     },
-    /// Wait, and do nothing else; for the `preStop` of a container without a shell.
+    /// Wait, for the `preStop` hook of a container without a shell.
     Sleep {
-        /// How many seconds.
+        /// The number of seconds.
         seconds: u64,
     },
-    /// Make a key for clients, and the line to configure it by.
+    /// Generate a client's key, and the line that configures it.
     Keygen {
-        /// Whose key it is, as it appears in logs: letters, digits and - _ . @
+        /// The name of the key's owner, as shown in logs: letters, digits and - _ . @
         #[arg(default_value = "client")]
         name: String,
     },
@@ -71,16 +71,16 @@ pub enum Command {
     },
 }
 
-/// How the process ends.
+/// The exit code of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// Done.
+    /// Success.
     Done,
     /// A failure while running.
     Failed,
     /// A setting is wrong.
     WrongSetting,
-    /// An address cannot be listened on.
+    /// Listening on an address failed.
     CannotListen,
 }
 

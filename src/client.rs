@@ -1,4 +1,4 @@
-//! Who is asking, as far as limits and shares go.
+//! Identifies the client of a request, for limits and shares.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,17 +8,17 @@ use http::request::Parts;
 use llamatower_layers::ClientAddress;
 use llamatower_layers::api_key::Identity;
 
-/// Whose requests are counted together: those of a key, or of an address where none is shown.
+/// The unit for which requests are counted: a key, or an address if the request has no key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Client {
-    /// A key, by its name.
+    /// A key, identified by its name.
     Key(Arc<str>),
-    /// An address, which trusted proxies may have named.
+    /// An address, possibly reported by a trusted proxy.
     Address(IpAddr),
 }
 
 impl Client {
-    /// Whose request this is. Those that come by a unix socket without a key are nobody's.
+    /// The client of a request; `None` for a request without a key on a unix socket.
     pub fn of(request: &Parts) -> Option<Self> {
         if let Some(identity) = request.extensions.get::<Identity>() {
             return Some(Self::Key(identity.name.clone()));
@@ -28,7 +28,7 @@ impl Client {
 }
 
 impl fmt::Display for Client {
-    /// Two clients never look the same: a key's name has no colon.
+    /// Unique for each client, because a key's name has no colon.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Key(name) => write!(f, "key:{name}"),

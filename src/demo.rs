@@ -1,4 +1,4 @@
-//! Three simulated Ollamas of different kinds, and what to try with them.
+//! Three simulated Ollama servers of different kinds, and commands to try.
 
 use std::io;
 use std::time::Duration;
@@ -8,22 +8,22 @@ use llamatower_sim::{ModelSpec, Sim, SimHandle};
 use crate::edge::ListenAddr;
 use crate::ollama::upstream::Address;
 
-/// The simulated servers; they end when this is dropped.
+/// The simulated servers; they stop when this is dropped.
 #[derive(Debug)]
 pub struct Backends(Vec<SimHandle>);
 
 impl Backends {
-    /// Where they listen.
+    /// The servers' addresses.
     pub fn addresses(&self) -> Vec<Address> {
         let urls = self.0.iter().map(SimHandle::url);
         urls.filter_map(|url| url.parse().ok()).collect()
     }
 }
 
-/// Starts them: a fast one, a slow one, and one that only embeds.
+/// Starts a fast server, a slow one, and one that has only an embedding model.
 ///
 /// # Errors
-/// No port is free.
+/// No free port.
 pub async fn start() -> io::Result<Backends> {
     let milliseconds = Duration::from_millis;
     let qwen = ModelSpec::new("qwen2.5-coder:7b")
@@ -49,14 +49,14 @@ pub async fn start() -> io::Result<Backends> {
     Ok(Backends(started))
 }
 
-/// What somebody who has just started the demo can type.
-pub fn what_to_try(listen: &ListenAddr) -> String {
+/// Commands to try, for a user who has just started the demo.
+pub fn commands_to_try(listen: &ListenAddr) -> String {
     let host = match listen {
         ListenAddr::Tcp(addr) if addr.ip().is_unspecified() => format!("127.0.0.1:{}", addr.port()),
         listen => listen.to_string(),
     };
     format!(
-        r#"llamatower stands at http://{host} in front of three simulated Ollamas:
+        r#"llamatower listens at http://{host} in front of three simulated Ollama servers:
   a fast one with qwen2.5-coder:7b, a slow one with qwen2.5-coder:7b and llama3.3:70b,
   and one with nomic-embed-text. Try, in another terminal:
 

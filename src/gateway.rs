@@ -1,4 +1,4 @@
-//! The gateway: everything put together from the settings, bound, and served until it is to end.
+//! The gateway: built from the settings, bound to its addresses, and served until shutdown.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -19,21 +19,21 @@ use crate::settings::{Breaking, Settings};
 use crate::stack::{self, Attempt, Handles};
 use crate::telemetry::Telemetry;
 
-/// Why the gateway does not start.
+/// Why the gateway could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An address cannot be listened on.
+    /// Listening on an address failed.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// A setting is wrong in a way that its form does not show.
+    /// A setting's value cannot be used, for a reason that its syntax does not show.
     #[error("{0}")]
     Setting(String),
-    /// The signals that end the process cannot be listened to.
-    #[error("signals cannot be listened to: {0}")]
+    /// The signal handlers cannot be installed.
+    #[error("cannot install the signal handlers: {0}")]
     Signals(#[source] io::Error),
 }
 
-/// A gateway that is bound to its addresses and does not accept yet.
+/// A gateway that is bound to its addresses and does not accept connections yet.
 #[derive(Debug)]
 pub struct Gateway {
     settings: Settings,
@@ -49,12 +49,12 @@ impl Gateway {
     /// Binds all addresses of the settings.
     ///
     /// # Errors
-    /// See [`StartError`]. A backend that cannot be reached is no error.
+    /// See [`StartError`]. An unreachable backend is not an error.
     pub async fn bind(settings: &Settings, telemetry: &Arc<Telemetry>) -> Result<Self, StartError> {
         let endpoints = endpoints(settings)?;
         let public = public_edge(settings, &endpoints, telemetry);
         let admin = EdgeConfig {
-            // Nobody is asked for a key there.
+            // The admin listener needs no keys, so the `Host` rule applies.
             hosts: settings.listen.allowed_hosts.clone(),
             endpoints: None,
             listen: settings.listen.admin.clone(),
@@ -77,18 +77,18 @@ impl Gateway {
         })
     }
 
-    /// Where clients connect, with the ports that were taken.
+    /// The addresses for clients, with the ports that the system chose.
     pub fn local_addrs(&self) -> Vec<ListenAddr> {
         self.public.local_addrs()
     }
 
-    /// What can be changed while it serves.
+    /// The settings that can be changed while the gateway serves.
     pub fn live(&self) -> LiveSettings {
         self.live.clone()
     }
 
-    /// Serves until `shutdown` is asked for, then drains. Operators are served to the end of
-    /// that.
+    /// Serves until `shutdown` is requested, then drains. The admin listener works until the drain
+    /// is complete.
     pub async fn serve(self, shutdown: Shutdown) -> Drained {
         let fleet = self.fleet();
         let metrics = self.telemetry.metrics();
@@ -97,7 +97,7 @@ impl Gateway {
         metrics.observe_clients(self.public.gauges());
         self.announce();
         let (tasks, stopped) = (TaskTracker::new(), CancellationToken::new());
-        tasks.spawn(fleet.clone().keep_watch(stopped.clone()));
+        tasks.spawn(fleet.clone().supervise(stopped.clone()));
         let operators_leave = Shutdown::new();
         if let Some(admin) = self.admin {
             let service = Admin::new(self.telemetry.clone(), fleet.clone());
@@ -150,12 +150,12 @@ impl Gateway {
             }
         }
         for backend in &self.settings.backends.urls {
-            tracing::info!(%backend, "a backend");
+            tracing::info!(%backend, "configured backend");
         }
     }
 }
 
-/// What the fleet is told by the settings.
+/// The fleet's configuration, from the settings.
 pub(crate) fn fleet_config(settings: &Settings, access: &Access) -> FleetConfig {
     let (backends, queue) = (&settings.backends, &settings.queue);
     FleetConfig {
@@ -202,7 +202,7 @@ fn public_edge(
         keep_alive_timeout: timeouts.keep_alive,
         body_timeout: Some(timeouts.body_read),
         write_stall_timeout: Some(timeouts.write_stall),
-        // The stream clocks keep it, and tell the client.
+        // The stream clocks enforce it, because they can send the client an error.
         total_timeout: None,
         drain_delay: timeouts.drain_delay,
         drain_timeout: timeouts.drain,
@@ -213,7 +213,7 @@ fn public_edge(
         origins: listen.origins.clone(),
         hosts: match settings.keys.api.is_empty() {
             true => listen.allowed_hosts.clone(),
-            // A web page has no key, by whatever name it calls.
+            // A web page has no key, so the `Host` rule is not needed.
             false => Hosts::any(),
         },
         trusted_proxies: listen.trusted_proxies.clone(),

@@ -1,7 +1,7 @@
-//! Whether a gateway serves, asked from outside of it.
+//! Checks from outside whether a gateway serves.
 //!
-//! It is asked over a connection of its own by TCP or by a unix socket, since the client of
-//! backends speaks of backends.
+//! It uses its own connection over TCP or a unix socket, because the errors of the upstream client
+//! are about backends.
 
 use std::fmt;
 use std::io;
@@ -21,13 +21,14 @@ use tokio::net::{TcpStream, UnixStream};
 use crate::edge::ListenAddr;
 use crate::ollama::upstream::has_user;
 
-/// How long the whole question may take; less than what containers wait for a check.
+/// Time-out of the whole check. It is shorter than the usual time-out of a container's health
+/// check.
 const LIMIT: Duration = Duration::from_millis(2500);
 
-/// The most that is read of an answer, in bytes.
+/// Largest part of a response that is read, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// Where a gateway is asked, and for which path.
+/// The address and the path of a gateway's health check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     place: Place,
@@ -41,12 +42,12 @@ enum Place {
     Unix(PathBuf),
 }
 
-/// A text that names no gateway, or an address that cannot be asked.
+/// The text is not an address of a gateway, or the address cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidTarget(String);
 
-/// What a gateway answered.
+/// A gateway's response.
 #[derive(Clone, Debug)]
 pub struct Health {
     /// 200 while it serves, 503 while it drains.
@@ -56,7 +57,7 @@ pub struct Health {
 
 impl Health {
     /// Whether a gateway answered, and not another program.
-    pub fn is_of_a_gateway(&self) -> bool {
+    pub fn is_gateway(&self) -> bool {
         let page: Option<serde_json::Value> = serde_json::from_slice(&self.body).ok();
         page.is_some_and(|page| page.get("status").is_some_and(serde_json::Value::is_string))
     }
@@ -64,21 +65,22 @@ impl Health {
 
 /// The gateway did not answer.
 #[derive(Debug, thiserror::Error)]
-#[error("no gateway answers at {target}: {reason}")]
+#[error("no response from a gateway at {target}: {reason}")]
 pub struct NoAnswer {
     target: String,
     reason: String,
-    /// Whether nothing listens there.
+    /// Whether the connection was refused.
     pub is_refused: bool,
 }
 
 impl Target {
-    /// Where a gateway that listens on these addresses is asked: at the first by TCP, on loopback if
-    /// it is any address of the machine; by a unix socket if there is no other.
+    /// The target for a gateway that listens on these addresses. It is the first TCP address, or
+    /// loopback if that is the unspecified address; without a TCP address it is the first unix
+    /// socket.
     ///
     /// # Errors
-    /// The port is chosen by the system, so that it is not known.
-    pub fn of_listeners(listeners: &[ListenAddr]) -> Result<Self, InvalidTarget> {
+    /// The system chooses the port, so it is not known.
+    pub fn for_listeners(listeners: &[ListenAddr]) -> Result<Self, InvalidTarget> {
         let mut by_tcp = listeners.iter().filter_map(|listener| match listener {
             ListenAddr::Tcp(address) => Some(address),
             ListenAddr::Unix(_) => None,
@@ -90,7 +92,7 @@ impl Target {
         let place = match (by_tcp.next(), by_unix.next()) {
             (Some(address), _) if address.port() == 0 => {
                 return Err(InvalidTarget(format!(
-                    "LLAMATOWER_LISTEN is {address}: the port that the gateway has is not known; \
+                    "LLAMATOWER_LISTEN is {address}, so the system chooses the port; \
                      name it, as in `llamatower healthcheck http://127.0.0.1:3000/health`"
                 )));
             }
@@ -106,7 +108,7 @@ impl Target {
             (None, Some(path)) => Place::Unix(path.clone()),
             (None, None) => {
                 return Err(InvalidTarget(
-                    "LLAMATOWER_LISTEN names no address".to_owned(),
+                    "LLAMATOWER_LISTEN contains no address".to_owned(),
                 ));
             }
         };
@@ -116,10 +118,10 @@ impl Target {
         })
     }
 
-    /// Asks, and waits for the whole answer.
+    /// Sends the request and waits for the whole response.
     ///
     /// # Errors
-    /// There was no answer in time.
+    /// There was no response in time.
     pub async fn ask(&self) -> Result<Health, NoAnswer> {
         let failed = |reason: String, is_refused| NoAnswer {
             target: self.to_string(),
@@ -182,7 +184,7 @@ impl fmt::Display for Target {
 impl FromStr for Target {
     type Err = InvalidTarget;
 
-    /// Takes `http://HOST:PORT/PATH` and `unix:PATH`.
+    /// Accepts `http://HOST:PORT/PATH` and `unix:PATH`.
     fn from_str(text: &str) -> Result<Self, InvalidTarget> {
         if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
             return Ok(Self {
@@ -190,14 +192,14 @@ impl FromStr for Target {
                 path: "/health".to_owned(),
             });
         }
-        // A text with an @ may hold a password, and is not repeated.
+        // A text with an @ may contain a password, and is not repeated.
         let given = match has_user(text) {
-            true => "what was given".to_owned(),
+            true => "the given text".to_owned(),
             false => format!("{text:?}"),
         };
         let invalid = || {
             InvalidTarget(format!(
-                "{given} is no URL like http://127.0.0.1:3000/health, and no unix:PATH"
+                "{given} is neither a URL like http://127.0.0.1:3000/health nor unix:PATH"
             ))
         };
         let uri: http::Uri = text.parse().map_err(|_| invalid())?;
@@ -224,7 +226,7 @@ mod tests {
 
     fn target_of(listeners: &[&str]) -> Result<String, String> {
         let listeners: Vec<_> = listeners.iter().map(|text| text.parse().unwrap()).collect();
-        let target = Target::of_listeners(&listeners);
+        let target = Target::for_listeners(&listeners);
         target
             .map(|target| target.to_string())
             .map_err(|error| error.to_string())

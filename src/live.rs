@@ -1,4 +1,5 @@
-//! What can be changed while the gateway serves: keys, and the limits of requests and tokens.
+//! The settings that can be changed while the gateway serves: keys, and the limits of requests and
+//! tokens.
 //!
 //! The layers and the fleet hold handles to these values, and read the current ones for each request.
 //! [`LiveSettings::apply`] replaces them.
@@ -20,7 +21,7 @@ use crate::client::Client;
 use crate::ollama::fleet::Share;
 use crate::settings::{Limits, ListingRate, Secret, Settings};
 
-/// The keys of the settings that [`LiveSettings::apply`] puts in force; all others need a restart.
+/// The settings that [`LiveSettings::apply`] applies; all others need a restart.
 pub const RELOADABLE: [&str; 7] = [
     "keys.api",
     "keys.admin",
@@ -31,11 +32,11 @@ pub const RELOADABLE: [&str; 7] = [
     "limits.key_limits",
 ];
 
-/// Requests of a client in a second that run no model, where other requests are limited and nothing else
-/// is set: more than editors and chat pages send, and few enough not to keep servers busy.
+/// The default rate per client of requests that run no model, if other requests are limited. It is
+/// more than editors and chat pages need, and too little to keep servers busy.
 const LISTING_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(49);
 
-/// How the limit of these requests is called in the `RateLimit` fields.
+/// The name of this limit in the `RateLimit` fields.
 const LISTING: &str = "listing";
 
 /// A limit on the requests of each client.
@@ -44,33 +45,33 @@ pub type ClientRate = RateLimitLayer<Client, fn(&Parts) -> Option<Client>, Memor
 /// A limit on all requests together.
 pub type GlobalRate = RateLimitLayer<(), fn(&Parts) -> Option<()>, MemoryBuckets<()>>;
 
-/// Handles to all that can be changed while the gateway serves. Clones are one and the same.
+/// Handles to everything that can be changed while the gateway serves. Clones share their state.
 #[derive(Clone, Debug)]
 pub struct LiveSettings {
-    /// Who is let in.
+    /// The accepted API keys.
     pub keys: Live<KeySet>,
-    /// Inference requests of all clients together.
+    /// Limit of the inference requests of all clients together.
     pub rate: GlobalRate,
-    /// Inference requests of each client.
+    /// Limit of the inference requests of each client.
     pub key_rate: ClientRate,
-    /// Requests of each client that run no model.
+    /// Limit of each client's requests that run no model.
     pub listing_rate: ClientRate,
-    /// Tokens of each client.
+    /// Limit of each client's tokens.
     pub tokens: TokenBudgets,
-    /// What keys have of the slots that is not like the others.
+    /// The shares of keys that differ from the default.
     pub shares: Live<BTreeMap<Arc<str>, Share>>,
 }
 
-/// Who may use how many tokens. Clones are one and the same.
+/// The token budgets of clients. Clones share their state.
 #[derive(Clone, Debug)]
 pub struct TokenBudgets {
-    /// Whether anybody has a budget.
+    /// Whether any client has a budget.
     pub is_on: Arc<AtomicBool>,
-    budgets: Live<BudgetsOf>,
+    budgets: Live<BudgetsByClient>,
 }
 
 #[derive(Debug)]
-struct BudgetsOf {
+struct BudgetsByClient {
     own: BTreeMap<Arc<str>, Arc<[Budget]>>,
     others: Arc<[Budget]>,
 }
@@ -79,7 +80,7 @@ impl LiveSettings {
     /// Handles to the values of `settings`.
     ///
     /// # Errors
-    /// A line of a key is not sound; the error names its setting.
+    /// The line of a key is malformed; the error names its setting.
     pub fn new(settings: &Settings) -> Result<Self, String> {
         let limits = &settings.limits;
         Ok(Self {
@@ -87,9 +88,11 @@ impl LiveSettings {
             rate: RateLimitLayer::global_of(limits.rate, |request| {
                 runs_a_model(request).then_some(())
             }),
-            key_rate: RateLimitLayer::per_key_with(own_rates(limits), limits.key_rate, |request| {
-                runs_a_model(request).then(|| Client::of(request))?
-            }),
+            key_rate: RateLimitLayer::per_key_with(
+                rates_of_keys(limits),
+                limits.key_rate,
+                |request| runs_a_model(request).then(|| Client::of(request))?,
+            ),
             listing_rate: RateLimitLayer::per_key_with(
                 [],
                 listing_rate(limits),
@@ -102,16 +105,17 @@ impl LiveSettings {
         })
     }
 
-    /// Puts the values of `settings` in force, all or none. What clients have used up of a limit that
-    /// stays the same stays used up.
+    /// Applies the values of `settings`, all or none. If a limit is unchanged, what clients have
+    /// already used of it still counts.
     ///
     /// # Errors
-    /// As for [`new`](Self::new); then nothing has changed.
+    /// As for [`new`](Self::new); in that case nothing has changed.
     pub fn apply(&self, settings: &Settings) -> Result<(), String> {
         let limits = &settings.limits;
         self.keys.set(keys(settings)?);
         self.rate.set_quotas([], limits.rate);
-        self.key_rate.set_quotas(own_rates(limits), limits.key_rate);
+        self.key_rate
+            .set_quotas(rates_of_keys(limits), limits.key_rate);
         self.listing_rate.set_quotas([], listing_rate(limits));
         self.tokens.set(limits);
         self.shares.set(shares(limits));
@@ -121,21 +125,21 @@ impl LiveSettings {
 
 impl TokenBudgets {
     fn new(limits: &Limits) -> Self {
-        let budgets = BudgetsOf::new(limits);
+        let budgets = BudgetsByClient::new(limits);
         Self {
-            is_on: Arc::new(AtomicBool::new(budgets.are_some())),
+            is_on: Arc::new(AtomicBool::new(budgets.any_budget())),
             budgets: Live::new(budgets),
         }
     }
 
     fn set(&self, limits: &Limits) {
-        let budgets = BudgetsOf::new(limits);
-        let is_on = budgets.are_some();
+        let budgets = BudgetsByClient::new(limits);
+        let is_on = budgets.any_budget();
         self.budgets.set(budgets);
         self.is_on.store(is_on, Ordering::Relaxed);
     }
 
-    /// What a client may use.
+    /// The budgets of a client.
     pub fn of(&self, client: &Client) -> Arc<[Budget]> {
         let budgets = self.budgets.get();
         let own = match client {
@@ -146,7 +150,7 @@ impl TokenBudgets {
     }
 }
 
-impl BudgetsOf {
+impl BudgetsByClient {
     fn new(limits: &Limits) -> Self {
         let own = limits.key_limits.iter();
         let own = own.filter(|(_, limits)| !limits.tokens.is_empty());
@@ -158,7 +162,7 @@ impl BudgetsOf {
         }
     }
 
-    fn are_some(&self) -> bool {
+    fn any_budget(&self) -> bool {
         !self.own.is_empty() || !self.others.is_empty()
     }
 }
@@ -168,8 +172,8 @@ pub fn runs_a_model(request: &Parts) -> bool {
     operation(request).is_some_and(Operation::is_inference)
 }
 
-/// Whether a request has the limit of listing: it runs no model, and is no question of a balancer or a
-/// client whether the server is there.
+/// Whether the listing limit applies to a request: it runs no model, and is not a check whether the
+/// server is alive.
 fn is_listing(request: &Parts) -> bool {
     operation(request).is_some_and(|operation| {
         !operation.is_inference() && !matches!(operation, Operation::Root | Operation::Version)
@@ -191,7 +195,7 @@ fn keys(settings: &Settings) -> Result<KeySet, String> {
     Ok(api.merge(admin))
 }
 
-fn own_rates(limits: &Limits) -> impl Iterator<Item = (Client, Quota)> + use<'_> {
+fn rates_of_keys(limits: &Limits) -> impl Iterator<Item = (Client, Quota)> + use<'_> {
     let own = limits.key_limits.iter();
     own.filter_map(|(name, limits)| Some((Client::Key(name.clone()), limits.rate?)))
 }
@@ -203,7 +207,7 @@ fn listing_rate(limits: &Limits) -> Option<Quota> {
         ListingRate::Auto => {
             let is_limited = limits.rate.is_some()
                 || limits.key_rate.is_some()
-                || own_rates(limits).next().is_some();
+                || rates_of_keys(limits).next().is_some();
             let quota = Quota::new(LISTING_PER_SECOND, Duration::from_secs(1));
             quota.ok().filter(|_| is_limited)
         }

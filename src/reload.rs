@@ -1,35 +1,34 @@
-//! Settings that are read again while the gateway serves.
+//! Reloads the settings while the gateway serves.
 //!
-//! All settings are read as at the start, from the same places. If anything is wrong with them, all of
-//! the old ones stay. Otherwise those of [`RELOADABLE`] are in force from then on, for requests that
-//! come; requests under way go on by what they began with. What else has changed is named in the log,
-//! since it needs a restart.
+//! All settings are read as at start, from the same sources. If there is any error, all old
+//! settings stay in force. Otherwise the [`RELOADABLE`] settings apply to new requests; requests in
+//! flight keep the old ones. Other changed settings are logged, because they need a restart.
 
 use std::path::PathBuf;
 
 use crate::live::{LiveSettings, RELOADABLE};
 use crate::settings::{EffectiveSetting, Environment, Loaded, Settings};
 
-/// Reads settings again.
+/// Reloads settings.
 #[derive(Debug)]
 pub struct Reloader {
     config: Option<PathBuf>,
     live: LiveSettings,
-    /// What is in force.
+    /// The settings in force.
     effective: Vec<EffectiveSetting>,
 }
 
-/// What came of reading the settings again: the variables of settings that have changed.
+/// Result of a reload: the variables of changed settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reloaded {
-    /// Those that are in force now.
+    /// Changes that are in force now.
     pub applied: Vec<&'static str>,
-    /// Those that will be after a restart.
+    /// Changes that need a restart.
     pub need_restart: Vec<&'static str>,
 }
 
 impl Reloader {
-    /// For a gateway that was started with the settings `loaded`, of which `config` was the file.
+    /// For a gateway that was started with the settings `loaded` from the file `config`.
     pub fn new(config: Option<PathBuf>, loaded: &Loaded, live: LiveSettings) -> Self {
         Self {
             config,
@@ -38,10 +37,10 @@ impl Reloader {
         }
     }
 
-    /// Reads all settings again and puts in force what can be.
+    /// Reads all settings again, and applies the reloadable ones.
     ///
     /// # Errors
-    /// What is wrong with the settings, as `llamatower check` tells it. Then nothing has changed.
+    /// The errors, with the same text as in `llamatower check`. In that case nothing has changed.
     pub fn reload(&mut self, environment: &Environment) -> Result<Reloaded, String> {
         let loaded = Settings::load(self.config.as_deref(), environment);
         let loaded = loaded.map_err(|error| error.to_string())?;
@@ -63,15 +62,15 @@ impl Reloader {
         Ok(reloaded)
     }
 
-    /// Reads all settings again and says in the log what came of it.
+    /// Reloads and logs the result.
     pub fn reload_and_log(&mut self) {
         match self.reload(&Environment::of_process()) {
             Ok(reloaded) => {
                 let applied = reloaded.applied.join(", ");
                 let need_restart = reloaded.need_restart.join(", ");
                 match reloaded.applied.is_empty() {
-                    true => tracing::info!("settings read again: no key and no limit has changed"),
-                    false => tracing::info!(changed = applied, "settings read again"),
+                    true => tracing::info!("settings reloaded: no key or limit has changed"),
+                    false => tracing::info!(changed = applied, "settings reloaded"),
                 }
                 if !reloaded.need_restart.is_empty() {
                     tracing::warn!(
@@ -82,7 +81,7 @@ impl Reloader {
             }
             Err(error) => tracing::error!(
                 error,
-                "the settings cannot be read again; those in force stay"
+                "reloading the settings failed; the old settings stay in force"
             ),
         }
     }

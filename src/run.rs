@@ -1,4 +1,4 @@
-//! One run of the program, for each of its commands.
+//! Runs the program's commands.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 
 use crate::cli::{Arguments, Command, Exit};
-use crate::doctor::Wishes;
+use crate::doctor::Options;
 use crate::edge::Shutdown;
 use crate::gateway::{Gateway, StartError};
 use crate::healthcheck::Target;
@@ -22,10 +22,10 @@ use crate::signals::{Hangup, Hangups};
 use crate::telemetry::{Telemetry, TelemetryConfig};
 use crate::{check, demo, doctor, version};
 
-/// How long exporters may take to send what they hold when the process ends.
+/// Time limit for exporters to send pending data at exit.
 const TELEMETRY_FLUSH: Duration = Duration::from_secs(5);
 
-/// Does what the arguments say.
+/// Runs the command of the arguments.
 pub fn run(arguments: Arguments) -> Exit {
     let config = arguments.config.as_deref();
     match arguments.command.unwrap_or(Command::Serve) {
@@ -50,7 +50,7 @@ pub fn run(arguments: Arguments) -> Exit {
 fn with_settings(config: Option<&Path>, then: impl FnOnce(Loaded) -> Exit) -> Exit {
     match Settings::load(config, &Environment::of_process()) {
         Ok(loaded) => then(loaded),
-        Err(error) => complain(error, Exit::WrongSetting),
+        Err(error) => print_error(error, Exit::WrongSetting),
     }
 }
 
@@ -70,7 +70,7 @@ fn check(config: Option<&Path>, as_json: bool) -> Exit {
             }
             print(check::text(&loaded))
         }
-        Err(error) => complain(error, exit),
+        Err(error) => print_error(error, exit),
     }
 }
 
@@ -85,13 +85,13 @@ fn doctor(config: Option<&Path>, as_json: bool, load: Option<String>) -> Exit {
             let json = json!({ "is_fine": false, "errors": check::problems(error.problems()) });
             return print_then(format!("{json:#}\n"), Exit::WrongSetting);
         }
-        Err(error) => return complain(error, Exit::WrongSetting),
+        Err(error) => return print_error(error, Exit::WrongSetting),
         Ok(loaded) => {
-            let examined = async move { doctor::examine(&loaded, &Wishes { load }).await };
-            match on_one_thread(examined) {
+            let examined = async move { doctor::examine(&loaded, &Options { load }).await };
+            match block_on_current_thread(examined) {
                 Ok(Ok(report)) => report,
-                Ok(Err(error)) => return complain(error, Exit::WrongSetting),
-                Err(error) => return complain(error, Exit::Failed),
+                Ok(Err(error)) => return print_error(error, Exit::WrongSetting),
+                Err(error) => return print_error(error, Exit::Failed),
             }
         }
     };
@@ -124,12 +124,12 @@ fn demo(loaded: Loaded, config: Option<&Path>) -> Exit {
     with_runtime(&runtime_settings, async move {
         let backends = match demo::start().await {
             Ok(backends) => backends,
-            Err(error) => return complain(error, Exit::Failed),
+            Err(error) => return print_error(error, Exit::Failed),
         };
         settings.backends.urls = backends.addresses();
         settings.backends.management = None;
         if let Some(address) = settings.listen.public.first() {
-            let _ = io::stdout().write_all(demo::what_to_try(address).as_bytes());
+            let _ = io::stdout().write_all(demo::commands_to_try(address).as_bytes());
         }
         serve_until_signal(&settings, &loaded, config).await
     })
@@ -138,10 +138,7 @@ fn demo(loaded: Loaded, config: Option<&Path>) -> Exit {
 fn with_runtime(settings: &Settings, work: impl Future<Output = Exit>) -> Exit {
     match runtime(settings) {
         Ok(runtime) => runtime.block_on(work),
-        Err(error) => complain(
-            format!("the runtime cannot be started: {error}"),
-            Exit::Failed,
-        ),
+        Err(error) => print_error(format!("cannot start the runtime: {error}"), Exit::Failed),
     }
 }
 
@@ -152,7 +149,8 @@ fn runtime(settings: &Settings) -> io::Result<Runtime> {
             .ok()
             .map(NonZeroUsize::get)
     });
-    // One thread has nobody to share its work with, and does it for less without the means to.
+    // A single thread has no other to share its work with, and the current-thread runtime is
+    // cheaper.
     let mut builder = match threads {
         Some(1) => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
@@ -163,7 +161,7 @@ fn runtime(settings: &Settings) -> io::Result<Runtime> {
     builder.enable_all().build()
 }
 
-/// `settings` are those of `loaded`, but for what a demo sets itself.
+/// `settings` are those of `loaded`, except for what the demo changes.
 async fn serve_until_signal(settings: &Settings, loaded: &Loaded, config: Option<&Path>) -> Exit {
     let telemetry = TelemetryConfig {
         log_filter: settings.telemetry.log.clone(),
@@ -172,7 +170,7 @@ async fn serve_until_signal(settings: &Settings, loaded: &Loaded, config: Option
     };
     let telemetry = match Telemetry::start(&telemetry, &look_up) {
         Ok(telemetry) => Arc::new(telemetry),
-        Err(error) => return complain(error, Exit::WrongSetting),
+        Err(error) => return print_error(error, Exit::WrongSetting),
     };
     tracing::info!(
         version = version::VERSION,
@@ -185,9 +183,9 @@ async fn serve_until_signal(settings: &Settings, loaded: &Loaded, config: Option
     }
     let exit = match serve_gateway(settings, loaded, config, &telemetry).await {
         Ok(()) => Exit::Done,
-        Err(StartError::Bind(error)) => complain(error, Exit::CannotListen),
-        Err(StartError::Setting(error)) => complain(error, Exit::WrongSetting),
-        Err(StartError::Signals(error)) => complain(error, Exit::Failed),
+        Err(StartError::Bind(error)) => print_error(error, Exit::CannotListen),
+        Err(StartError::Setting(error)) => print_error(error, Exit::WrongSetting),
+        Err(StartError::Signals(error)) => print_error(error, Exit::Failed),
     };
     match Arc::try_unwrap(telemetry) {
         Ok(telemetry) => telemetry.shutdown(TELEMETRY_FLUSH).await,
@@ -213,8 +211,8 @@ async fn serve_gateway(
     Ok(())
 }
 
-/// Reads settings again at each SIGHUP. One that says that the terminal is gone is like SIGTERM: nobody
-/// could stop the process from there any more.
+/// Reloads the settings at each SIGHUP. A SIGHUP because the terminal is gone is treated like
+/// SIGTERM, because the user could not stop the process any more.
 async fn reload_on(mut hangups: Hangups, mut reloader: Reloader, shutdown: Shutdown) {
     while let Some(hangup) = hangups.next().await {
         match hangup {
@@ -228,27 +226,27 @@ fn healthcheck(config: Option<&Path>, url: Option<&str>) -> Exit {
     let target = match url {
         Some(url) => url.parse(),
         None => match Settings::listeners(config, &Environment::of_process()) {
-            Ok(listeners) => Target::of_listeners(&listeners),
-            Err(error) => return complain(error, Exit::WrongSetting),
+            Ok(listeners) => Target::for_listeners(&listeners),
+            Err(error) => return print_error(error, Exit::WrongSetting),
         },
     };
     let target = match target {
         Ok(target) => target,
-        Err(error) => return complain(error, Exit::Failed),
+        Err(error) => return print_error(error, Exit::Failed),
     };
-    match on_one_thread(async { target.ask().await }) {
+    match block_on_current_thread(async { target.ask().await }) {
         Ok(Ok(health)) if health.status.is_success() => Exit::Done,
-        Ok(Ok(health)) => complain(
-            format!("the gateway at {target} answered {}", health.status),
+        Ok(Ok(health)) => print_error(
+            format!("the gateway at {target} responded with {}", health.status),
             Exit::Failed,
         ),
-        Ok(Err(error)) => complain(error, Exit::Failed),
-        Err(error) => complain(error, Exit::Failed),
+        Ok(Err(error)) => print_error(error, Exit::Failed),
+        Err(error) => print_error(error, Exit::Failed),
     }
 }
 
-/// Does what needs no second thread, and waits for it.
-fn on_one_thread<T>(work: impl Future<Output = T>) -> io::Result<T> {
+/// Runs a future on the current thread and waits for it.
+fn block_on_current_thread<T>(work: impl Future<Output = T>) -> io::Result<T> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     Ok(builder.enable_all().build()?.block_on(work))
 }
@@ -258,7 +256,7 @@ fn keygen(name: &str) -> Exit {
         Ok((key, line)) => print(format!(
             "key, for the client:          {key}\nLLAMATOWER_API_KEYS, for you: {line}\n"
         )),
-        Err(error) => complain(error, Exit::Failed),
+        Err(error) => print_error(error, Exit::Failed),
     }
 }
 
@@ -269,7 +267,7 @@ fn print(text: impl AsRef<str>) -> Exit {
     }
 }
 
-/// Prints what a command found, and ends as that says.
+/// Prints a command's output, and returns the exit code.
 fn print_then(text: String, exit: Exit) -> Exit {
     match print(text) {
         Exit::Done => exit,
@@ -277,7 +275,7 @@ fn print_then(text: String, exit: Exit) -> Exit {
     }
 }
 
-fn complain(error: impl Display, exit: Exit) -> Exit {
+fn print_error(error: impl Display, exit: Exit) -> Exit {
     eprintln!("llamatower: {error}");
     exit
 }

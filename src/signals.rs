@@ -1,54 +1,55 @@
-//! Signals besides those that end the process, which are [`Shutdown`](crate::edge::Shutdown)'s.
+//! Signals other than those that end the process, which [`Shutdown`](crate::edge::Shutdown)
+//! handles.
 
 use std::io::{self, IsTerminal, stdin};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What would end the process if nothing listened, and means nothing here.
+/// Signals that would end the process by default, and that the gateway ignores.
 const IGNORED: [fn() -> SignalKind; 3] = [
     SignalKind::user_defined1,
     SignalKind::user_defined2,
     SignalKind::alarm,
 ];
 
-/// SIGHUP, which has two senders.
+/// Receives SIGHUP, which has two meanings.
 #[derive(Debug)]
 pub struct Hangups {
     signal: Signal,
-    had_terminal: bool,
+    started_in_terminal: bool,
 }
 
-/// What a SIGHUP means.
+/// The meaning of a SIGHUP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hangup {
-    /// An operator wants the settings read again.
+    /// An operator requests a reload of the settings.
     Reload,
-    /// The terminal that the process was started in is gone.
+    /// The terminal of the process is gone.
     TerminalGone,
 }
 
 impl Hangups {
-    /// Listens to SIGHUP from now on, and ignores SIGUSR1, SIGUSR2 and SIGALRM. SIGPIPE is ignored by
-    /// Rust's runtime.
+    /// Handles SIGHUP from now on, and ignores SIGUSR1, SIGUSR2 and SIGALRM. Rust's runtime ignores
+    /// SIGPIPE.
     ///
     /// # Errors
-    /// The signals cannot be listened to.
+    /// The signal handlers cannot be installed.
     pub fn listen() -> io::Result<Self> {
         for kind in IGNORED {
-            // tokio never gives a signal back to the system, also when nobody listens to it any more.
+            // tokio keeps its handler installed after the receiver is dropped.
             drop(signal(kind())?);
         }
         Ok(Self {
             signal: signal(SignalKind::hangup())?,
-            had_terminal: stdin().is_terminal(),
+            started_in_terminal: stdin().is_terminal(),
         })
     }
 
-    /// Waits for the next one; `None` if there can be none any more.
+    /// Waits for the next SIGHUP; `None` if there can be no more.
     pub async fn next(&mut self) -> Option<Hangup> {
         self.signal.recv().await?;
-        // A terminal that is closed is none any more.
-        Some(match self.had_terminal && !stdin().is_terminal() {
+        // After a hang-up, standard input is not a terminal any more.
+        Some(match self.started_in_terminal && !stdin().is_terminal() {
             true => Hangup::TerminalGone,
             false => Hangup::Reload,
         })

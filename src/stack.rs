@@ -1,7 +1,7 @@
-//! The stack: which layers stand in which order. Read it from top to bottom.
+//! The stack: the layers and their order. Read it from top to bottom.
 //!
-//! [`service`] is what every request goes through; [`attempt`] is what belongs to one backend
-//! and is gone through once for each attempt.
+//! Every request passes through [`service`]. [`attempt`] belongs to one backend, and each attempt
+//! passes through it.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -20,7 +20,7 @@ use llamatower_layers::body::{MemoryBudget, ReplayBody};
 use llamatower_layers::body_limit::{BodyLimitLayer, RouteLimits};
 use llamatower_layers::breaker::{Breaker, BreakerLayer};
 use llamatower_layers::cache::CacheLayer;
-use llamatower_layers::clocks::StreamClocksLayer;
+use llamatower_layers::clocks::{LimitNames, StreamClocksLayer};
 use llamatower_layers::endpoint::{EndpointLayer, EndpointTable, RequireEndpointLayer};
 use llamatower_layers::heartbeat::HeartbeatLayer;
 use llamatower_layers::llm_request::LlmRequestLayer;
@@ -51,10 +51,10 @@ use crate::ollama::{self, Ollama};
 use crate::settings::{Cache, Limits, Settings};
 use crate::telemetry::{Propagation, Telemetry, Upstream as UpstreamName, attempt_spans, names};
 
-/// Names the backend that gave an answer.
+/// The header that names the backend of a response.
 pub const BACKEND_HEADER: HeaderName = HeaderName::from_static("x-llamatower-backend");
 
-/// What no log line and no `Debug` may show of a request.
+/// Request headers that are never logged or shown by `Debug`.
 const SECRET_HEADERS: [HeaderName; 4] = [
     AUTHORIZATION,
     HeaderName::from_static("x-api-key"),
@@ -62,19 +62,33 @@ const SECRET_HEADERS: [HeaderName; 4] = [
     COOKIE,
 ];
 
+/// The settings of the stream clocks, for the texts of errors.
+const USUAL_LIMITS: LimitNames = LimitNames {
+    first_byte: "LLAMATOWER_FIRST_BYTE_TIMEOUT",
+    idle: "LLAMATOWER_IDLE_TIMEOUT",
+    total: "LLAMATOWER_TOTAL_TIMEOUT",
+};
+
+/// The same for requests that manage models.
+const MANAGEMENT_LIMITS: LimitNames = LimitNames {
+    first_byte: "LLAMATOWER_MANAGEMENT_TIMEOUT",
+    idle: "LLAMATOWER_MANAGEMENT_TIMEOUT",
+    ..USUAL_LIMITS
+};
+
 /// The service of one backend; `B` is the body that clients send.
 pub type Attempt<B> = ollama::Attempt<ReplayBody<B>>;
 
-/// What the layers hold that somebody else looks at or turns, too.
+/// Values of the layers that other parts of the gateway read or change.
 #[derive(Clone, Debug)]
 pub struct Handles {
-    /// Cancelled when what is still under way is to end with an error.
+    /// Cancelled when requests in flight must end with an error.
     pub cutoff: CancellationToken,
     /// The memory for buffered bodies.
     pub body_memory: MemoryBudget,
 }
 
-/// What every request goes through.
+/// The layers for every request.
 pub fn service<B>(
     settings: &Settings,
     endpoints: EndpointTable,
@@ -97,26 +111,26 @@ where
     let metrics = telemetry.metrics().clone();
     let limits = &settings.limits;
     ServiceBuilder::new()
-        // What the request is, and who is told of it.
+        // Identification and observation of the request.
         .layer(SetSensitiveRequestHeadersLayer::new(SECRET_HEADERS))
         .layer(SetRequestIdLayer::x_request_id(RandomId))
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(EndpointLayer::new(endpoints))
         .layer(OutcomeLayer::new(telemetry.observer()))
         .layer(telemetry.request_span_layer())
-        // Outside of here nothing fails.
+        // Outside of this layer no error occurs.
         .layer(
             RescueLayer::new()
                 .with_cutoff(handles.cutoff)
                 .with_hook(log_internal_error),
         )
-        .layer(PanicGuardLayer::new().with_hook(|text| tracing::error!(text, "a panic")))
-        // Cheap refusals, before a body is read.
+        .layer(PanicGuardLayer::new().with_hook(|text| tracing::error!(text, "a request panicked")))
+        // Cheap refusals, before the body is read.
         .layer(RequireEndpointLayer)
         .layer(
             ApiKeyLayer::new(live.keys.clone())
                 .with_management_hint(
-                    "set LLAMATOWER_ADMIN_KEYS to let somebody (`llamatower keygen` makes one)",
+                    "to allow it, set LLAMATOWER_ADMIN_KEYS (`llamatower keygen` generates a key)",
                 )
                 .with_deferred(|operation| operation == Operation::Pull),
         )
@@ -124,7 +138,7 @@ where
         .layer(live.key_rate.clone())
         .layer(live.listing_rate.clone())
         .layer(AdmissionLayer::new(limits.in_flight))
-        // The body: read once, looked through once.
+        // The body: read once, scanned once.
         .layer(
             BodyLimitLayer::new(handles.body_memory.clone())
                 .with_route_limits(RouteLimits {
@@ -139,12 +153,12 @@ where
                 .with_decoded_limit(limits.body)
                 .with_memory_budget(handles.body_memory),
         )
-        // Until an answer comes: what waits and asks again goes on beneath it.
+        // Sends heartbeats until a response arrives; waiting and retries take place below it.
         .layer(HeartbeatLayer::new(settings.timeouts.heartbeat))
         .layer(adaptive_limit(limits))
         .layer(cache(&settings.cache, &fleet))
         .layer(token_limit(limits, live.tokens.clone()))
-        // Each attempt chooses anew, and keeps its place in line.
+        // Each attempt chooses a backend, and keeps its place in the queue.
         .layer(
             RetryLayer::new(RetryBudget::new(
                 settings.retry.budget_ratio,
@@ -161,7 +175,7 @@ where
         .service(Ollama::new(fleet, settings.backends.management_host()))
 }
 
-/// What belongs to one backend.
+/// The layers for one backend.
 pub fn attempt<B>(
     settings: &Settings,
     access: &Access,
@@ -196,12 +210,13 @@ where
         .layer(UsageLayer::new())
         .layer(
             BreakerLayer::new(breaker.clone())
-                // Whom to leave alone is decided by the choice, which knows who else there is.
+                // The dispatcher decides when to avoid a backend, because it knows the
+                // alternatives.
                 .without_refusals()
-                .with_failures(is_breakers_business),
+                .with_failures(counts_for_breaker),
         )
         .map_err(move |error: BoxError| {
-            refusing.note_error(&error);
+            refusing.mark_unreachable(&error);
             error
         })
         .layer(
@@ -209,7 +224,8 @@ where
                 .with_first_byte(timeouts.first_byte)
                 .with_idle(timeouts.idle)
                 .with_total(timeouts.total)
-                .with_quiet(manages_models, timeouts.management),
+                .with_quiet(manages_models, timeouts.management)
+                .with_limit_names(&USUAL_LIMITS, &MANAGEMENT_LIMITS),
         )
         .map_request(clean_request)
         .layer(SetSensitiveResponseHeadersLayer::new([SET_COOKIE]))
@@ -221,7 +237,7 @@ where
     })
 }
 
-/// Makes the ids of requests that bring none, without a system call for each.
+/// Generates request ids without a system call for each.
 #[derive(Clone, Copy, Debug)]
 struct RandomId;
 
@@ -233,9 +249,9 @@ impl MakeRequestId for RandomId {
     }
 }
 
-/// Refuses what would make first bytes come late, if there is a target for them.
+/// Limits concurrent requests to keep the time to the first byte below the target, if there is one.
 fn adaptive_limit(limits: &Limits) -> AdaptiveLayer {
-    // The head of an answer that is no stream comes with its end.
+    // The head of a response without streaming arrives only at its end.
     let streams =
         |request: &Parts| LlmRequest::of(&request.extensions).is_some_and(|request| request.stream);
     match limits.first_byte_target {
@@ -246,7 +262,7 @@ fn adaptive_limit(limits: &Limits) -> AdaptiveLayer {
     }
 }
 
-/// Answers that need not be computed twice, apart for each client; off without room for them.
+/// Caches embeddings and deterministic responses, separately for each client; off if its size is 0.
 fn cache<S: Send + Sync + 'static>(settings: &Cache, fleet: &Arc<Fleet<S>>) -> CacheLayer {
     let fleet = fleet.clone();
     let max_bytes = settings.max_bytes.unwrap_or(0);
@@ -255,7 +271,7 @@ fn cache<S: Send + Sync + 'static>(settings: &Cache, fleet: &Arc<Fleet<S>>) -> C
         .with_time_to_live(settings.time_to_live)
 }
 
-/// The tokens of each client; free if there is no limit.
+/// Limits the tokens of each client; does nothing if there is no limit.
 fn token_limit(
     limits: &Limits,
     budgets: TokenBudgets,
@@ -276,15 +292,15 @@ fn manages_models(request: &Parts) -> bool {
         .is_some_and(Operation::is_management)
 }
 
-/// A refused connection is not: it costs nothing, says what is wrong, and the backend counts as down
-/// until a probe finds it again.
-fn is_breakers_business(failure: &Failure) -> bool {
+/// Whether a failure counts for the circuit breaker. A refused connection does not: it costs
+/// nothing, its error is clear, and the backend counts as down until a probe succeeds.
+fn counts_for_breaker(failure: &Failure) -> bool {
     failure.side() == Side::Upstream && failure.caused_by::<ConnectFailed>().is_none()
 }
 
-/// A client is told nothing of an error that has no words for clients.
+/// Logs an internal error, of which clients get no details.
 fn log_internal_error(error: &(dyn Error + Send + Sync + 'static)) {
     if Failure::find(error).is_none() {
-        tracing::error!(%error, "a request failed");
+        tracing::error!(%error, "a request failed with an internal error");
     }
 }

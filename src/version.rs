@@ -1,15 +1,15 @@
-//! Which build of the program this is.
+//! The version and build of the program.
 
-/// The version of the program.
+/// The program's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The commit that it is built from; `unknown` where that was not told.
+/// The commit of the build; `unknown` if the build did not know it.
 pub const COMMIT: &str = env!("LLAMATOWER_COMMIT");
 
-/// How it is built: the profile and the target.
+/// The profile and the target of the build.
 pub const BUILD: &str = env!("LLAMATOWER_BUILD");
 
-/// All of them, as `llamatower --version` says them.
+/// All of them, as `llamatower --version` prints them.
 pub const ALL: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     " (commit ",

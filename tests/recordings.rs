@@ -91,7 +91,7 @@ const DEPARTURES: &[Departure] = &[
             ("status", "400"),
             (
                 "body",
-                r#"the key \"model\" must stand once in the request"#,
+                r#"the key \"model\" must occur once in the request"#,
             ),
         ],
         why: "the gateway and the server must read the same model",
@@ -117,7 +117,7 @@ const DEPARTURES: &[Departure] = &[
             "killed_v1_messages_stream",
         ],
         seen: &[
-            ("body", "ended its answer before it was complete"),
+            ("body", "ended its response before it was complete"),
             ("end", "Cut"),
         ],
         why: "Ollama ends the stream as if it were complete, so a client cannot detect the failure",

@@ -145,7 +145,7 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed<L> + Sized {
         slots: std::num::NonZeroUsize,
     ) -> ServiceBuilder<tower_layer::Stack<crate::queue::QueueLayer, L>>;
 
-    /// Attaches a token usage report to each answer.
+    /// Attaches a token usage report to each response.
     #[cfg(feature = "usage")]
     fn usage(self) -> ServiceBuilder<tower_layer::Stack<crate::usage::UsageLayer, L>>;
 

@@ -65,7 +65,7 @@ pub enum Retryable {
 pub trait Fail: Error + Send + Sync + 'static {
     /// The side that caused the failure.
     fn side(&self) -> Side;
-    /// The status of the answer, if the answer has not started.
+    /// The status of the response, if the response has not started.
     fn status(&self) -> StatusCode;
     /// A short, fixed name for logs and metrics (`error.type`).
     fn kind(&self) -> &'static str;
@@ -77,7 +77,7 @@ pub trait Fail: Error + Send + Sync + 'static {
     fn retry_after(&self) -> Option<Duration> {
         None
     }
-    /// Writes the headers that the answer needs besides its status, such as `WWW-Authenticate` on a
+    /// Writes the headers that the response needs besides its status, such as `WWW-Authenticate` on a
     /// 401 (RFC 9110 11.6.1). It does not write `Retry-After`, which comes from
     /// [`retry_after`](Self::retry_after).
     fn write_headers(&self, _headers: &mut HeaderMap) {}
@@ -106,7 +106,7 @@ impl Failure {
         self.cause.side()
     }
 
-    /// The status of the answer, if the answer has not started.
+    /// The status of the response, if the response has not started.
     pub fn status(&self) -> StatusCode {
         self.cause.status()
     }
@@ -126,7 +126,7 @@ impl Failure {
         self.cause.retry_after()
     }
 
-    /// Writes the headers that the answer needs besides its status.
+    /// Writes the headers that the response needs besides its status.
     pub fn write_headers(&self, headers: &mut HeaderMap) {
         self.cause.write_headers(headers);
     }

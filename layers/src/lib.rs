@@ -1,7 +1,7 @@
-//! Tower layers for LLM traffic: they handle streams, API dialects and the true end of an answer.
+//! Tower layers for LLM traffic: they handle streams, API dialects and the true end of a response.
 //!
 //! A model's answer is a stream that lasts for minutes, so rules that suit other services are wrong
-//! here: a permit that ends at the response head, a time-out that counts a long answer as a fault,
+//! here: a permit that ends at the response head, a time-out that counts a long response as a fault,
 //! a retry after the first byte, an error that looks like a complete answer. Each layer here works
 //! until the end of the stream, and one type defines that end ([`body::Guarded`]). Each layer can
 //! be used alone: no feature is on by default, `full` turns on all.
@@ -14,24 +14,24 @@
 //! | Layer | What it does | What it holds, until when | Alternative, and why not |
 //! |---|---|---|---|
 //! | [`EndpointLayer`](endpoint::EndpointLayer) | looks up the path in an exact table | nothing | a router: this layer also gives the API dialect, and refuses nothing |
-//! | [`OutcomeLayer`] | reports one record for each request, at its end | the record, to the end of the answer | tower-http `trace`, which enters its span and reads the clock for each frame |
+//! | [`OutcomeLayer`] | reports one record for each request, at its end | the record, to the end of the response | tower-http `trace`, which enters its span and reads the clock for each frame |
 //! | [`RescueLayer`](rescue::RescueLayer) | turns errors into answers in the dialect of the route, adds an error frame to broken streams | the last line of a stream, to its end | a `HandleError` that each route writes for itself |
 //! | [`PanicGuardLayer`](panic_guard::PanicGuardLayer) | limits a panic to one request | nothing | tower-http `catch-panic`, which boxes every body and does not catch a panic in a body |
 //! | [`ApiKeyLayer`](api_key::ApiKeyLayer) | authenticates: Bearer, Basic, `x-api-key` | nothing | tower-http `validate-request`, which has no digests and no constant-time comparison, and passes the credential on |
 //! | [`RateLimitLayer`](rate_limit::RateLimitLayer) | limits requests per time, globally and for each key | a count for each key, until the key is idle | tower `RateLimit`, which makes callers wait, has no keys and is not `Clone` |
-//! | [`AdmissionLayer`](admission::AdmissionLayer) | limits concurrent requests, refuses at once | a permit, to the end of the answer | tower `ConcurrencyLimit` with `LoadShed`, whose permit ends at the response head |
-//! | [`AdaptiveLayer`](adaptive::AdaptiveLayer) | limits concurrent requests, adapts the limit to the time to first byte | a permit, to the end of the answer | the same |
+//! | [`AdmissionLayer`](admission::AdmissionLayer) | limits concurrent requests, refuses at once | a permit, to the end of the response | tower `ConcurrencyLimit` with `LoadShed`, whose permit ends at the response head |
+//! | [`AdaptiveLayer`](adaptive::AdaptiveLayer) | limits concurrent requests, adapts the limit to the time to first byte | a permit, to the end of the response | the same |
 //! | [`BodyLimitLayer`](body_limit::BodyLimitLayer) | reads bodies within a limit for each route and one memory budget | the body's memory, until its last copy is dropped | tower-http `RequestBodyLimit`, which has a fixed answer text and no budget |
 //! | [`LlmRequestLayer`](llm_request::LlmRequestLayer) | finds the model and the operation in one pass over the body | nothing | none |
 //! | [`HeartbeatLayer`](heartbeat::HeartbeatLayer) | sends comments while an event stream has not begun | a timer, to the response head | none |
 //! | [`CacheLayer`](cache::CacheLayer) | caches deterministic answers, shares answers in progress | answers, limited in bytes and age | none |
-//! | [`TokenLimitLayer`](token_limit::TokenLimitLayer) | limits tokens per minute, day and month for each key | a reservation, to the end of the answer | none |
+//! | [`TokenLimitLayer`](token_limit::TokenLimitLayer) | limits tokens per minute, day and month for each key | a reservation, to the end of the response | none |
 //! | [`RetryLayer`](retry::RetryLayer) | retries until the client has received a byte | a reference to the body, to the response head | tower `Retry`, whose policy needs a clone of the body and whose budget has no delay |
-//! | [`Route`](route::Route) | chooses a backend when the request is known | the backend's slot, to the end of the answer | tower `Balance` and `Steer`, which choose before they see the request |
-//! | [`QueueLayer`](queue::QueueLayer), [`Queue`](queue::Queue) | queues requests for a slot: bounded, fair, visible | a permit, to the end of the answer | tower `Buffer`: first come first served, no limit on the wait |
-//! | [`UsageLayer`](usage::UsageLayer) | reads the backend's token counts | the last kilobyte of an answer, to its end | none |
-//! | [`BreakerLayer`](breaker::BreakerLayer) | stops requests to a failing backend | a token, to the end of the answer | none |
-//! | [`StreamClocksLayer`](clocks::StreamClocksLayer) | time-outs: first byte, idle, total | one timer, to the end of the answer | tower and tower-http `Timeout`, which count a long answer as a fault |
+//! | [`Route`](route::Route) | chooses a backend when the request is known | the backend's slot, to the end of the response | tower `Balance` and `Steer`, which choose before they see the request |
+//! | [`QueueLayer`](queue::QueueLayer), [`Queue`](queue::Queue) | queues requests for a slot: bounded, fair, visible | a permit, to the end of the response | tower `Buffer`: first come first served, no limit on the wait |
+//! | [`UsageLayer`](usage::UsageLayer) | reads the backend's token counts | the last kilobyte of a response, to its end | none |
+//! | [`BreakerLayer`](breaker::BreakerLayer) | stops requests to a failing backend | a token, to the end of the response | none |
+//! | [`StreamClocksLayer`](clocks::StreamClocksLayer) | time-outs: first byte, idle, total | one timer, to the end of the response | tower and tower-http `Timeout`, which count a long response as a fault |
 //!
 //! Other tower middleware works beside these layers: tower's `ServiceBuilder`, `service_fn`,
 //! `filter`, `map_request`; tower-http's request id, sensitive headers, CORS and set-header.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 
-/// A value that many services read and that can be replaced at any time. Clones are one and the same.
+/// A value that many services read and that can be replaced at any time. Clones share the value.
 ///
-/// To read it takes no lock and waits for nobody; it costs some 10 ns.
+/// Reading takes no lock and never waits; it costs about 10 ns.
 ///
 /// ```
 /// use llamatower_layers::live::Live;
@@ -20,7 +20,7 @@ use arc_swap::{ArcSwap, Guard};
 /// ```
 pub struct Live<T>(Arc<ArcSwap<T>>);
 
-/// A value as it was when it was asked for. To be dropped soon.
+/// The value at the time of the read. Drop it soon.
 pub struct Current<T>(Guard<Arc<T>>);
 
 impl<T> Live<T> {
@@ -29,12 +29,12 @@ impl<T> Live<T> {
         Self(Arc::new(ArcSwap::from_pointee(value)))
     }
 
-    /// The value now.
+    /// The current value.
     pub fn get(&self) -> Current<T> {
         Current(self.0.load())
     }
 
-    /// Replaces the value for all who ask from now on.
+    /// Replaces the value for all later reads.
     pub fn set(&self, value: T) {
         self.0.store(Arc::new(value));
     }

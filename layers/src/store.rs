@@ -62,12 +62,12 @@ pub enum WhenUnavailable {
 
 /// The deadline for a store's answer, and the rule for a store that does not answer.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
+pub(crate) struct StorePolicy {
     pub(crate) deadline: Duration,
     pub(crate) when_unavailable: WhenUnavailable,
 }
 
-impl Patience {
+impl StorePolicy {
     /// A store on the local network should answer in a few milliseconds.
     pub(crate) const DEFAULT_DEADLINE: Duration = Duration::from_millis(50);
 
@@ -85,7 +85,7 @@ impl Patience {
     }
 }
 
-impl Default for Patience {
+impl Default for StorePolicy {
     fn default() -> Self {
         Self {
             deadline: Self::DEFAULT_DEADLINE,
@@ -98,26 +98,26 @@ pin_project! {
     /// A call to a store, with a deadline. The output is `None` if the store did not answer and the
     /// request passes.
     #[derive(Debug)]
-    pub(crate) struct Asking<W> {
+    pub(crate) struct StoreCall<W> {
         #[pin]
         answer: W,
-        patience: Patience,
+        policy: StorePolicy,
         // Armed only when the store is not ready at once; the in-memory store always is.
         timer: Deadline,
     }
 }
 
-impl<W> Asking<W> {
-    pub(crate) fn new(answer: W, patience: Patience) -> Self {
+impl<W> StoreCall<W> {
+    pub(crate) fn new(answer: W, policy: StorePolicy) -> Self {
         Self {
             answer,
-            patience,
+            policy,
             timer: Deadline::default(),
         }
     }
 }
 
-impl<W, T> Future for Asking<W>
+impl<W, T> Future for StoreCall<W>
 where
     W: Future<Output = Result<T, StoreUnavailable>>,
 {
@@ -125,7 +125,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let deadline = this.patience.deadline;
+        let deadline = this.policy.deadline;
         let answer = match this.answer.poll(cx) {
             Poll::Ready(answer) => answer,
             Poll::Pending => {
@@ -133,10 +133,10 @@ where
                     this.timer.arm_after(deadline);
                 }
                 ready!(this.timer.poll(cx));
-                let late = format!("the store gave no answer within {deadline:?}");
+                let late = format!("no response from the store within {deadline:?}");
                 Err(StoreUnavailable::new(late))
             }
         };
-        Poll::Ready(this.patience.settle(answer))
+        Poll::Ready(this.policy.settle(answer))
     }
 }

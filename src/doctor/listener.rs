@@ -1,4 +1,4 @@
-//! What listens where the gateway is to listen.
+//! Checks what listens at the gateway's address.
 
 use http::StatusCode;
 
@@ -8,25 +8,25 @@ use crate::settings::Settings;
 
 pub(super) async fn examine(settings: &Settings, report: &mut Report) {
     const SETTING: &str = "LLAMATOWER_LISTEN";
-    // A port that the system chooses is not known.
-    let Ok(target) = Target::of_listeners(&settings.listen.public) else {
+    // If the system chooses the port, it is not known.
+    let Ok(target) = Target::for_listeners(&settings.listen.public) else {
         return;
     };
     let place = target.to_string();
     match target.ask().await {
-        Ok(health) if health.is_of_a_gateway() && health.status == StatusCode::OK => report.add(
+        Ok(health) if health.is_gateway() && health.status == StatusCode::OK => report.add(
             Level::Note,
             "gateway_serves",
             place,
             "a gateway serves here",
             "",
         ),
-        Ok(health) if health.is_of_a_gateway() => report.add(
+        Ok(health) if health.is_gateway() => report.add(
             Level::Warning,
             "gateway_drains",
             place,
             format!(
-                "a gateway answers {} here: it is about to end",
+                "a gateway responds with {} here: it is shutting down",
                 health.status
             ),
             "",
@@ -36,7 +36,7 @@ pub(super) async fn examine(settings: &Settings, report: &mut Report) {
             "listener_taken",
             place,
             format!(
-                "another program listens here; it answered {}",
+                "another program listens here; it responded with {}",
                 health.status
             ),
             format!("stop it, or give the gateway another address in {SETTING}"),
@@ -53,7 +53,7 @@ pub(super) async fn examine(settings: &Settings, report: &mut Report) {
             "listener_silent",
             place,
             error.to_string(),
-            format!("see what listens there, or give the gateway another address in {SETTING}"),
+            format!("find out which program listens there, or give the gateway another address in {SETTING}"),
         ),
     }
 }

@@ -1,4 +1,4 @@
-//! What was found, as people and as scripts read it.
+//! The findings, for people and for scripts.
 
 use std::fmt::Write as _;
 
@@ -8,19 +8,19 @@ use super::server::Facts;
 use crate::settings::Problem;
 use crate::version;
 
-/// How much a finding matters.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// Requests fail because of it.
     Error,
-    /// It works, but not as it is probably meant.
+    /// It works, but probably not as intended.
     Warning,
-    /// Something to know, or that cannot be seen from here.
+    /// Information, or something that cannot be determined from here.
     Note,
 }
 
 impl Level {
-    /// Its name in reports.
+    /// The name in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Error => "error",
@@ -30,22 +30,22 @@ impl Level {
     }
 }
 
-/// One thing that was found.
+/// One finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// How much it matters.
+    /// Its severity.
     pub level: Level,
-    /// What kind it is, a word that stays the same between versions.
+    /// Its kind, with a spelling that stays the same between versions.
     pub code: &'static str,
-    /// The server, the listener or the setting that it is about.
+    /// The server, listener or setting that it concerns.
     pub subject: String,
-    /// What was found.
+    /// The observation.
     pub found: String,
-    /// What to change; empty if there is nothing to do.
+    /// What to change; empty if nothing.
     pub change: String,
 }
 
-/// Everything that was found.
+/// All findings.
 #[derive(Debug, Default)]
 pub struct Report {
     servers: Vec<Facts>,
@@ -53,7 +53,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// The findings, the worst first.
+    /// The findings, most severe first.
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }
@@ -82,7 +82,7 @@ impl Report {
         self.findings.sort_by_key(|finding| finding.level);
     }
 
-    pub(super) fn warn_of_settings<'a>(&mut self, warnings: impl Iterator<Item = &'a Problem>) {
+    pub(super) fn add_setting_warnings<'a>(&mut self, warnings: impl Iterator<Item = &'a Problem>) {
         for warning in warnings {
             let (subject, reason) = (warning.subject(), warning.reason());
             self.add(Level::Warning, "setting", subject, reason, "");
@@ -93,7 +93,7 @@ impl Report {
         self.servers = servers;
     }
 
-    /// For people: a line for each server, then what was found.
+    /// For people: one line per server, then the findings.
     pub fn text(&self) -> String {
         let mut text = String::new();
         for server in &self.servers {
@@ -123,7 +123,7 @@ impl Report {
         text
     }
 
-    /// For scripts. Fields are added between versions and not taken away.
+    /// For scripts. New versions may add fields, but do not remove any.
     pub fn json(&self) -> Value {
         let findings = self.findings.iter().map(|finding| {
             json!({

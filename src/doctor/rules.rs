@@ -1,20 +1,25 @@
-//! What follows from what the servers said.
+//! Rules that turn the facts of servers into findings.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use http::StatusCode;
 
-use super::Wishes;
+use super::Options;
 use super::report::Level::{Error, Note, Warning};
 use super::report::Report;
 use super::server::{Answers, Facts, Trouble};
 use crate::settings::Settings;
 
-/// Clocks that differ by more are worth a word, in seconds.
+/// Clock differences above this are reported, in seconds.
 const CLOCKS_DIFFER: i64 = 30;
 
-pub(super) fn judge(settings: &Settings, wishes: &Wishes, servers: &[Facts], report: &mut Report) {
+pub(super) fn apply(
+    settings: &Settings,
+    options: &Options,
+    servers: &[Facts],
+    report: &mut Report,
+) {
     for server in servers {
         match &server.answers {
             Ok(answers) => slow_answers(settings, server, answers, report),
@@ -28,16 +33,16 @@ pub(super) fn judge(settings: &Settings, wishes: &Wishes, servers: &[Facts], rep
     slots(settings, servers, report);
     memory(servers, report);
     loads(settings, servers, report);
-    if let Some(model) = &wishes.load
+    if let Some(model) = &options.load
         && servers.iter().all(|server| server.load.is_none())
     {
-        let found = "it could not be loaded: no server that answers has it";
-        let change = "name a model that is there, as `ollama list` shows it";
+        let found = "it could not be loaded: no server that responds has it";
+        let change = "name an installed model, as `ollama list` shows it";
         report.add(Error, "load_failed", model, found, change);
     }
 }
 
-/// The servers that answered.
+/// The servers that responded.
 fn answering(servers: &[Facts]) -> impl Iterator<Item = (&Facts, &Answers)> {
     let servers = servers.iter();
     servers.filter_map(|server| Some((server, server.answers.as_ref().ok()?)))
@@ -62,23 +67,23 @@ fn unreachable(server: &Facts, trouble: &Trouble, report: &mut Report) {
         ),
         Trouble::Status(status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) => (
             "refused",
-            format!("it answered {status}"),
+            format!("it responded with {status}"),
             format!(
-                "give {}=TOKEN in LLAMATOWER_BACKEND_TOKENS, or correct what is there; a 403 of \
+                "give {}=TOKEN in LLAMATOWER_BACKEND_TOKENS, or correct that entry; a 403 of \
                  Ollama itself means that its OLLAMA_ORIGINS or OLLAMA_HOST refuses the gateway",
                 address.host()
             ),
         ),
         Trouble::Status(status) => (
             "not_ollama",
-            format!("it answered {status} to a question that every Ollama answers"),
-            "correct the address and the path in OLLAMA_URL: is Ollama what answers there?"
+            format!("it responded with {status} to a request that every Ollama server supports"),
+            "correct the address and the path in OLLAMA_URL; there may be another program at that address"
                 .to_owned(),
         ),
         Trouble::NotOllama(reason) => (
             "not_ollama",
             reason.clone(),
-            "correct the address in OLLAMA_URL: is Ollama what answers there?".to_owned(),
+            "correct the address in OLLAMA_URL; there may be another program at that address".to_owned(),
         ),
     };
     report.add(Error, code, name, found, change);
@@ -90,7 +95,7 @@ fn slow_answers(settings: &Settings, server: &Facts, answers: &Answers, report: 
         (
             answers.first_answer,
             connect,
-            "a first answer",
+            "a first response",
             "LLAMATOWER_CONNECT_TIMEOUT",
         ),
         (
@@ -111,7 +116,7 @@ fn slow_answers(settings: &Settings, server: &Facts, answers: &Answers, report: 
             "slow_answer",
             &server.name,
             format!("{what} took {took:.0?}, and {setting} is {limit:?}"),
-            format!("raise {setting}, or the gateway takes the server for one that is down"),
+            format!("raise {setting}; otherwise the gateway treats the server as down"),
         );
     }
     let ahead = answers.clock_ahead.map_or(0, |ahead| ahead.as_secs());
@@ -122,7 +127,7 @@ fn slow_answers(settings: &Settings, server: &Facts, answers: &Answers, report: 
             "clocks_differ",
             &server.name,
             format!("its clock is {} s {direction} this machine's", ahead.abs()),
-            "set both clocks by NTP: logs cannot be compared, and certificates may not count as valid",
+            "set both clocks by NTP: otherwise log times differ, and certificates may seem invalid",
         );
     }
     if answers.models.is_empty() {
@@ -131,7 +136,7 @@ fn slow_answers(settings: &Settings, server: &Facts, answers: &Answers, report: 
             "no_model",
             &server.name,
             "it has no model",
-            "pull one there, or take the server out of OLLAMA_URL",
+            "pull one there, or remove the server from OLLAMA_URL",
         );
     }
 }
@@ -152,8 +157,8 @@ fn management_server(settings: &Settings, servers: &[Facts], report: &mut Report
             Error,
             "management_unreachable",
             "LLAMATOWER_MANAGEMENT_BACKEND",
-            format!("models are managed on {address}, which does not answer"),
-            "name a server that does",
+            format!("models are managed on {address}, which does not respond"),
+            "name a server that responds",
         );
     }
 }
@@ -172,12 +177,12 @@ fn versions(servers: &[Facts], report: &mut Report) {
             "versions_differ",
             "OLLAMA_URL",
             format!("the servers have different versions: {}", listed(&by_version)),
-            "install one version of Ollama on all of them: answers and routes differ between versions",
+            "install the same version of Ollama on all of them, because responses and routes differ between versions",
         );
     }
 }
 
-/// A model is asked for by its name, and a client gets now this one and now that.
+/// A request names a model, so clients would get different models at different times.
 fn digests(servers: &[Facts], report: &mut Report) {
     let mut models: BTreeMap<String, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
     for (server, answers) in answering(servers) {
@@ -222,7 +227,7 @@ fn default_model(settings: &Settings, servers: &[Facts], report: &mut Report) {
     let Some(model) = settings.backends.default_model.as_deref() else {
         return;
     };
-    // Servers that do not answer may have it.
+    // Servers that do not respond may have it.
     let level = match servers.iter().all(|server| server.answers.is_ok()) {
         true => Error,
         false => Warning,
@@ -238,15 +243,15 @@ fn default_model(settings: &Settings, servers: &[Facts], report: &mut Report) {
             "default_model_missing",
             "DEFAULT_OLLAMA_MODEL",
             format!(
-                "no server that answers has {model}; they have: {}",
+                "no server that responds has {model}; they have: {}",
                 have.join(", ")
             ),
-            format!("pull {model} on one of them, or name one that is there"),
+            format!("pull {model} on one of them, or name an installed model"),
         );
     }
 }
 
-/// Ollama says of its slots nothing that could be compared.
+/// Ollama does not report its number of slots.
 fn slots(settings: &Settings, servers: &[Facts], report: &mut Report) {
     let slots = settings.backends.slots_of_each();
     let urls = settings.backends.urls.iter().zip(slots);
@@ -273,14 +278,14 @@ fn slots(settings: &Settings, servers: &[Facts], report: &mut Report) {
             "slots_unseen",
             address.to_string(),
             format!(
-                "LLAMATOWER_SLOTS is {is}; Ollama does not say how many requests it takes at a time"
+                "LLAMATOWER_SLOTS is {is}; Ollama does not say how many requests it runs at the same time"
             ),
             change,
         );
     }
 }
 
-/// Memory that slots take is the one trace of their number that Ollama shows.
+/// The memory of slots is the only sign of their number that Ollama shows.
 fn memory(servers: &[Facts], report: &mut Report) {
     let mut sizes: BTreeMap<(&str, &str, u64), BTreeMap<u64, Vec<&str>>> = BTreeMap::new();
     for (server, answers) in answering(servers) {
@@ -322,14 +327,14 @@ fn loads(settings: &Settings, servers: &[Facts], report: &mut Report) {
         let (name, model) = (&server.name, &load.model);
         let took = match &load.took {
             Ok(took) if load.was_loaded => {
-                let found = format!("{model} was in memory already; it answered in {took:.1?}");
+                let found = format!("{model} was in memory already; it responded in {took:.1?}");
                 report.add(Note, "load_time", name, found, "");
                 continue;
             }
             Ok(took) => *took,
             Err(reason) => {
                 let found = format!("{model} could not be loaded: {reason}");
-                let change = "see the log of Ollama there; is there memory enough?";
+                let change = "see Ollama's log on that server; it may have too little memory";
                 report.add(Error, "load_failed", name, found, change);
                 continue;
             }

@@ -1,4 +1,4 @@
-//! What one server says of itself.
+//! The facts about one server.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -15,10 +15,10 @@ use crate::ollama::fleet::{Backend, Installed};
 use crate::ollama::upstream::Address;
 use crate::settings::Settings;
 
-/// How long a model may take to load when it is loaded to see that.
+/// Time limit for loading a model.
 const LONGEST_LOAD: Duration = Duration::from_secs(3600);
 
-/// A server, as far as it answered.
+/// A server and the results of its queries.
 #[derive(Debug)]
 pub(super) struct Facts {
     pub(super) name: String,
@@ -27,17 +27,17 @@ pub(super) struct Facts {
     pub(super) load: Option<Load>,
 }
 
-/// What a server that answers said.
+/// The results of a server that responds.
 #[derive(Debug)]
 pub(super) struct Answers {
     pub(super) version: String,
     pub(super) models: Vec<Installed>,
     pub(super) loaded: Vec<Loaded>,
-    /// How long it took to answer for the version, the connection included.
+    /// Time until the response to the version query, including the connection.
     pub(super) first_answer: Duration,
-    /// How long it took to list its models.
+    /// Time until the response to the model list query.
     pub(super) listing: Duration,
-    /// How much its clock is ahead of this machine's, if it tells the time.
+    /// How far its clock is ahead of this machine's, if it sends `Date`.
     pub(super) clock_ahead: Option<SignedDuration>,
 }
 
@@ -47,30 +47,30 @@ pub(super) struct Loaded {
     pub(super) name: String,
     #[serde(default)]
     pub(super) digest: String,
-    /// Memory in bytes, that of its slots included.
+    /// Memory in bytes, including that of its slots.
     #[serde(default)]
     pub(super) size: u64,
-    /// Tokens of one slot.
+    /// Tokens per slot.
     #[serde(default)]
     pub(super) context_length: u64,
 }
 
-/// Why a server does not answer as one of Ollama's.
+/// Why a server does not respond like Ollama.
 #[derive(Debug)]
 pub(super) enum Trouble {
-    /// It cannot be reached; the text says why.
+    /// It cannot be reached; the text is the reason.
     Unreachable(String),
-    /// It answered with this status.
+    /// It responded with this status.
     Status(StatusCode),
-    /// It answered something else than Ollama does; the text says to what.
+    /// Its response is not Ollama's; the text names the request.
     NotOllama(String),
 }
 
-/// A model that was loaded to see how long that takes.
+/// The result of loading a model.
 #[derive(Debug)]
 pub(super) struct Load {
     pub(super) model: String,
-    /// It was in memory before, so that nothing was seen.
+    /// The model was already in memory, so there is no load time.
     pub(super) was_loaded: bool,
     pub(super) took: Result<Duration, String>,
 }
@@ -85,7 +85,7 @@ impl Facts {
         }
     }
 
-    /// Whether it has a model, as far as it answered.
+    /// Whether it has a model, as far as known.
     pub(super) fn has(&self, model: &str) -> bool {
         let Ok(name) = ModelName::parse(model) else {
             return false;
@@ -94,7 +94,7 @@ impl Facts {
         models.into_iter().any(|installed| installed.name == name)
     }
 
-    /// Has a model loaded, if it is there.
+    /// Loads a model, if the server has it.
     pub(super) async fn load(&mut self, server: &Backend, model: &str, settings: &Settings) {
         if !self.has(model) {
             return;
@@ -112,7 +112,7 @@ impl Facts {
         let took = match answer {
             Ok(answer) if answer.status() == StatusCode::OK => Ok(begun.elapsed()),
             Ok(answer) => Err(format!(
-                "it answered {}: {}",
+                "it responded with {}: {}",
                 answer.status(),
                 String::from_utf8_lossy(answer.body()).trim()
             )),
@@ -167,7 +167,7 @@ impl Facts {
 }
 
 async fn answers(server: &Backend, settings: &Settings) -> Result<Answers, Trouble> {
-    // Longer than the gateway waits, so that a slow server is told from a dead one.
+    // Longer than the gateway waits, to distinguish a slow server from a dead one.
     let limit = (settings.backends.probe_timeout + settings.timeouts.connect) * 4;
     let begun = Instant::now();
     let answer = get(server, "/api/version", limit).await?;
@@ -215,10 +215,10 @@ async fn get(
 
 fn read<T: for<'a> Deserialize<'a>>(path: &str, answer: &Response<Bytes>) -> Result<T, Trouble> {
     serde_json::from_slice(answer.body())
-        .map_err(|_| Trouble::NotOllama(format!("its answer to {path} is not what Ollama says")))
+        .map_err(|_| Trouble::NotOllama(format!("its response to {path} is not Ollama's")))
 }
 
-/// What the field `Date` says, to the second.
+/// The time in the field `Date`, in whole seconds, relative to this machine's clock.
 fn clock_ahead(answer: &Response<Bytes>) -> Option<SignedDuration> {
     let date = answer.headers().get(DATE)?.to_str().ok()?;
     let theirs = jiff::fmt::rfc2822::parse(date).ok()?.timestamp();
@@ -228,11 +228,11 @@ fn clock_ahead(answer: &Response<Bytes>) -> Option<SignedDuration> {
 impl fmt::Display for Facts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Ok(answers) = &self.answers else {
-            return write!(f, "{}  does not answer as Ollama does", self.name);
+            return write!(f, "{}  does not respond like Ollama", self.name);
         };
         write!(
             f,
-            "{}  Ollama {}, models: {}, in memory: {}, answered in {:.0?}",
+            "{}  Ollama {}, models: {}, in memory: {}, responded in {:.0?}",
             self.name,
             answers.version,
             answers.models.len(),

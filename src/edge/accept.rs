@@ -1,4 +1,4 @@
-//! Takes new connections from listening sockets, whatever the system says to it.
+//! Accepts connections from the listening sockets, and continues after errors of the system.
 
 use std::io;
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use tokio::time::{Instant, sleep_until};
 use super::gauges::Gauges;
 use super::listener::{Accepted, Listener};
 
-/// How long accepting rests when the system has no socket left.
+/// Pause after an error such as "too many open files".
 const PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct Acceptor {
     listeners: Vec<Listener>,
-    /// Whose turn it is.
+    /// The listener that is polled first, so that each has its turn.
     first: usize,
-    /// While the system is short of sockets: when to ask it again.
-    rests_until: Option<Instant>,
-    is_short: bool,
+    /// End of the pause after an error.
+    paused_until: Option<Instant>,
+    is_failing: bool,
     gauges: Arc<Gauges>,
 }
 
@@ -29,8 +29,8 @@ impl Acceptor {
         Self {
             listeners,
             first: 0,
-            rests_until: None,
-            is_short: false,
+            paused_until: None,
+            is_failing: false,
             gauges,
         }
     }
@@ -38,28 +38,28 @@ impl Acceptor {
     /// The next connection. Nothing is lost when the future is dropped.
     pub(super) async fn accept(&mut self) -> Accepted {
         loop {
-            if let Some(until) = self.rests_until {
+            if let Some(until) = self.paused_until {
                 sleep_until(until).await;
-                self.rests_until = None;
+                self.paused_until = None;
             }
             match self.next().await {
                 Ok(accepted) => {
-                    self.is_short = false;
+                    self.is_failing = false;
                     return accepted;
                 }
                 Err(error) if concerns_one(&error) => {}
                 Err(error) => {
-                    if !std::mem::replace(&mut self.is_short, true) {
-                        tracing::warn!(%error, "cannot accept connections; trying on");
+                    if !std::mem::replace(&mut self.is_failing, true) {
+                        tracing::warn!(%error, "cannot accept connections; retrying every 100 ms");
                     }
                     self.gauges.accept_errors.fetch_add(1, Relaxed);
-                    self.rests_until = Some(Instant::now() + PAUSE);
+                    self.paused_until = Some(Instant::now() + PAUSE);
                 }
             }
         }
     }
 
-    /// The next connection of any listener, each in its turn.
+    /// The next connection, from any listener, round robin.
     async fn next(&mut self) -> io::Result<Accepted> {
         let Self {
             listeners, first, ..
@@ -78,7 +78,8 @@ impl Acceptor {
     }
 }
 
-/// Whether an error of `accept` is about the one connection that was to be accepted.
+/// Whether an error of `accept` concerns a single connection only, which failed before it was
+/// accepted.
 fn concerns_one(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(

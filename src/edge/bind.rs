@@ -1,4 +1,4 @@
-//! Binding, and what to tell when it fails.
+//! Binds listening sockets, and explains why binding failed.
 
 use std::io;
 use std::path::Path;
@@ -9,11 +9,11 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::config::ListenAddr;
 use super::listener::{Listener, set_client_options};
 
-/// Connections that the kernel holds for us until they are accepted. The system may cap it
-/// (`net.core.somaxconn`).
+/// Length of the kernel's queue of connections that are not accepted yet. `net.core.somaxconn` may
+/// limit it further.
 const BACKLOG: i32 = 4096;
 
-/// Listening failed. The text says where, why and what to do.
+/// Binding failed. The message names the address, the reason and what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {what}")]
 pub struct BindError {
@@ -24,12 +24,12 @@ pub struct BindError {
 }
 
 impl BindError {
-    /// The address that was asked for.
+    /// The address in question.
     pub fn address(&self) -> &ListenAddr {
         &self.address
     }
 
-    /// What the system said.
+    /// The error of the system call, if there was one.
     pub fn io_error(&self) -> Option<&io::Error> {
         self.source.as_ref()
     }
@@ -48,15 +48,15 @@ impl BindError {
         let what = match error.kind() {
             AddrInUse => "another process listens there; stop it or choose another address".into(),
             AddrNotAvailable => {
-                "this machine has no such address; use one of its own, or 0.0.0.0 or [::] for all"
+                "this machine does not have this address; use one of its own, or 0.0.0.0 or [::] for all"
                     .into()
             }
             PermissionDenied if unix => {
-                "the socket's directory may not be written to; choose another or change its rights"
+                "the process may not write to the socket's directory; choose another or change its permissions"
                     .into()
             }
             PermissionDenied => {
-                "this port needs more rights than the process has; choose one above 1023".into()
+                "the process may not use this port; choose one above 1023".into()
             }
             NotFound if unix => "the socket's directory does not exist; create it first".into(),
             _ => error.to_string(),
@@ -69,7 +69,7 @@ impl BindError {
     }
 }
 
-/// Listens on one address; `write_stall` is how long a client may read nothing.
+/// Listens on one address. `write_stall` is how long a client may read nothing.
 pub(super) fn bind(
     address: &ListenAddr,
     write_stall: Option<Duration>,
@@ -77,7 +77,7 @@ pub(super) fn bind(
     let bound = match address {
         ListenAddr::Tcp(tcp) => listen_tcp(*tcp, write_stall),
         ListenAddr::Unix(path) => {
-            make_way(address, path)?;
+            remove_stale_socket(address, path)?;
             listen_unix(path)
         }
     };
@@ -91,7 +91,7 @@ fn listen_tcp(
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // A restart must not wait for connections of the last run to time out.
     socket.set_reuse_address(true)?;
-    // Before it listens: who connects from then on has them.
+    // Set before `listen`: accepted sockets inherit the options.
     set_client_options(&socket, write_stall);
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -107,8 +107,8 @@ fn listen_unix(path: &Path) -> io::Result<Listener> {
     Listener::unix(socket.into(), path)
 }
 
-/// Removes a socket's file that an earlier run left behind, and nothing else.
-fn make_way(address: &ListenAddr, path: &Path) -> Result<(), BindError> {
+/// Removes a socket file that no process listens on. Other files are left alone.
+fn remove_stale_socket(address: &ListenAddr, path: &Path) -> Result<(), BindError> {
     use std::os::unix::fs::FileTypeExt;
     let Ok(metadata) = std::fs::symlink_metadata(path) else {
         return Ok(());
@@ -116,7 +116,7 @@ fn make_way(address: &ListenAddr, path: &Path) -> Result<(), BindError> {
     if !metadata.file_type().is_socket() {
         return Err(BindError::new(
             address,
-            "a file that is no socket stands at this path; remove it or choose another path",
+            "the file at this path is not a socket; remove it or choose another path",
         ));
     }
     match std::os::unix::net::UnixStream::connect(path) {
@@ -141,7 +141,7 @@ mod tests {
     use crate::edge::listener::{GONE_AFTER, UNSENT_LOW_WATER};
 
     #[tokio::test]
-    async fn a_client_that_vanishes_without_a_word_is_noticed() {
+    async fn keepalive_and_user_timeout_detect_a_client_that_vanished() {
         for (stall, user_timeout) in [(None, 0), (Some(1), 60), (Some(90), 90)] {
             let anywhere = "127.0.0.1:0".parse().unwrap();
             let listener = bind(&anywhere, stall.map(Duration::from_secs)).unwrap();

@@ -1,4 +1,4 @@
-//! What an edge can be told.
+//! Configuration of an edge.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,48 +16,50 @@ use super::origin::Origins;
 use super::proxies::TrustedProxies;
 use super::refusal::RefusalObserver;
 
-/// Plain values for an [`Edge`](super::Edge).
+/// The configuration of an [`Edge`](super::Edge).
 #[derive(Clone, Debug)]
 pub struct EdgeConfig {
-    /// Where to listen. Port 0 lets the system choose.
+    /// Addresses to listen on. With port 0 the system chooses a port.
     pub listen: Vec<ListenAddr>,
-    /// How long a request's head may take, from its first byte (on a new connection: from the
-    /// connection) to its last.
+    /// Time limit for a request's head, from its first byte (on a new connection: from accepting
+    /// it) to its last.
     pub header_timeout: Duration,
-    /// How long a connection may wait for its next request. Longer than what clients keep, so
-    /// that the client closes first and no request meets a closing socket.
+    /// How long a connection may be idle between requests. Choose it longer than clients keep idle
+    /// connections: the client then closes first, and no request is sent on a connection that the
+    /// edge is closing.
     pub keep_alive_timeout: Duration,
-    /// The longest wait between two pieces of a request's body.
+    /// Longest pause between two pieces of a request's body.
     pub body_timeout: Option<Duration>,
-    /// How long a write may wait for a client that does not read.
+    /// Longest time that a write may wait because the client does not read.
     pub write_stall_timeout: Option<Duration>,
-    /// The longest time from a request's head to the end of its answer. Off by default: an
-    /// answer of an LLM takes as long as it takes.
+    /// Longest time from a request's head to the end of its response. Off by default, because a
+    /// response of an LLM may take very long.
     pub total_timeout: Option<Duration>,
-    /// How long connections are still accepted after the signal, while `/health` says 503 and
-    /// load balancers take note.
+    /// How long connections are still accepted after the shutdown signal. `/health` returns 503
+    /// meanwhile, so that load balancers stop sending requests.
     pub drain_delay: Duration,
-    /// How long requests under way may take after that.
+    /// How long the requests in flight may continue after that.
     pub drain_timeout: Duration,
-    /// The largest head of a request, in bytes; a larger one is answered 431. hyper may hold as much of
-    /// an answer that waits to be written, and never less than 64 KiB.
+    /// Largest head of a request, in bytes; a larger one is answered with 431. hyper may also
+    /// buffer this much of a response that waits to be written, and at least 64 KiB.
     pub max_head_bytes: usize,
-    /// The most fields of a head. Up to 100 hyper keeps them on the stack while it reads them.
+    /// Largest number of header fields. Up to 100, hyper keeps them on the stack while it parses
+    /// them.
     pub max_head_fields: usize,
-    /// Connections at once; one more is answered 503 and closed.
+    /// Largest number of open connections; a further one is answered with 503 and closed.
     pub max_connections: usize,
-    /// A prefix of every path, which is taken off.
+    /// A prefix of every path; the edge removes it.
     pub base_path: Option<BasePath>,
-    /// Which web pages may call.
+    /// The web pages that may call, by their `Origin`.
     pub origins: Origins,
-    /// By which names a listener on loopback may be called, beside its own.
+    /// Additional names that a `Host` header may have on a loopback listener.
     pub hosts: Hosts,
-    /// Whose word on the address of a client is taken.
+    /// Proxies whose `Forwarded` and `X-Forwarded-For` are believed.
     pub trusted_proxies: TrustedProxies,
-    /// Names the methods in the `Allow` of a preflight's answer, and the paths that a client is
-    /// redirected to that wrote one in another way.
+    /// The known endpoints: for the `Allow` header of preflight responses, and for redirects to the
+    /// canonical path.
     pub endpoints: Option<Arc<EndpointTable>>,
-    /// Who is told of what the edge refuses itself.
+    /// Receives the refusals of the edge.
     pub observer: Option<Arc<dyn RefusalObserver>>,
 }
 
@@ -91,7 +93,7 @@ impl Default for EdgeConfig {
 /// An address to listen on: `127.0.0.1:3000`, `[::]:3000`, `localhost:3000`, `unix:/run/x.sock`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ListenAddr {
-    /// TCP. `[::]` takes IPv4 as well, if the system has it so.
+    /// TCP. `[::]` also accepts IPv4, if the system is configured so.
     Tcp(SocketAddr),
     /// A unix socket at this path.
     Unix(PathBuf),
@@ -106,10 +108,10 @@ impl fmt::Display for ListenAddr {
     }
 }
 
-/// A text that is no address to listen on.
+/// The text is not an address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no address to listen on: write IP:PORT (127.0.0.1:3000, [::]:3000), localhost:PORT or unix:PATH"
+    "{0:?} is not an address to listen on: write IP:PORT (127.0.0.1:3000, [::]:3000), localhost:PORT or unix:PATH"
 )]
 pub struct InvalidListenAddr(String);
 
@@ -132,14 +134,14 @@ impl FromStr for ListenAddr {
     }
 }
 
-/// A prefix of every path, for clients that are given `https://gateway/prefix` as their server.
+/// A prefix of every path, for clients that use `https://gateway/prefix` as the server's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BasePath(String);
 
-/// A text that is no base path.
+/// The text is not a base path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no base path: it must begin with / and hold letters, digits, '-', '_', '.' and single slashes only"
+    "{0:?} is not a base path: it must begin with / and contain only letters, digits, '-', '_', '.' and single slashes"
 )]
 pub struct InvalidBasePath(String);
 
@@ -168,7 +170,7 @@ impl fmt::Display for BasePath {
 }
 
 impl BasePath {
-    /// The path without the prefix; none if it stands outside.
+    /// The path without the prefix; `None` if it does not begin with the prefix.
     pub(super) fn strip<'a>(&self, path: &'a str) -> Option<&'a str> {
         match path.strip_prefix(&*self.0)? {
             "" => Some("/"),
@@ -176,7 +178,7 @@ impl BasePath {
         }
     }
 
-    /// The target without the prefix; what follows is not touched.
+    /// The target without the prefix; the rest is unchanged.
     pub(super) fn strip_uri(&self, uri: &Uri) -> Option<Uri> {
         let path = self.strip(uri.path())?;
         let target = match uri.query() {

@@ -1,4 +1,4 @@
-//! One connection: hyper's, with the clocks round it and a decent end.
+//! One connection: hyper's connection with time-outs and an orderly close.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -29,15 +29,15 @@ use super::service::{EdgeService, MakeEdgeService};
 use super::socket::ClientSocket;
 use super::state::{ConnectionState, Phase};
 
-/// What hyper may hold of an answer that waits to be written.
+/// Least size of hyper's buffer for output that waits to be written.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// What is read of a new connection before hyper is asked; most heads are shorter.
+/// Size of the first read on a new connection, before hyper is created. Most heads are shorter.
 const FIRST_BYTES: usize = 2048;
 
 type Http<S> = http1::Connection<TokioIo<ClientSocket<Stream>>, EdgeService<S>>;
 
-/// What one connection may take.
+/// Time-outs and size limits of one connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) header: Duration,
@@ -48,19 +48,19 @@ pub(super) struct Limits {
     pub(super) head_fields: usize,
 }
 
-/// How a connection is asked to end.
+/// Tokens that close a connection.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Closing {
-    /// After the request under way.
-    pub(super) soon: CancellationToken,
-    /// At once. Looked at only when `soon` is over.
+    /// Close after the request in flight.
+    pub(super) graceful: CancellationToken,
+    /// Close at once. Observed only after `graceful` is cancelled.
     pub(super) now: CancellationToken,
 }
 
-/// Serves a connection to its end. `open` keeps it in the gauge until then.
+/// Serves a connection until it ends. `open` counts it as open until then.
 #[expect(
     clippy::manual_async_fn,
-    reason = "an async fn keeps each argument twice, and all connections that never speak would"
+    reason = "an async fn stores each argument twice, also for every idle connection"
 )]
 pub(super) fn serve<S, B>(
     accepted: Accepted,
@@ -76,13 +76,13 @@ where
 {
     async move {
         let _open = &open;
-        // hyper's buffers are for connections that have something to say.
+        // hyper's buffers are allocated only once the client has sent something.
         let first = tokio::time::timeout(limits.header, first_bytes(&accepted.stream));
-        let first = closing.soon.run_until_cancelled(first).await;
+        let first = closing.graceful.run_until_cancelled(first).await;
         if let Some(Ok(Ok(first))) = first
             && !first.is_empty()
         {
-            // In a box, so that the others take none of its memory either.
+            // Boxed, so that idle connections do not reserve its memory.
             let service = services.make(accepted.peer, accepted.on_loopback);
             let socket = ClientSocket::new(
                 accepted.stream,
@@ -95,10 +95,10 @@ where
     }
 }
 
-/// Waits for the first bytes of a client, and reads what is there; nothing if it has left.
+/// Waits for the client's first bytes and returns them; empty if the client has disconnected.
 async fn first_bytes(stream: &Stream) -> io::Result<BytesMut> {
     loop {
-        // tokio takes a new socket for readable until a read has failed.
+        // tokio reports a new socket as readable until a read has failed.
         match stream {
             Either::Left(stream) => stream.readable().await?,
             Either::Right(stream) => stream.readable().await?,
@@ -132,23 +132,23 @@ async fn serve_http<S, B>(
     let state = service.state.clone();
     let mut connection = Connection {
         http: http1::Builder::new()
-            // hyper has one clock for the head and the pause before it, and answers nothing when it
-            // runs out; the two are kept apart here.
+            // hyper has one time-out for the head and the idle time before it, and sends no
+            // response when it expires. The edge has two clocks, and sends a response.
             .header_read_timeout(None)
             .max_buf_size(limits.head_bytes.max(BUFFER_BYTES))
             .max_header_size(limits.head_bytes)
             .max_headers(limits.head_fields)
             .half_close(false)
-            // What came together of a stream leaves in one write.
+            // Pieces that are ready together are sent in one write.
             .writev(false)
             .serve_connection(TokioIo::new(socket), service),
         state: state.clone(),
         waker: Waker::from(state.clone()),
         limits,
-        closing: Some(Box::pin(closing.soon.cancelled_owned())),
+        closing: Some(Box::pin(closing.graceful.cancelled_owned())),
         ended: Box::pin(closing.now.cancelled_owned()),
         past_upgrade: false,
-        left: None,
+        unread: None,
         clock: Deadline::default(),
         timed: None,
     };
@@ -169,7 +169,7 @@ async fn serve_http<S, B>(
     if let Some(refusal) = end.refusal(&state) {
         state.gauges.refused_heads.fetch_add(1, Relaxed);
         let dialect = service.rules.refuse_head(refusal, &read_buf, service.peer);
-        return refusal.tell(stream, dialect).await;
+        return refusal.send(stream, dialect).await;
     }
     if state.is_http_10() && end.cuts_an_answer() {
         return reset(&stream);
@@ -196,7 +196,7 @@ impl End {
         }
     }
 
-    /// What the client is told that is not told by an answer.
+    /// The refusal that the client still has to receive, if no response explains the end.
     fn refusal(&self, state: &ConnectionState) -> Option<Refusal> {
         match self {
             Self::Clock(Phase::Head) if state.take_read() > 0 => Some(Refusal::HeadTimeout),
@@ -221,16 +221,16 @@ where
 {
     http: Http<S>,
     state: Arc<ConnectionState>,
-    /// The state's, for hyper.
+    /// The state's waker, given to hyper.
     waker: Waker,
     limits: Limits,
-    /// `None` once it is over.
+    /// `None` once it has fired.
     closing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
     past_upgrade: bool,
-    left: Option<Left>,
+    unread: Option<UnreadBody>,
     clock: Deadline,
-    /// The phase that the clock was started for.
+    /// The phase for which the clock was started.
     timed: Option<u32>,
 }
 
@@ -248,11 +248,11 @@ where
         if let Poll::Ready(result) = self.poll_http() {
             return Poll::Ready(End::Closed(result));
         }
-        self.poll_left(cx);
+        self.poll_unread(cx);
         self.poll_clock(cx).map(End::Clock)
     }
 
-    /// Ready when the connection is to end at once.
+    /// Ready when the connection must end at once.
     fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(closing) = &mut self.closing {
             ready!(closing.as_mut().poll(cx));
@@ -266,8 +266,8 @@ where
         loop {
             let cx = &mut Context::from_waker(&self.waker);
             let result = ready!(Pin::new(&mut self.http).poll(cx));
-            // A request that offered an upgrade makes hyper return before it has flushed the
-            // last answer; asked once more it flushes and shuts down.
+            // If a request offered an upgrade, hyper returns before it has flushed the last
+            // response. Polled once more, it flushes and shuts down.
             if result.is_err() || self.state.is_shut_down() || self.past_upgrade {
                 return Poll::Ready(result);
             }
@@ -285,29 +285,31 @@ where
             if phase == Phase::Exchange || !self.state.has_write_pending() {
                 return Poll::Ready(phase);
             }
-            // The answer is on its way still; the socket's own clock watches it.
+            // The response is still being written; the socket's own clock supervises that.
             self.clock.arm_after(self.limits.of(phase));
         }
         Poll::Pending
     }
 
-    /// Reads and discards what a request left unread, within bounds.
-    fn poll_left(&mut self, cx: &mut Context<'_>) {
-        if let Some(body) = self.state.take_left() {
+    /// Reads and discards the body that a request left unread, within the limits.
+    fn poll_unread(&mut self, cx: &mut Context<'_>) {
+        if let Some(body) = self.state.take_unread_body() {
             let mut clock = Deadline::default();
             clock.arm_after(Some(DISCARD_TIME));
-            self.left = Some(Left {
+            self.unread = Some(UnreadBody {
                 body,
                 bytes: 0,
                 clock,
             });
         }
-        let Some(left) = &mut self.left else { return };
-        if let Poll::Ready(ended) = left.poll(&self.state, cx) {
-            self.left = None;
+        let Some(unread) = &mut self.unread else {
+            return;
+        };
+        if let Poll::Ready(ended) = unread.poll(&self.state, cx) {
+            self.unread = None;
             if !ended {
                 self.state.set_unread(true);
-                // hyper learns by the drop that it need not read on.
+                // hyper notices by the drop that it need not read on.
                 cx.waker().wake_by_ref();
             }
         }
@@ -324,15 +326,15 @@ impl Limits {
     }
 }
 
-/// A body that is not read by the stack.
-struct Left {
+/// A body that the stack did not read to its end.
+struct UnreadBody {
     body: Incoming,
     bytes: usize,
     clock: Deadline,
 }
 
-impl Left {
-    /// Ready with whether the body came to its end.
+impl UnreadBody {
+    /// Ready with `true` if the body has ended, with `false` if a limit was reached.
     fn poll(&mut self, state: &Arc<ConnectionState>, cx: &mut Context<'_>) -> Poll<bool> {
         while let Poll::Ready(frame) = state.poll_piece(&mut self.body, cx) {
             match frame {
@@ -348,11 +350,12 @@ impl Left {
     }
 }
 
-/// Closes a socket so that its client sees that something is missing. An answer of HTTP/1.0 may
-/// end with the connection, and a close would pass for that.
+/// Closes a socket with a reset, so that the client notices that the response is incomplete. An
+/// HTTP/1.0 response may end with the connection, so the client would take a normal close for its
+/// end.
 fn reset(stream: &Stream) {
     let now = Some(Duration::ZERO);
-    // If the system refuses, a plain close is all there is.
+    // If this fails, the socket is closed normally.
     let _ = match stream {
         Either::Left(stream) => SockRef::from(stream).set_linger(now),
         Either::Right(stream) => SockRef::from(stream).set_linger(now),

@@ -1,18 +1,19 @@
-//! What `Forwarded` and `X-Forwarded-For` say of the addresses that a request has passed.
+//! Parses `Forwarded` and `X-Forwarded-For`.
 //!
-//! The readers are strict: a client can write the beginning of either header, and what it writes must
-//! not change how the rest is read.
+//! The parsers are strict: a client can write the beginning of either header, and must not change
+//! how the rest is parsed.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The addresses in one field of `X-Forwarded-For`, the nearest first; `None` for what is no address.
+/// The addresses in one `X-Forwarded-For` field, last (nearest) first; `None` for an item that is
+/// not an address.
 pub(super) fn listed(field: &str) -> impl Iterator<Item = Option<IpAddr>> {
     let texts = field.rsplit(',').map(str::trim);
     texts.filter(|text| !text.is_empty()).map(listed_address)
 }
 
-/// An address as proxies write it: alone, in brackets, with a port.
+/// Parses an address in the forms that proxies write: alone, in brackets, with a port.
 fn listed_address(text: &str) -> Option<IpAddr> {
     let ip = text.parse().ok();
     let ip = ip.or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()));
@@ -23,9 +24,9 @@ fn listed_address(text: &str) -> Option<IpAddr> {
     Some(ip.to_canonical())
 }
 
-/// The `for` of each element of one field of `Forwarded` (RFC 7239), in the order of the field;
-/// `None` for an element that names no address (`unknown`, `_hidden`, no `for`). The whole is `None`
-/// if the field is malformed anywhere.
+/// The `for` value of each element in one `Forwarded` field (RFC 7239), in the order of the field.
+/// An element is `None` if it has no address (`unknown`, `_hidden`, no `for`). Returns `None` if
+/// any part of the field is malformed.
 pub(super) fn elements(field: &str) -> Option<Vec<Option<IpAddr>>> {
     let mut found = Vec::new();
     let mut rest = field;
@@ -39,10 +40,11 @@ pub(super) fn elements(field: &str) -> Option<Vec<Option<IpAddr>>> {
     }
 }
 
-/// What an element names; `None` for an empty one, which a list may have.
+/// The address of an element; `None` for an empty element, which a list may have.
 type Element = Option<Option<IpAddr>>;
 
-/// The element that a text begins with, and what stands behind it: nothing, or a comma.
+/// Parses the first element of a text. Returns it with the rest, which is empty or begins with a
+/// comma.
 fn element(text: &str) -> Option<(Element, &str)> {
     let (mut is_empty, mut named) = (true, None);
     let mut rest = text;
@@ -72,7 +74,7 @@ fn is_token_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c)
 }
 
-/// `name=value`, and what stands behind it.
+/// Parses `name=value`; returns both and the rest.
 fn pair(text: &str) -> Option<(&str, Cow<'_, str>, &str)> {
     let (name, rest) = text.split_once('=')?;
     if !name.chars().all(is_token_char) {
@@ -87,7 +89,7 @@ fn pair(text: &str) -> Option<(&str, Cow<'_, str>, &str)> {
     (!value.is_empty()).then_some((name, value.into(), behind))
 }
 
-/// The text of a quoted string whose opening quote has been read, and what stands behind it.
+/// Parses a quoted string after its opening quote; returns the text and the rest.
 fn unquoted(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut chars = text.char_indices();
@@ -101,7 +103,7 @@ fn unquoted(text: &str) -> Option<(String, &str)> {
     None
 }
 
-/// The address of a node: an IPv4 address, or an IPv6 address in brackets, with a port or without.
+/// Parses a node: an IPv4 address, or an IPv6 address in brackets, with or without a port.
 fn node(text: &str) -> Option<IpAddr> {
     let (ip, port): (IpAddr, _) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -168,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_field_says_nothing() {
+    fn a_malformed_field_is_ignored() {
         for field in [
             "for=192.0.2.1, for=\"",
             "for=1.1.1.1, x=\", for=\"192.0.2.1\"",
@@ -220,16 +222,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_is_too_odd_to_be_read(field in "\\PC{0,40}", list in "[0-9a-f:.,\\[\\] \"]{0,40}") {
+        fn no_text_makes_the_parsers_panic(field in "\\PC{0,40}", list in "[0-9a-f:.,\\[\\] \"]{0,40}") {
             let _ = elements(&field);
             let _ = elements(&list);
             let _ = listed(&field).count();
             let _ = listed(&list).count();
         }
 
-        /// A client writes the beginning of the field, its proxy the end.
+        /// A client writes the beginning of the field, its proxy writes the end.
         #[test]
-        fn what_stands_before_does_not_change_what_a_proxy_has_added(before in "[for=\"\\\\;, 0-9.:\\[\\]a-z]{0,30}") {
+        fn a_clients_text_does_not_change_the_address_that_a_proxy_appends(before in "[for=\"\\\\;, 0-9.:\\[\\]a-z]{0,30}") {
             if let Some(found) = elements(&format!("{before}, for=\"[2001:db8::1]:80\"")) {
                 prop_assert_eq!(found.last(), Some(&ip("2001:db8::1")));
             }

@@ -1,10 +1,10 @@
-//! Counts of an edge, for metrics and for its drain.
+//! Counters and gauges of an edge, for metrics and the drain.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
-/// Counts of an edge, for metrics and for its drain.
+/// Counters and gauges of an edge, for metrics and the drain.
 #[derive(Debug, Default)]
 pub struct Gauges {
     pub(super) draining: AtomicBool,
@@ -17,7 +17,7 @@ pub struct Gauges {
 }
 
 impl Gauges {
-    /// Whether the edge has begun to drain; `/health` says so.
+    /// Whether the edge drains; `/health` then returns 503.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Relaxed)
     }
@@ -25,29 +25,29 @@ impl Gauges {
     pub fn connections(&self) -> usize {
         self.connections.load(Relaxed)
     }
-    /// Requests whose answer has not come to its end.
+    /// Requests whose response has not ended.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Relaxed)
     }
-    /// Requests that have ended, one way or another.
+    /// Requests that have ended, for any reason.
     pub fn finished(&self) -> u64 {
         self.finished.load(Relaxed)
     }
-    /// Connections that were turned away because there were too many.
+    /// Connections that were refused because too many were open.
     pub fn refused_connections(&self) -> u64 {
         self.refused_connections.load(Relaxed)
     }
-    /// Requests that were refused before they were read: too large, too late, or no HTTP/1.
+    /// Requests that were refused before their head was parsed: too large, too late, or not HTTP/1.
     pub fn refused_heads(&self) -> u64 {
         self.refused_heads.load(Relaxed)
     }
-    /// Times the system had no socket for a connection that was waiting.
+    /// Failed calls of `accept`, for example because the process had no free file descriptor.
     pub fn accept_errors(&self) -> u64 {
         self.accept_errors.load(Relaxed)
     }
 }
 
-/// An open connection; dropped with it.
+/// Counts a connection as open until it is dropped.
 #[derive(Debug)]
 pub(super) struct Open(Arc<Gauges>);
 

@@ -1,30 +1,30 @@
-//! By which names a listener on loopback may be called: Ollama's rules for `Host`.
+//! Which `Host` values a loopback listener accepts: Ollama's rules.
 //!
-//! A web page can have its own name point to 127.0.0.1 (DNS rebinding); then it is of the same
-//! origin as the server, and its name in `Host` is all that gives it away. Where clients have to
-//! show a key such a page gets nothing, and the rule is not needed.
+//! A web page can make its own name resolve to 127.0.0.1 (DNS rebinding). The browser then treats
+//! the server as the page's own origin, and only the `Host` header shows the page's name. Where
+//! clients need an API key, such a page gets nothing, and the rule is not needed.
 
 use std::net::IpAddr;
 
-/// The names by which a listener on loopback may be called, beside those of this machine and its
-/// private network.
+/// The names that a loopback listener accepts, in addition to those of this machine and its private
+/// network.
 #[derive(Clone, Debug, Default)]
 pub struct Hosts {
     any: bool,
     exact: Vec<String>,
-    /// Each with its dot, as in `.example.com`.
+    /// Each with its leading dot, as in `.example.com`.
     endings: Vec<String>,
 }
 
-/// An entry of the list that is no name of a host.
+/// The entry is not a host name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no host: write its name without scheme and port (gateway.example), *.example.com for all names below one, or * for all"
+    "{0:?} is not a host: write its name without scheme and port (gateway.example), *.example.com for all names below one, or * for all"
 )]
 pub struct InvalidHost(String);
 
 impl Hosts {
-    /// All names: the rule is off.
+    /// Accepts all names: the rule is off.
     pub fn any() -> Self {
         Self {
             any: true,
@@ -32,10 +32,10 @@ impl Hosts {
         }
     }
 
-    /// These names: of a host each, or `*.` and a name for all below it, or `*`.
+    /// Accepts these names: a host name, `*.` and a name for all names below it, or `*` for all.
     ///
     /// # Errors
-    /// An entry is none of these.
+    /// An entry has none of these forms.
     pub fn with<I>(entries: I) -> Result<Self, InvalidHost>
     where
         I: IntoIterator,
@@ -59,7 +59,7 @@ impl Hosts {
         Ok(hosts)
     }
 
-    /// Whether a listener on loopback answers to this authority. `machine` is this machine's name.
+    /// Whether a loopback listener accepts this authority. `machine` is this machine's name.
     pub(super) fn allow(&self, authority: &str, machine: Option<&str>) -> bool {
         self.any || is_local(authority, machine) || self.name(authority)
     }
@@ -116,7 +116,7 @@ fn without_port(authority: &str) -> &str {
     }
 }
 
-/// This machine's name, where the system shows it.
+/// This machine's name, if the system provides it.
 pub(super) fn machine_name() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .ok()

@@ -1,4 +1,4 @@
-//! Sockets that listen, and what the sockets they accept have from them.
+//! Listening sockets, and the options that accepted sockets inherit.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +15,7 @@ use super::config::ListenAddr;
 /// A client's socket.
 pub(super) type Stream = Either<TcpStream, UnixStream>;
 
-/// Whom a connection is with.
+/// The peer of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PeerAddr {
     /// The other end of a TCP connection.
@@ -25,7 +25,7 @@ pub(super) enum PeerAddr {
 }
 
 impl PeerAddr {
-    /// The peer's address; an IPv4 address as such, also where one socket takes both.
+    /// The peer's IP address; an IPv4-mapped IPv6 address is returned as IPv4.
     pub(super) fn ip(self) -> Option<IpAddr> {
         match self {
             Self::Ip(address) => Some(address.ip().to_canonical()),
@@ -34,12 +34,12 @@ impl PeerAddr {
     }
 }
 
-/// A connection as it was accepted.
+/// An accepted connection.
 pub(super) struct Accepted {
     pub(super) stream: Stream,
     pub(super) peer: PeerAddr,
-    /// Whether the listener can be reached from this machine alone, over TCP: then a foreign
-    /// `Host` means that a web page has its name point here.
+    /// Whether the listener is a TCP socket on loopback, which only this machine can reach. A
+    /// foreign `Host` then means that a web page's name resolves to this machine.
     pub(super) on_loopback: bool,
 }
 
@@ -54,12 +54,12 @@ pub(super) enum Listener {
     },
 }
 
-/// Removes the file of a socket that no longer listens.
+/// Removes the socket file when the listener is dropped.
 pub(super) struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Whoever removed it before us did what we wanted.
+        // Another process may have removed it already.
         let _ = std::fs::remove_file(&self.0);
     }
 }
@@ -81,7 +81,7 @@ impl Listener {
         })
     }
 
-    /// Where it listens, with the port that the system chose.
+    /// The address it listens on, with the port that the system chose.
     pub(super) fn local_addr(&self) -> ListenAddr {
         match self {
             Self::Tcp { socket, .. } => match socket.local_addr() {
@@ -111,20 +111,21 @@ impl Listener {
     }
 }
 
-/// Unsent bytes that the kernel takes before it calls a socket full. What a client in flight
-/// needs is bounded by its window, not by this; what a client that stopped reading holds is.
+/// Unsent bytes that the kernel accepts before it reports a socket as full. Throughput to a client
+/// that reads is bounded by its window, not by this. It bounds the memory that a client which
+/// stopped reading occupies.
 pub(super) const UNSENT_LOW_WATER: u32 = 128 * 1024;
 
-/// How long a client may be silent to the kernel's probes before it is taken for gone.
+/// How long a client may not answer the kernel's keep-alive probes before its connection is closed.
 pub(super) const GONE_AFTER: Duration = Duration::from_secs(60);
 
-/// Sets what every client's socket has from the one that accepted it: once, and not with some system
-/// calls for each. A setting that the system refuses is no reason not to listen.
+/// Sets options on the listening socket that all accepted sockets inherit. This saves several
+/// system calls for each connection. An option that the system refuses is ignored.
 ///
-/// A laptop that vanished sends no FIN. Probes find out while the gateway has nothing to send,
-/// the user timeout while it has bytes on the way. Linux also ends a connection whose window
-/// stays shut for the user timeout, though its client be alive: so it is never shorter than the
-/// stall clock, and off with it.
+/// A machine that vanished sends no FIN. TCP keep-alive detects this while the gateway has nothing
+/// to send, and the TCP user timeout while it has unacknowledged bytes. Linux also applies the user
+/// timeout to a live client whose receive window stays closed. It is therefore never shorter than
+/// the stalled-write time-out, and off if that is off.
 pub(super) fn set_client_options(socket: &Socket, write_stall: Option<Duration>) {
     let _ = socket.set_tcp_nodelay(true);
     let keepalive = TcpKeepalive::new()

@@ -1,7 +1,7 @@
-//! Sockets and their clocks: what stands between a client and the stack.
+//! The edge: listening sockets, connections and their time-outs, in front of the stack.
 //!
-//! An accept loop on TCP and unix sockets, HTTP/1.1 connections, and the duties that no layer can
-//! fulfil because a layer sees a request and not its socket:
+//! It accepts connections on TCP and unix sockets and serves HTTP/1.1 on them. It does what a layer
+//! cannot do, because a layer sees requests but not their sockets:
 //!
 //! ```text
 //! accept ── head ────── exchange ─────────────────────── idle ── head ── ...
@@ -10,25 +10,29 @@
 //!           │           │ body timeout: a silent upload  │
 //! ```
 //!
-//! - **Where the line is.** hyper parses, frames, keeps alive and flushes. The edge owns the socket below
-//!   it, the bodies through it and what lies round it: accepting, rules, drain. A connection
-//!   is one task: it polls hyper, hyper the stack, and the stack its backend's connection.
-//! - **Clocks.** hyper does not ask a body for more while what it gave cannot be written, so a `Sleep`
-//!   inside a body never fires while a client does not read. The clock of a stalled write lives
-//!   in the socket, the others in the connection's task; when one runs out the task ends, and
-//!   with it the body, and with that the connection to the backend.
-//! - **What came before a broken end is delivered.** hyper flushes nothing after an error of a body; the
-//!   error waits until the socket says that all has left.
-//! - **Unread bodies.** An answer that comes before its request was read (401, 413, 429) would be
-//!   destroyed by the kernel's reset: the edge reads on for a while ([`RequestBody`]).
-//! - **Clients that go away** drop the request at once, with or without a byte of its answer.
-//!   One that has sent 64 KiB of its next requests already hides it: its end shows only when the
-//!   answer is written.
-//! - **`/health`**, without asking anyone: 200 while serving, 503 while draining.
-//! - **Origin and Host**, by Ollama's own rules, against web pages that reach for localhost.
-//! - **The client's address**, from trusted proxies ([`TrustedProxies`]).
-//! - **Redirects** to a path that is written as it should be, as Ollama does.
-//! - **Refusals in words**, in the dialect of the path, and told to a [`RefusalObserver`].
+//! - **Division of work.** hyper parses, frames, keeps connections alive and flushes. The edge owns
+//!   the socket below hyper and the bodies that pass through it; it accepts connections, applies
+//!   the rules and drains. A connection is one task: the task polls hyper, hyper polls the stack,
+//!   and the stack polls the connection to the backend.
+//! - **Time-outs.** hyper does not poll a response body while earlier bytes cannot be written, so a
+//!   `Sleep` inside a body never fires while a client does not read. The clock of a stalled write
+//!   is therefore in the socket, and the other clocks are in the connection's task. When a clock
+//!   runs out, the task ends; this drops the body and closes the connection to the backend.
+//! - **Bytes before an error are delivered.** hyper flushes nothing after a body's error. The edge
+//!   holds the error back until the socket has sent everything before it.
+//! - **Unread bodies.** A response that is sent before its request was read (401, 413, 429) would
+//!   be lost by the kernel's reset. The edge therefore reads and discards the rest for a while
+//!   ([`RequestBody`]).
+//! - **A client that disconnects** cancels its request at once, whether or not a byte of the
+//!   response was sent. Limitation: if the client has already sent more than 64 KiB of its next
+//!   requests, the edge notices the disconnect only when it writes the response.
+//! - **`/health`** is answered by the edge itself: 200 while serving, 503 while draining.
+//! - **Origin and Host** are checked by Ollama's rules, against web pages that call a server on
+//!   localhost.
+//! - **The client's address** is read from trusted proxies ([`TrustedProxies`]).
+//! - **Redirects** lead to the canonical form of a path, as in Ollama.
+//! - **Refusals** have an error text in the dialect of the path, and are reported to a
+//!   [`RefusalObserver`].
 //! - **Drain**, see [`Edge::serve`].
 //!
 //! ```no_run

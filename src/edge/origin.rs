@@ -1,8 +1,8 @@
 //! Which web pages may call: Ollama's rules for `Origin`.
 //!
-//! Ollama refuses a foreign `Origin` on every method, not on preflights alone: a plain `GET` or
-//! a form `POST` of a page needs no preflight and would do its work although the page may not
-//! read the answer.
+//! Ollama refuses a foreign `Origin` on every method, not only on preflights. A page's plain `GET`
+//! or form `POST` needs no preflight and would take effect, although the page cannot read the
+//! response.
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -10,9 +10,9 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue};
 
-/// The hosts whose pages may always call, by http and https and from any port.
+/// Hosts whose pages may always call, by http and https, from any port.
 const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "0.0.0.0"];
-/// The applications whose views may always call.
+/// Applications whose web views may always call.
 const APPLICATIONS: [&str; 5] = [
     "app://",
     "file://",
@@ -20,7 +20,7 @@ const APPLICATIONS: [&str; 5] = [
     "vscode-webview://",
     "vscode-file://",
 ];
-/// What a pattern without `*` must begin with, as in Ollama.
+/// Allowed beginnings of an entry without `*`, as in Ollama.
 const SCHEMES: [&str; 6] = [
     "http://",
     "https://",
@@ -32,8 +32,8 @@ const SCHEMES: [&str; 6] = [
 
 const ALLOW_METHODS: HeaderValue =
     HeaderValue::from_static("GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS");
-/// What Ollama allows, and behind that what browser builds of the libraries of OpenAI and Anthropic
-/// send besides.
+/// The headers that Ollama allows, followed by others that the browser builds of OpenAI's and
+/// Anthropic's libraries send.
 const ALLOW_HEADERS: HeaderValue = HeaderValue::from_static(
     "Authorization,Content-Type,User-Agent,Accept,X-Requested-With,Openai-Beta,\
      X-Stainless-Arch,X-Stainless-Async,X-Stainless-Custom-Poll-Interval,\
@@ -44,7 +44,7 @@ const ALLOW_HEADERS: HeaderValue = HeaderValue::from_static(
      X-Stainless-Helper,OpenAI-Organization,OpenAI-Project,Idempotency-Key,X-Request-Id,\
      Traceparent,Tracestate",
 );
-/// What a page may read of an answer beside its type and length.
+/// Response headers that a page may read, in addition to type and length.
 const EXPOSE_HEADERS: HeaderValue = HeaderValue::from_static(
     "Retry-After,RateLimit,RateLimit-Policy,X-Request-Id,X-Llamatower-Backend,Cache-Status,\
      WWW-Authenticate",
@@ -58,14 +58,14 @@ const ANY: HeaderValue = HeaderValue::from_static("*");
 pub struct Origins {
     any: bool,
     exact: Vec<String>,
-    /// What must stand before and after the asterisk.
+    /// The texts before and after the asterisk.
     patterns: Vec<(String, String)>,
 }
 
-/// An entry of `OLLAMA_ORIGINS` that cannot be an origin.
+/// The entry of `OLLAMA_ORIGINS` is not an origin.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no origin: write scheme://host[:port], with at most one * in it (https://*.example.com, http://10.0.0.1:*), or * for all"
+    "{0:?} is not an origin: write scheme://host[:port], with at most one * in it (https://*.example.com, http://10.0.0.1:*), or * for all"
 )]
 pub struct InvalidOrigin(String);
 
@@ -92,7 +92,7 @@ impl Origins {
     /// Ollama's own origins and further ones.
     ///
     /// # Errors
-    /// An entry is no origin and no pattern of one.
+    /// An entry is neither an origin nor a pattern.
     pub fn with<I>(entries: I) -> Result<Self, InvalidOrigin>
     where
         I: IntoIterator,
@@ -128,45 +128,45 @@ impl Origins {
             })
     }
 
-    /// Judges a request by its headers and its authority.
-    pub(super) fn judge(&self, headers: &HeaderMap, host: Option<&str>) -> Judgement {
+    /// Checks the `Origin` of a request.
+    pub(super) fn check(&self, headers: &HeaderMap, host: Option<&str>) -> OriginCheck {
         let mut given = headers.get_all(ORIGIN).iter();
         let (origin, more) = (given.next(), given.next());
         let Some(origin) = origin.filter(|origin| !origin.is_empty()) else {
-            return Judgement::NoOrigin;
+            return OriginCheck::NoOrigin;
         };
         let Ok(text) = origin.to_str() else {
-            return Judgement::Foreign;
+            return OriginCheck::Foreign;
         };
         if more.is_some() {
-            return Judgement::Foreign;
+            return OriginCheck::Foreign;
         }
         let of_server = ["http://", "https://"]
             .iter()
             .find_map(|scheme| text.strip_prefix(scheme));
         if host.is_some() && of_server == host {
-            return Judgement::NoOrigin;
+            return OriginCheck::NoOrigin;
         }
         if !self.allows(text) {
-            return Judgement::Foreign;
+            return OriginCheck::Foreign;
         }
-        Judgement::Allowed(if self.any { ANY } else { origin.clone() })
+        OriginCheck::Allowed(if self.any { ANY } else { origin.clone() })
     }
 }
 
-/// What the rule says of a request.
+/// Result of the check of an `Origin`.
 #[derive(Debug, PartialEq)]
-pub(super) enum Judgement {
-    /// No page sent it, or a page of this very server.
+pub(super) enum OriginCheck {
+    /// No web page sent it, or a page of this server itself.
     NoOrigin,
-    /// A page that may call; the value of `Access-Control-Allow-Origin`.
+    /// The page may call; the value of `Access-Control-Allow-Origin`.
     Allowed(HeaderValue),
-    /// A page that may not.
+    /// The page may not call.
     Foreign,
 }
 
-/// Tells the browser that the page may read this answer.
-pub(super) fn admit(headers: &mut HeaderMap, origin: HeaderValue) {
+/// Adds the headers that let the page read this response.
+pub(super) fn allow_read(headers: &mut HeaderMap, origin: HeaderValue) {
     if origin != ANY {
         headers.append(VARY, HeaderValue::from_static("Origin"));
     }
@@ -174,14 +174,14 @@ pub(super) fn admit(headers: &mut HeaderMap, origin: HeaderValue) {
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSE_HEADERS);
 }
 
-/// Tells the browser what the page may send.
-pub(super) fn admit_preflight(headers: &mut HeaderMap, origin: HeaderValue) {
+/// Adds the headers that let the page send the announced request.
+pub(super) fn allow_preflight(headers: &mut HeaderMap, origin: HeaderValue) {
     headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, ALLOW_HEADERS);
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, ALLOW_METHODS);
     headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
     let varies = origin != ANY;
-    admit(headers, origin);
-    // It is about answers that are read, and this one is not.
+    allow_read(headers, origin);
+    // A preflight response is not read by the page.
     headers.remove(ACCESS_CONTROL_EXPOSE_HEADERS);
     if varies {
         for name in [

@@ -1,4 +1,4 @@
-//! Whose word on the address of a client is taken.
+//! The address of a client behind trusted proxies.
 
 use std::net::IpAddr;
 
@@ -11,26 +11,26 @@ use super::listener::PeerAddr;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The proxies in front of the gateway; from nobody else `Forwarded` and `X-Forwarded-For` are read.
+/// The trusted proxies. `Forwarded` and `X-Forwarded-For` are read only in requests from them.
 #[derive(Clone, Debug, Default)]
 pub struct TrustedProxies {
     networks: Vec<IpNet>,
-    /// Whether those that connect by a unix socket are among them.
+    /// Whether peers on unix sockets are trusted.
     unix: bool,
 }
 
-/// An entry of the list that names no proxy.
+/// The entry is not a proxy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no proxy: write an address (10.0.0.2), a network (10.0.0.0/8, fd00::/8), or unix"
+    "{0:?} is not a proxy: write an address (10.0.0.2), a network (10.0.0.0/8, fd00::/8), or unix"
 )]
 pub struct InvalidProxy(String);
 
 impl TrustedProxies {
-    /// Reads addresses, networks in CIDR notation, and `unix` for all that connect by a unix socket.
+    /// Reads addresses, networks in CIDR notation, and `unix` for all peers on unix sockets.
     ///
     /// # Errors
-    /// An entry is none of these.
+    /// An entry has none of these forms.
     pub fn with<I>(entries: I) -> Result<Self, InvalidProxy>
     where
         I: IntoIterator,
@@ -53,12 +53,13 @@ impl TrustedProxies {
         Ok(proxies)
     }
 
-    /// The address of the client of a request: its peer's, or, if that is a trusted proxy, the nearest
-    /// one in the header that is none. What is malformed or hidden ends the search: the last address
-    /// that is known counts then. `None` for a client at a unix socket.
+    /// The address of a request's client. For a peer that is not trusted it is the peer's address.
+    /// For a trusted proxy it is the nearest address in the header that is not trusted. A malformed
+    /// or hidden entry ends the search; the last known address then counts. `None` for a client on
+    /// a unix socket.
     ///
-    /// A proxy writes one of the two headers and may pass on the other one as its client wrote it. So
-    /// where both are there they have to agree, or the proxy's own address counts.
+    /// A proxy writes one of the two headers and may pass on the other as the client wrote it. If
+    /// both are present they must agree; otherwise the proxy's own address counts.
     pub(super) fn client(&self, peer: PeerAddr, headers: &HeaderMap) -> Option<IpAddr> {
         let nearest = peer.ip();
         if !self.trusts(peer) {
@@ -80,7 +81,7 @@ impl TrustedProxies {
         }
     }
 
-    /// From the nearest hop to the first that is not trusted, or to where nothing more is known.
+    /// Walks from the nearest hop to the first that is not trusted, or that is not known.
     fn walk(
         &self,
         nearest: Option<IpAddr>,
@@ -108,7 +109,8 @@ impl TrustedProxies {
     }
 }
 
-/// The hops in one field of `Forwarded`, the nearest first; one that is not known if it is malformed.
+/// The hops in one `Forwarded` field, nearest first; a single unknown hop if the field is
+/// malformed.
 fn hops_of(field: &HeaderValue) -> impl Iterator<Item = Option<IpAddr>> + use<> {
     let hops = field.to_str().ok().and_then(elements);
     hops.unwrap_or_else(|| vec![None]).into_iter().rev()
@@ -122,7 +124,7 @@ mod tests {
 
     const PROXY: &str = "10.0.0.1";
 
-    /// The client that a trusted proxy at 10.0.0.1 speaks for, by these fields.
+    /// The client's address for a request from the trusted proxy 10.0.0.1 with these fields.
     fn client(fields: &[(&'static str, &str)]) -> Option<String> {
         client_behind(PROXY, fields)
     }
@@ -139,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_read_from_trusted_proxies_alone() {
+    fn headers_are_read_only_from_trusted_proxies() {
         for peer in ["203.0.113.5", "192.0.2.8", "2001:db8::1", "127.0.0.1"] {
             for name in ["x-forwarded-for", "forwarded"] {
                 let value = match name {
@@ -214,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn those_at_a_unix_socket_are_trusted_by_that_word() {
+    fn the_entry_unix_trusts_peers_on_unix_sockets() {
         let mut headers = HeaderMap::new();
         headers.insert(X_FORWARDED_FOR, HeaderValue::from_static("198.51.100.1"));
         let of = |entries: &[&str]| {
@@ -245,7 +247,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a client writes before it, the address that its proxy has added is the client's.
+        /// The address that the proxy has appended is the client's, whatever the client writes
+        /// before it.
         #[test]
         fn a_client_cannot_choose_its_address(before in "[0-9a-z.:,;=\"\\\\\\[\\] ]{0,40}") {
             let list = format!("{before}, 198.51.100.1");

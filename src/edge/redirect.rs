@@ -1,25 +1,26 @@
-//! Where a client is to come again that wrote a known path in another way, as Ollama redirects.
+//! Redirects from a non-canonical path to the canonical one, as in Ollama.
 //!
-//! Ollama redirects in two steps: its HTTP library cleans paths (`//`, `.` and `..`), its router
-//! takes a slash from the end. Here both are one step, and lead only to paths that the table of
-//! endpoints has. The client comes again with the clean path, so no rule is walked round.
+//! Ollama redirects in two steps: its HTTP library cleans the path (`//`, `.` and `..`), and its
+//! router removes a slash at the end. Here both are one step, and only paths in the endpoint table
+//! are targets. The client sends a new request with the clean path, so all rules apply to that
+//! path.
 
 use http::{Method, StatusCode, Uri};
 use llamatower_layers::{EndpointTable, RouteMatch};
 
 use super::config::BasePath;
 
-/// Another address for the same thing.
+/// A redirect's status and target.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Redirect {
-    /// 301 for what a browser may keep, else 307, which keeps method and body.
+    /// 301 where a browser may cache it; otherwise 307, which keeps method and body.
     pub(super) status: StatusCode,
-    /// Path and query. It begins with a single slash, as two would name another host.
+    /// Path and query. It begins with exactly one slash, because two would name another host.
     pub(super) location: String,
 }
 
-/// Where a request goes whose path is written in another way than its endpoint's; `None` if it is
-/// not, or if there is no such endpoint.
+/// The redirect for a request with a non-canonical path; `None` if the path is canonical or there
+/// is no such endpoint.
 pub(super) fn redirect(
     endpoints: &EndpointTable,
     base: Option<&BasePath>,
@@ -62,7 +63,7 @@ pub(super) fn redirect(
     })
 }
 
-/// Whether a path has what [`cleaned`] could change, or a slash at its end.
+/// Whether [`cleaned`] could change the path, or it ends with a slash.
 fn may_be_unclean(path: &str) -> bool {
     let pairs = path.as_bytes().windows(2);
     (path.len() > 1 && path.ends_with('/'))
@@ -70,7 +71,7 @@ fn may_be_unclean(path: &str) -> bool {
 }
 
 /// The path without empty segments, `.` and `..`, by the rules of Go's library: a slash at the end
-/// stays.
+/// is kept.
 fn cleaned(path: &str) -> String {
     let mut segments = Vec::new();
     for segment in path.split('/') {
@@ -91,7 +92,7 @@ fn cleaned(path: &str) -> String {
     clean
 }
 
-/// What Go's library writes into the body of a redirect: a link, for `GET` alone.
+/// The body that Go's library writes into a redirect: a link, for `GET` only.
 pub(super) fn page(redirect: &Redirect) -> String {
     let words = redirect.status.canonical_reason().unwrap_or_default();
     let mut link = String::with_capacity(redirect.location.len());
@@ -117,7 +118,7 @@ mod tests {
 
     fn to(method: &Method, base: Option<&str>, target: &str) -> Option<(u16, String)> {
         let base = base.map(|base| base.parse().expect("a base path"));
-        // As hyper reads it: a text that begins with two slashes is a path.
+        // Parsed as hyper does: a text that begins with two slashes is a path.
         let target = PathAndQuery::try_from(target).expect("a target");
         let table = EndpointTable::ollama();
         let found = redirect(&table, base.as_ref(), method, &Uri::from(target))?;
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_table_does_not_have_is_not_redirected_to() {
+    fn a_path_outside_the_table_is_not_redirected() {
         for target in [
             "/api/tags",
             "/",
@@ -230,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn no_text_of_the_target_leaves_the_link() {
+    fn the_link_is_escaped() {
         let page = page(&Redirect {
             status: StatusCode::TEMPORARY_REDIRECT,
             location: "/?a=1&b=<\"'>".to_owned(),

@@ -1,5 +1,5 @@
-//! What the edge refuses itself: requests by its rules, and connections on which there is no valid
-//! request.
+//! Responses of the edge itself: to requests that break its rules, and to connections without a
+//! valid request.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -14,46 +14,46 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::listener::Stream;
 
-/// Bytes that are read and discarded after the last answer of a connection.
+/// Bytes that are read and discarded after a connection's last response.
 pub(super) const DISCARD_BYTES: usize = 1024 * 1024;
-/// How long they are waited for.
+/// Time limit for reading them.
 pub(super) const DISCARD_TIME: Duration = Duration::from_secs(2);
 
-/// What the edge refused, for whoever counts and logs it. No layer has seen it.
+/// A refusal by the edge, for metrics and the log. No layer has seen the request.
 #[derive(Clone, Copy, Debug)]
 pub struct Refused<'a> {
-    /// The answer's status.
+    /// The response's status.
     pub status: StatusCode,
-    /// Why, in a spelling that never changes; a value of `error.type`.
+    /// The reason, as a stable value of `error.type`.
     pub reason: &'static str,
-    /// The client's address, or that of its proxy where no head was read; none at a unix socket.
+    /// The client's address, or its proxy's if no head was read; `None` on a unix socket.
     pub client: Option<IpAddr>,
     /// The request's method, if a head was read.
     pub method: Option<&'a Method>,
-    /// The path that was asked for, without the base path and as far as it is known.
+    /// The requested path without the base path, as far as it is known.
     pub path: Option<&'a str>,
-    /// `Host`, as the client wrote it.
+    /// `Host`, as sent by the client.
     pub host: Option<&'a str>,
-    /// `Origin`, as the browser wrote it.
+    /// `Origin`, as sent by the browser.
     pub origin: Option<&'a str>,
 }
 
-/// Who is told of what the edge refuses itself.
+/// Receives the refusals of the edge.
 pub trait RefusalObserver: fmt::Debug + Send + Sync {
     /// A request or a connection was refused.
     fn refused(&self, refused: &Refused<'_>);
 }
 
-/// Why a request is not passed on, and what its answer says.
+/// Why a request is refused, and the text of the response.
 #[derive(Debug)]
 pub(super) struct Denial {
     pub(super) status: StatusCode,
     pub(super) reason: &'static str,
     pub(super) text: &'static str,
-    /// That of the path if not set.
+    /// The dialect of the path, unless set.
     pub(super) dialect: Option<Dialect>,
     pub(super) allow: Option<HeaderValue>,
-    /// The origin whose pages may read the answer.
+    /// The origin whose pages may read the response.
     pub(super) admitted: Option<HeaderValue>,
 }
 
@@ -61,7 +61,7 @@ impl Denial {
     pub(super) const FOREIGN_ORIGIN: Self = Self::new(
         StatusCode::FORBIDDEN,
         "foreign_origin",
-        "web pages of this origin may not call this server; OLLAMA_ORIGINS allows more origins",
+        "web pages of this origin may not call this server; to allow it, add it to OLLAMA_ORIGINS",
     );
     pub(super) const FOREIGN_HOST: Self = Self::new(
         StatusCode::FORBIDDEN,
@@ -84,7 +84,7 @@ impl Denial {
     );
     pub(super) const MALFORMED_TARGET: Self = Self::bad_request("the target is malformed");
     pub(super) const MALFORMED_LINE: Self =
-        Self::bad_request("the line of the request is malformed: a target has no fragment");
+        Self::bad_request("the request line is malformed: a target must not have a fragment");
     pub(super) const TWO_TRANSFER_ENCODINGS: Self =
         Self::bad_request("more than one Transfer-Encoding header");
     pub(super) const TRANSFER_ENCODING: Self = Self::new(
@@ -95,7 +95,7 @@ impl Denial {
     pub(super) const EXPECTATION: Self = Self::new(
         StatusCode::EXPECTATION_FAILED,
         "unknown_expectation",
-        "the only expectation known is 100-continue",
+        "the only supported expectation is 100-continue",
     );
 
     const fn new(status: StatusCode, reason: &'static str, text: &'static str) -> Self {
@@ -113,7 +113,7 @@ impl Denial {
         Self::new(StatusCode::BAD_REQUEST, "malformed_request", text)
     }
 
-    /// `Host` is missing, or is none.
+    /// The `Host` header is missing or malformed.
     pub(super) fn bad_host(text: &'static str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "malformed_host", text)
     }
@@ -128,17 +128,17 @@ impl Denial {
     }
 }
 
-/// An answer to a connection, and not to a request: there is none, or what came is none. hyper has no
-/// part in it. Its text says which limit was reached and how it is set.
+/// A response to a connection without a valid request; hyper does not write it. Its text names the
+/// limit that was reached and its setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// There are as many connections as there may be.
+    /// The limit of open connections is reached.
     TooManyConnections,
-    /// The head did not come in time.
+    /// The head did not arrive in time.
     HeadTimeout,
-    /// The head is larger than it may be.
+    /// The head is too large.
     HeadTooLarge,
-    /// What came is no head of HTTP/1.
+    /// The bytes are not an HTTP/1 head.
     Malformed,
 }
 
@@ -163,21 +163,19 @@ impl Refusal {
 
     fn text(self) -> &'static str {
         match self {
-            Self::TooManyConnections => {
-                "too many connections; LLAMATOWER_MAX_CONNECTIONS sets the limit"
-            }
+            Self::TooManyConnections => "too many connections (limit: LLAMATOWER_MAX_CONNECTIONS)",
             Self::HeadTimeout => {
-                "the head of the request did not arrive in time; LLAMATOWER_HEADER_TIMEOUT sets the limit"
+                "the head of the request did not arrive in time (limit: LLAMATOWER_HEADER_TIMEOUT)"
             }
             Self::HeadTooLarge => {
-                "the head of the request has too many bytes or fields; LLAMATOWER_MAX_HEAD_BYTES and \
-                 LLAMATOWER_MAX_HEAD_FIELDS set the limits"
+                "the head of the request has too many bytes or fields (limits: \
+                 LLAMATOWER_MAX_HEAD_BYTES and LLAMATOWER_MAX_HEAD_FIELDS)"
             }
-            Self::Malformed => "what was sent is no request of HTTP/1.0 or HTTP/1.1",
+            Self::Malformed => "this is not an HTTP/1.0 or HTTP/1.1 request",
         }
     }
 
-    /// The bytes of the answer.
+    /// The bytes of the response.
     fn answer(self, dialect: Dialect) -> Vec<u8> {
         let answer = dialect.error_response(self.status(), self.text());
         let status = answer.status();
@@ -199,10 +197,10 @@ impl Refusal {
         text
     }
 
-    /// Says it to the client, and closes.
-    pub(super) async fn tell(self, mut stream: Stream, dialect: Dialect) {
+    /// Sends the response and closes the connection.
+    pub(super) async fn send(self, mut stream: Stream, dialect: Dialect) {
         let answer = self.answer(dialect);
-        // The few bytes go into the send buffer in one piece, if it has room.
+        // The few bytes fit into the send buffer in one write, if it has room.
         let write = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &answer));
         if let Ok(Ok(_)) = tokio::time::timeout(DISCARD_TIME, write).await {
             linger(stream).await;
@@ -210,9 +208,9 @@ impl Refusal {
     }
 }
 
-/// Closes a socket on which bytes may arrive that are not wanted. Closed outright, the kernel
-/// would answer them with a reset, and the reset can destroy an answer that the client has not
-/// read yet. So: the end of our side first, then reading for a while, then the close.
+/// Closes a socket on which unwanted bytes may still arrive. After an immediate close, the kernel
+/// would answer them with a reset, and the reset can destroy a response that the client has not
+/// read yet. So it closes the sending side, reads for a while, and then closes.
 pub(super) async fn linger(mut stream: Stream) {
     let end = poll_fn(move |cx| {
         let mut stream = Pin::new(&mut stream);
@@ -228,7 +226,7 @@ pub(super) async fn linger(mut stream: Stream) {
                 _ => return std::task::Poll::Ready(()),
             }
         }
-        // A client that still sends is held by its window until the time is over.
+        // A client that still sends is stopped by its TCP window until the time is over.
         std::task::Poll::Pending
     });
     let _ = tokio::time::timeout(DISCARD_TIME, end).await;

@@ -1,4 +1,4 @@
-//! What the edge says of a request before the stack sees it.
+//! The edge's rules for requests, applied before the stack.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,17 +15,17 @@ use llamatower_layers::{Dialect, EndpointTable, RouteMatch};
 use super::config::{BasePath, EdgeConfig};
 use super::host::{Hosts, machine_name};
 use super::listener::PeerAddr;
-use super::origin::{self, Judgement, Origins};
+use super::origin::{self, OriginCheck, Origins};
 use super::proxies::TrustedProxies;
 use super::redirect::{self, Redirect};
 use super::refusal::{Denial, Refusal, RefusalObserver, Refused};
 
-/// The longest target that is read, in bytes.
+/// Longest accepted target, in bytes.
 const LONGEST_TARGET: usize = 8 * 1024;
 
 pub(super) type Answer = Response<Full<Bytes>>;
 
-/// The rules of an edge for requests.
+/// The edge's rules for requests.
 #[derive(Debug)]
 pub(super) struct Rules {
     base_path: Option<BasePath>,
@@ -37,11 +37,11 @@ pub(super) struct Rules {
     observer: Option<Arc<dyn RefusalObserver>>,
 }
 
-/// What becomes of a request.
-pub(super) enum Verdict {
-    /// It goes to the stack; its answer tells the page of this origin that it may read.
+/// Result of the rules for a request.
+pub(super) enum Decision {
+    /// The request goes to the stack. If set, the response allows this origin's page to read it.
     Pass(Option<HeaderValue>),
-    /// It has its answer.
+    /// The edge answers the request itself.
     Answer(Answer),
 }
 
@@ -58,21 +58,21 @@ impl Rules {
         }
     }
 
-    /// The address that a request counts as coming from.
+    /// The client's address, for logs and limits.
     pub(super) fn client(&self, peer: PeerAddr, headers: &HeaderMap) -> Option<IpAddr> {
         self.proxies.client(peer, headers)
     }
 
-    /// Judges a request, and brings its target into the form that the stack knows.
-    pub(super) fn judge(
+    /// Applies the rules to a request, and brings its target into the form that the stack expects.
+    pub(super) fn check(
         &self,
         request: &mut request::Parts,
         client: Option<IpAddr>,
         on_loopback: bool,
         draining: bool,
-    ) -> Verdict {
-        let verdict = self.apply(request, on_loopback, draining);
-        verdict.unwrap_or_else(|denial| Verdict::Answer(self.deny(denial, request, client)))
+    ) -> Decision {
+        let decision = self.apply(request, on_loopback, draining);
+        decision.unwrap_or_else(|denial| Decision::Answer(self.deny(denial, request, client)))
     }
 
     fn apply(
@@ -80,7 +80,7 @@ impl Rules {
         request: &mut request::Parts,
         on_loopback: bool,
         draining: bool,
-    ) -> Result<Verdict, Denial> {
+    ) -> Result<Decision, Denial> {
         if let Some(denial) = refusal(request) {
             return Err(denial);
         }
@@ -88,22 +88,22 @@ impl Rules {
         let inside = self.inside(&request.uri);
         let path = inside.as_ref().unwrap_or(&request.uri).path();
         if path == "/health" {
-            return Ok(Verdict::Answer(health(&request.method, draining)));
+            return Ok(Decision::Answer(health(&request.method, draining)));
         }
 
         let judgement = self
             .origins
-            .judge(&request.headers, authority.as_ref().map(Authority::as_str));
+            .check(&request.headers, authority.as_ref().map(Authority::as_str));
         let admitted = match judgement {
-            Judgement::Foreign => return Err(Denial::FOREIGN_ORIGIN),
-            Judgement::Allowed(origin) if request.method == Method::OPTIONS => {
+            OriginCheck::Foreign => return Err(Denial::FOREIGN_ORIGIN),
+            OriginCheck::Allowed(origin) if request.method == Method::OPTIONS => {
                 let mut answer = empty(StatusCode::NO_CONTENT);
-                origin::admit_preflight(answer.headers_mut(), origin);
+                origin::allow_preflight(answer.headers_mut(), origin);
                 self.add_allow(&mut answer, request, path);
-                return Ok(Verdict::Answer(answer));
+                return Ok(Decision::Answer(answer));
             }
-            Judgement::Allowed(origin) => Some(origin),
-            Judgement::NoOrigin => None,
+            OriginCheck::Allowed(origin) => Some(origin),
+            OriginCheck::NoOrigin => None,
         };
         let host = authority.as_ref().map_or("", Authority::as_str);
         if on_loopback && !self.hosts.allow(host, self.machine.as_deref()) {
@@ -112,19 +112,19 @@ impl Rules {
         if let Some(redirect) = self.redirect(&request.method, &request.uri) {
             let mut answer = redirection(&request.method, &redirect);
             if let Some(origin) = admitted {
-                origin::admit(answer.headers_mut(), origin);
+                origin::allow_read(answer.headers_mut(), origin);
             }
-            return Ok(Verdict::Answer(answer));
+            return Ok(Decision::Answer(answer));
         }
         let Some(inside) = inside else {
             return Err(Denial::outside(admitted));
         };
         request.uri = inside;
         request.headers.remove(ORIGIN);
-        Ok(Verdict::Pass(admitted))
+        Ok(Decision::Pass(admitted))
     }
 
-    /// The target without the base path; `None` if it stands outside.
+    /// The target without the base path; `None` if it is outside the base path.
     fn inside(&self, target: &Uri) -> Option<Uri> {
         match &self.base_path {
             Some(base) => base.strip_uri(target),
@@ -137,7 +137,7 @@ impl Rules {
         redirect::redirect(endpoints, self.base_path.as_ref(), method, target)
     }
 
-    /// The answer to a request whose line hyper reads but no client should send.
+    /// The response to a request line that hyper accepts but that is malformed.
     pub(super) fn malformed_line(
         &self,
         request: &request::Parts,
@@ -146,7 +146,7 @@ impl Rules {
         self.deny(Denial::MALFORMED_LINE, request, client)
     }
 
-    /// Tells a client and the observer that a request is refused.
+    /// Builds the response to a refused request, and reports the refusal.
     fn deny(&self, denial: Denial, request: &request::Parts, client: Option<IpAddr>) -> Answer {
         let inside = self.inside(&request.uri);
         let path = inside.as_ref().unwrap_or(&request.uri).path();
@@ -156,7 +156,7 @@ impl Rules {
                 .get(name)
                 .and_then(|value| value.to_str().ok())
         };
-        self.note(&Refused {
+        self.report(&Refused {
             status: denial.status,
             reason: denial.reason,
             client,
@@ -173,7 +173,7 @@ impl Rules {
             headers.insert(ALLOW, methods);
         }
         if let Some(origin) = denial.admitted {
-            origin::admit(headers, origin);
+            origin::allow_read(headers, origin);
         }
         if denial.reason == Denial::FOREIGN_ORIGIN.reason {
             self.add_allow(&mut answer, request, path);
@@ -181,8 +181,8 @@ impl Rules {
         answer
     }
 
-    /// Notes that there was no request to be judged, and says in which dialect its sender is told:
-    /// that of the path that `head` begins with, as far as it has come.
+    /// Reports a connection without a valid request. Returns the dialect of the response: that of
+    /// the path in `head`, if it has arrived.
     pub(super) fn refuse_head(&self, refusal: Refusal, head: &[u8], peer: PeerAddr) -> Dialect {
         let path = path_of_head(head);
         let inside = |path| match &self.base_path {
@@ -190,7 +190,7 @@ impl Rules {
             None => path,
         };
         let path = path.map(inside);
-        self.note(&Refused {
+        self.report(&Refused {
             status: refusal.status(),
             reason: refusal.reason(),
             client: peer.ip(),
@@ -205,13 +205,13 @@ impl Rules {
         }
     }
 
-    fn note(&self, refused: &Refused<'_>) {
+    fn report(&self, refused: &Refused<'_>) {
         if let Some(observer) = &self.observer {
             observer.refused(refused);
         }
     }
 
-    /// Ollama names the methods of a known path wherever the method is a wrong one.
+    /// Adds `Allow` with the methods of a known path, as Ollama does for a wrong method.
     fn add_allow(&self, answer: &mut Answer, request: &request::Parts, path: &str) {
         let known = self.endpoints.as_deref();
         if let Some(RouteMatch::WrongMethod { endpoint }) =
@@ -225,7 +225,7 @@ impl Rules {
     }
 }
 
-/// The path in the line that a head begins with, if that has come.
+/// The path in the request line of a partial head, if it has arrived.
 fn path_of_head(head: &[u8]) -> Option<&str> {
     let head = head.trim_ascii_start();
     let line = head.split(|byte| matches!(byte, b'\r' | b'\n')).next()?;
@@ -238,7 +238,7 @@ fn path_of_head(head: &[u8]) -> Option<&str> {
     Some(path.split(['?', '#']).next().unwrap_or(path))
 }
 
-/// Refuses what is sound HTTP but what no client of ours has a reason to send.
+/// Refuses requests that are valid HTTP but that no client has a reason to send.
 fn refusal(request: &request::Parts) -> Option<Denial> {
     let uri = &request.uri;
     if matches!(request.method, Method::CONNECT | Method::TRACE) {
@@ -262,7 +262,7 @@ fn refusal(request: &request::Parts) -> Option<Denial> {
     None
 }
 
-/// Whether a header is absent or has this one value.
+/// Whether a header is absent or has exactly this one value.
 fn only(headers: &HeaderMap, name: &http::HeaderName, value: &[u8]) -> bool {
     headers
         .get_all(name)
@@ -270,8 +270,8 @@ fn only(headers: &HeaderMap, name: &http::HeaderName, value: &[u8]) -> bool {
         .all(|given| given.as_bytes().eq_ignore_ascii_case(value))
 }
 
-/// Whom the request is addressed to: one `Host` (RFC 9112 3.2), and a target that agrees with
-/// it. HTTP/1.0 may have none.
+/// The authority of the request: from a single `Host` (RFC 9112 3.2), with which the target must
+/// agree. HTTP/1.0 may have none.
 fn authority(request: &request::Parts) -> Result<Option<Authority>, &'static str> {
     let mut hosts = request.headers.get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
@@ -295,7 +295,7 @@ fn authority(request: &request::Parts) -> Result<Option<Authority>, &'static str
     }
 }
 
-/// Whether what stands behind the colon, if there is one, is a port (RFC 3986 3.2.3).
+/// Whether the text after the colon, if there is one, is a port (RFC 3986 3.2.3).
 fn has_sound_port(authority: &Authority) -> bool {
     let port = authority.as_str().strip_prefix(authority.host());
     let Some(port) = port.and_then(|port| port.strip_prefix(':')) else {
@@ -305,15 +305,15 @@ fn has_sound_port(authority: &Authority) -> bool {
     is_number && (port.is_empty() || port.parse::<u16>().is_ok())
 }
 
-/// The target without scheme and authority, in memory of its own: what is kept of a request to the
-/// end of a stream would keep all that was read with it otherwise.
+/// The target without scheme and authority, copied into its own memory. Otherwise it would keep
+/// hyper's whole read buffer alive until the end of the stream.
 fn path_only(uri: &Uri) -> Option<Uri> {
     let target = uri.path_and_query()?.as_str();
     PathAndQuery::try_from(target).ok().map(Uri::from)
 }
 
-/// Whether this process takes requests. It says nothing of backends: with all of them down the
-/// gateway stays in service and says so itself.
+/// Whether this process accepts requests. Backends do not count: if all are down, the gateway stays
+/// in service and reports that in its responses.
 fn health(method: &Method, draining: bool) -> Answer {
     if !matches!(*method, Method::GET | Method::HEAD) {
         let text = Dialect::Text;
@@ -339,7 +339,7 @@ fn health(method: &Method, draining: bool) -> Answer {
     answer
 }
 
-/// Sends a client to another address, with the body that Ollama's answers have.
+/// A redirect, with the body that Ollama sends.
 fn redirection(method: &Method, redirect: &Redirect) -> Answer {
     let mut answer = empty(redirect.status);
     if let Ok(location) = HeaderValue::try_from(&redirect.location) {

@@ -1,4 +1,4 @@
-//! The body of a request, and what becomes of it when it is not read.
+//! The body of a request, and what happens if it is not read.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,20 +13,20 @@ use llamatower_layers::{BoxError, Deadline, Fail, Failure, Side};
 
 use super::state::ConnectionState;
 
-/// A request's body on its way from the client.
+/// A request's body, as it arrives from the client.
 ///
-/// Dropped before its end it is not closed but handed back to the connection, which reads and
-/// discards up to 1 MiB for up to 2 s: a client that is still sending gets to read its answer,
-/// and a small rest does not cost the connection.
+/// If it is dropped before its end, it goes back to the connection, which reads and discards up to
+/// 1 MiB for up to 2 s. A client that is still sending can then read its response, and a short rest
+/// does not close the connection.
 #[derive(Debug)]
 pub struct RequestBody {
-    /// None only while being dropped.
+    /// `None` only during the drop.
     incoming: Option<Incoming>,
     state: Option<Arc<ConnectionState>>,
-    /// The client waits for a `100 Continue` that reading would send.
+    /// The client waits for `100 Continue`, which the first read would send.
     waits_for_continue: bool,
     timeout: Option<Duration>,
-    /// Runs only while the next piece is asked for, so a slow backend is not held against
+    /// Runs only while the next piece is polled for, so that a slow backend does not count against
     /// the client.
     clock: Deadline,
 }
@@ -47,7 +47,7 @@ impl RequestBody {
         }
     }
 
-    /// No request can follow this one: its body will not be read to the end.
+    /// Closes the connection after this request, because its body will not be read to the end.
     fn give_up(&mut self) {
         if let Some(state) = self.state.take() {
             state.set_unread(true);
@@ -106,21 +106,23 @@ impl Drop for RequestBody {
             return;
         }
         if self.waits_for_continue {
-            // Reading would ask the client for what is not wanted. It may send all the same.
+            // Reading would request a body that is not wanted. The client may send it anyway.
             self.give_up();
         } else if let (Some(incoming), Some(state)) = (self.incoming.take(), self.state.take()) {
-            state.leave(incoming);
+            state.hand_over_body(incoming);
         }
     }
 }
 
-/// A request's body did not come to its end.
+/// A request's body ended before it was complete.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestBodyError {
-    /// The client was silent for this long.
-    #[error("the request's body stopped arriving: nothing for {0:?}")]
+    /// Nothing arrived for this long.
+    #[error(
+        "the request's body stopped arriving: no data for {0:?} (limit: LLAMATOWER_BODY_READ_TIMEOUT)"
+    )]
     Silent(Duration),
-    /// The client went away, or what it sent is no body.
+    /// The client disconnected, or the body is malformed.
     #[error("the request's body is broken: {0}")]
     Broken(#[source] hyper::Error),
 }

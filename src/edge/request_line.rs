@@ -1,18 +1,18 @@
-//! What hyper does not tell of a request's first line.
+//! Checks of the request line that hyper does not make.
 
 use http::{Method, Uri};
 use memchr::memchr;
 
-/// Twice what a target may have; a longer line is refused whatever it holds.
+/// Longest request line, in bytes: twice the longest target. A longer line is refused.
 pub(super) const LONGEST_LINE: usize = 16 * 1024;
 
-/// Finds in the first line of a request what `http::Uri` and hyper's parser pass over in silence: a
-/// fragment, which no target has (RFC 9112 3.2), and a bare carriage return before the line, which
-/// two readers could take differently (RFC 9112 2.2). Gives the line up to where that is seen.
+/// Finds what `http::Uri` and hyper's parser silently ignore in a request line: a fragment, which a
+/// target must not have (RFC 9112 3.2), and a bare carriage return before the line, which two
+/// parsers could treat differently (RFC 9112 2.2). Returns the line up to that point.
 ///
-/// `bytes` is what a socket has read where a line should begin. It need not: the line may have come with the
-/// end of the request before it, and a body be what is read now. So what is found counts only if it
-/// [is of](is_line_of) the request that hyper has read.
+/// `bytes` is the result of a read where a request line should begin. This is not certain: the line
+/// may have arrived with the end of the previous request, and the bytes may belong to a body. So a
+/// finding counts only if it [belongs to](is_line_of) the request that hyper has parsed.
 pub(super) fn malformed_line(bytes: &[u8]) -> Option<&[u8]> {
     let is_bare = matches!(bytes, [b'\r', next, ..] if *next != b'\n');
     let rest = behind_line_ends(bytes);
@@ -24,7 +24,7 @@ pub(super) fn malformed_line(bytes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Whether the line has come to its end.
+/// Whether the line is complete.
 pub(super) fn has_whole_line(bytes: &[u8]) -> bool {
     memchr(b'\n', behind_line_ends(bytes)).is_some()
 }
@@ -34,12 +34,12 @@ fn behind_line_ends(bytes: &[u8]) -> &[u8] {
     &bytes[line.unwrap_or(bytes.len())..]
 }
 
-/// Whether a line that begins so is that of a request with this method and target.
+/// Whether a line with this beginning belongs to a request with this method and target.
 pub(super) fn is_line_of(line: &[u8], method: &Method, target: &Uri) -> bool {
     let line = line.strip_prefix(method.as_str().as_bytes());
     let given = line.and_then(|line| line.strip_prefix(b" "));
     let read = target.to_string();
-    // `http::Uri` shows a path where the client gave none.
+    // `http::Uri` shows a path where the client sent none.
     let shown = [read.as_bytes(), read.trim_end_matches('/').as_bytes()];
     given.is_some_and(|given| shown.contains(&given))
 }
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_found_counts_for_the_request_that_was_read() {
+    fn a_finding_counts_only_for_the_request_that_hyper_parsed() {
         let target = Uri::from_static("/x");
         for (bytes, expected) in [
             ("GET /x#y HTTP/1.1\n", true),

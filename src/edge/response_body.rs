@@ -1,4 +1,4 @@
-//! The body of an answer of the stack, on its way to hyper.
+//! The body of the stack's response, as it is given to hyper.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,26 +16,28 @@ use pin_project_lite::pin_project;
 
 use super::state::{ConnectionState, InFlight};
 
-const WRONG_LENGTH: &str = "the body of the answer is not as long as its head says";
+const WRONG_LENGTH: &str = "the length of the response body differs from its Content-Length";
 
 pin_project! {
-    /// A body that is asked once a turn, is cut into lines, and holds its error back.
+    /// Polls the stack's body once per turn, cuts it into lines, and holds back its error.
     ///
-    /// - hyper polls a body again after it was pending, lest a write that came between had made a
-    ///   difference. What has become ready since wakes the connection, whose task then has another
-    ///   turn: until then the answer is known, and the layers below need not be asked for it.
-    /// - Ollama writes each line of a stream as a chunk of its own, and some clients take a chunk for a
-    ///   line. What has come together passes through the stack in one piece, and is cut only here.
-    /// - hyper flushes nothing after an error of a body, not even the head. So the error waits until the
-    ///   socket says that all before it has left.
+    /// - **One poll per turn.** hyper polls a body again after it was pending, in case a write in
+    ///   between made a difference. A piece that became ready since then wakes the connection's
+    ///   task, which then has another turn. Until then the result is known, and the layers below
+    ///   are not polled.
+    /// - **One chunk per line.** Ollama writes each line of a stream as its own chunk, and some
+    ///   clients take a chunk for a line. Lines that arrived together pass through the stack in one
+    ///   piece and are cut only here.
+    /// - **The error waits.** hyper flushes nothing after a body's error, not even the head. So the
+    ///   error waits until the socket has sent everything before it.
     pub(super) struct ResponseBody<B> {
         #[pin]
         inner: Guarded<B, InFlight>,
         state: Arc<ConnectionState>,
         pending_in: Option<u32>,
-        // What is still to come, if the head says how long the body is.
+        // Bytes still to come, if the head has a length.
         left: Option<u64>,
-        // Newline-delimited JSON that is sent in chunks; all else goes on as it comes.
+        // Newline-delimited JSON in chunks; other bodies pass uncut.
         is_lines: bool,
         lines: Bytes,
         error: Option<BoxError>,
@@ -43,7 +45,7 @@ pin_project! {
 }
 
 impl<B: Body> ResponseBody<B> {
-    /// The body of an answer with these headers.
+    /// Wraps the body of a response with these headers.
     pub(super) fn new(inner: B, headers: &mut HeaderMap, in_flight: InFlight) -> Self {
         let left = settle_length(headers);
         Self {
@@ -58,8 +60,8 @@ impl<B: Body> ResponseBody<B> {
     }
 }
 
-/// How long a head says that its body is. It says it once from then on, or not at all if no
-/// client could rely on it (RFC 9112 6.3).
+/// The length of the body by its head. Afterwards the head has one `Content-Length`, or none if its
+/// values were invalid (RFC 9112 6.3).
 fn settle_length(headers: &mut HeaderMap) -> Option<u64> {
     let mut said = headers.get_all(CONTENT_LENGTH).iter();
     let first = said.next()?.clone();
@@ -75,7 +77,7 @@ fn settle_length(headers: &mut HeaderMap) -> Option<u64> {
     length
 }
 
-/// The first line of what came together.
+/// Cuts off the first line.
 fn cut_line(lines: &mut Bytes) -> Bytes {
     match memchr(b'\n', lines).map(|at| at + 1) {
         Some(end) if end < lines.len() => lines.split_to(end),
@@ -87,7 +89,7 @@ impl<B: Body<Data = Bytes>> ResponseBody<B>
 where
     B::Error: Into<BoxError>,
 {
-    /// The next piece of the stack's answer; trailers go to no client, as none was promised them.
+    /// The next data of the stack's response. Trailers are dropped, because none were announced.
     fn poll_piece(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -137,12 +139,12 @@ where
                 }
                 Some(Err(error)) => {
                     *self.as_mut().project().error = Some(error);
-                    // hyper flushes, and asks again in the next turn.
+                    // hyper flushes, and polls again in the next turn.
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
                 None => {
-                    // hyper has the last chunk to write, which says that nothing follows.
+                    // hyper still has to write the last chunk, which ends the body.
                     self.state.set_flushed(false);
                     return Poll::Ready(None);
                 }
@@ -168,7 +170,7 @@ where
 
     fn size_hint(&self) -> SizeHint {
         match self.left {
-            // hyper trusts it to be what the head says.
+            // hyper requires this to equal the `Content-Length`.
             Some(left) => SizeHint::with_exact(left),
             None if self.lines.is_empty() => self.inner.size_hint(),
             None => SizeHint::default(),

@@ -25,9 +25,10 @@ use super::request_body::RequestBody;
 use super::service::MakeEdgeService;
 use super::shutdown::Shutdown;
 
-/// How long streams have to write their last frames after they were told to end.
+/// How long streams have to write their last frames after the cut-off.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
-/// Connections beyond the limit that are told so at once; more are closed without a word.
+/// Connections beyond the limit that are answered with 503 at the same time; more are closed
+/// without a response.
 const MOST_REFUSALS: usize = 64;
 
 /// Listening sockets, ready to serve.
@@ -38,12 +39,12 @@ pub struct Edge {
     cutoff: CancellationToken,
 }
 
-/// What a drain came to.
+/// Result of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
-    /// Requests that ended between the signal and the end of the drain's time.
+    /// Requests that ended between the signal and the end of the drain.
     pub completed: u64,
-    /// Requests that were cut off then.
+    /// Requests that were cut off at the end of the drain.
     pub cut: u64,
 }
 
@@ -56,13 +57,13 @@ impl std::fmt::Debug for Edge {
 }
 
 impl Edge {
-    /// Listens on every address of the configuration. Clients that come before
-    /// [`serve`](Self::serve) wait.
+    /// Listens on every configured address. Clients that connect before [`serve`](Self::serve)
+    /// wait.
     ///
     /// A socket file that no process listens on is replaced.
     ///
     /// # Errors
-    /// One of the addresses cannot be listened on.
+    /// Listening on one of the addresses failed.
     pub async fn bind(config: EdgeConfig) -> Result<Self, BindError> {
         let bind = |address| bind(address, config.write_stall_timeout);
         let listeners = config.listen.iter().map(bind).collect::<Result<_, _>>()?;
@@ -74,24 +75,24 @@ impl Edge {
         })
     }
 
-    /// Where the edge listens, in the order of the configuration, with the ports that the system
-    /// chose.
+    /// The addresses that the edge listens on, in the configured order, with the ports that the
+    /// system chose.
     pub fn local_addrs(&self) -> Vec<ListenAddr> {
         self.listeners.iter().map(Listener::local_addr).collect()
     }
 
-    /// Is cancelled when a drain's time is over: streams then have a second to write their last
+    /// Cancelled when the drain's time is over. Streams then have one second to write their last
     /// frames.
     pub fn cutoff(&self) -> CancellationToken {
         self.cutoff.clone()
     }
 
-    /// The edge's counts.
+    /// The edge's counters.
     pub fn gauges(&self) -> Arc<Gauges> {
         self.gauges.clone()
     }
 
-    /// Serves until the shutdown is asked for, and drains:
+    /// Serves until shutdown is requested, and then drains:
     ///
     /// ```text
     /// signal ── drain_delay ──────── drain_timeout ─────────── 1 s ───── end
@@ -100,7 +101,7 @@ impl Edge {
     /// answers say Connection: close  requests go on                      dropped
     /// ```
     ///
-    /// It returns as soon as nothing is left. Asked to end at once it skips what is left of this.
+    /// It returns as graceful as no connection is left. [`Shutdown::end_now`] ends it at once.
     pub async fn serve<S, B>(self, stack: S, shutdown: Shutdown) -> Drained
     where
         S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
@@ -163,8 +164,8 @@ struct Connections<S> {
     tasks: TaskTracker,
     /// The connections accepted since [`finish`](Self::finish) last replaced this tracker.
     generation: TaskTracker,
-    /// Asks the connections of the generation to end after the request under way.
-    soon: CancellationToken,
+    /// Asks the connections of this generation to end after the request in flight.
+    graceful: CancellationToken,
     /// Ends them at once.
     now: CancellationToken,
     refusals: TaskTracker,
@@ -195,7 +196,7 @@ where
             gauges,
             tasks: TaskTracker::new(),
             generation: TaskTracker::new(),
-            soon: CancellationToken::new(),
+            graceful: CancellationToken::new(),
             now: CancellationToken::new(),
             refusals: TaskTracker::new(),
         }
@@ -208,11 +209,12 @@ where
         }
     }
 
-    /// Asks all connections to end, and accepts others until those are gone; then ends these, too.
+    /// Closes all connections gracefully, while it accepts others until those have ended; then
+    /// closes the others too.
     async fn finish(&mut self, mut acceptor: Acceptor) {
         self.close();
         let first = std::mem::replace(&mut self.generation, TaskTracker::new());
-        self.soon = CancellationToken::new();
+        self.graceful = CancellationToken::new();
         tokio::select! {
             () = self.accept(&mut acceptor) => {}
             () = first.wait() => {}
@@ -228,7 +230,7 @@ where
             return;
         }
         let closing = Closing {
-            soon: self.soon.child_token(),
+            graceful: self.graceful.child_token(),
             now: self.now.child_token(),
         };
         let open = self.gauges.clone().open();
@@ -243,23 +245,22 @@ where
         self.tasks.spawn(served);
     }
 
-    /// Tells a connection beyond the limit that it is one too many. To leave it in the kernel's
-    /// queue instead would keep its client, and the probes of `/health` behind it, waiting
-    /// without a word.
+    /// Answers a connection beyond the limit with 503. If it stayed in the kernel's queue instead,
+    /// its client, and the probes of `/health` behind it, would wait without a response.
     fn refuse(&mut self, accepted: Accepted) {
         self.gauges.refused_connections.fetch_add(1, Relaxed);
         let refusal = Refusal::TooManyConnections;
         let rules = self.services.rules();
-        // What the client asks for has not been read.
+        // The client's request has not been read.
         let dialect = rules.refuse_head(refusal, b"", accepted.peer);
         if self.refusals.len() < MOST_REFUSALS {
-            self.refusals.spawn(refusal.tell(accepted.stream, dialect));
+            self.refusals.spawn(refusal.send(accepted.stream, dialect));
         }
     }
 
-    /// Asks every connection to end: at once if idle, otherwise after its request.
+    /// Closes every connection: an idle one at once, another after its request.
     fn close(&mut self) {
-        self.soon.cancel();
+        self.graceful.cancel();
         self.generation.close();
         self.tasks.close();
     }

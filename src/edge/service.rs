@@ -1,4 +1,4 @@
-//! One request and its answer: from hyper, past the rules, to the stack and back.
+//! One request and its response: from hyper, through the rules, to the stack and back.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -23,18 +23,18 @@ use super::config::EdgeConfig;
 use super::gauges::Gauges;
 use super::listener::PeerAddr;
 use super::origin;
-use super::request::{Answer, Rules, Verdict};
+use super::request::{Answer, Decision, Rules};
 use super::request_body::RequestBody;
 use super::request_line::is_line_of;
 use super::response_body::ResponseBody;
 use super::state::{ConnectionState, InFlight};
 
-/// The body of an answer: the edge's own, or the stack's.
+/// The body of a response: the edge's own, or the stack's.
 pub(super) type AnswerBody<B> = Either<Full<Bytes>, ResponseBody<B>>;
 
-/// Makes the services of connections.
+/// Creates the service of each connection.
 pub(super) struct MakeEdgeService<S> {
-    /// Locked for a clone, when a connection begins to speak: a stack need not be `Sync`.
+    /// Locked while it is cloned for a new connection, because a stack need not be `Sync`.
     stack: Mutex<TowerToHyperService<S>>,
     rules: Arc<Rules>,
     gauges: Arc<Gauges>,
@@ -71,7 +71,7 @@ impl<S: Clone> MakeEdgeService<S> {
     }
 }
 
-/// What hyper calls with each request of one connection.
+/// The service that hyper calls for each request of a connection.
 #[derive(Debug)]
 pub(super) struct EdgeService<S> {
     stack: TowerToHyperService<S>,
@@ -102,16 +102,16 @@ where
         let is_malformed = line.is_some_and(|line| is_line_of(&line, &head.method, &head.uri));
         let client = self.rules.client(self.peer, &head.headers);
         let draining = state.gauges.is_draining();
-        let verdict = match is_malformed {
-            true => Verdict::Answer(self.rules.malformed_line(&head, client)),
+        let decision = match is_malformed {
+            true => Decision::Answer(self.rules.malformed_line(&head, client)),
             false => self
                 .rules
-                .judge(&mut head, client, self.on_loopback, draining),
+                .check(&mut head, client, self.on_loopback, draining),
         };
         state.set_body_open(!incoming.is_end_stream());
         let body = RequestBody::new(incoming, state, waits, self.body_timeout);
-        let step = match verdict {
-            Verdict::Answer(answer) => {
+        let step = match decision {
+            Decision::Answer(answer) => {
                 if is_malformed {
                     state.set_unread(true);
                 }
@@ -120,8 +120,8 @@ where
                     _in_flight: state.begin(false),
                 }
             }
-            Verdict::Pass(admitted) => {
-                // The gateway switches protocols for no client.
+            Decision::Pass(admitted) => {
+                // The gateway does not support protocol upgrades.
                 head.extensions.remove::<OnUpgrade>();
                 if let Some(client) = client {
                     ClientAddress(client).put_into(&mut head.extensions);
@@ -141,9 +141,9 @@ where
     }
 }
 
-/// Whether the client waits for `100 Continue` before it sends the body. An expectation of a
-/// client that does not wait goes no further: it speaks HTTP/1.0, or the body came with the head
-/// (RFC 9110 10.1.1).
+/// Whether the client waits for `100 Continue` before it sends the body. If it does not wait, the
+/// expectation is removed: the client uses HTTP/1.0, or the body arrived with the head (RFC 9110
+/// 10.1.1).
 fn settle_expectation(head: &mut request::Parts, read: usize) -> bool {
     if !head.headers.contains_key(EXPECT) {
         return false;
@@ -151,8 +151,8 @@ fn settle_expectation(head: &mut request::Parts, read: usize) -> bool {
     let fields = head.headers.iter();
     let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + 4);
     let target = head.uri.path().len() + head.uri.query().map_or(0, |query| query.len() + 1);
-    // The line, and the empty line: blanks that no client has a reason to send are taken for a
-    // body, and then it is just not waited for.
+    // The request line and the empty line. Unusual blanks in the head are counted as body; the only
+    // effect is that no `100 Continue` is sent.
     let length = head.method.as_str().len() + target + 14 + fields.sum::<usize>();
     let waits = head.version >= Version::HTTP_11 && read <= length;
     if !waits {
@@ -162,7 +162,7 @@ fn settle_expectation(head: &mut request::Parts, read: usize) -> bool {
 }
 
 pin_project! {
-    /// The answer on its way.
+    /// The future of a response.
     pub(super) struct EdgeFuture<S: HyperService<Request<RequestBody>>> {
         #[pin]
         step: Step<S>,
@@ -198,7 +198,7 @@ where
         let this = self.project();
         let mut answer = match this.step.project() {
             StepProjection::Answer { answer, .. } => {
-                // The body is left to the connection.
+                // The connection discards the unread body.
                 let answer = answer.take().map(|(answer, _)| answer);
                 answer.unwrap_or_default().map(Either::Left)
             }
@@ -210,9 +210,9 @@ where
                 let Ok(answer) = ready!(future.poll(cx));
                 let (mut head, body) = answer.into_parts();
                 if let Some(origin) = admitted.take() {
-                    origin::admit(&mut head.headers, origin);
+                    origin::allow_read(&mut head.headers, origin);
                 }
-                // Version and framing are this hop's.
+                // Version and framing belong to this hop.
                 head.version = Version::HTTP_11;
                 head.headers.remove(TRANSFER_ENCODING);
                 let in_flight = in_flight.take().unwrap_or_else(|| this.state.begin(false));
@@ -222,7 +222,7 @@ where
         };
         this.state.set_flushed(false);
         if this.state.gauges.is_draining() || this.state.is_unread() {
-            // The next request shall come by another connection, to another process.
+            // The client's next request must use another connection, to another process.
             let close = HeaderValue::from_static("close");
             answer.headers_mut().insert(CONNECTION, close);
         }

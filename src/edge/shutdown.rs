@@ -1,11 +1,11 @@
-//! The wish to end, gently and at once.
+//! Requests a shutdown: a drain first, then an immediate end.
 
 use std::io;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Tells edges to drain, and then to end at once. Clones are one and the same.
+/// Tells edges to drain, and then to end at once. Clones share their state.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
     drain: CancellationToken,
@@ -13,15 +13,16 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// A shutdown that nobody has asked for yet.
+    /// A shutdown that is not requested yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A shutdown that SIGTERM and SIGINT ask for: the first drains, the second ends at once.
+    /// A shutdown that is requested by SIGTERM or SIGINT: the first signal drains, the second ends
+    /// at once.
     ///
     /// # Errors
-    /// The signals cannot be listened to.
+    /// The signal handlers cannot be installed.
     pub fn on_signals() -> io::Result<Self> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -39,23 +40,23 @@ impl Shutdown {
         Ok(shutdown)
     }
 
-    /// Asks for the drain.
+    /// Requests the drain.
     pub fn drain(&self) {
         self.drain.cancel();
     }
 
-    /// Asks for the end.
+    /// Requests the immediate end.
     pub fn end_now(&self) {
         self.drain.cancel();
         self.now.cancel();
     }
 
-    /// Waits until the drain is asked for.
+    /// Waits until the drain is requested.
     pub async fn draining(&self) {
         self.drain.cancelled().await;
     }
 
-    /// Waits until the end is asked for.
+    /// Waits until the immediate end is requested.
     pub async fn ending(&self) {
         self.now.cancelled().await;
     }

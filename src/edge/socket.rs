@@ -1,4 +1,4 @@
-//! A client's socket below hyper: the clock of stalled writes, and the look-out for its end.
+//! A client's socket below hyper: the time-out of stalled writes, and detection of a disconnect.
 
 use std::borrow::Cow;
 use std::io::{self, IoSlice};
@@ -14,37 +14,37 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::request_line::{LONGEST_LINE, has_whole_line, malformed_line};
 use super::state::{ConnectionState, Phase};
 
-/// How many bytes of later requests are buffered. Beyond that the client's end is not noticed.
+/// How many bytes of later requests are buffered. Beyond this, a disconnect is not noticed.
 const MAX_READ_AHEAD: usize = 64 * 1024;
 
 /// A client's socket.
 ///
-/// - **Writes fail once they have been pending for too long.** The clock starts when a write finds the
-///   kernel's buffer full and stops at the next byte that is taken, so a successful write costs a
-///   look at a flag and no timer is touched. While a write is pending it is the `Sleep` that
-///   wakes the connection's task; hyper then tries its write again, and is told that it failed.
-/// - **The client's end is seen while a request is under way**, also behind bytes of the next request:
-///   hyper does not read then, but it flushes in every turn.
-/// - **What hyper answers to a head that it cannot read is dropped**, since it has no text: the
-///   connection says it in words.
+/// - **A write fails if it is pending for too long.** The clock starts when a write finds the
+///   kernel's buffer full, and stops at the next byte that is accepted. A successful write
+///   therefore costs one check of a flag, and no timer is touched. While a write is pending, the
+///   `Sleep` wakes the connection's task; hyper then retries its write, and gets an error.
+/// - **A disconnect is noticed during a request**, also behind bytes of the next request: hyper
+///   does not read then, but it flushes in every turn.
+/// - **hyper's own response to a head that it cannot parse is dropped**, because it has no text.
+///   The connection sends one with a text.
 #[derive(Debug)]
 pub(super) struct ClientSocket<IO> {
     io: IO,
     timeout: Option<Duration>,
     clock: Deadline,
     state: Arc<ConnectionState>,
-    /// The beginning of a request's line that came in pieces.
+    /// The beginning of a request line that arrived in pieces.
     line: Vec<u8>,
-    /// What came while hyper did not read.
+    /// Bytes that arrived while hyper did not read.
     ahead: BytesMut,
-    /// hyper waits for bytes, and so sees the client's end itself.
+    /// hyper waits for bytes, and so notices a disconnect itself.
     is_reading: bool,
-    /// The turn in which the client's end was looked for last.
+    /// The turn in which the disconnect was last checked.
     looked_in: u32,
 }
 
 impl<IO> ClientSocket<IO> {
-    /// The socket of a client that has sent the bytes `ahead` already.
+    /// The socket of a client that has already sent the bytes `ahead`.
     pub(super) fn new(
         io: IO,
         ahead: BytesMut,
@@ -90,14 +90,14 @@ impl<IO> ClientSocket<IO> {
         self.state.set_write_failed(true);
         Poll::Ready(Err(io::Error::new(
             io::ErrorKind::TimedOut,
-            "the client has read nothing for too long",
+            "the client did not read for too long (limit: LLAMATOWER_WRITE_STALL_TIMEOUT)",
         )))
     }
 
-    /// Looks at bytes that hyper is about to be given.
+    /// Inspects bytes before hyper receives them.
     fn has_read(&mut self, bytes: &[u8]) {
         if self.state.is_body_open() {
-            // What was answered before it was read is no head, and begins none.
+            // Bytes of a request that was answered early are not a head and do not begin one.
             return self.state.bytes_read(bytes.len());
         }
         let begun = std::mem::take(&mut self.line);
@@ -117,8 +117,8 @@ impl<IO> ClientSocket<IO> {
         self.state.bytes_read(bytes.len());
     }
 
-    /// If hyper writes its own answer to a head that it refuses: notes that, and returns how many bytes
-    /// to discard.
+    /// If hyper writes its own response to a head that it refuses: records that, and returns how
+    /// many bytes to discard.
     fn dropped(&self, bytes: usize) -> Option<usize> {
         self.state.is_refusing().then(|| {
             self.state.set_refused(true);
@@ -128,8 +128,9 @@ impl<IO> ClientSocket<IO> {
 }
 
 impl<IO: AsyncRead + Unpin> ClientSocket<IO> {
-    /// Looks for the client's end while a request is answered and hyper does not read: behind one
-    /// byte of the next request it would not see it. Once a turn: what comes later wakes the task.
+    /// Checks for a disconnect while a request is answered and hyper does not read: behind one byte
+    /// of the next request, hyper would not notice it. Once per turn is enough, because a later
+    /// event wakes the task.
     fn look_for_end(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let turn = self.state.turn();
         let is_answering = self.state.phase().1 == Phase::Exchange && !self.state.is_body_open();
@@ -223,7 +224,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientSocket<IO> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.state.set_shut_down(true);
         if self.state.has_refused() {
-            // The words come first.
+            // The refusal's response is sent first.
             return Poll::Ready(Ok(()));
         }
         let shutdown = Pin::new(&mut self.io).poll_shutdown(cx);

@@ -1,4 +1,4 @@
-//! What the parts of a connection (socket, service, bodies, task) know of each other.
+//! State that the parts of a connection (socket, service, bodies, task) share.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -13,14 +13,14 @@ use hyper::body::Incoming;
 
 use super::gauges::Gauges;
 
-/// What a connection is doing.
+/// The phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// A head is expected or arriving.
     Head,
-    /// A request has its answer and no byte of the next has come.
+    /// The previous request is answered, and no byte of the next has arrived.
     Idle,
-    /// A request is under way.
+    /// A request is in flight.
     Exchange,
 }
 
@@ -29,21 +29,21 @@ const EXCHANGE: u32 = 2;
 const PHASE: u32 = 3;
 const NEXT: u32 = 4;
 
-/// A connection's shared state. Nearly all of it is touched by the connection's task alone;
-/// atomics because bodies may be sent to other tasks.
+/// A connection's shared state. Only the connection's task uses most of it; it is atomic because
+/// bodies may be sent to other tasks.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionState {
-    /// The phase in the low bits, above them a count, so that a change is never overlooked.
+    /// The phase in the low bits, and a counter above them, so that every change is noticed.
     phase: AtomicU32,
-    /// How many turns the connection's task has had.
+    /// How many turns (polls) the connection's task has had.
     turn: AtomicU32,
-    /// Bytes that were read since the last request began.
+    /// Bytes read since the last request began.
     read: AtomicUsize,
-    /// The beginning of what may be the line of the next request, with something in it that hyper does
-    /// not report.
+    /// The beginning of what may be the next request line, if it has a defect that hyper does not
+    /// report.
     malformed: Mutex<Option<Box<[u8]>>>,
     flags: Flags,
-    left: Mutex<Option<Incoming>>,
+    unread_body: Mutex<Option<Incoming>>,
     waker: OnceLock<Waker>,
     pub(super) gauges: Arc<Gauges>,
 }
@@ -72,7 +72,7 @@ impl ConnectionState {
         Arc::new(state)
     }
 
-    /// A value that differs whenever the phase was entered anew, and the phase.
+    /// A value that changes with every entry into a phase, and the phase.
     pub(super) fn phase(&self) -> (u32, Phase) {
         let word = self.phase.load(Relaxed);
         let phase = match word & PHASE {
@@ -88,7 +88,7 @@ impl ConnectionState {
         self.phase.store(count.wrapping_add(NEXT) | phase, Relaxed);
     }
 
-    /// A request's head has arrived. The stack answers it if `is_counted`.
+    /// A request's head has arrived. `is_counted` means that the stack answers it.
     pub(super) fn begin(self: &Arc<Self>, is_counted: bool) -> InFlight {
         self.enter(EXCHANGE);
         self.set_flushed(false);
@@ -109,7 +109,7 @@ impl ConnectionState {
         }
     }
 
-    /// How many bytes were read since this was last asked.
+    /// Returns the bytes read since the last call.
     pub(super) fn take_read(&self) -> usize {
         self.read.swap(0, Relaxed)
     }
@@ -127,19 +127,19 @@ impl ConnectionState {
         *lock(&self.malformed) = Some(line.into());
     }
 
-    /// The line that was found malformed since the last request began.
+    /// The request line that was found malformed since the last request began.
     pub(super) fn take_malformed(&self) -> Option<Box<[u8]>> {
         lock(&self.malformed).take()
     }
 
-    /// Whether what hyper writes answers no request of the service: it refuses a head.
+    /// Whether hyper's output belongs to no request of the service: hyper refuses a head.
     pub(super) fn is_refusing(&self) -> bool {
         self.is_flushed() && self.phase.load(Relaxed) & PHASE != EXCHANGE
     }
 
-    /// Hands over a body that is read by no one any more.
-    pub(super) fn leave(&self, body: Incoming) {
-        *lock(&self.left) = Some(body);
+    /// Hands over a body that is no longer read by the stack.
+    pub(super) fn hand_over_body(&self, body: Incoming) {
+        *lock(&self.unread_body) = Some(body);
         self.flags.left.store(true, Relaxed);
         if let Some(waker) = self.waker.get() {
             waker.wake_by_ref();
@@ -147,19 +147,19 @@ impl ConnectionState {
     }
 
     /// The body that was handed over.
-    pub(super) fn take_left(&self) -> Option<Incoming> {
+    pub(super) fn take_unread_body(&self) -> Option<Incoming> {
         if !self.flags.left.load(Relaxed) {
             return None;
         }
         self.flags.left.store(false, Relaxed);
-        lock(&self.left).take()
+        lock(&self.unread_body).take()
     }
 
     /// The next piece of a request's body.
     ///
-    /// hyper wakes the connection whenever a piece is taken, to read on. Behind the last piece of a
-    /// known length there is nothing to read: that wake-up would cost each small request a useless
-    /// poll.
+    /// hyper wakes the connection whenever a piece is taken, to read on. After the last piece of a
+    /// body with a known length there is nothing to read; the wake-up would cost each small request
+    /// a useless poll.
     pub(super) fn poll_piece(
         self: &Arc<Self>,
         body: &mut Incoming,
@@ -170,7 +170,7 @@ impl ConnectionState {
         let is_over = body.is_end_stream() || matches!(piece, Poll::Ready(None));
         if is_over {
             self.set_body_open(false);
-            // What is read from here on is the next head, whose length is counted.
+            // Bytes read from here on are the next head, whose length is counted.
             self.take_read();
         }
         if TAKING.replace(Taking::Not) == Taking::Woken && !is_over {
@@ -195,8 +195,8 @@ fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
     value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether a piece of a body is being taken on this thread, and whether hyper has woken its connection
-/// for that. Thread-local: a wake-up from another thread at that moment must not be suppressed.
+/// Whether this thread is taking a piece of a body, and whether hyper has woken the connection for
+/// it. Thread-local, because a wake-up from another thread at that moment must not be suppressed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Taking {
     Not,
@@ -208,7 +208,7 @@ thread_local! {
     static TAKING: Cell<Taking> = const { Cell::new(Taking::Not) };
 }
 
-/// The waker that hyper is given.
+/// The waker that hyper receives.
 impl Wake for ConnectionState {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
@@ -238,27 +238,27 @@ macro_rules! flags {
 }
 
 flags! {
-    /// Bytes of a request's body are, or may be, on their way and will not be read.
+    /// Bytes of a request's body are, or may be, in transit and will not be read.
     set_unread is_unread unread;
     /// The client has closed its side.
     set_peer_closed has_peer_closed peer_closed;
     /// A write waits for the client.
     set_write_pending has_write_pending write_pending;
-    /// All that hyper was given has left.
+    /// Everything that hyper was given has been sent.
     set_flushed is_flushed flushed;
     /// A write has failed.
     set_write_failed has_write_failed write_failed;
-    /// hyper has shut the writing side down, after all was flushed.
+    /// hyper has shut down the writing side, after it flushed everything.
     set_shut_down is_shut_down shut_down;
-    /// The last request was of HTTP/1.0, whose answers may end with the connection.
+    /// The last request was HTTP/1.0, whose response may end with the connection.
     set_http_10 is_http_10 http_10;
-    /// hyper refused a head, and what it wrote was dropped.
+    /// hyper refused a head, and its output was dropped.
     set_refused has_refused refused;
-    /// The request's body has not come to its end: hyper reads on as it is asked for.
+    /// The request's body has not ended: hyper reads on when it is polled.
     set_body_open is_body_open body_open;
 }
 
-/// A request under way; dropped at the end of its answer.
+/// A request in flight; dropped at the end of its response.
 #[derive(Debug)]
 pub(super) struct InFlight {
     state: Arc<ConnectionState>,

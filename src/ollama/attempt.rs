@@ -1,4 +1,4 @@
-//! The service of one backend, of one type whatever layers stand before it.
+//! The boxed service of one backend: its type does not depend on the layers in front.
 
 use bytes::Bytes;
 use http::{Request, Response, response};
@@ -8,13 +8,13 @@ use llamatower_layers::BoxError;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
-/// The body of a backend's answer, of one type whatever layers stand before the backend.
+/// The body of a backend's response, boxed.
 pub type AnswerBody = UnsyncBoxBody<Bytes, BoxError>;
 
-/// A stack of layers before one backend, of one type whatever they are.
+/// The layers and the client of one backend, boxed.
 pub type Attempt<B> = BoxCloneSyncService<Request<B>, Response<AnswerBody>, BoxError>;
 
-/// The attempt that `stack` is; `finish` has the last word on the heads of its answers.
+/// Boxes `stack`; `finish` edits the head of each response last.
 pub fn attempt<S, B, R>(
     stack: S,
     finish: impl Fn(&mut response::Parts) + Clone + Send + Sync + 'static,

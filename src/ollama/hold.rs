@@ -1,8 +1,8 @@
 //! A request body that waits for `100 Continue` (RFC 9110 10.1.1).
 //!
-//! An Ollama that has a blob already answers its upload without reading it. A client that asked
-//! to be told before it sends is therefore told only when the backend was: its body is not
-//! polled, and so not asked for, until then.
+//! If an Ollama server already has a blob, it answers the upload without reading it. So a client
+//! that expects `100 Continue` gets it only after the backend has sent it: until then its body is
+//! not polled, and so not requested.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,9 +17,9 @@ use llamatower_layers::{Operation, RouteMatch};
 use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
 
-/// How long a backend that says nothing is given before the body is sent all the same, as the
-/// RFC asks.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long to wait for the backend's `100 Continue` before the body is sent anyway, as the RFC
+/// recommends.
+const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pin_project! {
     /// A body that is not polled before the backend asks for it; see [`hold_until_continue`].
@@ -67,8 +67,8 @@ impl Gate {
     }
 }
 
-/// Holds the body of an upload whose client waits to be told that it may send; every other
-/// body goes as it comes.
+/// Holds back the body of an upload whose client expects `100 Continue`. Other bodies are not
+/// delayed.
 pub fn hold_until_continue<B>(mut request: Request<B>) -> Request<Held<B>> {
     let operation = RouteMatch::of(request.extensions()).and_then(RouteMatch::operation);
     if operation != Some(Operation::Blob) || !request.headers().contains_key(EXPECT) {
@@ -88,7 +88,7 @@ pub fn hold_until_continue<B>(mut request: Request<B>) -> Request<Held<B>> {
         inner,
         waiting: Some(Waiting {
             gate,
-            patience: Box::pin(sleep(PATIENCE)),
+            patience: Box::pin(sleep(CONTINUE_TIMEOUT)),
         }),
     })
 }

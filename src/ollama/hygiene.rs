@@ -1,7 +1,7 @@
-//! Which headers cross the gateway.
+//! Which headers pass through the gateway.
 //!
-//! A backend sees what the request is about and nothing of who sent it: Ollama copies headers
-//! to its cloud. Hop-by-hop headers stay on their hop (RFC 9110 7.6.1).
+//! A backend gets the headers that describe the request, and none that describe the client, because
+//! Ollama copies headers to its cloud. Hop-by-hop headers are removed (RFC 9110 7.6.1).
 
 use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue, RETRY_AFTER};
 use http::response::Parts;
@@ -12,10 +12,10 @@ use smallvec::SmallVec;
 
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// A busy Ollama does not say when to come back: soon (RFC 9110 10.2.3, in seconds).
+/// `Retry-After` of a busy Ollama, which sends none (RFC 9110 10.2.3, in seconds).
 const BUSY_WAIT: HeaderValue = HeaderValue::from_static("1");
 
-/// What belongs to one hop (RFC 9110 7.6.1), beside what `Connection` names.
+/// Whether a header belongs to one hop (RFC 9110 7.6.1), apart from those that `Connection` names.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -46,9 +46,9 @@ fn is_about_the_client(name: &HeaderName) -> bool {
     ) || name.starts_with("x-forwarded-")
 }
 
-/// Makes a client's request one of the gateway's own: path by the route table, no query, no
-/// header that names the client or belongs to its connection. An upload alone may
-/// [wait](super::hold) to be told that it may go on.
+/// Rewrites a client's request for the backend: the path of the route table, no query, and no
+/// header that identifies the client or belongs to its connection. Only an upload may keep
+/// [`Expect: 100-continue`](super::hold).
 pub fn clean_request<B>(mut request: Request<B>) -> Request<B> {
     let route = RouteMatch::of(request.extensions());
     let may_wait = route.and_then(RouteMatch::operation) == Some(Operation::Blob);
@@ -66,8 +66,8 @@ pub fn clean_request<B>(mut request: Request<B>) -> Request<B> {
     request
 }
 
-/// Makes a backend's answer one of the gateway's own: framing is the edge's business, a busy
-/// server says when to come back, and no proxy in front may hold a stream back.
+/// Rewrites a backend's response for the client: the edge sets the framing, a busy server's
+/// response gets `Retry-After`, and proxies are told not to buffer a stream.
 pub fn clean_response(answer: &mut Parts) {
     let headers = &mut answer.headers;
     remove_all(headers, is_hop_by_hop);
@@ -79,7 +79,7 @@ pub fn clean_response(answer: &mut Parts) {
     }
 }
 
-/// Whether the answer is a stream of lines or events.
+/// Whether the response is a stream of lines or events.
 pub fn is_stream(headers: &HeaderMap) -> bool {
     let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
     content_type.is_some_and(|text| {
@@ -87,8 +87,8 @@ pub fn is_stream(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Removes these and what `Connection` names. It looks at the headers that are there instead of
-/// asking for each that might be.
+/// Removes these headers and those that `Connection` names. It iterates over the headers that are
+/// present, which is cheaper than a lookup of each unwanted one.
 fn remove_all(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
     let unwanted: SmallVec<[HeaderName; 4]> = headers
         .keys()

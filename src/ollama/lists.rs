@@ -1,7 +1,6 @@
-//! One list out of many: what the whole fleet has, as one Ollama would say it.
+//! Merges the lists of all backends into one, as a single Ollama would send it.
 //!
-//! The rows are passed on byte for byte; only which rows there are, and in what order, is the
-//! gateway's.
+//! Rows are passed on byte for byte. The gateway only chooses the rows and their order.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,14 +14,14 @@ use serde_json::value::RawValue;
 
 use super::fleet::{Backend, Unreachable};
 
-/// A list that is merged over the fleet.
+/// A list that is merged from all backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum List {
-    /// `/api/tags`: one row a model, the newest first.
+    /// `/api/tags`: one row per model, newest first.
     Tags,
-    /// `/api/ps`: one row a model, the one that stays longest first.
+    /// `/api/ps`: one row per model; the model that stays in memory longest is first.
     Ps,
-    /// `/v1/models`: one row a model, the newest first.
+    /// `/v1/models`: one row per model, newest first.
     Models,
 }
 
@@ -38,15 +37,15 @@ impl List {
     fn frame(self) -> (&'static [u8], &'static [u8]) {
         match self {
             Self::Tags | Self::Ps => (br#"{"models":["#, b"]}"),
-            // Ollama ends this one with a newline, and the native ones not.
+            // Ollama ends this list with a newline, but not the native ones.
             Self::Models => (br#"{"object":"list","data":["#, b"]}\n"),
         }
     }
 
-    /// The list of the backends that are up and answer in time.
+    /// Merges the lists of the backends that are up and respond in time.
     ///
     /// # Errors
-    /// None of them did; the error is the first one's.
+    /// No backend responded; the error is that of the first backend.
     pub(super) async fn collect<'a>(
         self,
         backends: impl Iterator<Item = &'a Backend>,
@@ -76,10 +75,10 @@ impl List {
     }
 }
 
-/// The newest row of `/v1/models` for one model, with the newline that ends Ollama's answers there.
+/// The newest row of `/v1/models` for one model, with the newline at the end of Ollama's response.
 ///
 /// # Errors
-/// No backend answered; the error is the first one's.
+/// No backend responded; the error is that of the first backend.
 pub(super) async fn model<'a>(
     name: &ModelName,
     backends: impl Iterator<Item = &'a Backend>,
@@ -93,10 +92,10 @@ pub(super) async fn model<'a>(
     Ok(newest.map(|row| format!("{}\n", row.raw.get()).into()))
 }
 
-/// The lowest version in the fleet: what a client may rely on wherever it is sent.
+/// The lowest version of all backends: a client can rely on it at every backend.
 ///
 /// # Errors
-/// No backend answered; the error is the first one's.
+/// No backend responded; the error is that of the first backend.
 pub(super) async fn lowest_version<'a>(
     backends: impl Iterator<Item = &'a Backend>,
     limit: Duration,
@@ -139,7 +138,7 @@ async fn pages_of<'a>(
 
 struct Row<'a> {
     key: ModelName,
-    /// Later is first.
+    /// Rows are sorted by this, latest first.
     rank: Option<Timestamp>,
     raw: &'a RawValue,
 }

@@ -1,7 +1,7 @@
-//! The core service: a fleet of Ollama servers that answers like one.
+//! The core service: a fleet of Ollama servers that acts like a single one.
 //!
-//! What needs one backend is routed to it; what is about all of them (lists, the version, the
-//! unloading of a model) is asked of all and answered as one.
+//! A request for one backend is routed to it. A request that concerns all backends (lists, the
+//! version, unloading a model) goes to all, and their responses are merged.
 
 mod attempt;
 pub mod fleet;
@@ -35,12 +35,12 @@ use unload::Step;
 
 pub use attempt::{AnswerBody, Attempt, attempt};
 
-/// The body of the fleet's answer, which holds a slot of the backend that gives it.
+/// The body of a response; it holds the backend's permit until its end.
 pub type FleetBody<S> = Guarded<AnswerBody, Box<Permit<S>>>;
 
 type Gathering = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, BoxError>> + Send>>;
 
-/// One backend is asked, or several or a certain one are.
+/// The left future asks one backend; the right one asks several, or a specific one.
 type OllamaFuture<S, B> = Either<RouteFuture<Arc<Fleet<S>>, B>, MapOk<Gathering, Unguarded<S>>>;
 
 type Unguarded<S> = fn(Response<AnswerBody>) -> Response<FleetBody<S>>;
@@ -65,7 +65,7 @@ impl<S> Clone for Ollama<S> {
 }
 
 impl<S> Ollama<S> {
-    /// The service of `fleet`; calls that change what a server holds go to the first backend of
+    /// The service of `fleet`. Requests that change a server's models go to the first backend of
     /// the host with the index `management_host`.
     pub fn new(fleet: Arc<Fleet<S>>, management_host: usize) -> Self {
         Self {
@@ -151,8 +151,8 @@ async fn list<S>(fleet: Arc<Fleet<S>>, list: List) -> Result<Response<AnswerBody
     Ok(whole(content_type, page.map_err(Failure::from)?))
 }
 
-/// Whether the name of a model in the path has a slash. A server's router reads that as another path,
-/// encoded or not, so no server can be asked.
+/// Whether the model name in the path has a slash. A server's router would split it there, encoded
+/// or not, so no server can be asked.
 fn has_slash<B>(request: &Request<B>) -> bool {
     parameter(request.extensions()).is_some_and(|name| name.contains('/'))
 }
@@ -164,7 +164,7 @@ fn parameter(extensions: &Extensions) -> Option<&Arc<str>> {
     }
 }
 
-/// The model that the path names, as the list of models has it.
+/// The row of `/v1/models` for the model in the path.
 async fn listed_model<S>(
     fleet: Arc<Fleet<S>>,
     request: request::Parts,
@@ -210,7 +210,8 @@ where
     Ok(boxed(Route::new(fleet).oneshot(request).await?))
 }
 
-/// Calls the first backend of one certain host. Its catalogue is asked for again when the answer has ended.
+/// Sends the request to the first backend of one host. When the response has ended, the catalogue
+/// is refreshed.
 async fn manage<S, B>(
     fleet: Arc<Fleet<S>>,
     host: usize,

@@ -1,8 +1,8 @@
-//! A pull by a client that may not manage models, of a model that is there.
+//! Answers a pull of a model that the fleet already has, for clients that may not manage models.
 //!
-//! Some programs pull a model before they use it, whether it is there or not. Ollama then finds that
-//! nothing is to be done and says so. A client that may not manage gets this answer without a server
-//! being asked.
+//! Some programs pull a model before each use. For a model that is up to date Ollama answers with
+//! `success`. The gateway gives the same response to a client that may not manage models, without a
+//! request to a server.
 
 use std::sync::Arc;
 
@@ -18,32 +18,32 @@ use super::whole;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 
-/// What Ollama says of a pull that finds nothing to do, but for the sizes of the model's layers.
+/// Ollama's response to a pull of an up-to-date model, without the lines for the model's layers.
 const NOTHING_TO_DO: &str = r#"{"status":"pulling manifest"}
 {"status":"verifying sha256 digest"}
 {"status":"writing manifest"}
 {"status":"success"}
 "#;
 
-/// The same without a stream.
+/// The same response without streaming.
 const SUCCESS: &str = r#"{"status":"success"}"#;
 
-/// Why the client of this request may not pull, if it may not.
+/// Why the client may not pull; `None` if it may.
 pub(super) fn refused<B>(request: &Request<B>) -> Option<ManagementRefused> {
     request.extensions().get().cloned()
 }
 
-/// Says that nothing is to be done, if a backend has the model.
+/// Answers the pull with `success` if a backend has the model.
 ///
 /// # Errors
-/// None has it: the client would have to be let manage.
+/// No backend has the model: the client would need permission to manage models.
 pub(super) async fn if_known<S, B>(
     fleet: Arc<Fleet<S>>,
     refused: ManagementRefused,
     request: Request<B>,
 ) -> Result<Response<AnswerBody>, BoxError> {
     let llm = LlmRequest::of(request.extensions()).cloned();
-    // The body is not needed while the fleet is asked.
+    // The body is not needed any more.
     drop(request);
     let model = llm.as_ref().and_then(|llm| llm.model.as_deref());
     let model = model.and_then(|model| ModelName::parse(model).ok());

@@ -1,9 +1,9 @@
-//! Taking a model out of memory, wherever it is.
+//! Unloads a model on all servers.
 //!
-//! Ollama unloads on a request without a prompt and with a `keep_alive` of zero. Through a
-//! gateway that has to reach every server that has the model in memory. Any request with a short
-//! `keep_alive` takes the model away from its other users, so where keys are asked for it needs an
-//! administrator's.
+//! Ollama unloads a model on a request without a prompt and with a `keep_alive` of zero. The
+//! gateway sends such a request to every server that has the model in memory. A request with a
+//! short `keep_alive` takes the model away from its other users, so it needs an administrator's key
+//! if API keys are configured.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,17 +21,17 @@ use tower::{Service, ServiceExt};
 use super::attempt::AnswerBody;
 use super::fleet::Fleet;
 
-/// What is to be done with a request that runs a model.
+/// How to handle a request that runs a model.
 pub(super) enum Step {
-    /// One backend is asked.
+    /// Send it to one backend.
     Route,
-    /// All that have the model in memory are told.
+    /// Send it to all backends that have the model in memory.
     Unload(ModelName),
-    /// It would take the model away from others.
+    /// Refuse it, because it would unload the model for other users.
     Refuse(Failure),
 }
 
-/// What is to be done with a request that has these extensions.
+/// Decides by the request's extensions.
 pub(super) fn step(extensions: &Extensions) -> Step {
     match refusal(extensions) {
         Some(failure) => Step::Refuse(failure),
@@ -39,16 +39,16 @@ pub(super) fn step(extensions: &Extensions) -> Step {
     }
 }
 
-/// A model that stays for less than this after its last request is as good as unloaded: hardly a client
-/// asks again so soon, and each one that asks later waits until the model is loaded.
+/// A model that stays in memory for less than this after its last request is as good as unloaded:
+/// the next request of most clients arrives later and waits until the model is loaded again.
 const SHORTEST_STAY: Duration = Duration::from_secs(10);
 
-/// Why a request is refused that would take a model away from others, if it is one.
+/// The error for a request that would unload a model for other users, if it is one.
 ///
-/// Ollama lets the model go after any request whose `keep_alive` is short, with a prompt or without:
-/// the last `keep_alive` holds for all users of the model. It does so as well after a number of seconds
-/// that is too large for it, and takes texts longer than those that are read here. So what is not
-/// clearly long is refused.
+/// Ollama applies the `keep_alive` of the last request, with or without a prompt, to all users of
+/// the model. It also unloads after a number of seconds that is too large for it, and it accepts
+/// texts longer than those that are parsed here. So every value that is not clearly long is
+/// refused.
 fn refusal(extensions: &Extensions) -> Option<Failure> {
     let keep_alive = LlmRequest::of(extensions)?.keep_alive?;
     let may_stay = match keep_alive {
@@ -69,7 +69,7 @@ fn refusal(extensions: &Extensions) -> Option<Failure> {
     }
 }
 
-/// The model that a request unloads, if that is what it asks for.
+/// The model that a request unloads, if it is an unload request.
 fn model_to_unload(extensions: &Extensions) -> Option<ModelName> {
     let request = LlmRequest::of(extensions)?;
     let unloads = request.has_no_prompt
@@ -81,7 +81,8 @@ fn model_to_unload(extensions: &Extensions) -> Option<ModelName> {
     ModelName::parse(request.model.as_deref()?).ok()
 }
 
-/// Tells every backend that has the model in memory; the client gets the first one's answer.
+/// Sends the request to every backend that has the model in memory. The client gets the first
+/// response.
 pub(super) async fn unload<S, B>(
     fleet: Arc<Fleet<S>>,
     model: ModelName,
@@ -94,14 +95,14 @@ where
     B: Replay + Send + 'static,
 {
     let (parts, body) = request.into_parts();
-    let having = fleet.take_those_with(&model, &parts).await;
-    let copies: Option<Vec<B>> = having.iter().map(|_| body.replay()).collect();
+    let holders = fleet.take_all_with_loaded(&model, &parts).await;
+    let copies: Option<Vec<B>> = holders.iter().map(|_| body.replay()).collect();
     let copies = copies.filter(|copies| !copies.is_empty());
     let Some(copies) = copies else {
         let routed = Route::new(fleet).oneshot(Request::from_parts(parts, body));
         return Ok(routed.await?.map(AnswerBody::new));
     };
-    let calls = having.into_iter().zip(copies).map(|(choice, body)| {
+    let calls = holders.into_iter().zip(copies).map(|(choice, body)| {
         let request = Request::from_parts(parts.clone(), body);
         whole_answer(choice, request)
     });
@@ -133,7 +134,7 @@ where
     Ok(Response::from_parts(head, AnswerBody::new(body)))
 }
 
-/// A key that may run models may not take them away from others.
+/// The key may run models, but not unload them for other users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a keep_alive shorter than {} s unloads the model for all of its users and needs an \

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Environment variables, by name. Their values may be secrets, so `Debug` shows names alone.
+/// Environment variables, by name. Values may be secrets, so `Debug` shows only names.
 #[derive(Clone, Default)]
 pub struct Environment {
     variables: BTreeMap<String, String>,
-    /// Those whose values are not UTF-8.
+    /// Names of variables whose values are not UTF-8.
     unreadable: BTreeSet<String>,
 }
 
@@ -15,7 +15,7 @@ impl Environment {
     pub fn of_process() -> Self {
         let mut environment = Self::default();
         for (name, value) in std::env::vars_os() {
-            // No setting has a name that is not UTF-8.
+            // No setting's name contains anything other than UTF-8.
             let Ok(name) = name.into_string() else {
                 continue;
             };
@@ -31,7 +31,7 @@ impl Environment {
         environment
     }
 
-    /// The value of a variable. A blank one counts as not set.
+    /// The value of a variable; a blank one counts as not set.
     pub fn get(&self, name: &str) -> Option<&str> {
         let value = self.variables.get(name).map(String::as_str);
         value.filter(|value| !value.trim().is_empty())
@@ -42,7 +42,7 @@ impl Environment {
         self.unreadable.contains(name)
     }
 
-    /// The names of all variables that are set, those with blank values included.
+    /// The names of all variables, including those with blank values.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         let readable = self.variables.keys();
         readable.chain(&self.unreadable).map(String::as_str)

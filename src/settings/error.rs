@@ -1,10 +1,10 @@
-//! What is wrong with the settings, or doubtful about them.
+//! Errors and warnings about settings.
 
 use std::fmt;
 
 use crate::telemetry::TelemetryError;
 
-/// One thing that is wrong or doubtful.
+/// One error or warning.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{subject}: {reason}")]
 pub struct Problem {
@@ -20,7 +20,7 @@ impl Problem {
         }
     }
 
-    /// What telemetry says of one of OpenTelemetry's variables.
+    /// An error about one of OpenTelemetry's variables.
     pub(super) fn of_telemetry(error: &TelemetryError) -> Self {
         match error {
             TelemetryError::Endpoint {
@@ -29,30 +29,30 @@ impl Problem {
                 reason,
             } => Self::new(
                 variable,
-                format!("{endpoint} is no endpoint that can be used: {reason}"),
+                format!("{endpoint} is not a usable endpoint: {reason}"),
             ),
             other => Self::new("telemetry", other.to_string()),
         }
     }
 
-    /// The variable, the key of the file or the file that it is about, as it was given.
+    /// The variable, key or file that it concerns, as the user wrote it.
     pub fn subject(&self) -> &str {
         &self.subject
     }
 
-    /// What is wrong, and what to do. No secret is in it.
+    /// What is wrong and what to do. It contains no secret.
     pub fn reason(&self) -> &str {
         &self.reason
     }
 }
 
-/// Everything that is wrong with the settings, a line each, in their order.
+/// All errors in the settings, one per line, in the order of the settings.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct SettingsError(pub(super) Vec<Problem>);
 
 impl SettingsError {
-    /// What is wrong.
+    /// The errors.
     pub fn problems(&self) -> &[Problem] {
         &self.0
     }

@@ -1,7 +1,7 @@
-//! Everything that can be configured: read once, at the start, and handed down as plain values.
+//! The configuration: read at start, and passed on as plain values.
 //!
-//! Each setting has a default, a place in the TOML file and a variable; the environment wins over
-//! the file. [`SETTINGS`] is the one table of them.
+//! Each setting has a default, a key in the TOML file and an environment variable. The environment
+//! overrides the file. [`SETTINGS`] is the table of all settings.
 //!
 //! ```
 //! use llamatower::settings::{Environment, Settings};
@@ -53,16 +53,16 @@ use reader::Reader;
 use source::Texts;
 use unknown::{doubtful_variables, unknown_variables};
 
-/// Settings, and where they came from.
+/// Settings and their sources.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The values.
     pub settings: Settings,
     /// For each setting, in the order of [`SETTINGS`], its effective value and its source.
     pub effective: Vec<EffectiveSetting>,
-    /// What may not be meant as it stands.
+    /// Values that are probably not intended.
     pub warnings: Vec<Problem>,
-    /// What of OpenTelemetry's variables is not supported. Telemetry logs it itself when it starts.
+    /// OpenTelemetry variables that are not supported. Telemetry logs them itself when it starts.
     pub telemetry_warnings: Vec<Problem>,
 }
 
@@ -74,10 +74,10 @@ impl Loaded {
 }
 
 impl Settings {
-    /// Where clients connect, whatever else is wrong.
+    /// The addresses for clients, even if other settings are wrong.
     ///
     /// # Errors
-    /// The addresses cannot be read.
+    /// The addresses cannot be parsed.
     pub fn listeners(
         file: Option<&Path>,
         environment: &Environment,
@@ -89,7 +89,7 @@ impl Settings {
             Vec::new(),
         );
         let listeners = reader.parsed(KEY, parse::addresses);
-        match listeners.filter(|_| reader.is_sound(KEY)) {
+        match listeners.filter(|_| reader.is_valid(KEY)) {
             Some(listeners) => Ok(listeners),
             None => {
                 reader.problems.extend(others);
@@ -98,10 +98,10 @@ impl Settings {
         }
     }
 
-    /// Reads all settings from the defaults, a TOML file if there is one, and the environment.
+    /// Reads all settings from the defaults, the TOML file if there is one, and the environment.
     ///
     /// # Errors
-    /// Everything that is wrong, each with the name of its variable or key.
+    /// All errors, each with the name of its variable or key.
     pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Loaded, SettingsError> {
         let mut problems = Vec::new();
         let mut texts = Texts::gather(SETTINGS, file, environment, &mut problems);
@@ -117,7 +117,7 @@ impl Settings {
         let (errors, telemetry_warnings) = check_environment(&look_up);
         for error in errors {
             let problem = Problem::of_telemetry(&error);
-            // One variable can stand for traces and metrics.
+            // One variable can apply to traces and metrics.
             if !reader.problems.contains(&problem) {
                 reader.problems.push(problem);
             }

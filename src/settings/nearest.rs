@@ -1,12 +1,12 @@
-//! Which setting a name was meant to be.
+//! Finds the setting that a wrong name probably means.
 //!
-//! Names are compared word by word, since people know the words of a setting and not their order
-//! or number: `DEFAULT_MODEL` means `DEFAULT_OLLAMA_MODEL`. Words are compared by letters, so that a
-//! misspelt word counts, and words that people use for the same thing count nearly as the word.
+//! Names are compared word by word, because people often know the words of a setting but not their
+//! order or number: `DEFAULT_MODEL` means `DEFAULT_OLLAMA_MODEL`. Words are compared by letters, so
+//! that a misspelt word counts too. Synonyms count almost as much as the word itself.
 
 use super::setting::Setting;
 
-/// Words that people use for the same thing. A word may stand in several groups.
+/// Synonyms. A word may be in several groups.
 const GROUPS: &[&[&str]] = &[
     &[
         "url", "uri", "backend", "server", "upstream", "host", "node",
@@ -30,17 +30,17 @@ const GROUPS: &[&[&str]] = &[
     &["required", "require", "need"],
 ];
 
-/// Below this a name is like none of the settings.
+/// Below this similarity, a name is not similar to any setting.
 const LEAST: f64 = 0.6;
 
-/// How alike two words must be by letters to count as one word misspelt.
+/// The similarity of letters above which a word counts as a misspelling of another.
 const MISSPELT: f64 = 0.7;
 
-/// The setting whose variable or key is most like `given`, if one is like it.
+/// The setting whose variable or key is most similar to `given`, if any is similar enough.
 pub(super) fn nearest<'a>(given: &str, settings: &'a [Setting]) -> Option<&'a Setting> {
     let score = |setting: &Setting| {
-        let by_variable = likeness(given, setting.variable);
-        by_variable.max(likeness(given, setting.key))
+        let by_variable = similarity(given, setting.variable);
+        by_variable.max(similarity(given, setting.key))
     };
     let scored = settings.iter().map(|setting| (setting, score(setting)));
     let best = scored.max_by(|(_, one), (_, other)| one.total_cmp(other));
@@ -48,14 +48,15 @@ pub(super) fn nearest<'a>(given: &str, settings: &'a [Setting]) -> Option<&'a Se
         .map(|(setting, _)| setting)
 }
 
-/// From 0 to 1.25. Letters count whatever the words are, since words can be written as one.
-fn likeness(given: &str, known: &str) -> f64 {
+/// The similarity of two names, from 0 to 1.25. Letters always count, because words may be written
+/// together.
+fn similarity(given: &str, known: &str) -> f64 {
     let (given, known) = (words(given), words(known));
     let letters = by_letters(&given.concat(), &known.concat());
     by_words(&given, &known).max(letters) + letters / 4.0
 }
 
-/// The words of a name: in lower case, in the singular, without the program's own name.
+/// The words of a name: in lower case, in the singular, without the program's name.
 fn words(name: &str) -> Vec<String> {
     let lower = name.to_ascii_lowercase();
     let rest = lower.strip_prefix("llamatower_").unwrap_or(&lower);
@@ -69,13 +70,13 @@ fn words(name: &str) -> Vec<String> {
         .collect()
 }
 
-/// The share of words that two names have in common (Dice's coefficient), by their weights.
+/// The weighted share of words that two names have in common (Dice's coefficient).
 fn by_words(given: &[String], known: &[String]) -> f64 {
     let mut free: Vec<&String> = known.iter().collect();
     let mut common = 0.0;
     for word in given {
         let scored = free.iter().enumerate();
-        let scored = scored.map(|(index, other)| (index, word_likeness(word, other)));
+        let scored = scored.map(|(index, other)| (index, word_similarity(word, other)));
         let best = scored.max_by(|(_, one), (_, other)| one.total_cmp(other));
         if let Some((index, score)) = best.filter(|(_, score)| *score >= MISSPELT) {
             common += score * weight(word).min(weight(free[index]));
@@ -86,8 +87,8 @@ fn by_words(given: &[String], known: &[String]) -> f64 {
     2.0 * common / all.max(f64::MIN_POSITIVE)
 }
 
-/// How much a word says. Some settings have Ollama in their names and others not, which is hard to
-/// remember, and an address may be called one or not.
+/// The weight of a word. It is low for words that are hard to remember: some settings have "Ollama"
+/// in their names and others do not.
 fn weight(word: &str) -> f64 {
     match word {
         "ollama" => 0.3,
@@ -96,7 +97,7 @@ fn weight(word: &str) -> f64 {
     }
 }
 
-fn word_likeness(one: &str, other: &str) -> f64 {
+fn word_similarity(one: &str, other: &str) -> f64 {
     let mut groups = GROUPS.iter();
     let is_same = groups.any(|group| group.contains(&one) && group.contains(&other));
     match (one == other, is_same) {
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_found_by_its_letters_within_its_words() {
+    fn a_name_with_misspelt_words_is_found() {
         for (given, variable) in [
             ("LLAMATOWER_LISTN", "LLAMATOWER_LISTEN"),
             ("LLAMATOWER_APIKEYS", "LLAMATOWER_API_KEYS"),
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_like_none_is_not_guessed() {
+    fn a_name_unlike_all_settings_gets_no_suggestion() {
         for given in ["LLAMATOWER_XYZZY", "LLAMATOWER_", "colour"] {
             assert_eq!(meant(given), None, "{given}");
         }

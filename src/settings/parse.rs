@@ -1,4 +1,4 @@
-//! Texts into values. What is wrong is said without the value, which the caller shows or hides.
+//! Parsers of values. Errors do not contain the value; the caller decides whether to show it.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -21,12 +21,12 @@ use crate::edge::{Hosts, ListenAddr, Origins, TrustedProxies};
 use crate::ollama::upstream::{Address, Authorities, Authorization, has_user};
 use crate::telemetry::{LogFormat, check_log_filter};
 
-/// A value, or what is wrong with its text.
+/// A value, or the reason why the text is wrong.
 pub(super) type Parsed<T> = Result<T, String>;
 
-// === forms of all types ===
+// === generic parsers ===
 
-/// A text as the type itself reads it.
+/// Parses with the type's own `FromStr`.
 pub(super) fn plain<T: FromStr<Err: Display>>(text: &str) -> Parsed<T> {
     text.parse().map_err(|error: T::Err| error.to_string())
 }
@@ -35,7 +35,7 @@ pub(super) fn text<T: for<'a> From<&'a str>>(text: &str) -> Parsed<T> {
     Ok(text.into())
 }
 
-/// Nothing for `word`, or for no text at all.
+/// The default for `word`, and for an empty text.
 pub(super) fn unless<T: Default>(
     word: &'static str,
     parse: impl Fn(&str) -> Parsed<T>,
@@ -62,19 +62,19 @@ pub(super) fn list<T>(parse: impl Fn(&str) -> Parsed<T>) -> impl Fn(&str) -> Par
     move |text| items(text).map(&parse).collect()
 }
 
-/// The texts between commas and line breaks.
+/// The items of a text, separated by commas or line breaks.
 pub(super) fn items(text: &str) -> impl Iterator<Item = &str> {
     let items = text.split([',', '\n']).map(str::trim);
     items.filter(|item| !item.is_empty())
 }
 
-/// One of a few words.
+/// One of several words.
 pub(super) fn one_of<T: Copy>(choices: &[(&str, T)]) -> impl Fn(&str) -> Parsed<T> {
     move |text| match choices.iter().find(|(word, _)| *word == text) {
         Some((_, value)) => Ok(*value),
         None => {
             let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
-            Err(format!("it is none of {}", words.join(", ")))
+            Err(format!("it must be one of {}", words.join(", ")))
         }
     }
 }
@@ -99,16 +99,16 @@ pub(super) fn pause(text: &str) -> Parsed<Duration> {
     }
 }
 
-/// Into a type that has no 0.
+/// A number in a type without 0.
 pub(super) fn count<T: FromStr>(text: &str) -> Parsed<T> {
     let parsed = text.trim().parse();
-    parsed.map_err(|_| "it is no whole number above 0".to_owned())
+    parsed.map_err(|_| "it is not a whole number above 0".to_owned())
 }
 
 pub(super) fn number(text: &str) -> Parsed<f64> {
     let parsed = text.parse().ok();
     let sound = parsed.filter(|number: &f64| number.is_finite() && *number >= 0.0);
-    sound.ok_or_else(|| "it is no number of 0 or more".to_owned())
+    sound.ok_or_else(|| "it is not a number, 0 or more".to_owned())
 }
 
 pub(super) fn switch(text: &str) -> Parsed<bool> {
@@ -129,10 +129,10 @@ pub(super) fn size(text: &str) -> Parsed<u64> {
         "kb" => 1_000,
         "mb" => 1_000_000,
         "gb" => 1_000_000_000,
-        _ => return Err("its unit is none of KiB, MiB, GiB, kB, MB, GB".to_owned()),
+        _ => return Err("its unit must be KiB, MiB, GiB, kB, MB or GB".to_owned()),
     };
     let number: Result<u64, _> = digits.trim().parse();
-    let number = number.map_err(|_| "it is no number of bytes")?;
+    let number = number.map_err(|_| "it is not a number of bytes")?;
     match number.checked_mul(unit) {
         Some(0) => Err("it must be more than 0".to_owned()),
         Some(size) => Ok(size),
@@ -140,7 +140,7 @@ pub(super) fn size(text: &str) -> Parsed<u64> {
     }
 }
 
-/// A size that one head may have.
+/// The size of a request's head.
 pub(super) fn head_size(text: &str) -> Parsed<usize> {
     match usize::try_from(size(text)?) {
         Ok(size) if (1 << 10..=16 << 20).contains(&size) => Ok(size),
@@ -154,7 +154,7 @@ pub(super) fn size_or_share(text: &str) -> Parsed<SizeOrShare> {
     };
     match percent.trim().parse::<f64>() {
         Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(SizeOrShare::Share(percent / 100.0)),
-        _ => Err("a share lies above 0% and up to 100%".to_owned()),
+        _ => Err("a share must be above 0% and at most 100%".to_owned()),
     }
 }
 
@@ -165,7 +165,9 @@ pub(super) fn time_zone(text: &str) -> Parsed<TimeZone> {
 // === limits ===
 
 pub(super) fn rate(text: &str) -> Parsed<Quota> {
-    let (requests, per) = text.split_once('/').ok_or("it has no /s, /m or /h")?;
+    let (requests, per) = text
+        .split_once('/')
+        .ok_or("it must end with /s, /m or /h")?;
     let per = one_of(&[("s", 1), ("m", 60), ("h", 3600)])(per.trim())?;
     let quota = Quota::new(count(requests)?, Duration::from_secs(per));
     quota.map_err(|error| error.to_string())
@@ -181,7 +183,7 @@ pub(super) fn listing_rate(text: &str) -> Parsed<ListingRate> {
 
 pub(super) fn token_budget(text: &str) -> Parsed<Budget> {
     let parts = text.split_once('/');
-    let (tokens, window) = parts.ok_or("it has no /minute, /day or /month")?;
+    let (tokens, window) = parts.ok_or("it must end with /minute, /day or /month")?;
     let windows = [
         ("minute", Window::Minute),
         ("day", Window::Day),
@@ -226,7 +228,7 @@ pub(super) fn key_limits(text: &str) -> Parsed<BTreeMap<Arc<str>, KeyLimits>> {
             "priority" => limits.share.priority = one_of(&priorities)(value)?,
             _ => {
                 let kinds = "rate, tokens, weight, priority";
-                return Err(format!("{kind:?} is none of {kinds}"));
+                return Err(format!("{kind:?} must be one of {kinds}"));
             }
         }
     }
@@ -239,12 +241,13 @@ pub(super) fn addresses(text: &str) -> Parsed<Vec<ListenAddr>> {
     let found: Vec<ListenAddr> = list(plain)(text)?;
     let mut places = found.iter().enumerate();
     match places.find(|(index, address)| found[..*index].contains(address)) {
-        Some((_, twice)) => Err(format!("{twice} stands there twice")),
+        Some((_, twice)) => Err(format!("{twice} is listed twice")),
         None => Ok(found),
     }
 }
 
-/// The servers, each once. Two spellings of one address are told, as the server would count twice.
+/// The servers, each once. Two spellings of one address are an error, because the server would
+/// count twice.
 pub(super) fn backends(text: &str) -> Parsed<Vec<Address>> {
     without_user(text)?;
     let mut found: Vec<(Address, &str)> = Vec::new();
@@ -255,28 +258,28 @@ pub(super) fn backends(text: &str) -> Parsed<Vec<Address>> {
             .find(|(known, _)| known.is_same_server(&address))
         {
             Some((_, known)) if *known == item => {
-                return Err(format!("{item} stands there twice; name each server once"));
+                return Err(format!("{item} is listed twice; list each server once"));
             }
             Some((_, known)) => {
                 return Err(format!(
-                    "{known} and {item} are the same server; name each server once"
+                    "{known} and {item} are the same server; list each server once"
                 ));
             }
             None => found.push((address, item)),
         }
     }
     match found.is_empty() {
-        true => Err("it names no server".to_owned()),
+        true => Err("it contains no server".to_owned()),
         false => Ok(found.into_iter().map(|(address, _)| address).collect()),
     }
 }
 
-/// A password in an address may hold commas: what has one is not cut, as a piece of it could be
-/// shown.
+/// A password in an address may contain commas. A text with an @ is not split, because a part of
+/// the password could be shown.
 fn without_user(text: &str) -> Parsed<()> {
     match has_user(text) {
         true => Err(
-            "an address must hold no user name and no password (an @ was found); \
+            "an address must not contain a user name or a password (it has an @); \
              LLAMATOWER_BACKEND_TOKENS takes them"
                 .to_owned(),
         ),
@@ -284,20 +287,22 @@ fn without_user(text: &str) -> Parsed<()> {
     }
 }
 
-/// What a server is called by; which one that is, is found when all settings are read.
+/// The name of a server in another setting; it is looked up when all settings are read.
 pub(super) fn server_name(text: &str) -> Parsed<ServerName> {
     without_user(text)?;
     Ok(text.trim().into())
 }
 
-/// What each server is to be shown, as in `gpu-1=TOKEN, gpu-2:8080=basic USER:PASSWORD`.
+/// The credentials of each server, as in `gpu-1=TOKEN, gpu-2:8080=basic USER:PASSWORD`.
 pub(super) fn tokens(text: &str) -> Parsed<Vec<(ServerName, Authorization)>> {
     let token = |(index, item): (usize, &str)| {
-        // What is no name of a server may be a token whose server was forgotten, and is not shown.
+        // A text that is not a server's name may be a token whose server was forgotten, and is not
+        // shown.
         let parts = item.split_once('=').filter(|(name, token)| {
             plain::<Address>(name).is_ok() && !token.trim_matches(['=', ' ']).is_empty()
         });
-        let (name, token) = parts.ok_or(format!("item {} is not like gpu-1=TOKEN", index + 1))?;
+        let (name, token) =
+            parts.ok_or(format!("item {} must have the form gpu-1=TOKEN", index + 1))?;
         let name = server_name(name)?;
         let token = plain(token).map_err(|reason| format!("the token for {name}: {reason}"))?;
         Ok((name, token))
@@ -305,7 +310,7 @@ pub(super) fn tokens(text: &str) -> Parsed<Vec<(ServerName, Authorization)>> {
     items(text).enumerate().map(token).collect()
 }
 
-/// The authorities in a file of certificates.
+/// The certificate authorities in a file.
 pub(super) fn authorities(path: &str) -> Parsed<Authorities> {
     let pem = std::fs::read(path).map_err(|error| format!("the file cannot be read: {error}"))?;
     Authorities::from_pem(&pem).map_err(|error| format!("the file {error}"))
@@ -323,14 +328,14 @@ pub(super) fn trusted_proxies(text: &str) -> Parsed<TrustedProxies> {
     TrustedProxies::with(items(text)).map_err(|error| error.to_string())
 }
 
-/// A DNS server by its address; the port is 53 if none is given.
+/// A DNS server by its address; the default port is 53.
 pub(super) fn dns_server(text: &str) -> Parsed<SocketAddr> {
     let ip = text.parse().map(|ip: IpAddr| SocketAddr::new(ip, 53));
     ip.or_else(|_| text.parse())
-        .map_err(|_| format!("{text:?} is no address like 10.0.0.2 or 127.0.0.1:8600"))
+        .map_err(|_| format!("{text:?} must be an address like 10.0.0.2 or 127.0.0.1:8600"))
 }
 
-/// A row for each path; a path that stands there several times has all of the methods.
+/// One row per path; a path that is listed several times has all of the methods.
 pub(super) fn extra_paths(text: &str) -> Parsed<Vec<ExtraPath>> {
     let mut paths: Vec<ExtraPath> = Vec::new();
     for item in items(text) {
@@ -357,7 +362,7 @@ fn extra_path(text: &str) -> Parsed<ExtraPath> {
     Ok(extra)
 }
 
-// === what else there is ===
+// === other settings ===
 
 pub(super) const LOG_FORMATS: [(&str, LogFormat); 3] = [
     ("human", LogFormat::Human),
@@ -365,7 +370,7 @@ pub(super) const LOG_FORMATS: [(&str, LogFormat); 3] = [
     ("auto", LogFormat::Auto),
 ];
 
-/// Which lines are logged, in the syntax of `RUST_LOG`.
+/// The log filter, in the syntax of `RUST_LOG`.
 pub(super) fn log_filter(text: &str) -> Parsed<String> {
     check_log_filter(text)?;
     Ok(text.to_owned())
@@ -375,7 +380,7 @@ pub(super) fn secret(text: &str) -> Parsed<Secret> {
     Ok(Secret::new(text))
 }
 
-/// Lines of digests of keys.
+/// The digests of keys, one per item.
 pub(super) fn digests(text: &str) -> Parsed<Vec<Secret>> {
     let lines = list(secret)(text)?;
     let keys = KeySet::from_lines(lines.iter().map(Secret::expose), Role::User);

@@ -1,4 +1,4 @@
-//! The paths that requests may ask for.
+//! The paths that the gateway serves.
 
 use http::Method;
 use llamatower_layers::endpoint::InvalidPath;
@@ -8,11 +8,11 @@ use super::table::Backends;
 use super::values::ExtraPath;
 
 impl Backends {
-    /// Ollama's endpoints and the extra paths. A path that Ollama's table knows keeps its own rules:
-    /// as an extra path `/api/pull` would be open to everyone.
+    /// Ollama's endpoints and the extra paths. For a path that Ollama's table contains, its own
+    /// rules apply: as an extra path, `/api/pull` would be open to all clients.
     ///
     /// # Errors
-    /// A path cannot be compared byte for byte. Such a one is refused when settings are read.
+    /// A path cannot be compared byte for byte. The settings refuse such a path.
     pub fn endpoints(&self) -> Result<EndpointTable, InvalidPath> {
         let known = EndpointTable::ollama();
         let extra = self.extra_paths.iter();
@@ -22,8 +22,8 @@ impl Backends {
         })
     }
 
-    /// The extra paths that Ollama's table knows already.
-    pub(super) fn needless_paths(&self) -> Vec<&str> {
+    /// Extra paths that Ollama's table already contains.
+    pub(super) fn redundant_paths(&self) -> Vec<&str> {
         let known = EndpointTable::ollama();
         let extra = self.extra_paths.iter();
         let needless = extra.filter(|extra| is_known(&known, extra));

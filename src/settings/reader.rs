@@ -1,4 +1,4 @@
-//! Texts into settings.
+//! Parses the settings' texts.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use super::source::{Text, Texts};
 use super::table::SETTINGS;
 use crate::ollama::upstream::has_user;
 
-/// Reads one value after the other and collects what is wrong and what is doubtful.
+/// Parses one value after the other, and collects errors and warnings.
 pub(super) struct Reader {
     pub(super) texts: Texts,
     pub(super) problems: Vec<Problem>,
@@ -28,9 +28,9 @@ impl Reader {
         }
     }
 
-    /// The value of a setting; that of an empty text if there is neither a value nor a default.
-    /// Where the value is wrong the default stands in, so that the others are read and compared,
-    /// and everything wrong is told at once.
+    /// The value of a setting; without a value and a default, the value of an empty text. If the
+    /// value is wrong, the default replaces it, so that the other settings are still checked and
+    /// all errors are reported together.
     pub(super) fn parsed<T>(
         &mut self,
         key: &'static str,
@@ -46,13 +46,13 @@ impl Reader {
         }
     }
 
-    /// Whether a setting was read as it was given. What stands in for one that was not is compared
-    /// with nothing.
-    pub(super) fn is_sound(&self, key: &str) -> bool {
+    /// Whether a setting has the value that the user gave. A default that replaces a wrong value is
+    /// not compared with other settings.
+    pub(super) fn is_valid(&self, key: &str) -> bool {
         !self.failed.contains(key) && !self.texts.is_unreadable(key)
     }
 
-    /// The value of a setting is wrong.
+    /// Reports that the value of a setting is wrong.
     pub(super) fn wrong(&mut self, key: &'static str, reason: &str) {
         let problem = match self.texts.get(key) {
             Some(text) => problem(text, reason),
@@ -62,8 +62,8 @@ impl Reader {
         self.failed.insert(key);
     }
 
-    /// Notes a contradiction of settings that are right by themselves.
-    pub(super) fn note(&mut self, severity: Severity, key: &'static str, reason: &str) {
+    /// Reports a contradiction between settings that are each valid.
+    pub(super) fn report(&mut self, severity: Severity, key: &'static str, reason: &str) {
         let problem = Problem::new(self.subject(key), reason);
         match severity {
             Severity::Error => self.problems.push(problem),
@@ -71,7 +71,7 @@ impl Reader {
         }
     }
 
-    /// The setting as its user gave it; its variable if it was not given.
+    /// The setting as the user wrote it, or its variable if it was not given.
     pub(super) fn subject(&self, key: &'static str) -> String {
         match self.texts.get(key).filter(|_| self.texts.is_given(key)) {
             Some(text) => text.subject(),
@@ -79,17 +79,17 @@ impl Reader {
         }
     }
 
-    /// A setting with its value, in a sentence: `LLAMATOWER_MAX_IN_FLIGHT (10)`.
+    /// A setting with its value, for messages: `LLAMATOWER_MAX_IN_FLIGHT (10)`.
     pub(super) fn named(&self, key: &'static str) -> String {
         let text = self.texts.get(key);
         let is_secret = setting(key).is_some_and(|setting| setting.form.is_secret());
-        let note = match text {
+        let value = match text {
             None => "not set".to_owned(),
             Some(_) if is_secret => return self.subject(key),
             Some(text) if self.texts.is_given(key) => shown(text),
             Some(text) => format!("{}, the default", shown(text)),
         };
-        format!("{} ({note})", self.subject(key))
+        format!("{} ({value})", self.subject(key))
     }
 }
 
@@ -102,7 +102,7 @@ fn name(key: &'static str) -> &'static str {
     setting(key).map_or(key, |setting| setting.variable)
 }
 
-/// The value of a setting that is no secret. An address with an @ may hold a password.
+/// The value of a setting that is not secret. An address with an @ may contain a password.
 fn shown(text: &Text) -> String {
     match has_user(&text.value) {
         true => "its value is not shown".to_owned(),

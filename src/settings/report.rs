@@ -1,4 +1,4 @@
-//! Settings as people read them.
+//! Prints settings for users.
 
 use std::fmt::Write as _;
 
@@ -9,32 +9,32 @@ use super::setting::Setting;
 use super::source::{DEFAULT, Texts};
 use super::table::SETTINGS;
 
-/// A setting, its value and where that came from.
+/// A setting with its value and its source.
 #[derive(Clone, Debug)]
 pub struct EffectiveSetting {
     /// The row of the table.
     pub setting: &'static Setting,
-    /// The value as text; secrets are only counted.
+    /// The value as text; for secrets, only their number.
     pub value: String,
     /// `default`, a variable, or a file.
     pub source: String,
-    /// The value itself, also of a secret.
+    /// The value itself, also for a secret.
     text: Option<Secret>,
 }
 
 impl EffectiveSetting {
-    /// Whether the other has the same value, wherever it came from.
+    /// Whether the other has the same value, from any source.
     pub fn is_same_value(&self, other: &Self) -> bool {
         self.text == other.text
     }
 }
 
-/// What stands for a value that is not set, and for one that is a secret.
+/// Shown instead of a missing or a secret value.
 const NONE: &str = "(none)";
 const SECRET: &str = "[secret]";
 
 impl EffectiveSetting {
-    /// For scripts. The value is null where there is none and where it is a secret.
+    /// For scripts. The value is null if there is none or it is secret.
     pub fn json(&self) -> Value {
         let is_set = self.value != NONE;
         let is_secret = self.setting.form.is_secret();
@@ -110,8 +110,9 @@ pub fn reference() -> String {
 
 /// A TOML file with every setting at its default, commented out.
 pub fn example_file() -> String {
-    let mut text =
-        String::from("# All settings at their defaults. The environment wins over this file.\n");
+    let mut text = String::from(
+        "# All settings at their defaults. Environment variables override this file.\n",
+    );
     let mut section = "";
     for setting in SETTINGS {
         let (first, name) = setting.key.split_once('.').unwrap_or(("", setting.key));
@@ -130,11 +131,11 @@ pub fn example_file() -> String {
     text
 }
 
-/// A file of environment variables with every setting at its default, commented out; secrets are
-/// left out, as such a file is no place for them.
+/// A file of environment variables with every setting at its default, commented out. Secrets are
+/// omitted, because they should not be in such a file.
 pub fn example_environment() -> String {
     let mut text = String::from(
-        "# All settings at their defaults, but for secrets. Take the # away to set one.\n",
+        "# All settings at their defaults, without secrets. Remove the # to set one.\n",
     );
     for setting in SETTINGS.iter().filter(|setting| !setting.form.is_secret()) {
         let _ = write!(text, "\n# {}\n", setting.about);

@@ -1,18 +1,18 @@
-//! Texts that are never shown.
+//! Texts that are never displayed.
 
 use std::fmt;
 
-/// A secret; printing it shows that there is one and nothing else.
+/// A secret. `Debug` shows only that there is one.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Keeps `text` from being shown.
+    /// Wraps a text, so that it is not displayed.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The text, for whoever has to use it.
+    /// The text, for code that needs it.
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! The settings that name some of the servers.
+//! Settings that refer to servers by name.
 
 use std::num::NonZeroUsize;
 
@@ -8,14 +8,14 @@ use super::table::Backends;
 use crate::ollama::upstream::{Access, Address};
 
 impl Backends {
-    /// Which of the servers manages models, as an index.
+    /// The index of the server that manages models.
     pub fn management_host(&self) -> usize {
         let meant = self.management.iter().flat_map(|name| self.called(name));
         let mut places = meant.filter_map(|meant| self.urls.iter().position(|url| url == meant));
         places.next().unwrap_or(0)
     }
 
-    /// The slots of each server, in their order.
+    /// The slots of each server, in the configured order.
     pub fn slots_of_each(&self) -> Vec<Option<NonZeroUsize>> {
         let of = |server: &Address| {
             let mut named = self.slots.named.iter();
@@ -25,11 +25,11 @@ impl Backends {
         self.urls.iter().map(of).collect()
     }
 
-    /// What the servers are shown, and which certificates of theirs are trusted. The authorities
-    /// are read here.
+    /// The credentials of the servers, and the trust in their certificates. This reads the
+    /// authorities.
     ///
     /// # Errors
-    /// Certificates are needed and none can be checked.
+    /// Certificates are needed but cannot be verified.
     pub fn access(&self) -> Result<Access, String> {
         let tokens = self.tokens.iter().flat_map(|(name, token)| {
             let servers = self.called(name).into_iter();
@@ -47,8 +47,8 @@ impl Backends {
         Address::called(&self.urls, name)
     }
 
-    /// Servers that are named elsewhere are among those that are asked, none has two tokens, and
-    /// certificates can be checked where that is needed.
+    /// Checks that named servers are configured, that none has two tokens, and that certificates
+    /// can be verified if necessary.
     pub(super) fn check(&self, reader: &mut Reader) {
         let management = self.management.iter();
         let management = management.map(|name| ("backends.management", name));
@@ -56,11 +56,11 @@ impl Backends {
         let slots = slots.map(|(name, _)| ("backends.slots", name));
         let tokens = self.tokens.iter();
         let tokens = tokens.map(|(name, _)| ("backends.tokens", name));
-        // Names are not compared with the default, which stands in for servers that cannot be read.
-        let are_known = reader.is_sound("backends.urls");
+        // Names are not compared with the default servers that replace a wrong OLLAMA_URL.
+        let are_known = reader.is_valid("backends.urls");
         for (key, name) in management.chain(slots).chain(tokens) {
             if are_known && self.called(name).is_empty() {
-                let reason = format!("{name} is none of the servers in OLLAMA_URL");
+                let reason = format!("{name} is not a server in OLLAMA_URL");
                 reader.wrong(key, &reason);
             }
         }

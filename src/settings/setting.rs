@@ -1,32 +1,32 @@
-//! What a row of the table of settings says.
+//! A row in the table of settings.
 
 /// One setting.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
-    /// Its place in the TOML file, `section.name`.
+    /// Its key in the TOML file, `section.name`.
     pub key: &'static str,
     /// Its environment variable.
     pub variable: &'static str,
-    /// What a value looks like.
+    /// The syntax of its value.
     pub form: Form,
-    /// The default as it would be written; empty for none.
+    /// The default in the same syntax; empty for none.
     pub default: &'static str,
-    /// What it does and when to change it.
+    /// What it does, and when to change it.
     pub about: &'static str,
 }
 
-/// What the value of a setting looks like.
+/// The syntax of a setting's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// Any text.
     Text,
-    /// A text that is never shown, and may be given as the path of a file.
+    /// A text that is never displayed, and that can be read from a file.
     Secret,
-    /// Several texts, with commas, or an array in TOML.
+    /// A comma-separated list, or an array in TOML.
     List,
-    /// Several secrets, with commas or line breaks.
+    /// A list of secrets, separated by commas or line breaks.
     SecretList,
-    /// Secrets of servers, like `gpu-1=TOKEN`, with commas or line breaks.
+    /// A list of servers' secrets like `gpu-1=TOKEN`, separated by commas or line breaks.
     ServerSecrets,
     /// The path of a file.
     File,
@@ -42,31 +42,31 @@ pub enum Form {
     Size,
     /// Bytes, or `off`.
     OptionalSize,
-    /// Bytes, or a share of the memory limit like `25%`.
+    /// Bytes, or a share of the memory limit, like `25%`.
     SizeOrShare,
-    /// Requests in a time like `600/m`, or `off`.
+    /// A rate like `600/m`, or `off`.
     Rate,
-    /// Requests in a time like `50/s`, `auto` or `off`.
+    /// A rate like `50/s`, `auto` or `off`.
     RateOrAuto,
-    /// Tokens in windows like `20000/minute, 5000000/month`, or `off`.
+    /// A list of token limits like `20000/minute, 5000000/month`, or `off`.
     TokenBudgets,
-    /// Requests at a time for one model, of all servers or of named ones; or `off`.
+    /// Concurrent requests for one model, for all servers or for named ones; or `off`.
     Slots,
     /// A whole number above zero, or `off`.
     OptionalCount,
-    /// What some keys have of their own, like `ada:rate=60/m, ada:weight=2`.
+    /// Limits of single keys, like `ada:rate=60/m, ada:weight=2`.
     KeyLimits,
     /// `true` or `false`.
     Switch,
 }
 
 impl Form {
-    /// Whether the value is never shown.
+    /// Whether the value is never displayed.
     pub fn is_secret(self) -> bool {
         matches!(self, Self::Secret | Self::SecretList | Self::ServerSecrets)
     }
 
-    /// Whether the value is several items with commas or line breaks between them.
+    /// Whether the value is a list, separated by commas or line breaks.
     pub fn is_list(self) -> bool {
         matches!(
             self,
@@ -79,7 +79,7 @@ impl Form {
         )
     }
 
-    /// The form in a few words, for the reference and for errors.
+    /// A short description of the syntax, for the reference and for errors.
     pub fn describe(self) -> &'static str {
         match self {
             Self::Text => "text",

@@ -1,4 +1,4 @@
-//! Where values come from: the environment, a TOML file, defaults; the first that has one wins.
+//! The sources of values, in order of precedence: the environment, a TOML file, defaults.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,16 +11,16 @@ use super::nearest::nearest;
 use super::parse;
 use super::setting::Setting;
 
-/// What a default says of its source.
+/// The name of the source of a default.
 pub(super) const DEFAULT: &str = "default";
 
-/// The texts of all settings that have one, and where each came from.
+/// The texts of all settings that have one, with their sources.
 #[derive(Debug, Default)]
 pub(super) struct Texts {
     texts: BTreeMap<&'static str, Text>,
-    /// Settings that were given in a way that cannot be read.
+    /// Settings whose values cannot be read.
     unreadable: BTreeSet<&'static str>,
-    /// Keys of the file that are no settings.
+    /// Keys of the file that are not settings.
     unknown_keys: Vec<Problem>,
 }
 
@@ -31,13 +31,13 @@ pub(super) struct Text {
     pub(super) source: String,
 }
 
-/// A text that a source has, or none; or what is wrong with how it is given.
+/// The text from a source, if there is one; or an error.
 type Given = Result<Option<Text>, Problem>;
 
 impl Text {
-    /// `None` if there is nothing in it.
+    /// `None` if the value is empty.
     fn new(setting: &'static Setting, value: &str, source: impl Into<String>) -> Option<Self> {
-        // Editors of some systems put a byte order mark before a text.
+        // Some editors write a byte order mark before a text.
         let value = value.trim_start_matches('\u{feff}').trim();
         (!value.is_empty()).then(|| Self {
             setting,
@@ -46,7 +46,7 @@ impl Text {
         })
     }
 
-    /// The setting as its user gave it: its variable, or its key with the file.
+    /// The setting as the user wrote it: its variable, or its key with the file.
     pub(super) fn subject(&self) -> String {
         match self.source.starts_with(self.setting.variable) {
             true => self.source.clone(),
@@ -54,12 +54,13 @@ impl Text {
         }
     }
 
-    /// Itself, unless it is a list that was given and has no item: no keys, say, where some were meant.
-    fn with_items(self) -> Result<Self, Problem> {
+    /// Rejects a list without items, for example an empty list of keys that would leave the gateway
+    /// open.
+    fn require_items(self) -> Result<Self, Problem> {
         match self.setting.form.is_list() && parse::items(&self.value).next().is_none() {
             true => Err(Problem::new(
                 self.subject(),
-                "it holds nothing but separators; write what belongs there, or leave it out",
+                "it contains only separators; add an item, or remove the setting",
             )),
             false => Ok(self),
         }
@@ -86,7 +87,7 @@ impl Texts {
                 Ok(None) => in_file(),
                 given => given,
             };
-            let given = given.and_then(|text| text.map(Text::with_items).transpose());
+            let given = given.and_then(|text| text.map(Text::require_items).transpose());
             let text = given.unwrap_or_else(|problem| {
                 problems.push(problem);
                 gathered.unreadable.insert(setting.key);
@@ -99,7 +100,7 @@ impl Texts {
         gathered
     }
 
-    /// `OLLAMA_TIMEOUT` is the default of two clocks.
+    /// `OLLAMA_TIMEOUT` is the default of two time-outs.
     fn take_ollama_timeout(&mut self) {
         let ollama = self.get("timeouts.ollama").cloned();
         let wait = ollama.as_ref().map(|text| parse::duration(&text.value));
@@ -122,23 +123,23 @@ impl Texts {
         self.texts.get(key)
     }
 
-    /// Whether a setting was given otherwise than by its default.
+    /// Whether a setting was given explicitly.
     pub(super) fn is_given(&self, key: &str) -> bool {
         self.get(key).is_some_and(|text| text.source != DEFAULT)
     }
 
-    /// Whether a setting was given in a way that cannot be read.
+    /// Whether the value of a setting cannot be read.
     pub(super) fn is_unreadable(&self, key: &str) -> bool {
         self.unreadable.contains(key)
     }
 
-    /// Keys of the file that are no settings, each once.
+    /// Keys of the file that are not settings, each once.
     pub(super) fn take_unknown_keys(&mut self) -> Vec<Problem> {
         std::mem::take(&mut self.unknown_keys)
     }
 
-    /// A file that cannot be read is a problem; the rest of the settings counts all the same, so that
-    /// everything wrong is told at once.
+    /// Reads the TOML file. If that fails, the other sources are still checked, so that all errors
+    /// are reported together.
     fn read(
         &mut self,
         file: &Path,
@@ -152,7 +153,7 @@ impl Texts {
             let table: Result<Table, _> = text.parse();
             table.map_err(|error| {
                 let error = without_quotations(&error.to_string());
-                format!("it is no TOML: {error}")
+                format!("it is not valid TOML: {error}")
             })
         });
         let table = table.unwrap_or_else(|reason| {
@@ -175,7 +176,7 @@ impl Texts {
     }
 }
 
-/// An error without the lines of the file that it quotes: they may hold secrets.
+/// The error without the quoted lines of the file, which may contain secrets.
 fn without_quotations(error: &str) -> String {
     let is_quotation = |line: &&str| {
         let line = line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
@@ -188,7 +189,7 @@ fn without_quotations(error: &str) -> String {
     told.join("; ")
 }
 
-/// The keys of all values, with dots. A section without any has none.
+/// The dotted keys of all values. A section without values has none.
 fn leaves(table: &Table) -> Vec<String> {
     let leaves = table.iter().flat_map(|(name, value)| match value {
         Value::Table(inner) => {
@@ -219,8 +220,8 @@ fn text_of(value: &Value) -> Option<String> {
     }
 }
 
-/// What the TOML file says. An empty text counts as not set, as an empty variable does, but not
-/// where a secret stands: the line says that there is to be one.
+/// A value from the TOML file. An empty text counts as not set, like an empty variable. For a
+/// secret it is an error, because the line shows that a secret was intended.
 fn from_file(setting: &'static Setting, table: &Table, path: &str) -> Given {
     let Some(value) = find(table, setting.key) else {
         return Ok(None);
@@ -229,13 +230,13 @@ fn from_file(setting: &'static Setting, table: &Table, path: &str) -> Given {
     let Some(text) = text_of(value) else {
         let form = setting.form.describe();
         let kind = value.type_str();
-        return Err(wrong(format!("it is of the kind {kind}; expected {form}")));
+        return Err(wrong(format!("it has the type {kind}; expected {form}")));
     };
     let text = Text::new(setting, &text, path);
     let must_hold_something = value.is_array() || setting.form.is_secret();
     match text.is_none() && must_hold_something {
         true => Err(wrong(
-            "it holds nothing; fill it, or leave the line out".to_owned(),
+            "it is empty; set a value, or remove the line".to_owned(),
         )),
         false => Ok(text),
     }
@@ -246,13 +247,13 @@ fn from_environment(setting: &'static Setting, environment: &Environment) -> Giv
     let file_variable = file_variable(setting);
     for name in file_variable.iter().map(String::as_str).chain([variable]) {
         if environment.is_unreadable(name) {
-            return Err(Problem::new(name, "its value is no UTF-8 text"));
+            return Err(Problem::new(name, "its value is not UTF-8"));
         }
     }
     let named_file = file_variable.and_then(|name| Some((environment.get(&name)?, name)));
     match (environment.get(variable), named_file) {
         (Some(_), Some((_, name))) => {
-            let reason = format!("{name} is set too; set one of the two");
+            let reason = format!("{name} is set too; set only one of the two");
             Err(Problem::new(variable, reason))
         }
         (Some(value), None) => Ok(Text::new(setting, value, variable)),
@@ -261,8 +262,8 @@ fn from_environment(setting: &'static Setting, environment: &Environment) -> Giv
     }
 }
 
-/// The secret in a file that the variable `name` names. A file that holds none is an error: without a
-/// key the gateway would be open to every client.
+/// The secret in the file that the variable `name` points to. An empty file is an error: without a
+/// key, the gateway would be open to all clients.
 fn secret_file(setting: &'static Setting, path: &str, name: &str) -> Result<Text, Problem> {
     let value = std::fs::read_to_string(path);
     let value = value
@@ -276,7 +277,7 @@ fn secret_file(setting: &'static Setting, path: &str, name: &str) -> Result<Text
     text.ok_or_else(empty)
 }
 
-/// The variable that names a file with the secret in it.
+/// The variable that points to a file with the secret.
 pub(super) fn file_variable(setting: &Setting) -> Option<String> {
     let is_secret = setting.form.is_secret();
     is_secret.then(|| format!("{}_FILE", setting.variable))

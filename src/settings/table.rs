@@ -1,7 +1,7 @@
-//! The one table of all settings: names, types, defaults and what they mean.
+//! The table of all settings: names, types, defaults and descriptions.
 //!
 //! [`Settings`] and its sections, `llamatower check`, the reference in the guide, the list of known
-//! variables and the tests all come from it.
+//! variables and the tests are all derived from it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -22,13 +22,13 @@ use crate::edge::{BasePath, Hosts, ListenAddr, Origins, TrustedProxies};
 use crate::ollama::upstream::{Address, Authorities, Authorization};
 use crate::telemetry::LogFormat;
 
-/// A row is `field: type = parser, "VARIABLE" Form "default" "what it does"`; it stands for the key
-/// `section.field` of the file.
+/// A row is `field: type = parser, "VARIABLE" Form "default" "description"`; its key in the file is
+/// `section.field`.
 macro_rules! settings {
     ($($(#[$doc:meta])* $section:ident: $Section:ident {
         $($field:ident: $type:ty = $parse:expr, $variable:literal $form:ident $default:literal $about:literal)*
     })*) => {
-        /// Every setting, by section.
+        /// All settings, by section.
         pub const SETTINGS: &[Setting] = &[$($(Setting {
             key: concat!(stringify!($section), ".", stringify!($field)),
             variable: $variable,
@@ -37,7 +37,7 @@ macro_rules! settings {
             about: $about,
         },)*)*];
 
-        /// All settings, by their sections.
+        /// All settings, by section.
         #[derive(Clone, Debug)]
         pub struct Settings {
             $($(#[$doc])* pub $section: $Section,)*
@@ -50,7 +50,7 @@ macro_rules! settings {
         })*
 
         impl Settings {
-            /// All are read, so that everything that is wrong is told at once.
+            /// Reads every setting, so that all errors are reported together.
             pub(super) fn read(reader: &mut Reader) -> Option<Self> {
                 $(let $section = {
                     let ($($field,)*) = ($(

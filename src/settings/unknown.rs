@@ -1,4 +1,4 @@
-//! Variables that look like the gateway's and are not.
+//! Detects variables that look like settings of the gateway but are not.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,14 +8,14 @@ use super::nearest::nearest;
 use super::setting::Setting;
 use super::source::file_variable;
 
-/// What the gateway's own variables begin with, in any case, and how people misspell it.
+/// The prefixes of the gateway's variables, in any case, and a usual misspelling.
 const PREFIXES: [&str; 2] = ["LLAMATOWER_", "LLAMA_TOWER_"];
 
-/// Read by the command line.
+/// Read by the command line, not by the settings.
 const CONFIG_FILE: &str = "LLAMATOWER_CONFIG";
 
-/// Every variable that begins like the gateway's and that nothing reads. Those that Kubernetes
-/// sets for a Service are left out.
+/// All variables with the gateway's prefix that are not settings, without those that Kubernetes
+/// sets for a Service.
 pub(super) fn unknown_variables(
     environment: &Environment,
     settings: &'static [Setting],
@@ -26,8 +26,8 @@ pub(super) fn unknown_variables(
     unknown.map(|name| problem(name, settings)).collect()
 }
 
-/// Every variable that may be one of those settings of ours that do not begin with our name,
-/// misspelt by a letter. It may as well be another program's.
+/// All variables that differ by one letter from a setting without the prefix. They may also belong
+/// to another program.
 pub(super) fn doubtful_variables(
     environment: &Environment,
     settings: &'static [Setting],
@@ -36,14 +36,14 @@ pub(super) fn doubtful_variables(
     let doubtful = environment.names().filter(others).filter_map(|name| {
         let without_prefix = settings.iter().map(|setting| setting.variable);
         let mut without_prefix = without_prefix.filter(|variable| !is_ours(variable));
-        let meant = without_prefix.find(|variable| is_a_letter_off(name, variable))?;
-        let reason = format!("nothing reads it; did you mean {meant}?");
+        let meant = without_prefix.find(|variable| differs_by_one_letter(name, variable))?;
+        let reason = format!("it is not a setting; did you mean {meant}?");
         Some(Problem::new(name, reason))
     });
     doubtful.collect()
 }
 
-fn is_a_letter_off(name: &str, variable: &str) -> bool {
+fn differs_by_one_letter(name: &str, variable: &str) -> bool {
     name.len().abs_diff(variable.len()) <= 1 && strsim::damerau_levenshtein(name, variable) == 1
 }
 
@@ -65,7 +65,7 @@ fn is_known(name: &str, settings: &[Setting]) -> bool {
 fn problem(name: &str, settings: &'static [Setting]) -> Problem {
     let upper = name.to_ascii_uppercase().replace('-', "_");
     let (stem, is_file) = match upper.strip_suffix("_FILE") {
-        // A few settings have FILE in their own names.
+        // The names of a few settings end with FILE.
         Some(stem) if !settings.iter().any(|setting| setting.variable == upper) => (stem, true),
         _ => (&*upper, false),
     };
@@ -76,7 +76,7 @@ fn problem(name: &str, settings: &'static [Setting]) -> Problem {
         });
     let hint = match meant {
         Some(meant) if is_file && !meant.ends_with("_FILE") => {
-            format!("did you mean {meant}? It is no secret, so it has no variable with _FILE")
+            format!("did you mean {meant}? It is not a secret, so it has no variable with _FILE")
         }
         Some(meant) => format!("did you mean {meant}?"),
         None => "`llamatower reference` lists all settings".to_owned(),
@@ -84,9 +84,9 @@ fn problem(name: &str, settings: &'static [Setting]) -> Problem {
     Problem::new(name, format!("there is no such setting; {hint}"))
 }
 
-/// Whether Kubernetes has set this variable for a Service whose name begins with `llamatower`: a
-/// pod gets such variables for every Service beside it (`enableServiceLinks`). There is always one
-/// with the address of the Service as well.
+/// Whether Kubernetes has set this variable for a Service whose name begins with `llamatower`. A
+/// pod gets such variables for every Service in its namespace (`enableServiceLinks`). One of them
+/// always contains the Service's address.
 fn is_of_a_service(name: &str, environment: &Environment) -> bool {
     let Some(value) = environment.get(name) else {
         return false;
@@ -96,7 +96,7 @@ fn is_of_a_service(name: &str, environment: &Environment) -> bool {
     host.is_some_and(|host| host.parse::<IpAddr>().is_ok())
 }
 
-/// The Service, as its name stands in variables, that a variable of this form and value is about.
+/// The Service, as spelled in variables, that a variable of this form and value belongs to.
 fn service_of<'a>(name: &'a str, value: &str) -> Option<&'a str> {
     let is_port = value.parse::<u16>().is_ok();
     if let Some(service) = name.strip_suffix("_SERVICE_HOST") {
@@ -113,14 +113,14 @@ fn service_of<'a>(name: &'a str, value: &str) -> Option<&'a str> {
     let mut parts = rest.splitn(3, '_');
     parts.next()?.parse::<u16>().ok()?;
     let protocol = parts.next().filter(|protocol| is_protocol(protocol))?;
-    let is_sound = match parts.next() {
+    let is_valid = match parts.next() {
         None => is_url(value),
         Some("PROTO") => value.eq_ignore_ascii_case(protocol),
         Some("PORT") => is_port,
         Some("ADDR") => value.parse::<IpAddr>().is_ok(),
         Some(_) => false,
     };
-    is_sound.then_some(service)
+    is_valid.then_some(service)
 }
 
 /// Like `tcp://10.43.0.7:3000`.

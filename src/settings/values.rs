@@ -1,4 +1,4 @@
-//! Values that have no other home.
+//! Types of values that belong to no other module.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use llamatower_layers::token_limit::Budget;
 
 use crate::ollama::fleet::Share;
 
-/// Memory: so many bytes, or a share of the limit of the container or machine.
+/// An amount of memory: bytes, or a share of the memory limit of the container or machine.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SizeOrShare {
     /// In bytes.
@@ -20,7 +20,7 @@ pub enum SizeOrShare {
 }
 
 impl SizeOrShare {
-    /// The memory itself; a share is one of this machine's.
+    /// The memory budget; a share refers to this machine.
     pub fn budget(self) -> MemoryBudget {
         match self {
             Self::Bytes(bytes) => MemoryBudget::new(bytes),
@@ -29,54 +29,54 @@ impl SizeOrShare {
     }
 }
 
-/// A path that is allowed by a setting, with its methods.
+/// An additional allowed path, with its methods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExtraPath {
-    /// The methods it is asked with.
+    /// The allowed methods.
     pub methods: Vec<Method>,
     /// The exact path.
     pub path: String,
 }
 
-/// What one or several of the servers are called by, see [`Address::called`].
+/// The name of one or several servers, see [`Address::called`].
 ///
 /// [`Address::called`]: crate::ollama::upstream::Address::called
 pub type ServerName = Arc<str>;
 
-/// How many requests a server is sent at a time for one model.
+/// The number of concurrent requests for one model, per server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Slots {
-    /// Those of the servers that are not named; as many as come if not set.
+    /// For servers without an entry of their own; `None` means that slots are not counted.
     pub others: Option<NonZeroUsize>,
-    /// Those of the servers that are.
+    /// For named servers.
     pub named: Vec<(ServerName, NonZeroUsize)>,
 }
 
-/// How many requests that run no model each client may send.
+/// The limit of each client's requests that run no model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ListingRate {
-    /// A generous number where other requests are limited, else as many as come.
+    /// A generous limit if other requests are limited; otherwise none.
     #[default]
     Auto,
-    /// As many as come.
+    /// No limit.
     Off,
-    /// So many.
+    /// This limit.
     Of(Quota),
 }
 
 impl Slots {
-    /// Whether any server has a number of slots, so that requests wait for one.
+    /// Whether the slots of any server are counted, so that requests wait for them.
     pub fn are_counted(&self) -> bool {
         self.others.is_some() || !self.named.is_empty()
     }
 }
 
-/// What one key has instead of what most have.
+/// The limits of one key, instead of the general ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyLimits {
     /// Requests.
     pub rate: Option<Quota>,
-    /// Tokens; those for most if there is none.
+    /// Tokens; if empty, the general limit applies.
     pub tokens: Vec<Budget>,
     /// Its share of the slots.
     pub share: Share,

@@ -1,7 +1,7 @@
-//! One line for a request, at its end.
+//! The access log: one line for each request, at its end.
 //!
-//! Texts that a client supplies (model, path) are written as quoted strings, in which control
-//! characters are escaped, or as JSON: nobody can write a line of the log by the name of a model.
+//! Texts from clients (model, path) are written as quoted strings with escaped control characters,
+//! or as JSON. So a client cannot inject a log line.
 
 use llamatower_layers::Outcome;
 
@@ -9,7 +9,7 @@ use super::attributes::{bounded, method_name};
 use super::{names, spans};
 use crate::edge::Refused;
 
-/// Writes the line. Durations are in seconds. A field that is not known is left out.
+/// Writes the line. Durations are in seconds. Unknown fields are omitted.
 pub(super) fn write(outcome: &Outcome) {
     tracing::info!(
         target: names::ACCESS_LOG,
@@ -36,8 +36,8 @@ pub(super) fn write(outcome: &Outcome) {
     );
 }
 
-/// Writes the line of a request that the edge refused. Fields that are not known are left out, and
-/// those that only layers know.
+/// Writes the line of a request that the edge refused. Unknown fields, and those that only layers
+/// know, are omitted.
 pub(super) fn write_refused(refused: &Refused<'_>) {
     tracing::info!(
         target: names::ACCESS_LOG,
@@ -52,7 +52,7 @@ pub(super) fn write_refused(refused: &Refused<'_>) {
     );
 }
 
-/// Whole microseconds: more digits are noise.
+/// Rounded to whole microseconds.
 fn seconds(time: std::time::Duration) -> f64 {
     time.as_micros() as f64 / 1e6
 }

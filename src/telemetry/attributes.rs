@@ -1,4 +1,4 @@
-//! What log lines, spans and metrics say of a request, each in one way.
+//! Attributes that log lines, spans and metrics have in common.
 
 use http::{Method, StatusCode};
 use llamatower_layers::{Ending, Outcome};
@@ -6,13 +6,13 @@ use opentelemetry::{KeyValue, StringValue, Value};
 
 use super::names;
 
-/// The beginning of a text that a client supplies, which may be as long as a request's body.
+/// The beginning of a text from a client, which may be as long as a request's body.
 pub(super) fn bounded(text: &str) -> &str {
     const MOST_BYTES: usize = 256;
     &text[..text.floor_char_boundary(MOST_BYTES)]
 }
 
-/// The methods as attributes: those that HTTP defines, and one for all others.
+/// The values of the method attribute: those that HTTP defines, and one for all others.
 pub(super) const METHODS: [&str; 10] = [
     "POST",
     "GET",
@@ -26,7 +26,7 @@ pub(super) const METHODS: [&str; 10] = [
     names::METHOD_OTHER,
 ];
 
-/// Where a method stands in [`METHODS`].
+/// The index of a method in [`METHODS`].
 pub(super) fn method_index(method: &Method) -> usize {
     let mut names = METHODS.iter();
     let found = names.position(|name| *name == method.as_str());
@@ -37,8 +37,8 @@ pub(super) fn method_name(method: &Method) -> &'static str {
     METHODS[method_index(method)]
 }
 
-/// `error.type` of a request, by the rules of the HTTP convention for servers: what a client did
-/// wrong (4xx, a cancel) is no error of the server.
+/// `error.type` of a request, by the HTTP convention for servers: a client's error (4xx, a
+/// cancellation) is not an error of the server.
 pub(super) fn error_type(outcome: &Outcome) -> Option<StringValue> {
     let failed = outcome.status.filter(StatusCode::is_server_error);
     if failed.is_none() && outcome.ending != Ending::Broken {

@@ -1,25 +1,26 @@
-//! What telemetry is told, and why it cannot be set up.
+//! The configuration of telemetry, and its errors.
 
-/// How the log looks.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people on a terminal, JSON elsewhere.
+    /// Human on a terminal, JSON elsewhere.
     #[default]
     Auto,
     /// For people.
     Human,
-    /// A JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// How telemetry is to be set up; the rest comes from OpenTelemetry's standard variables.
+/// The configuration of telemetry. The rest comes from OpenTelemetry's standard variables.
 #[derive(Clone, Debug)]
 pub struct TelemetryConfig {
-    /// Which log lines are written, in the syntax of `RUST_LOG` (`info`, `llamatower=debug`).
+    /// The log filter, in the syntax of `RUST_LOG` (`info`, `llamatower=debug`).
     pub log_filter: String,
-    /// How they look.
+    /// The format of log lines.
     pub log_format: LogFormat,
-    /// Whether the trace that a client names is continued. If not, each request starts one.
+    /// Whether the trace of a client's `traceparent` is continued. If not, each request starts a
+    /// new trace.
     pub trusts_inbound_trace: bool,
 }
 
@@ -33,20 +34,20 @@ impl Default for TelemetryConfig {
     }
 }
 
-/// Telemetry cannot be set up as it was asked for.
+/// Telemetry cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TelemetryError {
-    /// The log's filter is not one.
+    /// The log filter is invalid.
     #[error("LLAMATOWER_LOG: the log filter {filter:?} cannot be read: {reason}")]
     LogFilter {
-        /// The filter as it was given.
+        /// The filter.
         filter: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// A variable names an endpoint that nothing can be sent to.
-    #[error("{variable}={endpoint} is not an endpoint that can be used: {reason}")]
+    /// The endpoint in a variable cannot be used.
+    #[error("{variable}={endpoint} is not a usable endpoint: {reason}")]
     Endpoint {
         /// The variable's name.
         variable: String,
@@ -55,15 +56,15 @@ pub enum TelemetryError {
         /// What is wrong with it.
         reason: String,
     },
-    /// An exporter cannot be made.
+    /// An exporter cannot be created.
     #[error("the OpenTelemetry exporter for {signal} cannot be set up: {reason}")]
     Exporter {
         /// `traces` or `metrics`.
         signal: &'static str,
-        /// What OpenTelemetry says of it.
+        /// The reason that OpenTelemetry gives.
         reason: String,
     },
-    /// The process has a subscriber for its log already.
-    #[error("the log of this process is set up already")]
+    /// The process already has a log subscriber.
+    #[error("the log of this process is already set up")]
     AlreadyStarted,
 }

@@ -1,30 +1,30 @@
-//! The standard variables of OpenTelemetry that the gateway reads itself.
+//! The standard OpenTelemetry variables that the gateway evaluates itself.
 //!
-//! The SDK for Rust does not know `OTEL_SDK_DISABLED`, `OTEL_PROPAGATORS` and
-//! `OTEL_*_EXPORTER`, would export to a default endpoint when none is named, and would keep every
-//! trace. What is not here (`OTEL_EXPORTER_OTLP_HEADERS`, `_TIMEOUT`, `_COMPRESSION`, `OTEL_BSP_*`,
-//! `OTEL_METRIC_EXPORT_INTERVAL`, `OTEL_RESOURCE_ATTRIBUTES`) is the SDK's to read.
+//! The Rust SDK ignores `OTEL_SDK_DISABLED`, `OTEL_PROPAGATORS` and `OTEL_*_EXPORTER`, exports to a
+//! default endpoint if none is set, and samples every trace. The SDK evaluates the others itself
+//! (`OTEL_EXPORTER_OTLP_HEADERS`, `_TIMEOUT`, `_COMPRESSION`, `OTEL_BSP_*`,
+//! `OTEL_METRIC_EXPORT_INTERVAL`, `OTEL_RESOURCE_ATTRIBUTES`).
 
 use http::Uri;
 use opentelemetry_sdk::trace::Sampler;
 
 use super::config::TelemetryError;
 
-/// The part of new traces that is kept when no variable says otherwise. The queue of spans holds
-/// 2048, which a busy gateway fills in a fraction of a second if it keeps every one.
+/// The default sampling ratio of new traces. The span queue has 2048 places, which a busy gateway
+/// would fill in a fraction of a second if it sampled every trace.
 const DEFAULT_RATIO: f64 = 0.1;
 
-/// What the variables ask for.
+/// The result of the variables.
 #[derive(Clone, Debug)]
 pub(super) struct OtelSettings {
-    /// Where spans go, if anywhere.
+    /// The endpoint for spans, if any.
     pub(super) traces: Option<String>,
-    /// Where metrics go, if anywhere; the Prometheus page is apart from this.
+    /// The endpoint for metrics, if any. The Prometheus page does not depend on it.
     pub(super) metrics: Option<String>,
     pub(super) sampler: Sampler,
     pub(super) propagates_trace_context: bool,
     pub(super) service_name: Option<String>,
-    /// What was asked for and cannot be had; told to the log once there is one.
+    /// Requests that are not supported; logged once the log is set up.
     pub(super) warnings: Vec<String>,
 }
 
@@ -39,7 +39,7 @@ impl OtelSettings {
         }
     }
 
-    /// The same with everything that is wrong; what is wrong is left out of the settings.
+    /// The same with all errors; settings with errors are omitted.
     pub(super) fn read_all(
         look_up: &dyn Fn(&str) -> Option<String>,
     ) -> (Self, Vec<TelemetryError>) {
@@ -79,7 +79,8 @@ impl Reader<'_> {
         (!value.is_empty()).then(|| value.to_owned())
     }
 
-    /// What a signal's own variable says, or the one for all signals, with the variable's name.
+    /// The value of a signal's own variable, or of the variable for all signals, with the
+    /// variable's name.
     fn of_signal(&self, signal: &str, name: &str) -> Option<(String, String)> {
         let own = format!("OTEL_EXPORTER_OTLP_{signal}_{name}");
         let general = format!("OTEL_EXPORTER_OTLP_{name}");
@@ -87,7 +88,7 @@ impl Reader<'_> {
         variables.find_map(|variable| Some((self.get(&variable)?, variable)))
     }
 
-    /// The endpoint of a signal, or of all with the signal's path, as the specification has it.
+    /// The endpoint of a signal: its own, or the common one with the signal's path, as specified.
     fn endpoint(&mut self, signal: &str) -> Result<Option<String>, TelemetryError> {
         let is_disabled = self.get("OTEL_SDK_DISABLED");
         let is_disabled = is_disabled.is_some_and(|value| value.eq_ignore_ascii_case("true"));
@@ -111,7 +112,7 @@ impl Reader<'_> {
             }
             _ => {}
         }
-        match wrong_with(&endpoint) {
+        match endpoint_error(&endpoint) {
             None => Ok(Some(endpoint)),
             Some(reason) => Err(TelemetryError::Endpoint {
                 variable,
@@ -162,13 +163,13 @@ impl Reader<'_> {
         let ratio = text.parse().ok().filter(|r| (0.0..=1.0).contains(r));
         if ratio.is_none() {
             self.warnings.push(format!(
-                "OTEL_TRACES_SAMPLER_ARG={text} is not a number from 0 to 1: it is left out"
+                "OTEL_TRACES_SAMPLER_ARG={text} is not a number from 0 to 1: it is ignored"
             ));
         }
         ratio
     }
 
-    /// `tracecontext` is the one that a gateway has a use for; baggage is passed on unread.
+    /// Only `tracecontext` is supported. Baggage is passed on unchanged.
     fn propagates_trace_context(&mut self) -> bool {
         let Some(list) = self.get("OTEL_PROPAGATORS") else {
             return true;
@@ -184,7 +185,7 @@ impl Reader<'_> {
     }
 }
 
-fn wrong_with(endpoint: &str) -> Option<String> {
+fn endpoint_error(endpoint: &str) -> Option<String> {
     if !endpoint.contains("://") {
         return Some("it has no scheme; write it like http://localhost:4318".to_owned());
     }
@@ -194,7 +195,7 @@ fn wrong_with(endpoint: &str) -> Option<String> {
     };
     let reason = match (uri.scheme_str(), uri.host()) {
         (Some("http"), Some(_)) => return None,
-        (Some("https"), _) => "this build exports over plain HTTP only; send to a collector nearby",
+        (Some("https"), _) => "this build exports over plain HTTP only; use a local collector",
         _ => "an address such as http://localhost:4318 is expected",
     };
     Some(reason.to_owned())

@@ -1,7 +1,7 @@
-//! The providers of OpenTelemetry: what they feed, and where they send.
+//! The OpenTelemetry providers and exporters.
 //!
-//! The exporters' HTTP client is the blocking one. They run on threads of the SDK's own, outside
-//! any runtime, where an asynchronous client would fail without a word.
+//! The exporters use the blocking HTTP client, because they run on the SDK's own threads, outside
+//! of any runtime, where an asynchronous client would fail silently.
 
 use opentelemetry_otlp::{MetricExporter, Protocol, SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
@@ -14,7 +14,7 @@ use super::names;
 
 const SERVICE: &str = "llamatower";
 
-/// Who speaks. `OTEL_RESOURCE_ATTRIBUTES` may name the service as well.
+/// The resource of all signals. `OTEL_RESOURCE_ATTRIBUTES` may set the service name.
 pub(super) fn resource(settings: &OtelSettings) -> Resource {
     let version = opentelemetry::KeyValue::new(names::SERVICE_VERSION, env!("CARGO_PKG_VERSION"));
     let builder = || Resource::builder().with_attribute(version.clone());
@@ -58,7 +58,7 @@ pub(super) fn meter_provider(
     Ok(builder.build())
 }
 
-/// A provider of spans if they are to be sent anywhere.
+/// The provider of spans, if there is an endpoint for them.
 pub(super) fn tracer_provider(
     settings: &OtelSettings,
     resource: &Resource,

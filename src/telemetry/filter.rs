@@ -1,7 +1,7 @@
-//! What the filter of the log says, checked before it is used.
+//! Checks the log filter.
 //!
-//! A filter is read leniently by the library that applies it: a word that is no level counts as the
-//! target of lines, so that `inof` writes no line at all. Here it is an error.
+//! The library that applies a filter takes a word that is not a level for a target, so `inof` would
+//! suppress every line. Here this is an error.
 
 use std::str::FromStr;
 
@@ -9,10 +9,10 @@ use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// How the targets of the gateway's own lines begin.
+/// The beginning of the targets of the gateway's own lines.
 const OWN: &str = "llamatower";
 
-/// How the targets begin that lines of the log have in this program.
+/// The beginnings of all log targets in this program.
 const TARGETS: [&str; 12] = [
     OWN,
     "h2",
@@ -57,7 +57,7 @@ impl<'a> Directive<'a> {
         }
     }
 
-    /// Whether it says something of the gateway's own lines.
+    /// Whether it applies to the gateway's own lines.
     fn is_of_gateway(&self) -> bool {
         self.target.is_empty() || self.target.starts_with(OWN)
     }
@@ -70,12 +70,12 @@ impl<'a> Directive<'a> {
         match self.level {
             Some(level) if !is_level(level) => {
                 let hint = like(level, &LEVELS);
-                Err(format!("{:?} ends with no level{hint}", self.text))
+                Err(format!("{:?} does not end with a level{hint}", self.text))
             }
             None if !self.has_span && !self.has_known_target() => {
                 let hint = like(self.target, &LEVELS);
                 Err(format!(
-                    "{:?} is no level and no part of the program{hint}",
+                    "{:?} is neither a level nor a part of the program{hint}",
                     self.text
                 ))
             }
@@ -84,14 +84,14 @@ impl<'a> Directive<'a> {
     }
 }
 
-/// Checks a filter. Returns the targets that no line has; the filter is sound without them.
+/// Checks a filter. Returns targets without log lines, which are only worth a warning.
 ///
 /// # Errors
-/// It cannot be read, or names neither a level nor a part of the program.
+/// The filter cannot be parsed, or has neither a level nor a part of the program.
 pub fn check_log_filter(filter: &str) -> Result<Vec<String>, String> {
     let directives: Vec<_> = split(filter).into_iter().map(Directive::read).collect();
     if directives.is_empty() {
-        return Err("it names no level and no target".to_owned());
+        return Err("it contains neither a level nor a target".to_owned());
     }
     directives.iter().try_for_each(Directive::check)?;
     let parsed = EnvFilter::builder().parse(without_blanks(filter));
@@ -108,14 +108,13 @@ pub fn check_log_filter(filter: &str) -> Result<Vec<String>, String> {
     match unknown.first() {
         Some(target) if !says_something => {
             let hint = like(target, &TARGETS);
-            Err(format!("no line has the target {target:?}{hint}"))
+            Err(format!("no log line has the target {target:?}{hint}"))
         }
         _ => Ok(unknown),
     }
 }
 
-/// The same filter without blanks round its parts, which the library that applies it takes for parts of
-/// words.
+/// The filter without blanks around its parts; the library would take them for parts of words.
 pub(super) fn without_blanks(filter: &str) -> String {
     split(filter).join(",")
 }
@@ -124,7 +123,7 @@ fn is_level(text: &str) -> bool {
     !text.is_empty() && LevelFilter::from_str(text).is_ok()
 }
 
-/// The parts between commas; those within brackets belong to a span.
+/// The comma-separated parts; commas within brackets belong to a span.
 fn split(filter: &str) -> Vec<&str> {
     let mut depth = 0_usize;
     let parts = filter.split(|c| {
@@ -139,7 +138,7 @@ fn split(filter: &str) -> Vec<&str> {
     parts.filter(|part| !part.is_empty()).collect()
 }
 
-/// The word that was meant, in a sentence, and which words there are.
+/// A suggestion for a misspelt word, and the list of valid words.
 fn like(given: &str, known: &[&str]) -> String {
     let given = given.to_ascii_lowercase();
     let alike = |word: &&str| strsim::normalized_damerau_levenshtein(&given, word);
@@ -149,7 +148,7 @@ fn like(given: &str, known: &[&str]) -> String {
         Some((word, _)) => format!("; did you mean {word}?"),
         None => ";".to_owned(),
     };
-    format!("{hint} there are {}", known.join(", "))
+    format!("{hint} valid words are {}", known.join(", "))
 }
 
 #[cfg(test)]
@@ -176,19 +175,19 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_that_would_write_nothing_is_refused_with_what_was_meant() {
+    fn a_filter_that_would_suppress_all_lines_is_refused_with_a_suggestion() {
         for (filter, told) in [
             ("inof", "did you mean info?"),
             ("warning", "did you mean warn?"),
             ("infos,hyper=debug", "did you mean info?"),
             ("info,llamatower=debgu", "did you mean debug?"),
-            ("info,llamatower=", "no level"),
+            ("info,llamatower=", "not end with a level"),
             ("llamatwoer=debug", "did you mean llamatower?"),
-            (",", "no level and no target"),
-            (" , ,", "no level and no target"),
-            ("verbose", "there are off, error"),
-            ("a=b=c", "no level"),
-            ("info warn", "no level"),
+            (",", "neither a level nor a target"),
+            (" , ,", "neither a level nor a target"),
+            ("verbose", "valid words are off, error"),
+            ("a=b=c", "not end with a level"),
+            ("info warn", "neither a level"),
             ("info;hyper=warn", "\"info;hyper\""),
         ] {
             let error = check_log_filter(filter).expect_err(filter);
@@ -197,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_no_line_has_is_told_where_the_rest_says_something() {
+    fn a_target_without_log_lines_is_reported_if_the_filter_is_otherwise_valid() {
         let told = check_log_filter("info,sqlx=warn").expect("sound");
         assert_eq!(told, ["sqlx"]);
     }

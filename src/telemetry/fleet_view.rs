@@ -1,16 +1,16 @@
-//! What telemetry and operators see of the fleet.
+//! The fleet, as telemetry and operators see it.
 
 use std::sync::{Arc, OnceLock};
 
 use crate::ollama::fleet::{BackendStatus, Fleet, QueueStatus};
 
-/// What telemetry and operators may ask the fleet.
+/// What telemetry and operators can query.
 pub trait FleetView: Send + Sync {
-    /// How each backend stands.
+    /// The status of each backend.
     fn status(&self) -> Vec<BackendStatus>;
-    /// What waits for each model.
+    /// The queue's status for each model.
     fn queue_status(&self) -> Vec<QueueStatus>;
-    /// Whether some backend has a model of this name.
+    /// Whether a backend has a model of this name.
     fn knows(&self, model: &str) -> bool;
 }
 
@@ -26,5 +26,5 @@ impl<S: Send + Sync> FleetView for Fleet<S> {
     }
 }
 
-/// The fleet, once there is one.
+/// The fleet, once it is set.
 pub(super) type View = Arc<OnceLock<Arc<dyn FleetView>>>;

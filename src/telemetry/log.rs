@@ -1,4 +1,4 @@
-//! The log, and the subscriber that feeds it and the traces.
+//! The log, and the subscriber for the log and the traces.
 
 use std::io::{self, IsTerminal};
 
@@ -16,7 +16,7 @@ use super::config::{LogFormat, TelemetryConfig, TelemetryError};
 use super::filter::{check_log_filter, without_blanks};
 use super::names;
 
-/// How many lines may wait for a reader of the log that stands still.
+/// Limit of log lines that wait for a reader which does not read.
 const WAITING_LINES: usize = 8192;
 
 pub(super) fn writer() -> (NonBlocking, WorkerGuard) {
@@ -27,7 +27,7 @@ pub(super) fn writer() -> (NonBlocking, WorkerGuard) {
         .finish(io::stdout())
 }
 
-/// The user's filter, over a default that keeps OpenTelemetry's own chatter out.
+/// The user's filter, added to a default that suppresses OpenTelemetry's internal lines.
 pub(super) fn filter(directives: &str) -> Result<EnvFilter, TelemetryError> {
     let filter = check_log_filter(directives).and_then(|_| {
         let directives = without_blanks(directives);
@@ -49,7 +49,7 @@ pub(super) fn dispatch<W>(
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    // A filter for all is cheaper than one for each layer, and nothing is made that it refuses.
+    // One global filter is cheaper than one per layer, and avoids creating suppressed events.
     match traces {
         None => Dispatch::new(Registry::default().with(filter).with(lines(config, writer))),
         Some(traces) => Dispatch::new(
@@ -84,7 +84,7 @@ where
         .boxed()
 }
 
-/// Spans of requests and attempts, whatever the log's filter says, and nothing else.
+/// Only the spans of requests and attempts, independent of the log filter.
 fn spans<S>(traces: &SdkTracerProvider) -> impl Layer<S> + Send + Sync + use<S>
 where
     S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,

@@ -1,7 +1,7 @@
-//! The instruments, and what is recorded in them.
+//! The instruments, and the recording of requests.
 //!
-//! One set of instruments feeds the Prometheus page and OTLP. A record is made when a request
-//! starts and when it ends, never for a chunk.
+//! One set of instruments feeds the Prometheus page and OTLP. Values are recorded when a request
+//! starts and ends, never per chunk.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -22,8 +22,8 @@ use crate::edge::Gauges;
 /// The instruments.
 pub struct Metrics {
     active: UpDownCounter<i64>,
-    /// By method. To hash the attributes at both ends of a request costs 2,400 instructions, 4 % of a
-    /// small request; bound, both counts together cost 140.
+    /// By method. Hashing the attributes at both ends of a request costs 2,400 instructions, 4 % of
+    /// a small request; with bound instruments both together cost 140.
     active_of: [OnceLock<BoundUpDownCounter<i64>>; METHODS.len()],
     series: SeriesCache,
     retries: Counter<u64>,
@@ -52,25 +52,24 @@ impl Metrics {
             active: meter
                 .i64_up_down_counter(names::HTTP_SERVER_ACTIVE_REQUESTS)
                 .with_unit("{request}")
-                .with_description("Requests under way, streams included")
+                .with_description("Requests in flight, including streams")
                 .build(),
             active_of: Default::default(),
             series: SeriesCache::new(meter, models),
-            retries: count(names::RETRIES, "Attempts that were repeated"),
-            refusals: count(names::REFUSALS, "Requests that the gateway refused itself"),
+            retries: count(names::RETRIES, "Retried attempts"),
+            refusals: count(names::REFUSALS, "Requests that the gateway refused"),
             rate_limited: count(names::RATE_LIMITED, "Requests refused with 429"),
             cancelled: count(
                 names::CANCELLED,
-                "Requests whose client went away before the end",
+                "Requests whose client disconnected before the end",
             ),
             fleet,
             clients,
         }
     }
 
-    /// Begins the counters whose labels are known before anything happens, so that they are 0 rather
-    /// than absent: a rate of something absent is no number, and an alert on it never fires.
-    /// `endpoints` are the routes that clients can ask for.
+    /// Initialises the counters with known labels to 0. A rate of an absent counter is not a
+    /// number, and an alert on it never fires. `endpoints` are the routes for clients.
     pub fn begin<'a>(&self, endpoints: impl Iterator<Item = &'a Arc<Endpoint>>) {
         let none = |counter: &Counter<u64>, name: &'static str, values: &[&'static str]| {
             for value in values {
@@ -88,24 +87,24 @@ impl Metrics {
             let route = KeyValue::new(names::HTTP_ROUTE, endpoint.route.clone());
             self.cancelled.add(0, &[route]);
             for method in &*endpoint.methods {
-                self.under_way(method, 0);
+                self.change_in_flight(method, 0);
             }
         }
     }
 
-    /// Asks `fleet` for the state of backends and queue at each export, and whether a model may be
-    /// a label. Without a fleet the first 200 models that backends have answered for are labels;
-    /// 200 is the bound in either case. The first fleet stays.
+    /// Queries `fleet` at each export for the state of backends and queue, and for which models may
+    /// be labels. Without a fleet, the first 200 models with responses from backends are labels.
+    /// There are at most 200 in either case. Only the first call has an effect.
     pub fn observe(&self, fleet: Arc<dyn FleetView>) {
         let _ = self.fleet.set(fleet);
     }
 
-    /// Asks the edge for its counts at each export. The first edge stays.
+    /// Queries the edge's gauges at each export. Only the first call has an effect.
     pub fn observe_clients(&self, edge: Arc<Gauges>) {
         let _ = self.clients.set(edge);
     }
 
-    /// An attempt is repeated, for a reason of fixed spelling
+    /// Counts a retry; `reason` has a fixed spelling
     /// ([`Failure::kind`](llamatower_layers::Failure::kind)).
     pub fn retried(&self, reason: &'static str) {
         let reason = KeyValue::new(names::REASON, reason);
@@ -113,22 +112,22 @@ impl Metrics {
     }
 
     pub(super) fn started(&self, outcome: &Outcome) {
-        self.under_way(&outcome.method, 1);
+        self.change_in_flight(&outcome.method, 1);
     }
 
     pub(super) fn finished(&self, outcome: &Outcome) {
-        self.under_way(&outcome.method, -1);
+        self.change_in_flight(&outcome.method, -1);
         self.series.record(outcome);
         self.count(outcome);
     }
 
-    /// The edge refused a request or a connection, for a reason of fixed spelling.
+    /// Counts a request or a connection that the edge refused; `reason` has a fixed spelling.
     pub(super) fn refused(&self, reason: &'static str) {
         let reason = KeyValue::new(names::ERROR_TYPE, reason);
         self.refusals.add(1, &[reason]);
     }
 
-    fn under_way(&self, method: &Method, change: i64) {
+    fn change_in_flight(&self, method: &Method, change: i64) {
         let index = method_index(method);
         let bind = || {
             let method = KeyValue::new(names::HTTP_REQUEST_METHOD, METHODS[index]);

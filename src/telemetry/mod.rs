@@ -1,14 +1,14 @@
 //! Traces, metrics and logs.
 //!
-//! - **Log**: one line for a request at its end ([`names::ACCESS_LOG`]), human or JSON.
+//! - **Log**: one line for each request at its end ([`names::ACCESS_LOG`]), human-readable or JSON.
 //! - **Metrics**: one set of OpenTelemetry instruments, for the Prometheus page
 //!   ([`Telemetry::metrics_page`]) and for OTLP.
 //! - **Traces**: a SERVER span for each request ([`RequestSpans`]) and a CLIENT span for each
 //!   attempt upstream ([`AttemptSpans`]), both held to the end of the stream.
 //!
-//! OTLP is loaded when the standard variables name an endpoint and not otherwise. Spans are of
-//! level `debug` in the log, so with the default filter and without an exporter none is made.
-//! Nothing here is done for a chunk.
+//! OTLP is set up only if the standard variables name an endpoint. Spans have the level `debug` in
+//! the log, so with the default filter and without an exporter none is created. Nothing is recorded
+//! per chunk.
 //!
 //! ```text
 //! request id -> endpoint -> OutcomeLayer -> RequestSpans -> .. -> AttemptSpans -> client
@@ -16,8 +16,7 @@
 //!                           +-> RequestObserver: metrics, span's end, log line
 //! ```
 //!
-//! The span of a request is kept in the [`Outcome`], so it ends
-//! with the record and by the same rule.
+//! The span of a request is kept in the [`Outcome`], so it ends together with the record.
 
 mod access_log;
 mod attributes;
@@ -60,8 +59,7 @@ pub use metrics::Metrics;
 pub use propagation::Propagation;
 pub use spans::{AttemptBody, AttemptFuture, AttemptSpans, RequestSpans, Upstream, attempt_spans};
 
-/// What is wrong with OpenTelemetry's variables, and what of them is not supported, without setting
-/// anything up.
+/// Checks OpenTelemetry's variables and returns errors and warnings, without setting anything up.
 pub fn check_environment(
     look_up: &dyn Fn(&str) -> Option<String>,
 ) -> (Vec<TelemetryError>, Vec<String>) {
@@ -69,7 +67,7 @@ pub fn check_environment(
     (errors, settings.warnings)
 }
 
-/// The telemetry of the process. [`shutdown`](Self::shutdown) it after the drain.
+/// The telemetry of the process. Call [`shutdown`](Self::shutdown) after the drain.
 #[derive(Debug)]
 pub struct Telemetry {
     metrics: Arc<Metrics>,
@@ -81,13 +79,13 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// Sets telemetry up for the process, with the environment variables as `look_up` has them.
+    /// Sets up telemetry for the process, with the environment variables from `look_up`.
     ///
-    /// Log lines are written by a thread of their own: a reader of the log that stands still
-    /// costs lines, which are counted, and stops no request.
+    /// A separate thread writes the log. If the log's reader does not read, lines are dropped and
+    /// counted, and no request is delayed.
     ///
     /// # Errors
-    /// See [`TelemetryError`]. A collector that cannot be reached is no error.
+    /// See [`TelemetryError`]. An unreachable collector is not an error.
     pub fn start(
         config: &TelemetryConfig,
         look_up: &dyn Fn(&str) -> Option<String>,
@@ -103,8 +101,8 @@ impl Telemetry {
         Ok(telemetry)
     }
 
-    /// The same without touching the process: the log goes to `writer`, by way of the
-    /// [`Dispatch`] that the caller installs.
+    /// The same without global effects: the log goes to `writer`, and the caller installs the
+    /// returned [`Dispatch`].
     ///
     /// # Errors
     /// As for [`start`](Self::start).
@@ -143,27 +141,26 @@ impl Telemetry {
         Ok((telemetry, dispatch))
     }
 
-    /// The instruments, for those who have more to tell than a request's outcome.
+    /// The instruments, for values that are not in a request's outcome.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
 
-    /// Who is to be told of outcomes, by an [`OutcomeLayer`](llamatower_layers::OutcomeLayer).
+    /// The observer for an [`OutcomeLayer`](llamatower_layers::OutcomeLayer).
     pub fn observer(&self) -> Arc<RequestObserver> {
         Arc::new(RequestObserver {
             metrics: self.metrics.clone(),
         })
     }
 
-    /// The layer of the SERVER span; it stands just inside the `OutcomeLayer`.
+    /// The layer of the SERVER span; it must be directly inside the `OutcomeLayer`.
     pub fn request_span_layer<S>(
         &self,
     ) -> impl Layer<S, Service = RequestSpans<S>> + Clone + use<S> {
         spans::request_spans(self.propagation)
     }
 
-    /// Whose traces are believed, and what backends are told; the layers of their CLIENT spans are
-    /// made with it.
+    /// The rules for `traceparent`; needed for the layers of the CLIENT spans.
     pub fn propagation(&self) -> Propagation {
         self.propagation
     }
@@ -177,19 +174,19 @@ impl Telemetry {
         prometheus::TextEncoder::new()
             .encode_to_string(&families)
             .unwrap_or_else(|error| {
-                tracing::error!(%error, "the metrics cannot be written as text");
+                tracing::error!(%error, "the metrics cannot be encoded as text");
                 String::new()
             })
     }
 
-    /// Sends what has not been sent yet and writes what has not been written, for no longer
-    /// than `limit`. Lines logged afterwards may be lost.
+    /// Sends and writes all pending data, for at most `limit`. Lines that are logged afterwards may
+    /// be lost.
     pub async fn shutdown(self, limit: Duration) {
         let (done, is_done) = tokio::sync::oneshot::channel::<()>();
-        // A thread of its own and not one of the runtime's: the exporters block, and a runtime
-        // waits at its own end for the threads that it has lent out.
+        // A separate thread rather than one of the runtime: the exporters block, and a runtime
+        // waits at its end for its blocking threads.
         let thread = std::thread::Builder::new().name("telemetry-shutdown".to_owned());
-        // A thread that cannot be started drops `done`, too.
+        // If the thread cannot be started, `done` is dropped too.
         let _ = thread.spawn(move || {
             self.flush(Instant::now() + limit);
             drop(done);
@@ -202,16 +199,17 @@ impl Telemetry {
         if let Some(traces) = &self.tracer_provider
             && let Err(error) = traces.shutdown_with_timeout(left())
         {
-            tracing::warn!(%error, "the last spans could not be sent");
+            tracing::warn!(%error, "cannot send the last spans");
         }
         if let Err(error) = self.meter_provider.shutdown_with_timeout(left()) {
-            tracing::warn!(%error, "the last metrics could not be sent");
+            tracing::warn!(%error, "cannot send the last metrics");
         }
         drop(self.log_guard);
     }
 }
 
-/// Tells metrics, span and log of each request, also of those that only the edge has seen. Made by [`Telemetry::observer`].
+/// Records each request in metrics, span and log, including requests that only the edge has seen.
+/// Created by [`Telemetry::observer`].
 #[derive(Debug)]
 pub struct RequestObserver {
     metrics: Arc<Metrics>,

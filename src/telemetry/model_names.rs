@@ -1,4 +1,4 @@
-//! The models that may be label values: a bounded set, because clients choose the names.
+//! The models that may be label values. Their number is limited, because clients choose the names.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -9,11 +9,11 @@ use super::attributes::bounded;
 use super::fleet_view::View;
 use super::names;
 
-/// How many models have labels of their own; all others are [`names::OTHER`].
-pub(super) const MOST: usize = 200;
+/// Limit of models with their own label; all others are [`names::OTHER`].
+pub(super) const MAX_MODELS: usize = 200;
 
-/// The names that have been let in. A name gets in if the fleet knows it or, without a fleet, when
-/// a backend has answered for it; then it stays.
+/// The accepted names. A name is accepted if the fleet has the model or, without a fleet, if a
+/// backend has responded for it. It is then kept.
 pub(super) struct ModelNames {
     admitted: RwLock<HashSet<Arc<str>>>,
     fleet: View,
@@ -27,7 +27,7 @@ impl ModelNames {
         }
     }
 
-    /// The label for a model; `was_served` says that a backend has just answered for it.
+    /// The label of a model; `was_served` means that a backend has just responded for it.
     pub(super) fn label(&self, model: &str, was_served: bool) -> StringValue {
         let admitted = self.admitted.read().unwrap_or_else(PoisonError::into_inner);
         let known = admitted.get(model).cloned();
@@ -44,7 +44,7 @@ impl ModelNames {
             return None;
         }
         let mut admitted = (self.admitted.write()).unwrap_or_else(PoisonError::into_inner);
-        if admitted.len() >= MOST || model.len() > bounded(model).len() {
+        if admitted.len() >= MAX_MODELS || model.len() > bounded(model).len() {
             return None;
         }
         let name: Arc<str> = model.into();

@@ -1,8 +1,8 @@
-//! Every name that telemetry uses: metrics, attributes, span fields, log targets.
+//! All names in telemetry: metrics, attributes, span fields, log targets.
 //!
-//! Names of OpenTelemetry's conventions (HTTP, stable; GenAI 1.41.1) where these have one, our
-//! own under `llamatower.` where they do not. On the Prometheus page dots become underscores
-//! and units and `_total` are appended.
+//! Names follow OpenTelemetry's conventions (HTTP, stable; GenAI 1.41.1) where these define one;
+//! our own begin with `llamatower.`. On the Prometheus page, dots become underscores, and units and
+//! `_total` are appended.
 
 /// Target of the log line at the end of each request.
 pub const ACCESS_LOG: &str = "llamatower::access";
@@ -13,58 +13,58 @@ pub const SCOPE: &str = "llamatower";
 
 // === metrics ===
 
-/// Histogram, seconds: from a request's head to the end of its answer.
+/// Histogram, seconds: from a request's head to the end of its response.
 pub const HTTP_SERVER_REQUEST_DURATION: &str = "http.server.request.duration";
-/// Gauge: requests under way, streams included.
+/// Gauge: requests in flight, including streams.
 pub const HTTP_SERVER_ACTIVE_REQUESTS: &str = "http.server.active_requests";
 /// Histogram, seconds: the same for requests that run a model, by model.
 pub const GEN_AI_SERVER_REQUEST_DURATION: &str = "gen_ai.server.request.duration";
 /// Histogram, seconds: from a request's head to the first byte of a stream.
 pub const GEN_AI_SERVER_TIME_TO_FIRST_TOKEN: &str = "gen_ai.server.time_to_first_token";
-/// Histogram, seconds: how long a token of an answer took once the first was there, by the
-/// backend's own clock.
+/// Histogram, seconds: time per output token after the first, by the backend's own clock.
 pub const GEN_AI_SERVER_TIME_PER_OUTPUT_TOKEN: &str = "gen_ai.server.time_per_output_token";
-/// Histogram, tokens: what backends counted, by `gen_ai.token.type`.
+/// Histogram, tokens: as counted by backends, by `gen_ai.token.type`.
 pub const GEN_AI_CLIENT_TOKEN_USAGE: &str = "gen_ai.client.token.usage";
-/// Gauge: 1 if the backend is in service, else 0.
+/// Gauge: 1 if the backend is up, else 0.
 pub const BACKEND_UP: &str = "llamatower.backend_up";
-/// Gauge: requests that a backend is busy with.
+/// Gauge: requests in flight at a backend.
 pub const BACKEND_IN_FLIGHT: &str = "llamatower.backend_in_flight";
-/// Gauge: requests that a backend is sent at a time for one model, where that is bounded.
+/// Gauge: limit of concurrent requests for one model at a backend, if slots are counted.
 pub const BACKEND_SLOTS: &str = "llamatower.backend_slots";
-/// Gauge: how a backend's breaker stands.
+/// Gauge: state of a backend's circuit breaker.
 pub const BREAKER_STATE: &str = "llamatower.breaker_state";
 /// Gauge: requests that wait for a slot, by model.
 pub const QUEUE_DEPTH: &str = "llamatower.queue_depth";
 /// Histogram, seconds: how long requests waited for a slot.
 pub const QUEUE_WAIT: &str = "llamatower.queue_wait";
-/// Counter: attempts that were repeated, by reason.
+/// Counter: retried attempts, by reason.
 pub const RETRIES: &str = "llamatower.retries";
-/// Counter: requests that the gateway refused itself, by `error.type`.
+/// Counter: requests that the gateway refused, by `error.type`.
 pub const REFUSALS: &str = "llamatower.refusals";
-/// Counter: those of the refusals that were 429.
+/// Counter: refusals with 429.
 pub const RATE_LIMITED: &str = "llamatower.rate_limited";
-/// Counter: requests whose client went away before the end.
+/// Counter: requests whose client disconnected before the end.
 pub const CANCELLED: &str = "llamatower.cancelled";
-/// Gauge: clients' connections that are open.
+/// Gauge: open client connections.
 pub const CONNECTIONS: &str = "llamatower.connections";
-/// Counter: connections that were turned away because there were too many.
+/// Counter: connections that were refused because too many were open.
 pub const CONNECTIONS_REFUSED: &str = "llamatower.connections_refused";
-/// Counter: requests that were refused before they were read: too large, too late, or no HTTP/1.
+/// Counter: requests that were refused before their head was parsed: too large, too late, or not
+/// HTTP/1.
 pub const HEADS_REFUSED: &str = "llamatower.heads_refused";
-/// Counter: times the system had no socket for a connection that was waiting.
+/// Counter: failed calls of `accept`, for example because no file descriptor was free.
 pub const ACCEPT_ERRORS: &str = "llamatower.accept_errors";
-/// Counter: lines of the log that were given up because its reader stood still.
+/// Counter: log lines that were dropped because the log's reader did not read.
 pub const LOG_LINES_DROPPED: &str = "llamatower.log_lines_dropped";
-/// Gauge, always 1, whose attributes say what is running.
+/// Gauge, always 1, with the running version as attributes.
 pub const BUILD_INFO: &str = "llamatower.build_info";
 /// Gauge, seconds since 1970: when the process started. The name is Prometheus' own.
 pub const PROCESS_START_TIME: &str = "process_start_time";
 /// Counter, seconds: processor time of the process.
 pub const PROCESS_CPU_TIME: &str = "process.cpu.time";
-/// Gauge, bytes: memory of the process that is resident.
+/// Gauge, bytes: resident memory of the process.
 pub const PROCESS_MEMORY_USAGE: &str = "process.memory.usage";
-/// Gauge: open file descriptors, sockets included.
+/// Gauge: open file descriptors, including sockets.
 pub const PROCESS_OPEN_FILE_DESCRIPTORS: &str = "process.open_file_descriptor.count";
 
 macro_rules! attributes {
@@ -86,7 +86,7 @@ attributes! {
     URL_SCHEME = "url.scheme";
     NETWORK_PROTOCOL_VERSION = "network.protocol.version";
     USER_AGENT_ORIGINAL = "user_agent.original";
-    /// Behind trusted proxies that of the client and not of the nearest proxy.
+    /// Behind trusted proxies, the client's address, not the nearest proxy's.
     CLIENT_ADDRESS = "client.address";
     SERVER_ADDRESS = "server.address";
     SERVER_PORT = "server.port";
@@ -96,43 +96,43 @@ attributes! {
     GEN_AI_REQUEST_STREAM = "gen_ai.request.stream";
     /// `input` or `output`.
     GEN_AI_TOKEN_TYPE = "gen_ai.token.type";
-    /// It belongs to the resource.
+    /// An attribute of the resource.
     SERVICE_VERSION = "service.version";
 }
 
-/// The value of `error.type` for an error without a name of its own.
+/// The value of `error.type` for an error without its own name.
 pub const ERROR_TYPE_OTHER: &str = "_OTHER";
 /// The value of `http.request.method` for a method that HTTP does not define.
 pub const METHOD_OTHER: &str = "_OTHER";
-/// The value of `gen_ai.provider.name` for a server that speaks Ollama's dialects.
+/// The value of `gen_ai.provider.name` for a server that uses Ollama's dialects.
 pub const OLLAMA: &str = "ollama";
 
-// === attributes of our own ===
+// === our own attributes ===
 
 attributes! {
     /// The backend's name in the settings.
     BACKEND = "llamatower.backend";
     /// How the request ended (`complete`, `cancelled`, `broken`).
     ENDING = "llamatower.ending";
-    /// How many times a backend was asked.
+    /// The number of attempts.
     ATTEMPTS = "llamatower.attempts";
     /// The request's id, as the client sees it.
     REQUEST_ID = "llamatower.request_id";
-    /// The name of the key that the client showed.
+    /// The name of the client's key.
     IDENTITY = "llamatower.identity";
-    /// Why an attempt was repeated.
+    /// Why an attempt was retried.
     REASON = "reason";
-    /// The version that is running.
+    /// The running version.
     VERSION = "version";
 }
 
-/// The value of a label whose own value is not among the bounded ones.
+/// The label value for everything that is not in a bounded set.
 pub const OTHER: &str = "other";
 
 // === values of labels ===
 
-/// What [`REFUSALS`] are counted by: the kinds of failures with which the gateway refuses a request
-/// before a backend is asked.
+/// The values of `error.type` in [`REFUSALS`]: the kinds of failures with which the gateway refuses
+/// a request before a backend is asked.
 pub const REFUSALS_BY_KIND: [&str; 30] = [
     "ambiguous_credential",
     "ambiguous_key",
@@ -165,10 +165,9 @@ pub const REFUSALS_BY_KIND: [&str; 30] = [
     "wrong_key",
     "wrong_method",
 ];
-/// What [`RATE_LIMITED`] is counted by: those of them that are 429.
+/// The values of `error.type` in [`RATE_LIMITED`]: those with status 429.
 pub const RATE_LIMITED_BY_KIND: [&str; 3] = ["key_queue_full", "rate_limited", "tokens_exhausted"];
-/// What [`RETRIES`] are counted by: the kinds of failures that another attempt may mend, and the status
-/// that does it.
+/// The reasons in [`RETRIES`]: the kinds of retryable failures, and the retryable status.
 pub const RETRY_REASONS: [&str; 6] = [
     "connect_failed",
     "connect_timeout",
@@ -180,24 +179,25 @@ pub const RETRY_REASONS: [&str; 6] = [
 
 // === buckets ===
 
-/// The HTTP convention's.
+/// The buckets of the HTTP convention.
 pub const HTTP_SECONDS: [f64; 14] = [
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 ];
-/// The GenAI convention's for whole requests.
+/// The buckets of the GenAI convention for whole requests.
 pub const GEN_AI_SECONDS: [f64; 14] = [
     0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
 ];
-/// The GenAI convention's for one token.
+/// The buckets of the GenAI convention for one token.
 pub const OUTPUT_TOKEN_SECONDS: [f64; 13] = [
     0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
 ];
-/// The GenAI convention's for numbers of tokens.
+/// The buckets of the GenAI convention for numbers of tokens.
 pub const TOKENS: [f64; 14] = [
     1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0,
     16777216.0, 67108864.0,
 ];
-/// The GenAI convention's for the first token, with room for a model that has to be loaded.
+/// The buckets of the GenAI convention for the first token, extended for models that have to be
+/// loaded.
 pub const FIRST_TOKEN_SECONDS: [f64; 21] = [
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
     15.0, 20.0, 30.0, 45.0, 60.0,

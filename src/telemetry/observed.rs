@@ -1,4 +1,4 @@
-//! What is asked for at each export instead of being recorded: backends, the queue.
+//! Values that are queried at each export instead of being recorded: backends, the queue.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -13,10 +13,10 @@ use super::names;
 use crate::edge::Gauges;
 use crate::ollama::fleet::BackendStatus;
 
-/// The edge, once there is one.
+/// The edge's gauges, once they are set.
 pub(super) type Clients = Arc<OnceLock<Arc<Gauges>>>;
 
-/// A gauge that is asked at each export.
+/// A gauge that is queried at each export.
 pub(super) fn gauge(
     meter: &Meter,
     (name, unit, text): (&'static str, &'static str, &'static str),
@@ -39,18 +39,14 @@ pub(super) fn observe_backends(meter: &Meter, fleet: &View) {
         });
     };
     each(
-        (
-            names::BACKEND_UP,
-            "",
-            "1 if the backend is in service, else 0",
-        ),
+        (names::BACKEND_UP, "", "1 if the backend is up, else 0"),
         |row| Some(u64::from(row.is_up)),
     );
     each(
         (
             names::BACKEND_IN_FLIGHT,
             "{request}",
-            "Requests that the backend is busy with",
+            "Requests in flight at the backend",
         ),
         |row| Some(row.in_flight as u64),
     );
@@ -58,7 +54,7 @@ pub(super) fn observe_backends(meter: &Meter, fleet: &View) {
         (
             names::BACKEND_SLOTS,
             "{request}",
-            "Requests that the backend is sent at a time for one model",
+            "Limit of concurrent requests for one model at the backend",
         ),
         |row| row.slots.map(|slots| slots.get() as u64),
     );
@@ -66,7 +62,7 @@ pub(super) fn observe_backends(meter: &Meter, fleet: &View) {
         (
             names::BREAKER_STATE,
             "",
-            "How the backend's breaker stands: 0 closed, 1 half-open, 2 open",
+            "State of the backend's circuit breaker: 0 closed, 1 half-open, 2 open",
         ),
         |row| {
             Some(match row.breaker {
@@ -83,7 +79,7 @@ pub(super) fn observe_clients(meter: &Meter, clients: &Clients) {
     let description = (
         names::CONNECTIONS,
         "{connection}",
-        "Connections of clients that are open",
+        "Open client connections",
     );
     gauge(meter, description, move |gauge| {
         if let Some(edge) = edge.get() {
@@ -102,17 +98,17 @@ pub(super) fn observe_clients(meter: &Meter, clients: &Clients) {
     };
     count(
         names::CONNECTIONS_REFUSED,
-        "Connections that were turned away because there were too many",
+        "Connections refused because too many were open",
         Gauges::refused_connections,
     );
     count(
         names::HEADS_REFUSED,
-        "Requests refused before they were read: too large, too late, or no HTTP/1",
+        "Requests refused before their head was parsed: too large, too late, or not HTTP/1",
         Gauges::refused_heads,
     );
     count(
         names::ACCEPT_ERRORS,
-        "Times the system had no socket for a connection that was waiting",
+        "Failed calls of accept, for example without a free file descriptor",
         Gauges::accept_errors,
     );
 }
@@ -125,7 +121,7 @@ pub(super) fn observe_queue(meter: &Meter, fleet: &View, models: &Arc<ModelNames
         "Requests that wait in the gateway for a slot, by model",
     );
     gauge(meter, description, move |gauge| {
-        // Clients choose the names: the models that no backend has are one row.
+        // Clients choose the names, so all models that no backend has share one row.
         let mut waiting: HashMap<StringValue, u64> = HashMap::new();
         for row in fleet.get().iter().flat_map(|fleet| fleet.queue_status()) {
             *waiting.entry(models.label(&row.model, false)).or_default() += row.waiting as u64;
@@ -139,7 +135,7 @@ pub(super) fn observe_queue(meter: &Meter, fleet: &View, models: &Arc<ModelNames
 
 pub(super) fn observe_build(meter: &Meter) {
     let version = KeyValue::new(names::VERSION, env!("CARGO_PKG_VERSION"));
-    let description = (names::BUILD_INFO, "", "What is running");
+    let description = (names::BUILD_INFO, "", "The running version");
     gauge(meter, description, move |gauge| {
         gauge.observe(1, std::slice::from_ref(&version));
     });
@@ -148,7 +144,7 @@ pub(super) fn observe_build(meter: &Meter) {
 pub(super) fn observe_log(meter: &Meter, dropped: impl Fn() -> u64 + Send + Sync + 'static) {
     meter
         .u64_observable_counter(names::LOG_LINES_DROPPED)
-        .with_description("Lines of the log given up because its reader stood still")
+        .with_description("Log lines dropped because the reader of the log did not read")
         .with_callback(move |observer| observer.observe(dropped(), &[]))
         .build();
 }

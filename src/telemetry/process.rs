@@ -1,5 +1,4 @@
-//! What the process uses, read from `/proc` at each export. Elsewhere than on Linux there are
-//! no such figures.
+//! The resource usage of the process, read from `/proc` at each export. Only on Linux.
 
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,7 +8,7 @@ use opentelemetry::metrics::Meter;
 use super::names;
 use super::observed::gauge;
 
-/// Linux tells processor time in these, whatever its own clock does (`USER_HZ`).
+/// The unit of processor time in `/proc` (`USER_HZ`), independent of the kernel's tick.
 const TICKS_PER_SECOND: f64 = 100.0;
 const BYTES_PER_KIB: u64 = 1024;
 
@@ -35,7 +34,7 @@ pub(super) fn observe(meter: &Meter) {
     let memory = (
         names::PROCESS_MEMORY_USAGE,
         "By",
-        "Memory of the process that is resident",
+        "Resident memory of the process",
     );
     gauge(meter, memory, |gauge| {
         if let Some(bytes) = read("status").as_deref().and_then(resident_bytes) {
@@ -45,7 +44,7 @@ pub(super) fn observe(meter: &Meter) {
     let files = (
         names::PROCESS_OPEN_FILE_DESCRIPTORS,
         "{file_descriptor}",
-        "Open file descriptors, sockets included",
+        "Open file descriptors, including sockets",
     );
     gauge(meter, files, |gauge| {
         if let Ok(entries) = fs::read_dir("/proc/self/fd") {
@@ -58,8 +57,8 @@ fn read(file: &str) -> Option<String> {
     fs::read_to_string(format!("/proc/self/{file}")).ok()
 }
 
-/// User and system time out of `stat`; the second field is a name in parentheses that may hold
-/// anything, so fields are counted from its end.
+/// User and system time from `stat`. The second field is a name in parentheses with arbitrary
+/// contents, so fields are counted from its end.
 fn cpu_seconds(stat: &str) -> Option<f64> {
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut fields = after_name.split_ascii_whitespace().skip(11);
@@ -80,14 +79,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn processor_time_is_found_behind_a_name_with_spaces_and_parentheses() {
+    fn processor_time_is_found_after_a_name_with_spaces_and_parentheses() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 10 0 0 0 150 50 0 0 20 0 8 0 99 1 2";
         assert_eq!(cpu_seconds(stat), Some(2.0));
         assert_eq!(cpu_seconds("7 (a"), None);
     }
 
     #[test]
-    fn resident_memory_is_told_in_bytes() {
+    fn resident_memory_is_in_bytes() {
         assert_eq!(
             resident_bytes("Name:\tx\nVmRSS:\t    12 kB\n"),
             Some(12 * 1024)

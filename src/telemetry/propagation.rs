@@ -1,4 +1,4 @@
-//! W3C trace context: what is believed of a request that comes in, what a backend is told.
+//! W3C trace context: what is accepted from clients, and what is sent to backends.
 
 use std::collections::HashMap;
 
@@ -11,12 +11,12 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// The rule for `traceparent` and `tracestate`.
+/// The rules for `traceparent` and `tracestate`.
 ///
-/// While spans are made, a trusted trace is continued and each attempt tells its backend a
-/// parent id of its own. While none are, the gateway takes no part in a trace, so it hands a
-/// sound `traceparent` on as it came, as the specification asks of a middleman. A malformed one
-/// and one that is not trusted go no further in either case, nor does their `tracestate`.
+/// If spans are created, a trusted trace is continued, and each attempt sends its backend its own
+/// parent id. Without spans, the gateway is not part of a trace and passes a valid `traceparent` on
+/// unchanged, as the specification requires. In both cases a malformed or untrusted `traceparent`
+/// and its `tracestate` are removed.
 #[derive(Clone, Copy, Debug)]
 pub struct Propagation {
     pub(super) is_on: bool,
@@ -24,7 +24,7 @@ pub struct Propagation {
 }
 
 impl Propagation {
-    /// The remote parent of a request, if it names one that is sound and trusted.
+    /// The remote parent of a request, if it is valid and trusted.
     pub(super) fn parent(self, headers: &HeaderMap) -> Option<Context> {
         if !self.is_on || !self.trusts_inbound {
             return None;
@@ -32,7 +32,7 @@ impl Propagation {
         extract(headers)
     }
 
-    /// Tells a backend of the span in `context`, in the place of whatever the client had said.
+    /// Sends a backend the span in `context`, and replaces the client's headers.
     pub(super) fn write(self, context: Option<&Context>, headers: &mut HeaderMap) {
         if !self.is_on {
             return;
@@ -49,7 +49,7 @@ impl Propagation {
     }
 }
 
-/// A look at a few names is less than a look-up, and most requests belong to no trace.
+/// Comparing a few names is cheaper than a lookup, and most requests have no trace.
 fn is_of_a_trace(name: &HeaderName) -> bool {
     let name = name.as_str();
     name == TRACEPARENT.as_str() || name == TRACESTATE.as_str()
@@ -67,14 +67,14 @@ fn inject(context: &Context, headers: &mut HeaderMap) {
     }
 }
 
-/// The context of the one `traceparent` of a request, if it is sound to the letter.
+/// The context of a request with exactly one valid `traceparent`.
 fn extract(headers: &HeaderMap) -> Option<Context> {
     let mut parents = headers.get_all(TRACEPARENT).iter();
     let (Some(parent), None) = (parents.next(), parents.next()) else {
         return None;
     };
-    let parent = parent.to_str().ok().filter(|parent| is_sound(parent))?;
-    // All `tracestate` lines are one list, by RFC 9110 5.3.
+    let parent = parent.to_str().ok().filter(|parent| is_valid(parent))?;
+    // All `tracestate` lines form one list, by RFC 9110 5.3.
     let states = headers.get_all(TRACESTATE).iter();
     let states: Result<Vec<_>, _> = states.map(HeaderValue::to_str).collect();
     let fields = HashMap::from([
@@ -85,9 +85,9 @@ fn extract(headers: &HeaderMap) -> Option<Context> {
     context.has_active_span().then_some(context)
 }
 
-/// The propagator reads more than the specification allows: ids that are too short, signs before
-/// numbers, blanks round the whole.
-fn is_sound(parent: &str) -> bool {
+/// The propagator accepts more than the specification: ids that are too short, signs before
+/// numbers, surrounding blanks.
+fn is_valid(parent: &str) -> bool {
     let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     let (fields, rest) = parent.as_bytes().split_at_checked(55).unwrap_or_default();
     let mut bytes = fields.iter().enumerate();

@@ -1,7 +1,7 @@
-//! The histograms of requests. Requests that are alike share a series, whose attributes OpenTelemetry
-//! hashes when its first request ends and not again: what is recorded of a streamed answer costs 1,800
-//! instructions so, and 14,300 with attributes that are made and hashed for each record, a quarter of
-//! what a small request costs in all.
+//! The histograms of requests. Requests with equal attributes share a series, so OpenTelemetry
+//! hashes the attributes only once. Recording a streamed response costs 1,800 instructions this
+//! way, and 14,300 if attributes are created and hashed for each record, a quarter of a small
+//! request's total.
 
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -16,10 +16,10 @@ use super::attributes::{attribute, error_type, method_name};
 use super::model_names::ModelNames;
 use super::names;
 
-/// Far more than there are kinds of requests; beyond it all are bound anew.
+/// Limit of cached series, far above the usual number. Beyond it, series are not cached.
 const MOST_SERIES: usize = 4096;
 
-/// Finds the series of each request.
+/// Caches the series of requests.
 pub(super) struct SeriesCache {
     instruments: Instruments,
     models: Arc<ModelNames>,
@@ -35,7 +35,7 @@ struct Instruments {
     queue_wait: Histogram<f64>,
 }
 
-/// What makes requests alike.
+/// The attributes by which requests share a series.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Kind {
     method: &'static str,
@@ -47,8 +47,8 @@ struct Kind {
     backend: Option<Arc<str>>,
 }
 
-/// An instrument with its attributes. It is bound when there is something to record: a bound one is
-/// exported, though it has counted nothing.
+/// An instrument with its attributes. It is bound at the first record, because a bound one is
+/// exported even without a value.
 struct Lazily<T> {
     bound: OnceLock<BoundHistogram<T>>,
     instrument: Histogram<T>,
@@ -78,7 +78,7 @@ impl SeriesCache {
         }
     }
 
-    /// Records a request that has ended.
+    /// Records a finished request.
     pub(super) fn record(&self, outcome: &Outcome) {
         let was_served = outcome.status == Some(StatusCode::OK) && outcome.backend.is_some();
         self.series(Kind {
@@ -124,12 +124,12 @@ impl Instruments {
             http_duration: seconds(
                 names::HTTP_SERVER_REQUEST_DURATION,
                 &names::HTTP_SECONDS,
-                "From a request's head to the end of its answer",
+                "From a request's head to the end of its response",
             ),
             gen_ai_duration: seconds(
                 names::GEN_AI_SERVER_REQUEST_DURATION,
                 &names::GEN_AI_SECONDS,
-                "From a request's head to the end of its answer, by model",
+                "From a request's head to the end of its response, by model",
             ),
             first_token: seconds(
                 names::GEN_AI_SERVER_TIME_TO_FIRST_TOKEN,
@@ -139,12 +139,12 @@ impl Instruments {
             output_token: seconds(
                 names::GEN_AI_SERVER_TIME_PER_OUTPUT_TOKEN,
                 &names::OUTPUT_TOKEN_SECONDS,
-                "A token of an answer, by the backend's own clock",
+                "Time per output token, by the backend's own clock",
             ),
             tokens: meter
                 .u64_histogram(names::GEN_AI_CLIENT_TOKEN_USAGE)
                 .with_unit("{token}")
-                .with_description("Tokens of prompts and answers, as backends counted them")
+                .with_description("Tokens of prompts and responses, as counted by backends")
                 .with_boundaries(names::TOKENS.to_vec())
                 .build(),
             queue_wait: seconds(

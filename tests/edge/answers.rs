@@ -1,4 +1,4 @@
-//! What becomes of the stack's answer on its way to the client.
+//! The stack's responses, as they reach the client.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -17,7 +17,7 @@ use crate::support::{Running, fed, loopback};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
-/// The bytes that a client gets for an answer of these headers, in these pieces.
+/// The bytes that a client receives for a response with these headers and pieces.
 async fn sent(
     fields: &[(&'static str, &'static str)],
     pieces: &[&'static str],
@@ -62,7 +62,7 @@ where
 }
 
 #[tokio::test]
-async fn lines_that_came_together_leave_as_a_chunk_each() {
+async fn lines_that_arrived_together_are_sent_as_separate_chunks() {
     let lines = [("content-type", "application/x-ndjson")];
     let (_, chunks) = sent(&lines, &["{\"a\":1}\n{\"b\":2}\n{\"c\"", ":3}\n"]).await;
     let expected = "8\r\n{\"a\":1}\n\r\n8\r\n{\"b\":2}\n\r\n4\r\n{\"c\"\r\n4\r\n:3}\n\r\n0\r\n\r\n";
@@ -70,7 +70,7 @@ async fn lines_that_came_together_leave_as_a_chunk_each() {
 }
 
 #[tokio::test]
-async fn all_else_goes_on_as_it_came() {
+async fn other_bodies_pass_unchanged() {
     let (_, json) = sent(&[("content-type", "application/json")], &["{\n}\n"]).await;
     assert_eq!(json, "4\r\n{\n}\n\r\n0\r\n\r\n");
     let events = [("content-type", "text/event-stream")];
@@ -84,7 +84,7 @@ async fn all_else_goes_on_as_it_came() {
 }
 
 #[tokio::test]
-async fn a_length_is_said_once() {
+async fn a_length_is_sent_once() {
     for lengths in [&["4"][..], &["4", "4"]] {
         let fields: Vec<_> = lengths
             .iter()
@@ -98,9 +98,9 @@ async fn a_length_is_said_once() {
     }
 }
 
-/// RFC 9112 6.3 has no client rely on such a length.
+/// Clients must not rely on such a length (RFC 9112 6.3).
 #[tokio::test]
-async fn a_length_on_which_no_client_could_rely_is_not_said() {
+async fn an_unreliable_length_is_not_sent() {
     let wrong = [
         &["four"][..],
         &["+4"],
@@ -120,7 +120,7 @@ async fn a_length_on_which_no_client_could_rely_is_not_said() {
 }
 
 #[tokio::test]
-async fn the_version_of_a_backend_goes_no_further() {
+async fn the_http_version_of_a_backend_is_not_passed_on() {
     let (mut head, ()) = Response::new(()).into_parts();
     head.version = http::Version::HTTP_10;
     let body = || http_body_util::Full::new(Bytes::from_static(b"abc"));
@@ -129,7 +129,7 @@ async fn the_version_of_a_backend_goes_no_further() {
     assert_eq!(body, "abc", "{head}");
 }
 
-/// Counts how often a body is asked.
+/// Counts how often a body is polled.
 struct Counted<B>(B, Arc<AtomicUsize>);
 
 impl<B: Body + Unpin> Body for Counted<B> {
@@ -145,8 +145,8 @@ impl<B: Body + Unpin> Body for Counted<B> {
     }
 }
 
-/// A line, and its end once the line is there: what the client gets after the line, and how often the
-/// body is asked.
+/// Sends a line, and ends the body once the line was received. Returns what the client receives
+/// after the line, and how often the body was polled.
 async fn a_line_and_later_its_end() -> (String, usize) {
     let asked = Arc::new(AtomicUsize::new(0));
     let (feed, body) = fed();
@@ -166,13 +166,13 @@ async fn a_line_and_later_its_end() -> (String, usize) {
 }
 
 #[tokio::test]
-async fn an_end_that_comes_after_all_lines_have_left_is_told() {
+async fn an_end_after_the_last_line_is_sent() {
     assert_eq!(a_line_and_later_its_end().await.0, "\r\n0\r\n\r\n");
 }
 
-/// hyper asks a pending body once more in the same turn; the layers are spared that.
+/// hyper polls a pending body once more in the same turn; the layers must not notice.
 #[tokio::test]
-async fn a_pending_body_is_asked_once_a_turn() {
+async fn a_pending_body_is_polled_once_per_turn() {
     // Pending, the line, pending, the end.
     assert_eq!(a_line_and_later_its_end().await.1, 4);
 }

@@ -5,7 +5,7 @@ use llamatower_layers::ClientAddress;
 use tokio::net::{TcpStream, UnixStream};
 use tower::service_fn;
 
-use crate::support::{Client, Running, echo, loopback, soon};
+use crate::support::{Client, Running, echo, loopback, within_limit};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
@@ -25,7 +25,7 @@ async fn failure(listen: ListenAddr) -> String {
 }
 
 #[tokio::test]
-async fn a_taken_port_is_named() {
+async fn a_port_in_use_is_an_error_that_names_it() {
     let edge = Edge::bind(loopback()).await.unwrap();
     let taken = edge.local_addrs().remove(0);
     assert_eq!(
@@ -39,13 +39,15 @@ async fn a_taken_port_is_named() {
 }
 
 #[tokio::test]
-async fn an_address_of_another_machine_is_named() {
+async fn an_address_of_another_machine_is_an_error_that_names_it() {
     let told = failure("192.0.2.1:0".parse().unwrap()).await;
-    assert!(told.starts_with("cannot listen on 192.0.2.1:0: this machine has no such address"));
+    assert!(
+        told.starts_with("cannot listen on 192.0.2.1:0: this machine does not have this address")
+    );
 }
 
 #[tokio::test]
-async fn a_unix_socket_serves_and_its_file_goes_with_it() {
+async fn a_unix_socket_serves_and_its_file_is_removed_at_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("gateway.sock");
     let listen = ListenAddr::Unix(path.clone());
@@ -73,7 +75,7 @@ async fn a_unix_socket_serves_and_its_file_goes_with_it() {
 }
 
 #[tokio::test]
-async fn a_socket_file_without_a_listener_is_replaced_and_nothing_else_is() {
+async fn only_a_socket_file_without_a_listener_is_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("gateway.sock");
     drop(StdUnixListener::bind(&path).unwrap());
@@ -82,7 +84,7 @@ async fn a_socket_file_without_a_listener_is_replaced_and_nothing_else_is() {
 
     std::fs::write(&path, "precious").unwrap();
     let told = failure(ListenAddr::Unix(path.clone())).await;
-    assert!(told.contains("a file that is no socket"), "{told}");
+    assert!(told.contains("is not a socket"), "{told}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
 
     let told = failure(ListenAddr::Unix(dir.path().join("no/such.sock"))).await;
@@ -111,7 +113,7 @@ async fn one_edge_listens_on_several_addresses() {
         let ListenAddr::Tcp(addr) = addr else {
             panic!("{addr}")
         };
-        let mut client = Client::new(soon(TcpStream::connect(addr)).await.unwrap());
+        let mut client = Client::new(within_limit(TcpStream::connect(addr)).await.unwrap());
         client.send(GET).await;
         assert_eq!(client.answer().await.status, status, "{addr}");
     }
@@ -133,7 +135,7 @@ fn a_listen_address_is_tcp_or_unix() {
 }
 
 #[test]
-fn an_odd_base_path_is_refused() {
+fn an_invalid_base_path_is_refused() {
     for text in ["", "/", "x", "//", "/a//b", "/a/../b", "/a%20b", "/a?b"] {
         assert!(text.parse::<BasePath>().is_err(), "{text}");
     }

@@ -10,7 +10,7 @@ use llamatower_layers::Failure;
 use tokio::io::AsyncWriteExt;
 use tower::service_fn;
 
-use crate::support::{Running, loopback, soon};
+use crate::support::{Running, loopback, within_limit};
 
 async fn too_large(_: Request<RequestBody>) -> Result<Response<Full<Bytes>>, Infallible> {
     let mut answer = Response::new(Full::from("{\"error\":\"request body too large\"}"));
@@ -36,14 +36,17 @@ async fn a_client_that_sends_too_much_can_read_its_answer() {
                 }
                 Ok::<_, std::io::Error>(())
             };
-            // Sooner or later the server has had enough.
+            // The server stops reading at some point.
             let _ = sent.await;
             writer
         });
         let mut seen = Vec::new();
         while !seen.ends_with(b"too large\"}") {
             let read = tokio::io::AsyncReadExt::read_buf(&mut reader, &mut seen);
-            assert!(soon(read).await.unwrap() > 0, "closed after {seen:?}");
+            assert!(
+                within_limit(read).await.unwrap() > 0,
+                "closed after {seen:?}"
+            );
         }
         assert!(seen.starts_with(b"HTTP/1.1 413"));
         sending.abort();
@@ -57,21 +60,21 @@ async fn a_client_that_reads_only_after_it_has_sent_can_read_its_answer() {
         let mut client = edge.connect().await;
         let body = vec![b'x'; 8_000_000];
         client.send(post(body.len(), "")).await;
-        // The write may well fail, since nobody wants it.
-        let _ = soon(client.io.write_all(&body)).await;
+        // The write may fail, because the server does not read the body.
+        let _ = within_limit(client.io.write_all(&body)).await;
         assert_eq!(client.answer().await.status, 413);
     });
     futures_util::future::join_all(clients).await;
 }
 
 #[tokio::test]
-async fn a_client_that_goes_on_sending_for_a_while_is_met_by_no_reset() {
+async fn a_client_that_continues_to_send_for_a_while_gets_no_reset() {
     let edge = Running::start(loopback(), service_fn(too_large)).await;
     let mut client = edge.connect().await;
     client.send(post(8_000_000, "")).await;
     client.send(vec![b'x'; 1_200_000]).await;
     assert_eq!(client.answer().await.status, 413);
-    // The server has had enough of the body and has said its last.
+    // The server has stopped reading the body and has sent its response.
     assert!(client.is_closed().await);
     for _ in 0..3 {
         client.send(vec![b'x'; 100_000]).await;
@@ -92,7 +95,7 @@ async fn a_large_early_answer_is_whole_even_if_the_request_offered_an_upgrade() 
     let upgrade = "Connection: Upgrade\r\nUpgrade: h2c\r\n";
     client.send(post(3_000_000, upgrade)).await;
     client.send(vec![b'x'; 1_200_000]).await;
-    // The server gives the body up before the client reads the answer.
+    // The server drops the body before the client reads the response.
     while edge.gauges.in_flight() > 0 {
         tokio::task::yield_now().await;
     }
@@ -102,7 +105,7 @@ async fn a_large_early_answer_is_whole_even_if_the_request_offered_an_upgrade() 
 }
 
 #[tokio::test]
-async fn a_small_body_that_nobody_read_does_not_cost_the_connection() {
+async fn a_small_unread_body_does_not_close_the_connection() {
     let edge = Running::start(loopback(), service_fn(too_large)).await;
     let mut client = edge.connect().await;
     for _ in 0..3 {
@@ -113,7 +116,7 @@ async fn a_small_body_that_nobody_read_does_not_cost_the_connection() {
 }
 
 #[tokio::test]
-async fn a_body_that_nobody_wants_is_not_asked_for() {
+async fn an_unwanted_body_is_not_requested_with_100_continue() {
     let edge = Running::start(loopback(), service_fn(too_large)).await;
     let mut client = edge.connect().await;
     client.send(post(1000, "Expect: 100-continue\r\n")).await;
@@ -124,7 +127,7 @@ async fn a_body_that_nobody_wants_is_not_asked_for() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_wanted_is_asked_for() {
+async fn a_wanted_body_is_requested_with_100_continue() {
     let edge = Running::start(
         loopback(),
         service_fn(|request: Request<RequestBody>| async {
@@ -140,7 +143,7 @@ async fn a_body_that_is_wanted_is_asked_for() {
     assert_eq!(client.answer().await.body, "text");
 }
 
-/// Starts an edge whose stack reads bodies and notes how that failed.
+/// Starts an edge whose stack reads bodies and stores their errors.
 async fn failures(config: EdgeConfig) -> (Running, Arc<Mutex<Option<(u16, &'static str)>>>) {
     let seen = Arc::new(Mutex::new(None));
     let noted = seen.clone();
@@ -173,7 +176,7 @@ async fn a_body_that_stops_arriving_is_a_timeout_of_the_client() {
 }
 
 #[tokio::test]
-async fn a_garbled_body_is_an_error_of_the_client() {
+async fn a_malformed_body_is_an_error_of_the_client() {
     for body in ["zz\r\n", "5\r\nabcdefgh", "-1\r\n", "1\nx\n0\n\n"] {
         let (edge, seen) = failures(loopback()).await;
         let mut client = edge.connect().await;
@@ -186,7 +189,7 @@ async fn a_garbled_body_is_an_error_of_the_client() {
 }
 
 #[tokio::test]
-async fn the_rest_of_a_body_that_was_not_read_is_no_head() {
+async fn the_rest_of_an_unread_body_is_not_parsed_as_a_head() {
     let config = EdgeConfig {
         header_timeout: Duration::from_millis(50),
         keep_alive_timeout: Duration::from_millis(200),
@@ -203,13 +206,13 @@ async fn the_rest_of_a_body_that_was_not_read_is_no_head() {
         client.send(post(rest.len(), "")).await;
         assert_eq!(client.answer().await.status, 413);
         client.send(rest).await;
-        // It ends as one that waits for its next request, and not as one whose head is late.
+        // It ends after the keep-alive time-out, not after the time-out of a head.
         assert!(client.is_closed().await, "behind {rest:?}");
     }
 }
 
 #[tokio::test]
-async fn a_body_that_came_late_does_not_count_for_the_next_head() {
+async fn a_late_body_does_not_count_for_the_next_head() {
     let edge = Running::start(loopback(), service_fn(too_large)).await;
     let mut client = edge.connect().await;
     client.send(post(5, "")).await;

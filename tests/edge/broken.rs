@@ -1,4 +1,4 @@
-//! How a stream ends that broke off, byte by byte.
+//! The end of broken streams, byte by byte.
 
 use std::convert::Infallible;
 
@@ -12,11 +12,11 @@ use llamatower_layers::rescue::RescueLayer;
 use tokio::io::AsyncReadExt;
 use tower::{ServiceBuilder, service_fn};
 
-use crate::support::{Running, loopback, soon};
+use crate::support::{Running, loopback, within_limit};
 
 const MESSAGE: &str = "internal error: the gateway could not answer this request";
 
-/// An edge before a stack whose answers are a stream of these pieces that then breaks.
+/// An edge before a stack whose response is a stream of these pieces that then breaks.
 async fn breaking(content_type: &'static str, pieces: &'static [&'static str]) -> Running {
     let backend = service_fn(move |_: Request<RequestBody>| {
         let pieces = pieces
@@ -34,12 +34,12 @@ async fn breaking(content_type: &'static str, pieces: &'static [&'static str]) -
     Running::start(loopback(), stack).await
 }
 
-/// What a client gets behind the head; a reset fails the test.
+/// Returns what a client receives after the head; a reset fails the test.
 async fn sent(edge: &Running, request: &str) -> String {
     let mut client = edge.connect().await;
     client.send(request).await;
     let mut seen = String::new();
-    let end = soon(client.io.read_to_string(&mut seen)).await;
+    let end = within_limit(client.io.read_to_string(&mut seen)).await;
     end.expect("the connection ends by FIN, not by a reset");
     let (_, body) = seen.split_once("\r\n\r\n").unwrap();
     body.to_owned()
@@ -79,9 +79,9 @@ async fn after_its_error_event_a_stream_of_events_ends_without_the_last_chunk() 
     }
 }
 
-/// Its last event is an end that clients know, and Codex tells its text only before a clean end.
+/// Clients know its last event as an end, and Codex shows its text only before a clean end.
 #[tokio::test]
-async fn a_stream_of_responses_fails_by_its_last_event_and_ends_clean() {
+async fn a_stream_of_responses_fails_with_its_last_event_and_ends_clean() {
     let edge = breaking("text/event-stream", &["data: {}\n\n"]).await;
     let mut client = edge.connect().await;
     client.send(post("/v1/responses")).await;
@@ -93,7 +93,7 @@ async fn a_stream_of_responses_fails_by_its_last_event_and_ends_clean() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_not_read_to_its_end_does_not_cost_the_error_line() {
+async fn the_error_line_is_sent_even_if_the_request_was_not_read() {
     let edge = breaking("application/x-ndjson", &["{\"a\":1}\n"]).await;
     let request = "POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4096\r\n\r\nhalf";
     let seen = sent(&edge, request).await;
@@ -103,7 +103,7 @@ async fn a_request_that_is_not_read_to_its_end_does_not_cost_the_error_line() {
     );
 }
 
-/// A close would be the end of an answer of HTTP/1.0, so a reset tells that something is missing.
+/// A close would end an HTTP/1.0 response normally, so a reset shows that it is incomplete.
 #[tokio::test]
 async fn a_client_of_http_1_0_gets_the_error_line_and_a_reset() {
     let edge = breaking("application/x-ndjson", &["{\"a\":1}\n"]).await;
@@ -115,7 +115,7 @@ async fn a_client_of_http_1_0_gets_the_error_line_and_a_reset() {
         .until(&format!("{{\"error\":\"{MESSAGE}\"}}\n"))
         .await;
     let mut rest = Vec::new();
-    let end = soon(client.io.read_to_end(&mut rest)).await;
+    let end = within_limit(client.io.read_to_end(&mut rest)).await;
     let error = end.expect_err("a close would pass for a whole answer");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }

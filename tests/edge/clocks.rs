@@ -11,19 +11,19 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tower::service_fn;
 
-use crate::support::{Client, FedBody, Running, echo, fed, loopback, soon};
+use crate::support::{Client, FedBody, Running, echo, fed, loopback, within_limit};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// The client sees that something is missing, though its answer may end with the connection.
+/// The client notices that the response is incomplete, although it may end with the connection.
 async fn assert_ends_with_reset(client: &mut Client<TcpStream>) {
     let mut rest = Vec::new();
     let end = tokio::io::AsyncReadExt::read_to_end(&mut client.io, &mut rest);
-    let error = soon(end).await.unwrap_err();
+    let error = within_limit(end).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
-async fn assert_is_told_that_the_head_is_late<IO>(client: &mut Client<IO>)
+async fn assert_gets_a_head_timeout<IO>(client: &mut Client<IO>)
 where
     IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
@@ -34,7 +34,7 @@ where
     assert!(client.is_closed().await);
 }
 
-/// An edge whose one answer is this body.
+/// An edge with this body as its only response.
 async fn streaming(config: EdgeConfig, body: FedBody) -> Running {
     let body = Arc::new(Mutex::new(Some(body)));
     let stack = service_fn(move |_: Request<RequestBody>| {
@@ -44,7 +44,7 @@ async fn streaming(config: EdgeConfig, body: FedBody) -> Running {
     Running::start(config, stack).await
 }
 
-/// An edge whose stack never answers; the sender is dropped with each request's future.
+/// An edge whose stack never responds; the sender is dropped with each request's future.
 async fn silent(config: EdgeConfig) -> (Running, mpsc::UnboundedReceiver<oneshot::Receiver<()>>) {
     let (started, requests) = mpsc::unbounded_channel();
     let stack = service_fn(move |request: Request<RequestBody>| {
@@ -60,7 +60,7 @@ async fn silent(config: EdgeConfig) -> (Running, mpsc::UnboundedReceiver<oneshot
 }
 
 #[tokio::test]
-async fn a_client_that_stops_reading_is_ended() {
+async fn a_client_that_stops_reading_is_disconnected() {
     let (mut feed, body) = fed();
     let config = EdgeConfig {
         write_stall_timeout: Some(Duration::from_millis(200)),
@@ -70,18 +70,18 @@ async fn a_client_that_stops_reading_is_ended() {
     let mut client = edge.connect().await;
     client.send(GET).await;
     client.until("\r\n\r\n").await;
-    // More than the kernel's buffers take; then silence, as between two tokens.
+    // More than the kernel's buffers hold; then silence, as between two tokens.
     for _ in 0..1000 {
         feed.frames
             .send(Bytes::from(vec![b'x'; 64 * 1024]))
             .unwrap();
     }
-    soon(&mut feed.gone).await.unwrap_err();
+    within_limit(&mut feed.gone).await.unwrap_err();
     assert_eq!(edge.gauges.in_flight(), 0);
 }
 
 #[tokio::test]
-async fn a_client_that_reads_slowly_is_not() {
+async fn a_client_that_reads_slowly_is_not_disconnected() {
     let (feed, body) = fed();
     let config = EdgeConfig {
         write_stall_timeout: Some(Duration::from_secs(1)),
@@ -109,7 +109,7 @@ async fn a_client_that_reads_slowly_is_not() {
         }
         (seen, start.elapsed())
     };
-    let (seen, took) = soon(reading).await;
+    let (seen, took) = within_limit(reading).await;
     assert!(seen > 100 * 64 * 1024, "{seen} bytes");
     assert!(took > Duration::from_secs(1), "{took:?}");
 }
@@ -122,10 +122,10 @@ async fn a_client_that_closes_before_its_answer_drops_the_request() {
         let head =
             format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
         client.send(head + &"x".repeat(length)).await;
-        let gone = soon(requests.recv()).await.unwrap();
+        let gone = within_limit(requests.recv()).await.unwrap();
         assert_eq!(edge.gauges.in_flight(), 1);
         drop(client);
-        soon(gone).await.unwrap_err();
+        within_limit(gone).await.unwrap_err();
         assert_eq!(edge.gauges.in_flight(), 0);
     }
 }
@@ -135,12 +135,12 @@ async fn a_client_that_resets_before_its_answer_drops_the_request() {
     let (edge, mut requests) = silent(loopback()).await;
     let mut client = edge.connect().await;
     client.send(GET).await;
-    let gone = soon(requests.recv()).await.unwrap();
+    let gone = within_limit(requests.recv()).await.unwrap();
     socket2::SockRef::from(&client.io)
         .set_linger(Some(Duration::ZERO))
         .unwrap();
     drop(client);
-    soon(gone).await.unwrap_err();
+    within_limit(gone).await.unwrap_err();
 }
 
 #[tokio::test]
@@ -152,11 +152,11 @@ async fn a_client_that_closes_in_mid_stream_drops_the_body() {
     feed.frames.send(Bytes::from("line\n")).unwrap();
     client.until("line\n").await;
     drop(client);
-    soon(&mut feed.gone).await.unwrap_err();
+    within_limit(&mut feed.gone).await.unwrap_err();
 }
 
 #[tokio::test]
-async fn a_head_must_arrive_in_time_even_if_it_drips() {
+async fn a_head_must_arrive_in_time_even_if_it_arrives_byte_by_byte() {
     let edge = Running::start(
         EdgeConfig {
             header_timeout: Duration::from_millis(300),
@@ -179,12 +179,12 @@ async fn a_head_must_arrive_in_time_even_if_it_drips() {
         }
     });
     let mut dripping = Client::new(tokio::io::join(reader, tokio::io::sink()));
-    assert_is_told_that_the_head_is_late(&mut dripping).await;
-    soon(drip).await.unwrap();
+    assert_gets_a_head_timeout(&mut dripping).await;
+    within_limit(drip).await.unwrap();
 }
 
 #[tokio::test]
-async fn the_pause_between_requests_has_a_clock_of_its_own() {
+async fn the_idle_time_between_requests_has_its_own_timeout() {
     let config = EdgeConfig {
         header_timeout: Duration::from_millis(150),
         keep_alive_timeout: Duration::from_secs(60),
@@ -194,13 +194,13 @@ async fn the_pause_between_requests_has_a_clock_of_its_own() {
     let mut client = edge.connect().await;
     client.send(GET).await;
     client.answer().await;
-    // Twice the time that a head may take, but no head has begun.
+    // Twice the time limit of a head, but no head has begun.
     tokio::time::sleep(Duration::from_millis(300)).await;
     client.send(GET).await;
     assert_eq!(client.answer().await.status, 200);
-    // Now one has.
+    // Now a head has begun.
     client.send("GET / HT").await;
-    assert_is_told_that_the_head_is_late(&mut client).await;
+    assert_gets_a_head_timeout(&mut client).await;
 
     let config = EdgeConfig {
         keep_alive_timeout: Duration::from_millis(100),
@@ -214,7 +214,7 @@ async fn the_pause_between_requests_has_a_clock_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_request_may_take_any_time_unless_it_has_a_deadline() {
+async fn a_request_has_no_time_limit_by_default() {
     let config = EdgeConfig {
         header_timeout: Duration::from_millis(50),
         keep_alive_timeout: Duration::from_millis(50),
@@ -224,7 +224,7 @@ async fn a_request_may_take_any_time_unless_it_has_a_deadline() {
     let (edge, mut requests) = silent(config.clone()).await;
     let mut client = edge.connect().await;
     client.send(GET).await;
-    let gone = soon(requests.recv()).await.unwrap();
+    let gone = within_limit(requests.recv()).await.unwrap();
     tokio::time::timeout(Duration::from_millis(300), gone)
         .await
         .unwrap_err();
@@ -237,13 +237,13 @@ async fn a_request_may_take_any_time_unless_it_has_a_deadline() {
     .await;
     let mut client = edge.connect().await;
     client.send(GET).await;
-    let gone = soon(requests.recv()).await.unwrap();
-    soon(gone).await.unwrap_err();
+    let gone = within_limit(requests.recv()).await.unwrap();
+    within_limit(gone).await.unwrap_err();
     assert!(client.is_closed().await);
 }
 
 #[tokio::test]
-async fn a_deadline_counts_for_each_request_anew_and_ends_streams() {
+async fn the_total_timeout_restarts_for_each_request_and_ends_streams() {
     let config = EdgeConfig {
         total_timeout: Some(Duration::from_millis(400)),
         ..loopback()
@@ -256,7 +256,7 @@ async fn a_deadline_counts_for_each_request_anew_and_ends_streams() {
     let answer = client.answer().await;
     assert!(!answer.complete);
     assert_eq!(answer.body, "line\n");
-    soon(&mut feed.gone).await.unwrap_err();
+    within_limit(&mut feed.gone).await.unwrap_err();
 
     let edge = Running::start(config, service_fn(echo)).await;
     let mut client = edge.connect().await;
@@ -269,8 +269,8 @@ async fn a_deadline_counts_for_each_request_anew_and_ends_streams() {
 
 const LENGTH: usize = 8_000_000;
 
-/// An edge that has all of an answer, and its client, which has read nothing. For the stack the request is
-/// over; the kernel has not all of it.
+/// An edge that has a complete response, and its client, which has read nothing. For the stack the
+/// request is over, but the kernel has not accepted all bytes.
 async fn answered(config: EdgeConfig) -> (Running, Client<TcpStream>) {
     let stack = service_fn(|_: Request<RequestBody>| async {
         Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("x".repeat(LENGTH))))
@@ -285,7 +285,7 @@ async fn answered(config: EdgeConfig) -> (Running, Client<TcpStream>) {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_read_late_outlives_the_pause_between_requests() {
+async fn a_response_that_is_read_late_outlives_the_keep_alive_timeout() {
     let config = EdgeConfig {
         keep_alive_timeout: Duration::from_millis(50),
         ..loopback()
@@ -297,7 +297,7 @@ async fn an_answer_that_is_read_late_outlives_the_pause_between_requests() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_read_late_outlives_the_head_behind_it() {
+async fn a_response_that_is_read_late_outlives_the_timeout_of_the_next_head() {
     let config = EdgeConfig {
         header_timeout: Duration::from_millis(50),
         ..loopback()
@@ -309,7 +309,7 @@ async fn an_answer_that_is_read_late_outlives_the_head_behind_it() {
 }
 
 #[tokio::test]
-async fn a_broken_answer_of_http_1_0_ends_unclean_though_its_request_is_not_read() {
+async fn a_broken_http_1_0_response_ends_unclean_even_if_its_request_was_not_read() {
     let edge = breaking().await;
     let mut client = edge.connect().await;
     client
@@ -320,7 +320,7 @@ async fn a_broken_answer_of_http_1_0_ends_unclean_though_its_request_is_not_read
 }
 
 #[tokio::test]
-async fn a_stalled_client_of_http_1_0_is_not_told_that_it_has_all() {
+async fn a_stalled_http_1_0_client_gets_a_reset() {
     let (mut feed, body) = fed();
     let config = EdgeConfig {
         write_stall_timeout: Some(Duration::from_millis(200)),
@@ -336,12 +336,12 @@ async fn a_stalled_client_of_http_1_0_is_not_told_that_it_has_all() {
             .send(Bytes::from(vec![b'x'; 64 * 1024]))
             .unwrap();
     }
-    soon(&mut feed.gone).await.unwrap_err();
+    within_limit(&mut feed.gone).await.unwrap_err();
     assert_ends_with_reset(&mut client).await;
 }
 
 #[tokio::test]
-async fn an_answer_of_http_1_0_that_came_to_its_end_ends_clean() {
+async fn a_complete_http_1_0_response_ends_clean() {
     let (feed, body) = fed();
     let edge = streaming(loopback(), body).await;
     let mut client = edge.connect().await;
@@ -352,11 +352,11 @@ async fn an_answer_of_http_1_0_that_came_to_its_end_ends_clean() {
     drop(feed.frames);
     let mut seen = String::new();
     let end = tokio::io::AsyncReadExt::read_to_string(&mut client.io, &mut seen);
-    soon(end).await.unwrap();
+    within_limit(end).await.unwrap();
     assert!(seen.ends_with("line\n"), "{seen:?}");
 }
 
-/// An edge whose answers break after their first line.
+/// An edge whose responses break after their first line.
 async fn breaking() -> Running {
     let stack = service_fn(|_: Request<RequestBody>| async {
         let broken = futures_util::stream::unfold(0, |step| async move {
@@ -374,14 +374,14 @@ async fn breaking() -> Running {
 }
 
 #[tokio::test]
-async fn a_broken_answer_ends_unclean() {
+async fn a_broken_response_ends_unclean() {
     let edge = breaking().await;
     let answer = edge.ask(GET).await;
     assert_eq!((&*answer.body, answer.complete), ("line\n", false));
 }
 
 #[tokio::test]
-async fn a_broken_answer_of_http_1_0_ends_unclean_too() {
+async fn a_broken_http_1_0_response_ends_unclean_too() {
     let edge = breaking().await;
     let mut client = edge.connect().await;
     client

@@ -10,13 +10,15 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 use tower::service_fn;
 
-use crate::support::{Client, FedBody, Feed, Running, SOON, echo, fed, loopback, soon};
+use crate::support::{
+    Client, FedBody, Feed, Running, TIME_LIMIT, echo, fed, loopback, within_limit,
+};
 
 fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")
 }
 
-/// `/stream` is fed by hand, all else is answered at once.
+/// `/stream` is fed by the test; other paths get a response at once.
 async fn edge(config: EdgeConfig) -> (Running, Feed) {
     let (feed, body) = fed();
     let body = Arc::new(Mutex::new(Some(body)));
@@ -32,7 +34,7 @@ async fn edge(config: EdgeConfig) -> (Running, Feed) {
 
 async fn is_refused(edge: &Running) -> bool {
     let start = Instant::now();
-    while start.elapsed() < SOON {
+    while start.elapsed() < TIME_LIMIT {
         if TcpStream::connect(edge.addr).await.is_err() {
             return true;
         }
@@ -42,7 +44,7 @@ async fn is_refused(edge: &Running) -> bool {
 }
 
 #[tokio::test]
-async fn a_drain_first_tells_then_finishes_what_is_under_way() {
+async fn a_drain_first_announces_itself_and_then_finishes_requests_in_flight() {
     let (edge, feed) = edge(EdgeConfig {
         drain_delay: Duration::from_millis(400),
         ..loopback()
@@ -61,7 +63,7 @@ async fn a_drain_first_tells_then_finishes_what_is_under_way() {
     while !edge.gauges.is_draining() {
         tokio::task::yield_now().await;
     }
-    // While the word spreads new connections are served, and asked not to come back.
+    // During the drain delay, new connections are served with `Connection: close`.
     let health = edge.ask(&get("/health")).await;
     assert_eq!(
         (health.status, &*health.body),
@@ -74,7 +76,8 @@ async fn a_drain_first_tells_then_finishes_what_is_under_way() {
     assert_eq!(answer.header("connection").as_deref(), Some("close"));
     assert!(new.is_closed().await);
 
-    // Then idle connections are closed. While the stream goes on, who still comes is served.
+    // Then idle connections are closed. While the stream continues, new connections are still
+    // served.
     assert!(idle.is_closed().await);
     let mut late = edge.connect().await;
     late.send(get("/")).await;
@@ -94,7 +97,7 @@ async fn a_drain_first_tells_then_finishes_what_is_under_way() {
 }
 
 #[tokio::test]
-async fn at_the_end_of_its_time_streams_write_their_last_frame() {
+async fn at_the_end_of_the_drain_streams_write_their_last_frame() {
     let (edge, feed) = edge(EdgeConfig {
         drain_timeout: Duration::from_millis(100),
         ..loopback()
@@ -111,7 +114,7 @@ async fn at_the_end_of_its_time_streams_write_their_last_frame() {
             .unwrap();
     });
     edge.shutdown.drain();
-    soon(ending).await.unwrap();
+    within_limit(ending).await.unwrap();
     let rest = stream.rest().await;
     assert!(rest.contains("drained"), "{rest}");
     assert!(rest.ends_with("0\r\n\r\n"), "{rest}");
@@ -135,7 +138,7 @@ async fn a_stream_that_does_not_end_is_dropped() {
     stream.send(get("/stream")).await;
     stream.until("\r\n\r\n").await;
     edge.shutdown.drain();
-    soon(&mut feed.gone).await.unwrap_err();
+    within_limit(&mut feed.gone).await.unwrap_err();
     assert_eq!(
         edge.drained().await,
         Drained {
@@ -163,7 +166,7 @@ async fn a_second_signal_ends_at_once() {
             tokio::task::yield_now().await;
         }
         edge.shutdown.end_now();
-        soon(&mut feed.gone).await.unwrap_err();
+        within_limit(&mut feed.gone).await.unwrap_err();
         assert_eq!(edge.drained().await.cut, 1);
     }
 }
@@ -180,7 +183,7 @@ async fn an_edge_with_nothing_to_do_drains_at_once() {
     assert_eq!(edge.drained().await, nothing);
 }
 
-/// Runs the test below in a process of its own and sends it signals.
+/// Runs the test below in a separate process and sends it signals.
 #[tokio::test]
 async fn the_first_signal_drains_and_the_second_ends() {
     let mut child = tokio::process::Command::new(std::env::current_exe().unwrap())
@@ -197,13 +200,13 @@ async fn the_first_signal_drains_and_the_second_ends() {
     let mut told = BufReader::new(child.stdout.take().unwrap()).lines();
     let id = child.id().unwrap().to_string();
     for (awaited, signal) in [("serving", "-TERM"), ("draining", "-INT")] {
-        while soon(told.next_line()).await.unwrap().as_deref() != Some(awaited) {}
+        while within_limit(told.next_line()).await.unwrap().as_deref() != Some(awaited) {}
         let kill = tokio::process::Command::new("kill")
             .args([signal, &id])
             .status();
         assert!(kill.await.unwrap().success());
     }
-    assert!(soon(child.wait()).await.unwrap().success());
+    assert!(within_limit(child.wait()).await.unwrap().success());
 }
 
 #[tokio::test]
@@ -228,5 +231,5 @@ async fn until_signalled() {
     println!("\nserving");
     draining.draining().await;
     println!("draining");
-    assert_eq!(soon(serving).await.unwrap().cut, 1);
+    assert_eq!(within_limit(serving).await.unwrap().cut, 1);
 }

@@ -5,12 +5,12 @@ use llamatower::edge::EdgeConfig;
 use tokio::net::TcpStream;
 use tower::service_fn;
 
-use crate::support::{Running, SOON, echo, loopback, soon};
+use crate::support::{Running, TIME_LIMIT, echo, loopback, within_limit};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 #[tokio::test]
-async fn one_connection_too_many_is_told_so() {
+async fn a_connection_above_the_limit_gets_503() {
     let config = EdgeConfig {
         max_connections: 2,
         ..loopback()
@@ -25,7 +25,7 @@ async fn one_connection_too_many_is_told_so() {
     assert_eq!(refused.status, 503);
     assert_eq!(
         refused.body,
-        "{\"error\":\"too many connections; LLAMATOWER_MAX_CONNECTIONS sets the limit\"}"
+        "{\"error\":\"too many connections (limit: LLAMATOWER_MAX_CONNECTIONS)\"}"
     );
     assert_eq!(refused.header("retry-after").as_deref(), Some("1"));
     assert_eq!(edge.gauges.refused_connections(), 1);
@@ -34,13 +34,13 @@ async fn one_connection_too_many_is_told_so() {
     drop(first);
     let start = Instant::now();
     while edge.ask(GET).await.status != 200 {
-        assert!(start.elapsed() < SOON, "the place never became free");
+        assert!(start.elapsed() < TIME_LIMIT, "the place never became free");
     }
 }
 
-/// Runs the test below in a process of its own that may have 64 files open.
+/// Runs the test below in a separate process that may have 64 open files.
 #[tokio::test]
-async fn a_process_without_sockets_left_rests_and_then_goes_on() {
+async fn without_free_file_descriptors_accepting_pauses_and_continues() {
     let tests = std::env::current_exe().unwrap();
     let child = tokio::process::Command::new("sh")
         .args([
@@ -52,7 +52,7 @@ async fn a_process_without_sockets_left_rests_and_then_goes_on() {
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .output();
-    let output = tokio::time::timeout(3 * SOON, child)
+    let output = tokio::time::timeout(3 * TIME_LIMIT, child)
         .await
         .unwrap()
         .unwrap();
@@ -63,7 +63,7 @@ async fn a_process_without_sockets_left_rests_and_then_goes_on() {
     );
 }
 
-/// The clients are in a process of their own: they shall not use up the files.
+/// The clients are in another process, so that they do not use its file descriptors.
 #[tokio::test]
 #[ignore = "run in a process with few files by the test above"]
 async fn with_few_files() {
@@ -79,10 +79,10 @@ async fn with_few_files() {
         .kill_on_drop(true)
         .spawn()
         .unwrap();
-    // Two clients of our own use up what the crowd leaves.
+    // Two clients in this process use the remaining descriptors.
     let mut own = Vec::new();
     let start = Instant::now();
-    while edge.gauges.accept_errors() == 0 && start.elapsed() < SOON {
+    while edge.gauges.accept_errors() == 0 && start.elapsed() < TIME_LIMIT {
         if let Ok(client) = TcpStream::connect(edge.addr).await {
             own.push(client);
         }
@@ -90,7 +90,7 @@ async fn with_few_files() {
     }
     let errors = edge.gauges.accept_errors();
     assert!(errors > 0, "the files were never used up");
-    // It rests between attempts.
+    // It pauses between attempts.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let attempts = edge.gauges.accept_errors() - errors;
     assert!(attempts <= 12, "{attempts} attempts in a second");
@@ -98,6 +98,6 @@ async fn with_few_files() {
     own.clear();
     crowd.start_kill().unwrap();
     crowd.wait().await.unwrap();
-    let answer = soon(edge.ask(GET)).await;
+    let answer = within_limit(edge.ask(GET)).await;
     assert_eq!(answer.status, 200);
 }

@@ -1,4 +1,4 @@
-//! Requests and answers on the wire, in whatever pieces they come and go.
+//! Requests and responses in arbitrary pieces.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -17,15 +17,15 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tower::service_fn;
 
-use crate::support::{Running, echo, fed, loopback, soon};
+use crate::support::{Running, echo, fed, loopback, within_limit};
 
-/// Answers with the body of the request.
+/// Responds with the body of the request.
 async fn mirror(request: Request<RequestBody>) -> Result<Response<Full<Bytes>>, Infallible> {
     let body = request.into_body().collect().await.unwrap().to_bytes();
     Ok(Response::new(Full::from(body)))
 }
 
-/// The same, with the body read by a task of its own.
+/// The same, but another task reads the body.
 async fn distant_mirror(
     request: Request<RequestBody>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
@@ -54,7 +54,7 @@ async fn send_in_pieces(edge: &Running, requests: &str, cuts: &[usize], bodies: 
     for cut in cuts {
         let (piece, later) = rest.split_at(*cut.min(&rest.len()));
         client.send(piece).await;
-        // A piece of its own for the server, as a rule.
+        // The server usually receives each piece in a separate read.
         tokio::task::yield_now().await;
         rest = later;
     }
@@ -118,7 +118,7 @@ async fn a_stream_of_large_and_small_pieces_is_whole() {
     assert!(answer.body == expected, "{} bytes", answer.body.len());
 }
 
-/// A body of unknown length that says after its last piece that it is at its end.
+/// A body of unknown length that reports its end together with its last piece.
 struct Told(VecDeque<Bytes>);
 
 impl Body for Told {
@@ -159,7 +159,7 @@ async fn a_stream_that_ends_with_a_large_piece_is_whole_and_the_next_follows() {
 }
 
 #[tokio::test]
-async fn an_empty_line_after_a_body_is_no_request() {
+async fn an_empty_line_after_a_body_is_ignored() {
     let edge = Running::start(loopback(), service_fn(mirror)).await;
     let mut client = edge.connect().await;
     for _ in 0..2 {
@@ -172,7 +172,7 @@ async fn an_empty_line_after_a_body_is_no_request() {
 }
 
 #[tokio::test]
-async fn a_body_that_somebody_keeps_and_never_reads_does_not_keep_the_connection() {
+async fn a_body_that_is_kept_but_never_read_does_not_keep_the_connection_open() {
     let kept = Arc::new(Mutex::new(Vec::new()));
     let keeping = kept.clone();
     let stack = service_fn(move |request: Request<RequestBody>| {
@@ -194,7 +194,7 @@ async fn a_body_that_somebody_keeps_and_never_reads_does_not_keep_the_connection
 }
 
 #[tokio::test]
-async fn a_client_that_closes_behind_a_part_of_its_next_request_drops_the_request() {
+async fn a_client_that_closes_after_a_part_of_its_next_request_cancels_its_request() {
     let (started, mut requests) = mpsc::unbounded_channel();
     let stack = service_fn(move |_: Request<RequestBody>| {
         let (feed, body) = fed();
@@ -206,13 +206,13 @@ async fn a_client_that_closes_behind_a_part_of_its_next_request_drops_the_reques
     client
         .send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\nGET /next HTT")
         .await;
-    let feed = soon(requests.recv()).await.unwrap();
+    let feed = within_limit(requests.recv()).await.unwrap();
     drop(client);
-    soon(feed.gone).await.unwrap_err();
+    within_limit(feed.gone).await.unwrap_err();
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_as_long_as_its_head_says_ends_unclean() {
+async fn a_response_with_a_wrong_length_ends_unclean() {
     for length in ["3", "5"] {
         let stack = service_fn(move |_: Request<RequestBody>| async move {
             let answer = Response::builder().header("content-length", length);
@@ -245,7 +245,7 @@ async fn a_client_of_http_1_0_keeps_its_connection_if_it_asks_to() {
 }
 
 #[tokio::test]
-async fn a_connection_ends_after_the_request_that_says_so() {
+async fn a_connection_ends_after_a_request_with_connection_close() {
     let edge = Running::start(loopback(), service_fn(echo)).await;
     let mut client = edge.connect().await;
     client

@@ -34,7 +34,7 @@ fn ollamas_own_origins_may_call() {
 }
 
 #[test]
-fn further_origins_may_hold_one_asterisk() {
+fn further_origins_may_contain_one_asterisk() {
     let origins = Origins::with([
         " https://Chat.example ",
         "https://*.corp.example",
@@ -191,7 +191,7 @@ async fn further_names_may_be_allowed_on_loopback() {
 }
 
 #[test]
-fn what_is_no_name_of_a_host_is_told() {
+fn an_invalid_host_name_is_an_error() {
     for entry in [
         "",
         "https://chat.example",

@@ -1,4 +1,4 @@
-//! Which address a request comes from, as the stack sees it.
+//! The client's address, as the stack sees it.
 
 use std::convert::Infallible;
 
@@ -14,7 +14,7 @@ use crate::support::{Client, Running, loopback};
 
 async fn who(request: Request<RequestBody>) -> Result<Response<Full<Bytes>>, Infallible> {
     let client = ClientAddress::of(request.extensions());
-    let text = client.map_or("nobody".to_owned(), |client| client.0.to_string());
+    let text = client.map_or("none".to_owned(), |client| client.0.to_string());
     Ok(Response::new(Full::from(text)))
 }
 
@@ -32,7 +32,7 @@ async fn seen(entries: &[&str], fields: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_trusted_proxy_says_who_the_client_is() {
+async fn a_trusted_proxy_sets_the_clients_address() {
     let list = "X-Forwarded-For: 1.1.1.1, 198.51.100.7, 127.0.0.9\r\n";
     let elements = "Forwarded: for=1.1.1.1, for=\"[2001:db8::7]:80\";proto=https\r\n";
     assert_eq!(seen(&["127.0.0.0/8"], list).await, "198.51.100.7");
@@ -46,7 +46,7 @@ async fn a_trusted_proxy_says_who_the_client_is() {
 }
 
 #[tokio::test]
-async fn others_say_nothing_of_it() {
+async fn other_peers_do_not_set_the_clients_address() {
     for fields in [
         "X-Forwarded-For: 198.51.100.7\r\n",
         "Forwarded: for=198.51.100.7\r\n",
@@ -58,9 +58,9 @@ async fn others_say_nothing_of_it() {
 }
 
 #[tokio::test]
-async fn a_proxy_at_a_unix_socket_is_trusted_by_that_word() {
+async fn a_proxy_at_a_unix_socket_is_trusted_by_the_entry_unix() {
     let folder = tempfile::tempdir().unwrap();
-    for (entries, client) in [(&["unix"][..], "198.51.100.7"), (&[], "nobody")] {
+    for (entries, client) in [(&["unix"][..], "198.51.100.7"), (&[], "none")] {
         let path = folder.path().join(client);
         let listen = vec![ListenAddr::Unix(path.clone())];
         let config = EdgeConfig {

@@ -1,4 +1,4 @@
-//! A path that is written in another way leads to the one that the table of endpoints has.
+//! Redirects from a non-canonical path to the path in the endpoint table.
 
 use llamatower::edge::{EdgeConfig, Origins};
 use llamatower_layers::EndpointTable;
@@ -16,7 +16,7 @@ async fn edge(config: EdgeConfig) -> Running {
 }
 
 #[tokio::test]
-async fn a_client_whose_base_url_ends_in_a_slash_comes_again_with_the_clean_path() {
+async fn a_base_url_with_a_final_slash_is_redirected_to_the_clean_path() {
     let edge = edge(loopback()).await;
     for (method, target, status, location) in [
         ("POST", "//api/chat", 307, Some("/api/chat")),
@@ -52,10 +52,10 @@ async fn a_client_whose_base_url_ends_in_a_slash_comes_again_with_the_clean_path
         match (method, &link) {
             ("GET", Some(link)) => assert!(answer.body.starts_with(link), "{answer:?}"),
             (_, Some(_)) => assert_eq!(answer.body, ""),
-            // What is no endpoint is the stack's to refuse.
+            // The stack refuses unknown endpoints.
             (_, None) => assert_eq!(answer.body, format!("{method} {target}")),
         }
-        // The connection is good for the next request.
+        // The connection can serve the next request.
         client
             .send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             .await;

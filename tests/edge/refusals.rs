@@ -1,4 +1,4 @@
-//! What the edge refuses itself is told in words: to the client in its dialect, and to the observer.
+//! Refusals by the edge have an error text in the client's dialect, and reach the observer.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -40,8 +40,8 @@ async fn edge(config: EdgeConfig) -> (Running, Arc<Listener>) {
     (Running::start(config, service_fn(echo)).await, listener)
 }
 
-/// What the vendors' libraries read out of a body of this path.
-fn words(path: &str, body: &str) -> String {
+/// The error text that the vendors' libraries read from a body of this path.
+fn error_text(path: &str, body: &str) -> String {
     let body: Value = serde_json::from_str(body).unwrap_or_else(|_| panic!("{path}: {body:?}"));
     let error = match path {
         _ if path.starts_with("/api") => &body["error"],
@@ -64,7 +64,7 @@ const PATHS: [&str; 4] = [
 ];
 
 #[tokio::test]
-async fn each_rule_refuses_in_the_words_of_the_paths_dialect_and_tells_the_observer() {
+async fn each_refusal_has_the_dialect_of_the_path_and_reaches_the_observer() {
     let (edge, listener) = edge(loopback()).await;
     let loopback: IpAddr = [127, 0, 0, 1].into();
     for path in PATHS {
@@ -93,7 +93,7 @@ async fn each_rule_refuses_in_the_words_of_the_paths_dialect_and_tells_the_obser
                 .ask(&format!("POST {path} HTTP/1.1\r\n{fields}\r\n{end}"))
                 .await;
             assert_eq!(answer.status, status, "{path} {fields:?}");
-            assert!(words(path, &answer.body).len() > 10, "{answer:?}");
+            assert!(error_text(path, &answer.body).len() > 10, "{answer:?}");
             let told = listener.0.lock().unwrap().pop();
             assert_eq!(
                 told,
@@ -105,12 +105,12 @@ async fn each_rule_refuses_in_the_words_of_the_paths_dialect_and_tells_the_obser
             .ask(&format!("GET {long} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
             .await;
         assert_eq!(answer.status, 414);
-        words(path, &answer.body);
+        error_text(path, &answer.body);
         let answer = edge
             .ask(&format!("GET {path}#x HTTP/1.1\r\nHost: localhost\r\n\r\n"))
             .await;
         assert_eq!(answer.status, 400);
-        words(path, &answer.body);
+        error_text(path, &answer.body);
     }
     let reasons: Vec<_> = listener
         .0
@@ -148,12 +148,12 @@ async fn a_head_that_is_not_read_is_refused_in_the_dialect_of_its_line() {
                 .ask(&format!("{line}\r\nHost: localhost\r\n{many}\r\n"))
                 .await;
             assert_eq!(answer.status, 431, "{target}");
-            assert!(words(path, &answer.body).contains("LLAMATOWER_MAX_HEAD_FIELDS"));
+            assert!(error_text(path, &answer.body).contains("LLAMATOWER_MAX_HEAD_FIELDS"));
             let answer = edge
                 .ask(&format!("{line}\r\nHost : localhost\r\n\r\n"))
                 .await;
             assert_eq!(answer.status, 400, "{target}");
-            words(path, &answer.body);
+            error_text(path, &answer.body);
             let told: Vec<_> = listener.0.lock().unwrap().drain(..).collect();
             let reasons: Vec<_> = told
                 .iter()
@@ -170,7 +170,7 @@ async fn a_head_that_is_not_read_is_refused_in_the_dialect_of_its_line() {
     }
     let answer = edge.ask("nonsense\r\n\r\n").await;
     assert_eq!(answer.status, 400);
-    words("/api", &answer.body);
+    error_text("/api", &answer.body);
 }
 
 #[tokio::test]
@@ -185,14 +185,14 @@ async fn a_head_that_stops_is_refused_in_the_dialect_of_its_line() {
             .ask(&format!("POST {path} HTTP/1.1\r\nHost: local"))
             .await;
         assert_eq!(answer.status, 408);
-        assert!(words(path, &answer.body).contains("LLAMATOWER_HEADER_TIMEOUT"));
+        assert!(error_text(path, &answer.body).contains("LLAMATOWER_HEADER_TIMEOUT"));
         let told = listener.0.lock().unwrap().pop().unwrap();
         assert_eq!((told.0, told.2.as_deref()), ("head_timeout", Some(path)));
     }
 }
 
 #[tokio::test]
-async fn one_connection_too_many_is_told_to_the_observer() {
+async fn a_connection_above_the_limit_reaches_the_observer() {
     let (edge, listener) = edge(EdgeConfig {
         max_connections: 1,
         ..loopback()
@@ -220,7 +220,7 @@ async fn a_head_request_is_refused_without_a_body_and_with_its_length() {
     let head = client.until("\r\n\r\n").await;
     assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
     assert!(!head.contains("content-length: 0\r\n"), "{head}");
-    // No byte of a body stands before the next answer.
+    // The next response follows without a body in between.
     client
         .send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .await;

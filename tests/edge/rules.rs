@@ -107,7 +107,7 @@ async fn a_local_page_may_read_its_answer() {
 }
 
 #[tokio::test]
-async fn all_pages_may_call_when_the_operator_says_so() {
+async fn all_pages_may_call_if_configured() {
     let origins = Origins::with(["*"]).unwrap();
     let edge = edge(EdgeConfig {
         origins,
@@ -124,7 +124,7 @@ async fn all_pages_may_call_when_the_operator_says_so() {
 }
 
 #[tokio::test]
-async fn a_foreign_host_is_refused_on_loopback_alone() {
+async fn a_foreign_host_is_refused_only_on_loopback() {
     let edge = edge(loopback()).await;
     for (host, status) in [
         ("x", 403),
@@ -188,7 +188,7 @@ async fn health_is_answered_before_all_rules_and_without_the_stack() {
 }
 
 #[tokio::test]
-async fn the_base_path_is_taken_off_and_nothing_else() {
+async fn only_the_base_path_is_removed() {
     let edge = Running::start(
         EdgeConfig {
             base_path: Some("/llm/v2/".parse().unwrap()),
@@ -250,7 +250,7 @@ async fn a_target_in_absolute_form_must_agree_with_the_host() {
 }
 
 #[tokio::test]
-async fn what_no_client_sends_in_good_faith_is_refused() {
+async fn unusual_requests_that_no_client_needs_are_refused() {
     let edge = edge(loopback()).await;
     let long = "x".repeat(8 * 1024);
     let wide = "x: y\r\n".repeat(101);
@@ -283,9 +283,10 @@ async fn what_no_client_sends_in_good_faith_is_refused() {
     }
 }
 
-/// RFC 9112 6.1 lets a server read the chunks and drop the length, if it closes the connection; Ollama does.
+/// RFC 9112 6.1 allows a server to use the chunks and ignore the length if it closes the
+/// connection; Ollama does so.
 #[tokio::test]
-async fn of_two_framings_the_chunks_count_and_the_connection_is_closed() {
+async fn with_two_framings_the_chunks_count_and_the_connection_is_closed() {
     let edge = edge(loopback()).await;
     let mut client = edge.connect().await;
     let hidden = "GET /hidden HTTP/1.1\r\nHost: localhost\r\n\r\n";

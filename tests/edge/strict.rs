@@ -1,4 +1,4 @@
-//! What of HTTP/1.1 is read strictly, what leniently, and what a client is told.
+//! Strict and lenient parsing of HTTP/1.1, and the resulting errors.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tower::service_fn;
 
 use crate::support::{Answer, Running, echo, loopback};
 
-/// Answers with what the stack sees of the request: its `Expect`, its length and its body.
+/// Responds with what the stack sees of the request: its `Expect`, its length and its body.
 async fn show(request: Request<RequestBody>) -> Result<Response<Full<Bytes>>, Infallible> {
     let expect = request.headers().contains_key("expect");
     let length = request.body().size_hint().exact();
@@ -62,7 +62,7 @@ async fn a_target_is_a_path_in_ascii_without_a_fragment() {
         "GET * HTTP/1.1",
         "GET /caf\u{e9} HTTP/1.1",
         "\rGET / HTTP/1.1",
-        // A later minor version is not known to be one that hyper speaks.
+        // hyper may not implement a later minor version.
         "GET / HTTP/1.2",
     ] {
         let answer = edge
@@ -79,7 +79,7 @@ async fn a_target_is_a_path_in_ascii_without_a_fragment() {
 }
 
 #[tokio::test]
-async fn a_line_is_judged_wherever_it_is_cut() {
+async fn a_request_line_is_checked_in_every_split() {
     let edge = Running::start(loopback(), service_fn(echo)).await;
     for (line, status) in [
         ("GET /#x HTTP/1.1", 400),
@@ -90,7 +90,7 @@ async fn a_line_is_judged_wherever_it_is_cut() {
             let mut client = edge.connect().await;
             client.io.set_nodelay(true).unwrap();
             client.send(&line[..cut]).await;
-            // A piece of its own for the server, as a rule.
+            // The server usually receives each piece in a separate read.
             for _ in 0..200 {
                 tokio::task::yield_now().await;
             }
@@ -128,13 +128,13 @@ async fn a_request_whose_body_stops_is_answered_and_the_connection_closed_at_onc
     let answer = client.answer().await;
     assert_eq!(answer.status, 408);
     assert_eq!(answer.header("connection").as_deref(), Some("close"));
-    // Not after the two seconds in which the rest of the body would be waited for.
+    // Without the two seconds in which the edge would read the rest of the body.
     let closed = tokio::time::timeout(Duration::from_secs(1), client.is_closed());
     assert!(closed.await.unwrap());
 }
 
 #[tokio::test]
-async fn chunks_are_read_leniently_since_they_are_framed_anew() {
+async fn chunks_are_parsed_leniently_because_they_are_framed_again() {
     for chunk in [
         "5;\r\nhello",
         "5;bad[=x\r\nhello",
@@ -148,7 +148,7 @@ async fn chunks_are_read_leniently_since_they_are_framed_anew() {
 }
 
 #[tokio::test]
-async fn trailers_that_are_no_fields_begin_no_request() {
+async fn malformed_trailers_do_not_begin_a_request() {
     let edge = Running::start(loopback(), service_fn(show)).await;
     let mut client = edge.connect().await;
     client
@@ -162,13 +162,13 @@ async fn trailers_that_are_no_fields_begin_no_request() {
 }
 
 #[tokio::test]
-async fn a_length_is_the_number_that_was_read() {
+async fn a_length_is_passed_on_as_the_parsed_number() {
     let answer = shown("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0005\r\n\r\nhello");
     assert_eq!(answer.await.body, "false Some(5) hello");
 }
 
 #[tokio::test]
-async fn only_a_client_that_waits_expects_to_be_told() {
+async fn only_a_client_that_waits_gets_100_continue() {
     let length = "Host: localhost\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
     let old = shown(&format!("POST /x HTTP/1.0\r\n{length}hello")).await;
     assert_eq!(old.body, "false Some(5) hello");
@@ -179,7 +179,7 @@ async fn only_a_client_that_waits_expects_to_be_told() {
         .await;
     client.until("\r\n\r\n").await;
     assert_eq!(client.answer().await.body, "false Some(5) hello");
-    // The next request on the connection waits in truth.
+    // In fact, the next request on the connection is waiting.
     client.send(format!("POST /x HTTP/1.1\r\n{length}")).await;
     client.until("HTTP/1.1 100 Continue\r\n\r\n").await;
     client.send("hello").await;
@@ -187,7 +187,7 @@ async fn only_a_client_that_waits_expects_to_be_told() {
 }
 
 #[tokio::test]
-async fn a_large_head_is_served_up_to_a_limit_and_beyond_it_told_so() {
+async fn a_head_above_the_limit_gets_431() {
     let config = EdgeConfig {
         max_head_fields: 150,
         ..loopback()
@@ -222,7 +222,7 @@ async fn a_large_head_is_served_up_to_a_limit_and_beyond_it_told_so() {
 }
 
 #[tokio::test]
-async fn what_is_no_http_is_told_so_in_words() {
+async fn bytes_that_are_not_http_get_an_error_text() {
     let edge = Running::start(loopback(), service_fn(echo)).await;
     for garbage in [
         "\u{16}\u{3}\u{1}\r\n\r\n",
@@ -232,13 +232,13 @@ async fn what_is_no_http_is_told_so_in_words() {
     ] {
         let answer = edge.ask(garbage).await;
         assert_eq!(answer.status, 400, "{garbage:?}");
-        assert!(answer.body.contains("no request of HTTP/1"), "{answer:?}");
+        assert!(answer.body.contains("not an HTTP/1.0"), "{answer:?}");
     }
     assert_eq!(edge.gauges.refused_heads(), 4);
 }
 
 #[tokio::test]
-async fn a_request_whose_head_began_behind_another_one_is_read_wherever_it_is_cut() {
+async fn a_head_that_arrived_with_the_previous_request_is_parsed_in_every_split() {
     let edge = Running::start(loopback(), service_fn(show)).await;
     let first = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
     for body in ["# a title", "\rtext"] {
@@ -257,7 +257,7 @@ async fn a_request_whose_head_began_behind_another_one_is_read_wherever_it_is_cu
 }
 
 #[tokio::test]
-async fn line_ends_in_the_body_of_a_request_behind_another_one_are_no_line() {
+async fn line_ends_in_a_pipelined_body_are_not_a_request_line() {
     let edge = Running::start(loopback(), service_fn(show)).await;
     let head = "DELETE / HTTP/1.1\r\nHost: localhost\r\n";
     let requests = [

@@ -17,12 +17,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-/// Longer than anything here takes; a test that waits for it has failed.
-pub const SOON: Duration = Duration::from_secs(10);
+/// The time limit for every wait; a passing test never reaches it.
+pub const TIME_LIMIT: Duration = Duration::from_secs(10);
 
-/// Fails the test instead of hanging it.
-pub async fn soon<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(SOON, future)
+/// Fails the test after a time limit.
+pub async fn within_limit<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(TIME_LIMIT, future)
         .await
         .expect("what the test waits for did not happen")
 }
@@ -72,7 +72,7 @@ impl Running {
         Client::new(TcpStream::connect(self.addr).await.unwrap())
     }
 
-    /// One request on a connection of its own.
+    /// Sends one request on a new connection.
     pub async fn ask(&self, request: &str) -> Answer {
         let mut client = self.connect().await;
         client.send(request).await;
@@ -80,11 +80,11 @@ impl Running {
     }
 
     pub async fn drained(self) -> Drained {
-        soon(self.task).await.unwrap()
+        within_limit(self.task).await.unwrap()
     }
 }
 
-/// Answers every request with its method and target.
+/// Responds to every request with its method and target.
 pub async fn echo(request: Request<RequestBody>) -> Result<Response<Full<Bytes>>, Infallible> {
     let text = format!("{} {}", request.method(), request.uri());
     Ok(Response::new(Full::from(text)))
@@ -95,7 +95,7 @@ pub struct Answer {
     pub status: u16,
     pub head: String,
     pub body: String,
-    /// Whether the body came to the end that its head announced.
+    /// Whether the body is complete by its head.
     pub complete: bool,
 }
 
@@ -129,12 +129,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         self.io.write_all(text.as_ref()).await.unwrap();
     }
 
-    /// Reads some more; false at the end.
+    /// Reads more bytes; false at the end.
     async fn more(&mut self) -> bool {
-        matches!(soon(self.io.read_buf(&mut self.seen)).await, Ok(n) if n > 0)
+        matches!(within_limit(self.io.read_buf(&mut self.seen)).await, Ok(n) if n > 0)
     }
 
-    /// Reads until this text has come, and takes all up to its end.
+    /// Reads until this text arrives, and returns everything up to its end.
     pub async fn until(&mut self, text: &str) -> String {
         loop {
             let at = self
@@ -156,12 +156,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         String::from_utf8(std::mem::take(&mut self.seen)).unwrap()
     }
 
-    /// Whether the server has closed, with nothing more to say.
+    /// Whether the server has closed the connection without further bytes.
     pub async fn is_closed(&mut self) -> bool {
         self.seen.is_empty() && !self.more().await
     }
 
-    /// One answer to a request that was no HEAD.
+    /// Reads the response to a request other than HEAD.
     pub async fn answer(&mut self) -> Answer {
         let head = self.until("\r\n\r\n").await;
         let status = head[9..12].parse().unwrap();
@@ -204,7 +204,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     }
 }
 
-/// A body that is fed by hand, and whose drop is seen.
+/// A body that the test feeds, and whose drop it can observe.
 pub fn fed() -> (Feed, FedBody) {
     let (frames, queue) = tokio::sync::mpsc::unbounded_channel();
     let (alive, gone) = tokio::sync::oneshot::channel();

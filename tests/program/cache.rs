@@ -1,9 +1,9 @@
-//! The answer cache, which is off by default.
+//! The response cache, which is off by default.
 
 use llamatower_sim::{ModelSpec, SimHandle};
 use serde_json::json;
 
-use crate::harness::{Connection, Gateway, sim_with, soon, talkative, tiny};
+use crate::harness::{Connection, Gateway, long_stream, sim_with, tiny, within_limit};
 
 /// A gateway with a cache, which already knows the digest of the model `tiny`.
 async fn caching(sim: &SimHandle) -> Gateway {
@@ -81,7 +81,7 @@ async fn equal_streams_share_one_exchange_and_the_remaining_client_gets_it_all()
 
 #[tokio::test]
 async fn the_backend_request_is_cancelled_when_all_clients_have_left() {
-    let sim = talkative().await;
+    let sim = long_stream().await;
     let gateway = caching(&sim).await;
     let body = json!({"model": "tiny", "prompt": "a", "options": {"seed": 1}});
     let mut twins = Vec::new();
@@ -92,7 +92,7 @@ async fn the_backend_request_is_cancelled_when_all_clients_have_left() {
         twins.push(twin);
     }
     drop(twins);
-    soon(
+    within_limit(
         "the cancellation",
         sim.wait_for(|state| state.cancelled == 1),
     )

@@ -1,4 +1,4 @@
-//! The commands beside serving.
+//! The commands other than `serve`.
 
 use std::os::unix::ffi::OsStringExt;
 
@@ -64,7 +64,7 @@ async fn check_prints_json_for_scripts() {
 }
 
 #[tokio::test]
-async fn check_tells_warnings_of_settings_and_of_the_exporter() {
+async fn check_prints_warnings_of_settings_and_of_the_exporter() {
     let doubtful = [
         ("LLAMATOWER_MAX_IN_FLIGHT", "10"),
         ("OTEL_TRACES_SAMPLER_ARG", "7"),
@@ -84,7 +84,7 @@ async fn check_tells_warnings_of_settings_and_of_the_exporter() {
 }
 
 #[tokio::test]
-async fn check_prints_what_is_wrong_as_json_and_ends_with_2() {
+async fn check_prints_errors_as_json_and_exits_with_2() {
     let wrong = [
         ("LLAMATOWER_API_KEY", "x"),
         ("LLAMATOWER_IDLE_TIMEOUT", "soon"),
@@ -99,7 +99,7 @@ async fn check_prints_what_is_wrong_as_json_and_ends_with_2() {
 }
 
 #[tokio::test]
-async fn an_open_listener_is_told_by_check_and_in_the_log() {
+async fn an_open_listener_is_a_warning_in_check_and_in_the_log() {
     let open = ("LLAMATOWER_LISTEN", "0.0.0.0:0");
     let exited = run(&["check"], &[open]).await;
     assert_eq!(exited.code, Some(0));
@@ -120,7 +120,7 @@ async fn an_open_listener_is_told_by_check_and_in_the_log() {
 }
 
 #[tokio::test]
-async fn required_keys_that_are_missing_end_the_program_with_2_before_it_listens() {
+async fn missing_required_keys_end_the_program_with_2_before_it_listens() {
     let settings = [
         ("LLAMATOWER_REQUIRE_KEYS", "true"),
         ("LLAMATOWER_API_KEYS", ""),
@@ -136,7 +136,7 @@ async fn required_keys_that_are_missing_end_the_program_with_2_before_it_listens
 }
 
 #[tokio::test]
-async fn keys_that_are_no_utf8_end_the_program_with_2_and_do_not_open_it() {
+async fn keys_that_are_not_utf8_end_the_program_with_2() {
     let garbled = std::ffi::OsString::from_vec(vec![b'a', 0xff]);
     let program = env!("CARGO_BIN_EXE_llamatower");
     let exited = tokio::process::Command::new(program)
@@ -152,7 +152,7 @@ async fn keys_that_are_no_utf8_end_the_program_with_2_and_do_not_open_it() {
 }
 
 #[tokio::test]
-async fn healthcheck_asks_the_first_address_of_the_setting() {
+async fn healthcheck_uses_the_first_address_of_the_setting() {
     let sim = tiny().await;
     let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_LISTEN", "0.0.0.0:0")]).await;
     let port = gateway.socket_address().port();
@@ -163,7 +163,7 @@ async fn healthcheck_asks_the_first_address_of_the_setting() {
         let exited = run(&["healthcheck"], &[("LLAMATOWER_LISTEN", &listen)]).await;
         assert_eq!((exited.code, &*exited.stderr), (Some(0), ""), "{listen}");
     }
-    // What else is wrong with the settings is not its business.
+    // It ignores errors in other settings.
     let wrong = [
         ("LLAMATOWER_LISTEN", &*format!("0.0.0.0:{port}")),
         ("LLAMATOWER_IDLE_TIMEOUT", "soon"),
@@ -174,7 +174,7 @@ async fn healthcheck_asks_the_first_address_of_the_setting() {
 }
 
 #[tokio::test]
-async fn healthcheck_asks_a_unix_socket_where_there_is_no_other_address() {
+async fn healthcheck_uses_a_unix_socket_if_there_is_no_other_address() {
     let sim = tiny().await;
     let folder = tempfile::tempdir().unwrap();
     let listen = format!("unix:{}/gateway.sock", folder.path().display());
@@ -185,7 +185,7 @@ async fn healthcheck_asks_a_unix_socket_where_there_is_no_other_address() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_does_not_answer_is_unhealthy_and_is_called_a_gateway() {
+async fn a_gateway_that_does_not_respond_is_unhealthy() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap().to_string();
     drop(free);
@@ -201,7 +201,7 @@ async fn a_gateway_that_does_not_answer_is_unhealthy_and_is_called_a_gateway() {
 }
 
 #[tokio::test]
-async fn keygen_prints_a_line_that_the_gateway_accepts_or_refuses_the_name_in_words() {
+async fn keygen_prints_a_line_that_the_gateway_accepts_or_an_error_about_the_name() {
     for name in ["ada", "team-a.eu", "ada@example.org"] {
         let exited = run(&["keygen", name], &[]).await;
         assert_eq!(exited.code, Some(0), "{}", exited.stderr);

@@ -8,12 +8,12 @@ use hickory_resolver::proto::op::ResponseCode;
 use llamatower_sim::{ModelSpec, Sim, SimHandle};
 use serde_json::Value;
 
-use crate::harness::{Dns, End, Gateway, Zone, chat, soon};
+use crate::harness::{Dns, End, Gateway, Zone, chat, within_limit};
 
 const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 1));
 const TWO: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
 
-/// A server whose answer takes a second.
+/// A server whose response takes a second.
 async fn sim_at(ip: IpAddr, port: u16) -> SimHandle {
     let model = ModelSpec::new("tiny")
         .with_slots(64)
@@ -49,7 +49,7 @@ async fn logged(gateway: &Gateway, message: &str, backend: &str) -> Value {
         .await
 }
 
-/// The backend that answers one request.
+/// The backend of one request.
 async fn answering_backend(gateway: &Gateway) -> String {
     let answer = gateway.post("/api/chat", &chat()).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
@@ -57,7 +57,7 @@ async fn answering_backend(gateway: &Gateway) -> String {
     answer.header("x-llamatower-backend").to_owned()
 }
 
-/// The backends that answer eight concurrent requests.
+/// The backends of eight concurrent requests.
 async fn answering_backends(gateway: &Gateway) -> BTreeSet<String> {
     let asked = (0..8).map(|_| answering_backend(gateway));
     let answered = futures_util::future::join_all(asked).await;
@@ -77,7 +77,7 @@ async fn a_host_name_gives_a_backend_for_each_address() {
         answering_backends(&gateway).await,
         names(&[one.addr(), two.addr()])
     );
-    let status = gateway.operators_page("/status").await.json();
+    let status = gateway.admin_page("/status").await.json();
     assert_eq!(status["backends"].as_array().unwrap().len(), 2, "{status}");
 }
 
@@ -167,7 +167,7 @@ async fn a_name_that_fails_to_resolve_keeps_its_addresses() {
         Zone::Silence,
     ] {
         dns.change(zone.clone());
-        dns.asked_again(2).await;
+        dns.queried_again(2).await;
         assert_eq!(answering_backends(&gateway).await, both, "{zone:?}");
     }
     dns.change(Dns::with_addresses(&[TWO]));
@@ -186,7 +186,7 @@ async fn a_name_that_resolves_later_is_used() {
     let message = refusal.json()["error"].as_str().unwrap().to_owned();
     assert!(message.contains("ollama.models.internal"), "{message}");
     dns.change(Dns::with_addresses(&[ONE]));
-    soon("the backend to be found", async {
+    within_limit("the backend to be found", async {
         while gateway.post("/api/chat", &chat()).await.status != 200 {}
     })
     .await;

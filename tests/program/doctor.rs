@@ -1,11 +1,11 @@
-//! What `llamatower doctor` says of servers that are not as they should be.
+//! The findings of `llamatower doctor`.
 
 use llamatower_sim::{Fault, FaultKind, ModelSpec, Sim, SimHandle};
 use serde_json::Value;
 
 use crate::harness::{run, tiny};
 
-/// The code of an end, and the report.
+/// The exit code and the report.
 async fn examined(arguments: &[&str], settings: &[(&str, &str)]) -> (Option<i32>, Value) {
     let mut all = vec!["doctor", "--json"];
     all.extend(arguments);
@@ -41,7 +41,7 @@ async fn server(version: &str, models: &[(&str, &str)]) -> SimHandle {
 }
 
 #[tokio::test]
-async fn servers_that_are_as_they_should_be_are_fine_and_listed() {
+async fn healthy_servers_are_listed_without_errors() {
     let (one, other) = (tiny().await, tiny().await);
     let urls = urls(&[&one, &other]);
     let (code, report) = examined(&[], &[("OLLAMA_URL", &urls)]).await;
@@ -55,7 +55,7 @@ async fn servers_that_are_as_they_should_be_are_fine_and_listed() {
     assert_eq!(servers[0]["is_up"], true);
     assert_eq!(servers[0]["models"][0]["name"], "tiny:latest");
     assert!(servers[0]["version"].is_string() && servers[0]["listing_seconds"].is_f64());
-    // What cannot be seen is said, and what to compare it with.
+    // A fact that cannot be determined is reported, with what to compare.
     let slots = finding(&report, "slots_unseen");
     assert!(
         slots["change"]
@@ -74,7 +74,7 @@ async fn the_report_for_people_has_a_line_for_each_server_and_each_finding() {
     for told in [
         &*sim.addr().to_string(),
         "models: 1,",
-        "error    DEFAULT_OLLAMA_MODEL: no server that answers has large",
+        "error    DEFAULT_OLLAMA_MODEL: no server that responds has large",
         "-> pull large",
         "errors: 1,",
     ] {
@@ -87,7 +87,7 @@ async fn the_report_for_people_has_a_line_for_each_server_and_each_finding() {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_be_reached_is_an_error_with_what_to_do() {
+async fn an_unreachable_server_is_an_error_with_a_hint() {
     let gone = tiny().await;
     let url = gone.url();
     let name = gone.addr().to_string();
@@ -109,7 +109,7 @@ async fn a_server_that_cannot_be_reached_is_an_error_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_server_that_wants_a_token_or_is_no_ollama_is_told_apart() {
+async fn a_missing_token_and_another_program_have_different_errors() {
     for (status, code, change) in [
         (401, "refused", "LLAMATOWER_BACKEND_TOKENS"),
         (403, "refused", "LLAMATOWER_BACKEND_TOKENS"),
@@ -134,7 +134,7 @@ async fn a_server_that_wants_a_token_or_is_no_ollama_is_told_apart() {
 }
 
 #[tokio::test]
-async fn versions_that_differ_are_told_with_the_servers_that_have_them() {
+async fn different_versions_are_reported_with_their_servers() {
     let sims = [
         server("0.17.4", &[("a", "1")]).await,
         server("0.16.0", &[("a", "1")]).await,
@@ -155,7 +155,7 @@ async fn versions_that_differ_are_told_with_the_servers_that_have_them() {
 }
 
 #[tokio::test]
-async fn a_name_with_two_digests_is_told_with_the_servers_that_have_them() {
+async fn a_name_with_two_digests_is_reported_with_its_servers() {
     let one = server("0.17.4", &[("a", "aaaa"), ("b", "bbbb")]).await;
     let other = server("0.17.4", &[("a", "cccc"), ("b", "bbbb")]).await;
     let urls = urls(&[&one, &other]);
@@ -169,7 +169,7 @@ async fn a_name_with_two_digests_is_told_with_the_servers_that_have_them() {
 }
 
 #[tokio::test]
-async fn a_server_that_answers_slower_than_a_probe_waits_is_told_with_the_setting() {
+async fn a_server_slower_than_the_probe_timeout_is_reported_with_the_setting() {
     let sim = tiny().await;
     let slow = FaultKind::silence(std::time::Duration::from_millis(300));
     sim.arm(Fault::new(slow).for_path("/api/tags"));
@@ -190,7 +190,7 @@ async fn a_server_that_answers_slower_than_a_probe_waits_is_told_with_the_settin
 }
 
 #[tokio::test]
-async fn a_load_that_takes_longer_than_the_first_byte_may_is_an_error() {
+async fn a_load_longer_than_the_first_byte_timeout_is_an_error() {
     let model = ModelSpec::new("slow").with_load_time(std::time::Duration::from_millis(300));
     let sim = Sim::builder().model(model).start().await.unwrap();
     let url = sim.url();
@@ -209,7 +209,7 @@ async fn a_load_that_takes_longer_than_the_first_byte_may_is_an_error() {
         "{load}"
     );
     assert!(report["servers"][0]["load"]["seconds"].as_f64().unwrap() >= 0.3);
-    // It is in memory now, so that nothing can be said of its load time.
+    // The model is in memory now, so there is no load time.
     let (code, report) = examined(&["--load", "slow"], &clocks).await;
     assert_eq!(
         (code, &report["servers"][0]["load"]["was_loaded"]),
@@ -218,7 +218,7 @@ async fn a_load_that_takes_longer_than_the_first_byte_may_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_model_that_is_to_be_loaded_and_is_nowhere_is_an_error() {
+async fn loading_an_unknown_model_is_an_error() {
     let sim = tiny().await;
     let (code, report) = examined(&["--load", "large"], &[("OLLAMA_URL", &sim.url())]).await;
     assert_eq!(code, Some(1));
@@ -226,7 +226,7 @@ async fn a_model_that_is_to_be_loaded_and_is_nowhere_is_an_error() {
 }
 
 #[tokio::test]
-async fn without_being_asked_it_loads_no_model() {
+async fn without_load_it_loads_no_model() {
     let sim = tiny().await;
     examined(&[], &[("OLLAMA_URL", &sim.url())]).await;
     let paths: Vec<_> = sim
@@ -241,7 +241,7 @@ async fn without_being_asked_it_loads_no_model() {
 }
 
 #[tokio::test]
-async fn a_program_that_has_the_gateways_address_is_an_error_and_a_gateway_is_none() {
+async fn another_program_at_the_gateways_address_is_an_error() {
     let (sim, other) = (tiny().await, tiny().await);
     let url = sim.url();
     let taken = other.addr().to_string();
@@ -263,7 +263,7 @@ async fn a_program_that_has_the_gateways_address_is_an_error_and_a_gateway_is_no
 }
 
 #[tokio::test]
-async fn settings_that_are_wrong_end_it_with_2_and_are_told() {
+async fn wrong_settings_end_it_with_2_and_are_reported() {
     let (code, report) = examined(&[], &[("LLAMATOWER_API_KEY", "x")]).await;
     assert_eq!(code, Some(2));
     assert_eq!(report["errors"][0]["subject"], "LLAMATOWER_API_KEY");

@@ -3,7 +3,9 @@
 use llamatower_sim::{Fault, FaultKind, ModelSpec};
 use serde_json::Value;
 
-use crate::harness::{Connection, End, Gateway, chat, send, sim_with, soon, talkative, tiny};
+use crate::harness::{
+    Connection, End, Gateway, chat, long_stream, send, sim_with, tiny, within_limit,
+};
 
 #[tokio::test]
 async fn an_idle_program_ends_with_0_at_sigterm() {
@@ -23,13 +25,13 @@ async fn a_stream_in_progress_is_finished_before_the_program_ends() {
     streaming.post("/api/chat", &chat()).await;
     streaming.head().await;
     streaming.chunk().await;
-    gateway.ask_to_leave().await;
+    gateway.send_sigterm().await;
     let is_draining = |line: &Value| line["message"] == "draining";
     let line = gateway
         .logged("the beginning of the drain", is_draining)
         .await;
     assert_eq!(line["under_way"], 1, "{line}");
-    let health = soon("a 503 on /health", async {
+    let health = within_limit("a 503 on /health", async {
         loop {
             let health = send(gateway.get("/health")).await;
             if health.status != 200 {
@@ -47,13 +49,13 @@ async fn a_stream_in_progress_is_finished_before_the_program_ends() {
 
 #[tokio::test]
 async fn a_stream_that_outlasts_the_drain_ends_with_an_error_line() {
-    let sim = talkative().await;
+    let sim = long_stream().await;
     let mut gateway = Gateway::start(&[&sim], &[("LLAMATOWER_DRAIN_TIMEOUT", "200ms")]).await;
     let mut streaming = gateway.connect().await;
     streaming.post("/api/chat", &chat()).await;
     streaming.head().await;
     streaming.chunk().await;
-    gateway.ask_to_leave().await;
+    gateway.send_sigterm().await;
     let (text, end) = streaming.rest().await;
     let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     assert!(last["error"].is_string(), "{text}");
@@ -71,7 +73,7 @@ async fn a_client_that_stops_reading_is_disconnected_and_its_permit_released() {
     stalling.post("/api/chat", &chat()).await;
     stalling.head().await;
     assert_eq!(gateway.metric("http_server_active_requests").await, 1.0);
-    soon(
+    within_limit(
         "the backend's request is cancelled",
         sim.wait_for(|state| state.cancelled == 1),
     )
@@ -83,7 +85,7 @@ async fn a_client_that_stops_reading_is_disconnected_and_its_permit_released() {
 
 #[tokio::test]
 async fn a_client_that_disconnects_by_fin_or_rst_cancels_its_request() {
-    let sim = talkative().await;
+    let sim = long_stream().await;
     let gateway = Gateway::start(&[&sim], &[]).await;
     for (number, resets) in [(1, false), (2, true)] {
         let address = gateway.socket_address();
@@ -95,7 +97,7 @@ async fn a_client_that_disconnects_by_fin_or_rst_cancels_its_request() {
         leaving.head().await;
         leaving.chunk().await;
         drop(leaving);
-        soon(
+        within_limit(
             "the cancellation",
             sim.wait_for(|state| state.cancelled == number),
         )

@@ -1,22 +1,22 @@
-//! What stands between the gateway and its clients: proxies, their headers, names and addresses.
+//! Proxies between clients and the gateway: their headers, host names and addresses.
 
 use llamatower_layers::api_key::generate_key;
 use serde_json::{Value, json};
 
 use crate::harness::{Gateway, chat, send, tiny};
 
-/// The line of a request that no layer has seen.
+/// The log line of a request that the edge refused.
 async fn refused(gateway: &Gateway, reason: &str) -> Value {
     let is_it = |line: &Value| line["message"] == "request" && line["error"] == reason;
     gateway.logged("a refusal", is_it).await
 }
 
 #[tokio::test]
-async fn a_foreign_name_is_refused_on_loopback_with_words_a_line_and_a_count() {
+async fn a_foreign_host_is_refused_on_loopback_with_an_error_a_log_line_and_a_count() {
     let sim = tiny().await;
     let gateway = Gateway::start(&[&sim], &[]).await;
     let answer = gateway
-        .asking("/api/chat", &chat())
+        .post_request("/api/chat", &chat())
         .header("host", "llm.example");
     let answer = send(answer).await;
     assert_eq!(answer.status, 403);
@@ -43,13 +43,13 @@ async fn a_foreign_name_is_refused_on_loopback_with_words_a_line_and_a_count() {
 }
 
 #[tokio::test]
-async fn any_name_will_do_where_keys_are_asked_for_but_not_for_operators() {
+async fn with_required_keys_any_host_is_accepted_except_on_the_admin_listener() {
     let sim = tiny().await;
     let (key, line) = generate_key("ada").unwrap();
     let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_API_KEYS", &line)]).await;
     let under_name = || {
         gateway
-            .asking("/api/chat", &chat())
+            .post_request("/api/chat", &chat())
             .header("host", "llm.example")
     };
     assert_eq!(send(under_name()).await.status, 401);
@@ -59,25 +59,23 @@ async fn any_name_will_do_where_keys_are_asked_for_but_not_for_operators() {
         (&json!(401), &json!("127.0.0.1"))
     );
     assert_eq!(send(under_name().bearer_auth(&key)).await.status, 200);
-    let metrics = gateway
-        .operators_page_under("evil.example", "/metrics")
-        .await;
+    let metrics = gateway.admin_page_under("evil.example", "/metrics").await;
     assert_eq!(metrics.status, 403);
 }
 
 #[tokio::test]
-async fn an_administrators_key_alone_leaves_the_rule_of_names_on() {
+async fn with_only_an_administrators_key_the_host_rule_applies() {
     let sim = tiny().await;
     let (_, line) = generate_key("root").unwrap();
     let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_ADMIN_KEYS", &line)]).await;
     let chat = gateway
-        .asking("/api/chat", &chat())
+        .post_request("/api/chat", &chat())
         .header("host", "evil.example");
     assert_eq!(send(chat).await.status, 403);
 }
 
 #[tokio::test]
-async fn a_name_that_is_allowed_is_answered() {
+async fn an_allowed_host_is_accepted() {
     let sim = tiny().await;
     let allowed = [("LLAMATOWER_ALLOWED_HOSTS", "llm.example, *.corp.example")];
     let gateway = Gateway::start(&[&sim], &allowed).await;
@@ -92,7 +90,7 @@ async fn a_name_that_is_allowed_is_answered() {
 }
 
 #[tokio::test]
-async fn limits_and_lines_are_those_of_the_client_behind_a_trusted_proxy() {
+async fn limits_and_log_lines_use_the_clients_address_behind_a_trusted_proxy() {
     let sim = tiny().await;
     let settings = [
         ("LLAMATOWER_TRUSTED_PROXIES", "127.0.0.0/8, 10.0.0.0/8"),
@@ -100,7 +98,7 @@ async fn limits_and_lines_are_those_of_the_client_behind_a_trusted_proxy() {
     ];
     let gateway = Gateway::start(&[&sim], &settings).await;
     let from = |list: &str| {
-        let request = gateway.asking("/api/chat", &chat());
+        let request = gateway.post_request("/api/chat", &chat());
         send(request.header("x-forwarded-for", list))
     };
     assert_eq!(from("198.51.100.1").await.status, 200);
@@ -121,12 +119,12 @@ async fn limits_and_lines_are_those_of_the_client_behind_a_trusted_proxy() {
 }
 
 #[tokio::test]
-async fn from_others_the_address_of_the_connection_counts() {
+async fn for_other_peers_the_address_of_the_connection_counts() {
     let sim = tiny().await;
     let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_KEY_RATE_LIMIT", "1/h")]).await;
     for (list, status) in [("198.51.100.1", 200), ("198.51.100.2", 429)] {
         let request = gateway
-            .asking("/api/chat", &chat())
+            .post_request("/api/chat", &chat())
             .header("x-forwarded-for", list);
         assert_eq!(send(request).await.status, status, "{list}");
     }
@@ -137,7 +135,7 @@ async fn from_others_the_address_of_the_connection_counts() {
 }
 
 #[tokio::test]
-async fn the_handshake_of_a_websocket_is_answered_426_and_the_connection_goes_on() {
+async fn a_websocket_handshake_gets_426_and_the_connection_stays_open() {
     let sim = tiny().await;
     let gateway = Gateway::start(&[&sim], &[]).await;
     let mut connection = gateway.connect().await;
@@ -159,7 +157,7 @@ async fn the_handshake_of_a_websocket_is_answered_426_and_the_connection_goes_on
 }
 
 #[tokio::test]
-async fn a_model_with_a_slash_in_its_name_can_be_asked_for() {
+async fn a_model_with_a_slash_in_its_name_can_be_requested() {
     use llamatower_sim::{ModelSpec, Sim};
     let sim = Sim::builder()
         .model(ModelSpec::new("tiny"))
@@ -205,7 +203,7 @@ async fn a_model_with_a_slash_in_its_name_can_be_asked_for() {
 }
 
 #[tokio::test]
-async fn an_empty_error_of_what_stands_before_a_server_is_told_in_words() {
+async fn an_empty_error_of_a_proxy_before_a_server_gets_a_text() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());

@@ -1,10 +1,10 @@
-//! Which requests count against which limit.
+//! Which limit applies to which request.
 
 use serde_json::json;
 
 use crate::harness::{Gateway, chat, send, tiny};
 
-/// Asks for everything that runs no model, and returns the statuses.
+/// Sends all requests that run no model, and returns the statuses.
 async fn list(gateway: &Gateway) -> Vec<u16> {
     let mut statuses = Vec::new();
     for path in ["/api/tags", "/api/ps", "/v1/models", "/v1/models/tiny"] {
@@ -16,7 +16,7 @@ async fn list(gateway: &Gateway) -> Vec<u16> {
 }
 
 #[tokio::test]
-async fn lists_and_probes_spend_nothing_of_the_limit_on_requests() {
+async fn lists_and_probes_do_not_count_against_the_request_limit() {
     for limit in ["LLAMATOWER_RATE_LIMIT", "LLAMATOWER_KEY_RATE_LIMIT"] {
         let sim = tiny().await;
         let gateway = Gateway::start(&[&sim], &[(limit, "2/h")]).await;
@@ -35,7 +35,7 @@ async fn lists_and_probes_spend_nothing_of_the_limit_on_requests() {
 }
 
 #[tokio::test]
-async fn lists_have_a_limit_of_their_own_and_probes_have_none() {
+async fn lists_have_their_own_limit_and_probes_have_none() {
     let sim = tiny().await;
     let settings = [
         ("LLAMATOWER_LISTING_RATE_LIMIT", "3/h"),
@@ -70,7 +70,7 @@ async fn lists_have_a_limit_of_their_own_and_probes_have_none() {
 }
 
 #[tokio::test]
-async fn where_nothing_is_limited_lists_are_not_either() {
+async fn without_limits_lists_are_not_limited_either() {
     let sim = tiny().await;
     let gateway = Gateway::start(&[&sim], &[]).await;
     let answer = send(gateway.get("/api/tags")).await;
@@ -85,11 +85,11 @@ async fn where_nothing_is_limited_lists_are_not_either() {
     );
 }
 
-/// `ada-secret`.
+/// The key `ada-secret`.
 const ADA: &str = "ada=sha256:cb3ac4f9f4ba2da6f063a94debb6009ec2ee2abcf28f90cd97fdb92fdc44d736";
 
 #[tokio::test]
-async fn a_pull_of_a_model_that_is_there_finds_nothing_to_do_for_who_may_not_manage() {
+async fn a_pull_of_an_installed_model_succeeds_without_permission_to_manage() {
     let sim = tiny().await;
     for (settings, key) in [
         (vec![], None),
@@ -97,10 +97,10 @@ async fn a_pull_of_a_model_that_is_there_finds_nothing_to_do_for_who_may_not_man
     ] {
         let gateway = Gateway::start(&[&sim], &settings).await;
         let pull = async |body| {
-            let asking = gateway.asking("/api/pull", &body);
+            let post_request = gateway.post_request("/api/pull", &body);
             send(match key {
-                Some(key) => asking.bearer_auth(key),
-                None => asking,
+                Some(key) => post_request.bearer_auth(key),
+                None => post_request,
             })
             .await
         };
@@ -139,7 +139,7 @@ async fn a_pull_of_a_model_that_is_there_finds_nothing_to_do_for_who_may_not_man
 }
 
 #[tokio::test]
-async fn management_but_a_pull_of_what_is_there_stays_refused() {
+async fn other_management_stays_refused() {
     let sim = tiny().await;
     let gateway = Gateway::start(&[&sim], &[]).await;
     for path in ["/api/push", "/api/create", "/api/copy"] {

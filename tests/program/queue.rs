@@ -5,18 +5,20 @@ use std::time::Duration;
 use llamatower_sim::{Ending, Fault, FaultKind, ModelSpec, Sim, SimHandle};
 use serde_json::json;
 
-use crate::harness::{Connection, Gateway, chat, run, sim_with, soon, talkative, tiny, with};
+use crate::harness::{
+    Connection, Gateway, chat, long_stream, run, sim_with, tiny, with, within_limit,
+};
 
 /// The requests for `tiny` in the queue, from `/status`: in flight and waiting.
 async fn waiting(gateway: &Gateway) -> (u64, u64) {
-    let status = gateway.operators_page("/status").await.json();
+    let status = gateway.admin_page("/status").await.json();
     let row = status["queue"].as_array().unwrap().first().cloned();
     let count = |name: &str| row.as_ref().map_or(0, |row| row[name].as_u64().unwrap());
     (count("in_flight"), count("waiting"))
 }
 
 async fn until_waiting(gateway: &Gateway, expected: (u64, u64)) {
-    soon("the expected queue", async {
+    within_limit("the expected queue", async {
         while waiting(gateway).await != expected {
             tokio::task::yield_now().await;
         }
@@ -24,24 +26,24 @@ async fn until_waiting(gateway: &Gateway, expected: (u64, u64)) {
     .await;
 }
 
-/// Sends a chat request and does not read its answer.
-async fn begin(gateway: &Gateway) -> Connection {
+/// Sends a chat request without reading its response.
+async fn send_chat(gateway: &Gateway) -> Connection {
     let mut connection = gateway.connect().await;
     connection.post("/api/chat", &chat()).await;
     connection
 }
 
 #[tokio::test]
-async fn beyond_the_slots_requests_wait_in_the_gateway_visible_and_limited() {
-    let sim = talkative().await;
+async fn requests_above_the_slots_wait_in_the_gateway_visible_and_limited() {
+    let sim = long_stream().await;
     let settings = [
         ("LLAMATOWER_SLOTS", "1"),
         ("LLAMATOWER_QUEUE_MAX_WAITING", "1"),
     ];
     let gateway = Gateway::start(&[&sim], &settings).await;
-    let mut first = begin(&gateway).await;
+    let mut first = send_chat(&gateway).await;
     first.head().await;
-    let mut second = begin(&gateway).await;
+    let mut second = send_chat(&gateway).await;
     until_waiting(&gateway, (1, 1)).await;
     assert_eq!(
         sim.state().generating,
@@ -79,11 +81,11 @@ async fn beyond_the_slots_requests_wait_in_the_gateway_visible_and_limited() {
 
 #[tokio::test]
 async fn a_request_that_leaves_the_queue_is_not_sent_to_a_backend() {
-    let sim = talkative().await;
+    let sim = long_stream().await;
     let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_SLOTS", "1")]).await;
-    let mut first = begin(&gateway).await;
+    let mut first = send_chat(&gateway).await;
     first.head().await;
-    let second = begin(&gateway).await;
+    let second = send_chat(&gateway).await;
     until_waiting(&gateway, (1, 1)).await;
     drop(second);
     until_waiting(&gateway, (1, 0)).await;
@@ -96,16 +98,16 @@ async fn a_request_that_leaves_the_queue_is_not_sent_to_a_backend() {
 
 #[tokio::test]
 async fn a_retried_request_keeps_its_queue_position() {
-    let sim = talkative().await;
+    let sim = long_stream().await;
     let settings = [("LLAMATOWER_SLOTS", "1")];
     let gateway = Gateway::start(&[&sim], &settings).await;
-    let mut holder = begin(&gateway).await;
+    let mut holder = send_chat(&gateway).await;
     holder.head().await;
-    let mut unlucky = begin(&gateway).await;
+    let mut unlucky = send_chat(&gateway).await;
     until_waiting(&gateway, (1, 1)).await;
-    let mut second = begin(&gateway).await;
+    let mut second = send_chat(&gateway).await;
     until_waiting(&gateway, (1, 2)).await;
-    let _third = begin(&gateway).await;
+    let _third = send_chat(&gateway).await;
     until_waiting(&gateway, (1, 3)).await;
 
     let lost = FaultKind::Drop {
@@ -154,7 +156,7 @@ async fn slots_for_an_unknown_server_are_an_error_that_names_it() {
 
 /// The state of a backend's breaker, from `/status`.
 async fn breaker(gateway: &Gateway, sim: &SimHandle) -> String {
-    let status = gateway.operators_page("/status").await.json();
+    let status = gateway.admin_page("/status").await.json();
     let backends = status["backends"].as_array().unwrap().clone();
     let mut rows = backends.into_iter();
     let row = rows.find(|row| sim.url().ends_with(row["name"].as_str().unwrap()));
@@ -171,7 +173,7 @@ async fn a_failing_backend_is_not_used_and_later_probed() {
         ("LLAMATOWER_BREAKER_OPEN_FOR", "200ms"),
     ];
     let gateway = Gateway::start(&[&failing, &sound], &settings).await;
-    soon("the breaker opens", async {
+    within_limit("the breaker opens", async {
         while breaker(&gateway, &failing).await != "open" {
             gateway.post("/api/chat", &chat()).await;
         }
@@ -180,7 +182,7 @@ async fn a_failing_backend_is_not_used_and_later_probed() {
     assert_eq!(breaker(&gateway, &sound).await, "closed");
     assert_eq!(gateway.post("/api/chat", &chat()).await.status, 200);
     failing.clear_faults();
-    soon("a probe closes it", async {
+    within_limit("a probe closes it", async {
         while breaker(&gateway, &failing).await != "closed" {
             assert_eq!(gateway.post("/api/chat", &chat()).await.status, 200);
         }
@@ -191,7 +193,7 @@ async fn a_failing_backend_is_not_used_and_later_probed() {
         .await;
 }
 
-/// How many chats a server has seen.
+/// The number of chats at a server.
 fn chats(sim: &SimHandle) -> usize {
     let seen = sim.requests();
     seen.iter()
@@ -200,13 +202,13 @@ fn chats(sim: &SimHandle) -> usize {
 }
 
 #[tokio::test]
-async fn a_breaker_refuses_nothing_where_no_other_server_can_serve() {
+async fn a_breaker_rejects_nothing_without_another_server() {
     let fault = || Fault::new(FaultKind::die_after(1, Ending::Fin)).for_path("/api/chat");
     let settings = [
         ("LLAMATOWER_BREAKER_FAILURES", "2"),
         ("LLAMATOWER_BREAKER_OPEN_FOR", "1m"),
     ];
-    // One server; one of two that has the model; two that both fail; two of which one is gone.
+    // One server; one of two with the model; two that both fail; two of which one is down.
     let (alone, holder, one, two, left) = tokio::join!(tiny(), tiny(), tiny(), tiny(), tiny());
     let other = sim_with(ModelSpec::new("other")).await;
     let gone = tiny().await;
@@ -225,10 +227,14 @@ async fn a_breaker_refuses_nothing_where_no_other_server_can_serve() {
             settings.push(("OLLAMA_URL", &urls));
         }
         let gateway = Gateway::start(&fleet, &settings).await;
-        soon("a breaker that is open", async {
+        within_limit("a breaker that is open", async {
             while breaker(&gateway, fleet[0]).await != "open" {
-                // The stream breaks off: its end is an error of the client's library.
-                let broken = gateway.asking("/api/chat", &chat()).send().await.unwrap();
+                // The stream breaks, so the client's library reports an error.
+                let broken = gateway
+                    .post_request("/api/chat", &chat())
+                    .send()
+                    .await
+                    .unwrap();
                 assert_eq!(broken.status(), 200);
                 broken.text().await.unwrap_err();
             }
@@ -249,7 +255,7 @@ async fn a_breaker_refuses_nothing_where_no_other_server_can_serve() {
 }
 
 #[tokio::test]
-async fn a_busy_answer_is_passed_on_at_once_where_nobody_else_can_be_asked() {
+async fn a_busy_response_is_passed_on_at_once_without_another_server() {
     let (alone, holder, busy, idle) = tokio::join!(tiny(), tiny(), tiny(), tiny());
     let other = sim_with(ModelSpec::new("other")).await;
     for (fleet, status, asked) in [
@@ -259,7 +265,7 @@ async fn a_busy_answer_is_passed_on_at_once_where_nobody_else_can_be_asked() {
     ] {
         fleet[0].arm(Fault::new(FaultKind::Busy).for_path("/api/chat"));
         let gateway = Gateway::start(&fleet, &[]).await;
-        let answer = soon("an answer", async {
+        let answer = within_limit("an answer", async {
             loop {
                 let answer = gateway.post("/api/chat", &chat()).await;
                 if chats(fleet[0]) > 0 {
@@ -289,7 +295,7 @@ async fn a_first_byte_target_limits_concurrent_requests() {
     let mut held = Vec::new();
     // The limit rises while requests succeed, but more slowly than unfinished requests arrive here.
     let refusal = loop {
-        let mut connection = begin(&gateway).await;
+        let mut connection = send_chat(&gateway).await;
         let head = connection.head().await;
         if head.status != 200 {
             break head;
@@ -300,8 +306,8 @@ async fn a_first_byte_target_limits_concurrent_requests() {
     assert_eq!(refusal.status, 503);
     assert!(!refusal.get("retry-after").is_empty());
     drop(held);
-    soon("a free permit", async {
-        while begin(&gateway).await.head().await.status != 200 {}
+    within_limit("a free permit", async {
+        while send_chat(&gateway).await.head().await.status != 200 {}
     })
     .await;
 }

@@ -1,35 +1,35 @@
-//! Signals: settings that are read again, and what is ignored.
+//! Signals: reloading the settings, and ignored signals.
 
 use std::path::Path;
 
 use llamatower_layers::api_key::generate_key;
 use serde_json::json;
 
-use crate::harness::{End, Gateway, chat, send, talkative, tiny};
+use crate::harness::{End, Gateway, chat, long_stream, send, tiny};
 
-const DONE: &str = "settings read again";
-const FAILED: &str = "the settings cannot be read again; those in force stay";
+const DONE: &str = "settings reloaded";
+const FAILED: &str = "reloading the settings failed; the old settings stay in force";
 
 fn write(file: &Path, text: &str) {
-    // As a whole, as an editor does: never a file that is half there.
+    // Atomically, as an editor does, so that the file is never incomplete.
     let draft = file.with_extension("draft");
     std::fs::write(&draft, text).unwrap();
     std::fs::rename(&draft, file).unwrap();
 }
 
 async fn status(gateway: &Gateway, key: &str) -> u16 {
-    let asking = gateway.asking("/api/chat", &chat()).bearer_auth(key);
-    send(asking).await.status
+    let post_request = gateway.post_request("/api/chat", &chat()).bearer_auth(key);
+    send(post_request).await.status
 }
 
 #[tokio::test]
-async fn a_key_that_was_taken_out_of_its_file_is_refused_after_a_sighup_and_a_new_one_let_in() {
+async fn after_sighup_a_removed_key_is_refused_and_a_new_one_accepted() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys");
     let (ada, ada_line) = generate_key("ada").unwrap();
     let (bob, bob_line) = generate_key("bob").unwrap();
     write(&file, &ada_line);
-    let sim = talkative().await;
+    let sim = long_stream().await;
     let path = file.to_str().unwrap();
     let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_API_KEYS_FILE", path)]).await;
     let mut stream = gateway.connect().await;
@@ -50,9 +50,9 @@ async fn a_key_that_was_taken_out_of_its_file_is_refused_after_a_sighup_and_a_ne
     assert_eq!(line["changed"], "LLAMATOWER_API_KEYS", "{line}");
     assert!(!line.to_string().contains("sha256"), "{line}");
     assert_eq!(status(&gateway, &ada).await, 401);
-    let asking = gateway.asking("/api/show", &json!({"model": "tiny"}));
-    assert_eq!(send(asking.bearer_auth(&bob)).await.status, 200);
-    // What was under way when its key was taken away goes on.
+    let post_request = gateway.post_request("/api/show", &json!({"model": "tiny"}));
+    assert_eq!(send(post_request.bearer_auth(&bob)).await.status, 200);
+    // A request in flight continues after its key was removed.
     stream.chunk().await;
 
     for broken in ["ada=plain", "a b=sha256:00"] {
@@ -60,13 +60,13 @@ async fn a_key_that_was_taken_out_of_its_file_is_refused_after_a_sighup_and_a_ne
         let line = gateway.hang_up(FAILED).await;
         let error = line["error"].as_str().unwrap();
         assert!(error.contains("LLAMATOWER_API_KEYS_FILE"), "{line}");
-        let asking = gateway.asking("/api/show", &json!({"model": "tiny"}));
-        assert_eq!(send(asking.bearer_auth(&bob)).await.status, 200);
+        let post_request = gateway.post_request("/api/show", &json!({"model": "tiny"}));
+        assert_eq!(send(post_request.bearer_auth(&bob)).await.status, 200);
     }
 }
 
 #[tokio::test]
-async fn limits_in_the_file_are_changed_by_a_sighup_whole_or_not_at_all() {
+async fn sighup_applies_the_limits_of_the_file_all_or_none() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("llamatower.toml");
     write(&file, "[limits]\nkey_rate = \"1/h\"\n");
@@ -77,7 +77,7 @@ async fn limits_in_the_file_are_changed_by_a_sighup_whole_or_not_at_all() {
     assert_eq!(ask().await.status, 200);
     assert_eq!(ask().await.status, 429);
 
-    // The rate would be free, but the file is wrong elsewhere.
+    // Removing the rate is valid, but another part of the file is wrong.
     write(
         &file,
         "[limits]\nkey_rate = \"off\"\nkey_tokens = \"lots\"\n",
@@ -116,13 +116,13 @@ async fn limits_in_the_file_are_changed_by_a_sighup_whole_or_not_at_all() {
     gateway.hang_up(DONE).await;
     assert_eq!(ask().await.status, 200);
     let line = gateway
-        .hang_up("settings read again: no key and no limit has changed")
+        .hang_up("settings reloaded: no key or limit has changed")
         .await;
     assert_eq!(line["level"], "INFO");
 }
 
 #[tokio::test]
-async fn a_limit_that_stays_the_same_keeps_what_was_used_of_it() {
+async fn an_unchanged_limit_still_counts_earlier_requests() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("llamatower.toml");
     write(&file, "[limits]\nkey_rate = \"1/h\"\n");
@@ -136,7 +136,7 @@ async fn a_limit_that_stays_the_same_keeps_what_was_used_of_it() {
 }
 
 #[tokio::test]
-async fn a_setting_that_needs_a_restart_is_named() {
+async fn a_changed_setting_that_needs_a_restart_is_logged() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("llamatower.toml");
     write(&file, "");
@@ -159,8 +159,8 @@ async fn a_setting_that_needs_a_restart_is_named() {
 }
 
 #[tokio::test]
-async fn other_signals_end_nothing() {
-    let sim = talkative().await;
+async fn other_signals_do_not_end_the_process() {
+    let sim = long_stream().await;
     let gateway = Gateway::start(&[&sim], &[]).await;
     let mut stream = gateway.connect().await;
     stream.post("/api/chat", &chat()).await;
@@ -176,7 +176,7 @@ async fn other_signals_end_nothing() {
 
 #[tokio::test]
 async fn a_second_sigterm_still_ends_at_once_after_a_sighup() {
-    let sim = talkative().await;
+    let sim = long_stream().await;
     let settings = [("LLAMATOWER_DRAIN_TIMEOUT", "1h")];
     let mut gateway = Gateway::start(&[&sim], &settings).await;
     let mut stream = gateway.connect().await;
@@ -184,12 +184,12 @@ async fn a_second_sigterm_still_ends_at_once_after_a_sighup() {
     assert_eq!(stream.head().await.status, 200);
     stream.chunk().await;
     gateway.signal("HUP").await;
-    gateway.ask_to_leave().await;
+    gateway.send_sigterm().await;
     gateway
         .logged("the drain", |line| line["message"] == "draining")
         .await;
     gateway.signal("HUP").await;
-    gateway.ask_to_leave().await;
+    gateway.send_sigterm().await;
     assert_eq!(gateway.ended().await, Some(0));
     let (text, end) = stream.rest().await;
     assert!(text.contains("\"error\"") || end == End::Unclean, "{text}");

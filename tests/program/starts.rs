@@ -73,10 +73,10 @@ async fn an_unreadable_settings_file_ends_the_program_with_2_and_is_named() {
 }
 
 #[tokio::test]
-async fn without_a_backend_it_is_healthy_and_answers_502_in_each_dialect() {
-    let nobody = tiny().await;
-    let url = nobody.url();
-    nobody.kill();
+async fn without_a_backend_it_is_healthy_and_responds_with_502_in_each_dialect() {
+    let stopped = tiny().await;
+    let url = stopped.url();
+    stopped.kill();
     let gateway = Gateway::start(&[], &[("OLLAMA_URL", &url)]).await;
     assert_eq!(send(gateway.get("/health")).await.status, 200);
     for (path, message) in [

@@ -56,7 +56,7 @@ async fn a_key_without_tokens_is_refused_in_the_dialect_of_the_route() {
         );
         send(
             gateway
-                .asking(path, &body)
+                .post_request(path, &body)
                 .bearer_auth(format!("{key}-secret")),
         )
         .await

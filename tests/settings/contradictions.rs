@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The warnings that a load comes with.
+/// The warnings of a load.
 fn warned(environment: &[(&str, &str)]) -> Vec<String> {
     let loaded = load(environment).unwrap_or_else(|error| panic!("{error}"));
     loaded.warnings.iter().map(Problem::to_string).collect()
@@ -13,7 +13,7 @@ fn refused(environment: &[(&str, &str)]) -> Vec<String> {
     error.problems().iter().map(Problem::to_string).collect()
 }
 
-/// One message that names all of these.
+/// Asserts that one message contains all of these.
 fn names(messages: &[String], named: &[&str]) {
     assert_eq!(messages.len(), 1, "{messages:#?}");
     for name in named {
@@ -116,7 +116,7 @@ fn a_setting_that_contradicts_another_is_a_warning_that_names_both() {
 }
 
 #[test]
-fn a_default_that_another_setting_overtakes_is_no_contradiction() {
+fn a_default_that_contradicts_another_setting_is_no_warning() {
     for settings in [
         &[("LLAMATOWER_TOTAL_TIMEOUT", "5m")][..],
         &[("LLAMATOWER_MAX_CONNECTIONS", "100")],
@@ -131,7 +131,7 @@ fn a_default_that_another_setting_overtakes_is_no_contradiction() {
 }
 
 #[test]
-fn limits_for_a_key_that_does_not_exist_are_told_with_its_name() {
+fn limits_for_an_unknown_key_are_a_warning_that_names_it() {
     let keys = ("LLAMATOWER_API_KEYS", DIGEST);
     let limits = |text| warned(&[keys, ("LLAMATOWER_KEY_LIMITS", text)]);
     names(
@@ -314,7 +314,7 @@ fn a_listener_beyond_loopback_without_keys_is_a_warning() {
             ],
         );
         assert_eq!(warned(&[listen, ("LLAMATOWER_API_KEYS", DIGEST)]), [""; 0]);
-        // Administrators' keys alone keep no one from asking.
+        // Administrators' keys do not restrict inference.
         names(
             &warned(&[listen, ("LLAMATOWER_ADMIN_KEYS", DIGEST)]),
             &["LLAMATOWER_API_KEYS"],

@@ -1,4 +1,4 @@
-//! The settings: from texts to values, and what is said when that fails.
+//! The settings: values and errors.
 
 #![allow(missing_docs)]
 
@@ -25,7 +25,7 @@ fn load_file(text: &str, environment: &[(&str, &str)]) -> Result<Loaded, Setting
 
 const DIGEST: &str = "ada=sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
 
-/// A file with the certificate of an authority, and its path.
+/// A file with an authority's certificate, and its path.
 static CA_FILE: LazyLock<(tempfile::NamedTempFile, String)> = LazyLock::new(|| {
     let key = rcgen::KeyPair::generate().expect("a key");
     let authority = rcgen::CertificateParams::default().self_signed(&key);
@@ -36,7 +36,7 @@ static CA_FILE: LazyLock<(tempfile::NamedTempFile, String)> = LazyLock::new(|| {
     (file, path)
 });
 
-/// A sound value that is not the default, for each form.
+/// A valid value other than the default, for each form.
 fn another_value(setting: &Setting) -> &'static str {
     match (setting.key, setting.form) {
         ("listen.public", _) => "127.0.0.1:4000,[::1]:4000",
@@ -70,7 +70,7 @@ fn another_value(setting: &Setting) -> &'static str {
     }
 }
 
-/// What must be set too, or the value is an error.
+/// Other settings that this setting requires.
 fn needed_by(setting: &Setting) -> impl Iterator<Item = (&'static str, &'static str)> {
     let needed = match setting.key {
         "keys.required" => Some(("LLAMATOWER_API_KEYS", DIGEST)),
@@ -80,7 +80,7 @@ fn needed_by(setting: &Setting) -> impl Iterator<Item = (&'static str, &'static 
     needed.into_iter()
 }
 
-/// A value that no setting of this form takes.
+/// An invalid value for each form.
 fn bad_value(setting: &Setting) -> Option<&'static str> {
     match (setting.key, setting.form) {
         ("listen.public" | "listen.admin", _) => Some("nowhere"),
@@ -167,7 +167,7 @@ fn a_bad_value_is_named_with_its_variable_and_what_is_expected() {
 }
 
 #[test]
-fn everything_that_is_wrong_is_told_at_once() {
+fn all_errors_are_reported_at_once() {
     let error = load(&[
         ("OLLAMA_TIMEOUT", "x"),
         ("LLAMATOWER_CONNECT_TIMEOUT", "x"),
@@ -245,8 +245,8 @@ fn a_token_is_for_one_of_the_servers_and_is_never_shown() {
     let loaded = load(&[servers, ("LLAMATOWER_BACKEND_TOKENS", tokens)]).expect("sound");
     assert!(!format!("{loaded:?}").contains("hunter2"));
     for (tokens, named) in [
-        ("gpu-9=hunter2", "gpu-9 is none of the servers"),
-        ("gpu-1:1=hunter2", "gpu-1:1 is none of the servers"),
+        ("gpu-9=hunter2", "gpu-9 is not a server in OLLAMA_URL"),
+        ("gpu-1:1=hunter2", "gpu-1:1 is not a server in OLLAMA_URL"),
         ("gpu-1=a, gpu-1:11434=hunter2", "two tokens for gpu-1:11434"),
         ("gpu-1=digest hunter2", "the token for gpu-1"),
         ("gpu-1=", "item 1 is not like"),
@@ -300,7 +300,7 @@ fn a_file_of_authorities_that_cannot_be_used_is_named_with_its_setting() {
     }
 }
 
-/// What a setting is read as; nothing if it is refused.
+/// The value of a setting; `None` if it is refused.
 fn read<T>(variable: &str, text: &str, value: impl Fn(&Settings) -> T) -> Option<T> {
     let loaded = load(&[(variable, text)]);
     loaded.ok().map(|loaded| value(&loaded.settings))
@@ -395,7 +395,7 @@ fn ollama_timeout_is_the_default_of_two_clocks() {
 }
 
 #[test]
-fn without_a_setting_a_stream_may_pause_for_minutes_and_management_as_long_as_it_likes() {
+fn by_default_a_stream_may_pause_for_minutes_and_management_without_limit() {
     let timeouts = load(&[]).expect("sound").settings.timeouts;
     assert_eq!(timeouts.idle, Some(Duration::from_secs(900)));
     assert_eq!(timeouts.management, None);
@@ -414,7 +414,7 @@ fn an_empty_variable_counts_as_not_set() {
 }
 
 #[test]
-fn a_misspelt_key_or_variable_is_told_with_the_right_one() {
+fn a_misspelt_key_or_variable_is_reported_with_the_right_one() {
     let error = load_file("[timeouts]\nconect = 2\n", &[])
         .expect_err("misspelt")
         .to_string();
@@ -425,7 +425,7 @@ fn a_misspelt_key_or_variable_is_told_with_the_right_one() {
 }
 
 #[test]
-fn the_reference_in_the_guide_is_the_one_of_the_code() {
+fn the_reference_in_the_guide_is_up_to_date() {
     let root = env!("CARGO_MANIFEST_DIR");
     let read = |name: &str| std::fs::read_to_string(format!("{root}/{name}")).unwrap_or_default();
     assert_eq!(

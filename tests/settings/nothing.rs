@@ -1,4 +1,4 @@
-//! What was given and holds nothing.
+//! Settings that are given but empty.
 
 use super::*;
 
@@ -21,7 +21,7 @@ fn refused(environment: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn a_file_of_a_secret_that_holds_nothing_is_an_error_with_its_variable_and_path() {
+fn an_empty_secret_file_is_an_error_with_its_variable_and_path() {
     for secret in SECRETS {
         let variable = format!("{secret}_FILE");
         for text in ["", "\n", " \n\t\n\r\n", "\u{feff}", "\u{feff}\r\n"] {
@@ -34,7 +34,7 @@ fn a_file_of_a_secret_that_holds_nothing_is_an_error_with_its_variable_and_path(
 }
 
 #[test]
-fn a_file_of_several_secrets_that_holds_only_separators_or_comments_is_an_error() {
+fn a_file_with_only_separators_or_comments_is_an_error() {
     for secret in &SECRETS[..3] {
         let variable = format!("{secret}_FILE");
         for text in [",", ",\n,\n", " , , ", "# keys\n", "# ada=\n# grace=\n"] {
@@ -71,7 +71,7 @@ fn a_variable_with_separators_and_no_item_is_an_error() {
 }
 
 #[test]
-fn a_line_of_the_file_for_a_secret_that_holds_nothing_is_an_error() {
+fn an_empty_secret_in_the_toml_file_is_an_error() {
     for (key, value) in [
         ("api", "\"\""),
         ("api", "\" \""),
@@ -88,7 +88,7 @@ fn a_line_of_the_file_for_a_secret_that_holds_nothing_is_an_error() {
 }
 
 #[test]
-fn a_line_of_the_file_that_is_no_text_nor_list_is_an_error_and_not_left_out() {
+fn a_value_of_a_wrong_type_in_the_toml_file_is_an_error() {
     for text in [
         "[keys]\napi = {}\n",
         "[keys.api]\n",
@@ -102,7 +102,7 @@ fn a_line_of_the_file_that_is_no_text_nor_list_is_an_error_and_not_left_out() {
 }
 
 #[test]
-fn an_array_without_items_is_an_error_where_no_secret_stands_too() {
+fn an_empty_array_is_an_error_also_for_other_settings() {
     for (section, name) in [("backends", "urls"), ("listen", "origins")] {
         let error = load_file(&format!("[{section}]\n{name} = []\n"), &[]);
         let error = error.expect_err("nothing").to_string();
@@ -111,7 +111,7 @@ fn an_array_without_items_is_an_error_where_no_secret_stands_too() {
 }
 
 #[test]
-fn an_empty_text_of_the_file_counts_as_not_set_where_no_secret_stands() {
+fn an_empty_text_in_the_toml_file_counts_as_not_set_for_other_settings() {
     let loaded = load_file("[listen]\norigins = \"\"\n[timeouts]\ntotal = \"\"\n", &[]);
     let loaded = loaded.expect("as an empty variable");
     assert_eq!(loaded.settings.timeouts.total, None);
@@ -127,13 +127,13 @@ fn an_empty_variable_of_a_secret_counts_as_not_set_unless_keys_are_required() {
 }
 
 #[test]
-fn required_keys_are_those_that_clients_show() {
+fn required_keys_are_api_keys() {
     let required = ("LLAMATOWER_REQUIRE_KEYS", "true");
     assert!(load(&[required, ("LLAMATOWER_API_KEYS", DIGEST)]).is_ok());
     let file = secret_file(DIGEST);
     let path = file.path().to_str().expect("a plain path");
     assert!(load(&[required, ("LLAMATOWER_API_KEYS_FILE", path)]).is_ok());
-    // With administrators' keys alone everyone may ask.
+    // Administrators' keys do not restrict inference.
     let error = refused(&[required, ("LLAMATOWER_ADMIN_KEYS", DIGEST)]);
     assert!(error.contains("LLAMATOWER_API_KEYS"), "{error}");
 }

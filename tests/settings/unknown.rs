@@ -1,15 +1,15 @@
-//! Variables and keys that are no settings.
+//! Variables and keys that are not settings.
 
 use super::*;
 
-/// What a load says of one variable, as an error.
+/// The error about one variable.
 fn refused(variable: &str) -> String {
     let error = load(&[(variable, "1")]).expect_err(variable);
     error.to_string()
 }
 
 #[test]
-fn a_variable_that_is_no_setting_is_an_error_with_the_one_that_was_meant() {
+fn an_unknown_variable_is_an_error_with_a_suggestion() {
     for (given, meant) in [
         ("LLAMATOWER_API_KEY", "LLAMATOWER_API_KEYS?"),
         ("LLAMATOWER_API_KEY_FILE", "LLAMATOWER_API_KEYS_FILE?"),
@@ -29,7 +29,7 @@ fn a_variable_that_is_no_setting_is_an_error_with_the_one_that_was_meant() {
 }
 
 #[test]
-fn a_variable_that_is_like_no_setting_is_an_error_that_says_where_they_are() {
+fn a_variable_unlike_all_settings_is_an_error_with_a_hint() {
     let error = refused("LLAMATOWER_XYZZY");
     assert!(error.contains("llamatower reference"), "{error}");
 }
@@ -41,7 +41,7 @@ fn a_value_of_an_unknown_variable_is_not_shown() {
 }
 
 #[test]
-fn unknown_variables_and_keys_are_warnings_where_that_is_allowed() {
+fn unknown_variables_and_keys_are_warnings_if_allowed() {
     let allowed = ("LLAMATOWER_ALLOW_UNKNOWN", "true");
     let loaded = load_file(
         "[timeouts]\nconect = 2\n",
@@ -55,7 +55,7 @@ fn unknown_variables_and_keys_are_warnings_where_that_is_allowed() {
 }
 
 #[test]
-fn variables_that_kubernetes_sets_for_a_service_are_no_typos() {
+fn variables_that_kubernetes_sets_for_a_service_are_no_errors() {
     let of_services = [
         ("LLAMATOWER_SERVICE_HOST", "10.43.7.1"),
         ("LLAMATOWER_SERVICE_PORT", "80"),
@@ -95,7 +95,7 @@ fn a_variable_with_the_name_but_not_the_value_of_a_services_is_a_typo() {
 }
 
 #[test]
-fn a_setting_without_the_prefix_that_is_misspelt_by_a_letter_is_a_warning() {
+fn a_misspelt_variable_without_the_prefix_is_a_warning() {
     for (given, meant) in [
         ("OLLAMA_URLS", "OLLAMA_URL"),
         ("OLAMA_URL", "OLLAMA_URL"),
@@ -116,7 +116,7 @@ fn a_setting_without_the_prefix_that_is_misspelt_by_a_letter_is_a_warning() {
 }
 
 #[test]
-fn values_variables_keys_contradictions_and_endpoints_are_told_in_one_round() {
+fn all_kinds_of_errors_are_reported_together() {
     let error = load_file(
         "[timeouts]\nconect = 2\n",
         &[
@@ -149,7 +149,7 @@ fn values_variables_keys_contradictions_and_endpoints_are_told_in_one_round() {
 }
 
 #[test]
-fn a_server_that_cannot_be_read_makes_no_second_error_of_what_names_it() {
+fn a_wrong_server_causes_no_second_error_where_it_is_named() {
     let error = load(&[
         ("OLLAMA_URL", "http://gpu-1:x"),
         ("LLAMATOWER_SLOTS", "gpu-1=4"),

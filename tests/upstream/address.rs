@@ -1,9 +1,9 @@
-//! What an address of a backend may be, and how it is shown.
+//! Addresses of backends: syntax and display.
 
 use llamatower::ollama::upstream::Address;
 
 #[test]
-fn what_people_write_for_ollama_is_understood() {
+fn usual_spellings_of_addresses_are_accepted() {
     for (given, shown) in [
         ("http://localhost:11434", "localhost:11434"),
         ("http://gpu-1:8080/", "gpu-1:8080"),
@@ -20,7 +20,7 @@ fn what_people_write_for_ollama_is_understood() {
 }
 
 #[test]
-fn one_address_of_several_is_shown_instead_of_the_name_that_it_is_asked_by() {
+fn one_of_several_addresses_is_displayed_by_its_ip_address() {
     let name: Address = "http://ollama.models:11434".parse().expect("a name");
     assert_eq!(name.ip(), None);
     let only = name.at([10, 0, 0, 7].into());
@@ -32,7 +32,7 @@ fn one_address_of_several_is_shown_instead_of_the_name_that_it_is_asked_by() {
 }
 
 #[test]
-fn https_has_a_port_of_its_own_and_a_prefix_stands_in_what_is_shown() {
+fn https_has_its_own_port_and_a_prefix_is_displayed() {
     for (given, shown, authority) in [
         ("https://gpu.example", "gpu.example:443", "gpu.example"),
         ("HTTPS://gpu.example:443/", "gpu.example:443", "gpu.example"),
@@ -57,7 +57,7 @@ fn https_has_a_port_of_its_own_and_a_prefix_stands_in_what_is_shown() {
 }
 
 #[test]
-fn a_server_is_called_by_its_address_or_its_host_with_or_without_the_port() {
+fn a_server_is_named_by_its_address_or_its_host_with_or_without_the_port() {
     let servers = [
         "gpu-1",
         "gpu-1:1",
@@ -82,7 +82,7 @@ fn a_server_is_called_by_its_address_or_its_host_with_or_without_the_port() {
 }
 
 #[test]
-fn a_user_name_is_refused_and_the_text_never_repeated() {
+fn an_address_with_a_user_name_is_refused_and_not_repeated() {
     for given in [
         "http://u:hunter2@gpu",
         "https://hunter2@gpu.example/ollama",
@@ -102,7 +102,7 @@ fn a_user_name_is_refused_and_the_text_never_repeated() {
 }
 
 #[test]
-fn what_cannot_be_asked_is_refused_with_a_reason() {
+fn an_invalid_address_is_refused_with_a_reason() {
     for given in [
         "",
         "ftp://gpu",

@@ -1,4 +1,4 @@
-//! What both leaves do.
+//! Tests of both clients.
 
 use std::time::Duration;
 
@@ -18,27 +18,27 @@ use crate::support::{HELLO, Leaf, ask, cause_of, pair, pair_with_token, request,
 crate::for_both_leaves! {
     a_connection_whose_answer_was_read_serves_the_next_request
     trailers_come_after_the_data
-    chunks_that_came_together_stay_apart
+    chunks_that_arrived_together_stay_separate
     a_body_that_is_dropped_closes_its_connection
     a_request_that_is_dropped_closes_its_connection
-    a_server_that_says_nothing_is_probed_by_tcp
-    an_answer_that_breaks_off_is_never_a_clean_end
-    answers_that_two_readers_could_take_differently_are_refused
+    a_silent_server_is_probed_by_tcp_keep_alive
+    a_broken_response_never_ends_clean
+    ambiguous_responses_are_refused
     a_head_of_64_kib_is_refused
     an_idle_connection_that_the_backend_closed_is_not_used_again
     a_connection_that_closes_before_it_answers_may_be_retried
     a_refused_connection_names_the_backend
-    an_early_answer_to_a_large_request_is_seen_and_its_connection_is_not_kept
-    a_body_of_unknown_length_goes_out_in_chunks
-    frames_are_passed_on_as_they_come
-    a_request_goes_below_the_prefix_with_the_servers_token
-    without_a_token_and_a_prefix_a_request_stays_what_it_is
-    answers_are_passed_on_and_not_acted_upon
-    a_body_goes_out_as_it_comes
-    a_body_that_fails_says_why
+    an_early_response_to_a_large_request_is_read_and_its_connection_is_closed
+    a_body_of_unknown_length_is_sent_in_chunks
+    frames_are_passed_on_as_they_arrive
+    a_request_is_sent_with_the_servers_prefix_and_token
+    without_a_token_and_a_prefix_a_request_is_unchanged
+    redirects_and_other_responses_are_passed_on
+    a_request_body_is_sent_as_it_arrives
+    the_error_of_a_request_body_is_returned
 }
 
-/// Whether so many connections wait in the pool, where they are counted.
+/// Whether this many idle connections are in the pool, if they are counted.
 fn has_idle<B>(upstream: &Upstream<B>, expected: usize) -> bool
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -101,7 +101,7 @@ pub(crate) async fn frames_of(leaf: Leaf, kind: &str) -> Vec<Bytes> {
     frames
 }
 
-async fn chunks_that_came_together_stay_apart(leaf: Leaf) {
+async fn chunks_that_arrived_together_stay_separate(leaf: Leaf) {
     assert_eq!(frames_of(leaf, "text/event-stream").await, ["a\n", "bc\n"]);
 }
 
@@ -130,8 +130,8 @@ async fn a_request_that_is_dropped_closes_its_connection(leaf: Leaf) {
     assert!(peer.is_closed().await);
 }
 
-/// So a server whose machine is gone is found although the idle clock is long.
-async fn a_server_that_says_nothing_is_probed_by_tcp(leaf: Leaf) {
+/// TCP keep-alive detects a lost machine, although the idle time-out is long.
+async fn a_silent_server_is_probed_by_tcp_keep_alive(leaf: Leaf) {
     if !cfg!(target_os = "linux") {
         return;
     }
@@ -142,7 +142,7 @@ async fn a_server_that_says_nothing_is_probed_by_tcp(leaf: Leaf) {
     peer.answer("").await;
     let probe = async {
         loop {
-            // Until all that was sent is acknowledged there is another timer.
+            // Before everything sent is acknowledged, another timer runs.
             match time_to_probe(port) {
                 Some(time) => return time,
                 None => tokio::time::sleep(Duration::from_millis(5)).await,
@@ -154,7 +154,7 @@ async fn a_server_that_says_nothing_is_probed_by_tcp(leaf: Leaf) {
     asking.abort();
 }
 
-/// How long it is until TCP's next keep-alive probe of the connection to this port.
+/// Time until TCP's next keep-alive probe of the connection to this port.
 fn time_to_probe(port: u16) -> Option<Duration> {
     let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux's table of sockets");
     let remote = format!(":{port:04X}");
@@ -168,7 +168,7 @@ fn time_to_probe(port: u16) -> Option<Duration> {
     })
 }
 
-async fn an_answer_that_breaks_off_is_never_a_clean_end(leaf: Leaf) {
+async fn a_broken_response_never_ends_clean(leaf: Leaf) {
     for broken in [
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n",
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n9\r\nhi",
@@ -189,7 +189,7 @@ async fn an_answer_that_breaks_off_is_never_a_clean_end(leaf: Leaf) {
     }
 }
 
-async fn answers_that_two_readers_could_take_differently_are_refused(leaf: Leaf) {
+async fn ambiguous_responses_are_refused(leaf: Leaf) {
     for odd in [
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
         "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
@@ -266,7 +266,7 @@ async fn a_connection_that_closes_before_it_answers_may_be_retried(leaf: Leaf) {
 async fn a_refused_connection_names_the_backend(leaf: Leaf) {
     let (server, upstream) = pair(leaf).await;
     drop(server);
-    let failure = cause_of(ask(&upstream).await.expect_err("nobody listens"));
+    let failure = cause_of(ask(&upstream).await.expect_err("no process listens"));
     assert!(failure.caused_by::<ConnectFailed>().is_some());
     assert!(
         failure
@@ -275,7 +275,7 @@ async fn a_refused_connection_names_the_backend(leaf: Leaf) {
     );
 }
 
-async fn an_early_answer_to_a_large_request_is_seen_and_its_connection_is_not_kept(leaf: Leaf) {
+async fn an_early_response_to_a_large_request_is_read_and_its_connection_is_closed(leaf: Leaf) {
     let (server, upstream) = pair(leaf).await;
     let served = tokio::spawn(async move {
         let mut peer = server.accept().await;
@@ -297,7 +297,7 @@ async fn an_early_answer_to_a_large_request_is_seen_and_its_connection_is_not_ke
     let _peer = served.await.expect("no panic");
 }
 
-async fn a_body_of_unknown_length_goes_out_in_chunks(leaf: Leaf) {
+async fn a_body_of_unknown_length_is_sent_in_chunks(leaf: Leaf) {
     let large = "x".repeat(20_000);
     for pieces in [
         vec!["small", "", "more"],
@@ -334,7 +334,7 @@ async fn a_body_of_unknown_length_goes_out_in_chunks(leaf: Leaf) {
     }
 }
 
-async fn frames_are_passed_on_as_they_come(leaf: Leaf) {
+async fn frames_are_passed_on_as_they_arrive(leaf: Leaf) {
     let (server, upstream) = pair(leaf).await;
     let (go_on, mut gone_on) = tokio::sync::mpsc::channel::<()>(1);
     tokio::spawn(async move {
@@ -359,7 +359,7 @@ async fn frames_are_passed_on_as_they_come(leaf: Leaf) {
     assert!(body.frame().await.is_none());
 }
 
-async fn a_request_goes_below_the_prefix_with_the_servers_token(leaf: Leaf) {
+async fn a_request_is_sent_with_the_servers_prefix_and_token(leaf: Leaf) {
     let (server, upstream) = pair_with_token(leaf, "basic ada:hunter2").await;
     let authority = format!("host: 127.0.0.1:{}\r\n", server.port());
     let served = tokio::spawn(async move { server.accept().await.answer(HELLO).await });
@@ -382,7 +382,7 @@ async fn a_request_goes_below_the_prefix_with_the_servers_token(leaf: Leaf) {
     assert!(!format!("{upstream:?}").contains("YWRh"), "{upstream:?}");
 }
 
-async fn without_a_token_and_a_prefix_a_request_stays_what_it_is(leaf: Leaf) {
+async fn without_a_token_and_a_prefix_a_request_is_unchanged(leaf: Leaf) {
     let (server, upstream) = pair(leaf).await;
     let served = tokio::spawn(async move { server.accept().await.answer(HELLO).await });
     let answer = ask(&upstream).await.expect("an answer");
@@ -400,7 +400,7 @@ async fn without_a_token_and_a_prefix_a_request_stays_what_it_is(leaf: Leaf) {
     }
 }
 
-async fn answers_are_passed_on_and_not_acted_upon(leaf: Leaf) {
+async fn redirects_and_other_responses_are_passed_on(leaf: Leaf) {
     for (head, status) in [
         ("307 Temporary Redirect\r\nlocation: /elsewhere", 307),
         ("401 Unauthorized\r\nwww-authenticate: Basic", 401),
@@ -421,7 +421,7 @@ async fn answers_are_passed_on_and_not_acted_upon(leaf: Leaf) {
     }
 }
 
-async fn a_body_goes_out_as_it_comes(leaf: Leaf) {
+async fn a_request_body_is_sent_as_it_arrives(leaf: Leaf) {
     let (server, upstream) = pair(leaf).await;
     let (go_on, gone_on) = tokio::sync::oneshot::channel::<()>();
     tokio::spawn(async move {
@@ -448,7 +448,7 @@ async fn a_body_goes_out_as_it_comes(leaf: Leaf) {
 #[error("the client sent too much")]
 struct TooMuch;
 
-async fn a_body_that_fails_says_why(leaf: Leaf) {
+async fn the_error_of_a_request_body_is_returned(leaf: Leaf) {
     let (server, upstream) = pair(leaf).await;
     tokio::spawn(async move {
         let mut peer = server.accept().await;

@@ -1,4 +1,4 @@
-//! What a client gets does not depend on how the bytes of its answer are cut.
+//! What a client receives does not depend on how the response's bytes are split.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -17,7 +17,7 @@ enum Framing {
     UntilClose,
 }
 
-/// An answer as a server means it.
+/// A server's response.
 #[derive(Clone, Debug)]
 struct Script {
     hints: usize,
@@ -25,11 +25,11 @@ struct Script {
     content_type: &'static str,
     framing: Framing,
     pieces: Vec<Vec<u8>>,
-    /// Where it breaks off, if it does.
+    /// The index at which it breaks, if it does.
     broken_at: Option<Index>,
 }
 
-/// What a client sees of it.
+/// What a client receives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Seen {
     NoAnswer,
@@ -55,7 +55,7 @@ impl Script {
         head + "\r\n"
     }
 
-    /// The bytes, and for each whether it is one of the body.
+    /// The bytes, and for each whether it belongs to the body.
     fn bytes(&self) -> Vec<(u8, bool)> {
         let mut bytes = Vec::new();
         let mut put = |part: &[u8], is_body| bytes.extend(part.iter().map(|byte| (*byte, is_body)));
@@ -81,7 +81,7 @@ impl Script {
         bytes
     }
 
-    /// How many bytes are sent of it.
+    /// The number of bytes that are sent.
     fn sent(&self) -> usize {
         let length = self.bytes().len();
         self.broken_at.map_or(length, |at| at.index(length))
@@ -93,7 +93,7 @@ impl Script {
             return Seen::NoAnswer;
         }
         let body = bytes[..sent].iter().filter(|(_, is_body)| *is_body);
-        // Plain HTTP cannot tell a server that has ended from one that has died, TLS can.
+        // Unlike TLS, plain HTTP does not distinguish a clean end of a server from a crash.
         let is_whole = match self.framing {
             Framing::UntilClose => {
                 sent == bytes.len() && self.broken_at.is_none() || leaf == Leaf::Plain
@@ -158,7 +158,7 @@ async fn serve(server: Server, script: Script, cuts: Vec<Index>) {
     peer.read_to("\r\n\r\n{}").await;
     for ends in cuts.windows(2) {
         peer.try_send(&bytes[ends[0]..ends[1]]).await;
-        // A task that yields goes on when sockets were looked at and all others have run.
+        // A task that yields continues after the sockets were polled and all other tasks have run.
         for _ in 0..3 {
             tokio::task::yield_now().await;
         }
@@ -166,7 +166,7 @@ async fn serve(server: Server, script: Script, cuts: Vec<Index>) {
     match (script.broken_at, script.framing) {
         (Some(_), _) => {}
         (None, Framing::UntilClose) => peer.close().await,
-        // The end of the answer is known without the end of the connection.
+        // The end of the response is known without the end of the connection.
         (None, _) => {
             peer.is_closed().await;
         }

@@ -18,7 +18,7 @@ fn request(target: &str, headers: &[(&'static str, &str)]) -> Request<()> {
 }
 
 #[test]
-fn a_backend_sees_nothing_of_who_asks() {
+fn headers_about_the_client_are_not_sent_to_a_backend() {
     let cleaned = clean_request(request(
         "/api/chat",
         &[
@@ -61,7 +61,7 @@ fn the_target_is_rebuilt_from_the_table() {
 }
 
 #[test]
-fn a_stream_is_not_to_be_held_back_by_proxies() {
+fn a_stream_tells_proxies_not_to_buffer() {
     let answer = http::Response::builder()
         .header("content-type", "application/x-ndjson")
         .header("transfer-encoding", "chunked")

@@ -1,4 +1,4 @@
-//! The upstream leaves against scripted servers on real sockets.
+//! The upstream clients against scripted servers on real sockets.
 
 mod address;
 mod both;

@@ -1,4 +1,4 @@
-//! Requests that must not be sent twice, over both leaves.
+//! Requests that must not be sent twice, over both clients.
 
 use http::Method;
 use http_body_util::BodyExt;
@@ -8,12 +8,12 @@ use tower::ServiceExt;
 use crate::support::{ACCESS, HELLO, Leaf, Server, ask, cause_of, pair, routed, text, upstream};
 
 crate::for_both_leaves! {
-    management_never_meets_a_connection_that_the_backend_has_just_closed
+    management_never_uses_a_connection_that_the_backend_has_just_closed
     management_that_was_written_is_not_sent_again
     inference_still_shares_connections_after_management
 }
 
-/// What manages models, and must not be sent twice.
+/// Management requests, which must not be sent twice.
 fn management() -> [(Method, &'static str); 4] {
     [
         (Method::DELETE, "/api/delete"),
@@ -23,16 +23,16 @@ fn management() -> [(Method, &'static str); 4] {
     ]
 }
 
-/// A short answer on a connection that is not to be used again.
+/// A short response on a connection that is not reused.
 const LAST_HELLO: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello";
 
-/// The server closes a connection that waits in the pool, and the next request is there before the
-/// runtime has been told.
-async fn management_never_meets_a_connection_that_the_backend_has_just_closed(leaf: Leaf) {
+/// The server closes a pooled connection, and the next request arrives before the runtime is
+/// notified.
+async fn management_never_uses_a_connection_that_the_backend_has_just_closed(leaf: Leaf) {
     let (starts, started) = std::sync::mpsc::channel();
     let (asks, asked) = std::sync::mpsc::channel::<()>();
     let (closes, closed) = std::sync::mpsc::channel();
-    // A runtime of its own, as that of the client is to stand still meanwhile.
+    // A separate runtime, because the client's runtime must not run meanwhile.
     std::thread::spawn(move || {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_all().build().expect("a runtime");
@@ -80,7 +80,7 @@ async fn management_that_was_written_is_not_sent_again(leaf: Leaf) {
         let failure = upstream.clone().oneshot(request).await;
         let failure = cause_of(failure.expect_err("no answer"));
         assert!(failure.caused_by::<ConnectionLost>().is_some(), "{failure}");
-        // A second sending would be on its way before this one.
+        // A second request would arrive before this one.
         let _ = upstream.oneshot(routed(method, path)).await;
         counted.recv().await.expect("the first");
         counted.recv().await.expect("the second");

@@ -1,4 +1,4 @@
-//! What only the leaf of plain HTTP does.
+//! Tests of the plain-HTTP client only.
 
 use std::future::{Future, poll_fn};
 use std::io::Write;
@@ -18,14 +18,15 @@ use crate::both::frames_of;
 use crate::support::{HELLO, Leaf, ask, cause_of, pair, text};
 
 #[tokio::test]
-async fn lines_that_came_together_are_one_frame() {
+async fn lines_that_arrived_together_are_one_frame() {
     assert_eq!(
         frames_of(Leaf::Plain, "application/x-ndjson").await,
         ["a\nbc\n"]
     );
 }
 
-/// One piece at once, the other when the server has closed, which the runtime is not told before.
+/// Sends one piece at once, and the other after the server has closed, before the runtime is
+/// notified.
 struct LateBody {
     closed: std::sync::mpsc::Receiver<()>,
     polls: usize,
@@ -56,7 +57,7 @@ impl http_body::Body for LateBody {
 }
 
 #[tokio::test]
-async fn an_early_answer_is_seen_though_writing_fails_first() {
+async fn an_early_response_is_read_although_writing_failed_first() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound").to_string();
     let (closes, closed) = std::sync::mpsc::channel();
@@ -75,9 +76,9 @@ async fn an_early_answer_is_seen_though_writing_fails_first() {
     assert_eq!(upstream.idle_connections(), Some(0));
 }
 
-/// No body. It is asked for when its request was put on a connection from the pool, and then waits
-/// until the server has reset that.
-fn asked_on_a_dead_connection(
+/// An empty body. It is polled when its request was put on a pooled connection, and then waits
+/// until the server has reset that connection.
+fn sent_on_a_dead_connection(
     mut is_reset: Option<std::sync::mpsc::Receiver<()>>,
 ) -> impl http_body::Body<Data = Bytes, Error = BoxError> {
     let frames = futures_util::stream::poll_fn(move |cx| {
@@ -92,7 +93,7 @@ fn asked_on_a_dead_connection(
 }
 
 #[tokio::test]
-async fn a_request_of_which_no_byte_has_left_goes_over_another_connection() {
+async fn an_unsent_request_uses_another_connection() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound").to_string();
     let (asks, asked) = std::sync::mpsc::channel();
@@ -115,22 +116,21 @@ async fn a_request_of_which_no_byte_has_left_goes_over_another_connection() {
         serve();
     });
     let upstream = Upstream::new(address.parse().expect("an address"));
-    let none = Request::post("/").body(asked_on_a_dead_connection(None));
+    let none = Request::post("/").body(sent_on_a_dead_connection(None));
     let answer = upstream.clone().oneshot(none.expect("a request")).await;
     let body = answer.expect("an answer").into_body();
     assert_eq!(body.collect().await.expect("all of it").to_bytes(), "hello");
     assert_eq!(upstream.idle_connections(), Some(1));
 
     asks.send(()).expect("the server waits");
-    let again = Request::post("/").body(asked_on_a_dead_connection(Some(is_reset)));
+    let again = Request::post("/").body(sent_on_a_dead_connection(Some(is_reset)));
     let answer = upstream.clone().oneshot(again.expect("a request")).await;
     let body = answer.expect("the second connection's").into_body();
     assert_eq!(body.collect().await.expect("all of it").to_bytes(), "hello");
 }
 
 #[tokio::test]
-async fn a_server_that_is_gone_when_its_dead_connection_is_replaced_is_one_that_cannot_be_connected_to()
- {
+async fn a_failed_replacement_of_a_dead_connection_is_a_connect_error() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound").to_string();
     let (asks, asked) = std::sync::mpsc::channel();
@@ -148,20 +148,20 @@ async fn a_server_that_is_gone_when_its_dead_connection_is_replaced_is_one_that_
         resets.send(()).expect("the client waits");
     });
     let upstream = Upstream::new(address.parse().expect("an address"));
-    let none = Request::post("/").body(asked_on_a_dead_connection(None));
+    let none = Request::post("/").body(sent_on_a_dead_connection(None));
     let answer = upstream.clone().oneshot(none.expect("a request")).await;
     let body = answer.expect("an answer").into_body();
     assert_eq!(body.collect().await.expect("all of it").to_bytes(), "hello");
 
     asks.send(()).expect("the server waits");
-    let again = Request::post("/").body(asked_on_a_dead_connection(Some(is_reset)));
+    let again = Request::post("/").body(sent_on_a_dead_connection(Some(is_reset)));
     let failed = upstream.clone().oneshot(again.expect("a request")).await;
-    let failure = cause_of(failed.err().expect("nobody listens"));
+    let failure = cause_of(failed.err().expect("no process listens"));
     assert!(failure.caused_by::<ConnectFailed>().is_some(), "{failure}");
     assert_eq!(upstream.idle_connections(), Some(0));
 }
 
-/// tokio gives a task so much to do in one turn; then all sockets seem to wait.
+/// Uses up tokio's budget of this turn, so that all sockets seem pending.
 async fn spend_the_budget() {
     poll_fn(|cx| {
         while pin!(tokio::task::consume_budget()).poll(cx).is_ready() {}
@@ -171,7 +171,7 @@ async fn spend_the_budget() {
 }
 
 #[tokio::test]
-async fn a_connection_that_was_closed_is_not_used_by_a_task_without_budget() {
+async fn a_closed_connection_is_not_used_by_a_task_without_budget() {
     let (server, upstream) = pair(Leaf::Plain).await;
     let serve = async {
         let mut peer = server.accept().await;
@@ -181,7 +181,7 @@ async fn a_connection_that_was_closed_is_not_used_by_a_task_without_budget() {
     let (answer, peer) = tokio::join!(ask(&upstream), serve);
     assert_eq!(text(answer.expect("an answer")).await, "hello");
     drop(peer);
-    // The runtime looks at its sockets now and then, and learns of the end.
+    // The runtime polls its sockets regularly and notices the end.
     for _ in 0..1000 {
         tokio::task::yield_now().await;
     }
@@ -203,7 +203,7 @@ async fn a_connection_that_was_closed_is_not_used_by_a_task_without_budget() {
     assert_eq!(text(answer).await, "hello");
 }
 
-/// hyper would send a body of unknown length to such a server as none.
+/// hyper would send such a server a body of unknown length as an empty one.
 #[tokio::test]
 async fn a_connection_of_http_1_0_is_not_used_again() {
     let (server, upstream) = pair(Leaf::Plain).await;

@@ -1,4 +1,4 @@
-//! Scripted servers on real sockets, with TLS before them or without.
+//! Scripted servers on real sockets, with or without TLS.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -20,17 +20,17 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
-/// A short answer.
+/// A short response.
 pub(crate) const HELLO: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
 
-/// The two ways to ask a backend.
+/// The two kinds of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leaf {
     Plain,
     Tls,
 }
 
-/// Makes a test for each leaf of each function.
+/// Generates a test of each function for each client.
 #[macro_export]
 macro_rules! for_both_leaves {
     ($($name:ident)*) => {
@@ -49,18 +49,18 @@ macro_rules! for_both_leaves {
     };
 }
 
-/// An authority of the tests' own.
+/// A test certificate authority.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
-/// The one that is trusted.
+/// The trusted authority.
 pub(crate) static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| Authority::new(AUTHORITY_NAME));
 
 pub(crate) const AUTHORITY_NAME: &str = "the authority of the tests";
 
-/// Trusts that one. Reading the authorities of the system takes some milliseconds.
+/// Trusts that authority. Loading the system's authorities takes some milliseconds.
 pub(crate) static ACCESS: LazyLock<Access> = LazyLock::new(|| AUTHORITY.access());
 
 static ACCEPTOR: LazyLock<TlsAcceptor> = LazyLock::new(|| AUTHORITY.acceptor(&names()));
@@ -79,7 +79,7 @@ impl Authority {
         }
     }
 
-    /// What a server with a certificate of this authority accepts TLS by.
+    /// The TLS acceptor of a server with a certificate of this authority.
     pub(crate) fn acceptor(&self, params: &CertificateParams) -> TlsAcceptor {
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
@@ -94,7 +94,7 @@ impl Authority {
         TlsAcceptor::from(Arc::new(config.expect("a certificate and its key")))
     }
 
-    /// Trusts servers by this authority.
+    /// Trusts servers of this authority.
     pub(crate) fn access(&self) -> Access {
         access_with(self, vec![])
     }
@@ -109,19 +109,19 @@ fn access_with(authority: &Authority, tokens: Vec<(Address, &str)>) -> Access {
     Access::new(tokens.collect()).with_trust(trust.expect("an authority"))
 }
 
-/// The names in the certificates of servers.
+/// The names in servers' certificates.
 pub(crate) fn names() -> CertificateParams {
     let names = ["127.0.0.1", "gpu.example"].map(str::to_owned);
     CertificateParams::new(names).expect("names")
 }
 
-/// A server that a test writes the answers of.
+/// A server whose responses the test writes.
 pub(crate) struct Server {
     listener: TcpListener,
     acceptor: Option<TlsAcceptor>,
 }
 
-/// A connection that a server has accepted.
+/// An accepted connection.
 pub(crate) struct Peer(Box<dyn Duplex>);
 
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -142,7 +142,7 @@ impl Server {
         self.listener.local_addr().expect("it is bound").port()
     }
 
-    /// Where it is.
+    /// The server's address.
     pub(crate) fn address(&self) -> Address {
         self.address_under("")
     }
@@ -165,7 +165,7 @@ impl Server {
         })
     }
 
-    /// Accepts a connection whose client may not go through with it.
+    /// Accepts a connection that the client may abort.
     pub(crate) async fn try_accept(&self) {
         let (stream, _) = self.listener.accept().await.expect("a connection");
         if let Some(acceptor) = &self.acceptor {
@@ -173,14 +173,14 @@ impl Server {
         }
     }
 
-    /// Leaves it until something connects, and lets that wait.
+    /// Waits for a connection without accepting it, and returns the listener.
     pub(crate) fn into_listener(self) -> TcpListener {
         self.listener
     }
 }
 
 impl Peer {
-    /// Reads until `end` has come, and returns all of it.
+    /// Reads until `end` arrives, and returns everything.
     pub(crate) async fn read_to(&mut self, end: &str) -> String {
         let mut seen = Vec::new();
         while !seen.ends_with(end.as_bytes()) {
@@ -190,7 +190,7 @@ impl Peer {
         String::from_utf8(seen).expect("text")
     }
 
-    /// Reads until `end` has come, and perhaps more.
+    /// Reads until `end` has arrived, and possibly more.
     pub(crate) async fn read_past(&mut self, end: &str) {
         let mut seen = Vec::new();
         while !seen.windows(end.len()).any(|part| part == end.as_bytes()) {
@@ -205,20 +205,20 @@ impl Peer {
         self.0.flush().await.expect("the client reads");
     }
 
-    /// Like [`send`](Self::send), to a client that may have gone.
+    /// Like [`send`](Self::send), to a client that may have disconnected.
     pub(crate) async fn try_send(&mut self, bytes: &[u8]) {
         let _ = self.0.write_all(bytes).await;
         let _ = self.0.flush().await;
     }
 
-    /// Reads one request of two bytes of body and answers it.
+    /// Reads one request with two bytes of body and responds.
     pub(crate) async fn answer(&mut self, answer: &str) -> String {
         let request = self.read_to("\r\n\r\n{}").await;
         self.send(answer).await;
         request
     }
 
-    /// Answers one request, unless the client leaves.
+    /// Responds to one request, unless the client disconnects.
     pub(crate) async fn try_answer(&mut self, answer: &str) -> bool {
         let mut seen = Vec::new();
         while !seen.ends_with(b"\r\n\r\n{}") {
@@ -231,12 +231,12 @@ impl Peer {
         true
     }
 
-    /// Whether the client closes the connection before it sends anything more.
+    /// Whether the client closes the connection without sending more.
     pub(crate) async fn is_closed(&mut self) -> bool {
         matches!(self.0.read(&mut [0]).await, Ok(0) | Err(_))
     }
 
-    /// Says that nothing more comes, as a server does that ends an answer so.
+    /// Closes the sending side, as a server does at the end of a response.
     pub(crate) async fn close(&mut self) {
         let _ = self.0.shutdown().await;
     }
@@ -244,7 +244,7 @@ impl Peer {
 
 pub(crate) type Answer = http::Response<UpstreamBody<Full<Bytes>>>;
 
-/// A server and a client of it.
+/// A server and its client.
 pub(crate) async fn pair<B>(leaf: Leaf) -> (Server, Upstream<B>)
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -255,7 +255,7 @@ where
     (server, upstream)
 }
 
-/// A server below a prefix that wants a token, and a client of it that has one.
+/// A server with a prefix and a token, and its client.
 pub(crate) async fn pair_with_token(leaf: Leaf, token: &str) -> (Server, Upstream<Full<Bytes>>) {
     let server = Server::start(leaf).await;
     let address = server.address_under("/ollama");
@@ -277,7 +277,7 @@ pub(crate) fn request() -> Request<Full<Bytes>> {
     Request::post("/api/chat").body(body).expect("a request")
 }
 
-/// A request for a route of the table, as the gateway sends it on.
+/// A request for a route of the table, as the gateway sends it.
 pub(crate) fn routed(method: Method, path: &str) -> Request<Full<Bytes>> {
     let mut request = request();
     EndpointTable::ollama()

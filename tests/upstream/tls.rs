@@ -1,4 +1,4 @@
-//! What only the leaf of TLS does: whom it trusts, and what it says when it does not.
+//! Tests of the TLS client only: trust and its errors.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::support::{
     names, pair, text, upstream,
 };
 
-/// Why a server with such a certificate is not asked.
+/// The error for a server with such a certificate.
 async fn refusal(params: CertificateParams, access: &Access) -> Failure {
     let server = Server::with(Some(AUTHORITY.acceptor(&params))).await;
     let upstream = upstream(server.address(), access);
@@ -59,7 +59,7 @@ async fn without_any_trust_no_server_is_asked() {
 }
 
 #[tokio::test]
-async fn a_server_without_tls_is_told_from_one_with_it() {
+async fn a_server_without_tls_has_its_own_error() {
     let server = Server::start(Leaf::Plain).await;
     let address = format!("https://127.0.0.1:{}", server.port());
     let upstream = upstream(address.parse().expect("an address"), &ACCESS);
@@ -88,7 +88,7 @@ async fn a_server_that_does_not_shake_hands_times_out() {
 }
 
 #[tokio::test]
-async fn a_name_that_was_resolved_is_asked_at_its_address_by_its_name() {
+async fn a_resolved_name_is_used_for_sni_and_host() {
     let server = Server::start(Leaf::Tls).await;
     let address = format!("https://gpu.example:{}", server.port());
     let address: Address = address.parse().expect("an address");
@@ -102,7 +102,8 @@ async fn a_name_that_was_resolved_is_asked_at_its_address_by_its_name() {
     assert!(seen.contains(&authority), "{seen}");
 }
 
-/// An answer that its server ends by closing, after a goodbye or without.
+/// The response of a server that ends it by closing the connection, with or without a TLS
+/// close_notify.
 async fn until_close(says_goodbye: bool) -> Answer {
     let (server, upstream) = pair(Leaf::Tls).await;
     tokio::spawn(async move {
@@ -116,7 +117,7 @@ async fn until_close(says_goodbye: bool) -> Answer {
 }
 
 #[tokio::test]
-async fn an_answer_that_anybody_could_have_cut_off_is_no_whole_one() {
+async fn a_response_without_close_notify_is_incomplete() {
     use http_body_util::BodyExt;
     assert_eq!(text(until_close(true).await).await, "hello");
     let body = until_close(false).await.into_body();
@@ -132,7 +133,7 @@ fn a_file_without_a_certificate_is_refused() {
         ("", "has no certificate"),
         ("hello", "has no certificate"),
         (&key.serialize_pem(), "has no certificate"),
-        ("-----BEGIN CERTIFICATE-----\nAAAA\n", "is no PEM"),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n", "is not a PEM file"),
         (broken, "cannot be used"),
     ] {
         let refused = Authorities::from_pem(pem.as_bytes()).expect_err(pem);

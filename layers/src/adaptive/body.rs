@@ -1,4 +1,4 @@
-//! The body of an answer, measured until its first frame.
+//! The body of a response, measured until its first frame.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

@@ -40,7 +40,7 @@ struct Round {
     /// in the first round.
     since: Option<Instant>,
     samples: usize,
-    /// The number of answers that did not begin in time.
+    /// The number of responses that did not begin in time.
     late: usize,
     /// Whether a request reached or exceeded the limit.
     was_full: bool,

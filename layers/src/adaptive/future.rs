@@ -1,4 +1,4 @@
-//! The future of an answer, with its permit and its measurement.
+//! The future of a response, with its permit and its measurement.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -108,7 +108,7 @@ where
     }
 }
 
-/// Whether an answer without success means overload; `None` if the answer is successful.
+/// Whether a response without success means overload; `None` if the response is successful.
 fn is_overload<R>(answer: &Result<Response<R>, BoxError>) -> Option<bool> {
     let status = match answer {
         Ok(answer) if answer.status().is_success() => return None,

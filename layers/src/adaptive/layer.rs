@@ -66,7 +66,7 @@ impl AdaptiveLayer {
         self.shared.lock().limit()
     }
 
-    /// The number of concurrent requests, each from when it is sent to the end of its answer.
+    /// The number of concurrent requests, each from when it is sent to the end of its response.
     pub fn in_flight(&self) -> usize {
         self.shared.lock().in_flight()
     }

@@ -15,7 +15,7 @@
 //!
 //! Why this measure and this rule differ from the usual ones for services with short answers:
 //!
-//! - The total time of an answer depends on its length, not on the load: 2000 tokens take 100 times
+//! - The total time of a response depends on its length, not on the load: 2000 tokens take 100 times
 //!   as long as 20 on an idle server. The time to first byte is made of queueing, model load and
 //!   prompt processing.
 //! - Prompts differ as much as answers do, so the mean of a few times to first byte is noise, and
@@ -34,7 +34,7 @@
 //! round that did not reach it.
 //!
 //! Put this layer directly outside of the client of one backend, which it measures, and inside of
-//! retries, which find another backend for refused requests. An answer that is not a stream begins
+//! retries, which find another backend for refused requests. A response that is not a stream begins
 //! when it is complete: exclude such requests with [`with_measured`](AdaptiveLayer::with_measured).
 //!
 //! ```

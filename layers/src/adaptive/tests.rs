@@ -31,7 +31,7 @@ fn ms(time: u64) -> Duration {
     Duration::from_millis(time)
 }
 
-/// Fills the limit and completes a round of answers whose first byte came after `after`.
+/// Fills the limit and completes a round of responses whose first byte came after `after`.
 fn round(controller: &mut Controller, now: &mut Instant, after: Duration) {
     *now += ms(1);
     let sent = *now;
@@ -169,7 +169,7 @@ impl Server {
     }
 
     /// Sends a request every 300 ms to 700 ms for `hours` hours. Returns the mean limit and the
-    /// share of answers in time for each hour.
+    /// share of responses in time for each hour.
     fn run(&mut self, controller: &mut Controller, epoch: Instant, hours: u64) -> Vec<(f64, f64)> {
         let at = |time: u64| epoch + ms(time);
         let mut hourly = Vec::new();
@@ -318,7 +318,7 @@ async fn readiness_comes_from_the_inner_service() {
     assert_ready!(service.poll_ready()).unwrap();
 }
 
-/// The behaviour of an answer: the time until its head, and from there to its first frame.
+/// The behaviour of a response: the time until its head, and from there to its first frame.
 #[derive(Clone, Copy)]
 enum Behaviour {
     Stream(u64, u64),

@@ -1,4 +1,4 @@
-//! The future of an answer, with its permit.
+//! The future of a response, with its permit.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

@@ -28,7 +28,7 @@ impl AdmissionLayer {
         self.cap.max()
     }
 
-    /// The number of concurrent requests, each from its admission to the end of its answer.
+    /// The number of concurrent requests, each from its admission to the end of its response.
     pub fn in_flight(&self) -> usize {
         self.cap.in_flight()
     }

@@ -1,4 +1,4 @@
-//! A limit on concurrent requests, each counted to the end of its answer.
+//! A limit on concurrent requests, each counted to the end of its response.
 //!
 //! Requests beyond the limit are refused at once with [`AtCapacity`]; no request waits here.
 //! tower's `ConcurrencyLimit` releases its permit at the response head, when a stream of tokens has

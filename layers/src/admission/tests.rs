@@ -106,7 +106,7 @@ enum Step {
     Panic,
 }
 
-/// An answer that follows a script, one step for each poll. It ends after the last step.
+/// A response that follows a script, one step for each poll. It ends after the last step.
 struct Scripted(std::vec::IntoIter<Step>);
 
 impl Body for Scripted {

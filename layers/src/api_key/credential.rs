@@ -1,4 +1,4 @@
-//! Where a key stands in a request.
+//! Finds the credentials in a request's headers.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use super::error::AmbiguousCredential;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// A key, where it stood.
+/// A key in its header field.
 pub(super) enum ShownKey {
     In(HeaderValue, Range<usize>),
     Decoded(String),
@@ -27,19 +27,20 @@ impl ShownKey {
     }
 }
 
-/// The keys that one request shows, in the order of the names `authorization` and `x-api-key`.
+/// The keys in one request, in the order `authorization`, `x-api-key`.
 pub(super) type ShownKeys = SmallVec<[ShownKey; 2]>;
 
-/// The most fields with a credential that one request may have: each costs a digest.
+/// Limit of credential fields in one request, because each costs a digest.
 const MOST_FIELDS: usize = 4;
 
-/// Takes all credentials out of the headers and returns the keys in them.
+/// Removes all credentials from the headers and returns the keys in them.
 ///
 /// # Errors
-/// There are more than any client has a reason to send.
+/// There are more credentials than any client has a reason to send.
 pub(super) fn take(headers: &mut HeaderMap) -> Result<ShownKeys, AmbiguousCredential> {
     let mut shown = ShownKeys::new();
-    // Most show none where none is asked for, and a look at a few names is less than a look-up.
+    // Most requests without required keys have none, and comparing a few names is cheaper than a
+    // lookup.
     if !headers.keys().any(is_credential) {
         return Ok(shown);
     }
@@ -73,8 +74,8 @@ fn plain(value: HeaderValue) -> Option<ShownKey> {
     Some(ShownKey::In(value, range))
 }
 
-/// `Bearer` (RFC 6750) and `Basic` (RFC 7617): there the password is the key, or the user name
-/// where no password is given.
+/// `Bearer` (RFC 6750) and `Basic` (RFC 7617). For Basic the password is the key, or the user name
+/// if there is no password.
 fn from_authorization(value: HeaderValue) -> Option<ShownKey> {
     let (scheme, rest) = value.to_str().ok()?.trim().split_once(' ')?;
     let rest = rest.trim();
@@ -91,7 +92,7 @@ fn from_authorization(value: HeaderValue) -> Option<ShownKey> {
     (!key.is_empty()).then(|| ShownKey::Decoded(key.to_owned()))
 }
 
-/// Where `key`, which is a part of `value`, stands in it; `None` if it is empty.
+/// The range of `key`, which is a part of `value`; `None` if it is empty.
 fn range_of(key: &str, value: &HeaderValue) -> Option<Range<usize>> {
     let start = key.as_ptr().addr() - value.as_bytes().as_ptr().addr();
     (!key.is_empty()).then(|| start..start + key.len())

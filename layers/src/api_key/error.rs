@@ -1,4 +1,4 @@
-//! Why a request is not let in.
+//! Errors of refused requests.
 
 use std::sync::Arc;
 
@@ -10,27 +10,28 @@ use crate::{Fail, Side};
 
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer");
 
-/// A key is needed and none was shown.
+/// A key is required, and the request has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a key is needed: send it as a bearer token or as x-api-key")]
+#[error("an API key is required: send it as a bearer token or in the header x-api-key")]
 pub struct MissingKey;
 
-/// The key that was shown is not known.
+/// The request's key is not a known one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the key is not known here")]
+#[error("the API key is not valid")]
 pub struct WrongKey;
 
-/// Two known keys that differ were shown, or more credentials than a client has a reason to send.
+/// The request has two different known keys, or more credentials than a client has a reason to
+/// send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("several different keys were sent: send one")]
+#[error("the request has several different API keys: send one")]
 pub struct AmbiguousCredential;
 
-/// Only administrators may do this, and the gateway may have none.
+/// The request needs an administrator's key. There may be none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("managing models needs an administrator's key; {hint}")]
 pub struct ManagementRefused {
     pub(super) hint: Arc<str>,
-    /// Whether only management is refused to this client.
+    /// Whether the client may run models, so that only management is refused.
     pub(super) may_run_models: bool,
     pub(super) identity: Option<Identity>,
 }

@@ -1,4 +1,4 @@
-//! Digests of keys.
+//! Known keys, stored as digests.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,25 +8,25 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-/// What a key's owner may do.
+/// The permissions of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// Run models and look at lists.
+    /// May run models and read lists.
     User,
-    /// Change what servers hold, too.
+    /// May also change the models on servers.
     Admin,
 }
 
-/// Who is asking; an extension of the request.
+/// The owner of the request's key; an extension of the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The key's name, for limits, logs and metrics.
     pub name: Arc<str>,
-    /// What it allows.
+    /// The key's permissions.
     pub role: Role,
 }
 
-/// Known keys, by digest. Its `Debug` names owners and shows no digest.
+/// Known keys, by digest. `Debug` shows the owners and no digest.
 #[derive(Clone, Default)]
 pub struct KeySet {
     entries: Arc<[Entry]>,
@@ -40,7 +40,7 @@ struct Entry {
     identity: Identity,
 }
 
-/// A line that describes no key. It does not show the line, which may be a key.
+/// A line does not describe a key. The error does not show the line, which may contain a key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "key {number}: {reason}; expected name=sha256:<64 hex digits>, the digest of the key and never \
@@ -52,10 +52,10 @@ pub struct InvalidKeyLine {
 }
 
 impl KeySet {
-    /// Reads lines of the form `name=sha256:<64 hex digits>`; a name may be left out.
+    /// Parses lines of the form `name=sha256:<64 hex digits>`; the name is optional.
     ///
     /// # Errors
-    /// A line is not of this form.
+    /// A line does not have this form.
     pub fn from_lines<'a>(
         lines: impl IntoIterator<Item = &'a str>,
         role: Role,
@@ -74,18 +74,18 @@ impl KeySet {
         }
     }
 
-    /// The keys of both.
+    /// The keys of both sets.
     pub fn merge(self, other: Self) -> Self {
         let entries = self.entries.iter().chain(other.entries.iter());
         Self::of(entries.cloned().collect())
     }
 
-    /// Whose keys there are, once for each key.
+    /// The owner of each key.
     pub fn identities(&self) -> impl Iterator<Item = &Identity> {
         self.entries.iter().map(|entry| &entry.identity)
     }
 
-    /// Whether there is a key of this role.
+    /// Whether there is a key with this role.
     pub fn has(&self, role: Role) -> bool {
         match role {
             Role::User => self.has_user,
@@ -93,8 +93,8 @@ impl KeySet {
         }
     }
 
-    /// Whose key this is. Every entry is compared, each in constant time: how long it takes
-    /// says nothing. A key that stands there for both roles has the higher one.
+    /// The owner of a key. The key is compared with every entry, each in constant time, so that the
+    /// duration reveals nothing. A key with both roles has the higher one.
     pub fn find(&self, key: &str) -> Option<&Identity> {
         self.find_bytes(key.as_bytes())
     }
@@ -126,14 +126,15 @@ fn entry(number: usize, line: &str, role: Role) -> Result<Entry, InvalidKeyLine>
             Some(name) if is_name(name) => (name.to_owned(), digest),
             Some(_) => {
                 return Err(invalid(
-                    "its name has other characters than letters, digits and - _ . @",
+                    "its name may contain only letters, digits and - _ . @",
                 ));
             }
-            None => return Err(invalid("there is no = behind its name")),
+            None => return Err(invalid("there is no = after its name")),
         },
         None => return Err(invalid("there is no sha256: in it")),
     };
-    let digest = from_hex(digest).ok_or_else(|| invalid("its digest has not 64 hex digits"))?;
+    let digest =
+        from_hex(digest).ok_or_else(|| invalid("its digest does not have 64 hex digits"))?;
     let name = name.into();
     Ok(Entry {
         digest,
@@ -157,18 +158,18 @@ fn from_hex(text: &str) -> Option<[u8; 32]> {
     Some(digest)
 }
 
-/// No key was made.
+/// No key was generated.
 #[derive(Debug, thiserror::Error)]
 pub enum NoKey {
-    /// A line with this name would be refused by [`KeySet::from_lines`].
+    /// [`KeySet::from_lines`] would reject a line with this name.
     #[error("the name {0:?} cannot be used: write 1 to 64 of letters, digits and - _ . @")]
     InvalidName(String),
-    /// The operating system gives no random bytes.
-    #[error("the system gives no random bytes: {0}")]
+    /// The operating system returned no random bytes.
+    #[error("the system returned no random bytes: {0}")]
     NoRandomBytes(#[from] getrandom::Error),
 }
 
-/// Makes a key of 256 random bits, and the line that lets it in.
+/// Generates a key of 256 random bits, and the line that configures it.
 ///
 /// # Errors
 /// See [`NoKey`].

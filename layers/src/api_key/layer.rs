@@ -11,16 +11,16 @@ use super::{ApiKey, KeySet};
 use crate::live::Live;
 use crate::{Operation, RouteMatch};
 
-/// Who may make a request.
+/// The key that a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Access {
-    /// Anybody, whatever key they show.
+    /// None; the request's keys are ignored.
     Open,
-    /// Anybody who shows no key that is wrong.
+    /// None; but a wrong key is refused.
     Anonymous,
-    /// Who has a key.
+    /// Any known key.
     User,
-    /// Who has an administrator's key.
+    /// An administrator's key.
     Admin,
 }
 
@@ -38,17 +38,17 @@ pub(super) struct Policy {
     pub(super) is_deferred: fn(Operation) -> bool,
 }
 
-/// Who decides who may make a request.
+/// The rule that decides which key a request needs.
 #[derive(Clone)]
 pub(super) enum Rule {
-    /// The rule of the module's docs.
+    /// The default rule of the module's docs.
     ByRoute,
     Own(Arc<dyn Fn(&Parts) -> Access + Send + Sync>),
 }
 
 impl ApiKeyLayer {
-    /// Lets in who has one of `keys`, by the rule in the [module's docs](super). Given as a
-    /// [`Live`] set, the keys can be replaced at any time.
+    /// Accepts the keys in `keys`, by the rule in the [module's docs](super). If it is a [`Live`]
+    /// set, the keys can be replaced at any time.
     pub fn new(keys: impl Into<Live<KeySet>>) -> Self {
         Self {
             policy: Arc::new(Policy {
@@ -60,15 +60,15 @@ impl ApiKeyLayer {
         }
     }
 
-    /// Decides for each request who may make it.
+    /// Decides for each request which key it needs.
     pub fn with_rule(mut self, rule: impl Fn(&Parts) -> Access + Send + Sync + 'static) -> Self {
         Arc::make_mut(&mut self.policy).rule = Rule::Own(Arc::new(rule));
         self
     }
 
-    /// Leaves it to the inner service to refuse these operations to clients that may run models and may
-    /// not manage them: such a request goes on with the [`ManagementRefused`] in its extensions, which
-    /// the inner service answers with unless it can serve the request without changing anything.
+    /// Lets the inner service refuse these operations if a client may run models but not manage
+    /// them. Such a request passes with a [`ManagementRefused`] in its extensions. The inner
+    /// service must return that error unless it can answer without changing anything.
     ///
     /// [`ManagementRefused`]: super::ManagementRefused
     pub fn with_deferred(mut self, is_deferred: fn(Operation) -> bool) -> Self {
@@ -76,7 +76,7 @@ impl ApiKeyLayer {
         self
     }
 
-    /// What a client is told that may not manage models.
+    /// A hint in the error for clients that may not manage models.
     pub fn with_management_hint(mut self, hint: impl Into<Arc<str>>) -> Self {
         Arc::make_mut(&mut self.policy).hint = hint.into();
         self

@@ -1,26 +1,26 @@
-//! Who is asking: keys, shown in any of the usual ways.
+//! Authentication by API keys, in the usual header fields.
 //!
-//! A key is looked for in `Authorization` (Bearer, or the password of Basic: LangChain turns the
-//! user part of a URL into that) and in `x-api-key` (Anthropic's clients). Only digests are
-//! configured and compared, all of them, in constant time. One known key among several credentials is
-//! enough (a proxy may have added its own, a client may have to send something); two known ones that
-//! differ are refused. Who it is goes into the request's
-//! extensions; all credentials are taken out, so that nothing inside ever sees it.
+//! Keys are accepted in `Authorization` (Bearer, or the password of Basic, which LangChain makes
+//! from a URL's user part) and in `x-api-key` (Anthropic's clients). Only digests are configured
+//! and compared, all of them, in constant time. One known key among several credentials is enough,
+//! because a proxy may add its own credential, or a client library may require one. Two different
+//! known keys are refused. The key's owner is put into the request's extensions; all credentials
+//! are removed, so that no inner service sees them.
 //!
 //! ```text
 //! call ── credential taken out ── known? ── allowed? ── inner service
 //!                                   └ 401     └ 403
 //! ```
 //!
-//! It belongs outside of everything that costs more than a digest, and inside of whatever
-//! tells of refusals. Without a [`RouteMatch`](crate::RouteMatch) each request counts as one
-//! that needs a key. By default
+//! Place it outside of everything that costs more than a digest, and inside of the layer that turns
+//! errors into responses. Without a [`RouteMatch`](crate::RouteMatch), each request needs a key. By
+//! default
 //!
-//! - what changes a server needs an administrator's key, and is off where there is none;
-//! - `/` and `/api/version` are open, since clients ask them before anything else;
-//! - everything else needs a key as soon as one for users is configured.
+//! - requests that change a server need an administrator's key, and are off if there is none;
+//! - `/` and `/api/version` are open, because clients request them first;
+//! - all other requests need a key if any user key is configured.
 //!
-//! The keys can be replaced while requests are served ([`Live`](crate::live::Live)).
+//! Keys can be replaced while requests are served ([`Live`](crate::live::Live)).
 //!
 //! ```
 //! use llamatower_layers::api_key::{ApiKeyLayer, KeySet, Role, generate_key};

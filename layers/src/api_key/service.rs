@@ -23,7 +23,7 @@ pub struct ApiKey<S> {
 }
 
 impl Policy {
-    /// Who is asking, if they may.
+    /// The owner of the request's key, if the request is allowed.
     fn judge(
         &self,
         shown: Result<ShownKeys, AmbiguousCredential>,
@@ -53,8 +53,8 @@ impl Policy {
         }
     }
 
-    /// Lets a request that may only not manage go on with its refusal, where that is the inner
-    /// service's to give.
+    /// Passes a request with its refusal to the inner service, if only management is refused and
+    /// the operation is deferred.
     fn deferred<B>(
         &self,
         judged: Result<Option<Identity>, Failure>,
@@ -73,11 +73,11 @@ impl Policy {
         }
     }
 
-    /// Whose key is among those shown. Others beside it are not for this gateway: a proxy's own
-    /// password, or what a client sends because it has to send something.
+    /// The owner of the known key among the request's keys. Other credentials are ignored: they may
+    /// be a proxy's password, or a value that a client library requires.
     ///
     /// # Errors
-    /// There are two known ones that differ: it would not be clear who is asking.
+    /// There are two different known keys, so the owner is ambiguous.
     fn find(&self, shown: &[ShownKey]) -> Result<Option<Identity>, AmbiguousCredential> {
         let keys = self.keys.get();
         let mut found: Option<(&[u8], &Identity)> = None;

@@ -21,7 +21,7 @@ fn keys() -> KeySet {
     users.merge(KeySet::from_lines([line("root", ADMIN).as_str()], Role::Admin).expect("sound"))
 }
 
-/// What comes of a request: who it is and which headers are left, or the kind of refusal.
+/// The result of a request: its identity and remaining headers, or the kind of refusal.
 async fn outcome(
     keys: KeySet,
     method: Method,
@@ -54,7 +54,7 @@ async fn chat(
 }
 
 #[tokio::test]
-async fn a_key_is_taken_in_any_of_the_usual_ways_and_goes_no_further() {
+async fn a_key_is_accepted_in_each_usual_field_and_removed() {
     for (name, value) in [
         ("authorization", format!("Bearer {USER}")),
         ("authorization", format!("bearer  {USER}")),
@@ -74,7 +74,7 @@ async fn a_key_is_taken_in_any_of_the_usual_ways_and_goes_no_further() {
 }
 
 #[tokio::test]
-async fn without_a_key_or_with_a_wrong_one_nothing_passes() {
+async fn a_missing_or_wrong_key_is_refused() {
     assert_eq!(chat(&[]).await.map(drop), Err("missing_key"));
     assert_eq!(
         chat(&[("x-api-key", "guess")]).await.map(drop),
@@ -92,7 +92,7 @@ fn basic(text: &str) -> String {
 }
 
 #[tokio::test]
-async fn one_known_key_is_enough_whatever_stands_beside_it() {
+async fn one_known_key_is_enough_beside_other_credentials() {
     let bearer = format!("Bearer {USER}");
     let of_proxy = basic("proxy:its-own-password");
     for shown in [
@@ -142,7 +142,7 @@ async fn several_keys_of_which_none_is_known_are_wrong() {
 }
 
 #[tokio::test]
-async fn a_proxys_credential_beside_an_administrators_key_lets_manage() {
+async fn an_administrators_key_beside_a_proxys_credential_may_manage() {
     let of_proxy = basic("proxy:its-own-password");
     let shown = [("authorization", &*of_proxy), ("x-api-key", ADMIN)];
     let (who, _) = outcome(keys(), Method::POST, "/api/pull", &shown)
@@ -152,7 +152,7 @@ async fn a_proxys_credential_beside_an_administrators_key_lets_manage() {
 }
 
 #[tokio::test]
-async fn what_clients_ask_first_is_open() {
+async fn the_first_requests_of_clients_are_open() {
     for path in ["/", "/api/version"] {
         let open = outcome(keys(), Method::GET, path, &[("x-api-key", "guess")]).await;
         assert_eq!(open.expect("open").0, None);
@@ -188,7 +188,7 @@ async fn management_needs_an_administrators_key() {
 }
 
 #[tokio::test]
-async fn without_keys_everybody_may_ask_and_their_credentials_still_go_no_further() {
+async fn without_configured_keys_every_request_passes_and_credentials_are_still_removed() {
     let bearer = [("authorization", "Bearer ollama"), ("x-api-key", "other")];
     let (who, headers) = outcome(KeySet::default(), Method::POST, "/api/chat", &bearer)
         .await
@@ -216,7 +216,7 @@ fn a_key_in_place_of_its_digest_is_refused_and_not_shown() {
 }
 
 #[test]
-fn a_generated_key_is_let_in_by_its_line() {
+fn a_generated_key_is_accepted_with_its_line() {
     let (key, line) = generate_key("ada").expect("random bytes");
     assert!(key.starts_with("llt_") && key.len() == 47);
     let keys = KeySet::from_lines([line.as_str()], Role::User).expect("sound");
@@ -224,7 +224,7 @@ fn a_generated_key_is_let_in_by_its_line() {
     assert!(!format!("{keys:?}").contains(&line[11..]));
 }
 
-/// Whether a pull that goes on carries its refusal, or the kind of refusal.
+/// Whether a pull that passes carries its refusal, or else the kind of refusal.
 async fn pull(keys: &KeySet, key: Option<&str>) -> Result<bool, &'static str> {
     let mut request = Request::new(());
     let route = EndpointTable::ollama().look_up(&Method::POST, "/api/pull");
@@ -246,26 +246,30 @@ async fn pull(keys: &KeySet, key: Option<&str>) -> Result<bool, &'static str> {
 }
 
 #[tokio::test]
-async fn a_deferred_refusal_goes_on_with_those_who_may_run_models_alone() {
+async fn a_deferred_refusal_passes_only_for_clients_that_may_run_models() {
     let both = keys();
     assert_eq!(pull(&both, Some(USER)).await, Ok(true));
     assert_eq!(pull(&both, Some(ADMIN)).await, Ok(false));
     assert_eq!(pull(&both, Some("other")).await, Err("wrong_key"));
     assert_eq!(pull(&both, None).await, Err("management_refused"));
     let none = KeySet::default();
-    assert_eq!(pull(&none, None).await, Ok(true), "anybody may run models");
+    assert_eq!(
+        pull(&none, None).await,
+        Ok(true),
+        "every client may run models"
+    );
     let line = format!("root=sha256:{}", digest(ADMIN));
     let admins = KeySet::from_lines([line.as_str()], Role::Admin).expect("sound");
     assert_eq!(
         pull(&admins, None).await,
         Ok(true),
-        "anybody may run models"
+        "every client may run models"
     );
     assert_eq!(pull(&admins, Some("other")).await, Err("wrong_key"));
 }
 
 #[tokio::test]
-async fn keys_are_replaced_for_services_that_are_there() {
+async fn keys_are_replaced_for_existing_services() {
     let live = crate::live::Live::new(KeySet::default());
     let inner = service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(())) });
     let service = ApiKeyLayer::new(live.clone()).layer(inner);
@@ -295,7 +299,7 @@ fn a_generated_line_is_accepted_whatever_name_it_has_or_the_name_is_refused() {
         &"x".repeat(64),
     ] {
         let (key, line) = generate_key(name).expect(name);
-        // As the settings take several lines apart.
+        // The settings split several lines in this way.
         let lines = line.split([',', '\n']);
         let keys = KeySet::from_lines(lines, Role::User).expect(name);
         assert_eq!(keys.find(&key).map(|identity| &*identity.name), Some(name));

@@ -1,4 +1,4 @@
-//! Body types: a guard to the end of an answer, and a request body that can be sent again.
+//! Body types: a guard to the end of a response, and a request body that can be sent again.
 
 #[cfg(feature = "replay-body")]
 mod error;
@@ -7,22 +7,22 @@ mod guarded;
 mod machine;
 #[cfg(feature = "replay-body")]
 mod memory;
+#[cfg(any(feature = "breaker", feature = "outcome"))]
+mod remaining;
 #[cfg(feature = "replay-body")]
 mod replay;
-#[cfg(any(feature = "breaker", feature = "outcome"))]
-mod rest;
 
 #[cfg(feature = "replay-body")]
 pub use error::{BodyReadTimeout, ClientBodyFailed};
 pub use guarded::Guarded;
 #[cfg(feature = "replay-body")]
 pub use memory::{MemoryBudget, Reservation};
+#[cfg(any(feature = "breaker", feature = "outcome"))]
+pub(crate) use remaining::RemainingLength;
 #[cfg(feature = "replay-body")]
 pub use replay::ReplayBody;
 #[cfg(feature = "body-limit")]
 pub(crate) use replay::Segments;
-#[cfg(any(feature = "breaker", feature = "outcome"))]
-pub(crate) use rest::Rest;
 
 /// A body whose bytes may be in memory, for layers that read them.
 #[cfg(feature = "replay-body")]

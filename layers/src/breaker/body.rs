@@ -1,4 +1,4 @@
-//! The answer until its end, where it is judged.
+//! The response body; at its end the request's result is known.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,20 +9,20 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::Token;
-use super::layer::Judge;
+use super::layer::FailureRule;
 use crate::BoxError;
-use crate::body::Rest;
+use crate::body::RemainingLength;
 
 pin_project! {
-    /// A body whose end settles the token of its request. Dropped before, it says nothing of the
-    /// backend.
+    /// A body whose end settles the request's token. If it is dropped earlier, the request does not
+    /// count.
     #[derive(Debug)]
     pub struct BreakerBody<B> {
         #[pin]
         inner: B,
-        rest: Rest,
+        rest: RemainingLength,
         token: Option<Token>,
-        judge: Arc<Judge>,
+        rule: Arc<FailureRule>,
     }
 }
 
@@ -31,13 +31,13 @@ impl<B: Body> BreakerBody<B> {
         inner: B,
         headers: &HeaderMap,
         token: Option<Token>,
-        judge: Arc<Judge>,
+        rule: Arc<FailureRule>,
     ) -> Self {
         let mut body = Self {
-            rest: Rest::of(headers, &inner),
+            rest: RemainingLength::of(headers, &inner),
             inner,
             token,
-            judge,
+            rule,
         };
         if body.rest.is_over() || body.inner.is_end_stream() {
             succeed(&mut body.token);
@@ -68,7 +68,7 @@ where
         let frame = ready!(this.inner.as_mut().poll_frame(cx));
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
-                this.rest.note(&frame);
+                this.rest.count(&frame);
                 let is_last = frame.is_trailers() || this.rest.is_over();
                 if is_last || this.inner.is_end_stream() {
                     succeed(this.token);
@@ -77,7 +77,7 @@ where
             }
             Some(Err(error)) => {
                 let error = error.into();
-                if let Some(token) = this.token.take().filter(|_| this.judge.is_failure(&error)) {
+                if let Some(token) = this.token.take().filter(|_| this.rule.is_failure(&error)) {
                     token.fail();
                 }
                 Some(Err(error))

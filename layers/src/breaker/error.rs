@@ -1,4 +1,4 @@
-//! What a refused request is told.
+//! The error of a rejected request.
 
 use std::time::Duration;
 
@@ -6,17 +6,17 @@ use http::StatusCode;
 
 use crate::{Fail, Retryable, Side};
 
-/// The backend failed so often of late that it is left alone for a while.
+/// The breaker is open after recent failures of the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the backend has failed several times of late and is left alone for a moment")]
+#[error("the circuit breaker is open: recent requests to the backend failed; retry later")]
 pub struct CircuitOpen {
-    /// After how long a request may try.
+    /// Time until a request may be sent.
     pub retry_after: Duration,
 }
 
 impl Fail for CircuitOpen {
-    // The gateway refuses: another breaker that saw this as the backend's failure would count
-    // the same failure twice.
+    // The gateway's side: another breaker would otherwise count the same failure of the backend
+    // twice.
     fn side(&self) -> Side {
         Side::Gateway
     }

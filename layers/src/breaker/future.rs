@@ -1,4 +1,4 @@
-//! The request until the head of its answer.
+//! The request until the head of its response.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,13 +9,13 @@ use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
 
-use super::layer::Judge;
+use super::layer::FailureRule;
 use super::{BreakerBody, Token};
 use crate::{BoxError, Failure};
 
 pin_project! {
-    /// The future of [`BreakerService`](super::BreakerService). Dropped, it says nothing of the
-    /// backend.
+    /// The future of [`BreakerService`](super::BreakerService). If it is dropped, the request does
+    /// not count.
     #[derive(Debug)]
     pub struct BreakerFuture<F> {
         #[pin]
@@ -31,21 +31,17 @@ pin_project! {
             #[pin]
             inner: F,
             token: Option<Token>,
-            judge: Arc<Judge>,
+            rule: Arc<FailureRule>,
         },
         Refused { failure: Option<Failure> },
     }
 }
 
 impl<F> BreakerFuture<F> {
-    pub(super) fn judged(inner: F, token: Token, judge: Arc<Judge>) -> Self {
+    pub(super) fn counted(inner: F, token: Token, rule: Arc<FailureRule>) -> Self {
         let token = Some(token);
         Self {
-            state: State::Judged {
-                inner,
-                token,
-                judge,
-            },
+            state: State::Judged { inner, token, rule },
         }
     }
 
@@ -71,26 +67,22 @@ where
                 Some(failure) => Poll::Ready(Err(failure.into())),
                 None => Poll::Pending,
             },
-            StateProjection::Judged {
-                inner,
-                token,
-                judge,
-            } => {
+            StateProjection::Judged { inner, token, rule } => {
                 let answer = ready!(inner.poll(cx));
                 let token = token.take();
                 let answer = match answer {
                     Ok(answer) => answer,
                     Err(error) => {
                         let error = error.into();
-                        if let Some(token) = token.filter(|_| judge.is_failure(&error)) {
+                        if let Some(token) = token.filter(|_| rule.is_failure(&error)) {
                             token.fail();
                         }
                         return Poll::Ready(Err(error));
                     }
                 };
-                let token = token.and_then(|token| judge.head(token, answer.status()));
+                let token = token.and_then(|token| rule.head(token, answer.status()));
                 let (head, body) = answer.into_parts();
-                let body = BreakerBody::new(body, &head.headers, token, judge.clone());
+                let body = BreakerBody::new(body, &head.headers, token, rule.clone());
                 Poll::Ready(Ok(Response::from_parts(head, body)))
             }
         }

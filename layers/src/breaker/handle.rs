@@ -1,4 +1,4 @@
-//! A breaker that many share, and what it lets through.
+//! A shared breaker, and the tokens of requests.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,16 +8,16 @@ use std::time::Duration;
 use http::Extensions;
 use tokio::time::Instant;
 
-use super::machine::{Leave, Machine, State, Verdict};
+use super::machine::{Machine, Permit, RequestResult, State};
 use super::{BreakerPolicy, CircuitOpen};
 
 type Hook = dyn Fn(State, State) + Send + Sync;
 
-/// A circuit breaker. Clones are one and the same.
+/// A circuit breaker. Clones share their state.
 #[derive(Clone)]
 pub struct Breaker(Arc<Hooked>);
 
-/// One pointer to all, as tokens are moved often.
+/// One pointer to everything, because tokens are moved often.
 struct Hooked {
     shared: Arc<Shared>,
     hook: Option<Box<Hook>>,
@@ -25,7 +25,7 @@ struct Hooked {
 
 struct Shared {
     machine: Mutex<Machine>,
-    /// What the machine says, for those who ask many breakers and find most of them closed.
+    /// A copy of the machine's state, for callers that check many breakers, most of them closed.
     is_closed: AtomicBool,
 }
 
@@ -39,8 +39,8 @@ impl Breaker {
         Self(Arc::new(Hooked { shared, hook: None }))
     }
 
-    /// Calls `hook` with the state before and after when the breaker, or a clone that is made of
-    /// this one, opens or closes.
+    /// Calls `hook` with the old and the new state whenever the breaker, or a clone of it, changes
+    /// state.
     pub fn with_hook(self, hook: impl Fn(State, State) + Send + Sync + 'static) -> Self {
         Self(Arc::new(Hooked {
             shared: self.0.shared.clone(),
@@ -48,79 +48,80 @@ impl Breaker {
         }))
     }
 
-    /// How it stands. One that is open stays so until a request asks after its time.
+    /// The current state. An open breaker becomes half-open only when a request asks after its
+    /// time.
     pub fn state(&self) -> State {
         self.machine().state()
     }
 
-    /// Whether it lets all requests through. Their tokens need not be taken before they are sent:
-    /// there is no end of them.
+    /// Whether all requests are allowed. Tokens then need not be taken in advance, because their
+    /// number is not limited.
     pub fn is_closed(&self) -> bool {
         self.0.shared.is_closed.load(Ordering::Acquire)
     }
 
-    /// Whether a request would be let through now. It changes nothing.
+    /// Whether a request would be allowed now. This changes nothing.
     pub fn would_allow(&self) -> bool {
         self.is_closed() || self.retry_after().is_none()
     }
 
-    /// After how long a request may be let through; `None` if it may now.
+    /// Time until a request may be allowed; `None` if it may be now.
     pub fn retry_after(&self) -> Option<Duration> {
         self.machine().wait(Instant::now())
     }
 
-    /// Lets a request through.
+    /// Requests a token for one request.
     ///
     /// # Errors
-    /// The breaker is open, or all its probes are under way.
+    /// The breaker is open, or all its probes are in flight.
     pub fn acquire(&self) -> Result<Token, CircuitOpen> {
         let acquired = self.change(|machine| {
-            // One that is closed does not ask what time it is.
-            if let Some(leave) = machine.acquire_closed() {
-                return Ok(leave);
+            // A closed breaker needs no clock.
+            if let Some(permit) = machine.acquire_closed() {
+                return Ok(permit);
             }
             let now = Instant::now();
             let retry_after = machine.wait(now).unwrap_or_default();
             machine.acquire(now).ok_or(CircuitOpen { retry_after })
         });
-        acquired.map(|leave| self.token(leave))
+        acquired.map(|permit| self.token(permit))
     }
 
-    /// Lets a request through whatever the state, because no other backend can serve it. What becomes
-    /// of it counts: a success is reason to let probes through.
+    /// Returns a token in every state, for a request that no other backend can serve. Its result
+    /// counts: after a success, an open breaker becomes half-open.
     pub fn acquire_anyway(&self) -> Token {
-        let leave = self.change(|machine| machine.acquire_anyway(Instant::now()));
-        self.token(leave)
+        let permit = self.change(|machine| machine.acquire_anyway(Instant::now()));
+        self.token(permit)
     }
 
-    fn token(&self, leave: Leave) -> Token {
+    fn token(&self, permit: Permit) -> Token {
         Token {
             breaker: self.clone(),
-            leave,
-            verdict: Verdict::Nothing,
+            permit,
+            result: RequestResult::Nothing,
         }
     }
 
-    /// Lets probes through from now on, if it is open: something else has shown that the backend
-    /// is there again.
+    /// Makes an open breaker half-open, because the backend is known to be available again.
     pub fn half_open(&self) {
         self.change(Machine::half_open);
     }
 
-    /// Sends a token along with a request, for the [`BreakerLayer`](super::BreakerLayer) of its
-    /// backend. If the request does not get there, the token is given back.
+    /// Puts a token into a request's extensions, for the backend's
+    /// [`BreakerLayer`](super::BreakerLayer). If the request does not arrive there, the token is
+    /// released.
     pub fn put_token(extensions: &mut Extensions, token: Token) {
         extensions.insert(Carried(Arc::new(Mutex::new(Some(token)))));
     }
 
-    /// The token that came along with a request.
+    /// The token in a request's extensions.
     pub(super) fn take_token(extensions: &mut Extensions) -> Option<Token> {
         let carried: Carried = extensions.remove()?;
         let mut token = carried.0.lock().unwrap_or_else(PoisonError::into_inner);
         token.take()
     }
 
-    /// Changes the machine, and tells of it after the lock.
+    /// Changes the machine, and calls the hook after the lock is released.
     fn change<T>(&self, change: impl FnOnce(&mut Machine) -> T) -> T {
         let mut machine = self.machine();
         let before = machine.state();
@@ -150,44 +151,44 @@ impl fmt::Debug for Breaker {
     }
 }
 
-/// Extensions must be `Clone`; a token is not, so the first who asks has it.
+/// Extensions must be `Clone`, but a token is not; so only the first call gets it.
 #[derive(Clone)]
 struct Carried(Arc<Mutex<Option<Token>>>);
 
-/// Leave to send one request. Dropped without a verdict, it says nothing of the backend.
-#[must_use = "a token that is dropped says nothing"]
+/// The permit to send one request. If it is dropped without a result, the request does not count.
+#[must_use = "a dropped token does not count"]
 pub struct Token {
     breaker: Breaker,
-    leave: Leave,
-    verdict: Verdict,
+    permit: Permit,
+    result: RequestResult,
 }
 
 impl Token {
-    /// The answer has begun, so that the next probe may go. It is no verdict.
+    /// The response has begun, so the next probe may be sent. This is not a result.
     pub fn answered(&mut self) {
-        if self.leave.has_place {
-            let leave = &mut self.leave;
-            self.breaker.change(|machine| machine.answered(leave));
+        if self.permit.has_place {
+            let permit = &mut self.permit;
+            self.breaker.change(|machine| machine.answered(permit));
         }
     }
 
-    /// The backend did what it was asked for, or said rightly that it cannot.
+    /// The backend served the request, or refused it for a good reason.
     pub fn succeed(mut self) {
-        self.verdict = Verdict::Success;
+        self.result = RequestResult::Success;
     }
 
     /// The backend failed.
     pub fn fail(mut self) {
-        self.verdict = Verdict::Failure;
+        self.result = RequestResult::Failure;
     }
 }
 
 impl Drop for Token {
     fn drop(&mut self) {
-        let (leave, verdict) = (&mut self.leave, self.verdict);
+        let (permit, result) = (&mut self.permit, self.result);
         let now = Instant::now();
         self.breaker
-            .change(|machine| machine.settle(leave, verdict, now));
+            .change(|machine| machine.settle(permit, result, now));
     }
 }
 

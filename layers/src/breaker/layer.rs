@@ -11,29 +11,28 @@ use tower_service::Service;
 use super::{Breaker, BreakerBody, BreakerFuture, Token};
 use crate::{BoxError, Failure, Side};
 
-/// Judges a backend's requests for its [`Breaker`]. See the [module](super).
+/// Reports the results of a backend's requests to its [`Breaker`]. See the [module](super).
 #[derive(Clone, Debug)]
 pub struct BreakerLayer {
     breaker: Breaker,
-    judge: Arc<Judge>,
+    rule: Arc<FailureRule>,
     refuses: bool,
 }
 
-/// What counts as the backend's failure.
+/// The rules for what counts as a failure.
 #[derive(Clone, Debug)]
-pub(super) struct Judge {
+pub(super) struct FailureRule {
     statuses: Vec<StatusCode>,
     is_failure: fn(&Failure) -> bool,
 }
 
-impl Judge {
-    /// An error that says nothing of itself is taken for the backend's: it came from where the
-    /// backend is.
+impl FailureRule {
+    /// An unknown error counts as the backend's, because it comes from inside of this layer.
     pub(super) fn is_failure(&self, error: &BoxError) -> bool {
         Failure::find(&**error).is_none_or(self.is_failure)
     }
 
-    /// Judges an answer by its head; gives the token back if its body is to be seen first.
+    /// Settles the token by the response's head, or returns it if the body decides.
     pub(super) fn head(&self, mut token: Token, status: StatusCode) -> Option<Token> {
         if self.statuses.contains(&status) {
             token.fail();
@@ -45,34 +44,34 @@ impl Judge {
 }
 
 impl BreakerLayer {
-    /// Judges for `breaker`. 502 and 504 are failures.
+    /// Reports to `breaker`. The statuses 502 and 504 are failures.
     pub fn new(breaker: Breaker) -> Self {
         Self {
             breaker,
             refuses: true,
-            judge: Arc::new(Judge {
+            rule: Arc::new(FailureRule {
                 statuses: [StatusCode::BAD_GATEWAY, StatusCode::GATEWAY_TIMEOUT].into(),
                 is_failure: |failure| failure.side() == Side::Upstream,
             }),
         }
     }
 
-    /// Answers of these statuses are failures, and no others.
+    /// Only these statuses are failures.
     pub fn with_statuses(mut self, statuses: impl IntoIterator<Item = StatusCode>) -> Self {
-        Arc::make_mut(&mut self.judge).statuses = statuses.into_iter().collect();
+        Arc::make_mut(&mut self.rule).statuses = statuses.into_iter().collect();
         self
     }
 
-    /// Refuses nothing: a request that brings no token is let through whatever the state, and judged.
-    /// For programs in which the choice among backends is what leaves one alone.
+    /// Rejects no request: one without a token is allowed in every state, and its result counts.
+    /// For programs whose load balancer avoids backends with an open breaker.
     pub fn without_refusals(mut self) -> Self {
         self.refuses = false;
         self
     }
 
-    /// Errors of this kind are failures, and no others; those of the backend's side unless said.
+    /// Only these errors are failures; by default, those of the backend's side.
     pub fn with_failures(mut self, is_failure: fn(&Failure) -> bool) -> Self {
-        Arc::make_mut(&mut self.judge).is_failure = is_failure;
+        Arc::make_mut(&mut self.rule).is_failure = is_failure;
         self
     }
 }
@@ -118,8 +117,8 @@ where
         };
         match token {
             Ok(token) => {
-                let judge = self.layer.judge.clone();
-                BreakerFuture::judged(self.inner.call(request), token, judge)
+                let rule = self.layer.rule.clone();
+                BreakerFuture::counted(self.inner.call(request), token, rule)
             }
             Err(open) => BreakerFuture::refused(Failure::from(open)),
         }

@@ -1,4 +1,4 @@
-//! The breaker as plain book-keeping.
+//! The breaker's state machine.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use tokio::time::Instant;
 use super::BreakerPolicy;
 use super::window::Window;
 
-/// How a breaker stands.
+/// The state of a breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
-    /// All requests pass.
+    /// All requests are allowed.
     Closed,
-    /// None does.
+    /// No request is allowed.
     Open,
-    /// Single ones do.
+    /// Probes are allowed.
     HalfOpen,
 }
 
@@ -29,33 +29,33 @@ impl State {
     }
 }
 
-/// What a request said of the backend.
+/// The result of a request, as it concerns the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum RequestResult {
     Success,
     Failure,
     Nothing,
 }
 
-/// What a request was let through with.
+/// The permit of an allowed request.
 #[derive(Debug)]
-pub(super) struct Leave {
-    /// The phase it was given in; what comes of it says nothing of another.
+pub(super) struct Permit {
+    /// The phase in which it was given; its result only counts in the same phase.
     phase: u64,
-    /// Whether it takes one of the places for probes.
+    /// Whether it occupies one of the places for probes.
     pub(super) has_place: bool,
 }
 
-/// Some thirty years.
+/// About thirty years.
 const FOR_EVER: Duration = Duration::from_secs(1 << 30);
 
-/// The state machine. It has no clock: who calls says what time it is.
+/// The state machine. It has no clock; the caller passes the time.
 #[derive(Debug)]
 pub(super) struct Machine {
     policy: BreakerPolicy,
     phase: u64,
     stage: Stage,
-    /// How long it is open the next time.
+    /// How long it will be open the next time.
     open_for: Duration,
 }
 
@@ -77,8 +77,8 @@ impl Machine {
     }
 
     #[cfg(test)]
-    pub(super) fn is_current(&self, leave: &Leave) -> bool {
-        leave.phase == self.phase
+    pub(super) fn is_current(&self, permit: &Permit) -> bool {
+        permit.phase == self.phase
     }
 
     pub(super) fn state(&self) -> State {
@@ -89,7 +89,7 @@ impl Machine {
         }
     }
 
-    /// After how long a request may be let through; `None` if it may now.
+    /// Time until a request may be allowed; `None` if it may be now.
     pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
         match self.stage {
             Stage::Closed { .. } => None,
@@ -98,22 +98,22 @@ impl Machine {
                 (!left.is_zero()).then_some(left)
             }
             Stage::HalfOpen { waiting, .. } if waiting < self.policy.probes.get() => None,
-            // How long a probe waits is not known.
+            // The duration of a probe is not known.
             Stage::HalfOpen { .. } => Some(self.policy.open_for),
         }
     }
 
-    /// Lets a request through, if all may.
-    pub(super) fn acquire_closed(&self) -> Option<Leave> {
+    /// Allows a request if the breaker is closed.
+    pub(super) fn acquire_closed(&self) -> Option<Permit> {
         let is_closed = matches!(self.stage, Stage::Closed { .. });
-        is_closed.then_some(Leave {
+        is_closed.then_some(Permit {
             phase: self.phase,
             has_place: false,
         })
     }
 
-    /// Lets a request through, if it may.
-    pub(super) fn acquire(&mut self, now: Instant) -> Option<Leave> {
+    /// Allows a request if the state permits it.
+    pub(super) fn acquire(&mut self, now: Instant) -> Option<Permit> {
         if self.wait(now).is_some() {
             return None;
         }
@@ -127,23 +127,23 @@ impl Machine {
             }
             Stage::Closed { .. } | Stage::Open { .. } => false,
         };
-        Some(Leave {
+        Some(Permit {
             phase: self.phase,
             has_place,
         })
     }
 
-    /// Lets a request through in any state; as a probe, if there is a place for one.
-    pub(super) fn acquire_anyway(&mut self, now: Instant) -> Leave {
-        self.acquire(now).unwrap_or(Leave {
+    /// Allows a request in every state; as a probe if a place is free.
+    pub(super) fn acquire_anyway(&mut self, now: Instant) -> Permit {
+        self.acquire(now).unwrap_or(Permit {
             phase: self.phase,
             has_place: false,
         })
     }
 
-    /// The head of the answer has come: the place goes to the next probe.
-    pub(super) fn answered(&mut self, leave: &mut Leave) {
-        if !std::mem::take(&mut leave.has_place) || leave.phase != self.phase {
+    /// The head of the response has arrived, so the place is free for the next probe.
+    pub(super) fn answered(&mut self, permit: &mut Permit) {
+        if !std::mem::take(&mut permit.has_place) || permit.phase != self.phase {
             return;
         }
         if let Stage::HalfOpen { waiting, .. } = &mut self.stage {
@@ -151,7 +151,7 @@ impl Machine {
         }
     }
 
-    /// Lets probes through from now on, if it is open.
+    /// Makes an open breaker half-open.
     pub(super) fn half_open(&mut self) {
         if let Stage::Open { .. } = self.stage {
             self.enter(Stage::HalfOpen {
@@ -161,24 +161,24 @@ impl Machine {
         }
     }
 
-    /// A request that was let through has ended.
-    pub(super) fn settle(&mut self, leave: &mut Leave, verdict: Verdict, now: Instant) {
-        self.answered(leave);
-        if leave.phase != self.phase {
+    /// A request has ended.
+    pub(super) fn settle(&mut self, permit: &mut Permit, result: RequestResult, now: Instant) {
+        self.answered(permit);
+        if permit.phase != self.phase {
             return;
         }
         match &mut self.stage {
-            // Of a request that was let through all the same.
-            Stage::Open { .. } if verdict == Verdict::Success => self.half_open(),
+            // From a request that was allowed although the breaker was open.
+            Stage::Open { .. } if result == RequestResult::Success => self.half_open(),
             Stage::Open { .. } => {}
             Stage::Closed { window, in_a_row } => {
-                let is_failure = match verdict {
-                    Verdict::Nothing => return,
-                    Verdict::Success => false,
-                    Verdict::Failure => true,
+                let is_failure = match result {
+                    RequestResult::Nothing => return,
+                    RequestResult::Success => false,
+                    RequestResult::Failure => true,
                 };
                 *in_a_row = if is_failure { *in_a_row + 1 } else { 0 };
-                window.note(is_failure, now);
+                window.record(is_failure, now);
                 if !is_failure {
                     return;
                 }
@@ -193,14 +193,14 @@ impl Machine {
                     self.open(now);
                 }
             }
-            Stage::HalfOpen { succeeded, .. } => match verdict {
-                Verdict::Nothing => {}
-                Verdict::Failure => {
+            Stage::HalfOpen { succeeded, .. } => match result {
+                RequestResult::Nothing => {}
+                RequestResult::Failure => {
                     let longer = self.open_for.saturating_mul(2);
                     self.open_for = longer.min(self.policy.open_at_most);
                     self.open(now);
                 }
-                Verdict::Success => {
+                RequestResult::Success => {
                     *succeeded += 1;
                     if *succeeded >= self.policy.probes.get() {
                         self.open_for = self.policy.open_for;
@@ -212,7 +212,7 @@ impl Machine {
     }
 
     fn open(&mut self, now: Instant) {
-        // Longer than an `Instant` can hold is for as long as anybody will wait.
+        // A time beyond the range of `Instant` counts as practically infinite.
         let until = now.checked_add(self.open_for).unwrap_or(now + FOR_EVER);
         self.enter(Stage::Open { until });
     }

@@ -1,37 +1,38 @@
-//! A circuit breaker for one backend: who fails again and again is left alone for a while.
+//! A circuit breaker for one backend: after repeated failures it gets no requests for a while.
 //!
-//! A backend that fails fast looks idle, and would attract everything. A [`Breaker`] opens on
-//! several failures in a row, or on a share of failures among the requests of late, and then lets
-//! single requests try ([`Token`]s) before it closes again.
+//! A backend that fails fast looks idle and would attract all requests. A [`Breaker`] opens after
+//! several failures in a row, or when a given share of the recent requests failed. Later it allows
+//! single requests as probes ([`Token`]s), and closes if they succeed.
 //!
 //! ```text
 //!            failures                 time is over              probes succeed
 //! closed ───────────────▶ open ───────────────────▶ half-open ───────────────▶ closed
-//!                          ▲  refuses                  │ few may wait for an answer
-//!                          └───────── a probe fails ───┘ (and for twice as long)
+//!                          ▲  refuses                  │ a few probes at a time
+//!                          └───────── a probe fails ───┘ (open for twice as long)
 //!
 //! choice ── request ── head ── stream ── end
 //! token taken          next probe         success or failure: the token is settled
-//!     (dropped before the end: the client left, which says nothing of the backend)
+//!     (dropped before the end: the client disconnected, and the request does not count)
 //! ```
 //!
-//! A stream is judged at its end, not at its head, so an answer that breaks off is a failure
-//! however good its status was. Failures are errors of the backend's side
-//! ([`Side::Upstream`](crate::Side::Upstream)) and the statuses of [`BreakerLayer::with_statuses`]. What a
-//! client did wrong says nothing of the backend, nor does a 500 or a 503 of Ollama, which are about
-//! one model: its runner failed, or there is no room to load it. By the same rule a stream that ends
-//! tidily is a success, though its last line tells of an error or is missing: the server was there to
-//! end it. A body inside that fails on such an end has it counted.
+//! The result of a stream is known at its end, not at its head: a stream that breaks is a failure,
+//! whatever its status. Failures are errors of the backend's side
+//! ([`Side::Upstream`](crate::Side::Upstream)) and the statuses of [`BreakerLayer::with_statuses`].
+//! A client's error does not count, and neither does a 500 or a 503 of Ollama, which concerns a
+//! single model: its runner failed, or there is no memory to load it. Likewise, a stream with a
+//! clean end is a success, even if its last line is an error or is missing, because the server was
+//! available. To count such an end as a failure, place a body inside that returns an error.
 //!
-//! A probe's place goes to the next one with the head of its answer, which Ollama sends with the first
-//! token: else one long answer, or one client that reads slowly, would keep all others away.
+//! With the head of its response, a probe frees its place for the next one. Ollama sends the head
+//! with the first token. Otherwise one long response, or one client that reads slowly, would block
+//! all others.
 //!
-//! It belongs into the service of each backend, outside of the stream clocks whose errors it
-//! counts. Whoever chooses among backends asks [`Breaker::would_allow`], takes the token together
-//! with the choice, unless the breaker [is closed](Breaker::is_closed), and sends it along with the
-//! request ([`Breaker::put_token`]); without one the layer takes it itself. Where no backend would be
-//! allowed, refusing is of use to nobody: the choice can let the request through
-//! ([`Breaker::acquire_anyway`]). tower and tower-http have no breaker.
+//! Place it in the service of each backend, outside of the stream clocks whose errors it counts. A
+//! load balancer calls [`Breaker::would_allow`], takes the token together with its choice unless
+//! the breaker [is closed](Breaker::is_closed), and sends it with the request
+//! ([`Breaker::put_token`]); without one, the layer takes it itself. If the breakers of all
+//! backends are open, the load balancer can still send the request ([`Breaker::acquire_anyway`]).
+//! tower and tower-http have no circuit breaker.
 //!
 //! Before one backend:
 //!
@@ -65,7 +66,7 @@
 //! # }
 //! ```
 //!
-//! Stricter, and told of:
+//! Stricter, and with a hook:
 //!
 //! ```
 //! use std::num::NonZeroU32;

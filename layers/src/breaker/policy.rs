@@ -31,37 +31,37 @@ impl Default for BreakerPolicy {
 }
 
 impl BreakerPolicy {
-    /// After how many failures in a row it opens, however few requests there were; `None` for
-    /// never. 5 unless said.
+    /// Opens after this many failures in a row, for any number of requests; `None` for never. The
+    /// default is 5.
     pub fn with_consecutive_failures(mut self, failures: Option<NonZeroU32>) -> Self {
         self.consecutive = failures;
         self
     }
 
-    /// At which share of failures it opens, if there were at least `min_requests` in the window.
-    /// Half of 20 unless said; above 1 it never does.
+    /// Opens when this share of the requests in the window failed and there were at least
+    /// `min_requests`. The default is half of 20. Above 1 it never opens.
     pub fn with_failure_ratio(mut self, ratio: f64, min_requests: NonZeroU32) -> Self {
         self.ratio = ratio;
         self.min_requests = min_requests;
         self
     }
 
-    /// For how long requests are remembered. 30 s unless said.
+    /// The length of the window. The default is 30 s.
     pub fn with_window(mut self, window: Duration) -> Self {
         self.window = window;
         self
     }
 
-    /// How long it stays open; twice as long each time that a probe fails, up to `at_most`. 2 s
-    /// and 60 s unless said.
+    /// How long it stays open; doubled each time a probe fails, up to `at_most`. The defaults are 2
+    /// s and 60 s.
     pub fn with_open_for(mut self, open_for: Duration, at_most: Duration) -> Self {
         self.open_for = open_for;
         self.open_at_most = at_most.max(open_for);
         self
     }
 
-    /// How many requests may wait for the head of their answer while it is half-open, and how many
-    /// must succeed, to their end, before it closes. 1 unless said.
+    /// How many probes may wait for the head of their response while it is half-open, and how many
+    /// must succeed before it closes. The default is 1.
     pub fn with_probes(mut self, probes: NonZeroU32) -> Self {
         self.probes = probes;
         self

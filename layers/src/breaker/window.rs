@@ -1,4 +1,4 @@
-//! Counts of the last seconds.
+//! Counters of recent requests.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ const BUCKETS: usize = 10;
 #[derive(Clone, Debug)]
 pub(super) struct Window {
     buckets: [Bucket; BUCKETS],
-    /// Which bucket counts now, and since when.
+    /// The current bucket, and when it began.
     current: usize,
     since: Instant,
     width: Duration,
@@ -32,7 +32,7 @@ impl Window {
         }
     }
 
-    pub(super) fn note(&mut self, is_failure: bool, now: Instant) {
+    pub(super) fn record(&mut self, is_failure: bool, now: Instant) {
         self.turn(now);
         let bucket = &mut self.buckets[self.current];
         bucket.requests = bucket.requests.saturating_add(1);
@@ -71,12 +71,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_older_than_the_window_is_forgotten_bit_by_bit() {
+    fn requests_older_than_the_window_are_dropped_bucket_by_bucket() {
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         let mut window = Window::new(Duration::from_secs(10), start);
-        window.note(true, at(0));
-        window.note(false, at(5));
+        window.record(true, at(0));
+        window.record(false, at(5));
         assert_eq!(window.counts(at(9)), (2, 1));
         assert_eq!(window.counts(at(10)), (1, 0));
         assert_eq!(window.counts(at(15)), (0, 0));

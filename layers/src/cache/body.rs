@@ -1,4 +1,4 @@
-//! The body of an answer from the cache, from a shared exchange, or from the service directly.
+//! The body of a response from the cache, from a shared exchange, or from the service directly.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pin_project! {
     #[project = KindProjection]
     #[derive(Debug)]
     enum Kind<B> {
-        // The cache does not use this answer. Most frames pass here.
+        // The cache does not use this response. Most frames pass here.
         PassThrough {
             #[pin]
             inner: B,

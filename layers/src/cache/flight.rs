@@ -24,7 +24,7 @@ pub(super) type BoxBody = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Sen
 pub(super) type Exchange =
     Pin<Box<dyn Future<Output = Result<Response<BoxBody>, BoxError>> + Send>>;
 
-/// A new exchange, and the rule for the end of its answer.
+/// A new exchange, and the rule for the end of its response.
 pub(super) struct NewExchange {
     pub(super) exchange: Exchange,
     pub(super) dialect: Dialect,
@@ -66,7 +66,7 @@ struct State {
     /// The number of frames that were dropped from the front of `frames`.
     dropped: usize,
     bytes: u64,
-    /// The answer is too large to be cached and to be joined.
+    /// The response is too large to be cached and to be joined.
     is_too_large: bool,
 }
 
@@ -155,7 +155,7 @@ impl Flight {
         }
     }
 
-    /// Whether the answer is complete and has no frame after `seen` frames.
+    /// Whether the response is complete and has no frame after `seen` frames.
     pub(super) fn is_at_end(&self, seen: usize) -> bool {
         let state = self.state();
         matches!(state.stage, Stage::Complete) && seen - state.dropped >= state.frames.len()

@@ -22,7 +22,7 @@ pub(super) enum Lookup {
     By(Key),
     /// The client asked not to use the cache.
     Declined,
-    /// The answer to this request cannot be cached.
+    /// The response to this request cannot be cached.
     NotCacheable,
 }
 

@@ -26,7 +26,7 @@ pub struct CacheLayer {
 }
 
 impl CacheLayer {
-    /// Caches up to `max_bytes` bytes of answers; 0 turns the cache off. `version_of` gives the
+    /// Caches up to `max_bytes` bytes of responses; 0 turns the cache off. `version_of` gives the
     /// current version of the request's model, for example its digest. Requests without a version
     /// are not cached.
     pub fn new(
@@ -43,7 +43,7 @@ impl CacheLayer {
     }
 
     /// The tenant of a request. Tenants never get each other's answers. Requests without a tenant
-    /// share their answers.
+    /// share their responses.
     pub fn with_tenant(
         mut self,
         tenant_of: impl Fn(&Parts) -> Option<Arc<str>> + Send + Sync + 'static,
@@ -60,7 +60,7 @@ impl CacheLayer {
     }
 
     /// The size limit of a cached answer, in bytes; default a sixteenth of the whole cache. This
-    /// drops the answers that are cached so far.
+    /// drops the responses that are cached so far.
     pub fn with_max_answer(self, bytes: u64) -> Self {
         self.change(|store| store.max_answer = bytes)
     }

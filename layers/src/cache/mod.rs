@@ -2,7 +2,7 @@
 //!
 //! The same model gives the same embedding for the same text. A chat answer is deterministic if the
 //! request sets temperature 0 or a seed. [`CacheLayer`] keeps such answers in memory, limited in
-//! bytes. Equal requests share one exchange: while an answer is in progress, a second equal request
+//! bytes. Equal requests share one exchange: while a response is in progress, a second equal request
 //! receives it as it arrives.
 //!
 //! ```text
@@ -13,7 +13,7 @@
 //!
 //! - The key is made of the model's **version** (for example its digest, which the caller gives),
 //!   the route, the tenant and the canonical request: members sorted, without `keep_alive`, which
-//!   does not change the answer. Without a version nothing is cached.
+//!   does not change the response. Without a version nothing is cached.
 //! - Only complete answers are cached: status 200, complete by the
 //!   [`EndRule`](crate::frames::EndRule) of their stream, and not too large. A stream is replayed
 //!   as a stream.
@@ -24,7 +24,7 @@
 //!   result in `Cache-Status` (RFC 9211).
 //!
 //! All tenants share the limit of bytes. A tenant with many requests can evict answers that others
-//! have not used recently, but never gets the answers of others.
+//! have not used recently, but never gets the responses of others.
 //!
 //! Put it inside of [`BodyLimitLayer`](crate::body_limit::BodyLimitLayer) and
 //! [`LlmRequestLayer`](crate::llm_request::LlmRequestLayer), because it reads the buffered body,

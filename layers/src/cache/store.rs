@@ -17,7 +17,7 @@ use super::key::Key;
 /// The approximate overhead of an entry in bytes: its head and the bookkeeping.
 const ENTRY_OVERHEAD: u64 = 1024;
 
-/// Headers that are valid for one answer only.
+/// Headers that are valid for one response only.
 const PER_ANSWER_HEADERS: [HeaderName; 5] = [
     header::DATE,
     header::SET_COOKIE,

@@ -66,7 +66,7 @@ impl Script {
     }
 }
 
-/// A stack whose backend gives this answer, with a counter of its calls.
+/// A stack whose backend gives this response, with a counter of its calls.
 fn stack(
     layer: CacheLayer,
     script: Script,
@@ -105,7 +105,7 @@ fn stack(
     (service, calls)
 }
 
-/// The frames of an answer, and its `Cache-Status`.
+/// The frames of a response, and its `Cache-Status`.
 async fn call<S, B>(service: &S, request: Request<Sent>) -> (Vec<String>, String)
 where
     S: Service<Request<Sent>, Response = Response<B>, Error = BoxError> + Clone,

@@ -1,4 +1,4 @@
-//! Which clock ran out.
+//! The errors of the time-outs.
 
 use std::time::Duration;
 
@@ -12,8 +12,10 @@ macro_rules! timeout {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
         #[error($text)]
         pub struct $name {
-            /// How long was waited.
+            /// The limit that was reached.
             pub after: Duration,
+            /// The name of the limit; see [`LimitNames`](super::LimitNames).
+            pub limit: &'static str,
         }
 
         impl Fail for $name {
@@ -34,21 +36,20 @@ macro_rules! timeout {
 }
 
 timeout! {
-    /// The backend said nothing after the request had been sent.
+    /// The backend sent nothing after the request was sent.
     FirstByteTimeout, "first_byte_timeout", retryable: Once,
-    "the backend sent no byte within {after:?}: it may be loading the model or be busy; \
-     the first-byte time-out says how long is waited"
+    "the backend sent no byte within {after:?} (limit: {limit}); \
+     it may be loading the model or be busy"
 }
 
 timeout! {
-    /// The backend paused in the middle of its answer.
+    /// The backend paused in the middle of its response.
     IdleTimeout, "idle_timeout", retryable: No,
-    "the backend paused for {after:?} in the middle of its answer; \
-     the idle time-out says how long is waited"
+    "the backend paused for {after:?} in the middle of its response (limit: {limit})"
 }
 
 timeout! {
     /// The whole exchange took too long.
     TotalTimeout, "total_timeout", retryable: No,
-    "the answer took longer than {after:?}; the total time-out says how long it may take"
+    "the response took longer than {after:?} (limit: {limit})"
 }

@@ -1,4 +1,4 @@
-//! The clocks before the head of an answer.
+//! The time-outs before the head of a response.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,11 +22,11 @@ pin_project! {
         inner: F,
         sent: Sent,
         limits: Limits,
-        // When everything must be over.
+        // The end of the total time.
         total: Option<Instant>,
-        // For both clocks; the answer's body takes it over.
+        // For both clocks; it moves into the response's body.
         deadline: Deadline,
-        // The first-byte clock runs.
+        // The first-byte clock is running.
         is_sent: bool,
     }
 }
@@ -37,7 +37,7 @@ impl<F> ClockedFuture<F> {
             inner,
             sent,
             limits,
-            // A limit beyond what an `Instant` can hold is none.
+            // A limit beyond the range of `Instant` counts as none.
             total: limits
                 .total
                 .and_then(|total| Instant::now().checked_add(total)),
@@ -77,9 +77,13 @@ where
         ready!(this.deadline.poll(cx));
         let total = this.total.filter(|total| Instant::now() >= *total);
         let failure = match (total.and(this.limits.total), this.limits.first_byte) {
-            (None, Some(after)) => Failure::from(FirstByteTimeout { after }),
+            (None, Some(after)) => Failure::from(FirstByteTimeout {
+                after,
+                limit: this.limits.names.first_byte,
+            }),
             (total, _) => Failure::from(TotalTimeout {
                 after: total.unwrap_or_default(),
+                limit: this.limits.names.total,
             }),
         };
         Poll::Ready(Err(failure.into()))

@@ -1,9 +1,8 @@
-//! Clocks for streams: first byte, idle, total.
+//! Time-outs for streams: first byte, idle, total.
 //!
-//! A time-out on a whole exchange counts a long answer as a fault. What says that a server is
-//! stuck is silence: before the first byte, while it loads a model and reads the prompt, and
-//! between two bytes, while it generates. Each has a clock of its own, and a total one is there
-//! for who insists.
+//! A time-out of the whole exchange treats a long response as an error. A stuck server is
+//! recognised by silence: before the first byte, while it loads a model and reads the prompt, and
+//! between two bytes, while it generates. Each has its own time-out; a total time-out is optional.
 //!
 //! ```text
 //! call ── request body ── sent ───────── head ── frame ───── frame ── end
@@ -11,33 +10,32 @@
 //! └────────────────────────── total ────────────────────────────────┘
 //! ```
 //!
-//! The first-byte clock starts when the request's body has been sent, so a large upload does
-//! not count. The idle clock runs only while the body of the answer is being waited for: a
-//! client that reads slowly does not run it down. It is for a server that hangs: one that dies closes its
-//! connections, and one that is lost with its machine is found by TCP keep-alive where that is on. A frame costs a look at the clock and no timer
-//! operation ([`Deadline`](crate::Deadline)): under 1 % of what a paced line costs the gateway.
+//! The first-byte clock starts when the request's body has been sent, so a large upload does not
+//! count. The idle clock runs only while the response's body is polled, so a slow client does not
+//! count. It detects a server that hangs: a server that dies closes its connections, and TCP
+//! keep-alive detects a lost machine. A frame costs one clock read and no timer operation
+//! ([`Deadline`](crate::Deadline)): under 1 % of what a paced line costs the gateway.
 //!
-//! A clock in a body runs only while the body is polled. hyper does not poll it while a client
-//! does not read, so whoever holds the client's socket needs a clock for that, and the total
-//! one is not kept here then either.
+//! A clock in a body runs only while the body is polled. hyper does not poll it while a client does
+//! not read. So the owner of the client's socket needs a time-out for that, and the total time-out
+//! is not enforced here meanwhile.
 //!
-//! How long a connection may take to be made is for the client inside to know, as it alone sees
-//! the difference between connecting and waiting.
+//! The connect time-out belongs to the inner client, which can distinguish connecting from waiting.
 //!
-//! It belongs innermost, round the client of one backend, inside of retries: the first-byte
-//! time-out may be retried elsewhere.
+//! Place it innermost, around the client of one backend and inside of retries, because a request
+//! may be retried elsewhere after the first-byte time-out.
 //!
 //! ```
 //! use std::time::Duration;
 //! use llamatower_layers::clocks::StreamClocksLayer;
 //!
 //! let default = StreamClocksLayer::new();
-//! let impatient = StreamClocksLayer::new()
+//! let strict = StreamClocksLayer::new()
 //!     .with_first_byte(Some(Duration::from_secs(30)))
 //!     .with_idle(Some(Duration::from_secs(5)))
 //!     .with_quiet(|head| head.uri.path() == "/api/pull", None)
 //!     .with_total(None);
-//! # let _ = (default, impatient);
+//! # let _ = (default, strict);
 //! ```
 
 mod error;
@@ -52,7 +50,7 @@ mod tests;
 
 pub use error::{FirstByteTimeout, IdleTimeout, TotalTimeout};
 pub use future::ClockedFuture;
-pub use layer::StreamClocksLayer;
+pub use layer::{LimitNames, StreamClocksLayer};
 pub use request_body::ClockedRequestBody;
 pub use response_body::ClockedBody;
 pub use service::StreamClocks;

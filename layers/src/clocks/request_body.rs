@@ -1,4 +1,4 @@
-//! When a request has been sent.
+//! Detects when a request has been sent.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use pin_project_lite::pin_project;
 
 use crate::Replay;
 
-/// Turns true when a request's body has been taken whole, or given up.
+/// Resolves when a request's body has been read to its end, or dropped.
 #[derive(Clone, Debug)]
 pub(super) struct Sent(Option<Arc<Mutex<Waiting>>>);
 
@@ -20,13 +20,13 @@ struct Waiting {
 }
 
 impl Sent {
-    /// The signal of a body that is still to be sent; one at its end needs none.
+    /// The signal of a body that still has to be sent; an empty body needs none.
     fn of(body: &impl Body) -> Self {
         Self((!body.is_end_stream()).then(Arc::default))
     }
 
-    /// For whom nobody waits.
-    fn unasked() -> Self {
+    /// A signal that is not observed.
+    fn unobserved() -> Self {
         Self(None)
     }
 
@@ -45,7 +45,7 @@ impl Sent {
         Poll::Pending
     }
 
-    fn note(&mut self) {
+    fn mark_sent(&mut self) {
         let Some(waiting) = self.0.take() else {
             return;
         };
@@ -60,7 +60,7 @@ impl Sent {
 }
 
 pin_project! {
-    /// A request's body that says when it has been sent.
+    /// A request's body that signals when it has been sent.
     #[derive(Debug)]
     pub struct ClockedRequestBody<B> {
         #[pin]
@@ -70,17 +70,17 @@ pin_project! {
 
     impl<B> PinnedDrop for ClockedRequestBody<B> {
         fn drop(this: Pin<&mut Self>) {
-            this.project().sent.note();
+            this.project().sent.mark_sent();
         }
     }
 }
 
 impl<B: Body> ClockedRequestBody<B> {
-    /// `is_asked` says whether anybody wants to know.
-    pub(super) fn new(inner: B, is_asked: bool) -> (Self, Sent) {
-        let sent = match is_asked {
+    /// `is_observed` tells whether the signal is observed.
+    pub(super) fn new(inner: B, is_observed: bool) -> (Self, Sent) {
+        let sent = match is_observed {
             true => Sent::of(&inner),
-            false => Sent::unasked(),
+            false => Sent::unobserved(),
         };
         let body = Self {
             inner,
@@ -102,7 +102,7 @@ impl<B: Body> Body for ClockedRequestBody<B> {
         let frame = ready!(this.inner.as_mut().poll_frame(cx));
         let goes_on = matches!(&frame, Some(Ok(frame)) if frame.is_data());
         if !goes_on || this.inner.is_end_stream() {
-            this.sent.note();
+            this.sent.mark_sent();
         }
         Poll::Ready(frame)
     }
@@ -116,12 +116,12 @@ impl<B: Body> Body for ClockedRequestBody<B> {
     }
 }
 
-/// A copy is clocked by whoever sends it.
+/// A replayed copy gets its own clock when it is sent.
 impl<B: Replay> Replay for ClockedRequestBody<B> {
     fn replay(&self) -> Option<Self> {
         Some(Self {
             inner: self.inner.replay()?,
-            sent: Sent::unasked(),
+            sent: Sent::unobserved(),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The clocks within an answer.
+//! The time-outs within a response.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -8,15 +8,15 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
-use super::layer::Limits;
+use super::layer::{LimitNames, Limits};
 use super::{IdleTimeout, TotalTimeout};
 use crate::{BoxError, Deadline, Failure};
 
 pin_project! {
-    /// The body of an answer whose frames may not be too long in coming.
+    /// The body of a response with time-outs for its frames.
     #[derive(Debug)]
     pub struct ClockedBody<B> {
-        // `None` once a clock has run out: the backend is let go of.
+        // `None` once a time-out has fired; the connection to the backend is then closed.
         #[pin]
         inner: Option<B>,
         clocks: Clocks,
@@ -26,10 +26,11 @@ pin_project! {
 #[derive(Debug)]
 struct Clocks {
     idle: Option<Duration>,
-    // In a box, as bodies are moved often, and few have it.
+    // Boxed, because bodies are moved often and few have a total limit.
     total: Option<Box<(Instant, Duration)>>,
     deadline: Deadline,
-    /// Nothing has come since the deadline was armed.
+    names: &'static LimitNames,
+    /// No frame has arrived since the deadline was set.
     is_waiting: bool,
 }
 
@@ -46,6 +47,7 @@ impl<B> ClockedBody<B> {
                 idle: limits.idle,
                 total: total.zip(limits.total).map(Box::new),
                 deadline,
+                names: limits.names,
                 is_waiting: false,
             },
         }
@@ -53,10 +55,10 @@ impl<B> ClockedBody<B> {
 }
 
 impl Clocks {
-    /// Nothing has come from the backend; which clock has run out.
+    /// Called while no frame is ready; returns the error of a time-out that has fired.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
         if !std::mem::replace(&mut self.is_waiting, true) {
-            // A limit beyond what an `Instant` can hold is none.
+            // A limit beyond the range of `Instant` counts as none.
             let idle = self.idle.and_then(|idle| Instant::now().checked_add(idle));
             let total = self.total.as_ref().map(|total| total.0);
             self.deadline.arm(idle.into_iter().chain(total).min());
@@ -65,9 +67,13 @@ impl Clocks {
         let total = self.total.as_deref().copied();
         let total = total.filter(|(at, _)| Instant::now() >= *at);
         Poll::Ready(match (total, self.idle) {
-            (None, Some(after)) => Failure::from(IdleTimeout { after }),
+            (None, Some(after)) => Failure::from(IdleTimeout {
+                after,
+                limit: self.names.idle,
+            }),
             (total, _) => Failure::from(TotalTimeout {
                 after: total.map_or(Duration::ZERO, |(_, after)| after),
+                limit: self.names.total,
             }),
         })
     }

@@ -17,7 +17,7 @@ fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// A body whose frames come after these pauses.
+/// A body whose frames arrive after these pauses, in seconds.
 fn paused(pauses: &'static [u64]) -> impl Body<Data = Bytes, Error = Infallible> + Send {
     let frames = futures_util::stream::unfold(pauses.iter(), |mut pauses| async {
         sleep(seconds(*pauses.next()?)).await;
@@ -26,7 +26,7 @@ fn paused(pauses: &'static [u64]) -> impl Body<Data = Bytes, Error = Infallible>
     StreamBody::new(frames)
 }
 
-/// The answer of a backend that takes so long for its head and then pauses so.
+/// The response of a backend with this delay of the head and these pauses.
 async fn answer(
     layer: StreamClocksLayer,
     head: u64,
@@ -52,7 +52,7 @@ fn clocks() -> StreamClocksLayer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_answer_is_no_fault() {
+async fn a_long_response_is_not_an_error() {
     let answer = answer(clocks(), 9, &[4; 1000]).await.expect("a head");
     let whole = answer.into_body().collect().await.expect("a whole body");
     assert_eq!(whole.to_bytes().len(), 1000);
@@ -101,7 +101,7 @@ async fn by_default_a_stream_may_pause_while_the_arguments_of_a_tool_call_are_co
 }
 
 #[tokio::test(start_paused = true)]
-async fn quiet_requests_have_a_limit_of_their_own_before_and_within_the_answer() {
+async fn quiet_requests_have_their_own_limit_before_and_within_the_response() {
     let is_quiet: fn(&http::request::Parts) -> bool = |head| head.method == http::Method::GET;
     let unlimited = clocks().with_quiet(is_quiet, None);
     let body = answer(unlimited, 3600, &[7200])
@@ -134,7 +134,7 @@ async fn quiet_requests_have_a_limit_of_their_own_before_and_within_the_answer()
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_ran_out_of_time_lets_go_of_its_backend() {
+async fn a_response_that_timed_out_drops_its_backend() {
     let answer = answer(clocks(), 0, &[6]).await.expect("a head");
     let mut body = pin!(answer.into_body());
     assert!(body.frame().await.expect("an error").is_err());
@@ -143,7 +143,7 @@ async fn an_answer_that_ran_out_of_time_lets_go_of_its_backend() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_no_instant_can_hold_is_off() {
+async fn a_limit_beyond_the_range_of_instant_is_off() {
     let endless = StreamClocksLayer::new()
         .with_first_byte(Duration::MAX)
         .with_idle(Duration::MAX)
@@ -164,12 +164,15 @@ async fn the_clock_follows_a_body_to_another_task() {
     let is_pending = second.enter(|cx, _| body.as_mut().poll_frame(cx).is_pending());
     assert!(is_pending);
     sleep(seconds(5)).await;
-    assert!(second.is_woken(), "the timer rings for whoever polled last");
+    assert!(
+        second.is_woken(),
+        "the timer wakes the task that polled last"
+    );
     assert!(!first.is_woken());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_client_does_not_run_the_idle_clock_down() {
+async fn a_slow_client_does_not_trigger_the_idle_timeout() {
     let answer = answer(clocks(), 0, &[1, 1, 1]).await.expect("a head");
     let mut body = pin!(answer.into_body());
     while let Some(frame) = body.frame().await {
@@ -179,7 +182,7 @@ async fn a_slow_client_does_not_run_the_idle_clock_down() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_total_holds_for_head_and_body_together() {
+async fn the_total_timeout_covers_head_and_body() {
     let total = clocks().with_total(Some(seconds(8)));
     let Err(error) = answer(total, 9, &[]).await else {
         panic!("it is late")
@@ -191,7 +194,7 @@ async fn a_total_holds_for_head_and_body_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_is_off_never_rings() {
+async fn a_timeout_that_is_off_never_fires() {
     let off = StreamClocksLayer::new()
         .with_first_byte(None)
         .with_idle(None);
@@ -199,7 +202,7 @@ async fn a_clock_that_is_off_never_rings() {
     answer.into_body().collect().await.expect("a whole body");
 }
 
-/// A backend that reads the request for so long before it thinks for so long.
+/// A backend that reads the request for `read` seconds and then waits for `think` seconds.
 async fn upload(read: u64, think: u64) -> Result<(), BoxError> {
     let inner = service_fn(
         move |request: Request<ClockedRequestBody<Full<Bytes>>>| async move {
@@ -221,7 +224,7 @@ async fn the_first_byte_clock_starts_when_the_request_has_been_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_is_kept_after_it_was_sent_is_sent() {
+async fn a_request_counts_as_sent_at_the_end_of_its_body_even_if_it_is_kept() {
     let inner = service_fn(
         async move |request: Request<ClockedRequestBody<Full<Bytes>>>| {
             let mut body = request.into_body();
@@ -237,7 +240,7 @@ async fn a_request_that_is_kept_after_it_was_sent_is_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_frame_that_is_there_comes_before_a_clock_that_rang() {
+async fn a_ready_frame_takes_precedence_over_an_expired_clock() {
     struct Late(u8);
     impl Body for Late {
         type Data = Bytes;
@@ -264,4 +267,34 @@ async fn a_frame_that_is_there_comes_before_a_clock_that_rang() {
     assert!(pending.await);
     tokio::time::advance(seconds(60)).await;
     assert!(body.frame().await.expect("a frame").is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_names_its_limit() {
+    const USUAL: LimitNames = LimitNames {
+        first_byte: "FIRST",
+        idle: "IDLE",
+        total: "TOTAL",
+    };
+    const QUIET: LimitNames = LimitNames {
+        idle: "QUIET",
+        ..USUAL
+    };
+    let named = || clocks().with_limit_names(&USUAL, &QUIET);
+    let quiet = named().with_quiet(|_| true, Some(seconds(5)));
+    let total = named().with_total(Some(seconds(1)));
+
+    let late = answer(named(), 11, &[]).await.map(drop);
+    let late = late.expect_err("it is late").to_string();
+    assert!(late.contains("(limit: FIRST)"), "{late}");
+    for (layer, expected) in [
+        (named(), "in the middle of its response (limit: IDLE)"),
+        (quiet, "in the middle of its response (limit: QUIET)"),
+        (total, "took longer than 1s (limit: TOTAL)"),
+        (clocks(), "(limit: the idle time-out)"),
+    ] {
+        let answer = answer(layer, 0, &[6]).await.expect("a head");
+        let error = answer.into_body().collect().await.expect_err("it pauses");
+        assert!(error.to_string().contains(expected), "{error}");
+    }
 }

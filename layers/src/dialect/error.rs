@@ -1,5 +1,5 @@
-//! The shapes of failures. Those of answers are Ollama 0.33's, byte for byte; Ollama tells no
-//! failure in the middle of an event stream, so those frames are the vendors' own.
+//! The formats of errors. Those of responses are Ollama 0.33's, byte for byte. Ollama sends no
+//! error in the middle of an event stream, so those frames follow the vendors' formats.
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -12,12 +12,12 @@ use crate::frames::Framing;
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain");
 
-/// What a client is told of a failure.
+/// The content of an error for a client.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ErrorText<'a> {
-    /// What happened, for people.
+    /// The message for people.
     pub message: &'a str,
-    /// The request's id, in the dialects that have a place for it.
+    /// The request's id, for dialects that have a field for it.
     pub request_id: Option<&'a str>,
 }
 
@@ -63,7 +63,7 @@ struct AnthropicError<'a> {
 }
 
 impl Dialect {
-    /// An answer that tells of a failure.
+    /// A response with an error.
     ///
     /// ```
     /// use http::StatusCode;
@@ -114,11 +114,11 @@ impl Dialect {
         }
     }
 
-    /// The line or event that tells a client in the middle of a stream that nothing more will
-    /// come. It may stand only between two lines or events.
+    /// The line or event that ends a stream with an error. It may only be sent between two lines or
+    /// events.
     ///
-    /// `so_far` is what a stream of [`Responses`](Self::Responses) has said before; the others
-    /// need nothing of it.
+    /// `so_far` describes a stream of [`Responses`](Self::Responses) up to now; other dialects
+    /// ignore it.
     ///
     /// ```
     /// use llamatower_layers::Dialect;
@@ -126,8 +126,8 @@ impl Dialect {
     /// use llamatower_layers::frames::Framing;
     ///
     /// let so_far = ResponseSoFar::default();
-    /// let frame = Dialect::Ollama.error_frame(Framing::Ndjson, "the backend broke off", &so_far);
-    /// assert_eq!(frame, "{\"error\":\"the backend broke off\"}\n");
+    /// let frame = Dialect::Ollama.error_frame(Framing::Ndjson, "the connection broke", &so_far);
+    /// assert_eq!(frame, "{\"error\":\"the connection broke\"}\n");
     /// ```
     pub fn error_frame<'a>(
         self,
@@ -152,7 +152,7 @@ impl Dialect {
     }
 }
 
-/// As Ollama 0.33 names them; the statuses that it has not, as OpenAI does.
+/// The names of Ollama 0.33; for other statuses, those of OpenAI.
 fn openai_type(status: StatusCode) -> &'static str {
     match status.as_u16() {
         401 => "authentication_error",
@@ -163,7 +163,7 @@ fn openai_type(status: StatusCode) -> &'static str {
     }
 }
 
-/// As Ollama 0.33 names them; the statuses that it has not, as Anthropic does.
+/// The names of Ollama 0.33; for other statuses, those of Anthropic.
 fn anthropic_type(status: StatusCode) -> &'static str {
     match status.as_u16() {
         401 => "authentication_error",
@@ -177,15 +177,15 @@ fn anthropic_type(status: StatusCode) -> &'static str {
     }
 }
 
-/// JSON on one line, also for readers that take Unicode's separators for the end of a line
-/// (Python's `splitlines`, and so some HTTP libraries).
+/// JSON on one line, also for readers that treat Unicode's separators as the end of a line
+/// (Python's `splitlines`, which some HTTP libraries use).
 fn json(value: &impl Serialize) -> String {
-    // Structs of texts and numbers, whose serialization cannot fail.
+    // The structs contain only texts and numbers, whose serialization cannot fail.
     let text = serde_json::to_string(value).unwrap_or_default();
     if text.is_ascii() {
         return text;
     }
-    // Outside of strings JSON is ASCII, so these are in strings, where an escape may stand.
+    // Outside of strings JSON is ASCII, so these characters are in strings and can be escaped.
     text.replace('\u{85}', "\\u0085")
         .replace('\u{2028}', "\\u2028")
         .replace('\u{2029}', "\\u2029")
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_those_of_ollama() {
+    fn error_responses_equal_those_of_ollama() {
         let absent = ErrorText::from("model 'absent' not found");
         assert_eq!(
             body(Dialect::Ollama, 404, absent),
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kind_of_a_failure_follows_from_its_status() {
+    fn the_error_type_follows_from_the_status() {
         for (status, openai, anthropic) in [
             (400, "invalid_request_error", "invalid_request_error"),
             (401, "authentication_error", "authentication_error"),
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_name_their_content_type() {
+    fn error_responses_have_the_content_type_of_their_dialect() {
         for dialect in ALL {
             let answer = dialect.error_response(StatusCode::BAD_GATEWAY, "x");
             let expected = match dialect {
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_those_that_the_vendors_libraries_raise_on() {
+    fn error_frames_make_the_vendors_libraries_raise() {
         let so_far = ResponseSoFar::default();
         let frame = |dialect: Dialect, framing| dialect.error_frame(framing, "gone", &so_far);
         assert_eq!(

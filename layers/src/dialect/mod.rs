@@ -1,8 +1,8 @@
-//! The dialects of LLM servers, and how each says that something failed.
+//! The dialects of LLM servers, and their error formats.
 //!
-//! What a client sees of a failure must have the shape that its library knows: an exception of
-//! its own instead of a parse error. [`Dialect::error_response`] tells a failure before an answer
-//! has begun, [`Dialect::error_frame`] in the middle of a stream.
+//! An error must have the format that the client's library expects, so that it raises its own
+//! exception and not a parse error. [`Dialect::error_response`] is for errors before a response has
+//! begun, [`Dialect::error_frame`] for errors in the middle of a stream.
 
 #[cfg(feature = "rescue")]
 mod error;
@@ -14,23 +14,23 @@ pub use error::ErrorText;
 #[cfg(feature = "rescue")]
 pub use response::ResponseSoFar;
 
-/// The family of request and answer shapes that an endpoint speaks.
+/// A family of request and response formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dialect {
     /// Ollama's own `/api` routes: JSON and NDJSON, errors as `{"error":".."}`.
     Ollama,
-    /// OpenAI's completions, embeddings and models: JSON and SSE that ends in `[DONE]`.
+    /// OpenAI's completions, embeddings and models: JSON, and SSE that ends with `[DONE]`.
     OpenAi,
-    /// OpenAI's responses: JSON and SSE with named events, no `[DONE]`.
+    /// OpenAI's responses: JSON, and SSE with named events and without `[DONE]`.
     Responses,
-    /// Anthropic's messages: JSON and SSE with named events, no `[DONE]`.
+    /// Anthropic's messages: JSON, and SSE with named events and without `[DONE]`.
     Anthropic,
-    /// Plain text, for paths that belong to no dialect.
+    /// Plain text, for paths outside of any dialect.
     Text,
 }
 
 impl Dialect {
-    /// The dialect that the beginning of a path suggests, for refusals that no route is known for.
+    /// The dialect that a path's beginning suggests, for errors without a known route.
     ///
     /// ```
     /// use llamatower_layers::Dialect;

@@ -1,21 +1,21 @@
-//! The event by which a stream of OpenAI's Responses fails.
+//! The event of a failed stream of OpenAI's Responses.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-/// What a stream of [`Responses`](crate::Dialect::Responses) has said before it failed.
+/// The state of a stream of [`Responses`](crate::Dialect::Responses) before it failed.
 ///
-/// The event that tells of the failure repeats the `response` object. Clients' libraries take it for
-/// one with all the fields that OpenAI requires, so those that are not known get plausible values.
+/// The error event repeats the `response` object. Client libraries expect all fields that OpenAI
+/// requires, so unknown fields get plausible values.
 #[derive(Clone, Debug, Default)]
 pub struct ResponseSoFar {
     response: Map<String, Value>,
     sequence_number: u64,
 }
 
-/// The fields are in the order of OpenAI's own events.
+/// The fields have the order of OpenAI's own events.
 #[derive(Serialize)]
 pub(super) struct Failed {
     r#type: &'static str,
@@ -24,8 +24,8 @@ pub(super) struct Failed {
 }
 
 impl ResponseSoFar {
-    /// `first` is the data of the stream's first event, `response.created`; `sequence_number` that
-    /// of the event to come.
+    /// `first` is the data of the stream's first event, `response.created`; `sequence_number` is
+    /// that of the next event.
     ///
     /// ```
     /// use llamatower_layers::Dialect;
@@ -54,7 +54,7 @@ impl ResponseSoFar {
         }
     }
 
-    /// Names the model where the stream has not.
+    /// Sets the model if the stream has not named it.
     #[must_use]
     pub fn or_model(mut self, model: &str) -> Self {
         let entry = self.response.entry("model");
@@ -78,7 +78,7 @@ impl ResponseSoFar {
     }
 }
 
-/// The fields that OpenAI requires of each response, as they are before anything is known.
+/// The fields that OpenAI requires in each response, with their initial values.
 fn required() -> [(&'static str, Value); 14] {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     [
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_response_that_the_stream_began_with_is_the_one_that_fails() {
+    fn the_failed_response_repeats_the_created_one() {
         let first = r#"{"type":"response.created","response":{"id":"resp_7","created_at":9,"model":"small","status":"in_progress","tools":[1]}}"#;
         let event = failed(first);
         assert_eq!(event["type"], "response.failed");
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_has_said_nothing_yet_fails_with_all_that_clients_require() {
+    fn a_failure_before_the_first_event_has_all_required_fields() {
         for first in ["", "{\"response\":{\"id\"", "[]", "{\"response\":1}"] {
             let response = &failed(first)["response"];
             for (field, _) in required() {

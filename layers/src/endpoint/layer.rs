@@ -1,4 +1,4 @@
-//! The layer that looks the request up.
+//! The layer that looks up a request's endpoint.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,8 +11,8 @@ use super::EndpointTable;
 
 /// Puts the [`RouteMatch`](super::RouteMatch) of each request into its extensions.
 ///
-/// It belongs outermost: the dialect of an error and the name of a span hang on it. It refuses
-/// nothing; [`RouteMatch::require`](super::RouteMatch::require) does.
+/// Place it outermost: the dialect of errors and the names of spans depend on it. It refuses no
+/// request; [`RouteMatch::require`](super::RouteMatch::require) does.
 #[derive(Clone, Debug)]
 pub struct EndpointLayer {
     table: Arc<EndpointTable>,

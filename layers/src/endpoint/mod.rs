@@ -1,9 +1,8 @@
-//! Which endpoint a request is for: an exact table, because a prefix can be walked round.
+//! The endpoint of a request, from a table of exact paths, because prefix rules can be bypassed.
 //!
-//! Ollama answers `/api/%74ags` as `/api/tags` and redirects `//api/tags`, so a rule on a raw
-//! path alone protects nothing. Here a path is one of the table or it is none, and what goes
-//! upstream is rebuilt from the table. Percent-encoding is decoded in the place of a parameter and
-//! nowhere else.
+//! Ollama treats `/api/%74ags` as `/api/tags` and redirects `//api/tags`, so a rule on the raw path
+//! alone gives no protection. Here a path is in the table or it is unknown, and the upstream path
+//! is built from the table. Percent-encoding is decoded only in a path parameter.
 
 mod layer;
 mod parameter;
@@ -23,49 +22,49 @@ pub use layer::{EndpointLayer, EndpointService};
 pub use require::{RequireEndpoint, RequireEndpointFuture, RequireEndpointLayer};
 pub use table::{EndpointTable, InvalidPath};
 
-/// What a request asks for.
+/// The operation of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Operation {
-    /// `/`: is there a server.
+    /// `/`: a check whether the server is alive.
     Root,
     /// The server's version.
     Version,
     /// The server's status.
     Status,
-    /// The installed models, as Ollama lists them.
+    /// The installed models, in Ollama's format.
     Tags,
     /// The models in memory.
     Ps,
-    /// The installed models, as OpenAI lists them.
+    /// The installed models, in OpenAI's format.
     Models,
-    /// One model, as OpenAI shows it.
+    /// One model, in OpenAI's format.
     Model,
     /// One model's details.
     Show,
     /// Completion of a prompt.
     Generate,
-    /// The next message of a chat.
+    /// The next message in a chat.
     Chat,
-    /// Vectors for texts.
+    /// Embeddings of texts.
     Embed,
-    /// Text of a recording.
+    /// Transcription of audio.
     Transcribe,
-    /// Fetch a model from a registry.
+    /// Download a model from a registry.
     Pull,
-    /// Send a model to a registry.
+    /// Upload a model to a registry.
     Push,
-    /// Make a model.
+    /// Create a model.
     Create,
-    /// Give a model another name.
+    /// Copy a model to another name.
     Copy,
-    /// Remove a model.
+    /// Delete a model.
     Delete,
-    /// Upload or ask for a blob.
+    /// Upload a blob, or check that it exists.
     Blob,
     /// The account and tools of Ollama's cloud.
     Account,
-    /// A path that the operator allowed by a setting.
+    /// A path that the operator has allowed by a setting.
     Extra,
 }
 
@@ -76,19 +75,19 @@ impl Operation {
         matches!(self, Generate | Chat | Embed | Transcribe | Extra)
     }
 
-    /// Whether the operation changes what a server holds, and so is for administrators.
+    /// Whether the operation changes a server's models, and so needs an administrator's key.
     pub fn is_management(self) -> bool {
         use Operation::{Account, Blob, Copy, Create, Delete, Pull, Push};
         matches!(self, Pull | Push | Create | Copy | Delete | Blob | Account)
     }
 
-    /// Whether the request may be sent a second time without doing harm.
+    /// Whether the request may safely be sent twice.
     pub fn is_replayable(self) -> bool {
         !self.is_management()
     }
 
-    /// The operation's name in OpenTelemetry's GenAI conventions (`gen_ai.operation.name`),
-    /// or its own name where the conventions have none.
+    /// The operation's name in OpenTelemetry's GenAI conventions (`gen_ai.operation.name`), or our
+    /// own name if there is none.
     pub fn name(self) -> &'static str {
         match self {
             Self::Root => "root",
@@ -118,34 +117,34 @@ impl Operation {
 /// One row of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The path, with `{}` where a parameter stands; a name of few values for metrics.
+    /// The path, with `{}` for a parameter; a low-cardinality name for metrics.
     pub route: Arc<str>,
-    /// The methods that the endpoint knows, in the order in which `Allow` names them.
+    /// The allowed methods, in the order of `Allow`.
     pub methods: Arc<[Method]>,
-    /// How its requests and answers look.
+    /// The format of its requests and responses.
     pub dialect: Dialect,
-    /// What it does.
+    /// Its operation.
     pub operation: Operation,
-    /// Whether a request that does not say so is answered by a stream.
+    /// Whether the response is a stream unless the request disables it.
     pub streams_by_default: bool,
 }
 
-/// What the table said of a request; travels with the request from then on ([`RouteMatch::of`]).
+/// The result of the lookup; stored in the request's extensions ([`RouteMatch::of`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RouteMatch {
-    /// The endpoint, and what stood in the place of its parameter.
+    /// The endpoint, and the value of its path parameter.
     Found {
         /// The row of the table.
         endpoint: Arc<Endpoint>,
         /// The path's parameter, if the route has one.
         parameter: Option<Arc<str>>,
     },
-    /// The path is known, the method is not.
+    /// The path is known, but not with this method.
     WrongMethod {
         /// The row of the table.
         endpoint: Arc<Endpoint>,
     },
-    /// No such path.
+    /// The path is unknown.
     Unknown {
         /// The dialect that the path's beginning suggests.
         dialect: Dialect,
@@ -153,17 +152,17 @@ pub enum RouteMatch {
 }
 
 impl RouteMatch {
-    /// What the table said of the request with these extensions.
+    /// The lookup's result in these extensions.
     pub fn of(extensions: &Extensions) -> Option<&Self> {
         Shared::of(extensions)?.route.as_ref()
     }
 
-    /// Notes this of the request with these extensions, as the layer does.
+    /// Stores the result in these extensions, as the layer does.
     pub fn put_into(self, extensions: &mut Extensions) {
         Shared::of_mut(extensions).route = Some(self);
     }
 
-    /// Refuses a request whose path or method is not in the table; a predicate for tower's
+    /// Refuses a request whose path or method is not in the table. It is a predicate for tower's
     /// filter.
     ///
     /// # Errors
@@ -188,7 +187,7 @@ impl RouteMatch {
         }
     }
 
-    /// The row that the path belongs to, whatever the method.
+    /// The row of the path, for any method.
     pub fn endpoint(&self) -> Option<&Arc<Endpoint>> {
         match self {
             Self::Found { endpoint, .. } | Self::WrongMethod { endpoint } => Some(endpoint),
@@ -204,7 +203,7 @@ impl RouteMatch {
         }
     }
 
-    /// The dialect in which a failure is told. Ollama tells a wrong path or method as text.
+    /// The dialect of errors. For a wrong path or method, Ollama uses plain text.
     pub fn dialect(&self) -> Dialect {
         match self {
             Self::Found { endpoint, .. } => endpoint.dialect,
@@ -213,7 +212,7 @@ impl RouteMatch {
         }
     }
 
-    /// The path to ask a backend for, built from the table and never from the request.
+    /// The upstream path, built from the table and not from the raw path.
     pub fn upstream_path(&self) -> Option<Cow<'_, str>> {
         match self {
             Self::Found {
@@ -249,7 +248,7 @@ impl Fail for NotFound {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("405 method not allowed")]
 pub struct MethodNotAllowed {
-    /// What `Allow` names.
+    /// The value of `Allow`.
     pub allowed: Arc<[Method]>,
 }
 
@@ -263,7 +262,7 @@ impl Fail for MethodNotAllowed {
     fn kind(&self) -> &'static str {
         "wrong_method"
     }
-    /// `Allow` is a must on a 405 (RFC 9110 15.5.6).
+    /// A 405 requires `Allow` (RFC 9110 15.5.6).
     fn write_headers(&self, headers: &mut HeaderMap) {
         let methods: Vec<_> = self.allowed.iter().map(Method::as_str).collect();
         if let Ok(value) = HeaderValue::try_from(methods.join(", ")) {
@@ -272,10 +271,10 @@ impl Fail for MethodNotAllowed {
     }
 }
 
-/// A WebSocket was asked for at a path that is served by plain requests. Clients that can do both go
-/// on with those when they see this status.
+/// The request wants a WebSocket, which is not supported. Clients that can also use plain requests
+/// do so when they see this status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("426 upgrade required: there is no WebSocket here; send the request by HTTP/1.1 POST")]
+#[error("426 upgrade required: WebSocket is not supported; send the request by HTTP/1.1 POST")]
 pub struct NoWebSocket;
 
 impl Fail for NoWebSocket {
@@ -288,14 +287,14 @@ impl Fail for NoWebSocket {
     fn kind(&self) -> &'static str {
         "no_websocket"
     }
-    /// `Upgrade` is a must on a 426, and `Connection` names it (RFC 9110 15.5.22 and 7.8).
+    /// A 426 requires `Upgrade`, which `Connection` must list (RFC 9110 15.5.22 and 7.8).
     fn write_headers(&self, headers: &mut HeaderMap) {
         headers.insert(UPGRADE, HeaderValue::from_static("HTTP/1.1"));
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     }
 }
 
-/// Whether this is the handshake of a WebSocket (RFC 6455 4.1).
+/// Whether this is a WebSocket handshake (RFC 6455 4.1).
 fn wants_websocket<B>(request: &http::Request<B>) -> bool {
     let mut offered = request.headers().get_all(UPGRADE).iter();
     *request.method() == Method::GET

@@ -1,16 +1,15 @@
-//! What stands in the place of a route's parameter.
+//! Parses the parameter of a route.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 
-/// Reads the raw text of a path where a route has its parameter: names of models, digests and keys.
+/// Parses the raw text of a path parameter: the name of a model, a digest or a key.
 ///
-/// Percent-encoding is decoded once, as clients encode a name that they put into a path
-/// (`tiny%3Alatest`). What remains holds no character that a router could read as a path, but for
-/// the slashes of a model's name if `may_have_slashes`: between two of them stands a name, and
-/// never `.` or `..`.
+/// Percent-encoding is decoded once, because clients encode names in paths (`tiny%3Alatest`). The
+/// result contains no character that a router could treat as a part of the path, except for the
+/// slashes in a model's name if `may_have_slashes`; no segment between them is empty, `.` or `..`.
 pub(super) fn parse(raw: &str, may_have_slashes: bool) -> Option<Arc<str>> {
     let value = match raw.contains('%') {
         true => percent_decode_str(raw).decode_utf8().ok()?,
@@ -101,9 +100,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is asked for, what goes into a path cannot leave its place.
+        /// A parameter cannot change the structure of the path, whatever the request contains.
         #[test]
-        fn what_is_read_is_plain_text(raw in "[a-z%0-9/.:A-F]{0,24}", slashes: bool) {
+        fn a_parameter_is_plain_text(raw in "[a-z%0-9/.:A-F]{0,24}", slashes: bool) {
             if let Some(value) = parse(&raw, slashes) {
                 prop_assert!(!value.contains(['%', '?', '#', '\\', ' ']));
                 prop_assert!(slashes || !value.contains('/'));

@@ -1,4 +1,4 @@
-//! The layer that refuses what is no endpoint.
+//! The layer that refuses unknown endpoints.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,12 +12,12 @@ use tower_service::Service;
 use super::RouteMatch;
 use crate::{BoxError, Failure};
 
-/// Refuses each request that is for no endpoint, or for one by a wrong method: with
+/// Refuses each request for an unknown endpoint or with a wrong method: with
 /// [`NotFound`](super::NotFound), [`MethodNotAllowed`](super::MethodNotAllowed) or
 /// [`NoWebSocket`](super::NoWebSocket).
 ///
-/// It belongs inside of what makes answers of errors. tower's filter with
-/// [`RouteMatch::require`] does the same, and moves the whole request to ask.
+/// Place it inside of the layer that turns errors into responses. tower's filter with
+/// [`RouteMatch::require`] does the same, but moves the whole request.
 ///
 /// ```
 /// use http::{Request, Response};
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
     use crate::EndpointTable;
 
-    /// The status and header fields by which a request is refused, if it is.
+    /// The status and header fields of a refusal; `None` if the request passes.
     async fn refusal(
         method: Method,
         path: &str,
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_handshake_of_a_websocket_is_answered_426_with_the_protocol_that_serves() {
+    async fn a_websocket_handshake_gets_426_with_the_supported_protocol() {
         for (path, fields) in [
             ("/v1/responses", &[("upgrade", "websocket")][..]),
             ("/v1/responses", &[("upgrade", "h2c, WebSocket")]),

@@ -1,4 +1,4 @@
-//! The table itself.
+//! The table of endpoints.
 
 use std::sync::Arc;
 
@@ -10,15 +10,15 @@ use crate::Dialect;
 /// All endpoints, by exact path.
 #[derive(Clone, Debug)]
 pub struct EndpointTable {
-    // Sorted by their paths: a few comparisons are less than a hash of the path.
+    // Sorted by path: a few comparisons are cheaper than hashing the path.
     exact: Vec<Arc<Endpoint>>,
     by_prefix: Vec<(Arc<str>, Arc<Endpoint>)>,
 }
 
-/// A path that cannot stand in the table.
+/// The path cannot be in the table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not an exact path: it must begin with / and hold letters, digits, '-', '_', '.', and single slashes only"
+    "{0:?} is not an exact path: it must begin with / and contain only letters, digits, '-', '_', '.' and single slashes"
 )]
 pub struct InvalidPath(String);
 
@@ -102,11 +102,11 @@ impl EndpointTable {
         table
     }
 
-    /// Adds an exact path that Ollama has and this table does not know yet; its body is read
+    /// Adds an exact path that Ollama has and this table does not contain yet. Its body is parsed
     /// like that of a chat, to find the model.
     ///
     /// # Errors
-    /// The path is not one that can be compared byte for byte.
+    /// The path cannot be compared byte for byte.
     pub fn with_path(mut self, path: &str, methods: &[Method]) -> Result<Self, InvalidPath> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./".contains(&b);
         let sound = path.len() > 1
@@ -128,7 +128,7 @@ impl EndpointTable {
         Ok(self)
     }
 
-    /// All rows, those without a parameter first.
+    /// All rows, beginning with those without a parameter.
     pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         let by_prefix = self.by_prefix.iter().map(|(_, endpoint)| endpoint);
         self.exact.iter().chain(by_prefix)
@@ -150,7 +150,7 @@ impl EndpointTable {
             .binary_search_by(|endpoint| (*endpoint.route).cmp(path))
     }
 
-    /// Which endpoint a method and a raw path are for.
+    /// The endpoint of a method and a raw path.
     pub fn look_up(&self, method: &Method, path: &str) -> RouteMatch {
         let found = match self.exact_index(path) {
             Ok(index) => Some((&self.exact[index], None)),
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_known_path_with_a_wrong_method_names_the_right_ones() {
+    fn a_known_path_with_a_wrong_method_lists_the_allowed_ones() {
         let found = route(Method::HEAD, "/api/ps");
         assert!(matches!(found, RouteMatch::WrongMethod { .. }));
         assert_eq!(

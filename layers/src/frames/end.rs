@@ -1,4 +1,4 @@
-//! What the last item of a stream says about its end.
+//! Whether a stream is complete, by its last item.
 
 use std::cell::OnceCell;
 
@@ -8,39 +8,38 @@ use serde_json::Value;
 use super::Framing;
 use crate::{Dialect, Operation};
 
-/// What must stand last for a stream to be complete. An item that tells of an error is an end
-/// under every rule.
+/// The last item of a complete stream. An item with an error ends a stream under every rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EndRule {
-    /// A line with `"done":true`: Ollama's answers of models.
+    /// A line with `"done":true`: Ollama's inference responses.
     Done,
     /// `data: [DONE]`: OpenAI's chats and completions.
     DoneMarker,
-    /// The event `response.completed` or `response.incomplete`; `response.failed` tells of an error.
+    /// The event `response.completed` or `response.incomplete`; `response.failed` is an error.
     ResponseEvent,
     /// The event `message_stop`.
     MessageStop,
-    /// Any: streams of which it is not known how they end. `{"status":"success"}`, the last line
-    /// of Ollama's pulls, pushes and creations, is one for certain.
+    /// Any item: for streams whose end is not known. `{"status":"success"}`, the last line of
+    /// Ollama's pulls, pushes and creations, is certainly an end.
     AnyItem,
 }
 
-/// What the end of a stream means.
+/// The meaning of a stream's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StreamEnd {
-    /// All has been said.
+    /// The stream is complete.
     Complete,
-    /// The last item tells of an error.
+    /// The last item is an error.
     Error,
-    /// Something is missing.
+    /// The stream is incomplete.
     Unfinished,
-    /// Nothing says that something is missing, and nothing that all is there.
+    /// It is not known whether the stream is complete.
     Unknown,
 }
 
 impl EndRule {
-    /// The rule for an answer to a request of this kind.
+    /// The rule for the response to a request of this kind.
     pub fn of(framing: Framing, dialect: Dialect, operation: Option<Operation>) -> Self {
         if !matches!(operation, Some(Operation::Chat | Operation::Generate)) {
             return Self::AnyItem;
@@ -54,11 +53,11 @@ impl EndRule {
         }
     }
 
-    /// What it means that `item` is the last one of a stream.
+    /// The meaning of the stream's end if `item` is the last one.
     pub(super) fn judge(self, framing: Framing, item: Option<&[u8]>) -> StreamEnd {
         let event = item.map(|item| Event::of(framing, item));
         match event {
-            Some(event) if event.tells_of_error() => StreamEnd::Error,
+            Some(event) if event.is_error() => StreamEnd::Error,
             Some(event) if self.is_met_by(&event) => StreamEnd::Complete,
             _ if self == Self::AnyItem => StreamEnd::Unknown,
             _ => StreamEnd::Unfinished,
@@ -79,25 +78,25 @@ impl EndRule {
     }
 }
 
-/// The number that the event after `item` has, in streams whose events are numbered.
+/// The number of the event after `item`, in streams with numbered events.
 pub(super) fn next_sequence_number(framing: Framing, item: &[u8]) -> u64 {
     let number = Event::of(framing, item).json().sequence_number.as_u64();
     number.map_or(0, |number| number.saturating_add(1))
 }
 
-/// What stands in an event's `data`.
+/// The text of an event's `data`.
 pub(super) fn data_of_event(item: &[u8]) -> &[u8] {
     Event::of_event(item).data
 }
 
-/// One item, taken apart.
+/// A parsed item.
 struct Event<'a> {
     name: Option<&'a [u8]>,
     data: &'a [u8],
     json: OnceCell<Last>,
 }
 
-/// What is looked for in the JSON of a last item.
+/// The relevant JSON fields of a last item.
 #[derive(Default, Deserialize)]
 struct Last {
     #[serde(default)]
@@ -128,7 +127,7 @@ impl<'a> Event<'a> {
         }
     }
 
-    /// An event's name and its last line of data; servers of models send one such line.
+    /// An event's name and its last line of data; LLM servers send one such line.
     fn of_event(item: &'a [u8]) -> Self {
         let mut event = Self::of_line(&[]);
         for line in item.split(|byte| *byte == b'\n') {
@@ -146,7 +145,7 @@ impl<'a> Event<'a> {
     }
 
     fn json(&self) -> &Last {
-        // A struct could be read from an array, too.
+        // serde would also read a struct from an array.
         let is_object = self.data.trim_ascii_start().starts_with(b"{");
         self.json.get_or_init(|| match is_object {
             true => serde_json::from_slice(self.data).unwrap_or_default(),
@@ -154,7 +153,7 @@ impl<'a> Event<'a> {
         })
     }
 
-    /// The event's name, or the type in its data where it has no name of its own.
+    /// The event's name, or the type in its data if it has no name.
     fn kind(&self) -> Option<&str> {
         match self.name {
             Some(name) => str::from_utf8(name).ok(),
@@ -162,7 +161,7 @@ impl<'a> Event<'a> {
         }
     }
 
-    fn tells_of_error(&self) -> bool {
+    fn is_error(&self) -> bool {
         if matches!(self.kind(), Some("error" | "response.failed")) {
             return true;
         }

@@ -1,8 +1,8 @@
-//! Lines and events in a stream, watched without being copied or cut anew.
+//! Tracks lines and events in a stream, without copying or splitting them.
 //!
-//! An answer passes through as the frames it came in. Beside it a [`Tail`] is shown each frame
-//! and knows two things: whether the stream stands between two items, where something may be
-//! added to it, and what the last whole item is, which says whether the stream is complete.
+//! A response's frames pass unchanged. A [`Tail`] sees each frame and knows two things: whether the
+//! stream is between two items, where something may be added, and the last complete item, which
+//! shows whether the stream is complete.
 //!
 //! ```text
 //! frames   {"a":1}\n | {"b" | :2}\n | {"done":true}\n |
@@ -10,7 +10,7 @@
 //! last item           {"a":1}       {"b":2}            {"done":true}
 //! ```
 //!
-//! The common frame is one item, whole; it costs a look at its ends and a reference count.
+//! Most frames are one whole item; such a frame costs a check of its ends and a reference count.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -26,7 +26,7 @@
 //! assert_eq!(tail.end(EndRule::Done), StreamEnd::Complete);
 //! ```
 //!
-//! How an answer is framed, and what ends it, follow from its head and its route:
+//! The framing of a response, and its end, follow from its head and its route:
 //!
 //! ```
 //! # use llamatower_layers::frames::{EndRule, Framing};
@@ -54,21 +54,21 @@ pub use end::{EndRule, StreamEnd};
 pub use opening::Opening;
 pub use tail::{MAX_HELD_BYTES, Tail};
 
-/// How the items of a stream are told apart.
+/// How items are separated in a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Framing {
-    /// One JSON value a line (`application/x-ndjson`).
+    /// One JSON value per line (`application/x-ndjson`).
     Ndjson,
     /// Server-sent events, each followed by an empty line (`text/event-stream`).
     ///
-    /// Lines end with LF or CRLF. A lone CR, which the standard allows too, is not taken for the
-    /// end of a line: no server of models sends it, and the mistake is on the safe side.
+    /// Lines end with LF or CRLF. A lone CR, which the standard also allows, is not treated as the
+    /// end of a line: no LLM server sends it, and the mistake is on the safe side.
     Sse,
 }
 
 impl Framing {
-    /// The framing of an answer with these headers; `None` if it is no stream of items, or one
-    /// that cannot be read because it is compressed.
+    /// The framing of a response with these headers; `None` if it is not a stream of items or is
+    /// compressed.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let content_type = headers.get(CONTENT_TYPE)?.as_bytes();
         let end = memchr::memchr(b';', content_type).unwrap_or(content_type.len());

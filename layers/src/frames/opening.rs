@@ -1,4 +1,4 @@
-//! How a stream began.
+//! The first event of a stream.
 
 use bytes::Bytes;
 use memchr::memmem;
@@ -7,11 +7,11 @@ use super::Tail;
 use super::end::data_of_event;
 use super::pieces::Pieces;
 
-/// The longest beginning that is held, 1 MiB: the first event of a stream of Responses repeats
-/// the instructions and the tools of its request.
+/// Limit of the stored beginning, 1 MiB: the first event of a Responses stream repeats the
+/// instructions and the tools of its request.
 const MAX_OPENING_BYTES: usize = 1 << 20;
 
-/// Keeps the frames of a stream of events up to the end of its first event.
+/// Stores the frames of an event stream up to the end of its first event.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -32,7 +32,7 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// Takes note of a frame that `tail` has been shown.
+    /// Adds a frame that `tail` has already seen.
     pub fn push(&mut self, frame: &Bytes, tail: &Tail) {
         if !self.is_whole {
             self.frames.push(frame.clone(), MAX_OPENING_BYTES);
@@ -50,7 +50,7 @@ impl Opening {
             let end = ends.min().map_or(rest.len(), |at| at + 1);
             let (event, behind) = rest.split_at(end);
             let data = data_of_event(event);
-            // There may be comments before.
+            // There may be comments before it.
             if !data.is_empty() || behind.is_empty() {
                 return frames.slice_ref(data);
             }

@@ -1,8 +1,8 @@
-//! Bytes that belong together and lie apart.
+//! A byte string in several pieces.
 
 use bytes::Bytes;
 
-/// A run of bytes in the pieces it came in.
+/// A byte string in the pieces in which it arrived.
 #[derive(Clone, Debug, Default)]
 pub(super) enum Pieces {
     #[default]
@@ -12,7 +12,7 @@ pub(super) enum Pieces {
         pieces: Vec<Bytes>,
         len: usize,
     },
-    /// More than is held; only that it is there is known.
+    /// Longer than the limit; the bytes were dropped.
     TooLong,
 }
 
@@ -21,7 +21,7 @@ impl Pieces {
         matches!(self, Self::None)
     }
 
-    /// Adds a piece; what grows beyond `most` bytes is let go of.
+    /// Adds a piece; beyond `most` bytes, all pieces are dropped.
     pub(super) fn push(&mut self, piece: Bytes, most: usize) {
         if piece.is_empty() {
             return;
@@ -56,7 +56,7 @@ impl Pieces {
         pieces.iter()
     }
 
-    /// All of it in a row; a copy if it lies in more than one piece.
+    /// The contiguous bytes; copied if there is more than one piece.
     pub(super) fn joined(&self) -> Bytes {
         match self {
             Self::None | Self::TooLong => Bytes::new(),

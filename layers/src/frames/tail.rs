@@ -1,4 +1,4 @@
-//! Where a stream stands.
+//! The current position in a stream.
 
 use bytes::Bytes;
 use memchr::memrchr;
@@ -8,21 +8,21 @@ use super::end::next_sequence_number;
 use super::pieces::Pieces;
 use super::{EndRule, Framing, StreamEnd};
 
-/// The longest item whose bytes are held, 16 MiB. Ollama reads lines of 8 MB at most; what is
-/// longer still passes, but is not looked into.
+/// Limit of a stored item, 16 MiB. Ollama reads lines of at most 8 MB; longer items pass too, but
+/// are not parsed.
 pub const MAX_HELD_BYTES: usize = 16 << 20;
 
-/// Follows a stream of lines or events frame by frame.
+/// Tracks a stream of lines or events, frame by frame.
 ///
-/// Blank lines, and events that are nothing but comments, are no items.
+/// Blank lines, and events with only comments, are not items.
 #[derive(Clone, Debug)]
 pub struct Tail {
     framing: Framing,
-    /// Whole items, the last of which is the stream's last.
+    /// Complete items; the last of them is the stream's last.
     complete: Pieces,
-    /// What came after the last boundary.
+    /// The bytes after the last boundary.
     partial: Pieces,
-    /// SSE: whether the line that is not at its end has a byte other than CR.
+    /// SSE: whether the current, unfinished line has a byte other than CR.
     is_in_line: bool,
 }
 
@@ -42,12 +42,12 @@ impl Tail {
         self.framing
     }
 
-    /// Whether the stream stands between two items, or before the first.
+    /// Whether the stream is between two items, or before the first.
     pub fn is_at_boundary(&self) -> bool {
         self.partial.is_none()
     }
 
-    /// Takes note of the stream's next bytes, and holds on to them as long as they are the last.
+    /// Adds the stream's next bytes, and keeps them as long as they are the last.
     pub fn push(&mut self, frame: &Bytes) {
         if self.partial.is_none() && self.framing.is_whole_items(frame) {
             self.complete = Pieces::One(frame.clone());
@@ -58,12 +58,12 @@ impl Tail {
 
     fn push_any(&mut self, frame: &Bytes) {
         let begins_in_line = self.is_in_line;
-        self.note_line(frame);
+        self.push_line(frame);
         let Some(end) = self.framing.last_boundary(frame, begins_in_line) else {
             self.partial.push(frame.clone(), MAX_HELD_BYTES);
             return;
         };
-        // The item before the boundary lies in this frame alone if there is another boundary.
+        // The item before the boundary is in this frame only if it contains another boundary.
         let before = &frame[..end - 1];
         let previous = self.framing.last_boundary(before, begins_in_line);
         let last = previous.map(|previous| Pieces::One(frame.slice(previous..end)));
@@ -81,7 +81,7 @@ impl Tail {
         self.partial.push(frame.slice(end..), MAX_HELD_BYTES);
     }
 
-    fn note_line(&mut self, frame: &[u8]) {
+    fn push_line(&mut self, frame: &[u8]) {
         let line = match memrchr(b'\n', frame) {
             Some(at) => {
                 self.is_in_line = false;
@@ -92,8 +92,8 @@ impl Tail {
         self.is_in_line |= line.iter().any(|byte| *byte != b'\r');
     }
 
-    /// The last item, without the line feeds that end it; a copy if it came in several frames.
-    /// An item that the stream broke off in counts: some servers end without a line feed.
+    /// The last item without its line feeds; copied if it arrived in several frames. An unfinished
+    /// item counts, because some servers do not send a final line feed.
     ///
     /// `None` if there was none yet, or if it was longer than [`MAX_HELD_BYTES`].
     pub fn last_item(&self) -> Option<Bytes> {
@@ -114,40 +114,40 @@ impl Tail {
         matches!(pieces, Pieces::TooLong) || self.framing.has_item(bytes)
     }
 
-    /// What the stream's end, if it were now, would mean.
+    /// The meaning of the stream's end, if it ended now.
     pub fn end(&self, rule: EndRule) -> StreamEnd {
         match self.last_pieces() {
             Pieces::TooLong if self.is_at_boundary() => StreamEnd::Unknown,
             Pieces::TooLong => StreamEnd::Unfinished,
             _ => match rule.judge(self.framing, self.last_item().as_deref()) {
-                StreamEnd::Unknown if self.broke_off_in_a_line() => StreamEnd::Unfinished,
+                StreamEnd::Unknown if self.ends_inside_a_line() => StreamEnd::Unfinished,
                 end => end,
             },
         }
     }
 
-    /// Whether what came after the last boundary is a piece of a line, and not a line that only
-    /// lacks its line feed.
-    fn broke_off_in_a_line(&self) -> bool {
+    /// Whether the bytes after the last boundary are an incomplete line, and not a complete line
+    /// that only lacks its line feed.
+    fn ends_inside_a_line(&self) -> bool {
         self.framing == Framing::Ndjson
             && self.holds_item(&self.partial)
             && serde_json::from_slice::<IgnoredAny>(&self.partial.joined()).is_err()
     }
 
-    /// The number of the event to come, in streams whose events have a `sequence_number`.
+    /// The number of the next event, in streams whose events have a `sequence_number`.
     pub fn next_sequence_number(&self) -> u64 {
         let item = self.last_item();
         item.map_or(0, |item| next_sequence_number(self.framing, &item))
     }
 
-    /// Whether an item has come to its end.
+    /// Whether an item is complete.
     pub(super) fn has_whole_item(&self) -> bool {
         !self.complete.is_none()
     }
 }
 
 impl Framing {
-    /// Whether a frame that begins at a boundary ends at one, and has an item for certain.
+    /// Whether a frame that begins at a boundary ends at one, and certainly has an item.
     fn is_whole_items(self, frame: &[u8]) -> bool {
         match (self, frame) {
             (Self::Ndjson, [first, .., b'\n']) => !first.is_ascii_whitespace(),
@@ -156,8 +156,8 @@ impl Framing {
         }
     }
 
-    /// The index after the last boundary in `bytes`; for events, `is_in_line` says that bytes
-    /// came before which belong to the first line.
+    /// The index after the last boundary in `bytes`. For events, `is_in_line` means that the first
+    /// line has earlier bytes.
     fn last_boundary(self, bytes: &[u8], is_in_line: bool) -> Option<usize> {
         let mut end = memrchr(b'\n', bytes)?;
         if self == Self::Ndjson {
@@ -174,7 +174,7 @@ impl Framing {
         }
     }
 
-    /// Whether there is something else than blank lines and, among events, comments.
+    /// Whether there is anything but blank lines and, in event streams, comments.
     fn has_item(self, mut bytes: impl Iterator<Item = u8>) -> bool {
         if self == Self::Ndjson {
             return bytes.any(|byte| !byte.is_ascii_whitespace());
@@ -194,7 +194,7 @@ impl Framing {
         })
     }
 
-    /// The last item in a run of whole items, the end of which may lack its line feeds.
+    /// The last item in a sequence of complete items; its final line feeds may be missing.
     fn last_item(self, items: &[u8]) -> Option<&[u8]> {
         let mut rest = items;
         loop {

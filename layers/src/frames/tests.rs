@@ -20,7 +20,7 @@ fn end_of(framing: Framing, rule: EndRule, text: &str) -> StreamEnd {
 }
 
 #[test]
-fn a_native_stream_is_complete_when_its_last_line_says_so() {
+fn a_native_stream_is_complete_if_its_last_line_is_done() {
     use StreamEnd::{Complete, Error, Unfinished};
     for (text, expected) in [
         ("", Unfinished),
@@ -72,7 +72,7 @@ fn the_end_of_a_stream_without_a_rule_is_known_only_from_success_or_error() {
 }
 
 #[test]
-fn events_are_counted_on_from_the_last() {
+fn the_next_sequence_number_follows_the_last_event() {
     let number = |text| tail_of(Framing::Sse, &[text]).next_sequence_number();
     let event = "event: response.created\ndata: {\"response\":{},\"sequence_number\":58}\n\n";
     assert_eq!(number(event), 59);
@@ -188,7 +188,7 @@ fn the_framing_follows_from_the_head() {
 }
 
 #[test]
-fn a_long_line_is_held_in_the_pieces_it_came_in() {
+fn a_long_line_is_stored_in_its_pieces() {
     let mut tail = Tail::new(Framing::Ndjson);
     tail.push(&Bytes::from_static(b"{\"done\":false}\n{\"embedding\":\""));
     let piece = Bytes::from(vec![b'x'; 64 << 10]);
@@ -203,7 +203,7 @@ fn a_long_line_is_held_in_the_pieces_it_came_in() {
 }
 
 #[test]
-fn a_line_without_end_is_let_go_of() {
+fn a_line_above_the_limit_is_dropped() {
     let mut tail = Tail::new(Framing::Ndjson);
     let piece = Bytes::from(vec![b'x'; 1 << 20]);
     for _ in 0..=16 {
@@ -212,13 +212,13 @@ fn a_line_without_end_is_let_go_of() {
     drop(tail.clone());
     assert_eq!(tail.last_item(), None);
     assert_eq!(tail.end(EndRule::Done), StreamEnd::Unfinished);
-    assert!(piece.is_unique(), "nothing holds on to what has passed");
+    assert!(piece.is_unique(), "passed bytes are not stored");
     tail.push(&Bytes::from_static(b"x\n{\"done\":true}\n"));
     assert_eq!(tail.end(EndRule::Done), StreamEnd::Complete);
 }
 
 #[test]
-fn only_the_last_item_is_held() {
+fn only_the_last_item_is_stored() {
     let first = Bytes::from(b"{\"n\":1}\n".to_vec());
     let mut tail = Tail::new(Framing::Ndjson);
     tail.push(&first);
@@ -226,7 +226,7 @@ fn only_the_last_item_is_held() {
     assert!(first.is_unique());
 }
 
-/// Lines in, what stands after the last boundary and the last item out; on the whole text.
+/// A reference implementation: whether the text ends at a boundary, and its last item.
 fn oracle(framing: Framing, text: &str) -> (bool, Option<String>) {
     let lines: Vec<&str> = text.split('\n').collect();
     let mut items = vec![Vec::new()];
@@ -305,7 +305,7 @@ proptest! {
 }
 
 #[test]
-fn a_stream_opens_with_its_first_event_however_it_is_cut_and_whatever_comments_come_before() {
+fn the_first_event_is_found_in_every_split_and_after_comments() {
     let text = ": waiting\n\n: waiting\r\n\r\nevent: a\ndata: {\"id\":1}\n\ndata: {\"id\":2}\n\n";
     for at in 0..text.len() {
         let (mut tail, mut opening) = (Tail::new(Framing::Sse), Opening::default());

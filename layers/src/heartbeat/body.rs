@@ -1,4 +1,4 @@
-//! Signs of life, then the answer.
+//! A body of heartbeats, followed by the response.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,33 +15,33 @@ use super::{RefusedLate, Waiting};
 use crate::frames::Framing;
 use crate::{BoxError, Deadline, Failure, Record};
 
-/// How much of a refusal is read, as it is to be told in one line.
+/// Limit of a refusal's body that is read, because its text becomes a single line.
 const MAX_REFUSAL_BYTES: usize = 16 * 1024;
 
 pin_project! {
-    /// The body of an answer: the inner one, after signs of life if it is late.
+    /// The body of a response: the inner one, after heartbeats if it is late.
     #[derive(Debug)]
     pub struct HeartbeatBody<F, B> {
-        // `None` until there is an answer.
+        // `None` until there is a response.
         #[pin]
         inner: Option<B>,
-        // In a box, as bodies are moved often, and few answers are late.
+        // Boxed, because bodies are moved often and few responses are late.
         early: Option<Box<Early<F>>>,
     }
 }
 
-/// What is before the answer passes.
+/// The state before the response passes through.
 #[derive(Debug)]
 enum Early<F> {
     Waiting {
         watched: Watched<F>,
         sign: Option<Bytes>,
     },
-    /// The inner body is that of an answer that cannot be passed on any more.
+    /// The inner body belongs to a late response that cannot be passed on.
     Refused { status: StatusCode, text: Vec<u8> },
 }
 
-/// A service that has been asked, and when the next sign of life is due.
+/// The inner service's future, and the timer of the next heartbeat.
 #[derive(Debug)]
 pub(super) struct Watched<F> {
     asked: Pin<Box<F>>,
@@ -64,12 +64,12 @@ impl<F> Watched<F> {
         }
     }
 
-    /// The sign that is due.
+    /// The next heartbeat, when it is due.
     pub(super) fn poll_sign(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
         ready!(self.due.poll(cx));
         self.due.arm_after(self.every);
         let text = self.waiting.text();
-        let text = text.as_deref().unwrap_or("waiting for the answer");
+        let text = text.as_deref().unwrap_or("waiting for the response");
         Poll::Ready(format!(": {}\n\n", text.replace(['\r', '\n'], " ")).into())
     }
 }
@@ -79,7 +79,7 @@ impl<F: Future> Watched<F> {
         self.asked.as_mut().poll(cx)
     }
 
-    /// The answer has come: the sign was not its first byte.
+    /// Records that the response has arrived: the heartbeat was not its first byte.
     fn note_first_byte(&self) {
         if let Some(record) = &self.record {
             record.update(|outcome| {
@@ -112,14 +112,14 @@ fn is_event_stream<B>(answer: &Response<B>) -> bool {
 
 type NextFrame = Poll<Option<Result<Frame<Bytes>, BoxError>>>;
 
-// Kept out of the way of each frame that passes, and so is each second call of the inner body, which would be
-// one more that is not inlined.
+// These functions are cold, so that frames that pass through do not pay for them. Only `poll_frame` polls the
+// inner body, because a second call would not be inlined.
 impl<F, B, E> HeartbeatBody<F, B>
 where
     F: Future<Output = Result<Response<B>, E>>,
     E: Into<BoxError>,
 {
-    /// What there is before the answer; nothing if that has just come.
+    /// Returns the next frame before the response; `None` if the response has just arrived.
     #[cold]
     fn poll_early(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Option<NextFrame> {
         let mut this = self.project();
@@ -151,7 +151,7 @@ where
         }
     }
 
-    /// Takes what has come of a refusal; the error, once it is known.
+    /// Collects the body of a refusal, and returns the error when it is complete.
     #[cold]
     fn take_refusal(self: Pin<&mut Self>, frame: NextFrame) -> Option<NextFrame> {
         let mut this = self.project();

@@ -1,22 +1,22 @@
-//! An answer that came too late to be passed on.
+//! The error for a response that is too late to be passed on.
 
 use http::StatusCode;
 use serde_json::Value;
 
 use crate::{Fail, Retryable, Side};
 
-/// The service refused the request when a sign of life had been given already.
+/// The service refused the request after a heartbeat was sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text} (status {})", .status.as_u16())]
 pub struct RefusedLate {
-    /// The status of the answer.
+    /// The response's status.
     pub status: StatusCode,
     /// The error in its body.
     pub text: String,
 }
 
 impl RefusedLate {
-    /// An answer of this status and body.
+    /// A response with this status and body.
     pub(super) fn of(status: StatusCode, body: &[u8]) -> Self {
         let json: Option<Value> = serde_json::from_slice(body).ok();
         let error = json.as_ref().and_then(|json| json.get("error"));

@@ -1,4 +1,4 @@
-//! The answer, or the first sign of life.
+//! The response, or the first heartbeat.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use super::body::Watched;
 use super::{HeartbeatBody, Waiting};
 use crate::{BoxError, Record};
 
-/// Keeps nginx and its kind from holding a stream back.
+/// Tells nginx and similar proxies not to buffer the stream.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 pin_project! {
@@ -86,7 +86,7 @@ where
     }
 }
 
-/// The head that Ollama gives its event streams.
+/// The head of Ollama's event streams.
 fn head<B>(body: B) -> Response<B> {
     let mut answer = Response::new(body);
     let fields = [

@@ -8,7 +8,7 @@ use tower_layer::Layer;
 use super::HeartbeatService;
 use crate::{Dialect, LlmRequest, Operation};
 
-/// Gives signs of life before the first byte of event streams; see the [module](super).
+/// Sends heartbeats before the first byte of event streams; see the [module](super).
 #[derive(Clone, Copy, Debug)]
 pub struct HeartbeatLayer {
     pub(super) every: Option<Duration>,
@@ -16,7 +16,7 @@ pub struct HeartbeatLayer {
 }
 
 impl HeartbeatLayer {
-    /// A sign each time that nothing has come for so long; `None` for none.
+    /// Sends a heartbeat after each `every` without data; `None` for none.
     pub fn new(every: impl Into<Option<Duration>>) -> Self {
         Self {
             every: every.into(),
@@ -24,8 +24,8 @@ impl HeartbeatLayer {
         }
     }
 
-    /// Which requests are answered by an event stream. Unless said, those that
-    /// [`LlmRequestLayer`](crate::llm_request::LlmRequestLayer) found to be so.
+    /// Selects the requests with an event stream as response. By default,
+    /// [`LlmRequestLayer`](crate::llm_request::LlmRequestLayer) determines them.
     pub fn with_requests(mut self, is_event_stream: fn(&Parts) -> bool) -> Self {
         self.is_event_stream = is_event_stream;
         self

@@ -1,9 +1,9 @@
-//! Signs of life before the first byte of an event stream.
+//! Heartbeats before the first byte of an event stream.
 //!
-//! A server that loads a model or reads a long prompt sends nothing, and neither does a queue. Proxies
-//! and clients that give up on silence (a browser's `fetch` after five minutes, a load balancer after one)
-//! then end a request that is well. This layer answers in the place of a service that has been silent
-//! for a while: with the head of an event stream and, again and again, a comment, which clients skip.
+//! A server that loads a model or reads a long prompt sends nothing, and neither does a queue.
+//! Proxies and clients with an idle time-out (a browser's `fetch` after five minutes, a load
+//! balancer after one) then abort a healthy request. If the inner service is silent for a while,
+//! this layer sends the head of an event stream and, repeatedly, a comment, which clients skip.
 //!
 //! ```text
 //! call ───────── every ─────────── every ──────── answer ─── event ── event ── end
@@ -11,20 +11,21 @@
 //! client          head, `: ..`      `: ..`                    event    event    end
 //! ```
 //!
-//! - A service that answers, or fails, before the first sign passes through untouched.
-//! - What fails later has no status any more. The body fails with the error, and
-//!   [`RescueLayer`](crate::rescue::RescueLayer) outside makes an error event of it; an answer that is no
-//!   event stream of status 200 is read, and its error is told so too ([`RefusedLate`]). The header
-//!   fields of the late answer are lost.
-//! - While a request waits in a queue the comment says how many are before it and how long it will
-//!   take, if whoever lets it wait tells that to the request's [`Waiting`].
+//! - If the service responds or fails before the first heartbeat, the result passes unchanged.
+//! - A later failure cannot change the status. The body fails with the error, and an outer
+//!   [`RescueLayer`](crate::rescue::RescueLayer) turns it into an error event. A response that is
+//!   not an event stream with status 200 is read, and its error is sent in the same way
+//!   ([`RefusedLate`]). The header fields of a late response are lost.
+//! - While a request waits in a queue, the comment has its place and the expected wait, if the
+//!   queue sets them in the request's [`Waiting`].
 //!
-//! It has signs only for requests whose answers are event streams. Clients of streams of lines fail on
-//! an empty line, and there is no other that they would skip.
+//! Heartbeats are sent only for event streams. Clients of newline-delimited streams fail on an
+//! empty line, and no other line would be skipped.
 //!
-//! It belongs inside of [`LlmRequestLayer`](crate::llm_request::LlmRequestLayer), which knows whether a
-//! stream is asked for, and outside of all that waits or asks again, which goes on beneath it. What
-//! looks at the head of the answer outside of here, a cache or a token limit, sees that of the sign.
+//! Place it inside of [`LlmRequestLayer`](crate::llm_request::LlmRequestLayer), which knows whether
+//! a stream is requested, and outside of all layers that wait or retry, which continue below it.
+//! Outer layers that read the response's head, like a cache or a token limit, see the head of the
+//! heartbeat.
 //!
 //! ```
 //! use std::time::Duration;
@@ -45,13 +46,13 @@
 //! let layer = HeartbeatLayer::new(Duration::from_secs(20)).with_requests(|_| true);
 //! let answer = layer.layer(slow).oneshot(Request::new(())).await?;
 //! let text = answer.into_body().collect().await?.to_bytes();
-//! let sign = ": waiting for the answer\n\n";
+//! let sign = ": waiting for the response\n\n";
 //! assert_eq!(text, format!("{sign}{sign}data: {{}}\n\n"));
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Off, it costs a branch for each request and each frame:
+//! If it is off, it costs one branch for each request and each frame:
 //!
 //! ```
 //! # use llamatower_layers::heartbeat::HeartbeatLayer;

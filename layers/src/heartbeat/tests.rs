@@ -18,7 +18,7 @@ use crate::{
 };
 
 const EVERY: Duration = Duration::from_secs(20);
-const SIGN: &str = ": waiting for the answer\n\n";
+const SIGN: &str = ": waiting for the response\n\n";
 const EVENTS: &str = "data: {\"choices\":[]}\n\ndata: [DONE]\n\n";
 
 fn request(path: &str) -> Request<()> {
@@ -39,8 +39,8 @@ fn events() -> Result<Response<Full<Bytes>>, BoxError> {
     Ok(answer(200, "text/event-stream", EVENTS))
 }
 
-/// The answer to a request for a stream, by a service that takes so long, before it is made one of
-/// errors.
+/// The response to a stream request by a service with this delay, before errors are turned into
+/// responses.
 async fn late(
     after: u64,
     path: &str,
@@ -65,7 +65,7 @@ async fn late(
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_before_the_first_sign_passes_untouched() {
+async fn a_response_before_the_first_heartbeat_passes_unchanged() {
     for (status, content_type, text) in [
         (200, "text/event-stream", EVENTS),
         (200, "application/json", "{}"),
@@ -89,7 +89,7 @@ async fn an_answer_before_the_first_sign_passes_untouched() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_stream_is_preceded_by_a_sign_for_each_time_of_silence() {
+async fn a_late_stream_is_preceded_by_a_heartbeat_per_interval() {
     for (after, signs) in [(21, 1), (59, 2), (900, 44)] {
         let (status, text, is_clean) = late(after, "/v1/chat/completions", events).await;
         assert_eq!((status, is_clean), (StatusCode::OK, true));
@@ -98,7 +98,7 @@ async fn a_late_stream_is_preceded_by_a_sign_for_each_time_of_silence() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_head_of_a_sign_is_that_of_an_event_stream() {
+async fn a_heartbeat_has_the_head_of_an_event_stream() {
     let service = service_fn(|_: Request<()>| {
         std::future::pending::<Result<Response<Full<Bytes>>, Infallible>>()
     });
@@ -117,7 +117,7 @@ async fn the_head_of_a_sign_is_that_of_an_event_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_fails_after_a_sign_is_told_as_a_stream_that_broke() {
+async fn a_failure_after_a_heartbeat_is_reported_as_a_broken_stream() {
     for (path, error) in [
         ("/v1/chat/completions", "data: {\"error\":{\"message\":"),
         ("/v1/messages", "event: error\ndata: {\"type\":\"error\""),
@@ -186,7 +186,7 @@ fn a_late_refusal_keeps_its_side_and_its_status() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unless_said_only_requests_for_event_streams_get_signs() {
+async fn by_default_only_requests_for_event_streams_get_heartbeats() {
     for (dialect, operation, stream, has_signs) in [
         (Dialect::OpenAi, Operation::Chat, true, true),
         (Dialect::OpenAi, Operation::Generate, true, true),
@@ -222,7 +222,7 @@ async fn unless_said_only_requests_for_event_streams_get_signs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn off_there_are_no_signs() {
+async fn without_an_interval_there_are_no_heartbeats() {
     let service = service_fn(async |_: Request<()>| {
         sleep(Duration::from_secs(5000)).await;
         events()
@@ -240,11 +240,11 @@ async fn off_there_are_no_signs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sign_says_what_is_waited_for_as_long_as_there_is_something_to_say() {
+async fn a_heartbeat_has_the_text_of_the_wait_while_there_is_one() {
     let service = service_fn(async |request: Request<()>| {
         let waiting = Waiting::of(request.extensions()).unwrap().clone();
         let began = Instant::now();
-        waiting.tell(move || {
+        waiting.set_description(move || {
             let left = 45_u64.checked_sub(began.elapsed().as_secs())?;
             Some(format!("{left} s\nto go"))
         });
@@ -263,7 +263,7 @@ async fn a_sign_says_what_is_waited_for_as_long_as_there_is_something_to_say() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_record_has_the_first_byte_of_the_answer_and_not_that_of_a_sign() {
+async fn the_record_has_the_first_byte_of_the_response_and_not_of_a_heartbeat() {
     let service = service_fn(async |_: Request<()>| {
         sleep(Duration::from_secs(50)).await;
         events()
@@ -278,7 +278,7 @@ async fn the_record_has_the_first_byte_of_the_answer_and_not_that_of_a_sign() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_leaves_after_a_sign_ends_what_it_waited_for() {
+async fn a_disconnect_after_a_heartbeat_drops_the_inner_future() {
     let held = Arc::new(());
     let guard = held.clone();
     let service = service_fn(move |_: Request<()>| {

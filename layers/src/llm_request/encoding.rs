@@ -1,4 +1,4 @@
-//! Bodies that are compressed: decoded for the scan alone, never kept.
+//! Compressed bodies: decoded only for the scan, not stored.
 
 use std::io::{self, Read};
 
@@ -11,13 +11,13 @@ use crate::body::MemoryBudget;
 use crate::body_limit::{BodyMemoryExhausted, BodyTooLarge};
 use crate::{Dialect, Endpoint, Failure};
 
-/// The largest window of a zstd frame, in bytes: that which RFC 8878 asks every decoder to
-/// take, and the most that Ollama's takes.
+/// The largest window of a zstd frame, in bytes: RFC 8878 requires decoders to support it, and
+/// Ollama's decoder accepts no more.
 const WINDOW: u64 = 8 << 20;
-/// How much is decoded at a time.
+/// Bytes decoded at a time.
 const STEP: usize = 64 << 10;
 
-/// How the body's bytes are to be read.
+/// The encoding of the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encoding {
     Plain,
@@ -25,8 +25,8 @@ pub(super) enum Encoding {
 }
 
 impl Encoding {
-    /// The encoding that the headers name. Ollama reads zstd on its `/v1` routes, which Codex
-    /// sends, and nothing else anywhere.
+    /// The encoding in the headers. Ollama accepts only zstd, and only on its `/v1` routes; Codex
+    /// uses it.
     pub(super) fn of(
         headers: &http::HeaderMap,
         dialect: Dialect,
@@ -44,14 +44,14 @@ impl Encoding {
     }
 }
 
-/// Scans a body that is made of zstd frames. At most `limit` bytes are decoded.
+/// Scans a body of zstd frames. At most `limit` bytes are decoded.
 pub(super) async fn scan_zstd(
     segments: Vec<Bytes>,
     endpoint: &Endpoint,
     limit: u64,
     budget: Option<MemoryBudget>,
 ) -> Result<Scanned, Failure> {
-    // The decoder keeps a window and what it has decoded beyond it.
+    // The decoder holds a window and the decoded data beyond it.
     let _memory = match &budget {
         Some(budget) => {
             let memory = budget.try_reserve(WINDOW + 2 * STEP as u64);
@@ -89,7 +89,7 @@ pub(super) async fn scan_zstd(
     scanner.finish().map_err(malformed)
 }
 
-/// Segments as something to read from.
+/// A reader over segments.
 struct Segments(std::collections::VecDeque<Bytes>);
 
 impl Read for Segments {

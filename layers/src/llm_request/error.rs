@@ -1,4 +1,4 @@
-//! Why a body cannot be acted on.
+//! Errors of unusable bodies.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use http::StatusCode;
 use super::scan::ScanError;
 use crate::{Dialect, Endpoint, Fail, Side};
 
-/// The body is not what the endpoint reads. The texts are Ollama's own where it has one.
+/// The body is not valid for the endpoint. The texts are Ollama's own, where it has one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct MalformedBody {
     /// What is wrong.
@@ -17,7 +17,7 @@ pub struct MalformedBody {
 }
 
 impl MalformedBody {
-    /// The failure of a body that was meant for this endpoint.
+    /// The error for a body sent to this endpoint.
     pub fn at(endpoint: &Endpoint, reason: ScanError) -> Self {
         Self {
             reason,
@@ -27,7 +27,7 @@ impl MalformedBody {
     }
 }
 
-/// The package and name of the type in Ollama that a route's body is read into.
+/// The package and name of the Go type into which Ollama reads a route's body.
 fn go_type(route: &str) -> Option<(&'static str, &'static str)> {
     Some(match route {
         "/api/generate" => ("api", "GenerateRequest"),
@@ -92,10 +92,10 @@ impl Fail for MalformedBody {
     }
 }
 
-/// The body is encoded in a way that the endpoint does not read (RFC 9110 15.5.16).
+/// The endpoint does not support the body's encoding (RFC 9110 15.5.16).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "unsupported Content-Encoding: send the request body as it is{}",
+    "unsupported Content-Encoding: send the request body uncompressed{}",
     if *.reads_zstd { " or as zstd" } else { "" }
 )]
 pub struct UnsupportedEncoding {

@@ -1,4 +1,4 @@
-//! Forms: a recording and the fields beside it.
+//! Multipart forms: an audio file with other fields.
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -8,7 +8,7 @@ use super::MalformedBody;
 use super::scan::{MAX_NAME_BYTES, ScanError, Scanned, is_plausible_name};
 use crate::{Endpoint, Failure};
 
-/// The boundary between a form's fields, if the content type says that the body is one.
+/// The boundary between a form's fields, if the content type is a form.
 pub(super) fn boundary(headers: &http::HeaderMap) -> Option<String> {
     let content_type = headers.get(http::header::CONTENT_TYPE)?.to_str().ok()?;
     multer::parse_boundary(content_type).ok()

@@ -1,4 +1,4 @@
-//! Waiting for a long scan, then for the inner service.
+//! Waits for a long scan, and then for the inner service.
 
 use std::fmt;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use super::scan::Scanned;
 use crate::body::ReplayBody;
 use crate::{BoxError, Endpoint, Failure};
 
-/// A scan in slices. It is boxed because it is rare, and large.
+/// A scan in slices. Boxed because it is rare and large.
 pub(super) type Scan = Pin<Box<dyn Future<Output = Result<Scanned, Failure>> + Send>>;
 
 pin_project! {

@@ -1,4 +1,4 @@
-//! The layer and what it can be told.
+//! The layer and its options.
 
 use std::sync::Arc;
 
@@ -7,11 +7,11 @@ use tower_layer::Layer;
 use super::LlmRequestService;
 use crate::body::MemoryBudget;
 
-/// Finds out what a request asks of a model, and notes it as an
-/// [`LlmRequest`](super::LlmRequest) of the request.
+/// Determines what a request asks of a model, and stores it in the request as an
+/// [`LlmRequest`](super::LlmRequest).
 ///
-/// Requests without a [`RouteMatch`](crate::RouteMatch), without a body or with a body that
-/// streams pass as they are. See the [module's documentation](super).
+/// Requests without a [`RouteMatch`](crate::RouteMatch), without a body or with a streamed body
+/// pass unchanged. See the [module's documentation](super).
 #[derive(Clone, Debug)]
 pub struct LlmRequestLayer {
     config: Arc<Config>,
@@ -25,7 +25,7 @@ pub(super) struct Config {
 }
 
 impl LlmRequestLayer {
-    /// A layer that changes no request.
+    /// A layer without a default model.
     pub fn new() -> Self {
         Self {
             config: Arc::new(Config {
@@ -36,8 +36,8 @@ impl LlmRequestLayer {
         }
     }
 
-    /// The model for requests that run one and name none (missing, null or empty). It is
-    /// written into the body; a form or a compressed body stays without.
+    /// The model for inference requests without one (missing, null or empty). It is written into
+    /// the body. Forms and compressed bodies are not changed.
     #[must_use]
     pub fn with_default_model(mut self, model: Option<Arc<str>>) -> Self {
         let model = model.filter(|name| !name.is_empty());
@@ -45,15 +45,15 @@ impl LlmRequestLayer {
         self
     }
 
-    /// The most that is decoded of a compressed body, in bytes; 128 MiB by default.
+    /// Limit of the decoded bytes of a compressed body; 128 MiB by default.
     #[must_use]
     pub fn with_decoded_limit(mut self, bytes: u64) -> Self {
         Arc::make_mut(&mut self.config).decoded_limit = bytes;
         self
     }
 
-    /// Takes the memory of the decoder (8 MiB for each compressed request, while it is
-    /// scanned) out of this budget.
+    /// Takes the decoder's memory (8 MiB for each compressed request, during the scan) from this
+    /// budget.
     #[must_use]
     pub fn with_memory_budget(mut self, budget: MemoryBudget) -> Self {
         Arc::make_mut(&mut self.config).budget = Some(budget);

@@ -1,18 +1,18 @@
-//! What the gateway needs to know of a request's body, found in one pass over its bytes.
+//! Extracts what the gateway needs from a request's body, in one pass over its bytes.
 //!
-//! [`LlmRequestLayer`] reads the body that [`BodyLimitLayer`](crate::body_limit::BodyLimitLayer)
-//! has buffered, and notes an [`LlmRequest`] of the request: which model, stream
-//! or not, how long to stay in memory. The bytes go on untouched, but for one case: a missing
+//! [`LlmRequestLayer`] scans the body that [`BodyLimitLayer`](crate::body_limit::BodyLimitLayer)
+//! has buffered, and stores an [`LlmRequest`] in the request: the model, whether the response
+//! streams, how long the model stays in memory. The bytes are not changed, except that a missing
 //! `model` can be filled in.
 //!
 //! ```text
 //!  head  body..........|scan| inner service
 //! ```
 //!
-//! It belongs right inside of the body limit, and outside of all that decides by the model. A
-//! body that is not JSON, or that two readers could understand in two ways, is refused here
-//! and costs no backend anything. Short bodies are scanned in the call itself; the rest of
-//! long ones, compressed bodies and forms in slices, so that other requests get their turn in between.
+//! Place it directly inside of the body limit, and outside of everything that depends on the model.
+//! A body that is not JSON, or that two parsers could understand differently, is refused here and
+//! never reaches a backend. Short bodies are scanned within the call. The rest of long bodies,
+//! compressed bodies and forms are scanned in slices, so that other requests can run in between.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -67,48 +67,48 @@ pub use layer::LlmRequestLayer;
 pub use model_name::{InvalidModelName, ModelName, ModelSource};
 pub use service::LlmRequestService;
 
-/// What a request asks of a model; travels with the request once its body was read
+/// What a request asks of a model; stored in the request's extensions after its body was scanned
 /// ([`LlmRequest::of`]).
 #[derive(Clone, Debug, PartialEq)]
 pub struct LlmRequest {
-    /// How the request is written.
+    /// The request's dialect.
     pub dialect: Dialect,
-    /// What it asks for.
+    /// The requested operation.
     pub operation: Operation,
-    /// The model's name as the client wrote it (`model`, else `name` where Ollama takes that).
+    /// The model's name as written by the client (`model`, or `name` where Ollama accepts that).
     pub model: Option<Arc<str>>,
-    /// Whether the answer will be a stream, the endpoint's default included.
+    /// Whether the response will be a stream, including the endpoint's default.
     pub stream: bool,
-    /// How long the model is to stay in memory, if the request says so.
+    /// How long the model should stay in memory, if set.
     pub keep_alive: Option<KeepAlive>,
-    /// The context length in tokens (`options.num_ctx`), if the request says so.
+    /// The context length in tokens (`options.num_ctx`), if set.
     pub num_ctx: Option<u64>,
-    /// Whether the prompt or the list of messages is missing or empty: a request to load the
-    /// model, or, with a `keep_alive` of zero, to unload it.
+    /// Whether the prompt or the list of messages is missing or empty. This is a request to load
+    /// the model or, with a `keep_alive` of zero, to unload it.
     pub has_no_prompt: bool,
     /// The body's length in bytes.
     pub body_bytes: u64,
 }
 
 impl LlmRequest {
-    /// What was found in the body of the request with these extensions.
+    /// The result for the request with these extensions.
     pub fn of(extensions: &Extensions) -> Option<&Self> {
         Shared::of(extensions)?.llm.as_ref()
     }
 
-    /// Notes this of the request with these extensions, as the layer does.
+    /// Stores this in the extensions, as the layer does.
     pub fn put_into(self, extensions: &mut Extensions) {
         Shared::of_mut(extensions).llm = Some(self);
     }
 }
 
-/// How long a model is to stay in memory after the request.
+/// How long a model stays in memory after the request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum KeepAlive {
-    /// Until it is unloaded or pushed out: any negative value.
+    /// Until it is unloaded or evicted: any negative value.
     Forever,
-    /// For so long; zero unloads it.
+    /// For this time; zero unloads it.
     For(std::time::Duration),
-    /// Something that only the backend can judge, such as a misspelt duration.
+    /// A value that only the backend can judge, such as a misspelt duration.
     Unclear,
 }

@@ -1,4 +1,4 @@
-//! Names of models: many spellings, one model.
+//! Model names: many spellings, one model.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,12 +14,12 @@ const DEFAULT_NAMESPACE: &str = "library";
 const DEFAULT_TAG: &str = "latest";
 const CLOUD_ENDING: &str = "-cloud";
 
-/// A model's name by Ollama's rules (its `types/model`, 0.33): host, namespace, model and tag,
-/// of which all but the model have a default.
+/// A model's name by Ollama's rules (its `types/model`, 0.33): host, namespace, model and tag. All
+/// but the model have a default.
 ///
-/// Two names are equal, and hash alike, when Ollama takes them for the same model: defaults
-/// filled in, case folded, source left aside. [`Display`](fmt::Display) gives the shortest
-/// form, always with a tag, as Ollama's lists do.
+/// Two names are equal, and have the same hash, if Ollama treats them as the same model: with
+/// defaults filled in, case folded and the source ignored. [`Display`](fmt::Display) shows the
+/// shortest form, always with a tag, as Ollama's lists do.
 ///
 /// ```
 /// use llamatower_layers::llm_request::{ModelName, ModelSource};
@@ -32,15 +32,16 @@ const CLOUD_ENDING: &str = "-cloud";
 /// ```
 #[derive(Clone)]
 pub struct ModelName {
-    // Of the name in lower case: names are looked up far more often than they are read.
+    // The hash of the lower-case name, stored because names are looked up far more often than they
+    // are parsed.
     hash: u64,
     parts: Arc<Parts>,
 }
 
 struct Parts {
-    // host/namespace/model:tag with the defaults filled in, in the writer's case.
+    // host/namespace/model:tag with defaults filled in, in the original case.
     full: Box<str>,
-    // Where the namespace, the model and the tag begin.
+    // The indices of the namespace, the model and the tag.
     namespace: usize,
     model: usize,
     tag: usize,
@@ -50,33 +51,33 @@ struct Parts {
 /// Where a model runs, by the end of its name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ModelSource {
-    /// The name does not say: here.
+    /// Not specified: locally.
     #[default]
     Unspecified,
-    /// Here (`:local`).
+    /// Locally (`:local`).
     Local,
-    /// At Ollama's cloud (`:cloud`, or a tag that ends in `-cloud`): the prompt leaves the house.
+    /// In Ollama's cloud (`:cloud`, or a tag that ends with `-cloud`): the prompt leaves the site.
     Cloud,
 }
 
-/// A text that is no name of a model. The text of the error is Ollama's.
+/// The text is not a model name. The error's text is Ollama's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid model name")]
 pub struct InvalidModelName;
 
 impl ModelName {
-    /// Reads a name as a client writes it.
+    /// Parses a name as a client writes it.
     ///
-    /// A cloud model keeps that in its name, in the form in which servers list it (`x:cloud`;
-    /// `x:7b-cloud` also for `x:7b:cloud`); `:local` is dropped.
+    /// A cloud model's name keeps its suffix, in the form that servers list (`x:cloud`;
+    /// `x:7b-cloud` also for `x:7b:cloud`). `:local` is dropped.
     ///
     /// # Errors
-    /// A part is missing, too long or holds a character that it may not; or the name has a
-    /// digest (`@sha256:..`), which Ollama does not take.
+    /// A part is missing, too long or contains an invalid character; or the name has a digest
+    /// (`@sha256:..`), which Ollama does not accept.
     pub fn parse(name: &str) -> Result<Self, InvalidModelName> {
         let name = name.trim();
         let (base, source) = split_source(name).unwrap_or((name, ModelSource::Unspecified));
-        // Ollama refuses a second word on the matter (`x:local:cloud`).
+        // Ollama refuses a second suffix (`x:local:cloud`).
         if source != ModelSource::Unspecified && split_source(base).is_some() {
             return Err(InvalidModelName);
         }
@@ -94,7 +95,7 @@ impl ModelName {
         };
         let (path, model) = path.rsplit_once('/').unwrap_or((DEFAULT_NAMESPACE, path));
         let (host, namespace) = match path.rsplit_once('/') {
-            // The scheme is no part of the name.
+            // The scheme is not part of the name.
             Some((host, namespace)) => match host.split_once("://") {
                 Some((_, host)) => (host, namespace),
                 None => (host, namespace),
@@ -123,22 +124,22 @@ impl ModelName {
         })
     }
 
-    /// The registry that the model comes from.
+    /// The model's registry.
     pub fn host(&self) -> &str {
         &self.full()[..self.parts.namespace - 1]
     }
 
-    /// Whose model it is.
+    /// The model's namespace, usually its owner.
     pub fn namespace(&self) -> &str {
         &self.full()[self.parts.namespace..self.parts.model - 1]
     }
 
-    /// The model's own name.
+    /// The model's name without host, namespace and tag.
     pub fn model(&self) -> &str {
         &self.full()[self.parts.model..self.parts.tag - 1]
     }
 
-    /// Which variant of the model.
+    /// The variant of the model.
     pub fn tag(&self) -> &str {
         &self.full()[self.parts.tag..]
     }
@@ -148,7 +149,7 @@ impl ModelName {
         self.parts.source
     }
 
-    /// Whether the name asks for a registry other than Ollama's own.
+    /// Whether the name's registry is not Ollama's own.
     pub fn has_foreign_host(&self) -> bool {
         !self.host().eq_ignore_ascii_case(DEFAULT_HOST)
     }
@@ -159,7 +160,7 @@ impl ModelName {
     }
 }
 
-/// Clients choose the names, so the hash has a secret of this process in it.
+/// Clients choose the names, so the hash contains a random secret of this process.
 fn folded_hash(full: &str) -> u64 {
     static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     match full.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -168,7 +169,7 @@ fn folded_hash(full: &str) -> u64 {
     }
 }
 
-/// Takes off the end of a name that says where the model runs.
+/// Removes the suffix that tells where the model runs.
 fn split_source(name: &str) -> Option<(&str, ModelSource)> {
     let (base, tag) = name.rsplit_once(':')?;
     if tag.eq_ignore_ascii_case("local") {
@@ -182,12 +183,12 @@ fn split_source(name: &str) -> Option<(&str, ModelSource)> {
     (is_cloud && !tag.contains('/')).then(|| (&name[..ending], ModelSource::Cloud))
 }
 
-/// The part of a name after its last slash begins here.
+/// The index of the part after a name's last slash.
 fn last_part(name: &str) -> usize {
     name.rfind('/').map_or(0, |slash| slash + 1)
 }
 
-/// Whether a part begins with a letter, a digit or `_` and goes on with those, `-` and `also`.
+/// Whether a part begins with a letter, a digit or `_` and continues with those, `-` and `also`.
 fn is_part(part: &str, longest: usize, also: &str) -> bool {
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     let bytes = part.as_bytes();
@@ -313,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn spellings_of_one_model_find_the_same_entry() {
+    fn all_spellings_of_a_model_are_equal() {
         let mut models = HashMap::new();
         for name in ["llama3", "LLAMA3:Latest", "library/llama3", "llama3:local"] {
             *models.entry(ModelName::parse(name).unwrap()).or_insert(0) += 1;
@@ -331,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ollama_does_not_take_is_no_name() {
+    fn names_that_ollama_refuses_are_invalid() {
         let long = |bytes: usize| "a".repeat(bytes);
         for name in [
             "",
@@ -378,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_name_tells_the_source() {
+    fn the_end_of_a_name_determines_the_source() {
         use ModelSource::{Cloud, Local, Unspecified};
         for (written, shortest, source) in [
             ("a:cloud", "a:cloud", Cloud),
@@ -398,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_registry_is_seen() {
+    fn a_foreign_registry_is_detected() {
         assert!(ModelName::parse("hf.co/a/b").unwrap().has_foreign_host());
         assert!(!ModelName::parse("a/b").unwrap().has_foreign_host());
     }

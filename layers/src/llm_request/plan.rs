@@ -1,4 +1,4 @@
-//! How a request is to be scanned, and what is done with what was found.
+//! Plans the scan of a request, and applies its result.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use super::{LlmRequest, MalformedBody};
 use crate::body::ReplayBody;
 use crate::{Dialect, Endpoint, Failure, Operation, RouteMatch};
 
-/// Up to so many bytes are scanned without a pause: a fraction of a millisecond.
+/// Up to this many bytes are scanned without a pause: a fraction of a millisecond.
 const SLICE: usize = 512 << 10;
 
-/// What a request's head says of the way to its model.
+/// How to find the model, by the request's head.
 pub(super) enum Plan {
-    /// There is nothing to scan.
+    /// Nothing has to be scanned.
     Pass,
     Json,
     Zstd,
@@ -37,7 +37,7 @@ impl Plan {
         };
         match endpoint.operation {
             operation if !has_body(operation) => return Ok(Self::Pass),
-            // Whether a path that only the operator knows takes a body is not known either.
+            // It is not known whether an extra path expects a body.
             Operation::Extra if len == 0 || request.method() == Method::GET => {
                 return Ok(Self::Pass);
             }
@@ -66,7 +66,7 @@ fn has_body(operation: Operation) -> bool {
     )
 }
 
-/// The endpoint of a request, if it is one of the table.
+/// The endpoint of a request, if it is in the table.
 pub(super) fn endpoint_of<B>(request: &Request<B>) -> Option<Arc<Endpoint>> {
     match RouteMatch::of(request.extensions()) {
         Some(RouteMatch::Found { endpoint, .. }) => Some(endpoint.clone()),
@@ -74,10 +74,10 @@ pub(super) fn endpoint_of<B>(request: &Request<B>) -> Option<Arc<Endpoint>> {
     }
 }
 
-/// A JSON body on its way through the scanner.
+/// A JSON body that is being scanned.
 pub(super) struct JsonScan {
     scanner: Scanner,
-    /// The segment that is next, and how much of it was read.
+    /// The next segment, and how much of it was read.
     segment: usize,
     read: usize,
 }
@@ -91,7 +91,7 @@ impl JsonScan {
         }
     }
 
-    /// Scans the next slice of the body; whether there is more.
+    /// Scans the next slice of the body; returns whether there is more.
     pub(super) fn step(&mut self, segments: &[Bytes]) -> Result<bool, ScanError> {
         let mut left = SLICE;
         while let Some(segment) = segments.get(self.segment) {
@@ -110,21 +110,21 @@ impl JsonScan {
         Ok(false)
     }
 
-    /// What was found, when there is no more.
+    /// The result, at the end.
     pub(super) fn finish(self) -> Result<Scanned, ScanError> {
         self.scanner.finish()
     }
 }
 
-/// What is left of a scan that is too long for one poll.
-pub(super) enum Rest {
+/// The rest of a scan that is too long for one poll.
+pub(super) enum RemainingScan {
     Json(Box<JsonScan>),
     Zstd,
     Form { boundary: String },
 }
 
-impl Rest {
-    /// Scans on, with pauses in which other requests have their turn.
+impl RemainingScan {
+    /// Continues the scan, with pauses in which other requests can run.
     pub(super) async fn scan(
         self,
         segments: Vec<Bytes>,
@@ -150,7 +150,7 @@ impl Rest {
     }
 }
 
-/// Fills in a missing model, and tells the rest of the stack what was found.
+/// Fills in a missing model, and stores the result in the request.
 pub(super) fn settle<B>(
     request: &mut Request<ReplayBody<B>>,
     endpoint: &Endpoint,
@@ -176,7 +176,7 @@ pub(super) fn settle<B>(
         Operation::Generate | Operation::Chat | Operation::Embed
     );
     let has_no_prompt = works_on_content && scanned.has_no_prompt;
-    // Ollama answers a request to load or unload with one object, whatever `stream` says.
+    // Ollama answers a request to load or unload with one object, whatever `stream` is.
     let is_load = has_no_prompt && endpoint.dialect == Dialect::Ollama;
     let stream = !is_load && scanned.stream.unwrap_or(endpoint.streams_by_default);
     #[cfg(feature = "outcome")]
@@ -198,8 +198,8 @@ pub(super) fn settle<B>(
     found.put_into(request.extensions_mut());
 }
 
-/// The same body with the model in it: in the place of a null or an empty name, or before all
-/// other members.
+/// The same body with the model inserted: instead of a null or an empty name, or before all other
+/// members.
 fn with_model<B>(
     body: &ReplayBody<B>,
     scanned: &Scanned,

@@ -10,7 +10,7 @@ use tower_service::Service;
 use super::MalformedBody;
 use super::future::{LlmRequestFuture, Scan, Waiting};
 use super::layer::Config;
-use super::plan::{JsonScan, Plan, Rest, endpoint_of, settle};
+use super::plan::{JsonScan, Plan, RemainingScan, endpoint_of, settle};
 use crate::body::ReplayBody;
 use crate::{BoxError, Endpoint, Failure};
 
@@ -52,10 +52,10 @@ where
     fn call(&mut self, mut request: Request<ReplayBody<B>>) -> Self::Future {
         let rest = match self.read(&mut request) {
             Ok(Reading::Over) => return LlmRequestFuture::called(self.inner.call(request)),
-            Ok(Reading::Rest(rest)) => rest,
+            Ok(Reading::RemainingScan(rest)) => rest,
             Err(failure) => return LlmRequestFuture::refused(failure),
         };
-        // The inner service that was asked to be ready waits with the request.
+        // The instance whose readiness was polled waits with the request.
         let fresh = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, fresh);
         LlmRequestFuture::scanning(Waiting {
@@ -69,10 +69,10 @@ where
     }
 }
 
-/// How far the reading of a body has come in the call itself.
+/// The state of a scan at the end of the call.
 enum Reading {
     Over,
-    Rest(Unread),
+    RemainingScan(Unread),
 }
 
 struct Unread {
@@ -82,7 +82,7 @@ struct Unread {
 }
 
 impl<S> LlmRequestService<S> {
-    /// Reads a short body, and says how to read another.
+    /// Scans a short body, or returns how to scan a longer one.
     fn read<B>(&self, request: &mut Request<ReplayBody<B>>) -> Result<Reading, Failure> {
         let Some(endpoint) = endpoint_of(request) else {
             return Ok(Reading::Over);
@@ -93,8 +93,8 @@ impl<S> LlmRequestService<S> {
         };
         let rest = match plan {
             Plan::Pass => return Ok(Reading::Over),
-            Plan::Zstd => Rest::Zstd,
-            Plan::Form { boundary } => Rest::Form { boundary },
+            Plan::Zstd => RemainingScan::Zstd,
+            Plan::Form { boundary } => RemainingScan::Form { boundary },
             Plan::Json => {
                 let fail = |reason| MalformedBody::at(&endpoint, reason);
                 let mut scan = JsonScan::new(&endpoint);
@@ -104,12 +104,12 @@ impl<S> LlmRequestService<S> {
                     settle(request, &endpoint, scanned, true, default_model);
                     return Ok(Reading::Over);
                 }
-                Rest::Json(Box::new(scan))
+                RemainingScan::Json(Box::new(scan))
             }
         };
-        let is_json = matches!(rest, Rest::Json(_));
+        let is_json = matches!(rest, RemainingScan::Json(_));
         let (segments, config) = (segments.to_vec(), self.config.clone());
-        Ok(Reading::Rest(Unread {
+        Ok(Reading::RemainingScan(Unread {
             scan: Box::pin(rest.scan(segments, endpoint.clone(), config)),
             endpoint,
             is_json,

@@ -17,7 +17,7 @@ use crate::{BoxError, EndpointTable, Failure, Retryable, Side};
 
 type Body = ReplayBody<Full<Bytes>>;
 
-/// What the service behind the layer was given.
+/// What the inner service received.
 struct Given {
     request: Request<Body>,
 }
@@ -81,7 +81,7 @@ fn defaulting() -> LlmRequestLayer {
 }
 
 #[tokio::test]
-async fn the_rest_of_the_stack_learns_what_was_asked() {
+async fn the_inner_service_receives_the_scan_result() {
     let body = r#"{"model":"llama3","messages":[{}],"keep_alive":"5m","options":{"num_ctx":8}}"#;
     let given = given("/api/chat", body).await;
     let expected = LlmRequest {
@@ -99,12 +99,12 @@ async fn the_rest_of_the_stack_learns_what_was_asked() {
 }
 
 #[tokio::test]
-async fn streams_are_on_by_default_where_they_are_in_ollama() {
+async fn streams_are_the_default_on_the_same_routes_as_in_ollama() {
     for (path, body, stream) in [
         ("/api/generate", r#"{"prompt":"x"}"#, true),
         ("/api/generate", r#"{"prompt":"x","stream":null}"#, true),
         ("/api/generate", r#"{"prompt":"x","stream":false}"#, false),
-        // One object, whatever was asked for: the model is loaded, and that is all.
+        // Always one object, because the request only loads the model.
         ("/api/generate", r#"{"stream":true}"#, false),
         ("/api/chat", r#"{"messages":[],"stream":true}"#, false),
         ("/api/embed", r#"{"input":"x","stream":true}"#, false),
@@ -126,7 +126,7 @@ async fn streams_are_on_by_default_where_they_are_in_ollama() {
 }
 
 #[tokio::test]
-async fn management_names_its_model_too() {
+async fn management_requests_have_a_model_too() {
     for (path, body) in [
         ("/api/show", r#"{"name":"a"}"#),
         ("/api/pull", r#"{"model":"a"}"#),
@@ -143,7 +143,7 @@ async fn management_names_its_model_too() {
 }
 
 #[tokio::test]
-async fn what_has_no_body_to_scan_passes_as_it_is() {
+async fn a_request_without_a_body_to_scan_passes_unchanged() {
     for request in [
         with(Request::get("/api/tags"), ""),
         with(Request::get("/api/rerank"), ""),
@@ -164,7 +164,7 @@ async fn what_has_no_body_to_scan_passes_as_it_is() {
 }
 
 #[tokio::test]
-async fn refusals_read_as_those_of_ollama() {
+async fn refusals_have_ollamas_texts() {
     for (path, body, text) in [
         ("/api/generate", &b"{\"model\":"[..], "unexpected EOF"),
         (
@@ -212,14 +212,14 @@ async fn refusals_read_as_those_of_ollama() {
     }
     let (status, text) = refused("/api/chat", br#"{"model":"a","Model":"b"}"#).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
-    assert!(text.contains("\"model\" must stand once"), "{text}");
+    assert!(text.contains("\"model\" must occur once"), "{text}");
     let delete = with(Request::delete("/api/delete"), "");
     let (status, text) = refusal(LlmRequestLayer::new(), delete).await;
     assert_eq!((status.as_u16(), &*text), (400, "missing request body"));
 }
 
 #[tokio::test]
-async fn a_refusal_is_the_clients_and_has_a_kind() {
+async fn a_refusal_is_the_clients_error_and_has_a_kind() {
     for (body, kind) in [
         ("", "missing_body"),
         ("{", "malformed_body"),
@@ -274,7 +274,7 @@ async fn a_missing_model_is_filled_in() {
 }
 
 #[tokio::test]
-async fn a_model_is_filled_in_only_where_one_is_run() {
+async fn a_model_is_filled_in_only_for_inference() {
     for (path, body) in [
         ("/api/show", "{}"),
         ("/api/pull", r#"{"name":""}"#),
@@ -299,7 +299,7 @@ async fn given_with_default(model: Option<Arc<str>>) -> Given {
 }
 
 #[tokio::test]
-async fn a_long_body_is_scanned_in_slices_and_goes_on_byte_for_byte() {
+async fn a_long_body_is_scanned_in_slices_and_passes_byte_for_byte() {
     let image = "QUJD".repeat(1 << 20);
     let segments = [
         Bytes::from(r#"{"messages":[{"images":[""#),
@@ -319,7 +319,7 @@ async fn a_long_body_is_scanned_in_slices_and_goes_on_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn others_have_their_turn_while_a_long_body_is_scanned() {
+async fn other_tasks_run_while_a_long_body_is_scanned() {
     let body = format!(r#"{{"prompt":"{}"}}"#, "x".repeat(2 << 20));
     let mut sent =
         tokio_test::task::spawn(send(LlmRequestLayer::new(), post("/api/generate", body)));
@@ -337,7 +337,7 @@ fn zstd(path: &str, text: &[u8]) -> Request<Body> {
 }
 
 #[tokio::test]
-async fn a_zstd_body_is_read_and_goes_on_compressed() {
+async fn a_zstd_body_is_scanned_and_passes_compressed() {
     let text = format!(
         r#"{{"input":"{}","stream":true,"model":"m"}}"#,
         "hello ".repeat(50_000)
@@ -347,7 +347,7 @@ async fn a_zstd_body_is_read_and_goes_on_compressed() {
     let given = send(defaulting(), request).await.unwrap();
     assert_eq!((given.model(), given.llm().stream), (Some("m"), true));
     assert!(given.body() == compressed);
-    // Without a model it stays without.
+    // A missing model is not filled in.
     let given = send(defaulting(), zstd("/v1/responses", b"{}"))
         .await
         .unwrap();
@@ -367,7 +367,7 @@ async fn a_zstd_body_of_several_frames_is_one_text() {
 }
 
 #[tokio::test]
-async fn a_bomb_is_refused_at_the_limit_and_gives_its_memory_back() {
+async fn a_decompression_bomb_is_refused_at_the_limit_and_its_memory_is_released() {
     let text = [b"{\"input\":\"", &b"x".repeat(10 << 20)[..], b"\"}"].concat();
     let request = zstd("/v1/responses", &text);
     assert!(request.body().len().unwrap() < 1 << 20);
@@ -389,7 +389,7 @@ async fn a_bomb_is_refused_at_the_limit_and_gives_its_memory_back() {
 }
 
 #[tokio::test]
-async fn a_window_that_would_take_much_memory_is_refused() {
+async fn a_large_zstd_window_is_refused() {
     // The head of a frame that asks for a window of 1 GiB, and its first block.
     let frame = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa0, 0x01, 0x00, 0x00];
     let builder = Request::post("/v1/responses").header(header::CONTENT_ENCODING, "zstd");
@@ -449,7 +449,7 @@ async fn a_forms_model_is_found() {
 }
 
 #[tokio::test]
-async fn a_form_without_a_model_stays_without_and_one_with_two_is_refused() {
+async fn a_form_without_a_model_is_unchanged_and_one_with_two_is_refused() {
     let field = "--xx\nContent-Disposition: form-data; name=\"model\"\n\na\n";
     let other = "--xx\nContent-Disposition: form-data; name=\"x\"\n\na\n--xx--\n";
     let given = send(defaulting(), form(other)).await.unwrap();
@@ -467,7 +467,7 @@ async fn a_form_without_a_model_stays_without_and_one_with_two_is_refused() {
 
 #[cfg(feature = "outcome")]
 #[tokio::test]
-async fn the_record_learns_the_model() {
+async fn the_record_receives_the_model() {
     let record = crate::Record::new(crate::Outcome::starting(tokio::time::Instant::now()));
     let mut request = post("/api/generate", r#"{"prompt":"x"}"#);
     record.clone().put_into(request.extensions_mut());

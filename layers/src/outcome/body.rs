@@ -1,4 +1,4 @@
-//! The body of an answer, observed until its end.
+//! The body of a response, observed until its end.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -8,7 +8,7 @@ use pin_project_lite::pin_project;
 
 use super::Ending;
 use super::completion::Completion;
-use crate::body::Rest;
+use crate::body::RemainingLength;
 
 pin_project! {
     /// A body whose end completes the record of its request.
@@ -17,14 +17,14 @@ pin_project! {
         #[pin]
         inner: B,
         completion: Option<Completion>,
-        rest: Rest,
+        rest: RemainingLength,
     }
 }
 
 impl<B: Body> OutcomeBody<B> {
     pub(super) fn new(
         inner: B,
-        rest: Rest,
+        rest: RemainingLength,
         has_no_body: bool,
         mut completion: Option<Completion>,
     ) -> Self {
@@ -63,7 +63,7 @@ impl<B: Body> Body for OutcomeBody<B> {
         let frame = ready!(this.inner.as_mut().poll_frame(cx));
         match &frame {
             Some(Ok(frame)) => {
-                this.rest.note(frame);
+                this.rest.count(frame);
                 let is_last = frame.is_trailers() || this.rest.is_over();
                 if is_last || this.inner.is_end_stream() {
                     finish(this.completion, Ending::Complete);

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{Ending, Observer, Outcome, Record};
 
-/// Completes the record at the end of the answer, or as cancelled if it is dropped before.
+/// Completes the record at the end of the response, or as cancelled if it is dropped before.
 pub(super) struct Completion {
     record: Record,
     observer: Arc<dyn Observer>,

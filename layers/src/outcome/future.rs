@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 
 use super::OutcomeBody;
 use super::completion::Completion;
-use crate::body::Rest;
+use crate::body::RemainingLength;
 
 pin_project! {
     /// The future of [`OutcomeService`](super::OutcomeService). If it is dropped before the
@@ -62,7 +62,7 @@ where
                 answer.status(),
                 StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
             );
-        let rest = Rest::of(answer.headers(), answer.body());
+        let rest = RemainingLength::of(answer.headers(), answer.body());
         Poll::Ready(Ok(
             answer.map(|body| OutcomeBody::new(body, rest, has_no_body, completion))
         ))

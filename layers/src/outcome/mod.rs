@@ -1,4 +1,4 @@
-//! One record for each request, completed exactly once, at the end of the answer.
+//! One record for each request, completed exactly once, at the end of the response.
 //!
 //! A model's answer is a stream that can last for minutes, so the outcome of a request is known at
 //! the end of its body, not when `call` returns. [`OutcomeLayer`] opens a [`Record`] and puts it
@@ -16,7 +16,7 @@
 //! # The end
 //! - [`Ending::Complete`]: `None`, trailers, all bytes of a known length, or a body whose
 //!   `is_end_stream` is true, after a frame or at the head. hyper does not poll such a body again,
-//!   so no later event would come. For the same reason, the answer to a `HEAD` and a status without
+//!   so no later event would come. For the same reason, the response to a `HEAD` and a status without
 //!   a body are complete at the head.
 //! - [`Ending::Broken`]: the service or the body failed, or an inner layer set it in the record: an
 //!   answer that ended cleanly with an error line is broken too.

@@ -17,11 +17,11 @@ pub enum Ending {
     /// The request has not ended.
     #[default]
     Open,
-    /// The answer was sent completely.
+    /// The response was sent completely.
     Complete,
     /// The client disconnected before the end.
     Cancelled,
-    /// The backend or the gateway broke the answer off.
+    /// The backend or the gateway broke the response off.
     Broken,
 }
 
@@ -53,19 +53,19 @@ pub struct Outcome {
     pub request_id: Option<HeaderValue>,
     /// The model name as the client wrote it.
     pub model: Option<Arc<str>>,
-    /// Whether a streamed answer was requested.
+    /// Whether a streamed response was requested.
     pub stream: bool,
     /// The address of the client, if the server has recorded it.
     pub client_address: Option<ClientAddress>,
     /// The name of the client's API key.
     pub identity: Option<Arc<str>>,
-    /// The backend that gave the answer.
+    /// The backend that gave the response.
     pub backend: Option<Arc<str>>,
     /// The number of attempts.
     pub attempts: u32,
     /// The time in a backend's queue, of all attempts together; `None` if the request did not wait.
     pub queued: Option<Duration>,
-    /// The answer's status.
+    /// The response's status.
     pub status: Option<StatusCode>,
     /// The time from the start to the response head. Ollama sends the head with the first byte.
     pub time_to_first_byte: Option<Duration>,
@@ -196,7 +196,7 @@ impl Record {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The usage report of the answer, after its head has passed a
+    /// The usage report of the response, after its head has passed a
     /// [`UsageLayer`](crate::usage::UsageLayer).
     #[cfg(feature = "usage")]
     pub fn usage_report(&self) -> Option<crate::usage::UsageReport> {

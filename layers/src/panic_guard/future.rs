@@ -1,4 +1,4 @@
-//! The future of an answer.
+//! The future of a response.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

@@ -1,6 +1,6 @@
 //! Limits a panic to one request, so that the process continues.
 //!
-//! A panic in `poll_ready`, in `call`, in the future or in the answer's body becomes the error
+//! A panic in `poll_ready`, in `call`, in the future or in the response's body becomes the error
 //! [`Panicked`]. The panicked future or body is dropped at once, with all its permits, and is not
 //! polled again. tower-http's `CatchPanic` boxes every body and does not catch a panic while a body
 //! is polled, which is when most of a stream's code runs.
@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Put this layer directly inside of the layer that turns errors into answers, so that a panic gets
-//! an answer too. It does not catch panics outside of it, nor a panic while an unfinished answer is
+//! a response too. It does not catch panics outside of it, nor a panic while an unfinished answer is
 //! dropped: those end the task of the connection. With `panic = "abort"` it has no effect.
 //!
 //! The inner service stays in use after a panic in `call`. State that requests share must stay

@@ -51,7 +51,7 @@ impl Default for Rules {
     }
 }
 
-/// The answer of a [`Dispatch`](super::Dispatch) for one waiter.
+/// The response of a [`Dispatch`](super::Dispatch) for one waiter.
 pub(super) type Offer<S> = Result<Option<S>, BoxError>;
 
 /// The queues of all classes.

@@ -65,7 +65,7 @@ impl<C, K> Extractors<C, K> {
 }
 
 impl QueueLayer {
-    /// Lets `slots` requests run at a time, each to the end of its answer.
+    /// Lets `slots` requests run at a time, each to the end of its response.
     pub fn new(slots: NonZeroUsize) -> Self {
         Self {
             queue: Queue::new(SlotPool::new(slots)),
@@ -142,8 +142,8 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> QueueLayer<C, K> {
 
     /// The expected cost of a request, in tokens. By default all requests have the same cost.
     ///
-    /// With this, the request and the answer carry a [`Meter`] in their extensions. A layer that
-    /// learns the real cost before the answer ends sets it there.
+    /// With this, the request and the response carry a [`Meter`] in their extensions. A layer that
+    /// learns the real cost before the response ends sets it there.
     pub fn with_cost(mut self, tokens: impl Fn(&Parts) -> u32 + Send + Sync + 'static) -> Self {
         self.extractors.cost = Some(Arc::new(tokens));
         self

@@ -1,4 +1,4 @@
-//! The buckets: one for all, or one for each key within a bound of memory.
+//! The buckets: one for all requests, or one for each key with limited memory.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -14,11 +14,11 @@ use governor::state::{InMemoryState, NotKeyed, StateStore};
 
 use super::Quota;
 use super::clock::TokioClock;
-use super::store::Verdict;
+use super::store::TakeResult;
 
 type Refused = governor::NotUntil<Nanos>;
 
-fn verdict(clock: &TokioClock, checked: Result<StateSnapshot, Refused>) -> Verdict {
+fn take_result(clock: &TokioClock, checked: Result<StateSnapshot, Refused>) -> TakeResult {
     checked
         .map(|state| state.remaining_burst_capacity())
         .map_err(|until| until.wait_time_from(clock.now()))
@@ -44,12 +44,12 @@ impl<K: Clone + Hash + Eq> Buckets<K> {
         }
     }
 
-    pub(super) fn take(&self, key: &K) -> Verdict {
-        let verdict = verdict(self.limiter.clock(), self.limiter.check_key(key));
+    pub(super) fn take(&self, key: &K) -> TakeResult {
+        let take_result = take_result(self.limiter.clock(), self.limiter.check_key(key));
         if self.states.is_sweep_due() {
             self.limiter.retain_recent();
         }
-        verdict
+        take_result
     }
 
     pub(super) fn set_max_keys(&self, max_keys: usize) {
@@ -61,12 +61,12 @@ impl<K: Clone + Hash + Eq> Buckets<K> {
     }
 }
 
-/// The states of known keys, and one that all keys share for which there is no room.
+/// The states of known keys, and one that further keys share if the limit is reached.
 struct States<K>(Arc<Shared<K>>);
 
 struct Shared<K> {
     max_keys: AtomicUsize,
-    /// Keys that were not known, since the last sweep.
+    /// New keys since the last sweep.
     newcomers: AtomicUsize,
     by_key: RwLock<HashMap<K, InMemoryState>>,
     overflow: InMemoryState,
@@ -79,8 +79,8 @@ impl<K> Clone for States<K> {
 }
 
 impl<K: Clone + Hash + Eq> States<K> {
-    /// A sweep visits every key. It is due once so many keys were new that it costs each of
-    /// them four visits, whatever clients send.
+    /// Whether a sweep, which visits every key, is due. It is due after so many new keys that each
+    /// of them pays for at most four visits, whatever clients send.
     fn is_sweep_due(&self) -> bool {
         let newcomers = self.0.newcomers.load(Ordering::Relaxed);
         newcomers >= 64 && newcomers >= self.len() / 4
@@ -140,9 +140,9 @@ impl<K: Clone + Hash + Eq> ShrinkableKeyedStateStore<K> for States<K> {
     }
 }
 
-/// Whether a bucket has been full for long enough to be no different from a new one.
+/// Whether a bucket has been full for so long that it equals a new one.
 fn is_older(state: &InMemoryState, than: Nanos) -> bool {
-    // The state tells its time only to who would change it; an `Err` changes nothing.
+    // The state is only accessible through an update; an `Err` leaves it unchanged.
     let read = |full_at: Option<Nanos>| Err(full_at.is_none_or(|full_at| full_at <= than));
     state
         .measure_and_replace::<(), _, _>(&NotKeyed::NonKey, read)

@@ -1,10 +1,10 @@
-//! tokio's clock, as governor asks for it.
+//! tokio's clock for governor.
 
 use governor::clock::Clock;
 use governor::nanos::Nanos;
 use tokio::time::Instant;
 
-/// Counts from its making. It follows the runtime's clock, also where a test pauses that.
+/// Counts from its creation. It follows the runtime's clock, which a test can pause.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TokioClock {
     epoch: Instant,

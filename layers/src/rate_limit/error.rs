@@ -1,4 +1,4 @@
-//! What a refused request is told.
+//! The error of a refused request.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::Quota;
 use crate::ratelimit_fields::{self, whole_seconds};
 use crate::{Fail, Retryable, Side};
 
-/// Whom a quota is for.
+/// The scope of a quota.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Scope {
@@ -16,7 +16,7 @@ pub enum Scope {
     Global,
     /// The requests of one key.
     Key,
-    /// Some requests of one key, which the name tells.
+    /// Some requests of one key, identified by the policy's name.
     Named(&'static str),
 }
 
@@ -38,9 +38,9 @@ impl Scope {
     }
 }
 
-/// The quota is used up. Nothing was sent anywhere, so the request may be sent again later.
+/// The quota is used up. Nothing was sent to a backend, so the request may be sent again later.
 ///
-/// The answer is a 429 (RFC 6585 4) with the `RateLimit` headers of the quota.
+/// The response is a 429 (RFC 6585 4) with the `RateLimit` headers of the quota.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "rate limit reached: {} used up {quota}; try again in {} s",
@@ -49,11 +49,11 @@ impl Scope {
 )]
 #[non_exhaustive]
 pub struct RateLimited {
-    /// Whose quota it is.
+    /// The scope of the quota.
     pub scope: Scope,
     /// The quota.
     pub quota: Quota,
-    /// After how long the quota has room for one request again.
+    /// Time until the quota has room for one request.
     pub retry_after: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! The answer under way, and what it will say of the quota.
+//! The response, with its rate limit headers.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -8,14 +8,14 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::layer::{Rule, Standing};
-use super::store::Verdict;
-use crate::store::{Asking, Patience, StoreUnavailable};
+use super::layer::{BucketState, Rule};
+use super::store::TakeResult;
+use crate::store::{StoreCall, StorePolicy, StoreUnavailable};
 use crate::{BoxError, Failure, ratelimit_fields};
 
 pin_project! {
-    /// The future of [`RateLimitService`](super::RateLimitService): of a service `S` and its
-    /// future `F`, behind a store's answer `W`.
+    /// The future of [`RateLimitService`](super::RateLimitService): of a service `S` and its future
+    /// `F`, after a store's response `W`.
     pub struct RateLimitFuture<S, B, F, W> {
         #[pin]
         state: State<S, B, F, W>,
@@ -25,13 +25,13 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<S, B, F, W> {
-        // In a box, or every future around this one would be as large as a request, though most
-        // stores are not waited for.
+        // Boxed; otherwise every future around this one would be as large as a request, although
+        // most stores respond at once.
         Taking { taking: Pin<Box<Taking<S, B, W>>> },
         Calling {
             #[pin]
             inner: F,
-            standing: Option<Standing>,
+            bucket: Option<BucketState>,
         },
         Refused { refusal: Option<Failure> },
     }
@@ -40,16 +40,16 @@ pin_project! {
 pin_project! {
     struct Taking<S, B, W> {
         #[pin]
-        asking: Asking<W>,
+        store_call: StoreCall<W>,
         next: Option<(Rule, S, Request<B>)>,
     }
 }
 
 impl<S, B, F, W> RateLimitFuture<S, B, F, W> {
-    /// A request that passes, and where its bucket stands then, if it has one.
-    pub(super) fn calling(inner: F, standing: Option<Standing>) -> Self {
+    /// For a request that passes, with the state of its bucket, if there is one.
+    pub(super) fn calling(inner: F, bucket: Option<BucketState>) -> Self {
         Self {
-            state: State::Calling { inner, standing },
+            state: State::Calling { inner, bucket },
         }
     }
 
@@ -62,7 +62,7 @@ impl<S, B, F, W> RateLimitFuture<S, B, F, W> {
 
     pub(super) fn taking(
         taking: W,
-        patience: Patience,
+        policy: StorePolicy,
         rule: Rule,
         readied: S,
         request: Request<B>,
@@ -70,7 +70,7 @@ impl<S, B, F, W> RateLimitFuture<S, B, F, W> {
         Self {
             state: State::Taking {
                 taking: Box::pin(Taking {
-                    asking: Asking::new(taking, patience),
+                    store_call: StoreCall::new(taking, policy),
                     next: Some((rule, readied, request)),
                 }),
             },
@@ -83,7 +83,7 @@ where
     S: Service<Request<B>, Response = Response<R>, Future = F>,
     S::Error: Into<BoxError>,
     F: Future<Output = Result<Response<R>, S::Error>>,
-    W: Future<Output = Result<Verdict, StoreUnavailable>>,
+    W: Future<Output = Result<TakeResult, StoreUnavailable>>,
 {
     type Output = Result<Response<R>, BoxError>;
 
@@ -93,25 +93,25 @@ where
             match state.as_mut().project() {
                 StateProjection::Taking { taking } => {
                     let taking = taking.as_mut().project();
-                    let verdict = ready!(taking.asking.poll(cx));
+                    let take_result = ready!(taking.store_call.poll(cx));
                     let (rule, mut service, request) = taking
                         .next
                         .take()
                         .expect("taken here alone, as the state changes next");
-                    let standing = rule.standing(verdict)?;
+                    let bucket = rule.state(take_result)?;
                     let inner = service.call(request);
-                    state.set(State::Calling { inner, standing });
+                    state.set(State::Calling { inner, bucket });
                 }
                 StateProjection::Refused { refusal } => {
                     let refusal = refusal.take().expect("polled after it was ready");
                     return Poll::Ready(Err(refusal.into()));
                 }
-                StateProjection::Calling { inner, standing } => {
+                StateProjection::Calling { inner, bucket } => {
                     let mut answer = match ready!(inner.poll(cx)) {
                         Ok(answer) => answer,
                         Err(error) => return Poll::Ready(Err(error.into())),
                     };
-                    if let Some(at) = standing.take() {
+                    if let Some(at) = bucket.take() {
                         let headers = answer.headers_mut();
                         let (name, remaining) = (at.scope.name(), u64::from(at.remaining));
                         ratelimit_fields::append(headers, at.policy, name, remaining, at.reset);

@@ -1,4 +1,4 @@
-//! The layer, which owns the store.
+//! The layer; it owns the store.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,29 +11,29 @@ use http::HeaderValue;
 use http::request::Parts;
 use tower_layer::Layer;
 
-use super::store::{MemoryBuckets, RateStore, Verdict};
+use super::store::{MemoryBuckets, RateStore, TakeResult};
 use super::{Quota, RateLimitService, RateLimited, Scope};
 use crate::Failure;
 use crate::live::Live;
-use crate::store::{Patience, StoreUnavailable, WhenUnavailable};
+use crate::store::{StorePolicy, StoreUnavailable, WhenUnavailable};
 
-/// What is the same for all requests.
+/// The common data of all requests.
 #[derive(Clone)]
 pub(super) struct Limit<K, X> {
     pub(super) key_of: X,
-    pub(super) patience: Patience,
+    pub(super) policy: StorePolicy,
     pub(super) rules: Live<Rules<K>>,
     scope: Scope,
 }
 
-/// Who has which quota.
+/// The quotas of keys.
 #[derive(Debug)]
 pub(super) struct Rules<K> {
     own: HashMap<K, Rule>,
     others: Option<Rule>,
 }
 
-/// A quota, and how it stands in a header.
+/// A quota and its header value.
 #[derive(Clone, Debug)]
 pub(super) struct Rule {
     scope: Scope,
@@ -41,13 +41,13 @@ pub(super) struct Rule {
     policy: Option<HeaderValue>,
 }
 
-/// Where a request that passed has left its bucket.
+/// The state of a bucket after a request has passed.
 #[derive(Debug)]
-pub(super) struct Standing {
+pub(super) struct BucketState {
     pub(super) policy: Option<HeaderValue>,
     pub(super) scope: Scope,
     pub(super) remaining: u32,
-    /// After how long the bucket is full, if nothing more comes.
+    /// Time until the bucket is full, without further requests.
     pub(super) reset: Duration,
 }
 
@@ -60,19 +60,21 @@ impl Rule {
         }
     }
 
-    /// Where the bucket stands by the store's answer, if it has given one.
-    pub(super) fn standing(
+    /// The bucket's state by the store's response, if it has responded.
+    pub(super) fn state(
         self,
-        answer: Result<Option<Verdict>, StoreUnavailable>,
-    ) -> Result<Option<Standing>, Failure> {
-        let standing = answer?.map(|verdict| self.judge(verdict)).transpose();
-        standing.map_err(Failure::from)
+        answer: Result<Option<TakeResult>, StoreUnavailable>,
+    ) -> Result<Option<BucketState>, Failure> {
+        let state = answer?
+            .map(|take_result| self.judge(take_result))
+            .transpose();
+        state.map_err(Failure::from)
     }
 
-    fn judge(self, verdict: Verdict) -> Result<Standing, RateLimited> {
+    fn judge(self, take_result: TakeResult) -> Result<BucketState, RateLimited> {
         let (scope, quota) = (self.scope, self.quota);
-        match verdict {
-            Ok(remaining) => Ok(Standing {
+        match take_result {
+            Ok(remaining) => Ok(BucketState {
                 policy: self.policy,
                 scope,
                 remaining,
@@ -98,13 +100,13 @@ impl<K: Hash + Eq> Rules<K> {
     }
 
     /// Whether no key has a limit.
-    pub(super) fn are_none(&self) -> bool {
+    pub(super) fn is_unlimited(&self) -> bool {
         self.own.is_empty() && self.others.is_none()
     }
 
     /// The rule for a key, if there is one.
     pub(super) fn rule(&self, key: &K) -> Option<Rule> {
-        // Most have no keys with a rule of their own, and need not be hashed for that.
+        // Most configurations have no rules for single keys, and then need no hash.
         let own = match self.own.is_empty() {
             true => None,
             false => self.own.get(key),
@@ -115,7 +117,7 @@ impl<K: Hash + Eq> Rules<K> {
 
 /// Refuses requests beyond a [`Quota`]. See the [module](super).
 ///
-/// All services of one layer and of its clones share its buckets.
+/// All services of a layer and its clones share the buckets.
 pub struct RateLimitLayer<K, X, T> {
     pub(super) limit: Arc<Limit<K, X>>,
     pub(super) store: Arc<T>,
@@ -127,7 +129,7 @@ impl RateLimitLayer<(), fn(&Parts) -> Option<()>, MemoryBuckets<()>> {
         Self::global_of(Some(quota), |_| Some(()))
     }
 
-    /// One quota, or none yet, for all those requests together for which `counts` gives something.
+    /// One quota, or none yet, for all requests together for which `counts` returns `Some`.
     pub fn global_of(quota: Option<Quota>, counts: fn(&Parts) -> Option<()>) -> Self {
         let store = MemoryBuckets::new(quota, 1);
         Self::with_rules(store, Scope::Global, [], quota, counts)
@@ -135,20 +137,19 @@ impl RateLimitLayer<(), fn(&Parts) -> Option<()>, MemoryBuckets<()>> {
 }
 
 impl<K: Clone + Hash + Eq, X: Fn(&Parts) -> Option<K>> RateLimitLayer<K, X, MemoryBuckets<K>> {
-    /// How many keys have a bucket of their own, unless
-    /// [`with_max_keys`](Self::with_max_keys) says otherwise.
+    /// The default of [`with_max_keys`](Self::with_max_keys).
     pub const DEFAULT_MAX_KEYS: usize = 10_000;
 
-    /// A quota for each key. Requests for which `key_of` finds none pass.
+    /// A quota for each key. Requests without a key by `key_of` pass.
     ///
-    /// The key should be something that a client cannot choose freely: the identity that a
-    /// credential proved, or the address of its connection.
+    /// The key should be something that a client cannot choose freely: the identity of a verified
+    /// credential, or the address of its connection.
     pub fn per_key(quota: Quota, key_of: X) -> Self {
         Self::per_key_with([], Some(quota), key_of)
     }
 
-    /// Quotas of the keys that have `own`, and one for each of the `others`, who pass if they have
-    /// none.
+    /// The quotas `own` for their keys, and the same quota for each of the `others`; without one,
+    /// others pass.
     pub fn per_key_with(
         own: impl IntoIterator<Item = (K, Quota)>,
         others: Option<Quota>,
@@ -160,19 +161,19 @@ impl<K: Clone + Hash + Eq, X: Fn(&Parts) -> Option<K>> RateLimitLayer<K, X, Memo
         Self::with_store(store, own, others, key_of)
     }
 
-    /// Bounds the number of keys that have a bucket of their own, and so the memory.
+    /// Limits the number of keys with their own bucket, and so the memory.
     pub fn with_max_keys(self, max_keys: NonZeroUsize) -> Self {
         self.store.set_max_keys(max_keys.get());
         self
     }
 
-    /// How many keys have a bucket of their own now.
+    /// The current number of keys with their own bucket.
     pub fn keys(&self) -> usize {
         self.store.len()
     }
 
-    /// Other quotas from now on, for all services of this layer and of its clones. Who keeps its quota
-    /// has used up of it what it had.
+    /// Replaces the quotas, for all services of this layer and its clones. For an unchanged quota,
+    /// earlier requests still count.
     pub fn set_quotas(&self, own: impl IntoIterator<Item = (K, Quota)>, others: Option<Quota>) {
         let own: HashMap<K, Quota> = own.into_iter().collect();
         self.store.set_quotas(own.values().copied().chain(others));
@@ -182,7 +183,7 @@ impl<K: Clone + Hash + Eq, X: Fn(&Parts) -> Option<K>> RateLimitLayer<K, X, Memo
 }
 
 impl<K: Hash + Eq, X: Fn(&Parts) -> Option<K>, T: RateStore<K>> RateLimitLayer<K, X, T> {
-    /// The same with buckets that are kept in `store`.
+    /// The same with buckets in `store`.
     pub fn with_store(
         store: T,
         own: impl IntoIterator<Item = (K, Quota)>,
@@ -192,7 +193,7 @@ impl<K: Hash + Eq, X: Fn(&Parts) -> Option<K>, T: RateStore<K>> RateLimitLayer<K
         Self::with_rules(store, Scope::Key, own, others, key_of)
     }
 
-    /// Tells clients of this policy by a name of its own, where there is more than one for each key.
+    /// Sets the policy's name in the headers, for use with several policies per key.
     pub fn named(self, name: &'static str) -> Self
     where
         K: Clone,
@@ -209,7 +210,7 @@ impl<K: Hash + Eq, X: Fn(&Parts) -> Option<K>, T: RateStore<K>> RateLimitLayer<K
         drop(rules);
         let limit = Limit {
             key_of: self.limit.key_of.clone(),
-            patience: self.limit.patience,
+            policy: self.limit.policy,
             rules: Live::new(renamed),
             scope,
         };
@@ -229,7 +230,7 @@ impl<K: Hash + Eq, X: Fn(&Parts) -> Option<K>, T: RateStore<K>> RateLimitLayer<K
         Self {
             limit: Arc::new(Limit {
                 key_of,
-                patience: Patience::default(),
+                policy: StorePolicy::default(),
                 rules: Live::new(Rules::new(scope, own, others)),
                 scope,
             }),
@@ -239,19 +240,18 @@ impl<K: Hash + Eq, X: Fn(&Parts) -> Option<K>, T: RateStore<K>> RateLimitLayer<K
 }
 
 impl<K: Clone, X: Clone, T> RateLimitLayer<K, X, T> {
-    /// How long a store's answer is waited for, unless [`with_deadline`](Self::with_deadline)
-    /// says otherwise.
-    pub const DEFAULT_DEADLINE: Duration = Patience::DEFAULT_DEADLINE;
+    /// The default of [`with_deadline`](Self::with_deadline).
+    pub const DEFAULT_DEADLINE: Duration = StorePolicy::DEFAULT_DEADLINE;
 
-    /// How long a store's answer is waited for; one in memory answers at once.
+    /// Time-out of the store's response; the in-memory store responds at once.
     pub fn with_deadline(mut self, deadline: Duration) -> Self {
-        Arc::make_mut(&mut self.limit).patience.deadline = deadline;
+        Arc::make_mut(&mut self.limit).policy.deadline = deadline;
         self
     }
 
-    /// What becomes of requests while the store does not answer; without this, they pass.
+    /// What happens to requests while the store does not respond; by default they pass.
     pub fn when_unavailable(mut self, when_unavailable: WhenUnavailable) -> Self {
-        Arc::make_mut(&mut self.limit).patience.when_unavailable = when_unavailable;
+        Arc::make_mut(&mut self.limit).policy.when_unavailable = when_unavailable;
         self
     }
 }

@@ -1,21 +1,21 @@
-//! Requests in a time, for everybody and for each key.
+//! Rate limits, for all requests and for each key.
 //!
-//! A request takes from its bucket when it comes and is refused at once with [`RateLimited`]
-//! when there is nothing left; nothing waits here. Answers that pass tell how much is left in
-//! the headers `RateLimit` and `RateLimit-Policy`
-//! (draft-ietf-httpapi-ratelimit-headers-10), refusals tell it too, and when to come back.
-//! The buckets are governor's; they follow tokio's clock, so a test can pause it.
+//! Each request takes one unit from its bucket, and is refused at once with [`RateLimited`] if the
+//! bucket is empty; requests never wait here. Responses and refusals report the remaining quota in
+//! the headers `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10);
+//! refusals also have `Retry-After`. The buckets are governor's. They use tokio's clock, so a test
+//! can pause it.
 //!
 //! ```text
 //! requests  x x x     x x           x
 //! bucket    3 2 1 0   1 0   1  2  3 3
-//!                 ^ refused      ^ full, so forgotten some time later
+//!                 ^ refused      ^ full, so dropped some time later
 //! ```
 //!
 //! Quotas can be replaced while requests are served ([`RateLimitLayer::set_quotas`]).
 //!
-//! In a stack it belongs just inside of what proves who is asking, and outside of all that
-//! reads bodies. tower's `RateLimit` makes callers wait, knows no keys and is not `Clone`.
+//! Place it directly inside of authentication, and outside of all layers that read bodies. tower's
+//! `RateLimit` makes callers wait, has no keys and is not `Clone`.
 //!
 //! One quota for all requests:
 //!
@@ -44,7 +44,7 @@
 //! # }
 //! ```
 //!
-//! Ten in five seconds for each value of a header, three of them at once:
+//! Ten requests in five seconds for each value of a header, at most three at once:
 //!
 //! ```
 //! use std::num::{NonZeroU32, NonZeroUsize};
@@ -81,4 +81,4 @@ pub use future::RateLimitFuture;
 pub use layer::RateLimitLayer;
 pub use quota::{InvalidQuota, Quota};
 pub use service::RateLimitService;
-pub use store::{MemoryBuckets, RateStore, Verdict};
+pub use store::{MemoryBuckets, RateStore, TakeResult};

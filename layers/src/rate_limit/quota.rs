@@ -1,4 +1,4 @@
-//! How much is allowed, in this crate's own words.
+//! Quotas.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -8,11 +8,11 @@ use http::HeaderValue;
 
 use crate::ratelimit_fields;
 
-/// A number of requests in a period, and how many of them may come at once.
+/// A number of requests per period, and how many of them may come at once.
 ///
-/// The requests of a period are not given out at its beginning: one comes back every
-/// `per / requests`, up to `burst` (GCRA, a leaky bucket). So any span of time `t` sees at most
-/// `burst + t * requests / per` requests.
+/// The requests of a period are not available at its beginning: one becomes available every `per /
+/// requests`, up to `burst` (GCRA, a leaky bucket). So any span of time `t` has at most `burst + t
+/// * requests / per` requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
     requests: NonZeroU32,
@@ -20,31 +20,30 @@ pub struct Quota {
     burst: NonZeroU32,
 }
 
-/// The numbers make no quota.
+/// The numbers do not form a quota.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidQuota {
     /// The period is zero.
     #[error("the period of a quota must be longer than zero")]
     ZeroPeriod,
-    /// The period, or the time in which the whole burst comes back, is above
-    /// [`Quota::LONGEST`].
-    #[error("a quota must be whole again within 366 days: shorten its period or its burst")]
+    /// The period, or the time to refill the whole burst, is above [`Quota::LONGEST`].
+    #[error("a quota must refill within 366 days: use a shorter period or a smaller burst")]
     TooLong,
 }
 
 impl Quota {
-    /// The longest period, and the longest time in which a burst may come back.
+    /// The longest period, and the longest time to refill a burst.
     pub const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
-    /// How the quota stands in `RateLimit-Policy` under this name. The window there is in whole
-    /// seconds, so a period that is not has none.
+    /// The quota's value in `RateLimit-Policy`, with this name. The window there is in whole
+    /// seconds; a period with a fraction is omitted.
     pub(super) fn policy(&self, name: &str) -> Option<HeaderValue> {
         let window = (self.per.subsec_nanos() == 0).then_some(self.per.as_secs());
         ratelimit_fields::policy(name, u64::from(self.requests.get()), window)
     }
 
-    /// `requests` in each period `per`, all of which may come at once.
+    /// `requests` per period `per`, all of which may come at once.
     ///
     /// # Errors
     /// The period is zero or longer than [`Quota::LONGEST`].
@@ -57,7 +56,7 @@ impl Quota {
         quota.checked()
     }
 
-    /// `requests` in a minute, all of which may come at once.
+    /// `requests` per minute, all of which may come at once.
     pub const fn per_minute(requests: NonZeroU32) -> Self {
         Self {
             requests,
@@ -66,10 +65,10 @@ impl Quota {
         }
     }
 
-    /// How many requests may come at once, after a pause that was long enough.
+    /// Sets how many requests may come at once after a long enough pause.
     ///
     /// # Errors
-    /// The burst takes longer than [`Quota::LONGEST`] to come back.
+    /// Refilling the burst takes longer than [`Quota::LONGEST`].
     pub fn with_burst(self, burst: NonZeroU32) -> Result<Self, InvalidQuota> {
         Self { burst, ..self }.checked()
     }
@@ -85,7 +84,7 @@ impl Quota {
         }
     }
 
-    /// The requests of a period.
+    /// The number of requests per period.
     pub fn requests(&self) -> NonZeroU32 {
         self.requests
     }
@@ -100,14 +99,14 @@ impl Quota {
         self.burst
     }
 
-    /// After how long one request comes back; rounded up, so that the quota is never exceeded
-    /// by a fraction.
+    /// The time to refill one request; rounded up, so that the quota is never exceeded by a
+    /// fraction.
     pub(super) fn interval(&self) -> Duration {
         let nanos = self.per.as_nanos().div_ceil(self.requests.get().into());
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
-    /// After how long `missing` requests have come back.
+    /// The time to refill `missing` requests.
     pub(super) fn refill(&self, missing: u32) -> Duration {
         self.interval() * missing
     }
@@ -115,7 +114,7 @@ impl Quota {
 
 impl From<Quota> for governor::Quota {
     fn from(quota: Quota) -> Self {
-        // `None` is for a zero, which the constructors rule out.
+        // `None` means zero, which the constructors exclude.
         governor::Quota::with_period(quota.interval())
             .unwrap_or(governor::Quota::per_minute(quota.requests))
             .allow_burst(quota.burst)

@@ -1,4 +1,4 @@
-//! The service: take from a bucket or refuse, never wait.
+//! The service: takes from a bucket or refuses; never waits.
 
 use std::fmt;
 use std::future::Future;
@@ -43,7 +43,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let limit = &*self.layer.limit;
-        if limit.rules.get().are_none() {
+        if limit.rules.get().is_unlimited() {
             return RateLimitFuture::calling(self.inner.call(request), None);
         }
         let (parts, body) = request.into_parts();
@@ -56,14 +56,14 @@ where
         let mut taking = self.layer.store.take(key, &rule.quota);
         let at_once = &mut Context::from_waker(Waker::noop());
         if let Poll::Ready(answer) = Pin::new(&mut taking).poll(at_once) {
-            return match rule.standing(limit.patience.settle(answer)) {
-                Ok(standing) => RateLimitFuture::calling(self.inner.call(request), standing),
+            return match rule.state(limit.policy.settle(answer)) {
+                Ok(state) => RateLimitFuture::calling(self.inner.call(request), state),
                 Err(refusal) => RateLimitFuture::refused(refusal),
             };
         }
         let next = self.inner.clone();
         let readied = std::mem::replace(&mut self.inner, next);
-        RateLimitFuture::taking(taking, limit.patience, rule, readied, request)
+        RateLimitFuture::taking(taking, limit.policy, rule, readied, request)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Where buckets are kept.
+//! The store of the buckets.
 
 use std::future::{Future, Ready, ready};
 use std::hash::Hash;
@@ -11,35 +11,35 @@ use super::buckets::Buckets;
 use crate::live::Live;
 use crate::store::StoreUnavailable;
 
-/// Keeps the buckets of [`RateLimitLayer`](super::RateLimitLayer), one for each key.
+/// Stores the buckets of [`RateLimitLayer`](super::RateLimitLayer), one for each key.
 ///
-/// It is made so that one of several processes can have it elsewhere: to take is one atomic step,
-/// whose answer is waited for no longer than the layer's deadline.
+/// A store can be external and shared by several processes: taking is one atomic step, and the
+/// layer's deadline limits the wait for the response.
 pub trait RateStore<K> {
-    /// The answer under way. It is asked for at once with a waker that does nothing: one that need
-    /// not be waited for spares the request being kept aside.
-    type Taking: Future<Output = Result<Verdict, StoreUnavailable>> + Unpin;
+    /// The future of a store's response. It is polled once with a no-op waker; if it is ready, the
+    /// request need not be stored.
+    type Taking: Future<Output = Result<TakeResult, StoreUnavailable>> + Unpin;
 
-    /// Takes one request out of the key's bucket, which is filled by `quota`. A key has the same
+    /// Takes one request from the key's bucket, which is refilled by `quota`. A key has the same
     /// quota each time.
     fn take(&self, key: K, quota: &Quota) -> Self::Taking;
 }
 
-/// How many requests are left after this one, or how long to wait for it.
-pub type Verdict = Result<u32, Duration>;
+/// The number of requests left after this one, or the wait until it may come.
+pub type TakeResult = Result<u32, Duration>;
 
-/// Keeps buckets in the memory of this process, as governor's GCRA.
+/// Stores buckets in this process's memory, as governor's GCRA.
 ///
-/// A bucket is dropped some time after it is full again. While as many keys as may be have one,
-/// all further keys share one.
+/// A bucket is dropped some time after it is full. If the maximum number of keys have a bucket, all
+/// further keys share one.
 pub struct MemoryBuckets<K: Clone + Hash + Eq> {
     by_quota: Live<Vec<(Quota, Arc<Buckets<K>>)>>,
     max_keys: AtomicUsize,
 }
 
 impl<K: Clone + Hash + Eq> MemoryBuckets<K> {
-    /// Buckets for these quotas, of up to `max_keys` keys each. A quota that is not among them
-    /// limits nothing.
+    /// Buckets for these quotas, for up to `max_keys` keys each. A quota that is not in this list
+    /// does not limit.
     pub(super) fn new(quotas: impl IntoIterator<Item = Quota>, max_keys: usize) -> Self {
         let buckets = Self {
             by_quota: Live::default(),
@@ -49,7 +49,7 @@ impl<K: Clone + Hash + Eq> MemoryBuckets<K> {
         buckets
     }
 
-    /// Buckets for these quotas from now on. Those of a quota that there was before stay as they are.
+    /// Replaces the quotas. Buckets of unchanged quotas are kept.
     pub(super) fn set_quotas(&self, quotas: impl IntoIterator<Item = Quota>) {
         let known = self.by_quota.get();
         let mut by_quota: Vec<(Quota, Arc<Buckets<K>>)> = Vec::new();
@@ -71,7 +71,7 @@ impl<K: Clone + Hash + Eq> MemoryBuckets<K> {
         }
     }
 
-    fn verdict(&self, key: &K, quota: &Quota) -> Verdict {
+    fn take_result(&self, key: &K, quota: &Quota) -> TakeResult {
         let by_quota = self.by_quota.get();
         let buckets = find(&by_quota, quota);
         buckets.map_or(Ok(quota.burst().get()), |buckets| buckets.take(key))
@@ -93,10 +93,10 @@ fn find<'a, K: Clone + Hash + Eq>(
 }
 
 impl<K: Clone + Hash + Eq> RateStore<K> for MemoryBuckets<K> {
-    type Taking = Ready<Result<Verdict, StoreUnavailable>>;
+    type Taking = Ready<Result<TakeResult, StoreUnavailable>>;
 
     fn take(&self, key: K, quota: &Quota) -> Self::Taking {
-        ready(Ok(self.verdict(&key, quota)))
+        ready(Ok(self.take_result(&key, quota)))
     }
 }
 

@@ -48,7 +48,7 @@ fn lines<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_beyond_the_quota_are_refused_until_one_comes_back() {
+async fn requests_above_the_quota_are_refused_until_it_refills() {
     let layer = RateLimitLayer::global(quota(2, 10 * SECOND));
     let service = layer.layer(service_fn(fine));
     let send = || service.clone().oneshot(Request::default());
@@ -75,7 +75,7 @@ async fn requests_beyond_the_quota_are_refused_until_one_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_key_has_its_own_quota_and_no_key_has_none() {
+async fn each_key_has_its_own_quota_and_requests_without_a_key_pass() {
     let layer = RateLimitLayer::per_key(quota(1, SECOND), tenant);
     let service = layer.layer(service_fn(fine));
     let send = |request| service.clone().oneshot(request);
@@ -98,7 +98,7 @@ async fn each_key_has_its_own_quota_and_no_key_has_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_tell_what_is_left() {
+async fn responses_report_the_remaining_quota() {
     let service = RateLimitLayer::per_key(quota(60, 60 * SECOND), tenant).layer(service_fn(fine));
     let answer = service.clone().oneshot(from("a")).await.unwrap();
     assert_eq!(answer.headers()["ratelimit-policy"], r#""key";q=60;w=60"#);
@@ -109,7 +109,7 @@ async fn answers_tell_what_is_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_layers_tell_of_two_policies() {
+async fn two_layers_report_two_policies() {
     let inner = RateLimitLayer::per_key(quota(5, SECOND), tenant).layer(service_fn(fine));
     let service = RateLimitLayer::global(quota(9, SECOND)).layer(inner);
     let answer = service.oneshot(from("a")).await.unwrap();
@@ -121,7 +121,7 @@ async fn two_layers_tell_of_two_policies() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_tells_of_its_policy_too() {
+async fn a_refusal_reports_its_policy_too() {
     let uneven = quota(1, Duration::from_millis(2500));
     let service = RateLimitLayer::global(uneven).layer(service_fn(fine));
     service.clone().oneshot(Request::default()).await.unwrap();
@@ -133,7 +133,7 @@ async fn a_refusal_tells_of_its_policy_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_beyond_the_bound_share_one_bucket() {
+async fn keys_above_the_limit_share_one_bucket() {
     let layer = RateLimitLayer::per_key(quota(1, SECOND), tenant)
         .with_max_keys(NonZeroUsize::new(2).unwrap());
     let service = layer.layer(service_fn(fine));
@@ -150,7 +150,7 @@ async fn keys_beyond_the_bound_share_one_bucket() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_that_are_idle_are_forgotten_as_others_come() {
+async fn idle_keys_are_dropped_as_others_arrive() {
     let layer = RateLimitLayer::per_key(quota(1, SECOND), tenant);
     let service = layer.layer(service_fn(fine));
     for n in 0..1000 {
@@ -174,7 +174,7 @@ async fn keys_that_are_idle_are_forgotten_as_others_come() {
 }
 
 #[test]
-fn its_state_shows() {
+fn debug_shows_the_state() {
     let layer = RateLimitLayer::per_key(Quota::per_minute(NonZeroU32::MIN), tenant);
     let text = format!("{layer:?}");
     assert!(
@@ -184,7 +184,7 @@ fn its_state_shows() {
 }
 
 #[test]
-fn a_quota_must_be_possible() {
+fn an_impossible_quota_is_refused() {
     let one = NonZeroU32::MIN;
     assert_eq!(
         Quota::new(one, Duration::ZERO),
@@ -208,7 +208,7 @@ fn any_quota() -> impl Strategy<Value = Quota> {
     })
 }
 
-/// Pauses between requests, some of them none, in shares of the quota's interval.
+/// Pauses between requests, in fractions of the quota's interval; some are zero.
 fn pauses() -> impl Strategy<Value = Vec<f64>> {
     prop::collection::vec(
         prop_oneof![3 => Just(0.0), 2 => 0.0..1.5, 1 => 0.0..60.0],
@@ -253,7 +253,7 @@ proptest! {
     }
 
     #[test]
-    fn a_bucket_gives_again_after_the_wait_that_it_named(quota in any_quota(), pauses in pauses()) {
+    fn a_bucket_refills_after_the_reported_wait(quota in any_quota(), pauses in pauses()) {
         paused(async move {
             let bucket = Buckets::new(quota, 1);
             for pause in pauses {
@@ -270,7 +270,7 @@ proptest! {
     }
 
     #[test]
-    fn memory_is_bounded_and_forgetting_gives_nothing_away(
+    fn memory_is_bounded_and_dropping_a_bucket_grants_no_extra_requests(
         quota in any_quota(),
         max_keys in prop_oneof![1usize..200, Just(1000)],
         requests in prop::collection::vec((0u32..1000, 0.0..0.2), 1..600),
@@ -281,7 +281,7 @@ proptest! {
             let start = Instant::now();
             let mut given = std::collections::HashMap::<u32, u32>::new();
             for (key, pause) in requests {
-                // Few keys come often, many seldom.
+                // A few keys are frequent, many are rare.
                 let key = if key < 500 { key % 5 } else { key };
                 advance(Duration::from_secs_f64(pause / rate)).await;
                 if buckets.take(&key).is_ok() {
@@ -289,7 +289,8 @@ proptest! {
                 }
                 prop_assert!(buckets.len() <= max_keys);
             }
-            // A key can have had the shared bucket beside its own, unless there is room for all.
+            // A key may have used the shared bucket in addition to its own, unless there is room
+            // for all.
             let buckets_each = if max_keys < 1000 { 2.0 } else { 1.0 };
             let most = buckets_each * (f64::from(quota.burst().get()) + start.elapsed().as_secs_f64() * rate);
             for count in given.into_values() {
@@ -301,7 +302,7 @@ proptest! {
 }
 
 #[tokio::test(start_paused = true)]
-async fn some_keys_have_a_quota_of_their_own() {
+async fn single_keys_can_have_their_own_quota() {
     let one = Quota::per_minute(NonZeroU32::MIN);
     let two = Quota::per_minute(NonZeroU32::new(2).unwrap());
     for (others, of_bob) in [(Some(one), 1), (None, 3)] {
@@ -323,11 +324,11 @@ async fn some_keys_have_a_quota_of_their_own() {
     }
 }
 
-/// A store elsewhere, which answers after a while.
+/// An external store that responds after a delay.
 struct Slow(Duration);
 
 impl RateStore<()> for Slow {
-    type Taking = Pin<Box<dyn Future<Output = Result<Verdict, StoreUnavailable>> + Send>>;
+    type Taking = Pin<Box<dyn Future<Output = Result<TakeResult, StoreUnavailable>> + Send>>;
     fn take(&self, (): (), _: &Quota) -> Self::Taking {
         let wait = tokio::time::sleep(self.0);
         Box::pin(async move {
@@ -338,7 +339,7 @@ impl RateStore<()> for Slow {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_elsewhere_is_obeyed_until_the_deadline() {
+async fn an_external_store_is_waited_for_until_the_deadline() {
     for (wait, policy, expected) in [
         (10, WhenUnavailable::Admit, Some("rate_limited")),
         (30, WhenUnavailable::Admit, None),
@@ -363,7 +364,7 @@ async fn a_store_elsewhere_is_obeyed_until_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn quotas_are_replaced_for_services_that_are_there_and_an_old_one_stays_used_up() {
+async fn quotas_are_replaced_for_existing_services_and_used_quota_still_counts() {
     let layer = RateLimitLayer::per_key(quota(1, 60 * SECOND), tenant);
     let service = layer.layer(service_fn(fine));
     let send = async |name: &str| service.clone().oneshot(from(name)).await.is_ok();
@@ -385,7 +386,7 @@ async fn quotas_are_replaced_for_services_that_are_there_and_an_old_one_stays_us
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_policy_with_a_name_is_told_by_it() {
+async fn a_named_policy_is_reported_by_its_name() {
     let layer = RateLimitLayer::per_key(quota(1, 60 * SECOND), tenant).named("listing");
     let service = layer.layer(service_fn(fine));
     let answer = service.clone().oneshot(from("ada")).await.unwrap();
@@ -412,7 +413,7 @@ async fn a_policy_with_a_name_is_told_by_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_what_counts_takes_from_the_quota_of_all() {
+async fn only_counted_requests_use_the_global_quota() {
     let counts = |request: &Parts| request.headers.contains_key("x-tenant").then_some(());
     let layer = RateLimitLayer::global_of(Some(quota(1, 60 * SECOND)), counts);
     let service = layer.layer(service_fn(fine));

@@ -1,4 +1,4 @@
-//! The answer until its end.
+//! The body of a response, until its end.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -17,13 +17,13 @@ use crate::dialect::ResponseSoFar;
 use crate::frames::{EndRule, Framing, Opening, StreamEnd, Tail};
 use crate::{BoxError, Deadline, Dialect, Failure};
 
-/// How long lies between what a client is told last and an unclean end. hyper flushes nothing after an
-/// error, and the JDK's client throws away what it has not read when its connection breaks.
+/// Pause between the error frame and the unclean end. hyper flushes nothing after an error, and the
+/// JDK's client discards unread data when its connection breaks.
 const PAUSE: Duration = Duration::from_millis(500);
 
 pin_project! {
-    /// The body of an answer: the inner one, ended by an error frame if it breaks off where a
-    /// frame may stand, or the text of an error.
+    /// The body of a response: the inner one, with an error frame if it breaks where a frame is
+    /// possible, or the text of an error.
     #[derive(Debug)]
     pub struct RescueBody<B> {
         #[pin]
@@ -41,7 +41,7 @@ pin_project! {
             with_request: Pin<Box<WithRequest>>,
         },
         Whole { bytes: Bytes },
-        // It breaks off after a pause.
+        // Ends with an error after a pause.
         Breaking {
             error: Option<BoxError>,
             pause: Deadline,
@@ -50,15 +50,15 @@ pin_project! {
     }
 }
 
-/// What is known of a stream of items.
+/// The state of a stream of items.
 #[derive(Debug)]
 pub(super) struct Watch {
     pub(super) framing: Framing,
     tail: Tail,
-    /// Kept where the error frame repeats some of it.
+    /// Kept if the error frame repeats a part of it.
     opening: Option<Opening>,
     rule: EndRule,
-    /// The inner body is at its end, and nothing is to be added to it.
+    /// The inner body has ended, and nothing must be added.
     is_settled: bool,
 }
 
@@ -83,7 +83,7 @@ impl<B> RescueBody<B> {
 }
 
 impl Watch {
-    /// None for an answer that is no stream with items that can be told apart.
+    /// `None` for a response that is not a stream of separable items.
     pub(super) fn of<B: Body>(answer: &Response<B>, reporter: &Reporter) -> Option<Self> {
         let body = answer.body();
         let is_open = answer.status() == StatusCode::OK
@@ -109,19 +109,19 @@ impl Watch {
         }
     }
 
-    /// What has to stand before an error frame; none where there can be no frame.
+    /// The text before an error frame; `None` if no frame is possible.
     fn before_frame(&self) -> Option<&'static str> {
         match self.framing {
             _ if self.tail.is_at_boundary() => Some(""),
-            // A client fails on the half, or skips it and reads the error line.
+            // A client either fails on the incomplete line, or skips it and reads the error line.
             Framing::Ndjson => Some("\n"),
-            // Clients of event streams notice an unclean end, and tell of it in an error of their own;
-            // on half an event they would fail with one of their parser.
+            // Clients of event streams notice an unclean end and report it with their own error. On
+            // an incomplete event they would report a parse error.
             Framing::Sse => None,
         }
     }
 
-    /// What the error frame repeats of the stream.
+    /// The part of the stream that the error frame repeats.
     pub(super) fn so_far(&self) -> ResponseSoFar {
         match &self.opening {
             Some(opening) => ResponseSoFar::new(&opening.data(), self.tail.next_sequence_number()),
@@ -129,14 +129,14 @@ impl Watch {
         }
     }
 
-    /// The stream is at its end, which was a tidy one. Whether nothing is missing.
+    /// The stream has ended cleanly. Returns whether it is complete.
     fn settle(&mut self, reporter: &Reporter) -> bool {
         if self.is_settled {
             return true;
         }
         match self.tail.end(self.rule) {
             StreamEnd::Unfinished => return false,
-            StreamEnd::Error => reporter.backend_told_error(),
+            StreamEnd::Error => reporter.backend_sent_error(),
             StreamEnd::Complete | StreamEnd::Unknown => {}
         }
         self.is_settled = true;
@@ -144,21 +144,21 @@ impl Watch {
     }
 }
 
-/// Kept out of the way of streams that do not break.
+/// Marked as cold, because most streams do not break.
 #[cold]
 fn poll_pause(pause: &mut Deadline, cx: &mut Context<'_>) -> Poll<()> {
     pause.poll(cx)
 }
 
-/// What the client gets in the place of an error; nothing if all was said before.
+/// What the client receives instead of an error; nothing if the stream was complete.
 #[derive(Default)]
-struct LastWords {
+struct FinalFrames {
     frame: Option<Bytes>,
     /// Makes the end unclean.
     error: Option<BoxError>,
 }
 
-impl LastWords {
+impl FinalFrames {
     #[cold]
     fn of(watch: Option<&Watch>, reporter: &Reporter, error: BoxError) -> Self {
         let last = watch.map(|watch| (watch, watch.tail.end(watch.rule), watch.before_frame()));
@@ -176,12 +176,12 @@ impl LastWords {
                 if watch.tail.is_at_boundary() =>
             {
                 if end == StreamEnd::Error {
-                    reporter.backend_told_error();
+                    reporter.backend_sent_error();
                 }
                 Self::default()
             }
             _ => {
-                reporter.broke_off(&error);
+                reporter.broke(&error);
                 Self {
                     frame: None,
                     error: Some(error),
@@ -253,9 +253,9 @@ where
             }
         };
         let (watch, reporter) = with_request.as_mut().watched();
-        let last = error.map(|error| LastWords::of(watch.as_ref(), reporter, error));
-        let LastWords { frame, error } = last.unwrap_or_default();
-        // The backend is let go of now, not when the client has read its last frame.
+        let last = error.map(|error| FinalFrames::of(watch.as_ref(), reporter, error));
+        let FinalFrames { frame, error } = last.unwrap_or_default();
+        // The connection to the backend is closed now, not when the client has read its last frame.
         let is_clean = error.is_none();
         kind.set(match is_clean {
             true => Kind::Ended,
@@ -265,7 +265,7 @@ where
             },
         });
         if frame.is_none() && !is_clean {
-            // To the pause.
+            // Continue with the pause.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

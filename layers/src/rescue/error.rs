@@ -1,4 +1,4 @@
-//! The failures that are found here.
+//! The errors of this layer.
 
 use std::sync::Arc;
 
@@ -6,14 +6,14 @@ use http::StatusCode;
 
 use crate::{BoxError, Fail, Retryable, Side};
 
-/// The backend ended a stream without the item that every whole stream ends with.
+/// The backend ended a stream without the item that ends every complete stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the backend {}ended its answer before it was complete",
+    "the backend {}ended its response before it was complete",
     .backend.as_ref().map(|name| format!("{name} ")).unwrap_or_default()
 )]
 pub struct AnswerUnfinished {
-    /// Who that was, if the record of the request says it.
+    /// The backend, if the request's record has it.
     pub backend: Option<Arc<str>>,
 }
 
@@ -29,16 +29,16 @@ impl Fail for AnswerUnfinished {
     }
 }
 
-/// How a body ends after its error frame: the client was told, and the connection shall not end as
-/// if all was well. Who holds the connection has nothing to add.
+/// The end of a body after its error frame: the client has the error, and the connection must not
+/// end cleanly. The server need not send anything more.
 #[derive(Debug, thiserror::Error)]
-#[error("the answer broke off, and the client was told: {source}")]
+#[error("the response broke, and the client received an error frame: {source}")]
 pub struct BrokenStream {
-    /// Why it broke off.
+    /// The cause.
     pub source: BoxError,
 }
 
-/// The gateway goes down, and the time for what was under way is up.
+/// The gateway is shutting down, and the drain's time is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the gateway is shutting down")]
 pub struct ShuttingDown;

@@ -1,4 +1,4 @@
-//! The answer under way.
+//! The response in progress.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -20,9 +20,9 @@ pin_project! {
     pub struct RescueFuture<F> {
         #[pin]
         inner: Option<F>,
-        // Why there is no inner future.
+        // The error, if there is no inner future.
         failed: Option<BoxError>,
-        // `None` once the answer was given.
+        // `None` once the response was returned.
         with_request: Option<Pin<Box<WithRequest>>>,
     }
 }
@@ -66,8 +66,8 @@ where
                 let Some(mut with_request) = this.with_request.take() else {
                     return Poll::Pending;
                 };
-                if with_request.reporter.lacks_words(&answer) {
-                    let answer = with_request.reporter.with_words(answer);
+                if with_request.reporter.lacks_text(&answer) {
+                    let answer = with_request.reporter.with_text(answer);
                     return Poll::Ready(Ok(answer.map(RescueBody::whole)));
                 }
                 with_request.as_mut().watch(&answer);
@@ -85,7 +85,7 @@ where
                 }
             },
         };
-        // What was waited for is given up now, not when the client has read the answer.
+        // The inner future is dropped now, not when the client has read the response.
         this.inner.set(None);
         match this.with_request.take() {
             Some(with_request) => {

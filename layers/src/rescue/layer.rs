@@ -8,7 +8,7 @@ use tower_layer::Layer;
 use super::RescueService;
 use super::report::Options;
 
-/// Makes answers of errors, and error frames of broken streams; see the [module](super).
+/// Turns errors into responses, and adds error frames to broken streams; see the [module](super).
 #[derive(Clone, Debug)]
 pub struct RescueLayer {
     cutoff: Option<Arc<CancellationToken>>,
@@ -16,7 +16,7 @@ pub struct RescueLayer {
 }
 
 impl RescueLayer {
-    /// No cutoff, and nobody is told of errors but the client and the request's
+    /// Without a cutoff and without a hook: errors go only to the client and the request's
     /// [`Record`](crate::Record).
     pub fn new() -> Self {
         Self {
@@ -28,29 +28,29 @@ impl RescueLayer {
         }
     }
 
-    /// Ends what is under way with [`ShuttingDown`](super::ShuttingDown) when `cutoff` is
-    /// cancelled: at once where a backend is waited for, between two items where a client is.
+    /// Ends requests with [`ShuttingDown`](super::ShuttingDown) when `cutoff` is cancelled: at once
+    /// while they wait for a backend, between two items while they wait for the client.
     ///
-    /// A client that does not read is not noticed here; whoever holds its socket must end it.
+    /// It does not notice a client that does not read; the owner of the client's socket must close
+    /// it.
     pub fn with_cutoff(mut self, cutoff: CancellationToken) -> Self {
         self.cutoff = Some(Arc::new(cutoff));
         self
     }
 
-    /// Calls `hook` with each error before the client is told of it: the place for a log, as
-    /// clients are told nothing of errors that are no [`Failure`](crate::Failure).
+    /// Calls `hook` with each error before the client's response. Use it for a log, because clients
+    /// get no details of errors that are not a [`Failure`](crate::Failure).
     pub fn with_hook(mut self, hook: fn(&(dyn std::error::Error + Send + Sync + 'static))) -> Self {
         self.options.hook = hook;
         self
     }
 
-    /// Ends a stream cleanly after its error frame, for clients that read such frames without
-    /// fail.
+    /// Ends a stream cleanly after its error frame, for clients that always read such frames.
     ///
-    /// Without this the body fails after the frame with a [`BrokenStream`](super::BrokenStream), so
-    /// that the connection ends unclean: some clients skip the frame and take a clean end for that
-    /// of a whole answer. Over HTTP/2 a body that fails resets its stream, and a reset may overtake
-    /// the frame.
+    /// Without this, the body fails after the frame with a [`BrokenStream`](super::BrokenStream),
+    /// so that the connection ends uncleanly: some clients skip the frame and treat a clean end as
+    /// the end of a complete response. Over HTTP/2, a failing body resets its stream, and the reset
+    /// may overtake the frame.
     pub fn with_clean_ends(mut self) -> Self {
         self.options.ends_cleanly = true;
         self

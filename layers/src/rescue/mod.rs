@@ -1,11 +1,11 @@
-//! Errors become answers, broken streams get their error frame.
+//! Turns errors into responses, and adds an error frame to broken streams.
 //!
-//! Outside of this layer nothing fails: what an inner service returns as an error is answered in
-//! the [`Dialect`](crate::Dialect) of the route, with the status and headers of its
-//! [`Failure`](crate::Failure), so that a client's library raises its own exception. An answer
-//! that streams is watched to its end: one that breaks off, or ends without the item that every
-//! whole stream ends with, gets a last line or event that says so. Ollama itself ends a `/v1`
-//! stream silently when its engine dies, which no client can tell from success.
+//! No error leaves this layer. An error of the inner service becomes a response in the
+//! [`Dialect`](crate::Dialect) of the route, with the status and headers of its
+//! [`Failure`](crate::Failure), so that a client's library raises its own exception. A streamed
+//! response is watched to its end: if it breaks, or ends without the item that ends every complete
+//! stream, a last line or event reports the error. Ollama itself ends a `/v1` stream silently when
+//! its engine dies, which no client can distinguish from success.
 //!
 //! ```text
 //!               head   line  line        ✗ backend gone
@@ -16,19 +16,19 @@
 //! client   ------| 502 {"error":".."}                             before the head
 //! ```
 //!
-//! After the frame and half a second the body fails with a [`BrokenStream`], so that the connection
-//! ends unclean (✗): some clients skip the frame and take a clean end for that of a whole answer.
-//! [`RescueLayer::with_clean_ends`] leaves that out, and so does a stream of Responses, whose
-//! `response.failed` is an end that its clients know. The pause needs tokio's timer.
+//! Half a second after the frame, the body fails with a [`BrokenStream`], so that the connection
+//! ends uncleanly (✗): some clients skip the frame and treat a clean end as the end of a complete
+//! response. [`RescueLayer::with_clean_ends`] disables this. A stream of Responses always ends
+//! cleanly, because its clients know `response.failed`. The pause needs tokio's timer.
 //!
-//! A frame can stand only where an item could. Half a line is ended first; on half an event, or in an
-//! answer of a declared length, the body fails without a frame. An error line or event of the
-//! backend's own passes as it is, is not followed by another, and its end is as clean as it was.
+//! A frame is possible only between items. An incomplete line is ended first. On an incomplete
+//! event, or in a response with a declared length, the body fails without a frame. The backend's
+//! own error line or event passes unchanged, without another one, and its end stays clean.
 //!
-//! An error status without a body gets one that says so: there are clients that take an empty 503 for
-//! an answer that had nothing to say.
+//! An error status without a body gets an error text, because some clients treat an empty 503 as an
+//! empty response.
 //!
-//! It belongs inside of whatever must see the final status (spans, the outcome, CORS) and
+//! Place it inside of everything that must see the final status (spans, the outcome, CORS), and
 //! outside of everything that can fail.
 //!
 //! ```
@@ -66,8 +66,8 @@
 //! # }
 //! ```
 //!
-//! A server that must go down while streams are under way ends them by a cutoff; errors that
-//! say nothing of themselves go to a hook:
+//! A server that must stop while streams are in flight ends them by a cutoff. Errors without a
+//! meaning for clients go to a hook:
 //!
 //! ```
 //! use llamatower_layers::rescue::RescueLayer;
@@ -76,7 +76,7 @@
 //! let cutoff = CancellationToken::new();
 //! let layer = RescueLayer::new()
 //!     .with_cutoff(cutoff.clone())
-//!     .with_hook(|error| eprintln!("told to the client: {error}"));
+//!     .with_hook(|error| eprintln!("a request failed: {error}"));
 //! // When the time for draining is up:
 //! cutoff.cancel();
 //! # let _ = layer;

@@ -1,4 +1,4 @@
-//! What is told of a failure: to the client, to the record, to the hook.
+//! Reports errors: to the client, the record and the hook.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -18,22 +18,22 @@ use super::body::Watch;
 use crate::dialect::ErrorText;
 use crate::{BoxError, Dialect, Ending, Failure, Operation, Record, RouteMatch};
 
-/// How errors are told.
+/// How errors are reported.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Options {
-    /// Told of errors before they become answers.
+    /// Called with errors before they become responses.
     pub(super) hook: fn(&(dyn Error + Send + Sync + 'static)),
     /// A stream ends cleanly after its error frame.
     pub(super) ends_cleanly: bool,
 }
 
-/// What a client is told of an error that does not say what it means.
+/// The text for the client if the error is not a [`Failure`].
 const INTERNAL: &str = "internal error: the gateway could not answer this request";
 const INTERNAL_KIND: &str = "internal_error";
 
 pin_project! {
-    /// What goes with a request to the end of its answer, in one box: futures and bodies are moved
-    /// often.
+    /// The data of a request until the end of its response, in one box, because futures and bodies
+    /// are moved often.
     #[derive(Debug)]
     pub(super) struct WithRequest {
         #[pin]
@@ -61,7 +61,7 @@ impl WithRequest {
         cutoff.map_or(Poll::Pending, |cutoff| cutoff.poll(cx))
     }
 
-    /// Watches the answer, if it is a stream of items.
+    /// Watches the response, if it is a stream of items.
     pub(super) fn watch<R: Body>(self: Pin<&mut Self>, answer: &Response<R>) {
         let this = self.project();
         *this.watch = Watch::of(answer, this.reporter);
@@ -73,7 +73,7 @@ impl WithRequest {
     }
 }
 
-/// What is known of a request when its answer fails.
+/// The data for reporting a failed response.
 #[derive(Debug)]
 pub(super) struct Reporter {
     pub(super) dialect: Dialect,
@@ -102,7 +102,7 @@ impl Reporter {
         }
     }
 
-    /// The error as an answer.
+    /// The error as a response.
     pub(super) fn answer(&self, error: &BoxError) -> Response<Bytes> {
         (self.options.hook)(&**error);
         let failure = Failure::find(&**error);
@@ -120,22 +120,22 @@ impl Reporter {
         answer
     }
 
-    /// Whether an answer says by its status alone that something failed. Ollama's own client takes
-    /// such a one for success.
-    pub(super) fn lacks_words<R: Body>(&self, answer: &Response<R>) -> bool {
+    /// Whether a response has an error status and an empty body. Ollama's own client treats such a
+    /// response as success.
+    pub(super) fn lacks_text<R: Body>(&self, answer: &Response<R>) -> bool {
         let status = answer.status();
         (status.is_client_error() || status.is_server_error())
             && answer.body().is_end_stream()
             && !self.is_head
     }
 
-    /// The same answer with a body that says what the status says.
-    pub(super) fn with_words<R>(&self, answer: Response<R>) -> Response<Bytes> {
+    /// The same response with an error text.
+    pub(super) fn with_text<R>(&self, answer: Response<R>) -> Response<Bytes> {
         let (mut head, _) = answer.into_parts();
         let backend = self.record.as_ref();
         let backend = backend.and_then(|record| record.update(|outcome| outcome.backend.clone()));
         let message = format!(
-            "the backend {}answered {} and did not say why",
+            "the backend {}responded with {} and no reason",
             backend.map(|name| format!("{name} ")).unwrap_or_default(),
             head.status
         );
@@ -150,7 +150,7 @@ impl Reporter {
 
     /// The error as the last line or event of a stream.
     pub(super) fn frame(&self, error: &BoxError, watch: &Watch) -> Bytes {
-        self.broke_off(error);
+        self.broke(error);
         let message = message(Failure::find(&**error));
         let mut so_far = watch.so_far();
         if let Some(model) = self.model() {
@@ -162,8 +162,8 @@ impl Reporter {
 
     /// Whether an error frame is followed by a clean end.
     pub(super) fn ends_cleanly(&self) -> bool {
-        // `response.failed` is an end that clients of Responses have to know. Codex tells its text only
-        // when the stream ends cleanly after it.
+        // Clients of Responses know the end `response.failed`. Codex shows its text only if the
+        // stream ends cleanly after it.
         self.options.ends_cleanly || self.dialect == Dialect::Responses
     }
 
@@ -172,13 +172,13 @@ impl Reporter {
         record.update(|outcome| outcome.model.clone())
     }
 
-    /// The answer broke off with this error.
-    pub(super) fn broke_off(&self, error: &BoxError) {
+    /// The response broke with this error.
+    pub(super) fn broke(&self, error: &BoxError) {
         (self.options.hook)(&**error);
         self.update(error, |outcome| outcome.ending = Ending::Broken);
     }
 
-    /// The error of a stream that lacks its end.
+    /// The error of a stream without its end.
     pub(super) fn unfinished(&self) -> BoxError {
         let record = self.record.as_ref();
         let backend = record.and_then(|record| record.update(|outcome| outcome.backend.clone()));
@@ -186,7 +186,7 @@ impl Reporter {
     }
 
     /// The backend itself ended its stream with an error.
-    pub(super) fn backend_told_error(&self) {
+    pub(super) fn backend_sent_error(&self) {
         if let Some(record) = &self.record {
             record.update(|outcome| {
                 outcome.error = Some("backend_error");
@@ -218,8 +218,7 @@ fn message(failure: Option<&Failure>) -> String {
     failure.map_or_else(|| INTERNAL.to_owned(), Failure::to_string)
 }
 
-/// `Retry-After` knows whole seconds only (RFC 9110 10.2.3); less than what is asked for would
-/// be too early.
+/// `Retry-After` has whole seconds (RFC 9110 10.2.3); rounding down would be too early.
 fn whole_seconds(time: Duration) -> HeaderValue {
     let more = u64::from(time.subsec_nanos() > 0);
     HeaderValue::from(time.as_secs().saturating_add(more).max(1))

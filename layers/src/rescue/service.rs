@@ -18,10 +18,10 @@ use crate::BoxError;
 /// The service of [`RescueLayer`](super::RescueLayer).
 pub struct RescueService<S> {
     inner: S,
-    // A clone of the token itself takes a lock, and the service is cloned for each request.
+    // Cloning the token itself takes a lock, and the service is cloned for each request.
     cutoff: Option<Arc<CancellationToken>>,
     options: Options,
-    /// Why the inner service cannot be called; told by the call to come.
+    /// The error of `poll_ready`; the next call returns it.
     unready: Option<BoxError>,
 }
 

@@ -52,7 +52,7 @@ fn busy() -> BoxError {
     Failure::from(Busy).into()
 }
 
-/// What a backend's body does, poll by poll; at the end of the script it waits for ever.
+/// The steps of a backend's body, poll by poll; after the last step it stays pending.
 #[derive(Debug)]
 enum Step {
     Data(&'static str),
@@ -112,7 +112,7 @@ fn request(method: Method, path: &str) -> (Request<()>, Record) {
     (request, record)
 }
 
-/// The answer of the layer to a request that the inner service answers with these steps.
+/// The layer's response when the inner service responds with these steps.
 async fn answer(
     layer: RescueLayer,
     path: &str,
@@ -190,7 +190,7 @@ async fn error_answer(
 }
 
 #[tokio::test]
-async fn a_failure_is_answered_in_the_dialect_of_the_route() {
+async fn an_error_is_sent_in_the_dialect_of_the_route() {
     for (path, expected) in [
         ("/api/chat", r#"{"error":"all backends are busy"}"#),
         (
@@ -215,7 +215,7 @@ async fn a_failure_is_answered_in_the_dialect_of_the_route() {
 }
 
 #[tokio::test]
-async fn a_wrong_method_is_told_as_ollama_tells_it() {
+async fn a_wrong_method_gets_ollamas_text() {
     let wrong = || -> BoxError {
         let allowed = Arc::new([Method::GET, Method::HEAD]);
         Failure::from(MethodNotAllowed { allowed }).into()
@@ -228,7 +228,7 @@ async fn a_wrong_method_is_told_as_ollama_tells_it() {
 }
 
 #[tokio::test]
-async fn an_error_that_says_nothing_of_itself_is_a_500_without_its_text() {
+async fn an_unknown_error_is_a_500_without_its_text() {
     let (answer, outcome) = error_answer(Method::POST, "/api/chat", || "a secret".into()).await;
     assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
     assert!(!answer.body().is_empty());
@@ -237,7 +237,7 @@ async fn an_error_that_says_nothing_of_itself_is_a_500_without_its_text() {
 }
 
 #[tokio::test]
-async fn a_service_that_cannot_become_ready_is_an_answer_too() {
+async fn a_readiness_error_becomes_a_response() {
     #[derive(Clone)]
     struct Unready;
     impl Service<Request<()>> for Unready {
@@ -267,7 +267,7 @@ async fn a_killed_backend_ends_the_stream_with_an_error_line_and_unclean() {
 }
 
 #[tokio::test]
-async fn the_end_after_an_error_line_is_clean_where_that_is_asked_for() {
+async fn with_clean_ends_the_end_after_an_error_line_is_clean() {
     let steps = [Data("{\"done\":false}\n"), Broken];
     let layer = RescueLayer::new().with_clean_ends();
     let (answer, record) = answer(layer, "/api/chat", NDJSON, steps).await;
@@ -276,7 +276,7 @@ async fn the_end_after_an_error_line_is_clean_where_that_is_asked_for() {
     assert_eq!(record.snapshot().ending, Ending::Broken);
 }
 
-/// A server that has nothing to write flushes what it has written, one that fails does not.
+/// A server that has nothing to write flushes its buffer; one that gets an error does not.
 #[tokio::test(start_paused = true)]
 async fn before_an_unclean_end_there_is_time_to_flush_and_to_read() {
     let json = "application/json";
@@ -303,7 +303,7 @@ async fn before_an_unclean_end_there_is_time_to_flush_and_to_read() {
 }
 
 #[tokio::test]
-async fn killed_inside_of_a_line_the_stream_has_it_ended_before_the_error_line() {
+async fn a_line_that_breaks_is_ended_before_the_error_line() {
     for half in [
         "{\"done\":false}\n{\"do",
         "{\"a\":\"\u{e4}",
@@ -321,7 +321,7 @@ async fn killed_inside_of_a_line_the_stream_has_it_ended_before_the_error_line()
 }
 
 #[tokio::test]
-async fn killed_inside_of_an_event_the_stream_ends_unclean() {
+async fn a_stream_that_breaks_inside_an_event_ends_unclean() {
     for half in [
         "data: {}\n\ndata: {\"id\"",
         "data: {}\n",
@@ -345,8 +345,8 @@ async fn a_last_item_that_lacks_only_its_line_feed_is_not_followed_by_an_error()
 }
 
 #[tokio::test]
-async fn a_tidy_end_before_the_last_item_is_told() {
-    const UNFINISHED: &str = "the backend ended its answer before it was complete";
+async fn a_clean_end_before_the_last_item_gets_an_error_frame() {
+    const UNFINISHED: &str = "the backend ended its response before it was complete";
     for (path, content_type, item, frame) in [
         (
             "/api/generate",
@@ -385,7 +385,7 @@ async fn a_tidy_end_before_the_last_item_is_told() {
 }
 
 #[tokio::test]
-async fn a_stream_of_responses_fails_as_the_response_that_it_began_with() {
+async fn a_stream_of_responses_fails_with_the_created_response() {
     let created = "event: response.created\ndata: {\"type\":\"response.created\",\"sequence_number\":0,\"response\":{\"id\":\"resp_7\"}}\n\n";
     let item = "event: response.output_text.delta\ndata: {\"sequence_number\":58}\n\n";
     let (first, second) = created.split_at(50);
@@ -424,7 +424,7 @@ async fn a_response_that_failed_at_the_backend_is_not_followed_by_another_event(
 }
 
 #[tokio::test]
-async fn a_tidy_end_inside_of_a_line_is_told_too() {
+async fn a_clean_end_inside_a_line_gets_an_error_frame() {
     let (text, is_clean, outcome) = stream("/api/chat", NDJSON, [Last("{\"done\":fa")]).await;
     assert!(
         text.starts_with("{\"done\":fa\n{\"error\":\"the backend ended"),
@@ -435,7 +435,7 @@ async fn a_tidy_end_inside_of_a_line_is_told_too() {
 }
 
 #[tokio::test]
-async fn a_whole_stream_passes_untouched_whatever_comes_after_it() {
+async fn a_complete_stream_passes_unchanged_even_if_an_error_follows() {
     let done = "{\"done\":true}\n";
     for ending in [
         vec![Data(done), End],
@@ -465,7 +465,7 @@ async fn a_backends_own_error_line_is_not_followed_by_another() {
 }
 
 #[tokio::test]
-async fn a_pull_may_end_as_it_likes_but_not_break() {
+async fn a_pull_may_end_with_any_line_but_not_break() {
     let line = "{\"status\":\"pulling\"}\n";
     let (text, _, outcome) = stream("/api/pull", NDJSON, [Data(line), End]).await;
     assert_eq!((&*text, outcome.error), (line, None));
@@ -477,7 +477,7 @@ async fn a_pull_may_end_as_it_likes_but_not_break() {
 }
 
 #[tokio::test]
-async fn what_is_no_stream_fails_unclean_and_may_end_as_it_likes() {
+async fn a_response_that_is_not_a_stream_fails_unclean_or_ends_unchanged() {
     let json = "application/json; charset=utf-8";
     let (text, is_clean, outcome) = stream("/api/chat", json, [Data("{\n"), Broken]).await;
     assert_eq!((&*text, is_clean), ("{\n", false));
@@ -507,7 +507,7 @@ async fn nothing_is_added_to_an_answer_of_declared_length() {
 }
 
 #[tokio::test]
-async fn the_backend_is_let_go_of_before_the_client_has_read_the_error_frame() {
+async fn the_backend_is_dropped_before_the_client_has_read_the_error_frame() {
     let is_held = Arc::new(());
     let body = Scripted {
         steps: [Broken].into(),
@@ -531,7 +531,7 @@ async fn a_cutoff_ends_a_waiting_stream_with_an_error_frame() {
     assert_pending!(poll());
     assert!(!body.is_woken());
     cutoff.cancel();
-    assert!(body.is_woken(), "whoever waits is told");
+    assert!(body.is_woken(), "the waiting task is woken");
     let frame = assert_ready!(body.enter(|cx, body| body.poll_frame(cx)));
     let data = frame.unwrap().unwrap().into_data().unwrap();
     assert_eq!(data, "{\"error\":\"the gateway is shutting down\"}\n");
@@ -552,7 +552,7 @@ async fn a_cutoff_follows_a_stream_to_another_task() {
 }
 
 #[tokio::test]
-async fn a_cutoff_answers_who_waits_for_a_head() {
+async fn a_cutoff_ends_a_request_that_waits_for_a_head() {
     let cutoff = CancellationToken::new();
     let service = RescueLayer::new()
         .with_cutoff(cutoff.clone())
@@ -568,7 +568,7 @@ async fn a_cutoff_answers_who_waits_for_a_head() {
 }
 
 #[tokio::test]
-async fn a_cutoff_that_nobody_can_set_any_more_is_none() {
+async fn a_cutoff_without_an_owner_never_fires() {
     let cutoff = CancellationToken::new();
     let layer = RescueLayer::new().with_cutoff(cutoff.clone());
     let (answer, _) = answer(layer, "/api/chat", NDJSON, []).await;
@@ -595,7 +595,7 @@ async fn the_answer_to_a_head_is_not_watched() {
     assert_eq!(record.snapshot().error, None);
 }
 
-/// What becomes of an answer of a backend that has no body.
+/// The layer's response to a backend's response without a body.
 async fn wordless(method: Method, path: &str, status: u16) -> (Response<String>, bool) {
     let service = RescueLayer::new().layer(service_fn(move |_: Request<()>| {
         let answer = Response::builder().status(status);
@@ -615,22 +615,22 @@ async fn wordless(method: Method, path: &str, status: u16) -> (Response<String>,
 }
 
 #[tokio::test]
-async fn an_empty_error_of_a_backend_is_told_in_words() {
+async fn an_empty_error_response_gets_a_text() {
     for (path, status, body) in [
         (
             "/api/chat",
             503,
-            r#"{"error":"the backend gpu-1 answered 503 Service Unavailable and did not say why"}"#,
+            r#"{"error":"the backend gpu-1 responded with 503 Service Unavailable and no reason"}"#,
         ),
         (
             "/api/generate",
             403,
-            r#"{"error":"the backend gpu-1 answered 403 Forbidden and did not say why"}"#,
+            r#"{"error":"the backend gpu-1 responded with 403 Forbidden and no reason"}"#,
         ),
         (
             "/v1/messages",
             502,
-            r#"{"type":"error","error":{"type":"api_error","message":"the backend gpu-1 answered 502 Bad Gateway and did not say why"}}"#,
+            r#"{"type":"error","error":{"type":"api_error","message":"the backend gpu-1 responded with 502 Bad Gateway and no reason"}}"#,
         ),
     ] {
         let (answer, is_clean) = wordless(Method::POST, path, status).await;

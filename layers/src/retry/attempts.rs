@@ -1,4 +1,4 @@
-//! What one request's attempts know of each other.
+//! State shared by a request's attempts.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,11 +9,11 @@ use tokio::time::Instant;
 
 use crate::shared::Shared;
 
-/// Which attempt a request is, and which backends were asked before; travels with the request
-/// ([`Attempts::of`]) and is shared by its attempts.
+/// The number of the current attempt, and the backends that were tried before. It is stored in the
+/// request's extensions ([`Attempts::of`]), and all attempts share it.
 ///
-/// Whoever chooses a backend notes its choice here, so that the next attempt can go elsewhere,
-/// and the retry layer learn whether it did.
+/// A load balancer records its choice here, so that the next attempt can use another backend, and
+/// the retry layer knows whether it did.
 #[derive(Clone, Debug)]
 pub struct Attempts(Arc<Common>);
 
@@ -21,12 +21,12 @@ pub struct Attempts(Arc<Common>);
 struct Common {
     started: Instant,
     number: AtomicU32,
-    asked: Mutex<Asked>,
+    asked: Mutex<Backends>,
 }
 
 #[derive(Debug, Default)]
-struct Asked {
-    // Most requests are tried once.
+struct Backends {
+    // Most requests need a single attempt.
     tried: SmallVec<[Arc<str>; 1]>,
     left: Option<usize>,
 }
@@ -50,8 +50,8 @@ impl Attempts {
         self.0.number.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// When the first attempt began. Whoever queues for a backend can hand it on as the arrival of
-    /// each attempt, which then has the place in line that the first one had.
+    /// When the first attempt began. A queue can use it as the arrival time of each attempt, which
+    /// then keeps the first one's place.
     pub fn started(&self) -> Instant {
         self.0.started
     }
@@ -61,29 +61,30 @@ impl Attempts {
         self.0.number.load(Ordering::Relaxed)
     }
 
-    /// Notes whom this attempt asks.
-    pub fn note_backend(&self, name: Arc<str>) {
+    /// Records the backend of this attempt.
+    pub fn record_backend(&self, name: Arc<str>) {
         self.asked().tried.push(name);
     }
 
-    /// Notes how many backends are left that could be asked and were not, the one that this
-    /// attempt asks not counted.
-    pub fn note_left(&self, count: usize) {
+    /// Records the number of backends that were not tried yet and could be, without this attempt's
+    /// backend.
+    pub fn record_untried(&self, count: usize) {
         self.asked().left = Some(count);
     }
 
-    /// Whom the attempts so far asked, in their order.
+    /// The backends of all attempts so far, in order.
     pub fn tried(&self) -> Vec<Arc<str>> {
         self.asked().tried.to_vec()
     }
 
-    /// Whether an attempt so far asked the backend of this name.
+    /// Whether an attempt so far used the backend of this name.
     pub fn has_tried(&self, name: &str) -> bool {
         self.asked().tried.iter().any(|tried| **tried == *name)
     }
 
-    /// Whether a next attempt may be expected to ask somebody new. If nobody noted how many are
-    /// left, that is so until a backend was asked twice; if nobody noted whom he asked, it is not.
+    /// Whether the next attempt is expected to use a new backend. If the number of remaining
+    /// backends was not recorded, this is true until a backend was tried twice; if no backend was
+    /// recorded, it is false.
     pub fn can_go_elsewhere(&self) -> bool {
         let asked = self.asked();
         match (asked.left, asked.tried.split_last()) {
@@ -93,7 +94,7 @@ impl Attempts {
         }
     }
 
-    fn asked(&self) -> MutexGuard<'_, Asked> {
+    fn asked(&self) -> MutexGuard<'_, Backends> {
         self.0.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -103,24 +104,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_somebody_else_until_one_was_asked_twice() {
+    fn without_a_count_there_is_another_backend_until_one_was_tried_twice() {
         let attempts = Attempts::first();
-        assert!(!attempts.can_go_elsewhere(), "nobody says whom he asks");
-        attempts.note_backend("a".into());
-        attempts.note_backend("b".into());
+        assert!(!attempts.can_go_elsewhere(), "no backend was recorded");
+        attempts.record_backend("a".into());
+        attempts.record_backend("b".into());
         assert!(attempts.can_go_elsewhere());
-        attempts.note_backend("a".into());
+        attempts.record_backend("a".into());
         assert!(!attempts.can_go_elsewhere());
     }
 
     #[test]
-    fn there_is_nobody_else_when_nobody_is_left() {
+    fn there_is_no_other_backend_if_none_is_left() {
         let attempts = Attempts::first();
-        attempts.note_backend("a".into());
-        attempts.note_left(1);
+        attempts.record_backend("a".into());
+        attempts.record_untried(1);
         assert!(attempts.can_go_elsewhere());
-        attempts.note_backend("b".into());
-        attempts.note_left(0);
+        attempts.record_backend("b".into());
+        attempts.record_untried(0);
         assert!(!attempts.can_go_elsewhere());
     }
 }

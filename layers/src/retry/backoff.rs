@@ -1,12 +1,12 @@
-//! How long is waited before a retry.
+//! The wait before a retry.
 
 use std::time::Duration;
 
-/// Waits that double, of each of which a random part is kept ("full jitter"), so that clients
-/// that failed together do not come back together.
+/// Exponential back-off with full jitter, so that clients that failed together do not return
+/// together.
 ///
-/// A retry that goes to another backend does not wait the first time. One that must go where it
-/// failed waits as long as the backend asks for in `Retry-After`, if that is not too long.
+/// The first retry at another backend does not wait. A retry at a backend that has failed waits for
+/// its `Retry-After`, within a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     first: Duration,
@@ -15,15 +15,14 @@ pub struct Backoff {
 }
 
 impl Default for Backoff {
-    /// From 25 ms up to 1 s, and up to 2 s where a backend asks for it.
+    /// From 25 ms up to 1 s; `Retry-After` up to 2 s.
     fn default() -> Self {
         Self::new(Duration::from_millis(25), Duration::from_secs(1))
     }
 }
 
 impl Backoff {
-    /// Waits `first` at most the first time, then twice as long each time, and never more than
-    /// `longest`.
+    /// Waits at most `first` before the first retry, then twice as long each time, up to `longest`.
     pub fn new(first: Duration, longest: Duration) -> Self {
         Self {
             first,
@@ -32,15 +31,15 @@ impl Backoff {
         }
     }
 
-    /// The longest `Retry-After` that is waited for; beyond it the answer goes to the client,
-    /// who can wait without holding a request open.
+    /// The longest `Retry-After` that is waited for. Above it, the response is passed to the
+    /// client, which can wait without an open request.
     pub fn with_retry_after_limit(mut self, limit: Duration) -> Self {
         self.retry_after_limit = limit;
         self
     }
 
-    /// How long to wait before the retry with this number, the first being 1; `None` if it is
-    /// too long to be worth it. `random` is between 0 and 1.
+    /// The wait before the retry with this number, beginning with 1; `None` if it is too long.
+    /// `random` is between 0 and 1.
     pub(super) fn wait(&self, retry: u32, next: Next, random: f64) -> Option<Duration> {
         let doublings = match next {
             Next::Elsewhere if retry <= 1 => return Some(Duration::ZERO),
@@ -58,12 +57,12 @@ impl Backoff {
     }
 }
 
-/// Where a retry goes.
+/// The target of a retry.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Next {
-    /// To a backend that was not asked yet.
+    /// A backend that was not tried yet.
     Elsewhere,
-    /// To one that has failed, and what it asked for.
+    /// A backend that has failed, with its `Retry-After`.
     Same { retry_after: Option<Duration> },
 }
 
@@ -91,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_backend_asks_for_is_waited_for_within_the_limit() {
+    fn retry_after_is_waited_for_within_the_limit() {
         let wait = |seconds| {
             let retry_after = Some(Duration::from_secs(seconds));
             Backoff::default().wait(1, Next::Same { retry_after }, 0.5)
@@ -102,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_is_too_great() {
+    fn large_retry_numbers_do_not_overflow() {
         let endless = Backoff::new(Duration::MAX, Duration::MAX);
         assert_eq!(endless.wait(u32::MAX, SAME, 0.0), Some(Duration::ZERO));
     }

@@ -1,17 +1,17 @@
-//! How many retries there may be: a share of the requests, and a floor in time.
+//! The retry budget: a share of the requests, and a minimum rate.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
 
-/// The most that is saved up, in seconds of the floor: a burst after a quiet time is bounded.
+/// Limit of the saved minimum rate, in seconds: this bounds a burst after an idle time.
 const FLOOR_SECONDS_SAVED: f64 = 1.0;
 
-/// The most that is saved up of the share, in retries.
+/// Limit of the saved share, in retries.
 const RATIO_SAVED: f64 = 100.0;
 
-/// A budget that all clones share: each request adds a share of a retry, each second a few
-/// whole ones, and each retry takes one.
+/// A budget that all clones share. Each request adds a fraction of a retry, each second adds some
+/// retries, and each retry takes one.
 #[derive(Clone, Debug)]
 pub struct RetryBudget(Arc<Mutex<Balance>>);
 
@@ -25,16 +25,17 @@ struct Balance {
 }
 
 impl Default for RetryBudget {
-    /// One retry for five requests, and ten a second however few requests there are.
+    /// One retry for five requests, and at least ten per second.
     fn default() -> Self {
         Self::new(0.2, 10.0)
     }
 }
 
 impl RetryBudget {
-    /// `ratio` retries for each request, and `floor_per_second` on top; negative counts as none.
+    /// `ratio` retries for each request, and `floor_per_second` in addition; negative values count
+    /// as 0.
     pub fn new(ratio: f64, floor_per_second: f64) -> Self {
-        // `max` also makes zero of what is no number.
+        // `max` also turns NaN into 0.
         let floor_per_second = floor_per_second.max(0.0);
         Self(Arc::new(Mutex::new(Balance {
             ratio: ratio.max(0.0),
@@ -50,7 +51,7 @@ impl RetryBudget {
         balance.from_requests = (balance.from_requests + balance.ratio).min(RATIO_SAVED);
     }
 
-    /// Takes one retry out, if there is one.
+    /// Takes one retry from the budget, if there is one.
     pub(super) fn withdraw(&self, now: Instant) -> bool {
         self.0
             .lock()
@@ -61,7 +62,7 @@ impl RetryBudget {
 
 impl Balance {
     fn withdraw(&mut self, now: Instant) -> bool {
-        // Threads come out of order. A clock that went back would have time pass twice.
+        // Threads may arrive out of order. If the clock moved back, time would be counted twice.
         let then = self.updated.unwrap_or(now);
         let passed = now.saturating_duration_since(then).as_secs_f64();
         self.updated = Some(now.max(then));
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn time_does_not_pass_twice_when_threads_come_out_of_order() {
+    fn time_is_not_counted_twice_when_threads_are_out_of_order() {
         let start = Instant::now();
         let later = start + Duration::from_secs(1);
         let budget = RetryBudget::new(0.0, 10.0);
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_given_that_was_not_paid_in() {
+    fn the_budget_never_gives_more_than_was_added() {
         assert_eq!(withdrawn(&RetryBudget::new(0.0, 0.0), Instant::now()), 0);
     }
 }

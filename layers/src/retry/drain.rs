@@ -1,4 +1,4 @@
-//! Answers that nobody will see.
+//! Discards responses that are replaced by a retry.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -9,14 +9,14 @@ use bytes::Buf;
 use http_body::Body;
 use tokio::time::timeout;
 
-/// The longest body that is read only to keep its connection, in bytes.
+/// Longest body that is read to keep its connection, in bytes.
 const MAX_BYTES: usize = 64 << 10;
 
-/// How long it is waited for. It has mostly come together with its head.
-const PATIENCE: Duration = Duration::from_millis(20);
+/// Time limit for reading it. Usually it has arrived together with its head.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// Reads a small body to its end, so that its connection can be used again; drops any other,
-/// which closes it.
+/// Reads a small body to its end, so that its connection can be reused. Any other body is dropped,
+/// which closes its connection.
 pub(super) async fn drain<B: Body>(body: B) {
     if body.is_end_stream() || body.size_hint().lower() > MAX_BYTES as u64 {
         return;
@@ -33,6 +33,6 @@ pub(super) async fn drain<B: Body>(body: B) {
         }
         Poll::Ready(())
     });
-    // Whether it has come to its end makes no difference to the request.
-    let _ = timeout(PATIENCE, end).await;
+    // The request does not depend on the result.
+    let _ = timeout(DRAIN_TIMEOUT, end).await;
 }

@@ -1,37 +1,37 @@
-//! What is told of retries.
+//! Events for the observer of retries.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-/// An attempt has failed in a way that a retry may mend.
+/// A failed attempt that may be retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryEvent {
-    /// Why: a [`Failure::kind`](crate::Failure::kind), or `status_503` and the like.
+    /// The reason: a [`Failure::kind`](crate::Failure::kind), or for example `status_503`.
     pub reason: &'static str,
     /// The number of the attempt that failed; the first is 1.
     pub attempt: u32,
-    /// What is done about it.
+    /// The decision.
     pub decision: Decision,
 }
 
-/// What is done about a failed attempt.
+/// The decision about a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Decision {
     /// The request is sent again.
     Retry {
-        /// After so long.
+        /// The wait before it.
         after: Duration,
     },
-    /// Its attempts are used up; the client gets the last answer.
-    AttemptsSpent,
-    /// The budget of all requests is used up; the client gets the answer.
-    BudgetSpent,
-    /// The answer is one that only another backend is asked for again, and there is none; the client
-    /// gets it.
-    NobodyElse,
-    /// The backend asks for more time than the request can be held.
+    /// All attempts are used; the client gets the last response.
+    AttemptsUsedUp,
+    /// The retry budget is used up; the client gets the response.
+    BudgetUsedUp,
+    /// The response's status is retried only at another backend, and there is none; the client gets
+    /// the response.
+    NoOtherBackend,
+    /// The backend's `Retry-After` is longer than the limit.
     TooLong,
 }
 

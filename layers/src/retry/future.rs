@@ -1,4 +1,4 @@
-//! The first attempt, which is the last for nearly all requests, and what may follow it.
+//! The first attempt, which is usually the last, and later ones.
 
 use std::fmt;
 use std::future::Future;
@@ -10,12 +10,12 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::service::Asking;
+use super::service::RetryLoop;
 use crate::{BoxError, Replay};
 
 /// The future of [`Retry`](super::Retry).
 ///
-/// It lies in a box, or every future around this one would be as large as two requests.
+/// Boxed; otherwise every future around it would be as large as two requests.
 #[must_use = "futures do nothing unless polled"]
 pub struct RetryFuture<S: Service<Request<B>>, B>(Pin<Box<Steps<S, B>>>);
 
@@ -24,8 +24,8 @@ pin_project! {
     where
         S: Service<Request<B>>,
     {
-        // `None` once it went into `Later`.
-        asking: Option<Asking<S>>,
+        // `None` once it has moved into `Later`.
+        retries: Option<RetryLoop<S>>,
         next: Option<Request<B>>,
         #[pin]
         step: Step<S, B>,
@@ -46,9 +46,9 @@ pin_project! {
 type Later<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 
 impl<S: Service<Request<B>>, B> RetryFuture<S, B> {
-    pub(super) fn new(asking: Asking<S>, next: Option<Request<B>>, answer: S::Future) -> Self {
+    pub(super) fn new(retries: RetryLoop<S>, next: Option<Request<B>>, answer: S::Future) -> Self {
         Self(Box::pin(Steps {
-            asking: Some(asking),
+            retries: Some(retries),
             next,
             step: Step::First { answer },
         }))
@@ -87,13 +87,13 @@ where
             let step = match this.step.as_mut().project() {
                 StepProjection::First { answer } => {
                     let answer = ready!(answer.poll(cx));
-                    if this.asking.as_ref().expect(HERE).is_final(&answer) {
+                    if this.retries.as_ref().expect(HERE).is_final(&answer) {
                         return Poll::Ready(answer.map_err(Into::into));
                     }
-                    let asking = this.asking.take().expect(HERE);
+                    let retries = this.retries.take().expect(HERE);
                     let next = this.next.take();
                     Step::Later {
-                        later: Box::pin(asking.go_on(answer.map_err(Into::into), next)),
+                        later: Box::pin(retries.go_on(answer.map_err(Into::into), next)),
                     }
                 }
                 StepProjection::Later { later } => return later.as_mut().poll(cx),

@@ -11,7 +11,7 @@ use super::event::RetryObserver;
 use super::{Backoff, Retry, RetryBudget, RetryEvent};
 use crate::RouteMatch;
 
-/// Which requests may be sent twice.
+/// Whether a request may be sent twice.
 pub(super) type IsReplayable = fn(&Method, &Extensions) -> bool;
 
 /// Makes [`Retry`] services that share a budget; see the [module](super).
@@ -32,8 +32,8 @@ pub(super) struct Policy {
 }
 
 impl RetryLayer {
-    /// Three attempts at most, within `budget`, after errors that say that they may be retried
-    /// and answers with the status 503.
+    /// At most three attempts, within `budget`, after retryable errors and responses with the
+    /// status 503.
     pub fn new(budget: RetryBudget) -> Self {
         const DEFAULT_ATTEMPTS: NonZeroU32 = NonZeroU32::MIN.saturating_add(2);
         Self {
@@ -53,47 +53,47 @@ impl RetryLayer {
         Arc::make_mut(&mut self.policy)
     }
 
-    /// How many times a request is sent in all; 1 for no retries.
+    /// The number of attempts, including the first; 1 for no retries.
     pub fn with_attempts(mut self, attempts: NonZeroU32) -> Self {
         self.policy().attempts = attempts;
         self
     }
 
-    /// The statuses of answers that are asked for again.
+    /// The statuses of responses that are retried.
     ///
-    /// Ollama answers 503 before it has begun to work on a request. A 502 or 504 of a proxy may
-    /// come after that.
+    /// Ollama responds with 503 before it starts to work on a request. A proxy's 502 or 504 may
+    /// come later.
     pub fn with_statuses(mut self, statuses: impl IntoIterator<Item = StatusCode>) -> Self {
         self.policy().statuses = statuses.into_iter().collect();
         self
     }
 
-    /// Asks again for an answer with such a status only where another backend can be asked
-    /// ([`Attempts::can_go_elsewhere`](super::Attempts::can_go_elsewhere)); otherwise the client gets
-    /// the answer at once, with its `Retry-After`.
+    /// Retries such responses only if another backend can be tried
+    /// ([`Attempts::can_go_elsewhere`](super::Attempts::can_go_elsewhere)). Otherwise the client
+    /// gets the response at once, with its `Retry-After`.
     ///
-    /// Set it where clients retry by themselves: each of their retries would become several at a
-    /// backend that is full. Errors may still be retried at the same backend.
+    /// Use it if clients retry themselves, because each of their retries would become several at an
+    /// overloaded backend. Errors may still be retried at the same backend.
     pub fn with_statuses_only_elsewhere(mut self) -> Self {
         self.policy().statuses_only_elsewhere = true;
         self
     }
 
-    /// Which requests may be sent twice without doing harm. By default that is for the operation
-    /// of their [`RouteMatch`] to say ([`Operation::is_replayable`](crate::Operation)), and
-    /// where there is none for the method: safe ones may (RFC 9110 9.2.1).
+    /// Whether a request may safely be sent twice. By default the operation of the [`RouteMatch`]
+    /// decides ([`Operation::is_replayable`](crate::Operation)); without a route, the method: safe
+    /// methods may be repeated (RFC 9110 9.2.1).
     pub fn with_replayable(mut self, is_replayable: fn(&Method, &Extensions) -> bool) -> Self {
         self.policy().is_replayable = is_replayable;
         self
     }
 
-    /// How long is waited before a retry.
+    /// The wait before a retry.
     pub fn with_backoff(mut self, backoff: Backoff) -> Self {
         self.policy().backoff = backoff;
         self
     }
 
-    /// Tells `observer` of each failed attempt that a retry might mend, before the retry.
+    /// Calls `observer` for each failed attempt that may be retried, before the retry.
     pub fn with_observer(mut self, observer: impl Fn(&RetryEvent) + Send + Sync + 'static) -> Self {
         self.policy().observer = Some(Arc::new(observer));
         self

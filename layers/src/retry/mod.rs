@@ -1,24 +1,24 @@
-//! Asks again, as long as the client has not seen a byte.
+//! Retries a request as long as the client has not received a byte.
 //!
-//! A connection that was refused, a server that is too busy to load a model, one that says
-//! nothing: another backend may do better, and as long as nothing went to the client it need
-//! not know. What changes a server is never sent twice, an answer that has begun is final, and
-//! a [`RetryBudget`] keeps retries from becoming the load that brings everything down.
+//! If a connection is refused, or a server is too busy to load a model or does not respond, another
+//! backend may succeed, and the client does not notice. A request that changes a server is never
+//! sent twice, and a response that has begun is final. A [`RetryBudget`] prevents retries from
+//! overloading the backends.
 //!
 //! ```text
 //! call ── attempt 1 ✗ ── attempt 2 (at once, elsewhere) ✗ ── wait ── attempt 3 ── head → client
 //!         └ budget spent ┘                             └ budget spent ┘           (final)
 //! ```
 //!
-//! It belongs outside of everything that is of one backend, and inside of whatever counts
-//! requests. The inner service finds [`Attempts`] among the request's extensions: which attempt
-//! it is, and who was asked before.
+//! Place it outside of everything that belongs to one backend, and inside of everything that counts
+//! requests. The inner service finds [`Attempts`] in the request's extensions, with the number of
+//! the attempt and the backends that were tried before.
 //!
-//! The first retry goes elsewhere at once, later ones wait a little ([`Backoff`]). Where nobody
-//! else is left, a `Retry-After` of the backend is honoured, up to a bound, or the answer is final
-//! ([`RetryLayer::with_statuses_only_elsewhere`]). An answer that is
-//! not passed on is read to its end if it is small, so that its connection can be used again;
-//! the last one goes to the client unread, as it is.
+//! The first retry uses another backend at once; later ones back off ([`Backoff`]). If no other
+//! backend is left, a backend's `Retry-After` is waited for, up to a limit, or the response is
+//! final ([`RetryLayer::with_statuses_only_elsewhere`]). A response that is replaced by a retry is
+//! read to its end if it is small, so that its connection can be reused. The last response goes to
+//! the client unread.
 //!
 //! ```
 //! use std::num::NonZeroU32;
@@ -33,8 +33,8 @@
 //! # let _ = (default, patient);
 //! ```
 //!
-//! A client of one server, whose requests have no [`RouteMatch`](crate::RouteMatch), says itself
-//! what may be sent twice:
+//! A client of a single server, whose requests have no [`RouteMatch`](crate::RouteMatch), sets
+//! which requests may be sent twice:
 //!
 //! ```
 //! use bytes::Bytes;

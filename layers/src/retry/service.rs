@@ -45,23 +45,23 @@ where
         let policy = self.policy.clone();
         policy.budget.deposit();
         let is_replayable = (policy.is_replayable)(request.method(), request.extensions());
-        // The inner service that was asked to be ready is the one that is called.
+        // Calls the instance whose readiness was polled.
         let fresh = self.inner.clone();
-        let mut asking = Asking {
+        let mut retries = RetryLoop {
             inner: std::mem::replace(&mut self.inner, fresh),
             policy,
             attempts: Attempts::first(),
             is_replayable,
             has_used_once: false,
         };
-        let next = asking.copy(&mut request);
-        let answer = asking.inner.call(request);
-        RetryFuture::new(asking, next, answer)
+        let next = retries.copy(&mut request);
+        let answer = retries.inner.call(request);
+        RetryFuture::new(retries, next, answer)
     }
 }
 
-/// One request on its way through its attempts.
-pub(super) struct Asking<S> {
+/// A request and the state of its attempts.
+pub(super) struct RetryLoop<S> {
     inner: S,
     policy: Arc<Policy>,
     attempts: Attempts,
@@ -69,16 +69,17 @@ pub(super) struct Asking<S> {
     has_used_once: bool,
 }
 
-/// Why an attempt may be followed by another.
+/// Why an attempt may be retried.
 struct Cause {
     reason: &'static str,
     retry_after: Option<Duration>,
-    /// Whether it is the status of an answer, and no error.
+    /// Whether it is a response's status, and not an error.
     is_status: bool,
 }
 
-impl<S> Asking<S> {
-    /// The request of the next attempt, if there may be one. To be taken before this one is sent.
+impl<S> RetryLoop<S> {
+    /// A copy of the request for the next attempt, if there may be one. Call it before the request
+    /// is sent.
     fn copy<B: Replay>(&self, request: &mut Request<B>) -> Option<Request<B>> {
         let copied = match self.is_replayable && !self.is_last() {
             true => copy(request),
@@ -93,13 +94,13 @@ impl<S> Asking<S> {
         self.attempts.number() >= self.policy.attempts.get()
     }
 
-    /// Whether an answer needs no second look: it is what nearly all are.
+    /// Whether a response is certainly final, as nearly all are.
     pub(super) fn is_final<R, E>(&self, answer: &Result<Response<R>, E>) -> bool {
         let may_fail = |answer: &Response<R>| self.policy.statuses.contains(&answer.status());
         !self.is_replayable || !answer.as_ref().map_or(true, may_fail)
     }
 
-    /// What the client is given: this answer, or that of a later attempt.
+    /// Returns this response, or that of a later attempt.
     pub(super) async fn go_on<B, R>(
         mut self,
         mut answer: Result<Response<R>, BoxError>,
@@ -117,11 +118,11 @@ impl<S> Asking<S> {
             };
             let decision = match &next {
                 Some(_) => self.decide(&cause),
-                None if self.is_last() => Decision::AttemptsSpent,
-                // The body cannot be had again.
+                None if self.is_last() => Decision::AttemptsUsedUp,
+                // The body cannot be replayed.
                 None => return answer,
             };
-            self.tell(&cause, decision);
+            self.report(&cause, decision);
             let (Some(mut request), Decision::Retry { after }) = (next, decision) else {
                 return answer;
             };
@@ -176,12 +177,12 @@ impl<S> Asking<S> {
         }
     }
 
-    /// Takes a retry out of the budget if there is to be one.
+    /// Takes a retry from the budget, if there will be one.
     fn decide(&self, cause: &Cause) -> Decision {
         let next = match self.attempts.can_go_elsewhere() {
             true => Next::Elsewhere,
             false if cause.is_status && self.policy.statuses_only_elsewhere => {
-                return Decision::NobodyElse;
+                return Decision::NoOtherBackend;
             }
             false => Next::Same {
                 retry_after: cause.retry_after,
@@ -193,11 +194,11 @@ impl<S> Asking<S> {
         };
         match self.policy.budget.withdraw(Instant::now()) {
             true => Decision::Retry { after },
-            false => Decision::BudgetSpent,
+            false => Decision::BudgetUsedUp,
         }
     }
 
-    fn tell(&self, cause: &Cause, decision: Decision) {
+    fn report(&self, cause: &Cause, decision: Decision) {
         if let Some(observer) = &self.policy.observer {
             observer(&RetryEvent {
                 reason: cause.reason,
@@ -208,7 +209,7 @@ impl<S> Asking<S> {
     }
 }
 
-/// A name of few values for metrics.
+/// A low-cardinality name for metrics.
 fn status_reason(status: StatusCode) -> &'static str {
     match status.as_u16() {
         408 => "status_408",
@@ -221,8 +222,8 @@ fn status_reason(status: StatusCode) -> &'static str {
     }
 }
 
-/// The number of seconds that an answer asks for. A date, which is the other form (RFC 9110
-/// 10.2.3), no server of models sends.
+/// The seconds in `Retry-After`. The other form, a date (RFC 9110 10.2.3), is not sent by LLM
+/// servers.
 fn retry_after<R>(answer: &Response<R>) -> Option<Duration> {
     let value = answer.headers().get(RETRY_AFTER)?.to_str().ok()?;
     value.trim().parse().ok().map(Duration::from_secs)

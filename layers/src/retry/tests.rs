@@ -72,7 +72,7 @@ const FATAL: Result<u16, Broke> = Err(Broke {
 type Said = http_body_util::Full<bytes::Bytes>;
 type Seen = Arc<Mutex<Vec<(u32, Vec<Arc<str>>)>>>;
 
-/// A service that gives these answers in turn, and what it saw of the attempts.
+/// A service with these responses in turn, and the attempts that it saw.
 fn scripted(
     script: &[Result<u16, Broke>],
 ) -> (
@@ -93,7 +93,7 @@ fn scripted(
             .lock()
             .expect("no panic")
             .push((attempts.number(), attempts.tried()));
-        attempts.note_backend(format!("gpu-{}", attempts.number()).into());
+        attempts.record_backend(format!("gpu-{}", attempts.number()).into());
         let next = script
             .lock()
             .expect("no panic")
@@ -139,7 +139,7 @@ async fn outcome(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_or_busy_backend_is_followed_by_another() {
+async fn after_a_refused_or_busy_backend_another_is_tried() {
     let layer = RetryLayer::new(RetryBudget::default());
     assert_eq!(
         outcome(&layer, &[REFUSED, Ok(503), Ok(200)], chat()).await,
@@ -148,7 +148,7 @@ async fn a_refused_or_busy_backend_is_followed_by_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_attempt_knows_who_was_asked_before() {
+async fn each_attempt_knows_the_backends_tried_before() {
     let (service, seen) = scripted(&[REFUSED, REFUSED, Ok(200)]);
     let service = RetryLayer::new(RetryBudget::default()).layer(service);
     service.oneshot(chat()).await.expect("the third succeeds");
@@ -157,7 +157,7 @@ async fn each_attempt_knows_who_was_asked_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_answer_goes_to_the_client_as_it_is() {
+async fn the_last_response_goes_to_the_client_unchanged() {
     let layer = RetryLayer::new(RetryBudget::default());
     assert_eq!(
         outcome(&layer, &[Ok(503); 3], chat()).await,
@@ -175,7 +175,7 @@ async fn the_last_answer_goes_to_the_client_as_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_final_is_not_asked_again() {
+async fn a_final_result_is_not_retried() {
     let layer = RetryLayer::new(RetryBudget::default());
     for answer in [Ok(200), Ok(404), Ok(500), FATAL] {
         assert_eq!(outcome(&layer, &[answer], chat()).await.1, 1);
@@ -183,7 +183,7 @@ async fn what_is_final_is_not_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_changes_a_server_is_never_sent_twice() {
+async fn a_request_that_changes_a_server_is_never_sent_twice() {
     let layer = RetryLayer::new(RetryBudget::default());
     for (method, path) in [
         (Method::POST, "/api/pull"),
@@ -212,7 +212,7 @@ async fn what_changes_a_server_is_never_sent_twice() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_backend_is_followed_by_one_more_at_most() {
+async fn a_first_byte_timeout_is_retried_at_most_once() {
     let layer = RetryLayer::new(RetryBudget::default());
     assert_eq!(
         outcome(&layer, &[SILENT, SILENT], chat()).await,
@@ -232,7 +232,7 @@ async fn an_empty_budget_ends_the_retries_of_all_clones() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_observer_is_told_why() {
+async fn the_observer_receives_the_reason() {
     let reasons = Arc::new(Mutex::new(Vec::new()));
     let told = reasons.clone();
     let layer = RetryLayer::new(RetryBudget::default()).with_observer(move |event| {
@@ -246,7 +246,7 @@ async fn an_observer_is_told_why() {
     );
 }
 
-/// What an observer is told of the last attempt.
+/// The decision about the last attempt, as the observer receives it.
 async fn last_decision(layer: RetryLayer, script: &[Result<u16, Broke>]) -> Option<Decision> {
     let last = Arc::new(Mutex::new(None));
     let told = last.clone();
@@ -258,22 +258,22 @@ async fn last_decision(layer: RetryLayer, script: &[Result<u16, Broke>]) -> Opti
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_observer_is_told_why_there_is_no_retry() {
+async fn the_observer_receives_the_reason_against_a_retry() {
     let poor = RetryLayer::new(RetryBudget::new(0.0, 0.0));
     assert_eq!(
         last_decision(poor, &[Ok(503)]).await,
-        Some(Decision::BudgetSpent)
+        Some(Decision::BudgetUsedUp)
     );
     let rich = RetryLayer::new(RetryBudget::default());
     assert_eq!(
         last_decision(rich.clone(), &[Ok(503); 3]).await,
-        Some(Decision::AttemptsSpent)
+        Some(Decision::AttemptsUsedUp)
     );
     assert_eq!(last_decision(rich, &[Ok(404)]).await, None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_statuses_to_retry_are_a_setting() {
+async fn the_statuses_to_retry_can_be_configured() {
     let layer = RetryLayer::new(RetryBudget::default())
         .with_statuses([StatusCode::BAD_GATEWAY, StatusCode::GATEWAY_TIMEOUT]);
     let script = [Ok(502), Ok(504), Ok(503)];
@@ -300,7 +300,7 @@ async fn time_for(busy: u32, retry_after: &'static str, backends: u32) -> (u16, 
     time_by(layer, busy, retry_after, backends).await
 }
 
-/// Answers 503 with a `Retry-After` until it was asked `busy` times; one backend, or more.
+/// Responds with 503 and a `Retry-After` to the first `busy` attempts; one backend, or several.
 async fn time_by(
     layer: RetryLayer,
     busy: u32,
@@ -310,8 +310,8 @@ async fn time_by(
     let service = service_fn(move |request: Request<Whole>| async move {
         let attempts = Attempts::of(request.extensions()).expect("it is there");
         let number = attempts.number();
-        attempts.note_left(backends.saturating_sub(number) as usize);
-        attempts.note_backend(format!("gpu-{}", number % backends).into());
+        attempts.record_untried(backends.saturating_sub(number) as usize);
+        attempts.record_backend(format!("gpu-{}", number % backends).into());
         let status = if number <= busy { 503 } else { 200 };
         let answer = Response::builder()
             .status(status)
@@ -325,12 +325,12 @@ async fn time_by(
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_backend_is_asked_at_once_whatever_the_first_asks_for() {
+async fn another_backend_is_tried_at_once_despite_retry_after() {
     assert_eq!(time_for(1, "30", 2).await, (200, Duration::ZERO));
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_only_backend_gets_the_time_it_asks_for_within_bounds() {
+async fn the_only_backend_is_retried_after_its_retry_after_within_limits() {
     let (status, time) = time_for(1, "2", 1).await;
     assert_eq!(status, 200);
     assert!(
@@ -341,7 +341,7 @@ async fn the_only_backend_gets_the_time_it_asks_for_within_bounds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_busy_answer_is_final_where_nobody_else_can_be_asked() {
+async fn a_busy_response_is_final_without_another_backend() {
     let layer = || RetryLayer::new(RetryBudget::default()).with_statuses_only_elsewhere();
     assert_eq!(
         time_by(layer(), 1, "1", 1).await,
@@ -358,11 +358,11 @@ async fn a_busy_answer_is_final_where_nobody_else_can_be_asked() {
         (503, Duration::ZERO),
         "both are busy"
     );
-    // An error is another matter: the backend may be back in a moment.
+    // An error is different: the backend may be available again soon.
     assert_eq!(outcome(&layer(), &[REFUSED, Ok(200)], chat()).await.1, 2);
 }
 
-/// A body that says what was read of it.
+/// A body that records how often it was polled.
 struct Noted {
     frames: usize,
     frame: Bytes,
@@ -389,7 +389,7 @@ impl Body for Noted {
     }
 }
 
-/// How often the body of the first answer was read, and the status of the last.
+/// How often the body of the first response was read, and the status of the last.
 async fn reads(
     layer: RetryLayer,
     frames: usize,
@@ -428,13 +428,13 @@ async fn reads(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_small_answer_that_is_not_passed_on_is_read_to_its_end() {
+async fn a_small_discarded_response_is_read_to_its_end() {
     let layer = RetryLayer::new(RetryBudget::default());
     assert_eq!(reads(layer, 2, b"busy", false).await, (3, 200));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_great_or_slow_answer_that_is_not_passed_on_is_dropped() {
+async fn a_large_or_slow_discarded_response_is_dropped() {
     let layer = RetryLayer::new(RetryBudget::default());
     let (read, status) = reads(layer.clone(), 1000, &[b'x'; 32 << 10], false).await;
     assert_eq!((read, status), (3, 200));
@@ -444,7 +444,7 @@ async fn a_great_or_slow_answer_that_is_not_passed_on_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_passed_on_is_not_read() {
+async fn a_response_that_is_passed_on_is_not_read() {
     let once = RetryLayer::new(RetryBudget::default()).with_attempts(NonZeroU32::MIN);
     assert_eq!(reads(once, 2, b"busy", false).await, (0, 503));
 }

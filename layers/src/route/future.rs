@@ -42,7 +42,7 @@ pin_project! {
     }
 }
 
-/// An answer with a body of type `R` and the slot of its backend.
+/// A response with a body of type `R` and the slot of its backend.
 type AnswerOf<R, C> = Result<Response<Guarded<R, <C as Choose>::Slot>>, BoxError>;
 
 const POLLED_AFTER_READY: &str = "polled after it was ready";

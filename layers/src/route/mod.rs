@@ -2,7 +2,7 @@
 //!
 //! `tower::balance` chooses in `poll_ready`, before it sees the request, so it cannot route by
 //! model. [`Route`] asks a [`Choose`] policy for a service and a slot, calls the service, and holds
-//! the slot until the end of the answer.
+//! the slot until the end of the response.
 //!
 //! ```text
 //! call ── choose ── service ─────── head ── body ─────────── end
@@ -62,12 +62,12 @@ use crate::BoxError;
 pub use future::RouteFuture;
 pub use service::Route;
 
-/// The chosen service, and the slot that the answer holds.
+/// The chosen service, and the slot that the response holds.
 #[derive(Debug)]
 pub struct Choice<S, G> {
     /// The chosen backend's service.
     pub service: S,
-    /// The slot taken at the backend; dropped at the end of the answer.
+    /// The slot taken at the backend; dropped at the end of the response.
     pub slot: G,
 }
 

@@ -10,7 +10,7 @@ use crate::{Fail, Retryable, Side};
 
 /// A budget has too few tokens left for the request. The request was not sent.
 ///
-/// The answer is a 429 (RFC 6585 4) with the `RateLimit` headers of the budget.
+/// The response is a 429 (RFC 6585 4) with the `RateLimit` headers of the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "token limit reached: {} of this client's {} are left, too few for this request; the {} ends in \

@@ -14,7 +14,7 @@ use super::error::write_standings;
 use super::layer::Limit;
 use super::{Settlement, Standing, TokenStore, TokensExhausted};
 use crate::body::Guarded;
-use crate::store::Asking;
+use crate::store::StoreCall;
 use crate::usage::ReportPlace;
 use crate::{BoxError, Failure};
 
@@ -55,7 +55,7 @@ pin_project! {
         T: TokenStore<K>,
     {
         #[pin]
-        asking: Asking<T::Reserving>,
+        store_call: StoreCall<T::Reserving>,
         call: Option<(S, Request<B>)>,
         store: Arc<T>,
         estimate: u64,
@@ -87,7 +87,7 @@ where
         Self {
             state: State::Reserving {
                 reserving: Box::pin(Reserving {
-                    asking: Asking::new(reserving, limit.patience),
+                    store_call: StoreCall::new(reserving, limit.policy),
                     call: Some((ready_service, request)),
                     store: limit.store.clone(),
                     estimate,
@@ -115,12 +115,12 @@ where
             match this.state.as_mut().project() {
                 StateProjection::Reserving { reserving } => {
                     let ReservingProjection {
-                        asking,
+                        store_call,
                         call,
                         store,
                         estimate,
                     } = reserving.as_mut().project();
-                    match ready!(asking.poll(cx)) {
+                    match ready!(store_call.poll(cx)) {
                         Ok(Some(Ok(granted))) => {
                             let store = store.clone();
                             let settlement = Settlement::new(store, granted.reservation, *estimate);

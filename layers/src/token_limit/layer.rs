@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 use tower_layer::Layer;
 
 use super::{Budget, MemoryStore, TokenLimitService, TokenStore};
-use crate::store::{Patience, WhenUnavailable};
+use crate::store::{StorePolicy, WhenUnavailable};
 
 type Estimate = dyn Fn(&Parts) -> u64 + Send + Sync;
 type BudgetsOf<K> = dyn Fn(&K) -> Option<Arc<[Budget]>> + Send + Sync;
@@ -27,7 +27,7 @@ pub struct TokenLimitLayer<K, X, T = MemoryStore<K>> {
 pub(super) struct Limit<K, X, T> {
     pub(super) store: Arc<T>,
     pub(super) key_of: X,
-    pub(super) patience: Patience,
+    pub(super) policy: StorePolicy,
     pub(super) estimate: Option<Arc<Estimate>>,
     pub(super) is_on: Arc<AtomicBool>,
     budgets: Arc<[Budget]>,
@@ -62,7 +62,7 @@ where
     T: TokenStore<K>,
 {
     /// The default deadline for a store's answer; see [`with_deadline`](Self::with_deadline).
-    pub const DEFAULT_DEADLINE: Duration = Patience::DEFAULT_DEADLINE;
+    pub const DEFAULT_DEADLINE: Duration = StorePolicy::DEFAULT_DEADLINE;
 
     /// Like [`new`](TokenLimitLayer::new), with another store.
     pub fn with_store(store: T, budgets: impl IntoIterator<Item = Budget>, key_of: X) -> Self {
@@ -70,7 +70,7 @@ where
             limit: Arc::new(Limit {
                 store: Arc::new(store),
                 key_of,
-                patience: Patience::default(),
+                policy: StorePolicy::default(),
                 estimate: None,
                 is_on: Arc::new(AtomicBool::new(true)),
                 budgets: budgets.into_iter().collect(),
@@ -98,12 +98,12 @@ impl<K, X: Clone, T> TokenLimitLayer<K, X, T> {
 
     /// The deadline for a store's answer. A store in memory answers at once.
     pub fn with_deadline(self, deadline: Duration) -> Self {
-        self.change(|limit| limit.patience.deadline = deadline)
+        self.change(|limit| limit.policy.deadline = deadline)
     }
 
     /// What happens to requests while the store does not answer; by default they pass.
     pub fn when_unavailable(self, when_unavailable: WhenUnavailable) -> Self {
-        self.change(|limit| limit.patience.when_unavailable = when_unavailable)
+        self.change(|limit| limit.policy.when_unavailable = when_unavailable)
     }
 
     /// Turns the limit on or off; by default on. If it is off, neither the key function nor the
@@ -121,7 +121,7 @@ impl<K, X: Clone, T> TokenLimitLayer<K, X, T> {
         let mut limit = Limit {
             store: self.limit.store.clone(),
             key_of: self.limit.key_of.clone(),
-            patience: self.limit.patience,
+            policy: self.limit.policy,
             estimate: self.limit.estimate.clone(),
             is_on: self.limit.is_on.clone(),
             budgets: self.limit.budgets.clone(),

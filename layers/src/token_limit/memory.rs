@@ -66,7 +66,7 @@ impl<K: Hash + Eq + Clone> MemoryStore<K> {
 
 /// The reservation of a request in a [`MemoryStore`].
 #[derive(Debug)]
-// Boxed: every answer has room for a reservation, also without a limit.
+// Boxed: every response has room for a reservation, also without a limit.
 pub struct MemoryReservation<K>(Box<Reserved<K>>);
 
 impl<K: Hash + Eq + Clone> TokenStore<K> for MemoryStore<K> {

@@ -1,6 +1,6 @@
 //! Token limits for each key: per minute, day and month.
 //!
-//! The cost of a request is known when its answer ends. So an estimate is reserved before the call,
+//! The cost of a request is known when its response ends. So an estimate is reserved before the call,
 //! in all windows at once, and replaced at the end by the backend's counts
 //! ([`UsageReport`](crate::usage::UsageReport)). If one window has too few tokens left, the request
 //! is refused with [`TokensExhausted`], which gives the time until that window resets.
@@ -14,11 +14,11 @@
 //! ```
 //!
 //! A stream that the client cancels is charged for the lines that were sent, so a client cannot
-//! avoid the charge by disconnecting before the last line. Only requests without an answer are
+//! avoid the charge by disconnecting before the last line. Only requests without a response are
 //! refunded. Windows follow the calendar, in a time zone of your choice. Tokens count in the
 //! windows in which they were reserved.
 //!
-//! Put this layer inside of the layer that knows the key and inside of the cache, whose answers
+//! Put this layer inside of the layer that knows the key and inside of the cache, whose responses
 //! cost no tokens, and outside of retries, with [`UsageLayer`](crate::usage::UsageLayer) further
 //! inside. A [`TokenStore`] keeps the counts: [`MemoryStore`] here, or your own store that several
 //! processes share. The governor crate, which [`rate_limit`](crate::rate_limit) uses, has no

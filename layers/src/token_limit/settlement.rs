@@ -1,4 +1,4 @@
-//! Settles a reservation at the end of the answer.
+//! Settles a reservation at the end of the response.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use http::StatusCode;
 use super::TokenStore;
 use crate::usage::UsageReport;
 
-/// Settles a reservation when it is dropped, from the data about the answer at that time.
+/// Settles a reservation when it is dropped, from the data about the response at that time.
 #[derive(Debug)]
 pub struct Settlement<K, T: TokenStore<K>> {
     store: Arc<T>,
@@ -18,9 +18,9 @@ pub struct Settlement<K, T: TokenStore<K>> {
 
 #[derive(Debug)]
 enum Answer {
-    /// No answer, or an answer without inference.
+    /// No response, or a response without inference.
     None,
-    /// An answer without a usage report.
+    /// A response without a usage report.
     Uncounted,
     Counted(UsageReport),
 }

@@ -173,10 +173,10 @@ async fn a_request_that_is_dropped_before_its_answer_costs_nothing() {
         pending::<Result<Response<String>, BoxError>>()
     }));
     let request = Request::builder().header("key", "ada").body("x".repeat(40));
-    let mut asking = tokio_test::task::spawn(service.oneshot(request.unwrap()));
-    assert!(asking.poll().is_pending());
+    let mut call = tokio_test::task::spawn(service.oneshot(request.unwrap()));
+    assert!(call.poll().is_pending());
     assert_eq!(left(&store, 100).await, 90);
-    drop(asking);
+    drop(call);
     assert_eq!(left(&store, 100).await, 100);
 }
 

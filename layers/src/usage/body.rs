@@ -1,4 +1,4 @@
-//! The body of an answer, with its usage.
+//! The body of a response, with its usage.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -22,7 +22,7 @@ pin_project! {
     }
 }
 
-/// The separator of an answer's items.
+/// The separator of a response's items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Separator {
     /// One JSON object, no separator.
@@ -63,7 +63,7 @@ impl<B> UsageBody<B> {
 }
 
 impl Separator {
-    /// `None` if the answer has no token counts, or cannot be read.
+    /// `None` if the response has no token counts, or cannot be read.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
         let content_type = headers.get(CONTENT_TYPE)?.as_bytes().trim_ascii_start();
         let is = |essence: &[u8]| {

@@ -18,7 +18,7 @@ pin_project! {
     pub struct UsageFuture<F> {
         #[pin]
         inner: F,
-        // `None` if the answer is not observed.
+        // `None` if the response is not observed.
         report_place: Option<ReportPlace>,
     }
 }

@@ -11,8 +11,8 @@ use super::UsageFuture;
 use super::report::ReportPlace;
 use crate::RouteMatch;
 
-/// Attaches a [`UsageReport`](super::UsageReport) to each answer: in the request's
-/// [`Record`](crate::Record) if it has one, otherwise in the answer's extensions. See the
+/// Attaches a [`UsageReport`](super::UsageReport) to each response: in the request's
+/// [`Record`](crate::Record) if it has one, otherwise in the response's extensions. See the
 /// [module](super).
 ///
 /// No report is attached to errors, to compressed answers, to answers that are neither JSON nor a

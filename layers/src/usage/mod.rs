@@ -1,10 +1,10 @@
-//! The token usage of an answer, as counted by the backend.
+//! The token usage of a response, as counted by the backend.
 //!
 //! Every dialect sends the counts at the end: Ollama in the line with `done:true`, OpenAI in the
-//! chunk before `[DONE]`, Anthropic in `message_delta`, and an answer of one object in its last
+//! chunk before `[DONE]`, Anthropic in `message_delta`, and a response of one object in its last
 //! members. [`UsageLayer`] keeps a copy of the last kilobyte, reads the counts from it once, when
-//! the answer ends, and fills the answer's [`UsageReport`]. The report is in the request's
-//! [`Record`](crate::Record), otherwise in the answer's extensions. The frames themselves pass
+//! the response ends, and fills the response's [`UsageReport`]. The report is in the request's
+//! [`Record`](crate::Record), otherwise in the response's extensions. The frames themselves pass
 //! through unchanged.
 //!
 //! ```text
@@ -70,7 +70,7 @@ pub use layer::{UsageLayer, UsageService};
 pub(crate) use report::ReportPlace;
 pub use report::{Measured, UsageReport};
 
-/// The token counts of one answer, from the backend.
+/// The token counts of one response, from the backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Usage {
@@ -82,7 +82,7 @@ pub struct Usage {
     pub timings: Option<Timings>,
 }
 
-/// The durations of the phases of an answer, by the backend's clock.
+/// The durations of the phases of a response, by the backend's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timings {

@@ -1,4 +1,4 @@
-//! Reads the token counts from the last bytes of an answer.
+//! Reads the token counts from the last bytes of a response.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ struct UsageMember {
 }
 
 impl Usage {
-    /// The last counts in `bytes`, which may start anywhere in an answer, in any dialect.
+    /// The last counts in `bytes`, which may start anywhere in a response, in any dialect.
     ///
     /// Members are searched by name, from the end. This is safe: a quote inside of a string follows
     /// a backslash, so model output cannot look like a member. Counts that are all 0 give `None`,
@@ -27,7 +27,7 @@ impl Usage {
     }
 }
 
-/// Ollama writes its counts as adjacent members at the end of an answer. The other dialects write
+/// Ollama writes its counts as adjacent members at the end of a response. The other dialects write
 /// them into a `usage` object.
 fn last_counts(bytes: &[u8]) -> Option<Usage> {
     let mut found = OllamaCounts::default();

@@ -1,4 +1,4 @@
-//! The report of an answer's usage.
+//! The report of a response's usage.
 
 use std::sync::{Arc, OnceLock};
 
@@ -6,39 +6,39 @@ use http::Extensions;
 
 use super::Usage;
 
-/// The usage of an answer. It is filled when the answer's body ends or is dropped, before outer
+/// The usage of a response. It is filled when the response's body ends or is dropped, before outer
 /// bodies see the end. It is in the request's [`Record`](crate::Record); for a request without a
-/// record it is an extension of the answer.
+/// record it is an extension of the response.
 #[derive(Clone, Debug, Default)]
 pub struct UsageReport(Arc<OnceLock<Measured>>);
 
-/// The measured usage of an answer.
+/// The measured usage of a response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Measured {
-    /// The token counts; `None` if the answer ended before the backend sent them.
+    /// The token counts; `None` if the response ended before the backend sent them.
     pub usage: Option<Usage>,
-    /// The number of lines or events that passed. Most of them contain one token. 0 for an answer
+    /// The number of lines or events that passed. Most of them contain one token. 0 for a response
     /// that is one object.
     pub items: u64,
 }
 
 impl UsageReport {
-    /// The measured usage; `None` while the answer is in progress.
+    /// The measured usage; `None` while the response is in progress.
     pub fn get(&self) -> Option<&Measured> {
         self.0.get()
     }
 
     pub(super) fn fill(&self, measured: Measured) {
-        // A second value is ignored; only the one body of an answer could set it.
+        // A second value is ignored; only the one body of a response could set it.
         let _ = self.0.set(measured);
     }
 }
 
-/// The place for an answer's report.
+/// The place for a response's report.
 #[derive(Debug)]
 pub(crate) struct ReportPlace {
-    // In the record if possible: an extension of an answer costs three allocations.
+    // In the record if possible: an extension of a response costs three allocations.
     #[cfg(feature = "outcome")]
     record: Option<crate::Record>,
 }

@@ -1,4 +1,4 @@
-//! The last pieces of an answer.
+//! The last pieces of a response.
 
 use std::collections::VecDeque;
 
@@ -44,7 +44,7 @@ impl LastPieces {
         }
     }
 
-    /// Calls `read` with the end of the answer, in one piece.
+    /// Calls `read` with the end of the response, in one piece.
     pub(super) fn with<T>(&self, read: impl FnOnce(&[u8]) -> T) -> T {
         let last = &self.last[self.last.len().saturating_sub(2 * KEPT)..];
         if self.before.is_empty() || last.len() >= KEPT {

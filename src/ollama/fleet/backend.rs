@@ -1,4 +1,4 @@
-//! One Ollama server, as the gateway itself asks it.
+//! One Ollama server, and the gateway's own requests to it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,31 +19,31 @@ use crate::ollama::upstream::{
     Access, Address, ConnectFailed, ConnectTimeout, PoolLimits, Upstream,
 };
 
-/// A list of a thousand models is some 500 kB.
+/// Limit of a list's size. A list of a thousand models is about 500 kB.
 const MAX_PAGE_BYTES: usize = 64 * 1024 * 1024;
 
-/// How many models are named in the log when a server comes up.
-const MOST_NAMES_TOLD: usize = 20;
+/// Largest number of model names in the log line about a server that comes up.
+const MOST_NAMES_LOGGED: usize = 20;
 
 /// A model that a server has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installed {
     /// Its name.
     pub name: ModelName,
-    /// What it is, whatever its name; empty if the server does not say.
+    /// The digest of its contents, independent of the name; empty if the server sends none.
     pub digest: Arc<str>,
 }
 
-/// One Ollama server: its name, whether it is up, and how the gateway asks it for lists.
+/// One Ollama server: its name, whether it is up, and the client for the gateway's own requests.
 pub struct Backend {
     name: Arc<str>,
     address: Address,
-    /// Apart from the connections of requests, so that a probe never waits behind them.
-    own_questions: Upstream<Full<Bytes>>,
+    /// Separate from the connections of clients' requests, so that a probe never waits for them.
+    probe_client: Upstream<Full<Bytes>>,
     is_up: AtomicBool,
-    /// Whether the log says so.
-    is_told_up: AtomicBool,
-    /// Whether the last probe failed, which is told once.
+    /// Whether "the backend is up" was logged since it came up.
+    is_logged_up: AtomicBool,
+    /// Whether the last probe failed; only the first failure is a warning.
     probe_failed: AtomicBool,
     refused: Notify,
     after_probe: OnceLock<Box<dyn Fn() + Send + Sync>>,
@@ -56,13 +56,13 @@ impl fmt::Debug for Backend {
 }
 
 impl Backend {
-    /// The backend at `address`; it counts as up until something says otherwise.
+    /// The backend at `address`. It counts as up until a request or a probe fails.
     pub fn new(address: Address, connect_timeout: Duration, access: &Access) -> Self {
         Self::with_state(address, connect_timeout, access, true)
     }
 
-    /// The backend at `address`; it counts as down until it answers a probe.
-    pub fn unproven(address: Address, connect_timeout: Duration, access: &Access) -> Self {
+    /// The backend at `address`. It counts as down until a probe succeeds.
+    pub fn new_down(address: Address, connect_timeout: Duration, access: &Access) -> Self {
         Self::with_state(address, connect_timeout, access, false)
     }
 
@@ -78,71 +78,72 @@ impl Backend {
         };
         Self {
             name: address.to_string().into(),
-            own_questions: Upstream::with_access(address.clone(), connect_timeout, limits, access),
+            probe_client: Upstream::with_access(address.clone(), connect_timeout, limits, access),
             address,
             is_up: AtomicBool::new(is_up),
-            is_told_up: AtomicBool::new(false),
+            is_logged_up: AtomicBool::new(false),
             probe_failed: AtomicBool::new(false),
             refused: Notify::new(),
             after_probe: OnceLock::new(),
         }
     }
 
-    /// Has this done after each probe: idle connections of requests closed, say. The first one counts.
+    /// Sets a callback that runs after each probe, for example to close idle connections. Only the
+    /// first call has an effect.
     pub fn after_probe(&self, act: impl Fn() + Send + Sync + 'static) {
         let _ = self.after_probe.set(Box::new(act));
     }
 
-    /// Host and port, as they stand in answers, logs and metrics.
+    /// Host and port, as shown in responses, logs and metrics.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// Where it is.
+    /// The backend's address.
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// Whether it answered when it was last asked.
+    /// Whether the last probe or connection succeeded.
     pub fn is_up(&self) -> bool {
         self.is_up.load(Ordering::Relaxed)
     }
 
-    /// Notes that the backend answered, or that it could not be reached.
-    pub fn note(&self, is_up: bool) {
+    /// Records whether the backend is up.
+    pub fn set_up(&self, is_up: bool) {
         if self.is_up.swap(is_up, Ordering::Relaxed) == is_up {
             return;
         }
         if !is_up {
-            self.is_told_up.store(false, Ordering::Relaxed);
+            self.is_logged_up.store(false, Ordering::Relaxed);
             tracing::warn!(backend = %self.name, "the backend is down");
         }
     }
 
-    /// Notes when a request could not connect: the backend is asked last from then on, and the next
-    /// probe that it answers brings it back.
-    pub fn note_error(&self, error: &BoxError) {
+    /// Marks the backend as down if the error is a failure to connect. It is then the last choice
+    /// until a probe succeeds.
+    pub fn mark_unreachable(&self, error: &BoxError) {
         let cannot_connect = Failure::find(&**error).is_some_and(|failure| {
             failure.caused_by::<ConnectFailed>().is_some()
                 || failure.caused_by::<ConnectTimeout>().is_some()
         });
         if cannot_connect && self.is_up() {
-            self.note(false);
+            self.set_up(false);
             self.refused.notify_one();
         }
     }
 
-    /// Says in the log that the backend is up, with its version and what it has, once each time that it
-    /// comes up. Its version is asked for, for no longer than `limit`.
-    pub(super) async fn tell_when_up(&self, models: &[Installed], limit: Duration) {
-        if !self.is_up() || self.is_told_up.swap(true, Ordering::Relaxed) {
+    /// Logs once that the backend came up, with its version and models. The version is requested
+    /// with the time-out `limit`.
+    pub(super) async fn log_when_up(&self, models: &[Installed], limit: Duration) {
+        if !self.is_up() || self.is_logged_up.swap(true, Ordering::Relaxed) {
             return;
         }
         let version = self.version(limit).await;
-        let names = models.iter().take(MOST_NAMES_TOLD);
+        let names = models.iter().take(MOST_NAMES_LOGGED);
         let mut names: Vec<_> = names.map(|model| model.name.to_string()).collect();
-        if models.len() > MOST_NAMES_TOLD {
-            names.push(format!("and {} more", models.len() - MOST_NAMES_TOLD));
+        if models.len() > MOST_NAMES_LOGGED {
+            names.push(format!("and {} more", models.len() - MOST_NAMES_LOGGED));
         }
         tracing::info!(
             backend = %self.name,
@@ -163,15 +164,15 @@ impl Backend {
         Some(page.version)
     }
 
-    /// Waits until it refuses a connection though it counts as up.
+    /// Waits until the backend refuses a connection although it counts as up.
     pub(super) async fn refused(&self) {
         self.refused.notified().await;
     }
 
-    /// Asks for a page by GET, with a limit on the whole exchange.
+    /// Requests a page by GET; `limit` is the time-out of the whole exchange.
     ///
     /// # Errors
-    /// The backend did not answer with a 200 in time.
+    /// No response with status 200 in time.
     pub async fn page(&self, path: &'static str, limit: Duration) -> Result<Bytes, Unreachable> {
         let answer = self.get(path, limit).await?;
         let advice = match answer.status() {
@@ -184,10 +185,10 @@ impl Backend {
         Err(self.unreachable(format!("{path} answered {}{advice}", answer.status())))
     }
 
-    /// Asks by GET, with a limit on the whole exchange, and takes an answer of any status.
+    /// Sends a GET request and accepts any status; `limit` is the time-out of the whole exchange.
     ///
     /// # Errors
-    /// The backend did not answer in time.
+    /// No response in time.
     pub async fn get(
         &self,
         path: &'static str,
@@ -197,10 +198,10 @@ impl Backend {
             .await
     }
 
-    /// Asks by POST with a JSON body, otherwise like [`get`](Self::get).
+    /// Sends a POST request with a JSON body, otherwise like [`get`](Self::get).
     ///
     /// # Errors
-    /// The backend did not answer in time.
+    /// No response in time.
     pub async fn post(
         &self,
         path: &'static str,
@@ -219,7 +220,7 @@ impl Backend {
         limit: Duration,
     ) -> Result<Response<Bytes>, Unreachable> {
         let fetched = async {
-            let answer = self.own_questions.clone().oneshot(request?).await?;
+            let answer = self.probe_client.clone().oneshot(request?).await?;
             let (head, body) = answer.into_parts();
             let page = Limited::new(body, MAX_PAGE_BYTES).collect().await?;
             Ok(Response::from_parts(head, page.to_bytes()))
@@ -227,7 +228,7 @@ impl Backend {
         let fetched: Result<Result<_, BoxError>, _> = tokio::time::timeout(limit, fetched).await;
         match fetched {
             Ok(answer) => answer.map_err(|error| self.unreachable(error)),
-            Err(_) => Err(self.unreachable(format!("{path} gave no answer within {limit:?}"))),
+            Err(_) => Err(self.unreachable(format!("no response to {path} within {limit:?}"))),
         }
     }
 
@@ -235,22 +236,22 @@ impl Backend {
         Unreachable::new(&self.name, reason)
     }
 
-    /// Asks for the installed models and notes whether the backend is up.
+    /// Requests the installed models, and records whether the backend is up.
     ///
     /// # Errors
-    /// It gave no list in time.
+    /// No valid list in time.
     pub async fn probe(&self, limit: Duration) -> Result<Vec<Installed>, Unreachable> {
         let found = self.models("/api/tags", limit).await;
         let failed_before = self.probe_failed.swap(found.is_err(), Ordering::Relaxed);
         match &found {
             Err(error) if failed_before => {
-                tracing::debug!(backend = %self.name, %error, "a probe failed");
+                tracing::debug!(backend = %self.name, %error, "the probe failed");
             }
-            Err(error) => tracing::warn!(backend = %self.name, %error, "a probe failed"),
+            Err(error) => tracing::warn!(backend = %self.name, %error, "the probe failed"),
             Ok(_) => {}
         }
-        self.note(found.is_ok());
-        self.own_questions.prune();
+        self.set_up(found.is_ok());
+        self.probe_client.prune();
         if let Some(act) = self.after_probe.get() {
             act();
         }
@@ -260,16 +261,16 @@ impl Backend {
     /// The models in memory.
     ///
     /// # Errors
-    /// It gave no list in time.
+    /// No valid list in time.
     pub async fn loaded_models(&self, limit: Duration) -> Result<Vec<ModelName>, Unreachable> {
         let loaded = self.models("/api/ps", limit).await?;
         Ok(loaded.into_iter().map(|model| model.name).collect())
     }
 
-    /// The models of a list: those that are installed at `/api/tags`, those in memory at `/api/ps`.
+    /// The models of a list: `/api/tags` for installed models, `/api/ps` for models in memory.
     ///
     /// # Errors
-    /// It gave no list in time.
+    /// No valid list in time.
     pub async fn models(
         &self,
         path: &'static str,
@@ -286,8 +287,11 @@ impl Backend {
             digest: String,
         }
         let page = self.page(path, limit).await?;
-        let page: Page = serde_json::from_slice(&page)
-            .map_err(|error| self.unreachable(format!("{path} is no list of models: {error}")))?;
+        let page: Page = serde_json::from_slice(&page).map_err(|error| {
+            self.unreachable(format!(
+                "the response to {path} is not a list of models: {error}"
+            ))
+        })?;
         let rows = page.models.unwrap_or_default().into_iter();
         Ok(rows
             .filter_map(|row| {
@@ -300,9 +304,9 @@ impl Backend {
     }
 }
 
-/// A backend did not answer a question of the gateway's own.
+/// A backend did not answer one of the gateway's own requests.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the backend {backend} gave no answer: {reason}")]
+#[error("no valid response from the backend {backend}: {reason}")]
 pub struct Unreachable {
     backend: Box<str>,
     reason: String,
@@ -316,7 +320,7 @@ impl Unreachable {
         }
     }
 
-    /// Why, without the name of the backend.
+    /// The reason, without the backend's name.
     pub fn reason(&self) -> &str {
         &self.reason
     }

@@ -1,4 +1,4 @@
-//! What a fleet is told by the settings.
+//! The configuration of a fleet.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,33 +14,34 @@ use super::Dispatcher;
 use crate::client::Client;
 use crate::ollama::upstream::Access;
 
-/// How a fleet is run.
+/// The configuration of a fleet.
 #[derive(Clone, Debug, Default)]
 pub struct FleetConfig {
-    /// When backends are probed.
+    /// When and how backends are probed.
     pub clocks: ProbeClocks,
-    /// How names of hosts are resolved.
+    /// How host names are resolved.
     pub dns: Dns,
-    /// What servers are shown, and which certificates of theirs are trusted.
+    /// The tokens for servers, and the trusted certificates.
     pub access: Access,
-    /// For each host, how many requests it is sent at a time for one model.
+    /// For each host, the number of concurrent requests for one model; `None` means that slots are
+    /// not counted.
     pub slots: Vec<Option<NonZeroUsize>>,
-    /// Who may wait for a slot.
+    /// The limits of the queue.
     pub queue: QueueRules,
-    /// When a backend is left alone.
+    /// When the circuit breaker of a backend opens.
     pub breaker: BreakerPolicy,
-    /// What keys have that are not like the others.
+    /// The shares of clients that differ from the default.
     pub shares: Live<BTreeMap<Arc<str>, Share>>,
 }
 
-/// How often and how patiently backends are probed.
+/// The interval and time-outs of probes.
 #[derive(Clone, Copy, Debug)]
 pub struct ProbeClocks {
     /// From the end of one probe to the beginning of the next.
     pub interval: Duration,
-    /// How long one answer to a probe may take.
+    /// Time-out of a probe's response.
     pub timeout: Duration,
-    /// How long opening a connection for it may take.
+    /// Time-out of a probe's connection.
     pub connect: Duration,
 }
 
@@ -54,12 +55,12 @@ impl Default for ProbeClocks {
     }
 }
 
-/// How names of hosts are resolved.
+/// How host names are resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dns {
-    /// The servers that are asked; those of the system if there are none.
+    /// The DNS servers; if empty, those of the system.
     pub servers: Vec<SocketAddr>,
-    /// Addresses are asked for again when they expire, but not earlier than this.
+    /// A name is resolved again when its addresses expire, but not earlier than this.
     pub min_ttl: Duration,
 }
 
@@ -72,18 +73,18 @@ impl Default for Dns {
     }
 }
 
-/// Who may wait for a slot, and how long.
+/// The limits of the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueRules {
-    /// Requests that may wait for one model.
+    /// Limit of the waiting requests for one model.
     pub max_waiting: usize,
-    /// Those of one client among them; as many as there is room for if not set.
+    /// Limit of the waiting requests of one client for one model; `None` means no separate limit.
     pub max_waiting_per_key: Option<usize>,
-    /// How long a request may be expected to wait.
+    /// Limit of the predicted wait.
     pub max_predicted_wait: Option<Duration>,
-    /// How long it may wait in truth.
+    /// Limit of the actual wait.
     pub max_wait: Option<Duration>,
-    /// After how long it rises by one priority.
+    /// The wait after which a request's priority rises by one level.
     pub ageing: Option<Duration>,
 }
 
@@ -113,9 +114,9 @@ impl QueueRules {
 /// A client's share of the slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
-    /// Twice the weight is twice the tokens, while others wait too.
+    /// A client with twice the weight gets twice the tokens while others wait too.
     pub weight: NonZeroU32,
-    /// Who is more urgent goes first.
+    /// Requests with a higher priority go first.
     pub priority: Priority,
 }
 

@@ -1,5 +1,5 @@
-//! Who of the backends serves a request: the choice, the slot and the breaker's token, all taken in
-//! the queue's critical section.
+//! Chooses the backend of a request. The choice, the slot and the breaker's permit are one critical
+//! section of the queue.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,20 +13,20 @@ use super::catalogue::{Catalogue, Members};
 use super::member::{Member, Slot};
 use crate::client::Client;
 
-/// Hands out the slots of all backends.
+/// Assigns the slots of all backends.
 #[derive(Debug)]
 pub struct Dispatcher<S> {
     catalogue: Arc<Catalogue<S>>,
-    /// Where the search begins, so that equals take turns.
+    /// The index where the search begins, so that equal backends take turns.
     turn: AtomicUsize,
 }
 
-/// What waits in one line.
+/// The requests that share a line of the queue.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Class {
-    /// The model that requests are about.
+    /// The model of the requests.
     pub model: Option<ModelName>,
-    /// Whether they run it, and so need one of its slots.
+    /// Whether the requests run the model, and so need a slot.
     pub runs_model: bool,
 }
 
@@ -39,8 +39,8 @@ impl<S> Dispatcher<S> {
     }
 }
 
-/// Who has the model; everybody, if nobody has it or none is named: whose own words for that are
-/// the right ones.
+/// The backends that have the model. If no backend has it or the request names none, these are all
+/// backends, because the response of any server is right then.
 fn candidates<'a, S>(members: &'a Members<S>, model: Option<&ModelName>) -> &'a [Arc<Member<S>>] {
     match model.map(|model| members.holders(model)) {
         Some(holders) if !holders.is_empty() => holders,
@@ -48,43 +48,43 @@ fn candidates<'a, S>(members: &'a Members<S>, model: Option<&ModelName>) -> &'a 
     }
 }
 
-/// What speaks against a backend; the least of it is best.
+/// The order of preference between backends; the lowest rank is best.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     state: Availability,
-    was_asked: bool,
+    was_tried: bool,
     in_flight: usize,
 }
 
-/// What is known against asking a backend at all, the least first. A worse one is asked only where no
-/// backend is better: then to refuse the request would help nobody.
+/// The state of a backend, best first. A backend in a worse state is chosen only if none is in a
+/// better one; refusing the request would help no client.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Availability {
-    Sound,
-    /// Its breaker lets nothing through now.
-    Resting,
+    Healthy,
+    /// Its breaker rejects requests.
+    BreakerOpen,
     Down,
-    DownAndResting,
+    DownAndOpen,
 }
 
 impl Availability {
     fn of<S>(member: &Member<S>) -> Self {
         match (member.backend.is_up(), member.breaker.would_allow()) {
-            (true, true) => Self::Sound,
-            (true, false) => Self::Resting,
+            (true, true) => Self::Healthy,
+            (true, false) => Self::BreakerOpen,
             (false, true) => Self::Down,
-            (false, false) => Self::DownAndResting,
+            (false, false) => Self::DownAndOpen,
         }
     }
 }
 
-/// The best backend that has a slot, and how many as good ones could be asked that were not.
+/// The best backend with a free slot, and the number of equally good backends that were not tried.
 struct Search<'a, S> {
     best: Option<(Rank, &'a Arc<Member<S>>)>,
-    /// Of all candidates, whether they have a slot or not.
+    /// The best state of all candidates, with or without a free slot.
     best_state: Option<Availability>,
-    /// How many of that state were not asked.
-    new: usize,
+    /// The number of candidates in that state that were not tried.
+    untried: usize,
 }
 
 impl<'a, S> Search<'a, S> {
@@ -97,20 +97,20 @@ impl<'a, S> Search<'a, S> {
         let mut search = Self {
             best: None,
             best_state: None,
-            new: 0,
+            untried: 0,
         };
         for member in candidates {
             let rank = Rank {
                 state: Availability::of(member),
-                was_asked: tried.contains(member.backend.name()),
+                was_tried: tried.contains(member.backend.name()),
                 in_flight: member.in_flight(),
             };
             if search.best_state.is_none_or(|best| rank.state < best) {
                 search.best_state = Some(rank.state);
-                search.new = 0;
+                search.untried = 0;
             }
             if search.best_state == Some(rank.state) {
-                search.new += usize::from(!rank.was_asked);
+                search.untried += usize::from(!rank.was_tried);
             }
             let is_better = search.best.is_none_or(|(best, _)| rank < best);
             if is_better && member.has_slot(model) {
@@ -120,18 +120,18 @@ impl<'a, S> Search<'a, S> {
         search
     }
 
-    /// Never one in a worse state than another candidate, though that one has no slot.
+    /// The best backend with a free slot, unless a candidate without one is in a better state.
     fn chosen(&self) -> Option<(&'a Arc<Member<S>>, usize)> {
         let (rank, member) = self.best?;
         if self.best_state != Some(rank.state) {
             return None;
         }
-        Some((member, self.new - usize::from(!rank.was_asked)))
+        Some((member, self.untried - usize::from(!rank.was_tried)))
     }
 }
 
-/// The breaker's token, where these are counted. It is given in any state: that of the breaker was
-/// considered in the choice.
+/// The breaker's token. It is given in every state, because the choice has already considered the
+/// breaker.
 fn token<S>(member: &Member<S>) -> Option<Token> {
     let breaker = &member.breaker;
     (!breaker.is_closed()).then(|| breaker.acquire_anyway())
@@ -140,13 +140,14 @@ fn token<S>(member: &Member<S>) -> Option<Token> {
 impl<S> Dispatch for Dispatcher<S> {
     type Class = Class;
     type Key = Option<Client>;
-    /// Who was asked before.
+    /// The backends that were tried before.
     type Request = Option<Attempts>;
     type Slot = Slot<S>;
 
-    /// Among those that have the model: one that is up and whose breaker lets requests through; else
-    /// one that is up; else any. Among equals, one that was not asked yet, then the one that works on
-    /// least. A request waits for a slot of the best rather than take one in a worse state.
+    /// The order of preference among the backends that have the model: up with a breaker that
+    /// allows requests; then up; then any. Among equals: one that was not tried yet, then the one
+    /// with the fewest requests in flight. A request waits for a slot of a backend in the best
+    /// state rather than take one in a worse state.
     fn try_take(
         &self,
         class: &Class,
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_backend_that_works_on_least_is_chosen_and_equals_take_turns() {
+    fn the_least_loaded_backend_is_chosen_and_equals_take_turns() {
         let members = [member("a", 0), member("b", 0), member("c", 0)];
         let dispatcher = dispatcher(&[&members[0], &members[1], &members[2]]);
         let _busy = [members[2].take(None), members[2].take(None)];
@@ -200,7 +201,7 @@ mod tests {
         assert_eq!(names, ["a", "a", "b", "b"]);
     }
 
-    /// Its breaker is open.
+    /// A backend whose breaker is open.
     fn failing(address: &str) -> Arc<Member<()>> {
         let member = member(address, 0);
         for _ in 0..5 {
@@ -215,25 +216,25 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_whose_breaker_is_open_is_asked_only_where_no_other_can_serve() {
-        let (failing, sound) = (failing("failing"), member("sound", 1));
-        let both = dispatcher(&[&failing, &sound]);
+    fn a_backend_with_an_open_breaker_is_chosen_only_without_an_alternative() {
+        let (failing, healthy) = (failing("failing"), member("healthy", 1));
+        let both = dispatcher(&[&failing, &healthy]);
         let held = take(&both);
-        assert_eq!((name(&held), held.left), ("sound", 0));
+        assert_eq!((name(&held), held.left), ("healthy", 0));
         assert!(
             both.try_take(&class("m"), &None).unwrap().is_none(),
-            "it waits for a slot of the sound one"
+            "it waits for a slot of the healthy backend"
         );
         drop(held);
-        sound.backend.note(false);
-        assert_eq!(name(&take(&both)), "failing", "the sound one is down");
+        healthy.backend.set_up(false);
+        assert_eq!(name(&take(&both)), "failing", "the healthy backend is down");
         let alone = dispatcher(&[&failing]);
         let slot = take(&alone);
         assert_eq!((name(&slot), slot.left), ("failing", 0));
     }
 
     #[test]
-    fn what_an_open_breaker_let_through_for_want_of_others_is_judged() {
+    fn an_open_breaker_counts_the_requests_that_had_no_alternative() {
         let failing = failing("failing");
         let alone = dispatcher(&[&failing]);
         take(&alone).take_token().unwrap().fail();
@@ -245,24 +246,24 @@ mod tests {
     }
 
     #[test]
-    fn a_half_open_breaker_gets_one_probe_while_another_backend_is_sound() {
-        let (failing, sound) = (failing("failing"), member("sound", 0));
+    fn a_half_open_breaker_gets_one_probe_while_another_backend_is_healthy() {
+        let (failing, healthy) = (failing("failing"), member("healthy", 0));
         failing.breaker.half_open();
-        let both = dispatcher(&[&failing, &sound]);
+        let both = dispatcher(&[&failing, &healthy]);
         let held: Vec<_> = (0..6).map(|_| take(&both)).collect();
         let to_failing = held.iter().filter(|slot| name(slot) == "failing").count();
         assert_eq!(to_failing, 1);
     }
 
     #[test]
-    fn a_backend_that_is_down_is_not_asked_while_one_is_up_though_that_one_is_busy() {
+    fn a_backend_that_is_down_is_not_chosen_while_another_is_up_but_busy() {
         let (up, down) = (member("up", 1), member("down", 1));
-        down.backend.note(false);
+        down.backend.set_up(false);
         let dispatcher = dispatcher(&[&down, &up]);
         let held = dispatcher.try_take(&class("m"), &None).unwrap().unwrap();
         assert_eq!(name(&held), "up");
         assert!(dispatcher.try_take(&class("m"), &None).unwrap().is_none());
-        up.backend.note(false);
+        up.backend.set_up(false);
         let slot = dispatcher.try_take(&class("m"), &None).unwrap().unwrap();
         assert_eq!(name(&slot), "down");
     }

@@ -1,7 +1,7 @@
-//! The fleet: which backends there are, what each of them has, and who is asked next.
+//! The fleet: the backends, their models, and the choice of a backend for each request.
 //!
-//! One supervisor resolves the hosts and probes the backends; requests only read what it has found.
-//! The choice itself is a short critical section, so that two requests never see the same free slot.
+//! A supervisor resolves host names and probes the backends; requests only read its results. The
+//! choice is a short critical section, so that two requests never take the same free slot.
 
 mod backend;
 mod catalogue;
@@ -44,7 +44,7 @@ use resolve::Resolver;
 
 type MakeService<S> = dyn Fn(&Arc<Backend>, &Breaker) -> S + Send + Sync;
 
-/// All backends, a service for each, and the queue before them.
+/// All backends, a service for each, and the queue in front of them.
 pub struct Fleet<S> {
     hosts: Vec<Address>,
     resolver: Resolver,
@@ -54,40 +54,40 @@ pub struct Fleet<S> {
     config: FleetConfig,
 }
 
-/// What an operator sees of one backend.
+/// The status of one backend.
 #[derive(Clone, Debug)]
 pub struct BackendStatus {
     /// Its name: host and port.
     pub name: Arc<str>,
-    /// Whether it answered the last probe.
+    /// Whether it is up.
     pub is_up: bool,
-    /// How many requests it works on for this gateway.
+    /// Requests of this gateway in flight.
     pub in_flight: usize,
-    /// How many requests for one model it is sent at a time, if that is bounded.
+    /// Limit of concurrent requests for one model, if slots are counted.
     pub slots: Option<NonZeroUsize>,
-    /// How its breaker stands.
+    /// State of its circuit breaker.
     pub breaker: State,
 }
 
-/// What an operator sees of the requests that wait for one model.
+/// The status of the queue for one model.
 #[derive(Clone, Debug)]
 pub struct QueueStatus {
     /// The model.
     pub model: Arc<str>,
-    /// How many requests wait.
+    /// Number of waiting requests.
     pub waiting: usize,
-    /// How many are served.
+    /// Number of requests in flight.
     pub in_flight: usize,
-    /// How long the one has waited that has waited longest.
+    /// The longest wait so far among the waiting requests.
     pub oldest: Option<Duration>,
-    /// How long one more would wait, by the service times of late.
+    /// The predicted wait of one more request, from recent service times.
     pub predicted_wait: Option<Duration>,
 }
 
 impl<S> Fleet<S> {
-    /// A fleet of the backends at `hosts`, each asked through the service that `make_service`
-    /// makes for it and judged by the breaker that this is given. A name stands for all of its
-    /// addresses, a backend for each, once it is [watched](Self::keep_watch).
+    /// A fleet of the backends at `hosts`. `make_service` creates the service of each backend; the
+    /// service reports results to the breaker that it is given. Once [`supervise`](Self::supervise)
+    /// runs, a host name stands for all of its addresses, with a backend for each.
     pub fn new(
         hosts: Vec<Address>,
         config: FleetConfig,
@@ -110,21 +110,21 @@ impl<S> Fleet<S> {
         }
     }
 
-    /// A backend that has just been found at one of the hosts.
-    fn unproven_member(&self, host: usize, address: Address) -> Arc<Member<S>> {
-        let backend = Backend::unproven(address, self.config.clocks.connect, &self.config.access);
+    /// A backend that was just discovered at one of the hosts.
+    fn new_member_down(&self, host: usize, address: Address) -> Arc<Member<S>> {
+        let backend = Backend::new_down(address, self.config.clocks.connect, &self.config.access);
         let member = new_member(host, backend, &self.config, &*self.make_service);
         Arc::new(member)
     }
 
-    /// All backends now, in the order of the configuration.
+    /// The current backends, in the order of the configuration.
     pub fn backends(&self) -> Vec<Arc<Backend>> {
         let members = self.catalogue.members();
         let all = members.all().iter();
         all.map(|member| member.backend.clone()).collect()
     }
 
-    /// What an operator sees.
+    /// The status of all backends.
     pub fn status(&self) -> Vec<BackendStatus> {
         let members = self.catalogue.members();
         let rows = members.all().iter().map(|member| BackendStatus {
@@ -137,7 +137,7 @@ impl<S> Fleet<S> {
         rows.collect()
     }
 
-    /// What an operator sees of the queue: the models for which requests wait or are served.
+    /// The status of the queue: the models with waiting or running requests.
     pub fn queue_status(&self) -> Vec<QueueStatus> {
         let rows = self.queue.snapshot().into_iter().filter_map(|row| {
             let model = row.class.model.filter(|_| row.class.runs_model)?;
@@ -154,48 +154,49 @@ impl<S> Fleet<S> {
         rows
     }
 
-    /// Whether some backend has a model of this name, as the client wrote it.
+    /// Whether a backend has a model of this name, as written by the client.
     pub fn knows(&self, model: &str) -> bool {
         let members = self.catalogue.members();
         let name = members.name(model);
         name.is_some_and(|name| !members.holders(&name).is_empty())
     }
 
-    /// Whether some backend has a model, by what all say now if none was known to.
+    /// Whether a backend has a model. If none is known to have it, the catalogue is refreshed
+    /// first.
     pub async fn has(&self, model: ModelName) -> bool {
         let is_known = |model: &ModelName| !self.catalogue.members().holders(model).is_empty();
         if is_known(&model) {
             return true;
         }
-        self.look_for(model.clone()).await;
+        self.await_model(model.clone()).await;
         is_known(&model)
     }
 
-    /// What the model of a request is, whatever its name, if all backends that have it agree.
+    /// The digest of the request's model, if it is the same on all backends that have it.
     pub fn version_of(&self, request: &Parts) -> Option<Arc<str>> {
         let members = self.catalogue.members();
         members.digest(&members.name(model_of(request)?)?)
     }
 
-    /// Asks all backends for what they hold, now rather than when their turn comes.
+    /// Requests a refresh of the catalogue now, before the next regular probe.
     pub fn refresh(&self) {
         self.catalogue.ask_for_refresh();
     }
 
-    /// The service of one backend and a slot there, for calls that go to a certain one: they do
-    /// not wait, whether a slot is free or not.
+    /// The service and a slot of a specific backend. The request does not wait, even if no slot is
+    /// free.
     fn take(&self, member: &Arc<Member<S>>, request: &Parts) -> Choice<S, Permit<S>>
     where
         S: Clone,
     {
-        note_choice(&member.backend, request);
+        record_choice(&member.backend, request);
         Choice {
             service: member.service.clone(),
             slot: Permit::unqueued(member.take(None)),
         }
     }
 
-    /// The service of the backend that the queue has given a slot of.
+    /// The service of the backend whose slot the queue has assigned.
     fn chosen(
         &self,
         permit: queue::Permit<Dispatcher<S>>,
@@ -209,9 +210,9 @@ impl<S> Fleet<S> {
         if let Some(token) = slot.take_token() {
             Breaker::put_token(&mut request.extensions, token);
         }
-        note_choice(&member.backend, request);
+        record_choice(&member.backend, request);
         if let Some(attempts) = Attempts::of(&request.extensions) {
-            attempts.note_left(slot.left);
+            attempts.record_untried(slot.left);
         }
         let record = Record::of(&request.extensions).cloned();
         Choice {
@@ -220,7 +221,7 @@ impl<S> Fleet<S> {
         }
     }
 
-    /// The first backend of a host of the configuration.
+    /// The service and a slot of the first backend of a configured host.
     pub fn take_at(&self, host: usize, request: &Parts) -> Option<Choice<S, Permit<S>>>
     where
         S: Clone,
@@ -230,8 +231,9 @@ impl<S> Fleet<S> {
         first.map(|member| self.take(member, request))
     }
 
-    /// The backends that have a model in memory, by what they say now.
-    pub async fn take_those_with(
+    /// The services and slots of the backends that have a model in memory; each backend is asked
+    /// now.
+    pub async fn take_all_with_loaded(
         &self,
         model: &ModelName,
         request: &Parts,
@@ -240,41 +242,41 @@ impl<S> Fleet<S> {
         S: Clone,
     {
         let members = self.catalogue.members().all().to_vec();
-        let asked = members.iter().map(|member| async {
+        let queries = members.iter().map(|member| async {
             let loaded = member.backend.loaded_models(self.config.clocks.timeout);
             loaded.await.is_ok_and(|names| names.contains(model))
         });
-        let found = futures_util::future::join_all(asked).await;
-        let having = members.iter().zip(found).filter(|(_, has)| *has);
-        having
+        let found = futures_util::future::join_all(queries).await;
+        let holders = members.iter().zip(found).filter(|(_, has)| *has);
+        holders
             .map(|(member, _)| self.take(member, request))
             .collect()
     }
 
-    /// Waits until every backend has been probed once, by those who [watch](Self::keep_watch).
+    /// Waits until every backend was probed once; [`supervise`](Self::supervise) must run.
     pub async fn probed_once(&self) {
         self.catalogue.probed_once().await;
     }
 
-    /// How long one answer to a question of the gateway's own may take.
+    /// Time-out of the gateway's own requests.
     pub fn probe_timeout(&self) -> Duration {
         self.config.clocks.timeout
     }
 
-    /// Waits for the catalogue to have heard of a model that it does not know: until every
-    /// backend was probed once, or was asked again.
-    fn look_for(&self, model: ModelName) -> impl Future<Output = ()> + use<S> {
-        let (catalogue, patience) = (self.catalogue.clone(), self.config.clocks.timeout);
+    /// Waits until the catalogue can know a model: first until every backend was probed once, then
+    /// until all were probed again.
+    fn await_model(&self, model: ModelName) -> impl Future<Output = ()> + use<S> {
+        let (catalogue, limit) = (self.catalogue.clone(), self.config.clocks.timeout);
         async move {
-            let patience = Instant::now() + patience;
-            let _ = timeout_at(patience, catalogue.probed_once()).await;
+            let deadline = Instant::now() + limit;
+            let _ = timeout_at(deadline, catalogue.probed_once()).await;
             if catalogue.members().holders(&model).is_empty() {
-                let _ = timeout_at(patience, catalogue.refreshed()).await;
+                let _ = timeout_at(deadline, catalogue.refreshed()).await;
             }
         }
     }
 
-    /// In which line of the queue a request waits, and whether a backend has its model.
+    /// The queue's class of a request, and whether a backend has its model.
     fn class_of(&self, request: &Parts) -> (Class, bool) {
         let members = self.catalogue.members();
         let route = RouteMatch::of(&request.extensions).and_then(RouteMatch::operation);
@@ -288,7 +290,7 @@ impl<S> Fleet<S> {
         (class, is_known)
     }
 
-    /// What a request says of itself when it enters the queue.
+    /// The queue entry of a request.
     fn entry(&self, request: &Parts) -> Entry<Option<Client>, Option<Attempts>> {
         let client = Client::of(request);
         let share = self.config.share_of(client.as_ref());
@@ -305,15 +307,15 @@ impl<S> Fleet<S> {
     }
 }
 
-/// What a request waits for before a backend is asked. Most wait for nothing.
+/// What a request waits for before a backend is chosen. Most requests do not wait.
 #[derive(Default)]
 pub enum Wait<S> {
-    /// It has not begun.
+    /// Not polled yet.
     #[default]
-    Begun,
-    /// For the catalogue to have heard of its model.
+    Start,
+    /// The catalogue is looking for the model.
     Model(Pin<Box<dyn Future<Output = ()> + Send>>),
-    /// For a slot, since it entered the queue.
+    /// The request is in the queue for a slot, since this time.
     Slot(Box<Ticket<Dispatcher<S>>>, Instant),
 }
 
@@ -332,10 +334,10 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<ChoiceOf<Self>> {
         let class = match wait {
-            Wait::Begun => {
+            Wait::Start => {
                 let (class, is_known) = self.class_of(request);
                 if let Some(model) = class.model.as_ref().filter(|_| !is_known) {
-                    *wait = Wait::Model(Box::pin(self.look_for(model.clone())));
+                    *wait = Wait::Model(Box::pin(self.await_model(model.clone())));
                     return self.poll_choose(wait, request, cx);
                 }
                 class
@@ -346,7 +348,7 @@ where
             }
             Wait::Slot(ticket, since) => {
                 let permit = ready!(Pin::new(ticket).poll(cx))?;
-                note_wait(request, since.elapsed());
+                record_wait(request, since.elapsed());
                 return Poll::Ready(Ok(self.chosen(permit, request)));
             }
         };
@@ -354,7 +356,7 @@ where
         match Pin::new(&mut ticket).poll(cx) {
             Poll::Ready(permit) => Poll::Ready(Ok(self.chosen(permit?, request))),
             Poll::Pending => {
-                tell_place(request, &ticket);
+                report_queue_place(request, &ticket);
                 *wait = Wait::Slot(Box::new(ticket), Instant::now());
                 Poll::Pending
             }
@@ -384,10 +386,10 @@ fn new_member<S>(
     Member::new(backend, breaker, service, slots)
 }
 
-fn note_choice(backend: &Backend, request: &Parts) {
+fn record_choice(backend: &Backend, request: &Parts) {
     let name = backend.name();
     if let Some(attempts) = Attempts::of(&request.extensions) {
-        attempts.note_backend(name.clone());
+        attempts.record_backend(name.clone());
     }
     Record::update_in(&request.extensions, |outcome| {
         outcome.backend = Some(name.clone());
@@ -395,18 +397,18 @@ fn note_choice(backend: &Backend, request: &Parts) {
     });
 }
 
-/// Lets signs of life, if the request has any, say where it stands in the queue.
-fn tell_place<S>(request: &Parts, ticket: &Ticket<Dispatcher<S>>)
+/// Puts the place in the queue into the heartbeat's text, if the request has one.
+fn report_queue_place<S>(request: &Parts, ticket: &Ticket<Dispatcher<S>>)
 where
     S: Clone + Send + Sync + 'static,
 {
     let waiting = Waiting::of(&request.extensions);
     if let Some((waiting, watch)) = waiting.zip(ticket.watch()) {
-        waiting.tell(move || watch.standing().map(place));
+        waiting.set_description(move || watch.standing().map(queue_place_text));
     }
 }
 
-fn place(standing: Standing) -> String {
+fn queue_place_text(standing: Standing) -> String {
     let ahead = standing.ahead;
     let place = format!("waiting in the queue, requests before this one: {ahead}");
     match standing.expected_wait {
@@ -415,7 +417,7 @@ fn place(standing: Standing) -> String {
     }
 }
 
-fn note_wait(request: &Parts, wait: Duration) {
+fn record_wait(request: &Parts, wait: Duration) {
     Record::update_in(&request.extensions, |outcome| {
         outcome.queued = Some(outcome.queued.unwrap_or_default() + wait);
     });
@@ -424,19 +426,19 @@ fn note_wait(request: &Parts, wait: Duration) {
 fn breaker(backend: &Arc<Backend>, config: &FleetConfig) -> Breaker {
     let name = backend.name().clone();
     Breaker::new(config.breaker).with_hook(move |from, to| {
-        tracing::warn!(backend = %name, from = from.name(), to = to.name(), "the breaker");
+        tracing::warn!(backend = %name, from = from.name(), to = to.name(), "the circuit breaker changed state");
     })
 }
 
-/// About how many tokens a request costs, before it is known: those of its text, and some for its
-/// answer.
+/// An estimate of a request's cost in tokens: the prompt, estimated from its size, and an allowance
+/// for the response.
 fn expected_tokens(request: &Parts) -> u32 {
     let bytes = LlmRequest::of(&request.extensions);
     let bytes = bytes.map_or(0, |request| request.body_bytes);
     u32::try_from(bytes / 4).unwrap_or(u32::MAX).min(4096) + 256
 }
 
-/// The model that a request names in its body, or in its path, as the client wrote it.
+/// The model name in the body or the path, as written by the client.
 fn model_of(request: &Parts) -> Option<&str> {
     let extensions = &request.extensions;
     let in_body = LlmRequest::of(extensions).and_then(|request| request.model.as_deref());

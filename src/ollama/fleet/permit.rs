@@ -1,4 +1,4 @@
-//! The slot that a request holds to the end of its answer.
+//! The slot that a request holds to the end of its response.
 
 use llamatower_layers::{Record, queue};
 

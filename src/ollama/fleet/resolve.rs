@@ -29,12 +29,12 @@ pub(super) struct Addresses {
     /// Sorted, never empty.
     pub(super) ips: Vec<IpAddr>,
     /// The time after which to resolve the name again.
-    pub(super) ask_again_in: Duration,
+    pub(super) resolve_again_in: Duration,
 }
 
 /// Whether a host is a name that may have several servers. `localhost` is this machine on any
 /// address family, not one server for each address (RFC 6761 6.3).
-pub(super) fn is_to_be_resolved(address: &Address) -> bool {
+pub(super) fn needs_resolution(address: &Address) -> bool {
     let host = address.host().trim_end_matches('.');
     let is_loopback =
         host.eq_ignore_ascii_case("localhost") || host.to_ascii_lowercase().ends_with(".localhost");
@@ -93,7 +93,7 @@ impl Resolver {
         let ttl = until.saturating_duration_since(Instant::now());
         Ok(Addresses {
             ips,
-            ask_again_in: ttl.min(MAX_TTL).max(self.min_ttl),
+            resolve_again_in: ttl.min(MAX_TTL).max(self.min_ttl),
         })
     }
 
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn only_names_of_other_machines_are_resolved() {
-        let resolved = |host: &str| is_to_be_resolved(&host.parse().expect("an address"));
+        let resolved = |host: &str| needs_resolution(&host.parse().expect("an address"));
         assert!(resolved("ollama.model-hosting:11434"));
         assert!(resolved("gpu-1"));
         for local in [
@@ -169,16 +169,16 @@ mod tests {
             servers: vec![([127, 0, 0, 1], 53).into()],
             min_ttl: floor,
         });
-        let ask_again_in = |ttl| {
+        let resolve_again_in = |ttl| {
             let ip = IpAddr::from([10, 0, 0, 7]);
             let sorted = resolver.sorted(vec![ip], Instant::now() + Duration::from_secs(ttl));
-            sorted.expect("an address").ask_again_in
+            sorted.expect("an address").resolve_again_in
         };
         for short in [0, 1, 5] {
-            assert_eq!(ask_again_in(short), floor);
+            assert_eq!(resolve_again_in(short), floor);
         }
-        let thirty = ask_again_in(30);
+        let thirty = resolve_again_in(30);
         assert!(thirty > floor && thirty <= Duration::from_secs(30));
-        assert_eq!(ask_again_in(86_400), MAX_TTL);
+        assert_eq!(resolve_again_in(86_400), MAX_TTL);
     }
 }

@@ -1,8 +1,8 @@
-//! What is found out without a request: which addresses hosts have, and how backends do.
+//! Resolves host names and probes the backends.
 //!
-//! One task a host asks for its addresses when the last answer expires, and one task a backend
-//! probes it. A backend whose address is gone gets no further requests and ends with its last
-//! stream; a name that cannot be resolved keeps the addresses that it had.
+//! One task per host resolves the name again when its addresses expire, and one task per backend
+//! probes it. A backend whose address is gone gets no new requests and is removed after its last
+//! stream. If a name cannot be resolved, its known addresses are kept.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,18 +15,18 @@ use tokio_util::task::TaskTracker;
 
 use super::Fleet;
 use super::member::Member;
-use super::resolve::{Addresses, NotResolved, is_to_be_resolved};
+use super::resolve::{Addresses, NotResolved, needs_resolution};
 use crate::ollama::upstream::Address;
 
-/// A backend that is down is probed as often as this, so that it is missed no longer than needed.
+/// Probe interval of a backend that is down, so that it is used again soon.
 const PAUSE_WHILE_DOWN: Duration = Duration::from_secs(1);
 
-/// The backends of one host, each with the guard whose drop ends its probes.
+/// The backends of one host, each with a guard that stops its probes when it is dropped.
 struct Watch<S> {
     fleet: Arc<Fleet<S>>,
     host: usize,
     members: Vec<(Arc<Member<S>>, DropGuard)>,
-    /// A backend has refused a connection or failed a probe.
+    /// Notified when a backend has refused a connection or failed a probe.
     has_refused: Arc<Notify>,
     cannot_be_resolved: bool,
     tasks: TaskTracker,
@@ -34,9 +34,9 @@ struct Watch<S> {
 }
 
 impl<S: Send + Sync + 'static> Fleet<S> {
-    /// Resolves all hosts and probes all backends until `stopped`, and returns when the last probe
-    /// has ended. Dropped before, it stops them as well.
-    pub async fn keep_watch(self: Arc<Self>, stopped: CancellationToken) {
+    /// Resolves all hosts and probes all backends until `stopped`; returns after the last probe has
+    /// ended. Dropping the future stops both as well.
+    pub async fn supervise(self: Arc<Self>, stopped: CancellationToken) {
         let stopped = stopped.child_token();
         let _guard = stopped.clone().drop_guard();
         let tasks = TaskTracker::new();
@@ -72,7 +72,7 @@ impl<S: Send + Sync + 'static> Fleet<S> {
             self.queue.slots_changed();
             let models = member.models();
             backend
-                .tell_when_up(&models, self.config.clocks.timeout)
+                .log_when_up(&models, self.config.clocks.timeout)
                 .await;
             let pause = match backend.is_up() {
                 true => self.config.clocks.interval,
@@ -91,9 +91,9 @@ impl<S: Send + Sync + 'static> Watch<S> {
     async fn run(mut self) {
         let fleet = self.fleet.clone();
         let address = &fleet.hosts[self.host];
-        if !is_to_be_resolved(address) || !fleet.resolver.can_ask() {
+        if !needs_resolution(address) || !fleet.resolver.can_ask() {
             self.probe_unresolved();
-            // The guards of the probes live as long as the watch.
+            // Keep the probes' guards alive.
             return std::future::pending().await;
         }
         let mut pause = Duration::ZERO;
@@ -103,7 +103,7 @@ impl<S: Send + Sync + 'static> Watch<S> {
         }
     }
 
-    /// Asks for the addresses of a host after a pause, or when a backend there refuses.
+    /// Resolves a host after a pause, or earlier if one of its backends refuses a connection.
     async fn resolve(&self, address: &Address, pause: Duration) -> Result<Addresses, NotResolved> {
         let config = &self.fleet.config;
         let refused_lately = async {
@@ -120,13 +120,16 @@ impl<S: Send + Sync + 'static> Watch<S> {
         found.unwrap_or_else(|_| Err(NotResolved::late(patience)))
     }
 
-    /// Takes an answer over, and says after how long to ask again.
+    /// Applies the result of a resolution, and returns the pause before the next one.
     fn take(&mut self, address: &Address, found: Result<Addresses, NotResolved>) -> Duration {
         match found {
-            Ok(Addresses { ips, ask_again_in }) => {
+            Ok(Addresses {
+                ips,
+                resolve_again_in,
+            }) => {
                 self.cannot_be_resolved = false;
                 self.take_over(address, &ips);
-                ask_again_in
+                resolve_again_in
             }
             Err(error) => {
                 if !self.cannot_be_resolved {
@@ -142,7 +145,7 @@ impl<S: Send + Sync + 'static> Watch<S> {
         }
     }
 
-    /// A name that no DNS server knows may still be one that the operating system knows.
+    /// A name that no DNS server knows may still be known to the operating system.
     fn probe_unresolved(&mut self) {
         let members = self.fleet.catalogue.members().of_host(self.host).to_vec();
         for member in members {
@@ -150,14 +153,14 @@ impl<S: Send + Sync + 'static> Watch<S> {
         }
     }
 
-    /// Makes members of new addresses, and lets those go whose addresses are gone.
+    /// Adds members for new addresses, and removes those whose addresses are gone.
     fn take_over(&mut self, address: &Address, ips: &[IpAddr]) {
         let is_at = |member: &Member<S>, ip: IpAddr| member.backend.address().ip() == Some(ip);
         let has_gone = |member: &Member<S>| !ips.iter().any(|ip| is_at(member, *ip));
         let known = |ip: &IpAddr| self.members.iter().any(|(member, _)| is_at(member, *ip));
         let new: Vec<_> = ips.iter().filter(|ip| !known(ip)).copied().collect();
         let gone = self.members.extract_if(.., |(member, _)| has_gone(member));
-        // Their guards are dropped, which ends their probes.
+        // Dropping the guards ends the probes.
         let gone: Vec<_> = gone.map(|(member, _)| member).collect();
         if new.is_empty() && gone.is_empty() {
             return;
@@ -167,14 +170,14 @@ impl<S: Send + Sync + 'static> Watch<S> {
                 1 => address.at(ip),
                 _ => address.one_at(ip),
             };
-            let member = self.fleet.unproven_member(self.host, address);
+            let member = self.fleet.new_member_down(self.host, address);
             tracing::info!(backend = %member.backend.name(), %ip, "the backend has joined");
             self.probe(member);
         }
         let members = self.members.iter().map(|(member, _)| member.clone());
         self.fleet.catalogue.set_host(self.host, members.collect());
         self.fleet.queue.slots_changed();
-        // It is told when it is so: from here on they get no request.
+        // Logged after the update: from now on they get no requests.
         for member in gone {
             tracing::info!(backend = %member.backend.name(), "the backend has left");
         }

@@ -1,4 +1,4 @@
-//! What servers are shown, and which of their certificates are trusted.
+//! The credentials for servers, and the trust in their certificates.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,14 +9,14 @@ use http::HeaderValue;
 
 use super::{Address, Trust};
 
-/// The value of `Authorization` for one server; never shown.
+/// The value of `Authorization` for one server; never displayed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Authorization(HeaderValue);
 
 impl FromStr for Authorization {
     type Err = &'static str;
 
-    /// Takes `TOKEN` and `bearer TOKEN`, `basic USER:PASSWORD` and `basic BASE64`.
+    /// Accepts `TOKEN`, `bearer TOKEN`, `basic USER:PASSWORD` and `basic BASE64`.
     fn from_str(given: &str) -> Result<Self, &'static str> {
         let given = given.trim();
         let (scheme, secret) = given.split_once(' ').unwrap_or(("bearer", given));
@@ -25,7 +25,7 @@ impl FromStr for Authorization {
         let value = if is("basic") && secret.contains(':') {
             format!("Basic {}", STANDARD.encode(secret))
         } else if secret.is_empty() || secret.contains(char::is_whitespace) {
-            return Err("it is empty, or has a space in it");
+            return Err("it is empty or contains a space");
         } else if is("basic") {
             format!("Basic {secret}")
         } else if is("bearer") {
@@ -34,7 +34,8 @@ impl FromStr for Authorization {
             return Err("its scheme is neither bearer nor basic");
         };
         let value = HeaderValue::try_from(value);
-        let mut value = value.map_err(|_| "it has a character that no header field can hold")?;
+        let mut value =
+            value.map_err(|_| "it contains a character that is not allowed in a header field")?;
         value.set_sensitive(true);
         Ok(Self(value))
     }
@@ -46,7 +47,7 @@ impl fmt::Debug for Authorization {
     }
 }
 
-/// What is needed to be let in by servers, beside their addresses.
+/// Credentials for servers, and the certificates that are trusted.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
     tokens: Vec<(Address, Authorization)>,
@@ -54,7 +55,7 @@ pub struct Access {
 }
 
 impl Access {
-    /// Shows each server its token. Without [`with_trust`](Self::with_trust) no `https` server is
+    /// Sends each server its token. Without [`with_trust`](Self::with_trust) no `https` server is
     /// trusted.
     pub fn new(tokens: Vec<(Address, Authorization)>) -> Self {
         Self {
@@ -63,7 +64,7 @@ impl Access {
         }
     }
 
-    /// Takes certificates of servers by `trust`.
+    /// Verifies the servers' certificates with `trust`.
     pub fn with_trust(self, trust: Trust) -> Self {
         Self {
             trust: Some(trust),
@@ -71,7 +72,7 @@ impl Access {
         }
     }
 
-    /// What a server is shown, whichever of its host's IP addresses it is at.
+    /// The credentials for a server, for each of its host's IP addresses.
     pub(super) fn authorization_for(&self, address: &Address) -> Option<HeaderValue> {
         let address = address.configured();
         let mut tokens = self.tokens.iter();
@@ -89,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_are_bearer_unless_they_say_basic() {
+    fn tokens_are_bearer_unless_their_scheme_is_basic() {
         for (given, expected) in [
             ("abc", "Bearer abc"),
             ("a=b==", "Bearer a=b=="),
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_is_refused_without_being_repeated() {
+    fn an_invalid_token_is_refused_and_not_repeated_in_the_error() {
         for given in ["", "hunter2 abc", "bearer hunter2 abc", "hunter2\u{7f}"] {
             let refused = given.parse::<Authorization>().expect_err(given);
             assert!(!refused.contains("hunter2"), "{refused}");
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_for_all_addresses_of_its_server_and_for_no_other() {
+    fn a_token_is_sent_to_all_addresses_of_its_server_and_to_no_other_server() {
         let address: Address = "https://gpu.example/a".parse().expect("an address");
         let access = Access::new(vec![(address.clone(), "abc".parse().expect("a token"))]);
         let expected = Some(HeaderValue::from_static("Bearer abc"));

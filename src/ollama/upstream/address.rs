@@ -1,4 +1,4 @@
-//! Where a backend is.
+//! The address of a backend.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -8,20 +8,20 @@ use std::sync::Arc;
 use http::HeaderValue;
 use http::uri::{Authority, Scheme, Uri};
 
-/// Ollama's own port.
+/// Ollama's default port.
 const OLLAMA_PORT: u16 = 11434;
 
-/// The port of `https` where an address names none.
+/// The default port of `https`.
 const HTTPS_PORT: u16 = 443;
 
-/// The address of a backend: scheme, host, port and a prefix of all paths, and which of the host's
-/// IP addresses, if that is known. It never holds a user name or a password.
+/// The address of a backend: scheme, host, port, a prefix of all paths, and one of the host's IP
+/// addresses if it is known. It never contains a user name or a password.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Address {
     host: Arc<str>,
     port: u16,
     is_https: bool,
-    /// Begins with a slash and ends without one; empty if there is none.
+    /// Begins with a slash and ends without one; may be empty.
     prefix: Arc<str>,
     authority: HeaderValue,
     ip: Option<IpAddr>,
@@ -29,7 +29,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// The host as a resolver takes it, without the brackets of an IPv6 address.
+    /// The host in a resolver's form, without the brackets of an IPv6 address.
     pub fn host(&self) -> &str {
         &self.host
     }
@@ -39,18 +39,19 @@ impl Address {
         self.port
     }
 
-    /// Whether the backend is asked over TLS.
+    /// Whether the backend is accessed over TLS.
     pub fn is_https(&self) -> bool {
         self.is_https
     }
 
-    /// What stands before the path of every request: empty, or like `/ollama`.
+    /// The prefix of every request's path: empty, or like `/ollama`.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// Those of `servers` that a setting calls `name`: by an address as in `OLLAMA_URL`; if it is the
-    /// address of none, by host and port or by the host alone.
+    /// The servers that a setting means by `name`. A name in the form of `OLLAMA_URL` means the
+    /// server with that address; if there is none, `name` is compared with host and port, and with
+    /// the host alone.
     pub fn called<'a>(servers: &'a [Self], name: &str) -> Vec<&'a Self> {
         let address: Option<Self> = name.parse().ok();
         let is_it = |server: &&Self| address.as_ref() == Some(*server);
@@ -64,7 +65,7 @@ impl Address {
         }
     }
 
-    /// Whether both are one server, however its name is written.
+    /// Whether both addresses mean the same server, in whatever spelling.
     pub fn is_same_server(&self, other: &Self) -> bool {
         let host = |address: &Self| {
             let name = address.host.trim_end_matches('.').to_ascii_lowercase();
@@ -77,7 +78,7 @@ impl Address {
             && host(self) == host(other)
     }
 
-    /// The address as it was configured, whichever IP address of the host this is.
+    /// The address as configured, without the IP address.
     pub fn configured(&self) -> Self {
         Self {
             ip: None,
@@ -86,8 +87,8 @@ impl Address {
         }
     }
 
-    /// This one of the host's addresses. The host's name still stands in `Host` and in what is
-    /// shown.
+    /// The address with one of the host's IP addresses. `Host` and the displayed name still have
+    /// the host's name.
     pub fn at(&self, ip: IpAddr) -> Self {
         Self {
             ip: Some(ip),
@@ -95,7 +96,8 @@ impl Address {
         }
     }
 
-    /// This one of the host's addresses, shown as such: one of several behind a name.
+    /// The address with one of the host's IP addresses, displayed by it: one of several servers
+    /// behind a name.
     pub fn one_at(&self, ip: IpAddr) -> Self {
         Self {
             is_shown_by_ip: true,
@@ -103,12 +105,12 @@ impl Address {
         }
     }
 
-    /// Where to connect; `None` if the name is still to be resolved.
+    /// The IP address to connect to; `None` if the name has to be resolved.
     pub fn ip(&self) -> Option<IpAddr> {
         self.ip.or_else(|| self.host.parse().ok())
     }
 
-    /// What stands in `Host`: the backend's own authority, never the client's.
+    /// The value of `Host`: the backend's own authority, never the client's.
     pub fn authority_header(&self) -> HeaderValue {
         self.authority.clone()
     }
@@ -136,8 +138,8 @@ impl fmt::Debug for Address {
     }
 }
 
-/// A text that is not the address of a backend. A text with an `@`, which may hold a password, is
-/// not repeated.
+/// The text is not the address of a backend. A text with an `@` may contain a password and is not
+/// repeated in the error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{given} is not the address of a backend: {reason}; write it like http://localhost:11434 or \
@@ -150,7 +152,7 @@ pub struct InvalidAddress {
 
 impl InvalidAddress {
     fn new(given: &str, reason: &'static str) -> Self {
-        // A host may be what was forgotten behind `user:password`.
+        // The host may be missing after `user:password`.
         let port = given.rsplit_once(':').map_or("", |(_, port)| port);
         let is_port = port.starts_with("//")
             || port
@@ -167,7 +169,7 @@ impl InvalidAddress {
     }
 }
 
-/// Whether a text may be an address with a user name and a password in it.
+/// Whether a text may be an address with a user name and a password.
 pub fn has_user(text: &str) -> bool {
     text.contains('@')
 }
@@ -175,13 +177,13 @@ pub fn has_user(text: &str) -> bool {
 impl FromStr for Address {
     type Err = InvalidAddress;
 
-    /// Takes `http://host:port/prefix` and `https://host:port/prefix`; `http`, the port and the
-    /// prefix may be left out.
+    /// Accepts `http://host:port/prefix` and `https://host:port/prefix`; `http`, the port and the
+    /// prefix are optional.
     fn from_str(given: &str) -> Result<Self, InvalidAddress> {
         let invalid = |reason| InvalidAddress::new(given, reason);
         if has_user(given) {
             return Err(invalid(
-                "it must hold no user name and no password; LLAMATOWER_BACKEND_TOKENS takes them",
+                "it must not contain a user name or a password; set LLAMATOWER_BACKEND_TOKENS instead",
             ));
         }
         let text = given.trim();
@@ -189,31 +191,31 @@ impl FromStr for Address {
             true => text.to_owned(),
             false => format!("http://{text}"),
         };
-        let uri: Uri = text.parse().map_err(|_| invalid("it is no URL"))?;
+        let uri: Uri = text.parse().map_err(|_| invalid("it is not a URL"))?;
         let is_https = match uri.scheme() {
             Some(scheme) if *scheme == Scheme::HTTP => false,
             Some(scheme) if *scheme == Scheme::HTTPS => true,
-            _ => return Err(invalid("backends are asked by http or https")),
+            _ => return Err(invalid("the scheme must be http or https")),
         };
         if text.contains(['?', '#']) {
-            return Err(invalid("it must have no query and no fragment"));
+            return Err(invalid("it must not have a query or a fragment"));
         }
         let prefix = uri.path().trim_end_matches('/');
         if !is_plain_path(prefix) {
             return Err(invalid(
-                "its path is more than letters, digits and -_.~ between slashes",
+                "its path may contain only letters, digits and -_.~ between slashes",
             ));
         }
         let authority = uri.authority().ok_or_else(|| invalid("it has no host"))?;
         let port = authority.as_str().strip_prefix(authority.host());
         if port.is_some_and(|port| port.len() > 1) && authority.port_u16().is_none() {
-            return Err(invalid("its port is no number up to 65535"));
+            return Err(invalid("its port is not a number up to 65535"));
         }
         Self::new(authority, is_https, prefix).ok_or_else(|| invalid("it has no host"))
     }
 }
 
-/// A path that every server reads in the same way; or none.
+/// A path that every server parses in the same way; or none.
 fn is_plain_path(path: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
     let mut parts = path.split('/').skip(1);
@@ -236,7 +238,8 @@ impl Address {
             ip: None,
             is_shown_by_ip: false,
         };
-        // The port of the scheme is left out, as browsers do: servers choose a site by this field.
+        // The default port of the scheme is omitted, as browsers do, because servers choose a
+        // virtual host by this field.
         address.authority = match is_https && address.port == HTTPS_PORT {
             true => HeaderValue::try_from(authority.host()).ok()?,
             false => HeaderValue::try_from(address.host_and_port()).ok()?,

@@ -1,4 +1,4 @@
-//! The body of an answer, which drives its connection.
+//! The body of a backend's response; polling it drives the connection.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,11 +16,12 @@ use super::hop::Target;
 use super::pool::Pool;
 use super::{Address, AnswerBroken};
 
-/// Lines that are ready together are joined up to this many bytes.
+/// Limit in bytes for joining lines that are ready together.
 const MOST_JOINED: usize = 64 * 1024;
 
-/// The body of a backend's answer. Read to its end, it returns its connection to the pool;
-/// dropped before, it closes it, so that Ollama stops working for a client that has gone.
+/// The body of a backend's response. At its end, the connection returns to the pool. If it is
+/// dropped earlier, the connection is closed, so that Ollama stops working for a client that has
+/// disconnected.
 #[derive(Debug)]
 pub struct UpstreamBody<B>
 where
@@ -28,16 +29,16 @@ where
     B::Error: Into<BoxError>,
 {
     source: Source<B>,
-    /// Lines tell by themselves where they end: those that came together are one frame. Other
-    /// chunks stay what they were, since some clients take a chunk for an event.
+    /// Whether the body is newline-delimited. Lines that arrived together then become one frame.
+    /// Other chunks keep their boundaries, because some clients take a chunk for an event.
     is_lines: bool,
-    /// What came behind lines that were joined.
+    /// The frame that followed joined lines.
     next: Option<Box<Received>>,
 }
 
 type Received = Option<Result<Frame<Bytes>, BoxError>>;
 
-/// What gives the frames, for each leaf.
+/// The source of the frames, for each kind of client.
 #[derive(Debug)]
 pub(super) enum Source<B: Body + 'static> {
     Plain {
@@ -148,7 +149,7 @@ where
         }
     }
 
-    /// Joins the lines that are ready behind `first`.
+    /// Joins the lines that are ready after `first`.
     fn join(&mut self, first: Bytes, cx: &mut Context<'_>) -> Bytes {
         let mut joined = BytesMut::new();
         while first.len().max(joined.len()) < MOST_JOINED

@@ -10,10 +10,10 @@ use tokio::net::TcpStream;
 use super::Address;
 use super::error::{ConnectFailed, ConnectTimeout};
 
-/// How long a silent peer is believed to be there before the kernel probes it.
+/// Idle time before the kernel sends TCP keep-alive probes.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// How long sent bytes may stay unacknowledged before the connection is given up.
+/// How long sent bytes may stay unacknowledged before the connection is closed.
 pub(super) const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Opens connections to one address.
@@ -24,8 +24,8 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// Connects to `address`; the resolver and all of the host's addresses together get
-    /// `timeout`.
+    /// Connects to `address`. `timeout` covers name resolution and all of the host's addresses
+    /// together.
     pub fn new(address: Address, timeout: Duration) -> Self {
         Self { address, timeout }
     }
@@ -33,8 +33,8 @@ impl Connector {
     /// Opens a connection.
     ///
     /// # Errors
-    /// A [`Failure`] caused by [`ConnectFailed`] or [`ConnectTimeout`]; both may be retried,
-    /// since nothing was sent.
+    /// A [`Failure`] caused by [`ConnectFailed`] or [`ConnectTimeout`]. Both may be retried,
+    /// because nothing was sent.
     pub async fn connect(&self) -> Result<TcpStream, BoxError> {
         match tokio::time::timeout(self.timeout, self.open()).await {
             Ok(Ok(stream)) => {
@@ -59,7 +59,7 @@ impl Connector {
     }
 }
 
-/// A lost node must not hold a slot for the quarter of an hour that TCP would wait by itself.
+/// Without this, a lost node would occupy a slot for about 15 minutes, TCP's own time-out.
 fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);

@@ -1,4 +1,4 @@
-//! One connection: hyper's two halves, polled together.
+//! One connection: hyper's sender and connection, polled in one task.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -20,29 +20,30 @@ use super::Connector;
 use super::socket::BackendSocket;
 use super::state::ConnectionState;
 
-/// What one answer's head may take; Ollama's heads are a few hundred bytes.
+/// Limit of a response's head. Ollama's heads are a few hundred bytes.
 pub(super) const MAX_HEAD_BYTES: usize = 32 * 1024;
 
-/// What hyper may read at once of an answer, and hold of a request.
+/// Size of hyper's read buffer, and of its buffer for a request.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// A connection and the sender of its requests, owned by one request at a time. In a box, as it is
-/// some thousand bytes and moves through every layer with the body of its answer.
+/// A connection and its request sender, owned by one request at a time. Boxed, because it has
+/// several thousand bytes and moves through every layer with the response body.
 pub(super) struct Connection<B: Body + 'static>(Box<Halves<B>>);
 
 struct Halves<B: Body + 'static> {
     sender: SendRequest<B>,
-    /// `None` once it has ended. hyper gives a request that it has not begun back when this is dropped.
+    /// `None` once it has ended. When it is dropped, hyper returns a request that it has not
+    /// started.
     http: Option<http1::Connection<TokioIo<BackendSocket>, B>>,
     is_last: bool,
     waker: Waker,
     state: Arc<ConnectionState>,
 }
 
-/// A request that got no answer.
+/// A request that got no response.
 pub(super) struct SendFailed<B> {
     pub(super) error: hyper::Error,
-    /// The request, if it was not begun.
+    /// The request, if sending was not started.
     pub(super) unsent: Option<Box<Request<B>>>,
 }
 
@@ -71,15 +72,15 @@ where
         })))
     }
 
-    /// Sends a request and waits for the head of its answer. The rest of the request's body
-    /// goes out while the answer's is read.
+    /// Sends a request and waits for the head of its response. The rest of the request's body is
+    /// sent while the response is read.
     pub(super) async fn send(
         &mut self,
         request: Request<B>,
         is_reused: bool,
     ) -> Result<Response<Incoming>, SendFailed<B>> {
-        // Only the connection ends this future, so it needs no waker, and must not be put off for
-        // the sake of other tasks.
+        // Only the connection completes this future, so it needs no waker. It must not yield to
+        // other tasks because of tokio's budget.
         let mut answer = pin!(unconstrained(self.0.sender.try_send_request(request)));
         self.0.state.begin(is_reused);
         let answer = poll_fn(|cx| {
@@ -98,13 +99,13 @@ where
         })
     }
 
-    /// Why the connection that was to replace a dead one could not be opened. Then no byte of the
-    /// request has left.
+    /// The error of dialing a replacement for a dead connection. In this case no byte of the
+    /// request was sent.
     pub(super) fn take_dial_error(&self) -> Option<BoxError> {
         self.0.state.take_dial_error()
     }
 
-    /// The next frame of an answer.
+    /// The next frame of a response.
     pub(super) fn poll_frame(
         &mut self,
         incoming: &mut Incoming,
@@ -120,7 +121,7 @@ where
         frame
     }
 
-    /// Moves the connection on if it has work, and returns whether it had.
+    /// Polls the connection if it has work, and returns whether it had.
     fn advance(&mut self) -> bool {
         let halves = &mut *self.0;
         if halves.http.is_none() || !halves.state.take_work() {
@@ -130,12 +131,12 @@ where
         true
     }
 
-    /// Whether the connection is open and waits for a request. Polled with a waker that does
-    /// nothing: a stored one would keep the memory of the task that was here last.
+    /// Whether the connection is open and waits for a request. Polled with a no-op waker, because a
+    /// stored waker would keep the memory of the last task alive.
     pub(super) fn is_idle(&mut self) -> bool {
         let halves = &mut *self.0;
-        // Whatever budget tokio has left the task: a socket that is not looked at would pass for one with
-        // nothing to say.
+        // Unconstrained, because with tokio's budget used up, a closed socket would look like an
+        // idle one.
         let look = pin!(unconstrained(poll_fn(|cx| {
             halves.poll_http(cx);
             Poll::Ready(())
@@ -144,8 +145,8 @@ where
         halves.http.is_some() && halves.sender.is_ready() && !halves.is_last
     }
 
-    /// Lets no request follow: the server speaks HTTP/1.0, to which hyper would send a body of unknown
-    /// length as none.
+    /// Prevents reuse. The server speaks HTTP/1.0, and hyper would send it a body of unknown length
+    /// as an empty one.
     pub(super) fn retire(&mut self) {
         self.0.is_last = true;
     }
@@ -165,7 +166,8 @@ where
     }
 }
 
-/// What the connection has read already. It alone adds to that, so that no waker is needed.
+/// Data that the connection has already read. Only the connection adds to it, so no waker is
+/// needed.
 pub(super) fn poll_received(
     incoming: &mut Incoming,
 ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {

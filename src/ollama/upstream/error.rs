@@ -1,4 +1,4 @@
-//! What can go wrong between the gateway and a backend.
+//! Errors between the gateway and a backend.
 
 use std::io;
 use std::time::Duration;
@@ -42,7 +42,9 @@ impl Fail for ConnectFailed {
 
 /// The backend did not accept a connection in time.
 #[derive(Debug, thiserror::Error)]
-#[error("the backend {address} did not accept a connection within {after:?}")]
+#[error(
+    "the backend {address} did not accept a connection within {after:?} (limit: LLAMATOWER_CONNECT_TIMEOUT)"
+)]
 pub struct ConnectTimeout {
     address: Address,
     after: Duration,
@@ -72,7 +74,7 @@ impl Fail for ConnectTimeout {
     }
 }
 
-/// The connection to the backend broke before an answer.
+/// The connection to the backend broke before a response.
 #[derive(Debug, thiserror::Error)]
 #[error("the backend {address} closed the connection before it answered")]
 pub struct ConnectionLost {
@@ -105,15 +107,15 @@ impl Fail for ConnectionLost {
             "connection_lost"
         }
     }
-    /// No byte of an answer was seen; whether the request may run twice is the route's word.
+    /// No byte of a response was received. The route decides whether the request may be sent again.
     fn retryable(&self) -> Retryable {
         Retryable::Yes
     }
 }
 
-/// The backend sent what is not an acceptable HTTP answer.
+/// The backend's response is not acceptable HTTP.
 #[derive(Debug, thiserror::Error)]
-#[error("the answer of the backend {address} was refused: {reason}")]
+#[error("invalid response from the backend {address}: {reason}")]
 pub struct InvalidAnswer {
     address: Address,
     reason: &'static str,
@@ -140,9 +142,9 @@ impl Fail for InvalidAnswer {
     }
 }
 
-/// The connection to the backend broke in the middle of its answer.
+/// The connection to the backend broke in the middle of its response.
 #[derive(Debug, thiserror::Error)]
-#[error("the backend {address} broke off in the middle of its answer")]
+#[error("the connection to the backend {address} broke in the middle of its response")]
 pub struct AnswerBroken {
     address: Address,
     source: BoxError,

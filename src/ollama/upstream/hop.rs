@@ -1,4 +1,4 @@
-//! What this hop decides of requests and answers, whichever leaf they go through.
+//! Rules of this hop for requests and responses, for both kinds of client.
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
@@ -9,21 +9,21 @@ use llamatower_layers::{BoxError, Failure, Operation, RouteMatch};
 
 use super::{Access, Address, InvalidAnswer};
 
-/// What hyper's client takes for no answer.
-pub(super) const NO_ANSWER: &str = "it is no HTTP/1.1 answer, or its head is too large";
+/// Why hyper's client rejects a response.
+pub(super) const NO_ANSWER: &str = "it is not an HTTP/1.1 response, or its head is too large";
 
-/// What the requests to one backend have in common.
+/// The common part of all requests to one backend.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) address: Address,
     authorization: Option<HeaderValue>,
 }
 
-/// Whether a request may go over a connection that has served others.
+/// Whether a request may use a connection that has served other requests.
 ///
-/// A server may close such a connection while the request is on its way. Whether the server has begun
-/// the request is then unknown, so a request that must not be sent twice gets a new connection, which
-/// no server closes for having been idle.
+/// A server may close such a connection while the request is in transit. It is then unknown whether
+/// the server has started the request. A request that must not be sent twice therefore gets a new
+/// connection, which no server closes for being idle.
 pub(super) fn may_share_a_connection<B>(request: &Request<B>) -> bool {
     RouteMatch::of(request.extensions())
         .and_then(RouteMatch::operation)
@@ -38,7 +38,7 @@ impl Target {
         }
     }
 
-    /// Sets what this hop decides: version, `Host`, the token and framing (RFC 9112 6.3).
+    /// Sets version, `Host`, the token and framing (RFC 9112 6.3).
     pub(super) fn prepare<B: Body<Data = Bytes>>(&self, request: &mut Request<B>) {
         let length = request.body().size_hint().exact();
         let is_empty = request.body().is_end_stream();
@@ -55,7 +55,7 @@ impl Target {
         if let Some(authorization) = &self.authorization {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
-        // hyper writes the framing of a body whose length is not known.
+        // hyper writes the framing of a body of unknown length.
         headers.remove(TRANSFER_ENCODING);
         match length.or(is_empty.then_some(0)) {
             // A server may wait for the body of such a request (RFC 9110 8.6).
@@ -77,7 +77,7 @@ impl Target {
         }
     }
 
-    /// Refuses an answer that cannot be passed on.
+    /// Rejects a response that cannot be passed on.
     pub(super) fn check(&self, status: StatusCode, headers: &HeaderMap) -> Result<(), BoxError> {
         match not_acceptable(status, headers) {
             Some(reason) => Err(self.invalid(reason)),
@@ -90,11 +90,11 @@ impl Target {
     }
 }
 
-/// Framing that two readers could understand differently (RFC 9112 6.3, 11.2) is not passed on, nor
-/// is a transfer coding that hyper would leave in the body.
+/// Rejects framing that two parsers could understand differently (RFC 9112 6.3, 11.2), and a
+/// transfer coding that hyper would leave in the body.
 fn not_acceptable(status: StatusCode, headers: &HeaderMap) -> Option<&'static str> {
     if status == StatusCode::SWITCHING_PROTOCOLS {
-        return Some("it switched protocols without being asked");
+        return Some("it switched protocols although no upgrade was requested");
     }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let coding = codings.next()?;

@@ -1,13 +1,13 @@
-//! The upstream leaf: HTTP/1.1 to one backend.
+//! The HTTP/1.1 client of one backend.
 //!
-//! There are two, behind one type: one for plain HTTP, which is the hot path, and one for TLS, which is
-//! reqwest. What a request is made to say, and which answers are refused, is the same for both.
+//! There are two clients behind one type: one for plain HTTP, which is the hot path, and one for
+//! TLS, which is reqwest. Both prepare requests and check responses in the same way.
 //!
-//! A pooled client would drive each connection in a task of its own, at the price of a task switch and a
-//! write for each frame. The plain leaf polls hyper's connection inside the future of the request and then
-//! inside the body of the answer, in the task that serves the client: frames that are ready together leave
-//! together, and dropping the body closes the connection, which is how Ollama learns that its client has
-//! gone.
+//! A usual pooled client drives each connection in its own task, which costs a task switch and a
+//! write for each frame. The plain client polls hyper's connection inside the request's future and
+//! then inside the response's body, in the task that serves the client. Frames that are ready
+//! together are written together. Dropping the body closes the connection, which tells Ollama that
+//! its client has disconnected.
 //!
 //! ```text
 //! call ─ checkout or connect ─ head sent ── head back ─ body ── end ─ back to the pool
@@ -68,38 +68,39 @@ use hop::Target;
 use plain::Plain;
 use tls::Tls;
 
-type Asking<B> = Pin<Box<dyn Future<Output = Result<Response<UpstreamBody<B>>, BoxError>> + Send>>;
+type ResponseFuture<B> =
+    Pin<Box<dyn Future<Output = Result<Response<UpstreamBody<B>>, BoxError>> + Send>>;
 
-/// What a leaf does, beside what [`Target`] does for each.
+/// What both clients implement, in addition to the common [`Target`].
 trait Leaf<B>: Send + Sync + 'static
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    /// What its requests have in common.
+    /// The common part of its requests.
     fn target(&self) -> &Target;
 
-    /// Sends a request that is prepared, and waits for the head of its answer.
+    /// Sends a prepared request, and waits for the head of its response.
     fn ask(
         self: Arc<Self>,
         request: Request<B>,
     ) -> impl Future<Output = Result<Response<UpstreamBody<B>>, BoxError>> + Send;
 
-    /// How many connections wait in its pool, if it knows.
+    /// The number of idle connections in the pool; `None` if it is not known.
     fn idle_connections(&self) -> Option<usize>;
 
-    /// Closes connections in its pool that cannot be used again.
+    /// Closes idle connections that cannot be used again.
     fn prune(&self);
 }
 
 /// A client of one backend, as a service. `B` is the body of its requests.
 ///
-/// The request's path goes out as it is, after the backend's prefix; its `Host` becomes the
-/// backend's own authority, and `Authorization` the backend's token if there is one. Everything
-/// else about headers is the caller's to decide. A request whose route says that it must not be sent
-/// twice ([`Operation::is_replayable`](llamatower_layers::Operation::is_replayable)) gets a new
-/// connection. Over plain HTTP a request whose extensions have a
-/// callback of [`hyper::ext::on_informational`] learns of `100 Continue`.
+/// The request's path is sent unchanged, after the backend's prefix. `Host` becomes the backend's
+/// own authority, and `Authorization` the backend's token, if there is one. All other headers are
+/// set by the caller. A request whose route forbids sending it twice
+/// ([`Operation::is_replayable`](llamatower_layers::Operation::is_replayable)) gets a new
+/// connection. Over plain HTTP, a callback of [`hyper::ext::on_informational`] in the request's
+/// extensions receives `100 Continue`.
 #[derive(Debug)]
 pub struct Upstream<B: Body + 'static>(Either<B>);
 
@@ -123,8 +124,8 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    /// A client with the default limits: two seconds to connect, 128 idle connections that are
-    /// kept for 90 seconds. It trusts no `https` server; see [`with_access`](Self::with_access).
+    /// A client with the default limits: 2 s to connect, 128 idle connections, each kept for 90 s.
+    /// It trusts no `https` server; see [`with_access`](Self::with_access).
     pub fn new(address: Address) -> Self {
         Self::with_access(
             address,
@@ -134,7 +135,7 @@ where
         )
     }
 
-    /// A client with limits of its own; `connect_timeout` covers name resolution too.
+    /// A client with the given limits; `connect_timeout` includes name resolution.
     pub fn with_access(
         address: Address,
         connect_timeout: Duration,
@@ -149,7 +150,7 @@ where
         })
     }
 
-    /// Where the backend is.
+    /// The backend's address.
     pub fn address(&self) -> &Address {
         &self.target().address
     }
@@ -161,7 +162,7 @@ where
         }
     }
 
-    /// How many connections wait in the pool; `None` over TLS, where they are not counted.
+    /// The number of idle connections in the pool; `None` over TLS, where they are not counted.
     pub fn idle_connections(&self) -> Option<usize> {
         match &self.0 {
             Either::Plain(leaf) => leaf.idle_connections(),
@@ -169,8 +170,8 @@ where
         }
     }
 
-    /// Closes idle connections that are too old or that the backend has closed. An idle
-    /// connection of plain HTTP is polled by no task, so the owner should call this now and then.
+    /// Closes idle connections that are too old or that the backend has closed. No task polls idle
+    /// plain-HTTP connections, so the owner should call this regularly.
     pub fn prune(&self) {
         match &self.0 {
             Either::Plain(leaf) => leaf.prune(),
@@ -186,13 +187,13 @@ where
 {
     type Response = Response<UpstreamBody<B>>;
     type Error = BoxError;
-    type Future = Asking<B>;
+    type Future = ResponseFuture<B>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Asking<B> {
+    fn call(&mut self, mut request: Request<B>) -> ResponseFuture<B> {
         self.target().prepare(&mut request);
         match &self.0 {
             Either::Plain(leaf) => Box::pin(leaf.clone().ask(request)),

@@ -1,4 +1,4 @@
-//! The leaf of plain HTTP: requests share connections of its own.
+//! The client for plain HTTP, with its own connection pool.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::hop::{NO_ANSWER, Target, may_share_a_connection};
 use super::pool::{Pool, PoolLimits};
 use super::{ConnectionLost, Connector, Leaf, UpstreamBody};
 
-/// Asks a backend over TCP.
+/// Sends requests to a backend over TCP.
 #[derive(Debug)]
 pub(super) struct Plain<B: Body + 'static> {
     target: Target,
@@ -42,7 +42,7 @@ where
         &self.target
     }
 
-    /// Sends a request over an idle connection or a new one, and waits for the head of its answer.
+    /// Sends a request over an idle or a new connection, and waits for the head of its response.
     async fn ask(
         self: Arc<Self>,
         mut request: Request<B>,
@@ -52,19 +52,19 @@ where
             let pooled = may_share.then(|| self.pool.check_out()).flatten();
             let (mut connection, is_reused) = match pooled {
                 Some(connection) => (connection, true),
-                // In a box, as it is seldom and would make the future of each request larger.
+                // Boxed, because it is rare and would enlarge the future of each request.
                 None => (Box::pin(self.dial()).await?, false),
             };
             match connection.send(request, is_reused).await {
                 Ok(answer) => return self.accept(answer, connection),
-                // The backend had closed the connection before the request was begun.
+                // The backend had closed the connection before the request was started.
                 Err(SendFailed {
                     unsent: Some(unsent),
                     ..
                 }) if is_reused => request = *unsent,
                 Err(failed) => {
-                    // A backend that was restarted closes all its connections: when one was found
-                    // dead, the next attempt gets a new one.
+                    // A restarted backend has closed all of its connections. After the first dead
+                    // one, the next attempt uses a new connection.
                     if is_reused {
                         self.pool.clear();
                     }
@@ -117,8 +117,8 @@ where
             return self.target.invalid(NO_ANSWER);
         }
         if error.is_user() {
-            // The request's own body failed: its maker knows what that means, and hyper's error
-            // has the maker's as its source.
+            // The request's own body failed. Its creator can interpret the error, which is the
+            // source of hyper's error.
             return Box::new(error);
         }
         Failure::from(ConnectionLost::new(&self.target.address, is_reused, error)).into()

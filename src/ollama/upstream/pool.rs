@@ -15,9 +15,9 @@ use super::connection::Connection;
 /// How many idle connections are kept, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolLimits {
-    /// The most connections that wait at a time; further ones are closed.
+    /// Limit of idle connections; further ones are closed.
     pub max_idle: usize,
-    /// How long a connection may wait.
+    /// How long a connection may be idle.
     pub idle_timeout: Duration,
 }
 
@@ -30,7 +30,7 @@ impl Default for PoolLimits {
     }
 }
 
-/// The connections that wait for a request, the one used last on top.
+/// The idle connections, most recently used last.
 pub(super) struct Pool<B: Body + 'static> {
     address: Address,
     limits: PoolLimits,
@@ -74,7 +74,7 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError>,
 {
-    /// The connection used last that is still open.
+    /// Takes the most recently used connection that is still open.
     pub(super) fn check_out(&self) -> Option<Connection<B>> {
         loop {
             let Idle {
@@ -87,8 +87,8 @@ where
         }
     }
 
-    /// Keeps a connection whose answer was read to the end; closes it if it cannot be used
-    /// again or if enough are waiting.
+    /// Keeps a connection whose response was read to its end. Closes it if it cannot be used again
+    /// or the pool is full.
     pub(super) fn check_in(&self, mut connection: Connection<B>) {
         if !connection.is_idle() {
             return;
@@ -100,7 +100,7 @@ where
         }
     }
 
-    /// Closes what waits too long and what the backend has closed.
+    /// Closes connections that were idle for too long or that the backend has closed.
     pub(super) fn prune(&self) {
         let waiting = std::mem::take(&mut *self.idle());
         for Idle {

@@ -16,12 +16,12 @@ use super::state::ConnectionState;
 
 type Dialing = Pin<Box<dyn Future<Output = Result<TcpStream, BoxError>> + Send>>;
 
-/// A backend's socket, with two answers to a write that fails.
+/// A backend's socket, with two reactions to a failed write.
 ///
-/// If the connection waited in the pool and no byte of the request has left, a new connection takes
-/// its place: the backend had closed the old one, and cannot have begun what it has not seen, so
-/// this is right for any request. Otherwise writing stays pending and reading goes on: a backend
-/// may answer before it has read the whole request, and close.
+/// If the connection was pooled and no byte of the request was sent, a new connection replaces it.
+/// The backend had closed the old one and cannot have started a request that it has not received,
+/// so this is safe for any request. Otherwise the write stays pending and reading continues,
+/// because a backend may respond before it has read the whole request, and close.
 pub(super) struct BackendSocket {
     stream: TcpStream,
     connector: Connector,
@@ -45,7 +45,7 @@ impl BackendSocket {
         }
     }
 
-    /// Waits for the connection that is being opened, if one is.
+    /// Waits for a connection that is being opened, if there is one.
     fn poll_dialed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(dialing) = &mut self.dialing else {
             return Poll::Ready(Ok(()));

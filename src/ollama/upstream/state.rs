@@ -1,4 +1,4 @@
-//! What a connection's halves share: a waker of its own, and whether a request has begun.
+//! State shared by a connection's parts: its waker, and whether a request was started.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,11 +7,11 @@ use std::task::{Context, Wake};
 use futures_util::task::AtomicWaker;
 use llamatower_layers::BoxError;
 
-/// Wakes the task that waits for a connection, and remembers that the connection has work.
+/// Wakes the task that waits for a connection, and records that the connection has work.
 ///
-/// The connection and the reader of its answer are polled by one task. With that task's own waker
-/// each of them would wake it for what the other has just done, once for each line of a stream: a
-/// poll of everything above, in vain.
+/// The connection and the reader of its response are polled by one task. With that task's own
+/// waker, each would wake the task for what the other has just done, once for each line of a
+/// stream: a useless poll of all layers above.
 #[derive(Debug)]
 pub(super) struct ConnectionState {
     has_work: AtomicBool,
@@ -30,13 +30,13 @@ impl ConnectionState {
         })
     }
 
-    /// Whether the connection has work, which is about to be done.
+    /// Takes the mark that the connection has work.
     pub(super) fn take_work(&self) -> bool {
         self.has_work.swap(false, Ordering::AcqRel)
     }
 
-    /// Wakes the task of `cx` when there is work. To be called last: what is noted while the
-    /// task polls the connection and takes what it has read is mostly that it did so.
+    /// Wakes the task of `cx` when there is work. Call it last: most work that is recorded during
+    /// the task's own poll is already done.
     pub(super) fn wait(&self, cx: &Context<'_>) {
         self.task.register(cx.waker());
         if self.has_work.load(Ordering::Acquire) {
@@ -44,26 +44,27 @@ impl ConnectionState {
         }
     }
 
-    /// A request is handed to the connection, which waited in the pool before if `is_reused`.
+    /// A request is given to the connection. `is_reused` means that the connection was in the pool
+    /// before.
     pub(super) fn begin(&self, is_reused: bool) {
         self.is_unsent.store(is_reused, Ordering::Relaxed);
         self.has_work.store(true, Ordering::Release);
     }
 
-    /// Marks the request as begun. True the first time on a connection from the pool: to dial again is
-    /// still safe.
+    /// Marks the request as started. Returns true if nothing was sent yet on a pooled connection: a
+    /// new connection is then still safe.
     pub(super) fn take_unsent(&self) -> bool {
         self.is_unsent.load(Ordering::Relaxed) && self.is_unsent.swap(false, Ordering::Relaxed)
     }
 }
 
 impl ConnectionState {
-    /// The connection that was to replace a dead one could not be opened.
+    /// Records why the replacement of a dead connection could not be opened.
     pub(super) fn note_dial_error(&self, error: BoxError) {
         *self.dial_error() = Some(error);
     }
 
-    /// Why that was so, for the first that asks.
+    /// Takes that error.
     pub(super) fn take_dial_error(&self) -> Option<BoxError> {
         self.dial_error().take()
     }

@@ -1,4 +1,4 @@
-//! The leaf of TLS: reqwest's client, with its pool.
+//! The client for TLS: reqwest with its pool.
 
 use std::error::Error;
 use std::io;
@@ -23,19 +23,19 @@ use super::hop::{NO_ANSWER, Target, may_share_a_connection};
 use super::pool::PoolLimits;
 use super::{Access, Address, ConnectFailed, ConnectTimeout, ConnectionLost, Leaf, UpstreamBody};
 
-/// Asks a backend over TLS.
+/// Sends requests to a backend over TLS.
 #[derive(Debug)]
 pub(super) struct Tls {
     target: Arc<Target>,
     connect_timeout: Duration,
-    /// Why it cannot be asked at all, if it cannot.
+    /// The clients, or why they could not be created.
     clients: Result<Clients, String>,
 }
 
 #[derive(Debug)]
 struct Clients {
     pooling: reqwest::Client,
-    /// For requests that must have a new connection.
+    /// For requests that need a new connection.
     dialling: reqwest::Client,
 }
 
@@ -64,7 +64,7 @@ impl Tls {
         }
         match find::<hyper::Error>(&error) {
             Some(cause) if cause.is_parse() => self.target.invalid(NO_ANSWER),
-            // The request's own body failed: its maker's error is at the end of the chain.
+            // The request's own body failed; its creator's error is at the end of the chain.
             Some(cause) if cause.is_user() => Box::new(error),
             _ => Failure::from(ConnectionLost::new(address, false, error)).into(),
         }
@@ -87,7 +87,7 @@ fn clients(
     })
 }
 
-/// A client of one backend, since each may have a pool and an IP address of its own.
+/// One reqwest client per backend, because each has its own pool and possibly an IP address.
 fn client(
     address: &Address,
     connect_timeout: Duration,
@@ -96,7 +96,7 @@ fn client(
 ) -> Result<reqwest::Client, String> {
     let trust = access
         .trust()
-        .ok_or("no certificate of a server is trusted")?;
+        .ok_or("no authority is configured that could verify the server's certificate")?;
     let mut client = reqwest::Client::builder()
         .tls_backend_preconfigured(trust.config())
         .https_only(true)
@@ -160,16 +160,16 @@ where
         Ok(Response::from_parts(head, body))
     }
 
-    /// reqwest does not count them.
+    /// reqwest does not count idle connections.
     fn idle_connections(&self) -> Option<usize> {
         None
     }
 
-    /// reqwest does so by itself.
+    /// reqwest closes idle connections itself.
     fn prune(&self) {}
 }
 
-/// The whole address of a request whose path is prepared.
+/// The absolute URL of a prepared request.
 fn absolute(address: &Address, path: &Uri) -> Result<Uri, http::Error> {
     let authority = address.authority_header();
     Uri::builder()
@@ -179,7 +179,7 @@ fn absolute(address: &Address, path: &Uri) -> Result<Uri, http::Error> {
         .build()
 }
 
-/// reqwest reads larger heads than the plain leaf takes.
+/// The size of a head. reqwest accepts larger heads than the plain client.
 fn bytes_of(headers: &HeaderMap) -> usize {
     let fields = headers.iter();
     fields
@@ -191,7 +191,7 @@ fn connect_failed(address: &Address, error: io::Error) -> BoxError {
     Failure::from(ConnectFailed::new(address, error)).into()
 }
 
-/// Why no connection could be opened, and what to do where that is known.
+/// Why no connection could be opened and, if known, what to do.
 fn why(error: &(dyn Error + 'static), address: &Address) -> String {
     use CertificateError::{
         BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext,
@@ -202,7 +202,7 @@ fn why(error: &(dyn Error + 'static), address: &Address) -> String {
     };
     match error {
         rustls::Error::InvalidCertificate(wrong) => match wrong {
-            // An authority that was made anew has its old name, and other keys.
+            // An authority that was created anew has the same name but other keys.
             UnknownIssuer | BadSignature => {
                 "its certificate is signed by an authority that is not trusted here; \
                 give the certificate of that authority in LLAMATOWER_BACKEND_CA_FILE"
@@ -228,7 +228,8 @@ fn why(error: &(dyn Error + 'static), address: &Address) -> String {
     }
 }
 
-/// What an error was caused by. What stands inside of an [`io::Error`] is not its source.
+/// The causes of an error. The inner error of an [`io::Error`] is not its source, and is included
+/// here.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| {
         let error: &'a (dyn Error + 'static) = *error;
@@ -250,7 +251,7 @@ fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) 
     causes(error).last().unwrap_or(error)
 }
 
-/// The body of a request. reqwest wants one that threads could share, which they never do.
+/// The body of a request. reqwest requires `Sync`, although the body is never shared.
 struct Outgoing<B>(Mutex<Pin<Box<B>>>);
 
 impl<B: Body<Data = Bytes>> Body for Outgoing<B> {

@@ -1,4 +1,4 @@
-//! Which certificates of servers are trusted.
+//! The certificate authorities that are trusted.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls_platform_verifier::Verifier;
 
-/// Authorities whose word is taken besides that of the system's.
+/// Additional certificate authorities, beside the system's.
 #[derive(Clone, Default)]
 pub struct Authorities(Vec<CertificateDer<'static>>);
 
@@ -16,25 +16,25 @@ impl Authorities {
     /// The certificates of a PEM file.
     ///
     /// # Errors
-    /// Why they are none, in words that follow the name of the file.
+    /// The text is a reason that follows the file's name.
     pub fn from_pem(pem: &[u8]) -> Result<Self, String> {
         let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-        let found = found.map_err(|error| format!("is no PEM: {error}"))?;
+        let found = found.map_err(|error| format!("is not a PEM file: {error}"))?;
         let mut roots = rustls::RootCertStore::empty();
         for certificate in &found {
             let added = roots.add(certificate.clone());
             added.map_err(|error| format!("has a certificate that cannot be used: {error}"))?;
         }
         match found.is_empty() {
-            true => Err("has no certificate in it (BEGIN CERTIFICATE)".to_owned()),
+            true => Err("contains no certificate (BEGIN CERTIFICATE)".to_owned()),
             false => Ok(Self(found)),
         }
     }
 
-    /// Trusts these and those of the system.
+    /// Trusts these authorities and the system's.
     ///
     /// # Errors
-    /// Neither has any, so that no server could be trusted.
+    /// There is no authority at all, so that no server could be trusted.
     pub fn trust(self) -> Result<Trust, String> {
         let own = self.0.len();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -65,7 +65,7 @@ impl fmt::Debug for Authorities {
     }
 }
 
-/// How certificates of servers are checked. The authorities are read once: a clone is a pointer.
+/// How servers' certificates are verified. The authorities are loaded once, and clones are cheap.
 #[derive(Clone)]
 pub struct Trust {
     config: Arc<ClientConfig>,

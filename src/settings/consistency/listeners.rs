@@ -1,4 +1,4 @@
-//! Addresses that cannot be listened on together, or that lead to the gateway itself.
+//! Listeners that exclude each other, servers that are the gateway itself, and open listeners.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -13,7 +13,7 @@ const LISTENERS: [&str; 2] = ["listen.public", "listen.admin"];
 pub(super) fn check(settings: &Settings, reader: &mut Reader) {
     let [public, admin] = LISTENERS;
     let of = |key: &'static str, addresses: &'_ [ListenAddr]| -> Vec<(&'static str, ListenAddr)> {
-        match reader.is_sound(key) {
+        match reader.is_valid(key) {
             true => addresses
                 .iter()
                 .map(|address| (key, address.clone()))
@@ -24,15 +24,15 @@ pub(super) fn check(settings: &Settings, reader: &mut Reader) {
     let mut all = of(public, &settings.listen.public);
     all.extend(of(admin, &settings.listen.admin));
     overlaps(&all, reader);
-    if reader.is_sound("backends.urls") {
-        loops(&all, &settings.backends.urls, reader);
+    if reader.is_valid("backends.urls") {
+        gateway_as_server(&all, &settings.backends.urls, reader);
     }
-    if reader.is_sound(public) && reader.is_sound("keys.api") {
-        open_to_all(settings, reader);
+    if reader.is_valid(public) && reader.is_valid("keys.api") {
+        open_listeners(settings, reader);
     }
 }
 
-/// Two listeners on one port, as the system has it.
+/// Two listeners on the same port, by the system's rules.
 fn overlaps(all: &[(&'static str, ListenAddr)], reader: &mut Reader) {
     for (index, (key, address)) in all.iter().enumerate() {
         let before = all.iter().take(index);
@@ -40,14 +40,14 @@ fn overlaps(all: &[(&'static str, ListenAddr)], reader: &mut Reader) {
             continue;
         };
         let reason = match other == key {
-            true => format!("{taken} and {address} cannot be listened on together; leave one out"),
+            true => format!("the gateway cannot listen on both {taken} and {address}; remove one"),
             false => format!(
-                "{address} cannot be listened on together with {taken} of {}; give one of them \
+                "{address} conflicts with {taken} of {}; give one of them \
                  another port",
                 reader.subject(other)
             ),
         };
-        reader.note(Severity::Error, key, &reason);
+        reader.report(Severity::Error, key, &reason);
     }
 }
 
@@ -55,7 +55,7 @@ fn overlap(one: &ListenAddr, other: &ListenAddr) -> bool {
     let (ListenAddr::Tcp(one), ListenAddr::Tcp(other)) = (one, other) else {
         return one == other;
     };
-    // The system chooses a free port for 0.
+    // For port 0 the system chooses a free port.
     if one.port() != other.port() || one.port() == 0 {
         return false;
     }
@@ -68,14 +68,14 @@ fn overlap(one: &ListenAddr, other: &ListenAddr) -> bool {
     one == other || takes(one, other) || takes(other, one)
 }
 
-/// Whether `[::]` takes IPv4 as well, which Linux lets the operator decide.
+/// Whether `[::]` also accepts IPv4, which Linux makes configurable.
 fn v6_takes_v4() -> bool {
     let only_v6 = std::fs::read_to_string("/proc/sys/net/ipv6/bindv6only");
     only_v6.map_or(true, |only_v6| only_v6.trim() == "0")
 }
 
-/// A server that is the gateway itself: each request would come back until there is no room.
-fn loops(all: &[(&'static str, ListenAddr)], servers: &[Address], reader: &mut Reader) {
+/// A server that is the gateway itself: each request would loop until resources run out.
+fn gateway_as_server(all: &[(&'static str, ListenAddr)], servers: &[Address], reader: &mut Reader) {
     for server in servers {
         let listener = all.iter().find(|(_, address)| match address {
             ListenAddr::Tcp(address) => leads_to(server, *address),
@@ -87,7 +87,7 @@ fn loops(all: &[(&'static str, ListenAddr)], servers: &[Address], reader: &mut R
                  own address, or let the gateway listen elsewhere",
                 reader.subject(key)
             );
-            reader.note(Severity::Error, "backends.urls", &reason);
+            reader.report(Severity::Error, "backends.urls", &reason);
         }
     }
 }
@@ -95,7 +95,7 @@ fn loops(all: &[(&'static str, ListenAddr)], servers: &[Address], reader: &mut R
 fn leads_to(server: &Address, listener: SocketAddr) -> bool {
     let ip = match server.ip() {
         Some(ip) => ip.to_canonical(),
-        // By whichever family a server listens on; the first one is tried first.
+        // `localhost` resolves to either address family; the first is tried first.
         None if server.host().eq_ignore_ascii_case("localhost") => match listener {
             SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
             SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
@@ -103,7 +103,7 @@ fn leads_to(server: &Address, listener: SocketAddr) -> bool {
         None => return false,
     };
     let listens = listener.ip().to_canonical();
-    // To connect to 0.0.0.0 is to connect to this machine.
+    // A connection to 0.0.0.0 reaches this machine.
     let is_here = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
     let is_it = ip == listens
         || (is_here(ip) && listens.is_unspecified())
@@ -111,9 +111,9 @@ fn leads_to(server: &Address, listener: SocketAddr) -> bool {
     server.port() == listener.port() && is_it
 }
 
-/// A listener that other machines reach and that asks for no key.
-fn open_to_all(settings: &Settings, reader: &mut Reader) {
-    // Where keys are required there is an error already.
+/// A listener that other machines can reach and that requires no key.
+fn open_listeners(settings: &Settings, reader: &mut Reader) {
+    // If keys are required, there is already an error.
     if !settings.keys.api.is_empty() || settings.keys.required {
         return;
     }
@@ -124,10 +124,10 @@ fn open_to_all(settings: &Settings, reader: &mut Reader) {
     });
     if let Some(address) = open {
         let reason = format!(
-            "{address} can be reached from other machines and LLAMATOWER_API_KEYS holds no key: \
+            "{address} can be reached from other machines and LLAMATOWER_API_KEYS contains no key: \
              every machine that reaches it may use every model; give it a key (`llamatower keygen` makes \
              one), and set LLAMATOWER_REQUIRE_KEYS=true so that it never starts without"
         );
-        reader.note(Severity::Warning, "listen.public", &reason);
+        reader.report(Severity::Warning, "listen.public", &reason);
     }
 }

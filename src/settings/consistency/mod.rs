@@ -1,7 +1,8 @@
-//! What no setting shows alone: settings that contradict each other, or have no effect together.
+//! Checks for settings that contradict each other, or that have no effect together.
 //!
-//! A contradiction that stops the gateway or opens it is an error, what only has another effect than
-//! meant is a warning. Each names both settings. Most are rows of a table ([`pairs`]).
+//! A contradiction that prevents the start or opens the gateway is an error; one with an unintended
+//! effect is a warning. Each message names both settings. Most checks are rows of a table
+//! ([`pairs`]).
 
 mod listeners;
 mod others;
@@ -10,16 +11,16 @@ mod pairs;
 use super::reader::Reader;
 use super::table::Settings;
 
-/// What comes of a contradiction.
+/// The severity of a contradiction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Severity {
     /// The gateway does not start.
     Error,
-    /// It starts and says so.
+    /// It starts, and logs a warning.
     Warning,
 }
 
-/// Notes every contradiction. Settings that are wrong by themselves are compared with nothing.
+/// Reports every contradiction. Settings that are wrong by themselves are not compared.
 pub(super) fn check(settings: &Settings, reader: &mut Reader) {
     pairs::check(settings, reader);
     listeners::check(settings, reader);

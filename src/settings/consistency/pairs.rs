@@ -4,18 +4,18 @@ use super::Severity::{self, Error, Warning};
 use crate::settings::Settings;
 use crate::settings::reader::Reader;
 
-/// Two settings that contradict each other when `holds`.
+/// Two settings that contradict each other if `holds`.
 pub(super) struct Pair {
     severity: Severity,
-    /// The setting that the message begins with, by its key.
+    /// The key of the setting at the beginning of the message.
     one: &'static str,
-    /// How it stands to the other, in a sentence: `is above`.
+    /// Its relation to the other setting, as part of a sentence: `is above`.
     relation: &'static str,
     other: &'static str,
     holds: fn(&Settings) -> bool,
-    /// What follows from it, and what to do.
+    /// The consequence, and what to do.
     consequence: &'static str,
-    /// Only told when these were given, and not left at their defaults.
+    /// The check applies only if these settings were given explicitly.
     given: &'static [&'static str],
 }
 
@@ -36,15 +36,15 @@ macro_rules! pairs {
 }
 
 const PAIRS: &[Pair] = pairs! {
-    // Who may ask.
-    Error: "keys.required" "asks for keys, and there is none in" "keys.api"
+    // API keys.
+    Error: "keys.required" "requires keys, but there is none in" "keys.api"
         if |all| all.keys.required && all.keys.api.is_empty()
-        => "everyone could use the gateway; give it a key (`llamatower keygen` makes one)";
+        => "all clients could use the gateway; add a key (`llamatower keygen` generates one)";
     Warning: "backends.management" "has no effect without" "keys.admin"
         if |all| all.backends.management.is_some() && all.keys.admin.is_empty()
-        => "managing models is off; give it an administrator's key";
+        => "managing models is off; add an administrator's key";
 
-    // Bounds.
+    // Limits.
     Warning: "limits.in_flight" "is below" "queue.max_waiting"
         if |all| all.limits.in_flight < all.queue.max_waiting
         => "requests are refused before the queue is full; raise the one or lower the other";
@@ -56,50 +56,50 @@ const PAIRS: &[Pair] = pairs! {
         => "it has no effect: one client can fill the queue";
     Warning: "queue.max_predicted_wait" "is above" "queue.max_wait"
         if |all| is_above(all.queue.max_predicted_wait, all.queue.max_wait)
-        => "requests enter the queue that are then refused for having waited too long; lower the first";
+        => "requests enter the queue and are then refused because they waited too long; lower the first";
     Warning: "queue.ageing" "is not below" "queue.max_wait" given "queue.ageing"
         if |all| is_at_least(all.queue.ageing, all.queue.max_wait)
-        => "it has no effect: a request is refused before it rises";
+        => "it has no effect: a request is refused before its priority rises";
     Warning: "cache.time_to_live" "has no effect without" "cache.max_bytes" given "cache.time_to_live"
         if |all| all.cache.max_bytes.is_none()
-        => "no answer is kept";
+        => "the cache is off";
 
-    // Clocks.
+    // Time-outs.
     Error: "breaker.open_for" "is above" "breaker.open_at_most"
         if |all| all.breaker.open_for > all.breaker.open_at_most
         => "a breaker cannot stay open for longer than the longest time; lower the first or raise the second";
     Warning: "timeouts.first_byte" "is above" "timeouts.total" given "timeouts.first_byte"
         if |all| is_above(all.timeouts.first_byte, all.timeouts.total)
-        => "it has no effect: the answer is cut off before";
+        => "it has no effect: the response is cut off before";
     Warning: "timeouts.idle" "is above" "timeouts.total" given "timeouts.idle"
         if |all| is_above(all.timeouts.idle, all.timeouts.total)
-        => "it has no effect: the answer is cut off before";
+        => "it has no effect: the response is cut off before";
     Warning: "timeouts.connect" "is above" "timeouts.total" given "timeouts.connect"
         if |all| is_above(Some(all.timeouts.connect), all.timeouts.total)
-        => "it has no effect: the answer is cut off before";
+        => "it has no effect: the response is cut off before";
     Warning: "limits.first_byte_target" "is not below" "timeouts.first_byte"
         if |all| is_at_least(all.limits.first_byte_target, all.timeouts.first_byte)
-        => "the limit never falls: a request that begins so late is given up before; lower the first";
+        => "the limit never falls, because such a slow request times out before; lower the first";
     Warning: "backends.probe_timeout" "is below" "timeouts.connect" given "backends.probe_timeout"
         if |all| all.backends.probe_timeout < all.timeouts.connect
-        => "a server counts as down before a connection to it may be given up; lower the second";
+        => "a server counts as down before a connection to it times out; lower the second";
 
-    // What needs another setting to have an effect.
+    // Settings that need another setting to have an effect.
     Warning: "queue.max_waiting" "has no effect without" "backends.slots" given "queue.max_waiting"
         if |all| !all.backends.slots.are_counted()
-        => "nothing waits in the gateway where slots are not counted";
+        => "no request waits in the gateway if slots are not counted";
     Warning: "queue.max_waiting_per_key" "has no effect without" "backends.slots"
         given "queue.max_waiting_per_key" if |all| !all.backends.slots.are_counted()
-        => "nothing waits in the gateway where slots are not counted";
+        => "no request waits in the gateway if slots are not counted";
     Warning: "queue.max_wait" "has no effect without" "backends.slots" given "queue.max_wait"
         if |all| !all.backends.slots.are_counted()
-        => "nothing waits in the gateway where slots are not counted";
+        => "no request waits in the gateway if slots are not counted";
     Warning: "backends.ca_file" "has no effect without an https server in" "backends.urls"
         given "backends.ca_file" if |all| !all.backends.urls.iter().any(|url| url.is_https())
-        => "certificates are checked of https servers alone";
+        => "only certificates of https servers are verified";
 };
 
-/// A clock that is off never runs out.
+/// A time-out that is off counts as infinite.
 fn is_above<T: PartialOrd>(one: Option<T>, other: Option<T>) -> bool {
     one.zip(other).is_some_and(|(one, other)| one > other)
 }
@@ -111,11 +111,11 @@ fn is_at_least<T: PartialOrd>(one: Option<T>, other: Option<T>) -> bool {
 pub(super) fn check(settings: &Settings, reader: &mut Reader) {
     for pair in PAIRS {
         let is_told = pair.given.iter().all(|key| reader.texts.is_given(key));
-        let is_sound = reader.is_sound(pair.one) && reader.is_sound(pair.other);
-        if is_told && is_sound && (pair.holds)(settings) {
+        let is_valid = reader.is_valid(pair.one) && reader.is_valid(pair.other);
+        if is_told && is_valid && (pair.holds)(settings) {
             let other = reader.named(pair.other);
             let reason = format!("it {} {other}: {}", pair.relation, pair.consequence);
-            reader.note(pair.severity, pair.one, &reason);
+            reader.report(pair.severity, pair.one, &reason);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The CLIENT span.
+//! The CLIENT span of each attempt.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,12 +20,12 @@ use super::super::names;
 use super::super::propagation::Propagation;
 use super::{HeldSpan, fail, set};
 
-/// Whom an attempt asks.
+/// The target of an attempt.
 #[derive(Clone, Debug)]
 pub struct Upstream {
     /// The backend's name in the settings.
     pub name: Arc<str>,
-    /// Whose dialect it speaks (`gen_ai.provider.name`).
+    /// The dialect that it uses (`gen_ai.provider.name`).
     pub provider: &'static str,
     /// Its host, without brackets.
     pub address: Arc<str>,
@@ -33,9 +33,10 @@ pub struct Upstream {
     pub port: u16,
 }
 
-/// The layer that opens the CLIENT span of each attempt at `upstream`, tells the backend of it in
-/// `traceparent`, and holds it to the end of the answer. It stands outermost in the service of one
-/// backend: outside of the stream clocks, whose errors it names, and of the rules for headers.
+/// A layer that opens the CLIENT span of each attempt at `upstream`, sends the span's context in
+/// `traceparent`, and holds the span until the end of the response. It must be outermost in the
+/// service of one backend: outside of the stream clocks, whose errors it records, and of the rules
+/// for headers.
 pub fn attempt_spans<S>(
     upstream: Upstream,
     propagation: Propagation,
@@ -86,9 +87,9 @@ where
 }
 
 impl<S> AttemptSpans<S> {
-    /// The span; its parent is the span of the request, in which the call is made.
+    /// The span. Its parent is the current span, which is the request's.
     fn open<B>(&self, request: &Request<B>) -> Span {
-        // The fields are looked up by the macro, and only if the span is wanted.
+        // The macro evaluates the fields only if the span is enabled.
         let span = tracing::debug_span!(
             target: names::SPANS,
             "attempt",
@@ -154,7 +155,7 @@ fn error(span: &Span, error: &BoxError) {
 }
 
 pin_project! {
-    /// The future of [`AttemptSpans`]. Dropped, it ends the span without an error.
+    /// The future of [`AttemptSpans`]. If it is dropped, the span ends without an error.
     #[derive(Debug)]
     pub struct AttemptFuture<F> {
         #[pin]

@@ -1,7 +1,7 @@
-//! Spans: one for a request, one for each attempt upstream.
+//! Spans: one for each request, one for each attempt upstream.
 //!
-//! A 4xx leaves the SERVER span's status unset, for it is the client's error, and sets that of
-//! the CLIENT span, for there the gateway is the client. A cancel is no error.
+//! A 4xx leaves the SERVER span's status unset, because it is the client's error. It sets the
+//! CLIENT span's status, because there the gateway is the client. A cancellation is not an error.
 
 mod attempt;
 mod request;
@@ -16,10 +16,10 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::names;
 
-/// A span that ends where it is dropped.
+/// A span that ends when it is dropped.
 ///
-/// For `tracing-opentelemetry` a span ends where it was left for the last time, which for a
-/// stream would be the head of the answer; so it is entered once more.
+/// For `tracing-opentelemetry`, a span ends at its last exit, which would be the head of a stream.
+/// So the span is entered once more when it is dropped.
 #[derive(Debug)]
 struct HeldSpan(Span);
 
@@ -33,7 +33,7 @@ fn end(span: &Span) {
     span.in_scope(|| {});
 }
 
-/// Sets an attribute if there is something to set.
+/// Sets an attribute if there is a value.
 fn set(span: &Span, name: &'static str, value: Option<impl Into<opentelemetry::Value>>) {
     if let Some(value) = value {
         span.set_attribute(name, value);

@@ -1,4 +1,4 @@
-//! The SERVER span.
+//! The SERVER span of each request.
 
 use std::task::{Context, Poll};
 
@@ -16,9 +16,9 @@ use super::super::names;
 use super::super::propagation::Propagation;
 use super::{end, fail, set};
 
-/// The layer that opens the SERVER span of each request and keeps it in the request's [`Record`],
-/// with which it ends. Without a record it would end at the head of the answer, so the layer stands
-/// inside the [`OutcomeLayer`](llamatower_layers::OutcomeLayer).
+/// A layer that opens the SERVER span of each request and keeps it in the request's [`Record`], so
+/// that both end together. Without a record the span would end at the head of the response, so the
+/// layer must be inside the [`OutcomeLayer`](llamatower_layers::OutcomeLayer).
 pub(in super::super) fn request_spans<S>(
     propagation: Propagation,
 ) -> impl Layer<S, Service = RequestSpans<S>> + Clone {
@@ -38,8 +38,8 @@ where
 {
     type Response = S::Response;
     type Error = S::Error;
-    /// It is in its span while it is polled, so that lines logged on the way to the head of the
-    /// answer belong to it.
+    /// It is polled inside its span, so that log lines before the response's head belong to the
+    /// span.
     type Future = Instrumented<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
@@ -70,7 +70,7 @@ impl<S> RequestSpans<S> {
             return span;
         }
         if let Some(parent) = self.propagation.parent(request.headers()) {
-            // Fails only when no exporter listens, and then nobody misses the parent.
+            // This fails only if no exporter is set up, and then the parent is not needed.
             let _ = span.set_parent(parent);
         }
         describe(&span, request);
@@ -81,7 +81,7 @@ impl<S> RequestSpans<S> {
     }
 }
 
-/// The span of a request, in the extensions of its outcome.
+/// The span of a request, stored in the extensions of its outcome.
 #[derive(Clone)]
 struct RequestSpan(Span);
 
@@ -136,7 +136,7 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
     Some(bounded(value).to_owned())
 }
 
-/// Writes what came of the request into its span; the span ends with the outcome.
+/// Writes the outcome into the request's span; the span ends with the outcome.
 pub(in super::super) fn finish_request(outcome: &Outcome) {
     let Some(RequestSpan(span)) = outcome.extensions.get() else {
         return;
@@ -157,7 +157,7 @@ pub(in super::super) fn finish_request(outcome: &Outcome) {
     end(span);
 }
 
-/// The id of the trace that the request belongs to, if it is exported.
+/// The id of the request's trace, if it is exported.
 pub(in super::super) fn trace_id(outcome: &Outcome) -> Option<String> {
     let RequestSpan(span) = outcome.extensions.get()?;
     let context = span.context();

@@ -32,7 +32,7 @@ def test_sighup_ends_the_program_only_if_its_terminal_is_gone() -> None:
         eventually(lambda: serves(f"http://{listen}/health"), "it serves", 30)
         program.send_signal(signal.SIGHUP)
         said = b""
-        while b"settings read again" not in said:
+        while b"settings reloaded" not in said:
             said += os.read(terminal, 4096)
         assert serves(f"http://{listen}/health")
         os.close(terminal)

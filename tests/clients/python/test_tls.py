@@ -137,7 +137,7 @@ def test_what_is_wrong_is_told_with_the_setting_and_without_the_secret(
     ]:
         gateway = gateway_with(**nginx.settings(**settings))
         told = eventually(
-            lambda: [line for line in gateway.process.log().splitlines() if "a probe failed" in line],
+            lambda: [line for line in gateway.process.log().splitlines() if "the probe failed" in line],
             f"the log says why no server is there, with {settings}",
         )[0]
         assert setting in told and TOKEN not in gateway.process.log()

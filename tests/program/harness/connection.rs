@@ -8,12 +8,12 @@ use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::soon;
+use super::within_limit;
 
 trait Io: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin {}
 impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin> Io for T {}
 
-/// The head of an answer.
+/// The head of a response.
 #[derive(Debug)]
 pub(crate) struct Head {
     pub(crate) status: u16,
@@ -59,23 +59,27 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) async fn tcp(address: SocketAddr) -> Self {
-        let stream = soon("a connection", TcpStream::connect(address))
+        let stream = within_limit("a connection", TcpStream::connect(address))
             .await
             .unwrap();
         stream.set_nodelay(true).unwrap();
         Self::over(stream)
     }
 
-    /// Connects with a small window, so that the gateway soon notices a client that does not read.
+    /// Connects with a small window, so that the gateway within_limit notices a client that does not read.
     pub(crate) async fn with_small_window(address: SocketAddr) -> Self {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
-        Self::over(soon("a connection", socket.connect(address)).await.unwrap())
+        Self::over(
+            within_limit("a connection", socket.connect(address))
+                .await
+                .unwrap(),
+        )
     }
 
     /// A connection that is reset when it is dropped.
     pub(crate) async fn with_reset_on_drop(address: SocketAddr) -> Self {
-        let stream = soon("a connection", TcpStream::connect(address))
+        let stream = within_limit("a connection", TcpStream::connect(address))
             .await
             .unwrap();
         SockRef::from(&stream)
@@ -94,7 +98,7 @@ impl Connection {
     }
 
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        soon("room to write", self.io.write_all(bytes.as_ref()))
+        within_limit("room to write", self.io.write_all(bytes.as_ref()))
             .await
             .unwrap();
     }
@@ -113,7 +117,7 @@ impl Connection {
         .await;
     }
 
-    /// Reads the head of an answer.
+    /// Reads the head of a response.
     pub(crate) async fn head(&mut self) -> Head {
         let head = loop {
             if let Some(at) = find(&self.unread, b"\r\n\r\n") {
@@ -215,7 +219,7 @@ impl Connection {
     }
 
     async fn more(&mut self) -> bool {
-        let read = soon("bytes, or an end", self.io.read_buf(&mut self.unread)).await;
+        let read = within_limit("bytes, or an end", self.io.read_buf(&mut self.unread)).await;
         read.is_ok_and(|read| read > 0)
     }
 }

@@ -1,4 +1,4 @@
-//! A small authoritative DNS server whose answers a test can change.
+//! A small authoritative DNS server whose responses a test can change.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::soon;
+use super::within_limit;
 
 /// The server's answer to every address query.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub(crate) enum Zone {
     Addresses(Vec<Ipv4Addr>),
     /// This response code without addresses.
     Refusal(ResponseCode),
-    /// No answer.
+    /// No response.
     Silence,
 }
 
@@ -59,16 +59,16 @@ impl Dns {
         self.address.to_string()
     }
 
-    /// Changes the answer.
+    /// Changes the response.
     pub(crate) fn change(&self, zone: Zone) {
         self.zone.send_replace(zone);
     }
 
     /// Waits for this many more queries.
-    pub(crate) async fn asked_again(&mut self, times: u64) {
+    pub(crate) async fn queried_again(&mut self, times: u64) {
         let goal = *self.asked.borrow() + times;
         let asked = self.asked.wait_for(|asked| *asked >= goal);
-        soon("an address query", asked).await.unwrap();
+        within_limit("an address query", asked).await.unwrap();
     }
 }
 

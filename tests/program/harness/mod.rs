@@ -18,21 +18,21 @@ pub(crate) use process::{Gateway, run};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Waits for an event that must happen.
-pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
+pub(crate) async fn within_limit<F: Future>(what: &str, future: F) -> F::Output {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(output) => output,
         Err(_) => panic!("it never happened: {what}"),
     }
 }
 
-/// A server with the model `tiny`, which answers without delay.
+/// A server with the model `tiny`, which responds without delay.
 pub(crate) async fn tiny() -> SimHandle {
     sim_with(ModelSpec::new("tiny").with_slots(8)).await
 }
 
-/// A server whose `tiny` sends a thousand tokens, one every 20 ms: a stream long enough to
-/// interrupt.
-pub(crate) async fn talkative() -> SimHandle {
+/// A server whose `tiny` sends a thousand tokens, one every 20 ms: a stream long enough to be
+/// interrupted.
+pub(crate) async fn long_stream() -> SimHandle {
     let model = ModelSpec::new("tiny")
         .with_slots(8)
         .with_pace(Duration::from_millis(20))
@@ -56,7 +56,7 @@ pub(crate) fn with(mut base: Value, more: Value) -> Value {
     base
 }
 
-/// A complete answer.
+/// A complete response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -76,9 +76,9 @@ impl Answer {
     }
 }
 
-/// Sends a request and reads the whole answer.
+/// Sends a request and reads the whole response.
 pub(crate) async fn send(request: reqwest::RequestBuilder) -> Answer {
-    soon("an answer", async {
+    within_limit("an answer", async {
         let answer = request.send().await.unwrap();
         Answer {
             status: answer.status().as_u16(),

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::Notify;
 
-use super::{Answer, Connection, send, soon};
+use super::{Answer, Connection, send, within_limit};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_llamatower");
 
@@ -25,7 +25,9 @@ pub(crate) struct Exited {
 /// Runs the program until it ends.
 pub(crate) async fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Exited {
     let output = command(environment).args(arguments).output();
-    let output = soon("the end of the program", output).await.unwrap();
+    let output = within_limit("the end of the program", output)
+        .await
+        .unwrap();
     Exited {
         code: output.status.code(),
         stdout: String::from_utf8(output.stdout).unwrap(),
@@ -98,30 +100,30 @@ impl Gateway {
         self.client.get(self.url(path))
     }
 
-    /// Posts JSON and reads the whole answer.
+    /// Posts JSON and reads the whole response.
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
-        send(self.asking(path, body)).await
+        send(self.post_request(path, body)).await
     }
 
     /// A request that posts JSON.
-    pub(crate) fn asking(&self, path: &str, body: &Value) -> reqwest::RequestBuilder {
+    pub(crate) fn post_request(&self, path: &str, body: &Value) -> reqwest::RequestBuilder {
         self.client.post(self.url(path)).json(body)
     }
 
     /// A page of the admin listener.
-    pub(crate) async fn operators_page(&self, path: &str) -> Answer {
+    pub(crate) async fn admin_page(&self, path: &str) -> Answer {
         send(self.client.get(format!("http://{}{path}", self.operators))).await
     }
 
-    /// The same, asked for under another name.
-    pub(crate) async fn operators_page_under(&self, host: &str, path: &str) -> Answer {
+    /// The same, with another `Host`.
+    pub(crate) async fn admin_page_under(&self, host: &str, path: &str) -> Answer {
         let page = self.client.get(format!("http://{}{path}", self.operators));
         send(page.header("host", host)).await
     }
 
     /// The value of a metric without labels, or the sum over its labels.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
-        let page = self.operators_page("/metrics").await.text;
+        let page = self.admin_page("/metrics").await.text;
         let rows = page.lines().filter(|line| {
             line.strip_prefix(name)
                 .is_some_and(|rest| rest.starts_with([' ', '{']))
@@ -147,7 +149,7 @@ impl Gateway {
     }
 
     /// Sends SIGTERM and returns at once.
-    pub(crate) async fn ask_to_leave(&self) {
+    pub(crate) async fn send_sigterm(&self) {
         self.signal("TERM").await;
     }
 
@@ -159,7 +161,7 @@ impl Gateway {
         assert!(sent.await.unwrap().success());
     }
 
-    /// Sends SIGHUP and waits for what the log says of it, which must be this.
+    /// Sends SIGHUP and waits for its log line with this message.
     pub(crate) async fn hang_up(&self, message: &str) -> Value {
         let seen = self.lines_logged();
         self.signal("HUP").await;
@@ -167,12 +169,12 @@ impl Gateway {
         self.logged_after(seen, message, is_it).await
     }
 
-    /// How many lines the log has so far.
+    /// The number of log lines so far.
     pub(crate) fn lines_logged(&self) -> usize {
         self.log.len()
     }
 
-    /// Waits for a line of the log behind the first `seen`.
+    /// Waits for a log line after the first `seen` lines.
     pub(crate) async fn logged_after(
         &self,
         seen: usize,
@@ -184,7 +186,7 @@ impl Gateway {
 
     /// Waits for the end of the process, and returns its exit code.
     pub(crate) async fn ended(&mut self) -> Option<i32> {
-        soon("the gateway's end", self.child.wait())
+        within_limit("the gateway's end", self.child.wait())
             .await
             .unwrap()
             .code()
@@ -192,7 +194,7 @@ impl Gateway {
 
     /// Sends SIGTERM and waits for the end of the process.
     pub(crate) async fn terminate(mut self) -> Option<i32> {
-        self.ask_to_leave().await;
+        self.send_sigterm().await;
         self.ended().await
     }
 }
@@ -228,7 +230,7 @@ impl Log {
         self.line_after(0, what, is_it).await
     }
 
-    /// Waits for a line behind the first `seen`.
+    /// Waits for a line after the first `seen` lines.
     async fn line_after(&self, seen: usize, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         let found = async {
             loop {
@@ -244,7 +246,7 @@ impl Log {
                 }
             }
         };
-        soon(&format!("{what}, in the log"), found).await
+        within_limit(&format!("{what}, in the log"), found).await
     }
 
     async fn address_for(&self, audience: &str) -> String {

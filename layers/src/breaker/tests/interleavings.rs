@@ -1,4 +1,4 @@
-//! Whatever happens, in whatever order.
+//! Property tests of the breaker: random sequences and races.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
@@ -12,14 +12,14 @@ use tokio::time::Instant;
 use tower::Service;
 
 use super::*;
-use crate::breaker::machine::{Leave, Machine, Verdict};
+use crate::breaker::machine::{Machine, Permit, RequestResult};
 
-/// What happens to a breaker.
+/// An event at a breaker.
 #[derive(Clone, Debug)]
 enum Step {
     Acquire,
     AcquireAnyway,
-    Settle { which: usize, verdict: u8 },
+    Settle { which: usize, result: u8 },
     Answered { which: usize },
     Wait(u64),
     HalfOpen,
@@ -29,7 +29,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => Just(Step::Acquire),
         1 => Just(Step::AcquireAnyway),
-        3 => (0usize..8, 0u8..3).prop_map(|(which, verdict)| Step::Settle { which, verdict }),
+        3 => (0usize..8, 0u8..3).prop_map(|(which, result)| Step::Settle { which, result }),
         1 => (0usize..8).prop_map(|which| Step::Answered { which }),
         1 => (0u64..5000).prop_map(Step::Wait),
         1 => Just(Step::HalfOpen),
@@ -37,10 +37,10 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Half-open, there are never more probes without an answer than allowed, and all tokens given
-    /// back, successes close it in time.
+    /// While half-open, there are never more unanswered probes than allowed. When all tokens are
+    /// returned, successes eventually close it.
     #[test]
-    fn whatever_happens_probes_are_bounded_and_it_can_close(
+    fn in_every_sequence_probes_are_bounded_and_it_can_close(
         probes in 1u32..4,
         steps in proptest::collection::vec(step(), 0..120),
     ) {
@@ -54,10 +54,10 @@ proptest! {
             match step {
                 Step::Acquire => held.extend(machine.acquire(now)),
                 Step::AcquireAnyway => held.push(machine.acquire_anyway(now)),
-                Step::Settle { which, verdict } if which < held.len() => {
-                    let verdicts = [Verdict::Success, Verdict::Failure, Verdict::Nothing];
-                    let verdict = verdicts[usize::from(verdict)];
-                    machine.settle(&mut held.swap_remove(which), verdict, now);
+                Step::Settle { which, result } if which < held.len() => {
+                    let results = [RequestResult::Success, RequestResult::Failure, RequestResult::Nothing];
+                    let result = results[usize::from(result)];
+                    machine.settle(&mut held.swap_remove(which), result, now);
                 }
                 Step::Answered { which } if which < held.len() => {
                     machine.answered(&mut held[which]);
@@ -67,24 +67,24 @@ proptest! {
                 Step::HalfOpen => machine.half_open(),
             }
             if machine.state() == State::HalfOpen {
-                let waits = |leave: &&Leave| leave.has_place && machine.is_current(leave);
+                let waits = |permit: &&Permit| permit.has_place && machine.is_current(permit);
                 prop_assert!(held.iter().filter(waits).count() <= probes as usize);
             }
         }
-        for mut leave in held {
-            machine.settle(&mut leave, Verdict::Nothing, now);
+        for mut permit in held {
+            machine.settle(&mut permit, RequestResult::Nothing, now);
         }
         now += Duration::from_secs(61);
         for _ in 0..probes {
-            let leave = machine.acquire(now);
-            let mut leave = leave.expect("its time is over and no probe is under way");
-            machine.settle(&mut leave, Verdict::Success, now);
+            let permit = machine.acquire(now);
+            let mut permit = permit.expect("its time is over and no probe is under way");
+            machine.settle(&mut permit, RequestResult::Success, now);
         }
         prop_assert_eq!(machine.state(), State::Closed);
     }
 }
 
-/// What a request does when it is polled; at the end of its script a body ends.
+/// What a request does when it is polled; at the end of the script, a body ends.
 #[derive(Clone, Copy, Debug)]
 enum Turn {
     Pending,
@@ -93,7 +93,7 @@ enum Turn {
     Panic,
 }
 
-/// An answer that follows a script.
+/// A response that follows a script.
 #[derive(Clone, Debug)]
 struct Script(std::vec::IntoIter<Turn>);
 
@@ -103,7 +103,7 @@ impl Script {
             Some(Turn::Pending) => Poll::Pending,
             Some(Turn::Go) => Poll::Ready(Some(Ok(()))),
             Some(Turn::Fail(side)) => Poll::Ready(Some(Err(broke(side)))),
-            // Unwinds without the message that the hook prints.
+            // Unwinds without the panic hook's message.
             Some(Turn::Panic) => resume_unwind(Box::new("scripted")),
             None => Poll::Ready(None),
         }
@@ -137,7 +137,7 @@ enum Flight {
 }
 
 impl Flight {
-    /// What is left of it after a poll. A panic drops what panicked, as a connection's task does.
+    /// The state after a poll. A panic drops the future, as a connection's task does.
     fn poll(self) -> Option<Self> {
         let cx = &mut Context::from_waker(Waker::noop());
         let next = catch_unwind(AssertUnwindSafe(|| match self {
@@ -190,11 +190,11 @@ fn probing(probes: u32) -> Breaker {
     Breaker::new(policy.with_probes(NonZeroU32::new(probes).unwrap()))
 }
 
-/// All that was taken has come back: there is room for every probe, and they close it.
+/// All tokens were returned: every probe is possible, and they close the breaker.
 fn is_whole(breaker: &Breaker, probes: u32) -> Result<(), TestCaseError> {
     breaker.half_open();
     if breaker.state() == State::HalfOpen {
-        // Those of before may have succeeded, so that fewer close it.
+        // Earlier probes may have succeeded, so fewer may be needed.
         let tokens: Vec<_> = (0..probes).map(|_| breaker.acquire()).collect();
         prop_assert!(tokens.iter().all(Result::is_ok));
         prop_assert!(breaker.acquire().is_err());
@@ -235,7 +235,7 @@ proptest! {
 }
 
 #[test]
-fn threads_that_race_for_probes_never_get_more_than_there_are() {
+fn racing_threads_never_get_more_probes_than_allowed() {
     const PROBES: u32 = 3;
     let breaker = probing(PROBES);
     breaker.acquire().unwrap().fail();

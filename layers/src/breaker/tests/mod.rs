@@ -45,7 +45,7 @@ fn broke(side: Side) -> BoxError {
     Failure::from(Broke(side)).into()
 }
 
-/// What a backend does in a test.
+/// The behaviour of a backend in a test.
 #[derive(Clone, Copy, Debug)]
 enum Backend {
     Fails(Side),
@@ -82,7 +82,7 @@ async fn send(
     service.oneshot(Request::default()).await
 }
 
-/// Sends a request and reads its answer as far as there is one.
+/// Sends a request and reads its response to the end.
 async fn ask(breaker: &Breaker, backend: Backend) {
     if let Ok(answer) = send(breaker, backend).await {
         let _ = answer.into_body().collect().await;
@@ -91,7 +91,7 @@ async fn ask(breaker: &Breaker, backend: Backend) {
 
 type Mocked = Spawn<BreakerService<Mock<Request<()>, Response<Frames>>>>;
 
-/// A service before a backend that says nothing of itself.
+/// A service before a backend whose results the test determines.
 fn mock(breaker: &Breaker) -> (Mocked, Handle<Request<()>, Response<Frames>>) {
     mock::spawn_with(|mock| BreakerLayer::new(breaker.clone()).layer(mock))
 }
@@ -101,7 +101,7 @@ fn one_failure() -> BreakerPolicy {
 }
 
 #[tokio::test]
-async fn failures_are_what_the_backend_did_and_nobody_else() {
+async fn only_the_backends_errors_are_failures() {
     for (backend, expected) in [
         (Backend::Fails(Side::Upstream), State::Open),
         (Backend::BreaksOff, State::Open),
@@ -121,7 +121,7 @@ async fn failures_are_what_the_backend_did_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_stream_is_judged_at_its_end_and_not_at_its_head() {
+async fn a_stream_counts_at_its_end_and_not_at_its_head() {
     let breaker = Breaker::new(one_failure());
     let answer = send(&breaker, Backend::BreaksOff).await.unwrap();
     let mut body = answer.into_body();
@@ -134,7 +134,7 @@ async fn a_stream_is_judged_at_its_end_and_not_at_its_head() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_open_breaker_refuses_until_its_time_is_over_and_a_probe_closes_it() {
+async fn an_open_breaker_rejects_until_its_time_is_over_and_a_probe_closes_it() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let seen = told.clone();
     let breaker = Breaker::new(one_failure())
@@ -158,7 +158,7 @@ async fn an_open_breaker_refuses_until_its_time_is_over_and_a_probe_closes_it() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_probe_opens_for_twice_as_long_and_success_forgets_that() {
+async fn a_failed_probe_doubles_the_time_and_a_success_resets_it() {
     let breaker = Breaker::new(one_failure().with_open_for(SECOND, 3 * SECOND));
     ask(&breaker, Backend::Fails(Side::Upstream)).await;
     for seconds in [1, 2, 3, 3] {
@@ -173,7 +173,7 @@ async fn a_failed_probe_opens_for_twice_as_long_and_success_forgets_that() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_whose_client_leaves_makes_room_for_the_next() {
+async fn a_cancelled_probe_frees_its_place() {
     let breaker = Breaker::new(one_failure());
     ask(&breaker, Backend::Fails(Side::Upstream)).await;
     advance(2 * SECOND).await;
@@ -187,7 +187,7 @@ async fn a_probe_whose_client_leaves_makes_room_for_the_next() {
     assert!(failure.caused_by::<CircuitOpen>().is_some());
     backend.next_request().await.unwrap();
     let second = pin!(backend.next_request()).now_or_never();
-    assert!(second.is_none(), "what is refused goes nowhere");
+    assert!(second.is_none(), "a rejected request is not sent");
     drop(probe);
     assert_eq!(breaker.state(), State::HalfOpen);
     assert!(breaker.would_allow());
@@ -204,17 +204,13 @@ async fn readiness_is_the_inner_services() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_whose_answer_has_begun_does_not_keep_the_others_waiting_for_its_end() {
+async fn a_probe_frees_its_place_with_the_head_of_its_response() {
     let breaker = Breaker::new(one_failure());
     ask(&breaker, Backend::Fails(Side::Upstream)).await;
     advance(2 * SECOND).await;
     let long = send(&breaker, Backend::Answers(200)).await.unwrap();
     assert!(breaker.would_allow(), "the backend answers");
-    assert_eq!(
-        breaker.state(),
-        State::HalfOpen,
-        "not judged before its end"
-    );
+    assert_eq!(breaker.state(), State::HalfOpen, "no result before its end");
     let breaks_off = send(&breaker, Backend::BreaksOff).await.unwrap();
     breaks_off.into_body().collect().await.unwrap_err();
     assert_eq!(breaker.state(), State::Open);
@@ -222,12 +218,12 @@ async fn a_probe_whose_answer_has_begun_does_not_keep_the_others_waiting_for_its
     assert_eq!(
         breaker.state(),
         State::Open,
-        "it belongs to what was before"
+        "it belongs to an earlier phase"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_of_a_told_length_is_judged_by_its_last_byte() {
+async fn a_response_with_a_length_counts_at_its_last_byte() {
     let breaker = Breaker::new(one_failure());
     ask(&breaker, Backend::Fails(Side::Upstream)).await;
     advance(2 * SECOND).await;
@@ -250,7 +246,7 @@ async fn an_answer_of_a_told_length_is_judged_by_its_last_byte() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_can_stay_open_for_ever() {
+async fn an_open_time_beyond_the_clock_does_not_panic() {
     let policy = one_failure().with_open_for(Duration::MAX, Duration::MAX);
     let breaker = Breaker::new(policy);
     ask(&breaker, Backend::Fails(Side::Upstream)).await;
@@ -278,7 +274,7 @@ async fn a_token_that_travels_with_the_request_is_the_one_that_is_settled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_share_of_failures_opens_once_there_were_enough_requests() {
+async fn a_share_of_failures_opens_it_after_enough_requests() {
     let policy = BreakerPolicy::default()
         .with_consecutive_failures(None)
         .with_failure_ratio(0.5, NonZeroU32::new(10).unwrap());
@@ -293,7 +289,7 @@ async fn a_share_of_failures_opens_once_there_were_enough_requests() {
     assert_eq!(breaker.state(), State::Closed, "9 are too few");
     advance(31 * SECOND).await;
     ask(&breaker, Backend::Fails(Side::Upstream)).await;
-    assert_eq!(breaker.state(), State::Closed, "the 9 are forgotten");
+    assert_eq!(breaker.state(), State::Closed, "the 9 have left the window");
     for _ in 0..9 {
         ask(&breaker, Backend::Fails(Side::Upstream)).await;
     }
@@ -301,7 +297,7 @@ async fn a_share_of_failures_opens_once_there_were_enough_requests() {
 }
 
 #[tokio::test]
-async fn what_is_known_otherwise_lets_probes_through_early() {
+async fn external_knowledge_allows_probes_early() {
     let breaker = Breaker::new(one_failure());
     breaker.half_open();
     assert_eq!(breaker.state(), State::Closed);
@@ -311,7 +307,7 @@ async fn what_is_known_otherwise_lets_probes_through_early() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_layer_without_refusals_lets_through_and_judges_in_any_state() {
+async fn a_layer_without_refusals_allows_and_counts_in_every_state() {
     let breaker = Breaker::new(one_failure());
     let send = async |backend| {
         let layer = BreakerLayer::new(breaker.clone()).without_refusals();

@@ -1,4 +1,4 @@
-//! What the scanner remembers of what it comes by.
+//! Collects the values that the gateway needs.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,14 +8,14 @@ use super::text::{keep_alive_seconds, keep_alive_text, unescape};
 use super::visit::{Kept, Kind, Value, Visitor};
 use super::{KeepAlive, MAX_NAME_BYTES, ScanError, Scanned};
 
-/// The longest key that can be one of ours with each character written as an escape.
+/// The longest known key if each of its characters is escaped.
 const KEY_BYTES: usize = 6 * 16;
 
 #[derive(Debug)]
 pub(super) struct Collector {
     keys: Keys,
     seen: Seen,
-    // The key whose value comes next, of the body and of its options.
+    // The keys of the current values, in the body and in its options.
     current: [Option<Key>; 2],
     found: Scanned,
     name: Option<Arc<str>>,
@@ -45,7 +45,7 @@ impl Collector {
         Ok(self.found)
     }
 
-    /// Of several errors the first is told.
+    /// Only the first error is reported.
     fn fail(&mut self, error: ScanError) {
         self.error.get_or_insert(error);
     }
@@ -84,13 +84,13 @@ impl Collector {
     }
 }
 
-/// Whether a text may be looked up as a model's name: no control characters, and nothing in it
-/// that moves about in a file system.
+/// Whether a text may be looked up as a model's name: it has no control characters and no path
+/// traversal.
 pub(in crate::llm_request) fn is_plausible_name(name: &str) -> bool {
     name.len() <= MAX_NAME_BYTES && (is_plain_name(name) || is_plausible_path(name))
 }
 
-/// Whether a name is one of Ollama's own models, as most are: it has no path at all.
+/// Whether a name has no path, like most of Ollama's own models.
 fn is_plain_name(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
     !name.starts_with('.') && name.bytes().all(is_plain)
@@ -122,7 +122,7 @@ fn number(kept: Kept<'_>) -> Option<f64> {
 
 fn tokens(value: Value<'_>) -> Option<u64> {
     match value {
-        // As Ollama does, what follows the point is cut off.
+        // As in Ollama, the fraction is cut off.
         Value::Number(kept) => number(kept).filter(|n| *n >= 0.0).map(|n| n as u64),
         _ => None,
     }

@@ -1,24 +1,24 @@
-//! What is wrong with a body.
+//! Errors in a body.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// What is wrong with a body. The texts are Go's where Go has one.
+/// An error in a body. The texts are Go's, where Go has one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ScanError {
-    /// There is nothing but white space.
+    /// The body is empty or white space.
     #[error("missing request body")]
     Empty,
-    /// The input breaks off within the value.
+    /// The input ends within the value.
     #[error("unexpected EOF")]
     UnexpectedEnd,
-    /// A byte that cannot stand where it stands.
+    /// A byte that is not allowed in its place.
     #[error("invalid character {} {place}", Quoted(*.byte))]
     InvalidCharacter {
         /// The byte.
         byte: u8,
-        /// Where it stands.
+        /// The place, in Go's words.
         place: Cow<'static, str>,
     },
     /// Text that is not UTF-8.
@@ -27,41 +27,41 @@ pub enum ScanError {
     /// Arrays and objects nest too deep.
     #[error("the request body nests deeper than {} levels", super::MAX_DEPTH)]
     TooDeep,
-    /// The value is JSON, but no object.
+    /// The value is JSON, but not an object.
     #[error("the request body must be a JSON object, not {found}")]
     NotAnObject {
-        /// What it is.
+        /// The type of the value.
         found: &'static str,
     },
-    /// A key's value is of another type than it must be.
+    /// The value of a key has the wrong type.
     #[error("{key:?} must be of type {expected}, not {found}")]
     WrongType {
         /// The key.
         key: &'static str,
-        /// The type of its value.
+        /// The type of the value.
         found: &'static str,
-        /// The type that it must have.
+        /// The expected type.
         expected: &'static str,
     },
-    /// A key that the gateway acts on stands twice, or in another case, so that two readers
-    /// might understand two things.
-    #[error("the key {key:?} must stand once in the request, and in lower case")]
+    /// A key that the gateway uses occurs twice, or in another case, so that two parsers could
+    /// understand different things.
+    #[error("the key {key:?} must occur once in the request, and in lower case")]
     AmbiguousKey {
-        /// The key as it should be written.
+        /// The correct spelling of the key.
         key: &'static str,
     },
-    /// The model's name is none.
+    /// The model's name is invalid.
     #[error("invalid model name")]
     InvalidModelName,
-    /// The body is said to be zstd and is not.
+    /// The body is declared as zstd but is not.
     #[error("failed to decompress zstd body")]
     InvalidZstd,
-    /// The body is said to be a form and is not.
-    #[error("the request body is no multipart/form-data")]
+    /// The body is declared as a form but is not.
+    #[error("the request body is not multipart/form-data")]
     InvalidForm,
 }
 
-/// A byte as Go's JSON errors quote it: as the character of that number.
+/// A byte as quoted in Go's JSON errors: as the character with that number.
 struct Quoted(u8);
 
 impl fmt::Display for Quoted {

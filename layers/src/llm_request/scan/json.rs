@@ -1,4 +1,4 @@
-//! JSON's grammar as a machine that is fed bytes, as strict as Go's `encoding/json`.
+//! JSON's grammar as a state machine over bytes, as strict as Go's `encoding/json`.
 
 use std::ops::Range;
 
@@ -6,17 +6,17 @@ use smallvec::SmallVec;
 
 use super::ScanError;
 use super::utf8::Utf8;
-use super::visit::{Kept, Kind, TOLD_DEPTH, Value, Visitor};
+use super::visit::{Kept, Kind, REPORTED_DEPTH, Value, Visitor};
 
-/// How deep arrays and objects may nest. Nobody's request is deeper; a parser that recurses
-/// may be shaken by one that is.
+/// Limit of nested arrays and objects. Real requests are less deep, and deeper ones could exhaust
+/// the stack of a recursive parser.
 pub const MAX_DEPTH: u32 = 64;
 
-/// The validity of text is checked this far ahead, so that both looks at a byte find it in the
-/// processor's first cache.
+/// UTF-8 is validated this far ahead, so that both passes find the bytes in the processor's
+/// first-level cache.
 const WINDOW: usize = 16 << 10;
 
-/// What may come next.
+/// The state: what may follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Value,
@@ -43,7 +43,7 @@ enum State {
     Exponent,
     ExponentSign,
     ExponentDigits,
-    /// So many of its bytes have come.
+    /// Within a literal, after this many bytes.
     Literal {
         literal: Literal,
         come: u8,
@@ -76,19 +76,19 @@ impl Literal {
     }
 }
 
-/// The machine. It reads one value and takes no notice of what follows, as Ollama does.
+/// The state machine. It reads one value and ignores what follows, as Ollama does.
 #[derive(Debug)]
 pub(super) struct Json {
     state: State,
     depth: u32,
-    // A bit for each open container, the innermost lowest: 1 is an object.
+    // One bit for each open container, innermost lowest; 1 means an object.
     stack: u64,
     utf8: Utf8,
     offset: u64,
     top: Option<Kind>,
-    // Where the value that is told began, by the depth of its container.
-    begun: [u64; TOLD_DEPTH as usize + 1],
-    // Room for every key and for the names that models have; longer ones are rare.
+    // The beginning of each reported value, by the depth of its container.
+    begun: [u64; REPORTED_DEPTH as usize + 1],
+    // Room for every key and for usual model names; longer ones are rare.
     kept: SmallVec<[u8; 128]>,
     keep: usize,
     is_cut: bool,
@@ -103,14 +103,14 @@ impl Json {
             utf8: Utf8::default(),
             offset: 0,
             top: None,
-            begun: [0; TOLD_DEPTH as usize + 1],
+            begun: [0; REPORTED_DEPTH as usize + 1],
             kept: SmallVec::new(),
             keep: 0,
             is_cut: false,
         }
     }
 
-    /// What the whole value is, if it has begun.
+    /// The type of the whole value, if it has begun.
     pub(super) fn top(&self) -> Option<Kind> {
         self.top
     }
@@ -119,7 +119,7 @@ impl Json {
         self.state == State::Done
     }
 
-    /// Reads on.
+    /// Reads the next bytes.
     pub(super) fn feed(
         &mut self,
         piece: &[u8],
@@ -132,7 +132,7 @@ impl Json {
             let valid = self.utf8.valid_prefix(window);
             self.scan(&window[..valid], visitor)?;
             if valid < window.len() && !self.is_done() {
-                // Outside of a string such a byte would be wrong even as part of a character.
+                // Outside of a string, such a byte would also be wrong as part of a character.
                 return Err(match self.state {
                     State::String { .. } => ScanError::InvalidUtf8,
                     _ => self.unexpected(window[valid]),
@@ -143,7 +143,7 @@ impl Json {
         Ok(())
     }
 
-    /// The input is at its end.
+    /// Ends the input.
     pub(super) fn finish(&mut self, visitor: &mut impl Visitor) -> Result<(), ScanError> {
         if self.depth == 0 && self.is_whole_number() {
             self.end_number(0, visitor);
@@ -164,7 +164,7 @@ impl Json {
                     let plain = &plain[..plain_prefix(plain)];
                     at += plain.len();
                     match bytes.get(at) {
-                        // Most strings lie in one piece, and need not be put together.
+                        // Most strings are in one piece, and need no copy.
                         Some(b'"') if self.has_kept_nothing() => {
                             self.end_string(is_key, Some(plain), at, visitor);
                         }
@@ -193,7 +193,7 @@ impl Json {
                 State::Done => break,
                 _ if self.is_whole_number() && number(self.state, byte).is_none() => {
                     self.end_number(at, visitor);
-                    // The byte itself is the next state's.
+                    // The byte belongs to the next state.
                     continue;
                 }
                 _ => {
@@ -218,7 +218,7 @@ impl Json {
             (ElementOrEnd, b']') | (KeyOrEnd, b'}') => return self.close(at, true, visitor),
             (Value | ElementOrEnd, _) => return self.begin_value(byte, at, visitor),
             (KeyOrEnd | Key, b'"') => {
-                let told = self.depth <= TOLD_DEPTH;
+                let told = self.depth <= REPORTED_DEPTH;
                 self.start_keeping(if told {
                     visitor.begin_key(self.depth)
                 } else {
@@ -290,7 +290,7 @@ impl Json {
         if self.depth == 0 {
             self.top = Some(kind);
         }
-        let keep = if self.is_told() {
+        let keep = if self.is_reported() {
             self.begun[self.depth as usize] = self.offset + at as u64;
             visitor.begin_value(self.depth)
         } else {
@@ -324,14 +324,14 @@ impl Json {
         };
         self.depth -= 1;
         self.stack >>= 1;
-        if self.is_told() {
+        if self.is_reported() {
             visitor.value(self.depth, value, self.span_to(at + 1));
         }
         self.end_value();
         Ok(())
     }
 
-    /// The string is what was kept, unless it is `whole`.
+    /// Reports a string: `whole`, or else the kept bytes.
     fn end_string(
         &mut self,
         is_key: bool,
@@ -344,12 +344,12 @@ impl Json {
             None => self.kept(),
         };
         if is_key {
-            if self.depth <= TOLD_DEPTH {
+            if self.depth <= REPORTED_DEPTH {
                 visitor.key(self.depth, kept);
             }
             self.state = State::Colon;
         } else {
-            if self.is_told() {
+            if self.is_reported() {
                 visitor.value(self.depth, Value::String(kept), self.span_to(at + 1));
             }
             self.end_value();
@@ -357,14 +357,14 @@ impl Json {
     }
 
     fn end_number(&mut self, at: usize, visitor: &mut impl Visitor) {
-        if self.is_told() {
+        if self.is_reported() {
             visitor.value(self.depth, Value::Number(self.kept()), self.span_to(at));
         }
         self.end_value();
     }
 
     fn end_literal(&mut self, literal: Literal, at: usize, visitor: &mut impl Visitor) {
-        if self.is_told() {
+        if self.is_reported() {
             visitor.value(self.depth, literal.value(), self.span_to(at + 1));
         }
         self.end_value();
@@ -377,10 +377,10 @@ impl Json {
         };
     }
 
-    /// Whether a value that stands here is the visitor's: a member of an object not too deep,
-    /// or the whole.
-    fn is_told(&self) -> bool {
-        self.depth == 0 || self.depth <= TOLD_DEPTH && self.is_in_object()
+    /// Whether a value at this place is reported to the visitor: a member of an object within the
+    /// depth, or the whole value.
+    fn is_reported(&self) -> bool {
+        self.depth == 0 || self.depth <= REPORTED_DEPTH && self.is_in_object()
     }
 
     fn is_in_object(&self) -> bool {
@@ -415,7 +415,7 @@ impl Json {
         self.kept.is_empty() && !self.is_cut
     }
 
-    /// As much of a whole string as is to be kept.
+    /// The part of a whole string that has to be kept.
     fn first_of<'a>(&self, whole: &'a [u8]) -> Kept<'a> {
         Kept {
             raw: &whole[..whole.len().min(self.keep)],
@@ -436,7 +436,7 @@ impl Json {
             State::Value | State::ElementOrEnd => "looking for beginning of value".into(),
             State::KeyOrEnd | State::Key => "looking for beginning of object key string".into(),
             State::Colon => "after object key".into(),
-            // Where a number may end, its value is over before the byte.
+            // Where a number may end, its value ends before the byte.
             State::CommaOrEnd
             | State::Zero
             | State::Integer
@@ -463,7 +463,7 @@ impl Json {
     }
 }
 
-/// Where a byte leads inside of a number.
+/// The next state inside a number.
 fn number(state: State, byte: u8) -> Option<State> {
     use State::*;
     Some(match (state, byte) {
@@ -478,10 +478,10 @@ fn number(state: State, byte: u8) -> Option<State> {
     })
 }
 
-/// How many bytes of a string need no look: all up to a quote, a backslash or a control
-/// character.
+/// The number of leading bytes of a string that need no handling: up to a quote, a backslash or a
+/// control character.
 fn plain_prefix(bytes: &[u8]) -> usize {
-    // Most strings are short, and those that are not are long.
+    // Most strings are short; the others are long.
     let (start, rest) = bytes.split_at(bytes.len().min(SHORT));
     let mut plain = plain_words(start);
     if plain < start.len() {
@@ -491,7 +491,7 @@ fn plain_prefix(bytes: &[u8]) -> usize {
     plain + plain_words(&bytes[plain..])
 }
 
-/// How many bytes are looked at by words before blocks are worth it.
+/// Bytes that are checked word by word before blocks are faster.
 const SHORT: usize = 32;
 const BLOCK: usize = 64;
 
@@ -506,18 +506,18 @@ fn plain_words(bytes: &[u8]) -> usize {
     bytes.len() - rest.len() + special.unwrap_or(rest.len())
 }
 
-/// A word whose lowest bit that is set is the highest of the first special byte, if there is one.
+/// A word whose lowest set bit is the highest bit of the first special byte, if there is one.
 fn specials(word: u64) -> u64 {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
-    // Of a byte that is less than `bound` the highest bit comes to be set, and of no byte before
-    // the first such.
+    // Sets the highest bit of each byte that is less than `bound`; the bits below the first such
+    // byte are exact.
     let less_than = |word: u64, bound: u64| word.wrapping_sub(ONES * bound) & !word;
     let equal_to = |byte: u8| less_than(word ^ (ONES * u64::from(byte)), 1);
     (less_than(word, 0x20) | equal_to(b'"') | equal_to(b'\\')) & (ONES * 0x80)
 }
 
-/// The part of [`plain_prefix`] that is made of whole blocks. Without a branch inside, the
-/// compiler makes a handful of vector instructions of a block.
+/// The part of [`plain_prefix`] that consists of whole blocks. Without branches inside, the
+/// compiler turns a block into a few vector instructions.
 fn plain_blocks(bytes: &[u8]) -> usize {
     let (blocks, _) = bytes.as_chunks::<BLOCK>();
     let has_special = |block: &[u8; BLOCK]| {

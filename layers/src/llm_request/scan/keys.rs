@@ -1,8 +1,8 @@
-//! Which keys of a request the gateway acts on.
+//! The keys of a request that the gateway uses.
 
 use crate::{Dialect, Operation};
 
-/// A key that the gateway acts on.
+/// A key that the gateway uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Key {
     Model,
@@ -52,12 +52,12 @@ impl Key {
         }
     }
 
-    /// How many bytes of its value, escapes and all, decide what it means.
+    /// How many raw bytes of its value are needed, including escapes.
     pub(super) fn kept_bytes(self) -> usize {
         match self {
             Self::Model | Self::Name | Self::Source => 6 * super::MAX_NAME_BYTES,
             Self::KeepAlive | Self::NumCtx | Self::NumPredict | Self::MaxTokens => 128,
-            // Whether there are any is enough.
+            // It only matters whether there are any.
             Self::Prompt | Self::Messages | Self::Input => 0,
             Self::Stream | Self::Options => 0,
         }
@@ -68,19 +68,19 @@ impl Key {
     }
 }
 
-/// The keys that the gateway acts on in one kind of request. All others pass unseen.
+/// The keys that the gateway uses in one kind of request. All others are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keys(u16);
 
 impl Keys {
-    /// The keys of a request to this operation, written in this dialect.
+    /// The keys of a request to this operation in this dialect.
     pub fn of(dialect: Dialect, operation: Operation) -> Self {
         use Key::*;
         use Operation::{Chat, Copy, Create, Delete, Embed, Extra, Generate, Pull, Push, Show};
         let keys: &[Key] = match (dialect, operation) {
             (Dialect::Ollama, Generate) => &[Model, Stream, KeepAlive, Options, Prompt],
             (Dialect::Ollama, Chat) => &[Model, Stream, KeepAlive, Options, Messages],
-            // One of the two routes calls it `input`, the other `prompt`.
+            // One of the two routes uses `input`, the other `prompt`.
             (Dialect::Ollama, Embed) => &[Model, KeepAlive, Options, Input, Prompt],
             (_, Show | Delete) => &[Model, Name],
             (_, Pull | Push | Create) => &[Model, Name, Stream],
@@ -99,13 +99,13 @@ impl Keys {
         self.0 & key.bit() != 0
     }
 
-    /// The key that is spelt as it should be, which nearly all are.
+    /// The key with exactly this spelling, which is the usual case.
     pub(super) fn find_exact(self, raw: &[u8], in_options: bool) -> Option<Key> {
         self.known(in_options)
             .find(|key| key.text().as_bytes() == raw)
     }
 
-    /// The key that Go would take `text` for.
+    /// The key that Go would match with `text`.
     pub(super) fn find(self, text: &str, in_options: bool) -> Option<Key> {
         self.known(in_options)
             .find(|key| super::text::folds_to(text, key.text()))
@@ -123,12 +123,12 @@ impl Keys {
     }
 }
 
-/// A set of keys that have been seen.
+/// A set of seen keys.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Seen(u16);
 
 impl Seen {
-    /// Adds a key; `false` if it was there.
+    /// Adds a key; returns `false` if it was already there.
     pub(super) fn insert(&mut self, key: Key) -> bool {
         let is_new = self.0 & key.bit() == 0;
         self.0 |= key.bit();

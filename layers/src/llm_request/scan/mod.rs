@@ -1,10 +1,10 @@
 //! One pass over the bytes of a JSON request, in pieces of any size.
 //!
-//! The scanner and Go's `encoding/json`, which will read the same bytes behind it, must never
-//! disagree on what the gateway acts on. Go matches keys without regard to case and lets the
-//! last of several win; so a key that the gateway acts on, standing twice or in another case,
-//! is refused. It is stricter than Go in three further things: text must be UTF-8, nesting
-//! ends at [`MAX_DEPTH`], and a name of a model must not look like a path trick.
+//! The scanner and Go's `encoding/json`, which reads the same bytes later, must never disagree on
+//! what the gateway uses. Go matches keys case-insensitively, and the last of several wins. So a
+//! key that the gateway uses is refused if it occurs twice or in another case. The scanner is
+//! stricter than Go in three other points: text must be UTF-8, nesting is limited to [`MAX_DEPTH`],
+//! and a model's name must not contain path traversal.
 //!
 //! ```
 //! use llamatower_layers::llm_request::scan::{Keys, Scanner};
@@ -47,34 +47,34 @@ pub use self::error::ScanError;
 pub use self::json::MAX_DEPTH;
 pub use self::keys::Keys;
 
-/// The longest name of a model that is looked at, in bytes; Ollama's own end at 593.
+/// Longest model name that is examined, in bytes; Ollama's own limit is 593.
 pub const MAX_NAME_BYTES: usize = 1024;
 
-/// What was found in a body.
+/// The result of the scan.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Scanned {
-    /// The model's name, where the operation has it; `None` if it is missing, null or empty.
+    /// The model's name; `None` if it is missing, null or empty, or if the operation has none.
     pub model: Option<Arc<str>>,
-    /// Whether the answer is to be a stream, if the request says so.
+    /// Whether the response should be a stream, if set.
     pub stream: Option<bool>,
-    /// How long the model is to stay in memory.
+    /// How long the model should stay in memory.
     pub keep_alive: Option<KeepAlive>,
     /// The context length in tokens (`options.num_ctx`).
     pub num_ctx: Option<u64>,
-    /// The longest answer in tokens (`max_tokens` or `options.num_predict`).
+    /// Limit of the response in tokens (`max_tokens` or `options.num_predict`).
     pub max_tokens: Option<u64>,
-    /// Whether all that the operation could work on is missing, null or empty.
+    /// Whether the operation has no input: it is missing, null or empty.
     pub has_no_prompt: bool,
-    /// Where the value of `model` stands in the body, if the key is there.
+    /// The byte range of the value of `model` in the body, if the key is there.
     pub model_value: Option<Range<u64>>,
     /// The position right after the opening brace.
     pub members_begin: u64,
-    /// Whether the object has no members at all.
+    /// Whether the object has no members.
     pub is_empty_object: bool,
 }
 
-/// Reads a body and remembers what the gateway acts on.
+/// Scans a body and stores the values that the gateway uses.
 #[derive(Debug)]
 pub struct Scanner {
     json: Json,
@@ -82,7 +82,7 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// A scanner for a body in which the gateway acts on `keys`.
+    /// A scanner for a body in which the gateway uses `keys`.
     pub fn new(keys: Keys) -> Self {
         Self {
             json: Json::new(),
@@ -90,23 +90,23 @@ impl Scanner {
         }
     }
 
-    /// Reads the next piece. After the first whole value all is ignored.
+    /// Scans the next piece. Everything after the first complete value is ignored.
     ///
     /// # Errors
-    /// The input cannot become what it should be, whatever follows.
+    /// The input is invalid, whatever follows.
     pub fn feed(&mut self, piece: &[u8]) -> Result<(), ScanError> {
         self.json.feed(piece, &mut self.collector)
     }
 
-    /// Whether the value is complete, so that nothing that follows matters.
+    /// Whether the value is complete; what follows does not matter.
     pub fn is_done(&self) -> bool {
         self.json.is_done()
     }
 
-    /// What was found, at the end of the input.
+    /// The result, at the end of the input.
     ///
     /// # Errors
-    /// The input ended too early, is no object, or contradicts itself.
+    /// The input ended too early, is not an object, or is ambiguous.
     pub fn finish(mut self) -> Result<Scanned, ScanError> {
         self.json.finish(&mut self.collector)?;
         match self.json.top() {

@@ -1,4 +1,4 @@
-//! The scanner against serde_json.
+//! Property tests: the scanner against serde_json.
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use super::tests::{generate, scan, scan_with};
 use super::*;
 
-/// Any JSON, with the keys that matter among its keys.
+/// Any JSON, with the relevant keys among its keys.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
-        // No more digits than serde_json reads back as they were.
+        // Only numbers that serde_json reads back exactly.
         any::<i32>().prop_map(|n| json!(f64::from(n) / 8.0)),
         any::<String>().prop_map(Value::from),
         "[a-z\"\\\\/\u{0}-\u{1f}é漢😀]{0,200}".prop_map(Value::from),
@@ -34,7 +34,7 @@ fn any_key() -> impl Strategy<Value = String> {
     ]
 }
 
-/// A body as a client might send it, with values of the right type for most keys.
+/// A body as a client might send it; most keys have values of the right type.
 fn any_body() -> impl Strategy<Value = Value> {
     let name = prop_oneof![
         Just(json!(null)),
@@ -60,7 +60,7 @@ fn any_body() -> impl Strategy<Value = Value> {
     )
 }
 
-/// Writes some characters of the strings in a JSON text as escapes that they do not need.
+/// Escapes some characters of the strings in a JSON text that need no escape.
 fn over_escaped(text: &str, choice: usize) -> String {
     let mut out = String::new();
     let mut in_string = false;
@@ -72,7 +72,7 @@ fn over_escaped(text: &str, choice: usize) -> String {
                 in_string = !in_string;
                 out.push(character);
             }
-            // An escape that was there may go on with letters.
+            // The letters after an existing escape may belong to it.
             _ if in_string && !character.is_ascii_hexdigit() && out.len() % 7 >= choice => {
                 for unit in character.encode_utf16(&mut [0; 2]) {
                     out.push_str(&format!("\\u{unit:04X}"));
@@ -93,14 +93,14 @@ fn pieces<'a>(bytes: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
         .collect()
 }
 
-/// Whether serde_json reads a value at the beginning of these bytes, and takes it for an
-/// object. It looks away from the escapes of what it skips, as Go does.
+/// Whether serde_json reads an object at the beginning of these bytes. Like Go, it ignores wrong
+/// escapes in skipped values.
 fn oracle_takes(bytes: &[u8]) -> bool {
     let mut values =
         serde_json::Deserializer::from_slice(bytes).into_iter::<serde::de::IgnoredAny>();
     let is_object = bytes.trim_ascii_start().first() == Some(&b'{');
     let read = matches!(values.next(), Some(Ok(_)));
-    // It does not look at the encoding of what it skips either.
+    // It also ignores the encoding of skipped values.
     let end = values.byte_offset();
     read && is_object && std::str::from_utf8(&bytes[..end]).is_ok()
 }
@@ -115,7 +115,7 @@ fn is_syntax(result: &Result<Scanned, ScanError>) -> bool {
 
 proptest! {
     #[test]
-    fn what_is_found_is_what_serde_finds(
+    fn the_result_equals_serdes(
         body in any_body(),
         is_pretty in any::<bool>(),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
@@ -149,7 +149,7 @@ proptest! {
     }
 
     #[test]
-    fn damage_is_refused_when_serde_refuses_it(
+    fn a_damaged_body_is_refused_if_serde_refuses_it(
         body in any_body(),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4u8), 1..4),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
@@ -170,12 +170,12 @@ proptest! {
             !is_syntax(&result), oracle_takes(&bytes),
             "{:?} for {}", result, bytes.escape_ascii()
         );
-        // However the input is cut, the answer is the same.
+        // The result does not depend on how the input is split.
         prop_assert_eq!(result, scan(&bytes));
     }
 
     #[test]
-    fn noise_is_refused_when_serde_refuses_it(
+    fn random_bytes_are_refused_if_serde_refuses_them(
         noise in "[{}\\[\\]:,\"\\\\u0-9aeflnrst.+ -]{0,40}",
     ) {
         let bytes = format!("{{\"a\":{noise}");
@@ -184,14 +184,14 @@ proptest! {
     }
 
     #[test]
-    fn a_duplicate_is_refused_wherever_it_stands(
+    fn a_duplicate_key_is_refused_in_every_place(
         body in any_body(),
         key in "model|stream|options|prompt|MODEL|Stream|oPtions|PROMPT",
     ) {
         let text = serde_json::to_string(&body).unwrap();
         let doubled = format!("{},{}:null}}", &text[..text.len() - 1], json!(key));
         let key = key.to_lowercase();
-        let is_told = matches!(scan(&doubled), Err(ScanError::AmbiguousKey { key: k }) if k == key);
-        prop_assert!(is_told, "{}", doubled);
+        let is_reported = matches!(scan(&doubled), Err(ScanError::AmbiguousKey { key: k }) if k == key);
+        prop_assert!(is_reported, "{}", doubled);
     }
 }

@@ -32,7 +32,7 @@ fn text(body: impl AsRef<[u8]>) -> String {
 }
 
 #[test]
-fn all_is_found_wherever_it_stands() {
+fn all_keys_are_found_in_every_order() {
     let found = scan(
         r#" {"prompt":"x","options":{"temperature":0.5,"num_ctx":4096,"num_predict":-1},
             "format":{"model":"no","stream":false},"stream" : false, "keep_alive":"1h30m",
@@ -106,7 +106,7 @@ fn management_takes_name_where_model_is_missing_or_empty() {
 }
 
 #[test]
-fn a_key_that_two_readers_could_read_differently_is_refused() {
+fn a_key_that_two_parsers_could_match_differently_is_refused() {
     for (body, key) in [
         (r#"{"model":"a","model":"b"}"#, "model"),
         (r#"{"model":"a","MODEL":"b"}"#, "model"),
@@ -123,7 +123,7 @@ fn a_key_that_two_readers_could_read_differently_is_refused() {
     ] {
         assert_eq!(scan(body), Err(ScanError::AmbiguousKey { key }), "{body}");
     }
-    // An escape alone leaves no doubt, and keys that nobody here acts on may do as they like.
+    // An escape alone is not ambiguous, and unused keys are not checked.
     assert_eq!(model(r#"{"\u006dodel":"a"}"#).as_deref(), Some("a"));
     assert!(scan(r#"{"x":1,"x":2,"NAME":3,"messages":1,"messages":2,"m\u00f6del":1}"#).is_ok());
     assert!(scan(r#"{"a":{"model":1,"model":2},"b":{"num_ctx":1,"NUM_CTX":1}}"#).is_ok());
@@ -229,7 +229,7 @@ fn wrong_types_are_named() {
         assert_eq!(scan(body), Err(error), "{body}");
     }
     assert_eq!(scan(r#"{"stream":null}"#).unwrap().stream, None);
-    // What is wrong with the whole comes before what is wrong with a part.
+    // An error of the whole takes precedence over one of a part.
     assert_eq!(text(r#"{"model":7"#), "unexpected EOF");
 }
 
@@ -240,7 +240,7 @@ fn what_follows_the_value_is_ignored() {
 }
 
 #[test]
-fn nesting_ends_somewhere() {
+fn nesting_is_limited() {
     let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
     assert!(scan(nested(MAX_DEPTH as usize - 1)).is_ok());
     assert_eq!(scan(nested(MAX_DEPTH as usize)), Err(ScanError::TooDeep));
@@ -273,7 +273,7 @@ fn text_must_be_utf8() {
 }
 
 #[test]
-fn names_that_move_about_are_no_names() {
+fn names_with_path_traversal_are_refused() {
     for name in [
         "../../etc",
         "a/../b",
@@ -393,7 +393,7 @@ fn a_prompt_may_be_missing_null_or_empty() {
 }
 
 #[test]
-fn a_huge_string_is_one_string() {
+fn a_huge_string_is_scanned() {
     let image = "QUJD/+==".repeat(1 << 18);
     let body = format!(r#"{{"images":["{image}"],"prompt":"{image}","model":"a"}}"#);
     for size in [1 << 20, 16 << 10, 8191, 63] {
@@ -403,10 +403,10 @@ fn a_huge_string_is_one_string() {
     }
 }
 
-/// What Go 1.26 made of these bodies, read by a `json.Decoder` into a struct that has `model`,
-/// `stream` and `keep_alive` as Ollama's have them. Each character of a body is a byte.
+/// The results of Go 1.26 for these bodies, read by a `json.Decoder` into a struct with `model`,
+/// `stream` and `keep_alive` like Ollama's. Each character of a body is one byte.
 #[test]
-fn go_says_the_same() {
+fn results_equal_those_of_go() {
     for line in include_str!("go_verdicts.jsonl").lines() {
         let verdict: Value = serde_json::from_str(line).unwrap();
         let body: Vec<u8> = verdict["body"]
@@ -416,9 +416,10 @@ fn go_says_the_same() {
             .map(|c| c as u8)
             .collect();
         match (scan(&body), verdict["error"].as_str()) {
-            // Stricter on purpose.
+            // Stricter than Go on purpose.
             (Err(ScanError::AmbiguousKey { .. } | ScanError::InvalidModelName), _) => {}
-            // The layer has the words for these, and Go its own name for the empty.
+            // The layer adds Go's texts for these errors, and Go has its own text for an empty
+            // body.
             (Err(ScanError::WrongType { .. } | ScanError::NotAnObject { .. }), Some(go)) => {
                 assert!(
                     go.starts_with("json: cannot unmarshal") || go.starts_with("time:"),
@@ -435,7 +436,7 @@ fn go_says_the_same() {
                     None => None,
                     Some(KeepAlive::Forever) => Some(i64::MAX),
                     Some(KeepAlive::For(duration)) => i64::try_from(duration.as_nanos()).ok(),
-                    // Beyond what Go's conversion defines.
+                    // Go's conversion is undefined here.
                     Some(KeepAlive::Unclear) => Some(i64::MIN),
                 };
                 assert_eq!(read, nanoseconds, "{line}");

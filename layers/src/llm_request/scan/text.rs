@@ -1,14 +1,14 @@
-//! Text and durations as Go reads them.
+//! Text and durations, parsed as in Go.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::llm_request::KeepAlive;
 
-/// The text of a JSON string from what stands between its quotes. Half a surrogate pair becomes
-/// U+FFFD, as in Go.
+/// The text of a JSON string, from its raw contents. Half a surrogate pair becomes U+FFFD, as in
+/// Go.
 pub(super) fn unescape(raw: &[u8]) -> Cow<'_, str> {
-    // What is kept was checked to be UTF-8; if it was cut within a character, its end is lost.
+    // The kept bytes were validated as UTF-8; if they were cut within a character, its end is lost.
     let text = String::from_utf8_lossy(raw);
     if !raw.contains(&b'\\') {
         return text;
@@ -39,7 +39,7 @@ pub(super) fn unescape(raw: &[u8]) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// The character after a `\u`, with the second half of a pair, and what follows.
+/// The character of a `\u` escape, including a second half of a pair, and the rest.
 fn unicode_escape(text: &str) -> (char, &str) {
     let unit = |text: &str| u16::from_str_radix(text.get(..4)?, 16).ok();
     let Some(first) = unit(text) else {
@@ -56,8 +56,8 @@ fn unicode_escape(text: &str) -> (char, &str) {
     }
 }
 
-/// Whether Go takes `text` for the struct field `key` (lower-case ASCII): case is folded, and
-/// two characters beyond ASCII fold into it (U+017F and U+212A).
+/// Whether Go matches `text` with the struct field `key` (lower-case ASCII): case is folded,
+/// including two characters beyond ASCII (U+017F and U+212A).
 pub(super) fn folds_to(text: &str, key: &str) -> bool {
     text.chars()
         .map(|character| match character {
@@ -94,7 +94,7 @@ pub(super) fn keep_alive_text(text: &str) -> KeepAlive {
     }
 }
 
-/// A duration without its sign, in nanoseconds: at most 2^63, which only a negative one may be.
+/// A duration without its sign, in nanoseconds: at most 2^63, which is only allowed if negative.
 fn go_duration(text: &str) -> Option<u64> {
     if text == "0" {
         return Some(0);

@@ -1,8 +1,8 @@
-//! Whether bytes that come in pieces are UTF-8.
+//! Validates UTF-8 in pieces.
 
 use std::str;
 
-/// The bytes of a character that the last piece broke off in.
+/// The bytes of a character that the last piece has cut.
 #[derive(Debug, Default)]
 pub(super) struct Utf8 {
     partial: [u8; 4],
@@ -10,7 +10,7 @@ pub(super) struct Utf8 {
 }
 
 impl Utf8 {
-    /// How many of the next bytes are sound. A character that is cut by the end counts as such
+    /// How many of the next bytes are valid. A character that is cut by the end counts as valid
     /// until the next bytes show otherwise.
     pub(super) fn valid_prefix(&mut self, bytes: &[u8]) -> usize {
         let mut taken = 0;
@@ -34,7 +34,7 @@ impl Utf8 {
         if error.error_len().is_some() {
             return taken + valid;
         }
-        // At most three bytes: four would be a whole character.
+        // At most three bytes; four would be a whole character.
         let cut = &rest[valid..];
         self.partial[..cut.len()].copy_from_slice(cut);
         self.len = cut.len();

@@ -1,19 +1,20 @@
-//! What the machine tells of what it comes by.
+//! The interface between the state machine and the collector.
 
 use std::ops::Range;
 
-/// Members this deep are told to the visitor, deeper ones are only checked.
-pub(super) const TOLD_DEPTH: u32 = 2;
+/// Members up to this depth are reported to the visitor; deeper ones are only validated.
+pub(super) const REPORTED_DEPTH: u32 = 2;
 
-/// Who is told what the machine comes by, down to [`TOLD_DEPTH`].
+/// Receives the keys and values of the state machine, down to [`REPORTED_DEPTH`].
 pub(super) trait Visitor {
-    /// A key begins in an object that lies `depth` deep: how many bytes of it to keep.
+    /// A key begins in an object at this depth. Returns how many bytes of it to keep.
     fn begin_key(&self, depth: u32) -> usize;
-    /// The key as it stands between its quotes.
+    /// The raw key between its quotes.
     fn key(&mut self, depth: u32, key: Kept<'_>);
-    /// The value of that key begins: how many bytes of it to keep, if it is no container.
+    /// The value of that key begins. Returns how many bytes of it to keep, if it is not a
+    /// container.
     fn begin_value(&self, depth: u32) -> usize;
-    /// The value of the last key at that depth, and where it stands in the input.
+    /// The value of the last key at that depth, and its position in the input.
     fn value(&mut self, depth: u32, value: Value<'_>, span: Range<u64>);
 }
 
@@ -21,7 +22,7 @@ pub(super) trait Visitor {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kept<'a> {
     pub(super) raw: &'a [u8],
-    /// Whether there were more bytes than were to be kept.
+    /// Whether there were more bytes than were kept.
     pub(super) is_cut: bool,
 }
 
@@ -35,7 +36,7 @@ pub(super) enum Value<'a> {
     Object { is_empty: bool },
 }
 
-/// What a value's first byte says that it is.
+/// The type of a value, by its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Null,
@@ -47,7 +48,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// Go's word for it.
+    /// Go's name of the type.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Null => "null",

@@ -8,9 +8,9 @@ use http_body::{Body, Frame};
 /// The remaining bytes of a body whose length is declared by the head or known by the body. hyper
 /// does not poll a body again after that many bytes, whatever its `is_end_stream` returns.
 #[derive(Debug)]
-pub(crate) struct Rest(Option<u64>);
+pub(crate) struct RemainingLength(Option<u64>);
 
-impl Rest {
+impl RemainingLength {
     pub(crate) fn of<B: Body>(headers: &HeaderMap, body: &B) -> Self {
         Self(
             body.size_hint()
@@ -19,7 +19,7 @@ impl Rest {
         )
     }
 
-    pub(crate) fn note<D: Buf>(&mut self, frame: &Frame<D>) {
+    pub(crate) fn count<D: Buf>(&mut self, frame: &Frame<D>) {
         if let (Some(rest), Some(data)) = (self.0.as_mut(), frame.data_ref()) {
             *rest = rest.saturating_sub(data.remaining() as u64);
         }
