@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::Admin;
-use crate::edge::{BindError, Drained, Edge, EdgeConfig, Hosts, ListenAddr, RequestBody, Shutdown};
+use crate::edge::{BindError, Drained, Edge, EdgeConfig, ListenAddr, RequestBody, Shutdown};
 use crate::live::LiveSettings;
 use crate::ollama::fleet::{Dns, Fleet, FleetConfig, ProbeClocks, QueueRules};
 use crate::ollama::upstream::Access;
@@ -52,10 +52,11 @@ impl Gateway {
     /// See [`StartError`]. An unreachable backend is not an error.
     pub async fn bind(settings: &Settings, telemetry: &Arc<Telemetry>) -> Result<Self, StartError> {
         let endpoints = endpoints(settings)?;
-        let public = public_edge(settings, &endpoints, telemetry);
+        let live = LiveSettings::new(settings).map_err(StartError::Setting)?;
+        let public = public_edge(settings, &live, &endpoints, telemetry);
         let admin = EdgeConfig {
-            // The admin listener needs no keys, so the `Host` rule applies.
-            hosts: settings.listen.allowed_hosts.clone(),
+            // The admin listener needs no keys, so the `Host` rule always applies: `*` has no effect.
+            hosts: settings.listen.allowed_hosts.clone().without_any().into(),
             endpoints: None,
             listen: settings.listen.admin.clone(),
             drain_delay: Duration::ZERO,
@@ -64,7 +65,7 @@ impl Gateway {
             ..public.clone()
         };
         Ok(Self {
-            live: LiveSettings::new(settings).map_err(StartError::Setting)?,
+            live,
             access: access(settings)?,
             public: Edge::bind(public).await?,
             admin: match admin.listen.is_empty() {
@@ -192,6 +193,7 @@ fn breaker_policy(settings: &Breaking) -> BreakerPolicy {
 
 fn public_edge(
     settings: &Settings,
+    live: &LiveSettings,
     endpoints: &EndpointTable,
     telemetry: &Telemetry,
 ) -> EdgeConfig {
@@ -211,11 +213,7 @@ fn public_edge(
         max_connections: listen.max_connections.get(),
         base_path: listen.base_path.clone(),
         origins: listen.origins.clone(),
-        hosts: match settings.keys.api.is_empty() {
-            true => listen.allowed_hosts.clone(),
-            // A web page has no key, so the `Host` rule is not needed.
-            false => Hosts::any(),
-        },
+        hosts: live.hosts.clone(),
         trusted_proxies: listen.trusted_proxies.clone(),
         endpoints: Some(Arc::new(endpoints.clone())),
         observer: Some(telemetry.observer()),

@@ -18,6 +18,7 @@ use llamatower_layers::token_limit::Budget;
 use llamatower_layers::{Operation, RouteMatch};
 
 use crate::client::Client;
+use crate::edge::Hosts;
 use crate::ollama::fleet::Share;
 use crate::settings::{Limits, ListingRate, Secret, Settings};
 
@@ -50,6 +51,8 @@ pub type GlobalRate = RateLimitLayer<(), fn(&Parts) -> Option<()>, MemoryBuckets
 pub struct LiveSettings {
     /// The accepted API keys.
     pub keys: Live<KeySet>,
+    /// The names that a loopback listener accepts in `Host`.
+    pub hosts: Live<Hosts>,
     /// Limit of the inference requests of all clients together.
     pub rate: GlobalRate,
     /// Limit of the inference requests of each client.
@@ -85,6 +88,11 @@ impl LiveSettings {
         let limits = &settings.limits;
         Ok(Self {
             keys: Live::new(keys(settings)?),
+            hosts: Live::new(match settings.keys.api.is_empty() {
+                true => settings.listen.allowed_hosts.clone(),
+                // A web page has no key, so every name is accepted.
+                false => Hosts::any(),
+            }),
             rate: RateLimitLayer::global_of(limits.rate, |request| {
                 runs_a_model(request).then_some(())
             }),
@@ -112,7 +120,18 @@ impl LiveSettings {
     /// As for [`new`](Self::new); in that case nothing has changed.
     pub fn apply(&self, settings: &Settings) -> Result<(), String> {
         let limits = &settings.limits;
-        self.keys.set(keys(settings)?);
+        let keys = keys(settings)?;
+        if self.keys.get().has(Role::User) && !keys.has(Role::User) {
+            return Err(
+                "LLAMATOWER_API_KEYS: a reload cannot remove the last key, because the gateway would \
+                 then be open to all clients; restart it to serve without keys"
+                    .to_owned(),
+            );
+        }
+        if keys.has(Role::User) {
+            self.hosts.set(Hosts::any());
+        }
+        self.keys.set(keys);
         self.rate.set_quotas([], limits.rate);
         self.key_rate
             .set_quotas(rates_of_keys(limits), limits.key_rate);

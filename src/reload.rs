@@ -4,7 +4,11 @@
 //! settings stay in force. Otherwise the [`RELOADABLE`] settings apply to new requests; requests in
 //! flight keep the old ones. Other changed settings are logged, because they need a restart.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
 
 use crate::live::{LiveSettings, RELOADABLE};
 use crate::settings::{EffectiveSetting, Environment, Loaded, Settings};
@@ -18,13 +22,22 @@ pub struct Reloader {
     effective: Vec<EffectiveSetting>,
 }
 
-/// Result of a reload: the variables of changed settings.
+/// Result of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reloaded {
-    /// Changes that are in force now.
+    /// The variables of changed settings that are in force now.
     pub applied: Vec<&'static str>,
-    /// Changes that need a restart.
+    /// The variables of changed settings that need a restart.
     pub need_restart: Vec<&'static str>,
+    /// The names of added keys.
+    pub added_keys: BTreeSet<Arc<str>>,
+    /// The names of removed keys.
+    pub removed_keys: BTreeSet<Arc<str>>,
+    /// Reloadable settings that come from environment variables, which do not change while the
+    /// process runs.
+    pub fixed: Vec<&'static str>,
+    /// The warnings of `llamatower check`.
+    pub warnings: Vec<String>,
 }
 
 impl Reloader {
@@ -37,21 +50,30 @@ impl Reloader {
         }
     }
 
-    /// Reads all settings again, and applies the reloadable ones.
+    /// Applies the reloadable ones of these settings.
     ///
     /// # Errors
-    /// The errors, with the same text as in `llamatower check`. In that case nothing has changed.
-    pub fn reload(&mut self, environment: &Environment) -> Result<Reloaded, String> {
-        let loaded = Settings::load(self.config.as_deref(), environment);
-        let loaded = loaded.map_err(|error| error.to_string())?;
+    /// The last key would be removed. Then nothing has changed.
+    pub fn reload(&mut self, loaded: Loaded) -> Result<Reloaded, String> {
+        let old_keys = self.names_of_keys();
         self.live.apply(&loaded.settings)?;
-        let mut reloaded = Reloaded::default();
+        let new_keys = self.names_of_keys();
+        let mut reloaded = Reloaded {
+            added_keys: &new_keys - &old_keys,
+            removed_keys: &old_keys - &new_keys,
+            warnings: loaded.all_warnings().map(ToString::to_string).collect(),
+            ..Reloaded::default()
+        };
         for (old, new) in self.effective.iter_mut().zip(loaded.effective) {
+            let variable = new.setting.variable;
+            let is_reloadable = RELOADABLE.contains(&new.setting.key);
+            if is_reloadable && new.source == variable {
+                reloaded.fixed.push(variable);
+            }
             if old.is_same_value(&new) {
                 continue;
             }
-            let variable = new.setting.variable;
-            match RELOADABLE.contains(&new.setting.key) {
+            match is_reloadable {
                 true => {
                     reloaded.applied.push(variable);
                     *old = new;
@@ -62,27 +84,69 @@ impl Reloader {
         Ok(reloaded)
     }
 
-    /// Reloads and logs the result.
-    pub fn reload_and_log(&mut self) {
-        match self.reload(&Environment::of_process()) {
-            Ok(reloaded) => {
-                let applied = reloaded.applied.join(", ");
-                let need_restart = reloaded.need_restart.join(", ");
-                match reloaded.applied.is_empty() {
-                    true => tracing::info!("settings reloaded: no key or limit has changed"),
-                    false => tracing::info!(changed = applied, "settings reloaded"),
-                }
-                if !reloaded.need_restart.is_empty() {
-                    tracing::warn!(
-                        settings = need_restart,
-                        "these settings have changed and need a restart"
-                    );
-                }
-            }
+    /// Reads all settings again, applies the reloadable ones and logs the result.
+    pub async fn reload_and_log(&mut self) {
+        let loaded = self.load().await;
+        match loaded.and_then(|loaded| self.reload(loaded)) {
+            Ok(reloaded) => reloaded.log(),
             Err(error) => tracing::error!(
                 error,
                 "reloading the settings failed; the old settings stay in force"
             ),
         }
     }
+
+    /// Reads all settings in a thread of their own: a file may be on a disk that does not respond.
+    async fn load(&self) -> Result<Loaded, String> {
+        let (sender, receiver) = oneshot::channel();
+        let config = self.config.clone();
+        std::thread::spawn(move || {
+            let loaded = Settings::load(config.as_deref(), &Environment::of_process());
+            let _ = sender.send(loaded);
+        });
+        let loaded = receiver.await;
+        let loaded = loaded.map_err(|_| "the settings could not be read: internal error")?;
+        loaded.map_err(|error| error.to_string())
+    }
+
+    fn names_of_keys(&self) -> BTreeSet<Arc<str>> {
+        let keys = self.live.keys.get();
+        keys.identities().map(|key| key.name.clone()).collect()
+    }
+}
+
+impl Reloaded {
+    fn log(&self) {
+        let (added, removed) = (list(&self.added_keys), list(&self.removed_keys));
+        match self.applied.is_empty() {
+            false => tracing::info!(
+                changed = self.applied.join(", "),
+                keys_added = added,
+                keys_removed = removed,
+                "settings reloaded"
+            ),
+            true if self.fixed.is_empty() => {
+                tracing::info!("settings reloaded: no key or limit has changed");
+            }
+            true => tracing::info!(
+                need_restart = self.fixed.join(", "),
+                "settings reloaded: no key or limit has changed; environment variables need a restart"
+            ),
+        }
+        if !self.need_restart.is_empty() {
+            tracing::warn!(
+                settings = self.need_restart.join(", "),
+                "these settings have changed and need a restart"
+            );
+        }
+        for warning in &self.warnings {
+            tracing::warn!("{warning}");
+        }
+    }
+}
+
+/// A comma-separated list; `None` if there is nothing.
+fn list(names: &BTreeSet<Arc<str>>) -> Option<String> {
+    let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+    (!names.is_empty()).then(|| names.join(", "))
 }

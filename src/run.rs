@@ -216,7 +216,7 @@ async fn serve_gateway(
 async fn reload_on(mut hangups: Hangups, mut reloader: Reloader, shutdown: Shutdown) {
     while let Some(hangup) = hangups.next().await {
         match hangup {
-            Hangup::Reload => reloader.reload_and_log(),
+            Hangup::Reload => reloader.reload_and_log().await,
             Hangup::TerminalGone => shutdown.drain(),
         }
     }

@@ -54,13 +54,13 @@ pub async fn examine(loaded: &Loaded, options: &Options) -> Result<Report, Strin
 async fn ask_servers(settings: &Settings, options: &Options) -> Result<Vec<Facts>, String> {
     let access = settings.backends.access()?;
     let config = fleet_config(settings, &access);
-    let limit = config.clocks.timeout + config.clocks.connect;
+    let limit = config.clocks.timeout.saturating_add(config.clocks.connect);
     let fleet = Fleet::new(settings.backends.urls.clone(), config, |_, _| ());
     let (fleet, stopped) = (Arc::new(fleet), CancellationToken::new());
     let watch = tokio::spawn(fleet.clone().supervise(stopped.clone()));
     // A name that is not resolved in time is queried as a single server, whose error shows the
     // problem.
-    let _ = tokio::time::timeout(limit * 2, fleet.probed_once()).await;
+    let _ = tokio::time::timeout(limit.saturating_mul(2), fleet.probed_once()).await;
     stopped.cancel();
     let _ = watch.await;
     let servers = fleet.backends();

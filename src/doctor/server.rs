@@ -168,7 +168,11 @@ impl Facts {
 
 async fn answers(server: &Backend, settings: &Settings) -> Result<Answers, Trouble> {
     // Longer than the gateway waits, to distinguish a slow server from a dead one.
-    let limit = (settings.backends.probe_timeout + settings.timeouts.connect) * 4;
+    let limit = settings
+        .backends
+        .probe_timeout
+        .saturating_add(settings.timeouts.connect)
+        .saturating_mul(4);
     let begun = Instant::now();
     let answer = get(server, "/api/version", limit).await?;
     let first_answer = begun.elapsed();

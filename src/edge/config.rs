@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::Uri;
 use http::uri::PathAndQuery;
 use llamatower_layers::EndpointTable;
+use llamatower_layers::live::Live;
 
 use super::host::Hosts;
 use super::origin::Origins;
@@ -53,7 +54,7 @@ pub struct EdgeConfig {
     /// The web pages that may call, by their `Origin`.
     pub origins: Origins,
     /// Additional names that a `Host` header may have on a loopback listener.
-    pub hosts: Hosts,
+    pub hosts: Live<Hosts>,
     /// Proxies whose `Forwarded` and `X-Forwarded-For` are believed.
     pub trusted_proxies: TrustedProxies,
     /// The known endpoints: for the `Allow` header of preflight responses, and for redirects to the
@@ -82,7 +83,7 @@ impl Default for EdgeConfig {
             max_connections: 4096,
             base_path: None,
             origins: Origins::default(),
-            hosts: Hosts::default(),
+            hosts: Live::default(),
             trusted_proxies: TrustedProxies::default(),
             endpoints: None,
             observer: None,

@@ -32,6 +32,11 @@ impl Hosts {
         }
     }
 
+    /// The same names without `*`.
+    pub fn without_any(self) -> Self {
+        Self { any: false, ..self }
+    }
+
     /// Accepts these names: a host name, `*.` and a name for all names below it, or `*` for all.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use http::header::{
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version, request};
 use http_body_util::Full;
+use llamatower_layers::live::Live;
 use llamatower_layers::{Dialect, EndpointTable, RouteMatch};
 
 use super::config::{BasePath, EdgeConfig};
@@ -30,7 +31,7 @@ pub(super) type Answer = Response<Full<Bytes>>;
 pub(super) struct Rules {
     base_path: Option<BasePath>,
     origins: Origins,
-    hosts: Hosts,
+    hosts: Live<Hosts>,
     machine: Option<String>,
     proxies: TrustedProxies,
     endpoints: Option<Arc<EndpointTable>>,
@@ -106,7 +107,7 @@ impl Rules {
             OriginCheck::NoOrigin => None,
         };
         let host = authority.as_ref().map_or("", Authority::as_str);
-        if on_loopback && !self.hosts.allow(host, self.machine.as_deref()) {
+        if on_loopback && !self.hosts.get().allow(host, self.machine.as_deref()) {
             return Err(Denial::FOREIGN_HOST);
         }
         if let Some(redirect) = self.redirect(&request.method, &request.uri) {

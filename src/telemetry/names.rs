@@ -133,7 +133,7 @@ pub const OTHER: &str = "other";
 
 /// The values of `error.type` in [`REFUSALS`]: the kinds of failures with which the gateway refuses
 /// a request before a backend is asked.
-pub const REFUSALS_BY_KIND: [&str; 30] = [
+pub const REFUSALS_BY_KIND: [&str; 41] = [
     "ambiguous_credential",
     "ambiguous_key",
     "at_capacity",
@@ -142,10 +142,17 @@ pub const REFUSALS_BY_KIND: [&str; 30] = [
     "body_read_timeout",
     "body_too_large",
     "client_body_failed",
+    "foreign_host",
+    "foreign_origin",
+    "head_timeout",
+    "head_too_large",
     "invalid_model_name",
     "key_queue_full",
     "limit_reached",
     "malformed_body",
+    "malformed_head",
+    "malformed_host",
+    "malformed_request",
     "management_refused",
     "missing_body",
     "missing_key",
@@ -158,10 +165,14 @@ pub const REFUSALS_BY_KIND: [&str; 30] = [
     "request_body_broken",
     "request_body_timeout",
     "shutting_down",
+    "target_too_long",
     "tokens_exhausted",
+    "too_many_connections",
+    "unknown_expectation",
     "unknown_path",
     "unload_refused",
     "unsupported_encoding",
+    "unsupported_transfer_encoding",
     "wrong_key",
     "wrong_method",
 ];

@@ -152,7 +152,7 @@ async fn foreign_names_and_addresses_are_refused_on_loopback() {
 #[tokio::test]
 async fn further_names_may_be_allowed_on_loopback() {
     let allowed = |entries: &[&str]| EdgeConfig {
-        hosts: Hosts::with(entries).unwrap(),
+        hosts: Hosts::with(entries).unwrap().into(),
         ..loopback()
     };
     let edge = Running::start(
@@ -181,7 +181,7 @@ async fn further_names_may_be_allowed_on_loopback() {
     for config in [
         allowed(&["*"]),
         EdgeConfig {
-            hosts: Hosts::any(),
+            hosts: Hosts::any().into(),
             ..loopback()
         },
     ] {

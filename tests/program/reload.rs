@@ -194,3 +194,111 @@ async fn a_second_sigterm_still_ends_at_once_after_a_sighup() {
     let (text, end) = stream.rest().await;
     assert!(text.contains("\"error\"") || end == End::Unclean, "{text}");
 }
+
+#[tokio::test]
+async fn a_reload_never_opens_the_gateway() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("llamatower.toml");
+    let (ada, ada_line) = generate_key("ada").unwrap();
+    let with_keys = format!("[keys]\napi = [\"{ada_line}\"]\nrequired = true\n");
+    write(&file, &with_keys);
+    let sim = tiny().await;
+    let path = file.to_str().unwrap();
+    let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_CONFIG", path)]).await;
+    // An empty file, as a half-finished write leaves it; the keys removed on purpose; the requirement
+    // removed with them.
+    for open in [
+        "",
+        "[limits]\nkey_rate = \"100/h\"\n",
+        "[keys]\nrequired = false\n",
+    ] {
+        write(&file, open);
+        let line = gateway.hang_up(FAILED).await;
+        let error = line["error"].as_str().unwrap();
+        assert!(error.contains("LLAMATOWER_API_KEYS"), "{line}");
+        let without_key = gateway.get("/api/tags").header("host", "evil.example");
+        assert_eq!(send(without_key).await.status, 401, "{open:?}");
+        assert_eq!(status(&gateway, &ada).await, 200);
+    }
+    let (ben, ben_line) = generate_key("ben").unwrap();
+    write(&file, &with_keys.replace(&ada_line, &ben_line));
+    let line = gateway.hang_up(DONE).await;
+    assert_eq!(line["keys_added"], "ben", "{line}");
+    assert_eq!(line["keys_removed"], "ada", "{line}");
+    assert_eq!(status(&gateway, &ada).await, 401);
+    assert_eq!(status(&gateway, &ben).await, 200);
+}
+
+#[tokio::test]
+async fn with_the_first_key_a_loopback_listener_accepts_every_host() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("llamatower.toml");
+    write(&file, "");
+    let sim = tiny().await;
+    let path = file.to_str().unwrap();
+    let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_CONFIG", path)]).await;
+    let ask = async |key: &str| {
+        let request = gateway.get("/api/tags").header("host", "llm.example");
+        send(request.bearer_auth(key)).await.status
+    };
+    let (ada, ada_line) = generate_key("ada").unwrap();
+    assert_eq!(ask(&ada).await, 403);
+    write(&file, &format!("[keys]\napi = [\"{ada_line}\"]\n"));
+    gateway.hang_up(DONE).await;
+    assert_eq!(ask(&ada).await, 200);
+    assert_eq!(ask("another").await, 401);
+}
+
+#[tokio::test]
+async fn a_reload_logs_the_warnings_and_the_settings_that_it_cannot_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("llamatower.toml");
+    write(&file, "");
+    let sim = tiny().await;
+    let path = file.to_str().unwrap();
+    let settings = [
+        ("LLAMATOWER_CONFIG", path),
+        ("LLAMATOWER_KEY_RATE_LIMIT", "100/h"),
+    ];
+    let gateway = Gateway::start(&[&sim], &settings).await;
+    let line = gateway
+        .hang_up(
+            "settings reloaded: no key or limit has changed; environment variables need a restart",
+        )
+        .await;
+    assert_eq!(line["need_restart"], "LLAMATOWER_KEY_RATE_LIMIT", "{line}");
+
+    let seen = gateway.lines_logged();
+    write(&file, "[limits]\nkey_limits = \"bob:rate=1/h\"\n");
+    gateway.hang_up(DONE).await;
+    let is_it = |line: &serde_json::Value| {
+        let text = line["message"].as_str().unwrap_or_default();
+        line["level"] == "WARN" && text.contains("bob")
+    };
+    gateway
+        .logged_after(seen, "a warning about bob", is_it)
+        .await;
+}
+
+#[tokio::test]
+async fn a_file_that_does_not_respond_stops_no_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys");
+    let (ada, ada_line) = generate_key("ada").unwrap();
+    write(&file, &ada_line);
+    let sim = tiny().await;
+    let path = file.to_str().unwrap();
+    let settings = [
+        ("LLAMATOWER_API_KEYS_FILE", path),
+        ("LLAMATOWER_WORKER_THREADS", "1"),
+    ];
+    let gateway = Gateway::start(&[&sim], &settings).await;
+    std::fs::remove_file(&file).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&file).status();
+    assert!(made.unwrap().success());
+    gateway.signal("HUP").await;
+    for _ in 0..5 {
+        assert_eq!(status(&gateway, &ada).await, 200);
+    }
+    assert_eq!(gateway.terminate().await, Some(0));
+}

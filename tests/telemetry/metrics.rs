@@ -235,6 +235,27 @@ fn kinds_of_failures(folder: &Path, kinds: &mut BTreeSet<String>) {
     }
 }
 
+/// The reasons of refusals by the edge: a line of its own after a status, or in `fn reason`.
+fn reasons_of_the_edge(file: &Path, kinds: &mut BTreeSet<String>) {
+    let text = std::fs::read_to_string(file).unwrap();
+    let before = kinds.len();
+    for (line, next) in text.lines().zip(text.lines().skip(1)) {
+        let (line, next) = (line.trim(), next.trim());
+        let is_reason = line.starts_with("StatusCode::") && next.starts_with('"');
+        let names = [
+            (is_reason, next),
+            (line.starts_with("Self::") && line.contains("=> \""), line),
+        ];
+        for (_, text) in names.iter().filter(|(is_one, _)| *is_one) {
+            let name = text.split('"').nth(1).unwrap();
+            if name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') {
+                kinds.insert(name.to_owned());
+            }
+        }
+    }
+    assert!(kinds.len() >= before + 8, "the file has another form now");
+}
+
 #[test]
 fn each_kind_of_failure_is_counted_from_the_start_or_comes_of_a_backend() {
     let mut kinds = BTreeSet::new();
@@ -248,9 +269,11 @@ fn each_kind_of_failure_is_counted_from_the_start_or_comes_of_a_backend() {
         "circuit_open",
         "invalid_answer",
         "limits_unavailable",
-        "refused_late",
+        "refused_late_4xx",
+        "refused_late_5xx",
     ];
     let known = names::REFUSALS_BY_KIND.iter();
+    reasons_of_the_edge(&root.join("src/edge/refusal.rs"), &mut kinds);
     let known = known.chain(&names::RETRY_REASONS).chain(&others);
     for kind in known {
         kinds.remove(*kind);

@@ -12,7 +12,9 @@ const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer");
 
 /// A key is required, and the request has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an API key is required: send it as a bearer token or in the header x-api-key")]
+#[error(
+    "an API key is required: send it as a bearer token, as the password of Basic, or in the header x-api-key"
+)]
 pub struct MissingKey;
 
 /// The request's key is not a known one.

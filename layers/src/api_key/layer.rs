@@ -76,7 +76,8 @@ impl ApiKeyLayer {
         self
     }
 
-    /// A hint in the error for clients that may not manage models.
+    /// A hint in the error for clients that may not manage models, while there is no
+    /// administrator's key.
     pub fn with_management_hint(mut self, hint: impl Into<Arc<str>>) -> Self {
         Arc::make_mut(&mut self.policy).hint = hint.into();
         self

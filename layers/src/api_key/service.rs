@@ -63,14 +63,21 @@ impl Policy {
         let Err(failure) = judged else { return judged };
         let operation = RouteMatch::of(request.extensions()).and_then(RouteMatch::operation);
         let is_deferred = operation.is_some_and(self.is_deferred);
-        match failure.caused_by::<ManagementRefused>() {
-            Some(refused) if is_deferred && refused.may_run_models => {
-                let (refused, identity) = (refused.clone(), refused.identity.clone());
-                request.extensions_mut().insert(refused);
-                Ok(identity)
-            }
-            _ => Err(failure),
+        if !is_deferred {
+            return Err(failure);
         }
+        let refused = match failure.caused_by::<ManagementRefused>() {
+            Some(refused) => refused.clone(),
+            // Some clients must send a credential. Without keys for users it does not matter.
+            None if failure.caused_by::<WrongKey>().is_some() => self.refusal(None),
+            None => return Err(failure),
+        };
+        if !refused.may_run_models {
+            return Err(failure);
+        }
+        let identity = refused.identity.clone();
+        request.extensions_mut().insert(refused);
+        Ok(identity)
     }
 
     /// The owner of the known key among the request's keys. Other credentials are ignored: they may
@@ -94,14 +101,19 @@ impl Policy {
     }
 
     fn refuse_management(&self, identity: Option<Identity>) -> Failure {
-        let hint = self.hint.clone();
-        let may_run_models = identity.is_some() || !self.keys.get().has(Role::User);
+        self.refusal(identity).into()
+    }
+
+    fn refusal(&self, identity: Option<Identity>) -> ManagementRefused {
+        let keys = self.keys.get();
         ManagementRefused {
-            hint,
-            may_run_models,
+            hint: match keys.has(Role::Admin) {
+                true => "ask the operator of this gateway for one".into(),
+                false => self.hint.clone(),
+            },
+            may_run_models: identity.is_some() || !keys.has(Role::User),
             identity,
         }
-        .into()
     }
 }
 

@@ -42,7 +42,10 @@ impl Fail for RefusedLate {
         self.status
     }
     fn kind(&self) -> &'static str {
-        "refused_late"
+        match self.status.is_client_error() {
+            true => "refused_late_4xx",
+            false => "refused_late_5xx",
+        }
     }
     fn retryable(&self) -> Retryable {
         Retryable::No

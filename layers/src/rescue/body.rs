@@ -226,6 +226,7 @@ where
             Poll::Ready(Some(Ok(frame))) => {
                 let (watch, reporter) = with_request.as_mut().watched();
                 let Some(watch) = watch else {
+                    with_request.as_mut().note_frame(&frame);
                     return Poll::Ready(Some(Ok(frame)));
                 };
                 if let Some(data) = frame.data_ref() {
@@ -242,6 +243,10 @@ where
                 Some(reporter.unfinished())
             }
             Poll::Ready(None) => {
+                if let Some(text) = with_request.as_mut().missing_text() {
+                    kind.set(Kind::Ended);
+                    return Poll::Ready(Some(Ok(Frame::data(text))));
+                }
                 let (watch, reporter) = with_request.as_mut().watched();
                 let is_short = watch.as_mut().is_some_and(|watch| !watch.settle(reporter));
                 is_short.then(|| reporter.unfinished())
@@ -279,7 +284,9 @@ where
                 with_request,
             } => {
                 let watch = with_request.watch.as_ref();
-                watch.is_none_or(|watch| watch.is_settled) && inner.is_end_stream()
+                with_request.lacks_text.is_none()
+                    && watch.is_none_or(|watch| watch.is_settled)
+                    && inner.is_end_stream()
             }
             Kind::Whole { .. } | Kind::Breaking { .. } => false,
             Kind::Ended => true,

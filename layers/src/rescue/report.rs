@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, RETRY_AFTER};
 use http::{HeaderValue, Request, Response, StatusCode};
-use http_body::Body;
+use http_body::{Body, Frame};
 use pin_project_lite::pin_project;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -40,6 +40,8 @@ pin_project! {
         cutoff: Option<WaitForCancellationFutureOwned>,
         pub(super) reporter: Reporter,
         pub(super) watch: Option<Watch>,
+        // A response with an error status and a body that has had no text so far.
+        pub(super) lacks_text: Option<StatusCode>,
     }
 }
 
@@ -53,6 +55,7 @@ impl WithRequest {
             cutoff: cutoff.map(|token| token.clone().cancelled_owned()),
             reporter: Reporter::of(request, options),
             watch: None,
+            lacks_text: None,
         })
     }
 
@@ -65,12 +68,34 @@ impl WithRequest {
     pub(super) fn watch<R: Body>(self: Pin<&mut Self>, answer: &Response<R>) {
         let this = self.project();
         *this.watch = Watch::of(answer, this.reporter);
+        let is_open = answer.body().size_hint().exact().is_none() && !this.reporter.is_head;
+        *this.lacks_text = Some(answer.status()).filter(|status| is_open && is_error(*status));
+    }
+
+    /// Notes a frame of a response that is not watched.
+    pub(super) fn note_frame(self: Pin<&mut Self>, frame: &Frame<Bytes>) {
+        let this = self.project();
+        let has_text = |data: &Bytes| !data.trim_ascii().is_empty();
+        if this.lacks_text.is_some() && frame.data_ref().is_some_and(has_text) {
+            *this.lacks_text = None;
+        }
+    }
+
+    /// The error text for a body that has ended without any.
+    pub(super) fn missing_text(self: Pin<&mut Self>) -> Option<Bytes> {
+        let this = self.project();
+        let status = this.lacks_text.take()?;
+        Some(this.reporter.text_of(status).into_body())
     }
 
     pub(super) fn watched(self: Pin<&mut Self>) -> (&mut Option<Watch>, &Reporter) {
         let this = self.project();
         (this.watch, this.reporter)
     }
+}
+
+fn is_error(status: StatusCode) -> bool {
+    status.is_client_error() || status.is_server_error()
 }
 
 /// The data for reporting a failed response.
@@ -123,29 +148,27 @@ impl Reporter {
     /// Whether a response has an error status and an empty body. Ollama's own client treats such a
     /// response as success.
     pub(super) fn lacks_text<R: Body>(&self, answer: &Response<R>) -> bool {
-        let status = answer.status();
-        (status.is_client_error() || status.is_server_error())
-            && answer.body().is_end_stream()
-            && !self.is_head
+        is_error(answer.status()) && answer.body().is_end_stream() && !self.is_head
     }
 
     /// The same response with an error text.
     pub(super) fn with_text<R>(&self, answer: Response<R>) -> Response<Bytes> {
         let (mut head, _) = answer.into_parts();
-        let backend = self.record.as_ref();
-        let backend = backend.and_then(|record| record.update(|outcome| outcome.backend.clone()));
-        let message = format!(
-            "the backend {}responded with {} and no reason",
-            backend.map(|name| format!("{name} ")).unwrap_or_default(),
-            head.status
-        );
-        let (words, body) = self
-            .dialect
-            .error_response(head.status, self.text(&message))
-            .into_parts();
+        let (words, body) = self.text_of(head.status).into_parts();
         head.headers.remove(CONTENT_LENGTH);
         head.headers.extend(words.headers);
         Response::from_parts(head, body)
+    }
+
+    /// The error for a response of the backend that has none.
+    fn text_of(&self, status: StatusCode) -> Response<Bytes> {
+        let backend = self.record.as_ref();
+        let backend = backend.and_then(|record| record.update(|outcome| outcome.backend.clone()));
+        let message = format!(
+            "the backend {}responded with {status} and no reason",
+            backend.map(|name| format!("{name} ")).unwrap_or_default(),
+        );
+        self.dialect.error_response(status, self.text(&message))
     }
 
     /// The error as the last line or event of a stream.
