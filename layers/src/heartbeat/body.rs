@@ -32,7 +32,7 @@ pin_project! {
     #[project = KindProjection]
     enum Kind<F, B> {
         Passed { #[pin] inner: B },
-        Waiting { watched: Watched<F>, sign: Option<Bytes> },
+        Waiting { watched: Watched<F>, heartbeat: Option<Bytes> },
         // A late response that cannot be passed on.
         Refused { #[pin] inner: B, status: StatusCode, text: Vec<u8> },
         Ended,
@@ -42,7 +42,7 @@ pin_project! {
 /// The inner service's future, and the timer of the next heartbeat.
 #[derive(Debug)]
 pub(super) struct Watched<F> {
-    asked: Pin<Box<F>>,
+    response: Pin<Box<F>>,
     every: Duration,
     due: Deadline,
     waiting: Waiting,
@@ -50,11 +50,16 @@ pub(super) struct Watched<F> {
 }
 
 impl<F> Watched<F> {
-    pub(super) fn new(asked: F, every: Duration, waiting: Waiting, record: Option<Record>) -> Self {
+    pub(super) fn new(
+        response: F,
+        every: Duration,
+        waiting: Waiting,
+        record: Option<Record>,
+    ) -> Self {
         let mut due = Deadline::default();
         due.arm_after(every);
         Self {
-            asked: Box::pin(asked),
+            response: Box::pin(response),
             every,
             due,
             waiting,
@@ -63,7 +68,7 @@ impl<F> Watched<F> {
     }
 
     /// The next heartbeat, when it is due.
-    pub(super) fn poll_sign(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
+    pub(super) fn poll_heartbeat(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
         ready!(self.due.poll(cx));
         self.due.arm_after(self.every);
         let text = self.waiting.text();
@@ -74,7 +79,7 @@ impl<F> Watched<F> {
 
 impl<F: Future> Watched<F> {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<F::Output> {
-        self.asked.as_mut().poll(cx)
+        self.response.as_mut().poll(cx)
     }
 }
 
@@ -85,10 +90,10 @@ impl<F, B> HeartbeatBody<F, B> {
         }
     }
 
-    pub(super) fn new(watched: Watched<F>, sign: Bytes) -> Self {
-        let sign = Some(sign);
+    pub(super) fn new(watched: Watched<F>, heartbeat: Bytes) -> Self {
+        let heartbeat = Some(heartbeat);
         Self {
-            kind: Kind::Waiting { watched, sign },
+            kind: Kind::Waiting { watched, heartbeat },
         }
     }
 }
@@ -136,9 +141,9 @@ where
                 KindProjection::Passed { inner } => {
                     return inner.poll_frame(cx).map_err(Into::into);
                 }
-                KindProjection::Waiting { watched, sign } => {
-                    if let Some(sign) = sign.take() {
-                        return Poll::Ready(Some(Ok(Frame::data(sign))));
+                KindProjection::Waiting { watched, heartbeat } => {
+                    if let Some(heartbeat) = heartbeat.take() {
+                        return Poll::Ready(Some(Ok(Frame::data(heartbeat))));
                     }
                     match watched.poll(cx) {
                         Poll::Ready(Ok(answer)) => Kind::of(answer, watched.record.as_ref()),
@@ -147,8 +152,8 @@ where
                             return Poll::Ready(Some(Err(error.into())));
                         }
                         Poll::Pending => {
-                            let sign = ready!(watched.poll_sign(cx));
-                            return Poll::Ready(Some(Ok(Frame::data(sign))));
+                            let heartbeat = ready!(watched.poll_heartbeat(cx));
+                            return Poll::Ready(Some(Ok(Frame::data(heartbeat))));
                         }
                     }
                 }

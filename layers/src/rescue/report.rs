@@ -139,12 +139,12 @@ impl Reporter {
             backend.map(|name| format!("{name} ")).unwrap_or_default(),
             head.status
         );
-        let (words, body) = self
+        let (text, body) = self
             .dialect
             .error_response(head.status, self.text(&message))
             .into_parts();
         head.headers.remove(CONTENT_LENGTH);
-        head.headers.extend(words.headers);
+        head.headers.extend(text.headers);
         Response::from_parts(head, body)
     }
 
