@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt;
 
 use crate::support::*;
 
-const SIGN: &str = ": waiting for the answer\n\n";
+const SIGN: &str = ": waiting for the response\n\n";
 const EVENTS: [&str; 3] = ["/v1/chat/completions", "/v1/messages", "/v1/responses"];
 
 fn stream() -> Value {

@@ -132,7 +132,7 @@ onEachStack("npm openai", (stack, kind) => {
       method: "POST",
       body: JSON.stringify(ask),
     });
-    assert.match(await answer.text(), /^: waiting for the answer\n\n/);
+    assert.match(await answer.text(), /^: waiting for the response\n\n/);
     const chunks = await all(await at(url).chat.completions.create(ask));
     assert.equal(chunks.at(-1).choices[0].finish_reason, "length");
     const events = await all(

@@ -11,7 +11,7 @@ from common import HI
 from harness import FAST, Stack
 from harness.stack import running
 
-COMMENT = b": waiting for the answer"
+COMMENT = b": waiting for the response"
 
 
 @pytest.fixture(scope="module")
