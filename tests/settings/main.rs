@@ -249,11 +249,11 @@ fn a_token_is_for_one_of_the_servers_and_is_never_shown() {
         ("gpu-1:1=hunter2", "gpu-1:1 is not a server in OLLAMA_URL"),
         ("gpu-1=a, gpu-1:11434=hunter2", "two tokens for gpu-1:11434"),
         ("gpu-1=digest hunter2", "the token for gpu-1"),
-        ("gpu-1=", "item 1 is not like"),
-        ("gpu-1=a, hunter2", "item 2 is not like"),
-        ("hunter2==", "item 1 is not like"),
-        ("basic ada:hunter2=", "item 1 is not like"),
-        ("https://ada:hunter2@gpu-1=a", "item 1 is not like"),
+        ("gpu-1=", "item 1 must have the form"),
+        ("gpu-1=a, hunter2", "item 2 must have the form"),
+        ("hunter2==", "item 1 must have the form"),
+        ("basic ada:hunter2=", "item 1 must have the form"),
+        ("https://ada:hunter2@gpu-1=a", "item 1 must have the form"),
     ] {
         let error = load(&[servers, ("LLAMATOWER_BACKEND_TOKENS", tokens)]);
         let error = error.expect_err(tokens).to_string();

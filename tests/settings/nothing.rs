@@ -65,7 +65,7 @@ fn a_variable_with_separators_and_no_item_is_an_error() {
         for value in [",", " , ,", ",\n"] {
             let error = refused(&[(variable, value)]);
             assert!(error.contains(variable), "{error}");
-            assert!(error.contains("nothing"), "{error}");
+            assert!(error.contains("only separators"), "{error}");
         }
     }
 }
