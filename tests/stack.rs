@@ -162,7 +162,7 @@ async fn a_probe_closes_connections_that_were_idle_too_long() {
         &Access::default(),
     ));
     let attempt = stack::attempt::<Full<Bytes>>(
-        &settings.expect("sound").settings,
+        &settings.expect("valid").settings,
         &Access::default(),
         &backend,
         &Breaker::new(BreakerPolicy::default()),

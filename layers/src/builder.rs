@@ -39,7 +39,7 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed<L> + Sized {
         observer: std::sync::Arc<dyn crate::Observer>,
     ) -> ServiceBuilder<tower_layer::Stack<crate::outcome::OutcomeLayer, L>>;
 
-    /// Turns errors into answers, and adds an error frame to broken streams.
+    /// Turns errors into responses, and adds an error frame to broken streams.
     #[cfg(feature = "rescue")]
     fn rescue(self) -> ServiceBuilder<tower_layer::Stack<crate::rescue::RescueLayer, L>>;
 
@@ -101,7 +101,7 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed<L> + Sized {
         self,
     ) -> ServiceBuilder<tower_layer::Stack<crate::llm_request::LlmRequestLayer, L>>;
 
-    /// Caches deterministic answers in up to `max_bytes` bytes. `version_of` gives the version of
+    /// Caches deterministic responses in up to `max_bytes` bytes. `version_of` gives the version of
     /// the request's model; requests without a version are not cached.
     #[cfg(feature = "cache")]
     fn cache(

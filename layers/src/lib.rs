@@ -15,7 +15,7 @@
 //! |---|---|---|---|
 //! | [`EndpointLayer`](endpoint::EndpointLayer) | looks up the path in an exact table | nothing | a router: this layer also gives the API dialect, and refuses nothing |
 //! | [`OutcomeLayer`] | reports one record for each request, at its end | the record, to the end of the response | tower-http `trace`, which enters its span and reads the clock for each frame |
-//! | [`RescueLayer`](rescue::RescueLayer) | turns errors into answers in the dialect of the route, adds an error frame to broken streams | the last line of a stream, to its end | a `HandleError` that each route writes for itself |
+//! | [`RescueLayer`](rescue::RescueLayer) | turns errors into responses in the dialect of the route, adds an error frame to broken streams | the last line of a stream, to its end | a `HandleError` that each route writes for itself |
 //! | [`PanicGuardLayer`](panic_guard::PanicGuardLayer) | limits a panic to one request | nothing | tower-http `catch-panic`, which boxes every body and does not catch a panic in a body |
 //! | [`ApiKeyLayer`](api_key::ApiKeyLayer) | authenticates: Bearer, Basic, `x-api-key` | nothing | tower-http `validate-request`, which has no digests and no constant-time comparison, and passes the credential on |
 //! | [`RateLimitLayer`](rate_limit::RateLimitLayer) | limits requests per time, globally and for each key | a count for each key, until the key is idle | tower `RateLimit`, which makes callers wait, has no keys and is not `Clone` |
@@ -24,7 +24,7 @@
 //! | [`BodyLimitLayer`](body_limit::BodyLimitLayer) | reads bodies within a limit for each route and one memory budget | the body's memory, until its last copy is dropped | tower-http `RequestBodyLimit`, which has a fixed answer text and no budget |
 //! | [`LlmRequestLayer`](llm_request::LlmRequestLayer) | finds the model and the operation in one pass over the body | nothing | none |
 //! | [`HeartbeatLayer`](heartbeat::HeartbeatLayer) | sends comments while an event stream has not begun | a timer, to the response head | none |
-//! | [`CacheLayer`](cache::CacheLayer) | caches deterministic answers, shares answers in progress | answers, limited in bytes and age | none |
+//! | [`CacheLayer`](cache::CacheLayer) | caches deterministic responses, shares answers in progress | answers, limited in bytes and age | none |
 //! | [`TokenLimitLayer`](token_limit::TokenLimitLayer) | limits tokens per minute, day and month for each key | a reservation, to the end of the response | none |
 //! | [`RetryLayer`](retry::RetryLayer) | retries until the client has received a byte | a reference to the body, to the response head | tower `Retry`, whose policy needs a clone of the body and whose budget has no delay |
 //! | [`Route`](route::Route) | chooses a backend when the request is known | the backend's slot, to the end of the response | tower `Balance` and `Steer`, which choose before they see the request |

@@ -1,4 +1,4 @@
-//! External count stores: the deadline for a store's answer, and the rule for a store that does not
+//! External count stores: the deadline for a store's response, and the rule for a store that does not
 //! answer.
 //!
 //! [`rate_limit`](crate::rate_limit) and [`token_limit`](crate::token_limit) keep their counts in
@@ -60,7 +60,7 @@ pub enum WhenUnavailable {
     Refuse,
 }
 
-/// The deadline for a store's answer, and the rule for a store that does not answer.
+/// The deadline for a store's response, and the rule for a store that does not answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StorePolicy {
     pub(crate) deadline: Duration,

@@ -128,7 +128,7 @@ fn usage_allocates_its_report() {
     allocates(&subjects::usage(), 4);
 }
 
-/// The standing of its budgets, their two headers, and the settlement; and the request while the
+/// The states of its budgets, their two headers, and the settlement; and the request while the
 /// store is called, which would otherwise make each outer future as large.
 #[test]
 fn token_limit_allocates_its_headers_and_settlement() {

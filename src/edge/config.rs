@@ -152,11 +152,11 @@ impl FromStr for BasePath {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let path = text.strip_suffix('/').unwrap_or(text);
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-        let sound = path.strip_prefix('/').is_some_and(|rest| {
+        let is_valid = path.strip_prefix('/').is_some_and(|rest| {
             rest.split('/')
                 .all(|part| !matches!(part, "" | "." | "..") && part.bytes().all(plain))
         });
-        if sound {
+        if is_valid {
             Ok(Self(path.to_owned()))
         } else {
             Err(InvalidBasePath(text.to_owned()))

@@ -130,7 +130,7 @@ mod tests {
     }
 
     fn client_behind(peer: &str, fields: &[(&'static str, &str)]) -> Option<String> {
-        let proxies = TrustedProxies::with(["10.0.0.0/8", "fd00::/8", "192.0.2.7"]).expect("sound");
+        let proxies = TrustedProxies::with(["10.0.0.0/8", "fd00::/8", "192.0.2.7"]).expect("valid");
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_str(value).expect("a value"));
@@ -220,7 +220,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(X_FORWARDED_FOR, HeaderValue::from_static("198.51.100.1"));
         let of = |entries: &[&str]| {
-            let proxies = TrustedProxies::with(entries).expect("sound");
+            let proxies = TrustedProxies::with(entries).expect("valid");
             proxies.client(PeerAddr::Unix, &headers)
         };
         assert_eq!(of(&["10.0.0.0/8"]), None);

@@ -36,7 +36,7 @@ pin_project! {
         state: Arc<ConnectionState>,
         pending_in: Option<u32>,
         // Bytes still to come, if the head has a length.
-        left: Option<u64>,
+        remaining: Option<u64>,
         // Newline-delimited JSON in chunks; other bodies pass uncut.
         is_lines: bool,
         lines: Bytes,
@@ -47,13 +47,13 @@ pin_project! {
 impl<B: Body> ResponseBody<B> {
     /// Wraps the body of a response with these headers.
     pub(super) fn new(inner: B, headers: &mut HeaderMap, in_flight: InFlight) -> Self {
-        let left = settle_length(headers);
+        let remaining = settle_length(headers);
         Self {
             state: in_flight.state().clone(),
             inner: Guarded::new(inner, in_flight),
             pending_in: None,
-            is_lines: left.is_none() && Framing::of(headers) == Some(Framing::Ndjson),
-            left,
+            is_lines: remaining.is_none() && Framing::of(headers) == Some(Framing::Ndjson),
+            remaining,
             lines: Bytes::new(),
             error: None,
         }
@@ -63,9 +63,9 @@ impl<B: Body> ResponseBody<B> {
 /// The length of the body by its head. Afterwards the head has one `Content-Length`, or none if its
 /// values were invalid (RFC 9112 6.3).
 fn settle_length(headers: &mut HeaderMap) -> Option<u64> {
-    let mut said = headers.get_all(CONTENT_LENGTH).iter();
-    let first = said.next()?.clone();
-    let is_one = said.all(|other| other == first);
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let first = lengths.next()?.clone();
+    let is_one = lengths.all(|other| other == first);
     let digits = first.as_bytes();
     let is_number = is_one && digits.iter().all(u8::is_ascii_digit);
     let length = std::str::from_utf8(digits).ok().filter(|_| is_number);
@@ -105,14 +105,16 @@ where
                 *this.pending_in = turn;
             }
             let Some(frame) = ready!(frame) else {
-                let is_short = this.left.take().is_some_and(|left| left > 0);
+                let is_short = this.remaining.take().is_some_and(|remaining| remaining > 0);
                 return Poll::Ready(is_short.then(|| Err(WRONG_LENGTH.into())));
             };
             let Ok(data) = frame.map_err(Into::into)?.into_data() else {
                 continue;
             };
-            if let Some(left) = this.left {
-                *left = left.checked_sub(data.len() as u64).ok_or(WRONG_LENGTH)?;
+            if let Some(remaining) = this.remaining {
+                *remaining = remaining
+                    .checked_sub(data.len() as u64)
+                    .ok_or(WRONG_LENGTH)?;
             }
             return Poll::Ready(Some(Ok(data)));
         }
@@ -164,14 +166,14 @@ where
     fn is_end_stream(&self) -> bool {
         self.error.is_none()
             && self.lines.is_empty()
-            && self.left.is_none_or(|left| left == 0)
+            && self.remaining.is_none_or(|remaining| remaining == 0)
             && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.left {
+        match self.remaining {
             // hyper requires this to equal the `Content-Length`.
-            Some(left) => SizeHint::with_exact(left),
+            Some(remaining) => SizeHint::with_exact(remaining),
             None if self.lines.is_empty() => self.inner.size_hint(),
             None => SizeHint::default(),
         }

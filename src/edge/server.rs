@@ -101,7 +101,7 @@ impl Edge {
     /// answers say Connection: close  requests go on                      dropped
     /// ```
     ///
-    /// It returns as graceful as no connection is left. [`Shutdown::end_now`] ends it at once.
+    /// It returns as soon as no connection is left. [`Shutdown::end_now`] ends it at once.
     pub async fn serve<S, B>(self, stack: S, shutdown: Shutdown) -> Drained
     where
         S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>

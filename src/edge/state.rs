@@ -50,7 +50,7 @@ pub(super) struct ConnectionState {
 
 #[derive(Debug, Default)]
 struct Flags {
-    left: AtomicBool,
+    has_unread_body: AtomicBool,
     unread: AtomicBool,
     peer_closed: AtomicBool,
     write_pending: AtomicBool,
@@ -140,7 +140,7 @@ impl ConnectionState {
     /// Hands over a body that is no longer read by the stack.
     pub(super) fn hand_over_body(&self, body: Incoming) {
         *lock(&self.unread_body) = Some(body);
-        self.flags.left.store(true, Relaxed);
+        self.flags.has_unread_body.store(true, Relaxed);
         if let Some(waker) = self.waker.get() {
             waker.wake_by_ref();
         }
@@ -148,10 +148,10 @@ impl ConnectionState {
 
     /// The body that was handed over.
     pub(super) fn take_unread_body(&self) -> Option<Incoming> {
-        if !self.flags.left.load(Relaxed) {
+        if !self.flags.has_unread_body.load(Relaxed) {
             return None;
         }
-        self.flags.left.store(false, Relaxed);
+        self.flags.has_unread_body.store(false, Relaxed);
         lock(&self.unread_body).take()
     }
 

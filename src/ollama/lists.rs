@@ -120,8 +120,8 @@ async fn pages_of<'a>(
     limit: Duration,
 ) -> Result<Vec<Bytes>, Unreachable> {
     let (up, down): (Vec<_>, Vec<_>) = backends.partition(|backend| backend.is_up());
-    let asked = if up.is_empty() { down } else { up };
-    let answers = join_all(asked.iter().map(|backend| backend.page(path, limit))).await;
+    let backends = if up.is_empty() { down } else { up };
+    let answers = join_all(backends.iter().map(|backend| backend.page(path, limit))).await;
     let mut pages = Vec::with_capacity(answers.len());
     let mut first_error = None;
     for answer in answers {

@@ -107,8 +107,8 @@ pub(super) fn count<T: FromStr>(text: &str) -> Parsed<T> {
 
 pub(super) fn number(text: &str) -> Parsed<f64> {
     let parsed = text.parse().ok();
-    let sound = parsed.filter(|number: &f64| number.is_finite() && *number >= 0.0);
-    sound.ok_or_else(|| "it is not a number, 0 or more".to_owned())
+    let is_valid = parsed.filter(|number: &f64| number.is_finite() && *number >= 0.0);
+    is_valid.ok_or_else(|| "it is not a number, 0 or more".to_owned())
 }
 
 pub(super) fn switch(text: &str) -> Parsed<bool> {

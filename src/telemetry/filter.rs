@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_target_without_log_lines_is_reported_if_the_filter_is_otherwise_valid() {
-        let told = check_log_filter("info,sqlx=warn").expect("sound");
+        let told = check_log_filter("info,sqlx=warn").expect("valid");
         assert_eq!(told, ["sqlx"]);
     }
 }

@@ -238,7 +238,7 @@ async fn a_backend_killed_inside_an_event_leaves_the_half_and_an_unclean_end() {
             let seen = text(&answer);
             assert_eq!(answer.end, End::Cut, "{path}: {seen}");
             assert!(
-                !seen.ends_with("\n\n") && !seen.contains("broke off"),
+                !seen.ends_with("\n\n") && !seen.contains("broke in the middle"),
                 "{path}: {seen}"
             );
         }

@@ -339,8 +339,8 @@ fn an_extra_path_that_is_known_keeps_its_own_rules_and_is_a_warning() {
     ] {
         let settings = [("LLAMATOWER_EXTRA_PATHS", path)];
         names(&warned(&settings), &["LLAMATOWER_EXTRA_PATHS", "/"]);
-        let backends = load(&settings).expect("sound").settings.backends;
-        let pull = backends.endpoints().expect("sound");
+        let backends = load(&settings).expect("valid").settings.backends;
+        let pull = backends.endpoints().expect("valid");
         let pull = pull.look_up(&http::Method::POST, "/api/pull");
         let operation = pull.operation().expect("it is known");
         assert!(operation.is_management(), "{path}");
@@ -350,8 +350,8 @@ fn an_extra_path_that_is_known_keeps_its_own_rules_and_is_a_warning() {
 #[test]
 fn an_extra_path_has_the_methods_of_all_its_items() {
     let settings = [("LLAMATOWER_EXTRA_PATHS", "GET /api/x, POST /api/x")];
-    let backends = load(&settings).expect("sound").settings.backends;
-    let endpoints = backends.endpoints().expect("sound");
+    let backends = load(&settings).expect("valid").settings.backends;
+    let endpoints = backends.endpoints().expect("valid");
     for method in [http::Method::GET, http::Method::POST] {
         assert!(endpoints.look_up(&method, "/api/x").operation().is_some());
     }

@@ -185,7 +185,7 @@ fn a_secret_can_be_a_file_and_is_never_shown() {
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
     writeln!(file, "hunter2").expect("it can be written");
     let path = file.path().to_str().expect("a plain path").to_owned();
-    let loaded = load(&[("GROQ_API_KEY_FILE", &path)]).expect("sound");
+    let loaded = load(&[("GROQ_API_KEY_FILE", &path)]).expect("valid");
     assert_eq!(
         loaded.settings.keys.groq.as_ref().map(Secret::expose),
         Some("hunter2")
@@ -242,18 +242,18 @@ fn an_address_with_a_password_is_refused_and_shown_nowhere() {
 fn a_token_is_for_one_of_the_servers_and_is_never_shown() {
     let servers = ("OLLAMA_URL", "gpu-1, https://gpu.example/ollama");
     let tokens = "gpu-1 = basic ada:hunter2, gpu.example:443=hunter2";
-    let loaded = load(&[servers, ("LLAMATOWER_BACKEND_TOKENS", tokens)]).expect("sound");
+    let loaded = load(&[servers, ("LLAMATOWER_BACKEND_TOKENS", tokens)]).expect("valid");
     assert!(!format!("{loaded:?}").contains("hunter2"));
     for (tokens, named) in [
         ("gpu-9=hunter2", "gpu-9 is not a server in OLLAMA_URL"),
         ("gpu-1:1=hunter2", "gpu-1:1 is not a server in OLLAMA_URL"),
         ("gpu-1=a, gpu-1:11434=hunter2", "two tokens for gpu-1:11434"),
         ("gpu-1=digest hunter2", "the token for gpu-1"),
-        ("gpu-1=", "item 1 is not like"),
-        ("gpu-1=a, hunter2", "item 2 is not like"),
-        ("hunter2==", "item 1 is not like"),
-        ("basic ada:hunter2=", "item 1 is not like"),
-        ("https://ada:hunter2@gpu-1=a", "item 1 is not like"),
+        ("gpu-1=", "item 1 must have the form"),
+        ("gpu-1=a, hunter2", "item 2 must have the form"),
+        ("hunter2==", "item 1 must have the form"),
+        ("basic ada:hunter2=", "item 1 must have the form"),
+        ("https://ada:hunter2@gpu-1=a", "item 1 must have the form"),
     ] {
         let error = load(&[servers, ("LLAMATOWER_BACKEND_TOKENS", tokens)]);
         let error = error.expect_err(tokens).to_string();
@@ -376,7 +376,7 @@ fn ollama_timeout_is_the_default_of_two_clocks() {
         ("OLLAMA_TIMEOUT", "60"),
         ("LLAMATOWER_FIRST_BYTE_TIMEOUT", "600"),
     ])
-    .expect("sound");
+    .expect("valid");
     assert_eq!(
         loaded.settings.timeouts.first_byte,
         Some(Duration::from_secs(600))
@@ -396,16 +396,16 @@ fn ollama_timeout_is_the_default_of_two_clocks() {
 
 #[test]
 fn by_default_a_stream_may_pause_for_minutes_and_management_without_limit() {
-    let timeouts = load(&[]).expect("sound").settings.timeouts;
+    let timeouts = load(&[]).expect("valid").settings.timeouts;
     assert_eq!(timeouts.idle, Some(Duration::from_secs(900)));
     assert_eq!(timeouts.management, None);
-    let one_clock = load(&[("OLLAMA_TIMEOUT", "60")]).expect("sound");
+    let one_clock = load(&[("OLLAMA_TIMEOUT", "60")]).expect("valid");
     assert_eq!(one_clock.settings.timeouts.management, None);
 }
 
 #[test]
 fn an_empty_variable_counts_as_not_set() {
-    let loaded = load(&[("OLLAMA_URL", " "), ("LLAMATOWER_API_KEYS", "")]).expect("sound");
+    let loaded = load(&[("OLLAMA_URL", " "), ("LLAMATOWER_API_KEYS", "")]).expect("valid");
     assert_eq!(
         loaded.settings.backends.urls[0].to_string(),
         "localhost:11434"

@@ -65,7 +65,7 @@ fn a_variable_with_separators_and_no_item_is_an_error() {
         for value in [",", " , ,", ",\n"] {
             let error = refused(&[(variable, value)]);
             assert!(error.contains(variable), "{error}");
-            assert!(error.contains("nothing"), "{error}");
+            assert!(error.contains("only separators"), "{error}");
         }
     }
 }
@@ -120,7 +120,7 @@ fn an_empty_text_in_the_toml_file_counts_as_not_set_for_other_settings() {
 #[test]
 fn an_empty_variable_of_a_secret_counts_as_not_set_unless_keys_are_required() {
     let empty = ("LLAMATOWER_API_KEYS", "");
-    assert!(load(&[empty]).expect("sound").settings.keys.api.is_empty());
+    assert!(load(&[empty]).expect("valid").settings.keys.api.is_empty());
     let error = refused(&[empty, ("LLAMATOWER_REQUIRE_KEYS", "true")]);
     assert!(error.contains("LLAMATOWER_REQUIRE_KEYS"), "{error}");
     assert!(error.contains("LLAMATOWER_API_KEYS"), "{error}");

@@ -341,7 +341,7 @@ fn broken() -> impl Body<Data = Bytes, Error = BoxError> + Unpin {
     })))
 }
 
-/// The limit after a round of four answers of this kind, starting at 4.
+/// The limit after a round of four responses of this kind, starting at 4.
 async fn limit_after(behaviour: Behaviour, layer: AdaptiveLayer) -> usize {
     let service = layer.layer(service_fn(move |_: Request<()>| async move {
         Ok::<_, BoxError>(match behaviour {

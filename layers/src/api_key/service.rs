@@ -24,7 +24,7 @@ pub struct ApiKey<S> {
 
 impl Policy {
     /// The owner of the request's key, if the request is allowed.
-    fn judge(
+    fn authorize(
         &self,
         shown: Result<ShownKeys, AmbiguousCredential>,
         access: Access,
@@ -57,10 +57,12 @@ impl Policy {
     /// the operation is deferred.
     fn deferred<B>(
         &self,
-        judged: Result<Option<Identity>, Failure>,
+        authorized: Result<Option<Identity>, Failure>,
         request: &mut Request<B>,
     ) -> Result<Option<Identity>, Failure> {
-        let Err(failure) = judged else { return judged };
+        let Err(failure) = authorized else {
+            return authorized;
+        };
         let operation = RouteMatch::of(request.extensions()).and_then(RouteMatch::operation);
         let is_deferred = operation.is_some_and(self.is_deferred);
         if !is_deferred {
@@ -144,8 +146,8 @@ where
                 access
             }
         };
-        let judged = self.policy.judge(shown, access);
-        let known = match self.policy.deferred(judged, &mut request) {
+        let authorized = self.policy.authorize(shown, access);
+        let known = match self.policy.deferred(authorized, &mut request) {
             Ok(known) => known,
             Err(failure) => {
                 let failure = Some(failure);

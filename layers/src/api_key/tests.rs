@@ -17,8 +17,8 @@ fn digest(key: &str) -> String {
 
 fn keys() -> KeySet {
     let line = |name: &str, key: &str| format!("{name}=sha256:{}", digest(key));
-    let users = KeySet::from_lines([line("ada", USER).as_str()], Role::User).expect("sound");
-    users.merge(KeySet::from_lines([line("root", ADMIN).as_str()], Role::Admin).expect("sound"))
+    let users = KeySet::from_lines([line("ada", USER).as_str()], Role::User).expect("valid");
+    users.merge(KeySet::from_lines([line("root", ADMIN).as_str()], Role::Admin).expect("valid"))
 }
 
 /// The result of a request: its identity and remaining headers, or the kind of refusal.
@@ -219,7 +219,7 @@ fn a_key_in_place_of_its_digest_is_refused_and_not_shown() {
 fn a_generated_key_is_accepted_with_its_line() {
     let (key, line) = generate_key("ada").expect("random bytes");
     assert!(key.starts_with("llt_") && key.len() == 47);
-    let keys = KeySet::from_lines([line.as_str()], Role::User).expect("sound");
+    let keys = KeySet::from_lines([line.as_str()], Role::User).expect("valid");
     assert!(keys.find(&key).is_some() && keys.find(&key[1..]).is_none());
     assert!(!format!("{keys:?}").contains(&line[11..]));
 }
@@ -259,7 +259,7 @@ async fn a_deferred_refusal_passes_only_for_clients_that_may_run_models() {
         "every client may run models"
     );
     let line = format!("root=sha256:{}", digest(ADMIN));
-    let admins = KeySet::from_lines([line.as_str()], Role::Admin).expect("sound");
+    let admins = KeySet::from_lines([line.as_str()], Role::Admin).expect("valid");
     assert_eq!(
         pull(&admins, None).await,
         Ok(true),

@@ -27,7 +27,7 @@ pin_project! {
     #[project = StateProjection]
     #[derive(Debug)]
     enum State<F> {
-        Judged {
+        Counted {
             #[pin]
             inner: F,
             token: Option<Token>,
@@ -41,7 +41,7 @@ impl<F> BreakerFuture<F> {
     pub(super) fn counted(inner: F, token: Token, rule: Arc<FailureRule>) -> Self {
         let token = Some(token);
         Self {
-            state: State::Judged { inner, token, rule },
+            state: State::Counted { inner, token, rule },
         }
     }
 
@@ -67,7 +67,7 @@ where
                 Some(failure) => Poll::Ready(Err(failure.into())),
                 None => Poll::Pending,
             },
-            StateProjection::Judged { inner, token, rule } => {
+            StateProjection::Counted { inner, token, rule } => {
                 let answer = ready!(inner.poll(cx));
                 let token = token.take();
                 let answer = match answer {

@@ -14,7 +14,7 @@ type NameOf = dyn Fn(&Parts) -> Option<Arc<str>> + Send + Sync;
 
 /// Caches and shares answers. See the [module](super).
 ///
-/// All services of one layer and its clones share the cached answers.
+/// All services of one layer and its clones share the cached responses.
 #[derive(Clone)]
 pub struct CacheLayer {
     pub(super) name: Arc<str>,
@@ -52,14 +52,14 @@ impl CacheLayer {
         self
     }
 
-    /// The lifetime of a cached answer; default one hour, `None` for no limit. This drops the
-    /// answers that are cached so far.
+    /// The lifetime of a cached response; default one hour, `None` for no limit. This drops the
+    /// responses that are cached so far.
     pub fn with_time_to_live(self, time: impl Into<Option<Duration>>) -> Self {
         let time = time.into();
         self.change(|store| store.time_to_live = time)
     }
 
-    /// The size limit of a cached answer, in bytes; default a sixteenth of the whole cache. This
+    /// The size limit of a cached response, in bytes; default a sixteenth of the whole cache. This
     /// drops the responses that are cached so far.
     pub fn with_max_answer(self, bytes: u64) -> Self {
         self.change(|store| store.max_answer = bytes)
@@ -71,12 +71,12 @@ impl CacheLayer {
         self
     }
 
-    /// The number of cached answers.
+    /// The number of cached responses.
     pub fn entries(&self) -> usize {
         self.store.entries()
     }
 
-    /// The size of the cached answers in bytes, their heads included.
+    /// The size of the cached responses in bytes, their heads included.
     pub fn bytes(&self) -> u64 {
         self.store.bytes()
     }

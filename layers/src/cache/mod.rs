@@ -1,4 +1,4 @@
-//! A cache for deterministic answers: exact matches only, off by default.
+//! A cache for deterministic responses: exact matches only, off by default.
 //!
 //! The same model gives the same embedding for the same text. A chat answer is deterministic if the
 //! request sets temperature 0 or a seed. [`CacheLayer`] keeps such answers in memory, limited in

@@ -1,4 +1,4 @@
-//! The cached answers, and the exchanges in progress.
+//! The cached responses, and the exchanges in progress.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -26,7 +26,7 @@ const PER_ANSWER_HEADERS: [HeaderName; 5] = [
     HeaderName::from_static("x-request-id"),
 ];
 
-/// A cached answer.
+/// A cached response.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) head: Parts,
@@ -48,7 +48,7 @@ impl Weighter<Key, Entry> for ByBytes {
     }
 }
 
-/// All cached answers and exchanges of a layer.
+/// All cached responses and exchanges of a layer.
 #[derive(Debug)]
 pub(super) struct Store {
     entries: Cache<Key, Entry, ByBytes>,
@@ -74,7 +74,7 @@ impl Store {
         }
     }
 
-    /// A store with the same rules and no answers.
+    /// A store with the same rules and no responses.
     pub(super) fn without_entries(&self) -> Self {
         let mut store = Self::new(self.entries.capacity());
         store.time_to_live = self.time_to_live;

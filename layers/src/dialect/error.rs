@@ -305,8 +305,8 @@ mod tests {
             let value: Value = serde_json::from_str(text).expect("JSON");
             let error = value.get("error").or(value.pointer("/response/error"));
             let error = error.expect("an error");
-            let told = error.as_str().or_else(|| error["message"].as_str());
-            assert_eq!(told, Some(message));
+            let reported = error.as_str().or_else(|| error["message"].as_str());
+            assert_eq!(reported, Some(message));
         }
     }
 }

@@ -115,9 +115,9 @@ mod tests {
         assert_eq!(event["type"], "response.failed");
         assert_eq!(event["sequence_number"], 3);
         let response = &event["response"];
-        let told = ["id", "created_at", "model", "status", "tools", "object"];
+        let reported = ["id", "created_at", "model", "status", "tools", "object"];
         assert_eq!(
-            told.map(|field| response[field].clone()),
+            reported.map(|field| response[field].clone()),
             [
                 "resp_7".into(),
                 9.into(),

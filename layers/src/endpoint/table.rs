@@ -109,13 +109,13 @@ impl EndpointTable {
     /// The path cannot be compared byte for byte.
     pub fn with_path(mut self, path: &str, methods: &[Method]) -> Result<Self, InvalidPath> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./".contains(&b);
-        let sound = path.len() > 1
+        let is_valid = path.len() > 1
             && path.starts_with('/')
             && path.bytes().all(plain)
             && path[1..]
                 .split('/')
                 .all(|part| !matches!(part, "" | "." | ".."));
-        if !sound {
+        if !is_valid {
             return Err(InvalidPath(path.to_owned()));
         }
         self.insert(Endpoint {

@@ -54,7 +54,7 @@ impl EndRule {
     }
 
     /// The meaning of the stream's end if `item` is the last one.
-    pub(super) fn judge(self, framing: Framing, item: Option<&[u8]>) -> StreamEnd {
+    pub(super) fn end_after(self, framing: Framing, item: Option<&[u8]>) -> StreamEnd {
         let event = item.map(|item| Event::of(framing, item));
         match event {
             Some(event) if event.is_error() => StreamEnd::Error,

@@ -119,7 +119,7 @@ impl Tail {
         match self.last_pieces() {
             Pieces::TooLong if self.is_at_boundary() => StreamEnd::Unknown,
             Pieces::TooLong => StreamEnd::Unfinished,
-            _ => match rule.judge(self.framing, self.last_item().as_deref()) {
+            _ => match rule.end_after(self.framing, self.last_item().as_deref()) {
                 StreamEnd::Unknown if self.ends_inside_a_line() => StreamEnd::Unfinished,
                 end => end,
             },

@@ -35,7 +35,7 @@ pin_project! {
 enum Early<F> {
     Waiting {
         watched: Watched<F>,
-        sign: Option<Bytes>,
+        heartbeat: Option<Bytes>,
     },
     /// The inner body belongs to a late response that cannot be passed on.
     Refused { status: StatusCode, text: Vec<u8> },
@@ -44,7 +44,7 @@ enum Early<F> {
 /// The inner service's future, and the timer of the next heartbeat.
 #[derive(Debug)]
 pub(super) struct Watched<F> {
-    asked: Pin<Box<F>>,
+    response: Pin<Box<F>>,
     every: Duration,
     due: Deadline,
     waiting: Waiting,
@@ -52,11 +52,16 @@ pub(super) struct Watched<F> {
 }
 
 impl<F> Watched<F> {
-    pub(super) fn new(asked: F, every: Duration, waiting: Waiting, record: Option<Record>) -> Self {
+    pub(super) fn new(
+        response: F,
+        every: Duration,
+        waiting: Waiting,
+        record: Option<Record>,
+    ) -> Self {
         let mut due = Deadline::default();
         due.arm_after(every);
         Self {
-            asked: Box::pin(asked),
+            response: Box::pin(response),
             every,
             due,
             waiting,
@@ -65,7 +70,7 @@ impl<F> Watched<F> {
     }
 
     /// The next heartbeat, when it is due.
-    pub(super) fn poll_sign(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
+    pub(super) fn poll_heartbeat(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
         ready!(self.due.poll(cx));
         self.due.arm_after(self.every);
         let text = self.waiting.text();
@@ -76,7 +81,7 @@ impl<F> Watched<F> {
 
 impl<F: Future> Watched<F> {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<F::Output> {
-        self.asked.as_mut().poll(cx)
+        self.response.as_mut().poll(cx)
     }
 
     /// Records that the response has arrived: the heartbeat was not its first byte.
@@ -97,11 +102,11 @@ impl<F, B> HeartbeatBody<F, B> {
         }
     }
 
-    pub(super) fn new(watched: Watched<F>, sign: Bytes) -> Self {
-        let sign = Some(sign);
+    pub(super) fn new(watched: Watched<F>, heartbeat: Bytes) -> Self {
+        let heartbeat = Some(heartbeat);
         Self {
             inner: None,
-            early: Some(Box::new(Early::Waiting { watched, sign })),
+            early: Some(Box::new(Early::Waiting { watched, heartbeat })),
         }
     }
 }
@@ -123,11 +128,11 @@ where
     #[cold]
     fn poll_early(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Option<NextFrame> {
         let mut this = self.project();
-        let Some(Early::Waiting { watched, sign }) = this.early.as_deref_mut() else {
+        let Some(Early::Waiting { watched, heartbeat }) = this.early.as_deref_mut() else {
             return Some(Poll::Ready(None));
         };
-        if let Some(sign) = sign.take() {
-            return Some(Poll::Ready(Some(Ok(Frame::data(sign)))));
+        if let Some(heartbeat) = heartbeat.take() {
+            return Some(Poll::Ready(Some(Ok(Frame::data(heartbeat)))));
         }
         match watched.poll(cx) {
             Poll::Ready(Ok(answer)) => {
@@ -145,8 +150,8 @@ where
                 Some(Poll::Ready(Some(Err(error.into()))))
             }
             Poll::Pending => {
-                let sign = watched.poll_sign(cx);
-                Some(sign.map(|sign| Some(Ok(Frame::data(sign)))))
+                let heartbeat = watched.poll_heartbeat(cx);
+                Some(heartbeat.map(|heartbeat| Some(Ok(Frame::data(heartbeat)))))
             }
         }
     }

@@ -31,25 +31,25 @@ pin_project! {
     #[derive(Debug)]
     #[project = StateProjection]
     enum State<F> {
-        Passed { #[pin] asked: F },
+        Passed { #[pin] response: F },
         Watched { watched: Option<Watched<F>> },
     }
 }
 
 impl<F> HeartbeatFuture<F> {
-    pub(super) fn passed(asked: F) -> Self {
+    pub(super) fn passed(response: F) -> Self {
         Self {
-            state: State::Passed { asked },
+            state: State::Passed { response },
         }
     }
 
     pub(super) fn watched(
-        asked: F,
+        response: F,
         every: Duration,
         waiting: Waiting,
         record: Option<Record>,
     ) -> Self {
-        let watched = Some(Watched::new(asked, every, waiting, record));
+        let watched = Some(Watched::new(response, every, waiting, record));
         Self {
             state: State::Watched { watched },
         }
@@ -66,7 +66,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let answer = match self.project().state.project() {
-            StateProjection::Passed { asked } => ready!(asked.poll(cx)),
+            StateProjection::Passed { response } => ready!(response.poll(cx)),
             StateProjection::Watched { watched } => {
                 let Some(waits) = watched else {
                     return Poll::Pending;
@@ -74,8 +74,10 @@ where
                 match waits.poll(cx) {
                     Poll::Ready(answer) => answer,
                     Poll::Pending => {
-                        let sign = ready!(waits.poll_sign(cx));
-                        let body = watched.take().map(|waits| HeartbeatBody::new(waits, sign));
+                        let heartbeat = ready!(waits.poll_heartbeat(cx));
+                        let body = watched
+                            .take()
+                            .map(|waits| HeartbeatBody::new(waits, heartbeat));
                         return body.map_or(Poll::Pending, |body| Poll::Ready(Ok(head(body))));
                     }
                 }

@@ -6,7 +6,7 @@
 //! this layer sends the head of an event stream and, repeatedly, a comment, which clients skip.
 //!
 //! ```text
-//! call ───────── every ─────────── every ──────── answer ─── event ── event ── end
+//! call ───────── every ─────────── every ──────── response ─ event ── event ── end
 //!   └ inner ────────────────────────────────────────┘
 //! client          head, `: ..`      `: ..`                    event    event    end
 //! ```
@@ -46,8 +46,8 @@
 //! let layer = HeartbeatLayer::new(Duration::from_secs(20)).with_requests(|_| true);
 //! let answer = layer.layer(slow).oneshot(Request::new(())).await?;
 //! let text = answer.into_body().collect().await?.to_bytes();
-//! let sign = ": waiting for the response\n\n";
-//! assert_eq!(text, format!("{sign}{sign}data: {{}}\n\n"));
+//! let heartbeat = ": waiting for the response\n\n";
+//! assert_eq!(text, format!("{heartbeat}{heartbeat}data: {{}}\n\n"));
 //! # Ok(())
 //! # }
 //! ```

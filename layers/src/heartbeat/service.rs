@@ -43,7 +43,7 @@ where
         let waiting = Waiting::default();
         waiting.clone().put_into(&mut head.extensions);
         let record = Record::of(&head.extensions).cloned();
-        let asked = self.inner.call(Request::from_parts(head, body));
-        HeartbeatFuture::watched(asked, every, waiting, record)
+        let response = self.inner.call(Request::from_parts(head, body));
+        HeartbeatFuture::watched(response, every, waiting, record)
     }
 }

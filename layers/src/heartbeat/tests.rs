@@ -18,7 +18,7 @@ use crate::{
 };
 
 const EVERY: Duration = Duration::from_secs(20);
-const SIGN: &str = ": waiting for the response\n\n";
+const HEARTBEAT: &str = ": waiting for the response\n\n";
 const EVENTS: &str = "data: {\"choices\":[]}\n\ndata: [DONE]\n\n";
 
 fn request(path: &str) -> Request<()> {
@@ -93,7 +93,11 @@ async fn a_late_stream_is_preceded_by_a_heartbeat_per_interval() {
     for (after, signs) in [(21, 1), (59, 2), (900, 44)] {
         let (status, text, is_clean) = late(after, "/v1/chat/completions", events).await;
         assert_eq!((status, is_clean), (StatusCode::OK, true));
-        assert_eq!(text, format!("{}{EVENTS}", SIGN.repeat(signs)), "{after} s");
+        assert_eq!(
+            text,
+            format!("{}{EVENTS}", HEARTBEAT.repeat(signs)),
+            "{after} s"
+        );
     }
 }
 
@@ -123,7 +127,7 @@ async fn a_failure_after_a_heartbeat_is_reported_as_a_broken_stream() {
         ("/v1/messages", "event: error\ndata: {\"type\":\"error\""),
         ("/v1/responses", "event: response.failed\ndata: {"),
     ] {
-        for (given, words) in [
+        for (given, expected) in [
             ((|| Err(busy())) as fn() -> _, "all slots are taken"),
             (
                 || {
@@ -156,8 +160,11 @@ async fn a_failure_after_a_heartbeat_is_reported_as_a_broken_stream() {
         ] {
             let (status, text, is_clean) = late(30, path, given).await;
             assert_eq!(status, StatusCode::OK, "the head was sent before");
-            let frame = text.strip_prefix(SIGN).unwrap();
-            assert!(frame.starts_with(error) && frame.contains(words), "{text}");
+            let frame = text.strip_prefix(HEARTBEAT).unwrap();
+            assert!(
+                frame.starts_with(error) && frame.contains(expected),
+                "{text}"
+            );
             assert!(frame.ends_with("}\n\n"), "{frame}");
             assert_eq!(is_clean, path == "/v1/responses");
         }
@@ -258,7 +265,7 @@ async fn a_heartbeat_has_the_text_of_the_wait_while_there_is_one() {
         .await
         .unwrap();
     let text = answer.into_body().collect().await.unwrap().to_bytes();
-    let expected = format!(": 25 s to go\n\n: 5 s to go\n\n{SIGN}{EVENTS}");
+    let expected = format!(": 25 s to go\n\n: 5 s to go\n\n{HEARTBEAT}{EVENTS}");
     assert_eq!(text, expected);
 }
 

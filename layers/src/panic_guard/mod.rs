@@ -11,7 +11,7 @@
 //!  |<---------------- guarded ------------------>|
 //! ```
 //!
-//! Put this layer directly inside of the layer that turns errors into answers, so that a panic gets
+//! Put this layer directly inside of the layer that turns errors into responses, so that a panic gets
 //! a response too. It does not catch panics outside of it, nor a panic while an unfinished answer is
 //! dropped: those end the task of the connection. With `panic = "abort"` it has no effect.
 //!

@@ -60,8 +60,8 @@
 //! assert_eq!(permit.slot().0, "one");
 //!
 //! let ticket = queue.enter("llama3".into(), Entry::new("bob", ()))?;
-//! let standing = ticket.watch().and_then(|watch| watch.standing()).unwrap();
-//! assert_eq!(standing.ahead, 0);
+//! let queue_position = ticket.watch().and_then(|watch| watch.queue_position()).unwrap();
+//! assert_eq!(queue_position.ahead, 0);
 //! permit.settle(720);
 //! assert_eq!(ticket.await?.slot().0, "one");
 //! # Ok(())
@@ -136,4 +136,4 @@ pub use permit::{Meter, Permit};
 pub use queue::{Dispatch, Queue};
 pub use service::QueueService;
 pub use slots::{PoolSlot, SlotPool};
-pub use ticket::{ClassSnapshot, Standing, Ticket, TicketWatch};
+pub use ticket::{ClassSnapshot, QueuePosition, Ticket, TicketWatch};

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::class_queue::Position;
 use super::class_queues::ClassQueues;
 use super::entry::{Charge, Entry};
-use super::{ClassSnapshot, Permit, QueueTimeout, Standing, Ticket};
+use super::{ClassSnapshot, Permit, QueuePosition, QueueTimeout, Ticket};
 use crate::{BoxError, Failure};
 
 /// Hands out slots. The queue chooses which waiter is next.
@@ -327,17 +327,17 @@ impl<D: Dispatch> Shared<D> {
         self.hand_out_under(&mut state, &mut wakers);
     }
 
-    pub(super) fn standing(
+    pub(super) fn queue_position(
         &self,
         class: &D::Class,
         position: &Position<D::Key>,
-    ) -> Option<Standing> {
+    ) -> Option<QueuePosition> {
         let now = Instant::now();
         let state = self.state();
         let class_queue = state.class_queues.class_queue(class)?;
         let rules = state.class_queues.rules;
         let ahead = class_queue.ahead(position, rules.at(now))?;
-        Some(Standing {
+        Some(QueuePosition {
             ahead,
             expected_wait: class_queue.expected_wait(ahead, rules.assumed_service),
         })

@@ -108,8 +108,8 @@ pub struct TicketWatch<D: Dispatch> {
 
 impl<D: Dispatch> TicketWatch<D> {
     /// The position of the ticket; `None` if it no longer waits.
-    pub fn standing(&self) -> Option<Standing> {
-        self.shared.standing(&self.class, &self.position)
+    pub fn queue_position(&self) -> Option<QueuePosition> {
+        self.shared.queue_position(&self.class, &self.position)
     }
 }
 
@@ -126,7 +126,7 @@ impl<D: Dispatch> Clone for TicketWatch<D> {
 impl<D: Dispatch> fmt::Debug for TicketWatch<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("TicketWatch")
-            .field(&self.standing())
+            .field(&self.queue_position())
             .finish()
     }
 }
@@ -134,7 +134,7 @@ impl<D: Dispatch> fmt::Debug for TicketWatch<D> {
 /// The position of a ticket in its class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Standing {
+pub struct QueuePosition {
     /// The number of waiters that will be served before, if none enters and none leaves.
     pub ahead: usize,
     /// The remaining wait, from the recent service times; `None` if there is no service time yet.

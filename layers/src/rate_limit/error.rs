@@ -30,7 +30,7 @@ impl Scope {
         }
     }
 
-    fn whose(self) -> &'static str {
+    fn subject(self) -> &'static str {
         match self {
             Self::Global => "all clients together have",
             Self::Key | Self::Named(_) => "this client has",
@@ -44,7 +44,7 @@ impl Scope {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "rate limit reached: {} used up {quota}; try again in {} s",
-    .scope.whose(),
+    .scope.subject(),
     whole_seconds(*.retry_after)
 )]
 #[non_exhaustive]

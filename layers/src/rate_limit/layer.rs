@@ -66,12 +66,12 @@ impl Rule {
         answer: Result<Option<TakeResult>, StoreUnavailable>,
     ) -> Result<Option<BucketState>, Failure> {
         let state = answer?
-            .map(|take_result| self.judge(take_result))
+            .map(|take_result| self.check(take_result))
             .transpose();
         state.map_err(Failure::from)
     }
 
-    fn judge(self, take_result: TakeResult) -> Result<BucketState, RateLimited> {
+    fn check(self, take_result: TakeResult) -> Result<BucketState, RateLimited> {
         let (scope, quota) = (self.scope, self.quota);
         match take_result {
             Ok(remaining) => Ok(BucketState {

@@ -53,7 +53,7 @@ fn busy() -> BoxError {
 }
 
 /// The steps of a backend's body, poll by poll; after the last step it stays pending.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Step {
     Data(&'static str),
     Last(&'static str),
@@ -650,5 +650,35 @@ async fn an_empty_error_response_gets_a_text() {
     ] {
         let (answer, _) = wordless(method, "/api/blobs/sha256:00", status).await;
         assert_eq!((answer.status().as_u16(), &**answer.body()), (status, ""));
+    }
+}
+
+/// The layer's response to an error of unknown length with these frames.
+async fn error_with(frames: &[&'static str]) -> String {
+    let steps: VecDeque<Step> = frames.iter().map(|text| Data(text)).chain([End]).collect();
+    let service = RescueLayer::new().layer(service_fn(move |_: Request<()>| {
+        let body = Scripted {
+            steps: steps.clone(),
+            ..Scripted::default()
+        };
+        let answer = Response::builder().status(502).body(body).unwrap();
+        std::future::ready(Ok::<_, Infallible>(answer))
+    }));
+    let (request, _) = request(Method::POST, "/api/chat");
+    let Ok(answer) = service.oneshot(request).await;
+    let (text, is_clean) = seen(answer.into_body()).await;
+    assert!(is_clean);
+    text
+}
+
+#[tokio::test]
+async fn an_error_of_unknown_length_gets_a_text_if_it_ends_without_one() {
+    let text = r#"{"error":"the backend responded with 502 Bad Gateway and no reason"}"#;
+    for blank in [&[] as &[_], &["\r\n"], &["", " ", "\n"]] {
+        let seen = error_with(blank).await;
+        assert_eq!(seen, format!("{}{text}", blank.concat()));
+    }
+    for given in [&["nginx says no"] as &[_], &["\n", "{\"error\":\"busy\"}"]] {
+        assert_eq!(error_with(given).await, given.concat());
     }
 }

@@ -21,14 +21,14 @@ pub struct Attempts(Arc<Common>);
 struct Common {
     started: Instant,
     number: AtomicU32,
-    asked: Mutex<Backends>,
+    backends: Mutex<Backends>,
 }
 
 #[derive(Debug, Default)]
 struct Backends {
     // Most requests need a single attempt.
     tried: SmallVec<[Arc<str>; 1]>,
-    left: Option<usize>,
+    untried: Option<usize>,
 }
 
 impl Attempts {
@@ -42,7 +42,7 @@ impl Attempts {
         Self(Arc::new(Common {
             started: Instant::now(),
             number: AtomicU32::new(1),
-            asked: Mutex::default(),
+            backends: Mutex::default(),
         }))
     }
 
@@ -63,39 +63,42 @@ impl Attempts {
 
     /// Records the backend of this attempt.
     pub fn record_backend(&self, name: Arc<str>) {
-        self.asked().tried.push(name);
+        self.backends().tried.push(name);
     }
 
     /// Records the number of backends that were not tried yet and could be, without this attempt's
     /// backend.
     pub fn record_untried(&self, count: usize) {
-        self.asked().left = Some(count);
+        self.backends().untried = Some(count);
     }
 
     /// The backends of all attempts so far, in order.
     pub fn tried(&self) -> Vec<Arc<str>> {
-        self.asked().tried.to_vec()
+        self.backends().tried.to_vec()
     }
 
     /// Whether an attempt so far used the backend of this name.
     pub fn has_tried(&self, name: &str) -> bool {
-        self.asked().tried.iter().any(|tried| **tried == *name)
+        self.backends().tried.iter().any(|tried| **tried == *name)
     }
 
     /// Whether the next attempt is expected to use a new backend. If the number of remaining
     /// backends was not recorded, this is true until a backend was tried twice; if no backend was
     /// recorded, it is false.
     pub fn can_go_elsewhere(&self) -> bool {
-        let asked = self.asked();
-        match (asked.left, asked.tried.split_last()) {
-            (Some(left), _) => left > 0,
+        let backends = self.backends();
+        match (backends.untried, backends.tried.split_last()) {
+            (Some(untried), _) => untried > 0,
             (None, Some((last, before))) => !before.contains(last),
             (None, None) => false,
         }
     }
 
-    fn asked(&self) -> MutexGuard<'_, Backends> {
-        self.0.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    fn backends(&self) -> MutexGuard<'_, Backends> {
+        self.0
+            .backends
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

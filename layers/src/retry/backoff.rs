@@ -50,8 +50,8 @@ impl Backoff {
         let wait = most.min(self.longest).mul_f64(random);
         match next {
             Next::Same {
-                retry_after: Some(asked),
-            } => (asked <= self.retry_after_limit).then(|| wait.max(asked)),
+                retry_after: Some(requested),
+            } => (requested <= self.retry_after_limit).then(|| wait.max(requested)),
             _ => Some(wait),
         }
     }

@@ -104,7 +104,7 @@ fn scripted(
                 Ok(status) => Ok(Response::builder()
                     .status(status)
                     .body(Said::from("busy"))
-                    .expect("sound")),
+                    .expect("valid")),
                 Err(broke) => Err(Failure::from(broke).into()),
             }
         }
@@ -234,10 +234,10 @@ async fn an_empty_budget_ends_the_retries_of_all_clones() {
 #[tokio::test(start_paused = true)]
 async fn the_observer_receives_the_reason() {
     let reasons = Arc::new(Mutex::new(Vec::new()));
-    let told = reasons.clone();
+    let reported = reasons.clone();
     let layer = RetryLayer::new(RetryBudget::default()).with_observer(move |event| {
         assert!(event.is_retry());
-        told.lock().expect("no panic").push(event.reason);
+        reported.lock().expect("no panic").push(event.reason);
     });
     outcome(&layer, &[REFUSED, Ok(503), Ok(200)], chat()).await;
     assert_eq!(
@@ -249,9 +249,9 @@ async fn the_observer_receives_the_reason() {
 /// The decision about the last attempt, as the observer receives it.
 async fn last_decision(layer: RetryLayer, script: &[Result<u16, Broke>]) -> Option<Decision> {
     let last = Arc::new(Mutex::new(None));
-    let told = last.clone();
+    let reported = last.clone();
     let layer = layer.with_observer(move |event| {
-        *told.lock().expect("no panic") = Some(event.decision);
+        *reported.lock().expect("no panic") = Some(event.decision);
     });
     outcome(&layer, script, chat()).await;
     *last.lock().expect("no panic")
@@ -416,7 +416,7 @@ async fn reads(
             Response::builder()
                 .status(status)
                 .body(body)
-                .expect("sound"),
+                .expect("valid"),
         ))
     });
     let answer = layer

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 
-use super::Standing;
+use super::BudgetState;
 use crate::ratelimit_fields::{self, whole_seconds};
 use crate::{Fail, Retryable, Side};
 
@@ -15,20 +15,20 @@ use crate::{Fail, Retryable, Side};
 #[error(
     "token limit reached: {} of this client's {} are left, too few for this request; the {} ends in \
      {} s",
-    .standing.remaining,
-    .standing.budget,
-    .standing.budget.window().name(),
-    whole_seconds(.standing.reset)
+    .budget_state.remaining,
+    .budget_state.budget,
+    .budget_state.budget.window().name(),
+    whole_seconds(.budget_state.reset)
 )]
 #[non_exhaustive]
 pub struct TokensExhausted {
     /// The budget. Of several exhausted budgets, the one with the latest reset.
-    pub standing: Standing,
+    pub budget_state: BudgetState,
 }
 
 impl TokensExhausted {
-    pub(super) fn new(standing: Standing) -> Self {
-        Self { standing }
+    pub(super) fn new(budget_state: BudgetState) -> Self {
+        Self { budget_state }
     }
 }
 
@@ -46,23 +46,29 @@ impl Fail for TokensExhausted {
         Retryable::Yes
     }
     fn retry_after(&self) -> Option<Duration> {
-        Some(self.standing.reset)
+        Some(self.budget_state.reset)
     }
     fn write_headers(&self, headers: &mut HeaderMap) {
-        write_standings(headers, &[self.standing]);
+        write_budget_states(headers, &[self.budget_state]);
     }
 }
 
-pub(super) fn write_standings(headers: &mut HeaderMap, standings: &[Standing]) {
-    for standing in standings {
-        let window = standing.budget.window();
+pub(super) fn write_budget_states(headers: &mut HeaderMap, budget_states: &[BudgetState]) {
+    for budget_state in budget_states {
+        let window = budget_state.budget.window();
         let length = match window {
             super::Window::Minute => Some(60),
             super::Window::Day => Some(86_400),
             super::Window::Month => None,
         };
         let name = window.field_name();
-        let policy = ratelimit_fields::policy(name, standing.budget.tokens(), length);
-        ratelimit_fields::append(headers, policy, name, standing.remaining, standing.reset);
+        let policy = ratelimit_fields::policy(name, budget_state.budget.tokens(), length);
+        ratelimit_fields::append(
+            headers,
+            policy,
+            name,
+            budget_state.remaining,
+            budget_state.reset,
+        );
     }
 }

@@ -10,9 +10,9 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::error::write_standings;
+use super::error::write_budget_states;
 use super::layer::Limit;
-use super::{Settlement, Standing, TokenStore, TokensExhausted};
+use super::{BudgetState, Settlement, TokenStore, TokensExhausted};
 use crate::body::Guarded;
 use crate::store::StoreCall;
 use crate::usage::ReportPlace;
@@ -28,7 +28,7 @@ pin_project! {
         #[pin]
         state: State<S, B, S::Future, K, T>,
         settlement: Option<Settlement<K, T>>,
-        standings: Vec<Standing>,
+        budget_states: Vec<BudgetState>,
         report_place: Option<ReportPlace>,
     }
 }
@@ -71,7 +71,7 @@ where
         Self {
             state: State::Calling { inner },
             settlement: None,
-            standings: Vec::new(),
+            budget_states: Vec::new(),
             report_place: None,
         }
     }
@@ -94,7 +94,7 @@ where
                 }),
             },
             settlement: None,
-            standings: Vec::new(),
+            budget_states: Vec::new(),
             report_place: Some(report_place),
         }
     }
@@ -125,10 +125,10 @@ where
                             let store = store.clone();
                             let settlement = Settlement::new(store, granted.reservation, *estimate);
                             *this.settlement = Some(settlement);
-                            *this.standings = granted.standings;
+                            *this.budget_states = granted.budget_states;
                         }
-                        Ok(Some(Err(standing))) => {
-                            let exhausted = TokensExhausted::new(standing);
+                        Ok(Some(Err(budget_state))) => {
+                            let exhausted = TokensExhausted::new(budget_state);
                             return Poll::Ready(Err(Failure::from(exhausted).into()));
                         }
                         Ok(None) => {}
@@ -150,7 +150,7 @@ where
                             return Poll::Ready(Err(error.into()));
                         }
                     };
-                    write_standings(answer.headers_mut(), this.standings);
+                    write_budget_states(answer.headers_mut(), this.budget_states);
                     let mut settlement = this.settlement.take();
                     if let Some(settlement) = &mut settlement {
                         let report_place = this.report_place.as_ref();

@@ -61,7 +61,7 @@ where
     X: Fn(&Parts) -> Option<K>,
     T: TokenStore<K>,
 {
-    /// The default deadline for a store's answer; see [`with_deadline`](Self::with_deadline).
+    /// The default deadline for a store's response; see [`with_deadline`](Self::with_deadline).
     pub const DEFAULT_DEADLINE: Duration = StorePolicy::DEFAULT_DEADLINE;
 
     /// Like [`new`](TokenLimitLayer::new), with another store.
@@ -96,7 +96,7 @@ impl<K, X: Clone, T> TokenLimitLayer<K, X, T> {
         self.change(|limit| limit.estimate = Some(Arc::new(estimate)))
     }
 
-    /// The deadline for a store's answer. A store in memory answers at once.
+    /// The deadline for a store's response. A store in memory answers at once.
     pub fn with_deadline(self, deadline: Duration) -> Self {
         self.change(|limit| limit.policy.deadline = deadline)
     }

@@ -6,7 +6,7 @@ use std::hash::Hash;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::store::{Granted, Standing};
+use super::store::{BudgetState, Granted};
 use super::window::{Budget, Span, Window};
 
 /// The accounts of all keys. It has no clock: the caller passes the time.
@@ -69,7 +69,7 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
         budgets: &[Budget],
         tokens: u64,
         now: Timestamp,
-    ) -> Result<Granted<Reserved<K>>, Standing> {
+    ) -> Result<Granted<Reserved<K>>, BudgetState> {
         self.update_spans(now);
         let spans = self.spans;
         let has_room = self.has_room(&key);
@@ -82,14 +82,14 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
             let span = &spans[budget.window() as usize];
             let left = account.left(budget, span);
             if left < tokens.min(budget.tokens()) {
-                let standing = Standing {
+                let budget_state = BudgetState {
                     budget: *budget,
                     remaining: left,
                     reset: span.left(now),
                 };
-                let lasts_longest = |known: &Standing| standing.reset > known.reset;
+                let lasts_longest = |known: &BudgetState| budget_state.reset > known.reset;
                 refusal = match refusal.as_ref().is_none_or(lasts_longest) {
-                    true => Some(standing),
+                    true => Some(budget_state),
                     false => refusal,
                 };
             }
@@ -97,14 +97,14 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
         if let Some(refusal) = refusal {
             return Err(refusal);
         }
-        let mut standings = Vec::with_capacity(budgets.len());
+        let mut budget_states = Vec::with_capacity(budgets.len());
         let mut parts: [Option<Part>; 3] = Default::default();
         for budget in budgets {
             let (window, span) = (budget.window(), &spans[budget.window() as usize]);
             let tokens = tokens.min(budget.tokens());
             let count = account.count(window, span);
             count.reserved = count.reserved.saturating_add(tokens);
-            standings.push(Standing {
+            budget_states.push(BudgetState {
                 budget: *budget,
                 remaining: account.left(budget, span),
                 reset: span.left(now),
@@ -120,7 +120,7 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
         let key = has_room.then_some(key);
         Ok(Granted {
             reservation: Reserved { key, parts },
-            standings,
+            budget_states,
         })
     }
 

@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 
 use super::Budget;
 use super::ledger::{Ledger, Reserved};
-use super::store::{Granted, TokenStore, Verdict};
+use super::store::{Granted, ReserveResult, TokenStore};
 use crate::store::StoreUnavailable;
 
 type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -71,14 +71,14 @@ pub struct MemoryReservation<K>(Box<Reserved<K>>);
 
 impl<K: Hash + Eq + Clone> TokenStore<K> for MemoryStore<K> {
     type Reservation = MemoryReservation<K>;
-    type Reserving = Ready<Result<Verdict<Self::Reservation>, StoreUnavailable>>;
+    type Reserving = Ready<Result<ReserveResult<Self::Reservation>, StoreUnavailable>>;
 
     fn reserve(&self, key: K, budgets: &[Budget], tokens: u64) -> Self::Reserving {
         let now = (self.clock)();
         let verdict = self.ledger().reserve(key, budgets, tokens, now);
         ready(Ok(verdict.map(|granted| Granted {
             reservation: MemoryReservation(Box::new(granted.reservation)),
-            standings: granted.standings,
+            budget_states: granted.budget_states,
         })))
     }
 

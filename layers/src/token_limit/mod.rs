@@ -101,5 +101,5 @@ pub use layer::TokenLimitLayer;
 pub use memory::{MemoryReservation, MemoryStore};
 pub use service::TokenLimitService;
 pub use settlement::Settlement;
-pub use store::{Granted, Standing, TokenStore, Verdict};
+pub use store::{BudgetState, Granted, ReserveResult, TokenStore};
 pub use window::{Budget, Window};

@@ -14,7 +14,7 @@ pub trait TokenStore<K> {
     /// The reservation that a request holds until it is settled.
     type Reservation;
     /// The future of a reservation.
-    type Reserving: Future<Output = Result<Verdict<Self::Reservation>, StoreUnavailable>>;
+    type Reserving: Future<Output = Result<ReserveResult<Self::Reservation>, StoreUnavailable>>;
 
     /// Reserves `tokens` in all budgets, or in none.
     ///
@@ -28,20 +28,20 @@ pub trait TokenStore<K> {
 }
 
 /// The result of a reservation: granted, or refused by the exhausted budget with the latest reset.
-pub type Verdict<R> = Result<Granted<R>, Standing>;
+pub type ReserveResult<R> = Result<Granted<R>, BudgetState>;
 
 /// A granted reservation.
 #[derive(Debug)]
 pub struct Granted<R> {
     /// The reservation, to be settled.
     pub reservation: R,
-    /// The standing of each budget after the reservation, in the order of the budgets.
-    pub standings: Vec<Standing>,
+    /// The state of each budget after the reservation, in the order of the budgets.
+    pub budget_states: Vec<BudgetState>,
 }
 
 /// The remaining tokens of one budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct BudgetState {
     /// The budget.
     pub budget: Budget,
     /// The remaining tokens; reserved tokens count as used.

@@ -125,7 +125,7 @@ fn remaining(headers: &HeaderMap) -> Vec<String> {
 async fn left(store: &MemoryStore<String>, of: u64) -> u64 {
     let reserved = store.reserve("ada".into(), &[budget(of, Window::Day)], 0);
     let granted = reserved.await.unwrap().unwrap();
-    granted.standings[0].remaining
+    granted.budget_states[0].remaining
 }
 
 #[tokio::test]
@@ -251,7 +251,8 @@ struct Silent;
 
 impl TokenStore<String> for Silent {
     type Reservation = ();
-    type Reserving = Pin<Box<dyn Future<Output = Result<Verdict<()>, StoreUnavailable>> + Send>>;
+    type Reserving =
+        Pin<Box<dyn Future<Output = Result<ReserveResult<()>, StoreUnavailable>> + Send>>;
     fn reserve(&self, _: String, _: &[Budget], _: u64) -> Self::Reserving {
         Box::pin(pending())
     }
@@ -326,8 +327,8 @@ proptest! {
             match step {
                 Step::Reserve { key, tokens } => {
                     if let Ok(granted) = ledger.reserve(key, &budgets, tokens, now) {
-                        for standing in &granted.standings {
-                            prop_assert!(standing.remaining <= standing.budget.tokens());
+                        for budget_state in &granted.budget_states {
+                            prop_assert!(budget_state.remaining <= budget_state.budget.tokens());
                         }
                         held.push(granted.reservation);
                     }
@@ -345,7 +346,7 @@ proptest! {
         now += SignedDuration::from_hours(24);
         for key in 0..4 {
             let granted = ledger.reserve(key, &budgets, 0, now).unwrap();
-            let left: Vec<u64> = granted.standings.iter().map(|standing| standing.remaining).collect();
+            let left: Vec<u64> = granted.budget_states.iter().map(|budget_state| budget_state.remaining).collect();
             prop_assert_eq!(left, [100, 150]);
         }
     }

@@ -15,8 +15,8 @@ use crate::RouteMatch;
 /// [`Record`](crate::Record) if it has one, otherwise in the response's extensions. See the
 /// [module](super).
 ///
-/// No report is attached to errors, to compressed answers, to answers that are neither JSON nor a
-/// stream, and to answers of requests whose [`RouteMatch`] is not an inference operation.
+/// No report is attached to errors, to compressed responses, to responses that are neither JSON nor a
+/// stream, and to responses of requests whose [`RouteMatch`] is not an inference operation.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct UsageLayer;

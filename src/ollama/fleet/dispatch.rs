@@ -1,4 +1,4 @@
-//! Chooses the backend of a request. The choice, the slot and the breaker's permit are one critical
+//! Chooses the backend of a request. The choice, the slot and the breaker's token are one critical
 //! section of the queue.
 
 use std::sync::Arc;

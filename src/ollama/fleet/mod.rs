@@ -24,7 +24,7 @@ use http::request::Parts;
 use llamatower_layers::breaker::{Breaker, State};
 use llamatower_layers::heartbeat::Waiting;
 use llamatower_layers::llm_request::ModelName;
-use llamatower_layers::queue::{self, Entry, Queue, Standing, Ticket};
+use llamatower_layers::queue::{self, Entry, Queue, QueuePosition, Ticket};
 use llamatower_layers::retry::Attempts;
 use llamatower_layers::route::{Choice, ChoiceOf, Choose};
 use llamatower_layers::{LlmRequest, Record, RouteMatch};
@@ -404,14 +404,14 @@ where
 {
     let waiting = Waiting::of(&request.extensions);
     if let Some((waiting, watch)) = waiting.zip(ticket.watch()) {
-        waiting.set_description(move || watch.standing().map(queue_place_text));
+        waiting.set_description(move || watch.queue_position().map(queue_place_text));
     }
 }
 
-fn queue_place_text(standing: Standing) -> String {
-    let ahead = standing.ahead;
+fn queue_place_text(queue_position: QueuePosition) -> String {
+    let ahead = queue_position.ahead;
     let place = format!("waiting in the queue, requests before this one: {ahead}");
-    match standing.expected_wait {
+    match queue_position.expected_wait {
         Some(wait) => format!("{place}, expected wait: {} s", wait.as_secs_f64().ceil()),
         None => place,
     }

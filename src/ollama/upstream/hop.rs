@@ -70,8 +70,8 @@ impl Target {
     }
 
     fn put_prefix(&self, uri: &mut Uri) {
-        let asked = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        let path = format!("{}{asked}", self.address.prefix());
+        let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let path = format!("{}{path}", self.address.prefix());
         if let Ok(path) = PathAndQuery::try_from(path) {
             *uri = Uri::from(path);
         }

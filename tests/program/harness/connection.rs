@@ -66,7 +66,7 @@ impl Connection {
         Self::over(stream)
     }
 
-    /// Connects with a small window, so that the gateway within_limit notices a client that does not read.
+    /// Connects with a small window, so that the gateway soon notices a client that does not read.
     pub(crate) async fn with_small_window(address: SocketAddr) -> Self {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();

@@ -135,8 +135,8 @@ async fn a_stream_counts_at_its_end_and_not_at_its_head() {
 
 #[tokio::test(start_paused = true)]
 async fn an_open_breaker_rejects_until_its_time_is_over_and_a_probe_closes_it() {
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let seen = told.clone();
+    let reported = Arc::new(Mutex::new(Vec::new()));
+    let seen = reported.clone();
     let breaker = Breaker::new(one_failure())
         .with_hook(move |from, to| seen.lock().unwrap().push((from, to)));
     ask(&breaker, Backend::Fails(Side::Upstream)).await;
@@ -152,7 +152,7 @@ async fn an_open_breaker_rejects_until_its_time_is_over_and_a_probe_closes_it() 
     assert_eq!(breaker.state(), State::Closed);
     use State::{Closed, HalfOpen, Open};
     assert_eq!(
-        *told.lock().unwrap(),
+        *reported.lock().unwrap(),
         [(Closed, Open), (Open, HalfOpen), (HalfOpen, Closed)]
     );
 }

@@ -218,8 +218,8 @@ impl Json {
             (ElementOrEnd, b']') | (KeyOrEnd, b'}') => return self.close(at, true, visitor),
             (Value | ElementOrEnd, _) => return self.begin_value(byte, at, visitor),
             (KeyOrEnd | Key, b'"') => {
-                let told = self.depth <= REPORTED_DEPTH;
-                self.start_keeping(if told {
+                let reported = self.depth <= REPORTED_DEPTH;
+                self.start_keeping(if reported {
                     visitor.begin_key(self.depth)
                 } else {
                     0

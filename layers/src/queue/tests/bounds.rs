@@ -109,7 +109,7 @@ async fn a_key_that_waits_too_long_for_its_own_requests_gets_its_own_error() {
     cause::<KeyQueueFull>(&refusal(&queue, "greedy"));
     // One request of the greedy key goes first, then the next key's.
     let modest = enter(&queue, "a", entry("modest"));
-    assert_eq!(modest.watch().unwrap().standing().unwrap().ahead, 1);
+    assert_eq!(modest.watch().unwrap().queue_position().unwrap().ahead, 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -140,8 +140,11 @@ impl TestState {
         let mut all_waiting = 0;
         for class in CLASSES {
             let mine = || self.tickets.iter().filter(|(of, _)| *of == class);
-            let waits =
-                |ticket: &TestTicket| ticket.watch().is_some_and(|at| at.standing().is_some());
+            let waits = |ticket: &TestTicket| {
+                ticket
+                    .watch()
+                    .is_some_and(|at| at.queue_position().is_some())
+            };
             let waiting = mine().filter(|(_, ticket)| waits(ticket)).count();
             let granted = mine().count() - waiting;
             let held = self.permits.iter().filter(|(of, _)| *of == class).count();
@@ -155,9 +158,9 @@ impl TestState {
             let snapshot = self.queue.class(&class);
             let counts = snapshot.map_or((0, 0), |of| (of.waiting, of.in_flight));
             prop_assert_eq!(counts, (waiting, taken));
-            let watches = mine().filter_map(|(_, ticket)| ticket.watch()?.standing());
-            for standing in watches {
-                prop_assert!(standing.ahead < waiting);
+            let watches = mine().filter_map(|(_, ticket)| ticket.watch()?.queue_position());
+            for queue_position in watches {
+                prop_assert!(queue_position.ahead < waiting);
             }
             all_waiting += waiting;
         }

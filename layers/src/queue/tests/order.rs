@@ -287,13 +287,13 @@ async fn a_dropped_ticket_leaves_at_once() {
     let first = enter(&queue, "a", entry("ada"));
     let mut second = enter(&queue, "a", entry("bob"));
     let watch = second.watch().unwrap();
-    assert_eq!(watch.standing().unwrap().ahead, 1);
+    assert_eq!(watch.queue_position().unwrap().ahead, 1);
     drop(first);
     assert_eq!(queue.waiting(), 1);
-    assert_eq!(watch.standing().unwrap().ahead, 0);
+    assert_eq!(watch.queue_position().unwrap().ahead, 0);
     drop(held);
     assert!(is_served(&mut second).is_some());
-    assert!(watch.standing().is_none());
+    assert!(watch.queue_position().is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -349,7 +349,7 @@ async fn the_expected_wait_follows_the_service_time() {
     let ticket = enter(&queue, "a", entry("ada"));
     let watch = ticket.watch().unwrap();
     assert_eq!(
-        watch.standing().unwrap().expected_wait,
+        watch.queue_position().unwrap().expected_wait,
         None,
         "no service time is known yet"
     );
@@ -359,10 +359,10 @@ async fn the_expected_wait_follows_the_service_time() {
     drop(one);
     let one = hold(&queue, "a");
     let tickets = [0, 1, 2].map(|_| enter(&queue, "a", entry("ada")));
-    let standing = tickets[2].watch().unwrap().standing().unwrap();
-    assert_eq!(standing.ahead, 2);
+    let queue_position = tickets[2].watch().unwrap().queue_position().unwrap();
+    assert_eq!(queue_position.ahead, 2);
     assert_eq!(
-        standing.expected_wait,
+        queue_position.expected_wait,
         Some(secs(15)),
         "three turns of two slots"
     );
@@ -400,7 +400,12 @@ async fn a_ticket_is_served_at_its_standing() {
     });
     let mut said: Vec<_> = tickets
         .iter()
-        .map(|(name, ticket)| (ticket.watch().unwrap().standing().unwrap().ahead, *name))
+        .map(|(name, ticket)| {
+            (
+                ticket.watch().unwrap().queue_position().unwrap().ahead,
+                *name,
+            )
+        })
         .collect();
     said.sort_unstable();
     let said: Vec<_> = said.into_iter().map(|(_, name)| name).collect();
