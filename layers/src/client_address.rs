@@ -9,8 +9,8 @@ use crate::shared::Shared;
 /// The address of the client that sent a request, as far as the server knows it; travels with the
 /// request ([`ClientAddress::of`]).
 ///
-/// Whoever accepts connections puts it in. Behind proxies it is what those say of the client, if
-/// they are trusted.
+/// The server that accepts the connection sets it. Behind trusted proxies it is the address that they
+/// report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientAddress(pub IpAddr);
 

@@ -42,6 +42,14 @@ async fn a_certificate_for_another_name_is_refused() {
 }
 
 #[tokio::test]
+async fn the_certificate_of_an_authority_is_refused_with_the_way_to_make_another() {
+    let mut params = names();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let refused = refusal(params, &ACCESS).await.to_string();
+    assert!(refused.contains("CA:FALSE"), "{refused}");
+}
+
+#[tokio::test]
 async fn a_certificate_out_of_its_time_is_refused() {
     for (from, to, reason) in [(2001, 2002, "has expired"), (4001, 4002, "not valid yet")] {
         let mut params = names();

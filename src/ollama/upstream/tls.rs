@@ -219,6 +219,12 @@ fn why(error: &(dyn Error + 'static), address: &Address) -> String {
                 "its certificate is not valid yet; compare the clocks of the two machines"
                     .to_owned()
             }
+            // rustls passes this error of webpki on without a type of its own.
+            wrong if format!("{wrong:?}").contains("CaUsedAsEndEntity") => {
+                "its certificate is that of an authority, as `openssl req -x509` makes it, and cannot be \
+                 a server's; make one with basicConstraints=CA:FALSE"
+                    .to_owned()
+            }
             wrong => format!("its certificate is not accepted: {wrong}"),
         },
         rustls::Error::InvalidMessage(_) => "it does not speak TLS on this port; \
