@@ -74,14 +74,17 @@ pub fn reference() -> String {
          Every setting has an environment variable and a key in a TOML file (`--config FILE`, or\n\
          `LLAMATOWER_CONFIG`). The environment wins over the file. `llamatower check` prints the\n\
          effective values and their sources, and reports every error; `--json` is for scripts.\n\n\
-         An empty variable, or an empty text in the file, counts as not set. A list without items\n\
-         (`,` or `[]`) is an error. An unknown variable that begins with `LLAMATOWER_`, or an unknown\n\
-         key in the file, is an error too (see `LLAMATOWER_ALLOW_UNKNOWN`). The gateway ignores the\n\
-         variables that Kubernetes sets for a Service named `llamatower`.\n\n\
+         An empty variable, or an empty text in the file, counts as not set, except for lists of\n\
+         secrets (see below). A list without items (`,` or `[]`) is an error. An unknown variable that\n\
+         begins with `LLAMATOWER_`, or an unknown key in the file, is an error too (see\n\
+         `LLAMATOWER_ALLOW_UNKNOWN`). The gateway ignores the variables that Kubernetes sets for a\n\
+         Service named `llamatower`.\n\n\
          A secret can be given as a file: append `_FILE` to its variable and set it to the path. A\n\
-         file without a secret is an error, and so is an empty text for a secret in the TOML file. An\n\
-         empty variable counts as not set for secrets too, because compose passes a missing variable as\n\
-         an empty one: set `LLAMATOWER_REQUIRE_KEYS=true` so that it cannot open the gateway.\n\n\
+         file without a secret is an error, and so is an empty text for a secret in the TOML file.\n\
+         `LLAMATOWER_API_KEYS`, `LLAMATOWER_ADMIN_KEYS`, `LLAMATOWER_BACKEND_TOKENS` and the variable\n\
+         with `_FILE` of any secret must not be empty: an empty one is an error, so that a missing\n\
+         value in a compose file does not open the gateway. `LLAMATOWER_REQUIRE_KEYS=true` also refuses\n\
+         to start if the variable is not set at all.\n\n\
          OpenTelemetry's own variables configure the telemetry exporter; see\n\
          [operations](operations.md).\n",
     );

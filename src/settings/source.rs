@@ -9,7 +9,7 @@ use super::environment::Environment;
 use super::error::Problem;
 use super::nearest::nearest;
 use super::parse;
-use super::setting::Setting;
+use super::setting::{Form, Setting};
 
 /// The name of the source of a default.
 pub(super) const DEFAULT: &str = "default";
@@ -250,6 +250,7 @@ fn from_environment(setting: &'static Setting, environment: &Environment) -> Giv
             return Err(Problem::new(name, "its value is not UTF-8"));
         }
     }
+    reject_blank(setting, environment)?;
     let named_file = file_variable.and_then(|name| Some((environment.get(&name)?, name)));
     match (environment.get(variable), named_file) {
         (Some(_), Some((_, name))) => {
@@ -260,6 +261,26 @@ fn from_environment(setting: &'static Setting, environment: &Environment) -> Giv
         (None, Some((path, name))) => secret_file(setting, path, &name).map(Some),
         (None, None) => Ok(None),
     }
+}
+
+/// Rejects a blank list of secrets and a blank path of a secret's file: without a key, the gateway
+/// would be open to all clients. Another blank variable counts as not set.
+fn reject_blank(setting: &Setting, environment: &Environment) -> Result<(), Problem> {
+    let wanted = match setting.form {
+        Form::SecretList => Some("a key"),
+        Form::ServerSecrets => Some("a token"),
+        _ => None,
+    };
+    let variable = setting.variable.to_owned();
+    let path = file_variable(setting).map(|name| (name, "the path of a file"));
+    let must_hold_something = wanted.map(|wanted| (variable, wanted));
+    for (name, wanted) in must_hold_something.into_iter().chain(path) {
+        if environment.is_blank(&name) {
+            let reason = format!("it is empty; give it {wanted} or do not set it");
+            return Err(Problem::new(name, reason));
+        }
+    }
+    Ok(())
 }
 
 /// The secret in the file that the variable `name` points to. An empty file is an error: without a

@@ -121,11 +121,7 @@ async fn an_open_listener_is_a_warning_in_check_and_in_the_log() {
 
 #[tokio::test]
 async fn missing_required_keys_end_the_program_with_2_before_it_listens() {
-    let settings = [
-        ("LLAMATOWER_REQUIRE_KEYS", "true"),
-        ("LLAMATOWER_API_KEYS", ""),
-    ];
-    let exited = run(&[], &settings).await;
+    let exited = run(&[], &[("LLAMATOWER_REQUIRE_KEYS", "true")]).await;
     assert_eq!(exited.code, Some(2));
     assert!(
         exited.stderr.contains("LLAMATOWER_REQUIRE_KEYS"),
@@ -133,6 +129,16 @@ async fn missing_required_keys_end_the_program_with_2_before_it_listens() {
         exited.stderr
     );
     assert_eq!(exited.stdout, "");
+}
+
+#[tokio::test]
+async fn a_blank_list_of_keys_ends_the_program_with_2_before_it_listens() {
+    for variable in ["LLAMATOWER_API_KEYS", "LLAMATOWER_API_KEYS_FILE"] {
+        let exited = run(&[], &[(variable, "  ")]).await;
+        assert_eq!(exited.code, Some(2));
+        assert!(exited.stderr.contains(variable), "{}", exited.stderr);
+        assert_eq!(exited.stdout, "");
+    }
 }
 
 #[tokio::test]

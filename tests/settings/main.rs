@@ -249,11 +249,11 @@ fn a_token_is_for_one_of_the_servers_and_is_never_shown() {
         ("gpu-1:1=hunter2", "gpu-1:1 is not a server in OLLAMA_URL"),
         ("gpu-1=a, gpu-1:11434=hunter2", "two tokens for gpu-1:11434"),
         ("gpu-1=digest hunter2", "the token for gpu-1"),
-        ("gpu-1=", "item 1 is not like"),
-        ("gpu-1=a, hunter2", "item 2 is not like"),
-        ("hunter2==", "item 1 is not like"),
-        ("basic ada:hunter2=", "item 1 is not like"),
-        ("https://ada:hunter2@gpu-1=a", "item 1 is not like"),
+        ("gpu-1=", "item 1 must have the form"),
+        ("gpu-1=a, hunter2", "item 2 must have the form"),
+        ("hunter2==", "item 1 must have the form"),
+        ("basic ada:hunter2=", "item 1 must have the form"),
+        ("https://ada:hunter2@gpu-1=a", "item 1 must have the form"),
     ] {
         let error = load(&[servers, ("LLAMATOWER_BACKEND_TOKENS", tokens)]);
         let error = error.expect_err(tokens).to_string();
@@ -405,12 +405,15 @@ fn by_default_a_stream_may_pause_for_minutes_and_management_without_limit() {
 
 #[test]
 fn an_empty_variable_counts_as_not_set() {
-    let loaded = load(&[("OLLAMA_URL", " "), ("LLAMATOWER_API_KEYS", "")]).expect("sound");
+    let loaded = load(&[("OLLAMA_URL", " "), ("LLAMATOWER_LISTEN", "")]).expect("sound");
     assert_eq!(
         loaded.settings.backends.urls[0].to_string(),
         "localhost:11434"
     );
-    assert!(loaded.settings.keys.api.is_empty());
+    assert_eq!(
+        loaded.settings.listen.public[0].to_string(),
+        "127.0.0.1:3000"
+    );
 }
 
 #[test]
