@@ -27,7 +27,8 @@ const TELEMETRY_FLUSH: Duration = Duration::from_secs(5);
 
 /// Runs the command of the arguments.
 pub fn run(arguments: Arguments) -> Exit {
-    let config = arguments.config.as_deref();
+    let config = arguments.config_file();
+    let config = config.as_deref();
     match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => with_settings(config, |loaded| serve(&loaded, config)),
         Command::Demo => with_settings(config, |loaded| demo(loaded, config)),

@@ -142,6 +142,39 @@ async fn a_blank_list_of_keys_ends_the_program_with_2_before_it_listens() {
 }
 
 #[tokio::test]
+async fn a_blank_variable_of_the_file_counts_as_not_set_for_every_command() {
+    for blank in ["", "  "] {
+        let blank = [("LLAMATOWER_CONFIG", blank)];
+        for arguments in [&["check"][..], &["keygen"], &["reference"], &["sleep", "0"]] {
+            let exited = run(arguments, &blank).await;
+            assert_eq!(
+                (exited.code, &*exited.stderr),
+                (Some(0), ""),
+                "{arguments:?}"
+            );
+        }
+        let sim = tiny().await;
+        Gateway::start(&[&sim], &blank).await;
+    }
+    let exited = run(&["check", "--config="], &[]).await;
+    assert_eq!(exited.code, Some(2), "{}", exited.stdout);
+}
+
+#[tokio::test]
+async fn the_variable_names_the_file_and_the_option_wins() {
+    let missing = [("LLAMATOWER_CONFIG", "/no/such/file")];
+    let exited = run(&["check"], &missing).await;
+    assert_eq!(exited.code, Some(2));
+    assert!(exited.stderr.contains("/no/such/file"), "{}", exited.stderr);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    for arguments in [["check", "--config", path], ["--config", path, "check"]] {
+        let exited = run(&arguments, &missing).await;
+        assert_eq!((exited.code, &*exited.stderr), (Some(0), ""));
+    }
+}
+
+#[tokio::test]
 async fn keys_that_are_not_utf8_end_the_program_with_2() {
     let garbled = std::ffi::OsString::from_vec(vec![b'a', 0xff]);
     let program = env!("CARGO_BIN_EXE_llamatower");
