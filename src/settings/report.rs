@@ -79,8 +79,10 @@ pub fn reference() -> String {
          begins with `LLAMATOWER_`, or an unknown key in the file, is an error too (see\n\
          `LLAMATOWER_ALLOW_UNKNOWN`). The gateway ignores the variables that Kubernetes sets for a\n\
          Service named `llamatower`.\n\n\
-         A secret can be given as a file: append `_FILE` to its variable and set it to the path. A\n\
-         file without a secret is an error, and so is an empty text for a secret in the TOML file.\n\
+         A secret can be given as a file: append `_FILE` to its variable, or `_file` to its key in\n\
+         the TOML file (`[keys] api_file = \"/run/secrets/keys\"`), and set it to the path. In a file of\n\
+         keys or tokens, lines that begin with `#` are comments. A file without a secret is an error,\n\
+         and so is an empty text for a secret in the TOML file, or a secret together with its file.\n\
          `LLAMATOWER_API_KEYS`, `LLAMATOWER_ADMIN_KEYS`, `LLAMATOWER_BACKEND_TOKENS` and the variable\n\
          with `_FILE` of any secret must not be empty: an empty one is an error, so that a missing\n\
          value in a compose file does not open the gateway. `LLAMATOWER_REQUIRE_KEYS=true` also refuses\n\
@@ -130,6 +132,10 @@ pub fn example_file() -> String {
             false => setting.default,
         };
         let _ = writeln!(text, "#{name} = {example:?}");
+        if setting.form.is_secret() {
+            let _ = writeln!(text, "# Or the path of a file with it:");
+            let _ = writeln!(text, "#{name}_file = {example:?}");
+        }
     }
     text
 }

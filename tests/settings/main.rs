@@ -4,6 +4,7 @@
 
 mod contradictions;
 mod nothing;
+mod secret_files;
 mod unknown;
 
 use std::io::Write as _;
