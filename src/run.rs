@@ -19,7 +19,7 @@ use crate::healthcheck::Target;
 use crate::reload::Reloader;
 use crate::settings::{self, Environment, Loaded, Settings};
 use crate::signals::{Hangup, Hangups};
-use crate::telemetry::{Telemetry, TelemetryConfig};
+use crate::telemetry::{Telemetry, TelemetryConfig, suppresses_warnings};
 use crate::{check, demo, doctor, version};
 
 /// Time limit for exporters to send pending data at exit.
@@ -66,9 +66,7 @@ fn check(config: Option<&Path>, as_json: bool) -> Exit {
     }
     match loaded {
         Ok(loaded) => {
-            for warning in loaded.all_warnings() {
-                eprintln!("llamatower: warning: {warning}");
-            }
+            print_warnings(&loaded);
             print(check::text(&loaded))
         }
         Err(error) => print_error(error, exit),
@@ -169,6 +167,10 @@ async fn serve_until_signal(settings: &Settings, loaded: &Loaded, config: Option
         log_format: settings.telemetry.log_format,
         trusts_inbound_trace: settings.telemetry.trust_trace,
     };
+    // The log would suppress them.
+    if suppresses_warnings(&telemetry.log_filter) {
+        print_warnings(loaded);
+    }
     let telemetry = match Telemetry::start(&telemetry, &look_up) {
         Ok(telemetry) => Arc::new(telemetry),
         Err(error) => return print_error(error, Exit::WrongSetting),
@@ -273,6 +275,12 @@ fn print_then(text: String, exit: Exit) -> Exit {
     match print(text) {
         Exit::Done => exit,
         failed => failed,
+    }
+}
+
+fn print_warnings(loaded: &Loaded) {
+    for warning in loaded.all_warnings() {
+        eprintln!("llamatower: warning: {warning}");
     }
 }
 

@@ -15,7 +15,7 @@ pub(super) fn check(settings: &Settings, reader: &mut Reader) {
     bodies_without_memory(settings, reader);
     one_server_by_two_names(settings, reader);
     extra_paths(settings, reader);
-    unused_log_targets(settings, reader);
+    doubtful_log_filter(settings, reader);
     every_peer_is_trusted(reader);
 }
 
@@ -110,10 +110,9 @@ fn extra_paths(settings: &Settings, reader: &mut Reader) {
     }
 }
 
-/// Parts of the log filter that have no effect.
-fn unused_log_targets(settings: &Settings, reader: &mut Reader) {
-    for target in check_log_filter(&settings.telemetry.log).unwrap_or_default() {
-        let reason = format!("no log line has the target {target:?}");
+/// Parts of the log filter that have no effect, or an unintended one.
+fn doubtful_log_filter(settings: &Settings, reader: &mut Reader) {
+    for reason in check_log_filter(&settings.telemetry.log).unwrap_or_default() {
         reader.report(Warning, "telemetry.log", &reason);
     }
 }
