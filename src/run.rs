@@ -66,8 +66,10 @@ fn check(config: Option<&Path>, as_json: bool) -> Exit {
     }
     match loaded {
         Ok(loaded) => {
+            let exit = print(check::text(&loaded));
+            // On a terminal, the end of the output is what is seen.
             print_warnings(&loaded);
-            print(check::text(&loaded))
+            exit
         }
         Err(error) => print_error(error, exit),
     }

@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 
+use llamatower_layers::api_key::{KeySet, Role};
 use serde_json::{Value, json};
 
+use super::parse;
 use super::secret::Secret;
-use super::setting::Setting;
+use super::setting::{Form, Setting};
 use super::source::{DEFAULT, Texts};
 use super::table::SETTINGS;
 
@@ -14,8 +16,10 @@ use super::table::SETTINGS;
 pub struct EffectiveSetting {
     /// The row of the table.
     pub setting: &'static Setting,
-    /// The value as text; for secrets, only their number.
+    /// The value as text; for secrets, only their names.
     pub value: String,
+    /// For a list of secrets, the names of the keys or of the servers.
+    pub names: Option<Vec<String>>,
     /// `default`, a variable, or a file.
     pub source: String,
     /// The value itself, also for a secret.
@@ -34,7 +38,8 @@ const NONE: &str = "(none)";
 const SECRET: &str = "[secret]";
 
 impl EffectiveSetting {
-    /// For scripts. The value is null if there is none or it is secret.
+    /// For scripts. The value is null if there is none or it is secret; the names are null except
+    /// for lists of secrets.
     pub fn json(&self) -> Value {
         let is_set = self.value != NONE;
         let is_secret = self.setting.form.is_secret();
@@ -45,25 +50,46 @@ impl EffectiveSetting {
             "source": self.source,
             "is_set": is_set,
             "is_secret": is_secret,
+            "names": self.names,
         })
     }
 }
 
 pub(super) fn effective(texts: &Texts) -> Vec<EffectiveSetting> {
     let row = |setting: &'static Setting| {
-        let (value, source) = match texts.get(setting.key) {
-            Some(text) if setting.form.is_secret() => (SECRET, &*text.source),
-            Some(text) => (&*text.value, &*text.source),
-            None => (NONE, DEFAULT),
+        let text = texts.get(setting.key);
+        let names = names(setting.form, text.map_or("", |text| &text.value));
+        let value = match (text, &names) {
+            (None, _) => NONE.to_owned(),
+            (Some(_), Some(names)) => format!("[secret: {}]", names.join(", ")),
+            (Some(_), None) if setting.form.is_secret() => SECRET.to_owned(),
+            (Some(text), None) => text.value.clone(),
         };
         EffectiveSetting {
             setting,
-            value: value.to_owned(),
-            source: source.to_owned(),
-            text: texts.get(setting.key).map(|text| Secret::new(&*text.value)),
+            value,
+            names,
+            source: text.map_or(DEFAULT, |text| &text.source).to_owned(),
+            text: text.map(|text| Secret::new(&*text.value)),
         }
     };
     SETTINGS.iter().map(row).collect()
+}
+
+/// The names in a list of secrets: of keys, or of servers.
+fn names(form: Form, value: &str) -> Option<Vec<String>> {
+    match form {
+        Form::SecretList => {
+            let keys = KeySet::from_lines(parse::items(value), Role::User).unwrap_or_default();
+            let names = keys.identities().map(|identity| identity.name.to_string());
+            Some(names.collect())
+        }
+        Form::ServerSecrets => {
+            let tokens = parse::tokens(value).unwrap_or_default();
+            Some(tokens.iter().map(|(name, _)| name.to_string()).collect())
+        }
+        _ => None,
+    }
 }
 
 /// The reference of all settings, as Markdown.

@@ -1,9 +1,10 @@
 //! The commands other than `serve`.
 
+use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt;
 
 use llamatower_layers::api_key::{KeySet, Role};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{Gateway, run, tiny};
 
@@ -59,8 +60,57 @@ async fn check_prints_json_for_scripts() {
         (&keys["value"], &keys["is_set"]),
         (&Value::Null, &Value::Bool(true))
     );
+    assert_eq!(keys["names"], json!(["ada"]));
+    assert_eq!(row("LLAMATOWER_ADMIN_KEYS")["names"], json!([]));
     assert_eq!(row("GROQ_API_KEY")["is_set"], false);
+    assert_eq!(row("GROQ_API_KEY")["names"], Value::Null);
+    assert_eq!(idle["names"], Value::Null);
     assert!(!exited.stdout.contains("000000"));
+}
+
+#[tokio::test]
+async fn check_lists_the_names_of_keys_and_of_servers_with_tokens() {
+    let digest = "0".repeat(64);
+    let keys = format!("ada=sha256:{digest}, ben=sha256:{digest}, sha256:{digest}");
+    let admin = format!("# administrators\nops@example.org=sha256:{digest}\n");
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(admin.as_bytes()).unwrap();
+    let settings = [
+        ("LLAMATOWER_API_KEYS", &*keys),
+        ("LLAMATOWER_ADMIN_KEYS_FILE", file.path().to_str().unwrap()),
+        ("LLAMATOWER_BACKEND_TOKENS", "localhost=hunter2"),
+        ("GROQ_API_KEY", "hunter2"),
+    ];
+    let exited = run(&["check"], &settings).await;
+    assert_eq!((exited.code, &*exited.stderr), (Some(0), ""));
+    for (variable, value) in [
+        ("LLAMATOWER_API_KEYS ", "[secret: ada, ben, key-3] "),
+        ("LLAMATOWER_ADMIN_KEYS ", "[secret: ops@example.org] "),
+        ("LLAMATOWER_BACKEND_TOKENS ", "[secret: localhost] "),
+        ("GROQ_API_KEY ", "[secret] "),
+    ] {
+        let mut lines = exited.stdout.lines();
+        let line = lines.find(|line| line.starts_with(variable)).unwrap();
+        assert!(line.contains(value), "{line}");
+    }
+    for secret in ["000000", "hunter2"] {
+        assert!(!exited.stdout.contains(secret), "{}", exited.stdout);
+    }
+}
+
+#[tokio::test]
+async fn check_prints_warnings_after_the_table() {
+    let mut command = tokio::process::Command::new("sh");
+    let program = env!("CARGO_BIN_EXE_llamatower");
+    let both = command.args(["-c", "exec \"$0\" check 2>&1", program]);
+    let output = both.env_clear().env("LLAMATOWER_MAX_IN_FLIGHT", "10");
+    let output = output.output().await.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let last = text.lines().last().unwrap();
+    assert!(
+        last.starts_with("llamatower: warning: LLAMATOWER_MAX_IN_FLIGHT"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
