@@ -139,10 +139,12 @@ pub fn reference() -> String {
     text
 }
 
-/// A TOML file with every setting at its default, commented out.
+/// A TOML file with every setting at its default, commented out. A secret has no default, so there
+/// is no line for it.
 pub fn example_file() -> String {
     let mut text = String::from(
-        "# All settings at their defaults. Environment variables override this file.\n",
+        "# All settings at their defaults. Remove the # before a name to set one. Environment\n\
+         # variables override this file.\n",
     );
     let mut section = "";
     for setting in SETTINGS {
@@ -152,26 +154,48 @@ pub fn example_file() -> String {
             let _ = write!(text, "\n[{section}]\n");
         }
         let _ = writeln!(text, "# {} ({})", setting.about, setting.variable);
-        // An empty text would be an error for a secret.
-        let example = match setting.form.is_secret() {
-            true => "...",
-            false => setting.default,
+        let _ = match setting.form.is_secret() {
+            true => writeln!(
+                text,
+                "# Give the secret as `{name} = \"..\"`, or the path of a file as `{name}_file = \"..\"`."
+            ),
+            false => writeln!(text, "#{name} = {}", toml_value(setting)),
         };
-        let _ = writeln!(text, "#{name} = {example:?}");
-        if setting.form.is_secret() {
-            let _ = writeln!(text, "# Or the path of a file with it:");
-            let _ = writeln!(text, "#{name}_file = {example:?}");
-        }
     }
     text
 }
 
+/// The default of a setting in TOML.
+fn toml_value(setting: &Setting) -> Value {
+    let default = setting.default;
+    let is_array = setting.form.is_list() && !matches!(default, "" | "off");
+    let is_bare = matches!(
+        setting.form,
+        Form::Switch | Form::Count | Form::CountOrAuto | Form::OptionalCount | Form::Number
+    );
+    // These values are written in the same way in JSON and in TOML.
+    match is_array {
+        true => parse::items(default).collect(),
+        false => {
+            let bare = is_bare.then(|| default.parse().ok()).flatten();
+            bare.unwrap_or_else(|| default.into())
+        }
+    }
+}
+
 /// A file of environment variables with every setting at its default, commented out. Secrets are
-/// omitted, because they should not be in such a file.
+/// omitted, because they should not be in such a file; the header names them.
 pub fn example_environment() -> String {
     let mut text = String::from(
-        "# All settings at their defaults, without secrets. Remove the # to set one.\n",
+        "# All settings at their defaults, without secrets. Remove the # to set one.\n\
+         #\n\
+         # Secrets should not be in such a file. Give each one in its variable from elsewhere, or write it\n\
+         # to a file and give the file's path in the variable with _FILE:\n",
     );
+    for setting in SETTINGS.iter().filter(|setting| setting.form.is_secret()) {
+        let (variable, form) = (setting.variable, setting.form.describe());
+        let _ = writeln!(text, "#   {variable} or {variable}_FILE: {form}");
+    }
     for setting in SETTINGS.iter().filter(|setting| !setting.form.is_secret()) {
         let _ = write!(text, "\n# {}\n", setting.about);
         let _ = writeln!(text, "# Form: {}.", setting.form.describe());

@@ -3,6 +3,7 @@
 #![allow(missing_docs)]
 
 mod contradictions;
+mod examples;
 mod nothing;
 mod secret_files;
 mod unknown;
