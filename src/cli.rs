@@ -73,6 +73,9 @@ pub enum Command {
         /// The name of the key's owner, as shown in logs: letters, digits and - _ . @
         #[arg(default_value = "client")]
         name: String,
+        /// Print the line for LLAMATOWER_ADMIN_KEYS, for a key that may also manage models.
+        #[arg(long)]
+        admin: bool,
     },
     /// Print the reference of all settings.
     Reference {

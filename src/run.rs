@@ -35,7 +35,7 @@ pub fn run(arguments: Arguments) -> Exit {
         Command::Check { json } => check(config, json),
         Command::Doctor { json, load } => doctor(config, json, load),
         Command::Healthcheck { url } => healthcheck(config, url.as_deref()),
-        Command::Keygen { name } => keygen(&name),
+        Command::Keygen { name, admin } => keygen(&name, admin),
         Command::Sleep { seconds } => {
             std::thread::sleep(Duration::from_secs(seconds));
             Exit::Done
@@ -256,10 +256,15 @@ fn block_on_current_thread<T>(work: impl Future<Output = T>) -> io::Result<T> {
     Ok(builder.enable_all().build()?.block_on(work))
 }
 
-fn keygen(name: &str) -> Exit {
+/// Each value is on a line of its own, so that it can be copied as a whole.
+fn keygen(name: &str, is_admin: bool) -> Exit {
+    let variable = match is_admin {
+        true => "LLAMATOWER_ADMIN_KEYS",
+        false => "LLAMATOWER_API_KEYS",
+    };
     match llamatower_layers::api_key::generate_key(name) {
         Ok((key, line)) => print(format!(
-            "key, for the client:          {key}\nLLAMATOWER_API_KEYS, for you: {line}\n"
+            "key for the client:\n  {key}\nline for {variable} or its file:\n  {line}\n"
         )),
         Err(error) => print_error(error, Exit::Failed),
     }

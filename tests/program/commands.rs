@@ -292,13 +292,26 @@ async fn a_gateway_that_does_not_respond_is_unhealthy() {
 #[tokio::test]
 async fn keygen_prints_a_line_that_the_gateway_accepts_or_an_error_about_the_name() {
     for name in ["ada", "team-a.eu", "ada@example.org"] {
-        let exited = run(&["keygen", name], &[]).await;
-        assert_eq!(exited.code, Some(0), "{}", exited.stderr);
-        let line = exited.stdout.lines().nth(1).unwrap();
-        let line = line.split_once(": ").unwrap().1.trim();
-        let checked = run(&["check"], &[("LLAMATOWER_API_KEYS", line)]).await;
-        assert_eq!(checked.code, Some(0), "{}", checked.stderr);
-        assert!(KeySet::from_lines([line], Role::User).is_ok());
+        for (arguments, variable) in [
+            (&["keygen", name][..], "LLAMATOWER_API_KEYS"),
+            (&["keygen", name, "--admin"], "LLAMATOWER_ADMIN_KEYS"),
+        ] {
+            let exited = run(arguments, &[]).await;
+            assert_eq!(exited.code, Some(0), "{}", exited.stderr);
+            let lines: Vec<_> = exited.stdout.lines().collect();
+            let [of_key, key, of_line, line] = lines[..] else {
+                panic!("{}", exited.stdout);
+            };
+            assert_eq!(of_key, "key for the client:");
+            assert_eq!(of_line, format!("line for {variable} or its file:"));
+            // As copied, with the blanks before it.
+            let checked = run(&["check"], &[(variable, line)]).await;
+            assert_eq!(checked.code, Some(0), "{}", checked.stderr);
+            assert!(checked.stdout.contains(&format!("[secret: {name}]")));
+            let keys = KeySet::from_lines([line], Role::User).unwrap();
+            let owner = keys.find(key.trim()).unwrap();
+            assert_eq!(&*owner.name, name);
+        }
     }
     for name in ["ada lovelace", "a=b", "a,b", "", "a\nb", "a:b"] {
         let exited = run(&["keygen", name], &[]).await;
