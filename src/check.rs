@@ -5,12 +5,17 @@ use serde_json::{Value, json};
 use crate::settings::{EffectiveSetting, Loaded, Problem, SettingsError};
 use crate::version;
 
+/// The longest value that sets the width of its column; the source of a longer one is not aligned.
+const WIDEST_VALUE: usize = 48;
+
 /// For people: one line per setting, with its value and its source.
 pub fn text(loaded: &Loaded) -> String {
     let rows = &loaded.effective;
-    let width = |of: fn(&EffectiveSetting) -> usize| rows.iter().map(of).max().unwrap_or(0);
-    let names = width(|row| row.setting.variable.len());
-    let values = width(|row| row.value.len());
+    let names = rows.iter().map(|row| row.setting.variable.len());
+    let names = names.max().unwrap_or(0);
+    let values = rows.iter().map(|row| row.value.len());
+    let values = values.filter(|width| *width <= WIDEST_VALUE);
+    let values = values.max().unwrap_or(0);
     let lines = rows.iter().map(|row| {
         let (name, value) = (row.setting.variable, &row.value);
         format!("{name:names$}  {value:values$}  {}\n", row.source)

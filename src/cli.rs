@@ -13,12 +13,26 @@ use clap::{Parser, Subcommand};
                   Exit codes: 0 success; 1 a failure while running, or doctor found an error; 2 a setting is wrong; 3 listening on an address failed."
 )]
 pub struct Arguments {
-    /// A TOML file with settings; environment variables override it.
-    #[arg(long, global = true, env = "LLAMATOWER_CONFIG", value_name = "FILE")]
+    /// A TOML file with settings, by default the file in LLAMATOWER_CONFIG; environment variables
+    /// override it.
+    #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The command; `serve` if none is given.
     #[command(subcommand)]
     pub command: Option<Command>,
+}
+
+impl Arguments {
+    /// The TOML file of the option or of `LLAMATOWER_CONFIG`. A blank variable counts as not set;
+    /// an option without a value is an error of the command line.
+    pub fn config_file(&self) -> Option<PathBuf> {
+        let of_environment = || {
+            let path = std::env::var_os("LLAMATOWER_CONFIG")?;
+            let is_blank = path.to_string_lossy().trim().is_empty();
+            (!is_blank).then(|| path.into())
+        };
+        self.config.clone().or_else(of_environment)
+    }
 }
 
 /// The command.
@@ -59,6 +73,9 @@ pub enum Command {
         /// The name of the key's owner, as shown in logs: letters, digits and - _ . @
         #[arg(default_value = "client")]
         name: String,
+        /// Print the line for LLAMATOWER_ADMIN_KEYS, for a key that may also manage models.
+        #[arg(long)]
+        admin: bool,
     },
     /// Print the reference of all settings.
     Reference {

@@ -19,7 +19,7 @@ use crate::healthcheck::Target;
 use crate::reload::Reloader;
 use crate::settings::{self, Environment, Loaded, Settings};
 use crate::signals::{Hangup, Hangups};
-use crate::telemetry::{Telemetry, TelemetryConfig};
+use crate::telemetry::{Telemetry, TelemetryConfig, suppresses_warnings};
 use crate::{check, demo, doctor, version};
 
 /// Time limit for exporters to send pending data at exit.
@@ -27,14 +27,15 @@ const TELEMETRY_FLUSH: Duration = Duration::from_secs(5);
 
 /// Runs the command of the arguments.
 pub fn run(arguments: Arguments) -> Exit {
-    let config = arguments.config.as_deref();
+    let config = arguments.config_file();
+    let config = config.as_deref();
     match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => with_settings(config, |loaded| serve(&loaded, config)),
         Command::Demo => with_settings(config, |loaded| demo(loaded, config)),
         Command::Check { json } => check(config, json),
         Command::Doctor { json, load } => doctor(config, json, load),
         Command::Healthcheck { url } => healthcheck(config, url.as_deref()),
-        Command::Keygen { name } => keygen(&name),
+        Command::Keygen { name, admin } => keygen(&name, admin),
         Command::Sleep { seconds } => {
             std::thread::sleep(Duration::from_secs(seconds));
             Exit::Done
@@ -65,10 +66,10 @@ fn check(config: Option<&Path>, as_json: bool) -> Exit {
     }
     match loaded {
         Ok(loaded) => {
-            for warning in loaded.all_warnings() {
-                eprintln!("llamatower: warning: {warning}");
-            }
-            print(check::text(&loaded))
+            let exit = print(check::text(&loaded));
+            // On a terminal, the end of the output is what is seen.
+            print_warnings(&loaded);
+            exit
         }
         Err(error) => print_error(error, exit),
     }
@@ -168,6 +169,10 @@ async fn serve_until_signal(settings: &Settings, loaded: &Loaded, config: Option
         log_format: settings.telemetry.log_format,
         trusts_inbound_trace: settings.telemetry.trust_trace,
     };
+    // The log would suppress them.
+    if suppresses_warnings(&telemetry.log_filter) {
+        print_warnings(loaded);
+    }
     let telemetry = match Telemetry::start(&telemetry, &look_up) {
         Ok(telemetry) => Arc::new(telemetry),
         Err(error) => return print_error(error, Exit::WrongSetting),
@@ -251,10 +256,15 @@ fn block_on_current_thread<T>(work: impl Future<Output = T>) -> io::Result<T> {
     Ok(builder.enable_all().build()?.block_on(work))
 }
 
-fn keygen(name: &str) -> Exit {
+/// Each value is on a line of its own, so that it can be copied as a whole.
+fn keygen(name: &str, is_admin: bool) -> Exit {
+    let variable = match is_admin {
+        true => "LLAMATOWER_ADMIN_KEYS",
+        false => "LLAMATOWER_API_KEYS",
+    };
     match llamatower_layers::api_key::generate_key(name) {
         Ok((key, line)) => print(format!(
-            "key, for the client:          {key}\nLLAMATOWER_API_KEYS, for you: {line}\n"
+            "key for the client:\n  {key}\nline for {variable} or its file:\n  {line}\n"
         )),
         Err(error) => print_error(error, Exit::Failed),
     }
@@ -272,6 +282,12 @@ fn print_then(text: String, exit: Exit) -> Exit {
     match print(text) {
         Exit::Done => exit,
         failed => failed,
+    }
+}
+
+fn print_warnings(loaded: &Loaded) {
+    for warning in loaded.all_warnings() {
+        eprintln!("llamatower: warning: {warning}");
     }
 }
 

@@ -34,7 +34,14 @@ impl Environment {
     /// The value of a variable; a blank one counts as not set.
     pub fn get(&self, name: &str) -> Option<&str> {
         let value = self.variables.get(name).map(String::as_str);
-        value.filter(|value| !value.trim().is_empty())
+        value.filter(|value| !is_blank(value))
+    }
+
+    /// Whether a variable is set to a blank value.
+    pub(super) fn is_blank(&self, name: &str) -> bool {
+        self.variables
+            .get(name)
+            .is_some_and(|value| is_blank(value))
     }
 
     /// Whether a variable is set to a value that is not UTF-8.
@@ -47,6 +54,11 @@ impl Environment {
         let readable = self.variables.keys();
         readable.chain(&self.unreadable).map(String::as_str)
     }
+}
+
+/// Some editors write a byte order mark before a text.
+fn is_blank(value: &str) -> bool {
+    value.trim_start_matches('\u{feff}').trim().is_empty()
 }
 
 impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {

@@ -11,7 +11,9 @@ const GROUPS: &[&[&str]] = &[
     &[
         "url", "uri", "backend", "server", "upstream", "host", "node",
     ],
-    &["listen", "host", "port", "bind", "addr", "address"],
+    &[
+        "listen", "public", "host", "port", "bind", "addr", "address",
+    ],
     &["total", "request", "response", "overall"],
     &["slot", "parallel", "num", "concurrency"],
     &["flight", "concurrency", "concurrent", "request"],
@@ -46,6 +48,24 @@ pub(super) fn nearest<'a>(given: &str, settings: &'a [Setting]) -> Option<&'a Se
     let best = scored.max_by(|(_, one), (_, other)| one.total_cmp(other));
     best.filter(|(_, score)| *score >= LEAST)
         .map(|(setting, _)| setting)
+}
+
+/// Whether a variable of Ollama's form has the words of another or synonyms of them, and no others:
+/// `OLLAMA_BACKENDS` and `OLLAMA_URL`.
+pub(super) fn is_synonym(given: &str, known: &str) -> bool {
+    let split = |name| {
+        let (ollama, rest): (Vec<_>, Vec<_>) =
+            words(name).into_iter().partition(|word| word == "ollama");
+        (!ollama.is_empty() && !rest.is_empty()).then_some(rest)
+    };
+    let (Some(given), Some(known)) = (split(given), split(known)) else {
+        return false;
+    };
+    let covers = |all: &[String], others: &[String]| {
+        let is_in = |word: &String| others.iter().any(|other| are_synonyms(word, other));
+        all.iter().all(is_in)
+    };
+    covers(&given, &known) && covers(&known, &given)
 }
 
 /// The similarity of two names, from 0 to 1.25. Letters always count, because words may be written
@@ -97,10 +117,14 @@ fn weight(word: &str) -> f64 {
     }
 }
 
-fn word_similarity(one: &str, other: &str) -> f64 {
+/// Whether two words are the same or in one group.
+fn are_synonyms(one: &str, other: &str) -> bool {
     let mut groups = GROUPS.iter();
-    let is_same = groups.any(|group| group.contains(&one) && group.contains(&other));
-    match (one == other, is_same) {
+    one == other || groups.any(|group| group.contains(&one) && group.contains(&other))
+}
+
+fn word_similarity(one: &str, other: &str) -> f64 {
+    match (one == other, are_synonyms(one, other)) {
         (true, _) => 1.0,
         (false, true) => 0.9,
         (false, false) => by_letters(one, other),
@@ -164,6 +188,15 @@ mod tests {
             ("LLAMATOWER_CONECT_TIMEOUT", "LLAMATOWER_CONNECT_TIMEOUT"),
             ("timeouts.conect", "LLAMATOWER_CONNECT_TIMEOUT"),
             ("backends.url", "OLLAMA_URL"),
+            ("backends.servers", "OLLAMA_URL"),
+            ("backends.hosts", "OLLAMA_URL"),
+            ("backends.upstreams", "OLLAMA_URL"),
+            ("listen.port", "LLAMATOWER_LISTEN"),
+            ("listen.address", "LLAMATOWER_LISTEN"),
+            ("listen.host", "LLAMATOWER_LISTEN"),
+            ("listen.bind", "LLAMATOWER_LISTEN"),
+            ("listen.metrics", "LLAMATOWER_ADMIN_LISTEN"),
+            ("listen.allowed_host", "LLAMATOWER_ALLOWED_HOSTS"),
             ("limits.max_in_flight", "LLAMATOWER_MAX_IN_FLIGHT"),
             ("keys.api_keys", "LLAMATOWER_API_KEYS"),
         ] {

@@ -116,9 +116,8 @@ fn problem(text: &Text, reason: &str) -> Problem {
         true => "its value is not shown".to_owned(),
         false => format!("it is {:?}", text.value),
     };
-    let form = setting.form.describe();
-    Problem::new(
-        text.subject(),
-        format!("{reason} ({value}; expected {form})"),
-    )
+    let expected = setting.form.hint();
+    let expected = expected.map(|form| format!("; expected {form}"));
+    let expected = expected.unwrap_or_default();
+    Problem::new(text.subject(), format!("{reason} ({value}{expected})"))
 }

@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 
+use llamatower_layers::api_key::{KeySet, Role};
 use serde_json::{Value, json};
 
+use super::parse;
 use super::secret::Secret;
-use super::setting::Setting;
+use super::setting::{Form, Setting};
 use super::source::{DEFAULT, Texts};
 use super::table::SETTINGS;
 
@@ -14,8 +16,10 @@ use super::table::SETTINGS;
 pub struct EffectiveSetting {
     /// The row of the table.
     pub setting: &'static Setting,
-    /// The value as text; for secrets, only their number.
+    /// The value as text; for secrets, only their names.
     pub value: String,
+    /// For a list of secrets, the names of the keys or of the servers.
+    pub names: Option<Vec<String>>,
     /// `default`, a variable, or a file.
     pub source: String,
     /// The value itself, also for a secret.
@@ -34,7 +38,8 @@ const NONE: &str = "(none)";
 const SECRET: &str = "[secret]";
 
 impl EffectiveSetting {
-    /// For scripts. The value is null if there is none or it is secret.
+    /// For scripts. The value is null if there is none or it is secret; the names are null except
+    /// for lists of secrets.
     pub fn json(&self) -> Value {
         let is_set = self.value != NONE;
         let is_secret = self.setting.form.is_secret();
@@ -45,25 +50,46 @@ impl EffectiveSetting {
             "source": self.source,
             "is_set": is_set,
             "is_secret": is_secret,
+            "names": self.names,
         })
     }
 }
 
 pub(super) fn effective(texts: &Texts) -> Vec<EffectiveSetting> {
     let row = |setting: &'static Setting| {
-        let (value, source) = match texts.get(setting.key) {
-            Some(text) if setting.form.is_secret() => (SECRET, &*text.source),
-            Some(text) => (&*text.value, &*text.source),
-            None => (NONE, DEFAULT),
+        let text = texts.get(setting.key);
+        let names = names(setting.form, text.map_or("", |text| &text.value));
+        let value = match (text, &names) {
+            (None, _) => NONE.to_owned(),
+            (Some(_), Some(names)) => format!("[secret: {}]", names.join(", ")),
+            (Some(_), None) if setting.form.is_secret() => SECRET.to_owned(),
+            (Some(text), None) => text.value.clone(),
         };
         EffectiveSetting {
             setting,
-            value: value.to_owned(),
-            source: source.to_owned(),
-            text: texts.get(setting.key).map(|text| Secret::new(&*text.value)),
+            value,
+            names,
+            source: text.map_or(DEFAULT, |text| &text.source).to_owned(),
+            text: text.map(|text| Secret::new(&*text.value)),
         }
     };
     SETTINGS.iter().map(row).collect()
+}
+
+/// The names in a list of secrets: of keys, or of servers.
+fn names(form: Form, value: &str) -> Option<Vec<String>> {
+    match form {
+        Form::SecretList => {
+            let keys = KeySet::from_lines(parse::items(value), Role::User).unwrap_or_default();
+            let names = keys.identities().map(|identity| identity.name.to_string());
+            Some(names.collect())
+        }
+        Form::ServerSecrets => {
+            let tokens = parse::tokens(value).unwrap_or_default();
+            Some(tokens.iter().map(|(name, _)| name.to_string()).collect())
+        }
+        _ => None,
+    }
 }
 
 /// The reference of all settings, as Markdown.
@@ -74,14 +100,19 @@ pub fn reference() -> String {
          Every setting has an environment variable and a key in a TOML file (`--config FILE`, or\n\
          `LLAMATOWER_CONFIG`). The environment wins over the file. `llamatower check` prints the\n\
          effective values and their sources, and reports every error; `--json` is for scripts.\n\n\
-         An empty variable, or an empty text in the file, counts as not set. A list without items\n\
-         (`,` or `[]`) is an error. An unknown variable that begins with `LLAMATOWER_`, or an unknown\n\
-         key in the file, is an error too (see `LLAMATOWER_ALLOW_UNKNOWN`). The gateway ignores the\n\
-         variables that Kubernetes sets for a Service named `llamatower`.\n\n\
-         A secret can be given as a file: append `_FILE` to its variable and set it to the path. A\n\
-         file without a secret is an error, and so is an empty text for a secret in the TOML file. An\n\
-         empty variable counts as not set for secrets too, because compose passes a missing variable as\n\
-         an empty one: set `LLAMATOWER_REQUIRE_KEYS=true` so that it cannot open the gateway.\n\n\
+         An empty variable, or an empty text in the file, counts as not set, except for lists of\n\
+         secrets (see below). A list without items (`,` or `[]`) is an error. An unknown variable that\n\
+         begins with `LLAMATOWER_`, or an unknown key in the file, is an error too (see\n\
+         `LLAMATOWER_ALLOW_UNKNOWN`). The gateway ignores the variables that Kubernetes sets for a\n\
+         Service named `llamatower`.\n\n\
+         A secret can be given as a file: append `_FILE` to its variable, or `_file` to its key in\n\
+         the TOML file (`[keys] api_file = \"/run/secrets/keys\"`), and set it to the path. In a file of\n\
+         keys or tokens, lines that begin with `#` are comments. A file without a secret is an error,\n\
+         and so is an empty text for a secret in the TOML file, or a secret together with its file.\n\
+         `LLAMATOWER_API_KEYS`, `LLAMATOWER_ADMIN_KEYS`, `LLAMATOWER_BACKEND_TOKENS` and the variable\n\
+         with `_FILE` of any secret must not be empty: an empty one is an error, so that a missing\n\
+         value in a compose file does not open the gateway. `LLAMATOWER_REQUIRE_KEYS=true` also refuses\n\
+         to start if the variable is not set at all.\n\n\
          OpenTelemetry's own variables configure the telemetry exporter; see\n\
          [operations](operations.md).\n",
     );
@@ -108,10 +139,12 @@ pub fn reference() -> String {
     text
 }
 
-/// A TOML file with every setting at its default, commented out.
+/// A TOML file with every setting at its default, commented out. A secret has no default, so there
+/// is no line for it.
 pub fn example_file() -> String {
     let mut text = String::from(
-        "# All settings at their defaults. Environment variables override this file.\n",
+        "# All settings at their defaults. Remove the # before a name to set one. Environment\n\
+         # variables override this file.\n",
     );
     let mut section = "";
     for setting in SETTINGS {
@@ -121,22 +154,48 @@ pub fn example_file() -> String {
             let _ = write!(text, "\n[{section}]\n");
         }
         let _ = writeln!(text, "# {} ({})", setting.about, setting.variable);
-        // An empty text would be an error for a secret.
-        let example = match setting.form.is_secret() {
-            true => "...",
-            false => setting.default,
+        let _ = match setting.form.is_secret() {
+            true => writeln!(
+                text,
+                "# Give the secret as `{name} = \"..\"`, or the path of a file as `{name}_file = \"..\"`."
+            ),
+            false => writeln!(text, "#{name} = {}", toml_value(setting)),
         };
-        let _ = writeln!(text, "#{name} = {example:?}");
     }
     text
 }
 
+/// The default of a setting in TOML.
+fn toml_value(setting: &Setting) -> Value {
+    let default = setting.default;
+    let is_array = setting.form.is_list() && !matches!(default, "" | "off");
+    let is_bare = matches!(
+        setting.form,
+        Form::Switch | Form::Count | Form::CountOrAuto | Form::OptionalCount | Form::Number
+    );
+    // These values are written in the same way in JSON and in TOML.
+    match is_array {
+        true => parse::items(default).collect(),
+        false => {
+            let bare = is_bare.then(|| default.parse().ok()).flatten();
+            bare.unwrap_or_else(|| default.into())
+        }
+    }
+}
+
 /// A file of environment variables with every setting at its default, commented out. Secrets are
-/// omitted, because they should not be in such a file.
+/// omitted, because they should not be in such a file; the header names them.
 pub fn example_environment() -> String {
     let mut text = String::from(
-        "# All settings at their defaults, without secrets. Remove the # to set one.\n",
+        "# All settings at their defaults, without secrets. Remove the # to set one.\n\
+         #\n\
+         # Secrets should not be in such a file. Give each one in its variable from elsewhere, or write it\n\
+         # to a file and give the file's path in the variable with _FILE:\n",
     );
+    for setting in SETTINGS.iter().filter(|setting| setting.form.is_secret()) {
+        let (variable, form) = (setting.variable, setting.form.describe());
+        let _ = writeln!(text, "#   {variable} or {variable}_FILE: {form}");
+    }
     for setting in SETTINGS.iter().filter(|setting| !setting.form.is_secret()) {
         let _ = write!(text, "\n# {}\n", setting.about);
         let _ = writeln!(text, "# Form: {}.", setting.form.describe());

@@ -36,6 +36,8 @@ pub enum Form {
     OptionalDuration,
     /// A whole number above zero.
     Count,
+    /// A whole number above zero, or `auto`.
+    CountOrAuto,
     /// A number.
     Number,
     /// Bytes: a number, or a text like `128MiB`.
@@ -79,7 +81,7 @@ impl Form {
         )
     }
 
-    /// A short description of the syntax, for the reference and for errors.
+    /// A short description of the syntax.
     pub fn describe(self) -> &'static str {
         match self {
             Self::Text => "text",
@@ -93,6 +95,7 @@ impl Form {
             Self::Duration => "a duration in seconds, or like 250ms, 2s, 1m30s",
             Self::OptionalDuration => "a duration in seconds, or like 250ms, 2s, 1m30s; or off",
             Self::Count => "a whole number above 0",
+            Self::CountOrAuto => "a whole number above 0, or auto",
             Self::Number => "a number, 0 or more",
             Self::Size => "a number of bytes, or like 64KiB, 128MiB, 1GiB",
             Self::OptionalSize => "a number of bytes, or like 64KiB, 128MiB, 1GiB; or off",
@@ -110,6 +113,14 @@ impl Form {
                 "a comma-separated list like ada:rate=60/m (limits: rate, tokens, weight, priority)"
             }
             Self::Switch => "true or false",
+        }
+    }
+
+    /// The description for errors about a value; `None` if it says nothing more than the reason.
+    pub(super) fn hint(self) -> Option<&'static str> {
+        match self {
+            Self::Text | Self::List | Self::SecretList | Self::File => None,
+            form => Some(form.describe()),
         }
     }
 }

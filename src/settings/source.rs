@@ -9,7 +9,7 @@ use super::environment::Environment;
 use super::error::Problem;
 use super::nearest::nearest;
 use super::parse;
-use super::setting::Setting;
+use super::setting::{Form, Setting};
 
 /// The name of the source of a default.
 pub(super) const DEFAULT: &str = "default";
@@ -48,7 +48,10 @@ impl Text {
 
     /// The setting as the user wrote it: its variable, or its key with the file.
     pub(super) fn subject(&self) -> String {
-        match self.source.starts_with(self.setting.variable) {
+        let key = file_key(self.setting);
+        let names_it = self.source.starts_with(self.setting.variable)
+            || key.is_some_and(|key| self.source.starts_with(&format!("{key}=")));
+        match names_it {
             true => self.source.clone(),
             false => format!("{} in {}", self.setting.key, self.source),
         }
@@ -161,18 +164,38 @@ impl Texts {
             Table::new()
         });
         let keys = leaves(&table).into_iter();
-        let unknown = keys.filter(|key| !settings.iter().any(|setting| setting.key == key));
+        let is_known = |key: &str| {
+            let is_it =
+                |setting: &Setting| setting.key == key || file_key(setting).as_deref() == Some(key);
+            settings.iter().any(is_it)
+        };
+        let unknown = keys.filter(|key| !is_known(key));
         self.unknown_keys = unknown
             .map(|key| {
-                let hint = match nearest(&key, settings) {
-                    Some(meant) => format!("did you mean {}?", meant.key),
-                    None => "`llamatower reference` lists all settings".to_owned(),
-                };
-                let reason = format!("there is no such setting; {hint}");
+                let reason = format!("there is no such setting; {}", hint_for_key(&key, settings));
                 Problem::new(format!("{key} in {path}"), reason)
             })
             .collect();
         table
+    }
+}
+
+/// The key that a wrong key probably means.
+fn hint_for_key(key: &str, settings: &'static [Setting]) -> String {
+    let (stem, is_file) = match key.strip_suffix("_file") {
+        Some(stem) => (stem, true),
+        None => (key, false),
+    };
+    match nearest(stem, settings) {
+        Some(meant) => match file_key(meant).filter(|_| is_file) {
+            Some(meant) => format!("did you mean {meant}?"),
+            None if is_file => format!(
+                "did you mean {}? It is not a secret, so it has no key with _file",
+                meant.key
+            ),
+            None => format!("did you mean {}?", meant.key),
+        },
+        None => "`llamatower reference` lists all settings".to_owned(),
     }
 }
 
@@ -220,12 +243,35 @@ fn text_of(value: &Value) -> Option<String> {
     }
 }
 
-/// A value from the TOML file. An empty text counts as not set, like an empty variable. For a
-/// secret it is an error, because the line shows that a secret was intended.
+/// A value from the TOML file, or from the file that it names.
 fn from_file(setting: &'static Setting, table: &Table, path: &str) -> Given {
-    let Some(value) = find(table, setting.key) else {
-        return Ok(None);
-    };
+    let file_key = file_key(setting);
+    let named_file = file_key.and_then(|key| Some((find(table, &key)?, key)));
+    match (find(table, setting.key), named_file) {
+        (Some(_), Some((_, other))) => {
+            let reason = format!("{other} is set too; set only one of the two");
+            Err(Problem::new(format!("{} in {path}", setting.key), reason))
+        }
+        (Some(value), None) => in_table(setting, value, path),
+        (None, Some((value, key))) => {
+            let subject = format!("{key} in {path}");
+            let named = match value.as_str() {
+                Some(named) if !named.trim().is_empty() => named.trim(),
+                _ => {
+                    let reason = "it must be the path of a file; set one, or remove the line";
+                    return Err(Problem::new(subject, reason));
+                }
+            };
+            let source = format!("{key}={named} in {path}");
+            secret_file(setting, named, &subject, source).map(Some)
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+/// A value in the TOML file itself. An empty text counts as not set, like an empty variable. For a
+/// secret it is an error, because the line shows that a secret was intended.
+fn in_table(setting: &'static Setting, value: &Value, path: &str) -> Given {
     let wrong = |reason: String| Problem::new(format!("{} in {path}", setting.key), reason);
     let Some(text) = text_of(value) else {
         let form = setting.form.describe();
@@ -250,6 +296,7 @@ fn from_environment(setting: &'static Setting, environment: &Environment) -> Giv
             return Err(Problem::new(name, "its value is not UTF-8"));
         }
     }
+    reject_blank(setting, environment)?;
     let named_file = file_variable.and_then(|name| Some((environment.get(&name)?, name)));
     match (environment.get(variable), named_file) {
         (Some(_), Some((_, name))) => {
@@ -257,24 +304,72 @@ fn from_environment(setting: &'static Setting, environment: &Environment) -> Giv
             Err(Problem::new(variable, reason))
         }
         (Some(value), None) => Ok(Text::new(setting, value, variable)),
-        (None, Some((path, name))) => secret_file(setting, path, &name).map(Some),
+        (None, Some((path, name))) => {
+            let source = format!("{name}={path}");
+            secret_file(setting, path, &name, source).map(Some)
+        }
         (None, None) => Ok(None),
     }
 }
 
-/// The secret in the file that the variable `name` points to. An empty file is an error: without a
-/// key, the gateway would be open to all clients.
-fn secret_file(setting: &'static Setting, path: &str, name: &str) -> Result<Text, Problem> {
+/// Rejects a blank list of secrets and a blank path of a secret's file: without a key, the gateway
+/// would be open to all clients. Another blank variable counts as not set.
+fn reject_blank(setting: &Setting, environment: &Environment) -> Result<(), Problem> {
+    let wanted = match setting.form {
+        Form::SecretList => Some("a key"),
+        Form::ServerSecrets => Some("a token"),
+        _ => None,
+    };
+    let variable = setting.variable.to_owned();
+    let path = file_variable(setting).map(|name| (name, "the path of a file"));
+    let must_hold_something = wanted.map(|wanted| (variable, wanted));
+    for (name, wanted) in must_hold_something.into_iter().chain(path) {
+        if environment.is_blank(&name) {
+            let reason = format!("it is empty; give it {wanted} or do not set it");
+            return Err(Problem::new(name, reason));
+        }
+    }
+    Ok(())
+}
+
+/// The secret in the file that `name`, a variable or a key, points to. In a list, lines that begin
+/// with `#` are comments. An empty file is an error: without a key, the gateway would be open to all
+/// clients.
+fn secret_file(
+    setting: &'static Setting,
+    path: &str,
+    name: &str,
+    source: String,
+) -> Result<Text, Problem> {
     let value = std::fs::read_to_string(path);
     let value = value
         .map_err(|error| Problem::new(name, format!("the file {path} cannot be read: {error}")))?;
-    let text = Text::new(setting, &value, format!("{name}={path}"));
+    let value = match setting.form.is_list() {
+        true => without_comments(&value),
+        false => value,
+    };
     let empty = || {
-        let reason =
-            format!("the file {path} is empty; write the secret into it, or do not set {name}");
+        let reason = format!(
+            "the file {path} contains no secret; write the secret into it, or remove this setting"
+        );
         Problem::new(name, reason)
     };
-    text.ok_or_else(empty)
+    Text::new(setting, &value, source).ok_or_else(empty)
+}
+
+fn without_comments(text: &str) -> String {
+    let text = text.trim_start_matches('\u{feff}');
+    let lines = text.lines();
+    let lines: Vec<_> = lines
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .collect();
+    lines.join("\n")
+}
+
+/// The key that points to a file with the secret.
+fn file_key(setting: &Setting) -> Option<String> {
+    let is_secret = setting.form.is_secret();
+    is_secret.then(|| format!("{}_file", setting.key))
 }
 
 /// The variable that points to a file with the secret.

@@ -236,9 +236,10 @@ settings! {
     }
     /// Threads.
     runtime: Runtime {
-        worker_threads: Option<NonZeroUsize> = unless("auto", some(count)), "LLAMATOWER_WORKER_THREADS" Text "auto"
+        worker_threads: Option<NonZeroUsize> = unless("auto", some(count)), "LLAMATOWER_WORKER_THREADS" CountOrAuto "auto"
             "The number of threads that serve requests; `auto` for the number of CPUs. Set it to 1 if the machine also runs models on its CPU."
-    }    /// How settings are read.
+    }
+    /// How settings are read.
     config: Config {
         allow_unknown: bool = switch, "LLAMATOWER_ALLOW_UNKNOWN" Switch "false"
             "Whether an unknown variable that begins with `LLAMATOWER_`, or an unknown key in the file, is a warning instead of an error. Set it to `true` to run an older version with the settings of a newer one, or if other programs use variables with this prefix."

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::environment::Environment;
 use super::error::Problem;
-use super::nearest::nearest;
+use super::nearest::{is_synonym, nearest};
 use super::setting::Setting;
 use super::source::file_variable;
 
@@ -26,21 +26,47 @@ pub(super) fn unknown_variables(
     unknown.map(|name| problem(name, settings)).collect()
 }
 
-/// All variables that differ by one letter from a setting without the prefix. They may also belong
-/// to another program.
+/// A variable of Ollama itself and of its clients that has a synonym of a setting.
+const OF_OLLAMA: &str = "OLLAMA_HOST";
+
+/// All variables that are similar to a setting without the prefix: they differ by one letter or in
+/// case, have a synonym, or end with `_FILE`. They may also belong to another program.
 pub(super) fn doubtful_variables(
     environment: &Environment,
     settings: &'static [Setting],
 ) -> Vec<Problem> {
     let others = |name: &&str| !is_ours(name) && !is_known(name, settings);
     let doubtful = environment.names().filter(others).filter_map(|name| {
-        let without_prefix = settings.iter().map(|setting| setting.variable);
-        let mut without_prefix = without_prefix.filter(|variable| !is_ours(variable));
-        let meant = without_prefix.find(|variable| differs_by_one_letter(name, variable))?;
-        let reason = format!("it is not a setting; did you mean {meant}?");
-        Some(Problem::new(name, reason))
+        let upper = name.to_ascii_uppercase();
+        let (stem, is_file) = match upper.strip_suffix("_FILE") {
+            Some(stem) => (stem, true),
+            None => (&*upper, false),
+        };
+        if stem == OF_OLLAMA {
+            return None;
+        }
+        let is_meant = |variable: &str| {
+            stem == variable || differs_by_one_letter(stem, variable) || is_synonym(stem, variable)
+        };
+        let mut without_prefix = settings.iter();
+        let meant = without_prefix
+            .find(|setting| !is_ours(setting.variable) && is_meant(setting.variable))?;
+        let hint = did_you_mean(meant, is_file);
+        Some(Problem::new(name, format!("it is not read; {hint}")))
     });
     doubtful.collect()
+}
+
+/// The variable that was probably meant, with or without `_FILE`.
+fn did_you_mean(meant: &Setting, is_file: bool) -> String {
+    let variable = meant.variable;
+    match (is_file, file_variable(meant)) {
+        (true, Some(file)) => format!("did you mean {file}?"),
+        (true, None) => {
+            format!("did you mean {variable}? It is not a secret, so it has no variable with _FILE")
+        }
+        (false, _) => format!("did you mean {variable}?"),
+    }
 }
 
 fn differs_by_one_letter(name: &str, variable: &str) -> bool {
@@ -69,16 +95,8 @@ fn problem(name: &str, settings: &'static [Setting]) -> Problem {
         Some(stem) if !settings.iter().any(|setting| setting.variable == upper) => (stem, true),
         _ => (&*upper, false),
     };
-    let meant =
-        nearest(stem, settings).map(|setting| match file_variable(setting).filter(|_| is_file) {
-            Some(variable) => variable,
-            None => setting.variable.to_owned(),
-        });
-    let hint = match meant {
-        Some(meant) if is_file && !meant.ends_with("_FILE") => {
-            format!("did you mean {meant}? It is not a secret, so it has no variable with _FILE")
-        }
-        Some(meant) => format!("did you mean {meant}?"),
+    let hint = match nearest(stem, settings) {
+        Some(meant) => did_you_mean(meant, is_file),
         None => "`llamatower reference` lists all settings".to_owned(),
     };
     Problem::new(name, format!("there is no such setting; {hint}"))

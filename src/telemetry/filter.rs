@@ -57,6 +57,11 @@ impl<'a> Directive<'a> {
         }
     }
 
+    /// Whether it sets the level of all of the gateway's own lines: `warn`, `llamatower=off`.
+    fn is_of_whole_gateway(&self) -> bool {
+        !self.has_span && OWN.starts_with(self.target)
+    }
+
     /// Whether it applies to the gateway's own lines.
     fn is_of_gateway(&self) -> bool {
         self.target.is_empty() || self.target.starts_with(OWN)
@@ -84,7 +89,8 @@ impl<'a> Directive<'a> {
     }
 }
 
-/// Checks a filter. Returns targets without log lines, which are only worth a warning.
+/// Checks a filter. Returns warnings: of targets without log lines, and of a filter that
+/// suppresses the gateway's warnings without saying so.
 ///
 /// # Errors
 /// The filter cannot be parsed, or has neither a level nor a part of the program.
@@ -99,9 +105,7 @@ pub fn check_log_filter(filter: &str) -> Result<Vec<String>, String> {
     let unknown = directives
         .iter()
         .filter(|directive| !directive.has_known_target());
-    let unknown: Vec<_> = unknown
-        .map(|directive| directive.target.to_owned())
-        .collect();
+    let unknown: Vec<_> = unknown.map(|directive| directive.target).collect();
     let says_something = directives
         .iter()
         .any(|directive| directive.is_of_gateway() || directive.has_known_target());
@@ -110,8 +114,29 @@ pub fn check_log_filter(filter: &str) -> Result<Vec<String>, String> {
             let hint = like(target, &TARGETS);
             Err(format!("no log line has the target {target:?}{hint}"))
         }
-        _ => Ok(unknown),
+        _ => {
+            let unknown = unknown.into_iter();
+            let unknown = unknown.map(|target| format!("no log line has the target {target:?}"));
+            Ok(unknown.chain(suppressed(filter)).collect())
+        }
     }
+}
+
+/// Whether a valid filter suppresses the gateway's own warnings although it does not set a level for
+/// them.
+pub fn suppresses_warnings(filter: &str) -> bool {
+    let mut directives = split(filter).into_iter().map(Directive::read);
+    !directives.any(|directive| directive.is_of_whole_gateway())
+}
+
+fn suppressed(filter: &str) -> Option<String> {
+    suppresses_warnings(filter).then(|| {
+        format!(
+            "it suppresses the gateway's own warnings and errors, because it sets no level for \
+             {OWN}; add one, as in \"warn,{}\", or {OWN}=off to suppress them",
+            without_blanks(filter)
+        )
+    })
 }
 
 /// The filter without blanks around its parts; the library would take them for parts of words.
@@ -165,10 +190,12 @@ mod tests {
             "info,llamatower::access=off",
             "llamatower=debug",
             "warn, hyper=debug ,",
-            "hyper",
+            "llamatower",
+            "llamatower=off,hyper",
+            "llamatower=error",
+            "OFF",
             "llamatower_layers::queue=trace,off",
             "llamatower::spans[request{status=503}]=debug,info",
-            "[request]=debug",
         ] {
             assert_eq!(check_log_filter(filter), Ok(Vec::new()), "{filter}");
         }
@@ -197,7 +224,47 @@ mod tests {
 
     #[test]
     fn a_target_without_log_lines_is_reported_if_the_filter_is_otherwise_valid() {
-        let told = check_log_filter("info,sqlx=warn").expect("valid");
-        assert_eq!(told, ["sqlx"]);
+        let told = check_log_filter("info,sqlx=warn").expect("sound");
+        assert_eq!(told, ["no log line has the target \"sqlx\""]);
+    }
+
+    #[test]
+    fn a_filter_without_a_level_for_the_gateway_is_reported_with_a_better_one() {
+        for filter in [
+            "hyper=debug",
+            "hyper",
+            "hyper=off",
+            "llamatower::reload=info",
+            "llamatower_layers::queue=trace",
+            "[request]=debug",
+            "llamatower[request{status=503}]=debug",
+        ] {
+            let told = check_log_filter(filter).expect("sound");
+            assert_eq!(told.len(), 1, "{filter}: {told:?}");
+            let better = format!("warn,{filter}");
+            assert!(told[0].contains(&better), "{told:?}");
+            assert_eq!(check_log_filter(&better), Ok(Vec::new()), "{better}");
+        }
+    }
+
+    #[test]
+    fn a_filter_is_reported_exactly_if_the_library_suppresses_a_warning_of_the_gateway() {
+        use tracing_subscriber::layer::SubscriberExt;
+        for (filter, is_reported) in [
+            ("hyper=debug", true),
+            ("llamatower::reload=info", true),
+            ("warn,hyper=debug", false),
+            ("llamatower=info", false),
+            ("llama=info", false),
+        ] {
+            let filters = EnvFilter::builder().parse(filter).expect("sound");
+            let registry = tracing_subscriber::registry().with(filters);
+            let passes = tracing::subscriber::with_default(
+                registry,
+                || tracing::enabled!(target: "llamatower::gateway", tracing::Level::WARN),
+            );
+            assert_eq!(passes, !is_reported, "{filter}");
+            assert_eq!(suppresses_warnings(filter), is_reported, "{filter}");
+        }
     }
 }

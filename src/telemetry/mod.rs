@@ -52,7 +52,7 @@ use environment::OtelSettings;
 use crate::edge::{RefusalObserver, Refused};
 
 pub use config::{LogFormat, TelemetryConfig, TelemetryError};
-pub use filter::check_log_filter;
+pub use filter::{check_log_filter, suppresses_warnings};
 pub use fleet_view::FleetView;
 pub use metrics::Metrics;
 

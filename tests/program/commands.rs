@@ -1,9 +1,10 @@
 //! The commands other than `serve`.
 
+use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt;
 
 use llamatower_layers::api_key::{KeySet, Role};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{Gateway, run, tiny};
 
@@ -59,8 +60,57 @@ async fn check_prints_json_for_scripts() {
         (&keys["value"], &keys["is_set"]),
         (&Value::Null, &Value::Bool(true))
     );
+    assert_eq!(keys["names"], json!(["ada"]));
+    assert_eq!(row("LLAMATOWER_ADMIN_KEYS")["names"], json!([]));
     assert_eq!(row("GROQ_API_KEY")["is_set"], false);
+    assert_eq!(row("GROQ_API_KEY")["names"], Value::Null);
+    assert_eq!(idle["names"], Value::Null);
     assert!(!exited.stdout.contains("000000"));
+}
+
+#[tokio::test]
+async fn check_lists_the_names_of_keys_and_of_servers_with_tokens() {
+    let digest = "0".repeat(64);
+    let keys = format!("ada=sha256:{digest}, ben=sha256:{digest}, sha256:{digest}");
+    let admin = format!("# administrators\nops@example.org=sha256:{digest}\n");
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(admin.as_bytes()).unwrap();
+    let settings = [
+        ("LLAMATOWER_API_KEYS", &*keys),
+        ("LLAMATOWER_ADMIN_KEYS_FILE", file.path().to_str().unwrap()),
+        ("LLAMATOWER_BACKEND_TOKENS", "localhost=hunter2"),
+        ("GROQ_API_KEY", "hunter2"),
+    ];
+    let exited = run(&["check"], &settings).await;
+    assert_eq!((exited.code, &*exited.stderr), (Some(0), ""));
+    for (variable, value) in [
+        ("LLAMATOWER_API_KEYS ", "[secret: ada, ben, key-3] "),
+        ("LLAMATOWER_ADMIN_KEYS ", "[secret: ops@example.org] "),
+        ("LLAMATOWER_BACKEND_TOKENS ", "[secret: localhost] "),
+        ("GROQ_API_KEY ", "[secret] "),
+    ] {
+        let mut lines = exited.stdout.lines();
+        let line = lines.find(|line| line.starts_with(variable)).unwrap();
+        assert!(line.contains(value), "{line}");
+    }
+    for secret in ["000000", "hunter2"] {
+        assert!(!exited.stdout.contains(secret), "{}", exited.stdout);
+    }
+}
+
+#[tokio::test]
+async fn check_prints_warnings_after_the_table() {
+    let mut command = tokio::process::Command::new("sh");
+    let program = env!("CARGO_BIN_EXE_llamatower");
+    let both = command.args(["-c", "exec \"$0\" check 2>&1", program]);
+    let output = both.env_clear().env("LLAMATOWER_MAX_IN_FLIGHT", "10");
+    let output = output.output().await.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let last = text.lines().last().unwrap();
+    assert!(
+        last.starts_with("llamatower: warning: LLAMATOWER_MAX_IN_FLIGHT"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -121,11 +171,7 @@ async fn an_open_listener_is_a_warning_in_check_and_in_the_log() {
 
 #[tokio::test]
 async fn missing_required_keys_end_the_program_with_2_before_it_listens() {
-    let settings = [
-        ("LLAMATOWER_REQUIRE_KEYS", "true"),
-        ("LLAMATOWER_API_KEYS", ""),
-    ];
-    let exited = run(&[], &settings).await;
+    let exited = run(&[], &[("LLAMATOWER_REQUIRE_KEYS", "true")]).await;
     assert_eq!(exited.code, Some(2));
     assert!(
         exited.stderr.contains("LLAMATOWER_REQUIRE_KEYS"),
@@ -133,6 +179,49 @@ async fn missing_required_keys_end_the_program_with_2_before_it_listens() {
         exited.stderr
     );
     assert_eq!(exited.stdout, "");
+}
+
+#[tokio::test]
+async fn a_blank_list_of_keys_ends_the_program_with_2_before_it_listens() {
+    for variable in ["LLAMATOWER_API_KEYS", "LLAMATOWER_API_KEYS_FILE"] {
+        let exited = run(&[], &[(variable, "  ")]).await;
+        assert_eq!(exited.code, Some(2));
+        assert!(exited.stderr.contains(variable), "{}", exited.stderr);
+        assert_eq!(exited.stdout, "");
+    }
+}
+
+#[tokio::test]
+async fn a_blank_variable_of_the_file_counts_as_not_set_for_every_command() {
+    for blank in ["", "  "] {
+        let blank = [("LLAMATOWER_CONFIG", blank)];
+        for arguments in [&["check"][..], &["keygen"], &["reference"], &["sleep", "0"]] {
+            let exited = run(arguments, &blank).await;
+            assert_eq!(
+                (exited.code, &*exited.stderr),
+                (Some(0), ""),
+                "{arguments:?}"
+            );
+        }
+        let sim = tiny().await;
+        Gateway::start(&[&sim], &blank).await;
+    }
+    let exited = run(&["check", "--config="], &[]).await;
+    assert_eq!(exited.code, Some(2), "{}", exited.stdout);
+}
+
+#[tokio::test]
+async fn the_variable_names_the_file_and_the_option_wins() {
+    let missing = [("LLAMATOWER_CONFIG", "/no/such/file")];
+    let exited = run(&["check"], &missing).await;
+    assert_eq!(exited.code, Some(2));
+    assert!(exited.stderr.contains("/no/such/file"), "{}", exited.stderr);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    for arguments in [["check", "--config", path], ["--config", path, "check"]] {
+        let exited = run(&arguments, &missing).await;
+        assert_eq!((exited.code, &*exited.stderr), (Some(0), ""));
+    }
 }
 
 #[tokio::test]
@@ -203,13 +292,26 @@ async fn a_gateway_that_does_not_respond_is_unhealthy() {
 #[tokio::test]
 async fn keygen_prints_a_line_that_the_gateway_accepts_or_an_error_about_the_name() {
     for name in ["ada", "team-a.eu", "ada@example.org"] {
-        let exited = run(&["keygen", name], &[]).await;
-        assert_eq!(exited.code, Some(0), "{}", exited.stderr);
-        let line = exited.stdout.lines().nth(1).unwrap();
-        let line = line.split_once(": ").unwrap().1.trim();
-        let checked = run(&["check"], &[("LLAMATOWER_API_KEYS", line)]).await;
-        assert_eq!(checked.code, Some(0), "{}", checked.stderr);
-        assert!(KeySet::from_lines([line], Role::User).is_ok());
+        for (arguments, variable) in [
+            (&["keygen", name][..], "LLAMATOWER_API_KEYS"),
+            (&["keygen", name, "--admin"], "LLAMATOWER_ADMIN_KEYS"),
+        ] {
+            let exited = run(arguments, &[]).await;
+            assert_eq!(exited.code, Some(0), "{}", exited.stderr);
+            let lines: Vec<_> = exited.stdout.lines().collect();
+            let [of_key, key, of_line, line] = lines[..] else {
+                panic!("{}", exited.stdout);
+            };
+            assert_eq!(of_key, "key for the client:");
+            assert_eq!(of_line, format!("line for {variable} or its file:"));
+            // As copied, with the blanks before it.
+            let checked = run(&["check"], &[(variable, line)]).await;
+            assert_eq!(checked.code, Some(0), "{}", checked.stderr);
+            assert!(checked.stdout.contains(&format!("[secret: {name}]")));
+            let keys = KeySet::from_lines([line], Role::User).unwrap();
+            let owner = keys.find(key.trim()).unwrap();
+            assert_eq!(&*owner.name, name);
+        }
     }
     for name in ["ada lovelace", "a=b", "a,b", "", "a\nb", "a:b"] {
         let exited = run(&["keygen", name], &[]).await;

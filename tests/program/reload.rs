@@ -66,6 +66,36 @@ async fn after_sighup_a_removed_key_is_refused_and_a_new_one_accepted() {
 }
 
 #[tokio::test]
+async fn after_sighup_the_keys_in_a_file_that_the_toml_file_names_are_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys");
+    let config = folder.path().join("llamatower.toml");
+    let (ada, ada_line) = generate_key("ada").unwrap();
+    let (bob, bob_line) = generate_key("bob").unwrap();
+    write(&keys, &ada_line);
+    write(&config, &format!("[keys]\napi_file = {keys:?}\n"));
+    let sim = tiny().await;
+    let path = config.to_str().unwrap();
+    let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_CONFIG", path)]).await;
+    assert_eq!(status(&gateway, &ada).await, 200);
+    assert_eq!(status(&gateway, &bob).await, 401);
+
+    write(&keys, &format!("# ada has left\n{bob_line}\n"));
+    let line = gateway.hang_up(DONE).await;
+    assert_eq!(line["changed"], "LLAMATOWER_API_KEYS", "{line}");
+    assert_eq!(status(&gateway, &ada).await, 401);
+    assert_eq!(status(&gateway, &bob).await, 200);
+
+    for broken in ["", "# nobody\n"] {
+        write(&keys, broken);
+        let line = gateway.hang_up(FAILED).await;
+        let error = line["error"].as_str().unwrap();
+        assert!(error.contains("keys.api_file"), "{line}");
+        assert_eq!(status(&gateway, &bob).await, 200);
+    }
+}
+
+#[tokio::test]
 async fn sighup_applies_the_limits_of_the_file_all_or_none() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("llamatower.toml");

@@ -179,3 +179,27 @@ async fn a_server_that_comes_up_is_logged_with_its_version_and_models() {
         .logged_after(seen, "a backend that is up again", is_up)
         .await;
 }
+
+#[tokio::test]
+async fn a_filter_that_suppresses_the_gateways_warnings_by_accident_is_a_warning_on_stderr() {
+    // With a taken address, the program ends after its start.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    for (filter, is_told) in [
+        ("hyper=debug", true),
+        ("llamatower::reload=info", true),
+        ("off", false),
+        ("llamatower=off", false),
+        ("hyper=debug,llamatower=error", false),
+        ("warn", false),
+    ] {
+        let settings = [("LLAMATOWER_LOG", filter), ("LLAMATOWER_LISTEN", &listen)];
+        for (arguments, code) in [(&[][..], 3), (&["check"], 0)] {
+            let exited = run(arguments, &settings).await;
+            assert_eq!(exited.code, Some(code), "{}", exited.stderr);
+            let begin = "llamatower: warning: LLAMATOWER_LOG: ";
+            let told = exited.stderr.lines().filter(|line| line.starts_with(begin));
+            assert_eq!(told.count() == 1, is_told, "{filter}: {}", exited.stderr);
+        }
+    }
+}

@@ -144,9 +144,11 @@ fn limits_for_an_unknown_key_are_a_warning_that_names_it() {
         &warned(&[("LLAMATOWER_KEY_LIMITS", "ada:rate=7/m")]),
         &["ada"],
     );
+    let grace = DIGEST.replace("ada", "grace");
     let admin = [
-        ("LLAMATOWER_ADMIN_KEYS", DIGEST),
-        ("LLAMATOWER_KEY_LIMITS", "ada:rate=7/m"),
+        keys,
+        ("LLAMATOWER_ADMIN_KEYS", &*grace),
+        ("LLAMATOWER_KEY_LIMITS", "grace:rate=7/m"),
     ];
     assert_eq!(warned(&admin), [""; 0]);
     let shares = [keys, ("LLAMATOWER_KEY_LIMITS", "ada:weight=2")];
@@ -327,6 +329,71 @@ fn a_listener_beyond_loopback_without_keys_is_a_warning() {
             "{address}"
         );
     }
+}
+
+#[test]
+fn signs_of_other_users_without_keys_are_one_warning() {
+    let proxies = ("LLAMATOWER_TRUSTED_PROXIES", "10.0.0.2");
+    let hosts = ("LLAMATOWER_ALLOWED_HOSTS", "llm.example");
+    let admin = ("LLAMATOWER_ADMIN_KEYS", DIGEST);
+    let any = ("LLAMATOWER_ALLOWED_HOSTS", "*");
+    let unix = ("LLAMATOWER_TRUSTED_PROXIES", "unix");
+    let keys = [
+        ("LLAMATOWER_API_KEYS", DIGEST),
+        ("LLAMATOWER_REQUIRE_KEYS", "true"),
+    ];
+    for sign in [proxies, hosts, admin, any, unix] {
+        let told = [
+            "LLAMATOWER_API_KEYS",
+            "LLAMATOWER_REQUIRE_KEYS",
+            "every model",
+        ];
+        names(&warned(&[sign]), &[&[sign.0], &told[..]].concat());
+        assert_eq!(warned(&[sign, keys[0]]), [""; 0]);
+        assert_eq!(warned(&[sign, keys[0], keys[1]]), [""; 0]);
+        assert_eq!(refused(&[sign, keys[1]]).len(), 1, "already an error");
+    }
+    names(&warned(&[proxies, hosts, admin]), &["TRUSTED_PROXIES"]);
+    let blank = ("LLAMATOWER_TRUSTED_PROXIES", " ");
+    assert_eq!(warned(&[blank]), [""; 0]);
+}
+
+#[test]
+fn trusted_proxies_that_contain_all_addresses_are_a_warning() {
+    let keys = ("LLAMATOWER_API_KEYS", DIGEST);
+    for all in [
+        "0.0.0.0/0",
+        "::/0",
+        "10.0.0.7/0",
+        "10.0.0.2, ::/0, unix",
+        "0.0.0.0/1, 128.0.0.0/1",
+    ] {
+        let proxies = ("LLAMATOWER_TRUSTED_PROXIES", all);
+        names(
+            &warned(&[proxies, keys]),
+            &["TRUSTED_PROXIES", "all addresses"],
+        );
+    }
+    for some in ["10.0.0.0/8, fd00::/8", "0.0.0.0", "0.0.0.0/1", "unix"] {
+        let proxies = ("LLAMATOWER_TRUSTED_PROXIES", some);
+        assert_eq!(warned(&[proxies, keys]), [""; 0], "{some}");
+    }
+}
+
+#[test]
+fn a_heartbeat_above_the_first_byte_timeout_is_a_warning() {
+    let heartbeat = ("LLAMATOWER_HEARTBEAT", "20s");
+    for timeout in ["LLAMATOWER_FIRST_BYTE_TIMEOUT", "OLLAMA_TIMEOUT"] {
+        let told = warned(&[heartbeat, (timeout, "19s")]);
+        names(&told, &["LLAMATOWER_HEARTBEAT", timeout, "no effect"]);
+        assert_eq!(warned(&[heartbeat, (timeout, "21s")]), [""; 0]);
+        assert_eq!(warned(&[heartbeat, (timeout, "off")]), [""; 0]);
+    }
+    let above_the_default = [("LLAMATOWER_HEARTBEAT", "20m")];
+    names(
+        &warned(&above_the_default),
+        &["HEARTBEAT", "FIRST_BYTE_TIMEOUT"],
+    );
 }
 
 #[test]

@@ -118,12 +118,44 @@ fn an_empty_text_in_the_toml_file_counts_as_not_set_for_other_settings() {
 }
 
 #[test]
-fn an_empty_variable_of_a_secret_counts_as_not_set_unless_keys_are_required() {
-    let empty = ("LLAMATOWER_API_KEYS", "");
-    assert!(load(&[empty]).expect("valid").settings.keys.api.is_empty());
-    let error = refused(&[empty, ("LLAMATOWER_REQUIRE_KEYS", "true")]);
-    assert!(error.contains("LLAMATOWER_REQUIRE_KEYS"), "{error}");
-    assert!(error.contains("LLAMATOWER_API_KEYS"), "{error}");
+fn a_blank_list_of_secrets_is_an_error_also_beside_other_sources() {
+    let file = secret_file(DIGEST);
+    let path = file.path().to_str().expect("a plain path");
+    for secret in &SECRETS[..3] {
+        for blank in ["", "  ", "\n", "\u{feff}"] {
+            let error = refused(&[(secret, blank)]);
+            assert!(
+                error.starts_with(&format!("{secret}: it is empty")),
+                "{error}"
+            );
+            assert!(error.contains("do not set it"), "{error}");
+            refused(&[(secret, blank), (&format!("{secret}_FILE"), path)]);
+        }
+    }
+    let in_file = format!("[keys]\napi = {DIGEST:?}\n");
+    assert!(load_file(&in_file, &[("LLAMATOWER_API_KEYS", "")]).is_err());
+}
+
+#[test]
+fn a_blank_path_of_a_secret_file_is_an_error() {
+    for secret in SECRETS {
+        let variable = format!("{secret}_FILE");
+        for blank in ["", " ", "\t\n"] {
+            let error = refused(&[(&variable, blank)]);
+            assert!(
+                error.starts_with(&format!("{variable}: it is empty")),
+                "{error}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_blank_variable_of_a_single_secret_counts_as_not_set() {
+    for blank in ["", "  "] {
+        let loaded = load(&[("GROQ_API_KEY", blank)]).expect("not set");
+        assert!(loaded.settings.keys.groq.is_none());
+    }
 }
 
 #[test]

@@ -101,18 +101,79 @@ fn a_misspelt_variable_without_the_prefix_is_a_warning() {
         ("OLAMA_URL", "OLLAMA_URL"),
         ("OLLAMA_ORIGIN", "OLLAMA_ORIGINS"),
         ("DEFAULT_OLAMA_MODEL", "DEFAULT_OLLAMA_MODEL"),
+        ("OLLAMA_DEFAULT_MODEL", "DEFAULT_OLLAMA_MODEL"),
+        ("OLLAMA_BACKENDS", "OLLAMA_URL"),
+        ("OLLAMA_BACKEND_URLS", "OLLAMA_URL"),
+        ("OLLAMA_SERVERS", "OLLAMA_URL"),
+        ("OLLAMA_HOSTS", "OLLAMA_URL"),
+        ("ollama_url", "OLLAMA_URL"),
+        ("OLLAMA_URL_FILE", "OLLAMA_URL? It is not a secret"),
+        ("OLLAMA_URLS_FILE", "OLLAMA_URL? It is not a secret"),
+        ("OLLAMA_ORIGINS_FILE", "OLLAMA_ORIGINS? It is not a secret"),
+        ("GROQ_API_KEYS_FILE", "GROQ_API_KEY_FILE?"),
     ] {
         let warnings = load(&[(given, "x")]).expect("it may be another's").warnings;
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert_eq!(warnings[0].subject(), given);
         assert!(warnings[0].reason().contains(meant), "{warnings:?}");
     }
-    let others = [
-        ("OLLAMA_HOST", "x"),
-        ("OLLAMA_NUM_PARALLEL", "4"),
-        ("PATH", "/"),
+}
+
+#[test]
+fn variables_of_ollama_and_of_a_service_named_ollama_are_not_doubtful() {
+    let names = [
+        "OLLAMA_HOST",
+        "OLLAMA_MODELS",
+        "OLLAMA_KEEP_ALIVE",
+        "OLLAMA_LOAD_TIMEOUT",
+        "OLLAMA_NUM_PARALLEL",
+        "OLLAMA_MAX_LOADED_MODELS",
+        "OLLAMA_MAX_QUEUE",
+        "OLLAMA_CONTEXT_LENGTH",
+        "OLLAMA_DEBUG",
+        "OLLAMA_FLASH_ATTENTION",
+        "OLLAMA_KV_CACHE_TYPE",
+        "OLLAMA_LLM_LIBRARY",
+        "OLLAMA_GPU_OVERHEAD",
+        "OLLAMA_SCHED_SPREAD",
+        "OLLAMA_MULTIUSER_CACHE",
+        "OLLAMA_NEW_ENGINE",
+        "OLLAMA_NOHISTORY",
+        "OLLAMA_NOPRUNE",
+        "OLLAMA_REMOTES",
+        "OLLAMA_AUTH",
+        "OLLAMA_API_KEY",
+        "OLLAMA_EDITOR",
+        "OLLAMA_VULKAN",
+        "OLLAMA_VERSION",
+        "OLLAMA_PORT",
+        "OLLAMA_PORT_11434_TCP",
+        "OLLAMA_SERVICE_HOST",
+        "OLLAMA_BACKEND_SERVICE_HOST",
+        "OLLAMA_MODEL",
+        "OPENAI_API_KEY",
+        "PATH",
     ];
-    assert!(load(&others).expect("others'").warnings.is_empty());
+    let others: Vec<_> = names.iter().map(|name| (*name, "x")).collect();
+    let warnings = load(&others).expect("others'").warnings;
+    assert!(warnings.is_empty(), "{warnings:?}");
+}
+
+#[test]
+fn a_key_of_the_toml_file_by_another_name_is_an_error_with_a_suggestion() {
+    for (section, name, meant) in [
+        ("listen", "port", "listen.public"),
+        ("listen", "address", "listen.public"),
+        ("listen", "host", "listen.public"),
+        ("listen", "bind", "listen.public"),
+        ("backends", "servers", "backends.urls"),
+        ("backends", "hosts", "backends.urls"),
+        ("backends", "url", "backends.urls"),
+    ] {
+        let error = load_file(&format!("[{section}]\n{name} = \"x\"\n"), &[]);
+        let error = error.expect_err(name).to_string();
+        assert!(error.contains(&format!("did you mean {meant}?")), "{error}");
+    }
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Listeners that exclude each other, servers that are the gateway itself, and open listeners.
+//! Listeners that exclude each other, servers that are the gateway itself, and gateways
+//! that are open to all.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -28,7 +29,7 @@ pub(super) fn check(settings: &Settings, reader: &mut Reader) {
         gateway_as_server(&all, &settings.backends.urls, reader);
     }
     if reader.is_valid(public) && reader.is_valid("keys.api") {
-        open_listeners(settings, reader);
+        open_gateway(settings, reader);
     }
 }
 
@@ -111,8 +112,9 @@ fn leads_to(server: &Address, listener: SocketAddr) -> bool {
     server.port() == listener.port() && is_it
 }
 
-/// A listener that other machines can reach and that requires no key.
-fn open_listeners(settings: &Settings, reader: &mut Reader) {
+/// A gateway that requires no key, although other machines can reach it or its other settings show
+/// that it has other users. It is reported once.
+fn open_gateway(settings: &Settings, reader: &mut Reader) {
     // If keys are required, there is already an error.
     if !settings.keys.api.is_empty() || settings.keys.required {
         return;
@@ -122,12 +124,29 @@ fn open_listeners(settings: &Settings, reader: &mut Reader) {
         ListenAddr::Tcp(address) => !address.ip().to_canonical().is_loopback(),
         ListenAddr::Unix(_) => false,
     });
-    if let Some(address) = open {
-        let reason = format!(
-            "{address} can be reached from other machines and LLAMATOWER_API_KEYS contains no key: \
-             every machine that reaches it may use every model; give it a key (`llamatower keygen` makes \
-             one), and set LLAMATOWER_REQUIRE_KEYS=true so that it never starts without"
-        );
-        reader.report(Severity::Warning, "listen.public", &reason);
-    }
+    let signs = [
+        ("listen.trusted_proxies", "a proxy passes on requests"),
+        ("listen.allowed_hosts", "the gateway has a name for others"),
+        (
+            "keys.admin",
+            "administrators' keys restrict only management",
+        ),
+    ];
+    let sign = signs
+        .into_iter()
+        .find(|(key, _)| reader.texts.is_given(key) && reader.is_valid(key));
+    let (key, sign) = match (open, sign) {
+        (Some(address), _) => (
+            "listen.public",
+            format!("{address} can be reached from other machines"),
+        ),
+        (None, Some((key, sign))) => (key, sign.to_owned()),
+        (None, None) => return,
+    };
+    let reason = format!(
+        "{sign} and LLAMATOWER_API_KEYS contains no key: everyone who reaches the gateway may use \
+         every model; give it a key (`llamatower keygen` makes one), and set \
+         LLAMATOWER_REQUIRE_KEYS=true so that it never starts without"
+    );
+    reader.report(Severity::Warning, key, &reason);
 }

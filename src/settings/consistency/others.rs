@@ -1,8 +1,10 @@
 //! Contradictions that need more than a comparison of two values.
 
+use ipnet::IpNet;
 use llamatower_layers::api_key::{KeySet, Role};
 
 use super::Severity::Warning;
+use crate::settings::parse::items;
 use crate::settings::reader::Reader;
 use crate::settings::{Secret, Settings};
 use crate::telemetry::check_log_filter;
@@ -13,7 +15,8 @@ pub(super) fn check(settings: &Settings, reader: &mut Reader) {
     bodies_without_memory(settings, reader);
     one_server_by_two_names(settings, reader);
     extra_paths(settings, reader);
-    unused_log_targets(settings, reader);
+    doubtful_log_filter(settings, reader);
+    every_peer_is_trusted(reader);
 }
 
 /// Limits for a key that does not exist. This is only a warning, because revoking a key must not
@@ -107,10 +110,24 @@ fn extra_paths(settings: &Settings, reader: &mut Reader) {
     }
 }
 
-/// Parts of the log filter that have no effect.
-fn unused_log_targets(settings: &Settings, reader: &mut Reader) {
-    for target in check_log_filter(&settings.telemetry.log).unwrap_or_default() {
-        let reason = format!("no log line has the target {target:?}");
+/// Parts of the log filter that have no effect, or an unintended one.
+fn doubtful_log_filter(settings: &Settings, reader: &mut Reader) {
+    for reason in check_log_filter(&settings.telemetry.log).unwrap_or_default() {
         reader.report(Warning, "telemetry.log", &reason);
+    }
+}
+
+/// Networks that contain all addresses of a family, alone or together.
+fn every_peer_is_trusted(reader: &mut Reader) {
+    let key = "listen.trusted_proxies";
+    let text = reader.texts.get(key).map_or("", |text| &text.value);
+    let networks: Vec<IpNet> = items(text).filter_map(|item| item.parse().ok()).collect();
+    let mut networks = IpNet::aggregate(&networks).into_iter();
+    if let Some(all) = networks.find(|network| network.prefix_len() == 0) {
+        let reason = format!(
+            "it contains all addresses ({all}): every client can claim any address with a header, \
+             so that limits for addresses have no effect; list only your proxies"
+        );
+        reader.report(Warning, key, &reason);
     }
 }

@@ -77,6 +77,9 @@ const PAIRS: &[Pair] = pairs! {
     Warning: "timeouts.connect" "is above" "timeouts.total" given "timeouts.connect"
         if |all| is_above(Some(all.timeouts.connect), all.timeouts.total)
         => "it has no effect: the response is cut off before";
+    Warning: "timeouts.heartbeat" "is above" "timeouts.first_byte"
+        if |all| is_above(all.timeouts.heartbeat, all.timeouts.first_byte)
+        => "it has no effect while a server is silent: the request times out before the first comment; lower the first";
     Warning: "limits.first_byte_target" "is not below" "timeouts.first_byte"
         if |all| is_at_least(all.limits.first_byte_target, all.timeouts.first_byte)
         => "the limit never falls, because such a slow request times out before; lower the first";

@@ -46,10 +46,10 @@ class Nginx:
         self._process = started(folder, servers, plain)
 
     def settings(self, **others: str) -> dict[str, str]:
-        """What a gateway in front of it is told."""
+        """What a gateway in front of it is told; an empty value removes a setting."""
         names = [f"https://localhost:{self.port}/gpu-{number}" for number in (1, 2)]
         tokens = f"{names[0]}={TOKEN}\n{names[1]}=basic {BASIC}"
-        return {
+        settings = {
             "OLLAMA_URL": ",".join(names),
             "LLAMATOWER_BACKEND_TOKENS": tokens,
             "LLAMATOWER_BACKEND_CA_FILE": str(self.ca),
@@ -57,6 +57,7 @@ class Nginx:
             **dict.fromkeys(("HTTPS_PROXY", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9"),
             **others,
         }
+        return {name: value for name, value in settings.items() if value}
 
     def stop(self) -> None:
         self._process.stop()

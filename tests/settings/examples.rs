@@ -1,0 +1,82 @@
+//! The example files that the program prints.
+
+use super::*;
+
+/// The lines with settings, without the # before them.
+fn uncommented(text: &str) -> String {
+    let lines = text.lines().map(|line| match line.strip_prefix('#') {
+        Some(rest) if rest.starts_with(|c: char| c.is_ascii_alphabetic()) => rest,
+        _ => line,
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn values(loaded: &Loaded) -> Vec<(&str, &str)> {
+    let rows = loaded.effective.iter();
+    rows.map(|row| (row.setting.key, &*row.value)).collect()
+}
+
+#[test]
+fn the_example_file_with_all_lines_uncommented_loads_to_the_defaults() {
+    let text = uncommented(&example_file());
+    let loaded = load_file(&text, &[]).unwrap_or_else(|error| panic!("{error}"));
+    let defaults = load(&[]).expect("sound");
+    assert_eq!(values(&loaded), values(&defaults));
+    assert_eq!(
+        format!("{:?}", loaded.settings),
+        format!("{:?}", defaults.settings)
+    );
+    let table: toml::Table = text.parse().expect("valid TOML");
+    for setting in SETTINGS {
+        let (section, name) = setting.key.split_once('.').expect("keys have sections");
+        let is_there = table[section].get(name).is_some();
+        assert_eq!(is_there, !setting.form.is_secret(), "{}", setting.key);
+    }
+}
+
+#[test]
+fn the_example_file_has_numbers_booleans_and_lists_of_toml() {
+    let text = example_file();
+    for line in [
+        "#max_connections = 4096",
+        "#ratio = 0.5",
+        "#budget_floor = 10",
+        "#failures = 5",
+        "#required = false",
+        "#trust_trace = true",
+        "#public = [\"127.0.0.1:3000\"]",
+        "#urls = [\"http://localhost:11434\"]",
+        "#origins = \"\"",
+        "#slots = \"off\"",
+        "#worker_threads = \"auto\"",
+        "#max_waiting_per_key = \"off\"",
+        "#idle = \"900s\"",
+    ] {
+        assert!(text.lines().any(|told| told == line), "{line}");
+    }
+}
+
+#[test]
+fn the_example_environment_with_all_lines_uncommented_loads_to_the_defaults() {
+    let text = uncommented(&example_environment());
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let variables: Vec<_> = lines.filter_map(|line| line.split_once('=')).collect();
+    let loaded = load(&variables).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(values(&loaded), values(&load(&[]).expect("sound")));
+}
+
+#[test]
+fn the_header_of_the_example_environment_names_each_secret_and_its_file() {
+    let text = example_environment();
+    let (header, _) = text.split_once("\n\n").expect("a header");
+    for secret in SETTINGS.iter().filter(|setting| setting.form.is_secret()) {
+        let variable = secret.variable;
+        assert!(
+            header.contains(&format!("{variable} or {variable}_FILE")),
+            "{header}"
+        );
+        assert!(!text.contains(&format!("\n{variable}=")), "{text}");
+        assert!(!text.contains(&format!("\n#{variable}=")), "{text}");
+    }
+    assert!(header.lines().all(|line| line.starts_with('#')), "{header}");
+}
