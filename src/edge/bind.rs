@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::config::ListenAddr;
+use super::address::ListenAddr;
 use super::listener::{Listener, set_client_options};
 
 /// Length of the kernel's queue of connections that are not accepted yet. `net.core.somaxconn` may

@@ -1,21 +1,18 @@
 //! Configuration of an edge.
 
-use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Uri;
-use http::uri::PathAndQuery;
 use llamatower_layers::EndpointTable;
 use llamatower_layers::live::Live;
 
+use super::address::ListenAddr;
+use super::base_path::BasePath;
 use super::host::Hosts;
 use super::origin::Origins;
-use super::proxies::TrustedProxies;
 use super::refusal::RefusalObserver;
+use super::trusted_proxies::TrustedProxies;
 
 /// The configuration of an [`Edge`](super::Edge).
 #[derive(Clone, Debug)]
@@ -88,104 +85,5 @@ impl Default for EdgeConfig {
             endpoints: None,
             observer: None,
         }
-    }
-}
-
-/// An address to listen on: `127.0.0.1:3000`, `[::]:3000`, `localhost:3000`, `unix:/run/x.sock`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum ListenAddr {
-    /// TCP. `[::]` also accepts IPv4, if the system is configured so.
-    Tcp(SocketAddr),
-    /// A unix socket at this path.
-    Unix(PathBuf),
-}
-
-impl fmt::Display for ListenAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(addr) => addr.fmt(f),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-/// The text is not an address to listen on.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is not an address to listen on: write IP:PORT (127.0.0.1:3000, [::]:3000), localhost:PORT or unix:PATH"
-)]
-pub struct InvalidListenAddr(String);
-
-impl FromStr for ListenAddr {
-    type Err = InvalidListenAddr;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let invalid = || InvalidListenAddr(text.to_owned());
-        if let Some(path) = text.strip_prefix("unix:") {
-            return match path {
-                "" => Err(invalid()),
-                path => Ok(Self::Unix(path.into())),
-            };
-        }
-        if let Some(port) = text.strip_prefix("localhost:") {
-            let port = port.parse().map_err(|_| invalid())?;
-            return Ok(Self::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
-        }
-        text.parse().map(Self::Tcp).map_err(|_| invalid())
-    }
-}
-
-/// A prefix of every path, for clients that use `https://gateway/prefix` as the server's address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BasePath(String);
-
-/// The text is not a base path.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is not a base path: it must begin with / and contain only letters, digits, '-', '_', '.' and single slashes"
-)]
-pub struct InvalidBasePath(String);
-
-impl FromStr for BasePath {
-    type Err = InvalidBasePath;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let path = text.strip_suffix('/').unwrap_or(text);
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-        let is_valid = path.strip_prefix('/').is_some_and(|rest| {
-            rest.split('/')
-                .all(|part| !matches!(part, "" | "." | "..") && part.bytes().all(plain))
-        });
-        if is_valid {
-            Ok(Self(path.to_owned()))
-        } else {
-            Err(InvalidBasePath(text.to_owned()))
-        }
-    }
-}
-
-impl fmt::Display for BasePath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl BasePath {
-    /// The path without the prefix; `None` if it does not begin with the prefix.
-    pub(super) fn strip<'a>(&self, path: &'a str) -> Option<&'a str> {
-        match path.strip_prefix(&*self.0)? {
-            "" => Some("/"),
-            rest => rest.starts_with('/').then_some(rest),
-        }
-    }
-
-    /// The target without the prefix; the rest is unchanged.
-    pub(super) fn strip_uri(&self, uri: &Uri) -> Option<Uri> {
-        let path = self.strip(uri.path())?;
-        let target = match uri.query() {
-            Some(query) => format!("{path}?{query}"),
-            None => path.to_owned(),
-        };
-        PathAndQuery::try_from(target).ok().map(Uri::from)
     }
 }

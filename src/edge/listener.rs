@@ -1,7 +1,6 @@
 //! Listening sockets, and the options that accepted sockets inherit.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -10,29 +9,10 @@ use socket2::{Socket, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::either::Either;
 
-use super::config::ListenAddr;
+use super::address::{ListenAddr, PeerAddr};
 
 /// A client's socket.
 pub(super) type Stream = Either<TcpStream, UnixStream>;
-
-/// The peer of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PeerAddr {
-    /// The other end of a TCP connection.
-    Ip(SocketAddr),
-    /// A process on this machine.
-    Unix,
-}
-
-impl PeerAddr {
-    /// The peer's IP address; an IPv4-mapped IPv6 address is returned as IPv4.
-    pub(super) fn ip(self) -> Option<IpAddr> {
-        match self {
-            Self::Ip(address) => Some(address.ip().to_canonical()),
-            Self::Unix => None,
-        }
-    }
-}
 
 /// An accepted connection.
 pub(super) struct Accepted {

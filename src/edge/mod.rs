@@ -59,7 +59,10 @@
 //! ```
 
 mod accept;
+mod address;
+mod base_path;
 mod bind;
+mod client_address;
 mod config;
 mod connection;
 mod forwarded;
@@ -67,7 +70,6 @@ mod gauges;
 mod host;
 mod listener;
 mod origin;
-mod proxies;
 mod redirect;
 mod refusal;
 mod request;
@@ -79,14 +81,17 @@ mod service;
 mod shutdown;
 mod socket;
 mod state;
+mod trusted_proxies;
 
+pub use address::{InvalidListenAddr, ListenAddr};
+pub use base_path::{BasePath, InvalidBasePath};
 pub use bind::BindError;
-pub use config::{BasePath, EdgeConfig, InvalidBasePath, InvalidListenAddr, ListenAddr};
+pub use config::EdgeConfig;
 pub use gauges::Gauges;
 pub use host::{Hosts, InvalidHost};
 pub use origin::{InvalidOrigin, Origins};
-pub use proxies::{InvalidProxy, TrustedProxies};
 pub use refusal::{RefusalObserver, Refused};
 pub use request_body::{RequestBody, RequestBodyError};
 pub use server::{Drained, Edge};
 pub use shutdown::Shutdown;
+pub use trusted_proxies::{InvalidProxy, TrustedProxies};

@@ -8,7 +8,7 @@
 use http::{Method, StatusCode, Uri};
 use llamatower_layers::{EndpointTable, RouteMatch};
 
-use super::config::BasePath;
+use super::base_path::BasePath;
 
 /// A redirect's status and target.
 #[derive(Debug, PartialEq, Eq)]

@@ -12,8 +12,6 @@ use http::{HeaderValue, Method, StatusCode};
 use llamatower_layers::Dialect;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::listener::Stream;
-
 /// Bytes that are read and discarded after a connection's last response.
 pub(super) const DISCARD_BYTES: usize = 1024 * 1024;
 /// Time limit for reading them.
@@ -198,7 +196,10 @@ impl Refusal {
     }
 
     /// Sends the response and closes the connection.
-    pub(super) async fn send(self, mut stream: Stream, dialect: Dialect) {
+    pub(super) async fn send<S>(self, mut stream: S, dialect: Dialect)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let answer = self.answer(dialect);
         // The few bytes fit into the send buffer in one write, if it has room.
         let write = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &answer));
@@ -211,7 +212,7 @@ impl Refusal {
 /// Closes a socket on which unwanted bytes may still arrive. After an immediate close, the kernel
 /// would answer them with a reset, and the reset can destroy a response that the client has not
 /// read yet. So it closes the sending side, reads for a while, and then closes.
-pub(super) async fn linger(mut stream: Stream) {
+pub(super) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     let end = poll_fn(move |cx| {
         let mut stream = Pin::new(&mut stream);
         if ready!(stream.as_mut().poll_shutdown(cx)).is_err() {

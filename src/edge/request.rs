@@ -13,13 +13,15 @@ use http_body_util::Full;
 use llamatower_layers::live::Live;
 use llamatower_layers::{Dialect, EndpointTable, RouteMatch};
 
-use super::config::{BasePath, EdgeConfig};
+use super::address::PeerAddr;
+use super::base_path::BasePath;
+use super::client_address::client_address;
+use super::config::EdgeConfig;
 use super::host::{Hosts, machine_name};
-use super::listener::PeerAddr;
 use super::origin::{self, OriginCheck, Origins};
-use super::proxies::TrustedProxies;
 use super::redirect::{self, Redirect};
 use super::refusal::{Denial, Refusal, RefusalObserver, Refused};
+use super::trusted_proxies::TrustedProxies;
 
 /// Longest accepted target, in bytes.
 const LONGEST_TARGET: usize = 8 * 1024;
@@ -61,7 +63,7 @@ impl Rules {
 
     /// The client's address, for logs and limits.
     pub(super) fn client(&self, peer: PeerAddr, headers: &HeaderMap) -> Option<IpAddr> {
-        self.proxies.client(peer, headers)
+        client_address(&self.proxies, peer.ip(), headers)
     }
 
     /// Applies the rules to a request, and brings its target into the form that the stack expects.

@@ -15,8 +15,9 @@ use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use super::accept::Acceptor;
+use super::address::ListenAddr;
 use super::bind::{BindError, bind};
-use super::config::{EdgeConfig, ListenAddr};
+use super::config::EdgeConfig;
 use super::connection::{self, Closing, Limits};
 use super::gauges::Gauges;
 use super::listener::{Accepted, Listener};

@@ -19,9 +19,9 @@ use llamatower_layers::{BoxError, ClientAddress};
 use pin_project_lite::pin_project;
 use tower::Service;
 
+use super::address::PeerAddr;
 use super::config::EdgeConfig;
 use super::gauges::Gauges;
-use super::listener::PeerAddr;
 use super::origin;
 use super::request::{Answer, Decision, Rules};
 use super::request_body::RequestBody;
