@@ -57,3 +57,12 @@ impl SettingsError {
         &self.0
     }
 }
+
+/// The severity of a contradiction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Severity {
+    /// The gateway does not start.
+    Error,
+    /// It starts, and logs a warning.
+    Warning,
+}

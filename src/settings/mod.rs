@@ -85,6 +85,7 @@ impl Settings {
         const KEY: &str = "listen.public";
         let mut others = Vec::new();
         let mut reader = Reader::new(
+            SETTINGS,
             Texts::gather(SETTINGS, file, environment, &mut others),
             Vec::new(),
         );
@@ -107,7 +108,7 @@ impl Settings {
         let mut texts = Texts::gather(SETTINGS, file, environment, &mut problems);
         let mut unknown = texts.take_unknown_keys();
         unknown.extend(unknown_variables(environment, SETTINGS));
-        let mut reader = Reader::new(texts, problems);
+        let mut reader = Reader::new(SETTINGS, texts, problems);
         let settings = Self::read(&mut reader);
         if let Some(settings) = &settings {
             settings.backends.check(&mut reader);

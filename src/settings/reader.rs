@@ -2,16 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use super::consistency::Severity;
-use super::error::Problem;
+use super::error::{Problem, Severity};
 use super::parse::Parsed;
 use super::setting::Setting;
 use super::source::{Text, Texts};
-use super::table::SETTINGS;
 use crate::ollama::upstream::has_user;
 
 /// Parses one value after the other, and collects errors and warnings.
 pub(super) struct Reader {
+    settings: &'static [Setting],
     pub(super) texts: Texts,
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<Problem>,
@@ -19,8 +18,9 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(texts: Texts, problems: Vec<Problem>) -> Self {
+    pub(super) fn new(settings: &'static [Setting], texts: Texts, problems: Vec<Problem>) -> Self {
         Self {
+            settings,
             texts,
             problems,
             warnings: Vec::new(),
@@ -41,7 +41,7 @@ impl Reader {
             Ok(value) => Some(value),
             Err(reason) => {
                 self.wrong(key, &reason);
-                parse(setting(key)?.default).ok()
+                parse(self.setting(key)?.default).ok()
             }
         }
     }
@@ -56,7 +56,7 @@ impl Reader {
     pub(super) fn wrong(&mut self, key: &'static str, reason: &str) {
         let problem = match self.texts.get(key) {
             Some(text) => problem(text, reason),
-            None => Problem::new(name(key), reason),
+            None => Problem::new(self.name(key), reason),
         };
         self.problems.push(problem);
         self.failed.insert(key);
@@ -75,14 +75,16 @@ impl Reader {
     pub(super) fn subject(&self, key: &'static str) -> String {
         match self.texts.get(key).filter(|_| self.texts.is_given(key)) {
             Some(text) => text.subject(),
-            None => name(key).to_owned(),
+            None => self.name(key).to_owned(),
         }
     }
 
     /// A setting with its value, for messages: `LLAMATOWER_MAX_IN_FLIGHT (10)`.
     pub(super) fn named(&self, key: &'static str) -> String {
         let text = self.texts.get(key);
-        let is_secret = setting(key).is_some_and(|setting| setting.form.is_secret());
+        let is_secret = self
+            .setting(key)
+            .is_some_and(|setting| setting.form.is_secret());
         let value = match text {
             None => "not set".to_owned(),
             Some(_) if is_secret => return self.subject(key),
@@ -91,15 +93,15 @@ impl Reader {
         };
         format!("{} ({value})", self.subject(key))
     }
-}
 
-fn setting(key: &str) -> Option<&'static Setting> {
-    SETTINGS.iter().find(|setting| setting.key == key)
-}
+    fn setting(&self, key: &str) -> Option<&'static Setting> {
+        self.settings.iter().find(|setting| setting.key == key)
+    }
 
-/// The variable of a setting.
-fn name(key: &'static str) -> &'static str {
-    setting(key).map_or(key, |setting| setting.variable)
+    /// The variable of a setting.
+    fn name(&self, key: &'static str) -> &'static str {
+        self.setting(key).map_or(key, |setting| setting.variable)
+    }
 }
 
 /// The value of a setting that is not secret. An address with an @ may contain a password.

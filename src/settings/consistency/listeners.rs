@@ -3,10 +3,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::Severity;
 use crate::edge::ListenAddr;
 use crate::ollama::upstream::Address;
 use crate::settings::Settings;
+use crate::settings::error::Severity;
 use crate::settings::reader::Reader;
 
 const LISTENERS: [&str; 2] = ["listen.public", "listen.admin"];

@@ -11,15 +11,6 @@ mod pairs;
 use super::reader::Reader;
 use super::table::Settings;
 
-/// The severity of a contradiction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Severity {
-    /// The gateway does not start.
-    Error,
-    /// It starts, and logs a warning.
-    Warning,
-}
-
 /// Reports every contradiction. Settings that are wrong by themselves are not compared.
 pub(super) fn check(settings: &Settings, reader: &mut Reader) {
     pairs::check(settings, reader);

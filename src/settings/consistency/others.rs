@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use llamatower_layers::api_key::{KeySet, Role};
 
-use super::Severity::Warning;
+use crate::settings::error::Severity::Warning;
 use crate::settings::parse::items;
 use crate::settings::reader::Reader;
 use crate::settings::{Secret, Settings};

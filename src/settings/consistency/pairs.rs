@@ -1,7 +1,7 @@
 //! Pairs of settings that contradict each other, as a table.
 
-use super::Severity::{self, Error, Warning};
 use crate::settings::Settings;
+use crate::settings::error::Severity::{self, Error, Warning};
 use crate::settings::reader::Reader;
 
 /// Two settings that contradict each other if `holds`.
