@@ -1,4 +1,4 @@
-//! Signs of life while an event stream has not begun.
+//! Heartbeats while an event stream has not begun.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use llamatower_sim::recording::End;
 use llamatower_sim::{Fault, FaultKind};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 
 use crate::support::*;
 
@@ -118,14 +119,20 @@ async fn in_the_queue_a_sign_says_how_many_are_before() {
     let mut holder = stage.open_chat(json!({})).await;
     holder.read_u8().await.unwrap();
     let request = chat("slow", json!({"stream": true, "max_tokens": 2}));
-    let waits = stage.post(EVENTS[0], request);
-    let frees = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        drop(holder);
-    };
-    let (answer, ()) = tokio::join!(waits, frees);
-    let seen = text(&answer);
+    let mut waiting = stage.open(EVENTS[0], &request).await;
     let place = ": waiting in the queue, requests before this one: 0";
-    assert!(seen.starts_with(place), "{seen}");
-    assert!(seen.ends_with("data: [DONE]\n\n"), "{seen}");
+    let seen = read_until(&mut waiting, place).await;
+    assert!(!seen.contains("data: "), "{seen}");
+    drop(holder);
+    read_until(&mut waiting, "data: [DONE]\n\n").await;
+}
+
+/// Reads a response until it contains this text.
+async fn read_until(stream: &mut TcpStream, expected: &str) -> String {
+    let mut seen = Vec::new();
+    while !String::from_utf8_lossy(&seen).contains(expected) {
+        let read = stream.read_buf(&mut seen).await.unwrap();
+        assert_ne!(read, 0, "{expected:?}: {}", String::from_utf8_lossy(&seen));
+    }
+    String::from_utf8_lossy(&seen).into_owned()
 }

@@ -111,10 +111,15 @@ impl Stage {
         body.as_object_mut()
             .unwrap()
             .extend(more.as_object().unwrap().clone());
+        self.open("/api/chat", &body).await
+    }
+
+    /// Sends a request and leaves the connection open.
+    pub(crate) async fn open(&self, path: &str, body: &Value) -> TcpStream {
         let body = body.to_string();
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let head = format!(
-            "POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
         stream.write_all((head + &body).as_bytes()).await.unwrap();

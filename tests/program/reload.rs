@@ -3,18 +3,31 @@
 use std::path::Path;
 
 use llamatower_layers::api_key::generate_key;
+use llamatower_sim::SimHandle;
 use serde_json::json;
+use tempfile::NamedTempFile;
 
 use crate::harness::{End, Gateway, chat, long_stream, send, tiny};
 
 const DONE: &str = "settings reloaded";
 const FAILED: &str = "reloading the settings failed; the old settings stay in force";
 
-fn write(file: &Path, text: &str) {
+fn write(file: impl AsRef<Path>, text: &str) {
+    let file = file.as_ref();
     // Atomically, as an editor does, so that the file is never incomplete.
     let draft = file.with_extension("draft");
     std::fs::write(&draft, text).unwrap();
     std::fs::rename(&draft, file).unwrap();
+}
+
+/// A gateway in front of a simulated Ollama, with a TOML file of this text.
+async fn started_with(text: &str) -> (NamedTempFile, SimHandle, Gateway) {
+    let file = NamedTempFile::new().unwrap();
+    write(&file, text);
+    let sim = tiny().await;
+    let path = file.path().to_str().unwrap();
+    let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_CONFIG", path)]).await;
+    (file, sim, gateway)
 }
 
 async fn status(gateway: &Gateway, key: &str) -> u16 {
@@ -86,7 +99,7 @@ async fn after_sighup_the_keys_in_a_file_that_the_toml_file_names_are_read_again
     assert_eq!(status(&gateway, &ada).await, 401);
     assert_eq!(status(&gateway, &bob).await, 200);
 
-    for broken in ["", "# nobody\n"] {
+    for broken in ["", "# no key\n"] {
         write(&keys, broken);
         let line = gateway.hang_up(FAILED).await;
         let error = line["error"].as_str().unwrap();
@@ -97,12 +110,7 @@ async fn after_sighup_the_keys_in_a_file_that_the_toml_file_names_are_read_again
 
 #[tokio::test]
 async fn sighup_applies_the_limits_of_the_file_all_or_none() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("llamatower.toml");
-    write(&file, "[limits]\nkey_rate = \"1/h\"\n");
-    let sim = tiny().await;
-    let path = file.to_str().unwrap();
-    let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_CONFIG", path)]).await;
+    let (file, _sim, gateway) = started_with("[limits]\nkey_rate = \"1/h\"\n").await;
     let ask = async || gateway.post("/api/chat", &chat()).await;
     assert_eq!(ask().await.status, 200);
     assert_eq!(ask().await.status, 429);
@@ -153,12 +161,7 @@ async fn sighup_applies_the_limits_of_the_file_all_or_none() {
 
 #[tokio::test]
 async fn an_unchanged_limit_still_counts_earlier_requests() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("llamatower.toml");
-    write(&file, "[limits]\nkey_rate = \"1/h\"\n");
-    let sim = tiny().await;
-    let path = file.to_str().unwrap();
-    let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_CONFIG", path)]).await;
+    let (file, _sim, gateway) = started_with("[limits]\nkey_rate = \"1/h\"\n").await;
     assert_eq!(gateway.post("/api/chat", &chat()).await.status, 200);
     write(&file, "[limits]\nkey_rate = \"1/h\"\nrate = \"100/h\"\n");
     gateway.hang_up(DONE).await;
@@ -167,12 +170,7 @@ async fn an_unchanged_limit_still_counts_earlier_requests() {
 
 #[tokio::test]
 async fn a_changed_setting_that_needs_a_restart_is_logged() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("llamatower.toml");
-    write(&file, "");
-    let sim = tiny().await;
-    let path = file.to_str().unwrap();
-    let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_CONFIG", path)]).await;
+    let (file, _sim, gateway) = started_with("").await;
     write(
         &file,
         "[limits]\nbody = \"1MiB\"\nrate = \"9/h\"\n[timeouts]\nidle = \"9s\"\n",
@@ -227,14 +225,9 @@ async fn a_second_sigterm_still_ends_at_once_after_a_sighup() {
 
 #[tokio::test]
 async fn a_reload_never_opens_the_gateway() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("llamatower.toml");
     let (ada, ada_line) = generate_key("ada").unwrap();
     let with_keys = format!("[keys]\napi = [\"{ada_line}\"]\nrequired = true\n");
-    write(&file, &with_keys);
-    let sim = tiny().await;
-    let path = file.to_str().unwrap();
-    let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_CONFIG", path)]).await;
+    let (file, _sim, gateway) = started_with(&with_keys).await;
     // An empty file, as a half-finished write leaves it; the keys removed on purpose; the requirement
     // removed with them.
     for open in [
@@ -261,12 +254,7 @@ async fn a_reload_never_opens_the_gateway() {
 
 #[tokio::test]
 async fn with_the_first_key_a_loopback_listener_accepts_every_host() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("llamatower.toml");
-    write(&file, "");
-    let sim = tiny().await;
-    let path = file.to_str().unwrap();
-    let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_CONFIG", path)]).await;
+    let (file, _sim, gateway) = started_with("").await;
     let ask = async |key: &str| {
         let request = gateway.get("/api/tags").header("host", "llm.example");
         send(request.bearer_auth(key)).await.status
