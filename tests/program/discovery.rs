@@ -42,6 +42,15 @@ async fn gateway(dns: &Dns, port: u16) -> Gateway {
     Gateway::start(&[], &settings).await
 }
 
+/// The same, once both servers have answered their first probe.
+async fn gateway_with_both(dns: &Dns, one: &SimHandle, two: &SimHandle) -> Gateway {
+    let gateway = gateway(dns, one.addr().port()).await;
+    for server in [one, two] {
+        logged(&gateway, "the backend is up", &server.addr().to_string()).await;
+    }
+    gateway
+}
+
 async fn logged(gateway: &Gateway, message: &str, backend: &str) -> Value {
     let is_it = |line: &Value| line["message"] == message && line["backend"] == backend;
     gateway
@@ -72,7 +81,7 @@ fn names(addresses: &[SocketAddr]) -> BTreeSet<String> {
 async fn a_host_name_gives_a_backend_for_each_address() {
     let (one, two) = two_sims().await;
     let dns = Dns::start(Dns::with_addresses(&[ONE, TWO])).await;
-    let gateway = gateway(&dns, one.addr().port()).await;
+    let gateway = gateway_with_both(&dns, &one, &two).await;
     assert_eq!(
         answering_backends(&gateway).await,
         names(&[one.addr(), two.addr()])
@@ -158,7 +167,7 @@ async fn a_name_that_fails_to_resolve_keeps_its_addresses() {
     let (one, two) = two_sims().await;
     let both = names(&[one.addr(), two.addr()]);
     let mut dns = Dns::start(Dns::with_addresses(&[ONE, TWO])).await;
-    let gateway = gateway(&dns, one.addr().port()).await;
+    let gateway = gateway_with_both(&dns, &one, &two).await;
     assert_eq!(answering_backends(&gateway).await, both);
     for zone in [
         Zone::Refusal(ResponseCode::NXDomain),
