@@ -27,7 +27,7 @@
 //! | [`CacheLayer`](cache::CacheLayer) | caches deterministic responses, shares answers in progress | answers, limited in bytes and age | none |
 //! | [`TokenLimitLayer`](token_limit::TokenLimitLayer) | limits tokens per minute, day and month for each key | a reservation, to the end of the response | none |
 //! | [`RetryLayer`](retry::RetryLayer) | retries until the client has received a byte | a reference to the body, to the response head | tower `Retry`, whose policy needs a clone of the body and whose budget has no delay |
-//! | [`Route`](route::Route) | chooses a backend when the request is known | the backend's slot, to the end of the response | tower `Balance` and `Steer`, which choose before they see the request |
+//! | [`RouteService`](route::RouteService) | chooses a backend when the request is known | the backend's slot, to the end of the response | tower `Balance` and `Steer`, which choose before they see the request |
 //! | [`QueueLayer`](queue::QueueLayer), [`Queue`](queue::Queue) | queues requests for a slot: bounded, fair, visible | a permit, to the end of the response | tower `Buffer`: first come first served, no limit on the wait |
 //! | [`UsageLayer`](usage::UsageLayer) | reads the backend's token counts | the last kilobyte of a response, to its end | none |
 //! | [`BreakerLayer`](breaker::BreakerLayer) | stops requests to a failing backend | a token, to the end of the response | none |
@@ -45,7 +45,7 @@
 //!
 //! # A stack
 //!
-//! [`ServiceBuilderExt`] has a method for each layer:
+//! tower's `ServiceBuilder` takes each layer by `layer`, outermost first:
 //!
 //! ```
 //! use std::num::NonZeroUsize;
@@ -53,18 +53,22 @@
 //!
 //! use http::{Request, Response};
 //! use http_body_util::Full;
+//! use llamatower_layers::admission::AdmissionLayer;
 //! use llamatower_layers::clocks::StreamClocksLayer;
-//! use llamatower_layers::{BoxError, EndpointTable, ServiceBuilderExt};
+//! use llamatower_layers::endpoint::EndpointLayer;
+//! use llamatower_layers::panic_guard::PanicGuardLayer;
+//! use llamatower_layers::rescue::RescueLayer;
+//! use llamatower_layers::{BoxError, EndpointTable};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), std::convert::Infallible> {
 //! let stack = ServiceBuilder::new()
-//!     .endpoints(EndpointTable::ollama())
-//!     .rescue()
-//!     .panic_guard()
-//!     .admission(NonZeroUsize::new(100).expect("not zero"))
-//!     .stream_clocks(StreamClocksLayer::new().with_idle(Duration::from_secs(20)))
+//!     .layer(EndpointLayer::new(EndpointTable::ollama()))
+//!     .layer(RescueLayer::new())
+//!     .layer(PanicGuardLayer::new())
+//!     .layer(AdmissionLayer::new(NonZeroUsize::new(100).expect("not zero")))
+//!     .layer(StreamClocksLayer::new().with_idle(Duration::from_secs(20)))
 //!     .service(service_fn(async |_: Request<_>| {
 //!         Ok::<_, BoxError>(Response::new(Full::<bytes::Bytes>::from("{}")))
 //!     }));
@@ -95,8 +99,6 @@ pub mod api_key;
 pub mod body_limit;
 #[cfg(feature = "breaker")]
 pub mod breaker;
-#[cfg(feature = "builder")]
-mod builder;
 #[cfg(feature = "cache")]
 pub mod cache;
 #[cfg(feature = "endpoint")]
@@ -127,6 +129,16 @@ pub mod rescue;
 pub mod retry;
 #[cfg(feature = "route")]
 pub mod route;
+#[cfg_attr(
+    not(feature = "full"),
+    allow(
+        dead_code,
+        unused_imports,
+        unused_macros,
+        reason = "which of it is used depends on the features"
+    )
+)]
+mod service;
 #[cfg(feature = "endpoint")]
 mod shared;
 #[cfg(any(feature = "rate-limit", feature = "token-limit"))]
@@ -137,8 +149,6 @@ pub mod token_limit;
 pub mod usage;
 
 pub use body::Replay;
-#[cfg(feature = "builder")]
-pub use builder::ServiceBuilderExt;
 #[cfg(feature = "endpoint")]
 pub use client_address::ClientAddress;
 #[cfg(feature = "deadline")]

@@ -25,7 +25,7 @@ use http::{Extensions, HeaderValue, Request, Response, StatusCode, request};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use llamatower_layers::body::Guarded;
-use llamatower_layers::route::{Choice, Route, RouteFuture};
+use llamatower_layers::route::{Choice, RouteFuture, RouteService};
 use llamatower_layers::{BoxError, Fail, Failure, ModelName, Operation, Replay, RouteMatch, Side};
 use tower::{Service, ServiceExt};
 
@@ -109,7 +109,7 @@ where
                     Box::pin(manage(fleet, self.management_host, request))
                 }
                 _ => match unload::step(request.extensions()) {
-                    Step::Route => return Either::Left(Route::new(fleet).call(request)),
+                    Step::Route => return Either::Left(RouteService::new(fleet).call(request)),
                     Step::Unload(model) => Box::pin(unload::unload(fleet, model, request)),
                     Step::Refuse(failure) => Box::pin(async { Err(failure.into()) }),
                 },
@@ -207,7 +207,7 @@ where
     S::Future: Send,
     B: Send + 'static,
 {
-    Ok(boxed(Route::new(fleet).oneshot(request).await?))
+    Ok(boxed(RouteService::new(fleet).oneshot(request).await?))
 }
 
 /// Sends the request to the first backend of one host. When the response has ended, the catalogue

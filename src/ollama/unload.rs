@@ -14,7 +14,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use llamatower_layers::api_key::{Identity, Role};
 use llamatower_layers::llm_request::ModelName;
-use llamatower_layers::route::{Choice, Route};
+use llamatower_layers::route::{Choice, RouteService};
 use llamatower_layers::{BoxError, Fail, Failure, KeepAlive, LlmRequest, Replay, Side};
 use tower::{Service, ServiceExt};
 
@@ -99,7 +99,7 @@ where
     let copies: Option<Vec<B>> = holders.iter().map(|_| body.replay()).collect();
     let copies = copies.filter(|copies| !copies.is_empty());
     let Some(copies) = copies else {
-        let routed = Route::new(fleet).oneshot(Request::from_parts(parts, body));
+        let routed = RouteService::new(fleet).oneshot(Request::from_parts(parts, body));
         return Ok(routed.await?.map(AnswerBody::new));
     };
     let calls = holders.into_iter().zip(copies).map(|(choice, body)| {

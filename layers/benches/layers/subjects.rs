@@ -24,7 +24,7 @@ use llamatower_layers::queue::QueueLayer;
 use llamatower_layers::rate_limit::{Quota, RateLimitLayer};
 use llamatower_layers::rescue::RescueLayer;
 use llamatower_layers::retry::{RetryBudget, RetryLayer};
-use llamatower_layers::route::{Choice, ChoiceOf, Choose, Route};
+use llamatower_layers::route::{Choice, ChoiceOf, Choose, RouteService};
 use llamatower_layers::token_limit::{Budget, TokenLimitLayer, Window};
 use llamatower_layers::usage::UsageLayer;
 use llamatower_layers::{EndpointTable, Observer, Outcome, OutcomeLayer};
@@ -233,8 +233,9 @@ fn retry_layer() -> RetryLayer {
     RetryLayer::new(RetryBudget::default())
 }
 
-fn route_layer<S: Clone + Send + Sync + 'static>() -> impl Layer<S, Service = Route<OnlyOne<S>>> {
-    layer_fn(|service| Route::new(OnlyOne(service)))
+fn route_layer<S: Clone + Send + Sync + 'static>()
+-> impl Layer<S, Service = RouteService<OnlyOne<S>>> {
+    layer_fn(|service| RouteService::new(OnlyOne(service)))
 }
 
 #[derive(Clone)]

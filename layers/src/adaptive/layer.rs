@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
@@ -10,6 +11,7 @@ use tower_layer::Layer;
 use super::AdaptiveService;
 use super::controller::Controller;
 use super::permit::Shared;
+use crate::service::{Hook, Selector};
 
 /// Refuses requests that a server could not begin to answer in time. See the [module](super).
 ///
@@ -17,7 +19,7 @@ use super::permit::Shared;
 #[derive(Clone)]
 pub struct AdaptiveLayer {
     pub(super) shared: Shared,
-    pub(super) is_measured: fn(&Parts) -> bool,
+    pub(super) is_measured: Option<Selector>,
     pub(super) is_on: bool,
 }
 
@@ -29,7 +31,7 @@ impl AdaptiveLayer {
     pub fn new(target: Duration) -> Self {
         Self {
             shared: Shared::new(Controller::new(target)),
-            is_measured: |_| true,
+            is_measured: None,
             is_on: true,
         }
     }
@@ -56,8 +58,11 @@ impl AdaptiveLayer {
 
     /// Selects the requests that are measured; by default all. All requests count as concurrent
     /// requests.
-    pub fn with_measured(mut self, is_measured: fn(&Parts) -> bool) -> Self {
-        self.is_measured = is_measured;
+    pub fn with_measured(
+        mut self,
+        is_measured: impl Fn(&Parts) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.is_measured = Some(Hook(Arc::new(is_measured)));
         self
     }
 
@@ -76,7 +81,10 @@ impl<S> Layer<S> for AdaptiveLayer {
     type Service = AdaptiveService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        AdaptiveService::new(inner, self.clone())
+        AdaptiveService {
+            inner,
+            layer: self.clone(),
+        }
     }
 }
 

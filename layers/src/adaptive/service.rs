@@ -12,19 +12,16 @@ use super::permit::Measurement;
 use super::{AdaptiveFuture, AdaptiveLayer, FirstFrame, Permit};
 use crate::BoxError;
 use crate::body::Guarded;
+use crate::service::accessors;
 
 /// The service of [`AdaptiveLayer`](super::AdaptiveLayer).
 #[derive(Clone)]
 pub struct AdaptiveService<S> {
-    inner: S,
-    layer: AdaptiveLayer,
+    pub(super) inner: S,
+    pub(super) layer: AdaptiveLayer,
 }
 
-impl<S> AdaptiveService<S> {
-    pub(super) fn new(inner: S, layer: AdaptiveLayer) -> Self {
-        Self { inner, layer }
-    }
-}
+accessors!([S] AdaptiveService<S>, AdaptiveLayer);
 
 impl<S, B, R> Service<Request<B>> for AdaptiveService<S>
 where
@@ -50,7 +47,11 @@ where
             Err(refusal) => return AdaptiveFuture::refused(refusal),
         };
         let (parts, body) = request.into_parts();
-        let measurement = match (layer.is_measured)(&parts) {
+        let measurement = match layer
+            .is_measured
+            .as_ref()
+            .is_none_or(|selects| selects(&parts))
+        {
             true => layer.shared.start_measurement(Instant::now()),
             false => Measurement::none(),
         };

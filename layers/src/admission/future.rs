@@ -14,7 +14,7 @@ use crate::{BoxError, Failure};
 pin_project! {
     /// The future of [`AdmissionService`](super::AdmissionService).
     #[derive(Debug)]
-    pub struct ResponseFuture<F> {
+    pub struct AdmissionFuture<F> {
         #[pin]
         state: State<F>,
     }
@@ -33,7 +33,7 @@ pin_project! {
     }
 }
 
-impl<F> ResponseFuture<F> {
+impl<F> AdmissionFuture<F> {
     pub(super) fn admitted(inner: F, permit: Permit) -> Self {
         let permit = Some(permit);
         Self {
@@ -48,7 +48,7 @@ impl<F> ResponseFuture<F> {
     }
 }
 
-impl<F, R, E> Future for ResponseFuture<F>
+impl<F, R, E> Future for AdmissionFuture<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
     E: Into<BoxError>,

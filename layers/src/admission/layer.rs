@@ -38,7 +38,10 @@ impl<S> Layer<S> for AdmissionLayer {
     type Service = AdmissionService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        AdmissionService::new(inner, self.cap.clone())
+        AdmissionService {
+            inner,
+            cap: self.cap.clone(),
+        }
     }
 }
 

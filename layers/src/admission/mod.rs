@@ -61,7 +61,7 @@ mod service;
 mod tests;
 
 pub use error::AtCapacity;
-pub use future::ResponseFuture;
+pub use future::AdmissionFuture;
 pub use layer::AdmissionLayer;
 pub use permit::Permit;
 pub use service::AdmissionService;

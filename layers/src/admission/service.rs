@@ -8,23 +8,20 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::future::ResponseFuture;
+use super::future::AdmissionFuture;
 use super::permit::{Cap, Permit};
 use crate::BoxError;
 use crate::body::Guarded;
+use crate::service::accessors;
 
 /// The service of [`AdmissionLayer`](super::AdmissionLayer).
 #[derive(Clone)]
 pub struct AdmissionService<S> {
-    inner: S,
-    cap: Arc<Cap>,
+    pub(super) inner: S,
+    pub(super) cap: Arc<Cap>,
 }
 
-impl<S> AdmissionService<S> {
-    pub(super) fn new(inner: S, cap: Arc<Cap>) -> Self {
-        Self { inner, cap }
-    }
-}
+accessors!([S] AdmissionService<S>, super::AdmissionLayer);
 
 impl<S, B, R> Service<Request<B>> for AdmissionService<S>
 where
@@ -34,7 +31,7 @@ where
 {
     type Response = Response<Guarded<R, Permit>>;
     type Error = BoxError;
-    type Future = ResponseFuture<S::Future>;
+    type Future = AdmissionFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx).map_err(Into::into)
@@ -42,8 +39,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         match self.cap.try_admit() {
-            Ok(permit) => ResponseFuture::admitted(self.inner.call(request), permit),
-            Err(refusal) => ResponseFuture::refused(refusal),
+            Ok(permit) => AdmissionFuture::admitted(self.inner.call(request), permit),
+            Err(refusal) => AdmissionFuture::refused(refusal),
         }
     }
 }

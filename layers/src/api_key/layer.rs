@@ -7,8 +7,9 @@ use http::Extensions;
 use http::request::Parts;
 use tower_layer::Layer;
 
-use super::{ApiKey, KeySet};
+use super::{ApiKeyService, KeySet};
 use crate::live::Live;
+use crate::service::Hook;
 use crate::{Operation, RouteMatch};
 
 /// The key that a request needs.
@@ -24,7 +25,7 @@ pub enum Access {
     Admin,
 }
 
-/// Makes [`ApiKey`] services.
+/// Makes [`ApiKeyService`] services.
 #[derive(Clone)]
 pub struct ApiKeyLayer {
     pub(super) policy: Arc<Policy>,
@@ -35,7 +36,7 @@ pub(super) struct Policy {
     pub(super) keys: Live<KeySet>,
     pub(super) rule: Rule,
     pub(super) hint: Arc<str>,
-    pub(super) is_deferred: fn(Operation) -> bool,
+    pub(super) is_deferred: Option<Hook<dyn Fn(Operation) -> bool + Send + Sync>>,
 }
 
 /// The rule that decides which key a request needs.
@@ -55,7 +56,7 @@ impl ApiKeyLayer {
                 rule: Rule::ByRoute,
                 keys: keys.into(),
                 hint: "the operator of this gateway can configure one".into(),
-                is_deferred: |_| false,
+                is_deferred: None,
             }),
         }
     }
@@ -71,7 +72,11 @@ impl ApiKeyLayer {
     /// service must return that error unless it can answer without changing anything.
     ///
     /// [`ManagementRefused`]: super::ManagementRefused
-    pub fn with_deferred(mut self, is_deferred: fn(Operation) -> bool) -> Self {
+    pub fn with_deferred(
+        mut self,
+        is_deferred: impl Fn(Operation) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        let is_deferred = Some(Hook(Arc::new(is_deferred) as Arc<_>));
         Arc::make_mut(&mut self.policy).is_deferred = is_deferred;
         self
     }
@@ -94,10 +99,10 @@ pub(super) fn by_route(extensions: &Extensions, needs_key: bool) -> Access {
 }
 
 impl<S> Layer<S> for ApiKeyLayer {
-    type Service = ApiKey<S>;
+    type Service = ApiKeyService<S>;
 
-    fn layer(&self, inner: S) -> ApiKey<S> {
-        ApiKey {
+    fn layer(&self, inner: S) -> ApiKeyService<S> {
+        ApiKeyService {
             inner,
             policy: self.policy.clone(),
         }

@@ -47,4 +47,4 @@ mod tests;
 pub use error::{AmbiguousCredential, ManagementRefused, MissingKey, WrongKey};
 pub use keys::{Identity, InvalidKeyLine, KeySet, NoKey, Role, generate_key};
 pub use layer::{Access, ApiKeyLayer};
-pub use service::{ApiKey, ApiKeyFuture};
+pub use service::{ApiKeyFuture, ApiKeyService};

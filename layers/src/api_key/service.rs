@@ -13,14 +13,17 @@ use super::credential::{self, ShownKey, ShownKeys};
 use super::error::AmbiguousCredential;
 use super::layer::{Policy, Rule, by_route};
 use super::{Access, Identity, ManagementRefused, MissingKey, Role, WrongKey};
+use crate::service::accessors;
 use crate::{BoxError, Failure, RouteMatch};
 
 /// The service of [`ApiKeyLayer`](super::ApiKeyLayer).
 #[derive(Clone, Debug)]
-pub struct ApiKey<S> {
+pub struct ApiKeyService<S> {
     pub(super) inner: S,
     pub(super) policy: Arc<Policy>,
 }
+
+accessors!([S] ApiKeyService<S>, super::ApiKeyLayer);
 
 impl Policy {
     /// The owner of the request's key, if the request is allowed.
@@ -64,7 +67,10 @@ impl Policy {
             return authorized;
         };
         let operation = RouteMatch::of(request.extensions()).and_then(RouteMatch::operation);
-        let is_deferred = operation.is_some_and(self.is_deferred);
+        let is_deferred = match (operation, &self.is_deferred) {
+            (Some(operation), Some(is_deferred)) => is_deferred(operation),
+            _ => false,
+        };
         if !is_deferred {
             return Err(failure);
         }
@@ -119,7 +125,7 @@ impl Policy {
     }
 }
 
-impl<S, B> Service<Request<B>> for ApiKey<S>
+impl<S, B> Service<Request<B>> for ApiKeyService<S>
 where
     S: Service<Request<B>>,
     S::Error: Into<BoxError>,
@@ -172,7 +178,7 @@ where
 }
 
 pin_project! {
-    /// The future of [`ApiKey`].
+    /// The future of [`ApiKeyService`].
     #[derive(Debug)]
     pub struct ApiKeyFuture<F> {
         #[pin]

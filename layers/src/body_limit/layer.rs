@@ -87,6 +87,9 @@ impl<S> Layer<S> for BodyLimitLayer {
     type Service = BodyLimitService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        BodyLimitService::new(inner, self.config.clone())
+        BodyLimitService {
+            inner,
+            config: self.config.clone(),
+        }
     }
 }

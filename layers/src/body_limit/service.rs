@@ -14,19 +14,16 @@ use super::layer::Config;
 use super::{BodyLimitFuture, BodyRule};
 use crate::BoxError;
 use crate::body::ReplayBody;
+use crate::service::accessors;
 
 /// The service of [`BodyLimitLayer`](super::BodyLimitLayer).
 #[derive(Clone)]
 pub struct BodyLimitService<S> {
-    inner: S,
-    config: Arc<Config>,
+    pub(super) inner: S,
+    pub(super) config: Arc<Config>,
 }
 
-impl<S> BodyLimitService<S> {
-    pub(super) fn new(inner: S, config: Arc<Config>) -> Self {
-        Self { inner, config }
-    }
-}
+accessors!([S] BodyLimitService<S>, super::BodyLimitLayer);
 
 impl<S: fmt::Debug> fmt::Debug for BodyLimitService<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

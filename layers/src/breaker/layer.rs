@@ -9,6 +9,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Breaker, BreakerBody, BreakerFuture, Token};
+use crate::service::{Hook, accessors};
 use crate::{BoxError, Failure, Side};
 
 /// Reports the results of a backend's requests to its [`Breaker`]. See the [module](super).
@@ -23,13 +24,13 @@ pub struct BreakerLayer {
 #[derive(Clone, Debug)]
 pub(super) struct FailureRule {
     statuses: Vec<StatusCode>,
-    is_failure: fn(&Failure) -> bool,
+    is_failure: Hook<dyn Fn(&Failure) -> bool + Send + Sync>,
 }
 
 impl FailureRule {
     /// An unknown error counts as the backend's, because it comes from inside of this layer.
     pub(super) fn is_failure(&self, error: &BoxError) -> bool {
-        Failure::find(&**error).is_none_or(self.is_failure)
+        Failure::find(&**error).is_none_or(|failure| (self.is_failure)(failure))
     }
 
     /// Settles the token by the response's head, or returns it if the body decides.
@@ -51,7 +52,7 @@ impl BreakerLayer {
             refuses: true,
             rule: Arc::new(FailureRule {
                 statuses: [StatusCode::BAD_GATEWAY, StatusCode::GATEWAY_TIMEOUT].into(),
-                is_failure: |failure| failure.side() == Side::Upstream,
+                is_failure: Hook(Arc::new(|failure| failure.side() == Side::Upstream)),
             }),
         }
     }
@@ -70,8 +71,11 @@ impl BreakerLayer {
     }
 
     /// Only these errors are failures; by default, those of the backend's side.
-    pub fn with_failures(mut self, is_failure: fn(&Failure) -> bool) -> Self {
-        Arc::make_mut(&mut self.rule).is_failure = is_failure;
+    pub fn with_failures(
+        mut self,
+        is_failure: impl Fn(&Failure) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Arc::make_mut(&mut self.rule).is_failure = Hook(Arc::new(is_failure));
         self
     }
 }
@@ -90,9 +94,11 @@ impl<S> Layer<S> for BreakerLayer {
 /// The service of [`BreakerLayer`].
 #[derive(Clone, Debug)]
 pub struct BreakerService<S> {
-    inner: S,
-    layer: BreakerLayer,
+    pub(super) inner: S,
+    pub(super) layer: BreakerLayer,
 }
+
+accessors!([S] BreakerService<S>, BreakerLayer);
 
 impl<S, B, R> Service<Request<B>> for BreakerService<S>
 where

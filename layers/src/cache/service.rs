@@ -16,6 +16,7 @@ use super::key::{Lookup, lookup};
 use super::store::Joined;
 use super::{CacheBody, CacheFuture, CacheLayer};
 use crate::body::Buffered;
+use crate::service::accessors;
 use crate::{BoxError, Dialect, Operation, RouteMatch};
 
 /// The service of [`CacheLayer`].
@@ -24,6 +25,8 @@ pub struct CacheService<S> {
     pub(super) inner: S,
     pub(super) layer: CacheLayer,
 }
+
+accessors!([S] CacheService<S>, CacheLayer);
 
 impl<S, B, R> Service<Request<B>> for CacheService<S>
 where

@@ -15,7 +15,7 @@ use super::{ClockedBody, FirstByteTimeout, TotalTimeout};
 use crate::{BoxError, Deadline, Failure};
 
 pin_project! {
-    /// The future of [`StreamClocks`](super::StreamClocks).
+    /// The future of [`StreamClocksService`](super::StreamClocksService).
     #[derive(Debug)]
     pub struct ClockedFuture<F> {
         #[pin]

@@ -1,17 +1,19 @@
 //! The layer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
 use tower_layer::Layer;
 
-use super::StreamClocks;
+use super::StreamClocksService;
+use crate::service::{Hook, Selector};
 
-/// Makes [`StreamClocks`] services.
-#[derive(Clone, Copy, Debug)]
+/// Makes [`StreamClocksService`] services.
+#[derive(Clone, Debug)]
 pub struct StreamClocksLayer {
     pub(super) limits: Limits,
-    quiet: Option<(IsQuiet, Option<Duration>)>,
+    quiet: Option<(Selector, Option<Duration>)>,
     quiet_names: &'static LimitNames,
 }
 
@@ -34,8 +36,6 @@ impl LimitNames {
         total: "the total time-out",
     };
 }
-
-type IsQuiet = fn(&Parts) -> bool;
 
 /// The limits; `None` means no limit.
 #[derive(Clone, Copy, Debug)]
@@ -91,10 +91,10 @@ impl StreamClocksLayer {
     /// whose work sends nothing for a long time, like the download of a model.
     pub fn with_quiet(
         mut self,
-        is_quiet: fn(&Parts) -> bool,
+        is_quiet: impl Fn(&Parts) -> bool + Send + Sync + 'static,
         limit: impl Into<Option<Duration>>,
     ) -> Self {
-        self.quiet = Some((is_quiet, limit.into()));
+        self.quiet = Some((Hook(Arc::new(is_quiet)), limit.into()));
         self
     }
 
@@ -112,10 +112,10 @@ impl StreamClocksLayer {
 
     /// The limits of a request with this head.
     pub(super) fn limits_of(&self, head: &Parts) -> Limits {
-        match self.quiet {
+        match &self.quiet {
             Some((is_quiet, limit)) if is_quiet(head) => Limits {
-                first_byte: limit,
-                idle: limit,
+                first_byte: *limit,
+                idle: *limit,
                 names: self.quiet_names,
                 ..self.limits
             },
@@ -125,12 +125,12 @@ impl StreamClocksLayer {
 }
 
 impl<S> Layer<S> for StreamClocksLayer {
-    type Service = StreamClocks<S>;
+    type Service = StreamClocksService<S>;
 
-    fn layer(&self, inner: S) -> StreamClocks<S> {
-        StreamClocks {
+    fn layer(&self, inner: S) -> StreamClocksService<S> {
+        StreamClocksService {
             inner,
-            clocks: *self,
+            clocks: self.clone(),
         }
     }
 }

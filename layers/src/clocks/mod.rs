@@ -53,4 +53,4 @@ pub use future::ClockedFuture;
 pub use layer::{LimitNames, StreamClocksLayer};
 pub use request_body::ClockedRequestBody;
 pub use response_body::ClockedBody;
-pub use service::StreamClocks;
+pub use service::StreamClocksService;

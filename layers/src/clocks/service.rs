@@ -8,15 +8,18 @@ use tower_service::Service;
 
 use super::{ClockedBody, ClockedFuture, ClockedRequestBody, StreamClocksLayer};
 use crate::BoxError;
+use crate::service::accessors;
 
 /// The service of [`StreamClocksLayer`].
 #[derive(Clone, Debug)]
-pub struct StreamClocks<S> {
+pub struct StreamClocksService<S> {
     pub(super) inner: S,
     pub(super) clocks: StreamClocksLayer,
 }
 
-impl<S, B, R> Service<Request<B>> for StreamClocks<S>
+accessors!([S] StreamClocksService<S>, StreamClocksLayer);
+
+impl<S, B, R> Service<Request<B>> for StreamClocksService<S>
 where
     S: Service<Request<ClockedRequestBody<B>>, Response = Response<R>>,
     S::Error: Into<BoxError>,

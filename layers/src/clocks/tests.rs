@@ -111,7 +111,7 @@ async fn quiet_requests_have_their_own_limit_before_and_within_the_response() {
     body.collect().await.expect("a whole body");
 
     let limited = clocks().with_quiet(is_quiet, seconds(100));
-    let body = answer(limited, 99, &[99, 101])
+    let body = answer(limited.clone(), 99, &[99, 101])
         .await
         .expect("a head")
         .into_body();
@@ -184,7 +184,7 @@ async fn a_slow_client_does_not_trigger_the_idle_timeout() {
 #[tokio::test(start_paused = true)]
 async fn the_total_timeout_covers_head_and_body() {
     let total = clocks().with_total(Some(seconds(8)));
-    let Err(error) = answer(total, 9, &[]).await else {
+    let Err(error) = answer(total.clone(), 9, &[]).await else {
         panic!("it is late")
     };
     assert_eq!(kind(&error), "total_timeout");

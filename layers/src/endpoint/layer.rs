@@ -8,6 +8,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::EndpointTable;
+use crate::service::accessors;
 
 /// Puts the [`RouteMatch`](super::RouteMatch) of each request into its extensions.
 ///
@@ -41,9 +42,11 @@ impl<S> Layer<S> for EndpointLayer {
 /// The service of [`EndpointLayer`].
 #[derive(Clone, Debug)]
 pub struct EndpointService<S> {
-    inner: S,
-    table: Arc<EndpointTable>,
+    pub(super) inner: S,
+    pub(super) table: Arc<EndpointTable>,
 }
+
+accessors!([S] EndpointService<S>, EndpointLayer);
 
 impl<S, B> Service<Request<B>> for EndpointService<S>
 where

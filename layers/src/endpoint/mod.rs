@@ -19,7 +19,7 @@ use crate::shared::Shared;
 use crate::{BoxError, Dialect, Fail, Failure, Side};
 
 pub use layer::{EndpointLayer, EndpointService};
-pub use require::{RequireEndpoint, RequireEndpointFuture, RequireEndpointLayer};
+pub use require::{RequireEndpointFuture, RequireEndpointLayer, RequireEndpointService};
 pub use table::{EndpointTable, InvalidPath};
 
 /// The operation of an endpoint.

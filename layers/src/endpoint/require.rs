@@ -10,6 +10,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::RouteMatch;
+use crate::service::accessors;
 use crate::{BoxError, Failure};
 
 /// Refuses each request for an unknown endpoint or with a wrong method: with
@@ -41,20 +42,22 @@ use crate::{BoxError, Failure};
 pub struct RequireEndpointLayer;
 
 impl<S> Layer<S> for RequireEndpointLayer {
-    type Service = RequireEndpoint<S>;
+    type Service = RequireEndpointService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        RequireEndpoint { inner }
+        RequireEndpointService { inner }
     }
 }
 
 /// The service of [`RequireEndpointLayer`].
 #[derive(Clone, Debug)]
-pub struct RequireEndpoint<S> {
-    inner: S,
+pub struct RequireEndpointService<S> {
+    pub(super) inner: S,
 }
 
-impl<S, B> Service<Request<B>> for RequireEndpoint<S>
+accessors!([S] RequireEndpointService<S>, RequireEndpointLayer);
+
+impl<S, B> Service<Request<B>> for RequireEndpointService<S>
 where
     S: Service<Request<B>>,
     S::Error: Into<BoxError>,
@@ -81,7 +84,7 @@ where
 }
 
 pin_project! {
-    /// The future of [`RequireEndpoint`].
+    /// The future of [`RequireEndpointService`].
     #[derive(Debug)]
     pub struct RequireEndpointFuture<F> {
         #[pin]

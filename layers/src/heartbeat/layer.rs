@@ -1,18 +1,20 @@
 //! The layer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
 use tower_layer::Layer;
 
 use super::HeartbeatService;
+use crate::service::{Hook, Selector};
 use crate::{Dialect, LlmRequest, Operation};
 
 /// Sends heartbeats before the first byte of event streams; see the [module](super).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct HeartbeatLayer {
     pub(super) every: Option<Duration>,
-    pub(super) is_event_stream: fn(&Parts) -> bool,
+    pub(super) is_event_stream: Option<Selector>,
 }
 
 impl HeartbeatLayer {
@@ -20,19 +22,22 @@ impl HeartbeatLayer {
     pub fn new(every: impl Into<Option<Duration>>) -> Self {
         Self {
             every: every.into(),
-            is_event_stream,
+            is_event_stream: None,
         }
     }
 
     /// Selects the requests with an event stream as response. By default,
     /// [`LlmRequestLayer`](crate::llm_request::LlmRequestLayer) determines them.
-    pub fn with_requests(mut self, is_event_stream: fn(&Parts) -> bool) -> Self {
-        self.is_event_stream = is_event_stream;
+    pub fn with_requests(
+        mut self,
+        is_event_stream: impl Fn(&Parts) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.is_event_stream = Some(Hook(Arc::new(is_event_stream)));
         self
     }
 }
 
-fn is_event_stream(head: &Parts) -> bool {
+pub(super) fn is_event_stream(head: &Parts) -> bool {
     use Dialect::{Anthropic, OpenAi, Responses};
     LlmRequest::of(&head.extensions).is_some_and(|request| {
         request.stream
@@ -47,7 +52,7 @@ impl<S> Layer<S> for HeartbeatLayer {
     fn layer(&self, inner: S) -> HeartbeatService<S> {
         HeartbeatService {
             inner,
-            layer: *self,
+            layer: self.clone(),
         }
     }
 }

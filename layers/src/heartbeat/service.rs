@@ -7,7 +7,9 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
+use super::layer::is_event_stream;
 use super::{HeartbeatBody, HeartbeatFuture, HeartbeatLayer, Waiting};
+use crate::service::accessors;
 use crate::{BoxError, Record};
 
 /// The service of [`HeartbeatLayer`].
@@ -16,6 +18,8 @@ pub struct HeartbeatService<S> {
     pub(super) inner: S,
     pub(super) layer: HeartbeatLayer,
 }
+
+accessors!([S] HeartbeatService<S>, HeartbeatLayer);
 
 impl<S, B, R> Service<Request<B>> for HeartbeatService<S>
 where
@@ -37,7 +41,11 @@ where
             return HeartbeatFuture::passed(self.inner.call(request));
         };
         let (mut head, body) = request.into_parts();
-        if !(self.layer.is_event_stream)(&head) {
+        let is_event_stream = match &self.layer.is_event_stream {
+            Some(selector) => selector(&head),
+            None => is_event_stream(&head),
+        };
+        if !is_event_stream {
             return HeartbeatFuture::passed(self.inner.call(Request::from_parts(head, body)));
         }
         let waiting = Waiting::default();

@@ -71,6 +71,9 @@ impl<S> Layer<S> for LlmRequestLayer {
     type Service = LlmRequestService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        LlmRequestService::new(inner, self.config.clone())
+        LlmRequestService {
+            inner,
+            config: self.config.clone(),
+        }
     }
 }

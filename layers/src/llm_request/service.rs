@@ -12,20 +12,17 @@ use super::future::{LlmRequestFuture, Scan, Waiting};
 use super::layer::Config;
 use super::plan::{JsonScan, Plan, RemainingScan, endpoint_of, settle};
 use crate::body::ReplayBody;
+use crate::service::accessors;
 use crate::{BoxError, Endpoint, Failure};
 
 /// The service of [`LlmRequestLayer`](super::LlmRequestLayer).
 #[derive(Clone)]
 pub struct LlmRequestService<S> {
-    inner: S,
-    config: Arc<Config>,
+    pub(super) inner: S,
+    pub(super) config: Arc<Config>,
 }
 
-impl<S> LlmRequestService<S> {
-    pub(super) fn new(inner: S, config: Arc<Config>) -> Self {
-        Self { inner, config }
-    }
-}
+accessors!([S] LlmRequestService<S>, super::LlmRequestLayer);
 
 impl<S: fmt::Debug> fmt::Debug for LlmRequestService<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -12,6 +12,7 @@ use tower_service::Service;
 
 use super::completion::Completion;
 use super::{Observer, Outcome, OutcomeBody, OutcomeFuture};
+use crate::service::accessors;
 
 /// Opens a [`Record`](super::Record) for each request and reports its end to an [`Observer`].
 ///
@@ -48,9 +49,11 @@ impl<S> Layer<S> for OutcomeLayer {
 /// The service of [`OutcomeLayer`].
 #[derive(Clone)]
 pub struct OutcomeService<S> {
-    inner: S,
-    observer: Arc<dyn Observer>,
+    pub(super) inner: S,
+    pub(super) observer: Arc<dyn Observer>,
 }
+
+accessors!([S] OutcomeService<S>, OutcomeLayer);
 
 impl<S: fmt::Debug> fmt::Debug for OutcomeService<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::catch::{Hook, catch, ignore_panics};
+use super::catch::{PanicHook, catch, ignore_panics};
 use crate::{BoxError, Failure};
 
 pin_project! {
@@ -16,12 +16,12 @@ pin_project! {
         // `None` after a panic.
         #[pin]
         inner: Option<B>,
-        hook: Hook,
+        hook: Option<PanicHook>,
     }
 }
 
 impl<B> PanicGuardBody<B> {
-    pub(super) fn new(inner: B, hook: Hook) -> Self {
+    pub(super) fn new(inner: B, hook: Option<PanicHook>) -> Self {
         let inner = Some(inner);
         Self { inner, hook }
     }
@@ -43,7 +43,7 @@ where
         let Some(inner) = this.inner.as_mut().as_pin_mut() else {
             return Poll::Ready(None);
         };
-        match catch(*this.hook, || inner.poll_frame(cx)) {
+        match catch(this.hook.as_ref(), || inner.poll_frame(cx)) {
             Ok(frame) => frame.map_err(Into::into),
             Err(panicked) => {
                 ignore_panics(|| this.inner.set(None));

@@ -4,9 +4,10 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::Panicked;
+use crate::service::Hook;
 
 /// Receives the message of a panic.
-pub(super) type Hook = fn(&str);
+pub(super) type PanicHook = Hook<dyn Fn(&str) + Send + Sync>;
 
 /// Runs `code`. If it panics, calls `hook` with the message.
 ///
@@ -14,9 +15,11 @@ pub(super) type Hook = fn(&str);
 /// by reference.
 ///
 /// After a panic, state that `code` changed may be inconsistent. Only drop it, with [`ignore_panics`].
-pub(super) fn catch<T>(hook: Hook, code: impl FnOnce() -> T) -> Result<T, Panicked> {
+pub(super) fn catch<T>(hook: Option<&PanicHook>, code: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(code)).map_err(|payload| {
-        ignore_panics(|| hook(text_of(&*payload)));
+        if let Some(hook) = hook {
+            ignore_panics(|| hook(text_of(&*payload)));
+        }
         discard(payload);
         Panicked
     })

@@ -1,27 +1,32 @@
 //! The layer.
 
+use std::sync::Arc;
+
 use tower_layer::Layer;
 
 use super::PanicGuardService;
-use super::catch::Hook;
+use super::catch::PanicHook;
+use crate::service::Hook;
 
 /// Limits a panic to the request that caused it. See the [module](super).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct PanicGuardLayer {
-    hook: Hook,
+    hook: Option<PanicHook>,
 }
 
 impl PanicGuardLayer {
     /// Without a hook: only the client gets an error, without the panic message.
     pub fn new() -> Self {
-        Self { hook: |_| () }
+        Self { hook: None }
     }
 
     /// Calls `hook` with the message of each panic, on the thread that panicked.
     ///
     /// The process's panic hook runs before it, as for any panic.
-    pub fn with_hook(self, hook: fn(&str)) -> Self {
-        Self { hook }
+    pub fn with_hook(self, hook: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self {
+            hook: Some(Hook(Arc::new(hook))),
+        }
     }
 }
 
@@ -35,6 +40,9 @@ impl<S> Layer<S> for PanicGuardLayer {
     type Service = PanicGuardService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        PanicGuardService::new(inner, self.hook)
+        PanicGuardService {
+            inner,
+            hook: self.hook.clone(),
+        }
     }
 }

@@ -60,6 +60,6 @@ mod tests;
 
 pub use body::PanicGuardBody;
 pub use error::Panicked;
-pub use future::ResponseFuture;
+pub use future::PanicGuardFuture;
 pub use layer::PanicGuardLayer;
 pub use service::PanicGuardService;

@@ -5,22 +5,19 @@ use std::task::{Context, Poll};
 use http::{Request, Response};
 use tower_service::Service;
 
-use super::catch::{Hook, catch};
-use super::{PanicGuardBody, ResponseFuture};
+use super::catch::{PanicHook, catch};
+use super::{PanicGuardBody, PanicGuardFuture};
+use crate::service::accessors;
 use crate::{BoxError, Failure};
 
 /// The service of [`PanicGuardLayer`](super::PanicGuardLayer).
 #[derive(Clone, Debug)]
 pub struct PanicGuardService<S> {
-    inner: S,
-    hook: Hook,
+    pub(super) inner: S,
+    pub(super) hook: Option<PanicHook>,
 }
 
-impl<S> PanicGuardService<S> {
-    pub(super) fn new(inner: S, hook: Hook) -> Self {
-        Self { inner, hook }
-    }
-}
+accessors!([S] PanicGuardService<S>, super::PanicGuardLayer);
 
 impl<S, B, R> Service<Request<B>> for PanicGuardService<S>
 where
@@ -29,10 +26,10 @@ where
 {
     type Response = Response<PanicGuardBody<R>>;
     type Error = BoxError;
-    type Future = ResponseFuture<S::Future>;
+    type Future = PanicGuardFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        match catch(self.hook, || self.inner.poll_ready(cx)) {
+        match catch(self.hook.as_ref(), || self.inner.poll_ready(cx)) {
             Ok(ready) => ready.map_err(Into::into),
             Err(panicked) => Poll::Ready(Err(Failure::from(panicked).into())),
         }
@@ -41,9 +38,9 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut request, mut called) = (Some(request), None);
         // If this panics, `called` stays `None`.
-        let _ = catch(self.hook, || {
+        let _ = catch(self.hook.as_ref(), || {
             called = request.take().map(|request| self.inner.call(request));
         });
-        ResponseFuture::new(called, self.hook)
+        PanicGuardFuture::new(called, self.hook.clone())
     }
 }

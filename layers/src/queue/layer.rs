@@ -201,7 +201,11 @@ impl<S, C: Clone + Eq + Hash, K: Clone + Eq + Hash> Layer<S> for QueueLayer<C, K
     type Service = QueueService<S, C, K>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        QueueService::new(inner, self.queue.clone(), Arc::new(self.extractors.clone()))
+        QueueService {
+            inner,
+            queue: self.queue.clone(),
+            extractors: Arc::new(self.extractors.clone()),
+        }
     }
 }
 

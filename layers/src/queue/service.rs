@@ -13,27 +13,16 @@ use super::layer::Extractors;
 use super::{Permit, Queue, QueueFuture, SlotPool};
 use crate::BoxError;
 use crate::body::Guarded;
+use crate::service::accessors;
 
 /// The service of [`QueueLayer`](super::QueueLayer).
 pub struct QueueService<S, C: Clone + Eq + Hash, K: Clone + Eq + Hash> {
-    inner: S,
-    queue: Queue<SlotPool<C, K>>,
-    extractors: Arc<Extractors<C, K>>,
+    pub(super) inner: S,
+    pub(super) queue: Queue<SlotPool<C, K>>,
+    pub(super) extractors: Arc<Extractors<C, K>>,
 }
 
-impl<S, C: Clone + Eq + Hash, K: Clone + Eq + Hash> QueueService<S, C, K> {
-    pub(super) fn new(
-        inner: S,
-        queue: Queue<SlotPool<C, K>>,
-        extractors: Arc<Extractors<C, K>>,
-    ) -> Self {
-        Self {
-            inner,
-            queue,
-            extractors,
-        }
-    }
-}
+accessors!([S, C: Clone + Eq + Hash, K: Clone + Eq + Hash] QueueService<S, C, K>, super::QueueLayer<C, K>);
 
 impl<S, B, R, C, K> Service<Request<B>> for QueueService<S, C, K>
 where

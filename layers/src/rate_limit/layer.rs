@@ -128,9 +128,11 @@ impl RateLimitLayer<(), fn(&Parts) -> Option<()>, MemoryBuckets<()>> {
     pub fn global(quota: Quota) -> Self {
         Self::global_of(Some(quota), |_| Some(()))
     }
+}
 
+impl<X: Fn(&Parts) -> Option<()>> RateLimitLayer<(), X, MemoryBuckets<()>> {
     /// One quota, or none yet, for all requests together for which `counts` returns `Some`.
-    pub fn global_of(quota: Option<Quota>, counts: fn(&Parts) -> Option<()>) -> Self {
+    pub fn global_of(quota: Option<Quota>, counts: X) -> Self {
         let store = MemoryBuckets::new(quota, 1);
         Self::with_rules(store, Scope::Global, [], quota, counts)
     }
@@ -269,7 +271,10 @@ impl<S, K, X, T> Layer<S> for RateLimitLayer<K, X, T> {
     type Service = RateLimitService<S, K, X, T>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        RateLimitService::new(inner, self.clone())
+        RateLimitService {
+            inner,
+            layer: self.clone(),
+        }
     }
 }
 

@@ -12,18 +12,15 @@ use tower_service::Service;
 
 use super::{RateLimitFuture, RateLimitLayer, RateStore};
 use crate::BoxError;
+use crate::service::accessors;
 
 /// The service of [`RateLimitLayer`].
 pub struct RateLimitService<S, K, X, T> {
-    inner: S,
-    layer: RateLimitLayer<K, X, T>,
+    pub(super) inner: S,
+    pub(super) layer: RateLimitLayer<K, X, T>,
 }
 
-impl<S, K, X, T> RateLimitService<S, K, X, T> {
-    pub(super) fn new(inner: S, layer: RateLimitLayer<K, X, T>) -> Self {
-        Self { inner, layer }
-    }
-}
+accessors!([S, K, X, T] RateLimitService<S, K, X, T>, RateLimitLayer<K, X, T>);
 
 impl<S, B, R, K, X, T> Service<Request<B>> for RateLimitService<S, K, X, T>
 where

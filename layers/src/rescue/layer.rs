@@ -7,6 +7,7 @@ use tower_layer::Layer;
 
 use super::RescueService;
 use super::report::Options;
+use crate::service::Hook;
 
 /// Turns errors into responses, and adds error frames to broken streams; see the [module](super).
 #[derive(Clone, Debug)]
@@ -22,7 +23,7 @@ impl RescueLayer {
         Self {
             cutoff: None,
             options: Options {
-                hook: |_| {},
+                hook: None,
                 ends_cleanly: false,
             },
         }
@@ -40,8 +41,11 @@ impl RescueLayer {
 
     /// Calls `hook` with each error before the client's response. Use it for a log, because clients
     /// get no details of errors that are not a [`Failure`](crate::Failure).
-    pub fn with_hook(mut self, hook: fn(&(dyn std::error::Error + Send + Sync + 'static))) -> Self {
-        self.options.hook = hook;
+    pub fn with_hook(
+        mut self,
+        hook: impl Fn(&(dyn std::error::Error + Send + Sync + 'static)) + Send + Sync + 'static,
+    ) -> Self {
+        self.options.hook = Some(Hook(Arc::new(hook)));
         self
     }
 
@@ -67,6 +71,11 @@ impl<S> Layer<S> for RescueLayer {
     type Service = RescueService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        RescueService::new(inner, self.cutoff.clone(), self.options)
+        RescueService {
+            inner,
+            cutoff: self.cutoff.clone(),
+            options: self.options.clone(),
+            unready: None,
+        }
     }
 }

@@ -16,16 +16,28 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::AnswerUnfinished;
 use super::body::Watch;
 use crate::dialect::ErrorText;
+use crate::service::Hook;
 use crate::{BoxError, Dialect, Ending, Failure, Operation, Record, RouteMatch};
 
 /// How errors are reported.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Options {
     /// Called with errors before they become responses.
-    pub(super) hook: fn(&(dyn Error + Send + Sync + 'static)),
+    pub(super) hook: Option<Hook<ErrorHook>>,
     /// A stream ends cleanly after its error frame.
     pub(super) ends_cleanly: bool,
 }
+
+impl Options {
+    fn call_hook(&self, error: &BoxError) {
+        if let Some(hook) = &self.hook {
+            hook(&**error);
+        }
+    }
+}
+
+/// Receives an error.
+type ErrorHook = dyn Fn(&(dyn Error + Send + Sync + 'static)) + Send + Sync;
 
 /// The text for the client if the error is not a [`Failure`].
 const INTERNAL: &str = "internal error: the gateway could not answer this request";
@@ -129,7 +141,7 @@ impl Reporter {
 
     /// The error as a response.
     pub(super) fn answer(&self, error: &BoxError) -> Response<Bytes> {
-        (self.options.hook)(&**error);
+        self.options.call_hook(error);
         let failure = Failure::find(&**error);
         let status = failure.map_or(StatusCode::INTERNAL_SERVER_ERROR, Failure::status);
         self.update(error, |outcome| outcome.status = Some(status));
@@ -197,7 +209,7 @@ impl Reporter {
 
     /// The response broke with this error.
     pub(super) fn broke(&self, error: &BoxError) {
-        (self.options.hook)(&**error);
+        self.options.call_hook(error);
         self.update(error, |outcome| outcome.ending = Ending::Broken);
     }
 

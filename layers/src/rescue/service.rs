@@ -14,31 +14,28 @@ use tower_service::Service;
 use super::report::{Options, WithRequest};
 use super::{RescueBody, RescueFuture};
 use crate::BoxError;
+use crate::service::accessors;
 
 /// The service of [`RescueLayer`](super::RescueLayer).
 pub struct RescueService<S> {
-    inner: S,
+    pub(super) inner: S,
     // Cloning the token itself takes a lock, and the service is cloned for each request.
-    cutoff: Option<Arc<CancellationToken>>,
-    options: Options,
+    pub(super) cutoff: Option<Arc<CancellationToken>>,
+    pub(super) options: Options,
     /// The error of `poll_ready`; the next call returns it.
-    unready: Option<BoxError>,
+    pub(super) unready: Option<BoxError>,
 }
 
-impl<S> RescueService<S> {
-    pub(super) fn new(inner: S, cutoff: Option<Arc<CancellationToken>>, options: Options) -> Self {
-        Self {
-            inner,
-            cutoff,
-            options,
-            unready: None,
-        }
-    }
-}
+accessors!([S] RescueService<S>, super::RescueLayer);
 
 impl<S: Clone> Clone for RescueService<S> {
     fn clone(&self) -> Self {
-        Self::new(self.inner.clone(), self.cutoff.clone(), self.options)
+        Self {
+            inner: self.inner.clone(),
+            cutoff: self.cutoff.clone(),
+            options: self.options.clone(),
+            unready: None,
+        }
     }
 }
 
@@ -70,7 +67,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let with_request = WithRequest::of(&request, self.cutoff.as_deref(), self.options);
+        let with_request = WithRequest::of(&request, self.cutoff.as_deref(), self.options.clone());
         match self.unready.take() {
             Some(error) => RescueFuture::failed(error, with_request),
             None => RescueFuture::new(self.inner.call(request), with_request),

@@ -13,7 +13,7 @@ use tower_service::Service;
 use super::service::RetryLoop;
 use crate::{BoxError, Replay};
 
-/// The future of [`Retry`](super::Retry).
+/// The future of [`RetryService`](super::RetryService).
 ///
 /// Boxed; otherwise every future around it would be as large as two requests.
 #[must_use = "futures do nothing unless polled"]

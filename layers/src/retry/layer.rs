@@ -8,13 +8,14 @@ use http::{Extensions, Method, StatusCode};
 use tower_layer::Layer;
 
 use super::event::RetryObserver;
-use super::{Backoff, Retry, RetryBudget, RetryEvent};
+use super::{Backoff, RetryBudget, RetryEvent, RetryService};
 use crate::RouteMatch;
+use crate::service::Hook;
 
 /// Whether a request may be sent twice.
-pub(super) type IsReplayable = fn(&Method, &Extensions) -> bool;
+type IsReplayable = dyn Fn(&Method, &Extensions) -> bool + Send + Sync;
 
-/// Makes [`Retry`] services that share a budget; see the [module](super).
+/// Makes [`RetryService`] services that share a budget; see the [module](super).
 #[derive(Clone)]
 pub struct RetryLayer {
     policy: Arc<Policy>,
@@ -26,7 +27,7 @@ pub(super) struct Policy {
     pub(super) budget: RetryBudget,
     pub(super) statuses: Vec<StatusCode>,
     pub(super) statuses_only_elsewhere: bool,
-    pub(super) is_replayable: IsReplayable,
+    pub(super) is_replayable: Hook<IsReplayable>,
     pub(super) backoff: Backoff,
     pub(super) observer: Option<RetryObserver>,
 }
@@ -42,7 +43,7 @@ impl RetryLayer {
                 budget,
                 statuses: [StatusCode::SERVICE_UNAVAILABLE].into(),
                 statuses_only_elsewhere: false,
-                is_replayable: by_route_or_method,
+                is_replayable: Hook(Arc::new(by_route_or_method)),
                 backoff: Backoff::default(),
                 observer: None,
             }),
@@ -82,8 +83,11 @@ impl RetryLayer {
     /// Whether a request may safely be sent twice. By default the operation of the [`RouteMatch`]
     /// decides ([`Operation::is_replayable`](crate::Operation)); without a route, the method: safe
     /// methods may be repeated (RFC 9110 9.2.1).
-    pub fn with_replayable(mut self, is_replayable: fn(&Method, &Extensions) -> bool) -> Self {
-        self.policy().is_replayable = is_replayable;
+    pub fn with_replayable(
+        mut self,
+        is_replayable: impl Fn(&Method, &Extensions) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.policy().is_replayable = Hook(Arc::new(is_replayable));
         self
     }
 
@@ -110,10 +114,10 @@ fn by_route_or_method(method: &Method, extensions: &Extensions) -> bool {
 }
 
 impl<S> Layer<S> for RetryLayer {
-    type Service = Retry<S>;
+    type Service = RetryService<S>;
 
-    fn layer(&self, inner: S) -> Retry<S> {
-        Retry {
+    fn layer(&self, inner: S) -> RetryService<S> {
+        RetryService {
             inner,
             policy: self.policy.clone(),
         }

@@ -85,4 +85,4 @@ pub use budget::RetryBudget;
 pub use event::{Decision, RetryEvent};
 pub use future::RetryFuture;
 pub use layer::RetryLayer;
-pub use service::Retry;
+pub use service::RetryService;

@@ -15,17 +15,20 @@ use super::backoff::Next;
 use super::drain::drain;
 use super::layer::Policy;
 use super::{Attempts, Decision, RetryEvent, RetryFuture};
+use crate::service::accessors;
 use crate::shared::Shared;
 use crate::{BoxError, Failure, Replay, Retryable};
 
 /// The service of [`RetryLayer`](super::RetryLayer).
 #[derive(Clone, Debug)]
-pub struct Retry<S> {
+pub struct RetryService<S> {
     pub(super) inner: S,
     pub(super) policy: Arc<Policy>,
 }
 
-impl<S, B, R> Service<Request<B>> for Retry<S>
+accessors!([S] RetryService<S>, super::RetryLayer);
+
+impl<S, B, R> Service<Request<B>> for RetryService<S>
 where
     S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,

@@ -16,7 +16,7 @@ use crate::BoxError;
 use crate::body::Guarded;
 
 pin_project! {
-    /// The future of [`Route`](super::Route).
+    /// The future of [`RouteService`](super::RouteService).
     #[must_use = "futures do nothing unless polled"]
     pub struct RouteFuture<C, B>
     where

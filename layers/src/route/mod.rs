@@ -1,7 +1,7 @@
 //! Chooses a backend for each request when the request is known.
 //!
 //! `tower::balance` chooses in `poll_ready`, before it sees the request, so it cannot route by
-//! model. [`Route`] asks a [`Choose`] policy for a service and a slot, calls the service, and holds
+//! model. [`RouteService`] asks a [`Choose`] policy for a service and a slot, calls the service, and holds
 //! the slot until the end of the response.
 //!
 //! ```text
@@ -15,7 +15,7 @@
 //! use http::{Request, Response, request::Parts};
 //! use http_body_util::Empty;
 //! use llamatower_layers::BoxError;
-//! use llamatower_layers::route::{Choice, ChoiceOf, Choose, Route};
+//! use llamatower_layers::route::{Choice, ChoiceOf, Choose, RouteService};
 //! use std::sync::Arc;
 //! use std::task::{Context, Poll};
 //! use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
@@ -41,7 +41,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), BoxError> {
 //! let backend = service_fn(|_| async { Ok(Response::new(Empty::new())) });
-//! let route = Route::new(Arc::new(OnlyOne(BoxCloneSyncService::new(backend))));
+//! let route = RouteService::new(Arc::new(OnlyOne(BoxCloneSyncService::new(backend))));
 //! assert!(route.oneshot(Request::new(())).await?.status().is_success());
 //! # Ok(())
 //! # }
@@ -60,7 +60,7 @@ use http::request::Parts;
 use crate::BoxError;
 
 pub use future::RouteFuture;
-pub use service::Route;
+pub use service::RouteService;
 
 /// The chosen service, and the slot that the response holds.
 #[derive(Debug)]

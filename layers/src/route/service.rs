@@ -12,18 +12,18 @@ use crate::body::Guarded;
 
 /// Calls the service that a [`Choose`] policy chooses for each request.
 #[derive(Clone, Debug)]
-pub struct Route<C> {
+pub struct RouteService<C> {
     policy: C,
 }
 
-impl<C> Route<C> {
+impl<C> RouteService<C> {
     /// Routes by `policy`, which is cloned for each request; an `Arc` of a policy is a policy too.
     pub fn new(policy: C) -> Self {
         Self { policy }
     }
 }
 
-impl<C, B, R> Service<Request<B>> for Route<C>
+impl<C, B, R> Service<Request<B>> for RouteService<C>
 where
     C: Choose + Clone,
     C::Service: Service<Request<B>, Response = Response<R>>,

@@ -109,7 +109,7 @@ impl Choose for Policy {
 }
 
 async fn assert_answered(policy: &Policy) {
-    let answer = Route::new(policy.clone()).oneshot(Request::new(()));
+    let answer = RouteService::new(policy.clone()).oneshot(Request::new(()));
     let answer = answer.await.unwrap();
     assert!(
         !policy.is_free(),
@@ -180,7 +180,7 @@ impl Choose for ChooseFailing {
 #[tokio::test]
 async fn a_backend_that_fails_to_become_ready_holds_no_slot() {
     let policy = ChooseFailing(Arc::new(()));
-    let mut call = Box::pin(Route::new(policy.clone()).call(Request::new(())));
+    let mut call = Box::pin(RouteService::new(policy.clone()).call(Request::new(())));
     let before = Arc::strong_count(&policy.0);
     assert!(call.as_mut().now_or_never().unwrap().is_err());
     assert_eq!(Arc::strong_count(&policy.0), before);
@@ -189,7 +189,7 @@ async fn a_backend_that_fails_to_become_ready_holds_no_slot() {
 #[tokio::test]
 async fn a_dropped_future_releases_its_slot() {
     let policy = Policy::new(usize::MAX);
-    let mut call = Box::pin(Route::new(policy.clone()).call(Request::new(())));
+    let mut call = Box::pin(RouteService::new(policy.clone()).call(Request::new(())));
     assert!(call.as_mut().now_or_never().is_none());
     assert!(!policy.is_free());
     drop(call);

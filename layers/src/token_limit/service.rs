@@ -14,6 +14,7 @@ use super::layer::Limit;
 use super::{TokenLimitFuture, TokenStore};
 use crate::BoxError;
 use crate::body::Guarded;
+use crate::service::accessors;
 
 /// The largest default estimate of a request, in tokens.
 const MAX_ESTIMATE: u64 = 4096;
@@ -25,6 +26,8 @@ pub struct TokenLimitService<S, K, X, T> {
     pub(super) inner: S,
     pub(super) limit: Arc<Limit<K, X, T>>,
 }
+
+accessors!([S, K, X, T] TokenLimitService<S, K, X, T>, super::TokenLimitLayer<K, X, T>);
 
 impl<S, K, X, T, B, R> Service<Request<B>> for TokenLimitService<S, K, X, T>
 where

@@ -10,6 +10,7 @@ use tower_service::Service;
 use super::UsageFuture;
 use super::report::ReportPlace;
 use crate::RouteMatch;
+use crate::service::accessors;
 
 /// Attaches a [`UsageReport`](super::UsageReport) to each response: in the request's
 /// [`Record`](crate::Record) if it has one, otherwise in the response's extensions. See the
@@ -39,8 +40,10 @@ impl<S> Layer<S> for UsageLayer {
 /// The service of [`UsageLayer`].
 #[derive(Clone, Debug)]
 pub struct UsageService<S> {
-    inner: S,
+    pub(super) inner: S,
 }
+
+accessors!([S] UsageService<S>, UsageLayer);
 
 impl<S, B, R> Service<Request<B>> for UsageService<S>
 where
