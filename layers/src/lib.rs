@@ -115,6 +115,16 @@ pub mod heartbeat;
 pub mod live;
 #[cfg(feature = "llm-request")]
 pub mod llm_request;
+#[cfg_attr(
+    not(feature = "full"),
+    allow(
+        dead_code,
+        unused_imports,
+        unused_macros,
+        reason = "which layers there are depends on the features"
+    )
+)]
+mod order;
 #[cfg(feature = "outcome")]
 pub mod outcome;
 #[cfg(feature = "panic-guard")]

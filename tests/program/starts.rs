@@ -203,3 +203,18 @@ async fn a_filter_that_suppresses_the_gateways_warnings_by_accident_is_a_warning
         }
     }
 }
+
+/// The layers check their order in debug builds; see `layers/src/order.rs`.
+#[cfg(debug_assertions)]
+#[tokio::test]
+async fn no_layer_of_the_stack_reports_a_wrong_order() {
+    let sim = tiny().await;
+    let gateway = Gateway::start(&[&sim], &[]).await;
+    assert_eq!(gateway.post("/api/chat", &chat()).await.status, 200);
+    gateway.access_line("/api/chat").await;
+    let is_about_order = |line: &serde_json::Value| {
+        let message = line["message"].as_str();
+        message.is_some_and(|message| message.contains("belongs inside of it"))
+    };
+    assert!(!gateway.has_logged(is_about_order));
+}

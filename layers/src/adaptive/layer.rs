@@ -11,6 +11,7 @@ use tower_layer::Layer;
 use super::AdaptiveService;
 use super::controller::Controller;
 use super::permit::Shared;
+use crate::order;
 use crate::service::{Hook, Selector};
 
 /// Refuses requests that a server could not begin to answer in time. See the [module](super).
@@ -81,6 +82,7 @@ impl<S> Layer<S> for AdaptiveLayer {
     type Service = AdaptiveService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
+        order::check::<S>("Adaptive");
         AdaptiveService {
             inner,
             layer: self.clone(),

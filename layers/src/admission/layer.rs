@@ -8,6 +8,7 @@ use tower_layer::Layer;
 
 use super::AdmissionService;
 use super::permit::Cap;
+use crate::order;
 
 /// Refuses requests beyond a number of concurrent requests. See the [module](super).
 ///
@@ -38,6 +39,7 @@ impl<S> Layer<S> for AdmissionLayer {
     type Service = AdmissionService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
+        order::check::<S>("Admission");
         AdmissionService {
             inner,
             cap: self.cap.clone(),

@@ -9,6 +9,7 @@ use tower_layer::Layer;
 
 use super::{ApiKeyService, KeySet};
 use crate::live::Live;
+use crate::order;
 use crate::service::Hook;
 use crate::{Operation, RouteMatch};
 
@@ -102,6 +103,7 @@ impl<S> Layer<S> for ApiKeyLayer {
     type Service = ApiKeyService<S>;
 
     fn layer(&self, inner: S) -> ApiKeyService<S> {
+        order::check::<S>("ApiKey");
         ApiKeyService {
             inner,
             policy: self.policy.clone(),

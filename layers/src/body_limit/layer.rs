@@ -10,6 +10,7 @@ use tower_layer::Layer;
 use super::buffering::Pace;
 use super::{BodyLimitService, BodyRule, RouteLimits};
 use crate::body::MemoryBudget;
+use crate::order;
 
 /// Buffers request bodies, within a limit and a memory budget.
 ///
@@ -87,6 +88,7 @@ impl<S> Layer<S> for BodyLimitLayer {
     type Service = BodyLimitService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
+        order::check::<S>("BodyLimit");
         BodyLimitService {
             inner,
             config: self.config.clone(),

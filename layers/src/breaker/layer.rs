@@ -9,6 +9,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Breaker, BreakerBody, BreakerFuture, Token};
+use crate::order;
 use crate::service::{Hook, accessors};
 use crate::{BoxError, Failure, Side};
 
@@ -84,6 +85,7 @@ impl<S> Layer<S> for BreakerLayer {
     type Service = BreakerService<S>;
 
     fn layer(&self, inner: S) -> BreakerService<S> {
+        order::check::<S>("Breaker");
         BreakerService {
             inner,
             layer: self.clone(),

@@ -9,6 +9,7 @@ use tower_layer::Layer;
 
 use super::CacheService;
 use super::store::Store;
+use crate::order;
 
 type NameOf = dyn Fn(&Parts) -> Option<Arc<str>> + Send + Sync;
 
@@ -93,6 +94,7 @@ impl<S> Layer<S> for CacheLayer {
     type Service = CacheService<S>;
 
     fn layer(&self, inner: S) -> CacheService<S> {
+        order::check::<S>("Cache");
         CacheService {
             inner,
             layer: self.clone(),

@@ -7,6 +7,7 @@ use http::request::Parts;
 use tower_layer::Layer;
 
 use super::StreamClocksService;
+use crate::order;
 use crate::service::{Hook, Selector};
 
 /// Makes [`StreamClocksService`] services.
@@ -128,6 +129,7 @@ impl<S> Layer<S> for StreamClocksLayer {
     type Service = StreamClocksService<S>;
 
     fn layer(&self, inner: S) -> StreamClocksService<S> {
+        order::check::<S>("StreamClocks");
         StreamClocksService {
             inner,
             clocks: self.clone(),

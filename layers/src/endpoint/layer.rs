@@ -8,6 +8,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::EndpointTable;
+use crate::order;
 use crate::service::accessors;
 
 /// Puts the [`RouteMatch`](super::RouteMatch) of each request into its extensions.
@@ -32,6 +33,7 @@ impl<S> Layer<S> for EndpointLayer {
     type Service = EndpointService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
+        order::check::<S>("Endpoint");
         EndpointService {
             inner,
             table: self.table.clone(),

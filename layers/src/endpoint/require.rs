@@ -10,6 +10,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::RouteMatch;
+use crate::order;
 use crate::service::accessors;
 use crate::{BoxError, Failure};
 
@@ -45,6 +46,7 @@ impl<S> Layer<S> for RequireEndpointLayer {
     type Service = RequireEndpointService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
+        order::check::<S>("RequireEndpoint");
         RequireEndpointService { inner }
     }
 }

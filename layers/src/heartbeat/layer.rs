@@ -7,6 +7,7 @@ use http::request::Parts;
 use tower_layer::Layer;
 
 use super::HeartbeatService;
+use crate::order;
 use crate::service::{Hook, Selector};
 use crate::{Dialect, LlmRequest, Operation};
 
@@ -50,6 +51,7 @@ impl<S> Layer<S> for HeartbeatLayer {
     type Service = HeartbeatService<S>;
 
     fn layer(&self, inner: S) -> HeartbeatService<S> {
+        order::check::<S>("Heartbeat");
         HeartbeatService {
             inner,
             layer: self.clone(),

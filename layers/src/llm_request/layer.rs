@@ -6,6 +6,7 @@ use tower_layer::Layer;
 
 use super::LlmRequestService;
 use crate::body::MemoryBudget;
+use crate::order;
 
 /// Determines what a request asks of a model, and stores it in the request as an
 /// [`LlmRequest`](super::LlmRequest).
@@ -71,6 +72,7 @@ impl<S> Layer<S> for LlmRequestLayer {
     type Service = LlmRequestService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
+        order::check::<S>("LlmRequest");
         LlmRequestService {
             inner,
             config: self.config.clone(),

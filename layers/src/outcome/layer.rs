@@ -12,6 +12,7 @@ use tower_service::Service;
 
 use super::completion::Completion;
 use super::{Observer, Outcome, OutcomeBody, OutcomeFuture};
+use crate::order;
 use crate::service::accessors;
 
 /// Opens a [`Record`](super::Record) for each request and reports its end to an [`Observer`].
@@ -39,6 +40,7 @@ impl<S> Layer<S> for OutcomeLayer {
     type Service = OutcomeService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
+        order::check::<S>("Outcome");
         OutcomeService {
             inner,
             observer: self.observer.clone(),

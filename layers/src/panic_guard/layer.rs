@@ -6,6 +6,7 @@ use tower_layer::Layer;
 
 use super::PanicGuardService;
 use super::catch::PanicHook;
+use crate::order;
 use crate::service::Hook;
 
 /// Limits a panic to the request that caused it. See the [module](super).
@@ -40,6 +41,7 @@ impl<S> Layer<S> for PanicGuardLayer {
     type Service = PanicGuardService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
+        order::check::<S>("PanicGuard");
         PanicGuardService {
             inner,
             hook: self.hook.clone(),

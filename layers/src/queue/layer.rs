@@ -10,6 +10,7 @@ use http::request::Parts;
 use tower_layer::Layer;
 
 use super::{Arrival, Entry, Meter, Priority, Queue, QueueService, SlotPool};
+use crate::order;
 
 /// Reads a property of a request.
 type Extractor<T> = Arc<dyn Fn(&Parts) -> T + Send + Sync>;
@@ -201,6 +202,7 @@ impl<S, C: Clone + Eq + Hash, K: Clone + Eq + Hash> Layer<S> for QueueLayer<C, K
     type Service = QueueService<S, C, K>;
 
     fn layer(&self, inner: S) -> Self::Service {
+        order::check::<S>("Queue");
         QueueService {
             inner,
             queue: self.queue.clone(),

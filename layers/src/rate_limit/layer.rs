@@ -15,6 +15,7 @@ use super::store::{MemoryBuckets, RateStore, TakeResult};
 use super::{Quota, RateLimitService, RateLimited, Scope};
 use crate::Failure;
 use crate::live::Live;
+use crate::order;
 use crate::store::{StorePolicy, StoreUnavailable, WhenUnavailable};
 
 /// The common data of all requests.
@@ -271,6 +272,7 @@ impl<S, K, X, T> Layer<S> for RateLimitLayer<K, X, T> {
     type Service = RateLimitService<S, K, X, T>;
 
     fn layer(&self, inner: S) -> Self::Service {
+        order::check::<S>("RateLimit");
         RateLimitService {
             inner,
             layer: self.clone(),

@@ -7,6 +7,7 @@ use tower_layer::Layer;
 
 use super::RescueService;
 use super::report::Options;
+use crate::order;
 use crate::service::Hook;
 
 /// Turns errors into responses, and adds error frames to broken streams; see the [module](super).
@@ -71,6 +72,7 @@ impl<S> Layer<S> for RescueLayer {
     type Service = RescueService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
+        order::check::<S>("Rescue");
         RescueService {
             inner,
             cutoff: self.cutoff.clone(),

@@ -10,6 +10,7 @@ use tower_layer::Layer;
 use super::event::RetryObserver;
 use super::{Backoff, RetryBudget, RetryEvent, RetryService};
 use crate::RouteMatch;
+use crate::order;
 use crate::service::Hook;
 
 /// Whether a request may be sent twice.
@@ -117,6 +118,7 @@ impl<S> Layer<S> for RetryLayer {
     type Service = RetryService<S>;
 
     fn layer(&self, inner: S) -> RetryService<S> {
+        order::check::<S>("Retry");
         RetryService {
             inner,
             policy: self.policy.clone(),

@@ -11,6 +11,7 @@ use jiff::tz::TimeZone;
 use tower_layer::Layer;
 
 use super::{Budget, MemoryStore, TokenLimitService, TokenStore};
+use crate::order;
 use crate::store::{StorePolicy, WhenUnavailable};
 
 type Estimate = dyn Fn(&Parts) -> u64 + Send + Sync;
@@ -146,6 +147,7 @@ impl<S, K, X, T> Layer<S> for TokenLimitLayer<K, X, T> {
     type Service = TokenLimitService<S, K, X, T>;
 
     fn layer(&self, inner: S) -> Self::Service {
+        order::check::<S>("TokenLimit");
         TokenLimitService {
             inner,
             limit: self.limit.clone(),

@@ -10,6 +10,7 @@ use tower_service::Service;
 use super::UsageFuture;
 use super::report::ReportPlace;
 use crate::RouteMatch;
+use crate::order;
 use crate::service::accessors;
 
 /// Attaches a [`UsageReport`](super::UsageReport) to each response: in the request's
@@ -33,6 +34,7 @@ impl<S> Layer<S> for UsageLayer {
     type Service = UsageService<S>;
 
     fn layer(&self, inner: S) -> UsageService<S> {
+        order::check::<S>("Usage");
         UsageService { inner }
     }
 }

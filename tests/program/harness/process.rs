@@ -137,6 +137,11 @@ impl Gateway {
         self.log.line(what, is_it).await
     }
 
+    /// Whether such a line has been logged so far.
+    pub(crate) fn has_logged(&self, is_it: impl Fn(&Value) -> bool) -> bool {
+        self.log.lines.lock().unwrap().iter().any(is_it)
+    }
+
     /// The first line of the log.
     pub(crate) fn first_line(&self) -> Value {
         self.log.lines.lock().unwrap()[0].clone()
