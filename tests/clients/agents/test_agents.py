@@ -51,7 +51,7 @@ def test_an_answer_comes_whole_and_as_it_is_made(
 def test_a_wrong_key_is_said(program: Ask, gateway: Gateway, tmp_path: Path, request) -> None:
     seen = program(gateway.url, "wrong", tmp_path)
     name = request.node.callspec.params["program"]
-    assert WORDLESS.get(name, "the key is not known here") in (seen.error or "")
+    assert WORDLESS.get(name, "the API key is not valid") in (seen.error or "")
 
 
 @every(STREAMING)
