@@ -85,7 +85,7 @@ use std::sync::Arc;
     message = "`{Self}` is no observer of outcomes",
     label = "not an `Observer`",
     note = "implement `Observer` for it, and so `Send` and `Sync`: `finished` gets the record of each \
-            request; `()` observes nothing"
+            request"
 )]
 pub trait Observer: Send + Sync {
     /// A request has arrived. Only its head is known.
