@@ -14,6 +14,7 @@ use http::request::Parts;
 use llamatower_layers::api_key::{KeySet, Role};
 use llamatower_layers::live::Live;
 use llamatower_layers::rate_limit::{MemoryBuckets, Quota, RateLimitLayer};
+use llamatower_layers::store::WithoutKey;
 use llamatower_layers::token_limit::Budget;
 use llamatower_layers::{Operation, RouteMatch};
 
@@ -93,21 +94,12 @@ impl LiveSettings {
                 // A web page has no key, so every name is accepted.
                 false => Hosts::any(),
             }),
-            rate: RateLimitLayer::global_of(limits.rate, |request| {
-                runs_a_model(request).then_some(())
-            }),
-            key_rate: RateLimitLayer::per_key_with(
-                rates_of_keys(limits),
-                limits.key_rate,
-                |request| runs_a_model(request).then(|| Client::of(request))?,
-            ),
-            listing_rate: RateLimitLayer::per_key_with(
-                [],
-                listing_rate(limits),
-                (|request| is_listing(request).then(|| Client::of(request))?)
-                    as fn(&Parts) -> Option<Client>,
-            )
-            .named(LISTING),
+            rate: RateLimitLayer::global(limits.rate).with_requests(runs_a_model),
+            key_rate: client_rate(rates_of_keys(limits), limits.key_rate)
+                .with_requests(runs_a_model),
+            listing_rate: client_rate([], listing_rate(limits))
+                .with_requests(is_listing)
+                .named(LISTING),
             tokens: TokenBudgets::new(limits),
             shares: Live::new(shares(limits)),
         })
@@ -212,6 +204,16 @@ fn keys(settings: &Settings) -> Result<KeySet, String> {
     let api = of("LLAMATOWER_API_KEYS", &settings.keys.api, Role::User)?;
     let admin = of("LLAMATOWER_ADMIN_KEYS", &settings.keys.admin, Role::Admin)?;
     Ok(api.merge(admin))
+}
+
+/// A limit for each client. A request has no client if it came over a Unix socket without a key: its
+/// sender is on this machine, and is not limited.
+fn client_rate(
+    own: impl IntoIterator<Item = (Client, Quota)>,
+    others: Option<Quota>,
+) -> ClientRate {
+    let client_of: fn(&Parts) -> Option<Client> = Client::of;
+    RateLimitLayer::per_key_with(own, others, client_of).without_key(WithoutKey::Admit)
 }
 
 fn rates_of_keys(limits: &Limits) -> impl Iterator<Item = (Client, Quota)> + use<'_> {

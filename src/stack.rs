@@ -28,6 +28,7 @@ use llamatower_layers::outcome::OutcomeLayer;
 use llamatower_layers::panic_guard::PanicGuardLayer;
 use llamatower_layers::rescue::RescueLayer;
 use llamatower_layers::retry::{RetryBudget, RetryLayer};
+use llamatower_layers::store::WithoutKey;
 use llamatower_layers::token_limit::{MemoryStore, TokenLimitLayer};
 use llamatower_layers::usage::UsageLayer;
 use llamatower_layers::{BoxError, Failure, LlmRequest, Operation, RouteMatch, Side};
@@ -276,12 +277,11 @@ fn token_limit(
     limits: &Limits,
     budgets: TokenBudgets,
 ) -> TokenLimitLayer<Client, impl Fn(&Parts) -> Option<Client> + Clone + use<>> {
-    let key_of = |request: &Parts| match runs_a_model(request) {
-        true => Client::of(request),
-        false => None,
-    };
     let store = MemoryStore::new(limits.time_zone.clone());
-    TokenLimitLayer::with_store(store, [], key_of)
+    TokenLimitLayer::with_store(store, [], Client::of)
+        .with_requests(runs_a_model)
+        // A client on this machine, over a Unix socket and without a key.
+        .without_key(WithoutKey::Admit)
         .with_switch(budgets.is_on.clone())
         .with_budgets_of(move |client| Some(budgets.of(client)))
 }

@@ -14,7 +14,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use llamatower_layers::BoxError;
 use llamatower_layers::body::ReplayBody;
-use llamatower_layers::clocks::{ClockedRequestBody, StreamClocksLayer};
+use llamatower_layers::clocks::{StreamClocksLayer, StreamClocksRequestBody};
 use llamatower_layers::rate_limit::{Quota, RateLimitLayer};
 use llamatower_layers::retry::{RetryBudget, RetryLayer};
 use tower::{Service, ServiceBuilder, ServiceExt};
@@ -31,7 +31,10 @@ fn stack<C, B>(
     Error = BoxError,
 >
 where
-    C: Service<Request<ClockedRequestBody<Sent>>, Response = Response<B>> + Clone + Send + 'static,
+    C: Service<Request<StreamClocksRequestBody<Sent>>, Response = Response<B>>
+        + Clone
+        + Send
+        + 'static,
     C::Error: Into<BoxError>,
     C::Future: Send,
     B: Body<Data = Bytes> + Send + 'static,
@@ -78,7 +81,7 @@ where
 
 /// reqwest's client has its own request and response types.
 fn reqwest_client() -> impl Service<
-    Request<ClockedRequestBody<Sent>>,
+    Request<StreamClocksRequestBody<Sent>>,
     Response = Response<reqwest::Body>,
     Error = BoxError,
     Future: Send,
@@ -87,7 +90,7 @@ fn reqwest_client() -> impl Service<
         .map_response(Response::<reqwest::Body>::from)
         .map_err(BoxError::from)
         .service(reqwest::Client::new())
-        .map_request(|request: Request<ClockedRequestBody<Sent>>| {
+        .map_request(|request: Request<StreamClocksRequestBody<Sent>>| {
             let request = request.map(reqwest::Body::wrap);
             reqwest::Request::try_from(request).expect("a request with a URL")
         })

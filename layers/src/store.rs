@@ -1,5 +1,5 @@
-//! External count stores: the deadline for a store's response, and the rule for a store that does not
-//! answer.
+//! What limits for each key have in common: the rule for requests without a key, the deadline for an
+//! external store's response, and the rule for a store that does not answer.
 //!
 //! [`rate_limit`](crate::rate_limit) and [`token_limit`](crate::token_limit) keep their counts in
 //! memory, or in a store that several processes share. A store that does not answer must not block
@@ -58,6 +58,51 @@ pub enum WhenUnavailable {
     Admit,
     /// Requests are refused with [`StoreUnavailable`].
     Refuse,
+}
+
+/// What happens to requests without a key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WithoutKey {
+    /// All of them together have one quota or budget, of the size that each key has by default.
+    #[default]
+    Share,
+    /// They pass and are not counted.
+    Admit,
+    /// They are refused with [`NoLimitKey`].
+    Refuse,
+}
+
+/// The request has no key by which it could be limited, and [`WithoutKey::Refuse`] is set.
+///
+/// The response is a 403: 401 asks for a credential, which only a layer that checks credentials can
+/// do, and clients repeat a request after 429.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("limits apply to each client, and this request does not identify its client")]
+pub struct NoLimitKey;
+
+impl Fail for NoLimitKey {
+    fn side(&self) -> Side {
+        Side::Client
+    }
+    fn status(&self) -> StatusCode {
+        StatusCode::FORBIDDEN
+    }
+    fn kind(&self) -> &'static str {
+        "no_limit_key"
+    }
+}
+
+impl WithoutKey {
+    /// The key to count, by what the key function returned: `None` in the inner option stands for all
+    /// requests without a key. The outer `None` means that the request is not counted.
+    pub(crate) fn settle<K>(self, key: Option<K>) -> Result<Option<Option<K>>, NoLimitKey> {
+        match (key, self) {
+            (Some(key), _) => Ok(Some(Some(key))),
+            (None, Self::Share) => Ok(Some(None)),
+            (None, Self::Admit) => Ok(None),
+            (None, Self::Refuse) => Err(NoLimitKey),
+        }
+    }
 }
 
 /// The deadline for a store's response, and the rule for a store that does not answer.

@@ -200,3 +200,113 @@ async fn a_custom_layers_error_is_sent_in_the_dialect_of_the_route() {
     let (_, text) = ask("/api/tags", "bob").await;
     assert_eq!(text, "{\"error\":\"bob has no credit left\"}");
 }
+
+/// A server of vLLM's shape: its paths, and its format of errors.
+async fn vllm() -> String {
+    use axum::routing::{get, post};
+    use axum::{Json, Router};
+    use serde_json::{Value, json};
+
+    async fn chat(Json(request): Json<Value>) -> (http::StatusCode, Json<Value>) {
+        if request["model"] != "qwen" {
+            let message = format!("The model `{}` does not exist.", request["model"]);
+            let error = json!({
+                "message": message, "type": "NotFoundError", "param": "model", "code": 404
+            });
+            let error = json!({"error": error});
+            return (http::StatusCode::NOT_FOUND, Json(error));
+        }
+        let choice = json!({"index": 0, "message": {"role": "assistant", "content": "Hello."}});
+        (http::StatusCode::OK, Json(json!({"choices": [choice]})))
+    }
+    let models = async || Json(json!({"object": "list", "data": [{"id": "qwen"}]}));
+    let ranks = async || Json(json!({"results": [{"index": 0, "relevance_score": 0.9}]}));
+    let router = Router::new()
+        .route("/v1/models", get(models))
+        .route("/v1/chat/completions", post(chat))
+        .route("/v1/rerank", post(ranks))
+        .route("/health", get(async || ""))
+        .route(
+            "/v1/load_lora_adapter",
+            post(async || "it must not be reachable"),
+        );
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    url
+}
+
+#[tokio::test]
+async fn the_openai_gateway_serves_vllm_and_refuses_in_openais_format() {
+    let mut example = Example::start("openai_gateway", &[&vllm().await, "0"]);
+    let url = example.line().await;
+    let send = async |method: http::Method, path: &str, body: &'static str| {
+        let request = client().request(method, format!("{url}{path}"));
+        let request = request.header("content-type", "application/json");
+        let answer = request.body(body).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let (get, post) = (http::Method::GET, http::Method::POST);
+    for (method, path, body, status, text) in [
+        (&get, "/v1/models", "", 200, "\"id\":\"qwen\""),
+        (&get, "/health", "", 200, ""),
+        (&post, "/v1/rerank", "{}", 200, "relevance_score"),
+        (
+            &post,
+            "/v1/chat/completions",
+            r#"{"model":"qwen"}"#,
+            200,
+            "Hello.",
+        ),
+        (
+            &post,
+            "/v1/chat/completions",
+            r#"{"model":"m"}"#,
+            404,
+            "NotFoundError",
+        ),
+    ] {
+        let answer = send(method.clone(), path, body).await;
+        assert_eq!(answer.0, status, "{path}: {answer:?}");
+        assert!(answer.1.contains(text), "{path}: {answer:?}");
+    }
+    for (method, path, status) in [
+        (&post, "/v1/load_lora_adapter", 404),
+        (&post, "/v1/assistants", 404),
+        (&post, "/chat/completions", 404),
+        (&post, "/v1/chat/completions/", 404),
+        (&get, "/v1/chat/completions", 405),
+    ] {
+        let (found, text) = send(method.clone(), path, "{}").await;
+        assert_eq!(found, status, "{path}: {text}");
+        let error: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert!(error["error"]["message"].is_string(), "{path}: {text}");
+        assert!(error["error"]["type"].is_string(), "{path}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn the_openai_gateway_passes_a_stream_and_hides_ollamas_routes() {
+    let sim = Sim::builder().model(ModelSpec::new("tiny"));
+    let sim = sim.start().await.unwrap();
+    let mut example = Example::start("openai_gateway", &[&sim.url(), "0"]);
+    let url = example.line().await;
+    let body = r#"{"model":"tiny","stream":true,"messages":[{"role":"user","content":"hi"}]}"#;
+    let request = client().post(format!("{url}/v1/chat/completions"));
+    let request = request.header("content-type", "application/json");
+    let text = request
+        .body(body)
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+    let tags = client()
+        .get(format!("{url}/api/tags"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(tags.status(), 404);
+}

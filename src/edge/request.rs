@@ -217,7 +217,7 @@ impl Rules {
     /// Adds `Allow` with the methods of a known path, as Ollama does for a wrong method.
     fn add_allow(&self, answer: &mut Answer, request: &request::Parts, path: &str) {
         let known = self.endpoints.as_deref();
-        if let Some(RouteMatch::WrongMethod { endpoint }) =
+        if let Some(RouteMatch::WrongMethod { endpoint, .. }) =
             known.map(|endpoints| endpoints.look_up(&request.method, path))
         {
             let methods: Vec<_> = endpoint.methods.iter().map(Method::as_str).collect();

@@ -10,15 +10,15 @@ use super::permit::Measurement;
 
 pin_project! {
     /// A body whose first frame ends a measurement. See the [module](super).
-    #[derive(Debug)]
-    pub struct FirstFrame<B> {
+    #[derive(Debug, Default)]
+    pub struct AdaptiveBody<B> {
         #[pin]
         inner: B,
         measurement: Measurement,
     }
 }
 
-impl<B: Body> FirstFrame<B> {
+impl<B: Body> AdaptiveBody<B> {
     /// Wraps `inner`. If it is at its end already, the head counts as the first byte.
     pub(super) fn new(inner: B, mut measurement: Measurement) -> Self {
         if inner.is_end_stream() {
@@ -28,7 +28,7 @@ impl<B: Body> FirstFrame<B> {
     }
 }
 
-impl<B: Body> Body for FirstFrame<B> {
+impl<B: Body> Body for AdaptiveBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 

@@ -8,7 +8,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::permit::Measurement;
-use super::{FirstFrame, LimitReached, Permit};
+use super::{AdaptiveBody, LimitReached, Permit};
 use crate::body::Guarded;
 use crate::{BoxError, Failure};
 
@@ -70,7 +70,7 @@ where
     E: Into<BoxError>,
     R: Body,
 {
-    type Output = Result<Response<Guarded<FirstFrame<R>, Permit>>, BoxError>;
+    type Output = Result<Response<Guarded<AdaptiveBody<R>, Permit>>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
@@ -82,7 +82,7 @@ where
                     Ok(answer) => answer,
                     Err(error) => return Poll::Ready(Err(error.into())),
                 };
-                let unmeasured = |body| FirstFrame::new(body, Measurement::none());
+                let unmeasured = |body| AdaptiveBody::new(body, Measurement::none());
                 Poll::Ready(Ok(answer.map(|body| Guarded::maybe(unmeasured(body), None))))
             }
             StateProjection::Admitted {
@@ -101,7 +101,7 @@ where
                 }
                 let measurement = std::mem::replace(measurement, Measurement::none());
                 Poll::Ready(answer.map(|answer| {
-                    answer.map(|body| Guarded::new(FirstFrame::new(body, measurement), permit))
+                    answer.map(|body| Guarded::new(AdaptiveBody::new(body, measurement), permit))
                 }))
             }
         }

@@ -86,7 +86,7 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-pub use body::FirstFrame;
+pub use body::AdaptiveBody;
 pub use error::LimitReached;
 pub use future::AdaptiveFuture;
 pub use layer::AdaptiveLayer;

@@ -47,7 +47,7 @@ impl fmt::Debug for Permit {
 }
 
 /// The measurement of one request. If it is dropped before its end, the request was cancelled.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Measurement(Option<(Shared, Instant)>);
 
 impl Measurement {

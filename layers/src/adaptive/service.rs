@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 use super::permit::Measurement;
-use super::{AdaptiveFuture, AdaptiveLayer, FirstFrame, Permit};
+use super::{AdaptiveBody, AdaptiveFuture, AdaptiveLayer, Permit};
 use crate::BoxError;
 use crate::body::Guarded;
 use crate::service::accessors;
@@ -29,7 +29,7 @@ where
     S::Error: Into<BoxError>,
     R: Body,
 {
-    type Response = Response<Guarded<FirstFrame<R>, Permit>>;
+    type Response = Response<Guarded<AdaptiveBody<R>, Permit>>;
     type Error = BoxError;
     type Future = AdaptiveFuture<S::Future>;
 

@@ -32,6 +32,16 @@ pin_project! {
     }
 }
 
+/// A default body without a guard.
+impl<B: Default, G> Default for Guarded<B, G> {
+    fn default() -> Self {
+        Self {
+            inner: B::default(),
+            guard: None,
+        }
+    }
+}
+
 impl<B: Body, G> Guarded<B, G> {
     /// Keeps `guard` until the end of `inner`.
     pub fn new(inner: B, guard: G) -> Self {

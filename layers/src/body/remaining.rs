@@ -7,7 +7,7 @@ use http_body::{Body, Frame};
 
 /// The remaining bytes of a body whose length is declared by the head or known by the body. hyper
 /// does not poll a body again after that many bytes, whatever its `is_end_stream` returns.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct RemainingLength(Option<u64>);
 
 impl RemainingLength {

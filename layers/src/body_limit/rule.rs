@@ -20,7 +20,8 @@ pub enum BodyRule {
 /// [`BodyLimitLayer`](super::BodyLimitLayer).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteLimits {
-    /// Inference requests: prompts with their images. Default 128 MiB.
+    /// Inference requests, and those that count the tokens of a prompt: prompts with their images.
+    /// Default 128 MiB.
     pub inference: u64,
     /// Pull, push, create, copy and delete. `create` may contain a long list of files. Default 16
     /// MiB.
@@ -45,6 +46,7 @@ impl RouteLimits {
         let operation = RouteMatch::of(&head.extensions).and_then(RouteMatch::operation);
         let limit = match operation {
             Some(Operation::Blob) => return BodyRule::Stream,
+            Some(Operation::CountTokens) => self.inference,
             Some(operation) if operation.is_inference() => self.inference,
             Some(operation) if operation.is_management() => self.management,
             _ => self.other,

@@ -16,13 +16,14 @@ use crate::body::RemainingLength;
 pin_project! {
     /// A body whose end settles the request's token. If it is dropped earlier, the request does not
     /// count.
-    #[derive(Debug)]
+    #[derive(Debug, Default)]
     pub struct BreakerBody<B> {
         #[pin]
         inner: B,
         rest: RemainingLength,
         token: Option<Token>,
-        rule: Arc<FailureRule>,
+        // `None` in a default body only.
+        rule: Option<Arc<FailureRule>>,
     }
 }
 
@@ -37,7 +38,7 @@ impl<B: Body> BreakerBody<B> {
             rest: RemainingLength::of(headers, &inner),
             inner,
             token,
-            rule,
+            rule: Some(rule),
         };
         if body.rest.is_over() || body.inner.is_end_stream() {
             succeed(&mut body.token);
@@ -77,7 +78,9 @@ where
             }
             Some(Err(error)) => {
                 let error = error.into();
-                if let Some(token) = this.token.take().filter(|_| this.rule.is_failure(&error)) {
+                if let (Some(token), Some(rule)) = (this.token.take(), this.rule)
+                    && rule.is_failure(&error)
+                {
                     token.fail();
                 }
                 Some(Err(error))

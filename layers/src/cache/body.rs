@@ -113,6 +113,13 @@ impl Own {
     }
 }
 
+/// A body without frames.
+impl<B> Default for CacheBody<B> {
+    fn default() -> Self {
+        Self::cached(Arc::default(), true)
+    }
+}
+
 impl<B> CacheBody<B> {
     pub(super) fn pass_through(inner: B) -> Self {
         Self {

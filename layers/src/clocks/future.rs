@@ -11,13 +11,13 @@ use tokio::time::Instant;
 
 use super::layer::Limits;
 use super::request_body::Sent;
-use super::{ClockedBody, FirstByteTimeout, TotalTimeout};
+use super::{FirstByteTimeout, StreamClocksBody, TotalTimeout};
 use crate::{BoxError, Deadline, Failure};
 
 pin_project! {
     /// The future of [`StreamClocksService`](super::StreamClocksService).
     #[derive(Debug)]
-    pub struct ClockedFuture<F> {
+    pub struct StreamClocksFuture<F> {
         #[pin]
         inner: F,
         sent: Sent,
@@ -31,7 +31,7 @@ pin_project! {
     }
 }
 
-impl<F> ClockedFuture<F> {
+impl<F> StreamClocksFuture<F> {
     pub(super) fn new(inner: F, sent: Sent, limits: Limits) -> Self {
         Self {
             inner,
@@ -47,14 +47,14 @@ impl<F> ClockedFuture<F> {
     }
 }
 
-impl<F, R, E> Future for ClockedFuture<F>
+impl<F, R, E> Future for StreamClocksFuture<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
     E: Into<BoxError>,
     R: Body,
     R::Error: Into<BoxError>,
 {
-    type Output = Result<Response<ClockedBody<R>>, BoxError>;
+    type Output = Result<Response<StreamClocksBody<R>>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -64,7 +64,7 @@ where
                 Err(error) => return Poll::Ready(Err(error.into())),
             };
             let deadline = std::mem::take(this.deadline);
-            let body = ClockedBody::new(body, *this.limits, *this.total, deadline);
+            let body = StreamClocksBody::new(body, *this.limits, *this.total, deadline);
             return Poll::Ready(Ok(Response::from_parts(head, body)));
         }
         if !*this.is_sent {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::request::Parts;
 use tower_layer::Layer;
 
-use super::StreamClocksService;
+use super::{StreamClocksService, StreamTimeouts};
 use crate::order;
 use crate::service::{Hook, Selector};
 
@@ -44,7 +44,7 @@ pub(super) struct Limits {
     pub(super) first_byte: Option<Duration>,
     pub(super) idle: Option<Duration>,
     pub(super) total: Option<Duration>,
-    pub(super) names: &'static LimitNames,
+    pub(super) names: LimitNames,
 }
 
 impl Default for StreamClocksLayer {
@@ -63,7 +63,7 @@ impl StreamClocksLayer {
                 first_byte: Some(Duration::from_secs(900)),
                 idle: Some(Duration::from_secs(900)),
                 total: None,
-                names: &LimitNames::DEFAULT,
+                names: LimitNames::DEFAULT,
             },
             quiet: None,
             quiet_names: &LimitNames::DEFAULT,
@@ -106,18 +106,26 @@ impl StreamClocksLayer {
         usual: &'static LimitNames,
         quiet: &'static LimitNames,
     ) -> Self {
-        self.limits.names = usual;
+        self.limits.names = *usual;
         self.quiet_names = quiet;
         self
     }
 
     /// The limits of a request with this head.
     pub(super) fn limits_of(&self, head: &Parts) -> Limits {
+        let mut limits = self.usual_limits_of(head);
+        if let Some(timeouts) = head.extensions.get::<StreamTimeouts>() {
+            timeouts.replace(&mut limits);
+        }
+        limits
+    }
+
+    fn usual_limits_of(&self, head: &Parts) -> Limits {
         match &self.quiet {
             Some((is_quiet, limit)) if is_quiet(head) => Limits {
                 first_byte: *limit,
                 idle: *limit,
-                names: self.quiet_names,
+                names: *self.quiet_names,
                 ..self.limits
             },
             _ => self.limits,

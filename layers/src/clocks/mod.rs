@@ -20,6 +20,8 @@
 //! not read. So the owner of the client's socket needs a time-out for that, and the total time-out
 //! is not enforced here meanwhile.
 //!
+//! A request can have its own time-outs: [`StreamTimeouts`] in its extensions.
+//!
 //! The connect time-out belongs to the inner client, which can distinguish connecting from waiting.
 //!
 //! Place it innermost, around the client of one backend and inside of retries, because a request
@@ -44,13 +46,15 @@ mod layer;
 mod request_body;
 mod response_body;
 mod service;
+mod timeouts;
 
 #[cfg(test)]
 mod tests;
 
 pub use error::{FirstByteTimeout, IdleTimeout, TotalTimeout};
-pub use future::ClockedFuture;
+pub use future::StreamClocksFuture;
 pub use layer::{LimitNames, StreamClocksLayer};
-pub use request_body::ClockedRequestBody;
-pub use response_body::ClockedBody;
+pub use request_body::StreamClocksRequestBody;
+pub use response_body::StreamClocksBody;
 pub use service::StreamClocksService;
+pub use timeouts::StreamTimeouts;

@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use crate::Replay;
 
 /// Resolves when a request's body has been read to its end, or dropped.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Sent(Option<Arc<Mutex<Waiting>>>);
 
 #[derive(Debug, Default)]
@@ -61,21 +61,21 @@ impl Sent {
 
 pin_project! {
     /// A request's body that signals when it has been sent.
-    #[derive(Debug)]
-    pub struct ClockedRequestBody<B> {
+    #[derive(Debug, Default)]
+    pub struct StreamClocksRequestBody<B> {
         #[pin]
         inner: B,
         sent: Sent,
     }
 
-    impl<B> PinnedDrop for ClockedRequestBody<B> {
+    impl<B> PinnedDrop for StreamClocksRequestBody<B> {
         fn drop(this: Pin<&mut Self>) {
             this.project().sent.mark_sent();
         }
     }
 }
 
-impl<B: Body> ClockedRequestBody<B> {
+impl<B: Body> StreamClocksRequestBody<B> {
     /// `is_observed` tells whether the signal is observed.
     pub(super) fn new(inner: B, is_observed: bool) -> (Self, Sent) {
         let sent = match is_observed {
@@ -90,7 +90,7 @@ impl<B: Body> ClockedRequestBody<B> {
     }
 }
 
-impl<B: Body> Body for ClockedRequestBody<B> {
+impl<B: Body> Body for StreamClocksRequestBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -117,7 +117,7 @@ impl<B: Body> Body for ClockedRequestBody<B> {
 }
 
 /// A replayed copy gets its own clock when it is sent.
-impl<B: Replay> Replay for ClockedRequestBody<B> {
+impl<B: Replay> Replay for StreamClocksRequestBody<B> {
     fn replay(&self) -> Option<Self> {
         Some(Self {
             inner: self.inner.replay()?,

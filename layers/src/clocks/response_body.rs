@@ -8,14 +8,14 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
-use super::layer::{LimitNames, Limits};
+use super::layer::Limits;
 use super::{IdleTimeout, TotalTimeout};
 use crate::{BoxError, Deadline, Failure};
 
 pin_project! {
     /// The body of a response with time-outs for its frames.
     #[derive(Debug)]
-    pub struct ClockedBody<B> {
+    pub struct StreamClocksBody<B> {
         // `None` once a time-out has fired; the connection to the backend is then closed.
         #[pin]
         inner: Option<B>,
@@ -23,18 +23,35 @@ pin_project! {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Clocks {
     idle: Option<Duration>,
+    idle_name: &'static str,
     // Boxed, because bodies are moved often and few have a total limit.
-    total: Option<Box<(Instant, Duration)>>,
+    total: Option<Box<Total>>,
     deadline: Deadline,
-    names: &'static LimitNames,
     /// No frame has arrived since the deadline was set.
     is_waiting: bool,
 }
 
-impl<B> ClockedBody<B> {
+#[derive(Clone, Copy, Debug)]
+struct Total {
+    end: Instant,
+    limit: Duration,
+    name: &'static str,
+}
+
+/// A body without frames.
+impl<B> Default for StreamClocksBody<B> {
+    fn default() -> Self {
+        Self {
+            inner: None,
+            clocks: Clocks::default(),
+        }
+    }
+}
+
+impl<B> StreamClocksBody<B> {
     pub(super) fn new(
         inner: B,
         limits: Limits,
@@ -45,9 +62,12 @@ impl<B> ClockedBody<B> {
             inner: Some(inner),
             clocks: Clocks {
                 idle: limits.idle,
-                total: total.zip(limits.total).map(Box::new),
+                idle_name: limits.names.idle,
+                total: total.zip(limits.total).map(|(end, limit)| {
+                    let name = limits.names.total;
+                    Box::new(Total { end, limit, name })
+                }),
                 deadline,
-                names: limits.names,
                 is_waiting: false,
             },
         }
@@ -60,26 +80,26 @@ impl Clocks {
         if !std::mem::replace(&mut self.is_waiting, true) {
             // A limit beyond the range of `Instant` counts as none.
             let idle = self.idle.and_then(|idle| Instant::now().checked_add(idle));
-            let total = self.total.as_ref().map(|total| total.0);
+            let total = self.total.as_ref().map(|total| total.end);
             self.deadline.arm(idle.into_iter().chain(total).min());
         }
         ready!(self.deadline.poll(cx));
         let total = self.total.as_deref().copied();
-        let total = total.filter(|(at, _)| Instant::now() >= *at);
-        Poll::Ready(match (total, self.idle) {
-            (None, Some(after)) => Failure::from(IdleTimeout {
-                after,
-                limit: self.names.idle,
+        let total = total.filter(|total| Instant::now() >= total.end);
+        Poll::Ready(match total {
+            None => Failure::from(IdleTimeout {
+                after: self.idle.unwrap_or_default(),
+                limit: self.idle_name,
             }),
-            (total, _) => Failure::from(TotalTimeout {
-                after: total.map_or(Duration::ZERO, |(_, after)| after),
-                limit: self.names.total,
+            Some(total) => Failure::from(TotalTimeout {
+                after: total.limit,
+                limit: total.name,
             }),
         })
     }
 }
 
-impl<B> Body for ClockedBody<B>
+impl<B> Body for StreamClocksBody<B>
 where
     B: Body,
     B::Error: Into<BoxError>,

@@ -6,7 +6,7 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::{ClockedBody, ClockedFuture, ClockedRequestBody, StreamClocksLayer};
+use super::{StreamClocksBody, StreamClocksFuture, StreamClocksLayer, StreamClocksRequestBody};
 use crate::BoxError;
 use crate::service::accessors;
 
@@ -21,15 +21,15 @@ accessors!([S] StreamClocksService<S>, StreamClocksLayer);
 
 impl<S, B, R> Service<Request<B>> for StreamClocksService<S>
 where
-    S: Service<Request<ClockedRequestBody<B>>, Response = Response<R>>,
+    S: Service<Request<StreamClocksRequestBody<B>>, Response = Response<R>>,
     S::Error: Into<BoxError>,
     B: Body,
     R: Body,
     R::Error: Into<BoxError>,
 {
-    type Response = Response<ClockedBody<R>>;
+    type Response = Response<StreamClocksBody<R>>;
     type Error = BoxError;
-    type Future = ClockedFuture<S::Future>;
+    type Future = StreamClocksFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx).map_err(Into::into)
@@ -38,8 +38,8 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (parts, body) = request.into_parts();
         let limits = self.clocks.limits_of(&parts);
-        let (body, sent) = ClockedRequestBody::new(body, limits.first_byte.is_some());
+        let (body, sent) = StreamClocksRequestBody::new(body, limits.first_byte.is_some());
         let called = self.inner.call(Request::from_parts(parts, body));
-        ClockedFuture::new(called, sent, limits)
+        StreamClocksFuture::new(called, sent, limits)
     }
 }

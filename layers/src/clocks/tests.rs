@@ -33,7 +33,7 @@ async fn answer(
     pauses: &'static [u64],
 ) -> Result<Response<impl Body<Data = Bytes, Error = BoxError>>, BoxError> {
     let inner = service_fn(
-        move |_: Request<ClockedRequestBody<Empty<Bytes>>>| async move {
+        move |_: Request<StreamClocksRequestBody<Empty<Bytes>>>| async move {
             sleep(seconds(head)).await;
             Ok::<_, Infallible>(Response::new(paused(pauses)))
         },
@@ -205,7 +205,7 @@ async fn a_timeout_that_is_off_never_fires() {
 /// A backend that reads the request for `read` seconds and then waits for `think` seconds.
 async fn upload(read: u64, think: u64) -> Result<(), BoxError> {
     let inner = service_fn(
-        move |request: Request<ClockedRequestBody<Full<Bytes>>>| async move {
+        move |request: Request<StreamClocksRequestBody<Full<Bytes>>>| async move {
             sleep(seconds(read)).await;
             request.into_body().collect().await.expect("a whole body");
             sleep(seconds(think)).await;
@@ -226,7 +226,7 @@ async fn the_first_byte_clock_starts_when_the_request_has_been_sent() {
 #[tokio::test(start_paused = true)]
 async fn a_request_counts_as_sent_at_the_end_of_its_body_even_if_it_is_kept() {
     let inner = service_fn(
-        async move |request: Request<ClockedRequestBody<Full<Bytes>>>| {
+        async move |request: Request<StreamClocksRequestBody<Full<Bytes>>>| {
             let mut body = request.into_body();
             body.frame().await.expect("a frame").expect("no fault");
             sleep(seconds(11)).await;
@@ -257,7 +257,7 @@ async fn a_ready_frame_takes_precedence_over_an_expired_clock() {
             }
         }
     }
-    let mut body = pin!(ClockedBody::new(
+    let mut body = pin!(StreamClocksBody::new(
         Late(0),
         clocks().limits,
         None,
@@ -296,5 +296,104 @@ async fn an_error_names_its_limit() {
         let answer = answer(layer, 0, &[6]).await.expect("a head");
         let error = answer.into_body().collect().await.expect_err("it pauses");
         assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+/// The response to a request with its own time-outs.
+async fn answer_within(
+    timeouts: StreamTimeouts,
+    head: u64,
+    pauses: &'static [u64],
+) -> Result<Response<impl Body<Data = Bytes, Error = BoxError>>, BoxError> {
+    let inner = service_fn(
+        move |_: Request<StreamClocksRequestBody<Empty<Bytes>>>| async move {
+            sleep(seconds(head)).await;
+            Ok::<_, Infallible>(Response::new(paused(pauses)))
+        },
+    );
+    let names = &LimitNames {
+        first_byte: "FIRST",
+        idle: "IDLE",
+        total: "TOTAL",
+    };
+    let layer = clocks()
+        .with_quiet(|_| true, seconds(20))
+        .with_total(seconds(100))
+        .with_limit_names(names, names);
+    let mut request = Request::new(Empty::new());
+    request.extensions_mut().insert(timeouts);
+    layer.layer(inner).oneshot(request).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_can_have_its_own_time_outs() {
+    let own = StreamTimeouts::new;
+    for (timeouts, head, pauses, kind_and_end, limit) in [
+        (
+            own(),
+            21,
+            &[][..],
+            Some(("first_byte_timeout", 20)),
+            "FIRST",
+        ),
+        (
+            own().with_first_byte(seconds(3)),
+            4,
+            &[],
+            Some(("first_byte_timeout", 3)),
+            "time-out",
+        ),
+        (
+            own().with_first_byte(seconds(3)),
+            2,
+            &[21],
+            Some(("idle_timeout", 22)),
+            "IDLE",
+        ),
+        (own().with_first_byte(seconds(30)), 29, &[9], None, ""),
+        (
+            own().with_idle(seconds(3)),
+            19,
+            &[2, 4],
+            Some(("idle_timeout", 24)),
+            "time-out",
+        ),
+        (own().with_idle(None), 0, &[70], None, ""),
+        (
+            own().with_idle(None),
+            0,
+            &[101],
+            Some(("total_timeout", 100)),
+            "TOTAL",
+        ),
+        (
+            own().with_total(seconds(7)),
+            5,
+            &[1, 9],
+            Some(("total_timeout", 7)),
+            "time-out",
+        ),
+        (
+            own().with_total(seconds(7)),
+            9,
+            &[],
+            Some(("total_timeout", 7)),
+            "time-out",
+        ),
+        (own().with_total(None).with_idle(None), 0, &[5000], None, ""),
+    ] {
+        let started = Instant::now();
+        let error = match answer_within(timeouts, head, pauses).await {
+            Ok(answer) => answer.into_body().collect().await.err(),
+            Err(error) => Some(error),
+        };
+        let ended = error
+            .as_ref()
+            .map(|error| (kind(error), started.elapsed().as_secs()));
+        assert_eq!(ended, kind_and_end, "{timeouts:?}");
+        if let Some(error) = error {
+            let text = error.to_string();
+            assert!(text.contains(&format!("{limit})")), "{text}");
+        }
     }
 }

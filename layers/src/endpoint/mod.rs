@@ -6,6 +6,7 @@
 
 mod layer;
 mod parameter;
+mod presets;
 mod require;
 mod table;
 
@@ -50,6 +51,8 @@ pub enum Operation {
     Embed,
     /// Transcription of audio.
     Transcribe,
+    /// Count of a prompt's tokens.
+    CountTokens,
     /// Download a model from a registry.
     Pull,
     /// Upload a model to a registry.
@@ -64,7 +67,8 @@ pub enum Operation {
     Blob,
     /// The account and tools of Ollama's cloud.
     Account,
-    /// A path that the operator has allowed by a setting.
+    /// Another operation that runs a model, which the request names: reranking, or a path that an
+    /// operator has allowed by a setting.
     Extra,
 }
 
@@ -86,6 +90,12 @@ impl Operation {
         !self.is_management()
     }
 
+    /// Whether a response in Ollama's dialect is a stream unless the request disables it.
+    fn streams_in_ollama(self) -> bool {
+        use Operation::{Chat, Create, Extra, Generate, Pull, Push};
+        matches!(self, Generate | Chat | Pull | Push | Create | Extra)
+    }
+
     /// The operation's name in OpenTelemetry's GenAI conventions (`gen_ai.operation.name`), or our
     /// own name if there is none.
     pub fn name(self) -> &'static str {
@@ -102,6 +112,7 @@ impl Operation {
             Self::Chat => "chat",
             Self::Embed => "embeddings",
             Self::Transcribe => "transcription",
+            Self::CountTokens => "count_tokens",
             Self::Pull => "pull",
             Self::Push => "push",
             Self::Create => "create",
@@ -129,6 +140,19 @@ pub struct Endpoint {
     pub streams_by_default: bool,
 }
 
+impl Endpoint {
+    /// A row as [`EndpointTable::route`] adds it.
+    fn new(path: &str, methods: &[Method], dialect: Dialect, operation: Operation) -> Self {
+        Self {
+            route: path.into(),
+            methods: methods.into(),
+            dialect,
+            operation,
+            streams_by_default: dialect == Dialect::Ollama && operation.streams_in_ollama(),
+        }
+    }
+}
+
 /// The result of the lookup; stored in the request's extensions ([`RouteMatch::of`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RouteMatch {
@@ -143,10 +167,12 @@ pub enum RouteMatch {
     WrongMethod {
         /// The row of the table.
         endpoint: Arc<Endpoint>,
+        /// The dialect of the refusal ([`EndpointTable::with_refusal_dialect`]).
+        dialect: Dialect,
     },
     /// The path is unknown.
     Unknown {
-        /// The dialect that the path's beginning suggests.
+        /// The dialect of the refusal ([`EndpointTable::with_refusal_dialect`]).
         dialect: Dialect,
     },
 }
@@ -180,7 +206,7 @@ impl RouteMatch {
             Some(Self::WrongMethod { .. }) if wants_websocket(request) => {
                 Some(Failure::from(NoWebSocket))
             }
-            Some(Self::WrongMethod { endpoint }) => Some(Failure::from(MethodNotAllowed {
+            Some(Self::WrongMethod { endpoint, .. }) => Some(Failure::from(MethodNotAllowed {
                 allowed: endpoint.methods.clone(),
             })),
             Some(Self::Unknown { .. }) | None => Some(Failure::from(NotFound)),
@@ -190,7 +216,7 @@ impl RouteMatch {
     /// The row of the path, for any method.
     pub fn endpoint(&self) -> Option<&Arc<Endpoint>> {
         match self {
-            Self::Found { endpoint, .. } | Self::WrongMethod { endpoint } => Some(endpoint),
+            Self::Found { endpoint, .. } | Self::WrongMethod { endpoint, .. } => Some(endpoint),
             Self::Unknown { .. } => None,
         }
     }
@@ -203,12 +229,11 @@ impl RouteMatch {
         }
     }
 
-    /// The dialect of errors. For a wrong path or method, Ollama uses plain text.
+    /// The dialect of errors.
     pub fn dialect(&self) -> Dialect {
         match self {
             Self::Found { endpoint, .. } => endpoint.dialect,
-            Self::WrongMethod { .. } => Dialect::Text,
-            Self::Unknown { dialect } => *dialect,
+            Self::WrongMethod { dialect, .. } | Self::Unknown { dialect } => *dialect,
         }
     }
 

@@ -7,12 +7,38 @@ use http::Method;
 use super::{Endpoint, Operation, RouteMatch, parameter};
 use crate::Dialect;
 
-/// All endpoints, by exact path.
-#[derive(Clone, Debug)]
+/// The endpoints of an API, by exact path.
+///
+/// [`ollama`](Self::ollama), [`openai`](Self::openai) and [`anthropic`](Self::anthropic) are the tables of
+/// these APIs. They can be combined, and rows can be added:
+///
+/// ```
+/// use http::Method;
+/// use llamatower_layers::{Dialect, EndpointTable, Operation};
+///
+/// # fn main() -> Result<(), llamatower_layers::endpoint::InvalidPath> {
+/// let table = EndpointTable::openai()
+///     .merge(EndpointTable::anthropic())
+///     .route("/v1/rerank", &[Method::POST], Dialect::OpenAi, Operation::Extra)?
+///     .route("/health", &[Method::GET], Dialect::Text, Operation::Status)?;
+///
+/// let found = table.look_up(&Method::POST, "/v1/rerank");
+/// assert_eq!(found.operation(), Some(Operation::Extra));
+/// // An unknown path is refused in the dialect of the rows that it resembles.
+/// let unknown = table.look_up(&Method::POST, "/v1/chat/completion");
+/// assert_eq!(unknown.dialect(), Dialect::OpenAi);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
 pub struct EndpointTable {
     // Sorted by path: a few comparisons are cheaper than hashing the path.
     exact: Vec<Arc<Endpoint>>,
+    // The longest prefix first.
     by_prefix: Vec<(Arc<str>, Arc<Endpoint>)>,
+    /// The dialects of the rows, in the order in which they were added.
+    dialects: Vec<Dialect>,
+    refusal_dialect: Option<Dialect>,
 }
 
 /// The path cannot be in the table.
@@ -23,109 +49,73 @@ pub struct EndpointTable {
 pub struct InvalidPath(String);
 
 impl EndpointTable {
-    /// The routes of Ollama 0.33.
-    pub fn ollama() -> Self {
-        use Dialect::{Anthropic, Ollama, OpenAi, Responses, Text};
-        let get = &[Method::GET][..];
-        let get_head = &[Method::GET, Method::HEAD][..];
-        let post = &[Method::POST][..];
-        let delete = &[Method::DELETE][..];
-        let blob = &[Method::HEAD, Method::POST][..];
-        let rows: &[(&str, &[Method], Dialect, Operation, bool)] = &[
-            ("/", get_head, Text, Operation::Root, false),
-            ("/api/version", get_head, Ollama, Operation::Version, false),
-            ("/api/status", get, Ollama, Operation::Status, false),
-            ("/api/tags", get_head, Ollama, Operation::Tags, false),
-            ("/api/ps", get, Ollama, Operation::Ps, false),
-            ("/api/show", post, Ollama, Operation::Show, false),
-            ("/api/generate", post, Ollama, Operation::Generate, true),
-            ("/api/chat", post, Ollama, Operation::Chat, true),
-            ("/api/embed", post, Ollama, Operation::Embed, false),
-            ("/api/embeddings", post, Ollama, Operation::Embed, false),
-            ("/api/pull", post, Ollama, Operation::Pull, true),
-            ("/api/push", post, Ollama, Operation::Push, true),
-            ("/api/create", post, Ollama, Operation::Create, true),
-            ("/api/blobs/{}", blob, Ollama, Operation::Blob, false),
-            ("/api/copy", post, Ollama, Operation::Copy, false),
-            ("/api/delete", delete, Ollama, Operation::Delete, false),
-            ("/api/me", post, Ollama, Operation::Account, false),
-            ("/api/signout", post, Ollama, Operation::Account, false),
-            (
-                "/api/user/keys/{}",
-                delete,
-                Ollama,
-                Operation::Account,
-                false,
-            ),
-            (
-                "/api/experimental/web_search",
-                post,
-                Ollama,
-                Operation::Account,
-                false,
-            ),
-            (
-                "/api/experimental/web_fetch",
-                post,
-                Ollama,
-                Operation::Account,
-                false,
-            ),
-            ("/v1/chat/completions", post, OpenAi, Operation::Chat, false),
-            ("/v1/completions", post, OpenAi, Operation::Generate, false),
-            ("/v1/embeddings", post, OpenAi, Operation::Embed, false),
-            ("/v1/models", get, OpenAi, Operation::Models, false),
-            ("/v1/models/{}", get, OpenAi, Operation::Model, false),
-            (
-                "/v1/audio/transcriptions",
-                post,
-                OpenAi,
-                Operation::Transcribe,
-                false,
-            ),
-            ("/v1/responses", post, Responses, Operation::Chat, false),
-            ("/v1/messages", post, Anthropic, Operation::Chat, false),
-        ];
-        let mut table = Self {
-            exact: Vec::new(),
-            by_prefix: Vec::new(),
-        };
-        for &(route, methods, dialect, operation, streams_by_default) in rows {
-            table.insert(Endpoint {
-                route: route.into(),
-                methods: methods.into(),
-                dialect,
-                operation,
-                streams_by_default,
-            });
-        }
-        table
+    /// A table without rows.
+    pub fn new() -> Self {
+        Self::default()
     }
 
-    /// Adds an exact path that Ollama has and this table does not contain yet. Its body is parsed
-    /// like that of a chat, to find the model.
+    /// Adds a row, or replaces the row of the same path. The response streams by default if Ollama's
+    /// does: chats, completions and management of models in its dialect, and extra paths.
+    ///
+    /// The path is compared byte for byte. It contains letters, digits, `-`, `_`, `.` and single
+    /// slashes; its last segment can be `{}`, a parameter. Exact paths come before parameters, and
+    /// long prefixes before short ones. A parameter has no slash, except for a model's name
+    /// ([`Operation::Model`]).
     ///
     /// # Errors
     /// The path cannot be compared byte for byte.
-    pub fn with_path(mut self, path: &str, methods: &[Method]) -> Result<Self, InvalidPath> {
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./".contains(&b);
-        let is_valid = path.len() > 1
-            && path.starts_with('/')
-            && path.bytes().all(plain)
-            && path[1..]
-                .split('/')
-                .all(|part| !matches!(part, "" | "." | ".."));
-        if !is_valid {
-            return Err(InvalidPath(path.to_owned()));
+    pub fn route(
+        self,
+        path: &str,
+        methods: &[Method],
+        dialect: Dialect,
+        operation: Operation,
+    ) -> Result<Self, InvalidPath> {
+        self.with_endpoint(Endpoint::new(path, methods, dialect, operation))
+    }
+
+    /// Like [`route`](Self::route), with a row that says itself whether its response streams by default.
+    ///
+    /// # Errors
+    /// The path cannot be compared byte for byte.
+    pub fn with_endpoint(mut self, endpoint: Endpoint) -> Result<Self, InvalidPath> {
+        let path = &*endpoint.route;
+        if !matches!(path, "/" | "/{}") {
+            let segments = path.strip_suffix("/{}").unwrap_or(path);
+            check_exact(segments).map_err(|_| InvalidPath(path.to_owned()))?;
         }
-        self.insert(Endpoint {
-            route: path.into(),
-            methods: methods.into(),
-            dialect: Dialect::of_path(path),
-            operation: Operation::Extra,
-            streams_by_default: path.starts_with("/api/"),
-        });
+        self.insert(Arc::new(endpoint));
         Ok(self)
+    }
+
+    /// Adds an exact path that an operator has allowed, in the dialect that its beginning suggests.
+    /// Its body is parsed like that of a chat, to find the model.
+    ///
+    /// # Errors
+    /// The path cannot be compared byte for byte.
+    pub fn with_path(self, path: &str, methods: &[Method]) -> Result<Self, InvalidPath> {
+        check_exact(path)?;
+        self.route(path, methods, Dialect::of_path(path), Operation::Extra)
+    }
+
+    /// Adds the rows of `other`, which replace rows of the same paths. The
+    /// [dialect of refusals](Self::with_refusal_dialect) stays that of `self`.
+    pub fn merge(mut self, other: Self) -> Self {
+        for dialect in &other.dialects {
+            self.note_dialect(*dialect);
+        }
+        for endpoint in other.endpoints() {
+            self.insert(endpoint.clone());
+        }
+        self
+    }
+
+    /// The dialect of refusals of unknown paths and methods. `None`, the default, is the dialect of
+    /// the rows that the path resembles: of those that share the most leading segments with it, and of
+    /// several dialects the one that was added first.
+    pub fn with_refusal_dialect(mut self, dialect: impl Into<Option<Dialect>>) -> Self {
+        self.refusal_dialect = dialect.into();
+        self
     }
 
     /// All rows, beginning with those without a parameter.
@@ -134,14 +124,24 @@ impl EndpointTable {
         self.exact.iter().chain(by_prefix)
     }
 
-    fn insert(&mut self, endpoint: Endpoint) {
-        let endpoint = Arc::new(endpoint);
-        match endpoint.route.strip_suffix("{}") {
-            Some(prefix) => self.by_prefix.push((prefix.into(), endpoint)),
-            None => match self.exact_index(&endpoint.route) {
+    pub(super) fn insert(&mut self, endpoint: Arc<Endpoint>) {
+        self.note_dialect(endpoint.dialect);
+        let Some(prefix) = endpoint.route.strip_suffix("{}") else {
+            match self.exact_index(&endpoint.route) {
                 Ok(known) => self.exact[known] = endpoint,
                 Err(place) => self.exact.insert(place, endpoint),
-            },
+            }
+            return;
+        };
+        self.by_prefix.retain(|(known, _)| **known != *prefix);
+        self.by_prefix.push((prefix.into(), endpoint));
+        let longest_first = |(prefix, _): &(Arc<str>, _)| std::cmp::Reverse(prefix.len());
+        self.by_prefix.sort_by_key(longest_first);
+    }
+
+    fn note_dialect(&mut self, dialect: Dialect) {
+        if !self.dialects.contains(&dialect) {
+            self.dialects.push(dialect);
         }
     }
 
@@ -167,12 +167,46 @@ impl EndpointTable {
             },
             Some((endpoint, _)) => RouteMatch::WrongMethod {
                 endpoint: endpoint.clone(),
+                dialect: self.refusal_dialect.unwrap_or(endpoint.dialect),
             },
             None => RouteMatch::Unknown {
-                dialect: Dialect::Text,
+                dialect: match self.refusal_dialect {
+                    Some(dialect) => dialect,
+                    None => self.resembled(path),
+                },
             },
         }
     }
+
+    /// The dialect of the rows that share the most leading segments with an unknown path.
+    fn resembled(&self, path: &str) -> Dialect {
+        let likeness = |dialect: &Dialect| {
+            let rows = self.endpoints().filter(|row| row.dialect == *dialect);
+            rows.map(|row| shared_segments(&row.route, path)).max()
+        };
+        // Of equal elements, `max_by_key` returns the last one.
+        let dialects = self.dialects.iter().rev();
+        let most = dialects.max_by_key(|dialect| likeness(dialect));
+        most.copied().unwrap_or(Dialect::Text)
+    }
+}
+
+/// An error unless the path can be compared byte for byte.
+fn check_exact(path: &str) -> Result<(), InvalidPath> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./".contains(&b);
+    let is_exact = path.strip_prefix('/').is_some_and(|rest| {
+        rest.bytes().all(plain) && !rest.split('/').any(|part| matches!(part, "" | "." | ".."))
+    });
+    match is_exact {
+        true => Ok(()),
+        false => Err(InvalidPath(path.to_owned())),
+    }
+}
+
+/// The number of equal segments at the beginning of two paths.
+fn shared_segments(one: &str, other: &str) -> usize {
+    let pairs = one.split('/').skip(1).zip(other.split('/').skip(1));
+    pairs.take_while(|(one, other)| one == other).count()
 }
 
 #[cfg(test)]
@@ -262,5 +296,114 @@ mod tests {
             table.look_up(&Method::POST, "/api/rerank").operation(),
             Some(Operation::Extra)
         );
+    }
+
+    #[test]
+    fn a_row_must_be_comparable_byte_for_byte() {
+        let route = |path: &str| {
+            EndpointTable::new().route(path, &[Method::GET], Dialect::Text, Operation::Status)
+        };
+        for path in ["/", "/health", "/v1/files/{}", "/{}"] {
+            assert!(route(path).is_ok(), "{path}");
+        }
+        for path in [
+            "",
+            "health",
+            "{}",
+            "/v1/{}/content",
+            "/v1/files-{}",
+            "/v1//{}",
+            "/v1/../{}",
+            "/v1/%66iles",
+            "/health/",
+            "//",
+            "//{}",
+        ] {
+            let error = route(path).expect_err(path).to_string();
+            assert!(error.starts_with(&format!("{path:?} is not")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_later_row_of_the_same_path_replaces_the_earlier_one() {
+        let table = EndpointTable::openai().merge(EndpointTable::anthropic());
+        let dialect = |path| table.look_up(&Method::GET, path).dialect();
+        assert_eq!(dialect("/v1/models"), Dialect::Anthropic);
+        assert_eq!(dialect("/v1/models/claude"), Dialect::Anthropic);
+        let rows = table
+            .endpoints()
+            .filter(|row| &*row.route == "/v1/models/{}");
+        assert_eq!(rows.count(), 1);
+    }
+
+    #[test]
+    fn the_longest_prefix_comes_first() {
+        let add = |table: EndpointTable, path, operation| {
+            let table = table.route(path, &[Method::GET], Dialect::OpenAi, operation);
+            table.expect("an exact path")
+        };
+        for paths in [["/v1/{}", "/v1/files/{}"], ["/v1/files/{}", "/v1/{}"]] {
+            let of = |path: &str| match path.len() {
+                6 => Operation::Model,
+                _ => Operation::Extra,
+            };
+            let table = paths.iter().fold(EndpointTable::new(), |table, path| {
+                add(table, path, of(path))
+            });
+            let found = table.look_up(&Method::GET, "/v1/files/a");
+            assert_eq!(found.operation(), Some(Operation::Extra), "{paths:?}");
+        }
+    }
+
+    #[test]
+    fn a_table_of_one_dialect_refuses_in_it() {
+        for (table, dialect) in [
+            (EndpointTable::openai(), Dialect::OpenAi),
+            (EndpointTable::anthropic(), Dialect::Anthropic),
+        ] {
+            for path in ["/v1", "/v1/assistants", "/chat/completions", "/", ""] {
+                let found = table.look_up(&Method::POST, path);
+                assert_eq!(found, RouteMatch::Unknown { dialect }, "{path}");
+            }
+            let found = table.look_up(&Method::DELETE, "/v1/models");
+            assert_eq!(found.dialect(), dialect, "a wrong method");
+        }
+    }
+
+    #[test]
+    fn an_unknown_path_is_refused_in_the_dialect_of_similar_rows() {
+        let table = EndpointTable::openai()
+            .merge(EndpointTable::anthropic())
+            .route(
+                "/api/chat",
+                &[Method::POST],
+                Dialect::Ollama,
+                Operation::Chat,
+            )
+            .expect("an exact path");
+        for (path, dialect) in [
+            ("/v1/chat/completion", Dialect::OpenAi),
+            ("/v1/messages/batches", Dialect::Anthropic),
+            ("/v1/responses/resp_1/cancel", Dialect::Responses),
+            ("/v1/unheard", Dialect::OpenAi),
+            ("/api/tags", Dialect::Ollama),
+            ("/elsewhere", Dialect::OpenAi),
+        ] {
+            let found = table.look_up(&Method::POST, path);
+            assert_eq!(found, RouteMatch::Unknown { dialect }, "{path}");
+        }
+        let none = EndpointTable::new().look_up(&Method::GET, "/v1/models");
+        assert_eq!(none.dialect(), Dialect::Text);
+    }
+
+    #[test]
+    fn ollama_refuses_in_plain_text_also_when_it_is_extended() {
+        let table = EndpointTable::ollama().merge(EndpointTable::anthropic());
+        for path in ["/v1/assistants", "/api/nothing", "/v1/messages/batches"] {
+            assert_eq!(table.look_up(&Method::POST, path).dialect(), Dialect::Text);
+        }
+        let json = table.with_refusal_dialect(Dialect::Ollama);
+        let wrong_method = json.look_up(&Method::GET, "/v1/chat/completions");
+        assert_eq!(wrong_method.dialect(), Dialect::Ollama);
     }
 }

@@ -94,6 +94,16 @@ impl<F: Future> Watched<F> {
     }
 }
 
+/// A body without frames.
+impl<F, B> Default for HeartbeatBody<F, B> {
+    fn default() -> Self {
+        Self {
+            inner: None,
+            early: None,
+        }
+    }
+}
+
 impl<F, B> HeartbeatBody<F, B> {
     pub(super) fn passed(inner: B) -> Self {
         Self {

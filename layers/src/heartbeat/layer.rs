@@ -18,8 +18,25 @@ pub struct HeartbeatLayer {
     pub(super) is_event_stream: Option<Selector>,
 }
 
+/// The interval of one request's heartbeats, in place of the layer's: a request extension, which an
+/// outer layer or a handler inserts. `None` for no heartbeats.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use http::Request;
+/// use llamatower_layers::heartbeat::HeartbeatInterval;
+///
+/// let mut request = Request::new(());
+/// let interval = HeartbeatInterval(Some(Duration::from_secs(5)));
+/// request.extensions_mut().insert(interval);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeartbeatInterval(pub Option<Duration>);
+
 impl HeartbeatLayer {
-    /// Sends a heartbeat after each `every` without data; `None` for none.
+    /// Sends a heartbeat after each `every` without data; `None` for none, except for requests with a
+    /// [`HeartbeatInterval`].
     pub fn new(every: impl Into<Option<Duration>>) -> Self {
         Self {
             every: every.into(),

@@ -52,7 +52,9 @@
 //! # }
 //! ```
 //!
-//! If it is off, it costs one branch for each request and each frame:
+//! A request can have its own interval: [`HeartbeatInterval`] in its extensions.
+//!
+//! If it is off, it costs a look-up of that extension for each request, and one branch for each frame:
 //!
 //! ```
 //! # use llamatower_layers::heartbeat::HeartbeatLayer;
@@ -71,6 +73,6 @@ mod waiting;
 pub use body::HeartbeatBody;
 pub use error::RefusedLate;
 pub use future::HeartbeatFuture;
-pub use layer::HeartbeatLayer;
+pub use layer::{HeartbeatInterval, HeartbeatLayer};
 pub use service::HeartbeatService;
 pub use waiting::Waiting;

@@ -8,7 +8,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::layer::is_event_stream;
-use super::{HeartbeatBody, HeartbeatFuture, HeartbeatLayer, Waiting};
+use super::{HeartbeatBody, HeartbeatFuture, HeartbeatInterval, HeartbeatLayer, Waiting};
 use crate::service::accessors;
 use crate::{BoxError, Record};
 
@@ -37,7 +37,8 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let Some(every) = self.layer.every else {
+        let own = request.extensions().get::<HeartbeatInterval>();
+        let Some(every) = own.map_or(self.layer.every, |own| own.0) else {
             return HeartbeatFuture::passed(self.inner.call(request));
         };
         let (mut head, body) = request.into_parts();

@@ -302,3 +302,29 @@ async fn a_disconnect_after_a_heartbeat_drops_the_inner_future() {
     drop(answer);
     assert_eq!(Arc::strong_count(&held), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_request_can_have_its_own_interval() {
+    let seconds = Duration::from_secs;
+    for (layers, own, heartbeats) in [
+        (Some(EVERY), None, 2),
+        (Some(EVERY), Some(Some(seconds(10))), 4),
+        (Some(EVERY), Some(None), 0),
+        (None, Some(Some(seconds(15))), 3),
+        (None, None, 0),
+    ] {
+        let service = service_fn(move |_: Request<()>| async move {
+            sleep(seconds(49)).await;
+            events()
+        });
+        let layer = HeartbeatLayer::new(layers).with_requests(|_| true);
+        let mut request = Request::new(());
+        if let Some(own) = own {
+            request.extensions_mut().insert(HeartbeatInterval(own));
+        }
+        let answer = layer.layer(service).oneshot(request).await.unwrap();
+        let text = answer.into_body().collect().await.unwrap().to_bytes();
+        let expected = HEARTBEAT.repeat(heartbeats) + EVENTS;
+        assert_eq!(text, expected, "{layers:?}, {own:?}");
+    }
+}

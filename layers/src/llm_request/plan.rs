@@ -58,11 +58,22 @@ impl Plan {
 
 fn has_body(operation: Operation) -> bool {
     use Operation::{
-        Chat, Copy, Create, Delete, Embed, Extra, Generate, Pull, Push, Show, Transcribe,
+        Chat, Copy, CountTokens, Create, Delete, Embed, Extra, Generate, Pull, Push, Show,
+        Transcribe,
     };
     matches!(
         operation,
-        Show | Generate | Chat | Embed | Transcribe | Pull | Push | Create | Copy | Delete | Extra
+        Show | Generate
+            | Chat
+            | Embed
+            | Transcribe
+            | CountTokens
+            | Pull
+            | Push
+            | Create
+            | Copy
+            | Delete
+            | Extra
     )
 }
 

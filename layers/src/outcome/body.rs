@@ -12,7 +12,7 @@ use crate::body::RemainingLength;
 
 pin_project! {
     /// A body whose end completes the record of its request.
-    #[derive(Debug)]
+    #[derive(Debug, Default)]
     pub struct OutcomeBody<B> {
         #[pin]
         inner: B,

@@ -81,6 +81,12 @@ use std::sync::Arc;
 /// Both methods run on the request's own task, so they must be short and must not block. They must
 /// not change the request's [`Record`], which is locked at the end. A pair of observers is an
 /// observer too.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no observer of outcomes",
+    label = "not an `Observer`",
+    note = "implement `Observer` for it, and so `Send` and `Sync`: `finished` gets the record of each \
+            request"
+)]
 pub trait Observer: Send + Sync {
     /// A request has arrived. Only its head is known.
     fn started(&self, outcome: &Outcome) {

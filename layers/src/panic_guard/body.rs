@@ -20,6 +20,16 @@ pin_project! {
     }
 }
 
+/// A body without frames.
+impl<B> Default for PanicGuardBody<B> {
+    fn default() -> Self {
+        Self {
+            inner: None,
+            hook: None,
+        }
+    }
+}
+
 impl<B> PanicGuardBody<B> {
     pub(super) fn new(inner: B, hook: Option<PanicHook>) -> Self {
         let inner = Some(inner);

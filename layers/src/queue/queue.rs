@@ -24,6 +24,11 @@ use crate::{BoxError, Failure};
 /// The queue asks again when a [`Permit`] is dropped. When a slot becomes free in another way, for
 /// example because a backend is back, call [`Queue::slots_changed`]; otherwise the waiters continue
 /// to wait.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` hands out no slots to a queue",
+    label = "not a `Dispatch`",
+    note = "use `SlotPool` for a fixed number of slots, or implement `Dispatch` for it"
+)]
 pub trait Dispatch {
     /// Requests that use the same slots and are counted together, for example by model.
     type Class: Clone + Eq + Hash;

@@ -24,9 +24,9 @@ fn take_result(clock: &TokioClock, checked: Result<StateSnapshot, Refused>) -> T
         .map_err(|until| until.wait_time_from(clock.now()))
 }
 
-/// A bucket for each key.
+/// A bucket for each key, and one for requests without a key.
 pub(super) struct Buckets<K: Clone + Hash + Eq> {
-    limiter: RateLimiter<K, States<K>, TokioClock, StateInformationMiddleware>,
+    limiter: RateLimiter<Option<K>, States<K>, TokioClock, StateInformationMiddleware>,
     states: States<K>,
 }
 
@@ -37,6 +37,7 @@ impl<K: Clone + Hash + Eq> Buckets<K> {
             newcomers: AtomicUsize::new(0),
             by_key: RwLock::default(),
             overflow: InMemoryState::default(),
+            without_key: InMemoryState::default(),
         }));
         Self {
             limiter: RateLimiter::new(quota.into(), states.clone(), TokioClock::new()),
@@ -44,7 +45,7 @@ impl<K: Clone + Hash + Eq> Buckets<K> {
         }
     }
 
-    pub(super) fn take(&self, key: &K) -> TakeResult {
+    pub(super) fn take(&self, key: &Option<K>) -> TakeResult {
         let take_result = take_result(self.limiter.clock(), self.limiter.check_key(key));
         if self.states.is_sweep_due() {
             self.limiter.retain_recent();
@@ -61,7 +62,8 @@ impl<K: Clone + Hash + Eq> Buckets<K> {
     }
 }
 
-/// The states of known keys, and one that further keys share if the limit is reached.
+/// The states of known keys, one that further keys share if the limit is reached, and one that all
+/// requests without a key share.
 struct States<K>(Arc<Shared<K>>);
 
 struct Shared<K> {
@@ -70,6 +72,7 @@ struct Shared<K> {
     newcomers: AtomicUsize,
     by_key: RwLock<HashMap<K, InMemoryState>>,
     overflow: InMemoryState,
+    without_key: InMemoryState,
 }
 
 impl<K> Clone for States<K> {
@@ -88,13 +91,16 @@ impl<K: Clone + Hash + Eq> States<K> {
 }
 
 impl<K: Clone + Hash + Eq> StateStore for States<K> {
-    type Key = K;
+    type Key = Option<K>;
 
-    fn measure_and_replace<T, F, E>(&self, key: &K, f: F) -> Result<T, E>
+    fn measure_and_replace<T, F, E>(&self, key: &Option<K>, f: F) -> Result<T, E>
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
         let shared = &*self.0;
+        let Some(key) = key else {
+            return shared.without_key.measure_and_replace(&NotKeyed::NonKey, f);
+        };
         let known = shared.by_key.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(state) = known.get(key) {
             return state.measure_and_replace(&NotKeyed::NonKey, f);
@@ -116,7 +122,7 @@ impl<K: Clone + Hash + Eq> StateStore for States<K> {
     }
 }
 
-impl<K: Clone + Hash + Eq> ShrinkableKeyedStateStore<K> for States<K> {
+impl<K: Clone + Hash + Eq> ShrinkableKeyedStateStore<Option<K>> for States<K> {
     fn retain_recent(&self, drop_below: Nanos) {
         let mut known = self
             .0

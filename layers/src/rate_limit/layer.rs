@@ -16,15 +16,28 @@ use super::{Quota, RateLimitService, RateLimited, Scope};
 use crate::Failure;
 use crate::live::Live;
 use crate::order;
-use crate::store::{StorePolicy, StoreUnavailable, WhenUnavailable};
+use crate::service::{Hook, Selector};
+use crate::store::{NoLimitKey, StorePolicy, StoreUnavailable, WhenUnavailable, WithoutKey};
 
 /// The common data of all requests.
 #[derive(Clone)]
 pub(super) struct Limit<K, X> {
     pub(super) key_of: X,
+    pub(super) counts: Option<Selector>,
+    pub(super) without_key: WithoutKey,
     pub(super) policy: StorePolicy,
     pub(super) rules: Live<Rules<K>>,
     scope: Scope,
+}
+
+impl<K, X: Fn(&Parts) -> Option<K>> Limit<K, X> {
+    /// The key of a request as the store gets it; `None` for a request that is not counted.
+    pub(super) fn key(&self, request: &Parts) -> Result<Option<Option<K>>, NoLimitKey> {
+        match &self.counts {
+            Some(counts) if !counts(request) => Ok(None),
+            _ => self.without_key.settle((self.key_of)(request)),
+        }
+    }
 }
 
 /// The quotas of keys.
@@ -105,12 +118,12 @@ impl<K: Hash + Eq> Rules<K> {
         self.own.is_empty() && self.others.is_none()
     }
 
-    /// The rule for a key, if there is one.
-    pub(super) fn rule(&self, key: &K) -> Option<Rule> {
+    /// The rule for a key, or for all requests without a key, if there is one.
+    pub(super) fn rule(&self, key: Option<&K>) -> Option<Rule> {
         // Most configurations have no rules for single keys, and then need no hash.
         let own = match self.own.is_empty() {
             true => None,
-            false => self.own.get(key),
+            false => key.and_then(|key| self.own.get(key)),
         };
         own.or(self.others.as_ref()).cloned()
     }
@@ -125,17 +138,12 @@ pub struct RateLimitLayer<K, X, T> {
 }
 
 impl RateLimitLayer<(), fn(&Parts) -> Option<()>, MemoryBuckets<()>> {
-    /// One quota for all requests together.
-    pub fn global(quota: Quota) -> Self {
-        Self::global_of(Some(quota), |_| Some(()))
-    }
-}
-
-impl<X: Fn(&Parts) -> Option<()>> RateLimitLayer<(), X, MemoryBuckets<()>> {
-    /// One quota, or none yet, for all requests together for which `counts` returns `Some`.
-    pub fn global_of(quota: Option<Quota>, counts: X) -> Self {
+    /// One quota for all requests together; `None` for no limit until
+    /// [`set_quotas`](Self::set_quotas).
+    pub fn global(quota: impl Into<Option<Quota>>) -> Self {
+        let quota = quota.into();
         let store = MemoryBuckets::new(quota, 1);
-        Self::with_rules(store, Scope::Global, [], quota, counts)
+        Self::with_rules(store, Scope::Global, [], quota, |_| None)
     }
 }
 
@@ -143,7 +151,8 @@ impl<K: Clone + Hash + Eq, X: Fn(&Parts) -> Option<K>> RateLimitLayer<K, X, Memo
     /// The default of [`with_max_keys`](Self::with_max_keys).
     pub const DEFAULT_MAX_KEYS: usize = 10_000;
 
-    /// A quota for each key. Requests without a key by `key_of` pass.
+    /// A quota for each key. Requests for which `key_of` returns `None` together have one such quota
+    /// ([`without_key`](Self::without_key)).
     ///
     /// The key should be something that a client cannot choose freely: the identity of a verified
     /// credential, or the address of its connection.
@@ -152,7 +161,7 @@ impl<K: Clone + Hash + Eq, X: Fn(&Parts) -> Option<K>> RateLimitLayer<K, X, Memo
     }
 
     /// The quotas `own` for their keys, and the same quota for each of the `others`; without one,
-    /// others pass.
+    /// others and requests without a key pass.
     pub fn per_key_with(
         own: impl IntoIterator<Item = (K, Quota)>,
         others: Option<Quota>,
@@ -213,6 +222,8 @@ impl<K: Hash + Eq, X: Fn(&Parts) -> Option<K>, T: RateStore<K>> RateLimitLayer<K
         drop(rules);
         let limit = Limit {
             key_of: self.limit.key_of.clone(),
+            counts: self.limit.counts.clone(),
+            without_key: self.limit.without_key,
             policy: self.limit.policy,
             rules: Live::new(renamed),
             scope,
@@ -233,6 +244,8 @@ impl<K: Hash + Eq, X: Fn(&Parts) -> Option<K>, T: RateStore<K>> RateLimitLayer<K
         Self {
             limit: Arc::new(Limit {
                 key_of,
+                counts: None,
+                without_key: WithoutKey::default(),
                 policy: StorePolicy::default(),
                 rules: Live::new(Rules::new(scope, own, others)),
                 scope,
@@ -245,6 +258,21 @@ impl<K: Hash + Eq, X: Fn(&Parts) -> Option<K>, T: RateStore<K>> RateLimitLayer<K
 impl<K: Clone, X: Clone, T> RateLimitLayer<K, X, T> {
     /// The default of [`with_deadline`](Self::with_deadline).
     pub const DEFAULT_DEADLINE: Duration = StorePolicy::DEFAULT_DEADLINE;
+
+    /// Limits only the requests that `counts` selects; others pass. By default, all are limited.
+    pub fn with_requests(
+        mut self,
+        counts: impl Fn(&Parts) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Arc::make_mut(&mut self.limit).counts = Some(Hook(Arc::new(counts)));
+        self
+    }
+
+    /// What happens to requests without a key; by default they share one quota.
+    pub fn without_key(mut self, without_key: WithoutKey) -> Self {
+        Arc::make_mut(&mut self.limit).without_key = without_key;
+        self
+    }
 
     /// Time-out of the store's response; the in-memory store responds at once.
     pub fn with_deadline(mut self, deadline: Duration) -> Self {

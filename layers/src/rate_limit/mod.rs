@@ -1,5 +1,8 @@
 //! Rate limits, for all requests and for each key.
 //!
+//! Requests without a key are limited too: all of them share one quota of the same size. They can pass
+//! or be refused instead ([`RateLimitLayer::without_key`]).
+//!
 //! Each request takes one unit from its bucket, and is refused at once with [`RateLimited`] if the
 //! bucket is empty; requests never wait here. Responses and refusals report the remaining quota in
 //! the headers `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10);

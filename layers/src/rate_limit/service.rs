@@ -44,9 +44,12 @@ where
             return RateLimitFuture::calling(self.inner.call(request), None);
         }
         let (parts, body) = request.into_parts();
-        let key = (limit.key_of)(&parts);
+        let key = limit.key(&parts);
         let request = Request::from_parts(parts, body);
-        let rule = key.and_then(|key| Some((limit.rules.get().rule(&key)?, key)));
+        let rule = match key {
+            Ok(key) => key.and_then(|key| Some((limit.rules.get().rule(key.as_ref())?, key))),
+            Err(refusal) => return RateLimitFuture::refused(refusal.into()),
+        };
         let Some((rule, key)) = rule else {
             return RateLimitFuture::calling(self.inner.call(request), None);
         };

@@ -15,14 +15,20 @@ use crate::store::StoreUnavailable;
 ///
 /// A store can be external and shared by several processes: taking is one atomic step, and the
 /// layer's deadline limits the wait for the response.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no store for the buckets of keys of type `{K}`",
+    label = "not a store for this type of key",
+    note = "use `MemoryBuckets<{K}>`, which `RateLimitLayer::per_key` makes if `{K}: Clone + Hash + Eq`, \
+            or implement `RateStore<{K}>`"
+)]
 pub trait RateStore<K> {
     /// The future of a store's response. It is polled once with a no-op waker; if it is ready, the
     /// request need not be stored.
     type Taking: Future<Output = Result<TakeResult, StoreUnavailable>> + Unpin;
 
-    /// Takes one request from the key's bucket, which is refilled by `quota`. A key has the same
-    /// quota each time.
-    fn take(&self, key: K, quota: &Quota) -> Self::Taking;
+    /// Takes one request from the key's bucket, which is refilled by `quota`. `None` stands for all
+    /// requests without a key: they share a bucket of their own. A key has the same quota each time.
+    fn take(&self, key: Option<K>, quota: &Quota) -> Self::Taking;
 }
 
 /// The number of requests left after this one, or the wait until it may come.
@@ -31,7 +37,7 @@ pub type TakeResult = Result<u32, Duration>;
 /// Stores buckets in this process's memory, as governor's GCRA.
 ///
 /// A bucket is dropped some time after it is full. If the maximum number of keys have a bucket, all
-/// further keys share one.
+/// further keys share one. Requests without a key share another one.
 pub struct MemoryBuckets<K: Clone + Hash + Eq> {
     by_quota: Live<Vec<(Quota, Arc<Buckets<K>>)>>,
     max_keys: AtomicUsize,
@@ -71,7 +77,7 @@ impl<K: Clone + Hash + Eq> MemoryBuckets<K> {
         }
     }
 
-    fn take_result(&self, key: &K, quota: &Quota) -> TakeResult {
+    fn take_result(&self, key: &Option<K>, quota: &Quota) -> TakeResult {
         let by_quota = self.by_quota.get();
         let buckets = find(&by_quota, quota);
         buckets.map_or(Ok(quota.burst().get()), |buckets| buckets.take(key))
@@ -95,7 +101,7 @@ fn find<'a, K: Clone + Hash + Eq>(
 impl<K: Clone + Hash + Eq> RateStore<K> for MemoryBuckets<K> {
     type Taking = Ready<Result<TakeResult, StoreUnavailable>>;
 
-    fn take(&self, key: K, quota: &Quota) -> Self::Taking {
+    fn take(&self, key: Option<K>, quota: &Quota) -> Self::Taking {
         ready(Ok(self.take_result(&key, quota)))
     }
 }

@@ -13,7 +13,7 @@ use tower::{Layer, ServiceExt, service_fn};
 
 use super::buckets::Buckets;
 use super::*;
-use crate::store::{StoreUnavailable, WhenUnavailable};
+use crate::store::{NoLimitKey, StoreUnavailable, WhenUnavailable, WithoutKey};
 use crate::{BoxError, Failure, Side};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -75,7 +75,7 @@ async fn requests_above_the_quota_are_refused_until_it_refills() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_key_has_its_own_quota_and_requests_without_a_key_pass() {
+async fn each_key_has_its_own_quota() {
     let layer = RateLimitLayer::per_key(quota(1, SECOND), tenant);
     let service = layer.layer(service_fn(fine));
     let send = |request| service.clone().oneshot(request);
@@ -90,11 +90,74 @@ async fn each_key_has_its_own_quota_and_requests_without_a_key_pass() {
             .contains("this client has used up 1 request in 1 s")
     );
 
+    assert_eq!(layer.keys(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_without_a_key_share_one_quota_by_default() {
+    let layer =
+        RateLimitLayer::per_key(quota(2, 10 * SECOND), tenant).with_max_keys(NonZeroUsize::MIN);
+    let service = layer.layer(service_fn(fine));
+    let send = |request| service.clone().oneshot(request);
+    let answer = send(Request::default()).await.unwrap();
+    assert_eq!(answer.headers()["ratelimit"], r#""key";r=1;t=5"#);
+    send(Request::get("/other").body(()).unwrap())
+        .await
+        .unwrap();
+    let error = send(Request::default()).await.unwrap_err();
+    assert_eq!(limited(&error).retry_after, 5 * SECOND);
+
+    // Neither a key nor the keys beyond the limit use it.
+    for key in ["a", "b", "a", "c"] {
+        send(from(key)).await.unwrap();
+    }
+    send(from("a")).await.unwrap_err();
+    assert_eq!(layer.keys(), 1);
+    advance(5 * SECOND).await;
+    send(Request::default()).await.unwrap();
+    send(Request::default()).await.unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_without_a_key_have_the_quota_of_other_keys() {
+    let own = ("a".to_owned(), quota(5, SECOND));
+    for (others, passed) in [(Some(quota(1, SECOND)), 1), (None, 4)] {
+        let layer = RateLimitLayer::per_key_with([own.clone()], others, tenant);
+        let service = layer.layer(service_fn(fine));
+        let mut count = 0;
+        for _ in 0..4 {
+            count += usize::from(service.clone().oneshot(Request::default()).await.is_ok());
+        }
+        assert_eq!(count, passed, "{others:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_without_a_key_can_pass() {
+    let layer = RateLimitLayer::per_key(quota(1, SECOND), tenant).without_key(WithoutKey::Admit);
+    let service = layer.layer(service_fn(fine));
     for _ in 0..3 {
-        let answer = send(Request::default()).await.unwrap();
+        let answer = service.clone().oneshot(Request::default()).await.unwrap();
         assert!(answer.headers().is_empty());
     }
-    assert_eq!(layer.keys(), 2);
+    service.clone().oneshot(from("a")).await.unwrap();
+    service.oneshot(from("a")).await.unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_without_a_key_can_be_refused() {
+    let layer = RateLimitLayer::per_key(quota(1, SECOND), tenant).without_key(WithoutKey::Refuse);
+    let service = layer.layer(service_fn(fine));
+    let error = service
+        .clone()
+        .oneshot(Request::default())
+        .await
+        .unwrap_err();
+    let failure = Failure::find(&*error).unwrap();
+    assert!(failure.caused_by::<NoLimitKey>().is_some());
+    assert_eq!(failure.status(), StatusCode::FORBIDDEN);
+    assert_eq!(failure.side(), Side::Client);
+    service.oneshot(from("a")).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -234,7 +297,7 @@ proptest! {
             let mut given: Vec<Instant> = Vec::new();
             for pause in pauses {
                 advance(Duration::from_secs_f64(pause / rate)).await;
-                match bucket.take(&()) {
+                match bucket.take(&Some(())) {
                     Ok(_) => given.push(Instant::now()),
                     Err(wait) => {
                         prop_assert!(!wait.is_zero());
@@ -258,11 +321,11 @@ proptest! {
             let bucket = Buckets::new(quota, 1);
             for pause in pauses {
                 advance(quota.interval().mul_f64(pause)).await;
-                if let Err(wait) = bucket.take(&()) {
+                if let Err(wait) = bucket.take(&Some(())) {
                     advance(wait - Duration::from_nanos(1)).await;
-                    prop_assert!(bucket.take(&()).is_err());
+                    prop_assert!(bucket.take(&Some(())).is_err());
                     advance(Duration::from_nanos(1)).await;
-                    prop_assert!(bucket.take(&()).is_ok());
+                    prop_assert!(bucket.take(&Some(())).is_ok());
                 }
             }
             Ok(())
@@ -284,7 +347,7 @@ proptest! {
                 // A few keys are frequent, many are rare.
                 let key = if key < 500 { key % 5 } else { key };
                 advance(Duration::from_secs_f64(pause / rate)).await;
-                if buckets.take(&key).is_ok() {
+                if buckets.take(&Some(key)).is_ok() {
                     *given.entry(key).or_default() += 1;
                 }
                 prop_assert!(buckets.len() <= max_keys);
@@ -329,7 +392,7 @@ struct Slow(Duration);
 
 impl RateStore<()> for Slow {
     type Taking = Pin<Box<dyn Future<Output = Result<TakeResult, StoreUnavailable>> + Send>>;
-    fn take(&self, (): (), _: &Quota) -> Self::Taking {
+    fn take(&self, _: Option<()>, _: &Quota) -> Self::Taking {
         let wait = tokio::time::sleep(self.0);
         Box::pin(async move {
             wait.await;
@@ -413,9 +476,9 @@ async fn a_named_policy_is_reported_by_its_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_counted_requests_use_the_global_quota() {
-    let counts = |request: &Parts| request.headers.contains_key("x-tenant").then_some(());
-    let layer = RateLimitLayer::global_of(Some(quota(1, 60 * SECOND)), counts);
+async fn only_selected_requests_use_the_global_quota() {
+    let layer = RateLimitLayer::global(quota(1, 60 * SECOND))
+        .with_requests(|request| request.headers.contains_key("x-tenant"));
     let service = layer.layer(service_fn(fine));
     let send = async |request| service.clone().oneshot(request).await;
     for _ in 0..3 {
@@ -425,4 +488,35 @@ async fn only_counted_requests_use_the_global_quota() {
     send(from("ada")).await.unwrap();
     send(from("bob")).await.unwrap_err();
     send(Request::default()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_not_selected_is_not_counted_with_or_without_a_key() {
+    let layer = RateLimitLayer::per_key(quota(1, 60 * SECOND), tenant)
+        .with_requests(|request| request.uri.path() != "/health")
+        .without_key(WithoutKey::Refuse);
+    let service = layer.layer(service_fn(fine));
+    let send = async |request| service.clone().oneshot(request).await;
+    for key in [None, Some("ada")] {
+        for _ in 0..3 {
+            let request = Request::get("/health");
+            let request = key
+                .iter()
+                .fold(request, |request, key| request.header("x-tenant", *key));
+            send(request.body(()).unwrap()).await.unwrap();
+        }
+    }
+    send(from("ada")).await.unwrap();
+    send(from("ada")).await.unwrap_err();
+    send(Request::default()).await.unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_global_limit_can_begin_without_a_quota() {
+    let layer = RateLimitLayer::global(None);
+    let service = layer.layer(service_fn(fine));
+    let send = async || service.clone().oneshot(Request::default()).await.is_ok();
+    assert!(send().await && send().await);
+    layer.set_quotas([], Some(quota(1, 60 * SECOND)));
+    assert!(send().await && !send().await);
 }

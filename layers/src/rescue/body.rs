@@ -62,6 +62,14 @@ pub(super) struct Watch {
     is_settled: bool,
 }
 
+/// A body without frames.
+impl<B> Default for RescueBody<B> {
+    fn default() -> Self {
+        let kind = Kind::Ended;
+        Self { kind }
+    }
+}
+
 impl<B> RescueBody<B> {
     pub(super) fn whole(bytes: Bytes) -> Self {
         let kind = match bytes.is_empty() {

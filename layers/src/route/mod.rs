@@ -75,6 +75,12 @@ pub struct Choice<S, G> {
 pub type ChoiceOf<C> = Result<Choice<<C as Choose>::Service, <C as Choose>::Slot>, BoxError>;
 
 /// A policy that chooses a backend for a request.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no policy that chooses a backend",
+    label = "not a `Choose` policy",
+    note = "implement `Choose` for it: `poll_choose` returns the service of a backend and its slot; an \
+            `Arc` of a policy is a policy too"
+)]
 pub trait Choose {
     /// The service of one backend.
     type Service;

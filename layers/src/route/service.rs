@@ -21,6 +21,21 @@ impl<C> RouteService<C> {
     pub fn new(policy: C) -> Self {
         Self { policy }
     }
+
+    /// The policy.
+    pub fn get_ref(&self) -> &C {
+        &self.policy
+    }
+
+    /// The policy, mutable. Clones of this service have their own policy, unless it is an `Arc`.
+    pub fn get_mut(&mut self) -> &mut C {
+        &mut self.policy
+    }
+
+    /// The policy, without the service.
+    pub fn into_inner(self) -> C {
+        self.policy
+    }
 }
 
 impl<C, B, R> Service<Request<B>> for RouteService<C>

@@ -45,6 +45,7 @@ pin_project! {
             #[pin]
             inner: F,
         },
+        Refused { refusal: Option<Failure> },
     }
 }
 
@@ -68,8 +69,17 @@ where
     T: TokenStore<K>,
 {
     pub(super) fn uncounted(inner: S::Future) -> Self {
+        Self::uncounted_in(State::Calling { inner })
+    }
+
+    pub(super) fn refused(refusal: Failure) -> Self {
+        let refusal = Some(refusal);
+        Self::uncounted_in(State::Refused { refusal })
+    }
+
+    fn uncounted_in(state: State<S, B, S::Future, K, T>) -> Self {
         Self {
-            state: State::Calling { inner },
+            state,
             settlement: None,
             budget_states: Vec::new(),
             report_place: None,
@@ -141,6 +151,10 @@ where
                         .expect("only taken here, because the state changes next");
                     let inner = service.call(request);
                     this.state.set(State::Calling { inner });
+                }
+                StateProjection::Refused { refusal } => {
+                    let refusal = refusal.take().expect("polled after it was ready");
+                    return Poll::Ready(Err(refusal.into()));
                 }
                 StateProjection::Calling { inner } => {
                     let mut answer = match ready!(inner.poll(cx)) {

@@ -12,7 +12,8 @@ use tower_layer::Layer;
 
 use super::{Budget, MemoryStore, TokenLimitService, TokenStore};
 use crate::order;
-use crate::store::{StorePolicy, WhenUnavailable};
+use crate::service::{Hook, Selector};
+use crate::store::{NoLimitKey, StorePolicy, WhenUnavailable, WithoutKey};
 
 type Estimate = dyn Fn(&Parts) -> u64 + Send + Sync;
 type BudgetsOf<K> = dyn Fn(&K) -> Option<Arc<[Budget]>> + Send + Sync;
@@ -28,6 +29,8 @@ pub struct TokenLimitLayer<K, X, T = MemoryStore<K>> {
 pub(super) struct Limit<K, X, T> {
     pub(super) store: Arc<T>,
     pub(super) key_of: X,
+    pub(super) counts: Option<Selector>,
+    pub(super) without_key: WithoutKey,
     pub(super) policy: StorePolicy,
     pub(super) estimate: Option<Arc<Estimate>>,
     pub(super) is_on: Arc<AtomicBool>,
@@ -36,12 +39,21 @@ pub(super) struct Limit<K, X, T> {
 }
 
 impl<K, X, T> Limit<K, X, T> {
-    pub(super) fn budgets(&self, key: &K) -> Arc<[Budget]> {
-        let own = self
-            .budgets_of
-            .as_ref()
-            .and_then(|budgets_of| budgets_of(key));
+    pub(super) fn budgets(&self, key: Option<&K>) -> Arc<[Budget]> {
+        let budgets_of = self.budgets_of.as_ref().zip(key);
+        let own = budgets_of.and_then(|(budgets_of, key)| budgets_of(key));
         own.unwrap_or_else(|| self.budgets.clone())
+    }
+
+    /// The key of a request as the store gets it; `None` for a request that is not counted.
+    pub(super) fn key(&self, request: &Parts) -> Result<Option<Option<K>>, NoLimitKey>
+    where
+        X: Fn(&Parts) -> Option<K>,
+    {
+        match &self.counts {
+            Some(counts) if !counts(request) => Ok(None),
+            _ => self.without_key.settle((self.key_of)(request)),
+        }
     }
 }
 
@@ -51,7 +63,8 @@ where
     X: Fn(&Parts) -> Option<K>,
 {
     /// Gives each key these budgets, counted in memory, with days that start at midnight UTC.
-    /// Requests without a key pass.
+    /// Requests for which `key_of` returns `None` together have one such account
+    /// ([`without_key`](Self::without_key)).
     pub fn new(budgets: impl IntoIterator<Item = Budget>, key_of: X) -> Self {
         Self::with_store(MemoryStore::new(TimeZone::UTC), budgets, key_of)
     }
@@ -71,6 +84,8 @@ where
             limit: Arc::new(Limit {
                 store: Arc::new(store),
                 key_of,
+                counts: None,
+                without_key: WithoutKey::default(),
                 policy: StorePolicy::default(),
                 estimate: None,
                 is_on: Arc::new(AtomicBool::new(true)),
@@ -89,6 +104,17 @@ impl<K, X: Clone, T> TokenLimitLayer<K, X, T> {
         budgets_of: impl Fn(&K) -> Option<Arc<[Budget]>> + Send + Sync + 'static,
     ) -> Self {
         self.change(|limit| limit.budgets_of = Some(Arc::new(budgets_of)))
+    }
+
+    /// Limits only the requests that `counts` selects; others pass. By default, all are limited.
+    pub fn with_requests(self, counts: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
+        self.change(|limit| limit.counts = Some(Hook(Arc::new(counts))))
+    }
+
+    /// What happens to requests without a key; by default they share one account with the default
+    /// budgets.
+    pub fn without_key(self, without_key: WithoutKey) -> Self {
+        self.change(|limit| limit.without_key = without_key)
     }
 
     /// The expected tokens of a request. The default is a quarter of its body's bytes, at most
@@ -122,6 +148,8 @@ impl<K, X: Clone, T> TokenLimitLayer<K, X, T> {
         let mut limit = Limit {
             store: self.limit.store.clone(),
             key_of: self.limit.key_of.clone(),
+            counts: self.limit.counts.clone(),
+            without_key: self.limit.without_key,
             policy: self.limit.policy,
             estimate: self.limit.estimate.clone(),
             is_on: self.limit.is_on.clone(),

@@ -17,6 +17,8 @@ pub(super) struct Ledger<K> {
     accounts: HashMap<K, Account>,
     /// The shared account of keys beyond `max_keys`.
     overflow: Account,
+    /// The shared account of requests without a key.
+    without_key: Account,
     max_keys: usize,
     new_keys: usize,
 }
@@ -38,9 +40,18 @@ struct Count {
 /// The reservation of one request.
 #[derive(Debug)]
 pub(super) struct Reserved<K> {
-    /// `None` for the shared account of keys beyond `max_keys`.
-    key: Option<K>,
+    holder: Holder<K>,
     parts: [Option<Part>; 3],
+}
+
+/// The holder of an account.
+#[derive(Debug)]
+enum Holder<K> {
+    Key(K),
+    /// All keys beyond `max_keys`.
+    Overflow,
+    /// All requests without a key.
+    WithoutKey,
 }
 
 #[derive(Debug)]
@@ -57,6 +68,7 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
             zone,
             accounts: HashMap::new(),
             overflow: Account::default(),
+            without_key: Account::default(),
             max_keys,
             new_keys: 0,
         }
@@ -65,17 +77,22 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
     /// Reserves `tokens` in all budgets, or in none if one has too few left.
     pub(super) fn reserve(
         &mut self,
-        key: K,
+        key: Option<K>,
         budgets: &[Budget],
         tokens: u64,
         now: Timestamp,
     ) -> Result<Granted<Reserved<K>>, BudgetState> {
         self.update_spans(now);
         let spans = self.spans;
-        let has_room = self.has_room(&key);
-        let account = match has_room {
-            true => self.accounts.entry(key.clone()).or_default(),
-            false => &mut self.overflow,
+        let holder = match key {
+            None => Holder::WithoutKey,
+            Some(key) if self.has_room(&key) => Holder::Key(key),
+            Some(_) => Holder::Overflow,
+        };
+        let account = match &holder {
+            Holder::Key(key) => self.accounts.entry(key.clone()).or_default(),
+            Holder::Overflow => &mut self.overflow,
+            Holder::WithoutKey => &mut self.without_key,
         };
         let mut refusal = None;
         for budget in budgets {
@@ -117,9 +134,8 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
                 tokens: before.saturating_add(tokens),
             });
         }
-        let key = has_room.then_some(key);
         Ok(Granted {
-            reservation: Reserved { key, parts },
+            reservation: Reserved { holder, parts },
             budget_states,
         })
     }
@@ -127,9 +143,10 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
     /// Replaces the reservation by the `used` tokens, in the windows of the reservation. A window
     /// that has ended is not counted any more.
     pub(super) fn settle(&mut self, reserved: Reserved<K>, used: u64) {
-        let account = match &reserved.key {
-            Some(key) => self.accounts.get_mut(key),
-            None => Some(&mut self.overflow),
+        let account = match &reserved.holder {
+            Holder::Key(key) => self.accounts.get_mut(key),
+            Holder::Overflow => Some(&mut self.overflow),
+            Holder::WithoutKey => Some(&mut self.without_key),
         };
         let Some(account) = account else { return };
         for part in reserved.parts.into_iter().flatten() {

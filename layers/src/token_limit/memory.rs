@@ -19,7 +19,8 @@ type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 /// Keeps counts in this process's memory; a restart resets them.
 ///
 /// A key takes a few hundred bytes. A key without use in the current windows is forgotten. When the
-/// maximum number of keys is reached, all further keys share one account.
+/// maximum number of keys is reached, all further keys share one account. Requests without a key share
+/// another one.
 #[derive(Clone)]
 pub struct MemoryStore<K> {
     ledger: Arc<Mutex<Ledger<K>>>,
@@ -73,7 +74,7 @@ impl<K: Hash + Eq + Clone> TokenStore<K> for MemoryStore<K> {
     type Reservation = MemoryReservation<K>;
     type Reserving = Ready<Result<ReserveResult<Self::Reservation>, StoreUnavailable>>;
 
-    fn reserve(&self, key: K, budgets: &[Budget], tokens: u64) -> Self::Reserving {
+    fn reserve(&self, key: Option<K>, budgets: &[Budget], tokens: u64) -> Self::Reserving {
         let now = (self.clock)();
         let verdict = self.ledger().reserve(key, budgets, tokens, now);
         ready(Ok(verdict.map(|granted| Granted {

@@ -1,5 +1,8 @@
 //! Token limits for each key: per minute, day and month.
 //!
+//! Requests without a key are limited too: all of them share one account with the default budgets. They
+//! can pass or be refused instead ([`TokenLimitLayer::without_key`]).
+//!
 //! The cost of a request is known when its response ends. So an estimate is reserved before the call,
 //! in all windows at once, and replaced at the end by the backend's counts
 //! ([`UsageReport`](crate::usage::UsageReport)). If one window has too few tokens left, the request

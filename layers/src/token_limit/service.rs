@@ -52,16 +52,18 @@ where
             return TokenLimitFuture::uncounted(self.inner.call(request));
         }
         let (parts, body) = request.into_parts();
-        let key = (limit.key_of)(&parts);
+        let key = limit.key(&parts);
         let estimate = match &limit.estimate {
             Some(estimate) => estimate(&parts),
             None => (body.size_hint().lower() / BYTES_PER_TOKEN).min(MAX_ESTIMATE),
         };
         let request = Request::from_parts(parts, body);
-        let Some(key) = key else {
-            return TokenLimitFuture::uncounted(self.inner.call(request));
+        let key = match key {
+            Ok(Some(key)) => key,
+            Ok(None) => return TokenLimitFuture::uncounted(self.inner.call(request)),
+            Err(refusal) => return TokenLimitFuture::refused(refusal.into()),
         };
-        let budgets = limit.budgets(&key);
+        let budgets = limit.budgets(key.as_ref());
         let reserving = limit.store.reserve(key, &budgets, estimate);
         let next = self.inner.clone();
         let ready_service = std::mem::replace(&mut self.inner, next);

@@ -10,17 +10,23 @@ use crate::store::StoreUnavailable;
 ///
 /// The trait allows a store outside of the process: a reservation is one atomic step, and the layer
 /// waits for it no longer than its deadline. The layer never waits for a settlement.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no store for the token counts of keys of type `{K}`",
+    label = "not a store for this type of key",
+    note = "use `MemoryStore<{K}>`, which needs `{K}: Clone + Hash + Eq`, or implement `TokenStore<{K}>`"
+)]
 pub trait TokenStore<K> {
     /// The reservation that a request holds until it is settled.
     type Reservation;
     /// The future of a reservation.
     type Reserving: Future<Output = Result<ReserveResult<Self::Reservation>, StoreUnavailable>>;
 
-    /// Reserves `tokens` in all budgets, or in none.
+    /// Reserves `tokens` in all budgets, or in none. `None` stands for all requests without a key: they
+    /// share an account of their own.
     ///
     /// An estimate above a whole budget counts as the whole budget, so that a high estimate does
     /// not make a request impossible.
-    fn reserve(&self, key: K, budgets: &[Budget], tokens: u64) -> Self::Reserving;
+    fn reserve(&self, key: Option<K>, budgets: &[Budget], tokens: u64) -> Self::Reserving;
 
     /// Replaces a reservation by the used tokens. Called from `Drop`, so it must not block: an
     /// external store puts it into its own bounded queue.

@@ -19,7 +19,7 @@ use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 
 use super::ledger::Ledger;
 use super::*;
-use crate::store::{StoreUnavailable, WhenUnavailable};
+use crate::store::{NoLimitKey, StoreUnavailable, WhenUnavailable, WithoutKey};
 use crate::usage::UsageLayer;
 use crate::{BoxError, Failure};
 
@@ -101,12 +101,25 @@ where
     T: TokenStore<String> + Send + Sync + 'static,
     T::Reservation: Send + 'static,
 {
+    let request = Request::builder().header("key", key);
+    send_request(layer, request, backend).await
+}
+
+async fn send_request<T>(
+    layer: &TokenLimitLayer<String, KeyOf, T>,
+    request: http::request::Builder,
+    backend: Backend,
+) -> Result<Answer, BoxError>
+where
+    T: TokenStore<String> + Send + Sync + 'static,
+    T::Reservation: Send + 'static,
+{
     let service = ServiceBuilder::new()
         .layer(layer.clone())
         .layer(UsageLayer::new())
         .service(service_fn(move |_: Request<String>| answer(backend)));
-    let request = Request::builder().header("key", key).body("x".repeat(40));
-    let answer = service.oneshot(request.unwrap()).await?;
+    let request = request.body("x".repeat(40)).unwrap();
+    let answer = service.oneshot(request).await?;
     Ok(answer.map(Guarded::new))
 }
 
@@ -123,7 +136,7 @@ fn remaining(headers: &HeaderMap) -> Vec<String> {
 
 /// The tokens that a key has left in a budget of `of`.
 async fn left(store: &MemoryStore<String>, of: u64) -> u64 {
-    let reserved = store.reserve("ada".into(), &[budget(of, Window::Day)], 0);
+    let reserved = store.reserve(Some("ada".into()), &[budget(of, Window::Day)], 0);
     let granted = reserved.await.unwrap().unwrap();
     granted.budget_states[0].remaining
 }
@@ -215,6 +228,67 @@ async fn a_key_without_tokens_is_refused_until_its_window_ends() {
     assert_eq!(remaining(answer.headers()), expected);
 }
 
+/// Sends a request without a key.
+async fn send_without_key(layer: &TokenLimitLayer<String, KeyOf>) -> Result<Answer, BoxError> {
+    send_request(layer, Request::builder(), Backend::Sends(&[LAST])).await
+}
+
+#[tokio::test]
+async fn requests_without_a_key_share_one_account_by_default() {
+    let own: Arc<[Budget]> = Arc::new([budget(1000, Window::Day)]);
+    let store = Clock::new().store().with_max_keys(1.try_into().unwrap());
+    let layer = layer(store.clone(), &[budget(60, Window::Day)])
+        .with_budgets_of(move |_| Some(own.clone()));
+    let answer = send_without_key(&layer).await.unwrap();
+    let expected = ["\"tokens-day\";r=50;t=43200"];
+    assert_eq!(remaining(answer.headers()), expected, "the default budget");
+    answer.into_body().collect().await.unwrap();
+    let answer = send_without_key(&layer).await.unwrap();
+    answer.into_body().collect().await.unwrap();
+    let error = send_without_key(&layer).await.err().unwrap();
+    assert_eq!(Failure::find(&*error).unwrap().kind(), "tokens_exhausted");
+
+    // Neither a key nor the keys beyond the limit use it.
+    for key in ["ada", "bob", "carol"] {
+        send(&layer, key, Backend::Sends(&[LAST])).await.unwrap();
+    }
+    assert_eq!(store.keys(), 1);
+}
+
+#[tokio::test]
+async fn requests_without_a_key_can_pass_or_be_refused() {
+    let layer = |rule| {
+        let limit = layer(Clock::new().store(), &[budget(10, Window::Day)]);
+        limit.without_key(rule)
+    };
+    let admitting = layer(WithoutKey::Admit);
+    for _ in 0..3 {
+        let answer = send_without_key(&admitting).await.unwrap();
+        assert!(answer.headers().get("ratelimit").is_none());
+    }
+    let error = send_without_key(&layer(WithoutKey::Refuse)).await.err();
+    let error = error.unwrap();
+    let failure = Failure::find(&*error).unwrap();
+    assert!(failure.caused_by::<NoLimitKey>().is_some());
+    assert_eq!(failure.status(), StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn only_selected_requests_are_counted() {
+    let layer = layer(Clock::new().store(), &[budget(10, Window::Day)])
+        .with_requests(|request| request.uri.path() != "/free")
+        .without_key(WithoutKey::Refuse);
+    for _ in 0..3 {
+        let free = || Request::get("/free");
+        for request in [free(), free().header("key", "ada")] {
+            let answer = send_request(&layer, request, Backend::Sends(&[LAST])).await;
+            assert!(answer.unwrap().headers().get("ratelimit").is_none());
+        }
+    }
+    send(&layer, "ada", Backend::Sends(&[LAST])).await.unwrap();
+    assert!(send(&layer, "ada", Backend::Sends(&[LAST])).await.is_err());
+}
+
 #[tokio::test]
 async fn an_estimate_beyond_a_budget_counts_as_the_whole_budget() {
     let layer = layer(Clock::new().store(), &[budget(5, Window::Day)]);
@@ -253,7 +327,7 @@ impl TokenStore<String> for Silent {
     type Reservation = ();
     type Reserving =
         Pin<Box<dyn Future<Output = Result<ReserveResult<()>, StoreUnavailable>> + Send>>;
-    fn reserve(&self, _: String, _: &[Budget], _: u64) -> Self::Reserving {
+    fn reserve(&self, _: Option<String>, _: &[Budget], _: u64) -> Self::Reserving {
         Box::pin(pending())
     }
     fn settle(&self, (): (), _: u64) {}
@@ -302,14 +376,15 @@ async fn memory_is_limited_with_any_number_of_keys() {
 /// One step of a random test of the ledger.
 #[derive(Clone, Debug)]
 enum Step {
-    Reserve { key: u8, tokens: u64 },
+    Reserve { key: Option<u8>, tokens: u64 },
     Settle { which: usize, used: u64 },
     Wait(i64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        (0u8..4, 0u64..80).prop_map(|(key, tokens)| Step::Reserve { key, tokens }),
+        (proptest::option::of(0u8..4), 0u64..80)
+            .prop_map(|(key, tokens)| Step::Reserve { key, tokens }),
         (0usize..8, 0u64..40).prop_map(|(which, used)| Step::Settle { which, used }),
         (0i64..90).prop_map(Step::Wait),
     ]
@@ -344,7 +419,7 @@ proptest! {
             ledger.settle(reservation, 0);
         }
         now += SignedDuration::from_hours(24);
-        for key in 0..4 {
+        for key in (0..4).map(Some).chain([None]) {
             let granted = ledger.reserve(key, &budgets, 0, now).unwrap();
             let left: Vec<u64> = granted.budget_states.iter().map(|budget_state| budget_state.remaining).collect();
             prop_assert_eq!(left, [100, 150]);

@@ -14,7 +14,7 @@ use super::{Measured, Usage, UsageReport};
 
 pin_project! {
     /// A body that keeps its last bytes and reads the usage from them at its end.
-    #[derive(Debug)]
+    #[derive(Debug, Default)]
     pub struct UsageBody<B> {
         #[pin]
         inner: B,
