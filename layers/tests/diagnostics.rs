@@ -43,7 +43,7 @@ fn compile(program: &Path, libraries: &BTreeMap<String, PathBuf>) -> (bool, Stri
             "metadata",
         ])
         .arg("-o")
-        .arg(std::env::temp_dir().join(format!("diagnostics-{}", std::process::id())))
+        .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("diagnostics"))
         .arg(program);
     for name in ["axum", "http", "llamatower_layers", "tower"] {
         let file = &libraries[name];

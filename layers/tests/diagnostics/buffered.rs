@@ -1,4 +1,4 @@
-//~ `axum::body::Body` is not a body in memory: it does not implement `Buffered`
+//~ `Body` is not a body in memory: it does not implement `Buffered`
 //~ place `BodyLimitLayer` outside of this layer
 
 pub fn read(body: axum::body::Body) {
