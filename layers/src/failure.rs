@@ -57,11 +57,19 @@ pub enum Retryable {
     No,
     /// Once for each request: a second failure of this kind would take as long as the first.
     Once,
+    /// Only if another backend can be tried: this one will fail again for some time. The client
+    /// should wait, not the request with all that it holds.
+    Elsewhere,
     /// Yes.
     Yes,
 }
 
 /// An error with a status, a side and a retry rule. Its `Display` is the text that the client sees.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not tell its status and whose fault it is: it does not implement `Fail`",
+    note = "implement `Fail` for an error type of your own",
+    note = "for an error of another crate, put `classify::ClassifyLayer` around the service that fails with it"
+)]
 pub trait Fail: Error + Send + Sync + 'static {
     /// The side that caused the failure.
     fn side(&self) -> Side;
@@ -83,6 +91,13 @@ pub trait Fail: Error + Send + Sync + 'static {
     fn write_headers(&self, _headers: &mut HeaderMap) {}
 }
 
+/// An error and its sources, outermost first.
+pub(crate) fn sources<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
 /// An error that carries its meaning; the cause is the error that a layer returned.
 pub struct Failure {
     cause: Box<dyn Fail>,
@@ -91,14 +106,7 @@ pub struct Failure {
 impl Failure {
     /// The first failure in the chain of an error's sources, if there is one.
     pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
-        let mut next = Some(error);
-        while let Some(error) = next {
-            if let Some(failure) = error.downcast_ref() {
-                return Some(failure);
-            }
-            next = error.source();
-        }
-        None
+        sources(error).find_map(|error| error.downcast_ref())
     }
 
     /// The side that caused the failure.

@@ -32,6 +32,8 @@
 //! | [`UsageLayer`](usage::UsageLayer) | reads the backend's token counts | the last kilobyte of a response, to its end | none |
 //! | [`BreakerLayer`](breaker::BreakerLayer) | stops requests to a failing backend | a token, to the end of the response | none |
 //! | [`StreamClocksLayer`](clocks::StreamClocksLayer) | time-outs: first byte, idle, total | one timer, to the end of the response | tower and tower-http `Timeout`, which count a long response as a fault |
+//! | [`ForwardLayer`](forward::ForwardLayer) | puts a server's address into requests, removes hop-by-hop headers | nothing | none |
+//! | [`ClassifyLayer`](classify::ClassifyLayer) | gives the client's errors a meaning | nothing | tower `MapErr`, which does not see errors of the body |
 //!
 //! Other tower middleware works beside these layers: tower's `ServiceBuilder`, `service_fn`,
 //! `filter`, `map_request`; tower-http's request id, sensitive headers, CORS and set-header.
@@ -41,7 +43,17 @@
 //! Each layer refuses with its own small error type, which implements [`Fail`]: it gives the
 //! [`Side`] that caused the failure, whether it is [`Retryable`], the status and the headers. It
 //! travels as a [`Failure`] in a [`BoxError`]; [`retry`] and [`rescue`] find it by walking
-//! `source()`. Your own layers can do the same: see `examples/custom_layer.rs`.
+//! `source()`. Your own layers can do the same: see `examples/custom_layer.rs`. Errors of other crates
+//! get their meaning by [`classify`]: those of hyper-util's client and reqwest are known with the
+//! features `hyper-util` and `reqwest`.
+//!
+//! # Clients
+//!
+//! hyper-util's `Client` is a tower service, and so is reqwest's client in a
+//! [`ReqwestService`](client::ReqwestService). A proxy is a stack around one of them, with
+//! [`ForwardLayer`](forward::ForwardLayer) directly outside: `examples/axum_proxy.rs` and
+//! `examples/axum_reqwest.rs` are axum routers, `examples/client_hyper.rs` and
+//! `examples/client_reqwest.rs` are programs that ask a model.
 //!
 //! # A stack
 //!
@@ -101,12 +113,18 @@ pub mod body_limit;
 pub mod breaker;
 #[cfg(feature = "cache")]
 pub mod cache;
+#[cfg(feature = "classify")]
+pub mod classify;
+#[cfg(feature = "reqwest")]
+pub mod client;
 #[cfg(feature = "endpoint")]
 mod client_address;
 #[cfg(feature = "clocks")]
 pub mod clocks;
 #[cfg(feature = "endpoint")]
 pub mod endpoint;
+#[cfg(feature = "forward")]
+pub mod forward;
 #[cfg(feature = "rescue")]
 pub mod frames;
 #[cfg(feature = "heartbeat")]

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::sync::Once;
 use std::time::Duration;
 
-use llamatower_sim::{ModelSpec, Sim};
+use llamatower_sim::{Fault, FaultKind, ModelSpec, Sim, SimHandle};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tonic_health::pb::HealthCheckRequest;
@@ -67,9 +67,10 @@ fn the_readme_has_a_command_for_each_example() {
     let crate_dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let readme = std::fs::read_to_string(crate_dir.join("README.md")).unwrap();
     let commands = readme.lines().filter_map(|line| {
-        let line = line.trim_start();
-        let name =
-            line.strip_prefix("cargo run -p llamatower-layers --features full --example ")?;
+        let command = line
+            .trim_start()
+            .strip_prefix("cargo run -p llamatower-layers ")?;
+        let (_, name) = command.split_once(" --example ")?;
         name.split_whitespace().next().map(str::to_owned)
     });
     let files = crate_dir.join("examples").read_dir().unwrap();
@@ -162,21 +163,129 @@ async fn the_tonic_service_returns_a_refusal_as_a_status() {
     assert!(refusal.message().contains("rate limit"), "{refusal}");
 }
 
-#[tokio::test]
-async fn the_client_calls_ollama_through_both_stacks_and_retries_when_busy() {
-    let sim = Sim::builder()
-        .model(ModelSpec::new("tiny"))
-        .start()
-        .await
-        .unwrap();
-    sim.arm(llamatower_sim::Fault::new(llamatower_sim::FaultKind::Busy).times(1));
-    let mut example = Example::start("client", &[&sim.url(), "tiny"]);
-    for name in ["hyper-util: ", "reqwest: "] {
-        let line = example.line().await;
-        let words = line.strip_prefix(name).unwrap();
-        assert!(!words.trim().is_empty(), "{line}");
+/// A simulated Ollama with the model `tiny`, and its faults in this order.
+async fn ollama(faults: impl IntoIterator<Item = FaultKind>) -> SimHandle {
+    let sim = Sim::builder().model(ModelSpec::new("tiny"));
+    let sim = sim.start().await.unwrap();
+    for fault in faults {
+        sim.arm(Fault::new(fault).times(1));
     }
-    assert_eq!(sim.state().requests_seen, 3, "one was sent twice");
+    sim
+}
+
+fn dies_after_two_lines() -> FaultKind {
+    FaultKind::Die {
+        after_lines: 2,
+        ending: Default::default(),
+        cut: Default::default(),
+    }
+}
+
+/// The URL of a port that refuses connections.
+async fn refusing() -> String {
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    format!("http://{}", closed.local_addr().unwrap())
+}
+
+async fn generate(proxy: &str) -> (u16, String) {
+    let body = r#"{"model": "tiny", "prompt": "Why a tower?"}"#;
+    let request = client().post(format!("{proxy}/api/generate")).body(body);
+    let answer = request.send().await.unwrap();
+    let status = answer.status().as_u16();
+    // The text up to the end of a stream that breaks.
+    let mut answer = answer;
+    let mut text = Vec::new();
+    while let Ok(Some(chunk)) = answer.chunk().await {
+        text.extend_from_slice(&chunk);
+    }
+    (status, String::from_utf8(text).unwrap())
+}
+
+/// Calls a proxy before a server that refuses, is busy at first, closes the connection at first, and
+/// dies in the middle of a stream.
+async fn a_proxy_retries_and_reports(name: &str) {
+    let mut proxy = Example::start(name, &["0", &refusing().await]);
+    let (status, text) = generate(&proxy.line().await).await;
+    assert_eq!(status, 502);
+    assert!(
+        text.starts_with("{\"error\":\"cannot connect to the backend: Connection refused"),
+        "{text}"
+    );
+
+    let dropped = FaultKind::Drop {
+        ending: Default::default(),
+    };
+    let sim = ollama([FaultKind::Busy, dropped, dies_after_two_lines()]).await;
+    let mut proxy = Example::start(name, &["0", &sim.url()]);
+    let proxy_url = proxy.line().await;
+    let (status, text) = generate(&proxy_url).await;
+    assert_eq!(status, 200);
+    assert!(text.contains("\"response\""), "{text}");
+    let last = text.lines().last().unwrap();
+    assert!(
+        last.starts_with("{\"error\":\"the connection to the backend was lost"),
+        "{text}"
+    );
+    assert_eq!(sim.state().requests_seen, 3, "two were sent again");
+    let (status, text) = generate(&proxy_url).await;
+    assert_eq!(status, 200);
+    assert!(text.contains("\"done\":true"), "{text}");
+}
+
+#[tokio::test]
+async fn the_axum_proxy_retries_and_reports_what_happened() {
+    a_proxy_retries_and_reports("axum_proxy").await;
+}
+
+#[tokio::test]
+async fn the_axum_proxy_by_reqwest_retries_and_reports_what_happened() {
+    a_proxy_retries_and_reports("axum_reqwest").await;
+}
+
+#[tokio::test]
+async fn the_axum_proxy_keeps_its_own_routes() {
+    let sim = ollama([]).await;
+    let mut proxy = Example::start("axum_proxy", &["0", &sim.url()]);
+    let url = format!("{}/health", proxy.line().await);
+    let answer = client().get(url).send().await.unwrap();
+    assert_eq!(answer.text().await.unwrap(), "ok");
+    assert_eq!(sim.state().requests_seen, 0);
+}
+
+#[tokio::test]
+async fn the_client_round_hyper_util_retries_and_prints_the_stream() {
+    let mut example = Example::start("client_hyper", &[&refusing().await, "tiny"]);
+    let line = example.line().await;
+    assert!(
+        line.starts_with("failed: cannot connect to the backend: Connection refused"),
+        "{line}"
+    );
+    let sim = ollama([FaultKind::Busy, dies_after_two_lines()]).await;
+    let mut example = Example::start("client_hyper", &[&sim.url(), "tiny"]);
+    for _ in 0..2 {
+        let line = example.line().await;
+        assert!(line.contains("\"response\""), "{line}");
+    }
+    let line = example.line().await;
+    assert!(line.contains("failed: "), "{line}");
+    assert_eq!(sim.state().requests_seen, 2, "one was sent twice");
+}
+
+#[tokio::test]
+async fn the_client_round_reqwest_retries_and_tells_the_kind_of_an_error() {
+    let mut example = Example::start("client_reqwest", &[&refusing().await, "tiny"]);
+    let line = example.line().await;
+    assert!(
+        line.starts_with("failed: cannot connect to the backend: Connection refused"),
+        "{line}"
+    );
+    assert!(line.ends_with("(connect_failed)"), "{line}");
+    let sim = ollama([FaultKind::Busy]).await;
+    let mut example = Example::start("client_reqwest", &[&sim.url(), "tiny"]);
+    let line = example.line().await;
+    assert!(!line.starts_with("failed"), "{line}");
+    assert!(!line.trim().is_empty(), "{line}");
+    assert_eq!(sim.state().requests_seen, 2, "one was sent twice");
 }
 
 #[tokio::test]

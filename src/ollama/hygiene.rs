@@ -3,33 +3,17 @@
 //! A backend gets the headers that describe the request, and none that describe the client, because
 //! Ollama copies headers to its cloud. Hop-by-hop headers are removed (RFC 9110 7.6.1).
 
-use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, EXPECT, HeaderName, HeaderValue, RETRY_AFTER};
 use http::response::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, StatusCode, Uri};
+use llamatower_layers::forward::remove_hop_by_hop;
 use llamatower_layers::{Operation, RouteMatch};
-use smallvec::SmallVec;
 
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// `Retry-After` of a busy Ollama, which sends none (RFC 9110 10.2.3, in seconds).
 const BUSY_WAIT: HeaderValue = HeaderValue::from_static("1");
-
-/// Whether a header belongs to one hop (RFC 9110 7.6.1), apart from those that `Connection` names.
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection"
-            | "keep-alive"
-            | "proxy-connection"
-            | "proxy-authenticate"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-            | "http2-settings"
-    )
-}
 
 fn is_about_the_client(name: &HeaderName) -> bool {
     let name = name.as_str();
@@ -60,8 +44,8 @@ pub fn clean_request<B>(mut request: Request<B>) -> Request<B> {
     if let Some(path) = rebuilt {
         *request.uri_mut() = Uri::from(path);
     }
-    remove_all(request.headers_mut(), |name| {
-        is_hop_by_hop(name) || is_about_the_client(name) || (*name == EXPECT && !may_wait)
+    remove_hop_by_hop(request.headers_mut(), |name| {
+        is_about_the_client(name) || (*name == EXPECT && !may_wait)
     });
     request
 }
@@ -70,7 +54,7 @@ pub fn clean_request<B>(mut request: Request<B>) -> Request<B> {
 /// response gets `Retry-After`, and proxies are told not to buffer a stream.
 pub fn clean_response(answer: &mut Parts) {
     let headers = &mut answer.headers;
-    remove_all(headers, is_hop_by_hop);
+    remove_hop_by_hop(headers, |_| false);
     if answer.status == StatusCode::SERVICE_UNAVAILABLE {
         headers.entry(RETRY_AFTER).or_insert(BUSY_WAIT);
     }
@@ -85,36 +69,4 @@ pub fn is_stream(headers: &HeaderMap) -> bool {
     content_type.is_some_and(|text| {
         text.starts_with(b"application/x-ndjson") || text.starts_with(b"text/event-stream")
     })
-}
-
-/// Removes these headers and those that `Connection` names. It iterates over the headers that are
-/// present, which is cheaper than a lookup of each unwanted one.
-fn remove_all(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
-    let unwanted: SmallVec<[HeaderName; 4]> = headers
-        .keys()
-        .filter(|name| is_unwanted(name))
-        .cloned()
-        .collect();
-    if unwanted.contains(&CONNECTION) {
-        remove_named_by_connection(headers);
-    }
-    for name in unwanted {
-        headers.remove(name);
-    }
-}
-
-fn remove_named_by_connection(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .filter(|name: &HeaderName| {
-            !matches!(name.as_str(), "content-type" | "content-length" | "host")
-        })
-        .collect();
-    for name in named {
-        headers.remove(name);
-    }
 }

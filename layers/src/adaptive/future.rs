@@ -10,6 +10,7 @@ use pin_project_lite::pin_project;
 use super::permit::Measurement;
 use super::{AdaptiveBody, LimitReached, Permit};
 use crate::body::Guarded;
+use crate::classify::Class;
 use crate::{BoxError, Failure};
 
 pin_project! {
@@ -115,7 +116,10 @@ fn is_overload<R>(answer: &Result<Response<R>, BoxError>) -> Option<bool> {
         Ok(answer) => answer.status(),
         Err(error) => match Failure::find(&**error) {
             Some(failure) => failure.status(),
-            None => return Some(false),
+            None => match Class::of(&**error) {
+                Some(class) => class.status(),
+                None => return Some(false),
+            },
         },
     };
     Some(matches!(

@@ -12,6 +12,7 @@ use super::Token;
 use super::layer::FailureRule;
 use crate::BoxError;
 use crate::body::RemainingLength;
+use crate::classify::classify;
 
 pin_project! {
     /// A body whose end settles the request's token. If it is dropped earlier, the request does not
@@ -77,7 +78,7 @@ where
                 Some(Ok(frame))
             }
             Some(Err(error)) => {
-                let error = error.into();
+                let error = classify(error);
                 if let (Some(token), Some(rule)) = (this.token.take(), this.rule)
                     && rule.is_failure(&error)
                 {

@@ -26,8 +26,9 @@ impl Fail for CircuitOpen {
     fn kind(&self) -> &'static str {
         "circuit_open"
     }
+    // A retry here would wait for the breaker while it holds the request's permits.
     fn retryable(&self) -> Retryable {
-        Retryable::Yes
+        Retryable::Elsewhere
     }
     fn retry_after(&self) -> Option<Duration> {
         Some(self.retry_after)

@@ -11,6 +11,7 @@ use pin_project_lite::pin_project;
 
 use super::layer::FailureRule;
 use super::{BreakerBody, Token};
+use crate::classify::classify;
 use crate::{BoxError, Failure};
 
 pin_project! {
@@ -73,7 +74,7 @@ where
                 let answer = match answer {
                     Ok(answer) => answer,
                     Err(error) => {
-                        let error = error.into();
+                        let error = classify(error);
                         if let Some(token) = token.filter(|_| rule.is_failure(&error)) {
                             token.fail();
                         }

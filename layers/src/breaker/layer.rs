@@ -9,6 +9,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Breaker, BreakerBody, BreakerFuture, Token};
+use crate::classify::classify;
 use crate::order;
 use crate::service::{Hook, accessors};
 use crate::{BoxError, Failure, Side};
@@ -114,7 +115,7 @@ where
     type Future = BreakerFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(cx).map_err(Into::into)
+        self.inner.poll_ready(cx).map_err(classify)
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {

@@ -18,6 +18,8 @@
 //! The result of a stream is known at its end, not at its head: a stream that breaks is a failure,
 //! whatever its status. Failures are errors of the backend's side
 //! ([`Side::Upstream`](crate::Side::Upstream)) and the statuses of [`BreakerLayer::with_statuses`].
+//! Known errors of other crates get their side by [`classify`](crate::classify); an error of an unknown
+//! kind counts as the backend's.
 //! A client's error does not count, and neither does a 500 or a 503 of Ollama, which concerns a
 //! single model: its runner failed, or there is no memory to load it. Likewise, a stream with a
 //! clean end is a success, even if its last line is an error or is missing, because the server was
@@ -32,6 +34,8 @@
 //! the breaker [is closed](Breaker::is_closed), and sends it with the request
 //! ([`Breaker::put_token`]); without one, the layer takes it itself. If the breakers of all
 //! backends are open, the load balancer can still send the request ([`Breaker::acquire_anyway`]).
+//! A [`RetryLayer`](crate::retry) outside does not wait until a breaker closes: [`CircuitOpen`] is
+//! retried only if another backend can be tried.
 //! tower and tower-http have no circuit breaker.
 //!
 //! Before one backend:

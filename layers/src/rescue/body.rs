@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::report::{Reporter, WithRequest};
 use super::{BrokenStream, ShuttingDown};
+use crate::classify::classify;
 use crate::dialect::ResponseSoFar;
 use crate::frames::{EndRule, Framing, Opening, StreamEnd, Tail};
 use crate::{BoxError, Deadline, Dialect, Failure};
@@ -259,7 +260,7 @@ where
                 let is_short = watch.as_mut().is_some_and(|watch| !watch.settle(reporter));
                 is_short.then(|| reporter.unfinished())
             }
-            Poll::Ready(Some(Err(error))) => Some(error.into()),
+            Poll::Ready(Some(Err(error))) => Some(classify(error)),
             Poll::Pending => {
                 ready!(with_request.as_mut().poll_cutoff(cx));
                 Some(Failure::from(ShuttingDown).into())

@@ -12,6 +12,7 @@ use pin_project_lite::pin_project;
 
 use super::report::WithRequest;
 use super::{RescueBody, ShuttingDown};
+use crate::classify::classify;
 use crate::{BoxError, Failure};
 
 pin_project! {
@@ -73,7 +74,7 @@ where
                 with_request.as_mut().watch(&answer);
                 return Poll::Ready(Ok(answer.map(|body| RescueBody::new(body, with_request))));
             }
-            Poll::Ready(Err(error)) => error.into(),
+            Poll::Ready(Err(error)) => classify(error),
             Poll::Pending => match this.failed.take() {
                 Some(error) => error,
                 None => {

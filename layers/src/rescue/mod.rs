@@ -2,8 +2,9 @@
 //!
 //! No error leaves this layer. An error of the inner service becomes a response in the
 //! [`Dialect`](crate::Dialect) of the route, with the status and headers of its
-//! [`Failure`](crate::Failure), so that a client's library raises its own exception. A streamed
-//! response is watched to its end: if it breaks, or ends without the item that ends every complete
+//! [`Failure`](crate::Failure), so that a client's library raises its own exception. A known error of
+//! another crate, such as a refused connection, gets a meaning by [`classify`](crate::classify); any
+//! other error is `500 internal error`, without details. A streamed response is watched to its end: if it breaks, or ends without the item that ends every complete
 //! stream, a last line or event reports the error. Ollama itself ends a `/v1` stream silently when
 //! its engine dies, which no client can distinguish from success.
 //!
@@ -29,7 +30,8 @@
 //! empty response.
 //!
 //! Place it inside of everything that must see the final status (spans, the outcome, CORS), and
-//! outside of everything that can fail.
+//! outside of everything that can fail. In axum it is the outermost of such layers: a router accepts
+//! only services that cannot fail, and this layer's `Error` is `Infallible`.
 //!
 //! ```
 //! use std::convert::Infallible;

@@ -14,6 +14,7 @@ use tower_service::Service;
 use super::report::{Options, WithRequest};
 use super::{RescueBody, RescueFuture};
 use crate::BoxError;
+use crate::classify::classify;
 use crate::service::accessors;
 
 /// The service of [`RescueLayer`](super::RescueLayer).
@@ -61,7 +62,7 @@ where
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         if let Err(error) = ready!(self.inner.poll_ready(cx)) {
-            self.unready = Some(error.into());
+            self.unready = Some(classify(error));
         }
         Poll::Ready(Ok(()))
     }

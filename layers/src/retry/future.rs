@@ -11,6 +11,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::service::RetryLoop;
+use crate::classify::classify;
 use crate::{BoxError, Replay};
 
 /// The future of [`RetryService`](super::RetryService).
@@ -88,12 +89,12 @@ where
                 StepProjection::First { answer } => {
                     let answer = ready!(answer.poll(cx));
                     if this.retries.as_ref().expect(HERE).is_final(&answer) {
-                        return Poll::Ready(answer.map_err(Into::into));
+                        return Poll::Ready(answer.map_err(classify));
                     }
                     let retries = this.retries.take().expect(HERE);
                     let next = this.next.take();
                     Step::Later {
-                        later: Box::pin(retries.go_on(answer.map_err(Into::into), next)),
+                        later: Box::pin(retries.go_on(answer.map_err(classify), next)),
                     }
                 }
                 StepProjection::Later { later } => return later.as_mut().poll(cx),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use http::{Extensions, Method, StatusCode};
 use tower_layer::Layer;
@@ -28,14 +28,51 @@ pub(super) struct Policy {
     pub(super) budget: RetryBudget,
     pub(super) statuses: Vec<StatusCode>,
     pub(super) statuses_only_elsewhere: bool,
-    pub(super) is_replayable: Hook<IsReplayable>,
+    /// `None` is the rule by route or method.
+    pub(super) is_replayable: Option<Hook<IsReplayable>>,
     pub(super) backoff: Backoff,
     pub(super) observer: Option<RetryObserver>,
+    /// The warning about requests without a route.
+    pub(super) warned: Arc<Once>,
+}
+
+/// Whether a request may be sent twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Replayable {
+    Yes,
+    No,
+    /// By its method it may not, and it has no route that knows better.
+    NoByMethod,
+}
+
+impl Policy {
+    pub(super) fn is_replayable(&self, method: &Method, extensions: &Extensions) -> Replayable {
+        if let Some(is_replayable) = &self.is_replayable {
+            return is_replayable(method, extensions).into();
+        }
+        match RouteMatch::of(extensions) {
+            Some(route) => route
+                .operation()
+                .is_some_and(|operation| operation.is_replayable())
+                .into(),
+            None if method.is_safe() => Replayable::Yes,
+            None => Replayable::NoByMethod,
+        }
+    }
+}
+
+impl From<bool> for Replayable {
+    fn from(is_replayable: bool) -> Self {
+        match is_replayable {
+            true => Self::Yes,
+            false => Self::No,
+        }
+    }
 }
 
 impl RetryLayer {
-    /// At most three attempts, within `budget`, after retryable errors and responses with the
-    /// status 503.
+    /// At most three attempts, within `budget`, after retryable errors (a [`Failure`](crate::Failure),
+    /// or one that [`classify`](crate::classify) knows) and responses with the status 503.
     pub fn new(budget: RetryBudget) -> Self {
         const DEFAULT_ATTEMPTS: NonZeroU32 = NonZeroU32::MIN.saturating_add(2);
         Self {
@@ -44,9 +81,10 @@ impl RetryLayer {
                 budget,
                 statuses: [StatusCode::SERVICE_UNAVAILABLE].into(),
                 statuses_only_elsewhere: false,
-                is_replayable: Hook(Arc::new(by_route_or_method)),
+                is_replayable: None,
                 backoff: Backoff::default(),
                 observer: None,
+                warned: Arc::new(Once::new()),
             }),
         }
     }
@@ -83,12 +121,13 @@ impl RetryLayer {
 
     /// Whether a request may safely be sent twice. By default the operation of the [`RouteMatch`]
     /// decides ([`Operation::is_replayable`](crate::Operation)); without a route, the method: safe
-    /// methods may be repeated (RFC 9110 9.2.1).
+    /// methods may be repeated (RFC 9110 9.2.1). [`RetryOptions`](super::RetryOptions) decides for
+    /// one request.
     pub fn with_replayable(
         mut self,
         is_replayable: impl Fn(&Method, &Extensions) -> bool + Send + Sync + 'static,
     ) -> Self {
-        self.policy().is_replayable = Hook(Arc::new(is_replayable));
+        self.policy().is_replayable = Some(Hook(Arc::new(is_replayable)));
         self
     }
 
@@ -98,19 +137,11 @@ impl RetryLayer {
         self
     }
 
-    /// Calls `observer` for each failed attempt that may be retried, before the retry.
+    /// Calls `observer` for each failed attempt, before it is repeated or returned. Errors that are
+    /// final by their meaning are left out; see [`RetryEvent`].
     pub fn with_observer(mut self, observer: impl Fn(&RetryEvent) + Send + Sync + 'static) -> Self {
         self.policy().observer = Some(Arc::new(observer));
         self
-    }
-}
-
-fn by_route_or_method(method: &Method, extensions: &Extensions) -> bool {
-    match RouteMatch::of(extensions) {
-        Some(route) => route
-            .operation()
-            .is_some_and(|operation| operation.is_replayable()),
-        None => method.is_safe(),
     }
 }
 

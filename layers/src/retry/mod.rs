@@ -14,6 +14,22 @@
 //! requests. The inner service finds [`Attempts`] in the request's extensions, with the number of
 //! the attempt and the backends that were tried before.
 //!
+//! An attempt has failed if its response has a listed status ([`RetryLayer::with_statuses`]), or if its
+//! error may be retried: a [`Failure`](crate::Failure) tells it, and [`classify`](crate::classify)
+//! knows the errors of `std::io`, and with the features `hyper-util` and `reqwest` those of these
+//! clients. An error of another kind is final; a
+//! [`ClassifyLayer`](crate::classify::ClassifyLayer) inside can give it a meaning. An error of
+//! [`Retryable::Elsewhere`](crate::Retryable), such as an open circuit breaker's, is final at once if
+//! there is no other backend.
+//!
+//! The request is sent again only if it may be sent twice and its body can be
+//! ([`Replay`](crate::Replay)). By default the route of an
+//! [`EndpointLayer`](crate::endpoint::EndpointLayer) outside of this one tells whether it may. **A POST
+//! without a route is not retried**, because only the caller knows what it does; see
+//! [`RetryLayer::with_replayable`]. A debug build logs a warning when this happens, and the observer
+//! ([`RetryLayer::with_observer`]) hears the reason for each attempt that is not repeated.
+//! [`RetryOptions`] in a request's extensions decide for that request.
+//!
 //! The first retry uses another backend at once; later ones back off ([`Backoff`]). If no other
 //! backend is left, a backend's `Retry-After` is waited for, up to a limit, or the response is
 //! final ([`RetryLayer::with_statuses_only_elsewhere`]). A response that is replaced by a retry is
@@ -39,13 +55,12 @@
 //! ```
 //! use bytes::Bytes;
 //! use http::{Request, Response, StatusCode};
-//! use http_body_util::Empty;
-//! use llamatower_layers::body::ReplayBody;
+//! use http_body_util::{Empty, Full};
 //! use llamatower_layers::retry::{Attempts, RetryBudget, RetryLayer};
 //! use llamatower_layers::BoxError;
 //! use tower::{Layer, ServiceExt, service_fn};
 //!
-//! type Body = ReplayBody<Empty<Bytes>>;
+//! type Body = Full<Bytes>;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), BoxError> {
@@ -74,6 +89,7 @@ mod drain;
 mod event;
 mod future;
 mod layer;
+mod options;
 mod service;
 
 #[cfg(test)]
@@ -85,4 +101,5 @@ pub use budget::RetryBudget;
 pub use event::{Decision, RetryEvent};
 pub use future::RetryFuture;
 pub use layer::RetryLayer;
+pub use options::RetryOptions;
 pub use service::RetryService;

@@ -1,6 +1,7 @@
 //! The service.
 
 use std::future::poll_fn;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -13,8 +14,9 @@ use tower_service::Service;
 
 use super::backoff::Next;
 use super::drain::drain;
-use super::layer::Policy;
-use super::{Attempts, Decision, RetryEvent, RetryFuture};
+use super::layer::{Policy, Replayable};
+use super::{Attempts, Decision, RetryEvent, RetryFuture, RetryOptions};
+use crate::classify::classify;
 use crate::service::accessors;
 use crate::shared::Shared;
 use crate::{BoxError, Failure, Replay, Retryable};
@@ -41,20 +43,21 @@ where
     type Future = RetryFuture<S, B>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(cx).map_err(Into::into)
+        self.inner.poll_ready(cx).map_err(classify)
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let policy = self.policy.clone();
         policy.budget.deposit();
-        let is_replayable = (policy.is_replayable)(request.method(), request.extensions());
+        let (replayable, attempts_limit) = rules(&policy, &request);
         // Calls the instance whose readiness was polled.
         let fresh = self.inner.clone();
         let mut retries = RetryLoop {
             inner: std::mem::replace(&mut self.inner, fresh),
             policy,
             attempts: Attempts::first(),
-            is_replayable,
+            attempts_limit,
+            replayable,
             has_used_once: false,
         };
         let next = retries.copy(&mut request);
@@ -63,30 +66,50 @@ where
     }
 }
 
+/// Whether the request may be sent twice, and the largest number of attempts.
+fn rules<B>(policy: &Policy, request: &Request<B>) -> (Replayable, NonZeroU32) {
+    let options = RetryOptions::of(request.extensions());
+    let replayable = match options.and_then(|options| options.is_replayable) {
+        Some(is_replayable) => is_replayable.into(),
+        None => policy.is_replayable(request.method(), request.extensions()),
+    };
+    let attempts = options.and_then(|options| options.attempts);
+    (replayable, attempts.unwrap_or(policy.attempts))
+}
+
 /// A request and the state of its attempts.
 pub(super) struct RetryLoop<S> {
     inner: S,
     policy: Arc<Policy>,
     attempts: Attempts,
-    is_replayable: bool,
+    attempts_limit: NonZeroU32,
+    replayable: Replayable,
     has_used_once: bool,
 }
 
-/// Why an attempt may be retried.
+/// Why an attempt failed.
 struct Cause {
     reason: &'static str,
     retry_after: Option<Duration>,
-    /// Whether it is a response's status, and not an error.
-    is_status: bool,
+    remedy: Remedy,
+}
+
+/// Which retry may help.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Remedy {
+    Anywhere,
+    OnlyElsewhere,
+    /// The error is of an unknown kind.
+    Unknown,
 }
 
 impl<S> RetryLoop<S> {
     /// A copy of the request for the next attempt, if there may be one. Call it before the request
     /// is sent.
     fn copy<B: Replay>(&self, request: &mut Request<B>) -> Option<Request<B>> {
-        let copied = match self.is_replayable && !self.is_last() {
-            true => copy(request),
-            false => None,
+        let copied = match self.replayable {
+            Replayable::Yes if !self.is_last() => copy(request),
+            _ => None,
         };
         let attempts = self.attempts.clone();
         Shared::of_mut(request.extensions_mut()).attempts = Some(attempts);
@@ -94,13 +117,13 @@ impl<S> RetryLoop<S> {
     }
 
     fn is_last(&self) -> bool {
-        self.attempts.number() >= self.policy.attempts.get()
+        self.attempts.number() >= self.attempts_limit.get()
     }
 
-    /// Whether a response is certainly final, as nearly all are.
+    /// Whether an attempt has succeeded, as nearly all do.
     pub(super) fn is_final<R, E>(&self, answer: &Result<Response<R>, E>) -> bool {
-        let may_fail = |answer: &Response<R>| self.policy.statuses.contains(&answer.status());
-        !self.is_replayable || !answer.as_ref().map_or(true, may_fail)
+        let has_failed = |answer: &Response<R>| self.policy.statuses.contains(&answer.status());
+        !answer.as_ref().map_or(true, has_failed)
     }
 
     /// Returns this response, or that of a later attempt.
@@ -119,12 +142,7 @@ impl<S> RetryLoop<S> {
             let Some(cause) = self.cause_to_retry(&answer) else {
                 return answer;
             };
-            let decision = match &next {
-                Some(_) => self.decide(&cause),
-                None if self.is_last() => Decision::AttemptsUsedUp,
-                // The body cannot be replayed.
-                None => return answer,
-            };
+            let decision = self.decide(&cause, next.is_some());
             self.report(&cause, decision);
             let (Some(mut request), Decision::Retry { after }) = (next, decision) else {
                 return answer;
@@ -148,45 +166,65 @@ impl<S> RetryLoop<S> {
     {
         poll_fn(|cx| self.inner.poll_ready(cx))
             .await
-            .map_err(Into::into)?;
-        self.inner.call(request).await.map_err(Into::into)
+            .map_err(classify)?;
+        self.inner.call(request).await.map_err(classify)
     }
 
     fn cause_to_retry<R>(&mut self, answer: &Result<Response<R>, BoxError>) -> Option<Cause> {
-        match answer {
-            Ok(answer) => {
-                let is_listed = self.policy.statuses.contains(&answer.status());
-                is_listed.then(|| Cause {
-                    reason: status_reason(answer.status()),
-                    retry_after: retry_after(answer),
-                    is_status: true,
-                })
-            }
-            Err(error) => {
-                let failure = Failure::find(&**error)?;
-                match failure.retryable() {
-                    Retryable::No => return None,
-                    Retryable::Once if std::mem::replace(&mut self.has_used_once, true) => {
-                        return None;
-                    }
-                    Retryable::Once | Retryable::Yes => {}
-                }
-                Some(Cause {
-                    reason: failure.kind(),
-                    retry_after: failure.retry_after(),
-                    is_status: false,
-                })
-            }
-        }
+        let error = match answer {
+            Ok(answer) => return self.listed_status(answer),
+            Err(error) => error,
+        };
+        let Some(failure) = Failure::find(&**error) else {
+            return Some(Cause {
+                reason: "unclassified",
+                retry_after: None,
+                remedy: Remedy::Unknown,
+            });
+        };
+        let remedy = match failure.retryable() {
+            Retryable::No => return None,
+            Retryable::Once if std::mem::replace(&mut self.has_used_once, true) => return None,
+            Retryable::Once | Retryable::Yes => Remedy::Anywhere,
+            Retryable::Elsewhere => Remedy::OnlyElsewhere,
+        };
+        Some(Cause {
+            reason: failure.kind(),
+            retry_after: failure.retry_after(),
+            remedy,
+        })
+    }
+
+    fn listed_status<R>(&self, answer: &Response<R>) -> Option<Cause> {
+        let is_listed = self.policy.statuses.contains(&answer.status());
+        is_listed.then(|| Cause {
+            reason: status_reason(answer.status()),
+            retry_after: retry_after(answer),
+            remedy: match self.policy.statuses_only_elsewhere {
+                true => Remedy::OnlyElsewhere,
+                false => Remedy::Anywhere,
+            },
+        })
     }
 
     /// Takes a retry from the budget, if there will be one.
-    fn decide(&self, cause: &Cause) -> Decision {
+    fn decide(&self, cause: &Cause, has_copy: bool) -> Decision {
+        if cause.remedy == Remedy::Unknown {
+            return Decision::Unclassified;
+        }
+        if self.is_last() {
+            return Decision::AttemptsUsedUp;
+        }
+        if self.replayable != Replayable::Yes {
+            self.warn_without_route(cause);
+            return Decision::RequestNotReplayable;
+        }
+        if !has_copy {
+            return Decision::BodyNotReplayable;
+        }
         let next = match self.attempts.can_go_elsewhere() {
             true => Next::Elsewhere,
-            false if cause.is_status && self.policy.statuses_only_elsewhere => {
-                return Decision::NoOtherBackend;
-            }
+            false if cause.remedy == Remedy::OnlyElsewhere => return Decision::NoOtherBackend,
             false => Next::Same {
                 retry_after: cause.retry_after,
             },
@@ -198,6 +236,20 @@ impl<S> RetryLoop<S> {
         match self.policy.budget.withdraw(Instant::now()) {
             true => Decision::Retry { after },
             false => Decision::BudgetUsedUp,
+        }
+    }
+
+    /// Warns once in a debug build if a failed request is not repeated only because nothing tells
+    /// that it may be: it is easy not to notice.
+    fn warn_without_route(&self, cause: &Cause) {
+        if cfg!(debug_assertions) && self.replayable == Replayable::NoByMethod {
+            self.policy.warned.call_once(|| {
+                tracing::warn!(
+                    reason = cause.reason,
+                    "a failed request was not retried: it has no route and its method is not safe; \
+                     place EndpointLayer outside of RetryLayer, or use RetryLayer::with_replayable"
+                );
+            });
         }
     }
 

@@ -1,3 +1,5 @@
+mod decisions;
+
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
