@@ -7,12 +7,12 @@
 //! | What goes wrong | Why | With this crate |
 //! |---|---|---|
 //! | a stream fails, and the client does not get the lines before the error, or not even the head | hyper flushes nothing after a body's error: what it has buffered is dropped | the error is held back until the socket has flushed everything before it, also for a client that reads slowly |
-//! | a client stops reading, and its request holds the backend, its permits and its memory for ever | hyper does not poll a body while earlier bytes cannot be written, so a time-out in a body never fires | a write that makes no progress for a set time fails; the body is dropped |
+//! | a client stops reading, and its request holds the backend, its permits and its memory without limit | hyper does not poll a body while earlier bytes cannot be written, so a time-out in a body never fires | a write that makes no progress for a set time fails; the body is dropped |
 //! | a client goes away, and the backend goes on answering | behind one byte of a pipelined next request hyper does not read, and so does not see the end | the socket reads ahead, up to 64 KiB; the handler and its body are dropped at once |
 //!
 //! It has two halves: [`ClientSocket`] below hyper, and [`ConnectionLayer`] (or [`ConnectionBody`]
-//! by hand) above it. Neither knows the server between them; any that takes an `AsyncRead +
-//! AsyncWrite` will do.
+//! by hand) above it. The server between them can be hyper's `http1`, hyper-util's `auto` or
+//! `axum::serve`.
 //!
 //! # With hyper
 //!
@@ -68,7 +68,8 @@
 //! - **Not with** hyper's `half_close(true)`, which makes the end of a client's stream no
 //!   disconnect, or `pipeline_flush(true)`, which puts flushes off: then an error is held for the
 //!   whole time-out.
-//! - **TLS.** Put the socket below TLS (`acceptor.accept(ClientSocket::new(..))`) or round it.
+//! - **TLS.** Put the socket below TLS: `acceptor.accept(ClientSocket::new(..))`. Clone its state
+//!   before.
 //! - **Cost.** One allocation for a connection, none for a request or a frame; no timer is touched
 //!   while writes succeed.
 //!

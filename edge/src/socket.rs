@@ -210,11 +210,7 @@ pub struct WriteStalled(pub Duration);
 
 impl fmt::Display for WriteStalled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the client did not read for {:?} (write stall time-out)",
-            self.0
-        )
+        write!(f, "the client did not read for {:?}", self.0)
     }
 }
 

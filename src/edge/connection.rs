@@ -1,6 +1,7 @@
 //! One connection: hyper's connection with time-outs and an orderly close.
 
 use std::convert::Infallible;
+use std::error::Error as _;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -15,7 +16,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
-use llamatower_edge::ClientSocket;
+use llamatower_edge::{ClientSocket, WriteStalled};
 use llamatower_layers::{BoxError, Deadline};
 use socket2::SockRef;
 use tokio_util::either::Either;
@@ -154,7 +155,12 @@ async fn serve_http<S, B>(
     let end = poll_fn(|cx| connection.poll(cx)).await;
     match &end {
         End::Closed(Ok(())) => tracing::trace!("connection closed"),
-        End::Closed(Err(error)) => tracing::debug!(%error, "connection failed"),
+        End::Closed(Err(error)) => match stalled(error) {
+            Some(stalled) => {
+                tracing::debug!("{stalled} (limit: LLAMATOWER_WRITE_STALL_TIMEOUT)");
+            }
+            None => tracing::debug!(%error, "connection failed"),
+        },
         End::Clock(phase) => tracing::debug!(?phase, "connection timed out"),
         End::Now => return,
     }
@@ -177,6 +183,12 @@ async fn serve_http<S, B>(
     if unread && !state.socket.has_peer_closed() && !state.socket.has_write_failed() {
         linger(stream).await;
     }
+}
+
+/// The time-out of a stalled write, if that is why the connection failed.
+fn stalled(error: &hyper::Error) -> Option<&WriteStalled> {
+    let error = error.source()?.downcast_ref::<io::Error>()?;
+    error.get_ref()?.downcast_ref()
 }
 
 /// How a connection ended.
