@@ -1,6 +1,7 @@
 //! One connection: hyper's connection with time-outs and an orderly close.
 
 use std::convert::Infallible;
+use std::error::Error as _;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -15,6 +16,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
+use llamatower_edge::{ClientSocket, WriteStalled};
 use llamatower_layers::{BoxError, Deadline};
 use socket2::SockRef;
 use tokio_util::either::Either;
@@ -26,7 +28,7 @@ use super::listener::{Accepted, Stream};
 use super::refusal::{DISCARD_BYTES, DISCARD_TIME, Refusal, linger};
 use super::request_body::RequestBody;
 use super::service::{EdgeService, MakeEdgeService};
-use super::socket::ClientSocket;
+use super::socket::EdgeSocket;
 use super::state::{ConnectionState, Phase};
 
 /// Least size of hyper's buffer for output that waits to be written.
@@ -35,7 +37,7 @@ const BUFFER_BYTES: usize = 64 * 1024;
 /// Size of the first read on a new connection, before hyper is created. Most heads are shorter.
 const FIRST_BYTES: usize = 2048;
 
-type Http<S> = http1::Connection<TokioIo<ClientSocket<Stream>>, EdgeService<S>>;
+type Http<S> = http1::Connection<TokioIo<EdgeSocket<Stream>>, EdgeService<S>>;
 
 /// Time-outs and size limits of one connection.
 #[derive(Clone, Copy, Debug)]
@@ -83,13 +85,11 @@ where
             && !first.is_empty()
         {
             // Boxed, so that idle connections do not reserve its memory.
-            let service = services.make(accepted.peer, accepted.on_loopback);
-            let socket = ClientSocket::new(
-                accepted.stream,
-                first,
-                limits.write_stall,
-                service.state.clone(),
-            );
+            let socket = ClientSocket::new(accepted.stream, limits.write_stall);
+            let socket = socket.with_buffered(first);
+            let state = socket.state().clone();
+            let service = services.make(accepted.peer, accepted.on_loopback, state);
+            let socket = EdgeSocket::new(socket, service.state.clone());
             Box::pin(serve_http(socket, service, *limits, closing)).await;
         }
     }
@@ -120,7 +120,7 @@ fn read(stream: &Stream) -> io::Result<BytesMut> {
 }
 
 async fn serve_http<S, B>(
-    socket: ClientSocket<Stream>,
+    socket: EdgeSocket<Stream>,
     service: EdgeService<S>,
     limits: Limits,
     closing: Closing,
@@ -155,7 +155,12 @@ async fn serve_http<S, B>(
     let end = poll_fn(|cx| connection.poll(cx)).await;
     match &end {
         End::Closed(Ok(())) => tracing::trace!("connection closed"),
-        End::Closed(Err(error)) => tracing::debug!(%error, "connection failed"),
+        End::Closed(Err(error)) => match stalled(error) {
+            Some(stalled) => {
+                tracing::debug!("{stalled} (limit: LLAMATOWER_WRITE_STALL_TIMEOUT)");
+            }
+            None => tracing::debug!(%error, "connection failed"),
+        },
         End::Clock(phase) => tracing::debug!(?phase, "connection timed out"),
         End::Now => return,
     }
@@ -175,9 +180,15 @@ async fn serve_http<S, B>(
         return reset(&stream);
     }
     let unread = state.is_unread() || !read_buf.is_empty() || matches!(end, End::Closed(Err(_)));
-    if unread && !state.has_peer_closed() && !state.has_write_failed() {
+    if unread && !state.socket.has_peer_closed() && !state.socket.has_write_failed() {
         linger(stream).await;
     }
+}
+
+/// The time-out of a stalled write, if that is why the connection failed.
+fn stalled(error: &hyper::Error) -> Option<&WriteStalled> {
+    let error = error.source()?.downcast_ref::<io::Error>()?;
+    error.get_ref()?.downcast_ref()
 }
 
 /// How a connection ended.
@@ -201,7 +212,8 @@ impl End {
         match self {
             Self::Clock(Phase::Head) if state.take_read() > 0 => Some(Refusal::HeadTimeout),
             Self::Closed(Err(error))
-                if state.has_refused() || (error.is_parse_version_h2() && state.is_flushed()) =>
+                if state.has_refused()
+                    || (error.is_parse_version_h2() && state.socket.is_flushed()) =>
             {
                 Some(match error.is_parse_too_large() {
                     true => Refusal::HeadTooLarge,
@@ -282,7 +294,7 @@ where
             self.clock.arm_after(self.limits.of(phase));
         }
         while self.clock.poll(cx).is_ready() {
-            if phase == Phase::Exchange || !self.state.has_write_pending() {
+            if phase == Phase::Exchange || !self.state.socket.is_write_pending() {
                 return Poll::Ready(phase);
             }
             // The response is still being written; the socket's own clock supervises that.

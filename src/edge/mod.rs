@@ -14,12 +14,12 @@
 //!   the socket below hyper and the bodies that pass through it; it accepts connections, applies
 //!   the rules and drains. A connection is one task: the task polls hyper, hyper polls the stack,
 //!   and the stack polls the connection to the backend.
-//! - **Time-outs.** hyper does not poll a response body while earlier bytes cannot be written, so a
-//!   `Sleep` inside a body never fires while a client does not read. The clock of a stalled write
-//!   is therefore in the socket, and the other clocks are in the connection's task. When a clock
-//!   runs out, the task ends; this drops the body and closes the connection to the backend.
-//! - **Bytes before an error are delivered.** hyper flushes nothing after a body's error. The edge
-//!   holds the error back until the socket has sent everything before it.
+//! - **The crate `llamatower-edge`** has what any hyper server needs: a write that stalls fails, a
+//!   disconnect is noticed behind bytes of a later request, and a body's error is held back until
+//!   the socket has sent everything before it ([`ClientSocket`], [`ConnectionBody`]).
+//! - **Time-outs.** The clock of a stalled write is in the socket, and the other clocks are in the
+//!   connection's task. When a clock runs out, the task ends; this drops the body and closes the
+//!   connection to the backend.
 //! - **Unread bodies.** A response that is sent before its request was read (401, 413, 429) would
 //!   be lost by the kernel's reset. The edge therefore reads and discards the rest for a while
 //!   ([`RequestBody`]).
@@ -34,6 +34,9 @@
 //! - **Refusals** have an error text in the dialect of the path, and are reported to a
 //!   [`RefusalObserver`].
 //! - **Drain**, see [`Edge::serve`].
+//!
+//! [`ClientSocket`]: llamatower_edge::ClientSocket
+//! [`ConnectionBody`]: llamatower_edge::ConnectionBody
 //!
 //! ```no_run
 //! # async fn example<S, B>(stack: S) -> Result<(), Box<dyn std::error::Error>>

@@ -1,4 +1,4 @@
-//! The body of the stack's response, as it is given to hyper.
+//! The body of the stack's response: one poll for each turn, one chunk for each line.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::state::{ConnectionState, InFlight};
 const WRONG_LENGTH: &str = "the length of the response body differs from its Content-Length";
 
 pin_project! {
-    /// Polls the stack's body once per turn, cuts it into lines, and holds back its error.
+    /// Polls the stack's body once per turn, and cuts it into lines.
     ///
     /// - **One poll per turn.** hyper polls a body again after it was pending, in case a write in
     ///   between made a difference. A piece that became ready since then wakes the connection's
@@ -28,8 +28,6 @@ pin_project! {
     /// - **One chunk per line.** Ollama writes each line of a stream as its own chunk, and some
     ///   clients take a chunk for a line. Lines that arrived together pass through the stack in one
     ///   piece and are cut only here.
-    /// - **The error waits.** hyper flushes nothing after a body's error, not even the head. So the
-    ///   error waits until the socket has sent everything before it.
     pub(super) struct ResponseBody<B> {
         #[pin]
         inner: Guarded<B, InFlight>,
@@ -40,7 +38,6 @@ pin_project! {
         // Newline-delimited JSON in chunks; other bodies pass uncut.
         is_lines: bool,
         lines: Bytes,
-        error: Option<BoxError>,
     }
 }
 
@@ -55,7 +52,6 @@ impl<B: Body> ResponseBody<B> {
             is_lines: remaining.is_none() && Framing::of(headers) == Some(Framing::Ndjson),
             remaining,
             lines: Bytes::new(),
-            error: None,
         }
     }
 }
@@ -132,40 +128,18 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if self.error.is_none() && self.lines.is_empty() {
+        if self.lines.is_empty() {
             match ready!(self.as_mut().poll_piece(cx)) {
                 Some(Ok(data)) if self.is_lines => *self.as_mut().project().lines = data,
-                Some(Ok(data)) => {
-                    self.state.set_flushed(false);
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
-                }
-                Some(Err(error)) => {
-                    *self.as_mut().project().error = Some(error);
-                    // hyper flushes, and polls again in the next turn.
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-                None => {
-                    // hyper still has to write the last chunk, which ends the body.
-                    self.state.set_flushed(false);
-                    return Poll::Ready(None);
-                }
+                piece => return Poll::Ready(piece.map(|piece| piece.map(Frame::data))),
             }
         }
-        let this = self.project();
-        if this.error.is_some() {
-            return match this.state.is_flushed() {
-                true => Poll::Ready(this.error.take().map(Err)),
-                false => Poll::Pending,
-            };
-        }
-        this.state.set_flushed(false);
-        Poll::Ready(Some(Ok(Frame::data(cut_line(this.lines)))))
+        let line = cut_line(self.project().lines);
+        Poll::Ready(Some(Ok(Frame::data(line))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.error.is_none()
-            && self.lines.is_empty()
+        self.lines.is_empty()
             && self.remaining.is_none_or(|remaining| remaining == 0)
             && self.inner.is_end_stream()
     }

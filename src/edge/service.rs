@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::service::Service as HyperService;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::service::TowerToHyperService;
+use llamatower_edge::{ConnectionBody, SocketState};
 use llamatower_layers::{BoxError, ClientAddress};
 use pin_project_lite::pin_project;
 use tower::Service;
@@ -30,7 +31,7 @@ use super::response_body::ResponseBody;
 use super::state::{ConnectionState, InFlight};
 
 /// The body of a response: the edge's own, or the stack's.
-pub(super) type AnswerBody<B> = Either<Full<Bytes>, ResponseBody<B>>;
+pub(super) type AnswerBody<B> = Either<Full<Bytes>, ConnectionBody<ResponseBody<B>>>;
 
 /// Creates the service of each connection.
 pub(super) struct MakeEdgeService<S> {
@@ -58,12 +59,17 @@ impl<S: Clone> MakeEdgeService<S> {
         }
     }
 
-    pub(super) fn make(&self, peer: PeerAddr, on_loopback: bool) -> EdgeService<S> {
+    pub(super) fn make(
+        &self,
+        peer: PeerAddr,
+        on_loopback: bool,
+        socket: SocketState,
+    ) -> EdgeService<S> {
         let stack = self.stack.lock().unwrap_or_else(PoisonError::into_inner);
         EdgeService {
             stack: stack.clone(),
             rules: self.rules.clone(),
-            state: ConnectionState::new(self.gauges.clone()),
+            state: ConnectionState::new(socket, self.gauges.clone()),
             peer,
             on_loopback,
             body_timeout: self.body_timeout,
@@ -217,10 +223,11 @@ where
                 head.headers.remove(TRANSFER_ENCODING);
                 let in_flight = in_flight.take().unwrap_or_else(|| this.state.begin(false));
                 let body = ResponseBody::new(body, &mut head.headers, in_flight);
+                let body = ConnectionBody::new(body, this.state.socket.clone());
                 Response::from_parts(head, Either::Right(body))
             }
         };
-        this.state.set_flushed(false);
+        this.state.socket.set_unflushed();
         if this.state.gauges.is_draining() || this.state.is_unread() {
             // The client's next request must use another connection, to another process.
             let close = HeaderValue::from_static("close");

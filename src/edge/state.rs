@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
+use llamatower_edge::SocketState;
 
 use super::gauges::Gauges;
 
@@ -31,8 +32,10 @@ const NEXT: u32 = 4;
 
 /// A connection's shared state. Only the connection's task uses most of it; it is atomic because
 /// bodies may be sent to other tasks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ConnectionState {
+    /// What the socket below hyper knows.
+    pub(super) socket: SocketState,
     /// The phase in the low bits, and a counter above them, so that every change is noticed.
     phase: AtomicU32,
     /// How many turns (polls) the connection's task has had.
@@ -52,24 +55,25 @@ pub(super) struct ConnectionState {
 struct Flags {
     has_unread_body: AtomicBool,
     unread: AtomicBool,
-    peer_closed: AtomicBool,
-    write_pending: AtomicBool,
-    write_failed: AtomicBool,
     shut_down: AtomicBool,
     http_10: AtomicBool,
-    flushed: AtomicBool,
     refused: AtomicBool,
     body_open: AtomicBool,
 }
 
 impl ConnectionState {
-    pub(super) fn new(gauges: Arc<Gauges>) -> Arc<Self> {
-        let state = Self {
+    pub(super) fn new(socket: SocketState, gauges: Arc<Gauges>) -> Arc<Self> {
+        Arc::new(Self {
+            socket,
+            phase: AtomicU32::default(),
+            turn: AtomicU32::default(),
+            read: AtomicUsize::default(),
+            malformed: Mutex::default(),
+            flags: Flags::default(),
+            unread_body: Mutex::default(),
+            waker: OnceLock::default(),
             gauges,
-            ..Self::default()
-        };
-        state.set_flushed(true);
-        Arc::new(state)
+        })
     }
 
     /// A value that changes with every entry into a phase, and the phase.
@@ -91,7 +95,7 @@ impl ConnectionState {
     /// A request's head has arrived. `is_counted` means that the stack answers it.
     pub(super) fn begin(self: &Arc<Self>, is_counted: bool) -> InFlight {
         self.enter(EXCHANGE);
-        self.set_flushed(false);
+        self.socket.set_unflushed();
         if is_counted {
             self.gauges.in_flight.fetch_add(1, Relaxed);
         }
@@ -134,7 +138,7 @@ impl ConnectionState {
 
     /// Whether hyper's output belongs to no request of the service: hyper refuses a head.
     pub(super) fn is_refusing(&self) -> bool {
-        self.is_flushed() && self.phase.load(Relaxed) & PHASE != EXCHANGE
+        self.socket.is_flushed() && self.phase.load(Relaxed) & PHASE != EXCHANGE
     }
 
     /// Hands over a body that is no longer read by the stack.
@@ -240,14 +244,6 @@ macro_rules! flags {
 flags! {
     /// Bytes of a request's body are, or may be, in transit and will not be read.
     set_unread is_unread unread;
-    /// The client has closed its side.
-    set_peer_closed has_peer_closed peer_closed;
-    /// A write waits for the client.
-    set_write_pending has_write_pending write_pending;
-    /// Everything that hyper was given has been sent.
-    set_flushed is_flushed flushed;
-    /// A write has failed.
-    set_write_failed has_write_failed write_failed;
     /// hyper has shut down the writing side, after it flushed everything.
     set_shut_down is_shut_down shut_down;
     /// The last request was HTTP/1.0, whose response may end with the connection.

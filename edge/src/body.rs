@@ -1,0 +1,215 @@
+//! A response's body that holds back its error.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http_body::{Body, Frame, SizeHint};
+use llamatower_layers::Deadline;
+use pin_project_lite::pin_project;
+
+use crate::state::{Exchange, SocketState};
+
+pin_project! {
+    /// A response's body that holds back its error until the socket has flushed everything before
+    /// it.
+    ///
+    /// hyper flushes nothing after a body's error: what it has buffered, perhaps even the
+    /// response's head, would be lost. The error is held until the client has been sent all of it,
+    /// however slowly it reads; if the client does not read at all, until the socket's time-out.
+    ///
+    /// It must be the outermost body, the one that hyper polls. [`ConnectionLayer`] applies it.
+    ///
+    /// [`ConnectionLayer`]: crate::ConnectionLayer
+    #[derive(Debug)]
+    pub struct ConnectionBody<B: Body> {
+        #[pin]
+        inner: B,
+        // `None` for HTTP/2.
+        exchange: Option<Exchange>,
+        // Boxed, because most bodies do not fail and all are moved.
+        held: Option<Box<Held<B::Error>>>,
+        is_polled: bool,
+    }
+}
+
+#[derive(Debug)]
+struct Held<E> {
+    error: E,
+    clock: Deadline,
+}
+
+impl<B: Body> ConnectionBody<B> {
+    /// Wraps the body of a response on the connection of a socket.
+    pub fn new(inner: B, state: SocketState) -> Self {
+        Self::maybe(inner, Some(Exchange::begin(state)))
+    }
+
+    pub(crate) fn maybe(inner: B, exchange: Option<Exchange>) -> Self {
+        Self {
+            inner,
+            exchange,
+            held: None,
+            is_polled: false,
+        }
+    }
+
+    /// The inner body.
+    pub fn get_ref(&self) -> &B {
+        &self.inner
+    }
+
+    /// The inner body.
+    pub fn get_mut(&mut self) -> &mut B {
+        &mut self.inner
+    }
+}
+
+impl<E> Held<E> {
+    fn new(error: E, state: &SocketState) -> Box<Self> {
+        let mut clock = Deadline::default();
+        clock.arm_after(state.write_stall_timeout());
+        Box::new(Self { error, clock })
+    }
+
+    /// Ready when the error may be given to hyper.
+    fn poll(&mut self, state: &SocketState, cx: &mut Context<'_>) -> Poll<()> {
+        while state.poll_flushed(cx).is_pending() {
+            ready!(self.clock.poll(cx));
+            if !state.is_write_pending() {
+                // hyper does not try to write. Its socket is another one, or it delays flushes.
+                break;
+            }
+            // The socket's own clock supervises the write.
+            self.clock.arm_after(state.write_stall_timeout());
+        }
+        Poll::Ready(())
+    }
+}
+
+impl<B: Body> Body for ConnectionBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let this = self.project();
+        let Some(exchange) = this.exchange else {
+            return this.inner.poll_frame(cx);
+        };
+        let state = exchange.state();
+        if !*this.is_polled {
+            // hyper has just buffered the head.
+            *this.is_polled = true;
+            state.set_unflushed();
+        }
+        if this.held.is_none() {
+            match ready!(this.inner.poll_frame(cx)) {
+                Some(Err(error)) => *this.held = Some(Held::new(error, state)),
+                frame => {
+                    // The end is written, too: as the last chunk.
+                    state.set_unflushed();
+                    return Poll::Ready(frame);
+                }
+            }
+        }
+        if let Some(held) = this.held {
+            ready!(held.poll(state, cx));
+        }
+        Poll::Ready(this.held.take().map(|held| Err(held.error)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.held.is_none() && self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use futures_util::stream;
+    use http_body_util::{BodyExt, StreamBody};
+    use tokio::time::{Instant, advance};
+    use tokio_test::{assert_pending, assert_ready};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    /// A body of this many frames, and then an error.
+    fn failing(frames: usize) -> impl Body<Data = Bytes, Error = &'static str> + Unpin {
+        let frames = (0..frames).map(|_| Ok(Frame::data(Bytes::from("line"))));
+        StreamBody::new(stream::iter(frames.chain([Err("broken")])))
+    }
+
+    #[tokio::test]
+    async fn an_error_waits_for_the_flush_and_its_task_is_woken() {
+        for frames in [0, 1, 3] {
+            let state = SocketState::new(Some(LIMIT));
+            let mut body = ConnectionBody::new(failing(frames), state.clone());
+            for _ in 0..frames {
+                assert!(matches!(body.frame().await, Some(Ok(_))));
+            }
+            let mut task = tokio_test::task::spawn(());
+            assert_pending!(task.enter(|cx, _| Pin::new(&mut body).poll_frame(cx)));
+            assert!(!task.is_woken());
+            state.set_flushed();
+            assert!(task.is_woken());
+            let frame = task.enter(|cx, _| Pin::new(&mut body).poll_frame(cx));
+            let error = assert_ready!(frame).and_then(Result::err);
+            assert_eq!(error, Some("broken"));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_error_after_a_flush_does_not_wait() {
+        let state = SocketState::new(Some(LIMIT));
+        let mut body = ConnectionBody::new(failing(1), state.clone());
+        assert!(matches!(body.frame().await, Some(Ok(_))));
+        state.set_flushed();
+        assert!(matches!(body.frame().await, Some(Err("broken"))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_before_which_nothing_is_written_waits_for_the_limit() {
+        let state = SocketState::new(Some(LIMIT));
+        let mut body = ConnectionBody::new(failing(0), state);
+        let start = Instant::now();
+        assert!(matches!(body.frame().await, Some(Err("broken"))));
+        assert_eq!(start.elapsed(), LIMIT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_waits_longer_while_a_write_is_pending() {
+        let state = SocketState::new(Some(LIMIT));
+        state.set_write_pending(true);
+        let mut body = ConnectionBody::new(failing(1), state.clone());
+        assert!(matches!(body.frame().await, Some(Ok(_))));
+        let mut task = tokio_test::task::spawn(());
+        let mut poll = || task.enter(|cx, _| Pin::new(&mut body).poll_frame(cx));
+        for _ in 0..5 {
+            assert_pending!(poll());
+            advance(LIMIT).await;
+        }
+        assert_pending!(poll());
+        state.set_write_pending(false);
+        state.set_flushed();
+        assert!(assert_ready!(poll()).is_some_and(|frame| frame.is_err()));
+    }
+
+    #[test]
+    fn the_socket_knows_of_a_request_until_its_body_is_dropped() {
+        let state = SocketState::new(None);
+        let body = ConnectionBody::new(failing(1), state.clone());
+        assert!(state.is_answering());
+        drop(body);
+        assert!(!state.is_answering());
+    }
+}
