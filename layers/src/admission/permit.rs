@@ -30,9 +30,10 @@ impl Cap {
     }
 
     // Relaxed is enough: the count protects no other memory, and its own order is total.
+    // `fetch_update`, not its newer name `try_update`: that needs a newer Rust than this crate promises.
     pub(super) fn try_admit(self: &Arc<Self>) -> Result<Permit, AtCapacity> {
         self.in_flight
-            .try_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
                 (n < self.max.get()).then_some(n + 1)
             })
             .map(|_| Permit { cap: self.clone() })
