@@ -1,42 +1,98 @@
 //! Tower layers for LLM traffic: they handle streams, API dialects and the true end of a response.
 //!
 //! A model's answer is a stream that lasts for minutes, so rules that suit other services are wrong
-//! here: a permit that ends at the response head, a time-out that counts a long response as a fault,
+//! here: a permit that ends at the response head, a circuit breaker that counts a head as a success,
 //! a retry after the first byte, an error that looks like a complete answer. Each layer here works
 //! until the end of the stream, and one type defines that end ([`body::Guarded`]). Each layer can
 //! be used alone: no feature is on by default, `full` turns on all.
 //!
+//! A proxy in front of a model server, in axum, with the features `full` and `hyper-util`:
+//!
+//! ```no_run
+//! # #[cfg(all(feature = "full", feature = "hyper-util"))]
+//! # mod example {
+//! # use std::time::Duration;
+//! # use axum::Router;
+//! # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+//! # use llamatower_layers::body::MemoryBudget;
+//! # use llamatower_layers::body_limit::BodyLimitLayer;
+//! # use llamatower_layers::clocks::StreamClocksLayer;
+//! # use llamatower_layers::endpoint::EndpointLayer;
+//! # use llamatower_layers::forward::ForwardLayer;
+//! # use llamatower_layers::rescue::RescueLayer;
+//! # use llamatower_layers::retry::{RetryBudget, RetryLayer};
+//! # use llamatower_layers::{BoxError, EndpointTable};
+//! # use tower::ServiceBuilder;
+//! # async fn example(listener: tokio::net::TcpListener) -> Result<(), BoxError> {
+//! let ollama = ServiceBuilder::new()
+//!     .layer(EndpointLayer::new(EndpointTable::ollama()))
+//!     .layer(RescueLayer::new()) // errors become responses in the API's own format
+//!     .layer(BodyLimitLayer::new(MemoryBudget::new(256 << 20))) // bytes
+//!     .layer(RetryLayer::new(RetryBudget::default()))
+//!     .layer(StreamClocksLayer::new().with_idle(Duration::from_secs(20)))
+//!     .layer(ForwardLayer::new("http://gpu-1:11434".parse()?)?)
+//!     .service(Client::builder(TokioExecutor::new()).build_http());
+//! axum::serve(listener, Router::new().fallback_service(ollama)).await?;
+//! # Ok(())
+//! # }
+//! # }
+//! ```
+//!
+//! The guides: [with axum](guide::with_axum), [with hyper](guide::with_hyper),
+//! [around a client](guide::around_a_client), [the order of layers](guide::order_of_layers). Complete
+//! programs are in the folder `examples`; each has a command to try.
+//!
+//! # You have X, take Y
+//!
+//! | You have | Take | The difference |
+//! |---|---|---|
+//! | tower `Timeout`, tower-http `TimeoutLayer` | [`StreamClocksLayer`](clocks::StreamClocksLayer) | theirs limit the time to the response head only; here the first byte, each pause and the whole exchange have a limit |
+//! | tower-http `ResponseBodyTimeoutLayer` | [`StreamClocksLayer`](clocks::StreamClocksLayer) | theirs creates a timer for each frame, and checks the timer before the data; here one timer is moved, and data goes first |
+//! | tower `ConcurrencyLimit` with `LoadShed`, tower-resilience `BulkheadLayer` | [`AdmissionLayer`](admission::AdmissionLayer) | their permit ends at the response head, when a stream has only begun |
+//! | tower-resilience `AdaptiveLimiterLayer` | [`AdaptiveLayer`](adaptive::AdaptiveLayer) | the same; the limit follows the time to the first byte |
+//! | tower `Buffer` | [`QueueLayer`](queue::QueueLayer) | theirs is first come, first served, without a limit on the wait; here waiting is bounded, fair between keys and visible |
+//! | tower `Retry` with a `Policy`, tower-resilience `RetryLayer` | [`RetryLayer`](retry::RetryLayer) | there you write which requests and responses are retried; here the route, the errors of clients and `Retry-After` are known, and attempts share a budget |
+//! | tower `RateLimit` | [`RateLimitLayer`](rate_limit::RateLimitLayer) | theirs makes callers wait, has no keys and is not `Clone` |
+//! | tower_governor `GovernorLayer` | [`RateLimitLayer`](rate_limit::RateLimitLayer) | both use governor; here idle keys are forgotten without a task of yours, quotas can be replaced, and the error has the API's format |
+//! | tower-resilience `CircuitBreakerLayer` | [`BreakerLayer`](breaker::BreakerLayer) | theirs counts a success at the response head; here a stream that breaks is a failure |
+//! | tower `Balance` | [`RouteService`](route::RouteService) | theirs chooses before it sees the request, so it cannot choose by model |
+//! | tower `Steer` | [`RouteService`](route::RouteService) | theirs waits until every backend is ready; here your policy may wait for one |
+//! | tower-http `TraceLayer` | [`OutcomeLayer`] | theirs enters a span and reads the clock for each frame; here one record is reported at the end |
+//! | tower-http `CatchPanicLayer` | [`PanicGuardLayer`](panic_guard::PanicGuardLayer) | theirs boxes every body, and does not catch a panic in a body |
+//! | tower-http `RequestBodyLimitLayer`, axum `DefaultBodyLimit` | [`BodyLimitLayer`](body_limit::BodyLimitLayer) | theirs limit one body; here each route has a limit, all bodies share a memory budget, and a body can be sent again |
+//! | tower-http `ValidateRequestHeaderLayer` | [`ApiKeyLayer`](api_key::ApiKeyLayer) | its `bearer` is deprecated and has one token; here keys have names, roles and digests, and can be replaced |
+//! | axum `HandleErrorLayer` | [`RescueLayer`](rescue::RescueLayer) | theirs ends at the response head; here broken streams get an error frame too |
+//! | tower-http `CorsLayer`, `CompressionLayer`, request id, sensitive headers, set-header | keep them | they work outside of these layers; compress no event streams |
+//!
 //! # The layers
 //!
-//! The table lists the layers in stack order, outermost first. A layer releases what it holds at
-//! the time in the third column, however the request ends.
+//! In stack order, outermost first. A layer releases what it holds at the time in the third column,
+//! however the request ends.
 //!
-//! | Layer | What it does | What it holds, until when | Alternative, and why not |
-//! |---|---|---|---|
-//! | [`EndpointLayer`](endpoint::EndpointLayer) | looks up the path in an exact table | nothing | a router: this layer also gives the API dialect, and refuses nothing |
-//! | [`OutcomeLayer`] | reports one record for each request, at its end | the record, to the end of the response | tower-http `trace`, which enters its span and reads the clock for each frame |
-//! | [`RescueLayer`](rescue::RescueLayer) | turns errors into responses in the dialect of the route, adds an error frame to broken streams | the last line of a stream, to its end | a `HandleError` that each route writes for itself |
-//! | [`PanicGuardLayer`](panic_guard::PanicGuardLayer) | limits a panic to one request | nothing | tower-http `catch-panic`, which boxes every body and does not catch a panic in a body |
-//! | [`ApiKeyLayer`](api_key::ApiKeyLayer) | authenticates: Bearer, Basic, `x-api-key` | nothing | tower-http `validate-request`, which has no digests and no constant-time comparison, and passes the credential on |
-//! | [`RateLimitLayer`](rate_limit::RateLimitLayer) | limits requests per time, globally and for each key | a count for each key, until the key is idle | tower `RateLimit`, which makes callers wait, has no keys and is not `Clone` |
-//! | [`AdmissionLayer`](admission::AdmissionLayer) | limits concurrent requests, refuses at once | a permit, to the end of the response | tower `ConcurrencyLimit` with `LoadShed`, whose permit ends at the response head |
-//! | [`AdaptiveLayer`](adaptive::AdaptiveLayer) | limits concurrent requests, adapts the limit to the time to first byte | a permit, to the end of the response | the same |
-//! | [`BodyLimitLayer`](body_limit::BodyLimitLayer) | reads bodies within a limit for each route and one memory budget | the body's memory, until its last copy is dropped | tower-http `RequestBodyLimit`, which has a fixed answer text and no budget |
-//! | [`LlmRequestLayer`](llm_request::LlmRequestLayer) | finds the model and the operation in one pass over the body | nothing | none |
-//! | [`HeartbeatLayer`](heartbeat::HeartbeatLayer) | sends comments while an event stream has not begun | a timer, to the response head | none |
-//! | [`CacheLayer`](cache::CacheLayer) | caches deterministic responses, shares answers in progress | answers, limited in bytes and age | none |
-//! | [`TokenLimitLayer`](token_limit::TokenLimitLayer) | limits tokens per minute, day and month for each key | a reservation, to the end of the response | none |
-//! | [`RetryLayer`](retry::RetryLayer) | retries until the client has received a byte | a reference to the body, to the response head | tower `Retry`, whose policy needs a clone of the body and whose budget has no delay |
-//! | [`RouteService`](route::RouteService) | chooses a backend when the request is known | the backend's slot, to the end of the response | tower `Balance` and `Steer`, which choose before they see the request |
-//! | [`QueueLayer`](queue::QueueLayer), [`Queue`](queue::Queue) | queues requests for a slot: bounded, fair, visible | a permit, to the end of the response | tower `Buffer`: first come first served, no limit on the wait |
-//! | [`UsageLayer`](usage::UsageLayer) | reads the backend's token counts | the last kilobyte of a response, to its end | none |
-//! | [`BreakerLayer`](breaker::BreakerLayer) | stops requests to a failing backend | a token, to the end of the response | none |
-//! | [`StreamClocksLayer`](clocks::StreamClocksLayer) | time-outs: first byte, idle, total | one timer, to the end of the response | tower and tower-http `Timeout`, which count a long response as a fault |
-//! | [`ForwardLayer`](forward::ForwardLayer) | puts a server's address into requests, removes hop-by-hop headers | nothing | none |
-//! | [`ClassifyLayer`](classify::ClassifyLayer) | gives the client's errors a meaning | nothing | tower `MapErr`, which does not see errors of the body |
-//!
-//! Other tower middleware works beside these layers: tower's `ServiceBuilder`, `service_fn`,
-//! `filter`, `map_request`; tower-http's request id, sensitive headers, CORS and set-header.
+//! | Layer | What it does | What it holds, until when |
+//! |---|---|---|
+//! | [`EndpointLayer`](endpoint::EndpointLayer) | looks up the path in an exact table: the API dialect and the operation | nothing |
+//! | [`OutcomeLayer`] | reports one record for each request, at its end | the record, to the end of the response |
+//! | [`RescueLayer`](rescue::RescueLayer) | turns errors into responses in the dialect of the route, adds an error frame to broken streams | the last line of a stream, to its end |
+//! | [`PanicGuardLayer`](panic_guard::PanicGuardLayer) | limits a panic to one request | nothing |
+//! | [`RequireEndpointLayer`](endpoint::RequireEndpointLayer) | refuses paths and methods that are not in the table | nothing |
+//! | [`ApiKeyLayer`](api_key::ApiKeyLayer) | authenticates: Bearer, Basic, `x-api-key` | nothing |
+//! | [`RateLimitLayer`](rate_limit::RateLimitLayer) | limits requests per time, globally and for each key | a count for each key, until the key is idle |
+//! | [`AdmissionLayer`](admission::AdmissionLayer) | limits concurrent requests, refuses at once | a permit, to the end of the response |
+//! | [`BodyLimitLayer`](body_limit::BodyLimitLayer) | reads bodies within a limit for each route and one memory budget | the body's memory, until its last copy is dropped |
+//! | [`LlmRequestLayer`](llm_request::LlmRequestLayer) | finds the model and the operation in one pass over the body | nothing |
+//! | [`HeartbeatLayer`](heartbeat::HeartbeatLayer) | sends comments while an event stream has not begun | a timer, to the response head |
+//! | [`AdaptiveLayer`](adaptive::AdaptiveLayer) | limits concurrent requests, adapts the limit to the time to first byte | a permit, to the end of the response |
+//! | [`CacheLayer`](cache::CacheLayer) | caches deterministic responses, shares answers in progress | answers, limited in bytes and age |
+//! | [`TokenLimitLayer`](token_limit::TokenLimitLayer) | limits tokens per minute, day and month for each key | a reservation, to the end of the response |
+//! | [`RetryLayer`](retry::RetryLayer) | retries until the client has received a byte | a reference to the body, to the response head |
+//! | [`RouteService`](route::RouteService) | chooses a backend when the request is known | the backend's slot, to the end of the response |
+//! | [`QueueLayer`](queue::QueueLayer), [`Queue`](queue::Queue) | queues requests for a slot: bounded, fair, visible | a permit, to the end of the response |
+//! | [`UsageLayer`](usage::UsageLayer) | reads the backend's token counts | the last kilobyte of a response, to its end |
+//! | [`BreakerLayer`](breaker::BreakerLayer) | stops requests to a failing backend | a token, to the end of the response |
+//! | [`StreamClocksLayer`](clocks::StreamClocksLayer) | time-outs: first byte, idle, total | one timer, to the end of the response |
+//! | [`ForwardLayer`](forward::ForwardLayer) | puts a server's address into requests, removes hop-by-hop headers | nothing |
+//! | [`ClassifyLayer`](classify::ClassifyLayer) | gives the client's errors a meaning | nothing |
 //!
 //! # Errors
 //!
@@ -47,48 +103,11 @@
 //! get their meaning by [`classify`]: those of hyper-util's client and reqwest are known with the
 //! features `hyper-util` and `reqwest`.
 //!
-//! # Clients
+//! # What a socket knows
 //!
-//! hyper-util's `Client` is a tower service, and so is reqwest's client in a
-//! [`ReqwestService`](client::ReqwestService). A proxy is a stack around one of them, with
-//! [`ForwardLayer`](forward::ForwardLayer) directly outside: `examples/axum_proxy.rs` and
-//! `examples/axum_reqwest.rs` are axum routers, `examples/client_hyper.rs` and
-//! `examples/client_reqwest.rs` are programs that ask a model.
-//!
-//! # A stack
-//!
-//! tower's `ServiceBuilder` takes each layer by `layer`, outermost first:
-//!
-//! ```
-//! use std::num::NonZeroUsize;
-//! use std::time::Duration;
-//!
-//! use http::{Request, Response};
-//! use http_body_util::Full;
-//! use llamatower_layers::admission::AdmissionLayer;
-//! use llamatower_layers::clocks::StreamClocksLayer;
-//! use llamatower_layers::endpoint::EndpointLayer;
-//! use llamatower_layers::panic_guard::PanicGuardLayer;
-//! use llamatower_layers::rescue::RescueLayer;
-//! use llamatower_layers::{BoxError, EndpointTable};
-//! use tower::{ServiceBuilder, ServiceExt, service_fn};
-//!
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), std::convert::Infallible> {
-//! let stack = ServiceBuilder::new()
-//!     .layer(EndpointLayer::new(EndpointTable::ollama()))
-//!     .layer(RescueLayer::new())
-//!     .layer(PanicGuardLayer::new())
-//!     .layer(AdmissionLayer::new(NonZeroUsize::new(100).expect("not zero")))
-//!     .layer(StreamClocksLayer::new().with_idle(Duration::from_secs(20)))
-//!     .service(service_fn(async |_: Request<_>| {
-//!         Ok::<_, BoxError>(Response::new(Full::<bytes::Bytes>::from("{}")))
-//!     }));
-//! let request = Request::post("/api/chat").body(Full::<bytes::Bytes>::default());
-//! assert!(stack.oneshot(request.expect("a request")).await?.status().is_success());
-//! # Ok(())
-//! # }
-//! ```
+//! A layer cannot see the client's socket: it cannot deliver what came before an error, notice a
+//! client that has gone behind a pipelined byte, or end a client that stopped reading. The crate
+//! `llamatower-edge` does that below hyper and `axum::serve`.
 
 // docs.rs sets `docsrs`, so that each item shows the feature it needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -127,6 +146,13 @@ pub mod endpoint;
 pub mod forward;
 #[cfg(feature = "rescue")]
 pub mod frames;
+#[cfg(all(
+    any(doc, doctest),
+    feature = "full",
+    feature = "hyper-util",
+    feature = "reqwest"
+))]
+pub mod guide;
 #[cfg(feature = "heartbeat")]
 pub mod heartbeat;
 #[cfg(feature = "live")]
