@@ -269,6 +269,7 @@ fn each_kind_of_failure_is_counted_from_the_start_or_comes_of_a_backend() {
         "circuit_open",
         "invalid_answer",
         "limits_unavailable",
+        "no_limit_key",
         "refused_late_4xx",
         "refused_late_5xx",
     ];
