@@ -32,6 +32,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
@@ -91,11 +92,15 @@ pub trait Fail: Error + Send + Sync + 'static {
     fn write_headers(&self, _headers: &mut HeaderMap) {}
 }
 
-/// An error and its sources, outermost first.
+/// An error and its sources, outermost first. An `io::Error` around another error hides it: its
+/// `source()` is the source of the error inside.
 pub(crate) fn sources<'a>(
     error: &'a (dyn Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error| error.source())
+    std::iter::successors(Some(error), |&error| {
+        let inside = error.downcast_ref().and_then(io::Error::get_ref);
+        inside.map_or_else(|| error.source(), |inside| Some(inside))
+    })
 }
 
 /// An error that carries its meaning; the cause is the error that a layer returned.

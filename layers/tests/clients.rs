@@ -22,7 +22,7 @@ use llamatower_layers::endpoint::EndpointLayer;
 use llamatower_layers::forward::ForwardLayer;
 use llamatower_layers::rescue::RescueLayer;
 use llamatower_layers::retry::{Decision, RetryBudget, RetryEvent, RetryLayer};
-use llamatower_layers::{BoxError, EndpointTable, Failure, Side};
+use llamatower_layers::{BoxError, EndpointTable, Failure, Observer, Outcome, OutcomeLayer, Side};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tower::util::BoxCloneSyncService;
@@ -185,12 +185,24 @@ async fn a_refused_connection_is_retried_until_the_server_is_there() {
     }
 }
 
+/// Keeps the kinds of errors that reach the records of requests.
+#[derive(Default)]
+struct Kinds(Mutex<Vec<Option<&'static str>>>);
+
+impl Observer for Kinds {
+    fn finished(&self, outcome: &Outcome) {
+        self.0.lock().unwrap().push(outcome.error);
+    }
+}
+
 #[tokio::test]
 async fn without_a_server_the_client_gets_a_502_in_its_dialect_that_shows_no_url() {
     for (name, client) in clients() {
         let (retry, events) = retry();
+        let kinds = Arc::new(Kinds::default());
         let service = ServiceBuilder::new()
             .layer(EndpointLayer::new(EndpointTable::ollama()))
+            .layer(OutcomeLayer::new(kinds.clone()))
             .layer(RescueLayer::new())
             .layer(retry)
             .service(client);
@@ -199,6 +211,7 @@ async fn without_a_server_the_client_gets_a_502_in_its_dialect_that_shows_no_url
         let text = answer.into_body().collect().await.unwrap().to_bytes();
         let expected = "{\"error\":\"cannot connect to the backend: Connection refused";
         assert!(text.starts_with(expected.as_bytes()), "{name}: {text:?}");
+        assert_eq!(*kinds.0.lock().unwrap(), [Some("connect_failed")], "{name}");
         let decisions: Vec<_> = events.lock().unwrap().iter().map(|e| e.decision).collect();
         assert_eq!(decisions.len(), 3, "{name}");
         assert_eq!(decisions[2], Decision::AttemptsUsedUp, "{name}");

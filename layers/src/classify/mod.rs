@@ -19,9 +19,9 @@
 //!
 //! "Yes" means a request that may be sent twice, and before the head of a response. `io::Error` is
 //! always known. The feature `hyper-util` adds the errors of hyper and of hyper-util's client, the
-//! feature `reqwest` those of hyper and reqwest. A `hyper::Error` counts as the backend's: a service
-//! that itself reads the body of a request returns its own error for a body that fails, as
-//! [`BodyLimitLayer`](crate::body_limit) does.
+//! feature `reqwest` those of hyper and reqwest. An `io::Error` and a `hyper::Error` count as the
+//! backend's: a service that itself reads the body of a request, or uses a file or a database, returns
+//! an error of its own when that fails, as [`BodyLimitLayer`](crate::body_limit) does.
 //!
 //! The client of the gateway sees what happened and the deepest cause, never the URL:
 //! `cannot connect to the backend: Connection refused (os error 111)`.

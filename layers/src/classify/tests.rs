@@ -75,6 +75,19 @@ fn a_failure_and_an_unknown_error_stay_as_they_are() {
     assert!(classify(Odd).is::<Odd>());
 }
 
+#[test]
+fn an_error_inside_of_an_io_error_is_found() {
+    let failure = Class::TIMEOUT.failure(Odd);
+    let error = classify(Around(io::Error::other(failure).into()));
+    assert!(error.is::<Around>(), "it has a failure already");
+    assert_eq!(kind(error), Some("upstream_timeout"));
+    let lost = io::Error::from(ErrorKind::ConnectionReset);
+    assert_eq!(
+        kind(io::Error::other(Around(lost.into()))),
+        Some("connection_lost")
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn tokios_time_out_is_known() {
     let never = std::future::pending::<Infallible>();
