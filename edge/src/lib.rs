@@ -40,7 +40,7 @@
 //!
 //! # With `axum::serve`
 //!
-//! With the feature `axum`; see the module [`axum`].
+//! With the feature `axum`; see [`axum`].
 //!
 //! ```no_run
 //! # #[cfg(feature = "axum")]

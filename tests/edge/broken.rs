@@ -6,10 +6,11 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::StreamBody;
-use llamatower::edge::RequestBody;
+use llamatower::edge::{EdgeConfig, ListenAddr, RequestBody};
 use llamatower_layers::endpoint::{EndpointLayer, EndpointTable};
 use llamatower_layers::rescue::RescueLayer;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tower::{ServiceBuilder, service_fn};
 
 use crate::support::{Running, loopback, within_limit};
@@ -101,6 +102,52 @@ async fn the_error_line_is_sent_even_if_the_request_was_not_read() {
         seen.ends_with(&format!("{{\"error\":\"{MESSAGE}\"}}\n\r\n")),
         "{seen}"
     );
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_gets_every_line_before_the_break() {
+    // More than the kernel holds for a unix socket, so that the last lines wait in hyper when the
+    // body fails.
+    let lines: Vec<_> = (0..40)
+        .map(|number| {
+            format!(
+                "{{\"line\":{number},\"text\":\"{}\"}}\n",
+                "x".repeat(16_000)
+            )
+        })
+        .collect();
+    let sent = lines.clone();
+    let stack = service_fn(move |_: Request<RequestBody>| {
+        let lines = sent.clone().into_iter();
+        let lines = lines.map(|line| Ok(Frame::data(Bytes::from(line))));
+        let broken = std::iter::once(Err(std::io::Error::other("the backend died")));
+        let body = StreamBody::new(futures_util::stream::iter(lines.chain(broken)));
+        let answer = Response::builder().header("content-type", "application/x-ndjson");
+        std::future::ready(Ok::<_, Infallible>(answer.body(body).unwrap()))
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("edge");
+    let config = EdgeConfig {
+        listen: vec![ListenAddr::Unix(path.clone())],
+        ..EdgeConfig::default()
+    };
+    let _edge = Running::start(config, stack).await;
+    let mut client = UnixStream::connect(path).await.unwrap();
+    let request = post("/api/chat");
+    client.write_all(request.as_bytes()).await.unwrap();
+    let (mut seen, mut piece) = (Vec::new(), [0; 4096]);
+    loop {
+        match within_limit(client.read(&mut piece)).await.unwrap() {
+            0 => break,
+            length => seen.extend_from_slice(&piece[..length]),
+        }
+        // The edge fills the kernel's buffer before each read.
+        tokio::task::yield_now().await;
+    }
+    let seen = String::from_utf8(seen).unwrap();
+    let (_, body) = seen.split_once("\r\n\r\n").unwrap();
+    let expected: String = lines.iter().map(|line| chunk(line)).collect();
+    assert!(body == expected, "{} of {}", body.len(), expected.len());
 }
 
 /// A close would end an HTTP/1.0 response normally, so a reset shows that it is incomplete.
