@@ -13,17 +13,15 @@ use http::{Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
+use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use llamatower_layers::admission::AdmissionLayer;
-use llamatower_layers::endpoint::EndpointLayer;
-use llamatower_layers::panic_guard::PanicGuardLayer;
+use llamatower_layers::endpoint::{EndpointLayer, RequireEndpointLayer};
 use llamatower_layers::rescue::RescueLayer;
-use llamatower_layers::{BoxError, EndpointTable, RouteMatch};
+use llamatower_layers::{BoxError, EndpointTable};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tower::filter::FilterLayer;
-use tower::{Service, ServiceBuilder, service_fn};
+use tower::{ServiceBuilder, service_fn};
 
 /// Repeats the prompt, one word every 100 ms, in lines like Ollama's.
 async fn parrot(
@@ -32,54 +30,31 @@ async fn parrot(
     let question = request.into_body().collect().await?.to_bytes();
     let question: Value = serde_json::from_slice(&question).unwrap_or_default();
     let words = question["prompt"].as_str().unwrap_or_default();
-    let words = words
-        .split_whitespace()
-        .map(|word| json!(format!("{word} ")));
-    let lines = words.map(|word| format!("{{\"response\":{word},\"done\":false}}\n"));
-    let last = "{\"response\":\"\",\"done\":true}\n".to_owned();
-    let lines: Vec<_> = lines.chain([last]).collect();
+    let line = |word: &str| json!({"response": format!("{word} "), "done": false}).to_string();
+    let mut lines: Vec<String> = words.split_whitespace().map(line).collect();
+    lines.push(json!({"response": "", "done": true}).to_string());
     let frames = stream::iter(lines).then(async |line| {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        Ok(Frame::data(Bytes::from(line)))
+        Ok(Frame::data(Bytes::from(line + "\n")))
     });
     let answer = Response::builder().header("content-type", "application/x-ndjson");
     Ok(answer.body(StreamBody::new(frames))?)
 }
 
-/// The stack, outermost layer first. `RescueLayer` turns all inner errors into answers, so the
-/// stack cannot fail.
-fn stack() -> impl Service<
-    Request<Incoming>,
-    Response = Response<impl Body<Data = Bytes, Error = BoxError> + Send>,
-    Error = Infallible,
-    Future: Send,
-> + Clone
-+ Send {
-    ServiceBuilder::new()
-        .layer(EndpointLayer::new(EndpointTable::ollama()))
-        .layer(RescueLayer::new())
-        .layer(PanicGuardLayer::new())
-        .layer(FilterLayer::new(RouteMatch::require))
-        .layer(AdmissionLayer::new(NonZeroUsize::MIN.saturating_add(1)))
-        .service(service_fn(parrot))
-}
-
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let port = std::env::args().nth(1).unwrap_or_else(|| "4001".to_owned());
-    let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await?;
+    let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;
     println!("http://{}", listener.local_addr()?);
-    // Built once: all connections share the layers' state.
-    let stack = stack();
+    let stack = ServiceBuilder::new()
+        .layer(EndpointLayer::new(EndpointTable::ollama()))
+        .layer(RescueLayer::new())
+        .layer(RequireEndpointLayer)
+        .layer(AdmissionLayer::new(NonZeroUsize::MIN.saturating_add(1)))
+        .service(service_fn(parrot)); // built once: all connections share its state
     loop {
         let (stream, _) = listener.accept().await?;
         let service = TowerToHyperService::new(stack.clone());
-        tokio::spawn(async move {
-            let connection = hyper::server::conn::http1::Builder::new();
-            let connection = connection.serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = connection.await {
-                eprintln!("{error}");
-            }
-        });
+        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     }
 }

@@ -8,7 +8,6 @@ use std::num::NonZeroU32;
 
 use http::Response;
 use http_body_util::BodyExt;
-use llamatower_layers::panic_guard::PanicGuardLayer;
 use llamatower_layers::rate_limit::{Quota, RateLimitLayer};
 use llamatower_layers::{BoxError, Failure, Side};
 use tokio::net::TcpListener;
@@ -25,7 +24,6 @@ fn status_of(error: &BoxError) -> Status {
     };
     let code = match (failure.status().as_u16(), failure.side()) {
         (429, _) => Code::ResourceExhausted,
-        (401, _) => Code::Unauthenticated,
         (504, _) => Code::DeadlineExceeded,
         (_, Side::Client) => Code::InvalidArgument,
         (_, Side::Gateway | Side::Upstream) => Code::Unavailable,
@@ -38,14 +36,11 @@ where
     B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
+    let in_grpc = |body: B| Body::new(body.map_err(|error| status_of(&error.into())));
     Ok(match answer {
-        Ok(answer) => answer.map(|body| Body::new(body.map_err(Into::into).map_err(into_status))),
+        Ok(answer) => answer.map(in_grpc),
         Err(error) => status_of(&error).into_http(),
     })
-}
-
-fn into_status(error: BoxError) -> Status {
-    status_of(&error)
 }
 
 #[tokio::main]
@@ -57,7 +52,6 @@ async fn main() -> Result<(), BoxError> {
     let two_a_minute = Quota::per_minute(NonZeroU32::MIN.saturating_add(1));
     let layers = ServiceBuilder::new()
         .map_result(into_answer)
-        .layer(PanicGuardLayer::new())
         .layer(RateLimitLayer::global(two_a_minute));
     Server::builder()
         .layer(layers)

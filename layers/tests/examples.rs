@@ -97,12 +97,12 @@ async fn bare_hyper_streams_for_two_and_refuses_the_third() {
     let mut short = ask("who is there").await;
     let line = short.chunk().await.unwrap().unwrap();
     assert_eq!(
-        line, "{\"response\":\"who \",\"done\":false}\n",
+        line, "{\"done\":false,\"response\":\"who \"}\n",
         "one by one"
     );
     let text = short.text().await.unwrap();
     assert!(
-        text.ends_with("\"there \",\"done\":false}\n{\"response\":\"\",\"done\":true}\n"),
+        text.ends_with("\"response\":\"there \"}\n{\"done\":true,\"response\":\"\"}\n"),
         "{text}"
     );
 
@@ -303,11 +303,11 @@ async fn a_custom_layers_error_is_sent_in_the_dialect_of_the_route() {
     let (status, text) = ask("/v1/models", "bob").await;
     assert_eq!(status, 402);
     assert!(
-        text.contains("\"message\":\"bob has no credit left\""),
+        text.contains("\"message\":\"this tenant has no credit left\""),
         "{text}"
     );
     let (_, text) = ask("/api/tags", "bob").await;
-    assert_eq!(text, "{\"error\":\"bob has no credit left\"}");
+    assert_eq!(text, "{\"error\":\"this tenant has no credit left\"}");
 }
 
 /// A server of vLLM's shape: its paths, and its format of errors.
