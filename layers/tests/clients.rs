@@ -26,7 +26,7 @@ use llamatower_layers::{BoxError, EndpointTable, Failure, Observer, Outcome, Out
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tower::util::BoxCloneSyncService;
-use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
 /// A body that can be sent again if its bytes are in memory, or a stream.
 type Sent = ReplayBody<UnsyncBoxBody<Bytes, BoxError>>;
@@ -396,4 +396,37 @@ async fn an_error_for_a_status_that_the_caller_made_shows_no_url() {
         "the response of the backend cannot be read"
     );
     assert_eq!(Failure::find(&*error).unwrap().side(), Side::Upstream);
+}
+
+#[tokio::test]
+async fn rescue_directly_around_a_client_answers_502_for_a_refused_connection() {
+    for (name, client) in [
+        (
+            "hyper-util",
+            boxed(Client::builder(TokioExecutor::new()).build_http()),
+        ),
+        (
+            "io",
+            boxed(service_fn(async |_: Request<Sent>| {
+                let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+                Err::<Response<Sent>, _>(refused)
+            })),
+        ),
+    ] {
+        let service = RescueLayer::new().layer(client);
+        let answer = service.oneshot(chat(refusing().await)).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::BAD_GATEWAY, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_not_accepted_in_time_is_a_504_and_retried_twice() {
+    let connector = service_fn(|_: http::Uri| {
+        let slow = std::io::Error::from(std::io::ErrorKind::TimedOut);
+        std::future::ready(Err::<hyper_util::rt::TokioIo<TcpStream>, _>(slow))
+    });
+    let client = Client::builder(TokioExecutor::new()).build(connector);
+    let (error, attempts) = failing(boxed(client), chat(refusing().await)).await;
+    assert_eq!(kind(&error), ("connect_timeout", 504));
+    assert_eq!(attempts, 3);
 }
