@@ -8,9 +8,6 @@ use super::exchange::Backend;
 use super::side::{Case, Group, Pass, dropped};
 use super::{CHUNKS, Name, sides};
 
-/// The argument of the run that valgrind counts.
-pub(crate) const RUN: &str = "--run-all";
-
 /// The requests of a phase with one chunk each, and of one with [`CHUNKS`] more.
 const PASSES: usize = 50;
 const LONG_PASSES: usize = 1;
@@ -75,7 +72,7 @@ pub(crate) fn count(groups: &[Group]) -> Option<Counts> {
         eprintln!("valgrind is not installed: no instructions are counted");
         return None;
     }
-    let counts = llamatower_beside::instructions(RUN).expect("valgrind counts a run");
+    let counts = llamatower_beside::instructions().expect("valgrind counts a run");
     let (dropped, counts) = counts.split_first().expect("a count for each phase");
     let phases: Vec<_> = phases(groups).collect();
     assert_eq!(counts.len(), phases.len(), "a count for each phase");

@@ -45,7 +45,6 @@ impl Times {
 
 pub(crate) fn measure(groups: &[Group], backend: &Backend) -> Times {
     let mut criterion = Criterion::default()
-        .configure_from_args()
         .warm_up_time(Duration::from_millis(20))
         .measurement_time(Duration::from_millis(60))
         .sample_size(10)

@@ -27,29 +27,28 @@ pub fn phase(run: impl FnOnce()) {
     std::thread::yield_now();
 }
 
-/// The instructions in user space of each [`phase`] of this program with `argument`.
+/// The instructions in user space of each [`phase`] of this program, run without arguments.
 ///
 /// # Errors
 /// valgrind or the program failed.
-pub fn instructions(argument: &str) -> Result<Vec<f64>> {
+pub fn instructions() -> Result<Vec<f64>> {
     let directory = temp_dir().join(format!("llamatower-beside-{}", id()));
     fs::create_dir_all(&directory)?;
-    let counts = counted(argument, &directory.join("counts"));
+    let counts = counted(&directory.join("counts"));
     fs::remove_dir_all(&directory)?;
     counts
 }
 
-fn counted(argument: &str, file: &Path) -> Result<Vec<f64>> {
+fn counted(file: &Path) -> Result<Vec<f64>> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--dump-line=no"])
         .arg(format!("--dump-before={MARK}"))
         .arg(format!("--callgrind-out-file={}", file.display()))
         .arg(current_exe()?)
-        .arg(argument)
         .output()?;
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
-        return Err(Error::other(format!("{argument} failed: {text}")));
+        return Err(Error::other(format!("the counted run failed: {text}")));
     }
     let mut counts = Vec::new();
     // Each file has what was done since the one before it; every second has a phase.

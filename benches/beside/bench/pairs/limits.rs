@@ -63,7 +63,7 @@ pub(super) fn rate_limit_global(backend: &Backend) -> Group {
         layer: "RateLimit, global",
         ours: Side::new(ours(many()), backend.clone()).refusing(spent(ours(one()))),
         peers: vec![
-            governor(backend, GlobalKeyExtractor),
+            governor(backend, GlobalKeyExtractor, "the fields of an older draft"),
             Peer {
                 name: "tower RateLimit + LoadShed",
                 side: Side::new(tower(u32::MAX), backend.clone()).refusing(spent(tower(ONE))),
@@ -85,7 +85,11 @@ pub(super) fn rate_limit_per_key(backend: &Backend) -> Group {
     Group {
         layer: "RateLimit, per key",
         ours: Side::new(ours(many()), backend.clone()).refusing(spent(ours(one()))),
-        peers: vec![governor(backend, PeerAddress)],
+        peers: vec![governor(
+            backend,
+            PeerAddress,
+            "its map of keys has no bound of its own",
+        )],
     }
 }
 
@@ -246,7 +250,7 @@ impl KeyExtractor for PeerAddress {
 }
 
 /// tower_governor has its header, as ours. Its body is axum's, so its backend's is too.
-fn governor<K>(backend: &Backend, key: K) -> Peer
+fn governor<K>(backend: &Backend, key: K, remark: &'static str) -> Peer
 where
     K: KeyExtractor + Eq + 'static,
 {
@@ -268,6 +272,6 @@ where
         name: "tower_governor, with its headers",
         side: Side::new(service(Duration::from_nanos(1), MANY), inner.clone())
             .refusing(spent(service(HOUR, ONE))),
-        remark: "its map of keys has no bound",
+        remark,
     }
 }
