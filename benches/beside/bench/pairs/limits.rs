@@ -63,7 +63,7 @@ pub(super) fn rate_limit_global(backend: &Backend) -> Group {
         layer: "RateLimit, global",
         ours: Side::new(ours(many()), backend.clone()).refusing(spent(ours(one()))),
         peers: vec![
-            governor(backend, GlobalKeyExtractor, "the fields of an older draft"),
+            governor(backend, GlobalKeyExtractor, "writes `x-ratelimit` fields"),
             Peer {
                 name: "tower RateLimit + LoadShed",
                 side: Side::new(tower(u32::MAX), backend.clone()).refusing(spent(tower(ONE))),
