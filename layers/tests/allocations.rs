@@ -3,13 +3,27 @@
 //! The test counts the allocations that the layer adds to the same service without it. The passes
 //! are those of the bench `layers`: each chunk is pending once, like a token.
 
+#[path = "../benches/layers/exchange.rs"]
+mod exchange;
 #[path = "../benches/layers/subject.rs"]
 mod subject;
 #[path = "../benches/layers/subjects.rs"]
 mod subjects;
 
+use std::time::Duration;
+
+use exchange::{Backend, ClientBody, is_served, request};
+use http::{Request, Uri};
+use llamatower_layers::EndpointTable;
+use llamatower_layers::body::MemoryBudget;
+use llamatower_layers::body_limit::{BodyLimitLayer, BodyRule};
+use llamatower_layers::cache::CacheLayer;
+use llamatower_layers::clocks::StreamClocksLayer;
+use llamatower_layers::endpoint::EndpointLayer;
+use llamatower_layers::heartbeat::HeartbeatLayer;
 use subject::Subject;
 use tokio::runtime::Builder;
+use tower_layer::Layer;
 
 /// Checks that the layer allocates `expected` times for a request, whatever the number of chunks in
 /// its answer.
@@ -24,7 +38,7 @@ fn allocates(subject: &Subject, expected: u64) {
         subject.pass_without();
     });
     let counted = [0, 1, 10, 1000].map(|chunks| {
-        subject.set_chunks(chunks);
+        subject.backend().set_chunks(chunks);
         let with = allocation_counter::measure(|| subject.pass());
         let without = allocation_counter::measure(|| subject.pass_without());
         assert_eq!(with.count_current, 0, "a pass frees its allocations");
@@ -38,19 +52,107 @@ fn allocates(subject: &Subject, expected: u64) {
     );
 }
 
-#[test]
-fn no_layer_allocates_for_a_chunk() {
+/// The allocations of a pass with `few` and with 1000 chunks, after what serves many requests is done.
+fn allocations_from(few: usize, backend: &Backend, pass: impl Fn()) -> [u64; 2] {
     let runtime = Builder::new_current_thread().enable_time().build();
     let runtime = runtime.expect("a runtime");
     let _in_runtime = runtime.enter();
+    (0..3).for_each(|_| pass());
+    [few, 1000].map(|chunks| {
+        backend.set_chunks(chunks);
+        allocation_counter::measure(&pass).count_total
+    })
+}
+
+fn allocations_by_chunks(backend: &Backend, pass: impl Fn()) -> [u64; 2] {
+    allocations_from(1, backend, pass)
+}
+
+#[test]
+fn no_layer_allocates_for_a_chunk() {
     for subject in subjects::all() {
-        (0..3).for_each(|_| subject.pass());
-        let [few, many] = [1, 1000].map(|chunks| {
-            subject.set_chunks(chunks);
-            allocation_counter::measure(|| subject.pass()).count_total
-        });
+        let [few, many] = allocations_by_chunks(subject.backend(), || subject.pass());
         assert_eq!(few, many, "{}: allocations by chunks", subject.name());
     }
+}
+
+/// The bodies find the end, the usage and errors in each framing in another way. The list of the last
+/// events, which has the usage in it, has its size after some of them.
+#[test]
+fn no_layer_allocates_for_a_chunk_of_another_framing() {
+    const SSE: &str = "text/event-stream";
+    const DELTA: &[u8] = b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n";
+    const DONE: &[u8] = b"data: {\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":1,\"total_tokens\":2}}\n\ndata: [DONE]\n\n";
+    const EVENT: &[u8] = b"event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"sequence_number\":1,\"delta\":\"a\"}\n\n";
+    const COMPLETED: &[u8] = b"event: response.completed\ndata: {\"type\":\"response.completed\",\"sequence_number\":2,\"response\":{\"usage\":{\"input_tokens\":1,\"output_tokens\":1}}}\n\n";
+    const BLOCK: &[u8] = b"event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"a\"}}\n\n";
+    const STOP: &[u8] = b"event: message_delta\ndata: {\"type\":\"message_delta\",\"usage\":{\"output_tokens\":1}}\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
+    for (path, content_type, line, last) in [
+        ("/v1/chat/completions", SSE, DELTA, DONE),
+        ("/v1/responses", SSE, EVENT, COMPLETED),
+        ("/v1/messages", SSE, BLOCK, STOP),
+        ("/api/show", "application/octet-stream", b"0123456789", b"9"),
+    ] {
+        let mut request = request();
+        *request.uri_mut() = Uri::from_static(path);
+        let backend = Backend::answering(content_type, line, last);
+        let stack = subjects::stack_around(path, request, backend);
+        let [few, many] = allocations_from(100, stack.backend(), || stack.pass());
+        assert_eq!(few, many, "{path}: allocations by chunks");
+    }
+}
+
+#[test]
+fn a_stream_with_heartbeats_does_not_allocate_for_a_chunk() {
+    let backend = Backend::default();
+    let heartbeats = HeartbeatLayer::new(Duration::from_secs(60)).with_requests(|_| true);
+    let service = heartbeats.layer(backend.clone());
+    let [few, many] = allocations_by_chunks(&backend, || {
+        assert!(is_served(service.clone(), request()));
+    });
+    assert_eq!(few, many);
+}
+
+/// The body of an upload passes the read time-out of the limit and the signal of the clocks.
+#[test]
+fn no_layer_allocates_for_a_chunk_of_a_streamed_request() {
+    let backend = Backend::default();
+    let uploads = BodyLimitLayer::new(MemoryBudget::new(1 << 20)).with_rule(|_| BodyRule::Stream);
+    let service = uploads.layer(StreamClocksLayer::new().layer(backend.clone()));
+    let [few, many] = allocations_by_chunks(&backend, || {
+        let upload = Request::post("/api/blobs/sha256:00").body(backend.lines());
+        assert!(is_served(service.clone(), upload.expect("a valid request")));
+    });
+    assert_eq!(few, many);
+}
+
+/// A stored answer is sent without an allocation for a chunk; storing it appends to one list.
+#[test]
+fn cache_allocates_for_no_chunk_of_a_hit_and_only_its_list_for_a_miss() {
+    let passes = |chunks: usize| {
+        let backend = Backend::default();
+        backend.set_chunks(chunks);
+        let limit = BodyLimitLayer::new(MemoryBudget::new(1 << 20));
+        let cache = CacheLayer::new(1 << 30, |_| Some("v1".into()));
+        let inner = limit.layer(cache.layer(backend));
+        let service = EndpointLayer::new(EndpointTable::ollama()).layer(inner);
+        let deterministic = || {
+            let request = Request::post("/api/generate");
+            let body = r#"{"model":"tiny","prompt":"a","options":{"temperature":0}}"#;
+            request
+                .body(ClientBody::from(body))
+                .expect("a valid request")
+        };
+        [(); 2].map(|()| {
+            let pass = || assert!(is_served(service.clone(), deterministic()));
+            allocation_counter::measure(pass).count_total
+        })
+    };
+    let ([few_miss, few_hit], [many_miss, many_hit]) = (passes(1), passes(1000));
+    assert_eq!(few_hit, many_hit, "a hit");
+    assert!(few_hit < few_miss, "the second pass is a hit");
+    // The list doubles its capacity.
+    assert!(many_miss - few_miss <= 10, "{few_miss}, {many_miss}");
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! cargo bench --bench layers -- --without NAME N C
 //! ```
 
+mod exchange;
 mod subject;
 mod subjects;
 mod table;
@@ -45,7 +46,7 @@ fn run(name: &str, requests: &str, chunks: &str, pass: fn(&Subject)) {
     let subject = subjects::all().into_iter().find(|one| one.name() == name);
     let subject = subject.unwrap_or_else(|| panic!("there is no layer {name}"));
     let number = |text: &str| text.parse().expect("a number");
-    subject.set_chunks(number(chunks));
+    subject.backend().set_chunks(number(chunks));
     (0..number(requests)).for_each(|_| pass(&subject));
 }
 
@@ -57,7 +58,7 @@ fn benches(criterion: Criterion) {
     for subject in subjects::all() {
         let mut group = criterion.benchmark_group(subject.name());
         for (what, chunks) in [("request", 0), ("chunks", CHUNKS)] {
-            subject.set_chunks(chunks);
+            subject.backend().set_chunks(chunks);
             group.throughput(Throughput::Elements(chunks.max(1) as u64));
             group.bench_function(what, |bencher| bencher.iter(|| subject.pass()));
             group.bench_function(format!("{what} without"), |bencher| {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::Request;
 use http::request::Parts;
 use llamatower_layers::adaptive::AdaptiveLayer;
 use llamatower_layers::admission::AdmissionLayer;
@@ -30,9 +31,10 @@ use llamatower_layers::usage::UsageLayer;
 use llamatower_layers::{EndpointTable, Observer, Outcome, OutcomeLayer};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
-use tower_layer::{Layer, Stack, layer_fn};
+use tower_layer::{Identity, Layer, Stack, layer_fn};
 
-use super::subject::{KEY_DIGEST, PeerAddr, Subject};
+use super::exchange::{Backend, ClientBody, KEY_DIGEST, PeerAddr, request};
+use super::subject::Subject;
 
 /// Each layer alone, then all of them in the order of the gateway.
 pub(crate) fn all() -> Vec<Subject> {
@@ -145,6 +147,15 @@ pub(crate) fn clocks() -> Subject {
 }
 
 pub(crate) fn stack() -> Subject {
+    stack_around("all of them", request(), Backend::default())
+}
+
+/// All layers, for this request and this backend.
+pub(crate) fn stack_around(
+    name: &'static str,
+    request: Request<ClientBody>,
+    backend: Backend,
+) -> Subject {
     let layers = ServiceBuilder::new()
         .layer(endpoint_layer())
         .layer(outcome_layer())
@@ -166,7 +177,7 @@ pub(crate) fn stack() -> Subject {
         .layer(UsageLayer::new())
         .layer(breaker_layer())
         .layer(StreamClocksLayer::new());
-    Subject::new("all of them", layers)
+    Subject::exchanging(name, request, backend, Identity::new(), layers)
 }
 
 fn endpoint_layer() -> EndpointLayer {

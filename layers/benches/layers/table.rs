@@ -24,7 +24,7 @@ pub(crate) fn print(subjects: &[Subject]) {
 /// The cost of the layer for one pass, in nanoseconds: the difference of the shortest times of both
 /// sides, because the shortest time has the least disturbance.
 fn difference(subject: &Subject, chunks: usize) -> f64 {
-    subject.set_chunks(chunks);
+    subject.backend().set_chunks(chunks);
     let passes = passes_in(SIDE, || subject.pass());
     let (mut with, mut without) = (f64::INFINITY, f64::INFINITY);
     for _ in 0..ROUNDS {

@@ -39,24 +39,16 @@ const MOST_FIELDS: usize = 4;
 /// There are more credentials than any client has a reason to send.
 pub(super) fn take(headers: &mut HeaderMap) -> Result<ShownKeys, AmbiguousCredential> {
     let mut shown = ShownKeys::new();
-    // Most requests without required keys have none, and comparing a few names is cheaper than a
-    // lookup.
-    if !headers.keys().any(is_credential) {
-        return Ok(shown);
-    }
     let mut fields = 0;
-    for (name, key_of) in [
-        (
-            AUTHORIZATION,
-            from_authorization as fn(HeaderValue) -> Option<ShownKey>,
-        ),
-        (X_API_KEY, plain),
-    ] {
-        let given = headers.get_all(&name).iter();
-        let given: SmallVec<[HeaderValue; 1]> = given.take(MOST_FIELDS + 1).cloned().collect();
-        headers.remove(&name);
-        fields += given.len();
-        shown.extend(given.into_iter().filter_map(key_of));
+    // Most requests have one of them or none, and comparing a few names is cheaper than a lookup.
+    if headers.keys().any(|name| *name == AUTHORIZATION) {
+        fields += take_from(headers, AUTHORIZATION, from_authorization, &mut shown);
+    }
+    if headers
+        .keys()
+        .any(|name| name.as_str() == X_API_KEY.as_str())
+    {
+        fields += take_from(headers, X_API_KEY, plain, &mut shown);
     }
     match fields > MOST_FIELDS {
         true => Err(AmbiguousCredential),
@@ -64,8 +56,19 @@ pub(super) fn take(headers: &mut HeaderMap) -> Result<ShownKeys, AmbiguousCreden
     }
 }
 
-fn is_credential(name: &HeaderName) -> bool {
-    *name == AUTHORIZATION || name.as_str() == X_API_KEY.as_str()
+/// Removes the fields of this name, adds their keys, and returns the number of fields.
+fn take_from(
+    headers: &mut HeaderMap,
+    name: HeaderName,
+    key_of: fn(HeaderValue) -> Option<ShownKey>,
+    shown: &mut ShownKeys,
+) -> usize {
+    let given = headers.get_all(&name).iter();
+    let given: SmallVec<[HeaderValue; 1]> = given.take(MOST_FIELDS + 1).cloned().collect();
+    headers.remove(&name);
+    let fields = given.len();
+    shown.extend(given.into_iter().filter_map(key_of));
+    fields
 }
 
 fn plain(value: HeaderValue) -> Option<ShownKey> {
