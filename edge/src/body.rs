@@ -65,6 +65,7 @@ impl<B: Body> ConnectionBody<B> {
 }
 
 impl<E> Held<E> {
+    #[cold]
     fn new(error: E, state: &SocketState) -> Box<Self> {
         let mut clock = Deadline::default();
         clock.arm_after(state.write_stall_timeout());
@@ -90,6 +91,7 @@ impl<B: Body> Body for ConnectionBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
+    #[inline]
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -105,12 +107,16 @@ impl<B: Body> Body for ConnectionBody<B> {
             state.set_unflushed();
         }
         if this.held.is_none() {
-            match ready!(this.inner.poll_frame(cx)) {
-                Some(Err(error)) => *this.held = Some(Held::new(error, state)),
-                frame => {
-                    // The end is written, too: as the last chunk.
-                    state.set_unflushed();
-                    return Poll::Ready(frame);
+            // Not taken apart, so that it is not moved.
+            let frame = this.inner.poll_frame(cx);
+            match frame {
+                Poll::Ready(Some(Err(error))) => *this.held = Some(Held::new(error, state)),
+                _ => {
+                    if frame.is_ready() {
+                        // The end is written, too: as the last chunk.
+                        state.set_unflushed();
+                    }
+                    return frame;
                 }
             }
         }

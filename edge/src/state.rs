@@ -49,12 +49,14 @@ impl SocketState {
 
     /// Whether everything that hyper was given has been flushed, as far as
     /// [`set_unflushed`](Self::set_unflushed) was called.
+    #[inline]
     pub fn is_flushed(&self) -> bool {
         self.0.flush.load(Acquire) == FLUSHED
     }
 
     /// Records that hyper is given bytes: a response's head, a piece of its body or its end.
     /// [`ConnectionBody`](crate::ConnectionBody) calls this for the body.
+    #[inline]
     pub fn set_unflushed(&self) {
         if self.is_flushed() {
             self.0.flush.store(UNFLUSHED, Relaxed);
@@ -75,6 +77,7 @@ impl SocketState {
         }
     }
 
+    #[inline]
     pub(crate) fn set_flushed(&self) {
         if !self.is_flushed() && self.0.flush.swap(FLUSHED, AcqRel) == AWAITED {
             let waiter = self.waiter().take();
