@@ -3,133 +3,96 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::process::Command;
 
 use semver::Version;
 use serde_json::Value;
 
-/// What cargo knows about the packages of the workspace and their dependencies, with all features, for all systems.
-struct Workspace {
-    packages: HashMap<String, Value>,
-    /// The identifiers of what each package needs when it is built for a user.
-    needs: HashMap<String, Vec<String>>,
-    members: Vec<String>,
+/// What cargo prints.
+fn cargo(arguments: &[&str]) -> String {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(arguments).args(["--locked", "--all-features"]);
+    let output = cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+    let output = output.output().unwrap();
+    let problem = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{problem}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
-impl Workspace {
-    fn read() -> Self {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args([
-            "metadata",
-            "--locked",
-            "--all-features",
-            "--format-version=1",
-        ]);
-        let output = cargo
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let packages = list(&metadata["packages"]).iter();
-        let nodes = list(&metadata["resolve"]["nodes"]).iter();
-        Self {
-            packages: packages
-                .map(|package| (text(&package["id"]), package.clone()))
-                .collect(),
-            needs: nodes.map(|node| (text(&node["id"]), needs(node))).collect(),
-            members: list(&metadata["workspace_members"])
-                .iter()
-                .map(text)
-                .collect(),
-        }
-    }
-
-    /// The members that others use, which are the ones that cargo may publish.
-    fn published(&self) -> impl Iterator<Item = &str> {
-        let members = self.members.iter().map(String::as_str);
-        members.filter(|id| self.packages[*id]["publish"].is_null())
-    }
-
-    /// This package and all that it depends on.
-    fn closure<'a>(&'a self, id: &'a str) -> BTreeSet<&'a str> {
-        let (mut seen, mut open) = (BTreeSet::new(), vec![id]);
-        while let Some(id) = open.pop() {
-            if seen.insert(id) {
-                open.extend(self.needs[id].iter().map(String::as_str));
-            }
-        }
-        seen
-    }
-
-    fn rust_version(&self, id: &str) -> Option<Version> {
-        self.packages[id]["rust_version"].as_str().map(version)
-    }
+/// All packages in the tree of the workspace, also those of other systems.
+fn packages() -> Vec<Value> {
+    let metadata = cargo(&["metadata", "--format-version=1"]);
+    let metadata: Value = serde_json::from_str(&metadata).unwrap();
+    metadata["packages"].as_array().unwrap().clone()
 }
 
-fn list(value: &Value) -> &[Value] {
-    value.as_array().unwrap()
+fn text<'a>(package: &'a Value, field: &str) -> &'a str {
+    package[field].as_str().unwrap()
 }
 
-fn text(value: &Value) -> String {
-    value.as_str().unwrap().to_owned()
+/// The members of the workspace that cargo may publish.
+fn published(packages: &[Value]) -> Vec<&Value> {
+    let is_ours = |package: &&Value| package["source"].is_null() && package["publish"].is_null();
+    packages.iter().filter(is_ours).collect()
 }
 
-/// Development dependencies are not built for users.
-fn needs(node: &Value) -> Vec<String> {
-    let for_users = |dependency: &&Value| {
-        list(&dependency["dep_kinds"])
-            .iter()
-            .any(|kind| kind["kind"] != "dev")
-    };
-    let dependencies = list(&node["deps"]).iter().filter(for_users);
-    dependencies
-        .map(|dependency| text(&dependency["pkg"]))
-        .collect()
+/// What a package needs when it is built for a user: `NAME VERSION`. Not the graph of the workspace, in which the
+/// features of all members are on.
+fn needs(package: &Value) -> Vec<String> {
+    let tree = cargo(&[
+        "tree",
+        "--package",
+        text(package, "name"),
+        "--edges=normal,build",
+        "--target=all",
+        "--prefix=none",
+        "--format={p}",
+    ]);
+    let lines = tree.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let (name, version) = (words.next()?, words.next()?);
+        Some(format!("{name} {}", version.strip_prefix('v')?))
+    });
+    lines.collect()
 }
 
 /// `1.88` is 1.88.0.
-fn version(text: &str) -> Version {
+fn rust_version(package: &Value) -> Option<Version> {
+    let text = package["rust_version"].as_str()?;
     let missing = 2 - text.matches('.').count();
-    Version::parse(&format!("{text}{}", ".0".repeat(missing))).unwrap()
+    Some(Version::parse(&format!("{text}{}", ".0".repeat(missing))).unwrap())
 }
 
 #[test]
 fn the_oldest_rust_of_a_published_crate_is_new_enough_for_its_dependencies() {
-    let workspace = Workspace::read();
-    for id in workspace.published() {
-        let promised = workspace.rust_version(id).expect("it promises a Rust");
-        let too_new: Vec<_> = workspace
-            .closure(id)
-            .into_iter()
-            .filter(|dependency| workspace.rust_version(dependency) > Some(promised.clone()))
-            .collect();
+    let packages = packages();
+    for package in published(&packages) {
+        let promised = rust_version(package).expect("it promises a Rust");
+        let needed = needs(package);
+        assert!(needed.len() > 5, "{needed:?}");
+        let is_needed = |other: &&Value| {
+            let id = format!("{} {}", text(other, "name"), text(other, "version"));
+            needed.contains(&id)
+        };
+        let newer = packages.iter().filter(is_needed);
+        let newer = newer.filter(|other| rust_version(other) > Some(promised.clone()));
+        let newer: Vec<_> = newer.map(|other| text(other, "name")).collect();
+        let name = text(package, "name");
         assert!(
-            too_new.is_empty(),
-            "{id} promises Rust {promised}, but these need a newer one: {too_new:#?}"
+            newer.is_empty(),
+            "{name} promises Rust {promised}, but these need a newer one: {newer:?}"
         );
     }
 }
 
 #[test]
 fn the_readme_of_a_published_crate_names_its_oldest_rust() {
-    let workspace = Workspace::read();
-    for id in workspace.published() {
-        let package = &workspace.packages[id];
-        let folder = Path::new(package["manifest_path"].as_str().unwrap())
-            .parent()
-            .unwrap();
+    for package in published(&packages()) {
+        let folder = Path::new(text(package, "manifest_path")).parent();
+        let folder = folder.unwrap();
         let readme = std::fs::read_to_string(folder.join("README.md")).unwrap();
-        let promise = format!(
-            "Rust {} or newer",
-            package["rust_version"].as_str().unwrap()
-        );
+        let promise = format!("Rust {} or newer", text(package, "rust_version"));
         assert!(
             readme.contains(&promise),
             "{} does not say: {promise}",
