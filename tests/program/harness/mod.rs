@@ -15,7 +15,7 @@ pub(crate) use dns::{Dns, Zone};
 pub(crate) use process::{Gateway, run};
 
 /// The time limit for every wait; a passing run never reaches it.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits for an event that must happen.
 pub(crate) async fn within_limit<F: Future>(what: &str, future: F) -> F::Output {
