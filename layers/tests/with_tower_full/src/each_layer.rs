@@ -32,7 +32,8 @@ macro_rules! each {
 
             #[tokio::test]
             async fn works_inside_of_the_others_on_hyper() {
-                let outer = ServiceBuilder::new().layer(endpoint()).layer(RescueLayer::new());
+                let outer = with_answers_of_their_own!(ServiceBuilder::new());
+                let outer = outer.layer(endpoint()).layer(RescueLayer::new());
                 let stack = others!(outer)$(.layer($layer))+.service(service_fn(answer));
                 expect_answer(serve(stack).await).await;
             }

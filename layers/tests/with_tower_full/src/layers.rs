@@ -19,7 +19,7 @@ use llamatower_layers::heartbeat::HeartbeatLayer;
 use llamatower_layers::queue::QueueLayer;
 use llamatower_layers::rate_limit::Quota;
 use llamatower_layers::retry::{RetryBudget, RetryLayer};
-use llamatower_layers::route::{Choice, ChoiceOf, Choose, Route};
+use llamatower_layers::route::{Choice, ChoiceOf, Choose, RouteService};
 use llamatower_layers::token_limit::{Budget, Window};
 use llamatower_layers::{EndpointTable, Observer, Outcome, OutcomeLayer};
 use tower::Layer;
@@ -97,11 +97,11 @@ pub(crate) fn clocks() -> StreamClocksLayer {
 }
 
 /// `Route` is a service, since it has many inner services.
-pub(crate) fn route<S>() -> impl Layer<S, Service = Route<OnlyOne<S>>> + Clone
+pub(crate) fn route<S>() -> impl Layer<S, Service = RouteService<OnlyOne<S>>> + Clone
 where
     S: Clone + Send + Sync + 'static,
 {
-    layer_fn(|service| Route::new(OnlyOne(service)))
+    layer_fn(|service| RouteService::new(OnlyOne(service)))
 }
 
 #[derive(Clone)]
