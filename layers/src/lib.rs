@@ -49,9 +49,9 @@
 //! | tower `Timeout`, tower-http `TimeoutLayer` | [`StreamClocksLayer`](clocks::StreamClocksLayer) | theirs limit the time to the response head only; here the first byte, each pause and the whole exchange have a limit |
 //! | tower-http `ResponseBodyTimeoutLayer` | [`StreamClocksLayer`](clocks::StreamClocksLayer) | theirs creates a timer for each frame, and checks the timer before the data; here one timer is moved, and data goes first |
 //! | tower `ConcurrencyLimit` with `LoadShed`, tower-resilience `BulkheadLayer` | [`AdmissionLayer`](admission::AdmissionLayer) | their permit ends at the response head, when a stream has only begun |
-//! | tower-resilience `AdaptiveLimiterLayer` | [`AdaptiveLayer`](adaptive::AdaptiveLayer) | the same; the limit follows the time to the first byte |
+//! | tower-resilience `AdaptiveLimiterLayer` | [`AdaptiveLayer`](adaptive::AdaptiveLayer) | its permit ends at the response head too |
 //! | tower `Buffer` | [`QueueLayer`](queue::QueueLayer) | theirs is first come, first served, without a limit on the wait; here waiting is bounded, fair between keys and visible |
-//! | tower `Retry` with a `Policy`, tower-resilience `RetryLayer` | [`RetryLayer`](retry::RetryLayer) | there you write which requests and responses are retried; here the route, the errors of clients and `Retry-After` are known, and attempts share a budget |
+//! | tower `Retry` with a `Policy`, tower-resilience `RetryLayer` | [`RetryLayer`](retry::RetryLayer) | there you write which requests and responses are retried, and a budget is an option; here the route, the errors of clients and `Retry-After` are known, and a budget is required |
 //! | tower `RateLimit` | [`RateLimitLayer`](rate_limit::RateLimitLayer) | theirs makes callers wait, has no keys and is not `Clone` |
 //! | tower_governor `GovernorLayer` | [`RateLimitLayer`](rate_limit::RateLimitLayer) | both use governor; here idle keys are forgotten without a task of yours, quotas can be replaced, and the error has the API's format |
 //! | tower-resilience `CircuitBreakerLayer` | [`BreakerLayer`](breaker::BreakerLayer) | theirs counts a success at the response head; here a stream that breaks is a failure |
@@ -62,7 +62,7 @@
 //! | tower-http `RequestBodyLimitLayer`, axum `DefaultBodyLimit` | [`BodyLimitLayer`](body_limit::BodyLimitLayer) | theirs limit one body; here each route has a limit, all bodies share a memory budget, and a body can be sent again |
 //! | tower-http `ValidateRequestHeaderLayer` | [`ApiKeyLayer`](api_key::ApiKeyLayer) | its `bearer` is deprecated and has one token; here keys have names, roles and digests, and can be replaced |
 //! | axum `HandleErrorLayer` | [`RescueLayer`](rescue::RescueLayer) | theirs ends at the response head; here broken streams get an error frame too |
-//! | tower-http `CorsLayer`, `CompressionLayer`, request id, sensitive headers, set-header | keep them | they work outside of these layers; compress no event streams |
+//! | tower-http `CorsLayer`, `CompressionLayer`, request id, sensitive headers, set-header | keep them | they work outside of these layers; do not compress lines of JSON |
 //!
 //! # The layers
 //!

@@ -33,6 +33,8 @@ impl Default for BreakerPolicy {
 impl BreakerPolicy {
     /// Opens after this many failures in a row, for any number of requests; `None` for never. The
     /// default is 5.
+    ///
+    /// Inside of a `RetryLayer` each attempt counts: three attempts of one request are three failures.
     pub fn with_consecutive_failures(mut self, failures: Option<NonZeroU32>) -> Self {
         self.consecutive = failures;
         self

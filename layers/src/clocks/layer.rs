@@ -71,6 +71,9 @@ impl StreamClocksLayer {
     }
 
     /// Time-out of the response's head, from when the request was sent; `None` means no limit.
+    ///
+    /// Inside of a `RetryLayer` the error is retried once, also at the same server: a client may wait
+    /// twice as long.
     pub fn with_first_byte(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.limits.first_byte = limit.into();
         self

@@ -4,9 +4,9 @@
 //! or be refused instead ([`RateLimitLayer::without_key`]).
 //!
 //! Each request takes one unit from its bucket, and is refused at once with [`RateLimited`] if the
-//! bucket is empty; requests never wait here. Responses and refusals report the remaining quota in
+//! bucket is empty; requests never wait here. Responses of the inner service and refusals report the remaining quota in
 //! the headers `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10);
-//! refusals also have `Retry-After`. The buckets are governor's. They use tokio's clock, so a test
+//! refusals also have `Retry-After`; errors of inner layers have neither. The buckets are governor's. They use tokio's clock, so a test
 //! can pause it.
 //!
 //! ```text

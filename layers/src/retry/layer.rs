@@ -33,7 +33,25 @@ pub(super) struct Policy {
     pub(super) backoff: Backoff,
     pub(super) observer: Option<RetryObserver>,
     /// The warning about requests without a route.
-    pub(super) warned: Arc<Once>,
+    pub(super) warned: Arc<Warned>,
+}
+
+/// The warnings that a layer has logged; each is logged once.
+#[derive(Debug)]
+pub(super) struct Warned {
+    pub(super) no_route: Once,
+    pub(super) not_in_table: Once,
+    pub(super) unclassified: Once,
+}
+
+impl Default for Warned {
+    fn default() -> Self {
+        Self {
+            no_route: Once::new(),
+            not_in_table: Once::new(),
+            unclassified: Once::new(),
+        }
+    }
 }
 
 /// Whether a request may be sent twice.
@@ -43,6 +61,8 @@ pub(super) enum Replayable {
     No,
     /// By its method it may not, and it has no route that knows better.
     NoByMethod,
+    /// Its path is not in the table.
+    NotInTable,
 }
 
 impl Policy {
@@ -51,6 +71,7 @@ impl Policy {
             return is_replayable(method, extensions).into();
         }
         match RouteMatch::of(extensions) {
+            Some(RouteMatch::Unknown { .. }) if !method.is_safe() => Replayable::NotInTable,
             Some(route) => route
                 .operation()
                 .is_some_and(|operation| operation.is_replayable())
@@ -84,7 +105,7 @@ impl RetryLayer {
                 is_replayable: None,
                 backoff: Backoff::default(),
                 observer: None,
-                warned: Arc::new(Once::new()),
+                warned: Arc::default(),
             }),
         }
     }

@@ -26,7 +26,8 @@
 //! ([`Replay`](crate::Replay)). By default the route of an
 //! [`EndpointLayer`](crate::endpoint::EndpointLayer) outside of this one tells whether it may. **A POST
 //! without a route is not retried**, because only the caller knows what it does; see
-//! [`RetryLayer::with_replayable`]. A debug build logs a warning when this happens, and the observer
+//! [`RetryLayer::with_replayable`]. A debug build logs a warning when
+//! this happens, when the path is not in the table, and for an error of an unknown kind. The observer
 //! ([`RetryLayer::with_observer`]) hears the reason for each attempt that is not repeated.
 //! [`RetryOptions`] in a request's extensions decide for that request.
 //!

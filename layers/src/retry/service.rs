@@ -138,6 +138,7 @@ impl<S> RetryLoop<S> {
         B: Replay,
         R: Body,
     {
+        let mut before: Option<BoxError> = None;
         loop {
             let Some(cause) = self.cause_to_retry(&answer) else {
                 return answer;
@@ -145,10 +146,16 @@ impl<S> RetryLoop<S> {
             let decision = self.decide(&cause, next.is_some());
             self.report(&cause, decision);
             let (Some(mut request), Decision::Retry { after }) = (next, decision) else {
-                return answer;
+                // A refusal because of earlier failures, such as an open breaker's, tells less than
+                // the failure itself.
+                return match (answer, before) {
+                    (Err(_), Some(before)) if cause.remedy == Remedy::OnlyElsewhere => Err(before),
+                    (answer, _) => answer,
+                };
             };
-            if let Ok(answer) = answer {
-                drain(answer.into_body()).await;
+            match answer {
+                Ok(answer) => drain(answer.into_body()).await,
+                Err(error) => before = Some(error),
             }
             if !after.is_zero() {
                 sleep(after).await;
@@ -210,6 +217,7 @@ impl<S> RetryLoop<S> {
     /// Takes a retry from the budget, if there will be one.
     fn decide(&self, cause: &Cause, has_copy: bool) -> Decision {
         if cause.remedy == Remedy::Unknown {
+            self.warn_unclassified();
             return Decision::Unclassified;
         }
         if self.is_last() {
@@ -242,12 +250,34 @@ impl<S> RetryLoop<S> {
     /// Warns once in a debug build if a failed request is not repeated only because nothing tells
     /// that it may be: it is easy not to notice.
     fn warn_without_route(&self, cause: &Cause) {
-        if cfg!(debug_assertions) && self.replayable == Replayable::NoByMethod {
-            self.policy.warned.call_once(|| {
+        let warned = &self.policy.warned;
+        match self.replayable {
+            Replayable::NoByMethod if cfg!(debug_assertions) => warned.no_route.call_once(|| {
                 tracing::warn!(
                     reason = cause.reason,
                     "a failed request was not retried: it has no route and its method is not safe; \
                      place EndpointLayer outside of RetryLayer, or use RetryLayer::with_replayable"
+                );
+            }),
+            Replayable::NotInTable if cfg!(debug_assertions) => warned.not_in_table.call_once(|| {
+                tracing::warn!(
+                    reason = cause.reason,
+                    "a failed request was not retried: its path is not in the EndpointTable; add it \
+                     with EndpointTable::route, or refuse such paths with RequireEndpointLayer"
+                );
+            }),
+            _ => {}
+        }
+    }
+
+    /// Warns once in a debug build of an error whose meaning is not known.
+    fn warn_unclassified(&self) {
+        if cfg!(debug_assertions) {
+            self.policy.warned.unclassified.call_once(|| {
+                tracing::warn!(
+                    "a request was not retried: its error is of an unknown kind; turn on the feature \
+                     `hyper-util` or `reqwest` for the errors of these clients, or put a ClassifyLayer \
+                     around the client"
                 );
             });
         }

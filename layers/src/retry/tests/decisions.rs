@@ -108,6 +108,21 @@ async fn an_open_breaker_is_not_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_failure_that_opened_the_breaker_is_returned_and_not_the_refusal() {
+    let layer = RetryLayer::new(RetryBudget::default());
+    let service = layer.layer(service_fn(|request: Request<Whole>| {
+        let error = match Attempts::of(request.extensions()).map(Attempts::number) {
+            Some(1) => refused(),
+            _ => circuit_open(),
+        };
+        async { Err::<Response<Empty<Bytes>>, BoxError>(error) }
+    }));
+    let error = service.oneshot(chat()).await.expect_err("it fails");
+    let failure = Failure::find(&*error).expect("a failure");
+    assert_eq!(failure.kind(), "connect_failed");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_open_breaker_is_passed_by_at_another_backend() {
     const OPEN: Result<u16, Broke> = Err(Broke {
         kind: "circuit_open",
@@ -194,6 +209,21 @@ async fn a_post_without_a_route_that_is_not_retried_is_warned_of_once() {
     }
     let last = *events.lock().expect("no panic").last().expect("an event");
     assert_eq!(last.decision, Decision::RequestNotReplayable);
+
+    for _ in 0..2 {
+        outcome(&layer, &[REFUSED], request(Method::POST, "/v2/none", "{}")).await;
+        events_of(observed_by(&layer), unknown, chat()).await;
+    }
+    let lines = log.lines();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(lines[1].contains("EndpointTable::route"), "{lines:?}");
+    assert!(lines[2].contains("ClassifyLayer"), "{lines:?}");
+}
+
+/// The same layer, whose events are not of interest.
+#[cfg(debug_assertions)]
+fn observed_by(layer: &RetryLayer) -> (RetryLayer, Events) {
+    (layer.clone(), Events::default())
 }
 
 #[test]
