@@ -110,7 +110,11 @@ impl<B: Body> Body for ConnectionBody<B> {
             // Not taken apart, so that it is not moved.
             let frame = this.inner.poll_frame(cx);
             match frame {
-                Poll::Ready(Some(Err(error))) => *this.held = Some(Held::new(error, state)),
+                Poll::Ready(Some(Err(error))) => {
+                    *this.held = Some(Held::new(error, state));
+                    // hyper flushes once more, also where it had nothing to write.
+                    cx.waker().wake_by_ref();
+                }
                 _ => {
                     if frame.is_ready() {
                         // The end is written, too: as the last chunk.
@@ -164,6 +168,8 @@ mod tests {
                 assert!(matches!(body.frame().await, Some(Ok(_))));
             }
             let mut task = tokio_test::task::spawn(());
+            assert_pending!(task.enter(|cx, _| Pin::new(&mut body).poll_frame(cx)));
+            assert!(task.is_woken(), "hyper has another turn, with a flush");
             assert_pending!(task.enter(|cx, _| Pin::new(&mut body).poll_frame(cx)));
             assert!(!task.is_woken());
             state.set_flushed();

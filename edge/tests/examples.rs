@@ -40,14 +40,14 @@ async fn received(example: &str) -> String {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let url = timeout(Duration::from_secs(10), lines.next_line()).await;
+    let url = timeout(Duration::from_secs(30), lines.next_line()).await;
     let url = url.unwrap().unwrap().unwrap();
     let address = url.strip_prefix("http://").unwrap();
     let mut client = TcpStream::connect(address).await.unwrap();
     let request = "GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
     client.write_all(request.as_bytes()).await.unwrap();
     let mut text = String::new();
-    let end = timeout(Duration::from_secs(10), client.read_to_string(&mut text));
+    let end = timeout(Duration::from_secs(30), client.read_to_string(&mut text));
     end.await.unwrap().unwrap();
     text
 }

@@ -23,9 +23,10 @@ use tokio::net::TcpListener;
 use tower::ServiceBuilder;
 
 fn proxy(server: Uri) -> Result<Router, BoxError> {
-    // A proxy passes redirects on.
+    // A proxy passes redirects on, and uses no proxy of the environment itself.
     let reqwest = reqwest::Client::builder()
         .redirect(Policy::none())
+        .no_proxy()
         .build()?;
     let breaker = Breaker::new(BreakerPolicy::default());
     let ollama = ServiceBuilder::new()

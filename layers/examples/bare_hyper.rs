@@ -5,7 +5,6 @@
 
 use std::convert::Infallible;
 use std::num::NonZeroUsize;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -34,7 +33,7 @@ async fn parrot(
     let mut lines: Vec<String> = words.split_whitespace().map(line).collect();
     lines.push(json!({"response": "", "done": true}).to_string());
     let frames = stream::iter(lines).then(async |line| {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         Ok(Frame::data(Bytes::from(line + "\n")))
     });
     let answer = Response::builder().header("content-type", "application/x-ndjson");

@@ -26,7 +26,9 @@ async fn ask(url: &str, model: &str) -> Result<String, BoxError> {
         .layer(BreakerLayer::new(Breaker::new(BreakerPolicy::default())))
         .layer(StreamClocksLayer::new().with_idle(Duration::from_secs(20)))
         .layer(ForwardLayer::new(url.parse()?)?)
-        .service(ReqwestService::new(reqwest::Client::new()));
+        .service(ReqwestService::new(
+            reqwest::Client::builder().no_proxy().build()?,
+        ));
     let question = serde_json::json!({"model": model, "prompt": "Why a tower?", "stream": false});
     let request = Request::post("/api/generate").header("content-type", "application/json");
     let request = request.body(Full::<Bytes>::from(question.to_string()))?;

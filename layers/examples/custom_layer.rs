@@ -3,19 +3,18 @@
 //!     cargo run -p llamatower-layers --features full --example custom_layer
 //!     curl http://127.0.0.1:4005/v1/models -H 'x-tenant: bob'
 
-use std::num::NonZeroUsize;
 use std::task::{Context, Poll};
 
 use axum::Router;
 use futures_util::future::{Either, Ready, err};
 use http::{Request, StatusCode};
-use llamatower_layers::admission::AdmissionLayer;
 use llamatower_layers::endpoint::EndpointLayer;
+use llamatower_layers::panic_guard::PanicGuardLayer;
 use llamatower_layers::rescue::RescueLayer;
 use llamatower_layers::{BoxError, EndpointTable, Fail, Failure, Side};
+use tokio::net::TcpListener;
 use tower::{Service, ServiceBuilder, layer::layer_fn};
 
-// The client reads its `Display`.
 #[derive(Debug, thiserror::Error)]
 #[error("this tenant has no credit left")]
 struct OutOfCredit;
@@ -30,10 +29,7 @@ impl Fail for OutOfCredit {
 #[derive(Clone)]
 struct CreditService<S>(S);
 
-impl<S, B> Service<Request<B>> for CreditService<S>
-where
-    S: Service<Request<B>, Error = BoxError>,
-{
+impl<B, S: Service<Request<B>, Error = BoxError>> Service<Request<B>> for CreditService<S> {
     type Response = S::Response;
     type Error = BoxError;
     type Future = Either<S::Future, Ready<Result<S::Response, BoxError>>>;
@@ -53,14 +49,16 @@ where
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let port = std::env::args().nth(1).unwrap_or_else(|| "4005".to_owned());
-    let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;
+    let listener = TcpListener::bind(format!("127.0.0.1:{port}")).await?;
     println!("http://{}", listener.local_addr()?);
     let layers = ServiceBuilder::new()
         .layer(EndpointLayer::new(EndpointTable::ollama()))
         .layer(RescueLayer::new())
         .layer(layer_fn(CreditService))
-        .layer(AdmissionLayer::new(NonZeroUsize::MIN));
-    let router = Router::new().fallback(async || "{\"data\":[]}");
-    axum::serve(listener, router.layer(layers)).await?;
+        .layer(PanicGuardLayer::new());
+    let router = Router::new()
+        .fallback(async || "{\"data\":[]}")
+        .layer(layers);
+    axum::serve(listener, router).await?;
     Ok(())
 }

@@ -1,5 +1,4 @@
-//! The layers around a tonic service. gRPC has its own form of errors, so this turns a `Failure`
-//! into a `Status`, where other stacks use `RescueLayer`.
+//! The layers around a tonic service. In place of `RescueLayer`, a `Failure` becomes a `Status`.
 //!
 //!     cargo run -p llamatower-layers --features full --example tonic_service
 //!     grpc_health_probe -addr=127.0.0.1:4003
@@ -17,14 +16,12 @@ use tonic::transport::Server;
 use tonic::{Code, Status};
 use tower::ServiceBuilder;
 
-/// The gRPC status of an error.
 fn status_of(error: &BoxError) -> Status {
     let Some(failure) = Failure::find(&**error) else {
         return Status::internal("internal error");
     };
     let code = match (failure.status().as_u16(), failure.side()) {
         (429, _) => Code::ResourceExhausted,
-        (504, _) => Code::DeadlineExceeded,
         (_, Side::Client) => Code::InvalidArgument,
         (_, Side::Gateway | Side::Upstream) => Code::Unavailable,
     };

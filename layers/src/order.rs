@@ -2,7 +2,7 @@
 //!
 //! A layer sees what is inside of it when it is put around a service: the service's type names the
 //! layers. A type that hides them, like tower's `BoxService` or axum's `Router`, hides the order too.
-//! Each pair of layers is reported once per process, as a warning of `tracing`. Release builds
+//! Each rule is reported once per process, as a warning of `tracing`. Release builds
 //! contain none of this.
 
 /// Warns if `S`, the service inside of a layer, contains a layer that belongs outside of it.
@@ -73,6 +73,8 @@ mod checked {
                 "Queue",
                 "Breaker",
                 "StreamClocks",
+                "Heartbeat",
+                "Forward",
             ],
             "its errors do not become responses",
         ),

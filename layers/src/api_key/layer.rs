@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::Extensions;
 use http::request::Parts;
+use http::{Extensions, Method};
 use tower_layer::Layer;
 
 use super::{ApiKeyService, KeySet};
@@ -90,8 +90,18 @@ impl ApiKeyLayer {
     }
 }
 
-pub(super) fn by_route(extensions: &Extensions, needs_key: bool) -> Access {
-    match RouteMatch::of(extensions).and_then(RouteMatch::operation) {
+pub(super) fn by_route(method: &Method, extensions: &Extensions, needs_key: bool) -> Access {
+    let route = RouteMatch::of(extensions);
+    // A server may treat such a path as one of its own, for example `/api/%64elete`.
+    if !method.is_safe()
+        && matches!(
+            route,
+            Some(RouteMatch::Unknown { .. } | RouteMatch::WrongMethod { .. })
+        )
+    {
+        return Access::Admin;
+    }
+    match route.and_then(RouteMatch::operation) {
         Some(Operation::Root | Operation::Version) => Access::Open,
         Some(operation) if operation.is_management() => Access::Admin,
         _ if needs_key => Access::User,

@@ -16,7 +16,8 @@
 //! errors into responses. Without a [`RouteMatch`](crate::RouteMatch), each request needs a key. By
 //! default
 //!
-//! - requests that change a server need an administrator's key, and are off if there is none;
+//! - requests that change a server need an administrator's key, and are off if there is none, and so
+//!   do unsafe methods on paths that are not in the table, which the server may know;
 //! - `/` and `/api/version` are open, because clients request them first;
 //! - all other requests need a key if any user key is configured.
 //!

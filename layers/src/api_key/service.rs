@@ -143,7 +143,7 @@ where
         let access = match &self.policy.rule {
             Rule::ByRoute => {
                 let needs_key = self.policy.keys.get().has(Role::User);
-                by_route(request.extensions(), needs_key)
+                by_route(request.method(), request.extensions(), needs_key)
             }
             Rule::Own(rule) => {
                 let (parts, body) = request.into_parts();

@@ -31,6 +31,7 @@ async fn outcome(
     let mut request = Request::new(());
     let route = EndpointTable::ollama().look_up(&method, path);
     route.put_into(request.extensions_mut());
+    *request.method_mut() = method;
     for (name, value) in headers {
         request
             .headers_mut()
@@ -185,6 +186,24 @@ async fn management_needs_an_administrators_key() {
             .map(drop),
         Err("management_refused")
     );
+}
+
+/// A server may treat such a path as its own path for deleting a model.
+#[tokio::test]
+async fn an_unsafe_method_on_a_path_outside_of_the_table_needs_an_administrators_key() {
+    for (method, path) in [
+        (Method::DELETE, "/api/%64elete"),
+        (Method::POST, "//api/pull"),
+        (Method::PUT, "/api/delete"),
+    ] {
+        let user = [("x-api-key", USER)];
+        let refused = outcome(keys(), method.clone(), path, &user).await;
+        assert_eq!(refused.map(drop), Err("management_refused"), "{path}");
+        let admin = [("x-api-key", ADMIN)];
+        assert!(outcome(keys(), method, path, &admin).await.is_ok());
+    }
+    let unknown = outcome(keys(), Method::GET, "/other", &[("x-api-key", USER)]).await;
+    assert!(unknown.is_ok());
 }
 
 #[tokio::test]

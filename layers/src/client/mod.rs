@@ -1,7 +1,8 @@
 //! reqwest's client as a service for `http` requests.
 //!
 //! hyper-util's client is such a service itself. reqwest's has its own request type, and accepts
-//! only bodies that are `Sync`, which axum's is not.
+//! only bodies that are `Sync`, which axum's is not. Its client uses the proxy of the environment
+//! (`HTTP_PROXY`) unless it is built with `no_proxy`.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -16,7 +17,7 @@
 //! # async fn main() -> Result<(), BoxError> {
 //! let client = ServiceBuilder::new()
 //!     .layer(RetryLayer::new(RetryBudget::default()))
-//!     .service(ReqwestService::new(reqwest::Client::new()));
+//!     .service(ReqwestService::new(reqwest::Client::builder().no_proxy().build()?));
 //! // The server must be running; port 1 refuses each of the three attempts.
 //! let request = http::Request::get("http://127.0.0.1:1/").body(Full::<Bytes>::default())?;
 //! let error = client.oneshot(request).await.unwrap_err();

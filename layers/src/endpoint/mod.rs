@@ -1,8 +1,9 @@
 //! The endpoint of a request, from a table of exact paths, because prefix rules can be bypassed.
 //!
 //! Ollama treats `/api/%74ags` as `/api/tags` and redirects `//api/tags`, so a rule on the raw path
-//! alone gives no protection. Here a path is in the table or it is unknown, and the upstream path
-//! is built from the table. Percent-encoding is decoded only in a path parameter.
+//! alone gives no protection. Here a path is in the table or it is unknown, which
+//! [`RequireEndpointLayer`] refuses; [`RouteMatch::upstream_path`] is built from the table.
+//! Percent-encoding is decoded only in a path parameter.
 
 mod layer;
 mod parameter;

@@ -26,6 +26,9 @@ impl Address {
         else {
             return Err(InvalidServerAddress);
         };
+        if scheme != Scheme::HTTP && scheme != Scheme::HTTPS {
+            return Err(InvalidServerAddress);
+        }
         // A user name would become a part of `Host`.
         if authority.as_str().contains('@') {
             return Err(InvalidServerAddress);
@@ -42,6 +45,25 @@ impl Address {
             authority,
             prefix,
         })
+    }
+
+    /// Whether clients and servers would resolve this path to another one (RFC 3986 6.2.2.3; the URL
+    /// Standard also takes a backslash for a slash).
+    pub(super) fn is_ambiguous(path: &str) -> bool {
+        let is_dots = |segment: &str| {
+            let mut rest = segment;
+            let mut dots = 0;
+            while let Some(next) = rest
+                .strip_prefix('.')
+                .or_else(|| rest.strip_prefix("%2e"))
+                .or_else(|| rest.strip_prefix("%2E"))
+            {
+                dots += 1;
+                rest = next;
+            }
+            rest.is_empty() && (1..=2).contains(&dots)
+        };
+        path.contains('\\') || path.split('/').any(is_dots)
     }
 
     /// This path at the server.

@@ -1,6 +1,6 @@
 //! Hop-by-hop headers.
 
-use http::header::CONNECTION;
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName};
 use smallvec::SmallVec;
 
@@ -22,7 +22,9 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
 
 /// Removes the hop-by-hop headers, those that `Connection` names, and those that `is_unwanted`.
 ///
-/// `Content-Type`, `Content-Length` and `Host` stay, even if `Connection` names them.
+/// `Content-Type`, `Content-Length` and `Host` stay, even if `Connection` names them. A
+/// `Content-Length` beside a `Transfer-Encoding` is not the length of the body, and is removed (RFC 9112
+/// 6.3).
 pub fn remove_hop_by_hop(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
     // One pass over the headers that are present is cheaper than a lookup of each unwanted one.
     let unwanted: SmallVec<[HeaderName; 4]> = headers
@@ -32,6 +34,9 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderNa
         .collect();
     if unwanted.contains(&CONNECTION) {
         remove_named_by_connection(headers);
+    }
+    if unwanted.contains(&TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
     }
     for name in unwanted {
         headers.remove(name);

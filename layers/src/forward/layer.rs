@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::header::HOST;
-use http::{Request, Response, Uri, Version};
+use http::header::{HOST, PROXY_AUTHORIZATION};
+use http::{Method, Request, Response, Uri, Version};
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::address::Address;
-use super::{ForwardFuture, InvalidServerAddress, remove_hop_by_hop};
+use super::{ForwardFuture, InvalidServerAddress, NotForwarded, remove_hop_by_hop};
+use crate::order;
 use crate::service::accessors;
 use crate::{BoxError, Failure};
 
@@ -35,6 +36,7 @@ impl<S> Layer<S> for ForwardLayer {
     type Service = ForwardService<S>;
 
     fn layer(&self, inner: S) -> ForwardService<S> {
+        order::check::<S>("Forward");
         ForwardService {
             inner,
             address: self.address.clone(),
@@ -65,13 +67,20 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        if request.method() == Method::CONNECT {
+            return ForwardFuture::failed(Failure::from(NotForwarded::Tunnel));
+        }
+        if Address::is_ambiguous(request.uri().path()) {
+            return ForwardFuture::failed(Failure::from(NotForwarded::AmbiguousPath));
+        }
         match self.address.uri(request.uri()) {
             Ok(uri) => *request.uri_mut() = uri,
             Err(error) => return ForwardFuture::failed(Failure::from(error)),
         }
         // The version of the client's connection says nothing about that to the server.
         *request.version_mut() = Version::HTTP_11;
-        remove_hop_by_hop(request.headers_mut(), |_| false);
+        // Meant for this proxy.
+        remove_hop_by_hop(request.headers_mut(), |name| *name == PROXY_AUTHORIZATION);
         let host = self.address.host.clone();
         request.headers_mut().insert(HOST, host);
         ForwardFuture::new(self.inner.call(request))

@@ -31,7 +31,13 @@
 //! ```
 //!
 //! All other headers pass, also `Authorization`, `Cookie` and `X-Forwarded-For`: remove outside of it
-//! what the server must not see. It forwards no upgrades, such as WebSocket.
+//! what the server must not see. It forwards no upgrades, such as WebSocket, and no tunnels.
+//!
+//! The path goes on as the client wrote it, but a path that the server would resolve to another one
+//! (`..`, also encoded, or a backslash) is refused with 400. A path that is not in the
+//! [`EndpointTable`](crate::EndpointTable) may still be one of the server's, in another spelling: where
+//! layers outside decide by the route, refuse such paths with
+//! [`RequireEndpointLayer`](crate::endpoint::RequireEndpointLayer).
 
 mod address;
 mod error;
@@ -41,7 +47,7 @@ mod layer;
 #[cfg(test)]
 mod tests;
 
-pub use error::{InvalidServerAddress, UriTooLong};
+pub use error::{InvalidServerAddress, NotForwarded, UriTooLong};
 pub use future::ForwardFuture;
 pub use headers::{is_hop_by_hop, remove_hop_by_hop};
 pub use layer::{ForwardLayer, ForwardService};

@@ -75,7 +75,6 @@ async fn hop_by_hop_headers_end_here_in_both_directions_and_the_others_pass() {
         .header("connection", "x-hop, keep-alive, content-length")
         .header("x-hop", "1")
         .header("content-length", "0")
-        .header("transfer-encoding", "chunked")
         .header("te", "trailers")
         .header("authorization", "Bearer key");
     let response = [
@@ -104,4 +103,48 @@ async fn a_path_that_is_too_long_with_the_servers_is_the_clients_error() {
     let request = Request::builder().uri(long).body(()).unwrap();
     let error = layer.layer(unreachable).oneshot(request).await.unwrap_err();
     assert_eq!(Failure::find(&*error).unwrap().status(), 414);
+}
+
+#[tokio::test]
+async fn a_path_that_the_server_would_resolve_to_another_one_is_refused() {
+    let refuse = service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(())));
+    let layer = ForwardLayer::new("http://gpu/ollama".parse().unwrap()).unwrap();
+    for path in [
+        "/../admin",
+        "/a/..",
+        "/a/./b",
+        "/%2e%2E/admin",
+        "/.%2e/admin",
+        "/api\\delete",
+    ] {
+        let request = Request::get(path).body(()).unwrap();
+        let error = layer.layer(refuse).oneshot(request).await.unwrap_err();
+        let failure = Failure::find(&*error).unwrap();
+        assert_eq!(failure.kind(), "ambiguous_path", "{path}");
+        assert_eq!(failure.status(), http::StatusCode::BAD_REQUEST);
+    }
+    for path in ["/a..b", "/...", "/.hidden", "/a%2fb", "/?q=../x"] {
+        let request = Request::get(path).body(()).unwrap();
+        assert!(layer.layer(refuse).oneshot(request).await.is_ok(), "{path}");
+    }
+    let tunnel = Request::connect("other:443").body(()).unwrap();
+    let error = layer.layer(refuse).oneshot(tunnel).await.unwrap_err();
+    let failure = Failure::find(&*error).unwrap();
+    assert_eq!(failure.status(), http::StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn a_length_beside_a_transfer_encoding_is_not_passed_on() {
+    let chunked = [("transfer-encoding", "chunked"), ("content-length", "3")];
+    let request = Request::new(());
+    let (_, headers) = forwarded("http://gpu", request, &chunked).await;
+    assert!(headers.is_empty(), "{headers:?}");
+}
+
+#[tokio::test]
+async fn credentials_for_this_proxy_stay_here() {
+    let request = Request::get("/").header("proxy-authorization", "Basic eA==");
+    let request = request.body(()).unwrap();
+    let (request, _) = forwarded("http://gpu", request, &[]).await;
+    assert!(!request.headers().contains_key("proxy-authorization"));
 }

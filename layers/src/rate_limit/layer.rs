@@ -143,7 +143,7 @@ impl RateLimitLayer<(), fn(&Parts) -> Option<()>, MemoryBuckets<()>> {
     pub fn global(quota: impl Into<Option<Quota>>) -> Self {
         let quota = quota.into();
         let store = MemoryBuckets::new(quota, 1);
-        Self::with_rules(store, Scope::Global, [], quota, |_| None)
+        Self::with_rules(store, Scope::Global, [], quota, |_| Some(()))
     }
 }
 

@@ -512,6 +512,16 @@ async fn a_request_that_is_not_selected_is_not_counted_with_or_without_a_key() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_global_limit_counts_every_request_whatever_holds_for_those_without_a_key() {
+    for without_key in [WithoutKey::Share, WithoutKey::Admit, WithoutKey::Refuse] {
+        let layer = RateLimitLayer::global(quota(1, 60 * SECOND)).without_key(without_key);
+        let service = layer.layer(service_fn(fine));
+        let send = async || service.clone().oneshot(Request::default()).await.is_ok();
+        assert!(send().await && !send().await, "{without_key:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_global_limit_can_begin_without_a_quota() {
     let layer = RateLimitLayer::global(None);
     let service = layer.layer(service_fn(fine));

@@ -71,7 +71,8 @@ impl Policy {
             return is_replayable(method, extensions).into();
         }
         match RouteMatch::of(extensions) {
-            Some(RouteMatch::Unknown { .. }) if !method.is_safe() => Replayable::NotInTable,
+            Some(RouteMatch::Unknown { .. }) if method.is_safe() => Replayable::Yes,
+            Some(RouteMatch::Unknown { .. }) => Replayable::NotInTable,
             Some(route) => route
                 .operation()
                 .is_some_and(|operation| operation.is_replayable())

@@ -217,7 +217,9 @@ impl<S> RetryLoop<S> {
     /// Takes a retry from the budget, if there will be one.
     fn decide(&self, cause: &Cause, has_copy: bool) -> Decision {
         if cause.remedy == Remedy::Unknown {
-            self.warn_unclassified();
+            if self.replayable == Replayable::Yes && !self.is_last() {
+                self.warn_unclassified();
+            }
             return Decision::Unclassified;
         }
         if self.is_last() {

@@ -136,6 +136,15 @@ async fn an_open_breaker_is_passed_by_at_another_backend() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn outside_of_the_table_the_method_decides() {
+    let layer = RetryLayer::new(RetryBudget::default());
+    for (method, attempts) in [(Method::GET, 3), (Method::POST, 1)] {
+        let request = request(method, "/v2/none", "{}");
+        assert_eq!(outcome(&layer, &[REFUSED; 5], request).await.1, attempts);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_options_of_a_request_decide_for_it_alone() {
     let layer = RetryLayer::new(RetryBudget::default());
     let five = NonZeroU32::new(5).expect("not zero");
