@@ -14,6 +14,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 use tower::Service;
 
+use crate::ollama::fleet::Avoided;
 use crate::telemetry::{FleetView, Telemetry};
 
 /// Serves operators. `/health` is served by the edge.
@@ -39,6 +40,7 @@ impl Admin {
                 "breaker": backend.breaker.name(),
                 "in_flight": backend.in_flight,
                 "slots": backend.slots,
+                "avoided": backend.avoided.iter().map(avoided).collect::<Value>(),
             })
         });
         let queue = self.fleet.queue_status().into_iter().map(|row| {
@@ -92,6 +94,16 @@ impl<B> Service<Request<B>> for Admin {
     fn call(&mut self, request: Request<B>) -> Self::Future {
         ready(Ok(self.answer(request.method(), request.uri().path())))
     }
+}
+
+/// Why a backend is avoided for a model; the time until the next trial is in seconds.
+fn avoided(row: &Avoided) -> Value {
+    json!({
+        "model": row.model.to_string(),
+        "reason": row.reason.name(),
+        "failures": row.failures,
+        "trial_in": row.trial_in.as_secs_f64(),
+    })
 }
 
 fn page(content_type: &'static str, text: Bytes) -> Response<Full<Bytes>> {

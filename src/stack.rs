@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, COOKIE, HeaderName, PROXY_AUTHORIZATION, SET_COOKIE};
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use llamatower_layers::adaptive::AdaptiveLayer;
 use llamatower_layers::admission::AdmissionLayer;
@@ -166,6 +166,11 @@ where
                 settings.retry.budget_floor,
             ))
             .with_attempts(settings.retry.attempts)
+            // 500 is Ollama's status for a model that it cannot load; another backend may.
+            .with_statuses([
+                StatusCode::INTERNAL_SERVER_ERROR,
+                StatusCode::SERVICE_UNAVAILABLE,
+            ])
             .with_statuses_only_elsewhere()
             .with_observer(move |event| {
                 if event.is_retry() {

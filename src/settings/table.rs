@@ -208,7 +208,7 @@ settings! {
     /// Retries.
     retry: Retry {
         attempts: NonZeroU32 = count, "LLAMATOWER_RETRY_ATTEMPTS" Count "3"
-            "The maximum number of times that a request is sent before the client has received a byte; 1 for no retries. After a 503 the request is sent only to another server. Raise it if many servers come and go."
+            "The maximum number of times that a request is sent before the client has received a byte; 1 for no retries. After a 500 or 503 the request is sent only to another server. Raise it if many servers come and go."
         budget_ratio: f64 = number, "LLAMATOWER_RETRY_BUDGET_RATIO" Number "0.2"
             "The number of retries allowed for each recent request, over all requests. Lower it if retries add to an overload."
         budget_floor: f64 = number, "LLAMATOWER_RETRY_BUDGET_FLOOR" Number "10"

@@ -11,6 +11,7 @@ mod ends;
 mod front;
 mod harness;
 mod limits;
+mod outliers;
 mod queue;
 mod reload;
 mod starts;

@@ -75,6 +75,7 @@ impl FleetView for TwoBackends {
                 true => State::Closed,
                 false => State::Open,
             },
+            avoided: Vec::new(),
         };
         vec![row("gpu-1", true, 3), row("gpu-2", false, 0)]
     }

@@ -11,6 +11,7 @@ use llamatower_layers::{BoxError, ModelName};
 
 use super::catalogue::{Catalogue, Members};
 use super::member::{Member, Slot};
+use super::outlier::Standing;
 use crate::client::Client;
 
 /// Assigns the slots of all backends.
@@ -61,6 +62,8 @@ struct Rank {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Availability {
     Healthy,
+    /// It has refused or failed requests for this model.
+    Avoided,
     /// Its breaker rejects requests.
     BreakerOpen,
     Down,
@@ -68,8 +71,9 @@ enum Availability {
 }
 
 impl Availability {
-    fn of<S>(member: &Member<S>) -> Self {
+    fn of<S>(member: &Member<S>, standing: Standing) -> Self {
         match (member.backend.is_up(), member.breaker.would_allow()) {
+            (true, true) if standing == Standing::Avoided => Self::Avoided,
             (true, true) => Self::Healthy,
             (true, false) => Self::BreakerOpen,
             (false, true) => Self::Down,
@@ -80,7 +84,7 @@ impl Availability {
 
 /// The best backend with a free slot, and the number of equally good backends that were not tried.
 struct Search<'a, S> {
-    best: Option<(Rank, &'a Arc<Member<S>>)>,
+    best: Option<(Rank, Standing, &'a Arc<Member<S>>)>,
     /// The best state of all candidates, with or without a free slot.
     best_state: Option<Availability>,
     /// The number of candidates in that state that were not tried.
@@ -100,8 +104,12 @@ impl<'a, S> Search<'a, S> {
             untried: 0,
         };
         for member in candidates {
+            let standing = match model {
+                Some(model) => member.outliers.standing(model),
+                None => Standing::Normal,
+            };
             let rank = Rank {
-                state: Availability::of(member),
+                state: Availability::of(member, standing),
                 was_tried: tried.contains(member.backend.name()),
                 in_flight: member.in_flight(),
             };
@@ -112,21 +120,26 @@ impl<'a, S> Search<'a, S> {
             if search.best_state == Some(rank.state) {
                 search.untried += usize::from(!rank.was_tried);
             }
-            let is_better = search.best.is_none_or(|(best, _)| rank < best);
+            let is_better = search.best.is_none_or(|(best, ..)| rank < best);
             if is_better && member.has_slot(model) {
-                search.best = Some((rank, member));
+                search.best = Some((rank, standing, member));
             }
         }
         search
     }
 
-    /// The best backend with a free slot, unless a candidate without one is in a better state.
-    fn chosen(&self) -> Option<(&'a Arc<Member<S>>, usize)> {
-        let (rank, member) = self.best?;
+    /// A slot of the best backend with a free one, unless a candidate without one is in a better state.
+    fn take(&self, model: Option<&ModelName>) -> Option<Slot<S>> {
+        let (rank, standing, member) = self.best?;
         if self.best_state != Some(rank.state) {
             return None;
         }
-        Some((member, self.untried - usize::from(!rank.was_tried)))
+        let mut slot = member.take(model);
+        if standing == Standing::TrialDue {
+            slot.begin_trial();
+        }
+        let untried = self.untried - usize::from(!rank.was_tried);
+        Some(slot.chosen(token(member), untried))
     }
 }
 
@@ -145,7 +158,7 @@ impl<S> Dispatch for Dispatcher<S> {
     type Slot = Slot<S>;
 
     /// The order of preference among the backends that have the model: up with a breaker that
-    /// allows requests; then up; then any. Among equals: one that was not tried yet, then the one
+    /// allows requests, and not avoided for this model; then avoided; then up; then any. Among equals: one that was not tried yet, then the one
     /// with the fewest requests in flight. A request waits for a slot of a backend in the best
     /// state rather than take one in a worse state.
     fn try_take(
@@ -158,8 +171,7 @@ impl<S> Dispatch for Dispatcher<S> {
         let model = class.model.as_ref().filter(|_| class.runs_model);
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % candidates.len().max(1);
         let in_turn = candidates[turn..].iter().chain(&candidates[..turn]);
-        let chosen = Search::among(in_turn, model, attempts.as_ref()).chosen();
-        Ok(chosen.map(|(member, left)| member.take(model).chosen(token(member), left)))
+        Ok(Search::among(in_turn, model, attempts.as_ref()).take(model))
     }
 }
 

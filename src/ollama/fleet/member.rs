@@ -9,6 +9,7 @@ use llamatower_layers::ModelName;
 use llamatower_layers::breaker::{Breaker, Token};
 
 use super::backend::{Backend, Installed};
+use super::outlier::Outliers;
 
 /// A backend, its service and its load. It lives as long as a request holds a [`Slot`] of it, even
 /// after it has left the fleet.
@@ -20,6 +21,8 @@ pub(super) struct Member<S> {
     /// The number of concurrent requests for one model, like Ollama's `OLLAMA_NUM_PARALLEL`; `None`
     /// if slots are not counted.
     pub(super) slots: Option<NonZeroUsize>,
+    /// What the backend did lately with each model.
+    pub(super) outliers: Outliers,
     in_flight: AtomicUsize,
     /// Only used if slots are counted.
     by_model: Mutex<HashMap<ModelName, usize>>,
@@ -33,8 +36,12 @@ pub(super) struct Member<S> {
 #[derive(Debug)]
 pub struct Slot<S> {
     member: Arc<Member<S>>,
-    /// The model that this slot is counted for, if slots are counted.
+    /// The model that the request runs.
     model: Option<ModelName>,
+    /// The slot is counted for its model.
+    is_counted: bool,
+    /// The request is a trial; see [`Outliers`].
+    is_trial: bool,
     token: Mutex<Option<Token>>,
     /// The number of other backends that were not tried yet.
     pub(super) left: usize,
@@ -52,6 +59,7 @@ impl<S> Member<S> {
             breaker,
             service,
             slots,
+            outliers: Outliers::default(),
             in_flight: AtomicUsize::new(0),
             by_model: Mutex::default(),
             models: Mutex::new(Arc::from([])),
@@ -76,13 +84,15 @@ impl<S> Member<S> {
     /// Takes a slot, even if none is free.
     pub(super) fn take(self: &Arc<Self>, model: Option<&ModelName>) -> Slot<S> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let model = model.filter(|_| self.slots.is_some()).cloned();
-        if let Some(model) = &model {
+        let is_counted = self.slots.is_some() && model.is_some();
+        if let Some(model) = model.filter(|_| is_counted) {
             *self.by_model().entry(model.clone()).or_default() += 1;
         }
         Slot {
             member: self.clone(),
-            model,
+            model: model.cloned(),
+            is_counted,
+            is_trial: false,
             token: Mutex::default(),
             left: 0,
         }
@@ -133,6 +143,19 @@ impl<S> Slot<S> {
         &self.member
     }
 
+    /// The model that the request runs.
+    pub(super) fn model(&self) -> Option<&ModelName> {
+        self.model.as_ref()
+    }
+
+    /// Makes the request the trial that its backend is due.
+    pub(super) fn begin_trial(&mut self) {
+        if let Some(model) = &self.model {
+            self.member.outliers.begin_trial(model);
+            self.is_trial = true;
+        }
+    }
+
     /// The slot of a chosen backend, with its breaker's token, if there is one, and the number of
     /// other backends that were not tried yet.
     pub(super) fn chosen(mut self, token: Option<Token>, left: usize) -> Self {
@@ -153,6 +176,12 @@ impl<S> Drop for Slot<S> {
         let Some(model) = self.model.take() else {
             return;
         };
+        if self.is_trial {
+            self.member.outliers.end_trial(&model);
+        }
+        if !self.is_counted {
+            return;
+        }
         let mut by_model = self.member.by_model();
         if let Some(held) = by_model.get_mut(&model) {
             *held -= 1;

@@ -8,9 +8,12 @@ mod catalogue;
 mod config;
 mod dispatch;
 mod member;
+mod observe;
+mod outlier;
 mod permit;
 mod resolve;
 mod supervise;
+mod trial;
 
 use std::fmt;
 use std::future::Future;
@@ -34,6 +37,8 @@ pub use backend::{Backend, Installed, Unreachable};
 pub use config::{Dns, FleetConfig, ProbeClocks, QueueRules, Share};
 pub use dispatch::{Class, Dispatcher};
 pub use member::Slot;
+pub use observe::Observed;
+pub use outlier::{Avoided, Reason};
 pub use permit::Permit;
 
 use crate::client::Client;
@@ -67,6 +72,8 @@ pub struct BackendStatus {
     pub slots: Option<NonZeroUsize>,
     /// State of its circuit breaker.
     pub breaker: State,
+    /// The models for which it is avoided, by name.
+    pub avoided: Vec<Avoided>,
 }
 
 /// The status of the queue for one model.
@@ -133,6 +140,7 @@ impl<S> Fleet<S> {
             in_flight: member.in_flight(),
             slots: member.slots,
             breaker: member.breaker.state(),
+            avoided: member.outliers.avoided(),
         });
         rows.collect()
     }
@@ -201,12 +209,13 @@ impl<S> Fleet<S> {
         &self,
         permit: queue::Permit<Dispatcher<S>>,
         request: &mut Parts,
-    ) -> Choice<S, Box<Permit<S>>>
+    ) -> Choice<Observed<S>, Box<Permit<S>>>
     where
         S: Clone,
     {
         let slot = permit.slot();
         let member = slot.member();
+        let service = Observed::new(member, slot.model().cloned());
         if let Some(token) = slot.take_token() {
             Breaker::put_token(&mut request.extensions, token);
         }
@@ -216,7 +225,7 @@ impl<S> Fleet<S> {
         }
         let record = Record::of(&request.extensions).cloned();
         Choice {
-            service: member.service.clone(),
+            service,
             slot: Box::new(Permit::queued(permit, record)),
         }
     }
@@ -323,7 +332,7 @@ impl<S> Choose for Fleet<S>
 where
     S: Clone + Send + Sync + 'static,
 {
-    type Service = S;
+    type Service = Observed<S>;
     type Slot = Box<Permit<S>>;
     type Wait = Wait<S>;
 

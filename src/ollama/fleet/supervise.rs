@@ -186,7 +186,13 @@ impl<S: Send + Sync + 'static> Watch<S> {
     fn probe(&mut self, member: Arc<Member<S>>) {
         let (fleet, has_refused) = (self.fleet.clone(), self.has_refused.clone());
         let ended = self.stopped.child_token();
-        let probing = fleet.watch_member(member.clone(), has_refused);
+        let watched = member.clone();
+        let probing = async move {
+            tokio::join!(
+                fleet.clone().watch_member(watched.clone(), has_refused),
+                fleet.try_silent_models(&watched),
+            )
+        };
         self.members.push((member, ended.clone().drop_guard()));
         let probing = ended.run_until_cancelled_owned(probing);
         self.tasks.spawn(probing);

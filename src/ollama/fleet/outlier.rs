@@ -1,0 +1,397 @@
+//! Outlier detection: what a backend did lately with each model.
+//!
+//! A backend that refuses or fails at once looks idle, and would draw all requests. So the result of
+//! each request that runs a model is recorded for its backend and model, and a backend with a bad
+//! record is chosen after all others that have the model. Other models of the backend are not
+//! affected. A good response removes the record.
+//!
+//! ```text
+//! bad result ── avoided ── one request as a trial ✗ ── avoided, twice as long ── trial ✓ ── normal
+//!               1 s                                    2 s .. 30 s
+//! ```
+//!
+//! A backend that was silent gets no request as a trial, because the client would have to wait for
+//! the time-out. The gateway itself tries the model instead.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use foldhash::HashMap;
+use llamatower_layers::ModelName;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// How long a backend is avoided after the first bad result; each further one doubles it.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest time that a backend is avoided without a trial.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A client that leaves earlier than this says nothing about the backend: editors cancel their
+/// requests with each key stroke.
+const SHORTEST_PATIENCE: Duration = Duration::from_millis(500);
+/// The most models with a record. Clients choose the names, so there must be a limit; beyond it the
+/// record whose trial is due first is forgotten.
+const MOST_RECORDS: usize = 256;
+/// So many clients in a row that leave without a byte count as silence.
+const CLIENTS_LEFT: u32 = 2;
+
+/// Why a backend is avoided for a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It refused a request: 503 or 429.
+    Busy,
+    /// It responded with another 5xx status, or lost the connection before a response.
+    Failing,
+    /// It did not respond in time, or clients gave up in a row.
+    Silent,
+}
+
+impl Reason {
+    /// A short name for logs and `/status`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Failing => "failing",
+            Self::Silent => "silent",
+        }
+    }
+}
+
+/// The result of a request, as far as it says something about its backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// A response that shows that the backend runs the model.
+    Good,
+    /// A good response to the gateway's own trial. It says less than one to a client: if clients
+    /// leave again, the first one is enough, and the next trial is later.
+    GoodTrial,
+    /// A bad response, or none; with the backend's `Retry-After`.
+    Bad(Reason, Option<Duration>),
+    /// The client left after this time, before the first byte.
+    ClientLeft(Duration),
+}
+
+/// What the choice of a backend needs to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// No bad record.
+    Normal,
+    /// The next request is a trial.
+    TrialDue,
+    /// It is chosen only without an alternative.
+    Avoided,
+}
+
+/// A backend that is avoided for a model.
+#[derive(Clone, Debug)]
+pub struct Avoided {
+    /// The model.
+    pub model: ModelName,
+    /// The reason.
+    pub reason: Reason,
+    /// The number of bad results in a row.
+    pub failures: u32,
+    /// The time until a trial; zero if one is due or under way.
+    pub trial_in: Duration,
+}
+
+/// The records of one backend.
+#[derive(Debug, Default)]
+pub(super) struct Outliers {
+    /// The number of records, so that a backend without any costs no lock.
+    count: AtomicUsize,
+    by_model: Mutex<HashMap<ModelName, Record>>,
+    silence: Notify,
+}
+
+#[derive(Debug)]
+struct Record {
+    /// `None` while only clients have left.
+    reason: Option<Reason>,
+    failures: u32,
+    clients_left: u32,
+    trial_at: Instant,
+    /// A request is under way as a trial.
+    is_tried: bool,
+}
+
+impl Record {
+    fn new(now: Instant) -> Self {
+        Self {
+            reason: None,
+            failures: 0,
+            clients_left: 0,
+            trial_at: now,
+            is_tried: false,
+        }
+    }
+
+    fn fail(&mut self, reason: Reason, retry_after: Option<Duration>, now: Instant) {
+        self.reason = Some(reason);
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(5));
+        let pause = pause
+            .max(retry_after.unwrap_or_default())
+            .min(LONGEST_PAUSE);
+        self.failures = self.failures.saturating_add(1);
+        self.trial_at = now + pause;
+        self.is_tried = false;
+    }
+
+    fn standing(&self, now: Instant) -> Standing {
+        match self.reason {
+            None => Standing::Normal,
+            Some(Reason::Silent) => Standing::Avoided,
+            Some(_) if self.is_tried || now < self.trial_at => Standing::Avoided,
+            Some(_) => Standing::TrialDue,
+        }
+    }
+}
+
+/// What has changed by a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    None,
+    /// The backend is avoided now, or for another reason.
+    Avoided(Reason),
+    /// It is no longer avoided.
+    Normal,
+}
+
+impl Outliers {
+    /// The backend's standing for a model.
+    pub(super) fn standing(&self, model: &ModelName) -> Standing {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return Standing::Normal;
+        }
+        let records = self.records();
+        let record = records.get(model);
+        record.map_or(Standing::Normal, |record| record.standing(Instant::now()))
+    }
+
+    /// Notes that the next request is the trial that was due.
+    pub(super) fn begin_trial(&self, model: &ModelName) {
+        if let Some(record) = self.records().get_mut(model) {
+            record.is_tried = true;
+        }
+    }
+
+    /// Notes that a request ended without a result.
+    pub(super) fn end_trial(&self, model: &ModelName) {
+        if self.count.load(Ordering::Relaxed) > 0
+            && let Some(record) = self.records().get_mut(model)
+        {
+            record.is_tried = false;
+        }
+    }
+
+    /// Records a result.
+    pub(super) fn record(&self, model: &ModelName, outcome: Outcome) -> Change {
+        if outcome == Outcome::Good && self.count.load(Ordering::Relaxed) == 0 {
+            return Change::None;
+        }
+        let mut records = self.records();
+        let change = match outcome {
+            Outcome::Good => match records.remove(model) {
+                Some(Record {
+                    reason: Some(_), ..
+                }) => Change::Normal,
+                _ => Change::None,
+            },
+            Outcome::GoodTrial => match records.get_mut(model) {
+                Some(record) => {
+                    record.clients_left = CLIENTS_LEFT - 1;
+                    match record.reason.take() {
+                        Some(_) => Change::Normal,
+                        None => Change::None,
+                    }
+                }
+                None => Change::None,
+            },
+            Outcome::Bad(reason, retry_after) => {
+                let now = Instant::now();
+                let record = entry(&mut records, model, now);
+                let before = record.reason;
+                record.fail(reason, retry_after, now);
+                changed(before, reason)
+            }
+            Outcome::ClientLeft(after) if after < SHORTEST_PATIENCE => Change::None,
+            Outcome::ClientLeft(_) => {
+                let now = Instant::now();
+                let record = entry(&mut records, model, now);
+                record.clients_left += 1;
+                record.is_tried = false;
+                if record.clients_left < CLIENTS_LEFT {
+                    Change::None
+                } else {
+                    let before = record.reason;
+                    record.fail(Reason::Silent, None, now);
+                    changed(before, Reason::Silent)
+                }
+            }
+        };
+        self.count.store(records.len(), Ordering::Relaxed);
+        drop(records);
+        if change == Change::Avoided(Reason::Silent) {
+            self.silence.notify_one();
+        }
+        change
+    }
+
+    /// The model with which the backend was silent whose trial is due next, and the time until
+    /// then.
+    pub(super) fn next_silent(&self) -> Option<(ModelName, Duration)> {
+        let records = self.records();
+        let silent = records
+            .iter()
+            .filter(|(_, record)| record.reason == Some(Reason::Silent));
+        let (model, record) = silent.min_by_key(|(_, record)| record.trial_at)?;
+        let pause = record.trial_at.saturating_duration_since(Instant::now());
+        Some((model.clone(), pause))
+    }
+
+    /// Waits until the backend is found silent.
+    pub(super) async fn silence(&self) {
+        self.silence.notified().await;
+    }
+
+    /// The models for which the backend is avoided, by name.
+    pub(super) fn avoided(&self) -> Vec<Avoided> {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return Vec::new();
+        }
+        let now = Instant::now();
+        let records = self.records();
+        let rows = records.iter().filter_map(|(model, record)| {
+            Some(Avoided {
+                model: model.clone(),
+                reason: record.reason?,
+                failures: record.failures,
+                trial_in: record.trial_at.saturating_duration_since(now),
+            })
+        });
+        let mut rows: Vec<_> = rows.collect();
+        rows.sort_by_cached_key(|row| row.model.to_string());
+        rows
+    }
+
+    fn records(&self) -> MutexGuard<'_, HashMap<ModelName, Record>> {
+        self.by_model.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn entry<'a>(
+    records: &'a mut HashMap<ModelName, Record>,
+    model: &ModelName,
+    now: Instant,
+) -> &'a mut Record {
+    if records.len() >= MOST_RECORDS && !records.contains_key(model) {
+        let first = records.iter().min_by_key(|(_, record)| record.trial_at);
+        if let Some(first) = first.map(|(model, _)| model.clone()) {
+            records.remove(&first);
+        }
+    }
+    let record = records.entry(model.clone());
+    record.or_insert_with(|| Record::new(now))
+}
+
+fn changed(before: Option<Reason>, reason: Reason) -> Change {
+    match before == Some(reason) {
+        true => Change::None,
+        false => Change::Avoided(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    const BUSY: Outcome = Outcome::Bad(Reason::Busy, None);
+
+    fn model(name: &str) -> ModelName {
+        ModelName::parse(name).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bad_result_avoids_the_backend_for_this_model_until_one_trial() {
+        let (outliers, small, large) = (Outliers::default(), model("small"), model("large"));
+        let change = outliers.record(&small, BUSY);
+        assert_eq!(change, Change::Avoided(Reason::Busy));
+        assert_eq!(outliers.standing(&small), Standing::Avoided);
+        assert_eq!(outliers.standing(&large), Standing::Normal);
+        advance(FIRST_PAUSE).await;
+        assert_eq!(outliers.standing(&small), Standing::TrialDue);
+        outliers.begin_trial(&small);
+        assert_eq!(outliers.standing(&small), Standing::Avoided, "one trial");
+        assert_eq!(outliers.record(&small, Outcome::Good), Change::Normal);
+        assert_eq!(outliers.standing(&small), Standing::Normal);
+        assert!(outliers.avoided().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pause_doubles_up_to_its_limit_and_follows_retry_after() {
+        let (outliers, small) = (Outliers::default(), model("small"));
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            outliers.record(&small, BUSY);
+            pauses.push(outliers.avoided()[0].trial_in.as_secs());
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30, 30]);
+        outliers.record(&small, Outcome::Good);
+        let later = Some(Duration::from_secs(7));
+        outliers.record(&small, Outcome::Bad(Reason::Busy, later));
+        assert_eq!(outliers.avoided()[0].trial_in.as_secs(), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trial_without_a_result_leaves_the_next_one_due() {
+        let (outliers, small) = (Outliers::default(), model("small"));
+        outliers.record(&small, BUSY);
+        advance(FIRST_PAUSE).await;
+        outliers.begin_trial(&small);
+        outliers.end_trial(&small);
+        assert_eq!(outliers.standing(&small), Standing::TrialDue);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_that_clients_make_up_do_not_fill_the_memory() {
+        let outliers = Outliers::default();
+        for number in 0..2 * MOST_RECORDS {
+            outliers.record(&model(&format!("made-up-{number}")), BUSY);
+            advance(Duration::from_millis(1)).await;
+        }
+        let kept = outliers.avoided();
+        assert_eq!(kept.len(), MOST_RECORDS);
+        let newest = model(&format!("made-up-{}", 2 * MOST_RECORDS - 1));
+        assert_eq!(outliers.standing(&newest), Standing::Avoided);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_that_wait_and_leave_in_a_row_count_as_silence() {
+        let (outliers, small) = (Outliers::default(), model("small"));
+        let patient = Outcome::ClientLeft(Duration::from_secs(1));
+        let hasty = Outcome::ClientLeft(Duration::from_millis(100));
+        for _ in 0..10 {
+            assert_eq!(outliers.record(&small, hasty), Change::None);
+        }
+        assert_eq!(outliers.record(&small, patient), Change::None);
+        assert_eq!(outliers.record(&small, Outcome::Good), Change::None);
+        assert_eq!(outliers.record(&small, patient), Change::None);
+        let change = outliers.record(&small, patient);
+        assert_eq!(change, Change::Avoided(Reason::Silent));
+        outliers.silence().await;
+        let (next, pause) = outliers.next_silent().unwrap();
+        assert_eq!((next, pause), (small.clone(), FIRST_PAUSE));
+        advance(LONGEST_PAUSE).await;
+        let standing = outliers.standing(&small);
+        assert_eq!(standing, Standing::Avoided, "no client is a trial");
+        assert_eq!(outliers.record(&small, Outcome::GoodTrial), Change::Normal);
+        assert_eq!(outliers.standing(&small), Standing::Normal);
+        let change = outliers.record(&small, patient);
+        assert_eq!(change, Change::Avoided(Reason::Silent), "one is enough now");
+        assert_eq!(outliers.next_silent().unwrap().1, 2 * FIRST_PAUSE);
+    }
+}

@@ -1,0 +1,91 @@
+//! The gateway's own trial of a model, after the backend was silent with it.
+//!
+//! The lists of models still answer while a model hangs, so only a generated token shows that the
+//! model runs again. The trial asks for a single token, with the context size that the model has in
+//! memory, because another size would make Ollama load the model again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use llamatower_layers::ModelName;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::sleep;
+
+use super::Fleet;
+use super::backend::{Backend, Unreachable};
+use super::member::Member;
+use super::outlier::{Outcome, Reason};
+
+/// Time-out of a trial. It includes the load of the model.
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(120);
+
+impl<S> Fleet<S> {
+    /// Tries the models with which a backend was silent until it responds.
+    pub(super) async fn try_silent_models(&self, member: &Arc<Member<S>>) {
+        loop {
+            member.outliers.silence().await;
+            while let Some((model, pause)) = member.outliers.next_silent() {
+                sleep(pause).await;
+                let _slot = member.take(Some(&model));
+                let limit = self.config.clocks.timeout;
+                let outcome = match member.backend.try_model(&model, limit).await {
+                    Ok(()) => Outcome::GoodTrial,
+                    Err(error) => {
+                        tracing::debug!(%model, %error, "a trial failed");
+                        Outcome::Bad(Reason::Silent, None)
+                    }
+                };
+                member.record_outcome(&model, outcome);
+            }
+            self.queue.slots_changed();
+        }
+    }
+}
+
+impl Backend {
+    /// Lets the backend generate one token. A client's error is a good response too, for example
+    /// for a model that only embeds. `limit` is the time-out of the list of models in memory.
+    ///
+    /// # Errors
+    /// No response in time, or a server's error.
+    async fn try_model(&self, model: &ModelName, limit: Duration) -> Result<(), Unreachable> {
+        let mut options = json!({"num_predict": 1});
+        if let Some(num_ctx) = self.context_in_memory(model, limit).await {
+            options["num_ctx"] = num_ctx.into();
+        }
+        let request = json!({
+            "model": model.to_string(),
+            "messages": [{"role": "user", "content": "1"}],
+            "stream": false,
+            "options": options,
+        });
+        let body = Bytes::from(request.to_string());
+        let answer = self.post("/api/chat", body, TRIAL_TIMEOUT).await?;
+        match answer.status() {
+            status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => Err(
+                Unreachable::new(self.name(), format!("/api/chat answered {status}")),
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// The context size of a model in memory, in tokens.
+    async fn context_in_memory(&self, model: &ModelName, limit: Duration) -> Option<u64> {
+        #[derive(Deserialize)]
+        struct Page {
+            models: Vec<Row>,
+        }
+        #[derive(Deserialize)]
+        struct Row {
+            name: String,
+            context_length: Option<u64>,
+        }
+        let page = self.page("/api/ps", limit).await.ok()?;
+        let page: Page = serde_json::from_slice(&page).ok()?;
+        let is_it = |row: &Row| ModelName::parse(&row.name).is_ok_and(|name| name == *model);
+        page.models.into_iter().find(is_it)?.context_length
+    }
+}

@@ -1,0 +1,152 @@
+//! A server that refuses, fails or hangs while its probes answer.
+
+use std::time::Duration;
+
+use llamatower_sim::{Fault, FaultKind, SimHandle};
+use serde_json::{Value, json};
+
+use crate::harness::{Gateway, chat, tiny, within_limit};
+
+/// The paths on which a model runs.
+const INFERENCE: [&str; 2] = ["/api/chat", "/api/generate"];
+
+fn arm(sim: &SimHandle, kind: &FaultKind) {
+    for path in INFERENCE {
+        sim.arm(Fault::new(kind.clone()).for_path(path));
+    }
+}
+
+/// A gateway that knows the models of both servers.
+async fn gateway(bad: &SimHandle, good: &SimHandle) -> Gateway {
+    let gateway = Gateway::start(&[bad, good], &[]).await;
+    for server in [bad, good] {
+        let name = server.addr().to_string();
+        let is_up =
+            |line: &Value| line["message"] == "the backend is up" && line["backend"] == *name;
+        gateway.logged("both backends are up", is_up).await;
+    }
+    gateway
+}
+
+/// The requests for `/api/chat` that a server has received.
+fn chats(sim: &SimHandle) -> usize {
+    let requests = sim.requests();
+    let chats = requests.iter().filter(|seen| seen.path() == "/api/chat");
+    chats.count()
+}
+
+/// Why the gateway avoids a server, from `/status`.
+async fn avoided(gateway: &Gateway, sim: &SimHandle) -> Value {
+    let status = gateway.admin_page("/status").await.json();
+    let rows = status["backends"].as_array().unwrap();
+    let name = sim.addr().to_string();
+    let row = rows.iter().find(|row| row["name"] == *name).unwrap();
+    row["avoided"].clone()
+}
+
+async fn until_used_again(gateway: &Gateway, sim: &SimHandle) {
+    within_limit("the server to be used again", async {
+        while avoided(gateway, sim).await != json!([]) {
+            gateway.post("/api/chat", &chat()).await;
+        }
+    })
+    .await;
+}
+
+/// The statuses of 40 requests, one after the other.
+async fn forty(gateway: &Gateway) -> Vec<u16> {
+    let mut statuses = Vec::new();
+    for _ in 0..40 {
+        statuses.push(gateway.post("/api/chat", &chat()).await.status);
+    }
+    statuses.retain(|status| *status != 200);
+    statuses
+}
+
+#[tokio::test]
+async fn no_request_fails_at_a_server_that_answers_503_and_few_are_sent_there() {
+    let (bad, good) = (tiny().await, tiny().await);
+    arm(&bad, &FaultKind::Busy);
+    let gateway = gateway(&bad, &good).await;
+    assert_eq!(forty(&gateway).await, [0u16; 0], "other statuses than 200");
+    assert!(chats(&bad) <= 5, "{} of 40 were tried there", chats(&bad));
+    let row = &avoided(&gateway, &bad).await[0];
+    assert_eq!(
+        (&row["model"], &row["reason"]),
+        (&json!("tiny:latest"), &json!("busy"))
+    );
+    assert!(row["trial_in"].as_f64().unwrap() <= 30.0, "{row}");
+    bad.clear_faults();
+    until_used_again(&gateway, &bad).await;
+}
+
+#[tokio::test]
+async fn no_request_fails_at_a_server_that_cannot_load_the_model() {
+    let (bad, good) = (tiny().await, tiny().await);
+    arm(&bad, &FaultKind::LoadFailure);
+    let gateway = gateway(&bad, &good).await;
+    assert_eq!(forty(&gateway).await, [0u16; 0], "other statuses than 200");
+    assert!(chats(&bad) <= 5, "{} of 40 were tried there", chats(&bad));
+    assert_eq!(avoided(&gateway, &bad).await[0]["reason"], "failing");
+    assert_eq!(avoided(&gateway, &good).await, json!([]));
+}
+
+#[tokio::test]
+async fn a_server_that_loses_connections_is_avoided_too() {
+    let (bad, good) = (tiny().await, tiny().await);
+    let lost = FaultKind::Drop {
+        ending: llamatower_sim::Ending::Reset,
+    };
+    arm(&bad, &lost);
+    let gateway = gateway(&bad, &good).await;
+    assert_eq!(forty(&gateway).await, [0u16; 0], "other statuses than 200");
+    assert!(chats(&bad) <= 5, "{} of 40 were tried there", chats(&bad));
+}
+
+#[tokio::test]
+async fn the_only_server_of_a_model_is_used_whatever_it_did() {
+    let sim = tiny().await;
+    sim.arm(
+        Fault::new(FaultKind::LoadFailure)
+            .for_path("/api/chat")
+            .times(3),
+    );
+    let gateway = Gateway::start(&[&sim], &[]).await;
+    let mut statuses = Vec::new();
+    for _ in 0..4 {
+        statuses.push(gateway.post("/api/chat", &chat()).await.status);
+    }
+    assert_eq!(statuses, [500, 500, 500, 200]);
+}
+
+#[tokio::test]
+async fn a_client_error_does_not_make_a_server_avoided() {
+    let sim = tiny().await;
+    let gateway = Gateway::start(&[&sim], &[]).await;
+    let messages = json!([{"role": "user", "content": "hello"}]);
+    let wrong = json!({"model": "tiny", "messages": messages, "think": true});
+    assert_eq!(gateway.post("/api/chat", &wrong).await.status, 400);
+    assert_eq!(avoided(&gateway, &sim).await, json!([]));
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_gets_no_request_until_it_answers_the_gateway_again() {
+    let (bad, good) = (tiny().await, tiny().await);
+    arm(&bad, &FaultKind::Hang);
+    let gateway = gateway(&bad, &good).await;
+    let ask = async || {
+        let request = gateway.post_request("/api/chat", &chat());
+        let answer = request.timeout(Duration::from_secs(2)).send().await;
+        answer.is_ok_and(|answer| answer.status() == 200)
+    };
+    let mut gave_up = 0;
+    for _ in 0..8 {
+        gave_up += usize::from(!ask().await);
+    }
+    assert_eq!(gave_up, 2, "two clients that give up are enough");
+    assert_eq!(avoided(&gateway, &bad).await[0]["reason"], "silent");
+    bad.clear_faults();
+    let is_back = |line: &Value| line["message"] == "the backend responds again with this model";
+    gateway.logged("the gateway's own trial", is_back).await;
+    assert_eq!(avoided(&gateway, &bad).await, json!([]));
+}
