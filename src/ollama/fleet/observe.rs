@@ -17,7 +17,7 @@ use super::member::Member;
 use super::outlier::{Change, Outcome, Reason};
 use crate::ollama::upstream::{ConnectFailed, ConnectTimeout};
 
-/// The service of a chosen backend. See [`Outliers`](super::outlier::Outliers).
+/// The service of a chosen backend; it records the result for outlier detection.
 #[derive(Clone, Debug)]
 pub struct Observed<S> {
     inner: S,
