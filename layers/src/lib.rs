@@ -14,15 +14,9 @@
 //! # use std::time::Duration;
 //! # use axum::Router;
 //! # use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-//! # use llamatower_layers::body::MemoryBudget;
-//! # use llamatower_layers::body_limit::BodyLimitLayer;
-//! # use llamatower_layers::clocks::StreamClocksLayer;
-//! # use llamatower_layers::endpoint::EndpointLayer;
-//! # use llamatower_layers::forward::ForwardLayer;
-//! # use llamatower_layers::rescue::RescueLayer;
-//! # use llamatower_layers::retry::{RetryBudget, RetryLayer};
-//! # use llamatower_layers::{BoxError, EndpointTable};
 //! # use tower::ServiceBuilder;
+//! use llamatower_layers::prelude::*;
+//!
 //! # async fn example(listener: tokio::net::TcpListener) -> Result<(), BoxError> {
 //! let ollama = ServiceBuilder::new()
 //!     .layer(EndpointLayer::new(EndpointTable::ollama()))
@@ -173,6 +167,7 @@ mod order;
 pub mod outcome;
 #[cfg(feature = "panic-guard")]
 pub mod panic_guard;
+pub mod prelude;
 #[cfg(feature = "queue")]
 pub mod queue;
 #[cfg(feature = "rate-limit")]
