@@ -286,12 +286,11 @@ impl<K: Clone + Eq + Hash, W> ClassQueue<K, W> {
         heads.min_by(|a, b| a.rank.order(&b.rank))
     }
 
-    /// The first waiter's data. `head` must have been found since the last change.
-    pub(super) fn data(&self, head: Head) -> Option<&W> {
+    /// The first waiter's arrival and data. `head` must have been found since the last change.
+    pub(super) fn first(&self, head: Head) -> Option<(Instant, &W)> {
         let flow = &self.key_queues.get(head.key_queue)?.flows[head.priority];
-        flow.waiters
-            .first_key_value()
-            .map(|(_, waiter)| &waiter.data)
+        let ((arrival, _), waiter) = flow.waiters.first_key_value()?;
+        Some((*arrival, &waiter.data))
     }
 
     /// Removes the first waiter because it got a slot.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::class_queue::{Ageing, ClassQueue, OwnWaiters, Position, Waiter};
 use super::entry::Charge;
-use super::{KeyQueueFull, QueueFull};
+use super::{KeyQueueFull, Line, QueueFull};
 use crate::{BoxError, Failure};
 
 /// The number of classes without waiters whose service time is kept.
@@ -88,6 +88,10 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, W> ClassQueues<C, K, W> {
 
     pub(super) fn waiting(&self) -> usize {
         self.waiting
+    }
+
+    pub(super) fn waiting_of(&self, class: &C) -> usize {
+        self.class_queue(class).map_or(0, ClassQueue::waiting)
     }
 
     pub(super) fn class_queue(&self, class: &C) -> Option<&ClassQueue<K, W>> {
@@ -169,12 +173,13 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, W> ClassQueues<C, K, W> {
     /// Offers slots until no waiter can get one.
     ///
     /// A higher priority goes first, then the class that was not served for the longest time. A
-    /// class without a free slot is skipped and does not block the others.
+    /// class without a free slot is skipped and does not block the others. `deliver` gets each
+    /// waiter that has left, with the number of waiters that its class has now.
     pub(super) fn hand_out<S>(
         &mut self,
         now: Instant,
-        mut offer: impl FnMut(&C, &W) -> Offer<S>,
-        mut deliver: impl FnMut(Waiter<W>, Result<S, BoxError>),
+        mut offer: impl FnMut(&C, &W, Line) -> Offer<S>,
+        mut deliver: impl FnMut(&C, usize, Waiter<W>, Result<S, BoxError>),
     ) {
         if self.waiting == 0 {
             return;
@@ -195,8 +200,17 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, W> ClassQueues<C, K, W> {
             let Some((name, class, head)) = next else {
                 return;
             };
-            let offered = match class.class_queue.data(head) {
-                Some(data) => offer(name, data),
+            let waiting = class.class_queue.waiting();
+            let offered = match class.class_queue.first(head) {
+                Some((since, data)) => offer(
+                    name,
+                    data,
+                    Line {
+                        now,
+                        waiting,
+                        since,
+                    },
+                ),
                 None => Ok(None),
             };
             let answered = match offered {
@@ -219,7 +233,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, W> ClassQueues<C, K, W> {
             };
             if let Some((waiter, answer)) = answered {
                 self.waiting -= 1;
-                deliver(waiter, answer);
+                deliver(name, class.class_queue.waiting(), waiter, answer);
             }
         }
     }

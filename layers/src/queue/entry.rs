@@ -103,6 +103,11 @@ impl<K, R> Entry<K, R> {
         self
     }
 
+    /// The arrival of a request that enters now.
+    pub(super) fn arrival_at(&self, now: Instant) -> Instant {
+        self.arrival.map_or(now, |arrival| arrival.min(now))
+    }
+
     /// The latest time at which the request gives up, even if the queue's own limit is later.
     pub fn with_deadline(mut self, deadline: Instant) -> Self {
         self.deadline = Some(deadline);

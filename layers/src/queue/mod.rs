@@ -30,7 +30,7 @@
 //! use std::sync::{Arc, Mutex};
 //!
 //! use llamatower_layers::BoxError;
-//! use llamatower_layers::queue::{Dispatch, Entry, Queue};
+//! use llamatower_layers::queue::{Dispatch, Entry, Line, Queue};
 //!
 //! /// The names of the free backends.
 //! struct Backends(Arc<Mutex<Vec<&'static str>>>);
@@ -47,7 +47,7 @@
 //!     type Key = &'static str;
 //!     type Request = ();
 //!     type Slot = Slot;
-//!     fn try_take(&self, _model: &Arc<str>, _: &()) -> Result<Option<Slot>, BoxError> {
+//!     fn try_take(&self, _: &Arc<str>, _: &(), _: Line) -> Result<Option<Slot>, BoxError> {
 //!         let free = self.0.lock().unwrap().pop();
 //!         Ok(free.map(|name| Slot(name, self.0.clone())))
 //!     }
@@ -118,6 +118,7 @@ mod entry;
 mod error;
 mod future;
 mod layer;
+mod line;
 mod permit;
 #[allow(clippy::module_inception, reason = "the queue itself, among its parts")]
 mod queue;
@@ -132,6 +133,7 @@ pub use entry::{Arrival, Entry, Priority};
 pub use error::{KeyQueueFull, QueueFull, QueueTimeout};
 pub use future::QueueFuture;
 pub use layer::QueueLayer;
+pub use line::Line;
 pub use permit::{Meter, Permit};
 pub use queue::{Dispatch, Queue};
 pub use service::QueueService;

@@ -12,14 +12,14 @@ use tokio::time::Instant;
 use super::class_queue::Position;
 use super::class_queues::ClassQueues;
 use super::entry::{Charge, Entry};
-use super::{ClassSnapshot, Permit, QueuePosition, QueueTimeout, Ticket};
+use super::{ClassSnapshot, Line, Permit, QueuePosition, QueueTimeout, Ticket};
 use crate::{BoxError, Failure};
 
 /// Hands out slots. The queue chooses which waiter is next.
 ///
 /// [`try_take`](Self::try_take) is called under the queue's lock, for one waiter after the other,
-/// so two requests never get the same free slot. It must be fast, must not block, and must not call
-/// the queue.
+/// so two requests never get the same free slot. Its methods must be fast, must not block, and must
+/// not call the queue.
 ///
 /// The queue asks again when a [`Permit`] is dropped. When a slot becomes free in another way, for
 /// example because a backend is back, call [`Queue::slots_changed`]; otherwise the waiters continue
@@ -42,13 +42,25 @@ pub trait Dispatch {
     /// Takes a slot for a request, if one is free. `None` means that no slot is free for the whole
     /// class. If two requests can use different slots, give them different classes.
     ///
+    /// `line` says how many requests of the class wait, and how long this one has waited.
+    ///
     /// # Errors
     /// There will never be a slot for this request. It leaves the queue with this error.
     fn try_take(
         &self,
         class: &Self::Class,
         request: &Self::Request,
+        line: Line,
     ) -> Result<Option<Self::Slot>, BoxError>;
+
+    /// The number of waiters of a class has changed to `waiting`.
+    ///
+    /// It is called once for each request that begins to wait and for each that stops waiting:
+    /// because it got a slot or an error, was dropped, or reached its deadline. A request that gets
+    /// a slot at once does not wait. The default does nothing.
+    fn waiting_changed(&self, class: &Self::Class, waiting: usize) {
+        let _ = (class, waiting);
+    }
 }
 
 /// A wait queue for a service with limited slots. See the [module](super).
@@ -141,15 +153,16 @@ impl<D: Dispatch> Queue<D> {
         let shared = &self.shared;
         let mut guard = shared.state();
         let state = &mut *guard;
-        if let Some(slot) = shared.try_admit(state, &class, &entry)? {
+        if let Some(slot) = shared.try_admit(state, &class, &entry, now)? {
             drop(guard);
             return Ok(Ticket::granted(self.permit(slot, class, entry, now)));
         }
         let id = state.class_queues.next_id();
+        let arrival = entry.arrival_at(now);
         let position = Position {
             key: entry.key,
             priority: entry.priority,
-            arrival: entry.arrival.map_or(now, |arrival| arrival.min(now)),
+            arrival,
             id,
         };
         let data = entry.request;
@@ -157,6 +170,7 @@ impl<D: Dispatch> Queue<D> {
             .class_queues
             .push(&class, &position, entry.charge, data, now)?;
         state.tickets.insert(id, TicketState::Waiting(None));
+        shared.report_waiting(state, &class);
         let latest = state
             .class_queues
             .rules
@@ -284,8 +298,13 @@ impl<D: Dispatch> Shared<D> {
         state: &mut State<D>,
         class: &D::Class,
         entry: &Entry<D::Key, D::Request>,
+        now: Instant,
     ) -> Result<Option<D::Slot>, BoxError> {
-        let take = || self.dispatch.try_take(class, &entry.request);
+        let line = Line {
+            since: entry.arrival_at(now),
+            ..Line::arriving(now)
+        };
+        let take = || self.dispatch.try_take(class, &entry.request, line);
         state
             .class_queues
             .try_admit(class, &entry.key, entry.charge, take)
@@ -309,8 +328,8 @@ impl<D: Dispatch> Shared<D> {
         let now = Instant::now();
         class_queues.hand_out(
             now,
-            |class, request| self.dispatch.try_take(class, request),
-            |waiter, answer| {
+            |class, request, line| self.dispatch.try_take(class, request, line),
+            |class, waiting, waiter, answer| {
                 let answer = match answer {
                     Ok(slot) => TicketState::Granted(slot, now),
                     Err(error) => TicketState::Refused(error),
@@ -318,8 +337,14 @@ impl<D: Dispatch> Shared<D> {
                 if let Some(TicketState::Waiting(Some(waker))) = tickets.insert(waiter.id, answer) {
                     wakers.0.push(waker);
                 }
+                self.dispatch.waiting_changed(class, waiting);
             },
         );
+    }
+
+    fn report_waiting(&self, state: &State<D>, class: &D::Class) {
+        let waiting = state.class_queues.waiting_of(class);
+        self.dispatch.waiting_changed(class, waiting);
     }
 
     /// Counts a released slot, and offers slots to the waiters.
@@ -432,6 +457,7 @@ impl<D: Dispatch> Wait<D> {
         let ticket_state = state.tickets.remove(&self.position.id);
         let waiter = state.class_queues.remove(&self.class, &self.position);
         if waiter.is_some() {
+            self.shared.report_waiting(&state, &self.class);
             // A waiter behind may be able to use a slot that this one could not.
             self.shared.hand_out_under(&mut state, &mut wakers);
         }

@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Dispatch;
+use super::{Dispatch, Line};
 use crate::BoxError;
 
 /// A pool of equal slots with a limit for each class.
@@ -73,7 +73,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Dispatch for SlotPool<C, K> {
     type Request = ();
     type Slot = PoolSlot<C>;
 
-    fn try_take(&self, class: &C, _: &()) -> Result<Option<PoolSlot<C>>, BoxError> {
+    fn try_take(&self, class: &C, (): &(), _line: Line) -> Result<Option<PoolSlot<C>>, BoxError> {
         let mut counts = lock(&self.counts);
         let counts = &mut *counts;
         if counts.in_use >= counts.slots {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use llamatower_layers::breaker::Token;
-use llamatower_layers::queue::Dispatch;
+use llamatower_layers::queue::{Dispatch, Line};
 use llamatower_layers::retry::Attempts;
 use llamatower_layers::{BoxError, ModelName};
 
@@ -165,6 +165,7 @@ impl<S> Dispatch for Dispatcher<S> {
         &self,
         class: &Class,
         attempts: &Option<Attempts>,
+        _line: Line,
     ) -> Result<Option<Slot<S>>, BoxError> {
         let members = self.catalogue.members();
         let candidates = candidates(&members, class.model.as_ref());
@@ -180,6 +181,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use llamatower_layers::breaker::State;
+    use tokio::time::Instant;
 
     use super::super::member::tests::member;
     use super::*;
@@ -196,6 +198,11 @@ mod tests {
         }
     }
 
+    fn try_take(dispatcher: &Dispatcher<()>) -> Option<Slot<()>> {
+        let line = Line::arriving(Instant::now());
+        dispatcher.try_take(&class("m"), &None, line).unwrap()
+    }
+
     fn name(slot: &Slot<()>) -> &str {
         slot.member().backend.address().host()
     }
@@ -205,9 +212,7 @@ mod tests {
         let members = [member("a", 0), member("b", 0), member("c", 0)];
         let dispatcher = dispatcher(&[&members[0], &members[1], &members[2]]);
         let _busy = [members[2].take(None), members[2].take(None)];
-        let held: Vec<_> = (0..4)
-            .map(|_| dispatcher.try_take(&class("m"), &None).unwrap().unwrap())
-            .collect();
+        let held: Vec<_> = (0..4).map(|_| take(&dispatcher)).collect();
         let mut names: Vec<_> = held.iter().map(name).collect();
         names.sort_unstable();
         assert_eq!(names, ["a", "a", "b", "b"]);
@@ -224,7 +229,7 @@ mod tests {
     }
 
     fn take(dispatcher: &Dispatcher<()>) -> Slot<()> {
-        dispatcher.try_take(&class("m"), &None).unwrap().unwrap()
+        try_take(dispatcher).unwrap()
     }
 
     #[test]
@@ -234,7 +239,7 @@ mod tests {
         let held = take(&both);
         assert_eq!((name(&held), held.left), ("healthy", 0));
         assert!(
-            both.try_take(&class("m"), &None).unwrap().is_none(),
+            try_take(&both).is_none(),
             "it waits for a slot of the healthy backend"
         );
         drop(held);
@@ -272,11 +277,11 @@ mod tests {
         let (up, down) = (member("up", 1), member("down", 1));
         down.backend.set_up(false);
         let dispatcher = dispatcher(&[&down, &up]);
-        let held = dispatcher.try_take(&class("m"), &None).unwrap().unwrap();
+        let held = take(&dispatcher);
         assert_eq!(name(&held), "up");
-        assert!(dispatcher.try_take(&class("m"), &None).unwrap().is_none());
+        assert!(try_take(&dispatcher).is_none());
         up.backend.set_up(false);
-        let slot = dispatcher.try_take(&class("m"), &None).unwrap().unwrap();
+        let slot = take(&dispatcher);
         assert_eq!(name(&slot), "down");
     }
 }

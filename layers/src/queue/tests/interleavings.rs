@@ -158,6 +158,7 @@ impl TestState {
             let snapshot = self.queue.class(&class);
             let counts = snapshot.map_or((0, 0), |of| (of.waiting, of.in_flight));
             prop_assert_eq!(counts, (waiting, taken));
+            prop_assert_eq!(self.queue.dispatch().waiting(class), waiting);
             let watches = mine().filter_map(|(_, ticket)| ticket.watch()?.queue_position());
             for queue_position in watches {
                 prop_assert!(queue_position.ahead < waiting);

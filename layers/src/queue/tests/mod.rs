@@ -26,6 +26,10 @@ struct Count {
     slots: usize,
     taken: usize,
     is_gone: bool,
+    /// The number of waiters, as reported by the queue.
+    waiting: usize,
+    /// The last line in which a slot was asked for.
+    line: Option<Line>,
 }
 
 /// A slot of a class. Dropping it releases the slot.
@@ -50,6 +54,15 @@ impl Slots {
 
     pub(super) fn taken(&self, class: Name) -> usize {
         self.0.lock().unwrap()[class].taken
+    }
+
+    pub(super) fn waiting(&self, class: Name) -> usize {
+        let counts = self.0.lock().unwrap();
+        counts.get(class).map_or(0, |count| count.waiting)
+    }
+
+    pub(super) fn last_line(&self, class: Name) -> Line {
+        self.0.lock().unwrap()[class].line.unwrap()
     }
 
     pub(super) fn all_taken(&self) -> usize {
@@ -86,9 +99,12 @@ impl Dispatch for Slots {
     type Request = ();
     type Slot = Slot;
 
-    fn try_take(&self, class: &Name, _: &()) -> Result<Option<Slot>, BoxError> {
+    fn try_take(&self, class: &Name, (): &(), line: Line) -> Result<Option<Slot>, BoxError> {
         let mut counts = self.0.lock().unwrap();
         let count = counts.entry(class).or_default();
+        let is_new = line.waiting == 1 && count.waiting == 0;
+        assert!(is_new || line.waiting == count.waiting, "{line:?}");
+        count.line = Some(line);
         if count.is_gone {
             return Err(Gone.into());
         }
@@ -97,6 +113,13 @@ impl Dispatch for Slots {
         }
         count.taken += 1;
         Ok(Some(Slot(self.clone(), class)))
+    }
+
+    fn waiting_changed(&self, class: &Name, waiting: usize) {
+        let mut counts = self.0.lock().unwrap();
+        let count = counts.entry(class).or_default();
+        assert_eq!(count.waiting.abs_diff(waiting), 1, "one call a change");
+        count.waiting = waiting;
     }
 }
 

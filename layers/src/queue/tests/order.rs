@@ -456,9 +456,41 @@ impl Dispatch for OnlyTrue {
     type Request = bool;
     type Slot = ();
 
-    fn try_take(&self, (): &(), fits: &bool) -> Result<Option<()>, BoxError> {
+    fn try_take(&self, (): &(), fits: &bool, _: Line) -> Result<Option<()>, BoxError> {
         Ok(fits.then_some(()))
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dispatcher_sees_the_line() {
+    let queue = queue(&[("a", 1)]).with_max_wait(Some(secs(60)));
+    let slots = queue.dispatch().clone();
+    let start = Instant::now();
+    advance(secs(5)).await;
+    let first = enter(&queue, "a", entry("ada").with_arrival(start));
+    let line = slots.last_line("a");
+    assert_eq!((line.waiting, line.now - line.since), (1, secs(5)));
+    assert_eq!(slots.waiting("a"), 0, "it got its slot at once");
+
+    let second = enter(&queue, "a", entry("bob"));
+    let third = enter(&queue, "a", entry("eve"));
+    let leaving = enter(&queue, "a", entry("eve"));
+    assert_eq!(slots.waiting("a"), 3);
+    drop(leaving);
+    assert_eq!(slots.waiting("a"), 2, "one has left");
+    advance(secs(20)).await;
+    drop(first);
+    assert_eq!(slots.waiting("a"), 1, "one was served");
+    let line = slots.last_line("a");
+    assert_eq!((line.waiting, line.now - line.since), (1, secs(20)));
+    third.await.unwrap_err();
+    assert_eq!(slots.waiting("a"), 0, "one has reached its deadline");
+
+    let waiting = enter(&queue, "a", entry("eve"));
+    slots.remove("a");
+    queue.slots_changed();
+    assert_eq!(slots.waiting("a"), 0, "one was refused");
+    drop((second, waiting));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,33 @@
+//! The line that a request stands in when it asks for a slot.
+
+use tokio::time::Instant;
+
+/// The line of a class at the time when a slot is asked for. See
+/// [`Dispatch::try_take`](super::Dispatch::try_take).
+///
+/// A dispatcher that knows the line can weigh a slot that is free now against a better one that
+/// becomes free soon: `waiting` is how many requests need a slot, `now - since` is how long this
+/// one has waited already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Line {
+    /// The time of the call, the same for all calls of one round.
+    pub now: Instant,
+    /// The number of waiters of the class, this request included: 1 for a request that has just
+    /// arrived.
+    pub waiting: usize,
+    /// When this request arrived; for a retried request, when its first attempt arrived
+    /// ([`Entry::with_arrival`](super::Entry::with_arrival)).
+    pub since: Instant,
+}
+
+impl Line {
+    /// The line of a request that arrives now, while no other request of its class waits.
+    pub fn arriving(now: Instant) -> Self {
+        Self {
+            now,
+            waiting: 1,
+            since: now,
+        }
+    }
+}
