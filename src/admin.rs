@@ -14,7 +14,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 use tower::Service;
 
-use crate::ollama::fleet::Avoided;
+use crate::ollama::fleet::{Avoided, Resident};
 use crate::telemetry::{FleetView, Telemetry};
 
 /// Serves operators. `/health` is served by the edge.
@@ -37,6 +37,9 @@ impl Admin {
             json!({
                 "name": *backend.name,
                 "is_up": backend.is_up,
+                "version": backend.version.as_deref(),
+                "installed": backend.installed,
+                "resident": backend.resident.as_ref().map(|rows| rows.iter().map(resident).collect::<Value>()),
                 "breaker": backend.breaker.name(),
                 "in_flight": backend.in_flight,
                 "slots": backend.slots,
@@ -94,6 +97,17 @@ impl<B> Service<Request<B>> for Admin {
     fn call(&mut self, request: Request<B>) -> Self::Future {
         ready(Ok(self.answer(request.method(), request.uri().path())))
     }
+}
+
+/// A model in a backend's memory; sizes are in bytes.
+fn resident(row: &Resident) -> Value {
+    json!({
+        "model": row.name.to_string(),
+        "size": row.size,
+        "size_vram": row.size_vram,
+        "context_length": row.context_length,
+        "expires_at": row.expires_at.map(|time| time.to_string()),
+    })
 }
 
 /// Why a backend is avoided for a model; the time until the next trial is in seconds.

@@ -179,7 +179,7 @@ async fn answers(server: &Backend, settings: &Settings) -> Result<Answers, Troub
     let clock_ahead = clock_ahead(&answer);
     let version: Version = read("/api/version", &answer)?;
     let begun = Instant::now();
-    let models = server.models("/api/tags", limit).await;
+    let models = server.models(limit).await;
     let models = models.map_err(|error| Trouble::NotOllama(error.to_string()))?;
     let listing = begun.elapsed();
     let page = get(server, "/api/ps", limit).await?;

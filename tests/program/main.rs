@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cache;
+mod catalogue;
 mod commands;
 mod discovery;
 mod doctor;

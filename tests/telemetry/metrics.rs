@@ -69,6 +69,9 @@ impl FleetView for TwoBackends {
         let row = |name: &str, is_up, in_flight| BackendStatus {
             name: name.into(),
             is_up,
+            version: None,
+            installed: 0,
+            resident: None,
             in_flight,
             slots: 4.try_into().ok().filter(|_| is_up),
             breaker: match is_up {

@@ -2,19 +2,19 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
-use llamatower_layers::llm_request::ModelName;
 use llamatower_layers::{BoxError, Fail, Failure, Side};
 use serde::Deserialize;
 use tokio::sync::Notify;
 use tower::ServiceExt;
 
+use super::inventory::{self, Installed, Resident};
 use crate::ollama::upstream::{
     Access, Address, ConnectFailed, ConnectTimeout, PoolLimits, Upstream,
 };
@@ -25,15 +25,6 @@ const MAX_PAGE_BYTES: usize = 64 * 1024 * 1024;
 /// Largest number of model names in the log line about a server that comes up.
 const MOST_NAMES_LOGGED: usize = 20;
 
-/// A model that a server has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Installed {
-    /// Its name.
-    pub name: ModelName,
-    /// The digest of its contents, independent of the name; empty if the server sends none.
-    pub digest: Arc<str>,
-}
-
 /// One Ollama server: its name, whether it is up, and the client for the gateway's own requests.
 pub struct Backend {
     name: Arc<str>,
@@ -43,6 +34,8 @@ pub struct Backend {
     is_up: AtomicBool,
     /// Whether "the backend is up" was logged since it came up.
     is_logged_up: AtomicBool,
+    /// Read once each time the backend comes up.
+    version: Mutex<Option<Arc<str>>>,
     /// Whether the last probe failed; only the first failure is a warning.
     probe_failed: AtomicBool,
     refused: Notify,
@@ -82,6 +75,7 @@ impl Backend {
             address,
             is_up: AtomicBool::new(is_up),
             is_logged_up: AtomicBool::new(false),
+            version: Mutex::default(),
             probe_failed: AtomicBool::new(false),
             refused: Notify::new(),
             after_probe: OnceLock::new(),
@@ -133,13 +127,23 @@ impl Backend {
         }
     }
 
-    /// Logs once that the backend came up, with its version and models. The version is requested
-    /// with the time-out `limit`.
+    /// The version that the server had when it came up last; `None` if it did not say.
+    pub fn version(&self) -> Option<Arc<str>> {
+        let version = self.version.lock();
+        version.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Once after the backend came up: reads its version, with the time-out `limit`, and logs it
+    /// with the models.
     pub(super) async fn log_when_up(&self, models: &[Installed], limit: Duration) {
         if !self.is_up() || self.is_logged_up.swap(true, Ordering::Relaxed) {
             return;
         }
-        let version = self.version(limit).await;
+        let version: Option<Arc<str>> = self.read_version(limit).await.map(Arc::from);
+        let known = self.version.lock();
+        known
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone_from(&version);
         let names = models.iter().take(MOST_NAMES_LOGGED);
         let mut names: Vec<_> = names.map(|model| model.name.to_string()).collect();
         if models.len() > MOST_NAMES_LOGGED {
@@ -154,7 +158,7 @@ impl Backend {
         );
     }
 
-    async fn version(&self, limit: Duration) -> Option<String> {
+    async fn read_version(&self, limit: Duration) -> Option<String> {
         #[derive(Deserialize)]
         struct Page {
             version: String,
@@ -241,7 +245,7 @@ impl Backend {
     /// # Errors
     /// No valid list in time.
     pub async fn probe(&self, limit: Duration) -> Result<Vec<Installed>, Unreachable> {
-        let found = self.models("/api/tags", limit).await;
+        let found = self.models(limit).await;
         let failed_before = self.probe_failed.swap(found.is_err(), Ordering::Relaxed);
         match &found {
             Err(error) if failed_before => {
@@ -258,49 +262,32 @@ impl Backend {
         found
     }
 
-    /// The models in memory.
+    /// The installed models, from `/api/tags`.
     ///
     /// # Errors
     /// No valid list in time.
-    pub async fn loaded_models(&self, limit: Duration) -> Result<Vec<ModelName>, Unreachable> {
-        let loaded = self.models("/api/ps", limit).await?;
-        Ok(loaded.into_iter().map(|model| model.name).collect())
+    pub async fn models(&self, limit: Duration) -> Result<Vec<Installed>, Unreachable> {
+        let page = self.page("/api/tags", limit).await?;
+        inventory::installed(&page).map_err(|error| {
+            self.unreachable(format!(
+                "the response to /api/tags is not a list of models: {error}"
+            ))
+        })
     }
 
-    /// The models of a list: `/api/tags` for installed models, `/api/ps` for models in memory.
+    /// The models in memory, from `/api/ps`. `None` if the server has no such list: it is not an
+    /// Ollama, or an old one.
     ///
     /// # Errors
-    /// No valid list in time.
-    pub async fn models(
-        &self,
-        path: &'static str,
-        limit: Duration,
-    ) -> Result<Vec<Installed>, Unreachable> {
-        #[derive(Deserialize)]
-        struct Page {
-            models: Option<Vec<Row>>,
+    /// No response in time, or a status other than 200, 404 and 405.
+    pub async fn resident(&self, limit: Duration) -> Result<Option<Vec<Resident>>, Unreachable> {
+        const PATH: &str = "/api/ps";
+        let answer = self.get(PATH, limit).await?;
+        match answer.status() {
+            StatusCode::OK => Ok(inventory::resident(answer.body()).ok()),
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Ok(None),
+            status => Err(self.unreachable(format!("{PATH} answered {status}"))),
         }
-        #[derive(Deserialize)]
-        struct Row {
-            name: String,
-            #[serde(default)]
-            digest: String,
-        }
-        let page = self.page(path, limit).await?;
-        let page: Page = serde_json::from_slice(&page).map_err(|error| {
-            self.unreachable(format!(
-                "the response to {path} is not a list of models: {error}"
-            ))
-        })?;
-        let rows = page.models.unwrap_or_default().into_iter();
-        Ok(rows
-            .filter_map(|row| {
-                Some(Installed {
-                    name: ModelName::parse(&row.name).ok()?,
-                    digest: row.digest.into(),
-                })
-            })
-            .collect())
     }
 }
 

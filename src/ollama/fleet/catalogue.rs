@@ -11,7 +11,8 @@ use llamatower_layers::llm_request::ModelName;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::backend::{Installed, Unreachable};
+use super::backend::Unreachable;
+use super::inventory::Installed;
 use super::member::Member;
 
 /// A request for an unknown model makes the gateway probe all backends, but not more often than
@@ -232,6 +233,9 @@ mod tests {
         Installed {
             name: name(text),
             digest: digest.into(),
+            size: 0,
+            family: "".into(),
+            capabilities: Arc::from([]),
         }
     }
 

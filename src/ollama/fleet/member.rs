@@ -8,7 +8,8 @@ use foldhash::HashMap;
 use llamatower_layers::ModelName;
 use llamatower_layers::breaker::{Breaker, Token};
 
-use super::backend::{Backend, Installed};
+use super::backend::Backend;
+use super::inventory::{Installed, Residency, Resident};
 use super::outlier::Outliers;
 
 /// A backend, its service and its load. It lives as long as a request holds a [`Slot`] of it, even
@@ -27,6 +28,7 @@ pub(super) struct Member<S> {
     /// Only used if slots are counted.
     by_model: Mutex<HashMap<ModelName, usize>>,
     models: Mutex<Arc<[Installed]>>,
+    pub(super) residency: Residency,
     /// One more than the number of the last refresh that a probe has answered; 0 before the first
     /// probe.
     probed: AtomicU64,
@@ -63,6 +65,7 @@ impl<S> Member<S> {
             in_flight: AtomicUsize::new(0),
             by_model: Mutex::default(),
             models: Mutex::new(Arc::from([])),
+            residency: Residency::default(),
             probed: AtomicU64::new(0),
         }
     }
@@ -101,6 +104,19 @@ impl<S> Member<S> {
     /// The known models of the backend.
     pub(super) fn models(&self) -> Arc<[Installed]> {
         lock(&self.models).clone()
+    }
+
+    /// The models in the backend's memory, as last read; `None` if they are not known: it was not
+    /// asked yet, is down, or has no such list. A model that a request has just loaded is missing
+    /// until the next read.
+    pub(super) fn resident(&self) -> Option<Arc<[Resident]>> {
+        self.residency.get()
+    }
+
+    /// Asks for [`resident`](Self::resident) to be read again now, for example after a request has
+    /// loaded a model. This does not block; at most one read of a backend is in progress.
+    pub(super) fn refresh_resident(&self) {
+        self.residency.ask();
     }
 
     /// Sets the models; returns whether they have changed.

@@ -7,6 +7,7 @@ mod backend;
 mod catalogue;
 mod config;
 mod dispatch;
+mod inventory;
 mod member;
 mod observe;
 mod outlier;
@@ -33,9 +34,10 @@ use llamatower_layers::route::{Choice, ChoiceOf, Choose};
 use llamatower_layers::{LlmRequest, Record, RouteMatch};
 use tokio::time::{Instant, timeout_at};
 
-pub use backend::{Backend, Installed, Unreachable};
+pub use backend::{Backend, Unreachable};
 pub use config::{Dns, FleetConfig, ProbeClocks, QueueRules, Share};
 pub use dispatch::{Class, Dispatcher};
+pub use inventory::{Installed, Resident};
 pub use member::Slot;
 pub use observe::Observed;
 pub use outlier::{Avoided, Reason};
@@ -66,6 +68,12 @@ pub struct BackendStatus {
     pub name: Arc<str>,
     /// Whether it is up.
     pub is_up: bool,
+    /// The version of its Ollama, as read when it came up.
+    pub version: Option<Arc<str>>,
+    /// The number of models on its disk.
+    pub installed: usize,
+    /// The models in its memory; `None` if they are not known.
+    pub resident: Option<Arc<[Resident]>>,
     /// Requests of this gateway in flight.
     pub in_flight: usize,
     /// Limit of concurrent requests for one model, if slots are counted.
@@ -137,6 +145,9 @@ impl<S> Fleet<S> {
         let rows = members.all().iter().map(|member| BackendStatus {
             name: member.backend.name().clone(),
             is_up: member.backend.is_up(),
+            version: member.backend.version(),
+            installed: member.models().len(),
+            resident: member.resident(),
             in_flight: member.in_flight(),
             slots: member.slots,
             breaker: member.breaker.state(),
@@ -252,8 +263,9 @@ impl<S> Fleet<S> {
     {
         let members = self.catalogue.members().all().to_vec();
         let queries = members.iter().map(|member| async {
-            let loaded = member.backend.loaded_models(self.config.clocks.timeout);
-            loaded.await.is_ok_and(|names| names.contains(model))
+            let resident = member.backend.resident(self.config.clocks.timeout).await;
+            let rows = resident.ok().flatten().unwrap_or_default();
+            rows.iter().any(|row| row.name == *model)
         });
         let found = futures_util::future::join_all(queries).await;
         let holders = members.iter().zip(found).filter(|(_, has)| *has);

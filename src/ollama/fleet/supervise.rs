@@ -62,11 +62,21 @@ impl<S: Send + Sync + 'static> Fleet<S> {
         loop {
             let asked = self.catalogue.refreshes_asked();
             let was_up = backend.is_up();
+            if was_up {
+                member.refresh_resident();
+            }
             let found = backend.probe(self.config.clocks.timeout).await;
             self.catalogue.note_probe(&member, found, asked);
             match (was_up, backend.is_up()) {
-                (false, true) => member.breaker.half_open(),
-                (_, false) => has_refused.notify_one(),
+                (false, true) => {
+                    member.refresh_resident();
+                    member.breaker.half_open();
+                }
+                (_, false) => {
+                    // It may have been restarted when it comes up.
+                    member.residency.set(None);
+                    has_refused.notify_one();
+                }
                 (true, true) => {}
             }
             self.queue.slots_changed();
@@ -82,6 +92,29 @@ impl<S: Send + Sync + 'static> Fleet<S> {
                 () = tokio::time::sleep(pause) => {}
                 () = backend.refused() => {}
                 () = self.catalogue.refresh_asked_after(asked) => {}
+            }
+        }
+    }
+}
+
+impl<S> Fleet<S> {
+    /// Reads the models in a backend's memory whenever that is asked for: by each probe of a backend
+    /// that is up, at the same time as the list of installed models, and after a request has loaded
+    /// a model.
+    ///
+    /// The probe does not wait for this list, because Ollama sometimes answers `/api/ps` late while
+    /// it loads a model. If the list is late or fails, the backend stays up, the list from before
+    /// is kept, and the next probe asks again. One task for each backend reads it, so that no more
+    /// than one read is in progress.
+    async fn watch_resident(&self, member: &Member<S>) {
+        loop {
+            member.residency.asked().await;
+            match member.backend.resident(self.config.clocks.timeout).await {
+                Ok(resident) => {
+                    member.residency.set(resident);
+                    self.queue.slots_changed();
+                }
+                Err(error) => tracing::debug!(%error, "the models in memory are not known"),
             }
         }
     }
@@ -190,6 +223,7 @@ impl<S: Send + Sync + 'static> Watch<S> {
         let probing = async move {
             tokio::join!(
                 fleet.clone().watch_member(watched.clone(), has_refused),
+                fleet.watch_resident(&watched),
                 fleet.try_silent_models(&watched),
             )
         };

@@ -10,7 +10,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use llamatower_layers::ModelName;
-use serde::Deserialize;
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -74,18 +73,8 @@ impl Backend {
 
     /// The context size of a model in memory, in tokens.
     async fn context_in_memory(&self, model: &ModelName, limit: Duration) -> Option<u64> {
-        #[derive(Deserialize)]
-        struct Page {
-            models: Vec<Row>,
-        }
-        #[derive(Deserialize)]
-        struct Row {
-            name: String,
-            context_length: Option<u64>,
-        }
-        let page = self.page("/api/ps", limit).await.ok()?;
-        let page: Page = serde_json::from_slice(&page).ok()?;
-        let is_it = |row: &Row| ModelName::parse(&row.name).is_ok_and(|name| name == *model);
-        page.models.into_iter().find(is_it)?.context_length
+        let resident = self.resident(limit).await.ok()??;
+        let model = resident.into_iter().find(|row| row.name == *model)?;
+        model.context_length
     }
 }
