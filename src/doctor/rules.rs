@@ -10,6 +10,7 @@ use super::report::Level::{Error, Note, Warning};
 use super::report::Report;
 use super::server::{Answers, Facts, Trouble};
 use crate::settings::Settings;
+use crate::settings::SlotRule;
 
 /// Clock differences above this are reported, in seconds.
 const CLOCKS_DIFFER: i64 = 30;
@@ -263,16 +264,18 @@ fn slots(settings: &Settings, servers: &[Facts], report: &mut Report) {
             continue;
         };
         let change = match slots {
-            Some(slots) => format!(
+            SlotRule::Count(slots) => format!(
                 "compare: {slots} slots here, as many as OLLAMA_NUM_PARALLEL in the environment of \
                  Ollama on {} (1 if it is not set)",
                 server.address.host()
             ),
-            None => "set LLAMATOWER_SLOTS to its OLLAMA_NUM_PARALLEL, so that requests wait where \
+            SlotRule::Learn | SlotRule::Off => {
+                "set LLAMATOWER_SLOTS to its OLLAMA_NUM_PARALLEL, so that requests wait where \
                      they are ordered and seen"
-                .to_owned(),
+                    .to_owned()
+            }
         };
-        let is = slots.map_or("off".to_owned(), |slots| slots.to_string());
+        let is = slots.to_string();
         report.add(
             Note,
             "slots_unseen",

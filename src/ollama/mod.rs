@@ -77,9 +77,12 @@ impl<S> Ollama<S> {
 
 impl<S, B> Service<Request<B>> for Ollama<S>
 where
-    S: Service<Request<B>, Response = Response<AnswerBody>> + Clone + Send + Sync + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send,
+    S: Service<Request<B>, Response = Response<AnswerBody>, Error = BoxError>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send + 'static,
     B: Replay + Send + 'static,
 {
     type Response = Response<FleetBody<S>>;
@@ -202,9 +205,12 @@ async fn routed<S, B>(
     request: Request<B>,
 ) -> Result<Response<AnswerBody>, BoxError>
 where
-    S: Service<Request<B>, Response = Response<AnswerBody>> + Clone + Send + Sync + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send,
+    S: Service<Request<B>, Response = Response<AnswerBody>, Error = BoxError>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send + 'static,
     B: Send + 'static,
 {
     Ok(boxed(RouteService::new(fleet).oneshot(request).await?))
@@ -218,9 +224,12 @@ async fn manage<S, B>(
     request: Request<B>,
 ) -> Result<Response<AnswerBody>, BoxError>
 where
-    S: Service<Request<B>, Response = Response<AnswerBody>> + Clone + Send + Sync + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send,
+    S: Service<Request<B>, Response = Response<AnswerBody>, Error = BoxError>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send + 'static,
     B: Send + 'static,
 {
     let (parts, body) = request.into_parts();
@@ -228,7 +237,7 @@ where
         return routed(fleet, Request::from_parts(parts, body)).await;
     };
     let request = Request::from_parts(parts, body);
-    let answer = service.oneshot(request).await.map_err(Into::into)?;
+    let answer = service.oneshot(request).await?;
     let guard = (slot, RefreshAtEnd(fleet));
     Ok(boxed(answer.map(|body| Guarded::new(body, guard))))
 }

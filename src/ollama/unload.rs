@@ -89,9 +89,12 @@ pub(super) async fn unload<S, B>(
     request: Request<B>,
 ) -> Result<Response<AnswerBody>, BoxError>
 where
-    S: Service<Request<B>, Response = Response<AnswerBody>> + Clone + Send + Sync + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send,
+    S: Service<Request<B>, Response = Response<AnswerBody>, Error = BoxError>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send + 'static,
     B: Replay + Send + 'static,
 {
     let (parts, body) = request.into_parts();
@@ -121,12 +124,11 @@ async fn whole_answer<S, G, B, R>(
     request: Request<B>,
 ) -> Result<Response<AnswerBody>, BoxError>
 where
-    S: Service<Request<B>, Response = Response<R>>,
-    S::Error: Into<BoxError>,
+    S: Service<Request<B>, Response = Response<R>, Error = BoxError>,
     R: Body<Data = Bytes>,
     R::Error: Into<BoxError>,
 {
-    let answer = choice.service.oneshot(request).await.map_err(Into::into)?;
+    let answer = choice.service.oneshot(request).await?;
     let (head, body) = answer.into_parts();
     let body = body.collect().await.map_err(Into::into)?.to_bytes();
     drop(choice.slot);

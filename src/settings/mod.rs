@@ -37,6 +37,7 @@ use std::path::Path;
 
 use crate::edge::ListenAddr;
 
+pub use crate::ollama::fleet::SlotRule;
 pub use environment::Environment;
 pub use error::{Problem, SettingsError};
 pub use report::{EffectiveSetting, example_environment, example_file, reference};

@@ -18,6 +18,7 @@ use llamatower_layers::token_limit::{Budget, Window};
 use super::secret::Secret;
 use super::values::{ExtraPath, KeyLimits, ListingRate, ServerName, SizeOrShare, Slots};
 use crate::edge::{Hosts, ListenAddr, Origins, TrustedProxies};
+use crate::ollama::fleet::SlotRule;
 use crate::ollama::upstream::{Address, Authorities, Authorization, has_user};
 use crate::telemetry::{LogFormat, check_log_filter};
 
@@ -198,13 +199,21 @@ pub(super) fn token_budget(text: &str) -> Parsed<Budget> {
 pub(super) fn slots(text: &str) -> Parsed<Slots> {
     without_user(text)?;
     let mut slots = Slots::default();
-    for item in items(text).filter(|item| *item != "off") {
+    for item in items(text) {
         match item.split_once('=') {
-            None => slots.others = Some(count(item)?),
-            Some((name, number)) => slots.named.push((server_name(name)?, count(number)?)),
+            None => slots.others = slot_rule(item)?,
+            Some((name, rule)) => slots.named.push((server_name(name)?, slot_rule(rule)?)),
         }
     }
     Ok(slots)
+}
+
+fn slot_rule(text: &str) -> Parsed<SlotRule> {
+    Ok(match text.trim() {
+        "learn" => SlotRule::Learn,
+        "off" => SlotRule::Off,
+        number => SlotRule::Count(count(number)?),
+    })
 }
 
 pub(super) fn key_limits(text: &str) -> Parsed<BTreeMap<Arc<str>, KeyLimits>> {

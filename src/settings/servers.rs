@@ -1,10 +1,9 @@
 //! Settings that refer to servers by name.
 
-use std::num::NonZeroUsize;
-
 use super::error::Problem;
 use super::reader::Reader;
 use super::table::Backends;
+use crate::ollama::fleet::SlotRule;
 use crate::ollama::upstream::{Access, Address};
 
 impl Backends {
@@ -16,11 +15,11 @@ impl Backends {
     }
 
     /// The slots of each server, in the configured order.
-    pub fn slots_of_each(&self) -> Vec<Option<NonZeroUsize>> {
+    pub fn slots_of_each(&self) -> Vec<SlotRule> {
         let of = |server: &Address| {
             let mut named = self.slots.named.iter();
             let own = named.find(|(name, _)| self.called(name).contains(&server));
-            own.map(|(_, slots)| *slots).or(self.slots.others)
+            own.map_or(self.slots.others, |(_, slots)| *slots)
         };
         self.urls.iter().map(of).collect()
     }

@@ -101,7 +101,7 @@ settings! {
             "The model for inference requests that name none. If it is not set, the server refuses such requests. Set it for clients that send no model."
         management: Option<ServerName> = optional(server_name), "LLAMATOWER_MANAGEMENT_BACKEND" Text ""
             "The server that pulls, creates, copies and deletes models; by default the first one. Set it to the server where your models are stored."
-        slots: Slots = or_off(slots), "LLAMATOWER_SLOTS" Slots "off"
+        slots: Slots = slots, "LLAMATOWER_SLOTS" Slots "learn"
             "The maximum number of concurrent requests to a server for one model, equal to its `OLLAMA_NUM_PARALLEL`; further requests wait in the gateway's queue, which is fair, limited and visible. `4` for all servers, `gpu-1:11434=4` for one, comma-separated. Set it if one busy model delays the others."
         extra_paths: Vec<ExtraPath> = extra_paths, "LLAMATOWER_EXTRA_PATHS" List ""
             "Additional paths to pass on, like `POST /api/rerank`; requests are routed by the `model` of their JSON body. Add a path that a newer Ollama supports and this version answers with 404."

@@ -1,6 +1,6 @@
 //! Types of values that belong to no other module.
 
-use std::num::NonZeroUsize;
+use crate::ollama::fleet::SlotRule;
 use std::sync::Arc;
 
 use http::Method;
@@ -46,10 +46,10 @@ pub type ServerName = Arc<str>;
 /// The number of concurrent requests for one model, per server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Slots {
-    /// For servers without an entry of their own; `None` means that slots are not counted.
-    pub others: Option<NonZeroUsize>,
+    /// For servers without an entry of their own.
+    pub others: SlotRule,
     /// For named servers.
-    pub named: Vec<(ServerName, NonZeroUsize)>,
+    pub named: Vec<(ServerName, SlotRule)>,
 }
 
 /// The limit of each client's requests that run no model.
@@ -67,7 +67,10 @@ pub enum ListingRate {
 impl Slots {
     /// Whether the slots of any server are counted, so that requests wait for them.
     pub fn are_counted(&self) -> bool {
-        self.others.is_some() || !self.named.is_empty()
+        let named = self.named.iter().map(|(_, rule)| rule);
+        named
+            .chain([&self.others])
+            .any(|rule| *rule != SlotRule::Off)
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::backend::Unreachable;
 use super::inventory::Installed;
 use super::member::Member;
+use super::policy::ServerId;
 
 /// A request for an unknown model makes the gateway probe all backends, but not more often than
 /// this.
@@ -31,6 +32,7 @@ pub(super) struct Catalogue<S> {
 pub(super) struct Members<S> {
     by_host: Vec<Vec<Arc<Member<S>>>>,
     all: Vec<Arc<Member<S>>>,
+    by_id: HashMap<ServerId, Arc<Member<S>>>,
     by_model: HashMap<ModelName, Row<S>>,
     /// The usual spellings of all model names, parsed once and not for each request.
     spellings: HashMap<Box<str>, ModelName>,
@@ -57,9 +59,18 @@ impl<S> Members<S> {
         Self {
             spellings: spellings(by_model.keys()),
             by_model,
+            by_id: all
+                .iter()
+                .map(|member| (member.id, member.clone()))
+                .collect(),
             by_host,
             all,
         }
+    }
+
+    /// The backend with this index in the policy.
+    pub(super) fn by_id(&self, id: ServerId) -> Option<&Arc<Member<S>>> {
+        self.by_id.get(&id)
     }
 
     /// All backends, in the order of the configuration.
@@ -126,6 +137,8 @@ impl<S> Catalogue<S> {
         asked: u64,
     ) {
         if found.is_ok_and(|models| member.set_models(models)) {
+            // The policy knows them first, so that a request never meets a model without a server.
+            member.tell_installed();
             self.members
                 .rcu(|known| Members::new(known.by_host.clone()));
         }
@@ -223,6 +236,7 @@ fn spellings<'a>(names: impl Iterator<Item = &'a ModelName>) -> HashMap<Box<str>
 #[cfg(test)]
 mod tests {
     use super::super::member::tests::member;
+    use super::super::router::Router;
     use super::*;
 
     fn name(text: &str) -> ModelName {
@@ -240,7 +254,7 @@ mod tests {
     }
 
     fn two() -> (Catalogue<()>, [Arc<Member<()>>; 2]) {
-        let members = [member("gpu-1", 0), member("gpu-2", 0)];
+        let members = [member("gpu-1", None, &Router::default()), member("gpu-2", None, &Router::default())];
         let by_host = members.iter().map(|member| vec![member.clone()]);
         (Catalogue::new(by_host.collect()), members)
     }
@@ -293,7 +307,7 @@ mod tests {
         let (catalogue, [one, other]) = two();
         catalogue.note_probe(&one, Ok(vec![installed("a", "1")]), 0);
         catalogue.note_probe(&other, Ok(vec![installed("a", "1")]), 0);
-        catalogue.set_host(0, vec![member("gpu-3", 0)]);
+        catalogue.set_host(0, vec![member("gpu-3", None, &Router::default())]);
         assert_eq!(holders(&catalogue, "a"), ["gpu-2:11434"]);
         catalogue.note_probe(&one, Ok(vec![installed("a", "1"), installed("b", "2")]), 0);
         assert_eq!(holders(&catalogue, "a"), ["gpu-2:11434"]);
@@ -302,7 +316,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_refresh_serves_all_waiters() {
-        let member = member("gpu-1", 0);
+        let member = member("gpu-1", None, &Router::default());
         let catalogue = Arc::new(Catalogue::new(vec![vec![member.clone()]]));
         let waiting: Vec<_> = (0..3)
             .map(|_| {

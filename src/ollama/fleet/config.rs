@@ -1,6 +1,7 @@
 //! The configuration of a fleet.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
@@ -23,15 +24,55 @@ pub struct FleetConfig {
     pub dns: Dns,
     /// The tokens for servers, and the trusted certificates.
     pub access: Access,
-    /// For each host, the number of concurrent requests for one model; `None` means that slots are
-    /// not counted.
-    pub slots: Vec<Option<NonZeroUsize>>,
+    /// For each host, the number of concurrent requests for one model.
+    pub slots: Vec<SlotRule>,
     /// The limits of the queue.
     pub queue: QueueRules,
     /// When the circuit breaker of a backend opens.
     pub breaker: BreakerPolicy,
     /// The shares of clients that differ from the default.
     pub shares: Live<BTreeMap<Arc<str>, Share>>,
+}
+
+/// The number of concurrent requests for one model on a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SlotRule {
+    /// It is learned from the responses.
+    #[default]
+    Learn,
+    /// No limit: requests never wait in the gateway.
+    Off,
+    /// This number, like Ollama's `OLLAMA_NUM_PARALLEL`.
+    Count(NonZeroUsize),
+}
+
+impl fmt::Display for SlotRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Learn => f.write_str("learn"),
+            Self::Off => f.write_str("off"),
+            Self::Count(slots) => slots.fmt(f),
+        }
+    }
+}
+
+impl SlotRule {
+    /// The number, if it is set.
+    pub fn count(self) -> Option<NonZeroUsize> {
+        match self {
+            Self::Count(slots) => Some(slots),
+            Self::Learn | Self::Off => None,
+        }
+    }
+
+    /// The configured number; `None` to learn it.
+    pub(super) fn configured(self) -> Option<u32> {
+        match self {
+            Self::Learn => None,
+            Self::Off => Some(u32::MAX),
+            Self::Count(slots) => Some(u32::try_from(slots.get()).unwrap_or(u32::MAX)),
+        }
+    }
 }
 
 /// The interval and time-outs of probes.
@@ -130,6 +171,10 @@ impl Default for Share {
 }
 
 impl FleetConfig {
+    pub(super) fn slot_rule(&self, host: usize) -> SlotRule {
+        self.slots.get(host).copied().unwrap_or_default()
+    }
+
     pub(super) fn share_of(&self, client: Option<&Client>) -> Share {
         match client {
             Some(Client::Key(name)) => self.shares.get().get(name).copied().unwrap_or_default(),

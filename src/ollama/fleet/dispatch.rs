@@ -1,5 +1,5 @@
-//! Chooses the backend of a request. The choice, the slot and the breaker's token are one critical
-//! section of the queue.
+//! Hands the slots of all backends to the requests in the queue. The choice, the slot and the
+//! breaker's token are one critical section of the queue.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,14 +10,18 @@ use llamatower_layers::retry::Attempts;
 use llamatower_layers::{BoxError, ModelName};
 
 use super::catalogue::{Catalogue, Members};
+use super::flight::Flight;
 use super::member::{Member, Slot};
 use super::outlier::Standing;
+use super::policy::{Ask, Availability, ServerId, View};
+use super::router::Router;
 use crate::client::Client;
 
 /// Assigns the slots of all backends.
 #[derive(Debug)]
 pub struct Dispatcher<S> {
     catalogue: Arc<Catalogue<S>>,
+    router: Router,
     /// The index where the search begins, so that equal backends take turns.
     turn: AtomicUsize,
 }
@@ -31,12 +35,95 @@ pub struct Class {
     pub runs_model: bool,
 }
 
+/// What a request needs of its backend.
+#[derive(Clone, Debug, Default)]
+pub struct Need {
+    /// The backends that were tried before.
+    pub attempts: Option<Attempts>,
+    /// The expected tokens of its prompt.
+    pub prompt_tokens: f64,
+    /// The size of the context that it asks for, in tokens.
+    pub num_ctx: Option<u64>,
+    /// Whether the response is a stream.
+    pub streams: bool,
+}
+
+impl Need {
+    fn was_tried<S>(&self, member: &Member<S>) -> bool {
+        let tried = self.attempts.as_ref().map(Attempts::tried);
+        tried.is_some_and(|tried| tried.contains(member.backend.name()))
+    }
+}
+
 impl<S> Dispatcher<S> {
-    pub(super) fn new(catalogue: Arc<Catalogue<S>>) -> Self {
+    pub(super) fn new(catalogue: Arc<Catalogue<S>>, router: Router) -> Self {
         Self {
             catalogue,
+            router,
             turn: AtomicUsize::new(0),
         }
+    }
+
+    /// A slot of the backend that the policy chooses.
+    fn take(
+        &self,
+        members: &Members<S>,
+        model: &ModelName,
+        need: &Need,
+        line: Line,
+    ) -> Option<Slot<S>> {
+        let ask = Ask {
+            model,
+            prompt_tokens: need.prompt_tokens,
+            output_tokens: None,
+            num_ctx: need.num_ctx,
+            prefix: &[],
+            prefix_part: 0.0,
+            streams: need.streams,
+            waiting: line.waiting,
+            since: line.since,
+            now: line.now,
+        };
+        let view = |id: ServerId| {
+            let member = members.by_id(id)?;
+            let standing = member.outliers.standing(model, line.now);
+            Some(View {
+                availability: availability(member, standing),
+                was_tried: need.was_tried(member),
+                is_trial: standing == Standing::TrialDue,
+            })
+        };
+        let grant = self.router.change(|policy| policy.choose(&ask, view))?;
+        let flight = Flight::new(
+            model.clone(),
+            grant.flight,
+            grant.loads,
+            self.router.clone(),
+        );
+        let member = members.by_id(grant.server)?;
+        let mut slot = member.take(Some(flight));
+        if grant.is_trial {
+            slot.begin_trial();
+        }
+        Some(slot.chosen(token(member), grant.untried))
+    }
+
+    /// The backend for a request that needs no slot: of those in the best state the one with the
+    /// fewest requests in flight.
+    fn take_any(&self, candidates: &[Arc<Member<S>>], need: &Need) -> Option<Slot<S>> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % candidates.len().max(1);
+        let in_turn = || candidates[turn..].iter().chain(&candidates[..turn]);
+        let state = |member: &Member<S>| {
+            (
+                availability(member, Standing::Normal),
+                need.was_tried(member),
+            )
+        };
+        let member = in_turn().min_by_key(|member| (state(member), member.in_flight()))?;
+        let best = state(member);
+        let equals = in_turn().filter(|other| state(other) == best).count();
+        let untried = if best.1 { 0 } else { equals - 1 };
+        Some(member.take(None).chosen(token(member), untried))
     }
 }
 
@@ -49,97 +136,13 @@ fn candidates<'a, S>(members: &'a Members<S>, model: Option<&ModelName>) -> &'a 
     }
 }
 
-/// The order of preference between backends; the lowest rank is best.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Rank {
-    state: Availability,
-    was_tried: bool,
-    in_flight: usize,
-}
-
-/// The state of a backend, best first. A backend in a worse state is chosen only if none is in a
-/// better one; refusing the request would help no client.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Availability {
-    Healthy,
-    /// It has refused or failed requests for this model.
-    Avoided,
-    /// Its breaker rejects requests.
-    BreakerOpen,
-    Down,
-    DownAndOpen,
-}
-
-impl Availability {
-    fn of<S>(member: &Member<S>, standing: Standing) -> Self {
-        match (member.backend.is_up(), member.breaker.would_allow()) {
-            (true, true) if standing == Standing::Avoided => Self::Avoided,
-            (true, true) => Self::Healthy,
-            (true, false) => Self::BreakerOpen,
-            (false, true) => Self::Down,
-            (false, false) => Self::DownAndOpen,
-        }
-    }
-}
-
-/// The best backend with a free slot, and the number of equally good backends that were not tried.
-struct Search<'a, S> {
-    best: Option<(Rank, Standing, &'a Arc<Member<S>>)>,
-    /// The best state of all candidates, with or without a free slot.
-    best_state: Option<Availability>,
-    /// The number of candidates in that state that were not tried.
-    untried: usize,
-}
-
-impl<'a, S> Search<'a, S> {
-    fn among(
-        candidates: impl Iterator<Item = &'a Arc<Member<S>>>,
-        model: Option<&ModelName>,
-        attempts: Option<&Attempts>,
-    ) -> Self {
-        let tried = attempts.map(Attempts::tried).unwrap_or_default();
-        let mut search = Self {
-            best: None,
-            best_state: None,
-            untried: 0,
-        };
-        for member in candidates {
-            let standing = match model {
-                Some(model) => member.outliers.standing(model),
-                None => Standing::Normal,
-            };
-            let rank = Rank {
-                state: Availability::of(member, standing),
-                was_tried: tried.contains(member.backend.name()),
-                in_flight: member.in_flight(),
-            };
-            if search.best_state.is_none_or(|best| rank.state < best) {
-                search.best_state = Some(rank.state);
-                search.untried = 0;
-            }
-            if search.best_state == Some(rank.state) {
-                search.untried += usize::from(!rank.was_tried);
-            }
-            let is_better = search.best.is_none_or(|(best, ..)| rank < best);
-            if is_better && member.has_slot(model) {
-                search.best = Some((rank, standing, member));
-            }
-        }
-        search
-    }
-
-    /// A slot of the best backend with a free one, unless a candidate without one is in a better state.
-    fn take(&self, model: Option<&ModelName>) -> Option<Slot<S>> {
-        let (rank, standing, member) = self.best?;
-        if self.best_state != Some(rank.state) {
-            return None;
-        }
-        let mut slot = member.take(model);
-        if standing == Standing::TrialDue {
-            slot.begin_trial();
-        }
-        let untried = self.untried - usize::from(!rank.was_tried);
-        Some(slot.chosen(token(member), untried))
+fn availability<S>(member: &Member<S>, standing: Standing) -> Availability {
+    match (member.backend.is_up(), member.breaker.would_allow()) {
+        (true, true) if standing == Standing::Avoided => Availability::Avoided,
+        (true, true) => Availability::Healthy,
+        (true, false) => Availability::BreakerOpen,
+        (false, true) => Availability::Down,
+        (false, false) => Availability::DownAndOpen,
     }
 }
 
@@ -153,26 +156,31 @@ fn token<S>(member: &Member<S>) -> Option<Token> {
 impl<S> Dispatch for Dispatcher<S> {
     type Class = Class;
     type Key = Option<Client>;
-    /// The backends that were tried before.
-    type Request = Option<Attempts>;
+    type Request = Need;
     type Slot = Slot<S>;
 
-    /// The order of preference among the backends that have the model: up with a breaker that
-    /// allows requests, and not avoided for this model; then avoided; then up; then any. Among equals: one that was not tried yet, then the one
-    /// with the fewest requests in flight. A request waits for a slot of a backend in the best
-    /// state rather than take one in a worse state.
     fn try_take(
         &self,
         class: &Class,
-        attempts: &Option<Attempts>,
-        _line: Line,
+        need: &Need,
+        line: Line,
     ) -> Result<Option<Slot<S>>, BoxError> {
         let members = self.catalogue.members();
-        let candidates = candidates(&members, class.model.as_ref());
-        let model = class.model.as_ref().filter(|_| class.runs_model);
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % candidates.len().max(1);
-        let in_turn = candidates[turn..].iter().chain(&candidates[..turn]);
-        Ok(Search::among(in_turn, model, attempts.as_ref()).take(model))
+        let held = class
+            .model
+            .as_ref()
+            .filter(|model| class.runs_model && !members.holders(model).is_empty());
+        Ok(match held {
+            Some(model) => self.take(&members, model, need, line),
+            None => self.take_any(candidates(&members, class.model.as_ref()), need),
+        })
+    }
+
+    fn waiting_changed(&self, class: &Class, waiting: usize) {
+        if let Some(model) = class.model.as_ref().filter(|_| class.runs_model) {
+            self.router
+                .change(|policy| policy.set_waiting(model, waiting));
+        }
     }
 }
 
@@ -183,12 +191,18 @@ mod tests {
     use llamatower_layers::breaker::State;
     use tokio::time::Instant;
 
-    use super::super::member::tests::member;
+    use super::super::member::tests::{installed, member};
     use super::*;
 
+    /// A dispatcher of members that have the model `m`.
     fn dispatcher(members: &[&Arc<Member<()>>]) -> Dispatcher<()> {
+        let router = members[0].router().clone();
+        for member in members {
+            member.set_models(vec![installed("m")]);
+            member.tell_installed();
+        }
         let by_host = members.iter().map(|member| vec![Arc::clone(member)]);
-        Dispatcher::new(Arc::new(Catalogue::new(by_host.collect())))
+        Dispatcher::new(Arc::new(Catalogue::new(by_host.collect())), router)
     }
 
     fn class(model: &str) -> Class {
@@ -200,7 +214,9 @@ mod tests {
 
     fn try_take(dispatcher: &Dispatcher<()>) -> Option<Slot<()>> {
         let line = Line::arriving(Instant::now());
-        dispatcher.try_take(&class("m"), &None, line).unwrap()
+        dispatcher
+            .try_take(&class("m"), &Need::default(), line)
+            .unwrap()
     }
 
     fn name(slot: &Slot<()>) -> &str {
@@ -208,19 +224,22 @@ mod tests {
     }
 
     #[test]
-    fn the_least_loaded_backend_is_chosen_and_equals_take_turns() {
-        let members = [member("a", 0), member("b", 0), member("c", 0)];
+    fn equal_backends_take_turns_and_the_least_loaded_is_chosen() {
+        let router = Router::default();
+        let members = ["a", "b", "c"].map(|name| member(name, Some(9), &router));
         let dispatcher = dispatcher(&[&members[0], &members[1], &members[2]]);
-        let _busy = [members[2].take(None), members[2].take(None)];
-        let held: Vec<_> = (0..4).map(|_| take(&dispatcher)).collect();
-        let mut names: Vec<_> = held.iter().map(name).collect();
-        names.sort_unstable();
-        assert_eq!(names, ["a", "a", "b", "b"]);
+        let mut held: Vec<_> = (0..6).map(|_| take(&dispatcher)).collect();
+        held.sort_by_key(|slot| name(slot).to_owned());
+        let names: Vec<_> = held.iter().map(name).collect();
+        assert_eq!(names, ["a", "a", "b", "b", "c", "c"]);
+        held.drain(2..4);
+        let next = [take(&dispatcher), take(&dispatcher)];
+        assert_eq!([name(&next[0]), name(&next[1])], ["b", "b"]);
     }
 
     /// A backend whose breaker is open.
-    fn failing(address: &str) -> Arc<Member<()>> {
-        let member = member(address, 0);
+    fn failing(address: &str, router: &Router) -> Arc<Member<()>> {
+        let member = member(address, Some(9), router);
         for _ in 0..5 {
             member.breaker.acquire().unwrap().fail();
         }
@@ -234,7 +253,9 @@ mod tests {
 
     #[test]
     fn a_backend_with_an_open_breaker_is_chosen_only_without_an_alternative() {
-        let (failing, healthy) = (failing("failing"), member("healthy", 1));
+        let router = Router::default();
+        let failing = failing("failing", &router);
+        let healthy = member("healthy", Some(1), &router);
         let both = dispatcher(&[&failing, &healthy]);
         let held = take(&both);
         assert_eq!((name(&held), held.left), ("healthy", 0));
@@ -252,7 +273,7 @@ mod tests {
 
     #[test]
     fn an_open_breaker_counts_the_requests_that_had_no_alternative() {
-        let failing = failing("failing");
+        let failing = failing("failing", &Router::default());
         let alone = dispatcher(&[&failing]);
         take(&alone).take_token().unwrap().fail();
         assert_eq!(failing.breaker.state(), State::Open);
@@ -264,7 +285,9 @@ mod tests {
 
     #[test]
     fn a_half_open_breaker_gets_one_probe_while_another_backend_is_healthy() {
-        let (failing, healthy) = (failing("failing"), member("healthy", 0));
+        let router = Router::default();
+        let failing = failing("failing", &router);
+        let healthy = member("healthy", Some(9), &router);
         failing.breaker.half_open();
         let both = dispatcher(&[&failing, &healthy]);
         let held: Vec<_> = (0..6).map(|_| take(&both)).collect();
@@ -274,7 +297,11 @@ mod tests {
 
     #[test]
     fn a_backend_that_is_down_is_not_chosen_while_another_is_up_but_busy() {
-        let (up, down) = (member("up", 1), member("down", 1));
+        let router = Router::default();
+        let (up, down) = (
+            member("up", Some(1), &router),
+            member("down", Some(1), &router),
+        );
         down.backend.set_up(false);
         let dispatcher = dispatcher(&[&down, &up]);
         let held = take(&dispatcher);

@@ -1,16 +1,19 @@
 //! One backend of the fleet, with its own state.
 
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use foldhash::HashMap;
-use llamatower_layers::ModelName;
+use jiff::Timestamp;
 use llamatower_layers::breaker::{Breaker, Token};
+use tokio::time::Instant;
 
 use super::backend::Backend;
+use super::config::SlotRule;
+use super::flight::Flight;
 use super::inventory::{Installed, Residency, Resident};
 use super::outlier::Outliers;
+use super::policy::{InMemory, ServerId};
+use super::router::Router;
 
 /// A backend, its service and its load. It lives as long as a request holds a [`Slot`] of it, even
 /// after it has left the fleet.
@@ -19,14 +22,14 @@ pub(super) struct Member<S> {
     pub(super) backend: Arc<Backend>,
     pub(super) breaker: Breaker,
     pub(super) service: S,
-    /// The number of concurrent requests for one model, like Ollama's `OLLAMA_NUM_PARALLEL`; `None`
-    /// if slots are not counted.
-    pub(super) slots: Option<NonZeroUsize>,
+    /// How many requests for one model may be in flight.
+    pub(super) slots: SlotRule,
+    /// Its index in the policy.
+    pub(super) id: ServerId,
+    router: Router,
     /// What the backend did lately with each model.
     pub(super) outliers: Outliers,
     in_flight: AtomicUsize,
-    /// Only used if slots are counted.
-    by_model: Mutex<HashMap<ModelName, usize>>,
     models: Mutex<Arc<[Installed]>>,
     pub(super) residency: Residency,
     /// One more than the number of the last refresh that a probe has answered; 0 before the first
@@ -38,10 +41,8 @@ pub(super) struct Member<S> {
 #[derive(Debug)]
 pub struct Slot<S> {
     member: Arc<Member<S>>,
-    /// The model that the request runs.
-    model: Option<ModelName>,
-    /// The slot is counted for its model.
-    is_counted: bool,
+    /// The model that the request runs; `None` if it runs none.
+    flight: Option<Flight>,
     /// The request is a trial; see [`Outliers`].
     is_trial: bool,
     token: Mutex<Option<Token>>,
@@ -54,16 +55,19 @@ impl<S> Member<S> {
         backend: Arc<Backend>,
         breaker: Breaker,
         service: S,
-        slots: Option<NonZeroUsize>,
+        slots: SlotRule,
+        id: ServerId,
+        router: Router,
     ) -> Self {
         Self {
             backend,
             breaker,
             service,
             slots,
+            id,
+            router,
             outliers: Outliers::default(),
             in_flight: AtomicUsize::new(0),
-            by_model: Mutex::default(),
             models: Mutex::new(Arc::from([])),
             residency: Residency::default(),
             probed: AtomicU64::new(0),
@@ -75,26 +79,12 @@ impl<S> Member<S> {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Whether a slot for a model is free. Requests without a model need no slot.
-    pub(super) fn has_slot(&self, model: Option<&ModelName>) -> bool {
-        let (Some(slots), Some(model)) = (self.slots, model) else {
-            return true;
-        };
-        let by_model = self.by_model();
-        by_model.get(model).is_none_or(|held| *held < slots.get())
-    }
-
-    /// Takes a slot, even if none is free.
-    pub(super) fn take(self: &Arc<Self>, model: Option<&ModelName>) -> Slot<S> {
+    /// A slot for a request; `flight` is its place in the policy, if it runs a model.
+    pub(super) fn take(self: &Arc<Self>, flight: Option<Flight>) -> Slot<S> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let is_counted = self.slots.is_some() && model.is_some();
-        if let Some(model) = model.filter(|_| is_counted) {
-            *self.by_model().entry(model.clone()).or_default() += 1;
-        }
         Slot {
             member: self.clone(),
-            model: model.cloned(),
-            is_counted,
+            flight,
             is_trial: false,
             token: Mutex::default(),
             left: 0,
@@ -129,6 +119,47 @@ impl<S> Member<S> {
         is_new
     }
 
+    /// The policy of the fleet.
+    #[cfg(test)]
+    pub(super) fn router(&self) -> &Router {
+        &self.router
+    }
+
+    /// Tells the policy which models the backend may run.
+    pub(super) fn tell_installed(&self) {
+        let models = self.models();
+        let rows: Vec<_> = models
+            .iter()
+            .map(|model| (model.name.clone(), model.size))
+            .collect();
+        self.router
+            .change(|policy| policy.set_installed(self.id, &rows));
+    }
+
+    /// Tells the policy which models the backend has listed as in memory; it was asked at this
+    /// time.
+    pub(super) fn tell_residents(&self, listed: Option<&[Resident]>, asked: Instant) {
+        let (now, wall) = (Instant::now(), Timestamp::now());
+        let expires = |at: Timestamp| now.checked_add(at.duration_since(wall).try_into().ok()?);
+        let rows = listed.map(|listed| {
+            let rows = listed.iter().map(|resident| InMemory {
+                model: resident.name.clone(),
+                bytes: resident.size,
+                context: resident.context_length,
+                expires: resident.expires_at.and_then(expires),
+            });
+            rows.collect::<Vec<_>>()
+        });
+        self.router
+            .change(|policy| policy.set_residents(self.id, rows.as_deref(), asked, now));
+    }
+
+    /// Tells the policy that the backend is down.
+    pub(super) fn note_down(&self) {
+        self.router
+            .change(|policy| policy.restarted(self.id, Instant::now()));
+    }
+
     /// Records a finished probe that began after this refresh was requested.
     pub(super) fn note_probed(&self, refresh: u64) {
         self.probed.fetch_max(refresh + 1, Ordering::Relaxed);
@@ -143,9 +174,11 @@ impl<S> Member<S> {
     pub(super) fn was_refreshed(&self, refresh: u64) -> bool {
         self.probed.load(Ordering::Relaxed) > refresh
     }
+}
 
-    fn by_model(&self) -> MutexGuard<'_, HashMap<ModelName, usize>> {
-        lock(&self.by_model)
+impl<S> Drop for Member<S> {
+    fn drop(&mut self) {
+        self.router.change(|policy| policy.remove_server(self.id));
     }
 }
 
@@ -159,15 +192,15 @@ impl<S> Slot<S> {
         &self.member
     }
 
-    /// The model that the request runs.
-    pub(super) fn model(&self) -> Option<&ModelName> {
-        self.model.as_ref()
+    /// The request's place in the policy, if it runs a model.
+    pub(super) fn flight(&self) -> Option<&Flight> {
+        self.flight.as_ref()
     }
 
     /// Makes the request the trial that its backend is due.
     pub(super) fn begin_trial(&mut self) {
-        if let Some(model) = &self.model {
-            self.member.outliers.begin_trial(model);
+        if let Some(flight) = &self.flight {
+            self.member.outliers.begin_trial(flight.model());
             self.is_trial = true;
         }
     }
@@ -189,21 +222,10 @@ impl<S> Slot<S> {
 impl<S> Drop for Slot<S> {
     fn drop(&mut self) {
         self.member.in_flight.fetch_sub(1, Ordering::Relaxed);
-        let Some(model) = self.model.take() else {
-            return;
-        };
-        if self.is_trial {
-            self.member.outliers.end_trial(&model);
-        }
-        if !self.is_counted {
-            return;
-        }
-        let mut by_model = self.member.by_model();
-        if let Some(held) = by_model.get_mut(&model) {
-            *held -= 1;
-            if *held == 0 {
-                by_model.remove(&model);
-            }
+        if self.is_trial
+            && let Some(flight) = &self.flight
+        {
+            self.member.outliers.end_trial(flight.model());
         }
     }
 }
@@ -216,41 +238,58 @@ pub(super) mod tests {
 
     use llamatower_layers::breaker::BreakerPolicy;
 
+    use super::super::policy::ServerRules;
     use super::*;
     use crate::ollama::upstream::Access;
+    use llamatower_layers::ModelName;
 
-    /// A member without a service; `slots` 0 means that slots are not counted.
-    pub(in super::super) fn member(address: &str, slots: usize) -> Arc<Member<()>> {
+    /// A member without a service; its slots are those that are configured.
+    pub(in super::super) fn member(
+        address: &str,
+        slots: Option<u32>,
+        router: &Router,
+    ) -> Arc<Member<()>> {
         let backend = Backend::new(
             address.parse().unwrap(),
             Duration::from_secs(1),
             &Access::default(),
         );
         let breaker = Breaker::new(BreakerPolicy::default());
-        let slots = NonZeroUsize::new(slots);
-        Arc::new(Member::new(Arc::new(backend), breaker, (), slots))
+        let rules = ServerRules {
+            slots,
+            ..ServerRules::new(address.into())
+        };
+        let id = router.change(|policy| policy.add_server(rules));
+        let (backend, slots) = (Arc::new(backend), SlotRule::Learn);
+        let member = Member::new(backend, breaker, (), slots, id, router.clone());
+        Arc::new(member)
+    }
+
+    /// An installed model.
+    pub(in super::super) fn installed(name: &str) -> Installed {
+        Installed {
+            name: ModelName::parse(name).unwrap(),
+            digest: "".into(),
+            size: 0,
+            family: "".into(),
+            capabilities: Arc::from([]),
+        }
     }
 
     #[test]
-    fn slots_are_counted_for_each_model_and_released() {
-        let member = member("gpu-1", 2);
-        let small = ModelName::parse("small").unwrap();
-        let large = ModelName::parse("large").unwrap();
-        let mut held = vec![member.take(Some(&small)), member.take(Some(&small))];
+    fn requests_in_flight_are_counted() {
+        let router = Router::default();
+        let member = member("gpu-1", None, &router);
+        let held = [member.take(None), member.take(None)];
         assert_eq!(member.in_flight(), 2);
-        assert!(!member.has_slot(Some(&small)));
-        assert!(member.has_slot(Some(&large)));
-        assert!(member.has_slot(None));
-        held.pop();
-        assert!(member.has_slot(Some(&small)));
         drop(held);
         assert_eq!(member.in_flight(), 0);
-        assert!(member.by_model().is_empty());
     }
 
     #[test]
     fn a_refresh_is_complete_after_a_probe_that_began_later() {
-        let member = member("gpu-1", 0);
+        let router = Router::default();
+        let member = member("gpu-1", None, &router);
         assert!(!member.was_probed());
         member.note_probed(0);
         assert!(member.was_probed() && member.was_refreshed(0) && !member.was_refreshed(1));

@@ -7,12 +7,15 @@ mod backend;
 mod catalogue;
 mod config;
 mod dispatch;
+mod flight;
 mod inventory;
 mod member;
 mod observe;
 mod outlier;
 mod permit;
+mod policy;
 mod resolve;
+mod router;
 mod supervise;
 mod trial;
 
@@ -35,8 +38,8 @@ use llamatower_layers::{LlmRequest, Record, RouteMatch};
 use tokio::time::{Instant, timeout_at};
 
 pub use backend::{Backend, Unreachable};
-pub use config::{Dns, FleetConfig, ProbeClocks, QueueRules, Share};
-pub use dispatch::{Class, Dispatcher};
+pub use config::{Dns, FleetConfig, ProbeClocks, QueueRules, Share, SlotRule};
+pub use dispatch::{Class, Dispatcher, Need};
 pub use inventory::{Installed, Resident};
 pub use member::Slot;
 pub use observe::Observed;
@@ -47,7 +50,9 @@ use crate::client::Client;
 use crate::ollama::upstream::Address;
 use catalogue::Catalogue;
 use member::Member;
+use policy::ServerRules;
 use resolve::Resolver;
+use router::Router;
 
 type MakeService<S> = dyn Fn(&Arc<Backend>, &Breaker) -> S + Send + Sync;
 
@@ -58,6 +63,7 @@ pub struct Fleet<S> {
     make_service: Box<MakeService<S>>,
     catalogue: Arc<Catalogue<S>>,
     queue: Queue<Dispatcher<S>>,
+    router: Router,
     config: FleetConfig,
 }
 
@@ -109,18 +115,22 @@ impl<S> Fleet<S> {
         make_service: impl Fn(&Arc<Backend>, &Breaker) -> S + Send + Sync + 'static,
     ) -> Self {
         let make_service: Box<MakeService<S>> = Box::new(make_service);
+        let router = Router::default();
         let members = hosts.iter().enumerate().map(|(host, address)| {
             let backend = Backend::new(address.clone(), config.clocks.connect, &config.access);
-            let member = new_member(host, backend, &config, &*make_service);
+            let member = new_member(host, backend, &config, &*make_service, &router);
             vec![Arc::new(member)]
         });
         let catalogue = Arc::new(Catalogue::new(members.collect()));
         Self {
-            queue: config.queue.queue(Dispatcher::new(catalogue.clone())),
+            queue: config
+                .queue
+                .queue(Dispatcher::new(catalogue.clone(), router.clone())),
             resolver: Resolver::new(&config.dns),
             hosts,
             make_service,
             catalogue,
+            router,
             config,
         }
     }
@@ -128,7 +138,13 @@ impl<S> Fleet<S> {
     /// A backend that was just discovered at one of the hosts.
     fn new_member_down(&self, host: usize, address: Address) -> Arc<Member<S>> {
         let backend = Backend::new_down(address, self.config.clocks.connect, &self.config.access);
-        let member = new_member(host, backend, &self.config, &*self.make_service);
+        let member = new_member(
+            host,
+            backend,
+            &self.config,
+            &*self.make_service,
+            &self.router,
+        );
         Arc::new(member)
     }
 
@@ -141,7 +157,7 @@ impl<S> Fleet<S> {
 
     /// The status of all backends.
     pub fn status(&self) -> Vec<BackendStatus> {
-        let members = self.catalogue.members();
+        let (members, now) = (self.catalogue.members(), Instant::now());
         let rows = members.all().iter().map(|member| BackendStatus {
             name: member.backend.name().clone(),
             is_up: member.backend.is_up(),
@@ -149,9 +165,9 @@ impl<S> Fleet<S> {
             installed: member.models().len(),
             resident: member.resident(),
             in_flight: member.in_flight(),
-            slots: member.slots,
+            slots: member.slots.count(),
             breaker: member.breaker.state(),
-            avoided: member.outliers.avoided(),
+            avoided: member.outliers.avoided(now),
         });
         rows.collect()
     }
@@ -226,7 +242,7 @@ impl<S> Fleet<S> {
     {
         let slot = permit.slot();
         let member = slot.member();
-        let service = Observed::new(member, slot.model().cloned());
+        let service = Observed::new(member, slot.flight().cloned(), &self.queue);
         if let Some(token) = slot.take_token() {
             Breaker::put_token(&mut request.extensions, token);
         }
@@ -312,12 +328,19 @@ impl<S> Fleet<S> {
     }
 
     /// The queue entry of a request.
-    fn entry(&self, request: &Parts) -> Entry<Option<Client>, Option<Attempts>> {
+    fn entry(&self, request: &Parts) -> Entry<Option<Client>, Need> {
         let client = Client::of(request);
         let share = self.config.share_of(client.as_ref());
         let attempts = Attempts::of(&request.extensions).cloned();
         let arrival = attempts.as_ref().map(Attempts::started);
-        let entry = Entry::new(client, attempts)
+        let parsed = LlmRequest::of(&request.extensions);
+        let need = Need {
+            attempts,
+            prompt_tokens: parsed.map_or(0.0, |request| request.body_bytes as f64 / 4.0),
+            num_ctx: parsed.and_then(|request| request.num_ctx),
+            streams: parsed.is_some_and(|request| request.stream),
+        };
+        let entry = Entry::new(client, need)
             .with_cost(expected_tokens(request))
             .with_weight(share.weight)
             .with_priority(share.priority);
@@ -399,12 +422,18 @@ fn new_member<S>(
     backend: Backend,
     config: &FleetConfig,
     make_service: &MakeService<S>,
+    router: &Router,
 ) -> Member<S> {
     let backend = Arc::new(backend);
     let breaker = breaker(&backend, config);
     let service = make_service(&backend, &breaker);
-    let slots = config.slots.get(host).copied().flatten();
-    Member::new(backend, breaker, service, slots)
+    let slots = config.slot_rule(host);
+    let rules = ServerRules {
+        slots: slots.configured(),
+        ..ServerRules::new(backend.name().clone())
+    };
+    let id = router.change(|policy| policy.add_server(rules));
+    Member::new(backend, breaker, service, slots, id, router.clone())
 }
 
 fn record_choice(backend: &Backend, request: &Parts) {

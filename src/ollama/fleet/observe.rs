@@ -1,6 +1,6 @@
 //! The service of a chosen backend; it records the result of the request.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -8,56 +8,95 @@ use std::time::Duration;
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, Request, Response, StatusCode};
 use llamatower_layers::clocks::FirstByteTimeout;
+use llamatower_layers::queue::Queue;
 use llamatower_layers::{BoxError, Failure, ModelName, Side};
 use pin_project_lite::pin_project;
-use tokio::time::Instant;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
 use tower::Service;
+use tracing::Instrument;
 
+use super::Dispatcher;
+use super::flight::Flight;
 use super::member::Member;
 use super::outlier::{Change, Outcome, Reason};
 use crate::ollama::upstream::{ConnectFailed, ConnectTimeout};
 
-/// The service of a chosen backend; it records the result for outlier detection.
+/// After the client of a load has left, the gateway looks this often whether another one waits.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The service of a chosen backend; it records the result of the request.
+///
+/// A request that loads its model is sent by a task of its own: if its client leaves, the load goes
+/// on while other requests wait for the model. Ollama would abort it with the request.
 #[derive(Clone, Debug)]
 pub struct Observed<S> {
     inner: S,
     /// `None` if the request runs no model.
-    model: Option<(Arc<Member<S>>, ModelName)>,
+    place: Option<Place<S>>,
+}
+
+/// The place of a request: its backend, its model and the queue behind it.
+#[derive(Debug)]
+struct Place<S> {
+    member: Arc<Member<S>>,
+    flight: Flight,
+    queue: Queue<Dispatcher<S>>,
+}
+
+impl<S> Clone for Place<S> {
+    fn clone(&self) -> Self {
+        Self {
+            member: self.member.clone(),
+            flight: self.flight.clone(),
+            queue: self.queue.clone(),
+        }
+    }
 }
 
 impl<S: Clone> Observed<S> {
-    /// The service of `member`, for a request that runs `model`.
-    pub(super) fn new(member: &Arc<Member<S>>, model: Option<ModelName>) -> Self {
+    /// The service of `member`, for a request that runs a model if it has a `flight`.
+    pub(super) fn new(
+        member: &Arc<Member<S>>,
+        flight: Option<Flight>,
+        queue: &Queue<Dispatcher<S>>,
+    ) -> Self {
+        let place = flight.map(|flight| Place {
+            member: member.clone(),
+            flight,
+            queue: queue.clone(),
+        });
         Self {
             inner: member.service.clone(),
-            model: model.map(|model| (member.clone(), model)),
+            place,
         }
     }
 }
 
 impl<S, B, R> Service<Request<B>> for Observed<S>
 where
-    S: Service<Request<B>, Response = Response<R>>,
-    S::Error: Into<BoxError>,
+    S: Service<Request<B>, Response = Response<R>, Error = BoxError> + Send + Sync + 'static,
+    S::Future: Send + 'static,
+    R: Send + 'static,
 {
     type Response = Response<R>;
     type Error = BoxError;
-    type Future = ObservedFuture<S, S::Future>;
+    type Future = ObservedFuture<S, S::Future, Response<R>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let result = self.model.take().map(|(member, model)| Awaited {
-            member,
-            model,
-            sent: Instant::now(),
-            is_over: false,
-        });
-        ObservedFuture {
-            inner: self.inner.call(request),
-            result,
+        let awaited = self.place.take().map(Awaited::new);
+        let inner = self.inner.call(request);
+        match awaited {
+            Some(awaited) if awaited.place.flight.loads() => {
+                let (send, answer) = oneshot::channel();
+                tokio::spawn(load(inner, awaited, send).in_current_span());
+                ObservedFuture::Load { answer }
+            }
+            awaited => ObservedFuture::Direct { inner, awaited },
         }
     }
 }
@@ -65,47 +104,122 @@ where
 pin_project! {
     /// The future of [`Observed`].
     #[derive(Debug)]
-    pub struct ObservedFuture<S, F> {
-        #[pin]
-        inner: F,
-        result: Option<Awaited<S>>,
+    #[project = ObservedFutureProjected]
+    pub enum ObservedFuture<S, F, R> {
+        /// The request itself.
+        Direct {
+            #[pin]
+            inner: F,
+            awaited: Option<Awaited<S>>,
+        },
+        /// The response of a task that loads a model.
+        Load {
+            #[pin]
+            answer: oneshot::Receiver<Result<R, BoxError>>,
+        },
     }
 }
 
-impl<S, F, R, E> Future for ObservedFuture<S, F>
+impl<S, F, R> Future for ObservedFuture<S, F, Response<R>>
 where
-    F: Future<Output = Result<Response<R>, E>>,
-    E: Into<BoxError>,
+    F: Future<Output = Result<Response<R>, BoxError>>,
 {
     type Output = Result<Response<R>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let answer = ready!(this.inner.poll(cx)).map_err(Into::into);
-        if let Some(awaited) = this.result.take() {
-            awaited.end(match &answer {
-                Ok(answer) => of_response(answer.status(), answer.headers()),
-                Err(error) => of_error(error),
-            });
+        match self.project() {
+            ObservedFutureProjected::Direct { inner, awaited } => {
+                let answer = ready!(inner.poll(cx));
+                if let Some(awaited) = awaited.take() {
+                    awaited.end(&answer);
+                }
+                Poll::Ready(answer)
+            }
+            ObservedFutureProjected::Load { answer } => {
+                // The task drops its sender only if it panics.
+                let lost = |_| Err("the task that loads the model has panicked".into());
+                Poll::Ready(ready!(answer.poll(cx)).unwrap_or_else(lost))
+            }
         }
-        Poll::Ready(answer)
     }
+}
+
+/// Sends a request that loads a model, and its response to the client. After the client has left,
+/// it goes on while other requests wait for the model.
+async fn load<S, F, R>(
+    inner: F,
+    awaited: Awaited<S>,
+    mut client: oneshot::Sender<Result<Response<R>, BoxError>>,
+) where
+    F: Future<Output = Result<Response<R>, BoxError>>,
+{
+    let place = awaited.place.clone();
+    let mut inner = pin!(inner);
+    let answer = tokio::select! {
+        biased;
+        answer = &mut inner => Some(answer),
+        () = client.closed() => loop {
+            if place.flight.waiting() == 0 {
+                break None;
+            }
+            tokio::select! {
+                answer = &mut inner => break Some(answer),
+                () = sleep(LOOK_AGAIN) => {}
+            }
+        },
+    };
+    match answer {
+        Some(answer) => {
+            awaited.end(&answer);
+            // If the client has left, this drops the response, which ends the generation.
+            let _ = client.send(answer);
+        }
+        None => drop(awaited),
+    }
+    let Place { flight, queue, .. } = place;
+    drop(flight);
+    queue.slots_changed();
 }
 
 /// A request until its result is known.
 #[derive(Debug)]
-struct Awaited<S> {
-    member: Arc<Member<S>>,
-    model: ModelName,
+pub struct Awaited<S> {
+    place: Place<S>,
     sent: Instant,
     is_over: bool,
 }
 
 impl<S> Awaited<S> {
-    fn end(mut self, outcome: Option<Outcome>) {
+    fn new(place: Place<S>) -> Self {
+        Self {
+            place,
+            sent: Instant::now(),
+            is_over: false,
+        }
+    }
+
+    fn end<R>(mut self, answer: &Result<Response<R>, BoxError>) {
         self.is_over = true;
+        let outcome = match answer {
+            Ok(answer) => of_response(answer.status(), answer.headers()),
+            Err(error) => of_error(error),
+        };
+        let Place {
+            member,
+            flight,
+            queue,
+        } = &self.place;
+        if outcome == Some(Outcome::Good) {
+            let waiting = flight.first_byte();
+            if flight.loads() {
+                member.refresh_resident();
+            }
+            if waiting > 0 {
+                queue.slots_changed();
+            }
+        }
         if let Some(outcome) = outcome {
-            self.member.record_outcome(&self.model, outcome);
+            member.record_outcome(flight.model(), outcome);
         }
     }
 }
@@ -114,7 +228,8 @@ impl<S> Drop for Awaited<S> {
     fn drop(&mut self) {
         if !self.is_over {
             let left = Outcome::ClientLeft(self.sent.elapsed());
-            self.member.record_outcome(&self.model, left);
+            let Place { member, flight, .. } = &self.place;
+            member.record_outcome(flight.model(), left);
         }
     }
 }
@@ -123,7 +238,7 @@ impl<S> Member<S> {
     /// Records the result of a request, and logs if that changes where requests go.
     pub(super) fn record_outcome(&self, model: &ModelName, outcome: Outcome) {
         let backend = self.backend.name();
-        match self.outliers.record(model, outcome) {
+        match self.outliers.record(model, outcome, Instant::now()) {
             Change::None => {}
             Change::Avoided(reason) => tracing::warn!(
                 %backend, %model, reason = reason.name(),

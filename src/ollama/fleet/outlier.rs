@@ -159,13 +159,13 @@ pub(super) enum Change {
 
 impl Outliers {
     /// The backend's standing for a model.
-    pub(super) fn standing(&self, model: &ModelName) -> Standing {
+    pub(super) fn standing(&self, model: &ModelName, now: Instant) -> Standing {
         if self.count.load(Ordering::Relaxed) == 0 {
             return Standing::Normal;
         }
         let records = self.records();
         let record = records.get(model);
-        record.map_or(Standing::Normal, |record| record.standing(Instant::now()))
+        record.map_or(Standing::Normal, |record| record.standing(now))
     }
 
     /// Notes that the next request is the trial that was due.
@@ -185,7 +185,7 @@ impl Outliers {
     }
 
     /// Records a result.
-    pub(super) fn record(&self, model: &ModelName, outcome: Outcome) -> Change {
+    pub(super) fn record(&self, model: &ModelName, outcome: Outcome, now: Instant) -> Change {
         if outcome == Outcome::Good && self.count.load(Ordering::Relaxed) == 0 {
             return Change::None;
         }
@@ -208,7 +208,6 @@ impl Outliers {
                 None => Change::None,
             },
             Outcome::Bad(reason, retry_after) => {
-                let now = Instant::now();
                 let record = entry(&mut records, model, now);
                 let before = record.reason;
                 record.fail(reason, retry_after, now);
@@ -216,7 +215,6 @@ impl Outliers {
             }
             Outcome::ClientLeft(after) if after < SHORTEST_PATIENCE => Change::None,
             Outcome::ClientLeft(_) => {
-                let now = Instant::now();
                 let record = entry(&mut records, model, now);
                 record.clients_left += 1;
                 record.is_tried = false;
@@ -239,13 +237,13 @@ impl Outliers {
 
     /// The model with which the backend was silent whose trial is due next, and the time until
     /// then.
-    pub(super) fn next_silent(&self) -> Option<(ModelName, Duration)> {
+    pub(super) fn next_silent(&self, now: Instant) -> Option<(ModelName, Duration)> {
         let records = self.records();
         let silent = records
             .iter()
             .filter(|(_, record)| record.reason == Some(Reason::Silent));
         let (model, record) = silent.min_by_key(|(_, record)| record.trial_at)?;
-        let pause = record.trial_at.saturating_duration_since(Instant::now());
+        let pause = record.trial_at.saturating_duration_since(now);
         Some((model.clone(), pause))
     }
 
@@ -255,11 +253,10 @@ impl Outliers {
     }
 
     /// The models for which the backend is avoided, by name.
-    pub(super) fn avoided(&self) -> Vec<Avoided> {
+    pub(super) fn avoided(&self, now: Instant) -> Vec<Avoided> {
         if self.count.load(Ordering::Relaxed) == 0 {
             return Vec::new();
         }
-        let now = Instant::now();
         let records = self.records();
         let rows = records.iter().filter_map(|(model, record)| {
             Some(Avoided {
@@ -318,17 +315,27 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_bad_result_avoids_the_backend_for_this_model_until_one_trial() {
         let (outliers, small, large) = (Outliers::default(), model("small"), model("large"));
-        let change = outliers.record(&small, BUSY);
+        let change = outliers.record(&small, BUSY, Instant::now());
         assert_eq!(change, Change::Avoided(Reason::Busy));
-        assert_eq!(outliers.standing(&small), Standing::Avoided);
-        assert_eq!(outliers.standing(&large), Standing::Normal);
+        assert_eq!(outliers.standing(&small, Instant::now()), Standing::Avoided);
+        assert_eq!(outliers.standing(&large, Instant::now()), Standing::Normal);
         advance(FIRST_PAUSE).await;
-        assert_eq!(outliers.standing(&small), Standing::TrialDue);
+        assert_eq!(
+            outliers.standing(&small, Instant::now()),
+            Standing::TrialDue
+        );
         outliers.begin_trial(&small);
-        assert_eq!(outliers.standing(&small), Standing::Avoided, "one trial");
-        assert_eq!(outliers.record(&small, Outcome::Good), Change::Normal);
-        assert_eq!(outliers.standing(&small), Standing::Normal);
-        assert!(outliers.avoided().is_empty());
+        assert_eq!(
+            outliers.standing(&small, Instant::now()),
+            Standing::Avoided,
+            "one trial"
+        );
+        assert_eq!(
+            outliers.record(&small, Outcome::Good, Instant::now()),
+            Change::Normal
+        );
+        assert_eq!(outliers.standing(&small, Instant::now()), Standing::Normal);
+        assert!(outliers.avoided(Instant::now()).is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -336,37 +343,43 @@ mod tests {
         let (outliers, small) = (Outliers::default(), model("small"));
         let mut pauses = Vec::new();
         for _ in 0..8 {
-            outliers.record(&small, BUSY);
-            pauses.push(outliers.avoided()[0].trial_in.as_secs());
+            outliers.record(&small, BUSY, Instant::now());
+            pauses.push(outliers.avoided(Instant::now())[0].trial_in.as_secs());
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30, 30]);
-        outliers.record(&small, Outcome::Good);
+        outliers.record(&small, Outcome::Good, Instant::now());
         let later = Some(Duration::from_secs(7));
-        outliers.record(&small, Outcome::Bad(Reason::Busy, later));
-        assert_eq!(outliers.avoided()[0].trial_in.as_secs(), 7);
+        outliers.record(&small, Outcome::Bad(Reason::Busy, later), Instant::now());
+        assert_eq!(outliers.avoided(Instant::now())[0].trial_in.as_secs(), 7);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_trial_without_a_result_leaves_the_next_one_due() {
         let (outliers, small) = (Outliers::default(), model("small"));
-        outliers.record(&small, BUSY);
+        outliers.record(&small, BUSY, Instant::now());
         advance(FIRST_PAUSE).await;
         outliers.begin_trial(&small);
         outliers.end_trial(&small);
-        assert_eq!(outliers.standing(&small), Standing::TrialDue);
+        assert_eq!(
+            outliers.standing(&small, Instant::now()),
+            Standing::TrialDue
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn names_that_clients_make_up_do_not_fill_the_memory() {
         let outliers = Outliers::default();
         for number in 0..2 * MOST_RECORDS {
-            outliers.record(&model(&format!("made-up-{number}")), BUSY);
+            outliers.record(&model(&format!("made-up-{number}")), BUSY, Instant::now());
             advance(Duration::from_millis(1)).await;
         }
-        let kept = outliers.avoided();
+        let kept = outliers.avoided(Instant::now());
         assert_eq!(kept.len(), MOST_RECORDS);
         let newest = model(&format!("made-up-{}", 2 * MOST_RECORDS - 1));
-        assert_eq!(outliers.standing(&newest), Standing::Avoided);
+        assert_eq!(
+            outliers.standing(&newest, Instant::now()),
+            Standing::Avoided
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -375,23 +388,38 @@ mod tests {
         let patient = Outcome::ClientLeft(Duration::from_secs(1));
         let hasty = Outcome::ClientLeft(Duration::from_millis(100));
         for _ in 0..10 {
-            assert_eq!(outliers.record(&small, hasty), Change::None);
+            assert_eq!(outliers.record(&small, hasty, Instant::now()), Change::None);
         }
-        assert_eq!(outliers.record(&small, patient), Change::None);
-        assert_eq!(outliers.record(&small, Outcome::Good), Change::None);
-        assert_eq!(outliers.record(&small, patient), Change::None);
-        let change = outliers.record(&small, patient);
+        assert_eq!(
+            outliers.record(&small, patient, Instant::now()),
+            Change::None
+        );
+        assert_eq!(
+            outliers.record(&small, Outcome::Good, Instant::now()),
+            Change::None
+        );
+        assert_eq!(
+            outliers.record(&small, patient, Instant::now()),
+            Change::None
+        );
+        let change = outliers.record(&small, patient, Instant::now());
         assert_eq!(change, Change::Avoided(Reason::Silent));
         outliers.silence().await;
-        let (next, pause) = outliers.next_silent().unwrap();
+        let (next, pause) = outliers.next_silent(Instant::now()).unwrap();
         assert_eq!((next, pause), (small.clone(), FIRST_PAUSE));
         advance(LONGEST_PAUSE).await;
-        let standing = outliers.standing(&small);
+        let standing = outliers.standing(&small, Instant::now());
         assert_eq!(standing, Standing::Avoided, "no client is a trial");
-        assert_eq!(outliers.record(&small, Outcome::GoodTrial), Change::Normal);
-        assert_eq!(outliers.standing(&small), Standing::Normal);
-        let change = outliers.record(&small, patient);
+        assert_eq!(
+            outliers.record(&small, Outcome::GoodTrial, Instant::now()),
+            Change::Normal
+        );
+        assert_eq!(outliers.standing(&small, Instant::now()), Standing::Normal);
+        let change = outliers.record(&small, patient, Instant::now());
         assert_eq!(change, Change::Avoided(Reason::Silent), "one is enough now");
-        assert_eq!(outliers.next_silent().unwrap().1, 2 * FIRST_PAUSE);
+        assert_eq!(
+            outliers.next_silent(Instant::now()).unwrap().1,
+            2 * FIRST_PAUSE
+        );
     }
 }

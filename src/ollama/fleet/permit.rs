@@ -1,9 +1,11 @@
 //! The slot that a request holds to the end of its response.
 
+use llamatower_layers::usage::Usage;
 use llamatower_layers::{Record, queue};
 
 use super::Dispatcher;
 use super::member::Slot;
+use super::policy::{Phases, Report};
 
 /// A slot that a request holds. Dropping it releases the slot and reports the request's cost.
 #[derive(Debug)]
@@ -41,25 +43,44 @@ impl<S> Permit<S> {
         }
     }
 
-    /// The cost of the request, if it was counted.
-    fn cost(&self) -> Option<u32> {
+    /// The usage of the request, if it was counted.
+    fn usage(&self) -> Option<Usage> {
         let report = self.record.as_ref()?.usage_report()?;
-        let usage = report.get()?.usage?;
-        // An output token costs about twice as much as a prompt token.
-        let cost = usage
-            .prompt_tokens
-            .saturating_add(usage.output_tokens.saturating_mul(2));
-        Some(u32::try_from(cost).unwrap_or(u32::MAX))
+        report.get()?.usage
     }
 }
 
 impl<S> Drop for Permit<S> {
     fn drop(&mut self) {
-        let Some(cost) = self.cost() else { return };
+        let Some(usage) = self.usage() else { return };
         if let Held::Queued { permit } = &mut self.held
             && let Some(permit) = permit.take()
         {
-            permit.settle(cost);
+            if let Some(flight) = permit.slot().flight() {
+                flight.complete(report(usage));
+            }
+            permit.settle(cost(usage));
         }
+    }
+}
+
+/// The cost of a request in tokens.
+fn cost(usage: Usage) -> u32 {
+    // An output token costs about twice as much as a prompt token.
+    let output = usage.output_tokens.saturating_mul(2);
+    u32::try_from(usage.prompt_tokens.saturating_add(output)).unwrap_or(u32::MAX)
+}
+
+/// What the policy learns from a response.
+fn report(usage: Usage) -> Report {
+    Report {
+        prompt_tokens: usage.prompt_tokens,
+        output_tokens: usage.output_tokens,
+        phases: usage.timings.map(|timings| Phases {
+            load: timings.load,
+            prompt: timings.prompt,
+            output: timings.output,
+            total: timings.total,
+        }),
     }
 }

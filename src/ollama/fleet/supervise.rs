@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -75,6 +75,7 @@ impl<S: Send + Sync + 'static> Fleet<S> {
                 (_, false) => {
                     // It may have been restarted when it comes up.
                     member.residency.set(None);
+                    member.note_down();
                     has_refused.notify_one();
                 }
                 (true, true) => {}
@@ -109,8 +110,10 @@ impl<S> Fleet<S> {
     async fn watch_resident(&self, member: &Member<S>) {
         loop {
             member.residency.asked().await;
+            let asked = Instant::now();
             match member.backend.resident(self.config.clocks.timeout).await {
                 Ok(resident) => {
+                    member.tell_residents(resident.as_deref(), asked);
                     member.residency.set(resident);
                     self.queue.slots_changed();
                 }

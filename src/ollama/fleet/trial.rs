@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use llamatower_layers::ModelName;
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::Fleet;
 use super::backend::{Backend, Unreachable};
@@ -26,9 +26,9 @@ impl<S> Fleet<S> {
     pub(super) async fn try_silent_models(&self, member: &Arc<Member<S>>) {
         loop {
             member.outliers.silence().await;
-            while let Some((model, pause)) = member.outliers.next_silent() {
+            while let Some((model, pause)) = member.outliers.next_silent(Instant::now()) {
                 sleep(pause).await;
-                let _slot = member.take(Some(&model));
+                let _slot = member.take(None);
                 let limit = self.config.clocks.timeout;
                 let outcome = match member.backend.try_model(&model, limit).await {
                     Ok(()) => Outcome::GoodTrial,

@@ -1,0 +1,79 @@
+//! A request that runs a model, from its choice to the end of its response.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use llamatower_layers::ModelName;
+use tokio::time::Instant;
+
+use super::policy::{FlightId, Report};
+use super::router::Router;
+
+/// A request that runs a model. It ends for the policy when the last clone is dropped: a load may
+/// outlive the request that began it.
+#[derive(Clone, Debug)]
+pub(super) struct Flight(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    model: ModelName,
+    id: FlightId,
+    router: Router,
+    loads: bool,
+    report: Mutex<Option<Report>>,
+}
+
+impl Flight {
+    /// The flight of a choice.
+    pub(super) fn new(model: ModelName, id: FlightId, loads: bool, router: Router) -> Self {
+        Self(Arc::new(Inner {
+            model,
+            id,
+            router,
+            loads,
+            report: Mutex::default(),
+        }))
+    }
+
+    /// The model.
+    pub(super) fn model(&self) -> &ModelName {
+        &self.0.model
+    }
+
+    /// Whether the request loads the model.
+    pub(super) fn loads(&self) -> bool {
+        self.0.loads
+    }
+
+    /// The number of requests that wait for the model.
+    pub(super) fn waiting(&self) -> usize {
+        self.0.router.change(|policy| policy.waiting(&self.0.model))
+    }
+
+    /// Records the first byte of a good response; returns the number of requests that wait for the
+    /// model.
+    pub(super) fn first_byte(&self) -> usize {
+        let (inner, now) = (&*self.0, Instant::now());
+        inner.router.change(|policy| {
+            policy.first_byte(&inner.model, inner.id, now);
+            policy.waiting(&inner.model)
+        })
+    }
+
+    /// Keeps what the response said at its end.
+    pub(super) fn complete(&self, report: Report) {
+        *self.0.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let report = self
+            .report
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (report, now) = (report.take(), Instant::now());
+        let (model, id) = (&self.model, self.id);
+        self.router
+            .change(|policy| policy.end(model, id, report, now));
+    }
+}

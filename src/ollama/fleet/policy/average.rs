@@ -1,0 +1,26 @@
+//! A moving average of measured values.
+
+/// The weight of the latest value.
+const WEIGHT: f64 = 0.2;
+
+/// An exponentially weighted moving average; `None` before the first value.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Average(Option<f64>);
+
+impl Average {
+    /// Adds a value. Values that are not finite or are negative are ignored.
+    pub(crate) fn add(&mut self, value: f64) {
+        if !value.is_finite() || value < 0.0 {
+            return;
+        }
+        self.0 = Some(match self.0 {
+            Some(average) => average + WEIGHT * (value - average),
+            None => value,
+        });
+    }
+
+    /// The average.
+    pub(crate) fn get(self) -> Option<f64> {
+        self.0
+    }
+}

@@ -1,0 +1,331 @@
+//! The choice of a server for one request.
+
+use std::sync::Arc;
+
+use llamatower_layers::ModelName;
+use tokio::time::Instant;
+
+use super::cost::{LOADS_BEFORE_YIELD, Terms, is_overdue, service_seconds};
+use super::decisions::Decisions;
+use super::lane::{Flight, Lane, seconds};
+use super::{FlightId, Policy, Residency, ServerId};
+
+/// A copy of a model that is in memory elsewhere is loaded only if it saves more than this part of
+/// its cost, so that small changes of the load do not move models.
+const SECOND_COPY_MARGIN: f64 = 0.5;
+/// A model rests for another one no longer than this many load times.
+const LONGEST_REST: f64 = 20.0;
+
+/// What a request needs, and its place in the queue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask<'a> {
+    pub(crate) model: &'a ModelName,
+    /// The expected tokens of its prompt.
+    pub(crate) prompt_tokens: f64,
+    /// The expected tokens of its response; `None` for those that are usual for the model.
+    pub(crate) output_tokens: Option<f64>,
+    /// The size of the context that it asks for, in tokens.
+    pub(crate) num_ctx: Option<u64>,
+    /// The chained hashes of the leading blocks of its prompt.
+    pub(crate) prefix: &'a [u64],
+    /// The part of the prompt that these blocks cover, 0 to 1.
+    pub(crate) prefix_part: f64,
+    /// Whether the response is a stream.
+    pub(crate) streams: bool,
+    /// The requests that wait for the model, this one included.
+    pub(crate) waiting: usize,
+    /// When it arrived.
+    pub(crate) since: Instant,
+    pub(crate) now: Instant,
+}
+
+impl Ask<'_> {
+    /// The part of the prompt that is probably in the prefix cache of a server.
+    pub(super) fn cached_part(&self, lane: &Lane) -> f64 {
+        match self.prefix.len() {
+            0 => 0.0,
+            blocks => self.prefix_part * lane.prefixes.matched(self.prefix) as f64 / blocks as f64,
+        }
+    }
+}
+
+/// The state of a server, best first. A server in a worse state is chosen only if none is in a
+/// better one; refusing the request would help no client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Availability {
+    Healthy,
+    /// It has refused or failed requests for this model.
+    Avoided,
+    /// Its breaker rejects requests.
+    BreakerOpen,
+    Down,
+    DownAndOpen,
+}
+
+/// What the fleet knows of a server besides its cost.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View {
+    pub(crate) availability: Availability,
+    /// An earlier attempt of the request went there.
+    pub(crate) was_tried: bool,
+    /// A request is due there as a trial.
+    pub(crate) is_trial: bool,
+}
+
+/// The server of a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grant {
+    pub(crate) server: ServerId,
+    pub(crate) flight: FlightId,
+    /// It is the trial that was due.
+    pub(crate) is_trial: bool,
+    /// The number of equally good servers that were not tried.
+    pub(crate) untried: usize,
+    /// The request loads the model.
+    pub(crate) loads: bool,
+}
+
+/// The best candidates so far.
+#[derive(Default)]
+struct Search {
+    state: Option<(Availability, bool)>,
+    untried: usize,
+    open: Option<Open>,
+    /// The lowest cost of a server that is not open.
+    closed: Option<f64>,
+    /// The requests in a second that those servers take over.
+    pace: f64,
+}
+
+#[derive(Clone, Copy)]
+struct Open {
+    total: f64,
+    in_flight: u32,
+    server: ServerId,
+    is_trial: bool,
+    loads: bool,
+}
+
+impl Search {
+    /// Whether a server in this state counts; a better state than before begins anew.
+    fn admits(&mut self, view: View) -> bool {
+        let state = (view.availability, view.was_tried);
+        if self.state.is_some_and(|best| state > best) {
+            return false;
+        }
+        if self.state != Some(state) {
+            *self = Self {
+                state: Some(state),
+                ..Self::default()
+            };
+        }
+        self.untried += usize::from(!view.was_tried);
+        true
+    }
+
+    fn offer(&mut self, open: Open) {
+        let is_better = |best: Open| {
+            let difference = open.total - best.total;
+            difference < 0.0 || (difference == 0.0 && open.in_flight < best.in_flight)
+        };
+        if self.open.is_none_or(is_better) {
+            self.open = Some(open);
+        }
+    }
+}
+
+impl Policy {
+    /// The server of a request, or `None` if it waits. The slot is taken with the choice. `view` is
+    /// `None` for a server that must not be used.
+    pub(crate) fn choose(
+        &mut self,
+        ask: &Ask<'_>,
+        view: impl Fn(ServerId) -> Option<View>,
+    ) -> Option<Grant> {
+        let search = self.search(ask, view);
+        let open = search
+            .open
+            .filter(|open| self.is_worth_it(ask, &search, *open));
+        let Some(open) = open else {
+            self.let_others_rest(ask);
+            return None;
+        };
+        let untried = search.untried - usize::from(search.state.is_some_and(|(_, tried)| !tried));
+        Some(self.take(ask, open, untried))
+    }
+
+    fn search(&mut self, ask: &Ask<'_>, view: impl Fn(ServerId) -> Option<View>) -> Search {
+        self.turn = self.turn.wrapping_add(1);
+        let mut decisions = std::mem::take(&mut self.decisions);
+        decisions.begin();
+        let search = self.compare(ask, view, &mut decisions);
+        self.decisions = decisions;
+        search
+    }
+
+    fn compare(
+        &self,
+        ask: &Ask<'_>,
+        view: impl Fn(ServerId) -> Option<View>,
+        decisions: &mut Decisions,
+    ) -> Search {
+        let mut search = Search::default();
+        let Some(model) = self.models.get(ask.model) else {
+            return search;
+        };
+        let turn = self.turn % model.lanes.len().max(1);
+        for lane in model.lanes[turn..].iter().chain(&model.lanes[..turn]) {
+            let seen = view(lane.server).zip(self.server(lane.server));
+            let Some((view, server)) = seen.filter(|(view, _)| search.admits(*view)) else {
+                continue;
+            };
+            let judged = self.judge(model, lane, server, ask);
+            let total = judged.terms.total();
+            decisions.consider(&server.rules.name, &judged);
+            if judged.is_open {
+                search.offer(Open {
+                    total,
+                    in_flight: lane.in_flight,
+                    server: lane.server,
+                    is_trial: view.is_trial,
+                    loads: judged.loads,
+                });
+            } else {
+                search.closed = Some(search.closed.map_or(total, |closed| closed.min(total)));
+                search.pace += judged.pace;
+            }
+        }
+        search
+    }
+
+    /// Whether the best open server is better than to wait for a better one.
+    ///
+    /// The requests behind this one gain by it too: each of them is served earlier by the time
+    /// between two free slots.
+    fn is_worth_it(&self, ask: &Ask<'_>, search: &Search, open: Open) -> bool {
+        let Some(model) = self.models.get(ask.model) else {
+            return true;
+        };
+        let copies = model.copies();
+        if open.loads && copies > 0 && self.is_needed_elsewhere(ask, open.server) {
+            return false;
+        }
+        let Some(closed) = search.closed else {
+            return true;
+        };
+        let load = model.lane(open.server).map_or(0.0, Lane::load_seconds);
+        if open.loads && is_overdue(model, load, ask) {
+            return true;
+        }
+        let behind = ask.waiting.saturating_sub(1) as f64;
+        let gain = match search.pace {
+            pace if pace > 0.0 => closed + behind / pace,
+            _ => closed,
+        };
+        let margin = match open.loads && copies > 0 {
+            true => 1.0 + SECOND_COPY_MARGIN,
+            false => 1.0,
+        };
+        open.total * margin <= gain
+    }
+
+    /// Whether requests wait for a model that is in no memory and could be loaded on this server.
+    fn is_needed_elsewhere(&self, ask: &Ask<'_>, id: ServerId) -> bool {
+        self.models.iter().any(|(name, model)| {
+            model.waiting > 0
+                && name != ask.model
+                && model.copies() == 0
+                && model.lane(id).is_some()
+        })
+    }
+
+    fn take(&mut self, ask: &Ask<'_>, open: Open, untried: usize) -> Grant {
+        let mut flight = Flight {
+            server: open.server,
+            sent: ask.now,
+            first_byte: None,
+            others: 0,
+            loads: open.loads,
+            streams: ask.streams,
+            cached: 0.0,
+        };
+        if open.loads {
+            self.begin_load(open.server, ask.model, ask.now);
+        }
+        if let Some(model) = self.models.get_mut(ask.model) {
+            model.count(ask.now);
+            if let Some(lane) = model.lane_mut(open.server) {
+                flight.others = lane.in_flight;
+                flight.cached = ask.cached_part(lane);
+                lane.prefixes.insert(ask.prefix);
+            }
+        }
+        let name = self.name(open.server).cloned();
+        self.decisions.finish(ask, name);
+        Grant {
+            server: open.server,
+            flight: self.begin(ask.model, flight),
+            is_trial: open.is_trial,
+            untried,
+            loads: open.loads,
+        }
+    }
+
+    /// Lets a model rest on one server, if the request waits for a model in no memory for too long:
+    /// a busy model would keep it out for ever, because Ollama unloads only what is idle.
+    fn let_others_rest(&mut self, ask: &Ask<'_>) {
+        let Some(model) = self.models.get(ask.model) else {
+            return;
+        };
+        if !model.rests.is_empty() || model.copies() > 0 {
+            return;
+        }
+        let lanes = model.lanes.iter();
+        let candidates = lanes.filter_map(|lane| {
+            let load = lane.load_seconds();
+            let is_free = self.server(lane.server)?.loading.is_none();
+            let victim = (is_free && is_overdue(model, load, ask))
+                .then(|| self.victim_to_rest(lane.server, ask, load))??;
+            let (name, cost) = victim;
+            Some((name, lane.server, load, cost + load))
+        });
+        let best = candidates.min_by(|a, b| a.3.total_cmp(&b.3));
+        let Some((victim, id, load, _)) = best else {
+            return;
+        };
+        let until = ask.now + std::time::Duration::from_secs_f64(LONGEST_REST * load);
+        if let Some(lane) = super::lane(&mut self.models, &victim, id) {
+            lane.resting_until = Some(until);
+        }
+        if let Some(model) = self.models.get_mut(ask.model) {
+            model.rests.push((victim, id));
+        }
+    }
+
+    /// The model of a server that is soonest idle, among those that have had their time in memory.
+    fn victim_to_rest(&self, id: ServerId, ask: &Ask<'_>, load: f64) -> Option<(ModelName, f64)> {
+        let server = self.server(id)?;
+        let victims = self.victims(id, ask.model).into_iter();
+        let times = victims.filter_map(|name| {
+            let model = self.models.get(&name)?;
+            let lane = model.lane(id)?;
+            let had = lane.resident_since.map(|since| seconds(since, ask.now));
+            let has_had_its_time = had.is_none_or(|had| had >= LOADS_BEFORE_YIELD * load);
+            let is_free = lane.resting_until.is_none_or(|until| until <= ask.now);
+            let idle_in = lane.until_idle(service_seconds(model, lane, server));
+            (has_had_its_time && is_free).then_some((name, idle_in))
+        });
+        times.min_by(|a, b| a.1.total_cmp(&b.1))
+    }
+
+    /// Whether this server has the model in memory, as far as the gateway knows.
+    pub(crate) fn is_resident(&self, model: &ModelName, id: ServerId) -> bool {
+        let lane = self.models.get(model).and_then(|model| model.lane(id));
+        lane.is_some_and(|lane| matches!(lane.residency, Residency::Resident { .. }))
+    }
+
+    /// The name of a server in explanations.
+    pub(crate) fn name(&self, id: ServerId) -> Option<&Arc<str>> {
+        Some(&self.server(id)?.rules.name)
+    }
+}

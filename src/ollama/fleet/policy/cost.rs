@@ -1,0 +1,206 @@
+//! The expected seconds until a server has answered a request.
+
+use tokio::time::Instant;
+
+use super::choose::Ask;
+use super::lane::{Lane, seconds};
+use super::model::Model;
+use super::server::Server;
+use super::{Policy, Residency, ServerId};
+
+/// A model that was unloaded costs its load time again if it is asked for within this time, in
+/// seconds.
+const HORIZON: f64 = 60.0;
+/// The part of that cost which counts while another server has the model in memory too.
+const HARM_WITH_COPY: f64 = 0.25;
+/// How much longer a request takes beside as many others as there are slots: 0.5 means half as long
+/// again. The slots of a server share its GPU.
+const CONTENTION: f64 = 0.5;
+/// The time that a model stays in memory while others wait for its place, in load times of the
+/// model that waits. At 4, loads take a fifth of the time at most.
+pub(super) const LOADS_BEFORE_YIELD: f64 = 4.0;
+
+/// The terms of the cost of one server, in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Terms {
+    /// The time until the model is in memory, and the harm to requests for the model that has to
+    /// go.
+    pub(crate) load: f64,
+    /// The time until a slot is free.
+    pub(crate) wait: f64,
+    /// The time to process the prompt and to generate the response.
+    pub(crate) work: f64,
+    /// The part of the work that the prefix cache saves; not positive.
+    pub(crate) affinity: f64,
+}
+
+impl Terms {
+    /// The sum.
+    pub(crate) fn total(&self) -> f64 {
+        self.load + self.wait + self.work + self.affinity
+    }
+}
+
+/// What one server would cost.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Judgement {
+    pub(super) terms: Terms,
+    /// The request can be sent now.
+    pub(super) is_open: bool,
+    /// The request would load the model.
+    pub(super) loads: bool,
+    /// The requests in a second that a server which is not open will take over; infinite if it is
+    /// not known.
+    pub(super) pace: f64,
+}
+
+impl Policy {
+    /// The cost of a request at one server.
+    pub(super) fn judge(
+        &self,
+        model: &Model,
+        lane: &Lane,
+        server: &Server,
+        ask: &Ask<'_>,
+    ) -> Judgement {
+        let service = service_seconds(model, lane, server);
+        let limit = lane.slots.limit(ask.now).max(1);
+        let (work, affinity) = work(model, lane, server, ask);
+        let contention = CONTENTION * f64::from(lane.in_flight.min(limit)) / f64::from(limit);
+        let mut judgement = Judgement {
+            terms: Terms {
+                load: 0.0,
+                wait: 0.0,
+                work: work * (1.0 + contention),
+                affinity,
+            },
+            is_open: false,
+            loads: false,
+            pace: f64::from(limit) / service,
+        };
+        match lane.residency {
+            Residency::Loading(since) => {
+                let load = lane.load_seconds();
+                judgement.terms.load = (load - seconds(since, ask.now)).max(0.1 * load);
+                judgement.terms.wait = service;
+            }
+            Residency::Resident {
+                context: Some(context),
+            } if ask.num_ctx.is_some_and(|asked| asked > context) => {
+                judgement.loads = true;
+                self.judge_load(model, lane, server, ask, &mut judgement);
+                judgement.is_open &= lane.in_flight == 0;
+                judgement.terms.wait += lane.until_idle(service);
+            }
+            Residency::Unknown | Residency::Resident { .. } => {
+                let is_resting = lane.is_resting(ask.now);
+                judgement.is_open = lane.in_flight < limit && server.accepts() && !is_resting;
+                if is_resting {
+                    judgement.terms.load = lane.load_seconds();
+                    judgement.pace = 0.0;
+                }
+                if !judgement.is_open {
+                    judgement.terms.wait = lane.until_free(ask.now, service);
+                }
+            }
+            Residency::Cold => {
+                judgement.loads = true;
+                self.judge_load(model, lane, server, ask, &mut judgement);
+            }
+        }
+        judgement
+    }
+
+    fn judge_load(
+        &self,
+        model: &Model,
+        lane: &Lane,
+        server: &Server,
+        ask: &Ask<'_>,
+        judgement: &mut Judgement,
+    ) {
+        let load = lane.load_seconds();
+        judgement.terms.load = load;
+        judgement.pace = 0.0;
+        if let Some((loading, since)) = &server.loading {
+            // Ollama loads one model at a time.
+            let other = self.models.get(loading);
+            let other = other.and_then(|other| other.lane(lane.server));
+            let other = other.map_or(load, Lane::load_seconds);
+            judgement.terms.wait = (other - seconds(*since, ask.now)).max(0.1 * other);
+            return;
+        }
+        let is_overdue = is_overdue(model, load, ask);
+        let victims = self.victims(lane.server, ask.model);
+        if victims.is_empty() {
+            judgement.is_open = server.accepts();
+            return;
+        }
+        // Ollama unloads an idle model first. Which of several it is, is not known.
+        let victims = victims.iter().filter_map(|victim| self.models.get(victim));
+        let mut least_wait = f64::INFINITY;
+        let (mut harm, mut idle) = (0.0, 0);
+        let mut least_harm = f64::INFINITY;
+        let mut may_go = false;
+        for victim in victims {
+            let Some(of) = victim.lane(lane.server) else {
+                continue;
+            };
+            let own_harm = harm_of(victim, of, ask.now);
+            least_harm = least_harm.min(own_harm);
+            if of.in_flight > 0 {
+                let service = service_seconds(victim, of, server);
+                least_wait = least_wait.min(of.until_idle(service));
+                continue;
+            }
+            harm += own_harm;
+            idle += 1;
+            may_go |= victim.waiting == 0 || is_overdue;
+        }
+        if idle == 0 {
+            judgement.terms.wait = least_wait;
+            judgement.terms.load += least_harm;
+            return;
+        }
+        judgement.terms.load += harm / f64::from(idle);
+        judgement.is_open = may_go && server.accepts();
+    }
+
+    pub(super) fn server(&self, id: ServerId) -> Option<&Server> {
+        self.servers.get(id.0 as usize)?.as_ref()
+    }
+}
+
+/// Whether a request for a model that is in no memory has waited so long that another model must
+/// make room.
+pub(super) fn is_overdue(model: &Model, load: f64, ask: &Ask<'_>) -> bool {
+    model.copies() == 0 && seconds(ask.since, ask.now) >= LOADS_BEFORE_YIELD * load
+}
+
+/// The expected cost of unloading a model, for later requests.
+fn harm_of(model: &Model, lane: &Lane, now: Instant) -> f64 {
+    let part = match model.copies() {
+        0 | 1 => 1.0,
+        _ => HARM_WITH_COPY,
+    };
+    part * lane.load_seconds() * model.probability_within(HORIZON, now)
+}
+
+/// The expected seconds of a request of this model.
+pub(super) fn service_seconds(model: &Model, lane: &Lane, server: &Server) -> f64 {
+    let own = lane.rates.service.get();
+    let usual = || model.service.get().map(|of| of / server.rules.weight);
+    own.or_else(usual).unwrap_or(0.0)
+}
+
+/// The seconds of prompt and response, and what the prefix cache saves.
+fn work(model: &Model, lane: &Lane, server: &Server, ask: &Ask<'_>) -> (f64, f64) {
+    let weight = server.rules.weight;
+    let usual = |of: super::average::Average| of.get().map(|rate| rate * weight);
+    let prefill = lane.rates.prefill.get().or_else(|| usual(model.prefill));
+    let decode = lane.rates.decode.get().or_else(|| usual(model.decode));
+    let prompt = prefill.map_or(0.0, |rate| ask.prompt_tokens / rate);
+    let tokens = ask.output_tokens.or(model.output.get()).unwrap_or(0.0);
+    let output = decode.map_or(0.0, |rate| tokens / rate);
+    (prompt + output, -prompt * ask.cached_part(lane))
+}

@@ -1,0 +1,293 @@
+//! One model on one server: whether it is in memory, how fast it is, and what is in flight.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::ServerId;
+use super::average::Average;
+use super::prefix::PrefixCache;
+use super::slots::SlotLimit;
+
+/// A load is assumed to take this many seconds for each byte, until one was measured: 1 GB/s, a
+/// common figure of an SSD.
+const LOAD_SECONDS_PER_BYTE: f64 = 1e-9;
+/// The assumed time of a load of unknown size.
+const LOAD_SECONDS: f64 = 5.0;
+/// The shortest wait in a server that counts as one: below it is noise of its clocks.
+const SHORTEST_WAIT: f64 = 0.02;
+
+/// Whether a model is in the memory of a server.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Residency {
+    /// The server does not tell, so it is assumed.
+    Unknown,
+    /// It is, with this context size in tokens if the server tells.
+    Resident {
+        /// The size of the context; `None` if the server does not tell.
+        context: Option<u64>,
+    },
+    /// A request of this gateway loads it, since this time.
+    Loading(Instant),
+    /// It is not.
+    Cold,
+}
+
+/// One model on one server.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) server: ServerId,
+    pub(crate) residency: Residency,
+    /// When the gateway itself last saw the residency change.
+    pub(crate) changed: Option<Instant>,
+    /// When the model came into memory, as far as the gateway has seen it.
+    pub(crate) resident_since: Option<Instant>,
+    /// When it leaves memory without another request, as the server told last.
+    pub(crate) expires: Option<Instant>,
+    /// Its size in memory, in bytes; 0 if it is not known.
+    pub(crate) bytes: u64,
+    /// Requests in flight.
+    pub(crate) in_flight: u32,
+    /// Those whose stream has begun.
+    pub(crate) running: u32,
+    /// When a stream ended last.
+    last_end: Option<Instant>,
+    pub(crate) slots: SlotLimit,
+    /// No new request is sent until this time, so that a model that waits can be loaded.
+    pub(crate) resting_until: Option<Instant>,
+    pub(crate) prefixes: PrefixCache,
+    pub(crate) rates: Rates,
+}
+
+/// The measured speed of a model on a server.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rates {
+    /// Prompt tokens in a second.
+    pub(crate) prefill: Average,
+    /// Output tokens of one request in a second.
+    pub(crate) decode: Average,
+    /// Seconds of a load.
+    pub(crate) load: Average,
+    /// Seconds of a request, without waiting and loading.
+    pub(crate) service: Average,
+}
+
+/// A request in flight, as its end needs it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Flight {
+    pub(crate) server: ServerId,
+    pub(crate) sent: Instant,
+    pub(crate) first_byte: Option<Instant>,
+    /// The other requests in flight when it was sent.
+    pub(crate) others: u32,
+    /// It loads the model.
+    pub(crate) loads: bool,
+    /// Its first byte is the first token, and not the whole response.
+    pub(crate) streams: bool,
+    /// The part of the prompt that is probably in the prefix cache.
+    pub(crate) cached: f64,
+}
+
+/// What a response says at its end.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Report {
+    /// Prompt tokens, those in the cache included.
+    pub(crate) prompt_tokens: u64,
+    /// Output tokens.
+    pub(crate) output_tokens: u64,
+    /// The durations, if the server tells them.
+    pub(crate) phases: Option<Phases>,
+}
+
+/// The durations of a response by the server's clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Phases {
+    pub(crate) load: Duration,
+    pub(crate) prompt: Duration,
+    pub(crate) output: Duration,
+    pub(crate) total: Duration,
+}
+
+impl Lane {
+    pub(crate) fn new(server: ServerId, slots: Option<u32>) -> Self {
+        Self {
+            server,
+            residency: Residency::Unknown,
+            changed: None,
+            resident_since: None,
+            expires: None,
+            bytes: 0,
+            in_flight: 0,
+            running: 0,
+            last_end: None,
+            slots: SlotLimit::new(slots),
+            resting_until: None,
+            prefixes: PrefixCache::default(),
+            rates: Rates::default(),
+        }
+    }
+
+    /// Whether a request can run without a load.
+    pub(crate) fn is_warm(&self) -> bool {
+        matches!(
+            self.residency,
+            Residency::Unknown | Residency::Resident { .. }
+        )
+    }
+
+    pub(crate) fn is_resting(&self, now: Instant) -> bool {
+        self.resting_until.is_some_and(|until| now < until)
+    }
+
+    /// The expected seconds of a load.
+    pub(crate) fn load_seconds(&self) -> f64 {
+        self.rates.load.get().unwrap_or(match self.bytes {
+            0 => LOAD_SECONDS,
+            bytes => 0.5 + bytes as f64 * LOAD_SECONDS_PER_BYTE,
+        })
+    }
+
+    /// The expected seconds until a slot is free, if none is: the slots end one after the other.
+    pub(crate) fn until_free(&self, now: Instant, service: f64) -> f64 {
+        let slots = self.slots.limit(now).max(1);
+        let excess = self.in_flight.saturating_sub(slots);
+        service / f64::from(slots + 1) + f64::from(excess) * service / f64::from(slots)
+    }
+
+    /// The expected seconds until no request is in flight.
+    pub(crate) fn until_idle(&self, service: f64) -> f64 {
+        match self.in_flight {
+            0 => 0.0,
+            requests => {
+                let slots = self.slots.known().max(1);
+                service * f64::from(requests.div_ceil(slots)) * 0.75
+            }
+        }
+    }
+
+    /// Changes the residency, as seen by the gateway now.
+    pub(crate) fn set_residency(&mut self, residency: Residency, now: Instant) {
+        let was_warm = self.is_warm();
+        self.residency = residency;
+        self.changed = Some(now);
+        self.resting_until = None;
+        match self.is_warm() {
+            true if !was_warm => self.resident_since = Some(now),
+            true => {}
+            false => {
+                self.resident_since = None;
+                self.prefixes.clear();
+            }
+        }
+    }
+
+    /// Records the first byte of a good response.
+    pub(crate) fn first_byte(&mut self, flight: &mut Flight, now: Instant) {
+        flight.first_byte = Some(now);
+        if !flight.streams {
+            return;
+        }
+        self.running += 1;
+        self.slots.ran_together(self.running);
+        // A wait shows when most of the time to the first byte had passed before another request
+        // ended, and the rest was short.
+        if let Some(end) = self.last_end.filter(|end| *end > flight.sent) {
+            let (waited, rest) = (seconds(flight.sent, end), seconds(end, now));
+            if flight.others >= self.running && waited > SHORTEST_WAIT && waited > 3.0 * rest {
+                // Those that run now, and the one that ended in place of this one.
+                self.slots.waited_behind(self.running, now);
+            }
+        }
+    }
+
+    /// Records the end of a request; `report` is what a complete response said.
+    pub(crate) fn end(&mut self, flight: &Flight, report: Option<Report>, now: Instant) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if flight.streams && flight.first_byte.is_some() {
+            self.running = self.running.saturating_sub(1);
+        }
+        if let (Some(report), Some(first_byte)) = (report, flight.first_byte) {
+            match report.phases {
+                Some(phases) => self.measure(flight, report, phases, now),
+                None => self.measure_by_clock(flight, first_byte, report, now),
+            }
+        }
+        self.last_end = Some(now);
+    }
+
+    /// Ollama's own dialect: by the server's clock.
+    fn measure(&mut self, flight: &Flight, report: Report, phases: Phases, now: Instant) {
+        let (prompt, output) = (phases.prompt.as_secs_f64(), phases.output.as_secs_f64());
+        let computed = report.prompt_tokens as f64 * (1.0 - flight.cached);
+        if prompt > 0.0 && computed > 0.0 {
+            self.rates.prefill.add(computed / prompt);
+        }
+        if output > 0.0 && report.output_tokens > 0 {
+            self.rates.decode.add(report.output_tokens as f64 / output);
+        }
+        if flight.loads {
+            self.rates.load.add(phases.load.as_secs_f64());
+        }
+        let service = prompt + output;
+        if service <= 0.0 {
+            return;
+        }
+        self.rates.service.add(service);
+        let others = phases.load.as_secs_f64() + service;
+        let waited = phases.total.as_secs_f64() - others;
+        if waited > SHORTEST_WAIT && waited > 0.3 * service {
+            if !flight.loads {
+                self.slots.waited_behind(flight.others, now);
+            }
+        } else if !flight.streams {
+            // A response that did not wait ran beside those that were in flight all the time.
+            self.slots
+                .ran_together(flight.others.min(self.in_flight) + 1);
+        }
+    }
+
+    /// The other dialects: by the gateway's clock.
+    fn measure_by_clock(
+        &mut self,
+        flight: &Flight,
+        first_byte: Instant,
+        report: Report,
+        now: Instant,
+    ) {
+        let (until_first, after) = (seconds(flight.sent, first_byte), seconds(first_byte, now));
+        if flight.loads {
+            return;
+        }
+        if flight.streams {
+            if report.output_tokens > 1 && after > 0.0 {
+                self.rates
+                    .decode
+                    .add((report.output_tokens - 1) as f64 / after);
+            }
+            let computed = report.prompt_tokens as f64 * (1.0 - flight.cached);
+            if flight.others < self.slots.known() && computed > 0.0 && until_first > 0.0 {
+                self.rates.prefill.add(computed / until_first);
+                self.rates.service.add(until_first + after);
+            }
+            return;
+        }
+        // A response of one object. Alone it shows the time of a request. Beside others it shows,
+        // by the time since the last of them ended, whether it waited.
+        let alone = self.rates.service.get();
+        let begun = self
+            .last_end
+            .map_or(flight.sent, |end| end.max(flight.sent));
+        match (flight.others, alone) {
+            (0, _) => self.rates.service.add(until_first + after),
+            (_, Some(alone)) if seconds(begun, now) < 0.5 * alone => {
+                self.slots
+                    .ran_together(flight.others.min(self.in_flight) + 1);
+            }
+            _ => {}
+        }
+    }
+}
+
+pub(super) fn seconds(from: Instant, to: Instant) -> f64 {
+    to.saturating_duration_since(from).as_secs_f64()
+}

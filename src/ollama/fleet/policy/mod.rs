@@ -1,0 +1,220 @@
+//! The routing policy: which server gets a request, and when.
+//!
+//! It minimises the expected seconds until the response is complete. For each server that has the
+//! model it adds up ([`Terms`]):
+//!
+//! - **load**: the time until the model is in memory, and the harm of unloading another for it;
+//! - **wait**: the time until a slot is free;
+//! - **work**: prompt and expected output at the measured speed;
+//! - **affinity**: less the prompt's part that the server has in its prefix cache.
+//!
+//! A request waits in the queue while its best server is busy, unless so many wait that another
+//! server helps all of them.
+//!
+//! This code gets the time as an argument, does no I/O and starts no task, so that the gateway and
+//! the simulator run the same. [`Policy`] is the state of the whole fleet; the fleet holds it under
+//! a lock.
+
+mod average;
+mod choose;
+mod cost;
+mod decisions;
+mod lane;
+mod memory;
+mod model;
+mod prefix;
+mod residency;
+mod server;
+mod slots;
+#[cfg(test)]
+mod tests;
+
+use foldhash::HashMap;
+use llamatower_layers::ModelName;
+use tokio::time::Instant;
+
+pub(crate) use choose::{Ask, Availability, Grant, View};
+pub(crate) use cost::Terms;
+pub(crate) use decisions::{Candidate, Decision};
+pub(crate) use lane::{Flight, Phases, Report, Residency};
+pub(crate) use residency::InMemory;
+pub(crate) use server::ServerRules;
+
+use decisions::Decisions;
+use lane::Lane;
+use model::Model;
+use server::Server;
+
+/// The index of a server. It is used again after the server was removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ServerId(u32);
+
+/// The index of a request in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FlightId(u32);
+
+/// The state of the fleet that choices depend on.
+#[derive(Debug, Default)]
+pub(crate) struct Policy {
+    servers: Vec<Option<Server>>,
+    models: HashMap<ModelName, Model>,
+    flights: Vec<Flight>,
+    free_flights: Vec<FlightId>,
+    decisions: Decisions,
+    /// The search begins with another server each time, so that equal ones take turns.
+    turn: usize,
+}
+
+impl Policy {
+    /// Adds a server without models.
+    pub(crate) fn add_server(&mut self, rules: ServerRules) -> ServerId {
+        let server = Some(Server::new(rules));
+        let index = match self.servers.iter().position(Option::is_none) {
+            Some(free) => {
+                self.servers[free] = server;
+                free
+            }
+            None => {
+                self.servers.push(server);
+                self.servers.len() - 1
+            }
+        };
+        ServerId(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+
+    /// Removes a server that has no request in flight.
+    pub(crate) fn remove_server(&mut self, id: ServerId) {
+        if let Some(server) = self.servers.get_mut(id.0 as usize) {
+            *server = None;
+        }
+        for model in self.models.values_mut() {
+            model.lanes.retain(|lane| lane.server != id);
+        }
+        self.models.retain(|_, model| model.is_in_use());
+    }
+
+    /// Sets the models that a server may run, with their size on disk in bytes or 0.
+    pub(crate) fn set_installed(&mut self, id: ServerId, installed: &[(ModelName, u64)]) {
+        let Some(server) = server(&mut self.servers, id) else {
+            return;
+        };
+        for (name, model) in &mut self.models {
+            if !installed.iter().any(|(installed, _)| installed == name) {
+                model.lanes.retain(|lane| lane.server != id);
+            }
+        }
+        for (name, bytes) in installed {
+            let model = self.models.entry(name.clone()).or_default();
+            if model.lane(id).is_none() {
+                let mut lane = Lane::new(id, server.rules.slots);
+                lane.bytes = *bytes;
+                if server.tells_residents {
+                    lane.residency = Residency::Cold;
+                }
+                model.insert(lane);
+            }
+        }
+        self.models.retain(|_, model| model.is_in_use());
+    }
+
+    /// Sets the number of requests that wait for a model.
+    pub(crate) fn set_waiting(&mut self, name: &ModelName, waiting: usize) {
+        let Some(model) = self.models.get_mut(name) else {
+            return;
+        };
+        model.waiting = waiting;
+        if waiting == 0 {
+            for resting in std::mem::take(&mut model.rests) {
+                self.end_rest(resting);
+            }
+        }
+    }
+
+    /// The number of requests that wait for a model.
+    pub(crate) fn waiting(&self, model: &ModelName) -> usize {
+        self.models.get(model).map_or(0, |model| model.waiting)
+    }
+
+    /// Records the first byte of a good response. Returns whether the request has loaded the
+    /// model.
+    pub(crate) fn first_byte(&mut self, model: &ModelName, id: FlightId, now: Instant) -> bool {
+        let Some(flight) = self.flights.get_mut(id.0 as usize) else {
+            return false;
+        };
+        let (server, loads) = (flight.server, flight.loads);
+        if let Some(lane) = lane(&mut self.models, model, server) {
+            lane.first_byte(flight, now);
+        }
+        if loads {
+            self.loaded(server, model, now);
+        }
+        loads
+    }
+
+    /// Records the end of a request; `report` is what a complete response said.
+    pub(crate) fn end(
+        &mut self,
+        model: &ModelName,
+        id: FlightId,
+        report: Option<Report>,
+        now: Instant,
+    ) {
+        let Some(flight) = self.flights.get(id.0 as usize).copied() else {
+            return;
+        };
+        self.free_flights.push(id);
+        let mut weight = 1.0;
+        if let Some(server) = server(&mut self.servers, flight.server) {
+            server.in_flight = server.in_flight.saturating_sub(1);
+            weight = server.rules.weight;
+        }
+        if flight.loads && flight.first_byte.is_none() {
+            self.not_loaded(flight.server, model, now);
+        }
+        if let Some(known) = self.models.get_mut(model) {
+            known.end(&flight, report, weight, now);
+        }
+    }
+
+    fn begin(&mut self, model: &ModelName, flight: Flight) -> FlightId {
+        if let Some(server) = server(&mut self.servers, flight.server) {
+            server.in_flight += 1;
+        }
+        if let Some(lane) = lane(&mut self.models, model, flight.server) {
+            lane.in_flight += 1;
+        }
+        match self.free_flights.pop() {
+            Some(id) => {
+                self.flights[id.0 as usize] = flight;
+                id
+            }
+            None => {
+                self.flights.push(flight);
+                FlightId(u32::try_from(self.flights.len() - 1).unwrap_or(u32::MAX))
+            }
+        }
+    }
+
+    /// The last choices, the latest first.
+    pub(crate) fn decisions(&self) -> Vec<Decision> {
+        self.decisions.latest()
+    }
+
+    fn end_rest(&mut self, (model, id): (ModelName, ServerId)) {
+        if let Some(lane) = lane(&mut self.models, &model, id) {
+            lane.resting_until = None;
+        }
+    }
+}
+
+fn server(servers: &mut [Option<Server>], id: ServerId) -> Option<&mut Server> {
+    servers.get_mut(id.0 as usize)?.as_mut()
+}
+
+fn lane<'a>(
+    models: &'a mut HashMap<ModelName, Model>,
+    model: &ModelName,
+    id: ServerId,
+) -> Option<&'a mut Lane> {
+    models.get_mut(model)?.lane_mut(id)
+}

@@ -1,0 +1,113 @@
+//! One model over the fleet.
+
+use llamatower_layers::ModelName;
+use tokio::time::Instant;
+
+use super::ServerId;
+use super::average::Average;
+use super::lane::{Flight, Lane, Report, seconds};
+
+/// The weight of the latest gap between requests in the average.
+const GAP_WEIGHT: f64 = 0.1;
+
+/// One model: where it is installed, and who waits for it.
+#[derive(Debug, Default)]
+pub(crate) struct Model {
+    /// The servers that have it, by id.
+    pub(crate) lanes: Vec<Lane>,
+    /// Requests in the queue.
+    pub(crate) waiting: usize,
+    /// Output tokens of a request.
+    pub(crate) output: Average,
+    /// Prompt tokens in a second, of a server with weight 1.
+    pub(crate) prefill: Average,
+    /// Output tokens of one request in a second, of a server with weight 1.
+    pub(crate) decode: Average,
+    /// Seconds of a request, of a server with weight 1.
+    pub(crate) service: Average,
+    /// The lanes of other models that rest so that this one can be loaded.
+    pub(crate) rests: Vec<(ModelName, ServerId)>,
+    gap: Option<f64>,
+    last_request: Option<Instant>,
+}
+
+impl Model {
+    pub(crate) fn lane(&self, id: ServerId) -> Option<&Lane> {
+        let at = self.lanes.binary_search_by_key(&id, |lane| lane.server);
+        at.ok().map(|at| &self.lanes[at])
+    }
+
+    pub(crate) fn lane_mut(&mut self, id: ServerId) -> Option<&mut Lane> {
+        let at = self.lanes.binary_search_by_key(&id, |lane| lane.server);
+        at.ok().map(|at| &mut self.lanes[at])
+    }
+
+    pub(crate) fn insert(&mut self, lane: Lane) {
+        let at = self
+            .lanes
+            .partition_point(|known| known.server < lane.server);
+        self.lanes.insert(at, lane);
+    }
+
+    /// Whether anything would be lost if the model were forgotten.
+    pub(crate) fn is_in_use(&self) -> bool {
+        !self.lanes.is_empty() || self.waiting > 0
+    }
+
+    /// Counts a request that is sent.
+    pub(crate) fn count(&mut self, now: Instant) {
+        if let Some(last) = self.last_request {
+            let gap = seconds(last, now);
+            self.gap = Some(match self.gap {
+                Some(average) => average + GAP_WEIGHT * (gap - average),
+                None => gap,
+            });
+        }
+        self.last_request = Some(now);
+    }
+
+    /// Records the end of a request on one server.
+    pub(crate) fn end(
+        &mut self,
+        flight: &Flight,
+        report: Option<Report>,
+        weight: f64,
+        now: Instant,
+    ) {
+        let Some(lane) = self.lane_mut(flight.server) else {
+            return;
+        };
+        lane.end(flight, report, now);
+        let rates = lane.rates;
+        let Some(report) = report else { return };
+        self.output.add(report.output_tokens as f64);
+        let add = |to: &mut Average, value: Average, factor: f64| {
+            if let Some(value) = value.get() {
+                to.add(value * factor);
+            }
+        };
+        add(&mut self.prefill, rates.prefill, 1.0 / weight);
+        add(&mut self.decode, rates.decode, 1.0 / weight);
+        add(&mut self.service, rates.service, weight);
+    }
+
+    /// The probability that a request for this model comes within so many seconds, if requests
+    /// come at random times at the rate of late.
+    pub(crate) fn probability_within(&self, horizon: f64, now: Instant) -> f64 {
+        let Some(last) = self.last_request else {
+            return 0.0;
+        };
+        // A model that was not asked for lately is asked for less often than before.
+        let since = seconds(last, now);
+        let gap = self.gap.unwrap_or(since).max(since).max(1e-3);
+        1.0 - (-horizon / gap).exp()
+    }
+
+    /// The number of servers that have it in memory or load it.
+    pub(crate) fn copies(&self) -> usize {
+        self.lanes
+            .iter()
+            .filter(|lane| lane.residency != super::Residency::Cold)
+            .count()
+    }
+}

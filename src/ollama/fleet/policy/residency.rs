@@ -1,0 +1,220 @@
+//! What is in the memory of each server: as the servers tell it, and as the gateway's own requests
+//! change it in between.
+
+use llamatower_layers::ModelName;
+use tokio::time::Instant;
+
+use super::memory::Load;
+use super::{Policy, Residency, ServerId, lane, server};
+
+/// A model in memory, as a server lists it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct InMemory {
+    pub(crate) model: ModelName,
+    /// Its size in memory, in bytes; 0 if it is not known.
+    pub(crate) bytes: u64,
+    /// The size of its context, in tokens.
+    pub(crate) context: Option<u64>,
+    /// When it leaves memory without another request.
+    pub(crate) expires: Option<Instant>,
+}
+
+impl Policy {
+    /// Sets the models in the memory of a server, as it has listed them; `None` if it has no such
+    /// list. `asked` is the time of the question: what the gateway saw later counts more.
+    pub(crate) fn set_residents(
+        &mut self,
+        id: ServerId,
+        listed: Option<&[InMemory]>,
+        asked: Instant,
+        now: Instant,
+    ) {
+        let Some(of) = server(&mut self.servers, id) else {
+            return;
+        };
+        let told = std::mem::replace(&mut of.tells_residents, listed.is_some());
+        let Some(listed) = listed else {
+            if told {
+                self.for_each_lane(id, |_, lane| lane.set_residency(Residency::Unknown, now));
+            }
+            return;
+        };
+        if !told {
+            self.for_each_lane(id, |_, lane| {
+                if lane.residency == Residency::Unknown && lane.running == 0 {
+                    lane.set_residency(Residency::Cold, now);
+                }
+            });
+        }
+        self.unload_unlisted(id, listed, asked, now);
+        for row in listed {
+            let Some(lane) = lane(&mut self.models, &row.model, id) else {
+                continue;
+            };
+            if row.bytes > 0 {
+                lane.bytes = row.bytes;
+            }
+            lane.expires = row.expires;
+            let context = row.context;
+            match lane.residency {
+                Residency::Resident { .. } => lane.residency = Residency::Resident { context },
+                // The gateway has seen later that it has to be loaded.
+                Residency::Cold if lane.changed.is_some_and(|changed| changed > asked) => continue,
+                _ => lane.set_residency(Residency::Resident { context }, now),
+            }
+            if let Some(server) = server(&mut self.servers, id) {
+                server.add_resident(&row.model);
+            }
+        }
+        let load = Load {
+            models: listed.len(),
+            bytes: listed.iter().map(|row| row.bytes).sum(),
+        };
+        if let Some(server) = server(&mut self.servers, id) {
+            server.memory.holds(load);
+            if let Some((loading, _)) = &server.loading
+                && listed.iter().any(|row| row.model == *loading)
+            {
+                server.loading = None;
+            }
+        }
+    }
+
+    /// Forgets what was in the memory of a server, and what was learned of its slots, because it
+    /// was down.
+    pub(crate) fn restarted(&mut self, id: ServerId, now: Instant) {
+        if let Some(server) = server(&mut self.servers, id) {
+            server.residents.clear();
+            server.loading = None;
+        }
+        self.for_each_lane(id, |_, lane| {
+            lane.slots.forget();
+            if lane.residency != Residency::Unknown {
+                lane.set_residency(Residency::Cold, now);
+            }
+        });
+    }
+
+    /// A model that is no longer listed was unloaded: if not because its time was over, then to
+    /// make room.
+    fn unload_unlisted(&mut self, id: ServerId, listed: &[InMemory], asked: Instant, now: Instant) {
+        let Some(of) = server(&mut self.servers, id) else {
+            return;
+        };
+        let load = Load {
+            models: listed.len(),
+            bytes: listed.iter().map(|row| row.bytes).sum(),
+        };
+        let is_listed = |model: &ModelName| listed.iter().any(|row| row.model == *model);
+        let residents = of.residents.clone();
+        for model in residents.iter().filter(|model| !is_listed(model)) {
+            let Some(lane) = lane(&mut self.models, model, id) else {
+                of.remove_resident(model);
+                continue;
+            };
+            let is_newer = lane.changed.is_some_and(|changed| changed > asked);
+            if is_newer || lane.running > 0 || !lane.is_warm() {
+                continue;
+            }
+            let has_expired = lane.expires.is_none_or(|at| at <= now);
+            if !has_expired && of.loaded_since(lane.changed) {
+                of.memory.overflowed(load.with(lane.bytes));
+            }
+            of.remove_resident(model);
+            lane.set_residency(Residency::Cold, now);
+        }
+    }
+
+    /// Notes that a request that loads a model is sent. A server with room for one model alone
+    /// unloads the other at once.
+    pub(super) fn begin_load(&mut self, id: ServerId, model: &ModelName, now: Instant) {
+        let victims = self.victims(id, model);
+        if let Some(lane) = lane(&mut self.models, model, id) {
+            lane.set_residency(Residency::Loading(now), now);
+        }
+        if let Some(server) = server(&mut self.servers, id) {
+            server.loading = Some((model.clone(), now));
+            server.last_load = Some(now);
+        }
+        // Which of several models will go only the server knows; it lists them after the load.
+        if let [victim] = &victims[..] {
+            self.unloaded(id, victim, now);
+        }
+        if let Some(known) = self.models.get_mut(model) {
+            for rest in std::mem::take(&mut known.rests) {
+                self.end_rest(rest);
+            }
+        }
+    }
+
+    /// The models of a server of which one has to be unloaded before this one can be loaded.
+    pub(super) fn victims(&self, id: ServerId, model: &ModelName) -> Vec<ModelName> {
+        let Some(Some(server)) = self.servers.get(id.0 as usize) else {
+            return Vec::new();
+        };
+        let bytes_of = |model| {
+            let lane = self.models.get(model).and_then(|model| model.lane(id));
+            lane.map_or(0, |lane| lane.bytes)
+        };
+        let mut others: Vec<_> = server.residents.clone();
+        others.retain(|resident| resident != model);
+        let load = Load {
+            models: others.len(),
+            bytes: others.iter().map(bytes_of).sum(),
+        };
+        match server.has_room_for(load, bytes_of(model)) {
+            true => Vec::new(),
+            false => others,
+        }
+    }
+
+    pub(super) fn loaded(&mut self, id: ServerId, model: &ModelName, now: Instant) {
+        if let Some(server) = server(&mut self.servers, id) {
+            server.loading = None;
+            server.add_resident(model);
+        }
+        if let Some(lane) = lane(&mut self.models, model, id)
+            && !lane.is_warm()
+        {
+            lane.set_residency(Residency::Resident { context: None }, now);
+        }
+    }
+
+    /// A request that should have loaded a model ended before its first byte.
+    pub(super) fn not_loaded(&mut self, id: ServerId, model: &ModelName, now: Instant) {
+        if let Some(server) = server(&mut self.servers, id)
+            && matches!(&server.loading, Some((loading, _)) if loading == model)
+        {
+            server.loading = None;
+        }
+        if let Some(lane) = lane(&mut self.models, model, id)
+            && matches!(lane.residency, Residency::Loading(_))
+        {
+            lane.set_residency(Residency::Cold, now);
+        }
+    }
+
+    /// Notes that a model is no longer in the memory of a server.
+    pub(crate) fn unloaded(&mut self, id: ServerId, model: &ModelName, now: Instant) {
+        if let Some(server) = server(&mut self.servers, id) {
+            server.remove_resident(model);
+        }
+        if let Some(lane) = lane(&mut self.models, model, id)
+            && lane.residency != Residency::Unknown
+        {
+            lane.set_residency(Residency::Cold, now);
+        }
+    }
+
+    fn for_each_lane(
+        &mut self,
+        id: ServerId,
+        mut change: impl FnMut(&ModelName, &mut super::Lane),
+    ) {
+        for (name, model) in &mut self.models {
+            if let Some(lane) = model.lane_mut(id) {
+                change(name, lane);
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! One server, as far as the choice needs it.
+
+use std::sync::Arc;
+
+use llamatower_layers::ModelName;
+use tokio::time::Instant;
+
+use super::memory::{Load, Memory};
+
+/// The settings of a server.
+#[derive(Clone, Debug)]
+pub(crate) struct ServerRules {
+    /// Its name in explanations.
+    pub(crate) name: Arc<str>,
+    /// Its speed relative to the others, used until its speed was measured.
+    pub(crate) weight: f64,
+    /// The slots for one model; `None` to learn them.
+    pub(crate) slots: Option<u32>,
+    /// The most requests in flight for all models.
+    pub(crate) max_in_flight: Option<u32>,
+}
+
+impl ServerRules {
+    /// The rules of a server with nothing set.
+    pub(crate) fn new(name: Arc<str>) -> Self {
+        Self {
+            name,
+            weight: 1.0,
+            slots: None,
+            max_in_flight: None,
+        }
+    }
+}
+
+/// One server.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) rules: ServerRules,
+    /// Requests in flight that run a model.
+    pub(crate) in_flight: u32,
+    /// The models in memory, as far as the gateway knows.
+    pub(crate) residents: Vec<ModelName>,
+    /// The model that a request of this gateway loads, since this time.
+    pub(crate) loading: Option<(ModelName, Instant)>,
+    /// When a request of this gateway began a load last.
+    pub(crate) last_load: Option<Instant>,
+    /// Whether the server lists the models in its memory.
+    pub(crate) tells_residents: bool,
+    pub(crate) memory: Memory,
+}
+
+impl Server {
+    pub(crate) fn new(rules: ServerRules) -> Self {
+        Self {
+            rules,
+            in_flight: 0,
+            residents: Vec::new(),
+            loading: None,
+            last_load: None,
+            tells_residents: false,
+            memory: Memory::default(),
+        }
+    }
+
+    /// Whether one more request may be in flight.
+    pub(crate) fn accepts(&self) -> bool {
+        let max = self.rules.max_in_flight;
+        max.is_none_or(|max| self.in_flight < max)
+    }
+
+    pub(crate) fn add_resident(&mut self, model: &ModelName) {
+        if !self.residents.contains(model) {
+            self.residents.push(model.clone());
+        }
+    }
+
+    pub(crate) fn remove_resident(&mut self, model: &ModelName) {
+        self.residents.retain(|resident| resident != model);
+    }
+
+    /// Whether a load began after this time.
+    pub(crate) fn loaded_since(&self, time: Option<Instant>) -> bool {
+        self.last_load > time
+    }
+
+    /// Whether one more model may fit beside `residents`.
+    pub(crate) fn has_room_for(&self, residents: Load, bytes: u64) -> bool {
+        residents.models == 0 || self.memory.has_room_for(residents.with(bytes))
+    }
+}

@@ -1,0 +1,146 @@
+//! How many requests a server runs at once for one model: as configured, or as learned.
+//!
+//! Ollama tells nobody its `OLLAMA_NUM_PARALLEL`. A request beyond it waits in the server, where
+//! nothing orders or shows it. So the limit is learned from what requests show:
+//!
+//! - Requests that generate at the same time prove as many slots.
+//! - A request that waited in the server although only `n` others were in flight shows that there
+//!   are `n` slots.
+//!
+//! Until the first wait is seen, twice as many requests as proven are sent. After it, no more than
+//! the slots that are known, and one more from time to time to see whether that is still true.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// After a wait was seen, one request more than there are slots is sent after this time; twice as
+/// long after each further wait.
+const FIRST_RETRY: Duration = Duration::from_secs(60);
+/// The longest such time.
+const LONGEST_RETRY: Duration = Duration::from_secs(15 * 60);
+
+/// The number of requests that may be in flight for one model on one server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SlotLimit {
+    configured: Option<u32>,
+    /// So many requests have run at the same time.
+    proven: u32,
+    /// The slots, once a request had to wait in the server.
+    full_at: Option<u32>,
+    retry_at: Option<Instant>,
+    retry_after: Duration,
+}
+
+impl SlotLimit {
+    /// The configured number, or `None` to learn it.
+    pub(crate) fn new(configured: Option<u32>) -> Self {
+        Self {
+            configured,
+            proven: 1,
+            full_at: None,
+            retry_at: None,
+            retry_after: FIRST_RETRY,
+        }
+    }
+
+    /// The number of requests that may be in flight now.
+    pub(crate) fn limit(&self, now: Instant) -> u32 {
+        if let Some(configured) = self.configured {
+            return configured;
+        }
+        match self.full_at {
+            None => self.proven.saturating_mul(2),
+            Some(slots) if self.retry_at.is_some_and(|at| now >= at) => slots.saturating_add(1),
+            Some(slots) => slots,
+        }
+    }
+
+    /// The number of slots as far as it is known: configured, seen to be full, or proven so far.
+    pub(crate) fn known(&self) -> u32 {
+        self.configured.or(self.full_at).unwrap_or(self.proven)
+    }
+
+    /// Whether the number is known, and not only a lower limit.
+    pub(crate) fn is_certain(&self) -> bool {
+        self.configured.is_some() || self.full_at.is_some()
+    }
+
+    /// Records that so many requests ran at the same time.
+    pub(crate) fn ran_together(&mut self, requests: u32) {
+        self.proven = self.proven.max(requests);
+        if self.full_at.is_some_and(|slots| requests > slots) {
+            // There are more slots than it seemed: look for the limit again.
+            self.full_at = None;
+            self.retry_after = FIRST_RETRY;
+        }
+    }
+
+    /// Records that a request waited in the server although only this number of others was in
+    /// flight.
+    pub(crate) fn waited_behind(&mut self, others: u32, now: Instant) {
+        let slots = others.max(1);
+        if self.full_at.is_some_and(|known| slots > known) {
+            return;
+        }
+        self.proven = self.proven.min(slots);
+        self.full_at = Some(slots);
+        self.retry_at = Some(now + self.retry_after);
+        self.retry_after = (2 * self.retry_after).min(LONGEST_RETRY);
+    }
+
+    /// Forgets what was learned, because the server has restarted.
+    pub(crate) fn forget(&mut self) {
+        *self = Self::new(self.configured);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configured_slots_are_not_learned() {
+        let now = Instant::now();
+        let mut slots = SlotLimit::new(Some(3));
+        slots.ran_together(8);
+        slots.waited_behind(1, now);
+        assert_eq!((slots.limit(now), slots.known()), (3, 3));
+    }
+
+    #[test]
+    fn the_limit_doubles_until_a_request_waits_in_the_server() {
+        let now = Instant::now();
+        let mut slots = SlotLimit::new(None);
+        assert_eq!(slots.limit(now), 2);
+        slots.ran_together(2);
+        assert_eq!((slots.limit(now), slots.is_certain()), (4, false));
+        slots.ran_together(3);
+        slots.waited_behind(3, now);
+        assert_eq!((slots.limit(now), slots.is_certain()), (3, true));
+    }
+
+    #[test]
+    fn one_request_more_is_tried_from_time_to_time_and_more_slots_are_found() {
+        let now = Instant::now();
+        let mut slots = SlotLimit::new(None);
+        slots.waited_behind(1, now);
+        assert_eq!(slots.limit(now), 1);
+        let later = now + FIRST_RETRY;
+        assert_eq!(slots.limit(later), 2);
+        slots.waited_behind(1, later);
+        assert_eq!(slots.limit(later + FIRST_RETRY), 1, "twice as long");
+        assert_eq!(slots.limit(later + 2 * FIRST_RETRY), 2);
+        slots.ran_together(2);
+        assert_eq!(slots.limit(later), 4);
+    }
+
+    #[test]
+    fn a_server_with_fewer_slots_than_before_is_believed() {
+        let now = Instant::now();
+        let mut slots = SlotLimit::new(None);
+        slots.ran_together(4);
+        slots.waited_behind(1, now);
+        assert_eq!((slots.limit(now), slots.known()), (1, 1));
+    }
+}

@@ -1,0 +1,328 @@
+//! A simulated Ollama server on virtual time.
+//!
+//! It follows the rules of Ollama's scheduler: loads are serial, an unload waits until the model is
+//! idle, requests for a model in memory attach to it at once and wait for one of its slots, and a
+//! client that leaves during a load aborts it.
+
+use std::collections::VecDeque;
+
+use super::prefix::PrefixStore;
+
+/// The index of a request in the workload.
+pub(super) type Request = usize;
+/// The index of a model in the scenario.
+pub(super) type Model = usize;
+/// Seconds since the begin of the simulation.
+pub(super) type Time = f64;
+
+/// The properties of a server.
+#[derive(Clone, Debug)]
+pub(super) struct ServerSpec {
+    /// Prompt tokens in a second.
+    pub(super) prefill: f64,
+    /// Output tokens of a request in a second.
+    pub(super) decode: f64,
+    /// Requests of one model that run at once.
+    pub(super) slots: usize,
+    /// Models in memory at once.
+    pub(super) max_loaded: usize,
+    /// Seconds of a load.
+    pub(super) load: f64,
+    pub(super) fault: Fault,
+}
+
+/// What is wrong with a server.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Fault {
+    /// Nothing.
+    None,
+    /// It answers each request with this status at once.
+    Status(u16),
+    /// It answers no request.
+    Hang,
+    /// It answers with 503 at once during every second period of so many seconds.
+    Flapping(f64),
+}
+
+/// A request as the server sees it.
+#[derive(Clone, Debug)]
+pub(super) struct Job {
+    pub(super) request: Request,
+    pub(super) model: Model,
+    pub(super) prompt_tokens: f64,
+    pub(super) output_tokens: f64,
+    /// The leading blocks of the prompt.
+    pub(super) blocks: Vec<u64>,
+}
+
+/// Something that a server will do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Step {
+    /// The load of a model ends; the number tells loads apart.
+    Loaded(u64),
+    /// A request gets its first token; the number tells starts apart.
+    FirstToken(Request, u64),
+    /// A request has ended.
+    Done(Request, u64),
+}
+
+/// What happened at a server, for the one who sent the request.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Event {
+    FirstToken(Request),
+    Done(Request, Durations),
+    Failed(Request, u16),
+}
+
+/// The durations in the last line of a response, in seconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Durations {
+    pub(super) load: f64,
+    pub(super) prompt: f64,
+    pub(super) output: f64,
+    pub(super) total: f64,
+}
+
+#[derive(Debug)]
+struct Running {
+    job: Job,
+    start: u64,
+    sent: Time,
+    loaded: Time,
+    began: Time,
+    prompt: f64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    job: Job,
+    sent: Time,
+    loaded: Time,
+}
+
+#[derive(Debug)]
+struct Runner {
+    model: Model,
+    running: Vec<Running>,
+    queue: VecDeque<Waiting>,
+    prefixes: PrefixStore,
+}
+
+impl Runner {
+    fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.queue.is_empty()
+    }
+}
+
+/// A simulated server.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) spec: ServerSpec,
+    runners: Vec<Runner>,
+    /// Requests that need a load, in the order of their arrival.
+    pending: VecDeque<Waiting>,
+    /// The load under way: its number, its model, and the request that began it.
+    loading: Option<(u64, Model, Request)>,
+    numbers: u64,
+    /// Loads that were begun.
+    pub(super) loads: usize,
+}
+
+/// The effects of a call: steps to come, and events for the sender.
+#[derive(Debug, Default)]
+pub(super) struct Effects {
+    pub(super) steps: Vec<(Time, Step)>,
+    pub(super) events: Vec<Event>,
+}
+
+impl Server {
+    pub(super) fn new(spec: ServerSpec) -> Self {
+        Self {
+            spec,
+            runners: Vec::new(),
+            pending: VecDeque::new(),
+            loading: None,
+            numbers: 0,
+            loads: 0,
+        }
+    }
+
+    /// The models in memory.
+    pub(super) fn residents(&self) -> impl Iterator<Item = Model> {
+        self.runners.iter().map(|runner| runner.model)
+    }
+
+    /// Whether it answers requests now.
+    pub(super) fn is_failing(&self, now: Time) -> bool {
+        match self.spec.fault {
+            Fault::None => false,
+            Fault::Status(_) | Fault::Hang => true,
+            Fault::Flapping(period) => (now / period) as u64 % 2 == 1,
+        }
+    }
+
+    /// A request arrives.
+    pub(super) fn submit(&mut self, job: Job, now: Time, effects: &mut Effects) {
+        if self.is_failing(now) {
+            let status = match self.spec.fault {
+                Fault::Status(status) => status,
+                Fault::Hang => return,
+                Fault::None | Fault::Flapping(_) => 503,
+            };
+            effects.events.push(Event::Failed(job.request, status));
+            return;
+        }
+        let waiting = Waiting {
+            job,
+            sent: now,
+            loaded: now,
+        };
+        match self.runner(waiting.job.model) {
+            Some(runner) => {
+                self.runners[runner].queue.push_back(waiting);
+                self.fill(runner, now, effects);
+            }
+            None => {
+                self.pending.push_back(waiting);
+                self.advance(now, effects);
+            }
+        }
+    }
+
+    /// The client has left.
+    pub(super) fn cancel(&mut self, request: Request, now: Time, effects: &mut Effects) {
+        self.pending.retain(|waiting| waiting.job.request != request);
+        if self.loading.is_some_and(|(_, _, loader)| loader == request) {
+            self.loading = None;
+        }
+        for runner in &mut self.runners {
+            runner.queue.retain(|waiting| waiting.job.request != request);
+            runner.running.retain(|running| running.job.request != request);
+        }
+        for runner in 0..self.runners.len() {
+            self.fill(runner, now, effects);
+        }
+        self.advance(now, effects);
+    }
+
+    /// A step is due. Steps of requests that have left do nothing.
+    pub(super) fn step(&mut self, step: Step, now: Time, effects: &mut Effects) {
+        match step {
+            Step::Loaded(number) => self.loaded(number, now, effects),
+            Step::FirstToken(request, start) => {
+                if self.running(request, start).is_some() {
+                    effects.events.push(Event::FirstToken(request));
+                }
+            }
+            Step::Done(request, start) => {
+                let Some((runner, at)) = self.running(request, start) else {
+                    return;
+                };
+                let done = self.runners[runner].running.remove(at);
+                let durations = Durations {
+                    load: done.loaded - done.sent,
+                    prompt: done.prompt,
+                    output: now - done.began - done.prompt,
+                    total: now - done.sent,
+                };
+                effects.events.push(Event::Done(request, durations));
+                self.fill(runner, now, effects);
+                self.advance(now, effects);
+            }
+        }
+    }
+
+    fn runner(&self, model: Model) -> Option<usize> {
+        self.runners.iter().position(|runner| runner.model == model)
+    }
+
+    fn running(&self, request: Request, start: u64) -> Option<(usize, usize)> {
+        let mut runners = self.runners.iter().enumerate();
+        runners.find_map(|(at, runner)| {
+            let is_it = |running: &Running| running.job.request == request && running.start == start;
+            Some((at, runner.running.iter().position(is_it)?))
+        })
+    }
+
+    fn fill(&mut self, runner: usize, now: Time, effects: &mut Effects) {
+        let (spec, runner) = (&self.spec, &mut self.runners[runner]);
+        while runner.running.len() < spec.slots {
+            let Some(waiting) = runner.queue.pop_front() else {
+                return;
+            };
+            let job = &waiting.job;
+            let cached = runner.prefixes.use_blocks(&job.blocks);
+            let uncached = job.prompt_tokens * (1.0 - cached);
+            let prompt = uncached / spec.prefill;
+            let first = now + prompt + 1.0 / spec.decode;
+            let done = now + prompt + job.output_tokens.max(1.0) / spec.decode;
+            self.numbers += 1;
+            let (request, start) = (job.request, self.numbers);
+            effects.steps.push((first, Step::FirstToken(request, start)));
+            effects.steps.push((done, Step::Done(request, start)));
+            runner.running.push(Running {
+                start,
+                sent: waiting.sent,
+                loaded: waiting.loaded,
+                began: now,
+                prompt,
+                job: waiting.job,
+            });
+        }
+    }
+
+    /// Begins the next load, if it can.
+    fn advance(&mut self, now: Time, effects: &mut Effects) {
+        while self.loading.is_none() {
+            let Some(first) = self.pending.front() else {
+                return;
+            };
+            let (model, request) = (first.job.model, first.job.request);
+            if let Some(runner) = self.runner(model) {
+                if let Some(waiting) = self.pending.pop_front() {
+                    self.runners[runner].queue.push_back(waiting);
+                }
+                self.fill(runner, now, effects);
+                continue;
+            }
+            if self.runners.len() >= self.spec.max_loaded {
+                let Some(idle) = self.runners.iter().position(Runner::is_idle) else {
+                    return;
+                };
+                self.runners.remove(idle);
+            }
+            self.numbers += 1;
+            self.loads += 1;
+            self.loading = Some((self.numbers, model, request));
+            let at = now + self.spec.load;
+            effects.steps.push((at, Step::Loaded(self.numbers)));
+        }
+    }
+
+    fn loaded(&mut self, number: u64, now: Time, effects: &mut Effects) {
+        let Some((_, model, _)) = self.loading.filter(|(of, ..)| *of == number) else {
+            return;
+        };
+        self.loading = None;
+        let mut queue = VecDeque::new();
+        self.pending.retain_mut(|waiting| {
+            let is_for_it = waiting.job.model == model;
+            if is_for_it {
+                queue.push_back(Waiting {
+                    job: waiting.job.clone(),
+                    sent: waiting.sent,
+                    loaded: now,
+                });
+            }
+            !is_for_it
+        });
+        self.runners.push(Runner {
+            model,
+            running: Vec::new(),
+            queue,
+            prefixes: PrefixStore::default(),
+        });
+        self.fill(self.runners.len() - 1, now, effects);
+        self.advance(now, effects);
+    }
+}
