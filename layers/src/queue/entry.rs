@@ -5,6 +5,8 @@ use std::num::NonZeroU32;
 use http::{Extensions, Request};
 use tokio::time::Instant;
 
+use super::machine::Charge;
+
 /// The priority of a request. A higher priority goes first, whatever the key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Priority {
@@ -97,6 +99,13 @@ impl<K, R> Entry<K, R> {
         self
     }
 
+    /// The expected cost and the weight together. [`ClassQueues::finish`] gets them back.
+    ///
+    /// [`ClassQueues::finish`]: super::machine::ClassQueues::finish
+    pub fn charge(&self) -> Charge {
+        self.charge
+    }
+
     /// The arrival time, if it is before now: a retried request keeps its position.
     pub fn with_arrival(mut self, arrival: Instant) -> Self {
         self.arrival = Some(arrival);
@@ -112,24 +121,5 @@ impl<K, R> Entry<K, R> {
     pub fn with_deadline(mut self, deadline: Instant) -> Self {
         self.deadline = Some(deadline);
         self
-    }
-}
-
-/// The cost and weight that a key's counter is charged with.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Charge {
-    tokens: u32,
-    weight: NonZeroU32,
-}
-
-impl Charge {
-    /// The expected cost, in tokens for each unit of weight.
-    pub(super) fn units(self) -> f64 {
-        f64::from(self.tokens) / f64::from(self.weight.get())
-    }
-
-    /// The amount to add to the counter if the real cost was `tokens`.
-    pub(super) fn correction(self, tokens: u32) -> f64 {
-        (f64::from(tokens) - f64::from(self.tokens)) / f64::from(self.weight.get())
     }
 }

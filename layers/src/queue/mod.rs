@@ -109,16 +109,18 @@
 //! # }
 //! ```
 //!
+//! The order, the limits and the predictions are plain code without a clock, in [`machine`], for
+//! simulations on virtual time.
+//!
 //! tower's `ConcurrencyLimit` also waits, but has no limit on the wait, serves in order of arrival,
 //! and releases its permit at the response head.
 
-mod class_queue;
-mod class_queues;
 mod entry;
 mod error;
 mod future;
 mod layer;
 mod line;
+pub mod machine;
 mod permit;
 #[allow(clippy::module_inception, reason = "the queue itself, among its parts")]
 mod queue;
@@ -134,8 +136,9 @@ pub use error::{KeyQueueFull, QueueFull, QueueTimeout};
 pub use future::QueueFuture;
 pub use layer::QueueLayer;
 pub use line::Line;
+pub use machine::{ClassSnapshot, QueuePosition};
 pub use permit::{Meter, Permit};
 pub use queue::{Dispatch, Queue};
 pub use service::QueueService;
 pub use slots::{PoolSlot, SlotPool};
-pub use ticket::{ClassSnapshot, QueuePosition, Ticket, TicketWatch};
+pub use ticket::{Ticket, TicketWatch};

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Dispatch;
+use super::machine::Finished;
 use super::queue::{Holder, Shared};
 
 /// A slot. Dropping the permit releases the slot and offers it to the next waiter.
@@ -82,13 +82,13 @@ impl<D: Dispatch> Permit<D> {
     /// Releases a slot that was not used: its cost is 0, and it does not count for the service
     /// time.
     pub fn unused(mut self) {
-        self.give_back(None, self.holder.charge.correction(0));
+        self.give_back(Finished::unused());
     }
 
-    fn give_back(&mut self, held: Option<Duration>, correction: f64) {
+    fn give_back(&mut self, finished: Finished) {
         if let Some(slot) = self.slot.take() {
             drop(slot);
-            self.shared.finish(&self.holder, held, correction);
+            self.shared.finish(&self.holder, finished);
         }
     }
 }
@@ -96,9 +96,9 @@ impl<D: Dispatch> Permit<D> {
 impl<D: Dispatch> Drop for Permit<D> {
     fn drop(&mut self) {
         let by_meter = || self.meter.as_ref().and_then(Meter::get);
-        let cost = self.cost.or_else(by_meter);
-        let correction = cost.map_or(0.0, |tokens| self.holder.charge.correction(tokens));
-        self.give_back(Some(self.since.elapsed()), correction);
+        let mut finished = Finished::after(self.since.elapsed());
+        finished.cost = self.cost.or_else(by_meter);
+        self.give_back(finished);
     }
 }
 

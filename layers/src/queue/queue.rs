@@ -9,9 +9,8 @@ use std::time::Duration;
 use foldhash::HashMap;
 use tokio::time::Instant;
 
-use super::class_queue::Position;
-use super::class_queues::ClassQueues;
-use super::entry::{Charge, Entry};
+use super::entry::Entry;
+use super::machine::{Charge, ClassQueues, Finished, Position, Rules};
 use super::{ClassSnapshot, Line, Permit, QueuePosition, QueueTimeout, Ticket};
 use crate::{BoxError, Failure};
 
@@ -74,7 +73,7 @@ impl<D: Dispatch> Queue<D> {
     /// A queue for the slots of `dispatch`.
     pub fn new(dispatch: D) -> Self {
         let state = State {
-            class_queues: ClassQueues::new(),
+            class_queues: ClassQueues::new(Rules::default()),
             tickets: HashMap::default(),
         };
         Self {
@@ -87,20 +86,17 @@ impl<D: Dispatch> Queue<D> {
 
     /// The maximum number of waiting requests of one class; default 512, as in Ollama.
     pub fn with_max_waiting(self, requests: usize) -> Self {
-        self.shared.state().class_queues.rules.max_waiting = requests;
-        self
+        self.with_rules(|rules| rules.max_waiting = requests)
     }
 
     /// The maximum number of waiting requests of one key in one class; by default not limited.
     pub fn with_max_waiting_per_key(self, requests: Option<usize>) -> Self {
-        self.shared.state().class_queues.rules.max_waiting_per_key = requests;
-        self
+        self.with_rules(|rules| rules.max_waiting_per_key = requests)
     }
 
     /// The maximum predicted wait; a request beyond it is refused at once. Default 5 minutes.
     pub fn with_max_predicted_wait(self, wait: Option<Duration>) -> Self {
-        self.shared.state().class_queues.rules.max_predicted_wait = wait;
-        self
+        self.with_rules(|rules| rules.max_predicted_wait = wait)
     }
 
     /// The maximum real wait; a request that reaches it is refused. Default 5 minutes.
@@ -108,8 +104,7 @@ impl<D: Dispatch> Queue<D> {
     /// It counts from the entry into the queue, not from the arrival: the time of an earlier
     /// attempt does not count.
     pub fn with_max_wait(self, wait: Option<Duration>) -> Self {
-        self.shared.state().class_queues.rules.max_wait = wait;
-        self
+        self.with_rules(|rules| rules.max_wait = wait)
     }
 
     /// The wait after which a request rises by one priority, and from the highest priority to
@@ -119,23 +114,24 @@ impl<D: Dispatch> Queue<D> {
     /// priority was served, if that is later: a key that gets its share does not age, however many
     /// waiters it has.
     pub fn with_ageing(self, step: Option<Duration>) -> Self {
-        self.shared.state().class_queues.rules.ageing = step;
-        self
+        self.with_rules(|rules| rules.ageing = step)
     }
 
     /// The service time to assume for a class until its first slot was released. Without it, waits
     /// are not predicted until then.
     pub fn with_assumed_service_time(self, time: Option<Duration>) -> Self {
-        self.shared.state().class_queues.rules.assumed_service = time;
+        self.with_rules(|rules| rules.assumed_service = time)
+    }
+
+    fn with_rules(self, change: impl FnOnce(&mut Rules)) -> Self {
+        change(self.shared.state().class_queues.rules_mut());
         self
     }
 
     /// An empty queue with the same rules, for slots of another type.
     pub(super) fn with_dispatch<E: Dispatch>(&self, dispatch: impl FnOnce(&D) -> E) -> Queue<E> {
-        let queue = Queue::new(dispatch(&self.shared.dispatch));
-        let rules = self.shared.state().class_queues.rules;
-        queue.shared.state().class_queues.rules = rules;
-        queue
+        let rules = *self.shared.state().class_queues.rules();
+        Queue::new(dispatch(&self.shared.dispatch)).with_rules(|new| *new = rules)
     }
 
     /// Enters the queue. If no other request of the class waits and a slot is free, the ticket has
@@ -153,36 +149,25 @@ impl<D: Dispatch> Queue<D> {
         let shared = &self.shared;
         let mut guard = shared.state();
         let state = &mut *guard;
-        if let Some(slot) = shared.try_admit(state, &class, &entry, now)? {
+        let take = |request: &D::Request, line| shared.dispatch.try_take(&class, request, line);
+        if let Some(slot) = state.class_queues.admit(now, &class, &entry, take)? {
             drop(guard);
             return Ok(Ticket::granted(self.permit(slot, class, entry, now)));
         }
-        let id = state.class_queues.next_id();
-        let arrival = entry.arrival_at(now);
-        let position = Position {
-            key: entry.key,
-            priority: entry.priority,
-            arrival,
-            id,
-        };
-        let data = entry.request;
-        state
-            .class_queues
-            .push(&class, &position, entry.charge, data, now)?;
+        let (charge, own_deadline) = (entry.charge, entry.deadline);
+        let position = state.class_queues.push(now, &class, entry)?;
+        let id = position.id;
         state.tickets.insert(id, TicketState::Waiting(None));
         shared.report_waiting(state, &class);
-        let latest = state
-            .class_queues
-            .rules
-            .max_wait
-            .and_then(|wait| now.checked_add(wait));
+        let max_wait = state.class_queues.rules().max_wait;
+        let latest = max_wait.and_then(|wait| now.checked_add(wait));
         drop(guard);
-        let deadline = latest.into_iter().chain(entry.deadline).min();
+        let deadline = latest.into_iter().chain(own_deadline).min();
         let wait = Wait {
             shared: shared.clone(),
             class,
             position,
-            charge: entry.charge,
+            charge,
             entered: now,
             has_left: false,
         };
@@ -224,24 +209,13 @@ impl<D: Dispatch> Queue<D> {
     /// Snapshots of all classes in use and those that are still remembered, in no order.
     pub fn snapshot(&self) -> Vec<ClassSnapshot<D::Class>> {
         let now = Instant::now();
-        let state = self.shared.state();
-        let rules = state.class_queues.rules;
-        let rows = state.class_queues.class_queues();
-        rows.map(|(class, class_queue)| ClassSnapshot::of(class.clone(), class_queue, &rules, now))
-            .collect()
+        self.shared.state().class_queues.snapshot(now)
     }
 
     /// A snapshot of one class, if the class is known.
     pub fn class(&self, class: &D::Class) -> Option<ClassSnapshot<D::Class>> {
         let now = Instant::now();
-        let state = self.shared.state();
-        let class_queue = state.class_queues.class_queue(class)?;
-        Some(ClassSnapshot::of(
-            class.clone(),
-            class_queue,
-            &state.class_queues.rules,
-            now,
-        ))
+        self.shared.state().class_queues.class_snapshot(now, class)
     }
 }
 
@@ -293,23 +267,6 @@ impl<D: Dispatch> Shared<D> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn try_admit(
-        &self,
-        state: &mut State<D>,
-        class: &D::Class,
-        entry: &Entry<D::Key, D::Request>,
-        now: Instant,
-    ) -> Result<Option<D::Slot>, BoxError> {
-        let line = Line {
-            since: entry.arrival_at(now),
-            ..Line::arriving(now)
-        };
-        let take = || self.dispatch.try_take(class, &entry.request, line);
-        state
-            .class_queues
-            .try_admit(class, &entry.key, entry.charge, take)
-    }
-
     fn hand_out(&self) {
         // Declared before the lock, so that it is dropped after the lock.
         let mut wakers = Wakers(Vec::new());
@@ -329,15 +286,17 @@ impl<D: Dispatch> Shared<D> {
         class_queues.hand_out(
             now,
             |class, request, line| self.dispatch.try_take(class, request, line),
-            |class, waiting, waiter, answer| {
-                let answer = match answer {
+            |delivery| {
+                let answer = match delivery.answer {
                     Ok(slot) => TicketState::Granted(slot, now),
                     Err(error) => TicketState::Refused(error),
                 };
-                if let Some(TicketState::Waiting(Some(waker))) = tickets.insert(waiter.id, answer) {
+                let before = tickets.insert(delivery.waiter.id, answer);
+                if let Some(TicketState::Waiting(Some(waker))) = before {
                     wakers.0.push(waker);
                 }
-                self.dispatch.waiting_changed(class, waiting);
+                self.dispatch
+                    .waiting_changed(delivery.class, delivery.waiting);
             },
         );
     }
@@ -348,12 +307,11 @@ impl<D: Dispatch> Shared<D> {
     }
 
     /// Counts a released slot, and offers slots to the waiters.
-    pub(super) fn finish(&self, holder: &Holder<D>, held: Option<Duration>, correction: f64) {
+    pub(super) fn finish(&self, holder: &Holder<D>, finished: Finished) {
         let mut wakers = Wakers(Vec::new());
         let mut state = self.state();
-        state
-            .class_queues
-            .finish(&holder.class, &holder.key, held, correction);
+        let Holder { class, key, charge } = holder;
+        state.class_queues.finish(class, key, *charge, finished);
         self.hand_out_under(&mut state, &mut wakers);
     }
 
@@ -364,13 +322,7 @@ impl<D: Dispatch> Shared<D> {
     ) -> Option<QueuePosition> {
         let now = Instant::now();
         let state = self.state();
-        let class_queue = state.class_queues.class_queue(class)?;
-        let rules = state.class_queues.rules;
-        let ahead = class_queue.ahead(position, rules.at(now))?;
-        Some(QueuePosition {
-            ahead,
-            expected_wait: class_queue.expected_wait(ahead, rules.assumed_service),
-        })
+        state.class_queues.queue_position(now, class, position)
     }
 }
 
@@ -436,11 +388,10 @@ impl<D: Dispatch> Wait<D> {
     }
 
     fn timeout(&self) -> BoxError {
-        let state = self.shared.state();
-        let assumed = state.class_queues.rules.assumed_service;
-        let class_queue = state.class_queues.class_queue(&self.class);
-        let next = class_queue
-            .and_then(|class_queue| class_queue.expected_wait(class_queue.waiting(), assumed));
+        let now = Instant::now();
+        let class_queues = &self.shared.state().class_queues;
+        let class = class_queues.class_snapshot(now, &self.class);
+        let next = class.and_then(|class| class.predicted_wait);
         Failure::from(QueueTimeout {
             waited: self.entered.elapsed(),
             retry_after: next.unwrap_or_default().max(Duration::from_secs(1)),

@@ -4,8 +4,6 @@ use http::StatusCode;
 use tokio::time::{Instant, advance};
 
 use super::*;
-use crate::queue::class_queue::{ClassQueue, Position};
-use crate::queue::class_queues::Rules;
 use crate::{Retryable, Side};
 
 fn refusal(queue: &TestQueue, key: Name) -> BoxError {
@@ -158,54 +156,13 @@ async fn an_entry_can_have_an_earlier_deadline() {
     assert_eq!(started.elapsed().as_secs(), 2);
 }
 
-const KEYS: usize = 5000;
-
-fn names() -> Vec<Name> {
-    let name = |n: usize| &*Box::leak(format!("key-{n}").into_boxed_str());
-    (0..KEYS).map(name).collect()
-}
-
-#[tokio::test(start_paused = true)]
-async fn idle_keys_are_forgotten() {
-    let charge = entry("x").with_cost(1000).charge;
-    let mut class_queue: ClassQueue<Name, ()> = ClassQueue::new();
-    for name in names() {
-        class_queue.admit(&name, charge);
-        class_queue.finish(&name, Some(secs(1)), 0.0);
-        assert!(class_queue.keys_known() < 2500);
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn idle_classes_are_forgotten() {
     let queue = queue(&[]);
-    for name in names() {
+    for n in 0..5000 {
+        let name = &*Box::leak(format!("class-{n}").into_boxed_str());
         queue.dispatch().set(name, 1);
         drop(hold(&queue, name));
         assert!(queue.snapshot().len() <= 1024);
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_key_that_holds_a_slot_is_not_forgotten() {
-    let names = names();
-    let free = entry("x").with_cost(0).charge;
-    let mut class_queue: ClassQueue<Name, ()> = ClassQueue::new();
-    class_queue.admit(&"ada", free);
-    for name in &names {
-        class_queue.admit(name, free);
-        class_queue.finish(name, Some(secs(1)), 0.0);
-    }
-    class_queue.finish(&"ada", Some(secs(1)), 500.0);
-    let position = |key, id| Position {
-        key,
-        priority: Priority::Normal,
-        arrival: Instant::now(),
-        id,
-    };
-    for (key, id) in [("bob", 1), ("ada", 2), ("bob", 3)] {
-        class_queue.push(&position(key, id), entry(key).with_cost(10).charge, ());
-    }
-    let ahead = class_queue.ahead(&position("ada", 2), Rules::default().at(Instant::now()));
-    assert_eq!(ahead, Some(2), "ada was charged more");
 }

@@ -9,34 +9,25 @@ use std::time::Duration;
 use foldhash::HashMap;
 use tokio::time::Instant;
 
-use super::entry::{Charge, Priority};
+use super::account::Account;
+use super::{Charge, Finished, Position, Waiter};
+use crate::queue::Priority;
+
+mod standing;
+#[cfg(test)]
+mod tests;
+
+pub(in crate::queue::machine) use standing::OwnWaiters;
 
 /// The number of idle keys (no waiter, no slot) whose counters are kept.
 const MAX_IDLE_KEYS: usize = 1024;
 /// The weight of the latest service time in the moving average.
 const SERVICE_WEIGHT: f64 = 0.2;
 
-/// The position of a waiter: its key, and the values that order it.
-#[derive(Clone, Debug)]
-pub(super) struct Position<K> {
-    pub(super) key: K,
-    pub(super) priority: Priority,
-    pub(super) arrival: Instant,
-    pub(super) id: u64,
-}
-
-/// A waiting request.
-#[derive(Debug)]
-pub(super) struct Waiter<W> {
-    pub(super) id: u64,
-    pub(super) charge: Charge,
-    pub(super) data: W,
-}
-
 /// The waiters of one class, and the service that each key received.
 #[derive(Debug)]
-pub(super) struct ClassQueue<K, W> {
-    key_queues: Vec<KeyQueue<K, W>>,
+pub(in crate::queue::machine) struct ClassQueue<K, R> {
+    key_queues: Vec<KeyQueue<K, R>>,
     idle: HashMap<K, Account>,
     /// The number of idle keys at which the next clean-up runs.
     sweep_at: usize,
@@ -50,32 +41,24 @@ pub(super) struct ClassQueue<K, W> {
 
 /// The waiters of one key, by priority. There is at least one.
 #[derive(Debug)]
-struct KeyQueue<K, W> {
+struct KeyQueue<K, R> {
     key: K,
     account: Account,
-    flows: [Flow<W>; Priority::COUNT],
-}
-
-/// The service that a key received: tokens for each unit of weight, on the common scale of the
-/// class.
-#[derive(Clone, Copy, Debug, Default)]
-struct Account {
-    counter: f64,
-    in_flight: usize,
+    flows: [Flow<R>; Priority::COUNT],
 }
 
 /// The waiters of one key with one priority.
 #[derive(Debug)]
-struct Flow<W> {
+struct Flow<R> {
     /// Ordered by arrival, so that a retried request keeps its position.
-    waiters: BTreeMap<(Instant, u64), Waiter<W>>,
+    waiters: BTreeMap<(Instant, u64), Waiter<R>>,
     /// The time when a waiter of this flow was last served.
     served: Option<Instant>,
 }
 
 /// The next waiter of a class, with its rank for the comparison with other classes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Head {
+pub(in crate::queue::machine) struct Head {
     key_queue: usize,
     priority: usize,
     rank: Rank,
@@ -106,12 +89,12 @@ impl Rank {
 
 impl Head {
     /// 0 is overdue; the priorities follow.
-    pub(super) fn level(&self) -> usize {
+    pub(in crate::queue::machine) fn level(&self) -> usize {
         self.rank.level
     }
 }
 
-impl<W> Flow<W> {
+impl<R> Flow<R> {
     fn empty() -> Self {
         Self {
             waiters: BTreeMap::new(),
@@ -136,9 +119,9 @@ impl<W> Flow<W> {
 
 /// The current time, and the wait after which a waiter rises by one priority.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ageing {
-    pub(super) now: Instant,
-    pub(super) step: Option<Duration>,
+pub(in crate::queue::machine) struct Ageing {
+    pub(in crate::queue::machine) now: Instant,
+    pub(in crate::queue::machine) step: Option<Duration>,
 }
 
 impl Ageing {
@@ -151,8 +134,8 @@ impl Ageing {
     }
 }
 
-impl<K: Clone + Eq + Hash, W> ClassQueue<K, W> {
-    pub(super) fn new() -> Self {
+impl<K: Clone + Eq + Hash, R> ClassQueue<K, R> {
+    pub(in crate::queue::machine) fn new() -> Self {
         Self {
             key_queues: Vec::new(),
             idle: HashMap::default(),
@@ -164,30 +147,30 @@ impl<K: Clone + Eq + Hash, W> ClassQueue<K, W> {
         }
     }
 
-    pub(super) fn waiting(&self) -> usize {
+    pub(in crate::queue::machine) fn waiting(&self) -> usize {
         self.waiting
     }
 
-    pub(super) fn in_flight(&self) -> usize {
+    pub(in crate::queue::machine) fn in_flight(&self) -> usize {
         self.in_flight
     }
 
-    pub(super) fn service_time(&self) -> Option<Duration> {
+    pub(in crate::queue::machine) fn service_time(&self) -> Option<Duration> {
         self.service.map(Duration::from_secs_f64)
     }
 
     /// The number of keys with waiters.
-    pub(super) fn keys_waiting(&self) -> usize {
+    pub(in crate::queue::machine) fn keys_waiting(&self) -> usize {
         self.key_queues.len()
     }
 
     /// The number of known keys, with waiters or without.
     #[cfg(test)]
-    pub(super) fn keys_known(&self) -> usize {
+    pub(in crate::queue::machine) fn keys_known(&self) -> usize {
         self.key_queues.len() + self.idle.len()
     }
 
-    pub(super) fn waiting_of(&self, key: &K) -> usize {
+    pub(in crate::queue::machine) fn waiting_of(&self, key: &K) -> usize {
         let key_queue = self
             .key_queues
             .iter()
@@ -198,7 +181,7 @@ impl<K: Clone + Eq + Hash, W> ClassQueue<K, W> {
     }
 
     /// The arrival of the waiter that waits longest.
-    pub(super) fn oldest(&self) -> Option<Instant> {
+    pub(in crate::queue::machine) fn oldest(&self) -> Option<Instant> {
         let flows = self
             .key_queues
             .iter()
@@ -218,7 +201,7 @@ impl<K: Clone + Eq + Hash, W> ClassQueue<K, W> {
     }
 
     /// Counts a request that got a slot without waiting.
-    pub(super) fn admit(&mut self, key: &K, charge: Charge) {
+    pub(in crate::queue::machine) fn admit(&mut self, key: &K, charge: Charge) {
         debug_assert!(self.key_queues.is_empty());
         let floor = self.floor;
         let serve = |account: &mut Account| account.serve(floor, charge);
@@ -232,7 +215,12 @@ impl<K: Clone + Eq + Hash, W> ClassQueue<K, W> {
         self.in_flight += 1;
     }
 
-    pub(super) fn push(&mut self, position: &Position<K>, charge: Charge, data: W) {
+    pub(in crate::queue::machine) fn push(
+        &mut self,
+        position: &Position<K>,
+        charge: Charge,
+        request: R,
+    ) {
         let least = self.lowest_counter();
         let at = self
             .key_queues
@@ -250,12 +238,21 @@ impl<K: Clone + Eq + Hash, W> ClassQueue<K, W> {
         });
         let flow = &mut self.key_queues[at].flows[position.priority as usize];
         let id = position.id;
-        flow.waiters
-            .insert((position.arrival, id), Waiter { id, charge, data });
+        flow.waiters.insert(
+            (position.arrival, id),
+            Waiter {
+                id,
+                charge,
+                request,
+            },
+        );
         self.waiting += 1;
     }
 
-    pub(super) fn remove(&mut self, position: &Position<K>) -> Option<Waiter<W>> {
+    pub(in crate::queue::machine) fn remove(
+        &mut self,
+        position: &Position<K>,
+    ) -> Option<Waiter<R>> {
         let at = self
             .key_queues
             .iter()
@@ -267,7 +264,7 @@ impl<K: Clone + Eq + Hash, W> ClassQueue<K, W> {
         Some(waiter)
     }
 
-    pub(super) fn head(&self, ageing: Ageing) -> Option<Head> {
+    pub(in crate::queue::machine) fn head(&self, ageing: Ageing) -> Option<Head> {
         let heads = self
             .key_queues
             .iter()
@@ -286,15 +283,19 @@ impl<K: Clone + Eq + Hash, W> ClassQueue<K, W> {
         heads.min_by(|a, b| a.rank.order(&b.rank))
     }
 
-    /// The first waiter's arrival and data. `head` must have been found since the last change.
-    pub(super) fn first(&self, head: Head) -> Option<(Instant, &W)> {
+    /// The first waiter's arrival and request. `head` must have been found since the last change.
+    pub(in crate::queue::machine) fn first(&self, head: Head) -> Option<(Instant, &R)> {
         let flow = &self.key_queues.get(head.key_queue)?.flows[head.priority];
         let ((arrival, _), waiter) = flow.waiters.first_key_value()?;
-        Some((*arrival, &waiter.data))
+        Some((*arrival, &waiter.request))
     }
 
     /// Removes the first waiter because it got a slot.
-    pub(super) fn serve(&mut self, head: Head, now: Instant) -> Option<Waiter<W>> {
+    pub(in crate::queue::machine) fn serve(
+        &mut self,
+        head: Head,
+        now: Instant,
+    ) -> Option<Waiter<R>> {
         let key_queue = self.key_queues.get_mut(head.key_queue)?;
         let flow = &mut key_queue.flows[head.priority];
         let (_, waiter) = flow.waiters.pop_first()?;
@@ -308,7 +309,7 @@ impl<K: Clone + Eq + Hash, W> ClassQueue<K, W> {
     }
 
     /// Removes the first waiter because it will never get a slot.
-    pub(super) fn dismiss(&mut self, head: Head) -> Option<Waiter<W>> {
+    pub(in crate::queue::machine) fn dismiss(&mut self, head: Head) -> Option<Waiter<R>> {
         let key_queue = self.key_queues.get_mut(head.key_queue)?;
         let (_, waiter) = key_queue.flows[head.priority].waiters.pop_first()?;
         self.waiting -= 1;
@@ -316,9 +317,15 @@ impl<K: Clone + Eq + Hash, W> ClassQueue<K, W> {
         Some(waiter)
     }
 
-    /// Counts a slot that was released after `held`, and adds `correction` to the key's counter.
-    pub(super) fn finish(&mut self, key: &K, held: Option<Duration>, correction: f64) {
-        if let Some(held) = held.map(|held| held.as_secs_f64()) {
+    /// Counts a slot that was released, and replaces the estimate on the key's counter by the real
+    /// cost.
+    pub(in crate::queue::machine) fn finish(
+        &mut self,
+        key: &K,
+        charge: Charge,
+        finished: Finished,
+    ) {
+        if let Some(held) = finished.held.map(|held| held.as_secs_f64()) {
             self.service = Some(match self.service {
                 Some(service) => service + SERVICE_WEIGHT * (held - service),
                 None => held,
@@ -334,8 +341,7 @@ impl<K: Clone + Eq + Hash, W> ClassQueue<K, W> {
             None => self.idle.get_mut(key),
         };
         if let Some(account) = account {
-            account.in_flight = account.in_flight.saturating_sub(1);
-            account.counter = (account.counter + correction).max(0.0);
+            account.finish(charge, finished);
         }
     }
 
@@ -362,166 +368,5 @@ impl<K: Clone + Eq + Hash, W> ClassQueue<K, W> {
             self.idle.retain(|_, account| account.in_flight > 0);
         }
         self.sweep_at = (2 * self.idle.len()).max(64);
-    }
-
-    /// The number of waiters that will be served before this one, if none enters and none leaves.
-    pub(super) fn ahead(&self, position: &Position<K>, ageing: Ageing) -> Option<usize> {
-        let priority = position.priority as usize;
-        let key_queue = self
-            .key_queues
-            .iter()
-            .find(|key_queue| key_queue.key == position.key)?;
-        let waiters = &key_queue.flows[priority].waiters;
-        let place = (position.arrival, position.id);
-        let waiter = waiters.get(&place)?;
-        let before = waiters.range(..place).count();
-        let rank = key_queue.flows[priority].rank(priority, key_queue.account.counter, ageing)?;
-        let tag = key_queue.account.counter + before as f64 * waiter.charge.units();
-        let me = Turn {
-            priority,
-            // Only the first waiter of a flow ages.
-            level: if before == 0 {
-                rank.level
-            } else {
-                priority + 1
-            },
-            tag,
-            place: if before == 0 {
-                (rank.since, rank.id)
-            } else {
-                place
-            },
-        };
-        Some(before + self.others_before(&position.key, me, ageing))
-    }
-
-    /// The number of waiters that would be served before a new request with this key. `own` says
-    /// whether the key's waiters of the same priority count.
-    pub(super) fn ahead_of_newcomer(
-        &self,
-        position: &Position<K>,
-        charge: Charge,
-        own: OwnWaiters,
-        ageing: Ageing,
-    ) -> usize {
-        let priority = position.priority as usize;
-        let key_queue = self
-            .key_queues
-            .iter()
-            .find(|key_queue| key_queue.key == position.key);
-        let counter = match key_queue {
-            Some(key_queue) => key_queue.account.counter,
-            None => {
-                let known = self.idle.get(&position.key);
-                known.map_or(0.0, |account| account.counter)
-            }
-        };
-        let place = (position.arrival, position.id);
-        let before = match (own, key_queue) {
-            (OwnWaiters::Counted, Some(key_queue)) => {
-                key_queue.flows[priority].waiters.range(..place).count()
-            }
-            _ => 0,
-        };
-        let me = Turn {
-            priority,
-            level: priority + 1,
-            tag: counter.max(self.lowest_counter()) + before as f64 * charge.units(),
-            place,
-        };
-        before + self.others_before(&position.key, me, ageing)
-    }
-
-    fn others_before(&self, key: &K, me: Turn, ageing: Ageing) -> usize {
-        let flows = self.key_queues.iter().flat_map(|key_queue| {
-            let flows = key_queue.flows.iter().enumerate();
-            flows.map(move |(priority, flow)| (key_queue, priority, flow))
-        });
-        let others = flows.filter(|(key_queue, priority, _)| {
-            // The key's own flow is not counted here.
-            key_queue.key != *key || *priority != me.priority
-        });
-        others
-            .map(|(key_queue, priority, flow)| {
-                let counter = key_queue.account.counter;
-                flow.rank(priority, counter, ageing)
-                    .map_or(0, |rank| flow.before(priority, rank, me))
-            })
-            .sum()
-    }
-
-    /// The expected wait with `ahead` waiters before.
-    ///
-    /// The class is served by as many slots as it holds, and each of them becomes free once per
-    /// service time.
-    pub(super) fn expected_wait(
-        &self,
-        ahead: usize,
-        assumed_service: Option<Duration>,
-    ) -> Option<Duration> {
-        let assumed = || assumed_service.map(|time| time.as_secs_f64());
-        let service = self.service.or_else(assumed)?;
-        let rounds = (ahead + 1) as f64 / self.in_flight.max(1) as f64;
-        Duration::try_from_secs_f64(service * rounds).ok()
-    }
-}
-
-/// Whether the key's own waiters count as served before a new request.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum OwnWaiters {
-    Counted,
-    Excluded,
-}
-
-/// The rank that a waiter is expected to be served at.
-#[derive(Clone, Copy, Debug)]
-struct Turn {
-    priority: usize,
-    level: usize,
-    /// The counter of its key at that time.
-    tag: f64,
-    place: (Instant, u64),
-}
-
-impl<W> Flow<W> {
-    /// The number of this flow's waiters that are served before a waiter of another flow.
-    fn before(&self, priority: usize, head: Rank, me: Turn) -> usize {
-        if priority + 1 < me.level {
-            return self.waiters.len();
-        }
-        let is_earlier = (head.since, head.id) < me.place;
-        if head.level != me.level || me.level == 0 {
-            // One of the two first waiters has aged.
-            return usize::from(
-                head.level < me.level || (me.level == 0 && head.level == 0 && is_earlier),
-            );
-        }
-        if priority + 1 > me.level {
-            // The first waiter has aged to this level, the waiters behind it have not.
-            return usize::from(head.counter < me.tag || (head.counter == me.tag && is_earlier));
-        }
-        let units = self.waiters.first_key_value();
-        let units = units.map_or(1.0, |(_, waiter)| waiter.charge.units());
-        let distance = me.tag - head.counter;
-        if distance < 0.0 {
-            return 0;
-        }
-        // One waiter for each step of the counter, and one more if it has the earlier arrival.
-        let turns = match units > 0.0 {
-            true => (distance / units).ceil() as usize,
-            false => usize::MAX,
-        };
-        let tie = usize::from(distance % units == 0.0 && is_earlier);
-        turns.saturating_add(tie).min(self.waiters.len())
-    }
-}
-
-impl Account {
-    /// Charges the account for a request that is served now. Returns the counter before the charge.
-    fn serve(&mut self, floor: f64, charge: Charge) -> f64 {
-        let start = self.counter.max(floor);
-        self.counter = start + charge.units();
-        self.in_flight += 1;
-        start
     }
 }

@@ -1,0 +1,296 @@
+//! The queues of all classes: which request may enter, and which waiter a slot is offered to next.
+
+use std::collections::hash_map;
+use std::hash::Hash;
+
+use foldhash::HashMap;
+use tokio::time::Instant;
+
+use super::class_queue::{ClassQueue, Head};
+use super::refusal::Check;
+use super::{Charge, ClassSnapshot, Delivery, Finished, Position, QueuePosition, Rules, Waiter};
+use crate::queue::{Entry, Line};
+use crate::{BoxError, Failure};
+
+/// The number of classes without waiters whose service time is kept.
+const MAX_IDLE_CLASSES: usize = 1024;
+
+/// The answer to a waiter that asks for a slot, as of
+/// [`Dispatch::try_take`](crate::queue::Dispatch::try_take).
+pub type Offer<S> = Result<Option<S>, BoxError>;
+
+/// The queues of all classes: `C` is the class, `K` the key, `R` the request of an [`Entry`]. See
+/// the [module](super).
+///
+/// The times that its methods get must not go back.
+#[derive(Debug)]
+pub struct ClassQueues<C, K, R> {
+    rules: Rules,
+    classes: HashMap<C, Class<K, R>>,
+    waiting: usize,
+    last_id: u64,
+    last_turn: u64,
+    last_round: u64,
+}
+
+#[derive(Debug)]
+struct Class<K, R> {
+    class_queue: ClassQueue<K, R>,
+    /// The turn in which its last waiter was served. Classes that share slots take turns.
+    turn: u64,
+    /// The last round in which there was no slot for it.
+    blocked_in: u64,
+}
+
+impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
+    /// Empty queues with these rules.
+    pub fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            classes: HashMap::default(),
+            waiting: 0,
+            last_id: 0,
+            last_turn: 0,
+            last_round: 0,
+        }
+    }
+
+    /// The rules.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// The rules, to change them. Requests that wait already stay.
+    pub fn rules_mut(&mut self) -> &mut Rules {
+        &mut self.rules
+    }
+
+    /// The number of waiters of all classes.
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// The number of waiters of one class.
+    pub fn waiting_of(&self, class: &C) -> usize {
+        self.class_queue(class).map_or(0, ClassQueue::waiting)
+    }
+
+    /// Admits a request that arrives now, if no request of its class waits and `take` has a slot
+    /// for it. A request that is not admitted can [`push`](Self::push).
+    ///
+    /// # Errors
+    /// Those of `take`.
+    pub fn admit<S>(
+        &mut self,
+        now: Instant,
+        class: &C,
+        entry: &Entry<K, R>,
+        take: impl FnOnce(&R, Line) -> Offer<S>,
+    ) -> Offer<S> {
+        let known = self.classes.get_mut(class);
+        if known
+            .as_ref()
+            .is_some_and(|of| of.class_queue.waiting() > 0)
+        {
+            return Ok(None);
+        }
+        let line = Line {
+            since: entry.arrival_at(now),
+            ..Line::arriving(now)
+        };
+        let Some(slot) = take(&entry.request, line)? else {
+            return Ok(None);
+        };
+        let class_queue = match known {
+            Some(known) => &mut known.class_queue,
+            None => &mut self.class(class).class_queue,
+        };
+        class_queue.admit(&entry.key, entry.charge);
+        Ok(Some(slot))
+    }
+
+    /// Adds a waiter.
+    ///
+    /// # Errors
+    /// [`QueueFull`](crate::queue::QueueFull) and [`KeyQueueFull`](crate::queue::KeyQueueFull).
+    pub fn push(
+        &mut self,
+        now: Instant,
+        class: &C,
+        entry: Entry<K, R>,
+    ) -> Result<Position<K>, Failure> {
+        self.last_id += 1;
+        let position = Position {
+            arrival: entry.arrival_at(now),
+            key: entry.key,
+            priority: entry.priority,
+            id: self.last_id,
+        };
+        let rules = self.rules;
+        let class_queue = &mut self.class(class).class_queue;
+        Check {
+            rules: &rules,
+            class_queue,
+            position: &position,
+            charge: entry.charge,
+            now,
+        }
+        .run()?;
+        class_queue.push(&position, entry.charge, entry.request);
+        self.waiting += 1;
+        Ok(position)
+    }
+
+    /// Removes a waiter that gives up; `None` if it waits no longer. A waiter behind it may be able
+    /// to use a slot that this one could not: [`hand_out`](Self::hand_out) after it.
+    pub fn remove(&mut self, class: &C, position: &Position<K>) -> Option<Waiter<R>> {
+        let waiter = self.classes.get_mut(class)?.class_queue.remove(position)?;
+        self.waiting -= 1;
+        Some(waiter)
+    }
+
+    /// Counts a slot as released that a request of `key` held, with the charge of its entry. A
+    /// [`hand_out`](Self::hand_out) follows.
+    pub fn finish(&mut self, class: &C, key: &K, charge: Charge, finished: Finished) {
+        if let Some(class) = self.classes.get_mut(class) {
+            class.class_queue.finish(key, charge, finished);
+        }
+    }
+
+    /// Offers slots until no waiter can get one.
+    ///
+    /// A higher priority goes first, then the class that was not served for the longest time. A
+    /// class without a free slot is skipped and does not block the others. `deliver` gets each
+    /// waiter that leaves.
+    pub fn hand_out<S>(
+        &mut self,
+        now: Instant,
+        mut offer: impl FnMut(&C, &R, Line) -> Offer<S>,
+        mut deliver: impl FnMut(Delivery<'_, C, R, S>),
+    ) {
+        if self.waiting == 0 {
+            return;
+        }
+        self.last_round += 1;
+        let ageing = self.rules.at(now);
+        let round = self.last_round;
+        loop {
+            let open = self
+                .classes
+                .iter_mut()
+                .filter(|(_, class)| class.class_queue.waiting() > 0 && class.blocked_in != round);
+            let heads = open.filter_map(|(name, class)| {
+                let head = class.class_queue.head(ageing)?;
+                Some((name, class, head))
+            });
+            let next = heads.min_by_key(|(_, class, head)| (head.level(), class.turn));
+            let Some((name, class, head)) = next else {
+                return;
+            };
+            let answer = match class.ask(head, now, |request, line| offer(name, request, line)) {
+                Ok(Some(slot)) => {
+                    self.last_turn += 1;
+                    class.turn = self.last_turn;
+                    Ok(slot)
+                }
+                Ok(None) => {
+                    class.blocked_in = round;
+                    continue;
+                }
+                Err(error) => Err(error),
+            };
+            let waiter = match &answer {
+                Ok(_) => class.class_queue.serve(head, now),
+                Err(_) => class.class_queue.dismiss(head),
+            };
+            if let Some(waiter) = waiter {
+                self.waiting -= 1;
+                deliver(Delivery {
+                    class: name,
+                    waiter,
+                    waiting: class.class_queue.waiting(),
+                    answer,
+                });
+            }
+        }
+    }
+
+    /// Snapshots of all classes in use and those that are still remembered, in no order.
+    pub fn snapshot(&self, now: Instant) -> Vec<ClassSnapshot<C>> {
+        let classes = self.classes.iter();
+        classes
+            .map(|(name, class)| self.snapshot_of(name, &class.class_queue, now))
+            .collect()
+    }
+
+    /// A snapshot of one class, if the class is known.
+    pub fn class_snapshot(&self, now: Instant, class: &C) -> Option<ClassSnapshot<C>> {
+        let class_queue = self.class_queue(class)?;
+        Some(self.snapshot_of(class, class_queue, now))
+    }
+
+    fn snapshot_of(
+        &self,
+        class: &C,
+        class_queue: &ClassQueue<K, R>,
+        now: Instant,
+    ) -> ClassSnapshot<C> {
+        ClassSnapshot::of(class.clone(), class_queue, &self.rules, now)
+    }
+
+    /// Where a waiter stands; `None` if it waits no longer.
+    pub fn queue_position(
+        &self,
+        now: Instant,
+        class: &C,
+        position: &Position<K>,
+    ) -> Option<QueuePosition> {
+        let class_queue = self.class_queue(class)?;
+        let ahead = class_queue.ahead(position, self.rules.at(now))?;
+        Some(QueuePosition {
+            ahead,
+            expected_wait: class_queue.expected_wait(ahead, self.rules.assumed_service),
+        })
+    }
+
+    fn class_queue(&self, class: &C) -> Option<&ClassQueue<K, R>> {
+        self.classes.get(class).map(|class| &class.class_queue)
+    }
+
+    fn class(&mut self, name: &C) -> &mut Class<K, R> {
+        if !self.classes.contains_key(name) && self.classes.len() >= MAX_IDLE_CLASSES {
+            let is_used = |class_queue: &ClassQueue<K, R>| {
+                class_queue.waiting() > 0 || class_queue.in_flight() > 0
+            };
+            self.classes.retain(|_, class| is_used(&class.class_queue));
+        }
+        match self.classes.entry(name.clone()) {
+            hash_map::Entry::Occupied(known) => known.into_mut(),
+            hash_map::Entry::Vacant(new) => new.insert(Class {
+                class_queue: ClassQueue::new(),
+                turn: self.last_turn,
+                blocked_in: 0,
+            }),
+        }
+    }
+}
+
+impl<K: Clone + Eq + Hash, R> Class<K, R> {
+    /// Asks for a slot for the first waiter.
+    fn ask<S>(
+        &self,
+        head: Head,
+        now: Instant,
+        offer: impl FnOnce(&R, Line) -> Offer<S>,
+    ) -> Offer<S> {
+        let Some((since, request)) = self.class_queue.first(head) else {
+            return Ok(None);
+        };
+        let line = Line {
+            now,
+            waiting: self.class_queue.waiting(),
+            since,
+        };
+        offer(request, line)
+    }
+}

@@ -1,0 +1,80 @@
+//! Which requests may not wait, and with which error they are refused.
+
+use std::hash::Hash;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::class_queue::{ClassQueue, OwnWaiters};
+use super::{Charge, Position, Rules};
+use crate::Failure;
+use crate::queue::{KeyQueueFull, QueueFull};
+
+/// The shortest `Retry-After`, used also when no service time is known.
+const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Checks whether one more request may wait.
+#[derive(Debug)]
+pub(super) struct Check<'a, K, R> {
+    pub(super) rules: &'a Rules,
+    pub(super) class_queue: &'a ClassQueue<K, R>,
+    pub(super) position: &'a Position<K>,
+    pub(super) charge: Charge,
+    pub(super) now: Instant,
+}
+
+impl<K: Clone + Eq + Hash, R> Check<'_, K, R> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let (rules, class_queue) = (self.rules, self.class_queue);
+        let own = class_queue.waiting_of(&self.position.key);
+        let is_full = class_queue.waiting() >= rules.max_waiting;
+        let is_share_full = rules.max_waiting_per_key.is_some_and(|max| own >= max);
+        let excess = self.excess(OwnWaiters::Counted);
+        if !is_full && !is_share_full && excess.is_none() {
+            return Ok(());
+        }
+
+        // The refusal is the key's own fault if the key has more waiters than the average key, or
+        // if the wait would be short enough without the key's own waiters.
+        let has_more_than_others = own * class_queue.keys_waiting() > class_queue.waiting();
+        let is_own_fault = match (is_share_full, is_full) {
+            (true, _) => true,
+            (false, true) => has_more_than_others,
+            (false, false) => own > 0 && self.excess(OwnWaiters::Excluded).is_none(),
+        };
+        let until_next_slot = || class_queue.expected_wait(0, rules.assumed_service);
+        let retry_after = excess.or_else(until_next_slot).unwrap_or_default();
+        let retry_after = retry_after.max(MIN_RETRY_AFTER);
+        let predicted_wait = self.wait(OwnWaiters::Counted);
+        Err(match is_own_fault {
+            true => KeyQueueFull {
+                waiting: own,
+                predicted_wait,
+                retry_after,
+            }
+            .into(),
+            false => QueueFull {
+                waiting: class_queue.waiting(),
+                predicted_wait,
+                retry_after,
+            }
+            .into(),
+        })
+    }
+
+    fn wait(&self, own: OwnWaiters) -> Option<Duration> {
+        let ageing = self.rules.at(self.now);
+        let ahead = self
+            .class_queue
+            .ahead_of_newcomer(self.position, self.charge, own, ageing);
+        self.class_queue
+            .expected_wait(ahead, self.rules.assumed_service)
+    }
+
+    /// The time by which the predicted wait exceeds its limit.
+    fn excess(&self, own: OwnWaiters) -> Option<Duration> {
+        let bound = self.rules.max_predicted_wait?;
+        let excess = self.wait(own)?.checked_sub(bound)?;
+        (!excess.is_zero()).then_some(excess)
+    }
+}
