@@ -43,6 +43,9 @@ impl Admin {
                 "breaker": backend.breaker.name(),
                 "in_flight": backend.in_flight,
                 "slots": backend.slots,
+                "max_in_flight": backend.rules.max_in_flight,
+                "weight": backend.rules.weight,
+                "labels": backend.rules.labels.iter().map(|label| &**label).collect::<Value>(),
                 "avoided": backend.avoided.iter().map(avoided).collect::<Value>(),
             })
         });

@@ -26,6 +26,7 @@ mod paths;
 mod reader;
 mod report;
 mod secret;
+mod server_tables;
 mod servers;
 mod setting;
 mod source;

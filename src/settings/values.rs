@@ -43,10 +43,10 @@ pub struct ExtraPath {
 /// [`Address::called`]: crate::ollama::upstream::Address::called
 pub type ServerName = Arc<str>;
 
-/// The number of concurrent requests for one model, per server.
+/// A number of concurrent requests for each server: for one model, or for all of its models.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Slots {
-    /// For servers without an entry of their own; `None` means that slots are not counted.
+    /// For servers without an entry of their own; `None` means that requests are not counted.
     pub others: Option<NonZeroUsize>,
     /// For named servers.
     pub named: Vec<(ServerName, NonZeroUsize)>,

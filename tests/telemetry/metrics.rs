@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use http_body_util::BodyExt;
-use llamatower::ollama::fleet::{BackendStatus, QueueStatus};
+use llamatower::ollama::fleet::{BackendStatus, QueueStatus, ServerRules};
 use llamatower::telemetry::{FleetView, names};
 use llamatower_layers::breaker::State;
 use llamatower_layers::{EndpointTable, Outcome};
@@ -73,6 +73,7 @@ impl FleetView for TwoBackends {
             installed: 0,
             resident: None,
             in_flight,
+            rules: ServerRules::default(),
             slots: 4.try_into().ok().filter(|_| is_up),
             breaker: match is_up {
                 true => State::Closed,

@@ -2,6 +2,7 @@
 //!
 //! Requests read a snapshot, which is rebuilt when a backend joins or leaves or its models change.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,11 +81,43 @@ impl<S> Members<S> {
         }
     }
 
-    /// The backends that have a model, whether they are up or down.
+    /// The backends that have a model and may serve it, whether they are up or down.
     pub(super) fn holders(&self, model: &ModelName) -> &[Arc<Member<S>>] {
         self.by_model
             .get(model)
             .map_or(&[], |row| row.holders.as_slice())
+    }
+
+    /// The backends that a request may be sent to: those that have its model. If no backend has it,
+    /// those that may serve it, because the response of any server is right then. A request without
+    /// a model may be sent to all.
+    pub(super) fn candidates(&self, model: Option<&ModelName>) -> Cow<'_, [Arc<Member<S>>]> {
+        let Some(model) = model else {
+            return Cow::Borrowed(&self.all);
+        };
+        let holders = self.holders(model);
+        if !holders.is_empty() {
+            return Cow::Borrowed(holders);
+        }
+        let may_serve = |member: &&Arc<Member<S>>| member.backend.allows(model);
+        match self.all.iter().all(|member| may_serve(&member)) {
+            true => Cow::Borrowed(&self.all),
+            false => self.all.iter().filter(may_serve).cloned().collect(),
+        }
+    }
+
+    /// Whether a model that no backend [has](Self::holders) must be refused: no backend may serve
+    /// it, or it is on the disk of one that must not.
+    pub(super) fn is_withheld(&self, model: &ModelName) -> bool {
+        let is_on_disk = |member: &&Arc<Member<S>>| {
+            let models = member.models();
+            models.iter().any(|installed| installed.name == *model)
+        };
+        let mut must_not = self
+            .all
+            .iter()
+            .filter(|member| !member.backend.allows(model));
+        must_not.any(|member| is_on_disk(&member)) || self.candidates(Some(model)).is_empty()
     }
 
     /// The digest of a model, if it is the same on all backends that have it.
@@ -184,7 +217,9 @@ impl<S> Catalogue<S> {
 fn by_model<S>(members: &[Arc<Member<S>>]) -> HashMap<ModelName, Row<S>> {
     let mut rows: HashMap<ModelName, Row<S>> = HashMap::default();
     for member in members {
-        for model in &*member.models() {
+        let models = member.models();
+        let allowed = models.iter();
+        for model in allowed.filter(|model| member.backend.allows(&model.name)) {
             let digest = (!model.digest.is_empty()).then(|| model.digest.clone());
             match rows.get_mut(&model.name) {
                 Some(row) => {

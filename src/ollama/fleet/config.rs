@@ -11,6 +11,7 @@ use llamatower_layers::live::Live;
 use llamatower_layers::queue::{Priority, Queue};
 
 use super::Dispatcher;
+use super::rules::ServerRules;
 use crate::client::Client;
 use crate::ollama::upstream::Access;
 
@@ -26,6 +27,8 @@ pub struct FleetConfig {
     /// For each host, the number of concurrent requests for one model; `None` means that slots are
     /// not counted.
     pub slots: Vec<Option<NonZeroUsize>>,
+    /// For each host, the rules for its servers; the default applies to hosts without an entry.
+    pub servers: Vec<ServerRules>,
     /// The limits of the queue.
     pub queue: QueueRules,
     /// When the circuit breaker of a backend opens.
