@@ -1,9 +1,11 @@
 //! What the gateway knows of each server: its version, its models on disk and in memory.
 
+use std::cell::Cell;
+
 use llamatower_sim::{Fault, FaultKind, ModelSpec, Sim, SimHandle};
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, chat, send, tiny, with, within_limit};
+use crate::harness::{Gateway, chat, send, sim_with, tiny, with, within_limit};
 
 /// The row of a server on `/status`.
 async fn row(gateway: &Gateway, sim: &SimHandle) -> Value {
@@ -210,4 +212,46 @@ async fn a_model_goes_to_a_server_where_it_is_allowed() {
         !models.is_empty() && models.iter().all(|model| *model == "small"),
         "{models:?}"
     );
+}
+
+#[tokio::test]
+async fn different_models_of_one_name_are_on_the_status_page_and_logged_once() {
+    let digests = ["a", "b"].map(|digit| digit.repeat(64));
+    let model = |digest: &String| ModelSpec::new("tiny").with_digest(digest);
+    let one = sim_with(model(&digests[0])).await;
+    let other = sim_with(model(&digests[1])).await;
+    let gateway = Gateway::start(&[&one, &other], &[FAST_PROBES]).await;
+    let is_drift = |line: &Value| line["model"] == "tiny:latest" && line["level"] == "WARN";
+    let warning = gateway.logged("the drift", is_drift).await;
+    let (one_at, other_at) = (one.addr().to_string(), other.addr().to_string());
+    let named = format!("aaaaaaaaaaaa ({one_at}), bbbbbbbbbbbb ({other_at})");
+    assert_eq!(warning["digests"], named, "{warning}");
+    let status = gateway.admin_page("/status").await.json();
+    let digests = json!({"aaaaaaaaaaaa": [one_at], "bbbbbbbbbbbb": [other_at]});
+    let expected = json!([{"model": "tiny:latest", "digests": digests}]);
+    assert_eq!(status["digests_differ"], expected);
+    let probes = requests(&one, "/api/tags");
+    within_limit("more probes", async {
+        while requests(&one, "/api/tags") < probes + 3 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let warnings = Cell::new(0);
+    gateway.has_logged(|line| {
+        warnings.set(warnings.get() + u8::from(is_drift(line)));
+        false
+    });
+    assert_eq!(warnings.get(), 1);
+}
+
+#[tokio::test]
+async fn the_same_model_on_all_servers_is_no_drift() {
+    let (one, other) = (tiny().await, tiny().await);
+    let gateway = Gateway::start(&[&one, &other], &[]).await;
+    for sim in [&one, &other] {
+        row_when(&gateway, sim, "its models", |row| row["installed"] == 1).await;
+    }
+    let status = gateway.admin_page("/status").await.json();
+    assert_eq!(status["digests_differ"], json!([]));
 }

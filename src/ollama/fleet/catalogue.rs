@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::backend::Unreachable;
+use super::drift::{Drift, DriftLog};
 use super::inventory::Installed;
 use super::member::Member;
 
@@ -25,6 +26,7 @@ const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
 pub(super) struct Catalogue<S> {
     members: ArcSwap<Members<S>>,
     refreshes: watch::Sender<Refreshes>,
+    drift_log: DriftLog,
 }
 
 /// A snapshot of all backends.
@@ -120,6 +122,16 @@ impl<S> Members<S> {
         must_not.any(|member| is_on_disk(&member)) || self.candidates(Some(model)).is_empty()
     }
 
+    /// The models that differ between backends although they have the same name, by name.
+    pub(super) fn drifts(&self) -> Vec<Drift> {
+        let unclear = self.by_model.iter();
+        let unclear = unclear.filter(|(_, row)| row.digest.is_none() && row.holders.len() > 1);
+        let drifts = unclear.filter_map(|(model, row)| Drift::of(model, &row.holders));
+        let mut drifts: Vec<_> = drifts.collect();
+        drifts.sort_by(|one, other| one.model.full().cmp(other.model.full()));
+        drifts
+    }
+
     /// The digest of a model, if it is the same on all backends that have it.
     pub(super) fn digest(&self, model: &ModelName) -> Option<Arc<str>> {
         self.by_model.get(model)?.digest.clone()
@@ -132,6 +144,7 @@ impl<S> Catalogue<S> {
         Self {
             members: ArcSwap::from_pointee(Members::new(by_host)),
             refreshes: watch::Sender::default(),
+            drift_log: DriftLog::default(),
         }
     }
 
@@ -147,6 +160,7 @@ impl<S> Catalogue<S> {
             by_host[host].clone_from(&members);
             Members::new(by_host)
         });
+        self.drift_log.log(&self.members().drifts());
         self.refreshes.send_modify(|_| ());
     }
 
@@ -161,6 +175,7 @@ impl<S> Catalogue<S> {
         if found.is_ok_and(|models| member.set_models(models)) {
             self.members
                 .rcu(|known| Members::new(known.by_host.clone()));
+            self.drift_log.log(&self.members().drifts());
         }
         member.note_probed(asked);
         self.refreshes.send_modify(|_| ());
@@ -301,6 +316,9 @@ mod tests {
         );
         assert_eq!(digest("a"), None);
         assert_eq!(digest("b").as_deref(), Some("2"));
+        let drifts = catalogue.members().drifts();
+        let drifts: Vec<_> = drifts.iter().map(Drift::to_string).collect();
+        assert_eq!(drifts, ["1 (gpu-1:11434), 9 (gpu-2:11434)"]);
         assert_eq!(digest("c"), None);
     }
 

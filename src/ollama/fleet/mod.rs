@@ -7,6 +7,7 @@ mod backend;
 mod catalogue;
 mod config;
 mod dispatch;
+mod drift;
 mod inventory;
 mod member;
 mod not_found;
@@ -39,7 +40,8 @@ use tokio::time::{Instant, timeout_at};
 pub use backend::{Backend, Unreachable};
 pub use config::{Dns, FleetConfig, ProbeClocks, QueueRules, Share};
 pub use dispatch::{Class, Dispatcher};
-pub use inventory::{Installed, Resident};
+pub use drift::Drift;
+pub use inventory::{Installed, Resident, short_digest};
 pub use member::Slot;
 pub use not_found::ModelNotFound;
 pub use observe::Observed;
@@ -161,6 +163,11 @@ impl<S> Fleet<S> {
             avoided: member.outliers.avoided(),
         });
         rows.collect()
+    }
+
+    /// The models that differ between backends although they have the same name, by name.
+    pub fn drifts(&self) -> Vec<Drift> {
+        self.catalogue.members().drifts()
     }
 
     /// The status of the queue: the models with waiting or running requests.
