@@ -14,7 +14,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 use tower::Service;
 
-use crate::ollama::fleet::{Avoided, Resident};
+use crate::ollama::fleet::{Avoided, Drift, Resident};
 use crate::telemetry::{FleetView, Telemetry};
 
 /// Serves operators. `/health` is served by the edge.
@@ -43,6 +43,9 @@ impl Admin {
                 "breaker": backend.breaker.name(),
                 "in_flight": backend.in_flight,
                 "slots": backend.slots,
+                "max_in_flight": backend.rules.max_in_flight,
+                "weight": backend.rules.weight,
+                "labels": backend.rules.labels.iter().map(|label| &**label).collect::<Value>(),
                 "avoided": backend.avoided.iter().map(avoided).collect::<Value>(),
             })
         });
@@ -55,7 +58,11 @@ impl Admin {
                 "predicted_wait": seconds(row.predicted_wait),
             })
         });
-        json!({ "backends": backends.collect::<Value>(), "queue": queue.collect::<Value>() })
+        json!({
+            "backends": backends.collect::<Value>(),
+            "queue": queue.collect::<Value>(),
+            "digests_differ": self.fleet.drifts().iter().map(drift).collect::<Value>(),
+        })
     }
 
     fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
@@ -108,6 +115,16 @@ fn resident(row: &Resident) -> Value {
         "context_length": row.context_length,
         "expires_at": row.expires_at.map(|time| time.to_string()),
     })
+}
+
+/// A name that stands for different models, and the backends that have each of them.
+fn drift(drift: &Drift) -> Value {
+    let digests = drift.digests.iter().map(|(digest, backends)| {
+        let backends = backends.iter().map(|name| &**name);
+        (digest.to_string(), backends.collect::<Value>())
+    });
+    let digests: serde_json::Map<_, _> = digests.collect();
+    json!({ "model": drift.model.to_string(), "digests": digests })
 }
 
 /// Why a backend is avoided for a model; the time until the next trial is in seconds.

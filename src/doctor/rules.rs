@@ -9,6 +9,7 @@ use super::Options;
 use super::report::Level::{Error, Note, Warning};
 use super::report::Report;
 use super::server::{Answers, Facts, Trouble};
+use crate::ollama::fleet::short_digest;
 use crate::settings::Settings;
 use crate::settings::SlotRule;
 
@@ -203,10 +204,8 @@ fn digests(servers: &[Facts], report: &mut Report) {
         if by_digest.len() < 2 {
             continue;
         }
-        let short = by_digest.into_iter().map(|(digest, servers)| {
-            let short = digest.get(..12).unwrap_or(digest);
-            (short, servers)
-        });
+        let short = by_digest.into_iter();
+        let short = short.map(|(digest, servers)| (short_digest(digest), servers));
         report.add(
             Warning,
             "digests_differ",

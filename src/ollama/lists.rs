@@ -52,11 +52,10 @@ impl List {
         limit: Duration,
     ) -> Result<Bytes, Unreachable> {
         let pages = pages_of(backends, self.path(), limit).await?;
-        Ok(self.merge(&pages))
+        Ok(self.merge(allowed_rows(&pages).collect()))
     }
 
-    fn merge(self, pages: &[Bytes]) -> Bytes {
-        let mut rows: Vec<Row<'_>> = pages.iter().flat_map(rows_of).collect();
+    fn merge(self, mut rows: Vec<Row<'_>>) -> Bytes {
         rows.sort_by_key(|row| std::cmp::Reverse(row.rank));
         let mut seen = HashMap::new();
         let (head, tail) = self.frame();
@@ -85,8 +84,7 @@ pub(super) async fn model<'a>(
     limit: Duration,
 ) -> Result<Option<Bytes>, Unreachable> {
     let pages = pages_of(backends, List::Models.path(), limit).await?;
-    let rows = pages.iter().flat_map(rows_of);
-    let newest = rows
+    let newest = allowed_rows(&pages)
         .filter(|row| row.key == *name)
         .max_by_key(|row| row.rank);
     Ok(newest.map(|row| format!("{}\n", row.raw.get()).into()))
@@ -101,8 +99,9 @@ pub(super) async fn lowest_version<'a>(
     limit: Duration,
 ) -> Result<Bytes, Unreachable> {
     let pages = pages_of(backends, "/api/version", limit).await?;
-    let lowest = pages.iter().min_by_key(|page| version_in(page));
-    Ok(lowest.cloned().unwrap_or_default())
+    let pages = pages.into_iter().map(|(_, page)| page);
+    let lowest = pages.min_by_key(|page| version_in(page));
+    Ok(lowest.unwrap_or_default())
 }
 
 fn version_in(page: &[u8]) -> Option<semver::Version> {
@@ -118,15 +117,15 @@ async fn pages_of<'a>(
     backends: impl Iterator<Item = &'a Backend>,
     path: &'static str,
     limit: Duration,
-) -> Result<Vec<Bytes>, Unreachable> {
+) -> Result<Vec<(&'a Backend, Bytes)>, Unreachable> {
     let (up, down): (Vec<_>, Vec<_>) = backends.partition(|backend| backend.is_up());
     let backends = if up.is_empty() { down } else { up };
     let answers = join_all(backends.iter().map(|backend| backend.page(path, limit))).await;
     let mut pages = Vec::with_capacity(answers.len());
     let mut first_error = None;
-    for answer in answers {
+    for (backend, answer) in backends.into_iter().zip(answers) {
         match answer {
-            Ok(page) => pages.push(page),
+            Ok(page) => pages.push((backend, page)),
             Err(error) => first_error = first_error.or(Some(error)),
         }
     }
@@ -141,6 +140,14 @@ struct Row<'a> {
     /// Rows are sorted by this, latest first.
     rank: Option<Timestamp>,
     raw: &'a RawValue,
+}
+
+/// The rows of models that the gateway may use on the server that lists them.
+fn allowed_rows<'a>(pages: &'a [(&'a Backend, Bytes)]) -> impl Iterator<Item = Row<'a>> {
+    pages.iter().flat_map(|(backend, page)| {
+        let rows = rows_of(page).into_iter();
+        rows.filter(|row| backend.allows(&row.key))
+    })
 }
 
 fn rows_of(page: &Bytes) -> Vec<Row<'_>> {
@@ -178,7 +185,8 @@ mod tests {
 
     fn merged(list: List, pages: &[&'static str]) -> String {
         let pages: Vec<_> = pages.iter().map(|page| Bytes::from(*page)).collect();
-        String::from_utf8(list.merge(&pages).to_vec()).expect("JSON is text")
+        let rows = pages.iter().flat_map(rows_of).collect();
+        String::from_utf8(list.merge(rows).to_vec()).expect("JSON is text")
     }
 
     #[test]

@@ -21,15 +21,15 @@ use bytes::Bytes;
 use futures_util::TryFutureExt;
 use futures_util::future::{Either, MapOk};
 use http::header::CONTENT_TYPE;
-use http::{Extensions, HeaderValue, Request, Response, StatusCode, request};
+use http::{Extensions, HeaderValue, Request, Response, request};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use llamatower_layers::body::Guarded;
 use llamatower_layers::route::{Choice, RouteFuture, RouteService};
-use llamatower_layers::{BoxError, Fail, Failure, ModelName, Operation, Replay, RouteMatch, Side};
+use llamatower_layers::{BoxError, Failure, ModelName, Operation, Replay, RouteMatch};
 use tower::{Service, ServiceExt};
 
-use fleet::{Fleet, Permit};
+use fleet::{Fleet, ModelNotFound, Permit};
 use lists::List;
 use unload::Step;
 
@@ -179,24 +179,7 @@ async fn listed_model<S>(
     let row = lists::model(&name, backends, fleet.probe_timeout()).await;
     match row.map_err(Failure::from)? {
         Some(row) => Ok(whole(HeaderValue::from_static("application/json"), row)),
-        None => Err(Failure::from(ModelNotListed(name)).into()),
-    }
-}
-
-/// No server has the model. The text is Ollama's.
-#[derive(Debug, thiserror::Error)]
-#[error("model '{0}' not found")]
-struct ModelNotListed(ModelName);
-
-impl Fail for ModelNotListed {
-    fn side(&self) -> Side {
-        Side::Client
-    }
-    fn status(&self) -> StatusCode {
-        StatusCode::NOT_FOUND
-    }
-    fn kind(&self) -> &'static str {
-        "model_not_found"
+        None => Err(Failure::from(ModelNotFound::new(&name.to_string())).into()),
     }
 }
 

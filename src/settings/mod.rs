@@ -26,6 +26,7 @@ mod paths;
 mod reader;
 mod report;
 mod secret;
+mod server_tables;
 mod servers;
 mod setting;
 mod source;
@@ -47,7 +48,7 @@ pub use table::{
     Backends, Breaking, Cache, Config, Keys, Limits, Listen, Queue, Retry, Runtime, SETTINGS,
     Settings, Telemetry, Timeouts,
 };
-pub use values::{ExtraPath, KeyLimits, ListingRate, ServerName, SizeOrShare, Slots};
+pub use values::{ExtraPath, KeyLimits, ListingRate, PerServer, ServerName, SizeOrShare};
 
 use crate::telemetry::check_environment;
 use reader::Reader;

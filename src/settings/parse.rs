@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +17,9 @@ use llamatower_layers::rate_limit::Quota;
 use llamatower_layers::token_limit::{Budget, Window};
 
 use super::secret::Secret;
-use super::values::{ExtraPath, KeyLimits, ListingRate, ServerName, SizeOrShare, Slots};
+use super::values::{ExtraPath, KeyLimits, ListingRate, PerServer, ServerName, SizeOrShare};
 use crate::edge::{Hosts, ListenAddr, Origins, TrustedProxies};
-use crate::ollama::fleet::SlotRule;
+use crate::ollama::fleet::{ModelPattern, SlotRule};
 use crate::ollama::upstream::{Address, Authorities, Authorization, has_user};
 use crate::telemetry::{LogFormat, check_log_filter};
 
@@ -196,16 +197,28 @@ pub(super) fn token_budget(text: &str) -> Parsed<Budget> {
     ))
 }
 
-pub(super) fn slots(text: &str) -> Parsed<Slots> {
+/// A value for all servers, and values for named ones, like `4, gpu-1:11434=2`.
+fn per_server<T: Default>(text: &str, value: impl Fn(&str) -> Parsed<T>) -> Parsed<PerServer<T>> {
     without_user(text)?;
-    let mut slots = Slots::default();
+    let mut of = PerServer::default();
     for item in items(text) {
         match item.split_once('=') {
-            None => slots.others = slot_rule(item)?,
-            Some((name, rule)) => slots.named.push((server_name(name)?, slot_rule(rule)?)),
+            None => of.others = value(item)?,
+            Some((name, text)) => of.named.push((server_name(name)?, value(text)?)),
         }
     }
-    Ok(slots)
+    Ok(of)
+}
+
+pub(super) fn slots(text: &str) -> Parsed<PerServer<SlotRule>> {
+    per_server(text, slot_rule)
+}
+
+pub(super) fn server_limits(text: &str) -> Parsed<PerServer<Option<NonZeroUsize>>> {
+    per_server(text, |text| match text.trim() {
+        "off" => Ok(None),
+        number => count(number).map(Some),
+    })
 }
 
 fn slot_rule(text: &str) -> Parsed<SlotRule> {
@@ -214,6 +227,44 @@ fn slot_rule(text: &str) -> Parsed<SlotRule> {
         "off" => SlotRule::Off,
         number => SlotRule::Count(count(number)?),
     })
+}
+
+/// The items of a list like `gpu-1:11434=2, gpu-2=3`, in which each item names a server.
+fn of_servers<T>(text: &str, value: impl Fn(&str) -> Parsed<T>) -> Parsed<Vec<(ServerName, T)>> {
+    without_user(text)?;
+    let read = |item: &str| {
+        let parts = item.split_once('=');
+        let (name, text) = parts.ok_or(format!("{item:?} names no server"))?;
+        let value = value(text.trim()).map_err(|reason| format!("{item:?}: {reason}"))?;
+        Ok((server_name(name)?, value))
+    };
+    items(text).map(read).collect()
+}
+
+pub(super) fn weights(text: &str) -> Parsed<Vec<(ServerName, f64)>> {
+    of_servers(text, weight)
+}
+
+pub(super) fn labels(text: &str) -> Parsed<Vec<(ServerName, Arc<str>)>> {
+    of_servers(text, label)
+}
+
+pub(super) fn allowed_models(text: &str) -> Parsed<Vec<(ServerName, ModelPattern)>> {
+    of_servers(text, plain)
+}
+
+pub(super) fn weight(text: &str) -> Parsed<f64> {
+    let weight = text.parse().ok();
+    let is_valid = weight.filter(|weight: &f64| weight.is_finite() && *weight > 0.0);
+    is_valid.ok_or_else(|| "it is not a number above 0".to_owned())
+}
+
+pub(super) fn label(text: &str) -> Parsed<Arc<str>> {
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=".contains(&byte);
+    match !text.is_empty() && text.bytes().all(is_word) {
+        true => Ok(text.into()),
+        false => Err("a label has only letters, digits and - _ . / : =".to_owned()),
+    }
 }
 
 pub(super) fn key_limits(text: &str) -> Parsed<BTreeMap<Arc<str>, KeyLimits>> {
@@ -261,7 +312,7 @@ pub(super) fn backends(text: &str) -> Parsed<Vec<Address>> {
     without_user(text)?;
     let mut found: Vec<(Address, &str)> = Vec::new();
     for item in items(text) {
-        let address: Address = plain(item)?;
+        let address = backend(item)?;
         match found
             .iter()
             .find(|(known, _)| known.is_same_server(&address))
@@ -281,6 +332,12 @@ pub(super) fn backends(text: &str) -> Parsed<Vec<Address>> {
         true => Err("it contains no server".to_owned()),
         false => Ok(found.into_iter().map(|(address, _)| address).collect()),
     }
+}
+
+/// The address of one server.
+pub(super) fn backend(text: &str) -> Parsed<Address> {
+    without_user(text)?;
+    plain(text)
 }
 
 /// A password in an address may contain commas. A text with an @ is not split, because a part of

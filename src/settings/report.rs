@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::parse;
 use super::secret::Secret;
+use super::server_tables;
 use super::setting::{Form, Setting};
 use super::source::{DEFAULT, Texts};
 use super::table::SETTINGS;
@@ -120,6 +121,9 @@ pub fn reference() -> String {
     for setting in SETTINGS {
         let (first, name) = setting.key.split_once('.').unwrap_or(("", setting.key));
         if first != section {
+            if section == server_tables::SECTION {
+                text.push_str(server_tables::REFERENCE);
+            }
             section = first;
             let _ = write!(text, "\n## `[{section}]`\n\n");
             text.push_str("| Variable | TOML | Default | What it does |\n|---|---|---|---|\n");
@@ -150,6 +154,9 @@ pub fn example_file() -> String {
     for setting in SETTINGS {
         let (first, name) = setting.key.split_once('.').unwrap_or(("", setting.key));
         if first != section {
+            if section == server_tables::SECTION {
+                text.push_str(server_tables::EXAMPLE);
+            }
             section = first;
             let _ = write!(text, "\n[{section}]\n");
         }

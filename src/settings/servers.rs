@@ -3,7 +3,8 @@
 use super::error::Problem;
 use super::reader::Reader;
 use super::table::Backends;
-use crate::ollama::fleet::SlotRule;
+use super::values::ServerName;
+use crate::ollama::fleet::{AllowedModels, ServerRules, SlotRule};
 use crate::ollama::upstream::{Access, Address};
 
 impl Backends {
@@ -16,12 +17,40 @@ impl Backends {
 
     /// The slots of each server, in the configured order.
     pub fn slots_of_each(&self) -> Vec<SlotRule> {
-        let of = |server: &Address| {
-            let mut named = self.slots.named.iter();
-            let own = named.find(|(name, _)| self.called(name).contains(&server));
-            own.map_or(self.slots.others, |(_, slots)| *slots)
+        let of = |server| self.all_of(server, &self.slots.named).next().copied();
+        let servers = self.urls.iter();
+        servers
+            .map(|server| of(server).unwrap_or(self.slots.others))
+            .collect()
+    }
+
+    /// The rules for each server, in the configured order.
+    pub fn rules_of_each(&self) -> Vec<ServerRules> {
+        let of = |server| {
+            let default = ServerRules::default();
+            let own_limit = self.all_of(server, &self.max_in_flight.named).next();
+            let own_weight = self.all_of(server, &self.weights).next();
+            let models = self.all_of(server, &self.models).cloned();
+            ServerRules {
+                weight: own_weight.copied().unwrap_or(default.weight),
+                max_in_flight: own_limit.copied().unwrap_or(self.max_in_flight.others),
+                labels: self.all_of(server, &self.labels).cloned().collect(),
+                models: AllowedModels::new(models.collect()),
+            }
         };
         self.urls.iter().map(of).collect()
+    }
+
+    /// The values of a list that are for a server.
+    fn all_of<'a, T>(
+        &self,
+        server: &Address,
+        list: &'a [(ServerName, T)],
+    ) -> impl Iterator<Item = &'a T> {
+        let its_own = list
+            .iter()
+            .filter(move |(name, _)| self.called(name).contains(&server));
+        its_own.map(|(_, value)| value)
     }
 
     /// The credentials of the servers, and the trust in their certificates. This reads the
@@ -46,29 +75,42 @@ impl Backends {
         Address::called(&self.urls, name)
     }
 
-    /// Checks that named servers are configured, that none has two tokens, and that certificates
-    /// can be verified if necessary.
+    /// Each list that names servers: its key, and the names. The text says what a server may have
+    /// only one of; `None` if it may have several.
+    fn named_servers(&self) -> [(&'static str, Option<&'static str>, Vec<&ServerName>); 7] {
+        fn names<T>(list: &[(ServerName, T)]) -> Vec<&ServerName> {
+            list.iter().map(|(name, _)| name).collect()
+        }
+        let management = self.management.iter().collect();
+        let (slots, limits) = (&self.slots.named, &self.max_in_flight.named);
+        [
+            ("backends.management", None, management),
+            ("backends.slots", Some("numbers of slots"), names(slots)),
+            ("backends.tokens", Some("tokens"), names(&self.tokens)),
+            ("backends.max_in_flight", Some("limits"), names(limits)),
+            ("backends.weights", Some("weights"), names(&self.weights)),
+            ("backends.labels", None, names(&self.labels)),
+            ("backends.models", None, names(&self.models)),
+        ]
+    }
+
+    /// Checks that named servers are configured, that none has two values where there can be only
+    /// one, and that certificates can be verified if necessary.
     pub(super) fn check(&self, reader: &mut Reader) {
-        let management = self.management.iter();
-        let management = management.map(|name| ("backends.management", name));
-        let slots = self.slots.named.iter();
-        let slots = slots.map(|(name, _)| ("backends.slots", name));
-        let tokens = self.tokens.iter();
-        let tokens = tokens.map(|(name, _)| ("backends.tokens", name));
         // Names are not compared with the default servers that replace a wrong OLLAMA_URL.
         let are_known = reader.is_valid("backends.urls");
-        for (key, name) in management.chain(slots).chain(tokens) {
-            if are_known && self.called(name).is_empty() {
-                let reason = format!("{name} is not a server in OLLAMA_URL");
-                reader.wrong(key, &reason);
+        for (key, single, names) in self.named_servers() {
+            for name in names.iter().filter(|_| are_known) {
+                if self.called(name).is_empty() {
+                    let reason = format!("{name} is not a server in OLLAMA_URL");
+                    reader.wrong(key, &reason);
+                }
             }
-        }
-        for server in &self.urls {
-            let names = self.tokens.iter().map(|(name, _)| name);
-            let its_own = names.filter(|name| self.called(name).contains(&server));
-            if its_own.count() > 1 {
-                let reason = format!("there are two tokens for {server}");
-                reader.wrong("backends.tokens", &reason);
+            for (server, single) in self.urls.iter().zip(single.into_iter().cycle()) {
+                let is_it = |name: &&&ServerName| self.called(name).contains(&server);
+                if names.iter().filter(is_it).count() > 1 {
+                    reader.wrong(key, &format!("there are two {single} for {server}"));
+                }
             }
         }
         if let Err(reason) = self.access() {

@@ -52,8 +52,14 @@ pub enum Form {
     RateOrAuto,
     /// A list of token limits like `20000/minute, 5000000/month`, or `off`.
     TokenBudgets,
-    /// Concurrent requests for one model, for all servers or for named ones; or `off`.
+    /// Concurrent requests, for all servers or for named ones; or `off`.
     Slots,
+    /// Factors of named servers, like `gpu-1=2, gpu-2=0.5`.
+    ServerWeights,
+    /// Words for named servers, like `gpu-1=a100, gpu-1=lab`.
+    ServerLabels,
+    /// Models of named servers, like `gpu-1=llama3*, gpu-1=qwen3:4b`.
+    ServerModels,
     /// A whole number above zero, or `off`.
     OptionalCount,
     /// Limits of single keys, like `ada:rate=60/m, ada:weight=2`.
@@ -77,6 +83,9 @@ impl Form {
                 | Self::ServerSecrets
                 | Self::TokenBudgets
                 | Self::Slots
+                | Self::ServerWeights
+                | Self::ServerLabels
+                | Self::ServerModels
                 | Self::KeyLimits
         )
     }
@@ -107,6 +116,13 @@ impl Form {
             }
             Self::Slots => {
                 "a whole number above 0, or a comma-separated list like gpu-1:11434=4; or off"
+            }
+            Self::ServerWeights => {
+                "a comma-separated list of numbers above 0, like gpu-1:11434=2, gpu-2=0.5"
+            }
+            Self::ServerLabels => "a comma-separated list like gpu-1:11434=a100, gpu-1:11434=lab",
+            Self::ServerModels => {
+                "a comma-separated list like gpu-1:11434=llama3*, gpu-1:11434=qwen3:4b"
             }
             Self::OptionalCount => "a whole number above 0; or off",
             Self::KeyLimits => {

@@ -9,6 +9,7 @@ use super::environment::Environment;
 use super::error::Problem;
 use super::nearest::nearest;
 use super::parse;
+use super::server_tables::ServerTables;
 use super::setting::{Form, Setting};
 
 /// The name of the source of a default.
@@ -163,6 +164,14 @@ impl Texts {
             problems.push(Problem::new(&path, reason));
             Table::new()
         });
+        let mut table = table;
+        let servers = ServerTables::fold(&mut table, &path.to_string());
+        if !servers.problems.is_empty() {
+            // A server of a wrong table is missing in the list.
+            self.unreadable.insert("backends.urls");
+        }
+        problems.extend(servers.problems);
+        self.unknown_keys.extend(servers.unknown);
         let keys = leaves(&table).into_iter();
         let is_known = |key: &str| {
             let is_it =
@@ -170,12 +179,10 @@ impl Texts {
             settings.iter().any(is_it)
         };
         let unknown = keys.filter(|key| !is_known(key));
-        self.unknown_keys = unknown
-            .map(|key| {
-                let reason = format!("there is no such setting; {}", hint_for_key(&key, settings));
-                Problem::new(format!("{key} in {path}"), reason)
-            })
-            .collect();
+        self.unknown_keys.extend(unknown.map(|key| {
+            let reason = format!("there is no such setting; {}", hint_for_key(&key, settings));
+            Problem::new(format!("{key} in {path}"), reason)
+        }));
         table
     }
 }
@@ -229,7 +236,7 @@ fn find<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
     table.get(section)?.get(name)
 }
 
-fn text_of(value: &Value) -> Option<String> {
+pub(super) fn text_of(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
         Value::Boolean(yes) => Some(yes.to_string()),

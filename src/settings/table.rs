@@ -17,8 +17,10 @@ use super::parse::*;
 use super::reader::Reader;
 use super::secret::Secret;
 use super::setting::{Form, Setting};
-use super::values::{ExtraPath, KeyLimits, ListingRate, ServerName, SizeOrShare, Slots};
+use super::values::{ExtraPath, KeyLimits, ListingRate, PerServer, ServerName, SizeOrShare};
 use crate::edge::{BasePath, Hosts, ListenAddr, Origins, TrustedProxies};
+use crate::ollama::fleet::ModelPattern;
+use crate::ollama::fleet::SlotRule;
 use crate::ollama::upstream::{Address, Authorities, Authorization};
 use crate::telemetry::LogFormat;
 
@@ -101,8 +103,16 @@ settings! {
             "The model for inference requests that name none. If it is not set, the server refuses such requests. Set it for clients that send no model."
         management: Option<ServerName> = optional(server_name), "LLAMATOWER_MANAGEMENT_BACKEND" Text ""
             "The server that pulls, creates, copies and deletes models; by default the first one. Set it to the server where your models are stored."
-        slots: Slots = slots, "LLAMATOWER_SLOTS" Slots "learn"
+        slots: PerServer<SlotRule> = slots, "LLAMATOWER_SLOTS" Slots "learn"
             "The maximum number of concurrent requests to a server for one model, equal to its `OLLAMA_NUM_PARALLEL`; further requests wait in the gateway's queue, which is fair, limited and visible. `4` for all servers, `gpu-1:11434=4` for one, comma-separated. Set it if one busy model delays the others."
+        max_in_flight: PerServer<Option<NonZeroUsize>> = server_limits, "LLAMATOWER_BACKEND_MAX_IN_FLIGHT" Slots "off"
+            "The maximum number of concurrent requests that run a model on a server, over all of its models; further requests wait in the gateway's queue. `8` for all servers, `gpu-1:11434=8` for one, comma-separated. Set it if several models share the memory or the processors of a server."
+        weights: Vec<(ServerName, f64)> = weights, "LLAMATOWER_BACKEND_WEIGHTS" ServerWeights ""
+            "The speed of servers as a factor, 1 if it is not set: `gpu-1:11434=2` for a server that is twice as fast as the others. Set it if servers differ and the gateway has not measured them yet."
+        labels: Vec<(ServerName, Arc<str>)> = labels, "LLAMATOWER_BACKEND_LABELS" ServerLabels ""
+            "Words that describe servers, shown on `/status`: `gpu-1:11434=a100`, once for each word. Set it to see which server is which."
+        models: Vec<(ServerName, ModelPattern)> = allowed_models, "LLAMATOWER_BACKEND_MODELS" ServerModels ""
+            "The models that clients may use on a server, by name or by a pattern with `*`: `gpu-1:11434=llama3*`, once for each name; comma-separated. Other models of that server are neither listed nor used; they can still be managed. Servers without an entry serve all of their models. Set it to keep a server free for some models."
         extra_paths: Vec<ExtraPath> = extra_paths, "LLAMATOWER_EXTRA_PATHS" List ""
             "Additional paths to pass on, like `POST /api/rerank`; requests are routed by the `model` of their JSON body. Add a path that a newer Ollama supports and this version answers with 404."
         dns_servers: Vec<SocketAddr> = list(dns_server), "LLAMATOWER_DNS_SERVERS" List ""

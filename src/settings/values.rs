@@ -43,13 +43,13 @@ pub struct ExtraPath {
 /// [`Address::called`]: crate::ollama::upstream::Address::called
 pub type ServerName = Arc<str>;
 
-/// The number of concurrent requests for one model, per server.
+/// A value for each server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Slots {
+pub struct PerServer<T> {
     /// For servers without an entry of their own.
-    pub others: SlotRule,
+    pub others: T,
     /// For named servers.
-    pub named: Vec<(ServerName, SlotRule)>,
+    pub named: Vec<(ServerName, T)>,
 }
 
 /// The limit of each client's requests that run no model.
@@ -64,7 +64,7 @@ pub enum ListingRate {
     Of(Quota),
 }
 
-impl Slots {
+impl PerServer<SlotRule> {
     /// Whether the slots of any server are counted, so that requests wait for them.
     pub fn are_counted(&self) -> bool {
         let named = self.named.iter().map(|(_, rule)| rule);

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use crate::ollama::fleet::{BackendStatus, Fleet, QueueStatus};
+use crate::ollama::fleet::{BackendStatus, Drift, Fleet, QueueStatus};
 
 /// What telemetry and operators can query.
 pub trait FleetView: Send + Sync {
@@ -10,6 +10,8 @@ pub trait FleetView: Send + Sync {
     fn status(&self) -> Vec<BackendStatus>;
     /// The queue's status for each model.
     fn queue_status(&self) -> Vec<QueueStatus>;
+    /// The models that differ between backends although they have the same name.
+    fn drifts(&self) -> Vec<Drift>;
     /// Whether a backend has a model of this name.
     fn knows(&self, model: &str) -> bool;
 }
@@ -20,6 +22,9 @@ impl<S: Send + Sync> FleetView for Fleet<S> {
     }
     fn queue_status(&self) -> Vec<QueueStatus> {
         Fleet::queue_status(self)
+    }
+    fn drifts(&self) -> Vec<Drift> {
+        Fleet::drifts(self)
     }
     fn knows(&self, model: &str) -> bool {
         Fleet::knows(self, model)

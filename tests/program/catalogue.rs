@@ -1,9 +1,11 @@
 //! What the gateway knows of each server: its version, its models on disk and in memory.
 
-use llamatower_sim::{Fault, FaultKind, SimHandle};
+use std::cell::Cell;
+
+use llamatower_sim::{Fault, FaultKind, ModelSpec, Sim, SimHandle};
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, chat, tiny, within_limit};
+use crate::harness::{Gateway, chat, send, sim_with, tiny, with, within_limit};
 
 /// The row of a server on `/status`.
 async fn row(gateway: &Gateway, sim: &SimHandle) -> Value {
@@ -131,4 +133,125 @@ async fn the_models_in_memory_are_not_known_while_a_server_is_down() {
     row_when(&gateway, &sim, "the server is down", is_down).await;
     sim.clear_faults();
     row_when(&gateway, &sim, "a model in memory again", loaded).await;
+}
+
+/// A server with two models.
+async fn small_and_large() -> SimHandle {
+    let models = ["small", "large"].map(|name| ModelSpec::new(name).with_slots(8));
+    let [small, large] = models;
+    Sim::builder()
+        .model(small)
+        .model(large)
+        .start()
+        .await
+        .unwrap()
+}
+
+fn chat_with(model: &str) -> Value {
+    with(chat(), json!({"model": model}))
+}
+
+#[tokio::test]
+async fn a_model_that_is_not_allowed_on_its_server_is_neither_listed_nor_used() {
+    let sim = small_and_large().await;
+    let allowed = format!("{}=sm*", sim.addr());
+    let gateway = gateway(&sim, &[("LLAMATOWER_BACKEND_MODELS", &allowed)]).await;
+    let load = format!("{}/api/generate", sim.url());
+    let load = reqwest::Client::new()
+        .post(load)
+        .json(&json!({"model": "large"}));
+    assert_eq!(send(load).await.status, 200);
+    assert_eq!(
+        gateway.post("/api/chat", &chat_with("small")).await.status,
+        200
+    );
+    for list in ["/api/tags", "/api/ps", "/v1/models"] {
+        let page = send(gateway.get(list)).await.text;
+        assert!(page.contains("small") && !page.contains("large"), "{page}");
+    }
+    for path in [
+        "/api/chat",
+        "/api/generate",
+        "/api/show",
+        "/v1/chat/completions",
+    ] {
+        let answer = gateway.post(path, &chat_with("large")).await;
+        assert_eq!(answer.status, 404, "{}", answer.text);
+        assert!(
+            answer.text.contains("model 'large' not found"),
+            "{}",
+            answer.text
+        );
+    }
+    assert_eq!(send(gateway.get("/v1/models/large")).await.status, 404);
+    let seen = sim.requests();
+    let large = seen.iter().filter(|seen| seen.model() == Some("large"));
+    assert_eq!(large.count(), 1, "only the request of this test itself");
+}
+
+#[tokio::test]
+async fn a_model_goes_to_a_server_where_it_is_allowed() {
+    let (one, other) = (small_and_large().await, small_and_large().await);
+    let allowed = format!("{}=small", one.addr());
+    let settings = [("LLAMATOWER_BACKEND_MODELS", &*allowed)];
+    let gateway = Gateway::start(&[&one, &other], &settings).await;
+    for sim in [&one, &other] {
+        let name = sim.addr().to_string();
+        let is_up =
+            |line: &Value| line["message"] == "the backend is up" && line["backend"] == *name;
+        gateway.logged("both backends are up", is_up).await;
+    }
+    for model in ["large", "small", "small"].repeat(4) {
+        let answer = gateway.post("/api/chat", &chat_with(model)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    }
+    let seen = one.requests();
+    let chats = seen.iter().filter(|seen| seen.path() == "/api/chat");
+    let models: Vec<_> = chats.filter_map(|seen| seen.model()).collect();
+    assert!(
+        !models.is_empty() && models.iter().all(|model| *model == "small"),
+        "{models:?}"
+    );
+}
+
+#[tokio::test]
+async fn different_models_of_one_name_are_on_the_status_page_and_logged_once() {
+    let digests = ["a", "b"].map(|digit| digit.repeat(64));
+    let model = |digest: &String| ModelSpec::new("tiny").with_digest(digest);
+    let one = sim_with(model(&digests[0])).await;
+    let other = sim_with(model(&digests[1])).await;
+    let gateway = Gateway::start(&[&one, &other], &[FAST_PROBES]).await;
+    let is_drift = |line: &Value| line["model"] == "tiny:latest" && line["level"] == "WARN";
+    let warning = gateway.logged("the drift", is_drift).await;
+    let (one_at, other_at) = (one.addr().to_string(), other.addr().to_string());
+    let named = format!("aaaaaaaaaaaa ({one_at}), bbbbbbbbbbbb ({other_at})");
+    assert_eq!(warning["digests"], named, "{warning}");
+    let status = gateway.admin_page("/status").await.json();
+    let digests = json!({"aaaaaaaaaaaa": [one_at], "bbbbbbbbbbbb": [other_at]});
+    let expected = json!([{"model": "tiny:latest", "digests": digests}]);
+    assert_eq!(status["digests_differ"], expected);
+    let probes = requests(&one, "/api/tags");
+    within_limit("more probes", async {
+        while requests(&one, "/api/tags") < probes + 3 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let warnings = Cell::new(0);
+    gateway.has_logged(|line| {
+        warnings.set(warnings.get() + u8::from(is_drift(line)));
+        false
+    });
+    assert_eq!(warnings.get(), 1);
+}
+
+#[tokio::test]
+async fn the_same_model_on_all_servers_is_no_drift() {
+    let (one, other) = (tiny().await, tiny().await);
+    let gateway = Gateway::start(&[&one, &other], &[]).await;
+    for sim in [&one, &other] {
+        row_when(&gateway, sim, "its models", |row| row["installed"] == 1).await;
+    }
+    let status = gateway.admin_page("/status").await.json();
+    assert_eq!(status["digests_differ"], json!([]));
 }

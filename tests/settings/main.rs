@@ -6,6 +6,7 @@ mod contradictions;
 mod examples;
 mod nothing;
 mod secret_files;
+mod server_tables;
 mod unknown;
 
 use std::io::Write as _;
@@ -49,6 +50,9 @@ fn another_value(setting: &Setting) -> &'static str {
         ("listen.trusted_proxies", _) => "10.0.0.0/8, ::1, unix",
         ("backends.management", _) => "localhost:11434",
         ("backends.ca_file", _) => &CA_FILE.1,
+        (_, Form::ServerWeights) => "localhost=0.5",
+        (_, Form::ServerLabels) => "localhost=a100, localhost=zone=b",
+        (_, Form::ServerModels) => "localhost=llama3*, localhost=qwen3:4b",
         ("backends.extra_paths", _) => "POST /api/rerank",
         ("backends.dns_servers", _) => "10.0.0.2:53, [::1]:8600",
         ("limits.time_zone", _) => "Europe/Zurich",
@@ -293,7 +297,10 @@ fn servers_are_named_by_their_addresses_or_by_host_and_port() {
         let backends = loaded.expect(name).settings.backends;
         assert_eq!(backends.management_host(), 1);
         let slots = backends.slots_of_each().into_iter();
-        assert_eq!(slots.map(|rule| rule.to_string()).collect::<Vec<_>>(), ["2", "4"]);
+        assert_eq!(
+            slots.map(|rule| rule.to_string()).collect::<Vec<_>>(),
+            ["2", "4"]
+        );
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use http_body_util::BodyExt;
-use llamatower::ollama::fleet::{BackendStatus, QueueStatus};
+use llamatower::ollama::fleet::{BackendStatus, Drift, QueueStatus, ServerRules};
 use llamatower::telemetry::{FleetView, names};
 use llamatower_layers::breaker::State;
 use llamatower_layers::{EndpointTable, Outcome};
@@ -73,6 +73,7 @@ impl FleetView for TwoBackends {
             installed: 0,
             resident: None,
             in_flight,
+            rules: ServerRules::default(),
             slots: 4.try_into().ok().filter(|_| is_up),
             breaker: match is_up {
                 true => State::Closed,
@@ -81,6 +82,10 @@ impl FleetView for TwoBackends {
             avoided: Vec::new(),
         };
         vec![row("gpu-1", true, 3), row("gpu-2", false, 0)]
+    }
+
+    fn drifts(&self) -> Vec<Drift> {
+        Vec::new()
     }
 
     fn queue_status(&self) -> Vec<QueueStatus> {

@@ -9,12 +9,14 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
+use llamatower_layers::llm_request::ModelName;
 use llamatower_layers::{BoxError, Fail, Failure, Side};
 use serde::Deserialize;
 use tokio::sync::Notify;
 use tower::ServiceExt;
 
 use super::inventory::{self, Installed, Resident};
+use super::rules::ServerRules;
 use crate::ollama::upstream::{
     Access, Address, ConnectFailed, ConnectTimeout, PoolLimits, Upstream,
 };
@@ -29,6 +31,7 @@ const MOST_NAMES_LOGGED: usize = 20;
 pub struct Backend {
     name: Arc<str>,
     address: Address,
+    rules: ServerRules,
     /// Separate from the connections of clients' requests, so that a probe never waits for them.
     probe_client: Upstream<Full<Bytes>>,
     is_up: AtomicBool,
@@ -73,6 +76,7 @@ impl Backend {
             name: address.to_string().into(),
             probe_client: Upstream::with_access(address.clone(), connect_timeout, limits, access),
             address,
+            rules: ServerRules::default(),
             is_up: AtomicBool::new(is_up),
             is_logged_up: AtomicBool::new(false),
             version: Mutex::default(),
@@ -80,6 +84,22 @@ impl Backend {
             refused: Notify::new(),
             after_probe: OnceLock::new(),
         }
+    }
+
+    /// Sets the rules for the server.
+    pub fn with_rules(mut self, rules: ServerRules) -> Self {
+        self.rules = rules;
+        self
+    }
+
+    /// The rules for the server.
+    pub fn rules(&self) -> &ServerRules {
+        &self.rules
+    }
+
+    /// Whether a model may run there.
+    pub fn allows(&self, model: &ModelName) -> bool {
+        self.rules.models.allow(model)
     }
 
     /// Sets a callback that runs after each probe, for example to close idle connections. Only the

@@ -2,6 +2,7 @@
 //!
 //! Requests read a snapshot, which is rebuilt when a backend joins or leaves or its models change.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::backend::Unreachable;
+use super::drift::{Drift, DriftLog};
 use super::inventory::Installed;
 use super::member::Member;
 use super::policy::ServerId;
@@ -25,6 +27,7 @@ const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
 pub(super) struct Catalogue<S> {
     members: ArcSwap<Members<S>>,
     refreshes: watch::Sender<Refreshes>,
+    drift_log: DriftLog,
 }
 
 /// A snapshot of all backends.
@@ -91,11 +94,53 @@ impl<S> Members<S> {
         }
     }
 
-    /// The backends that have a model, whether they are up or down.
+    /// The backends that have a model and may serve it, whether they are up or down.
     pub(super) fn holders(&self, model: &ModelName) -> &[Arc<Member<S>>] {
         self.by_model
             .get(model)
             .map_or(&[], |row| row.holders.as_slice())
+    }
+
+    /// The backends that a request may be sent to: those that have its model. If no backend has it,
+    /// those that may serve it, because the response of any server is right then. A request without
+    /// a model may be sent to all.
+    pub(super) fn candidates(&self, model: Option<&ModelName>) -> Cow<'_, [Arc<Member<S>>]> {
+        let Some(model) = model else {
+            return Cow::Borrowed(&self.all);
+        };
+        let holders = self.holders(model);
+        if !holders.is_empty() {
+            return Cow::Borrowed(holders);
+        }
+        let may_serve = |member: &&Arc<Member<S>>| member.backend.allows(model);
+        match self.all.iter().all(|member| may_serve(&member)) {
+            true => Cow::Borrowed(&self.all),
+            false => self.all.iter().filter(may_serve).cloned().collect(),
+        }
+    }
+
+    /// Whether a model that no backend [has](Self::holders) must be refused: no backend may serve
+    /// it, or it is on the disk of one that must not.
+    pub(super) fn is_withheld(&self, model: &ModelName) -> bool {
+        let is_on_disk = |member: &&Arc<Member<S>>| {
+            let models = member.models();
+            models.iter().any(|installed| installed.name == *model)
+        };
+        let mut must_not = self
+            .all
+            .iter()
+            .filter(|member| !member.backend.allows(model));
+        must_not.any(|member| is_on_disk(&member)) || self.candidates(Some(model)).is_empty()
+    }
+
+    /// The models that differ between backends although they have the same name, by name.
+    pub(super) fn drifts(&self) -> Vec<Drift> {
+        let unclear = self.by_model.iter();
+        let unclear = unclear.filter(|(_, row)| row.digest.is_none() && row.holders.len() > 1);
+        let drifts = unclear.filter_map(|(model, row)| Drift::of(model, &row.holders));
+        let mut drifts: Vec<_> = drifts.collect();
+        drifts.sort_by(|one, other| one.model.full().cmp(other.model.full()));
+        drifts
     }
 
     /// The digest of a model, if it is the same on all backends that have it.
@@ -110,6 +155,7 @@ impl<S> Catalogue<S> {
         Self {
             members: ArcSwap::from_pointee(Members::new(by_host)),
             refreshes: watch::Sender::default(),
+            drift_log: DriftLog::default(),
         }
     }
 
@@ -125,6 +171,7 @@ impl<S> Catalogue<S> {
             by_host[host].clone_from(&members);
             Members::new(by_host)
         });
+        self.drift_log.log(&self.members().drifts());
         self.refreshes.send_modify(|_| ());
     }
 
@@ -141,6 +188,7 @@ impl<S> Catalogue<S> {
             member.tell_installed();
             self.members
                 .rcu(|known| Members::new(known.by_host.clone()));
+            self.drift_log.log(&self.members().drifts());
         }
         member.note_probed(asked);
         self.refreshes.send_modify(|_| ());
@@ -197,7 +245,9 @@ impl<S> Catalogue<S> {
 fn by_model<S>(members: &[Arc<Member<S>>]) -> HashMap<ModelName, Row<S>> {
     let mut rows: HashMap<ModelName, Row<S>> = HashMap::default();
     for member in members {
-        for model in &*member.models() {
+        let models = member.models();
+        let allowed = models.iter();
+        for model in allowed.filter(|model| member.backend.allows(&model.name)) {
             let digest = (!model.digest.is_empty()).then(|| model.digest.clone());
             match rows.get_mut(&model.name) {
                 Some(row) => {
@@ -254,7 +304,10 @@ mod tests {
     }
 
     fn two() -> (Catalogue<()>, [Arc<Member<()>>; 2]) {
-        let members = [member("gpu-1", None, &Router::default()), member("gpu-2", None, &Router::default())];
+        let members = [
+            member("gpu-1", None, &Router::default()),
+            member("gpu-2", None, &Router::default()),
+        ];
         let by_host = members.iter().map(|member| vec![member.clone()]);
         (Catalogue::new(by_host.collect()), members)
     }
@@ -280,6 +333,9 @@ mod tests {
         );
         assert_eq!(digest("a"), None);
         assert_eq!(digest("b").as_deref(), Some("2"));
+        let drifts = catalogue.members().drifts();
+        let drifts: Vec<_> = drifts.iter().map(Drift::to_string).collect();
+        assert_eq!(drifts, ["1 (gpu-1:11434), 9 (gpu-2:11434)"]);
         assert_eq!(digest("c"), None);
     }
 

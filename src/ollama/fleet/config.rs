@@ -12,6 +12,7 @@ use llamatower_layers::live::Live;
 use llamatower_layers::queue::{Priority, Queue};
 
 use super::Dispatcher;
+use super::rules::ServerRules;
 use crate::client::Client;
 use crate::ollama::upstream::Access;
 
@@ -26,6 +27,8 @@ pub struct FleetConfig {
     pub access: Access,
     /// For each host, the number of concurrent requests for one model.
     pub slots: Vec<SlotRule>,
+    /// For each host, the rules for its servers; the default applies to hosts without an entry.
+    pub servers: Vec<ServerRules>,
     /// The limits of the queue.
     pub queue: QueueRules,
     /// When the circuit breaker of a backend opens.

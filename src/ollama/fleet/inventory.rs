@@ -106,6 +106,11 @@ pub(super) fn resident(page: &[u8]) -> serde_json::Result<Vec<Resident>> {
     Ok(resident.collect())
 }
 
+/// The beginning of a digest, as long as `ollama list` shows it.
+pub fn short_digest(digest: &str) -> &str {
+    digest.get(..12).unwrap_or(digest)
+}
+
 /// The rows of both lists. Some versions send null for an empty list.
 fn rows<T: DeserializeOwned>(page: &[u8]) -> serde_json::Result<Vec<T>> {
     #[derive(Deserialize)]

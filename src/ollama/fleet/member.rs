@@ -238,7 +238,7 @@ pub(super) mod tests {
 
     use llamatower_layers::breaker::BreakerPolicy;
 
-    use super::super::policy::ServerRules;
+    use super::super::policy::ServerSpec;
     use super::*;
     use crate::ollama::upstream::Access;
     use llamatower_layers::ModelName;
@@ -255,11 +255,11 @@ pub(super) mod tests {
             &Access::default(),
         );
         let breaker = Breaker::new(BreakerPolicy::default());
-        let rules = ServerRules {
+        let spec = ServerSpec {
             slots,
-            ..ServerRules::new(address.into())
+            ..ServerSpec::new(address.into())
         };
-        let id = router.change(|policy| policy.add_server(rules));
+        let id = router.change(|policy| policy.add_server(spec));
         let (backend, slots) = (Arc::new(backend), SlotRule::Learn);
         let member = Member::new(backend, breaker, (), slots, id, router.clone());
         Arc::new(member)

@@ -7,15 +7,18 @@ mod backend;
 mod catalogue;
 mod config;
 mod dispatch;
+mod drift;
 mod flight;
 mod inventory;
 mod member;
+mod not_found;
 mod observe;
 mod outlier;
 mod permit;
 mod policy;
 mod resolve;
 mod router;
+mod rules;
 mod supervise;
 mod trial;
 
@@ -34,23 +37,26 @@ use llamatower_layers::llm_request::ModelName;
 use llamatower_layers::queue::{self, Entry, Queue, QueuePosition, Ticket};
 use llamatower_layers::retry::Attempts;
 use llamatower_layers::route::{Choice, ChoiceOf, Choose};
-use llamatower_layers::{LlmRequest, Record, RouteMatch};
+use llamatower_layers::{Failure, LlmRequest, Record, RouteMatch};
 use tokio::time::{Instant, timeout_at};
 
 pub use backend::{Backend, Unreachable};
 pub use config::{Dns, FleetConfig, ProbeClocks, QueueRules, Share, SlotRule};
 pub use dispatch::{Class, Dispatcher, Need};
-pub use inventory::{Installed, Resident};
+pub use drift::Drift;
+pub use inventory::{Installed, Resident, short_digest};
 pub use member::Slot;
+pub use not_found::ModelNotFound;
 pub use observe::Observed;
 pub use outlier::{Avoided, Reason};
 pub use permit::Permit;
+pub use rules::{AllowedModels, InvalidPattern, ModelPattern, ServerRules};
 
 use crate::client::Client;
 use crate::ollama::upstream::Address;
 use catalogue::Catalogue;
 use member::Member;
-use policy::ServerRules;
+use policy::ServerSpec;
 use resolve::Resolver;
 use router::Router;
 
@@ -82,6 +88,8 @@ pub struct BackendStatus {
     pub resident: Option<Arc<[Resident]>>,
     /// Requests of this gateway in flight.
     pub in_flight: usize,
+    /// The rules for it.
+    pub rules: ServerRules,
     /// Limit of concurrent requests for one model, if slots are counted.
     pub slots: Option<NonZeroUsize>,
     /// State of its circuit breaker.
@@ -165,11 +173,17 @@ impl<S> Fleet<S> {
             installed: member.models().len(),
             resident: member.resident(),
             in_flight: member.in_flight(),
+            rules: member.backend.rules().clone(),
             slots: member.slots.count(),
             breaker: member.breaker.state(),
             avoided: member.outliers.avoided(now),
         });
         rows.collect()
+    }
+
+    /// The models that differ between backends although they have the same name, by name.
+    pub fn drifts(&self) -> Vec<Drift> {
+        self.catalogue.members().drifts()
     }
 
     /// The status of the queue: the models with waiting or running requests.
@@ -281,7 +295,7 @@ impl<S> Fleet<S> {
         let queries = members.iter().map(|member| async {
             let resident = member.backend.resident(self.config.clocks.timeout).await;
             let rows = resident.ok().flatten().unwrap_or_default();
-            rows.iter().any(|row| row.name == *model)
+            member.backend.allows(model) && rows.iter().any(|row| row.name == *model)
         });
         let found = futures_util::future::join_all(queries).await;
         let holders = members.iter().zip(found).filter(|(_, has)| *has);
@@ -311,6 +325,18 @@ impl<S> Fleet<S> {
                 let _ = timeout_at(deadline, catalogue.refreshed()).await;
             }
         }
+    }
+
+    /// Refuses a request for a model that no backend has, if a server that must not serve it could
+    /// be asked otherwise.
+    fn check_allowed(&self, class: &Class, request: &Parts) -> Result<(), Failure> {
+        let members = self.catalogue.members();
+        let is_withheld = |model| members.is_withheld(model);
+        if !class.model.as_ref().is_some_and(is_withheld) {
+            return Ok(());
+        }
+        let model = model_of(request).unwrap_or_default();
+        Err(ModelNotFound::new(model).into())
     }
 
     /// The queue's class of a request, and whether a backend has its model.
@@ -388,7 +414,11 @@ where
             }
             Wait::Model(known) => {
                 ready!(known.as_mut().poll(cx));
-                self.class_of(request).0
+                let (class, is_known) = self.class_of(request);
+                if !is_known {
+                    self.check_allowed(&class, request)?;
+                }
+                class
             }
             Wait::Slot(ticket, since) => {
                 let permit = ready!(Pin::new(ticket).poll(cx))?;
@@ -424,15 +454,19 @@ fn new_member<S>(
     make_service: &MakeService<S>,
     router: &Router,
 ) -> Member<S> {
-    let backend = Arc::new(backend);
+    let rules = config.servers.get(host).cloned().unwrap_or_default();
+    let slots = config.slot_rule(host);
+    let max_in_flight = rules.max_in_flight.map(NonZeroUsize::get);
+    let spec = ServerSpec {
+        name: backend.name().clone(),
+        weight: rules.weight,
+        slots: slots.configured(),
+        max_in_flight: max_in_flight.map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
+    };
+    let id = router.change(|policy| policy.add_server(spec));
+    let backend = Arc::new(backend.with_rules(rules));
     let breaker = breaker(&backend, config);
     let service = make_service(&backend, &breaker);
-    let slots = config.slot_rule(host);
-    let rules = ServerRules {
-        slots: slots.configured(),
-        ..ServerRules::new(backend.name().clone())
-    };
-    let id = router.change(|policy| policy.add_server(rules));
     Member::new(backend, breaker, service, slots, id, router.clone())
 }
 

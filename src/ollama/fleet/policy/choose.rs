@@ -181,7 +181,7 @@ impl Policy {
             };
             let judged = self.judge(model, lane, server, ask);
             let total = judged.terms.total();
-            decisions.consider(&server.rules.name, &judged);
+            decisions.consider(&server.spec.name, &judged);
             if judged.is_open {
                 search.offer(Open {
                     total,
@@ -326,6 +326,6 @@ impl Policy {
 
     /// The name of a server in explanations.
     pub(crate) fn name(&self, id: ServerId) -> Option<&Arc<str>> {
-        Some(&self.server(id)?.rules.name)
+        Some(&self.server(id)?.spec.name)
     }
 }

@@ -189,13 +189,13 @@ fn harm_of(model: &Model, lane: &Lane, now: Instant) -> f64 {
 /// The expected seconds of a request of this model.
 pub(super) fn service_seconds(model: &Model, lane: &Lane, server: &Server) -> f64 {
     let own = lane.rates.service.get();
-    let usual = || model.service.get().map(|of| of / server.rules.weight);
+    let usual = || model.service.get().map(|of| of / server.spec.weight);
     own.or_else(usual).unwrap_or(0.0)
 }
 
 /// The seconds of prompt and response, and what the prefix cache saves.
 fn work(model: &Model, lane: &Lane, server: &Server, ask: &Ask<'_>) -> (f64, f64) {
-    let weight = server.rules.weight;
+    let weight = server.spec.weight;
     let usual = |of: super::average::Average| of.get().map(|rate| rate * weight);
     let prefill = lane.rates.prefill.get().or_else(|| usual(model.prefill));
     let decode = lane.rates.decode.get().or_else(|| usual(model.decode));

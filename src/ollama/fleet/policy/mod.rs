@@ -38,7 +38,7 @@ pub(crate) use cost::Terms;
 pub(crate) use decisions::{Candidate, Decision};
 pub(crate) use lane::{Flight, Phases, Report, Residency};
 pub(crate) use residency::InMemory;
-pub(crate) use server::ServerRules;
+pub(crate) use server::ServerSpec;
 
 use decisions::Decisions;
 use lane::Lane;
@@ -67,8 +67,8 @@ pub(crate) struct Policy {
 
 impl Policy {
     /// Adds a server without models.
-    pub(crate) fn add_server(&mut self, rules: ServerRules) -> ServerId {
-        let server = Some(Server::new(rules));
+    pub(crate) fn add_server(&mut self, spec: ServerSpec) -> ServerId {
+        let server = Some(Server::new(spec));
         let index = match self.servers.iter().position(Option::is_none) {
             Some(free) => {
                 self.servers[free] = server;
@@ -106,7 +106,7 @@ impl Policy {
         for (name, bytes) in installed {
             let model = self.models.entry(name.clone()).or_default();
             if model.lane(id).is_none() {
-                let mut lane = Lane::new(id, server.rules.slots);
+                let mut lane = Lane::new(id, server.spec.slots);
                 lane.bytes = *bytes;
                 if server.tells_residents {
                     lane.residency = Residency::Cold;
@@ -166,7 +166,7 @@ impl Policy {
         let mut weight = 1.0;
         if let Some(server) = server(&mut self.servers, flight.server) {
             server.in_flight = server.in_flight.saturating_sub(1);
-            weight = server.rules.weight;
+            weight = server.spec.weight;
         }
         if flight.loads && flight.first_byte.is_none() {
             self.not_loaded(flight.server, model, now);

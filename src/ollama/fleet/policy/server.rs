@@ -9,7 +9,7 @@ use super::memory::{Load, Memory};
 
 /// The settings of a server.
 #[derive(Clone, Debug)]
-pub(crate) struct ServerRules {
+pub(crate) struct ServerSpec {
     /// Its name in explanations.
     pub(crate) name: Arc<str>,
     /// Its speed relative to the others, used until its speed was measured.
@@ -20,8 +20,8 @@ pub(crate) struct ServerRules {
     pub(crate) max_in_flight: Option<u32>,
 }
 
-impl ServerRules {
-    /// The rules of a server with nothing set.
+impl ServerSpec {
+    /// A server with nothing set.
     pub(crate) fn new(name: Arc<str>) -> Self {
         Self {
             name,
@@ -35,7 +35,7 @@ impl ServerRules {
 /// One server.
 #[derive(Debug)]
 pub(crate) struct Server {
-    pub(crate) rules: ServerRules,
+    pub(crate) spec: ServerSpec,
     /// Requests in flight that run a model.
     pub(crate) in_flight: u32,
     /// The models in memory, as far as the gateway knows.
@@ -50,9 +50,9 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(rules: ServerRules) -> Self {
+    pub(crate) fn new(spec: ServerSpec) -> Self {
         Self {
-            rules,
+            spec,
             in_flight: 0,
             residents: Vec::new(),
             loading: None,
@@ -64,7 +64,7 @@ impl Server {
 
     /// Whether one more request may be in flight.
     pub(crate) fn accepts(&self) -> bool {
-        let max = self.rules.max_in_flight;
+        let max = self.spec.max_in_flight;
         max.is_none_or(|max| self.in_flight < max)
     }
 
