@@ -77,6 +77,22 @@ pub enum Command {
         #[arg(long)]
         admin: bool,
     },
+    /// Simulate the routing of requests on virtual time, and compare it with simple policies.
+    Simulate {
+        /// Only this scenario.
+        #[arg(long)]
+        scenario: Option<String>,
+        /// Requests of this trace: a CSV file of Azure's LLM inference dataset or a JSON lines
+        /// file of Mooncake; by default random ones.
+        #[arg(long, value_name = "FILE")]
+        trace: Option<PathBuf>,
+        /// The number of requests of a scenario.
+        #[arg(long, default_value_t = 5000)]
+        requests: usize,
+        /// The seed of all random values.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Print the reference of all settings.
     Reference {
         /// Print an example TOML file instead.

@@ -15,6 +15,7 @@ pub mod reload;
 pub mod run;
 pub mod settings;
 pub mod signals;
+mod simulate;
 pub mod stack;
 pub mod telemetry;
 pub mod version;

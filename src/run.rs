@@ -40,6 +40,18 @@ pub fn run(arguments: Arguments) -> Exit {
             std::thread::sleep(Duration::from_secs(seconds));
             Exit::Done
         }
+        Command::Simulate {
+            scenario,
+            trace,
+            requests,
+            seed,
+        } => match crate::simulate::main(trace.as_deref(), requests, scenario.as_deref(), seed) {
+            Ok(()) => Exit::Done,
+            Err(error) => {
+                eprintln!("{error}");
+                Exit::WrongSetting
+            }
+        },
         Command::Reference { example: true, .. } => print(settings::example_file()),
         Command::Reference {
             environment: true, ..

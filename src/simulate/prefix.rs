@@ -19,7 +19,9 @@ impl PrefixStore {
     /// The part of these blocks, 0 to 1, that does not have to be computed. All of them are in the
     /// cache afterwards.
     pub(super) fn use_blocks(&mut self, blocks: &[u64]) -> f64 {
-        let known = blocks.iter().take_while(|block| self.blocks.contains_key(block));
+        let known = blocks
+            .iter()
+            .take_while(|block| self.blocks.contains_key(block));
         let known = known.count();
         for block in blocks {
             self.clock += 1;

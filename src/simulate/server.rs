@@ -191,13 +191,18 @@ impl Server {
 
     /// The client has left.
     pub(super) fn cancel(&mut self, request: Request, now: Time, effects: &mut Effects) {
-        self.pending.retain(|waiting| waiting.job.request != request);
+        self.pending
+            .retain(|waiting| waiting.job.request != request);
         if self.loading.is_some_and(|(_, _, loader)| loader == request) {
             self.loading = None;
         }
         for runner in &mut self.runners {
-            runner.queue.retain(|waiting| waiting.job.request != request);
-            runner.running.retain(|running| running.job.request != request);
+            runner
+                .queue
+                .retain(|waiting| waiting.job.request != request);
+            runner
+                .running
+                .retain(|running| running.job.request != request);
         }
         for runner in 0..self.runners.len() {
             self.fill(runner, now, effects);
@@ -239,7 +244,8 @@ impl Server {
     fn running(&self, request: Request, start: u64) -> Option<(usize, usize)> {
         let mut runners = self.runners.iter().enumerate();
         runners.find_map(|(at, runner)| {
-            let is_it = |running: &Running| running.job.request == request && running.start == start;
+            let is_it =
+                |running: &Running| running.job.request == request && running.start == start;
             Some((at, runner.running.iter().position(is_it)?))
         })
     }
@@ -258,7 +264,9 @@ impl Server {
             let done = now + prompt + job.output_tokens.max(1.0) / spec.decode;
             self.numbers += 1;
             let (request, start) = (job.request, self.numbers);
-            effects.steps.push((first, Step::FirstToken(request, start)));
+            effects
+                .steps
+                .push((first, Step::FirstToken(request, start)));
             effects.steps.push((done, Step::Done(request, start)));
             runner.running.push(Running {
                 start,

@@ -27,7 +27,10 @@ fn servers(loaded: &Loaded) -> Vec<String> {
     let rows = rows.map(|(url, (rules, slots))| {
         let labels = rules.labels.join("+");
         let (weight, limit) = (rules.weight, rules.max_in_flight);
-        let numbers = (limit.map_or(0, |n| n.get()), slots.count().map_or(0, |n| n.get()));
+        let numbers = (
+            limit.map_or(0, |n| n.get()),
+            slots.count().map_or(0, |n| n.get()),
+        );
         let allows = |model: &str| {
             let model = llamatower_layers::ModelName::parse(model).expect("a name");
             u8::from(rules.models.allow(&model))

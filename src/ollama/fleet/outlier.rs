@@ -25,7 +25,7 @@ use tokio::time::Instant;
 /// How long a backend is avoided after the first bad result; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest time that a backend is avoided without a trial.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A client that leaves earlier than this says nothing about the backend: editors cancel their
 /// requests with each key stroke.
 const SHORTEST_PATIENCE: Duration = Duration::from_millis(500);
@@ -59,7 +59,7 @@ impl Reason {
 
 /// The result of a request, as far as it says something about its backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// A response that shows that the backend runs the model.
     Good,
     /// A good response to the gateway's own trial. It says less than one to a client: if clients
@@ -73,7 +73,7 @@ pub(super) enum Outcome {
 
 /// What the choice of a backend needs to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(crate) enum Standing {
     /// No bad record.
     Normal,
     /// The next request is a trial.
@@ -97,7 +97,7 @@ pub struct Avoided {
 
 /// The records of one backend.
 #[derive(Debug, Default)]
-pub(super) struct Outliers {
+pub(crate) struct Outliers {
     /// The number of records, so that a backend without any costs no lock.
     count: AtomicUsize,
     by_model: Mutex<HashMap<ModelName, Record>>,
@@ -149,7 +149,7 @@ impl Record {
 
 /// What has changed by a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(crate) enum Change {
     None,
     /// The backend is avoided now, or for another reason.
     Avoided(Reason),
@@ -159,7 +159,7 @@ pub(super) enum Change {
 
 impl Outliers {
     /// The backend's standing for a model.
-    pub(super) fn standing(&self, model: &ModelName, now: Instant) -> Standing {
+    pub(crate) fn standing(&self, model: &ModelName, now: Instant) -> Standing {
         if self.count.load(Ordering::Relaxed) == 0 {
             return Standing::Normal;
         }
@@ -169,14 +169,14 @@ impl Outliers {
     }
 
     /// Notes that the next request is the trial that was due.
-    pub(super) fn begin_trial(&self, model: &ModelName) {
+    pub(crate) fn begin_trial(&self, model: &ModelName) {
         if let Some(record) = self.records().get_mut(model) {
             record.is_tried = true;
         }
     }
 
     /// Notes that a request ended without a result.
-    pub(super) fn end_trial(&self, model: &ModelName) {
+    pub(crate) fn end_trial(&self, model: &ModelName) {
         if self.count.load(Ordering::Relaxed) > 0
             && let Some(record) = self.records().get_mut(model)
         {
@@ -185,7 +185,7 @@ impl Outliers {
     }
 
     /// Records a result.
-    pub(super) fn record(&self, model: &ModelName, outcome: Outcome, now: Instant) -> Change {
+    pub(crate) fn record(&self, model: &ModelName, outcome: Outcome, now: Instant) -> Change {
         if outcome == Outcome::Good && self.count.load(Ordering::Relaxed) == 0 {
             return Change::None;
         }
@@ -237,7 +237,7 @@ impl Outliers {
 
     /// The model with which the backend was silent whose trial is due next, and the time until
     /// then.
-    pub(super) fn next_silent(&self, now: Instant) -> Option<(ModelName, Duration)> {
+    pub(crate) fn next_silent(&self, now: Instant) -> Option<(ModelName, Duration)> {
         let records = self.records();
         let silent = records
             .iter()
@@ -253,7 +253,7 @@ impl Outliers {
     }
 
     /// The models for which the backend is avoided, by name.
-    pub(super) fn avoided(&self, now: Instant) -> Vec<Avoided> {
+    pub(crate) fn avoided(&self, now: Instant) -> Vec<Avoided> {
         if self.count.load(Ordering::Relaxed) == 0 {
             return Vec::new();
         }

@@ -19,6 +19,18 @@ impl Average {
         });
     }
 
+    /// Adds a time that may include a wait, which is no part of it: a longer one counts less, and
+    /// no more than as twice the average.
+    pub(crate) fn add_time(&mut self, value: f64) {
+        match self.0 {
+            Some(average) if value > average => {
+                self.0 = Some(average + 0.05 * (value.min(2.0 * average) - average));
+            }
+            Some(average) if value >= 0.0 => self.0 = Some(average + 0.5 * (value - average)),
+            _ => self.add(value),
+        }
+    }
+
     /// The average.
     pub(crate) fn get(self) -> Option<f64> {
         self.0

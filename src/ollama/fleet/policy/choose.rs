@@ -5,14 +5,17 @@ use std::sync::Arc;
 use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
-use super::cost::{LOADS_BEFORE_YIELD, Terms, is_overdue, service_seconds};
+use super::cost::{has_had_its_time, is_overdue, service_seconds};
 use super::decisions::Decisions;
 use super::lane::{Flight, Lane, seconds};
 use super::{FlightId, Policy, Residency, ServerId};
 
-/// A copy of a model that is in memory elsewhere is loaded only if it saves more than this part of
-/// its cost, so that small changes of the load do not move models.
-const SECOND_COPY_MARGIN: f64 = 0.5;
+/// The load of a copy of a model that is in memory elsewhere must save this many times its own
+/// time more than it costs, so that small changes of the traffic do not move models.
+const SECOND_COPY_MARGIN: f64 = 2.0;
+/// A request waits for a better server only if that saves more than so many service times: how long
+/// another request still takes is not known.
+const WAIT_SAVES: f64 = 1.0;
 /// A model rests for another one no longer than this many load times.
 const LONGEST_REST: f64 = 20.0;
 
@@ -100,6 +103,10 @@ struct Search {
 #[derive(Clone, Copy)]
 struct Open {
     total: f64,
+    /// The seconds of a load in it.
+    load: f64,
+    /// The usual seconds of a request there.
+    service: f64,
     in_flight: u32,
     server: ServerId,
     is_trial: bool,
@@ -147,6 +154,9 @@ impl Policy {
             .open
             .filter(|open| self.is_worth_it(ask, &search, *open));
         let Some(open) = open else {
+            if let Some(model) = self.models.get_mut(ask.model) {
+                model.oldest = Some(ask.since);
+            }
             self.let_others_rest(ask);
             return None;
         };
@@ -185,6 +195,8 @@ impl Policy {
             if judged.is_open {
                 search.offer(Open {
                     total,
+                    load: judged.terms.load,
+                    service: judged.service,
                     in_flight: lane.in_flight,
                     server: lane.server,
                     is_trial: view.is_trial,
@@ -207,7 +219,7 @@ impl Policy {
             return true;
         };
         let copies = model.copies();
-        if open.loads && copies > 0 && self.is_needed_elsewhere(ask, open.server) {
+        if open.loads && self.is_needed_elsewhere(ask, open.server) {
             return false;
         }
         let Some(closed) = search.closed else {
@@ -219,22 +231,24 @@ impl Policy {
         }
         let behind = ask.waiting.saturating_sub(1) as f64;
         let gain = match search.pace {
-            pace if pace > 0.0 => closed + behind / pace,
-            _ => closed,
+            pace if pace > 0.0 => behind / pace,
+            _ => 0.0,
         };
         let margin = match open.loads && copies > 0 {
-            true => 1.0 + SECOND_COPY_MARGIN,
-            false => 1.0,
+            true => SECOND_COPY_MARGIN * open.load,
+            false => 0.0,
         };
-        open.total * margin <= gain
+        open.total + margin <= closed + gain + WAIT_SAVES * open.service
     }
 
-    /// Whether requests wait for a model that is in no memory and could be loaded on this server.
+    /// Whether requests have waited longer for a model that is in no memory and could be loaded on
+    /// this server.
     fn is_needed_elsewhere(&self, ask: &Ask<'_>, id: ServerId) -> bool {
         self.models.iter().any(|(name, model)| {
             model.waiting > 0
                 && name != ask.model
                 && model.copies() == 0
+                && model.oldest.is_some_and(|oldest| oldest < ask.since)
                 && model.lane(id).is_some()
         })
     }
@@ -254,6 +268,7 @@ impl Policy {
         }
         if let Some(model) = self.models.get_mut(ask.model) {
             model.count(ask.now);
+            model.oldest = None;
             if let Some(lane) = model.lane_mut(open.server) {
                 flight.others = lane.in_flight;
                 flight.cached = ask.cached_part(lane);
@@ -305,12 +320,12 @@ impl Policy {
     /// The model of a server that is soonest idle, among those that have had their time in memory.
     fn victim_to_rest(&self, id: ServerId, ask: &Ask<'_>, load: f64) -> Option<(ModelName, f64)> {
         let server = self.server(id)?;
-        let victims = self.victims(id, ask.model).into_iter();
+        let (_, victims) = self.victims(id, ask.model);
+        let victims = victims.into_iter();
         let times = victims.filter_map(|name| {
             let model = self.models.get(&name)?;
             let lane = model.lane(id)?;
-            let had = lane.resident_since.map(|since| seconds(since, ask.now));
-            let has_had_its_time = had.is_none_or(|had| had >= LOADS_BEFORE_YIELD * load);
+            let has_had_its_time = has_had_its_time(lane, load, ask.now);
             let is_free = lane.resting_until.is_none_or(|until| until <= ask.now);
             let idle_in = lane.until_idle(service_seconds(model, lane, server));
             (has_had_its_time && is_free).then_some((name, idle_in))

@@ -4,21 +4,30 @@ use tokio::time::Instant;
 
 use super::choose::Ask;
 use super::lane::{Lane, seconds};
+use super::memory::Room;
 use super::model::Model;
 use super::server::Server;
 use super::{Policy, Residency, ServerId};
 
-/// A model that was unloaded costs its load time again if it is asked for within this time, in
-/// seconds.
+/// A model that was unloaded is loaded again if it is asked for within this time, in seconds.
 const HORIZON: f64 = 60.0;
-/// The part of that cost which counts while another server has the model in memory too.
-const HARM_WITH_COPY: f64 = 0.25;
+/// The part of such a load that counts as the cost of unloading. It is not all of it, because the
+/// load is later, and may find a server that is idle anyway.
+const HARM: f64 = 0.3;
+/// The same if another server has the model in memory too.
+const HARM_WITH_COPY: f64 = 0.1;
+/// The part of that cost which counts while it is not known whether both have room.
+const HARM_IF_UNKNOWN: f64 = 0.5;
 /// How much longer a request takes beside as many others as there are slots: 0.5 means half as long
 /// again. The slots of a server share its GPU.
 const CONTENTION: f64 = 0.5;
-/// The time that a model stays in memory while others wait for its place, in load times of the
-/// model that waits. At 4, loads take a fifth of the time at most.
-pub(super) const LOADS_BEFORE_YIELD: f64 = 4.0;
+/// A request that is sent to find out whether a server has one more slot waits there for this part
+/// of a service time, as is to be expected.
+const UNPROVEN_SLOT: f64 = 0.5;
+/// A model in memory makes room for one that waits only after this many load times, and only if the
+/// other has waited as long. At 8, loads take a ninth of the time at most while all models have
+/// more requests than the servers can serve.
+pub(super) const LOADS_BEFORE_YIELD: f64 = 8.0;
 
 /// The terms of the cost of one server, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -52,6 +61,8 @@ pub(super) struct Judgement {
     /// The requests in a second that a server which is not open will take over; infinite if it is
     /// not known.
     pub(super) pace: f64,
+    /// The usual seconds of a request of this model there.
+    pub(super) service: f64,
 }
 
 impl Policy {
@@ -77,6 +88,7 @@ impl Policy {
             is_open: false,
             loads: false,
             pace: f64::from(limit) / service,
+            service,
         };
         match lane.residency {
             Residency::Loading(since) => {
@@ -101,6 +113,9 @@ impl Policy {
                 }
                 if !judgement.is_open {
                     judgement.terms.wait = lane.until_free(ask.now, service);
+                } else if lane.in_flight >= lane.slots.known() {
+                    // Whether there is one more slot is not known yet.
+                    judgement.terms.wait = UNPROVEN_SLOT * service;
                 }
             }
             Residency::Cold => {
@@ -131,7 +146,7 @@ impl Policy {
             return;
         }
         let is_overdue = is_overdue(model, load, ask);
-        let victims = self.victims(lane.server, ask.model);
+        let (room, victims) = self.victims(lane.server, ask.model);
         if victims.is_empty() {
             judgement.is_open = server.accepts();
             return;
@@ -147,6 +162,10 @@ impl Policy {
                 continue;
             };
             let own_harm = harm_of(victim, of, ask.now);
+            let own_harm = match room {
+                Room::Unknown => own_harm * HARM_IF_UNKNOWN,
+                Room::Free | Room::Full => own_harm,
+            };
             least_harm = least_harm.min(own_harm);
             if of.in_flight > 0 {
                 let service = service_seconds(victim, of, server);
@@ -155,7 +174,7 @@ impl Policy {
             }
             harm += own_harm;
             idle += 1;
-            may_go |= victim.waiting == 0 || is_overdue;
+            may_go |= victim.waiting == 0 || (is_overdue && has_had_its_time(of, load, ask.now));
         }
         if idle == 0 {
             judgement.terms.wait = least_wait;
@@ -177,10 +196,16 @@ pub(super) fn is_overdue(model: &Model, load: f64, ask: &Ask<'_>) -> bool {
     model.copies() == 0 && seconds(ask.since, ask.now) >= LOADS_BEFORE_YIELD * load
 }
 
+/// Whether a model was in memory long enough for its load to be worth it.
+pub(super) fn has_had_its_time(lane: &Lane, load: f64, now: Instant) -> bool {
+    let since = lane.resident_since;
+    since.is_none_or(|since| seconds(since, now) >= LOADS_BEFORE_YIELD * load)
+}
+
 /// The expected cost of unloading a model, for later requests.
 fn harm_of(model: &Model, lane: &Lane, now: Instant) -> f64 {
     let part = match model.copies() {
-        0 | 1 => 1.0,
+        0 | 1 => HARM,
         _ => HARM_WITH_COPY,
     };
     part * lane.load_seconds() * model.probability_within(HORIZON, now)

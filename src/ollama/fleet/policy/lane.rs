@@ -226,7 +226,7 @@ impl Lane {
             self.rates.decode.add(report.output_tokens as f64 / output);
         }
         if flight.loads {
-            self.rates.load.add(phases.load.as_secs_f64());
+            self.rates.load.add_time(phases.load.as_secs_f64());
         }
         let service = prompt + output;
         if service <= 0.0 {

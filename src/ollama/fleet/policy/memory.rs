@@ -21,6 +21,17 @@ pub(crate) struct Load {
     pub(crate) bytes: u64,
 }
 
+/// Whether there is room for a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// As much was in memory before.
+    Free,
+    /// It was not tried yet.
+    Unknown,
+    /// Another model has to go.
+    Full,
+}
+
 impl Load {
     /// This load with one more model.
     pub(crate) fn with(self, bytes: u64) -> Self {
@@ -32,13 +43,18 @@ impl Load {
 }
 
 impl Memory {
-    /// Whether this load may fit.
-    pub(crate) fn has_room_for(&self, load: Load) -> bool {
-        let fits = load.models <= self.fits.models && load.bytes <= self.fits.bytes;
+    /// Whether this load fits.
+    pub(crate) fn room_for(&self, load: Load) -> Room {
         let may_fit = |limit: Load| {
             load.models < limit.models || (limit.bytes > 0 && load.bytes < limit.bytes)
         };
-        fits || self.does_not_fit.is_none_or(may_fit)
+        if load.models <= self.fits.models && load.bytes <= self.fits.bytes {
+            Room::Free
+        } else if self.does_not_fit.is_none_or(may_fit) {
+            Room::Unknown
+        } else {
+            Room::Full
+        }
     }
 
     /// Records that these models are in memory together.
@@ -75,21 +91,21 @@ mod tests {
     #[test]
     fn room_is_assumed_until_a_model_had_to_go() {
         let mut memory = Memory::default();
-        assert!(memory.has_room_for(load(3, 30)));
+        assert_ne!(memory.room_for(load(3, 30)), Room::Full);
         memory.holds(load(1, 10));
         memory.overflowed(load(2, 20));
-        assert!(memory.has_room_for(load(1, 12)));
-        assert!(!memory.has_room_for(load(2, 20)));
-        assert!(!memory.has_room_for(load(2, 25)));
+        assert_ne!(memory.room_for(load(1, 12)), Room::Full);
+        assert_eq!(memory.room_for(load(2, 20)), Room::Full);
+        assert_eq!(memory.room_for(load(2, 25)), Room::Full);
     }
 
     #[test]
     fn smaller_models_are_tried_where_larger_ones_did_not_fit() {
         let mut memory = Memory::default();
         memory.overflowed(load(2, 20));
-        assert!(memory.has_room_for(load(2, 8)));
+        assert_ne!(memory.room_for(load(2, 8)), Room::Full);
         memory.overflowed(load(2, 8));
-        assert!(!memory.has_room_for(load(2, 8)));
+        assert_eq!(memory.room_for(load(2, 8)), Room::Full);
     }
 
     #[test]
@@ -97,14 +113,14 @@ mod tests {
         let mut memory = Memory::default();
         memory.overflowed(load(2, 20));
         memory.holds(load(2, 24));
-        assert!(memory.has_room_for(load(2, 22)));
+        assert_ne!(memory.room_for(load(2, 22)), Room::Full);
     }
 
     #[test]
     fn without_sizes_only_the_number_counts() {
         let mut memory = Memory::default();
         memory.overflowed(load(2, 0));
-        assert!(!memory.has_room_for(load(2, 0)));
-        assert!(memory.has_room_for(load(1, 0)));
+        assert_eq!(memory.room_for(load(2, 0)), Room::Full);
+        assert_ne!(memory.room_for(load(1, 0)), Room::Full);
     }
 }

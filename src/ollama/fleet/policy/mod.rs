@@ -124,6 +124,7 @@ impl Policy {
         };
         model.waiting = waiting;
         if waiting == 0 {
+            model.oldest = None;
             for resting in std::mem::take(&mut model.rests) {
                 self.end_rest(resting);
             }

@@ -17,6 +17,8 @@ pub(crate) struct Model {
     pub(crate) lanes: Vec<Lane>,
     /// Requests in the queue.
     pub(crate) waiting: usize,
+    /// When the first of them arrived.
+    pub(crate) oldest: Option<Instant>,
     /// Output tokens of a request.
     pub(crate) output: Average,
     /// Prompt tokens in a second, of a server with weight 1.

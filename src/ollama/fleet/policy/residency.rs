@@ -4,7 +4,7 @@
 use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
-use super::memory::Load;
+use super::memory::{Load, Room};
 use super::{Policy, Residency, ServerId, lane, server};
 
 /// A model in memory, as a server lists it.
@@ -101,11 +101,16 @@ impl Policy {
         let Some(of) = server(&mut self.servers, id) else {
             return;
         };
-        let load = Load {
+        let is_listed = |model: &ModelName| listed.iter().any(|row| row.model == *model);
+        let mut load = Load {
             models: listed.len(),
             bytes: listed.iter().map(|row| row.bytes).sum(),
         };
-        let is_listed = |model: &ModelName| listed.iter().any(|row| row.model == *model);
+        // A model that is being loaded is not listed, but has its place already.
+        if let Some((loading, _)) = of.loading.as_ref().filter(|(model, _)| !is_listed(model)) {
+            let lane = lane(&mut self.models, loading, id);
+            load = load.with(lane.map_or(0, |lane| lane.bytes));
+        }
         let residents = of.residents.clone();
         for model in residents.iter().filter(|model| !is_listed(model)) {
             let Some(lane) = lane(&mut self.models, model, id) else {
@@ -128,7 +133,7 @@ impl Policy {
     /// Notes that a request that loads a model is sent. A server with room for one model alone
     /// unloads the other at once.
     pub(super) fn begin_load(&mut self, id: ServerId, model: &ModelName, now: Instant) {
-        let victims = self.victims(id, model);
+        let (room, victims) = self.victims(id, model);
         if let Some(lane) = lane(&mut self.models, model, id) {
             lane.set_residency(Residency::Loading(now), now);
         }
@@ -137,7 +142,7 @@ impl Policy {
             server.last_load = Some(now);
         }
         // Which of several models will go only the server knows; it lists them after the load.
-        if let [victim] = &victims[..] {
+        if let (Room::Full, [victim]) = (room, &victims[..]) {
             self.unloaded(id, victim, now);
         }
         if let Some(known) = self.models.get_mut(model) {
@@ -147,10 +152,11 @@ impl Policy {
         }
     }
 
-    /// The models of a server of which one has to be unloaded before this one can be loaded.
-    pub(super) fn victims(&self, id: ServerId, model: &ModelName) -> Vec<ModelName> {
-        let Some(Some(server)) = self.servers.get(id.0 as usize) else {
-            return Vec::new();
+    /// The models of a server of which one has to be unloaded before this one can be loaded, or may
+    /// have to be if it is not known whether there is room.
+    pub(super) fn victims(&self, id: ServerId, model: &ModelName) -> (Room, Vec<ModelName>) {
+        let Some(server) = self.server(id) else {
+            return (Room::Free, Vec::new());
         };
         let bytes_of = |model| {
             let lane = self.models.get(model).and_then(|model| model.lane(id));
@@ -162,9 +168,9 @@ impl Policy {
             models: others.len(),
             bytes: others.iter().map(bytes_of).sum(),
         };
-        match server.has_room_for(load, bytes_of(model)) {
-            true => Vec::new(),
-            false => others,
+        match server.room_for(load, bytes_of(model)) {
+            Room::Free => (Room::Free, Vec::new()),
+            room => (room, others),
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
-use super::memory::{Load, Memory};
+use super::memory::{Load, Memory, Room};
 
 /// The settings of a server.
 #[derive(Clone, Debug)]
@@ -83,8 +83,11 @@ impl Server {
         self.last_load > time
     }
 
-    /// Whether one more model may fit beside `residents`.
-    pub(crate) fn has_room_for(&self, residents: Load, bytes: u64) -> bool {
-        residents.models == 0 || self.memory.has_room_for(residents.with(bytes))
+    /// Whether there is room for one more model beside `residents`.
+    pub(crate) fn room_for(&self, residents: Load, bytes: u64) -> Room {
+        match residents.models {
+            0 => Room::Free,
+            _ => self.memory.room_for(residents.with(bytes)),
+        }
     }
 }

@@ -80,7 +80,12 @@ impl SlotLimit {
     /// flight.
     pub(crate) fn waited_behind(&mut self, others: u32, now: Instant) {
         let slots = others.max(1);
-        if self.full_at.is_some_and(|known| slots > known) {
+        let is_new = match self.full_at {
+            Some(known) if slots > known => return,
+            Some(known) => slots < known || self.retry_at.is_some_and(|at| now >= at),
+            None => true,
+        };
+        if !is_new {
             return;
         }
         self.proven = self.proven.min(slots);
