@@ -7,6 +7,7 @@ mod backend;
 mod catalogue;
 mod config;
 mod dispatch;
+mod estimates;
 mod member;
 mod observe;
 mod outlier;
@@ -44,7 +45,9 @@ pub use permit::Permit;
 use crate::client::Client;
 use crate::ollama::upstream::Address;
 use catalogue::Catalogue;
+use estimates::Estimates;
 use member::Member;
+use permit::Report;
 use resolve::Resolver;
 
 type MakeService<S> = dyn Fn(&Arc<Backend>, &Breaker) -> S + Send + Sync;
@@ -56,6 +59,7 @@ pub struct Fleet<S> {
     make_service: Box<MakeService<S>>,
     catalogue: Arc<Catalogue<S>>,
     queue: Queue<Dispatcher<S>>,
+    estimates: Arc<Estimates>,
     config: FleetConfig,
 }
 
@@ -109,6 +113,7 @@ impl<S> Fleet<S> {
         let catalogue = Arc::new(Catalogue::new(members.collect()));
         Self {
             queue: config.queue.queue(Dispatcher::new(catalogue.clone())),
+            estimates: Arc::default(),
             resolver: Resolver::new(&config.dns),
             hosts,
             make_service,
@@ -223,10 +228,15 @@ impl<S> Fleet<S> {
         if let Some(attempts) = Attempts::of(&request.extensions) {
             attempts.record_untried(slot.left);
         }
-        let record = Record::of(&request.extensions).cloned();
+        let report = Report {
+            record: Record::of(&request.extensions).cloned(),
+            body_bytes: body_bytes(request),
+            estimates: self.estimates.clone(),
+        };
+        let permit = Permit::queued(permit, report);
         Choice {
             service,
-            slot: Box::new(Permit::queued(permit, record)),
+            slot: Box::new(permit),
         }
     }
 
@@ -300,13 +310,17 @@ impl<S> Fleet<S> {
     }
 
     /// The queue entry of a request.
-    fn entry(&self, request: &Parts) -> Entry<Option<Client>, Option<Attempts>> {
+    fn entry(&self, class: &Class, request: &Parts) -> Entry<Option<Client>, Option<Attempts>> {
         let client = Client::of(request);
+        let model = class.model.as_ref();
+        let expected = self
+            .estimates
+            .expected(model, client.as_ref(), body_bytes(request));
         let share = self.config.share_of(client.as_ref());
         let attempts = Attempts::of(&request.extensions).cloned();
         let arrival = attempts.as_ref().map(Attempts::started);
         let entry = Entry::new(client, attempts)
-            .with_cost(expected_tokens(request))
+            .with_cost(expected.cost())
             .with_weight(share.weight)
             .with_priority(share.priority);
         match arrival {
@@ -361,7 +375,8 @@ where
                 return Poll::Ready(Ok(self.chosen(permit, request)));
             }
         };
-        let mut ticket = self.queue.enter(class, self.entry(request))?;
+        let entry = self.entry(&class, request);
+        let mut ticket = self.queue.enter(class, entry)?;
         match Pin::new(&mut ticket).poll(cx) {
             Poll::Ready(permit) => Poll::Ready(Ok(self.chosen(permit?, request))),
             Poll::Pending => {
@@ -439,12 +454,9 @@ fn breaker(backend: &Arc<Backend>, config: &FleetConfig) -> Breaker {
     })
 }
 
-/// An estimate of a request's cost in tokens: the prompt, estimated from its size, and an allowance
-/// for the response.
-fn expected_tokens(request: &Parts) -> u32 {
-    let bytes = LlmRequest::of(&request.extensions);
-    let bytes = bytes.map_or(0, |request| request.body_bytes);
-    u32::try_from(bytes / 4).unwrap_or(u32::MAX).min(4096) + 256
+/// The length of the request's body, if it was scanned; else 0.
+fn body_bytes(request: &Parts) -> u64 {
+    LlmRequest::of(&request.extensions).map_or(0, |request| request.body_bytes)
 }
 
 /// The model name in the body or the path, as written by the client.
