@@ -319,7 +319,9 @@ impl<S> Fleet<S> {
         let share = self.config.share_of(client.as_ref());
         let attempts = Attempts::of(&request.extensions).cloned();
         let arrival = attempts.as_ref().map(Attempts::started);
+        let is_identified = client.as_ref().is_some_and(Client::is_identified);
         let entry = Entry::new(client, attempts)
+            .with_shared_key(!is_identified)
             .with_cost(expected.cost())
             .with_weight(share.weight)
             .with_priority(share.priority);

@@ -268,7 +268,7 @@ impl Server {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     /// Whatever happened before and whatever arrives after it, at most one request of each key that
     /// waits already is served before a newcomer.
