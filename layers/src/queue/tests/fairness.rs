@@ -73,10 +73,12 @@ struct Server {
 
 impl Server {
     fn new(slots: usize) -> Self {
-        let mut rules = Rules::default();
-        rules.max_waiting = usize::MAX;
-        rules.max_predicted_wait = None;
-        rules.ageing = None;
+        let rules = Rules {
+            max_waiting: usize::MAX,
+            max_predicted_wait: None,
+            ageing: None,
+            ..Rules::default()
+        };
         Self {
             queues: ClassQueues::new(rules),
             now: Instant::now(),
