@@ -25,6 +25,12 @@ impl Client {
         }
         ClientAddress::of(&request.extensions).map(|address| Self::Address(address.0))
     }
+
+    /// Whether it is one client for certain. Behind one address there can be many, with a router or
+    /// another proxy in between.
+    pub fn is_identified(&self) -> bool {
+        matches!(self, Self::Key(_))
+    }
 }
 
 impl fmt::Display for Client {

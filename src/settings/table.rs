@@ -185,7 +185,7 @@ settings! {
         max_waiting: NonZeroUsize = count, "LLAMATOWER_QUEUE_MAX_WAITING" Count "512"
             "The maximum number of requests that wait for a slot of one model; further ones are refused at once (503). Lower it if clients prefer an early error to a long wait."
         max_waiting_per_key: Option<NonZeroUsize> = optional(count), "LLAMATOWER_QUEUE_MAX_WAITING_PER_KEY" OptionalCount "off"
-            "The maximum number of waiting requests of one client for one model; further ones are refused (429). Set it if one client could fill the queue."
+            "The maximum number of waiting requests of one client for one model; further ones are refused: 429, or 503 if the client sends no key, since many can share its address. Set it if one client could fill the queue."
         max_predicted_wait: Option<Duration> = optional(duration), "LLAMATOWER_QUEUE_MAX_PREDICTED_WAIT" OptionalDuration "5m"
             "The longest predicted wait: a request that would wait longer, by the duration of recent requests, is refused at once (503). Set it to the time that your clients wait before they give up."
         max_wait: Option<Duration> = optional(duration), "LLAMATOWER_QUEUE_MAX_WAIT" OptionalDuration "5m"

@@ -6,7 +6,7 @@ use llamatower_sim::{Ending, Fault, FaultKind, ModelSpec, Sim, SimHandle};
 use serde_json::json;
 
 use crate::harness::{
-    Connection, Gateway, chat, long_stream, run, sim_with, tiny, with, within_limit,
+    Connection, Gateway, chat, long_stream, run, send, sim_with, tiny, with, within_limit,
 };
 
 /// The requests for `tiny` in the queue, from `/status`: in flight and waiting.
@@ -77,6 +77,43 @@ async fn requests_above_the_slots_wait_in_the_gateway_visible_and_limited() {
         .logged("the queued request", |line| line["queued"].is_f64())
         .await;
     assert_eq!(line["ending"], "cancelled", "{line}");
+}
+
+/// The keys `ada-secret` and `ben-secret`.
+const KEYS: &str = "ada=sha256:cb3ac4f9f4ba2da6f063a94debb6009ec2ee2abcf28f90cd97fdb92fdc44d736,\
+    ben=sha256:d40b4998c1b40bb710a3f09ddffdeaf0ca6347788a124f8fa3e034c4af1c6b72";
+
+#[tokio::test]
+async fn a_full_queue_is_the_fault_of_a_client_only_if_it_has_a_key() {
+    let sim = long_stream().await;
+    let limit = ("LLAMATOWER_QUEUE_MAX_WAITING_PER_KEY", "1");
+    let by_address = ("LLAMATOWER_TRUSTED_PROXIES", "127.0.0.0/8");
+    let by_key = ("LLAMATOWER_API_KEYS", KEYS);
+    for (setting, [one, other], status, text) in [
+        (by_address, ["198.51.100.1", "198.51.100.2"], 503, "group"),
+        (by_key, ["ada-secret", "ben-secret"], 429, "this client"),
+    ] {
+        let settings = [("LLAMATOWER_SLOTS", "1"), limit, setting];
+        let gateway = Gateway::start(&[&sim], &settings).await;
+        let chat_of = |client: &str| {
+            let request = gateway.post_request("/api/chat", &chat());
+            match setting == by_key {
+                true => request.bearer_auth(client),
+                false => request.header("x-forwarded-for", client),
+            }
+        };
+        let held = chat_of(one).send().await.unwrap();
+        assert_eq!(held.status(), 200);
+        let _waiting = tokio::spawn(chat_of(one).send());
+        until_waiting(&gateway, (1, 1)).await;
+        let refusal = send(chat_of(one)).await;
+        assert_eq!(refusal.status, status, "{}", refusal.text);
+        assert!(!refusal.header("retry-after").is_empty());
+        let error = refusal.json()["error"].as_str().unwrap().to_owned();
+        assert!(error.contains(text), "{error}");
+        let _other = tokio::spawn(chat_of(other).send());
+        until_waiting(&gateway, (1, 2)).await;
+    }
 }
 
 #[tokio::test]

@@ -59,6 +59,7 @@ pub struct Entry<K, R> {
     pub(super) request: R,
     pub(super) priority: Priority,
     pub(super) charge: Charge,
+    pub(super) shares_key: bool,
     pub(super) arrival: Option<Instant>,
     pub(super) deadline: Option<Instant>,
 }
@@ -75,6 +76,7 @@ impl<K, R> Entry<K, R> {
                 tokens: 1,
                 weight: NonZeroU32::MIN,
             },
+            shares_key: false,
             arrival: None,
             deadline: None,
         }
@@ -96,6 +98,17 @@ impl<K, R> Entry<K, R> {
     /// The weight of the key's share: a key with twice the weight gets twice the tokens. Default 1.
     pub fn with_weight(mut self, weight: NonZeroU32) -> Self {
         self.charge.weight = weight;
+        self
+    }
+
+    /// Whether the key stands for several clients, for example for all behind one address; default
+    /// false.
+    ///
+    /// The key's share and limits are the same. But too many waiting requests of the key are not
+    /// this client's fault: it is refused with [`QueueFull`](super::QueueFull) (503) and not with
+    /// [`KeyQueueFull`](super::KeyQueueFull) (429).
+    pub fn with_shared_key(mut self, is_shared: bool) -> Self {
+        self.shares_key = is_shared;
         self
     }
 

@@ -23,17 +23,30 @@ fn seconds(time: Duration) -> u128 {
     time.as_nanos().div_ceil(1_000_000_000)
 }
 
-/// The class has too many waiting requests. The request was not sent to a backend.
+fn group(is_for_group: bool) -> &'static str {
+    match is_for_group {
+        true => " for this group of clients",
+        false => "",
+    }
+}
+
+/// The class has too many waiting requests, or a key that several clients share has. The request
+/// was not sent to a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the queue is full: {waiting} requests are waiting{}; try again in {} s",
+    "the queue is full{}: {waiting} requests are waiting{}; try again in {} s",
+    group(*.is_for_group),
     PredictedWait(*.predicted_wait),
     seconds(*.retry_after)
 )]
 #[non_exhaustive]
 pub struct QueueFull {
-    /// The number of waiting requests of the class.
+    /// The number of waiting requests of the class, or of the shared key.
     pub waiting: usize,
+    /// Whether only the clients that share a key
+    /// ([`Entry::with_shared_key`](super::Entry::with_shared_key)) are refused; other keys may
+    /// still enter.
+    pub is_for_group: bool,
     /// The predicted wait of the refused request, if it is known.
     pub predicted_wait: Option<Duration>,
     /// The time after which there may be room.

@@ -35,6 +35,7 @@ pub(super) struct Extractors<C, K> {
     priority: Option<Extractor<Priority>>,
     weight: Option<Extractor<NonZeroU32>>,
     cost: Option<Extractor<u32>>,
+    shares_key: Option<Extractor<bool>>,
 }
 
 impl<C, K> Extractors<C, K> {
@@ -52,6 +53,9 @@ impl<C, K> Extractors<C, K> {
         }
         if let Some(cost) = &self.cost {
             entry = entry.with_cost(cost(parts));
+        }
+        if let Some(shares_key) = &self.shares_key {
+            entry = entry.with_shared_key(shares_key(parts));
         }
         if let Some(arrival) = Arrival::of(&parts.extensions) {
             entry = entry.with_arrival(arrival);
@@ -76,6 +80,8 @@ impl QueueLayer {
                 priority: None,
                 weight: None,
                 cost: None,
+                // The one key of all requests.
+                shares_key: Some(Arc::new(|_| true)),
             },
         }
     }
@@ -98,13 +104,15 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> QueueLayer<C, K> {
                 priority: self.extractors.priority,
                 weight: self.extractors.weight,
                 cost: self.extractors.cost,
+                shares_key: self.extractors.shares_key,
             },
         }
     }
 
     /// The key of a request. Keys with waiting requests get equal shares.
     ///
-    /// The key should be a value that a client cannot choose freely. Call this before the layer is
+    /// The key should be a value that a client cannot choose freely. It stands for one client unless
+    /// [`with_shared_key`](Self::with_shared_key) says otherwise. Call this before the layer is
     /// used: services made earlier keep their queue.
     pub fn with_key<L, F>(self, key: F) -> QueueLayer<C, L>
     where
@@ -119,8 +127,19 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> QueueLayer<C, K> {
                 priority: self.extractors.priority,
                 weight: self.extractors.weight,
                 cost: self.extractors.cost,
+                shares_key: None,
             },
         }
+    }
+
+    /// Whether the key of a request stands for several clients, for example for all behind one
+    /// address. See [`Entry::with_shared_key`]. Call it after [`with_key`](Self::with_key).
+    pub fn with_shared_key(
+        mut self,
+        is_shared: impl Fn(&Parts) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.extractors.shares_key = Some(Arc::new(is_shared));
+        self
     }
 
     /// The priority of a request; by default all have the same priority.
@@ -219,6 +238,7 @@ impl<C, K> Clone for Extractors<C, K> {
             priority: self.priority.clone(),
             weight: self.weight.clone(),
             cost: self.cost.clone(),
+            shares_key: self.shares_key.clone(),
         }
     }
 }

@@ -16,8 +16,11 @@
 //! - A higher [`Priority`] goes first, but a waiting request rises in priority with time.
 //! - Among equal priorities, the key with the least service goes first, measured in tokens for each
 //!   unit of its weight. The estimated cost is charged when the slot is taken and corrected by the
-//!   [`Permit`] at the end. A key that was idle starts at the lowest counter of the waiting keys:
-//!   it cannot save up service.
+//!   [`Permit`] at the end. A key that had no waiter starts at the least service of the keys that
+//!   wait with the same priority, or keeps its own if that is more: it cannot save up service, and
+//!   gains nothing if it leaves and returns. Requests in flight do not count for the start, so
+//!   estimates that are too high cannot put a newcomer behind other keys: at most one request of
+//!   each key that waits already is served before it.
 //! - The expected wait is the number of requests ahead, times the service time of the class (a
 //!   moving average of how long its slots were held), divided by the number of slots that the class
 //!   holds.

@@ -63,6 +63,16 @@ impl<D: Dispatch> Permit<D> {
         self.slot.as_ref().expect("only drop takes it")
     }
 
+    /// The class of the request.
+    pub fn class(&self) -> &D::Class {
+        &self.holder.class
+    }
+
+    /// The key of the request.
+    pub fn key(&self) -> &D::Key {
+        &self.holder.key
+    }
+
     /// A meter for the real cost. Unless it is set, the estimated cost counts.
     pub fn meter(&mut self) -> Meter {
         self.meter.get_or_insert_default().clone()

@@ -42,6 +42,8 @@ pub struct Need {
     pub attempts: Option<Attempts>,
     /// The expected tokens of its prompt.
     pub prompt_tokens: f64,
+    /// The expected tokens of its response.
+    pub output_tokens: f64,
     /// The size of the context that it asks for, in tokens.
     pub num_ctx: Option<u64>,
     /// Whether the response is a stream.
@@ -75,7 +77,7 @@ impl<S> Dispatcher<S> {
         let ask = Ask {
             model,
             prompt_tokens: need.prompt_tokens,
-            output_tokens: None,
+            output_tokens: Some(need.output_tokens),
             num_ctx: need.num_ctx,
             prefix: &[],
             prefix_part: 0.0,

@@ -8,6 +8,7 @@ mod catalogue;
 mod config;
 mod dispatch;
 mod drift;
+mod estimates;
 mod flight;
 mod inventory;
 mod member;
@@ -55,7 +56,9 @@ pub use rules::{AllowedModels, InvalidPattern, ModelPattern, ServerRules};
 use crate::client::Client;
 use crate::ollama::upstream::Address;
 use catalogue::Catalogue;
+use estimates::Estimates;
 use member::Member;
+use permit::Accounting;
 use policy::ServerSpec;
 use resolve::Resolver;
 use router::Router;
@@ -70,6 +73,7 @@ pub struct Fleet<S> {
     catalogue: Arc<Catalogue<S>>,
     queue: Queue<Dispatcher<S>>,
     router: Router,
+    estimates: Arc<Estimates>,
     config: FleetConfig,
 }
 
@@ -134,6 +138,7 @@ impl<S> Fleet<S> {
             queue: config
                 .queue
                 .queue(Dispatcher::new(catalogue.clone(), router.clone())),
+            estimates: Arc::default(),
             resolver: Resolver::new(&config.dns),
             hosts,
             make_service,
@@ -264,10 +269,15 @@ impl<S> Fleet<S> {
         if let Some(attempts) = Attempts::of(&request.extensions) {
             attempts.record_untried(slot.left);
         }
-        let record = Record::of(&request.extensions).cloned();
+        let accounting = Accounting {
+            record: Record::of(&request.extensions).cloned(),
+            body_bytes: body_bytes(request),
+            estimates: self.estimates.clone(),
+        };
+        let permit = Permit::queued(permit, accounting);
         Choice {
             service,
-            slot: Box::new(Permit::queued(permit, record)),
+            slot: Box::new(permit),
         }
     }
 
@@ -354,20 +364,27 @@ impl<S> Fleet<S> {
     }
 
     /// The queue entry of a request.
-    fn entry(&self, request: &Parts) -> Entry<Option<Client>, Need> {
+    fn entry(&self, class: &Class, request: &Parts) -> Entry<Option<Client>, Need> {
         let client = Client::of(request);
+        let model = class.model.as_ref();
+        let expected = self
+            .estimates
+            .expected(model, client.as_ref(), body_bytes(request));
         let share = self.config.share_of(client.as_ref());
         let attempts = Attempts::of(&request.extensions).cloned();
         let arrival = attempts.as_ref().map(Attempts::started);
         let parsed = LlmRequest::of(&request.extensions);
         let need = Need {
             attempts,
-            prompt_tokens: parsed.map_or(0.0, |request| request.body_bytes as f64 / 4.0),
+            prompt_tokens: expected.prompt_tokens,
+            output_tokens: expected.output_tokens,
             num_ctx: parsed.and_then(|request| request.num_ctx),
             streams: parsed.is_some_and(|request| request.stream),
         };
+        let is_identified = client.as_ref().is_some_and(Client::is_identified);
         let entry = Entry::new(client, need)
-            .with_cost(expected_tokens(request))
+            .with_shared_key(!is_identified)
+            .with_cost(expected.cost())
             .with_weight(share.weight)
             .with_priority(share.priority);
         match arrival {
@@ -426,7 +443,8 @@ where
                 return Poll::Ready(Ok(self.chosen(permit, request)));
             }
         };
-        let mut ticket = self.queue.enter(class, self.entry(request))?;
+        let entry = self.entry(&class, request);
+        let mut ticket = self.queue.enter(class, entry)?;
         match Pin::new(&mut ticket).poll(cx) {
             Poll::Ready(permit) => Poll::Ready(Ok(self.chosen(permit?, request))),
             Poll::Pending => {
@@ -514,12 +532,9 @@ fn breaker(backend: &Arc<Backend>, config: &FleetConfig) -> Breaker {
     })
 }
 
-/// An estimate of a request's cost in tokens: the prompt, estimated from its size, and an allowance
-/// for the response.
-fn expected_tokens(request: &Parts) -> u32 {
-    let bytes = LlmRequest::of(&request.extensions);
-    let bytes = bytes.map_or(0, |request| request.body_bytes);
-    u32::try_from(bytes / 4).unwrap_or(u32::MAX).min(4096) + 256
+/// The length of the request's body, if it was scanned; else 0.
+fn body_bytes(request: &Parts) -> u64 {
+    LlmRequest::of(&request.extensions).map_or(0, |request| request.body_bytes)
 }
 
 /// The model name in the body or the path, as written by the client.

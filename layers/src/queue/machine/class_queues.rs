@@ -133,6 +133,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
             class_queue,
             position: &position,
             charge: entry.charge,
+            shares_key: entry.shares_key,
             now,
         }
         .run()?;

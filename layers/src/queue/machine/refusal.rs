@@ -20,6 +20,8 @@ pub(super) struct Check<'a, K, R> {
     pub(super) class_queue: &'a ClassQueue<K, R>,
     pub(super) position: &'a Position<K>,
     pub(super) charge: Charge,
+    /// Whether the key stands for several clients.
+    pub(super) shares_key: bool,
     pub(super) now: Instant,
 }
 
@@ -34,10 +36,10 @@ impl<K: Clone + Eq + Hash, R> Check<'_, K, R> {
             return Ok(());
         }
 
-        // The refusal is the key's own fault if the key has more waiters than the average key, or
+        // The refusal is due to the key if the key has more waiters than the average key, or
         // if the wait would be short enough without the key's own waiters.
         let has_more_than_others = own * class_queue.keys_waiting() > class_queue.waiting();
-        let is_own_fault = match (is_share_full, is_full) {
+        let is_due_to_key = match (is_share_full, is_full) {
             (true, _) => true,
             (false, true) => has_more_than_others,
             (false, false) => own > 0 && self.excess(OwnWaiters::Excluded).is_none(),
@@ -46,20 +48,25 @@ impl<K: Clone + Eq + Hash, R> Check<'_, K, R> {
         let retry_after = excess.or_else(until_next_slot).unwrap_or_default();
         let retry_after = retry_after.max(MIN_RETRY_AFTER);
         let predicted_wait = self.wait(OwnWaiters::Counted);
-        Err(match is_own_fault {
-            true => KeyQueueFull {
+        if is_due_to_key && !self.shares_key {
+            return Err(KeyQueueFull {
                 waiting: own,
                 predicted_wait,
                 retry_after,
             }
-            .into(),
-            false => QueueFull {
-                waiting: class_queue.waiting(),
-                predicted_wait,
-                retry_after,
-            }
-            .into(),
-        })
+            .into());
+        }
+        let is_for_group = is_due_to_key && !is_full;
+        Err(QueueFull {
+            waiting: match is_for_group {
+                true => own,
+                false => class_queue.waiting(),
+            },
+            is_for_group,
+            predicted_wait,
+            retry_after,
+        }
+        .into())
     }
 
     fn wait(&self, own: OwnWaiters) -> Option<Duration> {

@@ -19,12 +19,12 @@ pub struct Charge {
 impl Charge {
     /// The expected cost, in tokens for each unit of weight.
     pub(super) fn units(self) -> f64 {
-        f64::from(self.tokens) / f64::from(self.weight.get())
+        self.units_of(self.tokens)
     }
 
-    /// The amount to add to the counter if the real cost was `tokens`.
-    pub(super) fn correction(self, tokens: u32) -> f64 {
-        (f64::from(tokens) - f64::from(self.tokens)) / f64::from(self.weight.get())
+    /// A cost of `tokens`, for each unit of weight.
+    pub(super) fn units_of(self, tokens: u32) -> f64 {
+        f64::from(tokens) / f64::from(self.weight.get())
     }
 }
 

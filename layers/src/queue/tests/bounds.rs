@@ -68,6 +68,44 @@ async fn the_key_that_filled_the_queue_gets_its_own_error() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_shares_its_key_is_not_at_fault() {
+    let shared = || entry("nat").with_shared_key(true);
+    let limited = queue(&[("a", 1)]).with_max_waiting_per_key(Some(2));
+    let slow = queue(&[("a", 1)])
+        .with_max_predicted_wait(Some(secs(25)))
+        .with_assumed_service_time(Some(secs(10)));
+    let full = queue(&[("a", 1)]).with_max_waiting(2);
+    for (queue, text) in [
+        (
+            limited,
+            "the queue is full for this group of clients: 2 requests are waiting; try again in 1 s",
+        ),
+        (
+            slow,
+            "the queue is full for this group of clients: 2 requests are waiting (expected wait: 30 s); try again in 5 s",
+        ),
+        (
+            full,
+            "the queue is full: 2 requests are waiting; try again in 1 s",
+        ),
+    ] {
+        let _held = hold(&queue, "a");
+        let _waiting = [0, 1].map(|_| enter(&queue, "a", shared()));
+        let error = queue.enter("a", shared()).unwrap_err();
+        cause::<QueueFull>(&error);
+        let failure = Failure::find(&*error).unwrap();
+        assert_eq!(failure.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(error.to_string(), text);
+    }
+    let queue = queue(&[("a", 1)]).with_max_waiting(4);
+    let _held = hold(&queue, "a");
+    let _greedy = [0, 1, 2].map(|_| enter(&queue, "a", shared()));
+    let _modest = enter(&queue, "a", entry("modest"));
+    let full: QueueFull = cause(&queue.enter("a", shared()).unwrap_err());
+    assert_eq!((full.waiting, full.is_for_group), (4, false));
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_key_has_a_limit() {
     let queue = queue(&[("a", 1)]).with_max_waiting_per_key(Some(1));
     let _held = hold(&queue, "a");

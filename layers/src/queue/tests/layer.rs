@@ -106,6 +106,26 @@ async fn beyond_its_limit_it_refuses() {
     assert_eq!(failure.kind(), "queue_full");
 }
 
+#[tokio::test]
+async fn a_key_that_several_clients_share_is_no_ones_fault() {
+    let without_key = one_slot().with_max_waiting_per_key(Some(1));
+    let by_tenant = without_key
+        .clone()
+        .with_key(|parts: &Parts| header(parts, "x-tenant"));
+    let shared = by_tenant.clone().with_shared_key(|_| true);
+    async fn kind(service: impl Service<Request<()>, Error = BoxError> + Clone) -> &'static str {
+        let _first = service.clone().oneshot(Request::default()).await;
+        let mut waiting = pin!(service.clone().oneshot(Request::default()));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        let refused = service.oneshot(Request::default()).await;
+        let error = refused.err().expect("a refusal");
+        Failure::find(&*error).unwrap().kind()
+    }
+    assert_eq!(kind(without_key.layer(text())).await, "queue_full");
+    assert_eq!(kind(by_tenant.layer(text())).await, "key_queue_full");
+    assert_eq!(kind(shared.layer(text())).await, "queue_full");
+}
+
 fn header(parts: &Parts, name: &str) -> String {
     let value = parts.headers.get(name);
     value.map_or("", |value| value.to_str().unwrap()).to_owned()

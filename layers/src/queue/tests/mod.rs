@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bounds;
+mod fairness;
 mod interleavings;
 mod layer;
 mod order;

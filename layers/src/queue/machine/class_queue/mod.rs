@@ -35,7 +35,8 @@ pub(in crate::queue::machine) struct ClassQueue<K, R> {
     in_flight: usize,
     /// The moving average of the time a slot is held, in seconds; `None` before the first release.
     service: Option<f64>,
-    /// The highest counter at which a request was served. New keys start here if no request waits.
+    /// The highest settled counter at which a request was served. Keys start here if no request
+    /// waits.
     floor: f64,
 }
 
@@ -190,21 +191,28 @@ impl<K: Clone + Eq + Hash, R> ClassQueue<K, R> {
         heads.map(|((arrival, _), _)| *arrival).min()
     }
 
-    /// The counter at which a key without waiters starts. A key cannot save up service that it did
-    /// not request.
-    fn lowest_counter(&self) -> f64 {
-        let counters = self
-            .key_queues
-            .iter()
-            .map(|key_queue| key_queue.account.counter);
-        counters.min_by(f64::total_cmp).unwrap_or(self.floor)
+    /// The settled counter at which a key starts that has no waiter of this priority: the least of
+    /// the keys that have one. It cannot save up service that it did not request.
+    ///
+    /// Estimates do not count: with them, it would stay behind the others' counters when their
+    /// requests in flight end with less. Other priorities do not count: a key that waits behind
+    /// them keeps a low counter, from which no other key may start among those that are served.
+    fn start(&self, priority: usize) -> f64 {
+        let waits = |key_queue: &&KeyQueue<K, R>| !key_queue.flows[priority].waiters.is_empty();
+        let waiting = self.key_queues.iter().filter(waits);
+        let settled = waiting.map(|key_queue| key_queue.account.settled());
+        settled.min_by(f64::total_cmp).unwrap_or(self.floor)
     }
 
     /// Counts a request that got a slot without waiting.
     pub(in crate::queue::machine) fn admit(&mut self, key: &K, charge: Charge) {
         debug_assert!(self.key_queues.is_empty());
         let floor = self.floor;
-        let serve = |account: &mut Account| account.serve(floor, charge);
+        let serve = |account: &mut Account| {
+            account.lift(floor);
+            account.serve(charge);
+            account.settled()
+        };
         self.floor = match self.idle.get_mut(key) {
             Some(account) => serve(account),
             None => {
@@ -221,22 +229,25 @@ impl<K: Clone + Eq + Hash, R> ClassQueue<K, R> {
         charge: Charge,
         request: R,
     ) {
-        let least = self.lowest_counter();
+        let priority = position.priority as usize;
+        let start = self.start(priority);
         let at = self
             .key_queues
             .iter()
             .position(|key_queue| key_queue.key == position.key);
         let at = at.unwrap_or_else(|| {
-            let mut account = self.idle.remove(&position.key).unwrap_or_default();
-            account.counter = account.counter.max(least);
             self.key_queues.push(KeyQueue {
                 key: position.key.clone(),
-                account,
+                account: self.idle.remove(&position.key).unwrap_or_default(),
                 flows: std::array::from_fn(|_| Flow::empty()),
             });
             self.key_queues.len() - 1
         });
-        let flow = &mut self.key_queues[at].flows[position.priority as usize];
+        let key_queue = &mut self.key_queues[at];
+        let flow = &mut key_queue.flows[priority];
+        if flow.waiters.is_empty() {
+            key_queue.account.lift(start);
+        }
         let id = position.id;
         flow.waiters.insert(
             (position.arrival, id),
@@ -272,7 +283,7 @@ impl<K: Clone + Eq + Hash, R> ClassQueue<K, R> {
             .flat_map(|(at, key_queue)| {
                 let flows = key_queue.flows.iter().enumerate();
                 flows.filter_map(move |(priority, flow)| {
-                    let rank = flow.rank(priority, key_queue.account.counter, ageing)?;
+                    let rank = flow.rank(priority, key_queue.account.counter(), ageing)?;
                     Some(Head {
                         key_queue: at,
                         priority,
@@ -300,8 +311,8 @@ impl<K: Clone + Eq + Hash, R> ClassQueue<K, R> {
         let flow = &mut key_queue.flows[head.priority];
         let (_, waiter) = flow.waiters.pop_first()?;
         flow.served = Some(now);
-        let started_at = key_queue.account.serve(0.0, waiter.charge);
-        self.floor = self.floor.max(started_at);
+        self.floor = self.floor.max(key_queue.account.settled());
+        key_queue.account.serve(waiter.charge);
         self.waiting -= 1;
         self.in_flight += 1;
         self.close_if_empty(head.key_queue);
@@ -354,18 +365,21 @@ impl<K: Clone + Eq + Hash, R> ClassQueue<K, R> {
         }
     }
 
-    /// Forgets the idle keys whose counter is at the start value of a new key. If too many idle
-    /// keys remain, forgets those too.
+    /// Forgets the idle keys that would start where a new key starts, now and later. If too many
+    /// idle keys remain, forgets those too.
     fn forget_idle_keys(&mut self) {
         if self.idle.len() < self.sweep_at {
             return;
         }
-        let start = self.lowest_counter();
+        // No key starts below both the floor and all waiting keys: they never fall.
+        let waiting = self.key_queues.iter();
+        let settled = waiting.map(|key_queue| key_queue.account.settled());
+        let least = settled.fold(self.floor, f64::min);
         self.idle
-            .retain(|_, account| account.in_flight > 0 || account.counter > start);
-        let tickets_in_memory = self.idle.values().filter(|account| account.in_flight == 0);
-        if tickets_in_memory.count() > MAX_IDLE_KEYS {
-            self.idle.retain(|_, account| account.in_flight > 0);
+            .retain(|_, account| account.is_in_flight() || account.settled() > least);
+        let idle = self.idle.values();
+        if idle.filter(|account| !account.is_in_flight()).count() > MAX_IDLE_KEYS {
+            self.idle.retain(|_, account| account.is_in_flight());
         }
         self.sweep_at = (2 * self.idle.len()).max(64);
     }

@@ -24,8 +24,8 @@ impl<K: Clone + Eq + Hash, R> ClassQueue<K, R> {
         let place = (position.arrival, position.id);
         let waiter = waiters.get(&place)?;
         let before = waiters.range(..place).count();
-        let rank = key_queue.flows[priority].rank(priority, key_queue.account.counter, ageing)?;
-        let tag = key_queue.account.counter + before as f64 * waiter.charge.units();
+        let rank = key_queue.flows[priority].rank(priority, key_queue.account.counter(), ageing)?;
+        let tag = key_queue.account.counter() + before as f64 * waiter.charge.units();
         let me = Turn {
             priority,
             // Only the first waiter of a flow ages.
@@ -58,13 +58,14 @@ impl<K: Clone + Eq + Hash, R> ClassQueue<K, R> {
             .key_queues
             .iter()
             .find(|key_queue| key_queue.key == position.key);
-        let counter = match key_queue {
-            Some(key_queue) => key_queue.account.counter,
-            None => {
-                let known = self.idle.get(&position.key);
-                known.map_or(0.0, |account| account.counter)
-            }
+        let known = match key_queue {
+            Some(key_queue) => Some(&key_queue.account),
+            None => self.idle.get(&position.key),
         };
+        let mut account = known.copied().unwrap_or_default();
+        if key_queue.is_none_or(|key_queue| key_queue.flows[priority].waiters.is_empty()) {
+            account.lift(self.start(priority));
+        }
         let place = (position.arrival, position.id);
         let before = match (own, key_queue) {
             (OwnWaiters::Counted, Some(key_queue)) => {
@@ -75,7 +76,7 @@ impl<K: Clone + Eq + Hash, R> ClassQueue<K, R> {
         let me = Turn {
             priority,
             level: priority + 1,
-            tag: counter.max(self.lowest_counter()) + before as f64 * charge.units(),
+            tag: account.counter() + before as f64 * charge.units(),
             place,
         };
         before + self.others_before(&position.key, me, ageing)
@@ -92,7 +93,7 @@ impl<K: Clone + Eq + Hash, R> ClassQueue<K, R> {
         });
         others
             .map(|(key_queue, priority, flow)| {
-                let counter = key_queue.account.counter;
+                let counter = key_queue.account.counter();
                 flow.rank(priority, counter, ageing)
                     .map_or(0, |rank| flow.before(priority, rank, me))
             })
