@@ -64,14 +64,20 @@ fn the_example_of_a_table_for_a_server_loads_from_the_file_and_from_the_guide() 
         true => Some(""),
         false => line.strip_prefix("# "),
     });
-    let table = format!("[[backends.servers]]\n{}", lines.collect::<Vec<_>>().join("\n"));
+    let table = format!(
+        "[[backends.servers]]\n{}",
+        lines.collect::<Vec<_>>().join("\n")
+    );
     let guide = reference();
     let (_, block) = guide.split_once("```toml").expect("an example");
     let (block, _) = block.split_once("```").expect("its end");
     for (text, servers) in [(&*table, 1), (block, 2)] {
         let loaded = load_file(text, &[]).unwrap_or_else(|error| panic!("{error}\n{text}"));
         let rules = loaded.settings.backends.rules_of_each();
-        assert_eq!((rules.len(), rules[0].weight, rules[0].labels.len()), (servers, 2.0, 2));
+        assert_eq!(
+            (rules.len(), rules[0].weight, rules[0].labels.len()),
+            (servers, 2.0, 2)
+        );
     }
 }
 
