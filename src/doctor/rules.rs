@@ -289,10 +289,11 @@ fn slots(settings: &Settings, servers: &[Facts], report: &mut Report) {
 
 /// The memory of slots is the only sign of their number that Ollama shows.
 fn memory(servers: &[Facts], report: &mut Report) {
-    let mut sizes: BTreeMap<(&str, &str, u64), BTreeMap<u64, Vec<&str>>> = BTreeMap::new();
+    let mut sizes: BTreeMap<(String, &str, u64), BTreeMap<u64, Vec<&str>>> = BTreeMap::new();
     for (server, answers) in answering(servers) {
         for model in answers.loaded.iter().filter(|model| model.size > 0) {
-            let what = (&*model.name, &*model.digest, model.context_length);
+            let context = model.context_length.unwrap_or_default();
+            let what = (model.name.to_string(), &*model.digest, context);
             let by_size = sizes.entry(what).or_default();
             by_size.entry(model.size).or_default().push(&server.name);
         }

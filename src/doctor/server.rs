@@ -11,7 +11,7 @@ use llamatower_layers::llm_request::ModelName;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::ollama::fleet::{Backend, Installed};
+use crate::ollama::fleet::{Backend, Installed, Resident};
 use crate::ollama::upstream::Address;
 use crate::settings::Settings;
 
@@ -32,27 +32,13 @@ pub(super) struct Facts {
 pub(super) struct Answers {
     pub(super) version: String,
     pub(super) models: Vec<Installed>,
-    pub(super) loaded: Vec<Loaded>,
+    pub(super) loaded: Vec<Resident>,
     /// Time until the response to the version query, including the connection.
     pub(super) first_answer: Duration,
     /// Time until the response to the model list query.
     pub(super) listing: Duration,
     /// How far its clock is ahead of this machine's, if it sends `Date`.
     pub(super) clock_ahead: Option<SignedDuration>,
-}
-
-/// A model in a server's memory.
-#[derive(Clone, Debug, Deserialize)]
-pub(super) struct Loaded {
-    pub(super) name: String,
-    #[serde(default)]
-    pub(super) digest: String,
-    /// Memory in bytes, including that of its slots.
-    #[serde(default)]
-    pub(super) size: u64,
-    /// Tokens per slot.
-    #[serde(default)]
-    pub(super) context_length: u64,
 }
 
 /// Why a server does not respond like Ollama.
@@ -101,7 +87,7 @@ impl Facts {
         }
         let loaded = self.answers.iter().flat_map(|answers| &answers.loaded);
         let name = ModelName::parse(model).ok();
-        let is_it = |loaded: &Loaded| ModelName::parse(&loaded.name).ok() == name;
+        let is_it = |loaded: &Resident| Some(&loaded.name) == name.as_ref();
         let was_loaded = loaded.into_iter().any(is_it);
         let limit = settings.timeouts.first_byte.unwrap_or_default();
         let body = json!({ "model": model, "stream": false }).to_string();
@@ -150,10 +136,10 @@ impl Facts {
             row["models"] = models.collect();
             let loaded = answers.loaded.iter().map(|model| {
                 json!({
-                    "name": model.name,
-                    "digest": model.digest,
+                    "name": model.name.to_string(),
+                    "digest": &*model.digest,
                     "size": model.size,
-                    "context_length": model.context_length,
+                    "context_length": model.context_length.unwrap_or_default(),
                 })
             });
             row["loaded"] = loaded.collect();
@@ -177,17 +163,18 @@ async fn answers(server: &Backend, settings: &Settings) -> Result<Answers, Troub
     let answer = get(server, "/api/version", limit).await?;
     let first_answer = begun.elapsed();
     let clock_ahead = clock_ahead(&answer);
-    let version: Version = read("/api/version", &answer)?;
+    let version: Version =
+        serde_json::from_slice(answer.body()).map_err(|_| not_ollama("/api/version"))?;
     let begun = Instant::now();
     let models = server.models(limit).await;
     let models = models.map_err(|error| Trouble::NotOllama(error.to_string()))?;
     let listing = begun.elapsed();
     let page = get(server, "/api/ps", limit).await?;
-    let loaded: Page = read("/api/ps", &page)?;
+    let loaded = Resident::read_list(page.body()).map_err(|_| not_ollama("/api/ps"))?;
     Ok(Answers {
         version: version.version,
         models,
-        loaded: loaded.models.unwrap_or_default(),
+        loaded,
         first_answer,
         listing,
         clock_ahead,
@@ -197,11 +184,6 @@ async fn answers(server: &Backend, settings: &Settings) -> Result<Answers, Troub
 #[derive(Deserialize)]
 struct Version {
     version: String,
-}
-
-#[derive(Deserialize)]
-struct Page {
-    models: Option<Vec<Loaded>>,
 }
 
 async fn get(
@@ -217,9 +199,8 @@ async fn get(
     }
 }
 
-fn read<T: for<'a> Deserialize<'a>>(path: &str, answer: &Response<Bytes>) -> Result<T, Trouble> {
-    serde_json::from_slice(answer.body())
-        .map_err(|_| Trouble::NotOllama(format!("its response to {path} is not Ollama's")))
+fn not_ollama(path: &str) -> Trouble {
+    Trouble::NotOllama(format!("its response to {path} is not Ollama's"))
 }
 
 /// The time in the field `Date`, in whole seconds, relative to this machine's clock.

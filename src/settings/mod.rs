@@ -22,6 +22,7 @@ mod error;
 
 mod nearest;
 mod parse;
+mod parse_servers;
 mod paths;
 mod reader;
 mod report;

@@ -5,10 +5,13 @@
 //! names the table, and appended to those values. Everything else follows from there: the
 //! environment overrides a whole column, and `llamatower check` shows it.
 
+use std::num::NonZeroUsize;
+
 use toml::{Table, Value};
 
 use super::error::Problem;
 use super::parse::{self, Parsed};
+use super::parse_servers::{label, weight};
 use super::source::text_of;
 use crate::ollama::fleet::ModelPattern;
 use crate::ollama::upstream::{Address, has_user};
@@ -20,20 +23,20 @@ type Check = fn(&str) -> Parsed<()>;
 /// the check of an item.
 const COLUMNS: [(&str, &str, Check); 6] = [
     (URL, "urls", |text| parse::backend(text).map(drop)),
-    ("weight", "weights", |text| parse::weight(text).map(drop)),
-    ("slots", "slots", |text| {
-        parse::count::<std::num::NonZeroUsize>(text).map(drop)
-    }),
-    ("max_in_flight", "max_in_flight", |text| {
-        parse::count::<std::num::NonZeroUsize>(text).map(drop)
-    }),
-    ("labels", "labels", |text| parse::label(text).map(drop)),
+    ("weight", "weights", |text| weight(text).map(drop)),
+    ("slots", "slots", is_count),
+    ("max_in_flight", "max_in_flight", is_count),
+    ("labels", "labels", |text| label(text).map(drop)),
     ("models", "models", |text| {
         parse::plain::<ModelPattern>(text).map(drop)
     }),
 ];
 
 const URL: &str = "url";
+
+fn is_count(text: &str) -> Parsed<()> {
+    parse::count::<NonZeroUsize>(text).map(drop)
+}
 
 /// The section of the tables.
 pub(super) const SECTION: &str = "backends";

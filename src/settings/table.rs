@@ -14,6 +14,7 @@ use llamatower_layers::rate_limit::Quota;
 use llamatower_layers::token_limit::Budget;
 
 use super::parse::*;
+use super::parse_servers::*;
 use super::reader::Reader;
 use super::secret::Secret;
 use super::setting::{Form, Setting};

@@ -230,9 +230,13 @@ async fn different_models_of_one_name_are_on_the_status_page_and_logged_once() {
     let digests = json!({"aaaaaaaaaaaa": [one_at], "bbbbbbbbbbbb": [other_at]});
     let expected = json!([{"model": "tiny:latest", "digests": digests}]);
     assert_eq!(status["digests_differ"], expected);
+    let copy = reqwest::Client::new().post(format!("{}/api/copy", one.url()));
+    let copy = copy.json(&json!({"source": "tiny", "destination": "another"}));
+    assert_eq!(send(copy).await.status, 200);
+    row_when(&gateway, &one, "the copy", |row| row["installed"] == 2).await;
     let probes = requests(&one, "/api/tags");
-    within_limit("more probes", async {
-        while requests(&one, "/api/tags") < probes + 3 {
+    within_limit("the next probes", async {
+        while requests(&one, "/api/tags") < probes + 2 {
             tokio::task::yield_now().await;
         }
     })

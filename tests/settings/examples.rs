@@ -57,6 +57,31 @@ fn the_example_file_has_numbers_booleans_and_lists_of_toml() {
 }
 
 #[test]
+fn the_example_of_a_table_for_a_server_loads_from_the_file_and_from_the_guide() {
+    let file = example_file();
+    let (_, table) = file.split_once("# [[backends.servers]]").expect("a table");
+    let lines = table.lines().map_while(|line| match line.is_empty() {
+        true => Some(""),
+        false => line.strip_prefix("# "),
+    });
+    let table = format!(
+        "[[backends.servers]]\n{}",
+        lines.collect::<Vec<_>>().join("\n")
+    );
+    let guide = reference();
+    let (_, block) = guide.split_once("```toml").expect("an example");
+    let (block, _) = block.split_once("```").expect("its end");
+    for (text, servers) in [(&*table, 1), (block, 2)] {
+        let loaded = load_file(text, &[]).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        let rules = loaded.settings.backends.rules_of_each();
+        assert_eq!(
+            (rules.len(), rules[0].weight, rules[0].labels.len()),
+            (servers, 2.0, 2)
+        );
+    }
+}
+
+#[test]
 fn the_example_environment_with_all_lines_uncommented_loads_to_the_defaults() {
     let text = uncommented(&example_environment());
     let lines = text.lines().filter(|line| !line.starts_with('#'));

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use tokio::sync::Notify;
 use tower::ServiceExt;
 
-use super::inventory::{self, Installed, Resident};
+use super::inventory::{Installed, Resident};
 use super::rules::ServerRules;
 use crate::ollama::upstream::{
     Access, Address, ConnectFailed, ConnectTimeout, PoolLimits, Upstream,
@@ -288,7 +288,7 @@ impl Backend {
     /// No valid list in time.
     pub async fn models(&self, limit: Duration) -> Result<Vec<Installed>, Unreachable> {
         let page = self.page("/api/tags", limit).await?;
-        inventory::installed(&page).map_err(|error| {
+        Installed::read_list(&page).map_err(|error| {
             self.unreachable(format!(
                 "the response to /api/tags is not a list of models: {error}"
             ))
@@ -304,7 +304,7 @@ impl Backend {
         const PATH: &str = "/api/ps";
         let answer = self.get(PATH, limit).await?;
         match answer.status() {
-            StatusCode::OK => Ok(inventory::resident(answer.body()).ok()),
+            StatusCode::OK => Ok(Resident::read_list(answer.body()).ok()),
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Ok(None),
             status => Err(self.unreachable(format!("{PATH} answered {status}"))),
         }

@@ -129,15 +129,6 @@ impl<S> Dispatcher<S> {
     }
 }
 
-/// The backends that have the model. If no backend has it or the request names none, these are all
-/// backends, because the response of any server is right then.
-fn candidates<'a, S>(members: &'a Members<S>, model: Option<&ModelName>) -> &'a [Arc<Member<S>>] {
-    match model.map(|model| members.holders(model)) {
-        Some(holders) if !holders.is_empty() => holders,
-        _ => members.all(),
-    }
-}
-
 fn availability<S>(member: &Member<S>, standing: Standing) -> Availability {
     match (member.backend.is_up(), member.breaker.would_allow()) {
         (true, true) if standing == Standing::Avoided => Availability::Avoided,
@@ -174,7 +165,7 @@ impl<S> Dispatch for Dispatcher<S> {
             .filter(|model| class.runs_model && !members.holders(model).is_empty());
         Ok(match held {
             Some(model) => self.take(&members, model, need, line),
-            None => self.take_any(candidates(&members, class.model.as_ref()), need),
+            None => self.take_any(&members.candidates(class.model.as_ref()), need),
         })
     }
 

@@ -44,66 +44,76 @@ pub struct Resident {
     pub expires_at: Option<Timestamp>,
 }
 
-/// Reads a response to `/api/tags`. Rows without a valid name are skipped.
-pub(super) fn installed(page: &[u8]) -> serde_json::Result<Vec<Installed>> {
-    #[derive(Deserialize)]
-    struct Row {
-        name: String,
-        #[serde(default, deserialize_with = "lenient")]
-        digest: String,
-        #[serde(default, deserialize_with = "lenient")]
-        size: u64,
-        #[serde(default, deserialize_with = "lenient")]
-        details: Details,
-        #[serde(default, deserialize_with = "lenient")]
-        capabilities: Vec<String>,
+impl Installed {
+    /// Reads a response to `/api/tags`. Rows without a valid name are skipped.
+    ///
+    /// # Errors
+    /// The response is not such a list.
+    pub fn read_list(page: &[u8]) -> serde_json::Result<Vec<Self>> {
+        #[derive(Deserialize)]
+        struct Row {
+            name: String,
+            #[serde(default, deserialize_with = "lenient")]
+            digest: String,
+            #[serde(default, deserialize_with = "lenient")]
+            size: u64,
+            #[serde(default, deserialize_with = "lenient")]
+            details: Details,
+            #[serde(default, deserialize_with = "lenient")]
+            capabilities: Vec<String>,
+        }
+        #[derive(Default, Deserialize)]
+        struct Details {
+            #[serde(default, deserialize_with = "lenient")]
+            family: String,
+        }
+        let rows: Vec<Row> = rows(page)?;
+        let installed = rows.into_iter().filter_map(|row| {
+            Some(Self {
+                name: ModelName::parse(&row.name).ok()?,
+                digest: row.digest.into(),
+                size: row.size,
+                family: row.details.family.into(),
+                capabilities: row.capabilities.into_iter().map(Arc::from).collect(),
+            })
+        });
+        Ok(installed.collect())
     }
-    #[derive(Default, Deserialize)]
-    struct Details {
-        #[serde(default, deserialize_with = "lenient")]
-        family: String,
-    }
-    let rows: Vec<Row> = rows(page)?;
-    let installed = rows.into_iter().filter_map(|row| {
-        Some(Installed {
-            name: ModelName::parse(&row.name).ok()?,
-            digest: row.digest.into(),
-            size: row.size,
-            family: row.details.family.into(),
-            capabilities: row.capabilities.into_iter().map(Arc::from).collect(),
-        })
-    });
-    Ok(installed.collect())
 }
 
-/// Reads a response to `/api/ps`. Rows without a valid name are skipped.
-pub(super) fn resident(page: &[u8]) -> serde_json::Result<Vec<Resident>> {
-    #[derive(Deserialize)]
-    struct Row {
-        name: String,
-        #[serde(default, deserialize_with = "lenient")]
-        digest: String,
-        #[serde(default, deserialize_with = "lenient")]
-        size: u64,
-        #[serde(default, deserialize_with = "lenient")]
-        size_vram: u64,
-        #[serde(default, deserialize_with = "lenient")]
-        context_length: Option<u64>,
-        #[serde(default, deserialize_with = "lenient")]
-        expires_at: Option<Timestamp>,
+impl Resident {
+    /// Reads a response to `/api/ps`. Rows without a valid name are skipped.
+    ///
+    /// # Errors
+    /// The response is not such a list.
+    pub fn read_list(page: &[u8]) -> serde_json::Result<Vec<Self>> {
+        #[derive(Deserialize)]
+        struct Row {
+            name: String,
+            #[serde(default, deserialize_with = "lenient")]
+            digest: String,
+            #[serde(default, deserialize_with = "lenient")]
+            size: u64,
+            #[serde(default, deserialize_with = "lenient")]
+            size_vram: u64,
+            #[serde(default, deserialize_with = "lenient")]
+            context_length: Option<u64>,
+            #[serde(default, deserialize_with = "lenient")]
+            expires_at: Option<Timestamp>,
+        }
+        let rows: Vec<Row> = rows(page)?;
+        let resident = rows.into_iter().filter_map(|row| {
+            Some(Self {
+                name: ModelName::parse(&row.name).ok()?,
+                digest: row.digest.into(),
+                size: row.size,
+                size_vram: row.size_vram,
+                context_length: row.context_length,
+                expires_at: row.expires_at,
+            })
+        });
+        Ok(resident.collect())
     }
-    let rows: Vec<Row> = rows(page)?;
-    let resident = rows.into_iter().filter_map(|row| {
-        Some(Resident {
-            name: ModelName::parse(&row.name).ok()?,
-            digest: row.digest.into(),
-            size: row.size,
-            size_vram: row.size_vram,
-            context_length: row.context_length,
-            expires_at: row.expires_at,
-        })
-    });
-    Ok(resident.collect())
 }
 
 /// The beginning of a digest, as long as `ollama list` shows it.
@@ -179,7 +189,7 @@ mod tests {
     #[test]
     fn installed_models_are_read_from_the_lists_of_both_old_and_new_servers() {
         let page = br#"{"models":[{"name":"tiny:latest","model":"tiny:latest","modified_at":"2026-11-23T07:05:08.118267969Z","size":487851,"digest":"7a03","details":{"parent_model":"","format":"gguf","family":"llama","families":["llama"],"context_length":2048},"capabilities":["completion","tools"]},{"name":"old"},{"name":"no/such@name"}]}"#;
-        let [tiny, old] = <[Installed; 2]>::try_from(installed(page).unwrap()).unwrap();
+        let [tiny, old] = <[Installed; 2]>::try_from(Installed::read_list(page).unwrap()).unwrap();
         assert_eq!((tiny.size, &*tiny.digest), (487_851, "7a03"));
         assert_eq!(&*tiny.family, "llama");
         let can: Vec<_> = tiny.capabilities.iter().map(|can| &**can).collect();
@@ -191,7 +201,7 @@ mod tests {
     #[test]
     fn resident_models_are_read_with_their_memory_and_expiry() {
         let page = br#"{"models":[{"name":"tiny:latest","model":"tiny:latest","size":5735709,"digest":"7a03","details":{"family":"llama"},"expires_at":"2026-11-23T07:10:38.250306201Z","size_vram":7,"context_length":2048}]}"#;
-        let tiny = &resident(page).unwrap()[0];
+        let tiny = &Resident::read_list(page).unwrap()[0];
         assert_eq!(tiny.name, ModelName::parse("tiny").unwrap());
         assert_eq!((tiny.size, tiny.size_vram), (5_735_709, 7));
         assert_eq!(tiny.context_length, Some(2048));
@@ -202,11 +212,15 @@ mod tests {
     #[test]
     fn a_field_of_another_type_is_unknown_and_the_row_stays() {
         let page = br#"{"models":[{"name":"a","size":-1,"size_vram":"much","context_length":null,"expires_at":"soon","digest":7}]}"#;
-        let a = &resident(page).unwrap()[0];
+        let a = &Resident::read_list(page).unwrap()[0];
         assert_eq!((a.size, a.size_vram), (0, 0));
         assert_eq!((a.context_length, a.expires_at), (None, None));
         let page = br#"{"models":[{"name":"a","details":null,"capabilities":null,"size":"1"}]}"#;
-        assert!(installed(page).unwrap()[0].capabilities.is_empty());
+        assert!(
+            Installed::read_list(page).unwrap()[0]
+                .capabilities
+                .is_empty()
+        );
     }
 
     #[test]
@@ -221,10 +235,14 @@ mod tests {
 
     #[test]
     fn null_is_an_empty_list_and_another_page_is_no_list() {
-        assert!(resident(br#"{"models":null}"#).unwrap().is_empty());
+        assert!(
+            Resident::read_list(br#"{"models":null}"#)
+                .unwrap()
+                .is_empty()
+        );
         for page in ["", "404 page not found", "[]", r#"{"models":3}"#] {
-            assert!(resident(page.as_bytes()).is_err(), "{page}");
-            assert!(installed(page.as_bytes()).is_err(), "{page}");
+            assert!(Resident::read_list(page.as_bytes()).is_err(), "{page}");
+            assert!(Installed::read_list(page.as_bytes()).is_err(), "{page}");
         }
     }
 }

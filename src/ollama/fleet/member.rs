@@ -130,6 +130,7 @@ impl<S> Member<S> {
         let models = self.models();
         let rows: Vec<_> = models
             .iter()
+            .filter(|model| self.backend.allows(&model.name))
             .map(|model| (model.name.clone(), model.size))
             .collect();
         self.router

@@ -103,10 +103,10 @@ impl<S> Fleet<S> {
     /// that is up, at the same time as the list of installed models, and after a request has loaded
     /// a model.
     ///
-    /// The probe does not wait for this list, because Ollama sometimes answers `/api/ps` late while
-    /// it loads a model. If the list is late or fails, the backend stays up, the list from before
-    /// is kept, and the next probe asks again. One task for each backend reads it, so that no more
-    /// than one read is in progress.
+    /// The probe does not wait for this list, because a server without it, or one that is late with
+    /// it, can still run models. If the list is late or fails, the backend stays up, the list from
+    /// before is kept, and the next probe asks again. One task for each backend reads it, so that
+    /// no more than one read is in progress.
     async fn watch_resident(&self, member: &Member<S>) {
         loop {
             member.residency.asked().await;
@@ -233,5 +233,50 @@ impl<S: Send + Sync + 'static> Watch<S> {
         self.members.push((member, ended.clone().drop_guard()));
         let probing = ended.run_until_cancelled_owned(probing);
         self.tasks.spawn(probing);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use llamatower_sim::{ModelSpec, Sim};
+
+    use super::super::FleetConfig;
+    use super::*;
+
+    /// Waits until a condition holds.
+    async fn until(is_it: impl Fn() -> bool) {
+        let holds = async {
+            while !is_it() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(30), holds).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_models_in_memory_are_read_again_between_two_probes_if_that_is_asked_for() {
+        let sim = Sim::builder().model(ModelSpec::new("tiny")).start();
+        let sim = sim.await.unwrap();
+        let mut config = FleetConfig::default();
+        config.clocks.interval = Duration::from_secs(3600);
+        let hosts = vec![sim.addr().to_string().parse().unwrap()];
+        let fleet = Arc::new(Fleet::new(hosts, config, |_, _| ()));
+        let stopped = CancellationToken::new();
+        let watch = tokio::spawn(fleet.clone().supervise(stopped.clone()));
+        let member = fleet.catalogue.members().all()[0].clone();
+        let count = || member.resident().map(|rows| rows.len());
+        until(|| count() == Some(0)).await;
+        let limit = Duration::from_secs(30);
+        let load = member
+            .backend
+            .post("/api/generate", r#"{"model":"tiny"}"#.into(), limit);
+        load.await.unwrap();
+        assert_eq!(count(), Some(0), "the next probe is far away");
+        member.refresh_resident();
+        until(|| count() == Some(1)).await;
+        stopped.cancel();
+        watch.await.unwrap();
     }
 }

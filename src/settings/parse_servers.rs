@@ -1,0 +1,45 @@
+//! Parsers of lists in which each item names a server.
+
+use std::sync::Arc;
+
+use super::parse::{Parsed, items, plain, server_name, without_user};
+use super::values::ServerName;
+use crate::ollama::fleet::ModelPattern;
+
+/// The items of a list like `gpu-1:11434=2, gpu-2=3`, in which each item names a server.
+fn of_servers<T>(text: &str, value: impl Fn(&str) -> Parsed<T>) -> Parsed<Vec<(ServerName, T)>> {
+    without_user(text)?;
+    let read = |item: &str| {
+        let parts = item.split_once('=');
+        let (name, text) = parts.ok_or(format!("{item:?} names no server"))?;
+        let value = value(text.trim()).map_err(|reason| format!("{item:?}: {reason}"))?;
+        Ok((server_name(name)?, value))
+    };
+    items(text).map(read).collect()
+}
+
+pub(super) fn weights(text: &str) -> Parsed<Vec<(ServerName, f64)>> {
+    of_servers(text, weight)
+}
+
+pub(super) fn labels(text: &str) -> Parsed<Vec<(ServerName, Arc<str>)>> {
+    of_servers(text, label)
+}
+
+pub(super) fn allowed_models(text: &str) -> Parsed<Vec<(ServerName, ModelPattern)>> {
+    of_servers(text, plain)
+}
+
+pub(super) fn weight(text: &str) -> Parsed<f64> {
+    let weight = text.parse().ok();
+    let is_valid = weight.filter(|weight: &f64| weight.is_finite() && *weight > 0.0);
+    is_valid.ok_or_else(|| "it is not a number above 0".to_owned())
+}
+
+pub(super) fn label(text: &str) -> Parsed<Arc<str>> {
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=".contains(&byte);
+    match !text.is_empty() && text.bytes().all(is_word) {
+        true => Ok(text.into()),
+        false => Err("a label has only letters, digits and - _ . / : =".to_owned()),
+    }
+}
