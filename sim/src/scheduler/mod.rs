@@ -37,9 +37,10 @@ pub(crate) enum KeepAlive {
     Forever,
 }
 
-impl Default for KeepAlive {
-    fn default() -> Self {
-        Self::For(Duration::from_secs(5 * 60))
+impl KeepAlive {
+    /// Ollama's default, for a server that runs faster than real time.
+    pub(crate) fn default_at_speed(speed: f64) -> Self {
+        Self::For(Duration::from_secs(5 * 60).div_f64(speed))
     }
 }
 
@@ -63,9 +64,14 @@ pub(crate) struct Scheduler {
 }
 
 impl Scheduler {
-    pub(crate) fn new(max_queue: usize, max_loaded: usize, events: Arc<Events>) -> Self {
+    pub(crate) fn new(
+        max_queue: usize,
+        max_loaded: usize,
+        keep_alive: KeepAlive,
+        events: Arc<Events>,
+    ) -> Self {
         Self {
-            state: Mutex::new(State::new(max_queue, max_loaded)),
+            state: Mutex::new(State::new(max_queue, max_loaded, keep_alive)),
             events,
             expiries: Notify::new(),
         }
@@ -219,6 +225,11 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
+    /// The number of the load of its model on this server.
+    pub(crate) fn load_number(&self) -> u64 {
+        self.scheduler.state().load_of(self.id).unwrap_or_default()
+    }
+
     /// The wait until the model was resident.
     pub(crate) fn load_duration(&self) -> Duration {
         self.load

@@ -76,6 +76,8 @@ struct Entry {
 
 pub(super) struct Runner {
     pub(super) name: String,
+    /// The number of its load, from 1.
+    load: u64,
     pub(super) options: RunnerOptions,
     pub(super) keep_alive: KeepAlive,
     /// Set while the runner is idle and has a limited keep-alive.
@@ -92,6 +94,8 @@ pub(super) struct Runner {
 pub(super) struct State {
     max_queue: usize,
     max_loaded: usize,
+    /// The keep-alive of a model whose requests set none.
+    keep_alive: KeepAlive,
     runners: BTreeMap<String, Runner>,
     pending: VecDeque<u64>,
     head: Option<u64>,
@@ -103,10 +107,11 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(max_queue: usize, max_loaded: usize) -> Self {
+    pub(super) fn new(max_queue: usize, max_loaded: usize, keep_alive: KeepAlive) -> Self {
         Self {
             max_queue,
             max_loaded: max_loaded.max(1),
+            keep_alive,
             runners: BTreeMap::new(),
             pending: VecDeque::new(),
             head: None,
@@ -124,6 +129,12 @@ impl State {
 
     pub(super) fn phase(&self, id: u64) -> Option<Phase> {
         self.entries.get(&id).map(|entry| entry.phase)
+    }
+
+    /// The number of the load of the model of a request.
+    pub(super) fn load_of(&self, id: u64) -> Option<u64> {
+        let runner = &self.entries.get(&id)?.want.runner;
+        Some(self.runners.get(runner)?.load)
     }
 
     pub(super) fn set_waker(&mut self, id: u64, waker: &Waker) {
@@ -277,8 +288,9 @@ impl State {
             key,
             Runner {
                 name: want.name.clone(),
+                load: self.loads,
                 options: want.options.clone(),
-                keep_alive: want.keep_alive.unwrap_or_default(),
+                keep_alive: want.keep_alive.unwrap_or(self.keep_alive),
                 expires_at: None,
                 ready: false,
                 leaving: false,
