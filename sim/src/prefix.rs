@@ -52,7 +52,10 @@ impl PrefixCache {
 
     /// The number of leading tokens that are in the cache.
     pub(crate) fn cached_tokens(&self, prompt: &Prefixes) -> u64 {
-        let known = prompt.0.iter().take_while(|hash| self.used.contains_key(hash));
+        let known = prompt
+            .0
+            .iter()
+            .take_while(|hash| self.used.contains_key(hash));
         known.count() as u64 * tokens_of(BLOCK_BYTES)
     }
 

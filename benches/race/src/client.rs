@@ -91,7 +91,12 @@ impl Client {
         }
     }
 
-    fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, Error> {
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, Error> {
         let uri: Uri = format!("http://{}{path}", self.target).parse()?;
         let request = Request::builder().method(method).uri(uri);
         let request = request.header(CONTENT_TYPE, "application/json");
@@ -126,8 +131,8 @@ impl Client {
             first: None,
             failure: None,
         };
-        let patience = tokio::time::Instant::from_std(due)
-            + Duration::from_secs_f64(PATIENCE / speed);
+        let patience =
+            tokio::time::Instant::from_std(due) + Duration::from_secs_f64(PATIENCE / speed);
         let begun = tokio::time::timeout_at(patience, self.begin(body, who)).await;
         let (first, mut answer) = match begun {
             Ok(Ok(begun)) => begun,
@@ -158,7 +163,11 @@ impl Client {
         let request = self.request(Method::POST, "/api/chat", body);
         let mut request = request.map_err(|why| why.to_string())?;
         identify(&mut request, who).map_err(|why| why.to_string())?;
-        let mut answer = self.http.request(request).await.map_err(|_| "disconnected")?;
+        let mut answer = self
+            .http
+            .request(request)
+            .await
+            .map_err(|_| "disconnected")?;
         let status = answer.status().as_u16();
         if status != 200 {
             return Err(format!("status {status}"));

@@ -89,8 +89,16 @@ pub(crate) fn find(args: &Args) -> (Vec<Contender>, Vec<String>) {
     add("haproxy", Kind::Haproxy(Maxconn::Unset), haproxy.clone());
     add("haproxy+maxconn", Kind::Haproxy(Maxconn::Slots), haproxy);
     let given = |file: &Option<PathBuf>, name| file.clone().or_else(|| on_path(name));
-    add("ollamaMQ", Kind::OllamaMq, given(&args.ollama_mq, "ollamaMQ"));
-    add("ollama-herd", Kind::OllamaHerd, given(&args.ollama_herd, "herd"));
+    add(
+        "ollamaMQ",
+        Kind::OllamaMq,
+        given(&args.ollama_mq, "ollamaMQ"),
+    );
+    add(
+        "ollama-herd",
+        Kind::OllamaHerd,
+        given(&args.ollama_herd, "herd"),
+    );
     let gateway = |settings| Kind::Llamatower(settings);
     add("llamatower", gateway(Vec::new()), args.gateway.clone());
     let slots = crate::scenario::SLOTS.to_string();
@@ -104,7 +112,11 @@ pub(crate) fn find(args: &Args) -> (Vec<Contender>, Vec<String>) {
         add("llamatower+set", gateway(settings), args.gateway.clone());
     }
     if args.gateway_base.is_some() {
-        add("llamatower-base", gateway(Vec::new()), args.gateway_base.clone());
+        add(
+            "llamatower-base",
+            gateway(Vec::new()),
+            args.gateway_base.clone(),
+        );
     }
     (found, notes)
 }

@@ -82,13 +82,25 @@ mod tests {
     #[test]
     fn a_failed_request_counts_as_the_patience() {
         let [trace, _] = tiny();
-        let length = Length { seconds: 50.0, round: 0 };
+        let length = Length {
+            seconds: 50.0,
+            round: 0,
+        };
         let scenario = Scenario::named("swaps", &[trace], length).unwrap();
-        let answered = Outcome { first: Some(1.0), failure: None };
+        let answered = Outcome {
+            first: Some(1.0),
+            failure: None,
+        };
         let mut outcomes = vec![answered; scenario.jobs.len()];
-        outcomes[3] = Outcome { first: Some(0.5), failure: Some("cut".to_owned()) };
+        outcomes[3] = Outcome {
+            first: Some(0.5),
+            failure: Some("cut".to_owned()),
+        };
         let figures = Figures::of(&scenario, &outcomes, 2, None);
-        assert_eq!((figures.p50, figures.p99, figures.swaps), (1.0, PATIENCE, 2));
+        assert_eq!(
+            (figures.p50, figures.p99, figures.swaps),
+            (1.0, PATIENCE, 2)
+        );
         assert!((figures.failed - 100.0 / 24.0).abs() < 1e-9);
     }
 

@@ -8,7 +8,7 @@
 //! ones have an answer. The gaps between the requests are stretched by one factor, so that the
 //! requests use 70 % of the capacity of the healthy servers. Servers compute as long as prompt and
 //! answer ask (4,000 tokens of a prompt and 40 tokens of an answer in a second, at speed 1), serve
-//! two requests at once, have room for one model, load in order of arrival, and wait for an idle
+//! four requests at once, have room for one model, load in order of arrival, and wait for an idle
 //! model before they unload it. Everything runs 20 times faster than real time; the figures are in
 //! seconds of the model. The time-outs of proxies are not scaled, except the one of the first byte
 //! where a scenario is about it.
@@ -127,7 +127,10 @@ fn start(mut args: Args) -> Result<ExitCode, Error> {
     let traces = args.trace.iter().map(|file| Trace::read(file));
     let traces = traces.collect::<Result<Vec<_>, _>>()?;
     let needs_gateway = args.contender.is_empty()
-        || args.contender.iter().any(|name| name.starts_with("llamatower"));
+        || args
+            .contender
+            .iter()
+            .any(|name| name.starts_with("llamatower"));
     if args.gateway.is_none() && needs_gateway {
         args.gateway = Some(build_gateway()?);
     }
@@ -191,13 +194,24 @@ async fn compare(args: &Args, traces: &[Trace], servers: &Handle) -> Result<(), 
                 round,
             };
             let Some(scenario) = Scenario::named(name, traces, length) else {
-                notes.push(format!("{name} needs a trace with prefixes and was left out."));
+                notes.push(format!(
+                    "{name} needs a trace with prefixes and was left out."
+                ));
                 continue;
             };
             if round == 0 {
                 report.scenarios.push((name, scenario.title));
             }
-            measure(args, &scenario, round, &contenders, servers, &mut report, &mut notes).await;
+            measure(
+                args,
+                &scenario,
+                round,
+                &contenders,
+                servers,
+                &mut report,
+                &mut notes,
+            )
+            .await;
         }
     }
     notes.sort();
@@ -227,7 +241,10 @@ async fn measure(
             }),
             Err(why) => {
                 eprintln!("{}: {}: {why}", scenario.name, contender.name);
-                notes.push(format!("{}: {} failed: {why}", scenario.name, contender.name));
+                notes.push(format!(
+                    "{}: {} failed: {why}",
+                    scenario.name, contender.name
+                ));
             }
         }
     }
@@ -266,7 +283,9 @@ async fn run(
     let before = cpu()?;
     let target = running.as_ref().map_or(addresses[0], |one| one.address);
     let driven = client::drive(scenario, &Client::new(target), args.speed).await?;
-    let used = cpu()?.zip(before).map(|(now, before)| now.saturating_sub(before));
+    let used = cpu()?
+        .zip(before)
+        .map(|(now, before)| now.saturating_sub(before));
     let figures = Figures::of(scenario, &driven.outcomes, fleet.swaps(), used);
     let name = contender.map_or("direct", |contender| contender.name);
     let why = failures(&driven.outcomes);
@@ -274,7 +293,10 @@ async fn run(
         0 => String::new(),
         loads => format!(", {loads} loads were given up"),
     };
-    let late = format!(", requests were up to {:.3} s late{aborted}{why}", driven.late);
+    let late = format!(
+        ", requests were up to {:.3} s late{aborted}{why}",
+        driven.late
+    );
     log(scenario, name, &figures, &late);
     if let (Some(to), Some(running)) = (&args.logs, &running) {
         running.keep_output(&to.join(scenario.name).join(name))?;
@@ -285,7 +307,10 @@ async fn run(
 /// Why requests failed, the most frequent reasons first.
 fn failures(outcomes: &[Outcome]) -> String {
     let mut reasons: Vec<(usize, &str)> = Vec::new();
-    for failure in outcomes.iter().filter_map(|outcome| outcome.failure.as_deref()) {
+    for failure in outcomes
+        .iter()
+        .filter_map(|outcome| outcome.failure.as_deref())
+    {
         match reasons.iter_mut().find(|(_, reason)| *reason == failure) {
             Some((count, _)) => *count += 1,
             None => reasons.push((1, failure)),
@@ -293,7 +318,9 @@ fn failures(outcomes: &[Outcome]) -> String {
     }
     reasons.sort_unstable_by(|a, b| b.cmp(a));
     let reasons = reasons.iter().take(3);
-    reasons.map(|(count, reason)| format!(", {count} x {reason}")).collect()
+    reasons
+        .map(|(count, reason)| format!(", {count} x {reason}"))
+        .collect()
 }
 
 /// Reports progress.

@@ -32,14 +32,23 @@ pub(crate) fn best(scenario: &Scenario) -> Oracle {
             .map(|aim| in_order(scenario, aim))
             .into()
     };
-    let share = if scenario.prefix_cache.is_some() { 0.5 } else { 0.99 };
+    let share = if scenario.prefix_cache.is_some() {
+        0.5
+    } else {
+        0.99
+    };
     let figure = |oracle: &Oracle| {
         let mut sorted = oracle.first.clone();
         sorted.sort_by(f64::total_cmp);
         percentile(&sorted, share)
     };
-    let best = candidates.into_iter().min_by(|a, b| figure(a).total_cmp(&figure(b)));
-    best.unwrap_or(Oracle { first: Vec::new(), swaps: 0 })
+    let best = candidates
+        .into_iter()
+        .min_by(|a, b| figure(a).total_cmp(&figure(b)));
+    best.unwrap_or(Oracle {
+        first: Vec::new(),
+        swaps: 0,
+    })
 }
 
 fn healthy(scenario: &Scenario) -> Vec<&Server> {
@@ -66,7 +75,12 @@ fn in_order(scenario: &Scenario, aim: Aim) -> Oracle {
             let start = free[nth][slot].max(job.arrival);
             let cached = caches[nth].cached_tokens(job).min(job.prompt_tokens - 1);
             let first = start + server.first_token_time(job.prompt_tokens - cached);
-            (nth, slot, first, first + server.decode_time(job.reply_tokens))
+            (
+                nth,
+                slot,
+                first,
+                first + server.decode_time(job.reply_tokens),
+            )
         });
         let cost = |(_, _, first, end): &(usize, usize, f64, f64)| match aim {
             Aim::FirstToken => *first,
@@ -80,7 +94,10 @@ fn in_order(scenario: &Scenario, aim: Aim) -> Oracle {
         caches[nth].add(job);
         firsts.push(first - job.arrival);
     }
-    Oracle { first: firsts, swaps: 0 }
+    Oracle {
+        first: firsts,
+        swaps: 0,
+    }
 }
 
 /// A request of the greedy client begins only when no other one waits.
@@ -93,7 +110,11 @@ fn with_priority(scenario: &Scenario) -> Oracle {
         .collect();
     let mut waiting: Vec<usize> = (0..scenario.jobs.len()).collect();
     let mut first = vec![0.0; scenario.jobs.len()];
-    while let Some(soonest) = waiting.iter().map(|at| scenario.jobs[*at].arrival).reduce(f64::min) {
+    while let Some(soonest) = waiting
+        .iter()
+        .map(|at| scenario.jobs[*at].arrival)
+        .reduce(f64::min)
+    {
         let times: Vec<f64> = free.iter().map(|(_, at)| *at).collect();
         let slot = earliest(&times);
         let now = times[slot].max(soonest);
@@ -113,7 +134,9 @@ fn with_priority(scenario: &Scenario) -> Oracle {
 
 fn earliest(times: &[f64]) -> usize {
     let slots = 0..times.len();
-    slots.min_by(|a, b| times[*a].total_cmp(&times[*b])).unwrap_or(0)
+    slots
+        .min_by(|a, b| times[*a].total_cmp(&times[*b]))
+        .unwrap_or(0)
 }
 
 /// The prefix cache of a server, in blocks of the trace.
@@ -134,7 +157,10 @@ impl Blocks {
     }
 
     fn cached_tokens(&self, job: &Job) -> u64 {
-        let known = job.blocks.iter().take_while(|id| self.used.contains_key(id));
+        let known = job
+            .blocks
+            .iter()
+            .take_while(|id| self.used.contains_key(id));
         known.count() as u64 * BLOCK_TOKENS
     }
 
@@ -164,7 +190,10 @@ mod tests {
     #[test]
     fn a_single_server_serves_in_order() {
         let [trace, _] = tiny();
-        let length = Length { seconds: 60.0, round: 0 };
+        let length = Length {
+            seconds: 60.0,
+            round: 0,
+        };
         let mut scenario = Scenario::named("healthy", &[trace], length).unwrap();
         scenario.servers.truncate(1);
         scenario.servers[0].slots = 1;
@@ -180,7 +209,10 @@ mod tests {
     #[test]
     fn newcomers_do_not_wait_for_a_flood() {
         let [trace, _] = tiny();
-        let length = Length { seconds: 60.0, round: 0 };
+        let length = Length {
+            seconds: 60.0,
+            round: 0,
+        };
         let scenario = Scenario::named("newcomers", &[trace], length).unwrap();
         let oracle = best(&scenario);
         // At most the rest of one request, and its own prompt.
@@ -191,7 +223,10 @@ mod tests {
     #[test]
     fn two_models_on_two_servers_need_no_swap() {
         let [trace, _] = tiny();
-        let length = Length { seconds: 60.0, round: 0 };
+        let length = Length {
+            seconds: 60.0,
+            round: 0,
+        };
         let scenario = Scenario::named("swaps", &[trace], length).unwrap();
         assert_eq!(best(&scenario).swaps, 0);
     }

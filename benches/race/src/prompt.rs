@@ -23,7 +23,10 @@ pub(crate) fn body(nth: usize, job: &Job) -> Bytes {
     // Conversations of the trace begin with the same block: a system prompt.
     let (system, user) = match blocks.split_first() {
         Some((first, others)) if !others.is_empty() => (first.clone(), others.concat()),
-        _ => ("Answer in English.".to_owned(), format!("request {nth}: {}", blocks.concat())),
+        _ => (
+            "Answer in English.".to_owned(),
+            format!("request {nth}: {}", blocks.concat()),
+        ),
     };
     let bare = messages(&system, &reply).to_string().len();
     let room = (job.prompt_tokens as usize * TOKEN_BYTES).saturating_sub(bare);
@@ -66,7 +69,10 @@ mod tests {
     #[test]
     fn a_prompt_has_the_wanted_length_and_shares_its_blocks() {
         let [azure, mooncake] = tiny();
-        let length = Length { seconds: 8.0, round: 0 };
+        let length = Length {
+            seconds: 8.0,
+            round: 0,
+        };
         for (name, trace) in [("healthy", azure), ("prefix", mooncake)] {
             let scenario = Scenario::named(name, &[trace], length).unwrap();
             for (nth, job) in scenario.jobs.iter().enumerate() {
@@ -80,14 +86,20 @@ mod tests {
     #[test]
     fn prompts_with_the_same_blocks_begin_alike() {
         let [_, trace] = tiny();
-        let length = Length { seconds: 8.0, round: 0 };
+        let length = Length {
+            seconds: 8.0,
+            round: 0,
+        };
         let scenario = Scenario::named("prefix", &[trace], length).unwrap();
         let texts: Vec<String> = scenario.jobs[..2]
             .iter()
             .enumerate()
             .map(|(nth, job)| messages_of(&body(nth, job)))
             .collect();
-        let same = texts[0].bytes().zip(texts[1].bytes()).take_while(|(a, b)| a == b);
+        let same = texts[0]
+            .bytes()
+            .zip(texts[1].bytes())
+            .take_while(|(a, b)| a == b);
         assert!(same.count() >= 2 * BLOCK_TOKENS as usize * TOKEN_BYTES);
     }
 }

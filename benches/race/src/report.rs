@@ -36,11 +36,7 @@ pub(crate) struct Report {
 type Figure = fn(&Figures) -> f64;
 
 impl Report {
-    fn of<'a>(
-        &'a self,
-        scenario: &'a str,
-        contender: &'a str,
-    ) -> impl Iterator<Item = &'a Sample> {
+    fn of<'a>(&'a self, scenario: &'a str, contender: &'a str) -> impl Iterator<Item = &'a Sample> {
         let is_it = move |one: &&Sample| one.scenario == scenario && one.contender == contender;
         self.samples.iter().filter(is_it)
     }
@@ -80,7 +76,11 @@ impl Report {
             }
         }
         let has_faults = WITH_FAULTS.contains(&scenario);
-        let alone = if has_faults { " p99 × without the faulty server |" } else { "" };
+        let alone = if has_faults {
+            " p99 × without the faulty server |"
+        } else {
+            ""
+        };
         let mut table = format!(
             "### {scenario}: {title}\n\n\
              | | p50 s | p99 s | failed % | swaps | p50 × nginx | p99 × nginx | p50 × oracle | p99 × oracle |{alone} CPU ms/request |\n\
@@ -161,7 +161,10 @@ mod tests {
             notes: Vec::new(),
         };
         let page = report.page();
-        assert!(page.contains("| llamatower | 1.00 (1.00–1.00) | 4.5 (4.0–5.0) |"), "{page}");
+        assert!(
+            page.contains("| llamatower | 1.00 (1.00–1.00) | 4.5 (4.0–5.0) |"),
+            "{page}"
+        );
         assert!(page.contains("| 0.75 (0.50–1.00) |"), "{page}");
     }
 }

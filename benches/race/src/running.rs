@@ -140,7 +140,10 @@ fn group_and_ticks(stat: &str) -> Option<(u32, u64)> {
     let (_, rest) = stat.rsplit_once(')')?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
     let group = fields.get(2)?.parse().ok()?;
-    let ticks = fields.get(11..15)?.iter().map(|ticks| ticks.parse::<u64>().ok());
+    let ticks = fields
+        .get(11..15)?
+        .iter()
+        .map(|ticks| ticks.parse::<u64>().ok());
     Some((group, ticks.sum::<Option<u64>>()?))
 }
 
@@ -150,7 +153,8 @@ impl Drop for Running {
             // As long as the child was not waited for, its group id cannot belong to another group.
             let is_running = matches!(child.try_wait(), Ok(None));
             if is_running
-                && let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+                && let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw)
+            {
                 kill_process_group(group, Signal::KILL).ok();
             }
             child.wait().ok();

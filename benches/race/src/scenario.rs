@@ -9,7 +9,7 @@ pub(crate) const PROMPT_RATE: f64 = 4000.0;
 /// The seconds that a server of speed 1 needs for a token of an answer.
 pub(crate) const PACE: f64 = 0.025;
 /// The requests that a server serves at once for a model (`OLLAMA_NUM_PARALLEL`).
-pub(crate) const SLOTS: usize = 2;
+pub(crate) const SLOTS: usize = 4;
 /// The time to load a model, in seconds.
 pub(crate) const LOAD_TIME: f64 = 8.0;
 /// The seconds that a client waits for the first token.
@@ -101,7 +101,16 @@ pub(crate) struct Scenario {
 
 /// The names of the scenarios, in order.
 pub(crate) const NAMES: [&str; 10] = [
-    "skew", "models", "healthy", "busy", "broken", "hang", "prefix", "greedy", "newcomers", "swaps",
+    "skew",
+    "models",
+    "healthy",
+    "busy",
+    "broken",
+    "hang",
+    "prefix",
+    "greedy",
+    "newcomers",
+    "swaps",
 ];
 
 /// How long scenarios last, and which part of the trace they use.
@@ -208,17 +217,13 @@ impl Scenario {
 /// The seconds that a request keeps a slot of a server of speed 1.
 fn work(entry: &Entry) -> f64 {
     let server = Server::at_speed(1.0);
-    server.first_token_time(entry.prompt_tokens.max(SHORTEST_PROMPT)) + server.decode_time(entry.reply_tokens)
+    server.first_token_time(entry.prompt_tokens.max(SHORTEST_PROMPT))
+        + server.decode_time(entry.reply_tokens)
 }
 
 /// As many requests of the trace as use this part of the capacity of the healthy servers; the gaps
 /// between them are all stretched by the same factor.
-pub(crate) fn stretched(
-    trace: &Trace,
-    servers: &[Server],
-    load: f64,
-    length: Length,
-) -> Vec<Job> {
+pub(crate) fn stretched(trace: &Trace, servers: &[Server], load: f64, length: Length) -> Vec<Job> {
     let healthy = servers.iter().filter(|server| server.fault.is_none());
     let capacity: f64 = healthy.map(|one| one.speed * one.slots as f64).sum();
     let wanted = load * capacity * length.seconds;
@@ -228,21 +233,18 @@ pub(crate) fn stretched(
             sum += work(entry);
             sum >= wanted
         });
-        (enough.map_or(trace.entries.len(), |count| from + count + 1), sum)
+        (
+            enough.map_or(trace.entries.len(), |count| from + count + 1),
+            sum,
+        )
     };
-    let mut from = 0;
-    let (mut to, mut sum) = take(0);
-    for _ in 0..length.round {
-        let (next, next_sum) = take(to);
-        // The rest of the trace is too short: back to its begin.
-        let (begin, end, work) = match next_sum >= wanted {
-            true => (to, next, next_sum),
-            false => {
-                let (next, work) = take(0);
-                (0, next, work)
-            }
-        };
-        (from, to, sum) = (begin, end, work);
+    // Not from the first request: the rate of a recording often rises at its begin.
+    let begin = (0.1 + 0.618 * length.round as f64).fract();
+    let mut from = (begin * trace.entries.len() as f64) as usize;
+    let (mut to, mut sum) = take(from);
+    if sum < wanted {
+        from = 0;
+        (to, sum) = take(from);
     }
     let part = &trace.entries[from..to];
     let begin = part.first().map_or(0.0, |first| first.arrival);
@@ -332,12 +334,17 @@ mod tests {
         let [trace, _] = tiny();
         let servers = [1.0, 0.5].map(Server::at_speed);
         for round in 0..3 {
-            let length = Length { seconds: 8.0, round };
+            let length = Length {
+                seconds: 8.0,
+                round,
+            };
             let jobs = stretched(&trace, &servers, 0.7, length);
             let one = Server::at_speed(1.0);
             let work: f64 = jobs
                 .iter()
-                .map(|job| one.first_token_time(job.prompt_tokens) + one.decode_time(job.reply_tokens))
+                .map(|job| {
+                    one.first_token_time(job.prompt_tokens) + one.decode_time(job.reply_tokens)
+                })
                 .sum();
             let last = jobs.last().unwrap().arrival;
             assert!((work / (last * 3.0) - 0.7).abs() < 1e-9, "{work} in {last}");
@@ -348,9 +355,19 @@ mod tests {
     #[test]
     fn the_greedy_client_asks_for_more_than_twice_all_the_others() {
         let [trace, _] = tiny();
-        let length = Length { seconds: 100.0, round: 0 };
+        let length = Length {
+            seconds: 100.0,
+            round: 0,
+        };
         let greedy = Scenario::named("greedy", &[trace], length).unwrap();
         let of_greedy = greedy.jobs.iter().filter(|job| !greedy.is_reported(job));
-        assert!(of_greedy.count() > 2 * greedy.jobs.iter().filter(|job| greedy.is_reported(job)).count());
+        assert!(
+            of_greedy.count()
+                > 2 * greedy
+                    .jobs
+                    .iter()
+                    .filter(|job| greedy.is_reported(job))
+                    .count()
+        );
     }
 }

@@ -22,13 +22,23 @@ fn one_server_without_a_proxy_gives_the_arithmetic() {
         .unwrap();
     let clients = Builder::new_current_thread().enable_all().build().unwrap();
     let driven = clients.block_on(async {
-        let fleet = Fleet::start(&scenario, args.speed, servers.handle()).await.unwrap();
+        let fleet = Fleet::start(&scenario, args.speed, servers.handle())
+            .await
+            .unwrap();
         let client = Client::new(fleet.addresses()[0]);
         client::drive(&scenario, &client, args.speed).await.unwrap()
     });
     let measured: Vec<f64> = driven.outcomes.iter().filter_map(|one| one.first).collect();
-    assert_eq!(measured.len(), oracle.first.len(), "{}", failures(&driven.outcomes));
+    assert_eq!(
+        measured.len(),
+        oracle.first.len(),
+        "{}",
+        failures(&driven.outcomes)
+    );
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let (measured, expected) = (mean(&measured), mean(&oracle.first));
-    assert!((measured / expected - 1.0).abs() < 0.03, "{measured} s, expected {expected} s");
+    assert!(
+        (measured / expected - 1.0).abs() < 0.03,
+        "{measured} s, expected {expected} s"
+    );
 }

@@ -127,8 +127,15 @@ mod tests {
     #[test]
     fn a_broken_line_is_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), "TIMESTAMP,A,B\n2023-11-16 18:15:46.68,374,many\n").unwrap();
+        fs::write(
+            file.path(),
+            "TIMESTAMP,A,B\n2023-11-16 18:15:46.68,374,many\n",
+        )
+        .unwrap();
         let error = Trace::read(file.path()).unwrap_err().to_string();
-        assert!(error.ends_with("line 2: expected a number of tokens, not \"many\""), "{error}");
+        assert!(
+            error.ends_with("line 2: expected a number of tokens, not \"many\""),
+            "{error}"
+        );
     }
 }

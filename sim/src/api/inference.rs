@@ -65,7 +65,11 @@ async fn try_generate(call: Call) -> Result<Response<SimBody>, Problem> {
         prompt_tokens,
         cached_tokens: 0,
         clock: call.server.clock,
-        reply: installed.spec.reply_from_prompt.then(|| reply_in(&prompt)).flatten(),
+        reply: installed
+            .spec
+            .reply_from_prompt
+            .then(|| reply_in(&prompt))
+            .flatten(),
         limit,
         first_token_bytes: call.first_token_bytes,
         seed: call.server.seed,

@@ -47,7 +47,11 @@ impl Place<'_> {
 
     /// Only the addresses, and what the scenario is about.
     pub(super) fn llamatower(&self) -> Vec<(&'static str, String)> {
-        let urls: Vec<_> = self.servers.iter().map(|at| format!("http://{at}")).collect();
+        let urls: Vec<_> = self
+            .servers
+            .iter()
+            .map(|at| format!("http://{at}"))
+            .collect();
         let mut settings = vec![
             ("LLAMATOWER_LISTEN", self.listen.to_string()),
             ("LLAMATOWER_ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
@@ -105,6 +109,7 @@ http {{
     location / {{
       proxy_pass http://backends;
       proxy_http_version 1.1;
+      proxy_set_header Host $http_host;
       proxy_set_header Connection \"\";
       proxy_buffering off;
       proxy_read_timeout {timeout}ms;

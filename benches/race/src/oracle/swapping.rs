@@ -97,7 +97,10 @@ impl<'a> Run<'a> {
             };
             now = next;
         }
-        let swaps = self.places.iter().map(|place| place.loads.saturating_sub(1));
+        let swaps = self
+            .places
+            .iter()
+            .map(|place| place.loads.saturating_sub(1));
         Oracle {
             swaps: swaps.sum(),
             first: self.first,
@@ -108,8 +111,16 @@ impl<'a> Run<'a> {
     fn next_event(&self, now: f64) -> Option<f64> {
         let jobs = &self.scenario.jobs;
         let arrival = jobs.get(self.arrived).map(|job| job.arrival);
-        let ends = self.places.iter().flat_map(|place| &place.busy_until).copied();
-        let loads = self.places.iter().filter_map(|place| place.loading).map(|(_, at)| at);
+        let ends = self
+            .places
+            .iter()
+            .flat_map(|place| &place.busy_until)
+            .copied();
+        let loads = self
+            .places
+            .iter()
+            .filter_map(|place| place.loading)
+            .map(|(_, at)| at);
         let patience = self.waiting.iter().filter_map(|queue| queue.front());
         let patience = patience.map(|at| jobs[*at].arrival + self.policy.patience);
         let times = arrival.into_iter().chain(ends).chain(loads).chain(patience);
@@ -160,7 +171,9 @@ impl<'a> Run<'a> {
                 let job = &self.scenario.jobs[at];
                 let begun = now + place.server.first_token_time(job.prompt_tokens);
                 self.first[at] = begun - job.arrival;
-                place.busy_until.push(begun + place.server.decode_time(job.reply_tokens));
+                place
+                    .busy_until
+                    .push(begun + place.server.decode_time(job.reply_tokens));
             }
         }
     }
