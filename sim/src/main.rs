@@ -33,7 +33,7 @@ struct Arguments {
     #[arg(long)]
     prefix_cache: Option<u64>,
     /// A fault from the start, as for POST /sim/faults.
-    #[arg(long = "fault", value_name = "JSON", value_parser = serde_json::from_str::<Fault>)]
+    #[arg(long = "fault", value_name = "JSON", value_parser = fault)]
     faults: Vec<Fault>,
     /// Number of requests to keep for /sim/requests.
     #[arg(long, default_value_t = 4096)]
@@ -41,6 +41,10 @@ struct Arguments {
     /// The version in /api/version.
     #[arg(long, default_value = "0.33.0-rc2")]
     version_says: String,
+}
+
+fn fault(text: &str) -> Result<Fault, String> {
+    serde_json::from_str(text).map_err(|why| why.to_string())
 }
 
 #[tokio::main]

@@ -184,6 +184,8 @@ impl Blocks {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use crate::{scenario::Length, trace::tiny};
 

@@ -55,6 +55,8 @@ fn block(id: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use crate::{
         scenario::{Length, Scenario},

@@ -306,7 +306,7 @@ fn flood(requests: usize, newcomers: usize) -> Vec<Job> {
     flood.chain(late).collect()
 }
 
-/// Requests for two models in random order, one in two seconds.
+/// Requests for two models in random order, with time for a load and an answer between them.
 fn alternating(requests: usize, round: usize) -> Vec<Job> {
     let mut random = fastrand::Rng::with_seed(round as u64);
     let mut models: Vec<usize> = (0..requests).map(|nth| nth % 2).collect();
@@ -319,13 +319,15 @@ fn alternating(requests: usize, round: usize) -> Vec<Job> {
     };
     let jobs = models.into_iter().enumerate().map(|(nth, model)| Job {
         model,
-        ..Job::of(&entry, 2.0 * nth as f64)
+        ..Job::of(&entry, 10.0 * nth as f64)
     });
     jobs.collect()
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use crate::trace::tiny;
 

@@ -1,5 +1,7 @@
 //! The check of the instrument itself.
 
+#![allow(clippy::unwrap_used)]
+
 use super::*;
 use crate::trace::tiny;
 

@@ -104,6 +104,7 @@ fn mooncake(line: &str) -> Result<Entry, String> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 pub(crate) fn tiny() -> [Trace; 2] {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     ["tiny.csv", "tiny.jsonl"].map(|name| Trace::read(&dir.join(name)).unwrap())
@@ -111,6 +112,8 @@ pub(crate) fn tiny() -> [Trace; 2] {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]

@@ -174,7 +174,8 @@ backend backends
         )
     }
 
-    /// Without reports to its makers, and with its files in the directory.
+    /// Without reports to its makers, and with its files in the directory. Its agents read the
+    /// server's settings from their own environment, and report as often as in real time.
     pub(super) fn ollama_herd(&self) -> Vec<(&'static str, String)> {
         let dir = self.dir.display().to_string();
         vec![
@@ -182,6 +183,12 @@ backend backends
             ("FLEET_NODE_TELEMETRY", "false".to_owned()),
             ("FLEET_AUTO_PULL", "false".to_owned()),
             ("FLEET_DATA_DIR", dir.clone()),
+            (
+                "FLEET_NODE_HEARTBEAT_INTERVAL",
+                format!("{:.2}", 5.0 / self.speed),
+            ),
+            ("OLLAMA_NUM_PARALLEL", SLOTS.to_string()),
+            ("OLLAMA_MAX_LOADED_MODELS", "1".to_owned()),
             ("HOME", dir),
         ]
     }

@@ -19,7 +19,7 @@ pub(super) fn candidates(scenario: &Scenario) -> Vec<Oracle> {
     let mut all = Vec::new();
     for patience in [0.0, 2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0] {
         for backlog in [4.0, 8.0, 12.0, 16.0, 24.0, 48.0] {
-            all.push(Run::new(scenario, Policy { patience, backlog }).to_end());
+            all.push(Run::new(scenario, Policy { patience, backlog }).run());
         }
     }
     all
@@ -88,7 +88,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn to_end(mut self) -> Oracle {
+    fn run(mut self) -> Oracle {
         let mut now = 0.0;
         loop {
             self.advance(now);
