@@ -134,6 +134,7 @@ fn start(mut args: Args) -> Result<ExitCode, Error> {
     if args.gateway.is_none() && needs_gateway {
         args.gateway = Some(build_gateway()?);
     }
+    let runs_first = run_first();
     // The servers have a thread of their own, so that clients are not late because of them.
     let servers = Builder::new_multi_thread()
         .worker_threads(1)
@@ -145,11 +146,21 @@ fn start(mut args: Args) -> Result<ExitCode, Error> {
             tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         // Processes end when the future that holds them is dropped.
         tokio::select! {
-            done = compare(&args, &traces, servers.handle()) => done.map(|()| ExitCode::SUCCESS),
+            done = compare(&args, &traces, servers.handle(), runs_first) => done.map(|()| ExitCode::SUCCESS),
             _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
             _ = terminate.recv() => Ok(ExitCode::from(143)),
         }
     })
+}
+
+/// Lets this process, and the proxies that it starts, run before other processes of the machine,
+/// which would delay clients and servers. All of them together need little CPU time.
+fn run_first() -> bool {
+    let id = std::process::id().to_string();
+    let command = Command::new("chrt")
+        .args(["--rr", "--all-tasks", "--pid", "1", &id])
+        .output();
+    command.is_ok_and(|output| output.status.success())
 }
 
 /// Builds the gateway of this workspace.
@@ -168,7 +179,12 @@ fn build_gateway() -> Result<PathBuf, Error> {
     Ok(workspace.join(target).join("release/llamatower"))
 }
 
-async fn compare(args: &Args, traces: &[Trace], servers: &Handle) -> Result<(), Error> {
+async fn compare(
+    args: &Args,
+    traces: &[Trace],
+    servers: &Handle,
+    runs_first: bool,
+) -> Result<(), Error> {
     let (contenders, mut notes) = contenders::find(args);
     let mut report = Report::default();
     let versions: Vec<_> = contenders
@@ -184,6 +200,11 @@ async fn compare(args: &Args, traces: &[Trace], servers: &Handle) -> Result<(), 
         names.join(", "),
         versions.join(", "),
     ));
+    if !runs_first {
+        notes.push(
+            "Other processes may have delayed the proxies (`chrt --rr` is not allowed).".into(),
+        );
+    }
     for round in 0..args.rounds {
         for name in scenario::NAMES {
             if !args.scenario.is_empty() && !args.scenario.iter().any(|wanted| wanted == name) {

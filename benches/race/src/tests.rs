@@ -5,10 +5,11 @@
 use super::*;
 use crate::trace::tiny;
 
-/// One server and no proxy: what is measured on sockets is what arithmetic says.
-#[test]
-fn one_server_without_a_proxy_gives_the_arithmetic() {
-    let args = Args::parse_from(["llamatower-race", "--trace", "tiny.csv"]);
+/// The mean times to the first token of one server without a proxy: measured on sockets, and
+/// computed.
+fn measured_and_computed() -> (f64, f64) {
+    run_first();
+    let speed = 20.0;
     let [trace, _] = tiny();
     let length = Length {
         seconds: 60.0,
@@ -24,23 +25,28 @@ fn one_server_without_a_proxy_gives_the_arithmetic() {
         .unwrap();
     let clients = Builder::new_current_thread().enable_all().build().unwrap();
     let driven = clients.block_on(async {
-        let fleet = Fleet::start(&scenario, args.speed, servers.handle())
+        let fleet = Fleet::start(&scenario, speed, servers.handle())
             .await
             .unwrap();
         let client = Client::new(fleet.addresses()[0]);
-        client::drive(&scenario, &client, args.speed).await.unwrap()
+        client::drive(&scenario, &client, speed).await.unwrap()
     });
+    assert_eq!(failures(&driven.outcomes), "");
     let measured: Vec<f64> = driven.outcomes.iter().filter_map(|one| one.first).collect();
-    assert_eq!(
-        measured.len(),
-        oracle.first.len(),
-        "{}",
-        failures(&driven.outcomes)
-    );
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-    let (measured, expected) = (mean(&measured), mean(&oracle.first));
-    assert!(
-        (measured / expected - 1.0).abs() < 0.03,
-        "{measured} s, expected {expected} s"
-    );
+    (mean(&measured), mean(&oracle.first))
+}
+
+#[test]
+fn one_server_without_a_proxy_answers_everything_and_not_sooner_than_computed() {
+    let (measured, computed) = measured_and_computed();
+    assert!(measured > computed, "{measured} s, computed {computed} s");
+}
+
+#[test]
+#[ignore = "looks at the clock on the wall; tests/full/race_instrument runs it"]
+fn one_server_without_a_proxy_answers_when_computed() {
+    let (measured, computed) = measured_and_computed();
+    println!("mean time to the first token: {measured:.3} s, computed {computed:.3} s");
+    assert!(measured < 1.03 * computed);
 }

@@ -68,7 +68,12 @@ impl Generation {
             Duration::from_secs_f64(new.max(1) as f64 / rate)
         });
         let wait = prompt_time + order.spec.pace;
-        let last = Instant::now() + wait;
+        // At a high speed, the delays of timers must not add up from request to request.
+        let start = match order.clock {
+            Clock::Precise => lease.since(),
+            Clock::Runtime => Instant::now(),
+        };
+        let last = start + wait;
         if !wait.is_zero() {
             order.clock.sleep_until(last).await;
         }
@@ -129,7 +134,11 @@ impl Generation {
             let times = self.times();
             self.ready
                 .extend(self.order.shape.closing(&self.order, &self.text, &times));
-            self.lease = None;
+            if let Some(mut lease) = self.lease.take()
+                && self.order.clock == Clock::Precise
+            {
+                lease.end_at(self.last);
+            }
         }
     }
 

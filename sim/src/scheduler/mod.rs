@@ -105,6 +105,7 @@ impl Scheduler {
             scheduler: self.clone(),
             id: self.change(|state| state.enter(want)),
             load: Duration::ZERO,
+            ended: None,
         };
         loop {
             let phase = poll_fn(|cx| {
@@ -222,9 +223,21 @@ pub(crate) struct Lease {
     scheduler: Arc<Scheduler>,
     id: u64,
     load: Duration,
+    ended: Option<Instant>,
 }
 
 impl Lease {
+    /// When the request could begin: now, or a moment ago if its slot became free then.
+    pub(crate) fn since(&self) -> Instant {
+        let since = self.scheduler.state().since(self.id);
+        since.unwrap_or_else(Instant::now)
+    }
+
+    /// Says when the request has ended, if that is not the time when the lease is dropped.
+    pub(crate) fn end_at(&mut self, at: Instant) {
+        self.ended = Some(at);
+    }
+
     /// The number of the load of its model on this server.
     pub(crate) fn load_number(&self) -> u64 {
         self.scheduler.state().load_of(self.id).unwrap_or_default()
@@ -238,6 +251,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.scheduler.change(|state| state.leave(self.id));
+        let at = self.ended.unwrap_or_else(Instant::now);
+        self.scheduler.change(|state| state.leave(self.id, at));
     }
 }

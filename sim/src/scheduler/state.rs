@@ -71,6 +71,8 @@ impl Phase {
 struct Entry {
     want: RunnerRequest,
     phase: Phase,
+    /// When it could begin: when its model was resident, or when its slot became free.
+    since: Instant,
     waker: Option<Waker>,
 }
 
@@ -131,6 +133,11 @@ impl State {
         self.entries.get(&id).map(|entry| entry.phase)
     }
 
+    /// When a request in a slot could begin.
+    pub(super) fn since(&self, id: u64) -> Option<Instant> {
+        Some(self.entries.get(&id)?.since)
+    }
+
     /// The number of the load of the model of a request.
     pub(super) fn load_of(&self, id: u64) -> Option<u64> {
         let runner = &self.entries.get(&id)?.want.runner;
@@ -166,6 +173,7 @@ impl State {
             Entry {
                 want,
                 phase: Phase::Pending,
+                since: Instant::now(),
                 waker: None,
             },
         );
@@ -207,12 +215,13 @@ impl State {
     }
 
     fn attach(&mut self, id: u64) {
-        let Some(entry) = self.entries.get(&id) else {
+        let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
         let Some(runner) = self.runners.get_mut(&entry.want.runner) else {
             return;
         };
+        entry.since = Instant::now();
         runner.refs += 1;
         runner.expires_at = None;
         if let Some(keep_alive) = entry.want.keep_alive {
@@ -331,8 +340,8 @@ impl State {
         }
     }
 
-    /// A request has ended, or its client has disconnected.
-    pub(super) fn leave(&mut self, id: u64) {
+    /// A request has ended, or its client has disconnected, at this time.
+    pub(super) fn leave(&mut self, id: u64, at: Instant) {
         let Some(entry) = self.entries.remove(&id) else {
             return;
         };
@@ -349,12 +358,14 @@ impl State {
                 self.head = None;
                 self.replace_waiting(&key);
             }
-            Phase::Attached | Phase::Queued | Phase::Running => self.release(id, &key, entry.phase),
+            Phase::Attached | Phase::Queued | Phase::Running => {
+                self.release(id, &key, entry.phase, at);
+            }
         }
         self.advance();
     }
 
-    fn release(&mut self, id: u64, key: &str, phase: Phase) {
+    fn release(&mut self, id: u64, key: &str, phase: Phase, at: Instant) {
         let Some(runner) = self.runners.get_mut(key) else {
             return;
         };
@@ -383,6 +394,9 @@ impl State {
             }
         }
         if let Some(next) = next {
+            if let Some(entry) = self.entries.get_mut(&next) {
+                entry.since = entry.since.max(at);
+            }
             self.set_phase(next, Phase::Running);
         }
     }
