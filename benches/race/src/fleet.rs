@@ -10,7 +10,7 @@ use crate::{
     Error,
     client::Client,
     prompt::model_name,
-    scenario::{LOAD_TIME, PACE, PROMPT_RATE, Scenario, Server},
+    scenario::{LOAD_TIME, PACE, Scenario, Server},
 };
 
 /// The tokens of a line of an answer. With a line for each token, the cost of proxies in Python
@@ -81,7 +81,7 @@ fn sim(scenario: &Scenario, server: &Server, speed: f64) -> llamatower_sim::SimB
     (0..scenario.models).fold(sim, |sim, model| {
         let spec = ModelSpec::new(model_name(model))
             .with_load_time(Duration::from_secs_f64(load_time))
-            .with_prompt_rate(PROMPT_RATE)
+            .with_prompt_rate(server.prompt_rate)
             .with_pace(Duration::from_secs_f64(PACE))
             .with_slots(server.slots)
             .with_line_tokens(LINE_TOKENS)

@@ -7,11 +7,12 @@
 //! Clients send the requests of a trace when they are due (an open loop), whether or not earlier
 //! ones have an answer. The gaps between the requests are stretched by one factor, so that the
 //! requests use 70 % of the capacity of the healthy servers. Servers compute as long as prompt and
-//! answer ask (4,000 tokens of a prompt and 40 tokens of an answer in a second, at speed 1), serve
+//! answer ask (4,000 tokens of a prompt, 2,000 in `prefix`, and 40 tokens of an answer in a second, at speed 1), serve
 //! four requests at once, have room for one model, load in order of arrival, and wait for an idle
 //! model before they unload it. Everything runs 20 times faster than real time; the figures are in
-//! seconds of the model. The time-outs of proxies are not scaled, except the one of the first byte
-//! where a scenario is about it.
+//! seconds of the model. The times that proxies have inside of them are real time, except the
+//! time-out of the first byte where a scenario is about it, nginx's `fail_timeout` and the interval
+//! of ollama-herd's reports.
 //!
 //! | Figure | Meaning |
 //! |---|---|

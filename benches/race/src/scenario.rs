@@ -5,7 +5,9 @@ use llamatower_sim::FaultKind;
 use crate::trace::{Entry, Trace};
 
 /// Prompt tokens that a server of speed 1 processes in a second.
-pub(crate) const PROMPT_RATE: f64 = 4000.0;
+const PROMPT_RATE: f64 = 4000.0;
+/// The same for the larger model that the scenario with shared prefixes is about.
+const SLOW_PROMPT_RATE: f64 = 2000.0;
 /// The seconds that a server of speed 1 needs for a token of an answer.
 pub(crate) const PACE: f64 = 0.025;
 /// The requests that a server serves at once for a model (`OLLAMA_NUM_PARALLEL`).
@@ -21,12 +23,14 @@ const PREFIX_CACHE: u64 = 500_000;
 /// Shorter prompts of a trace are as long as this: that is the size of an empty request.
 const SHORTEST_PROMPT: u64 = 48;
 /// The requests that a greedy client sends at once.
-const BURST: usize = 24;
+const BURST: usize = 36;
 
 /// A server of a fleet.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
     pub(crate) speed: f64,
+    /// Prompt tokens in a second, at speed 1.
+    pub(crate) prompt_rate: f64,
     pub(crate) slots: usize,
     /// What it does with requests that run a model.
     pub(crate) fault: Option<FaultKind>,
@@ -37,6 +41,7 @@ impl Server {
     pub(crate) fn at_speed(speed: f64) -> Self {
         Self {
             speed,
+            prompt_rate: PROMPT_RATE,
             slots: SLOTS,
             fault: None,
         }
@@ -45,7 +50,7 @@ impl Server {
     /// The seconds that it needs to process these tokens of a prompt and to generate the first
     /// token.
     pub(crate) fn first_token_time(&self, prompt_tokens: u64) -> f64 {
-        (prompt_tokens.max(1) as f64 / PROMPT_RATE + PACE) / self.speed
+        (prompt_tokens.max(1) as f64 / self.prompt_rate + PACE) / self.speed
     }
 
     /// The seconds from the first token of an answer to the last one.
@@ -173,6 +178,9 @@ impl Scenario {
             "prefix" => {
                 scenario.title = "4 servers with prefix caches, prompts that share prefixes";
                 scenario.servers = even(4);
+                for server in &mut scenario.servers {
+                    server.prompt_rate = SLOW_PROMPT_RATE;
+                }
                 scenario.prefix_cache = Some(PREFIX_CACHE);
                 let with_blocks = traces.iter().find(|trace| trace.has_blocks())?;
                 scenario.jobs = stretched(with_blocks, &scenario.servers, LOAD, length);
@@ -215,8 +223,11 @@ impl Scenario {
 }
 
 /// The seconds that a request keeps a slot of a server of speed 1.
-fn work(entry: &Entry) -> f64 {
-    let server = Server::at_speed(1.0);
+fn work(entry: &Entry, server: &Server) -> f64 {
+    let server = Server {
+        speed: 1.0,
+        ..server.clone()
+    };
     server.first_token_time(entry.prompt_tokens.max(SHORTEST_PROMPT))
         + server.decode_time(entry.reply_tokens)
 }
@@ -230,7 +241,7 @@ pub(crate) fn stretched(trace: &Trace, servers: &[Server], load: f64, length: Le
     let take = |from: usize| {
         let mut sum = 0.0;
         let enough = trace.entries[from..].iter().position(|entry| {
-            sum += work(entry);
+            sum += work(entry, &servers[0]);
             sum >= wanted
         });
         (
@@ -349,7 +360,10 @@ mod tests {
                 })
                 .sum();
             let last = jobs.last().unwrap().arrival;
-            assert!((work / (last * 3.0) - 0.7).abs() < 1e-9, "{work} in {last}");
+            assert!(
+                (work / (last * 1.5 * SLOTS as f64) - 0.7).abs() < 1e-9,
+                "{work} in {last}"
+            );
             assert!(last >= 8.0);
         }
     }

@@ -236,7 +236,9 @@ impl<'a> Run<'a> {
             .min_by(|a, b| {
                 let rank = |at: usize| {
                     let is_only = holders(at) == 1;
-                    (is_wanted(at) && is_only, self.places[at].idle_at())
+                    let is_full = self.places[at].resident.is_some();
+                    let why_not = (is_wanted(at) && is_only, is_full);
+                    (why_not, self.places[at].idle_at())
                 };
                 let (a, b) = (rank(*a), rank(*b));
                 a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
