@@ -22,18 +22,21 @@
 //! /sim/requests` and `GET /sim/state`.
 
 mod api;
+mod clock;
 mod duration;
 mod engine;
 mod fault;
 mod log;
 mod model;
 mod name;
+mod prefix;
 pub mod recording;
 mod scheduler;
 mod server;
 mod sim;
 mod wire;
 
+pub use clock::{PreciseSleep, sleep_until_precisely};
 pub use fault::{Cut, Ending, Fault, FaultKind};
 pub use log::{Outcome, SeenRequest, SimState};
 pub use model::{InvalidModel, ModelSpec};

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Parser;
-use llamatower_sim::{ModelSpec, Sim};
+use llamatower_sim::{Fault, ModelSpec, Sim};
 
 /// A simulated Ollama server: it answers like a real one, needs no GPU, and fails on demand.
 ///
@@ -17,7 +17,7 @@ struct Arguments {
     /// The listen address.
     #[arg(long, default_value = "127.0.0.1:11434")]
     listen: SocketAddr,
-    /// A model: NAME[,load=300ms][,pace=15ms][,slots=2][,prompt-rate=5000][,reply=24][,longest-reply=24][,embedding-only]..
+    /// A model: NAME[,load=300ms][,pace=15ms][,slots=2][,prompt-rate=5000][,reply=24][,longest-reply=24][,line-tokens=1][,reply-from-prompt][,embedding-only]..
     #[arg(long = "model", required = true)]
     models: Vec<ModelSpec>,
     /// Maximum number of requests that wait for a load.
@@ -26,6 +26,15 @@ struct Arguments {
     /// Maximum number of models in memory.
     #[arg(long, default_value_t = 3)]
     max_loaded: usize,
+    /// How many times faster than real time it runs.
+    #[arg(long)]
+    speed: Option<f64>,
+    /// Number of tokens of recent prompts to cache: a prompt that begins like one of them takes less time.
+    #[arg(long)]
+    prefix_cache: Option<u64>,
+    /// A fault from the start, as for POST /sim/faults.
+    #[arg(long = "fault", value_name = "JSON", value_parser = fault)]
+    faults: Vec<Fault>,
     /// Number of requests to keep for /sim/requests.
     #[arg(long, default_value_t = 4096)]
     remember: usize,
@@ -34,15 +43,25 @@ struct Arguments {
     version_says: String,
 }
 
+fn fault(text: &str) -> Result<Fault, String> {
+    serde_json::from_str(text).map_err(|why| why.to_string())
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let builder = Sim::builder()
+    let mut builder = Sim::builder()
         .listen(arguments.listen)
         .max_queue(arguments.max_queue)
         .max_loaded(arguments.max_loaded)
         .log_capacity(arguments.remember)
         .version(arguments.version_says);
+    if let Some(speed) = arguments.speed {
+        builder = builder.speed(speed);
+    }
+    if let Some(tokens) = arguments.prefix_cache {
+        builder = builder.prefix_cache(tokens);
+    }
     let builder = arguments
         .models
         .into_iter()
@@ -57,6 +76,12 @@ async fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    for fault in arguments.faults {
+        if let Err(reason) = sim.try_arm(fault) {
+            eprintln!("llamatower-sim: --fault: {reason}");
+            return ExitCode::FAILURE;
+        }
+    }
     println!("llamatower-sim listens on {}", sim.addr());
     let mut terminate =
         match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {

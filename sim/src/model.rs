@@ -34,6 +34,8 @@ pub struct ModelSpec {
     pub(crate) slots: usize,
     pub(crate) reply_tokens: u64,
     pub(crate) longest_reply: Option<u64>,
+    pub(crate) line_tokens: u64,
+    pub(crate) reply_from_prompt: bool,
     pub(crate) context_length: u64,
     pub(crate) embedding_length: usize,
     pub(crate) parameters: u64,
@@ -55,6 +57,8 @@ impl ModelSpec {
             slots: 1,
             reply_tokens: 24,
             longest_reply: None,
+            line_tokens: 1,
+            reply_from_prompt: false,
             context_length: 2048,
             embedding_length: 64,
             parameters: 119_744,
@@ -115,6 +119,20 @@ impl ModelSpec {
         self
     }
 
+    /// How many tokens a line of a stream holds, except the first line, which holds one token; at
+    /// least one. Ollama sends a line for each token; longer lines keep a fast simulation cheap.
+    pub fn with_line_tokens(mut self, tokens: u64) -> Self {
+        self.line_tokens = tokens.max(1);
+        self
+    }
+
+    /// Whether the prompt says how long the answer is, in its last word: `reply=200`. So clients ask
+    /// for answers of many lengths without a limit in the request, which a proxy could read.
+    pub fn with_reply_from_prompt(mut self) -> Self {
+        self.reply_from_prompt = true;
+        self
+    }
+
     /// The context it was trained with, in tokens.
     pub fn with_context_length(mut self, tokens: u64) -> Self {
         self.context_length = tokens;
@@ -160,6 +178,14 @@ impl ModelSpec {
         self
     }
 
+    /// The same model on a server that is faster by a factor.
+    pub(crate) fn at_speed(mut self, speed: f64) -> Self {
+        self.load_time = self.load_time.div_f64(speed);
+        self.pace = self.pace.div_f64(speed);
+        self.prompt_rate = self.prompt_rate.map(|rate| rate * speed);
+        self
+    }
+
     /// The name, as it was given.
     pub fn name(&self) -> &str {
         &self.name
@@ -199,8 +225,8 @@ impl FromStr for ModelSpec {
     type Err = InvalidModel;
 
     /// `NAME[,KEY=VALUE..][,CAPABILITY..]`; the keys are `load`, `pace`, `prompt-rate`, `slots`,
-    /// `reply`, `longest-reply`, `size`, `context`, `embedding-length` and `digest`, the words
-    /// `embedding-only`, `thinking`, `vision`, `insert`, `audio` and `embedding`.
+    /// `reply`, `longest-reply`, `line-tokens`, `size`, `context`, `embedding-length` and `digest`, the words
+    /// `reply-from-prompt`, `embedding-only`, `thinking`, `vision`, `insert`, `audio` and `embedding`.
     fn from_str(text: &str) -> Result<Self, InvalidModel> {
         let mut parts = text.split(',').map(str::trim);
         let name = parts.next().unwrap_or_default();
@@ -217,6 +243,7 @@ impl ModelSpec {
         let Some((key, value)) = part.split_once('=') else {
             return match part {
                 "embedding-only" => Ok(self.embedding_only()),
+                "reply-from-prompt" => Ok(self.with_reply_from_prompt()),
                 "thinking" | "vision" | "insert" | "audio" | "embedding" => {
                     Ok(self.with_capability(part))
                 }
@@ -241,6 +268,7 @@ impl ModelSpec {
             "slots" => self.with_slots(count()?),
             "reply" => self.with_reply_tokens(number()?),
             "longest-reply" => self.with_longest_reply(number()?),
+            "line-tokens" => self.with_line_tokens(number()?),
             "size" => self.with_size(number()?),
             "context" => self.with_context_length(number()?),
             "embedding-length" => self.with_embedding_length(count()?),

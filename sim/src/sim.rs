@@ -10,11 +10,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use crate::clock::Clock;
 use crate::fault::{Fault, FaultKind, Faults};
 use crate::log::{Log, SeenRequest, SimState};
 use crate::model::ModelSpec;
 use crate::name::Name;
-use crate::scheduler::Scheduler;
+use crate::prefix::PrefixCache;
+use crate::scheduler::{KeepAlive, Scheduler};
 use crate::server::{self, Gate};
 
 /// An installed model.
@@ -36,6 +38,8 @@ pub(crate) struct Server {
     pub(crate) log: Arc<Log>,
     pub(crate) faults: Faults,
     pub(crate) scheduler: Arc<Scheduler>,
+    pub(crate) clock: Clock,
+    pub(crate) prefixes: Option<Mutex<PrefixCache>>,
     pub(crate) blobs: Mutex<HashSet<String>>,
     models: Mutex<BTreeMap<String, Installed>>,
     gate: watch::Sender<Gate>,
@@ -50,6 +54,12 @@ impl Server {
 
     pub(crate) fn models(&self) -> MutexGuard<'_, BTreeMap<String, Installed>> {
         self.models.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The cached prefixes, if the server caches any.
+    pub(crate) fn prefixes(&self) -> Option<MutexGuard<'_, PrefixCache>> {
+        let cache = self.prefixes.as_ref()?;
+        Some(cache.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The model with a name as a client writes it.
@@ -115,6 +125,8 @@ pub struct SimBuilder {
     models: Vec<ModelSpec>,
     max_queue: usize,
     max_loaded: usize,
+    speed: Option<f64>,
+    prefix_cache: Option<u64>,
     seed: u64,
     log_capacity: usize,
     address: SocketAddr,
@@ -144,6 +156,8 @@ impl Sim {
             models: Vec::new(),
             max_queue: 512,
             max_loaded: 3,
+            speed: None,
+            prefix_cache: None,
             seed: 7,
             log_capacity: 4096,
             address: (Ipv4Addr::LOCALHOST, 0).into(),
@@ -176,6 +190,21 @@ impl SimBuilder {
         self
     }
 
+    /// Runs this many times faster than real time, with timers that are precise enough for that:
+    /// loads, prompts, tokens and the default keep-alive take less time. A speed of 0 or less is
+    /// ignored.
+    pub fn speed(mut self, speed: f64) -> Self {
+        self.speed = (speed > 0.0).then_some(speed);
+        self
+    }
+
+    /// Keeps the prefixes of so many tokens of recent prompts: a prompt that begins like one of
+    /// them takes less time. By default each prompt is processed completely.
+    pub fn prefix_cache(mut self, tokens: u64) -> Self {
+        self.prefix_cache = Some(tokens);
+        self
+    }
+
     /// The seed of its texts.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
@@ -205,6 +234,7 @@ impl SimBuilder {
         let started = Timestamp::now();
         let models = self.models.into_iter().filter_map(|spec| {
             let name = Name::parse(&spec.name)?;
+            let spec = spec.at_speed(self.speed.unwrap_or(1.0));
             let installed = Installed {
                 name: name.short(),
                 digest: spec.digest.clone().unwrap_or_else(|| spec.weights()),
@@ -217,7 +247,17 @@ impl SimBuilder {
             version: self.version,
             seed: self.seed,
             faults: Faults::default(),
-            scheduler: Arc::new(Scheduler::new(self.max_queue, self.max_loaded, events)),
+            scheduler: Arc::new(Scheduler::new(
+                self.max_queue,
+                self.max_loaded,
+                KeepAlive::default_at_speed(self.speed.unwrap_or(1.0)),
+                events,
+            )),
+            clock: match self.speed {
+                Some(_) => Clock::Precise,
+                None => Clock::Runtime,
+            },
+            prefixes: self.prefix_cache.map(PrefixCache::new).map(Mutex::new),
             blobs: Mutex::default(),
             models: Mutex::new(models.collect()),
             log,
@@ -258,10 +298,18 @@ impl SimHandle {
 
     /// Arms a fault.
     ///
+    /// # Errors
+    /// The fault can never be triggered: the reason.
+    pub fn try_arm(&self, fault: impl Into<Fault>) -> Result<(), &'static str> {
+        self.server.arm(fault.into())
+    }
+
+    /// Arms a fault.
+    ///
     /// # Panics
     /// The fault can never be triggered: see [`Fault`].
     pub fn arm(&self, fault: impl Into<Fault>) {
-        if let Err(reason) = self.server.arm(fault.into()) {
+        if let Err(reason) = self.try_arm(fault) {
             panic!("{reason}");
         }
     }

@@ -15,6 +15,7 @@ use super::{Call, new_id};
 use crate::duration;
 use crate::engine::{Generation, Order, Shape, ToolCall, created_at, tokens_of};
 use crate::name::Name;
+use crate::prefix::Prefixes;
 use crate::scheduler::{KeepAlive, Lease, RunnerOptions, RunnerRequest};
 use crate::sim::Installed;
 use crate::wire::answer::{EVENTS, JSON_UTF8, NDJSON};
@@ -40,7 +41,8 @@ async fn try_generate(call: Call) -> Result<Response<SimBody>, Problem> {
     let model = text(request, "model");
     let keep_alive = keep_alive(request)?;
     let installed = find(&call, model)?;
-    let prompt_tokens = tokens_of(prompt_bytes(request));
+    let prompt = prompt_of(request);
+    let prompt_tokens = tokens_of(prompt.len());
     if is_native && has_no_prompt(&call) {
         return load_or_unload(&call, &installed, model, keep_alive).await;
     }
@@ -57,10 +59,17 @@ async fn try_generate(call: Call) -> Result<Response<SimBody>, Problem> {
         .get("stream")
         .and_then(Value::as_bool)
         .unwrap_or(is_native);
-    let order = Order {
+    let mut order = Order {
         spec: installed.spec.clone(),
         shape,
         prompt_tokens,
+        cached_tokens: 0,
+        clock: call.server.clock,
+        reply: installed
+            .spec
+            .reply_from_prompt
+            .then(|| reply_in(&prompt))
+            .flatten(),
         limit,
         first_token_bytes: call.first_token_bytes,
         seed: call.server.seed,
@@ -71,7 +80,15 @@ async fn try_generate(call: Call) -> Result<Response<SimBody>, Problem> {
             .unwrap_or(false),
     };
     let lease = acquire(&call, &installed, keep_alive, true).await?;
+    let prefixes = call.server.prefixes().map(|cache| {
+        let prefixes = Prefixes::of(lease.load_number(), &prompt);
+        order.cached_tokens = cache.cached_tokens(&prefixes);
+        prefixes
+    });
     let generation = Generation::begin(order, lease, began).await;
+    if let (Some(mut cache), Some(prefixes)) = (call.server.prefixes(), prefixes) {
+        cache.add(&prefixes);
+    }
     if wants_stream {
         let content_type = if is_native { NDJSON } else { EVENTS };
         return Ok(stream(generation, content_type, call.dialect()));
@@ -509,15 +526,22 @@ fn keep_alive(request: &Value) -> Result<Option<KeepAlive>, Problem> {
     Ok(Some(length))
 }
 
-/// The length of the prompt in bytes.
-fn prompt_bytes(request: &Value) -> usize {
-    let length = |value: &Value| match value {
-        Value::String(text) => text.len(),
-        value => value.to_string().len(),
+/// The text of the prompt.
+fn prompt_of(request: &Value) -> String {
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        value => value.to_string(),
     };
-    ["prompt", "messages", "input", "system"]
+    ["system", "prompt", "messages", "input"]
         .iter()
         .filter_map(|key| request.get(key))
-        .map(length)
-        .sum()
+        .map(text)
+        .collect()
+}
+
+/// The number after the last `reply=` of a prompt.
+fn reply_in(prompt: &str) -> Option<u64> {
+    let (_, rest) = prompt.rsplit_once("reply=")?;
+    let digits = rest.find(|c: char| !c.is_ascii_digit());
+    rest[..digits.unwrap_or(rest.len())].parse().ok()
 }

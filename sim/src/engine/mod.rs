@@ -11,8 +11,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::Instant;
 
+use crate::clock::{Clock, Timer};
 use crate::model::ModelSpec;
 use crate::scheduler::Lease;
 
@@ -25,6 +26,11 @@ pub(crate) struct Order {
     pub(crate) spec: Arc<ModelSpec>,
     pub(crate) shape: Shape,
     pub(crate) prompt_tokens: u64,
+    /// The leading tokens that need no processing, because they are in the cache.
+    pub(crate) cached_tokens: u64,
+    pub(crate) clock: Clock,
+    /// The length of the answer that the prompt asks for, if it does.
+    pub(crate) reply: Option<u64>,
     /// The token limit of the request, if it has one.
     pub(crate) limit: Option<u64>,
     /// The length of the first token, to test very long lines.
@@ -44,7 +50,9 @@ pub(crate) struct Generation {
     prompt_time: Duration,
     done: u64,
     text: String,
-    due: Option<(Instant, Pin<Box<Sleep>>)>,
+    /// The time of the last tokens, and the timer of the next ones.
+    last: Instant,
+    timer: Option<Timer>,
     ready: VecDeque<Bytes>,
     has_begun: bool,
     has_ended: bool,
@@ -55,11 +63,19 @@ impl Generation {
     pub(crate) async fn begin(order: Order, lease: Lease, began: Instant) -> Self {
         let rate = order.spec.prompt_rate;
         let prompt_time = rate.map_or(Duration::ZERO, |rate| {
-            Duration::from_secs_f64(order.prompt_tokens as f64 / rate)
+            // The last token of a prompt is always processed.
+            let new = order.prompt_tokens.saturating_sub(order.cached_tokens);
+            Duration::from_secs_f64(new.max(1) as f64 / rate)
         });
         let wait = prompt_time + order.spec.pace;
+        // At a high speed, the delays of timers must not add up from request to request.
+        let start = match order.clock {
+            Clock::Precise => lease.since(),
+            Clock::Runtime => Instant::now(),
+        };
+        let last = start + wait;
         if !wait.is_zero() {
-            sleep(wait).await;
+            order.clock.sleep_until(last).await;
         }
         Self {
             order,
@@ -68,7 +84,8 @@ impl Generation {
             prompt_time,
             done: 0,
             text: String::new(),
-            due: None,
+            last,
+            timer: None,
             ready: VecDeque::new(),
             has_begun: false,
             has_ended: false,
@@ -79,7 +96,7 @@ impl Generation {
     pub(crate) async fn whole(mut self) -> Vec<u8> {
         std::future::poll_fn(|cx| {
             while self.done < self.count() {
-                ready!(self.poll_token(cx));
+                ready!(self.poll_tokens(cx));
             }
             Poll::Ready(())
         })
@@ -107,8 +124,9 @@ impl Generation {
                 continue;
             }
             if self.done < self.count() {
-                let token = ready!(self.poll_token(cx));
-                let line = self.order.shape.token(&self.order, &token, self.done - 1);
+                let place = self.done;
+                let tokens = ready!(self.poll_tokens(cx));
+                let line = self.order.shape.token(&self.order, &tokens, place);
                 self.ready.push_back(line);
                 continue;
             }
@@ -116,7 +134,11 @@ impl Generation {
             let times = self.times();
             self.ready
                 .extend(self.order.shape.closing(&self.order, &self.text, &times));
-            self.lease = None;
+            if let Some(mut lease) = self.lease.take()
+                && self.order.clock == Clock::Precise
+            {
+                lease.end_at(self.last);
+            }
         }
     }
 
@@ -125,31 +147,40 @@ impl Generation {
         match self.order.tool_call {
             Some(_) => 0,
             None => {
-                let wanted = self.order.limit.unwrap_or(spec.reply_tokens);
+                let reply = self.order.reply;
+                let wanted = match self.order.limit {
+                    Some(limit) => limit.min(reply.unwrap_or(limit)),
+                    None => reply.unwrap_or(spec.reply_tokens),
+                };
                 wanted.min(spec.longest_reply.unwrap_or(u64::MAX))
             }
         }
     }
 
-    fn poll_token(&mut self, cx: &mut Context<'_>) -> Poll<String> {
-        let pace = self.order.spec.pace;
-        if self.done > 0 && !pace.is_zero() {
-            let (at, timer) = self.due.get_or_insert_with(|| {
-                let at = Instant::now() + pace;
-                (at, Box::pin(sleep_until(at)))
-            });
-            ready!(timer.as_mut().poll(cx));
-            *at += pace;
-            let next = *at;
-            timer.as_mut().reset(next);
-        }
-        let token = match self.order.first_token_bytes {
-            Some(bytes) if self.done == 0 => "x".repeat(bytes),
-            _ => text::token(self.order.seed, self.done).to_owned(),
+    /// The tokens of the next line.
+    fn poll_tokens(&mut self, cx: &mut Context<'_>) -> Poll<String> {
+        let spec = &self.order.spec;
+        let tokens = match self.done {
+            0 => 1,
+            done => spec.line_tokens.min(self.count() - done),
         };
-        self.done += 1;
-        self.text.push_str(&token);
-        Poll::Ready(token)
+        if self.done > 0 && !spec.pace.is_zero() {
+            let at = self.last + spec.pace * u32::try_from(tokens).unwrap_or(u32::MAX);
+            let clock = self.order.clock;
+            let timer = self.timer.get_or_insert_with(|| clock.sleep_until(at));
+            ready!(Pin::new(timer).poll(cx));
+            self.timer = None;
+            self.last = at;
+        }
+        let text: String = match self.order.first_token_bytes {
+            Some(bytes) if self.done == 0 => "x".repeat(bytes),
+            _ => (self.done..self.done + tokens)
+                .map(|place| text::token(self.order.seed, place))
+                .collect(),
+        };
+        self.done += tokens;
+        self.text.push_str(&text);
+        Poll::Ready(text)
     }
 
     fn times(&self) -> Times {

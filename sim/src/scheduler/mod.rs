@@ -37,9 +37,10 @@ pub(crate) enum KeepAlive {
     Forever,
 }
 
-impl Default for KeepAlive {
-    fn default() -> Self {
-        Self::For(Duration::from_secs(5 * 60))
+impl KeepAlive {
+    /// Ollama's default, for a server that runs faster than real time.
+    pub(crate) fn default_at_speed(speed: f64) -> Self {
+        Self::For(Duration::from_secs(5 * 60).div_f64(speed))
     }
 }
 
@@ -63,9 +64,14 @@ pub(crate) struct Scheduler {
 }
 
 impl Scheduler {
-    pub(crate) fn new(max_queue: usize, max_loaded: usize, events: Arc<Events>) -> Self {
+    pub(crate) fn new(
+        max_queue: usize,
+        max_loaded: usize,
+        keep_alive: KeepAlive,
+        events: Arc<Events>,
+    ) -> Self {
         Self {
-            state: Mutex::new(State::new(max_queue, max_loaded)),
+            state: Mutex::new(State::new(max_queue, max_loaded, keep_alive)),
             events,
             expiries: Notify::new(),
         }
@@ -99,6 +105,7 @@ impl Scheduler {
             scheduler: self.clone(),
             id: self.change(|state| state.enter(want)),
             load: Duration::ZERO,
+            ended: None,
         };
         loop {
             let phase = poll_fn(|cx| {
@@ -216,9 +223,26 @@ pub(crate) struct Lease {
     scheduler: Arc<Scheduler>,
     id: u64,
     load: Duration,
+    ended: Option<Instant>,
 }
 
 impl Lease {
+    /// When the request could begin: now, or a moment ago if its slot became free then.
+    pub(crate) fn since(&self) -> Instant {
+        let since = self.scheduler.state().since(self.id);
+        since.unwrap_or_else(Instant::now)
+    }
+
+    /// Says when the request has ended, if that is not the time when the lease is dropped.
+    pub(crate) fn end_at(&mut self, at: Instant) {
+        self.ended = Some(at);
+    }
+
+    /// The number of the load of its model on this server.
+    pub(crate) fn load_number(&self) -> u64 {
+        self.scheduler.state().load_of(self.id).unwrap_or_default()
+    }
+
     /// The wait until the model was resident.
     pub(crate) fn load_duration(&self) -> Duration {
         self.load
@@ -227,6 +251,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.scheduler.change(|state| state.leave(self.id));
+        let at = self.ended.unwrap_or_else(Instant::now);
+        self.scheduler.change(|state| state.leave(self.id, at));
     }
 }

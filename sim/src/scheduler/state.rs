@@ -71,11 +71,15 @@ impl Phase {
 struct Entry {
     want: RunnerRequest,
     phase: Phase,
+    /// When it could begin: when its model was resident, or when its slot became free.
+    since: Instant,
     waker: Option<Waker>,
 }
 
 pub(super) struct Runner {
     pub(super) name: String,
+    /// The number of its load, from 1.
+    load: u64,
     pub(super) options: RunnerOptions,
     pub(super) keep_alive: KeepAlive,
     /// Set while the runner is idle and has a limited keep-alive.
@@ -92,6 +96,8 @@ pub(super) struct Runner {
 pub(super) struct State {
     max_queue: usize,
     max_loaded: usize,
+    /// The keep-alive of a model whose requests set none.
+    keep_alive: KeepAlive,
     runners: BTreeMap<String, Runner>,
     pending: VecDeque<u64>,
     head: Option<u64>,
@@ -103,10 +109,11 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(max_queue: usize, max_loaded: usize) -> Self {
+    pub(super) fn new(max_queue: usize, max_loaded: usize, keep_alive: KeepAlive) -> Self {
         Self {
             max_queue,
             max_loaded: max_loaded.max(1),
+            keep_alive,
             runners: BTreeMap::new(),
             pending: VecDeque::new(),
             head: None,
@@ -124,6 +131,17 @@ impl State {
 
     pub(super) fn phase(&self, id: u64) -> Option<Phase> {
         self.entries.get(&id).map(|entry| entry.phase)
+    }
+
+    /// When a request in a slot could begin.
+    pub(super) fn since(&self, id: u64) -> Option<Instant> {
+        Some(self.entries.get(&id)?.since)
+    }
+
+    /// The number of the load of the model of a request.
+    pub(super) fn load_of(&self, id: u64) -> Option<u64> {
+        let runner = &self.entries.get(&id)?.want.runner;
+        Some(self.runners.get(runner)?.load)
     }
 
     pub(super) fn set_waker(&mut self, id: u64, waker: &Waker) {
@@ -155,6 +173,7 @@ impl State {
             Entry {
                 want,
                 phase: Phase::Pending,
+                since: Instant::now(),
                 waker: None,
             },
         );
@@ -196,12 +215,13 @@ impl State {
     }
 
     fn attach(&mut self, id: u64) {
-        let Some(entry) = self.entries.get(&id) else {
+        let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
         let Some(runner) = self.runners.get_mut(&entry.want.runner) else {
             return;
         };
+        entry.since = Instant::now();
         runner.refs += 1;
         runner.expires_at = None;
         if let Some(keep_alive) = entry.want.keep_alive {
@@ -277,8 +297,9 @@ impl State {
             key,
             Runner {
                 name: want.name.clone(),
+                load: self.loads,
                 options: want.options.clone(),
-                keep_alive: want.keep_alive.unwrap_or_default(),
+                keep_alive: want.keep_alive.unwrap_or(self.keep_alive),
                 expires_at: None,
                 ready: false,
                 leaving: false,
@@ -319,8 +340,8 @@ impl State {
         }
     }
 
-    /// A request has ended, or its client has disconnected.
-    pub(super) fn leave(&mut self, id: u64) {
+    /// A request has ended, or its client has disconnected, at this time.
+    pub(super) fn leave(&mut self, id: u64, at: Instant) {
         let Some(entry) = self.entries.remove(&id) else {
             return;
         };
@@ -337,12 +358,14 @@ impl State {
                 self.head = None;
                 self.replace_waiting(&key);
             }
-            Phase::Attached | Phase::Queued | Phase::Running => self.release(id, &key, entry.phase),
+            Phase::Attached | Phase::Queued | Phase::Running => {
+                self.release(id, &key, entry.phase, at);
+            }
         }
         self.advance();
     }
 
-    fn release(&mut self, id: u64, key: &str, phase: Phase) {
+    fn release(&mut self, id: u64, key: &str, phase: Phase, at: Instant) {
         let Some(runner) = self.runners.get_mut(key) else {
             return;
         };
@@ -371,6 +394,9 @@ impl State {
             }
         }
         if let Some(next) = next {
+            if let Some(entry) = self.entries.get_mut(&next) {
+                entry.since = entry.since.max(at);
+            }
             self.set_phase(next, Phase::Running);
         }
     }

@@ -1,0 +1,389 @@
+//! What is measured: fleets, their faults, and the requests that arrive.
+
+use llamatower_sim::FaultKind;
+
+use crate::trace::{Entry, Trace};
+
+/// Prompt tokens that a server of speed 1 processes in a second.
+const PROMPT_RATE: f64 = 4000.0;
+/// The same for the larger model that the scenario with shared prefixes is about.
+const SLOW_PROMPT_RATE: f64 = 2000.0;
+/// The seconds that a server of speed 1 needs for a token of an answer.
+pub(crate) const PACE: f64 = 0.025;
+/// The requests that a server serves at once for a model (`OLLAMA_NUM_PARALLEL`).
+pub(crate) const SLOTS: usize = 4;
+/// The time to load a model, in seconds.
+pub(crate) const LOAD_TIME: f64 = 8.0;
+/// The seconds that a client waits for the first token.
+pub(crate) const PATIENCE: f64 = 300.0;
+/// The part of the fleet's capacity that the arrivals use.
+const LOAD: f64 = 0.7;
+/// The tokens that a server keeps of recent prompts, where prefixes are shared.
+const PREFIX_CACHE: u64 = 500_000;
+/// Shorter prompts of a trace are as long as this: that is the size of an empty request.
+const SHORTEST_PROMPT: u64 = 48;
+/// The requests that a greedy client sends at once.
+const BURST: usize = 36;
+
+/// A server of a fleet.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    pub(crate) speed: f64,
+    /// Prompt tokens in a second, at speed 1.
+    pub(crate) prompt_rate: f64,
+    pub(crate) slots: usize,
+    /// What it does with requests that run a model.
+    pub(crate) fault: Option<FaultKind>,
+}
+
+impl Server {
+    /// A server that has no fault.
+    pub(crate) fn at_speed(speed: f64) -> Self {
+        Self {
+            speed,
+            prompt_rate: PROMPT_RATE,
+            slots: SLOTS,
+            fault: None,
+        }
+    }
+
+    /// The seconds that it needs to process these tokens of a prompt and to generate the first
+    /// token.
+    pub(crate) fn first_token_time(&self, prompt_tokens: u64) -> f64 {
+        (prompt_tokens.max(1) as f64 / self.prompt_rate + PACE) / self.speed
+    }
+
+    /// The seconds from the first token of an answer to the last one.
+    pub(crate) fn decode_time(&self, reply_tokens: u64) -> f64 {
+        reply_tokens.saturating_sub(1) as f64 * PACE / self.speed
+    }
+}
+
+/// A request.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    /// Seconds since the begin.
+    pub(crate) arrival: f64,
+    pub(crate) prompt_tokens: u64,
+    pub(crate) reply_tokens: u64,
+    pub(crate) blocks: Vec<u64>,
+    pub(crate) model: usize,
+    pub(crate) client: usize,
+}
+
+impl Job {
+    fn of(entry: &Entry, arrival: f64) -> Self {
+        Self {
+            arrival,
+            prompt_tokens: entry.prompt_tokens.max(SHORTEST_PROMPT),
+            reply_tokens: entry.reply_tokens,
+            blocks: entry.blocks.clone(),
+            model: 0,
+            client: 0,
+        }
+    }
+}
+
+/// The client that asks for more than all the others, where there is one.
+pub(crate) const GREEDY: usize = 0;
+
+/// A fleet and the requests that arrive.
+#[derive(Clone, Debug)]
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    pub(crate) title: &'static str,
+    pub(crate) servers: Vec<Server>,
+    /// The number of models. Each server has all of them installed, and room for one in memory; a
+    /// single model is in memory from the begin.
+    pub(crate) models: usize,
+    pub(crate) prefix_cache: Option<u64>,
+    /// The time-out for the first byte of an answer that the proxies are given, in seconds.
+    pub(crate) first_byte: Option<f64>,
+    /// Whether clients show who they are, and figures are of all clients but the greedy one.
+    pub(crate) has_clients: bool,
+    pub(crate) jobs: Vec<Job>,
+}
+
+/// The names of the scenarios, in order.
+pub(crate) const NAMES: [&str; 10] = [
+    "skew",
+    "models",
+    "healthy",
+    "busy",
+    "broken",
+    "hang",
+    "prefix",
+    "greedy",
+    "newcomers",
+    "swaps",
+];
+
+/// How long scenarios last, and which part of the trace they use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Length {
+    /// Seconds of arrivals.
+    pub(crate) seconds: f64,
+    /// From 0; each round uses another part of the trace.
+    pub(crate) round: usize,
+}
+
+impl Scenario {
+    /// The scenario of a name, or `None` if it needs a trace with prefixes and there is none.
+    pub(crate) fn named(name: &'static str, traces: &[Trace], length: Length) -> Option<Self> {
+        let trace = traces.first()?;
+        let even = |count: usize| vec![Server::at_speed(1.0); count];
+        let faulty = |fault: Option<FaultKind>| {
+            let mut servers = even(3);
+            servers[1].fault = fault;
+            servers
+        };
+        let status = |status| FaultKind::Status {
+            status,
+            body: "{\"error\":\"llama runner process has terminated\"}".to_owned(),
+        };
+        let mut scenario = Self {
+            name,
+            title: "",
+            servers: even(2),
+            models: 1,
+            prefix_cache: None,
+            first_byte: None,
+            has_clients: false,
+            jobs: Vec::new(),
+        };
+        match name {
+            "skew" => {
+                scenario.title = "3 servers at speeds 1, 1/2 and 1/4";
+                scenario.servers = [1.0, 0.5, 0.25].map(Server::at_speed).to_vec();
+            }
+            "models" => {
+                scenario.title = "4 servers with room for one model, 6 models by Zipf, load 8 s";
+                scenario.servers = even(4);
+                scenario.models = 6;
+            }
+            "healthy" => scenario.title = "2 healthy servers (what the next three compare with)",
+            "busy" => {
+                scenario.title = "one of three answers 503 at once";
+                scenario.servers = faulty(Some(FaultKind::Busy));
+            }
+            "broken" => {
+                scenario.title = "one of three answers 500 at once";
+                scenario.servers = faulty(Some(status(500)));
+            }
+            "hang" => {
+                scenario.title = "one of three never answers (first-byte time-out 10 s)";
+                scenario.servers = faulty(Some(FaultKind::Hang));
+                scenario.first_byte = Some(10.0);
+            }
+            "prefix" => {
+                scenario.title = "4 servers with prefix caches, prompts that share prefixes";
+                scenario.servers = even(4);
+                for server in &mut scenario.servers {
+                    server.prompt_rate = SLOW_PROMPT_RATE;
+                }
+                scenario.prefix_cache = Some(PREFIX_CACHE);
+                let with_blocks = traces.iter().find(|trace| trace.has_blocks())?;
+                scenario.jobs = stretched(with_blocks, &scenario.servers, LOAD, length);
+                return Some(scenario);
+            }
+            "greedy" => {
+                scenario.title = "3 servers, one client with more than twice all the others";
+                scenario.servers = even(3);
+                scenario.has_clients = true;
+            }
+            "newcomers" => {
+                scenario.title = "2 newcomers behind one client's flood of 24 requests, 2 servers";
+                scenario.has_clients = true;
+                scenario.jobs = flood(24, 2);
+                return Some(scenario);
+            }
+            "swaps" => {
+                scenario.title = "2 models, 2 servers with room for one, 24 requests";
+                scenario.models = 2;
+                scenario.jobs = alternating(24, length.round);
+                return Some(scenario);
+            }
+            _ => return None,
+        }
+        scenario.jobs = stretched(trace, &scenario.servers, LOAD, length);
+        let mut random = fastrand::Rng::with_seed(7 + length.round as u64);
+        if scenario.models > 1 {
+            deal_models(&mut scenario.jobs, scenario.models, &mut random);
+        }
+        if scenario.has_clients {
+            deal_clients(&mut scenario.jobs, &mut random);
+        }
+        Some(scenario)
+    }
+
+    /// The jobs whose waits are reported.
+    pub(crate) fn is_reported(&self, job: &Job) -> bool {
+        !self.has_clients || job.client != GREEDY
+    }
+}
+
+/// The seconds that a request keeps a slot of a server of speed 1.
+fn work(entry: &Entry, server: &Server) -> f64 {
+    let server = Server {
+        speed: 1.0,
+        ..server.clone()
+    };
+    server.first_token_time(entry.prompt_tokens.max(SHORTEST_PROMPT))
+        + server.decode_time(entry.reply_tokens)
+}
+
+/// As many requests of the trace as use this part of the capacity of the healthy servers; the gaps
+/// between them are all stretched by the same factor.
+pub(crate) fn stretched(trace: &Trace, servers: &[Server], load: f64, length: Length) -> Vec<Job> {
+    let healthy = servers.iter().filter(|server| server.fault.is_none());
+    let capacity: f64 = healthy.map(|one| one.speed * one.slots as f64).sum();
+    let wanted = load * capacity * length.seconds;
+    let take = |from: usize| {
+        let mut sum = 0.0;
+        let enough = trace.entries[from..].iter().position(|entry| {
+            sum += work(entry, &servers[0]);
+            sum >= wanted
+        });
+        (
+            enough.map_or(trace.entries.len(), |count| from + count + 1),
+            sum,
+        )
+    };
+    // Not from the first request: the rate of a recording often rises at its begin.
+    let begin = (0.1 + 0.618 * length.round as f64).fract();
+    let mut from = (begin * trace.entries.len() as f64) as usize;
+    let (mut to, mut sum) = take(from);
+    if sum < wanted {
+        from = 0;
+        (to, sum) = take(from);
+    }
+    let part = &trace.entries[from..to];
+    let begin = part.first().map_or(0.0, |first| first.arrival);
+    let span = part.last().map_or(0.0, |last| last.arrival - begin);
+    let seconds = sum / (load * capacity);
+    let factor = if span > 0.0 { seconds / span } else { 0.0 };
+    part.iter()
+        .map(|entry| Job::of(entry, (entry.arrival - begin) * factor))
+        .collect()
+}
+
+/// The n-th model gets a part of the requests in proportion to 1/n.
+fn deal_models(jobs: &mut [Job], models: usize, random: &mut fastrand::Rng) {
+    let sum: f64 = (1..=models).map(|nth| 1.0 / nth as f64).sum();
+    for job in jobs {
+        let mut left = random.f64() * sum;
+        let found = (0..models).find(|model| {
+            left -= 1.0 / (model + 1) as f64;
+            left <= 0.0
+        });
+        job.model = found.unwrap_or(models - 1);
+    }
+}
+
+/// Gives 7 of 10 requests to the greedy client, which sends them in bursts, and deals the others to
+/// three clients.
+fn deal_clients(jobs: &mut [Job], random: &mut fastrand::Rng) {
+    for job in &mut *jobs {
+        job.client = match random.f64() < 0.7 {
+            true => GREEDY,
+            false => random.usize(1..=3),
+        };
+    }
+    let greedy: Vec<usize> = (0..jobs.len())
+        .filter(|at| jobs[*at].client == GREEDY)
+        .collect();
+    for burst in greedy.chunks(BURST) {
+        let at = jobs[burst[0]].arrival;
+        for job in burst {
+            jobs[*job].arrival = at;
+        }
+    }
+    jobs.sort_by(|a, b| a.arrival.total_cmp(&b.arrival));
+}
+
+/// A flood of equal requests, and newcomers five seconds later.
+fn flood(requests: usize, newcomers: usize) -> Vec<Job> {
+    let entry = Entry {
+        arrival: 0.0,
+        prompt_tokens: 400,
+        reply_tokens: 120,
+        blocks: Vec::new(),
+    };
+    let flood = (0..requests).map(|_| Job::of(&entry, 0.0));
+    let late = (1..=newcomers).map(|client| Job {
+        client,
+        ..Job::of(&entry, 5.0)
+    });
+    flood.chain(late).collect()
+}
+
+/// Requests for two models in random order, with time for a load and an answer between them.
+fn alternating(requests: usize, round: usize) -> Vec<Job> {
+    let mut random = fastrand::Rng::with_seed(round as u64);
+    let mut models: Vec<usize> = (0..requests).map(|nth| nth % 2).collect();
+    random.shuffle(&mut models);
+    let entry = Entry {
+        arrival: 0.0,
+        prompt_tokens: 400,
+        reply_tokens: 60,
+        blocks: Vec::new(),
+    };
+    let jobs = models.into_iter().enumerate().map(|(nth, model)| Job {
+        model,
+        ..Job::of(&entry, 10.0 * nth as f64)
+    });
+    jobs.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::trace::tiny;
+
+    #[test]
+    fn arrivals_use_the_wanted_part_of_the_capacity() {
+        let [trace, _] = tiny();
+        let servers = [1.0, 0.5].map(Server::at_speed);
+        for round in 0..3 {
+            let length = Length {
+                seconds: 8.0,
+                round,
+            };
+            let jobs = stretched(&trace, &servers, 0.7, length);
+            let one = Server::at_speed(1.0);
+            let work: f64 = jobs
+                .iter()
+                .map(|job| {
+                    one.first_token_time(job.prompt_tokens) + one.decode_time(job.reply_tokens)
+                })
+                .sum();
+            let last = jobs.last().unwrap().arrival;
+            assert!(
+                (work / (last * 1.5 * SLOTS as f64) - 0.7).abs() < 1e-9,
+                "{work} in {last}"
+            );
+            assert!(last >= 8.0);
+        }
+    }
+
+    #[test]
+    fn the_greedy_client_asks_for_more_than_twice_all_the_others() {
+        let [trace, _] = tiny();
+        let length = Length {
+            seconds: 100.0,
+            round: 0,
+        };
+        let greedy = Scenario::named("greedy", &[trace], length).unwrap();
+        let of_greedy = greedy.jobs.iter().filter(|job| !greedy.is_reported(job));
+        assert!(
+            of_greedy.count()
+                > 2 * greedy
+                    .jobs
+                    .iter()
+                    .filter(|job| greedy.is_reported(job))
+                    .count()
+        );
+    }
+}
