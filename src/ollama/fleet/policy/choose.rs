@@ -5,7 +5,7 @@ use std::sync::Arc;
 use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
-use super::cost::{has_had_its_time, is_overdue, service_seconds};
+use super::cost::{LONGEST_REST, has_had_its_time, is_overdue, service_seconds};
 use super::decisions::Decisions;
 use super::lane::{Flight, Lane, seconds};
 use super::{FlightId, Policy, Residency, ServerId};
@@ -16,8 +16,6 @@ const SECOND_COPY_MARGIN: f64 = 2.0;
 /// A request waits for a better server only if that saves more than so many service times: how long
 /// another request still takes is not known.
 const WAIT_SAVES: f64 = 1.0;
-/// A model rests for another one no longer than this many load times.
-const LONGEST_REST: f64 = 20.0;
 
 /// What a request needs, and its place in the queue.
 #[derive(Clone, Copy, Debug)]

@@ -108,9 +108,7 @@ impl Policy {
             if model.lane(id).is_none() {
                 let mut lane = Lane::new(id, server.spec.slots);
                 lane.bytes = *bytes;
-                if server.tells_residents {
-                    lane.residency = Residency::Cold;
-                }
+                server.place_in_memory(&mut lane, name);
                 model.insert(lane);
             }
         }

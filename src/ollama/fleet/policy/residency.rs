@@ -33,6 +33,7 @@ impl Policy {
             return;
         };
         let told = std::mem::replace(&mut of.tells_residents, listed.is_some());
+        of.listed = listed.map(<[InMemory]>::to_vec).unwrap_or_default();
         let Some(listed) = listed else {
             if told {
                 self.for_each_lane(id, |_, lane| lane.set_residency(Residency::Unknown, now));
@@ -42,7 +43,8 @@ impl Policy {
         if !told {
             self.for_each_lane(id, |_, lane| {
                 if lane.residency == Residency::Unknown && lane.running == 0 {
-                    lane.set_residency(Residency::Cold, now);
+                    // Not a change that the gateway has seen: the list decides.
+                    lane.residency = Residency::Cold;
                 }
             });
         }
