@@ -21,6 +21,8 @@ pub(crate) const LOAD_TIME: f64 = 8.0;
 pub(crate) const PATIENCE: f64 = 300.0;
 /// The part of the fleet's capacity that the arrivals use.
 const LOAD: f64 = 0.7;
+/// The same where models are loaded again and again, which takes much of the rest.
+const LOAD_BESIDE_SWAPS: f64 = 0.5;
 /// The tokens that a server keeps of recent prompts, where prefixes are shared.
 const PREFIX_CACHE: u64 = 500_000;
 /// Shorter prompts of a trace are as long as this: that is the size of an empty request.
@@ -208,7 +210,11 @@ impl Scenario {
             }
             _ => return None,
         }
-        scenario.jobs = stretched(trace, &scenario.servers, LOAD, length);
+        let load = match scenario.models {
+            1 => LOAD,
+            _ => LOAD_BESIDE_SWAPS,
+        };
+        scenario.jobs = stretched(trace, &scenario.servers, load, length);
         let mut random = fastrand::Rng::with_seed(7 + length.round as u64);
         if scenario.models > 1 {
             deal_models(&mut scenario.jobs, scenario.models, &mut random);
