@@ -13,8 +13,8 @@ use super::{FlightId, Policy, Residency, ServerId};
 /// The load of a copy of a model that is in memory elsewhere must save this many times its own
 /// time more than it costs, so that small changes of the traffic do not move models.
 const SECOND_COPY_MARGIN: f64 = 2.0;
-/// A request waits for a better server only if that saves more than so many service times: how long
-/// another request still takes is not known.
+/// A request waits for a better server only if that saves more than so many service times, the
+/// geometric mean of both servers': how long another request still takes is not known.
 const WAIT_SAVES: f64 = 1.0;
 
 /// What a request needs, and its place in the queue.
@@ -92,8 +92,8 @@ struct Search {
     state: Option<(Availability, bool)>,
     untried: usize,
     open: Option<Open>,
-    /// The lowest cost of a server that is not open.
-    closed: Option<f64>,
+    /// The lowest cost of a server that is not open, and its usual seconds of a request.
+    closed: Option<(f64, f64)>,
     /// The requests in a second that those servers take over.
     pace: f64,
 }
@@ -103,9 +103,11 @@ struct Open {
     total: f64,
     /// The seconds of a load in it.
     load: f64,
-    /// The usual seconds of a request there.
+    /// Its usual seconds of a request.
     service: f64,
-    in_flight: u32,
+    /// Its requests in flight with this one, for its weight: it decides among equal costs, which is
+    /// all that is known before the first response.
+    crowd: f64,
     server: ServerId,
     is_trial: bool,
     loads: bool,
@@ -131,7 +133,7 @@ impl Search {
     fn offer(&mut self, open: Open) {
         let is_better = |best: Open| {
             let difference = open.total - best.total;
-            difference < 0.0 || (difference == 0.0 && open.in_flight < best.in_flight)
+            difference < 0.0 || (difference == 0.0 && open.crowd < best.crowd)
         };
         if self.open.is_none_or(is_better) {
             self.open = Some(open);
@@ -195,13 +197,15 @@ impl Policy {
                     total,
                     load: judged.terms.load,
                     service: judged.service,
-                    in_flight: lane.in_flight,
+                    crowd: f64::from(lane.in_flight + 1) / server.spec.weight,
                     server: lane.server,
                     is_trial: view.is_trial,
                     loads: judged.loads,
                 });
             } else {
-                search.closed = Some(search.closed.map_or(total, |closed| closed.min(total)));
+                if search.closed.is_none_or(|(closed, _)| total < closed) {
+                    search.closed = Some((total, judged.service));
+                }
                 search.pace += judged.pace;
             }
         }
@@ -220,7 +224,7 @@ impl Policy {
         if open.loads && self.is_needed_elsewhere(ask, open.server) {
             return false;
         }
-        let Some(closed) = search.closed else {
+        let Some((closed, service)) = search.closed else {
             return true;
         };
         let load = model.lane(open.server).map_or(0.0, Lane::load_seconds);
@@ -236,7 +240,7 @@ impl Policy {
             true => SECOND_COPY_MARGIN * open.load,
             false => 0.0,
         };
-        open.total + margin <= closed + gain + WAIT_SAVES * open.service
+        open.total + margin <= closed + gain + WAIT_SAVES * (service * open.service).sqrt()
     }
 
     /// Whether requests have waited longer for a model that is in no memory and could be loaded on
@@ -258,8 +262,10 @@ impl Policy {
             first_byte: None,
             others: 0,
             loads: open.loads,
+            loads_at_once: open.loads && self.is_idle(open.server, ask.model),
             streams: ask.streams,
             cached: 0.0,
+            looks_waited: None,
         };
         if open.loads {
             self.begin_load(open.server, ask.model, ask.now);
@@ -282,6 +288,15 @@ impl Policy {
             untried,
             loads: open.loads,
         }
+    }
+
+    /// Whether no other model would have to become idle before this one can be loaded.
+    fn is_idle(&self, id: ServerId, model: &ModelName) -> bool {
+        let (_, victims) = self.victims(id, model);
+        victims.iter().all(|victim| {
+            let lane = self.models.get(victim).and_then(|model| model.lane(id));
+            lane.is_none_or(|lane| lane.in_flight == 0)
+        })
     }
 
     /// Lets a model rest on one server, if the request waits for a model in no memory for too long:

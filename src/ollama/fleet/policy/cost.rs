@@ -120,6 +120,11 @@ impl Policy {
                     judgement.terms.wait = UNPROVEN_SLOT * service;
                 }
             }
+            // It was sent before the server told what it has in memory, and loads the model.
+            Residency::Cold if lane.in_flight > 0 => {
+                judgement.terms.load = lane.load_seconds();
+                judgement.terms.wait = service;
+            }
             Residency::Cold => {
                 judgement.loads = true;
                 self.judge_load(model, lane, server, ask, &mut judgement);

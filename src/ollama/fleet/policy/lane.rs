@@ -82,10 +82,14 @@ pub(crate) struct Flight {
     pub(crate) others: u32,
     /// It loads the model.
     pub(crate) loads: bool,
+    /// The load does not wait for another model to be idle, so its time is that of a load.
+    pub(crate) loads_at_once: bool,
     /// Its first byte is the first token, and not the whole response.
     pub(crate) streams: bool,
     /// The part of the prompt that is probably in the prefix cache.
     pub(crate) cached: f64,
+    /// The requests that it seems to have waited for in the server.
+    pub(crate) looks_waited: Option<u32>,
 }
 
 /// What a response says at its end.
@@ -191,13 +195,12 @@ impl Lane {
         self.slots.ran_together(self.running);
         // A wait shows when most of the time to the first byte had passed before another request
         // ended, and the rest was short.
-        if let Some(end) = self.last_end.filter(|end| *end > flight.sent) {
+        let waited = self.last_end.is_some_and(|end| {
             let (waited, rest) = (seconds(flight.sent, end), seconds(end, now));
-            if flight.others >= self.running && waited > SHORTEST_WAIT && waited > 3.0 * rest {
-                // Those that run now, and the one that ended in place of this one.
-                self.slots.waited_behind(self.running, now);
-            }
-        }
+            waited > SHORTEST_WAIT && waited > 3.0 * rest
+        });
+        // It waited for those that run now and the one that ended in its place.
+        flight.looks_waited = (waited && flight.others >= self.running).then_some(self.running);
     }
 
     /// Records the end of a request; `report` is what a complete response said.
@@ -225,7 +228,7 @@ impl Lane {
         if output > 0.0 && report.output_tokens > 0 {
             self.rates.decode.add(report.output_tokens as f64 / output);
         }
-        if flight.loads {
+        if flight.loads_at_once {
             self.rates.load.add_time(phases.load.as_secs_f64());
         }
         let service = prompt + output;
@@ -259,6 +262,9 @@ impl Lane {
             return;
         }
         if flight.streams {
+            if flight.others > 0 {
+                self.slots.looks_waited(flight.looks_waited, now);
+            }
             if report.output_tokens > 1 && after > 0.0 {
                 self.rates
                     .decode

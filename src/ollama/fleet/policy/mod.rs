@@ -141,10 +141,12 @@ impl Policy {
             return false;
         };
         let (server, loads) = (flight.server, flight.loads);
+        let mut was_cold = loads;
         if let Some(lane) = lane(&mut self.models, model, server) {
+            was_cold |= !lane.is_warm();
             lane.first_byte(flight, now);
         }
-        if loads {
+        if was_cold {
             self.loaded(server, model, now);
         }
         loads

@@ -123,7 +123,7 @@ impl Policy {
             if is_newer || lane.running > 0 || !lane.is_warm() {
                 continue;
             }
-            let has_expired = lane.expires.is_none_or(|at| at <= now);
+            let has_expired = lane.expires.is_some_and(|at| at <= now);
             if !has_expired && of.loaded_since(lane.changed) {
                 of.memory.overflowed(load.with(lane.bytes));
             }
@@ -177,13 +177,18 @@ impl Policy {
     }
 
     pub(super) fn loaded(&mut self, id: ServerId, model: &ModelName, now: Instant) {
-        if let Some(server) = server(&mut self.servers, id) {
+        let Some(server) = server(&mut self.servers, id) else {
+            return;
+        };
+        if matches!(&server.loading, Some((loading, _)) if loading == model) {
             server.loading = None;
-            server.add_resident(model);
         }
+        server.add_resident(model);
         if let Some(lane) = lane(&mut self.models, model, id)
             && !lane.is_warm()
         {
+            // A request that was sent as if the model were in memory has loaded it.
+            server.last_load = Some(now);
             lane.set_residency(Residency::Resident { context: None }, now);
         }
     }

@@ -16,9 +16,13 @@ use tokio::time::Instant;
 
 /// After a wait was seen, one request more than there are slots is sent after this time; twice as
 /// long after each further wait.
-const FIRST_RETRY: Duration = Duration::from_secs(60);
+const FIRST_RETRY: Duration = Duration::from_secs(10);
 /// The longest such time.
 const LONGEST_RETRY: Duration = Duration::from_secs(15 * 60);
+
+/// So many responses in a row must look as if they had waited, where the server does not tell: that
+/// another one ended shortly before their first byte is often a coincidence.
+const SIGNS: u32 = 5;
 
 /// The number of requests that may be in flight for one model on one server.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +34,8 @@ pub(crate) struct SlotLimit {
     full_at: Option<u32>,
     retry_at: Option<Instant>,
     retry_after: Duration,
+    /// Responses in a row that look as if they had waited.
+    signs: u32,
 }
 
 impl SlotLimit {
@@ -41,6 +47,7 @@ impl SlotLimit {
             full_at: None,
             retry_at: None,
             retry_after: FIRST_RETRY,
+            signs: 0,
         }
     }
 
@@ -94,6 +101,20 @@ impl SlotLimit {
         self.retry_after = (2 * self.retry_after).min(LONGEST_RETRY);
     }
 
+    /// Records whether a response looks as if it had waited behind so many others, by the gateway's
+    /// clock.
+    pub(crate) fn looks_waited(&mut self, behind: Option<u32>, now: Instant) {
+        let Some(others) = behind else {
+            self.signs = 0;
+            return;
+        };
+        self.signs += 1;
+        if self.signs >= SIGNS {
+            self.signs = 0;
+            self.waited_behind(others, now);
+        }
+    }
+
     /// Forgets what was learned, because the server has restarted.
     pub(crate) fn forget(&mut self) {
         *self = Self::new(self.configured);
@@ -138,6 +159,24 @@ mod tests {
         assert_eq!(slots.limit(later + 2 * FIRST_RETRY), 2);
         slots.ran_together(2);
         assert_eq!(slots.limit(later), 4);
+    }
+
+    #[test]
+    fn what_only_looks_like_a_wait_must_be_seen_several_times_in_a_row() {
+        let now = Instant::now();
+        let mut slots = SlotLimit::new(None);
+        slots.ran_together(4);
+        for _ in 0..3 {
+            for _ in 0..SIGNS - 1 {
+                slots.looks_waited(Some(4), now);
+            }
+            slots.looks_waited(None, now);
+        }
+        assert!(!slots.is_certain());
+        for _ in 0..SIGNS {
+            slots.looks_waited(Some(4), now);
+        }
+        assert_eq!((slots.limit(now), slots.is_certain()), (4, true));
     }
 
     #[test]

@@ -155,6 +155,23 @@ fn one_request_loads_a_model_and_the_others_wait_for_it() {
     assert!(!stage.choose("m", 8.0, 1).unwrap().loads);
 }
 
+/// The list of models in memory can be asked for before a request and answered after it.
+#[test]
+fn a_request_before_the_first_list_is_the_only_one_until_it_is_answered() {
+    let mut stage = Stage::new(0, &[]);
+    let id = stage.policy.add_server(ServerSpec {
+        slots: Some(1),
+        ..ServerSpec::new("gpu".into())
+    });
+    stage.servers.push(id);
+    stage.policy.set_installed(id, &[(model("m"), 0)]);
+    let (_, first) = stage.send("m");
+    stage.list(0, &[]);
+    assert!(stage.choose("m", 0.0, 1).is_none());
+    stage.answer("m", first, 0.0);
+    assert!(!stage.choose("m", 0.0, 1).unwrap().loads);
+}
+
 #[test]
 fn a_load_that_fails_is_tried_again() {
     let mut stage = Stage::new(1, &["m"]);
@@ -226,7 +243,7 @@ fn a_model_with_room_beside_a_busy_one_is_loaded_at_once() {
 
 #[test]
 fn a_slow_server_helps_only_when_the_line_is_long() {
-    let mut stage = Stage::new(2, &["m"]);
+    let mut stage = Stage::new(1, &["m"]);
     let spec = ServerSpec {
         weight: 0.1,
         slots: Some(1),
