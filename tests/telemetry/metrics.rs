@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use http_body_util::BodyExt;
-use llamatower::ollama::fleet::{BackendStatus, Drift, QueueStatus, ServerRules};
+use llamatower::ollama::fleet::{BackendStatus, Decision, Drift, QueueStatus, ServerRules};
 use llamatower::telemetry::{FleetView, names};
 use llamatower_layers::breaker::State;
 use llamatower_layers::{EndpointTable, Outcome};
@@ -85,6 +85,10 @@ impl FleetView for TwoBackends {
     }
 
     fn drifts(&self) -> Vec<Drift> {
+        Vec::new()
+    }
+
+    fn decisions(&self) -> Vec<Decision> {
         Vec::new()
     }
 

@@ -51,6 +51,7 @@ pub use not_found::ModelNotFound;
 pub use observe::Observed;
 pub use outlier::{Avoided, Reason};
 pub use permit::Permit;
+pub use policy::{Availability, Candidate, Decision, Terms};
 pub use rules::{AllowedModels, InvalidPattern, ModelPattern, ServerRules};
 
 use crate::client::Client;
@@ -184,6 +185,11 @@ impl<S> Fleet<S> {
             avoided: member.outliers.avoided(now),
         });
         rows.collect()
+    }
+
+    /// The last 100 choices of a backend for a request that runs a model, the latest first.
+    pub fn decisions(&self) -> Vec<Decision> {
+        self.router.change(|policy| policy.decisions())
     }
 
     /// The models that differ between backends although they have the same name, by name.

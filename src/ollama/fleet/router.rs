@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::policy::Policy;
 
-/// The routing policy, under a lock. It is held for less than a microsecond.
+/// The routing policy, under a lock. A request holds it for less than a microsecond.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Router(Arc<Mutex<Policy>>);
 

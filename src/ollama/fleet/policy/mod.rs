@@ -33,9 +33,11 @@ use foldhash::HashMap;
 use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
-pub(crate) use choose::{Ask, Availability, Grant, View};
-pub(crate) use cost::Terms;
-pub(crate) use decisions::{Candidate, Decision};
+pub use choose::Availability;
+pub(crate) use choose::{Ask, Grant, View};
+pub use cost::Terms;
+pub(crate) use decisions::DecisionId;
+pub use decisions::{Candidate, Decision};
 pub(crate) use lane::{Flight, Phases, Report, Residency};
 pub(crate) use residency::InMemory;
 pub(crate) use server::ServerSpec;
@@ -197,6 +199,11 @@ impl Policy {
     /// The last choices, the latest first.
     pub(crate) fn decisions(&self) -> Vec<Decision> {
         self.decisions.latest()
+    }
+
+    /// A choice, if it is one of the last 100.
+    pub(crate) fn decision(&self, id: DecisionId) -> Option<&Decision> {
+        self.decisions.get(id)
     }
 
     fn end_rest(&mut self, (model, id): (ModelName, ServerId)) {

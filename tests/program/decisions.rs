@@ -1,0 +1,94 @@
+//! Why a request went to its server: what operators see of each choice.
+
+use std::time::Duration;
+
+use llamatower_sim::{ModelSpec, SimHandle};
+use serde_json::{Value, json};
+
+use crate::harness::{Gateway, chat, sim_with, within_limit};
+
+/// A server whose `tiny` takes a moment to load.
+async fn slow_to_load() -> SimHandle {
+    let model = ModelSpec::new("tiny").with_slots(2);
+    sim_with(model.with_load_time(Duration::from_millis(50))).await
+}
+
+/// A gateway that knows that no server has a model in memory.
+async fn gateway(sims: &[&SimHandle], settings: &[(&str, &str)]) -> Gateway {
+    let gateway = Gateway::start(sims, settings).await;
+    within_limit("the models in memory of all servers", async {
+        loop {
+            let status = gateway.admin_page("/status").await.json();
+            let rows = status["backends"].as_array().unwrap();
+            if rows.iter().all(|row| row["resident"] == json!([])) {
+                return;
+            }
+        }
+    })
+    .await;
+    gateway
+}
+
+/// The last choices, the latest first.
+async fn decisions(gateway: &Gateway) -> Vec<Value> {
+    let page = gateway.admin_page("/status/decisions").await.json();
+    page["decisions"].as_array().unwrap().clone()
+}
+
+/// The candidate of this name.
+fn candidate<'a>(decision: &'a Value, backend: &str) -> &'a Value {
+    let rows = decision["candidates"].as_array().unwrap();
+    rows.iter().find(|row| row["backend"] == *backend).unwrap()
+}
+
+#[tokio::test]
+async fn the_last_choices_show_that_a_server_was_warm() {
+    let (one, other) = (slow_to_load().await, slow_to_load().await);
+    let gateway = gateway(&[&one, &other], &[]).await;
+    assert_eq!(decisions(&gateway).await, [] as [Value; 0]);
+    let mut served = Vec::new();
+    for _ in 0..2 {
+        let answer = gateway.post("/api/chat", &chat()).await;
+        served.push(answer.header("x-llamatower-backend").to_owned());
+    }
+    assert_eq!(served[0], served[1]);
+    let warm = &served[0];
+    let names = [&one, &other].map(|sim| sim.addr().to_string());
+    let cold = names.iter().find(|name| *name != warm).unwrap();
+
+    let rows = decisions(&gateway).await;
+    assert_eq!(rows.len(), 2, "{rows:?}");
+    for row in &rows {
+        assert_eq!(
+            (&row["model"], &row["backend"], &row["waiting"]),
+            (&json!("tiny:latest"), &json!(warm), &json!(1))
+        );
+        for name in &names {
+            let terms = candidate(row, name);
+            let sum: f64 = ["load", "wait", "work", "affinity"]
+                .map(|term| terms[term].as_f64().unwrap())
+                .iter()
+                .sum();
+            assert!((sum - terms["total"].as_f64().unwrap()).abs() < 1e-5);
+            assert_eq!(
+                (&terms["state"], &terms["was_tried"], &terms["is_open"]),
+                (&json!("healthy"), &json!(false), &json!(true))
+            );
+        }
+    }
+    let seconds = |row: &Value, term: &str| row[term].as_f64().unwrap();
+    let [second, first] = [&rows[0], &rows[1]];
+    assert!(seconds(first, "age") > seconds(second, "age"));
+    assert!(seconds(second, "waited") < 1.0, "{second}");
+    for name in &names {
+        assert_eq!(candidate(first, name)["loads"], true, "{first}");
+        assert!(seconds(candidate(first, name), "load") > 0.0);
+    }
+    let (warm, cold) = (candidate(second, warm), candidate(second, cold));
+    assert_eq!(
+        (&warm["loads"], &cold["loads"]),
+        (&json!(false), &json!(true))
+    );
+    assert_eq!(seconds(warm, "load"), 0.0);
+    assert!(seconds(cold, "total") > seconds(warm, "total"), "{second}");
+}
