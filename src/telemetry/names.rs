@@ -116,6 +116,14 @@ attributes! {
     ENDING = "llamatower.ending";
     /// The number of attempts.
     ATTEMPTS = "llamatower.attempts";
+    /// Seconds until the model is in memory: a term of the cost by which the backend was chosen.
+    CHOICE_LOAD = "llamatower.choice.load";
+    /// Seconds until a slot is free.
+    CHOICE_WAIT = "llamatower.choice.wait";
+    /// Seconds to process the prompt and to generate the response.
+    CHOICE_WORK = "llamatower.choice.work";
+    /// Seconds of the work that the prefix cache saves, as a negative number.
+    CHOICE_AFFINITY = "llamatower.choice.affinity";
     /// The request's id, as the client sees it.
     REQUEST_ID = "llamatower.request_id";
     /// The name of the client's key.

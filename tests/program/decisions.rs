@@ -92,3 +92,23 @@ async fn the_last_choices_show_that_a_server_was_warm() {
     assert_eq!(seconds(warm, "load"), 0.0);
     assert!(seconds(cold, "total") > seconds(warm, "total"), "{second}");
 }
+
+#[tokio::test]
+async fn the_debug_log_has_the_terms_of_each_choice() {
+    let (one, other) = (slow_to_load().await, slow_to_load().await);
+    let debug = [("LLAMATOWER_LOG", "info,llamatower::ollama::fleet=debug")];
+    let gateway = gateway(&[&one, &other], &debug).await;
+    let answer = gateway.post("/api/chat", &chat()).await;
+    let is_choice = |line: &Value| line["message"] == "a backend was chosen";
+    let line = gateway.logged("the choice", is_choice).await;
+    assert_eq!(line["backend"], answer.header("x-llamatower-backend"));
+    assert_eq!(line["model"], "tiny:latest");
+    assert!(line["load"].as_f64().unwrap() > 0.0, "{line}");
+    for sim in [&one, &other] {
+        let candidate = format!("{} is healthy, open, loads: load 0.5", sim.addr());
+        assert!(
+            line["candidates"].as_str().unwrap().contains(&candidate),
+            "{line}"
+        );
+    }
+}

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
-use super::policy::{FlightId, Report};
+use super::policy::{Grant, Report};
 use super::router::Router;
 
 /// A request that runs a model. It ends for the policy when the last clone is dropped: a load may
@@ -16,20 +16,18 @@ pub(super) struct Flight(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     model: ModelName,
-    id: FlightId,
+    grant: Grant,
     router: Router,
-    loads: bool,
     report: Mutex<Option<Report>>,
 }
 
 impl Flight {
     /// The flight of a choice.
-    pub(super) fn new(model: ModelName, id: FlightId, loads: bool, router: Router) -> Self {
+    pub(super) fn new(model: ModelName, grant: Grant, router: Router) -> Self {
         Self(Arc::new(Inner {
             model,
-            id,
+            grant,
             router,
-            loads,
             report: Mutex::default(),
         }))
     }
@@ -39,9 +37,14 @@ impl Flight {
         &self.0.model
     }
 
+    /// The choice of the server.
+    pub(super) fn grant(&self) -> &Grant {
+        &self.0.grant
+    }
+
     /// Whether the request loads the model.
     pub(super) fn loads(&self) -> bool {
-        self.0.loads
+        self.0.grant.loads
     }
 
     /// The number of requests that wait for the model.
@@ -54,7 +57,7 @@ impl Flight {
     pub(super) fn first_byte(&self) -> usize {
         let (inner, now) = (&*self.0, Instant::now());
         inner.router.change(|policy| {
-            policy.first_byte(&inner.model, inner.id, now);
+            policy.first_byte(&inner.model, inner.grant.flight, now);
             policy.waiting(&inner.model)
         })
     }
@@ -72,7 +75,7 @@ impl Drop for Inner {
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
         let (report, now) = (report.take(), Instant::now());
-        let (model, id) = (&self.model, self.id);
+        let (model, id) = (&self.model, self.grant.flight);
         self.router
             .change(|policy| policy.end(model, id, report, now));
     }

@@ -9,6 +9,7 @@ mod config;
 mod dispatch;
 mod drift;
 mod estimates;
+mod explain;
 mod flight;
 mod inventory;
 mod member;
@@ -45,6 +46,7 @@ pub use backend::{Backend, Unreachable};
 pub use config::{Dns, FleetConfig, ProbeClocks, QueueRules, Share, SlotRule};
 pub use dispatch::{Class, Dispatcher, Need};
 pub use drift::Drift;
+pub use explain::LatestTerms;
 pub use inventory::{Installed, Resident, short_digest};
 pub use member::Slot;
 pub use not_found::ModelNotFound;
@@ -249,7 +251,7 @@ impl<S> Fleet<S> {
     where
         S: Clone,
     {
-        record_choice(&member.backend, request);
+        record_choice(&member.backend, None, request);
         Choice {
             service: member.service.clone(),
             slot: Permit::unqueued(member.take(None)),
@@ -271,7 +273,11 @@ impl<S> Fleet<S> {
         if let Some(token) = slot.take_token() {
             Breaker::put_token(&mut request.extensions, token);
         }
-        record_choice(&member.backend, request);
+        if let Some(flight) = slot.flight() {
+            self.log_choice(&member.backend, flight);
+        }
+        let terms = slot.flight().map(|flight| flight.grant().terms);
+        record_choice(&member.backend, terms, request);
         if let Some(attempts) = Attempts::of(&request.extensions) {
             attempts.record_untried(slot.left);
         }
@@ -494,7 +500,7 @@ fn new_member<S>(
     Member::new(backend, breaker, service, slots, id, router.clone())
 }
 
-fn record_choice(backend: &Backend, request: &Parts) {
+fn record_choice(backend: &Backend, terms: Option<Terms>, request: &Parts) {
     let name = backend.name();
     if let Some(attempts) = Attempts::of(&request.extensions) {
         attempts.record_backend(name.clone());
@@ -502,6 +508,9 @@ fn record_choice(backend: &Backend, request: &Parts) {
     Record::update_in(&request.extensions, |outcome| {
         outcome.backend = Some(name.clone());
         outcome.attempts += 1;
+        if let Some(latest) = outcome.extensions.get_mut::<LatestTerms>() {
+            latest.0 = terms;
+        }
     });
 }
 
