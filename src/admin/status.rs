@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::ollama::fleet::{Avoided, Drift, Resident};
+use crate::ollama::fleet::{Avoided, Drift, MemoryStatus, ModelStatus, Occupancy, Resident};
 use crate::telemetry::FleetView;
 
 /// The content. Durations are in seconds.
@@ -20,6 +20,8 @@ pub(super) fn page(fleet: &dyn FleetView) -> Value {
             "breaker": backend.breaker.name(),
             "in_flight": backend.in_flight,
             "slots": backend.slots,
+            "models": backend.models.iter().map(model).collect::<Value>(),
+            "memory": backend.memory.as_ref().map(memory),
             "max_in_flight": backend.rules.max_in_flight,
             "weight": backend.rules.weight,
             "labels": backend.rules.labels.iter().map(|label| &**label).collect::<Value>(),
@@ -50,6 +52,31 @@ fn resident(row: &Resident) -> Value {
         "size_vram": row.size_vram,
         "context_length": row.context_length,
         "expires_at": row.expires_at.map(|time| time.to_string()),
+    })
+}
+
+/// A model that is in a backend's memory or has requests there.
+fn model(row: &ModelStatus) -> Value {
+    json!({
+        "model": row.model.to_string(),
+        "residency": row.residency.name(),
+        "in_flight": row.in_flight,
+        "limit": row.slots.limit,
+        "slots": row.slots.known,
+        "slots_source": row.slots.source.name(),
+        "prompt_tokens_per_second": row.prompt_rate,
+        "output_tokens_per_second": row.output_rate,
+        "load_seconds": row.load_seconds,
+        "rests_for": row.rests_for,
+    })
+}
+
+/// What a backend's memory was seen to hold; sizes are in bytes.
+fn memory(memory: &MemoryStatus) -> Value {
+    let occupancy = |row: &Occupancy| json!({ "models": row.models, "bytes": row.bytes });
+    json!({
+        "held": occupancy(&memory.held),
+        "did_not_fit": memory.did_not_fit.as_ref().map(occupancy),
     })
 }
 

@@ -112,3 +112,55 @@ async fn the_debug_log_has_the_terms_of_each_choice() {
         );
     }
 }
+
+#[tokio::test]
+async fn the_status_has_what_was_learned_of_a_model() {
+    let model = ModelSpec::new("tiny")
+        .with_load_time(Duration::from_millis(50))
+        .with_prompt_rate(1000.0)
+        .with_pace(Duration::from_millis(1));
+    let sim = sim_with(model).await;
+    let gateway = gateway(&[&sim], &[]).await;
+    let row = async || {
+        let status = gateway.admin_page("/status").await.json();
+        status["backends"][0].clone()
+    };
+    let before = row().await;
+    assert_eq!(before["models"], json!([]));
+    let nothing = json!({"held": {"models": 0, "bytes": 0}, "did_not_fit": null});
+    assert_eq!(before["memory"], nothing);
+
+    assert_eq!(gateway.post("/api/chat", &chat()).await.status, 200);
+    let after = within_limit("the end of the request and the next list", async {
+        loop {
+            let row = row().await;
+            if row["memory"]["held"]["models"] == 1 && row["models"][0]["in_flight"] == 0 {
+                return row;
+            }
+        }
+    })
+    .await;
+    assert!(after["memory"]["held"]["bytes"].as_u64().unwrap() > 0);
+    let models = after["models"].as_array().unwrap();
+    assert_eq!(models.len(), 1);
+    let expected = json!({
+        "model": "tiny:latest",
+        "residency": "resident",
+        "in_flight": 0,
+        "limit": 2,
+        "slots": 1,
+        "slots_source": "searching",
+        "rests_for": null,
+    });
+    let row = &models[0];
+    for (name, value) in expected.as_object().unwrap() {
+        assert_eq!(row[name], *value, "{name} in {row}");
+    }
+    let measured = |name: &str| row[name].as_f64().unwrap();
+    assert!(measured("load_seconds") >= 0.05, "{row}");
+    assert!(measured("prompt_tokens_per_second") > 0.0, "{row}");
+    assert!(
+        (1.0..=1100.0).contains(&measured("output_tokens_per_second")),
+        "{row}"
+    );
+}

@@ -88,6 +88,43 @@ fn number(span: &Span, name: &str) -> f64 {
     }
 }
 
+/// The value of a metric that has one row.
+fn value(page: &str, name: &str) -> f64 {
+    let mut rows = page.lines().filter(|line| {
+        let rest = line.strip_prefix(name);
+        rest.is_some_and(|rest| rest.starts_with('{'))
+    });
+    let row = rows.next().unwrap_or_else(|| panic!("no {name} in {page}"));
+    assert!(
+        row.contains(r#"gen_ai_request_model="tiny:latest""#),
+        "{row}"
+    );
+    assert!(row.contains("llamatower_backend="), "{row}");
+    assert_eq!(rows.next(), None);
+    row.rsplit_once(' ').unwrap().1.parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_load_is_counted_once_with_the_time_that_the_server_tells() {
+    let sim = slow_to_load().await;
+    let (_, endpoint) = Collector::start().await;
+    let page = send(3, &sim, &endpoint).await;
+    assert_eq!(value(&page, "llamatower_model_loads_total"), 1.0);
+    assert_eq!(value(&page, "llamatower_model_load_seconds_count"), 1.0);
+    let time = value(&page, "llamatower_model_load_seconds_sum");
+    assert!((0.05..5.0).contains(&time), "{time}");
+}
+
+#[tokio::test]
+async fn the_slots_of_a_model_in_memory_are_shown_although_none_are_configured() {
+    let sim = slow_to_load().await;
+    let (_, endpoint) = Collector::start().await;
+    let page = send(0, &sim, &endpoint).await;
+    assert!(!page.contains("llamatower_backend_slots{"), "{page}");
+    let page = send(1, &slow_to_load().await, &endpoint).await;
+    assert_eq!(value(&page, "llamatower_backend_slots"), 2.0);
+}
+
 #[tokio::test]
 async fn an_attempt_has_the_terms_by_which_its_backend_was_chosen() {
     let sim = slow_to_load().await;

@@ -62,6 +62,13 @@ impl Flight {
         })
     }
 
+    /// Tells that the request has loaded the model.
+    pub(super) fn tell_loaded(&self, backend: &Arc<str>) {
+        if let Some(loads) = self.0.router.loads() {
+            loads.loaded(backend, &self.0.model);
+        }
+    }
+
     /// Keeps what the response said at its end.
     pub(super) fn complete(&self, report: Report) {
         *self.0.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
@@ -76,7 +83,14 @@ impl Drop for Inner {
             .unwrap_or_else(PoisonError::into_inner);
         let (report, now) = (report.take(), Instant::now());
         let (model, id) = (&self.model, self.grant.flight);
-        self.router
-            .change(|policy| policy.end(model, id, report, now));
+        let backend = self.router.change(|policy| {
+            policy.end(model, id, report, now);
+            let backend = self.grant.loads.then(|| policy.name(self.grant.server));
+            backend.flatten().cloned()
+        });
+        let phases = report.and_then(|report| report.phases);
+        if let (Some(backend), Some(phases), Some(loads)) = (backend, phases, self.router.loads()) {
+            loads.load_took(&backend, model, phases.load);
+        }
     }
 }

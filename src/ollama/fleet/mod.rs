@@ -53,7 +53,9 @@ pub use not_found::ModelNotFound;
 pub use observe::Observed;
 pub use outlier::{Avoided, Reason};
 pub use permit::Permit;
-pub use policy::{Availability, Candidate, Decision, Terms};
+pub use policy::{Availability, Candidate, Decision, MemoryStatus, ModelStatus, Occupancy};
+pub use policy::{Residency, SlotSource, SlotStatus, Terms};
+pub use router::LoadObserver;
 pub use rules::{AllowedModels, InvalidPattern, ModelPattern, ServerRules};
 
 use crate::client::Client;
@@ -97,8 +99,12 @@ pub struct BackendStatus {
     pub in_flight: usize,
     /// The rules for it.
     pub rules: ServerRules,
-    /// Limit of concurrent requests for one model, if slots are counted.
+    /// The configured limit of concurrent requests for one model.
     pub slots: Option<NonZeroUsize>,
+    /// The models that are in its memory or have requests, by name.
+    pub models: Vec<ModelStatus>,
+    /// What its memory was seen to hold; `None` if it does not list the models in it.
+    pub memory: Option<MemoryStatus>,
     /// State of its circuit breaker.
     pub breaker: State,
     /// The models for which it is avoided, by name.
@@ -130,7 +136,7 @@ impl<S> Fleet<S> {
         make_service: impl Fn(&Arc<Backend>, &Breaker) -> S + Send + Sync + 'static,
     ) -> Self {
         let make_service: Box<MakeService<S>> = Box::new(make_service);
-        let router = Router::default();
+        let router = Router::new(config.loads.clone());
         let members = hosts.iter().enumerate().map(|(host, address)| {
             let backend = Backend::new(address.clone(), config.clocks.connect, &config.access);
             let member = new_member(host, backend, &config, &*make_service, &router);
@@ -174,17 +180,24 @@ impl<S> Fleet<S> {
     /// The status of all backends.
     pub fn status(&self) -> Vec<BackendStatus> {
         let (members, now) = (self.catalogue.members(), Instant::now());
-        let rows = members.all().iter().map(|member| BackendStatus {
-            name: member.backend.name().clone(),
-            is_up: member.backend.is_up(),
-            version: member.backend.version(),
-            installed: member.models().len(),
-            resident: member.resident(),
-            in_flight: member.in_flight(),
-            rules: member.backend.rules().clone(),
-            slots: member.slots.count(),
-            breaker: member.breaker.state(),
-            avoided: member.outliers.avoided(now),
+        let mut known = self.router.change(|policy| policy.snapshot(now));
+        let rows = members.all().iter().map(|member| {
+            let mut known = known.remove(&member.id).unwrap_or_default();
+            known.models.sort_by_cached_key(|row| row.model.to_string());
+            BackendStatus {
+                name: member.backend.name().clone(),
+                is_up: member.backend.is_up(),
+                version: member.backend.version(),
+                installed: member.models().len(),
+                resident: member.resident(),
+                in_flight: member.in_flight(),
+                rules: member.backend.rules().clone(),
+                slots: member.slots.count(),
+                models: known.models,
+                memory: known.memory,
+                breaker: member.breaker.state(),
+                avoided: member.outliers.avoided(now),
+            }
         });
         rows.collect()
     }

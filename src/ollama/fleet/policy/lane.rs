@@ -19,7 +19,7 @@ const SHORTEST_WAIT: f64 = 0.02;
 
 /// Whether a model is in the memory of a server.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Residency {
+pub enum Residency {
     /// The server does not tell, so it is assumed.
     Unknown,
     /// It is, with this context size in tokens if the server tells.
@@ -31,6 +31,18 @@ pub(crate) enum Residency {
     Loading(Instant),
     /// It is not.
     Cold,
+}
+
+impl Residency {
+    /// A short name for `/status`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Resident { .. } => "resident",
+            Self::Loading(_) => "loading",
+            Self::Cold => "cold",
+        }
+    }
 }
 
 /// One model on one server.

@@ -26,6 +26,7 @@ mod prefix;
 mod residency;
 mod server;
 mod slots;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -38,9 +39,13 @@ pub(crate) use choose::{Ask, Grant, View};
 pub use cost::Terms;
 pub(crate) use decisions::DecisionId;
 pub use decisions::{Candidate, Decision};
-pub(crate) use lane::{Flight, Phases, Report, Residency};
+pub use lane::Residency;
+pub(crate) use lane::{Flight, Phases, Report};
 pub(crate) use residency::InMemory;
 pub(crate) use server::ServerSpec;
+pub(crate) use slots::NO_LIMIT;
+pub use slots::{SlotSource, SlotStatus};
+pub use snapshot::{MemoryStatus, ModelStatus, Occupancy};
 
 use decisions::Decisions;
 use lane::Lane;

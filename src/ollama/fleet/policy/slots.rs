@@ -20,6 +20,9 @@ const FIRST_RETRY: Duration = Duration::from_secs(60);
 /// The longest such time.
 const LONGEST_RETRY: Duration = Duration::from_secs(15 * 60);
 
+/// The configured number for no limit.
+pub(crate) const NO_LIMIT: u32 = u32::MAX;
+
 /// The number of requests that may be in flight for one model on one server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SlotLimit {
@@ -30,6 +33,42 @@ pub(crate) struct SlotLimit {
     full_at: Option<u32>,
     retry_at: Option<Instant>,
     retry_after: Duration,
+}
+
+/// The limit as operators see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotStatus {
+    /// The number of requests that may be in flight now; `None` for no limit.
+    pub limit: Option<u32>,
+    /// The number of slots as far as it is known; `None` if there is no limit.
+    pub known: Option<u32>,
+    /// Where the number comes from.
+    pub source: SlotSource,
+}
+
+/// Where the number of slots comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotSource {
+    /// It is configured.
+    Configured,
+    /// It was learned: a request waited in the server.
+    Learned,
+    /// So many requests have run at the same time. There may be more slots.
+    Searching,
+    /// Slots are not counted.
+    Off,
+}
+
+impl SlotSource {
+    /// A short name for `/status`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Configured => "configured",
+            Self::Learned => "learned",
+            Self::Searching => "searching",
+            Self::Off => "off",
+        }
+    }
 }
 
 impl SlotLimit {
@@ -61,9 +100,20 @@ impl SlotLimit {
         self.configured.or(self.full_at).unwrap_or(self.proven)
     }
 
-    /// Whether the number is known, and not only a lower limit.
-    pub(crate) fn is_certain(&self) -> bool {
-        self.configured.is_some() || self.full_at.is_some()
+    /// The limit as operators see it.
+    pub(crate) fn status(&self, now: Instant) -> SlotStatus {
+        let source = match (self.configured, self.full_at) {
+            (Some(NO_LIMIT), _) => SlotSource::Off,
+            (Some(_), _) => SlotSource::Configured,
+            (None, Some(_)) => SlotSource::Learned,
+            (None, None) => SlotSource::Searching,
+        };
+        let is_limited = source != SlotSource::Off;
+        SlotStatus {
+            limit: is_limited.then(|| self.limit(now)),
+            known: is_limited.then(|| self.known()),
+            source,
+        }
     }
 
     /// Records that so many requests ran at the same time.
@@ -119,10 +169,12 @@ mod tests {
         let mut slots = SlotLimit::new(None);
         assert_eq!(slots.limit(now), 2);
         slots.ran_together(2);
-        assert_eq!((slots.limit(now), slots.is_certain()), (4, false));
+        assert_eq!(slots.limit(now), 4);
+        assert_eq!(slots.status(now).source, SlotSource::Searching);
         slots.ran_together(3);
         slots.waited_behind(3, now);
-        assert_eq!((slots.limit(now), slots.is_certain()), (3, true));
+        assert_eq!(slots.limit(now), 3);
+        assert_eq!(slots.status(now).source, SlotSource::Learned);
     }
 
     #[test]
