@@ -1,5 +1,6 @@
 //! Why a request went to its server: what operators see of each choice.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use llamatower_sim::{ModelSpec, SimHandle};
@@ -163,4 +164,46 @@ async fn the_status_has_what_was_learned_of_a_model() {
         (1.0..=1100.0).contains(&measured("output_tokens_per_second")),
         "{row}"
     );
+}
+
+#[tokio::test]
+async fn the_log_says_once_how_many_slots_were_learned() {
+    let model = ModelSpec::new("tiny").with_pace(Duration::from_millis(10));
+    let sim = sim_with(model.with_slots(1)).await;
+    let gateway = gateway(&[&sim], &[]).await;
+    // The load takes no time, but no second request is sent until it is over.
+    assert_eq!(gateway.post("/api/chat", &chat()).await.status, 200);
+    let is_learned = |line: &Value| line["message"] == "the slots of a model were learned";
+    assert!(!gateway.has_logged(is_learned));
+    let both = async || {
+        let request = chat();
+        let (one, other) = tokio::join!(
+            gateway.post("/api/chat", &request),
+            gateway.post("/api/chat", &request)
+        );
+        assert_eq!((one.status, other.status), (200, 200));
+    };
+    both().await;
+    let line = gateway.logged("the slots", is_learned).await;
+    assert_eq!(
+        (&line["backend"], &line["model"], &line["slots"]),
+        (
+            &json!(sim.addr().to_string()),
+            &json!("tiny:latest"),
+            &json!(1)
+        )
+    );
+    let status = gateway.admin_page("/status").await.json();
+    let row = &status["backends"][0]["models"][0];
+    assert_eq!(
+        (&row["limit"], &row["slots"], &row["slots_source"]),
+        (&json!(1), &json!(1), &json!("learned"))
+    );
+    both().await;
+    let lines = Cell::new(0);
+    gateway.has_logged(|line| {
+        lines.set(lines.get() + u8::from(is_learned(line)));
+        false
+    });
+    assert_eq!(lines.get(), 1);
 }

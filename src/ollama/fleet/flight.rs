@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
-use super::policy::{Grant, Report};
+use super::policy::{Grant, Report, SlotsLearned};
 use super::router::Router;
 
 /// A request that runs a model. It ends for the policy when the last clone is dropped: a load may
@@ -56,10 +56,12 @@ impl Flight {
     /// model.
     pub(super) fn first_byte(&self) -> usize {
         let (inner, now) = (&*self.0, Instant::now());
-        inner.router.change(|policy| {
-            policy.first_byte(&inner.model, inner.grant.flight, now);
-            policy.waiting(&inner.model)
-        })
+        let (learned, waiting) = inner.router.change(|policy| {
+            let learned = policy.first_byte(&inner.model, inner.grant.flight, now);
+            (learned, policy.waiting(&inner.model))
+        });
+        inner.log_slots(learned);
+        waiting
     }
 
     /// Tells that the request has loaded the model.
@@ -75,6 +77,15 @@ impl Flight {
     }
 }
 
+impl Inner {
+    fn log_slots(&self, learned: Option<SlotsLearned>) {
+        if let Some(SlotsLearned { server, slots }) = learned {
+            let model = &self.model;
+            tracing::info!(backend = %server, %model, slots, "the slots of a model were learned");
+        }
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         let report = self
@@ -83,11 +94,12 @@ impl Drop for Inner {
             .unwrap_or_else(PoisonError::into_inner);
         let (report, now) = (report.take(), Instant::now());
         let (model, id) = (&self.model, self.grant.flight);
-        let backend = self.router.change(|policy| {
-            policy.end(model, id, report, now);
+        let (learned, backend) = self.router.change(|policy| {
+            let learned = policy.end(model, id, report, now);
             let backend = self.grant.loads.then(|| policy.name(self.grant.server));
-            backend.flatten().cloned()
+            (learned, backend.flatten().cloned())
         });
+        self.log_slots(learned);
         let phases = report.and_then(|report| report.phases);
         if let (Some(backend), Some(phases), Some(loads)) = (backend, phases, self.router.loads()) {
             loads.load_took(&backend, model, phases.load);

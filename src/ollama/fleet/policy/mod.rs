@@ -30,6 +30,8 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use foldhash::HashMap;
 use llamatower_layers::ModelName;
 use tokio::time::Instant;
@@ -59,6 +61,14 @@ pub(crate) struct ServerId(u32);
 /// The index of a request in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FlightId(u32);
+
+/// The number of slots of a model on a server was learned, or is another one than before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SlotsLearned {
+    /// The name of the server.
+    pub(crate) server: Arc<str>,
+    pub(crate) slots: u32,
+}
 
 /// The state of the fleet that choices depend on.
 #[derive(Debug, Default)]
@@ -141,20 +151,24 @@ impl Policy {
         self.models.get(model).map_or(0, |model| model.waiting)
     }
 
-    /// Records the first byte of a good response. Returns whether the request has loaded the
-    /// model.
-    pub(crate) fn first_byte(&mut self, model: &ModelName, id: FlightId, now: Instant) -> bool {
-        let Some(flight) = self.flights.get_mut(id.0 as usize) else {
-            return false;
-        };
+    /// Records the first byte of a good response.
+    pub(crate) fn first_byte(
+        &mut self,
+        model: &ModelName,
+        id: FlightId,
+        now: Instant,
+    ) -> Option<SlotsLearned> {
+        let flight = self.flights.get_mut(id.0 as usize)?;
         let (server, loads) = (flight.server, flight.loads);
-        if let Some(lane) = lane(&mut self.models, model, server) {
+        let lane = lane(&mut self.models, model, server);
+        let slots = lane.and_then(|lane| {
             lane.first_byte(flight, now);
-        }
+            lane.slots.learned()
+        });
         if loads {
             self.loaded(server, model, now);
         }
-        loads
+        self.slots_learned(server, slots)
     }
 
     /// Records the end of a request; `report` is what a complete response said.
@@ -164,10 +178,8 @@ impl Policy {
         id: FlightId,
         report: Option<Report>,
         now: Instant,
-    ) {
-        let Some(flight) = self.flights.get(id.0 as usize).copied() else {
-            return;
-        };
+    ) -> Option<SlotsLearned> {
+        let flight = self.flights.get(id.0 as usize).copied()?;
         self.free_flights.push(id);
         let mut weight = 1.0;
         if let Some(server) = server(&mut self.servers, flight.server) {
@@ -177,9 +189,17 @@ impl Policy {
         if flight.loads && flight.first_byte.is_none() {
             self.not_loaded(flight.server, model, now);
         }
-        if let Some(known) = self.models.get_mut(model) {
-            known.end(&flight, report, weight, now);
-        }
+        let known = self.models.get_mut(model)?;
+        let slots = known.end(&flight, report, weight, now);
+        self.slots_learned(flight.server, slots)
+    }
+
+    fn slots_learned(&self, id: ServerId, slots: Option<u32>) -> Option<SlotsLearned> {
+        let (slots, server) = slots.zip(self.name(id))?;
+        Some(SlotsLearned {
+            server: server.clone(),
+            slots,
+        })
     }
 
     fn begin(&mut self, model: &ModelName, flight: Flight) -> FlightId {

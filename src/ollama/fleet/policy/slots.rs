@@ -31,6 +31,8 @@ pub(crate) struct SlotLimit {
     proven: u32,
     /// The slots, once a request had to wait in the server.
     full_at: Option<u32>,
+    /// The number that [`learned`](Self::learned) has returned last.
+    told: Option<u32>,
     retry_at: Option<Instant>,
     retry_after: Duration,
 }
@@ -78,6 +80,7 @@ impl SlotLimit {
             configured,
             proven: 1,
             full_at: None,
+            told: None,
             retry_at: None,
             retry_after: FIRST_RETRY,
         }
@@ -144,6 +147,12 @@ impl SlotLimit {
         self.retry_after = (2 * self.retry_after).min(LONGEST_RETRY);
     }
 
+    /// The number of slots, if it was learned since the last call and differs from the one before.
+    pub(crate) fn learned(&mut self) -> Option<u32> {
+        let slots = self.full_at.filter(|_| self.configured.is_none())?;
+        (self.told.replace(slots) != Some(slots)).then_some(slots)
+    }
+
     /// Forgets what was learned, because the server has restarted.
     pub(crate) fn forget(&mut self) {
         *self = Self::new(self.configured);
@@ -190,6 +199,29 @@ mod tests {
         assert_eq!(slots.limit(later + 2 * FIRST_RETRY), 2);
         slots.ran_together(2);
         assert_eq!(slots.limit(later), 4);
+    }
+
+    #[test]
+    fn each_change_of_the_learned_number_is_told_once() {
+        let now = Instant::now();
+        let mut slots = SlotLimit::new(None);
+        slots.ran_together(2);
+        assert_eq!(slots.learned(), None, "there may be more");
+        slots.waited_behind(2, now);
+        assert_eq!((slots.learned(), slots.learned()), (Some(2), None));
+        let later = now + FIRST_RETRY;
+        slots.waited_behind(2, later);
+        assert_eq!(slots.learned(), None, "the same as before");
+        slots.ran_together(3);
+        assert_eq!(slots.learned(), None);
+        slots.waited_behind(3, later);
+        assert_eq!((slots.learned(), slots.learned()), (Some(3), None));
+        slots.forget();
+        slots.waited_behind(3, later);
+        assert_eq!(slots.learned(), Some(3), "of another process");
+        let mut configured = SlotLimit::new(Some(3));
+        configured.waited_behind(1, now);
+        assert_eq!(configured.learned(), None);
     }
 
     #[test]
