@@ -103,13 +103,18 @@ impl SlotLimit {
         self.configured.or(self.full_at).unwrap_or(self.proven)
     }
 
+    /// Whether the number is known, and not only a lower limit.
+    pub(crate) fn is_certain(&self) -> bool {
+        self.configured.is_some() || self.full_at.is_some()
+    }
+
     /// The limit as operators see it.
     pub(crate) fn status(&self, now: Instant) -> SlotStatus {
-        let source = match (self.configured, self.full_at) {
-            (Some(NO_LIMIT), _) => SlotSource::Off,
-            (Some(_), _) => SlotSource::Configured,
-            (None, Some(_)) => SlotSource::Learned,
-            (None, None) => SlotSource::Searching,
+        let source = match self.configured {
+            Some(NO_LIMIT) => SlotSource::Off,
+            Some(_) => SlotSource::Configured,
+            None if self.is_certain() => SlotSource::Learned,
+            None => SlotSource::Searching,
         };
         let is_limited = source != SlotSource::Off;
         SlotStatus {
@@ -178,12 +183,10 @@ mod tests {
         let mut slots = SlotLimit::new(None);
         assert_eq!(slots.limit(now), 2);
         slots.ran_together(2);
-        assert_eq!(slots.limit(now), 4);
-        assert_eq!(slots.status(now).source, SlotSource::Searching);
+        assert_eq!((slots.limit(now), slots.is_certain()), (4, false));
         slots.ran_together(3);
         slots.waited_behind(3, now);
-        assert_eq!(slots.limit(now), 3);
-        assert_eq!(slots.status(now).source, SlotSource::Learned);
+        assert_eq!((slots.limit(now), slots.is_certain()), (3, true));
     }
 
     #[test]

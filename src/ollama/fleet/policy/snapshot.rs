@@ -126,7 +126,7 @@ mod tests {
 
     use super::super::{
         Ask, Availability, Grant, InMemory, Phases, Report, ServerSpec, SlotSource, SlotStatus,
-        View,
+        SlotsLearned, View,
     };
     use super::*;
 
@@ -187,6 +187,20 @@ mod tests {
             .collect();
         rows.sort();
         rows
+    }
+
+    /// The report of a response that took 5 s, of these seconds in all.
+    fn report(total: u64) -> Report {
+        Report {
+            prompt_tokens: 10,
+            output_tokens: 10,
+            phases: Some(Phases {
+                load: Duration::ZERO,
+                prompt: Duration::from_secs(1),
+                output: Duration::from_secs(4),
+                total: Duration::from_secs(total),
+            }),
+        }
     }
 
     fn slots(limit: u32, known: u32, source: SlotSource) -> SlotStatus {
@@ -286,10 +300,20 @@ mod tests {
         let [one, other] = [(); 2].map(|()| choose(&mut policy, &a, now).unwrap());
         policy.first_byte(&a, one.flight, now);
         let later = now + Duration::from_secs(5);
-        policy.end(&a, one.flight, None, later);
-        policy.first_byte(&a, other.flight, later);
+        let mut told = vec![
+            policy.end(&a, one.flight, Some(report(5)), later),
+            policy.first_byte(&a, other.flight, later),
+        ];
+        let later = later + Duration::from_secs(5);
+        told.push(policy.end(&a, other.flight, Some(report(10)), later));
         let learned = slots(1, 1, SlotSource::Learned);
         assert_eq!(policy.snapshot(later)[&id].models[0].slots, learned);
+        let told: Vec<_> = told.into_iter().flatten().collect();
+        let expected = SlotsLearned {
+            server: "gpu-1".into(),
+            slots: 1,
+        };
+        assert_eq!(told, [expected], "once");
     }
 
     #[test]
