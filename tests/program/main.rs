@@ -6,6 +6,7 @@
 mod cache;
 mod catalogue;
 mod commands;
+mod decisions;
 mod discovery;
 mod doctor;
 mod ends;

@@ -96,12 +96,7 @@ impl<S> Dispatcher<S> {
             })
         };
         let grant = self.router.change(|policy| policy.choose(&ask, view))?;
-        let flight = Flight::new(
-            model.clone(),
-            grant.flight,
-            grant.loads,
-            self.router.clone(),
-        );
+        let flight = Flight::new(model.clone(), grant, self.router.clone());
         let member = members.by_id(grant.server)?;
         let mut slot = member.take(Some(flight));
         if grant.is_trial {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
-use super::cost::{LONGEST_REST, has_had_its_time, is_overdue, service_seconds};
-use super::decisions::Decisions;
+use super::cost::{LONGEST_REST, Terms, has_had_its_time, is_overdue, service_seconds};
+use super::decisions::{Candidate, DecisionId, Decisions};
 use super::lane::{Flight, Lane, seconds};
 use super::{FlightId, Policy, Residency, ServerId};
 
@@ -53,14 +53,30 @@ impl Ask<'_> {
 /// The state of a server, best first. A server in a worse state is chosen only if none is in a
 /// better one; refusing the request would help no client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Availability {
+pub enum Availability {
+    /// Nothing is wrong with it.
     Healthy,
     /// It has refused or failed requests for this model.
     Avoided,
     /// Its breaker rejects requests.
     BreakerOpen,
+    /// It is down.
     Down,
+    /// It is down, and its breaker rejects requests.
     DownAndOpen,
+}
+
+impl Availability {
+    /// A short name for logs and `/status/decisions`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Avoided => "avoided",
+            Self::BreakerOpen => "breaker_open",
+            Self::Down => "down",
+            Self::DownAndOpen => "down_and_breaker_open",
+        }
+    }
 }
 
 /// What the fleet knows of a server besides its cost.
@@ -84,6 +100,10 @@ pub(crate) struct Grant {
     pub(crate) untried: usize,
     /// The request loads the model.
     pub(crate) loads: bool,
+    /// What the server costs.
+    pub(crate) terms: Terms,
+    /// Its entry among the last choices.
+    pub(crate) decision: DecisionId,
 }
 
 /// The best candidates so far.
@@ -100,6 +120,7 @@ struct Search {
 
 #[derive(Clone, Copy)]
 struct Open {
+    terms: Terms,
     total: f64,
     /// The seconds of a load in it.
     load: f64,
@@ -109,7 +130,7 @@ struct Open {
     /// all that is known before the first response.
     crowd: f64,
     server: ServerId,
-    is_trial: bool,
+    view: View,
     loads: bool,
 }
 
@@ -185,21 +206,26 @@ impl Policy {
         };
         let turn = self.turn % model.lanes.len().max(1);
         for lane in model.lanes[turn..].iter().chain(&model.lanes[..turn]) {
-            let seen = view(lane.server).zip(self.server(lane.server));
-            let Some((view, server)) = seen.filter(|(view, _)| search.admits(*view)) else {
+            let Some((view, server)) = view(lane.server).zip(self.server(lane.server)) else {
                 continue;
             };
+            let name = &server.spec.name;
+            if !search.admits(view) {
+                decisions.consider(|| Candidate::not_compared(name, view));
+                continue;
+            }
             let judged = self.judge(model, lane, server, ask);
             let total = judged.terms.total();
-            decisions.consider(&server.spec.name, &judged);
+            decisions.consider(|| Candidate::compared(name, view, &judged));
             if judged.is_open {
                 search.offer(Open {
+                    terms: judged.terms,
                     total,
                     load: judged.terms.load,
                     service: judged.service,
                     crowd: f64::from(lane.in_flight + 1) / server.spec.weight,
                     server: lane.server,
-                    is_trial: view.is_trial,
+                    view,
                     loads: judged.loads,
                 });
             } else {
@@ -279,14 +305,17 @@ impl Policy {
                 lane.prefixes.insert(ask.prefix);
             }
         }
-        let name = self.name(open.server).cloned();
-        self.decisions.finish(ask, name);
+        let chosen = self.name(open.server);
+        let chosen = chosen.map(|name| Candidate::open(name, open.view, open.terms, open.loads));
+        let decision = self.decisions.finish(ask, chosen);
         Grant {
             server: open.server,
             flight: self.begin(ask.model, flight),
-            is_trial: open.is_trial,
+            is_trial: open.view.is_trial,
             untried,
             loads: open.loads,
+            terms: open.terms,
+            decision,
         }
     }
 

@@ -33,21 +33,21 @@ pub(super) const LOADS_BEFORE_YIELD: f64 = 8.0;
 
 /// The terms of the cost of one server, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Terms {
+pub struct Terms {
     /// The time until the model is in memory, and the harm to requests for the model that has to
     /// go.
-    pub(crate) load: f64,
+    pub load: f64,
     /// The time until a slot is free.
-    pub(crate) wait: f64,
+    pub wait: f64,
     /// The time to process the prompt and to generate the response.
-    pub(crate) work: f64,
+    pub work: f64,
     /// The part of the work that the prefix cache saves; not positive.
-    pub(crate) affinity: f64,
+    pub affinity: f64,
 }
 
 impl Terms {
     /// The sum.
-    pub(crate) fn total(&self) -> f64 {
+    pub fn total(&self) -> f64 {
         self.load + self.wait + self.work + self.affinity
     }
 }

@@ -19,7 +19,7 @@ const SHORTEST_WAIT: f64 = 0.02;
 
 /// Whether a model is in the memory of a server.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Residency {
+pub enum Residency {
     /// The server does not tell, so it is assumed.
     Unknown,
     /// It is, with this context size in tokens if the server tells.
@@ -31,6 +31,18 @@ pub(crate) enum Residency {
     Loading(Instant),
     /// It is not.
     Cold,
+}
+
+impl Residency {
+    /// A short name for `/status`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Resident { .. } => "resident",
+            Self::Loading(_) => "loading",
+            Self::Cold => "cold",
+        }
+    }
 }
 
 /// One model on one server.
@@ -240,12 +252,21 @@ impl Lane {
         let waited = phases.total.as_secs_f64() - others;
         if waited > SHORTEST_WAIT && waited > 0.3 * service {
             if !flight.loads {
-                self.slots.waited_behind(flight.others, now);
+                self.slots.waited_behind(self.waited_behind(flight), now);
             }
         } else if !flight.streams {
             // A response that did not wait ran beside those that were in flight all the time.
             self.slots
                 .ran_together(flight.others.min(self.in_flight) + 1);
+        }
+    }
+
+    /// The slots that a request has found taken. Others in flight can have waited too; streams show
+    /// how many have run.
+    fn waited_behind(&self, flight: &Flight) -> u32 {
+        match flight.streams {
+            true => flight.others.min(self.slots.proven()),
+            false => flight.others,
         }
     }
 
