@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::ServerId;
 use super::average::Average;
 use super::prefix::PrefixCache;
 use super::slots::SlotLimit;
+use super::{InMemory, ServerId};
 
 /// A load is assumed to take this many seconds for each byte, until one was measured: 1 GB/s, a
 /// common figure of an SSD.
@@ -125,6 +125,17 @@ impl Lane {
             prefixes: PrefixCache::default(),
             rates: Rates::default(),
         }
+    }
+
+    /// Sets that the model is in memory, as its server lists it.
+    pub(crate) fn hold(&mut self, row: &InMemory) {
+        if row.bytes > 0 {
+            self.bytes = row.bytes;
+        }
+        self.expires = row.expires;
+        self.residency = Residency::Resident {
+            context: row.context,
+        };
     }
 
     /// Whether a request can run without a load.

@@ -111,6 +111,10 @@ impl Policy {
                 if server.tells_residents {
                     lane.residency = Residency::Cold;
                 }
+                if let Some(row) = server.take_listed(name) {
+                    lane.hold(&row);
+                    server.add_resident(name);
+                }
                 model.insert(lane);
             }
         }

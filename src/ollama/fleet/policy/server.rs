@@ -5,6 +5,7 @@ use std::sync::Arc;
 use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
+use super::InMemory;
 use super::memory::{Load, Memory, Room};
 
 /// The settings of a server.
@@ -40,6 +41,9 @@ pub(crate) struct Server {
     pub(crate) in_flight: u32,
     /// The models in memory, as far as the gateway knows.
     pub(crate) residents: Vec<ModelName>,
+    /// The models that it has listed as in memory before it has listed them as installed: both
+    /// lists are read at the same time.
+    pub(crate) not_installed: Vec<InMemory>,
     /// The model that a request of this gateway loads, since this time.
     pub(crate) loading: Option<(ModelName, Instant)>,
     /// When a request of this gateway began a load last.
@@ -55,6 +59,7 @@ impl Server {
             spec,
             in_flight: 0,
             residents: Vec::new(),
+            not_installed: Vec::new(),
             loading: None,
             last_load: None,
             tells_residents: false,
@@ -76,6 +81,13 @@ impl Server {
 
     pub(crate) fn remove_resident(&mut self, model: &ModelName) {
         self.residents.retain(|resident| resident != model);
+    }
+
+    /// What the server has listed of a model in memory before it was known to be installed.
+    pub(crate) fn take_listed(&mut self, model: &ModelName) -> Option<InMemory> {
+        let mut rows = self.not_installed.iter();
+        let at = rows.position(|row| row.model == *model)?;
+        Some(self.not_installed.swap_remove(at))
     }
 
     /// Whether a load began after this time.
