@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod affinity;
 mod cache;
 mod catalogue;
 mod commands;

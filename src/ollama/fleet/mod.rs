@@ -404,6 +404,9 @@ impl<S> Fleet<S> {
             prompt_tokens: expected.prompt_tokens,
             output_tokens: expected.output_tokens,
             num_ctx: parsed.and_then(|request| request.num_ctx),
+            prefix: parsed
+                .map(|request| request.prefix.clone())
+                .unwrap_or_default(),
             streams: parsed.is_some_and(|request| request.stream),
         };
         let is_identified = client.as_ref().is_some_and(Client::is_identified);

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::cost::{LONGEST_REST, Terms, has_had_its_time, is_overdue, service_seconds};
 use super::decisions::{Candidate, DecisionId, Decisions};
-use super::lane::{Flight, Lane, seconds};
-use super::{FlightId, Policy, Residency, ServerId};
+use super::lane::{Flight, Lane};
+use super::{FlightId, Policy, ServerId};
 
 /// The load of a copy of a model that is in memory elsewhere must save this many times its own
 /// time more than it costs, so that small changes of the traffic do not move models.
@@ -376,9 +376,10 @@ impl Policy {
     }
 
     /// Whether this server has the model in memory, as far as the gateway knows.
+    #[cfg(test)]
     pub(crate) fn is_resident(&self, model: &ModelName, id: ServerId) -> bool {
         let lane = self.models.get(model).and_then(|model| model.lane(id));
-        lane.is_some_and(|lane| matches!(lane.residency, Residency::Resident { .. }))
+        lane.is_some_and(|lane| matches!(lane.residency, super::Residency::Resident { .. }))
     }
 
     /// The name of a server in explanations.

@@ -86,6 +86,9 @@ impl Server {
             None => Residency::Cold,
         };
         if let Some(row) = row {
+            if row.bytes > 0 {
+                lane.bytes = row.bytes;
+            }
             lane.expires = row.expires;
             self.add_resident(model);
         }

@@ -274,7 +274,7 @@ fn a_prompt_goes_where_its_beginning_was_processed() {
     }
     let prefix: Vec<u64> = (0..8).collect();
     let name = model("m");
-    let mut ask = |stage: &mut Stage| {
+    let ask = |stage: &mut Stage| {
         let ask = Ask {
             model: &name,
             prompt_tokens: 4000.0,
