@@ -262,6 +262,7 @@ impl Policy {
             loads: open.loads,
             streams: ask.streams,
             cached: 0.0,
+            maybe_behind: None,
         };
         if open.loads {
             self.begin_load(open.server, ask.model, ask.now);

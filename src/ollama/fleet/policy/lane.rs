@@ -16,6 +16,9 @@ const LOAD_SECONDS_PER_BYTE: f64 = 1e-9;
 const LOAD_SECONDS: f64 = 5.0;
 /// The shortest wait in a server that counts as one: below it is noise of its clocks.
 const SHORTEST_WAIT: f64 = 0.02;
+/// Without the server's own durations, a request may have waited in it only if its first byte took
+/// this many times as long as its prompt usually takes.
+const LATE_FIRST_BYTE: f64 = 2.0;
 
 /// Whether a model is in the memory of a server.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -86,6 +89,9 @@ pub(crate) struct Flight {
     pub(crate) streams: bool,
     /// The part of the prompt that is probably in the prefix cache.
     pub(crate) cached: f64,
+    /// The others that ran when its first byte came soon after the end of one: it may have waited
+    /// in the server for that one's slot.
+    pub(crate) maybe_behind: Option<u32>,
 }
 
 /// What a response says at its end.
@@ -189,13 +195,14 @@ impl Lane {
         }
         self.running += 1;
         self.slots.ran_together(self.running);
-        // A wait shows when most of the time to the first byte had passed before another request
-        // ended, and the rest was short.
+        // A wait may show when most of the time to the first byte had passed before another request
+        // ended, and the rest was short. Where prompts take long, that is often a coincidence: the
+        // end of the request tells more.
         if let Some(end) = self.last_end.filter(|end| *end > flight.sent) {
             let (waited, rest) = (seconds(flight.sent, end), seconds(end, now));
             if flight.others >= self.running && waited > SHORTEST_WAIT && waited > 3.0 * rest {
                 // Those that run now, and the one that ended in place of this one.
-                self.slots.waited_behind(self.running, now);
+                flight.maybe_behind = Some(self.running);
             }
         }
     }
@@ -265,6 +272,12 @@ impl Lane {
                     .add((report.output_tokens - 1) as f64 / after);
             }
             let computed = report.prompt_tokens as f64 * (1.0 - flight.cached);
+            let prompt = self.rates.prefill.get().map(|rate| computed / rate);
+            if let (Some(others), Some(prompt)) = (flight.maybe_behind, prompt)
+                && until_first > LATE_FIRST_BYTE * prompt
+            {
+                self.slots.waited_behind(others, now);
+            }
             if flight.others < self.slots.known() && computed > 0.0 && until_first > 0.0 {
                 self.rates.prefill.add(computed / until_first);
                 self.rates.service.add(until_first + after);
@@ -290,4 +303,81 @@ impl Lane {
 
 pub(super) fn seconds(from: Instant, to: Instant) -> f64 {
     to.saturating_duration_since(from).as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A lane of a server that runs three requests, and a request beside them whose first byte comes
+    /// after `first_byte` seconds. One of the three ends after 1.6 s.
+    fn beside_three(lane: &mut Lane, first_byte: f64) -> (Flight, Instant) {
+        let sent = Instant::now();
+        let at = |seconds| sent + Duration::from_secs_f64(seconds);
+        let flight = |others| Flight {
+            server: lane.server,
+            sent,
+            first_byte: None,
+            others,
+            loads: false,
+            streams: true,
+            cached: 0.0,
+            maybe_behind: None,
+        };
+        let [mut one, mut two, mut three] = [0, 1, 2].map(&flight);
+        let mut last = flight(3);
+        for flight in [&mut one, &mut two, &mut three] {
+            lane.first_byte(flight, sent);
+        }
+        lane.in_flight = 4;
+        lane.end(&one, None, at(1.6));
+        lane.first_byte(&mut last, at(first_byte));
+        (last, at(first_byte + 1.0))
+    }
+
+    fn report(phases: Option<Phases>) -> Option<Report> {
+        Some(Report {
+            prompt_tokens: 2000,
+            output_tokens: 41,
+            phases,
+        })
+    }
+
+    fn phases(waited: f64) -> Option<Phases> {
+        let [prompt, output] = [2.0, 1.0].map(Duration::from_secs_f64);
+        Some(Phases {
+            load: Duration::ZERO,
+            prompt,
+            output,
+            total: prompt + output + Duration::from_secs_f64(waited),
+        })
+    }
+
+    #[test]
+    fn an_end_of_another_request_during_a_long_prompt_is_no_wait_in_the_server() {
+        let mut lane = Lane::new(ServerId(0), None);
+        let (flight, end) = beside_three(&mut lane, 2.0);
+        lane.end(&flight, report(phases(0.0)), end);
+        assert!(!lane.slots.is_certain());
+
+        let mut lane = Lane::new(ServerId(0), None);
+        lane.rates.prefill.add(1000.0);
+        let (flight, end) = beside_three(&mut lane, 2.0);
+        lane.end(&flight, report(None), end);
+        assert!(!lane.slots.is_certain(), "without the server's durations");
+    }
+
+    #[test]
+    fn a_wait_in_the_server_tells_its_slots() {
+        let mut lane = Lane::new(ServerId(0), None);
+        let (flight, end) = beside_three(&mut lane, 3.6);
+        lane.end(&flight, report(phases(1.6)), end);
+        assert_eq!((lane.slots.known(), lane.slots.is_certain()), (3, true));
+
+        let mut lane = Lane::new(ServerId(0), None);
+        lane.rates.prefill.add(10_000.0);
+        let (flight, end) = beside_three(&mut lane, 1.8);
+        lane.end(&flight, report(None), end);
+        assert_eq!(lane.slots.known(), 3, "without the server's durations");
+    }
 }
