@@ -5,6 +5,7 @@
 //! client that leaves during a load aborts it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::prefix::PrefixStore;
 
@@ -31,6 +32,24 @@ pub(super) struct ServerSpec {
     pub(super) fault: Fault,
 }
 
+/// The prompt tokens of a block of a prefix.
+pub(super) const BLOCK_TOKENS: u32 = 512;
+/// The tokens of recent prompts that a model in memory keeps.
+pub(super) const PREFIX_CACHE: u32 = 500_000;
+
+impl ServerSpec {
+    /// The seconds until the first token of a request that has a slot, with so many prompt tokens
+    /// that are not in the cache.
+    pub(super) fn first_token_seconds(&self, prompt_tokens: u32) -> f64 {
+        f64::from(prompt_tokens.max(1)) / self.prefill + 1.0 / self.decode
+    }
+
+    /// The seconds from the first token to the last one.
+    pub(super) fn decode_seconds(&self, output_tokens: u32) -> f64 {
+        f64::from(output_tokens.saturating_sub(1)) / self.decode
+    }
+}
+
 /// What is wrong with a server.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Fault {
@@ -49,10 +68,10 @@ pub(super) enum Fault {
 pub(super) struct Job {
     pub(super) request: Request,
     pub(super) model: Model,
-    pub(super) prompt_tokens: f64,
-    pub(super) output_tokens: f64,
+    pub(super) prompt_tokens: u32,
+    pub(super) output_tokens: u32,
     /// The leading blocks of the prompt.
-    pub(super) blocks: Vec<u64>,
+    pub(super) blocks: Arc<[u64]>,
 }
 
 /// Something that a server will do.
@@ -91,6 +110,7 @@ struct Running {
     loaded: Time,
     began: Time,
     prompt: f64,
+    done: Time,
 }
 
 #[derive(Debug)]
@@ -109,6 +129,15 @@ struct Runner {
 }
 
 impl Runner {
+    fn new(model: Model) -> Self {
+        Self {
+            model,
+            running: Vec::new(),
+            queue: VecDeque::new(),
+            prefixes: PrefixStore::new((PREFIX_CACHE / BLOCK_TOKENS) as usize),
+        }
+    }
+
     fn is_idle(&self) -> bool {
         self.running.is_empty() && self.queue.is_empty()
     }
@@ -126,6 +155,8 @@ pub(super) struct Server {
     numbers: u64,
     /// Loads that were begun.
     pub(super) loads: usize,
+    /// Loads for which another model was unloaded.
+    pub(super) swaps: usize,
 }
 
 /// The effects of a call: steps to come, and events for the sender.
@@ -144,7 +175,14 @@ impl Server {
             loading: None,
             numbers: 0,
             loads: 0,
+            swaps: 0,
         }
+    }
+
+    /// A server with a model in memory from the begin.
+    pub(super) fn with_model(mut self, model: Model) -> Self {
+        self.runners.push(Runner::new(model));
+        self
     }
 
     /// The models in memory.
@@ -152,7 +190,25 @@ impl Server {
         self.runners.iter().map(|runner| runner.model)
     }
 
-    /// Whether it answers requests now.
+    /// Whether a model is in memory.
+    pub(super) fn has_in_memory(&self, model: Model) -> bool {
+        self.runner(model).is_some()
+    }
+
+    /// When the requests end that run now.
+    pub(super) fn ends(&self) -> impl Iterator<Item = Time> {
+        let runners = self.runners.iter();
+        runners.flat_map(|runner| runner.running.iter().map(|running| running.done))
+    }
+
+    /// The prompt tokens of a request that are not in the cache of a model in memory.
+    pub(super) fn uncached_tokens(&self, model: Model, tokens: u32, blocks: &[u64]) -> u32 {
+        let runner = self.runner(model).map(|at| &self.runners[at]);
+        let known = runner.map_or(0, |runner| runner.prefixes.matched(blocks));
+        uncached(tokens, known)
+    }
+
+    /// Whether it refuses, fails or ignores requests now.
     pub(super) fn is_failing(&self, now: Time) -> bool {
         match self.spec.fault {
             Fault::None => false,
@@ -215,7 +271,9 @@ impl Server {
         match step {
             Step::Loaded(number) => self.loaded(number, now, effects),
             Step::FirstToken(request, start) => {
-                if self.running(request, start).is_some() {
+                if let Some((runner, at)) = self.running(request, start) {
+                    let runner = &mut self.runners[runner];
+                    runner.prefixes.add(&runner.running[at].job.blocks);
                     effects.events.push(Event::FirstToken(request));
                 }
             }
@@ -257,11 +315,10 @@ impl Server {
                 return;
             };
             let job = &waiting.job;
-            let cached = runner.prefixes.use_blocks(&job.blocks);
-            let uncached = job.prompt_tokens * (1.0 - cached);
-            let prompt = uncached / spec.prefill;
-            let first = now + prompt + 1.0 / spec.decode;
-            let done = now + prompt + job.output_tokens.max(1.0) / spec.decode;
+            let known = runner.prefixes.matched(&job.blocks);
+            let tokens = uncached(job.prompt_tokens, known);
+            let first = now + spec.first_token_seconds(tokens);
+            let done = first + spec.decode_seconds(job.output_tokens);
             self.numbers += 1;
             let (request, start) = (job.request, self.numbers);
             effects
@@ -273,7 +330,8 @@ impl Server {
                 sent: waiting.sent,
                 loaded: waiting.loaded,
                 began: now,
-                prompt,
+                prompt: f64::from(tokens) / spec.prefill,
+                done,
                 job: waiting.job,
             });
         }
@@ -298,6 +356,7 @@ impl Server {
                     return;
                 };
                 self.runners.remove(idle);
+                self.swaps += 1;
             }
             self.numbers += 1;
             self.loads += 1;
@@ -325,12 +384,18 @@ impl Server {
             !is_for_it
         });
         self.runners.push(Runner {
-            model,
-            running: Vec::new(),
             queue,
-            prefixes: PrefixStore::default(),
+            ..Runner::new(model)
         });
         self.fill(self.runners.len() - 1, now, effects);
         self.advance(now, effects);
     }
+}
+
+/// The tokens of a prompt that have to be processed: all but those of the blocks in the cache, and
+/// at least one.
+fn uncached(tokens: u32, known_blocks: usize) -> u32 {
+    let known = u32::try_from(known_blocks).unwrap_or(u32::MAX);
+    let cached = known.saturating_mul(BLOCK_TOKENS);
+    tokens.saturating_sub(cached).max(1)
 }
