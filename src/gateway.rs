@@ -133,6 +133,7 @@ impl Gateway {
         let hosts = self.settings.backends.urls.clone();
         let mut config = fleet_config(&self.settings, &self.access);
         config.shares = self.live.shares.clone();
+        config.loads = Some(Arc::new(Arc::downgrade(self.telemetry.metrics())));
         let (settings, access) = (self.settings.clone(), self.access.clone());
         let propagation = self.telemetry.propagation();
         Arc::new(Fleet::new(hosts, config, move |backend, breaker| {

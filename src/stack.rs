@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -47,7 +48,7 @@ use crate::live::{LiveSettings, TokenBudgets, runs_a_model};
 use crate::ollama::fleet::{Backend, Fleet};
 use crate::ollama::hold::hold_until_continue;
 use crate::ollama::hygiene::{clean_request, clean_response};
-use crate::ollama::upstream::{Access, ConnectFailed, PoolLimits, Upstream};
+use crate::ollama::upstream::{Access, Address, ConnectFailed, PoolLimits, Upstream};
 use crate::ollama::{self, Ollama};
 use crate::settings::{Cache, Limits, Settings};
 use crate::telemetry::{Propagation, Telemetry, Upstream as UpstreamName, attempt_spans, names};
@@ -152,6 +153,7 @@ where
             LlmRequestLayer::new()
                 .with_default_model(settings.backends.default_model.clone())
                 .with_decoded_limit(limits.body)
+                .with_prefix_blocks(prefix_blocks(&settings.backends.urls))
                 .with_memory_budget(handles.body_memory),
         )
         // Sends heartbeats until a response arrives; waiting and retries take place below it.
@@ -275,6 +277,16 @@ fn cache<S: Send + Sync + 'static>(settings: &Cache, fleet: &Arc<Fleet<S>>) -> C
     CacheLayer::new(max_bytes, move |request| fleet.version_of(request))
         .with_tenant(|request| Client::of(request).map(|client| client.to_string().into()))
         .with_time_to_live(settings.time_to_live)
+}
+
+/// How much of a prompt is compared with the prefix caches of the backends: 128 KiB, about 32,000
+/// tokens. A single backend gives no choice; a host name may stand for several.
+fn prefix_blocks(backends: &[Address]) -> usize {
+    const BLOCKS: usize = 64;
+    match backends {
+        [only] if only.host().parse::<IpAddr>().is_ok() => 0,
+        _ => BLOCKS,
+    }
 }
 
 /// Limits the tokens of each client; does nothing if there is no limit.

@@ -105,7 +105,7 @@ settings! {
         management: Option<ServerName> = optional(server_name), "LLAMATOWER_MANAGEMENT_BACKEND" Text ""
             "The server that pulls, creates, copies and deletes models; by default the first one. Set it to the server where your models are stored."
         slots: PerServer<SlotRule> = slots, "LLAMATOWER_SLOTS" Slots "learn"
-            "The maximum number of concurrent requests to a server for one model, equal to its `OLLAMA_NUM_PARALLEL`; further requests wait in the gateway's queue, which is fair, limited and visible. `4` for all servers, `gpu-1:11434=4` for one, comma-separated. Set it if one busy model delays the others."
+            "The maximum number of concurrent requests to a server for one model, equal to its `OLLAMA_NUM_PARALLEL`; further requests wait in the gateway's queue, which is fair, limited and visible. `learn` finds it from the responses, `4` is for all servers, `gpu-1:11434=4` for one, `off` sends all requests at once; comma-separated. Set it if you know it, so that nothing has to be tried."
         max_in_flight: PerServer<Option<NonZeroUsize>> = server_limits, "LLAMATOWER_BACKEND_MAX_IN_FLIGHT" Slots "off"
             "The maximum number of concurrent requests that run a model on a server, over all of its models; further requests wait in the gateway's queue. `8` for all servers, `gpu-1:11434=8` for one, comma-separated. Set it if several models share the memory or the processors of a server."
         weights: Vec<(ServerName, f64)> = weights, "LLAMATOWER_BACKEND_WEIGHTS" ServerWeights ""

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use crate::ollama::fleet::{BackendStatus, Drift, Fleet, QueueStatus};
+use crate::ollama::fleet::{BackendStatus, Decision, Drift, Fleet, QueueStatus};
 
 /// What telemetry and operators can query.
 pub trait FleetView: Send + Sync {
@@ -12,6 +12,8 @@ pub trait FleetView: Send + Sync {
     fn queue_status(&self) -> Vec<QueueStatus>;
     /// The models that differ between backends although they have the same name.
     fn drifts(&self) -> Vec<Drift>;
+    /// The last choices of a backend, the latest first.
+    fn decisions(&self) -> Vec<Decision>;
     /// Whether a backend has a model of this name.
     fn knows(&self, model: &str) -> bool;
 }
@@ -25,6 +27,9 @@ impl<S: Send + Sync> FleetView for Fleet<S> {
     }
     fn drifts(&self) -> Vec<Drift> {
         Fleet::drifts(self)
+    }
+    fn decisions(&self) -> Vec<Decision> {
+        Fleet::decisions(self)
     }
     fn knows(&self, model: &str) -> bool {
         Fleet::knows(self, model)

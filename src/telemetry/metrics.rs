@@ -4,12 +4,13 @@
 //! starts and ends, never per chunk.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use http::{Method, StatusCode};
-use llamatower_layers::{Ending, Endpoint, Outcome};
+use llamatower_layers::{Ending, Endpoint, ModelName, Outcome};
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{BoundUpDownCounter, Counter, Meter, UpDownCounter};
+use opentelemetry::metrics::{BoundUpDownCounter, Counter, Histogram, Meter, UpDownCounter};
 
 use super::attributes::{METHODS, attribute, method_index};
 use super::fleet_view::{FleetView, View};
@@ -18,6 +19,7 @@ use super::observed::{Clients, observe_backends, observe_build, observe_clients,
 use super::series::SeriesCache;
 use super::{names, process};
 use crate::edge::Gauges;
+use crate::ollama::fleet::LoadObserver;
 
 /// The instruments.
 pub struct Metrics {
@@ -30,6 +32,9 @@ pub struct Metrics {
     refusals: Counter<u64>,
     rate_limited: Counter<u64>,
     cancelled: Counter<u64>,
+    model_loads: Counter<u64>,
+    model_load: Histogram<f64>,
+    models: Arc<ModelNames>,
     fleet: View,
     clients: Clients,
 }
@@ -40,7 +45,7 @@ impl Metrics {
         let models = Arc::new(ModelNames::new(fleet.clone()));
         let clients = Clients::default();
         observe_clients(meter, &clients);
-        observe_backends(meter, &fleet);
+        observe_backends(meter, &fleet, &models);
         observe_queue(meter, &fleet, &models);
         observe_build(meter);
         process::observe(meter);
@@ -55,7 +60,19 @@ impl Metrics {
                 .with_description("Requests in flight, including streams")
                 .build(),
             active_of: Default::default(),
-            series: SeriesCache::new(meter, models),
+            model_loads: meter
+                .u64_counter(names::MODEL_LOADS)
+                .with_unit("{load}")
+                .with_description("Requests that loaded a model")
+                .build(),
+            model_load: meter
+                .f64_histogram(names::MODEL_LOAD)
+                .with_unit("s")
+                .with_boundaries(names::LOAD_SECONDS.to_vec())
+                .with_description("Time of a load of a model, by the backend's own clock")
+                .build(),
+            series: SeriesCache::new(meter, models.clone()),
+            models,
             retries: count(names::RETRIES, "Retried attempts"),
             refusals: count(names::REFUSALS, "Requests that the gateway refused"),
             rate_limited: count(names::RATE_LIMITED, "Requests refused with 429"),
@@ -137,6 +154,14 @@ impl Metrics {
         self.active_of[index].get_or_init(bind).add(change);
     }
 
+    fn labels_of_load(&self, backend: &Arc<str>, model: &ModelName) -> [KeyValue; 2] {
+        let model = self.models.label(&model.to_string(), true);
+        [
+            KeyValue::new(names::GEN_AI_REQUEST_MODEL, model),
+            KeyValue::new(names::BACKEND, backend.clone()),
+        ]
+    }
+
     fn count(&self, outcome: &Outcome) {
         if outcome.ending == Ending::Cancelled {
             let route = attribute(names::HTTP_ROUTE, outcome.route().cloned());
@@ -151,6 +176,23 @@ impl Metrics {
             if outcome.status == Some(StatusCode::TOO_MANY_REQUESTS) {
                 self.rate_limited.add(1, &kind);
             }
+        }
+    }
+}
+
+/// The fleet has a weak reference, because the metrics have one to the fleet.
+impl LoadObserver for Weak<Metrics> {
+    fn loaded(&self, backend: &Arc<str>, model: &ModelName) {
+        if let Some(metrics) = self.upgrade() {
+            let labels = metrics.labels_of_load(backend, model);
+            metrics.model_loads.add(1, &labels);
+        }
+    }
+
+    fn load_took(&self, backend: &Arc<str>, model: &ModelName, time: Duration) {
+        if let Some(metrics) = self.upgrade() {
+            let labels = metrics.labels_of_load(backend, model);
+            metrics.model_load.record(time.as_secs_f64(), &labels);
         }
     }
 }

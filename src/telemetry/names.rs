@@ -29,7 +29,8 @@ pub const GEN_AI_CLIENT_TOKEN_USAGE: &str = "gen_ai.client.token.usage";
 pub const BACKEND_UP: &str = "llamatower.backend_up";
 /// Gauge: requests in flight at a backend.
 pub const BACKEND_IN_FLIGHT: &str = "llamatower.backend_in_flight";
-/// Gauge: limit of concurrent requests for one model at a backend, if slots are counted.
+/// Gauge: limit of concurrent requests for one model at a backend: as configured, or as learned for
+/// each model that is in its memory or has requests there.
 pub const BACKEND_SLOTS: &str = "llamatower.backend_slots";
 /// Gauge: state of a backend's circuit breaker.
 pub const BREAKER_STATE: &str = "llamatower.breaker_state";
@@ -37,6 +38,10 @@ pub const BREAKER_STATE: &str = "llamatower.breaker_state";
 pub const QUEUE_DEPTH: &str = "llamatower.queue_depth";
 /// Histogram, seconds: how long requests waited for a slot.
 pub const QUEUE_WAIT: &str = "llamatower.queue_wait";
+/// Counter: requests that loaded a model, by model and backend.
+pub const MODEL_LOADS: &str = "llamatower.model_loads";
+/// Histogram, seconds: the time of a load by the backend's own clock.
+pub const MODEL_LOAD: &str = "llamatower.model_load";
 /// Counter: retried attempts, by reason.
 pub const RETRIES: &str = "llamatower.retries";
 /// Counter: requests that the gateway refused, by `error.type`.
@@ -116,6 +121,14 @@ attributes! {
     ENDING = "llamatower.ending";
     /// The number of attempts.
     ATTEMPTS = "llamatower.attempts";
+    /// Seconds until the model is in memory: a term of the cost by which the backend was chosen.
+    CHOICE_LOAD = "llamatower.choice.load";
+    /// Seconds until a slot is free.
+    CHOICE_WAIT = "llamatower.choice.wait";
+    /// Seconds to process the prompt and to generate the response.
+    CHOICE_WORK = "llamatower.choice.work";
+    /// Seconds of the work that the prefix cache saves, as a negative number.
+    CHOICE_AFFINITY = "llamatower.choice.affinity";
     /// The request's id, as the client sees it.
     REQUEST_ID = "llamatower.request_id";
     /// The name of the client's key.
@@ -201,6 +214,10 @@ pub const GEN_AI_SECONDS: [f64; 14] = [
 /// The buckets of the GenAI convention for one token.
 pub const OUTPUT_TOKEN_SECONDS: [f64; 13] = [
     0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
+];
+/// Buckets for loads of models: from the page cache to a slow disk.
+pub const LOAD_SECONDS: [f64; 14] = [
+    0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0,
 ];
 /// The buckets of the GenAI convention for numbers of tokens.
 pub const TOKENS: [f64; 14] = [

@@ -26,21 +26,20 @@ pub(super) fn gauge(
     gauge.with_description(text).with_callback(ask).build();
 }
 
-pub(super) fn observe_backends(meter: &Meter, fleet: &View) {
-    let each = |description, value: fn(&BackendStatus) -> Option<u64>| {
+pub(super) fn observe_backends(meter: &Meter, fleet: &View, models: &Arc<ModelNames>) {
+    observe_slots(meter, fleet, models);
+    let each = |description, value: fn(&BackendStatus) -> u64| {
         let fleet = fleet.clone();
         gauge(meter, description, move |gauge| {
             for row in fleet.get().iter().flat_map(|fleet| fleet.status()) {
                 let name = KeyValue::new(names::BACKEND, row.name.clone());
-                if let Some(value) = value(&row) {
-                    gauge.observe(value, &[name]);
-                }
+                gauge.observe(value(&row), &[name]);
             }
         });
     };
     each(
         (names::BACKEND_UP, "", "1 if the backend is up, else 0"),
-        |row| Some(u64::from(row.is_up)),
+        |row| u64::from(row.is_up),
     );
     each(
         (
@@ -48,15 +47,7 @@ pub(super) fn observe_backends(meter: &Meter, fleet: &View) {
             "{request}",
             "Requests in flight at the backend",
         ),
-        |row| Some(row.in_flight as u64),
-    );
-    each(
-        (
-            names::BACKEND_SLOTS,
-            "{request}",
-            "Limit of concurrent requests for one model at the backend",
-        ),
-        |row| row.slots.map(|slots| slots.get() as u64),
+        |row| row.in_flight as u64,
     );
     each(
         (
@@ -64,14 +55,46 @@ pub(super) fn observe_backends(meter: &Meter, fleet: &View) {
             "",
             "State of the backend's circuit breaker: 0 closed, 1 half-open, 2 open",
         ),
-        |row| {
-            Some(match row.breaker {
-                State::Closed => 0,
-                State::HalfOpen => 1,
-                State::Open => 2,
-            })
+        |row| match row.breaker {
+            State::Closed => 0,
+            State::HalfOpen => 1,
+            State::Open => 2,
         },
     );
+}
+
+/// The limits: one row for a backend whose slots are configured, else one for each of its models
+/// that is in memory or has requests. Those are few, so the rows are bounded by the backends'
+/// memories.
+fn observe_slots(meter: &Meter, fleet: &View, models: &Arc<ModelNames>) {
+    let (fleet, models) = (fleet.clone(), models.clone());
+    let description = (
+        names::BACKEND_SLOTS,
+        "{request}",
+        "Limit of concurrent requests for one model at the backend, as configured or learned",
+    );
+    gauge(meter, description, move |gauge| {
+        for row in fleet.get().iter().flat_map(|fleet| fleet.status()) {
+            let backend = KeyValue::new(names::BACKEND, row.name.clone());
+            if let Some(slots) = row.slots {
+                gauge.observe(slots.get() as u64, &[backend]);
+                continue;
+            }
+            // Models beyond the limit of labels share a row.
+            let mut limits: HashMap<StringValue, u32> = HashMap::new();
+            for of in &row.models {
+                if let Some(limit) = of.slots.limit {
+                    let model = models.label(&of.model.to_string(), true);
+                    let known = limits.entry(model).or_default();
+                    *known = limit.max(*known);
+                }
+            }
+            for (model, limit) in limits {
+                let model = KeyValue::new(names::GEN_AI_REQUEST_MODEL, model);
+                gauge.observe(u64::from(limit), &[backend.clone(), model]);
+            }
+        }
+    });
 }
 
 pub(super) fn observe_clients(meter: &Meter, clients: &Clients) {

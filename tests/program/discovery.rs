@@ -8,19 +8,21 @@ use hickory_resolver::proto::op::ResponseCode;
 use llamatower_sim::{ModelSpec, Sim, SimHandle};
 use serde_json::Value;
 
-use crate::harness::{Dns, End, Gateway, Zone, chat, within_limit};
+use crate::harness::{Dns, End, Gateway, Zone, chat, load, within_limit};
 
 const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 1));
 const TWO: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
 
-/// A server whose response takes a second.
+/// A server whose response takes a second, with the model in memory.
 async fn sim_at(ip: IpAddr, port: u16) -> SimHandle {
     let model = ModelSpec::new("tiny")
         .with_slots(64)
         .with_pace(Duration::from_millis(20))
         .with_reply_tokens(50);
     let sim = Sim::builder().listen(SocketAddr::new(ip, port));
-    sim.model(model).start().await.unwrap()
+    let sim = sim.model(model).start().await.unwrap();
+    load(&sim).await;
+    sim
 }
 
 /// Two servers on different addresses with the same port.

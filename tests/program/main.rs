@@ -3,9 +3,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod affinity;
 mod cache;
 mod catalogue;
 mod commands;
+mod decisions;
 mod discovery;
 mod doctor;
 mod ends;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use llamatower_sim::{Fault, FaultKind, SimHandle};
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, chat, tiny, within_limit};
+use crate::harness::{Gateway, chat, load, tiny, within_limit};
 
 /// The paths on which a model runs.
 const INFERENCE: [&str; 2] = ["/api/chat", "/api/generate"];
@@ -16,8 +16,10 @@ fn arm(sim: &SimHandle, kind: &FaultKind) {
     }
 }
 
-/// A gateway that knows the models of both servers.
+/// A gateway that knows the models of both servers. The bad one has the model in memory, so that it
+/// is preferred as long as nothing speaks against it.
 async fn gateway(bad: &SimHandle, good: &SimHandle) -> Gateway {
+    load(bad).await;
     let gateway = Gateway::start(&[bad, good], &[]).await;
     for server in [bad, good] {
         let name = server.addr().to_string();
@@ -66,8 +68,8 @@ async fn forty(gateway: &Gateway) -> Vec<u16> {
 #[tokio::test]
 async fn no_request_fails_at_a_server_that_answers_503_and_few_are_sent_there() {
     let (bad, good) = (tiny().await, tiny().await);
-    arm(&bad, &FaultKind::Busy);
     let gateway = gateway(&bad, &good).await;
+    arm(&bad, &FaultKind::Busy);
     assert_eq!(forty(&gateway).await, [0u16; 0], "other statuses than 200");
     assert!(chats(&bad) <= 5, "{} of 40 were tried there", chats(&bad));
     let row = &avoided(&gateway, &bad).await[0];
@@ -83,8 +85,8 @@ async fn no_request_fails_at_a_server_that_answers_503_and_few_are_sent_there() 
 #[tokio::test]
 async fn no_request_fails_at_a_server_that_cannot_load_the_model() {
     let (bad, good) = (tiny().await, tiny().await);
-    arm(&bad, &FaultKind::LoadFailure);
     let gateway = gateway(&bad, &good).await;
+    arm(&bad, &FaultKind::LoadFailure);
     assert_eq!(forty(&gateway).await, [0u16; 0], "other statuses than 200");
     assert!(chats(&bad) <= 5, "{} of 40 were tried there", chats(&bad));
     assert_eq!(avoided(&gateway, &bad).await[0]["reason"], "failing");
@@ -97,8 +99,8 @@ async fn a_server_that_loses_connections_is_avoided_too() {
     let lost = FaultKind::Drop {
         ending: llamatower_sim::Ending::Reset,
     };
-    arm(&bad, &lost);
     let gateway = gateway(&bad, &good).await;
+    arm(&bad, &lost);
     assert_eq!(forty(&gateway).await, [0u16; 0], "other statuses than 200");
     assert!(chats(&bad) <= 5, "{} of 40 were tried there", chats(&bad));
 }
@@ -132,8 +134,8 @@ async fn a_client_error_does_not_make_a_server_avoided() {
 #[tokio::test]
 async fn a_server_that_hangs_gets_no_request_until_it_answers_the_gateway_again() {
     let (bad, good) = (tiny().await, tiny().await);
-    arm(&bad, &FaultKind::Hang);
     let gateway = gateway(&bad, &good).await;
+    arm(&bad, &FaultKind::Hang);
     let ask = async || {
         let request = gateway.post_request("/api/chat", &chat());
         let answer = request.timeout(Duration::from_secs(2)).send().await;

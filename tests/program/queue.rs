@@ -6,7 +6,7 @@ use llamatower_sim::{Ending, Fault, FaultKind, ModelSpec, Sim, SimHandle};
 use serde_json::json;
 
 use crate::harness::{
-    Connection, Gateway, chat, long_stream, run, send, sim_with, tiny, with, within_limit,
+    Connection, Gateway, chat, load, long_stream, run, send, sim_with, tiny, with, within_limit,
 };
 
 /// The requests for `tiny` in the queue, from `/status`: in flight and waiting.
@@ -204,6 +204,7 @@ async fn breaker(gateway: &Gateway, sim: &SimHandle) -> String {
 async fn a_failing_backend_is_not_used_and_later_probed() {
     let (failing, sound) = (tiny().await, tiny().await);
     let fault = || Fault::new(FaultKind::Garbage { after_lines: None }).for_path("/api/chat");
+    load(&failing).await;
     failing.arm(fault());
     let settings = [
         ("LLAMATOWER_BREAKER_FAILURES", "2"),
@@ -300,6 +301,7 @@ async fn a_busy_response_is_passed_on_at_once_without_another_server() {
         (vec![&holder, &other], 503, 1),
         (vec![&busy, &idle], 200, 1),
     ] {
+        load(fleet[0]).await;
         fleet[0].arm(Fault::new(FaultKind::Busy).for_path("/api/chat"));
         let gateway = Gateway::start(&fleet, &[]).await;
         let answer = within_limit("an answer", async {

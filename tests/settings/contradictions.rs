@@ -92,7 +92,10 @@ fn a_setting_that_contradicts_another_is_a_warning_that_names_both() {
             ["CACHE_TIME_TO_LIVE", "LLAMATOWER_CACHE ("],
         ),
         (
-            &[("LLAMATOWER_QUEUE_MAX_WAITING", "64")],
+            &[
+                ("LLAMATOWER_SLOTS", "off"),
+                ("LLAMATOWER_QUEUE_MAX_WAITING", "64"),
+            ],
             ["QUEUE_MAX_WAITING", "LLAMATOWER_SLOTS"],
         ),
         (
@@ -151,7 +154,11 @@ fn limits_for_an_unknown_key_are_a_warning_that_names_it() {
         ("LLAMATOWER_KEY_LIMITS", "grace:rate=7/m"),
     ];
     assert_eq!(warned(&admin), [""; 0]);
-    let shares = [keys, ("LLAMATOWER_KEY_LIMITS", "ada:weight=2")];
+    let shares = [
+        keys,
+        ("LLAMATOWER_SLOTS", "off"),
+        ("LLAMATOWER_KEY_LIMITS", "ada:weight=2"),
+    ];
     names(&warned(&shares), &["KEY_LIMITS", "LLAMATOWER_SLOTS"]);
 }
 

@@ -47,7 +47,7 @@ fn the_example_file_has_numbers_booleans_and_lists_of_toml() {
         "#public = [\"127.0.0.1:3000\"]",
         "#urls = [\"http://localhost:11434\"]",
         "#origins = \"\"",
-        "#slots = \"off\"",
+        "#slots = [\"learn\"]",
         "#worker_threads = \"auto\"",
         "#max_waiting_per_key = \"off\"",
         "#idle = \"900s\"",

@@ -161,6 +161,7 @@ pub(crate) fn scanned(mut request: Request<Full<Bytes>>, attempts: u32) -> Reque
         num_ctx: None,
         has_no_prompt: false,
         body_bytes: 2,
+        prefix: Default::default(),
     };
     llm.put_into(request.extensions_mut());
     Record::update_in(request.extensions(), |outcome| {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod choice;
 mod collector;
 mod gateway;
 mod log;

@@ -6,10 +6,13 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use http_body_util::BodyExt;
-use llamatower::ollama::fleet::{BackendStatus, Drift, QueueStatus, ServerRules};
+use llamatower::ollama::fleet::{
+    BackendStatus, Decision, Drift, ModelStatus, QueueStatus, Residency, ServerRules, SlotSource,
+    SlotStatus,
+};
 use llamatower::telemetry::{FleetView, names};
 use llamatower_layers::breaker::State;
-use llamatower_layers::{EndpointTable, Outcome};
+use llamatower_layers::{EndpointTable, ModelName, Outcome};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 
 use crate::collector::*;
@@ -61,6 +64,24 @@ fn sample(page: &str, name: &str, labels: &[&str]) -> Option<f64> {
     line.rsplit_once(' ')?.1.parse().ok()
 }
 
+/// A model in memory, with so many slots.
+fn in_memory(name: &str, limit: u32) -> ModelStatus {
+    ModelStatus {
+        model: ModelName::parse(name).unwrap(),
+        residency: Residency::Resident { context: None },
+        in_flight: 0,
+        slots: SlotStatus {
+            limit: Some(limit),
+            known: Some(1),
+            source: SlotSource::Searching,
+        },
+        prompt_rate: None,
+        output_rate: None,
+        load_seconds: None,
+        rests_for: None,
+    }
+}
+
 /// Two backends, one of them down, and requests that wait for three models, one of them known.
 struct TwoBackends;
 
@@ -75,6 +96,12 @@ impl FleetView for TwoBackends {
             in_flight,
             rules: ServerRules::default(),
             slots: 4.try_into().ok().filter(|_| is_up),
+            models: vec![
+                in_memory("llama3.2", 2),
+                in_memory("made-up", 8),
+                in_memory("made-up-too", 3),
+            ],
+            memory: None,
             breaker: match is_up {
                 true => State::Closed,
                 false => State::Open,
@@ -85,6 +112,10 @@ impl FleetView for TwoBackends {
     }
 
     fn drifts(&self) -> Vec<Drift> {
+        Vec::new()
+    }
+
+    fn decisions(&self) -> Vec<Decision> {
         Vec::new()
     }
 
@@ -100,7 +131,7 @@ impl FleetView for TwoBackends {
     }
 
     fn knows(&self, model: &str) -> bool {
-        model == "llama3.2"
+        model == "llama3.2" || model == "llama3.2:latest"
     }
 }
 
@@ -116,6 +147,7 @@ async fn the_metrics_page_has_every_metric() {
     let page = gateway.telemetry.metrics_page();
     let route = "http_route=\"/api/chat\"";
     let model = "gen_ai_request_model=\"llama3.2\"";
+    let tagged_model = "gen_ai_request_model=\"llama3.2:latest\"";
     let reason = "reason=\"backend_died\"";
     let first = "llamatower_backend=\"gpu-1\"";
     let second = "llamatower_backend=\"gpu-2\"";
@@ -135,6 +167,8 @@ async fn the_metrics_page_has_every_metric() {
         ("llamatower_backend_up", second, 0.0),
         ("llamatower_backend_in_flight", first, 3.0),
         ("llamatower_backend_slots", first, 4.0),
+        ("llamatower_backend_slots", tagged_model, 2.0),
+        ("llamatower_backend_slots", "\"other\"", 8.0),
         ("llamatower_breaker_state", first, 0.0),
         ("llamatower_breaker_state", second, 2.0),
         ("llamatower_queue_depth", model, 5.0),

@@ -6,7 +6,8 @@
 //!
 //! Clients send the requests of a trace when they are due (an open loop), whether or not earlier
 //! ones have an answer. The gaps between the requests are stretched by one factor, so that the
-//! requests use 70 % of the capacity of the healthy servers. Servers compute as long as prompt and
+//! requests use 70 % of the capacity of the healthy servers (50 % in `models`, where loads take much
+//! of the rest). Servers compute as long as prompt and
 //! answer ask (4,000 tokens of a prompt, 2,000 in `prefix`, and 40 tokens of an answer in a second, at speed 1), serve
 //! four requests at once, have room for one model, load in order of arrival, and wait for an idle
 //! model before they unload it. Everything runs 20 times faster than real time; the figures are in

@@ -1,8 +1,11 @@
 //! What is measured: fleets, their faults, and the requests that arrive.
 
+mod jobs;
+
 use llamatower_sim::FaultKind;
 
 use crate::trace::{Entry, Trace};
+use jobs::{alternating, deal_clients, deal_models, flood, stretched};
 
 /// Prompt tokens that a server of speed 1 processes in a second.
 const PROMPT_RATE: f64 = 4000.0;
@@ -18,6 +21,8 @@ pub(crate) const LOAD_TIME: f64 = 8.0;
 pub(crate) const PATIENCE: f64 = 300.0;
 /// The part of the fleet's capacity that the arrivals use.
 const LOAD: f64 = 0.7;
+/// The same where models are loaded again and again, which takes much of the rest.
+const LOAD_BESIDE_SWAPS: f64 = 0.5;
 /// The tokens that a server keeps of recent prompts, where prefixes are shared.
 const PREFIX_CACHE: u64 = 500_000;
 /// Shorter prompts of a trace are as long as this: that is the size of an empty request.
@@ -205,7 +210,11 @@ impl Scenario {
             }
             _ => return None,
         }
-        scenario.jobs = stretched(trace, &scenario.servers, LOAD, length);
+        let load = match scenario.models {
+            1 => LOAD,
+            _ => LOAD_BESIDE_SWAPS,
+        };
+        scenario.jobs = stretched(trace, &scenario.servers, load, length);
         let mut random = fastrand::Rng::with_seed(7 + length.round as u64);
         if scenario.models > 1 {
             deal_models(&mut scenario.jobs, scenario.models, &mut random);
@@ -222,151 +231,12 @@ impl Scenario {
     }
 }
 
-/// The seconds that a request keeps a slot of a server of speed 1.
-fn work(entry: &Entry, server: &Server) -> f64 {
-    let server = Server {
-        speed: 1.0,
-        ..server.clone()
-    };
-    server.first_token_time(entry.prompt_tokens.max(SHORTEST_PROMPT))
-        + server.decode_time(entry.reply_tokens)
-}
-
-/// As many requests of the trace as use this part of the capacity of the healthy servers; the gaps
-/// between them are all stretched by the same factor.
-pub(crate) fn stretched(trace: &Trace, servers: &[Server], load: f64, length: Length) -> Vec<Job> {
-    let healthy = servers.iter().filter(|server| server.fault.is_none());
-    let capacity: f64 = healthy.map(|one| one.speed * one.slots as f64).sum();
-    let wanted = load * capacity * length.seconds;
-    let take = |from: usize| {
-        let mut sum = 0.0;
-        let enough = trace.entries[from..].iter().position(|entry| {
-            sum += work(entry, &servers[0]);
-            sum >= wanted
-        });
-        (
-            enough.map_or(trace.entries.len(), |count| from + count + 1),
-            sum,
-        )
-    };
-    // Not from the first request: the rate of a recording often rises at its begin.
-    let begin = (0.1 + 0.618 * length.round as f64).fract();
-    let mut from = (begin * trace.entries.len() as f64) as usize;
-    let (mut to, mut sum) = take(from);
-    if sum < wanted {
-        from = 0;
-        (to, sum) = take(from);
-    }
-    let part = &trace.entries[from..to];
-    let begin = part.first().map_or(0.0, |first| first.arrival);
-    let span = part.last().map_or(0.0, |last| last.arrival - begin);
-    let seconds = sum / (load * capacity);
-    let factor = if span > 0.0 { seconds / span } else { 0.0 };
-    part.iter()
-        .map(|entry| Job::of(entry, (entry.arrival - begin) * factor))
-        .collect()
-}
-
-/// The n-th model gets a part of the requests in proportion to 1/n.
-fn deal_models(jobs: &mut [Job], models: usize, random: &mut fastrand::Rng) {
-    let sum: f64 = (1..=models).map(|nth| 1.0 / nth as f64).sum();
-    for job in jobs {
-        let mut left = random.f64() * sum;
-        let found = (0..models).find(|model| {
-            left -= 1.0 / (model + 1) as f64;
-            left <= 0.0
-        });
-        job.model = found.unwrap_or(models - 1);
-    }
-}
-
-/// Gives 7 of 10 requests to the greedy client, which sends them in bursts, and deals the others to
-/// three clients.
-fn deal_clients(jobs: &mut [Job], random: &mut fastrand::Rng) {
-    for job in &mut *jobs {
-        job.client = match random.f64() < 0.7 {
-            true => GREEDY,
-            false => random.usize(1..=3),
-        };
-    }
-    let greedy: Vec<usize> = (0..jobs.len())
-        .filter(|at| jobs[*at].client == GREEDY)
-        .collect();
-    for burst in greedy.chunks(BURST) {
-        let at = jobs[burst[0]].arrival;
-        for job in burst {
-            jobs[*job].arrival = at;
-        }
-    }
-    jobs.sort_by(|a, b| a.arrival.total_cmp(&b.arrival));
-}
-
-/// A flood of equal requests, and newcomers five seconds later.
-fn flood(requests: usize, newcomers: usize) -> Vec<Job> {
-    let entry = Entry {
-        arrival: 0.0,
-        prompt_tokens: 400,
-        reply_tokens: 120,
-        blocks: Vec::new(),
-    };
-    let flood = (0..requests).map(|_| Job::of(&entry, 0.0));
-    let late = (1..=newcomers).map(|client| Job {
-        client,
-        ..Job::of(&entry, 5.0)
-    });
-    flood.chain(late).collect()
-}
-
-/// Requests for two models in random order, with time for a load and an answer between them.
-fn alternating(requests: usize, round: usize) -> Vec<Job> {
-    let mut random = fastrand::Rng::with_seed(round as u64);
-    let mut models: Vec<usize> = (0..requests).map(|nth| nth % 2).collect();
-    random.shuffle(&mut models);
-    let entry = Entry {
-        arrival: 0.0,
-        prompt_tokens: 400,
-        reply_tokens: 60,
-        blocks: Vec::new(),
-    };
-    let jobs = models.into_iter().enumerate().map(|(nth, model)| Job {
-        model,
-        ..Job::of(&entry, 10.0 * nth as f64)
-    });
-    jobs.collect()
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
     use crate::trace::tiny;
-
-    #[test]
-    fn arrivals_use_the_wanted_part_of_the_capacity() {
-        let [trace, _] = tiny();
-        let servers = [1.0, 0.5].map(Server::at_speed);
-        for round in 0..3 {
-            let length = Length {
-                seconds: 8.0,
-                round,
-            };
-            let jobs = stretched(&trace, &servers, 0.7, length);
-            let one = Server::at_speed(1.0);
-            let work: f64 = jobs
-                .iter()
-                .map(|job| {
-                    one.first_token_time(job.prompt_tokens) + one.decode_time(job.reply_tokens)
-                })
-                .sum();
-            let last = jobs.last().unwrap().arrival;
-            assert!(
-                (work / (last * 1.5 * SLOTS as f64) - 0.7).abs() < 1e-9,
-                "{work} in {last}"
-            );
-            assert!(last >= 8.0);
-        }
-    }
 
     #[test]
     fn the_greedy_client_asks_for_more_than_twice_all_the_others() {

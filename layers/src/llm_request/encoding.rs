@@ -5,9 +5,10 @@ use std::io::{self, Read};
 use bytes::{Buf, Bytes};
 use ruzstd::decoding::StreamingDecoder;
 
-use super::scan::{Keys, ScanError, Scanned, Scanner};
+use super::layer::Config;
+use super::plan::scanner;
+use super::scan::{ScanError, Scanned};
 use super::{MalformedBody, UnsupportedEncoding};
-use crate::body::MemoryBudget;
 use crate::body_limit::{BodyMemoryExhausted, BodyTooLarge};
 use crate::{Dialect, Endpoint, Failure};
 
@@ -44,15 +45,14 @@ impl Encoding {
     }
 }
 
-/// Scans a body of zstd frames. At most `limit` bytes are decoded.
+/// Scans a body of zstd frames, up to the limit of decoded bytes.
 pub(super) async fn scan_zstd(
     segments: Vec<Bytes>,
     endpoint: &Endpoint,
-    limit: u64,
-    budget: Option<MemoryBudget>,
+    config: &Config,
 ) -> Result<Scanned, Failure> {
     // The decoder holds a window and the decoded data beyond it.
-    let _memory = match &budget {
+    let _memory = match &config.budget {
         Some(budget) => {
             let memory = budget.try_reserve(WINDOW + 2 * STEP as u64);
             Some(memory.ok_or(BodyMemoryExhausted)?)
@@ -60,7 +60,8 @@ pub(super) async fn scan_zstd(
         None => None,
     };
     let malformed = |reason| Failure::from(MalformedBody::at(endpoint, reason));
-    let mut scanner = Scanner::new(Keys::of(endpoint.dialect, endpoint.operation));
+    let limit = config.decoded_limit;
+    let mut scanner = scanner(endpoint, config);
     let mut source = Segments(segments.into_iter().collect());
     let mut decoded = 0;
     let mut buffer = vec![0; STEP];

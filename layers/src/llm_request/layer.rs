@@ -23,6 +23,7 @@ pub(super) struct Config {
     pub(super) default_model: Option<Arc<str>>,
     pub(super) decoded_limit: u64,
     pub(super) budget: Option<MemoryBudget>,
+    pub(super) prefix_blocks: usize,
 }
 
 impl LlmRequestLayer {
@@ -33,6 +34,7 @@ impl LlmRequestLayer {
                 default_model: None,
                 decoded_limit: 128 << 20,
                 budget: None,
+                prefix_blocks: 0,
             }),
         }
     }
@@ -58,6 +60,15 @@ impl LlmRequestLayer {
     #[must_use]
     pub fn with_memory_budget(mut self, budget: MemoryBudget) -> Self {
         Arc::make_mut(&mut self.config).budget = Some(budget);
+        self
+    }
+
+    /// Finds the [`prefix`](super::LlmRequest::prefix) of each prompt, of at most so many blocks of
+    /// 2 KiB; 0 by default, which is off. A router uses it to choose the server that has the
+    /// beginning of the prompt in its cache.
+    #[must_use]
+    pub fn with_prefix_blocks(mut self, max_blocks: usize) -> Self {
+        Arc::make_mut(&mut self.config).prefix_blocks = max_blocks;
         self
     }
 }

@@ -65,6 +65,7 @@ pub use error::{MalformedBody, UnsupportedEncoding};
 pub use future::LlmRequestFuture;
 pub use layer::LlmRequestLayer;
 pub use model_name::{InvalidModelName, ModelName, ModelSource};
+pub use scan::PromptPrefix;
 pub use service::LlmRequestService;
 
 /// What a request asks of a model; stored in the request's extensions after its body was scanned
@@ -88,6 +89,8 @@ pub struct LlmRequest {
     pub has_no_prompt: bool,
     /// The body's length in bytes.
     pub body_bytes: u64,
+    /// How the prompt begins; empty without [`LlmRequestLayer::with_prefix_blocks`].
+    pub prefix: PromptPrefix,
 }
 
 impl LlmRequest {

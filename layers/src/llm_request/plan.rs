@@ -85,6 +85,16 @@ pub(super) fn endpoint_of<B>(request: &Request<B>) -> Option<Arc<Endpoint>> {
     }
 }
 
+/// The scanner of a body for this endpoint.
+pub(super) fn scanner(endpoint: &Endpoint, config: &Config) -> Scanner {
+    let scanner = Scanner::new(Keys::of(endpoint.dialect, endpoint.operation));
+    match endpoint.operation {
+        Operation::Generate | Operation::Chat => scanner.with_prefix_blocks(config.prefix_blocks),
+        // Only these have a prompt that servers cache.
+        _ => scanner,
+    }
+}
+
 /// A JSON body that is being scanned.
 pub(super) struct JsonScan {
     scanner: Scanner,
@@ -94,9 +104,9 @@ pub(super) struct JsonScan {
 }
 
 impl JsonScan {
-    pub(super) fn new(endpoint: &Endpoint) -> Self {
+    pub(super) fn new(endpoint: &Endpoint, config: &Config) -> Self {
         Self {
-            scanner: Scanner::new(Keys::of(endpoint.dialect, endpoint.operation)),
+            scanner: scanner(endpoint, config),
             segment: 0,
             read: 0,
         }
@@ -143,10 +153,7 @@ impl RemainingScan {
         config: Arc<Config>,
     ) -> Result<Scanned, Failure> {
         match self {
-            Self::Zstd => {
-                let (limit, budget) = (config.decoded_limit, config.budget.clone());
-                scan_zstd(segments, &endpoint, limit, budget).await
-            }
+            Self::Zstd => scan_zstd(segments, &endpoint, &config).await,
             Self::Form { boundary } => scan_form(segments, boundary, &endpoint).await,
             Self::Json(mut scan) => {
                 let fail = |reason| Failure::from(MalformedBody::at(&endpoint, reason));
@@ -205,6 +212,7 @@ pub(super) fn settle<B>(
         num_ctx: scanned.num_ctx,
         has_no_prompt,
         body_bytes,
+        prefix: scanned.prefix,
     };
     found.put_into(request.extensions_mut());
 }

@@ -94,7 +94,7 @@ impl<S> LlmRequestService<S> {
             Plan::Form { boundary } => RemainingScan::Form { boundary },
             Plan::Json => {
                 let fail = |reason| MalformedBody::at(&endpoint, reason);
-                let mut scan = JsonScan::new(&endpoint);
+                let mut scan = JsonScan::new(&endpoint, &self.config);
                 if !scan.step(segments).map_err(fail)? {
                     let scanned = scan.finish().map_err(fail)?;
                     let default_model = self.config.default_model.as_ref();

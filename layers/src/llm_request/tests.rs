@@ -93,6 +93,7 @@ async fn the_inner_service_receives_the_scan_result() {
         num_ctx: Some(8),
         has_no_prompt: false,
         body_bytes: body.len() as u64,
+        prefix: Default::default(),
     };
     assert_eq!(given.llm(), &expected);
     assert_eq!(given.body(), body);

@@ -112,6 +112,10 @@ impl Scheduler {
                 let mut state = self.state();
                 match state.phase(lease.id) {
                     Some(phase) if phase.is_waiting() => {
+                        // The wait for a slot is no part of the load.
+                        if phase == Phase::Queued && lease.load.is_zero() {
+                            lease.load = began.elapsed();
+                        }
                         state.set_waker(lease.id, cx.waker());
                         Poll::Pending
                     }

@@ -12,6 +12,8 @@ use llamatower_layers::live::Live;
 use llamatower_layers::queue::{Priority, Queue};
 
 use super::Dispatcher;
+use super::policy::NO_LIMIT;
+use super::router::LoadObserver;
 use super::rules::ServerRules;
 use crate::client::Client;
 use crate::ollama::upstream::Access;
@@ -31,6 +33,8 @@ pub struct FleetConfig {
     pub servers: Vec<ServerRules>,
     /// The limits of the queue.
     pub queue: QueueRules,
+    /// Who is told of loads of models.
+    pub loads: Option<Arc<dyn LoadObserver>>,
     /// When the circuit breaker of a backend opens.
     pub breaker: BreakerPolicy,
     /// The shares of clients that differ from the default.
@@ -72,7 +76,7 @@ impl SlotRule {
     pub(super) fn configured(self) -> Option<u32> {
         match self {
             Self::Learn => None,
-            Self::Off => Some(u32::MAX),
+            Self::Off => Some(NO_LIMIT),
             Self::Count(slots) => Some(u32::try_from(slots.get()).unwrap_or(u32::MAX)),
         }
     }

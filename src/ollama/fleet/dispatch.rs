@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use llamatower_layers::breaker::Token;
+use llamatower_layers::llm_request::PromptPrefix;
 use llamatower_layers::queue::{Dispatch, Line};
 use llamatower_layers::retry::Attempts;
 use llamatower_layers::{BoxError, ModelName};
@@ -46,6 +47,8 @@ pub struct Need {
     pub output_tokens: f64,
     /// The size of the context that it asks for, in tokens.
     pub num_ctx: Option<u64>,
+    /// How its prompt begins.
+    pub prefix: PromptPrefix,
     /// Whether the response is a stream.
     pub streams: bool,
 }
@@ -79,8 +82,8 @@ impl<S> Dispatcher<S> {
             prompt_tokens: need.prompt_tokens,
             output_tokens: Some(need.output_tokens),
             num_ctx: need.num_ctx,
-            prefix: &[],
-            prefix_part: 0.0,
+            prefix: need.prefix.blocks(),
+            prefix_part: need.prefix.part_of_prompt(),
             streams: need.streams,
             waiting: line.waiting,
             since: line.since,
@@ -96,12 +99,7 @@ impl<S> Dispatcher<S> {
             })
         };
         let grant = self.router.change(|policy| policy.choose(&ask, view))?;
-        let flight = Flight::new(
-            model.clone(),
-            grant.flight,
-            grant.loads,
-            self.router.clone(),
-        );
+        let flight = Flight::new(model.clone(), grant, self.router.clone());
         let member = members.by_id(grant.server)?;
         let mut slot = member.take(Some(flight));
         if grant.is_trial {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
-use super::policy::{FlightId, Report};
+use super::policy::{Grant, Report, SlotsLearned};
 use super::router::Router;
 
 /// A request that runs a model. It ends for the policy when the last clone is dropped: a load may
@@ -16,20 +16,18 @@ pub(super) struct Flight(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     model: ModelName,
-    id: FlightId,
+    grant: Grant,
     router: Router,
-    loads: bool,
     report: Mutex<Option<Report>>,
 }
 
 impl Flight {
     /// The flight of a choice.
-    pub(super) fn new(model: ModelName, id: FlightId, loads: bool, router: Router) -> Self {
+    pub(super) fn new(model: ModelName, grant: Grant, router: Router) -> Self {
         Self(Arc::new(Inner {
             model,
-            id,
+            grant,
             router,
-            loads,
             report: Mutex::default(),
         }))
     }
@@ -39,9 +37,14 @@ impl Flight {
         &self.0.model
     }
 
+    /// The choice of the server.
+    pub(super) fn grant(&self) -> &Grant {
+        &self.0.grant
+    }
+
     /// Whether the request loads the model.
     pub(super) fn loads(&self) -> bool {
-        self.0.loads
+        self.0.grant.loads
     }
 
     /// The number of requests that wait for the model.
@@ -53,15 +56,33 @@ impl Flight {
     /// model.
     pub(super) fn first_byte(&self) -> usize {
         let (inner, now) = (&*self.0, Instant::now());
-        inner.router.change(|policy| {
-            policy.first_byte(&inner.model, inner.id, now);
-            policy.waiting(&inner.model)
-        })
+        let (learned, waiting) = inner.router.change(|policy| {
+            let learned = policy.first_byte(&inner.model, inner.grant.flight, now);
+            (learned, policy.waiting(&inner.model))
+        });
+        inner.log_slots(learned);
+        waiting
+    }
+
+    /// Tells that the request has loaded the model.
+    pub(super) fn tell_loaded(&self, backend: &Arc<str>) {
+        if let Some(loads) = self.0.router.loads() {
+            loads.loaded(backend, &self.0.model);
+        }
     }
 
     /// Keeps what the response said at its end.
     pub(super) fn complete(&self, report: Report) {
         *self.0.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+    }
+}
+
+impl Inner {
+    fn log_slots(&self, learned: Option<SlotsLearned>) {
+        if let Some(SlotsLearned { server, slots }) = learned {
+            let model = &self.model;
+            tracing::info!(backend = %server, %model, slots, "the slots of a model were learned");
+        }
     }
 }
 
@@ -72,8 +93,16 @@ impl Drop for Inner {
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
         let (report, now) = (report.take(), Instant::now());
-        let (model, id) = (&self.model, self.id);
-        self.router
-            .change(|policy| policy.end(model, id, report, now));
+        let (model, id) = (&self.model, self.grant.flight);
+        let (learned, backend) = self.router.change(|policy| {
+            let learned = policy.end(model, id, report, now);
+            let backend = self.grant.loads.then(|| policy.name(self.grant.server));
+            (learned, backend.flatten().cloned())
+        });
+        self.log_slots(learned);
+        let phases = report.and_then(|report| report.phases);
+        if let (Some(backend), Some(phases), Some(loads)) = (backend, phases, self.router.loads()) {
+            loads.load_took(&backend, model, phases.load);
+        }
     }
 }

@@ -9,6 +9,7 @@ mod config;
 mod dispatch;
 mod drift;
 pub(crate) mod estimates;
+mod explain;
 mod flight;
 mod inventory;
 mod member;
@@ -45,12 +46,16 @@ pub use backend::{Backend, Unreachable};
 pub use config::{Dns, FleetConfig, ProbeClocks, QueueRules, Share, SlotRule};
 pub use dispatch::{Class, Dispatcher, Need};
 pub use drift::Drift;
+pub use explain::LatestTerms;
 pub use inventory::{Installed, Resident, short_digest};
 pub use member::Slot;
 pub use not_found::ModelNotFound;
 pub use observe::Observed;
 pub use outlier::{Avoided, Reason};
 pub use permit::Permit;
+pub use policy::{Availability, Candidate, Decision, MemoryStatus, ModelStatus, Occupancy};
+pub use policy::{Residency, SlotSource, SlotStatus, Terms};
+pub use router::LoadObserver;
 pub use rules::{AllowedModels, InvalidPattern, ModelPattern, ServerRules};
 
 use crate::client::Client;
@@ -94,8 +99,12 @@ pub struct BackendStatus {
     pub in_flight: usize,
     /// The rules for it.
     pub rules: ServerRules,
-    /// Limit of concurrent requests for one model, if slots are counted.
+    /// The configured limit of concurrent requests for one model.
     pub slots: Option<NonZeroUsize>,
+    /// The models that are in its memory or have requests, by name.
+    pub models: Vec<ModelStatus>,
+    /// What its memory was seen to hold; `None` if it does not list the models in it.
+    pub memory: Option<MemoryStatus>,
     /// State of its circuit breaker.
     pub breaker: State,
     /// The models for which it is avoided, by name.
@@ -127,7 +136,7 @@ impl<S> Fleet<S> {
         make_service: impl Fn(&Arc<Backend>, &Breaker) -> S + Send + Sync + 'static,
     ) -> Self {
         let make_service: Box<MakeService<S>> = Box::new(make_service);
-        let router = Router::default();
+        let router = Router::new(config.loads.clone());
         let members = hosts.iter().enumerate().map(|(host, address)| {
             let backend = Backend::new(address.clone(), config.clocks.connect, &config.access);
             let member = new_member(host, backend, &config, &*make_service, &router);
@@ -171,19 +180,31 @@ impl<S> Fleet<S> {
     /// The status of all backends.
     pub fn status(&self) -> Vec<BackendStatus> {
         let (members, now) = (self.catalogue.members(), Instant::now());
-        let rows = members.all().iter().map(|member| BackendStatus {
-            name: member.backend.name().clone(),
-            is_up: member.backend.is_up(),
-            version: member.backend.version(),
-            installed: member.models().len(),
-            resident: member.resident(),
-            in_flight: member.in_flight(),
-            rules: member.backend.rules().clone(),
-            slots: member.slots.count(),
-            breaker: member.breaker.state(),
-            avoided: member.outliers.avoided(now),
+        let mut known = self.router.change(|policy| policy.snapshot(now));
+        let rows = members.all().iter().map(|member| {
+            let mut known = known.remove(&member.id).unwrap_or_default();
+            known.models.sort_by_cached_key(|row| row.model.to_string());
+            BackendStatus {
+                name: member.backend.name().clone(),
+                is_up: member.backend.is_up(),
+                version: member.backend.version(),
+                installed: member.models().len(),
+                resident: member.resident(),
+                in_flight: member.in_flight(),
+                rules: member.backend.rules().clone(),
+                slots: member.slots.count(),
+                models: known.models,
+                memory: known.memory,
+                breaker: member.breaker.state(),
+                avoided: member.outliers.avoided(now),
+            }
         });
         rows.collect()
+    }
+
+    /// The last 100 choices of a backend for a request that runs a model, the latest first.
+    pub fn decisions(&self) -> Vec<Decision> {
+        self.router.change(|policy| policy.decisions())
     }
 
     /// The models that differ between backends although they have the same name, by name.
@@ -243,7 +264,7 @@ impl<S> Fleet<S> {
     where
         S: Clone,
     {
-        record_choice(&member.backend, request);
+        record_choice(&member.backend, None, request);
         Choice {
             service: member.service.clone(),
             slot: Permit::unqueued(member.take(None)),
@@ -265,7 +286,11 @@ impl<S> Fleet<S> {
         if let Some(token) = slot.take_token() {
             Breaker::put_token(&mut request.extensions, token);
         }
-        record_choice(&member.backend, request);
+        if let Some(flight) = slot.flight() {
+            self.log_choice(&member.backend, flight);
+        }
+        let terms = slot.flight().map(|flight| flight.grant().terms);
+        record_choice(&member.backend, terms, request);
         if let Some(attempts) = Attempts::of(&request.extensions) {
             attempts.record_untried(slot.left);
         }
@@ -379,6 +404,9 @@ impl<S> Fleet<S> {
             prompt_tokens: expected.prompt_tokens,
             output_tokens: expected.output_tokens,
             num_ctx: parsed.and_then(|request| request.num_ctx),
+            prefix: parsed
+                .map(|request| request.prefix.clone())
+                .unwrap_or_default(),
             streams: parsed.is_some_and(|request| request.stream),
         };
         let is_identified = client.as_ref().is_some_and(Client::is_identified);
@@ -488,7 +516,7 @@ fn new_member<S>(
     Member::new(backend, breaker, service, slots, id, router.clone())
 }
 
-fn record_choice(backend: &Backend, request: &Parts) {
+fn record_choice(backend: &Backend, terms: Option<Terms>, request: &Parts) {
     let name = backend.name();
     if let Some(attempts) = Attempts::of(&request.extensions) {
         attempts.record_backend(name.clone());
@@ -496,6 +524,9 @@ fn record_choice(backend: &Backend, request: &Parts) {
     Record::update_in(&request.extensions, |outcome| {
         outcome.backend = Some(name.clone());
         outcome.attempts += 1;
+        if let Some(latest) = outcome.extensions.get_mut::<LatestTerms>() {
+            latest.0 = terms;
+        }
     });
 }
 

@@ -212,6 +212,7 @@ impl<S> Awaited<S> {
         if outcome == Some(Outcome::Good) {
             let waiting = flight.first_byte();
             if flight.loads() {
+                flight.tell_loaded(member.backend.name());
                 member.refresh_resident();
             }
             if waiting > 0 {

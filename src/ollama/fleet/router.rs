@@ -1,16 +1,48 @@
 //! The policy of the fleet, shared.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use llamatower_layers::ModelName;
 
 use super::policy::Policy;
 
-/// The routing policy, under a lock. It is held for less than a microsecond.
+/// Is told of each load of a model by a request.
+pub trait LoadObserver: fmt::Debug + Send + Sync {
+    /// The first byte of a request that loaded a model has arrived.
+    fn loaded(&self, backend: &Arc<str>, model: &ModelName);
+    /// Such a request has ended, and the backend has told how long the load took.
+    fn load_took(&self, backend: &Arc<str>, model: &ModelName, time: Duration);
+}
+
+/// The routing policy, under a lock. A request holds it for less than a microsecond.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Router(Arc<Mutex<Policy>>);
+pub(super) struct Router(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    policy: Mutex<Policy>,
+    loads: Option<Arc<dyn LoadObserver>>,
+}
 
 impl Router {
+    /// A router without servers.
+    pub(super) fn new(loads: Option<Arc<dyn LoadObserver>>) -> Self {
+        Self(Arc::new(Inner {
+            policy: Mutex::default(),
+            loads,
+        }))
+    }
+
+    /// Who is told of loads.
+    pub(super) fn loads(&self) -> Option<&dyn LoadObserver> {
+        self.0.loads.as_deref()
+    }
+
     /// Reads or changes the state of the policy.
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut Policy) -> T) -> T {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        let policy = self.0.policy.lock();
+        change(&mut policy.unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -19,6 +19,7 @@ use super::super::attributes::bounded;
 use super::super::names;
 use super::super::propagation::Propagation;
 use super::{HeldSpan, fail, set};
+use crate::ollama::fleet::{LatestTerms, Terms};
 
 /// The target of an attempt.
 #[derive(Clone, Debug)]
@@ -114,6 +115,9 @@ impl<S> AttemptSpans<S> {
             if let Some(resent @ 1..) = outcome.attempts.checked_sub(1) {
                 span.set_attribute(names::HTTP_REQUEST_RESEND_COUNT, i64::from(resent));
             }
+            if let Some(LatestTerms(Some(terms))) = outcome.extensions.get() {
+                describe_choice(&span, terms);
+            }
         });
         span
     }
@@ -140,6 +144,14 @@ fn name(operation: &str, model: Option<&str>) -> String {
         Some(model) => format!("{operation} {model}"),
         None => operation.to_owned(),
     }
+}
+
+/// Why this backend was chosen: its expected seconds.
+fn describe_choice(span: &Span, terms: &Terms) {
+    span.set_attribute(names::CHOICE_LOAD, terms.load);
+    span.set_attribute(names::CHOICE_WAIT, terms.wait);
+    span.set_attribute(names::CHOICE_WORK, terms.work);
+    span.set_attribute(names::CHOICE_AFFINITY, terms.affinity);
 }
 
 fn status(span: &Span, status: StatusCode) {

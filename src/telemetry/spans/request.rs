@@ -15,6 +15,7 @@ use super::super::attributes::{bounded, error_type, method_name};
 use super::super::names;
 use super::super::propagation::Propagation;
 use super::{end, fail, set};
+use crate::ollama::fleet::LatestTerms;
 
 /// A layer that opens the SERVER span of each request and keeps it in the request's [`Record`], so
 /// that both end together. Without a record the span would end at the head of the response, so the
@@ -76,6 +77,7 @@ impl<S> RequestSpans<S> {
         describe(&span, request);
         Record::update_in(request.extensions(), |outcome| {
             outcome.extensions.insert(RequestSpan(span.clone()));
+            outcome.extensions.insert(LatestTerms::default());
         });
         span
     }

@@ -44,6 +44,15 @@ pub(crate) async fn sim_with(model: ModelSpec) -> SimHandle {
     Sim::builder().model(model).start().await.unwrap()
 }
 
+/// Loads `tiny` into the memory of a server, which is preferred to one that must load it first.
+pub(crate) async fn load(sim: &SimHandle) {
+    let url = format!("{}/api/generate", sim.url());
+    let request = reqwest::Client::new().post(url);
+    let body = json!({"model": "tiny"}).to_string();
+    let answer = request.body(body).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+}
+
 /// A chat request for `tiny`.
 pub(crate) fn chat() -> Value {
     json!({"model": "tiny", "messages": [{"role": "user", "content": "hi"}]})

@@ -77,11 +77,11 @@ impl Place<'_> {
 
     /// `least_conn`, with another server asked after an error that a proxy may repeat: not after
     /// 500, which an answer to a wrong request may have, too. A server that failed is left out for
-    /// 10 s of the model, which is nginx's default.
+    /// 10 s of the model, which is nginx's default, or for a second, which is its shortest time.
     pub(super) fn nginx(&self) -> String {
-        let fail_timeout = (1e4 / self.speed).ceil();
+        let fail_timeout = (10.0 / self.speed).ceil();
         let servers =
-            self.each_server(|_, at| format!("    server {at} fail_timeout={fail_timeout}ms;\n"));
+            self.each_server(|_, at| format!("    server {at} fail_timeout={fail_timeout}s;\n"));
         let (dir, listen, timeout) = (self.dir.display(), self.listen, self.first_byte());
         // Otherwise the worker runs as the user `nobody`, which cannot read the directory.
         let user = match rustix::process::geteuid().is_root() {

@@ -158,22 +158,30 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Begins the requests whose model has a free slot.
+    /// Begins the requests whose model has a free slot. A server that is being emptied takes those
+    /// that do not delay that.
     fn serve(&mut self, now: f64) {
         for place in &mut self.places {
-            let Some(model) = place.resident.filter(|_| place.is_settled()) else {
+            let Some(model) = place.resident.filter(|_| place.loading.is_none()) else {
                 continue;
             };
             while place.busy_until.len() < place.server.slots {
-                let Some(at) = self.waiting[model].pop_front() else {
+                let (server, jobs) = (place.server, &self.scenario.jobs);
+                let times = |at: usize| {
+                    let begun = now + server.first_token_time(jobs[at].prompt_tokens);
+                    (begun, begun + server.decode_time(jobs[at].reply_tokens))
+                };
+                let empty_at = place.next.map(|_| place.idle_at());
+                let fits = |at: &usize| empty_at.is_none_or(|limit| times(*at).1 <= limit);
+                let Some(nth) = self.waiting[model].iter().position(fits) else {
                     break;
                 };
-                let job = &self.scenario.jobs[at];
-                let begun = now + place.server.first_token_time(job.prompt_tokens);
-                self.first[at] = begun - job.arrival;
-                place
-                    .busy_until
-                    .push(begun + place.server.decode_time(job.reply_tokens));
+                let Some(at) = self.waiting[model].remove(nth) else {
+                    break;
+                };
+                let (begun, end) = times(at);
+                self.first[at] = begun - jobs[at].arrival;
+                place.busy_until.push(end);
             }
         }
     }

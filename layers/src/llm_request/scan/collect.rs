@@ -20,6 +20,8 @@ pub(super) struct Collector {
     found: Scanned,
     name: Option<Arc<str>>,
     has_content: bool,
+    /// From the beginning of the first part of the prompt to the end of the last one so far.
+    content: Option<Range<u64>>,
     error: Option<ScanError>,
 }
 
@@ -32,6 +34,7 @@ impl Collector {
             found: Scanned::default(),
             name: None,
             has_content: false,
+            content: None,
             error: None,
         }
     }
@@ -43,6 +46,12 @@ impl Collector {
         self.found.model = self.found.model.or(self.name);
         self.found.has_no_prompt = !self.has_content;
         Ok(self.found)
+    }
+
+    /// The part of the body that the prompt takes, if it has begun; its end is that of the last
+    /// whole value.
+    pub(super) fn content(&self) -> Option<Range<u64>> {
+        self.content.clone()
     }
 
     /// Only the first error is reported.
@@ -172,14 +181,20 @@ impl Visitor for Collector {
                 (key, text == key.text())
             }
         };
-        if !self.seen.insert(key) || !is_as_written {
+        if (!self.seen.insert(key) || !is_as_written) && key.is_acted_on() {
             self.fail(ScanError::AmbiguousKey { key: key.text() });
         }
         self.current[slot] = Some(key);
     }
 
-    fn begin_value(&self, depth: u32) -> usize {
-        self.current(depth).map_or(0, Key::kept_bytes)
+    fn begin_value(&mut self, depth: u32, at: u64) -> usize {
+        let Some(key) = self.current(depth) else {
+            return 0;
+        };
+        if self.content.is_none() && key.is_content() {
+            self.content = Some(at..at);
+        }
+        key.kept_bytes()
     }
 
     fn value(&mut self, depth: u32, value: Value<'_>, span: Range<u64>) {
@@ -191,6 +206,9 @@ impl Visitor for Collector {
         let Some(key) = self.current(depth) else {
             return;
         };
+        if let Some(content) = self.content.as_mut().filter(|_| key.is_content()) {
+            content.end = span.end;
+        }
         match (key, value) {
             (Key::Model, _) => {
                 self.found.model = self.name(key, value);
@@ -206,7 +224,7 @@ impl Visitor for Collector {
             }
             (Key::NumCtx, _) => self.found.num_ctx = tokens(value),
             (Key::MaxTokens | Key::NumPredict, _) => self.found.max_tokens = tokens(value),
-            (Key::Options, _) => {}
+            (Key::Options | Key::System | Key::Instructions, _) => {}
         }
     }
 }

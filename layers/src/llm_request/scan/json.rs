@@ -115,6 +115,11 @@ impl Json {
         self.top
     }
 
+    /// The number of bytes that were read.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
     pub(super) fn is_done(&self) -> bool {
         self.state == State::Done
     }
@@ -291,8 +296,9 @@ impl Json {
             self.top = Some(kind);
         }
         let keep = if self.is_reported() {
-            self.begun[self.depth as usize] = self.offset + at as u64;
-            visitor.begin_value(self.depth)
+            let begin = self.offset + at as u64;
+            self.begun[self.depth as usize] = begin;
+            visitor.begin_value(self.depth, begin)
         } else {
             0
         };

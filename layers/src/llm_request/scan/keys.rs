@@ -15,13 +15,15 @@ pub(super) enum Key {
     Messages,
     Input,
     MaxTokens,
+    System,
+    Instructions,
     // Of `options`:
     NumCtx,
     NumPredict,
 }
 
 impl Key {
-    const OF_BODY: [Self; 10] = [
+    const OF_BODY: [Self; 12] = [
         Self::Model,
         Self::Name,
         Self::Source,
@@ -32,6 +34,8 @@ impl Key {
         Self::Messages,
         Self::Input,
         Self::MaxTokens,
+        Self::System,
+        Self::Instructions,
     ];
     const OF_OPTIONS: [Self; 2] = [Self::NumCtx, Self::NumPredict];
 
@@ -47,6 +51,8 @@ impl Key {
             Self::Messages => "messages",
             Self::Input => "input",
             Self::MaxTokens => "max_tokens",
+            Self::System => "system",
+            Self::Instructions => "instructions",
             Self::NumCtx => "num_ctx",
             Self::NumPredict => "num_predict",
         }
@@ -59,8 +65,21 @@ impl Key {
             Self::KeepAlive | Self::NumCtx | Self::NumPredict | Self::MaxTokens => 128,
             // It only matters whether there are any.
             Self::Prompt | Self::Messages | Self::Input => 0,
-            Self::Stream | Self::Options => 0,
+            Self::Stream | Self::Options | Self::System | Self::Instructions => 0,
         }
+    }
+
+    /// Whether its value is a part of the prompt.
+    pub(super) fn is_content(self) -> bool {
+        matches!(
+            self,
+            Self::Prompt | Self::Messages | Self::Input | Self::System | Self::Instructions
+        )
+    }
+
+    /// Whether the gateway acts on its value. Of the others it only uses the position, for a guess.
+    pub(super) fn is_acted_on(self) -> bool {
+        !matches!(self, Self::System | Self::Instructions)
     }
 
     fn bit(self) -> u16 {
@@ -78,15 +97,15 @@ impl Keys {
         use Key::*;
         use Operation::{Chat, Copy, Create, Delete, Embed, Extra, Generate, Pull, Push, Show};
         let keys: &[Key] = match (dialect, operation) {
-            (Dialect::Ollama, Generate) => &[Model, Stream, KeepAlive, Options, Prompt],
+            (Dialect::Ollama, Generate) => &[Model, Stream, KeepAlive, Options, Prompt, System],
             (Dialect::Ollama, Chat) => &[Model, Stream, KeepAlive, Options, Messages],
             // One of the two routes uses `input`, the other `prompt`.
             (Dialect::Ollama, Embed) => &[Model, KeepAlive, Options, Input, Prompt],
             (_, Show | Delete) => &[Model, Name],
             (_, Pull | Push | Create) => &[Model, Name, Stream],
             (_, Copy) => &[Source],
-            (Dialect::Responses, Chat) => &[Model, Stream, Input],
-            (_, Chat) => &[Model, Stream, Messages, MaxTokens],
+            (Dialect::Responses, Chat) => &[Model, Stream, Input, Instructions],
+            (_, Chat) => &[Model, Stream, Messages, MaxTokens, System],
             (_, Generate) => &[Model, Stream, Prompt, MaxTokens],
             (_, Embed) => &[Model, Input],
             (_, Extra) => &[Model, Stream, KeepAlive, Options, Prompt, Messages, Input],

@@ -24,6 +24,7 @@ mod collect;
 mod error;
 mod json;
 mod keys;
+mod prefix;
 mod text;
 mod utf8;
 mod visit;
@@ -40,12 +41,14 @@ pub(super) use self::collect::is_plausible_name;
 
 use self::collect::Collector;
 use self::json::Json;
+use self::prefix::Hashes;
 use self::visit::Kind;
 use super::KeepAlive;
 
 pub use self::error::ScanError;
 pub use self::json::MAX_DEPTH;
 pub use self::keys::Keys;
+pub use self::prefix::PromptPrefix;
 
 /// Longest model name that is examined, in bytes; Ollama's own limit is 593.
 pub const MAX_NAME_BYTES: usize = 1024;
@@ -72,6 +75,8 @@ pub struct Scanned {
     pub members_begin: u64,
     /// Whether the object has no members.
     pub is_empty_object: bool,
+    /// How the prompt begins; empty without [`Scanner::with_prefix_blocks`].
+    pub prefix: PromptPrefix,
 }
 
 /// Scans a body and stores the values that the gateway uses.
@@ -79,6 +84,7 @@ pub struct Scanned {
 pub struct Scanner {
     json: Json,
     collector: Collector,
+    hashes: Option<Hashes>,
 }
 
 impl Scanner {
@@ -87,7 +93,16 @@ impl Scanner {
         Self {
             json: Json::new(),
             collector: Collector::new(keys),
+            hashes: None,
         }
+    }
+
+    /// Also finds the [prefix](PromptPrefix) of the prompt, of at most so many blocks; 0 by
+    /// default.
+    #[must_use]
+    pub fn with_prefix_blocks(mut self, max_blocks: usize) -> Self {
+        self.hashes = (max_blocks > 0).then(|| Hashes::new(max_blocks));
+        self
     }
 
     /// Scans the next piece. Everything after the first complete value is ignored.
@@ -95,7 +110,19 @@ impl Scanner {
     /// # Errors
     /// The input is invalid, whatever follows.
     pub fn feed(&mut self, piece: &[u8]) -> Result<(), ScanError> {
-        self.json.feed(piece, &mut self.collector)
+        let begin = self.json.offset();
+        self.json.feed(piece, &mut self.collector)?;
+        if let Some(hashes) = &mut self.hashes
+            && let Some(content) = self.collector.content()
+        {
+            let before = content.start.saturating_sub(begin);
+            // The content begins within this piece or before it.
+            let bytes = usize::try_from(before)
+                .ok()
+                .and_then(|from| piece.get(from..));
+            hashes.add(bytes.unwrap_or_default(), !self.json.is_done());
+        }
+        Ok(())
     }
 
     /// Whether the value is complete; what follows does not matter.
@@ -110,7 +137,15 @@ impl Scanner {
     pub fn finish(mut self) -> Result<Scanned, ScanError> {
         self.json.finish(&mut self.collector)?;
         match self.json.top() {
-            Some(Kind::Object) => self.collector.finish(),
+            Some(Kind::Object) => {
+                let content = self.collector.content().unwrap_or_default();
+                let mut found = self.collector.finish()?;
+                found.prefix = self
+                    .hashes
+                    .map(|hashes| hashes.finish(content))
+                    .unwrap_or_default();
+                Ok(found)
+            }
             Some(found) => Err(ScanError::NotAnObject {
                 found: found.name(),
             }),

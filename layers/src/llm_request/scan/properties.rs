@@ -113,7 +113,37 @@ fn is_syntax(result: &Result<Scanned, ScanError>) -> bool {
     )
 }
 
+/// A scan that also finds the prefix of the prompt.
+fn scan_prefix(pieces: &[&[u8]], max_blocks: usize) -> PromptPrefix {
+    let mut scanner = Scanner::new(generate()).with_prefix_blocks(max_blocks);
+    for piece in pieces {
+        scanner.feed(piece).unwrap();
+    }
+    scanner.finish().unwrap().prefix
+}
+
 proptest! {
+    #[test]
+    fn the_prefix_depends_only_on_the_bytes_of_the_prompt(
+        prompt in "[a-zé\"]{0,40}",
+        repeated in 0..400usize,
+        max_blocks in 1..8usize,
+        other in 0..5000usize,
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..9),
+    ) {
+        let prompt = json!(prompt.repeat(repeated));
+        let len = prompt.to_string().len();
+        let alone = format!(r#"{{"prompt":{prompt}}}"#);
+        let others = "x".repeat(other);
+        let among = format!(r#"{{"suffix":"{others}","options":{{}},"prompt":{prompt},"raw":"{others}"}}"#);
+        let whole = scan_prefix(&[alone.as_bytes()], max_blocks);
+        prop_assert_eq!(whole.blocks().len(), max_blocks.min(len / 2048));
+        let covered = (whole.blocks().len() * 2048) as f64 / len as f64;
+        prop_assert!((whole.part_of_prompt() - covered).abs() < 1e-9);
+        let split = scan_prefix(&pieces(among.as_bytes(), &cuts), max_blocks);
+        prop_assert_eq!(whole, split);
+    }
+
     #[test]
     fn the_result_equals_serdes(
         body in any_body(),

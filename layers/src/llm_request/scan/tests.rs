@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::{Dialect, Operation};
@@ -447,4 +447,66 @@ fn results_equal_those_of_go() {
             }
         }
     }
+}
+
+/// How the prompt of this body begins.
+fn prefix(keys: Keys, body: &str) -> PromptPrefix {
+    let mut scanner = Scanner::new(keys).with_prefix_blocks(64);
+    scanner.feed(body.as_bytes()).unwrap();
+    scanner.finish().unwrap().prefix
+}
+
+fn message(content: &str) -> Value {
+    json!({"role": "user", "content": content.repeat(1000)})
+}
+
+#[test]
+fn a_conversation_that_grows_keeps_the_first_blocks_of_its_prefix() {
+    let keys = Keys::of(Dialect::Ollama, Operation::Chat);
+    let of = |messages: Value| prefix(keys, &json!({"messages": messages}).to_string());
+    let one = of(json!([message("one ")]));
+    let two = of(json!([message("one "), message("two ")]));
+    let other = of(json!([message("one "), message("2nd ")]));
+    assert_eq!((one.blocks().len(), two.blocks().len()), (1, 3));
+    assert!(two.blocks().starts_with(one.blocks()));
+    assert_eq!(two.blocks()[..1], other.blocks()[..1]);
+    assert_ne!(two.blocks()[2], other.blocks()[2]);
+    let short = of(json!([{"role": "user", "content": "short"}]));
+    assert!(short.blocks().is_empty() && short.part_of_prompt() == 0.0);
+}
+
+#[test]
+fn a_block_includes_all_blocks_before_it() {
+    let of = |first: &str| {
+        let prompt = first.repeat(2047) + &"z".repeat(4096);
+        prefix(generate(), &format!(r#"{{"prompt":"{prompt}"}}"#))
+    };
+    let (one, other) = (of("a"), of("b"));
+    assert_eq!((one.blocks().len(), other.blocks().len()), (3, 3));
+    for (one, other) in one.blocks().iter().zip(other.blocks()) {
+        assert_ne!(one, other);
+    }
+}
+
+#[test]
+fn the_order_of_other_keys_does_not_change_the_prefix() {
+    let keys = Keys::of(Dialect::OpenAi, Operation::Chat);
+    let messages = json!([message("one "), message("two ")]);
+    let model_first = format!(r#"{{"model":"a","stream":true,"messages":{messages}}}"#);
+    let model_last = format!(r#"{{"messages":{messages},"model":"a","stream":true}}"#);
+    let (one, other) = (prefix(keys, &model_first), prefix(keys, &model_last));
+    assert_eq!(one, other);
+    assert_eq!(one.blocks().len(), 3);
+}
+
+#[test]
+fn a_system_prompt_before_the_messages_belongs_to_the_prefix_and_may_be_ambiguous() {
+    let keys = Keys::of(Dialect::Anthropic, Operation::Chat);
+    let of = |system: &str| {
+        let messages = json!([message("one ")]);
+        let body = format!(r#"{{"system":"{system}","SYSTEM":1,"messages":{messages}}}"#);
+        prefix(keys, &body)
+    };
+    assert_eq!(of("a").blocks().len(), 1);
+    assert_ne!(of("a"), of("b"));
 }

@@ -11,9 +11,9 @@ pub(super) trait Visitor {
     fn begin_key(&self, depth: u32) -> usize;
     /// The raw key between its quotes.
     fn key(&mut self, depth: u32, key: Kept<'_>);
-    /// The value of that key begins. Returns how many bytes of it to keep, if it is not a
-    /// container.
-    fn begin_value(&self, depth: u32) -> usize;
+    /// The value of that key begins, at this position in the input. Returns how many bytes of it
+    /// to keep, if it is not a container.
+    fn begin_value(&mut self, depth: u32, at: u64) -> usize;
     /// The value of the last key at that depth, and its position in the input.
     fn value(&mut self, depth: u32, value: Value<'_>, span: Range<u64>);
 }

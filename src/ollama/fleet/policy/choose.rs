@@ -5,19 +5,17 @@ use std::sync::Arc;
 use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
-use super::cost::{has_had_its_time, is_overdue, service_seconds};
-use super::decisions::Decisions;
-use super::lane::{Flight, Lane, seconds};
-use super::{FlightId, Policy, Residency, ServerId};
+use super::cost::{LONGEST_REST, Terms, has_had_its_time, is_overdue, service_seconds};
+use super::decisions::{Candidate, DecisionId, Decisions};
+use super::lane::{Flight, Lane};
+use super::{FlightId, Policy, ServerId};
 
 /// The load of a copy of a model that is in memory elsewhere must save this many times its own
 /// time more than it costs, so that small changes of the traffic do not move models.
 const SECOND_COPY_MARGIN: f64 = 2.0;
-/// A request waits for a better server only if that saves more than so many service times: how long
-/// another request still takes is not known.
+/// A request waits for a better server only if that saves more than so many service times, the
+/// geometric mean of both servers': how long another request still takes is not known.
 const WAIT_SAVES: f64 = 1.0;
-/// A model rests for another one no longer than this many load times.
-const LONGEST_REST: f64 = 20.0;
 
 /// What a request needs, and its place in the queue.
 #[derive(Clone, Copy, Debug)]
@@ -55,14 +53,30 @@ impl Ask<'_> {
 /// The state of a server, best first. A server in a worse state is chosen only if none is in a
 /// better one; refusing the request would help no client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Availability {
+pub enum Availability {
+    /// Nothing is wrong with it.
     Healthy,
     /// It has refused or failed requests for this model.
     Avoided,
     /// Its breaker rejects requests.
     BreakerOpen,
+    /// It is down.
     Down,
+    /// It is down, and its breaker rejects requests.
     DownAndOpen,
+}
+
+impl Availability {
+    /// A short name for logs and `/status/decisions`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Avoided => "avoided",
+            Self::BreakerOpen => "breaker_open",
+            Self::Down => "down",
+            Self::DownAndOpen => "down_and_breaker_open",
+        }
+    }
 }
 
 /// What the fleet knows of a server besides its cost.
@@ -86,6 +100,10 @@ pub(crate) struct Grant {
     pub(crate) untried: usize,
     /// The request loads the model.
     pub(crate) loads: bool,
+    /// What the server costs.
+    pub(crate) terms: Terms,
+    /// Its entry among the last choices.
+    pub(crate) decision: DecisionId,
 }
 
 /// The best candidates so far.
@@ -94,22 +112,25 @@ struct Search {
     state: Option<(Availability, bool)>,
     untried: usize,
     open: Option<Open>,
-    /// The lowest cost of a server that is not open.
-    closed: Option<f64>,
+    /// The lowest cost of a server that is not open, and its usual seconds of a request.
+    closed: Option<(f64, f64)>,
     /// The requests in a second that those servers take over.
     pace: f64,
 }
 
 #[derive(Clone, Copy)]
 struct Open {
+    terms: Terms,
     total: f64,
     /// The seconds of a load in it.
     load: f64,
-    /// The usual seconds of a request there.
+    /// Its usual seconds of a request.
     service: f64,
-    in_flight: u32,
+    /// Its requests in flight with this one, for its weight: it decides among equal costs, which is
+    /// all that is known before the first response.
+    crowd: f64,
     server: ServerId,
-    is_trial: bool,
+    view: View,
     loads: bool,
 }
 
@@ -133,7 +154,7 @@ impl Search {
     fn offer(&mut self, open: Open) {
         let is_better = |best: Open| {
             let difference = open.total - best.total;
-            difference < 0.0 || (difference == 0.0 && open.in_flight < best.in_flight)
+            difference < 0.0 || (difference == 0.0 && open.crowd < best.crowd)
         };
         if self.open.is_none_or(is_better) {
             self.open = Some(open);
@@ -185,25 +206,32 @@ impl Policy {
         };
         let turn = self.turn % model.lanes.len().max(1);
         for lane in model.lanes[turn..].iter().chain(&model.lanes[..turn]) {
-            let seen = view(lane.server).zip(self.server(lane.server));
-            let Some((view, server)) = seen.filter(|(view, _)| search.admits(*view)) else {
+            let Some((view, server)) = view(lane.server).zip(self.server(lane.server)) else {
                 continue;
             };
+            let name = &server.spec.name;
+            if !search.admits(view) {
+                decisions.consider(|| Candidate::not_compared(name, view));
+                continue;
+            }
             let judged = self.judge(model, lane, server, ask);
             let total = judged.terms.total();
-            decisions.consider(&server.spec.name, &judged);
+            decisions.consider(|| Candidate::compared(name, view, &judged));
             if judged.is_open {
                 search.offer(Open {
+                    terms: judged.terms,
                     total,
                     load: judged.terms.load,
                     service: judged.service,
-                    in_flight: lane.in_flight,
+                    crowd: f64::from(lane.in_flight + 1) / server.spec.weight,
                     server: lane.server,
-                    is_trial: view.is_trial,
+                    view,
                     loads: judged.loads,
                 });
             } else {
-                search.closed = Some(search.closed.map_or(total, |closed| closed.min(total)));
+                if search.closed.is_none_or(|(closed, _)| total < closed) {
+                    search.closed = Some((total, judged.service));
+                }
                 search.pace += judged.pace;
             }
         }
@@ -222,7 +250,7 @@ impl Policy {
         if open.loads && self.is_needed_elsewhere(ask, open.server) {
             return false;
         }
-        let Some(closed) = search.closed else {
+        let Some((closed, service)) = search.closed else {
             return true;
         };
         let load = model.lane(open.server).map_or(0.0, Lane::load_seconds);
@@ -238,7 +266,7 @@ impl Policy {
             true => SECOND_COPY_MARGIN * open.load,
             false => 0.0,
         };
-        open.total + margin <= closed + gain + WAIT_SAVES * open.service
+        open.total + margin <= closed + gain + WAIT_SAVES * (service * open.service).sqrt()
     }
 
     /// Whether requests have waited longer for a model that is in no memory and could be loaded on
@@ -260,9 +288,10 @@ impl Policy {
             first_byte: None,
             others: 0,
             loads: open.loads,
+            loads_at_once: open.loads && self.is_idle(open.server, ask.model),
             streams: ask.streams,
             cached: 0.0,
-            maybe_behind: None,
+            looks_waited: None,
         };
         if open.loads {
             self.begin_load(open.server, ask.model, ask.now);
@@ -276,15 +305,27 @@ impl Policy {
                 lane.prefixes.insert(ask.prefix);
             }
         }
-        let name = self.name(open.server).cloned();
-        self.decisions.finish(ask, name);
+        let chosen = self.name(open.server);
+        let chosen = chosen.map(|name| Candidate::open(name, open.view, open.terms, open.loads));
+        let decision = self.decisions.finish(ask, chosen);
         Grant {
             server: open.server,
             flight: self.begin(ask.model, flight),
-            is_trial: open.is_trial,
+            is_trial: open.view.is_trial,
             untried,
             loads: open.loads,
+            terms: open.terms,
+            decision,
         }
+    }
+
+    /// Whether no other model would have to become idle before this one can be loaded.
+    fn is_idle(&self, id: ServerId, model: &ModelName) -> bool {
+        let (_, victims) = self.victims(id, model);
+        victims.iter().all(|victim| {
+            let lane = self.models.get(victim).and_then(|model| model.lane(id));
+            lane.is_none_or(|lane| lane.in_flight == 0)
+        })
     }
 
     /// Lets a model rest on one server, if the request waits for a model in no memory for too long:
@@ -335,9 +376,10 @@ impl Policy {
     }
 
     /// Whether this server has the model in memory, as far as the gateway knows.
+    #[cfg(test)]
     pub(crate) fn is_resident(&self, model: &ModelName, id: ServerId) -> bool {
         let lane = self.models.get(model).and_then(|model| model.lane(id));
-        lane.is_some_and(|lane| matches!(lane.residency, Residency::Resident { .. }))
+        lane.is_some_and(|lane| matches!(lane.residency, super::Residency::Resident { .. }))
     }
 
     /// The name of a server in explanations.

@@ -21,6 +21,8 @@ const HARM_IF_UNKNOWN: f64 = 0.5;
 /// How much longer a request takes beside as many others as there are slots: 0.5 means half as long
 /// again. The slots of a server share its GPU.
 const CONTENTION: f64 = 0.5;
+/// A model rests for the load of another one no longer than this many load times.
+pub(super) const LONGEST_REST: f64 = 20.0;
 /// A request that is sent to find out whether a server has one more slot waits there for this part
 /// of a service time, as is to be expected.
 const UNPROVEN_SLOT: f64 = 0.5;
@@ -31,21 +33,21 @@ pub(super) const LOADS_BEFORE_YIELD: f64 = 8.0;
 
 /// The terms of the cost of one server, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Terms {
+pub struct Terms {
     /// The time until the model is in memory, and the harm to requests for the model that has to
     /// go.
-    pub(crate) load: f64,
+    pub load: f64,
     /// The time until a slot is free.
-    pub(crate) wait: f64,
+    pub wait: f64,
     /// The time to process the prompt and to generate the response.
-    pub(crate) work: f64,
+    pub work: f64,
     /// The part of the work that the prefix cache saves; not positive.
-    pub(crate) affinity: f64,
+    pub affinity: f64,
 }
 
 impl Terms {
     /// The sum.
-    pub(crate) fn total(&self) -> f64 {
+    pub fn total(&self) -> f64 {
         self.load + self.wait + self.work + self.affinity
     }
 }
@@ -105,7 +107,7 @@ impl Policy {
                 judgement.terms.wait += lane.until_idle(service);
             }
             Residency::Unknown | Residency::Resident { .. } => {
-                let is_resting = lane.is_resting(ask.now);
+                let is_resting = lane.is_resting(ask.now) || self.load_is_late(server, lane, ask);
                 judgement.is_open = lane.in_flight < limit && server.accepts() && !is_resting;
                 if is_resting {
                     judgement.terms.load = lane.load_seconds();
@@ -117,6 +119,11 @@ impl Policy {
                     // Whether there is one more slot is not known yet.
                     judgement.terms.wait = UNPROVEN_SLOT * service;
                 }
+            }
+            // It was sent before the server told what it has in memory, and loads the model.
+            Residency::Cold if lane.in_flight > 0 => {
+                judgement.terms.load = lane.load_seconds();
+                judgement.terms.wait = service;
             }
             Residency::Cold => {
                 judgement.loads = true;
@@ -179,10 +186,30 @@ impl Policy {
         if idle == 0 {
             judgement.terms.wait = least_wait;
             judgement.terms.load += least_harm;
+            if room == Room::Unknown {
+                // It is as likely that nothing has to be unloaded.
+                judgement.terms.wait *= HARM_IF_UNKNOWN;
+                judgement.is_open = server.accepts();
+            }
             return;
         }
         judgement.terms.load += harm / f64::from(idle);
         judgement.is_open = may_go && server.accepts();
+    }
+
+    /// Whether a load on the server takes so long that it probably waits until another model is
+    /// idle.
+    fn load_is_late(&self, server: &Server, lane: &Lane, ask: &Ask<'_>) -> bool {
+        let Some((loading, since)) = &server.loading else {
+            return false;
+        };
+        let other = self.models.get(loading);
+        let other = other.and_then(|other| other.lane(lane.server));
+        other.is_some_and(|other| {
+            let usual = other.load_seconds();
+            let late = seconds(*since, ask.now) - usual;
+            late > usual && late < LONGEST_REST * usual
+        })
     }
 
     pub(super) fn server(&self, id: ServerId) -> Option<&Server> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
-use super::choose::Ask;
+use super::choose::{Ask, Availability, View};
 use super::cost::{Judgement, Terms};
 
 /// The number of choices that are kept.
@@ -14,31 +14,72 @@ const KEPT: usize = 100;
 /// The number of servers that are kept for each choice.
 const CANDIDATES: usize = 8;
 
-/// One choice.
+/// One choice of a server for a request that runs a model.
 #[derive(Clone, Debug)]
-pub(crate) struct Decision {
+pub struct Decision {
     /// When it was made.
-    pub(crate) at: Instant,
-    pub(crate) model: ModelName,
+    pub at: Instant,
+    /// The model.
+    pub model: ModelName,
     /// The seconds since the request arrived.
-    pub(crate) waited: f64,
+    pub waited: f64,
     /// The requests that waited for the model, this one included.
-    pub(crate) waiting: usize,
-    /// The server that was chosen.
-    pub(crate) server: Option<Arc<str>>,
-    /// The servers that were compared, up to 8.
-    pub(crate) candidates: Vec<Candidate>,
+    pub waiting: usize,
+    /// The name of the server that was chosen.
+    pub server: Option<Arc<str>>,
+    /// The servers that have the model, up to 8; the chosen one is among them.
+    pub candidates: Vec<Candidate>,
 }
 
-/// A server that was compared.
+/// A server that has the model.
 #[derive(Clone, Debug)]
-pub(crate) struct Candidate {
-    pub(crate) server: Arc<str>,
-    pub(crate) terms: Terms,
+pub struct Candidate {
+    /// Its name.
+    pub server: Arc<str>,
+    /// Its state. Only servers in the best state of all are compared.
+    pub availability: Availability,
+    /// An earlier attempt of the request went there. Such a server is chosen only if there is no
+    /// other in the same state.
+    pub was_tried: bool,
+    /// The terms of its cost; `None` if it was not compared, because another one was in a better
+    /// state.
+    pub terms: Option<Terms>,
     /// The request could be sent there at once.
-    pub(crate) is_open: bool,
+    pub is_open: bool,
     /// The request would load the model there.
-    pub(crate) loads: bool,
+    pub loads: bool,
+}
+
+/// The number of a choice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DecisionId(u64);
+
+impl Candidate {
+    pub(super) fn compared(server: &Arc<str>, view: View, judged: &Judgement) -> Self {
+        Self {
+            is_open: judged.is_open,
+            ..Self::open(server, view, judged.terms, judged.loads)
+        }
+    }
+
+    pub(super) fn not_compared(server: &Arc<str>, view: View) -> Self {
+        Self {
+            terms: None,
+            is_open: false,
+            ..Self::open(server, view, Terms::default(), false)
+        }
+    }
+
+    pub(super) fn open(server: &Arc<str>, view: View, terms: Terms, loads: bool) -> Self {
+        Self {
+            server: server.clone(),
+            availability: view.availability,
+            was_tried: view.was_tried,
+            terms: Some(terms),
+            is_open: true,
+            loads,
+        }
+    }
 }
 
 /// The last choices. The memory of the oldest is used again.
@@ -46,6 +87,7 @@ pub(crate) struct Candidate {
 pub(super) struct Decisions {
     kept: VecDeque<Decision>,
     current: Vec<Candidate>,
+    made: u64,
 }
 
 impl Decisions {
@@ -53,18 +95,13 @@ impl Decisions {
         self.current.clear();
     }
 
-    pub(super) fn consider(&mut self, name: &Arc<str>, judged: &Judgement) {
+    pub(super) fn consider(&mut self, candidate: impl FnOnce() -> Candidate) {
         if self.current.len() < CANDIDATES {
-            self.current.push(Candidate {
-                server: name.clone(),
-                terms: judged.terms,
-                is_open: judged.is_open,
-                loads: judged.loads,
-            });
+            self.current.push(candidate());
         }
     }
 
-    pub(super) fn finish(&mut self, ask: &Ask<'_>, chosen: Option<Arc<str>>) {
+    pub(super) fn finish(&mut self, ask: &Ask<'_>, chosen: Option<Candidate>) -> DecisionId {
         let mut row = match self.kept.len() < KEPT {
             true => None,
             false => self.kept.pop_front(),
@@ -75,17 +112,138 @@ impl Decisions {
             .unwrap_or_default();
         std::mem::swap(&mut candidates, &mut self.current);
         self.current.clear();
+        let server = chosen.as_ref().map(|chosen| chosen.server.clone());
+        if let Some(chosen) = chosen {
+            // The search may have begun with other servers, and more of them than are kept.
+            let is_kept = |row: &Candidate| Arc::ptr_eq(&row.server, &chosen.server);
+            if !candidates.iter().any(is_kept) {
+                candidates.truncate(CANDIDATES - 1);
+                candidates.push(chosen);
+            }
+        }
         self.kept.push_back(Decision {
             at: ask.now,
             model: ask.model.clone(),
             waited: super::lane::seconds(ask.since, ask.now),
             waiting: ask.waiting,
-            server: chosen,
+            server,
             candidates,
         });
+        self.made += 1;
+        DecisionId(self.made - 1)
     }
 
+    /// The last choices, the latest first.
     pub(super) fn latest(&self) -> Vec<Decision> {
         self.kept.iter().rev().cloned().collect()
+    }
+
+    /// A choice, if it is still kept.
+    pub(super) fn get(&self, id: DecisionId) -> Option<&Decision> {
+        let age = usize::try_from(self.made.checked_sub(id.0 + 1)?).ok()?;
+        self.kept.iter().rev().nth(age)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::{Grant, Policy, ServerId, ServerSpec};
+    use super::*;
+
+    /// Servers that have the model `m`, named by their number.
+    fn fleet(servers: usize) -> (Policy, Vec<ServerId>) {
+        let mut policy = Policy::default();
+        let ids = (0..servers).map(|number| {
+            let id = policy.add_server(ServerSpec::new(number.to_string().into()));
+            policy.set_installed(id, &[(model(), 0)]);
+            id
+        });
+        let ids = ids.collect();
+        (policy, ids)
+    }
+
+    fn model() -> ModelName {
+        ModelName::parse("m").unwrap()
+    }
+
+    fn choose(policy: &mut Policy, state: impl Fn(ServerId) -> Availability) -> Grant {
+        let (model, now) = (model(), Instant::now());
+        let ask = Ask {
+            model: &model,
+            prompt_tokens: 0.0,
+            output_tokens: None,
+            num_ctx: None,
+            prefix: &[],
+            prefix_part: 0.0,
+            streams: true,
+            waiting: 1,
+            since: now,
+            now,
+        };
+        let view = |id| View {
+            availability: state(id),
+            was_tried: false,
+            is_trial: false,
+        };
+        policy.choose(&ask, |id| Some(view(id))).unwrap()
+    }
+
+    #[test]
+    fn the_chosen_server_is_shown_even_of_more_servers_than_are_kept() {
+        let (mut policy, ids) = fleet(20);
+        for _ in &ids {
+            let grant = choose(&mut policy, |id| match id == ids[7] {
+                true => Availability::Healthy,
+                false => Availability::Down,
+            });
+            assert_eq!(grant.server, ids[7]);
+            let decision = policy.decision(grant.decision).unwrap();
+            assert_eq!(decision.server.as_deref(), Some("7"));
+            assert_eq!(decision.candidates.len(), CANDIDATES);
+            let is_chosen = |row: &&Candidate| *row.server == *"7";
+            let chosen = decision.candidates.iter().find(is_chosen).unwrap();
+            assert_eq!((chosen.terms, chosen.is_open), (Some(grant.terms), true));
+            policy.end(&model(), grant.flight, None, Instant::now());
+        }
+    }
+
+    #[test]
+    fn a_server_in_a_worse_state_is_shown_with_its_state() {
+        let (mut policy, ids) = fleet(2);
+        for _ in 0..2 {
+            let grant = choose(&mut policy, |id| match id == ids[0] {
+                true => Availability::Healthy,
+                false => Availability::Avoided,
+            });
+            let decision = policy.decision(grant.decision).unwrap();
+            let mut states: Vec<_> = decision
+                .candidates
+                .iter()
+                .map(|row| (&*row.server, row.availability.name()))
+                .collect();
+            states.sort_unstable();
+            assert_eq!(states, [("0", "healthy"), ("1", "avoided")]);
+        }
+    }
+
+    #[test]
+    fn a_choice_is_kept_until_a_hundred_more_were_made() {
+        let (mut policy, _) = fleet(1);
+        let healthy = |_| Availability::Healthy;
+        let mut next = || {
+            let grant = choose(&mut policy, healthy);
+            policy.end(&model(), grant.flight, None, Instant::now());
+            (grant.decision, policy.decisions())
+        };
+        let (first, before) = next();
+        for _ in 1..KEPT {
+            next();
+        }
+        let (latest, after) = next();
+        assert_eq!((before.len(), after.len()), (1, KEPT));
+        assert!(policy.decision(first).is_none());
+        assert_eq!(policy.decision(latest).unwrap().at, after[0].at);
     }
 }

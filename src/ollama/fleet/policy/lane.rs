@@ -16,13 +16,10 @@ const LOAD_SECONDS_PER_BYTE: f64 = 1e-9;
 const LOAD_SECONDS: f64 = 5.0;
 /// The shortest wait in a server that counts as one: below it is noise of its clocks.
 const SHORTEST_WAIT: f64 = 0.02;
-/// Without the server's own durations, a request may have waited in it only if its first byte took
-/// this many times as long as its prompt usually takes.
-const LATE_FIRST_BYTE: f64 = 2.0;
 
 /// Whether a model is in the memory of a server.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Residency {
+pub enum Residency {
     /// The server does not tell, so it is assumed.
     Unknown,
     /// It is, with this context size in tokens if the server tells.
@@ -34,6 +31,18 @@ pub(crate) enum Residency {
     Loading(Instant),
     /// It is not.
     Cold,
+}
+
+impl Residency {
+    /// A short name for `/status`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Resident { .. } => "resident",
+            Self::Loading(_) => "loading",
+            Self::Cold => "cold",
+        }
+    }
 }
 
 /// One model on one server.
@@ -85,13 +94,14 @@ pub(crate) struct Flight {
     pub(crate) others: u32,
     /// It loads the model.
     pub(crate) loads: bool,
+    /// The load does not wait for another model to be idle, so its time is that of a load.
+    pub(crate) loads_at_once: bool,
     /// Its first byte is the first token, and not the whole response.
     pub(crate) streams: bool,
     /// The part of the prompt that is probably in the prefix cache.
     pub(crate) cached: f64,
-    /// The others that ran when its first byte came soon after the end of one: it may have waited
-    /// in the server for that one's slot.
-    pub(crate) maybe_behind: Option<u32>,
+    /// The requests that it seems to have waited for in the server.
+    pub(crate) looks_waited: Option<u32>,
 }
 
 /// What a response says at its end.
@@ -195,16 +205,14 @@ impl Lane {
         }
         self.running += 1;
         self.slots.ran_together(self.running);
-        // A wait may show when most of the time to the first byte had passed before another request
-        // ended, and the rest was short. Where prompts take long, that is often a coincidence: the
-        // end of the request tells more.
-        if let Some(end) = self.last_end.filter(|end| *end > flight.sent) {
+        // A wait shows when most of the time to the first byte had passed before another request
+        // ended, and the rest was short.
+        let waited = self.last_end.is_some_and(|end| {
             let (waited, rest) = (seconds(flight.sent, end), seconds(end, now));
-            if flight.others >= self.running && waited > SHORTEST_WAIT && waited > 3.0 * rest {
-                // Those that run now, and the one that ended in place of this one.
-                flight.maybe_behind = Some(self.running);
-            }
-        }
+            waited > SHORTEST_WAIT && waited > 3.0 * rest
+        });
+        // It waited for those that run now and the one that ended in its place.
+        flight.looks_waited = (waited && flight.others >= self.running).then_some(self.running);
     }
 
     /// Records the end of a request; `report` is what a complete response said.
@@ -232,7 +240,7 @@ impl Lane {
         if output > 0.0 && report.output_tokens > 0 {
             self.rates.decode.add(report.output_tokens as f64 / output);
         }
-        if flight.loads {
+        if flight.loads_at_once {
             self.rates.load.add_time(phases.load.as_secs_f64());
         }
         let service = prompt + output;
@@ -244,12 +252,21 @@ impl Lane {
         let waited = phases.total.as_secs_f64() - others;
         if waited > SHORTEST_WAIT && waited > 0.3 * service {
             if !flight.loads {
-                self.slots.waited_behind(flight.others, now);
+                self.slots.waited_behind(self.waited_behind(flight), now);
             }
         } else if !flight.streams {
             // A response that did not wait ran beside those that were in flight all the time.
             self.slots
                 .ran_together(flight.others.min(self.in_flight) + 1);
+        }
+    }
+
+    /// The slots that a request has found taken. Others in flight can have waited too; streams show
+    /// how many have run.
+    fn waited_behind(&self, flight: &Flight) -> u32 {
+        match flight.streams {
+            true => flight.others.min(self.slots.proven()),
+            false => flight.others,
         }
     }
 
@@ -266,18 +283,15 @@ impl Lane {
             return;
         }
         if flight.streams {
+            if flight.others > 0 {
+                self.slots.looks_waited(flight.looks_waited, now);
+            }
             if report.output_tokens > 1 && after > 0.0 {
                 self.rates
                     .decode
                     .add((report.output_tokens - 1) as f64 / after);
             }
             let computed = report.prompt_tokens as f64 * (1.0 - flight.cached);
-            let prompt = self.rates.prefill.get().map(|rate| computed / rate);
-            if let (Some(others), Some(prompt)) = (flight.maybe_behind, prompt)
-                && until_first > LATE_FIRST_BYTE * prompt
-            {
-                self.slots.waited_behind(others, now);
-            }
             if flight.others < self.slots.known() && computed > 0.0 && until_first > 0.0 {
                 self.rates.prefill.add(computed / until_first);
                 self.rates.service.add(until_first + after);
@@ -303,81 +317,4 @@ impl Lane {
 
 pub(super) fn seconds(from: Instant, to: Instant) -> f64 {
     to.saturating_duration_since(from).as_secs_f64()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A lane of a server that runs three requests, and a request beside them whose first byte comes
-    /// after `first_byte` seconds. One of the three ends after 1.6 s.
-    fn beside_three(lane: &mut Lane, first_byte: f64) -> (Flight, Instant) {
-        let sent = Instant::now();
-        let at = |seconds| sent + Duration::from_secs_f64(seconds);
-        let flight = |others| Flight {
-            server: lane.server,
-            sent,
-            first_byte: None,
-            others,
-            loads: false,
-            streams: true,
-            cached: 0.0,
-            maybe_behind: None,
-        };
-        let [mut one, mut two, mut three] = [0, 1, 2].map(&flight);
-        let mut last = flight(3);
-        for flight in [&mut one, &mut two, &mut three] {
-            lane.first_byte(flight, sent);
-        }
-        lane.in_flight = 4;
-        lane.end(&one, None, at(1.6));
-        lane.first_byte(&mut last, at(first_byte));
-        (last, at(first_byte + 1.0))
-    }
-
-    fn report(phases: Option<Phases>) -> Option<Report> {
-        Some(Report {
-            prompt_tokens: 2000,
-            output_tokens: 41,
-            phases,
-        })
-    }
-
-    fn phases(waited: f64) -> Option<Phases> {
-        let [prompt, output] = [2.0, 1.0].map(Duration::from_secs_f64);
-        Some(Phases {
-            load: Duration::ZERO,
-            prompt,
-            output,
-            total: prompt + output + Duration::from_secs_f64(waited),
-        })
-    }
-
-    #[test]
-    fn an_end_of_another_request_during_a_long_prompt_is_no_wait_in_the_server() {
-        let mut lane = Lane::new(ServerId(0), None);
-        let (flight, end) = beside_three(&mut lane, 2.0);
-        lane.end(&flight, report(phases(0.0)), end);
-        assert!(!lane.slots.is_certain());
-
-        let mut lane = Lane::new(ServerId(0), None);
-        lane.rates.prefill.add(1000.0);
-        let (flight, end) = beside_three(&mut lane, 2.0);
-        lane.end(&flight, report(None), end);
-        assert!(!lane.slots.is_certain(), "without the server's durations");
-    }
-
-    #[test]
-    fn a_wait_in_the_server_tells_its_slots() {
-        let mut lane = Lane::new(ServerId(0), None);
-        let (flight, end) = beside_three(&mut lane, 3.6);
-        lane.end(&flight, report(phases(1.6)), end);
-        assert_eq!((lane.slots.known(), lane.slots.is_certain()), (3, true));
-
-        let mut lane = Lane::new(ServerId(0), None);
-        lane.rates.prefill.add(10_000.0);
-        let (flight, end) = beside_three(&mut lane, 1.8);
-        lane.end(&flight, report(None), end);
-        assert_eq!(lane.slots.known(), 3, "without the server's durations");
-    }
 }

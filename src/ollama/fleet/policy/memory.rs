@@ -57,6 +57,16 @@ impl Memory {
         }
     }
 
+    /// The most that was in memory together.
+    pub(crate) fn fits(&self) -> Load {
+        self.fits
+    }
+
+    /// What did not fit together.
+    pub(crate) fn does_not_fit(&self) -> Option<Load> {
+        self.does_not_fit
+    }
+
     /// Records that these models are in memory together.
     pub(crate) fn holds(&mut self, load: Load) {
         self.fits.models = self.fits.models.max(load.models);

@@ -26,19 +26,28 @@ mod prefix;
 mod residency;
 mod server;
 mod slots;
+mod snapshot;
 #[cfg(test)]
 mod tests;
+
+use std::sync::Arc;
 
 use foldhash::HashMap;
 use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
-pub(crate) use choose::{Ask, Availability, Grant, View};
-pub(crate) use cost::Terms;
-pub(crate) use decisions::{Candidate, Decision};
-pub(crate) use lane::{Flight, Phases, Report, Residency};
+pub use choose::Availability;
+pub(crate) use choose::{Ask, Grant, View};
+pub use cost::Terms;
+pub(crate) use decisions::DecisionId;
+pub use decisions::{Candidate, Decision};
+pub use lane::Residency;
+pub(crate) use lane::{Flight, Phases, Report};
 pub(crate) use residency::InMemory;
 pub(crate) use server::ServerSpec;
+pub(crate) use slots::NO_LIMIT;
+pub use slots::{SlotSource, SlotStatus};
+pub use snapshot::{MemoryStatus, ModelStatus, Occupancy};
 
 use decisions::Decisions;
 use lane::Lane;
@@ -64,6 +73,14 @@ impl ServerId {
 /// The index of a request in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FlightId(u32);
+
+/// The number of slots of a model on a server was learned, or is another one than before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SlotsLearned {
+    /// The name of the server.
+    pub(crate) server: Arc<str>,
+    pub(crate) slots: u32,
+}
 
 /// The state of the fleet that choices depend on.
 #[derive(Debug, Default)]
@@ -120,9 +137,7 @@ impl Policy {
             if model.lane(id).is_none() {
                 let mut lane = Lane::new(id, server.spec.slots);
                 lane.bytes = *bytes;
-                if server.tells_residents {
-                    lane.residency = Residency::Cold;
-                }
+                server.place_in_memory(&mut lane, name);
                 model.insert(lane);
             }
         }
@@ -148,20 +163,26 @@ impl Policy {
         self.models.get(model).map_or(0, |model| model.waiting)
     }
 
-    /// Records the first byte of a good response. Returns whether the request has loaded the
-    /// model.
-    pub(crate) fn first_byte(&mut self, model: &ModelName, id: FlightId, now: Instant) -> bool {
-        let Some(flight) = self.flights.get_mut(id.0 as usize) else {
-            return false;
-        };
+    /// Records the first byte of a good response.
+    pub(crate) fn first_byte(
+        &mut self,
+        model: &ModelName,
+        id: FlightId,
+        now: Instant,
+    ) -> Option<SlotsLearned> {
+        let flight = self.flights.get_mut(id.0 as usize)?;
         let (server, loads) = (flight.server, flight.loads);
-        if let Some(lane) = lane(&mut self.models, model, server) {
+        let mut was_cold = loads;
+        let lane = lane(&mut self.models, model, server);
+        let slots = lane.and_then(|lane| {
+            was_cold |= !lane.is_warm();
             lane.first_byte(flight, now);
-        }
-        if loads {
+            lane.slots.learned()
+        });
+        if was_cold {
             self.loaded(server, model, now);
         }
-        loads
+        self.slots_learned(server, slots)
     }
 
     /// Records the end of a request; `report` is what a complete response said.
@@ -171,10 +192,8 @@ impl Policy {
         id: FlightId,
         report: Option<Report>,
         now: Instant,
-    ) {
-        let Some(flight) = self.flights.get(id.0 as usize).copied() else {
-            return;
-        };
+    ) -> Option<SlotsLearned> {
+        let flight = self.flights.get(id.0 as usize).copied()?;
         self.free_flights.push(id);
         let mut weight = 1.0;
         if let Some(server) = server(&mut self.servers, flight.server) {
@@ -184,9 +203,17 @@ impl Policy {
         if flight.loads && flight.first_byte.is_none() {
             self.not_loaded(flight.server, model, now);
         }
-        if let Some(known) = self.models.get_mut(model) {
-            known.end(&flight, report, weight, now);
-        }
+        let known = self.models.get_mut(model)?;
+        let slots = known.end(&flight, report, weight, now);
+        self.slots_learned(flight.server, slots)
+    }
+
+    fn slots_learned(&self, id: ServerId, slots: Option<u32>) -> Option<SlotsLearned> {
+        let (slots, server) = slots.zip(self.name(id))?;
+        Some(SlotsLearned {
+            server: server.clone(),
+            slots,
+        })
     }
 
     fn begin(&mut self, model: &ModelName, flight: Flight) -> FlightId {
@@ -211,6 +238,11 @@ impl Policy {
     /// The last choices, the latest first.
     pub(crate) fn decisions(&self) -> Vec<Decision> {
         self.decisions.latest()
+    }
+
+    /// A choice, if it is one of the last 100.
+    pub(crate) fn decision(&self, id: DecisionId) -> Option<&Decision> {
+        self.decisions.get(id)
     }
 
     fn end_rest(&mut self, (model, id): (ModelName, ServerId)) {

@@ -68,20 +68,19 @@ impl Model {
         self.last_request = Some(now);
     }
 
-    /// Records the end of a request on one server.
+    /// Records the end of a request on one server. Returns the number of its slots, if that was
+    /// learned by it.
     pub(crate) fn end(
         &mut self,
         flight: &Flight,
         report: Option<Report>,
         weight: f64,
         now: Instant,
-    ) {
-        let Some(lane) = self.lane_mut(flight.server) else {
-            return;
-        };
+    ) -> Option<u32> {
+        let lane = self.lane_mut(flight.server)?;
         lane.end(flight, report, now);
-        let rates = lane.rates;
-        let Some(report) = report else { return };
+        let (rates, learned) = (lane.rates, lane.slots.learned());
+        let Some(report) = report else { return learned };
         self.output.add(report.output_tokens as f64);
         let add = |to: &mut Average, value: Average, factor: f64| {
             if let Some(value) = value.get() {
@@ -91,6 +90,7 @@ impl Model {
         add(&mut self.prefill, rates.prefill, 1.0 / weight);
         add(&mut self.decode, rates.decode, 1.0 / weight);
         add(&mut self.service, rates.service, weight);
+        learned
     }
 
     /// The probability that a request for this model comes within so many seconds, if requests

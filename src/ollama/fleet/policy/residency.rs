@@ -33,6 +33,7 @@ impl Policy {
             return;
         };
         let told = std::mem::replace(&mut of.tells_residents, listed.is_some());
+        of.listed = listed.map(<[InMemory]>::to_vec).unwrap_or_default();
         let Some(listed) = listed else {
             if told {
                 self.for_each_lane(id, |_, lane| lane.set_residency(Residency::Unknown, now));
@@ -42,7 +43,8 @@ impl Policy {
         if !told {
             self.for_each_lane(id, |_, lane| {
                 if lane.residency == Residency::Unknown && lane.running == 0 {
-                    lane.set_residency(Residency::Cold, now);
+                    // Not a change that the gateway has seen: the list decides.
+                    lane.residency = Residency::Cold;
                 }
             });
         }
@@ -85,6 +87,7 @@ impl Policy {
     pub(crate) fn restarted(&mut self, id: ServerId, now: Instant) {
         if let Some(server) = server(&mut self.servers, id) {
             server.residents.clear();
+            server.listed.clear();
             server.loading = None;
         }
         self.for_each_lane(id, |_, lane| {
@@ -121,7 +124,7 @@ impl Policy {
             if is_newer || lane.running > 0 || !lane.is_warm() {
                 continue;
             }
-            let has_expired = lane.expires.is_none_or(|at| at <= now);
+            let has_expired = lane.expires.is_some_and(|at| at <= now);
             if !has_expired && of.loaded_since(lane.changed) {
                 of.memory.overflowed(load.with(lane.bytes));
             }
@@ -175,13 +178,18 @@ impl Policy {
     }
 
     pub(super) fn loaded(&mut self, id: ServerId, model: &ModelName, now: Instant) {
-        if let Some(server) = server(&mut self.servers, id) {
+        let Some(server) = server(&mut self.servers, id) else {
+            return;
+        };
+        if matches!(&server.loading, Some((loading, _)) if loading == model) {
             server.loading = None;
-            server.add_resident(model);
         }
+        server.add_resident(model);
         if let Some(lane) = lane(&mut self.models, model, id)
             && !lane.is_warm()
         {
+            // A request that was sent as if the model were in memory has loaded it.
+            server.last_load = Some(now);
             lane.set_residency(Residency::Resident { context: None }, now);
         }
     }
@@ -222,5 +230,56 @@ impl Policy {
                 change(name, lane);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::{Residency, ServerSpec};
+    use super::*;
+
+    #[test]
+    fn the_first_list_of_a_server_shows_what_is_in_memory() {
+        let (mut policy, asked) = (Policy::default(), Instant::now());
+        let id = policy.add_server(ServerSpec::new("a".into()));
+        let models = ["m", "other"].map(|name| ModelName::parse(name).unwrap());
+        policy.set_installed(id, &models.each_ref().map(|name| (name.clone(), 3)));
+        let row = InMemory {
+            model: models[0].clone(),
+            bytes: 5,
+            context: None,
+            expires: None,
+        };
+        let answered = asked + std::time::Duration::from_millis(1);
+        policy.set_residents(id, Some(&[row]), asked, answered);
+        let residency = |name| policy.models[name].lane(id).unwrap().residency;
+        assert_eq!(residency(&models[0]), Residency::Resident { context: None });
+        assert_eq!(residency(&models[1]), Residency::Cold);
+    }
+
+    #[test]
+    fn a_model_may_be_listed_as_in_memory_before_it_is_listed_as_installed() {
+        let (mut policy, now) = (Policy::default(), Instant::now());
+        let id = policy.add_server(ServerSpec::new("a".into()));
+        let model = ModelName::parse("m").unwrap();
+        let row = InMemory {
+            model: model.clone(),
+            bytes: 5,
+            context: Some(4096),
+            expires: None,
+        };
+        policy.set_residents(id, Some(&[row]), now, now);
+        let other = ModelName::parse("other").unwrap();
+        policy.set_installed(id, &[(model.clone(), 3), (other.clone(), 3)]);
+        assert!(policy.is_resident(&model, id) && !policy.is_resident(&other, id));
+        let lane = policy.models[&model].lane(id).unwrap();
+        let context = Some(4096);
+        assert_eq!(
+            (lane.residency, lane.bytes),
+            (Residency::Resident { context }, 5)
+        );
+        assert_eq!(policy.server(id).unwrap().residents, [model]);
     }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
+use super::lane::{Lane, Residency};
 use super::memory::{Load, Memory, Room};
+use super::residency::InMemory;
 
 /// The settings of a server.
 #[derive(Clone, Debug)]
@@ -46,6 +48,8 @@ pub(crate) struct Server {
     pub(crate) last_load: Option<Instant>,
     /// Whether the server lists the models in its memory.
     pub(crate) tells_residents: bool,
+    /// The models that it listed last. Of some it may not be known yet that they are installed.
+    pub(crate) listed: Vec<InMemory>,
     pub(crate) memory: Memory,
 }
 
@@ -58,6 +62,7 @@ impl Server {
             loading: None,
             last_load: None,
             tells_residents: false,
+            listed: Vec::new(),
             memory: Memory::default(),
         }
     }
@@ -66,6 +71,27 @@ impl Server {
     pub(crate) fn accepts(&self) -> bool {
         let max = self.spec.max_in_flight;
         max.is_none_or(|max| self.in_flight < max)
+    }
+
+    /// Sets the residency of a new lane as the server has listed it.
+    pub(crate) fn place_in_memory(&mut self, lane: &mut Lane, model: &ModelName) {
+        if !self.tells_residents {
+            return;
+        }
+        let row = self.listed.iter().find(|row| row.model == *model);
+        lane.residency = match row {
+            Some(row) => Residency::Resident {
+                context: row.context,
+            },
+            None => Residency::Cold,
+        };
+        if let Some(row) = row {
+            if row.bytes > 0 {
+                lane.bytes = row.bytes;
+            }
+            lane.expires = row.expires;
+            self.add_resident(model);
+        }
     }
 
     pub(crate) fn add_resident(&mut self, model: &ModelName) {

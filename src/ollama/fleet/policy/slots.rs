@@ -16,9 +16,15 @@ use tokio::time::Instant;
 
 /// After a wait was seen, one request more than there are slots is sent after this time; twice as
 /// long after each further wait.
-const FIRST_RETRY: Duration = Duration::from_secs(60);
+const FIRST_RETRY: Duration = Duration::from_secs(10);
 /// The longest such time.
 const LONGEST_RETRY: Duration = Duration::from_secs(15 * 60);
+
+/// So many responses in a row must look as if they had waited, where the server does not tell: that
+/// another one ended shortly before their first byte is often a coincidence.
+const SIGNS: u32 = 5;
+/// The configured number for no limit.
+pub(crate) const NO_LIMIT: u32 = u32::MAX;
 
 /// The number of requests that may be in flight for one model on one server.
 #[derive(Clone, Copy, Debug)]
@@ -28,8 +34,48 @@ pub(crate) struct SlotLimit {
     proven: u32,
     /// The slots, once a request had to wait in the server.
     full_at: Option<u32>,
+    /// The number that [`learned`](Self::learned) has returned last.
+    told: Option<u32>,
     retry_at: Option<Instant>,
     retry_after: Duration,
+    /// Responses in a row that look as if they had waited.
+    signs: u32,
+}
+
+/// The limit as operators see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotStatus {
+    /// The number of requests that may be in flight now; `None` for no limit.
+    pub limit: Option<u32>,
+    /// The number of slots as far as it is known; `None` if there is no limit.
+    pub known: Option<u32>,
+    /// Where the number comes from.
+    pub source: SlotSource,
+}
+
+/// Where the number of slots comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotSource {
+    /// It is configured.
+    Configured,
+    /// It was learned: a request waited in the server.
+    Learned,
+    /// So many requests have run at the same time. There may be more slots.
+    Searching,
+    /// Slots are not counted.
+    Off,
+}
+
+impl SlotSource {
+    /// A short name for `/status`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Configured => "configured",
+            Self::Learned => "learned",
+            Self::Searching => "searching",
+            Self::Off => "off",
+        }
+    }
 }
 
 impl SlotLimit {
@@ -39,8 +85,10 @@ impl SlotLimit {
             configured,
             proven: 1,
             full_at: None,
+            told: None,
             retry_at: None,
             retry_after: FIRST_RETRY,
+            signs: 0,
         }
     }
 
@@ -64,6 +112,27 @@ impl SlotLimit {
     /// Whether the number is known, and not only a lower limit.
     pub(crate) fn is_certain(&self) -> bool {
         self.configured.is_some() || self.full_at.is_some()
+    }
+
+    /// The limit as operators see it.
+    pub(crate) fn status(&self, now: Instant) -> SlotStatus {
+        let source = match self.configured {
+            Some(NO_LIMIT) => SlotSource::Off,
+            Some(_) => SlotSource::Configured,
+            None if self.is_certain() => SlotSource::Learned,
+            None => SlotSource::Searching,
+        };
+        let is_limited = source != SlotSource::Off;
+        SlotStatus {
+            limit: is_limited.then(|| self.limit(now)),
+            known: is_limited.then(|| self.known()),
+            source,
+        }
+    }
+
+    /// So many requests have run at the same time.
+    pub(crate) fn proven(&self) -> u32 {
+        self.proven
     }
 
     /// Records that so many requests ran at the same time.
@@ -92,6 +161,26 @@ impl SlotLimit {
         self.full_at = Some(slots);
         self.retry_at = Some(now + self.retry_after);
         self.retry_after = (2 * self.retry_after).min(LONGEST_RETRY);
+    }
+
+    /// Records whether a response looks as if it had waited behind so many others, by the gateway's
+    /// clock.
+    pub(crate) fn looks_waited(&mut self, behind: Option<u32>, now: Instant) {
+        let Some(others) = behind else {
+            self.signs = 0;
+            return;
+        };
+        self.signs += 1;
+        if self.signs >= SIGNS {
+            self.signs = 0;
+            self.waited_behind(others, now);
+        }
+    }
+
+    /// The number of slots, if it was learned since the last call and differs from the one before.
+    pub(crate) fn learned(&mut self) -> Option<u32> {
+        let slots = self.full_at.filter(|_| self.configured.is_none())?;
+        (self.told.replace(slots) != Some(slots)).then_some(slots)
     }
 
     /// Forgets what was learned, because the server has restarted.
@@ -138,6 +227,47 @@ mod tests {
         assert_eq!(slots.limit(later + 2 * FIRST_RETRY), 2);
         slots.ran_together(2);
         assert_eq!(slots.limit(later), 4);
+    }
+
+    #[test]
+    fn what_only_looks_like_a_wait_must_be_seen_several_times_in_a_row() {
+        let now = Instant::now();
+        let mut slots = SlotLimit::new(None);
+        slots.ran_together(4);
+        for _ in 0..3 {
+            for _ in 0..SIGNS - 1 {
+                slots.looks_waited(Some(4), now);
+            }
+            slots.looks_waited(None, now);
+        }
+        assert!(!slots.is_certain());
+        for _ in 0..SIGNS {
+            slots.looks_waited(Some(4), now);
+        }
+        assert_eq!((slots.limit(now), slots.is_certain()), (4, true));
+    }
+
+    #[test]
+    fn each_change_of_the_learned_number_is_told_once() {
+        let now = Instant::now();
+        let mut slots = SlotLimit::new(None);
+        slots.ran_together(2);
+        assert_eq!(slots.learned(), None, "there may be more");
+        slots.waited_behind(2, now);
+        assert_eq!((slots.learned(), slots.learned()), (Some(2), None));
+        let later = now + FIRST_RETRY;
+        slots.waited_behind(2, later);
+        assert_eq!(slots.learned(), None, "the same as before");
+        slots.ran_together(3);
+        assert_eq!(slots.learned(), None);
+        slots.waited_behind(3, later);
+        assert_eq!((slots.learned(), slots.learned()), (Some(3), None));
+        slots.forget();
+        slots.waited_behind(3, later);
+        assert_eq!(slots.learned(), Some(3), "of another process");
+        let mut configured = SlotLimit::new(Some(3));
+        configured.waited_behind(1, now);
+        assert_eq!(configured.learned(), None);
     }
 
     #[test]

@@ -1,1 +1,339 @@
+//! The policy as a whole, on a clock of the test's own.
 
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use super::*;
+
+/// A policy, its time and its servers.
+struct Stage {
+    policy: Policy,
+    now: Instant,
+    servers: Vec<ServerId>,
+}
+
+fn model(name: &str) -> ModelName {
+    ModelName::parse(name).unwrap()
+}
+
+impl Stage {
+    /// Servers that have these models on disk, 8 GB each, and none in memory.
+    fn new(servers: usize, models: &[&str]) -> Self {
+        let mut stage = Self {
+            policy: Policy::default(),
+            now: Instant::now(),
+            servers: Vec::new(),
+        };
+        let installed: Vec<_> = models
+            .iter()
+            .map(|name| (model(name), 8_000_000_000))
+            .collect();
+        for server in 0..servers {
+            let spec = ServerSpec::new(format!("gpu-{server}").into());
+            let id = stage.policy.add_server(spec);
+            stage.policy.set_installed(id, &installed);
+            stage.servers.push(id);
+        }
+        for server in 0..servers {
+            stage.list(server, &[]);
+        }
+        stage
+    }
+
+    /// A server lists the models in its memory.
+    fn list(&mut self, server: usize, models: &[&str]) {
+        let rows: Vec<_> = models
+            .iter()
+            .map(|name| InMemory {
+                model: model(name),
+                bytes: 8_000_000_000,
+                context: Some(4096),
+                expires: Some(self.now + Duration::from_secs(300)),
+            })
+            .collect();
+        let id = self.servers[server];
+        self.policy
+            .set_residents(id, Some(&rows), self.now, self.now);
+    }
+
+    fn pass(&mut self, seconds: f64) {
+        self.now += Duration::from_secs_f64(seconds);
+    }
+
+    /// The choice for a request that has waited so long, with so many in its line.
+    fn choose(&mut self, name: &str, waited: f64, waiting: usize) -> Option<Grant> {
+        let model = model(name);
+        let ask = Ask {
+            model: &model,
+            prompt_tokens: 1000.0,
+            output_tokens: Some(100.0),
+            num_ctx: None,
+            prefix: &[],
+            prefix_part: 0.0,
+            streams: true,
+            waiting,
+            since: self.now - Duration::from_secs_f64(waited),
+            now: self.now,
+        };
+        let healthy = |_| {
+            Some(View {
+                availability: Availability::Healthy,
+                was_tried: false,
+                is_trial: false,
+            })
+        };
+        self.policy.choose(&ask, healthy)
+    }
+
+    fn send(&mut self, name: &str) -> (usize, FlightId) {
+        let grant = self.choose(name, 0.0, 1).unwrap();
+        let server = self.servers.iter().position(|id| *id == grant.server);
+        (server.unwrap(), grant.flight)
+    }
+
+    /// The whole of a response that took 1 s for the prompt and 2 s for the output.
+    fn answer(&mut self, name: &str, flight: FlightId, load: f64) {
+        let model = model(name);
+        self.policy.first_byte(&model, flight, self.now);
+        let total = load + 3.0;
+        let phases = Phases {
+            load: Duration::from_secs_f64(load),
+            prompt: Duration::from_secs(1),
+            output: Duration::from_secs(2),
+            total: Duration::from_secs_f64(total),
+        };
+        let report = Report {
+            prompt_tokens: 1000,
+            output_tokens: 100,
+            phases: Some(phases),
+        };
+        self.pass(2.0);
+        self.policy.end(&model, flight, Some(report), self.now);
+    }
+
+    /// One request from its choice to its end; returns the server.
+    fn serve(&mut self, name: &str, load: f64) -> usize {
+        let (server, flight) = self.send(name);
+        self.pass(load + 1.0);
+        self.answer(name, flight, load);
+        server
+    }
+}
+
+#[test]
+fn a_server_with_the_model_in_memory_is_preferred_to_an_idle_one() {
+    let mut stage = Stage::new(3, &["m"]);
+    stage.list(1, &["m"]);
+    for _ in 0..3 {
+        assert_eq!(stage.serve("m", 0.0), 1);
+    }
+}
+
+/// Lists of installed models and of those in memory come in any order.
+#[test]
+fn a_model_that_is_listed_in_memory_before_it_is_known_to_be_installed_counts() {
+    let mut stage = Stage::new(2, &[]);
+    stage.list(1, &["m"]);
+    for id in stage.servers.clone() {
+        stage.policy.set_installed(id, &[(model("m"), 0)]);
+    }
+    assert_eq!(stage.send("m").0, 1);
+}
+
+#[test]
+fn one_request_loads_a_model_and_the_others_wait_for_it() {
+    let mut stage = Stage::new(1, &["m"]);
+    let first = stage.choose("m", 0.0, 1).unwrap();
+    assert!(first.loads);
+    assert!(stage.choose("m", 0.0, 1).is_none());
+    stage.pass(8.0);
+    let first = first.flight;
+    stage.policy.first_byte(&model("m"), first, stage.now);
+    assert!(!stage.choose("m", 8.0, 1).unwrap().loads);
+}
+
+/// The list of models in memory can be asked for before a request and answered after it.
+#[test]
+fn a_request_before_the_first_list_is_the_only_one_until_it_is_answered() {
+    let mut stage = Stage::new(0, &[]);
+    let id = stage.policy.add_server(ServerSpec {
+        slots: Some(1),
+        ..ServerSpec::new("gpu".into())
+    });
+    stage.servers.push(id);
+    stage.policy.set_installed(id, &[(model("m"), 0)]);
+    let (_, first) = stage.send("m");
+    stage.list(0, &[]);
+    assert!(stage.choose("m", 0.0, 1).is_none());
+    stage.answer("m", first, 0.0);
+    assert!(!stage.choose("m", 0.0, 1).unwrap().loads);
+}
+
+#[test]
+fn a_load_that_fails_is_tried_again() {
+    let mut stage = Stage::new(1, &["m"]);
+    let first = stage.choose("m", 0.0, 1).unwrap();
+    stage.policy.end(&model("m"), first.flight, None, stage.now);
+    assert!(stage.choose("m", 0.0, 1).unwrap().loads);
+}
+
+#[test]
+fn a_second_copy_is_loaded_only_if_many_wait() {
+    let mut stage = Stage::new(2, &["m"]);
+    stage.serve("m", 8.0);
+    let limit = 2;
+    for _ in 0..limit {
+        assert!(!stage.choose("m", 0.0, 1).unwrap().loads);
+    }
+    assert!(stage.choose("m", 0.0, 1).is_none(), "one waits");
+    let copy = stage.choose("m", 0.0, 40).unwrap();
+    assert!(copy.loads, "forty wait");
+}
+
+#[test]
+fn a_busy_model_is_not_unloaded_before_it_has_had_its_time() {
+    let mut stage = Stage::new(1, &["a", "b"]);
+    // Only one model fits.
+    stage.serve("a", 8.0);
+    stage.list(0, &["a"]);
+    stage.serve("b", 8.0);
+    stage.list(0, &["b"]);
+    let (_, busy) = stage.send("b");
+    assert!(stage.choose("a", 0.0, 1).is_none(), "it is busy");
+    stage.policy.set_waiting(&model("a"), 1);
+    stage.policy.set_waiting(&model("b"), 5);
+    stage.answer("b", busy, 0.0);
+    assert!(stage.choose("a", 5.0, 1).is_none(), "others wait for it");
+    // Then it gets no more requests, and is unloaded once it is idle.
+    let (_, busy) = stage.send("b");
+    stage.pass(100.0);
+    assert!(stage.choose("a", 100.0, 1).is_none(), "it is busy");
+    assert!(stage.choose("b", 1.0, 5).is_none(), "it rests");
+    stage.answer("b", busy, 0.0);
+    assert!(stage.choose("a", 102.0, 1).unwrap().loads);
+}
+
+#[test]
+fn requests_for_a_model_that_nobody_waits_for_any_more_free_the_resting_one() {
+    let mut stage = Stage::new(1, &["a", "b"]);
+    stage.serve("a", 8.0);
+    stage.list(0, &["a"]);
+    stage.serve("b", 8.0);
+    stage.list(0, &["b"]);
+    let _busy = stage.send("b");
+    stage.pass(100.0);
+    stage.policy.set_waiting(&model("a"), 1);
+    assert!(stage.choose("a", 100.0, 1).is_none());
+    assert!(stage.choose("b", 0.0, 1).is_none(), "it rests");
+    stage.policy.set_waiting(&model("a"), 0);
+    assert!(stage.choose("b", 0.0, 1).is_some());
+}
+
+#[test]
+fn a_model_with_room_beside_a_busy_one_is_loaded_at_once() {
+    let mut stage = Stage::new(1, &["a", "b"]);
+    stage.list(0, &["a", "b"]);
+    stage.list(0, &["a"]);
+    let _busy = stage.send("a");
+    assert!(stage.choose("b", 0.0, 1).unwrap().loads);
+}
+
+#[test]
+fn a_slow_server_helps_only_when_the_line_is_long() {
+    let mut stage = Stage::new(1, &["m"]);
+    let spec = ServerSpec {
+        weight: 0.1,
+        slots: Some(1),
+        ..ServerSpec::new("slow".into())
+    };
+    let slow = stage.policy.add_server(spec);
+    stage.policy.set_installed(slow, &[(model("m"), 0)]);
+    stage.servers = vec![stage.servers[0], slow];
+    stage.list(0, &["m"]);
+    stage.list(1, &["m"]);
+    let server = stage.serve("m", 0.0);
+    assert_eq!(server, 0);
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        held.push(stage.choose("m", 0.0, 1).unwrap());
+    }
+    assert!(stage.choose("m", 0.0, 1).is_none());
+    let helped = stage.choose("m", 0.0, 60).unwrap();
+    assert_eq!(helped.server, slow);
+}
+
+#[test]
+fn a_prompt_goes_where_its_beginning_was_processed() {
+    let mut stage = Stage::new(2, &["m"]);
+    stage.list(0, &["m"]);
+    stage.list(1, &["m"]);
+    for server in [0, 1, 0, 1] {
+        let _ = stage.serve("m", 0.0);
+        let _ = server;
+    }
+    let prefix: Vec<u64> = (0..8).collect();
+    let name = model("m");
+    let ask = |stage: &mut Stage| {
+        let ask = Ask {
+            model: &name,
+            prompt_tokens: 4000.0,
+            output_tokens: Some(10.0),
+            num_ctx: None,
+            prefix: &prefix,
+            prefix_part: 1.0,
+            streams: true,
+            waiting: 1,
+            since: stage.now,
+            now: stage.now,
+        };
+        let healthy = |_| {
+            Some(View {
+                availability: Availability::Healthy,
+                was_tried: false,
+                is_trial: false,
+            })
+        };
+        let grant = stage.policy.choose(&ask, healthy).unwrap();
+        stage.policy.end(&name, grant.flight, None, stage.now);
+        grant.server
+    };
+    let first = ask(&mut stage);
+    for _ in 0..4 {
+        assert_eq!(ask(&mut stage), first);
+    }
+}
+
+#[test]
+fn a_server_that_was_down_has_nothing_in_memory() {
+    let mut stage = Stage::new(2, &["m"]);
+    stage.list(0, &["m"]);
+    stage.policy.restarted(stage.servers[0], stage.now);
+    assert!(stage.choose("m", 0.0, 1).unwrap().loads);
+}
+
+#[test]
+fn a_removed_server_is_forgotten_and_its_place_used_again() {
+    let mut stage = Stage::new(2, &["m"]);
+    stage.policy.remove_server(stage.servers[0]);
+    assert_eq!(stage.send("m").0, 1);
+    let id = stage.policy.add_server(ServerSpec::new("new".into()));
+    assert_eq!(id, stage.servers[0]);
+    stage.policy.set_installed(id, &[]);
+    assert!(stage.policy.models[&model("m")].lane(id).is_none());
+}
+
+#[test]
+fn a_choice_is_explained_by_the_costs_of_all_servers() {
+    let mut stage = Stage::new(2, &["m"]);
+    stage.list(1, &["m"]);
+    stage.send("m");
+    let decisions = stage.policy.decisions();
+    let decision = &decisions[0];
+    assert_eq!(decision.server.as_deref(), Some("gpu-1"));
+    assert_eq!(decision.candidates.len(), 2);
+    for candidate in &decision.candidates {
+        assert_eq!(candidate.loads, &*candidate.server == "gpu-0");
+        assert_eq!(candidate.loads, candidate.terms.unwrap().load > 0.0);
+    }
+}

@@ -1,0 +1,101 @@
+//! `/status`: the state of each backend and queue.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::ollama::fleet::{Avoided, Drift, MemoryStatus, ModelStatus, Occupancy, Resident};
+use crate::telemetry::FleetView;
+
+/// The content. Durations are in seconds.
+pub(super) fn page(fleet: &dyn FleetView) -> Value {
+    let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
+    let backends = fleet.status().into_iter().map(|backend| {
+        json!({
+            "name": *backend.name,
+            "is_up": backend.is_up,
+            "version": backend.version.as_deref(),
+            "installed": backend.installed,
+            "resident": backend.resident.as_ref().map(|rows| rows.iter().map(resident).collect::<Value>()),
+            "breaker": backend.breaker.name(),
+            "in_flight": backend.in_flight,
+            "slots": backend.slots,
+            "models": backend.models.iter().map(model).collect::<Value>(),
+            "memory": backend.memory.as_ref().map(memory),
+            "max_in_flight": backend.rules.max_in_flight,
+            "weight": backend.rules.weight,
+            "labels": backend.rules.labels.iter().map(|label| &**label).collect::<Value>(),
+            "avoided": backend.avoided.iter().map(avoided).collect::<Value>(),
+        })
+    });
+    let queue = fleet.queue_status().into_iter().map(|row| {
+        json!({
+            "model": *row.model,
+            "waiting": row.waiting,
+            "in_flight": row.in_flight,
+            "oldest": seconds(row.oldest),
+            "predicted_wait": seconds(row.predicted_wait),
+        })
+    });
+    json!({
+        "backends": backends.collect::<Value>(),
+        "queue": queue.collect::<Value>(),
+        "digests_differ": fleet.drifts().iter().map(drift).collect::<Value>(),
+    })
+}
+
+/// A model in a backend's memory; sizes are in bytes.
+fn resident(row: &Resident) -> Value {
+    json!({
+        "model": row.name.to_string(),
+        "size": row.size,
+        "size_vram": row.size_vram,
+        "context_length": row.context_length,
+        "expires_at": row.expires_at.map(|time| time.to_string()),
+    })
+}
+
+/// A model that is in a backend's memory or has requests there.
+fn model(row: &ModelStatus) -> Value {
+    json!({
+        "model": row.model.to_string(),
+        "residency": row.residency.name(),
+        "in_flight": row.in_flight,
+        "limit": row.slots.limit,
+        "slots": row.slots.known,
+        "slots_source": row.slots.source.name(),
+        "prompt_tokens_per_second": row.prompt_rate,
+        "output_tokens_per_second": row.output_rate,
+        "load_seconds": row.load_seconds,
+        "rests_for": row.rests_for,
+    })
+}
+
+/// What a backend's memory was seen to hold; sizes are in bytes.
+fn memory(memory: &MemoryStatus) -> Value {
+    let occupancy = |row: &Occupancy| json!({ "models": row.models, "bytes": row.bytes });
+    json!({
+        "held": occupancy(&memory.held),
+        "did_not_fit": memory.did_not_fit.as_ref().map(occupancy),
+    })
+}
+
+/// A name that stands for different models, and the backends that have each of them.
+fn drift(drift: &Drift) -> Value {
+    let digests = drift.digests.iter().map(|(digest, backends)| {
+        let backends = backends.iter().map(|name| &**name);
+        (digest.to_string(), backends.collect::<Value>())
+    });
+    let digests: serde_json::Map<_, _> = digests.collect();
+    json!({ "model": drift.model.to_string(), "digests": digests })
+}
+
+/// Why a backend is avoided for a model; the time until the next trial is in seconds.
+fn avoided(row: &Avoided) -> Value {
+    json!({
+        "model": row.model.to_string(),
+        "reason": row.reason.name(),
+        "failures": row.failures,
+        "trial_in": row.trial_in.as_secs_f64(),
+    })
+}

@@ -1,0 +1,66 @@
+//! The reasons of a choice, for the log and the spans.
+
+use std::fmt;
+
+use super::Fleet;
+use super::backend::Backend;
+use super::flight::Flight;
+use super::policy::{Candidate, Terms};
+
+/// The terms of the latest choice for a request; `None` if it was not a choice by cost.
+///
+/// Whoever needs them puts an empty one into the extensions of the request's
+/// [`Outcome`](llamatower_layers::Outcome). Without it, none is kept.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LatestTerms(pub Option<Terms>);
+
+impl<S> Fleet<S> {
+    /// Logs why this server was chosen. Nothing is looked up or formatted unless the line is
+    /// written.
+    pub(super) fn log_choice(&self, backend: &Backend, flight: &Flight) {
+        let grant = flight.grant();
+        tracing::debug!(
+            backend = %backend.name(),
+            model = %flight.model(),
+            load = grant.terms.load,
+            wait = grant.terms.wait,
+            work = grant.terms.work,
+            affinity = grant.terms.affinity,
+            candidates = %Candidates(self.router.change(|policy| {
+                let decision = policy.decision(grant.decision);
+                decision.map(|decision| decision.candidates.clone()).unwrap_or_default()
+            })),
+            "a backend was chosen"
+        );
+    }
+}
+
+/// The servers that were compared, as text.
+struct Candidates(Vec<Candidate>);
+
+impl fmt::Display for Candidates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, row) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            write!(
+                f,
+                "{separator}{} is {}",
+                row.server,
+                row.availability.name()
+            )?;
+            let Some(terms) = row.terms else { continue };
+            f.write_str(if row.is_open { ", open" } else { ", busy" })?;
+            f.write_str(if row.loads { ", loads" } else { "" })?;
+            write!(
+                f,
+                ": load {:.3} + wait {:.3} + work {:.3} {:+.3} = {:.3} s",
+                terms.load,
+                terms.wait,
+                terms.work,
+                terms.affinity,
+                terms.total()
+            )?;
+        }
+        Ok(())
+    }
+}
