@@ -16,9 +16,11 @@ use super::workload::GREEDY;
 use super::world::{Arrival, Balancer, Io};
 
 /// A model gets another server if more seconds of work than this wait for each of its slots.
-const BACKLOG: f64 = 16.0;
+const BACKLOG: f64 = 30.0;
 /// A model that no server has gets one that is busy after so many load times.
-const LOADS_BEFORE_YIELD: f64 = 2.0;
+const LOADS_BEFORE_YIELD: f64 = 3.0;
+/// But not one that has had its model for less than so many load times.
+const LOADS_TO_STAY: f64 = 2.0;
 /// While the best server for a request is busy, so many requests are looked at whether another one
 /// can begin.
 const LOOKED_AT: usize = 64;
@@ -225,7 +227,9 @@ impl Central {
             }
             let waited = io.now - io.workload[request].at;
             let may_be_busy = |server: usize| {
-                slots == 0 && waited >= LOADS_BEFORE_YIELD * io.servers[server].spec.load
+                let load = io.servers[server].spec.load;
+                let stays_until = self.places[server].loaded_at + LOADS_TO_STAY * load;
+                slots == 0 && waited >= LOADS_BEFORE_YIELD * load && io.now >= stays_until
             };
             if let Some(server) = self.victim(model, may_be_busy, io) {
                 self.places[server].next = Some(model);

@@ -34,6 +34,8 @@ pub(super) struct ServerSpec {
 
 /// The prompt tokens of a block of a prefix.
 pub(super) const BLOCK_TOKENS: u32 = 512;
+/// The status of a server that refuses requests.
+const REFUSED: u16 = 503;
 /// The tokens of recent prompts that a model in memory keeps.
 pub(super) const PREFIX_CACHE: u32 = 500_000;
 
@@ -59,7 +61,8 @@ pub(super) enum Fault {
     Status(u16),
     /// It answers no request.
     Hang,
-    /// It answers with 503 at once during every second period of so many seconds.
+    /// During every second period of so many seconds it answers with 503 at once, also those requests
+    /// that wait in it when the period begins.
     Flapping(f64),
 }
 
@@ -83,6 +86,8 @@ pub(super) enum Step {
     FirstToken(Request, u64),
     /// A request has ended.
     Done(Request, u64),
+    /// A flapping server begins to refuse requests.
+    Outage,
 }
 
 /// What happened at a server, for the one who sent the request.
@@ -185,6 +190,13 @@ impl Server {
         self
     }
 
+    /// What it does of itself from the begin.
+    pub(super) fn begin(&self, effects: &mut Effects) {
+        if let Fault::Flapping(period) = self.spec.fault {
+            effects.steps.push((period, Step::Outage));
+        }
+    }
+
     /// The models in memory.
     pub(super) fn residents(&self) -> impl Iterator<Item = Model> {
         self.runners.iter().map(|runner| runner.model)
@@ -223,7 +235,7 @@ impl Server {
             let status = match self.spec.fault {
                 Fault::Status(status) => status,
                 Fault::Hang => return,
-                Fault::None | Fault::Flapping(_) => 503,
+                Fault::None | Fault::Flapping(_) => REFUSED,
             };
             effects.events.push(Event::Failed(job.request, status));
             return;
@@ -292,6 +304,19 @@ impl Server {
                 self.fill(runner, now, effects);
                 self.advance(now, effects);
             }
+            Step::Outage => self.refuse_waiting(now, effects),
+        }
+    }
+
+    fn refuse_waiting(&mut self, now: Time, effects: &mut Effects) {
+        let queued = self.runners.iter_mut();
+        let queued = queued.flat_map(|runner| runner.queue.drain(..));
+        let waiting = queued.chain(self.pending.drain(..));
+        let refused = waiting.map(|waiting| Event::Failed(waiting.job.request, REFUSED));
+        effects.events.extend(refused);
+        self.loading = None;
+        if let Fault::Flapping(period) = self.spec.fault {
+            effects.steps.push((now + 2.0 * period, Step::Outage));
         }
     }
 

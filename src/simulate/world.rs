@@ -166,6 +166,11 @@ pub(super) fn run(
         open: workload.len(),
         patience,
     };
+    for server in 0..world.servers.len() {
+        let mut effects = Effects::default();
+        world.servers[server].begin(&mut effects);
+        world.apply(server, effects, 0.0, balancer);
+    }
     world.act(0.0, balancer, |balancer, io| balancer.timer(0, io));
     if let Some(first) = workload.first() {
         world.agenda.add(first.at, Due::Arrives(0));
