@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, value_parser};
 
 /// An LLM gateway in front of Ollama.
 #[derive(Debug, Parser)]
@@ -78,21 +78,7 @@ pub enum Command {
         admin: bool,
     },
     /// Simulate the routing of requests on virtual time, and compare it with simple policies.
-    Simulate {
-        /// Only this scenario.
-        #[arg(long)]
-        scenario: Option<String>,
-        /// Requests of this trace: a CSV file of Azure's LLM inference dataset or a JSON lines
-        /// file of Mooncake; by default random ones.
-        #[arg(long, value_name = "FILE")]
-        trace: Option<PathBuf>,
-        /// The number of requests of a scenario.
-        #[arg(long, default_value_t = 5000)]
-        requests: usize,
-        /// The seed of all random values.
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-    },
+    Simulate(SimulateArguments),
     /// Print the reference of all settings.
     Reference {
         /// Print an example TOML file instead.
@@ -102,6 +88,39 @@ pub enum Command {
         #[arg(long)]
         environment: bool,
     },
+}
+
+/// What to simulate.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct SimulateArguments {
+    /// Only this scenario; can be given more than once.
+    #[arg(long, value_name = "NAME")]
+    pub scenario: Vec<String>,
+    /// Only this policy; can be given more than once.
+    #[arg(long, value_name = "NAME")]
+    pub policy: Vec<String>,
+    /// The requests of this trace: a CSV file of Azure's LLM inference dataset or a JSON lines file
+    /// of Mooncake; by default random ones.
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// The number of requests; by default all of the trace, or 5000 random ones.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub requests: Option<u32>,
+    /// The seed of all random values. The same seed gives the same output.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// The number of servers: those of a scenario again and again.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=100_000))]
+    pub servers: Option<u32>,
+    /// Write a plot of each scenario as an SVG file to this directory.
+    #[arg(long, value_name = "DIR")]
+    pub svg: Option<PathBuf>,
+    /// Print JSON, for scripts.
+    #[arg(long)]
+    pub json: bool,
+    /// Print the names of the scenarios and policies.
+    #[arg(long)]
+    pub list: bool,
 }
 
 /// The exit code of the process.

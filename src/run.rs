@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-use crate::cli::{Arguments, Command, Exit};
+use crate::cli::{Arguments, Command, Exit, SimulateArguments};
 use crate::doctor::Options;
 use crate::edge::Shutdown;
 use crate::gateway::{Gateway, StartError};
@@ -19,6 +19,7 @@ use crate::healthcheck::Target;
 use crate::reload::Reloader;
 use crate::settings::{self, Environment, Loaded, Settings};
 use crate::signals::{Hangup, Hangups};
+use crate::simulate::SimulateError;
 use crate::telemetry::{Telemetry, TelemetryConfig, suppresses_warnings};
 use crate::{check, demo, doctor, version};
 
@@ -40,18 +41,7 @@ pub fn run(arguments: Arguments) -> Exit {
             std::thread::sleep(Duration::from_secs(seconds));
             Exit::Done
         }
-        Command::Simulate {
-            scenario,
-            trace,
-            requests,
-            seed,
-        } => match crate::simulate::main(trace.as_deref(), requests, scenario.as_deref(), seed) {
-            Ok(()) => Exit::Done,
-            Err(error) => {
-                eprintln!("{error}");
-                Exit::WrongSetting
-            }
-        },
+        Command::Simulate(arguments) => simulate(&arguments),
         Command::Reference { example: true, .. } => print(settings::example_file()),
         Command::Reference {
             environment: true, ..
@@ -278,6 +268,18 @@ fn keygen(name: &str, is_admin: bool) -> Exit {
         Ok((key, line)) => print(format!(
             "key for the client:\n  {key}\nline for {variable} or its file:\n  {line}\n"
         )),
+        Err(error) => print_error(error, Exit::Failed),
+    }
+}
+
+fn simulate(arguments: &SimulateArguments) -> Exit {
+    match crate::simulate::run(arguments, &mut io::stdout().lock()) {
+        Ok(()) => Exit::Done,
+        // The reader of the output has left; nobody would read the error.
+        Err(SimulateError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            Exit::Failed
+        }
+        Err(error) if error.is_of_arguments() => print_error(error, Exit::WrongSetting),
         Err(error) => print_error(error, Exit::Failed),
     }
 }

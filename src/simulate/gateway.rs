@@ -7,18 +7,20 @@ use foldhash::HashMap;
 use llamatower_layers::ModelName;
 use llamatower_layers::queue::machine::{Charge, ClassQueues, Finished, Position, Rules};
 use llamatower_layers::queue::{Entry, Line};
+use llamatower_layers::usage::Usage;
 use tokio::time::Instant;
 
-use super::server::{Durations, Request, Time};
+use super::server::{BLOCK_TOKENS, Durations, Request, Time};
+use super::simple::ATTEMPTS;
 use super::world::{Arrival, Balancer, Io};
+use crate::client::Client;
+use crate::ollama::fleet::estimates::{Estimates, Expected, real_cost};
 use crate::ollama::fleet::outlier::{Outcome, Outliers, Reason, Standing};
 use crate::ollama::fleet::policy::{
     Ask, Availability, FlightId, Grant, InMemory, Phases, Policy, Report, ServerId, ServerSpec,
     View,
 };
 
-/// So many times a request is sent.
-const ATTEMPTS: usize = 3;
 /// The interval of probes, as in a gateway with nothing set.
 const PROBE_INTERVAL: f64 = 5.0;
 /// The number of the timer for probes; first-byte clocks have the numbers after it.
@@ -26,14 +28,8 @@ const PROBE: u64 = 0;
 /// The size of a model in memory, in bytes: the same for all.
 const MODEL_BYTES: u64 = 8_000_000_000;
 
-/// The settings of the simulated gateway.
-#[derive(Clone, Debug, Default)]
-pub(super) struct GatewaySettings {
-    /// The slots of each server; `None` to learn them.
-    pub(super) slots: Option<u32>,
-    /// Seconds to the first byte after which a request is tried elsewhere.
-    pub(super) first_byte: Option<f64>,
-}
+/// The gateway estimates the tokens of a prompt by its size.
+const BYTES_PER_TOKEN: u64 = 4;
 
 /// Without limits: what a client would be refused for is to be seen as a wait.
 fn rules() -> Rules {
@@ -45,29 +41,34 @@ fn rules() -> Rules {
 
 /// The gateway.
 pub(super) struct Gateway {
-    settings: GatewaySettings,
+    /// Seconds to the first byte after which a request is tried elsewhere.
+    first_byte: Option<f64>,
     fleet: Fleet,
     policy: Policy,
     queues: ClassQueues<usize, usize, Waits>,
     places: HashMap<Request, Place>,
     /// Requests whose clients have left while they load a model that others wait for.
     orphans: HashMap<Request, Sent>,
-    /// The requests of first-byte clocks, by their timers, with the attempt.
+    /// The requests of first-byte clocks, by their timers, with the attempt. The timer of the probes
+    /// has the first place.
     clocks: Vec<(Request, usize)>,
 }
 
-/// The names of models and servers, and what the servers did lately.
+/// The names of models and clients, and what the servers did lately.
 struct Fleet {
+    /// The time at which the simulation begins; only differences to it count.
     base: Instant,
     models: Vec<ModelName>,
-    servers: Vec<ServerId>,
+    clients: Vec<Client>,
     outliers: Vec<Outliers>,
+    estimates: Estimates,
 }
 
 /// A waiting request.
 #[derive(Clone, Debug)]
 struct Waits {
     request: Request,
+    expected: Expected,
     tried: Vec<usize>,
 }
 
@@ -89,48 +90,52 @@ struct Sent {
 }
 
 impl Gateway {
-    pub(super) fn new(servers: usize, models: usize, settings: GatewaySettings) -> Self {
-        let names = (0..models).filter_map(|model| ModelName::parse(&format!("m{model}")).ok());
-        let mut gateway = Self {
+    /// A gateway with nothing set, before so many servers that have all models.
+    pub(super) fn new(
+        servers: usize,
+        models: usize,
+        clients: usize,
+        first_byte: Option<f64>,
+    ) -> Self {
+        let models = (0..models).filter_map(|model| ModelName::parse(&format!("m{model}")).ok());
+        let models: Vec<_> = models.collect();
+        let installed = models.iter().map(|model| (model.clone(), MODEL_BYTES));
+        let installed: Vec<_> = installed.collect();
+        let mut policy = Policy::default();
+        for server in 0..servers {
+            let id = policy.add_server(ServerSpec::new(format!("server-{server}").into()));
+            policy.set_installed(id, &installed);
+        }
+        let clients = (0..clients).map(|client| Client::Key(format!("client-{client}").into()));
+        Self {
+            first_byte,
             fleet: Fleet {
                 base: Instant::now(),
-                models: names.collect(),
-                servers: Vec::new(),
+                models,
+                clients: clients.collect(),
                 outliers: (0..servers).map(|_| Outliers::default()).collect(),
+                estimates: Estimates::default(),
             },
-            policy: Policy::default(),
+            policy,
             queues: ClassQueues::new(rules()),
             places: HashMap::default(),
             orphans: HashMap::default(),
             clocks: vec![(0, 0)],
-            settings,
-        };
-        let installed: Vec<_> = gateway
-            .fleet
-            .models
-            .iter()
-            .map(|model| (model.clone(), MODEL_BYTES))
-            .collect();
-        for server in 0..servers {
-            let spec = ServerSpec {
-                slots: gateway.settings.slots,
-                ..ServerSpec::new(format!("server-{server}").into())
-            };
-            let id = gateway.policy.add_server(spec);
-            gateway.policy.set_installed(id, &installed);
-            gateway.fleet.servers.push(id);
         }
-        gateway
     }
 
     /// Enters the queue, or sends the request at once.
     fn enter(&mut self, request: Request, tried: Vec<usize>, io: &mut Io<'_>) {
         let arrival = &io.workload[request];
         let now = self.fleet.instant(io.now);
-        let estimate = arrival.prompt_tokens + 256;
-        let waits = Waits { request, tried };
+        let expected = self.fleet.expected(arrival);
+        let waits = Waits {
+            request,
+            expected,
+            tried,
+        };
         let entry = Entry::new(arrival.client, waits.clone())
-            .with_cost(estimate)
+            .with_cost(expected.cost())
             .with_arrival(self.fleet.instant(arrival.at));
         let charge = entry.charge();
         let model = arrival.model;
@@ -157,14 +162,13 @@ impl Gateway {
     }
 
     fn send(&mut self, waits: Waits, grant: Grant, charge: Charge, io: &mut Io<'_>) {
-        let server = self.fleet.servers.iter().position(|id| *id == grant.server);
-        let (server, request) = (server.unwrap_or_default(), waits.request);
+        let (server, request) = (grant.server.index(), waits.request);
         let mut tried = waits.tried;
         tried.push(server);
         if grant.is_trial {
             self.fleet.outliers[server].begin_trial(&self.fleet.models[io.workload[request].model]);
         }
-        if let Some(limit) = self.settings.first_byte {
+        if let Some(limit) = self.first_byte {
             self.clocks.push((request, tried.len()));
             io.timer(io.now + limit, self.clocks.len() as u64 - 1);
         }
@@ -222,9 +226,13 @@ impl Gateway {
         if sent.is_trial {
             self.fleet.outliers[sent.server].end_trial(model);
         }
+        let held = Duration::from_secs_f64(io.now - sent.at);
         let finished = match durations {
-            Some(_) => Finished::after(Duration::from_secs_f64(io.now - sent.at))
-                .with_cost(arrival.prompt_tokens + 2 * arrival.output_tokens),
+            Some(_) => {
+                let cost = self.fleet.learn_cost(arrival);
+                Finished::after(held).with_cost(cost)
+            }
+            None if sent.first_token => Finished::after(held),
             None => Finished::unused(),
         };
         self.queues
@@ -247,8 +255,8 @@ impl Gateway {
                 expires: now.checked_add(Duration::from_secs(300)),
             })
             .collect();
-        self.policy
-            .set_residents(self.fleet.servers[server], Some(&rows), now, now);
+        let id = ServerId::from_index(server);
+        self.policy.set_residents(id, Some(&rows), now, now);
     }
 
     fn retry(&mut self, request: Request, sent: Sent, io: &mut Io<'_>) {
@@ -263,7 +271,7 @@ impl Gateway {
 
     fn probe(&mut self, io: &mut Io<'_>) {
         let now = self.fleet.instant(io.now);
-        for server in 0..self.fleet.servers.len() {
+        for server in 0..io.servers.len() {
             self.tell_residents(server, io);
             // The gateway's own trial of a model with which the server was silent.
             if let Some((model, pause)) = self.fleet.outliers[server].next_silent(now)
@@ -286,14 +294,31 @@ impl Fleet {
         self.base + Duration::from_secs_f64(at)
     }
 
+    fn expected(&self, arrival: &Arrival) -> Expected {
+        let bytes = BYTES_PER_TOKEN * u64::from(arrival.prompt_tokens);
+        let (model, client) = (&self.models[arrival.model], &self.clients[arrival.client]);
+        self.estimates.expected(Some(model), Some(client), bytes)
+    }
+
+    /// The cost of a request that has ended, from which later estimates are learned.
+    fn learn_cost(&self, arrival: &Arrival) -> u32 {
+        let bytes = BYTES_PER_TOKEN * u64::from(arrival.prompt_tokens);
+        let (model, client) = (&self.models[arrival.model], &self.clients[arrival.client]);
+        let mut usage = Usage::default();
+        usage.prompt_tokens = u64::from(arrival.prompt_tokens);
+        usage.output_tokens = u64::from(arrival.output_tokens);
+        self.estimates.record(model, Some(client), bytes, &usage);
+        real_cost(&usage)
+    }
+
     fn choose(&self, policy: &mut Policy, waits: &Waits, line: Line, io: &Io<'_>) -> Option<Grant> {
         let arrival = &io.workload[waits.request];
         let model = &self.models[arrival.model];
-        let covered = 512.0 * arrival.blocks.len() as f64;
+        let covered = f64::from(BLOCK_TOKENS) * arrival.blocks.len() as f64;
         let ask = Ask {
             model,
-            prompt_tokens: f64::from(arrival.prompt_tokens),
-            output_tokens: None,
+            prompt_tokens: waits.expected.prompt_tokens,
+            output_tokens: Some(waits.expected.output_tokens),
             num_ctx: None,
             prefix: &arrival.blocks,
             prefix_part: (covered / f64::from(arrival.prompt_tokens.max(1))).min(1.0),
@@ -303,8 +328,8 @@ impl Fleet {
             now: line.now,
         };
         policy.choose(&ask, |id| {
-            let at = self.servers.iter().position(|server| *server == id)?;
-            let standing = self.outliers[at].standing(model, line.now);
+            let at = id.index();
+            let standing = self.outliers.get(at)?.standing(model, line.now);
             Some(View {
                 availability: match standing {
                     Standing::Avoided => Availability::Avoided,

@@ -1,120 +1,155 @@
-//! `llamatower simulate`: the fleet's own policy and queue on virtual time, before simulated
-//! servers, beside simple policies.
+//! `llamatower simulate`: the routing policy and the queue of the gateway on virtual time, before
+//! simulated servers, beside simple policies and a central queue that knows all work.
+//!
+//! The same seed gives the same output, byte for byte. Nothing depends on the time of the day, and
+//! nothing on the order of hash maps, whose hashes are different in each process.
 
+mod central;
+mod error;
+mod figures;
 mod gateway;
+mod plot;
+mod policy;
 mod prefix;
+mod report;
 mod scenario;
 mod server;
 mod simple;
 mod trace;
+mod workload;
 mod world;
 
-use std::path::Path;
+use std::io::Write;
 
-use gateway::{Gateway, GatewaySettings};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::cli::SimulateArguments;
+use figures::Figures;
+use policy::PolicyKind;
+use report::{Report, ScenarioReport};
 use scenario::Scenario;
-use simple::{Rule, Simple};
-use world::{Arrival, Balancer, Run};
+use trace::Row;
 
-pub(crate) use trace::TraceError;
+pub(crate) use error::SimulateError;
 
 /// A client gives up after so many seconds without a first token.
 const PATIENCE: f64 = 300.0;
+/// The number of requests that are made up if no number is given.
+const REQUESTS: u32 = 5000;
 
-const POLICIES: [(&str, Option<Rule>); 6] = [
-    ("gateway", None),
-    ("random", Some(Rule::Random)),
-    ("round robin", Some(Rule::RoundRobin)),
-    ("least outstanding", Some(Rule::LeastOutstanding)),
-    ("warm first", Some(Rule::WarmFirst)),
-    ("two choices", Some(Rule::TwoChoices)),
-];
-
-pub(crate) fn main(
-    trace: Option<&Path>,
-    requests: usize,
-    only: Option<&str>,
-    seed: u64,
-) -> Result<(), TraceError> {
-    let mut random = fastrand::Rng::with_seed(seed);
-    let rows = match trace {
-        Some(path) => {
-            let mut rows = trace::read(path)?;
-            rows.truncate(requests);
-            rows
-        }
-        None => scenario::synthetic(requests, &mut random),
-    };
-    for scenario in scenario::all() {
-        if only.is_some_and(|only| only != scenario.name) {
-            continue;
-        }
-        let workload = scenario::deal(&scenario, &rows, &mut random);
-        println!("{}: {}", scenario.name, scenario.about);
-        for (name, rule) in POLICIES {
-            let mut balancer: Box<dyn Balancer> = match rule {
-                Some(rule) => Box::new(Simple::new(rule, scenario.servers.len(), seed)),
-                None => Box::new(Gateway::new(
-                    scenario.servers.len(),
-                    scenario.models.len(),
-                    GatewaySettings {
-                        slots: None,
-                        first_byte: scenario.first_byte,
-                    },
-                )),
-            };
-            let began = std::time::Instant::now();
-            let run = world::run(
-                &scenario.servers,
-                &workload,
-                PATIENCE,
-                &mut *balancer,
-                |_| (),
-            );
-            report(
-                name,
-                &scenario,
-                &workload,
-                &run,
-                began.elapsed().as_secs_f64(),
-            );
-        }
+/// Runs the scenarios of the arguments, and writes their figures to `out`.
+///
+/// # Errors
+/// An argument is wrong, the trace cannot be read, or the results cannot be written. All arguments
+/// are checked before the first run.
+pub(crate) fn run(arguments: &SimulateArguments, out: &mut dyn Write) -> Result<(), SimulateError> {
+    let scenarios = select(
+        scenario::all(),
+        &arguments.scenario,
+        |scenario| scenario.name,
+        SimulateError::UnknownScenario,
+    )?;
+    let policies = select(
+        policy::ALL.to_vec(),
+        &arguments.policy,
+        |policy| policy.name,
+        SimulateError::UnknownPolicy,
+    )?;
+    if arguments.list {
+        return Ok(out.write_all(report::list(&scenarios, &policies).as_bytes())?);
     }
-    Ok(())
+    let rows = match &arguments.trace {
+        Some(file) => trace::read(file)?,
+        None => {
+            let count = arguments.requests.unwrap_or(REQUESTS) as usize;
+            workload::synthetic(count, &mut fastrand::Rng::with_seed(arguments.seed))
+        }
+    };
+    let rows = match arguments.requests {
+        Some(count) => workload::part(&rows, count as usize),
+        None => &rows,
+    };
+    if let Some(dir) = &arguments.svg {
+        plot::create_dir(dir)?;
+    }
+    let mut report = Report::new(arguments, rows.len());
+    if !arguments.json {
+        out.write_all(report.header().as_bytes())?;
+    }
+    let bar = progress_bar(scenarios.len() * policies.len() * rows.len());
+    for scenario in scenarios {
+        let scenario = match arguments.servers {
+            Some(count) => scenario.with_servers(count as usize),
+            None => scenario,
+        };
+        let (done, plot) = simulate(&scenario, &policies, rows, arguments.seed, &bar);
+        if let Some(dir) = &arguments.svg {
+            plot.write(dir)?;
+        }
+        if !arguments.json {
+            bar.suspend(|| out.write_all(done.table().as_bytes()))?;
+        }
+        report.scenarios.push(done);
+    }
+    bar.finish_and_clear();
+    if arguments.json {
+        out.write_all(report.json().as_bytes())?;
+    }
+    Ok(out.flush()?)
 }
 
-fn report(name: &str, scenario: &Scenario, workload: &[Arrival], run: &Run, took: f64) {
-    let of = |client: Option<bool>| {
-        let mut times: Vec<f64> = run
-            .seen
-            .iter()
-            .zip(workload)
-            .skip(workload.len() / 20)
-            .filter(|(_, arrival)| client.is_none_or(|greedy| (arrival.client == 0) == greedy))
-            .map(|(seen, _)| seen.first_token.unwrap_or(PATIENCE))
-            .collect();
-        times.sort_by(f64::total_cmp);
-        let at = |part: f64| {
-            times
-                .get(((times.len() as f64 * part) as usize).min(times.len().saturating_sub(1)))
-                .copied()
-                .unwrap_or(0.0)
-        };
-        (at(0.5), at(0.99))
-    };
-    let failed = run
-        .seen
-        .iter()
-        .filter(|seen| seen.first_token.is_none())
-        .count();
-    let (p50, p99) = of(if scenario.clients.len() > 1 {
-        Some(false)
-    } else {
-        None
-    });
-    println!(
-        "  {name:18} p50 {p50:7.2} p99 {p99:7.2} failed {:5.1} % loads {:5}  ({took:.2} s)",
-        100.0 * failed as f64 / workload.len() as f64,
-        run.loads
-    );
+/// Runs one scenario with each policy.
+fn simulate(
+    scenario: &Scenario,
+    policies: &[PolicyKind],
+    rows: &[Row],
+    seed: u64,
+    bar: &ProgressBar,
+) -> (ScenarioReport, plot::Plot) {
+    let workload = workload::deal(scenario, rows, seed);
+    let longest_prompt = workload.iter().map(|arrival| arrival.prompt_tokens).max();
+    let first_byte = scenario.first_byte_clock(longest_prompt.unwrap_or(0));
+    let mut report = ScenarioReport::new(scenario, first_byte);
+    let mut plot = plot::Plot::new(scenario.name, scenario.about);
+    for policy in policies {
+        bar.set_message(format!("{}, {}", scenario.name, policy.name));
+        let begin = bar.position();
+        let mut balancer = policy.balancer(scenario, first_byte, seed);
+        let run = world::run(
+            scenario.fleet(),
+            &workload,
+            PATIENCE,
+            &mut *balancer,
+            |arrived| bar.set_position(begin + arrived as u64),
+        );
+        let figures = Figures::of(scenario, &workload, &run);
+        plot.add(policy.name, &figures);
+        report.add(policy.name, &figures);
+    }
+    (report, plot)
+}
+
+/// Those of `all` that are named, or all.
+fn select<T>(
+    all: Vec<T>,
+    names: &[String],
+    name_of: impl Fn(&T) -> &'static str,
+    unknown: impl Fn(String, String) -> SimulateError,
+) -> Result<Vec<T>, SimulateError> {
+    let is_known = |name: &&String| all.iter().any(|one| name_of(one) == name.as_str());
+    if let Some(wrong) = names.iter().find(|name| !is_known(name)) {
+        let known: Vec<_> = all.iter().map(name_of).collect();
+        return Err(unknown(wrong.clone(), known.join(", ")));
+    }
+    let is_wanted = |one: &T| names.is_empty() || names.iter().any(|name| name == name_of(one));
+    Ok(all.into_iter().filter(is_wanted).collect())
+}
+
+/// It is shown only on a terminal.
+fn progress_bar(requests: usize) -> ProgressBar {
+    let bar = ProgressBar::new(requests as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3} %, {eta} left: {msg}") {
+        bar.set_style(style);
+    }
+    bar
 }

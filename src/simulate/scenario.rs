@@ -1,15 +1,28 @@
-//! The scenarios, and the workload that is dealt to them.
+//! The scenarios: fleets, their faults, and how requests are dealt to models and clients.
+//!
+//! The figures are those of the race in `benches/race`, which measures the same on sockets.
 
-use super::server::{Fault, ServerSpec};
+use super::server::{Fault, Server, ServerSpec};
 use super::trace::Row;
-use super::world::Arrival;
 
-/// Prompt tokens in a second of a server at speed 1.
-const PREFILL: f64 = 2000.0;
-/// Output tokens in a second of a server at speed 1.
-const DECODE: f64 = 50.0;
-/// The load of the fleet, as a part of its capacity.
+/// Prompt tokens that a server at speed 1 processes in a second.
+const PROMPT_RATE: f64 = 4000.0;
+/// The same for the larger model of the scenario with common prefixes.
+const SLOW_PROMPT_RATE: f64 = 2000.0;
+/// The seconds that a server at speed 1 needs for a token of a response.
+const PACE: f64 = 0.025;
+/// The requests of one model that a server runs at once (`OLLAMA_NUM_PARALLEL`).
+const SLOTS: usize = 4;
+/// The seconds of a load.
+const LOAD_TIME: f64 = 8.0;
+/// The part of the fleet's capacity that the requests use.
 const LOAD: f64 = 0.7;
+/// The same where models are loaded again and again, which takes much of the rest.
+const LOAD_BESIDE_SWAPS: f64 = 0.5;
+/// The first-byte clock where a server hangs, in seconds.
+const FIRST_BYTE: f64 = 10.0;
+/// Seconds for which a flapping server answers, and then does not.
+const FLAPPING_PERIOD: f64 = 60.0;
 
 /// A fleet and the traffic it gets.
 #[derive(Clone, Debug)]
@@ -17,15 +30,16 @@ pub(super) struct Scenario {
     pub(super) name: &'static str,
     pub(super) about: &'static str,
     pub(super) servers: Vec<ServerSpec>,
-    /// The models, by the part of the requests for each.
-    pub(super) models: Vec<f64>,
-    /// The clients, by the part of the requests of each.
-    pub(super) clients: Vec<f64>,
-    /// The first-byte clock of the gateway, in seconds.
-    pub(super) first_byte: Option<f64>,
-    /// Whether prompts share prefixes where the trace does not tell.
+    /// The number of models. The n-th one gets a part of the requests in proportion to 1/n. A single
+    /// model is in memory from the begin.
+    pub(super) models: usize,
+    /// Whether one client sends more than all others together.
+    pub(super) has_greedy_client: bool,
+    /// Whether clients and balancers wait for the first byte no longer than a clock allows.
+    pub(super) has_first_byte_clock: bool,
+    /// Whether prompts have common prefixes where the trace has none.
     pub(super) shares_prefixes: bool,
-    /// The load as a part of the capacity of the healthy servers.
+    /// The part of the capacity of the servers that work which the requests use.
     pub(super) load: f64,
 }
 
@@ -35,37 +49,90 @@ impl Scenario {
             name,
             about,
             servers,
-            models: vec![1.0],
-            clients: vec![1.0],
-            first_byte: None,
+            models: 1,
+            has_greedy_client: false,
+            has_first_byte_clock: false,
             shares_prefixes: false,
             load: LOAD,
         }
+    }
+
+    /// The same with so many servers: the servers of the scenario again and again.
+    pub(super) fn with_servers(mut self, count: usize) -> Self {
+        self.servers = self.servers.iter().cycle().take(count).cloned().collect();
+        self
+    }
+
+    /// The servers as they are at the begin.
+    pub(super) fn fleet(&self) -> Vec<Server> {
+        let new = self.servers.iter().cloned().map(Server::new);
+        match self.models {
+            1 => new.map(|server| server.with_model(0)).collect(),
+            _ => new.collect(),
+        }
+    }
+
+    /// The requests at speed 1 that the fleet can run at once.
+    pub(super) fn capacity(&self) -> f64 {
+        let of = |server: &ServerSpec| {
+            let working = match server.fault {
+                Fault::None => 1.0,
+                Fault::Flapping(_) => 0.5,
+                Fault::Status(_) | Fault::Hang => 0.0,
+            };
+            working * server.slots as f64 * server.decode * PACE
+        };
+        self.servers.iter().map(of).sum()
+    }
+
+    /// The seconds of a request at a server at speed 1.
+    pub(super) fn seconds_at_speed_1(&self, row: &Row) -> f64 {
+        let server = server(1.0);
+        let server = match self.shares_prefixes {
+            true => with_slow_prompts(server),
+            false => server,
+        };
+        server.first_token_seconds(row.prompt_tokens) + server.decode_seconds(row.output_tokens)
+    }
+
+    /// The first-byte clock in seconds, if there is one: 10 s, or more if the longest prompt takes
+    /// longer.
+    pub(super) fn first_byte_clock(&self, longest_prompt: u32) -> Option<f64> {
+        let longest = server(1.0).first_token_seconds(longest_prompt);
+        self.has_first_byte_clock
+            .then(|| FIRST_BYTE.max((2.0 * longest).ceil()))
     }
 }
 
 fn server(speed: f64) -> ServerSpec {
     ServerSpec {
-        prefill: speed * PREFILL,
-        decode: speed * DECODE,
-        slots: 1,
+        prefill: speed * PROMPT_RATE,
+        decode: speed / PACE,
+        slots: SLOTS,
         max_loaded: 1,
-        load: 8.0,
+        load: LOAD_TIME,
         fault: Fault::None,
     }
 }
 
-fn broken(fault: Fault) -> ServerSpec {
+fn with_slow_prompts(server: ServerSpec) -> ServerSpec {
     ServerSpec {
+        prefill: server.prefill * SLOW_PROMPT_RATE / PROMPT_RATE,
+        ..server
+    }
+}
+
+/// Two servers that work, and one with a fault between them.
+fn one_of_three(fault: Fault) -> Vec<ServerSpec> {
+    let faulty = ServerSpec {
         fault,
         ..server(1.0)
-    }
+    };
+    vec![server(1.0), faulty, server(1.0)]
 }
 
 /// All scenarios.
 pub(super) fn all() -> Vec<Scenario> {
-    let zipf = |count: u32| (1..=count).map(|rank| 1.0 / f64::from(rank)).collect();
-    let with = |fault| vec![server(1.0), server(1.0), broken(fault)];
     vec![
         Scenario::new(
             "speed-skew",
@@ -73,10 +140,11 @@ pub(super) fn all() -> Vec<Scenario> {
             vec![server(1.0), server(0.5), server(0.25)],
         ),
         Scenario {
-            models: zipf(6),
+            models: 6,
+            load: LOAD_BESIDE_SWAPS,
             ..Scenario::new(
                 "many-models",
-                "four servers with one model in memory each, six models by Zipf, a load takes 8 s",
+                "four servers with room for one model, six models by Zipf, a load takes 8 s",
                 vec![server(1.0); 4],
             )
         },
@@ -84,141 +152,67 @@ pub(super) fn all() -> Vec<Scenario> {
             shares_prefixes: true,
             ..Scenario::new(
                 "hot-prefix",
-                "four servers with a prefix cache, prompts with common beginnings",
-                vec![server(1.0); 4],
+                "four servers with prefix caches, prompts that begin alike",
+                vec![with_slow_prompts(server(1.0)); 4],
             )
         },
         Scenario {
-            clients: [vec![2.2], vec![0.125; 8]].concat(),
-            load: 1.0,
+            has_greedy_client: true,
             ..Scenario::new(
                 "greedy-client",
-                "one client sends more than twice as much as the eight others together",
+                "three servers, one client sends more than twice as much as the three others; \
+                 the times are those of the others",
                 vec![server(1.0); 3],
+            )
+        },
+        Scenario::new(
+            "healthy",
+            "two servers (what the next three compare with)",
+            vec![server(1.0); 2],
+        ),
+        Scenario::new(
+            "fast-503",
+            "one of three servers answers 503 at once",
+            one_of_three(Fault::Status(503)),
+        ),
+        Scenario::new(
+            "fast-500",
+            "one of three servers answers 500 at once",
+            one_of_three(Fault::Status(500)),
+        ),
+        Scenario {
+            has_first_byte_clock: true,
+            ..Scenario::new(
+                "hang",
+                "one of three servers never answers; a request is sent to another one after a \
+                 first-byte clock",
+                one_of_three(Fault::Hang),
             )
         },
         Scenario::new(
             "flapping",
             "one of three servers answers 503 during every second minute",
-            with(Fault::Flapping(60.0)),
+            one_of_three(Fault::Flapping(FLAPPING_PERIOD)),
         ),
-        Scenario::new(
-            "fast-503",
-            "one of three servers answers 503 at once",
-            with(Fault::Status(503)),
-        ),
-        Scenario::new(
-            "fast-500",
-            "one of three servers answers 500 at once",
-            with(Fault::Status(500)),
-        ),
-        Scenario {
-            first_byte: Some(10.0),
-            ..Scenario::new(
-                "hang",
-                "one of three servers never answers; the first-byte clock is 10 s",
-                with(Fault::Hang),
-            )
-        },
     ]
 }
 
-/// Makes up rows like those of a public trace of conversations: log-normal sizes with the medians
-/// and 90th percentiles of the Azure conversation trace of 2023, at random times.
-pub(super) fn synthetic(count: usize, random: &mut fastrand::Rng) -> Vec<Row> {
-    let mut at = 0.0;
-    let mut rows = Vec::with_capacity(count);
-    for _ in 0..count {
-        at += exponential(random);
-        rows.push(Row {
-            at,
-            prompt_tokens: log_normal(random, 1020.0, 0.77).clamp(1.0, 16_000.0) as u32,
-            output_tokens: log_normal(random, 129.0, 0.93).clamp(1.0, 1_000.0) as u32,
-            blocks: Vec::new(),
-        });
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_the_capacity_is_that_of_the_servers_that_work() {
+        let mut names: Vec<_> = all().iter().map(|scenario| scenario.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all().len());
+        let capacity = |name| {
+            let found = all().into_iter().find(|scenario| scenario.name == name);
+            found.map(|scenario| scenario.capacity())
+        };
+        assert_eq!(capacity("speed-skew"), Some(7.0));
+        assert_eq!(capacity("hang"), Some(8.0));
+        assert_eq!(capacity("flapping"), Some(10.0));
     }
-    rows
-}
-
-fn exponential(random: &mut fastrand::Rng) -> f64 {
-    -(1.0 - random.f64()).ln()
-}
-
-fn log_normal(random: &mut fastrand::Rng, median: f64, sigma: f64) -> f64 {
-    // Box and Muller's transformation of two uniform values.
-    let radius = (-2.0 * (1.0 - random.f64()).ln()).sqrt();
-    let normal = radius * (std::f64::consts::TAU * random.f64()).cos();
-    median * (sigma * normal).exp()
-}
-
-/// Deals the rows of a trace to the models and clients of a scenario, and stretches their arrivals
-/// so that they are its part of the capacity.
-pub(super) fn deal(scenario: &Scenario, rows: &[Row], random: &mut fastrand::Rng) -> Vec<Arrival> {
-    let work: f64 = rows.iter().map(seconds_at_speed_1).sum();
-    let healthy = scenario
-        .servers
-        .iter()
-        .filter(|server| matches!(server.fault, Fault::None | Fault::Flapping(_)));
-    let capacity: f64 = healthy
-        .map(|server| server.slots as f64 * server.decode / DECODE)
-        .sum();
-    let span = rows.last().map_or(0.0, |row| row.at).max(1e-9);
-    let stretch = work / (capacity * scenario.load) / span;
-    let mut history: Vec<Vec<u64>> = Vec::new();
-    let mut next_block = 1 << 32;
-    rows.iter()
-        .map(|row| Arrival {
-            at: row.at * stretch,
-            client: pick(&scenario.clients, random),
-            model: pick(&scenario.models, random),
-            prompt_tokens: row.prompt_tokens,
-            output_tokens: row.output_tokens,
-            blocks: match scenario.shares_prefixes && row.blocks.is_empty() {
-                true => shared_blocks(row, &mut history, &mut next_block, random),
-                false => row.blocks.clone(),
-            },
-        })
-        .collect()
-}
-
-pub(super) fn seconds_at_speed_1(row: &Row) -> f64 {
-    f64::from(row.prompt_tokens) / PREFILL + f64::from(row.output_tokens) / DECODE
-}
-
-/// The blocks of a prompt that continues one of the last conversations, or begins a new one.
-fn shared_blocks(
-    row: &Row,
-    history: &mut Vec<Vec<u64>>,
-    next: &mut u64,
-    random: &mut fastrand::Rng,
-) -> Vec<u64> {
-    let count = (row.prompt_tokens / 512) as usize;
-    let mut blocks = match random.f64() < 0.5 && !history.is_empty() {
-        true => history[random.usize(..history.len())].clone(),
-        false => Vec::new(),
-    };
-    blocks.truncate(count);
-    while blocks.len() < count {
-        *next += 1;
-        blocks.push(*next);
-    }
-    if history.len() < 64 {
-        history.push(blocks.clone());
-    } else {
-        let at = random.usize(..64);
-        history[at].clone_from(&blocks);
-    }
-    blocks
-}
-
-/// The index of a part, at random with these probabilities.
-fn pick(parts: &[f64], random: &mut fastrand::Rng) -> usize {
-    let mut left = random.f64() * parts.iter().sum::<f64>();
-    for (at, part) in parts.iter().enumerate() {
-        left -= part;
-        if left < 0.0 {
-            return at;
-        }
-    }
-    parts.len().saturating_sub(1)
 }

@@ -5,6 +5,7 @@
 //! client that leaves during a load aborts it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::prefix::PrefixStore;
 
@@ -31,6 +32,26 @@ pub(super) struct ServerSpec {
     pub(super) fault: Fault,
 }
 
+/// The prompt tokens of a block of a prefix.
+pub(super) const BLOCK_TOKENS: u32 = 512;
+/// The status of a server that refuses requests.
+const REFUSED: u16 = 503;
+/// The tokens of recent prompts that a model in memory keeps.
+pub(super) const PREFIX_CACHE: u32 = 500_000;
+
+impl ServerSpec {
+    /// The seconds until the first token of a request that has a slot, with so many prompt tokens
+    /// that are not in the cache.
+    pub(super) fn first_token_seconds(&self, prompt_tokens: u32) -> f64 {
+        f64::from(prompt_tokens.max(1)) / self.prefill + 1.0 / self.decode
+    }
+
+    /// The seconds from the first token to the last one.
+    pub(super) fn decode_seconds(&self, output_tokens: u32) -> f64 {
+        f64::from(output_tokens.saturating_sub(1)) / self.decode
+    }
+}
+
 /// What is wrong with a server.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Fault {
@@ -40,7 +61,8 @@ pub(super) enum Fault {
     Status(u16),
     /// It answers no request.
     Hang,
-    /// It answers with 503 at once during every second period of so many seconds.
+    /// During every second period of so many seconds it answers with 503 at once, also those requests
+    /// that wait in it when the period begins.
     Flapping(f64),
 }
 
@@ -49,10 +71,10 @@ pub(super) enum Fault {
 pub(super) struct Job {
     pub(super) request: Request,
     pub(super) model: Model,
-    pub(super) prompt_tokens: f64,
-    pub(super) output_tokens: f64,
+    pub(super) prompt_tokens: u32,
+    pub(super) output_tokens: u32,
     /// The leading blocks of the prompt.
-    pub(super) blocks: Vec<u64>,
+    pub(super) blocks: Arc<[u64]>,
 }
 
 /// Something that a server will do.
@@ -64,6 +86,8 @@ pub(super) enum Step {
     FirstToken(Request, u64),
     /// A request has ended.
     Done(Request, u64),
+    /// A flapping server begins to refuse requests.
+    Outage,
 }
 
 /// What happened at a server, for the one who sent the request.
@@ -91,6 +115,7 @@ struct Running {
     loaded: Time,
     began: Time,
     prompt: f64,
+    done: Time,
 }
 
 #[derive(Debug)]
@@ -109,6 +134,15 @@ struct Runner {
 }
 
 impl Runner {
+    fn new(model: Model) -> Self {
+        Self {
+            model,
+            running: Vec::new(),
+            queue: VecDeque::new(),
+            prefixes: PrefixStore::new((PREFIX_CACHE / BLOCK_TOKENS) as usize),
+        }
+    }
+
     fn is_idle(&self) -> bool {
         self.running.is_empty() && self.queue.is_empty()
     }
@@ -126,6 +160,8 @@ pub(super) struct Server {
     numbers: u64,
     /// Loads that were begun.
     pub(super) loads: usize,
+    /// Loads for which another model was unloaded.
+    pub(super) swaps: usize,
 }
 
 /// The effects of a call: steps to come, and events for the sender.
@@ -144,6 +180,20 @@ impl Server {
             loading: None,
             numbers: 0,
             loads: 0,
+            swaps: 0,
+        }
+    }
+
+    /// A server with a model in memory from the begin.
+    pub(super) fn with_model(mut self, model: Model) -> Self {
+        self.runners.push(Runner::new(model));
+        self
+    }
+
+    /// What it does of itself from the begin.
+    pub(super) fn begin(&self, effects: &mut Effects) {
+        if let Fault::Flapping(period) = self.spec.fault {
+            effects.steps.push((period, Step::Outage));
         }
     }
 
@@ -152,7 +202,25 @@ impl Server {
         self.runners.iter().map(|runner| runner.model)
     }
 
-    /// Whether it answers requests now.
+    /// Whether a model is in memory.
+    pub(super) fn has_in_memory(&self, model: Model) -> bool {
+        self.runner(model).is_some()
+    }
+
+    /// When the requests end that run now.
+    pub(super) fn ends(&self) -> impl Iterator<Item = Time> {
+        let runners = self.runners.iter();
+        runners.flat_map(|runner| runner.running.iter().map(|running| running.done))
+    }
+
+    /// The prompt tokens of a request that are not in the cache of a model in memory.
+    pub(super) fn uncached_tokens(&self, model: Model, tokens: u32, blocks: &[u64]) -> u32 {
+        let runner = self.runner(model).map(|at| &self.runners[at]);
+        let known = runner.map_or(0, |runner| runner.prefixes.matched(blocks));
+        uncached(tokens, known)
+    }
+
+    /// Whether it refuses, fails or ignores requests now.
     pub(super) fn is_failing(&self, now: Time) -> bool {
         match self.spec.fault {
             Fault::None => false,
@@ -167,7 +235,7 @@ impl Server {
             let status = match self.spec.fault {
                 Fault::Status(status) => status,
                 Fault::Hang => return,
-                Fault::None | Fault::Flapping(_) => 503,
+                Fault::None | Fault::Flapping(_) => REFUSED,
             };
             effects.events.push(Event::Failed(job.request, status));
             return;
@@ -215,7 +283,9 @@ impl Server {
         match step {
             Step::Loaded(number) => self.loaded(number, now, effects),
             Step::FirstToken(request, start) => {
-                if self.running(request, start).is_some() {
+                if let Some((runner, at)) = self.running(request, start) {
+                    let runner = &mut self.runners[runner];
+                    runner.prefixes.add(&runner.running[at].job.blocks);
                     effects.events.push(Event::FirstToken(request));
                 }
             }
@@ -234,6 +304,19 @@ impl Server {
                 self.fill(runner, now, effects);
                 self.advance(now, effects);
             }
+            Step::Outage => self.refuse_waiting(now, effects),
+        }
+    }
+
+    fn refuse_waiting(&mut self, now: Time, effects: &mut Effects) {
+        let queued = self.runners.iter_mut();
+        let queued = queued.flat_map(|runner| runner.queue.drain(..));
+        let waiting = queued.chain(self.pending.drain(..));
+        let refused = waiting.map(|waiting| Event::Failed(waiting.job.request, REFUSED));
+        effects.events.extend(refused);
+        self.loading = None;
+        if let Fault::Flapping(period) = self.spec.fault {
+            effects.steps.push((now + 2.0 * period, Step::Outage));
         }
     }
 
@@ -257,11 +340,10 @@ impl Server {
                 return;
             };
             let job = &waiting.job;
-            let cached = runner.prefixes.use_blocks(&job.blocks);
-            let uncached = job.prompt_tokens * (1.0 - cached);
-            let prompt = uncached / spec.prefill;
-            let first = now + prompt + 1.0 / spec.decode;
-            let done = now + prompt + job.output_tokens.max(1.0) / spec.decode;
+            let known = runner.prefixes.matched(&job.blocks);
+            let tokens = uncached(job.prompt_tokens, known);
+            let first = now + spec.first_token_seconds(tokens);
+            let done = first + spec.decode_seconds(job.output_tokens);
             self.numbers += 1;
             let (request, start) = (job.request, self.numbers);
             effects
@@ -273,7 +355,8 @@ impl Server {
                 sent: waiting.sent,
                 loaded: waiting.loaded,
                 began: now,
-                prompt,
+                prompt: f64::from(tokens) / spec.prefill,
+                done,
                 job: waiting.job,
             });
         }
@@ -298,6 +381,7 @@ impl Server {
                     return;
                 };
                 self.runners.remove(idle);
+                self.swaps += 1;
             }
             self.numbers += 1;
             self.loads += 1;
@@ -325,12 +409,18 @@ impl Server {
             !is_for_it
         });
         self.runners.push(Runner {
-            model,
-            running: Vec::new(),
             queue,
-            prefixes: PrefixStore::default(),
+            ..Runner::new(model)
         });
         self.fill(self.runners.len() - 1, now, effects);
         self.advance(now, effects);
     }
+}
+
+/// The tokens of a prompt that have to be processed: all but those of the blocks in the cache, and
+/// at least one.
+fn uncached(tokens: u32, known_blocks: usize) -> u32 {
+    let known = u32::try_from(known_blocks).unwrap_or(u32::MAX);
+    let cached = known.saturating_mul(BLOCK_TOKENS);
+    tokens.saturating_sub(cached).max(1)
 }

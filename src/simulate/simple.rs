@@ -7,7 +7,7 @@ use super::server::{Durations, Request};
 use super::world::{Arrival, Balancer, Io};
 
 /// So many servers are tried for one request.
-const ATTEMPTS: usize = 3;
+pub(super) const ATTEMPTS: usize = 3;
 
 /// How a simple balancer chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub(super) enum Rule {
     LeastOutstanding,
     /// A server with the model in memory, and of those the fewest requests in flight.
     WarmFirst,
-    /// The better of two random servers.
+    /// The one of two random servers with fewer requests in flight.
     TwoChoices,
 }
 
@@ -26,71 +26,98 @@ pub(super) enum Rule {
 #[derive(Debug)]
 pub(super) struct Simple {
     rule: Rule,
+    /// Seconds to the first byte after which a request is tried elsewhere.
+    first_byte: Option<f64>,
     random: fastrand::Rng,
     next: usize,
     in_flight: Vec<usize>,
-    sent: HashMap<Request, Vec<usize>>,
+    sent: HashMap<Request, Sent>,
+    /// The requests of first-byte clocks, by their timers, with the attempt. The first timer is not
+    /// one of them.
+    clocks: Vec<(Request, usize)>,
+}
+
+#[derive(Debug, Default)]
+struct Sent {
+    tried: Vec<usize>,
+    has_first_token: bool,
 }
 
 impl Simple {
-    pub(super) fn new(rule: Rule, servers: usize, seed: u64) -> Self {
+    pub(super) fn new(rule: Rule, servers: usize, first_byte: Option<f64>, seed: u64) -> Self {
         Self {
             rule,
+            first_byte,
             random: fastrand::Rng::with_seed(seed),
             next: 0,
             in_flight: vec![0; servers],
             sent: HashMap::default(),
+            clocks: vec![(0, 0)],
         }
     }
 
     fn choose(&mut self, request: Request, tried: &[usize], io: &Io<'_>) -> usize {
         let all = self.in_flight.len();
-        let left: Vec<usize> = (0..all).filter(|server| !tried.contains(server)).collect();
-        let left = match left.is_empty() {
-            true => (0..all).collect(),
-            false => left,
-        };
+        let is_left = |server: &usize| tried.len() >= all || !tried.contains(server);
         self.next += 1;
-        let turn = self.next % left.len();
-        let in_turn = left[turn..].iter().chain(&left[..turn]).copied();
-        let least = |server: &usize| self.in_flight[*server];
-        match self.rule {
-            Rule::Random => left[self.random.usize(..left.len())],
-            Rule::RoundRobin => left[turn],
-            Rule::LeastOutstanding => in_turn.min_by_key(least).unwrap_or(0),
+        let turn = self.next % all;
+        let mut in_turn = (turn..all).chain(0..turn).filter(is_left);
+        let in_flight = &self.in_flight;
+        let random = &mut self.random;
+        let mut any = || loop {
+            let server = random.usize(..all);
+            if is_left(&server) {
+                return server;
+            }
+        };
+        let chosen = match self.rule {
+            Rule::Random => Some(any()),
+            Rule::RoundRobin => in_turn.next(),
+            Rule::LeastOutstanding => in_turn.min_by_key(|server| in_flight[*server]),
             Rule::WarmFirst => {
                 let model = io.workload[request].model;
-                let is_cold = |server: usize| !io.servers[server].residents().any(|of| of == model);
-                in_turn
-                    .min_by_key(|server| (is_cold(*server), self.in_flight[*server]))
-                    .unwrap_or(0)
+                in_turn.min_by_key(|server| {
+                    let is_cold = !io.servers[*server].has_in_memory(model);
+                    (is_cold, in_flight[*server])
+                })
             }
             Rule::TwoChoices => {
-                let one = left[self.random.usize(..left.len())];
-                let other = left[self.random.usize(..left.len())];
-                match self.in_flight[one] <= self.in_flight[other] {
-                    true => one,
-                    false => other,
-                }
+                let two = [any(), any()];
+                two.into_iter().min_by_key(|server| in_flight[*server])
             }
-        }
+        };
+        chosen.unwrap_or(turn)
     }
 
-    fn send(&mut self, request: Request, tried: Vec<usize>, io: &mut Io<'_>) {
+    fn send(&mut self, request: Request, mut tried: Vec<usize>, io: &mut Io<'_>) {
         let server = self.choose(request, &tried, io);
-        let mut tried = tried;
         tried.push(server);
+        if let Some(limit) = self.first_byte {
+            self.clocks.push((request, tried.len()));
+            io.timer(io.now + limit, self.clocks.len() as u64 - 1);
+        }
         self.in_flight[server] += 1;
-        self.sent.insert(request, tried);
+        let sent = Sent {
+            tried,
+            has_first_token: false,
+        };
+        self.sent.insert(request, sent);
         io.send(request, server);
     }
 
     fn end(&mut self, request: Request) -> Option<Vec<usize>> {
-        let tried = self.sent.remove(&request)?;
+        let tried = self.sent.remove(&request)?.tried;
         if let Some(server) = tried.last() {
             self.in_flight[*server] -= 1;
         }
         Some(tried)
+    }
+
+    fn retry(&mut self, request: Request, io: &mut Io<'_>) {
+        match self.end(request) {
+            Some(tried) if tried.len() < ATTEMPTS => self.send(request, tried, io),
+            _ => io.fail(request),
+        }
     }
 }
 
@@ -99,17 +126,18 @@ impl Balancer for Simple {
         self.send(request, Vec::new(), io);
     }
 
-    fn first_token(&mut self, _: Request, _: &mut Io<'_>) {}
+    fn first_token(&mut self, request: Request, _: &mut Io<'_>) {
+        if let Some(sent) = self.sent.get_mut(&request) {
+            sent.has_first_token = true;
+        }
+    }
 
     fn done(&mut self, request: Request, _: Durations, _: &mut Io<'_>) {
         self.end(request);
     }
 
     fn failed(&mut self, request: Request, _: u16, io: &mut Io<'_>) {
-        match self.end(request) {
-            Some(tried) if tried.len() < ATTEMPTS => self.send(request, tried, io),
-            _ => io.fail(request),
-        }
+        self.retry(request, io);
     }
 
     fn left(&mut self, request: Request, io: &mut Io<'_>) {
@@ -118,5 +146,17 @@ impl Balancer for Simple {
         }
     }
 
-    fn timer(&mut self, _: u64, _: &mut Io<'_>) {}
+    fn timer(&mut self, number: u64, io: &mut Io<'_>) {
+        let (request, attempt) = self.clocks[number as usize];
+        let Some(sent) = self.sent.get(&request) else {
+            return;
+        };
+        if sent.tried.len() != attempt || sent.has_first_token {
+            return;
+        }
+        if let Some(server) = sent.tried.last() {
+            io.cancel(request, *server);
+        }
+        self.retry(request, io);
+    }
 }

@@ -8,12 +8,12 @@
 //!   `output_length` and `hash_ids`, one for each block of 512 prompt tokens.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::civil::DateTime;
 use serde::Deserialize;
 
-/// The prompt tokens of a block in Mooncake's traces.
-const BLOCK_TOKENS: u32 = 512;
+use super::server::BLOCK_TOKENS;
 
 /// One request of a trace.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,7 +24,7 @@ pub(super) struct Row {
     pub(super) output_tokens: u32,
     /// The ids of the leading blocks of the prompt; equal ids are equal text. Empty if the trace
     /// does not tell.
-    pub(super) blocks: Vec<u64>,
+    pub(super) blocks: Arc<[u64]>,
 }
 
 /// A trace cannot be read.
@@ -85,6 +85,12 @@ pub(super) fn read(path: &Path) -> Result<Vec<Row>, TraceError> {
     Ok(rows)
 }
 
+/// The name of a trace's file.
+pub(super) fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    name.to_string_lossy().into_owned()
+}
+
 fn check_header(path: &Path, header: &str) -> Result<(), TraceError> {
     if header.trim() == "TIMESTAMP,ContextTokens,GeneratedTokens" {
         return Ok(());
@@ -121,7 +127,7 @@ fn azure(line: &str) -> Result<Row, String> {
         at: since.as_secs_f64(),
         prompt_tokens: tokens("ContextTokens", prompt)?,
         output_tokens: tokens("GeneratedTokens", output)?,
-        blocks: Vec::new(),
+        blocks: Arc::default(),
     })
 }
 
@@ -176,7 +182,7 @@ mod tests {
 {"timestamp": 2500, "input_length": 100, "output_length": 6, "hash_ids": [8]}
 "#;
         let rows = read(file(text).path()).unwrap();
-        assert_eq!(rows[0].blocks, [0, 7]);
+        assert_eq!(*rows[0].blocks, [0, 7]);
         assert_eq!((rows[1].at, rows[1].blocks.len()), (2.0, 0));
     }
 

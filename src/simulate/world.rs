@@ -2,8 +2,9 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 
-use super::server::{Durations, Effects, Event, Job, Request, Server, ServerSpec, Step, Time};
+use super::server::{Durations, Effects, Event, Job, Request, Server, Step, Time};
 
 /// One request of the workload.
 #[derive(Clone, Debug)]
@@ -15,8 +16,8 @@ pub(super) struct Arrival {
     pub(super) model: usize,
     pub(super) prompt_tokens: u32,
     pub(super) output_tokens: u32,
-    /// The leading blocks of the prompt.
-    pub(super) blocks: Vec<u64>,
+    /// The ids of the leading blocks of the prompt.
+    pub(super) blocks: Arc<[u64]>,
 }
 
 /// Decides where requests go.
@@ -88,6 +89,8 @@ pub(super) struct Run {
     pub(super) seen: Vec<Seen>,
     /// Loads of all servers.
     pub(super) loads: usize,
+    /// Loads for which another model was unloaded.
+    pub(super) swaps: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -149,20 +152,25 @@ impl Agenda {
 /// Runs a workload to its end. Clients give up after `patience` seconds without a first token;
 /// `progress` is called now and then with the number of requests that have arrived.
 pub(super) fn run(
-    servers: &[ServerSpec],
+    servers: Vec<Server>,
     workload: &[Arrival],
     patience: f64,
     balancer: &mut dyn Balancer,
     mut progress: impl FnMut(usize),
 ) -> Run {
     let mut world = World {
-        servers: servers.iter().cloned().map(Server::new).collect(),
+        servers,
         workload,
         agenda: Agenda::default(),
         seen: vec![Seen::default(); workload.len()],
         open: workload.len(),
         patience,
     };
+    for server in 0..world.servers.len() {
+        let mut effects = Effects::default();
+        world.servers[server].begin(&mut effects);
+        world.apply(server, effects, 0.0, balancer);
+    }
     world.act(0.0, balancer, |balancer, io| balancer.timer(0, io));
     if let Some(first) = workload.first() {
         world.agenda.add(first.at, Due::Arrives(0));
@@ -181,6 +189,7 @@ pub(super) fn run(
     progress(workload.len());
     Run {
         loads: world.servers.iter().map(|server| server.loads).sum(),
+        swaps: world.servers.iter().map(|server| server.swaps).sum(),
         seen: world.seen,
     }
 }
@@ -260,8 +269,8 @@ impl World<'_> {
                     let job = Job {
                         request,
                         model: arrival.model,
-                        prompt_tokens: f64::from(arrival.prompt_tokens),
-                        output_tokens: f64::from(arrival.output_tokens),
+                        prompt_tokens: arrival.prompt_tokens,
+                        output_tokens: arrival.output_tokens,
                         blocks: arrival.blocks.clone(),
                     };
                     let mut effects = Effects::default();

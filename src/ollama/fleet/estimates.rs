@@ -27,7 +27,7 @@ const MOST_AVERAGES: usize = 4096;
 
 /// What requests cost, by model and client.
 #[derive(Debug, Default)]
-pub(super) struct Estimates(Mutex<Averages>);
+pub(crate) struct Estimates(Mutex<Averages>);
 
 #[derive(Debug, Default)]
 struct Averages {
@@ -58,18 +58,18 @@ struct Average {
 
 /// The tokens that a request is expected to have.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Expected {
+pub(crate) struct Expected {
     /// Prompt tokens, estimated from the size of the request with the tokens for each byte that
     /// earlier prompts of the client had.
-    pub(super) prompt_tokens: f64,
+    pub(crate) prompt_tokens: f64,
     /// Output tokens: the average of the client's earlier requests for the model, else of all
     /// clients', else 128.
-    pub(super) output_tokens: f64,
+    pub(crate) output_tokens: f64,
 }
 
 impl Expected {
     /// The expected cost in tokens, at least 1.
-    pub(super) fn cost(self) -> u32 {
+    pub(crate) fn cost(self) -> u32 {
         cost(self.prompt_tokens, self.output_tokens).max(1)
     }
 }
@@ -81,13 +81,13 @@ fn cost(prompt_tokens: f64, output_tokens: f64) -> u32 {
 }
 
 /// The cost in tokens of a request that has ended.
-pub(super) fn real_cost(usage: &Usage) -> u32 {
+pub(crate) fn real_cost(usage: &Usage) -> u32 {
     cost(usage.prompt_tokens as f64, usage.output_tokens as f64)
 }
 
 impl Estimates {
     /// What to expect of a request with a body of this length.
-    pub(super) fn expected(
+    pub(crate) fn expected(
         &self,
         model: Option<&ModelName>,
         client: Option<&Client>,
@@ -107,7 +107,7 @@ impl Estimates {
     }
 
     /// Learns from a request that has ended.
-    pub(super) fn record(
+    pub(crate) fn record(
         &self,
         model: &ModelName,
         client: Option<&Client>,

@@ -8,7 +8,7 @@ mod catalogue;
 mod config;
 mod dispatch;
 mod drift;
-mod estimates;
+pub(crate) mod estimates;
 mod explain;
 mod flight;
 mod inventory;

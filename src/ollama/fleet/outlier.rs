@@ -242,7 +242,11 @@ impl Outliers {
         let silent = records
             .iter()
             .filter(|(_, record)| record.reason == Some(Reason::Silent));
-        let (model, record) = silent.min_by_key(|(_, record)| record.trial_at)?;
+        // The name decides between equal times, and not the order of the hash map.
+        let (model, record) = silent.min_by(|(one, a), (other, b)| {
+            let by_time = a.trial_at.cmp(&b.trial_at);
+            by_time.then_with(|| one.full().cmp(other.full()))
+        })?;
         let pause = record.trial_at.saturating_duration_since(now);
         Some((model.clone(), pause))
     }

@@ -160,9 +160,9 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
 
     /// Offers slots until no waiter can get one.
     ///
-    /// A higher priority goes first, then the class that was not served for the longest time. A
-    /// class without a free slot is skipped and does not block the others. `deliver` gets each
-    /// waiter that leaves.
+    /// A higher priority goes first, then the class that was not served for the longest time, then
+    /// the longest wait. A class without a free slot is skipped and does not block the others.
+    /// `deliver` gets each waiter that leaves.
     pub fn hand_out<S>(
         &mut self,
         now: Instant,
@@ -184,7 +184,8 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
                 let head = class.class_queue.head(ageing)?;
                 Some((name, class, head))
             });
-            let next = heads.min_by_key(|(_, class, head)| (head.level(), class.turn));
+            // New classes have the same turn. The order of a hash map must not decide.
+            let next = heads.min_by_key(|(_, class, head)| (head.level(), class.turn, head.age()));
             let Some((name, class, head)) = next else {
                 return;
             };

@@ -8,6 +8,7 @@ use std::task::{Context, Wake, Waker};
 use tokio::time::{Instant, advance};
 
 use super::*;
+use crate::queue::machine::{ClassQueues, Rules};
 
 #[tokio::test(start_paused = true)]
 async fn with_a_free_slot_a_request_does_not_wait() {
@@ -39,6 +40,22 @@ async fn a_class_without_a_slot_does_not_block_another() {
     drop(held);
     assert!(is_served(&mut other).is_some());
     assert!(is_served(&mut blocked).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn classes_that_share_slots_and_were_not_served_yet_go_in_the_order_of_arrival() {
+    let now = Instant::now();
+    let mut queues = ClassQueues::new(Rules::default());
+    for class in 0..20_u32 {
+        queues.push(now, &class, Entry::new("ada", ())).unwrap();
+    }
+    let mut served = Vec::new();
+    queues.hand_out(
+        now,
+        |_, (), _| Ok(Some(())),
+        |delivery| served.push(*delivery.class),
+    );
+    assert_eq!(served, Vec::from_iter(0..20));
 }
 
 #[tokio::test(start_paused = true)]

@@ -58,6 +58,18 @@ use server::Server;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ServerId(u32);
 
+impl ServerId {
+    /// The server that was added with this index.
+    pub(crate) fn from_index(index: usize) -> Self {
+        Self(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+
+    /// The index.
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// The index of a request in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FlightId(u32);
@@ -96,7 +108,7 @@ impl Policy {
                 self.servers.len() - 1
             }
         };
-        ServerId(u32::try_from(index).unwrap_or(u32::MAX))
+        ServerId::from_index(index)
     }
 
     /// Removes a server that has no request in flight.

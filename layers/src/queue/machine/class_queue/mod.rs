@@ -93,6 +93,11 @@ impl Head {
     pub(in crate::queue::machine) fn level(&self) -> usize {
         self.rank.level
     }
+
+    /// The time since when it ages, and its number: the smallest is the longest wait.
+    pub(in crate::queue::machine) fn age(&self) -> (Instant, u64) {
+        (self.rank.since, self.rank.id)
+    }
 }
 
 impl<R> Flow<R> {
