@@ -295,6 +295,7 @@ impl Fleet {
             prompt_tokens: f64::from(arrival.prompt_tokens),
             output_tokens: None,
             num_ctx: None,
+            may_change_num_ctx: false,
             prefix: &arrival.blocks,
             prefix_part: (covered / f64::from(arrival.prompt_tokens.max(1))).min(1.0),
             streams: true,

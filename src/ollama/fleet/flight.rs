@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
-use super::policy::{FlightId, Report};
+use super::policy::{FlightId, Grant, Report};
 use super::router::Router;
 
 /// A request that runs a model. It ends for the policy when the last clone is dropped: a load may
@@ -19,17 +19,19 @@ struct Inner {
     id: FlightId,
     router: Router,
     loads: bool,
+    num_ctx: Option<u64>,
     report: Mutex<Option<Report>>,
 }
 
 impl Flight {
     /// The flight of a choice.
-    pub(super) fn new(model: ModelName, id: FlightId, loads: bool, router: Router) -> Self {
+    pub(super) fn new(model: ModelName, grant: &Grant, router: Router) -> Self {
         Self(Arc::new(Inner {
             model,
-            id,
+            id: grant.flight,
             router,
-            loads,
+            loads: grant.loads,
+            num_ctx: grant.num_ctx,
             report: Mutex::default(),
         }))
     }
@@ -44,18 +46,23 @@ impl Flight {
         self.0.loads
     }
 
+    /// The `num_ctx` to send.
+    pub(super) fn num_ctx(&self) -> Option<u64> {
+        self.0.num_ctx
+    }
+
     /// The number of requests that wait for the model.
     pub(super) fn waiting(&self) -> usize {
         self.0.router.change(|policy| policy.waiting(&self.0.model))
     }
 
-    /// Records the first byte of a good response; returns the number of requests that wait for the
-    /// model.
-    pub(super) fn first_byte(&self) -> usize {
+    /// Records the first byte of a good response. Returns whether the models in memory have to be
+    /// read again, and the number of requests that wait for the model.
+    pub(super) fn first_byte(&self) -> (bool, usize) {
         let (inner, now) = (&*self.0, Instant::now());
         inner.router.change(|policy| {
-            policy.first_byte(&inner.model, inner.id, now);
-            policy.waiting(&inner.model)
+            let has_changed = policy.first_byte(&inner.model, inner.id, now);
+            (has_changed, policy.waiting(&inner.model))
         })
     }
 

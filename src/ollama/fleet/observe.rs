@@ -210,8 +210,8 @@ impl<S> Awaited<S> {
             queue,
         } = &self.place;
         if outcome == Some(Outcome::Good) {
-            let waiting = flight.first_byte();
-            if flight.loads() {
+            let (has_changed, waiting) = flight.first_byte();
+            if has_changed {
                 member.refresh_resident();
             }
             if waiting > 0 {

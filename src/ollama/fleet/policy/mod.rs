@@ -17,6 +17,7 @@
 
 mod average;
 mod choose;
+mod context;
 mod cost;
 mod decisions;
 mod lane;
@@ -140,20 +141,23 @@ impl Policy {
         self.models.get(model).map_or(0, |model| model.waiting)
     }
 
-    /// Records the first byte of a good response. Returns whether the request has loaded the
-    /// model.
+    /// Records the first byte of a good response. Returns whether the server has to be asked what
+    /// is in its memory: the request has loaded the model, or the size of its context is not known
+    /// any more.
     pub(crate) fn first_byte(&mut self, model: &ModelName, id: FlightId, now: Instant) -> bool {
         let Some(flight) = self.flights.get_mut(id.0 as usize) else {
             return false;
         };
         let (server, loads) = (flight.server, flight.loads);
+        let mut has_changed = loads;
         if let Some(lane) = lane(&mut self.models, model, server) {
+            has_changed |= lane.answered(flight, now);
             lane.first_byte(flight, now);
         }
         if loads {
             self.loaded(server, model, now);
         }
-        loads
+        has_changed
     }
 
     /// Records the end of a request; `report` is what a complete response said.

@@ -4,6 +4,7 @@
 use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
+use super::context::Context;
 use super::memory::{Load, Room};
 use super::{Policy, Residency, ServerId, lane, server};
 
@@ -59,7 +60,14 @@ impl Policy {
             }
             lane.expires = row.expires;
             let context = row.context;
+            lane.context.listed(context, asked);
             match lane.residency {
+                // It is still there, until it is loaded with another context.
+                Residency::Loading(_)
+                    if lane.old_context.is_some_and(|old| context == Some(old)) =>
+                {
+                    continue;
+                }
                 Residency::Resident { .. } => lane.residency = Residency::Resident { context },
                 // The gateway has seen later that it has to be loaded.
                 Residency::Cold if lane.changed.is_some_and(|changed| changed > asked) => continue,
@@ -77,7 +85,8 @@ impl Policy {
             server.not_installed = not_installed;
             server.memory.holds(load);
             if let Some((loading, _)) = &server.loading
-                && listed.iter().any(|row| row.model == *loading)
+                && let Some(lane) = lane(&mut self.models, loading, id)
+                && lane.is_warm()
             {
                 server.loading = None;
             }
@@ -94,6 +103,7 @@ impl Policy {
         }
         self.for_each_lane(id, |_, lane| {
             lane.slots.forget();
+            lane.context = Context::default();
             if lane.residency != Residency::Unknown {
                 lane.set_residency(Residency::Cold, now);
             }
@@ -140,7 +150,12 @@ impl Policy {
     pub(super) fn begin_load(&mut self, id: ServerId, model: &ModelName, now: Instant) {
         let (room, victims) = self.victims(id, model);
         if let Some(lane) = lane(&mut self.models, model, id) {
+            let old_context = match lane.residency {
+                Residency::Resident { context } => context,
+                _ => None,
+            };
             lane.set_residency(Residency::Loading(now), now);
+            lane.old_context = old_context;
         }
         if let Some(server) = server(&mut self.servers, id) {
             server.loading = Some((model.clone(), now));
@@ -187,7 +202,8 @@ impl Policy {
         if let Some(lane) = lane(&mut self.models, model, id)
             && !lane.is_warm()
         {
-            lane.set_residency(Residency::Resident { context: None }, now);
+            let context = lane.context.expected();
+            lane.set_residency(Residency::Resident { context }, now);
         }
     }
 
