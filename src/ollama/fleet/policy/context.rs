@@ -267,7 +267,10 @@ mod tests {
     #[test]
     fn a_model_is_loaded_with_its_default_if_that_is_large_enough() {
         let mut gateway = Gateway::new(Server::new(4096, 131_072));
-        assert_eq!(gateway.context.num_ctx_of_load(Some(2048), true), Some(2048));
+        assert_eq!(
+            gateway.context.num_ctx_of_load(Some(2048), true),
+            Some(2048)
+        );
         gateway.ask(None, true);
         gateway.context.unloaded();
         for (num_ctx, may_change, sent) in [
