@@ -4,6 +4,7 @@
 use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
+use super::context::Context;
 use super::memory::{Load, Room};
 use super::{Policy, Residency, ServerId, lane, server};
 
@@ -58,7 +59,14 @@ impl Policy {
             }
             lane.expires = row.expires;
             let context = row.context;
+            lane.context.listed(context, asked);
             match lane.residency {
+                // It is still there, until it is loaded with another context.
+                Residency::Loading(_)
+                    if lane.old_context.is_some_and(|old| context == Some(old)) =>
+                {
+                    continue;
+                }
                 Residency::Resident { .. } => lane.residency = Residency::Resident { context },
                 // The gateway has seen later that it has to be loaded.
                 Residency::Cold if lane.changed.is_some_and(|changed| changed > asked) => continue,
@@ -75,7 +83,8 @@ impl Policy {
         if let Some(server) = server(&mut self.servers, id) {
             server.memory.holds(load);
             if let Some((loading, _)) = &server.loading
-                && listed.iter().any(|row| row.model == *loading)
+                && let Some(lane) = lane(&mut self.models, loading, id)
+                && lane.is_warm()
             {
                 server.loading = None;
             }
@@ -92,6 +101,7 @@ impl Policy {
         }
         self.for_each_lane(id, |_, lane| {
             lane.slots.forget();
+            lane.context = Context::default();
             if lane.residency != Residency::Unknown {
                 lane.set_residency(Residency::Cold, now);
             }
@@ -138,7 +148,12 @@ impl Policy {
     pub(super) fn begin_load(&mut self, id: ServerId, model: &ModelName, now: Instant) {
         let (room, victims) = self.victims(id, model);
         if let Some(lane) = lane(&mut self.models, model, id) {
+            let old_context = match lane.residency {
+                Residency::Resident { context } => context,
+                _ => None,
+            };
             lane.set_residency(Residency::Loading(now), now);
+            lane.old_context = old_context;
         }
         if let Some(server) = server(&mut self.servers, id) {
             server.loading = Some((model.clone(), now));
@@ -190,7 +205,8 @@ impl Policy {
         {
             // A request that was sent as if the model were in memory has loaded it.
             server.last_load = Some(now);
-            lane.set_residency(Residency::Resident { context: None }, now);
+            let context = lane.context.expected();
+            lane.set_residency(Residency::Resident { context }, now);
         }
     }
 
