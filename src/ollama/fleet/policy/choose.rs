@@ -8,6 +8,8 @@ use tokio::time::Instant;
 use super::cost::{LONGEST_REST, Terms, has_had_its_time, is_overdue, service_seconds};
 use super::decisions::{Candidate, DecisionId, Decisions};
 use super::lane::{Flight, Lane};
+use super::model::Model;
+use super::sample::Sampler;
 use super::{FlightId, Policy, ServerId};
 
 /// The load of a copy of a model that is in memory elsewhere must save this many times its own
@@ -151,6 +153,13 @@ impl Search {
         true
     }
 
+    /// Whether a sample of the servers says enough: one of them is in the best state and can take the
+    /// request. A request that waits already is offered each slot that becomes free.
+    fn is_conclusive(&self, ask: &Ask<'_>) -> bool {
+        let is_best = self.state == Some((Availability::Healthy, false));
+        is_best && (self.open.is_some() || ask.waiting > 1)
+    }
+
     fn offer(&mut self, open: Open) {
         let is_better = |best: Open| {
             let difference = open.total - best.total;
@@ -188,9 +197,10 @@ impl Policy {
     fn search(&mut self, ask: &Ask<'_>, view: impl Fn(ServerId) -> Option<View>) -> Search {
         self.turn = self.turn.wrapping_add(1);
         let mut decisions = std::mem::take(&mut self.decisions);
-        decisions.begin();
-        let search = self.compare(ask, view, &mut decisions);
+        let mut sampler = std::mem::take(&mut self.sampler);
+        let search = self.compare(ask, view, &mut sampler, &mut decisions);
         self.decisions = decisions;
+        self.sampler = sampler;
         search
     }
 
@@ -198,44 +208,70 @@ impl Policy {
         &self,
         ask: &Ask<'_>,
         view: impl Fn(ServerId) -> Option<View>,
+        sampler: &mut Sampler,
         decisions: &mut Decisions,
     ) -> Search {
+        decisions.begin();
         let mut search = Search::default();
         let Some(model) = self.models.get(ask.model) else {
             return search;
         };
+        if let Some(sample) = sampler.sample(model) {
+            for at in sample {
+                self.examine(model, &model.lanes[*at], ask, &view, &mut search, decisions);
+            }
+            if search.is_conclusive(ask) {
+                // The others take over as many requests as these.
+                search.pace *= model.lanes.len() as f64 / sample.len() as f64;
+                return search;
+            }
+            decisions.begin();
+            search = Search::default();
+        }
         let turn = self.turn % model.lanes.len().max(1);
         for lane in model.lanes[turn..].iter().chain(&model.lanes[..turn]) {
-            let Some((view, server)) = view(lane.server).zip(self.server(lane.server)) else {
-                continue;
-            };
-            let name = &server.spec.name;
-            if !search.admits(view) {
-                decisions.consider(|| Candidate::not_compared(name, view));
-                continue;
-            }
-            let judged = self.judge(model, lane, server, ask);
-            let total = judged.terms.total();
-            decisions.consider(|| Candidate::compared(name, view, &judged));
-            if judged.is_open {
-                search.offer(Open {
-                    terms: judged.terms,
-                    total,
-                    load: judged.terms.load,
-                    service: judged.service,
-                    crowd: f64::from(lane.in_flight + 1) / server.spec.weight,
-                    server: lane.server,
-                    view,
-                    loads: judged.loads,
-                });
-            } else {
-                if search.closed.is_none_or(|(closed, _)| total < closed) {
-                    search.closed = Some((total, judged.service));
-                }
-                search.pace += judged.pace;
-            }
+            self.examine(model, lane, ask, &view, &mut search, decisions);
         }
         search
+    }
+
+    /// Adds one server to the search.
+    fn examine(
+        &self,
+        model: &Model,
+        lane: &Lane,
+        ask: &Ask<'_>,
+        view: &impl Fn(ServerId) -> Option<View>,
+        search: &mut Search,
+        decisions: &mut Decisions,
+    ) {
+        let Some((view, server)) = view(lane.server).zip(self.server(lane.server)) else {
+            return;
+        };
+        let name = &server.spec.name;
+        if !search.admits(view) {
+            return decisions.consider(|| Candidate::not_compared(name, view));
+        }
+        let judged = self.judge(model, lane, server, ask);
+        let total = judged.terms.total();
+        decisions.consider(|| Candidate::compared(name, view, &judged));
+        if judged.is_open {
+            search.offer(Open {
+                terms: judged.terms,
+                total,
+                load: judged.terms.load,
+                service: judged.service,
+                crowd: f64::from(lane.in_flight + 1) / server.spec.weight,
+                server: lane.server,
+                view,
+                loads: judged.loads,
+            });
+        } else {
+            if search.closed.is_none_or(|(closed, _)| total < closed) {
+                search.closed = Some((total, judged.service));
+            }
+            search.pace += judged.pace;
+        }
     }
 
     /// Whether the best open server is better than to wait for a better one.
@@ -246,7 +282,7 @@ impl Policy {
         let Some(model) = self.models.get(ask.model) else {
             return true;
         };
-        let copies = model.copies();
+        let copies = model.copies().len();
         if open.loads && self.is_needed_elsewhere(ask, open.server) {
             return false;
         }
@@ -275,7 +311,7 @@ impl Policy {
         self.models.iter().any(|(name, model)| {
             model.waiting > 0
                 && name != ask.model
-                && model.copies() == 0
+                && model.copies().is_empty()
                 && model.oldest.is_some_and(|oldest| oldest < ask.since)
                 && model.lane(id).is_some()
         })
@@ -334,7 +370,7 @@ impl Policy {
         let Some(model) = self.models.get(ask.model) else {
             return;
         };
-        if !model.rests.is_empty() || model.copies() > 0 {
+        if !model.rests.is_empty() || !model.copies().is_empty() {
             return;
         }
         let lanes = model.lanes.iter();

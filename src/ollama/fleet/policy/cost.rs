@@ -220,7 +220,7 @@ impl Policy {
 /// Whether a request for a model that is in no memory has waited so long that another model must
 /// make room.
 pub(super) fn is_overdue(model: &Model, load: f64, ask: &Ask<'_>) -> bool {
-    model.copies() == 0 && seconds(ask.since, ask.now) >= LOADS_BEFORE_YIELD * load
+    model.copies().is_empty() && seconds(ask.since, ask.now) >= LOADS_BEFORE_YIELD * load
 }
 
 /// Whether a model was in memory long enough for its load to be worth it.
@@ -231,7 +231,7 @@ pub(super) fn has_had_its_time(lane: &Lane, load: f64, now: Instant) -> bool {
 
 /// The expected cost of unloading a model, for later requests.
 fn harm_of(model: &Model, lane: &Lane, now: Instant) -> f64 {
-    let part = match model.copies() {
+    let part = match model.copies().len() {
         0 | 1 => HARM,
         _ => HARM_WITH_COPY,
     };
