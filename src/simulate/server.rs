@@ -115,7 +115,6 @@ struct Running {
     loaded: Time,
     began: Time,
     prompt: f64,
-    done: Time,
 }
 
 #[derive(Debug)]
@@ -205,12 +204,6 @@ impl Server {
     /// Whether a model is in memory.
     pub(super) fn has_in_memory(&self, model: Model) -> bool {
         self.runner(model).is_some()
-    }
-
-    /// When the requests end that run now.
-    pub(super) fn ends(&self) -> impl Iterator<Item = Time> {
-        let runners = self.runners.iter();
-        runners.flat_map(|runner| runner.running.iter().map(|running| running.done))
     }
 
     /// The prompt tokens of a request that are not in the cache of a model in memory.
@@ -356,7 +349,6 @@ impl Server {
                 loaded: waiting.loaded,
                 began: now,
                 prompt: f64::from(tokens) / spec.prefill,
-                done,
                 job: waiting.job,
             });
         }

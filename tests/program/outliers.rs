@@ -55,6 +55,20 @@ async fn until_used_again(gateway: &Gateway, sim: &SimHandle) {
     .await;
 }
 
+/// Waits until the gateway has noticed that all clients are gone.
+async fn until_idle(gateway: &Gateway) {
+    within_limit("no request in flight", async {
+        loop {
+            let status = gateway.admin_page("/status").await.json();
+            let backends = status["backends"].as_array().unwrap().clone();
+            if backends.iter().all(|row| row["in_flight"] == 0) {
+                return;
+            }
+        }
+    })
+    .await;
+}
+
 /// The statuses of 40 requests, one after the other.
 async fn forty(gateway: &Gateway) -> Vec<u16> {
     let mut statuses = Vec::new();
@@ -144,6 +158,7 @@ async fn a_server_that_hangs_gets_no_request_until_it_answers_the_gateway_again(
     let mut gave_up = 0;
     for _ in 0..8 {
         gave_up += usize::from(!ask().await);
+        until_idle(&gateway).await;
     }
     assert_eq!(gave_up, 2, "two clients that give up are enough");
     assert_eq!(avoided(&gateway, &bad).await[0]["reason"], "silent");

@@ -7,8 +7,9 @@
 //! - A request that waited in the server although only `n` others were in flight shows that there
 //!   are `n` slots.
 //!
-//! Until the first wait is seen, twice as many requests as proven are sent. After it, no more than
-//! the slots that are known, and one more from time to time to see whether that is still true.
+//! Until the first wait is seen, a quarter more requests than proven are sent, and at least one.
+//! After it, no more than the slots that are known, and one more from time to time to see whether
+//! that is still true.
 
 use std::time::Duration;
 
@@ -98,7 +99,7 @@ impl SlotLimit {
             return configured;
         }
         match self.full_at {
-            None => self.proven.saturating_mul(2),
+            None => self.proven.saturating_add((self.proven / 4).max(1)),
             Some(slots) if self.retry_at.is_some_and(|at| now >= at) => slots.saturating_add(1),
             Some(slots) => slots,
         }
@@ -203,12 +204,15 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_doubles_until_a_request_waits_in_the_server() {
+    fn the_limit_grows_until_a_request_waits_in_the_server() {
         let now = Instant::now();
         let mut slots = SlotLimit::new(None);
         assert_eq!(slots.limit(now), 2);
         slots.ran_together(2);
-        assert_eq!((slots.limit(now), slots.is_certain()), (4, false));
+        assert_eq!((slots.limit(now), slots.is_certain()), (3, false));
+        slots.ran_together(40);
+        assert_eq!(slots.limit(now), 50);
+        let mut slots = SlotLimit::new(None);
         slots.ran_together(3);
         slots.waited_behind(3, now);
         assert_eq!((slots.limit(now), slots.is_certain()), (3, true));
@@ -226,7 +230,7 @@ mod tests {
         assert_eq!(slots.limit(later + FIRST_RETRY), 1, "twice as long");
         assert_eq!(slots.limit(later + 2 * FIRST_RETRY), 2);
         slots.ran_together(2);
-        assert_eq!(slots.limit(later), 4);
+        assert_eq!(slots.limit(later), 3);
     }
 
     #[test]
