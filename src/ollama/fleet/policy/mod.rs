@@ -16,6 +16,7 @@
 //! a lock.
 
 mod average;
+mod bench;
 mod choose;
 mod cost;
 mod decisions;
@@ -37,6 +38,7 @@ use foldhash::HashMap;
 use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
+pub use bench::ChoiceBench;
 pub use choose::Availability;
 pub(crate) use choose::{Ask, Grant, View};
 pub use cost::Terms;
