@@ -15,9 +15,10 @@ use super::{FlightId, Policy, ServerId};
 /// The load of a copy of a model that is in memory elsewhere must save this many times its own
 /// time more than it costs, so that small changes of the traffic do not move models.
 const SECOND_COPY_MARGIN: f64 = 2.0;
-/// A request waits for a better server only if that saves more than so many service times, the
-/// geometric mean of both servers': how long another request still takes is not known.
-const WAIT_SAVES: f64 = 1.0;
+/// A request waits for a better server only if that saves more than the service time of the server
+/// that is open, or so many times the geometric mean of both servers' service times: how long
+/// another request still takes is not known. The mean counts where the open server is much slower.
+const WAIT_SAVES: f64 = 1.5;
 
 /// What a request needs, and its place in the queue.
 #[derive(Clone, Copy, Debug)]
@@ -302,7 +303,9 @@ impl Policy {
             true => SECOND_COPY_MARGIN * open.load,
             false => 0.0,
         };
-        open.total + margin <= closed + gain + WAIT_SAVES * (service * open.service).sqrt()
+        let mean = (service * open.service).sqrt();
+        let uncertain = open.service.min(WAIT_SAVES * mean);
+        open.total + margin <= closed + gain + uncertain
     }
 
     /// Whether requests have waited longer for a model that is in no memory and could be loaded on
