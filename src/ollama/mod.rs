@@ -9,6 +9,7 @@ pub mod hold;
 pub mod hygiene;
 mod lists;
 mod pull;
+pub mod rewrite;
 mod unload;
 pub mod upstream;
 

@@ -7,6 +7,7 @@ mod affinity;
 mod cache;
 mod catalogue;
 mod commands;
+mod context;
 mod decisions;
 mod discovery;
 mod doctor;

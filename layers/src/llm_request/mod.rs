@@ -41,6 +41,7 @@
 //! # }
 //! ```
 
+mod edit;
 mod encoding;
 mod error;
 mod form;
@@ -61,6 +62,7 @@ use http::Extensions;
 use crate::shared::Shared;
 use crate::{Dialect, Operation};
 
+pub use edit::{BodyEdits, EditPlaces};
 pub use error::{MalformedBody, UnsupportedEncoding};
 pub use future::LlmRequestFuture;
 pub use layer::LlmRequestLayer;
@@ -91,6 +93,8 @@ pub struct LlmRequest {
     pub body_bytes: u64,
     /// How the prompt begins; empty without [`LlmRequestLayer::with_prefix_blocks`].
     pub prefix: PromptPrefix,
+    /// Where the values stand that [`BodyEdits`] can change.
+    pub places: EditPlaces,
 }
 
 impl LlmRequest {

@@ -326,7 +326,11 @@ async fn acquire(
     keep_alive: Option<KeepAlive>,
     slot: bool,
 ) -> Result<Lease, Problem> {
-    let options = call.json.get("options").unwrap_or(&Value::Null);
+    // The other dialects have no options.
+    let options = match call.dialect() {
+        Dialect::Native => call.json.get("options").unwrap_or(&Value::Null),
+        _ => &Value::Null,
+    };
     let context = number(options, "num_ctx")?.unwrap_or(installed.spec.context_length);
     let others: BTreeMap<&'static str, String> = RUNNER_OPTIONS
         .into_iter()

@@ -153,4 +153,8 @@ impl Seen {
         self.0 |= key.bit();
         is_new
     }
+
+    pub(super) fn contains(self, key: Key) -> bool {
+        self.0 & key.bit() != 0
+    }
 }

@@ -1,0 +1,369 @@
+//! Changes to single values of a body, without parsing it again.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, header};
+use smallvec::SmallVec;
+
+use super::LlmRequest;
+use crate::body::ReplayBody;
+
+/// Where the values of a body stand that [`BodyEdits`] can change.
+///
+/// It is empty for a body that is no JSON of Ollama's own dialect.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EditPlaces {
+    pub(super) num_ctx: Option<NumCtxPlace>,
+    /// The value of `keep_alive`.
+    pub(super) keep_alive: Option<Range<u64>>,
+}
+
+/// Where `options.num_ctx` stands or can be inserted.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum NumCtxPlace {
+    /// Its value: a number or null.
+    Value(Range<u64>),
+    /// Right after the opening brace of `options`.
+    InOptions { at: u64, is_empty: bool },
+    /// The value of `options`, which is null.
+    Options(Range<u64>),
+    /// Right after the opening brace of the body.
+    InBody { at: u64, is_empty: bool },
+}
+
+impl EditPlaces {
+    /// Whether `options.num_ctx` can be changed.
+    pub fn has_num_ctx(&self) -> bool {
+        self.num_ctx.is_some()
+    }
+
+    /// Whether there is a `keep_alive`, so that it can be changed.
+    pub fn has_keep_alive(&self) -> bool {
+        self.keep_alive.is_some()
+    }
+
+    /// The places after `replaced` was replaced by a text of this length. The body is not empty
+    /// then.
+    pub(super) fn after_splice(self, replaced: &Range<u64>, length: u64) -> Self {
+        let moved = |at: u64| match at >= replaced.end {
+            true => at - (replaced.end - replaced.start) + length,
+            false => at,
+        };
+        let moved_range = |range: Range<u64>| moved(range.start)..moved(range.end);
+        let num_ctx = self.num_ctx.map(|place| match place {
+            NumCtxPlace::Value(value) => NumCtxPlace::Value(moved_range(value)),
+            NumCtxPlace::InOptions { at, is_empty } => NumCtxPlace::InOptions {
+                at: moved(at),
+                is_empty,
+            },
+            NumCtxPlace::Options(value) => NumCtxPlace::Options(moved_range(value)),
+            NumCtxPlace::InBody { at, .. } => NumCtxPlace::InBody {
+                at,
+                is_empty: false,
+            },
+        });
+        Self {
+            num_ctx,
+            keep_alive: self.keep_alive.map(moved_range),
+        }
+    }
+}
+
+impl NumCtxPlace {
+    /// What to replace by what, for this value; `None` if there is nothing to do.
+    fn splice(&self, num_ctx: Option<u64>) -> Option<(Range<u64>, Bytes)> {
+        let Some(num_ctx) = num_ctx else {
+            // Ollama reads null like a missing key.
+            return match self {
+                Self::Value(value) => Some((value.clone(), "null".into())),
+                _ => None,
+            };
+        };
+        let comma = |is_empty| if is_empty { "" } else { "," };
+        let (range, text) = match self {
+            Self::Value(value) => (value.clone(), num_ctx.to_string()),
+            Self::InOptions { at, is_empty } => (
+                *at..*at,
+                format!(r#""num_ctx":{num_ctx}{}"#, comma(*is_empty)),
+            ),
+            Self::Options(value) => (value.clone(), format!(r#"{{"num_ctx":{num_ctx}}}"#)),
+            Self::InBody { at, is_empty } => (
+                *at..*at,
+                format!(r#""options":{{"num_ctx":{num_ctx}}}{}"#, comma(*is_empty)),
+            ),
+        };
+        Some((range, text.into()))
+    }
+}
+
+/// Changes to a body that [`LlmRequestLayer`](super::LlmRequestLayer) has scanned.
+///
+/// They replace bytes at the places that the scan has found; the other bytes are shared with the
+/// body from before.
+///
+/// ```
+/// use bytes::Bytes;
+/// use http::{Request, Response};
+/// use http_body_util::Full;
+/// use llamatower_layers::BoxError;
+/// use llamatower_layers::body::{MemoryBudget, ReplayBody};
+/// use llamatower_layers::body_limit::BodyLimitLayer;
+/// use llamatower_layers::endpoint::{EndpointLayer, EndpointTable};
+/// use llamatower_layers::llm_request::{BodyEdits, LlmRequestLayer};
+/// use tower::{ServiceBuilder, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), BoxError> {
+/// let service = ServiceBuilder::new()
+///     .layer(EndpointLayer::new(EndpointTable::ollama()))
+///     .layer(BodyLimitLayer::new(MemoryBudget::new(1 << 30)))
+///     .layer(LlmRequestLayer::new())
+///     .map_request(|mut request: Request<ReplayBody<Full<Bytes>>>| {
+///         BodyEdits::new().with_num_ctx(Some(8192)).apply(&mut request);
+///         request
+///     })
+///     .service(service_fn(|request: Request<ReplayBody<Full<Bytes>>>| async move {
+///         Ok::<_, BoxError>(Response::new(request.body().segments().unwrap().concat()))
+///     }));
+/// let request = Request::post("/api/chat").body(Full::from(r#"{"model":"a"}"#))?;
+/// let body = service.oneshot(request).await?.into_body();
+/// assert_eq!(body, br#"{"options":{"num_ctx":8192},"model":"a"}"#);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BodyEdits {
+    num_ctx: Option<Option<u64>>,
+    keep_alive: Option<Duration>,
+}
+
+impl BodyEdits {
+    /// No changes.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets `options.num_ctx` in tokens; `None` removes it, so that the server's default applies.
+    #[must_use]
+    pub fn with_num_ctx(mut self, num_ctx: Option<u64>) -> Self {
+        self.num_ctx = Some(num_ctx);
+        self
+    }
+
+    /// Sets `keep_alive`, in whole seconds, if the body has it.
+    #[must_use]
+    pub fn with_keep_alive(mut self, keep_alive: Duration) -> Self {
+        self.keep_alive = Some(keep_alive);
+        self
+    }
+
+    /// Whether nothing is to be changed.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Changes the body and its `Content-Length`. What the body has no place for stays as it is.
+    /// The [`LlmRequest`] of the request goes on to describe the body from before, so apply all
+    /// changes at once.
+    pub fn apply<B>(&self, request: &mut Request<ReplayBody<B>>) {
+        let Some(places) = LlmRequest::of(request.extensions()).map(|llm| &llm.places) else {
+            return;
+        };
+        let num_ctx = self.num_ctx.zip(places.num_ctx.as_ref());
+        let num_ctx = num_ctx.and_then(|(num_ctx, place)| place.splice(num_ctx));
+        let keep_alive = self.keep_alive.zip(places.keep_alive.clone());
+        let keep_alive = keep_alive.map(|(time, place)| {
+            let seconds = time.as_secs().to_string();
+            (place, Bytes::from(seconds))
+        });
+        let mut splices: SmallVec<[_; 2]> = num_ctx.into_iter().chain(keep_alive).collect();
+        // From the end, so that the other place does not move.
+        splices.sort_unstable_by_key(|(range, _)| std::cmp::Reverse(range.start));
+        for (range, text) in splices {
+            replace(request, range, text);
+        }
+    }
+}
+
+/// Replaces a part of the body, and sets the new `Content-Length`.
+pub(super) fn replace<B>(
+    request: &mut Request<ReplayBody<B>>,
+    range: Range<u64>,
+    text: Bytes,
+) -> bool {
+    let Some(body) = request.body().splice(range, text) else {
+        return false;
+    };
+    let len = body.len().unwrap_or(0);
+    *request.body_mut() = body;
+    if let Some(length) = request.headers_mut().get_mut(header::CONTENT_LENGTH) {
+        *length = HeaderValue::from(len);
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use http_body_util::Full;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+    use tower::{Layer, ServiceExt, service_fn};
+
+    use super::super::LlmRequestLayer;
+    use super::*;
+    use crate::endpoint::EndpointLayer;
+    use crate::{BoxError, EndpointTable};
+
+    type Body = ReplayBody<Full<Bytes>>;
+
+    /// The body and its declared length after these edits.
+    fn edited(path: &str, layer: &LlmRequestLayer, body: &str, edits: BodyEdits) -> (String, u64) {
+        let inner = service_fn(|mut request: Request<Body>| async move {
+            edits.apply(&mut request);
+            Ok::<_, BoxError>(request)
+        });
+        let service = EndpointLayer::new(EndpointTable::ollama()).layer(layer.layer(inner));
+        let request = Request::post(path)
+            .header(header::CONTENT_LENGTH, body.len())
+            .body(ReplayBody::from(Bytes::from(body.to_owned())))
+            .unwrap();
+        let request = futures_util::FutureExt::now_or_never(service.oneshot(request));
+        let request = request.unwrap().unwrap();
+        let length = &request.headers()[header::CONTENT_LENGTH];
+        let length = length.to_str().unwrap().parse().unwrap();
+        let body = request.body().segments().unwrap().concat();
+        (String::from_utf8(body).unwrap(), length)
+    }
+
+    fn with_num_ctx(body: &str, num_ctx: Option<u64>) -> String {
+        let edits = BodyEdits::new().with_num_ctx(num_ctx);
+        let (edited, length) = edited("/api/chat", &LlmRequestLayer::new(), body, edits);
+        assert_eq!(length, edited.len() as u64);
+        edited
+    }
+
+    #[test]
+    fn num_ctx_is_replaced_inserted_or_removed() {
+        for (body, set, removed) in [
+            (
+                r#"{"options": {"seed":1,"num_ctx": 99 },"model":"a"}"#,
+                r#"{"options": {"seed":1,"num_ctx": 8192 },"model":"a"}"#,
+                r#"{"options": {"seed":1,"num_ctx": null },"model":"a"}"#,
+            ),
+            (
+                r#"{"model":"a","options":{"num_ctx":null}}"#,
+                r#"{"model":"a","options":{"num_ctx":8192}}"#,
+                r#"{"model":"a","options":{"num_ctx":null}}"#,
+            ),
+            (
+                r#"{"model":"a","options":{ }}"#,
+                r#"{"model":"a","options":{"num_ctx":8192 }}"#,
+                r#"{"model":"a","options":{ }}"#,
+            ),
+            (
+                r#"{"model":"a","options":{"seed":1}}"#,
+                r#"{"model":"a","options":{"num_ctx":8192,"seed":1}}"#,
+                r#"{"model":"a","options":{"seed":1}}"#,
+            ),
+            (
+                r#"{"model":"a","options": null}"#,
+                r#"{"model":"a","options": {"num_ctx":8192}}"#,
+                r#"{"model":"a","options": null}"#,
+            ),
+            (
+                r#" { "model":"a"}"#,
+                r#" {"options":{"num_ctx":8192}, "model":"a"}"#,
+                r#" { "model":"a"}"#,
+            ),
+            ("{}", r#"{"options":{"num_ctx":8192}}"#, "{}"),
+        ] {
+            assert_eq!(with_num_ctx(body, Some(8192)), set);
+            assert_eq!(with_num_ctx(body, None), removed);
+        }
+    }
+
+    #[test]
+    fn a_value_that_the_server_refuses_stays() {
+        for body in [
+            r#"{"options":{"num_ctx":"8192"}}"#,
+            r#"{"options":{"num_ctx":[1]}}"#,
+            r#"{"options":[{"num_ctx":1}]}"#,
+            r#"{"options":"none"}"#,
+        ] {
+            assert_eq!(with_num_ctx(body, Some(1)), body);
+        }
+    }
+
+    #[test]
+    fn only_bodies_of_ollamas_dialect_are_changed() {
+        let edits = BodyEdits::new()
+            .with_num_ctx(Some(1))
+            .with_keep_alive(Duration::from_secs(60));
+        let body = r#"{"model":"a","keep_alive":-1,"options":{"num_ctx":2}}"#;
+        let layer = LlmRequestLayer::new();
+        for (path, is_changed) in [
+            ("/api/generate", true),
+            ("/api/embed", true),
+            ("/v1/chat/completions", false),
+            ("/v1/messages", false),
+            ("/api/show", false),
+        ] {
+            let (edited, _) = edited(path, &layer, body, edits);
+            assert_eq!(edited != body, is_changed, "{path}: {edited}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_edited_body_is_the_same_json_with_other_values(
+            // In any order: keys of a `Value` are sorted.
+            members in Just(vec![
+                r#""model":"a""#, r#""model":null"#, r#""prompt":"}{\"num_ctx\":1""#, r#""keep_alive":"1h""#,
+                r#""options":{"a":[{"num_ctx":7}],"num_ctx":12,"b":1}"#, r#""options":{}"#,
+                r#""options":{"stop":["x"]}"#, r#""options" : null"#,
+            ]).prop_shuffle(),
+            count in 0..8usize,
+            num_ctx in prop::option::of(1..100_000u64),
+            seconds in 0..100_000u64,
+            has_default in any::<bool>(),
+        ) {
+            let mut chosen: Vec<&str> = Vec::new();
+            for member in members.into_iter().take(count) {
+                let key = &member[..5];
+                if !chosen.iter().any(|other| other.starts_with(key)) {
+                    chosen.push(member);
+                }
+            }
+            let body = format!("{{{}}}", chosen.join(", "));
+            let default = has_default.then(|| "by default".into());
+            let layer = LlmRequestLayer::new().with_default_model(default);
+            let edits = BodyEdits::new()
+                .with_num_ctx(num_ctx)
+                .with_keep_alive(Duration::from_secs(seconds));
+            let (edited, length) = edited("/api/generate", &layer, &body, edits);
+            prop_assert_eq!(length, edited.len() as u64);
+
+            let mut expected: Value = serde_json::from_str(&body).unwrap();
+            if has_default && expected.get("model").is_none_or(Value::is_null) {
+                expected["model"] = json!("by default");
+            }
+            if expected.get("keep_alive").is_some() {
+                expected["keep_alive"] = json!(seconds);
+            }
+            if let Some(num_ctx) = num_ctx {
+                if expected.get("options").is_none_or(Value::is_null) {
+                    expected["options"] = json!({});
+                }
+                expected["options"]["num_ctx"] = json!(num_ctx);
+            } else if let Some(value) = expected.pointer_mut("/options/num_ctx") {
+                *value = Value::Null;
+            }
+            let edited: Value = serde_json::from_str(&edited).unwrap();
+            prop_assert_eq!(edited, expected, "{}", body);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Changes values in the body of a request before a backend gets it: `options.num_ctx`, as the
+//! fleet has decided for the chosen backend, and `keep_alive`, within the limits for clients with a
+//! key.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::{Extensions, HeaderName, HeaderValue, Request, Response};
+use llamatower_layers::api_key::{Identity, Role};
+use llamatower_layers::body::ReplayBody;
+use llamatower_layers::llm_request::BodyEdits;
+use llamatower_layers::{KeepAlive, LlmRequest};
+use pin_project_lite::pin_project;
+use tower::{Layer, Service};
+
+use super::fleet::SentNumCtx;
+
+/// The response header with the `num_ctx` that the backend got, if it is not that of the request.
+pub const NUM_CTX_HEADER: HeaderName = HeaderName::from_static("x-llamatower-num-ctx");
+
+/// How long clients may keep a model in memory after their request, if they have a key that is not
+/// an administrator's. Without keys there are no limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeepAliveLimits {
+    /// A shorter time is raised to this one.
+    pub min: Option<Duration>,
+    /// A longer time is lowered to this one.
+    pub max: Option<Duration>,
+}
+
+impl KeepAliveLimits {
+    /// The time within the limits, if that of the request is not.
+    fn correct(self, extensions: &Extensions) -> Option<Duration> {
+        let asked = LlmRequest::of(extensions)?.keep_alive?;
+        if extensions.get::<Identity>()?.role != Role::User {
+            return None;
+        }
+        let asked = match asked {
+            KeepAlive::Forever => return self.max,
+            KeepAlive::For(time) => time,
+            KeepAlive::Unclear => return None,
+        };
+        let raised = self.min.map_or(asked, |min| asked.max(min));
+        let within = self.max.map_or(raised, |max| raised.min(max));
+        (within != asked).then_some(within)
+    }
+}
+
+/// The layer of [`Rewrite`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RewriteLayer {
+    keep_alive: KeepAliveLimits,
+}
+
+impl RewriteLayer {
+    /// A layer with these limits.
+    pub fn new(keep_alive: KeepAliveLimits) -> Self {
+        Self { keep_alive }
+    }
+}
+
+impl<S> Layer<S> for RewriteLayer {
+    type Service = Rewrite<S>;
+
+    fn layer(&self, inner: S) -> Rewrite<S> {
+        let keep_alive = self.keep_alive;
+        Rewrite { inner, keep_alive }
+    }
+}
+
+/// Changes the body of a request, and names the changed `num_ctx` in the response.
+#[derive(Clone, Debug)]
+pub struct Rewrite<S> {
+    inner: S,
+    keep_alive: KeepAliveLimits,
+}
+
+impl<S, B, R> Service<Request<ReplayBody<B>>> for Rewrite<S>
+where
+    S: Service<Request<ReplayBody<B>>, Response = Response<R>>,
+{
+    type Response = Response<R>;
+    type Error = S::Error;
+    type Future = RewriteFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<ReplayBody<B>>) -> Self::Future {
+        let (mut edits, mut header) = (BodyEdits::new(), None);
+        if let Some(SentNumCtx(num_ctx)) = request.extensions().get() {
+            edits = edits.with_num_ctx(*num_ctx);
+            header = Some(header_of(*num_ctx));
+            log_num_ctx(request.extensions(), *num_ctx);
+        }
+        if let Some(keep_alive) = self.keep_alive.correct(request.extensions()) {
+            edits = edits.with_keep_alive(keep_alive);
+            tracing::debug!(?keep_alive, "keep_alive was changed to the limit");
+        }
+        if !edits.is_empty() {
+            edits.apply(&mut request);
+        }
+        RewriteFuture {
+            inner: self.inner.call(request),
+            header,
+        }
+    }
+}
+
+fn header_of(num_ctx: Option<u64>) -> HeaderValue {
+    match num_ctx {
+        Some(tokens) => HeaderValue::from(tokens),
+        None => HeaderValue::from_static("default"),
+    }
+}
+
+/// A client that gets less than it has asked for may wonder why.
+fn log_num_ctx(extensions: &Extensions, sent: Option<u64>) {
+    let asked = LlmRequest::of(extensions).and_then(|request| request.num_ctx);
+    match (asked, sent) {
+        (Some(asked), Some(sent)) if sent < asked => {
+            tracing::info!(
+                asked,
+                sent,
+                "num_ctx was lowered to the limit (LLAMATOWER_MAX_NUM_CTX)"
+            );
+        }
+        _ => tracing::debug!(
+            ?asked,
+            ?sent,
+            "num_ctx was changed to that of the model in memory"
+        ),
+    }
+}
+
+pin_project! {
+    /// The future of [`Rewrite`].
+    #[derive(Debug)]
+    pub struct RewriteFuture<F> {
+        #[pin]
+        inner: F,
+        header: Option<HeaderValue>,
+    }
+}
+
+impl<F, R, E> Future for RewriteFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+{
+    type Output = Result<Response<R>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut answer = ready!(this.inner.poll(cx));
+        if let (Ok(answer), Some(header)) = (&mut answer, this.header.take()) {
+            answer.headers_mut().insert(NUM_CTX_HEADER, header);
+        }
+        Poll::Ready(answer)
+    }
+}
