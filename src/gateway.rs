@@ -173,7 +173,6 @@ pub(crate) fn fleet_config(settings: &Settings, access: &Access) -> FleetConfig 
         access: access.clone(),
         slots: backends.slots_of_each(),
         servers: backends.rules_of_each(),
-        context: settings.limits.context(),
         queue: QueueRules {
             max_waiting: queue.max_waiting.get(),
             max_waiting_per_key: queue.max_waiting_per_key.map(NonZeroUsize::get),

@@ -48,7 +48,6 @@ use crate::live::{LiveSettings, TokenBudgets, runs_a_model};
 use crate::ollama::fleet::{Backend, Fleet};
 use crate::ollama::hold::hold_until_continue;
 use crate::ollama::hygiene::{clean_request, clean_response};
-use crate::ollama::rewrite::RewriteLayer;
 use crate::ollama::upstream::{Access, Address, ConnectFailed, PoolLimits, Upstream};
 use crate::ollama::{self, Ollama};
 use crate::settings::{Cache, Limits, Settings};
@@ -228,8 +227,6 @@ where
             refusing.mark_unreachable(&error);
             error
         })
-        // Outside of the clocks, which wrap the body.
-        .layer(RewriteLayer::new(settings.limits.keep_alive()))
         .layer(
             StreamClocksLayer::new()
                 .with_first_byte(timeouts.first_byte)

@@ -9,7 +9,6 @@ pub mod hold;
 pub mod hygiene;
 mod lists;
 mod pull;
-pub mod rewrite;
 mod unload;
 pub mod upstream;
 

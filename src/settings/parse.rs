@@ -17,9 +17,7 @@ use llamatower_layers::rate_limit::Quota;
 use llamatower_layers::token_limit::{Budget, Window};
 
 use super::secret::Secret;
-use super::values::{
-    ExtraPath, KeyLimits, ListingRate, NumCtx, PerServer, ServerName, SizeOrShare,
-};
+use super::values::{ExtraPath, KeyLimits, ListingRate, PerServer, ServerName, SizeOrShare};
 use crate::edge::{Hosts, ListenAddr, Origins, TrustedProxies};
 use crate::ollama::fleet::SlotRule;
 use crate::ollama::upstream::{Address, Authorities, Authorization, has_user};
@@ -399,8 +397,6 @@ pub(super) const LOG_FORMATS: [(&str, LogFormat); 3] = [
     ("json", LogFormat::Json),
     ("auto", LogFormat::Auto),
 ];
-
-pub(super) const NUM_CTX: [(&str, NumCtx); 2] = [("keep", NumCtx::Keep), ("exact", NumCtx::Exact)];
 
 /// The log filter, in the syntax of `RUST_LOG`.
 pub(super) fn log_filter(text: &str) -> Parsed<String> {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,9 +18,7 @@ use super::parse_servers::*;
 use super::reader::Reader;
 use super::secret::Secret;
 use super::setting::{Form, Setting};
-use super::values::{
-    ExtraPath, KeyLimits, ListingRate, NumCtx, PerServer, ServerName, SizeOrShare,
-};
+use super::values::{ExtraPath, KeyLimits, ListingRate, PerServer, ServerName, SizeOrShare};
 use crate::edge::{BasePath, Hosts, ListenAddr, Origins, TrustedProxies};
 use crate::ollama::fleet::ModelPattern;
 use crate::ollama::fleet::SlotRule;
@@ -180,14 +178,6 @@ settings! {
             "The token budget of each client, for prompts and responses together, in each minute, day or month of the calendar; comma-separated. Set it to divide the capacity among clients."
         key_limits: BTreeMap<Arc<str>, KeyLimits> = key_limits, "LLAMATOWER_KEY_LIMITS" KeyLimits ""
             "Limits of single keys that replace the general ones, by the names in `LLAMATOWER_API_KEYS`: `ada:rate=60/m`, `ada:tokens=100000/day`, `ada:weight=2` (twice the share of the slots), `ada:priority=high` (or `low`); comma-separated. Set it for clients that need more, or should get less, than the others."
-        num_ctx: NumCtx = one_of(&NUM_CTX), "LLAMATOWER_NUM_CTX" Text "keep"
-            "What happens if a request asks for another `options.num_ctx` than the model in memory has, so that its server would load the model again: with `keep` the request gets the context in memory if that is at least as large; with `exact` the server gets what the client has written. The response header `x-llamatower-num-ctx` has the value that was sent. Set it to `exact` if clients need exactly their own context size."
-        max_num_ctx: Option<NonZeroU64> = optional(count), "LLAMATOWER_MAX_NUM_CTX" OptionalCount "off"
-            "The maximum of `options.num_ctx`, in tokens; larger values are lowered to it, which the response header `x-llamatower-num-ctx` and the log say. Requests without `options.num_ctx` are not changed. Set it if large contexts use up the memory of the servers."
-        min_keep_alive: Option<Duration> = optional(duration), "LLAMATOWER_MIN_KEEP_ALIVE" OptionalDuration "5m"
-            "The minimum of `keep_alive` in requests with a key of `LLAMATOWER_API_KEYS`; shorter times are raised to it, and below 10 s they need an administrator's key. The model stays in memory for other users. Set it to `off` if clients should free the memory early."
-        max_keep_alive: Option<Duration> = optional(duration), "LLAMATOWER_MAX_KEEP_ALIVE" OptionalDuration "30m"
-            "The maximum of `keep_alive` in requests with a key of `LLAMATOWER_API_KEYS`; longer times and negative ones (for ever) are lowered to it. Without it one client can hold the memory of a server. Raise it if the models in use rarely change."
         time_zone: TimeZone = time_zone, "LLAMATOWER_TIME_ZONE" Text "UTC"
             "The time zone, like `Europe/Zurich`, in which the days and months of token budgets begin at midnight. Set it to the time zone of your clients."
     }

@@ -8,9 +8,7 @@ use llamatower_layers::body::MemoryBudget;
 use llamatower_layers::rate_limit::Quota;
 use llamatower_layers::token_limit::Budget;
 
-use super::table::Limits;
-use crate::ollama::fleet::{ContextRules, Share};
-use crate::ollama::rewrite::KeepAliveLimits;
+use crate::ollama::fleet::Share;
 
 /// An amount of memory: bytes, or a share of the memory limit of the container or machine.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -52,34 +50,6 @@ pub struct PerServer<T> {
     pub others: T,
     /// For named servers.
     pub named: Vec<(ServerName, T)>,
-}
-
-/// What happens to a context size that differs from that of the model in memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum NumCtx {
-    /// The request gets the context in memory, if that is large enough.
-    #[default]
-    Keep,
-    /// The server gets what the client has written.
-    Exact,
-}
-
-impl Limits {
-    /// The rules for the context sizes of requests.
-    pub fn context(&self) -> ContextRules {
-        ContextRules {
-            keeps: self.num_ctx == NumCtx::Keep,
-            max: self.max_num_ctx,
-        }
-    }
-
-    /// The limits of the time that models stay in memory.
-    pub fn keep_alive(&self) -> KeepAliveLimits {
-        KeepAliveLimits {
-            min: self.min_keep_alive,
-            max: self.max_keep_alive,
-        }
-    }
 }
 
 /// The limit of each client's requests that run no model.

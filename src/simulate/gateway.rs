@@ -321,7 +321,6 @@ impl Fleet {
             prompt_tokens: waits.expected.prompt_tokens,
             output_tokens: Some(waits.expected.output_tokens),
             num_ctx: None,
-            may_change_num_ctx: false,
             prefix: &arrival.blocks,
             prefix_part: (covered / f64::from(arrival.prompt_tokens.max(1))).min(1.0),
             streams: true,

@@ -7,7 +7,6 @@ mod affinity;
 mod cache;
 mod catalogue;
 mod commands;
-mod context;
 mod decisions;
 mod discovery;
 mod doctor;

@@ -58,7 +58,6 @@ fn another_value(setting: &Setting) -> &'static str {
         ("limits.time_zone", _) => "Europe/Zurich",
         ("telemetry.log", _) => "debug",
         ("telemetry.log_format", _) => "json",
-        ("limits.num_ctx", _) => "exact",
         ("runtime.worker_threads", _) => "3",
         (_, Form::Text | Form::File | Form::Secret | Form::List) => "other",
         (_, Form::SecretList) => DIGEST,
@@ -100,7 +99,6 @@ fn bad_value(setting: &Setting) -> Option<&'static str> {
         ("backends.dns_servers", _) => Some("dns.example"),
         ("limits.time_zone", _) => Some("Nowhere/Else"),
         ("telemetry.log" | "telemetry.log_format" | "runtime.worker_threads", _) => Some("neither"),
-        ("limits.num_ctx", _) => Some("neither"),
         (_, Form::Text | Form::Secret | Form::List) => None,
         _ => Some("neither"),
     }

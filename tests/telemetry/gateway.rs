@@ -162,7 +162,6 @@ pub(crate) fn scanned(mut request: Request<Full<Bytes>>, attempts: u32) -> Reque
         has_no_prompt: false,
         body_bytes: 2,
         prefix: Default::default(),
-        places: Default::default(),
     };
     llm.put_into(request.extensions_mut());
     Record::update_in(request.extensions(), |outcome| {

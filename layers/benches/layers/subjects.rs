@@ -50,7 +50,6 @@ pub(crate) fn all() -> Vec<Subject> {
         adaptive(),
         body_limit(),
         llm_request(),
-        llm_request_prefix(),
         heartbeat(),
         cache(),
         token_limit(),
@@ -107,12 +106,6 @@ pub(crate) fn body_limit() -> Subject {
 
 pub(crate) fn llm_request() -> Subject {
     Subject::within("llm_request", buffering(), LlmRequestLayer::new())
-}
-
-/// With the prefix of the prompt, which a short prompt does not have.
-pub(crate) fn llm_request_prefix() -> Subject {
-    let layer = LlmRequestLayer::new().with_prefix_blocks(64);
-    Subject::within("llm_request, prefix", buffering(), layer)
 }
 
 /// Heartbeats are off by default.

@@ -214,7 +214,6 @@ async fn by_default_only_requests_for_event_streams_get_heartbeats() {
             has_no_prompt: false,
             body_bytes: 0,
             prefix: Default::default(),
-            places: Default::default(),
         };
         let mut request = Request::new(());
         llm.put_into(request.extensions_mut());

@@ -41,7 +41,6 @@
 //! # }
 //! ```
 
-mod edit;
 mod encoding;
 mod error;
 mod form;
@@ -62,7 +61,6 @@ use http::Extensions;
 use crate::shared::Shared;
 use crate::{Dialect, Operation};
 
-pub use edit::{BodyEdits, EditPlaces};
 pub use error::{MalformedBody, UnsupportedEncoding};
 pub use future::LlmRequestFuture;
 pub use layer::LlmRequestLayer;
@@ -93,8 +91,6 @@ pub struct LlmRequest {
     pub body_bytes: u64,
     /// How the prompt begins; empty without [`LlmRequestLayer::with_prefix_blocks`].
     pub prefix: PromptPrefix,
-    /// Where the values stand that [`BodyEdits`] can change.
-    pub places: EditPlaces,
 }
 
 impl LlmRequest {

@@ -1,12 +1,10 @@
 //! Plans the scan of a request, and applies its result.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, Request};
+use http::{HeaderValue, Method, Request, header};
 
-use super::edit::{EditPlaces, replace};
 use super::encoding::{Encoding, scan_zstd};
 use super::form::{boundary, scan_form};
 use super::layer::Config;
@@ -182,12 +180,13 @@ pub(super) fn settle<B>(
     let mut model = scanned.model.take();
     if let (None, true, true, Some(default)) =
         (&model, is_json, operation.is_inference(), default_model)
+        && let Some(body) = with_model(request.body(), &scanned, default)
     {
-        let (range, text) = with_model(&scanned, default);
-        let length = text.len() as u64;
-        if replace(request, range.clone(), text) {
-            model = Some(default.clone());
-            scanned.places = scanned.places.after_splice(&range, length);
+        let len = body.len().unwrap_or(0);
+        *request.body_mut() = body;
+        model = Some(default.clone());
+        if let Some(length) = request.headers_mut().get_mut(header::CONTENT_LENGTH) {
+            *length = HeaderValue::from(len);
         }
     }
     let works_on_content = matches!(
@@ -214,17 +213,17 @@ pub(super) fn settle<B>(
         has_no_prompt,
         body_bytes,
         prefix: scanned.prefix,
-        places: match is_json && works_on_content && endpoint.dialect == Dialect::Ollama {
-            true => scanned.places,
-            false => EditPlaces::default(),
-        },
     };
     found.put_into(request.extensions_mut());
 }
 
-/// Where to insert the model, and the text: instead of a null or an empty name, or before all other
+/// The same body with the model inserted: instead of a null or an empty name, or before all other
 /// members.
-fn with_model(scanned: &Scanned, model: &Arc<str>) -> (Range<u64>, Bytes) {
+fn with_model<B>(
+    body: &ReplayBody<B>,
+    scanned: &Scanned,
+    model: &Arc<str>,
+) -> Option<ReplayBody<B>> {
     let name = serde_json::Value::from(&**model);
     let begin = scanned.members_begin;
     let (range, text) = match &scanned.model_value {
@@ -232,5 +231,5 @@ fn with_model(scanned: &Scanned, model: &Arc<str>) -> (Range<u64>, Bytes) {
         None if scanned.is_empty_object => (begin..begin, format!(r#""model":{name}"#)),
         None => (begin..begin, format!(r#""model":{name},"#)),
     };
-    (range, text.into())
+    body.splice(range, text.into())
 }

@@ -94,10 +94,8 @@ async fn the_inner_service_receives_the_scan_result() {
         has_no_prompt: false,
         body_bytes: body.len() as u64,
         prefix: Default::default(),
-        places: given.llm().places.clone(),
     };
     assert_eq!(given.llm(), &expected);
-    assert!(expected.places.has_num_ctx() && expected.places.has_keep_alive());
     assert_eq!(given.body(), body);
 }
 

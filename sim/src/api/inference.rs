@@ -326,11 +326,7 @@ async fn acquire(
     keep_alive: Option<KeepAlive>,
     slot: bool,
 ) -> Result<Lease, Problem> {
-    // The other dialects have no options.
-    let options = match call.dialect() {
-        Dialect::Native => call.json.get("options").unwrap_or(&Value::Null),
-        _ => &Value::Null,
-    };
+    let options = call.json.get("options").unwrap_or(&Value::Null);
     let context = number(options, "num_ctx")?.unwrap_or(installed.spec.context_length);
     let others: BTreeMap<&'static str, String> = RUNNER_OPTIONS
         .into_iter()

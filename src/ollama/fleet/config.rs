@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
-use llamatower_layers::LlmRequest;
 use llamatower_layers::breaker::BreakerPolicy;
 use llamatower_layers::live::Live;
 use llamatower_layers::queue::{Priority, Queue};
@@ -32,8 +31,6 @@ pub struct FleetConfig {
     pub slots: Vec<SlotRule>,
     /// For each host, the rules for its servers; the default applies to hosts without an entry.
     pub servers: Vec<ServerRules>,
-    /// What happens to the context sizes that requests ask for.
-    pub context: ContextRules,
     /// The limits of the queue.
     pub queue: QueueRules,
     /// Who is told of loads of models.
@@ -82,31 +79,6 @@ impl SlotRule {
             Self::Off => Some(NO_LIMIT),
             Self::Count(slots) => Some(u32::try_from(slots.get()).unwrap_or(u32::MAX)),
         }
-    }
-}
-
-/// What happens to the context size that a request asks for (`options.num_ctx`). It concerns
-/// Ollama's own dialect; the others have no such field.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ContextRules {
-    /// Whether a request gets the context that the model in memory has, if that is large enough.
-    /// Otherwise its server loads the model again.
-    pub keeps: bool,
-    /// Larger sizes are lowered to this one.
-    pub max: Option<NonZeroU64>,
-}
-
-impl ContextRules {
-    /// The size that the request gets at least, in tokens; `None` for the server's default.
-    pub(super) fn asked(self, request: &LlmRequest) -> Option<u64> {
-        let max = self.max.filter(|_| request.places.has_num_ctx());
-        let lowered = |asked: u64| max.map_or(asked, |max| asked.min(max.get()));
-        request.num_ctx.map(lowered)
-    }
-
-    /// Whether the request may get a larger context than it asks for.
-    pub(super) fn may_change(self, request: &LlmRequest) -> bool {
-        self.keeps && request.places.has_num_ctx()
     }
 }
 

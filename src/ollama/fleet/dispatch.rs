@@ -47,8 +47,6 @@ pub struct Need {
     pub output_tokens: f64,
     /// The size of the context that it asks for, in tokens.
     pub num_ctx: Option<u64>,
-    /// Whether another `num_ctx` can be sent in its place.
-    pub may_change_num_ctx: bool,
     /// How its prompt begins.
     pub prefix: PromptPrefix,
     /// Whether the response is a stream.
@@ -85,7 +83,6 @@ impl<S> Dispatcher<S> {
             prompt_tokens: need.prompt_tokens,
             output_tokens: Some(need.output_tokens),
             num_ctx: need.num_ctx,
-            may_change_num_ctx: need.may_change_num_ctx,
             prefix: need.prefix.blocks(),
             prefix_part: need.prefix.part_of_prompt(),
             streams: need.streams,

@@ -47,26 +47,21 @@ impl Flight {
         self.0.grant.loads
     }
 
-    /// The `num_ctx` to send.
-    pub(super) fn num_ctx(&self) -> Option<u64> {
-        self.0.grant.num_ctx
-    }
-
     /// The number of requests that wait for the model.
     pub(super) fn waiting(&self) -> usize {
         self.0.router.change(|policy| policy.waiting(&self.0.model))
     }
 
-    /// Records the first byte of a good response. Returns whether the models in memory have to be
-    /// read again, and the number of requests that wait for the model.
-    pub(super) fn first_byte(&self) -> (bool, usize) {
+    /// Records the first byte of a good response; returns the number of requests that wait for the
+    /// model.
+    pub(super) fn first_byte(&self) -> usize {
         let (inner, now) = (&*self.0, Instant::now());
-        let (learned, has_changed, waiting) = inner.router.change(|policy| {
-            let (has_changed, learned) = policy.first_byte(&inner.model, inner.grant.flight, now);
-            (learned, has_changed, policy.waiting(&inner.model))
+        let (learned, waiting) = inner.router.change(|policy| {
+            let learned = policy.first_byte(&inner.model, inner.grant.flight, now);
+            (learned, policy.waiting(&inner.model))
         });
         inner.log_slots(learned);
-        (has_changed, waiting)
+        waiting
     }
 
     /// Tells that the request has loaded the model.

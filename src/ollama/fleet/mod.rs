@@ -43,7 +43,7 @@ use llamatower_layers::{Failure, LlmRequest, Record, RouteMatch};
 use tokio::time::{Instant, timeout_at};
 
 pub use backend::{Backend, Unreachable};
-pub use config::{ContextRules, Dns, FleetConfig, ProbeClocks, QueueRules, Share, SlotRule};
+pub use config::{Dns, FleetConfig, ProbeClocks, QueueRules, Share, SlotRule};
 pub use dispatch::{Class, Dispatcher, Need};
 pub use drift::Drift;
 pub use explain::LatestTerms;
@@ -64,7 +64,6 @@ use crate::client::Client;
 use crate::ollama::upstream::Address;
 use catalogue::Catalogue;
 use estimates::Estimates;
-use flight::Flight;
 use member::Member;
 use permit::Accounting;
 use policy::ServerSpec;
@@ -84,11 +83,6 @@ pub struct Fleet<S> {
     estimates: Arc<Estimates>,
     config: FleetConfig,
 }
-
-/// The `num_ctx` that a backend gets instead of that in the request; stored in the request's
-/// extensions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SentNumCtx(pub(crate) Option<u64>);
 
 /// The status of one backend.
 #[derive(Clone, Debug)]
@@ -299,7 +293,6 @@ impl<S> Fleet<S> {
         }
         let terms = slot.flight().map(|flight| flight.grant().terms);
         record_choice(&member.backend, terms, request);
-        self.put_num_ctx(slot.flight(), request);
         if let Some(attempts) = Attempts::of(&request.extensions) {
             attempts.record_untried(slot.left);
         }
@@ -312,20 +305,6 @@ impl<S> Fleet<S> {
         Choice {
             service,
             slot: Box::new(permit),
-        }
-    }
-
-    /// Notes the `num_ctx` to send to the chosen backend, if it is not that of the request.
-    fn put_num_ctx(&self, flight: Option<&Flight>, request: &mut Parts) {
-        let Some(parsed) = LlmRequest::of(&request.extensions) else {
-            return;
-        };
-        let num_ctx = match flight {
-            Some(flight) => flight.num_ctx(),
-            None => self.config.context.asked(parsed),
-        };
-        if num_ctx != parsed.num_ctx {
-            request.extensions.insert(SentNumCtx(num_ctx));
         }
     }
 
@@ -426,9 +405,7 @@ impl<S> Fleet<S> {
             attempts,
             prompt_tokens: expected.prompt_tokens,
             output_tokens: expected.output_tokens,
-            num_ctx: parsed.and_then(|request| self.config.context.asked(request)),
-            may_change_num_ctx: parsed
-                .is_some_and(|request| self.config.context.may_change(request)),
+            num_ctx: parsed.and_then(|request| request.num_ctx),
             prefix: parsed
                 .map(|request| request.prefix.clone())
                 .unwrap_or_default(),

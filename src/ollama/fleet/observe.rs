@@ -210,11 +210,9 @@ impl<S> Awaited<S> {
             queue,
         } = &self.place;
         if outcome == Some(Outcome::Good) {
-            let (has_changed, waiting) = flight.first_byte();
+            let waiting = flight.first_byte();
             if flight.loads() {
                 flight.tell_loaded(member.backend.name());
-            }
-            if has_changed {
                 member.refresh_resident();
             }
             if waiting > 0 {

@@ -87,10 +87,6 @@ const PAIRS: &[Pair] = pairs! {
         if |all| all.backends.probe_timeout < all.timeouts.connect
         => "a server counts as down before a connection to it times out; lower the second";
 
-    Error: "limits.min_keep_alive" "is above" "limits.max_keep_alive"
-        if |all| is_above(all.limits.min_keep_alive, all.limits.max_keep_alive)
-        => "no time is within both; lower the first or raise the second";
-
     // Settings that need another setting to have an effect.
     Warning: "queue.max_waiting" "has no effect without" "backends.slots" given "queue.max_waiting"
         if |all| !all.backends.slots.are_counted()

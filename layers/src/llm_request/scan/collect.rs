@@ -3,8 +3,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::llm_request::edit::NumCtxPlace;
-
 use super::keys::{Key, Keys, Seen};
 use super::text::{keep_alive_seconds, keep_alive_text, unescape};
 use super::visit::{Kept, Kind, Value, Visitor};
@@ -22,8 +20,6 @@ pub(super) struct Collector {
     found: Scanned,
     name: Option<Arc<str>>,
     has_content: bool,
-    /// The place of `options.num_ctx`, if the key was there; `None` in it if the value is wrong.
-    num_ctx: Option<Option<NumCtxPlace>>,
     /// From the beginning of the first part of the prompt to the end of the last one so far.
     content: Option<Range<u64>>,
     error: Option<ScanError>,
@@ -38,7 +34,6 @@ impl Collector {
             found: Scanned::default(),
             name: None,
             has_content: false,
-            num_ctx: None,
             content: None,
             error: None,
         }
@@ -47,12 +42,6 @@ impl Collector {
     pub(super) fn finish(mut self) -> Result<Scanned, ScanError> {
         if let Some(error) = self.error {
             return Err(error);
-        }
-        if self.keys.contains(Key::Options) && !self.seen.contains(Key::Options) {
-            self.found.places.num_ctx = Some(NumCtxPlace::InBody {
-                at: self.found.members_begin,
-                is_empty: self.found.is_empty_object,
-            });
         }
         self.found.model = self.found.model.or(self.name);
         self.found.has_no_prompt = !self.has_content;
@@ -229,34 +218,13 @@ impl Visitor for Collector {
             (Key::Stream, Value::Bool(stream)) => self.found.stream = Some(stream),
             (Key::Stream, Value::Null) => {}
             (Key::Stream, other) => self.wrong_type(key, kind_of(other), "bool"),
-            (Key::KeepAlive, _) => {
-                self.found.keep_alive = keep_alive(value);
-                self.found.places.keep_alive = Some(span);
-            }
+            (Key::KeepAlive, _) => self.found.keep_alive = keep_alive(value),
             (Key::Prompt | Key::Messages | Key::Input, _) => {
                 self.has_content |= is_content(value);
             }
-            (Key::NumCtx, _) => {
-                self.found.num_ctx = tokens(value);
-                self.num_ctx = Some(match value {
-                    Value::Number(_) | Value::Null => Some(NumCtxPlace::Value(span)),
-                    // The server refuses it.
-                    _ => None,
-                });
-            }
+            (Key::NumCtx, _) => self.found.num_ctx = tokens(value),
             (Key::MaxTokens | Key::NumPredict, _) => self.found.max_tokens = tokens(value),
-            (Key::Options, _) => {
-                self.found.places.num_ctx = match (self.num_ctx.take(), value) {
-                    (Some(place), _) => place,
-                    (None, Value::Object { is_empty }) => Some(NumCtxPlace::InOptions {
-                        at: span.start + 1,
-                        is_empty,
-                    }),
-                    (None, Value::Null) => Some(NumCtxPlace::Options(span)),
-                    (None, _) => None,
-                };
-            }
-            (Key::System | Key::Instructions, _) => {}
+            (Key::Options | Key::System | Key::Instructions, _) => {}
         }
     }
 }

@@ -153,8 +153,4 @@ impl Seen {
         self.0 |= key.bit();
         is_new
     }
-
-    pub(super) fn contains(self, key: Key) -> bool {
-        self.0 & key.bit() != 0
-    }
 }

@@ -44,7 +44,6 @@ use self::json::Json;
 use self::prefix::Hashes;
 use self::visit::Kind;
 use super::KeepAlive;
-use super::edit::EditPlaces;
 
 pub use self::error::ScanError;
 pub use self::json::MAX_DEPTH;
@@ -78,8 +77,6 @@ pub struct Scanned {
     pub is_empty_object: bool,
     /// How the prompt begins; empty without [`Scanner::with_prefix_blocks`].
     pub prefix: PromptPrefix,
-    /// Where the values stand that can be changed.
-    pub places: EditPlaces,
 }
 
 /// Scans a body and stores the values that the gateway uses.

@@ -174,9 +174,7 @@ proptest! {
         let escaped = over_escaped(&plain, choice);
         prop_assert_eq!(serde_json::from_str::<Value>(&escaped).unwrap(), body);
         let (mut a, mut b) = (scan(&plain).unwrap(), scan(&escaped).unwrap());
-        // Positions differ.
         (a.model_value, b.model_value) = (None, None);
-        (a.places, b.places) = Default::default();
         prop_assert_eq!(a, b);
     }
 

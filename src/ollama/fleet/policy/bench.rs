@@ -84,7 +84,6 @@ impl ChoiceBench {
             prompt_tokens: 1000.0,
             output_tokens: Some(100.0),
             num_ctx: None,
-            may_change_num_ctx: false,
             prefix: &[],
             prefix_part: 0.0,
             streams: true,

@@ -30,8 +30,6 @@ pub(crate) struct Ask<'a> {
     pub(crate) output_tokens: Option<f64>,
     /// The size of the context that it asks for, in tokens.
     pub(crate) num_ctx: Option<u64>,
-    /// Whether another `num_ctx` can be sent in its place.
-    pub(crate) may_change_num_ctx: bool,
     /// The chained hashes of the leading blocks of its prompt.
     pub(crate) prefix: &'a [u64],
     /// The part of the prompt that these blocks cover, 0 to 1.
@@ -109,8 +107,6 @@ pub(crate) struct Grant {
     pub(crate) terms: Terms,
     /// Its entry among the last choices.
     pub(crate) decision: DecisionId,
-    /// The `num_ctx` to send.
-    pub(crate) num_ctx: Option<u64>,
 }
 
 /// The best candidates so far.
@@ -123,8 +119,6 @@ struct Search {
     closed: Option<(f64, f64)>,
     /// The requests in a second that those servers take over.
     pace: f64,
-    /// A server has the model in memory, or loads it, so that the request needs no load.
-    has_copy: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -261,7 +255,6 @@ impl Policy {
         }
         let judged = self.judge(model, lane, server, ask);
         let total = judged.terms.total();
-        search.has_copy |= !judged.loads;
         decisions.consider(|| Candidate::compared(name, view, &judged));
         if judged.is_open {
             search.offer(Open {
@@ -290,6 +283,7 @@ impl Policy {
         let Some(model) = self.models.get(ask.model) else {
             return true;
         };
+        let copies = model.copies().len();
         if open.loads && self.is_needed_elsewhere(ask, open.server) {
             return false;
         }
@@ -305,7 +299,7 @@ impl Policy {
             pace if pace > 0.0 => behind / pace,
             _ => 0.0,
         };
-        let margin = match open.loads && search.has_copy {
+        let margin = match open.loads && copies > 0 {
             true => SECOND_COPY_MARGIN * open.load,
             false => 0.0,
         };
@@ -337,11 +331,7 @@ impl Policy {
             streams: ask.streams,
             cached: 0.0,
             looks_waited: None,
-            num_ctx: ask.num_ctx,
         };
-        if let Some(lane) = super::lane(&mut self.models, ask.model, open.server) {
-            flight.num_ctx = lane.plan(ask).num_ctx;
-        }
         if open.loads {
             self.begin_load(open.server, ask.model, ask.now);
         }
@@ -365,7 +355,6 @@ impl Policy {
             loads: open.loads,
             terms: open.terms,
             decision,
-            num_ctx: flight.num_ctx,
         }
     }
 

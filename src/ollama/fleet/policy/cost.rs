@@ -98,13 +98,13 @@ impl Policy {
                 judgement.terms.load = (load - seconds(since, ask.now)).max(0.1 * load);
                 judgement.terms.wait = service;
             }
-            // With another context. The server waits until the model is idle.
-            Residency::Resident { .. } if lane.plan(ask).reloads => {
+            Residency::Resident {
+                context: Some(context),
+            } if ask.num_ctx.is_some_and(|asked| asked > context) => {
                 judgement.loads = true;
                 self.judge_load(model, lane, server, ask, &mut judgement);
                 judgement.is_open &= lane.in_flight == 0;
                 judgement.terms.wait += lane.until_idle(service);
-                judgement.terms.load += harm_of(model, lane, ask.now);
             }
             Residency::Unknown | Residency::Resident { .. } => {
                 let is_resting = lane.is_resting(ask.now) || self.load_is_late(server, lane, ask);

@@ -175,7 +175,6 @@ mod tests {
             prompt_tokens: 0.0,
             output_tokens: None,
             num_ctx: None,
-            may_change_num_ctx: false,
             prefix: &[],
             prefix_part: 0.0,
             streams: true,

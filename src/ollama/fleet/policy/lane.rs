@@ -6,8 +6,6 @@ use tokio::time::Instant;
 
 use super::ServerId;
 use super::average::Average;
-use super::choose::Ask;
-use super::context::{Context, ContextPlan};
 use super::prefix::PrefixCache;
 use super::slots::SlotLimit;
 
@@ -70,9 +68,6 @@ pub(crate) struct Lane {
     /// No new request is sent until this time, so that a model that waits can be loaded.
     pub(crate) resting_until: Option<Instant>,
     pub(crate) prefixes: PrefixCache,
-    pub(crate) context: Context,
-    /// The size of the context that is listed until a load with another one is complete.
-    pub(crate) old_context: Option<u64>,
     pub(crate) rates: Rates,
 }
 
@@ -107,8 +102,6 @@ pub(crate) struct Flight {
     pub(crate) cached: f64,
     /// The requests that it seems to have waited for in the server.
     pub(crate) looks_waited: Option<u32>,
-    /// The `num_ctx` that was sent.
-    pub(crate) num_ctx: Option<u64>,
 }
 
 /// What a response says at its end.
@@ -146,8 +139,6 @@ impl Lane {
             slots: SlotLimit::new(slots),
             resting_until: None,
             prefixes: PrefixCache::default(),
-            context: Context::default(),
-            old_context: None,
             rates: Rates::default(),
         }
     }
@@ -196,40 +187,14 @@ impl Lane {
         self.residency = residency;
         self.changed = Some(now);
         self.resting_until = None;
-        self.old_context = None;
         match self.is_warm() {
             true if !was_warm => self.resident_since = Some(now),
             true => {}
             false => {
                 self.resident_since = None;
                 self.prefixes.clear();
-                self.context.unloaded();
             }
         }
-    }
-
-    /// What happens to the context that a request asks for.
-    pub(crate) fn plan(&self, ask: &Ask<'_>) -> ContextPlan {
-        let (num_ctx, may_change) = (ask.num_ctx, ask.may_change_num_ctx);
-        match self.residency {
-            Residency::Resident { context } => self.context.plan(num_ctx, may_change, context),
-            Residency::Unknown => self.context.plan(num_ctx, may_change, None),
-            Residency::Loading(_) | Residency::Cold => ContextPlan {
-                num_ctx: self.context.num_ctx_of_load(num_ctx, may_change),
-                reloads: true,
-            },
-        }
-    }
-
-    /// Records that a request was answered well. Returns whether the size of the context is not
-    /// known any more.
-    pub(crate) fn answered(&mut self, flight: &Flight, now: Instant) -> bool {
-        let has_changed = self.context.answered(flight.num_ctx, now);
-        if let (true, Residency::Resident { context }) = (has_changed, &mut self.residency) {
-            *context = self.context.expected();
-            return context.is_none();
-        }
-        false
     }
 
     /// Records the first byte of a good response.

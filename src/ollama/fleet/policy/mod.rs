@@ -18,7 +18,6 @@
 mod average;
 mod bench;
 mod choose;
-mod context;
 mod cost;
 mod decisions;
 mod lane;
@@ -177,33 +176,27 @@ impl Policy {
         self.models.get(model).map_or(0, |model| model.waiting)
     }
 
-    /// Records the first byte of a good response. Returns whether the server has to be asked what
-    /// is in its memory: the request has loaded the model, or the size of its context is not known
-    /// any more; and the slots, if they were learned.
+    /// Records the first byte of a good response.
     pub(crate) fn first_byte(
         &mut self,
         model: &ModelName,
         id: FlightId,
         now: Instant,
-    ) -> (bool, Option<SlotsLearned>) {
-        let Some(flight) = self.flights.get_mut(id.0 as usize) else {
-            return (false, None);
-        };
+    ) -> Option<SlotsLearned> {
+        let flight = self.flights.get_mut(id.0 as usize)?;
         let (server, loads) = (flight.server, flight.loads);
         self.sampler.note_change(server);
         let mut was_cold = loads;
-        let mut has_changed = loads;
         let lane = lane(&mut self.models, model, server);
         let slots = lane.and_then(|lane| {
             was_cold |= !lane.is_warm();
-            has_changed |= lane.answered(flight, now);
             lane.first_byte(flight, now);
             lane.slots.learned()
         });
         if was_cold {
             self.loaded(server, model, now);
         }
-        (has_changed || was_cold, self.slots_learned(server, slots))
+        self.slots_learned(server, slots)
     }
 
     /// Records the end of a request; `report` is what a complete response said.

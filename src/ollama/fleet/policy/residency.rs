@@ -4,7 +4,6 @@
 use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
-use super::context::Context;
 use super::memory::{Load, Room};
 use super::{Policy, Residency, ServerId, change_lane, lane, server};
 
@@ -57,11 +56,7 @@ impl Policy {
                 }
                 lane.expires = row.expires;
                 let context = row.context;
-                lane.context.listed(context, asked);
                 match lane.residency {
-                    // It is still there, until it is loaded with another context.
-                    Residency::Loading(_)
-                        if lane.old_context.is_some_and(|old| context == Some(old)) => {}
                     Residency::Resident { .. } => lane.residency = Residency::Resident { context },
                     // The gateway has seen later that it has to be loaded.
                     Residency::Cold if lane.changed.is_some_and(|changed| changed > asked) => {}
@@ -82,8 +77,7 @@ impl Policy {
         if let Some(server) = server(&mut self.servers, id) {
             server.memory.holds(load);
             if let Some((loading, _)) = &server.loading
-                && let Some(lane) = lane(&mut self.models, loading, id)
-                && lane.is_warm()
+                && listed.iter().any(|row| row.model == *loading)
             {
                 server.loading = None;
             }
@@ -100,7 +94,6 @@ impl Policy {
         }
         self.for_each_lane(id, |lane| {
             lane.slots.forget();
-            lane.context = Context::default();
             if lane.residency != Residency::Unknown {
                 lane.set_residency(Residency::Cold, now);
             }
@@ -148,12 +141,7 @@ impl Policy {
     pub(super) fn begin_load(&mut self, id: ServerId, model: &ModelName, now: Instant) {
         let (room, victims) = self.victims(id, model);
         change_lane(&mut self.models, model, id, |lane| {
-            let old_context = match lane.residency {
-                Residency::Resident { context } => context,
-                _ => None,
-            };
             lane.set_residency(Residency::Loading(now), now);
-            lane.old_context = old_context;
         });
         if let Some(server) = server(&mut self.servers, id) {
             server.loading = Some((model.clone(), now));
@@ -204,8 +192,7 @@ impl Policy {
             if !lane.is_warm() {
                 // A request that was sent as if the model were in memory has loaded it.
                 server.last_load = Some(now);
-                let context = lane.context.expected();
-                lane.set_residency(Residency::Resident { context }, now);
+                lane.set_residency(Residency::Resident { context: None }, now);
             }
         });
     }

@@ -163,7 +163,6 @@ mod tests {
             prompt_tokens: 0.0,
             output_tokens: None,
             num_ctx: None,
-            may_change_num_ctx: false,
             prefix: &[],
             prefix_part: 0.0,
             streams: true,
@@ -303,7 +302,7 @@ mod tests {
         let later = now + Duration::from_secs(5);
         let mut told = vec![
             policy.end(&a, one.flight, Some(report(5)), later),
-            policy.first_byte(&a, other.flight, later).1,
+            policy.first_byte(&a, other.flight, later),
         ];
         let later = later + Duration::from_secs(5);
         told.push(policy.end(&a, other.flight, Some(report(10)), later));
