@@ -23,6 +23,7 @@
 
 mod api;
 mod clock;
+pub mod comparison;
 mod duration;
 mod engine;
 mod fault;

@@ -26,7 +26,7 @@ pub(super) struct Figures {
     pub(super) goodput: f64,
     /// The loads of the whole run.
     pub(super) loads: usize,
-    /// The loads for which another model was unloaded.
+    /// The loads but the first one of each server.
     pub(super) swaps: usize,
 }
 

@@ -96,12 +96,13 @@ impl Gateway {
         models: usize,
         clients: usize,
         first_byte: Option<f64>,
+        seed: u64,
     ) -> Self {
         let models = (0..models).filter_map(|model| ModelName::parse(&format!("m{model}")).ok());
         let models: Vec<_> = models.collect();
         let installed = models.iter().map(|model| (model.clone(), MODEL_BYTES));
         let installed: Vec<_> = installed.collect();
-        let mut policy = Policy::default();
+        let mut policy = Policy::with_seed(seed);
         for server in 0..servers {
             let id = policy.add_server(ServerSpec::new(format!("server-{server}").into()));
             policy.set_installed(id, &installed);
@@ -331,6 +332,7 @@ impl Fleet {
         policy.choose(&ask, |id| {
             let at = id.index();
             let standing = self.outliers.get(at)?.standing(model, line.now);
+            let standing = standing.for_attempt(!waits.tried.is_empty());
             Some(View {
                 availability: match standing {
                     Standing::Avoided => Availability::Avoided,

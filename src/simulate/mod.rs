@@ -19,9 +19,13 @@ mod trace;
 mod workload;
 mod world;
 
+#[cfg(test)]
+mod tests;
+
 use std::io::Write;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use llamatower_sim::comparison::PATIENCE;
 
 use crate::cli::SimulateArguments;
 use figures::Figures;
@@ -29,11 +33,10 @@ use policy::PolicyKind;
 use report::{Report, ScenarioReport};
 use scenario::Scenario;
 use trace::Row;
+use world::Arrival;
 
 pub(crate) use error::SimulateError;
 
-/// A client gives up after so many seconds without a first token.
-const PATIENCE: f64 = 300.0;
 /// The number of requests that are made up if no number is given.
 const REQUESTS: u32 = 5000;
 
@@ -106,27 +109,46 @@ fn simulate(
     seed: u64,
     bar: &ProgressBar,
 ) -> (ScenarioReport, plot::Plot) {
-    let workload = workload::deal(scenario, rows, seed);
-    let longest_prompt = workload.iter().map(|arrival| arrival.prompt_tokens).max();
-    let first_byte = scenario.first_byte_clock(longest_prompt.unwrap_or(0));
-    let mut report = ScenarioReport::new(scenario, first_byte);
+    let trial = Trial::new(scenario, rows, seed);
+    let mut report = ScenarioReport::new(scenario, trial.first_byte);
     let mut plot = plot::Plot::new(scenario.name, scenario.about);
     for policy in policies {
         bar.set_message(format!("{}, {}", scenario.name, policy.name));
         let begin = bar.position();
-        let mut balancer = policy.balancer(scenario, first_byte, seed);
-        let run = world::run(
-            scenario.fleet(),
-            &workload,
-            PATIENCE,
-            &mut *balancer,
-            |arrived| bar.set_position(begin + arrived as u64),
-        );
-        let figures = Figures::of(scenario, &workload, &run);
+        let figures = trial.run(policy, |arrived| bar.set_position(begin + arrived as u64));
         plot.add(policy.name, &figures);
         report.add(policy.name, &figures);
     }
     (report, plot)
+}
+
+/// A scenario with its requests.
+struct Trial<'a> {
+    scenario: &'a Scenario,
+    workload: Vec<Arrival>,
+    /// Seconds of the first-byte clock, if there is one.
+    first_byte: Option<f64>,
+    seed: u64,
+}
+
+impl<'a> Trial<'a> {
+    fn new(scenario: &'a Scenario, rows: &[Row], seed: u64) -> Self {
+        let workload = workload::deal(scenario, rows, seed);
+        let longest = workload.iter().map(|arrival| arrival.prompt_tokens).max();
+        Self {
+            scenario,
+            first_byte: scenario.first_byte_clock(longest.unwrap_or(0)),
+            workload,
+            seed,
+        }
+    }
+
+    fn run(&self, policy: &PolicyKind, progress: impl FnMut(usize)) -> Figures {
+        let mut balancer = policy.balancer(self.scenario, self.first_byte, self.seed);
+        let fleet = self.scenario.fleet();
+        let run = world::run(fleet, &self.workload, PATIENCE, &mut *balancer, progress);
+        Figures::of(self.scenario, &self.workload, &run)
+    }
 }
 
 /// Those of `all` that are named, or all.

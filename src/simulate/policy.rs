@@ -71,7 +71,7 @@ impl PolicyKind {
     ) -> Box<dyn Balancer> {
         let (servers, models) = (scenario.servers.len(), scenario.models);
         match self.kind {
-            Kind::Gateway => Box::new(Gateway::new(servers, models, CLIENTS, first_byte)),
+            Kind::Gateway => Box::new(Gateway::new(servers, models, CLIENTS, first_byte, seed)),
             Kind::Central => Box::new(Central::new(servers, models, scenario.has_greedy_client)),
             Kind::Simple(rule) => Box::new(Simple::new(rule, servers, first_byte, seed)),
         }

@@ -2,25 +2,14 @@
 //!
 //! The figures are those of the race in `benches/race`, which measures the same on sockets.
 
+use llamatower_sim::comparison::{
+    FIRST_BYTE, LOAD, LOAD_BESIDE_SWAPS, LOAD_TIME, MODELS, PACE, PROMPT_RATE, SLOTS,
+    SLOW_PROMPT_RATE,
+};
+
 use super::server::{Fault, Server, ServerSpec};
 use super::trace::Row;
 
-/// Prompt tokens that a server at speed 1 processes in a second.
-const PROMPT_RATE: f64 = 4000.0;
-/// The same for the larger model of the scenario with common prefixes.
-const SLOW_PROMPT_RATE: f64 = 2000.0;
-/// The seconds that a server at speed 1 needs for a token of a response.
-const PACE: f64 = 0.025;
-/// The requests of one model that a server runs at once (`OLLAMA_NUM_PARALLEL`).
-const SLOTS: usize = 4;
-/// The seconds of a load.
-const LOAD_TIME: f64 = 8.0;
-/// The part of the fleet's capacity that the requests use.
-const LOAD: f64 = 0.7;
-/// The same where models are loaded again and again, which takes much of the rest.
-const LOAD_BESIDE_SWAPS: f64 = 0.5;
-/// The first-byte clock where a server hangs, in seconds.
-const FIRST_BYTE: f64 = 10.0;
 /// Seconds for which a flapping server answers, and then does not.
 const FLAPPING_PERIOD: f64 = 60.0;
 
@@ -140,7 +129,7 @@ pub(super) fn all() -> Vec<Scenario> {
             vec![server(1.0), server(0.5), server(0.25)],
         ),
         Scenario {
-            models: 6,
+            models: MODELS,
             load: LOAD_BESIDE_SWAPS,
             ..Scenario::new(
                 "many-models",

@@ -1,11 +1,18 @@
 //! A simulated Ollama server on virtual time.
 //!
-//! It follows the rules of Ollama's scheduler: loads are serial, an unload waits until the model is
-//! idle, requests for a model in memory attach to it at once and wait for one of its slots, and a
-//! client that leaves during a load aborts it.
+//! It follows the rules of Ollama's scheduler:
+//!
+//! - A request for a model in memory attaches to it at once and waits for one of its slots. So does
+//!   one that arrives while the model is being loaded, when that has ended.
+//! - All other requests wait for a load in the order of their arrival. The first one blocks the
+//!   others, also those for a model that has come into memory in the meantime.
+//! - A model is unloaded when it is idle; until then it gets new requests.
+//! - A client that leaves during a load aborts it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+
+use llamatower_sim::comparison::PREFIX_CACHE;
 
 use super::prefix::PrefixStore;
 
@@ -34,10 +41,10 @@ pub(super) struct ServerSpec {
 
 /// The prompt tokens of a block of a prefix.
 pub(super) const BLOCK_TOKENS: u32 = 512;
+/// The most requests that wait for loads; Ollama's own default of `OLLAMA_MAX_QUEUE`.
+const MAX_PENDING: usize = 512;
 /// The status of a server that refuses requests.
 const REFUSED: u16 = 503;
-/// The tokens of recent prompts that a model in memory keeps.
-pub(super) const PREFIX_CACHE: u32 = 500_000;
 
 impl ServerSpec {
     /// The seconds until the first token of a request that has a slot, with so many prompt tokens
@@ -147,6 +154,15 @@ impl Runner {
     }
 }
 
+/// A load under way.
+#[derive(Debug)]
+struct Loading {
+    number: u64,
+    /// The request that began it, and those for the same model that have arrived since then.
+    waiting: VecDeque<Waiting>,
+    model: Model,
+}
+
 /// A simulated server.
 #[derive(Debug)]
 pub(super) struct Server {
@@ -154,13 +170,10 @@ pub(super) struct Server {
     runners: Vec<Runner>,
     /// Requests that need a load, in the order of their arrival.
     pending: VecDeque<Waiting>,
-    /// The load under way: its number, its model, and the request that began it.
-    loading: Option<(u64, Model, Request)>,
+    loading: Option<Loading>,
     numbers: u64,
     /// Loads that were begun.
     pub(super) loads: usize,
-    /// Loads for which another model was unloaded.
-    pub(super) swaps: usize,
 }
 
 /// The effects of a call: steps to come, and events for the sender.
@@ -179,7 +192,6 @@ impl Server {
             loading: None,
             numbers: 0,
             loads: 0,
-            swaps: 0,
         }
     }
 
@@ -238,15 +250,19 @@ impl Server {
             sent: now,
             loaded: now,
         };
-        match self.runner(waiting.job.model) {
-            Some(runner) => {
-                self.runners[runner].queue.push_back(waiting);
-                self.fill(runner, now, effects);
-            }
-            None => {
-                self.pending.push_back(waiting);
-                self.advance(now, effects);
-            }
+        let model = waiting.job.model;
+        let is_it = |loading: &&mut Loading| loading.model == model;
+        if let Some(runner) = self.runner(model) {
+            self.runners[runner].queue.push_back(waiting);
+            self.fill(runner, now, effects);
+        } else if let Some(loading) = self.loading.as_mut().filter(is_it) {
+            loading.waiting.push_back(waiting);
+        } else if self.pending.len() >= MAX_PENDING {
+            let refused = Event::Failed(waiting.job.request, REFUSED);
+            effects.events.push(refused);
+        } else {
+            self.pending.push_back(waiting);
+            self.advance(now, effects);
         }
     }
 
@@ -254,8 +270,16 @@ impl Server {
     pub(super) fn cancel(&mut self, request: Request, now: Time, effects: &mut Effects) {
         self.pending
             .retain(|waiting| waiting.job.request != request);
-        if self.loading.is_some_and(|(_, _, loader)| loader == request) {
-            self.loading = None;
+        if let Some(mut loading) = self.loading.take() {
+            let first = loading.waiting.front();
+            let is_aborted = first.is_some_and(|first| first.job.request == request);
+            loading
+                .waiting
+                .retain(|waiting| waiting.job.request != request);
+            match is_aborted {
+                true => self.pending.extend(loading.waiting),
+                false => self.loading = Some(loading),
+            }
         }
         for runner in &mut self.runners {
             runner
@@ -304,10 +328,12 @@ impl Server {
     fn refuse_waiting(&mut self, now: Time, effects: &mut Effects) {
         let queued = self.runners.iter_mut();
         let queued = queued.flat_map(|runner| runner.queue.drain(..));
-        let waiting = queued.chain(self.pending.drain(..));
+        let loading = self.loading.take().into_iter();
+        let waiting = queued
+            .chain(loading.flat_map(|loading| loading.waiting))
+            .chain(self.pending.drain(..));
         let refused = waiting.map(|waiting| Event::Failed(waiting.job.request, REFUSED));
         effects.events.extend(refused);
-        self.loading = None;
         if let Fault::Flapping(period) = self.spec.fault {
             effects.steps.push((now + 2.0 * period, Step::Outage));
         }
@@ -354,57 +380,58 @@ impl Server {
         }
     }
 
-    /// Begins the next load, if it can.
+    /// Serves the requests that need a load, as far as it can: begins the next load, or attaches a
+    /// request whose model has come into memory.
     fn advance(&mut self, now: Time, effects: &mut Effects) {
         while self.loading.is_none() {
-            let Some(first) = self.pending.front() else {
+            let Some(model) = self.pending.front().map(|first| first.job.model) else {
                 return;
             };
-            let (model, request) = (first.job.model, first.job.request);
-            if let Some(runner) = self.runner(model) {
-                if let Some(waiting) = self.pending.pop_front() {
-                    self.runners[runner].queue.push_back(waiting);
-                }
-                self.fill(runner, now, effects);
-                continue;
-            }
-            if self.runners.len() >= self.spec.max_loaded {
+            let runner = self.runner(model);
+            if runner.is_none() && self.runners.len() >= self.spec.max_loaded {
                 let Some(idle) = self.runners.iter().position(Runner::is_idle) else {
                     return;
                 };
                 self.runners.remove(idle);
-                self.swaps += 1;
             }
-            self.numbers += 1;
-            self.loads += 1;
-            self.loading = Some((self.numbers, model, request));
-            let at = now + self.spec.load;
-            effects.steps.push((at, Step::Loaded(self.numbers)));
+            let Some(first) = self.pending.pop_front() else {
+                return;
+            };
+            match runner {
+                Some(runner) => self.attach(runner, first, now, effects),
+                None => self.begin_load(first, now, effects),
+            }
         }
     }
 
+    fn attach(&mut self, runner: usize, mut waiting: Waiting, now: Time, effects: &mut Effects) {
+        waiting.loaded = now;
+        self.runners[runner].queue.push_back(waiting);
+        self.fill(runner, now, effects);
+    }
+
+    fn begin_load(&mut self, first: Waiting, now: Time, effects: &mut Effects) {
+        self.numbers += 1;
+        self.loads += 1;
+        self.loading = Some(Loading {
+            number: self.numbers,
+            model: first.job.model,
+            waiting: VecDeque::from([first]),
+        });
+        let at = now + self.spec.load;
+        effects.steps.push((at, Step::Loaded(self.numbers)));
+    }
+
     fn loaded(&mut self, number: u64, now: Time, effects: &mut Effects) {
-        let Some((_, model, _)) = self.loading.filter(|(of, ..)| *of == number) else {
+        let is_it = |loading: &mut Loading| loading.number == number;
+        let Some(loading) = self.loading.take_if(is_it) else {
             return;
         };
-        self.loading = None;
-        let mut queue = VecDeque::new();
-        self.pending.retain_mut(|waiting| {
-            let is_for_it = waiting.job.model == model;
-            if is_for_it {
-                queue.push_back(Waiting {
-                    job: waiting.job.clone(),
-                    sent: waiting.sent,
-                    loaded: now,
-                });
-            }
-            !is_for_it
-        });
-        self.runners.push(Runner {
-            queue,
-            ..Runner::new(model)
-        });
-        self.fill(self.runners.len() - 1, now, effects);
+        self.runners.push(Runner::new(loading.model));
+        let runner = self.runners.len() - 1;
+        for waiting in loading.waiting {
+            self.attach(runner, waiting, now, effects);
+        }
         self.advance(now, effects);
     }
 }

@@ -14,7 +14,7 @@ pub(super) const ATTEMPTS: usize = 3;
 pub(super) enum Rule {
     Random,
     RoundRobin,
-    /// The fewest requests in flight.
+    /// The fewest requests in flight; equal servers in turn, in the way of nginx's `least_conn`.
     LeastOutstanding,
     /// A server with the model in memory, and of those the fewest requests in flight.
     WarmFirst,
@@ -31,6 +31,8 @@ pub(super) struct Simple {
     random: fastrand::Rng,
     next: usize,
     in_flight: Vec<usize>,
+    /// How long each server has waited for its turn among equal ones.
+    overdue: Vec<i64>,
     sent: HashMap<Request, Sent>,
     /// The requests of first-byte clocks, by their timers, with the attempt. The first timer is not
     /// one of them.
@@ -51,6 +53,7 @@ impl Simple {
             random: fastrand::Rng::with_seed(seed),
             next: 0,
             in_flight: vec![0; servers],
+            overdue: vec![0; servers],
             sent: HashMap::default(),
             clocks: vec![(0, 0)],
         }
@@ -59,6 +62,9 @@ impl Simple {
     fn choose(&mut self, request: Request, tried: &[usize], io: &Io<'_>) -> usize {
         let all = self.in_flight.len();
         let is_left = |server: &usize| tried.len() >= all || !tried.contains(server);
+        if self.rule == Rule::LeastOutstanding {
+            return self.least_outstanding(is_left);
+        }
         self.next += 1;
         let turn = self.next % all;
         let mut in_turn = (turn..all).chain(0..turn).filter(is_left);
@@ -72,8 +78,7 @@ impl Simple {
         };
         let chosen = match self.rule {
             Rule::Random => Some(any()),
-            Rule::RoundRobin => in_turn.next(),
-            Rule::LeastOutstanding => in_turn.min_by_key(|server| in_flight[*server]),
+            Rule::RoundRobin | Rule::LeastOutstanding => in_turn.next(),
             Rule::WarmFirst => {
                 let model = io.workload[request].model;
                 in_turn.min_by_key(|server| {
@@ -87,6 +92,24 @@ impl Simple {
             }
         };
         chosen.unwrap_or(turn)
+    }
+
+    /// Of the servers with the fewest requests in flight the one whose turn is overdue for longest.
+    fn least_outstanding(&mut self, is_left: impl Fn(&usize) -> bool) -> usize {
+        let left = || (0..self.in_flight.len()).filter(&is_left);
+        let least = left().map(|server| self.in_flight[server]).min();
+        let (mut equals, mut best) = (0, None);
+        for server in left().filter(|server| Some(self.in_flight[*server]) == least) {
+            equals += 1;
+            let overdue = self.overdue[server] + 1;
+            self.overdue[server] = overdue;
+            if best.is_none_or(|(most, _)| overdue > most) {
+                best = Some((overdue, server));
+            }
+        }
+        let server = best.map_or(0, |(_, server)| server);
+        self.overdue[server] -= equals;
+        server
     }
 
     fn send(&mut self, request: Request, mut tried: Vec<usize>, io: &mut Io<'_>) {

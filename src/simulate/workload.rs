@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+use llamatower_sim::comparison::{
+    BEGIN, BURST_FOR_EACH_SLOT, GREEDY_PART, OTHER_CLIENTS, SHORTEST_PROMPT,
+};
+
 use super::scenario::Scenario;
 use super::server::BLOCK_TOKENS;
 use super::trace::Row;
@@ -9,19 +13,8 @@ use super::world::Arrival;
 
 /// The client that sends more than all others, where there is one.
 pub(super) const GREEDY: usize = 0;
-/// The part of all requests that it sends.
-const GREEDY_PART: f64 = 0.7;
-/// The number of the other clients.
-const OTHER_CLIENTS: usize = 3;
 /// The number of all clients.
 pub(super) const CLIENTS: usize = 1 + OTHER_CLIENTS;
-/// The requests that it sends at once, for each slot of the fleet.
-const BURST_FOR_EACH_SLOT: usize = 3;
-/// Shorter prompts of a trace are as long as this: the size of an empty request.
-const SHORTEST_PROMPT: u32 = 48;
-/// The part of a trace that is left out at its begin if the rest is long enough: the rate of a
-/// recording often rises there.
-const BEGIN: f64 = 0.1;
 /// The conversations that are continued, where prefixes are made up.
 const CONVERSATIONS: usize = 64;
 /// The probability that a request continues one of them.

@@ -89,7 +89,7 @@ pub(super) struct Run {
     pub(super) seen: Vec<Seen>,
     /// Loads of all servers.
     pub(super) loads: usize,
-    /// Loads for which another model was unloaded.
+    /// The loads but the first one of each server.
     pub(super) swaps: usize,
 }
 
@@ -187,9 +187,10 @@ pub(super) fn run(
         world.handle(now, due, balancer);
     }
     progress(workload.len());
+    let loads = world.servers.iter().map(|server| server.loads);
     Run {
-        loads: world.servers.iter().map(|server| server.loads).sum(),
-        swaps: world.servers.iter().map(|server| server.swaps).sum(),
+        loads: loads.clone().sum(),
+        swaps: loads.map(|loads| loads.saturating_sub(1)).sum(),
         seen: world.seen,
     }
 }

@@ -18,5 +18,6 @@ mod limits;
 mod outliers;
 mod queue;
 mod reload;
+mod simulate;
 mod starts;
 mod tokens;

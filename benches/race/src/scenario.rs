@@ -3,32 +3,14 @@
 mod jobs;
 
 use llamatower_sim::FaultKind;
+use llamatower_sim::comparison::{
+    BURST_FOR_EACH_SLOT, FIRST_BYTE, LOAD, LOAD_BESIDE_SWAPS, MODELS, PREFIX_CACHE, PROMPT_RATE,
+    SHORTEST_PROMPT, SLOW_PROMPT_RATE,
+};
+pub(crate) use llamatower_sim::comparison::{LOAD_TIME, PACE, PATIENCE, SLOTS};
 
 use crate::trace::{Entry, Trace};
 use jobs::{alternating, deal_clients, deal_models, flood, stretched};
-
-/// Prompt tokens that a server of speed 1 processes in a second.
-const PROMPT_RATE: f64 = 4000.0;
-/// The same for the larger model that the scenario with shared prefixes is about.
-const SLOW_PROMPT_RATE: f64 = 2000.0;
-/// The seconds that a server of speed 1 needs for a token of an answer.
-pub(crate) const PACE: f64 = 0.025;
-/// The requests that a server serves at once for a model (`OLLAMA_NUM_PARALLEL`).
-pub(crate) const SLOTS: usize = 4;
-/// The time to load a model, in seconds.
-pub(crate) const LOAD_TIME: f64 = 8.0;
-/// The seconds that a client waits for the first token.
-pub(crate) const PATIENCE: f64 = 300.0;
-/// The part of the fleet's capacity that the arrivals use.
-const LOAD: f64 = 0.7;
-/// The same where models are loaded again and again, which takes much of the rest.
-const LOAD_BESIDE_SWAPS: f64 = 0.5;
-/// The tokens that a server keeps of recent prompts, where prefixes are shared.
-const PREFIX_CACHE: u64 = 500_000;
-/// Shorter prompts of a trace are as long as this: that is the size of an empty request.
-const SHORTEST_PROMPT: u64 = 48;
-/// The requests that a greedy client sends at once.
-const BURST: usize = 36;
 
 /// A server of a fleet.
 #[derive(Clone, Debug)]
@@ -80,7 +62,7 @@ impl Job {
     fn of(entry: &Entry, arrival: f64) -> Self {
         Self {
             arrival,
-            prompt_tokens: entry.prompt_tokens.max(SHORTEST_PROMPT),
+            prompt_tokens: entry.prompt_tokens.max(SHORTEST_PROMPT.into()),
             reply_tokens: entry.reply_tokens,
             blocks: entry.blocks.clone(),
             model: 0,
@@ -164,7 +146,7 @@ impl Scenario {
             "models" => {
                 scenario.title = "4 servers with room for one model, 6 models by Zipf, load 8 s";
                 scenario.servers = even(4);
-                scenario.models = 6;
+                scenario.models = MODELS;
             }
             "healthy" => scenario.title = "2 healthy servers (what the next three compare with)",
             "busy" => {
@@ -178,7 +160,7 @@ impl Scenario {
             "hang" => {
                 scenario.title = "one of three never answers (first-byte time-out 10 s)";
                 scenario.servers = faulty(Some(FaultKind::Hang));
-                scenario.first_byte = Some(10.0);
+                scenario.first_byte = Some(FIRST_BYTE);
             }
             "prefix" => {
                 scenario.title = "4 servers with prefix caches, prompts that share prefixes";
@@ -186,7 +168,7 @@ impl Scenario {
                 for server in &mut scenario.servers {
                     server.prompt_rate = SLOW_PROMPT_RATE;
                 }
-                scenario.prefix_cache = Some(PREFIX_CACHE);
+                scenario.prefix_cache = Some(PREFIX_CACHE.into());
                 let with_blocks = traces.iter().find(|trace| trace.has_blocks())?;
                 scenario.jobs = stretched(with_blocks, &scenario.servers, LOAD, length);
                 return Some(scenario);
@@ -220,7 +202,9 @@ impl Scenario {
             deal_models(&mut scenario.jobs, scenario.models, &mut random);
         }
         if scenario.has_clients {
-            deal_clients(&mut scenario.jobs, &mut random);
+            let slots: usize = scenario.servers.iter().map(|server| server.slots).sum();
+            let burst = BURST_FOR_EACH_SLOT * slots;
+            deal_clients(&mut scenario.jobs, burst, &mut random);
         }
         Some(scenario)
     }

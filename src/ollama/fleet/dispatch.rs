@@ -56,9 +56,10 @@ pub struct Need {
 }
 
 impl Need {
-    fn was_tried<S>(&self, member: &Member<S>) -> bool {
-        let tried = self.attempts.as_ref().map(Attempts::tried);
-        tried.is_some_and(|tried| tried.contains(member.backend.name()))
+    /// The names of the backends that were tried before.
+    fn tried(&self) -> Vec<Arc<str>> {
+        let attempts = self.attempts.as_ref();
+        attempts.map(Attempts::tried).unwrap_or_default()
     }
 }
 
@@ -92,12 +93,14 @@ impl<S> Dispatcher<S> {
             since: line.since,
             now: line.now,
         };
+        let tried = need.tried();
         let view = |id: ServerId| {
             let member = members.by_id(id)?;
             let standing = member.outliers.standing(model, line.now);
+            let standing = standing.for_attempt(!tried.is_empty());
             Some(View {
                 availability: availability(member, standing),
-                was_tried: need.was_tried(member),
+                was_tried: tried.contains(member.backend.name()),
                 is_trial: standing == Standing::TrialDue,
             })
         };
@@ -116,10 +119,11 @@ impl<S> Dispatcher<S> {
     fn take_any(&self, candidates: &[Arc<Member<S>>], need: &Need) -> Option<Slot<S>> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % candidates.len().max(1);
         let in_turn = || candidates[turn..].iter().chain(&candidates[..turn]);
+        let tried = need.tried();
         let state = |member: &Member<S>| {
             (
                 availability(member, Standing::Normal),
-                need.was_tried(member),
+                tried.contains(member.backend.name()),
             )
         };
         let member = in_turn().min_by_key(|member| (state(member), member.in_flight()))?;

@@ -53,6 +53,8 @@ pub use not_found::ModelNotFound;
 pub use observe::Observed;
 pub use outlier::{Avoided, Reason};
 pub use permit::Permit;
+#[doc(hidden)]
+pub use policy::ChoiceBench;
 pub use policy::{Availability, Candidate, Decision, MemoryStatus, ModelStatus, Occupancy};
 pub use policy::{Residency, SlotSource, SlotStatus, Terms};
 pub use router::LoadObserver;

@@ -82,6 +82,17 @@ pub(crate) enum Standing {
     Avoided,
 }
 
+impl Standing {
+    /// The standing for a request that was tried before if `is_retry`. Such a request is no trial:
+    /// where many backends fail, it could meet one after the other.
+    pub(crate) fn for_attempt(self, is_retry: bool) -> Self {
+        match self {
+            Self::TrialDue if is_retry => Self::Avoided,
+            standing => standing,
+        }
+    }
+}
+
 /// A backend that is avoided for a model.
 #[derive(Clone, Debug)]
 pub struct Avoided {
@@ -328,6 +339,8 @@ mod tests {
             outliers.standing(&small, Instant::now()),
             Standing::TrialDue
         );
+        let standing = outliers.standing(&small, Instant::now());
+        assert_eq!(standing.for_attempt(true), Standing::Avoided, "a retry");
         outliers.begin_trial(&small);
         assert_eq!(
             outliers.standing(&small, Instant::now()),

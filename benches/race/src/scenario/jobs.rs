@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::{BURST, GREEDY, Job, Length, SHORTEST_PROMPT, Server};
+use llamatower_sim::comparison::{BEGIN, GREEDY_PART, OTHER_CLIENTS, SHORTEST_PROMPT};
+
+use super::{GREEDY, Job, Length, Server};
 use crate::trace::{Entry, Trace};
 
 /// The seconds that a request keeps a slot of a server of speed 1.
@@ -11,7 +13,7 @@ fn work(entry: &Entry, server: &Server) -> f64 {
         speed: 1.0,
         ..server.clone()
     };
-    server.first_token_time(entry.prompt_tokens.max(SHORTEST_PROMPT))
+    server.first_token_time(entry.prompt_tokens.max(SHORTEST_PROMPT.into()))
         + server.decode_time(entry.reply_tokens)
 }
 
@@ -56,7 +58,7 @@ fn consecutive(
         (part, sum >= wanted)
     };
     // Not from the first request: the rate of a recording often rises at its begin.
-    let begin = (0.1 + 0.618 * round as f64).fract();
+    let begin = (BEGIN + 0.618 * round as f64).fract();
     match take((begin * trace.entries.len() as f64) as usize) {
         (part, true) => part,
         _ => take(0).0,
@@ -97,19 +99,18 @@ pub(super) fn deal_models(jobs: &mut [Job], models: usize, random: &mut fastrand
     }
 }
 
-/// Gives 7 of 10 requests to the greedy client, which sends them in bursts, and deals the others to
-/// three clients.
-pub(super) fn deal_clients(jobs: &mut [Job], random: &mut fastrand::Rng) {
+/// Deals the requests to the greedy client, which sends them in bursts, and to the others.
+pub(super) fn deal_clients(jobs: &mut [Job], burst: usize, random: &mut fastrand::Rng) {
     for job in &mut *jobs {
-        job.client = match random.f64() < 0.7 {
+        job.client = match random.f64() < GREEDY_PART {
             true => GREEDY,
-            false => random.usize(1..=3),
+            false => random.usize(1..=OTHER_CLIENTS),
         };
     }
     let greedy: Vec<usize> = (0..jobs.len())
         .filter(|at| jobs[*at].client == GREEDY)
         .collect();
-    for burst in greedy.chunks(BURST) {
+    for burst in greedy.chunks(burst) {
         let at = jobs[burst[0]].arrival;
         for job in burst {
             jobs[*job].arrival = at;

@@ -8,14 +8,17 @@ use tokio::time::Instant;
 use super::cost::{LONGEST_REST, Terms, has_had_its_time, is_overdue, service_seconds};
 use super::decisions::{Candidate, DecisionId, Decisions};
 use super::lane::{Flight, Lane};
+use super::model::Model;
+use super::sample::Sampler;
 use super::{FlightId, Policy, ServerId};
 
 /// The load of a copy of a model that is in memory elsewhere must save this many times its own
 /// time more than it costs, so that small changes of the traffic do not move models.
 const SECOND_COPY_MARGIN: f64 = 2.0;
-/// A request waits for a better server only if that saves more than so many service times, the
-/// geometric mean of both servers': how long another request still takes is not known.
-const WAIT_SAVES: f64 = 1.0;
+/// A request waits for a better server only if that saves more than the service time of the server
+/// that is open, or so many times the geometric mean of both servers' service times: how long
+/// another request still takes is not known. The mean counts where the open server is much slower.
+const WAIT_SAVES: f64 = 1.5;
 
 /// What a request needs, and its place in the queue.
 #[derive(Clone, Copy, Debug)]
@@ -157,6 +160,13 @@ impl Search {
         true
     }
 
+    /// Whether a sample of the servers says enough: one of them is in the best state and can take the
+    /// request. A request that waits already is offered each slot that becomes free.
+    fn is_conclusive(&self, ask: &Ask<'_>) -> bool {
+        let is_best = self.state == Some((Availability::Healthy, false));
+        is_best && (self.open.is_some() || ask.waiting > 1)
+    }
+
     fn offer(&mut self, open: Open) {
         let is_better = |best: Open| {
             let difference = open.total - best.total;
@@ -194,9 +204,10 @@ impl Policy {
     fn search(&mut self, ask: &Ask<'_>, view: impl Fn(ServerId) -> Option<View>) -> Search {
         self.turn = self.turn.wrapping_add(1);
         let mut decisions = std::mem::take(&mut self.decisions);
-        decisions.begin();
-        let search = self.compare(ask, view, &mut decisions);
+        let mut sampler = std::mem::take(&mut self.sampler);
+        let search = self.compare(ask, view, &mut sampler, &mut decisions);
         self.decisions = decisions;
+        self.sampler = sampler;
         search
     }
 
@@ -204,45 +215,71 @@ impl Policy {
         &self,
         ask: &Ask<'_>,
         view: impl Fn(ServerId) -> Option<View>,
+        sampler: &mut Sampler,
         decisions: &mut Decisions,
     ) -> Search {
+        decisions.begin();
         let mut search = Search::default();
         let Some(model) = self.models.get(ask.model) else {
             return search;
         };
+        if let Some(sample) = sampler.sample(model) {
+            for at in sample {
+                self.examine(model, &model.lanes[*at], ask, &view, &mut search, decisions);
+            }
+            if search.is_conclusive(ask) {
+                // The others take over as many requests as these.
+                search.pace *= model.lanes.len() as f64 / sample.len() as f64;
+                return search;
+            }
+            decisions.begin();
+            search = Search::default();
+        }
         let turn = self.turn % model.lanes.len().max(1);
         for lane in model.lanes[turn..].iter().chain(&model.lanes[..turn]) {
-            let Some((view, server)) = view(lane.server).zip(self.server(lane.server)) else {
-                continue;
-            };
-            let name = &server.spec.name;
-            if !search.admits(view) {
-                decisions.consider(|| Candidate::not_compared(name, view));
-                continue;
-            }
-            let judged = self.judge(model, lane, server, ask);
-            let total = judged.terms.total();
-            search.has_copy |= !judged.loads;
-            decisions.consider(|| Candidate::compared(name, view, &judged));
-            if judged.is_open {
-                search.offer(Open {
-                    terms: judged.terms,
-                    total,
-                    load: judged.terms.load,
-                    service: judged.service,
-                    crowd: f64::from(lane.in_flight + 1) / server.spec.weight,
-                    server: lane.server,
-                    view,
-                    loads: judged.loads,
-                });
-            } else {
-                if search.closed.is_none_or(|(closed, _)| total < closed) {
-                    search.closed = Some((total, judged.service));
-                }
-                search.pace += judged.pace;
-            }
+            self.examine(model, lane, ask, &view, &mut search, decisions);
         }
         search
+    }
+
+    /// Adds one server to the search.
+    fn examine(
+        &self,
+        model: &Model,
+        lane: &Lane,
+        ask: &Ask<'_>,
+        view: &impl Fn(ServerId) -> Option<View>,
+        search: &mut Search,
+        decisions: &mut Decisions,
+    ) {
+        let Some((view, server)) = view(lane.server).zip(self.server(lane.server)) else {
+            return;
+        };
+        let name = &server.spec.name;
+        if !search.admits(view) {
+            return decisions.consider(|| Candidate::not_compared(name, view));
+        }
+        let judged = self.judge(model, lane, server, ask);
+        let total = judged.terms.total();
+        search.has_copy |= !judged.loads;
+        decisions.consider(|| Candidate::compared(name, view, &judged));
+        if judged.is_open {
+            search.offer(Open {
+                terms: judged.terms,
+                total,
+                load: judged.terms.load,
+                service: judged.service,
+                crowd: f64::from(lane.in_flight + 1) / server.spec.weight,
+                server: lane.server,
+                view,
+                loads: judged.loads,
+            });
+        } else {
+            if search.closed.is_none_or(|(closed, _)| total < closed) {
+                search.closed = Some((total, judged.service));
+            }
+            search.pace += judged.pace;
+        }
     }
 
     /// Whether the best open server is better than to wait for a better one.
@@ -272,7 +309,9 @@ impl Policy {
             true => SECOND_COPY_MARGIN * open.load,
             false => 0.0,
         };
-        open.total + margin <= closed + gain + WAIT_SAVES * (service * open.service).sqrt()
+        let mean = (service * open.service).sqrt();
+        let uncertain = open.service.min(WAIT_SAVES * mean);
+        open.total + margin <= closed + gain + uncertain
     }
 
     /// Whether requests have waited longer for a model that is in no memory and could be loaded on
@@ -281,7 +320,7 @@ impl Policy {
         self.models.iter().any(|(name, model)| {
             model.waiting > 0
                 && name != ask.model
-                && model.copies() == 0
+                && model.copies().is_empty()
                 && model.oldest.is_some_and(|oldest| oldest < ask.since)
                 && model.lane(id).is_some()
         })
@@ -345,7 +384,7 @@ impl Policy {
         let Some(model) = self.models.get(ask.model) else {
             return;
         };
-        if !model.rests.is_empty() || model.copies() > 0 {
+        if !model.rests.is_empty() || !model.copies().is_empty() {
             return;
         }
         let lanes = model.lanes.iter();

@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::choose::Ask;
 use super::lane::{Lane, seconds};
-use super::memory::Room;
+use super::memory::{Load, Room};
 use super::model::Model;
 use super::server::Server;
 use super::{Policy, Residency, ServerId};
@@ -153,26 +153,21 @@ impl Policy {
             return;
         }
         let is_overdue = is_overdue(model, load, ask);
-        let (room, victims) = self.victims(lane.server, ask.model);
-        if victims.is_empty() {
-            judgement.is_open = server.accepts();
-            return;
-        }
         // Ollama unloads an idle model first. Which of several it is, is not known.
-        let victims = victims.iter().filter_map(|victim| self.models.get(victim));
-        let mut least_wait = f64::INFINITY;
+        let mut others = Load::default();
+        let (mut least_wait, mut least_harm) = (f64::INFINITY, f64::INFINITY);
         let (mut harm, mut idle) = (0.0, 0);
-        let mut least_harm = f64::INFINITY;
         let mut may_go = false;
-        for victim in victims {
-            let Some(of) = victim.lane(lane.server) else {
+        for name in server.residents.iter().filter(|name| *name != ask.model) {
+            let known = self.models.get(name);
+            let Some((victim, of)) =
+                known.and_then(|known| Some((known, known.lane(lane.server)?)))
+            else {
+                others = others.with(0);
                 continue;
             };
+            others = others.with(of.bytes);
             let own_harm = harm_of(victim, of, ask.now);
-            let own_harm = match room {
-                Room::Unknown => own_harm * HARM_IF_UNKNOWN,
-                Room::Free | Room::Full => own_harm,
-            };
             least_harm = least_harm.min(own_harm);
             if of.in_flight > 0 {
                 let service = service_seconds(victim, of, server);
@@ -183,9 +178,18 @@ impl Policy {
             idle += 1;
             may_go |= victim.waiting == 0 || (is_overdue && has_had_its_time(of, load, ask.now));
         }
+        let room = server.room_for(others, lane.bytes);
+        let part = match room {
+            Room::Free => {
+                judgement.is_open = server.accepts();
+                return;
+            }
+            Room::Unknown => HARM_IF_UNKNOWN,
+            Room::Full => 1.0,
+        };
         if idle == 0 {
             judgement.terms.wait = least_wait;
-            judgement.terms.load += least_harm;
+            judgement.terms.load += part * least_harm;
             if room == Room::Unknown {
                 // It is as likely that nothing has to be unloaded.
                 judgement.terms.wait *= HARM_IF_UNKNOWN;
@@ -193,7 +197,7 @@ impl Policy {
             }
             return;
         }
-        judgement.terms.load += harm / f64::from(idle);
+        judgement.terms.load += part * harm / f64::from(idle);
         judgement.is_open = may_go && server.accepts();
     }
 
@@ -220,7 +224,7 @@ impl Policy {
 /// Whether a request for a model that is in no memory has waited so long that another model must
 /// make room.
 pub(super) fn is_overdue(model: &Model, load: f64, ask: &Ask<'_>) -> bool {
-    model.copies() == 0 && seconds(ask.since, ask.now) >= LOADS_BEFORE_YIELD * load
+    model.copies().is_empty() && seconds(ask.since, ask.now) >= LOADS_BEFORE_YIELD * load
 }
 
 /// Whether a model was in memory long enough for its load to be worth it.
@@ -231,7 +235,7 @@ pub(super) fn has_had_its_time(lane: &Lane, load: f64, now: Instant) -> bool {
 
 /// The expected cost of unloading a model, for later requests.
 fn harm_of(model: &Model, lane: &Lane, now: Instant) -> f64 {
-    let part = match model.copies() {
+    let part = match model.copies().len() {
         0 | 1 => HARM,
         _ => HARM_WITH_COPY,
     };

@@ -16,6 +16,7 @@
 //! a lock.
 
 mod average;
+mod bench;
 mod choose;
 mod context;
 mod cost;
@@ -25,6 +26,7 @@ mod memory;
 mod model;
 mod prefix;
 mod residency;
+mod sample;
 mod server;
 mod slots;
 mod snapshot;
@@ -37,6 +39,7 @@ use foldhash::HashMap;
 use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
+pub use bench::ChoiceBench;
 pub use choose::Availability;
 pub(crate) use choose::{Ask, Grant, View};
 pub use cost::Terms;
@@ -53,6 +56,7 @@ pub use snapshot::{MemoryStatus, ModelStatus, Occupancy};
 use decisions::Decisions;
 use lane::Lane;
 use model::Model;
+use sample::Sampler;
 use server::Server;
 
 /// The index of a server. It is used again after the server was removed.
@@ -93,9 +97,18 @@ pub(crate) struct Policy {
     decisions: Decisions,
     /// The search begins with another server each time, so that equal ones take turns.
     turn: usize,
+    sampler: Sampler,
 }
 
 impl Policy {
+    /// A policy whose random choices depend on the seed alone.
+    pub(crate) fn with_seed(seed: u64) -> Self {
+        Self {
+            sampler: Sampler::with_seed(seed),
+            ..Self::default()
+        }
+    }
+
     /// Adds a server without models.
     pub(crate) fn add_server(&mut self, spec: ServerSpec) -> ServerId {
         let server = Some(Server::new(spec));
@@ -118,7 +131,7 @@ impl Policy {
             *server = None;
         }
         for model in self.models.values_mut() {
-            model.lanes.retain(|lane| lane.server != id);
+            model.remove(id);
         }
         self.models.retain(|_, model| model.is_in_use());
     }
@@ -130,7 +143,7 @@ impl Policy {
         };
         for (name, model) in &mut self.models {
             if !installed.iter().any(|(installed, _)| installed == name) {
-                model.lanes.retain(|lane| lane.server != id);
+                model.remove(id);
             }
         }
         for (name, bytes) in installed {
@@ -177,6 +190,7 @@ impl Policy {
             return (false, None);
         };
         let (server, loads) = (flight.server, flight.loads);
+        self.sampler.note_change(server);
         let mut was_cold = loads;
         let mut has_changed = loads;
         let lane = lane(&mut self.models, model, server);
@@ -202,6 +216,7 @@ impl Policy {
     ) -> Option<SlotsLearned> {
         let flight = self.flights.get(id.0 as usize).copied()?;
         self.free_flights.push(id);
+        self.sampler.note_change(flight.server);
         let mut weight = 1.0;
         if let Some(server) = server(&mut self.servers, flight.server) {
             server.in_flight = server.in_flight.saturating_sub(1);
@@ -269,4 +284,14 @@ fn lane<'a>(
     id: ServerId,
 ) -> Option<&'a mut Lane> {
     models.get_mut(model)?.lane_mut(id)
+}
+
+/// Changes a lane in a way that may change whether the model is in memory there.
+fn change_lane<T>(
+    models: &mut HashMap<ModelName, Model>,
+    model: &ModelName,
+    id: ServerId,
+    change: impl FnOnce(&mut Lane) -> T,
+) -> Option<T> {
+    models.get_mut(model)?.change_lane(id, change)
 }

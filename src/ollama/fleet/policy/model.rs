@@ -15,6 +15,8 @@ const GAP_WEIGHT: f64 = 0.1;
 pub(crate) struct Model {
     /// The servers that have it, by id.
     pub(crate) lanes: Vec<Lane>,
+    /// Those that have it in memory, load it, or do not tell; by id.
+    copies: Vec<ServerId>,
     /// Requests in the queue.
     pub(crate) waiting: usize,
     /// When the first of them arrived.
@@ -35,20 +37,48 @@ pub(crate) struct Model {
 
 impl Model {
     pub(crate) fn lane(&self, id: ServerId) -> Option<&Lane> {
-        let at = self.lanes.binary_search_by_key(&id, |lane| lane.server);
-        at.ok().map(|at| &self.lanes[at])
+        self.position(id).map(|at| &self.lanes[at])
     }
 
     pub(crate) fn lane_mut(&mut self, id: ServerId) -> Option<&mut Lane> {
+        self.position(id).map(|at| &mut self.lanes[at])
+    }
+
+    /// The index of a server's lane.
+    pub(crate) fn position(&self, id: ServerId) -> Option<usize> {
+        // Often each server has the model, and its index is its id.
+        let is_at = |at: usize| self.lanes.get(at).is_some_and(|lane| lane.server == id);
+        if is_at(id.index()) {
+            return Some(id.index());
+        }
         let at = self.lanes.binary_search_by_key(&id, |lane| lane.server);
-        at.ok().map(|at| &mut self.lanes[at])
+        at.ok()
     }
 
     pub(crate) fn insert(&mut self, lane: Lane) {
         let at = self
             .lanes
             .partition_point(|known| known.server < lane.server);
+        note_copy(&mut self.copies, &lane);
         self.lanes.insert(at, lane);
+    }
+
+    pub(crate) fn remove(&mut self, id: ServerId) {
+        self.lanes.retain(|lane| lane.server != id);
+        self.copies.retain(|copy| *copy != id);
+    }
+
+    /// Changes a lane in a way that may change whether the model is in memory there.
+    pub(crate) fn change_lane<T>(
+        &mut self,
+        id: ServerId,
+        change: impl FnOnce(&mut Lane) -> T,
+    ) -> Option<T> {
+        let at = self.position(id)?;
+        let changed = change(&mut self.lanes[at]);
+        let lane = &self.lanes[at];
+        note_copy(&mut self.copies, lane);
+        Some(changed)
     }
 
     /// Whether anything would be lost if the model were forgotten.
@@ -105,11 +135,19 @@ impl Model {
         1.0 - (-horizon / gap).exp()
     }
 
-    /// The number of servers that have it in memory or load it.
-    pub(crate) fn copies(&self) -> usize {
-        self.lanes
-            .iter()
-            .filter(|lane| lane.residency != super::Residency::Cold)
-            .count()
+    /// The servers that have it in memory, load it, or do not tell; by id.
+    pub(crate) fn copies(&self) -> &[ServerId] {
+        &self.copies
+    }
+}
+
+fn note_copy(copies: &mut Vec<ServerId>, lane: &Lane) {
+    let is_copy = lane.residency != super::Residency::Cold;
+    match (copies.binary_search(&lane.server), is_copy) {
+        (Err(at), true) => copies.insert(at, lane.server),
+        (Ok(at), false) => {
+            copies.remove(at);
+        }
+        _ => {}
     }
 }

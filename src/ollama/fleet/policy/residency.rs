@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::context::Context;
 use super::memory::{Load, Room};
-use super::{Policy, Residency, ServerId, lane, server};
+use super::{Policy, Residency, ServerId, change_lane, lane, server};
 
 /// A model in memory, as a server lists it.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,12 +37,12 @@ impl Policy {
         of.listed = listed.map(<[InMemory]>::to_vec).unwrap_or_default();
         let Some(listed) = listed else {
             if told {
-                self.for_each_lane(id, |_, lane| lane.set_residency(Residency::Unknown, now));
+                self.for_each_lane(id, |lane| lane.set_residency(Residency::Unknown, now));
             }
             return;
         };
         if !told {
-            self.for_each_lane(id, |_, lane| {
+            self.for_each_lane(id, |lane| {
                 if lane.residency == Residency::Unknown && lane.running == 0 {
                     // Not a change that the gateway has seen: the list decides.
                     lane.residency = Residency::Cold;
@@ -51,28 +51,27 @@ impl Policy {
         }
         self.unload_unlisted(id, listed, asked, now);
         for row in listed {
-            let Some(lane) = lane(&mut self.models, &row.model, id) else {
-                continue;
-            };
-            if row.bytes > 0 {
-                lane.bytes = row.bytes;
-            }
-            lane.expires = row.expires;
-            let context = row.context;
-            lane.context.listed(context, asked);
-            match lane.residency {
-                // It is still there, until it is loaded with another context.
-                Residency::Loading(_)
-                    if lane.old_context.is_some_and(|old| context == Some(old)) =>
-                {
-                    continue;
+            let is_resident = change_lane(&mut self.models, &row.model, id, |lane| {
+                if row.bytes > 0 {
+                    lane.bytes = row.bytes;
                 }
-                Residency::Resident { .. } => lane.residency = Residency::Resident { context },
-                // The gateway has seen later that it has to be loaded.
-                Residency::Cold if lane.changed.is_some_and(|changed| changed > asked) => continue,
-                _ => lane.set_residency(Residency::Resident { context }, now),
-            }
-            if let Some(server) = server(&mut self.servers, id) {
+                lane.expires = row.expires;
+                let context = row.context;
+                lane.context.listed(context, asked);
+                match lane.residency {
+                    // It is still there, until it is loaded with another context.
+                    Residency::Loading(_)
+                        if lane.old_context.is_some_and(|old| context == Some(old)) => {}
+                    Residency::Resident { .. } => lane.residency = Residency::Resident { context },
+                    // The gateway has seen later that it has to be loaded.
+                    Residency::Cold if lane.changed.is_some_and(|changed| changed > asked) => {}
+                    _ => lane.set_residency(Residency::Resident { context }, now),
+                }
+                lane.is_warm()
+            });
+            if let Some(server) =
+                server(&mut self.servers, id).filter(|_| is_resident == Some(true))
+            {
                 server.add_resident(&row.model);
             }
         }
@@ -99,7 +98,7 @@ impl Policy {
             server.listed.clear();
             server.loading = None;
         }
-        self.for_each_lane(id, |_, lane| {
+        self.for_each_lane(id, |lane| {
             lane.slots.forget();
             lane.context = Context::default();
             if lane.residency != Residency::Unknown {
@@ -126,20 +125,21 @@ impl Policy {
         }
         let residents = of.residents.clone();
         for model in residents.iter().filter(|model| !is_listed(model)) {
-            let Some(lane) = lane(&mut self.models, model, id) else {
+            let is_unloaded = change_lane(&mut self.models, model, id, |lane| {
+                let is_newer = lane.changed.is_some_and(|changed| changed > asked);
+                if is_newer || lane.running > 0 || !lane.is_warm() {
+                    return false;
+                }
+                let has_expired = lane.expires.is_some_and(|at| at <= now);
+                if !has_expired && of.loaded_since(lane.changed) {
+                    of.memory.overflowed(load.with(lane.bytes));
+                }
+                lane.set_residency(Residency::Cold, now);
+                true
+            });
+            if is_unloaded != Some(false) {
                 of.remove_resident(model);
-                continue;
-            };
-            let is_newer = lane.changed.is_some_and(|changed| changed > asked);
-            if is_newer || lane.running > 0 || !lane.is_warm() {
-                continue;
             }
-            let has_expired = lane.expires.is_some_and(|at| at <= now);
-            if !has_expired && of.loaded_since(lane.changed) {
-                of.memory.overflowed(load.with(lane.bytes));
-            }
-            of.remove_resident(model);
-            lane.set_residency(Residency::Cold, now);
         }
     }
 
@@ -147,14 +147,14 @@ impl Policy {
     /// unloads the other at once.
     pub(super) fn begin_load(&mut self, id: ServerId, model: &ModelName, now: Instant) {
         let (room, victims) = self.victims(id, model);
-        if let Some(lane) = lane(&mut self.models, model, id) {
+        change_lane(&mut self.models, model, id, |lane| {
             let old_context = match lane.residency {
                 Residency::Resident { context } => context,
                 _ => None,
             };
             lane.set_residency(Residency::Loading(now), now);
             lane.old_context = old_context;
-        }
+        });
         if let Some(server) = server(&mut self.servers, id) {
             server.loading = Some((model.clone(), now));
             server.last_load = Some(now);
@@ -200,14 +200,14 @@ impl Policy {
             server.loading = None;
         }
         server.add_resident(model);
-        if let Some(lane) = lane(&mut self.models, model, id)
-            && !lane.is_warm()
-        {
-            // A request that was sent as if the model were in memory has loaded it.
-            server.last_load = Some(now);
-            let context = lane.context.expected();
-            lane.set_residency(Residency::Resident { context }, now);
-        }
+        change_lane(&mut self.models, model, id, |lane| {
+            if !lane.is_warm() {
+                // A request that was sent as if the model were in memory has loaded it.
+                server.last_load = Some(now);
+                let context = lane.context.expected();
+                lane.set_residency(Residency::Resident { context }, now);
+            }
+        });
     }
 
     /// A request that should have loaded a model ended before its first byte.
@@ -217,11 +217,11 @@ impl Policy {
         {
             server.loading = None;
         }
-        if let Some(lane) = lane(&mut self.models, model, id)
-            && matches!(lane.residency, Residency::Loading(_))
-        {
-            lane.set_residency(Residency::Cold, now);
-        }
+        change_lane(&mut self.models, model, id, |lane| {
+            if matches!(lane.residency, Residency::Loading(_)) {
+                lane.set_residency(Residency::Cold, now);
+            }
+        });
     }
 
     /// Notes that a model is no longer in the memory of a server.
@@ -229,22 +229,16 @@ impl Policy {
         if let Some(server) = server(&mut self.servers, id) {
             server.remove_resident(model);
         }
-        if let Some(lane) = lane(&mut self.models, model, id)
-            && lane.residency != Residency::Unknown
-        {
-            lane.set_residency(Residency::Cold, now);
-        }
+        change_lane(&mut self.models, model, id, |lane| {
+            if lane.residency != Residency::Unknown {
+                lane.set_residency(Residency::Cold, now);
+            }
+        });
     }
 
-    fn for_each_lane(
-        &mut self,
-        id: ServerId,
-        mut change: impl FnMut(&ModelName, &mut super::Lane),
-    ) {
-        for (name, model) in &mut self.models {
-            if let Some(lane) = model.lane_mut(id) {
-                change(name, lane);
-            }
+    fn for_each_lane(&mut self, id: ServerId, mut change: impl FnMut(&mut super::Lane)) {
+        for model in self.models.values_mut() {
+            model.change_lane(id, &mut change);
         }
     }
 }

@@ -339,3 +339,68 @@ fn a_choice_is_explained_by_the_costs_of_all_servers() {
         assert_eq!(candidate.loads, candidate.terms.unwrap().load > 0.0);
     }
 }
+
+#[test]
+fn of_many_servers_those_with_the_model_in_memory_are_compared() {
+    let mut stage = Stage::new(200, &["m"]);
+    stage.list(150, &["m"]);
+    for _ in 0..20 {
+        assert_eq!(stage.serve("m", 0.0), 150);
+    }
+}
+
+#[test]
+fn a_slot_that_becomes_free_on_one_of_many_busy_servers_is_found() {
+    let mut stage = Stage::new(100, &["m"]);
+    for server in 0..100 {
+        stage.list(server, &["m"]);
+    }
+    let mut sent = Vec::new();
+    while let Some(grant) = stage.choose("m", 0.0, 1) {
+        sent.push(grant);
+    }
+    assert_eq!(
+        sent.len(),
+        200,
+        "two on each, as long as nothing is learned"
+    );
+    stage.pass(1.0);
+    for grant in sent.iter().step_by(7) {
+        stage.policy.end(&model("m"), grant.flight, None, stage.now);
+        let next = stage.choose("m", 1.0, 5).map(|next| next.server);
+        assert_eq!(next, Some(grant.server));
+    }
+}
+
+#[test]
+fn the_only_healthy_one_of_many_servers_is_found() {
+    let mut stage = Stage::new(200, &["m"]);
+    let (model, now) = (model("m"), stage.now);
+    let ask = Ask {
+        model: &model,
+        prompt_tokens: 1000.0,
+        output_tokens: Some(100.0),
+        num_ctx: None,
+        may_change_num_ctx: false,
+        prefix: &[],
+        prefix_part: 0.0,
+        streams: true,
+        waiting: 1,
+        since: now,
+        now,
+    };
+    let healthy = stage.servers[137];
+    let view = |id| {
+        let availability = match id == healthy {
+            true => Availability::Healthy,
+            false => Availability::Avoided,
+        };
+        Some(View {
+            availability,
+            was_tried: false,
+            is_trial: false,
+        })
+    };
+    let grant = stage.policy.choose(&ask, view).unwrap();
+    assert_eq!(grant.server, healthy);
+}
