@@ -179,6 +179,25 @@ fn a_breaker_that_opens_for_longer_than_the_longest_time_is_an_error() {
 }
 
 #[test]
+fn a_minimum_of_keep_alive_above_the_maximum_is_an_error() {
+    let keys = ("LLAMATOWER_API_KEYS", DIGEST);
+    names(
+        &refused(&[keys, ("LLAMATOWER_MIN_KEEP_ALIVE", "31m")]),
+        &["LLAMATOWER_MIN_KEEP_ALIVE", "LLAMATOWER_MAX_KEEP_ALIVE"],
+    );
+    let off = [
+        keys,
+        ("LLAMATOWER_MIN_KEEP_ALIVE", "31m"),
+        ("LLAMATOWER_MAX_KEEP_ALIVE", "off"),
+    ];
+    assert_eq!(warned(&off), [""; 0]);
+    names(
+        &warned(&[("LLAMATOWER_MAX_KEEP_ALIVE", "1h")]),
+        &["LLAMATOWER_MAX_KEEP_ALIVE", "LLAMATOWER_API_KEYS"],
+    );
+}
+
+#[test]
 fn listeners_that_cannot_be_bound_together_are_an_error_that_names_both() {
     let admin = ("LLAMATOWER_ADMIN_LISTEN", "127.0.0.1:3000");
     for public in [

@@ -56,9 +56,9 @@ fn another_value(setting: &Setting) -> &'static str {
         ("backends.extra_paths", _) => "POST /api/rerank",
         ("backends.dns_servers", _) => "10.0.0.2:53, [::1]:8600",
         ("limits.time_zone", _) => "Europe/Zurich",
+        ("limits.num_ctx", _) => "exact",
         ("telemetry.log", _) => "debug",
         ("telemetry.log_format", _) => "json",
-        ("limits.num_ctx", _) => "exact",
         ("runtime.worker_threads", _) => "3",
         (_, Form::Text | Form::File | Form::Secret | Form::List) => "other",
         (_, Form::SecretList) => DIGEST,
@@ -99,8 +99,10 @@ fn bad_value(setting: &Setting) -> Option<&'static str> {
         ("backends.extra_paths", _) => Some("POST /api/../x"),
         ("backends.dns_servers", _) => Some("dns.example"),
         ("limits.time_zone", _) => Some("Nowhere/Else"),
-        ("telemetry.log" | "telemetry.log_format" | "runtime.worker_threads", _) => Some("neither"),
-        ("limits.num_ctx", _) => Some("neither"),
+        (
+            "limits.num_ctx" | "telemetry.log" | "telemetry.log_format" | "runtime.worker_threads",
+            _,
+        ) => Some("neither"),
         (_, Form::Text | Form::Secret | Form::List) => None,
         _ => Some("neither"),
     }

@@ -101,6 +101,12 @@ const PAIRS: &[Pair] = pairs! {
     Warning: "queue.max_wait" "has no effect without" "backends.slots" given "queue.max_wait"
         if |all| !all.backends.slots.are_counted()
         => "no request waits in the gateway if slots are not counted";
+    Warning: "limits.min_keep_alive" "has no effect without" "keys.api" given "limits.min_keep_alive"
+        if |all| all.keys.api.is_empty()
+        => "only clients with a key are limited";
+    Warning: "limits.max_keep_alive" "has no effect without" "keys.api" given "limits.max_keep_alive"
+        if |all| all.keys.api.is_empty()
+        => "only clients with a key are limited";
     Warning: "backends.ca_file" "has no effect without an https server in" "backends.urls"
         given "backends.ca_file" if |all| !all.backends.urls.iter().any(|url| url.is_https())
         => "only certificates of https servers are verified";
