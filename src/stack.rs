@@ -8,6 +8,7 @@ use std::error::Error;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, COOKIE, HeaderName, PROXY_AUTHORIZATION, SET_COOKIE};
@@ -21,7 +22,7 @@ use llamatower_layers::body::{MemoryBudget, ReplayBody};
 use llamatower_layers::body_limit::{BodyLimitLayer, RouteLimits};
 use llamatower_layers::breaker::{Breaker, BreakerLayer};
 use llamatower_layers::cache::CacheLayer;
-use llamatower_layers::clocks::{LimitNames, StreamClocksLayer};
+use llamatower_layers::clocks::{LimitNames, StreamClocksLayer, StreamTimeouts};
 use llamatower_layers::endpoint::{EndpointLayer, EndpointTable, RequireEndpointLayer};
 use llamatower_layers::heartbeat::HeartbeatLayer;
 use llamatower_layers::llm_request::LlmRequestLayer;
@@ -45,7 +46,7 @@ use uuid::Uuid;
 
 use crate::client::Client;
 use crate::live::{LiveSettings, TokenBudgets, runs_a_model};
-use crate::ollama::fleet::{Backend, Fleet};
+use crate::ollama::fleet::{Backend, Fleet, MayLoad};
 use crate::ollama::hold::hold_until_continue;
 use crate::ollama::hygiene::{clean_request, clean_response};
 use crate::ollama::rewrite::RewriteLayer;
@@ -230,6 +231,7 @@ where
         })
         // Outside of the clocks, which wrap the body.
         .layer(RewriteLayer::new(settings.limits.keep_alive()))
+        .map_request(load_clock(timeouts.load))
         .layer(
             StreamClocksLayer::new()
                 .with_first_byte(timeouts.first_byte)
@@ -246,6 +248,19 @@ where
         clean_response(answer);
         answer.headers.insert(BACKEND_HEADER, name.clone());
     })
+}
+
+/// Gives a request that may have to wait for a load its own first-byte time-out.
+fn load_clock<B>(limit: Option<Duration>) -> impl Fn(Request<B>) -> Request<B> + Clone {
+    let clock = StreamTimeouts::new()
+        .with_first_byte(limit)
+        .with_first_byte_name("LLAMATOWER_LOAD_TIMEOUT");
+    move |mut request| {
+        if request.extensions().get::<MayLoad>().is_some() {
+            request.extensions_mut().insert(clock);
+        }
+        request
+    }
 }
 
 /// Generates request ids without a system call for each.

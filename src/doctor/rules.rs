@@ -324,7 +324,7 @@ fn memory(servers: &[Facts], report: &mut Report) {
 }
 
 fn loads(settings: &Settings, servers: &[Facts], report: &mut Report) {
-    const SETTING: &str = "LLAMATOWER_FIRST_BYTE_TIMEOUT";
+    const SETTING: &str = "LLAMATOWER_LOAD_TIMEOUT";
     for server in servers {
         let Some(load) = &server.load else { continue };
         let (name, model) = (&server.name, &load.model);
@@ -342,7 +342,7 @@ fn loads(settings: &Settings, servers: &[Facts], report: &mut Report) {
                 continue;
             }
         };
-        let limit = settings.timeouts.first_byte.unwrap_or(Duration::MAX);
+        let limit = settings.timeouts.load.unwrap_or(Duration::MAX);
         let level = match took {
             _ if took > limit => Error,
             _ if took > limit / 2 => Warning,
@@ -354,7 +354,7 @@ fn loads(settings: &Settings, servers: &[Facts], report: &mut Report) {
                 "raise {SETTING}: before its first byte a server loads the model and reads the prompt"
             ),
         };
-        let found = match settings.timeouts.first_byte {
+        let found = match settings.timeouts.load {
             Some(limit) => format!("{model} was loaded in {took:.1?}, and {SETTING} is {limit:?}"),
             None => format!("{model} was loaded in {took:.1?}"),
         };

@@ -89,7 +89,7 @@ impl Facts {
         let name = ModelName::parse(model).ok();
         let is_it = |loaded: &Resident| Some(&loaded.name) == name.as_ref();
         let was_loaded = loaded.into_iter().any(is_it);
-        let limit = settings.timeouts.first_byte.unwrap_or_default();
+        let limit = settings.timeouts.load.unwrap_or_default();
         let body = json!({ "model": model, "stream": false }).to_string();
         let begun = Instant::now();
         let answer = server

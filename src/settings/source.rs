@@ -100,18 +100,40 @@ impl Texts {
             let text = text.or_else(default);
             gathered.texts.extend(text.map(|text| (setting.key, text)));
         }
+        let has_load = gathered.is_given("timeouts.load");
         gathered.take_ollama_timeout();
+        if !has_load {
+            gathered.raise_load_timeout();
+        }
         gathered
     }
 
-    /// `OLLAMA_TIMEOUT` is the default of two time-outs.
+    /// Without a time-out of its own a request that loads its model gets no less time than others.
+    fn raise_load_timeout(&mut self) {
+        let first_byte = self.get("timeouts.first_byte").cloned();
+        let Some((first_byte, load)) = first_byte.zip(self.texts.get_mut("timeouts.load")) else {
+            return;
+        };
+        // `None` is off, the longest of all.
+        let time = |text: &str| parse::optional(parse::duration)(text).ok();
+        let is_longer = match (time(&first_byte.value), time(&load.value)) {
+            (Some(None), Some(Some(_))) => true,
+            (Some(Some(first_byte)), Some(Some(load))) => first_byte > load,
+            _ => false,
+        };
+        if is_longer {
+            (load.value, load.source) = (first_byte.value, first_byte.source);
+        }
+    }
+
+    /// `OLLAMA_TIMEOUT` is the default of three time-outs.
     fn take_ollama_timeout(&mut self) {
         let ollama = self.get("timeouts.ollama").cloned();
         let wait = ollama.as_ref().map(|text| parse::duration(&text.value));
         let (Some(ollama), Some(Ok(wait))) = (ollama, wait) else {
             return;
         };
-        for key in ["timeouts.first_byte", "timeouts.idle"] {
+        for key in ["timeouts.first_byte", "timeouts.load", "timeouts.idle"] {
             if let Some(clock) = self
                 .texts
                 .get_mut(key)

@@ -134,11 +134,13 @@ settings! {
     /// Time-outs; `None` means off.
     timeouts: Timeouts {
         ollama: Option<Duration> = optional(duration), "OLLAMA_TIMEOUT" OptionalDuration ""
-            "The longest wait between two bytes of a response, including the first; it does not limit the total. It is the default of `LLAMATOWER_FIRST_BYTE_TIMEOUT` and `LLAMATOWER_IDLE_TIMEOUT`. Set it to use one value for both."
+            "The longest wait between two bytes of a response, including the first; it does not limit the total. It is the default of `LLAMATOWER_FIRST_BYTE_TIMEOUT`, `LLAMATOWER_LOAD_TIMEOUT` and `LLAMATOWER_IDLE_TIMEOUT`. Set it to use one value for all."
         connect: Duration = duration, "LLAMATOWER_CONNECT_TIMEOUT" Duration "2s"
             "The time-out for opening a connection to a server; after it the gateway tries another server. Raise it for distant servers."
         first_byte: Option<Duration> = optional(duration), "LLAMATOWER_FIRST_BYTE_TIMEOUT" OptionalDuration "900s"
-            "The longest wait for the first byte of a response. Ollama sends nothing while it loads a model and reads the prompt and, with `stream:false`, nothing before the response is complete. Lower it to detect hanging servers sooner; raise it for long responses without streaming."
+            "The longest wait for the first byte of a response if the model is in memory. Ollama sends nothing while it reads the prompt and, with `stream:false`, nothing before the response is complete. Lower it to detect hanging servers sooner; raise it for long responses without streaming."
+        load: Option<Duration> = optional(duration), "LLAMATOWER_LOAD_TIMEOUT" OptionalDuration "900s"
+            "The longest wait for the first byte of a response if the server has to load the model for it; it replaces the first-byte time-out. It includes the time to read the prompt and, with `stream:false`, to generate the response. If it is not set, it is at least the first-byte time-out. Raise it if large models are read from slow disks."
         idle: Option<Duration> = optional(duration), "LLAMATOWER_IDLE_TIMEOUT" OptionalDuration "900s"
             "The longest pause within a response. Ollama sends nothing while it collects the arguments of a tool call, which takes minutes for a long file. The time-out is needed only for a server that hangs: a server that dies closes the connection, and TCP keep-alive detects a machine that is gone. Lower it if no request uses tools."
         management: Option<Duration> = optional(duration), "LLAMATOWER_MANAGEMENT_TIMEOUT" OptionalDuration "off"

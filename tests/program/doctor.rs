@@ -190,14 +190,11 @@ async fn a_server_slower_than_the_probe_timeout_is_reported_with_the_setting() {
 }
 
 #[tokio::test]
-async fn a_load_longer_than_the_first_byte_timeout_is_an_error() {
+async fn a_load_longer_than_its_timeout_is_an_error() {
     let model = ModelSpec::new("slow").with_load_time(std::time::Duration::from_millis(300));
     let sim = Sim::builder().model(model).start().await.unwrap();
     let url = sim.url();
-    let clocks = [
-        ("OLLAMA_URL", &*url),
-        ("LLAMATOWER_FIRST_BYTE_TIMEOUT", "100ms"),
-    ];
+    let clocks = [("OLLAMA_URL", &*url), ("LLAMATOWER_LOAD_TIMEOUT", "100ms")];
     let (code, report) = examined(&["--load", "slow"], &clocks).await;
     assert_eq!(code, Some(1), "{report:#}");
     let load = finding(&report, "load_time");
@@ -205,7 +202,7 @@ async fn a_load_longer_than_the_first_byte_timeout_is_an_error() {
     assert!(
         load["change"]
             .to_string()
-            .contains("LLAMATOWER_FIRST_BYTE_TIMEOUT"),
+            .contains("LLAMATOWER_LOAD_TIMEOUT"),
         "{load}"
     );
     assert!(report["servers"][0]["load"]["seconds"].as_f64().unwrap() >= 0.3);

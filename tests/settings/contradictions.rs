@@ -74,6 +74,17 @@ fn a_setting_that_contradicts_another_is_a_warning_that_names_both() {
         ),
         (
             &[
+                ("LLAMATOWER_TOTAL_TIMEOUT", "5m"),
+                ("LLAMATOWER_LOAD_TIMEOUT", "20m"),
+            ],
+            ["LOAD_TIMEOUT", "TOTAL_TIMEOUT"],
+        ),
+        (
+            &[("LLAMATOWER_LOAD_TIMEOUT", "5m")],
+            ["LOAD_TIMEOUT", "FIRST_BYTE_TIMEOUT"],
+        ),
+        (
+            &[
                 ("LLAMATOWER_TOTAL_TIMEOUT", "1s"),
                 ("LLAMATOWER_CONNECT_TIMEOUT", "2s"),
             ],

@@ -395,7 +395,7 @@ fn rates_are_requests_in_a_time() {
 }
 
 #[test]
-fn ollama_timeout_is_the_default_of_two_clocks() {
+fn ollama_timeout_is_the_default_of_three_clocks() {
     let loaded = load(&[
         ("OLLAMA_TIMEOUT", "60"),
         ("LLAMATOWER_FIRST_BYTE_TIMEOUT", "600"),
@@ -416,6 +416,36 @@ fn ollama_timeout_is_the_default_of_two_clocks() {
         (idle.value.as_str(), idle.source.as_str()),
         ("1m", "OLLAMA_TIMEOUT")
     );
+}
+
+#[test]
+fn a_load_gets_at_least_the_time_of_other_requests_unless_it_is_set() {
+    let (ollama, first_byte, own) = (
+        "OLLAMA_TIMEOUT",
+        "LLAMATOWER_FIRST_BYTE_TIMEOUT",
+        "LLAMATOWER_LOAD_TIMEOUT",
+    );
+    for (environment, seconds, source) in [
+        (&[][..], Some(900), "default"),
+        (&[(first_byte, "60")], Some(900), "default"),
+        (&[(first_byte, "1800")], Some(1800), first_byte),
+        (&[(first_byte, "off")], None, first_byte),
+        (&[(ollama, "60")], Some(60), ollama),
+        (
+            &[(ollama, "60"), (first_byte, "600")],
+            Some(600),
+            first_byte,
+        ),
+        (&[(ollama, "60"), (own, "30")], Some(30), own),
+        (&[(first_byte, "60"), (own, "off")], None, own),
+    ] {
+        let loaded = load(environment).expect("valid");
+        let time = loaded.settings.timeouts.load.map(|time| time.as_secs());
+        let mut rows = loaded.effective.iter();
+        let row = rows.find(|row| row.setting.key == "timeouts.load");
+        let row = row.expect("every setting is reported");
+        assert_eq!((time, &*row.source), (seconds, source), "{environment:?}");
+    }
 }
 
 #[test]

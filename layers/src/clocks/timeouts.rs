@@ -28,6 +28,7 @@ use super::layer::Limits;
 pub struct StreamTimeouts {
     // The outer `None` is the layer's time-out, the inner one is no time-out.
     first_byte: Option<Option<Duration>>,
+    first_byte_name: Option<&'static str>,
     idle: Option<Option<Duration>>,
     total: Option<Option<Duration>>,
 }
@@ -41,6 +42,13 @@ impl StreamTimeouts {
     /// Time-out of the response's head, from when the request was sent; `None` means no limit.
     pub fn with_first_byte(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.first_byte = Some(limit.into());
+        self
+    }
+
+    /// The name of the first-byte time-out in the text of its error: for example, the setting that it
+    /// comes from. By default a replaced time-out has the name in [`LimitNames::DEFAULT`].
+    pub fn with_first_byte_name(mut self, name: &'static str) -> Self {
+        self.first_byte_name = Some(name);
         self
     }
 
@@ -64,6 +72,9 @@ impl StreamTimeouts {
         let usual = &LimitNames::DEFAULT;
         if let Some(limit) = self.first_byte {
             (limits.first_byte, limits.names.first_byte) = (limit, usual.first_byte);
+        }
+        if let Some(name) = self.first_byte_name {
+            limits.names.first_byte = name;
         }
         if let Some(limit) = self.idle {
             (limits.idle, limits.names.idle) = (limit, usual.idle);

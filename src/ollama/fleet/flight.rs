@@ -47,6 +47,11 @@ impl Flight {
         self.0.grant.loads
     }
 
+    /// Whether the server may have to load a model before it can answer the request.
+    pub(super) fn may_load(&self) -> bool {
+        self.0.grant.may_load
+    }
+
     /// The `num_ctx` to send.
     pub(super) fn num_ctx(&self) -> Option<u64> {
         self.0.grant.num_ctx

@@ -90,6 +90,11 @@ pub struct Fleet<S> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SentNumCtx(pub(crate) Option<u64>);
 
+/// The chosen backend may have to load a model before it can answer; stored in the request's
+/// extensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MayLoad;
+
 /// The status of one backend.
 #[derive(Clone, Debug)]
 pub struct BackendStatus {
@@ -300,6 +305,9 @@ impl<S> Fleet<S> {
         let terms = slot.flight().map(|flight| flight.grant().terms);
         record_choice(&member.backend, terms, request);
         self.put_num_ctx(slot.flight(), request);
+        if slot.flight().is_some_and(Flight::may_load) {
+            request.extensions.insert(MayLoad);
+        }
         if let Some(attempts) = Attempts::of(&request.extensions) {
             attempts.record_untried(slot.left);
         }

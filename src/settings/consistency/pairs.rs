@@ -71,6 +71,12 @@ const PAIRS: &[Pair] = pairs! {
     Warning: "timeouts.first_byte" "is above" "timeouts.total" given "timeouts.first_byte"
         if |all| is_above(all.timeouts.first_byte, all.timeouts.total)
         => "it has no effect: the response is cut off before";
+    Warning: "timeouts.load" "is above" "timeouts.total" given "timeouts.load"
+        if |all| is_above(all.timeouts.load, all.timeouts.total)
+        => "it has no effect: the response is cut off before";
+    Warning: "timeouts.load" "is below" "timeouts.first_byte" given "timeouts.load"
+        if |all| is_above(all.timeouts.first_byte, all.timeouts.load)
+        => "a request that has to load its model gets less time than others; raise the first";
     Warning: "timeouts.idle" "is above" "timeouts.total" given "timeouts.idle"
         if |all| is_above(all.timeouts.idle, all.timeouts.total)
         => "it has no effect: the response is cut off before";

@@ -105,6 +105,8 @@ pub(crate) struct Grant {
     pub(crate) untried: usize,
     /// The request loads the model.
     pub(crate) loads: bool,
+    /// The server may have to load a model before it can answer.
+    pub(crate) may_load: bool,
     /// What the server costs.
     pub(crate) terms: Terms,
     /// Its entry among the last choices.
@@ -339,6 +341,7 @@ impl Policy {
             looks_waited: None,
             num_ctx: ask.num_ctx,
         };
+        let may_load = open.loads || self.may_load(ask, open.server);
         if let Some(lane) = super::lane(&mut self.models, ask.model, open.server) {
             flight.num_ctx = lane.plan(ask).num_ctx;
         }
@@ -363,10 +366,23 @@ impl Policy {
             is_trial: open.view.is_trial,
             untried,
             loads: open.loads,
+            may_load,
             terms: open.terms,
             decision,
             num_ctx: flight.num_ctx,
         }
+    }
+
+    /// Whether the server may have to load a model first although it seems to have this one in
+    /// memory: the model may have left memory since the server listed it, or the server does not
+    /// tell and has not answered with it yet.
+    fn may_load(&self, ask: &Ask<'_>, id: ServerId) -> bool {
+        let lane = self.models.get(ask.model).and_then(|model| model.lane(id));
+        let Some((lane, server)) = lane.zip(self.server(id)) else {
+            return true;
+        };
+        let loads_another = server.loading.is_some();
+        loads_another || lane.may_be_cold(ask.now)
     }
 
     /// Whether no other model would have to become idle before this one can be loaded.

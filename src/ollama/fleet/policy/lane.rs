@@ -64,6 +64,8 @@ pub(crate) struct Lane {
     pub(crate) in_flight: u32,
     /// Those whose stream has begun.
     pub(crate) running: u32,
+    /// A good response has begun since the server came up.
+    pub(crate) has_answered: bool,
     /// When a stream ended last.
     last_end: Option<Instant>,
     pub(crate) slots: SlotLimit,
@@ -142,6 +144,7 @@ impl Lane {
             bytes: 0,
             in_flight: 0,
             running: 0,
+            has_answered: false,
             last_end: None,
             slots: SlotLimit::new(slots),
             resting_until: None,
@@ -158,6 +161,18 @@ impl Lane {
             self.residency,
             Residency::Unknown | Residency::Resident { .. }
         )
+    }
+
+    /// Whether a request may have to wait for a load, as far as this lane tells.
+    pub(crate) fn may_be_cold(&self, now: Instant) -> bool {
+        match self.residency {
+            Residency::Loading(_) | Residency::Cold => true,
+            Residency::Unknown => !self.has_answered,
+            Residency::Resident { .. } => {
+                let has_expired = self.expires.is_some_and(|at| at <= now);
+                has_expired && self.in_flight == 0
+            }
+        }
     }
 
     pub(crate) fn is_resting(&self, now: Instant) -> bool {
@@ -235,6 +250,7 @@ impl Lane {
     /// Records the first byte of a good response.
     pub(crate) fn first_byte(&mut self, flight: &mut Flight, now: Instant) {
         flight.first_byte = Some(now);
+        self.has_answered = true;
         if !flight.streams {
             return;
         }

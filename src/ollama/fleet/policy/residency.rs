@@ -100,6 +100,7 @@ impl Policy {
         }
         self.for_each_lane(id, |lane| {
             lane.slots.forget();
+            lane.has_answered = false;
             lane.context = Context::default();
             if lane.residency != Residency::Unknown {
                 lane.set_residency(Residency::Cold, now);
