@@ -105,8 +105,10 @@ impl Gateway {
             tasks.spawn(admin.serve(service, operators_leave.clone()));
         }
         let (draining, gauges) = (shutdown.clone(), self.public.gauges());
+        let drained_fleet = fleet.clone();
         tasks.spawn(stopped.clone().run_until_cancelled_owned(async move {
             draining.draining().await;
+            drained_fleet.stop_preloads();
             tracing::info!(under_way = gauges.in_flight(), "draining");
         }));
         let handles = Handles {
@@ -181,6 +183,7 @@ pub(crate) fn fleet_config(settings: &Settings, access: &Access) -> FleetConfig 
             max_wait: queue.max_wait,
             ageing: queue.ageing,
         },
+        load_timeout: settings.timeouts.load,
         breaker: breaker_policy(&settings.breaker),
         ..FleetConfig::default()
     }

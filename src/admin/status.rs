@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::ollama::fleet::{Avoided, Drift, MemoryStatus, ModelStatus, Occupancy, Resident};
+use crate::ollama::fleet::{
+    Avoided, Drift, MemoryStatus, ModelStatus, Occupancy, PreloadStatus, Resident,
+};
 use crate::telemetry::FleetView;
 
 /// The content. Durations are in seconds.
@@ -22,6 +24,7 @@ pub(super) fn page(fleet: &dyn FleetView) -> Value {
             "slots": backend.slots,
             "models": backend.models.iter().map(model).collect::<Value>(),
             "memory": backend.memory.as_ref().map(memory),
+            "preloads": backend.preloads.iter().map(preload).collect::<Value>(),
             "max_in_flight": backend.rules.max_in_flight,
             "weight": backend.rules.weight,
             "labels": backend.rules.labels.iter().map(|label| &**label).collect::<Value>(),
@@ -68,6 +71,15 @@ fn model(row: &ModelStatus) -> Value {
         "output_tokens_per_second": row.output_rate,
         "load_seconds": row.load_seconds,
         "rests_for": row.rests_for,
+    })
+}
+
+/// A model that the gateway loads by itself.
+fn preload(row: &PreloadStatus) -> Value {
+    json!({
+        "model": row.model.to_string(),
+        "pinned": row.is_pinned,
+        "state": row.state.to_string(),
     })
 }
 

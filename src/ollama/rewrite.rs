@@ -15,7 +15,7 @@ use llamatower_layers::{KeepAlive, LlmRequest};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use super::fleet::SentNumCtx;
+use super::fleet::{KeepInMemory, SentNumCtx};
 
 /// The response header with the `num_ctx` that the backend got, if it is not that of the request.
 pub const NUM_CTX_HEADER: HeaderName = HeaderName::from_static("x-llamatower-num-ctx");
@@ -31,20 +31,24 @@ pub struct KeepAliveLimits {
 }
 
 impl KeepAliveLimits {
-    /// The time within the limits, if that of the request is not.
-    fn correct(self, extensions: &Extensions) -> Option<Duration> {
+    /// The time within the limits, if that of the request is not. A model that is pinned on the chosen
+    /// backend stays in memory whatever the client asks for.
+    fn correct(self, extensions: &Extensions) -> Option<KeepAlive> {
         let asked = LlmRequest::of(extensions)?.keep_alive?;
+        if extensions.get::<KeepInMemory>().is_some() {
+            return (asked != KeepAlive::Forever).then_some(KeepAlive::Forever);
+        }
         if extensions.get::<Identity>()?.role != Role::User {
             return None;
         }
         let asked = match asked {
-            KeepAlive::Forever => return self.max,
+            KeepAlive::Forever => return self.max.map(KeepAlive::For),
             KeepAlive::For(time) => time,
             KeepAlive::Unclear => return None,
         };
         let raised = self.min.map_or(asked, |min| asked.max(min));
         let within = self.max.map_or(raised, |max| raised.min(max));
-        (within != asked).then_some(within)
+        (within != asked).then_some(KeepAlive::For(within))
     }
 }
 
@@ -98,7 +102,10 @@ where
         }
         if let Some(keep_alive) = self.keep_alive.correct(request.extensions()) {
             edits = edits.with_keep_alive(keep_alive);
-            tracing::debug!(?keep_alive, "keep_alive was changed to the limit");
+            tracing::debug!(
+                ?keep_alive,
+                "keep_alive was changed to the limit, or because the model is pinned"
+            );
         }
         if !edits.is_empty() {
             edits.apply(&mut request);

@@ -49,7 +49,9 @@ pub use table::{
     Backends, Breaking, Cache, Config, Keys, Limits, Listen, Queue, Retry, Runtime, SETTINGS,
     Settings, Telemetry, Timeouts,
 };
-pub use values::{ExtraPath, KeyLimits, ListingRate, NumCtx, PerServer, ServerName, SizeOrShare};
+pub use values::{
+    ExtraPath, KeyLimits, ListingRate, NumCtx, PerServer, PlacedModel, ServerName, SizeOrShare,
+};
 
 use crate::telemetry::check_environment;
 use reader::Reader;

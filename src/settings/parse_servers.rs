@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use llamatower_layers::ModelName;
+
 use super::parse::{Parsed, items, plain, server_name, without_user};
-use super::values::ServerName;
+use super::values::{PlacedModel, ServerName};
 use crate::ollama::fleet::ModelPattern;
 
 /// The items of a list like `gpu-1:11434=2, gpu-2=3`, in which each item names a server.
@@ -28,6 +30,24 @@ pub(super) fn labels(text: &str) -> Parsed<Vec<(ServerName, Arc<str>)>> {
 
 pub(super) fn allowed_models(text: &str) -> Parsed<Vec<(ServerName, ModelPattern)>> {
     of_servers(text, plain)
+}
+
+pub(super) fn placed_models(text: &str) -> Parsed<Vec<PlacedModel>> {
+    without_user(text)?;
+    let read = |item: &str| {
+        let (server, name) = match item.split_once('=') {
+            Some((server, name)) => (Some(server_name(server)?), name),
+            None => (None, item),
+        };
+        let model = model(name).map_err(|reason| format!("{item:?}: {reason}"))?;
+        Ok(PlacedModel { server, model })
+    };
+    items(text).map(read).collect()
+}
+
+pub(super) fn model(text: &str) -> Parsed<ModelName> {
+    let name = ModelName::parse(text.trim());
+    name.map_err(|_| "it is no model's name, like llama3.2 or qwen3:4b".to_owned())
 }
 
 pub(super) fn weight(text: &str) -> Parsed<f64> {

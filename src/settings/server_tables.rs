@@ -11,7 +11,7 @@ use toml::{Table, Value};
 
 use super::error::Problem;
 use super::parse::{self, Parsed};
-use super::parse_servers::{label, weight};
+use super::parse_servers::{label, model, weight};
 use super::source::text_of;
 use crate::ollama::fleet::ModelPattern;
 use crate::ollama::upstream::{Address, has_user};
@@ -21,7 +21,7 @@ type Check = fn(&str) -> Parsed<()>;
 
 /// A key of a server's table, the name of the list in `[backends]` that its value belongs to, and
 /// the check of an item.
-const COLUMNS: [(&str, &str, Check); 6] = [
+const COLUMNS: [(&str, &str, Check); 8] = [
     (URL, "urls", |text| parse::backend(text).map(drop)),
     ("weight", "weights", |text| weight(text).map(drop)),
     ("slots", "slots", is_count),
@@ -30,6 +30,8 @@ const COLUMNS: [(&str, &str, Check); 6] = [
     ("models", "models", |text| {
         parse::plain::<ModelPattern>(text).map(drop)
     }),
+    ("preload", "preload", |text| model(text).map(drop)),
+    ("pinned", "pinned", |text| model(text).map(drop)),
 ];
 
 const URL: &str = "url";
@@ -55,6 +57,8 @@ slots = 4                        # of LLAMATOWER_SLOTS
 max_in_flight = 8                # of LLAMATOWER_BACKEND_MAX_IN_FLIGHT
 labels = ["a100", "lab"]         # of LLAMATOWER_BACKEND_LABELS
 models = ["llama3*", "qwen3:4b"] # of LLAMATOWER_BACKEND_MODELS
+preload = ["qwen3:4b"]           # of LLAMATOWER_PRELOAD_MODELS
+pinned = ["llama3.2"]            # of LLAMATOWER_PINNED_MODELS
 
 [[backends.servers]]
 url = "http://gpu-2:11434"
@@ -75,6 +79,8 @@ pub(super) const EXAMPLE: &str = r#"# Each server can have a table instead of an
 # max_in_flight = 8
 # labels = ["a100", "lab"]
 # models = ["llama3*", "qwen3:4b"]
+# preload = ["qwen3:4b"]
+# pinned = ["llama3.2"]
 "#;
 
 /// The errors in the tables.

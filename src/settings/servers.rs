@@ -3,8 +3,8 @@
 use super::error::Problem;
 use super::reader::Reader;
 use super::table::Backends;
-use super::values::ServerName;
-use crate::ollama::fleet::{AllowedModels, ServerRules, SlotRule};
+use super::values::{PlacedModel, ServerName};
+use crate::ollama::fleet::{AllowedModels, Preload, ServerRules, SlotRule};
 use crate::ollama::upstream::{Access, Address};
 
 impl Backends {
@@ -31,14 +31,43 @@ impl Backends {
             let own_limit = self.all_of(server, &self.max_in_flight.named).next();
             let own_weight = self.all_of(server, &self.weights).next();
             let models = self.all_of(server, &self.models).cloned();
+            let models = AllowedModels::new(models.collect());
             ServerRules {
                 weight: own_weight.copied().unwrap_or(default.weight),
                 max_in_flight: own_limit.copied().unwrap_or(self.max_in_flight.others),
                 labels: self.all_of(server, &self.labels).cloned().collect(),
-                models: AllowedModels::new(models.collect()),
+                preloads: self.preloads_of(server, &models),
+                models,
             }
         };
         self.urls.iter().map(of).collect()
+    }
+
+    /// The models to load on a server, each once: one that is pinned is not preloaded too.
+    fn preloads_of(&self, server: &Address, allowed: &AllowedModels) -> Vec<Preload> {
+        let pinned = self.pinned.iter().map(|placed| (placed, true));
+        let once = self.preload.iter().map(|placed| (placed, false));
+        let mut preloads: Vec<Preload> = Vec::new();
+        for (placed, is_pinned) in pinned.chain(once) {
+            let named = placed.server.as_ref();
+            let is_meant = match named {
+                Some(name) => self.called(name).contains(&server),
+                None => allowed.allow(&placed.model),
+            };
+            if !is_meant {
+                continue;
+            }
+            let mut known = preloads.iter_mut();
+            match known.find(|known| known.model == placed.model) {
+                Some(known) => known.is_named |= named.is_some(),
+                None => preloads.push(Preload {
+                    model: placed.model.clone(),
+                    is_pinned,
+                    is_named: named.is_some(),
+                }),
+            }
+        }
+        preloads
     }
 
     /// The values of a list that are for a server.
@@ -77,9 +106,12 @@ impl Backends {
 
     /// Each list that names servers: its key, and the names. The text says what a server may have
     /// only one of; `None` if it may have several.
-    fn named_servers(&self) -> [(&'static str, Option<&'static str>, Vec<&ServerName>); 7] {
+    fn named_servers(&self) -> [(&'static str, Option<&'static str>, Vec<&ServerName>); 9] {
         fn names<T>(list: &[(ServerName, T)]) -> Vec<&ServerName> {
             list.iter().map(|(name, _)| name).collect()
+        }
+        fn placed(list: &[PlacedModel]) -> Vec<&ServerName> {
+            list.iter().filter_map(|row| row.server.as_ref()).collect()
         }
         let management = self.management.iter().collect();
         let (slots, limits) = (&self.slots.named, &self.max_in_flight.named);
@@ -91,7 +123,44 @@ impl Backends {
             ("backends.weights", Some("weights"), names(&self.weights)),
             ("backends.labels", None, names(&self.labels)),
             ("backends.models", None, names(&self.models)),
+            ("backends.preload", None, placed(&self.preload)),
+            ("backends.pinned", None, placed(&self.pinned)),
         ]
+    }
+
+    /// Checks that each model to load may run on the server that is named for it, or on any.
+    fn check_preloads(&self, reader: &mut Reader) {
+        let rules = self.rules_of_each();
+        let servers = || self.urls.iter().zip(&rules);
+        let lists = [
+            ("backends.preload", &self.preload),
+            ("backends.pinned", &self.pinned),
+        ];
+        for (key, list) in lists {
+            for PlacedModel { server, model } in list {
+                let may_run = |rules: &ServerRules| rules.models.allow(model);
+                let place = match server {
+                    Some(name) => {
+                        let named = self.called(name);
+                        let mut named = servers().filter(|(url, _)| named.contains(url));
+                        let refusing = named.find(|(_, rules)| !may_run(rules));
+                        refusing.map(|(url, _)| url.to_string())
+                    }
+                    None => {
+                        let may_run = servers().any(|(_, rules)| may_run(rules));
+                        (!may_run).then(|| "any server".to_owned())
+                    }
+                };
+                if let Some(place) = place {
+                    let models = reader.subject("backends.models");
+                    let reason = format!(
+                        "{model} is to be loaded, but {models} does not allow it on {place}; add it \
+                         there, or remove it here"
+                    );
+                    reader.wrong(key, &reason);
+                }
+            }
+        }
     }
 
     /// Checks that named servers are configured, that none has two values where there can be only
@@ -112,6 +181,9 @@ impl Backends {
                     reader.wrong(key, &format!("there are two {single} for {server}"));
                 }
             }
+        }
+        if are_known && reader.is_valid("backends.models") {
+            self.check_preloads(reader);
         }
         if let Err(reason) = self.access() {
             let problem = Problem::new("LLAMATOWER_BACKEND_CA_FILE", reason);

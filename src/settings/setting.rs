@@ -60,6 +60,8 @@ pub enum Form {
     ServerLabels,
     /// Models of named servers, like `gpu-1=llama3*, gpu-1=qwen3:4b`.
     ServerModels,
+    /// Models, for all servers or for named ones, like `llama3.2, gpu-1=qwen3:4b`.
+    PlacedModels,
     /// A whole number above zero, or `off`.
     OptionalCount,
     /// Limits of single keys, like `ada:rate=60/m, ada:weight=2`.
@@ -86,6 +88,7 @@ impl Form {
                 | Self::ServerWeights
                 | Self::ServerLabels
                 | Self::ServerModels
+                | Self::PlacedModels
                 | Self::KeyLimits
         )
     }
@@ -123,6 +126,9 @@ impl Form {
             Self::ServerLabels => "a comma-separated list like gpu-1:11434=a100, gpu-1:11434=lab",
             Self::ServerModels => {
                 "a comma-separated list like gpu-1:11434=llama3*, gpu-1:11434=qwen3:4b"
+            }
+            Self::PlacedModels => {
+                "a comma-separated list of models like llama3.2, gpu-1:11434=qwen3:4b"
             }
             Self::OptionalCount => "a whole number above 0; or off",
             Self::KeyLimits => {

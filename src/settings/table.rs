@@ -19,7 +19,7 @@ use super::reader::Reader;
 use super::secret::Secret;
 use super::setting::{Form, Setting};
 use super::values::{
-    ExtraPath, KeyLimits, ListingRate, NumCtx, PerServer, ServerName, SizeOrShare,
+    ExtraPath, KeyLimits, ListingRate, NumCtx, PerServer, PlacedModel, ServerName, SizeOrShare,
 };
 use crate::edge::{BasePath, Hosts, ListenAddr, Origins, TrustedProxies};
 use crate::ollama::fleet::ModelPattern;
@@ -116,6 +116,10 @@ settings! {
             "Words that describe servers, shown on `/status`: `gpu-1:11434=a100`, once for each word. Set it to see which server is which."
         models: Vec<(ServerName, ModelPattern)> = allowed_models, "LLAMATOWER_BACKEND_MODELS" ServerModels ""
             "The models that clients may use on a server, by name or by a pattern with `*`: `gpu-1:11434=llama3*`, once for each name; comma-separated. Other models of that server are neither listed nor used; they can still be managed. Servers without an entry serve all of their models. Set it to keep a server free for some models."
+        preload: Vec<PlacedModel> = placed_models, "LLAMATOWER_PRELOAD_MODELS" PlacedModels ""
+            "Models that the gateway loads on a server once after it has come up: `gpu-1:11434=llama3.2` on one server, `llama3.2` on each server that has it installed; comma-separated. They leave memory like other models. Set it so that the first request after a start does not wait for the load."
+        pinned: Vec<PlacedModel> = placed_models, "LLAMATOWER_PINNED_MODELS" PlacedModels ""
+            "Models that are loaded in the same way and kept in memory: with `keep_alive: -1`, also in place of what a client asks for, and again if another model has taken their place and the server is idle. A load that needs the place of one is avoided if another server can do it. Set it for models that must always respond at once."
         extra_paths: Vec<ExtraPath> = extra_paths, "LLAMATOWER_EXTRA_PATHS" List ""
             "Additional paths to pass on, like `POST /api/rerank`; requests are routed by the `model` of their JSON body. Add a path that a newer Ollama supports and this version answers with 404."
         dns_servers: Vec<SocketAddr> = list(dns_server), "LLAMATOWER_DNS_SERVERS" List ""

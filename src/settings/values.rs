@@ -4,6 +4,7 @@ use crate::ollama::fleet::SlotRule;
 use std::sync::Arc;
 
 use http::Method;
+use llamatower_layers::ModelName;
 use llamatower_layers::body::MemoryBudget;
 use llamatower_layers::rate_limit::Quota;
 use llamatower_layers::token_limit::Budget;
@@ -44,6 +45,15 @@ pub struct ExtraPath {
 ///
 /// [`Address::called`]: crate::ollama::upstream::Address::called
 pub type ServerName = Arc<str>;
+
+/// A model, and the server that it is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacedModel {
+    /// `None` for each server that has the model.
+    pub server: Option<ServerName>,
+    /// The model.
+    pub model: ModelName,
+}
 
 /// A value for each server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

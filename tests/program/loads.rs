@@ -1,10 +1,12 @@
 //! Loads of models: how long a request waits for one, and loads that no client has asked for.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use llamatower_sim::{Fault, FaultKind, ModelSpec};
+use llamatower_sim::{Fault, FaultKind, ModelSpec, Sim, SimHandle};
+use serde_json::{Value, json};
 
-use crate::harness::{Gateway, chat, sim_with};
+use crate::harness::{Gateway, chat, load, run, sim_with, with, within_limit};
 
 /// A model that takes this long to load.
 fn slow_to_load(milliseconds: u64) -> ModelSpec {
@@ -45,4 +47,271 @@ async fn a_load_that_takes_too_long_is_cut_off_by_its_own_setting() {
     assert_eq!(cold.status, 504, "{}", cold.text);
     let limit = "within 200ms (limit: LLAMATOWER_LOAD_TIMEOUT)";
     assert!(cold.text.contains(limit), "{}", cold.text);
+}
+
+/// A server of these models with room for so many, at an address that may have been used before.
+async fn server_at(address: Option<SocketAddr>, models: &[&str], room: usize) -> SimHandle {
+    let mut sim = Sim::builder().max_loaded(room);
+    for model in models {
+        sim = sim.model(ModelSpec::new(*model));
+    }
+    if let Some(address) = address {
+        sim = sim.listen(address);
+    }
+    sim.start().await.unwrap()
+}
+
+async fn server(models: &[&str], room: usize) -> SimHandle {
+    server_at(None, models, room).await
+}
+
+/// Waits until a server has exactly these models in memory, and has begun so many loads.
+async fn until_resident(sim: &SimHandle, models: &[&str], loads: u64) {
+    let names: Vec<_> = models.iter().map(|name| format!("{name}:latest")).collect();
+    let reached = sim.wait_for(|state| state.resident == names && state.loads == loads);
+    let what = format!("{names:?} in memory after {loads} loads");
+    within_limit(&what, reached).await;
+}
+
+/// Waits until `/status` has these states of the preloads of the only server.
+async fn until_status(gateway: &Gateway, expected: &Value) -> Value {
+    within_limit("the states on /status", async {
+        loop {
+            let status = gateway.admin_page("/status").await.json();
+            let rows = status["backends"][0]["preloads"].clone();
+            let states: Value = rows
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|row| row["state"].clone())
+                .collect();
+            if states == *expected {
+                return rows;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+}
+
+/// The JSON bodies that a server has received on a path.
+fn bodies(sim: &SimHandle, path: &str) -> Vec<Value> {
+    let requests = sim.requests().into_iter();
+    let requests = requests.filter(|seen| seen.path() == path);
+    requests
+        .map(|seen| serde_json::from_slice(seen.body().unwrap()).unwrap())
+        .collect()
+}
+
+fn chat_with(model: &str) -> Value {
+    with(chat(), json!({"model": model}))
+}
+
+const FAST_PROBES: (&str, &str) = ("LLAMATOWER_PROBE_INTERVAL", "100ms");
+
+#[tokio::test]
+async fn a_model_is_preloaded_before_the_first_request() {
+    let sim = server(&["other", "tiny"], 3).await;
+    let settings = [("LLAMATOWER_PRELOAD_MODELS", "tiny")];
+    let gateway = Gateway::start(&[&sim], &settings).await;
+    until_resident(&sim, &["tiny"], 1).await;
+    let rows = until_status(&gateway, &json!(["loaded"])).await;
+    assert_eq!(
+        rows,
+        json!([{"model": "tiny:latest", "pinned": false, "state": "loaded"}])
+    );
+    assert_eq!(
+        bodies(&sim, "/api/generate"),
+        [json!({"model": "tiny:latest", "stream": false})],
+        "with the server's own keep_alive"
+    );
+    assert_eq!(gateway.post("/api/chat", &chat()).await.status, 200);
+    assert_eq!(sim.state().loads, 1);
+    assert_eq!(gateway.metric("llamatower_model_loads_total").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_model_is_preloaded_again_after_a_restart_also_one_between_two_probes() {
+    let first = server(&["tiny"], 3).await;
+    let address = first.addr();
+    let settings = [("LLAMATOWER_PRELOAD_MODELS", "tiny"), FAST_PROBES];
+    let gateway = Gateway::start(&[&first], &settings).await;
+    until_resident(&first, &["tiny"], 1).await;
+    until_status(&gateway, &json!(["loaded"])).await;
+    first.kill();
+    let second = server_at(Some(address), &["tiny"], 3).await;
+    until_resident(&second, &["tiny"], 1).await;
+
+    second.kill();
+    gateway
+        .logged("the end of the server", |line| {
+            line["message"] == "the backend is down"
+        })
+        .await;
+    let third = server_at(Some(address), &["tiny"], 3).await;
+    until_resident(&third, &["tiny"], 1).await;
+}
+
+#[tokio::test]
+async fn a_preloaded_model_that_was_unloaded_is_not_loaded_again_without_a_request() {
+    let sim = server(&["tiny"], 3).await;
+    let settings = [("LLAMATOWER_PRELOAD_MODELS", "tiny"), FAST_PROBES];
+    let gateway = Gateway::start(&[&sim], &settings).await;
+    until_status(&gateway, &json!(["loaded"])).await;
+    let unload = json!({"model": "tiny", "keep_alive": 0});
+    assert_eq!(gateway.post("/api/generate", &unload).await.status, 200);
+    until_status(&gateway, &json!(["unloaded"])).await;
+    assert_eq!(sim.state().loads, 1);
+}
+
+#[tokio::test]
+async fn a_pinned_model_comes_back_when_the_server_is_idle() {
+    let sim = server(&["other", "tiny"], 1).await;
+    let settings = [("LLAMATOWER_PINNED_MODELS", "tiny"), FAST_PROBES];
+    let gateway = Gateway::start(&[&sim], &settings).await;
+    until_resident(&sim, &["tiny"], 1).await;
+    until_status(&gateway, &json!(["loaded"])).await;
+    assert_eq!(
+        bodies(&sim, "/api/generate"),
+        [json!({"model": "tiny:latest", "stream": false, "keep_alive": -1})]
+    );
+    let other = gateway.post("/api/chat", &chat_with("other")).await;
+    assert_eq!(other.status, 200, "{}", other.text);
+    until_resident(&sim, &["tiny"], 3).await;
+    assert_eq!(gateway.post("/api/chat", &chat()).await.status, 200);
+    assert_eq!(sim.state().loads, 3);
+}
+
+#[tokio::test]
+async fn a_request_does_not_end_the_time_of_a_pinned_model() {
+    let sim = server(&["tiny"], 3).await;
+    let settings = [("LLAMATOWER_PINNED_MODELS", "tiny"), FAST_PROBES];
+    let gateway = Gateway::start(&[&sim], &settings).await;
+    until_status(&gateway, &json!(["loaded"])).await;
+    for keep_alive in [json!(0), json!("5s"), json!("soon")] {
+        let body = with(chat(), json!({"keep_alive": keep_alive}));
+        let answer = gateway.post("/api/chat", &body).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let sent = bodies(&sim, "/api/chat").pop().unwrap();
+        assert_eq!(sent["keep_alive"], -1);
+    }
+    assert_eq!(sim.state().loads, 1);
+}
+
+#[tokio::test]
+async fn a_model_in_memory_for_a_time_is_pinned_there() {
+    let sim = server(&["tiny"], 3).await;
+    load(&sim).await;
+    let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_PINNED_MODELS", "tiny")]).await;
+    until_status(&gateway, &json!(["loaded"])).await;
+    let is_pinned = |_: &_| {
+        let asked = bodies(&sim, "/api/generate");
+        asked.last().unwrap()["keep_alive"] == -1
+    };
+    within_limit("the request that pins", sim.wait_for(is_pinned)).await;
+    assert_eq!(sim.state().loads, 1);
+}
+
+#[tokio::test]
+async fn a_load_takes_the_place_of_a_pinned_model_only_if_no_other_server_can_do_it() {
+    let pinned = server(&["other", "tiny"], 1).await;
+    let free = server(&["other", "busy"], 1).await;
+    let name = pinned.addr().to_string();
+    let placed = format!("{name}=tiny");
+    let settings = [("LLAMATOWER_PINNED_MODELS", &*placed)];
+    let gateway = Gateway::start(&[&pinned, &free], &settings).await;
+    until_resident(&pinned, &["tiny"], 1).await;
+    until_status(&gateway, &json!(["loaded"])).await;
+    // It is asked for often, so its place would cost more than that of a model that is not.
+    for _ in 0..5 {
+        let busy = gateway.post("/api/chat", &chat_with("busy")).await;
+        assert_eq!(busy.status, 200, "{}", busy.text);
+    }
+    let other = gateway.post("/api/chat", &chat_with("other")).await;
+    assert_eq!(
+        other.header("x-llamatower-backend"),
+        free.addr().to_string()
+    );
+    assert_eq!(pinned.state().loads, 1);
+    free.kill();
+    let other = gateway.post("/api/chat", &chat_with("other")).await;
+    assert_eq!(
+        (other.status, other.header("x-llamatower-backend")),
+        (200, &*name)
+    );
+}
+
+#[tokio::test]
+async fn a_model_that_only_embeds_is_loaded_by_an_embedding() {
+    let model = ModelSpec::new("vectors").embedding_only();
+    let sim = sim_with(model).await;
+    let settings = [("LLAMATOWER_PRELOAD_MODELS", "vectors")];
+    let gateway = Gateway::start(&[&sim], &settings).await;
+    until_resident(&sim, &["vectors"], 1).await;
+    until_status(&gateway, &json!(["loaded"])).await;
+    assert_eq!(bodies(&sim, "/api/generate"), [] as [Value; 0]);
+}
+
+#[tokio::test]
+async fn a_failed_preload_is_told_once_with_what_to_do() {
+    let sim = server(&["tiny"], 3).await;
+    sim.arm(Fault::new(FaultKind::LoadFailure).for_path("/api/generate"));
+    let placed = format!("{}=absent", sim.addr());
+    let settings = [
+        ("LLAMATOWER_PRELOAD_MODELS", "tiny"),
+        ("LLAMATOWER_PINNED_MODELS", &*placed),
+        FAST_PROBES,
+    ];
+    let gateway = Gateway::start(&[&sim], &settings).await;
+    for (model, part) in [("absent:latest", "pull it there"), ("tiny:latest", "500")] {
+        let is_it = |line: &Value| {
+            line["message"] == "the model was not preloaded" && line["model"] == model
+        };
+        let line = gateway.logged("a failed preload", is_it).await;
+        let reason = line["reason"].as_str().unwrap();
+        assert!(reason.contains(part), "{line}");
+        assert_eq!(line["backend"], sim.addr().to_string());
+        let status = gateway.admin_page("/status").await.json();
+        let rows = status["backends"][0]["preloads"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["model"] == model).unwrap();
+        assert_eq!(row["state"], format!("failed: {reason}"));
+    }
+    sim.clear_faults();
+    let rows = || async {
+        let status = gateway.admin_page("/status").await.json();
+        status["backends"][0]["preloads"][1]["state"].clone()
+    };
+    within_limit("the load after the failure", async {
+        while rows().await != "loaded" {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let lines = gateway.lines_of("the model was not preloaded");
+    assert_eq!(lines, 2, "each failure once");
+}
+
+#[tokio::test]
+async fn a_preload_on_a_server_that_must_not_serve_the_model_is_an_error_of_the_settings() {
+    let models = ("LLAMATOWER_BACKEND_MODELS", "localhost=qwen*");
+    for (setting, parts) in [
+        (
+            ("LLAMATOWER_PRELOAD_MODELS", "gpu-9=tiny"),
+            ["LLAMATOWER_PRELOAD_MODELS", "gpu-9 is not a server"],
+        ),
+        (
+            ("LLAMATOWER_PINNED_MODELS", "localhost=tiny"),
+            ["LLAMATOWER_PINNED_MODELS", "LLAMATOWER_BACKEND_MODELS"],
+        ),
+        (
+            ("LLAMATOWER_PRELOAD_MODELS", "tiny"),
+            ["LLAMATOWER_BACKEND_MODELS", "any server"],
+        ),
+    ] {
+        let checked = run(&["check"], &[models, setting]).await;
+        assert_eq!(checked.code, Some(2), "{setting:?}: {}", checked.stderr);
+        for part in parts {
+            assert!(checked.stderr.contains(part), "{part}: {}", checked.stderr);
+        }
+    }
 }

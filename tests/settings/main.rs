@@ -53,6 +53,7 @@ fn another_value(setting: &Setting) -> &'static str {
         (_, Form::ServerWeights) => "localhost=0.5",
         (_, Form::ServerLabels) => "localhost=a100, localhost=zone=b",
         (_, Form::ServerModels) => "localhost=llama3*, localhost=qwen3:4b",
+        (_, Form::PlacedModels) => "localhost=llama3.2, qwen3:4b",
         ("backends.extra_paths", _) => "POST /api/rerank",
         ("backends.dns_servers", _) => "10.0.0.2:53, [::1]:8600",
         ("limits.time_zone", _) => "Europe/Zurich",
@@ -97,6 +98,7 @@ fn bad_value(setting: &Setting) -> Option<&'static str> {
         ("backends.urls", _) => Some("ftp://gpu"),
         ("backends.management", _) => Some("elsewhere:1"),
         ("backends.extra_paths", _) => Some("POST /api/../x"),
+        (_, Form::PlacedModels) => Some("localhost=no model"),
         ("backends.dns_servers", _) => Some("dns.example"),
         ("limits.time_zone", _) => Some("Nowhere/Else"),
         (

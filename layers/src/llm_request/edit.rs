@@ -1,13 +1,12 @@
 //! Changes to single values of a body, without parsing it again.
 
 use std::ops::Range;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, header};
 use smallvec::SmallVec;
 
-use super::LlmRequest;
+use super::{KeepAlive, LlmRequest};
 use crate::body::ReplayBody;
 
 /// Where the values of a body stand that [`BodyEdits`] can change.
@@ -136,7 +135,7 @@ impl NumCtxPlace {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BodyEdits {
     num_ctx: Option<Option<u64>>,
-    keep_alive: Option<Duration>,
+    keep_alive: Option<KeepAlive>,
 }
 
 impl BodyEdits {
@@ -152,10 +151,11 @@ impl BodyEdits {
         self
     }
 
-    /// Sets `keep_alive`, in whole seconds, if the body has it.
+    /// Sets `keep_alive`, in whole seconds, if the body has it: a time, or
+    /// [`KeepAlive::Forever`]. [`KeepAlive::Unclear`] changes nothing.
     #[must_use]
-    pub fn with_keep_alive(mut self, keep_alive: Duration) -> Self {
-        self.keep_alive = Some(keep_alive);
+    pub fn with_keep_alive(mut self, keep_alive: impl Into<KeepAlive>) -> Self {
+        self.keep_alive = Some(keep_alive.into());
         self
     }
 
@@ -174,9 +174,13 @@ impl BodyEdits {
         let num_ctx = self.num_ctx.zip(places.num_ctx.as_ref());
         let num_ctx = num_ctx.and_then(|(num_ctx, place)| place.splice(num_ctx));
         let keep_alive = self.keep_alive.zip(places.keep_alive.clone());
-        let keep_alive = keep_alive.map(|(time, place)| {
-            let seconds = time.as_secs().to_string();
-            (place, Bytes::from(seconds))
+        let keep_alive = keep_alive.and_then(|(time, place)| {
+            let seconds = match time {
+                KeepAlive::For(time) => Bytes::from(time.as_secs().to_string()),
+                KeepAlive::Forever => Bytes::from_static(b"-1"),
+                KeepAlive::Unclear => return None,
+            };
+            Some((place, seconds))
         });
         let mut splices: SmallVec<[_; 2]> = num_ctx.into_iter().chain(keep_alive).collect();
         // From the end, so that the other place does not move.
@@ -207,6 +211,8 @@ pub(super) fn replace<B>(
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use std::time::Duration;
 
     use http_body_util::Full;
     use proptest::prelude::*;
@@ -314,6 +320,20 @@ mod tests {
         ] {
             let (edited, _) = edited(path, &layer, body, edits);
             assert_eq!(edited != body, is_changed, "{path}: {edited}");
+        }
+    }
+
+    #[test]
+    fn a_model_can_be_kept_for_ever() {
+        let layer = LlmRequestLayer::new();
+        let body = r#"{"model":"a","keep_alive":"5m"}"#;
+        for (keep_alive, expected) in [
+            (KeepAlive::Forever, r#"{"model":"a","keep_alive":-1}"#),
+            (KeepAlive::Unclear, body),
+        ] {
+            let edits = BodyEdits::new().with_keep_alive(keep_alive);
+            let (edited, length) = edited("/api/generate", &layer, body, edits);
+            assert_eq!((&*edited, length), (expected, expected.len() as u64));
         }
     }
 

@@ -110,7 +110,7 @@ impl LlmRequest {
 }
 
 /// How long a model stays in memory after the request.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeepAlive {
     /// Until it is unloaded or evicted: any negative value.
     Forever,
@@ -118,4 +118,10 @@ pub enum KeepAlive {
     For(std::time::Duration),
     /// A value that only the backend can judge, such as a misspelt duration.
     Unclear,
+}
+
+impl From<std::time::Duration> for KeepAlive {
+    fn from(time: std::time::Duration) -> Self {
+        Self::For(time)
+    }
 }

@@ -1,7 +1,7 @@
 //! One Ollama server, and the gateway's own requests to it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tower::ServiceExt;
 
 use super::inventory::{Installed, Resident};
+use super::preload::Starts;
 use super::rules::ServerRules;
 use crate::ollama::upstream::{
     Access, Address, ConnectFailed, ConnectTimeout, PoolLimits, Upstream,
@@ -35,6 +36,8 @@ pub struct Backend {
     /// Separate from the connections of clients' requests, so that a probe never waits for them.
     probe_client: Upstream<Full<Bytes>>,
     is_up: AtomicBool,
+    /// How often it has come up.
+    ups: AtomicU64,
     /// Whether "the backend is up" was logged since it came up.
     is_logged_up: AtomicBool,
     /// Read once each time the backend comes up.
@@ -78,6 +81,7 @@ impl Backend {
             address,
             rules: ServerRules::default(),
             is_up: AtomicBool::new(is_up),
+            ups: AtomicU64::new(0),
             is_logged_up: AtomicBool::new(false),
             version: Mutex::default(),
             probe_failed: AtomicBool::new(false),
@@ -128,9 +132,20 @@ impl Backend {
         if self.is_up.swap(is_up, Ordering::Relaxed) == is_up {
             return;
         }
+        if is_up {
+            self.ups.fetch_add(1, Ordering::Relaxed);
+        }
         if !is_up {
             self.is_logged_up.store(false, Ordering::Relaxed);
             tracing::warn!(backend = %self.name, "the backend is down");
+        }
+    }
+
+    /// What tells that the server was started again.
+    pub(super) fn starts(&self) -> Starts {
+        Starts {
+            ups: self.ups.load(Ordering::Relaxed),
+            closed: self.probe_client.closed_by_backend().unwrap_or(0),
         }
     }
 

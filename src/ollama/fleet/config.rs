@@ -36,6 +36,8 @@ pub struct FleetConfig {
     pub context: ContextRules,
     /// The limits of the queue.
     pub queue: QueueRules,
+    /// Time-out of the gateway's own loads; `None` means no limit.
+    pub load_timeout: Option<Duration>,
     /// Who is told of loads of models.
     pub loads: Option<Arc<dyn LoadObserver>>,
     /// When the circuit breaker of a backend opens.

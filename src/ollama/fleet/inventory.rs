@@ -4,7 +4,7 @@
 //! counts as unknown, so that a newer or older server is still understood.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use llamatower_layers::llm_request::ModelName;
@@ -141,23 +141,52 @@ where
     Ok(serde_json::from_value(value).unwrap_or_default())
 }
 
+/// The list as last read.
+#[derive(Default)]
+struct Known {
+    list: Option<Arc<[Resident]>>,
+    /// The number of reads so far.
+    reads: u64,
+    /// Whether one of them was after the backend came up.
+    is_current: bool,
+}
+
 /// The models in a backend's memory as last read, and the requests to read them again.
 #[derive(Default)]
 pub(super) struct Residency {
-    known: Mutex<Option<Arc<[Resident]>>>,
+    known: Mutex<Known>,
     asked: Notify,
 }
 
 impl Residency {
     /// `None` if they are not known.
     pub(super) fn get(&self) -> Option<Arc<[Resident]>> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.clone()
+        self.known().list.clone()
     }
 
+    /// The same, and the number of the read; `None` if the list was not read since the backend
+    /// came up.
+    pub(super) fn read(&self) -> Option<(Option<Arc<[Resident]>>, u64)> {
+        let known = self.known();
+        known.is_current.then(|| (known.list.clone(), known.reads))
+    }
+
+    /// Sets the list that the backend has sent; `None` if it has none.
     pub(super) fn set(&self, resident: Option<Vec<Resident>>) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        *known = resident.map(Arc::from);
+        let mut known = self.known();
+        known.list = resident.map(Arc::from);
+        known.reads += 1;
+        known.is_current = true;
+    }
+
+    /// Forgets the list, because the backend is down, or was.
+    pub(super) fn forget(&self) {
+        let mut known = self.known();
+        (known.list, known.is_current) = (None, false);
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks for the list to be read again soon. Requests during a read result in one more read,

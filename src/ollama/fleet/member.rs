@@ -13,6 +13,7 @@ use super::flight::Flight;
 use super::inventory::{Installed, Residency, Resident};
 use super::outlier::Outliers;
 use super::policy::{InMemory, ServerId};
+use super::preload::Preloads;
 use super::router::Router;
 
 /// A backend, its service and its load. It lives as long as a request holds a [`Slot`] of it, even
@@ -32,6 +33,7 @@ pub(super) struct Member<S> {
     in_flight: AtomicUsize,
     models: Mutex<Arc<[Installed]>>,
     pub(super) residency: Residency,
+    pub(super) preloads: Preloads,
     /// One more than the number of the last refresh that a probe has answered; 0 before the first
     /// probe.
     probed: AtomicU64,
@@ -70,6 +72,7 @@ impl<S> Member<S> {
             in_flight: AtomicUsize::new(0),
             models: Mutex::new(Arc::from([])),
             residency: Residency::default(),
+            preloads: Preloads::default(),
             probed: AtomicU64::new(0),
         }
     }

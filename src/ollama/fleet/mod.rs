@@ -12,12 +12,14 @@ pub(crate) mod estimates;
 mod explain;
 mod flight;
 mod inventory;
+mod load_request;
 mod member;
 mod not_found;
 mod observe;
 pub(crate) mod outlier;
 mod permit;
 pub(crate) mod policy;
+mod preload;
 mod resolve;
 mod router;
 mod rules;
@@ -29,6 +31,7 @@ use std::future::Future;
 use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -57,8 +60,9 @@ pub use permit::Permit;
 pub use policy::ChoiceBench;
 pub use policy::{Availability, Candidate, Decision, MemoryStatus, ModelStatus, Occupancy};
 pub use policy::{Residency, SlotSource, SlotStatus, Terms};
+pub use preload::{PreloadState, PreloadStatus};
 pub use router::LoadObserver;
-pub use rules::{AllowedModels, InvalidPattern, ModelPattern, ServerRules};
+pub use rules::{AllowedModels, InvalidPattern, ModelPattern, Preload, ServerRules};
 
 use crate::client::Client;
 use crate::ollama::upstream::Address;
@@ -83,12 +87,19 @@ pub struct Fleet<S> {
     router: Router,
     estimates: Arc<Estimates>,
     config: FleetConfig,
+    /// The gateway begins no load by itself any more.
+    is_draining: AtomicBool,
 }
 
 /// The `num_ctx` that a backend gets instead of that in the request; stored in the request's
 /// extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SentNumCtx(pub(crate) Option<u64>);
+
+/// The model is pinned on the chosen backend: the request must not shorten its time in memory.
+/// Stored in the request's extensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeepInMemory;
 
 /// The chosen backend may have to load a model before it can answer; stored in the request's
 /// extensions.
@@ -118,6 +129,8 @@ pub struct BackendStatus {
     pub models: Vec<ModelStatus>,
     /// What its memory was seen to hold; `None` if it does not list the models in it.
     pub memory: Option<MemoryStatus>,
+    /// The models that the gateway loads there by itself.
+    pub preloads: Arc<[PreloadStatus]>,
     /// State of its circuit breaker.
     pub breaker: State,
     /// The models for which it is avoided, by name.
@@ -167,6 +180,7 @@ impl<S> Fleet<S> {
             catalogue,
             router,
             config,
+            is_draining: AtomicBool::new(false),
         }
     }
 
@@ -208,6 +222,7 @@ impl<S> Fleet<S> {
                 slots: member.slots.count(),
                 models: known.models,
                 memory: known.memory,
+                preloads: member.preloads.status(),
                 breaker: member.breaker.state(),
                 avoided: member.outliers.avoided(now),
             }
@@ -307,6 +322,13 @@ impl<S> Fleet<S> {
         self.put_num_ctx(slot.flight(), request);
         if slot.flight().is_some_and(Flight::may_load) {
             request.extensions.insert(MayLoad);
+        }
+        let rules = member.backend.rules();
+        if slot
+            .flight()
+            .is_some_and(|flight| rules.is_pinned(flight.model()))
+        {
+            request.extensions.insert(KeepInMemory);
         }
         if let Some(attempts) = Attempts::of(&request.extensions) {
             attempts.record_untried(slot.left);
@@ -536,11 +558,13 @@ fn new_member<S>(
     let rules = config.servers.get(host).cloned().unwrap_or_default();
     let slots = config.slot_rule(host);
     let max_in_flight = rules.max_in_flight.map(NonZeroUsize::get);
+    let pinned = rules.preloads.iter().filter(|preload| preload.is_pinned);
     let spec = ServerSpec {
         name: backend.name().clone(),
         weight: rules.weight,
         slots: slots.configured(),
         max_in_flight: max_in_flight.map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
+        pinned: pinned.map(|preload| preload.model.clone()).collect(),
     };
     let id = router.change(|policy| policy.add_server(spec));
     let backend = Arc::new(backend.with_rules(rules));

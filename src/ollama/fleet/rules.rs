@@ -18,6 +18,46 @@ pub struct ServerRules {
     pub labels: Vec<Arc<str>>,
     /// The models that may run there.
     pub models: AllowedModels,
+    /// The models that the gateway loads there by itself, each once.
+    pub preloads: Vec<Preload>,
+}
+
+/// A model that the gateway loads by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preload {
+    /// The model.
+    pub model: ModelName,
+    /// Whether it is kept in memory. Otherwise it is loaded once after the server has come up.
+    pub is_pinned: bool,
+    /// Whether the settings name the server. Otherwise the model is for each server that has it.
+    pub is_named: bool,
+}
+
+impl Preload {
+    /// The setting that it comes from.
+    pub(super) fn setting(&self) -> &'static str {
+        match self.is_pinned {
+            true => "LLAMATOWER_PINNED_MODELS",
+            false => "LLAMATOWER_PRELOAD_MODELS",
+        }
+    }
+}
+
+impl ServerRules {
+    /// Whether a model is to stay in memory.
+    pub(super) fn is_pinned(&self, model: &ModelName) -> bool {
+        let mut pinned = self.preloads.iter().filter(|preload| preload.is_pinned);
+        pinned.any(|pinned| pinned.model == *model)
+    }
+
+    /// The models that must not be unloaded for a preload: the pinned ones and, for one that is not
+    /// pinned, also the others.
+    pub(super) fn kept_beside(&self, preload: &Preload) -> Vec<ModelName> {
+        let stay = self.preloads.iter().filter(|other| {
+            other.model != preload.model && (other.is_pinned || !preload.is_pinned)
+        });
+        stay.map(|other| other.model.clone()).collect()
+    }
 }
 
 impl Default for ServerRules {
@@ -27,6 +67,7 @@ impl Default for ServerRules {
             max_in_flight: None,
             labels: Vec::new(),
             models: AllowedModels::default(),
+            preloads: Vec::new(),
         }
     }
 }

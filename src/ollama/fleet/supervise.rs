@@ -69,12 +69,13 @@ impl<S: Send + Sync + 'static> Fleet<S> {
             self.catalogue.note_probe(&member, found, asked);
             match (was_up, backend.is_up()) {
                 (false, true) => {
+                    member.residency.forget();
                     member.refresh_resident();
                     member.breaker.half_open();
                 }
                 (_, false) => {
                     // It may have been restarted when it comes up.
-                    member.residency.set(None);
+                    member.residency.forget();
                     member.note_down();
                     has_refused.notify_one();
                 }
@@ -228,6 +229,7 @@ impl<S: Send + Sync + 'static> Watch<S> {
                 fleet.clone().watch_member(watched.clone(), has_refused),
                 fleet.watch_resident(&watched),
                 fleet.try_silent_models(&watched),
+                fleet.keep_preloads(&watched),
             )
         };
         self.members.push((member, ended.clone().drop_guard()));

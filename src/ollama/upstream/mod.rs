@@ -89,6 +89,9 @@ where
     /// The number of idle connections in the pool; `None` if it is not known.
     fn idle_connections(&self) -> Option<usize>;
 
+    /// The number of idle connections that the backend has closed; `None` if it is not known.
+    fn closed_by_backend(&self) -> Option<u64>;
+
     /// Closes idle connections that cannot be used again.
     fn prune(&self);
 }
@@ -167,6 +170,15 @@ where
         match &self.0 {
             Either::Plain(leaf) => leaf.idle_connections(),
             Either::Tls(leaf) => Leaf::<B>::idle_connections(&**leaf),
+        }
+    }
+
+    /// The number of idle connections that the backend has closed so far, as far as it was noticed;
+    /// `None` over TLS, where it is not known.
+    pub fn closed_by_backend(&self) -> Option<u64> {
+        match &self.0 {
+            Either::Plain(leaf) => leaf.closed_by_backend(),
+            Either::Tls(leaf) => Leaf::<B>::closed_by_backend(&**leaf),
         }
     }
 

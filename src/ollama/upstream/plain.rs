@@ -81,6 +81,10 @@ where
         Some(self.pool.len())
     }
 
+    fn closed_by_backend(&self) -> Option<u64> {
+        Some(self.pool.closed_by_backend())
+    }
+
     fn prune(&self) {
         self.pool.prune();
     }

@@ -1,6 +1,7 @@
 //! Idle connections to one backend.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub(super) struct Pool<B: Body + 'static> {
     address: Address,
     limits: PoolLimits,
     idle: Mutex<Vec<Idle<B>>>,
+    /// Those that the backend has closed while they were idle.
+    closed_by_backend: AtomicU64,
 }
 
 struct Idle<B: Body + 'static> {
@@ -48,6 +51,7 @@ impl<B: Body + 'static> Pool<B> {
             address,
             limits,
             idle: Mutex::new(Vec::new()),
+            closed_by_backend: AtomicU64::new(0),
         }
     }
 
@@ -57,6 +61,10 @@ impl<B: Body + 'static> Pool<B> {
 
     pub(super) fn len(&self) -> usize {
         self.idle().len()
+    }
+
+    pub(super) fn closed_by_backend(&self) -> u64 {
+        self.closed_by_backend.load(Ordering::Relaxed)
     }
 
     pub(super) fn clear(&self) {
@@ -81,10 +89,21 @@ where
                 mut connection,
                 since,
             } = self.idle().pop()?;
-            if since.elapsed() < self.limits.idle_timeout && connection.is_idle() {
+            if self.is_usable(&mut connection, since) {
                 return Some(connection);
             }
         }
+    }
+
+    fn is_usable(&self, connection: &mut Connection<B>, since: Instant) -> bool {
+        if since.elapsed() >= self.limits.idle_timeout {
+            return false;
+        }
+        let is_open = connection.is_idle();
+        if !is_open {
+            self.closed_by_backend.fetch_add(1, Ordering::Relaxed);
+        }
+        is_open
     }
 
     /// Keeps a connection whose response was read to its end. Closes it if it cannot be used again
@@ -108,7 +127,7 @@ where
             since,
         } in waiting
         {
-            if since.elapsed() < self.limits.idle_timeout && connection.is_idle() {
+            if self.is_usable(&mut connection, since) {
                 let mut idle = self.idle();
                 let place = idle.partition_point(|other| other.since <= since);
                 idle.insert(place, Idle { connection, since });

@@ -166,6 +166,10 @@ where
     }
 
     /// reqwest closes idle connections itself.
+    fn closed_by_backend(&self) -> Option<u64> {
+        None
+    }
+
     fn prune(&self) {}
 }
 

@@ -142,6 +142,13 @@ impl Gateway {
         self.log.lines.lock().unwrap().iter().any(is_it)
     }
 
+    /// The number of lines with this message so far.
+    pub(crate) fn lines_of(&self, message: &str) -> usize {
+        let lines = self.log.lines.lock().unwrap();
+        let lines = lines.iter().filter(|line| line["message"] == message);
+        lines.count()
+    }
+
     /// The first line of the log.
     pub(crate) fn first_line(&self) -> Value {
         self.log.lines.lock().unwrap()[0].clone()

@@ -340,6 +340,7 @@ impl Policy {
             cached: 0.0,
             looks_waited: None,
             num_ctx: ask.num_ctx,
+            is_own: false,
         };
         let may_load = open.loads || self.may_load(ask, open.server);
         if let Some(lane) = super::lane(&mut self.models, ask.model, open.server) {

@@ -16,6 +16,9 @@ const HORIZON: f64 = 60.0;
 const HARM: f64 = 0.3;
 /// The same if another server has the model in memory too.
 const HARM_WITH_COPY: f64 = 0.1;
+/// How many loads the unloading of a pinned model costs: the gateway loads it again in any case, and
+/// the operator wants it to be there meanwhile.
+const HARM_TO_PINNED: f64 = 2.0;
 /// The part of that cost which counts while it is not known whether both have room.
 const HARM_IF_UNKNOWN: f64 = 0.5;
 /// How much longer a request takes beside as many others as there are slots: 0.5 means half as long
@@ -167,7 +170,7 @@ impl Policy {
                 continue;
             };
             others = others.with(of.bytes);
-            let own_harm = harm_of(victim, of, ask.now);
+            let own_harm = harm_of_unload(victim, of, ask.now);
             least_harm = least_harm.min(own_harm);
             if of.in_flight > 0 {
                 let service = service_seconds(victim, of, server);
@@ -233,7 +236,15 @@ pub(super) fn has_had_its_time(lane: &Lane, load: f64, now: Instant) -> bool {
     since.is_none_or(|since| seconds(since, now) >= LOADS_BEFORE_YIELD * load)
 }
 
-/// The expected cost of unloading a model, for later requests.
+/// The expected cost of unloading a model for another one.
+fn harm_of_unload(model: &Model, lane: &Lane, now: Instant) -> f64 {
+    match lane.is_pinned {
+        true => HARM_TO_PINNED * lane.load_seconds(),
+        false => harm_of(model, lane, now),
+    }
+}
+
+/// The expected cost for later requests while a model is not in memory.
 fn harm_of(model: &Model, lane: &Lane, now: Instant) -> f64 {
     let part = match model.copies().len() {
         0 | 1 => HARM,

@@ -60,6 +60,8 @@ pub(crate) struct Lane {
     pub(crate) expires: Option<Instant>,
     /// Its size in memory, in bytes; 0 if it is not known.
     pub(crate) bytes: u64,
+    /// It is to stay in memory.
+    pub(crate) is_pinned: bool,
     /// Requests in flight.
     pub(crate) in_flight: u32,
     /// Those whose stream has begun.
@@ -111,6 +113,8 @@ pub(crate) struct Flight {
     pub(crate) looks_waited: Option<u32>,
     /// The `num_ctx` that was sent.
     pub(crate) num_ctx: Option<u64>,
+    /// It is a load by the gateway itself, and no request of a client.
+    pub(crate) is_own: bool,
 }
 
 /// What a response says at its end.
@@ -142,6 +146,7 @@ impl Lane {
             resident_since: None,
             expires: None,
             bytes: 0,
+            is_pinned: false,
             in_flight: 0,
             running: 0,
             has_answered: false,
@@ -269,6 +274,12 @@ impl Lane {
     /// Records the end of a request; `report` is what a complete response said.
     pub(crate) fn end(&mut self, flight: &Flight, report: Option<Report>, now: Instant) {
         self.in_flight = self.in_flight.saturating_sub(1);
+        if flight.is_own {
+            if let Some(phases) = report.and_then(|report| report.phases) {
+                self.rates.load.add_time(phases.load.as_secs_f64());
+            }
+            return;
+        }
         if flight.streams && flight.first_byte.is_some() {
             self.running = self.running.saturating_sub(1);
         }

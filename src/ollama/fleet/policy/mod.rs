@@ -24,6 +24,7 @@ mod decisions;
 mod lane;
 mod memory;
 mod model;
+mod own_load;
 mod prefix;
 mod residency;
 mod sample;
@@ -47,6 +48,7 @@ pub(crate) use decisions::DecisionId;
 pub use decisions::{Candidate, Decision};
 pub use lane::Residency;
 pub(crate) use lane::{Flight, Phases, Report};
+pub(crate) use own_load::OwnLoad;
 pub(crate) use residency::InMemory;
 pub(crate) use server::ServerSpec;
 pub(crate) use slots::NO_LIMIT;
@@ -150,6 +152,7 @@ impl Policy {
             let model = self.models.entry(name.clone()).or_default();
             if model.lane(id).is_none() {
                 let mut lane = Lane::new(id, server.spec.slots);
+                lane.is_pinned = server.spec.pinned.contains(name);
                 lane.bytes = *bytes;
                 server.place_in_memory(&mut lane, name);
                 model.insert(lane);
@@ -221,6 +224,9 @@ impl Policy {
         if let Some(server) = server(&mut self.servers, flight.server) {
             server.in_flight = server.in_flight.saturating_sub(1);
             weight = server.spec.weight;
+            if server.in_flight == 0 && !flight.is_own {
+                server.idle_since = Some(now);
+            }
         }
         if flight.loads && flight.first_byte.is_none() {
             self.not_loaded(flight.server, model, now);

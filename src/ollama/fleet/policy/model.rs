@@ -110,7 +110,9 @@ impl Model {
         let lane = self.lane_mut(flight.server)?;
         lane.end(flight, report, now);
         let (rates, learned) = (lane.rates, lane.slots.learned());
-        let Some(report) = report else { return learned };
+        let Some(report) = report.filter(|_| !flight.is_own) else {
+            return learned;
+        };
         self.output.add(report.output_tokens as f64);
         let add = |to: &mut Average, value: Average, factor: f64| {
             if let Some(value) = value.get() {

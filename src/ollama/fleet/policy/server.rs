@@ -20,6 +20,8 @@ pub(crate) struct ServerSpec {
     pub(crate) slots: Option<u32>,
     /// The most requests in flight for all models.
     pub(crate) max_in_flight: Option<u32>,
+    /// The models that are to stay in memory.
+    pub(crate) pinned: Vec<ModelName>,
 }
 
 impl ServerSpec {
@@ -30,6 +32,7 @@ impl ServerSpec {
             weight: 1.0,
             slots: None,
             max_in_flight: None,
+            pinned: Vec::new(),
         }
     }
 }
@@ -40,6 +43,8 @@ pub(crate) struct Server {
     pub(crate) spec: ServerSpec,
     /// Requests in flight that run a model.
     pub(crate) in_flight: u32,
+    /// When the last request of a client ended, if none is in flight.
+    pub(crate) idle_since: Option<Instant>,
     /// The models in memory, as far as the gateway knows.
     pub(crate) residents: Vec<ModelName>,
     /// The model that a request of this gateway loads, since this time.
@@ -58,6 +63,7 @@ impl Server {
         Self {
             spec,
             in_flight: 0,
+            idle_since: None,
             residents: Vec::new(),
             loading: None,
             last_load: None,
