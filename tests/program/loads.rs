@@ -55,10 +55,19 @@ async fn server_at(address: Option<SocketAddr>, models: &[&str], room: usize) ->
     for model in models {
         sim = sim.model(ModelSpec::new(*model));
     }
-    if let Some(address) = address {
-        sim = sim.listen(address);
-    }
-    sim.start().await.unwrap()
+    let Some(address) = address else {
+        return sim.start().await.unwrap();
+    };
+    // The server that was there before may not be gone yet.
+    within_limit("a free address", async {
+        loop {
+            match sim.clone().listen(address).start().await {
+                Ok(sim) => return sim,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    })
+    .await
 }
 
 async fn server(models: &[&str], room: usize) -> SimHandle {
@@ -289,6 +298,37 @@ async fn a_failed_preload_is_told_once_with_what_to_do() {
     .await;
     let lines = gateway.lines_of("the model was not preloaded");
     assert_eq!(lines, 2, "each failure once");
+}
+
+#[tokio::test]
+async fn no_preload_begins_while_the_gateway_drains() {
+    let model = ModelSpec::new("other").with_pace(Duration::from_millis(20));
+    let sim = Sim::builder()
+        .model(model.with_reply_tokens(1000))
+        .model(ModelSpec::new("tiny"))
+        .max_loaded(1)
+        .start()
+        .await
+        .unwrap();
+    let settings = [("LLAMATOWER_PINNED_MODELS", "tiny"), FAST_PROBES];
+    let gateway = Gateway::start(&[&sim], &settings).await;
+    until_status(&gateway, &json!(["loaded"])).await;
+    let mut stream = gateway.connect().await;
+    stream.post("/api/chat", &chat_with("other")).await;
+    stream.head().await;
+    until_status(&gateway, &json!(["waiting"])).await;
+    gateway.send_sigterm().await;
+    let is_draining = |line: &Value| line["message"] == "draining";
+    gateway.logged("the drain", is_draining).await;
+    // The model is out of the way now, and the server is idle.
+    let url = format!("{}/api/generate", sim.url());
+    let unload = json!({"model": "other", "keep_alive": 0}).to_string();
+    let unload = reqwest::Client::new().post(url).body(unload).send();
+    assert_eq!(unload.await.unwrap().status(), 200);
+    drop(stream);
+    until_resident(&sim, &[], 2).await;
+    assert_eq!(gateway.terminate().await, Some(0));
+    assert_eq!(sim.state().loads, 2);
 }
 
 #[tokio::test]

@@ -10,6 +10,8 @@ slots = 4
 max_in_flight = 8
 labels = ["a100", "zone=b"]
 models = ["llama3*", "qwen3:4b"]
+preload = "qwen3:4b"
+pinned = ["llama3", "llama3.2"]
 
 [[backends.servers]]
 url = "http://gpu-2:11434"
@@ -36,7 +38,12 @@ fn servers(loaded: &Loaded) -> Vec<String> {
             u8::from(rules.models.allow(&model))
         };
         let allowed = ["llama3.2", "qwen3:4b", "qwen3"].map(allows);
-        format!("{url} {weight} {numbers:?} {labels} {allowed:?}")
+        let preloads = rules.preloads.iter().map(|preload| {
+            let mark = if preload.is_pinned { "!" } else { "" };
+            format!(" {}{mark}", preload.model)
+        });
+        let preloads: String = preloads.collect();
+        format!("{url} {weight} {numbers:?} {labels} {allowed:?}{preloads}")
     });
     rows.collect()
 }
@@ -45,7 +52,7 @@ fn servers(loaded: &Loaded) -> Vec<String> {
 fn a_table_for_each_server_is_the_same_as_the_lists() {
     let from_file = load_file(TWO, &[]).unwrap_or_else(|error| panic!("{error}"));
     let expected = [
-        "gpu-1:11434 2 (8, 4) a100+zone=b [1, 1, 0]",
+        "gpu-1:11434 2 (8, 4) a100+zone=b [1, 1, 0] llama3:latest! llama3.2:latest! qwen3:4b",
         "gpu-2:11434 0.5 (0, 0)  [1, 1, 1]",
     ];
     assert_eq!(servers(&from_file), expected);
@@ -56,6 +63,8 @@ fn a_table_for_each_server_is_the_same_as_the_lists() {
         ("LLAMATOWER_BACKEND_WEIGHTS", "gpu-1=2, gpu-2:11434=0.5"),
         ("LLAMATOWER_BACKEND_LABELS", "gpu-1=a100, gpu-1=zone=b"),
         ("LLAMATOWER_BACKEND_MODELS", "gpu-1=llama3*, gpu-1=qwen3:4b"),
+        ("LLAMATOWER_PRELOAD_MODELS", "gpu-1=qwen3:4b"),
+        ("LLAMATOWER_PINNED_MODELS", "gpu-1=llama3, gpu-1=llama3.2"),
     ]);
     let lists = lists.unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(servers(&lists), expected);
@@ -67,7 +76,7 @@ fn a_number_for_all_servers_stays_valid_for_those_without_their_own() {
     let loaded = load_file(&text, &[]).unwrap_or_else(|error| panic!("{error}"));
     let expected = [
         "gpu-3:11434 1 (3, 2)  [1, 1, 1]",
-        "gpu-1:11434 2 (8, 4) a100+zone=b [1, 1, 0]",
+        "gpu-1:11434 2 (8, 4) a100+zone=b [1, 1, 0] llama3:latest! llama3.2:latest! qwen3:4b",
         "gpu-2:11434 0.5 (3, 2)  [1, 1, 1]",
     ];
     assert_eq!(servers(&loaded), expected);
@@ -78,7 +87,7 @@ fn the_environment_overrides_a_column_of_the_tables() {
     let weights = ("LLAMATOWER_BACKEND_WEIGHTS", "gpu-2=7");
     let loaded = load_file(TWO, &[weights]).unwrap_or_else(|error| panic!("{error}"));
     let expected = [
-        "gpu-1:11434 1 (8, 4) a100+zone=b [1, 1, 0]",
+        "gpu-1:11434 1 (8, 4) a100+zone=b [1, 1, 0] llama3:latest! llama3.2:latest! qwen3:4b",
         "gpu-2:11434 7 (0, 0)  [1, 1, 1]",
     ];
     assert_eq!(servers(&loaded), expected);
@@ -286,4 +295,20 @@ fn an_error_in_a_list_names_the_variable_and_the_item() {
         );
         assert_eq!(error.lines().count(), 1, "{error}");
     }
+}
+
+#[test]
+fn a_model_without_a_server_is_for_each_server_that_may_serve_it() {
+    let loaded = load(&[
+        ("OLLAMA_URL", "gpu-1, gpu-2"),
+        ("LLAMATOWER_BACKEND_MODELS", "gpu-1=llama3*"),
+        ("LLAMATOWER_PRELOAD_MODELS", "llama3, qwen3"),
+        ("LLAMATOWER_PINNED_MODELS", "gpu-2=llama3"),
+    ]);
+    let loaded = loaded.unwrap_or_else(|error| panic!("{error}"));
+    let expected = [
+        "gpu-1:11434 1 (0, 0)  [1, 0, 0] llama3:latest",
+        "gpu-2:11434 1 (0, 0)  [1, 1, 1] llama3:latest! qwen3:latest",
+    ];
+    assert_eq!(servers(&loaded), expected);
 }

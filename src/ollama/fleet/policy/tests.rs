@@ -57,6 +57,22 @@ impl Stage {
             .set_residents(id, Some(&rows), self.now, self.now);
     }
 
+    /// A server has had two models together, of which one had to go.
+    fn fill(&mut self, id: ServerId) {
+        let both = super::memory::Load {
+            models: 2,
+            bytes: 16_000_000_000,
+        };
+        let server = server(&mut self.policy.servers, id);
+        server.unwrap().memory.overflowed(both);
+    }
+
+    /// Begins a load by the gateway itself on the first server.
+    fn load(&mut self, name: &str, kept: &[ModelName]) -> OwnLoad {
+        let id = self.servers[0];
+        self.policy.begin_own_load(id, &model(name), kept, self.now)
+    }
+
     fn pass(&mut self, seconds: f64) {
         self.now += Duration::from_secs_f64(seconds);
     }
@@ -403,4 +419,124 @@ fn the_only_healthy_one_of_many_servers_is_found() {
     };
     let grant = stage.policy.choose(&ask, view).unwrap();
     assert_eq!(grant.server, healthy);
+}
+
+/// Two servers with room for one model each: the first has `pinned` in memory, the second `busy`,
+/// for which requests have come.
+fn one_server_with_a_pinned_model(is_pinned: bool) -> Stage {
+    let mut stage = Stage::new(2, &["pinned", "busy", "m"]);
+    for (server, name) in [(0, "pinned"), (1, "busy")] {
+        stage.list(server, &[name]);
+        let id = stage.servers[server];
+        stage.fill(id);
+    }
+    for _ in 0..10 {
+        assert_eq!(stage.serve("busy", 0.0), 1);
+    }
+    let id = stage.servers[0];
+    let lane = lane(&mut stage.policy.models, &model("pinned"), id);
+    lane.unwrap().is_pinned = is_pinned;
+    stage
+}
+
+#[test]
+fn a_model_takes_the_place_of_a_busy_one_rather_than_of_a_pinned_one() {
+    let of_another = one_server_with_a_pinned_model(false).send("m").0;
+    assert_eq!(of_another, 0, "nobody asks for the model there");
+    assert_eq!(one_server_with_a_pinned_model(true).send("m").0, 1);
+}
+
+#[test]
+fn a_model_takes_the_place_of_a_pinned_one_where_there_is_no_other() {
+    let mut stage = one_server_with_a_pinned_model(true);
+    stage.policy.remove_server(stage.servers[1]);
+    let grant = stage.choose("m", 0.0, 1).unwrap();
+    assert!(grant.loads && grant.may_load);
+    assert!(grant.terms.load > 2.0 * 8.0, "{:?}", grant.terms);
+}
+
+fn begins(load: &OwnLoad) -> bool {
+    matches!(load, OwnLoad::Begin(_))
+}
+
+#[test]
+fn the_gateway_loads_a_model_itself_where_there_is_room() {
+    let mut stage = Stage::new(1, &["m", "other"]);
+    let Some(OwnLoad::Begin(grant)) = Some(stage.load("m", &[])) else {
+        panic!("the memory is empty");
+    };
+    assert!(stage.choose("m", 0.0, 1).is_none(), "requests wait for it");
+    assert!(matches!(stage.load("other", &[]), OwnLoad::Later));
+    stage
+        .policy
+        .first_byte(&model("m"), grant.flight, stage.now);
+    let took = Phases {
+        load: Duration::from_secs(3),
+        ..Phases::default()
+    };
+    let report = Report {
+        phases: Some(took),
+        ..Report::default()
+    };
+    stage
+        .policy
+        .end(&model("m"), grant.flight, Some(report), stage.now);
+    assert!(matches!(stage.load("m", &[]), OwnLoad::InMemory));
+    let grant = stage.choose("m", 0.0, 1).unwrap();
+    assert!(!grant.loads && !grant.may_load);
+    let id = stage.servers[0];
+    let lane = stage.policy.models[&model("m")].lane(id).unwrap();
+    assert_eq!(lane.rates.load.get(), Some(3.0));
+    assert_eq!(lane.rates.service.get(), None);
+}
+
+#[test]
+fn the_gateway_unloads_a_model_for_its_own_load_only_after_the_server_was_idle_for_a_load_time() {
+    let mut stage = Stage::new(1, &["m", "other"]);
+    stage.list(0, &["other"]);
+    stage.fill(stage.servers[0]);
+    let (_, flight) = stage.send("other");
+    stage.pass(100.0);
+    assert!(matches!(stage.load("m", &[]), OwnLoad::Later), "it is busy");
+    stage.answer("other", flight, 0.0);
+    stage.pass(8.0);
+    assert!(matches!(stage.load("m", &[]), OwnLoad::Later));
+    stage.pass(1.0);
+    assert!(begins(&stage.load("m", &[])));
+}
+
+#[test]
+fn the_gateway_does_not_load_a_model_itself_while_a_request_waits_for_another_load() {
+    let mut stage = Stage::new(1, &["m", "other"]);
+    stage.policy.set_waiting(&model("other"), 1);
+    assert!(matches!(stage.load("m", &[]), OwnLoad::Later));
+    stage.policy.set_waiting(&model("other"), 0);
+    assert!(begins(&stage.load("m", &[])));
+}
+
+#[test]
+fn two_models_that_must_stay_do_not_unload_each_other() {
+    let mut stage = Stage::new(1, &["m", "other"]);
+    stage.list(0, &["other"]);
+    stage.fill(stage.servers[0]);
+    let kept = [model("other")];
+    let OwnLoad::NoRoom(others) = stage.load("m", &kept) else {
+        panic!("there is room for one");
+    };
+    assert_eq!(others, kept);
+    assert!(begins(&stage.load("m", &[])));
+}
+
+#[test]
+fn a_model_whose_time_is_over_may_have_to_be_loaded() {
+    let mut stage = Stage::new(1, &["m"]);
+    stage.list(0, &["m"]);
+    let mut may_load = |seconds| {
+        stage.pass(seconds);
+        let grant = stage.choose("m", 0.0, 1).unwrap();
+        stage.policy.end(&model("m"), grant.flight, None, stage.now);
+        (grant.loads, grant.may_load)
+    };
+    assert_eq!(may_load(299.0), (false, false));
+    assert_eq!(may_load(1.0), (false, true));
 }
