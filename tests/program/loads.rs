@@ -264,7 +264,8 @@ async fn a_model_that_only_embeds_is_loaded_by_an_embedding() {
 #[tokio::test]
 async fn a_failed_preload_is_told_once_with_what_to_do() {
     let sim = server(&["tiny"], 3).await;
-    sim.arm(Fault::new(FaultKind::LoadFailure).for_path("/api/generate"));
+    let failure = Fault::new(FaultKind::LoadFailure).for_path("/api/generate");
+    sim.arm(failure.times(2));
     let placed = format!("{}=absent", sim.addr());
     let settings = [
         ("LLAMATOWER_PRELOAD_MODELS", "tiny"),
@@ -285,7 +286,6 @@ async fn a_failed_preload_is_told_once_with_what_to_do() {
         let row = rows.iter().find(|row| row["model"] == model).unwrap();
         assert_eq!(row["state"], format!("failed: {reason}"));
     }
-    sim.clear_faults();
     let rows = || async {
         let status = gateway.admin_page("/status").await.json();
         status["backends"][0]["preloads"][1]["state"].clone()
@@ -310,8 +310,13 @@ async fn no_preload_begins_while_the_gateway_drains() {
         .start()
         .await
         .unwrap();
-    let settings = [("LLAMATOWER_PINNED_MODELS", "tiny"), FAST_PROBES];
-    let gateway = Gateway::start(&[&sim], &settings).await;
+    let settings = [
+        ("LLAMATOWER_PINNED_MODELS", "tiny"),
+        // It drains for longer than the server has to be idle before a load.
+        ("LLAMATOWER_DRAIN_DELAY", "2s"),
+        FAST_PROBES,
+    ];
+    let mut gateway = Gateway::start(&[&sim], &settings).await;
     until_status(&gateway, &json!(["loaded"])).await;
     let mut stream = gateway.connect().await;
     stream.post("/api/chat", &chat_with("other")).await;
@@ -327,7 +332,7 @@ async fn no_preload_begins_while_the_gateway_drains() {
     assert_eq!(unload.await.unwrap().status(), 200);
     drop(stream);
     until_resident(&sim, &[], 2).await;
-    assert_eq!(gateway.terminate().await, Some(0));
+    assert_eq!(gateway.ended().await, Some(0));
     assert_eq!(sim.state().loads, 2);
 }
 

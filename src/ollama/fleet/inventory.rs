@@ -12,6 +12,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use tokio::sync::Notify;
 
+use super::preload::Starts;
+
 /// A model that a server has on its disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installed {
@@ -142,50 +144,44 @@ where
 }
 
 /// The list as last read.
-#[derive(Default)]
-struct Known {
-    list: Option<Arc<[Resident]>>,
-    /// The number of reads so far.
-    reads: u64,
-    /// Whether one of them was after the backend came up.
-    is_current: bool,
+#[derive(Clone, Default)]
+pub(super) struct Listing {
+    /// `None` if the backend has no such list.
+    pub(super) list: Option<Arc<[Resident]>>,
+    /// The starts of the backend that were known when it was asked.
+    pub(super) starts: Starts,
 }
 
 /// The models in a backend's memory as last read, and the requests to read them again.
 #[derive(Default)]
 pub(super) struct Residency {
-    known: Mutex<Known>,
+    /// `None` if it was not read since the backend came up.
+    known: Mutex<Option<Listing>>,
     asked: Notify,
 }
 
 impl Residency {
     /// `None` if they are not known.
     pub(super) fn get(&self) -> Option<Arc<[Resident]>> {
-        self.known().list.clone()
+        self.known().as_ref()?.list.clone()
     }
 
-    /// The same, and the number of the read; `None` if the list was not read since the backend
-    /// came up.
-    pub(super) fn read(&self) -> Option<(Option<Arc<[Resident]>>, u64)> {
-        let known = self.known();
-        known.is_current.then(|| (known.list.clone(), known.reads))
+    /// What was read since the backend came up.
+    pub(super) fn read(&self) -> Option<Listing> {
+        self.known().clone()
     }
 
-    /// Sets the list that the backend has sent; `None` if it has none.
-    pub(super) fn set(&self, resident: Option<Vec<Resident>>) {
-        let mut known = self.known();
-        known.list = resident.map(Arc::from);
-        known.reads += 1;
-        known.is_current = true;
+    /// Sets the list that the backend has sent.
+    pub(super) fn set(&self, listing: Listing) {
+        *self.known() = Some(listing);
     }
 
     /// Forgets the list, because the backend is down, or was.
     pub(super) fn forget(&self) {
-        let mut known = self.known();
-        (known.list, known.is_current) = (None, false);
+        *self.known() = None;
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, Option<Listing>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -24,7 +24,7 @@ use super::rules::Preload;
 /// How often the task looks whether a load is due.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// The pause after the first failure; it doubles with each further one.
-const FIRST_PAUSE: Duration = Duration::from_secs(5);
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// A pinned model that is in memory for a limited time gets its `keep_alive` again, but not more
 /// often than this.
@@ -105,9 +105,10 @@ struct Row {
     was_loaded: bool,
     /// When it leaves memory, as listed last.
     expires: Option<Timestamp>,
-    /// The number of the list that had it last, and the starts of the server then.
-    list: u64,
+    /// The starts of the server when it was in memory last.
     seen: Starts,
+    /// The reason of the failure that was logged last, if none of its loads has succeeded since.
+    told: Option<Box<str>>,
     retry_at: Option<Instant>,
     pause: Duration,
     pinned_at: Option<Instant>,
@@ -139,8 +140,8 @@ impl Row {
             state: PreloadState::Waiting,
             was_loaded: false,
             expires: None,
-            list: 0,
             seen: Starts::default(),
+            told: None,
             retry_at: None,
             pause: FIRST_PAUSE,
             pinned_at: None,
@@ -157,27 +158,26 @@ impl Row {
         }
     }
 
-    /// Records that the list with this number has the model.
-    fn note_listed(&mut self, resident: &Resident, number: u64, starts: Starts) {
+    /// Records that the server has listed the model; `starts` are those that were known when it was
+    /// asked.
+    fn note_listed(&mut self, resident: &Resident, starts: Starts) {
         self.note_loaded();
-        // A list from before a restart says nothing about the time after it.
-        if self.list != number {
-            (self.list, self.seen) = (number, starts);
-            self.expires = resident.expires_at;
-        }
+        (self.seen, self.expires) = (starts, resident.expires_at);
     }
 
     fn note_loaded(&mut self) {
         self.state = PreloadState::Loaded;
         self.was_loaded = true;
+        self.told = None;
         self.retry_at = None;
         self.pause = FIRST_PAUSE;
     }
 
     /// Records a failure, and logs it if it is another one than before.
     fn fail(&mut self, backend: &str, reason: &str) {
-        let is_new = !matches!(&self.state, PreloadState::Failed(known) if **known == *reason);
+        let is_new = self.told.as_deref() != Some(reason);
         if is_new {
+            self.told = Some(reason.into());
             let (model, setting) = (&self.preload.model, self.preload.setting());
             tracing::warn!(backend, %model, setting, reason, "the model was not preloaded");
         }
@@ -222,14 +222,16 @@ impl<S> Fleet<S> {
         }
         let mut ups = 0;
         loop {
-            let starts = member.backend.starts();
-            if starts.ups != ups {
-                ups = starts.ups;
+            let now_ups = member.backend.starts().ups;
+            if now_ups != ups {
+                ups = now_ups;
                 for row in &mut rows {
                     (row.was_loaded, row.retry_at, row.pause) = (false, None, FIRST_PAUSE);
                 }
             }
             for index in 0..rows.len() {
+                // A load before this one may have taken minutes.
+                let starts = member.backend.starts();
                 match self.next_step(member, &mut rows[index], starts) {
                     Step::Nothing => {}
                     Step::Pin => self.pin_again(member, &mut rows[index]).await,
@@ -259,12 +261,13 @@ impl<S> Fleet<S> {
             self.note_not_installed(member, row);
             return Step::Nothing;
         }
-        let Some((listed, number)) = member.residency.read() else {
+        let Some(listing) = member.residency.read() else {
             row.wait();
             return Step::Nothing;
         };
+        let listed = listing.list;
         if let Some(resident) = listed.as_deref().and_then(|rows| find(rows, row)) {
-            row.note_listed(resident, number, starts);
+            row.note_listed(resident, listing.starts);
             return match row.is_unpinned() && !self.is_draining() {
                 true => Step::Pin,
                 false => Step::Nothing,

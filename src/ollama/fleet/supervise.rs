@@ -14,6 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::Fleet;
+use super::inventory::Listing;
 use super::member::Member;
 use super::resolve::{Addresses, NotResolved, needs_resolution};
 use crate::ollama::upstream::Address;
@@ -111,11 +112,12 @@ impl<S> Fleet<S> {
     async fn watch_resident(&self, member: &Member<S>) {
         loop {
             member.residency.asked().await;
-            let asked = Instant::now();
+            let (asked, starts) = (Instant::now(), member.backend.starts());
             match member.backend.resident(self.config.clocks.timeout).await {
                 Ok(resident) => {
                     member.tell_residents(resident.as_deref(), asked);
-                    member.residency.set(resident);
+                    let list = resident.map(Arc::from);
+                    member.residency.set(Listing { list, starts });
                     self.queue.slots_changed();
                 }
                 Err(error) => tracing::debug!(%error, "the models in memory are not known"),
