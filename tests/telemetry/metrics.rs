@@ -101,6 +101,7 @@ impl FleetView for TwoBackends {
                 in_memory("made-up", 8),
                 in_memory("made-up-too", 3),
             ],
+            preloads: std::sync::Arc::from([]),
             memory: None,
             breaker: match is_up {
                 true => State::Closed,
