@@ -83,7 +83,7 @@ async fn another_server_is_asked_beneath_the_signs() {
 async fn what_fails_after_a_sign_is_told_in_the_dialect_of_the_route() {
     let settings = [
         ("LLAMATOWER_HEARTBEAT", "50ms"),
-        ("LLAMATOWER_LOAD_TIMEOUT", "300ms"),
+        ("OLLAMA_TIMEOUT", "300ms"),
     ];
     let stage = stage_with(&[&[tiny()]], &settings).await;
     stage.sims[0].arm(FaultKind::Hang);
