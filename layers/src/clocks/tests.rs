@@ -344,6 +344,15 @@ async fn a_request_can_have_its_own_time_outs() {
             "time-out",
         ),
         (
+            own()
+                .with_first_byte(seconds(3))
+                .with_first_byte_name("LOAD"),
+            4,
+            &[],
+            Some(("first_byte_timeout", 3)),
+            "LOAD",
+        ),
+        (
             own().with_first_byte(seconds(3)),
             2,
             &[21],
