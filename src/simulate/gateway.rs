@@ -326,6 +326,7 @@ impl Fleet {
             prefix_part: (covered / f64::from(arrival.prompt_tokens.max(1))).min(1.0),
             streams: true,
             waiting: line.waiting,
+            may_probe_slots: line.has_average_backlog(),
             since: line.since,
             now: line.now,
         };

@@ -16,6 +16,10 @@ pub struct Line {
     /// The number of waiters of the class, this request included: 1 for a request that has just
     /// arrived.
     pub waiting: usize,
+    /// The number of these waiters that have the key of this request, this request included.
+    pub own: usize,
+    /// The number of keys with waiters of the class, the key of this request included.
+    pub keys: usize,
     /// When this request arrived; for a retried request, when its first attempt arrived
     /// ([`Entry::with_arrival`](super::Entry::with_arrival)).
     pub since: Instant,
@@ -27,7 +31,15 @@ impl Line {
         Self {
             now,
             waiting: 1,
+            own: 1,
+            keys: 1,
             since: now,
         }
+    }
+
+    /// Whether the key of this request has at least as many waiters as the average key. What may
+    /// delay a request, and helps all of them, is best done with such a key: it loses the least.
+    pub fn has_average_backlog(&self) -> bool {
+        self.own.saturating_mul(self.keys) >= self.waiting
     }
 }

@@ -90,6 +90,7 @@ impl<S> Dispatcher<S> {
             prefix_part: need.prefix.part_of_prompt(),
             streams: need.streams,
             waiting: line.waiting,
+            may_probe_slots: line.has_average_backlog(),
             since: line.since,
             now: line.now,
         };

@@ -291,6 +291,8 @@ impl<K: Clone + Eq + Hash, R> Class<K, R> {
         let line = Line {
             now,
             waiting: self.class_queue.waiting(),
+            own: self.class_queue.waiting_beside(head),
+            keys: self.class_queue.keys_waiting(),
             since,
         };
         offer(request, line)

@@ -511,6 +511,25 @@ async fn a_dispatcher_sees_the_line() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_dispatcher_sees_whose_backlog_the_line_is() {
+    let queue = queue(&[("a", 1)]);
+    let slots = queue.dispatch().clone();
+    let running = enter(&queue, "a", entry("ada").with_cost(1000));
+    let of_ada: Vec<_> = (0..3).map(|_| enter(&queue, "a", entry("ada"))).collect();
+    let of_bob: Vec<_> = (0..2).map(|_| enter(&queue, "a", entry("bob"))).collect();
+    drop(running);
+    let line = slots.last_line("a");
+    let counts = (line.waiting, line.own, line.keys);
+    assert_eq!(counts, (4, 1, 2), "bob was served, and is next");
+    assert!(!line.has_average_backlog());
+    drop(of_bob);
+    let line = slots.last_line("a");
+    assert_eq!((line.waiting, line.own, line.keys), (2, 2, 1));
+    assert!(line.has_average_backlog());
+    drop(of_ada);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_waiter_that_leaves_unblocks_the_waiters_behind() {
     let queue = Queue::new(OnlyTrue);
     let unfit = queue.enter((), Entry::new((), false)).unwrap();

@@ -89,6 +89,7 @@ impl ChoiceBench {
             prefix_part: 0.0,
             streams: true,
             waiting: 1,
+            may_probe_slots: true,
             since: self.now,
             now: self.now,
         };

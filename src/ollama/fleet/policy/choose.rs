@@ -40,6 +40,9 @@ pub(crate) struct Ask<'a> {
     pub(crate) streams: bool,
     /// The requests that wait for the model, this one included.
     pub(crate) waiting: usize,
+    /// Whether it may be sent to find out if a server has one more slot. If not, it waits there, and
+    /// not for the next slot of any server.
+    pub(crate) may_probe_slots: bool,
     /// When it arrived.
     pub(crate) since: Instant,
     pub(crate) now: Instant,

@@ -111,14 +111,18 @@ impl Policy {
             }
             Residency::Unknown | Residency::Resident { .. } => {
                 let is_resting = lane.is_resting(ask.now) || self.load_is_late(server, lane, ask);
-                judgement.is_open = lane.in_flight < limit && server.accepts() && !is_resting;
+                let is_proven = lane.in_flight < lane.slots.known();
+                judgement.is_open = lane.in_flight < limit
+                    && (is_proven || ask.may_probe_slots || !lane.slots.is_certain())
+                    && server.accepts()
+                    && !is_resting;
                 if is_resting {
                     judgement.terms.load = lane.load_seconds();
                     judgement.pace = 0.0;
                 }
                 if !judgement.is_open {
                     judgement.terms.wait = lane.until_free(ask.now, service);
-                } else if lane.in_flight >= lane.slots.known() {
+                } else if !is_proven {
                     // Whether there is one more slot is not known yet.
                     judgement.terms.wait = UNPROVEN_SLOT * service;
                 }

@@ -168,6 +168,7 @@ mod tests {
             prefix_part: 0.0,
             streams: true,
             waiting: 1,
+            may_probe_slots: true,
             since: now,
             now,
         };

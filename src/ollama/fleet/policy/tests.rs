@@ -79,6 +79,16 @@ impl Stage {
 
     /// The choice for a request that has waited so long, with so many in its line.
     fn choose(&mut self, name: &str, waited: f64, waiting: usize) -> Option<Grant> {
+        self.choose_with(name, waited, waiting, true)
+    }
+
+    fn choose_with(
+        &mut self,
+        name: &str,
+        waited: f64,
+        waiting: usize,
+        may_probe_slots: bool,
+    ) -> Option<Grant> {
         let model = model(name);
         let ask = Ask {
             model: &model,
@@ -90,6 +100,7 @@ impl Stage {
             prefix_part: 0.0,
             streams: true,
             waiting,
+            may_probe_slots,
             since: self.now - Duration::from_secs_f64(waited),
             now: self.now,
         };
@@ -302,6 +313,7 @@ fn a_prompt_goes_where_its_beginning_was_processed() {
             prefix_part: 1.0,
             streams: true,
             waiting: 1,
+            may_probe_slots: true,
             since: stage.now,
             now: stage.now,
         };
@@ -402,6 +414,7 @@ fn the_only_healthy_one_of_many_servers_is_found() {
         prefix_part: 0.0,
         streams: true,
         waiting: 1,
+        may_probe_slots: true,
         since: now,
         now,
     };
@@ -539,4 +552,28 @@ fn a_model_whose_time_is_over_may_have_to_be_loaded() {
     };
     assert_eq!(may_load(299.0), (false, false));
     assert_eq!(may_load(1.0), (false, true));
+}
+
+#[test]
+fn one_more_slot_is_tried_only_with_a_request_that_may_wait() {
+    let mut stage = Stage::new(1, &["m"]);
+    stage.list(0, &["m"]);
+    stage.serve("m", 0.0);
+    let (m, id, now) = (model("m"), stage.servers[0], stage.now);
+    let lane = super::lane(&mut stage.policy.models, &m, id).unwrap();
+    lane.slots.waited_behind(2, now);
+    stage.pass(60.0);
+    stage.send("m");
+    stage.send("m");
+    assert!(stage.choose_with("m", 0.0, 8, false).is_none());
+    assert!(stage.choose_with("m", 0.0, 8, true).is_some());
+}
+
+#[test]
+fn while_the_slots_are_unknown_any_request_finds_more_of_them() {
+    let mut stage = Stage::new(1, &["m"]);
+    stage.list(0, &["m"]);
+    stage.serve("m", 0.0);
+    stage.send("m");
+    assert!(stage.choose_with("m", 0.0, 8, false).is_some());
 }

@@ -100,6 +100,12 @@ impl Head {
     }
 }
 
+impl<K, R> KeyQueue<K, R> {
+    fn waiting(&self) -> usize {
+        self.flows.iter().map(|flow| flow.waiters.len()).sum()
+    }
+}
+
 impl<R> Flow<R> {
     fn empty() -> Self {
         Self {
@@ -181,9 +187,14 @@ impl<K: Clone + Eq + Hash, R> ClassQueue<K, R> {
             .key_queues
             .iter()
             .find(|key_queue| key_queue.key == *key);
-        key_queue.map_or(0, |key_queue| {
-            key_queue.flows.iter().map(|flow| flow.waiters.len()).sum()
-        })
+        key_queue.map_or(0, KeyQueue::waiting)
+    }
+
+    /// The number of waiters with the key of this one, itself included.
+    pub(in crate::queue::machine) fn waiting_beside(&self, head: Head) -> usize {
+        self.key_queues
+            .get(head.key_queue)
+            .map_or(0, KeyQueue::waiting)
     }
 
     /// The arrival of the waiter that waits longest.
