@@ -160,6 +160,7 @@ pub(crate) fn scanned(mut request: Request<Full<Bytes>>, attempts: u32) -> Reque
         keep_alive: None,
         num_ctx: None,
         has_no_prompt: false,
+        needs: Default::default(),
         body_bytes: 2,
         prefix: Default::default(),
         places: Default::default(),
