@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod affinity;
+mod aliases;
 mod cache;
 mod catalogue;
 mod commands;

@@ -1,0 +1,162 @@
+//! How soon a model could answer, for the choice among several models.
+
+use llamatower_layers::ModelName;
+
+use super::choose::Ask;
+use super::lane::Residency;
+use super::{Availability, Policy, ServerId, View};
+
+impl Policy {
+    /// Whether a model is in the memory of one of these servers, or is being loaded there. A server
+    /// that does not tell what is in its memory does not count.
+    pub(crate) fn is_resident_anywhere(
+        &self,
+        model: &ModelName,
+        is_up: impl Fn(ServerId) -> bool,
+    ) -> bool {
+        let is_there = |residency: Residency| {
+            matches!(
+                residency,
+                Residency::Resident { .. } | Residency::Loading(_)
+            )
+        };
+        self.models.get(model).is_some_and(|model| {
+            let mut lanes = model.lanes.iter();
+            lanes.any(|lane| is_there(lane.residency) && is_up(lane.server))
+        })
+    }
+
+    /// The expected seconds until the request has its whole response: those of the best server in
+    /// the best state, and the wait for the requests that are in the queue before it. `None` if no
+    /// server that has the model is up.
+    pub(crate) fn expected_seconds(
+        &self,
+        ask: &Ask<'_>,
+        view: impl Fn(ServerId) -> Option<View>,
+    ) -> Option<f64> {
+        let model = self.models.get(ask.model)?;
+        let mut best: Option<(Availability, f64)> = None;
+        let mut pace = 0.0;
+        for lane in &model.lanes {
+            let Some((view, server)) = view(lane.server).zip(self.server(lane.server)) else {
+                continue;
+            };
+            if view.availability >= Availability::Down {
+                continue;
+            }
+            let judged = self.judge(model, lane, server, ask);
+            pace += judged.pace;
+            let found = (view.availability, judged.terms.total());
+            let is_better = best.is_none_or(|best| match found.0.cmp(&best.0) {
+                std::cmp::Ordering::Equal => found.1 < best.1,
+                order => order.is_lt(),
+            });
+            if is_better {
+                best = Some(found);
+            }
+        }
+        let (_, seconds) = best?;
+        let ahead = ask.waiting.saturating_sub(1) as f64;
+        // Where nothing was measured, requests take no time.
+        let queue = match pace > 0.0 && pace.is_finite() {
+            true => ahead / pace,
+            false => 0.0,
+        };
+        Some(seconds + queue)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::super::{InMemory, Phases, Report, ServerSpec};
+    use super::*;
+
+    fn model(name: &str) -> ModelName {
+        ModelName::parse(name).unwrap()
+    }
+
+    fn ask(model: &ModelName, waiting: usize, now: Instant) -> Ask<'_> {
+        Ask {
+            model,
+            prompt_tokens: 10.0,
+            output_tokens: None,
+            num_ctx: None,
+            may_change_num_ctx: false,
+            prefix: &[],
+            prefix_part: 0.0,
+            streams: true,
+            waiting,
+            since: now,
+            now,
+        }
+    }
+
+    fn view(availability: Availability) -> impl Fn(ServerId) -> Option<View> {
+        move |_| {
+            Some(View {
+                availability,
+                was_tried: false,
+                is_trial: false,
+            })
+        }
+    }
+
+    #[test]
+    fn a_model_in_memory_answers_sooner_and_a_queue_makes_it_later() {
+        let (mut policy, now) = (Policy::default(), Instant::now());
+        let spec = ServerSpec {
+            slots: Some(1),
+            ..ServerSpec::new("gpu-1".into())
+        };
+        let id = policy.add_server(spec);
+        let (warm, cold) = (model("warm"), model("cold"));
+        policy.set_installed(id, &[(warm.clone(), 10), (cold.clone(), 10)]);
+        let row = InMemory {
+            model: warm.clone(),
+            bytes: 10,
+            context: None,
+            expires: Some(now + Duration::from_secs(3600)),
+        };
+        policy.set_residents(id, Some(&[row]), now, now);
+        assert!(
+            policy.is_resident_anywhere(&warm, |_| true)
+                && !policy.is_resident_anywhere(&cold, |_| true)
+        );
+        assert!(
+            !policy.is_resident_anywhere(&warm, |_| false),
+            "its server is down"
+        );
+        // A request of 5 s teaches how long requests take.
+        let grant = policy.choose(&ask(&warm, 1, now), view(Availability::Healthy));
+        let grant = grant.unwrap();
+        let ended = now + Duration::from_secs(5);
+        policy.first_byte(&warm, grant.flight, now + Duration::from_secs(1));
+        let phases = Phases {
+            load: Duration::ZERO,
+            prompt: Duration::from_secs(1),
+            output: Duration::from_secs(4),
+            total: Duration::from_secs(5),
+        };
+        let report = Report {
+            prompt_tokens: 10,
+            output_tokens: 10,
+            phases: Some(phases),
+        };
+        policy.end(&warm, grant.flight, Some(report), ended);
+        let seconds = |model: &ModelName, waiting| {
+            let ask = ask(model, waiting, ended);
+            policy.expected_seconds(&ask, view(Availability::Healthy))
+        };
+        assert!(seconds(&warm, 1).unwrap() < seconds(&cold, 1).unwrap());
+        assert!(seconds(&warm, 4).unwrap() > seconds(&warm, 1).unwrap() + 10.0);
+        assert_eq!(seconds(&model("absent"), 1), None);
+        let down = policy.expected_seconds(&ask(&warm, 1, ended), view(Availability::Down));
+        assert_eq!(down, None);
+    }
+}

@@ -1,0 +1,543 @@
+//! Aliases of models: names in requests and answers, chains, weights, sets, and the models of keys.
+
+use std::time::Duration;
+
+use llamatower_sim::{Fault, FaultKind, ModelSpec, Sim, SimHandle};
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Connection, Gateway, load, run, send, with, within_limit};
+
+const ALIASES: &str = "LLAMATOWER_ALIASES";
+
+/// A server with the models `tiny` and `small`.
+async fn two_models() -> SimHandle {
+    let models = ["tiny", "small"].map(|name| ModelSpec::new(name).with_slots(4));
+    let [tiny, small] = models;
+    Sim::builder()
+        .model(tiny)
+        .model(small)
+        .start()
+        .await
+        .unwrap()
+}
+
+/// A gateway that knows the models of the server.
+async fn gateway_of(sims: &[&SimHandle], settings: &[(&str, &str)]) -> Gateway {
+    let gateway = Gateway::start(sims, settings).await;
+    for sim in sims {
+        let name = sim.url().trim_start_matches("http://").to_owned();
+        let is_up =
+            move |line: &Value| line["message"] == "the backend is up" && line["backend"] == *name;
+        gateway.logged("the backend is up", is_up).await;
+    }
+    gateway
+}
+
+fn chat_with(model: &str) -> Value {
+    json!({"model": model, "messages": [{"role": "user", "content": "hi"}]})
+}
+
+/// The model of the last request with a body that the server got.
+fn last_model(sim: &SimHandle) -> String {
+    let requests = sim.requests();
+    let mut posts = requests.iter().filter(|request| request.method() == "POST");
+    posts.next_back().unwrap().model().unwrap().to_owned()
+}
+
+/// All values of `model` in a text of JSON objects, whatever is around them.
+fn models_in(text: &str) -> Vec<String> {
+    let lines = text.lines().map(|line| line.trim_start_matches("data: "));
+    let lines = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let models = lines.flat_map(|line| {
+        let places = ["/model", "/message/model", "/response/model"];
+        let models = places.map(|place| line.pointer(place).cloned());
+        models.into_iter().flatten().collect::<Vec<_>>()
+    });
+    models
+        .map(|model| model.as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn an_answer_names_what_the_client_asked_for_in_every_dialect() {
+    let sim = two_models().await;
+    let gateway = gateway_of(&[&sim], &[(ALIASES, "gpt-4o-mini=tiny")]).await;
+    let input = json!({"input": "hi"});
+    for (path, body) in [
+        ("/api/chat", json!({})),
+        ("/api/chat", json!({"stream": false})),
+        ("/api/chat", json!({"messages": []})),
+        ("/api/generate", json!({"prompt": "hi"})),
+        ("/api/generate", json!({"prompt": "hi", "stream": false})),
+        ("/v1/chat/completions", json!({})),
+        ("/v1/chat/completions", json!({"stream": true})),
+        ("/v1/completions", json!({"prompt": "hi"})),
+        ("/v1/completions", json!({"prompt": "hi", "stream": true})),
+        ("/v1/messages", json!({"max_tokens": 9})),
+        ("/v1/messages", json!({"max_tokens": 9, "stream": true})),
+        ("/v1/responses", input.clone()),
+        (
+            "/v1/responses",
+            with(input.clone(), json!({"stream": true})),
+        ),
+        ("/api/embed", input.clone()),
+        ("/v1/embeddings", input),
+    ] {
+        for asked in ["gpt-4o-mini", "GPT-4o-mini:latest"] {
+            let body = with(chat_with(asked), body.clone());
+            let answer = gateway.post(path, &body).await;
+            assert_eq!(answer.status, 200, "{path} {body}: {}", answer.text);
+            assert_eq!(answer.header("x-llamatower-model"), "tiny");
+            assert_eq!(last_model(&sim), "tiny");
+            let models = models_in(&answer.text);
+            assert!(!models.is_empty(), "{path}: {}", answer.text);
+            assert!(
+                models.iter().all(|model| model == asked),
+                "{path}: {}",
+                answer.text
+            );
+            assert!(!answer.text.contains("\"tiny\""), "{path}: {}", answer.text);
+            // The bytes are those for the model, but for its name.
+            let direct = gateway
+                .post(path, &with(body.clone(), json!({"model": "tiny"})))
+                .await;
+            assert_eq!(models_in(&direct.text).len(), models.len(), "{path}");
+            assert_eq!(direct.header("x-llamatower-model"), "");
+            let has_length = |answer: &Answer| answer.headers.contains_key("content-length");
+            assert_eq!(has_length(&answer), has_length(&direct), "{path}");
+        }
+    }
+    let id = gateway.post("/api/chat", &chat_with("gpt-4o-mini")).await;
+    let id = id.header("x-request-id").to_owned();
+    let line = gateway
+        .logged("the end of a request", |line| line["request_id"] == *id)
+        .await;
+    assert_eq!(
+        (&line["model"], &line["served_model"]),
+        (&json!("gpt-4o-mini"), &json!("tiny"))
+    );
+    let page = gateway.admin_page("/metrics").await.text;
+    assert!(page.contains("gen_ai_request_model=\"tiny\""), "{page}");
+    assert!(!page.contains("gen_ai_request_model=\"other\""), "{page}");
+}
+
+#[tokio::test]
+async fn a_stream_arrives_line_by_line() {
+    let model = ModelSpec::new("tiny")
+        .with_pace(Duration::from_millis(20))
+        .with_reply_tokens(1000);
+    let sim = Sim::builder().model(model).start().await.unwrap();
+    let gateway = gateway_of(&[&sim], &[(ALIASES, "gpt=tiny")]).await;
+    let mut connection = gateway.connect().await;
+    connection.post("/api/chat", &chat_with("gpt")).await;
+    assert_eq!(connection.head().await.get("x-llamatower-model"), "tiny");
+    for _ in 0..3 {
+        let chunk = connection.chunk().await;
+        assert!(
+            chunk.starts_with("{\"model\":\"gpt\",") && chunk.ends_with("}\n"),
+            "{chunk}"
+        );
+    }
+    drop(connection);
+    within_limit("the end of the stream at the server", async {
+        while sim.state().generating > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_next_model_answers_if_one_is_missing_or_failing() {
+    let sim = two_models().await;
+    let settings = [
+        (ALIASES, "fast=absent|tiny|small"),
+        ("LLAMATOWER_RETRY_ATTEMPTS", "1"),
+    ];
+    let gateway = gateway_of(&[&sim], &settings).await;
+    let served = async |status: u16| {
+        let answer = gateway
+            .post("/v1/chat/completions", &chat_with("fast"))
+            .await;
+        assert_eq!(answer.status, status, "{}", answer.text);
+        answer
+    };
+    let answer = served(200).await;
+    assert_eq!(answer.header("x-llamatower-model"), "tiny");
+    assert_eq!(answer.json()["model"], "fast");
+
+    sim.arm(Fault::new(FaultKind::LoadFailure).for_model("tiny"));
+    let answer = served(200).await;
+    assert_eq!(answer.header("x-llamatower-model"), "small");
+
+    // The client gets the first failure that is not a missing model.
+    sim.arm(Fault::new(FaultKind::Busy).for_model("small"));
+    let answer = served(500).await;
+    assert_eq!(answer.header("x-llamatower-model"), "tiny");
+    assert!(
+        answer.json()["error"]["message"].is_string(),
+        "{}",
+        answer.text
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_is_followed_by_a_model_of_another_one() {
+    let tiny = Sim::builder()
+        .model(ModelSpec::new("tiny"))
+        .start()
+        .await
+        .unwrap();
+    let small = Sim::builder()
+        .model(ModelSpec::new("small"))
+        .start()
+        .await
+        .unwrap();
+    let gateway = gateway_of(&[&tiny, &small], &[(ALIASES, "fast=tiny|small")]).await;
+    let answer = gateway.post("/api/chat", &chat_with("fast")).await;
+    assert_eq!(answer.header("x-llamatower-model"), "tiny");
+    drop(tiny);
+    let answer = gateway.post("/api/chat", &chat_with("fast")).await;
+    assert_eq!(
+        (answer.status, answer.header("x-llamatower-model")),
+        (200, "small")
+    );
+}
+
+#[tokio::test]
+async fn an_alias_without_an_installed_model_tells_what_it_stands_for() {
+    let sim = two_models().await;
+    let gateway = gateway_of(&[&sim], &[(ALIASES, "gpt=absent|none")]).await;
+    let text = "model 'gpt' not found: it stands for absent, none, and no server has one of these";
+    for (path, place) in [
+        ("/api/chat", "/error"),
+        ("/v1/chat/completions", "/error/message"),
+        ("/v1/messages", "/error/message"),
+        ("/api/show", "/error"),
+    ] {
+        let answer = gateway.post(path, &chat_with("gpt")).await;
+        assert_eq!(answer.status, 404, "{path}: {}", answer.text);
+        assert_eq!(answer.json().pointer(place).unwrap(), text, "{path}");
+    }
+}
+
+/// Sends a chat request that holds its slot until the connection is dropped.
+async fn hold(gateway: &Gateway, model: &str) -> Connection {
+    let mut connection = gateway.connect().await;
+    connection.post("/api/chat", &chat_with(model)).await;
+    connection.head().await;
+    connection
+}
+
+#[tokio::test]
+async fn a_full_queue_is_followed_by_the_next_model() {
+    let slow = |name| {
+        ModelSpec::new(name)
+            .with_pace(Duration::from_millis(20))
+            .with_reply_tokens(1000)
+    };
+    let sim = Sim::builder()
+        .model(slow("tiny"))
+        .model(slow("small"))
+        .start()
+        .await
+        .unwrap();
+    let settings = [
+        (ALIASES, "fast=tiny|small"),
+        ("LLAMATOWER_SLOTS", "1"),
+        ("LLAMATOWER_QUEUE_MAX_WAITING", "1"),
+    ];
+    let gateway = gateway_of(&[&sim], &settings).await;
+    let _held = hold(&gateway, "fast").await;
+    let mut waiting = gateway.connect().await;
+    waiting.post("/api/chat", &chat_with("tiny")).await;
+    within_limit("a waiting request", async {
+        while gateway.metric("llamatower_queue_depth").await < 1.0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let mut connection = gateway.connect().await;
+    connection.post("/api/chat", &chat_with("fast")).await;
+    let head = connection.head().await;
+    assert_eq!(
+        (head.status, head.get("x-llamatower-model")),
+        (200, "small")
+    );
+}
+
+/// Keys of the names `ada`, `bob` and so on, each `NAME-secret`.
+fn keys(names: &[&str]) -> String {
+    use sha2::{Digest, Sha256};
+    let line = |name: &&str| {
+        let digest = Sha256::digest(format!("{name}-secret"));
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{name}=sha256:{digest}")
+    };
+    names.iter().map(line).collect::<Vec<_>>().join(",")
+}
+
+#[tokio::test]
+async fn weights_divide_the_clients_and_each_gateway_chooses_the_same_model_for_one() {
+    let names: Vec<String> = (0..60).map(|number| format!("user{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let sim = two_models().await;
+    let keys = keys(&names);
+    let settings = [
+        (ALIASES, "mix=tiny*9|small*1"),
+        ("LLAMATOWER_API_KEYS", &*keys),
+    ];
+    let gateways = [
+        gateway_of(&[&sim], &settings).await,
+        gateway_of(&[&sim], &settings).await,
+    ];
+    let mut small = 0;
+    for name in names {
+        let mut served = Vec::new();
+        for gateway in &gateways {
+            let request = gateway.post_request("/api/chat", &chat_with("mix"));
+            let answer = send(request.bearer_auth(format!("{name}-secret"))).await;
+            served.push(answer.header("x-llamatower-model").to_owned());
+        }
+        assert_eq!(served[0], served[1], "{name}");
+        small += usize::from(served[0] == "small");
+    }
+    // The names are fixed, so the number is too: about one of ten.
+    assert!((2..=12).contains(&small), "{small}");
+}
+
+#[tokio::test]
+async fn a_model_without_a_capability_that_the_request_needs_is_left_out() {
+    let sim = Sim::builder()
+        .model(ModelSpec::new("text").with_capabilities(["completion"]))
+        .model(ModelSpec::new("sees").with_capabilities(["completion", "vision"]))
+        .model(ModelSpec::new("thinks").with_capabilities(["completion", "thinking", "tools"]))
+        .start()
+        .await
+        .unwrap();
+    let settings = [(ALIASES, "any=text|sees|thinks,blind=text|thinks")];
+    let gateway = gateway_of(&[&sim], &settings).await;
+    let images = json!({"messages": [{"role": "user", "content": "hi", "images": ["aGk="]}]});
+    let tools = json!({"tools": [{"type": "function", "function": {"name": "f"}}]});
+    let thinking = json!({"think": true});
+    for (more, model) in [
+        (json!({}), "text"),
+        (images.clone(), "sees"),
+        (tools, "thinks"),
+        (thinking, "thinks"),
+    ] {
+        let answer = gateway
+            .post("/api/chat", &with(chat_with("any"), more.clone()))
+            .await;
+        assert_eq!(
+            answer.header("x-llamatower-model"),
+            model,
+            "{more}: {}",
+            answer.text
+        );
+    }
+    let answer = gateway
+        .post("/api/chat", &with(chat_with("blind"), images))
+        .await;
+    assert_eq!(answer.status, 400);
+    let error = answer.json()["error"].as_str().unwrap().to_owned();
+    assert!(
+        error.contains("no model of 'blind'") && error.contains("vision"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_set_prefers_what_is_in_memory_or_answers_soonest() {
+    let slow = |name| ModelSpec::new(name).with_load_time(Duration::from_millis(50));
+    let sim = Sim::builder()
+        .model(slow("tiny"))
+        .model(slow("small"))
+        .start()
+        .await
+        .unwrap();
+    let load_small = json!({"model": "small"});
+    let settings = [(
+        ALIASES,
+        "warm=resident(tiny|small), soon=cheapest(tiny|small)",
+    )];
+    let gateway = gateway_of(&[&sim], &settings).await;
+    let served = async |alias: &str| {
+        let answer = gateway.post("/api/chat", &chat_with(alias)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.header("x-llamatower-model").to_owned()
+    };
+    let loaded = gateway.post("/api/generate", &load_small).await;
+    assert_eq!(loaded.status, 200);
+    assert_eq!(served("warm").await, "small");
+    assert_eq!(served("soon").await, "small");
+
+    let other = Sim::builder().model(slow("tiny")).start().await.unwrap();
+    load(&other).await;
+    let gateway = gateway_of(&[&other], &settings).await;
+    let answer = gateway.post("/api/chat", &chat_with("warm")).await;
+    assert_eq!(answer.header("x-llamatower-model"), "tiny");
+}
+
+#[tokio::test]
+async fn aliases_are_listed_only_if_a_setting_says_so() {
+    let sim = two_models().await;
+    let aliases = (ALIASES, "gpt-4o-mini=absent|tiny,none=absent");
+    for (setting, is_listed) in [("false", false), ("true", true)] {
+        let gateway = gateway_of(&[&sim], &[aliases, ("LLAMATOWER_LIST_ALIASES", setting)]).await;
+        let tags = send(gateway.get("/api/tags")).await.json();
+        let tags = tags["models"].as_array().unwrap().clone();
+        let alias = tags.iter().find(|row| row["name"] == "gpt-4o-mini:latest");
+        assert_eq!(alias.is_some(), is_listed);
+        assert_eq!(tags.len(), 2 + usize::from(is_listed));
+        if let Some(alias) = alias {
+            let tiny = tags
+                .iter()
+                .find(|row| row["name"] == "tiny:latest")
+                .unwrap();
+            assert_eq!(alias["model"], "gpt-4o-mini:latest");
+            assert_eq!(alias["digest"], tiny["digest"]);
+        }
+        let models = send(gateway.get("/v1/models")).await.json();
+        let models = models["data"].as_array().unwrap().clone();
+        assert_eq!(
+            models.iter().any(|row| row["id"] == "gpt-4o-mini"),
+            is_listed
+        );
+
+        let one = send(gateway.get("/v1/models/gpt-4o-mini")).await;
+        assert_eq!(one.json()["id"], "gpt-4o-mini", "{}", one.text);
+        let show = gateway
+            .post("/api/show", &json!({"name": "gpt-4o-mini"}))
+            .await;
+        let direct = gateway.post("/api/show", &json!({"name": "tiny"})).await;
+        assert_eq!((show.status, &show.text), (200, &direct.text));
+        assert_eq!(show.header("x-llamatower-model"), "tiny");
+    }
+}
+
+#[tokio::test]
+async fn a_key_uses_and_sees_only_its_models() {
+    let sim = two_models().await;
+    let keys = keys(&["ada", "bob"]);
+    let settings = [
+        ("LLAMATOWER_API_KEYS", &*keys),
+        ("LLAMATOWER_KEY_MODELS", "ada=gpt*|small"),
+        ("LLAMATOWER_LIST_ALIASES", "true"),
+        (ALIASES, "gpt-4o=tiny, other=tiny"),
+    ];
+    let gateway = gateway_of(&[&sim], &settings).await;
+    let ask = async |key: &str, path: &str, model: &str| {
+        let request = gateway.post_request(path, &chat_with(model));
+        send(request.bearer_auth(format!("{key}-secret"))).await
+    };
+    for (key, model, status) in [
+        ("ada", "gpt-4o", 200),
+        ("ada", "small:latest", 200),
+        ("ada", "tiny", 403),
+        ("ada", "other", 403),
+        ("ada", "absent", 403),
+        ("bob", "tiny", 200),
+        ("bob", "other", 200),
+    ] {
+        let answer = ask(key, "/api/chat", model).await;
+        assert_eq!(answer.status, status, "{key} {model}: {}", answer.text);
+    }
+    let text = "this API key may not use the model 'tiny'";
+    for (path, place) in [
+        ("/api/show", "/error"),
+        ("/api/embed", "/error"),
+        ("/v1/chat/completions", "/error/message"),
+        ("/v1/messages", "/error/message"),
+    ] {
+        let answer = ask("ada", path, "tiny").await;
+        assert_eq!(answer.status, 403, "{path}");
+        assert_eq!(answer.json().pointer(place).unwrap(), text, "{path}");
+    }
+    let one = gateway.get("/v1/models/tiny").bearer_auth("ada-secret");
+    assert_eq!(send(one).await.status, 403);
+    let names = async |key: &str, path: &str, list: &str, name: &str| {
+        let request = gateway.get(path).bearer_auth(format!("{key}-secret"));
+        let page = send(request).await.json();
+        let rows = page[list].as_array().unwrap().iter();
+        let mut names: Vec<_> = rows
+            .map(|row| row[name].as_str().unwrap().to_owned())
+            .collect();
+        names.sort();
+        names.join(" ")
+    };
+    assert_eq!(
+        names("ada", "/api/tags", "models", "name").await,
+        "gpt-4o:latest small:latest"
+    );
+    assert_eq!(
+        names("ada", "/v1/models", "data", "id").await,
+        "gpt-4o small:latest"
+    );
+    assert_eq!(
+        names("ada", "/api/ps", "models", "name").await,
+        "small:latest"
+    );
+    assert_eq!(
+        names("bob", "/api/tags", "models", "name").await,
+        "gpt-4o:latest other:latest small:latest tiny:latest"
+    );
+}
+
+#[tokio::test]
+async fn an_alias_with_the_name_of_a_model_wins_and_the_log_says_so() {
+    let sim = two_models().await;
+    let gateway = gateway_of(&[&sim], &[(ALIASES, "tiny=small, small=small|tiny")]).await;
+    let line = gateway
+        .logged("the alias that hides a model", |line| {
+            line["alias"].is_string()
+        })
+        .await;
+    assert_eq!(line["alias"], "tiny", "{line}");
+    let answer = gateway.post("/api/chat", &chat_with("tiny")).await;
+    assert_eq!(answer.header("x-llamatower-model"), "small");
+    // In its own list, the name is the model.
+    let answer = gateway.post("/api/chat", &chat_with("small")).await;
+    assert_eq!(answer.header("x-llamatower-model"), "small");
+    assert!(!gateway.has_logged(|line| line["alias"] == "small"));
+}
+
+#[tokio::test]
+async fn unusable_aliases_prevent_the_start_and_the_error_names_them() {
+    for (value, expected) in [
+        ("gpt=gpt:latest", "gpt stands for itself"),
+        ("a=b,b=a", "aliases stand for each other: a, b, a"),
+        ("gpt=", "gpt stands for no model"),
+        ("gpt", "is not like gpt-4o-mini=qwen2.5-coder:7b"),
+        ("gpt=a b", "\"a b\" is not a model's name"),
+        ("gpt=a*9|b", "some models have a weight and some have none"),
+        ("gpt=a*0", "the weight in \"a*0\""),
+        ("gpt=dearest(a|b)", "must be one of cheapest, resident"),
+        ("gpt=a,gpt:latest=b", "twice"),
+    ] {
+        let exited = run(&["check"], &[(ALIASES, value)]).await;
+        let told = format!("{}{}", exited.stdout, exited.stderr);
+        assert_eq!(exited.code, Some(2), "{value}: {told}");
+        assert!(
+            told.contains(ALIASES) && told.contains(expected),
+            "{value}: {told}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn aliases_are_reloaded() {
+    let sim = two_models().await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let write = |text: &str| std::fs::write(file.path(), text).unwrap();
+    write("[aliases]\ngpt = \"tiny\"\n");
+    let path = file.path().to_str().unwrap();
+    let gateway = gateway_of(&[&sim], &[("LLAMATOWER_CONFIG", path)]).await;
+    let answer = gateway.post("/api/chat", &chat_with("gpt")).await;
+    assert_eq!(answer.header("x-llamatower-model"), "tiny");
+    write("[[aliases]]\nname = \"gpt\"\nmodels = [\"small\", \"tiny\"]\n");
+    let line = gateway.hang_up("settings reloaded").await;
+    assert_eq!(line["changed"], ALIASES, "{line}");
+    let answer = gateway.post("/api/chat", &chat_with("gpt")).await;
+    assert_eq!(answer.header("x-llamatower-model"), "small");
+}
