@@ -35,7 +35,7 @@ In the TOML file, aliases can be a table, with a model or a list of models for e
 fast = ["qwen2.5:7b", "llama3.2:3b"]
 ```
 
-or a table for each, which can have weights (1 to 4294967295) or `choose` (`cheapest`, `resident`):
+or a table for each, which can have weights (whole numbers above 0) or `choose` (`cheapest`, `resident`):
 
 ```toml
 [[aliases]]

@@ -135,11 +135,16 @@ pub fn reference() -> String {
             text,
             "| `{}` | `{name}` | {default} | {} Form: {}. |",
             setting.variable,
-            setting.about,
-            setting.form.describe()
+            in_table(setting.about),
+            in_table(setting.form.describe())
         );
     }
     text
+}
+
+/// A text for a cell of a table in Markdown.
+fn in_table(text: &str) -> String {
+    text.replace('|', "\\|")
 }
 
 /// What the reference tells after the table of a section.

@@ -487,7 +487,7 @@ async fn a_key_uses_and_sees_only_its_models() {
 #[tokio::test]
 async fn an_alias_with_the_name_of_a_model_wins_and_the_log_says_so() {
     let sim = two_models().await;
-    let gateway = gateway_of(&[&sim], &[(ALIASES, "tiny=small, small=small|tiny")]).await;
+    let gateway = gateway_of(&[&sim], &[(ALIASES, "tiny=small, small=small|other")]).await;
     let line = gateway
         .logged("the alias that hides a model", |line| {
             line["alias"].is_string()
@@ -540,4 +540,48 @@ async fn aliases_are_reloaded() {
     assert_eq!(line["changed"], ALIASES, "{line}");
     let answer = gateway.post("/api/chat", &chat_with("gpt")).await;
     assert_eq!(answer.header("x-llamatower-model"), "small");
+}
+
+/// The guide's first example in this language.
+fn example(language: &str) -> String {
+    let guide = include_str!("../../docs/models.md");
+    let (_, rest) = guide.split_once(&format!("```{language}\n")).unwrap();
+    rest.split_once("```").unwrap().0.to_owned()
+}
+
+#[tokio::test]
+async fn the_example_of_the_guide_is_answered_as_it_says() {
+    let models = ["qwen2.5-coder:7b", "qwen2.5:7b", "llama3.2:3b", "qwen3:8b"];
+    let sim = models.into_iter().fold(Sim::builder(), |sim, model| {
+        sim.model(ModelSpec::new(model))
+    });
+    let sim = sim.start().await.unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), example("toml")).unwrap();
+    let path = file.path().to_str().unwrap();
+    let gateway = gateway_of(&[&sim], &[("LLAMATOWER_CONFIG", path)]).await;
+    let command = example("sh");
+    let (_, body) = command.split_once("-d '").unwrap();
+    let body: Value = serde_json::from_str(body.split_once('\'').unwrap().0).unwrap();
+    let path = "/v1/chat/completions";
+    assert!(command.contains(path));
+    let answer = gateway.post(path, &body).await;
+    assert_eq!(answer.header("x-llamatower-model"), "qwen2.5-coder:7b");
+    let shown: Value = serde_json::from_str(&example("json")).unwrap();
+    for (key, value) in shown.as_object().unwrap() {
+        assert_eq!(answer.json()[key], *value, "{key}");
+    }
+    let listed = send(gateway.get("/v1/models")).await.text;
+    for alias in ["gpt-4o-mini", "fast", "chat", "small"] {
+        assert!(listed.contains(&format!("\"id\":\"{alias}\"")), "{listed}");
+        let answer = gateway.post("/api/chat", &chat_with(alias)).await;
+        assert_eq!(answer.status, 200, "{alias}: {}", answer.text);
+    }
+    // The line for the environment is the same as the tables.
+    let guide = include_str!("../../docs/models.md");
+    let (_, line) = guide.split_once("LLAMATOWER_ALIASES=\"").unwrap();
+    let line = line.split_once('"').unwrap().0;
+    let gateway = gateway_of(&[&sim], &[(ALIASES, line)]).await;
+    let answer = gateway.post("/api/chat", &chat_with("fast")).await;
+    assert_eq!(answer.header("x-llamatower-model"), "qwen2.5:7b");
 }

@@ -136,6 +136,11 @@ impl Alias {
         &self.text
     }
 
+    /// Whether it is a model of its own name, with others for when that one cannot answer.
+    fn lists_itself(&self) -> bool {
+        self.others().count() < self.targets.len()
+    }
+
     /// The other models than itself that it stands for.
     fn others(&self) -> impl Iterator<Item = &AliasTarget> {
         let targets = self.targets.iter();
@@ -172,7 +177,8 @@ impl Aliases {
     /// A table of these aliases.
     ///
     /// # Errors
-    /// Two have the same name, or aliases stand for each other.
+    /// Two have the same name, or aliases stand for each other. A model may have an alias of its own
+    /// name, with itself in the list, and so may its alternatives: there each name is the model.
     pub fn new(aliases: impl IntoIterator<Item = Alias>) -> Result<Self, AliasError> {
         let mut table = Self::default();
         for alias in aliases.into_iter().map(Arc::new) {
@@ -198,6 +204,9 @@ impl Aliases {
         path: &mut Vec<&'a Arc<Alias>>,
     ) -> Option<AliasError> {
         if let Some(at) = path.iter().position(|before| Arc::ptr_eq(before, alias)) {
+            if alias.lists_itself() {
+                return None;
+            }
             let names = path[at..].iter().chain([&alias]);
             let names: Vec<_> = names.map(|alias| &*alias.text).collect();
             let names = names.join(", ");
@@ -253,7 +262,7 @@ impl Aliases {
         known: &dyn KnownModels,
     ) -> Vec<Candidate> {
         let mut all = Vec::new();
-        self.collect(alias, asked, known, &mut all);
+        self.collect(&mut vec![alias], asked, known, &mut all);
         if let ([], [only]) = (&all[..], &self.in_listed_order(alias)[..]) {
             all.push(only.clone());
         }
@@ -263,43 +272,54 @@ impl Aliases {
     /// The models that an alias stands for, in the order in which they were given.
     pub fn in_listed_order(&self, alias: &Alias) -> Vec<Candidate> {
         let mut all = Vec::new();
-        self.collect_listed(alias, &mut all);
+        self.collect_listed(&mut vec![alias], &mut all);
         all
     }
 
-    fn collect_listed(&self, alias: &Alias, all: &mut Vec<Candidate>) {
-        for target in &alias.targets {
-            match self.nested(alias, target) {
-                Some(nested) => self.collect_listed(nested, all),
+    fn collect_listed<'a>(&'a self, path: &mut Vec<&'a Alias>, all: &mut Vec<Candidate>) {
+        for target in targets_of(path) {
+            match self.nested(path, target) {
+                Some(nested) => {
+                    path.push(nested);
+                    self.collect_listed(path, all);
+                    path.pop();
+                }
                 None => push(all, &target.model),
             }
         }
     }
 
-    /// The alias that a target is. An alias in its own list is the model of this name.
-    fn nested(&self, alias: &Alias, target: &AliasTarget) -> Option<&Arc<Alias>> {
-        match target.model.name == alias.name {
+    /// The alias that a target is. Within an alias, its name is the model of this name.
+    fn nested(&self, path: &[&Alias], target: &AliasTarget) -> Option<&Alias> {
+        let is_within = path.iter().any(|alias| alias.name == target.model.name);
+        match is_within {
             true => None,
-            false => self.by_name.get(&target.model.name),
+            false => self.by_name.get(&target.model.name).map(|alias| &**alias),
         }
     }
 
-    fn collect(
-        &self,
-        alias: &Alias,
+    /// Adds the models of the last alias of `path`, which is the way to it.
+    fn collect<'a>(
+        &'a self,
+        path: &mut Vec<&'a Alias>,
         asked: &Asked<'_>,
         known: &dyn KnownModels,
         all: &mut Vec<Candidate>,
     ) {
         let mut own = Vec::new();
-        for target in in_turn(alias, asked) {
-            match self.nested(alias, target) {
-                Some(nested) => self.collect(nested, asked, known, &mut own),
+        let choice = path.last().map(|alias| alias.choice);
+        for target in in_turn(path, asked) {
+            match self.nested(path, target) {
+                Some(nested) => {
+                    path.push(nested);
+                    self.collect(path, asked, known, &mut own);
+                    path.pop();
+                }
                 None if known.lacks(&target.model.name, asked.needs) => {}
                 None => push(&mut own, &target.model),
             }
         }
-        match alias.choice {
+        match choice.unwrap_or_default() {
             AliasChoice::InOrder | AliasChoice::Weighted => {}
             AliasChoice::Resident => {
                 let is_resident = |model: &Candidate| known.is_resident(&model.name);
@@ -324,10 +344,17 @@ fn push(all: &mut Vec<Candidate>, model: &Candidate) {
     }
 }
 
-/// The targets of an alias, those of a weighted one in the order for the client.
-fn in_turn<'a>(alias: &'a Alias, asked: &Asked<'_>) -> Vec<&'a AliasTarget> {
-    let mut targets: Vec<_> = alias.targets.iter().collect();
-    if alias.choice == AliasChoice::Weighted {
+fn targets_of<'a>(path: &[&'a Alias]) -> &'a [AliasTarget] {
+    path.last().map_or(&[], |alias| &alias.targets)
+}
+
+/// The targets of the last alias, those of a weighted one in the order for the client.
+fn in_turn<'a>(path: &[&'a Alias], asked: &Asked<'_>) -> Vec<&'a AliasTarget> {
+    let mut targets: Vec<_> = targets_of(path).iter().collect();
+    let weighted = path
+        .last()
+        .filter(|alias| alias.choice == AliasChoice::Weighted);
+    if let Some(alias) = weighted {
         let random = || fastrand::u64(..).to_string();
         let client = asked.client.map_or_else(random, str::to_owned);
         targets.sort_by_cached_key(|target| rendezvous(alias, &client, target));

@@ -88,6 +88,10 @@ fn an_alias_in_its_own_list_is_the_model_of_that_name() {
     let aliases = Aliases::new([chain("a", &["a", "b"]), chain("c", &["a", "d"])]).unwrap();
     assert_eq!(texts(&aliases, "a", &Asked::new(), &()), "a b");
     assert_eq!(texts(&aliases, "c", &Asked::new(), &()), "a b d");
+    let both = Aliases::new([chain("a", &["a", "b"]), chain("b", &["b", "a"])]).unwrap();
+    assert_eq!(texts(&both, "a", &Asked::new(), &()), "a b");
+    assert_eq!(texts(&both, "b", &Asked::new(), &()), "b a");
+    assert!(Aliases::new([chain("a", &["a", "b"]), chain("b", &["a"])]).is_err());
 }
 
 #[test]
