@@ -165,6 +165,13 @@ async fn the_next_model_answers_if_one_is_missing_or_failing() {
     let answer = served(200).await;
     assert_eq!(answer.header("x-llamatower-model"), "tiny");
     assert_eq!(answer.json()["model"], "fast");
+    let asked_for_absent = |sim: &SimHandle| {
+        let requests = sim.requests();
+        requests
+            .iter()
+            .any(|request| request.model() == Some("absent"))
+    };
+    assert!(!asked_for_absent(&sim), "no server is asked for it in vain");
 
     sim.arm(Fault::new(FaultKind::LoadFailure).for_model("tiny"));
     let answer = served(200).await;

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs)]
 
+mod alias_tables;
 mod contradictions;
 mod examples;
 mod nothing;

@@ -254,7 +254,7 @@ impl Aliases {
 
     /// The models that may answer a request for an alias, the best first, each once. A model that
     /// lacks what the request needs is left out, so that the list may be empty; an alias of a single
-    /// model keeps it, whose server tells what is missing.
+    /// model keeps it, whose server tells what is missing. Models that are on no server come last.
     pub fn candidates(
         &self,
         alias: &Alias,
@@ -263,6 +263,9 @@ impl Aliases {
     ) -> Vec<Candidate> {
         let mut all = Vec::new();
         self.collect(&mut vec![alias], asked, known, &mut all);
+        // Those that are there keep their order; a request for one that is not may have to wait
+        // until its servers have been asked once more.
+        all.sort_by_cached_key(|model| known.is_missing(&model.name));
         if let ([], [only]) = (&all[..], &self.in_listed_order(alias)[..]) {
             all.push(only.clone());
         }

@@ -54,6 +54,11 @@ pub trait KnownModels: Send + Sync {
         false
     }
 
+    /// Whether a model is certainly on no server. It is tried after those that are.
+    fn is_missing(&self, _model: &ModelName) -> bool {
+        false
+    }
+
     /// Whether a model is in memory somewhere.
     fn is_resident(&self, _model: &ModelName) -> bool {
         false

@@ -36,7 +36,12 @@ pub(super) struct Rewriter {
     key: Key,
     /// The length of the value that was replaced last.
     replaced: Option<u64>,
+    /// Where frames are put together. It is used again when they have been sent.
+    buffer: BytesMut,
 }
+
+/// Room for a few lines.
+const BUFFER_BYTES: usize = 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -94,6 +99,7 @@ impl Rewriter {
             at_key: false,
             key: Key::default(),
             replaced: None,
+            buffer: BytesMut::new(),
         }
     }
 
@@ -109,7 +115,6 @@ impl Rewriter {
 
     /// The next frame, which may have become empty. A frame without a model is not copied.
     pub(super) fn rewrite(&mut self, frame: Bytes) -> Bytes {
-        let mut out: Option<BytesMut> = None;
         // What was not copied yet.
         let mut from = 0;
         let mut at = 0;
@@ -132,11 +137,12 @@ impl Rewriter {
                 State::Between => {
                     let byte = rest[0];
                     if byte == b'"' && self.begins_model() {
-                        let out = out.get_or_insert_with(|| {
-                            BytesMut::with_capacity(frame.len() + self.value.len())
-                        });
-                        out.extend_from_slice(&frame[from..at]);
-                        out.extend_from_slice(&self.value);
+                        let room = frame.len() + self.value.len();
+                        if self.buffer.capacity() - self.buffer.len() < room {
+                            self.buffer.reserve(room.max(BUFFER_BYTES));
+                        }
+                        self.buffer.extend_from_slice(&frame[from..at]);
+                        self.buffer.extend_from_slice(&self.value);
                         self.replaced = Some(1);
                         self.state = State::Value;
                     } else {
@@ -150,14 +156,14 @@ impl Rewriter {
         if matches!(self.state, State::Value | State::ValueEscape) {
             from = frame.len();
         }
-        match out {
-            None if from == 0 => frame,
-            None => frame.slice(from..),
-            Some(mut out) => {
-                out.extend_from_slice(&frame[from..]);
-                out.freeze()
-            }
+        if self.buffer.is_empty() {
+            return match from {
+                0 => frame,
+                _ => frame.slice(from..),
+            };
         }
+        self.buffer.extend_from_slice(&frame[from..]);
+        self.buffer.split().freeze()
     }
 
     /// Skips the value that was replaced; returns how many bytes of it there are here.

@@ -144,11 +144,15 @@ struct Known {
     resident: Vec<&'static str>,
     seconds: Vec<(&'static str, f64)>,
     blind: Vec<&'static str>,
+    missing: Vec<&'static str>,
 }
 
 impl KnownModels for Known {
     fn lacks(&self, model: &ModelName, needs: Needs) -> bool {
         needs.images && self.blind.contains(&model.model())
+    }
+    fn is_missing(&self, model: &ModelName) -> bool {
+        self.missing.contains(&model.model())
     }
     fn is_resident(&self, model: &ModelName) -> bool {
         self.resident.contains(&model.model())
@@ -165,6 +169,7 @@ fn a_set_prefers_what_is_in_memory_or_answers_soonest_and_never_what_lacks_a_cap
         resident: vec!["b", "c"],
         seconds: vec![("a", 3.0), ("b", 1.0), ("c", 2.0)],
         blind: vec!["b"],
+        missing: vec![],
     };
     let images = Asked::new().with_needs(Needs::new().with_images(true));
     let text = Asked::new();
@@ -183,6 +188,16 @@ fn a_set_prefers_what_is_in_memory_or_answers_soonest_and_never_what_lacks_a_cap
     assert_eq!(texts(&aliases, "gpt", &text, &none_resident), "d a b c");
     let single = Aliases::new([chain("gpt", &["b"])]).unwrap();
     assert_eq!(texts(&single, "gpt", &images, &known), "b");
+}
+
+#[test]
+fn a_model_that_is_on_no_server_is_tried_last() {
+    let known = Known {
+        missing: vec!["a", "c"],
+        ..Known::default()
+    };
+    let aliases = Aliases::new([chain("gpt", &["a", "b", "c", "d"])]).unwrap();
+    assert_eq!(texts(&aliases, "gpt", &Asked::new(), &known), "b d a c");
 }
 
 // === the service ===

@@ -28,6 +28,10 @@ impl<S: Send + Sync> KnownModels for FleetModels<S> {
         !holders.is_empty() && holders.iter().all(|holder| lacks(holder, model, needs))
     }
 
+    fn is_missing(&self, model: &ModelName) -> bool {
+        self.0.catalogue.members().holders(model).is_empty()
+    }
+
     fn is_resident(&self, model: &ModelName) -> bool {
         let members = self.0.catalogue.members();
         let is_up = |id: ServerId| {
