@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::{AliasError, Asked, KnownModels};
+use super::{AliasError, Asked, ExpectedTime, KnownModels};
 use crate::ModelName;
 
 /// A name that clients may use in place of the names of models.
@@ -35,7 +35,7 @@ pub enum AliasChoice {
     InOrder,
     /// By weight. The choice is the same for each request of a client, as long as the list is.
     Weighted,
-    /// The model that could answer soonest now ([`KnownModels::expected_seconds`]).
+    /// The model that could answer soonest now ([`KnownModels::expected`]).
     Cheapest,
     /// Those in memory ([`KnownModels::is_resident`]) in the order in which they were given; if none
     /// is, all of them.
@@ -330,15 +330,32 @@ impl Aliases {
                     own.retain(is_resident);
                 }
             }
-            AliasChoice::Cheapest => own.sort_by_cached_key(|model| {
-                let seconds = known.expected_seconds(&model.name, asked);
-                Rank(seconds.unwrap_or(f64::INFINITY))
-            }),
+            AliasChoice::Cheapest => sort_by_time(&mut own, asked, known),
         }
         for model in &own {
             push(all, model);
         }
     }
+}
+
+/// Sorts models by their expected time, those without one last. A model whose speed is not known is
+/// compared without its work, and so are all others then: otherwise it would seem to be the fastest.
+fn sort_by_time(models: &mut Vec<Candidate>, asked: &Asked<'_>, known: &dyn KnownModels) {
+    let expected = models
+        .iter()
+        .map(|model| known.expected(&model.name, asked));
+    let expected: Vec<_> = expected.collect();
+    let all_known = expected.iter().flatten().all(|time| time.work.is_some());
+    let rank = |time: &Option<ExpectedTime>| {
+        let seconds = time.map(|time| match time.work {
+            Some(work) if all_known => time.delay + work,
+            _ => time.delay,
+        });
+        Rank(seconds.unwrap_or(f64::INFINITY))
+    };
+    let mut ranked: Vec<_> = expected.iter().map(rank).zip(models.drain(..)).collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    models.extend(ranked.into_iter().map(|(_, model)| model));
 }
 
 fn push(all: &mut Vec<Candidate>, model: &Candidate) {

@@ -46,6 +46,15 @@ impl<'a> Asked<'a> {
     }
 }
 
+/// How soon a model would answer a request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ExpectedTime {
+    /// Seconds until it begins: to load the model, and to wait for others.
+    pub delay: f64,
+    /// Seconds of its work; `None` if its speed is not known yet.
+    pub work: Option<f64>,
+}
+
 /// What is known of models when one is chosen. By default nothing: `()` implements it.
 pub trait KnownModels: Send + Sync {
     /// Whether a model certainly lacks something that a request needs. A model that is not known
@@ -64,9 +73,8 @@ pub trait KnownModels: Send + Sync {
         false
     }
 
-    /// The expected seconds until a model would have answered the request; `None` if it cannot, or
-    /// if that is not known.
-    fn expected_seconds(&self, _model: &ModelName, _asked: &Asked<'_>) -> Option<f64> {
+    /// How soon a model would answer the request; `None` if it cannot, or if that is not known.
+    fn expected(&self, _model: &ModelName, _asked: &Asked<'_>) -> Option<ExpectedTime> {
         None
     }
 }

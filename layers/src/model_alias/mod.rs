@@ -111,6 +111,6 @@ pub use aliases::{Alias, AliasChoice, AliasTarget, Aliases, Candidate};
 pub use body::ModelAliasBody;
 pub use error::{AliasError, AliasNotFound, NoCapableModel};
 pub use future::ModelAliasFuture;
-pub use known::{Asked, KnownModels};
+pub use known::{Asked, ExpectedTime, KnownModels};
 pub use layer::ModelAliasLayer;
 pub use service::ModelAliasService;

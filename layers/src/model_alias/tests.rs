@@ -142,7 +142,7 @@ fn without_a_client_each_request_gets_a_model_by_chance() {
 #[derive(Default)]
 struct Known {
     resident: Vec<&'static str>,
-    seconds: Vec<(&'static str, f64)>,
+    times: Vec<(&'static str, f64, Option<f64>)>,
     blind: Vec<&'static str>,
     missing: Vec<&'static str>,
 }
@@ -157,9 +157,12 @@ impl KnownModels for Known {
     fn is_resident(&self, model: &ModelName) -> bool {
         self.resident.contains(&model.model())
     }
-    fn expected_seconds(&self, model: &ModelName, _: &Asked<'_>) -> Option<f64> {
-        let known = self.seconds.iter().find(|(name, _)| *name == model.model());
-        known.map(|(_, seconds)| *seconds)
+    fn expected(&self, model: &ModelName, _: &Asked<'_>) -> Option<ExpectedTime> {
+        let known = self.times.iter().find(|(name, ..)| *name == model.model());
+        known.map(|(_, delay, work)| ExpectedTime {
+            delay: *delay,
+            work: *work,
+        })
     }
 }
 
@@ -167,7 +170,11 @@ impl KnownModels for Known {
 fn a_set_prefers_what_is_in_memory_or_answers_soonest_and_never_what_lacks_a_capability() {
     let known = Known {
         resident: vec!["b", "c"],
-        seconds: vec![("a", 3.0), ("b", 1.0), ("c", 2.0)],
+        times: vec![
+            ("a", 3.0, Some(0.0)),
+            ("b", 0.0, Some(1.0)),
+            ("c", 1.0, Some(1.0)),
+        ],
         blind: vec!["b"],
         missing: vec![],
     };
@@ -188,6 +195,18 @@ fn a_set_prefers_what_is_in_memory_or_answers_soonest_and_never_what_lacks_a_cap
     assert_eq!(texts(&aliases, "gpt", &text, &none_resident), "d a b c");
     let single = Aliases::new([chain("gpt", &["b"])]).unwrap();
     assert_eq!(texts(&single, "gpt", &images, &known), "b");
+}
+
+#[test]
+fn a_model_of_unknown_speed_is_compared_by_its_delay() {
+    let known = |work_of_b| Known {
+        times: vec![("a", 0.0, Some(9.0)), ("b", 2.0, work_of_b)],
+        ..Known::default()
+    };
+    let aliases = Aliases::new([choosing(AliasChoice::Cheapest, &["b", "a"])]).unwrap();
+    assert_eq!(texts(&aliases, "gpt", &Asked::new(), &known(None)), "a b");
+    let fast = known(Some(1.0));
+    assert_eq!(texts(&aliases, "gpt", &Asked::new(), &fast), "b a");
 }
 
 #[test]

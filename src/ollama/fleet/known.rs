@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use llamatower_layers::ModelName;
-use llamatower_layers::model_alias::{Asked, KnownModels, Needs};
+use llamatower_layers::model_alias::{Asked, ExpectedTime, KnownModels, Needs};
 use llamatower_layers::queue::Line;
 use tokio::time::Instant;
 
@@ -43,7 +43,7 @@ impl<S: Send + Sync> KnownModels for FleetModels<S> {
             .change(|policy| policy.is_resident_anywhere(model, is_up))
     }
 
-    fn expected_seconds(&self, model: &ModelName, asked: &Asked<'_>) -> Option<f64> {
+    fn expected(&self, model: &ModelName, asked: &Asked<'_>) -> Option<ExpectedTime> {
         let members = self.0.catalogue.members();
         let need = asked.request.map(|request| {
             let (client, bytes) = (Client::of(request), body_bytes(request));
@@ -58,7 +58,7 @@ impl<S: Send + Sync> KnownModels for FleetModels<S> {
         self.0.router.change(|policy| {
             line.waiting = policy.waiting(model) + 1;
             let ask = need.ask(model, line);
-            policy.expected_seconds(&ask, |id| Some(view(members.by_id(id)?, &ask, &[])))
+            policy.expected(&ask, |id| Some(view(members.by_id(id)?, &ask, &[])))
         })
     }
 }

@@ -1,6 +1,9 @@
 //! How soon a model could answer, for the choice among several models.
 
+use std::cmp::Ordering;
+
 use llamatower_layers::ModelName;
+use llamatower_layers::model_alias::ExpectedTime;
 
 use super::choose::Ask;
 use super::lane::Residency;
@@ -26,16 +29,15 @@ impl Policy {
         })
     }
 
-    /// The expected seconds until the request has its whole response: those of the best server in
-    /// the best state, and the wait for the requests that are in the queue before it. `None` if no
-    /// server that has the model is up.
-    pub(crate) fn expected_seconds(
+    /// How soon the request would be answered: by the best server in the best state, after those that
+    /// are in the queue before it. `None` if no server that has the model is up.
+    pub(crate) fn expected(
         &self,
         ask: &Ask<'_>,
         view: impl Fn(ServerId) -> Option<View>,
-    ) -> Option<f64> {
+    ) -> Option<ExpectedTime> {
         let model = self.models.get(ask.model)?;
-        let mut best: Option<(Availability, f64)> = None;
+        let mut best: Option<Offer> = None;
         let mut pace = 0.0;
         for lane in &model.lanes {
             let Some((view, server)) = view(lane.server).zip(self.server(lane.server)) else {
@@ -46,23 +48,46 @@ impl Policy {
             }
             let judged = self.judge(model, lane, server, ask);
             pace += judged.pace;
-            let found = (view.availability, judged.terms.total());
-            let is_better = best.is_none_or(|best| match found.0.cmp(&best.0) {
-                std::cmp::Ordering::Equal => found.1 < best.1,
-                order => order.is_lt(),
-            });
-            if is_better {
-                best = Some(found);
+            let speed = lane.rates.decode.get().or(model.decode.get());
+            let offer = Offer {
+                availability: view.availability,
+                delay: judged.terms.load + judged.terms.wait,
+                work: judged.terms.work + judged.terms.affinity,
+                is_measured: speed.is_some(),
+            };
+            if best.is_none_or(|best| offer.is_better_than(best)) {
+                best = Some(offer);
             }
         }
-        let (_, seconds) = best?;
+        let best = best?;
         let ahead = ask.waiting.saturating_sub(1) as f64;
         // Where nothing was measured, requests take no time.
         let queue = match pace > 0.0 && pace.is_finite() {
             true => ahead / pace,
             false => 0.0,
         };
-        Some(seconds + queue)
+        Some(ExpectedTime {
+            delay: best.delay + queue,
+            work: best.is_measured.then_some(best.work),
+        })
+    }
+}
+
+/// What one server offers.
+#[derive(Clone, Copy)]
+struct Offer {
+    availability: Availability,
+    delay: f64,
+    work: f64,
+    is_measured: bool,
+}
+
+impl Offer {
+    fn is_better_than(self, other: Self) -> bool {
+        match self.availability.cmp(&other.availability) {
+            Ordering::Equal => self.delay + self.work < other.delay + other.work,
+            order => order.is_lt(),
+        }
     }
 }
 
@@ -149,14 +174,23 @@ mod tests {
             phases: Some(phases),
         };
         policy.end(&warm, grant.flight, Some(report), ended);
-        let seconds = |model: &ModelName, waiting| {
+        let expected = |model: &ModelName, waiting| {
             let ask = ask(model, waiting, ended);
-            policy.expected_seconds(&ask, view(Availability::Healthy))
+            policy.expected(&ask, view(Availability::Healthy))
         };
-        assert!(seconds(&warm, 1).unwrap() < seconds(&cold, 1).unwrap());
-        assert!(seconds(&warm, 4).unwrap() > seconds(&warm, 1).unwrap() + 10.0);
-        assert_eq!(seconds(&model("absent"), 1), None);
-        let down = policy.expected_seconds(&ask(&warm, 1, ended), view(Availability::Down));
+        let (of_warm, of_cold) = (expected(&warm, 1).unwrap(), expected(&cold, 1).unwrap());
+        assert!(of_warm.delay < of_cold.delay);
+        assert!(
+            of_warm.work > Some(4.0) && of_cold.work.is_none(),
+            "{of_warm:?}"
+        );
+        let behind_three = expected(&warm, 4).unwrap();
+        assert!(
+            behind_three.delay > of_warm.delay + 10.0,
+            "{behind_three:?}"
+        );
+        assert_eq!(expected(&model("absent"), 1), None);
+        let down = policy.expected(&ask(&warm, 1, ended), view(Availability::Down));
         assert_eq!(down, None);
     }
 }
