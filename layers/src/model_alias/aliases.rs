@@ -1,10 +1,10 @@
 //! The table of aliases, and the models that a request may use.
 
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashSet};
 use sha2::{Digest, Sha256};
 
 use super::{AliasError, Asked, ExpectedTime, KnownModels};
