@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use llamatower_layers::EndpointTable;
 use llamatower_layers::breaker::BreakerPolicy;
+use llamatower_layers::live::Live;
+use llamatower_layers::model_alias::Aliases;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -99,6 +101,9 @@ impl Gateway {
         self.announce();
         let (tasks, stopped) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(fleet.clone().supervise(stopped.clone()));
+        let aliases = self.live.models.aliases.clone();
+        let hidden = tell_hidden_models(fleet.clone(), aliases);
+        tasks.spawn(stopped.clone().run_until_cancelled_owned(hidden));
         let operators_leave = Shutdown::new();
         if let Some(admin) = self.admin {
             let service = Admin::new(self.telemetry.clone(), fleet.clone());
@@ -155,6 +160,22 @@ impl Gateway {
         }
         for backend in &self.settings.backends.urls {
             tracing::info!(%backend, "configured backend");
+        }
+    }
+}
+
+/// Logs the models that clients cannot reach by their names, because aliases have these names, once
+/// the models are known.
+async fn tell_hidden_models<S>(fleet: Arc<Fleet<S>>, aliases: Live<Aliases>) {
+    fleet.probed_once().await;
+    let aliases = aliases.get();
+    for alias in aliases.iter().filter(|alias| fleet.knows(alias.text())) {
+        let models = aliases.in_listed_order(alias);
+        if models.iter().all(|model| model.name != *alias.name()) {
+            tracing::info!(
+                alias = %alias.text(),
+                "an alias has the name of an installed model; requests for this name get the alias's models"
+            );
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The settings that can be changed while the gateway serves: keys, and the limits of requests and
-//! tokens.
+//! The settings that can be changed while the gateway serves: keys, the limits of requests and
+//! tokens, and the names of models.
 //!
 //! The layers and the fleet hold handles to these values, and read the current ones for each request.
 //! [`LiveSettings::apply`] replaces them.
@@ -20,11 +20,12 @@ use llamatower_layers::{Operation, RouteMatch};
 
 use crate::client::Client;
 use crate::edge::Hosts;
+use crate::model_rules::ModelRules;
 use crate::ollama::fleet::Share;
 use crate::settings::{Limits, ListingRate, Secret, Settings};
 
 /// The settings that [`LiveSettings::apply`] applies; all others need a restart.
-pub const RELOADABLE: [&str; 7] = [
+pub const RELOADABLE: [&str; 10] = [
     "keys.api",
     "keys.admin",
     "limits.rate",
@@ -32,6 +33,9 @@ pub const RELOADABLE: [&str; 7] = [
     "limits.listing_rate",
     "limits.key_tokens",
     "limits.key_limits",
+    "limits.key_models",
+    "routing.aliases",
+    "routing.list_aliases",
 ];
 
 /// The default rate per client of requests that run no model, if other requests are limited. It is
@@ -64,6 +68,8 @@ pub struct LiveSettings {
     pub tokens: TokenBudgets,
     /// The shares of keys that differ from the default.
     pub shares: Live<BTreeMap<Arc<str>, Share>>,
+    /// Aliases, and the models that keys may use.
+    pub models: ModelRules,
 }
 
 /// The token budgets of clients. Clones share their state.
@@ -102,6 +108,7 @@ impl LiveSettings {
                 .named(LISTING),
             tokens: TokenBudgets::new(limits),
             shares: Live::new(shares(limits)),
+            models: ModelRules::new(settings),
         })
     }
 
@@ -130,6 +137,7 @@ impl LiveSettings {
         self.listing_rate.set_quotas([], listing_rate(limits));
         self.tokens.set(limits);
         self.shares.set(shares(limits));
+        self.models.set(settings);
         Ok(())
     }
 }

@@ -26,6 +26,7 @@ use llamatower_layers::clocks::{LimitNames, StreamClocksLayer, StreamTimeouts};
 use llamatower_layers::endpoint::{EndpointLayer, EndpointTable, RequireEndpointLayer};
 use llamatower_layers::heartbeat::HeartbeatLayer;
 use llamatower_layers::llm_request::LlmRequestLayer;
+use llamatower_layers::model_alias::ModelAliasLayer;
 use llamatower_layers::outcome::OutcomeLayer;
 use llamatower_layers::panic_guard::PanicGuardLayer;
 use llamatower_layers::rescue::RescueLayer;
@@ -46,7 +47,8 @@ use uuid::Uuid;
 
 use crate::client::Client;
 use crate::live::{LiveSettings, TokenBudgets, runs_a_model};
-use crate::ollama::fleet::{Backend, Fleet, MayLoad};
+use crate::model_rules::{AllowedModelsLayer, ModelRules};
+use crate::ollama::fleet::{Backend, Fleet, FleetModels, MayLoad};
 use crate::ollama::hold::hold_until_continue;
 use crate::ollama::hygiene::{clean_request, clean_response};
 use crate::ollama::rewrite::RewriteLayer;
@@ -57,6 +59,9 @@ use crate::telemetry::{Propagation, Telemetry, Upstream as UpstreamName, attempt
 
 /// The header that names the backend of a response.
 pub const BACKEND_HEADER: HeaderName = HeaderName::from_static("x-llamatower-backend");
+
+/// The header that names the model of a response to a request for an alias.
+pub const MODEL_HEADER: HeaderName = HeaderName::from_static("x-llamatower-model");
 
 /// Request headers that are never logged or shown by `Debug`.
 const SECRET_HEADERS: [HeaderName; 4] = [
@@ -158,11 +163,14 @@ where
                 .with_prefix_blocks(prefix_blocks(&settings.backends.urls))
                 .with_memory_budget(handles.body_memory),
         )
+        .layer(AllowedModelsLayer(live.models.clone()))
         // Sends heartbeats until a response arrives; waiting and retries take place below it.
         .layer(HeartbeatLayer::new(settings.timeouts.heartbeat))
         .layer(adaptive_limit(limits))
         .layer(cache(&settings.cache, &fleet))
         .layer(token_limit(limits, live.tokens.clone()))
+        // Each model of an alias gets its attempts.
+        .layer(model_alias(&live.models, &fleet))
         // Each attempt chooses a backend, and keeps its place in the queue.
         .layer(
             RetryLayer::new(RetryBudget::new(
@@ -182,7 +190,9 @@ where
                 }
             }),
         )
-        .service(Ollama::new(fleet, settings.backends.management_host()))
+        .service(
+            Ollama::new(fleet, settings.backends.management_host()).with_rules(live.models.clone()),
+        )
 }
 
 /// The layers for one backend.
@@ -319,6 +329,17 @@ fn token_limit(
         .without_key(WithoutKey::Admit)
         .with_switch(budgets.is_on.clone())
         .with_budgets_of(move |client| Some(budgets.of(client)))
+}
+
+/// Replaces aliases by models of the fleet.
+fn model_alias<S>(rules: &ModelRules, fleet: &Arc<Fleet<S>>) -> ModelAliasLayer
+where
+    S: Send + Sync + 'static,
+{
+    ModelAliasLayer::new(rules.aliases.clone())
+        .with_known_models(FleetModels(fleet.clone()))
+        .with_client(|request| Client::of(request).map(|client| client.to_string().into()))
+        .with_header(MODEL_HEADER)
 }
 
 fn manages_models(request: &Parts) -> bool {

@@ -79,6 +79,7 @@
 //! | [`AdaptiveLayer`](adaptive::AdaptiveLayer) | limits concurrent requests, adapts the limit to the time to first byte | a permit, to the end of the response |
 //! | [`CacheLayer`](cache::CacheLayer) | caches deterministic responses, shares answers in progress | answers, limited in bytes and age |
 //! | [`TokenLimitLayer`](token_limit::TokenLimitLayer) | limits tokens per minute, day and month for each key | a reservation, to the end of the response |
+//! | [`ModelAliasLayer`](model_alias::ModelAliasLayer) | replaces aliases of models, tries the next model if one cannot answer | a reference to the body, to the response head |
 //! | [`RetryLayer`](retry::RetryLayer) | retries until the client has received a byte | a reference to the body, to the response head |
 //! | [`RouteService`](route::RouteService) | chooses a backend when the request is known | the backend's slot, to the end of the response |
 //! | [`QueueLayer`](queue::QueueLayer), [`Queue`](queue::Queue) | queues requests for a slot: bounded, fair, visible | a permit, to the end of the response |
@@ -153,6 +154,8 @@ pub mod heartbeat;
 pub mod live;
 #[cfg(feature = "llm-request")]
 pub mod llm_request;
+#[cfg(feature = "model-alias")]
+pub mod model_alias;
 #[cfg_attr(
     not(feature = "full"),
     allow(

@@ -39,7 +39,7 @@ mod checked {
         }
     }
 
-    static RULES: [Rule; 9] = [
+    static RULES: [Rule; 10] = [
         rule(
             "Endpoint",
             &["Outcome", "Rescue"],
@@ -69,6 +69,7 @@ mod checked {
                 "LlmRequest",
                 "Cache",
                 "TokenLimit",
+                "ModelAlias",
                 "Retry",
                 "Queue",
                 "Breaker",
@@ -80,7 +81,7 @@ mod checked {
         ),
         rule(
             "LlmRequest",
-            &["Heartbeat", "Cache"],
+            &["Heartbeat", "Cache", "ModelAlias"],
             "it does not know the model, and does nothing",
         ),
         rule(
@@ -89,6 +90,11 @@ mod checked {
             "no heartbeat is sent while a request waits",
         ),
         rule("TokenLimit", &["Usage"], "no tokens are counted"),
+        rule(
+            "ModelAlias",
+            &["Retry"],
+            "each retry begins with the first model of an alias again",
+        ),
         rule(
             "Retry",
             &["Breaker"],

@@ -30,6 +30,8 @@ pub use crate::forward::ForwardLayer;
 pub use crate::heartbeat::HeartbeatLayer;
 #[cfg(feature = "llm-request")]
 pub use crate::llm_request::LlmRequestLayer;
+#[cfg(feature = "model-alias")]
+pub use crate::model_alias::{Alias, Aliases, ModelAliasLayer};
 #[cfg(feature = "outcome")]
 pub use crate::outcome::{Observer, OutcomeLayer};
 #[cfg(feature = "panic-guard")]

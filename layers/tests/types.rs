@@ -31,6 +31,9 @@ use llamatower_layers::endpoint::{
 };
 use llamatower_layers::heartbeat::{HeartbeatBody, HeartbeatLayer, HeartbeatService};
 use llamatower_layers::llm_request::{LlmRequestLayer, LlmRequestService};
+use llamatower_layers::model_alias::{
+    Alias, Aliases, ModelAliasBody, ModelAliasLayer, ModelAliasService,
+};
 use llamatower_layers::outcome::{OutcomeBody, OutcomeService};
 use llamatower_layers::panic_guard::{PanicGuardBody, PanicGuardLayer, PanicGuardService};
 use llamatower_layers::queue::{QueueLayer, QueueService};
@@ -162,6 +165,9 @@ async fn every_layer_and_service_has_the_same_traits_and_accessors() {
         TokenLimitLayer::new([tokens], no_key),
         full()
     );
+    let alias = Alias::chain("gpt", ["tiny"]).expect("an alias");
+    let aliases = Aliases::new([alias]).expect("one alias");
+    check!(ModelAliasService, ModelAliasLayer::new(aliases), replay());
     check!(
         RetryService,
         RetryLayer::new(RetryBudget::default()),
@@ -211,6 +217,7 @@ fn a_default_body_is_empty() {
     default_is_empty::<PanicGuardBody<Incoming>>();
     default_is_empty::<HeartbeatBody<Ready<Late>, Incoming>>();
     default_is_empty::<CacheBody<Incoming>>();
+    default_is_empty::<ModelAliasBody<Incoming>>();
     default_is_empty::<StreamClocksBody<Incoming>>();
     // These need the default of the inner body.
     default_is_empty::<OutcomeBody<Full<Bytes>>>();

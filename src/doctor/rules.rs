@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use http::StatusCode;
+use llamatower_layers::model_alias::Candidate;
 
 use super::Options;
 use super::report::Level::{Error, Note, Warning};
@@ -32,6 +33,7 @@ pub(super) fn apply(
     versions(servers, report);
     digests(servers, report);
     default_model(settings, servers, report);
+    aliases(settings, servers, report);
     slots(settings, servers, report);
     memory(servers, report);
     loads(settings, servers, report);
@@ -232,7 +234,12 @@ fn default_model(settings: &Settings, servers: &[Facts], report: &mut Report) {
         true => Error,
         false => Warning,
     };
-    if !servers.iter().any(|server| server.has(model)) {
+    let aliases = &settings.routing.aliases;
+    let is_there = match aliases.find(model) {
+        Some(alias) => has_one_of(servers, &aliases.in_listed_order(alias)),
+        None => servers.iter().any(|server| server.has(model)),
+    };
+    if !is_there {
         let have: BTreeSet<_> = answering(servers)
             .flat_map(|(_, answers)| answers.models.iter().map(|model| model.name.to_string()))
             .take(20)
@@ -249,6 +256,30 @@ fn default_model(settings: &Settings, servers: &[Facts], report: &mut Report) {
             format!("pull {model} on one of them, or name an installed model"),
         );
     }
+}
+
+/// An alias may be set up before its models are pulled.
+fn aliases(settings: &Settings, servers: &[Facts], report: &mut Report) {
+    let aliases = &settings.routing.aliases;
+    for alias in aliases.iter() {
+        let models = aliases.in_listed_order(alias);
+        if !has_one_of(servers, &models) {
+            let names: Vec<_> = models.iter().map(|model| &*model.text).collect();
+            let (alias, names) = (alias.text(), names.join(", "));
+            report.add(
+                Warning,
+                "alias_without_model",
+                "LLAMATOWER_ALIASES",
+                format!("no server that responds has a model of {alias} ({names})"),
+                "pull one of them, or name an installed model",
+            );
+        }
+    }
+}
+
+fn has_one_of(servers: &[Facts], models: &[Candidate]) -> bool {
+    let mut models = models.iter();
+    models.any(|model| servers.iter().any(|server| server.has(&model.text)))
 }
 
 /// Ollama does not report its number of slots.

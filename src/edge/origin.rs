@@ -46,8 +46,8 @@ const ALLOW_HEADERS: HeaderValue = HeaderValue::from_static(
 );
 /// Response headers that a page may read, in addition to type and length.
 const EXPOSE_HEADERS: HeaderValue = HeaderValue::from_static(
-    "Retry-After,RateLimit,RateLimit-Policy,X-Request-Id,X-Llamatower-Backend,Cache-Status,\
-     WWW-Authenticate",
+    "Retry-After,RateLimit,RateLimit-Policy,X-Request-Id,X-Llamatower-Backend,X-Llamatower-Model,\
+     Cache-Status,WWW-Authenticate",
 );
 /// Twelve hours, in seconds.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("43200");

@@ -2,17 +2,20 @@
 //!
 //! Rows are passed on byte for byte. The gateway only chooses the rows and their order.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use llamatower_layers::llm_request::ModelName;
+use llamatower_layers::model_alias::Candidate;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::fleet::{Backend, Unreachable};
+use crate::model_rules::VisibleModels;
 
 /// A list that is merged from all backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,9 +53,26 @@ impl List {
         self,
         backends: impl Iterator<Item = &'a Backend>,
         limit: Duration,
+        visible: &VisibleModels,
     ) -> Result<Bytes, Unreachable> {
         let pages = pages_of(backends, self.path(), limit).await?;
-        Ok(self.merge(allowed_rows(&pages).collect()))
+        Ok(self.merge(self.shown(allowed_rows(&pages).collect(), visible)))
+    }
+
+    /// The rows that the client may see, and those of aliases. An alias has the row of its first
+    /// model that is there, and hides a model of its own name.
+    fn shown<'a>(self, mut rows: Vec<Row<'a>>, visible: &VisibleModels) -> Vec<Row<'a>> {
+        let mut aliases = Vec::new();
+        if self != Self::Ps {
+            for (alias, models) in &visible.aliases {
+                let newest = models.iter().find_map(|model| newest(&rows, &model.name));
+                aliases.extend(newest.and_then(|row| row.of_alias(alias, self)));
+            }
+        }
+        let is_hidden = |key: &ModelName| aliases.iter().any(|alias: &Row<'_>| alias.key == *key);
+        rows.retain(|row| visible.shows(&row.key) && !is_hidden(&row.key));
+        rows.extend(aliases);
+        rows
     }
 
     fn merge(self, mut rows: Vec<Row<'_>>) -> Bytes {
@@ -67,7 +87,7 @@ impl List {
             if seen.len() > 1 {
                 merged.put_u8(b',');
             }
-            merged.put_slice(row.raw.get().as_bytes());
+            merged.put_slice(row.raw.as_bytes());
         }
         merged.put_slice(tail);
         merged.freeze()
@@ -75,19 +95,33 @@ impl List {
 }
 
 /// The newest row of `/v1/models` for one model, with the newline at the end of Ollama's response.
+/// For an alias of some `models`, it is the row of the first that is there, under the name that the
+/// client `asked` for.
 ///
 /// # Errors
 /// No backend responded; the error is that of the first backend.
 pub(super) async fn model<'a>(
     name: &ModelName,
+    asked: &str,
+    models: Option<Vec<Candidate>>,
     backends: impl Iterator<Item = &'a Backend>,
     limit: Duration,
 ) -> Result<Option<Bytes>, Unreachable> {
     let pages = pages_of(backends, List::Models.path(), limit).await?;
-    let newest = allowed_rows(&pages)
-        .filter(|row| row.key == *name)
-        .max_by_key(|row| row.rank);
-    Ok(newest.map(|row| format!("{}\n", row.raw.get()).into()))
+    let rows: Vec<_> = allowed_rows(&pages).collect();
+    let row = match models {
+        None => newest(&rows, name).map(|row| row.raw.clone()),
+        Some(models) => {
+            let row = models.iter().find_map(|model| newest(&rows, &model.name));
+            row.and_then(|row| row.with_name(asked)).map(Cow::Owned)
+        }
+    };
+    Ok(row.map(|row| format!("{row}\n").into()))
+}
+
+fn newest<'r, 'a>(rows: &'r [Row<'a>], name: &ModelName) -> Option<&'r Row<'a>> {
+    let rows = rows.iter().filter(|row| row.key == *name);
+    rows.max_by_key(|row| row.rank)
 }
 
 /// The lowest version of all backends: a client can rely on it at every backend.
@@ -139,7 +173,34 @@ struct Row<'a> {
     key: ModelName,
     /// Rows are sorted by this, latest first.
     rank: Option<Timestamp>,
-    raw: &'a RawValue,
+    raw: Cow<'a, str>,
+}
+
+impl<'a> Row<'a> {
+    /// The row under the name of an alias. Ollama's own lists have a tag in each name; clients of
+    /// OpenAI's compare the name as they know it.
+    fn of_alias(&self, alias: &Candidate, list: List) -> Option<Row<'a>> {
+        let raw = match list {
+            List::Models => self.with_name(&alias.text),
+            List::Tags | List::Ps => self.with_name(&alias.name.to_string()),
+        };
+        Some(Row {
+            key: alias.name.clone(),
+            rank: self.rank,
+            raw: Cow::Owned(raw?),
+        })
+    }
+
+    /// The row's text with another name; its other values are the same bytes.
+    fn with_name(&self, name: &str) -> Option<String> {
+        let mut members: BTreeMap<String, Box<RawValue>> = serde_json::from_str(&self.raw).ok()?;
+        for key in ["name", "model", "id"] {
+            if let Some(value) = members.get_mut(key) {
+                *value = serde_json::value::to_raw_value(name).ok()?;
+            }
+        }
+        serde_json::to_string(&members).ok()
+    }
 }
 
 /// The rows of models that the gateway may use on the server that lists them.
@@ -175,7 +236,7 @@ fn row_of(raw: &RawValue) -> Option<Row<'_>> {
     Some(Row {
         key: ModelName::parse(&fields.name).ok()?,
         rank: fields.modified_at.or_else(created),
-        raw,
+        raw: Cow::Borrowed(raw.get()),
     })
 }
 
@@ -225,6 +286,32 @@ mod tests {
             merged(List::Models, &[a, b]),
             "{\"object\":\"list\",\"data\":[{\"id\":\"b\",\"object\":\"model\",\"created\":9},{\"id\":\"a\",\"object\":\"model\",\"created\":7}]}\n"
         );
+    }
+
+    #[test]
+    fn an_alias_has_the_row_of_its_first_model_that_is_there() {
+        let candidate = |text: &str| Candidate::parse(text).expect("a name");
+        let models = ["absent", "b"].map(candidate);
+        let visible = VisibleModels {
+            aliases: vec![
+                (candidate("gpt"), models.to_vec()),
+                (candidate("a"), models.to_vec()),
+                (candidate("none"), vec![candidate("absent")]),
+            ],
+            ..VisibleModels::default()
+        };
+        let listed = |list: List, page: &'static str| {
+            let page = Bytes::from(page);
+            let merged = list.merge(list.shown(rows_of(&page), &visible));
+            String::from_utf8(merged.to_vec()).expect("JSON is text")
+        };
+        let page = r#"{"models":[{"name":"a:latest","size":1},{"name":"b:latest","model":"b:latest","size": 2,"details":{"name":"x"}}]}"#;
+        assert_eq!(
+            listed(List::Tags, page),
+            r#"{"models":[{"name":"b:latest","model":"b:latest","size": 2,"details":{"name":"x"}},{"details":{"name":"x"},"model":"gpt:latest","name":"gpt:latest","size":2},{"details":{"name":"x"},"model":"a:latest","name":"a:latest","size":2}]}"#
+        );
+        let page = r#"{"models":[{"name":"b:latest"}]}"#;
+        assert_eq!(listed(List::Ps, page), page);
     }
 
     #[test]

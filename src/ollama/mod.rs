@@ -34,6 +34,8 @@ use fleet::{Fleet, ModelNotFound, Permit};
 use lists::List;
 use unload::Step;
 
+use crate::model_rules::{ModelRules, VisibleModels};
+
 pub use attempt::{AnswerBody, Attempt, attempt};
 
 /// The body of a response; it holds the backend's permit until its end.
@@ -54,6 +56,7 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 pub struct Ollama<S> {
     fleet: Arc<Fleet<S>>,
     management_host: usize,
+    rules: ModelRules,
 }
 
 impl<S> Clone for Ollama<S> {
@@ -61,6 +64,7 @@ impl<S> Clone for Ollama<S> {
         Self {
             fleet: self.fleet.clone(),
             management_host: self.management_host,
+            rules: self.rules.clone(),
         }
     }
 }
@@ -72,7 +76,22 @@ impl<S> Ollama<S> {
         Self {
             fleet,
             management_host,
+            rules: ModelRules::default(),
         }
+    }
+
+    /// Lists the models that clients may use by these rules. By default all are listed, and no
+    /// aliases.
+    #[must_use]
+    pub fn with_rules(mut self, rules: ModelRules) -> Self {
+        self.rules = rules;
+        self
+    }
+
+    /// Whether the name in the path is an alias.
+    fn names_an_alias<B>(&self, request: &Request<B>) -> bool {
+        let name = parameter(request.extensions());
+        name.is_some_and(|name| self.rules.models_of(name).is_some())
     }
 }
 
@@ -96,18 +115,26 @@ where
 
     fn call(&mut self, request: Request<B>) -> OllamaFuture<S, B> {
         let fleet = self.fleet.clone();
+        let listed = |list| {
+            let visible = self.rules.visible(request.extensions());
+            Box::pin(list_of(self.fleet.clone(), list, visible))
+        };
         let gathering: Gathering =
             match RouteMatch::of(request.extensions()).and_then(RouteMatch::operation) {
                 Some(Operation::Root) => Box::pin(async { Ok(whole(TEXT, "Ollama is running")) }),
                 Some(Operation::Version) => Box::pin(version(fleet)),
-                Some(Operation::Tags) => Box::pin(list(fleet, List::Tags)),
-                Some(Operation::Ps) => Box::pin(list(fleet, List::Ps)),
-                Some(Operation::Models) => Box::pin(list(fleet, List::Models)),
+                Some(Operation::Tags) => listed(List::Tags),
+                Some(Operation::Ps) => listed(List::Ps),
+                Some(Operation::Models) => listed(List::Models),
                 Some(Operation::Pull) if let Some(refused) = pull::refused(&request) => {
-                    Box::pin(pull::if_known(fleet, refused, request))
+                    Box::pin(pull::if_known(fleet, self.rules.clone(), refused, request))
                 }
-                Some(Operation::Model) if has_slash(&request) => {
-                    Box::pin(listed_model(fleet, request.into_parts().0))
+                Some(Operation::Model) if has_slash(&request) || self.names_an_alias(&request) => {
+                    Box::pin(listed_model(
+                        fleet,
+                        self.rules.clone(),
+                        request.into_parts().0,
+                    ))
                 }
                 Some(operation) if operation.is_management() => {
                     Box::pin(manage(fleet, self.management_host, request))
@@ -144,10 +171,15 @@ async fn version<S>(fleet: Arc<Fleet<S>>) -> Result<Response<AnswerBody>, BoxErr
     Ok(whole(JSON, version.map_err(Failure::from)?))
 }
 
-async fn list<S>(fleet: Arc<Fleet<S>>, list: List) -> Result<Response<AnswerBody>, BoxError> {
+async fn list_of<S>(
+    fleet: Arc<Fleet<S>>,
+    list: List,
+    visible: VisibleModels,
+) -> Result<Response<AnswerBody>, BoxError> {
     let backends = fleet.backends();
     let backends = backends.iter().map(|backend| &**backend);
-    let page = list.collect(backends, fleet.probe_timeout()).await;
+    let limit = fleet.probe_timeout();
+    let page = list.collect(backends, limit, &visible).await;
     let content_type = match list {
         List::Models => HeaderValue::from_static("application/json"),
         List::Tags | List::Ps => JSON,
@@ -171,13 +203,15 @@ fn parameter(extensions: &Extensions) -> Option<&Arc<str>> {
 /// The row of `/v1/models` for the model in the path.
 async fn listed_model<S>(
     fleet: Arc<Fleet<S>>,
+    rules: ModelRules,
     request: request::Parts,
 ) -> Result<Response<AnswerBody>, BoxError> {
     let asked = parameter(&request.extensions).cloned().unwrap_or_default();
     let backends = fleet.backends();
     let backends = backends.iter().map(|backend| &**backend);
     let name = ModelName::parse(&asked).map_err(Failure::from)?;
-    let row = lists::model(&name, backends, fleet.probe_timeout()).await;
+    let models = rules.models_of(&asked);
+    let row = lists::model(&name, &asked, models, backends, fleet.probe_timeout()).await;
     match row.map_err(Failure::from)? {
         Some(row) => Ok(whole(HeaderValue::from_static("application/json"), row)),
         None => Err(Failure::from(ModelNotFound::new(&name.to_string())).into()),

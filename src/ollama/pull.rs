@@ -14,6 +14,7 @@ use llamatower_layers::{BoxError, Failure, LlmRequest, ModelName};
 use super::attempt::AnswerBody;
 use super::fleet::Fleet;
 use super::whole;
+use crate::model_rules::ModelRules;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
@@ -33,12 +34,29 @@ pub(super) fn refused<B>(request: &Request<B>) -> Option<ManagementRefused> {
     request.extensions().get().cloned()
 }
 
+/// Whether a backend has the model, or one of those that the name stands for.
+async fn is_there<S>(fleet: &Fleet<S>, rules: &ModelRules, model: &str) -> bool {
+    let Some(models) = rules.models_of(model) else {
+        return match ModelName::parse(model) {
+            Ok(model) => fleet.has(model).await,
+            Err(_) => false,
+        };
+    };
+    for model in models {
+        if fleet.has(model.name).await {
+            return true;
+        }
+    }
+    false
+}
+
 /// Answers the pull with `success` if a backend has the model.
 ///
 /// # Errors
 /// No backend has the model: the client would need permission to manage models.
 pub(super) async fn if_known<S, B>(
     fleet: Arc<Fleet<S>>,
+    rules: ModelRules,
     refused: ManagementRefused,
     request: Request<B>,
 ) -> Result<Response<AnswerBody>, BoxError> {
@@ -46,9 +64,8 @@ pub(super) async fn if_known<S, B>(
     // The body is not needed any more.
     drop(request);
     let model = llm.as_ref().and_then(|llm| llm.model.as_deref());
-    let model = model.and_then(|model| ModelName::parse(model).ok());
     let is_there = match model {
-        Some(model) => fleet.has(model).await,
+        Some(model) => is_there(&fleet, &rules, model).await,
         None => false,
     };
     if !is_there {

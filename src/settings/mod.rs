@@ -16,6 +16,7 @@
 //! # Ok::<_, llamatower::settings::SettingsError>(())
 //! ```
 
+mod aliases;
 mod consistency;
 mod environment;
 mod error;
@@ -46,8 +47,8 @@ pub use report::{EffectiveSetting, example_environment, example_file, reference}
 pub use secret::Secret;
 pub use setting::{Form, Setting};
 pub use table::{
-    Backends, Breaking, Cache, Config, Keys, Limits, Listen, Queue, Retry, Runtime, SETTINGS,
-    Settings, Telemetry, Timeouts,
+    Backends, Breaking, Cache, Config, Keys, Limits, Listen, Queue, Retry, Routing, Runtime,
+    SETTINGS, Settings, Telemetry, Timeouts,
 };
 pub use values::{
     ExtraPath, KeyLimits, ListingRate, NumCtx, PerServer, PlacedModel, ServerName, SizeOrShare,

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use llamatower_layers::api_key::{KeySet, Role};
 use serde_json::{Value, json};
 
+use super::aliases;
 use super::parse;
 use super::secret::Secret;
 use super::server_tables;
@@ -121,9 +122,7 @@ pub fn reference() -> String {
     for setting in SETTINGS {
         let (first, name) = setting.key.split_once('.').unwrap_or(("", setting.key));
         if first != section {
-            if section == server_tables::SECTION {
-                text.push_str(server_tables::REFERENCE);
-            }
+            text.push_str(chapter_of(section));
             section = first;
             let _ = write!(text, "\n## `[{section}]`\n\n");
             text.push_str("| Variable | TOML | Default | What it does |\n|---|---|---|---|\n");
@@ -136,11 +135,25 @@ pub fn reference() -> String {
             text,
             "| `{}` | `{name}` | {default} | {} Form: {}. |",
             setting.variable,
-            setting.about,
-            setting.form.describe()
+            in_table(setting.about),
+            in_table(setting.form.describe())
         );
     }
     text
+}
+
+/// A text for a cell of a table in Markdown.
+fn in_table(text: &str) -> String {
+    text.replace('|', "\\|")
+}
+
+/// What the reference tells after the table of a section.
+fn chapter_of(section: &str) -> &'static str {
+    match section {
+        server_tables::SECTION => server_tables::REFERENCE,
+        aliases::SECTION => aliases::REFERENCE,
+        _ => "",
+    }
 }
 
 /// A TOML file with every setting at its default, commented out. A secret has no default, so there
@@ -154,9 +167,11 @@ pub fn example_file() -> String {
     for setting in SETTINGS {
         let (first, name) = setting.key.split_once('.').unwrap_or(("", setting.key));
         if first != section {
-            if section == server_tables::SECTION {
-                text.push_str(server_tables::EXAMPLE);
-            }
+            text.push_str(match section {
+                server_tables::SECTION => server_tables::EXAMPLE,
+                aliases::SECTION => aliases::EXAMPLE,
+                _ => "",
+            });
             section = first;
             let _ = write!(text, "\n[{section}]\n");
         }

@@ -66,6 +66,10 @@ pub enum Form {
     OptionalCount,
     /// Limits of single keys, like `ada:rate=60/m, ada:weight=2`.
     KeyLimits,
+    /// Aliases of models, like `gpt-4o-mini=qwen2.5-coder:7b, fast=qwen2.5:7b|llama3.2:3b`.
+    Aliases,
+    /// Models of single keys, like `ada=qwen*|llama3.2`.
+    KeyModels,
     /// `true` or `false`.
     Switch,
 }
@@ -90,6 +94,8 @@ impl Form {
                 | Self::ServerModels
                 | Self::PlacedModels
                 | Self::KeyLimits
+                | Self::Aliases
+                | Self::KeyModels
         )
     }
 
@@ -134,6 +140,12 @@ impl Form {
             Self::KeyLimits => {
                 "a comma-separated list like ada:rate=60/m (limits: rate, tokens, weight, priority)"
             }
+            Self::Aliases => {
+                "a comma-separated list like gpt-4o-mini=qwen2.5-coder:7b, fast=qwen2.5:7b|llama3.2:3b, \
+                 chat=qwen2.5:7b*9|qwen3:8b*1, small=cheapest(llama3.2:3b|qwen2.5:3b), \
+                 warm=resident(qwen2.5:7b|llama3.2:3b)"
+            }
+            Self::KeyModels => "a comma-separated list like ada=qwen*|llama3.2, bob=*:1b",
             Self::Switch => "true or false",
         }
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
+use super::aliases;
 use super::environment::Environment;
 use super::error::Problem;
 use super::nearest::nearest;
@@ -193,6 +194,12 @@ impl Texts {
             self.unreadable.insert("backends.urls");
         }
         problems.extend(servers.problems);
+        let wrong_aliases = aliases::fold(&mut table, &path.to_string());
+        if !wrong_aliases.is_empty() {
+            // An alias of a wrong table is missing in the list.
+            self.unreadable.insert("routing.aliases");
+        }
+        problems.extend(wrong_aliases);
         self.unknown_keys.extend(servers.unknown);
         let keys = leaves(&table).into_iter();
         let is_known = |key: &str| {

@@ -10,9 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
+use llamatower_layers::model_alias::Aliases;
 use llamatower_layers::rate_limit::Quota;
 use llamatower_layers::token_limit::Budget;
 
+use super::aliases::{aliases, key_models};
 use super::parse::*;
 use super::parse_servers::*;
 use super::reader::Reader;
@@ -186,6 +188,8 @@ settings! {
             "The token budget of each client, for prompts and responses together, in each minute, day or month of the calendar; comma-separated. Set it to divide the capacity among clients."
         key_limits: BTreeMap<Arc<str>, KeyLimits> = key_limits, "LLAMATOWER_KEY_LIMITS" KeyLimits ""
             "Limits of single keys that replace the general ones, by the names in `LLAMATOWER_API_KEYS`: `ada:rate=60/m`, `ada:tokens=100000/day`, `ada:weight=2` (twice the share of the slots), `ada:priority=high` (or `low`); comma-separated. Set it for clients that need more, or should get less, than the others."
+        key_models: BTreeMap<Arc<str>, Vec<ModelPattern>> = key_models, "LLAMATOWER_KEY_MODELS" KeyModels ""
+            "The models and aliases that single keys may use, by the names in `LLAMATOWER_API_KEYS`, by name or by a pattern with `*`: `ada=qwen*|llama3.2`; comma-separated. Requests for other models are refused (403), and lists do not show them. An alias that is allowed allows what it stands for, but not its models by their own names. Keys without an entry may use all models. Set it to restrict a client to some models."
         num_ctx: NumCtx = one_of(&NUM_CTX), "LLAMATOWER_NUM_CTX" Text "keep"
             "What happens if a request asks for another `options.num_ctx` than the model in memory has, so that its server would load the model again: with `keep` the request gets the context in memory if that is at least as large; with `exact` the server gets what the client has written. The response header `x-llamatower-num-ctx` has the value that was sent. Set it to `exact` if clients need exactly their own context size."
         max_num_ctx: Option<NonZeroU64> = optional(count), "LLAMATOWER_MAX_NUM_CTX" OptionalCount "off"
@@ -196,6 +200,13 @@ settings! {
             "The maximum of `keep_alive` in requests with a key of `LLAMATOWER_API_KEYS`; longer times and negative ones (for ever) are lowered to it. Without it one client can hold the memory of a server. Raise it if the models in use rarely change."
         time_zone: TimeZone = time_zone, "LLAMATOWER_TIME_ZONE" Text "UTC"
             "The time zone, like `Europe/Zurich`, in which the days and months of token budgets begin at midnight. Set it to the time zone of your clients."
+    }
+    /// Which model a request gets.
+    routing: Routing {
+        aliases: Aliases = aliases, "LLAMATOWER_ALIASES" Aliases ""
+            "Names that clients may use in place of models: `gpt-4o-mini=qwen2.5-coder:7b`; comma-separated. With several models (`fast=qwen2.5:7b|llama3.2:3b`) the next is tried if one is missing, its queue is full or its servers fail. `*` gives weights (`chat=qwen2.5:7b*9|qwen3:8b*1`: nine clients of ten get the first, each client always the same); `cheapest(..)` takes the model that could answer soonest, `resident(..)` those in memory. A model without a capability that the request needs is left out. The response names the alias, its header `x-llamatower-model` the model. Set it for clients whose model cannot be changed, or to have another model when one is busy."
+        list_aliases: bool = switch, "LLAMATOWER_LIST_ALIASES" Switch "false"
+            "Whether `/api/tags` and `/v1/models` list the aliases that an installed model can serve. Set it to `true` for programs that offer only listed models."
     }
     /// The queue of requests that wait for a slot.
     queue: Queue {

@@ -18,6 +18,7 @@ pub(super) fn write(outcome: &Outcome) {
         path = outcome.route().is_none().then(|| bounded(outcome.uri.path())),
         status = outcome.status.map(|status| status.as_u16()),
         model = outcome.model.as_deref().map(bounded),
+        served_model = outcome.served_model.as_deref().map(bounded),
         stream = outcome.stream,
         backend = outcome.backend.as_deref(),
         attempts = outcome.attempts,

@@ -98,6 +98,8 @@ attributes! {
     GEN_AI_OPERATION_NAME = "gen_ai.operation.name";
     GEN_AI_PROVIDER_NAME = "gen_ai.provider.name";
     GEN_AI_REQUEST_MODEL = "gen_ai.request.model";
+    /// The model that answered, if the request's is an alias.
+    GEN_AI_RESPONSE_MODEL = "gen_ai.response.model";
     GEN_AI_REQUEST_STREAM = "gen_ai.request.stream";
     /// `input` or `output`.
     GEN_AI_TOKEN_TYPE = "gen_ai.token.type";
@@ -146,7 +148,7 @@ pub const OTHER: &str = "other";
 
 /// The values of `error.type` in [`REFUSALS`]: the kinds of failures with which the gateway refuses
 /// a request before a backend is asked.
-pub const REFUSALS_BY_KIND: [&str; 41] = [
+pub const REFUSALS_BY_KIND: [&str; 43] = [
     "ambiguous_credential",
     "ambiguous_key",
     "at_capacity",
@@ -169,7 +171,9 @@ pub const REFUSALS_BY_KIND: [&str; 41] = [
     "management_refused",
     "missing_body",
     "missing_key",
+    "model_not_allowed",
     "model_not_found",
+    "no_capable_model",
     "no_websocket",
     "panic",
     "queue_full",

@@ -80,6 +80,8 @@ impl SeriesCache {
 
     /// Records a finished request.
     pub(super) fn record(&self, outcome: &Outcome) {
+        // Clients choose the names of requests; the fleet knows the models of an alias.
+        let model = outcome.served_model.as_ref().or(outcome.model.as_ref());
         let was_served = outcome.status == Some(StatusCode::OK) && outcome.backend.is_some();
         self.series(Kind {
             method: method_name(&outcome.method),
@@ -87,7 +89,7 @@ impl SeriesCache {
             status: outcome.status,
             error: error_type(outcome),
             operation: outcome.operation().filter(|o| o.is_inference()),
-            model: (outcome.model.as_deref()).map(|model| self.models.label(model, was_served)),
+            model: model.map(|model| self.models.label(model, was_served)),
             backend: outcome.backend.clone(),
         })
         .record(outcome, was_served);

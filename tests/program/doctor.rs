@@ -87,6 +87,27 @@ async fn the_report_for_people_has_a_line_for_each_server_and_each_finding() {
 }
 
 #[tokio::test]
+async fn an_alias_without_an_installed_model_is_a_warning() {
+    let sim = tiny().await;
+    let url = sim.url();
+    let settings = [
+        ("OLLAMA_URL", &*url),
+        ("LLAMATOWER_ALIASES", "gpt=large|tiny, none=large|other"),
+        ("DEFAULT_OLLAMA_MODEL", "gpt"),
+    ];
+    let (code, report) = examined(&[], &settings).await;
+    assert_eq!(code, Some(0), "{report:#}");
+    assert!(!has(&report, "default_model_missing"), "{report:#}");
+    let finding = finding(&report, "alias_without_model");
+    assert_eq!(finding["subject"], "LLAMATOWER_ALIASES");
+    let found = finding["found"].as_str().unwrap();
+    assert!(found.contains("none (large, other)"), "{finding}");
+    let settings = [settings[0], settings[1], ("DEFAULT_OLLAMA_MODEL", "none")];
+    let (code, report) = examined(&[], &settings).await;
+    assert_eq!(code, Some(1), "{report:#}");
+}
+
+#[tokio::test]
 async fn an_unreachable_server_is_an_error_with_a_hint() {
     let gone = tiny().await;
     let url = gone.url();

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod affinity;
+mod alias_choices;
+mod aliases;
 mod cache;
 mod catalogue;
 mod commands;

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs)]
 
+mod alias_tables;
 mod contradictions;
 mod examples;
 mod nothing;
@@ -73,6 +74,10 @@ fn another_value(setting: &Setting) -> &'static str {
         (_, Form::Slots) => "7, localhost:11434=8",
         (_, Form::OptionalCount) => "7",
         (_, Form::KeyLimits) => "ada:rate=7/m, ada:tokens=7/day",
+        (_, Form::Aliases) => {
+            "gpt=qwen3:4b, fast=qwen3:4b|llama3, small=cheapest(a|b), mix=a*9|b*1"
+        }
+        (_, Form::KeyModels) => "ada=qwen*|llama3.2, bob=*:1b",
         (_, Form::Switch) if setting.default == "true" => "off",
         (_, Form::Switch) => "on",
     }

@@ -61,6 +61,8 @@ fn a_variable_with_separators_and_no_item_is_an_error() {
         "LLAMATOWER_SLOTS",
         "LLAMATOWER_KEY_TOKEN_LIMIT",
         "LLAMATOWER_KEY_LIMITS",
+        "LLAMATOWER_KEY_MODELS",
+        "LLAMATOWER_ALIASES",
     ] {
         for value in [",", " , ,", ",\n"] {
             let error = refused(&[(variable, value)]);

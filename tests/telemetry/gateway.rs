@@ -149,6 +149,9 @@ impl Gateway {
     }
 }
 
+/// A request's header that makes its model an alias of this one.
+pub(crate) const SERVED: &str = "x-served";
+
 /// Sets the data that the layers between the two spans find.
 pub(crate) fn scanned(mut request: Request<Full<Bytes>>, attempts: u32) -> Request<Full<Bytes>> {
     let model: Arc<str> = "llama3.2".into();
@@ -160,13 +163,17 @@ pub(crate) fn scanned(mut request: Request<Full<Bytes>>, attempts: u32) -> Reque
         keep_alive: None,
         num_ctx: None,
         has_no_prompt: false,
+        needs: Default::default(),
         body_bytes: 2,
         prefix: Default::default(),
         places: Default::default(),
     };
     llm.put_into(request.extensions_mut());
+    let served = request.headers().get(SERVED).cloned();
+    let served = served.and_then(|model| Some(model.to_str().ok()?.into()));
     Record::update_in(request.extensions(), |outcome| {
         outcome.model = Some(model);
+        outcome.served_model = served;
         outcome.stream = true;
         outcome.attempts = attempts;
         outcome.backend = Some("gpu-1".into());

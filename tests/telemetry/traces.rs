@@ -75,6 +75,24 @@ async fn a_trace_goes_from_the_client_through_the_gateway_to_the_backend() {
 }
 
 #[tokio::test]
+async fn the_span_of_a_request_for_an_alias_names_the_model_that_answered() {
+    let (collector, endpoint) = Collector::start().await;
+    let gateway = Gateway::exporting_to(&endpoint);
+    let mut request = chat();
+    let served = "qwen2.5:7b".parse().unwrap();
+    request.headers_mut().insert(SERVED, served);
+    let answer = gateway.send_request(request, 1, |_| two_lines());
+    answer.await.unwrap().collect().await.unwrap();
+    gateway.stop().await;
+    let server = collector.span(SpanKind::Server);
+    let names = [
+        ("gen_ai.request.model", "llama3.2"),
+        ("gen_ai.response.model", "qwen2.5:7b"),
+    ];
+    expect(&server.attributes, &names);
+}
+
+#[tokio::test]
 async fn both_spans_end_with_the_stream() {
     let (collector, endpoint) = Collector::start().await;
     let gateway = Gateway::exporting_to(&endpoint);

@@ -20,6 +20,7 @@ use llamatower_layers::clocks::StreamClocksLayer;
 use llamatower_layers::endpoint::EndpointLayer;
 use llamatower_layers::heartbeat::HeartbeatLayer;
 use llamatower_layers::llm_request::LlmRequestLayer;
+use llamatower_layers::model_alias::{Alias, Aliases, ModelAliasLayer};
 use llamatower_layers::panic_guard::PanicGuardLayer;
 use llamatower_layers::queue::QueueLayer;
 use llamatower_layers::rate_limit::{Quota, RateLimitLayer};
@@ -54,6 +55,8 @@ pub(crate) fn all() -> Vec<Subject> {
         heartbeat(),
         cache(),
         token_limit(),
+        model_alias(),
+        model_alias_used(),
         retry(),
         queue(),
         route(),
@@ -129,6 +132,24 @@ pub(crate) fn token_limit() -> Subject {
     Subject::within("token_limit", UsageLayer::new(), token_limit_layer())
 }
 
+/// A request for a model that is no alias, as most are.
+pub(crate) fn model_alias() -> Subject {
+    Subject::within(
+        "model_alias, no alias",
+        scanning(),
+        model_alias_layer("gpt"),
+    )
+}
+
+/// A request for an alias: its body and each line of the answer are rewritten.
+pub(crate) fn model_alias_used() -> Subject {
+    Subject::within(
+        "model_alias, an alias",
+        scanning(),
+        model_alias_layer("llama3.2"),
+    )
+}
+
 pub(crate) fn queue() -> Subject {
     Subject::new("queue, free slot", QueueLayer::new(NonZeroUsize::MAX))
 }
@@ -178,6 +199,7 @@ pub(crate) fn stack_around(
         .layer(HeartbeatLayer::new(None))
         .layer(cache_layer())
         .layer(token_limit_layer())
+        .layer(model_alias_layer("gpt"))
         .layer(retry_layer())
         .layer(QueueLayer::new(NonZeroUsize::MAX))
         .layer(route_layer())
@@ -245,6 +267,16 @@ fn body_limit_layer() -> BodyLimitLayer {
 /// Outer layers for layers that need a request's route and a replayable body.
 fn buffering() -> Stack<BodyLimitLayer, EndpointLayer> {
     Stack::new(body_limit_layer(), endpoint_layer())
+}
+
+/// The same for layers that need the model of a request.
+fn scanning() -> Stack<LlmRequestLayer, Stack<BodyLimitLayer, EndpointLayer>> {
+    Stack::new(LlmRequestLayer::new(), buffering())
+}
+
+fn model_alias_layer(name: &str) -> ModelAliasLayer {
+    let alias = Alias::chain(name, ["another"]).expect("valid names");
+    ModelAliasLayer::new(Aliases::new([alias]).expect("one alias"))
 }
 
 fn retry_layer() -> RetryLayer {

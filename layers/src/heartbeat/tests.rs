@@ -212,6 +212,7 @@ async fn by_default_only_requests_for_event_streams_get_heartbeats() {
             keep_alive: None,
             num_ctx: None,
             has_no_prompt: false,
+            needs: Default::default(),
             body_bytes: 0,
             prefix: Default::default(),
             places: Default::default(),

@@ -1,6 +1,7 @@
 //! Changes to single values of a body, without parsing it again.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, header};
@@ -11,9 +12,12 @@ use crate::body::ReplayBody;
 
 /// Where the values of a body stand that [`BodyEdits`] can change.
 ///
-/// It is empty for a body that is no JSON of Ollama's own dialect.
+/// It is empty for a body that is no JSON. Only the model can be changed in other dialects than
+/// Ollama's own.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct EditPlaces {
+    /// The value that names the model, with its quotes.
+    pub(super) model: Option<Range<u64>>,
     pub(super) num_ctx: Option<NumCtxPlace>,
     /// The value of `keep_alive`.
     pub(super) keep_alive: Option<Range<u64>>,
@@ -43,14 +47,30 @@ impl EditPlaces {
         self.keep_alive.is_some()
     }
 
+    /// Whether the model can be changed.
+    pub fn has_model(&self) -> bool {
+        self.model.is_some()
+    }
+
+    /// The place of the model alone.
+    pub(super) fn of_model(self) -> Self {
+        Self {
+            model: self.model,
+            ..Self::default()
+        }
+    }
+
     /// The places after `replaced` was replaced by a text of this length. The body is not empty
-    /// then.
+    /// then. A place that was replaced has the new text.
     pub(super) fn after_splice(self, replaced: &Range<u64>, length: u64) -> Self {
         let moved = |at: u64| match at >= replaced.end {
             true => at - (replaced.end - replaced.start) + length,
             false => at,
         };
-        let moved_range = |range: Range<u64>| moved(range.start)..moved(range.end);
+        let moved_range = |range: Range<u64>| match range == *replaced && !range.is_empty() {
+            true => range.start..range.start + length,
+            false => moved(range.start)..moved(range.end),
+        };
         let num_ctx = self.num_ctx.map(|place| match place {
             NumCtxPlace::Value(value) => NumCtxPlace::Value(moved_range(value)),
             NumCtxPlace::InOptions { at, is_empty } => NumCtxPlace::InOptions {
@@ -64,6 +84,7 @@ impl EditPlaces {
             },
         });
         Self {
+            model: self.model.map(moved_range),
             num_ctx,
             keep_alive: self.keep_alive.map(moved_range),
         }
@@ -132,8 +153,9 @@ impl NumCtxPlace {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BodyEdits {
+    model: Option<Arc<str>>,
     num_ctx: Option<Option<u64>>,
     keep_alive: Option<KeepAlive>,
 }
@@ -142,6 +164,13 @@ impl BodyEdits {
     /// No changes.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Sets the model, if the body names one.
+    #[must_use]
+    pub fn with_model(mut self, model: Arc<str>) -> Self {
+        self.model = Some(model);
+        self
     }
 
     /// Sets `options.num_ctx` in tokens; `None` removes it, so that the server's default applies.
@@ -165,14 +194,20 @@ impl BodyEdits {
     }
 
     /// Changes the body and its `Content-Length`. What the body has no place for stays as it is.
-    /// The [`LlmRequest`] of the request goes on to describe the body from before, so apply all
-    /// changes at once.
+    ///
+    /// The [`LlmRequest`] of the request gets the new model, and the places in the new body, so
+    /// that another layer can change other values. Each of its other values goes on to describe
+    /// the body from before.
     pub fn apply<B>(&self, request: &mut Request<ReplayBody<B>>) {
         let Some(places) = LlmRequest::of(request.extensions()).map(|llm| &llm.places) else {
             return;
         };
+        let model = self.model.as_ref().zip(places.model.clone());
+        let has_model = model.is_some();
+        let model = model.map(|(name, place)| (place, quoted(name)));
         let num_ctx = self.num_ctx.zip(places.num_ctx.as_ref());
         let num_ctx = num_ctx.and_then(|(num_ctx, place)| place.splice(num_ctx));
+        let has_num_ctx = num_ctx.is_some();
         let keep_alive = self.keep_alive.zip(places.keep_alive.clone());
         let keep_alive = keep_alive.and_then(|(time, place)| {
             let seconds = match time {
@@ -182,13 +217,35 @@ impl BodyEdits {
             };
             Some((place, seconds))
         });
-        let mut splices: SmallVec<[_; 2]> = num_ctx.into_iter().chain(keep_alive).collect();
-        // From the end, so that the other place does not move.
+        let splices = model.into_iter().chain(num_ctx).chain(keep_alive);
+        let mut splices: SmallVec<[_; 3]> = splices.collect();
+        // From the end, so that the other places do not move.
         splices.sort_unstable_by_key(|(range, _)| std::cmp::Reverse(range.start));
         for (range, text) in splices {
-            replace(request, range, text);
+            let length = text.len() as u64;
+            if replace(request, range.clone(), text)
+                && let Some(llm) = LlmRequest::of_mut(request.extensions_mut())
+            {
+                llm.places = std::mem::take(&mut llm.places).after_splice(&range, length);
+            }
+        }
+        let body_bytes = request.body().len();
+        if let Some(llm) = LlmRequest::of_mut(request.extensions_mut()) {
+            llm.body_bytes = body_bytes.unwrap_or(llm.body_bytes);
+            if has_model {
+                llm.model.clone_from(&self.model);
+            }
+            if has_num_ctx && !matches!(llm.places.num_ctx, Some(NumCtxPlace::Value(_))) {
+                // The value that was inserted has no place.
+                llm.places.num_ctx = None;
+            }
         }
     }
+}
+
+/// A name as a JSON string.
+fn quoted(name: &str) -> Bytes {
+    serde_json::Value::from(name).to_string().into()
 }
 
 /// Replaces a part of the body, and sets the new `Content-Length`.
@@ -228,9 +285,9 @@ mod tests {
 
     /// The body and its declared length after these edits.
     fn edited(path: &str, layer: &LlmRequestLayer, body: &str, edits: BodyEdits) -> (String, u64) {
-        let inner = service_fn(|mut request: Request<Body>| async move {
+        let inner = service_fn(move |mut request: Request<Body>| {
             edits.apply(&mut request);
-            Ok::<_, BoxError>(request)
+            async { Ok::<_, BoxError>(request) }
         });
         let service = EndpointLayer::new(EndpointTable::ollama()).layer(layer.layer(inner));
         let request = Request::post(path)
@@ -318,7 +375,7 @@ mod tests {
             ("/v1/messages", false),
             ("/api/show", false),
         ] {
-            let (edited, _) = edited(path, &layer, body, edits);
+            let (edited, _) = edited(path, &layer, body, edits.clone());
             assert_eq!(edited != body, is_changed, "{path}: {edited}");
         }
     }
@@ -334,6 +391,76 @@ mod tests {
             let edits = BodyEdits::new().with_keep_alive(keep_alive);
             let (edited, length) = edited("/api/generate", &layer, body, edits);
             assert_eq!((&*edited, length), (expected, expected.len() as u64));
+        }
+    }
+
+    #[test]
+    fn the_model_is_replaced_in_every_dialect_where_it_is_named() {
+        let layer = LlmRequestLayer::new().with_default_model(Some("d".into()));
+        for (path, body, expected) in [
+            (
+                "/api/chat",
+                r#"{"model" : "a\u0062","n":1}"#,
+                r#"{"model" : "x\"y","n":1}"#,
+            ),
+            ("/api/show", r#"{"name":"a"}"#, r#"{"name":"x\"y"}"#),
+            (
+                "/api/show",
+                r#"{"name":"a","model":"b"}"#,
+                r#"{"name":"a","model":"x\"y"}"#,
+            ),
+            (
+                "/v1/chat/completions",
+                r#"{"n":[{"model":"c"}],"model":"a"}"#,
+                r#"{"n":[{"model":"c"}],"model":"x\"y"}"#,
+            ),
+            ("/v1/messages", r#"{"model":"a"}"#, r#"{"model":"x\"y"}"#),
+            ("/v1/responses", r#"{"model":"a"}"#, r#"{"model":"x\"y"}"#),
+            ("/api/chat", r#"{"n":1}"#, r#"{"model":"x\"y","n":1}"#),
+            ("/api/chat", "{}", r#"{"model":"x\"y"}"#),
+            ("/api/chat", r#"{"model":""}"#, r#"{"model":"x\"y"}"#),
+            ("/api/show", r#"{"verbose":true}"#, r#"{"verbose":true}"#),
+        ] {
+            let edits = BodyEdits::new().with_model("x\"y".into());
+            let (edited, length) = edited(path, &layer, body, edits);
+            assert_eq!(edited, expected, "{path}");
+            assert_eq!(length, expected.len() as u64);
+        }
+    }
+
+    #[test]
+    fn edits_can_be_applied_one_after_the_other() {
+        let both = [
+            r#"{"options":{"num_ctx":1},"model":"a","keep_alive":5}"#,
+            r#"{"keep_alive":5,"model":"a"}"#,
+            r#"{"model":"a","keep_alive":5,"options":{}}"#,
+        ];
+        for body in both {
+            let route = EndpointTable::ollama().look_up(&http::Method::POST, "/api/chat");
+            let mut request = Request::new(Body::from(Bytes::from(body)));
+            route.put_into(request.extensions_mut());
+            let inner = service_fn(|request: Request<Body>| async { Ok::<_, BoxError>(request) });
+            let scanned = LlmRequestLayer::new().layer(inner).oneshot(request);
+            let request = futures_util::FutureExt::now_or_never(scanned)
+                .unwrap()
+                .unwrap();
+            let first = BodyEdits::new().with_model("longer".into());
+            let second = BodyEdits::new().with_model("b".into());
+            let third = BodyEdits::new()
+                .with_num_ctx(Some(42))
+                .with_keep_alive(Duration::from_secs(700));
+            let mut all = request;
+            for edits in [&first, &third, &second, &first] {
+                edits.apply(&mut all);
+            }
+            let llm = LlmRequest::of(all.extensions()).unwrap();
+            assert_eq!(llm.model.as_deref(), Some("longer"));
+            assert_eq!(Some(llm.body_bytes), all.body().len());
+            let edited: Value =
+                serde_json::from_slice(&all.body().segments().unwrap().concat()).unwrap();
+            let expected =
+                json!({"model": "longer", "keep_alive": 700, "options": {"num_ctx": 42}});
+            assert_eq!(edited, expected, "{body}");
         }
     }
 

@@ -48,6 +48,7 @@ mod form;
 mod future;
 mod layer;
 mod model_name;
+mod needs;
 mod plan;
 pub mod scan;
 mod service;
@@ -67,6 +68,7 @@ pub use error::{MalformedBody, UnsupportedEncoding};
 pub use future::LlmRequestFuture;
 pub use layer::LlmRequestLayer;
 pub use model_name::{InvalidModelName, ModelName, ModelSource};
+pub use needs::Needs;
 pub use scan::PromptPrefix;
 pub use service::LlmRequestService;
 
@@ -89,6 +91,8 @@ pub struct LlmRequest {
     /// Whether the prompt or the list of messages is missing or empty. This is a request to load
     /// the model or, with a `keep_alive` of zero, to unload it.
     pub has_no_prompt: bool,
+    /// What the request needs of its model beside text, as far as its body shows it.
+    pub needs: Needs,
     /// The body's length in bytes.
     pub body_bytes: u64,
     /// How the prompt begins; empty without [`LlmRequestLayer::with_prefix_blocks`].
@@ -101,6 +105,10 @@ impl LlmRequest {
     /// The result for the request with these extensions.
     pub fn of(extensions: &Extensions) -> Option<&Self> {
         Shared::of(extensions)?.llm.as_ref()
+    }
+
+    pub(crate) fn of_mut(extensions: &mut Extensions) -> Option<&mut Self> {
+        Shared::of_mut(extensions).llm.as_mut()
     }
 
     /// Stores this in the extensions, as the layer does.

@@ -187,7 +187,9 @@ pub(super) fn settle<B>(
         let length = text.len() as u64;
         if replace(request, range.clone(), text) {
             model = Some(default.clone());
+            let quotes = with_model_place(&range, length, &scanned);
             scanned.places = scanned.places.after_splice(&range, length);
+            scanned.places.model = Some(quotes);
         }
     }
     let works_on_content = matches!(
@@ -212,11 +214,16 @@ pub(super) fn settle<B>(
         keep_alive: scanned.keep_alive,
         num_ctx: scanned.num_ctx,
         has_no_prompt,
+        needs: scanned.needs,
         body_bytes,
         prefix: scanned.prefix,
-        places: match is_json && works_on_content && endpoint.dialect == Dialect::Ollama {
-            true => scanned.places,
-            false => EditPlaces::default(),
+        places: match (
+            is_json,
+            works_on_content && endpoint.dialect == Dialect::Ollama,
+        ) {
+            (true, true) => scanned.places,
+            (true, false) => scanned.places.of_model(),
+            (false, _) => EditPlaces::default(),
         },
     };
     found.put_into(request.extensions_mut());
@@ -233,4 +240,16 @@ fn with_model(scanned: &Scanned, model: &Arc<str>) -> (Range<u64>, Bytes) {
         None => (begin..begin, format!(r#""model":{name},"#)),
     };
     (range, text.into())
+}
+
+/// Where the quoted name stands in the body after [`with_model`]'s text of this length was put
+/// there.
+fn with_model_place(range: &Range<u64>, length: u64, scanned: &Scanned) -> Range<u64> {
+    const KEY: u64 = r#""model":"#.len() as u64;
+    let end = range.start + length;
+    match &scanned.model_value {
+        Some(_) => range.start..end,
+        None if scanned.is_empty_object => range.start + KEY..end,
+        None => range.start + KEY..end - 1,
+    }
 }

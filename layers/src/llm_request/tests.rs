@@ -92,6 +92,7 @@ async fn the_inner_service_receives_the_scan_result() {
         keep_alive: Some(KeepAlive::For(Duration::from_secs(300))),
         num_ctx: Some(8),
         has_no_prompt: false,
+        needs: Default::default(),
         body_bytes: body.len() as u64,
         prefix: Default::default(),
         places: given.llm().places.clone(),
@@ -99,6 +100,95 @@ async fn the_inner_service_receives_the_scan_result() {
     assert_eq!(given.llm(), &expected);
     assert!(expected.places.has_num_ctx() && expected.places.has_keep_alive());
     assert_eq!(given.body(), body);
+}
+
+#[tokio::test]
+async fn what_a_request_needs_is_found_in_every_dialect() {
+    const NONE: Needs = Needs {
+        images: false,
+        tools: false,
+        thinking: false,
+    };
+    let (images, tools, thinking) = (
+        NONE.with_images(true),
+        NONE.with_tools(true),
+        NONE.with_thinking(true),
+    );
+    for (path, body, needs) in [
+        (
+            "/api/generate",
+            r#"{"model":"a","prompt":"images","images":["aGk="]}"#,
+            images,
+        ),
+        (
+            "/api/generate",
+            r#"{"model":"a","images":[],"think":"high"}"#,
+            thinking,
+        ),
+        (
+            "/api/chat",
+            r#"{"messages":[{"content":"a"},{"content":"b","images":["aGk="]}]}"#,
+            images,
+        ),
+        (
+            "/api/chat",
+            r#"{"messages":[{"images":null},{"images":[]}],"tools":[]}"#,
+            NONE,
+        ),
+        (
+            "/api/chat",
+            r#"{"messages":[{"tool_calls":[{"function":{"arguments":{"images":[1],"source":{}}}}]}]}"#,
+            NONE,
+        ),
+        (
+            "/api/chat",
+            r#"{"tools":[{"type":"function","function":{"parameters":{"images":[1]}}}],"think":true}"#,
+            tools.with_thinking(true),
+        ),
+        ("/api/chat", r#"{"think":false}"#, NONE),
+        (
+            "/v1/chat/completions",
+            r#"{"messages":[{"role":"user","content":[{"type":"text","text":"image_url"},{"type":"image_url","image_url":{"url":"data:"}}]}]}"#,
+            images,
+        ),
+        (
+            "/v1/chat/completions",
+            r#"{"messages":[],"tools":[{}],"reasoning_effort":"low"}"#,
+            tools.with_thinking(true),
+        ),
+        (
+            "/v1/chat/completions",
+            r#"{"reasoning_effort":"none","reasoning":{"effort":"none"}}"#,
+            NONE,
+        ),
+        (
+            "/v1/responses",
+            r#"{"input":[{"role":"user","content":[{"type":"input_image","image_url":"data:"}]}],"reasoning":{"summary":"auto","effort":"high"}}"#,
+            images.with_thinking(true),
+        ),
+        (
+            "/v1/responses",
+            r#"{"input":"image_url","reasoning":{"summary":"auto"},"tools":[{"type":"function"}]}"#,
+            tools,
+        ),
+        (
+            "/v1/messages",
+            r#"{"messages":[{"role":"user","content":[{"type":"image","source":{"type":"base64","media_type":"image/png"}}]}],"thinking":{"type":"enabled","budget_tokens":9}}"#,
+            images.with_thinking(true),
+        ),
+        (
+            "/v1/messages",
+            r#"{"messages":[{"content":[{"type":"tool_result","content":[{"type":"image","source":{"media_type":"image/png"}}]}]}]}"#,
+            images,
+        ),
+        (
+            "/v1/messages",
+            r#"{"messages":[{"content":[{"type":"tool_use","input":{"source":"a"}}]}],"thinking":{"type":"disabled"},"tools":[{"name":"t"}]}"#,
+            tools,
+        ),
+    ] {
+        assert_eq!(given(path, body).await.llm().needs, needs, "{path} {body}");
+    }
 }
 
 #[tokio::test]

@@ -53,6 +53,9 @@ pub struct Outcome {
     pub request_id: Option<HeaderValue>,
     /// The model name as the client wrote it.
     pub model: Option<Arc<str>>,
+    /// The model that answered, if [`model`](Self::model) is an alias; while none has, the one that
+    /// was tried last.
+    pub served_model: Option<Arc<str>>,
     /// Whether a streamed response was requested.
     pub stream: bool,
     /// The address of the client, if the server has recorded it.
@@ -112,6 +115,7 @@ impl Outcome {
             request_id: None,
             client_address: None,
             model: None,
+            served_model: None,
             stream: false,
             identity: None,
             backend: None,

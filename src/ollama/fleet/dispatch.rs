@@ -63,6 +63,26 @@ impl Need {
     }
 }
 
+impl Need {
+    /// What the policy is asked for a request of this model.
+    pub(super) fn ask<'a>(&'a self, model: &'a ModelName, line: Line) -> Ask<'a> {
+        Ask {
+            model,
+            prompt_tokens: self.prompt_tokens,
+            output_tokens: Some(self.output_tokens),
+            num_ctx: self.num_ctx,
+            may_change_num_ctx: self.may_change_num_ctx,
+            prefix: self.prefix.blocks(),
+            prefix_part: self.prefix.part_of_prompt(),
+            streams: self.streams,
+            waiting: line.waiting,
+            may_probe_slots: line.has_average_backlog(),
+            since: line.since,
+            now: line.now,
+        }
+    }
+}
+
 impl<S> Dispatcher<S> {
     pub(super) fn new(catalogue: Arc<Catalogue<S>>, router: Router) -> Self {
         Self {
@@ -80,31 +100,9 @@ impl<S> Dispatcher<S> {
         need: &Need,
         line: Line,
     ) -> Option<Slot<S>> {
-        let ask = Ask {
-            model,
-            prompt_tokens: need.prompt_tokens,
-            output_tokens: Some(need.output_tokens),
-            num_ctx: need.num_ctx,
-            may_change_num_ctx: need.may_change_num_ctx,
-            prefix: need.prefix.blocks(),
-            prefix_part: need.prefix.part_of_prompt(),
-            streams: need.streams,
-            waiting: line.waiting,
-            may_probe_slots: line.has_average_backlog(),
-            since: line.since,
-            now: line.now,
-        };
+        let ask = need.ask(model, line);
         let tried = need.tried();
-        let view = |id: ServerId| {
-            let member = members.by_id(id)?;
-            let standing = member.outliers.standing(model, line.now);
-            let standing = standing.for_attempt(!tried.is_empty());
-            Some(View {
-                availability: availability(member, standing),
-                was_tried: tried.contains(member.backend.name()),
-                is_trial: standing == Standing::TrialDue,
-            })
-        };
+        let view = |id: ServerId| Some(view(members.by_id(id)?, &ask, &tried));
         let grant = self.router.change(|policy| policy.choose(&ask, view))?;
         let flight = Flight::new(model.clone(), grant, self.router.clone());
         let member = members.by_id(grant.server)?;
@@ -132,6 +130,17 @@ impl<S> Dispatcher<S> {
         let equals = in_turn().filter(|other| state(other) == best).count();
         let untried = if best.1 { 0 } else { equals - 1 };
         Some(member.take(None).chosen(token(member), untried))
+    }
+}
+
+/// What the policy is told of a backend, for a request that has tried these backends before.
+pub(super) fn view<S>(member: &Member<S>, ask: &Ask<'_>, tried: &[Arc<str>]) -> View {
+    let standing = member.outliers.standing(ask.model, ask.now);
+    let standing = standing.for_attempt(!tried.is_empty());
+    View {
+        availability: availability(member, standing),
+        was_tried: tried.contains(member.backend.name()),
+        is_trial: standing == Standing::TrialDue,
     }
 }
 

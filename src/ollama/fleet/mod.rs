@@ -12,6 +12,7 @@ pub(crate) mod estimates;
 mod explain;
 mod flight;
 mod inventory;
+mod known;
 mod load_request;
 mod member;
 mod not_found;
@@ -51,6 +52,7 @@ pub use dispatch::{Class, Dispatcher, Need};
 pub use drift::Drift;
 pub use explain::LatestTerms;
 pub use inventory::{Installed, Resident, short_digest};
+pub use known::FleetModels;
 pub use member::Slot;
 pub use not_found::ModelNotFound;
 pub use observe::Observed;
@@ -67,7 +69,7 @@ pub use rules::{AllowedModels, InvalidPattern, ModelPattern, Preload, ServerRule
 use crate::client::Client;
 use crate::ollama::upstream::Address;
 use catalogue::Catalogue;
-use estimates::Estimates;
+use estimates::{Estimates, Expected};
 use flight::Flight;
 use member::Member;
 use permit::Accounting;
@@ -441,19 +443,11 @@ impl<S> Fleet<S> {
         (class, is_known)
     }
 
-    /// The queue entry of a request.
-    fn entry(&self, class: &Class, request: &Parts) -> Entry<Option<Client>, Need> {
-        let client = Client::of(request);
-        let model = class.model.as_ref();
-        let expected = self
-            .estimates
-            .expected(model, client.as_ref(), body_bytes(request));
-        let share = self.config.share_of(client.as_ref());
-        let attempts = Attempts::of(&request.extensions).cloned();
-        let arrival = attempts.as_ref().map(Attempts::started);
+    /// What a request needs of its backend.
+    fn need(&self, expected: Expected, request: &Parts) -> Need {
         let parsed = LlmRequest::of(&request.extensions);
-        let need = Need {
-            attempts,
+        Need {
+            attempts: Attempts::of(&request.extensions).cloned(),
             prompt_tokens: expected.prompt_tokens,
             output_tokens: expected.output_tokens,
             num_ctx: parsed.and_then(|request| self.config.context.asked(request)),
@@ -463,7 +457,19 @@ impl<S> Fleet<S> {
                 .map(|request| request.prefix.clone())
                 .unwrap_or_default(),
             streams: parsed.is_some_and(|request| request.stream),
-        };
+        }
+    }
+
+    /// The queue entry of a request.
+    fn entry(&self, class: &Class, request: &Parts) -> Entry<Option<Client>, Need> {
+        let client = Client::of(request);
+        let model = class.model.as_ref();
+        let expected = self
+            .estimates
+            .expected(model, client.as_ref(), body_bytes(request));
+        let share = self.config.share_of(client.as_ref());
+        let need = self.need(expected, request);
+        let arrival = need.attempts.as_ref().map(Attempts::started);
         let is_identified = client.as_ref().is_some_and(Client::is_identified);
         let entry = Entry::new(client, need)
             .with_shared_key(!is_identified)

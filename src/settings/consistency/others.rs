@@ -33,15 +33,19 @@ fn limits_of_unknown_keys(settings: &Settings, reader: &mut Reader) {
     let keys = keys.map(|(lines, role)| {
         KeySet::from_lines(lines.iter().map(Secret::expose), role).unwrap_or_default()
     });
-    for name in settings.limits.key_limits.keys() {
+    let limits = settings.limits.key_limits.keys();
+    let limits = limits.map(|name| ("limits.key_limits", "limits have", name));
+    let models = settings.limits.key_models.keys();
+    let models = models.map(|name| ("limits.key_models", "models have", name));
+    for (key, what, name) in limits.chain(models) {
         let mut identities = keys.iter().flat_map(KeySet::identities);
         if !identities.any(|identity| identity.name == *name) {
             let reason = format!(
-                "no key in {} or {} is named {name}, so its limits have no effect",
+                "no key in {} or {} is named {name}, so its {what} no effect",
                 reader.subject("keys.api"),
                 reader.subject("keys.admin")
             );
-            reader.report(Warning, "limits.key_limits", &reason);
+            reader.report(Warning, key, &reason);
         }
     }
 }

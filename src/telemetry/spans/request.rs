@@ -147,6 +147,12 @@ pub(in super::super) fn finish_request(outcome: &Outcome) {
     set(span, names::HTTP_RESPONSE_STATUS_CODE, status);
     let model = outcome.model.as_deref().map(bounded);
     set(span, names::GEN_AI_REQUEST_MODEL, model.map(str::to_owned));
+    let served = outcome.served_model.as_deref().map(bounded);
+    set(
+        span,
+        names::GEN_AI_RESPONSE_MODEL,
+        served.map(str::to_owned),
+    );
     set(span, names::BACKEND, outcome.backend.clone());
     set(span, names::IDENTITY, outcome.identity.clone());
     span.set_attribute(names::ATTEMPTS, i64::from(outcome.attempts));

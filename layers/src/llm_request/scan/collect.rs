@@ -21,11 +21,15 @@ pub(super) struct Collector {
     current: [Option<Key>; 2],
     found: Scanned,
     name: Option<Arc<str>>,
+    /// Where the value of `name` stands.
+    name_value: Option<Range<u64>>,
     has_content: bool,
     /// The place of `options.num_ctx`, if the key was there; `None` in it if the value is wrong.
     num_ctx: Option<Option<NumCtxPlace>>,
     /// From the beginning of the first part of the prompt to the end of the last one so far.
     content: Option<Range<u64>>,
+    /// The current member of a message is its images.
+    is_images: bool,
     error: Option<ScanError>,
 }
 
@@ -37,9 +41,11 @@ impl Collector {
             current: [None, None],
             found: Scanned::default(),
             name: None,
+            name_value: None,
             has_content: false,
             num_ctx: None,
             content: None,
+            is_images: false,
             error: None,
         }
     }
@@ -54,6 +60,11 @@ impl Collector {
                 is_empty: self.found.is_empty_object,
             });
         }
+        self.found.places.model = match (&self.found.model, &self.name) {
+            (Some(_), _) => self.found.model_value.clone(),
+            (None, Some(_)) => self.name_value,
+            (None, None) => None,
+        };
         self.found.model = self.found.model.or(self.name);
         self.found.has_no_prompt = !self.has_content;
         Ok(self.found)
@@ -75,6 +86,32 @@ impl Collector {
             1 => self.current[0],
             2 => self.current[1],
             _ => None,
+        }
+    }
+
+    /// Whether known keys may be in the value of the current key of the body.
+    fn has_known_members(&self) -> bool {
+        matches!(
+            self.current[0],
+            Some(Key::Options | Key::Reasoning | Key::Thinking)
+        )
+    }
+
+    fn is_in_content(&self) -> bool {
+        matches!(self.current[0], Some(Key::Messages | Key::Input))
+    }
+
+    /// A key in a message. Those of images are noticed: of OpenAI's parts of a message
+    /// (`image_url`), and of Anthropic's (`source`), also in the result of a tool (`media_type`).
+    fn key_in_content(&mut self, depth: u32, kept: Kept<'_>) {
+        self.is_images = false;
+        if kept.is_cut || !self.is_in_content() {
+            return;
+        }
+        match (depth, kept.raw) {
+            (3, b"images") => self.is_images = true,
+            (5, b"image_url" | b"source") | (8, b"media_type") => self.found.needs.images = true,
+            _ => {}
         }
     }
 
@@ -157,6 +194,15 @@ fn keep_alive(value: Value<'_>) -> Option<KeepAlive> {
     }
 }
 
+/// Whether the value of `think` or of an effort turns thinking on.
+fn asks_to_think(value: Value<'_>) -> bool {
+    match value {
+        Value::Bool(thinks) => thinks,
+        Value::String(kept) => !kept.raw.is_empty() && kept.raw != b"none",
+        _ => false,
+    }
+}
+
 fn is_content(value: Value<'_>) -> bool {
     match value {
         Value::Null => false,
@@ -170,15 +216,27 @@ impl Visitor for Collector {
     fn begin_key(&self, depth: u32) -> usize {
         match depth {
             1 => KEY_BYTES,
-            2 if self.current[0] == Some(Key::Options) => KEY_BYTES,
+            2 if self.has_known_members() => KEY_BYTES,
+            3.. if self.is_in_content() => KEY_BYTES,
             _ => 0,
         }
     }
 
     fn key(&mut self, depth: u32, kept: Kept<'_>) {
+        if depth > 2 {
+            return self.key_in_content(depth, kept);
+        }
         let slot = depth as usize - 1;
         self.current[slot] = None;
-        if kept.is_cut || depth == 2 && self.current[0] != Some(Key::Options) {
+        if kept.is_cut || depth == 2 && !self.has_known_members() {
+            return;
+        }
+        if depth == 2 && self.current[0] != Some(Key::Options) {
+            self.current[slot] = match kept.raw {
+                b"effort" => Some(Key::Effort),
+                b"type" => Some(Key::Type),
+                _ => None,
+            };
             return;
         }
         let exact = self.keys.find_exact(kept.raw, depth == 2);
@@ -214,6 +272,10 @@ impl Visitor for Collector {
             self.found.is_empty_object = matches!(value, Value::Object { is_empty: true });
             return;
         }
+        if depth == 3 {
+            self.found.needs.images |= self.is_images && is_content(value);
+            return;
+        }
         let Some(key) = self.current(depth) else {
             return;
         };
@@ -225,7 +287,10 @@ impl Visitor for Collector {
                 self.found.model = self.name(key, value);
                 self.found.model_value = Some(span);
             }
-            (Key::Name | Key::Source, _) => self.name = self.name(key, value),
+            (Key::Name | Key::Source, _) => {
+                self.name = self.name(key, value);
+                self.name_value = Some(span);
+            }
             (Key::Stream, Value::Bool(stream)) => self.found.stream = Some(stream),
             (Key::Stream, Value::Null) => {}
             (Key::Stream, other) => self.wrong_type(key, kind_of(other), "bool"),
@@ -256,7 +321,15 @@ impl Visitor for Collector {
                     (None, _) => None,
                 };
             }
-            (Key::System | Key::Instructions, _) => {}
+            (Key::Images, _) => self.found.needs.images |= is_content(value),
+            (Key::Tools, _) => self.found.needs.tools |= is_content(value),
+            (Key::Think | Key::ReasoningEffort | Key::Effort, _) => {
+                self.found.needs.thinking |= asks_to_think(value);
+            }
+            (Key::Type, Value::String(kept)) if self.current[0] == Some(Key::Thinking) => {
+                self.found.needs.thinking |= kept.raw == b"enabled";
+            }
+            (Key::System | Key::Instructions | Key::Reasoning | Key::Thinking | Key::Type, _) => {}
         }
     }
 }

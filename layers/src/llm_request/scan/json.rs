@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::ScanError;
 use super::utf8::Utf8;
-use super::visit::{Kept, Kind, REPORTED_DEPTH, Value, Visitor};
+use super::visit::{Kept, Kind, REPORTED_DEPTH, REPORTED_KEYS, Value, Visitor};
 
 /// Limit of nested arrays and objects. Real requests are less deep, and deeper ones could exhaust
 /// the stack of a recursive parser.
@@ -223,7 +223,7 @@ impl Json {
             (ElementOrEnd, b']') | (KeyOrEnd, b'}') => return self.close(at, true, visitor),
             (Value | ElementOrEnd, _) => return self.begin_value(byte, at, visitor),
             (KeyOrEnd | Key, b'"') => {
-                let reported = self.depth <= REPORTED_DEPTH;
+                let reported = self.depth <= REPORTED_KEYS;
                 self.start_keeping(if reported {
                     visitor.begin_key(self.depth)
                 } else {
@@ -350,7 +350,7 @@ impl Json {
             None => self.kept(),
         };
         if is_key {
-            if self.depth <= REPORTED_DEPTH {
+            if self.depth <= REPORTED_KEYS {
                 visitor.key(self.depth, kept);
             }
             self.state = State::Colon;

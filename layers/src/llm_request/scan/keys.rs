@@ -17,13 +17,22 @@ pub(super) enum Key {
     MaxTokens,
     System,
     Instructions,
+    Images,
+    Tools,
+    Think,
+    ReasoningEffort,
+    Reasoning,
+    Thinking,
     // Of `options`:
     NumCtx,
     NumPredict,
+    // Of `reasoning` and `thinking`:
+    Effort,
+    Type,
 }
 
 impl Key {
-    const OF_BODY: [Self; 12] = [
+    const OF_BODY: [Self; 18] = [
         Self::Model,
         Self::Name,
         Self::Source,
@@ -36,6 +45,12 @@ impl Key {
         Self::MaxTokens,
         Self::System,
         Self::Instructions,
+        Self::Images,
+        Self::Tools,
+        Self::Think,
+        Self::ReasoningEffort,
+        Self::Reasoning,
+        Self::Thinking,
     ];
     const OF_OPTIONS: [Self; 2] = [Self::NumCtx, Self::NumPredict];
 
@@ -53,6 +68,14 @@ impl Key {
             Self::MaxTokens => "max_tokens",
             Self::System => "system",
             Self::Instructions => "instructions",
+            Self::Images => "images",
+            Self::Tools => "tools",
+            Self::Think => "think",
+            Self::ReasoningEffort => "reasoning_effort",
+            Self::Reasoning => "reasoning",
+            Self::Thinking => "thinking",
+            Self::Effort => "effort",
+            Self::Type => "type",
             Self::NumCtx => "num_ctx",
             Self::NumPredict => "num_predict",
         }
@@ -63,9 +86,11 @@ impl Key {
         match self {
             Self::Model | Self::Name | Self::Source => 6 * super::MAX_NAME_BYTES,
             Self::KeepAlive | Self::NumCtx | Self::NumPredict | Self::MaxTokens => 128,
+            Self::Think | Self::ReasoningEffort | Self::Effort | Self::Type => 16,
             // It only matters whether there are any.
             Self::Prompt | Self::Messages | Self::Input => 0,
             Self::Stream | Self::Options | Self::System | Self::Instructions => 0,
+            Self::Images | Self::Tools | Self::Reasoning | Self::Thinking => 0,
         }
     }
 
@@ -77,19 +102,25 @@ impl Key {
         )
     }
 
-    /// Whether the gateway acts on its value. Of the others it only uses the position, for a guess.
+    /// Whether the gateway acts on its value. Of the others it makes a guess.
     pub(super) fn is_acted_on(self) -> bool {
-        !matches!(self, Self::System | Self::Instructions)
+        use Key::{
+            Images, Instructions, Reasoning, ReasoningEffort, System, Think, Thinking, Tools,
+        };
+        !matches!(
+            self,
+            System | Instructions | Images | Tools | Think | ReasoningEffort | Reasoning | Thinking
+        )
     }
 
-    fn bit(self) -> u16 {
-        1 << self as u16
+    fn bit(self) -> u32 {
+        1 << self as u32
     }
 }
 
 /// The keys that the gateway uses in one kind of request. All others are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keys(u16);
+pub struct Keys(u32);
 
 impl Keys {
     /// The keys of a request to this operation in this dialect.
@@ -97,15 +128,29 @@ impl Keys {
         use Key::*;
         use Operation::{Chat, Copy, Create, Delete, Embed, Extra, Generate, Pull, Push, Show};
         let keys: &[Key] = match (dialect, operation) {
-            (Dialect::Ollama, Generate) => &[Model, Stream, KeepAlive, Options, Prompt, System],
-            (Dialect::Ollama, Chat) => &[Model, Stream, KeepAlive, Options, Messages],
+            (Dialect::Ollama, Generate) => &[
+                Model, Stream, KeepAlive, Options, Prompt, System, Images, Think,
+            ],
+            (Dialect::Ollama, Chat) => &[Model, Stream, KeepAlive, Options, Messages, Tools, Think],
             // One of the two routes uses `input`, the other `prompt`.
             (Dialect::Ollama, Embed) => &[Model, KeepAlive, Options, Input, Prompt],
             (_, Show | Delete) => &[Model, Name],
             (_, Pull | Push | Create) => &[Model, Name, Stream],
             (_, Copy) => &[Source],
-            (Dialect::Responses, Chat) => &[Model, Stream, Input, Instructions],
-            (_, Chat) => &[Model, Stream, Messages, MaxTokens, System],
+            (Dialect::Responses, Chat) => &[Model, Stream, Input, Instructions, Tools, Reasoning],
+            (Dialect::Anthropic, Chat) => {
+                &[Model, Stream, Messages, MaxTokens, System, Tools, Thinking]
+            }
+            (_, Chat) => &[
+                Model,
+                Stream,
+                Messages,
+                MaxTokens,
+                System,
+                Tools,
+                Reasoning,
+                ReasoningEffort,
+            ],
             (_, Generate) => &[Model, Stream, Prompt, MaxTokens],
             (_, Embed) => &[Model, Input],
             (_, Extra) => &[Model, Stream, KeepAlive, Options, Prompt, Messages, Input],
@@ -144,7 +189,7 @@ impl Keys {
 
 /// A set of seen keys.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Seen(u16);
+pub(super) struct Seen(u32);
 
 impl Seen {
     /// Adds a key; returns `false` if it was already there.

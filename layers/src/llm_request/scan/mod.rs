@@ -43,8 +43,8 @@ use self::collect::Collector;
 use self::json::Json;
 use self::prefix::Hashes;
 use self::visit::Kind;
-use super::KeepAlive;
 use super::edit::EditPlaces;
+use super::{KeepAlive, Needs};
 
 pub use self::error::ScanError;
 pub use self::json::MAX_DEPTH;
@@ -70,6 +70,8 @@ pub struct Scanned {
     pub max_tokens: Option<u64>,
     /// Whether the operation has no input: it is missing, null or empty.
     pub has_no_prompt: bool,
+    /// What the request needs of its model beside text.
+    pub needs: Needs,
     /// The byte range of the value of `model` in the body, if the key is there.
     pub model_value: Option<Range<u64>>,
     /// The position right after the opening brace.

@@ -2,10 +2,14 @@
 
 use std::ops::Range;
 
-/// Members up to this depth are reported to the visitor; deeper ones are only validated.
-pub(super) const REPORTED_DEPTH: u32 = 2;
+/// Members up to this depth are reported to the visitor with their values; deeper ones are only
+/// validated.
+pub(super) const REPORTED_DEPTH: u32 = 3;
+/// Keys up to this depth are reported: that of an image in the result of a tool.
+pub(super) const REPORTED_KEYS: u32 = 8;
 
-/// Receives the keys and values of the state machine, down to [`REPORTED_DEPTH`].
+/// Receives the keys and values of the state machine, down to [`REPORTED_DEPTH`]; the keys down to
+/// [`REPORTED_KEYS`].
 pub(super) trait Visitor {
     /// A key begins in an object at this depth. Returns how many bytes of it to keep.
     fn begin_key(&self, depth: u32) -> usize;

@@ -13,7 +13,7 @@ use tower_http::ServiceBuilderExt as _;
 
 use crate::layers::{
     adaptive, admission, api_key, body_limit, breaker, budget, cache, clocks, endpoint, heartbeat,
-    key_of, outcome, queue, quota, retry, route,
+    key_of, model_alias, outcome, queue, quota, retry, route,
 };
 use crate::support::{answer, expect_answer, serve, serve_router};
 
@@ -85,6 +85,7 @@ each! {
     the_heartbeat_layer: body_limit(), LlmRequestLayer::new(), heartbeat();
     the_cache_layer: body_limit(), LlmRequestLayer::new(), cache();
     the_token_limit: UsageLayer::new(), TokenLimitLayer::new([budget()], key_of);
+    the_model_alias_layer: body_limit(), LlmRequestLayer::new(), model_alias();
     the_retry_layer: body_limit(), retry();
     the_queue_layer: queue();
     the_route: route();

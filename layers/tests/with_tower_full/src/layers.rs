@@ -16,6 +16,7 @@ use llamatower_layers::cache::CacheLayer;
 use llamatower_layers::clocks::StreamClocksLayer;
 use llamatower_layers::endpoint::EndpointLayer;
 use llamatower_layers::heartbeat::HeartbeatLayer;
+use llamatower_layers::model_alias::{Alias, Aliases, ModelAliasLayer};
 use llamatower_layers::queue::QueueLayer;
 use llamatower_layers::rate_limit::Quota;
 use llamatower_layers::retry::{RetryBudget, RetryLayer};
@@ -75,6 +76,11 @@ pub(crate) fn budget() -> Budget {
 /// All requests have the same key.
 pub(crate) fn key_of(_: &Parts) -> Option<u8> {
     Some(1)
+}
+
+pub(crate) fn model_alias() -> ModelAliasLayer {
+    let alias = Alias::chain("gpt-4o-mini", ["tiny"]).expect("valid names");
+    ModelAliasLayer::new(Aliases::new([alias]).expect("one alias"))
 }
 
 pub(crate) fn retry() -> RetryLayer {

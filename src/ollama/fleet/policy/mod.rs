@@ -21,6 +21,7 @@ mod choose;
 mod context;
 mod cost;
 mod decisions;
+mod expected;
 mod lane;
 mod memory;
 mod model;

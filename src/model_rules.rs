@@ -1,0 +1,194 @@
+//! Which models clients may use, and by which names: aliases, and the models of single keys.
+
+use std::collections::BTreeMap;
+use std::future::{Ready, ready};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use futures_util::future::Either;
+use http::{Extensions, Request, StatusCode};
+use llamatower_layers::api_key::Identity;
+use llamatower_layers::live::Live;
+use llamatower_layers::model_alias::{Aliases, Candidate};
+use llamatower_layers::{
+    BoxError, Fail, Failure, LlmRequest, ModelName, Operation, RouteMatch, Side,
+};
+use tower::{Layer, Service};
+
+use crate::ollama::fleet::ModelPattern;
+use crate::settings::Settings;
+
+type PatternsByKey = BTreeMap<Arc<str>, Arc<[ModelPattern]>>;
+
+/// The rules in force. Clones share them, and they can be changed while the gateway serves.
+#[derive(Clone, Debug, Default)]
+pub struct ModelRules {
+    /// The aliases.
+    pub aliases: Live<Aliases>,
+    by_key: Live<PatternsByKey>,
+    lists_aliases: Arc<AtomicBool>,
+}
+
+/// What one client may see in lists of models.
+#[derive(Clone, Debug, Default)]
+pub struct VisibleModels {
+    /// `None` if the client may use all models.
+    pub(crate) allowed: Option<Arc<[ModelPattern]>>,
+    /// The listed aliases, each with its models in order.
+    pub aliases: Vec<(Candidate, Vec<Candidate>)>,
+}
+
+impl ModelRules {
+    /// The rules of these settings.
+    pub fn new(settings: &Settings) -> Self {
+        let rules = Self::default();
+        rules.set(settings);
+        rules
+    }
+
+    /// Replaces the rules by those of other settings.
+    pub fn set(&self, settings: &Settings) {
+        let by_key = settings.limits.key_models.iter();
+        let by_key = by_key.map(|(name, patterns)| (name.clone(), patterns.as_slice().into()));
+        self.by_key.set(by_key.collect());
+        self.aliases.set(settings.routing.aliases.clone());
+        let lists_aliases = settings.routing.list_aliases;
+        self.lists_aliases.store(lists_aliases, Ordering::Relaxed);
+    }
+
+    /// The models that the client of a request may use; `None` for all.
+    fn allowed(&self, request: &Extensions) -> Option<Arc<[ModelPattern]>> {
+        let by_key = self.by_key.get();
+        if by_key.is_empty() {
+            return None;
+        }
+        by_key.get(&request.get::<Identity>()?.name).cloned()
+    }
+
+    /// What the client of a request may see.
+    pub fn visible(&self, request: &Extensions) -> VisibleModels {
+        let mut visible = VisibleModels {
+            allowed: self.allowed(request),
+            aliases: Vec::new(),
+        };
+        if self.lists_aliases.load(Ordering::Relaxed) {
+            let aliases = self.aliases.get();
+            let shown = aliases.iter().filter(|alias| visible.shows(alias.name()));
+            let rows = shown.map(|alias| {
+                let (name, text) = (alias.name().clone(), alias.text().clone());
+                (Candidate { name, text }, aliases.in_listed_order(alias))
+            });
+            visible.aliases = rows.collect();
+        }
+        visible
+    }
+
+    /// The models of an alias, in the order in which they were given; `None` if the name is none.
+    pub fn models_of(&self, name: &str) -> Option<Vec<Candidate>> {
+        let aliases = self.aliases.get();
+        let alias = aliases.find(name)?;
+        Some(aliases.in_listed_order(alias))
+    }
+
+    /// Refuses a request for a model that its key may not use.
+    fn check(&self, request: &Extensions) -> Result<(), Failure> {
+        let Some(allowed) = self.allowed(request) else {
+            return Ok(());
+        };
+        let Some(asked) = asked_model(request) else {
+            return Ok(());
+        };
+        // What is not a name is refused elsewhere.
+        match ModelName::parse(asked) {
+            Ok(name) if !matches(&allowed, &name) => Err(ModelNotAllowed {
+                model: asked.into(),
+            }
+            .into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl VisibleModels {
+    /// Whether a list shows this model.
+    pub fn shows(&self, model: &ModelName) -> bool {
+        let allowed = self.allowed.as_ref();
+        allowed.is_none_or(|allowed| matches(allowed, model))
+    }
+}
+
+fn matches(patterns: &[ModelPattern], model: &ModelName) -> bool {
+    patterns.iter().any(|pattern| pattern.matches(model))
+}
+
+/// The model in the body, or in the path of the route that describes one.
+fn asked_model(request: &Extensions) -> Option<&str> {
+    match RouteMatch::of(request) {
+        Some(RouteMatch::Found {
+            endpoint,
+            parameter,
+        }) if endpoint.operation == Operation::Model => parameter.as_deref(),
+        _ => LlmRequest::of(request)?.model.as_deref(),
+    }
+}
+
+/// The key may not use this model.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this API key may not use the model '{model}'")]
+pub struct ModelNotAllowed {
+    model: Box<str>,
+}
+
+impl Fail for ModelNotAllowed {
+    fn side(&self) -> Side {
+        Side::Client
+    }
+    fn status(&self) -> StatusCode {
+        StatusCode::FORBIDDEN
+    }
+    fn kind(&self) -> &'static str {
+        "model_not_allowed"
+    }
+}
+
+/// Refuses requests for models that the client's key may not use. It stands inside of the scan and
+/// of the check of keys.
+#[derive(Clone, Debug)]
+pub struct AllowedModelsLayer(pub ModelRules);
+
+impl<S> Layer<S> for AllowedModelsLayer {
+    type Service = CheckModel<S>;
+
+    fn layer(&self, inner: S) -> CheckModel<S> {
+        let rules = self.0.clone();
+        CheckModel { inner, rules }
+    }
+}
+
+/// The service of [`AllowedModelsLayer`].
+#[derive(Clone, Debug)]
+pub struct CheckModel<S> {
+    inner: S,
+    rules: ModelRules,
+}
+
+impl<S, B> Service<Request<B>> for CheckModel<S>
+where
+    S: Service<Request<B>, Error = BoxError>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = Either<S::Future, Ready<Result<S::Response, BoxError>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        match self.rules.check(request.extensions()) {
+            Ok(()) => Either::Left(self.inner.call(request)),
+            Err(failure) => Either::Right(ready(Err(failure.into()))),
+        }
+    }
+}
