@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod healthcheck;
 pub mod live;
 pub mod ollama;
+pub mod openai;
 pub mod reload;
 pub mod run;
 pub mod settings;

@@ -111,6 +111,9 @@ pub const ERROR_TYPE_OTHER: &str = "_OTHER";
 pub const METHOD_OTHER: &str = "_OTHER";
 /// The value of `gen_ai.provider.name` for a server that uses Ollama's dialects.
 pub const OLLAMA: &str = "ollama";
+/// The value of `gen_ai.provider.name` for an OpenAI-compatible server. `openai` would be OpenAI
+/// itself.
+pub const OPENAI_COMPATIBLE: &str = "openai_compatible";
 
 // === our own attributes ===
 

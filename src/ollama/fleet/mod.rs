@@ -350,6 +350,9 @@ impl<S> Fleet<S> {
         S: Clone,
     {
         let members = self.catalogue.members().all().to_vec();
+        // The models of other servers stay in memory.
+        let is_ollama = |member: &Arc<Member<S>>| member.backend.openai().is_none();
+        let members: Vec<_> = members.into_iter().filter(is_ollama).collect();
         let queries = members.iter().map(|member| async {
             let resident = member.backend.resident(self.config.clocks.timeout).await;
             let rows = resident.ok().flatten().unwrap_or_default();
