@@ -19,7 +19,7 @@ enum Rule {
     /// It has no equivalent; these values change nothing.
     NoEquivalent(&'static [f64]),
     /// How Ollama runs the model; it does not change the answer.
-    Runner,
+    Runner(Kind),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,7 @@ enum Kind {
     Limit,
     /// A text or a list of texts.
     Texts,
+    Any,
 }
 
 /// Ollama ignores unknown options, and so are they here.
@@ -52,9 +53,13 @@ fn rule(name: &str) -> Option<Rule> {
         "typical_p" | "tfs_z" | "penalize_newline" => Rule::NoEquivalent(&[1.0]),
         "mirostat" => Rule::NoEquivalent(&[0.0]),
         // Without mirostat they have no effect.
-        "mirostat_tau" | "mirostat_eta" => Rule::Runner,
-        "num_ctx" | "num_batch" | "num_gpu" | "main_gpu" | "num_thread" | "num_keep"
-        | "use_mmap" | "use_mlock" | "low_vram" | "numa" | "f16_kv" | "vocab_only" => Rule::Runner,
+        "mirostat_tau" | "mirostat_eta" => Rule::Runner(Kind::Float),
+        "num_ctx" | "num_batch" | "num_gpu" | "main_gpu" | "num_thread" | "num_keep" => {
+            Rule::Runner(Kind::Integer)
+        }
+        "use_mmap" | "use_mlock" | "low_vram" | "numa" | "f16_kv" | "vocab_only" => {
+            Rule::Runner(Kind::Any)
+        }
         _ => return None,
     })
 }
@@ -99,7 +104,10 @@ pub(super) fn put<'a>(
                     return Err(Untranslatable::no(format!("the option {name}")));
                 }
             }
-            Some(Rule::Runner) | None => {}
+            Some(Rule::Runner(kind)) => {
+                check(value, kind).map_err(wrong)?;
+            }
+            None => {}
         }
     }
     Ok(())
@@ -128,6 +136,7 @@ fn check(value: &RawValue, kind: Kind) -> Result<bool, &'static str> {
         Kind::Float => Err("float32"),
         Kind::Integer => integer.map(|_| true).ok_or("integer"),
         Kind::Limit => integer.map(|limit| limit > 0).ok_or("integer"),
+        Kind::Any => Ok(true),
         Kind::Texts => match &value {
             Value::String(_) => Ok(true),
             Value::Array(items) if items.iter().all(Value::is_string) => Ok(!items.is_empty()),
@@ -201,6 +210,7 @@ mod tests {
     fn an_option_of_a_wrong_type_is_refused_in_the_words_of_ollama() {
         for (options, text) in [
             (json!({"num_predict": "six"}), r#"option "num_predict" must be of type integer"#),
+            (json!({"num_ctx": "8k"}), r#"option "num_ctx" must be of type integer"#),
             (json!({"seed": 1.5}), r#"option "seed" must be of type integer"#),
             (json!({"temperature": "hot"}), r#"option "temperature" must be of type float32"#),
             (json!({"stop": [1]}), r#"option "stop" must be of type array"#),

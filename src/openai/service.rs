@@ -149,10 +149,6 @@ impl<S> Exchange<S> {
         R::Error: Into<BoxError>,
     {
         let path = request.uri().path();
-        if let Some(id) = path.strip_prefix("/v1/models/") {
-            let id = id.to_owned();
-            return self.model(request, &id).await;
-        }
         if path.starts_with("/v1/") {
             return self.pass(request).await;
         }
@@ -173,6 +169,7 @@ impl<S> Exchange<S> {
     async fn pass<B, R>(&mut self, mut request: Request<B>) -> Answered<R>
     where
         S: Service<Request<B>, Response = Response<R>, Error = BoxError>,
+        B: Default,
         R: Body<Data = Bytes>,
         R::Error: Into<BoxError>,
     {
@@ -196,9 +193,12 @@ impl<S> Exchange<S> {
         }
         let (head, body) = answer.into_parts();
         let body = self.read(body).await?;
-        match is_about_the_model(head.status, &body) {
-            true => Ok(Response::from_parts(head, TranslatedBody::whole(body))),
-            false => Err(self.not_offered(&path)),
+        if is_about_the_model(head.status, &body) {
+            return Ok(Response::from_parts(head, TranslatedBody::whole(body)));
+        }
+        match path.strip_prefix("/v1/models/") {
+            Some(id) => self.model(id).await,
+            None => Err(self.not_offered(&path)),
         }
     }
 
@@ -215,7 +215,7 @@ impl<S> Exchange<S> {
         let ask = match asked {
             Asked::Send(ask) => ask,
             Asked::Answered(bytes) => return Ok(whole_answer(StatusCode::OK, bytes)),
-            Asked::Unload => return Err(self.not_offered("unloading of models")),
+            Asked::Unload => return Err(self.not_offered("the unloading of models")),
         };
         let path = self.server.path(ask.path);
         let (mut head, _) = request.into_parts();
@@ -410,15 +410,15 @@ impl<S> Exchange<S> {
         })
     }
 
-    /// One model in OpenAI's form: not all servers have this route, but all have the list.
-    async fn model<B, R>(&mut self, request: Request<B>, id: &str) -> Answered<R>
+    /// One model in OpenAI's form, from a server that has only the list.
+    async fn model<B, R>(&mut self, id: &str) -> Answered<R>
     where
         S: Service<Request<B>, Response = Response<R>, Error = BoxError>,
         B: Default,
         R: Body<Data = Bytes>,
         R::Error: Into<BoxError>,
     {
-        let page = match self.page(request).await? {
+        let page = match self.page(Request::new(B::default())).await? {
             Ok(page) => page,
             Err(refused) => return Ok(refused),
         };
