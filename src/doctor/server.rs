@@ -163,7 +163,11 @@ async fn answers(server: &Backend, settings: &Settings) -> Result<Answers, Troub
     let begun = Instant::now();
     // An OpenAI-compatible server has no version; the list of its models is asked twice.
     let is_ollama = server.openai().is_none();
-    let first = if is_ollama { "/api/version" } else { "/api/tags" };
+    let first = if is_ollama {
+        "/api/version"
+    } else {
+        "/api/tags"
+    };
     let answer = get(server, first, limit).await?;
     let first_answer = begun.elapsed();
     let clock_ahead = clock_ahead(&answer);
@@ -222,7 +226,9 @@ impl fmt::Display for Facts {
             return write!(f, "{}  does not respond like Ollama", self.name);
         };
         let version = answers.version.as_ref();
-        let kind = version.map_or("OpenAI-compatible".to_owned(), |version| format!("Ollama {version}"));
+        let kind = version.map_or("OpenAI-compatible".to_owned(), |version| {
+            format!("Ollama {version}")
+        });
         write!(
             f,
             "{}  {kind}, models: {}, in memory: {}, responded in {:.0?}",

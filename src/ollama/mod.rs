@@ -144,7 +144,10 @@ async fn version<S>(fleet: Arc<Fleet<S>>) -> Result<Response<AnswerBody>, BoxErr
     let mut backends = fleet.backends();
     backends.retain(|backend| backend.openai().is_none());
     if backends.is_empty() {
-        return Ok(whole(JSON, format!("{{\"version\":\"{DIALECT_VERSION}\"}}")));
+        return Ok(whole(
+            JSON,
+            format!("{{\"version\":\"{DIALECT_VERSION}\"}}"),
+        ));
     }
     let backends = backends.iter().map(|backend| &**backend);
     let version = lists::lowest_version(backends, fleet.probe_timeout()).await;

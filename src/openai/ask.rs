@@ -221,7 +221,10 @@ impl Translator<'_> {
         if is_raw || suffix.is_some() {
             for (name, is_there) in [
                 ("system together with suffix", system.is_some()),
-                ("images with raw or suffix", generate.images.is_some_and(|images| !images.is_empty())),
+                (
+                    "images with raw or suffix",
+                    generate.images.is_some_and(|images| !images.is_empty()),
+                ),
                 ("logprobs with raw or suffix", common.logprobs == Some(true)),
             ] {
                 if is_there {
@@ -319,7 +322,10 @@ impl Translator<'_> {
         let streams = common.stream.unwrap_or(true);
         body.put("stream", Member::Json(streams.into()));
         if streams {
-            body.put("stream_options", Member::Json(json!({"include_usage": true})));
+            body.put(
+                "stream_options",
+                Member::Json(json!({"include_usage": true})),
+            );
         }
         Ok(Asked::Send(Ask {
             path,

@@ -8,9 +8,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use jiff::Timestamp;
-use llamatower_layers::{BoxError, Dialect, Failure};
 use llamatower_layers::dialect::ResponseSoFar;
 use llamatower_layers::frames::Framing;
+use llamatower_layers::{BoxError, Dialect, Failure};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
@@ -78,6 +78,8 @@ pub(super) struct Lines<R> {
     server: Arc<str>,
     /// Lines that were read before the head was sent.
     first: Option<Bytes>,
+    /// What follows the lines that were read last.
+    fault: Option<LinesFault>,
 }
 
 /// The clock of one answer.
@@ -115,6 +117,7 @@ where
             buffer: BytesMut::new(),
             server,
             first: None,
+            fault: None,
         }
     }
 
@@ -131,10 +134,13 @@ where
     /// The next lines; `None` at the end.
     fn poll_lines(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, LinesFault>>> {
         loop {
+            if let Some(fault) = self.fault.take() {
+                return Poll::Ready(Some(Err(fault)));
+            }
             let Some(inner) = &mut self.inner else {
                 return Poll::Ready(None);
             };
-            let fault = match ready!(inner.as_mut().poll_frame(cx)) {
+            self.fault = match ready!(inner.as_mut().poll_frame(cx)) {
                 Some(Ok(frame)) => {
                     let Ok(data) = frame.into_data() else {
                         continue;
@@ -149,20 +155,12 @@ where
                     self.transcoder.end().err().map(LinesFault::Stream)
                 }
             };
-            if fault.is_some() {
+            if self.fault.is_some() {
                 // This closes the connection.
                 self.inner = None;
             }
-            match (self.buffer.is_empty(), fault) {
-                (true, Some(fault)) => return Poll::Ready(Some(Err(fault))),
-                (true, None) => {}
-                (false, None) => return Poll::Ready(Some(Ok(self.buffer.split().freeze()))),
-                (false, Some(LinesFault::Stream(StreamFault::Error { message, .. }))) => {
-                    self.buffer.extend_from_slice(&error_line(&message));
-                    return Poll::Ready(Some(Ok(self.buffer.split().freeze())));
-                }
-                // The lines before the fault are dropped: what follows is an error in any case.
-                (false, Some(fault)) => return Poll::Ready(Some(Err(fault))),
+            if !self.buffer.is_empty() {
+                return Poll::Ready(Some(Ok(self.buffer.split().freeze())));
             }
         }
     }
@@ -232,7 +230,9 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Unaltered { inner } => inner.is_end_stream(),
-            Kind::Lines { lines } => lines.inner.is_none() && lines.first.is_none(),
+            Kind::Lines { lines } => {
+                lines.inner.is_none() && lines.first.is_none() && lines.fault.is_none()
+            }
             Kind::Whole { bytes } => bytes.is_none(),
         }
     }

@@ -182,10 +182,7 @@ fn arguments(arguments: Option<&RawValue>) -> Result<&str, Untranslatable> {
     }
 }
 
-fn images<'a>(
-    images: Option<Vec<Text<'a>>>,
-    name: &str,
-) -> Result<Vec<Image<'a>>, Untranslatable> {
+fn images<'a>(images: Option<Vec<Text<'a>>>, name: &str) -> Result<Vec<Image<'a>>, Untranslatable> {
     let images = images.into_iter().flatten().enumerate();
     let image = |(place, base64): (usize, Text<'a>)| match media_type(&base64.0) {
         Some(media_type) => Ok(Image { media_type, base64 }),
@@ -346,7 +343,8 @@ mod tests {
     #[test]
     fn a_text_that_is_no_image_is_refused_with_its_place() {
         for image in ["***", "", "aGVsbG8gd29ybGQhIQ==", "iVBORw0KGgoAAAAN\"}"] {
-            let messages = json!([{"role": "user", "content": ""}, {"images": [IMAGES[0].0, image]}]);
+            let messages =
+                json!([{"role": "user", "content": ""}, {"images": [IMAGES[0].0, image]}]);
             let refused = translated(&messages, Extensions::Local);
             let text = "messages[1].images[1] is not a PNG, JPEG, GIF or WebP image in base64";
             assert_eq!(refused, Err(Untranslatable::Invalid(text.to_owned())));
@@ -368,7 +366,9 @@ mod tests {
             translated[0]["tool_calls"][2],
             json!({"id": "call_2", "type": "function", "function": {"name": "add", "arguments": "{\"a\":1}"}})
         );
-        let ids: Vec<_> = (1..5).map(|at| translated[at]["tool_call_id"].clone()).collect();
+        let ids: Vec<_> = (1..5)
+            .map(|at| translated[at]["tool_call_id"].clone())
+            .collect();
         assert_eq!(ids, ["call_1", "call_0", "call_2", "call_unknown"]);
     }
 
@@ -385,7 +385,10 @@ mod tests {
         let translated = translated(&messages, Extensions::Local).unwrap();
         assert_eq!(translated[1]["tool_call_id"], "x");
         assert_eq!(translated[2]["tool_call_id"], "y");
-        assert_eq!(translated[0]["tool_calls"][1]["function"]["arguments"], "{}");
+        assert_eq!(
+            translated[0]["tool_calls"][1]["function"]["arguments"],
+            "{}"
+        );
     }
 
     #[test]

@@ -46,9 +46,7 @@ fn rule(name: &str) -> Option<Rule> {
         "top_k" => Rule::Extension(&["top_k"], Kind::Integer),
         "min_p" => Rule::Extension(&["min_p"], Kind::Float),
         // The first is llama.cpp's name, the second vLLM's. Each ignores that of the other.
-        "repeat_penalty" => {
-            Rule::Extension(&["repeat_penalty", "repetition_penalty"], Kind::Float)
-        }
+        "repeat_penalty" => Rule::Extension(&["repeat_penalty", "repetition_penalty"], Kind::Float),
         "repeat_last_n" => Rule::NoEquivalent(&[64.0]),
         "typical_p" | "tfs_z" | "penalize_newline" => Rule::NoEquivalent(&[1.0]),
         "mirostat" => Rule::NoEquivalent(&[0.0]),
@@ -128,9 +126,12 @@ fn number(value: &RawValue) -> Option<f64> {
 fn check(value: &RawValue, kind: Kind) -> Result<bool, &'static str> {
     let value: Value = serde_json::from_str(value.get()).unwrap_or_default();
     // Ollama accepts whole numbers with a fraction of zero.
-    let integer = value
-        .as_i64()
-        .or_else(|| value.as_f64().filter(|float| float.fract() == 0.0).map(|float| float as i64));
+    let integer = value.as_i64().or_else(|| {
+        value
+            .as_f64()
+            .filter(|float| float.fract() == 0.0)
+            .map(|float| float as i64)
+    });
     match kind {
         Kind::Float if value.is_number() => Ok(true),
         Kind::Float => Err("float32"),
@@ -198,22 +199,43 @@ mod tests {
             ("penalize_newline", json!(false)),
         ] {
             let refused = translated(&json!({ name: value }), Extensions::Local);
-            assert_eq!(refused, Err(Untranslatable::no(format!("the option {name}"))));
+            assert_eq!(
+                refused,
+                Err(Untranslatable::no(format!("the option {name}")))
+            );
         }
         for name in ["top_k", "min_p", "repeat_penalty"] {
             let refused = translated(&json!({ name: 1 }), Extensions::None);
-            assert_eq!(refused, Err(Untranslatable::no(format!("the option {name}"))));
+            assert_eq!(
+                refused,
+                Err(Untranslatable::no(format!("the option {name}")))
+            );
         }
     }
 
     #[test]
     fn an_option_of_a_wrong_type_is_refused_in_the_words_of_ollama() {
         for (options, text) in [
-            (json!({"num_predict": "six"}), r#"option "num_predict" must be of type integer"#),
-            (json!({"num_ctx": "8k"}), r#"option "num_ctx" must be of type integer"#),
-            (json!({"seed": 1.5}), r#"option "seed" must be of type integer"#),
-            (json!({"temperature": "hot"}), r#"option "temperature" must be of type float32"#),
-            (json!({"stop": [1]}), r#"option "stop" must be of type array"#),
+            (
+                json!({"num_predict": "six"}),
+                r#"option "num_predict" must be of type integer"#,
+            ),
+            (
+                json!({"num_ctx": "8k"}),
+                r#"option "num_ctx" must be of type integer"#,
+            ),
+            (
+                json!({"seed": 1.5}),
+                r#"option "seed" must be of type integer"#,
+            ),
+            (
+                json!({"temperature": "hot"}),
+                r#"option "temperature" must be of type float32"#,
+            ),
+            (
+                json!({"stop": [1]}),
+                r#"option "stop" must be of type array"#,
+            ),
             (json!([1]), "options must be an object"),
         ] {
             let refused = translated(&options, Extensions::Local);

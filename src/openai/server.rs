@@ -101,7 +101,11 @@ impl Server {
             unusable: unusable.map(|model| model.id.clone()).collect(),
         };
         let known = self.ids.load();
-        for id in ids.unusable.iter().filter(|id| !known.unusable.contains(id)) {
+        for id in ids
+            .unusable
+            .iter()
+            .filter(|id| !known.unusable.contains(id))
+        {
             tracing::warn!(
                 backend = %self.name, id,
                 "the id of a model cannot be a model name, so the model gets no requests; give it \

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER,
-};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
@@ -221,8 +219,10 @@ impl<S> Exchange<S> {
         let (mut head, _) = request.into_parts();
         head.uri = uri(&path)?;
         head.method = Method::POST;
-        head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        head.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        head.headers
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        head.headers
+            .insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         head.headers.remove(CONTENT_ENCODING);
         let body = B::from(ask.body.clone());
         let answer = self.client.call(Request::from_parts(head, body)).await?;
@@ -449,7 +449,8 @@ impl<S> Exchange<S> {
         head.uri = uri(&self.server.path("/models"))?;
         head.method = Method::GET;
         head.headers.remove(CONTENT_TYPE);
-        head.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        head.headers
+            .insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let request = Request::from_parts(head, B::default());
         let answer = self.client.call(request).await?;
         let status = answer.status();

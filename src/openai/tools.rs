@@ -196,7 +196,8 @@ mod tests {
     #[test]
     fn arguments_that_are_no_object_are_an_error_unless_the_answer_was_cut() {
         for arguments in [r#"{\"a\":"#, "[1]", "text", "{} {}"] {
-            let part = format!(r#"{{"index":0,"function":{{"name":"f","arguments":"{arguments}"}}}}"#);
+            let part =
+                format!(r#"{{"index":0,"function":{{"name":"f","arguments":"{arguments}"}}}}"#);
             assert!(written(&[&part], false).is_err(), "{arguments}");
             assert_eq!(written(&[&part], true), Ok(json!([])));
         }

@@ -136,12 +136,7 @@ impl Transcoder {
     }
 
     /// One line of the stream: LLM servers send the data of an event as a single line.
-    fn line(
-        &mut self,
-        line: &[u8],
-        now: Moment,
-        lines: &mut BytesMut,
-    ) -> Result<(), StreamFault> {
+    fn line(&mut self, line: &[u8], now: Moment, lines: &mut BytesMut) -> Result<(), StreamFault> {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if self.is_done {
             return Ok(());
@@ -246,7 +241,9 @@ impl Transcoder {
 
 impl Progress {
     fn read(&mut self, choice: &Choice<'_>, elapsed: Duration) -> Result<(), StreamFault> {
-        let calls = choice.message().and_then(|message| message.tool_calls.as_ref());
+        let calls = choice
+            .message()
+            .and_then(|message| message.tool_calls.as_ref());
         for part in calls.into_iter().flatten() {
             self.calls.add(part).map_err(StreamFault::Broken)?;
         }
@@ -256,7 +253,11 @@ impl Progress {
             self.first_token.get_or_insert(elapsed);
             self.last_token = elapsed;
         }
-        if let Some(reason) = choice.finish_reason.as_ref().filter(|text| !text.0.is_empty()) {
+        if let Some(reason) = choice
+            .finish_reason
+            .as_ref()
+            .filter(|text| !text.0.is_empty())
+        {
             self.finish_reason = Some((&*reason.0).into());
         }
         Ok(())

@@ -1,6 +1,5 @@
 //! Whole answers: of chats and completions without streaming, and of embeddings.
 
-
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -24,8 +23,8 @@ pub fn answer(
     model: &str,
     now: Moment,
 ) -> Result<BytesMut, StreamFault> {
-    let chunk: Chunk<'_> = serde_json::from_slice(body)
-        .map_err(|_| StreamFault::Broken("it is not a completion"))?;
+    let chunk: Chunk<'_> =
+        serde_json::from_slice(body).map_err(|_| StreamFault::Broken("it is not a completion"))?;
     if let Some(error) = chunk.error() {
         return Err(StreamFault::Error {
             message: message_in(error).unwrap_or_default(),
@@ -37,7 +36,9 @@ pub fn answer(
     let (choice, finish_reason) =
         finished.ok_or(StreamFault::Broken("it has no choice with a finish_reason"))?;
     let mut calls = ToolCalls::default();
-    let parts = choice.message().and_then(|message| message.tool_calls.as_ref());
+    let parts = choice
+        .message()
+        .and_then(|message| message.tool_calls.as_ref());
     for part in parts.into_iter().flatten() {
         calls.add(part).map_err(StreamFault::Broken)?;
     }
@@ -48,7 +49,9 @@ pub fn answer(
             .map_err(StreamFault::Broken)?;
     }
     let usage = chunk.usage.unwrap_or_default();
-    let (prompt, output) = chunk.phases().unwrap_or((std::time::Duration::ZERO, now.elapsed));
+    let (prompt, output) = chunk
+        .phases()
+        .unwrap_or((std::time::Duration::ZERO, now.elapsed));
     let end = End {
         reason: done_reason(&finish_reason.0),
         prompt_tokens: usage.prompt_tokens,
@@ -146,8 +149,14 @@ fn embeddings(body: &[u8]) -> Result<Embeddings<'_>, StreamFault> {
         .map_err(|_| StreamFault::Broken("it is not a list of embeddings"))?;
     page.data.sort_by_key(|row| row.index);
     // A text would be a vector in base64, which was not asked for.
-    match page.data.iter().all(|row| row.embedding.get().starts_with('[')) {
+    match page
+        .data
+        .iter()
+        .all(|row| row.embedding.get().starts_with('['))
+    {
         true => Ok(page),
-        false => Err(StreamFault::Broken("an embedding of it is not a list of numbers")),
+        false => Err(StreamFault::Broken(
+            "an embedding of it is not a list of numbers",
+        )),
     }
 }

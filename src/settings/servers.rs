@@ -116,7 +116,8 @@ impl Backends {
         }
         let management = self.management.iter().flat_map(|name| self.called(name));
         if let Some(server) = management.into_iter().find(|server| server.is_openai()) {
-            let reason = format!("{server} is an OpenAI-compatible server, which manages no models");
+            let reason =
+                format!("{server} is an OpenAI-compatible server, which manages no models");
             reader.wrong("backends.management", &reason);
         }
         if let Err(reason) = self.access() {

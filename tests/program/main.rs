@@ -15,6 +15,7 @@ mod ends;
 mod front;
 mod harness;
 mod limits;
+mod openai;
 mod outliers;
 mod queue;
 mod reload;

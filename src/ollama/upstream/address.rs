@@ -221,7 +221,11 @@ impl FromStr for Address {
         let text = given.trim();
         let openai = text.get(..OPENAI.len());
         let is_openai = openai.is_some_and(|start| start.eq_ignore_ascii_case(OPENAI));
-        let text = if is_openai { &text[OPENAI.len()..] } else { text };
+        let text = if is_openai {
+            &text[OPENAI.len()..]
+        } else {
+            text
+        };
         if is_openai && !text.contains("://") {
             return Err(invalid("openai+ must be followed by http:// or https://"));
         }
@@ -269,12 +273,7 @@ fn is_plain_path(path: &str) -> bool {
 }
 
 impl Address {
-    fn new(
-        authority: &Authority,
-        is_https: bool,
-        kind: ServerKind,
-        prefix: &str,
-    ) -> Option<Self> {
+    fn new(authority: &Authority, is_https: bool, kind: ServerKind, prefix: &str) -> Option<Self> {
         let host = authority.host().trim_matches(['[', ']']);
         if host.is_empty() {
             return None;

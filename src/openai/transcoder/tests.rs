@@ -67,14 +67,19 @@ fn full_chat() -> String {
         delta(json!({"content": "a \"b\"\n🦙"})),
     ]);
     let ended = events(&[
-        delta(json!({"tool_calls": [{"index": 0, "id": "c1", "type": "function", "function": {"name": "add", "arguments": ""}}]})),
+        delta(
+            json!({"tool_calls": [{"index": 0, "id": "c1", "type": "function", "function": {"name": "add", "arguments": ""}}]}),
+        ),
         delta(json!({"tool_calls": [{"index": 0, "function": {"arguments": "{\"a\": 1"}}]})),
         delta(json!({"tool_calls": [{"index": 0, "function": {"arguments": "}"}}]})),
         finish("tool_calls"),
         usage(),
         done(),
     ]);
-    format!(": ping\n\n{begun}event: x\r\nid: 7\r\n{}", ended.replace('\n', "\r\n"))
+    format!(
+        ": ping\n\n{begun}event: x\r\nid: 7\r\n{}",
+        ended.replace('\n', "\r\n")
+    )
 }
 
 #[test]
@@ -88,7 +93,8 @@ fn a_chat_becomes_lines_with_thoughts_text_calls_and_counts() {
         message[name] = value;
         message
     };
-    let calls = json!([{"id": "c1", "function": {"index": 0, "name": "add", "arguments": {"a": 1}}}]);
+    let calls =
+        json!([{"id": "c1", "function": {"index": 0, "name": "add", "arguments": {"a": 1}}}]);
     assert_eq!(
         messages,
         [
@@ -101,9 +107,16 @@ fn a_chat_becomes_lines_with_thoughts_text_calls_and_counts() {
     );
     let last = lines.last().unwrap();
     assert_eq!(last["done_reason"], "stop");
-    assert_eq!((&last["prompt_eval_count"], &last["eval_count"]), (&json!(11), &json!(3)));
+    assert_eq!(
+        (&last["prompt_eval_count"], &last["eval_count"]),
+        (&json!(11), &json!(3))
+    );
     assert_eq!(last["total_duration"], 7_000_000);
-    assert!(lines[..4].iter().all(|line| line["done"] == false && line["model"] == "tiny"));
+    assert!(
+        lines[..4]
+            .iter()
+            .all(|line| line["done"] == false && line["model"] == "tiny")
+    );
 }
 
 #[test]
@@ -126,7 +139,9 @@ fn a_prompt_becomes_lines_of_generate_from_a_chat_or_a_completion() {
 #[test]
 fn probabilities_of_tokens_are_copied() {
     let token = json!({"token": "Hi", "logprob": -0.5, "bytes": [72, 105], "top_logprobs": []});
-    let stream = events(&[json!({"choices": [{"delta": {"content": "Hi"}, "logprobs": {"content": [token]}}]})]);
+    let stream = events(&[
+        json!({"choices": [{"delta": {"content": "Hi"}, "logprobs": {"content": [token]}}]}),
+    ]);
     let (lines, _) = lines(Shape::Chat, &stream);
     assert_eq!(lines[0]["logprobs"], json!([token]));
 }
@@ -137,7 +152,12 @@ fn durations_that_the_server_tells_replace_those_of_the_clock() {
         json!({"choices": [], "timings": {"prompt_ms": 2.0, "predicted_ms": 3.0}}),
         json!({"choices": null, "usage": {"prompt_time": 0.002, "completion_time": 0.003}}),
     ] {
-        let stream = events(&[delta(json!({"content": "Hi"})), finish("stop"), told, done()]);
+        let stream = events(&[
+            delta(json!({"content": "Hi"})),
+            finish("stop"),
+            told,
+            done(),
+        ]);
         let (lines, _) = lines(Shape::Chat, &stream);
         let last = lines.last().unwrap();
         assert_eq!(last["prompt_eval_duration"], 2_000_000);
@@ -154,7 +174,10 @@ fn an_incomplete_stream_has_no_final_line() {
         events(&[hi.clone(), finish("stop"), usage()]),
         events(&[hi.clone(), done()]),
         events(&[hi.clone(), usage(), done()]),
-        format!("{}data: {{\"choices\":[{{", events(std::slice::from_ref(&hi))),
+        format!(
+            "{}data: {{\"choices\":[{{",
+            events(std::slice::from_ref(&hi))
+        ),
         format!("{}data: <html>\n\n", events(std::slice::from_ref(&hi))),
         // Ollama's, after its engine has died.
         events(&[hi.clone(), json!({"model": "", "choices": []})]),
@@ -169,9 +192,14 @@ fn an_incomplete_stream_has_no_final_line() {
 #[test]
 fn an_error_in_the_stream_ends_it_with_its_text_and_status() {
     let hi = delta(json!({"content": "Hi"}));
-    let groq = json!({"choices": [{"delta": {}}], "x_groq": {"id": "r1", "error": "over capacity"}});
+    let groq =
+        json!({"choices": [{"delta": {}}], "x_groq": {"id": "r1", "error": "over capacity"}});
     for (event, message, status) in [
-        (json!({"error": {"message": "out of memory", "code": 500}}), "out of memory", Some(500)),
+        (
+            json!({"error": {"message": "out of memory", "code": 500}}),
+            "out of memory",
+            Some(500),
+        ),
         (json!({"error": "out of memory"}), "out of memory", None),
         (groq, "over capacity", None),
     ] {
@@ -189,8 +217,13 @@ fn an_error_in_the_stream_ends_it_with_its_text_and_status() {
 
 #[test]
 fn a_call_whose_arguments_are_no_object_breaks_the_stream_unless_it_was_cut() {
-    let call = delta(json!({"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "{\"a"}}]}));
-    let (_, end) = lines(Shape::Chat, &events(&[call.clone(), finish("tool_calls"), done()]));
+    let call = delta(
+        json!({"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "{\"a"}}]}),
+    );
+    let (_, end) = lines(
+        Shape::Chat,
+        &events(&[call.clone(), finish("tool_calls"), done()]),
+    );
     assert!(matches!(end, Err(StreamFault::Broken(_))));
     let (lines, end) = lines(Shape::Chat, &events(&[call, finish("length"), done()]));
     assert_eq!(end, Ok(()));
@@ -230,7 +263,11 @@ fn a_line_of_the_stream_needs_no_memory_that_grows_with_the_answer() {
         (info.bytes_total, info.bytes_max)
     };
     bytes_of(10);
-    assert_eq!(bytes_of(1000), (0, 0), "a line that arrives whole allocates nothing");
+    assert_eq!(
+        bytes_of(1000),
+        (0, 0),
+        "a line that arrives whole allocates nothing"
+    );
 }
 
 proptest! {
