@@ -68,6 +68,8 @@ struct Progress {
     calls: ToolCalls,
     first_token: Option<Duration>,
     last_token: Duration,
+    /// Events with a part of the answer; in most servers one is one token.
+    events: u64,
     usage: Usage,
     phases: Option<(Duration, Duration)>,
     finish_reason: Option<Box<str>>,
@@ -196,6 +198,7 @@ impl Transcoder {
             calls,
             first_token,
             last_token,
+            events,
             usage,
             phases,
             finish_reason: Some(finish_reason),
@@ -223,7 +226,8 @@ impl Transcoder {
         let end = End {
             reason: done_reason(finish_reason),
             prompt_tokens: usage.prompt_tokens,
-            output_tokens: usage.completion_tokens,
+            // Some servers ignore `include_usage`; programs compute the speed from this count.
+            output_tokens: usage.completion_tokens.or(Some(*events)),
             total: now.elapsed,
             prompt,
             output,
@@ -252,6 +256,7 @@ impl Progress {
         if has_token {
             self.first_token.get_or_insert(elapsed);
             self.last_token = elapsed;
+            self.events += 1;
         }
         if let Some(reason) = choice
             .finish_reason

@@ -148,15 +148,17 @@ fn embeddings(body: &[u8]) -> Result<Embeddings<'_>, StreamFault> {
     let mut page: Embeddings<'_> = serde_json::from_slice(body)
         .map_err(|_| StreamFault::Broken("it is not a list of embeddings"))?;
     page.data.sort_by_key(|row| row.index);
-    // A text would be a vector in base64, which was not asked for.
-    match page
-        .data
-        .iter()
-        .all(|row| row.embedding.get().starts_with('['))
-    {
+    match page.data.iter().all(|row| is_vector(row.embedding.get())) {
         true => Ok(page),
         false => Err(StreamFault::Broken(
-            "an embedding of it is not a list of numbers",
+            "an embedding of it is not a list of numbers; llama.cpp gives one for each token if its \
+             model needs --pooling",
         )),
     }
+}
+
+/// Whether it is a list and not one of lists, which llama.cpp sends, or a text in base64.
+fn is_vector(json: &str) -> bool {
+    let items = json.strip_prefix('[').map(str::trim_start);
+    items.is_some_and(|items| !items.starts_with(['[', '"', '{']))
 }

@@ -316,3 +316,32 @@ async fn a_health_page_with_a_servers_error_takes_it_out_of_service() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_model_that_it_has_not_is_not_found_and_it_is_not_asked() {
+    let sim = tiny().await;
+    let gateway = gateway(&[openai(&sim)], &[]).await;
+    for (path, error) in [
+        ("/api/chat", json!("model 'other' not found")),
+        (
+            "/v1/chat/completions",
+            json!({"message": "model 'other' not found", "type": "not_found_error", "param": null, "code": null}),
+        ),
+    ] {
+        let answer = gateway
+            .post(path, &with(chat(), json!({"model": "other"})))
+            .await;
+        assert_eq!(answer.status, 404);
+        assert_eq!(answer.json()["error"], error);
+    }
+    let embed = json!({"model": "other", "input": "hi"});
+    let answer = gateway.post("/api/embed", &embed).await;
+    let text = r#"model "other" not found, try pulling it first"#;
+    assert_eq!(answer.json()["error"], text);
+    let used = paths(&sim);
+    assert!(
+        used.iter()
+            .all(|path| path == "/v1/models" || path == "/health"),
+        "{used:?}"
+    );
+}

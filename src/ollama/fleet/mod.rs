@@ -39,7 +39,7 @@ use llamatower_layers::llm_request::ModelName;
 use llamatower_layers::queue::{self, Entry, Queue, QueuePosition, Ticket};
 use llamatower_layers::retry::Attempts;
 use llamatower_layers::route::{Choice, ChoiceOf, Choose};
-use llamatower_layers::{Failure, LlmRequest, Record, RouteMatch};
+use llamatower_layers::{Dialect, Failure, LlmRequest, Operation, Record, RouteMatch};
 use tokio::time::{Instant, timeout_at};
 
 pub use backend::{Backend, Unreachable};
@@ -397,7 +397,14 @@ impl<S> Fleet<S> {
             return Ok(());
         }
         let model = model_of(request).unwrap_or_default();
-        Err(ModelNotFound::new(model).into())
+        let embeds = LlmRequest::of(&request.extensions).is_some_and(|request| {
+            request.dialect == Dialect::Ollama && request.operation == Operation::Embed
+        });
+        let missing = match embeds {
+            true => ModelNotFound::to_embed(model),
+            false => ModelNotFound::new(model),
+        };
+        Err(missing.into())
     }
 
     /// The queue's class of a request, and whether a backend has its model.

@@ -347,12 +347,15 @@ async fn embeddings_are_in_the_order_of_their_texts() {
     let old = post("/api/embeddings", &json!({"model": "tiny", "prompt": "a"}));
     let (_, text) = answered(old, |_| whole(200, ANSWER)).await;
     assert_eq!(text, r#"{"embedding":[1,2.5]}"#);
-    let base64 = r#"{"data":[{"embedding":"AAAA"}]}"#;
-    let embed = post("/api/embed", &json!({"model": "tiny", "input": "a"}));
-    assert_eq!(
-        failure(embed, move |_| whole(200, base64)).await.0.as_u16(),
-        502
-    );
+    for wrong in [
+        r#"{"data":[{"embedding":"AAAA"}]}"#,
+        r#"{"data":[{"embedding":[[1,2],[3,4]]}]}"#,
+        r#"{"object":"list"}"#,
+    ] {
+        let embed = post("/api/embed", &json!({"model": "tiny", "input": "a"}));
+        let (status, _, _) = failure(embed, move |_| whole(200, wrong)).await;
+        assert_eq!(status.as_u16(), 502, "{wrong}");
+    }
 }
 
 #[tokio::test]

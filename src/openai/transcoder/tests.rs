@@ -147,6 +147,17 @@ fn probabilities_of_tokens_are_copied() {
 }
 
 #[test]
+fn without_counts_of_the_server_the_events_are_counted() {
+    let hi = delta(json!({"content": "Hi"}));
+    let role = delta(json!({"role": "assistant"}));
+    let stream = events(&[role, hi.clone(), hi, finish("stop"), done()]);
+    let (lines, _) = lines(Shape::Chat, &stream);
+    let last = lines.last().unwrap();
+    assert_eq!(last["eval_count"], 2);
+    assert_eq!(last.get("prompt_eval_count"), None);
+}
+
+#[test]
 fn durations_that_the_server_tells_replace_those_of_the_clock() {
     for told in [
         json!({"choices": [], "timings": {"prompt_ms": 2.0, "predicted_ms": 3.0}}),
