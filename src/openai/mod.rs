@@ -22,6 +22,7 @@
 //! texts.
 
 pub mod ask;
+mod body;
 pub mod chunk;
 pub mod error;
 pub mod line;

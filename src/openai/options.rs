@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::ask::{Body, Member};
+use super::body::{Body, Member};
 use super::chunk::Text;
 use super::error::Untranslatable;
 use super::server::Extensions;
@@ -83,7 +83,8 @@ pub(super) fn put<'a>(
         };
         match rule(&name) {
             Some(Rule::Member(to, kind)) => {
-                if check(value, kind).map_err(wrong)? {
+                let is_sent = check(value, kind).map_err(wrong)?;
+                if is_sent {
                     body.put(to, Member::Raw(value));
                 }
             }

@@ -1,9 +1,10 @@
 //! The service in front of the client of one server.
 
-use std::future::Future;
-use std::pin::Pin;
+mod future;
+mod lists;
+
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
@@ -13,9 +14,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 use llamatower_layers::body::Buffered;
 use llamatower_layers::frames::Framing;
-use llamatower_layers::{BoxError, Dialect, Failure, ModelName};
-use pin_project_lite::pin_project;
-use serde::Deserialize;
+use llamatower_layers::{BoxError, Dialect, Failure};
 use tower::Service;
 
 use super::ask::{Answer, Ask, Asked, Translator};
@@ -23,10 +22,12 @@ use super::error::{
     InvalidAnswer, InvalidRequest, NoEquivalent, NotOffered, TokenRefused, Untranslatable, text_of,
 };
 use super::lines::{Clock, Lines, LinesFault, TranslatedBody, broken};
-use super::models::{self, Model};
+use super::models;
 use super::server::Server;
 use super::transcoder::{StreamFault, Transcoder};
 use super::whole;
+
+pub use future::TranslateFuture;
 
 /// Limit of an answer that is read as a whole, in bytes.
 const MAX_WHOLE: usize = 64 * 1024 * 1024;
@@ -75,58 +76,14 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let Some(server) = &self.server else {
             let inner = self.inner.call(request);
-            return TranslateFuture {
-                kind: Kind::Unaltered { inner },
-            };
+            return TranslateFuture::unaltered(inner);
         };
         let fresh = self.inner.clone();
         let exchange = Exchange {
             client: std::mem::replace(&mut self.inner, fresh),
             server: server.clone(),
         };
-        let answer = Box::pin(exchange.answer(request));
-        TranslateFuture {
-            kind: Kind::Translated { answer },
-        }
-    }
-}
-
-pin_project! {
-    /// The future of [`Translate`].
-    pub struct TranslateFuture<F, A> {
-        #[pin]
-        kind: Kind<F, A>,
-    }
-}
-
-pin_project! {
-    #[project = KindProjected]
-    enum Kind<F, A> {
-        // In front of an Ollama server.
-        Unaltered {
-            #[pin]
-            inner: F,
-        },
-        Translated {
-            answer: Pin<Box<dyn Future<Output = Result<A, BoxError>> + Send>>,
-        },
-    }
-}
-
-impl<F, R> Future for TranslateFuture<F, Response<TranslatedBody<R>>>
-where
-    F: Future<Output = Result<Response<R>, BoxError>>,
-{
-    type Output = Result<Response<TranslatedBody<R>>, BoxError>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().kind.project() {
-            KindProjected::Unaltered { inner } => {
-                let answer = ready!(inner.poll(cx));
-                Poll::Ready(answer.map(|answer| answer.map(TranslatedBody::unaltered)))
-            }
-            KindProjected::Translated { answer } => answer.as_mut().poll(cx),
-        }
+        TranslateFuture::translated(exchange.answer(request))
     }
 }
 
@@ -364,112 +321,6 @@ impl<S> Exchange<S> {
         Ok(answer)
     }
 
-    /// Answers a list from that of the models.
-    async fn list<B, R>(
-        &mut self,
-        request: Request<B>,
-        form: impl Fn(&[Model<'_>]) -> String,
-    ) -> Answered<R>
-    where
-        S: Service<Request<B>, Response = Response<R>, Error = BoxError>,
-        B: Default,
-        R: Body<Data = Bytes>,
-        R::Error: Into<BoxError>,
-    {
-        let page = match self.page(request).await? {
-            Ok(page) => page,
-            Err(refused) => return Ok(refused),
-        };
-        let models = self.models(&page)?;
-        Ok(whole_answer(StatusCode::OK, form(&models)))
-    }
-
-    async fn show<B, R>(&mut self, request: Request<B>) -> Answered<R>
-    where
-        S: Service<Request<B>, Response = Response<R>, Error = BoxError>,
-        B: Buffered + Default,
-        R: Body<Data = Bytes>,
-        R::Error: Into<BoxError>,
-    {
-        #[derive(Default, Deserialize)]
-        struct Show {
-            model: Option<String>,
-            name: Option<String>,
-        }
-        let body = request.body().segments().unwrap_or_default().concat();
-        let asked: Show = serde_json::from_slice(&body).unwrap_or_default();
-        let asked = asked.model.or(asked.name).unwrap_or_default();
-        let page = match self.page(request).await? {
-            Ok(page) => page,
-            Err(refused) => return Ok(refused),
-        };
-        let models = self.models(&page)?;
-        Ok(match find(&models, &asked) {
-            Some(model) => whole_answer(StatusCode::OK, models::show(model)),
-            None => error_answer(StatusCode::NOT_FOUND, &format!("model '{asked}' not found")),
-        })
-    }
-
-    /// One model in OpenAI's form, from a server that has only the list.
-    async fn model<B, R>(&mut self, id: &str) -> Answered<R>
-    where
-        S: Service<Request<B>, Response = Response<R>, Error = BoxError>,
-        B: Default,
-        R: Body<Data = Bytes>,
-        R::Error: Into<BoxError>,
-    {
-        let page = match self.page(Request::new(B::default())).await? {
-            Ok(page) => page,
-            Err(refused) => return Ok(refused),
-        };
-        let models = self.models(&page)?;
-        Ok(match find(&models, id) {
-            Some(model) => whole_answer(StatusCode::OK, model.row.to_owned()),
-            None => {
-                let text = format!("model '{id}' not found");
-                let answer = Dialect::OpenAi.error_response(StatusCode::NOT_FOUND, &*text);
-                answer.map(TranslatedBody::whole)
-            }
-        })
-    }
-
-    /// The list of models, or the server's refusal.
-    #[expect(clippy::type_complexity, reason = "the refusal is an answer")]
-    async fn page<B, R>(
-        &mut self,
-        request: Request<B>,
-    ) -> Result<Result<Bytes, Response<TranslatedBody<R>>>, BoxError>
-    where
-        S: Service<Request<B>, Response = Response<R>, Error = BoxError>,
-        B: Default,
-        R: Body<Data = Bytes>,
-        R::Error: Into<BoxError>,
-    {
-        let (mut head, _) = request.into_parts();
-        head.uri = uri(&self.server.path("/models"))?;
-        head.method = Method::GET;
-        head.headers.remove(CONTENT_TYPE);
-        head.headers
-            .insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let request = Request::from_parts(head, B::default());
-        let answer = self.client.call(request).await?;
-        let status = answer.status();
-        self.check_token(status)?;
-        let body = self.read(answer.into_body()).await?;
-        Ok(match status {
-            StatusCode::OK => Ok(body),
-            status => Err(error_answer(status, &text_of(&body))),
-        })
-    }
-
-    /// The models of a list; they are recorded.
-    fn models<'a>(&self, page: &'a [u8]) -> Result<Vec<Model<'a>>, BoxError> {
-        let reason = "it is not a list of models";
-        let models = models::read(page).map_err(|_| broken(self.server.name(), reason))?;
-        self.server.set_models(&models);
-        Ok(models)
-    }
-
     async fn read<R>(&mut self, body: R) -> Result<Bytes, BoxError>
     where
         R: Body<Data = Bytes>,
@@ -502,13 +353,6 @@ impl<S> Exchange<S> {
 /// for either, but a text about a model names it.
 fn is_about_the_model(status: StatusCode, body: &[u8]) -> bool {
     status == StatusCode::NOT_FOUND && text_of(body).to_ascii_lowercase().contains("model")
-}
-
-fn find<'a, 'b>(models: &'a [Model<'b>], asked: &str) -> Option<&'a Model<'b>> {
-    let name = ModelName::parse(asked).ok();
-    let has_name = |model: &&Model<'_>| name.is_some() && model.name() == name;
-    let exact = models.iter().find(|model| model.id == asked);
-    exact.or_else(|| models.iter().find(has_name))
 }
 
 fn uri(path: &str) -> Result<Uri, BoxError> {

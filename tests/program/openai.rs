@@ -3,7 +3,7 @@
 use llamatower_sim::{Cut, Ending, Fault, FaultKind, ModelSpec, SimHandle};
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, chat, sim_with, tiny, with, within_limit};
+use crate::harness::{Gateway, chat, long_stream, sim_with, tiny, with, within_limit};
 
 /// The address of a simulated server, of which only the routes below `/v1` are used.
 fn openai(sim: &SimHandle) -> String {
@@ -344,4 +344,25 @@ async fn a_model_that_it_has_not_is_not_found_and_it_is_not_asked() {
             .all(|path| path == "/v1/models" || path == "/health"),
         "{used:?}"
     );
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_cancels_the_request_there() {
+    for stream in [true, false] {
+        let sim = long_stream().await;
+        let gateway = gateway(&[openai(&sim)], &[]).await;
+        let request = gateway.post_request("/api/chat", &with(chat(), json!({"stream": stream})));
+        let client = tokio::spawn(request.send());
+        let generates = sim.wait_for(|state| state.generating == 1);
+        within_limit("a request there", generates).await;
+        if stream {
+            let answer = within_limit("an answer", client).await.unwrap().unwrap();
+            assert_eq!(answer.status(), 200);
+            drop(answer);
+        } else {
+            client.abort();
+        }
+        let is_cancelled = sim.wait_for(|state| state.cancelled == 1);
+        within_limit("the end of the request there", is_cancelled).await;
+    }
 }

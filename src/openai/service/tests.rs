@@ -109,7 +109,7 @@ async fn failure(
     answer: impl Fn(&Seen) -> Response<AnswerBody> + Clone + Send + Sync + 'static,
 ) -> (StatusCode, String, Retryable) {
     let answer = translate(true, &Log::default(), answer).oneshot(request);
-    let error = answer.await.err().expect("a failure");
+    let error = answer.await.expect_err("a failure");
     let failure = Failure::find(&*error).expect("a failure with a meaning");
     (failure.status(), error.to_string(), failure.retryable())
 }
@@ -383,6 +383,8 @@ async fn the_lists_and_the_ids_of_later_requests_come_from_the_list_of_models() 
     assert_eq!(ps["models"][0]["context_length"], 4096);
     let (_, shown) = ask(post("/api/show", &json!({"model": "qwen/tiny"}))).await;
     assert_eq!(shown["model_info"]["unknown.context_length"], 4096);
+    let by_name = json!({"model": "", "name": "Qwen/Tiny"});
+    assert_eq!(ask(post("/api/show", &by_name)).await.1, shown);
     let (_, row) = ask(get("/v1/models/qwen/tiny")).await;
     assert_eq!(
         row,
