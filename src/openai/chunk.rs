@@ -17,13 +17,13 @@ pub(super) struct Chunk<'a> {
     #[serde(borrow, default)]
     pub(super) choices: First<Choice<'a>>,
     #[serde(default)]
-    pub(super) usage: Option<Usage>,
+    usage: Option<Usage>,
     /// Durations of llama.cpp.
     #[serde(default)]
     timings: Option<Timings>,
     #[serde(default)]
     pub(super) error: Option<Value>,
-    /// An error of Groq in the middle of a stream.
+    /// Groq's own part of the first and the last chunk, and of an error in the middle of a stream.
     #[serde(default)]
     x_groq: Option<XGroq>,
 }
@@ -110,6 +110,8 @@ struct Timings {
 struct XGroq {
     #[serde(default)]
     error: Option<Value>,
+    #[serde(default)]
+    usage: Option<Usage>,
 }
 
 /// A text, borrowed if it has no escapes.
@@ -124,6 +126,12 @@ impl<'a> Chunk<'a> {
         self.error.as_ref().or_else(groq).filter(is_error)
     }
 
+    /// The counts of tokens, if they are in it.
+    pub(super) fn usage(&self) -> Option<Usage> {
+        self.usage
+            .or_else(|| self.x_groq.as_ref().and_then(|groq| groq.usage))
+    }
+
     /// The durations of prompt processing and of generation, if the server tells them.
     pub(super) fn phases(&self) -> Option<(Duration, Duration)> {
         let of = |prompt: Option<f64>, output: Option<f64>| {
@@ -136,7 +144,10 @@ impl<'a> Chunk<'a> {
             let seconds = |milliseconds: Option<f64>| milliseconds.map(|ms| ms / 1000.0);
             of(seconds(timings.prompt_ms), seconds(timings.predicted_ms))
         };
-        let usage = || of(self.usage?.prompt_time, self.usage?.completion_time);
+        let usage = || {
+            let usage = self.usage()?;
+            of(usage.prompt_time, usage.completion_time)
+        };
         timings().or_else(usage)
     }
 }
@@ -145,6 +156,24 @@ impl<'a> Choice<'a> {
     /// The message of a chat, or its part in this chunk.
     pub(super) fn message(&self) -> Option<&Message<'a>> {
         self.delta.as_ref().or(self.message.as_ref())
+    }
+
+    /// Whether all of its texts are texts. Some services send lists of parts, which would be lost.
+    pub(super) fn has_texts_only(&self) -> bool {
+        let of_message = self.message().into_iter().flat_map(|message| {
+            let Message {
+                content,
+                refusal,
+                reasoning,
+                reasoning_content,
+                ..
+            } = message;
+            [content, refusal, reasoning, reasoning_content]
+        });
+        let texts = of_message.chain([&self.text]).flatten();
+        texts
+            .map(|raw| raw.get())
+            .all(|raw| raw.starts_with('"') || raw == "null")
     }
 
     /// The text of the answer, as JSON; `None` if it is empty.

@@ -173,11 +173,14 @@ impl Transcoder {
             return Err(fault(error));
         }
         let progress = &mut self.progress;
-        progress.usage = chunk.usage.unwrap_or(progress.usage);
+        progress.usage = chunk.usage().unwrap_or(progress.usage);
         progress.phases = chunk.phases().or(progress.phases);
         let Some(choice) = &chunk.choices.0 else {
             return Ok(());
         };
+        if !choice.has_texts_only() {
+            return Err(StreamFault::Broken("a part of the answer is not a text"));
+        }
         progress.read(choice, now.elapsed)?;
         let item = Item {
             content: choice.content(),

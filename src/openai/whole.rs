@@ -35,6 +35,9 @@ pub fn answer(
     let finished = choice.and_then(|choice| Some((choice, choice.finish_reason.as_ref()?)));
     let (choice, finish_reason) =
         finished.ok_or(StreamFault::Broken("it has no choice with a finish_reason"))?;
+    if !choice.has_texts_only() {
+        return Err(StreamFault::Broken("a part of the answer is not a text"));
+    }
     let mut calls = ToolCalls::default();
     let parts = choice
         .message()
@@ -48,7 +51,7 @@ pub fn answer(
             .write(&mut written, &*finish_reason.0 == "length")
             .map_err(StreamFault::Broken)?;
     }
-    let usage = chunk.usage.unwrap_or_default();
+    let usage = chunk.usage().unwrap_or_default();
     let (prompt, output) = chunk
         .phases()
         .unwrap_or((std::time::Duration::ZERO, now.elapsed));

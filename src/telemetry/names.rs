@@ -195,13 +195,17 @@ pub const REFUSALS_BY_KIND: [&str; 41] = [
 /// The values of `error.type` in [`RATE_LIMITED`]: those with status 429.
 pub const RATE_LIMITED_BY_KIND: [&str; 3] = ["key_queue_full", "rate_limited", "tokens_exhausted"];
 /// The reasons in [`RETRIES`]: the kinds of retryable failures, and the retryable status.
-pub const RETRY_REASONS: [&str; 6] = [
+pub const RETRY_REASONS: [&str; 10] = [
     "connect_failed",
     "connect_timeout",
     "connection_lost",
     "first_byte_timeout",
+    "invalid_answer",
+    "no_equivalent",
+    "not_offered",
     "stale_connection",
     "status_503",
+    "token_refused",
 ];
 
 // === buckets ===

@@ -366,3 +366,21 @@ async fn a_client_that_leaves_cancels_the_request_there() {
         within_limit("the end of the request there", is_cancelled).await;
     }
 }
+
+#[tokio::test]
+async fn no_request_loads_a_model_there_whatever_its_context() {
+    let sim = tiny().await;
+    let gateway = gateway(&[openai(&sim)], &[]).await;
+    for num_ctx in [2048, 65_536, 512] {
+        let request = with(chat(), json!({"options": {"num_ctx": num_ctx}}));
+        let answer = gateway.post("/api/chat", &request).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("x-llamatower-num-ctx"), "");
+    }
+    let loads = gateway.metric("llamatower_model_loads_total").await;
+    assert_eq!(loads, 0.0);
+    let status = gateway.admin_page("/status").await.json();
+    let backend = &status["backends"][0];
+    assert_eq!(backend["models"][0]["residency"], "resident");
+    assert_eq!(backend["resident"][0]["model"], "tiny:latest");
+}

@@ -543,6 +543,7 @@ fn new_member<S>(
         weight: rules.weight,
         slots: slots.configured(),
         max_in_flight: max_in_flight.map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
+        keeps_models: backend.openai().is_some(),
     };
     let id = router.change(|policy| policy.add_server(spec));
     let backend = Arc::new(backend.with_rules(rules));

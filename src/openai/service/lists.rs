@@ -5,12 +5,12 @@ use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use llamatower_layers::body::Buffered;
-use llamatower_layers::{BoxError, Dialect, ModelName};
+use llamatower_layers::{BoxError, Dialect, Failure, ModelName};
 use serde::Deserialize;
 use tower::Service;
 
 use super::{Answered, Exchange, error_answer, uri, whole_answer};
-use crate::openai::error::text_of;
+use crate::openai::error::{InvalidAnswer, text_of};
 use crate::openai::lines::{TranslatedBody, broken};
 use crate::openai::models::{self, Model};
 
@@ -27,10 +27,7 @@ impl<S> Exchange<S> {
         R: Body<Data = Bytes>,
         R::Error: Into<BoxError>,
     {
-        let page = match self.page(request).await? {
-            Ok(page) => page,
-            Err(refused) => return Ok(refused),
-        };
+        let page = self.page(request).await?;
         let models = self.models(&page)?;
         Ok(whole_answer(StatusCode::OK, form(&models)))
     }
@@ -52,10 +49,7 @@ impl<S> Exchange<S> {
         // Ollama's own program sends an empty `model` beside the `name`.
         let model = asked.model.filter(|model| !model.is_empty());
         let asked = model.or(asked.name).unwrap_or_default();
-        let page = match self.page(request).await? {
-            Ok(page) => page,
-            Err(refused) => return Ok(refused),
-        };
+        let page = self.page(request).await?;
         let models = self.models(&page)?;
         Ok(match find(&models, &asked) {
             Some(model) => whole_answer(StatusCode::OK, models::show(model)),
@@ -71,10 +65,7 @@ impl<S> Exchange<S> {
         R: Body<Data = Bytes>,
         R::Error: Into<BoxError>,
     {
-        let page = match self.page(Request::new(B::default())).await? {
-            Ok(page) => page,
-            Err(refused) => return Ok(refused),
-        };
+        let page = self.page(Request::new(B::default())).await?;
         let models = self.models(&page)?;
         Ok(match find(&models, id) {
             Some(model) => whole_answer(StatusCode::OK, model.row.to_owned()),
@@ -86,19 +77,17 @@ impl<S> Exchange<S> {
         })
     }
 
-    /// The list of models, or the server's refusal.
-    async fn page<B, R>(
-        &mut self,
-        request: Request<B>,
-    ) -> Result<Result<Bytes, Response<TranslatedBody<R>>>, BoxError>
+    /// The list of models.
+    async fn page<B, R>(&mut self, request: Request<B>) -> Result<Bytes, BoxError>
     where
         S: Service<Request<B>, Response = Response<R>, Error = BoxError>,
         B: Default,
         R: Body<Data = Bytes>,
         R::Error: Into<BoxError>,
     {
+        let path = self.server.path("/models");
         let (mut head, _) = request.into_parts();
-        head.uri = uri(&self.server.path("/models"))?;
+        head.uri = uri(&path)?;
         head.method = Method::GET;
         head.headers.remove(CONTENT_TYPE);
         head.headers
@@ -108,10 +97,18 @@ impl<S> Exchange<S> {
         let status = answer.status();
         self.check_token(status)?;
         let body = self.read(answer.into_body()).await?;
-        Ok(match status {
-            StatusCode::OK => Ok(body),
-            status => Err(error_answer(status, &text_of(&body))),
-        })
+        if status == StatusCode::OK {
+            return Ok(body);
+        }
+        let hint = match status {
+            StatusCode::NOT_FOUND => "; is the path in OLLAMA_URL that of its OpenAI API?",
+            _ => "",
+        };
+        let error = InvalidAnswer {
+            reason: format!("{path} answered {status}: {}{hint}", text_of(&body)).into(),
+            server: self.server.name().clone(),
+        };
+        Err(Failure::from(error).into())
     }
 
     /// The models of a list; they are recorded.

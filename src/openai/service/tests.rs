@@ -260,6 +260,17 @@ async fn a_refused_token_is_the_gateways_fault_and_not_the_clients() {
 }
 
 #[tokio::test]
+async fn a_server_without_a_list_of_models_is_told_with_the_path_that_was_asked() {
+    let (status, text, _) = failure(get("/api/tags"), |_| whole(404, "no such page")).await;
+    assert_eq!(status.as_u16(), 502);
+    for part in ["/v1/models", "404", "no such page", "OLLAMA_URL"] {
+        assert!(text.contains(part), "{text}");
+    }
+    let (_, text, _) = failure(get("/api/tags"), |_| whole(200, "<html>")).await;
+    assert!(text.contains("not a list of models"), "{text}");
+}
+
+#[tokio::test]
 async fn an_error_before_the_first_token_has_its_own_status() {
     const ERROR: &str = "data: {\"error\":{\"message\":\"engine is gone\",\"code\":503}}\n\n";
     const ROLE: &str =

@@ -162,6 +162,7 @@ fn durations_that_the_server_tells_replace_those_of_the_clock() {
     for told in [
         json!({"choices": [], "timings": {"prompt_ms": 2.0, "predicted_ms": 3.0}}),
         json!({"choices": null, "usage": {"prompt_time": 0.002, "completion_time": 0.003}}),
+        json!({"choices": [], "x_groq": {"usage": {"prompt_time": 0.002, "completion_time": 0.003}}}),
     ] {
         let stream = events(&[
             delta(json!({"content": "Hi"})),
@@ -189,6 +190,12 @@ fn an_incomplete_stream_has_no_final_line() {
             "{}data: {{\"choices\":[{{",
             events(std::slice::from_ref(&hi))
         ),
+        events(&[
+            hi.clone(),
+            delta(json!({"content": [{"type": "text", "text": "x"}]})),
+            finish("stop"),
+            done(),
+        ]),
         format!("{}data: <html>\n\n", events(std::slice::from_ref(&hi))),
         // Ollama's, after its engine has died.
         events(&[hi.clone(), json!({"model": "", "choices": []})]),

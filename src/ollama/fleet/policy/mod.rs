@@ -151,6 +151,7 @@ impl Policy {
             if model.lane(id).is_none() {
                 let mut lane = Lane::new(id, server.spec.slots);
                 lane.bytes = *bytes;
+                lane.is_kept = server.spec.keeps_models;
                 server.place_in_memory(&mut lane, name);
                 model.insert(lane);
             }

@@ -20,6 +20,8 @@ pub(crate) struct ServerSpec {
     pub(crate) slots: Option<u32>,
     /// The most requests in flight for all models.
     pub(crate) max_in_flight: Option<u32>,
+    /// All of its models are always in memory, each with one size of context: it never loads one.
+    pub(crate) keeps_models: bool,
 }
 
 impl ServerSpec {
@@ -30,6 +32,7 @@ impl ServerSpec {
             weight: 1.0,
             slots: None,
             max_in_flight: None,
+            keeps_models: false,
         }
     }
 }
