@@ -11,7 +11,7 @@ use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue,
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use llamatower_layers::body::Buffered;
 use llamatower_layers::frames::Framing;
 use llamatower_layers::{BoxError, Dialect, Failure};
@@ -167,7 +167,7 @@ impl<S> Exchange<S> {
     {
         let clock = Clock::start();
         let asked = self.translated(&request, clock)?;
-        let ask = match asked {
+        let mut ask = match asked {
             Asked::Send(ask) => ask,
             Asked::Answered(bytes) => return Ok(whole_answer(StatusCode::OK, bytes)),
             Asked::Unload => return Err(self.not_offered("the unloading of models")),
@@ -181,7 +181,7 @@ impl<S> Exchange<S> {
         head.headers
             .insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         head.headers.remove(CONTENT_ENCODING);
-        let body = B::from(ask.body.clone());
+        let body = B::from(std::mem::take(&mut ask.body));
         let answer = self.client.call(Request::from_parts(head, body)).await?;
         if !answer.status().is_success() {
             return self.refused(&ask, answer).await;
@@ -326,7 +326,12 @@ impl<S> Exchange<S> {
         R: Body<Data = Bytes>,
         R::Error: Into<BoxError>,
     {
-        Ok(Limited::new(body, MAX_WHOLE).collect().await?.to_bytes())
+        let read = Limited::new(body, MAX_WHOLE).collect().await;
+        let read = read.map_err(|error| match error.is::<LengthLimitError>() {
+            true => broken(self.server.name(), "it is larger than 64 MiB"),
+            false => error,
+        });
+        Ok(read?.to_bytes())
     }
 
     /// The clients' own keys never reach the server, so a refusal concerns the gateway's token.
