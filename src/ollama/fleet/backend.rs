@@ -306,15 +306,18 @@ impl Backend {
     }
 
     /// Asks an OpenAI-compatible server how it is. vLLM and llama.cpp answer 503 while they load a
-    /// model or after their engine has failed; others have no such page, or protect it.
+    /// model or after their engine has failed; others have no such page, or protect it. Only the list
+    /// of models shows whether the server can be reached.
     ///
     /// # Errors
-    /// A server's error, or no response in time.
+    /// The page has the status of a server's error.
     async fn health(&self, limit: Duration) -> Result<(), Unreachable> {
         if self.openai.is_none() {
             return Ok(());
         }
-        let answer = self.get("/health", limit).await?;
+        let Ok(answer) = self.get("/health", limit).await else {
+            return Ok(());
+        };
         let status = answer.status();
         match status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED {
             true => {
