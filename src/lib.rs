@@ -12,6 +12,7 @@ pub mod healthcheck;
 pub mod live;
 pub mod model_rules;
 pub mod ollama;
+pub mod openai;
 pub mod reload;
 pub mod run;
 pub mod settings;

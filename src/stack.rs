@@ -54,6 +54,7 @@ use crate::ollama::hygiene::{clean_request, clean_response};
 use crate::ollama::rewrite::RewriteLayer;
 use crate::ollama::upstream::{Access, Address, ConnectFailed, PoolLimits, Upstream};
 use crate::ollama::{self, Ollama};
+use crate::openai::Translate;
 use crate::settings::{Cache, Limits, Settings};
 use crate::telemetry::{Propagation, Telemetry, Upstream as UpstreamName, attempt_spans, names};
 
@@ -217,11 +218,16 @@ where
     let upstream = Upstream::with_access(address.clone(), timeouts.connect, limits, access);
     let pool = upstream.clone();
     backend.after_probe(move || pool.prune());
+    let server = backend.openai().cloned();
+    let provider = match &server {
+        Some(_) => names::OPENAI_COMPATIBLE,
+        None => names::OLLAMA,
+    };
     let stack = ServiceBuilder::new()
         .layer(attempt_spans(
             UpstreamName {
                 name: backend.name().clone(),
-                provider: names::OLLAMA,
+                provider,
                 address: address.host().into(),
                 port: address.port(),
             },
@@ -252,6 +258,8 @@ where
         )
         .map_request(clean_request)
         .layer(SetSensitiveResponseHeadersLayer::new([SET_COOKIE]))
+        // An OpenAI-compatible server acts like an Ollama for all layers above.
+        .layer_fn(move |client| Translate::new(client, server.clone()))
         .map_request(hold_until_continue)
         .service(upstream);
     ollama::attempt(stack, move |answer| {

@@ -170,10 +170,10 @@ fn management_server(settings: &Settings, servers: &[Facts], report: &mut Report
 fn versions(servers: &[Facts], report: &mut Report) {
     let mut by_version: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (server, answers) in answering(servers) {
-        by_version
-            .entry(&answers.version)
-            .or_default()
-            .push(&server.name);
+        let Some(version) = &answers.version else {
+            continue;
+        };
+        by_version.entry(version).or_default().push(&server.name);
     }
     if by_version.len() > 1 {
         report.add(

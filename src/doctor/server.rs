@@ -30,7 +30,8 @@ pub(super) struct Facts {
 /// The results of a server that responds.
 #[derive(Debug)]
 pub(super) struct Answers {
-    pub(super) version: String,
+    /// `None` for an OpenAI-compatible server.
+    pub(super) version: Option<String>,
     pub(super) models: Vec<Installed>,
     pub(super) loaded: Vec<Resident>,
     /// Time until the response to the version query, including the connection.
@@ -160,11 +161,20 @@ async fn answers(server: &Backend, settings: &Settings) -> Result<Answers, Troub
         .saturating_add(settings.timeouts.connect)
         .saturating_mul(4);
     let begun = Instant::now();
-    let answer = get(server, "/api/version", limit).await?;
+    // An OpenAI-compatible server has no version; the list of its models is asked twice.
+    let is_ollama = server.openai().is_none();
+    let first = if is_ollama {
+        "/api/version"
+    } else {
+        "/api/tags"
+    };
+    let answer = get(server, first, limit).await?;
     let first_answer = begun.elapsed();
     let clock_ahead = clock_ahead(&answer);
-    let version: Version =
-        serde_json::from_slice(answer.body()).map_err(|_| not_ollama("/api/version"))?;
+    let version: Option<Version> = match is_ollama {
+        true => Some(serde_json::from_slice(answer.body()).map_err(|_| not_ollama(first))?),
+        false => None,
+    };
     let begun = Instant::now();
     let models = server.models(limit).await;
     let models = models.map_err(|error| Trouble::NotOllama(error.to_string()))?;
@@ -172,7 +182,7 @@ async fn answers(server: &Backend, settings: &Settings) -> Result<Answers, Troub
     let page = get(server, "/api/ps", limit).await?;
     let loaded = Resident::read_list(page.body()).map_err(|_| not_ollama("/api/ps"))?;
     Ok(Answers {
-        version: version.version,
+        version: version.map(|version| version.version),
         models,
         loaded,
         first_answer,
@@ -215,11 +225,14 @@ impl fmt::Display for Facts {
         let Ok(answers) = &self.answers else {
             return write!(f, "{}  does not respond like Ollama", self.name);
         };
+        let version = answers.version.as_ref();
+        let kind = version.map_or("OpenAI-compatible".to_owned(), |version| {
+            format!("Ollama {version}")
+        });
         write!(
             f,
-            "{}  Ollama {}, models: {}, in memory: {}, responded in {:.0?}",
+            "{}  {kind}, models: {}, in memory: {}, responded in {:.0?}",
             self.name,
-            answers.version,
             answers.models.len(),
             answers.loaded.len(),
             answers.first_answer

@@ -51,6 +51,9 @@ type Unguarded<S> = fn(Response<AnswerBody>) -> Response<FleetBody<S>>;
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
+/// The version of Ollama whose dialect the gateway speaks for servers that are no Ollama.
+const DIALECT_VERSION: &str = "0.33.0";
+
 /// A fleet as one service. `S` is the service of one backend.
 #[derive(Debug)]
 pub struct Ollama<S> {
@@ -165,7 +168,14 @@ where
 }
 
 async fn version<S>(fleet: Arc<Fleet<S>>) -> Result<Response<AnswerBody>, BoxError> {
-    let backends = fleet.backends();
+    let mut backends = fleet.backends();
+    backends.retain(|backend| backend.openai().is_none());
+    if backends.is_empty() {
+        return Ok(whole(
+            JSON,
+            format!("{{\"version\":\"{DIALECT_VERSION}\"}}"),
+        ));
+    }
     let backends = backends.iter().map(|backend| &**backend);
     let version = lists::lowest_version(backends, fleet.probe_timeout()).await;
     Ok(whole(JSON, version.map_err(Failure::from)?))

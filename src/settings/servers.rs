@@ -8,11 +8,12 @@ use crate::ollama::fleet::{AllowedModels, Preload, ServerRules, SlotRule};
 use crate::ollama::upstream::{Access, Address};
 
 impl Backends {
-    /// The index of the server that manages models.
+    /// The index of the server that manages models: the named one, or the first Ollama.
     pub fn management_host(&self) -> usize {
         let meant = self.management.iter().flat_map(|name| self.called(name));
         let mut places = meant.filter_map(|meant| self.urls.iter().position(|url| url == meant));
-        places.next().unwrap_or(0)
+        let first = || self.urls.iter().position(|server| !server.is_openai());
+        places.next().or_else(first).unwrap_or(0)
     }
 
     /// The slots of each server, in the configured order.
@@ -184,6 +185,12 @@ impl Backends {
         }
         if are_known && reader.is_valid("backends.models") {
             self.check_preloads(reader);
+        }
+        let management = self.management.iter().flat_map(|name| self.called(name));
+        if let Some(server) = management.into_iter().find(|server| server.is_openai()) {
+            let reason =
+                format!("{server} is an OpenAI-compatible server, which manages no models");
+            reader.wrong("backends.management", &reason);
         }
         if let Err(reason) = self.access() {
             let problem = Problem::new("LLAMATOWER_BACKEND_CA_FILE", reason);

@@ -96,10 +96,10 @@ settings! {
         max_head_fields: NonZeroUsize = count, "LLAMATOWER_MAX_HEAD_FIELDS" Count "100"
             "The maximum number of header fields in a request; a request with more is answered with 431. Raise it if proxies in front add many fields."
     }
-    /// The Ollama servers.
+    /// The servers.
     backends: Backends {
         urls: Vec<Address> = backends, "OLLAMA_URL" List "http://localhost:11434"
-            "The addresses of all Ollama servers, like `http://gpu-1:11434` or, with TLS and a path, `https://gpu.example/ollama`. A request goes to a server that has its model. If a name resolves to several addresses, each address is a server; servers are added and removed when DNS changes."
+            "The addresses of all servers: of Ollama servers like `http://gpu-1:11434` or, with TLS and a path, `https://gpu.example/ollama`; of OpenAI-compatible servers (vLLM, llama.cpp, LM Studio) like `openai+http://gpu-1:8000/v1` or `openai+https://gpu.example/v1`. A request goes to a server that has its model. If a name resolves to several addresses, each address is a server; servers are added and removed when DNS changes."
         tokens: Vec<(ServerName, Authorization)> = tokens, "LLAMATOWER_BACKEND_TOKENS" ServerSecrets ""
             "The credentials that the gateway sends to servers in `Authorization`: `HOST[:PORT]=TOKEN` for a bearer token, `HOST[:PORT]=basic USER:PASSWORD` for Basic; separated by commas or line breaks. If a password contains a comma, give `USER:PASSWORD` in base64. Set it for servers that answer 401 or 403 without credentials."
         ca_file: Option<Authorities> = optional(authorities), "LLAMATOWER_BACKEND_CA_FILE" File ""
@@ -107,7 +107,7 @@ settings! {
         default_model: Option<Arc<str>> = optional(text), "DEFAULT_OLLAMA_MODEL" Text ""
             "The model for inference requests that name none. If it is not set, the server refuses such requests. Set it for clients that send no model."
         management: Option<ServerName> = optional(server_name), "LLAMATOWER_MANAGEMENT_BACKEND" Text ""
-            "The server that pulls, creates, copies and deletes models; by default the first one. Set it to the server where your models are stored."
+            "The server that pulls, creates, copies and deletes models; by default the first Ollama. Set it to the server where your models are stored."
         slots: PerServer<SlotRule> = slots, "LLAMATOWER_SLOTS" Slots "learn"
             "The maximum number of concurrent requests to a server for one model, equal to its `OLLAMA_NUM_PARALLEL`; further requests wait in the gateway's queue, which is fair, limited and visible. `learn` finds it from the responses, `4` is for all servers, `gpu-1:11434=4` for one, `off` sends all requests at once; comma-separated. Set it if you know it, so that nothing has to be tried."
         max_in_flight: PerServer<Option<NonZeroUsize>> = server_limits, "LLAMATOWER_BACKEND_MAX_IN_FLIGHT" Slots "off"

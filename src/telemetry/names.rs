@@ -113,6 +113,9 @@ pub const ERROR_TYPE_OTHER: &str = "_OTHER";
 pub const METHOD_OTHER: &str = "_OTHER";
 /// The value of `gen_ai.provider.name` for a server that uses Ollama's dialects.
 pub const OLLAMA: &str = "ollama";
+/// The value of `gen_ai.provider.name` for an OpenAI-compatible server. `openai` would be OpenAI
+/// itself.
+pub const OPENAI_COMPATIBLE: &str = "openai_compatible";
 
 // === our own attributes ===
 
@@ -196,13 +199,17 @@ pub const REFUSALS_BY_KIND: [&str; 43] = [
 /// The values of `error.type` in [`RATE_LIMITED`]: those with status 429.
 pub const RATE_LIMITED_BY_KIND: [&str; 3] = ["key_queue_full", "rate_limited", "tokens_exhausted"];
 /// The reasons in [`RETRIES`]: the kinds of retryable failures, and the retryable status.
-pub const RETRY_REASONS: [&str; 6] = [
+pub const RETRY_REASONS: [&str; 10] = [
     "connect_failed",
     "connect_timeout",
     "connection_lost",
     "first_byte_timeout",
+    "invalid_answer",
+    "no_equivalent",
+    "not_offered",
     "stale_connection",
     "status_503",
+    "token_refused",
 ];
 
 // === buckets ===

@@ -1,5 +1,10 @@
 //! The example files that the program prints.
 
+use std::num::NonZeroUsize;
+
+use llamatower::ollama::fleet::SlotRule;
+use llamatower::ollama::upstream::Address;
+
 use super::*;
 
 /// The lines with settings, without the # before them.
@@ -79,6 +84,29 @@ fn the_example_of_a_table_for_a_server_loads_from_the_file_and_from_the_guide() 
             (servers, 2.0, 2)
         );
     }
+}
+
+#[test]
+fn the_examples_of_openai_compatible_servers_in_the_guide_load() {
+    let guide = include_str!("../../docs/models.md");
+    let (_, section) = guide
+        .split_once("## OpenAI-compatible servers")
+        .expect("a section");
+    let (_, block) = section.split_once("```toml").expect("an example");
+    let (block, _) = block.split_once("```").expect("its end");
+    let loaded = load_file(block, &[]).unwrap_or_else(|error| panic!("{error}"));
+    let urls = &loaded.settings.backends.urls;
+    let kinds: Vec<_> = urls.iter().map(Address::is_openai).collect();
+    assert_eq!(kinds, [false, true]);
+    let slots = loaded.settings.backends.slots_of_each();
+    assert_eq!(slots[1], SlotRule::Count(NonZeroUsize::new(8).expect("8")));
+    let example = section.lines().find(|line| line.contains("OLLAMA_URL="));
+    let example = example.expect("an example").trim().trim_end_matches(" \\");
+    let (variable, value) = example.split_once('=').expect("an assignment");
+    let tokens = ("LLAMATOWER_BACKEND_TOKENS", "llm.example=TOKEN");
+    let loaded = load(&[(variable, value), tokens]).unwrap_or_else(|error| panic!("{error}"));
+    let urls = &loaded.settings.backends.urls;
+    assert_eq!(urls.iter().filter(|url| url.is_openai()).count(), 2);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Addresses of backends: syntax and display.
 
-use llamatower::ollama::upstream::Address;
+use llamatower::ollama::upstream::{Address, ServerKind};
 
 #[test]
 fn usual_spellings_of_addresses_are_accepted() {
@@ -54,6 +54,43 @@ fn https_has_its_own_port_and_a_prefix_is_displayed() {
     let one = address.one_at([10, 0, 0, 7].into());
     assert_eq!(one.to_string(), "10.0.0.7:443/ollama");
     assert_eq!(one.authority_header(), "gpu.example");
+}
+
+#[test]
+fn an_openai_compatible_server_has_its_own_scheme_ports_and_base_path() {
+    for (given, shown, has_v1, is_https) in [
+        ("openai+http://gpu-1:8000/v1", "gpu-1:8000", true, false),
+        ("OpenAI+HTTP://gpu-1:8000/v1/", "gpu-1:8000", true, false),
+        ("openai+http://gpu-1:8000", "gpu-1:8000", true, false),
+        ("openai+http://gpu-1/v1", "gpu-1:80", true, false),
+        (
+            "openai+https://api.example/openai/v1",
+            "api.example:443/openai",
+            true,
+            true,
+        ),
+        (
+            "openai+https://api.example/v4",
+            "api.example:443/v4",
+            false,
+            true,
+        ),
+    ] {
+        let address: Address = given.parse().expect(given);
+        assert_eq!(address.to_string(), shown);
+        assert_eq!(address.kind(), ServerKind::OpenAi { has_v1 });
+        assert_eq!(address.is_https(), is_https);
+        assert!(address.is_openai());
+    }
+    for given in [
+        "openai+gpu-1:8000",
+        "openai+ftp://gpu-1/v1",
+        "openai+http:///v1",
+    ] {
+        assert!(given.parse::<Address>().is_err(), "{given}");
+    }
+    let ollama: Address = "http://gpu-1:8000/v1".parse().expect("an address");
+    assert_eq!(ollama.kind(), ServerKind::Ollama);
 }
 
 #[test]

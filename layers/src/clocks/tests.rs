@@ -406,3 +406,27 @@ async fn a_request_can_have_its_own_time_outs() {
         }
     }
 }
+
+#[cfg(feature = "replay-body")]
+#[tokio::test(start_paused = true)]
+async fn the_clock_of_the_first_byte_runs_for_a_body_that_a_service_below_sends_instead() {
+    use crate::body::{Buffered, ReplayBody};
+    type Body = StreamClocksRequestBody<ReplayBody<Empty<Bytes>>>;
+
+    let inner = service_fn(|request: Request<Body>| async move {
+        let read = request.body().segments().expect("in memory").concat();
+        assert_eq!(read, b"question");
+        let request = request.map(|_| Body::from(Bytes::from("translated")));
+        let sent = request.into_body().collect().await?.to_bytes();
+        assert_eq!(sent, "translated");
+        sleep(seconds(11)).await;
+        Ok::<_, BoxError>(Response::new(paused(&[])))
+    });
+    let started = Instant::now();
+    let body = ReplayBody::from(Bytes::from("question"));
+    let Err(error) = clocks().layer(inner).oneshot(Request::new(body)).await else {
+        panic!("it is late")
+    };
+    assert_eq!(kind(&error), "first_byte_timeout");
+    assert_eq!(started.elapsed(), seconds(10));
+}

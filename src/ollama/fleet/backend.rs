@@ -1,4 +1,4 @@
-//! One Ollama server, and the gateway's own requests to it.
+//! One server, and the gateway's own requests to it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,7 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Empty, Limited};
+use llamatower_layers::body::ReplayBody;
 use llamatower_layers::llm_request::ModelName;
 use llamatower_layers::{BoxError, Fail, Failure, Side};
 use serde::Deserialize;
@@ -19,8 +20,12 @@ use super::inventory::{Installed, Resident};
 use super::preload::Starts;
 use super::rules::ServerRules;
 use crate::ollama::upstream::{
-    Access, Address, ConnectFailed, ConnectTimeout, PoolLimits, Upstream,
+    Access, Address, ConnectFailed, ConnectTimeout, PoolLimits, ServerKind, Upstream,
 };
+use crate::openai::{Server, Translate};
+
+/// The body of the gateway's own requests.
+type ProbeBody = ReplayBody<Empty<Bytes>>;
 
 /// Limit of a list's size. A list of a thousand models is about 500 kB.
 const MAX_PAGE_BYTES: usize = 64 * 1024 * 1024;
@@ -28,13 +33,18 @@ const MAX_PAGE_BYTES: usize = 64 * 1024 * 1024;
 /// Largest number of model names in the log line about a server that comes up.
 const MOST_NAMES_LOGGED: usize = 20;
 
-/// One Ollama server: its name, whether it is up, and the client for the gateway's own requests.
+/// One server: its name, whether it is up, and the client for the gateway's own requests.
+///
+/// An OpenAI-compatible server is asked in Ollama's dialect too: its answers are
+/// [translated](crate::openai).
 pub struct Backend {
     name: Arc<str>,
     address: Address,
     rules: ServerRules,
     /// Separate from the connections of clients' requests, so that a probe never waits for them.
-    probe_client: Upstream<Full<Bytes>>,
+    probe_client: Translate<Upstream<ProbeBody>>,
+    /// `None` for an Ollama.
+    openai: Option<Arc<Server>>,
     is_up: AtomicBool,
     /// How often it has come up.
     ups: AtomicU64,
@@ -75,9 +85,16 @@ impl Backend {
             max_idle: 2,
             ..PoolLimits::default()
         };
+        let name: Arc<str> = address.to_string().into();
+        let openai = match address.kind() {
+            ServerKind::Ollama => None,
+            ServerKind::OpenAi { has_v1 } => Some(Arc::new(Server::new(name.clone(), has_v1))),
+        };
+        let client = Upstream::with_access(address.clone(), connect_timeout, limits, access);
         Self {
-            name: address.to_string().into(),
-            probe_client: Upstream::with_access(address.clone(), connect_timeout, limits, access),
+            name,
+            probe_client: Translate::new(client, openai.clone()),
+            openai,
             address,
             rules: ServerRules::default(),
             is_up: AtomicBool::new(is_up),
@@ -122,6 +139,11 @@ impl Backend {
         &self.address
     }
 
+    /// What is known of an OpenAI-compatible server; `None` for an Ollama.
+    pub fn openai(&self) -> Option<&Arc<Server>> {
+        self.openai.as_ref()
+    }
+
     /// Whether the last probe or connection succeeded.
     pub fn is_up(&self) -> bool {
         self.is_up.load(Ordering::Relaxed)
@@ -145,7 +167,7 @@ impl Backend {
     pub(super) fn starts(&self) -> Starts {
         Starts {
             ups: self.ups.load(Ordering::Relaxed),
-            closed: self.probe_client.closed_by_backend().unwrap_or(0),
+            closed: self.probe_client.get_ref().closed_by_backend().unwrap_or(0),
         }
     }
 
@@ -233,7 +255,7 @@ impl Backend {
         path: &'static str,
         limit: Duration,
     ) -> Result<Response<Bytes>, Unreachable> {
-        self.exchange(Request::get(path).body(Full::default()), path, limit)
+        self.exchange(Request::get(path).body(ProbeBody::empty()), path, limit)
             .await
     }
 
@@ -248,13 +270,13 @@ impl Backend {
         limit: Duration,
     ) -> Result<Response<Bytes>, Unreachable> {
         let request = Request::post(path).header(CONTENT_TYPE, "application/json");
-        self.exchange(request.body(Full::new(body)), path, limit)
+        self.exchange(request.body(ProbeBody::from(body)), path, limit)
             .await
     }
 
     async fn exchange(
         &self,
-        request: http::Result<Request<Full<Bytes>>>,
+        request: http::Result<Request<ProbeBody>>,
         path: &'static str,
         limit: Duration,
     ) -> Result<Response<Bytes>, Unreachable> {
@@ -280,7 +302,8 @@ impl Backend {
     /// # Errors
     /// No valid list in time.
     pub async fn probe(&self, limit: Duration) -> Result<Vec<Installed>, Unreachable> {
-        let found = self.models(limit).await;
+        let (found, health) = tokio::join!(self.models(limit), self.health(limit));
+        let found = health.and(found);
         let failed_before = self.probe_failed.swap(found.is_err(), Ordering::Relaxed);
         match &found {
             Err(error) if failed_before => {
@@ -290,11 +313,34 @@ impl Backend {
             Ok(_) => {}
         }
         self.set_up(found.is_ok());
-        self.probe_client.prune();
+        self.probe_client.get_ref().prune();
         if let Some(act) = self.after_probe.get() {
             act();
         }
         found
+    }
+
+    /// Asks an OpenAI-compatible server how it is. vLLM and llama.cpp answer 503 while they load a
+    /// model or after their engine has failed; others have no such page, or protect it. Only the list
+    /// of models shows whether the server can be reached.
+    ///
+    /// # Errors
+    /// The page has the status of a server's error.
+    async fn health(&self, limit: Duration) -> Result<(), Unreachable> {
+        if self.openai.is_none() {
+            return Ok(());
+        }
+        let Ok(answer) = self.get("/health", limit).await else {
+            return Ok(());
+        };
+        let status = answer.status();
+        match status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED {
+            true => {
+                let text = crate::openai::error::text_of(answer.body());
+                Err(self.unreachable(format!("/health answered {status}: {text}")))
+            }
+            false => Ok(()),
+        }
     }
 
     /// The installed models, from `/api/tags`.

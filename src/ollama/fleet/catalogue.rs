@@ -102,8 +102,11 @@ impl<S> Members<S> {
     }
 
     /// The backends that a request may be sent to: those that have its model. If no backend has it,
-    /// those that may serve it, because the response of any server is right then. A request without
+    /// those that may serve it, because the response of any Ollama is right then. A request without
     /// a model may be sent to all.
+    ///
+    /// An OpenAI-compatible server whose models are known is no candidate then: llama.cpp's servers
+    /// answer with another model.
     pub(super) fn candidates(&self, model: Option<&ModelName>) -> Cow<'_, [Arc<Member<S>>]> {
         let Some(model) = model else {
             return Cow::Borrowed(&self.all);
@@ -112,7 +115,10 @@ impl<S> Members<S> {
         if !holders.is_empty() {
             return Cow::Borrowed(holders);
         }
-        let may_serve = |member: &&Arc<Member<S>>| member.backend.allows(model);
+        let answers_rightly =
+            |member: &Member<S>| member.backend.openai().is_none() || member.models().is_empty();
+        let may_serve =
+            |member: &&Arc<Member<S>>| member.backend.allows(model) && answers_rightly(member);
         match self.all.iter().all(|member| may_serve(&member)) {
             true => Cow::Borrowed(&self.all),
             false => self.all.iter().filter(may_serve).cloned().collect(),

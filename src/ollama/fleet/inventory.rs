@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer};
 use tokio::sync::Notify;
 
 use super::preload::Starts;
+use crate::openai::models::UNKNOWN_DIGEST;
 
 /// A model that a server has on its disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +74,7 @@ impl Installed {
         let installed = rows.into_iter().filter_map(|row| {
             Some(Self {
                 name: ModelName::parse(&row.name).ok()?,
-                digest: row.digest.into(),
+                digest: known_digest(row.digest),
                 size: row.size,
                 family: row.details.family.into(),
                 capabilities: row.capabilities.into_iter().map(Arc::from).collect(),
@@ -107,7 +108,7 @@ impl Resident {
         let resident = rows.into_iter().filter_map(|row| {
             Some(Self {
                 name: ModelName::parse(&row.name).ok()?,
-                digest: row.digest.into(),
+                digest: known_digest(row.digest),
                 size: row.size,
                 size_vram: row.size_vram,
                 context_length: row.context_length,
@@ -121,6 +122,14 @@ impl Resident {
 /// The beginning of a digest, as long as `ollama list` shows it.
 pub fn short_digest(digest: &str) -> &str {
     digest.get(..12).unwrap_or(digest)
+}
+
+/// Empty for the digest that stands for unknown contents.
+fn known_digest(digest: String) -> Arc<str> {
+    match digest == UNKNOWN_DIGEST {
+        true => "".into(),
+        false => digest.into(),
+    }
 }
 
 /// The rows of both lists. Some versions send null for an empty list.

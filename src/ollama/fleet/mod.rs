@@ -43,7 +43,7 @@ use llamatower_layers::llm_request::ModelName;
 use llamatower_layers::queue::{self, Entry, Queue, QueuePosition, Ticket};
 use llamatower_layers::retry::Attempts;
 use llamatower_layers::route::{Choice, ChoiceOf, Choose};
-use llamatower_layers::{Failure, LlmRequest, Record, RouteMatch};
+use llamatower_layers::{Dialect, Failure, LlmRequest, Operation, Record, RouteMatch};
 use tokio::time::{Instant, timeout_at};
 
 pub use backend::{Backend, Unreachable};
@@ -382,6 +382,9 @@ impl<S> Fleet<S> {
         S: Clone,
     {
         let members = self.catalogue.members().all().to_vec();
+        // The models of other servers stay in memory.
+        let is_ollama = |member: &Arc<Member<S>>| member.backend.openai().is_none();
+        let members: Vec<_> = members.into_iter().filter(is_ollama).collect();
         let queries = members.iter().map(|member| async {
             let resident = member.backend.resident(self.config.clocks.timeout).await;
             let rows = resident.ok().flatten().unwrap_or_default();
@@ -426,7 +429,14 @@ impl<S> Fleet<S> {
             return Ok(());
         }
         let model = model_of(request).unwrap_or_default();
-        Err(ModelNotFound::new(model).into())
+        let embeds = LlmRequest::of(&request.extensions).is_some_and(|request| {
+            request.dialect == Dialect::Ollama && request.operation == Operation::Embed
+        });
+        let missing = match embeds {
+            true => ModelNotFound::to_embed(model),
+            false => ModelNotFound::new(model),
+        };
+        Err(missing.into())
     }
 
     /// The queue's class of a request, and whether a backend has its model.
@@ -571,6 +581,7 @@ fn new_member<S>(
         slots: slots.configured(),
         max_in_flight: max_in_flight.map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
         pinned: pinned.map(|preload| preload.model.clone()).collect(),
+        keeps_models: backend.openai().is_some(),
     };
     let id = router.change(|policy| policy.add_server(spec));
     let backend = Arc::new(backend.with_rules(rules));

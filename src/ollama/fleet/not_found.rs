@@ -3,18 +3,25 @@
 use http::StatusCode;
 use llamatower_layers::{Fail, Side};
 
-/// No server has the model. The text is Ollama's.
+/// No server has the model. The text is Ollama's, which differs between its routes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("model '{model}' not found")]
+#[error("{text}")]
 pub struct ModelNotFound {
-    model: Box<str>,
+    text: Box<str>,
 }
 
 impl ModelNotFound {
     /// For a model's name as the client wrote it.
     pub fn new(model: &str) -> Self {
         Self {
-            model: model.into(),
+            text: format!("model '{model}' not found").into(),
+        }
+    }
+
+    /// The same, for a request of `/api/embed` or `/api/embeddings`.
+    pub fn to_embed(model: &str) -> Self {
+        Self {
+            text: format!("model \"{model}\" not found, try pulling it first").into(),
         }
     }
 }

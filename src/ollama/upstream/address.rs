@@ -14,6 +14,26 @@ const OLLAMA_PORT: u16 = 11434;
 /// The default port of `https`.
 const HTTPS_PORT: u16 = 443;
 
+/// The default port of `http`, for servers other than Ollama.
+const HTTP_PORT: u16 = 80;
+
+/// What stands before the scheme of an OpenAI-compatible server.
+const OPENAI: &str = "openai+";
+
+/// The dialect of a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ServerKind {
+    /// Ollama, or a server that acts like it.
+    #[default]
+    Ollama,
+    /// A server of OpenAI's dialect alone.
+    OpenAi {
+        /// Whether its base path ends with `/v1`, which is then not a part of the
+        /// [prefix](Address::prefix).
+        has_v1: bool,
+    },
+}
+
 /// The address of a backend: scheme, host, port, a prefix of all paths, and one of the host's IP
 /// addresses if it is known. It never contains a user name or a password.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -21,6 +41,7 @@ pub struct Address {
     host: Arc<str>,
     port: u16,
     is_https: bool,
+    kind: ServerKind,
     /// Begins with a slash and ends without one; may be empty.
     prefix: Arc<str>,
     authority: HeaderValue,
@@ -42,6 +63,16 @@ impl Address {
     /// Whether the backend is accessed over TLS.
     pub fn is_https(&self) -> bool {
         self.is_https
+    }
+
+    /// The server's dialect.
+    pub fn kind(&self) -> ServerKind {
+        self.kind
+    }
+
+    /// Whether it is an OpenAI-compatible server, and not an Ollama.
+    pub fn is_openai(&self) -> bool {
+        self.kind != ServerKind::Ollama
     }
 
     /// The prefix of every request's path: empty, or like `/ollama`.
@@ -143,7 +174,7 @@ impl fmt::Debug for Address {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{given} is not the address of a backend: {reason}; write it like http://localhost:11434 or \
-     https://gpu.example/ollama"
+     https://gpu.example/ollama, or openai+http://gpu-1:8000/v1 for an OpenAI-compatible server"
 )]
 pub struct InvalidAddress {
     given: String,
@@ -178,7 +209,8 @@ impl FromStr for Address {
     type Err = InvalidAddress;
 
     /// Accepts `http://host:port/prefix` and `https://host:port/prefix`; `http`, the port and the
-    /// prefix are optional.
+    /// prefix are optional. `openai+http://host:port/v1` and `openai+https://host:port/v1` are
+    /// OpenAI-compatible servers; the path is the base path of their clients, `/v1` if it is empty.
     fn from_str(given: &str) -> Result<Self, InvalidAddress> {
         let invalid = |reason| InvalidAddress::new(given, reason);
         if has_user(given) {
@@ -187,6 +219,16 @@ impl FromStr for Address {
             ));
         }
         let text = given.trim();
+        let openai = text.get(..OPENAI.len());
+        let is_openai = openai.is_some_and(|start| start.eq_ignore_ascii_case(OPENAI));
+        let text = if is_openai {
+            &text[OPENAI.len()..]
+        } else {
+            text
+        };
+        if is_openai && !text.contains("://") {
+            return Err(invalid("openai+ must be followed by http:// or https://"));
+        }
         let text = match text.contains("://") {
             true => text.to_owned(),
             false => format!("http://{text}"),
@@ -211,7 +253,15 @@ impl FromStr for Address {
         if port.is_some_and(|port| port.len() > 1) && authority.port_u16().is_none() {
             return Err(invalid("its port is not a number up to 65535"));
         }
-        Self::new(authority, is_https, prefix).ok_or_else(|| invalid("it has no host"))
+        let (kind, prefix) = match (is_openai, prefix.strip_suffix("/v1")) {
+            (false, _) => (ServerKind::Ollama, prefix),
+            (true, Some(before)) => (ServerKind::OpenAi { has_v1: true }, before),
+            (true, None) => {
+                let has_v1 = prefix.is_empty();
+                (ServerKind::OpenAi { has_v1 }, prefix)
+            }
+        };
+        Self::new(authority, is_https, kind, prefix).ok_or_else(|| invalid("it has no host"))
     }
 }
 
@@ -223,16 +273,21 @@ fn is_plain_path(path: &str) -> bool {
 }
 
 impl Address {
-    fn new(authority: &Authority, is_https: bool, prefix: &str) -> Option<Self> {
+    fn new(authority: &Authority, is_https: bool, kind: ServerKind, prefix: &str) -> Option<Self> {
         let host = authority.host().trim_matches(['[', ']']);
         if host.is_empty() {
             return None;
         }
-        let default_port = if is_https { HTTPS_PORT } else { OLLAMA_PORT };
+        let default_port = match kind {
+            _ if is_https => HTTPS_PORT,
+            ServerKind::Ollama => OLLAMA_PORT,
+            ServerKind::OpenAi { .. } => HTTP_PORT,
+        };
         let mut address = Self {
             host: host.into(),
             port: authority.port_u16().unwrap_or(default_port),
             is_https,
+            kind,
             prefix: prefix.into(),
             authority: HeaderValue::from_static(""),
             ip: None,

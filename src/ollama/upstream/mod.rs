@@ -57,7 +57,7 @@ use llamatower_layers::BoxError;
 use tower::Service;
 
 pub use access::{Access, Authorization};
-pub use address::{Address, InvalidAddress, has_user};
+pub use address::{Address, InvalidAddress, ServerKind, has_user};
 pub use body::UpstreamBody;
 pub use connect::Connector;
 pub use error::{AnswerBroken, ConnectFailed, ConnectTimeout, ConnectionLost, InvalidAnswer};

@@ -52,6 +52,8 @@ impl Residency {
 pub(crate) struct Lane {
     pub(crate) server: ServerId,
     pub(crate) residency: Residency,
+    /// The model is always in memory; the residency is then never told, and stays unknown.
+    pub(crate) is_kept: bool,
     /// When the gateway itself last saw the residency change.
     pub(crate) changed: Option<Instant>,
     /// When the model came into memory, as far as the gateway has seen it.
@@ -142,6 +144,7 @@ impl Lane {
         Self {
             server,
             residency: Residency::Unknown,
+            is_kept: false,
             changed: None,
             resident_since: None,
             expires: None,
@@ -231,6 +234,12 @@ impl Lane {
     /// What happens to the context that a request asks for.
     pub(crate) fn plan(&self, ask: &Ask<'_>) -> ContextPlan {
         let (num_ctx, may_change) = (ask.num_ctx, ask.may_change_num_ctx);
+        if self.is_kept {
+            return ContextPlan {
+                num_ctx,
+                reloads: false,
+            };
+        }
         match self.residency {
             Residency::Resident { context } => self.context.plan(num_ctx, may_change, context),
             Residency::Unknown => self.context.plan(num_ctx, may_change, None),
@@ -244,6 +253,9 @@ impl Lane {
     /// Records that a request was answered well. Returns whether the size of the context is not
     /// known any more.
     pub(crate) fn answered(&mut self, flight: &Flight, now: Instant) -> bool {
+        if self.is_kept {
+            return false;
+        }
         let has_changed = self.context.answered(flight.num_ctx, now);
         if let (true, Residency::Resident { context }) = (has_changed, &mut self.residency) {
             *context = self.context.expected();

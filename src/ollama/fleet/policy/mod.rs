@@ -155,6 +155,7 @@ impl Policy {
                 let mut lane = Lane::new(id, server.spec.slots);
                 lane.is_pinned = server.spec.pinned.contains(name);
                 lane.bytes = *bytes;
+                lane.is_kept = server.spec.keeps_models;
                 server.place_in_memory(&mut lane, name);
                 model.insert(lane);
             }

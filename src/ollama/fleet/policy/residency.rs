@@ -33,6 +33,9 @@ impl Policy {
         let Some(of) = server(&mut self.servers, id) else {
             return;
         };
+        if of.spec.keeps_models {
+            return;
+        }
         let told = std::mem::replace(&mut of.tells_residents, listed.is_some());
         of.listed = listed.map(<[InMemory]>::to_vec).unwrap_or_default();
         let Some(listed) = listed else {

@@ -22,6 +22,8 @@ pub(crate) struct ServerSpec {
     pub(crate) max_in_flight: Option<u32>,
     /// The models that are to stay in memory.
     pub(crate) pinned: Vec<ModelName>,
+    /// All of its models are always in memory, each with one size of context: it never loads one.
+    pub(crate) keeps_models: bool,
 }
 
 impl ServerSpec {
@@ -33,6 +35,7 @@ impl ServerSpec {
             slots: None,
             max_in_flight: None,
             pinned: Vec::new(),
+            keeps_models: false,
         }
     }
 }

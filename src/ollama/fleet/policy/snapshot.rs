@@ -79,8 +79,15 @@ impl Policy {
 }
 
 impl Lane {
+    fn shown_residency(&self) -> Residency {
+        match self.is_kept {
+            true => Residency::Resident { context: None },
+            false => self.residency,
+        }
+    }
+
     fn is_in_use(&self, now: Instant) -> bool {
-        let residency = self.residency;
+        let residency = self.shown_residency();
         let is_in_memory = matches!(
             residency,
             Residency::Resident { .. } | Residency::Loading(_)
@@ -94,7 +101,7 @@ impl ModelStatus {
         let rest = lane.resting_until.map(|until| seconds(now, until));
         Self {
             model: name.clone(),
-            residency: lane.residency,
+            residency: lane.shown_residency(),
             in_flight: lane.in_flight,
             slots: lane.slots.status(now),
             prompt_rate: lane.rates.prefill.get(),

@@ -17,6 +17,32 @@ fn model(name: &str) -> ModelName {
     ModelName::parse(name).unwrap()
 }
 
+/// A request that has just arrived.
+fn ask(model: &ModelName, now: Instant) -> Ask<'_> {
+    Ask {
+        model,
+        prompt_tokens: 1000.0,
+        output_tokens: Some(100.0),
+        num_ctx: None,
+        may_change_num_ctx: false,
+        prefix: &[],
+        prefix_part: 0.0,
+        streams: true,
+        waiting: 1,
+        may_probe_slots: true,
+        since: now,
+        now,
+    }
+}
+
+fn healthy(_: ServerId) -> Option<View> {
+    Some(View {
+        availability: Availability::Healthy,
+        was_tried: false,
+        is_trial: false,
+    })
+}
+
 impl Stage {
     /// Servers that have these models on disk, 8 GB each, and none in memory.
     fn new(servers: usize, models: &[&str]) -> Self {
@@ -91,25 +117,10 @@ impl Stage {
     ) -> Option<Grant> {
         let model = model(name);
         let ask = Ask {
-            model: &model,
-            prompt_tokens: 1000.0,
-            output_tokens: Some(100.0),
-            num_ctx: None,
-            may_change_num_ctx: false,
-            prefix: &[],
-            prefix_part: 0.0,
-            streams: true,
             waiting,
             may_probe_slots,
             since: self.now - Duration::from_secs_f64(waited),
-            now: self.now,
-        };
-        let healthy = |_| {
-            Some(View {
-                availability: Availability::Healthy,
-                was_tried: false,
-                is_trial: false,
-            })
+            ..ask(&model, self.now)
         };
         self.policy.choose(&ask, healthy)
     }
@@ -179,6 +190,31 @@ fn one_request_loads_a_model_and_the_others_wait_for_it() {
     let first = first.flight;
     stage.policy.first_byte(&model("m"), first, stage.now);
     assert!(!stage.choose("m", 8.0, 1).unwrap().loads);
+}
+
+#[test]
+fn a_server_that_keeps_its_models_loads_none_whatever_context_is_asked_for() {
+    let mut stage = Stage::new(0, &[]);
+    let id = stage.policy.add_server(ServerSpec {
+        keeps_models: true,
+        slots: Some(8),
+        ..ServerSpec::new("gpu-1".into())
+    });
+    stage.servers.push(id);
+    stage.list(0, &[]);
+    stage.policy.set_installed(id, &[(model("m"), 0)]);
+    for num_ctx in [None, Some(8192), Some(512), None] {
+        let model = model("m");
+        let ask = Ask {
+            num_ctx,
+            may_change_num_ctx: true,
+            ..ask(&model, stage.now)
+        };
+        let grant = stage.policy.choose(&ask, healthy).unwrap();
+        assert!(!grant.loads, "{num_ctx:?}");
+        stage.policy.first_byte(&model, grant.flight, stage.now);
+        stage.list(0, &[]);
+    }
 }
 
 /// The list of models in memory can be asked for before a request and answered after it.
