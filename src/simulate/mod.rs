@@ -70,7 +70,7 @@ pub(crate) fn run(arguments: &SimulateArguments, out: &mut dyn Write) -> Result<
     };
     let rows = match arguments.requests {
         Some(count) => workload::part(&rows, count as usize),
-        None => &rows,
+        None => rows,
     };
     if let Some(dir) = &arguments.svg {
         plot::create_dir(dir)?;
@@ -85,7 +85,7 @@ pub(crate) fn run(arguments: &SimulateArguments, out: &mut dyn Write) -> Result<
             Some(count) => scenario.with_servers(count as usize),
             None => scenario,
         };
-        let (done, plot) = simulate(&scenario, &policies, rows, arguments.seed, &bar);
+        let (done, plot) = simulate(&scenario, &policies, &rows, arguments.seed, &bar);
         if let Some(dir) = &arguments.svg {
             plot.write(dir)?;
         }

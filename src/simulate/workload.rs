@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use llamatower_sim::comparison::{
-    BEGIN, BURST_FOR_EACH_SLOT, GREEDY_PART, OTHER_CLIENTS, SHORTEST_PROMPT,
+    BEGIN, BURST_FOR_EACH_SLOT, GREEDY_PART, OTHER_CLIENTS, SHORTEST_PROMPT, conversations,
 };
 
 use super::scenario::Scenario;
@@ -39,14 +39,19 @@ pub(super) fn synthetic(count: usize, random: &mut fastrand::Rng) -> Vec<Row> {
     rows
 }
 
-/// So many requests of a trace in a row.
-pub(super) fn part(rows: &[Row], count: usize) -> &[Row] {
+/// So many requests of a trace in a row, or about so many of whole conversations if the trace tells
+/// which prompts begin alike.
+pub(super) fn part(rows: &[Row], count: usize) -> Vec<Row> {
+    if rows.iter().any(|row| !row.blocks.is_empty()) {
+        let part = conversations(rows, count, 0, |row| &row.blocks);
+        return part.into_iter().cloned().collect();
+    }
     let begin = (BEGIN * rows.len() as f64) as usize;
     let from = match rows.len() - begin >= count {
         true => begin,
         false => 0,
     };
-    &rows[from..rows.len().min(from + count)]
+    rows[from..rows.len().min(from + count)].to_vec()
 }
 
 /// The requests of a scenario. The gaps between them are all stretched by one factor, so that they

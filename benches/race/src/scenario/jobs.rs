@@ -1,8 +1,8 @@
 //! Which requests arrive, and when.
 
-use std::collections::HashMap;
-
-use llamatower_sim::comparison::{BEGIN, GREEDY_PART, OTHER_CLIENTS, SHORTEST_PROMPT};
+use llamatower_sim::comparison::{
+    BEGIN, GREEDY_PART, OTHER_CLIENTS, SHORTEST_PROMPT, conversations,
+};
 
 use super::{GREEDY, Job, Length, Server};
 use crate::trace::{Entry, Trace};
@@ -25,7 +25,11 @@ pub(super) fn stretched(trace: &Trace, servers: &[Server], load: f64, length: Le
     let work = |entry: &Entry| work(entry, &servers[0]);
     let wanted = load * capacity * length.seconds;
     let part = match trace.has_blocks() {
-        true => conversations(trace, work, wanted, length.round),
+        true => {
+            let all: f64 = trace.entries.iter().map(work).sum();
+            let count = (wanted / all * trace.entries.len() as f64) as usize;
+            conversations(&trace.entries, count, length.round, |entry| &entry.blocks)
+        }
         false => consecutive(trace, work, wanted, length.round),
     };
     let begin = part.first().map_or(0.0, |first| first.arrival);
@@ -63,27 +67,6 @@ fn consecutive(
         (part, true) => part,
         _ => take(0).0,
     }
-}
-
-/// All requests of some conversations of the whole trace, so that as many of them have a prefix in
-/// common as in the trace; other conversations in each round.
-fn conversations(
-    trace: &Trace,
-    work: impl Fn(&Entry) -> f64,
-    wanted: f64,
-    round: usize,
-) -> Vec<&Entry> {
-    let all: f64 = trace.entries.iter().map(work).sum();
-    let every = ((all / wanted).round() as usize).max(1);
-    // The first block is often the same in all of them.
-    let name_of = |entry: &Entry| entry.blocks.get(1).or(entry.blocks.first()).copied();
-    let mut numbers = HashMap::new();
-    let is_wanted = |entry: &&Entry| {
-        let next = numbers.len();
-        let number = *numbers.entry(name_of(entry)).or_insert(next);
-        number % every == round % every
-    };
-    trace.entries.iter().filter(is_wanted).collect()
 }
 
 /// The n-th model gets a part of the requests in proportion to 1/n.
@@ -190,7 +173,7 @@ mod tests {
     fn whole_conversations_are_taken_of_a_trace_with_prefixes() {
         let [_, trace] = tiny();
         for (round, block) in [(0, 1), (1, 4)] {
-            let part = conversations(&trace, |_| 1.0, 6.0, round);
+            let part = conversations(&trace.entries, 6, round, |entry| &entry.blocks);
             assert!(part.len() > 3 && part.iter().all(|entry| entry.blocks[1] == block));
         }
     }
