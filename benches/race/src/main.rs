@@ -12,8 +12,8 @@
 //! four requests at once, have room for one model, load in order of arrival, and wait for an idle
 //! model before they unload it. Everything runs 20 times faster than real time; the figures are in
 //! seconds of the model. The times that proxies have inside of them are real time, except the
-//! time-out of the first byte where a scenario is about it, nginx's `fail_timeout` and the interval
-//! of ollama-herd's reports.
+//! time-out of the first byte where a scenario is about it, nginx's `fail_timeout`, the interval of
+//! ollama-herd's reports, and the gateway's interval of probes and its ageing.
 //!
 //! | Figure | Meaning |
 //! |---|---|

@@ -45,14 +45,18 @@ impl Place<'_> {
         servers.map(|(nth, server)| line(nth, server)).collect()
     }
 
-    /// Only the addresses, and what the scenario is about.
+    /// Only the addresses, what the scenario is about, and the gateway's intervals in time of the
+    /// model: 5 s between two probes, and 30 s of ageing.
     pub(super) fn llamatower(&self) -> Vec<(&'static str, String)> {
         let urls: Vec<_> = self
             .servers
             .iter()
             .map(|at| format!("http://{at}"))
             .collect();
+        let time = |seconds: f64| format!("{}ms", (1e3 * seconds / self.speed).ceil());
         let mut settings = vec![
+            ("LLAMATOWER_PROBE_INTERVAL", time(5.0)),
+            ("LLAMATOWER_QUEUE_AGEING", time(30.0)),
             ("LLAMATOWER_LISTEN", self.listen.to_string()),
             ("LLAMATOWER_ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
             ("LLAMATOWER_LOG", "warn".to_owned()),

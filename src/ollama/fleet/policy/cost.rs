@@ -9,8 +9,8 @@ use super::model::Model;
 use super::server::Server;
 use super::{Policy, Residency, ServerId};
 
-/// A model that was unloaded is loaded again if it is asked for within this time, in seconds.
-const HORIZON: f64 = 60.0;
+/// A model that was unloaded is loaded again if it is asked for within this many of its load times.
+const HORIZON: f64 = 8.0;
 /// The part of such a load that counts as the cost of unloading. It is not all of it, because the
 /// load is later, and may find a server that is idle anyway.
 const HARM: f64 = 0.3;
@@ -254,7 +254,8 @@ fn harm_of(model: &Model, lane: &Lane, now: Instant) -> f64 {
         0 | 1 => HARM,
         _ => HARM_WITH_COPY,
     };
-    part * lane.load_seconds() * model.probability_within(HORIZON, now)
+    let load = lane.load_seconds();
+    part * load * model.probability_within(HORIZON * load, now)
 }
 
 /// The expected seconds of a request of this model.

@@ -62,6 +62,8 @@ pub(crate) struct Lane {
     pub(crate) expires: Option<Instant>,
     /// Its size in memory, in bytes; 0 if it is not known.
     pub(crate) bytes: u64,
+    /// How much longer loads of the fleet take than is assumed.
+    pub(crate) load_factor: f64,
     /// It is to stay in memory.
     pub(crate) is_pinned: bool,
     /// Requests in flight.
@@ -149,6 +151,7 @@ impl Lane {
             resident_since: None,
             expires: None,
             bytes: 0,
+            load_factor: 1.0,
             is_pinned: false,
             in_flight: 0,
             running: 0,
@@ -187,12 +190,23 @@ impl Lane {
         self.resting_until.is_some_and(|until| now < until)
     }
 
-    /// The expected seconds of a load.
+    /// The expected seconds of a load: measured, or assumed for its size and corrected by what other
+    /// loads have taken.
     pub(crate) fn load_seconds(&self) -> f64 {
-        self.rates.load.get().unwrap_or(match self.bytes {
+        let measured = self.rates.load.get();
+        measured.unwrap_or_else(|| self.load_factor * self.assumed_load())
+    }
+
+    /// The seconds of the last loads as a multiple of what is assumed without a measurement.
+    pub(crate) fn measured_load_factor(&self) -> Option<f64> {
+        Some(self.rates.load.get()? / self.assumed_load())
+    }
+
+    fn assumed_load(&self) -> f64 {
+        match self.bytes {
             0 => LOAD_SECONDS,
             bytes => 0.5 + bytes as f64 * LOAD_SECONDS_PER_BYTE,
-        })
+        }
     }
 
     /// The expected seconds until a slot is free, if none is: the slots end one after the other.

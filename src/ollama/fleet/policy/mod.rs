@@ -56,6 +56,7 @@ pub(crate) use slots::NO_LIMIT;
 pub use slots::{SlotSource, SlotStatus};
 pub use snapshot::{MemoryStatus, ModelStatus, Occupancy};
 
+use average::Average;
 use decisions::Decisions;
 use lane::Lane;
 use model::Model;
@@ -101,6 +102,8 @@ pub(crate) struct Policy {
     /// The search begins with another server each time, so that equal ones take turns.
     turn: usize,
     sampler: Sampler,
+    /// The seconds of measured loads as a multiple of what was assumed.
+    load_factor: Average,
 }
 
 impl Policy {
@@ -155,6 +158,7 @@ impl Policy {
                 let mut lane = Lane::new(id, server.spec.slots);
                 lane.is_pinned = server.spec.pinned.contains(name);
                 lane.bytes = *bytes;
+                lane.load_factor = self.load_factor.get().unwrap_or(1.0);
                 lane.is_kept = server.spec.keeps_models;
                 server.place_in_memory(&mut lane, name);
                 model.insert(lane);
@@ -235,7 +239,25 @@ impl Policy {
         }
         let known = self.models.get_mut(model)?;
         let slots = known.end(&flight, report, weight, now);
+        if report.is_some() && (flight.loads_at_once || flight.is_own) {
+            let lane = known.lane(flight.server);
+            let factor = lane.and_then(Lane::measured_load_factor);
+            self.loads_take(factor);
+        }
         self.slots_learned(flight.server, slots)
+    }
+
+    /// Loads that were not measured yet are expected to be as much slower or faster than assumed as
+    /// those that were.
+    fn loads_take(&mut self, factor: Option<f64>) {
+        let Some(factor) = factor else { return };
+        self.load_factor.add(factor);
+        let factor = self.load_factor.get().unwrap_or(1.0);
+        for model in self.models.values_mut() {
+            for lane in &mut model.lanes {
+                lane.load_factor = factor;
+            }
+        }
     }
 
     fn slots_learned(&self, id: ServerId, slots: Option<u32>) -> Option<SlotsLearned> {

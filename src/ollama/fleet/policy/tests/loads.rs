@@ -244,3 +244,16 @@ fn a_model_whose_time_is_over_may_have_to_be_loaded() {
     assert_eq!(may_load(299.0), (false, false));
     assert_eq!(may_load(1.0), (false, true));
 }
+
+#[test]
+fn loads_that_were_not_measured_are_expected_to_be_as_fast_as_those_that_were() {
+    let mut stage = Stage::new(2, &["m", "other"]);
+    let expected = |stage: &Stage, name: &str, server: usize| {
+        let lane = stage.policy.models[&model(name)].lane(stage.servers[server]);
+        lane.unwrap().load_seconds()
+    };
+    let before = expected(&stage, "other", 1);
+    let server = stage.serve("m", 0.1 * expected(&stage, "m", 0));
+    assert!((expected(&stage, "other", server) - 0.1 * before).abs() < 1e-9);
+    assert!((expected(&stage, "m", 1 - server) - 0.1 * before).abs() < 1e-9);
+}
