@@ -113,14 +113,19 @@ where
     }
 }
 
+/// The end of the name of each model in Ollama's cloud.
+const ENDING: &[u8] = b"cloud";
+
 /// Whether a request runs a model in Ollama's cloud.
 fn runs_in_a_cloud(request: &Extensions) -> bool {
     let llm = LlmRequest::of(request).filter(|llm| llm.operation.is_inference());
     let Some(model) = llm.and_then(|llm| llm.model.as_deref()) else {
         return false;
     };
+    let bytes = model.trim_end().as_bytes();
+    let end = bytes.len().checked_sub(ENDING.len()).map(|at| &bytes[at..]);
     // Most names do not have to be parsed.
-    model.trim_end().to_ascii_lowercase().ends_with("cloud")
+    end.is_some_and(|end| end.eq_ignore_ascii_case(ENDING))
         && ModelName::parse(model).is_ok_and(|name| name.source() == ModelSource::Cloud)
 }
 

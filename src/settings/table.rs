@@ -223,7 +223,7 @@ settings! {
             "The names of keys in `LLAMATOWER_API_KEYS` whose requests never go to a cloud, neither to the cloud service nor to Ollama's own; comma-separated. Set it for clients whose prompts must not leave your network."
         busy_after: Option<Duration> = optional(duration), "LLAMATOWER_CLOUD_BUSY_AFTER" OptionalDuration "30s"
             "The longest wait for a slot before a request counts as `busy`: one whose expected wait is longer goes to the cloud service at once, and one that has waited this long leaves the queue; `off` if only a refusal of the queue counts. Lower it if a quick response is worth its price."
-        tokens: Option<NonZeroU64> = optional(count), "LLAMATOWER_CLOUD_TOKENS" OptionalCount "1000000"
+        tokens: Option<NonZeroU64> = optional(count), "LLAMATOWER_CLOUD_TOKENS" OptionalCount "500000"
             "The maximum number of tokens, of prompts and responses together, that all clients use at the cloud service on one day of the calendar (`LLAMATOWER_TIME_ZONE`). Set it to what you want to pay for."
         key_tokens: Option<NonZeroU64> = optional(count), "LLAMATOWER_CLOUD_KEY_TOKENS" OptionalCount "off"
             "The same for each client: a key, or an address if it sends no key. Set it so that one client cannot use up the tokens of all."

@@ -354,3 +354,41 @@ async fn an_error_in_the_middle_of_a_stream_is_visible_in_each_dialect() {
         assert!(text.contains("Hel") && !text.contains("[DONE]"), "{text}");
     }
 }
+
+#[tokio::test]
+async fn the_example_of_the_guide_is_answered_as_it_says() {
+    let guide = include_str!("../../docs/models.md");
+    let (_, section) = guide.split_once("## The cloud\n").unwrap();
+    let (_, example) = section.split_once("```toml\n").unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), example.split_once("```").unwrap().0).unwrap();
+    let line = section
+        .lines()
+        .find(|line| line.contains("LLAMATOWER_CLOUD_WHEN="));
+    let variables = line.unwrap().split_whitespace();
+    let variables: Vec<_> = variables.filter_map(|word| word.split_once('=')).collect();
+    assert_eq!(variables.len(), 2);
+
+    let cloud = Cloud::start().await;
+    let keys = keys(&["ada", "ben"]);
+    let [url, authority, _, key] = cloud.settings();
+    let common = [url, authority, key, ("LLAMATOWER_API_KEYS", &*keys)];
+    for given in [
+        vec![("LLAMATOWER_CONFIG", file.path().to_str().unwrap())],
+        variables,
+    ] {
+        let sim = Sim::builder().model(ModelSpec::new("qwen2.5-coder:7b"));
+        let sim = sim.start().await.unwrap();
+        let gateway = gateway_of(&[&sim], &[&common[..], &given].concat()).await;
+        drop(sim);
+        let body = with(chat(), json!({"model": "qwen2.5-coder:7b"}));
+        let request = gateway.post_request("/api/chat", &body);
+        let answer = send(request.bearer_auth("ada-secret")).await;
+        assert!(is_from_cloud(&answer), "{answer:?}");
+        for field in ["x-llamatower-backend", "x-llamatower-model"] {
+            let shown = format!("    {field}: {}\n", answer.header(field));
+            assert!(section.contains(&shown), "{shown}");
+        }
+        assert!(answer.text.contains("\"model\":\"qwen2.5-coder:7b\""));
+    }
+}
