@@ -13,7 +13,7 @@
 //! ```
 //!
 //! The service has its own client and connections ([`leaf`]). It gets the body and no header that
-//! describes the client. When it asks to wait ([`rest`]), it gets no requests until then.
+//! describes the client. When it asks to wait ([`Rest`]), it gets no requests until then.
 
 mod broken;
 mod clients;

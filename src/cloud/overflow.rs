@@ -26,6 +26,7 @@ use tower::{Layer, Service, ServiceExt};
 use super::{Cloud, Reason, SentToCloud};
 use crate::model_rules::ModelRules;
 use crate::ollama::{AnswerBody, Attempt};
+use crate::openai::error::TokenRefused;
 use crate::stack::MODEL_HEADER;
 use crate::telemetry::Metrics;
 
@@ -323,7 +324,12 @@ where
                     Some(_) => "no_tokens",
                     None => "failed",
                 });
-                tracing::warn!(model, %error, "the cloud service has not answered a request");
+                match failure.and_then(Failure::caused_by::<TokenRefused>) {
+                    Some(_) => tracing::error!("the cloud service refuses the key in GROQ_API_KEY"),
+                    None => tracing::warn!(
+                        model, %error, "the cloud service has not answered a request"
+                    ),
+                }
             }
         }
         if let Some((record, (backend, served_model))) = record.zip(before) {

@@ -77,6 +77,10 @@ fn rest_after(status: StatusCode, headers: &HeaderMap) -> Option<(Duration, &'st
         let wait = retry_after(headers).max(exhausted);
         return Some((wait.unwrap_or(AFTER_REFUSAL), "it refused a request"));
     }
+    // A key that is wrong now is wrong for some time.
+    if matches!(status.as_u16(), 401 | 403) {
+        return Some((AFTER_REFUSAL, "it refused the key"));
+    }
     if status.is_server_error() {
         return Some((retry_after(headers).unwrap_or(AFTER_FAILURE), "it failed"));
     }
@@ -158,6 +162,7 @@ mod tests {
         ];
         assert_eq!(rest(429, &used_up), Some(179.5));
         assert_eq!(rest(500, &[]), Some(2.0));
+        assert_eq!(rest(401, &[]), Some(30.0));
         let date = [("retry-after", "Wed, 21 Oct 2099 07:28:00 GMT")];
         assert!(rest(429, &date) > Some(1e9));
         let past = [("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT")];

@@ -222,7 +222,7 @@ settings! {
         keys_opt_out: Vec<Arc<str>> = list(text), "LLAMATOWER_CLOUD_KEYS_OPT_OUT" List ""
             "The names of keys in `LLAMATOWER_API_KEYS` whose requests never go to a cloud, neither to the cloud service nor to Ollama's own; comma-separated. Set it for clients whose prompts must not leave your network."
         busy_after: Option<Duration> = optional(duration), "LLAMATOWER_CLOUD_BUSY_AFTER" OptionalDuration "30s"
-            "The longest wait for a slot before a request counts as `busy`: one whose expected wait is longer goes to the cloud service at once, and one that has waited this long leaves the queue; `off` if only a refusal of the queue counts. Lower it if a quick response is worth its price."
+            "The longest wait before a request counts as `busy`: one whose expected wait, for a slot and for a load of its model, is longer goes to the cloud service at once, and one that has waited this long for a slot leaves the queue; `off` if only a refusal of the queue counts. Lower it if a quick response is worth its price; below the time of a load, models that are not in memory are not loaded by such requests."
         tokens: Option<NonZeroU64> = optional(count), "LLAMATOWER_CLOUD_TOKENS" OptionalCount "500000"
             "The maximum number of tokens, of prompts and responses together, that all clients use at the cloud service on one day of the calendar (`LLAMATOWER_TIME_ZONE`). Set it to what you want to pay for."
         key_tokens: Option<NonZeroU64> = optional(count), "LLAMATOWER_CLOUD_KEY_TOKENS" OptionalCount "off"

@@ -1,12 +1,19 @@
 //! Overflow to a cloud service.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
 use llamatower_sim::{ModelSpec, Sim};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::alias_choices::keys;
 use super::aliases::gateway_of;
 use crate::harness::{
-    Answer, Cloud, Gateway, Reply, chat, long_stream, send, tiny, with, within_limit,
+    Answer, Cloud, Gateway, Reply, chat, load, long_stream, send, sim_with, tiny, with,
+    within_limit,
 };
 
 const WHEN: &str = "LLAMATOWER_CLOUD_WHEN";
@@ -203,6 +210,85 @@ async fn a_request_that_would_wait_too_long_goes_to_the_cloud() {
             .await;
         assert_eq!(line["backend"], "cloud");
     }
+}
+
+#[tokio::test]
+async fn a_request_whose_expected_wait_is_too_long_is_not_queued_at_all() {
+    let cloud = Cloud::start().await;
+    let model = ModelSpec::new("tiny").with_slots(8);
+    let model = model
+        .with_pace(Duration::from_millis(20))
+        .with_reply_tokens(100);
+    let sim = sim_with(model).await;
+    load(&sim).await;
+    let mut settings = cloud.settings().to_vec();
+    let limit = ("LLAMATOWER_CLOUD_BUSY_AFTER", "500ms");
+    settings.extend([(WHEN, "busy"), ANONYMOUS, ("LLAMATOWER_SLOTS", "1"), limit]);
+    let gateway = gateway_of(&[&sim], &settings).await;
+    // The first one tells how long requests take.
+    let first = gateway.post("/api/chat", &chat()).await;
+    assert_eq!(first.header("x-llamatower-backend"), sim.addr().to_string());
+    let mut second = gateway.connect().await;
+    second.post("/api/chat", &chat()).await;
+    second.head().await;
+    let third = gateway.post("/api/chat", &chat()).await;
+    assert!(is_from_cloud(&third), "{third:?}");
+    let line = gateway
+        .logged("the answer of the cloud", |line| line["cloud"] == "busy")
+        .await;
+    assert_eq!(
+        (&line["queued"], &line["attempts"]),
+        (&Value::Null, &json!(1))
+    );
+}
+
+/// A proxy that connects everywhere, and counts.
+async fn proxy() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let used = Arc::new(AtomicUsize::new(0));
+    let counted = used.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(async move {
+                let mut stream = BufReader::new(stream);
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") {
+                    stream.read_line(&mut head).await.unwrap();
+                }
+                let target = head.strip_prefix("CONNECT ").unwrap();
+                let target = target.split_once(' ').unwrap().0;
+                let mut other = TcpStream::connect(target).await.unwrap();
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut other).await;
+            });
+        }
+    });
+    (url, used)
+}
+
+#[tokio::test]
+async fn the_proxies_of_the_environment_are_for_the_cloud_alone() {
+    let cloud = Cloud::start().await;
+    let (proxy, used) = proxy().await;
+    let proxies = [
+        ("HTTPS_PROXY", &*proxy),
+        ("HTTP_PROXY", &*proxy),
+        ("ALL_PROXY", &*proxy),
+    ];
+    let settings = [&proxies[..], &[(WHEN, "down"), ANONYMOUS]].concat();
+    let gateway = without_servers(&cloud, &settings).await;
+    assert_eq!(
+        used.load(Ordering::Relaxed),
+        0,
+        "servers are asked directly"
+    );
+    assert!(is_from_cloud(&gateway.post("/api/chat", &chat()).await));
+    assert_eq!(used.load(Ordering::Relaxed), 1);
+    // The connection is used again.
+    assert!(is_from_cloud(&gateway.post("/api/chat", &chat()).await));
+    assert_eq!(used.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
