@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::Admin;
+use crate::cloud::Cloud;
 use crate::edge::{BindError, Drained, Edge, EdgeConfig, ListenAddr, RequestBody, Shutdown};
 use crate::live::LiveSettings;
 use crate::ollama::fleet::{Dns, Fleet, FleetConfig, ProbeClocks, QueueRules};
@@ -43,6 +44,7 @@ pub struct Gateway {
     endpoints: EndpointTable,
     live: LiveSettings,
     access: Access,
+    cloud: Option<Arc<Cloud>>,
     public: Edge,
     admin: Option<Edge>,
 }
@@ -69,6 +71,7 @@ impl Gateway {
         Ok(Self {
             live,
             access: access(settings)?,
+            cloud: Cloud::new(settings).map_err(StartError::Setting)?,
             public: Edge::bind(public).await?,
             admin: match admin.listen.is_empty() {
                 true => None,
@@ -106,7 +109,8 @@ impl Gateway {
         tasks.spawn(stopped.clone().run_until_cancelled_owned(hidden));
         let operators_leave = Shutdown::new();
         if let Some(admin) = self.admin {
-            let service = Admin::new(self.telemetry.clone(), fleet.clone());
+            let service =
+                Admin::new(self.telemetry.clone(), fleet.clone()).with_cloud(self.cloud.clone());
             tasks.spawn(admin.serve(service, operators_leave.clone()));
         }
         let (draining, gauges) = (shutdown.clone(), self.public.gauges());
@@ -119,6 +123,7 @@ impl Gateway {
         let handles = Handles {
             cutoff: self.public.cutoff(),
             body_memory: self.settings.limits.body_memory.budget(),
+            cloud: self.cloud,
         };
         let service = stack::service::<RequestBody>(
             &self.settings,

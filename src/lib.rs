@@ -4,6 +4,7 @@ pub mod admin;
 pub mod check;
 pub mod cli;
 pub mod client;
+pub mod cloud;
 pub mod demo;
 pub mod doctor;
 pub mod edge;

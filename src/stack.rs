@@ -46,6 +46,7 @@ use tower_http::sensitive_headers::{
 use uuid::Uuid;
 
 use crate::client::Client;
+use crate::cloud::{self, Cloud, CloudClients, CloudModelsLayer, OverflowLayer};
 use crate::live::{LiveSettings, TokenBudgets, runs_a_model};
 use crate::model_rules::{AllowedModelsLayer, ModelRules};
 use crate::ollama::fleet::{Backend, Fleet, FleetModels, MayLoad};
@@ -96,6 +97,8 @@ pub struct Handles {
     pub cutoff: CancellationToken,
     /// The memory for buffered bodies.
     pub body_memory: MemoryBudget,
+    /// The cloud service, if requests may be sent to one.
+    pub cloud: Option<Arc<Cloud>>,
 }
 
 /// The layers for every request.
@@ -170,8 +173,11 @@ where
         .layer(adaptive_limit(limits))
         .layer(cache(&settings.cache, &fleet))
         .layer(token_limit(limits, live.tokens.clone()))
+        // What the fleet cannot serve; everything below belongs to the fleet.
+        .layer(overflow(settings, handles.cloud, live, &fleet, telemetry))
         // Each model of an alias gets its attempts.
         .layer(model_alias(&live.models, &fleet))
+        .layer(CloudModelsLayer(CloudClients::new(settings)))
         // Each attempt chooses a backend, and keeps its place in the queue.
         .layer(
             RetryLayer::new(RetryBudget::new(
@@ -337,6 +343,26 @@ fn token_limit(
         .without_key(WithoutKey::Admit)
         .with_switch(budgets.is_on.clone())
         .with_budgets_of(move |client| Some(budgets.of(client)))
+}
+
+/// Sends what the fleet cannot serve to the cloud service, if there is one.
+fn overflow<B>(
+    settings: &Settings,
+    cloud: Option<Arc<Cloud>>,
+    live: &LiveSettings,
+    fleet: &Arc<Fleet<Attempt<B>>>,
+    telemetry: &Telemetry,
+) -> OverflowLayer<B>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let Some(cloud) = cloud else {
+        return OverflowLayer::off();
+    };
+    let leaf = cloud::leaf(settings, &cloud, telemetry.propagation());
+    let (rules, known) = (live.models.clone(), FleetModels(fleet.clone()));
+    OverflowLayer::new(cloud, leaf, rules, known, telemetry.metrics().clone())
 }
 
 /// Replaces aliases by models of the fleet.

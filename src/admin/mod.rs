@@ -18,6 +18,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tower::Service;
 
+use crate::cloud::Cloud;
 use crate::telemetry::{FleetView, Telemetry};
 
 /// Serves operators. `/health` is served by the edge.
@@ -25,12 +26,23 @@ use crate::telemetry::{FleetView, Telemetry};
 pub struct Admin {
     telemetry: Arc<Telemetry>,
     fleet: Arc<dyn FleetView>,
+    cloud: Option<Arc<Cloud>>,
 }
 
 impl Admin {
     /// Serves the metrics of `telemetry` and the status of `fleet`.
     pub fn new(telemetry: Arc<Telemetry>, fleet: Arc<dyn FleetView>) -> Self {
-        Self { telemetry, fleet }
+        Self {
+            telemetry,
+            fleet,
+            cloud: None,
+        }
+    }
+
+    /// Also serves the status of the cloud service.
+    #[must_use]
+    pub fn with_cloud(self, cloud: Option<Arc<Cloud>>) -> Self {
+        Self { cloud, ..self }
     }
 
     fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
@@ -39,7 +51,10 @@ impl Admin {
                 Telemetry::METRICS_CONTENT_TYPE,
                 self.telemetry.metrics_page().into(),
             ),
-            (&(Method::GET | Method::HEAD), "/status") => json_page(&status::page(&*self.fleet)),
+            (&(Method::GET | Method::HEAD), "/status") => {
+                let cloud = self.cloud.as_ref().map(|cloud| cloud.status());
+                json_page(&status::page(&*self.fleet, cloud.as_ref()))
+            }
             (&(Method::GET | Method::HEAD), "/status/decisions") => {
                 json_page(&decisions::page(&self.fleet.decisions(), Instant::now()))
             }

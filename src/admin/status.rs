@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::cloud::CloudStatus;
 use crate::ollama::fleet::{
     Avoided, Drift, MemoryStatus, ModelStatus, Occupancy, PreloadStatus, Resident,
 };
 use crate::telemetry::FleetView;
 
 /// The content. Durations are in seconds.
-pub(super) fn page(fleet: &dyn FleetView) -> Value {
+pub(super) fn page(fleet: &dyn FleetView, in_cloud: Option<&CloudStatus>) -> Value {
     let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
     let backends = fleet.status().into_iter().map(|backend| {
         json!({
@@ -44,6 +45,22 @@ pub(super) fn page(fleet: &dyn FleetView) -> Value {
         "backends": backends.collect::<Value>(),
         "queue": queue.collect::<Value>(),
         "digests_differ": fleet.drifts().iter().map(drift).collect::<Value>(),
+        "cloud": cloud(in_cloud),
+    })
+}
+
+/// The cloud service; `rests_for` is in seconds, and null while it gets requests.
+fn cloud(status: Option<&CloudStatus>) -> Value {
+    let Some(cloud) = status else {
+        return json!({ "is_on": false });
+    };
+    json!({
+        "is_on": true,
+        "address": cloud.address,
+        "when": cloud.when,
+        "rests_for": cloud.rests_for.map(|rest| rest.as_secs_f64()),
+        "tokens_today": cloud.tokens_today,
+        "tokens_limit": cloud.tokens_limit,
     })
 }
 

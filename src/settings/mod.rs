@@ -17,6 +17,7 @@
 //! ```
 
 mod aliases;
+mod cloud;
 mod consistency;
 mod environment;
 mod error;
@@ -41,13 +42,14 @@ use std::path::Path;
 use crate::edge::ListenAddr;
 
 pub use crate::ollama::fleet::SlotRule;
+pub use cloud::{CloudModels, CloudWhen};
 pub use environment::Environment;
 pub use error::{Problem, SettingsError};
 pub use report::{EffectiveSetting, example_environment, example_file, reference};
 pub use secret::Secret;
 pub use setting::{Form, Setting};
 pub use table::{
-    Backends, Breaking, Cache, Config, Keys, Limits, Listen, Queue, Retry, Routing, Runtime,
+    Backends, Breaking, Cache, Cloud, Config, Keys, Limits, Listen, Queue, Retry, Routing, Runtime,
     SETTINGS, Settings, Telemetry, Timeouts,
 };
 pub use values::{

@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_name_unlike_all_settings_gets_no_suggestion() {
-        for given in ["LLAMATOWER_XYZZY", "LLAMATOWER_", "colour"] {
+        for given in ["LLAMATOWER_XYZZY", "LLAMATOWER_", "flavour"] {
             assert_eq!(meant(given), None, "{given}");
         }
     }

@@ -129,7 +129,8 @@ impl Backends {
         ]
     }
 
-    /// Checks that each model to load may run on the server that is named for it, or on any.
+    /// Checks that each model to load may run on the server that is named for it, or on any, and that
+    /// a named server is one that loads models when it is asked to.
     fn check_preloads(&self, reader: &mut Reader) {
         let rules = self.rules_of_each();
         let servers = || self.urls.iter().zip(&rules);
@@ -140,6 +141,15 @@ impl Backends {
         for (key, list) in lists {
             for PlacedModel { server, model } in list {
                 let may_run = |rules: &ServerRules| rules.models.allow(model);
+                let named = server.iter().flat_map(|name| self.called(name));
+                if let Some(server) = named.into_iter().find(|server| server.is_openai()) {
+                    let reason = format!(
+                        "{model} cannot be loaded on {server}: it is an OpenAI-compatible server, which \
+                         loads its models itself; remove it here"
+                    );
+                    reader.wrong(key, &reason);
+                    continue;
+                }
                 let place = match server {
                     Some(name) => {
                         let named = self.called(name);

@@ -70,6 +70,10 @@ pub enum Form {
     Aliases,
     /// Models of single keys, like `ada=qwen*|llama3.2`.
     KeyModels,
+    /// Reasons to send requests to the cloud, like `down, missing`; or `off`.
+    CloudWhen,
+    /// Models with their names in the cloud, like `qwen2.5-coder:7b=openai/gpt-oss-20b`.
+    CloudModels,
     /// `true` or `false`.
     Switch,
 }
@@ -96,6 +100,8 @@ impl Form {
                 | Self::KeyLimits
                 | Self::Aliases
                 | Self::KeyModels
+                | Self::CloudWhen
+                | Self::CloudModels
         )
     }
 
@@ -146,6 +152,8 @@ impl Form {
                  warm=resident(qwen2.5:7b|llama3.2:3b)"
             }
             Self::KeyModels => "a comma-separated list like ada=qwen*|llama3.2, bob=*:1b",
+            Self::CloudWhen => "a comma-separated list of down, missing, busy; or off",
+            Self::CloudModels => "a comma-separated list like qwen2.5-coder:7b=openai/gpt-oss-20b",
             Self::Switch => "true or false",
         }
     }

@@ -15,6 +15,7 @@ use llamatower_layers::rate_limit::Quota;
 use llamatower_layers::token_limit::Budget;
 
 use super::aliases::{aliases, key_models};
+use super::cloud::{CloudModels, CloudWhen, cloud_models, cloud_url, cloud_when};
 use super::parse::*;
 use super::parse_servers::*;
 use super::reader::Reader;
@@ -208,6 +209,25 @@ settings! {
         list_aliases: bool = switch, "LLAMATOWER_LIST_ALIASES" Switch "false"
             "Whether `/api/tags` and `/v1/models` list the aliases that an installed model can serve. Set it to `true` for programs that offer only listed models."
     }
+    /// Overflow to a cloud service.
+    cloud: Cloud {
+        when: CloudWhen = cloud_when, "LLAMATOWER_CLOUD_WHEN" CloudWhen "off"
+            "When a request goes to the cloud service in place of the servers: `down` if all servers that could answer are down or fail, `missing` if no server has the model, `busy` if the queue refuses the request or the expected wait is above `LLAMATOWER_CLOUD_BUSY_AFTER`; comma-separated. Only models in `LLAMATOWER_CLOUD_MODELS` are sent. Set it if clients should be answered although their prompts then leave your network."
+        url: Address = cloud_url, "LLAMATOWER_CLOUD_URL" Text "https://api.groq.com/openai/v1"
+            "The base address of the cloud service: Groq, or any other service that is OpenAI-compatible. Its key is `GROQ_API_KEY`. For `https`, the variables `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` apply, which servers in `OLLAMA_URL` do not use. Set it to use another service."
+        models: CloudModels = cloud_models, "LLAMATOWER_CLOUD_MODELS" CloudModels ""
+            "The models that may be sent to the cloud service, each with its name there: `qwen2.5-coder:7b=openai/gpt-oss-20b`; comma-separated. An alias is sent as the first of its models that is in the list. Set it to the models for which the service has an equivalent."
+        anonymous: bool = switch, "LLAMATOWER_CLOUD_ANONYMOUS" Switch "false"
+            "Whether requests without a key may use the cloud: the cloud service, and the models that Ollama itself runs in its cloud (`gpt-oss:120b-cloud`). Set it to `true` only if everyone who can connect may spend your quota."
+        keys_opt_out: Vec<Arc<str>> = list(text), "LLAMATOWER_CLOUD_KEYS_OPT_OUT" List ""
+            "The names of keys in `LLAMATOWER_API_KEYS` whose requests never go to a cloud, neither to the cloud service nor to Ollama's own; comma-separated. Set it for clients whose prompts must not leave your network."
+        busy_after: Option<Duration> = optional(duration), "LLAMATOWER_CLOUD_BUSY_AFTER" OptionalDuration "30s"
+            "The longest wait before a request counts as `busy`: one whose expected wait, for a slot and for a load of its model, is longer goes to the cloud service at once, and one that has waited this long for a slot leaves the queue; `off` if only a refusal of the queue counts. Lower it if a quick response is worth its price; below the time of a load, models that are not in memory are not loaded by such requests."
+        tokens: Option<NonZeroU64> = optional(count), "LLAMATOWER_CLOUD_TOKENS" OptionalCount "500000"
+            "The maximum number of tokens, of prompts and responses together, that all clients use at the cloud service on one day of the calendar (`LLAMATOWER_TIME_ZONE`). Set it to what you want to pay for."
+        key_tokens: Option<NonZeroU64> = optional(count), "LLAMATOWER_CLOUD_KEY_TOKENS" OptionalCount "off"
+            "The same for each client: a key, or an address if it sends no key. Set it so that one client cannot use up the tokens of all."
+    }
     /// The queue of requests that wait for a slot.
     queue: Queue {
         max_waiting: NonZeroUsize = count, "LLAMATOWER_QUEUE_MAX_WAITING" Count "512"
@@ -261,7 +281,7 @@ settings! {
         required: bool = switch, "LLAMATOWER_REQUIRE_KEYS" Switch "false"
             "Whether the gateway refuses to start (exit code 2) if `LLAMATOWER_API_KEYS` holds no key. Set it to `true` if others can connect, so that a missing Secret or variable does not open the gateway."
         groq: Option<Secret> = optional(secret), "GROQ_API_KEY" Secret ""
-            "The key of a cloud service; reserved for later use, it has no effect yet."
+            "The key of the cloud service in `LLAMATOWER_CLOUD_URL`. It has no effect without `LLAMATOWER_CLOUD_WHEN`. Set it to use that service."
     }
     /// Logs and traces.
     telemetry: Telemetry {

@@ -7,6 +7,7 @@ use llamatower_layers::Outcome;
 
 use super::attributes::{bounded, method_name};
 use super::{names, spans};
+use crate::cloud::SentToCloud;
 use crate::edge::Refused;
 
 /// Writes the line. Durations are in seconds. Unknown fields are omitted.
@@ -21,6 +22,7 @@ pub(super) fn write(outcome: &Outcome) {
         served_model = outcome.served_model.as_deref().map(bounded),
         stream = outcome.stream,
         backend = outcome.backend.as_deref(),
+        cloud = outcome.extensions.get().map(|SentToCloud(reason)| reason.name()),
         attempts = outcome.attempts,
         duration = outcome.duration.map(seconds),
         ttfb = outcome.time_to_first_byte.map(seconds),

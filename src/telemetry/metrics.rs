@@ -18,6 +18,7 @@ use super::model_names::ModelNames;
 use super::observed::{Clients, observe_backends, observe_build, observe_clients, observe_queue};
 use super::series::SeriesCache;
 use super::{names, process};
+use crate::cloud::SentToCloud;
 use crate::edge::Gauges;
 use crate::ollama::fleet::LoadObserver;
 
@@ -32,6 +33,8 @@ pub struct Metrics {
     refusals: Counter<u64>,
     rate_limited: Counter<u64>,
     cancelled: Counter<u64>,
+    cloud_requests: Counter<u64>,
+    cloud_tokens: Counter<u64>,
     model_loads: Counter<u64>,
     model_load: Histogram<f64>,
     models: Arc<ModelNames>,
@@ -80,6 +83,15 @@ impl Metrics {
                 names::CANCELLED,
                 "Requests whose client disconnected before the end",
             ),
+            cloud_requests: count(
+                names::CLOUD_REQUESTS,
+                "Requests for which the cloud service was asked",
+            ),
+            cloud_tokens: meter
+                .u64_counter(names::CLOUD_TOKENS)
+                .with_unit("{token}")
+                .with_description("Tokens used at the cloud service")
+                .build(),
             fleet,
             clients,
         }
@@ -100,6 +112,12 @@ impl Metrics {
             names::ERROR_TYPE,
             &names::RATE_LIMITED_BY_KIND,
         );
+        for (reason, result) in names::CLOUD_REASONS
+            .iter()
+            .flat_map(|reason| names::CLOUD_RESULTS.map(|result| (*reason, result)))
+        {
+            self.add_to_cloud(0, reason, result);
+        }
         for endpoint in endpoints {
             let route = KeyValue::new(names::HTTP_ROUTE, endpoint.route.clone());
             self.cancelled.add(0, &[route]);
@@ -128,6 +146,33 @@ impl Metrics {
         self.retries.add(1, &[reason]);
     }
 
+    /// Counts a request for which the cloud service was asked; both texts have a fixed spelling.
+    pub fn asked_cloud(&self, reason: &'static str, result: &'static str) {
+        self.add_to_cloud(1, reason, result);
+    }
+
+    fn add_to_cloud(&self, number: u64, reason: &'static str, result: &'static str) {
+        let reason = KeyValue::new(names::REASON, reason);
+        let result = KeyValue::new(names::RESULT, result);
+        self.cloud_requests.add(number, &[reason, result]);
+    }
+
+    /// Counts the tokens of a request that the cloud service has answered.
+    fn count_cloud_tokens(&self, outcome: &Outcome) {
+        let sent = outcome.extensions.get::<SentToCloud>();
+        let Some((SentToCloud(reason), usage)) = sent.zip(outcome.usage) else {
+            return;
+        };
+        for (kind, tokens) in [
+            ("input", usage.prompt_tokens),
+            ("output", usage.output_tokens),
+        ] {
+            let reason = KeyValue::new(names::REASON, reason.name());
+            let kind = KeyValue::new(names::GEN_AI_TOKEN_TYPE, kind);
+            self.cloud_tokens.add(tokens, &[reason, kind]);
+        }
+    }
+
     pub(super) fn started(&self, outcome: &Outcome) {
         self.change_in_flight(&outcome.method, 1);
     }
@@ -136,6 +181,7 @@ impl Metrics {
         self.change_in_flight(&outcome.method, -1);
         self.series.record(outcome);
         self.count(outcome);
+        self.count_cloud_tokens(outcome);
     }
 
     /// Counts a request or a connection that the edge refused; `reason` has a fixed spelling.

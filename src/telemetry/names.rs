@@ -50,6 +50,10 @@ pub const REFUSALS: &str = "llamatower.refusals";
 pub const RATE_LIMITED: &str = "llamatower.rate_limited";
 /// Counter: requests whose client disconnected before the end.
 pub const CANCELLED: &str = "llamatower.cancelled";
+/// Counter: requests for which the cloud service was asked, by reason and result.
+pub const CLOUD_REQUESTS: &str = "llamatower.cloud_requests";
+/// Counter, tokens: used at the cloud service, by reason and `gen_ai.token.type`.
+pub const CLOUD_TOKENS: &str = "llamatower.cloud_tokens";
 /// Gauge: open client connections.
 pub const CONNECTIONS: &str = "llamatower.connections";
 /// Counter: connections that were refused because too many were open.
@@ -138,8 +142,10 @@ attributes! {
     REQUEST_ID = "llamatower.request_id";
     /// The name of the client's key.
     IDENTITY = "llamatower.identity";
-    /// Why an attempt was retried.
+    /// Why an attempt was retried, or why the cloud service was asked.
     REASON = "reason";
+    /// What became of a question to the cloud service.
+    RESULT = "result";
     /// The running version.
     VERSION = "version";
 }
@@ -151,7 +157,7 @@ pub const OTHER: &str = "other";
 
 /// The values of `error.type` in [`REFUSALS`]: the kinds of failures with which the gateway refuses
 /// a request before a backend is asked.
-pub const REFUSALS_BY_KIND: [&str; 43] = [
+pub const REFUSALS_BY_KIND: [&str; 44] = [
     "ambiguous_credential",
     "ambiguous_key",
     "at_capacity",
@@ -160,6 +166,7 @@ pub const REFUSALS_BY_KIND: [&str; 43] = [
     "body_read_timeout",
     "body_too_large",
     "client_body_failed",
+    "cloud_not_allowed",
     "foreign_host",
     "foreign_origin",
     "head_timeout",
@@ -198,6 +205,11 @@ pub const REFUSALS_BY_KIND: [&str; 43] = [
 ];
 /// The values of `error.type` in [`RATE_LIMITED`]: those with status 429.
 pub const RATE_LIMITED_BY_KIND: [&str; 3] = ["key_queue_full", "rate_limited", "tokens_exhausted"];
+/// The reasons in [`CLOUD_REQUESTS`].
+pub const CLOUD_REASONS: [&str; 3] = ["down", "missing", "busy"];
+/// The results in [`CLOUD_REQUESTS`]: it answered; it failed or refused the request; it rests; no tokens
+/// are left of the day's.
+pub const CLOUD_RESULTS: [&str; 4] = ["answered", "failed", "resting", "no_tokens"];
 /// The reasons in [`RETRIES`]: the kinds of retryable failures, and the retryable status.
 pub const RETRY_REASONS: [&str; 10] = [
     "connect_failed",

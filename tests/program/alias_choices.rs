@@ -9,7 +9,7 @@ use super::aliases::{ALIASES, chat_with, gateway_of, two_models};
 use crate::harness::{load, send, with};
 
 /// Keys of the names `ada`, `bob` and so on, each `NAME-secret`.
-fn keys(names: &[&str]) -> String {
+pub(crate) fn keys(names: &[&str]) -> String {
     use sha2::{Digest, Sha256};
     let line = |name: &&str| {
         let digest = Sha256::digest(format!("{name}-secret"));

@@ -8,6 +8,7 @@ mod alias_choices;
 mod aliases;
 mod cache;
 mod catalogue;
+mod cloud;
 mod commands;
 mod context;
 mod decisions;

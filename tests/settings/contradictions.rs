@@ -460,3 +460,51 @@ fn an_extra_path_has_the_methods_of_all_its_items() {
         assert!(endpoints.look_up(&method, "/api/x").operation().is_some());
     }
 }
+
+#[test]
+fn the_cloud_needs_a_key_and_models_and_a_key_alone_switches_nothing_on() {
+    let when = ("LLAMATOWER_CLOUD_WHEN", "down,busy");
+    let key = ("GROQ_API_KEY", "gsk-hunter2");
+    let models = ("LLAMATOWER_CLOUD_MODELS", "a=b/c");
+    names(&refused(&[when, models]), &["CLOUD_WHEN", "GROQ_API_KEY"]);
+    names(&refused(&[when, key]), &["CLOUD_WHEN", "CLOUD_MODELS"]);
+    let spaced = ("GROQ_API_KEY", "gsk hunter2 x");
+    let refusal = refused(&[when, models, spaced]);
+    names(&refusal, &["GROQ_API_KEY"]);
+    assert!(!refusal[0].contains("hunter2"), "{refusal:?}");
+
+    let alone = load(&[key]).expect("valid");
+    assert!(!alone.settings.cloud.when.is_on() && alone.warnings.is_empty());
+    let keys = ("LLAMATOWER_API_KEYS", DIGEST);
+    assert_eq!(warned(&[when, key, models, keys]), [""; 0]);
+    names(&warned(&[models]), &["CLOUD_MODELS", "CLOUD_WHEN"]);
+    names(
+        &warned(&[when, key, models]),
+        &["API_KEYS", "CLOUD_ANONYMOUS"],
+    );
+    let unlimited = ("LLAMATOWER_CLOUD_TOKENS", "off");
+    names(
+        &warned(&[when, key, models, keys, unlimited]),
+        &["CLOUD_TOKENS"],
+    );
+    let opt_out = ("LLAMATOWER_CLOUD_KEYS_OPT_OUT", "nobody");
+    names(&warned(&[opt_out]), &["KEYS_OPT_OUT", "nobody"]);
+    for wrong in ["a", "a=", "a=b,a:latest=c", "a b=c"] {
+        names(
+            &refused(&[("LLAMATOWER_CLOUD_MODELS", wrong)]),
+            &["CLOUD_MODELS"],
+        );
+    }
+}
+
+#[test]
+fn an_openai_compatible_server_loads_no_model_for_the_gateway() {
+    let servers = ("OLLAMA_URL", "gpu-1:11434,openai+http://gpu-2:8000/v1");
+    for variable in ["LLAMATOWER_PRELOAD_MODELS", "LLAMATOWER_PINNED_MODELS"] {
+        let refusal = refused(&[servers, (variable, "gpu-2:8000=qwen3:4b")]);
+        names(&refusal, &[variable, "gpu-2:8000", "OpenAI-compatible"]);
+        for fine in ["gpu-1:11434=qwen3:4b", "qwen3:4b"] {
+            assert!(load(&[servers, (variable, fine)]).is_ok(), "{fine}");
+        }
+    }
+}

@@ -62,6 +62,7 @@ fn another_value(setting: &Setting) -> &'static str {
         ("telemetry.log", _) => "debug",
         ("telemetry.log_format", _) => "json",
         ("runtime.worker_threads", _) => "3",
+        ("cloud.url", _) => "https://llm.example/v1",
         (_, Form::Text | Form::File | Form::Secret | Form::List) => "other",
         (_, Form::SecretList) => DIGEST,
         (_, Form::ServerSecrets) => "localhost=hunter2",
@@ -78,6 +79,8 @@ fn another_value(setting: &Setting) -> &'static str {
             "gpt=qwen3:4b, fast=qwen3:4b|llama3, small=cheapest(a|b), mix=a*9|b*1"
         }
         (_, Form::KeyModels) => "ada=qwen*|llama3.2, bob=*:1b",
+        (_, Form::CloudWhen) => "down, busy",
+        (_, Form::CloudModels) => "qwen3:4b=openai/gpt-oss-20b",
         (_, Form::Switch) if setting.default == "true" => "off",
         (_, Form::Switch) => "on",
     }
@@ -85,12 +88,16 @@ fn another_value(setting: &Setting) -> &'static str {
 
 /// Other settings that this setting requires.
 fn needed_by(setting: &Setting) -> impl Iterator<Item = (&'static str, &'static str)> {
-    let needed = match setting.key {
-        "keys.required" => Some(("LLAMATOWER_API_KEYS", DIGEST)),
-        "breaker.open_for" => Some(("LLAMATOWER_BREAKER_OPEN_AT_MOST", "1h")),
-        _ => None,
+    let needed: &[_] = match setting.key {
+        "keys.required" => &[("LLAMATOWER_API_KEYS", DIGEST)],
+        "breaker.open_for" => &[("LLAMATOWER_BREAKER_OPEN_AT_MOST", "1h")],
+        "cloud.when" => &[
+            ("GROQ_API_KEY", "hunter2"),
+            ("LLAMATOWER_CLOUD_MODELS", "a=b"),
+        ],
+        _ => &[],
     };
-    needed.into_iter()
+    needed.iter().copied()
 }
 
 /// An invalid value for each form.
@@ -106,6 +113,7 @@ fn bad_value(setting: &Setting) -> Option<&'static str> {
         (_, Form::PlacedModels) => Some("localhost=no model"),
         ("backends.dns_servers", _) => Some("dns.example"),
         ("limits.time_zone", _) => Some("Nowhere/Else"),
+        ("cloud.url", _) => Some("llm.example"),
         (
             "limits.num_ctx" | "telemetry.log" | "telemetry.log_format" | "runtime.worker_threads",
             _,

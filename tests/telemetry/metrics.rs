@@ -311,6 +311,7 @@ fn each_kind_of_failure_is_counted_from_the_start_or_comes_of_a_backend() {
         "answer_broken",
         "answer_unfinished",
         "circuit_open",
+        "cloud_error",
         "invalid_request",
         "limits_unavailable",
         "no_limit_key",

@@ -52,6 +52,7 @@ impl fmt::Debug for Authorization {
 pub struct Access {
     tokens: Vec<(Address, Authorization)>,
     trust: Option<Trust>,
+    uses_proxies: bool,
 }
 
 impl Access {
@@ -61,6 +62,7 @@ impl Access {
         Self {
             tokens,
             trust: None,
+            uses_proxies: false,
         }
     }
 
@@ -72,12 +74,25 @@ impl Access {
         }
     }
 
+    /// Connects to `https` servers through the proxies of the environment (`HTTPS_PROXY`, `ALL_PROXY`,
+    /// `NO_PROXY`). By default no proxy is used.
+    pub fn with_environment_proxies(self) -> Self {
+        Self {
+            uses_proxies: true,
+            ..self
+        }
+    }
+
     /// The credentials for a server, for each of its host's IP addresses.
     pub(super) fn authorization_for(&self, address: &Address) -> Option<HeaderValue> {
         let address = address.configured();
         let mut tokens = self.tokens.iter();
         let token = tokens.find(|(server, _)| *server == address);
         token.map(|(_, Authorization(value))| value.clone())
+    }
+
+    pub(super) fn uses_proxies(&self) -> bool {
+        self.uses_proxies
     }
 
     pub(super) fn trust(&self) -> Option<&Trust> {

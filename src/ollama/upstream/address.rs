@@ -75,6 +75,11 @@ impl Address {
         self.kind != ServerKind::Ollama
     }
 
+    /// Whether it is an OpenAI-compatible server whose base path ends with `/v1`.
+    pub fn has_v1(&self) -> bool {
+        self.kind == ServerKind::OpenAi { has_v1: true }
+    }
+
     /// The prefix of every request's path: empty, or like `/ollama`.
     pub fn prefix(&self) -> &str {
         &self.prefix

@@ -101,7 +101,6 @@ fn client(
         .tls_backend_preconfigured(trust.config())
         .https_only(true)
         .http1_only()
-        .no_proxy()
         .no_gzip()
         .no_brotli()
         .no_zstd()
@@ -115,6 +114,9 @@ fn client(
         .tcp_nodelay(true)
         .tcp_keepalive(KEEP_ALIVE)
         .tcp_keepalive_interval(KEEP_ALIVE);
+    if !access.uses_proxies() {
+        client = client.no_proxy();
+    }
     #[cfg(target_os = "linux")]
     {
         client = client.tcp_user_timeout(USER_TIMEOUT);

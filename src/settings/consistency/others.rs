@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 use llamatower_layers::api_key::{KeySet, Role};
 
+use crate::ollama::upstream::Authorization;
 use crate::settings::error::Severity::Warning;
 use crate::settings::parse::items;
 use crate::settings::reader::Reader;
@@ -17,6 +18,16 @@ pub(super) fn check(settings: &Settings, reader: &mut Reader) {
     extra_paths(settings, reader);
     doubtful_log_filter(settings, reader);
     every_peer_is_trusted(reader);
+    key_of_the_cloud(settings, reader);
+}
+
+/// A key that cannot be sent in a header.
+fn key_of_the_cloud(settings: &Settings, reader: &mut Reader) {
+    let key = settings.keys.groq.as_ref();
+    let invalid = key.and_then(|key| key.expose().parse::<Authorization>().err());
+    if let Some(reason) = invalid.filter(|_| settings.cloud.when.is_on()) {
+        reader.wrong("keys.groq", reason);
+    }
 }
 
 /// Limits for a key that does not exist. This is only a warning, because revoking a key must not
@@ -37,7 +48,9 @@ fn limits_of_unknown_keys(settings: &Settings, reader: &mut Reader) {
     let limits = limits.map(|name| ("limits.key_limits", "limits have", name));
     let models = settings.limits.key_models.keys();
     let models = models.map(|name| ("limits.key_models", "models have", name));
-    for (key, what, name) in limits.chain(models) {
+    let opted_out = settings.cloud.keys_opt_out.iter();
+    let opted_out = opted_out.map(|name| ("cloud.keys_opt_out", "entry has", name));
+    for (key, what, name) in limits.chain(models).chain(opted_out) {
         let mut identities = keys.iter().flat_map(KeySet::identities);
         if !identities.any(|identity| identity.name == *name) {
             let reason = format!(

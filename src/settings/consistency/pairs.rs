@@ -114,8 +114,28 @@ const PAIRS: &[Pair] = pairs! {
         if |all| all.keys.api.is_empty()
         => "only clients with a key are limited";
     Warning: "backends.ca_file" "has no effect without an https server in" "backends.urls"
-        given "backends.ca_file" if |all| !all.backends.urls.iter().any(|url| url.is_https())
+        given "backends.ca_file" if |all| {
+            let cloud = all.cloud.when.is_on().then_some(&all.cloud.url);
+            !all.backends.urls.iter().chain(cloud).any(|url| url.is_https())
+        }
         => "only certificates of https servers are verified";
+
+    // The cloud.
+    Error: "cloud.when" "needs the service's key in" "keys.groq"
+        if |all| all.cloud.when.is_on() && all.keys.groq.is_none()
+        => "set the key, or set the first to off";
+    Error: "cloud.when" "needs the models that may be sent, in" "cloud.models"
+        if |all| all.cloud.when.is_on() && all.cloud.models.is_empty()
+        => "write them like qwen2.5-coder:7b=openai/gpt-oss-20b, or set the first to off";
+    Warning: "cloud.when" "has no effect without" "keys.api"
+        if |all| all.cloud.when.is_on() && all.keys.api.is_empty() && !all.cloud.anonymous
+        => "requests without a key are not sent to the cloud unless LLAMATOWER_CLOUD_ANONYMOUS is true";
+    Warning: "cloud.models" "has no effect without" "cloud.when" given "cloud.models"
+        if |all| !all.cloud.when.is_on()
+        => "no request is sent to the cloud; set the second to down, missing or busy";
+    Warning: "cloud.when" "sends without a limit, because there is none in" "cloud.tokens"
+        if |all| all.cloud.when.is_on() && all.cloud.tokens.is_none()
+        => "set the tokens that may be used on one day";
 };
 
 /// A time-out that is off counts as infinite.

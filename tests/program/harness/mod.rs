@@ -1,5 +1,6 @@
 //! Tools for all tests: the gateway process, raw connections, simulated servers.
 
+mod cloud;
 mod connection;
 mod dns;
 mod process;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use llamatower_sim::{ModelSpec, Sim, SimHandle};
 use serde_json::{Value, json};
 
+pub(crate) use cloud::{Cloud, Reply};
 pub(crate) use connection::{Connection, End};
 pub(crate) use dns::{Dns, Zone};
 pub(crate) use process::{Gateway, run};

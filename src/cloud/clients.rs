@@ -1,0 +1,168 @@
+//! Whose requests may leave for a cloud.
+
+use std::future::{Ready, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::future::Either;
+use http::{Extensions, Request, StatusCode};
+use llamatower_layers::api_key::Identity;
+use llamatower_layers::llm_request::ModelSource;
+use llamatower_layers::{BoxError, Fail, Failure, LlmRequest, ModelName, Side};
+use tower::{Layer, Service};
+
+use crate::settings::Settings;
+
+/// The clients whose requests may be sent to a cloud.
+#[derive(Clone, Debug, Default)]
+pub struct CloudClients {
+    anonymous: bool,
+    opted_out: Arc<[Arc<str>]>,
+}
+
+impl CloudClients {
+    /// The clients of these settings.
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            anonymous: settings.cloud.anonymous,
+            opted_out: settings.cloud.keys_opt_out.as_slice().into(),
+        }
+    }
+
+    /// Checks the client of a request.
+    ///
+    /// # Errors
+    /// Its requests may not be sent to a cloud.
+    pub fn check(&self, request: &Extensions) -> Result<(), CloudNotAllowed> {
+        match request.get::<Identity>() {
+            Some(identity) if self.opted_out.contains(&identity.name) => {
+                Err(CloudNotAllowed { is_key: true })
+            }
+            None if !self.anonymous => Err(CloudNotAllowed { is_key: false }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The client's requests may not be sent to a cloud, and the model runs only there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this model runs in Ollama's cloud, and {}",
+    match .is_key {
+        true => "requests of this key must not be sent to a cloud (LLAMATOWER_CLOUD_KEYS_OPT_OUT)",
+        false => "requests without a key must not be sent to a cloud; send a key, or ask the \
+                  administrator for LLAMATOWER_CLOUD_ANONYMOUS=true",
+    }
+)]
+pub struct CloudNotAllowed {
+    is_key: bool,
+}
+
+impl Fail for CloudNotAllowed {
+    fn side(&self) -> Side {
+        Side::Client
+    }
+    fn status(&self) -> StatusCode {
+        StatusCode::FORBIDDEN
+    }
+    fn kind(&self) -> &'static str {
+        "cloud_not_allowed"
+    }
+}
+
+/// Refuses requests for models of Ollama's own cloud (`gpt-oss:120b-cloud`) from clients that may not
+/// use a cloud. It stands inside of the aliases, so that it sees the model that an alias stands for.
+#[derive(Clone, Debug)]
+pub struct CloudModelsLayer(pub CloudClients);
+
+impl<S> Layer<S> for CloudModelsLayer {
+    type Service = CheckCloudModel<S>;
+
+    fn layer(&self, inner: S) -> CheckCloudModel<S> {
+        let clients = self.0.clone();
+        CheckCloudModel { inner, clients }
+    }
+}
+
+/// The service of [`CloudModelsLayer`].
+#[derive(Clone, Debug)]
+pub struct CheckCloudModel<S> {
+    inner: S,
+    clients: CloudClients,
+}
+
+impl<S, B> Service<Request<B>> for CheckCloudModel<S>
+where
+    S: Service<Request<B>, Error = BoxError>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = Either<S::Future, Ready<Result<S::Response, BoxError>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        if runs_in_a_cloud(request.extensions())
+            && let Err(refused) = self.clients.check(request.extensions())
+        {
+            return Either::Right(ready(Err(Failure::from(refused).into())));
+        }
+        Either::Left(self.inner.call(request))
+    }
+}
+
+/// The end of the name of each model in Ollama's cloud.
+const ENDING: &[u8] = b"cloud";
+
+/// Whether a request runs a model in Ollama's cloud.
+fn runs_in_a_cloud(request: &Extensions) -> bool {
+    let llm = LlmRequest::of(request).filter(|llm| llm.operation.is_inference());
+    let Some(model) = llm.and_then(|llm| llm.model.as_deref()) else {
+        return false;
+    };
+    let bytes = model.trim_end().as_bytes();
+    let end = bytes.len().checked_sub(ENDING.len()).map(|at| &bytes[at..]);
+    // Most names do not have to be parsed.
+    end.is_some_and(|end| end.eq_ignore_ascii_case(ENDING))
+        && ModelName::parse(model).is_ok_and(|name| name.source() == ModelSource::Cloud)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use llamatower_layers::{Dialect, Operation};
+
+    fn asks(model: &str, operation: Operation) -> bool {
+        let mut extensions = Extensions::new();
+        LlmRequest {
+            dialect: Dialect::Ollama,
+            operation,
+            model: Some(model.into()),
+            stream: false,
+            keep_alive: None,
+            num_ctx: None,
+            has_no_prompt: false,
+            needs: Default::default(),
+            body_bytes: 0,
+            prefix: Default::default(),
+            places: Default::default(),
+        }
+        .put_into(&mut extensions);
+        runs_in_a_cloud(&extensions)
+    }
+
+    #[test]
+    fn models_of_ollamas_cloud_are_known_by_their_names() {
+        for model in ["gpt-oss:120b-cloud", "kimi:cloud", "GLM:CLOUD "] {
+            assert!(asks(model, Operation::Chat), "{model}");
+        }
+        for model in ["gpt-oss:20b", "cloud", "soundcloud", "cloud:7b"] {
+            assert!(!asks(model, Operation::Chat), "{model}");
+        }
+        assert!(!asks("kimi:cloud", Operation::Show), "it runs nothing");
+    }
+}

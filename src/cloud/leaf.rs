@@ -1,0 +1,136 @@
+//! The layers and the client of the service.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName,
+};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Request};
+use http_body::Body;
+use llamatower_layers::body::ReplayBody;
+use llamatower_layers::clocks::StreamClocksLayer;
+use llamatower_layers::store::WithoutKey;
+use llamatower_layers::token_limit::{Budget, MemoryStore, TokenLimitLayer, Window};
+use llamatower_layers::usage::UsageLayer;
+use llamatower_layers::{BoxError, Record};
+use tower::ServiceBuilder;
+
+use super::{Cloud, NAME, broken};
+use crate::client::Client;
+use crate::ollama;
+use crate::ollama::hygiene::{clean_request, clean_response};
+use crate::ollama::upstream::{PoolLimits, Upstream};
+use crate::openai::Translate;
+use crate::settings::Settings;
+use crate::stack::BACKEND_HEADER;
+use crate::telemetry::{Propagation, Upstream as UpstreamName, attempt_spans, names};
+
+/// The request headers that the service gets, besides those of its client.
+const SENT: [HeaderName; 2] = [ACCEPT, CONTENT_TYPE];
+
+/// The headers of its answers that clients get. The others are about the gateway's account.
+const PASSED_ON: [HeaderName; 2] = [CONTENT_LENGTH, CONTENT_TYPE];
+
+/// The service of the cloud, like one backend's.
+pub fn leaf<B>(
+    settings: &Settings,
+    cloud: &Arc<Cloud>,
+    propagation: Propagation,
+) -> ollama::Attempt<ReplayBody<B>>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let timeouts = &settings.timeouts;
+    let address = cloud.address.clone();
+    let limits = PoolLimits {
+        max_idle: settings.backends.pool_idle.get(),
+        idle_timeout: settings.backends.pool_idle_timeout,
+    };
+    let upstream = Upstream::with_access(address.clone(), timeouts.connect, limits, &cloud.access);
+    let (server, watched) = (cloud.server.clone(), cloud.clone());
+    let stack = ServiceBuilder::new()
+        .layer(TokenLimitLayer::with_store(
+            cloud.used.clone(),
+            [cloud.budget()],
+            |_: &Parts| Some(()),
+        ))
+        .layer(key_tokens(settings, cloud))
+        .map_request(record)
+        .layer(attempt_spans(
+            UpstreamName {
+                name: NAME.into(),
+                provider: names::OPENAI_COMPATIBLE,
+                address: address.host().into(),
+                port: address.port(),
+            },
+            propagation,
+        ))
+        .layer(UsageLayer::new())
+        .layer(
+            StreamClocksLayer::new()
+                .with_first_byte(timeouts.first_byte)
+                .with_idle(timeouts.idle)
+                .with_total(timeouts.total),
+        )
+        .map_request(for_the_service)
+        .map_response(broken::watch)
+        .layer_fn(move |client| Translate::new(client, Some(server.clone())))
+        .map_result(move |answer: Result<http::Response<_>, BoxError>| {
+            match &answer {
+                Ok(answer) => watched.rest.note(answer.status(), answer.headers()),
+                Err(_) => watched.rest.note_failure(),
+            }
+            answer
+        })
+        .service(upstream);
+    ollama::attempt(stack, |answer| {
+        keep_only(&mut answer.headers, &PASSED_ON);
+        clean_response(answer);
+        let headers = &mut answer.headers;
+        headers.insert(BACKEND_HEADER, HeaderValue::from_static(NAME));
+        // The cache of the gateway is for the fleet's model.
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    })
+}
+
+/// Limits the tokens of each client on one day.
+fn key_tokens(
+    settings: &Settings,
+    cloud: &Cloud,
+) -> TokenLimitLayer<Client, impl Fn(&Parts) -> Option<Client> + Clone + use<>> {
+    let store = MemoryStore::new(settings.limits.time_zone.clone());
+    let budget = cloud
+        .key_tokens
+        .map(|tokens| Budget::new(tokens, Window::Day));
+    TokenLimitLayer::with_store(store, budget, Client::of)
+        .without_key(WithoutKey::Admit)
+        .with_enabled(budget.is_some())
+}
+
+fn record<B>(request: Request<B>) -> Request<B> {
+    Record::update_in(request.extensions(), |outcome| {
+        outcome.backend = Some(NAME.into());
+        outcome.attempts += 1;
+    });
+    request
+}
+
+/// Leaves only what describes the body, and asks for an answer that can be read.
+fn for_the_service<B>(request: Request<B>) -> Request<B> {
+    let mut request = clean_request(request);
+    let headers = request.headers_mut();
+    keep_only(headers, &SENT);
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    request
+}
+
+fn keep_only(headers: &mut HeaderMap, kept: &[HeaderName]) {
+    let mut left = HeaderMap::with_capacity(kept.len() + 2);
+    for name in kept {
+        left.extend(headers.remove(name).map(|value| (name.clone(), value)));
+    }
+    *headers = left;
+}

@@ -1,0 +1,210 @@
+//! Overflow to a cloud service: an OpenAI-compatible service that answers what the fleet cannot.
+//!
+//! [`OverflowLayer`] stands around everything that belongs to the fleet: aliases, retries, queue and
+//! servers. If the fleet's result is a failure that the settings name (down, missing, busy), and the
+//! model and the client are allowed, the request is sent to the service with the name that the model
+//! has there. Nothing has been sent to the client by then. If the service cannot answer either, the
+//! client gets the fleet's own error.
+//!
+//! ```text
+//! request ── fleet ── answer ─────────────────────────────▶ client
+//!              └ down, missing, busy ── Cloud ── answer ──▶
+//!                                         └ fails, rests, no tokens left: the fleet's error
+//! ```
+//!
+//! The service has its own client and connections ([`leaf`]). It gets the body and no header that
+//! describes the client. When it asks to wait ([`Rest`]), it gets no requests until then.
+
+mod broken;
+mod clients;
+mod leaf;
+mod overflow;
+mod rest;
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use llamatower_layers::ModelName;
+use llamatower_layers::token_limit::{Budget, MemoryStore, TokenStore, Window};
+
+use crate::model_rules::ModelRules;
+use crate::ollama::upstream::{Access, Address};
+use crate::openai::Server;
+use crate::openai::server::Extensions;
+use crate::settings::{CloudModels, CloudWhen, Settings};
+
+pub use broken::{CloudError, EventsBody};
+pub use clients::{CloudClients, CloudModelsLayer, CloudNotAllowed};
+pub use leaf::leaf;
+pub use overflow::{OverflowLayer, OverflowService};
+pub use rest::Rest;
+
+/// The name of the service in headers, logs and metrics.
+pub const NAME: &str = "cloud";
+
+/// The number that stands for no limit of tokens, so that they are counted in any case.
+const UNLIMITED: NonZeroU64 = NonZeroU64::MIN.saturating_add((1 << 53) - 2);
+
+/// Why a request goes to the cloud.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The servers that could answer are down or fail.
+    Down,
+    /// No server has the model.
+    Missing,
+    /// The wait for a slot is too long.
+    Busy,
+}
+
+impl Reason {
+    /// Its name in logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Down => "down",
+            Self::Missing => "missing",
+            Self::Busy => "busy",
+        }
+    }
+}
+
+/// In the record of a request: it was answered by the cloud.
+#[derive(Clone, Copy, Debug)]
+pub struct SentToCloud(pub Reason);
+
+/// The cloud service of these settings, shared by all requests.
+#[derive(Debug)]
+pub struct Cloud {
+    when: CloudWhen,
+    models: CloudModels,
+    busy_after: Option<Duration>,
+    clients: CloudClients,
+    address: Address,
+    access: Access,
+    server: Arc<Server>,
+    rest: Rest,
+    /// The tokens of all clients.
+    used: MemoryStore<()>,
+    tokens: Option<NonZeroU64>,
+    key_tokens: Option<NonZeroU64>,
+}
+
+/// The state of the cloud service, for operators.
+#[derive(Clone, Debug)]
+pub struct CloudStatus {
+    /// Its address.
+    pub address: String,
+    /// When requests are sent there.
+    pub when: Vec<&'static str>,
+    /// How long it gets no requests, because it asked for it or failed.
+    pub rests_for: Option<Duration>,
+    /// The tokens of this day; those of requests under way are estimated.
+    pub tokens_today: u64,
+    /// The limit of these tokens.
+    pub tokens_limit: Option<NonZeroU64>,
+}
+
+impl Cloud {
+    /// The service of these settings; `None` if no request may be sent to one.
+    ///
+    /// # Errors
+    /// The key cannot be sent, or the service's certificate cannot be verified. The text names the
+    /// setting.
+    pub fn new(settings: &Settings) -> Result<Option<Arc<Self>>, String> {
+        let cloud = &settings.cloud;
+        let key = settings.keys.groq.as_ref();
+        let Some(key) = key.filter(|_| cloud.when.is_on() && !cloud.models.is_empty()) else {
+            return Ok(None);
+        };
+        let key = key.expose().parse();
+        let key = key.map_err(|reason| format!("GROQ_API_KEY: {reason}"))?;
+        let mut access = Access::new(vec![(cloud.url.clone(), key)]).with_environment_proxies();
+        if cloud.url.is_https() {
+            let authorities = settings.backends.ca_file.clone().unwrap_or_default();
+            let trust = authorities.trust();
+            access =
+                access.with_trust(trust.map_err(|why| format!("LLAMATOWER_CLOUD_URL: {why}"))?);
+        }
+        // The address of the settings is that of an OpenAI-compatible server.
+        let has_v1 = cloud.url.has_v1();
+        let server = Server::new(NAME.into(), has_v1).with_extensions(Extensions::None);
+        Ok(Some(Arc::new(Self {
+            when: cloud.when,
+            models: cloud.models.clone(),
+            busy_after: cloud.busy_after,
+            clients: CloudClients::new(settings),
+            address: cloud.url.clone(),
+            access,
+            server: Arc::new(server),
+            rest: Rest::default(),
+            used: MemoryStore::new(settings.limits.time_zone.clone()),
+            tokens: cloud.tokens,
+            key_tokens: cloud.key_tokens,
+        })))
+    }
+
+    /// The state, for operators.
+    pub fn status(&self) -> CloudStatus {
+        let when = [
+            (self.when.down, Reason::Down),
+            (self.when.missing, Reason::Missing),
+            (self.when.busy, Reason::Busy),
+        ];
+        let when = when.into_iter().filter(|(is_on, _)| *is_on);
+        CloudStatus {
+            address: format!(
+                "{}{}",
+                self.address,
+                if self.address.has_v1() { "/v1" } else { "" }
+            ),
+            when: when.map(|(_, reason)| reason.name()).collect(),
+            rests_for: self.rest.left(),
+            tokens_today: self.tokens_today(),
+            tokens_limit: self.tokens,
+        }
+    }
+
+    /// The budget of all clients together.
+    fn budget(&self) -> Budget {
+        Budget::new(self.tokens.unwrap_or(UNLIMITED), Window::Day)
+    }
+
+    fn tokens_today(&self) -> u64 {
+        let budget = self.budget();
+        // A reservation of nothing tells what is left.
+        let reserved = self.used.reserve(Some(()), &[budget], 0).now_or_never();
+        let remaining = match reserved {
+            Some(Ok(Ok(granted))) => {
+                let state = granted.budget_states.first().copied();
+                self.used.settle(granted.reservation, 0);
+                state.map(|state| state.remaining)
+            }
+            Some(Ok(Err(state))) => Some(state.remaining),
+            _ => None,
+        };
+        remaining.map_or(0, |remaining| budget.tokens().saturating_sub(remaining))
+    }
+
+    /// Whether requests are sent for this reason.
+    fn is_for(&self, reason: Reason) -> bool {
+        match reason {
+            Reason::Down => self.when.down,
+            Reason::Missing => self.when.missing,
+            Reason::Busy => self.when.busy,
+        }
+    }
+
+    /// The fleet's model and its name in the cloud, for a model or an alias: of an alias the first of
+    /// its models that may be sent.
+    fn target(&self, asked: &str, rules: &ModelRules) -> Option<(ModelName, Arc<str>)> {
+        let find = |name: ModelName| {
+            let there = self.models.get(&name)?.clone();
+            Some((name, there))
+        };
+        find(ModelName::parse(asked).ok()?).or_else(|| {
+            let models = rules.models_of(asked)?;
+            models.into_iter().find_map(|model| find(model.name))
+        })
+    }
+}

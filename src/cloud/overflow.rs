@@ -1,0 +1,413 @@
+//! The layer around the fleet.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::TryFutureExt;
+use futures_util::future::{Either, MapOk};
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::{BodyExt, Full, Limited};
+use llamatower_layers::body::ReplayBody;
+use llamatower_layers::model_alias::{Alias, Aliases, Asked, KnownModels, ModelAliasLayer};
+use llamatower_layers::queue::{QueueFull, QueueTimeout};
+use llamatower_layers::token_limit::TokensExhausted;
+use llamatower_layers::{
+    BoxError, Failure, LlmRequest, ModelName, Operation, Record, Replay, Side,
+};
+use tokio::time::timeout;
+use tower::{Layer, Service, ServiceExt};
+
+use super::{Cloud, Reason, SentToCloud};
+use crate::model_rules::ModelRules;
+use crate::ollama::{AnswerBody, Attempt};
+use crate::openai::error::TokenRefused;
+use crate::stack::MODEL_HEADER;
+use crate::telemetry::Metrics;
+
+/// Limit of an error response that is kept while the cloud is asked, in bytes.
+const MAX_KEPT_BYTES: usize = 64 << 10;
+/// The time limit for reading it. Usually it has arrived together with its head.
+const KEEP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What the layer needs of the gateway; `B` is the body that clients send.
+struct Overflow<B> {
+    cloud: Arc<Cloud>,
+    leaf: Attempt<ReplayBody<B>>,
+    rules: ModelRules,
+    known: Arc<dyn KnownModels>,
+    metrics: Arc<Metrics>,
+}
+
+/// Sends requests that the fleet cannot serve to the cloud service; does nothing without one. See the
+/// [module](super).
+pub struct OverflowLayer<B>(Option<Arc<Overflow<B>>>);
+
+impl<B> OverflowLayer<B> {
+    /// Never sends a request to the cloud.
+    pub fn off() -> Self {
+        Self(None)
+    }
+
+    /// Sends requests to `leaf`, the service of `cloud`. An alias of `rules` is sent as one of its
+    /// models; `known` tells how long requests would wait for the fleet.
+    pub fn new(
+        cloud: Arc<Cloud>,
+        leaf: Attempt<ReplayBody<B>>,
+        rules: ModelRules,
+        known: impl KnownModels + 'static,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self(Some(Arc::new(Overflow {
+            cloud,
+            leaf,
+            rules,
+            known: Arc::new(known),
+            metrics,
+        })))
+    }
+}
+
+impl<S, B> Layer<S> for OverflowLayer<B> {
+    type Service = OverflowService<S, B>;
+
+    fn layer(&self, inner: S) -> OverflowService<S, B> {
+        let overflow = self.0.clone();
+        OverflowService { inner, overflow }
+    }
+}
+
+/// The service of [`OverflowLayer`].
+pub struct OverflowService<S, B> {
+    inner: S,
+    overflow: Option<Arc<Overflow<B>>>,
+}
+
+impl<S: Clone, B> Clone for OverflowService<S, B> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            overflow: self.overflow.clone(),
+        }
+    }
+}
+
+/// The body of the fleet's answer, or of the cloud's.
+type OverflowBody<R> = http_body_util::Either<R, AnswerBody>;
+
+type Answer<R> = Result<Response<OverflowBody<R>>, BoxError>;
+
+type FromFleet<R> = fn(Response<R>) -> Response<OverflowBody<R>>;
+
+type Sending<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
+
+/// The left future is the fleet's; the right one may ask the cloud.
+type OverflowFuture<F, R> =
+    Either<MapOk<F, FromFleet<R>>, Pin<Box<dyn Future<Output = Answer<R>> + Send>>>;
+
+impl<S, B, R> Service<Request<ReplayBody<B>>> for OverflowService<S, B>
+where
+    S: Service<Request<ReplayBody<B>>, Response = Response<R>, Error = BoxError>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+    R: Body<Data = Bytes, Error = BoxError> + Send + 'static,
+{
+    type Response = Response<OverflowBody<R>>;
+    type Error = BoxError;
+    type Future = OverflowFuture<S::Future, R>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReplayBody<B>>) -> Self::Future {
+        let overflow = self.overflow.as_ref();
+        match overflow.and_then(|overflow| overflow.trip(&request)) {
+            None => {
+                let from_fleet: FromFleet<R> = from_fleet;
+                Either::Left(self.inner.call(request).map_ok(from_fleet))
+            }
+            Some(trip) => {
+                // Calls the instance whose readiness was polled.
+                let fresh = self.inner.clone();
+                let inner = std::mem::replace(&mut self.inner, fresh);
+                Either::Right(Box::pin(trip.answer(inner, request)))
+            }
+        }
+    }
+}
+
+fn from_fleet<R>(answer: Response<R>) -> Response<OverflowBody<R>> {
+    answer.map(http_body_util::Either::Left)
+}
+
+impl<B> Overflow<B> {
+    /// The way to the cloud for a request; `None` if it may not be sent there.
+    fn trip(self: &Arc<Self>, request: &Request<ReplayBody<B>>) -> Option<Trip<B>> {
+        let llm = LlmRequest::of(request.extensions())?;
+        let is_possible = matches!(
+            llm.operation,
+            Operation::Generate | Operation::Chat | Operation::Embed
+        );
+        // A native request without a prompt loads or unloads a model of a server.
+        let is_native_load = llm.has_no_prompt && llm.operation != Operation::Embed;
+        if !is_possible || is_native_load || !llm.places.has_model() {
+            return None;
+        }
+        self.cloud.clients.check(request.extensions()).ok()?;
+        let asked = llm.model.clone()?;
+        let (model, there) = self.cloud.target(&asked, &self.rules)?;
+        Some(Trip {
+            overflow: self.clone(),
+            asked,
+            model,
+            there,
+        })
+    }
+}
+
+/// A request that may be sent to the cloud.
+struct Trip<B> {
+    overflow: Arc<Overflow<B>>,
+    /// The model or alias as the client wrote it.
+    asked: Arc<str>,
+    /// The fleet's model.
+    model: ModelName,
+    /// Its name in the cloud.
+    there: Arc<str>,
+}
+
+impl<B> Trip<B>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    async fn answer<S, R>(self, mut inner: S, request: Request<ReplayBody<B>>) -> Answer<R>
+    where
+        S: Service<Request<ReplayBody<B>>, Response = Response<R>, Error = BoxError> + Clone + Send,
+        S::Future: Send,
+        R: Body<Data = Bytes, Error = BoxError> + Send + 'static,
+    {
+        let Some(template) = copy(&request) else {
+            return inner.call(request).await.map(from_fleet);
+        };
+        let record = Record::of(request.extensions()).cloned();
+        let (parts, body) = request.into_parts();
+        let mut limit = self.wait_limit();
+        let is_too_long = limit.is_some_and(|limit| self.expected_wait(&parts) > Some(limit));
+        let request = Request::from_parts(parts, body);
+        if is_too_long {
+            if let Some(answer) = self.ask(copy(&template), Reason::Busy).await {
+                return Ok(answer);
+            }
+            limit = None;
+        }
+        let answer = match self.within(limit, inner.call(request), record).await {
+            Some(answer) => answer,
+            None => {
+                if let Some(answer) = self.ask(copy(&template), Reason::Busy).await {
+                    return Ok(answer);
+                }
+                match copy(&template) {
+                    Some(request) => inner.oneshot(request).await,
+                    None => Err("the body of a request cannot be sent again".into()),
+                }
+            }
+        };
+        let reason = reason(&answer).filter(|reason| self.overflow.cloud.is_for(*reason));
+        let Some(reason) = reason else {
+            return answer.map(from_fleet);
+        };
+        // The slot of a server is free while the cloud is asked.
+        let kept = keep(answer).await;
+        match self.ask(Some(template), reason).await {
+            Some(answer) => Ok(answer),
+            None => kept,
+        }
+    }
+
+    /// The longest wait for a slot, if a longer one is a reason to ask the cloud.
+    fn wait_limit(&self) -> Option<Duration> {
+        let cloud = &self.overflow.cloud;
+        let limit = cloud.busy_after.filter(|_| cloud.when.busy);
+        limit.filter(|_| cloud.rest.left().is_none())
+    }
+
+    /// How long the request would wait for the fleet, as far as it is known. An alias may have other
+    /// models, so nothing is known of it.
+    fn expected_wait(&self, request: &Parts) -> Option<Duration> {
+        if ModelName::parse(&self.asked).ok()? != self.model {
+            return None;
+        }
+        let asked = Asked::new().with_request(request);
+        let expected = self.overflow.known.expected(&self.model, &asked)?;
+        Duration::try_from_secs_f64(expected.delay).ok()
+    }
+
+    /// The fleet's answer; `None` if the request still waits for a slot after this time. Then it has
+    /// left the queue.
+    async fn within<R>(
+        &self,
+        limit: Option<Duration>,
+        fleet: impl Future<Output = Result<R, BoxError>>,
+        record: Option<Record>,
+    ) -> Option<Result<R, BoxError>> {
+        let Some(limit) = limit else {
+            return Some(fleet.await);
+        };
+        let mut fleet = pin!(fleet);
+        if let Ok(answer) = timeout(limit, &mut fleet).await {
+            return Some(answer);
+        }
+        let is_waiting = record.is_some_and(|record| record.update(|seen| seen.backend.is_none()));
+        match is_waiting && self.overflow.cloud.rest.left().is_none() {
+            true => None,
+            false => Some(fleet.await),
+        }
+    }
+
+    /// The cloud's answer; `None` if it cannot answer either.
+    async fn ask<R>(
+        &self,
+        request: Option<Request<ReplayBody<B>>>,
+        reason: Reason,
+    ) -> Option<Response<OverflowBody<R>>> {
+        let request = request?;
+        let overflow = &self.overflow;
+        let count = |result| overflow.metrics.asked_cloud(reason.name(), result);
+        if let Some(left) = overflow.cloud.rest.left() {
+            count("resting");
+            tracing::debug!(?left, "the cloud service rests");
+            return None;
+        }
+        let record = Record::of(request.extensions()).cloned();
+        let before = record.as_ref().map(|record| {
+            record.update(|outcome| (outcome.backend.take(), outcome.served_model.clone()))
+        });
+        let model = &*self.asked;
+        match self.send(request).await {
+            Ok(answer) if !is_unavailable(answer.status()) => {
+                count("answered");
+                if let Some(record) = record {
+                    record.update(|outcome| outcome.extensions.insert(SentToCloud(reason)));
+                }
+                tracing::info!(
+                    model,
+                    there = &*self.there,
+                    reason = reason.name(),
+                    "a request is answered by the cloud service"
+                );
+                return Some(answer.map(http_body_util::Either::Right));
+            }
+            Ok(answer) => {
+                count("failed");
+                let status = answer.status().as_u16();
+                tracing::warn!(
+                    model,
+                    status,
+                    "the cloud service has not answered a request"
+                );
+            }
+            Err(error) => {
+                let failure = Failure::find(&*error);
+                let exhausted = failure.and_then(Failure::caused_by::<TokensExhausted>);
+                count(match exhausted {
+                    Some(_) => "no_tokens",
+                    None => "failed",
+                });
+                match failure.and_then(Failure::caused_by::<TokenRefused>) {
+                    Some(_) => tracing::error!("the cloud service refuses the key in GROQ_API_KEY"),
+                    None => tracing::warn!(
+                        model, %error, "the cloud service has not answered a request"
+                    ),
+                }
+            }
+        }
+        if let Some((record, (backend, served_model))) = record.zip(before) {
+            record.update(|outcome| {
+                outcome.backend = backend;
+                outcome.served_model = served_model;
+            });
+        }
+        None
+    }
+
+    /// Sends a request with the model's name in the cloud; the answer has the name that the client
+    /// asked for.
+    async fn send(
+        &self,
+        request: Request<ReplayBody<B>>,
+    ) -> Result<Response<AnswerBody>, BoxError> {
+        let alias = Alias::chain(&self.asked, [&*self.there])?;
+        let renaming = ModelAliasLayer::new(Aliases::new([alias])?).with_header(MODEL_HEADER);
+        let service = renaming.layer(self.overflow.leaf.clone());
+        // Boxed, because the compiler cannot prove that the generic future is `Send`.
+        let sending: Sending<_> = Box::pin(service.oneshot(request));
+        Ok(sending.await?.map(AnswerBody::new))
+    }
+}
+
+/// Why the cloud may be asked after this result of the fleet.
+fn reason<R>(answer: &Result<Response<R>, BoxError>) -> Option<Reason> {
+    let by_status = |status: StatusCode| match status {
+        StatusCode::NOT_FOUND => Some(Reason::Missing),
+        StatusCode::NOT_IMPLEMENTED => None,
+        status if status.is_server_error() => Some(Reason::Down),
+        _ => None,
+    };
+    match answer {
+        // Ollama's queue is full.
+        Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => Some(Reason::Busy),
+        Ok(answer) => by_status(answer.status()),
+        Err(error) => {
+            let failure = Failure::find(&**error)?;
+            let is_busy = failure.caused_by::<QueueFull>().is_some()
+                || failure.caused_by::<QueueTimeout>().is_some();
+            match failure.side() {
+                _ if is_busy => Some(Reason::Busy),
+                // The gateway itself refuses the request.
+                Side::Gateway if failure.status().is_server_error() => None,
+                _ => by_status(failure.status()),
+            }
+        }
+    }
+}
+
+/// Whether the client should get the fleet's error in place of an answer with this status.
+fn is_unavailable(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 401 | 403 | 404 | 408 | 429 | 498) || status.is_server_error()
+}
+
+/// The fleet's failure without what it holds, such as the slot of a server.
+async fn keep<R>(answer: Result<Response<R>, BoxError>) -> Answer<R>
+where
+    R: Body<Data = Bytes, Error = BoxError>,
+{
+    let (head, body) = answer?.into_parts();
+    let body = timeout(KEEP_TIMEOUT, Limited::new(body, MAX_KEPT_BYTES).collect());
+    let body = Full::new(body.await??.to_bytes());
+    let body = AnswerBody::new(body.map_err(|never| match never {}));
+    Ok(Response::from_parts(
+        head,
+        http_body_util::Either::Right(body),
+    ))
+}
+
+fn copy<B>(request: &Request<ReplayBody<B>>) -> Option<Request<ReplayBody<B>>> {
+    let mut copy = Request::new(request.body().replay()?);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    Some(copy)
+}

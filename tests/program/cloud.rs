@@ -1,0 +1,480 @@
+//! Overflow to a cloud service.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use llamatower_sim::{ModelSpec, Sim};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::alias_choices::keys;
+use super::aliases::gateway_of;
+use crate::harness::{
+    Answer, Cloud, Gateway, Reply, chat, load, long_stream, send, sim_with, tiny, with,
+    within_limit,
+};
+
+const WHEN: &str = "LLAMATOWER_CLOUD_WHEN";
+const ANONYMOUS: (&str, &str) = ("LLAMATOWER_CLOUD_ANONYMOUS", "true");
+
+/// A gateway whose only server, which has `tiny`, has been stopped.
+async fn without_servers(cloud: &Cloud, settings: &[(&str, &str)]) -> Gateway {
+    let sim = tiny().await;
+    let mut all = cloud.settings().to_vec();
+    all.extend(settings);
+    let gateway = gateway_of(&[&sim], &all).await;
+    drop(sim);
+    gateway
+}
+
+/// A request for `tiny` on each of the routes, streamed.
+fn requests() -> [(&'static str, Value); 3] {
+    let openai = with(chat(), json!({"stream": true}));
+    [
+        ("/api/chat", chat()),
+        ("/api/generate", json!({"model": "tiny", "prompt": "hi"})),
+        ("/v1/chat/completions", openai),
+    ]
+}
+
+/// Whether the cloud has answered with all of its text.
+fn is_from_cloud(answer: &Answer) -> bool {
+    let is_whole = answer.text.contains("Hel") && answer.text.contains("\"lo\"");
+    answer.status == 200 && answer.header("x-llamatower-backend") == "cloud" && is_whole
+}
+
+#[tokio::test]
+async fn with_the_only_server_stopped_native_and_openai_streams_go_on() {
+    let cloud = Cloud::start().await;
+    let gateway = without_servers(&cloud, &[(WHEN, "down"), ANONYMOUS]).await;
+    for (path, body) in requests() {
+        let answer = gateway.post(path, &body).await;
+        assert!(is_from_cloud(&answer), "{path}: {answer:?}");
+        assert_eq!(answer.header("x-llamatower-model"), "openai/gpt-oss-20b");
+        assert!(
+            answer.text.contains("\"model\":\"tiny\""),
+            "{}",
+            answer.text
+        );
+        assert!(!answer.text.contains("gpt-oss"), "{}", answer.text);
+        for field in ["set-cookie", "x-groq-region", "x-ratelimit-limit-requests"] {
+            assert_eq!(
+                answer.header(field),
+                "",
+                "{field} is about the gateway's account"
+            );
+        }
+    }
+    let native = gateway.post("/api/chat", &chat()).await;
+    let lines: Vec<Value> = native
+        .text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let last = lines.last().unwrap();
+    assert_eq!(
+        (&last["done"], &last["eval_count"]),
+        (&json!(true), &json!(5))
+    );
+    assert!(
+        lines
+            .iter()
+            .any(|line| line["message"]["thinking"] == "Say it.")
+    );
+    let whole = with(chat(), json!({"stream": false}));
+    let whole = gateway.post("/v1/chat/completions", &whole).await.json();
+    assert_eq!(
+        (&whole["model"], &whole["usage"]["total_tokens"]),
+        (&json!("tiny"), &json!(17))
+    );
+
+    let seen = cloud.seen();
+    assert!(
+        seen.iter()
+            .all(|seen| seen.body["model"] == "openai/gpt-oss-20b")
+    );
+    for seen in seen {
+        assert!(
+            seen.head.starts_with("post /openai/v1/chat/completions "),
+            "{}",
+            seen.head
+        );
+        assert!(
+            seen.head.contains("authorization: bearer gsk-secret\r\n"),
+            "{}",
+            seen.head
+        );
+        assert!(
+            !seen.head.contains("traceparent") && !seen.head.contains("x-request-id"),
+            "{}",
+            seen.head
+        );
+    }
+    let line = gateway.access_line("/v1/chat/completions").await;
+    assert_eq!(
+        (&line["backend"], &line["cloud"]),
+        (&json!("cloud"), &json!("down"))
+    );
+    assert_eq!(line["served_model"], "openai/gpt-oss-20b");
+    let status = gateway.admin_page("/status").await.json();
+    assert_eq!(status["cloud"]["when"], json!(["down"]));
+    assert_eq!(
+        (
+            &status["cloud"]["tokens_today"],
+            &status["cloud"]["rests_for"]
+        ),
+        (&json!(85), &Value::Null)
+    );
+    assert_eq!(gateway.metric("llamatower_cloud_requests_total").await, 5.0);
+    assert_eq!(gateway.metric("llamatower_cloud_tokens_total").await, 85.0);
+}
+
+#[tokio::test]
+async fn without_the_policy_the_client_gets_the_fleets_own_error() {
+    let cloud = Cloud::start().await;
+    let unset = without_servers(&cloud, &[ANONYMOUS]).await;
+    let other = without_servers(&cloud, &[(WHEN, "missing,busy"), ANONYMOUS]).await;
+    let nameless = without_servers(&cloud, &[(WHEN, "down")]).await;
+    for gateway in [unset, other, nameless] {
+        for (path, body) in requests() {
+            let answer = gateway.post(path, &body).await;
+            assert_eq!(answer.status, 502, "{answer:?}");
+            assert!(
+                answer.text.contains("cannot connect to the backend"),
+                "{}",
+                answer.text
+            );
+        }
+    }
+    assert_eq!(cloud.seen().len(), 0);
+}
+
+#[tokio::test]
+async fn a_model_that_is_nowhere_is_asked_for_in_the_cloud() {
+    let cloud = Cloud::start().await;
+    let sim = Sim::builder()
+        .model(ModelSpec::new("other"))
+        .start()
+        .await
+        .unwrap();
+    let mut settings = cloud.settings().to_vec();
+    let alias = ("LLAMATOWER_ALIASES", "gpt=absent|tiny");
+    settings.extend([(WHEN, "missing"), ANONYMOUS, alias]);
+    let gateway = gateway_of(&[&sim], &settings).await;
+    let answer = gateway.post("/api/chat", &chat()).await;
+    assert!(is_from_cloud(&answer), "{answer:?}");
+    let answer = gateway
+        .post("/api/chat", &with(chat(), json!({"model": "gpt"})))
+        .await;
+    assert!(
+        is_from_cloud(&answer) && answer.text.contains("\"model\":\"gpt\""),
+        "{answer:?}"
+    );
+    let own = gateway
+        .post("/api/chat", &with(chat(), json!({"model": "other"})))
+        .await;
+    assert_eq!(own.header("x-llamatower-backend"), sim.addr().to_string());
+    let unmapped = gateway
+        .post("/api/chat", &with(chat(), json!({"model": "absent"})))
+        .await;
+    assert_eq!(unmapped.status, 404);
+    // Loading a model is for servers.
+    let load = gateway
+        .post("/api/generate", &json!({"model": "tiny"}))
+        .await;
+    assert_eq!(load.status, 404);
+    assert_eq!(cloud.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn a_request_that_would_wait_too_long_goes_to_the_cloud() {
+    let cloud = Cloud::start().await;
+    let sim = long_stream().await;
+    let slots = ("LLAMATOWER_SLOTS", "1");
+    for rule in [
+        ("LLAMATOWER_QUEUE_MAX_WAIT", "50ms"),
+        ("LLAMATOWER_CLOUD_BUSY_AFTER", "50ms"),
+    ] {
+        let mut settings = cloud.settings().to_vec();
+        settings.extend([(WHEN, "busy"), ANONYMOUS, slots, rule]);
+        let gateway = gateway_of(&[&sim], &settings).await;
+        let mut first = gateway.connect().await;
+        first.post("/api/chat", &chat()).await;
+        first.head().await;
+        let answer = gateway.post("/api/chat", &chat()).await;
+        assert!(is_from_cloud(&answer), "{rule:?}: {answer:?}");
+        let line = gateway
+            .logged("the answer of the cloud", |line| line["cloud"] == "busy")
+            .await;
+        assert_eq!(line["backend"], "cloud");
+    }
+}
+
+#[tokio::test]
+async fn a_request_whose_expected_wait_is_too_long_is_not_queued_at_all() {
+    let cloud = Cloud::start().await;
+    let model = ModelSpec::new("tiny").with_slots(8);
+    let model = model
+        .with_pace(Duration::from_millis(20))
+        .with_reply_tokens(100);
+    let sim = sim_with(model).await;
+    load(&sim).await;
+    let mut settings = cloud.settings().to_vec();
+    let limit = ("LLAMATOWER_CLOUD_BUSY_AFTER", "500ms");
+    settings.extend([(WHEN, "busy"), ANONYMOUS, ("LLAMATOWER_SLOTS", "1"), limit]);
+    let gateway = gateway_of(&[&sim], &settings).await;
+    // The first one tells how long requests take.
+    let first = gateway.post("/api/chat", &chat()).await;
+    assert_eq!(first.header("x-llamatower-backend"), sim.addr().to_string());
+    let mut second = gateway.connect().await;
+    second.post("/api/chat", &chat()).await;
+    second.head().await;
+    let third = gateway.post("/api/chat", &chat()).await;
+    assert!(is_from_cloud(&third), "{third:?}");
+    let line = gateway
+        .logged("the answer of the cloud", |line| line["cloud"] == "busy")
+        .await;
+    assert_eq!(
+        (&line["queued"], &line["attempts"]),
+        (&Value::Null, &json!(1))
+    );
+}
+
+/// A proxy that connects everywhere, and counts.
+async fn proxy() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let used = Arc::new(AtomicUsize::new(0));
+    let counted = used.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(async move {
+                let mut stream = BufReader::new(stream);
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") {
+                    stream.read_line(&mut head).await.unwrap();
+                }
+                let target = head.strip_prefix("CONNECT ").unwrap();
+                let target = target.split_once(' ').unwrap().0;
+                let mut other = TcpStream::connect(target).await.unwrap();
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut other).await;
+            });
+        }
+    });
+    (url, used)
+}
+
+#[tokio::test]
+async fn the_proxies_of_the_environment_are_for_the_cloud_alone() {
+    let cloud = Cloud::start().await;
+    let (proxy, used) = proxy().await;
+    let proxies = [
+        ("HTTPS_PROXY", &*proxy),
+        ("HTTP_PROXY", &*proxy),
+        ("ALL_PROXY", &*proxy),
+    ];
+    let settings = [&proxies[..], &[(WHEN, "down"), ANONYMOUS]].concat();
+    let gateway = without_servers(&cloud, &settings).await;
+    assert_eq!(
+        used.load(Ordering::Relaxed),
+        0,
+        "servers are asked directly"
+    );
+    assert!(is_from_cloud(&gateway.post("/api/chat", &chat()).await));
+    assert_eq!(used.load(Ordering::Relaxed), 1);
+    // The connection is used again.
+    assert!(is_from_cloud(&gateway.post("/api/chat", &chat()).await));
+    assert_eq!(used.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn only_clients_that_are_allowed_use_the_cloud() {
+    let cloud = Cloud::start().await;
+    let keys = keys(&["ada", "bob"]);
+    let settings = [
+        (WHEN, "down"),
+        ("LLAMATOWER_API_KEYS", &*keys),
+        ("LLAMATOWER_CLOUD_KEYS_OPT_OUT", "bob"),
+    ];
+    let gateway = without_servers(&cloud, &settings).await;
+    let ask = async |key: &str, model: &str| {
+        let request = gateway.post_request("/api/chat", &with(chat(), json!({"model": model})));
+        send(request.bearer_auth(format!("{key}-secret"))).await
+    };
+    assert!(is_from_cloud(&ask("ada", "tiny").await));
+    assert_eq!(ask("bob", "tiny").await.status, 502);
+    assert_eq!(cloud.seen().len(), 1);
+    // Models that Ollama runs in its own cloud are under the same rule.
+    let refused = ask("bob", "kimi:1t-cloud").await;
+    assert_eq!(refused.status, 403);
+    assert!(
+        refused.text.contains("LLAMATOWER_CLOUD_KEYS_OPT_OUT"),
+        "{}",
+        refused.text
+    );
+    assert_ne!(ask("ada", "kimi:1t-cloud").await.status, 403);
+    let anonymous = tiny().await;
+    let gateway = gateway_of(
+        &[&anonymous],
+        &[("LLAMATOWER_ALIASES", "kimi=kimi:1t-cloud")],
+    )
+    .await;
+    for model in ["kimi:1t-cloud", "kimi"] {
+        let refused = gateway
+            .post(
+                "/v1/chat/completions",
+                &with(chat(), json!({"model": model})),
+            )
+            .await;
+        assert_eq!(refused.status, 403);
+        assert!(
+            refused.text.contains("LLAMATOWER_CLOUD_ANONYMOUS"),
+            "{}",
+            refused.text
+        );
+    }
+}
+
+#[tokio::test]
+async fn spending_ends_with_the_tokens_of_the_day() {
+    let cloud = Cloud::start().await;
+    let keys = keys(&["ada", "bob"]);
+    let settings = [
+        (WHEN, "down"),
+        ("LLAMATOWER_API_KEYS", &*keys),
+        ("LLAMATOWER_CLOUD_TOKENS", "60"),
+        ("LLAMATOWER_CLOUD_KEY_TOKENS", "40"),
+    ];
+    let gateway = without_servers(&cloud, &settings).await;
+    let ask = async |key: &str| {
+        let request = gateway.post_request("/v1/chat/completions", &requests()[2].1);
+        send(request.bearer_auth(format!("{key}-secret"))).await
+    };
+    // Each takes 17 tokens, and is expected to take about 20.
+    assert!(is_from_cloud(&ask("ada").await));
+    assert!(is_from_cloud(&ask("ada").await));
+    assert_eq!(ask("ada").await.status, 502, "none are left of this key's");
+    assert!(is_from_cloud(&ask("bob").await));
+    assert_eq!(ask("bob").await.status, 502, "none are left of all");
+    assert_eq!(cloud.seen().len(), 3);
+    let status = gateway.admin_page("/status").await.json();
+    assert_eq!(
+        (
+            &status["cloud"]["tokens_today"],
+            &status["cloud"]["tokens_limit"]
+        ),
+        (&json!(51), &json!(60))
+    );
+    let page = gateway.admin_page("/metrics").await.text;
+    let refused = page
+        .lines()
+        .find(|line| line.contains("result=\"no_tokens\"") && line.contains("\"down\""));
+    assert!(refused.unwrap().ends_with(" 2"), "{page}");
+}
+
+#[tokio::test]
+async fn the_service_is_left_alone_until_it_wants_requests_again() {
+    for (reply, longest) in [
+        (Reply::Refusal(429, "retry-after: 120\r\n"), 120.0),
+        (
+            Reply::Refusal(
+                429,
+                "x-ratelimit-remaining-tokens: 0\r\nx-ratelimit-reset-tokens: 1m30s\r\n",
+            ),
+            90.0,
+        ),
+        (Reply::Refusal(498, ""), 30.0),
+    ] {
+        let cloud = Cloud::start().await;
+        let gateway = without_servers(&cloud, &[(WHEN, "down"), ANONYMOUS]).await;
+        cloud.reply(reply);
+        for (path, body) in requests() {
+            let answer = gateway.post(path, &body).await;
+            assert_eq!(answer.status, 502, "{answer:?}");
+            assert!(
+                answer.text.contains("cannot connect to the backend"),
+                "{}",
+                answer.text
+            );
+        }
+        assert_eq!(cloud.seen().len(), 1);
+        let rest = gateway.admin_page("/status").await.json()["cloud"]["rests_for"]
+            .as_f64()
+            .unwrap();
+        assert!(rest > longest - 25.0 && rest <= longest, "{rest}");
+    }
+    let cloud = Cloud::start().await;
+    let gateway = without_servers(&cloud, &[(WHEN, "down"), ANONYMOUS]).await;
+    cloud.reply(Reply::With(
+        "x-ratelimit-remaining-requests: 0\r\nx-ratelimit-reset-requests: 1h\r\n",
+    ));
+    assert!(is_from_cloud(&gateway.post("/api/chat", &chat()).await));
+    assert_eq!(
+        gateway.post("/api/chat", &chat()).await.status,
+        502,
+        "it was its last request"
+    );
+}
+
+#[tokio::test]
+async fn an_error_in_the_middle_of_a_stream_is_visible_in_each_dialect() {
+    let cloud = Cloud::start().await;
+    let gateway = without_servers(&cloud, &[(WHEN, "down"), ANONYMOUS]).await;
+    for (path, body) in requests() {
+        cloud.reply(Reply::MidStreamError);
+        let mut answer = gateway.post_request(path, &body).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        // A broken answer in OpenAI's dialect has an unclean end, after its error.
+        let mut text = String::new();
+        while let Ok(Some(chunk)) = within_limit("the end", answer.chunk()).await {
+            text.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+        let last = text.trim_end().lines().last().unwrap();
+        let last: Value = serde_json::from_str(last.trim_start_matches("data: ")).unwrap();
+        let error = last["error"].to_string();
+        assert!(error.contains("over capacity in the middle"), "{text}");
+        assert!(text.contains("Hel") && !text.contains("[DONE]"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_example_of_the_guide_is_answered_as_it_says() {
+    let guide = include_str!("../../docs/models.md");
+    let (_, section) = guide.split_once("## The cloud\n").unwrap();
+    let (_, example) = section.split_once("```toml\n").unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), example.split_once("```").unwrap().0).unwrap();
+    let line = section
+        .lines()
+        .find(|line| line.contains("LLAMATOWER_CLOUD_WHEN="));
+    let variables = line.unwrap().split_whitespace();
+    let variables: Vec<_> = variables.filter_map(|word| word.split_once('=')).collect();
+    assert_eq!(variables.len(), 2);
+
+    let cloud = Cloud::start().await;
+    let keys = keys(&["ada", "ben"]);
+    let [url, authority, _, key] = cloud.settings();
+    let common = [url, authority, key, ("LLAMATOWER_API_KEYS", &*keys)];
+    for given in [
+        vec![("LLAMATOWER_CONFIG", file.path().to_str().unwrap())],
+        variables,
+    ] {
+        let sim = Sim::builder().model(ModelSpec::new("qwen2.5-coder:7b"));
+        let sim = sim.start().await.unwrap();
+        let gateway = gateway_of(&[&sim], &[&common[..], &given].concat()).await;
+        drop(sim);
+        let body = with(chat(), json!({"model": "qwen2.5-coder:7b"}));
+        let request = gateway.post_request("/api/chat", &body);
+        let answer = send(request.bearer_auth("ada-secret")).await;
+        assert!(is_from_cloud(&answer), "{answer:?}");
+        for field in ["x-llamatower-backend", "x-llamatower-model"] {
+            let shown = format!("    {field}: {}\n", answer.header(field));
+            assert!(section.contains(&shown), "{shown}");
+        }
+        assert!(answer.text.contains("\"model\":\"qwen2.5-coder:7b\""));
+    }
+}
