@@ -1,7 +1,8 @@
-//! The service of the admin listener: metrics, the status of backends and queue, and the last
-//! choices of a backend.
+//! The service of the admin listener: metrics, the status of backends, models and queue, and the
+//! last choices of a backend.
 
 mod decisions;
+mod models;
 mod status;
 
 use std::convert::Infallible;
@@ -43,7 +44,10 @@ impl Admin {
             (&(Method::GET | Method::HEAD), "/status/decisions") => {
                 json_page(&decisions::page(&self.fleet.decisions(), Instant::now()))
             }
-            (_, "/metrics" | "/status" | "/status/decisions") => {
+            (&(Method::GET | Method::HEAD), "/status/models") => {
+                json_page(&models::page(&self.fleet.status(), &self.fleet.drifts()))
+            }
+            (_, "/metrics" | "/status" | "/status/decisions" | "/status/models") => {
                 let mut answer = refusal(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed");
                 answer
                     .headers_mut()

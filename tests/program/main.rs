@@ -18,6 +18,7 @@ mod front;
 mod harness;
 mod limits;
 mod loads;
+mod manage;
 mod openai;
 mod outliers;
 mod queue;

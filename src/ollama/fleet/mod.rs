@@ -25,6 +25,7 @@ mod resolve;
 mod router;
 mod rules;
 mod supervise;
+mod targets;
 mod trial;
 
 use std::fmt;
@@ -65,6 +66,7 @@ pub use policy::{Residency, SlotSource, SlotStatus, Terms};
 pub use preload::{PreloadState, PreloadStatus};
 pub use router::LoadObserver;
 pub use rules::{AllowedModels, InvalidPattern, ModelPattern, Preload, ServerRules};
+pub use targets::{Chosen, Concern, Targets, UnusableTargets};
 
 use crate::client::Client;
 use crate::ollama::upstream::Address;
@@ -119,6 +121,10 @@ pub struct BackendStatus {
     pub version: Option<Arc<str>>,
     /// The number of models on its disk.
     pub installed: usize,
+    /// The models on its disk.
+    pub models_on_disk: Arc<[Installed]>,
+    /// Whether it is an Ollama, whose models can be managed.
+    pub is_ollama: bool,
     /// The models in its memory; `None` if they are not known.
     pub resident: Option<Arc<[Resident]>>,
     /// Requests of this gateway in flight.
@@ -218,6 +224,8 @@ impl<S> Fleet<S> {
                 is_up: member.backend.is_up(),
                 version: member.backend.version(),
                 installed: member.models().len(),
+                models_on_disk: member.models(),
+                is_ollama: member.backend.openai().is_none(),
                 resident: member.resident(),
                 in_flight: member.in_flight(),
                 rules: member.backend.rules().clone(),
