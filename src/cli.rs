@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, value_parser};
 
-use crate::manage::ModelsArguments;
+use crate::manage::{ModelsArguments, ServerArguments};
 
 /// An LLM gateway in front of Ollama.
 #[derive(Debug, Parser)]
@@ -81,6 +81,12 @@ pub enum Command {
     },
     /// Manage the models of all servers through a running gateway.
     Models(ModelsArguments),
+    /// Take a server out of the choice of a running gateway: no new request is routed there.
+    Cordon(ServerArguments),
+    /// Take a server back into the choice.
+    Uncordon(ServerArguments),
+    /// Cordon a server, and wait until no request is in flight there.
+    Drain(ServerArguments),
     /// Simulate the routing of requests on virtual time, and compare it with simple policies.
     Simulate(SimulateArguments),
     /// Print the reference of all settings.

@@ -16,7 +16,7 @@ use crate::doctor::Options;
 use crate::edge::Shutdown;
 use crate::gateway::{Gateway, StartError};
 use crate::healthcheck::Target;
-use crate::manage::ModelsArguments;
+use crate::manage::ManageError;
 use crate::reload::Reloader;
 use crate::settings::{self, Environment, Loaded, Settings};
 use crate::signals::{Hangup, Hangups};
@@ -42,7 +42,10 @@ pub fn run(arguments: Arguments) -> Exit {
             std::thread::sleep(Duration::from_secs(seconds));
             Exit::Done
         }
-        Command::Models(arguments) => models(&arguments, config),
+        Command::Models(arguments) => managed(manage::run(&arguments, config)),
+        Command::Cordon(arguments) => managed(manage::cordon(&arguments, true, config)),
+        Command::Uncordon(arguments) => managed(manage::cordon(&arguments, false, config)),
+        Command::Drain(arguments) => managed(manage::drain(&arguments, config)),
         Command::Simulate(arguments) => simulate(&arguments),
         Command::Reference { example: true, .. } => print(settings::example_file()),
         Command::Reference {
@@ -274,8 +277,9 @@ fn keygen(name: &str, is_admin: bool) -> Exit {
     }
 }
 
-fn models(arguments: &ModelsArguments, config: Option<&Path>) -> Exit {
-    match block_on_current_thread(manage::run(arguments, config)) {
+/// Runs a command for a running gateway.
+fn managed(work: impl Future<Output = Result<(), ManageError>>) -> Exit {
+    match block_on_current_thread(work) {
         Ok(Ok(())) => Exit::Done,
         Ok(Err(error)) => {
             let exit = error.exit();

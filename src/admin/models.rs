@@ -36,6 +36,7 @@ pub(super) fn page(backends: &[BackendStatus], drifts: &[Drift]) -> Value {
         json!({
             "name": *backend.name,
             "is_up": backend.is_up,
+            "is_cordoned": backend.is_cordoned,
             "is_ollama": backend.is_ollama,
         })
     });

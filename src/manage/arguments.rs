@@ -4,14 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-/// How to reach the gateway.
+/// How to reach the gateway's address for operators.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
-pub struct GatewayArguments {
-    /// The gateway's address for clients; by default the first of LLAMATOWER_LISTEN, on this
+pub struct OperatorArguments {
+    /// The gateway's address for operators; by default the first of LLAMATOWER_ADMIN_LISTEN, on this
     /// machine.
-    #[arg(long, global = true, value_name = "URL")]
-    pub url: Option<String>,
-    /// The gateway's address for operators; by default the first of LLAMATOWER_ADMIN_LISTEN.
     #[arg(long, global = true, value_name = "URL")]
     pub admin_url: Option<String>,
     /// A file with an administrator's key; by default the key is in LLAMATOWER_ADMIN_KEY.
@@ -22,12 +19,26 @@ pub struct GatewayArguments {
     pub json: bool,
 }
 
+/// A server, and how to reach the gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct ServerArguments {
+    /// The server's name, as on /status.
+    pub name: String,
+    /// How to reach the gateway.
+    #[command(flatten)]
+    pub gateway: OperatorArguments,
+}
+
 /// What to do with the models of all servers.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct ModelsArguments {
-    /// How to reach the gateway.
+    /// The gateway's address for clients; by default the first of LLAMATOWER_LISTEN, on this
+    /// machine.
+    #[arg(long, global = true, value_name = "URL")]
+    pub url: Option<String>,
+    /// How to reach the gateway's address for operators.
     #[command(flatten)]
-    pub gateway: GatewayArguments,
+    pub gateway: OperatorArguments,
     /// The command.
     #[command(subcommand)]
     pub command: ModelsCommand,
@@ -56,6 +67,15 @@ pub enum ModelsCommand {
         /// `all` for each server that has the model, or names with commas between.
         #[arg(long, value_name = "all|NAME,..", default_value = "all")]
         servers: String,
+    },
+    /// Pull the models that the table [models] of the file (--config) declares and servers lack.
+    Sync {
+        /// Only print what is missing; exit with 1 if anything is.
+        #[arg(long)]
+        dry_run: bool,
+        /// Also delete the models that are not declared.
+        #[arg(long)]
+        prune: bool,
     },
     /// Load a model on the server that the gateway chooses.
     Load {

@@ -9,7 +9,7 @@ use reqwest::{Method, Response};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::arguments::GatewayArguments;
+use super::arguments::OperatorArguments;
 use super::error::ManageError;
 use crate::edge::ListenAddr;
 use crate::healthcheck::Target;
@@ -40,7 +40,8 @@ impl GatewayClient {
     /// # Errors
     /// An address or the key cannot be used.
     pub(super) fn new(
-        arguments: &GatewayArguments,
+        url: Option<&str>,
+        arguments: &OperatorArguments,
         config: Option<&Path>,
     ) -> Result<Self, ManageError> {
         let environment = Environment::of_process();
@@ -49,7 +50,7 @@ impl GatewayClient {
         let operators = || Settings::admin_listeners(config, &environment);
         Ok(Self {
             http: http.map_err(|error| ManageError::Arguments(error.to_string()))?,
-            url: address(arguments.url.as_deref(), "--url", public),
+            url: address(url, "--url", public),
             admin_url: address(arguments.admin_url.as_deref(), "--admin-url", operators),
             key: key(arguments.key_file.as_deref(), &environment)?,
         })
@@ -119,6 +120,7 @@ impl GatewayClient {
         Err(ManageError::Failed {
             action: action.to_owned(),
             reason: error_text(&text)
+                .or_else(|| plain_text(&text))
                 .unwrap_or_else(|| format!("the gateway responded with {status}")),
         })
     }
@@ -209,6 +211,13 @@ fn no_response(url: &str, error: reqwest::Error) -> ManageError {
         url: url.to_owned(),
         reason: innermost.map(ToString::to_string).unwrap_or_default(),
     }
+}
+
+/// A short response that is a text, as the admin listener sends it for an error.
+fn plain_text(page: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(page).ok()?.trim();
+    let is_short = !text.is_empty() && text.len() <= 500 && !text.starts_with(['<', '{']);
+    is_short.then(|| text.to_owned())
 }
 
 /// The error in a response, if it has one.

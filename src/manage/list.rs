@@ -3,12 +3,30 @@
 use std::fmt::Write;
 
 use indicatif::BinaryBytes;
+use llamatower_layers::ModelName;
 use serde::Deserialize;
 
 /// The page `/status/models` of the admin listener.
 #[derive(Debug, Deserialize)]
 pub(super) struct ModelsPage {
     models: Vec<Row>,
+    /// All servers.
+    pub(super) servers: Vec<Server>,
+}
+
+/// A server of the gateway.
+#[derive(Debug, Deserialize)]
+pub(super) struct Server {
+    pub(super) name: String,
+    pub(super) is_ollama: bool,
+}
+
+impl Server {
+    /// Whether it has this name, or this host.
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        let host = self.name.rsplit_once(':').map(|(host, _)| host);
+        self.name == name || host == Some(name)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -27,6 +45,14 @@ struct Holder {
 }
 
 impl ModelsPage {
+    /// The models on the disk of a server: their names as text, and parsed.
+    pub(super) fn installed_on(&self, server: &str) -> Vec<(String, ModelName)> {
+        let rows = self.models.iter();
+        let rows = rows.filter(|row| row.servers.iter().any(|holder| holder.name == server));
+        let named = rows.map(|row| Some((row.model.clone(), ModelName::parse(&row.model).ok()?)));
+        named.flatten().collect()
+    }
+
     /// A line for each model.
     pub(super) fn table(&self) -> String {
         let rows = self.models.iter().map(Row::cells);
@@ -87,7 +113,7 @@ mod tests {
             {"model": "b:latest", "digests_differ": true, "servers": [
                 {"name": "gpu-1:11434", "size": 1024, "digest": "0123456789abcdef", "is_in_memory": false},
                 {"name": "gpu-2:11434", "size": 1024, "digest": "f123456789abcdef", "is_in_memory": false}]}
-        ]}"#;
+        ], "servers": []}"#;
         let page: ModelsPage = serde_json::from_str(page).unwrap();
         let table = page.table();
         let lines: Vec<_> = table.lines().collect();

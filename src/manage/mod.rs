@@ -1,18 +1,22 @@
 //! `llamatower models`: manages the models of all servers through a running gateway.
 
 mod arguments;
+mod cordon;
 mod error;
 mod gateway;
 mod list;
 mod progress;
+mod sync;
 
 use std::io::{self, Write};
 use std::path::Path;
 
 use reqwest::Method;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-pub use arguments::{GatewayArguments, ModelsArguments, ModelsCommand};
+pub use arguments::{ModelsArguments, ModelsCommand, OperatorArguments, ServerArguments};
+pub(crate) use cordon::{cordon, drain};
 pub(crate) use error::ManageError;
 use gateway::{GatewayClient, error_text};
 use list::ModelsPage;
@@ -26,7 +30,7 @@ pub(crate) async fn run(
     arguments: &ModelsArguments,
     config: Option<&Path>,
 ) -> Result<(), ManageError> {
-    let gateway = GatewayClient::new(&arguments.gateway, config)?;
+    let gateway = GatewayClient::new(arguments.url.as_deref(), &arguments.gateway, config)?;
     let as_json = arguments.gateway.json;
     match &arguments.command {
         ModelsCommand::List => list(&gateway, as_json).await,
@@ -48,6 +52,14 @@ pub(crate) async fn run(
             }
             ManageError::of_all(errors)
         }
+        ModelsCommand::Sync { dry_run, prune } => {
+            let options = sync::Options {
+                is_dry_run: *dry_run,
+                prunes: *prune,
+                as_json,
+            };
+            sync::sync(&gateway, options, config).await
+        }
         ModelsCommand::Load { model } => {
             let body = json!({"model": model});
             memory(&gateway, body, ("loaded", "load"), model, as_json).await
@@ -59,26 +71,32 @@ pub(crate) async fn run(
     }
 }
 
+const LIST: &str = "list the models";
+
 async fn list(gateway: &GatewayClient, as_json: bool) -> Result<(), ManageError> {
-    let action = "list the models";
-    let page = gateway
-        .operate(Method::GET, "/status/models", action)
-        .await?;
-    let wrong = |error: serde_json::Error| ManageError::Failed {
-        action: action.to_owned(),
-        reason: format!("the response is no list of models: {error}"),
-    };
     let text = match as_json {
         true => {
-            let page: Value = serde_json::from_slice(&page).map_err(wrong)?;
+            let page = gateway.operate(Method::GET, "/status/models", LIST).await?;
+            let page: Value = read(&page, LIST)?;
             format!("{page:#}\n")
         }
-        false => {
-            let page: ModelsPage = serde_json::from_slice(&page).map_err(wrong)?;
-            page.table()
-        }
+        false => models_page(gateway).await?.table(),
     };
     Ok(io::stdout().write_all(text.as_bytes())?)
+}
+
+/// The models of all servers.
+async fn models_page(gateway: &GatewayClient) -> Result<ModelsPage, ManageError> {
+    let page = gateway.operate(Method::GET, "/status/models", LIST).await?;
+    read(&page, LIST)
+}
+
+/// Reads a JSON page of the gateway.
+fn read<T: DeserializeOwned>(page: &[u8], action: &str) -> Result<T, ManageError> {
+    serde_json::from_slice(page).map_err(|error| ManageError::Failed {
+        action: action.to_owned(),
+        reason: format!("the response of the gateway is wrong: {error}"),
+    })
 }
 
 /// Pulls a model, and shows the progress.

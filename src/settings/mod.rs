@@ -18,6 +18,7 @@
 
 mod aliases;
 mod consistency;
+mod declared_models;
 mod environment;
 mod error;
 
@@ -41,6 +42,7 @@ use std::path::Path;
 use crate::edge::ListenAddr;
 
 pub use crate::ollama::fleet::SlotRule;
+pub use declared_models::DeclaredModels;
 pub use environment::Environment;
 pub use error::{Problem, SettingsError};
 pub use report::{EffectiveSetting, example_environment, example_file, reference};

@@ -10,6 +10,7 @@ mod cache;
 mod catalogue;
 mod commands;
 mod context;
+mod cordon;
 mod decisions;
 mod discovery;
 mod doctor;

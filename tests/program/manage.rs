@@ -1,6 +1,8 @@
 //! Management of the models of several servers: by requests that name servers, and by
 //! `llamatower models`.
 
+use std::io::Write;
+
 use llamatower_sim::{Ending, Fault, FaultKind, ModelSpec, Outcome, Sim, SimHandle};
 use serde_json::{Value, json};
 
@@ -350,4 +352,70 @@ async fn the_command_fails_and_names_the_server_that_failed() {
         "{}",
         missing.stderr
     );
+}
+
+#[tokio::test]
+async fn sync_pulls_the_declared_models_that_are_missing() {
+    let sims = three().await;
+    let gateway = gateway(&sims, &[]).await;
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let declared = format!(
+        "[models]\nall = [\"TINY\"]\n\"{}\" = [\"new\"]\n",
+        name(&sims[1])
+    );
+    file.write_all(declared.as_bytes()).unwrap();
+    let config = file.path().to_str().unwrap().to_owned();
+    let sync = |more: &'static [&'static str]| {
+        let mut arguments = vec!["sync", "--config", &config];
+        arguments.extend(more);
+        let gateway = &gateway;
+        async move { models(gateway, &arguments).await }
+    };
+    let dry = sync(&["--dry-run"]).await;
+    assert_eq!(dry.code, Some(1), "{}", dry.stderr);
+    assert_eq!(
+        dry.stdout,
+        format!("new:latest: missing on {}\n", name(&sims[1]))
+    );
+    assert_eq!(asked(&sims[1], "/api/pull"), 0);
+    let synced = sync(&[]).await;
+    assert_eq!(synced.code, Some(0), "{}", synced.stderr);
+    until_held_by(&gateway, "new:latest", &[&sims[1]]).await;
+    let again = sync(&["--dry-run", "--prune"]).await;
+    assert_eq!(
+        (again.code, &*again.stdout),
+        (Some(0), ""),
+        "{}",
+        again.stderr
+    );
+    assert_eq!(send(pull(&gateway, &name(&sims[0]))).await.status, 200);
+    until_held_by(&gateway, "new:latest", &[&sims[0], &sims[1]]).await;
+    assert_eq!(sync(&[]).await.code, Some(0));
+    assert_eq!(asked(&sims[0], "/api/delete"), 0, "only with --prune");
+    let pruned = sync(&["--prune"]).await;
+    assert_eq!(pruned.stdout, "new:latest: deleted\n", "{}", pruned.stderr);
+    until_held_by(&gateway, "new:latest", &[&sims[1]]).await;
+    until_held_by(&gateway, "tiny:latest", &sims.each_ref()).await;
+}
+
+#[tokio::test]
+async fn sync_refuses_a_declaration_that_it_cannot_use() {
+    let sims = three().await;
+    let gateway = gateway(&sims, &[]).await;
+    for (text, reason) in [
+        ("", "has no table [models]"),
+        (
+            "[models]\nnowhere = [\"a\"]\n",
+            "names the server \"nowhere\"",
+        ),
+        ("[models]\nall = [3]\n", "neither a model nor a list"),
+        ("models = 3\n", "write [models]"),
+    ] {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        let config = file.path().to_str().unwrap();
+        let refused = models(&gateway, &["sync", "--config", config]).await;
+        assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+        assert!(refused.stderr.contains(reason), "{}", refused.stderr);
+    }
 }

@@ -6,6 +6,7 @@
 mod backend;
 mod catalogue;
 mod config;
+mod cordon;
 mod dispatch;
 mod drift;
 pub(crate) mod estimates;
@@ -49,6 +50,7 @@ use tokio::time::{Instant, timeout_at};
 
 pub use backend::{Backend, Unreachable};
 pub use config::{ContextRules, Dns, FleetConfig, ProbeClocks, QueueRules, Share, SlotRule};
+pub use cordon::Cordoned;
 pub use dispatch::{Class, Dispatcher, Need};
 pub use drift::Drift;
 pub use explain::LatestTerms;
@@ -117,6 +119,8 @@ pub struct BackendStatus {
     pub name: Arc<str>,
     /// Whether it is up.
     pub is_up: bool,
+    /// Whether an operator has taken it out of the choice.
+    pub is_cordoned: bool,
     /// The version of its Ollama, as read when it came up.
     pub version: Option<Arc<str>>,
     /// The number of models on its disk.
@@ -222,6 +226,7 @@ impl<S> Fleet<S> {
             BackendStatus {
                 name: member.backend.name().clone(),
                 is_up: member.backend.is_up(),
+                is_cordoned: member.backend.is_cordoned(),
                 version: member.backend.version(),
                 installed: member.models().len(),
                 models_on_disk: member.models(),
@@ -432,6 +437,9 @@ impl<S> Fleet<S> {
     /// be asked otherwise.
     fn check_allowed(&self, class: &Class, request: &Parts) -> Result<(), Failure> {
         let members = self.catalogue.members();
+        if let Some(cordoned) = members.only_cordoned(class.model.as_ref()) {
+            return Err(cordoned.into());
+        }
         let is_withheld = |model| members.is_withheld(model);
         if !class.model.as_ref().is_some_and(is_withheld) {
             return Ok(());

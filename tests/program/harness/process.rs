@@ -120,6 +120,11 @@ impl Gateway {
         format!("http://{}", self.operators)
     }
 
+    /// A POST request to the admin listener, without a body.
+    pub(crate) fn admin_post(&self, path: &str) -> reqwest::RequestBuilder {
+        self.client.post(format!("{}{path}", self.admin_url()))
+    }
+
     /// A page of the admin listener.
     pub(crate) async fn admin_page(&self, path: &str) -> Answer {
         send(self.client.get(format!("http://{}{path}", self.operators))).await
