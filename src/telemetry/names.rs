@@ -151,7 +151,7 @@ pub const OTHER: &str = "other";
 
 /// The values of `error.type` in [`REFUSALS`]: the kinds of failures with which the gateway refuses
 /// a request before a backend is asked.
-pub const REFUSALS_BY_KIND: [&str; 43] = [
+pub const REFUSALS_BY_KIND: [&str; 45] = [
     "ambiguous_credential",
     "ambiguous_key",
     "at_capacity",
@@ -160,6 +160,7 @@ pub const REFUSALS_BY_KIND: [&str; 43] = [
     "body_read_timeout",
     "body_too_large",
     "client_body_failed",
+    "cordoned",
     "foreign_host",
     "foreign_origin",
     "head_timeout",
@@ -193,6 +194,7 @@ pub const REFUSALS_BY_KIND: [&str; 43] = [
     "unload_refused",
     "unsupported_encoding",
     "unsupported_transfer_encoding",
+    "unusable_targets",
     "wrong_key",
     "wrong_method",
 ];
