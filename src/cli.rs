@@ -5,12 +5,14 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, value_parser};
 
+use crate::manage::{ModelsArguments, ServerArguments};
+
 /// An LLM gateway in front of Ollama.
 #[derive(Debug, Parser)]
 #[command(
     version = crate::version::ALL,
     after_help = "Settings come from the environment and an optional TOML file; `llamatower check` shows them.\n\n\
-                  Exit codes: 0 success; 1 a failure while running, or doctor found an error; 2 a setting is wrong; 3 listening on an address failed."
+                  Exit codes: 0 success; 1 a failure while running or on a server, or doctor found an error; 2 a setting is wrong; 3 listening on an address failed."
 )]
 pub struct Arguments {
     /// A TOML file with settings, by default the file in LLAMATOWER_CONFIG; environment variables
@@ -77,6 +79,14 @@ pub enum Command {
         #[arg(long)]
         admin: bool,
     },
+    /// Manage the models of all servers through a running gateway.
+    Models(ModelsArguments),
+    /// Take a server out of the choice of a running gateway: no new request is routed there.
+    Cordon(ServerArguments),
+    /// Take a server back into the choice.
+    Uncordon(ServerArguments),
+    /// Cordon a server, and wait until no request is in flight there.
+    Drain(ServerArguments),
     /// Simulate the routing of requests on virtual time, and compare it with simple policies.
     Simulate(SimulateArguments),
     /// Print the reference of all settings.

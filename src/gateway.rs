@@ -12,7 +12,7 @@ use llamatower_layers::model_alias::Aliases;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::Admin;
+use crate::admin::{self, Admin};
 use crate::cloud::Cloud;
 use crate::edge::{BindError, Drained, Edge, EdgeConfig, ListenAddr, RequestBody, Shutdown};
 use crate::live::LiveSettings;
@@ -108,10 +108,11 @@ impl Gateway {
         let hidden = tell_hidden_models(fleet.clone(), aliases);
         tasks.spawn(stopped.clone().run_until_cancelled_owned(hidden));
         let operators_leave = Shutdown::new();
-        if let Some(admin) = self.admin {
-            let service =
+        if let Some(listener) = self.admin {
+            let pages =
                 Admin::new(self.telemetry.clone(), fleet.clone()).with_cloud(self.cloud.clone());
-            tasks.spawn(admin.serve(service, operators_leave.clone()));
+            let service = admin::service(pages, self.live.keys.clone());
+            tasks.spawn(listener.serve(service, operators_leave.clone()));
         }
         let (draining, gauges) = (shutdown.clone(), self.public.gauges());
         let drained_fleet = fleet.clone();

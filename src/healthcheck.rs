@@ -118,6 +118,14 @@ impl Target {
         })
     }
 
+    /// The address as a URL without a path; `None` for a unix socket.
+    pub(crate) fn base_url(&self) -> Option<String> {
+        match &self.place {
+            Place::Tcp(host) => Some(format!("http://{host}")),
+            Place::Unix(_) => None,
+        }
+    }
+
     /// Sends the request and waits for the whole response.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ pub mod edge;
 pub mod gateway;
 pub mod healthcheck;
 pub mod live;
+pub mod manage;
 pub mod model_rules;
 pub mod ollama;
 pub mod openai;

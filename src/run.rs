@@ -16,12 +16,13 @@ use crate::doctor::Options;
 use crate::edge::Shutdown;
 use crate::gateway::{Gateway, StartError};
 use crate::healthcheck::Target;
+use crate::manage::ManageError;
 use crate::reload::Reloader;
 use crate::settings::{self, Environment, Loaded, Settings};
 use crate::signals::{Hangup, Hangups};
 use crate::simulate::SimulateError;
 use crate::telemetry::{Telemetry, TelemetryConfig, suppresses_warnings};
-use crate::{check, demo, doctor, version};
+use crate::{check, demo, doctor, manage, version};
 
 /// Time limit for exporters to send pending data at exit.
 const TELEMETRY_FLUSH: Duration = Duration::from_secs(5);
@@ -41,6 +42,10 @@ pub fn run(arguments: Arguments) -> Exit {
             std::thread::sleep(Duration::from_secs(seconds));
             Exit::Done
         }
+        Command::Models(arguments) => managed(manage::run(&arguments, config)),
+        Command::Cordon(arguments) => managed(manage::cordon(&arguments, true, config)),
+        Command::Uncordon(arguments) => managed(manage::cordon(&arguments, false, config)),
+        Command::Drain(arguments) => managed(manage::drain(&arguments, config)),
         Command::Simulate(arguments) => simulate(&arguments),
         Command::Reference { example: true, .. } => print(settings::example_file()),
         Command::Reference {
@@ -268,6 +273,18 @@ fn keygen(name: &str, is_admin: bool) -> Exit {
         Ok((key, line)) => print(format!(
             "key for the client:\n  {key}\nline for {variable} or its file:\n  {line}\n"
         )),
+        Err(error) => print_error(error, Exit::Failed),
+    }
+}
+
+/// Runs a command for a running gateway.
+fn managed(work: impl Future<Output = Result<(), ManageError>>) -> Exit {
+    match block_on_current_thread(work) {
+        Ok(Ok(())) => Exit::Done,
+        Ok(Err(error)) => {
+            let exit = error.exit();
+            print_error(error, exit)
+        }
         Err(error) => print_error(error, Exit::Failed),
     }
 }

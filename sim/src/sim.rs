@@ -41,6 +41,7 @@ pub(crate) struct Server {
     pub(crate) clock: Clock,
     pub(crate) prefixes: Option<Mutex<PrefixCache>>,
     pub(crate) blobs: Mutex<HashSet<String>>,
+    pub(crate) registry: BTreeMap<String, Installed>,
     models: Mutex<BTreeMap<String, Installed>>,
     gate: watch::Sender<Gate>,
     ids: AtomicU64,
@@ -123,6 +124,7 @@ impl Server {
 pub struct SimBuilder {
     version: String,
     models: Vec<ModelSpec>,
+    registry: Vec<ModelSpec>,
     max_queue: usize,
     max_loaded: usize,
     speed: Option<f64>,
@@ -154,6 +156,7 @@ impl Sim {
         SimBuilder {
             version: "0.33.0-rc2".to_owned(),
             models: Vec::new(),
+            registry: Vec::new(),
             max_queue: 512,
             max_loaded: 3,
             speed: None,
@@ -169,6 +172,12 @@ impl SimBuilder {
     /// Installs a model.
     pub fn model(mut self, model: ModelSpec) -> Self {
         self.models.push(model);
+        self
+    }
+
+    /// Puts a model into the registry from which the server pulls; by default it is empty.
+    pub fn in_registry(mut self, model: ModelSpec) -> Self {
+        self.registry.push(model);
         self
     }
 
@@ -232,7 +241,7 @@ impl SimBuilder {
         let events = log.events.clone();
         let (gate, opened) = watch::channel(Gate::Open);
         let started = Timestamp::now();
-        let models = self.models.into_iter().filter_map(|spec| {
+        let install = |spec: ModelSpec| {
             let name = Name::parse(&spec.name)?;
             let spec = spec.at_speed(self.speed.unwrap_or(1.0));
             let installed = Installed {
@@ -242,7 +251,9 @@ impl SimBuilder {
                 spec: Arc::new(spec),
             };
             Some((name.key(), installed))
-        });
+        };
+        let models = self.models.into_iter().filter_map(install);
+        let registry = self.registry.into_iter().filter_map(install);
         let server = Arc::new(Server {
             version: self.version,
             seed: self.seed,
@@ -259,6 +270,7 @@ impl SimBuilder {
             },
             prefixes: self.prefix_cache.map(PrefixCache::new).map(Mutex::new),
             blobs: Mutex::default(),
+            registry: registry.collect(),
             models: Mutex::new(models.collect()),
             log,
             gate,

@@ -1,7 +1,9 @@
-//! The service of the admin listener: metrics, the status of backends and queue, and the last
-//! choices of a backend.
+//! The service of the admin listener: metrics, the status of backends, models and queue, and the
+//! last choices of a backend.
 
+mod backends;
 mod decisions;
+mod models;
 mod status;
 
 use std::convert::Infallible;
@@ -14,12 +16,56 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
+use llamatower_layers::api_key::{ApiKeyLayer, KeySet};
+use llamatower_layers::live::Live;
+use llamatower_layers::{BoxError, Failure};
 use serde_json::Value;
 use tokio::time::Instant;
-use tower::Service;
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::cloud::Cloud;
 use crate::telemetry::{FleetView, Telemetry};
+use backends::Verb;
+
+/// The service of the admin listener. Changes from other machines need an administrator's key.
+pub fn service<B: Send + 'static>(
+    admin: Admin,
+    keys: impl Into<Live<KeySet>>,
+) -> impl Service<
+    Request<B>,
+    Response = Response<Full<Bytes>>,
+    Error = Infallible,
+    Future: Send + 'static,
+> + Clone
++ Send
++ 'static {
+    let keys = ApiKeyLayer::new(keys)
+        .with_rule(backends::access)
+        .with_management_hint(
+            "set LLAMATOWER_ADMIN_KEYS (`llamatower keygen --admin` generates a key)",
+        );
+    let checked = keys.layer(admin);
+    service_fn(move |request| {
+        let answer = checked.clone().oneshot(request);
+        async {
+            Ok(answer
+                .await
+                .unwrap_or_else(|error: BoxError| refused(&error)))
+        }
+    })
+}
+
+/// The answer to a request without the key that it needs.
+fn refused(error: &BoxError) -> Response<Full<Bytes>> {
+    match Failure::find(&**error) {
+        Some(failure) => {
+            let mut answer = refusal(failure.status(), failure.to_string());
+            failure.write_headers(answer.headers_mut());
+            answer
+        }
+        None => refusal(StatusCode::INTERNAL_SERVER_ERROR, "500 internal error"),
+    }
+}
 
 /// Serves operators. `/health` is served by the edge.
 #[derive(Clone)]
@@ -58,13 +104,19 @@ impl Admin {
             (&(Method::GET | Method::HEAD), "/status/decisions") => {
                 json_page(&decisions::page(&self.fleet.decisions(), Instant::now()))
             }
-            (_, "/metrics" | "/status" | "/status/decisions") => {
-                let mut answer = refusal(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed");
-                answer
-                    .headers_mut()
-                    .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-                answer
+            (&(Method::GET | Method::HEAD), "/status/models") => {
+                json_page(&models::page(&self.fleet.status(), &self.fleet.drifts()))
             }
+            (_, "/metrics" | "/status" | "/status/decisions" | "/status/models") => {
+                wrong_method("GET, HEAD")
+            }
+            (&Method::POST, path) if let Some(verb) = Verb::of(path) => {
+                match verb.apply(&*self.fleet) {
+                    Some(done) => json_page(&done),
+                    None => refusal(StatusCode::NOT_FOUND, "404 there is no such backend"),
+                }
+            }
+            (_, path) if Verb::of(path).is_some() => wrong_method("POST"),
             _ => refusal(StatusCode::NOT_FOUND, "404 page not found"),
         }
     }
@@ -90,6 +142,13 @@ impl<B> Service<Request<B>> for Admin {
     }
 }
 
+fn wrong_method(allowed: &'static str) -> Response<Full<Bytes>> {
+    let mut answer = refusal(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed");
+    let allowed = HeaderValue::from_static(allowed);
+    answer.headers_mut().insert(ALLOW, allowed);
+    answer
+}
+
 fn json_page(content: &Value) -> Response<Full<Bytes>> {
     page("application/json", content.to_string().into())
 }
@@ -101,7 +160,7 @@ fn page(content_type: &'static str, text: Bytes) -> Response<Full<Bytes>> {
     answer
 }
 
-fn refusal(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+fn refusal(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut answer = page("text/plain; charset=utf-8", text.into());
     *answer.status_mut() = status;
     answer

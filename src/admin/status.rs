@@ -17,6 +17,7 @@ pub(super) fn page(fleet: &dyn FleetView, in_cloud: Option<&CloudStatus>) -> Val
         json!({
             "name": *backend.name,
             "is_up": backend.is_up,
+            "is_cordoned": backend.is_cordoned,
             "version": backend.version.as_deref(),
             "installed": backend.installed,
             "resident": backend.resident.as_ref().map(|rows| rows.iter().map(resident).collect::<Value>()),

@@ -4,6 +4,7 @@
 //! version, unloading a model) goes to all, and their responses are merged.
 
 mod attempt;
+pub mod everywhere;
 pub mod fleet;
 pub mod hold;
 pub mod hygiene;
@@ -131,6 +132,9 @@ where
                 Some(Operation::Models) => listed(List::Models),
                 Some(Operation::Pull) if let Some(refused) = pull::refused(&request) => {
                     Box::pin(pull::if_known(fleet, self.rules.clone(), refused, request))
+                }
+                Some(operation) if operation.is_management() && everywhere::is_meant(&request) => {
+                    Box::pin(everywhere::manage(fleet, operation, request))
                 }
                 Some(Operation::Model) if has_slash(&request) || self.names_an_alias(&request) => {
                     Box::pin(listed_model(

@@ -19,6 +19,7 @@
 mod aliases;
 mod cloud;
 mod consistency;
+mod declared_models;
 mod environment;
 mod error;
 
@@ -43,6 +44,7 @@ use crate::edge::ListenAddr;
 
 pub use crate::ollama::fleet::SlotRule;
 pub use cloud::{CloudModels, CloudWhen};
+pub use declared_models::DeclaredModels;
 pub use environment::Environment;
 pub use error::{Problem, SettingsError};
 pub use report::{EffectiveSetting, example_environment, example_file, reference};
@@ -90,15 +92,36 @@ impl Settings {
         file: Option<&Path>,
         environment: &Environment,
     ) -> Result<Vec<ListenAddr>, SettingsError> {
-        const KEY: &str = "listen.public";
+        Self::listeners_of("listen.public", parse::addresses, file, environment)
+    }
+
+    /// The addresses for operators, even if other settings are wrong; none if there is no such
+    /// listener.
+    ///
+    /// # Errors
+    /// The addresses cannot be parsed.
+    pub fn admin_listeners(
+        file: Option<&Path>,
+        environment: &Environment,
+    ) -> Result<Vec<ListenAddr>, SettingsError> {
+        let addresses = parse::or_off(parse::addresses);
+        Self::listeners_of("listen.admin", addresses, file, environment)
+    }
+
+    fn listeners_of(
+        key: &'static str,
+        parse: impl Fn(&str) -> parse::Parsed<Vec<ListenAddr>>,
+        file: Option<&Path>,
+        environment: &Environment,
+    ) -> Result<Vec<ListenAddr>, SettingsError> {
         let mut others = Vec::new();
         let mut reader = Reader::new(
             SETTINGS,
             Texts::gather(SETTINGS, file, environment, &mut others),
             Vec::new(),
         );
-        let listeners = reader.parsed(KEY, parse::addresses);
-        match listeners.filter(|_| reader.is_valid(KEY)) {
+        let listeners = reader.parsed(key, parse);
+        match listeners.filter(|_| reader.is_valid(key)) {
             Some(listeners) => Ok(listeners),
             None => {
                 reader.problems.extend(others);

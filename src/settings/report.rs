@@ -6,6 +6,7 @@ use llamatower_layers::api_key::{KeySet, Role};
 use serde_json::{Value, json};
 
 use super::aliases;
+use super::declared_models;
 use super::parse;
 use super::secret::Secret;
 use super::server_tables;
@@ -139,6 +140,8 @@ pub fn reference() -> String {
             in_table(setting.form.describe())
         );
     }
+    text.push_str(chapter_of(section));
+    text.push_str(declared_models::REFERENCE);
     text
 }
 
@@ -184,6 +187,7 @@ pub fn example_file() -> String {
             false => writeln!(text, "#{name} = {}", toml_value(setting)),
         };
     }
+    text.push_str(declared_models::EXAMPLE);
     text
 }
 

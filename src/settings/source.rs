@@ -6,6 +6,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 use super::aliases;
+use super::declared_models::DeclaredModels;
 use super::environment::Environment;
 use super::error::Problem;
 use super::nearest::nearest;
@@ -174,16 +175,7 @@ impl Texts {
         problems: &mut Vec<Problem>,
     ) -> Table {
         let path = file.display();
-        let text = std::fs::read_to_string(file);
-        let text = text.map_err(|error| format!("it cannot be read: {error}"));
-        let table = text.and_then(|text| {
-            let table: Result<Table, _> = text.parse();
-            table.map_err(|error| {
-                let error = without_quotations(&error.to_string());
-                format!("it is not valid TOML: {error}")
-            })
-        });
-        let table = table.unwrap_or_else(|reason| {
+        let table = read_table(file).unwrap_or_else(|reason| {
             problems.push(Problem::new(&path, reason));
             Table::new()
         });
@@ -200,6 +192,8 @@ impl Texts {
             self.unreadable.insert("routing.aliases");
         }
         problems.extend(wrong_aliases);
+        let (_, wrong_models) = DeclaredModels::take(&mut table, &path.to_string());
+        problems.extend(wrong_models);
         self.unknown_keys.extend(servers.unknown);
         let keys = leaves(&table).into_iter();
         let is_known = |key: &str| {
@@ -214,6 +208,17 @@ impl Texts {
         }));
         table
     }
+}
+
+/// The content of a TOML file, or why there is none.
+pub(super) fn read_table(file: &Path) -> Result<Table, String> {
+    let text = std::fs::read_to_string(file);
+    let text = text.map_err(|error| format!("it cannot be read: {error}"))?;
+    let table: Result<Table, _> = text.parse();
+    table.map_err(|error| {
+        let error = without_quotations(&error.to_string());
+        format!("it is not valid TOML: {error}")
+    })
 }
 
 /// The key that a wrong key probably means.

@@ -16,6 +16,9 @@ pub trait FleetView: Send + Sync {
     fn decisions(&self) -> Vec<Decision>;
     /// Whether a backend has a model of this name.
     fn knows(&self, model: &str) -> bool;
+    /// Takes the backend with this name out of the choice, or back into it. Returns whether there is
+    /// such a backend.
+    fn set_cordoned(&self, name: &str, is_cordoned: bool) -> bool;
 }
 
 impl<S: Send + Sync> FleetView for Fleet<S> {
@@ -33,6 +36,9 @@ impl<S: Send + Sync> FleetView for Fleet<S> {
     }
     fn knows(&self, model: &str) -> bool {
         Fleet::knows(self, model)
+    }
+    fn set_cordoned(&self, name: &str, is_cordoned: bool) -> bool {
+        Fleet::set_cordoned(self, name, is_cordoned)
     }
 }
 

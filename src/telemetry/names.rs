@@ -157,7 +157,7 @@ pub const OTHER: &str = "other";
 
 /// The values of `error.type` in [`REFUSALS`]: the kinds of failures with which the gateway refuses
 /// a request before a backend is asked.
-pub const REFUSALS_BY_KIND: [&str; 44] = [
+pub const REFUSALS_BY_KIND: [&str; 46] = [
     "ambiguous_credential",
     "ambiguous_key",
     "at_capacity",
@@ -167,6 +167,7 @@ pub const REFUSALS_BY_KIND: [&str; 44] = [
     "body_too_large",
     "client_body_failed",
     "cloud_not_allowed",
+    "cordoned",
     "foreign_host",
     "foreign_origin",
     "head_timeout",
@@ -200,6 +201,7 @@ pub const REFUSALS_BY_KIND: [&str; 44] = [
     "unload_refused",
     "unsupported_encoding",
     "unsupported_transfer_encoding",
+    "unusable_targets",
     "wrong_key",
     "wrong_method",
 ];

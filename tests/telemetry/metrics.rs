@@ -92,6 +92,9 @@ impl FleetView for TwoBackends {
             is_up,
             version: None,
             installed: 0,
+            models_on_disk: std::sync::Arc::from([]),
+            is_ollama: true,
+            is_cordoned: false,
             resident: None,
             in_flight,
             rules: ServerRules::default(),
@@ -118,6 +121,10 @@ impl FleetView for TwoBackends {
 
     fn decisions(&self) -> Vec<Decision> {
         Vec::new()
+    }
+
+    fn set_cordoned(&self, _: &str, _: bool) -> bool {
+        false
     }
 
     fn queue_status(&self) -> Vec<QueueStatus> {
@@ -317,6 +324,7 @@ fn each_kind_of_failure_is_counted_from_the_start_or_comes_of_a_backend() {
         "no_limit_key",
         "refused_late_4xx",
         "refused_late_5xx",
+        "servers_failed",
         "uri_too_long",
         "ambiguous_path",
         "tunnel_refused",

@@ -318,7 +318,7 @@ fn status(text: &str) -> String {
 }
 
 /// A pull never uses the network: it fails like a pull without a network, unless the model is
-/// installed.
+/// installed or in the simulated registry. A model of the registry is installed with the last line.
 fn pull(call: &Call) -> Response<SimBody> {
     let name = name_in(call).unwrap_or_default();
     if call.server.find(name).is_some() {
@@ -329,6 +329,12 @@ fn pull(call: &Call) -> Response<SimBody> {
             "success",
         ];
         return progress(call, &steps.map(status));
+    }
+    let key = Name::parse(name).map(|name| name.key());
+    if let Some(key) = key
+        && let Some(model) = call.server.registry.get(&key)
+    {
+        return pull_from_registry(call, key, model.clone());
     }
     let manifest = Name::parse(name)
         .map(|name| name.manifest())
@@ -346,6 +352,34 @@ fn pull(call: &Call) -> Response<SimBody> {
     }
     let error = format!("{{\"error\":{}}}", go::to_string(&reason));
     progress(call, &[status("pulling manifest"), error])
+}
+
+fn pull_from_registry(call: &Call, key: String, model: Installed) -> Response<SimBody> {
+    let digest = format!("sha256:{}", model.digest);
+    let total = model.spec.size;
+    let layer = |completed: u64| {
+        let status = format!("pulling {}", &model.digest[..12.min(model.digest.len())]);
+        json!({"status": status, "digest": digest, "total": total, "completed": completed})
+            .to_string()
+    };
+    let steps = [
+        status("pulling manifest"),
+        layer(total / 2),
+        layer(total),
+        status("verifying sha256 digest"),
+        status("writing manifest"),
+        status("success"),
+    ];
+    let mut answer = progress(call, &steps);
+    let server = call.server.clone();
+    let install = move || {
+        server.models().insert(key, model);
+    };
+    match answer.body().is_lines() {
+        true => answer.body_mut().at_last_line(install),
+        false => install(),
+    }
+    answer
 }
 
 fn push(call: &Call) -> Result<Response<SimBody>, Problem> {

@@ -21,6 +21,8 @@ pub(crate) struct SimBody {
     source: Source,
     fault: Option<BodyFault>,
     guard: Option<ExchangeGuard>,
+    /// Runs when the last line is sent.
+    at_last_line: Option<Box<dyn FnOnce() + Send>>,
 }
 
 enum Source {
@@ -79,6 +81,7 @@ impl SimBody {
             source,
             fault: None,
             guard: None,
+            at_last_line: None,
         }
     }
 
@@ -98,6 +101,11 @@ impl SimBody {
         Self::new(Source::Generation(Box::new(generation)))
     }
 
+    /// Runs `act` when the last line of the body is sent.
+    pub(crate) fn at_last_line(&mut self, act: impl FnOnce() + Send + 'static) {
+        self.at_last_line = Some(Box::new(act));
+    }
+
     pub(crate) fn set_fault(&mut self, fault: BodyFault) {
         self.fault = Some(fault);
     }
@@ -115,6 +123,11 @@ impl SimBody {
         matches!(self.source, Source::Generation(_))
     }
 
+    /// Whether the body consists of existing lines.
+    pub(crate) fn is_lines(&self) -> bool {
+        matches!(self.source, Source::Lines(_))
+    }
+
     fn is_chunked(&self) -> bool {
         !matches!(self.source, Source::Full(_))
     }
@@ -122,7 +135,15 @@ impl SimBody {
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         match &mut self.source {
             Source::Full(bytes) => Poll::Ready(bytes.take()),
-            Source::Lines(lines) => Poll::Ready(lines.pop_front()),
+            Source::Lines(lines) => {
+                let line = lines.pop_front();
+                if lines.is_empty()
+                    && let Some(act) = self.at_last_line.take()
+                {
+                    act();
+                }
+                Poll::Ready(line)
+            }
             Source::Generation(generation) => generation.poll_line(cx),
         }
     }

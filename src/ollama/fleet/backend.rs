@@ -46,6 +46,7 @@ pub struct Backend {
     /// `None` for an Ollama.
     openai: Option<Arc<Server>>,
     is_up: AtomicBool,
+    is_cordoned: AtomicBool,
     /// How often it has come up.
     ups: AtomicU64,
     /// Whether "the backend is up" was logged since it came up.
@@ -98,6 +99,7 @@ impl Backend {
             address,
             rules: ServerRules::default(),
             is_up: AtomicBool::new(is_up),
+            is_cordoned: AtomicBool::new(false),
             ups: AtomicU64::new(0),
             is_logged_up: AtomicBool::new(false),
             version: Mutex::default(),
@@ -147,6 +149,16 @@ impl Backend {
     /// Whether the last probe or connection succeeded.
     pub fn is_up(&self) -> bool {
         self.is_up.load(Ordering::Relaxed)
+    }
+
+    /// Whether an operator has taken it out of the choice: no new request is routed there.
+    pub fn is_cordoned(&self) -> bool {
+        self.is_cordoned.load(Ordering::Relaxed)
+    }
+
+    /// Sets whether it is cordoned; returns whether it was.
+    pub(super) fn set_cordoned(&self, is_cordoned: bool) -> bool {
+        self.is_cordoned.swap(is_cordoned, Ordering::Relaxed)
     }
 
     /// Records whether the backend is up.

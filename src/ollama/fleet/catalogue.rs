@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::backend::Unreachable;
+use super::cordon::Cordoned;
 use super::drift::{Drift, DriftLog};
 use super::inventory::Installed;
 use super::member::Member;
@@ -94,7 +95,8 @@ impl<S> Members<S> {
         }
     }
 
-    /// The backends that have a model and may serve it, whether they are up or down.
+    /// The backends that have a model and may serve it, whether they are up or down. Cordoned ones are
+    /// not among them.
     pub(super) fn holders(&self, model: &ModelName) -> &[Arc<Member<S>>] {
         self.by_model
             .get(model)
@@ -108,8 +110,12 @@ impl<S> Members<S> {
     /// An OpenAI-compatible server whose models are known is no candidate then: llama.cpp's servers
     /// answer with another model.
     pub(super) fn candidates(&self, model: Option<&ModelName>) -> Cow<'_, [Arc<Member<S>>]> {
+        let is_open = |member: &&Arc<Member<S>>| !member.backend.is_cordoned();
         let Some(model) = model else {
-            return Cow::Borrowed(&self.all);
+            return match self.all.iter().all(|member| is_open(&member)) {
+                true => Cow::Borrowed(&self.all),
+                false => self.all.iter().filter(is_open).cloned().collect(),
+            };
         };
         let holders = self.holders(model);
         if !holders.is_empty() {
@@ -117,12 +123,34 @@ impl<S> Members<S> {
         }
         let answers_rightly =
             |member: &Member<S>| member.backend.openai().is_none() || member.models().is_empty();
-        let may_serve =
-            |member: &&Arc<Member<S>>| member.backend.allows(model) && answers_rightly(member);
+        let may_serve = |member: &&Arc<Member<S>>| {
+            is_open(member) && member.backend.allows(model) && answers_rightly(member)
+        };
         match self.all.iter().all(|member| may_serve(&member)) {
             true => Cow::Borrowed(&self.all),
             false => self.all.iter().filter(may_serve).cloned().collect(),
         }
+    }
+
+    /// The error for a request that only cordoned backends could serve. Without it, another backend
+    /// would be asked for a model that it does not have.
+    pub(super) fn only_cordoned(&self, model: Option<&ModelName>) -> Option<Cordoned> {
+        let has = |member: &Member<S>, model: &ModelName| {
+            let models = member.models();
+            let is_there = models.iter().any(|installed| installed.name == *model);
+            is_there && member.backend.allows(model)
+        };
+        if model.is_some_and(|model| !self.holders(model).is_empty()) {
+            return None;
+        }
+        let nobody_else = self.candidates(model).is_empty();
+        let could_serve = |member: &&Arc<Member<S>>| {
+            member.backend.is_cordoned()
+                && (nobody_else || model.is_some_and(|model| has(member, model)))
+        };
+        let names = self.all.iter().filter(could_serve);
+        let names: Vec<_> = names.map(|member| member.backend.name().clone()).collect();
+        (!names.is_empty()).then(|| Cordoned::new(&names))
     }
 
     /// Whether a model that no backend [has](Self::holders) must be refused: no backend may serve
@@ -200,6 +228,13 @@ impl<S> Catalogue<S> {
         self.refreshes.send_modify(|_| ());
     }
 
+    /// Applies that a backend was cordoned, or is no longer.
+    pub(super) fn note_cordon(&self) {
+        self.members
+            .rcu(|known| Members::new(known.by_host.clone()));
+        self.refreshes.send_modify(|_| ());
+    }
+
     pub(super) fn refreshes_asked(&self) -> u64 {
         self.refreshes.borrow().asked
     }
@@ -250,7 +285,10 @@ impl<S> Catalogue<S> {
 
 fn by_model<S>(members: &[Arc<Member<S>>]) -> HashMap<ModelName, Row<S>> {
     let mut rows: HashMap<ModelName, Row<S>> = HashMap::default();
-    for member in members {
+    let open = members
+        .iter()
+        .filter(|member| !member.backend.is_cordoned());
+    for member in open {
         let models = member.models();
         let allowed = models.iter();
         for model in allowed.filter(|model| member.backend.allows(&model.name)) {

@@ -8,7 +8,7 @@ use llamatower_layers::breaker::Token;
 use llamatower_layers::llm_request::PromptPrefix;
 use llamatower_layers::queue::{Dispatch, Line};
 use llamatower_layers::retry::Attempts;
-use llamatower_layers::{BoxError, ModelName};
+use llamatower_layers::{BoxError, Failure, ModelName};
 
 use super::catalogue::{Catalogue, Members};
 use super::flight::Flight;
@@ -102,7 +102,7 @@ impl<S> Dispatcher<S> {
     ) -> Option<Slot<S>> {
         let ask = need.ask(model, line);
         let tried = need.tried();
-        let view = |id: ServerId| Some(view(members.by_id(id)?, &ask, &tried));
+        let view = |id: ServerId| view(members.by_id(id)?, &ask, &tried);
         let grant = self.router.change(|policy| policy.choose(&ask, view))?;
         let flight = Flight::new(model.clone(), grant, self.router.clone());
         let member = members.by_id(grant.server)?;
@@ -133,15 +133,19 @@ impl<S> Dispatcher<S> {
     }
 }
 
-/// What the policy is told of a backend, for a request that has tried these backends before.
-pub(super) fn view<S>(member: &Member<S>, ask: &Ask<'_>, tried: &[Arc<str>]) -> View {
+/// What the policy is told of a backend, for a request that has tried these backends before; `None`
+/// if it is cordoned.
+pub(super) fn view<S>(member: &Member<S>, ask: &Ask<'_>, tried: &[Arc<str>]) -> Option<View> {
+    if member.backend.is_cordoned() {
+        return None;
+    }
     let standing = member.outliers.standing(ask.model, ask.now);
     let standing = standing.for_attempt(!tried.is_empty());
-    View {
+    Some(View {
         availability: availability(member, standing),
         was_tried: tried.contains(member.backend.name()),
         is_trial: standing == Standing::TrialDue,
-    }
+    })
 }
 
 fn availability<S>(member: &Member<S>, standing: Standing) -> Availability {
@@ -180,7 +184,10 @@ impl<S> Dispatch for Dispatcher<S> {
             .filter(|model| class.runs_model && !members.holders(model).is_empty());
         Ok(match held {
             Some(model) => self.take(&members, model, need, line),
-            None => self.take_any(&members.candidates(class.model.as_ref()), need),
+            None => match members.only_cordoned(class.model.as_ref()) {
+                Some(cordoned) => return Err(Failure::from(cordoned).into()),
+                None => self.take_any(&members.candidates(class.model.as_ref()), need),
+            },
         })
     }
 

@@ -58,7 +58,7 @@ impl<S: Send + Sync> KnownModels for FleetModels<S> {
         self.0.router.change(|policy| {
             line.waiting = policy.waiting(model) + 1;
             let ask = need.ask(model, line);
-            policy.expected(&ask, |id| Some(view(members.by_id(id)?, &ask, &[])))
+            policy.expected(&ask, |id| view(members.by_id(id)?, &ask, &[]))
         })
     }
 }

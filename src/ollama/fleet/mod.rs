@@ -6,6 +6,7 @@
 mod backend;
 mod catalogue;
 mod config;
+mod cordon;
 mod dispatch;
 mod drift;
 pub(crate) mod estimates;
@@ -25,6 +26,7 @@ mod resolve;
 mod router;
 mod rules;
 mod supervise;
+mod targets;
 mod trial;
 
 use std::fmt;
@@ -48,6 +50,7 @@ use tokio::time::{Instant, timeout_at};
 
 pub use backend::{Backend, Unreachable};
 pub use config::{ContextRules, Dns, FleetConfig, ProbeClocks, QueueRules, Share, SlotRule};
+pub use cordon::Cordoned;
 pub use dispatch::{Class, Dispatcher, Need};
 pub use drift::Drift;
 pub use explain::LatestTerms;
@@ -65,6 +68,7 @@ pub use policy::{Residency, SlotSource, SlotStatus, Terms};
 pub use preload::{PreloadState, PreloadStatus};
 pub use router::LoadObserver;
 pub use rules::{AllowedModels, InvalidPattern, ModelPattern, Preload, ServerRules};
+pub use targets::{Chosen, Concern, Targets, UnusableTargets};
 
 use crate::client::Client;
 use crate::ollama::upstream::Address;
@@ -115,10 +119,16 @@ pub struct BackendStatus {
     pub name: Arc<str>,
     /// Whether it is up.
     pub is_up: bool,
+    /// Whether an operator has taken it out of the choice.
+    pub is_cordoned: bool,
     /// The version of its Ollama, as read when it came up.
     pub version: Option<Arc<str>>,
     /// The number of models on its disk.
     pub installed: usize,
+    /// The models on its disk.
+    pub models_on_disk: Arc<[Installed]>,
+    /// Whether it is an Ollama, whose models can be managed.
+    pub is_ollama: bool,
     /// The models in its memory; `None` if they are not known.
     pub resident: Option<Arc<[Resident]>>,
     /// Requests of this gateway in flight.
@@ -216,8 +226,11 @@ impl<S> Fleet<S> {
             BackendStatus {
                 name: member.backend.name().clone(),
                 is_up: member.backend.is_up(),
+                is_cordoned: member.backend.is_cordoned(),
                 version: member.backend.version(),
                 installed: member.models().len(),
+                models_on_disk: member.models(),
+                is_ollama: member.backend.openai().is_none(),
                 resident: member.resident(),
                 in_flight: member.in_flight(),
                 rules: member.backend.rules().clone(),
@@ -424,6 +437,9 @@ impl<S> Fleet<S> {
     /// be asked otherwise.
     fn check_allowed(&self, class: &Class, request: &Parts) -> Result<(), Failure> {
         let members = self.catalogue.members();
+        if let Some(cordoned) = members.only_cordoned(class.model.as_ref()) {
+            return Err(cordoned.into());
+        }
         let is_withheld = |model| members.is_withheld(model);
         if !class.model.as_ref().is_some_and(is_withheld) {
             return Ok(());

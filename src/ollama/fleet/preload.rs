@@ -253,7 +253,8 @@ impl<S> Fleet<S> {
     }
 
     fn next_step(&self, member: &Arc<Member<S>>, row: &mut Row, starts: Starts) -> Step {
-        if !member.backend.is_up() || !member.was_probed() {
+        let backend = &member.backend;
+        if !backend.is_up() || backend.is_cordoned() || !member.was_probed() {
             row.wait();
             return Step::Nothing;
         }

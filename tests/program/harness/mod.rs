@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 pub(crate) use cloud::{Cloud, Reply};
 pub(crate) use connection::{Connection, End};
 pub(crate) use dns::{Dns, Zone};
-pub(crate) use process::{Gateway, run};
+pub(crate) use process::{Exited, Gateway, run};
 
 /// The time limit for every wait; a passing run never reaches it.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -100,6 +100,11 @@ impl Gateway {
         self.client.get(self.url(path))
     }
 
+    /// A DELETE request with JSON.
+    pub(crate) fn delete(&self, path: &str, body: &Value) -> reqwest::RequestBuilder {
+        self.client.delete(self.url(path)).json(body)
+    }
+
     /// Posts JSON and reads the whole response.
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         send(self.post_request(path, body)).await
@@ -108,6 +113,16 @@ impl Gateway {
     /// A request that posts JSON.
     pub(crate) fn post_request(&self, path: &str, body: &Value) -> reqwest::RequestBuilder {
         self.client.post(self.url(path)).json(body)
+    }
+
+    /// The address of the admin listener.
+    pub(crate) fn admin_url(&self) -> String {
+        format!("http://{}", self.operators)
+    }
+
+    /// A POST request to the admin listener, without a body.
+    pub(crate) fn admin_post(&self, path: &str) -> reqwest::RequestBuilder {
+        self.client.post(format!("{}{path}", self.admin_url()))
     }
 
     /// A page of the admin listener.

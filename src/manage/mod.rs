@@ -1,0 +1,193 @@
+//! `llamatower models`: manages the models of all servers through a running gateway.
+
+mod arguments;
+mod cordon;
+mod error;
+mod gateway;
+mod list;
+mod progress;
+mod sync;
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use reqwest::Method;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+pub use arguments::{ModelsArguments, ModelsCommand, OperatorArguments, ServerArguments};
+pub(crate) use cordon::{cordon, drain};
+pub(crate) use error::ManageError;
+use gateway::{GatewayClient, error_text};
+use list::ModelsPage;
+use progress::{Progress, Step};
+
+/// Runs a command for models.
+///
+/// # Errors
+/// The gateway cannot be asked, or the command failed on a server.
+pub(crate) async fn run(
+    arguments: &ModelsArguments,
+    config: Option<&Path>,
+) -> Result<(), ManageError> {
+    let gateway = GatewayClient::new(arguments.url.as_deref(), &arguments.gateway, config)?;
+    let as_json = arguments.gateway.json;
+    match &arguments.command {
+        ModelsCommand::List => list(&gateway, as_json).await,
+        ModelsCommand::Pull { models, servers } => {
+            let mut errors = Vec::new();
+            for model in models {
+                errors.extend(
+                    pull(&gateway, model, servers.as_deref(), as_json)
+                        .await
+                        .err(),
+                );
+            }
+            ManageError::of_all(errors)
+        }
+        ModelsCommand::Rm { models, servers } => {
+            let mut errors = Vec::new();
+            for model in models {
+                errors.extend(remove(&gateway, model, servers, as_json).await.err());
+            }
+            ManageError::of_all(errors)
+        }
+        ModelsCommand::Sync { dry_run, prune } => {
+            let options = sync::Options {
+                is_dry_run: *dry_run,
+                prunes: *prune,
+                as_json,
+            };
+            sync::sync(&gateway, options, config).await
+        }
+        ModelsCommand::Load { model } => {
+            let body = json!({"model": model});
+            memory(&gateway, body, ("loaded", "load"), model, as_json).await
+        }
+        ModelsCommand::Unload { model } => {
+            let body = json!({"model": model, "keep_alive": 0});
+            memory(&gateway, body, ("unloaded", "unload"), model, as_json).await
+        }
+    }
+}
+
+const LIST: &str = "list the models";
+
+async fn list(gateway: &GatewayClient, as_json: bool) -> Result<(), ManageError> {
+    let text = match as_json {
+        true => {
+            let page = gateway.operate(Method::GET, "/status/models", LIST).await?;
+            let page: Value = read(&page, LIST)?;
+            format!("{page:#}\n")
+        }
+        false => models_page(gateway).await?.table(),
+    };
+    Ok(io::stdout().write_all(text.as_bytes())?)
+}
+
+/// The models of all servers.
+async fn models_page(gateway: &GatewayClient) -> Result<ModelsPage, ManageError> {
+    let page = gateway.operate(Method::GET, "/status/models", LIST).await?;
+    read(&page, LIST)
+}
+
+/// Reads a JSON page of the gateway.
+fn read<T: DeserializeOwned>(page: &[u8], action: &str) -> Result<T, ManageError> {
+    serde_json::from_slice(page).map_err(|error| ManageError::Failed {
+        action: action.to_owned(),
+        reason: format!("the response of the gateway is wrong: {error}"),
+    })
+}
+
+/// Pulls a model, and shows the progress.
+async fn pull(
+    gateway: &GatewayClient,
+    model: &str,
+    servers: Option<&str>,
+    as_json: bool,
+) -> Result<(), ManageError> {
+    let action = format!("pull {model}");
+    let failed = |reason: String| ManageError::Failed {
+        action: action.clone(),
+        reason,
+    };
+    let body = json!({"model": model});
+    let sent = gateway.send(Method::POST, "/api/pull", &body, servers, &action);
+    let mut lines = sent.await?;
+    let only_server = lines.server();
+    let mut progress = Progress::new(as_json);
+    let mut has_succeeded = false;
+    while let Some(line) = lines.next().await? {
+        let step: Step = serde_json::from_slice(&line)
+            .map_err(|error| failed(format!("a line of the response is wrong: {error}")))?;
+        // Without several servers no line names one.
+        let server = step.server.as_ref().or(only_server.as_ref());
+        has_succeeded = step.status == "success" && (step.server.is_none());
+        let is_summary = server.is_none();
+        if as_json || !is_summary {
+            progress.show(server.map_or("", |server| server), &step, &line)?;
+        }
+        if let Some(error) = step.error {
+            return Err(failed(error));
+        }
+    }
+    match has_succeeded {
+        true => Ok(()),
+        false => Err(failed(
+            "the response ended before the pull was complete".to_owned(),
+        )),
+    }
+}
+
+async fn remove(
+    gateway: &GatewayClient,
+    model: &str,
+    servers: &str,
+    as_json: bool,
+) -> Result<(), ManageError> {
+    let (action, body) = (format!("delete {model}"), json!({"model": model}));
+    let servers = Some(servers);
+    let sent = gateway.send(Method::DELETE, "/api/delete", &body, servers, &action);
+    let response = sent.await?.whole().await?;
+    if let Some(reason) = error_text(&response) {
+        return Err(ManageError::Failed { action, reason });
+    }
+    tell(
+        as_json,
+        json!({"model": model, "status": "deleted"}),
+        &format!("{model}: deleted"),
+    )
+}
+
+/// Loads or unloads a model.
+async fn memory(
+    gateway: &GatewayClient,
+    body: Value,
+    (done, verb): (&str, &str),
+    model: &str,
+    as_json: bool,
+) -> Result<(), ManageError> {
+    let action = format!("{verb} {model}");
+    let sent = gateway.send(Method::POST, "/api/generate", &body, None, &action);
+    let response = sent.await?;
+    let server = response.server();
+    let page = response.whole().await?;
+    if let Some(reason) = error_text(&page) {
+        return Err(ManageError::Failed { action, reason });
+    }
+    let text = match &server {
+        // An unload reaches all servers.
+        Some(server) if verb == "load" => format!("{model}: {done} on {server}"),
+        _ => format!("{model}: {done}"),
+    };
+    tell(as_json, json!({"model": model, "status": done}), &text)
+}
+
+fn tell(as_json: bool, json: Value, text: &str) -> Result<(), ManageError> {
+    let mut out = io::stdout().lock();
+    match as_json {
+        true => writeln!(out, "{json}")?,
+        false => writeln!(out, "{text}")?,
+    }
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! `llamatower models sync`: installs the models that the file declares.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::Path;
+
+use llamatower_layers::ModelName;
+use serde_json::json;
+
+use super::error::ManageError;
+use super::gateway::GatewayClient;
+use super::list::ModelsPage;
+use super::{models_page, pull, remove};
+use crate::settings::DeclaredModels;
+
+/// What to do about differences.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Options {
+    /// Only report them.
+    pub(super) is_dry_run: bool,
+    /// Also delete models that are not declared.
+    pub(super) prunes: bool,
+    pub(super) as_json: bool,
+}
+
+/// The differences between what is declared and what is installed: for each model, the servers.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Drift {
+    missing: BTreeMap<String, Vec<String>>,
+    undeclared: BTreeMap<String, Vec<String>>,
+}
+
+/// Pulls the declared models that are missing.
+///
+/// # Errors
+/// The declaration cannot be used, or a command failed on a server. In a dry run a missing model is
+/// an error too, and with pruning an undeclared one.
+pub(super) async fn sync(
+    gateway: &GatewayClient,
+    options: Options,
+    config: Option<&Path>,
+) -> Result<(), ManageError> {
+    let declared = declared(config)?;
+    let page = models_page(gateway).await?;
+    let mut drift = Drift::between(&declared, &page)?;
+    if !options.prunes {
+        drift.undeclared.clear();
+    }
+    if options.is_dry_run {
+        return drift.report(options.as_json);
+    }
+    let mut errors = Vec::new();
+    for (model, servers) in &drift.missing {
+        let servers = servers.join(",");
+        let pulled = pull(gateway, model, Some(&servers), options.as_json).await;
+        errors.extend(pulled.err());
+    }
+    for (model, servers) in &drift.undeclared {
+        let servers = servers.join(",");
+        errors.extend(
+            remove(gateway, model, &servers, options.as_json)
+                .await
+                .err(),
+        );
+    }
+    ManageError::of_all(errors)
+}
+
+fn declared(config: Option<&Path>) -> Result<DeclaredModels, ManageError> {
+    let file = config.ok_or_else(|| {
+        ManageError::Arguments(
+            "give the file with the table [models] with --config or LLAMATOWER_CONFIG".to_owned(),
+        )
+    })?;
+    let declared = DeclaredModels::load(file);
+    let declared = declared.map_err(|error| ManageError::Arguments(error.to_string()))?;
+    match declared.is_empty() {
+        true => Err(ManageError::Arguments(format!(
+            "{} has no table [models]",
+            file.display()
+        ))),
+        false => Ok(declared),
+    }
+}
+
+impl Drift {
+    fn between(declared: &DeclaredModels, page: &ModelsPage) -> Result<Self, ManageError> {
+        let servers: Vec<_> = page
+            .servers
+            .iter()
+            .filter(|server| server.is_ollama)
+            .collect();
+        let named = |name: &str| servers.iter().any(|server| server.is_called(name));
+        if let Some(unknown) = declared.by_server.keys().find(|name| !named(name)) {
+            let known: Vec<_> = servers.iter().map(|server| &*server.name).collect();
+            return Err(ManageError::Arguments(format!(
+                "[models] names the server {unknown:?}; the gateway's servers are {}",
+                known.join(", ")
+            )));
+        }
+        let mut drift = Self::default();
+        for server in servers {
+            let own = declared.by_server.iter();
+            let own = own.filter(|(name, _)| server.is_called(name));
+            let own = own.flat_map(|(_, models)| models);
+            let wanted: Vec<&ModelName> = declared.all.iter().chain(own).collect();
+            let installed = page.installed_on(&server.name);
+            let is_there = |model: &ModelName| installed.iter().any(|(_, name)| name == model);
+            for model in wanted.iter().filter(|model| !is_there(model)) {
+                let servers = drift.missing.entry(model.to_string()).or_default();
+                if !servers.contains(&server.name) {
+                    servers.push(server.name.clone());
+                }
+            }
+            for (text, model) in &installed {
+                if !wanted.contains(&model) {
+                    let servers = drift.undeclared.entry(text.clone()).or_default();
+                    servers.push(server.name.clone());
+                }
+            }
+        }
+        Ok(drift)
+    }
+
+    /// Prints the differences.
+    fn report(&self, as_json: bool) -> Result<(), ManageError> {
+        let mut out = io::stdout().lock();
+        if as_json {
+            let page = json!({"missing": self.missing, "undeclared": self.undeclared});
+            writeln!(out, "{page}")?;
+        } else {
+            for (what, rows) in [
+                ("missing", &self.missing),
+                ("not declared", &self.undeclared),
+            ] {
+                for (model, servers) in rows {
+                    writeln!(out, "{model}: {what} on {}", servers.join(", "))?;
+                }
+            }
+        }
+        match *self == Self::default() {
+            true => Ok(()),
+            false => Err(ManageError::Failed {
+                action: "sync".to_owned(),
+                reason: "the installed models differ from the declared ones".to_owned(),
+            }),
+        }
+    }
+}
