@@ -68,7 +68,7 @@ pub enum ModelsCommand {
         #[arg(long, value_name = "all|NAME,..", default_value = "all")]
         servers: String,
     },
-    /// Pull the models that the table [models] of the file (--config) declares and servers lack.
+    /// Pull the models that the table `[models]` of the file (--config) declares and servers lack.
     Sync {
         /// Only print what is missing; exit with 1 if anything is.
         #[arg(long)]

@@ -1,9 +1,13 @@
 //! The example files that the program prints.
 
+use std::io::Write;
 use std::num::NonZeroUsize;
 
+use clap::Parser;
+use llamatower::cli::Arguments;
 use llamatower::ollama::fleet::SlotRule;
 use llamatower::ollama::upstream::Address;
+use llamatower::settings::DeclaredModels;
 
 use super::*;
 
@@ -107,6 +111,29 @@ fn the_examples_of_openai_compatible_servers_in_the_guide_load() {
     let loaded = load(&[(variable, value), tokens]).unwrap_or_else(|error| panic!("{error}"));
     let urls = &loaded.settings.backends.urls;
     assert_eq!(urls.iter().filter(|url| url.is_openai()).count(), 2);
+}
+
+#[test]
+fn the_examples_of_models_over_the_fleet_in_the_guide_can_be_used() {
+    let guide = include_str!("../../docs/models.md");
+    let (_, section) = guide
+        .split_once("## Models over the fleet")
+        .expect("a section");
+    let (section, _) = section.split_once("\n## ").expect("its end");
+    let (_, block) = section.split_once("```toml").expect("an example");
+    let (block, _) = block.split_once("```").expect("its end");
+    load_file(block, &[]).unwrap_or_else(|error| panic!("{error}"));
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(block.as_bytes()).expect("written");
+    let declared = DeclaredModels::load(file.path()).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(declared.all.len(), 1);
+    assert_eq!(declared.by_server["gpu-1:11434"].len(), 1);
+    let commands = section
+        .lines()
+        .filter(|line| line.starts_with("    llamatower "));
+    let parsed = commands.map(|line| Arguments::try_parse_from(line.split_whitespace()));
+    let parsed: Result<Vec<_>, _> = parsed.collect();
+    assert_eq!(parsed.unwrap_or_else(|error| panic!("{error}")).len(), 6);
 }
 
 #[test]
