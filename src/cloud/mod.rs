@@ -19,6 +19,7 @@ mod broken;
 mod clients;
 mod leaf;
 mod overflow;
+mod reason;
 mod rest;
 
 use std::num::NonZeroU64;
@@ -39,6 +40,7 @@ pub use broken::{CloudError, EventsBody};
 pub use clients::{CloudClients, CloudModelsLayer, CloudNotAllowed};
 pub use leaf::leaf;
 pub use overflow::{OverflowLayer, OverflowService};
+pub use reason::Reason;
 pub use rest::Rest;
 
 /// The name of the service in headers, logs and metrics.
@@ -46,28 +48,6 @@ pub const NAME: &str = "cloud";
 
 /// The number that stands for no limit of tokens, so that they are counted in any case.
 const UNLIMITED: NonZeroU64 = NonZeroU64::MIN.saturating_add((1 << 53) - 2);
-
-/// Why a request goes to the cloud.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// The servers that could answer are down or fail.
-    Down,
-    /// No server has the model.
-    Missing,
-    /// The wait for a slot is too long.
-    Busy,
-}
-
-impl Reason {
-    /// Its name in logs and metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Down => "down",
-            Self::Missing => "missing",
-            Self::Busy => "busy",
-        }
-    }
-}
 
 /// In the record of a request: it was answered by the cloud.
 #[derive(Clone, Copy, Debug)]

@@ -15,11 +15,8 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full, Limited};
 use llamatower_layers::body::ReplayBody;
 use llamatower_layers::model_alias::{Alias, Aliases, Asked, KnownModels, ModelAliasLayer};
-use llamatower_layers::queue::{QueueFull, QueueTimeout};
 use llamatower_layers::token_limit::TokensExhausted;
-use llamatower_layers::{
-    BoxError, Failure, LlmRequest, ModelName, Operation, Record, Replay, Side,
-};
+use llamatower_layers::{BoxError, Failure, LlmRequest, ModelName, Operation, Record, Replay};
 use tokio::time::timeout;
 use tower::{Layer, Service, ServiceExt};
 
@@ -223,7 +220,7 @@ where
                 }
             }
         };
-        let reason = reason(&answer).filter(|reason| self.overflow.cloud.is_for(*reason));
+        let reason = Reason::of(&answer).filter(|reason| self.overflow.cloud.is_for(*reason));
         let Some(reason) = reason else {
             return answer.map(from_fleet);
         };
@@ -353,32 +350,6 @@ where
         // Boxed, because the compiler cannot prove that the generic future is `Send`.
         let sending: Sending<_> = Box::pin(service.oneshot(request));
         Ok(sending.await?.map(AnswerBody::new))
-    }
-}
-
-/// Why the cloud may be asked after this result of the fleet.
-fn reason<R>(answer: &Result<Response<R>, BoxError>) -> Option<Reason> {
-    let by_status = |status: StatusCode| match status {
-        StatusCode::NOT_FOUND => Some(Reason::Missing),
-        StatusCode::NOT_IMPLEMENTED => None,
-        status if status.is_server_error() => Some(Reason::Down),
-        _ => None,
-    };
-    match answer {
-        // Ollama's queue is full.
-        Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => Some(Reason::Busy),
-        Ok(answer) => by_status(answer.status()),
-        Err(error) => {
-            let failure = Failure::find(&**error)?;
-            let is_busy = failure.caused_by::<QueueFull>().is_some()
-                || failure.caused_by::<QueueTimeout>().is_some();
-            match failure.side() {
-                _ if is_busy => Some(Reason::Busy),
-                // The gateway itself refuses the request.
-                Side::Gateway if failure.status().is_server_error() => None,
-                _ => by_status(failure.status()),
-            }
-        }
     }
 }
 
