@@ -72,7 +72,7 @@ mod tests {
             StatusCode::from_u16(self.1).unwrap()
         }
         fn kind(&self) -> &'static str {
-            "test"
+            "cloud_error"
         }
     }
 
