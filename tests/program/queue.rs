@@ -5,6 +5,7 @@ use std::time::Duration;
 use llamatower_sim::{Ending, Fault, FaultKind, ModelSpec, Sim, SimHandle};
 use serde_json::json;
 
+use crate::aliases::gateway_of;
 use crate::harness::{
     Connection, Gateway, chat, load, long_stream, run, send, sim_with, tiny, with, within_limit,
 };
@@ -303,7 +304,7 @@ async fn a_busy_response_is_passed_on_at_once_without_another_server() {
     ] {
         load(fleet[0]).await;
         fleet[0].arm(Fault::new(FaultKind::Busy).for_path("/api/chat"));
-        let gateway = Gateway::start(&fleet, &[]).await;
+        let gateway = gateway_of(&fleet, &[]).await;
         let answer = within_limit("an answer", async {
             loop {
                 let answer = gateway.post("/api/chat", &chat()).await;
