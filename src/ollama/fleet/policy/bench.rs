@@ -80,18 +80,9 @@ impl ChoiceBench {
     fn begin(&mut self, model: &ModelName) -> Option<FlightId> {
         self.now += Duration::from_millis(1);
         let ask = Ask {
-            model,
             prompt_tokens: 1000.0,
             output_tokens: Some(100.0),
-            num_ctx: None,
-            may_change_num_ctx: false,
-            prefix: &[],
-            prefix_part: 0.0,
-            streams: true,
-            waiting: 1,
-            may_probe_slots: true,
-            since: self.now,
-            now: self.now,
+            ..Ask::arriving(model, self.now)
         };
         let healthy = |_: ServerId| {
             Some(View {

@@ -48,7 +48,26 @@ pub(crate) struct Ask<'a> {
     pub(crate) now: Instant,
 }
 
-impl Ask<'_> {
+impl<'a> Ask<'a> {
+    /// A streamed request that arrives now while no other one waits, of which nothing but the model
+    /// is known.
+    pub(crate) fn arriving(model: &'a ModelName, now: Instant) -> Self {
+        Self {
+            model,
+            prompt_tokens: 0.0,
+            output_tokens: None,
+            num_ctx: None,
+            may_change_num_ctx: false,
+            prefix: &[],
+            prefix_part: 0.0,
+            streams: true,
+            waiting: 1,
+            may_probe_slots: true,
+            since: now,
+            now,
+        }
+    }
+
     /// The part of the prompt that is probably in the prefix cache of a server.
     pub(super) fn cached_part(&self, lane: &Lane) -> f64 {
         match self.prefix.len() {

@@ -170,20 +170,7 @@ mod tests {
 
     fn choose(policy: &mut Policy, state: impl Fn(ServerId) -> Availability) -> Grant {
         let (model, now) = (model(), Instant::now());
-        let ask = Ask {
-            model: &model,
-            prompt_tokens: 0.0,
-            output_tokens: None,
-            num_ctx: None,
-            may_change_num_ctx: false,
-            prefix: &[],
-            prefix_part: 0.0,
-            streams: true,
-            waiting: 1,
-            may_probe_slots: true,
-            since: now,
-            now,
-        };
+        let ask = Ask::arriving(&model, now);
         let view = |id| View {
             availability: state(id),
             was_tried: false,

@@ -108,18 +108,9 @@ mod tests {
 
     fn ask(model: &ModelName, waiting: usize, now: Instant) -> Ask<'_> {
         Ask {
-            model,
             prompt_tokens: 10.0,
-            output_tokens: None,
-            num_ctx: None,
-            may_change_num_ctx: false,
-            prefix: &[],
-            prefix_part: 0.0,
-            streams: true,
             waiting,
-            may_probe_slots: true,
-            since: now,
-            now,
+            ..Ask::arriving(model, now)
         }
     }
 

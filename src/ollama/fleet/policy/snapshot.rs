@@ -165,20 +165,7 @@ mod tests {
     }
 
     fn choose(policy: &mut Policy, model: &ModelName, now: Instant) -> Option<Grant> {
-        let ask = Ask {
-            model,
-            prompt_tokens: 0.0,
-            output_tokens: None,
-            num_ctx: None,
-            may_change_num_ctx: false,
-            prefix: &[],
-            prefix_part: 0.0,
-            streams: true,
-            waiting: 1,
-            may_probe_slots: true,
-            since: now,
-            now,
-        };
+        let ask = Ask::arriving(model, now);
         let view = View {
             availability: Availability::Healthy,
             was_tried: false,

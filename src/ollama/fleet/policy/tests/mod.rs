@@ -23,18 +23,9 @@ fn model(name: &str) -> ModelName {
 /// A request that has just arrived.
 fn ask(model: &ModelName, now: Instant) -> Ask<'_> {
     Ask {
-        model,
         prompt_tokens: 1000.0,
         output_tokens: Some(100.0),
-        num_ctx: None,
-        may_change_num_ctx: false,
-        prefix: &[],
-        prefix_part: 0.0,
-        streams: true,
-        waiting: 1,
-        may_probe_slots: true,
-        since: now,
-        now,
+        ..Ask::arriving(model, now)
     }
 }
 
@@ -321,18 +312,9 @@ fn the_only_healthy_one_of_many_servers_is_found() {
     let mut stage = Stage::new(200, &["m"]);
     let (model, now) = (model("m"), stage.now);
     let ask = Ask {
-        model: &model,
         prompt_tokens: 1000.0,
         output_tokens: Some(100.0),
-        num_ctx: None,
-        may_change_num_ctx: false,
-        prefix: &[],
-        prefix_part: 0.0,
-        streams: true,
-        waiting: 1,
-        may_probe_slots: true,
-        since: now,
-        now,
+        ..Ask::arriving(&model, now)
     };
     let healthy = stage.servers[137];
     let view = |id| {
