@@ -1,12 +1,9 @@
 //! Which models clients may use, and by which names: aliases, and the models of single keys.
 
 use std::collections::BTreeMap;
-use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 
-use futures_util::future::Either;
 use http::{Extensions, Request, StatusCode};
 use llamatower_layers::api_key::Identity;
 use llamatower_layers::live::Live;
@@ -14,7 +11,7 @@ use llamatower_layers::model_alias::{Aliases, Candidate};
 use llamatower_layers::{
     BoxError, Fail, Failure, LlmRequest, ModelName, Operation, RouteMatch, Side,
 };
-use tower::{Layer, Service};
+use tower::filter::Predicate;
 
 use crate::ollama::fleet::ModelPattern;
 use crate::settings::Settings;
@@ -92,7 +89,7 @@ impl ModelRules {
     }
 
     /// Refuses a request for a model that its key may not use.
-    fn check(&self, request: &Extensions) -> Result<(), Failure> {
+    fn check_model(&self, request: &Extensions) -> Result<(), Failure> {
         let Some(allowed) = self.allowed(request) else {
             return Ok(());
         };
@@ -152,43 +149,13 @@ impl Fail for ModelNotAllowed {
     }
 }
 
-/// Refuses requests for models that the client's key may not use. It stands inside of the scan and
-/// of the check of keys.
-#[derive(Clone, Debug)]
-pub struct AllowedModelsLayer(pub ModelRules);
+/// Refuses requests for models that the client's key may not use. As a filter it stands inside of the
+/// scan and of the check of keys.
+impl<B> Predicate<Request<B>> for ModelRules {
+    type Request = Request<B>;
 
-impl<S> Layer<S> for AllowedModelsLayer {
-    type Service = CheckModel<S>;
-
-    fn layer(&self, inner: S) -> CheckModel<S> {
-        let rules = self.0.clone();
-        CheckModel { inner, rules }
-    }
-}
-
-/// The service of [`AllowedModelsLayer`].
-#[derive(Clone, Debug)]
-pub struct CheckModel<S> {
-    inner: S,
-    rules: ModelRules,
-}
-
-impl<S, B> Service<Request<B>> for CheckModel<S>
-where
-    S: Service<Request<B>, Error = BoxError>,
-{
-    type Response = S::Response;
-    type Error = BoxError;
-    type Future = Either<S::Future, Ready<Result<S::Response, BoxError>>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        match self.rules.check(request.extensions()) {
-            Ok(()) => Either::Left(self.inner.call(request)),
-            Err(failure) => Either::Right(ready(Err(failure.into()))),
-        }
+    fn check(&mut self, request: Request<B>) -> Result<Request<B>, BoxError> {
+        self.check_model(request.extensions())?;
+        Ok(request)
     }
 }

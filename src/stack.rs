@@ -36,6 +36,7 @@ use llamatower_layers::token_limit::{MemoryStore, TokenLimitLayer};
 use llamatower_layers::usage::UsageLayer;
 use llamatower_layers::{BoxError, Failure, LlmRequest, Operation, RouteMatch, Side};
 use tokio_util::sync::CancellationToken;
+use tower::filter::FilterLayer;
 use tower::{Service, ServiceBuilder};
 use tower_http::request_id::{
     MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
@@ -46,9 +47,9 @@ use tower_http::sensitive_headers::{
 use uuid::Uuid;
 
 use crate::client::Client;
-use crate::cloud::{self, Cloud, CloudClients, CloudModelsLayer, OverflowLayer};
+use crate::cloud::{self, Cloud, CloudClients, OllamaCloudModels, OverflowLayer};
 use crate::live::{LiveSettings, TokenBudgets, runs_a_model};
-use crate::model_rules::{AllowedModelsLayer, ModelRules};
+use crate::model_rules::ModelRules;
 use crate::ollama::fleet::{Backend, Fleet, FleetModels, MayLoad};
 use crate::ollama::hold::hold_until_continue;
 use crate::ollama::hygiene::{clean_request, clean_response};
@@ -167,7 +168,7 @@ where
                 .with_prefix_blocks(prefix_blocks(&settings.backends.urls))
                 .with_memory_budget(handles.body_memory),
         )
-        .layer(AllowedModelsLayer(live.models.clone()))
+        .layer(FilterLayer::new(live.models.clone()))
         // Sends heartbeats until a response arrives; waiting and retries take place below it.
         .layer(HeartbeatLayer::new(settings.timeouts.heartbeat))
         .layer(adaptive_limit(limits))
@@ -177,7 +178,9 @@ where
         .layer(overflow(settings, handles.cloud, live, &fleet, telemetry))
         // Each model of an alias gets its attempts.
         .layer(model_alias(&live.models, &fleet))
-        .layer(CloudModelsLayer(CloudClients::new(settings)))
+        .layer(FilterLayer::new(OllamaCloudModels(CloudClients::new(
+            settings,
+        ))))
         // Each attempt chooses a backend, and keeps its place in the queue.
         .layer(
             RetryLayer::new(RetryBudget::new(

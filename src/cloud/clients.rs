@@ -1,15 +1,12 @@
 //! Whose requests may leave for a cloud.
 
-use std::future::{Ready, ready};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use futures_util::future::Either;
 use http::{Extensions, Request, StatusCode};
 use llamatower_layers::api_key::Identity;
 use llamatower_layers::llm_request::ModelSource;
 use llamatower_layers::{BoxError, Fail, Failure, LlmRequest, ModelName, Side};
-use tower::{Layer, Service};
+use tower::filter::Predicate;
 
 use crate::settings::Settings;
 
@@ -71,45 +68,19 @@ impl Fail for CloudNotAllowed {
 }
 
 /// Refuses requests for models of Ollama's own cloud (`gpt-oss:120b-cloud`) from clients that may not
-/// use a cloud. It stands inside of the aliases, so that it sees the model that an alias stands for.
+/// use a cloud. As a filter it stands inside of the aliases, so that it sees the model that an alias
+/// stands for.
 #[derive(Clone, Debug)]
-pub struct CloudModelsLayer(pub CloudClients);
+pub struct OllamaCloudModels(pub CloudClients);
 
-impl<S> Layer<S> for CloudModelsLayer {
-    type Service = CheckCloudModel<S>;
+impl<B> Predicate<Request<B>> for OllamaCloudModels {
+    type Request = Request<B>;
 
-    fn layer(&self, inner: S) -> CheckCloudModel<S> {
-        let clients = self.0.clone();
-        CheckCloudModel { inner, clients }
-    }
-}
-
-/// The service of [`CloudModelsLayer`].
-#[derive(Clone, Debug)]
-pub struct CheckCloudModel<S> {
-    inner: S,
-    clients: CloudClients,
-}
-
-impl<S, B> Service<Request<B>> for CheckCloudModel<S>
-where
-    S: Service<Request<B>, Error = BoxError>,
-{
-    type Response = S::Response;
-    type Error = BoxError;
-    type Future = Either<S::Future, Ready<Result<S::Response, BoxError>>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        if runs_in_a_cloud(request.extensions())
-            && let Err(refused) = self.clients.check(request.extensions())
-        {
-            return Either::Right(ready(Err(Failure::from(refused).into())));
+    fn check(&mut self, request: Request<B>) -> Result<Request<B>, BoxError> {
+        if runs_in_a_cloud(request.extensions()) {
+            self.0.check(request.extensions()).map_err(Failure::from)?;
         }
-        Either::Left(self.inner.call(request))
+        Ok(request)
     }
 }
 

@@ -37,7 +37,7 @@ use crate::openai::server::Extensions;
 use crate::settings::{CloudModels, CloudWhen, Settings};
 
 pub use broken::{CloudError, EventsBody};
-pub use clients::{CloudClients, CloudModelsLayer, CloudNotAllowed};
+pub use clients::{CloudClients, CloudNotAllowed, OllamaCloudModels};
 pub use leaf::leaf;
 pub use overflow::{OverflowLayer, OverflowService};
 pub use reason::Reason;
