@@ -21,6 +21,8 @@ pub enum Priority {
 
 impl Priority {
     pub(super) const COUNT: usize = 3;
+    /// All priorities, the first first.
+    pub(super) const ALL: [Self; Self::COUNT] = [Self::High, Self::Normal, Self::Low];
 }
 
 /// The arrival time of a request, as an extension of the request.

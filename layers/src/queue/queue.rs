@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::entry::Entry;
 use super::machine::{Charge, ClassQueues, Finished, Position, Rules};
-use super::{ClassSnapshot, Line, Permit, QueuePosition, QueueTimeout, Ticket};
+use super::{Line, Permit, QueuePosition, QueueTimeout, Ticket};
 use crate::{BoxError, Failure};
 
 /// Hands out slots. The queue chooses which waiter is next.
@@ -195,28 +195,12 @@ impl<D: Dispatch> Queue<D> {
         &self.shared.dispatch
     }
 
-    /// The number of waiting requests of all classes.
-    pub fn waiting(&self) -> usize {
-        self.shared.state().class_queues.waiting()
-    }
-
     /// The number of tickets with a state in memory.
     #[cfg(test)]
     pub(super) fn tickets_in_memory(&self) -> usize {
         self.shared.state().tickets.len()
     }
 
-    /// Snapshots of all classes in use and those that are still remembered, in no order.
-    pub fn snapshot(&self) -> Vec<ClassSnapshot<D::Class>> {
-        let now = Instant::now();
-        self.shared.state().class_queues.snapshot(now)
-    }
-
-    /// A snapshot of one class, if the class is known.
-    pub fn class(&self, class: &D::Class) -> Option<ClassSnapshot<D::Class>> {
-        let now = Instant::now();
-        self.shared.state().class_queues.class_snapshot(now, class)
-    }
 }
 
 impl<D: Dispatch> Clone for Queue<D> {
@@ -241,12 +225,12 @@ pub(super) struct Shared<D: Dispatch> {
 }
 
 pub(super) struct State<D: Dispatch> {
-    class_queues: ClassQueues<D::Class, D::Key, D::Request>,
+    pub(super) class_queues: ClassQueues<D::Class, D::Key, D::Request>,
     /// The state of each waiting ticket.
-    tickets: HashMap<u64, TicketState<D::Slot>>,
+    pub(super) tickets: HashMap<u64, TicketState<D::Slot>>,
 }
 
-enum TicketState<S> {
+pub(super) enum TicketState<S> {
     Waiting(Option<Waker>),
     Granted(S, Instant),
     Refused(BoxError),
@@ -254,7 +238,7 @@ enum TicketState<S> {
 
 /// Wakes the wakers on drop, which is after the lock was released, because a waker can run any
 /// code. It also wakes them if a dispatcher panics, because a granted slot must be picked up.
-struct Wakers(Vec<Waker>);
+pub(super) struct Wakers(pub(super) Vec<Waker>);
 
 impl Drop for Wakers {
     fn drop(&mut self) {
@@ -263,7 +247,7 @@ impl Drop for Wakers {
 }
 
 impl<D: Dispatch> Shared<D> {
-    fn state(&self) -> MutexGuard<'_, State<D>> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State<D>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -274,7 +258,7 @@ impl<D: Dispatch> Shared<D> {
         self.hand_out_under(&mut state, &mut wakers);
     }
 
-    fn hand_out_under(&self, state: &mut State<D>, wakers: &mut Wakers) {
+    pub(super) fn hand_out_under(&self, state: &mut State<D>, wakers: &mut Wakers) {
         let State {
             class_queues,
             tickets,
@@ -301,7 +285,7 @@ impl<D: Dispatch> Shared<D> {
         );
     }
 
-    fn report_waiting(&self, state: &State<D>, class: &D::Class) {
+    pub(super) fn report_waiting(&self, state: &State<D>, class: &D::Class) {
         let waiting = state.class_queues.waiting_of(class);
         self.dispatch.waiting_changed(class, waiting);
     }

@@ -8,7 +8,10 @@ use tokio::time::Instant;
 
 use super::class_queue::{ClassQueue, Head};
 use super::refusal::Check;
-use super::{Charge, ClassSnapshot, Delivery, Finished, Position, QueuePosition, Rules, Waiter};
+use super::{
+    Charge, ClassSnapshot, Delivery, Finished, Position, QueuePosition, Rules, Waiter,
+    WaiterSnapshot,
+};
 use crate::queue::{Entry, Line};
 use crate::{BoxError, Failure};
 
@@ -252,6 +255,38 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
         Some(QueuePosition {
             ahead,
             expected_wait: class_queue.expected_wait(ahead, self.rules.assumed_service),
+        })
+    }
+
+    /// The `most` waiters that arrived first, of all classes, in the order of their arrival.
+    pub fn waiters(&self, now: Instant, most: usize) -> Vec<WaiterSnapshot<C, K>> {
+        let mut waiters: Vec<_> = self.positions().collect();
+        waiters.sort_unstable_by_key(|(_, position)| (position.arrival, position.id));
+        waiters.truncate(most);
+        let rows = waiters.into_iter().filter_map(|(class, position)| {
+            Some(WaiterSnapshot {
+                id: position.id,
+                class: class.clone(),
+                priority: position.priority,
+                waited: now.saturating_duration_since(position.arrival),
+                position: self.queue_position(now, class, &position)?,
+                key: position.key,
+            })
+        });
+        rows.collect()
+    }
+
+    /// The class and the position of the waiter with this number; `None` if it waits no longer.
+    pub fn find(&self, id: u64) -> Option<(C, Position<K>)> {
+        let mut all = self.positions();
+        let (class, position) = all.find(|(_, position)| position.id == id)?;
+        Some((class.clone(), position))
+    }
+
+    fn positions(&self) -> impl Iterator<Item = (&C, Position<K>)> {
+        self.classes.iter().flat_map(|(name, class)| {
+            let positions = class.class_queue.positions();
+            positions.map(move |position| (name, position))
         })
     }
 

@@ -53,5 +53,5 @@ mod waiter;
 
 pub use class_queues::{ClassQueues, Offer};
 pub use rules::Rules;
-pub use snapshot::{ClassSnapshot, QueuePosition};
+pub use snapshot::{ClassSnapshot, QueuePosition, WaiterSnapshot};
 pub use waiter::{Charge, Delivery, Finished, Position, Waiter};

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::Rules;
 use super::class_queue::ClassQueue;
+use crate::queue::Priority;
 
 /// The position of a waiter in its class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,24 @@ pub struct QueuePosition {
     pub ahead: usize,
     /// The remaining wait, from the recent service times; `None` if there is no service time yet.
     pub expected_wait: Option<Duration>,
+}
+
+/// A snapshot of one waiter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WaiterSnapshot<C, K> {
+    /// Its number, unique among all waiters of the queue.
+    pub id: u64,
+    /// Its class.
+    pub class: C,
+    /// Its key.
+    pub key: K,
+    /// Its priority.
+    pub priority: Priority,
+    /// The time since its arrival.
+    pub waited: Duration,
+    /// Where it stands in its class.
+    pub position: QueuePosition,
 }
 
 /// A snapshot of one class.

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod fairness;
+mod inspect;
 mod interleavings;
 mod layer;
 mod order;

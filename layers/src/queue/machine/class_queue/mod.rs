@@ -207,6 +207,21 @@ impl<K: Clone + Eq + Hash, R> ClassQueue<K, R> {
         heads.map(|((arrival, _), _)| *arrival).min()
     }
 
+    /// The positions of all waiters, in no order.
+    pub(in crate::queue::machine) fn positions(&self) -> impl Iterator<Item = Position<K>> {
+        self.key_queues.iter().flat_map(|key_queue| {
+            Priority::ALL.into_iter().flat_map(move |priority| {
+                let waiters = key_queue.flows[priority as usize].waiters.keys();
+                waiters.map(move |&(arrival, id)| Position {
+                    key: key_queue.key.clone(),
+                    priority,
+                    arrival,
+                    id,
+                })
+            })
+        })
+    }
+
     /// The settled counter at which a key starts that has no waiter of this priority: the least of
     /// the keys that have one. It cannot save up service that it did not request.
     ///
