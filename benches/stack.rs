@@ -107,6 +107,7 @@ fn passes(criterion: &mut Criterion) {
             let handles = Handles {
                 cutoff: CancellationToken::new(),
                 body_memory: MemoryBudget::new(1 << 30),
+                activity: Default::default(),
                 cloud: None,
             };
             let endpoints = EndpointTable::ollama();

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::request::Parts;
-use llamatower_layers::ClientAddress;
 use llamatower_layers::api_key::Identity;
+use llamatower_layers::{ClientAddress, Outcome};
 
 /// The unit for which requests are counted: a key, or an address if the request has no key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -24,6 +24,16 @@ impl Client {
             return Some(Self::Key(identity.name.clone()));
         }
         ClientAddress::of(&request.extensions).map(|address| Self::Address(address.0))
+    }
+
+    /// The client of a request that has ended.
+    pub fn of_outcome(outcome: &Outcome) -> Option<Self> {
+        let key = outcome.identity.clone().map(Self::Key);
+        key.or_else(|| {
+            outcome
+                .client_address
+                .map(|address| Self::Address(address.0))
+        })
     }
 
     /// Whether it is one client for certain. Behind one address there can be many, with a router or

@@ -50,10 +50,14 @@ pub async fn start() -> io::Result<Backends> {
 }
 
 /// Commands to try, for a user who has just started the demo.
-pub fn commands_to_try(listen: &ListenAddr) -> String {
-    let host = match listen {
-        ListenAddr::Tcp(addr) if addr.ip().is_unspecified() => format!("127.0.0.1:{}", addr.port()),
-        listen => listen.to_string(),
+pub fn commands_to_try(listen: &ListenAddr, admin: Option<&ListenAddr>) -> String {
+    let host = reachable(listen);
+    let page = match admin {
+        Some(admin) => format!(
+            "The status page, with what happens here live: http://{}/",
+            reachable(admin)
+        ),
+        None => "The status page is off, because LLAMATOWER_ADMIN_LISTEN is.".to_owned(),
     };
     format!(
         r#"llamatower listens at http://{host} in front of three simulated Ollama servers:
@@ -70,8 +74,17 @@ pub fn commands_to_try(listen: &ListenAddr) -> String {
   python3 -c "from openai import OpenAI; c = OpenAI(base_url='http://{host}/v1', api_key='none'); print([m.id for m in c.models.list()])"
   OLLAMA_HOST={host} ollama list
 
-Each request is shown below as it ends. /metrics is on the admin listener. Ctrl-C ends it all.
+{page}
+Each request is shown below as it ends. Ctrl-C ends it all.
 
 "#
     )
+}
+
+/// Host and port that a client on this machine uses.
+fn reachable(listen: &ListenAddr) -> String {
+    match listen {
+        ListenAddr::Tcp(addr) if addr.ip().is_unspecified() => format!("127.0.0.1:{}", addr.port()),
+        listen => listen.to_string(),
+    }
 }

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use llamatower_layers::EndpointTable;
 use llamatower_layers::breaker::BreakerPolicy;
 use llamatower_layers::live::Live;
@@ -12,7 +13,8 @@ use llamatower_layers::model_alias::Aliases;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::{self, Admin};
+use crate::activity::Activity;
+use crate::admin::{self, Sources};
 use crate::cloud::Cloud;
 use crate::edge::{BindError, Drained, Edge, EdgeConfig, ListenAddr, RequestBody, Shutdown};
 use crate::live::LiveSettings;
@@ -107,11 +109,18 @@ impl Gateway {
         let aliases = self.live.models.aliases.clone();
         let hidden = tell_hidden_models(fleet.clone(), aliases);
         tasks.spawn(stopped.clone().run_until_cancelled_owned(hidden));
+        let activity = Arc::<Activity>::default();
         let operators_leave = Shutdown::new();
         if let Some(listener) = self.admin {
-            let pages =
-                Admin::new(self.telemetry.clone(), fleet.clone()).with_cloud(self.cloud.clone());
-            let service = admin::service(pages, self.live.keys.clone());
+            let sources = Sources {
+                telemetry: self.telemetry.clone(),
+                fleet: fleet.clone(),
+                activity: activity.clone(),
+                cloud: self.cloud.clone(),
+                clients: self.public.gauges(),
+                started_at: Timestamp::now(),
+            };
+            let service = admin::service(sources, self.live.keys.clone());
             tasks.spawn(listener.serve(service, operators_leave.clone()));
         }
         let (draining, gauges) = (shutdown.clone(), self.public.gauges());
@@ -125,6 +134,7 @@ impl Gateway {
             cutoff: self.public.cutoff(),
             body_memory: self.settings.limits.body_memory.budget(),
             cloud: self.cloud,
+            activity,
         };
         let service = stack::service::<RequestBody>(
             &self.settings,

@@ -1,5 +1,6 @@
 //! llamatower: an LLM gateway in front of Ollama, as a stack of Tower layers.
 
+pub mod activity;
 pub mod admin;
 pub mod check;
 pub mod cli;
@@ -21,5 +22,6 @@ pub mod settings;
 pub mod signals;
 mod simulate;
 pub mod stack;
+pub mod status;
 pub mod telemetry;
 pub mod version;

@@ -137,7 +137,9 @@ fn demo(loaded: Loaded, config: Option<&Path>) -> Exit {
         settings.backends.urls = backends.addresses();
         settings.backends.management = None;
         if let Some(address) = settings.listen.public.first() {
-            let _ = io::stdout().write_all(demo::commands_to_try(address).as_bytes());
+            let _ = io::stdout().write_all(
+                demo::commands_to_try(address, settings.listen.admin.first()).as_bytes(),
+            );
         }
         serve_until_signal(&settings, &loaded, config).await
     })

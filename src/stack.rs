@@ -46,6 +46,7 @@ use tower_http::sensitive_headers::{
 };
 use uuid::Uuid;
 
+use crate::activity::Activity;
 use crate::client::Client;
 use crate::cloud::{self, Cloud, CloudClients, OllamaCloudModels, OverflowLayer};
 use crate::live::{LiveSettings, TokenBudgets, runs_a_model};
@@ -100,6 +101,8 @@ pub struct Handles {
     pub body_memory: MemoryBudget,
     /// The cloud service, if requests may be sent to one.
     pub cloud: Option<Arc<Cloud>>,
+    /// The requests that have ended.
+    pub activity: Arc<Activity>,
 }
 
 /// The layers for every request.
@@ -130,7 +133,10 @@ where
         .layer(SetRequestIdLayer::x_request_id(RandomId))
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(EndpointLayer::new(endpoints))
-        .layer(OutcomeLayer::new(telemetry.observer()))
+        .layer(OutcomeLayer::new(Arc::new((
+            telemetry.observer(),
+            handles.activity,
+        ))))
         .layer(telemetry.request_span_layer())
         // Outside of this layer no error occurs.
         .layer(

@@ -67,6 +67,7 @@ async fn send(request: &[(&str, &str)], answer: &'static [(&str, &str)]) -> Seen
         Handles {
             cutoff: CancellationToken::new(),
             body_memory: MemoryBudget::new(1 << 20),
+            activity: Default::default(),
             cloud: None,
         },
     );

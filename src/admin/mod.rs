@@ -1,167 +1,131 @@
-//! The service of the admin listener: metrics, the status of backends, models and queue, and the
-//! last choices of a backend.
+//! The service of the admin listener: metrics, the status page, the documents behind it, and what
+//! operators can do.
+//!
+//! ```text
+//! GET  /                     the status page       (from other machines after sign-in, or with
+//! GET  /status/overview      all that it shows      an administrator's key)
+//! GET  /status/events        the same, live
+//! GET  /status, /status/..   documents             (open)
+//! GET  /metrics              metrics               (open)
+//! POST /backends/NAME/..     cordon, uncordon      (from other machines after sign-in, or with
+//! POST /queue/ID/cancel      ends a wait            an administrator's key)
+//! ```
+//!
+//! `/health` is served by the edge.
 
-mod backends;
-mod decisions;
-mod models;
-mod status;
+mod access;
+mod actions;
+mod answer;
+mod live;
+mod page;
+mod session;
+mod sources;
 
 use std::convert::Infallible;
-use std::fmt;
-use std::future::{Ready, ready};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use llamatower_layers::api_key::{ApiKeyLayer, KeySet};
+use futures_util::FutureExt;
+use futures_util::future::Either;
+use http::{Method, Request, StatusCode};
+use http_body::Body;
+use llamatower_layers::BoxError;
+use llamatower_layers::api_key::KeySet;
 use llamatower_layers::live::Live;
-use llamatower_layers::{BoxError, Failure};
-use serde_json::Value;
-use tokio::time::Instant;
-use tower::{Layer, Service, ServiceExt, service_fn};
+use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 
-use crate::cloud::Cloud;
-use crate::telemetry::{FleetView, Telemetry};
-use backends::Verb;
+use crate::status::Decisions;
+use crate::telemetry::Telemetry;
+use access::Asked;
+use actions::Action;
+use live::Events;
+use session::Sessions;
 
-/// The service of the admin listener. Changes from other machines need an administrator's key.
-pub fn service<B: Send + 'static>(
-    admin: Admin,
-    keys: impl Into<Live<KeySet>>,
-) -> impl Service<
-    Request<B>,
-    Response = Response<Full<Bytes>>,
-    Error = Infallible,
-    Future: Send + 'static,
-> + Clone
+pub use answer::Answer;
+pub use sources::Sources;
+
+/// The service of the admin listener, which accepts these administrators' keys. Live events are
+/// sent by a task of the current runtime; it ends when the service is dropped.
+pub fn service<B>(
+    sources: Sources,
+    keys: Live<KeySet>,
+) -> impl Service<Request<B>, Response = Answer, Error = Infallible, Future: Send + 'static>
++ Clone
 + Send
-+ 'static {
-    let keys = ApiKeyLayer::new(keys)
-        .with_rule(backends::access)
-        .with_management_hint(
-            "set LLAMATOWER_ADMIN_KEYS (`llamatower keygen --admin` generates a key)",
-        );
-    let checked = keys.layer(admin);
-    service_fn(move |request| {
-        let answer = checked.clone().oneshot(request);
-        async {
-            Ok(answer
-                .await
-                .unwrap_or_else(|error: BoxError| refused(&error)))
++ 'static
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let sources = Arc::new(sources);
+    let admin = Arc::new(Admin {
+        events: Events::start(sources.clone()),
+        sessions: Sessions::new(keys.clone()),
+        sources,
+    });
+    let signing = admin.clone();
+    let checked = ServiceBuilder::new()
+        .layer(access::layer(keys.clone(), admin.sessions.clone()))
+        .service(service_fn(move |request: Request<B>| {
+            let answer = admin.answer(request.method(), request.uri().path());
+            std::future::ready(Ok::<_, Infallible>(answer))
+        }));
+    service_fn(move |request: Request<B>| {
+        if session::is_form(&request) {
+            let (signing, form) = (signing.clone(), session::read_form(request.into_body()));
+            let answer = form.map(move |form| Ok(signing.sessions.sign_in(form.as_deref())));
+            return Either::Left(answer);
         }
+        let (asked, keys) = (Asked::of(&request), keys.clone());
+        let answering = checked.clone().oneshot(request);
+        Either::Right(async move {
+            let answer = answering.await;
+            Ok(
+                answer
+                    .unwrap_or_else(|error: BoxError| access::refused(&error, asked, &keys.get())),
+            )
+        })
     })
 }
 
-/// The answer to a request without the key that it needs.
-fn refused(error: &BoxError) -> Response<Full<Bytes>> {
-    match Failure::find(&**error) {
-        Some(failure) => {
-            let mut answer = refusal(failure.status(), failure.to_string());
-            failure.write_headers(answer.headers_mut());
-            answer
-        }
-        None => refusal(StatusCode::INTERNAL_SERVER_ERROR, "500 internal error"),
-    }
-}
-
-/// Serves operators. `/health` is served by the edge.
-#[derive(Clone)]
-pub struct Admin {
-    telemetry: Arc<Telemetry>,
-    fleet: Arc<dyn FleetView>,
-    cloud: Option<Arc<Cloud>>,
+/// Serves operators.
+struct Admin {
+    sources: Arc<Sources>,
+    events: Arc<Events>,
+    sessions: Sessions,
 }
 
 impl Admin {
-    /// Serves the metrics of `telemetry` and the status of `fleet`.
-    pub fn new(telemetry: Arc<Telemetry>, fleet: Arc<dyn FleetView>) -> Self {
-        Self {
-            telemetry,
-            fleet,
-            cloud: None,
+    fn answer(&self, method: &Method, path: &str) -> Answer {
+        if let Some(action) = Action::of(path) {
+            return match *method {
+                Method::POST => action.apply(self.sources.fleet()),
+                _ => answer::wrong_method("POST"),
+            };
+        }
+        let is_read = method == Method::GET || method == Method::HEAD;
+        match self.page(path) {
+            Some(_) if !is_read => answer::wrong_method("GET, HEAD"),
+            Some(page) => page(self),
+            None => answer::refusal(StatusCode::NOT_FOUND, "404 page not found"),
         }
     }
 
-    /// Also serves the status of the cloud service.
-    #[must_use]
-    pub fn with_cloud(self, cloud: Option<Arc<Cloud>>) -> Self {
-        Self { cloud, ..self }
+    /// What answers to a path.
+    fn page(&self, path: &str) -> Option<fn(&Self) -> Answer> {
+        Some(match path {
+            "/metrics" => |admin| {
+                let metrics = admin.sources.telemetry().metrics_page();
+                answer::page(Telemetry::METRICS_CONTENT_TYPE, metrics)
+            },
+            "/status" => |admin| answer::json(&admin.sources.status()),
+            "/status/decisions" => |admin| answer::json(&Decisions::of(admin.sources.fleet())),
+            "/status/models" => |admin| answer::json(&admin.sources.models()),
+            "/status/overview" => |admin| answer::json(&admin.sources.overview()),
+            "/status/requests" => |admin| answer::json(&admin.sources.activity()),
+            "/status/events" => |admin| admin.events.answer(),
+            "/" => |_| page::status(),
+            path => return page::asset(path),
+        })
     }
-
-    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
-        match (method, path) {
-            (&(Method::GET | Method::HEAD), "/metrics") => page(
-                Telemetry::METRICS_CONTENT_TYPE,
-                self.telemetry.metrics_page().into(),
-            ),
-            (&(Method::GET | Method::HEAD), "/status") => {
-                let cloud = self.cloud.as_ref().map(|cloud| cloud.status());
-                json_page(&status::page(&*self.fleet, cloud.as_ref()))
-            }
-            (&(Method::GET | Method::HEAD), "/status/decisions") => {
-                json_page(&decisions::page(&self.fleet.decisions(), Instant::now()))
-            }
-            (&(Method::GET | Method::HEAD), "/status/models") => {
-                json_page(&models::page(&self.fleet.status(), &self.fleet.drifts()))
-            }
-            (_, "/metrics" | "/status" | "/status/decisions" | "/status/models") => {
-                wrong_method("GET, HEAD")
-            }
-            (&Method::POST, path) if let Some(verb) = Verb::of(path) => {
-                match verb.apply(&*self.fleet) {
-                    Some(done) => json_page(&done),
-                    None => refusal(StatusCode::NOT_FOUND, "404 there is no such backend"),
-                }
-            }
-            (_, path) if Verb::of(path).is_some() => wrong_method("POST"),
-            _ => refusal(StatusCode::NOT_FOUND, "404 page not found"),
-        }
-    }
-}
-
-impl fmt::Debug for Admin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Admin").finish_non_exhaustive()
-    }
-}
-
-impl<B> Service<Request<B>> for Admin {
-    type Response = Response<Full<Bytes>>;
-    type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        ready(Ok(self.answer(request.method(), request.uri().path())))
-    }
-}
-
-fn wrong_method(allowed: &'static str) -> Response<Full<Bytes>> {
-    let mut answer = refusal(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed");
-    let allowed = HeaderValue::from_static(allowed);
-    answer.headers_mut().insert(ALLOW, allowed);
-    answer
-}
-
-fn json_page(content: &Value) -> Response<Full<Bytes>> {
-    page("application/json", content.to_string().into())
-}
-
-fn page(content_type: &'static str, text: Bytes) -> Response<Full<Bytes>> {
-    let mut answer = Response::new(Full::new(text));
-    let content_type = HeaderValue::from_static(content_type);
-    answer.headers_mut().insert(CONTENT_TYPE, content_type);
-    answer
-}
-
-fn refusal(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut answer = page("text/plain; charset=utf-8", text.into());
-    *answer.status_mut() = status;
-    answer
 }

@@ -7,7 +7,7 @@ use opentelemetry::{KeyValue, StringValue, Value};
 use super::names;
 
 /// The beginning of a text from a client, which may be as long as a request's body.
-pub(super) fn bounded(text: &str) -> &str {
+pub(crate) fn bounded(text: &str) -> &str {
     const MOST_BYTES: usize = 256;
     &text[..text.floor_char_boundary(MOST_BYTES)]
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use crate::ollama::fleet::{BackendStatus, Decision, Drift, Fleet, QueueStatus};
+use crate::ollama::fleet::{BackendStatus, Decision, Drift, Fleet, QueueStatus, Waiting};
 
 /// What telemetry and operators can query.
 pub trait FleetView: Send + Sync {
@@ -10,6 +10,10 @@ pub trait FleetView: Send + Sync {
     fn status(&self) -> Vec<BackendStatus>;
     /// The queue's status for each model.
     fn queue_status(&self) -> Vec<QueueStatus>;
+    /// The `most` requests that have waited longest, the longest wait first.
+    fn waiting(&self, most: usize) -> Vec<Waiting>;
+    /// Ends the wait of a request, by its number. Returns whether it was waiting.
+    fn cancel_waiting(&self, id: u64) -> bool;
     /// The models that differ between backends although they have the same name.
     fn drifts(&self) -> Vec<Drift>;
     /// The last choices of a backend, the latest first.
@@ -27,6 +31,12 @@ impl<S: Send + Sync> FleetView for Fleet<S> {
     }
     fn queue_status(&self) -> Vec<QueueStatus> {
         Fleet::queue_status(self)
+    }
+    fn waiting(&self, most: usize) -> Vec<Waiting> {
+        Fleet::waiting(self, most)
+    }
+    fn cancel_waiting(&self, id: u64) -> bool {
+        Fleet::cancel_waiting(self, id)
     }
     fn drifts(&self) -> Vec<Drift> {
         Fleet::drifts(self)

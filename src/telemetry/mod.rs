@@ -51,12 +51,14 @@ use environment::OtelSettings;
 
 use crate::edge::{RefusalObserver, Refused};
 
+pub(crate) use attributes::bounded;
 pub use config::{LogFormat, TelemetryConfig, TelemetryError};
 pub use filter::{check_log_filter, suppresses_warnings};
 pub use fleet_view::FleetView;
 pub use metrics::Metrics;
 
 pub use propagation::Propagation;
+pub(crate) use spans::trace_id;
 pub use spans::{AttemptBody, AttemptFuture, AttemptSpans, RequestSpans, Upstream, attempt_spans};
 
 /// Checks OpenTelemetry's variables and returns errors and warnings, without setting anything up.

@@ -157,7 +157,7 @@ pub const OTHER: &str = "other";
 
 /// The values of `error.type` in [`REFUSALS`]: the kinds of failures with which the gateway refuses
 /// a request before a backend is asked.
-pub const REFUSALS_BY_KIND: [&str; 46] = [
+pub const REFUSALS_BY_KIND: [&str; 47] = [
     "ambiguous_credential",
     "ambiguous_key",
     "at_capacity",
@@ -165,6 +165,7 @@ pub const REFUSALS_BY_KIND: [&str; 46] = [
     "body_memory_exhausted",
     "body_read_timeout",
     "body_too_large",
+    "cancelled_by_operator",
     "client_body_failed",
     "cloud_not_allowed",
     "cordoned",

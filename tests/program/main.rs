@@ -27,4 +27,5 @@ mod queue;
 mod reload;
 mod simulate;
 mod starts;
+mod status_page;
 mod tokens;

@@ -27,14 +27,14 @@ pub struct Identity {
 }
 
 /// Known keys, by digest. `Debug` shows the owners and no digest.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct KeySet {
     entries: Arc<[Entry]>,
     has_user: bool,
     has_admin: bool,
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 struct Entry {
     digest: [u8; 32],
     identity: Identity,

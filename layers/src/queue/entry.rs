@@ -23,6 +23,15 @@ impl Priority {
     pub(super) const COUNT: usize = 3;
     /// All priorities, the first first.
     pub(super) const ALL: [Self; Self::COUNT] = [Self::High, Self::Normal, Self::Low];
+
+    /// Its name in logs and status pages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::High => "high",
+            Self::Normal => "normal",
+            Self::Low => "low",
+        }
+    }
 }
 
 /// The arrival time of a request, as an extension of the request.

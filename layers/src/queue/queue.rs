@@ -200,7 +200,6 @@ impl<D: Dispatch> Queue<D> {
     pub(super) fn tickets_in_memory(&self) -> usize {
         self.shared.state().tickets.len()
     }
-
 }
 
 impl<D: Dispatch> Clone for Queue<D> {

@@ -5,14 +5,26 @@ use std::fmt;
 use super::Fleet;
 use super::backend::Backend;
 use super::flight::Flight;
-use super::policy::{Candidate, Terms};
+use super::policy::{Candidate, DecisionId, Grant, Terms};
 
-/// The terms of the latest choice for a request; `None` if it was not a choice by cost.
-///
-/// Whoever needs them puts an empty one into the extensions of the request's
-/// [`Outcome`](llamatower_layers::Outcome). Without it, none is kept.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct LatestTerms(pub Option<Terms>);
+/// The latest choice for a request, in the extensions of its
+/// [`Outcome`](llamatower_layers::Outcome). It is absent if there was no choice by cost.
+#[derive(Clone, Copy, Debug)]
+pub struct LatestChoice {
+    /// The terms of the cost of the chosen server.
+    pub terms: Terms,
+    /// The number of the choice.
+    pub decision: DecisionId,
+}
+
+impl LatestChoice {
+    pub(super) fn of(grant: &Grant) -> Self {
+        Self {
+            terms: grant.terms,
+            decision: grant.decision,
+        }
+    }
+}
 
 impl<S> Fleet<S> {
     /// Logs why this server was chosen. Nothing is looked up or formatted unless the line is

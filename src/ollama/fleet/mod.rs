@@ -5,6 +5,7 @@
 
 mod backend;
 mod catalogue;
+mod choice;
 mod config;
 mod cordon;
 mod dispatch;
@@ -29,32 +30,27 @@ mod status;
 mod supervise;
 mod targets;
 mod trial;
+mod waiting;
 
 use std::fmt;
-use std::future::Future;
 use std::num::NonZeroUsize;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::request::Parts;
 use llamatower_layers::breaker::Breaker;
-use llamatower_layers::heartbeat::Waiting;
 use llamatower_layers::llm_request::ModelName;
-use llamatower_layers::queue::{self, Entry, Queue, QueuePosition, Ticket};
-use llamatower_layers::retry::Attempts;
-use llamatower_layers::route::{Choice, ChoiceOf, Choose};
-use llamatower_layers::{Dialect, Failure, LlmRequest, Operation, Record, RouteMatch};
-use tokio::time::{Instant, timeout_at};
+use llamatower_layers::queue::Queue;
+use llamatower_layers::route::Choice;
 
 pub use backend::{Backend, Unreachable};
+pub use choice::Wait;
 pub use config::{ContextRules, Dns, FleetConfig, ProbeClocks, QueueRules, Share, SlotRule};
 pub use cordon::Cordoned;
 pub use dispatch::{Class, Dispatcher, Need};
 pub use drift::Drift;
-pub use explain::LatestTerms;
+pub use explain::LatestChoice;
 pub use inventory::{Installed, Resident, short_digest};
 pub use known::FleetModels;
 pub use member::Slot;
@@ -64,21 +60,22 @@ pub use outlier::{Avoided, Reason};
 pub use permit::Permit;
 #[doc(hidden)]
 pub use policy::ChoiceBench;
-pub use policy::{Availability, Candidate, Decision, MemoryStatus, ModelStatus, Occupancy};
+pub use policy::{
+    Availability, Candidate, Decision, DecisionId, MemoryStatus, ModelStatus, Occupancy,
+};
 pub use policy::{Residency, SlotSource, SlotStatus, Terms};
 pub use preload::{PreloadState, PreloadStatus};
 pub use router::LoadObserver;
 pub use rules::{AllowedModels, InvalidPattern, ModelPattern, Preload, ServerRules};
 pub use status::{BackendStatus, QueueStatus};
 pub use targets::{Chosen, Concern, Targets, UnusableTargets};
+pub use waiting::{CancelledByOperator, Waiting};
 
-use crate::client::Client;
 use crate::ollama::upstream::Address;
 use catalogue::Catalogue;
-use estimates::{Estimates, Expected};
-use flight::Flight;
+use choice::{body_bytes, model_of, record_choice};
+use estimates::Estimates;
 use member::Member;
-use permit::Accounting;
 use policy::ServerSpec;
 use resolve::Resolver;
 use router::Router;
@@ -208,66 +205,6 @@ impl<S> Fleet<S> {
         }
     }
 
-    /// The service of the backend whose slot the queue has assigned.
-    fn chosen(
-        &self,
-        permit: queue::Permit<Dispatcher<S>>,
-        request: &mut Parts,
-    ) -> Choice<Observed<S>, Box<Permit<S>>>
-    where
-        S: Clone,
-    {
-        let slot = permit.slot();
-        let member = slot.member();
-        let service = Observed::new(member, slot.flight().cloned(), &self.queue);
-        if let Some(token) = slot.take_token() {
-            Breaker::put_token(&mut request.extensions, token);
-        }
-        if let Some(flight) = slot.flight() {
-            self.log_choice(&member.backend, flight);
-        }
-        let terms = slot.flight().map(|flight| flight.grant().terms);
-        record_choice(&member.backend, terms, request);
-        self.put_num_ctx(slot.flight(), request);
-        if slot.flight().is_some_and(Flight::may_load) {
-            request.extensions.insert(MayLoad);
-        }
-        let rules = member.backend.rules();
-        if slot
-            .flight()
-            .is_some_and(|flight| rules.is_pinned(flight.model()))
-        {
-            request.extensions.insert(KeepInMemory);
-        }
-        if let Some(attempts) = Attempts::of(&request.extensions) {
-            attempts.record_untried(slot.left);
-        }
-        let accounting = Accounting {
-            record: Record::of(&request.extensions).cloned(),
-            body_bytes: body_bytes(request),
-            estimates: self.estimates.clone(),
-        };
-        let permit = Permit::queued(permit, accounting);
-        Choice {
-            service,
-            slot: Box::new(permit),
-        }
-    }
-
-    /// Notes the `num_ctx` to send to the chosen backend, if it is not that of the request.
-    fn put_num_ctx(&self, flight: Option<&Flight>, request: &mut Parts) {
-        let Some(parsed) = LlmRequest::of(&request.extensions) else {
-            return;
-        };
-        let num_ctx = match flight {
-            Some(flight) => flight.num_ctx(),
-            None => self.config.context.asked(parsed),
-        };
-        if num_ctx != parsed.num_ctx {
-            request.extensions.insert(SentNumCtx(num_ctx));
-        }
-    }
-
     /// The service and a slot of the first backend of a configured host.
     pub fn take_at(&self, host: usize, request: &Parts) -> Option<Choice<S, Permit<S>>>
     where
@@ -313,156 +250,6 @@ impl<S> Fleet<S> {
     pub fn probe_timeout(&self) -> Duration {
         self.config.clocks.timeout
     }
-
-    /// Waits until the catalogue can know a model: first until every backend was probed once, then
-    /// until all were probed again.
-    fn await_model(&self, model: ModelName) -> impl Future<Output = ()> + use<S> {
-        let (catalogue, limit) = (self.catalogue.clone(), self.config.clocks.timeout);
-        async move {
-            let deadline = Instant::now() + limit;
-            let _ = timeout_at(deadline, catalogue.probed_once()).await;
-            if catalogue.members().holders(&model).is_empty() {
-                let _ = timeout_at(deadline, catalogue.refreshed()).await;
-            }
-        }
-    }
-
-    /// Refuses a request for a model that no backend has, if a server that must not serve it could
-    /// be asked otherwise.
-    fn check_allowed(&self, class: &Class, request: &Parts) -> Result<(), Failure> {
-        let members = self.catalogue.members();
-        if let Some(cordoned) = members.only_cordoned(class.model.as_ref()) {
-            return Err(cordoned.into());
-        }
-        let is_withheld = |model| members.is_withheld(model);
-        if !class.model.as_ref().is_some_and(is_withheld) {
-            return Ok(());
-        }
-        let model = model_of(request).unwrap_or_default();
-        let embeds = LlmRequest::of(&request.extensions).is_some_and(|request| {
-            request.dialect == Dialect::Ollama && request.operation == Operation::Embed
-        });
-        let missing = match embeds {
-            true => ModelNotFound::to_embed(model),
-            false => ModelNotFound::new(model),
-        };
-        Err(missing.into())
-    }
-
-    /// The queue's class of a request, and whether a backend has its model.
-    fn class_of(&self, request: &Parts) -> (Class, bool) {
-        let members = self.catalogue.members();
-        let route = RouteMatch::of(&request.extensions).and_then(RouteMatch::operation);
-        let model = model_of(request).and_then(|model| members.name(model));
-        let is_known = |model| !members.holders(model).is_empty();
-        let is_known = model.as_ref().is_some_and(is_known);
-        let class = Class {
-            model,
-            runs_model: route.is_some_and(|operation| operation.is_inference()),
-        };
-        (class, is_known)
-    }
-
-    /// What a request needs of its backend.
-    fn need(&self, expected: Expected, request: &Parts) -> Need {
-        let parsed = LlmRequest::of(&request.extensions);
-        Need {
-            attempts: Attempts::of(&request.extensions).cloned(),
-            prompt_tokens: expected.prompt_tokens,
-            output_tokens: expected.output_tokens,
-            num_ctx: parsed.and_then(|request| self.config.context.asked(request)),
-            may_change_num_ctx: parsed
-                .is_some_and(|request| self.config.context.may_change(request)),
-            prefix: parsed
-                .map(|request| request.prefix.clone())
-                .unwrap_or_default(),
-            streams: parsed.is_some_and(|request| request.stream),
-        }
-    }
-
-    /// The queue entry of a request.
-    fn entry(&self, class: &Class, request: &Parts) -> Entry<Option<Client>, Need> {
-        let client = Client::of(request);
-        let model = class.model.as_ref();
-        let expected = self
-            .estimates
-            .expected(model, client.as_ref(), body_bytes(request));
-        let share = self.config.share_of(client.as_ref());
-        let need = self.need(expected, request);
-        let arrival = need.attempts.as_ref().map(Attempts::started);
-        let is_identified = client.as_ref().is_some_and(Client::is_identified);
-        let entry = Entry::new(client, need)
-            .with_shared_key(!is_identified)
-            .with_cost(expected.cost())
-            .with_weight(share.weight)
-            .with_priority(share.priority);
-        match arrival {
-            Some(arrival) => entry.with_arrival(arrival),
-            None => entry,
-        }
-    }
-}
-
-/// What a request waits for before a backend is chosen. Most requests do not wait.
-#[derive(Default)]
-pub enum Wait<S> {
-    /// Not polled yet.
-    #[default]
-    Start,
-    /// The catalogue is looking for the model.
-    Model(Pin<Box<dyn Future<Output = ()> + Send>>),
-    /// The request is in the queue for a slot, since this time.
-    Slot(Box<Ticket<Dispatcher<S>>>, Instant),
-}
-
-impl<S> Choose for Fleet<S>
-where
-    S: Clone + Send + Sync + 'static,
-{
-    type Service = Observed<S>;
-    type Slot = Box<Permit<S>>;
-    type Wait = Wait<S>;
-
-    fn poll_choose(
-        &self,
-        wait: &mut Wait<S>,
-        request: &mut Parts,
-        cx: &mut Context<'_>,
-    ) -> Poll<ChoiceOf<Self>> {
-        let class = match wait {
-            Wait::Start => {
-                let (class, is_known) = self.class_of(request);
-                if let Some(model) = class.model.as_ref().filter(|_| !is_known) {
-                    *wait = Wait::Model(Box::pin(self.await_model(model.clone())));
-                    return self.poll_choose(wait, request, cx);
-                }
-                class
-            }
-            Wait::Model(known) => {
-                ready!(known.as_mut().poll(cx));
-                let (class, is_known) = self.class_of(request);
-                if !is_known {
-                    self.check_allowed(&class, request)?;
-                }
-                class
-            }
-            Wait::Slot(ticket, since) => {
-                let permit = ready!(Pin::new(ticket).poll(cx))?;
-                record_wait(request, since.elapsed());
-                return Poll::Ready(Ok(self.chosen(permit, request)));
-            }
-        };
-        let entry = self.entry(&class, request);
-        let mut ticket = self.queue.enter(class, entry)?;
-        match Pin::new(&mut ticket).poll(cx) {
-            Poll::Ready(permit) => Poll::Ready(Ok(self.chosen(permit?, request))),
-            Poll::Pending => {
-                report_queue_place(request, &ticket);
-                *wait = Wait::Slot(Box::new(ticket), Instant::now());
-                Poll::Pending
-            }
-        }
-    }
 }
 
 impl<S: fmt::Debug> fmt::Debug for Fleet<S> {
@@ -500,65 +287,9 @@ fn new_member<S>(
     Member::new(backend, breaker, service, slots, id, router.clone())
 }
 
-fn record_choice(backend: &Backend, terms: Option<Terms>, request: &Parts) {
-    let name = backend.name();
-    if let Some(attempts) = Attempts::of(&request.extensions) {
-        attempts.record_backend(name.clone());
-    }
-    Record::update_in(&request.extensions, |outcome| {
-        outcome.backend = Some(name.clone());
-        outcome.attempts += 1;
-        if let Some(latest) = outcome.extensions.get_mut::<LatestTerms>() {
-            latest.0 = terms;
-        }
-    });
-}
-
-/// Puts the place in the queue into the heartbeat's text, if the request has one.
-fn report_queue_place<S>(request: &Parts, ticket: &Ticket<Dispatcher<S>>)
-where
-    S: Clone + Send + Sync + 'static,
-{
-    let waiting = Waiting::of(&request.extensions);
-    if let Some((waiting, watch)) = waiting.zip(ticket.watch()) {
-        waiting.set_description(move || watch.queue_position().map(queue_place_text));
-    }
-}
-
-fn queue_place_text(queue_position: QueuePosition) -> String {
-    let ahead = queue_position.ahead;
-    let place = format!("waiting in the queue, requests before this one: {ahead}");
-    match queue_position.expected_wait {
-        Some(wait) => format!("{place}, expected wait: {} s", wait.as_secs_f64().ceil()),
-        None => place,
-    }
-}
-
-fn record_wait(request: &Parts, wait: Duration) {
-    Record::update_in(&request.extensions, |outcome| {
-        outcome.queued = Some(outcome.queued.unwrap_or_default() + wait);
-    });
-}
-
 fn breaker(backend: &Arc<Backend>, config: &FleetConfig) -> Breaker {
     let name = backend.name().clone();
     Breaker::new(config.breaker).with_hook(move |from, to| {
         tracing::warn!(backend = %name, from = from.name(), to = to.name(), "the circuit breaker changed state");
     })
-}
-
-/// The length of the request's body, if it was scanned; else 0.
-fn body_bytes(request: &Parts) -> u64 {
-    LlmRequest::of(&request.extensions).map_or(0, |request| request.body_bytes)
-}
-
-/// The model name in the body or the path, as written by the client.
-fn model_of(request: &Parts) -> Option<&str> {
-    let extensions = &request.extensions;
-    let in_body = LlmRequest::of(extensions).and_then(|request| request.model.as_deref());
-    let in_path = || match RouteMatch::of(extensions) {
-        Some(RouteMatch::Found { parameter, .. }) => parameter.as_deref(),
-        _ => None,
-    };
-    in_body.or_else(in_path)
 }

@@ -19,7 +19,7 @@ use super::super::attributes::bounded;
 use super::super::names;
 use super::super::propagation::Propagation;
 use super::{HeldSpan, fail, set};
-use crate::ollama::fleet::{LatestTerms, Terms};
+use crate::ollama::fleet::{LatestChoice, Terms};
 
 /// The target of an attempt.
 #[derive(Clone, Debug)]
@@ -115,8 +115,8 @@ impl<S> AttemptSpans<S> {
             if let Some(resent @ 1..) = outcome.attempts.checked_sub(1) {
                 span.set_attribute(names::HTTP_REQUEST_RESEND_COUNT, i64::from(resent));
             }
-            if let Some(LatestTerms(Some(terms))) = outcome.extensions.get() {
-                describe_choice(&span, terms);
+            if let Some(choice) = outcome.extensions.get::<LatestChoice>() {
+                describe_choice(&span, &choice.terms);
             }
         });
         span

@@ -8,7 +8,8 @@ mod request;
 
 pub use attempt::{AttemptBody, AttemptFuture, AttemptSpans, Upstream, attempt_spans};
 pub use request::RequestSpans;
-pub(super) use request::{finish_request, request_spans, trace_id};
+pub(crate) use request::trace_id;
+pub(super) use request::{finish_request, request_spans};
 
 use opentelemetry::trace::Status;
 use tracing::Span;

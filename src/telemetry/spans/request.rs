@@ -15,7 +15,6 @@ use super::super::attributes::{bounded, error_type, method_name};
 use super::super::names;
 use super::super::propagation::Propagation;
 use super::{end, fail, set};
-use crate::ollama::fleet::LatestTerms;
 
 /// A layer that opens the SERVER span of each request and keeps it in the request's [`Record`], so
 /// that both end together. Without a record the span would end at the head of the response, so the
@@ -77,7 +76,6 @@ impl<S> RequestSpans<S> {
         describe(&span, request);
         Record::update_in(request.extensions(), |outcome| {
             outcome.extensions.insert(RequestSpan(span.clone()));
-            outcome.extensions.insert(LatestTerms::default());
         });
         span
     }
@@ -166,7 +164,7 @@ pub(in super::super) fn finish_request(outcome: &Outcome) {
 }
 
 /// The id of the request's trace, if it is exported.
-pub(in super::super) fn trace_id(outcome: &Outcome) -> Option<String> {
+pub(crate) fn trace_id(outcome: &Outcome) -> Option<String> {
     let RequestSpan(span) = outcome.extensions.get()?;
     let context = span.context();
     let span = context.span();

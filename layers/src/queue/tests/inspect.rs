@@ -35,7 +35,15 @@ async fn waiters_are_listed_in_the_order_of_their_arrival_with_what_is_before_th
     let waiters = queue.waiters(10);
     let rows: Vec<_> = waiters
         .iter()
-        .map(|row| (row.class, row.key, row.priority, row.waited, row.position.ahead))
+        .map(|row| {
+            (
+                row.class,
+                row.key,
+                row.priority,
+                row.waited,
+                row.position.ahead,
+            )
+        })
         .collect();
     let expected = [
         ("a", "ada", Priority::Normal, secs(3), 1),
@@ -59,7 +67,10 @@ async fn a_cancelled_wait_ends_with_the_error_and_the_others_stay() {
     assert!(queue.cancel(id, Failure::from(Ended)));
     let error = waiting.await.unwrap().unwrap_err();
     assert_eq!(cause::<Ended>(&error), Ended);
-    assert!(!queue.cancel(id, Failure::from(Ended)), "it waits no longer");
+    assert!(
+        !queue.cancel(id, Failure::from(Ended)),
+        "it waits no longer"
+    );
     assert_eq!((queue.waiting(), queue.dispatch().waiting("a")), (1, 1));
     drop(held);
     assert!(is_served(&mut second).is_some());

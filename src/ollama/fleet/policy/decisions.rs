@@ -17,6 +17,8 @@ const CANDIDATES: usize = 8;
 /// One choice of a server for a request that runs a model.
 #[derive(Clone, Debug)]
 pub struct Decision {
+    /// Its number.
+    pub id: DecisionId,
     /// When it was made.
     pub at: Instant,
     /// The model.
@@ -52,7 +54,14 @@ pub struct Candidate {
 
 /// The number of a choice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct DecisionId(u64);
+pub struct DecisionId(u64);
+
+impl DecisionId {
+    /// The number: one more for each choice.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
 
 impl Candidate {
     pub(super) fn compared(server: &Arc<str>, view: View, judged: &Judgement) -> Self {
@@ -121,7 +130,9 @@ impl Decisions {
                 candidates.push(chosen);
             }
         }
+        let id = DecisionId(self.made);
         self.kept.push_back(Decision {
+            id,
             at: ask.now,
             model: ask.model.clone(),
             waited: super::lane::seconds(ask.since, ask.now),
@@ -130,7 +141,7 @@ impl Decisions {
             candidates,
         });
         self.made += 1;
-        DecisionId(self.made - 1)
+        id
     }
 
     /// The last choices, the latest first.

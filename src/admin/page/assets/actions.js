@@ -1,0 +1,59 @@
+// What an operator can do, each after a confirmation.
+
+import { text } from "./format.js";
+import { element } from "./rows.js";
+
+const dialog = () => document.getElementById("dialog");
+
+function open(title, content, yes) {
+  document.getElementById("dialog-title").textContent = title;
+  document.getElementById("dialog-text").replaceChildren(...content);
+  const button = document.getElementById("dialog-yes");
+  button.hidden = !yes;
+  button.textContent = yes ?? "";
+  dialog().returnValue = "no";
+  dialog().showModal();
+  return new Promise((done) => {
+    dialog().addEventListener("close", () => done(dialog().returnValue === "yes"), { once: true });
+  });
+}
+
+export function tell(title, ...content) {
+  return open(title, content, null);
+}
+
+export function announce(message) {
+  document.getElementById("announcements").textContent = message;
+}
+
+async function post(path) {
+  try {
+    const response = await fetch(path, { method: "POST" });
+    if (!response.ok) await tell("This did not work", element("p", "", text(await response.text())));
+    return response.ok;
+  } catch (error) {
+    await tell("The gateway does not answer", element("p", "", text(error.message)));
+    return false;
+  }
+}
+
+// The name of a server below a path has slashes, which stay.
+const inPath = (name) => name.split("/").map(encodeURIComponent).join("/").replaceAll("%3A", ":");
+
+export async function cordon(server) {
+  const effect = "It gets no new requests. Requests in progress go on, and those that wait use other servers.";
+  if (!(await open(`Cordon ${text(server.name)}?`, [element("p", "", effect)], "Cordon"))) return;
+  if (await post(`/backends/${inPath(server.name)}/cordon`)) announce(`${text(server.name)} is cordoned`);
+}
+
+export async function uncordon(server) {
+  const effect = "It gets requests again.";
+  if (!(await open(`Uncordon ${text(server.name)}?`, [element("p", "", effect)], "Uncordon"))) return;
+  if (await post(`/backends/${inPath(server.name)}/uncordon`)) announce(`${text(server.name)} gets requests again`);
+}
+
+export async function cancel(waiter) {
+  const effect = `The request of ${text(waiter.client)} for ${text(waiter.model)} ends with an error (503).`;
+  if (!(await open("Cancel this request?", [element("p", "", effect)], "Cancel the request"))) return;
+  if (await post(`/queue/${waiter.id}/cancel`)) announce("the request was cancelled");
+}

@@ -1,0 +1,142 @@
+//! Sessions of operators who use the status page from another machine.
+//!
+//! An administrator's key is sent once, by a form. The browser then gets a random token as a cookie
+//! that scripts cannot read (`HttpOnly`) and that other sites cannot use (`SameSite=Strict`). The key
+//! itself is not stored. A session ends after 12 hours, when the gateway ends, and when the keys are
+//! changed by a reload.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cookie::{Cookie, SameSite};
+use futures_util::FutureExt;
+use http::header::{COOKIE, SET_COOKIE};
+use http::{HeaderMap, HeaderValue, Method, Request};
+use http_body::Body;
+use http_body_util::{BodyExt, Collected, Limited};
+use llamatower_layers::BoxError;
+use llamatower_layers::api_key::{KeySet, Role};
+use llamatower_layers::live::Live;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::access::to_status_page;
+use super::answer::Answer;
+use super::page;
+
+/// The name of the cookie.
+const NAME: &str = "llamatower_session";
+/// How long a session lasts.
+const LASTS: Duration = Duration::from_secs(12 * 60 * 60);
+/// The number of sessions. The oldest one ends if there are more.
+const SESSIONS: usize = 64;
+/// The largest form, in bytes. A key is much shorter.
+const FORM_BYTES: usize = 4096;
+
+/// The sessions. Clones share them.
+#[derive(Clone)]
+pub(super) struct Sessions {
+    keys: Live<KeySet>,
+    open: Arc<Mutex<VecDeque<Session>>>,
+}
+
+struct Session {
+    token: String,
+    begun: Instant,
+    /// The accepted keys when it began.
+    keys: KeySet,
+}
+
+impl Sessions {
+    pub(super) fn new(keys: Live<KeySet>) -> Self {
+        Self {
+            keys,
+            open: Arc::default(),
+        }
+    }
+
+    /// Whether a request belongs to a session.
+    pub(super) fn knows(&self, headers: &HeaderMap) -> bool {
+        let Some(token) = token(headers) else {
+            return false;
+        };
+        let keys = self.keys.get();
+        let mut open = self.open();
+        open.retain(|session| session.begun.elapsed() < LASTS && session.keys == *keys);
+        open.iter().any(|session| session.token == token)
+    }
+
+    /// The answer to the form of the sign-in page; `None` if it could not be read.
+    pub(super) fn sign_in(&self, form: Option<&[u8]>) -> Answer {
+        let Some(form) = form else {
+            return page::sign_in(Some("The form could not be read."));
+        };
+        let mut fields = form_urlencoded::parse(form);
+        let key = fields.find(|(name, _)| name == "key");
+        let key = key.map(|(_, key)| key.trim().to_owned());
+        let keys = self.keys.get();
+        let found = key.as_deref().and_then(|key| keys.find(key));
+        match found {
+            Some(identity) if identity.role == Role::Admin => {
+                tracing::info!(identity = &*identity.name, "an operator has signed in");
+                self.begin(keys.clone())
+            }
+            Some(_) => page::sign_in(Some(
+                "This key is valid, but it is not an administrator's key.",
+            )),
+            None => page::sign_in(Some("This key is not known.")),
+        }
+    }
+
+    fn begin(&self, keys: KeySet) -> Answer {
+        let token = Uuid::new_v4().simple().to_string();
+        let mut open = self.open();
+        if open.len() >= SESSIONS {
+            open.pop_front();
+        }
+        open.push_back(Session {
+            token: token.clone(),
+            begun: Instant::now(),
+            keys,
+        });
+        let cookie = Cookie::build((NAME, token))
+            .path("/")
+            .http_only(true)
+            .same_site(SameSite::Strict)
+            .max_age(cookie::time::Duration::try_from(LASTS).unwrap_or_default());
+        let mut answer = to_status_page();
+        if let Ok(cookie) = HeaderValue::try_from(cookie.build().to_string()) {
+            answer.headers_mut().insert(SET_COOKIE, cookie);
+        }
+        answer
+    }
+
+    fn open(&self) -> MutexGuard<'_, VecDeque<Session>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a request is the form of the sign-in page.
+pub(super) fn is_form<B>(request: &Request<B>) -> bool {
+    request.method() == Method::POST && request.uri().path() == "/sign-in"
+}
+
+/// Reads a form; `None` if it cannot be read or is too long.
+pub(super) fn read_form<B>(body: B) -> impl Future<Output = Option<Bytes>> + Send
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let whole = Limited::new(body, FORM_BYTES).collect();
+    whole.map(|whole| whole.ok().map(Collected::to_bytes))
+}
+
+fn token(headers: &HeaderMap) -> Option<String> {
+    let fields = headers.get_all(COOKIE).into_iter();
+    let texts = fields.filter_map(|value| value.to_str().ok());
+    let mut cookies = texts.flat_map(Cookie::split_parse).filter_map(Result::ok);
+    let cookie = cookies.find(|cookie| cookie.name() == NAME)?;
+    Some(cookie.value().to_owned())
+}

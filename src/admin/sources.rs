@@ -1,0 +1,102 @@
+//! Where the documents for operators come from.
+
+use std::fmt;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::activity::Activity as Kept;
+use crate::cloud::Cloud;
+use crate::edge::Gauges;
+use crate::ollama::fleet::BackendStatus;
+use crate::status::{Activity, CloudState, Gateway, Models, Overview, Status, WaiterRow};
+use crate::telemetry::{FleetView, Telemetry};
+use crate::version;
+
+/// The number of waiting requests that operators see.
+const WAITERS: usize = 100;
+
+/// Where the documents for operators come from.
+pub struct Sources {
+    /// The metrics.
+    pub telemetry: Arc<Telemetry>,
+    /// The backends and the queue.
+    pub fleet: Arc<dyn FleetView>,
+    /// The requests that have ended.
+    pub activity: Arc<Kept>,
+    /// The cloud service, if requests may be sent to one.
+    pub cloud: Option<Arc<Cloud>>,
+    /// The edge of the listeners for clients.
+    pub clients: Arc<Gauges>,
+    /// When the gateway started.
+    pub started_at: Timestamp,
+}
+
+impl Sources {
+    pub(super) fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
+    pub(super) fn fleet(&self) -> &dyn FleetView {
+        &*self.fleet
+    }
+
+    pub(super) fn gateway(&self) -> Gateway {
+        Gateway {
+            version: version::VERSION.to_owned(),
+            started_at: self.started_at.to_string(),
+            in_flight: self.clients.in_flight(),
+            connections: self.clients.connections(),
+            is_draining: self.clients.is_draining(),
+        }
+    }
+
+    pub(super) fn status(&self) -> Status {
+        self.status_of(&self.fleet.status())
+    }
+
+    pub(super) fn status_of(&self, backends: &[BackendStatus]) -> Status {
+        let queue = self.fleet.queue_status();
+        Status {
+            gateway: self.gateway(),
+            backends: backends.iter().map(Into::into).collect(),
+            queue: queue.into_iter().map(Into::into).collect(),
+            digests_differ: self.fleet.drifts().iter().map(Into::into).collect(),
+            cloud: self.cloud(),
+        }
+    }
+
+    pub(super) fn cloud(&self) -> CloudState {
+        let status = self.cloud.as_ref().map(|cloud| cloud.status());
+        CloudState::from(status.as_ref())
+    }
+
+    pub(super) fn waiting(&self) -> Vec<WaiterRow> {
+        let waiting = self.fleet.waiting(WAITERS);
+        waiting.into_iter().map(Into::into).collect()
+    }
+
+    pub(super) fn models(&self) -> Models {
+        Models::new(&self.fleet.status(), &self.fleet.drifts())
+    }
+
+    pub(super) fn activity(&self) -> Activity {
+        Activity::new(&self.activity)
+    }
+
+    pub(super) fn overview(&self) -> Overview {
+        let backends = self.fleet.status();
+        Overview {
+            models: Models::new(&backends, &self.fleet.drifts()).models,
+            status: self.status_of(&backends),
+            waiting: self.waiting(),
+            activity: self.activity(),
+        }
+    }
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,53 @@
+//! The state of the gateway, and all of it together.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Activity, Backend, CloudState, DigestsDiffer, ModelRow, QueueRow, WaiterRow};
+
+/// The document `/status`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Status {
+    /// The gateway itself.
+    pub gateway: Gateway,
+    /// The backends, in the order of the configuration.
+    pub backends: Vec<Backend>,
+    /// The queue of each model with waiting or running requests.
+    pub queue: Vec<QueueRow>,
+    /// The names that stand for different models.
+    pub digests_differ: Vec<DigestsDiffer>,
+    /// The cloud service.
+    pub cloud: CloudState,
+}
+
+/// The gateway itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Gateway {
+    /// Its version.
+    pub version: String,
+    /// When it started.
+    pub started_at: String,
+    /// Requests in flight, also those that wait.
+    pub in_flight: usize,
+    /// Open connections of clients.
+    pub connections: usize,
+    /// Whether it accepts no new requests, because it is about to end.
+    pub is_draining: bool,
+}
+
+/// The document `/status/overview`: everything that the status page shows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Overview {
+    /// As in `/status`.
+    #[serde(flatten)]
+    pub status: Status,
+    /// The requests that wait, the longest wait first; at most 100.
+    pub waiting: Vec<WaiterRow>,
+    /// As in `/status/models`.
+    pub models: Vec<ModelRow>,
+    /// As in `/status/requests`.
+    #[serde(flatten)]
+    pub activity: Activity,
+}

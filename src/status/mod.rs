@@ -1,0 +1,38 @@
+//! What operators are told: the documents under `/status` of the admin listener.
+//!
+//! Each document is a type, and its JSON schema is made from the types
+//! (`docs/status.schema.json`). Durations are in seconds, sizes in bytes, times in RFC 3339.
+//! `null` means that a value is not known or does not apply.
+
+mod backends;
+mod cloud;
+mod decisions;
+mod gateway;
+mod models;
+mod queue;
+mod requests;
+
+pub use backends::{
+    AvoidedModel, Backend, Memory, ModelOnBackend, ModelsInMemory, Preloaded, ResidentModel,
+};
+pub use cloud::{CloudService, CloudState};
+pub use decisions::{CandidateRow, DecisionRow, Decisions};
+pub use gateway::{Gateway, Overview, Status};
+pub use models::{Holder, ModelRow, Models, ServerName};
+pub use queue::{DigestsDiffer, QueueRow, WaiterRow};
+pub use requests::{Activity, ClientRow, CostTerms, Interval, RequestRow};
+
+use std::time::Duration;
+
+/// A number of seconds to the microsecond. The digits beyond it are no information.
+pub(crate) fn rounded(seconds: f64) -> f64 {
+    // Not -0, which has a sign in JSON.
+    (seconds * 1e6).round() / 1e6 + 0.0
+}
+
+pub(crate) fn seconds(time: Duration) -> f64 {
+    rounded(time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests;

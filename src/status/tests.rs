@@ -1,0 +1,76 @@
+#![allow(clippy::unwrap_used)]
+
+use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
+use serde_json::{Map, Value, json};
+
+use super::*;
+
+/// The schema of all documents, by path.
+fn schema() -> Value {
+    let mut generator = SchemaSettings::draft2020_12()
+        .for_serialize()
+        .into_generator();
+    let mut paths = Map::new();
+    fn add<T: JsonSchema>(
+        generator: &mut SchemaGenerator,
+        paths: &mut Map<String, Value>,
+        path: &str,
+    ) {
+        let schema = generator.subschema_for::<T>();
+        paths.insert(path.to_owned(), schema.to_value());
+    }
+    add::<Status>(&mut generator, &mut paths, "/status");
+    add::<Decisions>(&mut generator, &mut paths, "/status/decisions");
+    add::<Models>(&mut generator, &mut paths, "/status/models");
+    add::<Overview>(&mut generator, &mut paths, "/status/overview");
+    add::<Activity>(&mut generator, &mut paths, "/status/requests");
+    let definitions = generator.take_definitions(true);
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "The documents for operators on the admin listener, by path",
+        "type": "object",
+        "properties": paths,
+        "$defs": definitions,
+    })
+}
+
+#[test]
+fn the_schema_in_the_docs_is_that_of_the_documents() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/status.schema.json");
+    let now = format!("{:#}\n", schema());
+    if std::env::var_os("LLAMATOWER_WRITE_SCHEMA").is_some() {
+        std::fs::write(path, &now).unwrap();
+    }
+    let saved = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        saved == now,
+        "docs/status.schema.json is not the schema of the documents; \
+         LLAMATOWER_WRITE_SCHEMA=1 cargo test --lib schema saves it"
+    );
+}
+
+#[test]
+fn a_document_is_read_as_it_was_written() {
+    let status = Status {
+        gateway: Gateway {
+            version: "1.0.0".to_owned(),
+            started_at: "2026-01-01T00:00:00Z".to_owned(),
+            in_flight: 1,
+            connections: 2,
+            is_draining: false,
+        },
+        backends: Vec::new(),
+        queue: Vec::new(),
+        digests_differ: Vec::new(),
+        cloud: CloudState::default(),
+    };
+    let text = serde_json::to_string(&status).unwrap();
+    assert!(text.ends_with(r#""cloud":{"is_on":false}}"#), "{text}");
+    assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);
+}
+
+#[test]
+fn numbers_of_seconds_have_no_more_digits_than_are_information() {
+    assert_eq!(rounded(1.234_567_89), 1.234_568);
+    assert_eq!(rounded(-1e-9).to_string(), "0");
+}

@@ -1,0 +1,297 @@
+//! The status page's documents, its live events, its sign-in, and what operators do with it.
+
+use futures_util::StreamExt;
+use llamatower_sim::SimHandle;
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Answer, Gateway, chat, load, long_stream, send, sim_with, tiny, with, within_limit,
+};
+
+const KEYS: (&str, &str) = (
+    "LLAMATOWER_ADMIN_KEYS",
+    "ben=sha256:d40b4998c1b40bb710a3f09ddffdeaf0ca6347788a124f8fa3e034c4af1c6b72",
+);
+const PROXIES: (&str, &str) = ("LLAMATOWER_TRUSTED_PROXIES", "127.0.0.1");
+
+async fn gateway(sim: &SimHandle, settings: &[(&str, &str)]) -> Gateway {
+    let gateway = Gateway::start(&[sim], settings).await;
+    let is_up = |line: &Value| line["message"] == "the backend is up";
+    gateway.logged("the backend is up", is_up).await;
+    gateway
+}
+
+async fn overview(gateway: &Gateway) -> Value {
+    gateway.admin_page("/status/overview").await.json()
+}
+
+/// A request of an operator on another machine.
+fn remote(gateway: &Gateway, path: &str) -> reqwest::RequestBuilder {
+    let page = reqwest::Client::new().get(format!("{}{path}", gateway.admin_url()));
+    page.header("x-forwarded-for", "10.0.0.7")
+}
+
+/// Reads the events of a page until one has this name and its data satisfies the condition.
+async fn event(
+    page: reqwest::Response,
+    name: &str,
+    is_wanted: impl Fn(&Value) -> bool,
+) -> (reqwest::Response, Value) {
+    let mut page = page;
+    let mut text = String::new();
+    let wanted = async {
+        loop {
+            let chunk = page.chunk().await.unwrap().expect("the stream goes on");
+            text.push_str(std::str::from_utf8(&chunk).unwrap());
+            while let Some((event, rest)) = text.split_once("\n\n") {
+                let data = event.strip_prefix(&format!("event: {name}\ndata: "));
+                let data = data.map(|data| serde_json::from_str(data).unwrap());
+                text = rest.to_owned();
+                if let Some(data) = data.filter(&is_wanted) {
+                    return data;
+                }
+            }
+        }
+    };
+    let data = within_limit(name, wanted).await;
+    (page, data)
+}
+
+#[tokio::test]
+async fn a_finished_request_is_shown_with_its_tokens_and_the_reason_of_its_server() {
+    let sim = tiny().await;
+    load(&sim).await;
+    let gateway = gateway(&sim, &[]).await;
+    assert_eq!(send(gateway.get("/api/tags")).await.status, 200);
+    // The first response shows how fast the server is.
+    for _ in 0..2 {
+        assert_eq!(gateway.post("/api/chat", &chat()).await.status, 200);
+    }
+    let overview = overview(&gateway).await;
+    let requests = overview["requests"].as_array().unwrap();
+    assert_eq!(requests.len(), 2, "{requests:?}");
+    let row = &requests[0];
+    assert_eq!(
+        (&row["route"], &row["model"]),
+        (&json!("POST /api/chat"), &json!("tiny"))
+    );
+    assert_eq!(
+        (&row["status"], &row["ending"]),
+        (&json!(200), &json!("complete"))
+    );
+    assert_eq!(row["backend"], sim.addr().to_string());
+    assert_eq!(row["client"], "address:127.0.0.1");
+    assert!(row["output_tokens"].as_u64() > Some(0), "{row}");
+    assert!(row["terms"]["work"].as_f64() > Some(0.0), "{row}");
+    let decisions = gateway.admin_page("/status/decisions").await.json();
+    assert_eq!(decisions["decisions"][0]["id"], row["decision"]);
+    assert_eq!(overview["clients"][0]["requests"], 2);
+    assert_eq!(overview["models"][0]["model"], "tiny:latest");
+    assert_eq!(overview["gateway"]["is_draining"], false);
+}
+
+#[tokio::test]
+async fn a_waiting_request_is_shown_and_can_be_cancelled() {
+    let sim = long_stream().await;
+    let gateway = gateway(&sim, &[("LLAMATOWER_SLOTS", "1")]).await;
+    let stream = with(chat(), json!({"stream": true}));
+    let mut running = gateway
+        .post_request("/api/chat", &stream)
+        .send()
+        .await
+        .unwrap();
+    assert!(running.chunk().await.unwrap().is_some());
+    let waiting = tokio::spawn(send(gateway.post_request("/api/chat", &chat())));
+    let row = within_limit("a waiting request", async {
+        loop {
+            let overview = overview(&gateway).await;
+            if let Some(row) = overview["waiting"].get(0) {
+                return row.clone();
+            }
+        }
+    })
+    .await;
+    let shown = (&row["model"], &row["client"], &row["ahead"]);
+    assert_eq!(
+        shown,
+        (
+            &json!("tiny:latest"),
+            &json!("address:127.0.0.1"),
+            &json!(0)
+        )
+    );
+    let path = format!("/queue/{}/cancel", row["id"]);
+    let cancelled = send(gateway.admin_post(&path)).await;
+    assert_eq!(
+        (cancelled.status, &cancelled.json()["is_cancelled"]),
+        (200, &json!(true))
+    );
+    let refused = within_limit("the end of the wait", waiting).await.unwrap();
+    assert_eq!(refused.status, 503, "{}", refused.text);
+    assert!(
+        refused.text.contains("an operator cancelled this request"),
+        "{}",
+        refused.text
+    );
+    assert_eq!(
+        send(gateway.admin_post(&path)).await.status,
+        404,
+        "it waits no longer"
+    );
+    let row = &overview(&gateway).await["requests"][0];
+    assert_eq!(row["error"], "cancelled_by_operator");
+}
+
+#[tokio::test]
+async fn an_open_page_gets_what_changes_and_nothing_else() {
+    let sim = tiny().await;
+    let gateway = gateway(&sim, &[]).await;
+    let page = reqwest::get(format!("{}/status/events", gateway.admin_url()))
+        .await
+        .unwrap();
+    assert_eq!(page.headers()["content-type"], "text/event-stream");
+    let (page, servers) = event(page, "backends", |_| true).await;
+    assert_eq!(servers[0]["is_cordoned"], false);
+    let path = format!("/backends/{}/cordon", sim.addr());
+    assert_eq!(send(gateway.admin_post(&path)).await.status, 200);
+    let (page, servers) = event(page, "backends", |_| true).await;
+    assert_eq!(
+        servers[0]["is_cordoned"], true,
+        "the first update after the change"
+    );
+    assert_eq!(gateway.post("/api/chat", &chat()).await.status, 503);
+    let (_, requests) = event(page, "requests", |rows| rows[0]["status"] == 503).await;
+    assert_eq!(requests[0]["error"], "cordoned");
+}
+
+#[tokio::test]
+async fn the_stream_of_events_does_not_hold_up_the_end_of_the_program() {
+    let sim = tiny().await;
+    let gateway = gateway(&sim, &[]).await;
+    let page = reqwest::get(format!("{}/status/events", gateway.admin_url()))
+        .await
+        .unwrap();
+    let (page, _) = event(page, "gateway", |_| true).await;
+    let rest = within_limit(
+        "the end of the events",
+        page.bytes_stream().collect::<Vec<_>>(),
+    );
+    let (code, _) = tokio::join!(gateway.terminate(), rest);
+    assert_eq!(code, Some(0));
+}
+
+/// The page `/` as a browser on another machine asks for it.
+async fn browse(gateway: &Gateway, cookie: Option<&str>) -> Answer {
+    let mut page = remote(gateway, "/").header("accept", "text/html,*/*;q=0.8");
+    if let Some(cookie) = cookie {
+        page = page.header("cookie", format!("theme=dark; {cookie}"));
+    }
+    send(page).await
+}
+
+/// Sends the form of the sign-in page, and returns the response and the cookie.
+async fn sign_in(gateway: &Gateway, key: &str) -> (u16, String, Option<String>) {
+    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+    let form = client
+        .build()
+        .unwrap()
+        .post(format!("{}/sign-in", gateway.admin_url()));
+    let form = form
+        .header("x-forwarded-for", "10.0.0.7")
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(format!("key={key}"));
+    let answer = form.send().await.unwrap();
+    let cookie = answer.headers().get("set-cookie");
+    let cookie = cookie.map(|cookie| cookie.to_str().unwrap().to_owned());
+    (
+        answer.status().as_u16(),
+        answer.text().await.unwrap(),
+        cookie,
+    )
+}
+
+#[tokio::test]
+async fn from_another_machine_a_browser_signs_in_with_an_administrators_key() {
+    let sim = tiny().await;
+    let user = (
+        "LLAMATOWER_API_KEYS",
+        "ada=sha256:cb3ac4f9f4ba2da6f063a94debb6009ec2ee2abcf28f90cd97fdb92fdc44d736",
+    );
+    let gateway = gateway(&sim, &[PROXIES, KEYS, user]).await;
+    let form = browse(&gateway, None).await;
+    assert!(form.text.contains("action=\"/sign-in\""), "{}", form.text);
+    for path in ["/status/overview", "/status/events", "/status/requests"] {
+        let refused = send(remote(&gateway, path)).await;
+        assert_eq!(refused.status, 403, "{path}");
+        assert!(refused.text.contains("sign in at /"), "{}", refused.text);
+    }
+    for path in ["/metrics", "/status", "/page.js"] {
+        assert_eq!(send(remote(&gateway, path)).await.status, 200, "{path}");
+    }
+    let (status, text, cookie) = sign_in(&gateway, "wrong").await;
+    assert_eq!((status, cookie), (403, None));
+    assert!(text.contains("This key is not known."), "{text}");
+    let (status, _, cookie) = sign_in(&gateway, "ben-secret").await;
+    let cookie = cookie.unwrap();
+    assert_eq!(status, 303);
+    for part in ["HttpOnly", "SameSite=Strict", "Path=/", "Max-Age=43200"] {
+        assert!(cookie.contains(part), "{cookie}");
+    }
+    assert!(!cookie.contains("ben-secret"));
+    let cookie = cookie.split(';').next().unwrap();
+    let page = browse(&gateway, Some(cookie)).await;
+    assert!(page.text.contains("id=\"server-rows\""), "{}", page.text);
+    let path = format!("/backends/{}/cordon", sim.addr());
+    let order = || {
+        let order = gateway.admin_post(&path);
+        order
+            .header("x-forwarded-for", "10.0.0.7")
+            .header("cookie", cookie)
+    };
+    assert_eq!(send(order()).await.status, 200);
+    let foreign = order().header("origin", "https://elsewhere.example");
+    assert_eq!(send(foreign).await.status, 403, "a page of another site");
+    let forged = browse(&gateway, Some("llamatower_session=0123456789abcdef")).await;
+    assert!(forged.text.contains("action=\"/sign-in\""));
+}
+
+#[tokio::test]
+async fn without_administrators_keys_other_machines_get_no_page() {
+    let sim = tiny().await;
+    let gateway = gateway(&sim, &[PROXIES]).await;
+    let refused = browse(&gateway, None).await;
+    assert_eq!(refused.status, 403);
+    assert!(
+        refused.text.contains("LLAMATOWER_ADMIN_KEYS"),
+        "{}",
+        refused.text
+    );
+}
+
+#[tokio::test]
+async fn the_page_allows_scripts_of_its_own_and_nothing_else() {
+    let sim = sim_with(llamatower_sim::ModelSpec::new("tiny")).await;
+    let gateway = gateway(&sim, &[]).await;
+    for path in ["/", "/page.js", "/uplot.js", "/page.css", "/icon.svg"] {
+        let page = reqwest::get(format!("{}{path}", gateway.admin_url()))
+            .await
+            .unwrap();
+        assert_eq!(page.status(), 200, "{path}");
+        let policy = page.headers()["content-security-policy"].to_str().unwrap();
+        assert!(policy.starts_with("default-src 'none'"), "{policy}");
+        assert!(!policy.contains("unsafe"), "{policy}");
+        let text = page.text().await.unwrap();
+        if path == "/" {
+            assert!(!text.contains("://"), "a request to another host");
+            assert!(
+                !text.contains("style=") && !text.contains(" onclick"),
+                "inline code"
+            );
+        }
+    }
+    assert_eq!(
+        send(gateway.admin_post("/status/overview")).await.status,
+        405
+    );
+    assert_eq!(gateway.admin_page("/nowhere").await.status, 404);
+}
