@@ -10,7 +10,7 @@ from harness.stack import NO_OLLAMA, kinds, running
 
 # Keys, addresses and proxies of the developer's own must not reach a client under test.
 for variable in list(os.environ):
-    if variable.startswith(("OPENAI_", "ANTHROPIC_", "LANGCHAIN_", "LANGSMITH_")) or (
+    if variable.startswith(("OPENAI_", "ANTHROPIC_", "GROQ_", "LANGCHAIN_", "LANGSMITH_")) or (
         variable.startswith("OLLAMA_") and variable != "OLLAMA_BIN"
     ):
         del os.environ[variable]

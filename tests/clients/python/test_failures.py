@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import anthropic
+import groq
 import httpx
 import httpx2
 import ollama
@@ -67,6 +68,12 @@ STREAMS: dict[str, tuple[Callable[[str], Iterator], type[Exception]]] = {
         ),
         openai.APIError,
     ),
+    "groq": (
+        lambda url: groq.Groq(
+            base_url=url, api_key="unused", max_retries=0
+        ).chat.completions.create(model=SLOW, messages=HI, stream=True, max_tokens=ENDLESS),
+        groq.APIError,
+    ),
     "anthropic": (
         lambda url: messages(url).messages.create(
             model=SLOW, messages=HI, stream=True, max_tokens=ENDLESS
@@ -77,6 +84,7 @@ STREAMS: dict[str, tuple[Callable[[str], Iterator], type[Exception]]] = {
 }
 CONNECTION_ERRORS = (
     anthropic.APIConnectionError,
+    groq.APIConnectionError,
     httpx.RemoteProtocolError,
     httpx2.RemoteProtocolError,
     openai.APIConnectionError,
