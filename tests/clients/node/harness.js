@@ -12,6 +12,8 @@ export const FAST = "tiny";
 export const SLOW = "small";
 // No backend has it; the cloud service does.
 export const CLOUD_MODEL = "in-the-cloud";
+// The kind of stack whose servers are OpenAI-compatible, so that native routes are translated.
+export const TRANSLATED = "llama.cpp";
 export const ABSENT = "no-such-model";
 export const HI = [{ role: "user", content: "the llama" }];
 // Tokens that take a slow model far longer than any test waits: only a cancel ends them.

@@ -16,7 +16,6 @@ import pytest
 import requests
 from common import ENDLESS, HI
 from harness import FAST, SLOW, Gateway, Stack, eventually
-from harness.backends import loaded
 from harness.process import free_port
 from harness.stack import running
 
@@ -299,4 +298,4 @@ def test_a_backend_that_comes_back_is_served_from_again(faulty: Stack) -> None:
             return False
 
     eventually(served, "the model that only this backend has is answered again", 30.0)
-    assert loaded(first, FAST)
+    assert first.loaded(FAST)

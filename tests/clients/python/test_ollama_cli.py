@@ -42,6 +42,7 @@ def test_list_run_and_ps(cli) -> None:
     assert FAST in cli("ps").stdout
 
 
+@pytest.mark.not_translated("an OpenAI-compatible server tells no architecture")
 def test_show(cli) -> None:
     shown = cli("show", FAST)
     assert shown.returncode == 0 and "llama" in shown.stdout
@@ -49,6 +50,7 @@ def test_show(cli) -> None:
     assert missing.returncode == 1 and "not found" in missing.stderr
 
 
+@pytest.mark.not_translated("OpenAI's dialect cannot unload a model")
 def test_stop_unloads(cli) -> None:
     assert cli("run", FAST, "the").returncode == 0
     assert cli("stop", FAST).returncode == 0
@@ -119,6 +121,7 @@ def test_one_connection_too_many_is_an_error(cli, gateway_with: Callable[..., Ga
         fails_at(cli, gateway.url)
 
 
+@pytest.mark.not_translated("the server in the test is an Ollama")
 def test_an_empty_error_of_a_server_is_shown_in_words(
     cli, gateway_with: Callable[..., Gateway], stack: Stack, tmp_path: Path
 ) -> None:

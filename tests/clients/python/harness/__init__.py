@@ -3,7 +3,7 @@
 Only the standard library, so that the Node suite can use it through ``python3 -m harness``.
 """
 
-from .backends import AttachedSim, RealOllama, Sim
+from .backends import AttachedSim, LlamaCpp, RealOllama, Sim
 from .cloud import CLOUD_MODEL, Cloud
 from .gateway import Gateway
 from .process import eventually
@@ -18,6 +18,7 @@ __all__ = [
     "AttachedSim",
     "Cloud",
     "Gateway",
+    "LlamaCpp",
     "Missing",
     "RealOllama",
     "Sim",
