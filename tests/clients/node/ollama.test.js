@@ -94,6 +94,23 @@ onEachStack("npm ollama", (stack, kind) => {
     assert.ok(answer.done);
   });
 
+  test("each line has the alias that was asked for", async (t) => {
+    if (stack.needsGateway(t)) return;
+    const model = "gpt-4o-mini";
+    const aliased = at(await stack.gatewayWith({ LLAMATOWER_ALIASES: `${model}=${FAST}` }));
+    const chat = { model, messages: HI, options: short };
+    const generate = { model, prompt: "the", options: short };
+    for (const answer of [
+      await aliased.chat(chat),
+      await aliased.generate(generate),
+      await aliased.embed({ model, input: "the" }),
+      ...(await all(await aliased.chat({ ...chat, stream: true }))),
+      ...(await all(await aliased.generate({ ...generate, stream: true }))),
+    ]) {
+      assert.equal(answer.model, model);
+    }
+  });
+
   test("keys, and management for an admin alone", async (t) => {
     if (stack.needsGateway(t)) return;
     const url = await stack.gatewayWith({

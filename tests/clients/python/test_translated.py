@@ -3,12 +3,24 @@
 The suites of the native clients say by the marker `not_translated` which of their tests need an Ollama.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import openai
 import pytest
 from common import ENDLESS, HI
-from harness import ADMIN_KEY, FAST, SLOW, Gateway, LlamaCpp, Stack
+from harness import (
+    ADMIN_KEY,
+    FAST,
+    OTHER,
+    SLOW,
+    Gateway,
+    LlamaCpp,
+    RealOllama,
+    Stack,
+    eventually,
+)
 from harness.stack import weights
 from langchain_ollama import ChatOllama
 from ollama import Client, ResponseError
@@ -112,3 +124,50 @@ def test_a_stream_that_the_server_cuts_off_is_an_error(
                 pass
     finally:
         gateway.stop()
+
+
+@pytest.fixture
+def beside_an_ollama(tmp_path: Path, stores: Path) -> Iterator[Gateway]:
+    """A real Ollama with FAST and OTHER, and llama.cpp's server with FAST and SLOW."""
+    if not os.environ.get("OLLAMA_BIN"):
+        pytest.skip("OLLAMA_BIN is not set, so there is no Ollama to stand beside")
+    fast, pooled = weights(FAST, 64, 2, 1), weights("tiny-pooled", 64, 2, 1, "mean")
+    ollama = RealOllama("ollama", {FAST: fast, OTHER: fast}, stores / "beside", tmp_path)
+    llama = LlamaCpp("llama", {FAST: pooled, SLOW: weights(SLOW, 512, 8, 2)}, tmp_path)
+    settings = {"LLAMATOWER_PROBE_TIMEOUT": "60s", "LLAMATOWER_ADMIN_KEYS": ADMIN_KEY}
+    gateway = Gateway("gateway", [ollama.url, llama.url], settings, tmp_path)
+    for server in (ollama, llama):
+        name = server.url.rsplit("/", 1)[1]
+        is_up = f'"the backend is up","backend":"{name}"'
+        eventually(lambda text=is_up: text in gateway.process.log(), f"{name} is up", 30.0)
+    yield gateway
+    for process in (gateway, ollama, llama):
+        process.stop()
+
+
+def test_beside_an_ollama_each_request_goes_where_it_can_be_served(
+    beside_an_ollama: Gateway,
+) -> None:
+    headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    client = Client(host=beside_an_ollama.url, headers=headers)
+    v1 = openai.OpenAI(base_url=f"{beside_an_ollama.url}/v1", api_key=ADMIN_KEY, max_retries=0)
+    names = {f"{FAST}:latest", f"{OTHER}:latest", f"{SLOW}:latest"}
+    assert names == {row.model for row in client.list().models}
+    assert [row.id for row in v1.models.list() if row.id.startswith(SLOW)] == [SLOW], "its own id"
+    for model in (FAST, OTHER, SLOW):
+        answer = client.chat(model=model, messages=HI, options={"num_predict": 3})
+        assert (answer.model, answer.eval_count) == (model, 3)
+        options = {"num_predict": 3}
+        parts = list(client.generate(model=model, prompt="the", stream=True, options=options))
+        assert parts[-1].done and {part.model for part in parts} == {model}
+        chat = v1.chat.completions.create(model=model, messages=HI, max_tokens=3)
+        assert chat.usage.completion_tokens == 3
+    # What OpenAI's dialect cannot say goes to the Ollama that has the model, too.
+    for _ in range(4):
+        options = {"mirostat": 2, "num_predict": 2}
+        assert client.generate(model=FAST, prompt="the", options=options).context
+    assert client.generate(model=FAST, keep_alive=0).done_reason == "unload"
+    assert client.copy(FAST, "copied").status == "success"
+    assert client.delete("copied").status == "success"
+    with pytest.raises(ResponseError, match="does not offer the unloading"):
+        client.generate(model=SLOW, keep_alive=0)
