@@ -8,7 +8,7 @@
 use http::{Method, StatusCode, Uri};
 use llamatower_layers::{EndpointTable, RouteMatch};
 
-use super::base_path::BasePath;
+use super::base_path::{BasePath, inside};
 
 /// A redirect's status and target.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,13 +33,7 @@ pub(super) fn redirect(
     }
     let clean = cleaned(path);
     let is_clean = clean == path;
-    let look_up = |path| {
-        let inside = match base {
-            Some(base) => base.strip(path)?,
-            None => path,
-        };
-        Some(endpoints.look_up(method, inside))
-    };
+    let look_up = |path| Some(endpoints.look_up(method, inside(base, path)?));
     let (status, path) = match look_up(&clean)? {
         RouteMatch::Found { .. } | RouteMatch::WrongMethod { .. } if is_clean => return None,
         RouteMatch::Found { .. } | RouteMatch::WrongMethod { .. } => {
@@ -138,6 +132,7 @@ mod tests {
             ("//", "/"),
             ("/./", "/"),
             ("//v1/models/tiny%3Alatest", "/v1/models/tiny%3Alatest"),
+            ("//openai/v1/models", "/openai/v1/models"),
             ("//evil.example/../api/tags", "/api/tags"),
         ] {
             let expected = Some((307, location.to_owned()));

@@ -7,14 +7,14 @@ use bytes::Bytes;
 use http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_TYPE, EXPECT, HOST, LOCATION, ORIGIN, TRANSFER_ENCODING,
 };
-use http::uri::{Authority, PathAndQuery};
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version, request};
 use http_body_util::Full;
 use llamatower_layers::live::Live;
 use llamatower_layers::{Dialect, EndpointTable, RouteMatch};
 
 use super::address::PeerAddr;
-use super::base_path::BasePath;
+use super::base_path::{self, BasePath};
 use super::client_address::client_address;
 use super::config::EdgeConfig;
 use super::host::{Hosts, machine_name};
@@ -127,12 +127,9 @@ impl Rules {
         Ok(Decision::Pass(admitted))
     }
 
-    /// The target without the base path; `None` if it is outside the base path.
+    /// The target that the stack knows; `None` if it is outside the base path.
     fn inside(&self, target: &Uri) -> Option<Uri> {
-        match &self.base_path {
-            Some(base) => base.strip_uri(target),
-            None => path_only(target),
-        }
+        base_path::target_inside(self.base_path.as_ref(), target)
     }
 
     fn redirect(&self, method: &Method, target: &Uri) -> Option<Redirect> {
@@ -188,11 +185,8 @@ impl Rules {
     /// the path in `head`, if it has arrived.
     pub(super) fn refuse_head(&self, refusal: Refusal, head: &[u8], peer: PeerAddr) -> Dialect {
         let path = path_of_head(head);
-        let inside = |path| match &self.base_path {
-            Some(base) => base.strip(path).unwrap_or(path),
-            None => path,
-        };
-        let path = path.map(inside);
+        let base = self.base_path.as_ref();
+        let path = path.map(|path| base_path::inside(base, path).unwrap_or(path));
         self.report(&Refused {
             status: refusal.status(),
             reason: refusal.reason(),
@@ -306,13 +300,6 @@ fn has_sound_port(authority: &Authority) -> bool {
     };
     let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
     is_number && (port.is_empty() || port.parse::<u16>().is_ok())
-}
-
-/// The target without scheme and authority, copied into its own memory. Otherwise it would keep
-/// hyper's whole read buffer alive until the end of the stream.
-fn path_only(uri: &Uri) -> Option<Uri> {
-    let target = uri.path_and_query()?.as_str();
-    PathAndQuery::try_from(target).ok().map(Uri::from)
 }
 
 /// Whether this process accepts requests. Backends do not count: if all are down, the gateway stays

@@ -389,7 +389,12 @@ fn extra_path(text: &str) -> Parsed<ExtraPath> {
     };
     let known = EndpointTable::ollama().with_path(path, &extra.methods);
     known.map_err(|error| error.to_string())?;
-    Ok(extra)
+    match path.strip_prefix("/openai") {
+        Some(path) if path.starts_with("/v1/") => Err(format!(
+            "/openai{path} is served as {path}, which is the path to add"
+        )),
+        _ => Ok(extra),
+    }
 }
 
 // === other settings ===

@@ -222,3 +222,24 @@ async fn an_empty_error_of_a_proxy_before_a_server_gets_a_text() {
     let error = answer.json()["error"].as_str().unwrap().to_owned();
     assert!(error.contains("403 Forbidden"), "{error}");
 }
+
+#[tokio::test]
+async fn paths_below_openai_v1_are_those_of_v1_with_the_same_rules() {
+    let sim = tiny().await;
+    let (key, line) = generate_key("ada").unwrap();
+    let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_API_KEYS", &line)]).await;
+    let ask = |path: &'static str, key: &str| {
+        let request = gateway.post_request(path, &chat());
+        send(request.header("authorization", format!("Bearer {key}")))
+    };
+    let refused = ask("/openai/v1/chat/completions", "wrong").await;
+    assert_eq!(refused.status, 401);
+    assert_eq!(refused.json()["error"]["type"], "authentication_error");
+    let answer = ask("/openai/v1/chat/completions", &key).await;
+    assert_eq!(answer.json()["object"], "chat.completion", "{answer:?}");
+    let line = gateway.access_line("/v1/chat/completions").await;
+    assert_eq!(line["status"], 401, "the first of the two: {line}");
+    for path in ["/openai/v1/nothing", "/openai/api/chat", "/openai/v1"] {
+        assert_eq!(ask(path, &key).await.status, 404, "{path}");
+    }
+}

@@ -452,6 +452,19 @@ fn an_extra_path_that_is_known_keeps_its_own_rules_and_is_a_warning() {
 }
 
 #[test]
+fn an_extra_path_that_would_never_be_reached_is_refused() {
+    let error = load(&[("LLAMATOWER_EXTRA_PATHS", "/openai/v1/rerank")]);
+    let error = error.expect_err("it is served as /v1/rerank").to_string();
+    names(
+        &[error],
+        &["LLAMATOWER_EXTRA_PATHS", "served as /v1/rerank"],
+    );
+    for path in ["/openai/v2/rerank", "/openai/v1"] {
+        assert!(load(&[("LLAMATOWER_EXTRA_PATHS", path)]).is_ok(), "{path}");
+    }
+}
+
+#[test]
 fn an_extra_path_has_the_methods_of_all_its_items() {
     let settings = [("LLAMATOWER_EXTRA_PATHS", "GET /api/x, POST /api/x")];
     let backends = load(&settings).expect("valid").settings.backends;

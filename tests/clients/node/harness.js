@@ -10,6 +10,10 @@ import { after, before, describe } from "node:test";
 // Only the first backend has FAST, both have SLOW: some 15 ms for a token.
 export const FAST = "tiny";
 export const SLOW = "small";
+// No backend has it; the cloud service does.
+export const CLOUD_MODEL = "in-the-cloud";
+// The kind of stack whose servers are OpenAI-compatible, so that native routes are translated.
+export const TRANSLATED = "llama.cpp";
 export const ABSENT = "no-such-model";
 export const HI = [{ role: "user", content: "the llama" }];
 // Tokens that take a slow model far longer than any test waits: only a cancel ends them.
@@ -75,6 +79,11 @@ class Stack {
   /** One more gateway in front of the same backends: its URL. */
   async gatewayWith(settings) {
     return (await this.harness.ask({ do: "gateway", ...settings })).url;
+  }
+
+  /** One more gateway, which sends what no backend has to a cloud service: its URL. */
+  async cloudGateway() {
+    return (await this.harness.ask({ do: "cloud_gateway" })).url;
   }
 
   /** Skips the test when there is no gateway; true then. */

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Ollama } from "ollama";
-import { ABSENT, all, ENDLESS, FAST, HI, onEachStack, SLOW, take, WEATHER } from "./harness.js";
+import { ABSENT, all, ENDLESS, FAST, HI, onEachStack, SLOW, take, TRANSLATED, WEATHER } from "./harness.js";
 
 const ADMIN_KEY = "admin-key-of-the-tests-0123456789abcdef";
 const KEY = "key-of-the-tests-0123456789abcdef";
@@ -13,6 +13,8 @@ const short = { num_predict: 5 };
 onEachStack("npm ollama", (stack, kind) => {
   const at = (host, key) => new Ollama({ host, headers: key && bearer(key) });
   const client = () => at(stack.url);
+  // OpenAI's dialect has no details of a model, and no management.
+  const isTranslated = kind === TRANSLATED;
 
   test("list, ps, show and version", async () => {
     await client().generate({ model: FAST, prompt: "the" });
@@ -20,7 +22,8 @@ onEachStack("npm ollama", (stack, kind) => {
     assert.ok(names.includes(`${FAST}:latest`) && names.includes(`${SLOW}:latest`));
     const loaded = (await client().ps()).models.map((row) => row.name);
     assert.ok(loaded.includes(`${FAST}:latest`));
-    assert.equal((await client().show({ model: FAST })).details.format, "gguf");
+    const { details } = await client().show({ model: FAST });
+    assert.equal(details.format, isTranslated ? "" : "gguf");
     assert.match((await client().version()).version, /^\d+\.\d+\.\d+/);
   });
 
@@ -91,6 +94,23 @@ onEachStack("npm ollama", (stack, kind) => {
     assert.ok(answer.done);
   });
 
+  test("each line has the alias that was asked for", async (t) => {
+    if (stack.needsGateway(t)) return;
+    const model = "gpt-4o-mini";
+    const aliased = at(await stack.gatewayWith({ LLAMATOWER_ALIASES: `${model}=${FAST}` }));
+    const chat = { model, messages: HI, options: short };
+    const generate = { model, prompt: "the", options: short };
+    for (const answer of [
+      await aliased.chat(chat),
+      await aliased.generate(generate),
+      await aliased.embed({ model, input: "the" }),
+      ...(await all(await aliased.chat({ ...chat, stream: true }))),
+      ...(await all(await aliased.generate({ ...generate, stream: true }))),
+    ]) {
+      assert.equal(answer.model, model);
+    }
+  });
+
   test("keys, and management for an admin alone", async (t) => {
     if (stack.needsGateway(t)) return;
     const url = await stack.gatewayWith({
@@ -103,6 +123,11 @@ onEachStack("npm ollama", (stack, kind) => {
     await assert.rejects(at(url, KEY).copy(copy), { name: "ResponseError", status_code: 403 });
     await assert.rejects(client().delete({ model: FAST }), { status_code: 403 });
     const admin = at(url, ADMIN_KEY);
+    if (isTranslated) {
+      const refusal = { status_code: 501, message: /does not offer \/api\/copy/ };
+      await assert.rejects(admin.copy(copy), refusal);
+      return;
+    }
     assert.equal((await admin.copy(copy)).status, "success");
     assert.equal((await admin.delete({ model: "copied-by-node" })).status, "success");
   });

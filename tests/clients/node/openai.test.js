@@ -80,6 +80,18 @@ onEachStack("npm openai", (stack, kind) => {
     assert.equal(chunks.at(-1).usage.completion_tokens, 5);
   });
 
+  test("each chunk has the alias that was asked for", async (t) => {
+    if (stack.needsGateway(t)) return;
+    const model = "gpt-4o-mini";
+    const aliased = at(await stack.gatewayWith({ LLAMATOWER_ALIASES: `${model}=${FAST}` }));
+    const ask = { model, messages: HI, max_tokens: 5 };
+    const chunks = await all(await aliased.chat.completions.create({ ...ask, stream: true }));
+    assert.ok(chunks.length > 1);
+    for (const answer of [await aliased.chat.completions.create(ask), ...chunks]) {
+      assert.equal(answer.model, model);
+    }
+  });
+
   test("tools", async () => {
     const answer = await client().chat.completions.create({
       model: FAST,

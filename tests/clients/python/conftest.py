@@ -6,15 +6,25 @@ from pathlib import Path
 
 import pytest
 from harness import Gateway, Missing, Stack
-from harness.stack import NO_OLLAMA, kinds, running
+from harness.stack import NO_OLLAMA, TRANSLATED, kinds, running
 
 # Keys, addresses and proxies of the developer's own must not reach a client under test.
 for variable in list(os.environ):
-    if variable.startswith(("OPENAI_", "ANTHROPIC_", "LANGCHAIN_", "LANGSMITH_")) or (
+    if variable.startswith(("OPENAI_", "ANTHROPIC_", "GROQ_", "LANGCHAIN_", "LANGSMITH_")) or (
         variable.startswith("OLLAMA_") and variable != "OLLAMA_BIN"
     ):
         del os.environ[variable]
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+
+
+# What clients see where the gateway translates, and so only there.
+collect_ignore = [] if TRANSLATED in kinds() else ["test_translated.py"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if TRANSLATED in kinds() and (mark := item.get_closest_marker("not_translated")):
+            item.add_marker(pytest.mark.skip(reason=mark.args[0]))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import anthropic
+import groq
 import httpx
 import httpx2
 import ollama
@@ -15,7 +16,6 @@ import pytest
 import requests
 from common import ENDLESS, HI
 from harness import FAST, SLOW, Gateway, Stack, eventually
-from harness.backends import loaded
 from harness.process import free_port
 from harness.stack import running
 
@@ -67,6 +67,12 @@ STREAMS: dict[str, tuple[Callable[[str], Iterator], type[Exception]]] = {
         ),
         openai.APIError,
     ),
+    "groq": (
+        lambda url: groq.Groq(
+            base_url=url, api_key="unused", max_retries=0
+        ).chat.completions.create(model=SLOW, messages=HI, stream=True, max_tokens=ENDLESS),
+        groq.APIError,
+    ),
     "anthropic": (
         lambda url: messages(url).messages.create(
             model=SLOW, messages=HI, stream=True, max_tokens=ENDLESS
@@ -77,6 +83,7 @@ STREAMS: dict[str, tuple[Callable[[str], Iterator], type[Exception]]] = {
 }
 CONNECTION_ERRORS = (
     anthropic.APIConnectionError,
+    groq.APIConnectionError,
     httpx.RemoteProtocolError,
     httpx2.RemoteProtocolError,
     openai.APIConnectionError,
@@ -291,4 +298,4 @@ def test_a_backend_that_comes_back_is_served_from_again(faulty: Stack) -> None:
             return False
 
     eventually(served, "the model that only this backend has is answered again", 30.0)
-    assert loaded(first, FAST)
+    assert first.loaded(FAST)

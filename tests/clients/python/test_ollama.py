@@ -11,6 +11,7 @@ def client(stack: Stack) -> Client:
     return Client(host=stack.url)
 
 
+@pytest.mark.not_translated("an OpenAI-compatible server tells no size, digest and format")
 def test_list_has_the_models_with_their_details(client: Client) -> None:
     models = {row.model: row for row in client.list().models}
     assert {f"{FAST}:latest", f"{SLOW}:latest"} <= set(models)
@@ -19,6 +20,7 @@ def test_list_has_the_models_with_their_details(client: Client) -> None:
     assert row.details.format == "gguf"
 
 
+@pytest.mark.not_translated("an OpenAI-compatible server does not tell when a model leaves memory")
 def test_ps_shows_a_model_that_has_just_answered(client: Client) -> None:
     client.generate(model=FAST, prompt="the")
     rows = {row.model: row for row in client.ps().models}
@@ -26,6 +28,7 @@ def test_ps_shows_a_model_that_has_just_answered(client: Client) -> None:
     assert rows[f"{FAST}:latest"].context_length > 0
 
 
+@pytest.mark.not_translated("an OpenAI-compatible server tells no format and architecture")
 def test_show(client: Client) -> None:
     shown = client.show(FAST)
     assert shown.details.format == "gguf"
@@ -59,6 +62,7 @@ def test_generate(client: Client) -> None:
     assert answer.response and answer.done and answer.eval_count == 5
 
 
+@pytest.mark.not_translated("OpenAI's dialect has no context")
 def test_a_generate_stream_gives_a_context_to_go_on_from(client: Client) -> None:
     parts = list(client.generate(model=FAST, prompt="the", stream=True, options={"num_predict": 4}))
     assert len(parts) > 1 and parts[-1].done and parts[-1].context
@@ -108,6 +112,7 @@ def test_a_tool_s_answer_goes_back_in_the_messages(client: Client) -> None:
     assert answer.done
 
 
+@pytest.mark.not_translated("OpenAI's dialect cannot unload a model")
 def test_an_empty_prompt_loads_and_keep_alive_zero_unloads(client: Client) -> None:
     loads = client.generate(model=FAST)
     assert loads.done and loads.done_reason == "load"

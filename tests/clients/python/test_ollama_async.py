@@ -66,6 +66,7 @@ def test_a_cancelled_task_cancels_at_the_backend(stack: Stack) -> None:
     watch.wait_for_cancel()
 
 
+@pytest.mark.not_translated("llama-cpp-python computes an answer without streaming to its end")
 def test_a_request_cancelled_before_its_first_byte_is_cancelled_at_the_backend(stack: Stack) -> None:
     watch = stack.watch("/api/chat")
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from .cloud import Cloud
 from .stack import Missing, Stack, Watch, kinds, running
 
 
@@ -50,6 +51,12 @@ class Session:
         gateway = self.stack.serve(**settings)
         self._ends.callback(gateway.stop)
         return {"url": gateway.url}
+
+    def cloud_gateway(self) -> dict:
+        """One more gateway, which sends what no backend has to a cloud service."""
+        cloud = Cloud()
+        self._ends.callback(cloud.stop)
+        return self.gateway(**cloud.settings())
 
     def watch(self, path: str) -> dict:
         self._watches.append(self.stack.watch(path))

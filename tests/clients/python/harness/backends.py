@@ -1,9 +1,11 @@
-"""What stands behind the gateway: simulated and real Ollamas under one face."""
+"""What stands behind the gateway: simulated and real Ollamas and OpenAI-compatible servers under one face."""
 
 import json
 import os
 import re
 import subprocess
+import sys
+import urllib.error
 from pathlib import Path
 from typing import Protocol
 
@@ -19,9 +21,10 @@ def built(variable: str, name: str) -> Path:
 
 
 class Backend(Protocol):
-    """One Ollama, as the tests see it."""
+    """One server, as the tests see it."""
 
     url: str
+    """Its address for the gateway."""
 
     def seen(self, path: str) -> int:
         """How many requests for this path have arrived; -1 when the backend cannot tell."""
@@ -32,8 +35,18 @@ class Backend(Protocol):
     def cancelled(self, path: str) -> int:
         """How many of them ended because their client went away."""
 
+    def loaded(self, model: str) -> bool:
+        """Whether it has the model in memory."""
+
     def kill(self) -> None:
         """End it as a crash would."""
+
+
+def _in_ps(url: str, model: str) -> bool:
+    """Whether an Ollama lists this model as in memory."""
+    status, body = ask(f"{url}/api/ps")
+    assert status == 200, body
+    return any(row["name"].split(":")[0] == model for row in json.loads(body)["models"])
 
 
 class AttachedSim:
@@ -68,6 +81,9 @@ class AttachedSim:
         """Take back the faults that are armed."""
         status, body = ask(f"{self.url}/sim/faults", method="DELETE")
         assert status < 300, body
+
+    def loaded(self, model: str) -> bool:
+        return _in_ps(self.url, model)
 
     def kill(self) -> None:
         raise AssertionError("only a backend that the harness started is killed")
@@ -145,6 +161,9 @@ class RealOllama:
         # made in the time that they wait: a request that has ended then was cancelled.
         return self.ended(path)
 
+    def loaded(self, model: str) -> bool:
+        return _in_ps(self.url, model)
+
     def kill(self) -> None:
         self._process.kill()
 
@@ -152,16 +171,72 @@ class RealOllama:
         self._process.stop()
 
 
-def loaded(backend: Backend, model: str) -> bool:
-    """Whether this backend has the model in memory."""
-    status, body = ask(f"{backend.url}/api/ps")
-    assert status == 200, body
-    return any(row["name"].split(":")[0] == model for row in json.loads(body)["models"])
+class LlamaCpp:
+    """llama.cpp's server of PyPI `llama-cpp-python[server]`, which is OpenAI-compatible.
+
+    It does one request after another, and begins an answer without streaming only when it is complete.
+    """
+
+    TRANSLATED = {
+        "/api/chat": "/v1/chat/completions",
+        "/api/generate": "/v1/chat/completions",
+        "/api/embed": "/v1/embeddings",
+    }
+    """Where native requests arrive."""
+
+    def __init__(
+        self, name: str, models: dict[str, Path], folder: Path, interrupt_requests: bool = False
+    ):
+        self.origin = f"http://127.0.0.1:{free_port()}"
+        self.url = f"openai+{self.origin}"
+        settings: dict[str, object] = {
+            "port": int(self.origin.rsplit(":", 1)[1]),
+            "interrupt_requests": interrupt_requests,
+        }
+        settings["models"] = [
+            {"model": str(path), "model_alias": model, "embedding": True, "verbose": False}
+            for model, path in models.items()
+        ]
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"{name}.json"
+        file.write_text(json.dumps({"host": "127.0.0.1", **settings}))
+        command = [sys.executable, "-m", "llama_cpp.server", "--config_file", str(file)]
+        self._process = Process(name, command, {"PYTHONUNBUFFERED": "1"}, folder)
+        self._process.start(f"{self.origin}/v1/models", 200)
+
+    def seen(self, path: str) -> int:
+        return self._process.log().count(f'"POST {self.TRANSLATED[path]} ')
+
+    def ended(self, path: str) -> int:
+        return self.seen(path) - self._is_busy()
+
+    def cancelled(self, path: str) -> int:
+        return self._process.log().count("Disconnected from client")
+
+    def loaded(self, model: str) -> bool:
+        # It does not say which model is in memory; the one of a request under way is.
+        return self._is_busy()
+
+    def lists_models(self, limit: float = 10.0) -> bool:
+        """Whether it answers a request for its list of models, for which it ends other work first."""
+        try:
+            return ask(f"{self.origin}/v1/models", limit=limit)[0] == 200
+        except (TimeoutError, urllib.error.URLError):
+            return False
+
+    def _is_busy(self) -> bool:
+        return not self.lists_models(limit=0.5)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def stop(self) -> None:
+        self._process.kill()  # on SIGTERM it waits for its requests
 
 
 def holder(backends: list[Backend], model: str) -> Backend:
     """The backend that serves this model now, on a fleet that has not served it before."""
     return eventually(
-        lambda: next((one for one in backends if loaded(one, model)), None),
+        lambda: next((one for one in backends if one.loaded(model)), None),
         f"a backend has {model} loaded",
     )

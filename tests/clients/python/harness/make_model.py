@@ -2,7 +2,10 @@
 
 It speaks nonsense, the same nonsense at temperature 0, and is small enough for any machine.
 
-usage: make_model.py OUT WIDTH LAYERS SEED
+With `mean`, llama.cpp gives one embedding for a text and not one for each token; Ollama does so without it, and
+takes such a model for one that has embeddings alone.
+
+usage: make_model.py OUT WIDTH LAYERS SEED [mean]
 """
 
 import sys
@@ -34,7 +37,7 @@ def vocabulary(writer: gguf.GGUFWriter) -> tuple[int, int]:
     return first_word + len(words), first_word
 
 
-def main(out: str, width: int, layers: int, seed: int) -> None:
+def main(out: str, width: int, layers: int, seed: int, pooling: str = "") -> None:
     random = np.random.default_rng(seed)
     hidden = width * 2
     writer = gguf.GGUFWriter(out, "llama")
@@ -47,6 +50,8 @@ def main(out: str, width: int, layers: int, seed: int) -> None:
     writer.add_rope_dimension_count(width // 4)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_file_type(0)
+    if pooling == "mean":
+        writer.add_pooling_type(gguf.PoolingType.MEAN)
     tokens, first_word = vocabulary(writer)
     writer.add_vocab_size(tokens)
 
@@ -81,4 +86,4 @@ def main(out: str, width: int, layers: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:5]))
+    main(sys.argv[1], *map(int, sys.argv[2:5]), *sys.argv[5:])

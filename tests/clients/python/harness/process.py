@@ -41,14 +41,18 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def ask(
-    url: str, body: Any = None, method: str | None = None, headers: dict[str, str] | None = None
+    url: str,
+    body: Any = None,
+    method: str | None = None,
+    headers: dict[str, str] | None = None,
+    limit: float = 10.0,
 ) -> tuple[int, bytes]:
     """Status and body; a refused or broken connection is an OSError."""
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json", **(headers or {})}
     request = urllib.request.Request(url, data, headers, method=method)
     try:
-        with _opener.open(request, timeout=10) as answer:
+        with _opener.open(request, timeout=limit) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .backends import REPOSITORY, AttachedSim, Backend, RealOllama, Sim, holder
+from .backends import REPOSITORY, AttachedSim, Backend, LlamaCpp, RealOllama, Sim, holder
 from .gateway import Gateway
 from .process import ask, eventually
 
@@ -18,6 +18,9 @@ OTHER = "mini"
 """Another one; only the second backend has it."""
 SLOW = "small"
 """A model that takes some 15 ms for a token; both backends have it."""
+
+TRANSLATED = "llama.cpp"
+"""The kind of stack whose servers are OpenAI-compatible, so that native routes are translated."""
 
 ADMIN_KEY = "admin-key-of-the-tests-0123456789abcdef"
 
@@ -29,8 +32,9 @@ class Missing(Exception):
 class Stack:
     """Backends, and a gateway unless the clients go to the first backend directly."""
 
-    def __init__(self, url: str, backends: list[Backend], folder: Path):
+    def __init__(self, url: str, backends: list[Backend], folder: Path, kind: str = "given"):
         self.url = url
+        self.kind = kind
         self.backends = backends
         self.gateway: Gateway | None = None
         self._folder = folder
@@ -39,6 +43,9 @@ class Stack:
     def serve(self, **settings: str) -> Gateway:
         """One more gateway in front of the same backends; `stop` it when done."""
         name = f"gateway-{next(self._gateways)}"
+        if self.kind == TRANSLATED:
+            # Its list of models waits for the end of the stream under way.
+            settings = {"LLAMATOWER_PROBE_TIMEOUT": "60s", **settings}
         return Gateway(name, [one.url for one in self.backends], settings, self._folder)
 
     def watch(self, path: str) -> "Watch":
@@ -80,14 +87,14 @@ class Watch:
         eventually(lambda: self._since(2) > 0, f"a backend saw {self._path} cancelled", limit)
 
 
-def weights(name: str, width: int, layers: int, seed: int) -> Path:
-    """A model file with random weights for a real Ollama, made once."""
+def weights(name: str, width: int, layers: int, seed: int, *more: str) -> Path:
+    """A model file with random weights for a real server, made once."""
     path = REPOSITORY / ".check" / "models" / f"{name}.gguf"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
         make = [sys.executable, str(Path(__file__).with_name("make_model.py"))]
-        subprocess.run([*make, unfinished, str(width), str(layers), str(seed)], check=True)
+        subprocess.run([*make, unfinished, str(width), str(layers), str(seed), *more], check=True)
         unfinished.rename(path)
     return path
 
@@ -109,6 +116,15 @@ def real_ollamas(folder: Path, stores: Path) -> list[Backend]:
     ]
 
 
+def llama_cpps(folder: Path) -> list[Backend]:
+    fast = weights("tiny-pooled", 64, 2, 1, "mean")
+    slow = weights(SLOW, 512, 8, 2)
+    return [
+        LlamaCpp("llama-a", {FAST: fast, SLOW: slow}, folder),
+        LlamaCpp("llama-b", {OTHER: fast, SLOW: slow}, folder),
+    ]
+
+
 def attached(url: str) -> list[Backend]:
     """The backends seen behind a URL that was given: itself, when it is a simulated one."""
     return [AttachedSim(url)] if ask(f"{url}/sim/requests")[0] == 200 else []
@@ -116,9 +132,10 @@ def attached(url: str) -> list[Backend]:
 
 @contextlib.contextmanager
 def running(kind: str, folder: Path, stores: Path, **settings: str) -> Iterator[Stack]:
-    """Start a stack of a kind (`given`, `sim`, `ollama`) and end all of it afterwards.
+    """Start a stack of a kind (`given`, `sim`, `ollama`, `llama.cpp`) and end all of it afterwards.
 
-    `given` is the server that LLAMATOWER_TEST_BASE names. With LLAMATOWER_TEST_DIRECT the
+    `given` is the server that LLAMATOWER_TEST_BASE names, `llama.cpp` has two OpenAI-compatible
+    servers, before which the gateway translates the native routes. With LLAMATOWER_TEST_DIRECT the
     clients talk to the first backend without the gateway, to see what they do then.
     """
     if kind == "given":
@@ -126,10 +143,13 @@ def running(kind: str, folder: Path, stores: Path, **settings: str) -> Iterator[
         yield Stack(url, attached(url), folder)
         return
     with contextlib.ExitStack() as ends:
-        backends = sims(folder) if kind == "sim" else real_ollamas(folder, stores)
+        if kind == TRANSLATED:
+            backends = llama_cpps(folder)
+        else:
+            backends = sims(folder) if kind == "sim" else real_ollamas(folder, stores)
         for backend in backends:
             ends.callback(backend.stop)
-        stack = Stack(backends[0].url, backends, folder)
+        stack = Stack(backends[0].url, backends, folder, kind)
         if not os.environ.get("LLAMATOWER_TEST_DIRECT"):
             stack.gateway = stack.serve(**settings)
             ends.callback(stack.gateway.stop)
@@ -144,4 +164,6 @@ def kinds() -> list[str]:
     """The kinds of stack that this run can have."""
     if os.environ.get("LLAMATOWER_TEST_BASE"):
         return ["given"]
+    if os.environ.get("LLAMATOWER_TEST_TRANSLATED"):
+        return [TRANSLATED]
     return ["sim", "ollama"] if os.environ.get("OLLAMA_BIN") else ["sim"]
