@@ -14,12 +14,14 @@ function colours() {
 function options(names, width) {
   const { axis, grid, first, second } = colours();
   const line = (label, stroke, dash) => ({ label, stroke, dash, width: 2, points: { show: false } });
-  const axes = [{}, { size: 48 }].map((own) => ({
+  const times = { values: (_, splits) => splits.map((at) => new Date(at * 1000).toTimeString().slice(0, 5)) };
+  const axes = [times, { size: 48 }].map((own) => ({
     stroke: axis, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1 }, ...own,
   }));
   return {
     width, height: HEIGHT, axes,
-    cursor: { drag: { setScale: false } },
+    cursor: { show: false },
+    legend: { live: false, markers: { dash: (_, index) => (index === 2 ? "dashed" : "solid") } },
     scales: { y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
     series: [{}, line(names[0], first), line(names[1], second, [6, 4])],
   };

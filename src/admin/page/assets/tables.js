@@ -107,9 +107,8 @@ export function backends(servers) {
   }
   now.servers = `${servers.filter((server) => server.is_up).length} of ${servers.length}`;
   showNow();
-  show(byId("server-rows"), servers, 6, (server) => server.name, (cells, server, row) => {
+  show(byId("server-rows"), servers, 6, (server) => server.name, (cells, server) => {
     const [state, className] = stateOf(server);
-    row.className = className;
     const labels = server.labels.map((label) => [text(label), "hint"]);
     const version = server.version ? [[`Ollama ${text(server.version)}`, "hint"]] : [];
     lines(cells[0], [[text(server.name), ""], ...version, ...labels]);
@@ -161,10 +160,11 @@ function result(row) {
 
 export function why(terms) {
   if (terms.total === null) return "–";
+  if (terms.total === 0) return "no cost is known yet";
   const parts = ["load", "wait", "work"].filter((name) => terms[name] > 0);
   const named = parts.map((name) => `${name} ${seconds(terms[name])}`);
   if (terms.affinity < 0) named.push(`cached prompt −${seconds(-terms.affinity)}`);
-  return `${seconds(terms.total)}: ${named.join(" + ") || "no cost"}`;
+  return `${seconds(terms.total)}: ${named.join(" + ")}`;
 }
 
 export function requests(rows) {
@@ -174,7 +174,7 @@ export function requests(rows) {
     const served = row.served_model === null ? [] : [[`by ${text(row.served_model)}`, "hint"]];
     const attempts = row.attempts > 1 ? [[`${row.attempts} attempts`, "hint"]] : [];
     const inCloud = row.cloud === null ? [] : [[`cloud: ${row.cloud}`, "hint"]];
-    write(cells[0], clock(row.ended_at));
+    write(cells[0], clock(row.ended_at), "number");
     write(cells[1], text(row.client));
     lines(cells[2], [[text(row.model), ""], ...served]);
     lines(cells[3], [[ending, className], [row.route, "hint"]]);

@@ -120,6 +120,11 @@ class Process:
         except subprocess.TimeoutExpired:
             return self.kill()
 
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        assert self._child
+        self._child.send_signal(number)
+
     def kill(self) -> int:
         """SIGKILL to it and to the engines that it started."""
         assert self._child

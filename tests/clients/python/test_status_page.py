@@ -1,0 +1,255 @@
+"""The status page in a real browser: what an operator sees and does there."""
+
+import json
+import os
+import signal
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from harness import FAST, SLOW, Gateway, Missing, Stack
+from harness.process import ask, eventually
+from harness.stack import running
+from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
+
+CHROMIUM = [Path("/usr/bin/chromium"), Path("/usr/bin/chromium-browser")]
+SCREENSHOTS = Path(__file__).parents[3] / "docs"
+KEY = "operators-key-of-the-tests-0123456789"
+SETTINGS = {
+    "LLAMATOWER_SLOTS": "1",
+    "LLAMATOWER_PROBE_INTERVAL": "500ms",
+    "LLAMATOWER_PROBE_TIMEOUT": "500ms",
+}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = next((path for path in CHROMIUM if path.exists()), None)
+    if found is None:
+        raise pytest.skip.Exception("the status page in a browser: chromium is not installed")
+    with sync_playwright() as playwright:
+        # Chromium has no sandbox of its own as root, as in a container.
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = playwright.chromium.launch(executable_path=found, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    """Simulated servers with one slot each."""
+    with running("sim", tmp_path, tmp_path, **SETTINGS) as stack:
+        yield stack
+
+
+@pytest.fixture
+def gateway(stack: Stack) -> Gateway:
+    if stack.gateway is None:
+        raise Missing("there is no gateway")
+    return stack.gateway
+
+
+@pytest.fixture
+def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens the page; whatever a script complains about fails the test."""
+    complaints: list[str] = []
+    contexts = []
+
+    def open_page(gateway: Gateway, **options: object) -> Page:
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(f"{gateway.admin}/")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    # A response with an error is told on the console as well.
+    assert [text for text in complaints if "Failed to load resource" not in text] == []
+
+
+class Chats:
+    """Requests of clients in the background."""
+
+    def __init__(self, gateway: Gateway):
+        self.gateway = gateway
+        self.threads: list[threading.Thread] = []
+
+    def begin(self, model: str, tokens: int = 5) -> None:
+        thread = threading.Thread(target=self.send, args=(model, tokens))
+        thread.start()
+        self.threads.append(thread)
+
+    def send(self, model: str, tokens: int = 5) -> int:
+        body = {
+            "model": model,
+            "messages": [{"role": "user", "content": "hi"}],
+            "options": {"num_predict": tokens},
+        }
+        request = urllib.request.Request(f"{self.gateway.url}/api/chat", json.dumps(body).encode())
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                response.read()
+                return response.status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    def end(self) -> None:
+        for thread in self.threads:
+            thread.join(60)
+
+
+@pytest.fixture
+def chats(gateway: Gateway) -> Iterator[Chats]:
+    chats = Chats(gateway)
+    yield chats
+    chats.end()
+
+
+def server_row(page: Page, index: int):
+    return page.locator("#server-rows tr").nth(index)
+
+
+def test_a_server_that_stops_and_goes_on_is_seen_to_do_so(
+    stack: Stack, gateway: Gateway, opened: Callable[..., Page]
+) -> None:
+    page = opened(gateway)
+    expect(server_row(page, 0).locator(".state")).to_have_text("up")
+    process = stack.backends[0].process
+    process.signal(signal.SIGSTOP)
+    try:
+        expect(server_row(page, 0).locator(".state")).to_have_text("down")
+        expect(page.locator("#now dd").first).to_have_text("1 of 2")
+        expect(page.locator("#announcements")).to_contain_text("is down")
+    finally:
+        process.signal(signal.SIGCONT)
+    expect(server_row(page, 0).locator(".state")).to_have_text("up")
+
+
+def test_the_queue_grows_and_shrinks_and_a_waiting_request_is_cancelled_by_keyboard(
+    gateway: Gateway, opened: Callable[..., Page], chats: Chats
+) -> None:
+    page = opened(gateway)
+    expect(page.locator("#waiting-rows")).to_contain_text("Nobody waits")
+    for _ in range(4):
+        chats.begin(SLOW, 400)
+    rows = page.locator("#waiting-rows tr[data-key]")
+    expect(rows).to_have_count(2)
+    expect(rows.first).to_contain_text("address:127.0.0.1")
+    page.locator("#model-filter").focus()
+    button = rows.first.get_by_role("button")
+    for _ in range(60):
+        page.keyboard.press("Shift+Tab")
+        if button.evaluate("button => button === document.activeElement"):
+            break
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_contain_text("Cancel this request?")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("#request-rows")).to_contain_text("503: cancelled_by_operator")
+    chats.end()
+    expect(page.locator("#waiting-rows")).to_contain_text("Nobody waits")
+    expect(page.locator("#now dd").nth(2)).to_have_text("0")
+
+
+def test_a_name_with_markup_and_control_characters_stays_text(
+    gateway: Gateway, opened: Callable[..., Page], chats: Chats
+) -> None:
+    page = opened(gateway)
+    dialogs: list[Dialog] = []
+    page.on("dialog", dialogs.append)
+    assert chats.send("<img src=x onerror=alert(1)>\x1b[31m\u202e") in (400, 404)
+    first = page.locator("#request-rows tr[data-key]").first
+    expect(first).to_contain_text("<img src=x onerror=alert(1)>\\u001b[31m\\u202e")
+    assert page.locator("main img").count() == 0
+    assert dialogs == []
+
+
+def test_a_request_has_details_with_the_servers_it_could_go_to(
+    gateway: Gateway, opened: Callable[..., Page], chats: Chats
+) -> None:
+    page = opened(gateway)
+    for _ in range(3):
+        assert chats.send(SLOW) == 200
+    page.locator("#request-rows button").first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("POST /api/chat")
+    expect(dialog.locator("tbody tr")).to_have_count(2)
+    expect(dialog.locator("tr.chosen")).to_have_count(1)
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+
+
+def test_a_server_is_cordoned_and_uncordoned(
+    stack: Stack, gateway: Gateway, opened: Callable[..., Page], chats: Chats
+) -> None:
+    page = opened(gateway)
+    server_row(page, 0).get_by_role("button").press("Enter")
+    page.get_by_role("button", name="Close").press("Enter")
+    assert json.loads(ask(f"{gateway.admin}/status")[1])["backends"][0]["is_cordoned"] is False
+    server_row(page, 0).get_by_role("button").press("Enter")
+    page.locator("#dialog-yes").press("Enter")
+    expect(server_row(page, 0).locator(".state")).to_have_text("cordoned")
+    assert chats.send(FAST) == 503, "only this server has the model"
+    server_row(page, 0).get_by_role("button", name="Uncordon").press("Enter")
+    page.locator("#dialog-yes").press("Enter")
+    expect(server_row(page, 0).locator(".state")).to_have_text("up")
+    assert chats.send(FAST) == 200
+
+
+def test_an_operator_on_another_machine_signs_in(
+    stack: Stack, opened: Callable[..., Page]
+) -> None:
+    gateway = stack.serve(
+        LLAMATOWER_TRUSTED_PROXIES="127.0.0.1", LLAMATOWER_ADMIN_KEYS=KEY, **SETTINGS
+    )
+    try:
+        page = opened(gateway, extra_http_headers={"X-Forwarded-For": "10.0.0.7"})
+        assert Axe().run(page).violations_count == 0
+        page.keyboard.type("not the key")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_have_text("This key is not known.")
+        page.keyboard.type(KEY)
+        page.keyboard.press("Enter")
+        expect(server_row(page, 1).locator(".state")).to_have_text("up")
+        expect(page.locator("#connection")).to_have_text("live")
+    finally:
+        gateway.stop()
+
+
+def test_the_page_says_that_the_gateway_has_gone(
+    stack: Stack, opened: Callable[..., Page]
+) -> None:
+    gateway = stack.serve(**SETTINGS)
+    page = opened(gateway)
+    expect(page.locator("#connection")).to_have_text("live")
+    gateway.stop()
+    expect(page.locator("#connection")).to_contain_text("the gateway does not answer")
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme", "width"), [("light", "light", 1280), ("dark", "dark", 1280), ("phone", "light", 390)]
+)
+def test_the_page_is_accessible_and_fits(
+    gateway: Gateway, opened: Callable[..., Page], chats: Chats, name: str, scheme: str, width: int
+) -> None:
+    for _ in range(3):
+        assert chats.send(SLOW, 20) == 200
+    for _ in range(4):
+        chats.begin(SLOW, 300)
+    page = opened(gateway, color_scheme=scheme, viewport={"width": width, "height": 900})
+    expect(page.locator("#waiting-rows tr[data-key]")).to_have_count(2)
+    expect(page.locator("#request-rows tr[data-key]").first).to_be_visible()
+    expect(page.locator("#plot-tokens canvas")).to_be_visible()
+    report = Axe().run(page)
+    assert report.violations_count == 0, report.generate_report()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    if os.environ.get("LLAMATOWER_WRITE_SCREENSHOTS"):
+        page.screenshot(path=SCREENSHOTS / f"status-page-{name}.png", full_page=name != "phone")
