@@ -17,16 +17,8 @@ async fn gateway(urls: &[String], settings: &[(&str, &str)]) -> Gateway {
     all.extend(settings);
     let gateway = Gateway::start(&[], &all).await;
     for url in urls {
-        let address = url
-            .rsplit("//")
-            .next()
-            .unwrap()
-            .trim_end_matches("/v1")
-            .to_owned();
-        let is_up = move |line: &Value| {
-            line["message"] == "the backend is up" && line["backend"] == *address
-        };
-        gateway.logged("the backend is up", is_up).await;
+        let address = url.rsplit("//").next().unwrap().trim_end_matches("/v1");
+        gateway.until_backend_up(address).await;
     }
     gateway
 }

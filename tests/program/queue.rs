@@ -5,7 +5,6 @@ use std::time::Duration;
 use llamatower_sim::{Ending, Fault, FaultKind, ModelSpec, Sim, SimHandle};
 use serde_json::json;
 
-use crate::aliases::gateway_of;
 use crate::harness::{
     Connection, Gateway, chat, load, long_stream, run, send, sim_with, tiny, with, within_limit,
 };
@@ -304,7 +303,7 @@ async fn a_busy_response_is_passed_on_at_once_without_another_server() {
     ] {
         load(fleet[0]).await;
         fleet[0].arm(Fault::new(FaultKind::Busy).for_path("/api/chat"));
-        let gateway = gateway_of(&fleet, &[]).await;
+        let gateway = Gateway::start_up(&fleet, &[]).await;
         let answer = within_limit("an answer", async {
             loop {
                 let answer = gateway.post("/api/chat", &chat()).await;
