@@ -146,6 +146,12 @@ impl Backend {
         self.openai.as_ref()
     }
 
+    /// Whether an operator means it by `name`: the displayed name, or one that settings accept.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        let configured = [self.address.configured()];
+        *self.name == *name || !Address::called(&configured, name).is_empty()
+    }
+
     /// Whether the last probe or connection succeeded.
     pub fn is_up(&self) -> bool {
         self.is_up.load(Ordering::Relaxed)
