@@ -29,6 +29,11 @@ pub(super) fn page(
             "resident": backend.resident.as_ref().map(|rows| rows.iter().map(resident).collect::<Value>()),
             "breaker": backend.breaker.name(),
             "in_flight": backend.in_flight,
+            "reported": backend.reported.map(|load| json!({
+                "running": load.running,
+                "waiting": load.waiting,
+                "of_others": backend.in_flight_of_others,
+            })),
             "slots": backend.slots,
             "models": backend.models.iter().map(model).collect::<Value>(),
             "memory": backend.memory.as_ref().map(memory),

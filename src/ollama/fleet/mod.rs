@@ -67,7 +67,7 @@ pub use permit::Permit;
 #[doc(hidden)]
 pub use policy::ChoiceBench;
 pub use policy::{Availability, Candidate, Decision, MemoryStatus, ModelStatus, Occupancy};
-pub use policy::{Residency, SlotSource, SlotStatus, Terms};
+pub use policy::{ReportedLoad, Residency, SlotSource, SlotStatus, Terms};
 pub use preload::{PreloadState, PreloadStatus};
 pub use router::LoadObserver;
 pub use rules::{AllowedModels, InvalidPattern, ModelPattern, Preload, ServerRules};

@@ -66,7 +66,8 @@ impl<S: Send + Sync + 'static> Fleet<S> {
             if was_up {
                 member.refresh_resident();
             }
-            let found = backend.probe(self.config.clocks.timeout).await;
+            let probe = backend.probe(self.config.clocks.timeout);
+            let (found, ()) = tokio::join!(probe, self.read_reported_load(&member));
             self.catalogue.note_probe(&member, found, asked);
             match (was_up, backend.is_up()) {
                 (false, true) => {
@@ -123,6 +124,24 @@ impl<S> Fleet<S> {
                 Err(error) => tracing::debug!(%error, "the models in memory are not known"),
             }
         }
+    }
+}
+
+impl<S> Fleet<S> {
+    /// Tells the policy how many requests a server has by its own count.
+    async fn read_reported_load(&self, member: &Member<S>) {
+        if member.backend.openai().is_none() {
+            return;
+        }
+        let own = || self.router.change(|policy| policy.in_flight(member.id));
+        let before = own();
+        let limit = self.config.clocks.timeout;
+        let reported = member.backend.reported_load(limit).await;
+        // Requests that began or ended meanwhile may be in the count or not: in doubt it is not others
+        // that have sent them.
+        let own = before.max(own());
+        self.router
+            .change(|policy| policy.set_reported(member.id, reported, own));
     }
 }
 
