@@ -11,18 +11,17 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use http::{Request, Response};
+use llamatower_layers::ModelName;
 use llamatower_layers::live::Live;
-use llamatower_layers::{BoxError, ModelName};
 use tokio::time::{Instant, sleep, timeout};
-use tower::Service;
 
 pub(crate) use difference::Difference;
 pub use status::{FailedPull, ServerState, SyncReport, SyncStatus};
 
-use crate::ollama::AnswerBody;
+use crate::ollama::ServerService;
 use crate::ollama::everywhere::{Event, pull_on};
 use crate::ollama::fleet::{Fleet, Managed};
 use crate::settings::{DeclaredModels, Settings};
@@ -84,13 +83,8 @@ impl<S> ModelSync<S> {
     /// loaded. `B` is the body of requests.
     pub async fn run<B>(self)
     where
-        S: Service<Request<B>, Response = Response<AnswerBody>, Error = BoxError>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
-        S::Future: Send + 'static,
-        B: From<bytes::Bytes> + Send + 'static,
+        S: ServerService<B>,
+        B: From<Bytes> + Send + 'static,
     {
         let mut known = SyncRules::default();
         let mut repairs = FuturesUnordered::new();
@@ -127,13 +121,8 @@ impl<S> ModelSync<S> {
     /// Pulls what is missing on a server, one model after the other.
     async fn repair<B>(&self, server: Managed<S>)
     where
-        S: Service<Request<B>, Response = Response<AnswerBody>, Error = BoxError>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
-        S::Future: Send + 'static,
-        B: From<bytes::Bytes> + Send + 'static,
+        S: ServerService<B>,
+        B: From<Bytes> + Send + 'static,
     {
         let name = server.name();
         // Not pulled twice if the server lists it under another name.
@@ -180,13 +169,8 @@ impl<S> ModelSync<S> {
 /// Pulls a model, and waits for the end.
 async fn pulled<S, B>(server: &Managed<S>, model: &ModelName) -> Result<(), String>
 where
-    S: Service<Request<B>, Response = Response<AnswerBody>, Error = BoxError>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    S::Future: Send + 'static,
-    B: From<bytes::Bytes> + Send + 'static,
+    S: ServerService<B>,
+    B: From<Bytes> + Send + 'static,
 {
     let events = pull_on::<S, B>(server, model);
     let mut events = events.map_err(|error| error.to_string())?;

@@ -18,8 +18,8 @@ use llamatower_layers::route::{Choice, RouteService};
 use llamatower_layers::{BoxError, Fail, Failure, KeepAlive, LlmRequest, Replay, Side};
 use tower::{Service, ServiceExt};
 
-use super::attempt::AnswerBody;
-use super::fleet::Fleet;
+use super::attempt::{AnswerBody, ServerService};
+use super::fleet::{Fleet, Permit};
 
 /// How to handle a request that runs a model.
 pub(super) enum Step {
@@ -89,12 +89,7 @@ pub(super) async fn unload<S, B>(
     request: Request<B>,
 ) -> Result<Response<AnswerBody>, BoxError>
 where
-    S: Service<Request<B>, Response = Response<AnswerBody>, Error = BoxError>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    S::Future: Send + 'static,
+    S: ServerService<B>,
     B: Replay + Send + 'static,
 {
     let (parts, body) = request.into_parts();
@@ -119,8 +114,10 @@ where
     })
 }
 
-async fn whole_answer<S, G, B, R>(
-    choice: Choice<S, G>,
+/// Sends the request to one server. If it has succeeded, the models in the server's memory are read
+/// again at once.
+async fn whole_answer<S, B, R>(
+    choice: Choice<S, Permit<S>>,
     request: Request<B>,
 ) -> Result<Response<AnswerBody>, BoxError>
 where
@@ -131,6 +128,9 @@ where
     let answer = choice.service.oneshot(request).await?;
     let (head, body) = answer.into_parts();
     let body = body.collect().await.map_err(Into::into)?.to_bytes();
+    if head.status.is_success() {
+        choice.slot.refresh_resident();
+    }
     drop(choice.slot);
     let body = Full::new(body).map_err(|never| match never {});
     Ok(Response::from_parts(head, AnswerBody::new(body)))

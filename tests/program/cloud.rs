@@ -241,6 +241,22 @@ async fn a_request_whose_expected_wait_is_too_long_is_not_queued_at_all() {
     );
 }
 
+#[tokio::test]
+async fn an_error_about_the_address_of_the_service_names_its_own_setting() {
+    let cloud = Cloud::start().await;
+    // The certificate is for the address alone.
+    let url = cloud.settings()[0].1.replace("127.0.0.1", "localhost");
+    let settings = [(WHEN, "down"), ANONYMOUS, ("LLAMATOWER_CLOUD_URL", &url)];
+    let gateway = without_servers(&cloud, &settings).await;
+    let answer = gateway.post("/api/chat", &chat()).await;
+    assert_eq!(answer.status, 502, "{}", answer.text);
+    let is_it = |line: &Value| line["message"] == "the cloud service has not answered a request";
+    let line = gateway.logged("the failure", is_it).await;
+    let error = line["error"].as_str().unwrap();
+    assert!(error.contains("is not for localhost"), "{line}");
+    assert!(error.contains("LLAMATOWER_CLOUD_URL"), "{line}");
+}
+
 /// A proxy that connects everywhere, and counts.
 async fn proxy() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

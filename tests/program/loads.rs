@@ -360,3 +360,35 @@ async fn a_preload_on_a_server_that_must_not_serve_the_model_is_an_error_of_the_
         }
     }
 }
+
+#[tokio::test]
+async fn after_an_unload_the_model_is_not_shown_in_memory_before_the_next_probe() {
+    let (one, other) = (
+        sim_with(slow_to_load(0)).await,
+        sim_with(slow_to_load(0)).await,
+    );
+    for sim in [&one, &other] {
+        load(sim).await;
+    }
+    let seldom = [("LLAMATOWER_PROBE_INTERVAL", "1h")];
+    let gateway = Gateway::start_up(&[&one, &other], &seldom).await;
+    let until_resident = async |expected: usize| {
+        within_limit("the models in memory", async {
+            loop {
+                let status = gateway.admin_page("/status").await.json();
+                let rows = status["backends"].as_array().unwrap().iter();
+                let counts: Vec<_> = rows
+                    .map(|row| row["resident"].as_array().map(Vec::len))
+                    .collect();
+                if counts == [Some(expected); 2] {
+                    return;
+                }
+            }
+        })
+        .await;
+    };
+    until_resident(1).await;
+    let unload = json!({"model": "tiny", "keep_alive": 0});
+    assert_eq!(gateway.post("/api/generate", &unload).await.status, 200);
+    until_resident(0).await;
+}

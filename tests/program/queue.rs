@@ -118,8 +118,13 @@ async fn a_full_queue_is_the_fault_of_a_client_only_if_it_has_a_key() {
 
 #[tokio::test]
 async fn a_request_that_leaves_the_queue_is_not_sent_to_a_backend() {
-    let sim = long_stream().await;
-    let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_SLOTS", "1")]).await;
+    // The first stream must not end before the test does, however slow the machine is.
+    let model = ModelSpec::new("tiny").with_slots(8);
+    let endless = model
+        .with_pace(Duration::from_millis(20))
+        .with_reply_tokens(1_000_000);
+    let sim = sim_with(endless).await;
+    let gateway = Gateway::start_up(&[&sim], &[("LLAMATOWER_SLOTS", "1")]).await;
     let mut first = send_chat(&gateway).await;
     first.head().await;
     let second = send_chat(&gateway).await;

@@ -25,7 +25,7 @@ use llamatower_layers::{
 use serde_json::json;
 use tower::{Service, ServiceExt};
 
-use super::attempt::AnswerBody;
+use super::attempt::{AnswerBody, ServerService};
 use super::fleet::{Chosen, Concern, Fleet, Managed, Targets, UnusableTargets};
 use super::{JSON, RefreshAtEnd, whole};
 use failed::{FailedServer, ServersFailed, error_text, text_of};
@@ -49,12 +49,7 @@ pub(super) async fn manage<S, B>(
     request: Request<B>,
 ) -> Result<Response<AnswerBody>, BoxError>
 where
-    S: Service<Request<B>, Response = Response<AnswerBody>, Error = BoxError>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    S::Future: Send + 'static,
+    S: ServerService<B>,
     B: Replay + Send + 'static,
 {
     let (mut parts, body) = request.into_parts();
@@ -112,12 +107,7 @@ pub(crate) fn pull_on<S, B>(
     model: &ModelName,
 ) -> Result<BoxStream<'static, Event>, http::Error>
 where
-    S: Service<Request<B>, Response = Response<AnswerBody>, Error = BoxError>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    S::Future: Send + 'static,
+    S: ServerService<B>,
     B: From<Bytes> + Send + 'static,
 {
     const PULL: &str = "/api/pull";

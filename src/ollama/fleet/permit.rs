@@ -25,7 +25,7 @@ enum Held<S> {
         accounting: Accounting,
     },
     Unqueued {
-        _slot: Slot<S>,
+        slot: Slot<S>,
     },
 }
 
@@ -47,7 +47,18 @@ impl<S> Permit<S> {
 
     pub(super) fn unqueued(slot: Slot<S>) -> Self {
         Self {
-            held: Held::Unqueued { _slot: slot },
+            held: Held::Unqueued { slot },
+        }
+    }
+
+    /// Asks for the models in the backend's memory to be read again now.
+    pub(crate) fn refresh_resident(&self) {
+        let slot = match &self.held {
+            Held::Unqueued { slot } => Some(slot),
+            Held::Queued { permit, .. } => permit.as_ref().map(|permit| permit.slot()),
+        };
+        if let Some(slot) = slot {
+            slot.member().refresh_resident();
         }
     }
 }
