@@ -102,7 +102,7 @@ where
     };
     let calls = holders.into_iter().zip(copies).map(|(choice, body)| {
         let request = Request::from_parts(parts.clone(), body);
-        whole_answer(choice, request)
+        whole_answer(choice, request, &model)
     });
     let answers = futures_util::future::join_all(calls).await;
     let (told, failed): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
@@ -119,6 +119,7 @@ where
 async fn whole_answer<S, B, R>(
     choice: Choice<S, Permit<S>>,
     request: Request<B>,
+    model: &ModelName,
 ) -> Result<Response<AnswerBody>, BoxError>
 where
     S: Service<Request<B>, Response = Response<R>, Error = BoxError>,
@@ -129,7 +130,7 @@ where
     let (head, body) = answer.into_parts();
     let body = body.collect().await.map_err(Into::into)?.to_bytes();
     if head.status.is_success() {
-        choice.slot.refresh_resident();
+        choice.slot.note_unloaded(model);
     }
     drop(choice.slot);
     let body = Full::new(body).map_err(|never| match never {});

@@ -26,6 +26,7 @@ mod openai;
 mod outliers;
 mod queue;
 mod reload;
+mod reported_load;
 mod simulate;
 mod starts;
 mod tokens;

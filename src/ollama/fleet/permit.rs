@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use llamatower_layers::usage::Usage;
-use llamatower_layers::{Record, queue};
+use llamatower_layers::{ModelName, Record, queue};
 
 use super::Dispatcher;
 use super::estimates::{Estimates, real_cost};
@@ -51,14 +51,15 @@ impl<S> Permit<S> {
         }
     }
 
-    /// Asks for the models in the backend's memory to be read again now.
-    pub(crate) fn refresh_resident(&self) {
+    /// Records that the backend was told to unload a model: the models in its memory are read again
+    /// until this one is gone.
+    pub(crate) fn note_unloaded(&self, model: &ModelName) {
         let slot = match &self.held {
             Held::Unqueued { slot } => Some(slot),
             Held::Queued { permit, .. } => permit.as_ref().map(|permit| permit.slot()),
         };
         if let Some(slot) = slot {
-            slot.member().refresh_resident();
+            slot.member().residency.note_unloaded(model);
         }
     }
 }

@@ -22,6 +22,9 @@ use crate::ollama::upstream::Address;
 /// Probe interval of a backend that is down, so that it is used again soon.
 const PAUSE_WHILE_DOWN: Duration = Duration::from_secs(1);
 
+/// The pause before the models in memory are read again because one that was unloaded is still listed.
+const PAUSE_WHILE_LEAVING: Duration = Duration::from_millis(100);
+
 /// The backends of one host, each with a guard that stops its probes when it is dropped.
 struct Watch<S> {
     fleet: Arc<Fleet<S>>,
@@ -117,9 +120,16 @@ impl<S> Fleet<S> {
             match member.backend.resident(self.config.clocks.timeout).await {
                 Ok(resident) => {
                     member.tell_residents(resident.as_deref(), asked);
+                    let is_early = resident
+                        .as_deref()
+                        .is_some_and(|listed| member.residency.has_leaving(listed));
                     let list = resident.map(Arc::from);
                     member.residency.set(Listing { list, starts });
                     self.queue.slots_changed();
+                    if is_early {
+                        sleep(PAUSE_WHILE_LEAVING).await;
+                        member.refresh_resident();
+                    }
                 }
                 Err(error) => tracing::debug!(%error, "the models in memory are not known"),
             }
