@@ -1,8 +1,8 @@
 //! Keeps the declared models (`[models]` in the file) installed.
 //!
 //! `llamatower models sync` and the gateway itself compare the declaration with what is installed in
-//! the same way ([`Difference`]). The gateway does so at an interval, and when a server comes up, and
-//! pulls what is missing: one model at a time on each server. It deletes nothing.
+//! the same way. The gateway does so at an interval, and when a server comes up, and pulls what is
+//! missing: one model at a time on each server. It deletes nothing.
 
 mod difference;
 mod status;
