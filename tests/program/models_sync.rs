@@ -3,12 +3,13 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use llamatower_sim::{Ending, Fault, FaultKind, ModelSpec, Outcome, Sim, SimHandle, SimState};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{Gateway, send, within_limit};
+use crate::harness::{Gateway, chat, send, within_limit};
 use crate::manage::{asked, server, until_held_by};
 
 const PULLED: &str = "a declared model was pulled";
@@ -171,24 +172,37 @@ async fn a_server_that_comes_back_without_its_models_gets_them_at_once() {
 }
 
 #[tokio::test]
-async fn sigterm_cancels_a_pull_of_the_gateway_itself() {
-    let sim = server().await;
+async fn sigterm_cancels_a_pull_of_the_gateway_itself_while_streams_go_on() {
+    let slow = ModelSpec::new("tiny")
+        .with_slots(8)
+        .with_pace(Duration::from_millis(20))
+        .with_reply_tokens(1_000_000);
+    let sim = Sim::builder()
+        .model(slow)
+        .in_registry(ModelSpec::new("new"));
+    let sim = sim.start().await.unwrap();
     sim.arm(Fault::new(FaultKind::stall_after(2)).for_path("/api/pull"));
     let config = Config::new(Some("1h"), &["new"]);
-    let gateway = config.gateway(&[&sim]).await;
+    let mut gateway = config.gateway(&[&sim]).await;
     let row = until_row(&gateway, "a pull", |row| row["pulling"] == "new:latest").await;
     assert_eq!(row["state"], "pulling", "{row}");
+    let mut stream = gateway.connect().await;
+    stream.post("/api/chat", &chat()).await;
+    assert_eq!(stream.head().await.status, 200);
     let has_begun = |state: &SimState| {
         let mut seen = state.requests.iter();
         seen.any(|seen| seen.path() == "/api/pull" && seen.lines() == 2)
     };
     within_limit("the lines of the pull", sim.wait_for(has_begun)).await;
-    assert_eq!(gateway.terminate().await, Some(0));
+    gateway.send_sigterm().await;
     let is_cancelled = |state: &SimState| {
         let mut seen = state.requests.iter();
         seen.any(|seen| seen.path() == "/api/pull" && seen.outcome() == Some(Outcome::Cancelled))
     };
-    within_limit("the end of the pull", sim.wait_for(is_cancelled)).await;
+    let state = within_limit("the end of the pull", sim.wait_for(is_cancelled)).await;
+    assert_eq!(state.generating, 1, "the stream goes on");
+    drop(stream);
+    assert_eq!(gateway.ended().await, Some(0));
 }
 
 #[tokio::test]
