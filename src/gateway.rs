@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use llamatower_layers::EndpointTable;
+use llamatower_layers::body::ReplayBody;
 use llamatower_layers::breaker::BreakerPolicy;
 use llamatower_layers::live::Live;
 use llamatower_layers::model_alias::Aliases;
@@ -16,6 +17,7 @@ use crate::admin::{self, Admin};
 use crate::cloud::Cloud;
 use crate::edge::{BindError, Drained, Edge, EdgeConfig, ListenAddr, RequestBody, Shutdown};
 use crate::live::LiveSettings;
+use crate::model_sync::{ModelSync, SyncStatus};
 use crate::ollama::fleet::{Dns, Fleet, FleetConfig, ProbeClocks, QueueRules};
 use crate::ollama::upstream::Access;
 use crate::settings::{Breaking, Settings};
@@ -107,10 +109,20 @@ impl Gateway {
         let aliases = self.live.models.aliases.clone();
         let hidden = tell_hidden_models(fleet.clone(), aliases);
         tasks.spawn(stopped.clone().run_until_cancelled_owned(hidden));
+        let (repairing, sync_status) = (stopped.child_token(), SyncStatus::default());
+        let sync = ModelSync::new(
+            fleet.clone(),
+            self.live.sync.clone(),
+            sync_status.clone(),
+            metrics.clone(),
+        );
+        let sync = sync.run::<ReplayBody<RequestBody>>();
+        tasks.spawn(repairing.clone().run_until_cancelled_owned(sync));
         let operators_leave = Shutdown::new();
         if let Some(listener) = self.admin {
-            let pages =
-                Admin::new(self.telemetry.clone(), fleet.clone()).with_cloud(self.cloud.clone());
+            let pages = Admin::new(self.telemetry.clone(), fleet.clone())
+                .with_cloud(self.cloud.clone())
+                .with_sync(sync_status);
             let service = admin::service(pages, self.live.keys.clone());
             tasks.spawn(listener.serve(service, operators_leave.clone()));
         }
@@ -119,6 +131,7 @@ impl Gateway {
         tasks.spawn(stopped.clone().run_until_cancelled_owned(async move {
             draining.draining().await;
             drained_fleet.stop_preloads();
+            repairing.cancel();
             tracing::info!(under_way = gauges.in_flight(), "draining");
         }));
         let handles = Handles {

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::cloud::Cloud;
+use crate::model_sync::SyncStatus;
 use crate::telemetry::{FleetView, Telemetry};
 use backends::Verb;
 
@@ -73,6 +74,7 @@ pub struct Admin {
     telemetry: Arc<Telemetry>,
     fleet: Arc<dyn FleetView>,
     cloud: Option<Arc<Cloud>>,
+    sync: SyncStatus,
 }
 
 impl Admin {
@@ -82,6 +84,7 @@ impl Admin {
             telemetry,
             fleet,
             cloud: None,
+            sync: SyncStatus::default(),
         }
     }
 
@@ -89,6 +92,12 @@ impl Admin {
     #[must_use]
     pub fn with_cloud(self, cloud: Option<Arc<Cloud>>) -> Self {
         Self { cloud, ..self }
+    }
+
+    /// Also serves the status of the declared models.
+    #[must_use]
+    pub fn with_sync(self, sync: SyncStatus) -> Self {
+        Self { sync, ..self }
     }
 
     fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
@@ -99,7 +108,8 @@ impl Admin {
             ),
             (&(Method::GET | Method::HEAD), "/status") => {
                 let cloud = self.cloud.as_ref().map(|cloud| cloud.status());
-                json_page(&status::page(&*self.fleet, cloud.as_ref()))
+                let sync = self.sync.report();
+                json_page(&status::page(&*self.fleet, cloud.as_ref(), &sync))
             }
             (&(Method::GET | Method::HEAD), "/status/decisions") => {
                 json_page(&decisions::page(&self.fleet.decisions(), Instant::now()))

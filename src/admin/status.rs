@@ -3,15 +3,21 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::cloud::CloudStatus;
+use crate::model_sync::SyncReport;
 use crate::ollama::fleet::{
     Avoided, Drift, MemoryStatus, ModelStatus, Occupancy, PreloadStatus, Resident,
 };
 use crate::telemetry::FleetView;
 
 /// The content. Durations are in seconds.
-pub(super) fn page(fleet: &dyn FleetView, in_cloud: Option<&CloudStatus>) -> Value {
+pub(super) fn page(
+    fleet: &dyn FleetView,
+    in_cloud: Option<&CloudStatus>,
+    models_sync: &SyncReport,
+) -> Value {
     let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
     let backends = fleet.status().into_iter().map(|backend| {
         json!({
@@ -23,6 +29,11 @@ pub(super) fn page(fleet: &dyn FleetView, in_cloud: Option<&CloudStatus>) -> Val
             "resident": backend.resident.as_ref().map(|rows| rows.iter().map(resident).collect::<Value>()),
             "breaker": backend.breaker.name(),
             "in_flight": backend.in_flight,
+            "reported": backend.reported.map(|load| json!({
+                "running": load.running,
+                "waiting": load.waiting,
+                "of_others": backend.in_flight_of_others,
+            })),
             "slots": backend.slots,
             "models": backend.models.iter().map(model).collect::<Value>(),
             "memory": backend.memory.as_ref().map(memory),
@@ -47,6 +58,42 @@ pub(super) fn page(fleet: &dyn FleetView, in_cloud: Option<&CloudStatus>) -> Val
         "queue": queue.collect::<Value>(),
         "digests_differ": fleet.drifts().iter().map(drift).collect::<Value>(),
         "cloud": cloud(in_cloud),
+        "models_sync": sync(models_sync),
+    })
+}
+
+/// The declared models; `every` and `retry_in` are in seconds.
+fn sync(report: &SyncReport) -> Value {
+    let Some(every) = report.every else {
+        return json!({ "is_on": false });
+    };
+    let now = Instant::now();
+    let servers = report.servers.iter().map(|(name, row)| {
+        let pulled = row
+            .pulled
+            .iter()
+            .map(|(model, at)| json!({ "model": model.to_string(), "at": at.to_string() }));
+        let failed = row.failed.iter().map(|failed| {
+            json!({
+                "model": failed.model.to_string(),
+                "reason": *failed.reason,
+                "failures": failed.failures,
+                "retry_in": failed.retry_at.saturating_duration_since(now).as_secs_f64(),
+            })
+        });
+        json!({
+            "name": **name,
+            "state": row.name(),
+            "compared_at": row.compared_at.map(|at| at.to_string()),
+            "pulling": row.pulling.as_ref().map(ToString::to_string),
+            "pulled": pulled.collect::<Value>(),
+            "failed": failed.collect::<Value>(),
+        })
+    });
+    json!({
+        "is_on": true,
+        "every": every.as_secs_f64(),
+        "servers": servers.collect::<Value>(),
     })
 }
 

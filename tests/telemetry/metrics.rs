@@ -97,6 +97,8 @@ impl FleetView for TwoBackends {
             is_cordoned: false,
             resident: None,
             in_flight,
+            reported: None,
+            in_flight_of_others: 0,
             rules: ServerRules::default(),
             slots: 4.try_into().ok().filter(|_| is_up),
             models: vec![

@@ -22,6 +22,9 @@ use crate::ollama::upstream::Address;
 /// Probe interval of a backend that is down, so that it is used again soon.
 const PAUSE_WHILE_DOWN: Duration = Duration::from_secs(1);
 
+/// The pause before the models in memory are read again because one that was unloaded is still listed.
+const PAUSE_WHILE_LEAVING: Duration = Duration::from_millis(100);
+
 /// The backends of one host, each with a guard that stops its probes when it is dropped.
 struct Watch<S> {
     fleet: Arc<Fleet<S>>,
@@ -66,7 +69,8 @@ impl<S: Send + Sync + 'static> Fleet<S> {
             if was_up {
                 member.refresh_resident();
             }
-            let found = backend.probe(self.config.clocks.timeout).await;
+            let probe = backend.probe(self.config.clocks.timeout);
+            let (found, ()) = tokio::join!(probe, self.read_reported_load(&member));
             self.catalogue.note_probe(&member, found, asked);
             match (was_up, backend.is_up()) {
                 (false, true) => {
@@ -116,13 +120,38 @@ impl<S> Fleet<S> {
             match member.backend.resident(self.config.clocks.timeout).await {
                 Ok(resident) => {
                     member.tell_residents(resident.as_deref(), asked);
+                    let is_early = resident
+                        .as_deref()
+                        .is_some_and(|listed| member.residency.has_leaving(listed));
                     let list = resident.map(Arc::from);
                     member.residency.set(Listing { list, starts });
                     self.queue.slots_changed();
+                    if is_early {
+                        sleep(PAUSE_WHILE_LEAVING).await;
+                        member.refresh_resident();
+                    }
                 }
                 Err(error) => tracing::debug!(%error, "the models in memory are not known"),
             }
         }
+    }
+}
+
+impl<S> Fleet<S> {
+    /// Tells the policy how many requests a server has by its own count.
+    async fn read_reported_load(&self, member: &Member<S>) {
+        if member.backend.openai().is_none() {
+            return;
+        }
+        let own = || self.router.change(|policy| policy.in_flight(member.id));
+        let before = own();
+        let limit = self.config.clocks.timeout;
+        let reported = member.backend.reported_load(limit).await;
+        // Requests that began or ended meanwhile may be in the count or not: in doubt it is not others
+        // that have sent them.
+        let own = before.max(own());
+        self.router
+            .change(|policy| policy.set_reported(member.id, reported, own));
     }
 }
 
