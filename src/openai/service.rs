@@ -147,7 +147,8 @@ impl<S> Exchange<S> {
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED
         );
         if !may_lack_route {
-            return Ok(answer.map(TranslatedBody::unaltered));
+            let sent = |body| TranslatedBody::unaltered(body).sent_by(&self.server);
+            return Ok(answer.map(sent));
         }
         let (head, body) = answer.into_parts();
         let body = self.read(body).await?;
@@ -245,7 +246,7 @@ impl<S> Exchange<S> {
             Err(LinesFault::Failed(error)) => return Err(error),
             Err(LinesFault::Stream(fault)) => return self.faulty(fault),
         };
-        let mut answer = Response::new(TranslatedBody::lines(lines));
+        let mut answer = Response::new(TranslatedBody::lines(lines).sent_by(&self.server));
         answer.headers_mut().insert(CONTENT_TYPE, LINES);
         Ok(answer)
     }

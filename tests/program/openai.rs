@@ -382,3 +382,42 @@ async fn no_request_loads_a_model_there_whatever_its_context() {
     assert_eq!(backend["models"][0]["residency"], "resident");
     assert_eq!(backend["resident"][0]["model"], "tiny:latest");
 }
+
+#[tokio::test]
+async fn a_server_is_not_probed_while_a_stream_from_it_is_in_progress() {
+    let sim = long_stream().await;
+    let interval = [("LLAMATOWER_PROBE_INTERVAL", "50ms")];
+    let gateway = gateway(&[openai(&sim)], &interval).await;
+    let probes = || {
+        paths(&sim)
+            .iter()
+            .filter(|path| *path == "/v1/models")
+            .count()
+    };
+    let more_probes_than = async |before: usize| {
+        while probes() <= before {
+            tokio::task::yield_now().await;
+        }
+    };
+    for path in ["/api/chat", "/v1/chat/completions"] {
+        let stream = with(
+            chat(),
+            json!({"stream": true, "options": {"num_predict": 1000}}),
+        );
+        let mut running = gateway.post_request(path, &stream).send().await.unwrap();
+        assert!(running.chunk().await.unwrap().is_some());
+        // A probe may have begun before the first part.
+        assert!(running.chunk().await.unwrap().is_some());
+        let (before, begun) = (probes(), std::time::Instant::now());
+        while begun.elapsed() < std::time::Duration::from_millis(500) {
+            assert!(running.chunk().await.unwrap().is_some());
+        }
+        assert!(
+            probes() <= before + 1,
+            "{path}: {} probes",
+            probes() - before
+        );
+        drop(running);
+        within_limit("a probe after the stream", more_probes_than(probes())).await;
+    }
+}

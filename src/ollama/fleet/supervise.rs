@@ -66,11 +66,16 @@ impl<S: Send + Sync + 'static> Fleet<S> {
         loop {
             let asked = self.catalogue.refreshes_asked();
             let was_up = backend.is_up();
-            if was_up {
-                member.refresh_resident();
-            }
-            let probe = backend.probe(self.config.clocks.timeout);
-            let (found, ()) = tokio::join!(probe, self.read_reported_load(&member));
+            let found = match was_up && sends_a_response(&member) {
+                true => Ok(member.models().to_vec()),
+                false => {
+                    if was_up {
+                        member.refresh_resident();
+                    }
+                    let probe = backend.probe(self.config.clocks.timeout);
+                    tokio::join!(probe, self.read_reported_load(&member)).0
+                }
+            };
             self.catalogue.note_probe(&member, found, asked);
             match (was_up, backend.is_up()) {
                 (false, true) => {
@@ -267,6 +272,15 @@ impl<S: Send + Sync + 'static> Watch<S> {
         let probing = ended.run_until_cancelled_owned(probing);
         self.tasks.spawn(probing);
     }
+}
+
+/// Whether an OpenAI-compatible server has sent a part of a response since the last probe, and is not
+/// done yet. That shows that it is up, and a probe could harm: the server of `llama-cpp-python`
+/// 0.3.36 breaks off the response in progress when it gets another request, even for its list of
+/// models, or lets that request wait.
+fn sends_a_response<S>(member: &Member<S>) -> bool {
+    let server = member.backend.openai();
+    server.is_some_and(|server| server.take_sent()) && member.in_flight() > 0
 }
 
 #[cfg(test)]
