@@ -63,10 +63,11 @@ impl<S: Send + Sync + 'static> Fleet<S> {
 
     async fn watch_member(self: Arc<Self>, member: Arc<Member<S>>, has_refused: Arc<Notify>) {
         let backend = &member.backend;
+        let mut silence = Silence::default();
         loop {
             let asked = self.catalogue.refreshes_asked();
             let was_up = backend.is_up();
-            let found = match was_up && sends_a_response(&member) {
+            let found = match was_up && silence.is_short(&member) {
                 true => Ok(member.models().to_vec()),
                 false => {
                     if was_up {
@@ -274,13 +275,29 @@ impl<S: Send + Sync + 'static> Watch<S> {
     }
 }
 
-/// Whether an OpenAI-compatible server has sent a part of a response since the last probe, and is not
-/// done yet. That shows that it is up, and a probe could harm: the server of `llama-cpp-python`
-/// 0.3.36 breaks off the response in progress when it gets another request, even for its list of
-/// models, or lets that request wait.
-fn sends_a_response<S>(member: &Member<S>) -> bool {
-    let server = member.backend.openai();
-    server.is_some_and(|server| server.take_sent()) && member.in_flight() > 0
+/// The number of probes in a row that an OpenAI-compatible server is spared while it works on
+/// requests and sends nothing.
+const SPARED: u32 = 6;
+
+/// How long an OpenAI-compatible server with requests has sent nothing, in probes.
+///
+/// A probe could harm its responses: the server of `llama-cpp-python` 0.3.36 breaks off the response in
+/// progress when it gets another request, even for its list of models, or lets that request wait.
+/// Parts of a response show that the server is up. One that hangs is probed again after a while.
+#[derive(Debug, Default)]
+struct Silence(u32);
+
+impl Silence {
+    /// Whether the server works on requests and was not silent for long.
+    fn is_short<S>(&mut self, member: &Member<S>) -> bool {
+        let Some(server) = member.backend.openai() else {
+            return false;
+        };
+        let has_sent = server.take_sent();
+        let is_busy = member.in_flight() > 0;
+        self.0 = if is_busy && !has_sent { self.0 + 1 } else { 0 };
+        is_busy && self.0 <= SPARED
+    }
 }
 
 #[cfg(test)]
