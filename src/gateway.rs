@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use llamatower_layers::EndpointTable;
+use llamatower_layers::body::ReplayBody;
 use llamatower_layers::breaker::BreakerPolicy;
 use llamatower_layers::live::Live;
 use llamatower_layers::model_alias::Aliases;
@@ -18,6 +19,7 @@ use crate::admin::{self, Sources};
 use crate::cloud::Cloud;
 use crate::edge::{BindError, Drained, Edge, EdgeConfig, ListenAddr, RequestBody, Shutdown};
 use crate::live::LiveSettings;
+use crate::model_sync::{ModelSync, SyncStatus};
 use crate::ollama::fleet::{Dns, Fleet, FleetConfig, ProbeClocks, QueueRules};
 use crate::ollama::upstream::Access;
 use crate::settings::{Breaking, Settings};
@@ -109,6 +111,15 @@ impl Gateway {
         let aliases = self.live.models.aliases.clone();
         let hidden = tell_hidden_models(fleet.clone(), aliases);
         tasks.spawn(stopped.clone().run_until_cancelled_owned(hidden));
+        let (repairing, sync_status) = (stopped.child_token(), SyncStatus::default());
+        let sync = ModelSync::new(
+            fleet.clone(),
+            self.live.sync.clone(),
+            sync_status.clone(),
+            metrics.clone(),
+        );
+        let sync = sync.run::<ReplayBody<RequestBody>>();
+        tasks.spawn(repairing.clone().run_until_cancelled_owned(sync));
         let activity = Arc::<Activity>::default();
         let operators_leave = Shutdown::new();
         if let Some(listener) = self.admin {
@@ -117,6 +128,7 @@ impl Gateway {
                 fleet: fleet.clone(),
                 activity: activity.clone(),
                 cloud: self.cloud.clone(),
+                sync: sync_status,
                 clients: self.public.gauges(),
                 started_at: Timestamp::now(),
             };
@@ -128,6 +140,7 @@ impl Gateway {
         tasks.spawn(stopped.clone().run_until_cancelled_owned(async move {
             draining.draining().await;
             drained_fleet.stop_preloads();
+            repairing.cancel();
             tracing::info!(under_way = gauges.in_flight(), "draining");
         }));
         let handles = Handles {

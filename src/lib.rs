@@ -14,6 +14,7 @@ pub mod healthcheck;
 pub mod live;
 pub mod manage;
 pub mod model_rules;
+pub mod model_sync;
 pub mod ollama;
 pub mod openai;
 pub mod reload;

@@ -1,5 +1,5 @@
 //! The settings that can be changed while the gateway serves: keys, the limits of requests and
-//! tokens, and the names of models.
+//! tokens, the names of models, and the models that servers are to have.
 //!
 //! The layers and the fleet hold handles to these values, and read the current ones for each request.
 //! [`LiveSettings::apply`] replaces them.
@@ -21,11 +21,12 @@ use llamatower_layers::{Operation, RouteMatch};
 use crate::client::Client;
 use crate::edge::Hosts;
 use crate::model_rules::ModelRules;
+use crate::model_sync::SyncRules;
 use crate::ollama::fleet::Share;
 use crate::settings::{Limits, ListingRate, Secret, Settings};
 
 /// The settings that [`LiveSettings::apply`] applies; all others need a restart.
-pub const RELOADABLE: [&str; 10] = [
+pub const RELOADABLE: [&str; 11] = [
     "keys.api",
     "keys.admin",
     "limits.rate",
@@ -36,6 +37,7 @@ pub const RELOADABLE: [&str; 10] = [
     "limits.key_models",
     "routing.aliases",
     "routing.list_aliases",
+    "backends.models_sync",
 ];
 
 /// The default rate per client of requests that run no model, if other requests are limited. It is
@@ -70,6 +72,8 @@ pub struct LiveSettings {
     pub shares: Live<BTreeMap<Arc<str>, Share>>,
     /// Aliases, and the models that keys may use.
     pub models: ModelRules,
+    /// The models that the gateway keeps installed.
+    pub sync: Live<SyncRules>,
 }
 
 /// The token budgets of clients. Clones share their state.
@@ -109,6 +113,7 @@ impl LiveSettings {
             tokens: TokenBudgets::new(limits),
             shares: Live::new(shares(limits)),
             models: ModelRules::new(settings),
+            sync: Live::new(SyncRules::new(settings)),
         })
     }
 
@@ -138,6 +143,7 @@ impl LiveSettings {
         self.tokens.set(limits);
         self.shares.set(shares(limits));
         self.models.set(settings);
+        self.sync.set(SyncRules::new(settings));
         Ok(())
     }
 }

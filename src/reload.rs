@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::live::{LiveSettings, RELOADABLE};
-use crate::settings::{EffectiveSetting, Environment, Loaded, Settings};
+use crate::settings::{DeclaredModels, EffectiveSetting, Environment, Loaded, Settings};
 
 /// Reloads settings.
 #[derive(Debug)]
@@ -20,12 +20,13 @@ pub struct Reloader {
     live: LiveSettings,
     /// The settings in force.
     effective: Vec<EffectiveSetting>,
+    declared: Arc<DeclaredModels>,
 }
 
 /// Result of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reloaded {
-    /// The variables of changed settings that are in force now.
+    /// The variables of changed settings that are in force now, and `[models]` if that has changed.
     pub applied: Vec<&'static str>,
     /// The variables of changed settings that need a restart.
     pub need_restart: Vec<&'static str>,
@@ -47,6 +48,7 @@ impl Reloader {
             config,
             live,
             effective: loaded.effective.clone(),
+            declared: loaded.settings.declared.clone(),
         }
     }
 
@@ -80,6 +82,10 @@ impl Reloader {
                 }
                 false => reloaded.need_restart.push(variable),
             }
+        }
+        if self.declared != loaded.settings.declared {
+            self.declared = loaded.settings.declared;
+            reloaded.applied.push("[models]");
         }
         Ok(reloaded)
     }

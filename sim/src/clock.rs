@@ -167,18 +167,51 @@ impl Ord for Pending {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::task::Wake;
+
     use super::*;
 
-    #[tokio::test]
-    async fn timers_fire_in_order_and_never_early() {
+    /// Tells which timer fired, and when.
+    struct Teller {
+        at: std::time::Instant,
+        fired: mpsc::Sender<(std::time::Instant, std::time::Instant)>,
+    }
+
+    impl Wake for Teller {
+        fn wake(self: Arc<Self>) {
+            let told = self.fired.send((self.at, std::time::Instant::now()));
+            told.expect("the test waits for it");
+        }
+    }
+
+    #[test]
+    fn timers_fire_in_order_and_never_early() {
+        let timers: &'static Timers = Box::leak(Box::default());
         let begin = std::time::Instant::now();
-        let after = |micros| async move {
-            let at = begin + Duration::from_micros(micros);
-            sleep_until_precisely(at).await;
-            assert!(std::time::Instant::now() >= at);
-            std::time::Instant::now()
-        };
-        let (late, early, past) = tokio::join!(after(3_000), after(1_500), after(0));
-        assert!(past <= early && early <= late);
+        let (fired, told) = mpsc::channel();
+        let [past, early, late] = [0, 1_500, 3_000].map(|us| begin + Duration::from_micros(us));
+        for at in [late, past, early] {
+            let teller = Teller {
+                at,
+                fired: fired.clone(),
+            };
+            let waker = Waker::from(Arc::new(teller));
+            timers.add(at, Arc::new(Mutex::new(waker)));
+        }
+        // All are pending before the first can fire.
+        std::thread::spawn(|| timers.run());
+        for expected in [past, early, late] {
+            let (at, now) = told.recv().expect("it fires");
+            assert_eq!(at, expected);
+            assert!(now >= at);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_sleep_is_never_too_short() {
+        let at = std::time::Instant::now() + Duration::from_micros(1_500);
+        sleep_until_precisely(at).await;
+        assert!(std::time::Instant::now() >= at);
     }
 }

@@ -4,12 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use crate::activity::Activity as Kept;
 use crate::cloud::Cloud;
 use crate::edge::Gauges;
+use crate::model_sync::SyncStatus;
 use crate::ollama::fleet::BackendStatus;
-use crate::status::{Activity, CloudState, Gateway, Models, Overview, Status, WaiterRow};
+use crate::status::{
+    Activity, CloudState, Gateway, Models, ModelsSync, Overview, Status, WaiterRow,
+};
 use crate::telemetry::{FleetView, Telemetry};
 use crate::version;
 
@@ -26,6 +30,8 @@ pub struct Sources {
     pub activity: Arc<Kept>,
     /// The cloud service, if requests may be sent to one.
     pub cloud: Option<Arc<Cloud>>,
+    /// The sync of the declared models.
+    pub sync: SyncStatus,
     /// The edge of the listeners for clients.
     pub clients: Arc<Gauges>,
     /// When the gateway started.
@@ -63,6 +69,7 @@ impl Sources {
             queue: queue.into_iter().map(Into::into).collect(),
             digests_differ: self.fleet.drifts().iter().map(Into::into).collect(),
             cloud: self.cloud(),
+            models_sync: ModelsSync::new(&self.sync.report(), Instant::now()),
         }
     }
 

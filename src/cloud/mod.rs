@@ -99,7 +99,9 @@ impl Cloud {
         };
         let key = key.expose().parse();
         let key = key.map_err(|reason| format!("GROQ_API_KEY: {reason}"))?;
-        let mut access = Access::new(vec![(cloud.url.clone(), key)]).with_environment_proxies();
+        let mut access = Access::new(vec![(cloud.url.clone(), key)])
+            .with_environment_proxies()
+            .with_setting("LLAMATOWER_CLOUD_URL");
         if cloud.url.is_https() {
             let authorities = settings.backends.ca_file.clone().unwrap_or_default();
             let trust = authorities.trust();

@@ -45,12 +45,12 @@ struct Holder {
 }
 
 impl ModelsPage {
-    /// The models on the disk of a server: their names as text, and parsed.
-    pub(super) fn installed_on(&self, server: &str) -> Vec<(String, ModelName)> {
+    /// The models on the disk of a server.
+    pub(super) fn installed_on(&self, server: &str) -> Vec<ModelName> {
         let rows = self.models.iter();
         let rows = rows.filter(|row| row.servers.iter().any(|holder| holder.name == server));
-        let named = rows.map(|row| Some((row.model.clone(), ModelName::parse(&row.model).ok()?)));
-        named.flatten().collect()
+        let names = rows.map(|row| ModelName::parse(&row.model));
+        names.flatten().collect()
     }
 
     /// A line for each model.

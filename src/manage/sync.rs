@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
-use llamatower_layers::ModelName;
 use serde_json::json;
 
 use super::error::ManageError;
 use super::gateway::GatewayClient;
 use super::list::ModelsPage;
 use super::{models_page, pull, remove};
+use crate::model_sync::Difference;
 use crate::settings::DeclaredModels;
 
 /// What to do about differences.
@@ -100,21 +100,15 @@ impl Drift {
         }
         let mut drift = Self::default();
         for server in servers {
-            let own = declared.by_server.iter();
-            let own = own.filter(|(name, _)| server.is_called(name));
-            let own = own.flat_map(|(_, models)| models);
-            let wanted: Vec<&ModelName> = declared.all.iter().chain(own).collect();
             let installed = page.installed_on(&server.name);
-            let is_there = |model: &ModelName| installed.iter().any(|(_, name)| name == model);
-            for model in wanted.iter().filter(|model| !is_there(model)) {
-                let servers = drift.missing.entry(model.to_string()).or_default();
-                if !servers.contains(&server.name) {
-                    servers.push(server.name.clone());
-                }
-            }
-            for (text, model) in &installed {
-                if !wanted.contains(&model) {
-                    let servers = drift.undeclared.entry(text.clone()).or_default();
+            let is_called = |name: &str| server.is_called(name);
+            let found = Difference::of(declared, is_called, &installed);
+            for (rows, models) in [
+                (&mut drift.missing, found.missing),
+                (&mut drift.undeclared, found.undeclared),
+            ] {
+                for model in models {
+                    let servers = rows.entry(model.to_string()).or_default();
                     servers.push(server.name.clone());
                 }
             }

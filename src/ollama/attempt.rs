@@ -32,3 +32,24 @@ where
         Response::from_parts(head, AnswerBody::new(body))
     }))
 }
+
+/// The service of one server, as management and unloads use it: a clone for each request.
+pub trait ServerService<B>:
+    Service<Request<B>, Response = Response<AnswerBody>, Error = BoxError, Future: Send + 'static>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S, B> ServerService<B> for S
+where
+    S: Service<Request<B>, Response = Response<AnswerBody>, Error = BoxError>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send + 'static,
+{
+}

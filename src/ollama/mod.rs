@@ -37,7 +37,7 @@ use unload::Step;
 
 use crate::model_rules::{ModelRules, VisibleModels};
 
-pub use attempt::{AnswerBody, Attempt, attempt};
+pub use attempt::{AnswerBody, Attempt, ServerService, attempt};
 
 /// The body of a response; it holds the backend's permit until its end.
 pub type FleetBody<S> = Guarded<AnswerBody, Box<Permit<S>>>;
@@ -101,12 +101,7 @@ impl<S> Ollama<S> {
 
 impl<S, B> Service<Request<B>> for Ollama<S>
 where
-    S: Service<Request<B>, Response = Response<AnswerBody>, Error = BoxError>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    S::Future: Send + 'static,
+    S: ServerService<B>,
     B: Replay + Send + 'static,
 {
     type Response = Response<FleetBody<S>>;
@@ -237,12 +232,7 @@ async fn routed<S, B>(
     request: Request<B>,
 ) -> Result<Response<AnswerBody>, BoxError>
 where
-    S: Service<Request<B>, Response = Response<AnswerBody>, Error = BoxError>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    S::Future: Send + 'static,
+    S: ServerService<B>,
     B: Send + 'static,
 {
     Ok(boxed(RouteService::new(fleet).oneshot(request).await?))
@@ -256,12 +246,7 @@ async fn manage<S, B>(
     request: Request<B>,
 ) -> Result<Response<AnswerBody>, BoxError>
 where
-    S: Service<Request<B>, Response = Response<AnswerBody>, Error = BoxError>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    S::Future: Send + 'static,
+    S: ServerService<B>,
     B: Send + 'static,
 {
     let (parts, body) = request.into_parts();

@@ -18,8 +18,8 @@ use llamatower_layers::route::{Choice, RouteService};
 use llamatower_layers::{BoxError, Fail, Failure, KeepAlive, LlmRequest, Replay, Side};
 use tower::{Service, ServiceExt};
 
-use super::attempt::AnswerBody;
-use super::fleet::Fleet;
+use super::attempt::{AnswerBody, ServerService};
+use super::fleet::{Fleet, Permit};
 
 /// How to handle a request that runs a model.
 pub(super) enum Step {
@@ -89,12 +89,7 @@ pub(super) async fn unload<S, B>(
     request: Request<B>,
 ) -> Result<Response<AnswerBody>, BoxError>
 where
-    S: Service<Request<B>, Response = Response<AnswerBody>, Error = BoxError>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    S::Future: Send + 'static,
+    S: ServerService<B>,
     B: Replay + Send + 'static,
 {
     let (parts, body) = request.into_parts();
@@ -107,7 +102,7 @@ where
     };
     let calls = holders.into_iter().zip(copies).map(|(choice, body)| {
         let request = Request::from_parts(parts.clone(), body);
-        whole_answer(choice, request)
+        whole_answer(choice, request, &model)
     });
     let answers = futures_util::future::join_all(calls).await;
     let (told, failed): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
@@ -119,9 +114,12 @@ where
     })
 }
 
-async fn whole_answer<S, G, B, R>(
-    choice: Choice<S, G>,
+/// Sends the request to one server. If it has succeeded, the models in the server's memory are read
+/// again at once.
+async fn whole_answer<S, B, R>(
+    choice: Choice<S, Permit<S>>,
     request: Request<B>,
+    model: &ModelName,
 ) -> Result<Response<AnswerBody>, BoxError>
 where
     S: Service<Request<B>, Response = Response<R>, Error = BoxError>,
@@ -131,6 +129,9 @@ where
     let answer = choice.service.oneshot(request).await?;
     let (head, body) = answer.into_parts();
     let body = body.collect().await.map_err(Into::into)?.to_bytes();
+    if head.status.is_success() {
+        choice.slot.note_unloaded(model);
+    }
     drop(choice.slot);
     let body = Full::new(body).map_err(|never| match never {});
     Ok(Response::from_parts(head, AnswerBody::new(body)))

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::error::InvalidAnswer;
 use super::line::Moment;
+use super::server::Server;
 use super::transcoder::{StreamFault, Transcoder};
 
 pin_project! {
@@ -24,6 +25,8 @@ pin_project! {
     pub struct TranslatedBody<R> {
         #[pin]
         kind: Kind<R>,
+        // The server, if its probes wait while it sends this body.
+        sender: Option<Arc<Server>>,
     }
 }
 
@@ -49,20 +52,27 @@ pin_project! {
 
 impl<R> TranslatedBody<R> {
     pub(super) fn unaltered(inner: R) -> Self {
-        let kind = Kind::Unaltered { inner };
-        Self { kind }
+        Self::of(Kind::Unaltered { inner })
     }
 
     pub(super) fn lines(lines: Lines<R>) -> Self {
         let lines = Box::new(lines);
-        let kind = Kind::Lines { lines };
-        Self { kind }
+        Self::of(Kind::Lines { lines })
     }
 
     pub(super) fn whole(bytes: impl Into<Bytes>) -> Self {
         let bytes = Some(bytes.into()).filter(|bytes: &Bytes| !bytes.is_empty());
-        let kind = Kind::Whole { bytes };
-        Self { kind }
+        Self::of(Kind::Whole { bytes })
+    }
+
+    fn of(kind: Kind<R>) -> Self {
+        Self { kind, sender: None }
+    }
+
+    /// Records at the server that it sends this body.
+    pub(super) fn sent_by(self, server: &Arc<Server>) -> Self {
+        let sender = Some(server.clone());
+        Self { sender, ..self }
     }
 }
 
@@ -200,9 +210,17 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match self.project().kind.project() {
+        let this = self.project();
+        let sender = &*this.sender;
+        let note_sent = || {
+            if let Some(server) = sender {
+                server.note_sent();
+            }
+        };
+        match this.kind.project() {
             KindProjected::Unaltered { inner } => {
                 let frame = ready!(inner.poll_frame(cx));
+                note_sent();
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
             KindProjected::Lines { lines } => {
@@ -210,6 +228,7 @@ where
                     return Poll::Ready(Some(Ok(Frame::data(first))));
                 }
                 let lines_read = ready!(lines.poll_lines(cx));
+                note_sent();
                 Poll::Ready(lines_read.map(|read| match read {
                     Ok(bytes) => Ok(Frame::data(bytes)),
                     Err(LinesFault::Failed(error)) => Err(error),

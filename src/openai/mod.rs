@@ -25,6 +25,7 @@ pub mod ask;
 mod body;
 pub mod chunk;
 pub mod error;
+pub mod gauges;
 pub mod line;
 pub mod lines;
 mod messages;

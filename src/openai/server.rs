@@ -1,6 +1,7 @@
 //! What the gateway knows of one OpenAI-compatible server.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use foldhash::HashMap;
@@ -27,6 +28,8 @@ pub struct Server {
     has_v1: bool,
     extensions: Extensions,
     ids: ArcSwap<Ids>,
+    /// A part of a response has come since the last look.
+    has_sent: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +48,7 @@ impl Server {
             has_v1,
             extensions: Extensions::default(),
             ids: ArcSwap::default(),
+            has_sent: AtomicBool::new(false),
         }
     }
 
@@ -63,6 +67,19 @@ impl Server {
     /// What it takes beside OpenAI's own members.
     pub fn extensions(&self) -> Extensions {
         self.extensions
+    }
+
+    /// Records that a part of a response to a request has come.
+    pub(super) fn note_sent(&self) {
+        // Each part of each stream comes here, so the value is written only if it changes.
+        if !self.has_sent.load(Ordering::Relaxed) {
+            self.has_sent.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a part of a response to a request has come since this was asked last.
+    pub fn take_sent(&self) -> bool {
+        self.has_sent.swap(false, Ordering::Relaxed)
     }
 
     /// The path for the server, below its prefix: `below_v1` begins with a slash.

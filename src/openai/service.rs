@@ -32,6 +32,9 @@ pub use future::TranslateFuture;
 /// Limit of an answer that is read as a whole, in bytes.
 const MAX_WHOLE: usize = 64 * 1024 * 1024;
 
+/// The pages beside the dialect that the gateway asks for by itself.
+const PROBE_PAGES: [&str; 2] = ["/health", "/metrics"];
+
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 
@@ -114,8 +117,8 @@ impl<S> Exchange<S> {
             "/api/tags" => self.list(request, models::tags).await,
             "/api/ps" => self.list(request, models::ps).await,
             "/api/show" => self.show(request).await,
-            // The probe's question, answered as the server does.
-            "/health" => self.pass(request).await,
+            // The probe's questions, answered as the server does.
+            path if PROBE_PAGES.contains(&path) => self.pass(request).await,
             path => Err(self.not_offered(path)),
         }
     }
@@ -135,7 +138,7 @@ impl<S> Exchange<S> {
             *request.uri_mut() = uri(below)?;
         }
         let answer = self.client.call(request).await?;
-        if &*path == "/health" {
+        if PROBE_PAGES.contains(&&*path) {
             return Ok(answer.map(TranslatedBody::unaltered));
         }
         self.check_token(answer.status())?;
@@ -144,7 +147,8 @@ impl<S> Exchange<S> {
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED
         );
         if !may_lack_route {
-            return Ok(answer.map(TranslatedBody::unaltered));
+            let sent = |body| TranslatedBody::unaltered(body).sent_by(&self.server);
+            return Ok(answer.map(sent));
         }
         let (head, body) = answer.into_parts();
         let body = self.read(body).await?;
@@ -242,7 +246,7 @@ impl<S> Exchange<S> {
             Err(LinesFault::Failed(error)) => return Err(error),
             Err(LinesFault::Stream(fault)) => return self.faulty(fault),
         };
-        let mut answer = Response::new(TranslatedBody::lines(lines));
+        let mut answer = Response::new(TranslatedBody::lines(lines).sent_by(&self.server));
         answer.headers_mut().insert(CONTENT_TYPE, LINES);
         Ok(answer)
     }

@@ -1,6 +1,7 @@
 //! The models that servers are to have: the table `[models]` of the TOML file.
 //!
-//! `llamatower models sync` compares it with what is installed. The gateway itself only checks it.
+//! `llamatower models sync` compares it with what is installed, and the gateway does if
+//! `LLAMATOWER_MODELS_SYNC` is set; see [`model_sync`](crate::model_sync).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,13 +28,13 @@ all = ["nomic-embed-text"]
 "gpu-1:11434" = ["qwen2.5-coder:7b", "llama3.2"]
 ```
 
-`llamatower models sync` pulls those that are missing ([Models](models.md#models-over-the-fleet)). The gateway does not
-act on it.
+`llamatower models sync` pulls those that are missing, and the gateway itself does if `LLAMATOWER_MODELS_SYNC` is set
+([Models](models.md#declared-models)).
 "#;
 
 /// The table in the example file.
 pub(super) const EXAMPLE: &str = r#"
-# The models that `llamatower models sync` installs, by server or for all:
+# The models that servers are to have, by server or for all (see models_sync above):
 # [models]
 # all = ["nomic-embed-text"]
 # "gpu-1:11434" = ["qwen2.5-coder:7b"]

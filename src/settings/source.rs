@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use toml::{Table, Value};
 
@@ -25,6 +26,8 @@ pub(super) struct Texts {
     unreadable: BTreeSet<&'static str>,
     /// Keys of the file that are not settings.
     unknown_keys: Vec<Problem>,
+    /// The table `[models]` of the file.
+    declared: Arc<DeclaredModels>,
 }
 
 #[derive(Clone, Debug)]
@@ -151,6 +154,11 @@ impl Texts {
         self.texts.get(key)
     }
 
+    /// The models that servers are to have.
+    pub(super) fn declared(&self) -> &Arc<DeclaredModels> {
+        &self.declared
+    }
+
     /// Whether a setting was given explicitly.
     pub(super) fn is_given(&self, key: &str) -> bool {
         self.get(key).is_some_and(|text| text.source != DEFAULT)
@@ -192,7 +200,8 @@ impl Texts {
             self.unreadable.insert("routing.aliases");
         }
         problems.extend(wrong_aliases);
-        let (_, wrong_models) = DeclaredModels::take(&mut table, &path.to_string());
+        let (declared, wrong_models) = DeclaredModels::take(&mut table, &path.to_string());
+        self.declared = Arc::new(declared);
         problems.extend(wrong_models);
         self.unknown_keys.extend(servers.unknown);
         let keys = leaves(&table).into_iter();

@@ -16,6 +16,7 @@ use llamatower_layers::token_limit::Budget;
 
 use super::aliases::{aliases, key_models};
 use super::cloud::{CloudModels, CloudWhen, cloud_models, cloud_url, cloud_when};
+use super::declared_models::DeclaredModels;
 use super::parse::*;
 use super::parse_servers::*;
 use super::reader::Reader;
@@ -49,6 +50,8 @@ macro_rules! settings {
         #[derive(Clone, Debug)]
         pub struct Settings {
             $($(#[$doc])* pub $section: $Section,)*
+            /// The table `[models]` of the file: the models that servers are to have.
+            pub declared: Arc<DeclaredModels>,
         }
 
         $($(#[$doc])*
@@ -69,7 +72,10 @@ macro_rules! settings {
                     )*);
                     (|| Some($Section { $($field: $field?,)* }))()
                 };)*
-                Some(Self { $($section: $section?,)* })
+                Some(Self {
+                    $($section: $section?,)*
+                    declared: reader.texts.declared().clone(),
+                })
             }
         }
     };
@@ -123,6 +129,8 @@ settings! {
             "Models that the gateway loads on a server once after it has come up: `gpu-1:11434=llama3.2` on one server, `llama3.2` on each server that has it installed; comma-separated. They leave memory like other models. Set it so that the first request after a start does not wait for the load."
         pinned: Vec<PlacedModel> = placed_models, "LLAMATOWER_PINNED_MODELS" PlacedModels ""
             "Models that are loaded in the same way and kept in memory: with `keep_alive: -1`, also in place of what a client asks for, and again if another model has taken their place and the server is idle. A load that needs the place of one is avoided if another server can do it. Set it for models that must always respond at once."
+        models_sync: Option<Duration> = optional(duration), "LLAMATOWER_MODELS_SYNC" OptionalDuration "off"
+            "The interval at which the gateway compares the installed models with the table `[models]` of the file, and pulls those that are missing; it deletes nothing. A server that comes up is compared at once. Set it, for example to `10m`, so that a replaced server gets its models without a command."
         extra_paths: Vec<ExtraPath> = extra_paths, "LLAMATOWER_EXTRA_PATHS" List ""
             "Additional paths to pass on, like `POST /api/rerank`; requests are routed by the `model` of their JSON body. Add a path that a newer Ollama supports and this version answers with 404."
         dns_servers: Vec<SocketAddr> = list(dns_server), "LLAMATOWER_DNS_SERVERS" List ""

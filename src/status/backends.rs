@@ -26,6 +26,8 @@ pub struct Backend {
     pub breaker: String,
     /// Requests of this gateway in flight.
     pub in_flight: usize,
+    /// The requests that it reports itself; only OpenAI-compatible servers do.
+    pub reported: Option<LoadOfServer>,
     /// The configured limit of concurrent requests for one model.
     pub slots: Option<usize>,
     /// The models that are in its memory or have requests there.
@@ -42,6 +44,18 @@ pub struct Backend {
     pub labels: Vec<String>,
     /// The models for which it is avoided, because of what it did.
     pub avoided: Vec<AvoidedModel>,
+}
+
+/// The requests that a server reports.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct LoadOfServer {
+    /// Requests that run.
+    pub running: u32,
+    /// Requests that wait.
+    pub waiting: u32,
+    /// Those of both that this gateway has not sent.
+    pub of_others: u32,
 }
 
 /// A model in the memory of a backend.
@@ -144,6 +158,11 @@ impl From<&BackendStatus> for Backend {
             resident: resident.map(|rows| rows.iter().map(Into::into).collect()),
             breaker: row.breaker.name().to_owned(),
             in_flight: row.in_flight,
+            reported: row.reported.map(|load| LoadOfServer {
+                running: load.running,
+                waiting: load.waiting,
+                of_others: row.in_flight_of_others,
+            }),
             slots: row.slots.map(std::num::NonZeroUsize::get),
             models: row.models.iter().map(Into::into).collect(),
             memory: row.memory.as_ref().map(Into::into),

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Activity, Backend, CloudState, DigestsDiffer, ModelRow, QueueRow, WaiterRow};
+use super::{
+    Activity, Backend, CloudState, DigestsDiffer, ModelRow, ModelsSync, QueueRow, WaiterRow,
+};
 
 /// The document `/status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,6 +20,8 @@ pub struct Status {
     pub digests_differ: Vec<DigestsDiffer>,
     /// The cloud service.
     pub cloud: CloudState,
+    /// The sync of the declared models.
+    pub models_sync: ModelsSync,
 }
 
 /// The gateway itself.

@@ -11,9 +11,11 @@ mod gateway;
 mod models;
 mod queue;
 mod requests;
+mod sync;
 
 pub use backends::{
-    AvoidedModel, Backend, Memory, ModelOnBackend, ModelsInMemory, Preloaded, ResidentModel,
+    AvoidedModel, Backend, LoadOfServer, Memory, ModelOnBackend, ModelsInMemory, Preloaded,
+    ResidentModel,
 };
 pub use cloud::{CloudService, CloudState};
 pub use decisions::{CandidateRow, DecisionRow, Decisions};
@@ -21,6 +23,8 @@ pub use gateway::{Gateway, Overview, Status};
 pub use models::{Holder, ModelRow, Models, ServerName};
 pub use queue::{DigestsDiffer, QueueRow, WaiterRow};
 pub use requests::{Activity, ClientRow, CostTerms, Interval, RequestRow};
+
+pub use sync::{FailedModel, ModelsSync, PulledModel, SyncState, SyncedServer};
 
 use std::time::Duration;
 

@@ -63,9 +63,13 @@ fn a_document_is_read_as_it_was_written() {
         queue: Vec::new(),
         digests_differ: Vec::new(),
         cloud: CloudState::default(),
+        models_sync: ModelsSync::default(),
     };
     let text = serde_json::to_string(&status).unwrap();
-    assert!(text.ends_with(r#""cloud":{"is_on":false}}"#), "{text}");
+    assert!(
+        text.ends_with(r#""cloud":{"is_on":false},"models_sync":{"is_on":false}}"#),
+        "{text}"
+    );
     assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);
 }
 

@@ -37,6 +37,7 @@ pub struct Metrics {
     cloud_tokens: Counter<u64>,
     model_loads: Counter<u64>,
     model_load: Histogram<f64>,
+    sync_pulls: Counter<u64>,
     models: Arc<ModelNames>,
     fleet: View,
     clients: Clients,
@@ -73,6 +74,11 @@ impl Metrics {
                 .with_unit("s")
                 .with_boundaries(names::LOAD_SECONDS.to_vec())
                 .with_description("Time of a load of a model, by the backend's own clock")
+                .build(),
+            sync_pulls: meter
+                .u64_counter(names::MODEL_SYNC_PULLS)
+                .with_unit("{pull}")
+                .with_description("Pulls of declared models that the gateway began by itself")
                 .build(),
             series: SeriesCache::new(meter, models.clone()),
             models,
@@ -155,6 +161,13 @@ impl Metrics {
         let reason = KeyValue::new(names::REASON, reason);
         let result = KeyValue::new(names::RESULT, result);
         self.cloud_requests.add(number, &[reason, result]);
+    }
+
+    /// Counts a pull that the gateway began by itself; `result` has a fixed spelling.
+    pub fn pulled_by_sync(&self, backend: &Arc<str>, result: &'static str) {
+        let backend = KeyValue::new(names::BACKEND, backend.clone());
+        let result = KeyValue::new(names::RESULT, result);
+        self.sync_pulls.add(1, &[backend, result]);
     }
 
     /// Counts the tokens of a request that the cloud service has answered.

@@ -54,6 +54,8 @@ pub const CANCELLED: &str = "llamatower.cancelled";
 pub const CLOUD_REQUESTS: &str = "llamatower.cloud_requests";
 /// Counter, tokens: used at the cloud service, by reason and `gen_ai.token.type`.
 pub const CLOUD_TOKENS: &str = "llamatower.cloud_tokens";
+/// Counter: pulls of declared models that the gateway began by itself, by backend and result.
+pub const MODEL_SYNC_PULLS: &str = "llamatower.model_sync_pulls";
 /// Gauge: open client connections.
 pub const CONNECTIONS: &str = "llamatower.connections";
 /// Counter: connections that were refused because too many were open.
@@ -144,7 +146,7 @@ attributes! {
     IDENTITY = "llamatower.identity";
     /// Why an attempt was retried, or why the cloud service was asked.
     REASON = "reason";
-    /// What became of a question to the cloud service.
+    /// What became of a question to the cloud service, or of a pull.
     RESULT = "result";
     /// The running version.
     VERSION = "version";

@@ -1,5 +1,6 @@
 //! A gateway process in front of simulated servers in this process.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::Stdio;
 
@@ -32,7 +33,8 @@ pub(crate) fn slow() -> ModelSpec {
         .with_reply_tokens(100_000)
 }
 
-/// Starts a gateway with one server for each list of models.
+/// Starts a gateway with one server for each list of models, and waits until it knows the models of
+/// all servers.
 pub(crate) async fn stage(servers: &[&[ModelSpec]]) -> Stage {
     stage_with(servers, &[]).await
 }
@@ -61,13 +63,19 @@ pub(crate) async fn stage_with(servers: &[&[ModelSpec]], settings: &[(&str, &str
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-    let address = loop {
-        let line = lines.next_line().await.unwrap().expect("it listens");
+    let mut address = None;
+    let mut unknown: BTreeSet<_> = sims.iter().map(|sim| sim.addr().to_string()).collect();
+    while address.is_none() || !unknown.is_empty() {
+        let line = lines.next_line().await.unwrap().expect("it serves");
         let line: Value = serde_json::from_str(&line).unwrap();
         if line["message"] == "listening" && line["for"] == "clients" {
-            break line["address"].as_str().unwrap().parse().unwrap();
+            address = line["address"].as_str().unwrap().parse().ok();
         }
-    };
+        if line["message"] == "the backend is up" {
+            unknown.remove(line["backend"].as_str().unwrap());
+        }
+    }
+    let address = address.expect("it listens on an address");
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     Stage {
         sims,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use llamatower_sim::{ModelSpec, Sim};
 use serde_json::json;
 
-use super::aliases::{ALIASES, chat_with, gateway_of, two_models};
-use crate::harness::{load, send, with};
+use super::aliases::{ALIASES, chat_with, two_models};
+use crate::harness::{Gateway, load, send, with};
 
 /// Keys of the names `ada`, `bob` and so on, each `NAME-secret`.
 pub(crate) fn keys(names: &[&str]) -> String {
@@ -30,8 +30,8 @@ async fn weights_divide_the_clients_and_each_gateway_chooses_the_same_model_for_
         ("LLAMATOWER_API_KEYS", &*keys),
     ];
     let gateways = [
-        gateway_of(&[&sim], &settings).await,
-        gateway_of(&[&sim], &settings).await,
+        Gateway::start_up(&[&sim], &settings).await,
+        Gateway::start_up(&[&sim], &settings).await,
     ];
     let mut small = 0;
     for name in names {
@@ -58,7 +58,7 @@ async fn a_model_without_a_capability_that_the_request_needs_is_left_out() {
         .await
         .unwrap();
     let settings = [(ALIASES, "any=text|sees|thinks,blind=text|thinks")];
-    let gateway = gateway_of(&[&sim], &settings).await;
+    let gateway = Gateway::start_up(&[&sim], &settings).await;
     let images = json!({"messages": [{"role": "user", "content": "hi", "images": ["aGk="]}]});
     let tools = json!({"tools": [{"type": "function", "function": {"name": "f"}}]});
     let thinking = json!({"think": true});
@@ -103,7 +103,7 @@ async fn a_set_prefers_what_is_in_memory_or_answers_soonest() {
         ALIASES,
         "warm=resident(tiny|small), soon=cheapest(tiny|small)",
     )];
-    let gateway = gateway_of(&[&sim], &settings).await;
+    let gateway = Gateway::start_up(&[&sim], &settings).await;
     let served = async |alias: &str| {
         let answer = gateway.post("/api/chat", &chat_with(alias)).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
@@ -116,7 +116,7 @@ async fn a_set_prefers_what_is_in_memory_or_answers_soonest() {
 
     let other = Sim::builder().model(slow("tiny")).start().await.unwrap();
     load(&other).await;
-    let gateway = gateway_of(&[&other], &settings).await;
+    let gateway = Gateway::start_up(&[&other], &settings).await;
     let answer = gateway.post("/api/chat", &chat_with("warm")).await;
     assert_eq!(answer.header("x-llamatower-model"), "tiny");
 }
@@ -126,7 +126,8 @@ async fn aliases_are_listed_only_if_a_setting_says_so() {
     let sim = two_models().await;
     let aliases = (ALIASES, "gpt-4o-mini=absent|tiny,none=absent");
     for (setting, is_listed) in [("false", false), ("true", true)] {
-        let gateway = gateway_of(&[&sim], &[aliases, ("LLAMATOWER_LIST_ALIASES", setting)]).await;
+        let gateway =
+            Gateway::start_up(&[&sim], &[aliases, ("LLAMATOWER_LIST_ALIASES", setting)]).await;
         let tags = send(gateway.get("/api/tags")).await.json();
         let tags = tags["models"].as_array().unwrap().clone();
         let alias = tags.iter().find(|row| row["name"] == "gpt-4o-mini:latest");
@@ -168,7 +169,7 @@ async fn a_key_uses_and_sees_only_its_models() {
         ("LLAMATOWER_LIST_ALIASES", "true"),
         (ALIASES, "gpt-4o=tiny, other=tiny"),
     ];
-    let gateway = gateway_of(&[&sim], &settings).await;
+    let gateway = Gateway::start_up(&[&sim], &settings).await;
     let ask = async |key: &str, path: &str, model: &str| {
         let request = gateway.post_request(path, &chat_with(model));
         send(request.bearer_auth(format!("{key}-secret"))).await

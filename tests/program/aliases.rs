@@ -21,18 +21,6 @@ pub(crate) async fn two_models() -> SimHandle {
         .unwrap()
 }
 
-/// A gateway that knows the models of the server.
-pub(crate) async fn gateway_of(sims: &[&SimHandle], settings: &[(&str, &str)]) -> Gateway {
-    let gateway = Gateway::start(sims, settings).await;
-    for sim in sims {
-        let name = sim.url().trim_start_matches("http://").to_owned();
-        let is_up =
-            move |line: &Value| line["message"] == "the backend is up" && line["backend"] == *name;
-        gateway.logged("the backend is up", is_up).await;
-    }
-    gateway
-}
-
 pub(crate) fn chat_with(model: &str) -> Value {
     json!({"model": model, "messages": [{"role": "user", "content": "hi"}]})
 }
@@ -61,7 +49,7 @@ fn models_in(text: &str) -> Vec<String> {
 #[tokio::test]
 async fn an_answer_names_what_the_client_asked_for_in_every_dialect() {
     let sim = two_models().await;
-    let gateway = gateway_of(&[&sim], &[(ALIASES, "gpt-4o-mini=tiny")]).await;
+    let gateway = Gateway::start_up(&[&sim], &[(ALIASES, "gpt-4o-mini=tiny")]).await;
     let input = json!({"input": "hi"});
     for (path, body) in [
         ("/api/chat", json!({})),
@@ -127,7 +115,7 @@ async fn a_stream_arrives_line_by_line() {
         .with_pace(Duration::from_millis(20))
         .with_reply_tokens(1000);
     let sim = Sim::builder().model(model).start().await.unwrap();
-    let gateway = gateway_of(&[&sim], &[(ALIASES, "gpt=tiny")]).await;
+    let gateway = Gateway::start_up(&[&sim], &[(ALIASES, "gpt=tiny")]).await;
     let mut connection = gateway.connect().await;
     connection.post("/api/chat", &chat_with("gpt")).await;
     assert_eq!(connection.head().await.get("x-llamatower-model"), "tiny");
@@ -154,7 +142,7 @@ async fn the_next_model_answers_if_one_is_missing_or_failing() {
         (ALIASES, "fast=absent|tiny|small"),
         ("LLAMATOWER_RETRY_ATTEMPTS", "1"),
     ];
-    let gateway = gateway_of(&[&sim], &settings).await;
+    let gateway = Gateway::start_up(&[&sim], &settings).await;
     let served = async |status: u16| {
         let answer = gateway
             .post("/v1/chat/completions", &chat_with("fast"))
@@ -200,7 +188,7 @@ async fn a_server_that_is_down_is_followed_by_a_model_of_another_one() {
         .start()
         .await
         .unwrap();
-    let gateway = gateway_of(&[&tiny, &small], &[(ALIASES, "fast=tiny|small")]).await;
+    let gateway = Gateway::start_up(&[&tiny, &small], &[(ALIASES, "fast=tiny|small")]).await;
     let answer = gateway.post("/api/chat", &chat_with("fast")).await;
     assert_eq!(answer.header("x-llamatower-model"), "tiny");
     drop(tiny);
@@ -214,7 +202,7 @@ async fn a_server_that_is_down_is_followed_by_a_model_of_another_one() {
 #[tokio::test]
 async fn an_alias_without_an_installed_model_tells_what_it_stands_for() {
     let sim = two_models().await;
-    let gateway = gateway_of(&[&sim], &[(ALIASES, "gpt=absent|none")]).await;
+    let gateway = Gateway::start_up(&[&sim], &[(ALIASES, "gpt=absent|none")]).await;
     let text = "model 'gpt' not found: it stands for absent, none, and no server has one of these";
     for (path, place) in [
         ("/api/chat", "/error"),
@@ -254,7 +242,7 @@ async fn a_full_queue_is_followed_by_the_next_model() {
         ("LLAMATOWER_SLOTS", "1"),
         ("LLAMATOWER_QUEUE_MAX_WAITING", "1"),
     ];
-    let gateway = gateway_of(&[&sim], &settings).await;
+    let gateway = Gateway::start_up(&[&sim], &settings).await;
     let _held = hold(&gateway, "fast").await;
     let mut waiting = gateway.connect().await;
     waiting.post("/api/chat", &chat_with("tiny")).await;
@@ -276,7 +264,7 @@ async fn a_full_queue_is_followed_by_the_next_model() {
 #[tokio::test]
 async fn an_alias_with_the_name_of_a_model_wins_and_the_log_says_so() {
     let sim = two_models().await;
-    let gateway = gateway_of(&[&sim], &[(ALIASES, "tiny=small, small=small|other")]).await;
+    let gateway = Gateway::start_up(&[&sim], &[(ALIASES, "tiny=small, small=small|other")]).await;
     let line = gateway
         .logged("the alias that hides a model", |line| {
             line["alias"].is_string()
@@ -321,7 +309,7 @@ async fn aliases_are_reloaded() {
     let write = |text: &str| std::fs::write(file.path(), text).unwrap();
     write("[aliases]\ngpt = \"tiny\"\n");
     let path = file.path().to_str().unwrap();
-    let gateway = gateway_of(&[&sim], &[("LLAMATOWER_CONFIG", path)]).await;
+    let gateway = Gateway::start_up(&[&sim], &[("LLAMATOWER_CONFIG", path)]).await;
     let answer = gateway.post("/api/chat", &chat_with("gpt")).await;
     assert_eq!(answer.header("x-llamatower-model"), "tiny");
     write("[[aliases]]\nname = \"gpt\"\nmodels = [\"small\", \"tiny\"]\n");
@@ -348,7 +336,7 @@ async fn the_example_of_the_guide_is_answered_as_it_says() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), example("toml")).unwrap();
     let path = file.path().to_str().unwrap();
-    let gateway = gateway_of(&[&sim], &[("LLAMATOWER_CONFIG", path)]).await;
+    let gateway = Gateway::start_up(&[&sim], &[("LLAMATOWER_CONFIG", path)]).await;
     let command = example("sh");
     let (_, body) = command.split_once("-d '").unwrap();
     let body: Value = serde_json::from_str(body.split_once('\'').unwrap().0).unwrap();
@@ -370,7 +358,7 @@ async fn the_example_of_the_guide_is_answered_as_it_says() {
     let guide = include_str!("../../docs/models.md");
     let (_, line) = guide.split_once("LLAMATOWER_ALIASES=\"").unwrap();
     let line = line.split_once('"').unwrap().0;
-    let gateway = gateway_of(&[&sim], &[(ALIASES, line)]).await;
+    let gateway = Gateway::start_up(&[&sim], &[(ALIASES, line)]).await;
     let answer = gateway.post("/api/chat", &chat_with("fast")).await;
     assert_eq!(answer.header("x-llamatower-model"), "qwen2.5:7b");
 }

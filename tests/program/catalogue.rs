@@ -36,14 +36,6 @@ async fn row_when(
     .await
 }
 
-/// A gateway that knows the models of its server.
-async fn gateway(sim: &SimHandle, settings: &[(&str, &str)]) -> Gateway {
-    let gateway = Gateway::start(&[sim], settings).await;
-    let is_up = |line: &Value| line["message"] == "the backend is up";
-    gateway.logged("the backend is up", is_up).await;
-    gateway
-}
-
 fn requests(sim: &SimHandle, path: &str) -> usize {
     let requests = sim.requests();
     requests.iter().filter(|seen| seen.path() == path).count()
@@ -54,7 +46,7 @@ const FAST_PROBES: (&str, &str) = ("LLAMATOWER_PROBE_INTERVAL", "50ms");
 #[tokio::test]
 async fn the_status_has_the_version_and_the_models_on_disk_and_in_memory() {
     let sim = tiny().await;
-    let gateway = gateway(&sim, &[FAST_PROBES]).await;
+    let gateway = Gateway::start_up(&[&sim], &[FAST_PROBES]).await;
     let known = |row: &Value| row["resident"].is_array();
     let before = row_when(&gateway, &sim, "a list of models in memory", known).await;
     assert_eq!(before["resident"], json!([]));
@@ -78,7 +70,7 @@ async fn a_server_without_a_list_of_models_in_memory_stays_up() {
         let sim = tiny().await;
         let (status, body) = (page.0, page.1.to_owned());
         sim.arm(Fault::new(FaultKind::Status { status, body }).for_path("/api/ps"));
-        let gateway = gateway(&sim, &[FAST_PROBES]).await;
+        let gateway = Gateway::start_up(&[&sim], &[FAST_PROBES]).await;
         within_limit("several probes", async {
             while requests(&sim, "/api/ps") < 3 {
                 tokio::task::yield_now().await;
@@ -101,7 +93,7 @@ async fn a_list_of_models_in_memory_that_hangs_neither_fails_nor_delays_the_prob
     let sim = tiny().await;
     sim.arm(Fault::new(FaultKind::Hang).for_path("/api/ps"));
     let timeout = ("LLAMATOWER_PROBE_TIMEOUT", "1h");
-    let gateway = gateway(&sim, &[FAST_PROBES, timeout]).await;
+    let gateway = Gateway::start_up(&[&sim], &[FAST_PROBES, timeout]).await;
     within_limit("several probes", async {
         while requests(&sim, "/api/tags") < 5 {
             tokio::task::yield_now().await;
@@ -119,7 +111,7 @@ async fn a_list_of_models_in_memory_that_hangs_neither_fails_nor_delays_the_prob
 #[tokio::test]
 async fn the_models_in_memory_are_not_known_while_a_server_is_down() {
     let sim = tiny().await;
-    let gateway = gateway(&sim, &[FAST_PROBES]).await;
+    let gateway = Gateway::start_up(&[&sim], &[FAST_PROBES]).await;
     gateway.post("/api/chat", &chat()).await;
     let loaded = |row: &Value| row["resident"][0]["model"] == "tiny:latest";
     row_when(&gateway, &sim, "a model in memory", loaded).await;
@@ -155,7 +147,7 @@ fn chat_with(model: &str) -> Value {
 async fn a_model_that_is_not_allowed_on_its_server_is_neither_listed_nor_used() {
     let sim = small_and_large().await;
     let allowed = format!("{}=sm*", sim.addr());
-    let gateway = gateway(&sim, &[("LLAMATOWER_BACKEND_MODELS", &allowed)]).await;
+    let gateway = Gateway::start_up(&[&sim], &[("LLAMATOWER_BACKEND_MODELS", &allowed)]).await;
     let load = format!("{}/api/generate", sim.url());
     let load = reqwest::Client::new()
         .post(load)
@@ -194,13 +186,7 @@ async fn a_model_goes_to_a_server_where_it_is_allowed() {
     let (one, other) = (small_and_large().await, small_and_large().await);
     let allowed = format!("{}=small", one.addr());
     let settings = [("LLAMATOWER_BACKEND_MODELS", &*allowed)];
-    let gateway = Gateway::start(&[&one, &other], &settings).await;
-    for sim in [&one, &other] {
-        let name = sim.addr().to_string();
-        let is_up =
-            |line: &Value| line["message"] == "the backend is up" && line["backend"] == *name;
-        gateway.logged("both backends are up", is_up).await;
-    }
+    let gateway = Gateway::start_up(&[&one, &other], &settings).await;
     for model in ["large", "small", "small"].repeat(4) {
         let answer = gateway.post("/api/chat", &chat_with(model)).await;
         assert_eq!(answer.status, 200, "{}", answer.text);

@@ -10,7 +10,6 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::alias_choices::keys;
-use super::aliases::gateway_of;
 use crate::harness::{
     Answer, Cloud, Gateway, Reply, chat, load, long_stream, send, sim_with, tiny, with,
     within_limit,
@@ -24,7 +23,7 @@ async fn without_servers(cloud: &Cloud, settings: &[(&str, &str)]) -> Gateway {
     let sim = tiny().await;
     let mut all = cloud.settings().to_vec();
     all.extend(settings);
-    let gateway = gateway_of(&[&sim], &all).await;
+    let gateway = Gateway::start_up(&[&sim], &all).await;
     drop(sim);
     gateway
 }
@@ -162,7 +161,7 @@ async fn a_model_that_is_nowhere_is_asked_for_in_the_cloud() {
     let mut settings = cloud.settings().to_vec();
     let alias = ("LLAMATOWER_ALIASES", "gpt=absent|tiny");
     settings.extend([(WHEN, "missing"), ANONYMOUS, alias]);
-    let gateway = gateway_of(&[&sim], &settings).await;
+    let gateway = Gateway::start_up(&[&sim], &settings).await;
     let answer = gateway.post("/api/chat", &chat()).await;
     assert!(is_from_cloud(&answer), "{answer:?}");
     let answer = gateway
@@ -199,7 +198,7 @@ async fn a_request_that_would_wait_too_long_goes_to_the_cloud() {
     ] {
         let mut settings = cloud.settings().to_vec();
         settings.extend([(WHEN, "busy"), ANONYMOUS, slots, rule]);
-        let gateway = gateway_of(&[&sim], &settings).await;
+        let gateway = Gateway::start_up(&[&sim], &settings).await;
         let mut first = gateway.connect().await;
         first.post("/api/chat", &chat()).await;
         first.head().await;
@@ -224,7 +223,7 @@ async fn a_request_whose_expected_wait_is_too_long_is_not_queued_at_all() {
     let mut settings = cloud.settings().to_vec();
     let limit = ("LLAMATOWER_CLOUD_BUSY_AFTER", "500ms");
     settings.extend([(WHEN, "busy"), ANONYMOUS, ("LLAMATOWER_SLOTS", "1"), limit]);
-    let gateway = gateway_of(&[&sim], &settings).await;
+    let gateway = Gateway::start_up(&[&sim], &settings).await;
     // The first one tells how long requests take.
     let first = gateway.post("/api/chat", &chat()).await;
     assert_eq!(first.header("x-llamatower-backend"), sim.addr().to_string());
@@ -240,6 +239,22 @@ async fn a_request_whose_expected_wait_is_too_long_is_not_queued_at_all() {
         (&line["queued"], &line["attempts"]),
         (&Value::Null, &json!(1))
     );
+}
+
+#[tokio::test]
+async fn an_error_about_the_address_of_the_service_names_its_own_setting() {
+    let cloud = Cloud::start().await;
+    // The certificate is for the address alone.
+    let url = cloud.settings()[0].1.replace("127.0.0.1", "localhost");
+    let settings = [(WHEN, "down"), ANONYMOUS, ("LLAMATOWER_CLOUD_URL", &url)];
+    let gateway = without_servers(&cloud, &settings).await;
+    let answer = gateway.post("/api/chat", &chat()).await;
+    assert_eq!(answer.status, 502, "{}", answer.text);
+    let is_it = |line: &Value| line["message"] == "the cloud service has not answered a request";
+    let line = gateway.logged("the failure", is_it).await;
+    let error = line["error"].as_str().unwrap();
+    assert!(error.contains("is not for localhost"), "{line}");
+    assert!(error.contains("LLAMATOWER_CLOUD_URL"), "{line}");
 }
 
 /// A proxy that connects everywhere, and counts.
@@ -318,7 +333,7 @@ async fn only_clients_that_are_allowed_use_the_cloud() {
     );
     assert_ne!(ask("ada", "kimi:1t-cloud").await.status, 403);
     let anonymous = tiny().await;
-    let gateway = gateway_of(
+    let gateway = Gateway::start_up(
         &[&anonymous],
         &[("LLAMATOWER_ALIASES", "kimi=kimi:1t-cloud")],
     )
@@ -465,7 +480,7 @@ async fn the_example_of_the_guide_is_answered_as_it_says() {
     ] {
         let sim = Sim::builder().model(ModelSpec::new("qwen2.5-coder:7b"));
         let sim = sim.start().await.unwrap();
-        let gateway = gateway_of(&[&sim], &[&common[..], &given].concat()).await;
+        let gateway = Gateway::start_up(&[&sim], &[&common[..], &given].concat()).await;
         drop(sim);
         let body = with(chat(), json!({"model": "qwen2.5-coder:7b"}));
         let request = gateway.post_request("/api/chat", &body);

@@ -16,17 +16,6 @@ async fn server() -> SimHandle {
     sim_with(model.with_context_length(4096)).await
 }
 
-async fn gateway(sims: &[&SimHandle], settings: &[(&str, &str)]) -> Gateway {
-    let gateway = Gateway::start(sims, settings).await;
-    for sim in sims {
-        let name = sim.addr().to_string();
-        let is_up =
-            |line: &Value| line["message"] == "the backend is up" && line["backend"] == *name;
-        gateway.logged("each backend is up", is_up).await;
-    }
-    gateway
-}
-
 /// Loads `tiny` past the gateway, with this `num_ctx` or without one.
 async fn load(sim: &SimHandle, num_ctx: impl Into<Value>) {
     let body = with(
@@ -83,7 +72,7 @@ fn last_body(sim: &SimHandle, path: &str) -> Value {
 #[tokio::test]
 async fn a_request_gets_the_context_in_memory_if_that_is_large_enough() {
     let sim = server().await;
-    let gateway = gateway(&[&sim], &[]).await;
+    let gateway = Gateway::start_up(&[&sim], &[]).await;
     assert_eq!(ask(&gateway, Value::Null).await.header(NUM_CTX), "");
     until_listed(&gateway, &sim, 4096).await;
     assert_eq!(ask(&gateway, 2048).await.header(NUM_CTX), "default");
@@ -114,7 +103,7 @@ async fn a_request_gets_the_context_in_memory_if_that_is_large_enough() {
 async fn a_context_that_others_have_loaded_is_kept_too() {
     let sim = server().await;
     load(&sim, 8192).await;
-    let gateway = gateway(&[&sim], &[]).await;
+    let gateway = Gateway::start_up(&[&sim], &[]).await;
     until_listed(&gateway, &sim, 8192).await;
     assert_eq!(ask(&gateway, 2048).await.header(NUM_CTX), "8192");
     assert_eq!(sim.state().loads, 1);
@@ -123,7 +112,7 @@ async fn a_context_that_others_have_loaded_is_kept_too() {
 #[tokio::test]
 async fn with_exact_the_server_gets_what_the_client_has_written() {
     let sim = server().await;
-    let gateway = gateway(&[&sim], &[("LLAMATOWER_NUM_CTX", "exact")]).await;
+    let gateway = Gateway::start_up(&[&sim], &[("LLAMATOWER_NUM_CTX", "exact")]).await;
     ask(&gateway, Value::Null).await;
     until_listed(&gateway, &sim, 4096).await;
     assert_eq!(ask(&gateway, 2048).await.header(NUM_CTX), "");
@@ -138,7 +127,7 @@ async fn a_context_above_the_maximum_is_lowered_and_the_client_is_told() {
         ("LLAMATOWER_NUM_CTX", "exact"),
         ("LLAMATOWER_MAX_NUM_CTX", "8192"),
     ];
-    let gateway = gateway(&[&sim], &settings).await;
+    let gateway = Gateway::start_up(&[&sim], &settings).await;
     assert_eq!(ask(&gateway, 100_000).await.header(NUM_CTX), "8192");
     assert_eq!(last_body(&sim, "/api/chat"), chat_with(8192));
     let is_it =
@@ -169,7 +158,7 @@ async fn a_larger_context_is_loaded_where_no_request_waits_for_it() {
     for sim in &sims {
         load(sim, Value::Null).await;
     }
-    let gateway = gateway(&[&sims[0], &sims[1]], &[]).await;
+    let gateway = Gateway::start_up(&[&sims[0], &sims[1]], &[]).await;
     for sim in &sims {
         until_listed(&gateway, sim, 4096).await;
     }
@@ -193,7 +182,7 @@ async fn a_larger_context_is_loaded_where_no_request_waits_for_it() {
 #[tokio::test]
 async fn each_attempt_gets_the_context_of_its_own_server() {
     let sims = [server().await, server().await];
-    let gateway = gateway(&[&sims[0], &sims[1]], &[]).await;
+    let gateway = Gateway::start_up(&[&sims[0], &sims[1]], &[]).await;
     // Both have it in memory, one with a larger context.
     load(&sims[0], 8192).await;
     load(&sims[1], Value::Null).await;
@@ -217,7 +206,7 @@ async fn each_attempt_gets_the_context_of_its_own_server() {
 #[tokio::test]
 async fn a_dialect_without_num_ctx_goes_where_the_context_is_the_default() {
     let sims = [server().await, server().await];
-    let gateway = gateway(&[&sims[0], &sims[1]], &[]).await;
+    let gateway = Gateway::start_up(&[&sims[0], &sims[1]], &[]).await;
     let home = ask(&gateway, Value::Null).await.header(BACKEND).to_owned();
     let is_home = |sim: &&SimHandle| sim.addr().to_string() == home;
     let default = sims.iter().find(is_home).unwrap();
@@ -250,7 +239,7 @@ const KEYS: [(&str, &str); 2] = [
 #[tokio::test]
 async fn keep_alive_is_limited_for_clients_with_a_key_that_is_no_administrators() {
     let sim = server().await;
-    let gateway = gateway(&[&sim], &KEYS).await;
+    let gateway = Gateway::start_up(&[&sim], &KEYS).await;
     for (key, keep_alive, sent) in [
         ("ada-secret", json!(-1), json!(1800)),
         ("ada-secret", json!("24h"), json!(1800)),
@@ -278,7 +267,7 @@ async fn keep_alive_is_not_limited_without_keys_or_if_the_limits_are_off() {
     ];
     let with_keys: Vec<_> = KEYS.into_iter().chain(off).collect();
     for settings in [&[][..], &with_keys] {
-        let gateway = gateway(&[&sim], settings).await;
+        let gateway = Gateway::start_up(&[&sim], settings).await;
         for keep_alive in [json!(-1), json!("1m")] {
             let body = with(chat(), json!({"keep_alive": keep_alive}));
             let request = gateway.post_request("/api/chat", &body);

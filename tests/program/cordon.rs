@@ -9,18 +9,6 @@ fn name(sim: &SimHandle) -> String {
     sim.addr().to_string()
 }
 
-/// A gateway in front of these servers that knows their models.
-async fn gateway(sims: &[&SimHandle], settings: &[(&str, &str)]) -> Gateway {
-    let gateway = Gateway::start(sims, settings).await;
-    for sim in sims {
-        let name = name(sim);
-        let is_up =
-            |line: &Value| line["message"] == "the backend is up" && line["backend"] == *name;
-        gateway.logged("the backend is up", is_up).await;
-    }
-    gateway
-}
-
 /// `POST /backends/NAME/VERB` on the admin listener.
 async fn order(gateway: &Gateway, sim: &SimHandle, verb: &str) -> Answer {
     send(gateway.admin_post(&format!("/backends/{}/{verb}", name(sim)))).await
@@ -43,7 +31,7 @@ fn chats(sim: &SimHandle) -> usize {
 #[tokio::test]
 async fn a_cordoned_server_gets_no_new_requests_until_it_is_uncordoned() {
     let (one, other) = (tiny().await, tiny().await);
-    let gateway = gateway(&[&one, &other], &[]).await;
+    let gateway = Gateway::start_up(&[&one, &other], &[]).await;
     let cordoned = order(&gateway, &one, "cordon").await;
     assert_eq!(cordoned.status, 200, "{}", cordoned.text);
     let expected = json!({"name": name(&one), "is_cordoned": true, "in_flight": 0});
@@ -63,7 +51,7 @@ async fn a_cordoned_server_gets_no_new_requests_until_it_is_uncordoned() {
 #[tokio::test]
 async fn a_model_that_only_cordoned_servers_have_is_refused_and_streams_go_on() {
     let (one, other) = (long_stream().await, tiny_named_other().await);
-    let gateway = gateway(&[&one, &other], &[("LLAMATOWER_SLOTS", "1")]).await;
+    let gateway = Gateway::start_up(&[&one, &other], &[("LLAMATOWER_SLOTS", "1")]).await;
     let stream = with(
         chat(),
         json!({"stream": true, "options": {"num_predict": 40}}),
@@ -107,7 +95,7 @@ async fn tiny_named_other() -> SimHandle {
 #[tokio::test]
 async fn a_drain_waits_for_the_requests_in_flight() {
     let (one, other) = (long_stream().await, long_stream().await);
-    let gateway = gateway(&[&one, &other], &[]).await;
+    let gateway = Gateway::start_up(&[&one, &other], &[]).await;
     order(&gateway, &other, "cordon").await;
     let stream = with(
         chat(),
@@ -144,7 +132,7 @@ async fn from_another_machine_it_needs_an_administrators_key() {
             "ben=sha256:d40b4998c1b40bb710a3f09ddffdeaf0ca6347788a124f8fa3e034c4af1c6b72",
         ),
     ];
-    let gateway = gateway(&[&sim], &settings).await;
+    let gateway = Gateway::start_up(&[&sim], &settings).await;
     let path = format!("/backends/{}/cordon", name(&sim));
     let remote = || {
         gateway
@@ -161,7 +149,7 @@ async fn from_another_machine_it_needs_an_administrators_key() {
 #[tokio::test]
 async fn unknown_servers_and_wrong_methods_are_refused() {
     let sim = tiny().await;
-    let gateway = gateway(&[&sim], &[]).await;
+    let gateway = Gateway::start_up(&[&sim], &[]).await;
     let unknown = run(
         &["cordon", "nowhere", "--admin-url", &gateway.admin_url()],
         &[],

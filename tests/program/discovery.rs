@@ -47,9 +47,7 @@ async fn gateway(dns: &Dns, port: u16) -> Gateway {
 /// The same, once both servers have answered their first probe.
 async fn gateway_with_both(dns: &Dns, one: &SimHandle, two: &SimHandle) -> Gateway {
     let gateway = gateway(dns, one.addr().port()).await;
-    for server in [one, two] {
-        logged(&gateway, "the backend is up", &server.addr().to_string()).await;
-    }
+    gateway.until_up(&[one, two]).await;
     gateway
 }
 
@@ -157,7 +155,7 @@ async fn a_new_address_gets_no_request_before_it_has_answered_a_probe() {
     assert_eq!(retries, 0.0, "no request was retried");
 
     let _two = sim_at(TWO, port).await;
-    logged(&gateway, "the backend is up", &newcomer).await;
+    gateway.until_backend_up(&newcomer).await;
     assert_eq!(
         answering_backends(&gateway).await,
         BTreeSet::from([old, newcomer])

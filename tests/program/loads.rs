@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use llamatower_sim::{Fault, FaultKind, ModelSpec, Sim, SimHandle};
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, chat, load, run, sim_with, with, within_limit};
+use crate::harness::{Gateway, chat, load, run, send, sim_with, with, within_limit};
 
 /// A model that takes this long to load.
 fn slow_to_load(milliseconds: u64) -> ModelSpec {
@@ -359,4 +359,42 @@ async fn a_preload_on_a_server_that_must_not_serve_the_model_is_an_error_of_the_
             assert!(checked.stderr.contains(part), "{part}: {}", checked.stderr);
         }
     }
+}
+
+#[tokio::test]
+async fn after_an_unload_the_model_is_not_shown_in_memory_before_the_next_probe() {
+    let (one, other) = (
+        sim_with(slow_to_load(0)).await,
+        sim_with(slow_to_load(0)).await,
+    );
+    for sim in [&one, &other] {
+        load(sim).await;
+    }
+    let seldom = [("LLAMATOWER_PROBE_INTERVAL", "1h")];
+    let gateway = Gateway::start_up(&[&one, &other], &seldom).await;
+    let until_resident = async |expected: usize| {
+        within_limit("the models in memory", async {
+            loop {
+                let status = gateway.admin_page("/status").await.json();
+                let rows = status["backends"].as_array().unwrap().iter();
+                let counts: Vec<_> = rows
+                    .map(|row| row["resident"].as_array().map(Vec::len))
+                    .collect();
+                if counts == [Some(expected); 2] {
+                    return;
+                }
+            }
+        })
+        .await;
+    };
+    until_resident(1).await;
+    // An Ollama lists the model for a while after its response: once for the unload, once after it.
+    let body = send(reqwest::Client::new().get(format!("{}/api/ps", one.url())))
+        .await
+        .text;
+    let early = FaultKind::Status { status: 200, body };
+    one.arm(Fault::new(early).for_path("/api/ps").times(2));
+    let unload = json!({"model": "tiny", "keep_alive": 0});
+    assert_eq!(gateway.post("/api/generate", &unload).await.status, 200);
+    until_resident(0).await;
 }

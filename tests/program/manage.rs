@@ -16,7 +16,7 @@ const KEY_LINE: &str =
     "ben=sha256:d40b4998c1b40bb710a3f09ddffdeaf0ca6347788a124f8fa3e034c4af1c6b72";
 
 /// A server with `tiny`, which can pull `new`.
-async fn server() -> SimHandle {
+pub(crate) async fn server() -> SimHandle {
     let sim = Sim::builder()
         .model(ModelSpec::new("tiny").with_slots(8))
         .in_registry(ModelSpec::new("new"));
@@ -36,16 +36,7 @@ async fn gateway(sims: &[SimHandle], more: &[(&str, &str)]) -> Gateway {
     let mut settings = vec![("LLAMATOWER_ADMIN_KEYS", KEY_LINE)];
     settings.extend(more);
     let sims: Vec<_> = sims.iter().collect();
-    let gateway = Gateway::start(&sims, &settings).await;
-    for sim in sims {
-        until_up(&gateway, &name(sim)).await;
-    }
-    gateway
-}
-
-async fn until_up(gateway: &Gateway, name: &str) {
-    let is_up = |line: &Value| line["message"] == "the backend is up" && line["backend"] == *name;
-    gateway.logged("the backend is up", is_up).await;
+    Gateway::start_up(&sims, &settings).await
 }
 
 /// A pull of `new` to these servers.
@@ -75,7 +66,7 @@ async fn holders(gateway: &Gateway, model: &str) -> Vec<String> {
 }
 
 /// Waits until the gateway knows that exactly these servers have a model.
-async fn until_held_by(gateway: &Gateway, model: &str, sims: &[&SimHandle]) {
+pub(crate) async fn until_held_by(gateway: &Gateway, model: &str, sims: &[&SimHandle]) {
     let expected: Vec<_> = sims.iter().map(|sim| name(sim)).collect();
     within_limit("the catalogue is right", async {
         while holders(gateway, model).await != expected {
@@ -85,7 +76,8 @@ async fn until_held_by(gateway: &Gateway, model: &str, sims: &[&SimHandle]) {
     .await;
 }
 
-fn asked(sim: &SimHandle, path: &str) -> usize {
+/// How often a server was asked for this path.
+pub(crate) fn asked(sim: &SimHandle, path: &str) -> usize {
     let requests = sim.requests();
     requests.iter().filter(|seen| seen.path() == path).count()
 }
@@ -254,9 +246,7 @@ async fn targets_that_cannot_be_used_are_refused_by_name() {
     let urls = format!("{},{},openai+{}/v1", one.url(), other.url(), openai.url());
     let settings = [("LLAMATOWER_ADMIN_KEYS", KEY_LINE), ("OLLAMA_URL", &*urls)];
     let gateway = Gateway::start(&[], &settings).await;
-    for sim in [&one, &other, &openai] {
-        until_up(&gateway, &name(sim)).await;
-    }
+    gateway.until_up(&[&one, &other, &openai]).await;
     let openai_name = holders(&gateway, "tiny:latest").await.pop().unwrap();
     for (servers, reason) in [
         ("nowhere", "there is no server \"nowhere\""),

@@ -6,34 +6,32 @@ use serde_json::{Value, json};
 use crate::harness::{Gateway, chat, long_stream, sim_with, tiny, with, within_limit};
 
 /// The address of a simulated server, of which only the routes below `/v1` are used.
-fn openai(sim: &SimHandle) -> String {
+pub(crate) fn openai(sim: &SimHandle) -> String {
     format!("openai+{}/v1", sim.url())
 }
 
 /// A gateway in front of these servers that knows the models of all of them.
-async fn gateway(urls: &[String], settings: &[(&str, &str)]) -> Gateway {
+pub(crate) async fn gateway(urls: &[String], settings: &[(&str, &str)]) -> Gateway {
     let urls_text = urls.join(",");
     let mut all = vec![("OLLAMA_URL", &*urls_text)];
     all.extend(settings);
     let gateway = Gateway::start(&[], &all).await;
     for url in urls {
-        let address = url
-            .rsplit("//")
-            .next()
-            .unwrap()
-            .trim_end_matches("/v1")
-            .to_owned();
-        let is_up = move |line: &Value| {
-            line["message"] == "the backend is up" && line["backend"] == *address
-        };
-        gateway.logged("the backend is up", is_up).await;
+        let address = url.rsplit("//").next().unwrap().trim_end_matches("/v1");
+        gateway.until_backend_up(address).await;
     }
     gateway
 }
 
-fn paths(sim: &SimHandle) -> Vec<String> {
+/// The paths of the requests that a server has received.
+pub(crate) fn paths(sim: &SimHandle) -> Vec<String> {
     let requests = sim.requests();
     requests.iter().map(|seen| seen.path().to_owned()).collect()
+}
+
+/// Whether it is a page beside `/v1` that probes ask for.
+fn is_of_probe(path: &str) -> bool {
+    ["/health", "/metrics"].contains(&path)
 }
 
 fn lines(text: &str) -> Vec<Value> {
@@ -84,7 +82,7 @@ async fn native_requests_are_answered_from_its_v1_routes_alone() {
     let used = paths(&sim);
     assert!(
         used.iter()
-            .all(|path| path.starts_with("/v1/") || path == "/health"),
+            .all(|path| path.starts_with("/v1/") || is_of_probe(path)),
         "{used:?}"
     );
 }
@@ -341,7 +339,7 @@ async fn a_model_that_it_has_not_is_not_found_and_it_is_not_asked() {
     let used = paths(&sim);
     assert!(
         used.iter()
-            .all(|path| path == "/v1/models" || path == "/health"),
+            .all(|path| path == "/v1/models" || is_of_probe(path)),
         "{used:?}"
     );
 }
@@ -383,4 +381,43 @@ async fn no_request_loads_a_model_there_whatever_its_context() {
     let backend = &status["backends"][0];
     assert_eq!(backend["models"][0]["residency"], "resident");
     assert_eq!(backend["resident"][0]["model"], "tiny:latest");
+}
+
+#[tokio::test]
+async fn a_server_is_not_probed_while_a_stream_from_it_is_in_progress() {
+    let sim = long_stream().await;
+    let interval = [("LLAMATOWER_PROBE_INTERVAL", "50ms")];
+    let gateway = gateway(&[openai(&sim)], &interval).await;
+    let probes = || {
+        paths(&sim)
+            .iter()
+            .filter(|path| *path == "/v1/models")
+            .count()
+    };
+    let more_probes_than = async |before: usize| {
+        while probes() <= before {
+            tokio::task::yield_now().await;
+        }
+    };
+    for path in ["/api/chat", "/v1/chat/completions"] {
+        let stream = with(
+            chat(),
+            json!({"stream": true, "options": {"num_predict": 1000}}),
+        );
+        let mut running = gateway.post_request(path, &stream).send().await.unwrap();
+        assert!(running.chunk().await.unwrap().is_some());
+        // A probe may have begun before the first part.
+        assert!(running.chunk().await.unwrap().is_some());
+        let (before, begun) = (probes(), std::time::Instant::now());
+        while begun.elapsed() < std::time::Duration::from_millis(500) {
+            assert!(running.chunk().await.unwrap().is_some());
+        }
+        assert!(
+            probes() <= before + 1,
+            "{path}: {} probes",
+            probes() - before
+        );
+        drop(running);
+        within_limit("a probe after the stream", more_probes_than(probes())).await;
+    }
 }

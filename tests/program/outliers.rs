@@ -20,14 +20,7 @@ fn arm(sim: &SimHandle, kind: &FaultKind) {
 /// is preferred as long as nothing speaks against it.
 async fn gateway(bad: &SimHandle, good: &SimHandle) -> Gateway {
     load(bad).await;
-    let gateway = Gateway::start(&[bad, good], &[]).await;
-    for server in [bad, good] {
-        let name = server.addr().to_string();
-        let is_up =
-            |line: &Value| line["message"] == "the backend is up" && line["backend"] == *name;
-        gateway.logged("both backends are up", is_up).await;
-    }
-    gateway
+    Gateway::start_up(&[bad, good], &[]).await
 }
 
 /// The requests for `/api/chat` that a server has received.

@@ -5,7 +5,6 @@ use std::time::Duration;
 use llamatower_sim::{Ending, Fault, FaultKind, ModelSpec, Sim, SimHandle};
 use serde_json::json;
 
-use crate::aliases::gateway_of;
 use crate::harness::{
     Connection, Gateway, chat, load, long_stream, run, send, sim_with, tiny, with, within_limit,
 };
@@ -119,8 +118,13 @@ async fn a_full_queue_is_the_fault_of_a_client_only_if_it_has_a_key() {
 
 #[tokio::test]
 async fn a_request_that_leaves_the_queue_is_not_sent_to_a_backend() {
-    let sim = long_stream().await;
-    let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_SLOTS", "1")]).await;
+    // The first stream must not end before the test does, however slow the machine is.
+    let model = ModelSpec::new("tiny").with_slots(8);
+    let endless = model
+        .with_pace(Duration::from_millis(20))
+        .with_reply_tokens(1_000_000);
+    let sim = sim_with(endless).await;
+    let gateway = Gateway::start_up(&[&sim], &[("LLAMATOWER_SLOTS", "1")]).await;
     let mut first = send_chat(&gateway).await;
     first.head().await;
     let second = send_chat(&gateway).await;
@@ -304,7 +308,7 @@ async fn a_busy_response_is_passed_on_at_once_without_another_server() {
     ] {
         load(fleet[0]).await;
         fleet[0].arm(Fault::new(FaultKind::Busy).for_path("/api/chat"));
-        let gateway = gateway_of(&fleet, &[]).await;
+        let gateway = Gateway::start_up(&fleet, &[]).await;
         let answer = within_limit("an answer", async {
             loop {
                 let answer = gateway.post("/api/chat", &chat()).await;

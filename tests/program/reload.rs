@@ -320,3 +320,47 @@ async fn a_file_that_does_not_respond_stops_no_request() {
     }
     assert_eq!(gateway.terminate().await, Some(0));
 }
+
+#[tokio::test]
+async fn sighup_applies_the_models_of_keys() {
+    let (ada, line) = generate_key("ada").unwrap();
+    let text =
+        |models: &str| format!("[keys]\napi = {line:?}\n[limits]\nkey_models = {models:?}\n");
+    let (file, _sim, gateway) = started_with(&text("ada=other*")).await;
+    let tags = async || {
+        let tags = send(gateway.get("/api/tags").bearer_auth(&ada))
+            .await
+            .json();
+        tags["models"].as_array().unwrap().len()
+    };
+    assert_eq!((status(&gateway, &ada).await, tags().await), (403, 0));
+    write(&file, &text("ada=other*|tiny"));
+    let line = gateway.hang_up(DONE).await;
+    assert_eq!(line["changed"], "LLAMATOWER_KEY_MODELS", "{line}");
+    assert_eq!((status(&gateway, &ada).await, tags().await), (200, 1));
+    write(&file, &text("ada=other"));
+    gateway.hang_up(DONE).await;
+    assert_eq!((status(&gateway, &ada).await, tags().await), (403, 0));
+}
+
+#[tokio::test]
+async fn sighup_applies_whether_aliases_are_listed() {
+    let text = |is_listed: bool| {
+        format!("[aliases]\ngpt = \"tiny\"\n[routing]\nlist_aliases = {is_listed}\n")
+    };
+    let (file, sim, gateway) = started_with(&text(false)).await;
+    gateway.until_up(&[&sim]).await;
+    let listed = async || {
+        let tags = send(gateway.get("/api/tags")).await.text;
+        let models = send(gateway.get("/v1/models")).await.text;
+        (tags.contains("gpt:latest"), models.contains("\"gpt\""))
+    };
+    assert_eq!(listed().await, (false, false));
+    write(&file, &text(true));
+    let line = gateway.hang_up(DONE).await;
+    assert_eq!(line["changed"], "LLAMATOWER_LIST_ALIASES", "{line}");
+    assert_eq!(listed().await, (true, true));
+    write(&file, &text(false));
+    gateway.hang_up(DONE).await;
+    assert_eq!(listed().await, (false, false));
+}

@@ -521,3 +521,24 @@ fn an_openai_compatible_server_loads_no_model_for_the_gateway() {
         }
     }
 }
+
+#[test]
+fn a_sync_that_pulls_nothing_is_a_warning() {
+    let sync = ("LLAMATOWER_MODELS_SYNC", "10m");
+    names(&warned(&[sync]), &["MODELS_SYNC", "[models]"]);
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let text = "[models]\nall = [\"a\"]\ngpu-1 = [\"b\"]\n\"gpu-2:8000\" = [\"c\"]\n";
+    file.write_all(text.as_bytes()).expect("it can be written");
+    let load = |environment: &[(&str, &str)]| {
+        let environment = Environment::from_iter(environment.iter().copied());
+        let loaded = Settings::load(Some(file.path()), &environment).expect("valid settings");
+        let warnings = loaded.warnings.iter().map(Problem::to_string);
+        warnings.collect::<Vec<_>>()
+    };
+    let servers = (
+        "OLLAMA_URL",
+        "http://gpu-1:11434,openai+http://gpu-2:8000/v1",
+    );
+    names(&load(&[servers, sync]), &["MODELS_SYNC", "gpu-2:8000"]);
+    assert_eq!(load(&[servers]), [""; 0], "the sync is off");
+}

@@ -8,7 +8,7 @@ use http::StatusCode;
 use http_body_util::BodyExt;
 use llamatower::ollama::fleet::{
     BackendStatus, Decision, Drift, ModelStatus, QueueStatus, Residency, ServerRules, SlotSource,
-    SlotStatus,
+    SlotStatus, Waiting,
 };
 use llamatower::telemetry::{FleetView, names};
 use llamatower_layers::breaker::State;
@@ -97,6 +97,8 @@ impl FleetView for TwoBackends {
             is_cordoned: false,
             resident: None,
             in_flight,
+            reported: None,
+            in_flight_of_others: 0,
             rules: ServerRules::default(),
             slots: 4.try_into().ok().filter(|_| is_up),
             models: vec![
@@ -115,6 +117,12 @@ impl FleetView for TwoBackends {
         vec![row("gpu-1", true, 3), row("gpu-2", false, 0)]
     }
 
+    fn waiting(&self, _: usize) -> Vec<Waiting> {
+        Vec::new()
+    }
+    fn cancel_waiting(&self, _: u64) -> bool {
+        false
+    }
     fn drifts(&self) -> Vec<Drift> {
         Vec::new()
     }

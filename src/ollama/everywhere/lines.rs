@@ -21,7 +21,7 @@ const MAX_LINE: usize = 1024 * 1024;
 
 /// What a server has sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub(crate) enum Event {
     /// A line with a JSON object, without its line feed.
     Line(Bytes),
     /// It has failed, for this reason. Nothing follows.

@@ -11,20 +11,25 @@ mod merged;
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::BoxStream;
 use http::header::CONTENT_TYPE;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
 use llamatower_layers::body::Guarded;
 use llamatower_layers::route::Choice;
-use llamatower_layers::{BoxError, Failure, LlmRequest, ModelName, Operation, Replay};
+use llamatower_layers::{
+    BoxError, EndpointTable, Failure, LlmRequest, ModelName, Operation, Replay,
+};
+use serde_json::json;
 use tower::{Service, ServiceExt};
 
-use super::attempt::AnswerBody;
-use super::fleet::{Chosen, Concern, Fleet, Targets, UnusableTargets};
+use super::attempt::{AnswerBody, ServerService};
+use super::fleet::{Chosen, Concern, Fleet, Managed, Targets, UnusableTargets};
 use super::{JSON, RefreshAtEnd, whole};
 use failed::{FailedServer, ServersFailed, error_text, text_of};
+pub(crate) use lines::Event;
 
 /// The header that names the servers of a management request: `all`, a number, or names.
 pub const SERVERS: HeaderName = HeaderName::from_static("x-llamatower-servers");
@@ -44,12 +49,7 @@ pub(super) async fn manage<S, B>(
     request: Request<B>,
 ) -> Result<Response<AnswerBody>, BoxError>
 where
-    S: Service<Request<B>, Response = Response<AnswerBody>, Error = BoxError>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    S::Future: Send + 'static,
+    S: ServerService<B>,
     B: Replay + Send + 'static,
 {
     let (mut parts, body) = request.into_parts();
@@ -98,6 +98,26 @@ where
             answer
         }
     })
+}
+
+/// Pulls a model on one server, for the gateway itself. The events end after Ollama's `success`, or
+/// with a failure. Dropping them cancels the pull; Ollama keeps what it has loaded.
+pub(crate) fn pull_on<S, B>(
+    server: &Managed<S>,
+    model: &ModelName,
+) -> Result<BoxStream<'static, Event>, http::Error>
+where
+    S: ServerService<B>,
+    B: From<Bytes> + Send + 'static,
+{
+    const PULL: &str = "/api/pull";
+    let body = Bytes::from(json!({ "model": model.to_string() }).to_string());
+    let request = Request::post(PULL).header(CONTENT_TYPE, JSON);
+    let mut request = request.body(B::from(body))?;
+    // The layers of the server treat it like a client's pull.
+    let route = EndpointTable::ollama().look_up(&Method::POST, PULL);
+    route.put_into(request.extensions_mut());
+    Ok(lines::of(server.take(), request))
 }
 
 /// Sends each request to its server, and waits for all responses.

@@ -17,12 +17,13 @@ use tokio::sync::Notify;
 use tower::ServiceExt;
 
 use super::inventory::{Installed, Resident};
+use super::policy::ReportedLoad;
 use super::preload::Starts;
 use super::rules::ServerRules;
 use crate::ollama::upstream::{
     Access, Address, ConnectFailed, ConnectTimeout, PoolLimits, ServerKind, Upstream,
 };
-use crate::openai::{Server, Translate};
+use crate::openai::{Server, Translate, gauges};
 
 /// The body of the gateway's own requests.
 type ProbeBody = ReplayBody<Empty<Bytes>>;
@@ -47,6 +48,8 @@ pub struct Backend {
     openai: Option<Arc<Server>>,
     is_up: AtomicBool,
     is_cordoned: AtomicBool,
+    /// It has no page with gauges, as far as it was asked since it came up.
+    lacks_gauges: AtomicBool,
     /// How often it has come up.
     ups: AtomicU64,
     /// Whether "the backend is up" was logged since it came up.
@@ -100,6 +103,7 @@ impl Backend {
             rules: ServerRules::default(),
             is_up: AtomicBool::new(is_up),
             is_cordoned: AtomicBool::new(false),
+            lacks_gauges: AtomicBool::new(false),
             ups: AtomicU64::new(0),
             is_logged_up: AtomicBool::new(false),
             version: Mutex::default(),
@@ -146,6 +150,12 @@ impl Backend {
         self.openai.as_ref()
     }
 
+    /// Whether an operator means it by `name`: the displayed name, or one that settings accept.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        let configured = [self.address.configured()];
+        *self.name == *name || !Address::called(&configured, name).is_empty()
+    }
+
     /// Whether the last probe or connection succeeded.
     pub fn is_up(&self) -> bool {
         self.is_up.load(Ordering::Relaxed)
@@ -168,6 +178,7 @@ impl Backend {
         }
         if is_up {
             self.ups.fetch_add(1, Ordering::Relaxed);
+            self.lacks_gauges.store(false, Ordering::Relaxed);
         }
         if !is_up {
             self.is_logged_up.store(false, Ordering::Relaxed);
@@ -353,6 +364,25 @@ impl Backend {
             }
             false => Ok(()),
         }
+    }
+
+    /// Asks an OpenAI-compatible server how many requests it has; `None` if it does not tell. One
+    /// without such a page is not asked again until it has come up again.
+    pub(super) async fn reported_load(&self, limit: Duration) -> Option<ReportedLoad> {
+        if self.openai.is_none() || self.lacks_gauges.load(Ordering::Relaxed) {
+            return None;
+        }
+        let answer = self.get("/metrics", limit).await.ok()?;
+        let (status, page) = (answer.status(), String::from_utf8_lossy(answer.body()));
+        let lacks = match status {
+            // LM Studio answers an unknown path like that.
+            StatusCode::OK => !gauges::is_page(&page),
+            // llama.cpp without `--metrics`.
+            StatusCode::NOT_IMPLEMENTED => true,
+            status => !status.is_server_error(),
+        };
+        self.lacks_gauges.store(lacks, Ordering::Relaxed);
+        (status == StatusCode::OK).then(|| gauges::read(&page))?
     }
 
     /// The installed models, from `/api/tags`.

@@ -166,8 +166,14 @@ pub(super) struct Listing {
 pub(super) struct Residency {
     /// `None` if it was not read since the backend came up.
     known: Mutex<Option<Listing>>,
+    /// The models that the server was told to unload, and how many more lists may still have them:
+    /// Ollama answers before it has unloaded.
+    leaving: Mutex<Vec<(ModelName, u32)>>,
     asked: Notify,
 }
+
+/// An unloaded model that stays in so many lists is in memory again, or still.
+const MOST_LISTS_WHILE_LEAVING: u32 = 50;
 
 impl Residency {
     /// `None` if they are not known.
@@ -188,6 +194,29 @@ impl Residency {
     /// Forgets the list, because the backend is down, or was.
     pub(super) fn forget(&self) {
         *self.known() = None;
+    }
+
+    /// Asks for the list to be read until it has this model no more, which was unloaded.
+    pub(super) fn note_unloaded(&self, model: &ModelName) {
+        let mut leaving = self.leaving();
+        leaving.retain(|(known, _)| known != model);
+        leaving.push((model.clone(), MOST_LISTS_WHILE_LEAVING));
+        drop(leaving);
+        self.ask();
+    }
+
+    /// Whether a list that was just read has a model that is about to leave memory.
+    pub(super) fn has_leaving(&self, listed: &[Resident]) -> bool {
+        let mut leaving = self.leaving();
+        leaving.retain_mut(|(model, left)| {
+            *left = left.saturating_sub(1);
+            *left > 0 && listed.iter().any(|row| row.name == *model)
+        });
+        !leaving.is_empty()
+    }
+
+    fn leaving(&self) -> MutexGuard<'_, Vec<(ModelName, u32)>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known(&self) -> MutexGuard<'_, Option<Listing>> {
@@ -265,6 +294,23 @@ mod tests {
         assert!(residency.asked().now_or_never().is_none());
         residency.ask();
         assert!(residency.asked().now_or_never().is_some());
+    }
+
+    #[test]
+    fn the_list_is_read_until_it_lacks_a_model_that_was_unloaded() {
+        let page = br#"{"models":[{"name":"a"},{"name":"b"}]}"#;
+        let both = Resident::read_list(page).unwrap();
+        let residency = Residency::default();
+        assert!(!residency.has_leaving(&both));
+        residency.note_unloaded(&ModelName::parse("a").unwrap());
+        assert!(residency.asked().now_or_never().is_some());
+        assert!(residency.has_leaving(&both));
+        assert!(!residency.has_leaving(&both[1..]));
+        assert!(!residency.has_leaving(&both), "it was loaded again");
+        residency.note_unloaded(&ModelName::parse("a").unwrap());
+        let reads = std::iter::repeat_with(|| residency.has_leaving(&both));
+        let more = reads.take(100).filter(|again| *again).count();
+        assert_eq!(more, MOST_LISTS_WHILE_LEAVING as usize - 1);
     }
 
     #[test]

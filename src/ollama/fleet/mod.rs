@@ -16,6 +16,7 @@ mod flight;
 mod inventory;
 mod known;
 mod load_request;
+mod managed;
 mod member;
 mod not_found;
 mod observe;
@@ -53,6 +54,7 @@ pub use drift::Drift;
 pub use explain::LatestChoice;
 pub use inventory::{Installed, Resident, short_digest};
 pub use known::FleetModels;
+pub use managed::Managed;
 pub use member::Slot;
 pub use not_found::ModelNotFound;
 pub use observe::Observed;
@@ -63,7 +65,7 @@ pub use policy::ChoiceBench;
 pub use policy::{
     Availability, Candidate, Decision, DecisionId, MemoryStatus, ModelStatus, Occupancy,
 };
-pub use policy::{Residency, SlotSource, SlotStatus, Terms};
+pub use policy::{ReportedLoad, Residency, SlotSource, SlotStatus, Terms};
 pub use preload::{PreloadState, PreloadStatus};
 pub use router::LoadObserver;
 pub use rules::{AllowedModels, InvalidPattern, ModelPattern, Preload, ServerRules};

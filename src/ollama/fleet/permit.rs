@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use llamatower_layers::usage::Usage;
-use llamatower_layers::{Record, queue};
+use llamatower_layers::{ModelName, Record, queue};
 
 use super::Dispatcher;
 use super::estimates::{Estimates, real_cost};
@@ -25,7 +25,7 @@ enum Held<S> {
         accounting: Accounting,
     },
     Unqueued {
-        _slot: Slot<S>,
+        slot: Slot<S>,
     },
 }
 
@@ -47,7 +47,19 @@ impl<S> Permit<S> {
 
     pub(super) fn unqueued(slot: Slot<S>) -> Self {
         Self {
-            held: Held::Unqueued { _slot: slot },
+            held: Held::Unqueued { slot },
+        }
+    }
+
+    /// Records that the backend was told to unload a model: the models in its memory are read again
+    /// until this one is gone.
+    pub(crate) fn note_unloaded(&self, model: &ModelName) {
+        let slot = match &self.held {
+            Held::Unqueued { slot } => Some(slot),
+            Held::Queued { permit, .. } => permit.as_ref().map(|permit| permit.slot()),
+        };
+        if let Some(slot) = slot {
+            slot.member().residency.note_unloaded(model);
         }
     }
 }

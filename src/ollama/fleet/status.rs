@@ -8,8 +8,8 @@ use llamatower_layers::breaker::State;
 use tokio::time::Instant;
 
 use super::{
-    Avoided, Decision, Drift, Fleet, Installed, MemoryStatus, ModelStatus, PreloadStatus, Resident,
-    ServerRules,
+    Avoided, Decision, Drift, Fleet, Installed, MemoryStatus, ModelStatus, PreloadStatus,
+    ReportedLoad, Resident, ServerRules,
 };
 
 /// The status of one backend.
@@ -33,6 +33,10 @@ pub struct BackendStatus {
     pub resident: Option<Arc<[Resident]>>,
     /// Requests of this gateway in flight.
     pub in_flight: usize,
+    /// Its requests by its own count; `None` if it does not tell.
+    pub reported: Option<ReportedLoad>,
+    /// Those of them that are not of this gateway.
+    pub in_flight_of_others: u32,
     /// The rules for it.
     pub rules: ServerRules,
     /// The configured limit of concurrent requests for one model.
@@ -82,6 +86,8 @@ impl<S> Fleet<S> {
                 is_ollama: member.backend.openai().is_none(),
                 resident: member.resident(),
                 in_flight: member.in_flight(),
+                reported: known.outside.reported,
+                in_flight_of_others: known.outside.others,
                 rules: member.backend.rules().clone(),
                 slots: member.slots.count(),
                 models: known.models,

@@ -22,6 +22,9 @@ use crate::ollama::upstream::Address;
 /// Probe interval of a backend that is down, so that it is used again soon.
 const PAUSE_WHILE_DOWN: Duration = Duration::from_secs(1);
 
+/// The pause before the models in memory are read again because one that was unloaded is still listed.
+const PAUSE_WHILE_LEAVING: Duration = Duration::from_millis(100);
+
 /// The backends of one host, each with a guard that stops its probes when it is dropped.
 struct Watch<S> {
     fleet: Arc<Fleet<S>>,
@@ -60,13 +63,20 @@ impl<S: Send + Sync + 'static> Fleet<S> {
 
     async fn watch_member(self: Arc<Self>, member: Arc<Member<S>>, has_refused: Arc<Notify>) {
         let backend = &member.backend;
+        let mut silence = Silence::default();
         loop {
             let asked = self.catalogue.refreshes_asked();
             let was_up = backend.is_up();
-            if was_up {
-                member.refresh_resident();
-            }
-            let found = backend.probe(self.config.clocks.timeout).await;
+            let found = match was_up && silence.is_short(&member) {
+                true => Ok(member.models().to_vec()),
+                false => {
+                    if was_up {
+                        member.refresh_resident();
+                    }
+                    let probe = backend.probe(self.config.clocks.timeout);
+                    tokio::join!(probe, self.read_reported_load(&member)).0
+                }
+            };
             self.catalogue.note_probe(&member, found, asked);
             match (was_up, backend.is_up()) {
                 (false, true) => {
@@ -116,13 +126,38 @@ impl<S> Fleet<S> {
             match member.backend.resident(self.config.clocks.timeout).await {
                 Ok(resident) => {
                     member.tell_residents(resident.as_deref(), asked);
+                    let is_early = resident
+                        .as_deref()
+                        .is_some_and(|listed| member.residency.has_leaving(listed));
                     let list = resident.map(Arc::from);
                     member.residency.set(Listing { list, starts });
                     self.queue.slots_changed();
+                    if is_early {
+                        sleep(PAUSE_WHILE_LEAVING).await;
+                        member.refresh_resident();
+                    }
                 }
                 Err(error) => tracing::debug!(%error, "the models in memory are not known"),
             }
         }
+    }
+}
+
+impl<S> Fleet<S> {
+    /// Tells the policy how many requests a server has by its own count.
+    async fn read_reported_load(&self, member: &Member<S>) {
+        if member.backend.openai().is_none() {
+            return;
+        }
+        let own = || self.router.change(|policy| policy.in_flight(member.id));
+        let before = own();
+        let limit = self.config.clocks.timeout;
+        let reported = member.backend.reported_load(limit).await;
+        // Requests that began or ended meanwhile may be in the count or not: in doubt it is not others
+        // that have sent them.
+        let own = before.max(own());
+        self.router
+            .change(|policy| policy.set_reported(member.id, reported, own));
     }
 }
 
@@ -237,6 +272,31 @@ impl<S: Send + Sync + 'static> Watch<S> {
         self.members.push((member, ended.clone().drop_guard()));
         let probing = ended.run_until_cancelled_owned(probing);
         self.tasks.spawn(probing);
+    }
+}
+
+/// The number of probes in a row that an OpenAI-compatible server is spared while it works on
+/// requests and sends nothing.
+const SPARED: u32 = 6;
+
+/// How long an OpenAI-compatible server with requests has sent nothing, in probes.
+///
+/// A probe could harm its responses: the server of `llama-cpp-python` 0.3.36 breaks off the response in
+/// progress when it gets another request, even for its list of models, or lets that request wait.
+/// Parts of a response show that the server is up. One that hangs is probed again after a while.
+#[derive(Debug, Default)]
+struct Silence(u32);
+
+impl Silence {
+    /// Whether the server works on requests and was not silent for long.
+    fn is_short<S>(&mut self, member: &Member<S>) -> bool {
+        let Some(server) = member.backend.openai() else {
+            return false;
+        };
+        let has_sent = server.take_sent();
+        let is_busy = member.in_flight() > 0;
+        self.0 = if is_busy && !has_sent { self.0 + 1 } else { 0 };
+        is_busy && self.0 <= SPARED
     }
 }
 

@@ -182,12 +182,7 @@ impl<S: Clone> Fleet<S> {
     ) -> Result<Vec<Arc<Member<S>>>, UnusableTargets> {
         let mut found: Vec<Arc<Member<S>>> = Vec::new();
         for name in names {
-            let is_meant = |member: &&Arc<Member<S>>| {
-                let address = member.backend.address();
-                **member.backend.name() == **name
-                    || address.host() == name
-                    || format!("{}:{}", address.host(), address.port()) == **name
-            };
+            let is_meant = |member: &&Arc<Member<S>>| member.backend.is_called(name);
             let mut meant = all.iter().filter(is_meant).peekable();
             if meant.peek().is_none() {
                 let known = all.iter().map(|member| &**member.backend.name());

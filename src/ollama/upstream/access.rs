@@ -48,11 +48,19 @@ impl fmt::Debug for Authorization {
 }
 
 /// Credentials for servers, and the certificates that are trusted.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Access {
     tokens: Vec<(Address, Authorization)>,
     trust: Option<Trust>,
     uses_proxies: bool,
+    /// The setting with the addresses, for error texts.
+    setting: &'static str,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self::new(Vec::new())
+    }
 }
 
 impl Access {
@@ -63,7 +71,13 @@ impl Access {
             tokens,
             trust: None,
             uses_proxies: false,
+            setting: "OLLAMA_URL",
         }
+    }
+
+    /// Names another setting than `OLLAMA_URL` in errors about an address.
+    pub fn with_setting(self, setting: &'static str) -> Self {
+        Self { setting, ..self }
     }
 
     /// Verifies the servers' certificates with `trust`.
@@ -89,6 +103,11 @@ impl Access {
         let mut tokens = self.tokens.iter();
         let token = tokens.find(|(server, _)| *server == address);
         token.map(|(_, Authorization(value))| value.clone())
+    }
+
+    /// The setting with the addresses.
+    pub(super) fn setting(&self) -> &'static str {
+        self.setting
     }
 
     pub(super) fn uses_proxies(&self) -> bool {

@@ -28,6 +28,8 @@ use super::{Access, Address, ConnectFailed, ConnectTimeout, ConnectionLost, Leaf
 pub(super) struct Tls {
     target: Arc<Target>,
     connect_timeout: Duration,
+    /// The setting with the address, for error texts.
+    setting: &'static str,
     /// The clients, or why they could not be created.
     clients: Result<Clients, String>,
 }
@@ -50,6 +52,7 @@ impl Tls {
             clients: clients(&target.address, connect_timeout, limits, access),
             target: Arc::new(target),
             connect_timeout,
+            setting: access.setting(),
         }
     }
 
@@ -59,7 +62,10 @@ impl Tls {
         if error.is_connect() {
             return match error.is_timeout() {
                 true => Failure::from(ConnectTimeout::new(address, self.connect_timeout)).into(),
-                false => connect_failed(address, io::Error::other(why(&error, address))),
+                false => connect_failed(
+                    address,
+                    io::Error::other(why(&error, address, self.setting)),
+                ),
             };
         }
         match find::<hyper::Error>(&error) {
@@ -124,7 +130,8 @@ fn client(
     if let Some(ip) = address.ip() {
         client = client.resolve(address.host(), SocketAddr::new(ip, address.port()));
     }
-    client.build().map_err(|error| why(&error, address))
+    let built = client.build();
+    built.map_err(|error| why(&error, address, access.setting()))
 }
 
 impl<B> Leaf<B> for Tls
@@ -197,8 +204,8 @@ fn connect_failed(address: &Address, error: io::Error) -> BoxError {
     Failure::from(ConnectFailed::new(address, error)).into()
 }
 
-/// Why no connection could be opened and, if known, what to do.
-fn why(error: &(dyn Error + 'static), address: &Address) -> String {
+/// Why no connection could be opened and, if known, what to do. `setting` is the one with the address.
+fn why(error: &(dyn Error + 'static), address: &Address, setting: &str) -> String {
     use CertificateError::{
         BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext,
         NotValidYet, NotValidYetContext, UnknownIssuer,
@@ -215,7 +222,7 @@ fn why(error: &(dyn Error + 'static), address: &Address) -> String {
                     .to_owned()
             }
             NotValidForName | NotValidForNameContext { .. } => format!(
-                "its certificate is not for {}; write a name that is in the certificate in OLLAMA_URL",
+                "its certificate is not for {}; write a name that is in the certificate in {setting}",
                 address.host()
             ),
             Expired | ExpiredContext { .. } => {
@@ -233,9 +240,9 @@ fn why(error: &(dyn Error + 'static), address: &Address) -> String {
             }
             wrong => format!("its certificate is not accepted: {wrong}"),
         },
-        rustls::Error::InvalidMessage(_) => "it does not speak TLS on this port; \
-            if it speaks plain HTTP, write http:// in OLLAMA_URL"
-            .to_owned(),
+        rustls::Error::InvalidMessage(_) => format!(
+            "it does not speak TLS on this port; if it speaks plain HTTP, write http:// in {setting}"
+        ),
         error => format!("TLS failed: {error}"),
     }
 }

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use llamatower_layers::api_key::{KeySet, Role};
 
-use crate::ollama::upstream::Authorization;
+use crate::ollama::upstream::{Address, Authorization};
 use crate::settings::error::Severity::Warning;
 use crate::settings::parse::items;
 use crate::settings::reader::Reader;
@@ -19,6 +19,32 @@ pub(super) fn check(settings: &Settings, reader: &mut Reader) {
     doubtful_log_filter(settings, reader);
     every_peer_is_trusted(reader);
     key_of_the_cloud(settings, reader);
+    declared_models(settings, reader);
+}
+
+/// Declared models that no server gets.
+fn declared_models(settings: &Settings, reader: &mut Reader) {
+    let (declared, key) = (&settings.declared, "backends.models_sync");
+    if settings.backends.models_sync.is_none() {
+        return;
+    }
+    if declared.is_empty() {
+        let reason =
+            "it has no effect without a table [models] in the file; declare the models there";
+        reader.report(Warning, key, reason);
+    }
+    let servers = &settings.backends.urls;
+    let ollamas: Vec<_> = servers.iter().filter(|url| !url.is_openai()).collect();
+    for name in declared.by_server.keys() {
+        let meant = Address::called(servers, name);
+        if !meant.iter().any(|server| ollamas.contains(server)) {
+            let reason = format!(
+                "[models] names {name:?}, which is not an Ollama in OLLAMA_URL, so that its models are \
+                 pulled only if a server with this name is discovered by DNS"
+            );
+            reader.report(Warning, key, &reason);
+        }
+    }
 }
 
 /// A key that cannot be sent in a header.

@@ -84,6 +84,27 @@ impl Gateway {
         }
     }
 
+    /// The same, once it knows the models of each server.
+    pub(crate) async fn start_up(sims: &[&SimHandle], settings: &[(&str, &str)]) -> Self {
+        let gateway = Self::start(sims, settings).await;
+        gateway.until_up(sims).await;
+        gateway
+    }
+
+    /// Waits until it knows the models of each of these servers.
+    pub(crate) async fn until_up(&self, sims: &[&SimHandle]) {
+        for sim in sims {
+            self.until_backend_up(&sim.addr().to_string()).await;
+        }
+    }
+
+    /// Waits for its log line that the backend with this name is up, and returns the line.
+    pub(crate) async fn until_backend_up(&self, name: &str) -> Value {
+        const UP: &str = "the backend is up";
+        let is_it = |line: &Value| line["message"] == UP && line["backend"] == *name;
+        self.logged(&format!("{UP}: {name}"), is_it).await
+    }
+
     pub(crate) fn socket_address(&self) -> SocketAddr {
         self.address.parse().unwrap()
     }

@@ -159,8 +159,8 @@ struct Open {
     load: f64,
     /// Its usual seconds of a request.
     service: f64,
-    /// Its requests in flight with this one, for its weight: it decides among equal costs, which is
-    /// all that is known before the first response.
+    /// Its requests in flight with this one and those of others, for its weight: it decides among
+    /// equal costs, which is all that is known before the first response.
     crowd: f64,
     server: ServerId,
     view: View,
@@ -293,7 +293,8 @@ impl Policy {
                 total,
                 load: judged.terms.load,
                 service: judged.service,
-                crowd: f64::from(lane.in_flight + 1) / server.spec.weight,
+                crowd: (f64::from(lane.in_flight) + f64::from(server.outside.others) + 1.0)
+                    / server.spec.weight,
                 server: lane.server,
                 view,
                 loads: judged.loads,

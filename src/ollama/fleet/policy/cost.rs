@@ -82,7 +82,8 @@ impl Policy {
         let service = service_seconds(model, lane, server);
         let limit = lane.slots.limit(ask.now).max(1);
         let (work, affinity) = work(model, lane, server, ask);
-        let contention = CONTENTION * f64::from(lane.in_flight.min(limit)) / f64::from(limit);
+        let beside = lane.in_flight.saturating_add(server.outside.others);
+        let contention = CONTENTION * f64::from(beside.min(limit)) / f64::from(limit);
         let mut judgement = Judgement {
             terms: Terms {
                 load: 0.0,
@@ -126,6 +127,8 @@ impl Policy {
                     // Whether there is one more slot is not known yet.
                     judgement.terms.wait = UNPROVEN_SLOT * service;
                 }
+                let outside = server.wait_for_others(limit, service);
+                judgement.terms.wait = judgement.terms.wait.max(outside);
             }
             // It was sent before the server told what it has in memory, and loads the model.
             Residency::Cold if lane.in_flight > 0 => {

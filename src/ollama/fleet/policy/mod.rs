@@ -4,7 +4,7 @@
 //! model it adds up ([`Terms`]):
 //!
 //! - **load**: the time until the model is in memory, and the harm of unloading another for it;
-//! - **wait**: the time until a slot is free;
+//! - **wait**: the time until a slot is free, also of those that others use, if the server tells that;
 //! - **work**: prompt and expected output at the measured speed;
 //! - **affinity**: less the prompt's part that the server has in its prefix cache.
 //!
@@ -25,6 +25,7 @@ mod expected;
 mod lane;
 mod memory;
 mod model;
+mod outside;
 mod own_load;
 mod prefix;
 mod residency;
@@ -48,6 +49,7 @@ pub use cost::Terms;
 pub use decisions::{Candidate, Decision, DecisionId};
 pub use lane::Residency;
 pub(crate) use lane::{Flight, Phases, Report};
+pub use outside::ReportedLoad;
 pub(crate) use own_load::OwnLoad;
 pub(crate) use residency::InMemory;
 pub(crate) use server::ServerSpec;

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::context::Context;
 use super::memory::{Load, Room};
+use super::outside::Outside;
 use super::{Policy, Residency, ServerId, change_lane, lane, server};
 
 /// A model in memory, as a server lists it.
@@ -100,6 +101,7 @@ impl Policy {
             server.residents.clear();
             server.listed.clear();
             server.loading = None;
+            server.outside = Outside::default();
         }
         self.for_each_lane(id, |lane| {
             lane.slots.forget();

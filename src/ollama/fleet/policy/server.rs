@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::lane::{Lane, Residency};
 use super::memory::{Load, Memory, Room};
+use super::outside::Outside;
 use super::residency::InMemory;
 
 /// The settings of a server.
@@ -59,6 +60,8 @@ pub(crate) struct Server {
     /// The models that it listed last. Of some it may not be known yet that they are installed.
     pub(crate) listed: Vec<InMemory>,
     pub(crate) memory: Memory,
+    /// The work of others.
+    pub(crate) outside: Outside,
 }
 
 impl Server {
@@ -73,6 +76,7 @@ impl Server {
             tells_residents: false,
             listed: Vec::new(),
             memory: Memory::default(),
+            outside: Outside::default(),
         }
     }
 

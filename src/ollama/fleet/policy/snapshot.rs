@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::lane::{Lane, seconds};
 use super::memory::{Load, Memory};
+use super::outside::Outside;
 use super::slots::SlotStatus;
 use super::{Policy, Residency, ServerId};
 
@@ -14,6 +15,8 @@ use super::{Policy, Residency, ServerId};
 pub(crate) struct ServerSnapshot {
     /// `None` if the server does not list the models in its memory.
     pub(crate) memory: Option<MemoryStatus>,
+    /// What it tells of its load.
+    pub(crate) outside: Outside,
     /// The models that are in its memory or have requests.
     pub(crate) models: Vec<ModelStatus>,
 }
@@ -64,9 +67,11 @@ impl Policy {
     pub(crate) fn snapshot(&self, now: Instant) -> HashMap<ServerId, ServerSnapshot> {
         let mut rows: HashMap<ServerId, ServerSnapshot> = HashMap::default();
         for (server, index) in self.servers.iter().zip(0..) {
-            let server = server.as_ref().filter(|server| server.tells_residents);
+            let Some(server) = server else { continue };
             let row = rows.entry(ServerId(index)).or_default();
-            row.memory = server.map(|server| MemoryStatus::of(&server.memory));
+            row.outside = server.outside;
+            let tells_memory = Some(server).filter(|server| server.tells_residents);
+            row.memory = tells_memory.map(|server| MemoryStatus::of(&server.memory));
         }
         for (name, model) in &self.models {
             for lane in model.lanes.iter().filter(|lane| lane.is_in_use(now)) {

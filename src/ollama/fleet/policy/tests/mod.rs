@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::*;
 
 mod loads;
+mod outside;
 mod slots;
 
 /// A policy, its time and its servers.
