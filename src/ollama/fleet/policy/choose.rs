@@ -6,7 +6,7 @@ use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
 use super::cost::{LONGEST_REST, Terms, has_had_its_time, is_overdue, service_seconds};
-use super::decisions::{Candidate, DecisionId, Decisions};
+use super::decisions::{Considered, DecisionId, Decisions};
 use super::lane::{Flight, Lane};
 use super::model::Model;
 use super::sample::Sampler;
@@ -279,14 +279,13 @@ impl Policy {
         let Some((view, server)) = view(lane.server).zip(self.server(lane.server)) else {
             return;
         };
-        let name = &server.spec.name;
         if !search.admits(view) {
-            return decisions.consider(|| Candidate::not_compared(name, view));
+            return decisions.consider(|| Considered::not_compared(lane.server, view));
         }
         let judged = self.judge(model, lane, server, ask);
         let total = judged.terms.total();
         search.has_copy |= !judged.loads;
-        decisions.consider(|| Candidate::compared(name, view, &judged));
+        decisions.consider(|| Considered::compared(lane.server, view, &judged));
         if judged.is_open {
             search.offer(Open {
                 terms: judged.terms,
@@ -311,13 +310,13 @@ impl Policy {
     /// The requests behind this one gain by it too: each of them is served earlier by the time
     /// between two free slots.
     fn is_worth_it(&self, ask: &Ask<'_>, search: &Search, open: Open) -> bool {
-        let Some(model) = self.models.get(ask.model) else {
-            return true;
-        };
         if open.loads && self.is_needed_elsewhere(ask, open.server) {
             return false;
         }
         let Some((closed, service)) = search.closed else {
+            return true;
+        };
+        let Some(model) = self.models.get(ask.model) else {
             return true;
         };
         let load = model.lane(open.server).map_or(0.0, Lane::load_seconds);
@@ -351,6 +350,7 @@ impl Policy {
     }
 
     fn take(&mut self, ask: &Ask<'_>, open: Open, untried: usize) -> Grant {
+        let (may_load, num_ctx) = self.expect_of(ask, open.server);
         let mut flight = Flight {
             server: open.server,
             sent: ask.now,
@@ -361,13 +361,9 @@ impl Policy {
             streams: ask.streams,
             cached: 0.0,
             looks_waited: None,
-            num_ctx: ask.num_ctx,
+            num_ctx,
             is_own: false,
         };
-        let may_load = open.loads || self.may_load(ask, open.server);
-        if let Some(lane) = super::lane(&mut self.models, ask.model, open.server) {
-            flight.num_ctx = lane.plan(ask).num_ctx;
-        }
         if open.loads {
             self.begin_load(open.server, ask.model, ask.now);
         }
@@ -378,18 +374,18 @@ impl Policy {
                 flight.others = lane.in_flight;
                 flight.cached = ask.cached_part(lane);
                 lane.prefixes.insert(ask.prefix);
+                lane.in_flight += 1;
             }
         }
-        let chosen = self.name(open.server);
-        let chosen = chosen.map(|name| Candidate::open(name, open.view, open.terms, open.loads));
-        let decision = self.decisions.finish(ask, chosen);
+        let chosen = || Considered::open(open.server, open.view, open.terms, open.loads);
+        let decision = self.decisions.finish(ask, open.server, chosen);
         Grant {
             server: open.server,
-            flight: self.begin(ask.model, flight),
+            flight: self.depart(flight),
             is_trial: open.view.is_trial,
             untried,
             loads: open.loads,
-            may_load,
+            may_load: open.loads || may_load,
             terms: open.terms,
             decision,
             num_ctx: flight.num_ctx,
@@ -398,14 +394,14 @@ impl Policy {
 
     /// Whether the server may have to load a model first although it seems to have this one in
     /// memory: the model may have left memory since the server listed it, or the server does not
-    /// tell and has not answered with it yet.
-    fn may_load(&self, ask: &Ask<'_>, id: ServerId) -> bool {
+    /// tell and has not answered with it yet. And the `num_ctx` to send.
+    fn expect_of(&self, ask: &Ask<'_>, id: ServerId) -> (bool, Option<u64>) {
         let lane = self.models.get(ask.model).and_then(|model| model.lane(id));
         let Some((lane, server)) = lane.zip(self.server(id)) else {
-            return true;
+            return (true, ask.num_ctx);
         };
-        let loads_another = server.loading.is_some();
-        loads_another || lane.may_be_cold(ask.now)
+        let may_load = server.loading.is_some() || lane.may_be_cold(ask.now);
+        (may_load, lane.plan(ask).num_ctx)
     }
 
     /// Whether no other model would have to become idle before this one can be loaded.
