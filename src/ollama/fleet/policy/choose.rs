@@ -9,7 +9,6 @@ use super::cost::{LONGEST_REST, Terms, has_had_its_time, is_overdue, service_sec
 use super::decisions::{Considered, DecisionId, Decisions};
 use super::lane::{Flight, Lane};
 use super::model::Model;
-use super::sample::Sampler;
 use super::{FlightId, Policy, ServerId};
 
 /// The load of a copy of a model that is in memory elsewhere must save this many times its own
@@ -116,6 +115,20 @@ pub(crate) struct View {
     pub(crate) is_trial: bool,
 }
 
+/// The availability of a server and whether it was tried, in one number: the lowest is the best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct State(u8);
+
+impl State {
+    const BEST: Self = Self(Availability::Healthy as u8);
+}
+
+impl View {
+    fn state(self) -> State {
+        State(((self.availability as u8) << 1) | u8::from(self.was_tried))
+    }
+}
+
 /// The server of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grant {
@@ -140,7 +153,7 @@ pub(crate) struct Grant {
 /// The best candidates so far.
 #[derive(Default)]
 struct Search {
-    state: Option<(Availability, bool)>,
+    state: Option<State>,
     untried: usize,
     open: Option<Open>,
     /// The lowest cost of a server that is not open, and its usual seconds of a request.
@@ -170,7 +183,7 @@ struct Open {
 impl Search {
     /// Whether a server in this state counts; a better state than before begins anew.
     fn admits(&mut self, view: View) -> bool {
-        let state = (view.availability, view.was_tried);
+        let state = view.state();
         if self.state.is_some_and(|best| state > best) {
             return false;
         }
@@ -187,18 +200,16 @@ impl Search {
     /// Whether a sample of the servers says enough: one of them is in the best state and can take the
     /// request. A request that waits already is offered each slot that becomes free.
     fn is_conclusive(&self, ask: &Ask<'_>) -> bool {
-        let is_best = self.state == Some((Availability::Healthy, false));
+        let is_best = self.state == Some(State::BEST);
         is_best && (self.open.is_some() || ask.waiting > 1)
     }
 
-    fn offer(&mut self, open: Open) {
-        let is_better = |best: Open| {
-            let difference = open.total - best.total;
-            difference < 0.0 || (difference == 0.0 && open.crowd < best.crowd)
-        };
-        if self.open.is_none_or(is_better) {
-            self.open = Some(open);
-        }
+    /// Whether an open server of this cost and crowd is better than those before it.
+    fn is_better(&self, total: f64, crowd: f64) -> bool {
+        self.open.as_ref().is_none_or(|best| {
+            let difference = total - best.total;
+            difference < 0.0 || (difference == 0.0 && crowd < best.crowd)
+        })
     }
 }
 
@@ -221,33 +232,36 @@ impl Policy {
             self.let_others_rest(ask);
             return None;
         };
-        let untried = search.untried - usize::from(search.state.is_some_and(|(_, tried)| !tried));
+        let untried = search.untried - usize::from(!open.view.was_tried);
         Some(self.take(ask, open, untried))
     }
 
     fn search(&mut self, ask: &Ask<'_>, view: impl Fn(ServerId) -> Option<View>) -> Search {
         self.turn = self.turn.wrapping_add(1);
+        let Some(model) = self.models.get(ask.model) else {
+            return Search::default();
+        };
+        let sample = self.sampler.sample(model);
         let mut decisions = std::mem::take(&mut self.decisions);
-        let mut sampler = std::mem::take(&mut self.sampler);
-        let search = self.compare(ask, view, &mut sampler, &mut decisions);
+        let search = self.compare(model, ask, view, sample.as_deref(), &mut decisions);
         self.decisions = decisions;
-        self.sampler = sampler;
+        if let Some(sample) = sample {
+            self.sampler.take_back(sample);
+        }
         search
     }
 
     fn compare(
         &self,
+        model: &Model,
         ask: &Ask<'_>,
         view: impl Fn(ServerId) -> Option<View>,
-        sampler: &mut Sampler,
+        sample: Option<&[usize]>,
         decisions: &mut Decisions,
     ) -> Search {
         decisions.begin();
         let mut search = Search::default();
-        let Some(model) = self.models.get(ask.model) else {
-            return search;
-        };
-        if let Some(sample) = sampler.sample(model) {
+        if let Some(sample) = sample {
             for at in sample {
                 self.examine(model, &model.lanes[*at], ask, &view, &mut search, decisions);
             }
@@ -287,16 +301,19 @@ impl Policy {
         search.has_copy |= !judged.loads;
         decisions.consider(|| Considered::compared(lane.server, view, &judged));
         if judged.is_open {
-            search.offer(Open {
-                terms: judged.terms,
-                total,
-                load: judged.terms.load,
-                service: judged.service,
-                crowd: f64::from(lane.in_flight + 1) / server.spec.weight,
-                server: lane.server,
-                view,
-                loads: judged.loads,
-            });
+            let crowd = f64::from(lane.in_flight + 1) / server.spec.weight;
+            if search.is_better(total, crowd) {
+                search.open = Some(Open {
+                    terms: judged.terms,
+                    total,
+                    load: judged.terms.load,
+                    service: judged.service,
+                    crowd,
+                    server: lane.server,
+                    view,
+                    loads: judged.loads,
+                });
+            }
         } else {
             if search.closed.is_none_or(|(closed, _)| total < closed) {
                 search.closed = Some((total, judged.service));
