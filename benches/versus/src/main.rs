@@ -251,6 +251,8 @@ async fn compare(args: &Args) -> Result<(), Error> {
             return Ok(());
         }
         contenders = dialects::contenders(gateway).into();
+        // They tell of other proxies, and of latencies.
+        notes.clear();
     }
     let backends = vec![backend::start(epoch).await?, backend::start(epoch).await?];
     let (samples, failures) = Bench {
