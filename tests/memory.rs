@@ -1,18 +1,28 @@
-//! The memory of idle connections.
+//! The memory of idle connections, and of answers that are translated.
 
 #![allow(clippy::unwrap_used)]
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
+use allocation_counter::AllocationInfo;
 use bytes::Bytes;
+use futures_util::stream;
+use http::header::CONTENT_TYPE;
 use http::{Request, Response};
-use http_body_util::Full;
+use http_body::{Body, Frame};
+use http_body_util::{Empty, Full, StreamBody};
 use llamatower::edge::{Edge, EdgeConfig, Gauges, ListenAddr, RequestBody, Shutdown};
+use llamatower::openai::{Server, Translate};
+use llamatower_layers::BoxError;
+use llamatower_layers::body::ReplayBody;
 use tokio::runtime::{Builder, Runtime};
-use tower::service_fn;
+use tower::{ServiceExt, service_fn};
 
 const CONNECTIONS: usize = 100;
 
@@ -105,4 +115,51 @@ fn a_keep_alive_connection_uses_only_what_hyper_keeps() {
     let request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let each = bytes_of_each(|client| client.write_all(request).unwrap());
     assert!((1..24 * 1024).contains(&each), "{each} bytes");
+}
+
+/// The memory to translate an answer of so many events, each of which is read before the next one.
+fn translated(events: usize) -> AllocationInfo {
+    const EVENT: &[u8] =
+        b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" token\"}}]}\n\n";
+    const LAST: &[u8] =
+        b"data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    let client = service_fn(move |_: Request<ReplayBody<Empty<Bytes>>>| {
+        let frames = (0..=events).map(move |at| match at == events {
+            true => LAST,
+            false => EVENT,
+        });
+        let frames = frames.map(|bytes| Ok::<_, BoxError>(Frame::data(Bytes::from_static(bytes))));
+        let answer = Response::builder().header(CONTENT_TYPE, "text/event-stream");
+        let body = StreamBody::new(stream::iter(frames));
+        ready(Ok::<_, BoxError>(answer.body(body).unwrap()))
+    });
+    let server = Arc::new(Server::new("gpu-1:8000".into(), true));
+    let asked = r#"{"model":"tiny","messages":[{"role":"user","content":"hi"}]}"#;
+    let asked = Request::post("/api/chat").body(Bytes::from(asked).into());
+    let answer = Translate::new(client, Some(server)).oneshot(asked.unwrap());
+    let Poll::Ready(answer) = poll(pin!(answer)) else {
+        panic!("the stream is there");
+    };
+    let mut body = pin!(answer.unwrap().into_body());
+    let mut lines = 0;
+    let used = allocation_counter::measure(|| {
+        let mut cx = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(frame)) = body.as_mut().poll_frame(&mut cx) {
+            lines += usize::from(frame.unwrap().is_data());
+        }
+    });
+    assert_eq!(lines, events + 1);
+    used
+}
+
+fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[test]
+fn the_memory_of_a_translated_answer_does_not_grow_with_its_length() {
+    let (short, long) = (translated(100), translated(10_000));
+    assert_eq!(long.bytes_max, short.bytes_max, "at the same time");
+    let each = (long.count_total - short.count_total) as f64 / 9_900.0;
+    assert!(each <= 1.0, "{each} allocations for each line");
 }

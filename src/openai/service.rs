@@ -13,6 +13,7 @@ use http::{Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use llamatower_layers::body::Buffered;
+use llamatower_layers::body_limit::BodyMemoryExhausted;
 use llamatower_layers::frames::Framing;
 use llamatower_layers::{BoxError, Dialect, Failure};
 use tower::Service;
@@ -64,7 +65,7 @@ impl<S, B, R> Service<Request<B>> for Translate<S>
 where
     S: Service<Request<B>, Response = Response<R>, Error = BoxError> + Clone + Send + 'static,
     S::Future: Send,
-    B: Buffered + From<Bytes> + Default + Send + 'static,
+    B: Buffered + Default + Send + 'static,
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Into<BoxError>,
 {
@@ -102,7 +103,7 @@ impl<S> Exchange<S> {
     async fn answer<B, R>(mut self, request: Request<B>) -> Answered<R>
     where
         S: Service<Request<B>, Response = Response<R>, Error = BoxError>,
-        B: Buffered + From<Bytes> + Default,
+        B: Buffered + Default,
         R: Body<Data = Bytes>,
         R::Error: Into<BoxError>,
     {
@@ -165,7 +166,7 @@ impl<S> Exchange<S> {
     async fn run<B, R>(&mut self, request: Request<B>) -> Answered<R>
     where
         S: Service<Request<B>, Response = Response<R>, Error = BoxError>,
-        B: Buffered + From<Bytes>,
+        B: Buffered,
         R: Body<Data = Bytes>,
         R::Error: Into<BoxError>,
     {
@@ -177,7 +178,10 @@ impl<S> Exchange<S> {
             Asked::Unload => return Err(self.not_offered("the unloading of models")),
         };
         let path = self.server.path(ask.path);
-        let (mut head, _) = request.into_parts();
+        let (mut head, asked) = request.into_parts();
+        let body = asked.replaced(std::mem::take(&mut ask.body));
+        let body = body.ok_or_else(|| Failure::from(BodyMemoryExhausted))?;
+        drop(asked);
         head.uri = uri(&path)?;
         head.method = Method::POST;
         head.headers
@@ -185,7 +189,6 @@ impl<S> Exchange<S> {
         head.headers
             .insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         head.headers.remove(CONTENT_ENCODING);
-        let body = B::from(std::mem::take(&mut ask.body));
         let answer = self.client.call(Request::from_parts(head, body)).await?;
         if !answer.status().is_success() {
             return self.refused(&ask, answer).await;

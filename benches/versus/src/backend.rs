@@ -1,4 +1,5 @@
-//! The simulated backends: they answer like Ollama and compute nothing.
+//! The simulated backends: they answer like Ollama, whose routes below `/v1` are those of any
+//! OpenAI-compatible server, and compute nothing.
 //!
 //! They run in the thread of the load generator, so both use the same clock: each line of a paced
 //! stream contains its write time.
@@ -19,7 +20,7 @@ use crate::{
     Error,
     http1::{Decoder, request_head},
     pacer::Pacer,
-    shapes::{Answer, requested_shape},
+    shapes::{Answer, Dialect, requested_shape},
 };
 
 /// The byte before the time in a line. It occurs nowhere else in an answer.
@@ -27,9 +28,11 @@ pub(crate) const STAMP: u8 = b'@';
 /// The digits of the time, in nanoseconds since the start of the run.
 pub(crate) const STAMP_DIGITS: usize = 15;
 
-const FINAL: &str = r#"{"model":"bench","created_at":"2026-01-01T00:00:00.000000000Z","response":"","done":true,"done_reason":"stop","total_duration":5000000,"load_duration":1000000,"prompt_eval_count":8,"prompt_eval_duration":1000000,"eval_count":20,"eval_duration":3000000}"#;
-const UNARY: &str = r#"{"model":"bench","created_at":"2026-01-01T00:00:00.000000000Z","response":"four small words here","done":true,"done_reason":"stop","total_duration":5000000,"load_duration":1000000,"prompt_eval_count":8,"prompt_eval_duration":1000000,"eval_count":20,"eval_duration":3000000}"#;
-const CHAT: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","created":1767225600,"model":"bench","system_fingerprint":"fp_ollama","choices":[{"index":0,"message":{"role":"assistant","content":"four small words here"},"finish_reason":"stop"}],"usage":{"prompt_tokens":8,"completion_tokens":20,"total_tokens":28}}"#;
+const GENERATED_FINAL: &str = r#"{"model":"bench","created_at":"2026-01-01T00:00:00.000000000Z","response":"","done":true,"done_reason":"stop","total_duration":5000000,"load_duration":1000000,"prompt_eval_count":8,"prompt_eval_duration":1000000,"eval_count":20,"eval_duration":3000000}"#;
+const CHAT_FINAL: &str = r#"{"model":"bench","created_at":"2026-01-01T00:00:00.000000000Z","message":{"role":"assistant","content":""},"done":true,"done_reason":"stop","total_duration":5000000,"load_duration":1000000,"prompt_eval_count":8,"prompt_eval_duration":1000000,"eval_count":20,"eval_duration":3000000}"#;
+const GENERATED: &str = r#"{"model":"bench","created_at":"2026-01-01T00:00:00.000000000Z","response":"four small words here","done":true,"done_reason":"stop","total_duration":5000000,"load_duration":1000000,"prompt_eval_count":8,"prompt_eval_duration":1000000,"eval_count":20,"eval_duration":3000000}"#;
+const CHAT: &str = r#"{"model":"bench","created_at":"2026-01-01T00:00:00.000000000Z","message":{"role":"assistant","content":"four small words here"},"done":true,"done_reason":"stop","total_duration":5000000,"load_duration":1000000,"prompt_eval_count":8,"prompt_eval_duration":1000000,"eval_count":20,"eval_duration":3000000}"#;
+const COMPLETION: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","created":1767225600,"model":"bench","system_fingerprint":"fp_ollama","choices":[{"index":0,"message":{"role":"assistant","content":"four small words here"},"finish_reason":"stop"}],"usage":{"prompt_tokens":8,"completion_tokens":20,"total_tokens":28}}"#;
 
 /// The answers, built once.
 struct Answers {
@@ -119,30 +122,42 @@ async fn answer(
             "/api/tags" => &answers.tags,
             "/api/ps" => r#"{"models":[]}"#,
             "/api/version" => r#"{"version":"0.17.4"}"#,
+            // What the gateway asks an OpenAI-compatible server.
+            "/v1/models" => {
+                r#"{"object":"list","data":[{"id":"bench","object":"model","created":1767225600,"owned_by":"library"}]}"#
+            }
             _ => "{}",
         };
         return Ok(stream.write_all(&whole(body.as_bytes())).await?);
     }
-    let openai = path.starts_with("/v1/");
+    let dialect = match path {
+        "/api/chat" => Dialect::OllamaChat,
+        path if path.starts_with("/v1/") => Dialect::OpenAi,
+        _ => Dialect::Ollama,
+    };
     let Some((shape, lines)) = requested_shape(body) else {
         // A model request of the gateway itself.
         return Ok(stream.write_all(&whole(b"{}")).await?);
     };
     match shape.answer {
         Answer::Unary => {
-            let body = if openai { CHAT } else { UNARY };
+            let body = match dialect {
+                Dialect::Ollama => GENERATED,
+                Dialect::OllamaChat => CHAT,
+                Dialect::OpenAi => COMPLETION,
+            };
             stream.write_all(&whole(body.as_bytes())).await?;
         }
         Answer::Embeddings(_) => stream.write_all(&answers.embeddings).await?,
         Answer::Burst(lines) => {
-            let mut bytes = stream_head(openai);
+            let mut bytes = stream_head(dialect);
             for _ in 0..lines {
-                line(&mut bytes, openai, 0);
+                line(&mut bytes, dialect, 0);
             }
-            end(&mut bytes, openai);
+            end(&mut bytes, dialect);
             stream.write_all(&bytes).await?;
         }
-        Answer::Paced(pace) => paced(stream, answers, openai, pace, lines).await?,
+        Answer::Paced(pace) => paced(stream, answers, dialect, pace, lines).await?,
     }
     Ok(())
 }
@@ -150,20 +165,20 @@ async fn answer(
 async fn paced(
     stream: &mut TcpStream,
     answers: &Answers,
-    openai: bool,
+    dialect: Dialect,
     pace: Duration,
     lines: usize,
 ) -> Result<(), Error> {
-    let mut bytes = stream_head(openai);
+    let mut bytes = stream_head(dialect);
     let mut next = Instant::now() + answers.pacer.phase(pace);
     for _ in 0..lines {
         answers.pacer.until(next).await;
-        line(&mut bytes, openai, stamp(answers.epoch));
+        line(&mut bytes, dialect, stamp(answers.epoch));
         stream.write_all(&bytes).await?;
         bytes.clear();
         next += pace;
     }
-    end(&mut bytes, openai);
+    end(&mut bytes, dialect);
     Ok(stream.write_all(&bytes).await?)
 }
 
@@ -172,11 +187,10 @@ pub(crate) fn stamp(epoch: Instant) -> u64 {
     u64::try_from(epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn stream_head(openai: bool) -> Vec<u8> {
-    let kind = if openai {
-        "text/event-stream"
-    } else {
-        "application/x-ndjson"
+fn stream_head(dialect: Dialect) -> Vec<u8> {
+    let kind = match dialect {
+        Dialect::OpenAi => "text/event-stream",
+        _ => "application/x-ndjson",
     };
     format!(
         "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\n\
@@ -197,17 +211,20 @@ fn whole(body: &[u8]) -> Vec<u8> {
 }
 
 /// A line of a stream, in its own chunk, as Ollama sends it.
-fn line(bytes: &mut Vec<u8>, openai: bool, stamp: u64) {
-    let (before, after) = if openai {
-        (
+fn line(bytes: &mut Vec<u8>, dialect: Dialect, stamp: u64) {
+    let (before, after) = match dialect {
+        Dialect::OpenAi => (
             "data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1767225600,\"model\":\"bench\",\"system_fingerprint\":\"fp_ollama\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\" @",
             "\"},\"finish_reason\":null}]}\n\n",
-        )
-    } else {
-        (
+        ),
+        Dialect::OllamaChat => (
+            "{\"model\":\"bench\",\"created_at\":\"2026-01-01T00:00:00.000000000Z\",\"message\":{\"role\":\"assistant\",\"content\":\" @",
+            "\"},\"done\":false}\n",
+        ),
+        Dialect::Ollama => (
             "{\"model\":\"bench\",\"created_at\":\"2026-01-01T00:00:00.000000000Z\",\"response\":\" @",
             "\",\"done\":false}\n",
-        )
+        ),
     };
     let length = before.len() + STAMP_DIGITS + after.len();
     // Writing to a `Vec` cannot fail.
@@ -218,11 +235,11 @@ fn line(bytes: &mut Vec<u8>, openai: bool, stamp: u64) {
     .ok();
 }
 
-fn end(bytes: &mut Vec<u8>, openai: bool) {
-    let last = if openai {
-        "data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1767225600,\"model\":\"bench\",\"system_fingerprint\":\"fp_ollama\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n".to_owned()
-    } else {
-        format!("{FINAL}\n")
+fn end(bytes: &mut Vec<u8>, dialect: Dialect) {
+    let last = match dialect {
+        Dialect::OpenAi => "data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1767225600,\"model\":\"bench\",\"system_fingerprint\":\"fp_ollama\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n".to_owned(),
+        Dialect::OllamaChat => format!("{CHAT_FINAL}\n"),
+        Dialect::Ollama => format!("{GENERATED_FINAL}\n"),
     };
     write!(bytes, "{:x}\r\n{last}\r\n0\r\n\r\n", last.len()).ok();
 }

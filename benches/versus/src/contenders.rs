@@ -18,6 +18,12 @@ use crate::{
 /// Without this, LiteLLM fetches prices from the internet at its start.
 const LITELLM_OFFLINE: &str = "LITELLM_LOCAL_MODEL_COST_MAP";
 
+/// What stands before the address of an Ollama server in the gateway's settings.
+pub(crate) const OLLAMA: &str = "";
+
+/// What stands before the address of an OpenAI-compatible server.
+pub(crate) const OPENAI: &str = "openai+";
+
 /// The kind of a contender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -59,6 +65,10 @@ pub(crate) struct Contender {
     program: PathBuf,
     core: usize,
     priority: Priority,
+    /// The dialect of its clients.
+    dialect: Dialect,
+    /// The kind of its servers, in the gateway's settings.
+    servers: &'static str,
 }
 
 /// The installed contenders, and sentences about the missing ones.
@@ -85,6 +95,11 @@ pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> 
             kind,
             program,
             core: args.proxy_core,
+            dialect: match kind {
+                Kind::Litellm | Kind::Portkey => Dialect::OpenAi,
+                _ => Dialect::Ollama,
+            },
+            servers: OLLAMA,
             // With that priority, threads of one program that wait for each other make no progress.
             priority: if runs_first && !matches!(kind, Kind::Litellm | Kind::Portkey) {
                 Priority::First
@@ -198,6 +213,8 @@ impl Contender {
             program: PathBuf::new(),
             core: 0,
             priority: Priority::Usual,
+            dialect: Dialect::Ollama,
+            servers: OLLAMA,
         }
     }
 
@@ -216,9 +233,21 @@ impl Contender {
 
     /// Its API dialect.
     pub(crate) fn dialect(&self) -> Dialect {
-        match self.kind {
-            Kind::Litellm | Kind::Portkey => Dialect::OpenAi,
-            _ => Dialect::Ollama,
+        self.dialect
+    }
+
+    /// The same proxy for clients and in front of servers of another dialect.
+    pub(crate) fn between(
+        &self,
+        name: &'static str,
+        dialect: Dialect,
+        servers: &'static str,
+    ) -> Self {
+        Self {
+            name,
+            dialect,
+            servers,
+            ..self.clone()
         }
     }
 
@@ -309,7 +338,11 @@ impl Contender {
                 command.arg(&self.program).arg("-db").arg("-f").arg(file);
             }
             Kind::Llamatower(log) => {
-                let urls: Vec<_> = backends.iter().map(|at| format!("http://{at}")).collect();
+                let servers = self.servers;
+                let urls: Vec<_> = backends
+                    .iter()
+                    .map(|at| format!("{servers}http://{at}"))
+                    .collect();
                 command.arg(&self.program).env_clear().envs([
                     ("PATH", env::var("PATH").unwrap_or_default()),
                     ("LLAMATOWER_LISTEN", listen.to_string()),

@@ -12,6 +12,7 @@ mod backend;
 mod contenders;
 mod cores;
 mod cpu;
+mod dialects;
 mod growth;
 mod http1;
 mod latency;
@@ -95,6 +96,10 @@ struct Args {
     /// which should not slow a request.
     #[arg(long)]
     growth: bool,
+    /// Measure only the gateway, in front of Ollama servers and of OpenAI-compatible ones: lines
+    /// that it passes, and lines that it translates.
+    #[arg(long)]
+    dialects: bool,
     /// Write docs/versus.md and its plots.
     #[arg(long)]
     write_docs: bool,
@@ -236,13 +241,18 @@ fn pin(args: &Args) -> Error {
 }
 
 async fn compare(args: &Args) -> Result<(), Error> {
-    let (contenders, mut notes) = contenders::find(args)?;
+    let (mut contenders, mut notes) = contenders::find(args)?;
     let epoch = Instant::now();
-    if args.growth {
+    if args.growth || args.dialects {
         let gateway = contenders.iter().find(|one| one.name == "llamatower");
-        let gateway = gateway.ok_or("--growth needs the gateway")?;
-        println!("{}", growth::measure(args, epoch, gateway).await?);
-        return Ok(());
+        let gateway = gateway.ok_or("--growth and --dialects need the gateway")?;
+        if args.growth {
+            println!("{}", growth::measure(args, epoch, gateway).await?);
+            return Ok(());
+        }
+        contenders = dialects::contenders(gateway).into();
+        // They tell of other proxies, and of latencies.
+        notes.clear();
     }
     let backends = vec![backend::start(epoch).await?, backend::start(epoch).await?];
     let (samples, failures) = Bench {
@@ -261,6 +271,10 @@ async fn compare(args: &Args) -> Result<(), Error> {
         rounds: args.rounds(),
         seconds: args.seconds(),
     };
+    if args.dialects {
+        println!("{}", dialects::table(&report));
+        return Ok(());
+    }
     let plots = plot::plots(&report);
     let files: Vec<_> = plots
         .iter()

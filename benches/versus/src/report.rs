@@ -45,7 +45,7 @@ impl Spread {
         })
     }
 
-    fn text(&self, digits: usize) -> String {
+    pub(crate) fn text(&self, digits: usize) -> String {
         format!(
             "{:.digits$} ({:.digits$}–{:.digits$})",
             self.median, self.least, self.most
@@ -100,8 +100,19 @@ impl Report {
 
     /// A figure as a multiple of nginx's figure in the same round.
     pub(crate) fn ratio(&self, shape: &str, contender: &str, figure: Figure) -> Option<Spread> {
+        self.ratio_to(RATIO_BASE, shape, contender, figure)
+    }
+
+    /// A figure as a multiple of that of another contender in the same round.
+    pub(crate) fn ratio_to(
+        &self,
+        base: &str,
+        shape: &str,
+        contender: &str,
+        figure: Figure,
+    ) -> Option<Spread> {
         let ratios = self.of(shape, contender).filter_map(|sample| {
-            let base = self.in_round(shape, RATIO_BASE, sample.round)?;
+            let base = self.in_round(shape, base, sample.round)?;
             Some(figure(sample)? / figure(base)?)
         });
         Spread::of(ratios.collect())
@@ -246,7 +257,7 @@ impl Report {
     }
 
     /// A sentence if the machine had other work.
-    fn disturbance(&self) -> String {
+    pub(crate) fn disturbance(&self) -> String {
         let disturbed = self
             .samples
             .iter()

@@ -8,8 +8,10 @@ use std::time::Duration;
 /// The API dialect of a contender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
-    /// Ollama's own API.
+    /// Ollama's own API, `/api/generate`.
     Ollama,
+    /// Ollama's own API, `/api/chat`.
+    OllamaChat,
     /// OpenAI's chat completions, for gateways without Ollama's API.
     OpenAi,
 }
@@ -162,8 +164,11 @@ impl Shape {
                 "/api/generate",
                 format!(r#"{{"model":"bench","stream":{stream},"prompt":"{prompt}"}}"#),
             ),
-            (Dialect::OpenAi, _) => (
-                "/v1/chat/completions",
+            (Dialect::OllamaChat | Dialect::OpenAi, _) => (
+                match dialect {
+                    Dialect::OpenAi => "/v1/chat/completions",
+                    _ => "/api/chat",
+                },
                 format!(
                     r#"{{"model":"bench","stream":{stream},"messages":[{{"role":"user","content":"{prompt}"}}]}}"#
                 ),
@@ -198,9 +203,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_backend_reads_the_requested_shape_in_both_dialects() {
+    fn a_backend_reads_the_requested_shape_in_all_dialects() {
         for shape in SHAPES {
-            for dialect in [Dialect::Ollama, Dialect::OpenAi] {
+            for dialect in [Dialect::Ollama, Dialect::OllamaChat, Dialect::OpenAi] {
                 let request = shape.request(dialect, "", 7);
                 assert_eq!(requested_shape(&request), Some((shape, 7)));
             }

@@ -63,14 +63,18 @@ impl MemoryBudget {
 
     /// Reserves `bytes`, or nothing.
     pub fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
-        self.counter.try_take(bytes).then(|| Reservation {
-            counter: self.counter.clone(),
-            bytes,
-        })
+        self.counter.try_reserve(bytes)
     }
 }
 
 impl Counter {
+    fn try_reserve(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
+        self.try_take(bytes).then(|| Reservation {
+            counter: self.clone(),
+            bytes,
+        })
+    }
+
     // Relaxed is enough: the counter protects no other memory.
     fn try_take(&self, bytes: u64) -> bool {
         self.available
@@ -104,6 +108,11 @@ impl Reservation {
     /// The number of reserved bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Reserves `bytes` for something else from the same budget, or nothing.
+    pub fn try_reserve(&self, bytes: u64) -> Option<Self> {
+        self.counter.try_reserve(bytes)
     }
 
     /// Reserves `more` bytes. Returns `false`, and reserves nothing, if the budget has too few.

@@ -36,6 +36,12 @@ pub(crate) use replay::Segments;
 pub trait Buffered {
     /// All bytes, in segments; `None` if the body is not buffered.
     fn segments(&self) -> Option<&[bytes::Bytes]>;
+
+    /// A body of other bytes, to send in place of this one. Its memory is reserved from the budget of
+    /// this body, if it has one, until it is dropped; `None` if the budget has too few bytes left.
+    fn replaced(&self, bytes: bytes::Bytes) -> Option<Self>
+    where
+        Self: Sized;
 }
 
 /// A body that can be sent again, for retries: [`ReplayBody`], and with it `Full`, `Empty` and

@@ -66,9 +66,16 @@ pub(crate) type Segments = SmallVec<[Bytes; 1]>;
 struct Buffer {
     segments: Segments,
     len: u64,
-    // Held only for their drop.
-    _reservation: Option<Reservation>,
-    _origin: Option<Arc<Buffer>>,
+    // The memory of the segments; that of a spliced body is its origin's.
+    reservation: Option<Reservation>,
+    origin: Option<Arc<Buffer>>,
+}
+
+impl Buffer {
+    fn reservation(&self) -> Option<&Reservation> {
+        let of_origin = || self.origin.as_ref()?.reservation();
+        self.reservation.as_ref().or_else(of_origin)
+    }
 }
 
 impl<B> ReplayBody<B> {
@@ -90,8 +97,8 @@ impl<B> ReplayBody<B> {
         Self::whole(Some(Buffer {
             len: segments.iter().map(|segment| segment.len() as u64).sum(),
             segments,
-            _reservation: reservation,
-            _origin: None,
+            reservation,
+            origin: None,
         }))
     }
 
@@ -175,8 +182,8 @@ impl<B> ReplayBody<B> {
         Some(Self::whole(Some(Buffer {
             len: segments.iter().map(|segment| segment.len() as u64).sum(),
             segments,
-            _reservation: None,
-            _origin: buffer.clone(),
+            reservation: None,
+            origin: buffer.clone(),
         })))
     }
 }
@@ -197,6 +204,20 @@ fn within(segments: &[Bytes], range: Range<u64>) -> impl Iterator<Item = Bytes> 
 impl<B> Buffered for ReplayBody<B> {
     fn segments(&self) -> Option<&[Bytes]> {
         self.segments()
+    }
+
+    fn replaced(&self, bytes: Bytes) -> Option<Self> {
+        let held = match &self.kind {
+            Kind::Buffered { buffer, .. } => {
+                buffer.as_ref().and_then(|buffer| buffer.reservation())
+            }
+            Kind::Streaming { .. } => None,
+        };
+        let reservation = match held {
+            Some(held) => Some(held.try_reserve(bytes.len() as u64)?),
+            None => None,
+        };
+        Some(Self::buffered([bytes], reservation))
     }
 }
 
@@ -339,6 +360,26 @@ mod tests {
         let (old, new) = (body.segments().unwrap(), again.segments().unwrap());
         assert_eq!(old[0].as_ptr(), new[0].as_ptr());
         assert_eq!(again.collect().await.unwrap().to_bytes(), "abcdef");
+    }
+
+    #[test]
+    fn a_body_in_place_of_another_takes_its_memory_from_the_same_budget() {
+        use super::super::Buffered as _;
+        let budget = MemoryBudget::new(20);
+        let body = Buffered::buffered(["abcdef".into()], budget.try_reserve(6));
+        let spliced = body.splice(0..1, "x".into()).unwrap();
+        assert!(spliced.replaced("0123456789abcde".into()).is_none());
+        let replaced = spliced.replaced("0123456789".into()).unwrap();
+        assert_eq!(
+            (text(&replaced), budget.available()),
+            ("0123456789".into(), 4)
+        );
+        drop((body, spliced));
+        assert_eq!(budget.available(), 10, "the other body is held no longer");
+        let again = replaced.replaced("0".into()).unwrap();
+        drop((replaced, again));
+        assert_eq!(budget.available(), 20);
+        assert!(three().replaced("0123456789".into()).is_some(), "no budget");
     }
 
     #[test]

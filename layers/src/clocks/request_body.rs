@@ -126,22 +126,18 @@ impl<B: Replay> Replay for StreamClocksRequestBody<B> {
     }
 }
 
-/// A layer below the clocks may read the body.
+/// A layer below the clocks may read the body, and send another one in its place. Dropping the
+/// request's own starts the clock of the first byte.
 #[cfg(feature = "replay-body")]
 impl<B: crate::body::Buffered> crate::body::Buffered for StreamClocksRequestBody<B> {
     fn segments(&self) -> Option<&[bytes::Bytes]> {
         self.inner.segments()
     }
-}
 
-/// A body that a layer below the clocks sends in place of the request's own. Dropping the latter
-/// starts the clock of the first byte.
-#[cfg(feature = "replay-body")]
-impl<B: From<bytes::Bytes>> From<bytes::Bytes> for StreamClocksRequestBody<B> {
-    fn from(bytes: bytes::Bytes) -> Self {
-        Self {
-            inner: bytes.into(),
+    fn replaced(&self, bytes: bytes::Bytes) -> Option<Self> {
+        Some(Self {
+            inner: self.inner.replaced(bytes)?,
             sent: Sent::unobserved(),
-        }
+        })
     }
 }

@@ -34,7 +34,8 @@ pin_project! {
             #[pin]
             inner: B,
         },
-        Rewriting { rewriting: Rewriting<B> },
+        // Boxed, because its size would burden every body that passes.
+        Rewriting { rewriting: Box<Rewriting<B>> },
         Whole { bytes: Bytes },
     }
 }
@@ -58,6 +59,7 @@ impl<B> ModelAliasBody<B> {
     }
 
     pub(super) fn rewriting(rewriting: Rewriting<B>) -> Self {
+        let rewriting = Box::new(rewriting);
         Self {
             kind: Kind::Rewriting { rewriting },
         }

@@ -69,7 +69,7 @@ impl<S> Layer<S> for ModelAliasLayer {
         order::check::<S>("ModelAlias");
         ModelAliasService {
             inner,
-            layer: self.clone(),
+            layer: Arc::new(self.clone()),
         }
     }
 }

@@ -20,7 +20,8 @@ use crate::{BoxError, Dialect, LlmRequest, Operation};
 #[derive(Clone, Debug)]
 pub struct ModelAliasService<S> {
     pub(super) inner: S,
-    pub(super) layer: ModelAliasLayer,
+    // Shared, because a service is cloned for each request.
+    pub(super) layer: Arc<ModelAliasLayer>,
 }
 
 accessors!([S] ModelAliasService<S>, ModelAliasLayer);

@@ -36,7 +36,8 @@ pub(super) struct Catalogue<S> {
 pub(super) struct Members<S> {
     by_host: Vec<Vec<Arc<Member<S>>>>,
     all: Vec<Arc<Member<S>>>,
-    by_id: HashMap<ServerId, Arc<Member<S>>>,
+    /// By their index in the policy.
+    by_id: Vec<Option<Arc<Member<S>>>>,
     by_model: HashMap<ModelName, Row<S>>,
     /// The usual spellings of all model names, parsed once and not for each request.
     spellings: HashMap<Box<str>, ModelName>,
@@ -63,10 +64,7 @@ impl<S> Members<S> {
         Self {
             spellings: spellings(by_model.keys()),
             by_model,
-            by_id: all
-                .iter()
-                .map(|member| (member.id, member.clone()))
-                .collect(),
+            by_id: by_id(&all),
             by_host,
             all,
         }
@@ -74,7 +72,7 @@ impl<S> Members<S> {
 
     /// The backend with this index in the policy.
     pub(super) fn by_id(&self, id: ServerId) -> Option<&Arc<Member<S>>> {
-        self.by_id.get(&id)
+        self.by_id.get(id.index())?.as_ref()
     }
 
     /// All backends, in the order of the configuration.
@@ -281,6 +279,15 @@ impl<S> Catalogue<S> {
         let all = |_: &Refreshes| self.members().all().iter().all(|member| holds(member));
         let _ = refreshes.wait_for(all).await;
     }
+}
+
+fn by_id<S>(members: &[Arc<Member<S>>]) -> Vec<Option<Arc<Member<S>>>> {
+    let most = members.iter().map(|member| member.id.index()).max();
+    let mut by_id = vec![None; most.map_or(0, |most| most + 1)];
+    for member in members {
+        by_id[member.id.index()] = Some(member.clone());
+    }
+    by_id
 }
 
 fn by_model<S>(members: &[Arc<Member<S>>]) -> HashMap<ModelName, Row<S>> {

@@ -40,7 +40,7 @@ impl<S> Fleet<S> {
             affinity = grant.terms.affinity,
             candidates = %Candidates(self.router.change(|policy| {
                 let decision = policy.decision(grant.decision);
-                decision.map(|decision| decision.candidates.clone()).unwrap_or_default()
+                decision.map(|decision| decision.candidates).unwrap_or_default()
             })),
             "a backend was chosen"
         );

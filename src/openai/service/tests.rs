@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use http_body::Frame;
 use http_body_util::{Empty, StreamBody};
 use llamatower_layers::Retryable;
-use llamatower_layers::body::ReplayBody;
+use llamatower_layers::body::{MemoryBudget, ReplayBody};
 use serde_json::{Value, json};
 use tower::{ServiceExt, service_fn};
 
@@ -418,4 +418,36 @@ async fn the_lists_and_the_ids_of_later_requests_come_from_the_list_of_models() 
         "{}",
         sent.body
     );
+}
+
+#[tokio::test]
+async fn a_translated_request_counts_in_the_budget_of_the_request() {
+    let budget = MemoryBudget::new(1000);
+    let request = || {
+        let (head, body) = chat().into_parts();
+        let bytes = body.segments().unwrap().concat();
+        let held = budget.try_reserve(bytes.len() as u64);
+        let body = RequestBody::buffered([bytes.into()], held);
+        Request::from_parts(head, body)
+    };
+    let seen = budget.clone();
+    let free = Arc::new(Mutex::new(0));
+    let noted = free.clone();
+    let answer = move |asked: &Seen| {
+        *noted.lock().unwrap() = seen.available() + asked.body.len() as u64;
+        whole(
+            200,
+            r#"{"choices":[{"message":{"content":"Hi"},"finish_reason":"stop"}]}"#,
+        )
+    };
+    let (status, _) = answered(request(), answer.clone()).await;
+    assert_eq!((status, *free.lock().unwrap()), (StatusCode::OK, 1000));
+    assert_eq!(budget.available(), 1000);
+    let own = request().body().len().unwrap();
+    let others = budget.try_reserve(1000 - own - 10);
+    let (status, text, _) = failure(request(), answer).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(text.contains("memory"), "{text}");
+    drop(others);
+    assert_eq!(budget.available(), 1000);
 }

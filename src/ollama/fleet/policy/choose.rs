@@ -6,10 +6,9 @@ use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
 use super::cost::{LONGEST_REST, Terms, has_had_its_time, is_overdue, service_seconds};
-use super::decisions::{Candidate, DecisionId, Decisions};
+use super::decisions::{Considered, DecisionId, Decisions};
 use super::lane::{Flight, Lane};
 use super::model::Model;
-use super::sample::Sampler;
 use super::{FlightId, Policy, ServerId};
 
 /// The load of a copy of a model that is in memory elsewhere must save this many times its own
@@ -116,6 +115,20 @@ pub(crate) struct View {
     pub(crate) is_trial: bool,
 }
 
+/// The availability of a server and whether it was tried, in one number: the lowest is the best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct State(u8);
+
+impl State {
+    const BEST: Self = Self(Availability::Healthy as u8);
+}
+
+impl View {
+    fn state(self) -> State {
+        State(((self.availability as u8) << 1) | u8::from(self.was_tried))
+    }
+}
+
 /// The server of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grant {
@@ -140,7 +153,7 @@ pub(crate) struct Grant {
 /// The best candidates so far.
 #[derive(Default)]
 struct Search {
-    state: Option<(Availability, bool)>,
+    state: Option<State>,
     untried: usize,
     open: Option<Open>,
     /// The lowest cost of a server that is not open, and its usual seconds of a request.
@@ -170,7 +183,7 @@ struct Open {
 impl Search {
     /// Whether a server in this state counts; a better state than before begins anew.
     fn admits(&mut self, view: View) -> bool {
-        let state = (view.availability, view.was_tried);
+        let state = view.state();
         if self.state.is_some_and(|best| state > best) {
             return false;
         }
@@ -187,18 +200,16 @@ impl Search {
     /// Whether a sample of the servers says enough: one of them is in the best state and can take the
     /// request. A request that waits already is offered each slot that becomes free.
     fn is_conclusive(&self, ask: &Ask<'_>) -> bool {
-        let is_best = self.state == Some((Availability::Healthy, false));
+        let is_best = self.state == Some(State::BEST);
         is_best && (self.open.is_some() || ask.waiting > 1)
     }
 
-    fn offer(&mut self, open: Open) {
-        let is_better = |best: Open| {
-            let difference = open.total - best.total;
-            difference < 0.0 || (difference == 0.0 && open.crowd < best.crowd)
-        };
-        if self.open.is_none_or(is_better) {
-            self.open = Some(open);
-        }
+    /// Whether an open server of this cost and crowd is better than those before it.
+    fn is_better(&self, total: f64, crowd: f64) -> bool {
+        self.open.as_ref().is_none_or(|best| {
+            let difference = total - best.total;
+            difference < 0.0 || (difference == 0.0 && crowd < best.crowd)
+        })
     }
 }
 
@@ -221,33 +232,36 @@ impl Policy {
             self.let_others_rest(ask);
             return None;
         };
-        let untried = search.untried - usize::from(search.state.is_some_and(|(_, tried)| !tried));
+        let untried = search.untried - usize::from(!open.view.was_tried);
         Some(self.take(ask, open, untried))
     }
 
     fn search(&mut self, ask: &Ask<'_>, view: impl Fn(ServerId) -> Option<View>) -> Search {
         self.turn = self.turn.wrapping_add(1);
+        let Some(model) = self.models.get(ask.model) else {
+            return Search::default();
+        };
+        let sample = self.sampler.sample(model);
         let mut decisions = std::mem::take(&mut self.decisions);
-        let mut sampler = std::mem::take(&mut self.sampler);
-        let search = self.compare(ask, view, &mut sampler, &mut decisions);
+        let search = self.compare(model, ask, view, sample.as_deref(), &mut decisions);
         self.decisions = decisions;
-        self.sampler = sampler;
+        if let Some(sample) = sample {
+            self.sampler.take_back(sample);
+        }
         search
     }
 
     fn compare(
         &self,
+        model: &Model,
         ask: &Ask<'_>,
         view: impl Fn(ServerId) -> Option<View>,
-        sampler: &mut Sampler,
+        sample: Option<&[usize]>,
         decisions: &mut Decisions,
     ) -> Search {
         decisions.begin();
         let mut search = Search::default();
-        let Some(model) = self.models.get(ask.model) else {
-            return search;
-        };
-        if let Some(sample) = sampler.sample(model) {
+        if let Some(sample) = sample {
             for at in sample {
                 self.examine(model, &model.lanes[*at], ask, &view, &mut search, decisions);
             }
@@ -279,26 +293,28 @@ impl Policy {
         let Some((view, server)) = view(lane.server).zip(self.server(lane.server)) else {
             return;
         };
-        let name = &server.spec.name;
         if !search.admits(view) {
-            return decisions.consider(|| Candidate::not_compared(name, view));
+            return decisions.consider(|| Considered::not_compared(lane.server, view));
         }
         let judged = self.judge(model, lane, server, ask);
         let total = judged.terms.total();
         search.has_copy |= !judged.loads;
-        decisions.consider(|| Candidate::compared(name, view, &judged));
+        decisions.consider(|| Considered::compared(lane.server, view, &judged));
         if judged.is_open {
-            search.offer(Open {
-                terms: judged.terms,
-                total,
-                load: judged.terms.load,
-                service: judged.service,
-                crowd: (f64::from(lane.in_flight) + f64::from(server.outside.others) + 1.0)
-                    / server.spec.weight,
-                server: lane.server,
-                view,
-                loads: judged.loads,
-            });
+            let others = f64::from(server.outside.others);
+            let crowd = (f64::from(lane.in_flight) + others + 1.0) / server.spec.weight;
+            if search.is_better(total, crowd) {
+                search.open = Some(Open {
+                    terms: judged.terms,
+                    total,
+                    load: judged.terms.load,
+                    service: judged.service,
+                    crowd,
+                    server: lane.server,
+                    view,
+                    loads: judged.loads,
+                });
+            }
         } else {
             if search.closed.is_none_or(|(closed, _)| total < closed) {
                 search.closed = Some((total, judged.service));
@@ -312,13 +328,13 @@ impl Policy {
     /// The requests behind this one gain by it too: each of them is served earlier by the time
     /// between two free slots.
     fn is_worth_it(&self, ask: &Ask<'_>, search: &Search, open: Open) -> bool {
-        let Some(model) = self.models.get(ask.model) else {
-            return true;
-        };
         if open.loads && self.is_needed_elsewhere(ask, open.server) {
             return false;
         }
         let Some((closed, service)) = search.closed else {
+            return true;
+        };
+        let Some(model) = self.models.get(ask.model) else {
             return true;
         };
         let load = model.lane(open.server).map_or(0.0, Lane::load_seconds);
@@ -352,6 +368,7 @@ impl Policy {
     }
 
     fn take(&mut self, ask: &Ask<'_>, open: Open, untried: usize) -> Grant {
+        let (may_load, num_ctx) = self.expect_of(ask, open.server);
         let mut flight = Flight {
             server: open.server,
             sent: ask.now,
@@ -362,13 +379,9 @@ impl Policy {
             streams: ask.streams,
             cached: 0.0,
             looks_waited: None,
-            num_ctx: ask.num_ctx,
+            num_ctx,
             is_own: false,
         };
-        let may_load = open.loads || self.may_load(ask, open.server);
-        if let Some(lane) = super::lane(&mut self.models, ask.model, open.server) {
-            flight.num_ctx = lane.plan(ask).num_ctx;
-        }
         if open.loads {
             self.begin_load(open.server, ask.model, ask.now);
         }
@@ -379,18 +392,18 @@ impl Policy {
                 flight.others = lane.in_flight;
                 flight.cached = ask.cached_part(lane);
                 lane.prefixes.insert(ask.prefix);
+                lane.in_flight += 1;
             }
         }
-        let chosen = self.name(open.server);
-        let chosen = chosen.map(|name| Candidate::open(name, open.view, open.terms, open.loads));
-        let decision = self.decisions.finish(ask, chosen);
+        let chosen = || Considered::open(open.server, open.view, open.terms, open.loads);
+        let decision = self.decisions.finish(ask, open.server, chosen);
         Grant {
             server: open.server,
-            flight: self.begin(ask.model, flight),
+            flight: self.depart(flight),
             is_trial: open.view.is_trial,
             untried,
             loads: open.loads,
-            may_load,
+            may_load: open.loads || may_load,
             terms: open.terms,
             decision,
             num_ctx: flight.num_ctx,
@@ -399,14 +412,14 @@ impl Policy {
 
     /// Whether the server may have to load a model first although it seems to have this one in
     /// memory: the model may have left memory since the server listed it, or the server does not
-    /// tell and has not answered with it yet.
-    fn may_load(&self, ask: &Ask<'_>, id: ServerId) -> bool {
+    /// tell and has not answered with it yet. And the `num_ctx` to send.
+    fn expect_of(&self, ask: &Ask<'_>, id: ServerId) -> (bool, Option<u64>) {
         let lane = self.models.get(ask.model).and_then(|model| model.lane(id));
         let Some((lane, server)) = lane.zip(self.server(id)) else {
-            return true;
+            return (true, ask.num_ctx);
         };
-        let loads_another = server.loading.is_some();
-        loads_another || lane.may_be_cold(ask.now)
+        let may_load = server.loading.is_some() || lane.may_be_cold(ask.now);
+        (may_load, lane.plan(ask).num_ctx)
     }
 
     /// Whether no other model would have to become idle before this one can be loaded.

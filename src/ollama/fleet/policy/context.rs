@@ -41,6 +41,13 @@ impl Context {
         may_change: bool,
         size: Option<u64>,
     ) -> ContextPlan {
+        // Nearly all requests.
+        if self.runner == Some(num_ctx) {
+            return ContextPlan {
+                num_ctx,
+                reloads: false,
+            };
+        }
         let of_runner = self.runner.or_else(|| self.guessed(size));
         match of_runner {
             Some(of_runner) if may_change && self.is_enough(of_runner, num_ctx) => ContextPlan {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
+use super::ServerId;
 use super::choose::{Ask, Availability, View};
 use super::cost::{Judgement, Terms};
 
@@ -63,15 +64,32 @@ impl DecisionId {
     }
 }
 
-impl Candidate {
-    pub(super) fn compared(server: &Arc<str>, view: View, judged: &Judgement) -> Self {
+/// A server that was considered. Its name is looked up when it is shown, which is rare.
+#[derive(Clone, Debug)]
+pub(super) struct Considered {
+    server: Named,
+    view: View,
+    terms: Option<Terms>,
+    is_open: bool,
+    loads: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Named {
+    Id(ServerId),
+    /// The index may belong to another server now.
+    Removed(Arc<str>),
+}
+
+impl Considered {
+    pub(super) fn compared(server: ServerId, view: View, judged: &Judgement) -> Self {
         Self {
             is_open: judged.is_open,
             ..Self::open(server, view, judged.terms, judged.loads)
         }
     }
 
-    pub(super) fn not_compared(server: &Arc<str>, view: View) -> Self {
+    pub(super) fn not_compared(server: ServerId, view: View) -> Self {
         Self {
             terms: None,
             is_open: false,
@@ -79,14 +97,61 @@ impl Candidate {
         }
     }
 
-    pub(super) fn open(server: &Arc<str>, view: View, terms: Terms, loads: bool) -> Self {
+    pub(super) fn open(server: ServerId, view: View, terms: Terms, loads: bool) -> Self {
         Self {
-            server: server.clone(),
-            availability: view.availability,
-            was_tried: view.was_tried,
+            server: Named::Id(server),
+            view,
             terms: Some(terms),
             is_open: true,
             loads,
+        }
+    }
+
+    fn is(&self, id: ServerId) -> bool {
+        matches!(self.server, Named::Id(own) if own == id)
+    }
+
+    fn shown<'a>(&'a self, name_of: impl Fn(ServerId) -> Option<&'a Arc<str>>) -> Candidate {
+        let server = match &self.server {
+            Named::Id(id) => name_of(*id).cloned().unwrap_or_default(),
+            Named::Removed(name) => name.clone(),
+        };
+        Candidate {
+            server,
+            availability: self.view.availability,
+            was_tried: self.view.was_tried,
+            terms: self.terms,
+            is_open: self.is_open,
+            loads: self.loads,
+        }
+    }
+}
+
+/// One choice, as it is kept.
+#[derive(Debug)]
+struct Row {
+    id: DecisionId,
+    at: Instant,
+    model: ModelName,
+    waited: f64,
+    waiting: usize,
+    considered: Vec<Considered>,
+    /// The index of the chosen one.
+    chosen: usize,
+}
+
+impl Row {
+    fn shown<'a>(&'a self, name_of: impl Fn(ServerId) -> Option<&'a Arc<str>>) -> Decision {
+        let candidates = self.considered.iter().map(|row| row.shown(&name_of));
+        let candidates: Vec<_> = candidates.collect();
+        Decision {
+            id: self.id,
+            at: self.at,
+            model: self.model.clone(),
+            waited: self.waited,
+            waiting: self.waiting,
+            server: candidates.get(self.chosen).map(|row| row.server.clone()),
+            candidates,
         }
     }
 }
@@ -94,8 +159,8 @@ impl Candidate {
 /// The last choices. The memory of the oldest is used again.
 #[derive(Debug, Default)]
 pub(super) struct Decisions {
-    kept: VecDeque<Decision>,
-    current: Vec<Candidate>,
+    kept: VecDeque<Row>,
+    current: Vec<Considered>,
     made: u64,
 }
 
@@ -104,55 +169,72 @@ impl Decisions {
         self.current.clear();
     }
 
-    pub(super) fn consider(&mut self, candidate: impl FnOnce() -> Candidate) {
+    pub(super) fn consider(&mut self, considered: impl FnOnce() -> Considered) {
         if self.current.len() < CANDIDATES {
-            self.current.push(candidate());
+            self.current.push(considered());
         }
     }
 
-    pub(super) fn finish(&mut self, ask: &Ask<'_>, chosen: Option<Candidate>) -> DecisionId {
-        let mut row = match self.kept.len() < KEPT {
+    pub(super) fn finish(
+        &mut self,
+        ask: &Ask<'_>,
+        server: ServerId,
+        chosen: impl FnOnce() -> Considered,
+    ) -> DecisionId {
+        let oldest = match self.kept.len() < KEPT {
             true => None,
             false => self.kept.pop_front(),
         };
-        let mut candidates = row
-            .as_mut()
-            .map(|row| std::mem::take(&mut row.candidates))
-            .unwrap_or_default();
-        std::mem::swap(&mut candidates, &mut self.current);
+        let mut considered = oldest.map(|row| row.considered).unwrap_or_default();
+        std::mem::swap(&mut considered, &mut self.current);
         self.current.clear();
-        let server = chosen.as_ref().map(|chosen| chosen.server.clone());
-        if let Some(chosen) = chosen {
-            // The search may have begun with other servers, and more of them than are kept.
-            let is_kept = |row: &Candidate| Arc::ptr_eq(&row.server, &chosen.server);
-            if !candidates.iter().any(is_kept) {
-                candidates.truncate(CANDIDATES - 1);
-                candidates.push(chosen);
-            }
-        }
+        // The search may have begun with other servers, and more of them than are kept.
+        let at = considered.iter().position(|row| row.is(server));
+        let chosen = at.unwrap_or_else(|| {
+            considered.truncate(CANDIDATES - 1);
+            considered.push(chosen());
+            considered.len() - 1
+        });
         let id = DecisionId(self.made);
-        self.kept.push_back(Decision {
+        self.kept.push_back(Row {
             id,
             at: ask.now,
             model: ask.model.clone(),
             waited: super::lane::seconds(ask.since, ask.now),
             waiting: ask.waiting,
-            server,
-            candidates,
+            considered,
+            chosen,
         });
         self.made += 1;
         id
     }
 
+    /// Keeps the name of a server that is removed, because its index is used again.
+    pub(super) fn removed(&mut self, id: ServerId, name: &Arc<str>) {
+        let all = self.kept.iter_mut().flat_map(|row| &mut row.considered);
+        for row in all.filter(|row| row.is(id)) {
+            row.server = Named::Removed(name.clone());
+        }
+    }
+
     /// The last choices, the latest first.
-    pub(super) fn latest(&self) -> Vec<Decision> {
-        self.kept.iter().rev().cloned().collect()
+    pub(super) fn latest<'a>(
+        &'a self,
+        name_of: impl Fn(ServerId) -> Option<&'a Arc<str>>,
+    ) -> Vec<Decision> {
+        let latest_first = self.kept.iter().rev();
+        latest_first.map(|row| row.shown(&name_of)).collect()
     }
 
     /// A choice, if it is still kept.
-    pub(super) fn get(&self, id: DecisionId) -> Option<&Decision> {
+    pub(super) fn get<'a>(
+        &'a self,
+        id: DecisionId,
+        name_of: impl Fn(ServerId) -> Option<&'a Arc<str>>,
+    ) -> Option<Decision> {
         let age = usize::try_from(self.made.checked_sub(id.0 + 1)?).ok()?;
-        self.kept.iter().rev().nth(age)
+        let row = self.kept.iter().rev().nth(age)?;
+        Some(row.shown(name_of))
     }
 }
 
@@ -160,7 +242,7 @@ impl Decisions {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::super::{Grant, Policy, ServerId, ServerSpec};
+    use super::super::{Grant, Policy, ServerSpec};
     use super::*;
 
     /// Servers that have the model `m`, named by their number.
@@ -226,6 +308,19 @@ mod tests {
             states.sort_unstable();
             assert_eq!(states, [("0", "healthy"), ("1", "avoided")]);
         }
+    }
+
+    #[test]
+    fn a_choice_keeps_the_name_of_a_server_that_is_removed() {
+        let (mut policy, ids) = fleet(1);
+        let grant = choose(&mut policy, |_| Availability::Healthy);
+        policy.end(&model(), grant.flight, None, Instant::now());
+        policy.remove_server(ids[0]);
+        let again = policy.add_server(ServerSpec::new("new".into()));
+        assert_eq!(again, ids[0], "the same index");
+        let decision = policy.decision(grant.decision).unwrap();
+        assert_eq!(decision.server.as_deref(), Some("0"));
+        assert_eq!(*decision.candidates[0].server, *"0");
     }
 
     #[test]

@@ -134,8 +134,8 @@ impl Policy {
 
     /// Removes a server that has no request in flight.
     pub(crate) fn remove_server(&mut self, id: ServerId) {
-        if let Some(server) = self.servers.get_mut(id.0 as usize) {
-            *server = None;
+        if let Some(server) = self.servers.get_mut(id.0 as usize).and_then(Option::take) {
+            self.decisions.removed(id, &server.spec.name);
         }
         for model in self.models.values_mut() {
             model.remove(id);
@@ -269,12 +269,10 @@ impl Policy {
         })
     }
 
-    fn begin(&mut self, model: &ModelName, flight: Flight) -> FlightId {
+    /// Counts a request that is sent; its lane has counted it already.
+    fn depart(&mut self, flight: Flight) -> FlightId {
         if let Some(server) = server(&mut self.servers, flight.server) {
             server.in_flight += 1;
-        }
-        if let Some(lane) = lane(&mut self.models, model, flight.server) {
-            lane.in_flight += 1;
         }
         match self.free_flights.pop() {
             Some(id) => {
@@ -290,12 +288,12 @@ impl Policy {
 
     /// The last choices, the latest first.
     pub(crate) fn decisions(&self) -> Vec<Decision> {
-        self.decisions.latest()
+        self.decisions.latest(|id| self.name(id))
     }
 
     /// A choice, if it is one of the last 100.
-    pub(crate) fn decision(&self, id: DecisionId) -> Option<&Decision> {
-        self.decisions.get(id)
+    pub(crate) fn decision(&self, id: DecisionId) -> Option<Decision> {
+        self.decisions.get(id, |id| self.name(id))
     }
 
     fn end_rest(&mut self, (model, id): (ModelName, ServerId)) {

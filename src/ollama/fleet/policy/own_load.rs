@@ -77,9 +77,12 @@ impl Policy {
             is_own: true,
         };
         self.begin_load(id, model, now);
+        if let Some(lane) = super::lane(&mut self.models, model, id) {
+            lane.in_flight += 1;
+        }
         OwnLoad::Begin(Grant {
             server: id,
-            flight: self.begin(model, flight),
+            flight: self.depart(flight),
             is_trial: false,
             untried: 0,
             loads: true,

@@ -23,7 +23,7 @@ const CHANGED: usize = 4;
 pub(super) struct Sampler {
     random: fastrand::Rng,
     changed: VecDeque<ServerId>,
-    /// The indexes of the sample among the lanes of the model.
+    /// The memory of the last sample, which is used again.
     sample: Vec<usize>,
 }
 
@@ -44,26 +44,33 @@ impl Sampler {
         self.changed.push_back(id);
     }
 
-    /// The indexes of the lanes to compare for a request; `None` for all.
-    pub(super) fn sample(&mut self, model: &Model) -> Option<&[usize]> {
+    /// The indexes of the lanes to compare for a request; `None` for all. To be given
+    /// [back](Self::take_back).
+    pub(super) fn sample(&mut self, model: &Model) -> Option<Vec<usize>> {
         let lanes = model.lanes.len();
         if lanes <= ALL {
             return None;
         }
-        self.sample.clear();
+        let mut sample = std::mem::take(&mut self.sample);
+        sample.clear();
         let random = &mut self.random;
         let changed = self.changed.iter().copied();
         let copies = model.copies();
         let copies = (0..RANDOM).filter_map(|_| random.choice(copies).copied());
         for id in changed.chain(copies) {
             if let Some(at) = model.position(id) {
-                add(&mut self.sample, at);
+                add(&mut sample, at);
             }
         }
         for _ in 0..RANDOM {
-            add(&mut self.sample, self.random.usize(..lanes));
+            add(&mut sample, self.random.usize(..lanes));
         }
-        Some(&self.sample)
+        Some(sample)
+    }
+
+    /// Keeps the memory of a sample for the next one.
+    pub(super) fn take_back(&mut self, sample: Vec<usize>) {
+        self.sample = sample;
     }
 }
 
