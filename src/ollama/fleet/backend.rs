@@ -369,7 +369,7 @@ impl Backend {
     /// Asks an OpenAI-compatible server how many requests it has; `None` if it does not tell. One
     /// without such a page is not asked again until it has come up again.
     pub(super) async fn reported_load(&self, limit: Duration) -> Option<ReportedLoad> {
-        if self.openai.is_none() || self.lacks_gauges.load(Ordering::Relaxed) {
+        if !self.reports_load() {
             return None;
         }
         let answer = self.get("/metrics", limit).await.ok()?;
@@ -383,6 +383,12 @@ impl Backend {
         };
         self.lacks_gauges.store(lacks, Ordering::Relaxed);
         (status == StatusCode::OK).then(|| gauges::read(&page))?
+    }
+
+    /// Whether it is an OpenAI-compatible server that tells how many requests it has, as far as it
+    /// was asked since it came up.
+    pub(super) fn reports_load(&self) -> bool {
+        self.openai.is_some() && !self.lacks_gauges.load(Ordering::Relaxed)
     }
 
     /// The installed models, from `/api/tags`.

@@ -283,14 +283,17 @@ const SPARED: u32 = 6;
 ///
 /// A probe could harm its responses: the server of `llama-cpp-python` 0.3.36 breaks off the response in
 /// progress when it gets another request, even for its list of models, or lets that request wait.
-/// Parts of a response show that the server is up. One that hangs is probed again after a while.
+/// Parts of a response show that the server is up. One that hangs is probed again after a while. A
+/// server that reports its load is probed always: it answers beside its work, and its load is needed
+/// most while it has requests.
 #[derive(Debug, Default)]
 struct Silence(u32);
 
 impl Silence {
     /// Whether the server works on requests and was not silent for long.
     fn is_short<S>(&mut self, member: &Member<S>) -> bool {
-        let Some(server) = member.backend.openai() else {
+        let server = member.backend.openai();
+        let Some(server) = server.filter(|_| !member.backend.reports_load()) else {
             return false;
         };
         let has_sent = server.take_sent();
