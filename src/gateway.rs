@@ -17,7 +17,9 @@ use tokio_util::task::TaskTracker;
 use crate::activity::Activity;
 use crate::admin::{self, Sources};
 use crate::cloud::Cloud;
-use crate::edge::{BindError, Drained, Edge, EdgeConfig, ListenAddr, RequestBody, Shutdown};
+use crate::edge::{
+    BindError, Drained, Edge, EdgeConfig, ListenAddr, Origins, RequestBody, Shutdown,
+};
 use crate::live::LiveSettings;
 use crate::model_sync::{ModelSync, SyncStatus};
 use crate::ollama::fleet::{Dns, Fleet, FleetConfig, ProbeClocks, QueueRules};
@@ -65,6 +67,8 @@ impl Gateway {
         let admin = EdgeConfig {
             // The admin listener needs no keys, so the `Host` rule always applies: `*` has no effect.
             hosts: settings.listen.allowed_hosts.clone().without_any().into(),
+            // Pages that may use the models must not change servers.
+            origins: Origins::none(),
             endpoints: None,
             listen: settings.listen.admin.clone(),
             drain_delay: Duration::ZERO,

@@ -89,6 +89,15 @@ impl Default for Origins {
 }
 
 impl Origins {
+    /// No origin beside that of the server's own pages, which may always call.
+    pub fn none() -> Self {
+        Self {
+            any: false,
+            exact: Vec::new(),
+            patterns: Vec::new(),
+        }
+    }
+
     /// Ollama's own origins and further ones.
     ///
     /// # Errors

@@ -80,7 +80,7 @@ pub struct ResidentModel {
 pub struct ModelOnBackend {
     /// The model.
     pub model: String,
-    /// `resident`, `loading`, `not_resident` or `unknown`.
+    /// `resident`, `loading`, `cold`, or `unknown` if the backend does not tell.
     pub residency: String,
     /// Requests in flight that run it.
     pub in_flight: u32,

@@ -30,7 +30,7 @@ pub struct DecisionRow {
     pub waited: f64,
     /// The requests that waited for the model, this one included.
     pub waiting: usize,
-    /// The chosen backend; null if the request had to wait.
+    /// The chosen backend.
     pub backend: Option<String>,
     /// The backends that have the model, up to 8.
     pub candidates: Vec<CandidateRow>,
@@ -42,7 +42,7 @@ pub struct DecisionRow {
 pub struct CandidateRow {
     /// Its name.
     pub backend: String,
-    /// `healthy`, `avoided`, `broken` or `down`. Only backends in the best state of all are compared.
+    /// `healthy`, `avoided`, `breaker_open`, `down` or `down_and_breaker_open`. Only backends in the best state of all are compared.
     pub state: String,
     /// An earlier attempt of the request went there.
     pub was_tried: bool,

@@ -22,7 +22,8 @@ const POLICY: HeaderValue = HeaderValue::from_static(
 );
 const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
 const NO_SNIFFING: HeaderValue = HeaderValue::from_static("nosniff");
-const NO_REFERRER: HeaderValue = HeaderValue::from_static("no-referrer");
+// With `no-referrer`, Chromium sends the form with `Origin: null`, which is refused.
+const SAME_ORIGIN: HeaderValue = HeaderValue::from_static("same-origin");
 
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
@@ -101,7 +102,7 @@ fn secured(mut answer: Answer) -> Answer {
     let headers = answer.headers_mut();
     headers.insert(CACHE_CONTROL, NO_CACHE);
     headers.insert(CONTENT_SECURITY_POLICY, POLICY);
-    headers.insert(REFERRER_POLICY, NO_REFERRER);
+    headers.insert(REFERRER_POLICY, SAME_ORIGIN);
     headers.insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFFING);
     answer
 }

@@ -98,14 +98,14 @@ class Sim(AttachedSim):
         command += ["--listen", self.url.removeprefix("http://")]
         for model in models:
             command += ["--model", model]
-        self._process = Process(name, command, {}, folder)
-        self._process.start(f"{self.url}/api/version", 200)
+        self.process = Process(name, command, {}, folder)
+        self.process.start(f"{self.url}/api/version", 200)
 
     def kill(self) -> None:
-        self._process.kill()
+        self.process.kill()
 
     def stop(self) -> None:
-        self._process.stop()
+        self.process.stop()
 
 
 # A line of the access log: written when the request has ended, not when it came.
