@@ -65,7 +65,8 @@ impl Gateway {
         let live = LiveSettings::new(settings).map_err(StartError::Setting)?;
         let public = public_edge(settings, &live, &endpoints, telemetry);
         let admin = EdgeConfig {
-            // The admin listener needs no keys, so the `Host` rule always applies: `*` has no effect.
+            // From this machine it needs no keys, so the `Host` rule always applies: `*` has no effect.
+            trusts_local_peers: true,
             hosts: settings.listen.allowed_hosts.clone().without_any().into(),
             // Pages that may use the models must not change servers.
             origins: Origins::none(),
@@ -274,6 +275,7 @@ fn public_edge(
         base_path: listen.base_path.clone(),
         origins: listen.origins.clone(),
         hosts: live.hosts.clone(),
+        trusts_local_peers: false,
         trusted_proxies: listen.trusted_proxies.clone(),
         endpoints: Some(Arc::new(endpoints.clone())),
         observer: Some(telemetry.observer()),

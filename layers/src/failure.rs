@@ -82,6 +82,10 @@ pub trait Fail: Error + Send + Sync + 'static {
     fn retryable(&self) -> Retryable {
         Retryable::No
     }
+    /// Whether the request must end with this failure: no other model or service is asked instead.
+    fn is_final(&self) -> bool {
+        false
+    }
     /// How long the client should wait before it retries (`Retry-After`, RFC 9110 10.2.3).
     fn retry_after(&self) -> Option<Duration> {
         None
@@ -132,6 +136,11 @@ impl Failure {
     /// Whether the same request may be sent again.
     pub fn retryable(&self) -> Retryable {
         self.cause.retryable()
+    }
+
+    /// Whether the request must end with this failure.
+    pub fn is_final(&self) -> bool {
+        self.cause.is_final()
     }
 
     /// How long the client should wait before it retries.

@@ -35,7 +35,9 @@ pub(super) struct Clients {
 
 impl Clients {
     pub(super) fn add(&mut self, request: &FinishedRequest) {
-        let has_room = self.known.len() < CLIENTS;
+        // Anyone can send requests that are refused, from any number of addresses.
+        let is_named = matches!(request.client, Some(Client::Key(_)));
+        let has_room = self.known.len() < CLIENTS && (is_named || !request.was_refused());
         let totals = match &request.client {
             Some(client) if has_room || self.known.contains_key(client) => {
                 self.known.entry(client.clone()).or_default()

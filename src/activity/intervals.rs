@@ -80,7 +80,10 @@ pub(super) struct Intervals(VecDeque<IntervalTotals>);
 impl Intervals {
     pub(super) fn add(&mut self, request: &FinishedRequest, is_stream: bool) {
         let at = begin_of(request.ended_at.as_second());
-        // The clock of the system can be set back; then the last interval is used.
+        // The clock of the system can be set back.
+        while self.0.back().is_some_and(|last| last.at > at) {
+            self.0.pop_back();
+        }
         if self.0.back().is_none_or(|last| last.at < at) {
             if self.0.len() >= INTERVALS {
                 self.0.pop_front();

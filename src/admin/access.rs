@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use http::header::{ACCEPT, LOCATION};
+use http::header::{ACCEPT, FORWARDED, HeaderName, LOCATION, VIA};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, StatusCode};
 use llamatower_layers::api_key::{Access, ApiKeyLayer, KeySet, ManagementRefused, Role};
@@ -13,6 +13,16 @@ use llamatower_layers::{BoxError, ClientAddress, Failure};
 use super::answer::{self, Answer};
 use super::page;
 use super::session::Sessions;
+
+/// What proxies add to a request that they pass on.
+const PASSED_ON: [HeaderName; 6] = [
+    FORWARDED,
+    VIA,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-real-ip"),
+];
 
 const NEEDS_KEY: &str = "from other machines this page needs an administrator's key: set \
     LLAMATOWER_ADMIN_KEYS (`llamatower keygen --admin` generates a key), and send the key in \
@@ -30,25 +40,33 @@ pub(super) fn layer(keys: Live<KeySet>, sessions: Sessions) -> ApiKeyLayer {
 /// Whoever is on this machine may do everything. From other machines, documents for programs are
 /// open; the status page, what it shows of clients, and all changes need an administrator.
 fn access(request: &Parts, sessions: &Sessions) -> Access {
-    let is_local = |ip: IpAddr| ip.to_canonical().is_loopback();
-    let client = ClientAddress::of(&request.extensions);
     let is_read = request.method == Method::GET || request.method == Method::HEAD;
-    match client {
-        // A unix socket has no address.
-        None => Access::Open,
-        Some(address) if is_local(address.0) => Access::Open,
-        Some(_) if is_read && is_open(request.uri.path()) => Access::Open,
-        Some(_) if sessions.knows(&request.headers) => Access::Open,
-        Some(_) => Access::Admin,
+    let is_open = is_read && is_open(request.uri.path());
+    match is_open || is_local(request) || sessions.knows(&request.headers) {
+        true => Access::Open,
+        false => Access::Admin,
     }
 }
 
+/// Whether a request comes from this machine, and was not passed on by a proxy here for another one.
+pub(super) fn is_local(request: &Parts) -> bool {
+    let is_loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
+    let client = ClientAddress::of(&request.extensions);
+    // A unix socket has no address.
+    let is_near = client.is_none_or(|client| is_loopback(client.0));
+    is_near
+        && !PASSED_ON
+            .iter()
+            .any(|name| request.headers.contains_key(name))
+}
+
+/// Documents for programs, and the files of the page, which hold nothing of this gateway.
 fn is_open(path: &str) -> bool {
-    let is_for_operators = matches!(
+    let is_document = matches!(
         path,
-        "/" | "/status/overview" | "/status/requests" | "/status/events"
+        "/metrics" | "/status" | "/status/decisions" | "/status/models"
     );
-    !is_for_operators
+    is_document || page::asset(path).is_some()
 }
 
 /// What a request asks for, as far as a refusal differs.
@@ -137,6 +155,23 @@ mod tests {
         for path in ["/metrics", "/status", "/status/models", "/page.css"] {
             assert_eq!(access_of(Method::GET, path, remote), Access::Open, "{path}");
         }
+    }
+
+    #[test]
+    fn a_request_that_a_proxy_on_this_machine_has_passed_on_is_not_local() {
+        for name in ["forwarded", "x-forwarded-for", "x-real-ip", "via"] {
+            let request = Request::get("/").header(name, "10.0.0.7").body(()).unwrap();
+            let mut parts = request.into_parts().0;
+            ClientAddress([127, 0, 0, 1].into()).put_into(&mut parts.extensions);
+            let sessions = Sessions::new(Live::new(KeySet::default()));
+            assert_eq!(access(&parts, &sessions), Access::Admin, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_not_listed_needs_an_administrator() {
+        let unknown = access_of(Method::GET, "/status/usage", Some("10.0.0.7"));
+        assert_eq!(unknown, Access::Admin);
     }
 
     #[test]

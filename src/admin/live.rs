@@ -1,6 +1,7 @@
 //! `/status/events`: what the status page shows, live, as server-sent events.
 //!
-//! The documents are made once a second for all pages together, and only while a page is open. Each
+//! The documents are made once a second for all pages together (and when a page is opened), and only
+//! while a page is open. Each
 //! part is an event of its own (`event: queue`), and a page gets it only if it has changed.
 
 use std::convert::Infallible;
@@ -15,9 +16,10 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::answer::{self, Answer};
+use super::session::Right;
 use super::sources::Sources;
 use crate::ollama::fleet::{BackendStatus, Installed, Resident};
 use crate::status::{Activity, Models};
@@ -28,7 +30,7 @@ const UPDATE: Duration = Duration::from_secs(1);
 /// connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// The number of parts.
-const PARTS: usize = 10;
+const PARTS: usize = 11;
 
 /// The event of each part.
 type Update = [Bytes; PARTS];
@@ -51,9 +53,10 @@ impl Events {
         events
     }
 
-    /// The response with the events. It ends when the gateway ends or the client leaves.
-    pub(super) fn answer(&self) -> Answer {
-        let events = events_of(self.updates.subscribe());
+    /// The response with the events. It ends when the gateway ends, the client leaves, or has lost its
+    /// right.
+    pub(super) fn answer(&self, right: Right) -> Answer {
+        let events = events_of(self.updates.subscribe(), right);
         self.page_opened.notify_one();
         let frames = events.map(|event| Ok::<_, Infallible>(Frame::data(event)));
         let body = StreamBody::new(frames).boxed_unsync();
@@ -97,23 +100,52 @@ async fn make(events: Weak<Events>, page_opened: Arc<Notify>, sources: Arc<Sourc
 }
 
 /// What one page gets: each part that has changed since the last update.
-fn events_of(updates: watch::Receiver<Arc<Update>>) -> impl Stream<Item = Bytes> + Send {
-    let sent = Update::default();
-    let changed = stream::unfold((updates, sent), |(mut updates, sent)| async move {
-        match timeout(KEEP_ALIVE, updates.changed()).await {
-            Ok(Ok(())) => {
-                let update = Update::clone(&updates.borrow_and_update());
-                let parts = update.iter().zip(&sent);
-                let changed = parts.filter(|(new, old)| new != old);
-                let changed: Vec<_> = changed.map(|(new, _)| new.clone()).collect();
-                Some((changed, (updates, update)))
+fn events_of(
+    updates: watch::Receiver<Arc<Update>>,
+    right: Right,
+) -> impl Stream<Item = Bytes> + Send {
+    let page = Page {
+        updates,
+        right,
+        sent: Update::default(),
+        sent_at: Instant::now(),
+    };
+    stream::unfold(page, async |mut page| {
+        let changed = page.changed().await?;
+        page.sent_at = Instant::now();
+        Some((changed, page))
+    })
+    .flat_map(stream::iter)
+}
+
+/// An open page.
+struct Page {
+    updates: watch::Receiver<Arc<Update>>,
+    right: Right,
+    sent: Update,
+    sent_at: Instant,
+}
+
+impl Page {
+    /// The next events; `None` at the end.
+    async fn changed(&mut self) -> Option<Vec<Bytes>> {
+        loop {
+            match timeout_at(self.sent_at + KEEP_ALIVE, self.updates.changed()).await {
+                Ok(Ok(())) if self.right.is_valid() => {}
+                // The sender was dropped, or the operator must sign in again.
+                Ok(_) => return None,
+                Err(_) => return Some(vec![Bytes::from_static(b":\n\n")]),
             }
-            // The sender was dropped.
-            Ok(Err(_)) => None,
-            Err(_) => Some((vec![Bytes::from_static(b":\n\n")], (updates, sent))),
+            let update = Update::clone(&self.updates.borrow_and_update());
+            let parts = update.iter().zip(&self.sent);
+            let changed = parts.filter(|(new, old)| new != old);
+            let changed: Vec<_> = changed.map(|(new, _)| new.clone()).collect();
+            self.sent = update;
+            if !changed.is_empty() {
+                return Some(changed);
+            }
         }
-    });
-    changed.flat_map(stream::iter)
+    }
 }
 
 fn update(sources: &Sources, models: &mut ModelsEvent) -> Update {
@@ -132,6 +164,7 @@ fn update(sources: &Sources, models: &mut ModelsEvent) -> Update {
         event("waiting", &sources.waiting()),
         event("digests_differ", &status.digests_differ),
         event("cloud", &status.cloud),
+        event("models_sync", &status.models_sync),
         models.update(sources, &backends),
         event("requests", &requests),
         event("intervals", &intervals),

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::Either;
+use http::request::Parts;
 use http::{Method, Request, StatusCode};
 use http_body::Body;
 use llamatower_layers::BoxError;
@@ -67,13 +68,15 @@ where
     let checked = ServiceBuilder::new()
         .layer(access::layer(keys.clone(), admin.sessions.clone()))
         .service(service_fn(move |request: Request<B>| {
-            let answer = admin.answer(request.method(), request.uri().path());
+            let answer = admin.answer(&request.into_parts().0);
             std::future::ready(Ok::<_, Infallible>(answer))
         }));
     service_fn(move |request: Request<B>| {
         if session::is_form(&request) {
-            let (signing, form) = (signing.clone(), session::read_form(request.into_body()));
-            let answer = form.map(move |form| Ok(signing.sessions.sign_in(form.as_deref())));
+            let (signing, is_secure) = (signing.clone(), session::is_secure(request.headers()));
+            let form = session::read_form(request.into_body());
+            let answer =
+                form.map(move |form| Ok(signing.sessions.sign_in(form.as_deref(), is_secure)));
             return Either::Left(answer);
         }
         let (asked, keys) = (Asked::of(&request), keys.clone());
@@ -96,7 +99,8 @@ struct Admin {
 }
 
 impl Admin {
-    fn answer(&self, method: &Method, path: &str) -> Answer {
+    fn answer(&self, request: &Parts) -> Answer {
+        let (method, path) = (&request.method, request.uri.path());
         if let Some(action) = Action::of(path) {
             return match *method {
                 Method::POST => action.apply(self.sources.fleet()),
@@ -106,25 +110,27 @@ impl Admin {
         let is_read = method == Method::GET || method == Method::HEAD;
         match self.page(path) {
             Some(_) if !is_read => answer::wrong_method("GET, HEAD"),
-            Some(page) => page(self),
+            Some(page) => page(self, request),
             None => answer::refusal(StatusCode::NOT_FOUND, "404 page not found"),
         }
     }
 
     /// What answers to a path.
-    fn page(&self, path: &str) -> Option<fn(&Self) -> Answer> {
+    fn page(&self, path: &str) -> Option<fn(&Self, &Parts) -> Answer> {
         Some(match path {
-            "/metrics" => |admin| {
+            "/metrics" => |admin, _| {
                 let metrics = admin.sources.telemetry().metrics_page();
                 answer::page(Telemetry::METRICS_CONTENT_TYPE, metrics)
             },
-            "/status" => |admin| answer::json(&admin.sources.status()),
-            "/status/decisions" => |admin| answer::json(&Decisions::of(admin.sources.fleet())),
-            "/status/models" => |admin| answer::json(&admin.sources.models()),
-            "/status/overview" => |admin| answer::json(&admin.sources.overview()),
-            "/status/requests" => |admin| answer::json(&admin.sources.activity()),
-            "/status/events" => |admin| admin.events.answer(),
-            "/" => |_| page::status(),
+            "/status" => |admin, _| answer::json(&admin.sources.status()),
+            "/status/decisions" => |admin, _| answer::json(&Decisions::of(admin.sources.fleet())),
+            "/status/models" => |admin, _| answer::json(&admin.sources.models()),
+            "/status/overview" => |admin, _| answer::json(&admin.sources.overview()),
+            "/status/requests" => |admin, _| answer::json(&admin.sources.activity()),
+            "/status/events" => {
+                |admin, request| admin.events.answer(admin.sessions.right_of(request))
+            }
+            "/" => |_, _| page::status(),
             path => return page::asset(path),
         })
     }

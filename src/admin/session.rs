@@ -13,16 +13,17 @@ use bytes::Bytes;
 use cookie::{Cookie, SameSite};
 use futures_util::FutureExt;
 use http::header::{COOKIE, SET_COOKIE};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body::Body;
 use http_body_util::{BodyExt, Collected, Limited};
 use llamatower_layers::BoxError;
-use llamatower_layers::api_key::{KeySet, Role};
+use llamatower_layers::api_key::{Identity, KeySet, Role};
 use llamatower_layers::live::Live;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::access::to_status_page;
+use super::access::{is_local, to_status_page};
 use super::answer::Answer;
 use super::page;
 
@@ -42,6 +43,32 @@ pub(super) struct Sessions {
     open: Arc<Mutex<VecDeque<Session>>>,
 }
 
+/// The right with which a request was admitted.
+pub(super) struct Right {
+    kind: RightKind,
+    sessions: Sessions,
+}
+
+enum RightKind {
+    /// It comes from this machine.
+    Local,
+    /// The token of a session.
+    Session(String),
+    /// It had an administrator's key, of these keys.
+    Keys(KeySet),
+}
+
+impl Right {
+    /// Whether the request would be admitted still.
+    pub(super) fn is_valid(&self) -> bool {
+        match &self.kind {
+            RightKind::Local => true,
+            RightKind::Session(token) => self.sessions.has(token),
+            RightKind::Keys(keys) => *keys == *self.sessions.keys.get(),
+        }
+    }
+}
+
 struct Session {
     token: String,
     begun: Instant,
@@ -59,9 +86,25 @@ impl Sessions {
 
     /// Whether a request belongs to a session.
     pub(super) fn knows(&self, headers: &HeaderMap) -> bool {
-        let Some(token) = token(headers) else {
-            return false;
+        token(headers).is_some_and(|token| self.has(&token))
+    }
+
+    /// The right with which a request was admitted, to be checked again while its response lasts.
+    pub(super) fn right_of(&self, request: &Parts) -> Right {
+        let kind = match token(&request.headers) {
+            _ if is_local(request) => RightKind::Local,
+            Some(token) if request.extensions.get::<Identity>().is_none() => {
+                RightKind::Session(token)
+            }
+            _ => RightKind::Keys(self.keys.get().clone()),
         };
+        Right {
+            kind,
+            sessions: self.clone(),
+        }
+    }
+
+    fn has(&self, token: &str) -> bool {
         let keys = self.keys.get();
         let mut open = self.open();
         open.retain(|session| session.begun.elapsed() < LASTS && session.keys == *keys);
@@ -69,7 +112,8 @@ impl Sessions {
     }
 
     /// The answer to the form of the sign-in page; `None` if it could not be read.
-    pub(super) fn sign_in(&self, form: Option<&[u8]>) -> Answer {
+    /// `is_secure` says whether the browser uses TLS.
+    pub(super) fn sign_in(&self, form: Option<&[u8]>, is_secure: bool) -> Answer {
         let Some(form) = form else {
             return page::sign_in(Some("The form could not be read."));
         };
@@ -81,7 +125,7 @@ impl Sessions {
         match found {
             Some(identity) if identity.role == Role::Admin => {
                 tracing::info!(identity = &*identity.name, "an operator has signed in");
-                self.begin(keys.clone())
+                self.begin(keys.clone(), is_secure)
             }
             Some(_) => page::sign_in(Some(
                 "This key is valid, but it is not an administrator's key.",
@@ -90,7 +134,7 @@ impl Sessions {
         }
     }
 
-    fn begin(&self, keys: KeySet) -> Answer {
+    fn begin(&self, keys: KeySet, is_secure: bool) -> Answer {
         let token = Uuid::new_v4().simple().to_string();
         let mut open = self.open();
         if open.len() >= SESSIONS {
@@ -104,6 +148,7 @@ impl Sessions {
         let cookie = Cookie::build((NAME, token))
             .path("/")
             .http_only(true)
+            .secure(is_secure)
             .same_site(SameSite::Strict)
             .max_age(cookie::time::Duration::try_from(LASTS).unwrap_or_default());
         let mut answer = to_status_page();
@@ -121,6 +166,13 @@ impl Sessions {
 /// Whether a request is the form of the sign-in page.
 pub(super) fn is_form<B>(request: &Request<B>) -> bool {
     request.method() == Method::POST && request.uri().path() == "/sign-in"
+}
+
+/// Whether a proxy in front has received this request by TLS. A client that claims so without reason
+/// only gets a cookie that it cannot use.
+pub(super) fn is_secure(headers: &HeaderMap) -> bool {
+    let scheme = headers.get("x-forwarded-proto");
+    scheme.is_some_and(|scheme| scheme.as_bytes().eq_ignore_ascii_case(b"https"))
 }
 
 /// Reads a form; `None` if it cannot be read or is too long.

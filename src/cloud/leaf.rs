@@ -20,6 +20,7 @@ use tower::ServiceBuilder;
 use super::{Cloud, NAME, broken};
 use crate::client::Client;
 use crate::ollama;
+use crate::ollama::fleet::LatestChoice;
 use crate::ollama::hygiene::{clean_request, clean_response};
 use crate::ollama::upstream::{PoolLimits, Upstream};
 use crate::openai::Translate;
@@ -113,6 +114,8 @@ fn key_tokens(
 fn record<B>(request: Request<B>) -> Request<B> {
     Record::update_in(request.extensions(), |outcome| {
         outcome.backend = Some(NAME.into());
+        // That of a server that was tried before.
+        outcome.extensions.remove::<LatestChoice>();
         outcome.attempts += 1;
     });
     request

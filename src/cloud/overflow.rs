@@ -22,6 +22,7 @@ use tower::{Layer, Service, ServiceExt};
 
 use super::{Cloud, Reason, SentToCloud};
 use crate::model_rules::ModelRules;
+use crate::ollama::fleet::LatestChoice;
 use crate::ollama::{AnswerBody, Attempt};
 use crate::openai::error::TokenRefused;
 use crate::stack::MODEL_HEADER;
@@ -288,7 +289,10 @@ where
         }
         let record = Record::of(request.extensions()).cloned();
         let before = record.as_ref().map(|record| {
-            record.update(|outcome| (outcome.backend.take(), outcome.served_model.clone()))
+            record.update(|outcome| {
+                let choice = outcome.extensions.get::<LatestChoice>().copied();
+                (outcome.backend.take(), outcome.served_model.clone(), choice)
+            })
         });
         let model = &*self.asked;
         match self.send(request).await {
@@ -329,10 +333,13 @@ where
                 }
             }
         }
-        if let Some((record, (backend, served_model))) = record.zip(before) {
+        if let Some((record, (backend, served_model, choice))) = record.zip(before) {
             record.update(|outcome| {
                 outcome.backend = backend;
                 outcome.served_model = served_model;
+                if let Some(choice) = choice {
+                    outcome.extensions.insert(choice);
+                }
             });
         }
         None

@@ -38,7 +38,7 @@ impl Reason {
             Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => Some(Reason::Busy),
             Ok(answer) => by_status(answer.status()),
             Err(error) => {
-                let failure = Failure::find(&**error)?;
+                let failure = Failure::find(&**error).filter(|failure| !failure.is_final())?;
                 let is_busy = failure.caused_by::<QueueFull>().is_some()
                     || failure.caused_by::<QueueTimeout>().is_some();
                 match failure.side() {

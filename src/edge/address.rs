@@ -59,6 +59,11 @@ pub(super) enum PeerAddr {
 }
 
 impl PeerAddr {
+    /// Whether it has connected from a loopback address.
+    pub(super) fn is_loopback(self) -> bool {
+        self.ip().is_some_and(|ip| ip.to_canonical().is_loopback())
+    }
+
     /// The peer's IP address; an IPv4-mapped IPv6 address is returned as IPv4.
     pub(super) fn ip(self) -> Option<IpAddr> {
         match self {

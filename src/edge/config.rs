@@ -52,6 +52,9 @@ pub struct EdgeConfig {
     pub origins: Origins,
     /// Additional names that a `Host` header may have on a loopback listener.
     pub hosts: Live<Hosts>,
+    /// The service trusts requests from this machine, so that the rule for `Host` applies to them on
+    /// every listener: a web page whose name was made to point here could send them.
+    pub trusts_local_peers: bool,
     /// Proxies whose `Forwarded` and `X-Forwarded-For` are believed.
     pub trusted_proxies: TrustedProxies,
     /// The known endpoints: for the `Allow` header of preflight responses, and for redirects to the
@@ -81,6 +84,7 @@ impl Default for EdgeConfig {
             base_path: None,
             origins: Origins::default(),
             hosts: Live::default(),
+            trusts_local_peers: false,
             trusted_proxies: TrustedProxies::default(),
             endpoints: None,
             observer: None,

@@ -40,6 +40,7 @@ pub(super) struct MakeEdgeService<S> {
     rules: Arc<Rules>,
     gauges: Arc<Gauges>,
     body_timeout: Option<Duration>,
+    trusts_local_peers: bool,
 }
 
 impl<S> MakeEdgeService<S> {
@@ -56,6 +57,7 @@ impl<S: Clone> MakeEdgeService<S> {
             rules: Arc::new(Rules::new(config)),
             gauges,
             body_timeout: config.body_timeout,
+            trusts_local_peers: config.trusts_local_peers,
         }
     }
 
@@ -71,7 +73,7 @@ impl<S: Clone> MakeEdgeService<S> {
             rules: self.rules.clone(),
             state: ConnectionState::new(socket, self.gauges.clone()),
             peer,
-            on_loopback,
+            on_loopback: on_loopback || (self.trusts_local_peers && peer.is_loopback()),
             body_timeout: self.body_timeout,
         }
     }

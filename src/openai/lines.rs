@@ -212,15 +212,15 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.project();
         let sender = &*this.sender;
-        let note_sent = || {
-            if let Some(server) = sender {
+        let note_sent = |has_sent: bool| {
+            if let Some(server) = sender.as_ref().filter(|_| has_sent) {
                 server.note_sent();
             }
         };
         match this.kind.project() {
             KindProjected::Unaltered { inner } => {
                 let frame = ready!(inner.poll_frame(cx));
-                note_sent();
+                note_sent(matches!(frame, Some(Ok(_))));
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
             KindProjected::Lines { lines } => {
@@ -228,7 +228,7 @@ where
                     return Poll::Ready(Some(Ok(Frame::data(first))));
                 }
                 let lines_read = ready!(lines.poll_lines(cx));
-                note_sent();
+                note_sent(matches!(lines_read, Some(Ok(_))));
                 Poll::Ready(lines_read.map(|read| match read {
                     Ok(bytes) => Ok(Frame::data(bytes)),
                     Err(LinesFault::Failed(error)) => Err(error),

@@ -143,6 +143,102 @@ async fn a_waiting_request_is_shown_and_can_be_cancelled() {
 }
 
 #[tokio::test]
+async fn a_cancelled_request_for_an_alias_is_not_sent_to_its_next_model() {
+    let sim = long_stream().await;
+    let other = sim_with(llamatower_sim::ModelSpec::new("small")).await;
+    let settings = [
+        ("LLAMATOWER_SLOTS", "1"),
+        ("LLAMATOWER_ALIASES", "any=tiny|small"),
+    ];
+    let gateway = Gateway::start_up(&[&sim, &other], &settings).await;
+    let stream = with(chat(), json!({"stream": true}));
+    let running = gateway.post_request("/api/chat", &stream).send();
+    let mut running = running.await.unwrap();
+    assert!(running.chunk().await.unwrap().is_some());
+    let of_alias = with(chat(), json!({"model": "any"}));
+    let waiting = tokio::spawn(send(gateway.post_request("/api/chat", &of_alias)));
+    let id = within_limit("a waiting request", async {
+        loop {
+            let overview = overview(&gateway).await;
+            if let Some(row) = overview["waiting"].get(0) {
+                return row["id"].clone();
+            }
+        }
+    })
+    .await;
+    let cancel = gateway.admin_post(&format!("/queue/{id}/cancel"));
+    assert_eq!(send(cancel).await.status, 200);
+    let refused = within_limit("the end of the wait", waiting).await.unwrap();
+    assert_eq!(refused.status, 503, "{}", refused.text);
+    let asked = |path: &str| other.requests().iter().any(|seen| seen.path() == path);
+    assert!(!asked("/api/chat"));
+}
+
+#[tokio::test]
+async fn an_open_page_of_another_machine_ends_when_the_keys_are_changed() {
+    let sim = tiny().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys");
+    std::fs::write(&file, KEYS.1).unwrap();
+    let path = file.to_str().unwrap();
+    let gateway = gateway(&sim, &[PROXIES, ("LLAMATOWER_ADMIN_KEYS_FILE", path)]).await;
+    let (_, _, cookie) = sign_in(&gateway, "ben-secret").await;
+    let cookie = cookie.unwrap();
+    let cookie = cookie.split(';').next().unwrap();
+    let by_cookie = remote(&gateway, "/status/events").header("cookie", cookie);
+    let by_key = remote(&gateway, "/status/events").bearer_auth("ben-secret");
+    let mut pages = Vec::new();
+    for page in [by_cookie, by_key] {
+        let (page, _) = event(page.send().await.unwrap(), "gateway", |_| true).await;
+        pages.push(page);
+    }
+    std::fs::write(&file, KEYS.1.replace("ben=", "cy=")).unwrap();
+    gateway.hang_up("settings reloaded").await;
+    for page in pages {
+        let rest = page.bytes_stream().collect::<Vec<_>>();
+        within_limit("the end of the events", rest).await;
+    }
+    let form = browse(&gateway, Some(cookie)).await;
+    assert!(form.text.contains("action=\"/sign-in\""), "{}", form.text);
+}
+
+#[tokio::test]
+async fn a_proxy_on_this_machine_gives_other_machines_no_rights() {
+    let sim = tiny().await;
+    let gateway = gateway(&sim, &[KEYS]).await;
+    assert_eq!(send(remote(&gateway, "/status/overview")).await.status, 403);
+    let order = gateway.admin_post(&format!("/backends/{}/cordon", sim.addr()));
+    let order = order.header("x-forwarded-for", "10.0.0.7");
+    assert_eq!(send(order).await.status, 403);
+    assert_eq!(gateway.admin_page("/status/overview").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_foreign_host_is_refused_from_this_machine_on_every_address() {
+    let sim = tiny().await;
+    let gateway = gateway(&sim, &[("LLAMATOWER_ADMIN_LISTEN", "0.0.0.0:0")]).await;
+    let foreign = gateway.admin_page_under("evil.example", "/status").await;
+    assert_eq!(foreign.status, 403, "{}", foreign.text);
+    assert_eq!(
+        gateway
+            .admin_page_under("localhost", "/status")
+            .await
+            .status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn behind_tls_the_cookie_is_sent_by_tls_alone() {
+    let sim = tiny().await;
+    let gateway = gateway(&sim, &[PROXIES, KEYS]).await;
+    let form = sign_in_form(&gateway, "ben-secret").header("x-forwarded-proto", "https");
+    let answer = form.send().await.unwrap();
+    let cookie = answer.headers()["set-cookie"].to_str().unwrap();
+    assert!(cookie.contains("Secure"), "{cookie}");
+}
+
+#[tokio::test]
 async fn an_open_page_gets_what_changes_and_nothing_else() {
     let sim = tiny().await;
     let gateway = gateway(&sim, &[]).await;
@@ -189,18 +285,19 @@ async fn browse(gateway: &Gateway, cookie: Option<&str>) -> Answer {
     send(page).await
 }
 
-/// Sends the form of the sign-in page, and returns the response and the cookie.
-async fn sign_in(gateway: &Gateway, key: &str) -> (u16, String, Option<String>) {
+/// The form of the sign-in page with this key.
+fn sign_in_form(gateway: &Gateway, key: &str) -> reqwest::RequestBuilder {
     let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
-    let form = client
-        .build()
-        .unwrap()
-        .post(format!("{}/sign-in", gateway.admin_url()));
-    let form = form
-        .header("x-forwarded-for", "10.0.0.7")
+    let url = format!("{}/sign-in", gateway.admin_url());
+    let form = client.build().unwrap().post(url);
+    form.header("x-forwarded-for", "10.0.0.7")
         .header("content-type", "application/x-www-form-urlencoded")
-        .body(format!("key={key}"));
-    let answer = form.send().await.unwrap();
+        .body(format!("key={key}"))
+}
+
+/// Sends the form, and returns the response and the cookie.
+async fn sign_in(gateway: &Gateway, key: &str) -> (u16, String, Option<String>) {
+    let answer = sign_in_form(gateway, key).send().await.unwrap();
     let cookie = answer.headers().get("set-cookie");
     let cookie = cookie.map(|cookie| cookie.to_str().unwrap().to_owned());
     (
@@ -249,11 +346,24 @@ async fn from_another_machine_a_browser_signs_in_with_an_administrators_key() {
             .header("cookie", cookie)
     };
     assert_eq!(send(order()).await.status, 200);
-    for origin in ["https://elsewhere.example", "http://localhost:8080", "vscode-webview://x"] {
+    for origin in [
+        "https://elsewhere.example",
+        "http://localhost:8080",
+        "vscode-webview://x",
+    ] {
         let foreign = order().header("origin", origin);
-        assert_eq!(send(foreign).await.status, 403, "a page of another site: {origin}");
+        assert_eq!(
+            send(foreign).await.status,
+            403,
+            "a page of another site: {origin}"
+        );
     }
-    assert_eq!(send(order().header("origin", gateway.admin_url())).await.status, 200);
+    assert_eq!(
+        send(order().header("origin", gateway.admin_url()))
+            .await
+            .status,
+        200
+    );
     let forged = browse(&gateway, Some("llamatower_session=0123456789abcdef")).await;
     assert!(forged.text.contains("action=\"/sign-in\""));
 }

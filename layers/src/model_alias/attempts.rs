@@ -171,7 +171,10 @@ fn reason<R>(answer: &Answer<R>, operation: Operation) -> Option<Reason> {
     let status = match answer {
         Ok(answer) => answer.status(),
         // An error of an unknown kind is final, as it is for retries.
-        Err(error) => Failure::find(&**error)?.status(),
+        Err(error) => {
+            let failure = Failure::find(&**error).filter(|failure| !failure.is_final());
+            failure?.status()
+        }
     };
     match status {
         // On an additional path the server may not know the path.

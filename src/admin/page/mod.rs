@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
+use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 
 use super::Admin;
@@ -46,9 +47,9 @@ struct SignInPage<'a> {
 macro_rules! assets {
     ($($path:literal $type:ident $file:literal)*) => {
         /// The answer to the path of a file of the page.
-        pub(super) fn asset(path: &str) -> Option<fn(&Admin) -> Answer> {
+        pub(super) fn asset(path: &str) -> Option<fn(&Admin, &Parts) -> Answer> {
             Some(match path {
-                $($path => |_| secured(answer::page(
+                $($path => |_, _| secured(answer::page(
                     $type,
                     Bytes::from_static(include_bytes!(concat!("assets/", $file))),
                 )),)*

@@ -50,6 +50,8 @@ pub struct Backend {
     is_cordoned: AtomicBool,
     /// It has no page with gauges, as far as it was asked since it came up.
     lacks_gauges: AtomicBool,
+    /// It has told its load when it was asked last.
+    has_gauges: AtomicBool,
     /// How often it has come up.
     ups: AtomicU64,
     /// Whether "the backend is up" was logged since it came up.
@@ -104,6 +106,7 @@ impl Backend {
             is_up: AtomicBool::new(is_up),
             is_cordoned: AtomicBool::new(false),
             lacks_gauges: AtomicBool::new(false),
+            has_gauges: AtomicBool::new(false),
             ups: AtomicU64::new(0),
             is_logged_up: AtomicBool::new(false),
             version: Mutex::default(),
@@ -369,7 +372,7 @@ impl Backend {
     /// Asks an OpenAI-compatible server how many requests it has; `None` if it does not tell. One
     /// without such a page is not asked again until it has come up again.
     pub(super) async fn reported_load(&self, limit: Duration) -> Option<ReportedLoad> {
-        if !self.reports_load() {
+        if self.openai.is_none() || self.lacks_gauges.load(Ordering::Relaxed) {
             return None;
         }
         let answer = self.get("/metrics", limit).await.ok()?;
@@ -382,13 +385,14 @@ impl Backend {
             status => !status.is_server_error(),
         };
         self.lacks_gauges.store(lacks, Ordering::Relaxed);
-        (status == StatusCode::OK).then(|| gauges::read(&page))?
+        let load = (status == StatusCode::OK).then(|| gauges::read(&page))?;
+        self.has_gauges.store(load.is_some(), Ordering::Relaxed);
+        load
     }
 
-    /// Whether it is an OpenAI-compatible server that tells how many requests it has, as far as it
-    /// was asked since it came up.
+    /// Whether it has told how many requests it has, when it was asked last.
     pub(super) fn reports_load(&self) -> bool {
-        self.openai.is_some() && !self.lacks_gauges.load(Ordering::Relaxed)
+        self.has_gauges.load(Ordering::Relaxed)
     }
 
     /// The installed models, from `/api/tags`.

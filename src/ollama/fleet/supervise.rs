@@ -67,7 +67,7 @@ impl<S: Send + Sync + 'static> Fleet<S> {
         loop {
             let asked = self.catalogue.refreshes_asked();
             let was_up = backend.is_up();
-            let found = match was_up && silence.is_short(&member) {
+            let found = match was_up && silence.is_short(&member, self.config.clocks.interval) {
                 true => Ok(member.models().to_vec()),
                 false => {
                     if was_up {
@@ -275,11 +275,11 @@ impl<S: Send + Sync + 'static> Watch<S> {
     }
 }
 
-/// The number of probes in a row that an OpenAI-compatible server is spared while it works on
-/// requests and sends nothing.
+/// How long an OpenAI-compatible server is spared probes while it works on requests and sends
+/// nothing, in intervals of probes.
 const SPARED: u32 = 6;
 
-/// How long an OpenAI-compatible server with requests has sent nothing, in probes.
+/// Since when an OpenAI-compatible server with requests has sent nothing.
 ///
 /// A probe could harm its responses: the server of `llama-cpp-python` 0.3.36 breaks off the response in
 /// progress when it gets another request, even for its list of models, or lets that request wait.
@@ -287,19 +287,21 @@ const SPARED: u32 = 6;
 /// server that reports its load is probed always: it answers beside its work, and its load is needed
 /// most while it has requests.
 #[derive(Debug, Default)]
-struct Silence(u32);
+struct Silence(Option<Instant>);
 
 impl Silence {
     /// Whether the server works on requests and was not silent for long.
-    fn is_short<S>(&mut self, member: &Member<S>) -> bool {
+    fn is_short<S>(&mut self, member: &Member<S>, interval: Duration) -> bool {
         let server = member.backend.openai();
         let Some(server) = server.filter(|_| !member.backend.reports_load()) else {
             return false;
         };
-        let has_sent = server.take_sent();
-        let is_busy = member.in_flight() > 0;
-        self.0 = if is_busy && !has_sent { self.0 + 1 } else { 0 };
-        is_busy && self.0 <= SPARED
+        if server.take_sent() || member.in_flight() == 0 {
+            self.0 = None;
+            return member.in_flight() > 0;
+        }
+        let since = self.0.get_or_insert_with(Instant::now);
+        since.elapsed() <= interval * SPARED
     }
 }
 

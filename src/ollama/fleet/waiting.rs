@@ -43,6 +43,9 @@ impl Fail for CancelledByOperator {
     fn kind(&self) -> &'static str {
         "cancelled_by_operator"
     }
+    fn is_final(&self) -> bool {
+        true
+    }
 }
 
 impl<S> Fleet<S> {

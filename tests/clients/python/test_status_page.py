@@ -158,6 +158,22 @@ def test_the_queue_grows_and_shrinks_and_a_waiting_request_is_cancelled_by_keybo
     expect(page.locator("#now dd").nth(2)).to_have_text("0")
 
 
+def test_the_focus_stays_when_a_row_above_it_goes(
+    gateway: Gateway, opened: Callable[..., Page], chats: Chats
+) -> None:
+    page = opened(gateway)
+    for _ in range(4):
+        chats.begin(SLOW, 200)
+    rows = page.locator("#waiting-rows tr[data-key]")
+    expect(rows.nth(1)).to_be_visible()
+    last = rows.last.get_attribute("data-key")
+    page.locator(f"#waiting-rows tr[data-key='{last}'] button").focus()
+    number = rows.count()
+    expect(rows).not_to_have_count(number)
+    focused = "document.activeElement.closest('tr')?.dataset.key"
+    assert rows.count() == 0 or page.evaluate(focused) == last
+
+
 def test_a_name_with_markup_and_control_characters_stays_text(
     gateway: Gateway, opened: Callable[..., Page], chats: Chats
 ) -> None:

@@ -37,8 +37,8 @@ async function post(path) {
   }
 }
 
-// The name of a server below a path has slashes, which stay.
-const inPath = (name) => name.split("/").map(encodeURIComponent).join("/").replaceAll("%3A", ":");
+// The name of a server as it stands in a path: its slashes, colons and brackets stay.
+const inPath = (name) => encodeURIComponent(name).replace(/%(2F|3A|5B|5D)/g, decodeURIComponent);
 
 export async function cordon(server) {
   const effect = "It gets no new requests. Requests in progress go on, and those that wait use other servers.";

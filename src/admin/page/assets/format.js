@@ -2,7 +2,7 @@
 
 // Control characters, and those that change the direction of the text around them, are written as
 // escapes, so that a name cannot hide or imitate another one.
-const INVISIBLE = /[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
+const INVISIBLE = /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
 
 export function text(value) {
   if (value === null || value === undefined || value === "") return "–";

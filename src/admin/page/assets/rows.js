@@ -9,36 +9,39 @@ export function element(name, className, ...children) {
   return made;
 }
 
-// Shows one row for each item. `key` names an item; `fill(cells, item, row)` writes its cells.
-export function show(body, items, columns, key, fill, empty) {
+// Shows one row for each item. `key` names an item; `fill(cells, item)` writes its cells; `hidden` is the
+// number of items that are left out.
+export function show(body, items, columns, key, fill, empty, hidden = 0) {
+  const names = items.map((item) => String(key(item)));
+  const wanted = new Set(names);
   const known = new Map();
+  // First the rows that go: moving a row would take the focus from the button in it.
   for (const row of [...body.children]) {
-    if (row.dataset.key === undefined) row.remove();
-    else known.set(row.dataset.key, row);
+    if (wanted.has(row.dataset.key)) known.set(row.dataset.key, row);
+    else row.remove();
   }
   let place = body.firstElementChild;
-  for (const item of items) {
-    const name = String(key(item));
-    let row = known.get(name);
-    known.delete(name);
-    if (!row) {
-      row = element("tr");
-      row.dataset.key = name;
-      for (let column = 0; column < columns; column += 1) {
-        row.append(element(column === 0 ? "th" : "td"));
-      }
-      row.firstElementChild.scope = "row";
-    }
+  items.forEach((item, index) => {
+    const row = known.get(names[index]) ?? newRow(names[index], columns);
     if (row === place) place = place.nextElementSibling;
     else body.insertBefore(row, place);
-    fill([...row.children], item, row);
+    fill([...row.children], item);
+  });
+  const note = items.length === 0 ? empty : hidden > 0 ? `and ${hidden} more` : null;
+  if (note === null) return;
+  const cell = element("td", "empty", note);
+  cell.colSpan = columns;
+  body.append(element("tr", "", cell));
+}
+
+function newRow(name, columns) {
+  const row = element("tr");
+  row.dataset.key = name;
+  for (let column = 0; column < columns; column += 1) {
+    row.append(element(column === 0 ? "th" : "td"));
   }
-  for (const row of known.values()) row.remove();
-  if (items.length === 0) {
-    const cell = element("td", "empty", empty);
-    cell.colSpan = columns;
-    body.append(element("tr", "", cell));
-  }
+  row.firstElementChild.scope = "row";
+  return row;
 }
 
 // Writes a text, if it has changed.

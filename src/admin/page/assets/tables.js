@@ -9,13 +9,13 @@ const sum = (rows, of) => rows.reduce((total, row) => total + (of(row) ?? 0), 0)
 
 // --- Now
 
-const now = { servers: "–", waiting: "–", in_flight: "–", tokens: "–", cloud: null };
+const now = { servers: "–", waiting: 0, in_flight: "–", tokens: "–", cloud: null };
 
 function showNow() {
   const facts = [
     ["Servers up", now.servers],
     ["Requests in flight", now.in_flight],
-    ["Requests waiting", now.waiting],
+    ["Requests waiting", count(now.waiting)],
     ["Output tokens a second", now.tokens],
   ];
   if (now.cloud) facts.push(["Cloud tokens today", now.cloud]);
@@ -125,7 +125,7 @@ export function backends(servers) {
 // --- Queue
 
 export function queue(rows) {
-  now.waiting = count(sum(rows, (row) => row.waiting));
+  now.waiting = sum(rows, (row) => row.waiting);
   showNow();
   show(byId("queue-rows"), rows, 5, (row) => row.model, (cells, row) => {
     write(cells[0], text(row.model));
@@ -145,7 +145,7 @@ export function waiting(rows) {
     write(cells[4], count(row.ahead), "number");
     write(cells[5], seconds(row.expected_wait), "number");
     button(cells[6], "Cancel", `the request of ${text(row.client)}`, () => cancel(row));
-  }, "Nobody waits");
+  }, "Nobody waits", now.waiting - rows.length);
 }
 
 // --- Requests
@@ -234,6 +234,9 @@ async function details(row) {
 
 // --- Models and clients
 
+// The number of models that are shown; the field above the table finds the others.
+const MODELS = 500;
+
 let allModels = [];
 
 export function models(rows) {
@@ -244,19 +247,20 @@ export function models(rows) {
 function showModels() {
   const wanted = byId("model-filter").value.trim().toLowerCase();
   const rows = allModels.filter((row) => row.model.toLowerCase().includes(wanted));
-  show(byId("model-rows"), rows.slice(0, 500), 4, (row) => row.model, (cells, row) => {
+  const shown = rows.slice(0, MODELS);
+  show(byId("model-rows"), shown, 4, (row) => row.model, (cells, row) => {
     const drift = row.digests_differ ? [["different models under this name", "warned"]] : [];
     lines(cells[0], [[text(row.model), ""], ...drift]);
     write(cells[1], bytes(Math.max(...row.servers.map((of) => of.size))), "number");
     write(cells[2], row.servers.map((of) => text(of.name)).join(", "));
     write(cells[3], row.servers.filter((of) => of.is_in_memory).map((of) => text(of.name)).join(", ") || "–");
-  }, wanted ? "No model has this in its name" : "No server has a model");
+  }, wanted ? "No model has this in its name" : "No server has a model", rows.length - shown.length);
 }
 
 byId("model-filter").addEventListener("input", showModels);
 
 export function clients(rows) {
-  show(byId("client-rows"), rows.slice(0, 100), 5, (row) => row.client, (cells, row) => {
+  show(byId("client-rows"), rows, 5, (row) => row.client, (cells, row) => {
     write(cells[0], text(row.client));
     write(cells[1], count(row.requests), "number");
     write(cells[2], count(row.refused), "number");
