@@ -30,15 +30,16 @@ const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const IMAGE: &str = "image/svg+xml";
+const TEXT: &str = "text/plain; charset=utf-8";
 
 #[derive(Template)]
-#[template(path = "status.html")]
+#[template(path = "status.html", config = "src/admin/page/askama.toml")]
 struct StatusPage {
     version: &'static str,
 }
 
 #[derive(Template)]
-#[template(path = "sign-in.html")]
+#[template(path = "sign-in.html", config = "src/admin/page/askama.toml")]
 struct SignInPage<'a> {
     error: Option<&'a str>,
 }
@@ -71,6 +72,7 @@ assets! {
     "/rows.js" SCRIPT "rows.js"
     "/tables.js" SCRIPT "tables.js"
     "/uplot.js" SCRIPT "uPlot.iife.min.js"
+    "/uplot-licence.txt" TEXT "uPlot.LICENSE"
 }
 
 /// The status page.
