@@ -99,13 +99,18 @@ fn a_long_name_of_a_model_is_cut() {
 fn a_refused_request_counts_as_refused_and_a_broken_one_as_failed() {
     let activity = Activity::default();
     let mut refused = outcome("/api/chat", 1);
-    (refused.status, refused.error) = (Some(StatusCode::TOO_MANY_REQUESTS), Some("rate_limited"));
+    (refused.status, refused.error) = (Some(StatusCode::UNAUTHORIZED), Some("missing_key"));
     activity.finished(&refused);
     let mut broken = outcome("/api/chat", 1);
     (broken.ending, broken.attempts) = (Ending::Broken, 1);
     activity.finished(&broken);
-    let (_, totals) = activity.clients().pop().unwrap();
-    assert_eq!((totals.requests, totals.refused), (2, 1));
+    let clients = activity.clients();
+    let totals: Vec<_> = clients
+        .iter()
+        .map(|(client, totals)| (client.is_some(), totals.requests, totals.refused))
+        .collect();
+    // Addresses of which only refused requests are known have no row of their own.
+    assert_eq!(totals, [(true, 1, 0), (false, 1, 1)]);
     let requests = activity.requests();
     let failed: Vec<_> = requests.iter().map(FinishedRequest::has_failed).collect();
     assert_eq!(failed, [true, false]);
