@@ -38,11 +38,12 @@ impl Clients {
         // Anyone can send requests that are refused, from any number of addresses.
         let is_named = matches!(request.client, Some(Client::Key(_)));
         let has_room = self.known.len() < CLIENTS && (is_named || !request.was_refused());
-        let totals = match &request.client {
-            Some(client) if has_room || self.known.contains_key(client) => {
-                self.known.entry(client.clone()).or_default()
-            }
-            _ => self.others.get_or_insert_default(),
+        let known = request.client.as_ref();
+        let known = known.and_then(|client| self.known.get_mut(client));
+        let totals = match (known, &request.client) {
+            (Some(totals), _) => totals,
+            (None, Some(client)) if has_room => self.known.entry(client.clone()).or_default(),
+            (None, _) => self.others.get_or_insert_default(),
         };
         totals.requests += 1;
         totals.refused += u64::from(request.was_refused());
