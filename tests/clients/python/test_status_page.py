@@ -31,8 +31,8 @@ def browser() -> Iterator[Browser]:
     if found is None:
         raise pytest.skip.Exception("the status page in a browser: chromium is not installed")
     with sync_playwright() as playwright:
-        # Chromium has no sandbox of its own as root, as in a container.
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        # In containers /dev/shm is small, and Chromium has no sandbox of its own as root.
+        arguments = ["--disable-dev-shm-usage", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
         browser = playwright.chromium.launch(executable_path=found, args=arguments)
         yield browser
         browser.close()
