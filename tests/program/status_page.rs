@@ -25,6 +25,18 @@ async fn overview(gateway: &Gateway) -> Value {
     gateway.admin_page("/status/overview").await.json()
 }
 
+/// The request that has waited longest, once there is one.
+async fn first_waiting(gateway: &Gateway) -> Value {
+    within_limit("a waiting request", async {
+        loop {
+            if let Some(row) = overview(gateway).await["waiting"].get(0) {
+                return row.clone();
+            }
+        }
+    })
+    .await
+}
+
 /// A request of an operator on another machine.
 fn remote(gateway: &Gateway, path: &str) -> reqwest::RequestBuilder {
     let page = reqwest::Client::new().get(format!("{}{path}", gateway.admin_url()));
@@ -102,15 +114,7 @@ async fn a_waiting_request_is_shown_and_can_be_cancelled() {
         .unwrap();
     assert!(running.chunk().await.unwrap().is_some());
     let waiting = tokio::spawn(send(gateway.post_request("/api/chat", &chat())));
-    let row = within_limit("a waiting request", async {
-        loop {
-            let overview = overview(&gateway).await;
-            if let Some(row) = overview["waiting"].get(0) {
-                return row.clone();
-            }
-        }
-    })
-    .await;
+    let row = first_waiting(&gateway).await;
     let shown = (&row["model"], &row["client"], &row["ahead"]);
     assert_eq!(
         shown,
@@ -157,16 +161,8 @@ async fn a_cancelled_request_for_an_alias_is_not_sent_to_its_next_model() {
     assert!(running.chunk().await.unwrap().is_some());
     let of_alias = with(chat(), json!({"model": "any"}));
     let waiting = tokio::spawn(send(gateway.post_request("/api/chat", &of_alias)));
-    let id = within_limit("a waiting request", async {
-        loop {
-            let overview = overview(&gateway).await;
-            if let Some(row) = overview["waiting"].get(0) {
-                return row["id"].clone();
-            }
-        }
-    })
-    .await;
-    let cancel = gateway.admin_post(&format!("/queue/{id}/cancel"));
+    let row = first_waiting(&gateway).await;
+    let cancel = gateway.admin_post(&format!("/queue/{}/cancel", row["id"]));
     assert_eq!(send(cancel).await.status, 200);
     let refused = within_limit("the end of the wait", waiting).await.unwrap();
     assert_eq!(refused.status, 503, "{}", refused.text);

@@ -4,9 +4,6 @@ import { connect } from "./events.js";
 import * as plots from "./plots.js";
 import * as tables from "./tables.js";
 
-// The length of an interval of the plots, in seconds.
-const INTERVAL = 5;
-
 const connection = document.getElementById("connection");
 
 function tellState(state, className) {
@@ -25,7 +22,8 @@ connect({
   requests: tables.requests,
   clients: tables.clients,
   intervals: (rows) => {
-    tables.intervals(rows, INTERVAL);
-    plots.intervals(rows, INTERVAL);
+    const length = rows[1].at - rows[0].at;
+    tables.intervals(rows, length);
+    plots.intervals(rows, length);
   },
 }, tellState);

@@ -40,39 +40,21 @@ fn a_queue_of_others_is_a_wait_at_the_pace_of_the_server() {
     );
 }
 
+/// The requests of others on the first server.
+fn others_of_first(stage: &Stage) -> u32 {
+    let server = stage.policy.server(stage.servers[0]);
+    server.unwrap().outside.others
+}
+
 #[test]
 fn own_requests_do_not_count_as_those_of_others() {
     let mut stage = two_measured();
     report(&mut stage, 0, 1, 0, 1);
-    assert_eq!(
-        stage
-            .policy
-            .server(stage.servers[0])
-            .unwrap()
-            .outside
-            .others,
-        0
-    );
+    assert_eq!(others_of_first(&stage), 0);
     report(&mut stage, 0, 1, 0, 3);
-    assert_eq!(
-        stage
-            .policy
-            .server(stage.servers[0])
-            .unwrap()
-            .outside
-            .others,
-        0
-    );
+    assert_eq!(others_of_first(&stage), 0);
     report(&mut stage, 0, 5, 1, 2);
-    assert_eq!(
-        stage
-            .policy
-            .server(stage.servers[0])
-            .unwrap()
-            .outside
-            .others,
-        4
-    );
+    assert_eq!(others_of_first(&stage), 4);
 }
 
 #[test]
