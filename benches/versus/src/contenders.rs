@@ -350,6 +350,9 @@ impl Contender {
                     ("LLAMATOWER_LOG", log.to_owned()),
                     ("LLAMATOWER_WORKER_THREADS", "1".to_owned()),
                     ("LLAMATOWER_MAX_CONNECTIONS", "16384".to_owned()),
+                    // The simulated servers answer any number of requests at once. Learned slots
+                    // would begin with a queue, which the other proxies do not have.
+                    ("LLAMATOWER_SLOTS", "off".to_owned()),
                     ("OLLAMA_URL", urls.join(",")),
                 ]);
             }

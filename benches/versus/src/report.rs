@@ -382,8 +382,8 @@ nginx has one worker, `proxy_buffering off`, `proxy_request_buffering off`, `kee
 access log. Its buffers have their default size, a few kB; larger ones would make large bodies
 cheaper and each stream more expensive. HAProxy has one thread, `http-reuse always`,
 `option http-no-delay` and no log. llamatower is the release binary with all its layers and its
-default settings, and with `LLAMATOWER_LOG=warn` to write no access log; `llamatower+log` writes it
-to `/dev/null`. `llamatower-base`, if present, is another build, given by `--gateway-base`. Plain
+default settings but for two: `LLAMATOWER_LOG=warn` to write no access log (`llamatower+log` writes it
+to `/dev/null`), and `LLAMATOWER_SLOTS=off`, because no other proxy here has a queue. `llamatower-base`, if present, is another build, given by `--gateway-base`. Plain
 hyper is a server and a connection pool of the same libraries, with nothing between. LiteLLM and
 Portkey use OpenAI's dialect, whose lines are longer, and get less load (a fortieth and a tenth of
 the requests and of the streams), because they would take hours otherwise; CPU time for each request
