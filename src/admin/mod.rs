@@ -7,8 +7,9 @@
 //! GET  /status/events        the same, live
 //! GET  /status, /status/..   documents             (open)
 //! GET  /metrics              metrics               (open)
-//! POST /backends/NAME/..     cordon, uncordon      (from other machines after sign-in, or with
-//! POST /queue/ID/cancel      ends a wait            an administrator's key)
+//! POST /backends/NAME/..     cordon, uncordon,     (from other machines after sign-in, or with
+//!                            load, unload           an administrator's key)
+//! POST /queue/ID/cancel      ends a wait
 //! ```
 //!
 //! `/health` is served by the edge.
@@ -68,8 +69,8 @@ where
     let checked = ServiceBuilder::new()
         .layer(access::layer(keys.clone(), admin.sessions.clone()))
         .service(service_fn(move |request: Request<B>| {
-            let answer = admin.answer(&request.into_parts().0);
-            std::future::ready(Ok::<_, Infallible>(answer))
+            let (admin, request) = (admin.clone(), request.into_parts().0);
+            async move { Ok::<_, Infallible>(admin.answer(&request).await) }
         }));
     service_fn(move |request: Request<B>| {
         if session::is_form(&request) {
@@ -99,11 +100,11 @@ struct Admin {
 }
 
 impl Admin {
-    fn answer(&self, request: &Parts) -> Answer {
+    async fn answer(&self, request: &Parts) -> Answer {
         let (method, path) = (&request.method, request.uri.path());
-        if let Some(action) = Action::of(path) {
+        if let Some(action) = Action::of(&request.uri) {
             return match *method {
-                Method::POST => action.apply(self.sources.fleet()),
+                Method::POST => action.apply(self.sources.fleet.clone()).await,
                 _ => answer::wrong_method("POST"),
             };
         }

@@ -12,6 +12,8 @@ use crate::ollama::fleet::{
 pub struct Backend {
     /// Its name: host, port and path.
     pub name: String,
+    /// Whether it is an Ollama, whose models can be loaded and unloaded.
+    pub is_ollama: bool,
     /// Whether it answers the gateway's probes.
     pub is_up: bool,
     /// Whether an operator has taken it out of the choice.
@@ -151,6 +153,7 @@ impl From<&BackendStatus> for Backend {
         let resident = row.resident.as_deref();
         Self {
             name: row.name.to_string(),
+            is_ollama: row.is_ollama,
             is_up: row.is_up,
             is_cordoned: row.is_cordoned,
             version: row.version.as_deref().map(str::to_owned),

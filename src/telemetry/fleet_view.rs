@@ -1,8 +1,15 @@
 //! The fleet, as telemetry and operators see it.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use crate::ollama::fleet::{BackendStatus, Decision, Drift, Fleet, QueueStatus, Waiting};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use llamatower_layers::ModelName;
+
+use crate::ollama::fleet::{
+    BackendStatus, Decision, Drift, Fleet, MemoryChange, MemoryChangeFailed, QueueStatus, Waiting,
+};
 
 /// What telemetry and operators can query.
 pub trait FleetView: Send + Sync {
@@ -23,9 +30,16 @@ pub trait FleetView: Send + Sync {
     /// Takes the backend with this name out of the choice, or back into it. Returns whether there is
     /// such a backend.
     fn set_cordoned(&self, name: &str, is_cordoned: bool) -> bool;
+    /// Loads or unloads a model on the backend with this name; see [`Fleet::change_memory`].
+    fn change_memory(
+        self: Arc<Self>,
+        backend: String,
+        model: ModelName,
+        change: MemoryChange,
+    ) -> BoxFuture<'static, Result<Duration, MemoryChangeFailed>>;
 }
 
-impl<S: Send + Sync> FleetView for Fleet<S> {
+impl<S: Send + Sync + 'static> FleetView for Fleet<S> {
     fn status(&self) -> Vec<BackendStatus> {
         Fleet::status(self)
     }
@@ -49,6 +63,14 @@ impl<S: Send + Sync> FleetView for Fleet<S> {
     }
     fn set_cordoned(&self, name: &str, is_cordoned: bool) -> bool {
         Fleet::set_cordoned(self, name, is_cordoned)
+    }
+    fn change_memory(
+        self: Arc<Self>,
+        backend: String,
+        model: ModelName,
+        change: MemoryChange,
+    ) -> BoxFuture<'static, Result<Duration, MemoryChangeFailed>> {
+        async move { Fleet::change_memory(&self, &backend, &model, change).await }.boxed()
     }
 }
 

@@ -23,6 +23,7 @@ mod loads;
 mod manage;
 mod models_sync;
 mod openai;
+mod operator_loads;
 mod outliers;
 mod queue;
 mod reload;

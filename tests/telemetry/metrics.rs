@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use http::StatusCode;
 use http_body_util::BodyExt;
 use llamatower::ollama::fleet::{
-    BackendStatus, Decision, Drift, ModelStatus, QueueStatus, Residency, ServerRules, SlotSource,
-    SlotStatus, Waiting,
+    BackendStatus, Decision, Drift, MemoryChange, MemoryChangeFailed, ModelStatus, QueueStatus,
+    Residency, ServerRules, SlotSource, SlotStatus, Waiting,
 };
 use llamatower::telemetry::{FleetView, names};
 use llamatower_layers::breaker::State;
@@ -122,6 +124,14 @@ impl FleetView for TwoBackends {
     }
     fn cancel_waiting(&self, _: u64) -> bool {
         false
+    }
+    fn change_memory(
+        self: Arc<Self>,
+        _: String,
+        _: ModelName,
+        _: MemoryChange,
+    ) -> BoxFuture<'static, Result<Duration, MemoryChangeFailed>> {
+        unreachable!("telemetry changes nothing")
     }
     fn drifts(&self) -> Vec<Drift> {
         Vec::new()

@@ -1,17 +1,78 @@
-//! The request that loads a model and generates nothing.
+//! Loads that the gateway begins itself: the request that loads a model and generates nothing, and
+//! what the policy learns from it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
+use llamatower_layers::ModelName;
 use serde::Deserialize;
 use serde_json::json;
+use tokio::time::Instant;
 
+use super::Fleet;
 use super::backend::Backend;
+use super::flight::Flight;
 use super::inventory::Installed;
+use super::member::Member;
+use super::policy::{Grant, Phases, Report};
 
 const GENERATE: &str = "/api/generate";
 const EMBED: &str = "/api/embed";
+
+impl<S> Fleet<S> {
+    /// Loads a model on a server, and tells the policy, which has given the `grant`. Returns the time
+    /// of the load.
+    ///
+    /// # Errors
+    /// What the server said, and what to do.
+    pub(super) async fn load_now(
+        &self,
+        member: &Arc<Member<S>>,
+        model: &ModelName,
+        for_ever: bool,
+        grant: Option<Grant>,
+    ) -> Result<Duration, String> {
+        let flight = grant.map(|grant| Flight::new(model.clone(), grant, self.router.clone()));
+        let begun = Instant::now();
+        let loaded = self.send_load(member, model, for_ever).await;
+        if let (Ok(load), Some(flight)) = (&loaded, &flight) {
+            flight.first_byte();
+            flight.tell_loaded(member.backend.name());
+            flight.complete(report(load.unwrap_or_else(|| begun.elapsed())));
+        }
+        drop(flight);
+        member.refresh_resident();
+        self.queue.slots_changed();
+        loaded.map(|_| begun.elapsed())
+    }
+
+    /// The time of the load, if the server tells it.
+    pub(super) async fn send_load(
+        &self,
+        member: &Arc<Member<S>>,
+        model: &ModelName,
+        for_ever: bool,
+    ) -> Result<Option<Duration>, String> {
+        let Some(installed) = member.installed(model) else {
+            return Err("it is not installed on this server any more".to_owned());
+        };
+        let _slot = member.take(None);
+        let limit = self.config.load_timeout.unwrap_or(Duration::MAX);
+        let backend = &member.backend;
+        backend.load_model(&installed, for_ever, limit).await
+    }
+}
+
+impl<S> Member<S> {
+    /// The model on its disk.
+    pub(super) fn installed(&self, model: &ModelName) -> Option<Installed> {
+        let models = self.models();
+        let mut models = models.iter();
+        models.find(|installed| installed.name == *model).cloned()
+    }
+}
 
 impl Backend {
     /// Loads a model, with the server's own `keep_alive` or for ever. Returns the time of the load,
@@ -77,6 +138,18 @@ impl Backend {
     }
 }
 
+/// What the policy learns from a load.
+fn report(load: Duration) -> Report {
+    Report {
+        phases: Some(Phases {
+            load,
+            total: load,
+            ..Phases::default()
+        }),
+        ..Report::default()
+    }
+}
+
 /// The time of the load, in nanoseconds in the response.
 fn load_duration(body: &[u8]) -> Option<Duration> {
     #[derive(Deserialize)]
@@ -88,7 +161,7 @@ fn load_duration(body: &[u8]) -> Option<Duration> {
 }
 
 /// The text of an error, at most 200 characters.
-fn error_text(body: &[u8]) -> String {
+pub(super) fn error_text(body: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Answer {
         error: String,

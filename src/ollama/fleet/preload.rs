@@ -15,10 +15,9 @@ use llamatower_layers::ModelName;
 use tokio::time::{Instant, sleep};
 
 use super::Fleet;
-use super::flight::Flight;
-use super::inventory::{Installed, Resident};
+use super::inventory::Resident;
 use super::member::Member;
-use super::policy::{Grant, OwnLoad, Phases, Report};
+use super::policy::{Grant, OwnLoad};
 use super::rules::Preload;
 
 /// How often the task looks whether a load is due.
@@ -344,20 +343,13 @@ impl<S> Fleet<S> {
         }
     }
 
-    /// Sends the request that loads a model, and records the result.
+    /// Loads a model, and records the result.
     async fn preload(&self, member: &Arc<Member<S>>, row: &mut Row, grant: Option<Grant>) {
         let (backend, model) = (&member.backend, &row.preload.model);
-        let flight = grant.map(|grant| Flight::new(model.clone(), grant, self.router.clone()));
-        let begun = Instant::now();
-        let result = self.send_load(member, row).await;
-        match result {
-            Ok(load) => {
-                if let Some(flight) = &flight {
-                    flight.first_byte();
-                    flight.tell_loaded(backend.name());
-                    flight.complete(report(load.unwrap_or_else(|| begun.elapsed())));
-                }
-                let (pinned, seconds) = (row.preload.is_pinned, begun.elapsed().as_secs_f64());
+        let pinned = row.preload.is_pinned;
+        match self.load_now(member, model, pinned, grant).await {
+            Ok(time) => {
+                let seconds = time.as_secs_f64();
                 tracing::info!(backend = %backend.name(), %model, pinned, seconds, "the model was preloaded");
                 row.pinned_at = Some(Instant::now());
                 (row.expires, row.seen) = (None, backend.starts());
@@ -368,64 +360,25 @@ impl<S> Fleet<S> {
                 row.retry_later();
             }
         }
-        drop(flight);
-        member.refresh_resident();
-        self.queue.slots_changed();
     }
 
     /// Sets the `keep_alive` of a pinned model that is in memory.
     async fn pin_again(&self, member: &Arc<Member<S>>, row: &mut Row) {
         row.pinned_at = Some(Instant::now());
-        if let Err(error) = self.send_load(member, row).await {
-            let (backend, model) = (member.backend.name(), &row.preload.model);
+        let model = &row.preload.model;
+        if let Err(error) = self.send_load(member, model, true).await {
+            let backend = member.backend.name();
             tracing::debug!(%backend, %model, error, "the model was not pinned again");
         }
         member.refresh_resident();
     }
 
-    /// The time of the load, if the server tells it.
-    async fn send_load(
-        &self,
-        member: &Arc<Member<S>>,
-        row: &Row,
-    ) -> Result<Option<Duration>, String> {
-        let Some(installed) = member.installed(&row.preload.model) else {
-            return Err("it is not installed on this server any more".to_owned());
-        };
-        let _slot = member.take(None);
-        let limit = self.config.load_timeout.unwrap_or(Duration::MAX);
-        let backend = &member.backend;
-        backend
-            .load_model(&installed, row.preload.is_pinned, limit)
-            .await
-    }
-
-    fn is_draining(&self) -> bool {
+    pub(super) fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::Relaxed)
-    }
-}
-
-impl<S> Member<S> {
-    fn installed(&self, model: &ModelName) -> Option<Installed> {
-        let models = self.models();
-        let mut models = models.iter();
-        models.find(|installed| installed.name == *model).cloned()
     }
 }
 
 fn find<'a>(listed: &'a [Resident], row: &Row) -> Option<&'a Resident> {
     let mut listed = listed.iter();
     listed.find(|resident| resident.name == row.preload.model)
-}
-
-/// What the policy learns from a load.
-fn report(load: Duration) -> Report {
-    Report {
-        phases: Some(Phases {
-            load,
-            total: load,
-            ..Phases::default()
-        }),
-        ..Report::default()
-    }
 }

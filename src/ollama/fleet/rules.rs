@@ -50,6 +50,12 @@ impl ServerRules {
         pinned.any(|pinned| pinned.model == *model)
     }
 
+    /// The models that are kept in memory.
+    pub(super) fn pinned(&self) -> Vec<ModelName> {
+        let pinned = self.preloads.iter().filter(|row| row.is_pinned);
+        pinned.map(|row| row.model.clone()).collect()
+    }
+
     /// The models that must not be unloaded for a preload: the pinned ones and, for one that is not
     /// pinned, also the others.
     pub(super) fn kept_beside(&self, preload: &Preload) -> Vec<ModelName> {

@@ -210,10 +210,10 @@ def test_a_server_is_cordoned_and_uncordoned(
     stack: Stack, gateway: Gateway, opened: Callable[..., Page], chats: Chats
 ) -> None:
     page = opened(gateway)
-    server_row(page, 0).get_by_role("button").press("Enter")
+    server_row(page, 0).get_by_role("button", name="Cordon").press("Enter")
     page.get_by_role("button", name="Close").press("Enter")
     assert json.loads(ask(f"{gateway.admin}/status")[1])["backends"][0]["is_cordoned"] is False
-    server_row(page, 0).get_by_role("button").press("Enter")
+    server_row(page, 0).get_by_role("button", name="Cordon").press("Enter")
     page.locator("#dialog-yes").press("Enter")
     expect(server_row(page, 0).locator(".state")).to_have_text("cordoned")
     assert chats.send(FAST) == 503, "only this server has the model"
@@ -221,6 +221,42 @@ def test_a_server_is_cordoned_and_uncordoned(
     page.locator("#dialog-yes").press("Enter")
     expect(server_row(page, 0).locator(".state")).to_have_text("up")
     assert chats.send(FAST) == 200
+
+
+def test_a_model_is_loaded_and_unloaded(gateway: Gateway, opened: Callable[..., Page]) -> None:
+    page = opened(gateway)
+    row = server_row(page, 0)
+    dialog = page.get_by_role("dialog")
+    row.get_by_role("button", name="Unload").press("Enter")
+    expect(dialog).to_contain_text("No model is in its memory.")
+    page.get_by_role("button", name="Close").press("Enter")
+    row.get_by_role("button", name="Load…", exact=False).first.press("Enter")
+    dialog.get_by_label("Model").select_option(f"{FAST}:latest")
+    assert Axe().run(page).violations_count == 0
+    page.locator("#dialog-yes").press("Enter")
+    expect(row).to_contain_text(f"{FAST}:latest:")
+    row.get_by_role("button", name="Unload").press("Enter")
+    page.locator("#dialog-yes").press("Enter")
+    expect(page.locator("#announcements")).to_contain_text("leaves the memory")
+    expect(row).not_to_contain_text(f"{FAST}:latest:")
+
+
+def test_declared_models_are_shown_with_the_pull_that_failed(
+    stack: Stack, tmp_path: Path, opened: Callable[..., Page]
+) -> None:
+    server = stack.backends[0].url.removeprefix("http://")
+    file = tmp_path / "declared.toml"
+    file.write_text(f'[models]\n"{server}" = ["{FAST}", "absent"]\n')
+    settings = SETTINGS | {"LLAMATOWER_CONFIG": str(file), "LLAMATOWER_MODELS_SYNC": "1m"}
+    gateway = stack.serve(**settings)
+    try:
+        page = opened(gateway)
+        declared = page.locator("#declared-rows")
+        expect(declared).to_contain_text("absent")
+        expect(declared).to_contain_text(server)
+        assert Axe().run(page).violations_count == 0
+    finally:
+        gateway.stop()
 
 
 def test_an_operator_on_another_machine_signs_in(

@@ -52,6 +52,44 @@ export async function uncordon(server) {
   if (await post(`/backends/${inPath(server.name)}/uncordon`)) announce(`${text(server.name)} gets requests again`);
 }
 
+// Asks for one of these models; null if the operator has closed the dialog.
+async function chosenModel(title, effect, models, yes, none) {
+  if (models.length === 0) {
+    await tell(title, element("p", "", none));
+    return null;
+  }
+  const select = element("select", "", ...models.map((model) => {
+    const option = element("option", "", text(model));
+    option.value = model;
+    return option;
+  }));
+  select.id = "dialog-model";
+  const label = element("label", "", "Model");
+  label.htmlFor = select.id;
+  const isYes = await open(title, [element("p", "", effect), label, " ", select], yes);
+  return isYes ? select.value : null;
+}
+
+export async function load(server, models) {
+  const effect = "Requests for it go to this server as soon as it is in memory. The server may have to unload "
+    + "another model, but none that is in use.";
+  const title = `Load a model on ${text(server.name)}`;
+  const model = await chosenModel(title, effect, models, "Load", "All of its models are in memory.");
+  if (model === null) return;
+  announce(`loading ${text(model)} on ${text(server.name)}`);
+  const path = `/backends/${inPath(server.name)}/load?model=${encodeURIComponent(model)}`;
+  if (await post(path)) announce(`${text(model)} is in the memory of ${text(server.name)}`);
+}
+
+export async function unload(server, models) {
+  const effect = "It leaves memory after the requests that run it. The next request for it has to load it again.";
+  const title = `Unload a model on ${text(server.name)}`;
+  const model = await chosenModel(title, effect, models, "Unload", "No model is in its memory.");
+  if (model === null) return;
+  const path = `/backends/${inPath(server.name)}/unload?model=${encodeURIComponent(model)}`;
+  if (await post(path)) announce(`${text(model)} leaves the memory of ${text(server.name)}`);
+}
+
 export async function cancel(waiter) {
   const effect = `The request of ${text(waiter.client)} for ${text(waiter.model)} ends with an error (503).`;
   if (!(await open("Cancel this request?", [element("p", "", effect)], "Cancel the request"))) return;

@@ -19,6 +19,7 @@ connect({
   waiting: tables.waiting,
   cloud: tables.cloud,
   models: tables.models,
+  models_sync: tables.modelsSync,
   requests: tables.requests,
   clients: tables.clients,
   intervals: (rows) => {

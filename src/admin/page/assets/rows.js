@@ -59,16 +59,22 @@ export function lines(cell, rows) {
   cell.replaceChildren(...rows.map(([text, className]) => element("div", className, text)));
 }
 
-// A button that stays the same element; `act` is called with the latest item.
-export function button(cell, label, describedBy, act) {
-  let made = cell.querySelector("button");
-  if (!made) {
-    made = element("button");
-    made.type = "button";
-    made.addEventListener("click", () => made.act());
-    cell.append(made);
+// Buttons that stay the same elements, one for each `[name, label, describedBy, act]`; `act` is called with
+// the latest item.
+export function buttons(cell, wanted) {
+  const names = wanted.map(([name]) => name);
+  for (const known of [...cell.children]) if (!names.includes(known.dataset.name)) known.remove();
+  for (const [name, label, describedBy, act] of wanted) {
+    let made = [...cell.children].find((known) => known.dataset.name === name);
+    if (!made) {
+      made = element("button");
+      made.type = "button";
+      made.dataset.name = name;
+      made.addEventListener("click", (event) => event.currentTarget.act());
+      cell.append(made);
+    }
+    if (made.textContent !== label) made.textContent = label;
+    made.setAttribute("aria-label", `${label} ${describedBy}`);
+    made.act = act;
   }
-  if (made.textContent !== label) made.textContent = label;
-  made.setAttribute("aria-label", `${label} ${describedBy}`);
-  made.act = act;
 }

@@ -1,8 +1,8 @@
 // The tables of the page: one function for each part of the status.
 
 import { bytes, clock, count, expiry, rate, seconds, text } from "./format.js";
-import { button, element, lines, show, write } from "./rows.js";
-import { announce, cancel, cordon, tell, uncordon } from "./actions.js";
+import { buttons, element, lines, show, write } from "./rows.js";
+import { announce, cancel, cordon, load, tell, uncordon, unload } from "./actions.js";
 
 const byId = (id) => document.getElementById(id);
 const sum = (rows, of) => rows.reduce((total, row) => total + (of(row) ?? 0), 0);
@@ -66,6 +66,7 @@ function stateOf(server) {
 function inMemory(server) {
   if (server.resident === null) return [["not listed", "hint"]];
   const preloads = server.preloads.filter((row) => row.state !== "loaded");
+  const loading = server.models.filter((row) => row.residency === "loading");
   return [
     ...server.resident.map((row) => {
       const facts = [bytes(row.size)];
@@ -75,6 +76,7 @@ function inMemory(server) {
       if (left) facts.push(left);
       return [`${text(row.model)}: ${facts.join(", ")}`, ""];
     }),
+    ...loading.map((row) => [`${text(row.model)}: loading`, "hint"]),
     ...preloads.map((row) => [`${text(row.model)}: preload ${text(row.state)}`, "hint"]),
   ];
 }
@@ -117,9 +119,27 @@ export function backends(servers) {
     lines(cells[2], flights(server));
     lines(cells[3], inMemory(server));
     lines(cells[4], speed(server));
-    if (server.is_cordoned) button(cells[5], "Uncordon", text(server.name), () => uncordon(server));
-    else button(cells[5], "Cordon", text(server.name), () => cordon(server));
+    buttons(cells[5], actions(server));
   }, "There are no servers");
+}
+
+// The models on the disk of a server that are in memory, or are not.
+function modelsOf(server, areInMemory) {
+  const on = (row) => row.servers.find((of) => of.name === server.name);
+  return allModels.filter((row) => on(row)?.is_in_memory === areInMemory).map((row) => row.model);
+}
+
+function actions(server) {
+  const name = text(server.name);
+  const isCordoned = server.is_cordoned;
+  const cordoning = ["cordon", isCordoned ? "Uncordon" : "Cordon", name,
+    () => (isCordoned ? uncordon(server) : cordon(server))];
+  if (!server.is_ollama) return [cordoning];
+  return [
+    cordoning,
+    ["load", "Load…", `a model on ${name}`, () => load(server, modelsOf(server, false))],
+    ["unload", "Unload…", `a model on ${name}`, () => unload(server, modelsOf(server, true))],
+  ];
 }
 
 // --- Queue
@@ -144,7 +164,7 @@ export function waiting(rows) {
     write(cells[3], seconds(row.waited), "number");
     write(cells[4], count(row.ahead), "number");
     write(cells[5], seconds(row.expected_wait), "number");
-    button(cells[6], "Cancel", `the request of ${text(row.client)}`, () => cancel(row));
+    buttons(cells[6], [["cancel", "Cancel", `the request of ${text(row.client)}`, () => cancel(row)]]);
   }, "Nobody waits", now.waiting - rows.length);
 }
 
@@ -185,7 +205,7 @@ export function requests(rows) {
     write(cells[8], seconds(row.duration), "number");
     const tokens = row.output_tokens === null ? "–" : `${count(row.prompt_tokens)} + ${count(row.output_tokens)}`;
     write(cells[9], tokens, "number");
-    button(cells[10], "Details", `of the request of ${text(row.client)}`, () => details(row));
+    buttons(cells[10], [["details", "Details", `of the request of ${text(row.client)}`, () => details(row)]]);
   }, "No request has ended yet");
 }
 
@@ -232,7 +252,7 @@ async function details(row) {
   await tell("Request", known, ...(await choice(row)));
 }
 
-// --- Models and clients
+// --- Models
 
 // The number of models that are shown; the field above the table finds the others.
 const MODELS = 500;
@@ -258,6 +278,26 @@ function showModels() {
 }
 
 byId("model-filter").addEventListener("input", showModels);
+
+// --- Declared models
+
+export function modelsSync(state) {
+  byId("declared").hidden = !state.is_on;
+  if (!state.is_on) return;
+  write(byId("declared-every"), `Compared every ${seconds(state.every)}, and when a server comes up.`);
+  show(byId("declared-rows"), state.servers, 3, (row) => row.name, (cells, row) => {
+    const failed = row.failed.map((of) => [
+      `${text(of.model)}: ${text(of.reason)}; next pull in ${seconds(of.retry_in)}`, "bad",
+    ]);
+    const pulling = row.pulling === null ? [] : [[`pulls ${text(row.pulling)}`, ""]];
+    const pulled = row.pulled.map((of) => [`${text(of.model)}: pulled at ${clock(of.at)}`, "hint"]);
+    write(cells[0], text(row.name));
+    write(cells[1], row.state.replace("_", " "), row.state === "failed" ? "bad" : "");
+    lines(cells[2], [...failed, ...pulling, ...pulled]);
+  }, "No server has declared models");
+}
+
+// --- Clients
 
 export function clients(rows) {
   show(byId("client-rows"), rows, 5, (row) => row.client, (cells, row) => {
