@@ -136,6 +136,7 @@ impl Gateway {
                 sync: sync_status,
                 clients: self.public.gauges(),
                 started_at: Timestamp::now(),
+                trace_url: self.settings.telemetry.trace_url.clone(),
             };
             let service = admin::service(sources, self.live.keys.clone());
             tasks.spawn(listener.serve(service, operators_leave.clone()));

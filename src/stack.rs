@@ -175,6 +175,7 @@ where
                 .with_memory_budget(handles.body_memory),
         )
         .layer(FilterLayer::new(live.models.clone()))
+        .layer(telemetry.inference_span_layer())
         // Sends heartbeats until a response arrives; waiting and retries take place below it.
         .layer(HeartbeatLayer::new(settings.timeouts.heartbeat))
         .layer(adaptive_limit(limits))
@@ -243,6 +244,7 @@ where
             UpstreamName {
                 name: backend.name().clone(),
                 provider,
+                base: address.url().into(),
                 address: address.host().into(),
                 port: address.port(),
             },

@@ -36,6 +36,8 @@ pub struct Sources {
     pub clients: Arc<Gauges>,
     /// When the gateway started.
     pub started_at: Timestamp,
+    /// The address of a trace in a viewer, with `{trace_id}` in place of its id.
+    pub trace_url: Option<String>,
 }
 
 impl Sources {
@@ -54,6 +56,7 @@ impl Sources {
             in_flight: self.clients.in_flight(),
             connections: self.clients.connections(),
             is_draining: self.clients.is_draining(),
+            trace_url: self.trace_url.clone(),
         }
     }
 

@@ -22,11 +22,14 @@ use crate::client::Client;
 use crate::ollama;
 use crate::ollama::fleet::LatestChoice;
 use crate::ollama::hygiene::{clean_request, clean_response};
-use crate::ollama::upstream::{PoolLimits, Upstream};
+use crate::ollama::upstream::{Address, PoolLimits, Upstream};
 use crate::openai::Translate;
 use crate::settings::Settings;
 use crate::stack::BACKEND_HEADER;
 use crate::telemetry::{Propagation, Upstream as UpstreamName, attempt_spans, names};
+
+/// The host of Groq, which `LLAMATOWER_CLOUD_URL` names by default.
+const GROQ_HOST: &str = "api.groq.com";
 
 /// The request headers that the service gets, besides those of its client.
 const SENT: [HeaderName; 2] = [ACCEPT, CONTENT_TYPE];
@@ -63,7 +66,8 @@ where
         .layer(attempt_spans(
             UpstreamName {
                 name: NAME.into(),
-                provider: names::OPENAI_COMPATIBLE,
+                provider: provider(&address),
+                base: address.url().into(),
                 address: address.host().into(),
                 port: address.port(),
             },
@@ -95,6 +99,14 @@ where
         // The cache of the gateway is for the fleet's model.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     })
+}
+
+/// The value of `gen_ai.provider.name`.
+fn provider(address: &Address) -> &'static str {
+    match address.host() == GROQ_HOST {
+        true => names::GROQ,
+        false => names::OPENAI_COMPATIBLE,
+    }
 }
 
 /// Limits the tokens of each client on one day.

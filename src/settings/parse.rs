@@ -408,6 +408,22 @@ pub(super) const LOG_FORMATS: [(&str, LogFormat); 3] = [
 pub(super) const NUM_CTX: [(&str, NumCtx); 2] = [("keep", NumCtx::Keep), ("exact", NumCtx::Exact)];
 
 /// The log filter, in the syntax of `RUST_LOG`.
+/// The place of the id in the address of a trace.
+const TRACE_ID: &str = "{trace_id}";
+
+pub(super) fn trace_url(text: &str) -> Parsed<String> {
+    if !text.starts_with("https://") && !text.starts_with("http://") {
+        return Err("it must begin with https:// or http://".to_owned());
+    }
+    if !text.contains(TRACE_ID) {
+        return Err(format!("it must contain {TRACE_ID}"));
+    }
+    match has_user(text) {
+        true => Err("it must not contain a user name or a password".to_owned()),
+        false => Ok(text.to_owned()),
+    }
+}
+
 pub(super) fn log_filter(text: &str) -> Parsed<String> {
     check_log_filter(text)?;
     Ok(text.to_owned())

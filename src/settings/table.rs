@@ -299,6 +299,8 @@ settings! {
             "The format of log lines: `human`, `json`, or `auto` for human on a terminal and JSON elsewhere. Set it if `auto` chooses the wrong one."
         trust_trace: bool = switch, "LLAMATOWER_TRUST_TRACE" Switch "true"
             "Whether the gateway continues a trace from a client's `traceparent`. Set it to `false` if untrusted clients can connect."
+        trace_url: Option<String> = optional(trace_url), "LLAMATOWER_TRACE_URL" Text ""
+            "The address of a trace in your viewer of traces, with `{trace_id}` in place of its id, like `http://jaeger:16686/trace/{trace_id}`. Set it so that requests on the status page link to their traces."
     }
     /// Threads.
     runtime: Runtime {

@@ -38,6 +38,8 @@ pub struct Gateway {
     pub connections: usize,
     /// Whether it accepts no new requests, because it is about to end.
     pub is_draining: bool,
+    /// The address of a trace, with `{trace_id}` in place of its id; null if none is set.
+    pub trace_url: Option<String>,
 }
 
 /// The document `/status/overview`: everything that the status page shows.

@@ -58,6 +58,7 @@ fn a_document_is_read_as_it_was_written() {
             in_flight: 1,
             connections: 2,
             is_draining: false,
+            trace_url: Some("https://traces.example/{trace_id}".to_owned()),
         },
         backends: Vec::new(),
         queue: Vec::new(),

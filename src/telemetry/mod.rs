@@ -3,16 +3,17 @@
 //! - **Log**: one line for each request at its end ([`names::ACCESS_LOG`]), human-readable or JSON.
 //! - **Metrics**: one set of OpenTelemetry instruments, for the Prometheus page
 //!   ([`Telemetry::metrics_page`]) and for OTLP.
-//! - **Traces**: a SERVER span for each request ([`RequestSpans`]) and a CLIENT span for each
-//!   attempt upstream ([`AttemptSpans`]), both held to the end of the stream.
+//! - **Traces**: a SERVER span for each request ([`RequestSpans`]), a GenAI span for each one that runs
+//!   a model ([`InferenceSpans`]), and a CLIENT span for each attempt upstream ([`AttemptSpans`]), all
+//!   held to the end of the stream.
 //!
 //! OTLP is set up only if the standard variables name an endpoint. Spans have the level `debug` in
 //! the log, so with the default filter and without an exporter none is created. Nothing is recorded
 //! per chunk.
 //!
 //! ```text
-//! request id -> endpoint -> OutcomeLayer -> RequestSpans -> .. -> AttemptSpans -> client
-//!                           |  started, finished               (one for each backend)
+//! request id -> endpoint -> OutcomeLayer -> RequestSpans -> .. -> InferenceSpans -> .. -> AttemptSpans
+//!                           |  started, finished                             (one for each backend)
 //!                           +-> RequestObserver: metrics, span's end, log line
 //! ```
 //!
@@ -59,7 +60,9 @@ pub use metrics::Metrics;
 
 pub use propagation::Propagation;
 pub(crate) use spans::trace_id;
-pub use spans::{AttemptBody, AttemptFuture, AttemptSpans, RequestSpans, Upstream, attempt_spans};
+pub use spans::{
+    AttemptBody, AttemptFuture, AttemptSpans, InferenceSpans, RequestSpans, Upstream, attempt_spans,
+};
 
 /// Checks OpenTelemetry's variables and returns errors and warnings, without setting anything up.
 pub fn check_environment(
@@ -162,6 +165,13 @@ impl Telemetry {
         spans::request_spans(self.propagation)
     }
 
+    /// The layer of the GenAI span; it must be inside the `LlmRequestLayer`.
+    pub fn inference_span_layer<S>(
+        &self,
+    ) -> impl Layer<S, Service = InferenceSpans<S>> + Clone + use<S> {
+        spans::inference_spans()
+    }
+
     /// The rules for `traceparent`; needed for the layers of the CLIENT spans.
     pub fn propagation(&self) -> Propagation {
         self.propagation
@@ -224,7 +234,7 @@ impl Observer for RequestObserver {
 
     fn finished(&self, outcome: &Outcome) {
         self.metrics.finished(outcome);
-        spans::finish_request(outcome);
+        spans::finish(outcome);
         access_log::write(outcome);
     }
 }

@@ -95,6 +95,8 @@ attributes! {
     HTTP_ROUTE = "http.route";
     URL_PATH = "url.path";
     URL_SCHEME = "url.scheme";
+    /// Of an attempt.
+    URL_FULL = "url.full";
     NETWORK_PROTOCOL_VERSION = "network.protocol.version";
     USER_AGENT_ORIGINAL = "user_agent.original";
     /// Behind trusted proxies, the client's address, not the nearest proxy's.
@@ -104,9 +106,15 @@ attributes! {
     GEN_AI_OPERATION_NAME = "gen_ai.operation.name";
     GEN_AI_PROVIDER_NAME = "gen_ai.provider.name";
     GEN_AI_REQUEST_MODEL = "gen_ai.request.model";
-    /// The model that answered, if the request's is an alias.
+    /// The model that answered: another one than the request's if that is an alias.
     GEN_AI_RESPONSE_MODEL = "gen_ai.response.model";
     GEN_AI_REQUEST_STREAM = "gen_ai.request.stream";
+    GEN_AI_INPUT_TOKENS = "gen_ai.usage.input_tokens";
+    GEN_AI_OUTPUT_TOKENS = "gen_ai.usage.output_tokens";
+    /// `error` if the response broke off or the client left. Other reasons are not read.
+    GEN_AI_FINISH_REASONS = "gen_ai.response.finish_reasons";
+    /// Seconds, of streams.
+    GEN_AI_FIRST_CHUNK = "gen_ai.response.time_to_first_chunk";
     /// `input` or `output`.
     GEN_AI_TOKEN_TYPE = "gen_ai.token.type";
     /// An attribute of the resource.
@@ -119,7 +127,9 @@ pub const ERROR_TYPE_OTHER: &str = "_OTHER";
 pub const METHOD_OTHER: &str = "_OTHER";
 /// The value of `gen_ai.provider.name` for a server that uses Ollama's dialects.
 pub const OLLAMA: &str = "ollama";
-/// The value of `gen_ai.provider.name` for an OpenAI-compatible server. `openai` would be OpenAI
+/// The value of `gen_ai.provider.name` for Groq.
+pub const GROQ: &str = "groq";
+/// The value of `gen_ai.provider.name` for another OpenAI-compatible server. `openai` would be OpenAI
 /// itself.
 pub const OPENAI_COMPATIBLE: &str = "openai_compatible";
 
@@ -140,6 +150,10 @@ attributes! {
     CHOICE_WORK = "llamatower.choice.work";
     /// Seconds of the work that the prefix cache saves, as a negative number.
     CHOICE_AFFINITY = "llamatower.choice.affinity";
+    /// Seconds in the queue, of all attempts together.
+    QUEUED = "llamatower.queued";
+    /// Seconds of the load, by the backend's clock.
+    LOAD_TIME = "llamatower.load_time";
     /// The request's id, as the client sees it.
     REQUEST_ID = "llamatower.request_id";
     /// The name of the client's key.
@@ -151,6 +165,17 @@ attributes! {
     /// The running version.
     VERSION = "version";
 }
+
+// === events of the span of a request that runs a model ===
+
+/// The request has left the queue.
+pub const EVENT_QUEUE: &str = "llamatower.queue_left";
+/// A backend was chosen, and the request is sent to it.
+pub const EVENT_CHOICE: &str = "llamatower.backend_chosen";
+/// The model is in memory; only if it had to be loaded.
+pub const EVENT_LOADED: &str = "llamatower.model_loaded";
+/// The first chunk of a stream.
+pub const EVENT_FIRST_CHUNK: &str = "llamatower.first_chunk";
 
 /// The label value for everything that is not in a bounded set.
 pub const OTHER: &str = "other";

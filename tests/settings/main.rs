@@ -61,6 +61,7 @@ fn another_value(setting: &Setting) -> &'static str {
         ("limits.num_ctx", _) => "exact",
         ("telemetry.log", _) => "debug",
         ("telemetry.log_format", _) => "json",
+        ("telemetry.trace_url", _) => "https://traces.example/{trace_id}",
         ("runtime.worker_threads", _) => "3",
         ("cloud.url", _) => "https://llm.example/v1",
         (_, Form::Text | Form::File | Form::Secret | Form::List) => "other",
@@ -115,7 +116,11 @@ fn bad_value(setting: &Setting) -> Option<&'static str> {
         ("limits.time_zone", _) => Some("Nowhere/Else"),
         ("cloud.url", _) => Some("llm.example"),
         (
-            "limits.num_ctx" | "telemetry.log" | "telemetry.log_format" | "runtime.worker_threads",
+            "limits.num_ctx"
+            | "telemetry.log"
+            | "telemetry.log_format"
+            | "telemetry.trace_url"
+            | "runtime.worker_threads",
             _,
         ) => Some("neither"),
         (_, Form::Text | Form::Secret | Form::List) => None,

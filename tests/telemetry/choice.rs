@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use llamatower::edge::Shutdown;
 use llamatower::gateway::Gateway;
 use llamatower::settings::{Environment, Settings};
 use llamatower::telemetry::TelemetryConfig;
 use llamatower_sim::{ModelSpec, Sim, SimHandle};
-use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind};
+use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
+use opentelemetry_proto::tonic::trace::v1::Span;
 
 use crate::collector::*;
 use crate::gateway::{LIMIT, Log, prepare};
@@ -34,6 +36,21 @@ fn addresses(log: &Log) -> [String; 2] {
 /// Sends requests, one after the other, through a gateway that knows that no model is in memory,
 /// and returns the last metrics page.
 async fn send(requests: usize, sim: &SimHandle, endpoint: &str) -> String {
+    send_through(sim, endpoint, &[], async |chat| {
+        for _ in 0..requests {
+            chat().await;
+        }
+    })
+    .await
+}
+
+/// The same for requests that `send` sends, each by a call of what it is given.
+async fn send_through(
+    sim: &SimHandle,
+    endpoint: &str,
+    settings: &[(&str, &str)],
+    send: impl AsyncFnOnce(&dyn Fn() -> BoxFuture<'static, ()>),
+) -> String {
     let log = Log::default();
     let variables = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
@@ -42,12 +59,13 @@ async fn send(requests: usize, sim: &SimHandle, endpoint: &str) -> String {
     let config = TelemetryConfig::default();
     let (telemetry, dispatch) = prepare(&config, &variables, log.clone()).unwrap();
     let _dispatch = tracing::dispatcher::set_default(&dispatch);
-    let environment = Environment::from_iter([
+    let environment = [
         ("OLLAMA_URL", &*sim.url()),
         ("LLAMATOWER_LISTEN", "127.0.0.1:0"),
         ("LLAMATOWER_ADMIN_LISTEN", "127.0.0.1:0"),
         ("LLAMATOWER_DRAIN_DELAY", "0"),
-    ]);
+    ];
+    let environment = Environment::from_iter(environment.iter().chain(settings).copied());
     let settings = Settings::load(None, &environment).unwrap().settings;
     let (telemetry, shutdown) = (Arc::new(telemetry), Shutdown::new());
     let gateway = Gateway::bind(&settings, &telemetry).await.unwrap();
@@ -62,13 +80,18 @@ async fn send(requests: usize, sim: &SimHandle, endpoint: &str) -> String {
     };
     let is_known = async { while !page("/status").await.contains(r#""resident":[]"#) {} };
     tokio::time::timeout(LIMIT, is_known).await.unwrap();
-    for _ in 0..requests {
+    let chats = client.clone();
+    send(&move || {
         let body = r#"{"model":"tiny","messages":[{"role":"user","content":"hi"}]}"#;
-        let answer = client.post(format!("{clients}/api/chat")).body(body);
-        let answer = answer.send().await.unwrap();
-        assert_eq!(answer.status(), 200);
-        answer.bytes().await.unwrap();
-    }
+        let answer = chats.post(format!("{clients}/api/chat")).body(body);
+        async move {
+            let answer = answer.send().await.unwrap();
+            assert_eq!(answer.status(), 200);
+            answer.bytes().await.unwrap();
+        }
+        .boxed()
+    })
+    .await;
     let metrics = page("/metrics").await;
     drop(client);
     shutdown.drain();
@@ -78,9 +101,9 @@ async fn send(requests: usize, sim: &SimHandle, endpoint: &str) -> String {
     metrics
 }
 
-/// A number among the attributes of a span.
-fn number(span: &Span, name: &str) -> f64 {
-    let attribute = span.attributes.iter().find(|found| found.key == name);
+/// A number among the attributes of a span or of an event.
+fn number(attributes: &[KeyValue], name: &str) -> f64 {
+    let attribute = attributes.iter().find(|found| found.key == name);
     let value = attribute.and_then(|found| found.value.as_ref()?.value.as_ref());
     match value {
         Some(Value::DoubleValue(number)) => *number,
@@ -130,17 +153,68 @@ async fn an_attempt_has_the_terms_by_which_its_backend_was_chosen() {
     let sim = slow_to_load().await;
     let (collector, endpoint) = Collector::start().await;
     send(2, &sim, &endpoint).await;
-    let mut spans = collector.spans();
-    spans.retain(|span| span.kind == SpanKind::Client as i32);
-    spans.sort_by_key(|span| span.start_time_unix_nano);
-    let [first, second] = &spans[..] else {
-        panic!("{} attempts", spans.len());
+    let attempts = collector.attempts();
+    let [first, second] = &attempts[..] else {
+        panic!("{} attempts", attempts.len());
     };
-    assert!(number(first, "llamatower.choice.load") > 0.0);
-    assert_eq!(number(second, "llamatower.choice.load"), 0.0);
+    assert!(number(&first.attributes, "llamatower.choice.load") > 0.0);
+    assert_eq!(number(&second.attributes, "llamatower.choice.load"), 0.0);
     for attempt in [first, second] {
         for term in ["wait", "work", "affinity"] {
-            assert!(number(attempt, &format!("llamatower.choice.{term}")).is_finite());
+            let name = format!("llamatower.choice.{term}");
+            assert!(number(&attempt.attributes, &name).is_finite());
         }
     }
+}
+
+/// The events of a span, the first one first.
+fn events(span: &Span) -> Vec<&str> {
+    let mut events: Vec<_> = span.events.iter().collect();
+    events.sort_by_key(|event| event.time_unix_nano);
+    events.iter().map(|event| &*event.name).collect()
+}
+
+#[tokio::test]
+async fn the_span_of_a_request_tells_when_its_backend_was_chosen_and_its_model_loaded() {
+    let model = ModelSpec::new("tiny").with_load_time(Duration::from_millis(150));
+    let sim = Sim::builder().model(model).start().await.unwrap();
+    let (collector, endpoint) = Collector::start().await;
+    send(1, &sim, &endpoint).await;
+    let span = collector.span_named("chat tiny");
+    let expected = [
+        "llamatower.backend_chosen",
+        "llamatower.model_loaded",
+        "llamatower.first_chunk",
+    ];
+    assert_eq!(events(&span), expected);
+    let of = |name: &str| span.events.iter().find(|event| event.name == name);
+    let chosen = &of("llamatower.backend_chosen").unwrap().attributes;
+    assert!(number(chosen, "llamatower.choice.load") > 0.0);
+    let loaded = &of("llamatower.model_loaded").unwrap().attributes;
+    assert!(number(loaded, "llamatower.load_time") >= 0.15);
+    let tokens = attributes(&span.attributes);
+    assert!(tokens["gen_ai.usage.output_tokens"].parse::<u64>().unwrap() > 0);
+}
+
+#[tokio::test]
+async fn the_span_of_a_request_tells_how_long_it_was_queued() {
+    let sim = slow_to_load().await;
+    let (collector, endpoint) = Collector::start().await;
+    send_through(
+        &sim,
+        &endpoint,
+        &[("LLAMATOWER_SLOTS", "1")],
+        async |chat| {
+            futures_util::future::join(chat(), chat()).await;
+        },
+    )
+    .await;
+    let spans = collector.spans();
+    let of_queue = spans.iter().flat_map(|span| &span.events);
+    let waits: Vec<_> = of_queue
+        .filter(|event| event.name == "llamatower.queue_left")
+        .map(|event| number(&event.attributes, "llamatower.queued"))
+        .collect();
+    assert_eq!(waits.len(), 1, "one of the two had to wait");
+    assert!(waits[0] > 0.0);
 }

@@ -86,6 +86,30 @@ impl Collector {
         spans.remove(0)
     }
 
+    pub(crate) fn span_named(&self, name: &str) -> Span {
+        let mut spans = self.spans();
+        spans.retain(|span| span.name == name);
+        assert_eq!(spans.len(), 1, "one span {name}");
+        spans.remove(0)
+    }
+
+    /// The spans of the attempts, the first one first.
+    pub(crate) fn attempts(&self) -> Vec<Span> {
+        let mut spans = self.spans();
+        spans.retain(|span| {
+            let has_method = || attributes(&span.attributes).contains_key("http.request.method");
+            span.kind == SpanKind::Client as i32 && has_method()
+        });
+        spans.sort_by_key(|span| span.start_time_unix_nano);
+        spans
+    }
+
+    pub(crate) fn attempt(&self) -> Span {
+        let mut attempts = self.attempts();
+        assert_eq!(attempts.len(), 1);
+        attempts.remove(0)
+    }
+
     pub(crate) fn metrics(&self) -> HashMap<String, Metric> {
         let requests: Vec<ExportMetricsServiceRequest> = self.received("/v1/metrics");
         let requests = requests.into_iter();

@@ -106,6 +106,7 @@ impl Gateway {
         let upstream = Upstream {
             name: "gpu-1".into(),
             provider: names::OLLAMA,
+            base: "http://10.0.0.7:11434/ollama".into(),
             address: "10.0.0.7".into(),
             port: 11434,
         };
@@ -117,6 +118,7 @@ impl Gateway {
             .layer(OutcomeLayer::new(self.telemetry.observer()))
             .layer(self.telemetry.request_span_layer())
             .map_request(move |request| scanned(request, attempts))
+            .layer(self.telemetry.inference_span_layer())
             .layer(attempt_spans(upstream, self.telemetry.propagation()))
             .service(service_fn(answer));
         let answer = stack.oneshot(request).await?;

@@ -46,23 +46,40 @@ async fn a_trace_goes_from_the_client_through_the_gateway_to_the_backend() {
     ];
     expect(&server.attributes, &of_server);
 
-    let client = collector.span(SpanKind::Client);
-    assert_eq!(client.name, "chat llama3.2");
-    assert_eq!(hex(&client.trace_id), TRACE);
-    assert_eq!(client.parent_span_id, server.span_id);
-    assert!(!is_error(&client));
-    let of_client = [
+    let operation = collector.span_named("chat llama3.2");
+    assert_eq!(operation.kind, SpanKind::Client as i32);
+    assert_eq!(operation.parent_span_id, server.span_id);
+    assert!(!is_error(&operation));
+    let of_operation = [
         ("gen_ai.operation.name", "chat"),
         ("gen_ai.provider.name", "ollama"),
         ("gen_ai.request.model", "llama3.2"),
+        ("gen_ai.response.model", "llama3.2"),
         ("gen_ai.request.stream", "true"),
+        ("llamatower.backend", "gpu-1"),
+    ];
+    expect(&operation.attributes, &of_operation);
+    let of_operation = attributes(&operation.attributes);
+    assert!(of_operation.contains_key("gen_ai.response.time_to_first_chunk"));
+    assert!(!of_operation.contains_key("gen_ai.response.finish_reasons"));
+
+    let client = collector.attempt();
+    assert_eq!(client.kind, SpanKind::Client as i32);
+    assert_eq!(hex(&client.trace_id), TRACE);
+    assert_eq!(client.parent_span_id, operation.span_id);
+    assert!(!is_error(&client));
+    let of_client = [
+        ("http.request.method", "POST"),
+        ("http.response.status_code", "200"),
         ("server.address", "10.0.0.7"),
         ("server.port", "11434"),
+        ("url.full", "http://10.0.0.7:11434/ollama/api/chat"),
         ("llamatower.backend", "gpu-1"),
     ];
     expect(&client.attributes, &of_client);
     let client_attributes = attributes(&client.attributes);
     assert!(!client_attributes.contains_key("http.request.resend_count"));
+    assert!(!client_attributes.contains_key("gen_ai.request.model"));
 
     let seen = seen.lock().unwrap();
     let expected = format!("00-{TRACE}-{}-01", hex(&client.span_id));
@@ -84,16 +101,16 @@ async fn the_span_of_a_request_for_an_alias_names_the_model_that_answered() {
     let answer = gateway.send_request(request, 1, |_| two_lines());
     answer.await.unwrap().collect().await.unwrap();
     gateway.stop().await;
-    let server = collector.span(SpanKind::Server);
     let names = [
         ("gen_ai.request.model", "llama3.2"),
         ("gen_ai.response.model", "qwen2.5:7b"),
     ];
-    expect(&server.attributes, &names);
+    expect(&collector.span(SpanKind::Server).attributes, &names);
+    expect(&collector.span_named("chat llama3.2").attributes, &names);
 }
 
 #[tokio::test]
-async fn both_spans_end_with_the_stream() {
+async fn all_spans_end_with_the_stream() {
     let (collector, endpoint) = Collector::start().await;
     let gateway = Gateway::exporting_to(&endpoint);
     let mut answer = gateway.send(1, |_| two_lines()).await.unwrap();
@@ -101,7 +118,7 @@ async fn both_spans_end_with_the_stream() {
     while answer.frame().await.is_some() {}
     gateway.stop().await;
     let spans = collector.spans();
-    assert_eq!(spans.len(), 2);
+    assert_eq!(spans.len(), 3);
     for span in spans {
         assert!(u128::from(span.end_time_unix_nano) >= head_at.as_nanos());
     }
@@ -136,7 +153,9 @@ async fn spans_of(attempts: u32, backend: fn() -> Answer) -> (Span, Span) {
     }
     gateway.stop().await;
     let server = collector.span(SpanKind::Server);
-    (server, collector.span(SpanKind::Client))
+    let operation = collector.span_named("chat llama3.2");
+    assert_eq!(is_error(&operation), is_error(&collector.attempt()));
+    (server, collector.attempt())
 }
 
 #[tokio::test]
@@ -187,8 +206,12 @@ async fn a_cancellation_by_the_client_is_no_error() {
     drop(answer);
     gateway.stop().await;
     let server = collector.span(SpanKind::Server);
-    assert!(!is_error(&server) && !is_error(&collector.span(SpanKind::Client)));
+    assert!(!is_error(&server) && !is_error(&collector.attempt()));
     expect(&server.attributes, &[("llamatower.ending", "cancelled")]);
+    let operation = collector.span_named("chat llama3.2");
+    assert!(!is_error(&operation));
+    let reasons = attributes(&operation.attributes);
+    assert!(reasons["gen_ai.response.finish_reasons"].contains("error"));
 }
 
 #[tokio::test]

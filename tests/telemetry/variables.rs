@@ -79,11 +79,11 @@ async fn a_blank_endpoint_counts_as_not_set() {
 #[tokio::test]
 async fn the_sampler_follows_its_variables() {
     for (sampler, kept) in [
-        ("always_on", 2),
+        ("always_on", 3),
         ("always_off", 0),
-        ("parentbased_always_off", 2),
-        ("parentbased_traceidratio", 2),
-        ("unknown", 2),
+        ("parentbased_always_off", 3),
+        ("parentbased_traceidratio", 3),
+        ("unknown", 3),
     ] {
         let (collector, log) = collected_with("OTEL_TRACES_SAMPLER", sampler).await;
         assert_eq!(collector.spans().len(), kept, "{sampler}");

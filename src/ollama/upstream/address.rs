@@ -60,6 +60,12 @@ impl Address {
         self.port
     }
 
+    /// The beginning of all of its URLs: scheme, host, port and [prefix](Self::prefix).
+    pub fn url(&self) -> String {
+        let scheme = if self.is_https { "https" } else { "http" };
+        format!("{scheme}://{self}")
+    }
+
     /// Whether the backend is accessed over TLS.
     pub fn is_https(&self) -> bool {
         self.is_https

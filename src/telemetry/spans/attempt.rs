@@ -7,7 +7,8 @@ use std::task::{Context, Poll, ready};
 
 use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use llamatower_layers::{BoxError, Failure, LlmRequest, Record, RouteMatch};
+use llamatower_layers::{BoxError, Failure, Record, RouteMatch};
+use opentelemetry::KeyValue;
 use pin_project_lite::pin_project;
 use tower::layer::layer_fn;
 use tower::{Layer, Service};
@@ -15,11 +16,11 @@ use tracing::Span;
 use tracing::instrument::{Instrument, Instrumented};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use super::super::attributes::bounded;
+use super::super::attributes::{bounded, method_name};
 use super::super::names;
 use super::super::propagation::Propagation;
-use super::{HeldSpan, fail, set};
-use crate::ollama::fleet::{LatestChoice, Terms};
+use super::{HeldSpan, fail, inference};
+use crate::ollama::fleet::LatestChoice;
 
 /// The target of an attempt.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub struct Upstream {
     pub name: Arc<str>,
     /// The dialect that it uses (`gen_ai.provider.name`).
     pub provider: &'static str,
+    /// The beginning of all of its URLs: scheme, host, port and path.
+    pub base: Arc<str>,
     /// Its host, without brackets.
     pub address: Arc<str>,
     /// Its port.
@@ -88,70 +91,76 @@ where
 }
 
 impl<S> AttemptSpans<S> {
-    /// The span. Its parent is the current span, which is the request's.
+    /// The span. Its parent is the current span: the operation's, or the request's if it runs no
+    /// model.
     fn open<B>(&self, request: &Request<B>) -> Span {
         // The macro evaluates the fields only if the span is enabled.
         let span = tracing::debug_span!(
             target: names::SPANS,
             "attempt",
-            otel.name = %name(operation(request), model(request)),
+            otel.name = %name(request),
             otel.kind = "client",
-            { names::GEN_AI_OPERATION_NAME } = operation(request),
-            { names::GEN_AI_REQUEST_MODEL } = model(request),
+            { names::HTTP_REQUEST_METHOD } = method_name(request.method()),
             { names::BACKEND } = &*self.upstream.name,
         );
         if span.is_disabled() {
             return span;
         }
-        span.set_attribute(names::GEN_AI_PROVIDER_NAME, self.upstream.provider);
         span.set_attribute(names::SERVER_ADDRESS, self.upstream.address.clone());
         span.set_attribute(names::SERVER_PORT, i64::from(self.upstream.port));
-        set(
-            &span,
-            names::GEN_AI_REQUEST_STREAM,
-            llm(request).map(|llm| llm.stream),
-        );
+        span.set_attribute(names::URL_FULL, self.url(request.uri().path()));
         Record::update_in(request.extensions(), |outcome| {
             if let Some(resent @ 1..) = outcome.attempts.checked_sub(1) {
                 span.set_attribute(names::HTTP_REQUEST_RESEND_COUNT, i64::from(resent));
             }
-            if let Some(choice) = outcome.extensions.get::<LatestChoice>() {
-                describe_choice(&span, &choice.terms);
+            let choice = outcome.extensions.get::<LatestChoice>();
+            let choice = choice.map(|choice| self.describe(choice));
+            let choice = choice.unwrap_or_else(|| vec![self.name()]);
+            for attribute in &choice {
+                span.set_attribute(attribute.key.clone(), attribute.value.clone());
             }
+            inference::attempt_begins(outcome, self.upstream.provider, choice);
         });
         span
     }
-}
 
-fn llm<B>(request: &Request<B>) -> Option<&LlmRequest> {
-    LlmRequest::of(request.extensions())
-}
+    /// The URL of a request. An OpenAI-compatible server may get another path than the gateway, which
+    /// is left out.
+    fn url(&self, path: &str) -> String {
+        let base = &self.upstream.base;
+        match self.upstream.provider == names::OLLAMA {
+            true => format!("{base}{}", bounded(path)),
+            false => base.to_string(),
+        }
+    }
 
-fn model<B>(request: &Request<B>) -> Option<&str> {
-    llm(request)?.model.as_deref().map(bounded)
-}
+    fn name(&self) -> KeyValue {
+        KeyValue::new(names::BACKEND, self.upstream.name.clone())
+    }
 
-fn operation<B>(request: &Request<B>) -> &'static str {
-    let by_route = || RouteMatch::of(request.extensions())?.operation();
-    match llm(request).map(|llm| llm.operation).or_else(by_route) {
-        Some(operation) => operation.name(),
-        None => names::ERROR_TYPE_OTHER,
+    /// Why this backend was chosen: its expected seconds.
+    fn describe(&self, choice: &LatestChoice) -> Vec<KeyValue> {
+        let terms = &choice.terms;
+        vec![
+            self.name(),
+            KeyValue::new(names::CHOICE_LOAD, terms.load),
+            KeyValue::new(names::CHOICE_WAIT, terms.wait),
+            KeyValue::new(names::CHOICE_WORK, terms.work),
+            KeyValue::new(names::CHOICE_AFFINITY, terms.affinity),
+        ]
     }
 }
 
-fn name(operation: &str, model: Option<&str>) -> String {
-    match model {
-        Some(model) => format!("{operation} {model}"),
-        None => operation.to_owned(),
+fn name<B>(request: &Request<B>) -> String {
+    let method = match method_name(request.method()) {
+        names::METHOD_OTHER => "HTTP",
+        method => method,
+    };
+    let route = RouteMatch::of(request.extensions()).and_then(RouteMatch::endpoint);
+    match route {
+        Some(endpoint) => format!("{method} {}", endpoint.route),
+        None => method.to_owned(),
     }
-}
-
-/// Why this backend was chosen: its expected seconds.
-fn describe_choice(span: &Span, terms: &Terms) {
-    span.set_attribute(names::CHOICE_LOAD, terms.load);
-    span.set_attribute(names::CHOICE_WAIT, terms.wait);
-    span.set_attribute(names::CHOICE_WORK, terms.work);
-    span.set_attribute(names::CHOICE_AFFINITY, terms.affinity);
 }
 
 fn status(span: &Span, status: StatusCode) {

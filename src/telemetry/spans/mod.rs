@@ -1,21 +1,38 @@
-//! Spans: one for each request, one for each attempt upstream.
+//! Spans: one for each request, below it one if it runs a model, and below that one for each attempt
+//! upstream.
+//!
+//! ```text
+//! SERVER  POST /api/chat      the request            (conventions for HTTP)
+//! CLIENT  chat llama3.2       the operation          (conventions for GenAI)
+//! CLIENT  POST /api/chat      each attempt           (conventions for HTTP)
+//! ```
 //!
 //! A 4xx leaves the SERVER span's status unset, because it is the client's error. It sets the
-//! CLIENT span's status, because there the gateway is the client. A cancellation is not an error.
+//! status of the CLIENT span of the attempt, because there the gateway is the client. A cancellation is not an error.
 
 mod attempt;
+mod inference;
 mod request;
 
 pub use attempt::{AttemptBody, AttemptFuture, AttemptSpans, Upstream, attempt_spans};
+pub use inference::InferenceSpans;
+pub(super) use inference::inference_spans;
 pub use request::RequestSpans;
+pub(super) use request::request_spans;
 pub(crate) use request::trace_id;
-pub(super) use request::{finish_request, request_spans};
 
+use llamatower_layers::Outcome;
 use opentelemetry::trace::Status;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::names;
+
+/// Writes the outcome into the spans of the request; both end.
+pub(super) fn finish(outcome: &Outcome) {
+    inference::finish(outcome);
+    request::finish(outcome);
+}
 
 /// A span that ends when it is dropped.
 ///

@@ -137,7 +137,7 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
 }
 
 /// Writes the outcome into the request's span; the span ends with the outcome.
-pub(in super::super) fn finish_request(outcome: &Outcome) {
+pub(super) fn finish(outcome: &Outcome) {
     let Some(RequestSpan(span)) = outcome.extensions.get() else {
         return;
     };

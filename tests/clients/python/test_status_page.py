@@ -241,6 +241,29 @@ def test_a_model_is_loaded_and_unloaded(gateway: Gateway, opened: Callable[..., 
     expect(row).not_to_contain_text(f"{FAST}:latest:")
 
 
+def test_a_request_links_to_its_trace(
+    stack: Stack, opened: Callable[..., Page]
+) -> None:
+    traces = {
+        # Nothing has to answer there.
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9/v1/traces",
+        "OTEL_TRACES_SAMPLER": "always_on",
+        "LLAMATOWER_TRACE_URL": "http://traces.example/trace/{trace_id}",
+    }
+    gateway = stack.serve(**SETTINGS, **traces)
+    try:
+        page = opened(gateway)
+        assert Chats(gateway).send(FAST) == 200
+        page.locator("#request-rows button").first.click()
+        link = page.get_by_role("dialog").get_by_role("link")
+        identity = link.text_content()
+        assert len(identity) == 32
+        assert link.get_attribute("href") == f"http://traces.example/trace/{identity}"
+        assert Axe().run(page).violations_count == 0
+    finally:
+        gateway.stop()
+
+
 def test_declared_models_are_shown_with_the_pull_that_failed(
     stack: Stack, tmp_path: Path, opened: Callable[..., Page]
 ) -> None:

@@ -29,7 +29,10 @@ function showNow() {
   });
 }
 
+let traceUrl = null;
+
 export function gateway(state) {
+  traceUrl = state.trace_url;
   now.in_flight = count(state.in_flight);
   showNow();
   return state.is_draining ? "the gateway is about to end" : "live";
@@ -212,8 +215,18 @@ export function requests(rows) {
 function facts(pairs) {
   const known = pairs.filter(([, value]) => value !== null && value !== undefined);
   return element("dl", "facts", ...known.flatMap(([name, value]) => [
-    element("dt", "", name), element("dd", "", text(value)),
+    element("dt", "", name), element("dd", "", value instanceof Node ? value : text(value)),
   ]));
+}
+
+// The id of a trace: a link, if the gateway knows where traces are shown.
+function trace(id) {
+  if (id === null || traceUrl === null) return id;
+  const link = element("a", "", id);
+  link.href = traceUrl.replace("{trace_id}", id);
+  link.rel = "noreferrer";
+  link.target = "_blank";
+  return link;
 }
 
 function candidates(decision) {
@@ -247,7 +260,7 @@ async function details(row) {
   const known = facts([
     ["Route", row.route], ["Client", row.client], ["Model", row.model], ["Served by", row.served_model],
     ["Server", row.backend], ["Attempts", row.attempts], ["Ending", row.ending], ["Error", row.error],
-    ["Request id", row.request_id], ["Trace id", row.trace_id],
+    ["Request id", row.request_id], ["Trace id", trace(row.trace_id)],
   ]);
   await tell("Request", known, ...(await choice(row)));
 }

@@ -1,0 +1,167 @@
+//! The GenAI span of each request that runs a model.
+//!
+//! It covers the whole operation: the queue, all attempts, and the response to its end. The CLIENT
+//! spans of the attempts are below it.
+
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use http::{Request, StatusCode};
+use llamatower_layers::{Ending, LlmRequest, Outcome, Record};
+use opentelemetry::{Array, KeyValue, StringValue, Value};
+use tower::layer::layer_fn;
+use tower::{Layer, Service};
+use tracing::Span;
+use tracing::instrument::{Instrument, Instrumented};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+use super::super::attributes::{bounded, error_type};
+use super::super::names;
+use super::{end, fail, set};
+
+/// The shortest load that gets an event. Ollama reports a few milliseconds for a model that is in
+/// memory.
+const SHORTEST_LOAD: Duration = Duration::from_millis(100);
+
+/// A layer that opens the GenAI span of each request that runs a model, and keeps it in the
+/// request's [`Record`], so that both end together. It must be inside the
+/// [`LlmRequestLayer`](llamatower_layers::llm_request::LlmRequestLayer), and outside of the queue and
+/// of the attempts.
+pub(in super::super) fn inference_spans<S>() -> impl Layer<S, Service = InferenceSpans<S>> + Clone {
+    layer_fn(|inner| InferenceSpans { inner })
+}
+
+/// A service whose requests that run a model have a GenAI span.
+#[derive(Clone, Debug)]
+pub struct InferenceSpans<S> {
+    inner: S,
+}
+
+impl<S, B> Service<Request<B>> for InferenceSpans<S>
+where
+    S: Service<Request<B>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Instrumented<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let span = open(&request);
+        let entered = span.enter();
+        let answering = self.inner.call(request);
+        drop(entered);
+        answering.instrument(span)
+    }
+}
+
+fn open<B>(request: &Request<B>) -> Span {
+    let Some(llm) = LlmRequest::of(request.extensions()) else {
+        return Span::none();
+    };
+    if !llm.operation.is_inference() {
+        return Span::none();
+    }
+    let (operation, model) = (llm.operation.name(), llm.model.as_deref().map(bounded));
+    // The macro evaluates the fields only if the span is enabled.
+    let span = tracing::debug_span!(
+        target: names::SPANS,
+        "inference",
+        otel.name = %name(operation, model),
+        otel.kind = "client",
+        { names::GEN_AI_OPERATION_NAME } = operation,
+        { names::GEN_AI_REQUEST_MODEL } = model,
+    );
+    if span.is_disabled() {
+        return span;
+    }
+    span.set_attribute(names::GEN_AI_REQUEST_STREAM, llm.stream);
+    Record::update_in(request.extensions(), |outcome| {
+        outcome.extensions.insert(InferenceSpan(span.clone()));
+    });
+    span
+}
+
+/// The span of a request that runs a model, stored in the extensions of its outcome.
+#[derive(Clone)]
+struct InferenceSpan(Span);
+
+fn name(operation: &str, model: Option<&str>) -> String {
+    match model {
+        Some(model) => format!("{operation} {model}"),
+        None => operation.to_owned(),
+    }
+}
+
+/// Describes the server of an attempt, and why it was chosen, in the request's span.
+pub(super) fn attempt_begins(outcome: &Outcome, provider: &'static str, choice: Vec<KeyValue>) {
+    let Some(InferenceSpan(span)) = outcome.extensions.get() else {
+        return;
+    };
+    span.set_attribute(names::GEN_AI_PROVIDER_NAME, provider);
+    if let Some(queued) = outcome.queued {
+        let wait = KeyValue::new(names::QUEUED, queued.as_secs_f64());
+        span.add_event(names::EVENT_QUEUE, vec![wait]);
+    }
+    span.add_event(names::EVENT_CHOICE, choice);
+}
+
+/// Writes the outcome into the span; the span ends with the outcome.
+pub(super) fn finish(outcome: &Outcome) {
+    let Some(InferenceSpan(span)) = outcome.extensions.get() else {
+        return;
+    };
+    let answered = outcome.served_model.as_deref().or(outcome.model.as_deref());
+    let answered = answered.filter(|_| outcome.status.is_some_and(|status| status.is_success()));
+    let answered = answered.map(|model| bounded(model).to_owned());
+    set(span, names::GEN_AI_RESPONSE_MODEL, answered);
+    set(span, names::BACKEND, outcome.backend.clone());
+    if let Some(usage) = outcome.usage {
+        let tokens = |tokens: u64| i64::try_from(tokens).unwrap_or(i64::MAX);
+        span.set_attribute(names::GEN_AI_INPUT_TOKENS, tokens(usage.prompt_tokens));
+        span.set_attribute(names::GEN_AI_OUTPUT_TOKENS, tokens(usage.output_tokens));
+    }
+    if matches!(outcome.ending, Ending::Broken | Ending::Cancelled) {
+        let error = Array::String(vec![StringValue::from("error")]);
+        span.set_attribute(names::GEN_AI_FINISH_REASONS, Value::Array(error));
+    }
+    add_times(span, outcome);
+    let refused = outcome.status.filter(StatusCode::is_client_error);
+    let refused = refused.map(|status| status.as_str().to_owned().into());
+    if let Some(kind) = error_type(outcome).or(refused) {
+        fail(span, kind);
+    }
+    end(span);
+}
+
+/// Adds the load and the first chunk.
+fn add_times(span: &Span, outcome: &Outcome) {
+    let first_chunk = outcome.time_to_first_byte.zip(outcome.duration);
+    let Some((first_chunk, duration)) = first_chunk.filter(|_| outcome.attempts > 0) else {
+        return;
+    };
+    let began = SystemTime::now().checked_sub(duration);
+    let Some(at) = began.and_then(|began| began.checked_add(first_chunk)) else {
+        return;
+    };
+    if outcome.stream {
+        span.set_attribute(names::GEN_AI_FIRST_CHUNK, first_chunk.as_secs_f64());
+        span.add_event_with_timestamp(names::EVENT_FIRST_CHUNK, at, Vec::new());
+    }
+    let timings = outcome.usage.and_then(|usage| usage.timings);
+    let Some(timings) = timings.filter(|timings| timings.load >= SHORTEST_LOAD) else {
+        return;
+    };
+    // The load ends when the server begins with the prompt.
+    let until_first_chunk = match outcome.stream {
+        true => timings.prompt,
+        false => timings.prompt + timings.output,
+    };
+    if let Some(loaded_at) = at.checked_sub(until_first_chunk) {
+        let load = KeyValue::new(names::LOAD_TIME, timings.load.as_secs_f64());
+        span.add_event_with_timestamp(names::EVENT_LOADED, loaded_at, vec![load]);
+    }
+}
