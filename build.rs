@@ -1,4 +1,5 @@
-//! Sets `LLAMATOWER_COMMIT` and `LLAMATOWER_BUILD` for `src/version.rs`.
+//! Sets `BUILD_COMMIT` and `BUILD_TARGET` for `src/version.rs`. `cargo run` passes them on to the program,
+//! which refuses unknown variables that begin like its settings, so they begin otherwise.
 //!
 //! The commit comes from the variable `LLAMATOWER_COMMIT` (images are built without the repository)
 //! or from git; otherwise it is `unknown`. The build time is not included, so that builds are
@@ -15,9 +16,9 @@ fn main() {
     let commit = given.or_else(commit_of_repository);
     let commit = commit.unwrap_or_else(|| "unknown".to_owned());
     let of_cargo = |name| std::env::var(name).unwrap_or_else(|_| "unknown".to_owned());
-    println!("cargo::rustc-env=LLAMATOWER_COMMIT={commit}");
+    println!("cargo::rustc-env=BUILD_COMMIT={commit}");
     println!(
-        "cargo::rustc-env=LLAMATOWER_BUILD={} {}",
+        "cargo::rustc-env=BUILD_TARGET={} {}",
         of_cargo("PROFILE"),
         of_cargo("TARGET")
     );
