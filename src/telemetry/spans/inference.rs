@@ -139,8 +139,10 @@ pub(super) fn finish(outcome: &Outcome) {
 
 /// Adds the load and the first chunk.
 fn add_times(span: &Span, outcome: &Outcome) {
+    let is_answered = outcome.status.is_some_and(|status| status.is_success());
     let first_chunk = outcome.time_to_first_byte.zip(outcome.duration);
-    let Some((first_chunk, duration)) = first_chunk.filter(|_| outcome.attempts > 0) else {
+    let first_chunk = first_chunk.filter(|_| is_answered && outcome.attempts > 0);
+    let Some((first_chunk, duration)) = first_chunk else {
         return;
     };
     let began = SystemTime::now().checked_sub(duration);
