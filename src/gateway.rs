@@ -136,6 +136,7 @@ impl Gateway {
                 sync: sync_status,
                 clients: self.public.gauges(),
                 started_at: Timestamp::now(),
+                last_reload: self.live.last_reload.clone(),
             };
             let service = admin::service(sources, self.live.keys.clone());
             tasks.spawn(listener.serve(service, operators_leave.clone()));

@@ -4,15 +4,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use llamatower_layers::live::Live;
 use tokio::time::Instant;
 
 use crate::activity::Activity as Kept;
 use crate::cloud::Cloud;
 use crate::edge::Gauges;
+use crate::live::LastReload;
 use crate::model_sync::SyncStatus;
 use crate::ollama::fleet::BackendStatus;
 use crate::status::{
-    Activity, CloudState, Gateway, Models, ModelsSync, Overview, Status, WaiterRow,
+    Activity, CloudState, Gateway, Models, ModelsSync, Overview, Reload, Status, WaiterRow,
 };
 use crate::telemetry::{FleetView, Telemetry};
 use crate::version;
@@ -36,6 +38,8 @@ pub struct Sources {
     pub clients: Arc<Gauges>,
     /// When the gateway started.
     pub started_at: Timestamp,
+    /// The last reload of its settings.
+    pub last_reload: Live<Option<LastReload>>,
 }
 
 impl Sources {
@@ -54,6 +58,10 @@ impl Sources {
             in_flight: self.clients.in_flight(),
             connections: self.clients.connections(),
             is_draining: self.clients.is_draining(),
+            last_reload: self.last_reload.get().map(|reload| Reload {
+                at: reload.at.to_string(),
+                is_applied: reload.is_applied,
+            }),
         }
     }
 
