@@ -8,7 +8,7 @@ use reqwest::Method;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::state::Action;
+use super::actions::Action;
 use crate::manage::{GatewayClient, Lines, ManageError, read, set_cordoned};
 use crate::status::{Decisions, Overview};
 

@@ -4,6 +4,7 @@
 //! what the user has selected, [`panes`] and [`details`] make tables and texts of them, and [`render`]
 //! draws these. Only [`connection`] and [`terminal`] do I/O.
 
+mod actions;
 mod connection;
 mod details;
 mod head;
@@ -11,6 +12,8 @@ mod keys;
 mod layout;
 mod panes;
 mod render;
+mod requests;
+mod servers;
 mod snapshot;
 mod state;
 mod table;

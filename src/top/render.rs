@@ -168,7 +168,13 @@ impl Screen {
     }
 
     fn draw_foot(&self, frame: &mut Frame<'_>, area: Rect, state: &State) {
-        const KEYS: &str = "Tab table  ↑↓ row  Enter details  / filter  p pause  ? help  q quit";
+        let action = match state.focus {
+            Pane::Servers => "c cordon  ",
+            Pane::Queue => "x cancel  ",
+            _ => "",
+        };
+        let keys =
+            format!("Tab table  ↑↓ row  Enter details  {action}/ filter  p pause  ? help  q quit");
         let columns = usize::from(area.width);
         let filter = escaped(&state.filter);
         let line = match (&state.note, &state.mode) {
@@ -180,7 +186,7 @@ impl Screen {
             (None, _) if !filter.is_empty() => {
                 Line::raw(fit(&format!("filter: {filter}  (Esc ends it)"), columns))
             }
-            (None, _) => Line::styled(fit(KEYS, columns), self.style(Tone::Hint)),
+            (None, _) => Line::styled(fit(&keys, columns), self.style(Tone::Hint)),
         };
         frame.render_widget(line, area);
     }

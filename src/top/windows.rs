@@ -6,11 +6,12 @@ use ratatui::style::Modifier;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Clear, Paragraph};
 
-use super::details::candidates;
+use super::actions::Action;
 use super::keys::HELP;
 use super::panes::or_unknown;
 use super::render::{Screen, length};
-use super::state::{Action, Mode, Opened, State};
+use super::requests::candidates;
+use super::state::{Mode, Opened, State};
 use super::table::Tone;
 use super::text::{escaped, width};
 

@@ -3,8 +3,9 @@
 use ratatui::crossterm::event::KeyCode::{self, Backspace, Char, Down, End, Enter, Esc, Home, Up};
 
 use super::*;
+use crate::top::actions::Action;
 use crate::top::panes::Pane;
-use crate::top::state::{Action, Mode};
+use crate::top::state::Mode;
 
 fn selected(state: &State) -> String {
     state.selected_key().unwrap()
