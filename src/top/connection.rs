@@ -75,13 +75,21 @@ pub(super) async fn follow<T: From<Told>>(
                     events = Some(opened);
                     continue;
                 }
-                Err(error) => error.to_string(),
+                Err(error) => reason_of(error),
             },
         };
         if told.send(Told::Lost(lost).into()).await.is_err() {
             return;
         }
         sleep(PAUSE).await;
+    }
+}
+
+/// Why there is no connection. The address was given by the user, and is the same all the time.
+fn reason_of(error: ManageError) -> String {
+    match error {
+        ManageError::NoResponse { reason, .. } | ManageError::Failed { reason, .. } => reason,
+        error => error.to_string(),
     }
 }
 
@@ -92,7 +100,7 @@ async fn tell_events<T: From<Told>>(mut events: Lines, told: &mpsc::Sender<T>) -
         let line = match timeout(SILENCE, events.next()).await {
             Ok(Ok(Some(line))) => line,
             Ok(Ok(None)) => return "the gateway has ended the connection".to_owned(),
-            Ok(Err(error)) => return error.to_string(),
+            Ok(Err(error)) => return reason_of(error),
             Err(_) => return format!("nothing came from the gateway for {SILENCE:?}"),
         };
         // The gateway writes each event as two lines, its name first.

@@ -21,7 +21,7 @@ pub(super) fn gateway(state: &State) -> (String, Span) {
         );
     }
     let mut facts = vec![format!("llamatower {}", escaped(&gateway.version))];
-    if let Some(up) = since(&gateway.started_at, state.now) {
+    if let Some(up) = since(&gateway.started_at, state.as_of()) {
         facts.push(format!("up {}", seconds(up.floor())));
     }
     facts.extend(reload(gateway, state));
@@ -41,7 +41,7 @@ pub(super) fn gateway(state: &State) -> (String, Span) {
 
 fn reload(gateway: &Gateway, state: &State) -> Option<String> {
     let reload = gateway.last_reload.as_ref()?;
-    let ago = seconds(since(&reload.at, state.now)?.floor());
+    let ago = seconds(since(&reload.at, state.as_of())?.floor());
     Some(match reload.is_applied {
         true => format!("reloaded {ago} ago"),
         false => format!("reload failed {ago} ago"),
@@ -103,7 +103,7 @@ pub(super) fn lost(state: &State) -> Option<String> {
     let (reason, age) = state.lost()?;
     let age = seconds(age.floor());
     Some(format!(
-        "The data is {age} old. Trying to connect again: {}",
+        "No connection to the gateway, the data is {age} old: {}",
         escaped(reason)
     ))
 }

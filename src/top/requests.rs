@@ -117,7 +117,7 @@ pub(super) fn facts(row: &RequestRow) -> Vec<Fact> {
         ("Duration", time(row.duration)),
         ("Prompt tokens", Cell::new(known(row.prompt_tokens, count))),
         ("Output tokens", Cell::new(known(row.output_tokens, count))),
-        ("Ended at", Cell::new(&row.ended_at)),
+        ("Ended at", Cell::new(without_fraction(&row.ended_at))),
         ("Request id", text(&row.request_id)),
     ];
     let rare = [
@@ -128,6 +128,14 @@ pub(super) fn facts(row: &RequestRow) -> Vec<Fact> {
     let rare = rare.into_iter().filter(|(_, value)| value.is_some());
     facts.extend(rare.map(|(name, value)| (name, text(value))));
     facts
+}
+
+/// A time to the second.
+fn without_fraction(time: &str) -> String {
+    match time.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => time.to_owned(),
+    }
 }
 
 /// The servers that a request could go to, with the terms of the cost of each.

@@ -121,6 +121,14 @@ impl State {
         self.lost.as_deref().map(|reason| (reason, age.max(0.0)))
     }
 
+    /// The time of what is shown.
+    pub(super) fn as_of(&self) -> Timestamp {
+        match self.lost {
+            Some(_) => self.heard_at,
+            None => self.now,
+        }
+    }
+
     /// Whether no document has come yet.
     pub(super) fn is_empty(&self) -> bool {
         self.latest.status.gateway.version.is_empty()
@@ -180,7 +188,7 @@ impl State {
 
     /// A table, with the rows that the filter leaves.
     pub(super) fn table(&self, pane: Pane) -> Table {
-        let mut table = pane.table(self.shown(), self.now, &self.zone);
+        let mut table = pane.table(self.shown(), self.as_of(), &self.zone);
         table.filter(&self.filter);
         table
     }
@@ -227,7 +235,7 @@ impl State {
     /// Shows the details of the selected row.
     pub(super) fn open(&mut self) -> Option<Command> {
         let key = self.selected_key()?;
-        let details = Details::of(self.focus, &key, self.shown(), self.now)?;
+        let details = Details::of(self.focus, &key, self.shown(), self.as_of())?;
         let command = details.decision.map(|_| Command::AskForDecisions);
         self.mode = Mode::Details(Box::new(Opened {
             pane: self.focus,
@@ -249,7 +257,7 @@ impl State {
     fn refresh_details(&mut self) {
         if let Mode::Details(opened) = &self.mode {
             let (pane, key) = (opened.pane, &opened.key);
-            let details = Details::of(pane, key, self.shown(), self.now);
+            let details = Details::of(pane, key, self.shown(), self.as_of());
             if let (Mode::Details(opened), Some(details)) = (&mut self.mode, details) {
                 opened.details = details;
             }

@@ -57,7 +57,8 @@ pub(super) async fn run(gateway: GatewayClient) -> Result<(), ManageError> {
     let mut signals = Signals::new()?;
     let terminal = Restored::new()?;
     let (sender, messages) = mpsc::channel(BATCH);
-    tokio::spawn(connection::follow(gateway.clone(), events, sender.clone()));
+    let following = connection::follow(gateway.clone(), events, sender.clone());
+    let following = tokio::spawn(following);
     read_keys(sender.clone())?;
     let program = Program {
         state: State::new(Timestamp::now(), TimeZone::system()),
@@ -69,6 +70,12 @@ pub(super) async fn run(gateway: GatewayClient) -> Result<(), ManageError> {
     tokio::select! {
         result = program.run(messages) => result,
         () = signals.any() => Ok(()),
+        // It goes on as long as the program, if it does not panic.
+        ended = following => Err(io::Error::other(match ended {
+            Ok(()) => "the connection is no longer followed".to_owned(),
+            Err(error) => error.to_string(),
+        })
+        .into()),
     }
 }
 

@@ -197,7 +197,7 @@ fn without_a_connection_the_data_is_marked_as_old() {
     state.lose("connection refused".to_owned());
     let screen = screen_of(&state, 80, 24);
     assert!(screen.contains("old data"), "{screen}");
-    let told = "The data is 9.0 s old. Trying to connect again: connection refused";
+    let told = "No connection to the gateway, the data is 9.0 s old: connection refused";
     assert!(screen.contains(told), "{screen}");
     state.receive("waiting", b"[]");
     let screen = screen_of(&state, 80, 24);
