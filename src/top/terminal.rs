@@ -54,12 +54,12 @@ pub(super) async fn run(gateway: GatewayClient) -> Result<(), ManageError> {
     let gateway = Arc::new(gateway);
     // Before the screen is taken, so that an error stays on the terminal.
     let events = connection::open(&gateway).await?;
-    let mut signals = Signals::new()?;
-    let terminal = Restored::new()?;
+    let mut signals = Signals::new().map_err(ManageError::Terminal)?;
+    let terminal = Restored::new().map_err(ManageError::Terminal)?;
     let (sender, messages) = mpsc::channel(BATCH);
     let following = connection::follow(gateway.clone(), events, sender.clone());
     let following = tokio::spawn(following);
-    read_keys(sender.clone())?;
+    read_keys(sender.clone()).map_err(ManageError::Terminal)?;
     let program = Program {
         state: State::new(Timestamp::now(), TimeZone::system()),
         screen: Screen::new(wants_colors()),
@@ -71,11 +71,10 @@ pub(super) async fn run(gateway: GatewayClient) -> Result<(), ManageError> {
         result = program.run(messages) => result,
         () = signals.any() => Ok(()),
         // It goes on as long as the program, if it does not panic.
-        ended = following => Err(io::Error::other(match ended {
-            Ok(()) => "the connection is no longer followed".to_owned(),
-            Err(error) => error.to_string(),
-        })
-        .into()),
+        ended = following => Err(ManageError::Failed {
+            action: "follow the gateway".to_owned(),
+            reason: ended.err().map(|error| error.to_string()).unwrap_or_default(),
+        }),
     }
 }
 
@@ -121,7 +120,7 @@ impl Program {
             for message in batch.drain(..) {
                 let command = match message {
                     Message::Told(told) => self.told(told),
-                    Message::Terminal(event) => self.key(&event?),
+                    Message::Terminal(event) => self.key(&event.map_err(ManageError::Terminal)?),
                 };
                 match command {
                     Some(Command::Quit) => return Ok(()),
@@ -130,7 +129,8 @@ impl Program {
                 }
             }
             let (screen, state) = (&mut self.screen, &self.state);
-            self.terminal.0.draw(|frame| screen.draw(frame, state))?;
+            let drawn = self.terminal.0.draw(|frame| screen.draw(frame, state));
+            drawn.map_err(ManageError::Terminal)?;
             self.state.scroll_at_most(self.screen.hidden);
         }
     }
