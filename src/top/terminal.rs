@@ -11,6 +11,7 @@ use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::task::TaskTracker;
 
 use super::connection::{self, Told};
 use super::render::Screen;
@@ -37,7 +38,7 @@ impl From<Told> for Message {
 
 /// Whether there is a terminal that can show the screen.
 pub(super) fn is_there() -> bool {
-    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb" || term.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     io::stdin().is_terminal() && io::stdout().is_terminal() && !is_dumb
 }
 
@@ -66,6 +67,7 @@ pub(super) async fn run(gateway: GatewayClient) -> Result<(), ManageError> {
         terminal,
         gateway,
         sender,
+        actions: TaskTracker::new(),
     };
     tokio::select! {
         result = program.run(messages) => result,
@@ -104,6 +106,8 @@ struct Program {
     terminal: Restored,
     gateway: Arc<GatewayClient>,
     sender: mpsc::Sender<Message>,
+    /// What operators have said yes to; it is done also if they quit at once.
+    actions: TaskTracker,
 }
 
 impl Program {
@@ -123,7 +127,12 @@ impl Program {
                     Message::Terminal(event) => self.key(&event.map_err(ManageError::Terminal)?),
                 };
                 match command {
-                    Some(Command::Quit) => return Ok(()),
+                    Some(Command::Quit) => {
+                        drop((self.terminal, messages));
+                        self.actions.close();
+                        self.actions.wait().await;
+                        return Ok(());
+                    }
                     Some(command) => self.start(command),
                     None => {}
                 }
@@ -155,7 +164,7 @@ impl Program {
     /// Does something that has to wait for the gateway.
     fn start(&self, command: Command) {
         let (gateway, sender) = (self.gateway.clone(), self.sender.clone());
-        tokio::spawn(async move {
+        self.actions.spawn(async move {
             let told = match command {
                 Command::Quit => None,
                 Command::AskForDecisions => connection::decisions(&gateway).await,

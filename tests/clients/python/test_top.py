@@ -241,6 +241,9 @@ def test_a_server_is_cordoned_and_uncordoned_by_keys(
     terminal.press("c", "y")
     terminal.wait_for(rf"(?m)^> {re.escape(first)} +up")
     assert chat(gateway, FAST) == 200
+    terminal.press("c", "y", "q")
+    terminal.assert_restored(0)
+    assert chat(gateway, FAST) == 503, "it is done although the program has ended"
 
 
 def test_a_waiting_request_is_cancelled_by_keys(
