@@ -1,8 +1,8 @@
 //! `llamatower top`: the status page in a terminal.
 //!
-//! [`connection`] follows `/status/events` of the admin listener, [`state`] holds the documents and
-//! what the user has selected, [`panes`] and [`details`] make tables and texts of them, and [`render`]
-//! draws these. Only [`connection`] and [`terminal`] do I/O.
+//! `connection` follows `/status/events` of the admin listener, `state` holds the documents and
+//! what the user has selected, `panes` and `details` make tables and texts of them, and `render`
+//! draws these. Only `connection` and `terminal` do I/O.
 
 mod actions;
 mod connection;
