@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, value_parser};
 
 use crate::manage::{ModelsArguments, ServerArguments};
+use crate::top::TopArguments;
 
 /// An LLM gateway in front of Ollama.
 #[derive(Debug, Parser)]
@@ -81,6 +82,8 @@ pub enum Command {
     },
     /// Manage the models of all servers through a running gateway.
     Models(ModelsArguments),
+    /// Show a running gateway in the terminal: servers, queue, requests, models and clients.
+    Top(TopArguments),
     /// Take a server out of the choice of a running gateway: no new request is routed there.
     Cordon(ServerArguments),
     /// Take a server back into the choice.

@@ -53,10 +53,13 @@ pub async fn start() -> io::Result<Backends> {
 pub fn commands_to_try(listen: &ListenAddr, admin: Option<&ListenAddr>) -> String {
     let host = reachable(listen);
     let page = match admin {
-        Some(admin) => format!(
-            "The status page, with what happens here live: http://{}/",
-            reachable(admin)
-        ),
+        Some(admin) => {
+            let admin = format!("http://{}", reachable(admin));
+            format!(
+                "The status page, with what happens here live: {admin}/\n\
+                 The same in a terminal: llamatower top --admin-url {admin}"
+            )
+        }
         None => "The status page is off, because LLAMATOWER_ADMIN_LISTEN is.".to_owned(),
     };
     format!(

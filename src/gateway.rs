@@ -137,6 +137,7 @@ impl Gateway {
                 clients: self.public.gauges(),
                 started_at: Timestamp::now(),
                 trace_url: self.settings.telemetry.trace_url.clone(),
+                last_reload: self.live.last_reload.clone(),
             };
             let service = admin::service(sources, self.live.keys.clone());
             tasks.spawn(listener.serve(service, operators_leave.clone()));

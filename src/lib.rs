@@ -25,4 +25,5 @@ mod simulate;
 pub mod stack;
 pub mod status;
 pub mod telemetry;
+pub mod top;
 pub mod version;

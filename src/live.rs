@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::request::Parts;
+use jiff::Timestamp;
 use llamatower_layers::api_key::{KeySet, Role};
 use llamatower_layers::live::Live;
 use llamatower_layers::rate_limit::{MemoryBuckets, Quota, RateLimitLayer};
@@ -74,6 +75,17 @@ pub struct LiveSettings {
     pub models: ModelRules,
     /// The models that the gateway keeps installed.
     pub sync: Live<SyncRules>,
+    /// The last reload.
+    pub last_reload: Live<Option<LastReload>>,
+}
+
+/// When the settings were reloaded last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastReload {
+    /// The time.
+    pub at: Timestamp,
+    /// Whether the settings were applied.
+    pub is_applied: bool,
 }
 
 /// The token budgets of clients. Clones share their state.
@@ -114,6 +126,7 @@ impl LiveSettings {
             shares: Live::new(shares(limits)),
             models: ModelRules::new(settings),
             sync: Live::new(SyncRules::new(settings)),
+            last_reload: Live::default(),
         })
     }
 

@@ -8,9 +8,10 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tokio::sync::oneshot;
 
-use crate::live::{LiveSettings, RELOADABLE};
+use crate::live::{LastReload, LiveSettings, RELOADABLE};
 use crate::settings::{DeclaredModels, EffectiveSetting, Environment, Loaded, Settings};
 
 /// Reloads settings.
@@ -93,7 +94,12 @@ impl Reloader {
     /// Reads all settings again, applies the reloadable ones and logs the result.
     pub async fn reload_and_log(&mut self) {
         let loaded = self.load().await;
-        match loaded.and_then(|loaded| self.reload(loaded)) {
+        let result = loaded.and_then(|loaded| self.reload(loaded));
+        self.live.last_reload.set(Some(LastReload {
+            at: Timestamp::now(),
+            is_applied: result.is_ok(),
+        }));
+        match result {
             Ok(reloaded) => reloaded.log(),
             Err(error) => tracing::error!(
                 error,

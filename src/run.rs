@@ -22,7 +22,7 @@ use crate::settings::{self, Environment, Loaded, Settings};
 use crate::signals::{Hangup, Hangups};
 use crate::simulate::SimulateError;
 use crate::telemetry::{Telemetry, TelemetryConfig, suppresses_warnings};
-use crate::{check, demo, doctor, manage, version};
+use crate::{check, demo, doctor, manage, top, version};
 
 /// Time limit for exporters to send pending data at exit.
 const TELEMETRY_FLUSH: Duration = Duration::from_secs(5);
@@ -43,6 +43,7 @@ pub fn run(arguments: Arguments) -> Exit {
             Exit::Done
         }
         Command::Models(arguments) => managed(manage::run(&arguments, config)),
+        Command::Top(arguments) => managed(top::run(&arguments, config)),
         Command::Cordon(arguments) => managed(manage::cordon(&arguments, true, config)),
         Command::Uncordon(arguments) => managed(manage::cordon(&arguments, false, config)),
         Command::Drain(arguments) => managed(manage::drain(&arguments, config)),

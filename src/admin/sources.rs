@@ -4,15 +4,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use llamatower_layers::live::Live;
 use tokio::time::Instant;
 
 use crate::activity::Activity as Kept;
 use crate::cloud::Cloud;
 use crate::edge::Gauges;
+use crate::live::LastReload;
 use crate::model_sync::SyncStatus;
 use crate::ollama::fleet::BackendStatus;
 use crate::status::{
-    Activity, CloudState, Gateway, Models, ModelsSync, Overview, Status, WaiterRow,
+    Activity, CloudState, Gateway, Models, ModelsSync, Overview, Reload, Status, WaiterRow,
 };
 use crate::telemetry::{FleetView, Telemetry};
 use crate::version;
@@ -38,6 +40,8 @@ pub struct Sources {
     pub started_at: Timestamp,
     /// The address of a trace in a viewer, with `{trace_id}` in place of its id.
     pub trace_url: Option<String>,
+    /// The last reload of its settings.
+    pub last_reload: Live<Option<LastReload>>,
 }
 
 impl Sources {
@@ -57,6 +61,10 @@ impl Sources {
             connections: self.clients.connections(),
             is_draining: self.clients.is_draining(),
             trace_url: self.trace_url.clone(),
+            last_reload: self.last_reload.get().map(|reload| Reload {
+                at: reload.at.to_string(),
+                is_applied: reload.is_applied,
+            }),
         }
     }
 

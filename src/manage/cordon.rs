@@ -18,7 +18,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// The state of a server.
 #[derive(Debug, Deserialize)]
-struct Server {
+pub(crate) struct Server {
     name: String,
     in_flight: usize,
 }
@@ -33,7 +33,7 @@ pub(crate) async fn cordon(
     config: Option<&Path>,
 ) -> Result<(), ManageError> {
     let gateway = GatewayClient::new(None, &arguments.gateway, config)?;
-    let server = set(&gateway, &arguments.name, is_cordoned).await?;
+    let server = set_cordoned(&gateway, &arguments.name, is_cordoned).await?;
     let (name, in_flight) = (server.name, server.in_flight);
     let text = match is_cordoned {
         true => format!("{name}: cordoned, requests in flight: {in_flight}"),
@@ -52,7 +52,7 @@ pub(crate) async fn drain(
     config: Option<&Path>,
 ) -> Result<(), ManageError> {
     let gateway = GatewayClient::new(None, &arguments.gateway, config)?;
-    let mut server = set(&gateway, &arguments.name, true).await?;
+    let mut server = set_cordoned(&gateway, &arguments.name, true).await?;
     let mut told = None;
     while server.in_flight > 0 {
         if told != Some(server.in_flight) && !arguments.gateway.json {
@@ -72,7 +72,11 @@ pub(crate) async fn drain(
     tell(arguments.gateway.json, page, &format!("{name}: drained"))
 }
 
-async fn set(
+/// Cordons or uncordons a server.
+///
+/// # Errors
+/// The gateway cannot be asked, or there is no such server.
+pub(crate) async fn set_cordoned(
     gateway: &GatewayClient,
     name: &str,
     is_cordoned: bool,

@@ -17,6 +17,9 @@ pub(crate) enum ManageError {
     /// Several of these.
     #[error("{0}")]
     Several(String),
+    /// The terminal cannot be read or drawn to.
+    #[error("the terminal cannot be used: {0}")]
+    Terminal(#[source] std::io::Error),
     /// The output cannot be written.
     #[error("the output cannot be written: {0}")]
     Output(#[from] std::io::Error),

@@ -20,7 +20,7 @@ use crate::settings::{Environment, Settings, SettingsError};
 const KEY: &str = "LLAMATOWER_ADMIN_KEY";
 
 /// A client of a running gateway.
-pub(super) struct GatewayClient {
+pub(crate) struct GatewayClient {
     http: reqwest::Client,
     /// The address for clients, or why it is not known.
     url: Result<String, String>,
@@ -30,7 +30,7 @@ pub(super) struct GatewayClient {
 }
 
 /// A stream of lines.
-pub(super) struct Lines {
+pub(crate) struct Lines {
     url: String,
     response: Response,
     held: BytesMut,
@@ -39,7 +39,7 @@ pub(super) struct Lines {
 impl GatewayClient {
     /// # Errors
     /// An address or the key cannot be used.
-    pub(super) fn new(
+    pub(crate) fn new(
         url: Option<&str>,
         arguments: &OperatorArguments,
         config: Option<&Path>,
@@ -84,7 +84,7 @@ impl GatewayClient {
     ///
     /// # Errors
     /// There is no response, or it has the status of an error.
-    pub(super) async fn operate(
+    pub(crate) async fn operate(
         &self,
         method: Method,
         path: &str,
@@ -93,6 +93,16 @@ impl GatewayClient {
         let url = self.admin_url.clone().map_err(ManageError::Arguments)?;
         let request = self.http.request(method, format!("{url}{path}"));
         self.response(request, url, action).await?.whole().await
+    }
+
+    /// Sends a request to the address for operators whose response is a stream of lines.
+    ///
+    /// # Errors
+    /// There is no response, or it has the status of an error.
+    pub(crate) async fn watch(&self, path: &str, action: &str) -> Result<Lines, ManageError> {
+        let url = self.admin_url.clone().map_err(ManageError::Arguments)?;
+        let request = self.http.get(format!("{url}{path}"));
+        self.response(request, url, action).await
     }
 
     async fn response(
@@ -137,7 +147,7 @@ impl Lines {
     ///
     /// # Errors
     /// The response broke off.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ManageError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, ManageError> {
         loop {
             if let Some(end) = memchr::memchr(b'\n', &self.held) {
                 let line = self.held.split_to(end + 1).freeze();

@@ -16,9 +16,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 pub use arguments::{ModelsArguments, ModelsCommand, OperatorArguments, ServerArguments};
-pub(crate) use cordon::{cordon, drain};
+pub(crate) use cordon::{cordon, drain, set_cordoned};
 pub(crate) use error::ManageError;
-use gateway::{GatewayClient, error_text};
+use gateway::error_text;
+pub(crate) use gateway::{GatewayClient, Lines};
 use list::ModelsPage;
 use progress::{Progress, Step};
 
@@ -92,7 +93,7 @@ async fn models_page(gateway: &GatewayClient) -> Result<ModelsPage, ManageError>
 }
 
 /// Reads a JSON page of the gateway.
-fn read<T: DeserializeOwned>(page: &[u8], action: &str) -> Result<T, ManageError> {
+pub(crate) fn read<T: DeserializeOwned>(page: &[u8], action: &str) -> Result<T, ManageError> {
     serde_json::from_slice(page).map_err(|error| ManageError::Failed {
         action: action.to_owned(),
         reason: format!("the response of the gateway is wrong: {error}"),

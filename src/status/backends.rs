@@ -7,8 +7,9 @@ use crate::ollama::fleet::{
 };
 
 /// One backend.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct Backend {
     /// Its name: host, port and path.
     pub name: String,
@@ -49,8 +50,9 @@ pub struct Backend {
 }
 
 /// The requests that a server reports.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct LoadOfServer {
     /// Requests that run.
     pub running: u32,
@@ -61,8 +63,9 @@ pub struct LoadOfServer {
 }
 
 /// A model in the memory of a backend.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct ResidentModel {
     /// The model.
     pub model: String,
@@ -77,8 +80,9 @@ pub struct ResidentModel {
 }
 
 /// A model that is in the memory of a backend or has requests there.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct ModelOnBackend {
     /// The model.
     pub model: String,
@@ -103,8 +107,9 @@ pub struct ModelOnBackend {
 }
 
 /// A model that the gateway loads by itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct Preloaded {
     /// The model.
     pub model: String,
@@ -115,8 +120,9 @@ pub struct Preloaded {
 }
 
 /// What the memory of a backend was seen to hold.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct Memory {
     /// The most that was in memory at the same time.
     pub held: ModelsInMemory,
@@ -125,8 +131,9 @@ pub struct Memory {
 }
 
 /// Models that were in memory together.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct ModelsInMemory {
     /// Their number.
     pub models: usize,
@@ -135,8 +142,9 @@ pub struct ModelsInMemory {
 }
 
 /// A model for which a backend is avoided.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct AvoidedModel {
     /// The model.
     pub model: String,

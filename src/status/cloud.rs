@@ -8,7 +8,8 @@ use crate::cloud::CloudStatus;
 
 /// The cloud service.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct CloudState {
     /// Whether requests may be sent to one. If not, the other fields are absent.
     pub is_on: bool,

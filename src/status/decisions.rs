@@ -9,16 +9,18 @@ use crate::ollama::fleet::{Candidate, Decision};
 use crate::telemetry::FleetView;
 
 /// The document `/status/decisions`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct Decisions {
     /// The last 100 choices, the latest first.
     pub decisions: Vec<DecisionRow>,
 }
 
 /// One choice.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct DecisionRow {
     /// Its number.
     pub id: u64,
@@ -37,8 +39,9 @@ pub struct DecisionRow {
 }
 
 /// A backend that has the model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct CandidateRow {
     /// Its name.
     pub backend: String,

@@ -7,8 +7,9 @@ use super::{
 };
 
 /// The document `/status`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct Status {
     /// The gateway itself.
     pub gateway: Gateway,
@@ -25,8 +26,9 @@ pub struct Status {
 }
 
 /// The gateway itself.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct Gateway {
     /// Its version.
     pub version: String,
@@ -40,11 +42,25 @@ pub struct Gateway {
     pub is_draining: bool,
     /// The address of a trace, with `{trace_id}` in place of its id; null if none is set.
     pub trace_url: Option<String>,
+    /// The last reload of the settings; null if there was none.
+    pub last_reload: Option<Reload>,
+}
+
+/// A reload of the settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
+pub struct Reload {
+    /// When it took place.
+    pub at: String,
+    /// Whether the settings were applied. If not, there was an error, and the old ones stay in force.
+    pub is_applied: bool,
 }
 
 /// The document `/status/overview`: everything that the status page shows.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct Overview {
     /// As in `/status`.
     #[serde(flatten)]

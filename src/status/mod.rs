@@ -2,7 +2,8 @@
 //!
 //! Each document is a type, and its JSON schema is made from the types
 //! (`docs/status.schema.json`). Durations are in seconds, sizes in bytes, times in RFC 3339.
-//! `null` means that a value is not known or does not apply.
+//! `null` means that a value is not known or does not apply. A field that a document lacks, because
+//! it comes from another version of the gateway, is read as its default.
 
 mod backends;
 mod cloud;
@@ -19,7 +20,7 @@ pub use backends::{
 };
 pub use cloud::{CloudService, CloudState};
 pub use decisions::{CandidateRow, DecisionRow, Decisions};
-pub use gateway::{Gateway, Overview, Status};
+pub use gateway::{Gateway, Overview, Reload, Status};
 pub use models::{Holder, ModelRow, Models, ServerName};
 pub use queue::{DigestsDiffer, QueueRow, WaiterRow};
 pub use requests::{Activity, ClientRow, CostTerms, Interval, RequestRow};

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::ollama::fleet::{BackendStatus, Drift};
 
 /// The document `/status/models`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct Models {
     /// The models, by name.
     pub models: Vec<ModelRow>,
@@ -17,8 +18,9 @@ pub struct Models {
 }
 
 /// One model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct ModelRow {
     /// Its name.
     pub model: String,
@@ -29,8 +31,9 @@ pub struct ModelRow {
 }
 
 /// A backend that has a model on its disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct Holder {
     /// The backend.
     pub name: String,
@@ -43,8 +46,9 @@ pub struct Holder {
 }
 
 /// A backend, as a target of commands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct ServerName {
     /// Its name.
     pub name: String,

@@ -8,8 +8,9 @@ use super::seconds;
 use crate::ollama::fleet::{Drift, QueueStatus, Waiting};
 
 /// The queue of one model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct QueueRow {
     /// The model.
     pub model: String,
@@ -24,8 +25,9 @@ pub struct QueueRow {
 }
 
 /// A request that waits for a slot.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct WaiterRow {
     /// Its number, by which an operator can cancel it.
     pub id: u64,
@@ -44,8 +46,9 @@ pub struct WaiterRow {
 }
 
 /// A name that stands for different models.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct DigestsDiffer {
     /// The name.
     pub model: String,

@@ -7,8 +7,9 @@ use crate::activity::{Activity as Kept, FinishedRequest, Totals};
 use crate::ollama::fleet::Terms;
 
 /// The document `/status/requests`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct Activity {
     /// The last requests that ran or managed a model, the latest first.
     pub requests: Vec<RequestRow>,
@@ -21,8 +22,9 @@ pub struct Activity {
 }
 
 /// A request that has ended.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct RequestRow {
     /// When it ended.
     pub ended_at: String,
@@ -68,7 +70,8 @@ pub struct RequestRow {
 
 /// The terms of a cost, in seconds; null if there was no choice by cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct CostTerms {
     /// The time until the model is in memory, and the harm to others.
     pub load: Option<f64>,
@@ -84,7 +87,8 @@ pub struct CostTerms {
 
 /// Totals of the requests that ended in one interval.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct Interval {
     /// When it began, in seconds since 1970.
     pub at: i64,
@@ -103,8 +107,9 @@ pub struct Interval {
 }
 
 /// What a client has used since the gateway has started.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct ClientRow {
     /// `key:NAME` or `address:ADDRESS`; `others` for the clients beyond the number that is kept.
     pub client: String,

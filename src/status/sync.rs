@@ -8,7 +8,8 @@ use crate::model_sync::{FailedPull, ServerState, SyncReport};
 
 /// The sync of the declared models.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct ModelsSync {
     /// Whether the gateway pulls declared models by itself. If not, the other fields are absent.
     pub is_on: bool,
@@ -28,8 +29,9 @@ pub struct SyncState {
 }
 
 /// The declared models of one server.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct SyncedServer {
     /// The server.
     pub name: String,
@@ -46,8 +48,9 @@ pub struct SyncedServer {
 }
 
 /// A model that was pulled.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct PulledModel {
     /// The model.
     pub model: String,
@@ -56,8 +59,9 @@ pub struct PulledModel {
 }
 
 /// A model whose pull failed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct FailedModel {
     /// The model.
     pub model: String,

@@ -59,6 +59,7 @@ fn a_document_is_read_as_it_was_written() {
             connections: 2,
             is_draining: false,
             trace_url: Some("https://traces.example/{trace_id}".to_owned()),
+            last_reload: None,
         },
         backends: Vec::new(),
         queue: Vec::new(),
@@ -72,6 +73,19 @@ fn a_document_is_read_as_it_was_written() {
         "{text}"
     );
     assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);
+}
+
+#[test]
+fn a_document_of_another_version_is_read() {
+    let newer = r#"{"gateway": {"version": "9.0.0", "of_later": {"a": 1}}, "of_later": [1]}"#;
+    let status: Status = serde_json::from_str(newer).unwrap();
+    assert_eq!(status.gateway.version, "9.0.0");
+    let older =
+        r#"{"gateway": {}, "backends": [{"name": "gpu-1", "is_up": true}], "requests": []}"#;
+    let overview: Overview = serde_json::from_str(older).unwrap();
+    assert!(overview.status.backends[0].is_up);
+    assert_eq!(overview.status.backends[0].resident, None);
+    assert!(!overview.status.cloud.is_on);
 }
 
 #[test]

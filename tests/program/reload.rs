@@ -128,9 +128,15 @@ async fn sighup_applies_the_limits_of_the_file_all_or_none() {
             .contains("limits.key_tokens")
     );
     assert_eq!(ask().await.status, 429);
+    let last_reload = async || {
+        let status = gateway.admin_page("/status").await.json();
+        status["gateway"]["last_reload"].clone()
+    };
+    assert_eq!(last_reload().await["is_applied"], false);
 
     write(&file, "[limits]\nkey_rate = \"2/h\"\n");
     let line = gateway.hang_up(DONE).await;
+    assert_eq!(last_reload().await["is_applied"], true);
     assert_eq!(line["changed"], "LLAMATOWER_KEY_RATE_LIMIT", "{line}");
     assert_eq!(ask().await.status, 200);
     assert_eq!(ask().await.status, 200);

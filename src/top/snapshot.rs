@@ -1,0 +1,20 @@
+//! The state as plain text.
+
+use super::head;
+use super::panes::Pane;
+use super::state::State;
+
+/// The state as plain text, with all columns in full.
+pub(super) fn text(state: &State) -> String {
+    let (gateway, (condition, _)) = head::gateway(state);
+    let mut lines = vec![format!("{gateway}: {condition}"), head::now(state.shown())];
+    for pane in Pane::ALL {
+        let table = state.table(pane);
+        lines.push(String::new());
+        lines.push(table.title.clone());
+        let indented = table.lines(usize::MAX, usize::MAX);
+        lines.extend(indented.iter().map(|line| format!("  {line}")));
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
