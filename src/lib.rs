@@ -23,6 +23,8 @@ pub mod settings;
 pub mod signals;
 mod simulate;
 pub mod stack;
+pub mod state;
 pub mod status;
 pub mod telemetry;
+pub mod usage;
 pub mod version;

@@ -5,6 +5,7 @@
 //! GET  /                     the status page       (from other machines after sign-in, or with
 //! GET  /status/overview      all that it shows      an administrator's key)
 //! GET  /status/events        the same, live
+//! GET  /status/usage         what keys have used
 //! GET  /status, /status/..   documents             (open)
 //! GET  /metrics              metrics               (open)
 //! POST /backends/NAME/..     cordon, uncordon      (from other machines after sign-in, or with
@@ -20,6 +21,7 @@ mod live;
 mod page;
 mod session;
 mod sources;
+mod usage;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -68,8 +70,8 @@ where
     let checked = ServiceBuilder::new()
         .layer(access::layer(keys.clone(), admin.sessions.clone()))
         .service(service_fn(move |request: Request<B>| {
-            let answer = admin.answer(&request.into_parts().0);
-            std::future::ready(Ok::<_, Infallible>(answer))
+            let (admin, request) = (admin.clone(), request.into_parts().0);
+            async move { Ok::<_, Infallible>(admin.answer(&request).await) }
         }));
     service_fn(move |request: Request<B>| {
         if session::is_form(&request) {
@@ -99,7 +101,7 @@ struct Admin {
 }
 
 impl Admin {
-    fn answer(&self, request: &Parts) -> Answer {
+    async fn answer(&self, request: &Parts) -> Answer {
         let (method, path) = (&request.method, request.uri.path());
         if let Some(action) = Action::of(path) {
             return match *method {
@@ -108,6 +110,10 @@ impl Admin {
             };
         }
         let is_read = method == Method::GET || method == Method::HEAD;
+        if path == "/status/usage" && is_read {
+            let query = request.uri.query().unwrap_or_default().to_owned();
+            return usage::answer(self.sources.state.clone(), query).await;
+        }
         match self.page(path) {
             Some(_) if !is_read => answer::wrong_method("GET, HEAD"),
             Some(page) => page(self, request),
@@ -127,6 +133,7 @@ impl Admin {
             "/status/models" => |admin, _| answer::json(&admin.sources.models()),
             "/status/overview" => |admin, _| answer::json(&admin.sources.overview()),
             "/status/requests" => |admin, _| answer::json(&admin.sources.activity()),
+            "/status/usage" => |_, _| answer::wrong_method("GET, HEAD"),
             "/status/events" => {
                 |admin, request| admin.events.answer(admin.sessions.right_of(request))
             }

@@ -11,8 +11,9 @@ use crate::cloud::Cloud;
 use crate::edge::Gauges;
 use crate::model_sync::SyncStatus;
 use crate::ollama::fleet::BackendStatus;
+use crate::state::State;
 use crate::status::{
-    Activity, CloudState, Gateway, Models, ModelsSync, Overview, Status, WaiterRow,
+    Activity, CloudState, Gateway, Models, ModelsSync, Overview, StateFile, Status, WaiterRow,
 };
 use crate::telemetry::{FleetView, Telemetry};
 use crate::version;
@@ -34,6 +35,8 @@ pub struct Sources {
     pub sync: SyncStatus,
     /// The edge of the listeners for clients.
     pub clients: Arc<Gauges>,
+    /// What is kept over a restart.
+    pub state: Arc<State>,
     /// When the gateway started.
     pub started_at: Timestamp,
 }
@@ -70,6 +73,7 @@ impl Sources {
             digests_differ: self.fleet.drifts().iter().map(Into::into).collect(),
             cloud: self.cloud(),
             models_sync: ModelsSync::new(&self.sync.report(), Instant::now()),
+            state: StateFile::from(&self.state.health()),
         }
     }
 

@@ -7,6 +7,7 @@ mod gateway;
 mod list;
 mod progress;
 mod sync;
+mod usage;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -21,6 +22,8 @@ pub(crate) use error::ManageError;
 use gateway::{GatewayClient, error_text};
 use list::ModelsPage;
 use progress::{Progress, Step};
+pub use usage::UsageArguments;
+pub(crate) use usage::usage;
 
 /// Runs a command for models.
 ///

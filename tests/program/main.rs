@@ -31,3 +31,4 @@ mod simulate;
 mod starts;
 mod status_page;
 mod tokens;
+mod usage;
