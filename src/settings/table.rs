@@ -286,7 +286,7 @@ settings! {
         directory: Option<PathBuf> = optional(text), "LLAMATOWER_STATE_DIR" Directory ""
             "The directory of the file that keeps usage, the token budgets of days and months, and cordons over a restart; without it they are in memory only. A service of systemd with `StateDirectory=` needs no setting. Set it to a directory that the gateway can write, and that no other gateway uses."
         usage_days: NonZeroU32 = count, "LLAMATOWER_USAGE_DAYS" Count "400"
-            "The number of days that usage is kept, today included; without a state directory at most 31. Raise it if you need more than a year; 20 keys with 20 models each take about 20 MB for a year."
+            "The number of days that usage is kept, today included; without a state directory at most 31. Raise it if you need more than a year; 20 keys that use 20 models each day take 36 MB for a year."
     }
     /// Authentication.
     keys: Keys {

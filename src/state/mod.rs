@@ -176,7 +176,7 @@ pub fn day_number(date: Date) -> i32 {
 fn open_and_log(directory: Option<&Path>) -> (Store, Health) {
     let Some(directory) = directory else {
         tracing::info!(
-            "usage, token windows and cordons are not kept over a restart: to keep them, set \
+            "usage, token budgets and cordons are not kept over a restart: to keep them, set \
              LLAMATOWER_STATE_DIR to a directory that the gateway can write"
         );
         return (Store::in_memory(), Health::default());
@@ -187,11 +187,11 @@ fn open_and_log(directory: Option<&Path>) -> (Store, Health) {
             if let Some(aside) = opened.put_aside {
                 tracing::warn!(
                     %file, kept_as = %aside.path.display(), reason = aside.reason,
-                    "the state of earlier runs is damaged and was put aside; usage, token windows and \
+                    "the state of earlier runs is damaged and was put aside; usage, token budgets and \
                      cordons start empty"
                 );
             }
-            tracing::info!(%file, "usage, token windows and cordons are kept over a restart");
+            tracing::info!(%file, "usage, token budgets and cordons are kept over a restart");
             let file = Some(opened.path);
             (
                 opened.store,
@@ -205,7 +205,7 @@ fn open_and_log(directory: Option<&Path>) -> (Store, Health) {
             let problem = error.to_string();
             tracing::warn!(
                 directory = %directory.display(), reason = problem,
-                "usage, token windows and cordons are not kept over a restart: {}", error.advice()
+                "usage, token budgets and cordons are not kept over a restart: {}", error.advice()
             );
             let problem = Some(problem);
             (

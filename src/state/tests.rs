@@ -97,6 +97,20 @@ fn rows_are_added_up_over_writes_and_restarts() {
     assert_eq!(rows(&state), [format!("{} ada tiny 6", today())]);
 }
 
+#[test]
+fn nothing_is_written_without_a_change() {
+    let directory = with_a_row();
+    let given = Arc::new(Given::default());
+    let state = open(directory.path(), vec![given.clone()]);
+    let before = fs::read(file(&directory)).unwrap();
+    assert!(state.write_blocking());
+    assert_eq!(state.health().written_at, None);
+    assert!(fs::read(file(&directory)).unwrap() == before);
+    give(&given, [row(today(), "ada", "tiny", 1)]);
+    assert!(state.write_blocking());
+    assert!(state.health().written_at.is_some());
+}
+
 #[cfg(unix)]
 #[test]
 fn only_the_user_of_the_gateway_can_read_the_file() {

@@ -63,10 +63,11 @@ impl Writing {
         to: i32,
         each: &mut dyn FnMut(i32, &str, &str, &Counts),
     ) -> Result<(), String> {
-        let store = self.opened()?;
-        store
-            .usage(from, to, each)
-            .map_err(|error| error.to_string())?;
+        self.open_again()?;
+        if let Some(store) = &self.store {
+            let read = store.usage(from, to, each);
+            read.map_err(|error| error.to_string())?;
+        }
         for (row, counts) in &self.unwritten.usage {
             if (from..=to).contains(&row.day) {
                 each(row.day, &row.key, &row.model, counts);
@@ -75,17 +76,20 @@ impl Writing {
         Ok(())
     }
 
-    /// Writes what is not written yet. If that fails, it is kept for the next time.
-    fn write(&mut self, prune: Prune) -> Result<(), String> {
+    /// Writes what is not written yet, and returns whether there was anything. If that fails, it is kept
+    /// for the next time.
+    fn write(&mut self, prune: Prune) -> Result<bool, String> {
         let is_new_day = self.pruned_before != Some(prune.before_day);
         if self.unwritten.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
-        self.opened()?;
-        let Some(store) = &self.store else {
-            return Ok(());
+        self.open_again()?;
+        let prune_now = is_new_day.then_some(prune);
+        let committed = match &self.store {
+            Some(store) => store.commit(&self.unwritten, prune_now),
+            None => return Ok(false),
         };
-        if let Err(error) = store.commit(&self.unwritten, is_new_day.then_some(prune)) {
+        if let Err(error) = committed {
             if self.file.is_some() {
                 self.store = None;
             }
@@ -93,10 +97,11 @@ impl Writing {
         }
         self.unwritten.clear();
         self.pruned_before = Some(prune.before_day);
-        Ok(())
+        Ok(true)
     }
 
-    fn opened(&mut self) -> Result<&Store, String> {
+    /// Opens the file if it was closed after an error.
+    fn open_again(&mut self) -> Result<(), String> {
         if let (None, Some(file)) = (&self.store, &self.file) {
             let opened = open_file(file).map_err(|error| error.to_string())?;
             self.store = Some(opened.map_err(|unusable| match unusable {
@@ -105,9 +110,7 @@ impl Writing {
                 Unusable::Damaged(reason) | Unusable::Io(reason) => reason,
             })?);
         }
-        self.store
-            .as_ref()
-            .ok_or_else(|| "there is no file".to_owned())
+        Ok(())
     }
 }
 
@@ -160,15 +163,14 @@ impl State {
         // The reason for which there is no file stays.
         if health.file.is_some() {
             match result {
-                Ok(()) => (health.problem, health.written_at) = (None, Some(now)),
+                Ok(true) => (health.problem, health.written_at) = (None, Some(now)),
+                Ok(false) => {}
                 Err(error) => health.problem = Some(error),
             }
         }
         is_written
     }
-}
 
-impl State {
     /// The oldest day of usage that is kept.
     fn oldest_day(&self) -> i32 {
         let before = i64::from(self.days.saturating_sub(1)).min(MOST_DAYS);
