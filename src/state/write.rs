@@ -156,19 +156,23 @@ impl State {
             ended_by: now.as_second(),
         };
         let result = writing.write(prune);
-        let is_written = result.is_ok();
+        self.note(&result, now);
         log(&mut writing, result.as_ref().err());
-        drop(writing);
+        result.is_ok()
+    }
+
+    /// Tells operators the result of a write.
+    fn note(&self, result: &Result<bool, String>, now: Timestamp) {
         let mut health = self.lock_health();
         // The reason for which there is no file stays.
-        if health.file.is_some() {
-            match result {
-                Ok(true) => (health.problem, health.written_at) = (None, Some(now)),
-                Ok(false) => {}
-                Err(error) => health.problem = Some(error),
-            }
+        if health.file.is_none() {
+            return;
         }
-        is_written
+        match result {
+            Ok(true) => (health.problem, health.written_at) = (None, Some(now)),
+            Ok(false) => {}
+            Err(error) => health.problem = Some(error.clone()),
+        }
     }
 
     /// The oldest day of usage that is kept.
