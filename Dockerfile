@@ -39,6 +39,9 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     && cp "target/$cpu-unknown-linux-gnu/release/llamatower" /llamatower \
     && { [ "$TARGETARCH" != "$BUILDARCH" ] || /llamatower --version; }
 
+# What the gateway keeps over a restart; it belongs to the user of the gateway.
+RUN mkdir /state
+
 FROM ${RUNTIME}
 # The version of Cargo.toml; a test compares them.
 ARG VERSION=1.0.0
@@ -50,7 +53,10 @@ LABEL org.opencontainers.image.title="llamatower" \
       org.opencontainers.image.revision="${COMMIT}"
 COPY --from=build /llamatower /usr/bin/llamatower
 COPY LICENSE-MIT LICENSE-APACHE /usr/share/doc/llamatower/
+COPY --from=build --chown=65532:65532 --chmod=700 /state /var/lib/llamatower
 ENV LLAMATOWER_LISTEN=0.0.0.0:3000
+# Mount a volume there to keep usage, token budgets and cordons when the container is replaced.
+ENV LLAMATOWER_STATE_DIR=/var/lib/llamatower
 EXPOSE 3000
 USER 65532:65532
 # It asks the first address of LLAMATOWER_LISTEN.

@@ -11,12 +11,16 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
+use jiff::tz::TimeZone;
 use llamatower::live::LiveSettings;
 use llamatower::ollama::fleet::{Fleet, FleetConfig, ProbeClocks};
 use llamatower::settings::{Environment, Settings};
 use llamatower::stack::{self, Attempt, Handles};
+use llamatower::state::ChangeSignal;
 use llamatower::telemetry::{Telemetry, TelemetryConfig};
+use llamatower::usage::Usage;
 use llamatower_layers::body::MemoryBudget;
+use llamatower_layers::token_limit::MemoryStore;
 use llamatower_layers::{BoxError, EndpointTable};
 use llamatower_sim::{ModelSpec, Sim, SimHandle};
 use tokio::runtime::Runtime;
@@ -108,6 +112,8 @@ fn passes(criterion: &mut Criterion) {
                 cutoff: CancellationToken::new(),
                 body_memory: MemoryBudget::new(1 << 30),
                 activity: Default::default(),
+                usage: Arc::new(Usage::new(TimeZone::UTC, ChangeSignal::default())),
+                used_tokens: MemoryStore::new(TimeZone::UTC),
                 cloud: None,
             };
             let endpoints = EndpointTable::ollama();

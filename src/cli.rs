@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, value_parser};
 
-use crate::manage::{ModelsArguments, ServerArguments};
+use crate::manage::{ModelsArguments, ServerArguments, UsageArguments};
 use crate::top::TopArguments;
 
 /// An LLM gateway in front of Ollama.
@@ -90,6 +90,8 @@ pub enum Command {
     Uncordon(ServerArguments),
     /// Cordon a server, and wait until no request is in flight there.
     Drain(ServerArguments),
+    /// Show what keys have used of a running gateway, by day, key and model.
+    Usage(UsageArguments),
     /// Simulate the routing of requests on virtual time, and compare it with simple policies.
     Simulate(SimulateArguments),
     /// Print the reference of all settings.

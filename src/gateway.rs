@@ -11,22 +11,26 @@ use llamatower_layers::body::ReplayBody;
 use llamatower_layers::breaker::BreakerPolicy;
 use llamatower_layers::live::Live;
 use llamatower_layers::model_alias::Aliases;
+use llamatower_layers::token_limit::MemoryStore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::activity::Activity;
 use crate::admin::{self, Sources};
+use crate::client::Client;
 use crate::cloud::Cloud;
 use crate::edge::{
     BindError, Drained, Edge, EdgeConfig, ListenAddr, Origins, RequestBody, Shutdown,
 };
 use crate::live::LiveSettings;
 use crate::model_sync::{ModelSync, SyncStatus};
-use crate::ollama::fleet::{Dns, Fleet, FleetConfig, ProbeClocks, QueueRules};
+use crate::ollama::fleet::{Cordons, Dns, Fleet, FleetConfig, ProbeClocks, QueueRules};
 use crate::ollama::upstream::Access;
 use crate::settings::{Breaking, Settings};
 use crate::stack::{self, Attempt, Handles};
+use crate::state::{ChangeSignal, KeptCordons, Persist, State, StateConfig, Windows};
 use crate::telemetry::Telemetry;
+use crate::usage::Usage;
 
 /// Why the gateway could not start.
 #[derive(Debug, thiserror::Error)]
@@ -51,8 +55,18 @@ pub struct Gateway {
     live: LiveSettings,
     access: Access,
     cloud: Option<Arc<Cloud>>,
+    kept: Kept,
     public: Edge,
     admin: Option<Edge>,
+}
+
+/// What is kept over a restart.
+#[derive(Debug)]
+struct Kept {
+    state: Arc<State>,
+    usage: Arc<Usage>,
+    used_tokens: MemoryStore<Client>,
+    cordons: Cordons,
 }
 
 impl Gateway {
@@ -77,15 +91,21 @@ impl Gateway {
             base_path: None,
             ..public.clone()
         };
+        let cloud = Cloud::new(settings).map_err(StartError::Setting)?;
+        let access = access(settings)?;
+        let public = Edge::bind(public).await?;
+        let admin = match admin.listen.is_empty() {
+            true => None,
+            false => Some(Edge::bind(admin).await?),
+        };
         Ok(Self {
             live,
-            access: access(settings)?,
-            cloud: Cloud::new(settings).map_err(StartError::Setting)?,
-            public: Edge::bind(public).await?,
-            admin: match admin.listen.is_empty() {
-                true => None,
-                false => Some(Edge::bind(admin).await?),
-            },
+            access,
+            // After the addresses: a second gateway by mistake does not get here.
+            kept: Kept::open(settings, cloud.as_deref()).await,
+            cloud,
+            public,
+            admin,
             settings: settings.clone(),
             telemetry: telemetry.clone(),
             endpoints,
@@ -126,6 +146,8 @@ impl Gateway {
         let sync = sync.run::<ReplayBody<RequestBody>>();
         tasks.spawn(repairing.clone().run_until_cancelled_owned(sync));
         let activity = Arc::<Activity>::default();
+        self.kept.usage.observe(fleet.clone());
+        tasks.spawn(self.kept.state.clone().run(stopped.clone()));
         let operators_leave = Shutdown::new();
         if let Some(listener) = self.admin {
             let sources = Sources {
@@ -135,6 +157,7 @@ impl Gateway {
                 cloud: self.cloud.clone(),
                 sync: sync_status,
                 clients: self.public.gauges(),
+                state: self.kept.state,
                 started_at: Timestamp::now(),
                 trace_url: self.settings.telemetry.trace_url.clone(),
                 last_reload: self.live.last_reload.clone(),
@@ -155,6 +178,8 @@ impl Gateway {
             body_memory: self.settings.limits.body_memory.budget(),
             cloud: self.cloud,
             activity,
+            usage: self.kept.usage,
+            used_tokens: self.kept.used_tokens,
         };
         let service = stack::service::<RequestBody>(
             &self.settings,
@@ -176,6 +201,7 @@ impl Gateway {
         let hosts = self.settings.backends.urls.clone();
         let mut config = fleet_config(&self.settings, &self.access);
         config.shares = self.live.shares.clone();
+        config.cordons = self.kept.cordons.clone();
         config.loads = Some(Arc::new(Arc::downgrade(self.telemetry.metrics())));
         let (settings, access) = (self.settings.clone(), self.access.clone());
         let propagation = self.telemetry.propagation();
@@ -196,6 +222,34 @@ impl Gateway {
         }
         for backend in &self.settings.backends.urls {
             tracing::info!(%backend, "configured backend");
+        }
+    }
+}
+
+impl Kept {
+    /// Opens the file, and restores what is in it.
+    async fn open(settings: &Settings, cloud: Option<&Cloud>) -> Self {
+        let (zone, signal) = (settings.limits.time_zone.clone(), ChangeSignal::default());
+        let usage = Arc::new(Usage::new(zone.clone(), signal.clone()));
+        let used_tokens = MemoryStore::new(zone.clone());
+        let kept_cordons = KeptCordons::new(signal.clone());
+        let cordons = kept_cordons.cordons();
+        let mut sources: Vec<Arc<dyn Persist>> = vec![
+            usage.clone(),
+            Arc::new(Windows::new("tokens", used_tokens.clone())),
+            Arc::new(kept_cordons),
+        ];
+        sources.extend(cloud.into_iter().flat_map(Cloud::windows));
+        let config = StateConfig {
+            directory: settings.state.directory.clone(),
+            days: settings.state.usage_days.get(),
+            zone,
+        };
+        Self {
+            state: State::open(config, signal, sources).await,
+            usage,
+            used_tokens,
+            cordons,
         }
     }
 }

@@ -47,6 +47,7 @@ pub fn run(arguments: Arguments) -> Exit {
         Command::Cordon(arguments) => managed(manage::cordon(&arguments, true, config)),
         Command::Uncordon(arguments) => managed(manage::cordon(&arguments, false, config)),
         Command::Drain(arguments) => managed(manage::drain(&arguments, config)),
+        Command::Usage(arguments) => managed(manage::usage(&arguments, config)),
         Command::Simulate(arguments) => simulate(&arguments),
         Command::Reference { example: true, .. } => print(settings::example_file()),
         Command::Reference {

@@ -6,10 +6,12 @@ use std::io::{self, IsTerminal, stdin};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Signals that would end the process by default, and that the gateway ignores.
-const IGNORED: [fn() -> SignalKind; 3] = [
+const IGNORED: [fn() -> SignalKind; 4] = [
     SignalKind::user_defined1,
     SignalKind::user_defined2,
     SignalKind::alarm,
+    // SIGXFSZ, on Linux and macOS: a file is larger than allowed, which the write itself reports.
+    || SignalKind::from_raw(25),
 ];
 
 /// Receives SIGHUP, which has two meanings.
@@ -29,7 +31,7 @@ pub enum Hangup {
 }
 
 impl Hangups {
-    /// Handles SIGHUP from now on, and ignores SIGUSR1, SIGUSR2 and SIGALRM. Rust's runtime ignores
+    /// Handles SIGHUP from now on, and ignores SIGUSR1, SIGUSR2, SIGALRM and SIGXFSZ. Rust's runtime ignores
     /// SIGPIPE.
     ///
     /// # Errors

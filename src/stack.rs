@@ -60,6 +60,7 @@ use crate::ollama::{self, Ollama};
 use crate::openai::Translate;
 use crate::settings::{Cache, Limits, Settings};
 use crate::telemetry::{Propagation, Telemetry, Upstream as UpstreamName, attempt_spans, names};
+use crate::usage::Usage;
 
 /// The header that names the backend of a response.
 pub const BACKEND_HEADER: HeaderName = HeaderName::from_static("x-llamatower-backend");
@@ -103,6 +104,10 @@ pub struct Handles {
     pub cloud: Option<Arc<Cloud>>,
     /// The requests that have ended.
     pub activity: Arc<Activity>,
+    /// What keys use, by model and day.
+    pub usage: Arc<Usage>,
+    /// The tokens that clients have used of their limits.
+    pub used_tokens: MemoryStore<Client>,
 }
 
 /// The layers for every request.
@@ -135,7 +140,7 @@ where
         .layer(EndpointLayer::new(endpoints))
         .layer(OutcomeLayer::new(Arc::new((
             telemetry.observer(),
-            handles.activity,
+            (handles.activity, handles.usage),
         ))))
         .layer(telemetry.request_span_layer())
         // Outside of this layer no error occurs.
@@ -180,7 +185,7 @@ where
         .layer(HeartbeatLayer::new(settings.timeouts.heartbeat))
         .layer(adaptive_limit(limits))
         .layer(cache(&settings.cache, &fleet))
-        .layer(token_limit(limits, live.tokens.clone()))
+        .layer(token_limit(handles.used_tokens, live.tokens.clone()))
         // What the fleet cannot serve; everything below belongs to the fleet.
         .layer(overflow(settings, handles.cloud, live, &fleet, telemetry))
         // Each model of an alias gets its attempts.
@@ -344,10 +349,9 @@ fn prefix_blocks(backends: &[Address]) -> usize {
 
 /// Limits the tokens of each client; does nothing if there is no limit.
 fn token_limit(
-    limits: &Limits,
+    store: MemoryStore<Client>,
     budgets: TokenBudgets,
 ) -> TokenLimitLayer<Client, impl Fn(&Parts) -> Option<Client> + Clone + use<>> {
-    let store = MemoryStore::new(limits.time_zone.clone());
     TokenLimitLayer::with_store(store, [], Client::of)
         .with_requests(runs_a_model)
         // A client on this machine, over a Unix socket and without a key.

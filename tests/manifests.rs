@@ -181,6 +181,27 @@ fn a_pod_has_only_the_rights_that_it_needs() {
 }
 
 #[test]
+fn the_state_has_a_volume_of_a_limited_size_although_the_root_is_read_only() {
+    let directory = "/var/lib/llamatower";
+    let set = variable("LLAMATOWER_STATE_DIR").value;
+    assert_eq!(set.as_deref(), Some(directory));
+    let mounts = container().volume_mounts.unwrap();
+    let mount = mounts.iter().find(|mount| mount.mount_path == directory);
+    let name = &mount.unwrap().name;
+    let volumes = pod().volumes.unwrap();
+    let volume = volumes.iter().find(|volume| volume.name == *name).unwrap();
+    let limit = volume.empty_dir.as_ref().unwrap().size_limit.as_ref();
+    assert_eq!(limit.unwrap().0, "256Mi");
+    let image = text("Dockerfile");
+    assert!(image.contains(&format!("ENV LLAMATOWER_STATE_DIR={directory}\n")));
+    assert!(image.contains(&format!(
+        "--chown=65532:65532 --chmod=700 /state {directory}\n"
+    )));
+    let service = text("deploy/llamatower.service");
+    assert!(service.contains("\nStateDirectory=llamatower\n"));
+}
+
+#[test]
 fn every_file_that_names_the_image_names_the_version_of_the_program() {
     // What the guide calls the next version.
     let next = {

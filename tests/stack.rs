@@ -6,14 +6,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
+use jiff::tz::TimeZone;
 use llamatower::live::LiveSettings;
 use llamatower::ollama::fleet::{Backend, Fleet, FleetConfig};
 use llamatower::ollama::upstream::Access;
 use llamatower::settings::{Environment, Settings};
 use llamatower::stack::{self, Handles};
+use llamatower::state::ChangeSignal;
 use llamatower::telemetry::{Telemetry, TelemetryConfig};
+use llamatower::usage::Usage;
 use llamatower_layers::body::{MemoryBudget, ReplayBody};
 use llamatower_layers::breaker::{Breaker, BreakerPolicy};
+use llamatower_layers::token_limit::MemoryStore;
 use llamatower_layers::{BoxError, EndpointTable};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -68,6 +72,8 @@ async fn send(request: &[(&str, &str)], answer: &'static [(&str, &str)]) -> Seen
             cutoff: CancellationToken::new(),
             body_memory: MemoryBudget::new(1 << 20),
             activity: Default::default(),
+            usage: Arc::new(Usage::new(TimeZone::UTC, ChangeSignal::default())),
+            used_tokens: MemoryStore::new(TimeZone::UTC),
             cloud: None,
         },
     );

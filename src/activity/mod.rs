@@ -17,6 +17,7 @@ use llamatower_layers::{Observer, Operation, Outcome};
 pub use clients::Totals;
 pub use intervals::{INTERVAL, IntervalTotals};
 pub use request::FinishedRequest;
+pub(crate) use request::{has_failed, was_refused};
 
 use crate::client::Client;
 use clients::Clients;

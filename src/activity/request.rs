@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Method;
+use http::{Method, StatusCode};
 use jiff::Timestamp;
 use llamatower_layers::usage::Usage;
 use llamatower_layers::{Ending, Outcome};
@@ -85,15 +85,24 @@ impl FinishedRequest {
         }
     }
 
-    /// Whether it failed and the client was not the reason.
     pub(super) fn has_failed(&self) -> bool {
-        self.ending == Ending::Broken || self.status.is_some_and(|status| status >= 500)
+        let status = self.status.and_then(|status| status.try_into().ok());
+        has_failed(self.ending, status)
     }
 
-    /// Whether the gateway refused it before a backend was asked.
     pub(super) fn was_refused(&self) -> bool {
-        self.attempts == 0 && self.error.is_some()
+        was_refused(self.attempts, self.error)
     }
+}
+
+/// Whether a request failed and the client was not the reason.
+pub(crate) fn has_failed(ending: Ending, status: Option<StatusCode>) -> bool {
+    ending == Ending::Broken || status.is_some_and(|status| status.is_server_error())
+}
+
+/// Whether the gateway refused a request before a backend was asked.
+pub(crate) fn was_refused(attempts: u32, error: Option<&'static str>) -> bool {
+    attempts == 0 && error.is_some()
 }
 
 /// The text, or the beginning of a long one.

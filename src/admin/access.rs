@@ -145,6 +145,8 @@ mod tests {
             "/status/overview",
             "/status/requests",
             "/status/events",
+            "/status/usage",
+            "/status/usage?format=csv",
         ] {
             assert_eq!(
                 access_of(Method::GET, path, remote),
@@ -170,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_path_that_is_not_listed_needs_an_administrator() {
-        let unknown = access_of(Method::GET, "/status/usage", Some("10.0.0.7"));
+        let unknown = access_of(Method::GET, "/status/unknown", Some("10.0.0.7"));
         assert_eq!(unknown, Access::Admin);
     }
 

@@ -5,6 +5,7 @@
 //! GET  /                     the status page       (from other machines after sign-in, or with
 //! GET  /status/overview      all that it shows      an administrator's key)
 //! GET  /status/events        the same, live
+//! GET  /status/usage         what keys have used
 //! GET  /status, /status/..   documents             (open)
 //! GET  /metrics              metrics               (open)
 //! POST /backends/NAME/..     cordon, uncordon,     (from other machines after sign-in, or with
@@ -21,6 +22,7 @@ mod live;
 mod page;
 mod session;
 mod sources;
+mod usage;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -109,6 +111,10 @@ impl Admin {
             };
         }
         let is_read = method == Method::GET || method == Method::HEAD;
+        if path == "/status/usage" && is_read {
+            let query = request.uri.query().unwrap_or_default().to_owned();
+            return usage::answer(self.sources.state.clone(), query).await;
+        }
         match self.page(path) {
             Some(_) if !is_read => answer::wrong_method("GET, HEAD"),
             Some(page) => page(self, request),
@@ -128,6 +134,7 @@ impl Admin {
             "/status/models" => |admin, _| answer::json(&admin.sources.models()),
             "/status/overview" => |admin, _| answer::json(&admin.sources.overview()),
             "/status/requests" => |admin, _| answer::json(&admin.sources.activity()),
+            "/status/usage" => |_, _| answer::wrong_method("GET, HEAD"),
             "/status/events" => {
                 |admin, request| admin.events.answer(admin.sessions.right_of(request))
             }

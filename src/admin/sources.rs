@@ -13,8 +13,10 @@ use crate::edge::Gauges;
 use crate::live::LastReload;
 use crate::model_sync::SyncStatus;
 use crate::ollama::fleet::BackendStatus;
+use crate::state::State;
 use crate::status::{
-    Activity, CloudState, Gateway, Models, ModelsSync, Overview, Reload, Status, WaiterRow,
+    Activity, CloudState, Gateway, Models, ModelsSync, Overview, Reload, StateFile, Status,
+    WaiterRow,
 };
 use crate::telemetry::{FleetView, Telemetry};
 use crate::version;
@@ -36,6 +38,8 @@ pub struct Sources {
     pub sync: SyncStatus,
     /// The edge of the listeners for clients.
     pub clients: Arc<Gauges>,
+    /// What is kept over a restart.
+    pub state: Arc<State>,
     /// When the gateway started.
     pub started_at: Timestamp,
     /// The address of a trace in a viewer, with `{trace_id}` in place of its id.
@@ -81,6 +85,7 @@ impl Sources {
             digests_differ: self.fleet.drifts().iter().map(Into::into).collect(),
             cloud: self.cloud(),
             models_sync: ModelsSync::new(&self.sync.report(), Instant::now()),
+            state: StateFile::from(&self.state.health()),
         }
     }
 

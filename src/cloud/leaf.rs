@@ -12,7 +12,7 @@ use http_body::Body;
 use llamatower_layers::body::ReplayBody;
 use llamatower_layers::clocks::StreamClocksLayer;
 use llamatower_layers::store::WithoutKey;
-use llamatower_layers::token_limit::{Budget, MemoryStore, TokenLimitLayer, Window};
+use llamatower_layers::token_limit::{Budget, TokenLimitLayer, Window};
 use llamatower_layers::usage::UsageLayer;
 use llamatower_layers::{BoxError, Record};
 use tower::ServiceBuilder;
@@ -61,7 +61,7 @@ where
             [cloud.budget()],
             |_: &Parts| Some(()),
         ))
-        .layer(key_tokens(settings, cloud))
+        .layer(key_tokens(cloud))
         .map_request(record)
         .layer(attempt_spans(
             UpstreamName {
@@ -111,14 +111,12 @@ fn provider(address: &Address) -> &'static str {
 
 /// Limits the tokens of each client on one day.
 fn key_tokens(
-    settings: &Settings,
     cloud: &Cloud,
 ) -> TokenLimitLayer<Client, impl Fn(&Parts) -> Option<Client> + Clone + use<>> {
-    let store = MemoryStore::new(settings.limits.time_zone.clone());
     let budget = cloud
         .key_tokens
         .map(|tokens| Budget::new(tokens, Window::Day));
-    TokenLimitLayer::with_store(store, budget, Client::of)
+    TokenLimitLayer::with_store(cloud.used_by_client.clone(), budget, Client::of)
         .without_key(WithoutKey::Admit)
         .with_enabled(budget.is_some())
 }

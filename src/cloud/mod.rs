@@ -30,11 +30,13 @@ use futures_util::FutureExt;
 use llamatower_layers::ModelName;
 use llamatower_layers::token_limit::{Budget, MemoryStore, TokenStore, Window};
 
+use crate::client::Client;
 use crate::model_rules::ModelRules;
 use crate::ollama::upstream::{Access, Address};
 use crate::openai::Server;
 use crate::openai::server::Extensions;
 use crate::settings::{CloudModels, CloudWhen, Settings};
+use crate::state::{Persist, Windows};
 
 pub use broken::{CloudError, EventsBody};
 pub use clients::{CloudClients, CloudNotAllowed, OllamaCloudModels};
@@ -66,6 +68,8 @@ pub struct Cloud {
     rest: Rest,
     /// The tokens of all clients.
     used: MemoryStore<()>,
+    /// The tokens of each client.
+    used_by_client: MemoryStore<Client>,
     tokens: Option<NonZeroU64>,
     key_tokens: Option<NonZeroU64>,
 }
@@ -121,6 +125,7 @@ impl Cloud {
             server: Arc::new(server),
             rest: Rest::default(),
             used: MemoryStore::new(settings.limits.time_zone.clone()),
+            used_by_client: MemoryStore::new(settings.limits.time_zone.clone()),
             tokens: cloud.tokens,
             key_tokens: cloud.key_tokens,
         })))
@@ -145,6 +150,14 @@ impl Cloud {
             tokens_today: self.tokens_today(),
             tokens_limit: self.tokens,
         }
+    }
+
+    /// The token windows, to be kept over a restart.
+    pub fn windows(&self) -> [Arc<dyn Persist>; 2] {
+        [
+            Arc::new(Windows::new("cloud", self.used.clone())),
+            Arc::new(Windows::new("cloud_keys", self.used_by_client.clone())),
+        ]
     }
 
     /// The budget of all clients together.

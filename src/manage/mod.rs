@@ -7,6 +7,7 @@ mod gateway;
 mod list;
 mod progress;
 mod sync;
+mod usage;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -22,6 +23,8 @@ use gateway::error_text;
 pub(crate) use gateway::{GatewayClient, Lines};
 use list::ModelsPage;
 use progress::{Progress, Step};
+pub use usage::UsageArguments;
+pub(crate) use usage::usage;
 
 /// Runs a command for models.
 ///

@@ -30,6 +30,8 @@ pub enum Form {
     ServerSecrets,
     /// The path of a file.
     File,
+    /// The path of a directory.
+    Directory,
     /// A duration: seconds, or a text like `1m30s`.
     Duration,
     /// A duration, or `off`.
@@ -116,6 +118,7 @@ impl Form {
                 "a comma-separated list like gpu-1=TOKEN, gpu-2:8080=basic USER:PASSWORD"
             }
             Self::File => "the path of a file",
+            Self::Directory => "the path of a directory",
             Self::Duration => "a duration in seconds, or like 250ms, 2s, 1m30s",
             Self::OptionalDuration => "a duration in seconds, or like 250ms, 2s, 1m30s; or off",
             Self::Count => "a whole number above 0",
@@ -161,7 +164,7 @@ impl Form {
     /// The description for errors about a value; `None` if it says nothing more than the reason.
     pub(super) fn hint(self) -> Option<&'static str> {
         match self {
-            Self::Text | Self::List | Self::SecretList | Self::File => None,
+            Self::Text | Self::List | Self::SecretList | Self::File | Self::Directory => None,
             form => Some(form.describe()),
         }
     }

@@ -110,7 +110,26 @@ impl Texts {
         if !has_load {
             gathered.raise_load_timeout();
         }
+        gathered.take_state_directory(settings, environment);
         gathered
+    }
+
+    /// The directory that systemd has made for the service (`StateDirectory=`) is the default. If there
+    /// are several, it is the first.
+    fn take_state_directory(&mut self, settings: &'static [Setting], environment: &Environment) {
+        const KEY: &str = "state.directory";
+        const VARIABLE: &str = "STATE_DIRECTORY";
+        let directories = environment.get(VARIABLE).unwrap_or_default();
+        let first = directories
+            .split(':')
+            .next()
+            .filter(|first| !first.is_empty());
+        let setting = settings.iter().find(|setting| setting.key == KEY);
+        let is_set = self.is_given(KEY) || self.is_unreadable(KEY);
+        if let (Some(first), Some(setting), false) = (first, setting, is_set) {
+            self.texts
+                .extend(Text::new(setting, first, VARIABLE).map(|text| (KEY, text)));
+        }
     }
 
     /// Without a time-out of its own a request that loads its model gets no less time than others.

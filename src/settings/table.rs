@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -279,6 +280,13 @@ settings! {
             "The number of retries allowed for each recent request, over all requests. Lower it if retries add to an overload."
         budget_floor: f64 = number, "LLAMATOWER_RETRY_BUDGET_FLOOR" Number "10"
             "The number of retries per second that are always allowed. Raise it if requests are few and servers come and go."
+    }
+    /// What is kept over a restart.
+    state: State {
+        directory: Option<PathBuf> = optional(text), "LLAMATOWER_STATE_DIR" Directory ""
+            "The directory of the file that keeps usage, the token budgets of days and months, and cordons over a restart; without it they are in memory only. A service of systemd with `StateDirectory=` needs no setting. Set it to a directory that the gateway can write, and that no other gateway uses."
+        usage_days: NonZeroU32 = count, "LLAMATOWER_USAGE_DAYS" Count "400"
+            "The number of days that usage is kept, today included; without a state directory at most 31. Raise it if you need more than a year; 20 keys that use 20 models each day take 36 MB for a year."
     }
     /// Authentication.
     keys: Keys {

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Activity, Backend, CloudState, DigestsDiffer, ModelRow, ModelsSync, QueueRow, WaiterRow,
+    Activity, Backend, CloudState, DigestsDiffer, ModelRow, ModelsSync, QueueRow, StateFile,
+    WaiterRow,
 };
 
 /// The document `/status`.
@@ -23,6 +24,8 @@ pub struct Status {
     pub cloud: CloudState,
     /// The sync of the declared models.
     pub models_sync: ModelsSync,
+    /// Whether usage, token windows and cordons are kept over a restart.
+    pub state: StateFile,
 }
 
 /// The gateway itself.

@@ -13,6 +13,7 @@ mod models;
 mod queue;
 mod requests;
 mod sync;
+mod usage;
 
 pub use backends::{
     AvoidedModel, Backend, LoadOfServer, Memory, ModelOnBackend, ModelsInMemory, Preloaded,
@@ -26,6 +27,7 @@ pub use queue::{DigestsDiffer, QueueRow, WaiterRow};
 pub use requests::{Activity, ClientRow, CostTerms, Interval, RequestRow};
 
 pub use sync::{FailedModel, ModelsSync, PulledModel, SyncState, SyncedServer};
+pub use usage::{StateFile, UsageReport, UsageRow};
 
 use std::time::Duration;
 

@@ -24,6 +24,7 @@ fn schema() -> Value {
     add::<Models>(&mut generator, &mut paths, "/status/models");
     add::<Overview>(&mut generator, &mut paths, "/status/overview");
     add::<Activity>(&mut generator, &mut paths, "/status/requests");
+    add::<UsageReport>(&mut generator, &mut paths, "/status/usage");
     let definitions = generator.take_definitions(true);
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -66,10 +67,11 @@ fn a_document_is_read_as_it_was_written() {
         digests_differ: Vec::new(),
         cloud: CloudState::default(),
         models_sync: ModelsSync::default(),
+        state: StateFile::default(),
     };
     let text = serde_json::to_string(&status).unwrap();
     assert!(
-        text.ends_with(r#""cloud":{"is_on":false},"models_sync":{"is_on":false}}"#),
+        text.ends_with(r#""cloud":{"is_on":false},"models_sync":{"is_on":false},"state":{"is_kept":false,"file":null,"problem":null,"written_at":null}}"#),
         "{text}"
     );
     assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);

@@ -8,7 +8,7 @@ use hickory_resolver::proto::op::ResponseCode;
 use llamatower_sim::{ModelSpec, Sim, SimHandle};
 use serde_json::Value;
 
-use crate::harness::{Dns, End, Gateway, Zone, chat, load, within_limit};
+use crate::harness::{Dns, End, Gateway, Zone, chat, load, send, within_limit};
 
 const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 1));
 const TWO: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
@@ -34,13 +34,18 @@ async fn two_sims() -> (SimHandle, SimHandle) {
 
 /// A gateway that is configured with the host name only.
 async fn gateway(dns: &Dns, port: u16) -> Gateway {
+    gateway_with(dns, port, &[]).await
+}
+
+async fn gateway_with(dns: &Dns, port: u16, more: &[(&str, &str)]) -> Gateway {
     let url = format!("http://ollama.models.internal:{port}");
     let servers = dns.setting();
-    let settings = [
+    let mut settings = vec![
         ("OLLAMA_URL", &*url),
         ("LLAMATOWER_DNS_SERVERS", &*servers),
         ("LLAMATOWER_DNS_MIN_TTL", "50ms"),
     ];
+    settings.extend(more);
     Gateway::start(&[], &settings).await
 }
 
@@ -75,6 +80,41 @@ async fn answering_backends(gateway: &Gateway) -> BTreeSet<String> {
 
 fn names(addresses: &[SocketAddr]) -> BTreeSet<String> {
     addresses.iter().map(SocketAddr::to_string).collect()
+}
+
+#[tokio::test]
+async fn a_cordon_of_an_address_is_kept_over_a_restart_until_the_address_leaves() {
+    let (one, two) = two_sims().await;
+    let dns = Dns::start(Dns::with_addresses(&[ONE, TWO])).await;
+    let directory = tempfile::tempdir().unwrap();
+    let kept = [("LLAMATOWER_STATE_DIR", directory.path().to_str().unwrap())];
+    let name = two.addr().to_string();
+    let is_cordoned = async |gateway: &Gateway| {
+        let status = gateway.admin_page("/status").await.json();
+        let mut rows = status["backends"].as_array().unwrap().iter();
+        let row = rows.find(|row| row["name"] == *name);
+        row.map(|row| row["is_cordoned"] == true)
+    };
+    let gateway = gateway_with(&dns, one.addr().port(), &kept).await;
+    gateway.until_up(&[&one, &two]).await;
+    let cordon = gateway.admin_post(&format!("/backends/{name}/cordon"));
+    assert_eq!(send(cordon).await.status, 200);
+    gateway.terminate().await;
+    let gateway = gateway_with(&dns, one.addr().port(), &kept).await;
+    gateway.until_up(&[&one, &two]).await;
+    assert_eq!(is_cordoned(&gateway).await, Some(true));
+    assert_eq!(answering_backends(&gateway).await, names(&[one.addr()]));
+    dns.change(Dns::with_addresses(&[ONE]));
+    logged(&gateway, "the backend has left", &name).await;
+    assert_eq!(is_cordoned(&gateway).await, None);
+    dns.change(Dns::with_addresses(&[ONE, TWO]));
+    within_limit("the address is back", async {
+        while is_cordoned(&gateway).await.is_none() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(is_cordoned(&gateway).await, Some(false));
 }
 
 #[tokio::test]

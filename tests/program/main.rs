@@ -32,3 +32,4 @@ mod simulate;
 mod starts;
 mod status_page;
 mod tokens;
+mod usage;

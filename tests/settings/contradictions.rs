@@ -55,6 +55,10 @@ fn a_setting_that_contradicts_another_is_a_warning_that_names_both() {
             ["QUEUE_MAX_PREDICTED_WAIT", "QUEUE_MAX_WAIT ("],
         ),
         (
+            &[("LLAMATOWER_USAGE_DAYS", "60")],
+            ["USAGE_DAYS", "STATE_DIR"],
+        ),
+        (
             &[("LLAMATOWER_QUEUE_AGEING", "5m")],
             ["QUEUE_AGEING", "QUEUE_MAX_WAIT"],
         ),

@@ -64,7 +64,7 @@ fn another_value(setting: &Setting) -> &'static str {
         ("telemetry.trace_url", _) => "https://traces.example/{trace_id}",
         ("runtime.worker_threads", _) => "3",
         ("cloud.url", _) => "https://llm.example/v1",
-        (_, Form::Text | Form::File | Form::Secret | Form::List) => "other",
+        (_, Form::Text | Form::File | Form::Directory | Form::Secret | Form::List) => "other",
         (_, Form::SecretList) => DIGEST,
         (_, Form::ServerSecrets) => "localhost=hunter2",
         (_, Form::Duration | Form::OptionalDuration) => "7m",
@@ -123,7 +123,7 @@ fn bad_value(setting: &Setting) -> Option<&'static str> {
             | "runtime.worker_threads",
             _,
         ) => Some("neither"),
-        (_, Form::Text | Form::Secret | Form::List) => None,
+        (_, Form::Text | Form::Directory | Form::Secret | Form::List) => None,
         _ => Some("neither"),
     }
 }
@@ -436,6 +436,36 @@ fn ollama_timeout_is_the_default_of_three_clocks() {
         (idle.value.as_str(), idle.source.as_str()),
         ("1m", "OLLAMA_TIMEOUT")
     );
+}
+
+#[test]
+fn the_first_state_directory_of_systemd_is_the_default_and_off_is_none() {
+    let of_systemd = ("STATE_DIRECTORY", "/var/lib/one:/var/lib/two");
+    let directory = |environment: &[(&str, &str)]| {
+        let loaded = load(environment).expect("valid");
+        let mut rows = loaded.effective.iter();
+        let row = rows.find(|row| row.setting.key == "state.directory");
+        let source = row.expect("reported").source.clone();
+        let directory = loaded.settings.state.directory;
+        (directory.map(|path| path.display().to_string()), source)
+    };
+    for (environment, expected, source) in [
+        (&[][..], None, "default"),
+        (&[of_systemd], Some("/var/lib/one"), "STATE_DIRECTORY"),
+        (
+            &[of_systemd, ("LLAMATOWER_STATE_DIR", "/srv/state")],
+            Some("/srv/state"),
+            "LLAMATOWER_STATE_DIR",
+        ),
+        (
+            &[of_systemd, ("LLAMATOWER_STATE_DIR", "off")],
+            None,
+            "LLAMATOWER_STATE_DIR",
+        ),
+    ] {
+        let expected = (expected.map(str::to_owned), source.to_owned());
+        assert_eq!(directory(environment), expected);
+    }
 }
 
 #[test]

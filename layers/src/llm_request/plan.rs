@@ -200,12 +200,13 @@ pub(super) fn settle<B>(
     // Ollama answers a request to load or unload with one object, whatever `stream` is.
     let is_load = has_no_prompt && endpoint.dialect == Dialect::Ollama;
     let stream = !is_load && scanned.stream.unwrap_or(endpoint.streams_by_default);
+    let body_bytes = request.body().len().unwrap_or(0);
     #[cfg(feature = "outcome")]
     crate::Record::update_in(request.extensions(), |outcome| {
         outcome.model.clone_from(&model);
         outcome.stream = stream;
+        outcome.body_bytes = Some(body_bytes);
     });
-    let body_bytes = request.body().len().unwrap_or(0);
     let found = LlmRequest {
         dialect: endpoint.dialect,
         operation,

@@ -58,6 +58,8 @@ pub struct Outcome {
     pub served_model: Option<Arc<str>>,
     /// Whether a streamed response was requested.
     pub stream: bool,
+    /// The size of the request's body, if a layer has read it.
+    pub body_bytes: Option<u64>,
     /// The address of the client, if the server has recorded it.
     pub client_address: Option<ClientAddress>,
     /// The name of the client's API key.
@@ -117,6 +119,7 @@ impl Outcome {
             model: None,
             served_model: None,
             stream: false,
+            body_bytes: None,
             identity: None,
             backend: None,
             attempts: 0,
@@ -153,6 +156,13 @@ impl Outcome {
     /// The request's id as text.
     pub fn request_id(&self) -> Option<&str> {
         self.request_id.as_ref()?.to_str().ok()
+    }
+
+    /// What a [`UsageLayer`](crate::usage::UsageLayer) has measured of the response, also if the
+    /// backend has sent no counts; `None` before the end, and for a response without inference.
+    #[cfg(feature = "usage")]
+    pub fn measured(&self) -> Option<&crate::usage::Measured> {
+        self.report.as_ref()?.get()
     }
 
     /// Sets the ending and the duration. An ending that an inner layer set is kept.

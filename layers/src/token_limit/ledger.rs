@@ -6,6 +6,7 @@ use std::hash::Hash;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use super::saved::{AccountId, WindowUse};
 use super::store::{BudgetState, Granted};
 use super::window::{Budget, Span, Window};
 
@@ -21,6 +22,8 @@ pub(super) struct Ledger<K> {
     without_key: Account,
     max_keys: usize,
     new_keys: usize,
+    /// Whether used tokens of any account have changed since the changes were taken.
+    has_changes: bool,
 }
 
 /// The tokens that one key used and reserved in each window.
@@ -35,23 +38,15 @@ struct Count {
     start: Timestamp,
     used: u64,
     reserved: u64,
+    /// Whether `used` has changed since the changes were taken.
+    is_changed: bool,
 }
 
 /// The reservation of one request.
 #[derive(Debug)]
 pub(super) struct Reserved<K> {
-    holder: Holder<K>,
+    account: AccountId<K>,
     parts: [Option<Part>; 3],
-}
-
-/// The holder of an account.
-#[derive(Debug)]
-enum Holder<K> {
-    Key(K),
-    /// All keys beyond `max_keys`.
-    Overflow,
-    /// All requests without a key.
-    WithoutKey,
 }
 
 #[derive(Debug)]
@@ -71,6 +66,7 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
             without_key: Account::default(),
             max_keys,
             new_keys: 0,
+            has_changes: false,
         }
     }
 
@@ -84,16 +80,12 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
     ) -> Result<Granted<Reserved<K>>, BudgetState> {
         self.update_spans(now);
         let spans = self.spans;
-        let holder = match key {
-            None => Holder::WithoutKey,
-            Some(key) if self.has_room(&key) => Holder::Key(key),
-            Some(_) => Holder::Overflow,
+        let id = match key {
+            None => AccountId::WithoutKey,
+            Some(key) if self.has_room(&key) => AccountId::Key(key),
+            Some(_) => AccountId::OtherKeys,
         };
-        let account = match &holder {
-            Holder::Key(key) => self.accounts.entry(key.clone()).or_default(),
-            Holder::Overflow => &mut self.overflow,
-            Holder::WithoutKey => &mut self.without_key,
-        };
+        let account = self.account(&id);
         let mut refusal = None;
         for budget in budgets {
             let span = &spans[budget.window() as usize];
@@ -135,7 +127,7 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
             });
         }
         Ok(Granted {
-            reservation: Reserved { holder, parts },
+            reservation: Reserved { account: id, parts },
             budget_states,
         })
     }
@@ -143,10 +135,10 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
     /// Replaces the reservation by the `used` tokens, in the windows of the reservation. A window
     /// that has ended is not counted any more.
     pub(super) fn settle(&mut self, reserved: Reserved<K>, used: u64) {
-        let account = match &reserved.holder {
-            Holder::Key(key) => self.accounts.get_mut(key),
-            Holder::Overflow => Some(&mut self.overflow),
-            Holder::WithoutKey => Some(&mut self.without_key),
+        let account = match &reserved.account {
+            AccountId::Key(key) => self.accounts.get_mut(key),
+            AccountId::OtherKeys => Some(&mut self.overflow),
+            AccountId::WithoutKey => Some(&mut self.without_key),
         };
         let Some(account) = account else { return };
         for part in reserved.parts.into_iter().flatten() {
@@ -154,7 +146,71 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
             if count.start == part.start {
                 count.reserved = count.reserved.saturating_sub(part.tokens);
                 count.used = count.used.saturating_add(used);
+                count.is_changed |= used > 0;
+                self.has_changes |= used > 0;
             }
+        }
+    }
+
+    /// The used tokens that have changed since the last call, in windows that have not ended.
+    pub(super) fn take_changes(&mut self, now: Timestamp) -> Vec<WindowUse<K>> {
+        if !std::mem::take(&mut self.has_changes) {
+            return Vec::new();
+        }
+        self.update_spans(now);
+        let spans = &self.spans;
+        let mut changes = Vec::new();
+        let mut add = |account: &mut Account, id: &dyn Fn() -> AccountId<K>| {
+            for window in Window::ALL {
+                let (count, span) = (
+                    &mut account.counts[window as usize],
+                    &spans[window as usize],
+                );
+                if std::mem::take(&mut count.is_changed) && count.start == span.start {
+                    changes.push(WindowUse {
+                        account: id(),
+                        window,
+                        start: span.start,
+                        end: span.end,
+                        used: count.used,
+                    });
+                }
+            }
+        };
+        for (key, account) in &mut self.accounts {
+            add(account, &|| AccountId::Key(key.clone()));
+        }
+        add(&mut self.overflow, &|| AccountId::OtherKeys);
+        add(&mut self.without_key, &|| AccountId::WithoutKey);
+        changes
+    }
+
+    /// Adds used tokens to the current windows, if they were used in windows that have not ended.
+    pub(super) fn restore(
+        &mut self,
+        saved: impl IntoIterator<Item = WindowUse<K>>,
+        now: Timestamp,
+    ) {
+        self.update_spans(now);
+        for row in saved {
+            if !(row.start..row.end).contains(&now) {
+                continue;
+            }
+            let id = match row.account {
+                AccountId::Key(key) if !self.has_room(&key) => AccountId::OtherKeys,
+                id => id,
+            };
+            let span = self.spans[row.window as usize];
+            let count = self.account(&id).count(row.window, &span);
+            count.used = count.used.saturating_add(row.used);
+        }
+    }
+
+    fn account(&mut self, id: &AccountId<K>) -> &mut Account {
+        match id {
+            AccountId::Key(key) => self.accounts.entry(key.clone()).or_default(),
+            AccountId::OtherKeys => &mut self.overflow,
+            AccountId::WithoutKey => &mut self.without_key,
         }
     }
 

@@ -11,12 +11,17 @@ use jiff::tz::TimeZone;
 
 use super::Budget;
 use super::ledger::{Ledger, Reserved};
+use super::saved::WindowUse;
 use super::store::{Granted, ReserveResult, TokenStore};
 use crate::store::StoreUnavailable;
 
 type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// Keeps counts in this process's memory; a restart resets them.
+/// Keeps counts in this process's memory.
+///
+/// A restart resets them, unless the program saves them: [`take_changes`](Self::take_changes) from
+/// time to time, and [`restore`](Self::restore) at the start. A reservation that was open when the
+/// program ended counts nothing then.
 ///
 /// A key takes a few hundred bytes. A key without use in the current windows is forgotten. When the
 /// maximum number of keys is reached, all further keys share one account. Requests without a key share
@@ -58,6 +63,44 @@ impl<K: Hash + Eq + Clone> MemoryStore<K> {
     /// The number of keys with their own account.
     pub fn keys(&self) -> usize {
         self.ledger().keys()
+    }
+
+    /// The used tokens of each account and window that have changed since the last call. Each row has
+    /// the whole count, so a saved row replaces the one before. Windows that have ended are left out.
+    /// This takes time in proportion to [`keys`](Self::keys) if anything has changed.
+    ///
+    /// ```
+    /// use std::num::NonZeroU64;
+    ///
+    /// use jiff::tz::TimeZone;
+    /// use llamatower_layers::token_limit::{Budget, MemoryStore, TokenStore, Window};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let budget = Budget::new(NonZeroU64::new(100).expect("not zero"), Window::Month);
+    /// let store = MemoryStore::new(TimeZone::UTC);
+    /// let granted = store.reserve(Some("ada"), &[budget], 10).await?.expect("nothing was used");
+    /// store.settle(granted.reservation, 40);
+    /// let saved = store.take_changes();
+    /// assert!(store.take_changes().is_empty());
+    ///
+    /// let after_a_restart = MemoryStore::new(TimeZone::UTC);
+    /// after_a_restart.restore(saved);
+    /// let granted = after_a_restart.reserve(Some("ada"), &[budget], 0).await?.expect("60 are left");
+    /// assert_eq!(granted.budget_states[0].remaining, 60);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn take_changes(&self) -> Vec<WindowUse<K>> {
+        let now = (self.clock)();
+        self.ledger().take_changes(now)
+    }
+
+    /// Adds saved counts to those of the current windows. A row counts as long as its own window has
+    /// not ended, also if the current one begins at another time because the time zone was changed.
+    pub fn restore(&self, saved: impl IntoIterator<Item = WindowUse<K>>) {
+        let now = (self.clock)();
+        self.ledger().restore(saved, now);
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger<K>> {

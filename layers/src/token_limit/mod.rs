@@ -23,8 +23,8 @@
 //!
 //! Put this layer inside of the layer that knows the key and inside of the cache, whose responses
 //! cost no tokens, and outside of retries, with [`UsageLayer`](crate::usage::UsageLayer) further
-//! inside. A [`TokenStore`] keeps the counts: [`MemoryStore`] here, or your own store that several
-//! processes share. The governor crate, which [`rate_limit`](crate::rate_limit) uses, has no
+//! inside. A [`TokenStore`] keeps the counts: [`MemoryStore`] here, whose counts can be saved and
+//! restored, or your own store that several processes share. The governor crate, which [`rate_limit`](crate::rate_limit) uses, has no
 //! refunds.
 //!
 //! 100,000 tokens a day for each value of a header:
@@ -91,6 +91,7 @@ mod future;
 mod layer;
 mod ledger;
 mod memory;
+mod saved;
 mod service;
 mod settlement;
 mod store;
@@ -102,6 +103,7 @@ pub use error::TokensExhausted;
 pub use future::TokenLimitFuture;
 pub use layer::TokenLimitLayer;
 pub use memory::{MemoryReservation, MemoryStore};
+pub use saved::{AccountId, WindowUse};
 pub use service::TokenLimitService;
 pub use settlement::Settlement;
 pub use store::{BudgetState, Granted, ReserveResult, TokenStore};

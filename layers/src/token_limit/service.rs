@@ -15,11 +15,7 @@ use super::{TokenLimitFuture, TokenStore};
 use crate::BoxError;
 use crate::body::Guarded;
 use crate::service::accessors;
-
-/// The largest default estimate of a request, in tokens.
-const MAX_ESTIMATE: u64 = 4096;
-/// The assumed length of a token in text.
-const BYTES_PER_TOKEN: u64 = 4;
+use crate::usage::expected_prompt_tokens;
 
 /// The service of [`TokenLimitLayer`](super::TokenLimitLayer).
 pub struct TokenLimitService<S, K, X, T> {
@@ -55,7 +51,7 @@ where
         let key = limit.key(&parts);
         let estimate = match &limit.estimate {
             Some(estimate) => estimate(&parts),
-            None => (body.size_hint().lower() / BYTES_PER_TOKEN).min(MAX_ESTIMATE),
+            None => expected_prompt_tokens(body.size_hint().lower()),
         };
         let request = Request::from_parts(parts, body);
         let key = match key {

@@ -70,6 +70,17 @@ pub use layer::{UsageLayer, UsageService};
 pub(crate) use report::ReportPlace;
 pub use report::{Measured, UsageReport};
 
+/// The assumed length of a token in text, in bytes.
+const BYTES_PER_TOKEN: u64 = 4;
+/// The largest estimate of a prompt, in tokens.
+const MAX_ESTIMATE: u64 = 4096;
+
+/// The expected tokens of a prompt whose request has a body of this many bytes: a quarter of them, at
+/// most 4096. This fits text; images use fewer tokens than their bytes suggest.
+pub fn expected_prompt_tokens(body_bytes: u64) -> u64 {
+    (body_bytes / BYTES_PER_TOKEN).min(MAX_ESTIMATE)
+}
+
 /// The token counts of one response, from the backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -13,6 +13,7 @@ use llamatower_layers::live::Live;
 use llamatower_layers::queue::{Priority, Queue};
 
 use super::Dispatcher;
+use super::cordon::Cordons;
 use super::policy::NO_LIMIT;
 use super::router::LoadObserver;
 use super::rules::ServerRules;
@@ -42,6 +43,8 @@ pub struct FleetConfig {
     pub loads: Option<Arc<dyn LoadObserver>>,
     /// When the circuit breaker of a backend opens.
     pub breaker: BreakerPolicy,
+    /// The servers that are cordoned, also before they are known.
+    pub cordons: Cordons,
     /// The shares of clients that differ from the default.
     pub shares: Live<BTreeMap<Arc<str>, Share>>,
 }

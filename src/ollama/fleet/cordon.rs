@@ -1,6 +1,8 @@
 //! Servers that an operator has taken out of the choice.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::StatusCode;
 use llamatower_layers::{Fail, Side};
@@ -36,15 +38,72 @@ impl Fail for Cordoned {
     }
 }
 
+/// The names of the servers that operators have taken out of the choice. Clones share them.
+#[derive(Clone, Default)]
+pub struct Cordons {
+    names: Arc<Mutex<BTreeSet<Arc<str>>>>,
+    hook: Option<Arc<dyn Fn() + Send + Sync>>,
+}
+
+impl Cordons {
+    /// Calls `hook` after each change.
+    pub fn with_hook(hook: impl Fn() + Send + Sync + 'static) -> Self {
+        Self {
+            names: Arc::default(),
+            hook: Some(Arc::new(hook)),
+        }
+    }
+
+    /// The names, sorted. They can be of servers that are not known yet, or not any more.
+    pub fn names(&self) -> Vec<Arc<str>> {
+        self.lock().iter().cloned().collect()
+    }
+
+    /// Adds names, before there is a fleet.
+    pub fn restore(&self, names: impl IntoIterator<Item = Arc<str>>) {
+        self.lock().extend(names);
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.lock().contains(name)
+    }
+
+    pub(super) fn set(&self, name: &str, is_cordoned: bool) {
+        let is_changed = match is_cordoned {
+            true => self.lock().insert(name.into()),
+            false => self.lock().remove(name),
+        };
+        if let Some(hook) = self.hook.as_ref().filter(|_| is_changed) {
+            hook();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<Arc<str>>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Cordons {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Cordons").field(&self.names()).finish()
+    }
+}
+
 impl<S> Fleet<S> {
     /// Takes the server with this name out of the choice, or back into it. Requests in flight go on;
     /// those that wait are offered the other servers. Returns whether there is such a server.
     pub fn set_cordoned(&self, name: &str, is_cordoned: bool) -> bool {
         let members = self.catalogue.members();
         let mut all = members.all().iter();
+        let cordons = &self.config.cordons;
         let Some(member) = all.find(|member| **member.backend.name() == *name) else {
+            // It may have been cordoned before a restart, and have left since.
+            if !is_cordoned {
+                cordons.set(name, false);
+            }
             return false;
         };
+        cordons.set(name, is_cordoned);
         if member.backend.set_cordoned(is_cordoned) != is_cordoned {
             match is_cordoned {
                 true => tracing::warn!(backend = name, "the backend is cordoned"),

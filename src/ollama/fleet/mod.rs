@@ -49,7 +49,7 @@ use llamatower_layers::route::Choice;
 pub use backend::{Backend, Unreachable};
 pub use choice::Wait;
 pub use config::{ContextRules, Dns, FleetConfig, ProbeClocks, QueueRules, Share, SlotRule};
-pub use cordon::Cordoned;
+pub use cordon::{Cordoned, Cordons};
 pub use dispatch::{Class, Dispatcher, Need};
 pub use drift::Drift;
 pub use explain::LatestChoice;
@@ -286,6 +286,10 @@ fn new_member<S>(
     };
     let id = router.change(|policy| policy.add_server(spec));
     let backend = Arc::new(backend.with_rules(rules));
+    if config.cordons.has(backend.name()) {
+        backend.set_cordoned(true);
+        tracing::warn!(backend = %backend.name(), "the backend is cordoned since before");
+    }
     let breaker = breaker(&backend, config);
     let service = make_service(&backend, &breaker);
     Member::new(backend, breaker, service, slots, id, router.clone())

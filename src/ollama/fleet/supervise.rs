@@ -253,7 +253,13 @@ impl<S: Send + Sync + 'static> Watch<S> {
         self.fleet.queue.slots_changed();
         // Logged after the update: from now on they get no requests.
         for member in gone {
-            tracing::info!(backend = %member.backend.name(), "the backend has left");
+            let name = member.backend.name();
+            let has_name = |(member, _): &(Arc<Member<S>>, _)| *member.backend.name() == *name;
+            if !self.members.iter().any(has_name) {
+                // A new server with this address is another one.
+                self.fleet.config.cordons.set(name, false);
+            }
+            tracing::info!(backend = %name, "the backend has left");
         }
     }
 

@@ -44,6 +44,11 @@ const PAIRS: &[Pair] = pairs! {
         if |all| all.backends.management.is_some() && all.keys.admin.is_empty()
         => "managing models is off; add an administrator's key";
 
+    // The state.
+    Warning: "state.usage_days" "has no effect above 31 without" "state.directory" given "state.usage_days"
+        if |all| all.state.usage_days.get() > 31 && all.state.directory.is_none()
+        => "usage is in memory only; set a directory to keep it for longer";
+
     // Limits.
     Warning: "limits.in_flight" "is below" "queue.max_waiting"
         if |all| all.limits.in_flight < all.queue.max_waiting

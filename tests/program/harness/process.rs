@@ -209,6 +209,16 @@ impl Gateway {
         assert!(sent.await.unwrap().success());
     }
 
+    /// Limits the size of the files that it may write, as `prlimit` does.
+    pub(crate) async fn limit_file_size(&self, bytes: &str) {
+        let process = self.child.id().unwrap().to_string();
+        let limit = format!("--fsize={bytes}:unlimited");
+        let limited = Command::new("prlimit")
+            .args(["--pid", &process, &limit])
+            .status();
+        assert!(limited.await.unwrap().success());
+    }
+
     /// Sends SIGHUP and waits for its log line with this message.
     pub(crate) async fn hang_up(&self, message: &str) -> Value {
         let seen = self.lines_logged();

@@ -1,0 +1,220 @@
+//! What is kept over a restart: usage, token windows, and the servers that are cordoned.
+//!
+//! It is in one file of a directory (`LLAMATOWER_STATE_DIR`), an embedded database ([redb]). Requests
+//! only change values in memory. A task writes the changes half a second after the first one, in one
+//! transaction on a thread of its own, so a crash loses less than a second.
+//!
+//! ```text
+//! requests ── Usage, MemoryStore, Cordons ── take_changes ──▶ State ── commit ──▶ state.redb
+//!                     (memory)                 after 0.5 s     └ unwritten, if that fails
+//! ```
+//!
+//! Without a directory, or if the file cannot be used, the same tables are in memory and end with the
+//! process. The gateway serves in either case.
+
+mod changes;
+mod cordons;
+mod open;
+mod signal;
+mod store;
+#[cfg(test)]
+mod tests;
+mod windows;
+mod write;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+
+pub use changes::{
+    COUNTS, Changes, Counts, Persist, Restored, UsageKey, WindowCount, WindowKey, add,
+};
+pub use cordons::KeptCordons;
+pub use signal::ChangeSignal;
+pub use windows::{AccountText, Windows};
+
+use store::Store;
+use write::Writing;
+
+/// Days of usage that are kept in memory, without a file.
+const DAYS_IN_MEMORY: u32 = 31;
+
+/// Where and for how long.
+#[derive(Clone, Debug)]
+pub struct StateConfig {
+    /// The directory of the file; `None` to keep everything in memory only.
+    pub directory: Option<PathBuf>,
+    /// The number of days of usage, today included.
+    pub days: u32,
+    /// The time zone in which days begin at midnight.
+    pub zone: TimeZone,
+}
+
+/// What is kept over a restart.
+pub struct State {
+    days: u32,
+    zone: TimeZone,
+    signal: ChangeSignal,
+    sources: Vec<Arc<dyn Persist>>,
+    /// Used on threads that may block.
+    writing: Mutex<Writing>,
+    health: Mutex<Health>,
+}
+
+/// Whether the state is kept over a restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// The file; `None` if everything is in memory only.
+    pub file: Option<PathBuf>,
+    /// Why it is in memory only although a directory is set, or why changes cannot be written.
+    pub problem: Option<String>,
+    /// The time of the last write.
+    pub written_at: Option<Timestamp>,
+}
+
+impl State {
+    /// Opens the file, logs whether there is one, and restores what is in it. Changes of `sources` are
+    /// written once [`run`](Self::run) runs.
+    pub async fn open(
+        config: StateConfig,
+        signal: ChangeSignal,
+        sources: Vec<Arc<dyn Persist>>,
+    ) -> Arc<Self> {
+        let opening = move || Self::open_blocking(config, signal, sources);
+        let opened = tokio::task::spawn_blocking(opening).await;
+        opened.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+
+    pub(crate) fn open_blocking(
+        config: StateConfig,
+        signal: ChangeSignal,
+        sources: Vec<Arc<dyn Persist>>,
+    ) -> Arc<Self> {
+        let (store, health) = open_and_log(config.directory.as_deref());
+        let restored = store.restored().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the state of the last run cannot be read");
+            Restored::default()
+        });
+        for source in &sources {
+            source.restore(&restored);
+        }
+        let days = match health.file {
+            Some(_) => config.days,
+            None => config.days.min(DAYS_IN_MEMORY),
+        };
+        Arc::new(Self {
+            days,
+            zone: config.zone,
+            signal,
+            sources,
+            writing: Mutex::new(Writing::new(store, health.file.clone())),
+            health: Mutex::new(health),
+        })
+    }
+
+    /// Whether the state is kept, for operators.
+    pub fn health(&self) -> Health {
+        self.lock_health().clone()
+    }
+
+    /// The number of days of usage that are kept.
+    pub fn days(&self) -> u32 {
+        self.days
+    }
+
+    /// The time zone of the days.
+    pub fn zone(&self) -> &TimeZone {
+        &self.zone
+    }
+
+    /// Today in the time zone of the days.
+    pub fn today(&self) -> Date {
+        self.zone.to_datetime(Timestamp::now()).date()
+    }
+
+    /// Passes the counts of all keys and models of these days to `each`, also those that are not
+    /// written yet. A row can come in several parts. It reads the file, so it blocks.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn usage(
+        &self,
+        from: Date,
+        to: Date,
+        mut each: impl FnMut(i32, &str, &str, &Counts),
+    ) -> Result<(), String> {
+        let mut writing = self.lock_writing();
+        writing.take_changes(&self.sources);
+        writing.usage(day_number(from), day_number(to), &mut each)
+    }
+
+    fn lock_writing(&self) -> MutexGuard<'_, Writing> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State")
+            .field("health", &self.health())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A day as a number that sorts, like 20261130.
+pub fn day_number(date: Date) -> i32 {
+    i32::from(date.year()) * 10_000 + i32::from(date.month()) * 100 + i32::from(date.day())
+}
+
+fn open_and_log(directory: Option<&Path>) -> (Store, Health) {
+    let Some(directory) = directory else {
+        tracing::info!(
+            "usage, token budgets and cordons are not kept over a restart: to keep them, set \
+             LLAMATOWER_STATE_DIR to a directory that the gateway can write"
+        );
+        return (Store::in_memory(), Health::default());
+    };
+    match open::open(directory) {
+        Ok(opened) => {
+            let file = opened.path.display();
+            if let Some(aside) = opened.put_aside {
+                tracing::warn!(
+                    %file, kept_as = %aside.path.display(), reason = aside.reason,
+                    "the state of earlier runs is damaged and was put aside; usage, token budgets and \
+                     cordons start empty"
+                );
+            }
+            tracing::info!(%file, "usage, token budgets and cordons are kept over a restart");
+            let file = Some(opened.path);
+            (
+                opened.store,
+                Health {
+                    file,
+                    ..Health::default()
+                },
+            )
+        }
+        Err(error) => {
+            let problem = error.to_string();
+            tracing::warn!(
+                directory = %directory.display(), reason = problem,
+                "usage, token budgets and cordons are not kept over a restart: {}", error.advice()
+            );
+            let problem = Some(problem);
+            (
+                Store::in_memory(),
+                Health {
+                    problem,
+                    ..Health::default()
+                },
+            )
+        }
+    }
+}
