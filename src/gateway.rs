@@ -26,7 +26,7 @@ use crate::ollama::fleet::{Dns, Fleet, FleetConfig, ProbeClocks, QueueRules};
 use crate::ollama::upstream::Access;
 use crate::settings::{Breaking, Settings};
 use crate::stack::{self, Attempt, Handles};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{BudgetUse, Telemetry};
 
 /// Why the gateway could not start.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +53,7 @@ pub struct Gateway {
     cloud: Option<Arc<Cloud>>,
     public: Edge,
     admin: Option<Edge>,
+    metrics: Option<Edge>,
 }
 
 impl Gateway {
@@ -77,15 +78,17 @@ impl Gateway {
             base_path: None,
             ..public.clone()
         };
+        let metrics = EdgeConfig {
+            listen: settings.listen.metrics.clone(),
+            ..admin.clone()
+        };
         Ok(Self {
             live,
             access: access(settings)?,
             cloud: Cloud::new(settings).map_err(StartError::Setting)?,
             public: Edge::bind(public).await?,
-            admin: match admin.listen.is_empty() {
-                true => None,
-                false => Some(Edge::bind(admin).await?),
-            },
+            admin: bind_if_any(admin).await?,
+            metrics: bind_if_any(metrics).await?,
             settings: settings.clone(),
             telemetry: telemetry.clone(),
             endpoints,
@@ -109,7 +112,12 @@ impl Gateway {
         let metrics = self.telemetry.metrics();
         metrics.begin(self.endpoints.endpoints());
         metrics.observe(fleet.clone());
-        metrics.observe_clients(self.public.gauges());
+        for (audience, edge) in self.edges() {
+            metrics.observe_listener(audience, edge.gauges());
+        }
+        metrics.observe_runtime();
+        self.live.begin_counters(metrics);
+        metrics.observe_budgets(budgets(self.live.clone(), self.cloud.clone()));
         self.announce();
         let (tasks, stopped) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(fleet.clone().supervise(stopped.clone()));
@@ -138,6 +146,10 @@ impl Gateway {
                 started_at: Timestamp::now(),
             };
             let service = admin::service(sources, self.live.keys.clone());
+            tasks.spawn(listener.serve(service, operators_leave.clone()));
+        }
+        if let Some(listener) = self.metrics {
+            let service = admin::metrics_service(self.telemetry.clone());
             tasks.spawn(listener.serve(service, operators_leave.clone()));
         }
         let (draining, gauges) = (shutdown.clone(), self.public.gauges());
@@ -176,25 +188,52 @@ impl Gateway {
         config.shares = self.live.shares.clone();
         config.loads = Some(Arc::new(Arc::downgrade(self.telemetry.metrics())));
         let (settings, access) = (self.settings.clone(), self.access.clone());
-        let propagation = self.telemetry.propagation();
+        let telemetry = self.telemetry.of_attempts();
         Arc::new(Fleet::new(hosts, config, move |backend, breaker| {
-            stack::attempt(&settings, &access, backend, breaker, propagation)
+            stack::attempt(&settings, &access, backend, breaker, &telemetry)
         }))
     }
 
-    fn announce(&self) {
+    /// The edges, by what they are for.
+    fn edges(&self) -> impl Iterator<Item = (&'static str, &Edge)> {
         let edges = [
             ("clients", Some(&self.public)),
             ("operators", self.admin.as_ref()),
+            ("metrics", self.metrics.as_ref()),
         ];
-        for (audience, edge) in edges {
-            for address in edge.map(Edge::local_addrs).unwrap_or_default() {
+        edges
+            .into_iter()
+            .filter_map(|(audience, edge)| Some((audience, edge?)))
+    }
+
+    fn announce(&self) {
+        for (audience, edge) in self.edges() {
+            for address in edge.local_addrs() {
                 tracing::info!(%address, "for" = audience, "listening");
             }
         }
         for backend in &self.settings.backends.urls {
             tracing::info!(%backend, "configured backend");
         }
+    }
+}
+
+/// Binds the addresses of an edge, if it has any.
+async fn bind_if_any(config: EdgeConfig) -> Result<Option<Edge>, BindError> {
+    match config.listen.is_empty() {
+        true => Ok(None),
+        false => Edge::bind(config).await.map(Some),
+    }
+}
+
+/// The token budgets of the keys and of the cloud service.
+fn budgets(live: LiveSettings, cloud: Option<Arc<Cloud>>) -> impl Fn() -> Vec<BudgetUse> {
+    move || {
+        let keys = live.keys.get();
+        let keys = keys.identities().map(|key| key.name.clone());
+        let mut uses = live.tokens.uses(keys);
+        uses.extend(cloud.as_ref().and_then(|cloud| cloud.budget_use()));
+        uses
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::live::{LiveSettings, RELOADABLE};
 use crate::settings::{DeclaredModels, EffectiveSetting, Environment, Loaded, Settings};
+use crate::telemetry::Metrics;
 
 /// Reloads settings.
 #[derive(Debug)]
@@ -90,10 +91,13 @@ impl Reloader {
         Ok(reloaded)
     }
 
-    /// Reads all settings again, applies the reloadable ones and logs the result.
-    pub async fn reload_and_log(&mut self) {
+    /// Reads all settings again, applies the reloadable ones, logs the result and counts it.
+    pub async fn reload_and_log(&mut self, metrics: &Metrics) {
         let loaded = self.load().await;
-        match loaded.and_then(|loaded| self.reload(loaded)) {
+        let reloaded = loaded.and_then(|loaded| self.reload(loaded));
+        metrics.reloaded(reloaded.is_ok());
+        self.live.begin_counters(metrics);
+        match reloaded {
             Ok(reloaded) => reloaded.log(),
             Err(error) => tracing::error!(
                 error,

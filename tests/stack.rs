@@ -136,7 +136,7 @@ async fn a_cookie_that_a_backend_sets_is_not_shown_by_debug() {
         &Access::default(),
         &Arc::new(backend),
         &Breaker::new(BreakerPolicy::default()),
-        telemetry.propagation(),
+        &telemetry.of_attempts(),
     );
     let request = Request::get("/api/version").body(ReplayBody::empty());
     let asked = attempt.oneshot(request.expect("a valid request"));
@@ -168,7 +168,7 @@ async fn a_probe_closes_connections_that_were_idle_too_long() {
         &Access::default(),
         &backend,
         &Breaker::new(BreakerPolicy::default()),
-        telemetry.propagation(),
+        &telemetry.of_attempts(),
     );
     let answering = async {
         let (mut socket, _) = listener.accept().await.expect("a connection");

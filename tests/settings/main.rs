@@ -45,6 +45,7 @@ fn another_value(setting: &Setting) -> &'static str {
     match (setting.key, setting.form) {
         ("listen.public", _) => "127.0.0.1:4000,[::1]:4000",
         ("listen.admin", _) => "off",
+        ("listen.metrics", _) => "127.0.0.1:9090",
         ("listen.base_path", _) => "/ollama",
         ("listen.origins", _) => "https://chat.example",
         ("listen.allowed_hosts", _) => "llm.example, *.corp.example",
@@ -61,6 +62,7 @@ fn another_value(setting: &Setting) -> &'static str {
         ("limits.num_ctx", _) => "exact",
         ("telemetry.log", _) => "debug",
         ("telemetry.log_format", _) => "json",
+        ("telemetry.semconv", _) => "both",
         ("runtime.worker_threads", _) => "3",
         ("cloud.url", _) => "https://llm.example/v1",
         (_, Form::Text | Form::File | Form::Secret | Form::List) => "other",
@@ -103,7 +105,7 @@ fn needed_by(setting: &Setting) -> impl Iterator<Item = (&'static str, &'static 
 /// An invalid value for each form.
 fn bad_value(setting: &Setting) -> Option<&'static str> {
     match (setting.key, setting.form) {
-        ("listen.public" | "listen.admin", _) => Some("nowhere"),
+        ("listen.public" | "listen.admin" | "listen.metrics", _) => Some("nowhere"),
         ("listen.base_path", _) => Some("no-slash"),
         ("listen.allowed_hosts", _) => Some("https://llm.example"),
         ("listen.trusted_proxies", _) => Some("10.0.0.0/64"),
@@ -115,7 +117,11 @@ fn bad_value(setting: &Setting) -> Option<&'static str> {
         ("limits.time_zone", _) => Some("Nowhere/Else"),
         ("cloud.url", _) => Some("llm.example"),
         (
-            "limits.num_ctx" | "telemetry.log" | "telemetry.log_format" | "runtime.worker_threads",
+            "limits.num_ctx"
+            | "telemetry.log"
+            | "telemetry.log_format"
+            | "telemetry.semconv"
+            | "runtime.worker_threads",
             _,
         ) => Some("neither"),
         (_, Form::Text | Form::Secret | Form::List) => None,

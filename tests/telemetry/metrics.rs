@@ -54,7 +54,7 @@ async fn the_collector_gets_the_metrics_of_a_request() {
 }
 
 /// The value of the first line that starts with `name` and contains all `labels`.
-fn sample(page: &str, name: &str, labels: &[&str]) -> Option<f64> {
+pub(crate) fn sample(page: &str, name: &str, labels: &[&str]) -> Option<f64> {
     let is_meant = |line: &&str| {
         let named = line.strip_prefix(name);
         named.is_some_and(|rest| rest.starts_with(['{', ' ']))
@@ -83,7 +83,7 @@ fn in_memory(name: &str, limit: u32) -> ModelStatus {
 }
 
 /// Two backends, one of them down, and requests that wait for three models, one of them known.
-struct TwoBackends;
+pub(crate) struct TwoBackends;
 
 impl FleetView for TwoBackends {
     fn status(&self) -> Vec<BackendStatus> {

@@ -41,6 +41,7 @@ mod plain;
 mod pool;
 mod socket;
 mod state;
+mod timer;
 mod tls;
 mod trust;
 
@@ -61,11 +62,12 @@ pub use address::{Address, InvalidAddress, ServerKind, has_user};
 pub use body::UpstreamBody;
 pub use connect::Connector;
 pub use error::{AnswerBroken, ConnectFailed, ConnectTimeout, ConnectionLost, InvalidAnswer};
-pub use pool::PoolLimits;
+pub use pool::{PoolLimits, PoolStatus};
 pub use trust::{Authorities, Trust};
 
 use hop::Target;
 use plain::Plain;
+use timer::AttemptTimer;
 use tls::Tls;
 
 type ResponseFuture<B> =
@@ -103,7 +105,7 @@ where
 /// set by the caller. A request whose route forbids sending it twice
 /// ([`Operation::is_replayable`](llamatower_layers::Operation::is_replayable)) gets a new
 /// connection. Over plain HTTP, a callback of [`hyper::ext::on_informational`] in the request's
-/// extensions receives `100 Continue`.
+/// extensions receives `100 Continue`. The times of a request with a [`Record`](llamatower_layers::Record) are noted there.
 #[derive(Debug)]
 pub struct Upstream<B: Body + 'static>(Either<B>);
 
@@ -182,6 +184,24 @@ where
         }
     }
 
+    /// A function that returns the state of the pool as long as the client is in use; `None` over
+    /// TLS, where it is not known.
+    pub fn watch_pool(
+        &self,
+    ) -> Option<Box<dyn Fn() -> Option<PoolStatus> + Send + Sync + 'static>> {
+        let Either::Plain(leaf) = &self.0 else {
+            return None;
+        };
+        let leaf = Arc::downgrade(leaf);
+        Some(Box::new(move || {
+            let leaf = leaf.upgrade()?;
+            Some(PoolStatus {
+                idle: leaf.idle_connections()?,
+                closed_by_backend: leaf.closed_by_backend()?,
+            })
+        }))
+    }
+
     /// Closes idle connections that are too old or that the backend has closed. No task polls idle
     /// plain-HTTP connections, so the owner should call this regularly.
     pub fn prune(&self) {
@@ -206,10 +226,11 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> ResponseFuture<B> {
+        let timer = AttemptTimer::start(request.extensions());
         self.target().prepare(&mut request);
         match &self.0 {
-            Either::Plain(leaf) => Box::pin(leaf.clone().ask(request)),
-            Either::Tls(leaf) => Box::pin(leaf.clone().ask(request)),
+            Either::Plain(leaf) => Box::pin(timer.until(leaf.clone().ask(request))),
+            Either::Tls(leaf) => Box::pin(timer.until(leaf.clone().ask(request))),
         }
     }
 }
