@@ -1,6 +1,6 @@
 //! Values that are queried at each export instead of being recorded: backends, the queue.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use opentelemetry::metrics::{AsyncInstrument, Meter};
 use opentelemetry::{KeyValue, StringValue};
 
 use super::fleet_view::View;
-use super::model_names::ModelNames;
+use super::model_names::{MAX_MODELS, ModelNames};
 use super::names;
 use crate::edge::Gauges;
 use crate::ollama::fleet::BackendStatus;
@@ -244,8 +244,9 @@ struct Waiting {
     oldest: Duration,
 }
 
-/// The requests that wait, by model. There is a row for each model of the fleet, and one for all
-/// others, so that the queue can be seen to be empty.
+/// The requests that wait, by model. There is a row for each installed model, and one for all others,
+/// so that the queue can be seen to be empty. If more models are installed than may be labels, only
+/// those with waiting requests have a row: the labels are for models that are used.
 fn waiting(fleet: &View, models: &ModelNames) -> HashMap<StringValue, Waiting> {
     let mut rows: HashMap<StringValue, Waiting> = HashMap::new();
     // Clients choose the names, so all models that no backend has share one row.
@@ -253,11 +254,14 @@ fn waiting(fleet: &View, models: &ModelNames) -> HashMap<StringValue, Waiting> {
     let Some(fleet) = fleet.get() else {
         return rows;
     };
-    for backend in fleet.status() {
-        for model in &*backend.models_on_disk {
-            rows.entry(models.label(&model.name.to_string(), false))
-                .or_default();
-        }
+    let backends = fleet.status();
+    let installed = backends.iter().flat_map(|row| &*row.models_on_disk);
+    let installed: HashSet<_> = installed.map(|model| &model.name).collect();
+    if installed.len() <= MAX_MODELS {
+        let labels = installed
+            .iter()
+            .map(|name| models.label(&name.to_string(), false));
+        rows.extend(labels.map(|model| (model, Waiting::default())));
     }
     for row in fleet.queue_status() {
         let waiting = rows.entry(models.label(&row.model, false)).or_default();

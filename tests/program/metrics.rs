@@ -16,19 +16,6 @@ fn known() -> BTreeSet<&'static str> {
     rows.map(|row| row.split('\t').nth(3).unwrap()).collect()
 }
 
-/// The value of the only sample of a metric with these labels.
-async fn value(gateway: &Gateway, name: &str, labels: &[&str]) -> Option<f64> {
-    let page = gateway.admin_page("/metrics").await.text;
-    let mut rows = page.lines().filter(|line| {
-        let rest = line.strip_prefix(name);
-        rest.is_some_and(|rest| rest.starts_with([' ', '{']))
-            && labels.iter().all(|label| line.contains(label))
-    });
-    let row = rows.next()?;
-    assert_eq!(rows.next(), None, "{name} has one sample with {labels:?}");
-    row.rsplit(' ').next().unwrap().parse().ok()
-}
-
 #[tokio::test]
 async fn what_is_known_from_the_start_is_there_with_0() {
     let (_, line) = generate_key("ada").unwrap();
@@ -67,12 +54,14 @@ async fn what_is_known_from_the_start_is_there_with_0() {
         ("llamatower_backend_closed_connections_total", &[]),
         ("llamatower_log_lines_dropped_total", &[]),
     ] {
-        let found = value(&gateway, name, labels).await;
+        let found = gateway.sample(name, labels).await;
         assert_eq!(found, Some(0.0), "{name} {labels:?}");
     }
-    let limit = value(&gateway, "llamatower_token_budget_limit", &["\"ada\""]).await;
+    let limit = gateway
+        .sample("llamatower_token_budget_limit", &["\"ada\""])
+        .await;
     assert_eq!(limit, Some(1000.0));
-    let workers = value(&gateway, "tokio_workers", &[]).await;
+    let workers = gateway.sample("tokio_workers", &[]).await;
     assert!(workers.unwrap() >= 1.0);
 }
 
@@ -91,7 +80,7 @@ async fn tokens_and_requests_are_counted_by_key_and_against_its_budget() {
     let last: serde_json::Value = serde_json::from_str(last).unwrap();
     gateway.access_line("/api/chat").await;
     assert_eq!(gateway.post("/api/chat", &chat()).await.status, 401);
-    let of_ada = async |name: &str, kind: &str| value(&gateway, name, &["\"ada\"", kind]).await;
+    let of_ada = async |name: &str, kind: &str| gateway.sample(name, &["\"ada\"", kind]).await;
     let requests = of_ada("llamatower_key_requests_total", "").await;
     assert_eq!(requests, Some(1.0));
     let (input, output) = (&last["prompt_eval_count"], &last["eval_count"]);
@@ -103,7 +92,9 @@ async fn tokens_and_requests_are_counted_by_key_and_against_its_budget() {
         Some(input.as_f64().unwrap() + output.as_f64().unwrap())
     );
     let refused = ["\"anonymous\""];
-    let refused = value(&gateway, "llamatower_key_requests_total", &refused).await;
+    let refused = gateway
+        .sample("llamatower_key_requests_total", &refused)
+        .await;
     assert_eq!(refused, Some(1.0));
 }
 
@@ -163,7 +154,9 @@ async fn answers_from_the_cache_are_counted() {
     }
     let result = async |result: &str| {
         let label = format!("result=\"{result}\"");
-        value(&gateway, "llamatower_cache_requests_total", &[&label]).await
+        gateway
+            .sample("llamatower_cache_requests_total", &[&label])
+            .await
     };
     assert_eq!(
         (result("hit").await, result("miss").await),
@@ -184,9 +177,13 @@ async fn a_reload_is_counted_and_gives_its_new_keys_their_counters() {
     let gateway = Gateway::start(&[&sim], &settings).await;
     std::fs::write(&file, format!("{}\n{}", line("ada"), line("bob"))).unwrap();
     gateway.hang_up("settings reloaded").await;
-    let applied = value(&gateway, "llamatower_reloads_total", &["applied"]).await;
+    let applied = gateway
+        .sample("llamatower_reloads_total", &["applied"])
+        .await;
     assert_eq!(applied, Some(1.0));
-    let bob = value(&gateway, "llamatower_key_requests_total", &["bob"]).await;
+    let bob = gateway
+        .sample("llamatower_key_requests_total", &["bob"])
+        .await;
     assert_eq!(bob, Some(0.0));
 }
 

@@ -75,7 +75,7 @@ async fn make_everything_happen(gateway: &Gateway) {
     let metrics = gateway.telemetry.metrics();
     metrics.begin(llamatower_layers::EndpointTable::ollama().endpoints());
     metrics.begin_aliases([Arc::from("fast")].iter());
-    metrics.observe(Arc::new(TwoBackends));
+    metrics.observe(Arc::new(TwoBackends::default()));
     metrics.observe_listener("clients", Arc::default());
     metrics.observe_runtime();
     metrics.observe_log(|| 0);

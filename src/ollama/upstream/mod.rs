@@ -67,7 +67,6 @@ pub use trust::{Authorities, Trust};
 
 use hop::Target;
 use plain::Plain;
-use timer::AttemptTimer;
 use tls::Tls;
 
 type ResponseFuture<B> =
@@ -82,7 +81,8 @@ where
     /// The common part of its requests.
     fn target(&self) -> &Target;
 
-    /// Sends a prepared request, and waits for the head of its response.
+    /// Sends a prepared request, and waits for the head of its response. The future notes how long
+    /// that took ([`AttemptTimer`](timer::AttemptTimer)).
     fn ask(
         self: Arc<Self>,
         request: Request<B>,
@@ -226,11 +226,10 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> ResponseFuture<B> {
-        let timer = AttemptTimer::start(request.extensions());
         self.target().prepare(&mut request);
         match &self.0 {
-            Either::Plain(leaf) => Box::pin(timer.until(leaf.clone().ask(request))),
-            Either::Tls(leaf) => Box::pin(timer.until(leaf.clone().ask(request))),
+            Either::Plain(leaf) => Box::pin(leaf.clone().ask(request)),
+            Either::Tls(leaf) => Box::pin(leaf.clone().ask(request)),
         }
     }
 }

@@ -1,12 +1,11 @@
 //! The time of an attempt, in the record of its request.
 
-use std::future::Future;
-
 use http::Extensions;
 use llamatower_layers::Record;
 use tokio::time::Instant;
 
-/// Measures an attempt until its answer's head, or until it is dropped.
+/// Measures an attempt until it is dropped: when the head of the answer is there, the attempt has
+/// failed, or nobody waits for it any more.
 pub(super) struct AttemptTimer {
     /// A request of the gateway itself has none.
     of: Option<(Record, Instant)>,
@@ -19,13 +18,6 @@ impl AttemptTimer {
         Self {
             of: record.map(|record| (record, Instant::now())),
         }
-    }
-
-    /// Measures until this future is ready.
-    pub(super) async fn until<F: Future>(self, answer: F) -> F::Output {
-        let answer = answer.await;
-        drop(self);
-        answer
     }
 }
 
