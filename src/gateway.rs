@@ -11,13 +11,11 @@ use llamatower_layers::body::ReplayBody;
 use llamatower_layers::breaker::BreakerPolicy;
 use llamatower_layers::live::Live;
 use llamatower_layers::model_alias::Aliases;
-use llamatower_layers::token_limit::MemoryStore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::activity::Activity;
 use crate::admin::{self, Sources};
-use crate::client::Client;
 use crate::cloud::Cloud;
 use crate::edge::{
     BindError, Drained, Edge, EdgeConfig, ListenAddr, Origins, RequestBody, Shutdown,
@@ -29,7 +27,7 @@ use crate::ollama::upstream::Access;
 use crate::settings::{Breaking, Settings};
 use crate::stack::{self, Attempt, Handles};
 use crate::state::{ChangeSignal, KeptCordons, Persist, State, StateConfig, Windows};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{BudgetUse, Telemetry};
 use crate::usage::Usage;
 
 /// Why the gateway could not start.
@@ -58,6 +56,7 @@ pub struct Gateway {
     kept: Kept,
     public: Edge,
     admin: Option<Edge>,
+    metrics: Option<Edge>,
 }
 
 /// What is kept over a restart.
@@ -65,7 +64,6 @@ pub struct Gateway {
 struct Kept {
     state: Arc<State>,
     usage: Arc<Usage>,
-    used_tokens: MemoryStore<Client>,
     cordons: Cordons,
 }
 
@@ -94,18 +92,21 @@ impl Gateway {
         let cloud = Cloud::new(settings).map_err(StartError::Setting)?;
         let access = access(settings)?;
         let public = Edge::bind(public).await?;
-        let admin = match admin.listen.is_empty() {
-            true => None,
-            false => Some(Edge::bind(admin).await?),
+        let metrics = EdgeConfig {
+            listen: settings.listen.metrics.clone(),
+            ..admin.clone()
         };
+        let admin = bind_if_any(admin).await?;
+        let metrics = bind_if_any(metrics).await?;
         Ok(Self {
+            // After the addresses: a second gateway by mistake does not get here.
+            kept: Kept::open(settings, &live, cloud.as_deref()).await,
             live,
             access,
-            // After the addresses: a second gateway by mistake does not get here.
-            kept: Kept::open(settings, cloud.as_deref()).await,
             cloud,
             public,
             admin,
+            metrics,
             settings: settings.clone(),
             telemetry: telemetry.clone(),
             endpoints,
@@ -129,7 +130,12 @@ impl Gateway {
         let metrics = self.telemetry.metrics();
         metrics.begin(self.endpoints.endpoints());
         metrics.observe(fleet.clone());
-        metrics.observe_clients(self.public.gauges());
+        for (audience, edge) in self.edges() {
+            metrics.observe_listener(audience, edge.gauges());
+        }
+        metrics.observe_runtime();
+        self.live.begin_counters(metrics);
+        metrics.observe_budgets(budgets(self.live.clone(), self.cloud.clone()));
         self.announce();
         let (tasks, stopped) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(fleet.clone().supervise(stopped.clone()));
@@ -165,6 +171,10 @@ impl Gateway {
             let service = admin::service(sources, self.live.keys.clone());
             tasks.spawn(listener.serve(service, operators_leave.clone()));
         }
+        if let Some(listener) = self.metrics {
+            let service = admin::metrics_service(self.telemetry.clone());
+            tasks.spawn(listener.serve(service, operators_leave.clone()));
+        }
         let (draining, gauges) = (shutdown.clone(), self.public.gauges());
         let drained_fleet = fleet.clone();
         tasks.spawn(stopped.clone().run_until_cancelled_owned(async move {
@@ -179,7 +189,6 @@ impl Gateway {
             cloud: self.cloud,
             activity,
             usage: self.kept.usage,
-            used_tokens: self.kept.used_tokens,
         };
         let service = stack::service::<RequestBody>(
             &self.settings,
@@ -204,19 +213,27 @@ impl Gateway {
         config.cordons = self.kept.cordons.clone();
         config.loads = Some(Arc::new(Arc::downgrade(self.telemetry.metrics())));
         let (settings, access) = (self.settings.clone(), self.access.clone());
-        let propagation = self.telemetry.propagation();
+        let telemetry = self.telemetry.of_attempts();
         Arc::new(Fleet::new(hosts, config, move |backend, breaker| {
-            stack::attempt(&settings, &access, backend, breaker, propagation)
+            stack::attempt(&settings, &access, backend, breaker, &telemetry)
         }))
     }
 
-    fn announce(&self) {
+    /// The edges, by what they are for.
+    fn edges(&self) -> impl Iterator<Item = (&'static str, &Edge)> {
         let edges = [
             ("clients", Some(&self.public)),
             ("operators", self.admin.as_ref()),
+            ("metrics", self.metrics.as_ref()),
         ];
-        for (audience, edge) in edges {
-            for address in edge.map(Edge::local_addrs).unwrap_or_default() {
+        edges
+            .into_iter()
+            .filter_map(|(audience, edge)| Some((audience, edge?)))
+    }
+
+    fn announce(&self) {
+        for (audience, edge) in self.edges() {
+            for address in edge.local_addrs() {
                 tracing::info!(%address, "for" = audience, "listening");
             }
         }
@@ -228,15 +245,14 @@ impl Gateway {
 
 impl Kept {
     /// Opens the file, and restores what is in it.
-    async fn open(settings: &Settings, cloud: Option<&Cloud>) -> Self {
+    async fn open(settings: &Settings, live: &LiveSettings, cloud: Option<&Cloud>) -> Self {
         let (zone, signal) = (settings.limits.time_zone.clone(), ChangeSignal::default());
         let usage = Arc::new(Usage::new(zone.clone(), signal.clone()));
-        let used_tokens = MemoryStore::new(zone.clone());
         let kept_cordons = KeptCordons::new(signal.clone());
         let cordons = kept_cordons.cordons();
         let mut sources: Vec<Arc<dyn Persist>> = vec![
             usage.clone(),
-            Arc::new(Windows::new("tokens", used_tokens.clone())),
+            Arc::new(Windows::new("tokens", live.tokens.used.clone())),
             Arc::new(kept_cordons),
         ];
         sources.extend(cloud.into_iter().flat_map(Cloud::windows));
@@ -248,9 +264,27 @@ impl Kept {
         Self {
             state: State::open(config, signal, sources).await,
             usage,
-            used_tokens,
             cordons,
         }
+    }
+}
+
+/// Binds the addresses of an edge, if it has any.
+async fn bind_if_any(config: EdgeConfig) -> Result<Option<Edge>, BindError> {
+    match config.listen.is_empty() {
+        true => Ok(None),
+        false => Edge::bind(config).await.map(Some),
+    }
+}
+
+/// The token budgets of the keys and of the cloud service.
+fn budgets(live: LiveSettings, cloud: Option<Arc<Cloud>>) -> impl Fn() -> Vec<BudgetUse> {
+    move || {
+        let keys = live.keys.get();
+        let keys = keys.identities().map(|key| key.name.clone());
+        let mut uses = live.tokens.uses(keys);
+        uses.extend(cloud.as_ref().and_then(|cloud| cloud.budget_use()));
+        uses
     }
 }
 

@@ -16,7 +16,7 @@ use llamatower_layers::api_key::{KeySet, Role};
 use llamatower_layers::live::Live;
 use llamatower_layers::rate_limit::{MemoryBuckets, Quota, RateLimitLayer};
 use llamatower_layers::store::WithoutKey;
-use llamatower_layers::token_limit::Budget;
+use llamatower_layers::token_limit::{Budget, MemoryStore};
 use llamatower_layers::{Operation, RouteMatch};
 
 use crate::client::Client;
@@ -25,6 +25,7 @@ use crate::model_rules::ModelRules;
 use crate::model_sync::SyncRules;
 use crate::ollama::fleet::Share;
 use crate::settings::{Limits, ListingRate, Secret, Settings};
+use crate::telemetry::{BudgetUse, Metrics};
 
 /// The settings that [`LiveSettings::apply`] applies; all others need a restart.
 pub const RELOADABLE: [&str; 11] = [
@@ -93,6 +94,8 @@ pub struct LastReload {
 pub struct TokenBudgets {
     /// Whether any client has a budget.
     pub is_on: Arc<AtomicBool>,
+    /// What clients have used.
+    pub used: MemoryStore<Client>,
     budgets: Live<BudgetsByClient>,
 }
 
@@ -161,11 +164,22 @@ impl LiveSettings {
     }
 }
 
+impl LiveSettings {
+    /// Begins the counters of the keys and aliases with 0.
+    pub fn begin_counters(&self, metrics: &Metrics) {
+        let keys = self.keys.get();
+        metrics.begin_keys(keys.identities().map(|key| key.name.clone()));
+        let aliases = self.models.aliases.get();
+        metrics.begin_aliases(aliases.iter().map(|alias| alias.text()));
+    }
+}
+
 impl TokenBudgets {
     fn new(limits: &Limits) -> Self {
         let budgets = BudgetsByClient::new(limits);
         Self {
             is_on: Arc::new(AtomicBool::new(budgets.any_budget())),
+            used: MemoryStore::new(limits.time_zone.clone()),
             budgets: Live::new(budgets),
         }
     }
@@ -175,6 +189,23 @@ impl TokenBudgets {
         let is_on = budgets.any_budget();
         self.budgets.set(budgets);
         self.is_on.store(is_on, Ordering::Relaxed);
+    }
+
+    /// What these keys have used of their budgets.
+    pub fn uses(&self, keys: impl Iterator<Item = Arc<str>>) -> Vec<BudgetUse> {
+        let mut uses = Vec::new();
+        for key in keys {
+            let client = Client::Key(key.clone());
+            let budgets = self.of(&client);
+            uses.extend(budgets.iter().map(|budget| BudgetUse {
+                budget: "key",
+                key: Some(key.clone()),
+                window: budget.window(),
+                used: self.used.used(Some(&client), budget.window()),
+                limit: budget.tokens(),
+            }));
+        }
+        uses
     }
 
     /// The budgets of a client.

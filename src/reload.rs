@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::live::{LastReload, LiveSettings, RELOADABLE};
 use crate::settings::{DeclaredModels, EffectiveSetting, Environment, Loaded, Settings};
+use crate::telemetry::Metrics;
 
 /// Reloads settings.
 #[derive(Debug)]
@@ -91,15 +92,17 @@ impl Reloader {
         Ok(reloaded)
     }
 
-    /// Reads all settings again, applies the reloadable ones and logs the result.
-    pub async fn reload_and_log(&mut self) {
+    /// Reads all settings again, applies the reloadable ones, logs the result and counts it.
+    pub async fn reload_and_log(&mut self, metrics: &Metrics) {
         let loaded = self.load().await;
-        let result = loaded.and_then(|loaded| self.reload(loaded));
+        let reloaded = loaded.and_then(|loaded| self.reload(loaded));
         self.live.last_reload.set(Some(LastReload {
             at: Timestamp::now(),
-            is_applied: result.is_ok(),
+            is_applied: reloaded.is_ok(),
         }));
-        match result {
+        metrics.reloaded(reloaded.is_ok());
+        self.live.begin_counters(metrics);
+        match reloaded {
             Ok(reloaded) => reloaded.log(),
             Err(error) => tracing::error!(
                 error,

@@ -21,7 +21,7 @@ use crate::reload::Reloader;
 use crate::settings::{self, Environment, Loaded, Settings};
 use crate::signals::{Hangup, Hangups};
 use crate::simulate::SimulateError;
-use crate::telemetry::{Telemetry, TelemetryConfig, suppresses_warnings};
+use crate::telemetry::{Metrics, Telemetry, TelemetryConfig, suppresses_warnings};
 use crate::{check, demo, doctor, manage, top, version};
 
 /// Time limit for exporters to send pending data at exit.
@@ -179,6 +179,7 @@ async fn serve_until_signal(settings: &Settings, loaded: &Loaded, config: Option
         log_filter: settings.telemetry.log.clone(),
         log_format: settings.telemetry.log_format,
         trusts_inbound_trace: settings.telemetry.trust_trace,
+        semconv: settings.telemetry.semconv,
     };
     // The log would suppress them.
     if suppresses_warnings(&telemetry.log_filter) {
@@ -220,7 +221,8 @@ async fn serve_gateway(
     let hangups = Hangups::listen().map_err(StartError::Signals)?;
     let gateway = Gateway::bind(settings, telemetry).await?;
     let reloader = Reloader::new(config.map(Path::to_owned), loaded, gateway.live());
-    let reloading = tokio::spawn(reload_on(hangups, reloader, shutdown.clone()));
+    let metrics = telemetry.metrics().clone();
+    let reloading = tokio::spawn(reload_on(hangups, reloader, metrics, shutdown.clone()));
     let drained = gateway.serve(shutdown).await;
     reloading.abort();
     tracing::info!(completed = drained.completed, cut = drained.cut, "drained");
@@ -229,10 +231,15 @@ async fn serve_gateway(
 
 /// Reloads the settings at each SIGHUP. A SIGHUP because the terminal is gone is treated like
 /// SIGTERM, because the user could not stop the process any more.
-async fn reload_on(mut hangups: Hangups, mut reloader: Reloader, shutdown: Shutdown) {
+async fn reload_on(
+    mut hangups: Hangups,
+    mut reloader: Reloader,
+    metrics: Arc<Metrics>,
+    shutdown: Shutdown,
+) {
     while let Some(hangup) = hangups.next().await {
         match hangup {
-            Hangup::Reload => reloader.reload_and_log().await,
+            Hangup::Reload => reloader.reload_and_log(&metrics).await,
             Hangup::TerminalGone => shutdown.drain(),
         }
     }

@@ -32,7 +32,7 @@ use llamatower_layers::panic_guard::PanicGuardLayer;
 use llamatower_layers::rescue::RescueLayer;
 use llamatower_layers::retry::{RetryBudget, RetryLayer};
 use llamatower_layers::store::WithoutKey;
-use llamatower_layers::token_limit::{MemoryStore, TokenLimitLayer};
+use llamatower_layers::token_limit::TokenLimitLayer;
 use llamatower_layers::usage::UsageLayer;
 use llamatower_layers::{BoxError, Failure, LlmRequest, Operation, RouteMatch, Side};
 use tokio_util::sync::CancellationToken;
@@ -59,7 +59,9 @@ use crate::ollama::upstream::{Access, Address, ConnectFailed, PoolLimits, Upstre
 use crate::ollama::{self, Ollama};
 use crate::openai::Translate;
 use crate::settings::{Cache, Limits, Settings};
-use crate::telemetry::{Propagation, Telemetry, Upstream as UpstreamName, attempt_spans, names};
+use crate::telemetry::{
+    AttemptTelemetry, Metrics, Telemetry, Upstream as UpstreamName, attempt_spans, names,
+};
 use crate::usage::Usage;
 
 /// The header that names the backend of a response.
@@ -106,8 +108,6 @@ pub struct Handles {
     pub activity: Arc<Activity>,
     /// What keys use, by model and day.
     pub usage: Arc<Usage>,
-    /// The tokens that clients have used of their limits.
-    pub used_tokens: MemoryStore<Client>,
 }
 
 /// The layers for every request.
@@ -184,12 +184,12 @@ where
         // Sends heartbeats until a response arrives; waiting and retries take place below it.
         .layer(HeartbeatLayer::new(settings.timeouts.heartbeat))
         .layer(adaptive_limit(limits))
-        .layer(cache(&settings.cache, &fleet))
-        .layer(token_limit(handles.used_tokens, live.tokens.clone()))
+        .layer(cache(&settings.cache, &fleet, &metrics))
+        .layer(token_limit(live.tokens.clone()))
         // What the fleet cannot serve; everything below belongs to the fleet.
         .layer(overflow(settings, handles.cloud, live, &fleet, telemetry))
         // Each model of an alias gets its attempts.
-        .layer(model_alias(&live.models, &fleet))
+        .layer(model_alias(&live.models, &fleet, &metrics))
         .layer(FilterLayer::new(OllamaCloudModels(CloudClients::new(
             settings,
         ))))
@@ -223,7 +223,7 @@ pub fn attempt<B>(
     access: &Access,
     backend: &Arc<Backend>,
     breaker: &Breaker,
-    propagation: Propagation,
+    telemetry: &AttemptTelemetry,
 ) -> Attempt<B>
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -237,6 +237,9 @@ where
         idle_timeout: settings.backends.pool_idle_timeout,
     };
     let upstream = Upstream::with_access(address.clone(), timeouts.connect, limits, access);
+    if let Some(pool) = upstream.watch_pool() {
+        telemetry.observe_pool(backend.name().clone(), pool);
+    }
     let pool = upstream.clone();
     backend.after_probe(move || pool.prune());
     let server = backend.openai().cloned();
@@ -253,7 +256,7 @@ where
                 address: address.host().into(),
                 port: address.port(),
             },
-            propagation,
+            telemetry.propagation,
         ))
         .layer(UsageLayer::new())
         .layer(
@@ -329,12 +332,18 @@ fn adaptive_limit(limits: &Limits) -> AdaptiveLayer {
 }
 
 /// Caches embeddings and deterministic responses, separately for each client; off if its size is 0.
-fn cache<S: Send + Sync + 'static>(settings: &Cache, fleet: &Arc<Fleet<S>>) -> CacheLayer {
+fn cache<S: Send + Sync + 'static>(
+    settings: &Cache,
+    fleet: &Arc<Fleet<S>>,
+    metrics: &Metrics,
+) -> CacheLayer {
     let fleet = fleet.clone();
     let max_bytes = settings.max_bytes.unwrap_or(0);
-    CacheLayer::new(max_bytes, move |request| fleet.version_of(request))
+    let layer = CacheLayer::new(max_bytes, move |request| fleet.version_of(request))
         .with_tenant(|request| Client::of(request).map(|client| client.to_string().into()))
-        .with_time_to_live(settings.time_to_live)
+        .with_time_to_live(settings.time_to_live);
+    metrics.observe_cache(layer.clone());
+    layer
 }
 
 /// How much of a prompt is compared with the prefix caches of the backends: 128 KiB, about 32,000
@@ -349,10 +358,9 @@ fn prefix_blocks(backends: &[Address]) -> usize {
 
 /// Limits the tokens of each client; does nothing if there is no limit.
 fn token_limit(
-    store: MemoryStore<Client>,
     budgets: TokenBudgets,
 ) -> TokenLimitLayer<Client, impl Fn(&Parts) -> Option<Client> + Clone + use<>> {
-    TokenLimitLayer::with_store(store, [], Client::of)
+    TokenLimitLayer::with_store(budgets.used.clone(), [], Client::of)
         .with_requests(runs_a_model)
         // A client on this machine, over a Unix socket and without a key.
         .without_key(WithoutKey::Admit)
@@ -381,14 +389,20 @@ where
 }
 
 /// Replaces aliases by models of the fleet.
-fn model_alias<S>(rules: &ModelRules, fleet: &Arc<Fleet<S>>) -> ModelAliasLayer
+fn model_alias<S>(
+    rules: &ModelRules,
+    fleet: &Arc<Fleet<S>>,
+    metrics: &Arc<Metrics>,
+) -> ModelAliasLayer
 where
     S: Send + Sync + 'static,
 {
+    let metrics = metrics.clone();
     ModelAliasLayer::new(rules.aliases.clone())
         .with_known_models(FleetModels(fleet.clone()))
         .with_client(|request| Client::of(request).map(|client| client.to_string().into()))
         .with_header(MODEL_HEADER)
+        .with_observer(move |fallback| metrics.fell_back(fallback.alias, fallback.reason))
 }
 
 fn manages_models(request: &Parts) -> bool {

@@ -17,7 +17,6 @@ use llamatower::telemetry::{Telemetry, TelemetryConfig};
 use llamatower::usage::Usage;
 use llamatower_layers::body::{MemoryBudget, ReplayBody};
 use llamatower_layers::breaker::{Breaker, BreakerPolicy};
-use llamatower_layers::token_limit::MemoryStore;
 use llamatower_layers::{BoxError, EndpointTable};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -73,7 +72,6 @@ async fn send(request: &[(&str, &str)], answer: &'static [(&str, &str)]) -> Seen
             body_memory: MemoryBudget::new(1 << 20),
             activity: Default::default(),
             usage: Arc::new(Usage::new(TimeZone::UTC, ChangeSignal::default())),
-            used_tokens: MemoryStore::new(TimeZone::UTC),
             cloud: None,
         },
     );
@@ -142,7 +140,7 @@ async fn a_cookie_that_a_backend_sets_is_not_shown_by_debug() {
         &Access::default(),
         &Arc::new(backend),
         &Breaker::new(BreakerPolicy::default()),
-        telemetry.propagation(),
+        &telemetry.of_attempts(),
     );
     let request = Request::get("/api/version").body(ReplayBody::empty());
     let asked = attempt.oneshot(request.expect("a valid request"));
@@ -174,7 +172,7 @@ async fn a_probe_closes_connections_that_were_idle_too_long() {
         &Access::default(),
         &backend,
         &Breaker::new(BreakerPolicy::default()),
-        telemetry.propagation(),
+        &telemetry.of_attempts(),
     );
     let answering = async {
         let (mut socket, _) = listener.accept().await.expect("a connection");

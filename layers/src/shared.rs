@@ -29,3 +29,10 @@ impl Shared {
         extensions.get_or_insert_default()
     }
 }
+
+/// Adds a time of mere waiting to the record of the request with these extensions, if it has one.
+#[cfg(any(feature = "body-limit", feature = "retry"))]
+pub(crate) fn record_wait(_extensions: &Extensions, _time: std::time::Duration) {
+    #[cfg(feature = "outcome")]
+    crate::Record::update_in(_extensions, |outcome| outcome.waited += _time);
+}

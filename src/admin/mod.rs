@@ -19,6 +19,7 @@ mod access;
 mod actions;
 mod answer;
 mod live;
+mod metrics;
 mod page;
 mod session;
 mod sources;
@@ -39,13 +40,13 @@ use llamatower_layers::live::Live;
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 
 use crate::status::Decisions;
-use crate::telemetry::Telemetry;
 use access::Asked;
 use actions::Action;
 use live::Events;
 use session::Sessions;
 
 pub use answer::Answer;
+pub use metrics::metrics_service;
 pub use sources::Sources;
 
 /// The service of the admin listener, which accepts these administrators' keys. Live events are
@@ -125,10 +126,7 @@ impl Admin {
     /// What answers to a path.
     fn page(&self, path: &str) -> Option<fn(&Self, &Parts) -> Answer> {
         Some(match path {
-            "/metrics" => |admin, _| {
-                let metrics = admin.sources.telemetry().metrics_page();
-                answer::page(Telemetry::METRICS_CONTENT_TYPE, metrics)
-            },
+            metrics::PATH => |admin, _| metrics::page(admin.sources.telemetry()),
             "/status" => |admin, _| answer::json(&admin.sources.status()),
             "/status/decisions" => |admin, _| answer::json(&Decisions::of(admin.sources.fleet())),
             "/status/models" => |admin, _| answer::json(&admin.sources.models()),

@@ -26,9 +26,8 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use llamatower_layers::ModelName;
-use llamatower_layers::token_limit::{Budget, MemoryStore, TokenStore, Window};
+use llamatower_layers::token_limit::{Budget, MemoryStore, Window};
 
 use crate::client::Client;
 use crate::model_rules::ModelRules;
@@ -37,6 +36,7 @@ use crate::openai::Server;
 use crate::openai::server::Extensions;
 use crate::settings::{CloudModels, CloudWhen, Settings};
 use crate::state::{Persist, Windows};
+use crate::telemetry::BudgetUse;
 
 pub use broken::{CloudError, EventsBody};
 pub use clients::{CloudClients, CloudNotAllowed, OllamaCloudModels};
@@ -165,20 +165,19 @@ impl Cloud {
         Budget::new(self.tokens.unwrap_or(UNLIMITED), Window::Day)
     }
 
+    /// What is used of the limit of tokens, if there is one.
+    pub fn budget_use(&self) -> Option<BudgetUse> {
+        Some(BudgetUse {
+            budget: NAME,
+            key: None,
+            window: Window::Day,
+            used: self.tokens_today(),
+            limit: self.tokens?.get(),
+        })
+    }
+
     fn tokens_today(&self) -> u64 {
-        let budget = self.budget();
-        // A reservation of nothing tells what is left.
-        let reserved = self.used.reserve(Some(()), &[budget], 0).now_or_never();
-        let remaining = match reserved {
-            Some(Ok(Ok(granted))) => {
-                let state = granted.budget_states.first().copied();
-                self.used.settle(granted.reservation, 0);
-                state.map(|state| state.remaining)
-            }
-            Some(Ok(Err(state))) => Some(state.remaining),
-            _ => None,
-        };
-        remaining.map_or(0, |remaining| budget.tokens().saturating_sub(remaining))
+        self.used.used(Some(&()), Window::Day)
     }
 
     /// Whether requests are sent for this reason.

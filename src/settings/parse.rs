@@ -23,7 +23,7 @@ use super::values::{
 use crate::edge::{Hosts, ListenAddr, Origins, TrustedProxies};
 use crate::ollama::fleet::SlotRule;
 use crate::ollama::upstream::{Address, Authorities, Authorization, has_user};
-use crate::telemetry::{LogFormat, check_log_filter};
+use crate::telemetry::{LogFormat, Semconv, check_log_filter};
 
 /// A value, or the reason why the text is wrong.
 pub(super) type Parsed<T> = Result<T, String>;
@@ -399,6 +399,11 @@ fn extra_path(text: &str) -> Parsed<ExtraPath> {
 
 // === other settings ===
 
+pub(super) const SEMCONV: [(&str, Semconv); 3] = [
+    ("v0.1.0", Semconv::V0_1_0),
+    ("v1.41", Semconv::V1_41),
+    ("both", Semconv::Both),
+];
 pub(super) const LOG_FORMATS: [(&str, LogFormat); 3] = [
     ("human", LogFormat::Human),
     ("json", LogFormat::Json),

@@ -30,7 +30,7 @@ use crate::edge::{BasePath, Hosts, ListenAddr, Origins, TrustedProxies};
 use crate::ollama::fleet::ModelPattern;
 use crate::ollama::fleet::SlotRule;
 use crate::ollama::upstream::{Address, Authorities, Authorization};
-use crate::telemetry::LogFormat;
+use crate::telemetry::{LogFormat, Semconv};
 
 /// A row is `field: type = parser, "VARIABLE" Form "default" "description"`; its key in the file is
 /// `section.field`.
@@ -89,6 +89,8 @@ settings! {
             "The addresses where clients connect: IPv4 and IPv6 addresses with a port, and `unix:/path`. Set `0.0.0.0:3000` to accept clients from other machines."
         admin: Vec<ListenAddr> = or_off(addresses), "LLAMATOWER_ADMIN_LISTEN" List "127.0.0.1:3001"
             "The addresses that serve `/metrics`, `/status` and `/health` for operators; `off` for none. It asks for no keys: open it to other machines, for example with `0.0.0.0:3001`, only in a trusted network."
+        metrics: Vec<ListenAddr> = or_off(addresses), "LLAMATOWER_METRICS_LISTEN" List "off"
+            "Addresses that serve `/metrics` and `/health` and nothing else; `off` for none. They ask for no keys. The admin listener keeps `/metrics`. Set it, for example to `0.0.0.0:9090`, if the scraper is on another machine and the admin listener should not be reachable from there."
         base_path: Option<BasePath> = unless("/", some(plain)), "LLAMATOWER_BASE_PATH" Text ""
             "A prefix of all paths, like `/ollama`, for clients with `OLLAMA_HOST=https://gateway/ollama`. Set it if the gateway shares an address with other services and the proxy in front does not remove the prefix."
         origins: Origins = origins, "OLLAMA_ORIGINS" List ""
@@ -305,6 +307,8 @@ settings! {
             "The log filter, in the syntax of `RUST_LOG`; `info,llamatower::access=off` turns off the line for each request. A word that is neither a level (`off`, `error`, `warn`, `info`, `debug`, `trace`) nor a part of the program (`llamatower`, `hyper`, ..) is an error. Set it to `debug` to find a fault."
         log_format: LogFormat = one_of(&LOG_FORMATS), "LLAMATOWER_LOG_FORMAT" Text "auto"
             "The format of log lines: `human`, `json`, or `auto` for human on a terminal and JSON elsewhere. Set it if `auto` chooses the wrong one."
+        semconv: Semconv = one_of(&SEMCONV), "LLAMATOWER_SEMCONV" Text "v0.1.0"
+            "The names of the GenAI metrics: `v0.1.0` for those of OpenTelemetry's conventions for GenAI, `v1.41` for those of its general conventions up to version 1.41 (`gen_ai.client.token.usage`), `both` for both. Set it to `both` while you have dashboards with the old names."
         trust_trace: bool = switch, "LLAMATOWER_TRUST_TRACE" Switch "true"
             "Whether the gateway continues a trace from a client's `traceparent`. Set it to `false` if untrusted clients can connect."
         trace_url: Option<String> = optional(trace_url), "LLAMATOWER_TRACE_URL" Text ""

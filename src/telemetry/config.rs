@@ -12,6 +12,30 @@ pub enum LogFormat {
     Json,
 }
 
+/// The version of OpenTelemetry's conventions for GenAI whose metric names are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Semconv {
+    /// Version 0.1.0 of the conventions' own repository, `semantic-conventions-genai`.
+    #[default]
+    V0_1_0,
+    /// Version 1.41 of the general conventions, the last one that contains those for GenAI.
+    V1_41,
+    /// The names of both.
+    Both,
+}
+
+impl Semconv {
+    /// Whether the names of version 0.1.0 are used.
+    pub fn has_v0_1_0(self) -> bool {
+        self != Self::V1_41
+    }
+
+    /// Whether the names of version 1.41 are used.
+    pub fn has_v1_41(self) -> bool {
+        self != Self::V0_1_0
+    }
+}
+
 /// The configuration of telemetry. The rest comes from OpenTelemetry's standard variables.
 #[derive(Clone, Debug)]
 pub struct TelemetryConfig {
@@ -22,6 +46,8 @@ pub struct TelemetryConfig {
     /// Whether the trace of a client's `traceparent` is continued. If not, each request starts a
     /// new trace.
     pub trusts_inbound_trace: bool,
+    /// The names of GenAI metrics.
+    pub semconv: Semconv,
 }
 
 impl Default for TelemetryConfig {
@@ -30,6 +56,7 @@ impl Default for TelemetryConfig {
             log_filter: "info".to_owned(),
             log_format: LogFormat::Auto,
             trusts_inbound_trace: true,
+            semconv: Semconv::default(),
         }
     }
 }

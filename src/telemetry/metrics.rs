@@ -4,20 +4,25 @@
 //! starts and ends, never per chunk.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use llamatower_layers::cache::CacheLayer;
 use llamatower_layers::{Ending, Endpoint, ModelName, Outcome};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{BoundUpDownCounter, Counter, Histogram, Meter, UpDownCounter};
+use tokio::runtime::Handle;
 
 use super::attributes::{METHODS, attribute, method_index};
+use super::config::Semconv;
 use super::fleet_view::{FleetView, View};
+use super::keys::KeyCounters;
 use super::model_names::ModelNames;
-use super::observed::{Clients, observe_backends, observe_build, observe_clients, observe_queue};
+use super::observed::{DroppedLines, Listeners, PoolOf, Pools};
 use super::series::SeriesCache;
-use super::{names, process};
+use super::sources::{BudgetUse, Budgets, Cache};
+use super::{names, observed, process, runtime, sources};
 use crate::cloud::SentToCloud;
 use crate::edge::Gauges;
 use crate::ollama::fleet::LoadObserver;
@@ -38,20 +43,35 @@ pub struct Metrics {
     model_loads: Counter<u64>,
     model_load: Histogram<f64>,
     sync_pulls: Counter<u64>,
+    fallbacks: Counter<u64>,
+    reloads: Counter<u64>,
+    keys: KeyCounters,
     models: Arc<ModelNames>,
     fleet: View,
-    clients: Clients,
+    listeners: Listeners,
+    pools: Pools,
+    cache: Cache,
+    budgets: Budgets,
+    runtime: runtime::Runtime,
+    dropped_lines: DroppedLines,
 }
 
 impl Metrics {
-    pub(super) fn new(meter: &Meter) -> Self {
+    pub(super) fn new(meter: &Meter, semconv: Semconv) -> Self {
         let fleet = View::default();
         let models = Arc::new(ModelNames::new(fleet.clone()));
-        let clients = Clients::default();
-        observe_clients(meter, &clients);
-        observe_backends(meter, &fleet, &models);
-        observe_queue(meter, &fleet, &models);
-        observe_build(meter);
+        let (listeners, pools) = (Listeners::default(), Pools::default());
+        let (cache, budgets) = (Cache::default(), Budgets::default());
+        let (runtime, dropped_lines) = (runtime::Runtime::default(), DroppedLines::default());
+        observed::observe_listeners(meter, &listeners);
+        observed::observe_pools(meter, &pools);
+        observed::observe_backends(meter, &fleet, &models);
+        observed::observe_queue(meter, &fleet, &models);
+        observed::observe_build(meter);
+        observed::observe_log(meter, &dropped_lines);
+        sources::observe_cache(meter, &cache);
+        sources::observe_budgets(meter, &budgets);
+        runtime::observe(meter, &runtime);
         process::observe(meter);
         let count = |name: &'static str, text: &'static str| {
             let counter = meter.u64_counter(name).with_unit("{request}");
@@ -80,7 +100,7 @@ impl Metrics {
                 .with_unit("{pull}")
                 .with_description("Pulls of declared models that the gateway began by itself")
                 .build(),
-            series: SeriesCache::new(meter, models.clone()),
+            series: SeriesCache::new(meter, semconv, models.clone(), fleet.clone()),
             models,
             retries: count(names::RETRIES, "Retried attempts"),
             refusals: count(names::REFUSALS, "Requests that the gateway refused"),
@@ -98,8 +118,23 @@ impl Metrics {
                 .with_unit("{token}")
                 .with_description("Tokens used at the cloud service")
                 .build(),
+            fallbacks: count(
+                names::FALLBACKS,
+                "Requests for an alias for which the next of its models was tried",
+            ),
+            reloads: meter
+                .u64_counter(names::RELOADS)
+                .with_unit("{reload}")
+                .with_description("Reloads of the settings")
+                .build(),
+            keys: KeyCounters::new(meter),
             fleet,
-            clients,
+            listeners,
+            pools,
+            cache,
+            budgets,
+            runtime,
+            dropped_lines,
         }
     }
 
@@ -112,6 +147,8 @@ impl Metrics {
             }
         };
         none(&self.retries, names::REASON, &names::RETRY_REASONS);
+        none(&self.reloads, names::RESULT, &names::RELOAD_RESULTS);
+        self.series.begin();
         none(&self.refusals, names::ERROR_TYPE, &names::REFUSALS_BY_KIND);
         none(
             &self.rate_limited,
@@ -133,6 +170,20 @@ impl Metrics {
         }
     }
 
+    /// Initialises the counters of these keys to 0.
+    pub fn begin_keys(&self, keys: impl Iterator<Item = Arc<str>>) {
+        self.keys.begin(keys);
+    }
+
+    /// Initialises the counters of these aliases to 0.
+    pub fn begin_aliases<'a>(&self, aliases: impl Iterator<Item = &'a Arc<str>>) {
+        for alias in aliases {
+            for reason in names::FALLBACK_REASONS {
+                self.add_fallback(0, alias, reason);
+            }
+        }
+    }
+
     /// Queries `fleet` at each export for the state of backends and queue, and for which models may
     /// be labels. Without a fleet, the first 200 models with responses from backends are labels.
     /// There are at most 200 in either case. Only the first call has an effect.
@@ -140,9 +191,39 @@ impl Metrics {
         let _ = self.fleet.set(fleet);
     }
 
-    /// Queries the edge's gauges at each export. Only the first call has an effect.
-    pub fn observe_clients(&self, edge: Arc<Gauges>) {
-        let _ = self.clients.set(edge);
+    /// Queries the gauges of an edge at each export; `listener` says what it serves.
+    pub fn observe_listener(&self, listener: &'static str, edge: Arc<Gauges>) {
+        let mut listeners = (self.listeners.lock()).unwrap_or_else(PoisonError::into_inner);
+        listeners.push((listener, edge));
+    }
+
+    /// Queries the connections to a backend at each export, until `status` returns `None`.
+    pub fn observe_pool(&self, backend: Arc<str>, status: PoolOf) {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.push((backend, status));
+    }
+
+    /// Queries the response cache at each export. Only the first call has an effect.
+    pub fn observe_cache(&self, cache: CacheLayer) {
+        let _ = self.cache.set(cache);
+    }
+
+    /// Queries the token budgets at each export. Only the first call has an effect.
+    pub fn observe_budgets(&self, budgets: impl Fn() -> Vec<BudgetUse> + Send + Sync + 'static) {
+        let _ = self.budgets.set(Box::new(budgets));
+    }
+
+    /// Queries the number of dropped log lines at each export. Only the first call has an effect.
+    pub fn observe_log(&self, dropped: impl Fn() -> u64 + Send + Sync + 'static) {
+        let _ = self.dropped_lines.set(Box::new(dropped));
+    }
+
+    /// Queries the runtime of the caller at each export. Only the first call has an effect.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
+    pub fn observe_runtime(&self) {
+        let _ = self.runtime.set(Handle::current().metrics());
     }
 
     /// Counts a retry; `reason` has a fixed spelling
@@ -161,6 +242,24 @@ impl Metrics {
         let reason = KeyValue::new(names::REASON, reason);
         let result = KeyValue::new(names::RESULT, result);
         self.cloud_requests.add(number, &[reason, result]);
+    }
+
+    /// Counts that the next model of an alias was tried; `reason` has a fixed spelling.
+    pub fn fell_back(&self, alias: &Arc<str>, reason: &'static str) {
+        self.add_fallback(1, alias, reason);
+    }
+
+    fn add_fallback(&self, number: u64, alias: &Arc<str>, reason: &'static str) {
+        let alias = KeyValue::new(names::ALIAS, alias.clone());
+        let reason = KeyValue::new(names::REASON, reason);
+        self.fallbacks.add(number, &[alias, reason]);
+    }
+
+    /// Counts a reload of the settings.
+    pub fn reloaded(&self, has_succeeded: bool) {
+        let [applied, failed] = names::RELOAD_RESULTS;
+        let result = if has_succeeded { applied } else { failed };
+        self.reloads.add(1, &[KeyValue::new(names::RESULT, result)]);
     }
 
     /// Counts a pull that the gateway began by itself; `result` has a fixed spelling.
@@ -193,6 +292,7 @@ impl Metrics {
     pub(super) fn finished(&self, outcome: &Outcome) {
         self.change_in_flight(&outcome.method, -1);
         self.series.record(outcome);
+        self.keys.record(outcome);
         self.count(outcome);
         self.count_cloud_tokens(outcome);
     }

@@ -26,17 +26,23 @@ mod environment;
 mod export;
 mod filter;
 mod fleet_view;
+mod gen_ai;
+mod keys;
+mod lazily;
 mod log;
 mod metrics;
 mod model_names;
 pub mod names;
 mod observed;
+mod overhead;
 mod process;
 mod propagation;
+mod runtime;
 mod series;
+mod sources;
 mod spans;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use llamatower_layers::{Observer, Outcome};
@@ -53,10 +59,12 @@ use environment::OtelSettings;
 use crate::edge::{RefusalObserver, Refused};
 
 pub(crate) use attributes::bounded;
-pub use config::{LogFormat, TelemetryConfig, TelemetryError};
+pub use config::{LogFormat, Semconv, TelemetryConfig, TelemetryError};
 pub use filter::{check_log_filter, suppresses_warnings};
 pub use fleet_view::FleetView;
 pub use metrics::Metrics;
+pub use observed::PoolOf;
+pub use sources::BudgetUse;
 
 pub use propagation::Propagation;
 pub(crate) use spans::trace_id;
@@ -99,8 +107,8 @@ impl Telemetry {
         let dropped = writer.error_counter();
         let (mut telemetry, dispatch) = Self::prepare(config, look_up, writer)?;
         telemetry.log_guard = Some(guard);
-        let meter = telemetry.meter_provider.meter(names::SCOPE);
-        observed::observe_log(&meter, move || dropped.dropped_lines() as u64);
+        let metrics = &telemetry.metrics;
+        metrics.observe_log(move || dropped.dropped_lines() as u64);
         tracing::dispatcher::set_global_default(dispatch)
             .map_err(|_| TelemetryError::AlreadyStarted)?;
         Ok(telemetry)
@@ -133,7 +141,10 @@ impl Telemetry {
             }
         });
         let telemetry = Self {
-            metrics: Arc::new(Metrics::new(&meter_provider.meter(names::SCOPE))),
+            metrics: Arc::new(Metrics::new(
+                &meter_provider.meter(names::SCOPE),
+                config.semconv,
+            )),
             registry,
             meter_provider,
             tracer_provider,
@@ -170,6 +181,14 @@ impl Telemetry {
         &self,
     ) -> impl Layer<S, Service = InferenceSpans<S>> + Clone + use<S> {
         spans::inference_spans()
+    }
+
+    /// What the services of backends need.
+    pub fn of_attempts(&self) -> AttemptTelemetry {
+        AttemptTelemetry {
+            propagation: self.propagation,
+            metrics: Arc::downgrade(&self.metrics),
+        }
     }
 
     /// The rules for `traceparent`; needed for the layers of the CLIENT spans.
@@ -217,6 +236,24 @@ impl Telemetry {
             tracing::warn!(%error, "cannot send the last metrics");
         }
         drop(self.log_guard);
+    }
+}
+
+/// The telemetry of the attempts at one backend. Its reference to the metrics is weak, because they
+/// have one to the fleet, which owns the services of backends.
+#[derive(Clone, Debug)]
+pub struct AttemptTelemetry {
+    /// The rules for `traceparent`.
+    pub propagation: Propagation,
+    metrics: Weak<Metrics>,
+}
+
+impl AttemptTelemetry {
+    /// See [`Metrics::observe_pool`].
+    pub fn observe_pool(&self, backend: Arc<str>, status: PoolOf) {
+        if let Some(metrics) = self.metrics.upgrade() {
+            metrics.observe_pool(backend, status);
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! All names in telemetry: metrics, attributes, span fields, log targets.
 //!
-//! Names follow OpenTelemetry's conventions (HTTP, stable; GenAI 1.41.1) where these define one;
-//! our own begin with `llamatower.`. On the Prometheus page, dots become underscores, and units and
-//! `_total` are appended.
+//! Names follow OpenTelemetry's conventions where these define one: HTTP, which is stable, and GenAI
+//! in the version that [`Semconv`](super::Semconv) selects. Our own begin with `llamatower.`. On the
+//! Prometheus page, dots become underscores, and units and `_total` are appended.
 
 /// Target of the log line at the end of each request.
 pub const ACCESS_LOG: &str = "llamatower::access";
@@ -23,8 +23,38 @@ pub const GEN_AI_SERVER_REQUEST_DURATION: &str = "gen_ai.server.request.duration
 pub const GEN_AI_SERVER_TIME_TO_FIRST_TOKEN: &str = "gen_ai.server.time_to_first_token";
 /// Histogram, seconds: time per output token after the first, by the backend's own clock.
 pub const GEN_AI_SERVER_TIME_PER_OUTPUT_TOKEN: &str = "gen_ai.server.time_per_output_token";
-/// Histogram, tokens: as counted by backends, by `gen_ai.token.type`.
+/// Histogram, seconds: from sending an inference request to a backend to the end of its response,
+/// with all attempts.
+pub const GEN_AI_CLIENT_INFERENCE_DURATION: &str = "gen_ai.client.inference.duration";
+/// Histogram, seconds: the same for embeddings, and in version 1.41 for all requests.
+pub const GEN_AI_CLIENT_OPERATION_DURATION: &str = "gen_ai.client.operation.duration";
+/// Histogram, seconds: from sending a request to the first byte of the backend's stream.
+pub const GEN_AI_CLIENT_TIME_TO_FIRST_CHUNK: &str = "gen_ai.client.inference.time_to_first_chunk";
+/// The same in version 1.41.
+pub const GEN_AI_CLIENT_OPERATION_TIME_TO_FIRST_CHUNK: &str =
+    "gen_ai.client.operation.time_to_first_chunk";
+/// Counter, tokens: of prompts, as counted by backends.
+pub const GEN_AI_CLIENT_INPUT_TOKENS: &str = "gen_ai.client.inference.usage.input_tokens";
+/// Counter, tokens: of responses, as counted by backends.
+pub const GEN_AI_CLIENT_OUTPUT_TOKENS: &str = "gen_ai.client.inference.usage.output_tokens";
+/// Counter, tokens: of prompts, those that the backend took from its cache. A part of
+/// [`GEN_AI_CLIENT_INPUT_TOKENS`].
+pub const GEN_AI_CLIENT_CACHED_TOKENS: &str =
+    "gen_ai.client.inference.usage.cache_read.input_tokens";
+/// Counter, tokens: of responses, those of the model's reasoning. A part of
+/// [`GEN_AI_CLIENT_OUTPUT_TOKENS`].
+pub const GEN_AI_CLIENT_REASONING_TOKENS: &str =
+    "gen_ai.client.inference.usage.reasoning.output_tokens";
+/// Histogram, tokens: of the prompt of one request.
+pub const GEN_AI_CLIENT_OPERATION_INPUT_TOKENS: &str =
+    "gen_ai.client.inference.operation.input_tokens";
+/// Histogram, tokens: of the response of one request.
+pub const GEN_AI_CLIENT_OPERATION_OUTPUT_TOKENS: &str =
+    "gen_ai.client.inference.operation.output_tokens";
+/// Histogram, tokens: as counted by backends, by `gen_ai.token.type`. Only in version 1.41.
 pub const GEN_AI_CLIENT_TOKEN_USAGE: &str = "gen_ai.client.token.usage";
+/// Histogram, seconds: the time of a request in the gateway in which it waited for nothing.
+pub const OVERHEAD: &str = "llamatower.overhead";
 /// Gauge: 1 if the backend is up, else 0.
 pub const BACKEND_UP: &str = "llamatower.backend_up";
 /// Gauge: requests in flight at a backend.
@@ -34,8 +64,16 @@ pub const BACKEND_IN_FLIGHT: &str = "llamatower.backend_in_flight";
 pub const BACKEND_SLOTS: &str = "llamatower.backend_slots";
 /// Gauge: state of a backend's circuit breaker.
 pub const BREAKER_STATE: &str = "llamatower.breaker_state";
+/// Gauge: models for which a backend is avoided, because it failed with them or was too slow.
+pub const BACKEND_AVOIDED_MODELS: &str = "llamatower.backend_avoided_models";
+/// Gauge: idle connections to a backend; only for plain HTTP.
+pub const BACKEND_IDLE_CONNECTIONS: &str = "llamatower.backend_idle_connections";
+/// Counter: idle connections that a backend has closed; only for plain HTTP.
+pub const BACKEND_CLOSED_CONNECTIONS: &str = "llamatower.backend_closed_connections";
 /// Gauge: requests that wait for a slot, by model.
 pub const QUEUE_DEPTH: &str = "llamatower.queue_depth";
+/// Gauge, seconds: how long the request that waits longest has waited, by model; 0 if none waits.
+pub const QUEUE_OLDEST: &str = "llamatower.queue_oldest";
 /// Histogram, seconds: how long requests waited for a slot.
 pub const QUEUE_WAIT: &str = "llamatower.queue_wait";
 /// Counter: requests that loaded a model, by model and backend.
@@ -44,6 +82,8 @@ pub const MODEL_LOADS: &str = "llamatower.model_loads";
 pub const MODEL_LOAD: &str = "llamatower.model_load";
 /// Counter: retried attempts, by reason.
 pub const RETRIES: &str = "llamatower.retries";
+/// Counter: requests for an alias for which the next of its models was tried, by alias and reason.
+pub const FALLBACKS: &str = "llamatower.fallbacks";
 /// Counter: requests that the gateway refused, by `error.type`.
 pub const REFUSALS: &str = "llamatower.refusals";
 /// Counter: refusals with 429.
@@ -56,6 +96,22 @@ pub const CLOUD_REQUESTS: &str = "llamatower.cloud_requests";
 pub const CLOUD_TOKENS: &str = "llamatower.cloud_tokens";
 /// Counter: pulls of declared models that the gateway began by itself, by backend and result.
 pub const MODEL_SYNC_PULLS: &str = "llamatower.model_sync_pulls";
+/// Counter: inference requests, by the name of the client's key.
+pub const KEY_REQUESTS: &str = "llamatower.key_requests";
+/// Counter, tokens: as counted by backends, by the name of the client's key and `gen_ai.token.type`.
+pub const KEY_TOKENS: &str = "llamatower.key_tokens";
+/// Gauge, tokens: used of a budget in its current window; those of requests under way are estimated.
+pub const TOKEN_BUDGET_USED: &str = "llamatower.token_budget_used";
+/// Gauge, tokens: the size of a budget.
+pub const TOKEN_BUDGET_LIMIT: &str = "llamatower.token_budget_limit";
+/// Counter: requests that the response cache could serve, by result.
+pub const CACHE_REQUESTS: &str = "llamatower.cache_requests";
+/// Gauge: cached responses.
+pub const CACHE_ENTRIES: &str = "llamatower.cache_entries";
+/// Gauge, bytes: the size of the cached responses.
+pub const CACHE_BYTES: &str = "llamatower.cache_size";
+/// Counter: reloads of the settings, by result.
+pub const RELOADS: &str = "llamatower.reloads";
 /// Gauge: open client connections.
 pub const CONNECTIONS: &str = "llamatower.connections";
 /// Counter: connections that were refused because too many were open.
@@ -69,6 +125,14 @@ pub const ACCEPT_ERRORS: &str = "llamatower.accept_errors";
 pub const LOG_LINES_DROPPED: &str = "llamatower.log_lines_dropped";
 /// Gauge, always 1, with the running version as attributes.
 pub const BUILD_INFO: &str = "llamatower.build_info";
+/// Gauge: threads that serve requests.
+pub const TOKIO_WORKERS: &str = "tokio.workers";
+/// Gauge: tasks of the runtime that have not ended.
+pub const TOKIO_ALIVE_TASKS: &str = "tokio.alive_tasks";
+/// Gauge: tasks that wait for any of the workers.
+pub const TOKIO_GLOBAL_QUEUE_DEPTH: &str = "tokio.global_queue_depth";
+/// Counter, seconds: how long the workers were busy, together.
+pub const TOKIO_WORKER_BUSY: &str = "tokio.worker_busy";
 /// Gauge, seconds since 1970: when the process started. The name is Prometheus' own.
 pub const PROCESS_START_TIME: &str = "process_start_time";
 /// Counter, seconds: processor time of the process.
@@ -115,6 +179,8 @@ attributes! {
     GEN_AI_FINISH_REASONS = "gen_ai.response.finish_reasons";
     /// Seconds, of streams.
     GEN_AI_FIRST_CHUNK = "gen_ai.response.time_to_first_chunk";
+    /// What the tokens stand for.
+    GEN_AI_TOKEN_MODALITY = "gen_ai.token.modality";
     /// `input` or `output`.
     GEN_AI_TOKEN_TYPE = "gen_ai.token.type";
     /// An attribute of the resource.
@@ -164,6 +230,14 @@ attributes! {
     RESULT = "result";
     /// The running version.
     VERSION = "version";
+    /// The alias that a request asked for.
+    ALIAS = "llamatower.alias";
+    /// Whose budget it is.
+    BUDGET = "budget";
+    /// The window of a budget.
+    WINDOW = "window";
+    /// What a listener serves.
+    LISTENER = "listener";
 }
 
 // === events of the span of a request that runs a model ===
@@ -177,6 +251,8 @@ pub const EVENT_LOADED: &str = "llamatower.model_loaded";
 /// The first chunk of a stream.
 pub const EVENT_FIRST_CHUNK: &str = "llamatower.first_chunk";
 
+/// The value of `gen_ai.token.modality` if the backend gives no breakdown.
+pub const MODALITY_UNKNOWN: &str = "unknown";
 /// The label value for everything that is not in a bounded set.
 pub const OTHER: &str = "other";
 
@@ -240,6 +316,12 @@ pub const CLOUD_REASONS: [&str; 3] = ["down", "missing", "busy"];
 /// The results in [`CLOUD_REQUESTS`]: it answered; it failed or refused the request; it rests; no tokens
 /// are left of the day's.
 pub const CLOUD_RESULTS: [&str; 4] = ["answered", "failed", "resting", "no_tokens"];
+/// The reasons in [`FALLBACKS`].
+pub const FALLBACK_REASONS: [&str; 2] = ["missing", "unavailable"];
+/// The results in [`RELOADS`].
+pub const RELOAD_RESULTS: [&str; 2] = ["applied", "failed"];
+/// The value of [`IDENTITY`] for requests without a key.
+pub const ANONYMOUS: &str = "anonymous";
 /// The reasons in [`RETRIES`]: the kinds of retryable failures, and the retryable status.
 pub const RETRY_REASONS: [&str; 10] = [
     "connect_failed",
@@ -282,4 +364,9 @@ pub const TOKENS: [f64; 14] = [
 pub const FIRST_TOKEN_SECONDS: [f64; 21] = [
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
     15.0, 20.0, 30.0, 45.0, 60.0,
+];
+/// Buckets for the gateway's own time: from 10 µs to 1 s.
+pub const OVERHEAD_SECONDS: [f64; 16] = [
+    0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
+    0.1, 0.25, 0.5, 1.0,
 ];

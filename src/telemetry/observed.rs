@@ -1,20 +1,31 @@
 //! Values that are queried at each export instead of being recorded: backends, the queue.
 
-use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use llamatower_layers::breaker::State;
 use opentelemetry::metrics::{AsyncInstrument, Meter};
 use opentelemetry::{KeyValue, StringValue};
 
 use super::fleet_view::View;
-use super::model_names::ModelNames;
+use super::model_names::{MAX_MODELS, ModelNames};
 use super::names;
 use crate::edge::Gauges;
 use crate::ollama::fleet::BackendStatus;
+use crate::ollama::upstream::PoolStatus;
 
-/// The edge's gauges, once they are set.
-pub(super) type Clients = Arc<OnceLock<Arc<Gauges>>>;
+/// The edges by what they serve.
+pub(super) type Listeners = Arc<Mutex<Vec<(&'static str, Arc<Gauges>)>>>;
+
+/// The connection pools by backend. A function returns `None` once its backend was removed.
+pub(super) type Pools = Arc<Mutex<Vec<(Arc<str>, PoolOf)>>>;
+
+/// The state of a backend's connections; `None` once the backend was removed.
+pub type PoolOf = Box<dyn Fn() -> Option<PoolStatus> + Send + Sync>;
+
+/// The number of dropped log lines, once there is a log.
+pub(super) type DroppedLines = Arc<OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>>;
 
 /// A gauge that is queried at each export.
 pub(super) fn gauge(
@@ -24,6 +35,16 @@ pub(super) fn gauge(
 ) {
     let gauge = meter.u64_observable_gauge(name).with_unit(unit);
     gauge.with_description(text).with_callback(ask).build();
+}
+
+/// A counter that is queried at each export.
+pub(super) fn counter(
+    meter: &Meter,
+    (name, unit, text): (&'static str, &'static str, &'static str),
+    ask: impl Fn(&dyn AsyncInstrument<u64>) + Send + Sync + 'static,
+) {
+    let counter = meter.u64_observable_counter(name).with_unit(unit);
+    counter.with_description(text).with_callback(ask).build();
 }
 
 pub(super) fn observe_backends(meter: &Meter, fleet: &View, models: &Arc<ModelNames>) {
@@ -48,6 +69,14 @@ pub(super) fn observe_backends(meter: &Meter, fleet: &View, models: &Arc<ModelNa
             "Requests in flight at the backend",
         ),
         |row| row.in_flight as u64,
+    );
+    each(
+        (
+            names::BACKEND_AVOIDED_MODELS,
+            "{model}",
+            "Models for which the backend is avoided while another has them",
+        ),
+        |row| row.avoided.len() as u64,
     );
     each(
         (
@@ -97,63 +126,149 @@ fn observe_slots(meter: &Meter, fleet: &View, models: &Arc<ModelNames>) {
     });
 }
 
-pub(super) fn observe_clients(meter: &Meter, clients: &Clients) {
-    let edge = clients.clone();
+pub(super) fn observe_listeners(meter: &Meter, listeners: &Listeners) {
+    let each = |listeners: &Listeners| {
+        let listeners = listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.clone()
+    };
+    let open = listeners.clone();
     let description = (
         names::CONNECTIONS,
         "{connection}",
         "Open client connections",
     );
     gauge(meter, description, move |gauge| {
-        if let Some(edge) = edge.get() {
-            gauge.observe(edge.connections() as u64, &[]);
+        for (listener, edge) in each(&open) {
+            let listener = KeyValue::new(names::LISTENER, listener);
+            gauge.observe(edge.connections() as u64, &[listener]);
         }
     });
-    let count = |name, text, count: fn(&Gauges) -> u64| {
-        let edge = clients.clone();
-        let counter = meter.u64_observable_counter(name).with_description(text);
-        let ask = move |counter: &dyn AsyncInstrument<u64>| {
-            if let Some(edge) = edge.get() {
-                counter.observe(count(edge), &[]);
+    let count = |name, unit, text, count: fn(&Gauges) -> u64| {
+        let listeners = listeners.clone();
+        counter(meter, (name, unit, text), move |counter| {
+            for (listener, edge) in each(&listeners) {
+                let listener = KeyValue::new(names::LISTENER, listener);
+                counter.observe(count(&edge), &[listener]);
             }
-        };
-        counter.with_callback(ask).build();
+        });
     };
     count(
         names::CONNECTIONS_REFUSED,
+        "{connection}",
         "Connections refused because too many were open",
         Gauges::refused_connections,
     );
     count(
         names::HEADS_REFUSED,
+        "{request}",
         "Requests refused before their head was parsed: too large, too late, or not HTTP/1",
         Gauges::refused_heads,
     );
     count(
         names::ACCEPT_ERRORS,
+        "{error}",
         "Failed calls of accept, for example without a free file descriptor",
         Gauges::accept_errors,
     );
 }
 
+pub(super) fn observe_pools(meter: &Meter, pools: &Pools) {
+    // Backends that were removed are forgotten here.
+    let statuses = |pools: &Pools| -> Vec<(Arc<str>, PoolStatus)> {
+        let mut pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut statuses = Vec::with_capacity(pools.len());
+        pools.retain(|(backend, status)| {
+            let status = status();
+            statuses.extend(status.map(|status| (backend.clone(), status)));
+            status.is_some()
+        });
+        statuses
+    };
+    let idle = pools.clone();
+    let description = (
+        names::BACKEND_IDLE_CONNECTIONS,
+        "{connection}",
+        "Idle connections to the backend",
+    );
+    gauge(meter, description, move |gauge| {
+        for (backend, status) in statuses(&idle) {
+            let backend = KeyValue::new(names::BACKEND, backend);
+            gauge.observe(status.idle as u64, &[backend]);
+        }
+    });
+    let closed = pools.clone();
+    let description = (
+        names::BACKEND_CLOSED_CONNECTIONS,
+        "{connection}",
+        "Idle connections that the backend has closed",
+    );
+    counter(meter, description, move |counter| {
+        for (backend, status) in statuses(&closed) {
+            let backend = KeyValue::new(names::BACKEND, backend);
+            counter.observe(status.closed_by_backend, &[backend]);
+        }
+    });
+}
+
 pub(super) fn observe_queue(meter: &Meter, fleet: &View, models: &Arc<ModelNames>) {
-    let (fleet, models) = (fleet.clone(), models.clone());
+    let (fleet_, models_) = (fleet.clone(), models.clone());
     let description = (
         names::QUEUE_DEPTH,
         "{request}",
         "Requests that wait in the gateway for a slot, by model",
     );
     gauge(meter, description, move |gauge| {
-        // Clients choose the names, so all models that no backend has share one row.
-        let mut waiting: HashMap<StringValue, u64> = HashMap::new();
-        for row in fleet.get().iter().flat_map(|fleet| fleet.queue_status()) {
-            *waiting.entry(models.label(&row.model, false)).or_default() += row.waiting as u64;
-        }
-        for (model, waiting) in waiting {
+        for (model, waiting) in waiting(&fleet_, &models_) {
             let model = KeyValue::new(names::GEN_AI_REQUEST_MODEL, model);
-            gauge.observe(waiting, &[model]);
+            gauge.observe(waiting.requests, &[model]);
         }
     });
+    let (fleet, models) = (fleet.clone(), models.clone());
+    meter
+        .f64_observable_gauge(names::QUEUE_OLDEST)
+        .with_unit("s")
+        .with_description("How long the request that waits longest has waited, by model")
+        .with_callback(move |gauge| {
+            for (model, waiting) in waiting(&fleet, &models) {
+                let model = KeyValue::new(names::GEN_AI_REQUEST_MODEL, model);
+                gauge.observe(waiting.oldest.as_secs_f64(), &[model]);
+            }
+        })
+        .build();
+}
+
+/// The requests that wait for one model.
+#[derive(Clone, Copy, Default)]
+struct Waiting {
+    requests: u64,
+    oldest: Duration,
+}
+
+/// The requests that wait, by model. There is a row for each installed model, and one for all others,
+/// so that the queue can be seen to be empty. If more models are installed than may be labels, only
+/// those with waiting requests have a row: the labels are for models that are used.
+fn waiting(fleet: &View, models: &ModelNames) -> HashMap<StringValue, Waiting> {
+    let mut rows: HashMap<StringValue, Waiting> = HashMap::new();
+    // Clients choose the names, so all models that no backend has share one row.
+    rows.insert(names::OTHER.into(), Waiting::default());
+    let Some(fleet) = fleet.get() else {
+        return rows;
+    };
+    let backends = fleet.status();
+    let installed = backends.iter().flat_map(|row| &*row.models_on_disk);
+    let installed: HashSet<_> = installed.map(|model| &model.name).collect();
+    if installed.len() <= MAX_MODELS {
+        let labels = installed
+            .iter()
+            .map(|name| models.label(&name.to_string(), false));
+        rows.extend(labels.map(|model| (model, Waiting::default())));
+    }
+    for row in fleet.queue_status() {
+        let waiting = rows.entry(models.label(&row.model, false)).or_default();
+        waiting.requests += row.waiting as u64;
+        waiting.oldest = waiting.oldest.max(row.oldest.unwrap_or_default());
+    }
+    rows
 }
 
 pub(super) fn observe_build(meter: &Meter) {
@@ -164,10 +279,16 @@ pub(super) fn observe_build(meter: &Meter) {
     });
 }
 
-pub(super) fn observe_log(meter: &Meter, dropped: impl Fn() -> u64 + Send + Sync + 'static) {
-    meter
-        .u64_observable_counter(names::LOG_LINES_DROPPED)
-        .with_description("Log lines dropped because the reader of the log did not read")
-        .with_callback(move |observer| observer.observe(dropped(), &[]))
-        .build();
+pub(super) fn observe_log(meter: &Meter, dropped: &DroppedLines) {
+    let dropped = dropped.clone();
+    let description = (
+        names::LOG_LINES_DROPPED,
+        "{line}",
+        "Log lines dropped because the reader of the log did not read",
+    );
+    counter(meter, description, move |counter| {
+        if let Some(dropped) = dropped.get() {
+            counter.observe(dropped(), &[]);
+        }
+    });
 }

@@ -66,7 +66,7 @@ TRAEFIK = {
 PROMETHEUS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
 LETS_IN = {
     "k3s-nodeport": ANYONE,
-    "monitoring": ANYONE | {3001: [PROMETHEUS]},
+    "monitoring": ANYONE | {9090: [PROMETHEUS]},
     "traefik": {3000: [TRAEFIK]},
 }
 

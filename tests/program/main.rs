@@ -21,6 +21,7 @@ mod harness;
 mod limits;
 mod loads;
 mod manage;
+mod metrics;
 mod models_sync;
 mod openai;
 mod operator_loads;

@@ -28,7 +28,10 @@ async fn tokens_are_in_the_log_and_the_metrics_in_every_dialect() {
         assert!(line["output_tokens"].as_u64() > Some(0), "{name}: {line}");
     }
     let count = |name: &'static str| gateway.metric(name);
-    assert_eq!(count("gen_ai_client_token_usage_count").await, 12.0);
+    for direction in ["input", "output"] {
+        let name = format!("gen_ai_client_inference_operation_{direction}_tokens_count");
+        assert_eq!(gateway.metric(&name).await, 6.0);
+    }
     // OpenAI's and Anthropic's dialects do not contain durations.
     let times = "gen_ai_server_time_per_output_token_seconds_count";
     assert_eq!(count(times).await, 2.0);

@@ -237,6 +237,15 @@ fn listeners_that_cannot_be_bound_together_are_an_error_that_names_both() {
         ("LLAMATOWER_ADMIN_LISTEN", "unix:/x"),
     ];
     names(&refused(&both), &["LLAMATOWER_ADMIN_LISTEN", "unix:/x"]);
+    let metrics = [("LLAMATOWER_METRICS_LISTEN", "127.0.0.1:3001")];
+    names(
+        &refused(&metrics),
+        &[
+            "LLAMATOWER_METRICS_LISTEN",
+            "LLAMATOWER_ADMIN_LISTEN",
+            ":3001",
+        ],
+    );
     names(
         &refused(&[("LLAMATOWER_LISTEN", "127.0.0.1:3000,0.0.0.0:3000")]),
         &["LLAMATOWER_LISTEN", "127.0.0.1:3000", "0.0.0.0:3000"],

@@ -45,6 +45,7 @@ fn another_value(setting: &Setting) -> &'static str {
     match (setting.key, setting.form) {
         ("listen.public", _) => "127.0.0.1:4000,[::1]:4000",
         ("listen.admin", _) => "off",
+        ("listen.metrics", _) => "127.0.0.1:9090",
         ("listen.base_path", _) => "/ollama",
         ("listen.origins", _) => "https://chat.example",
         ("listen.allowed_hosts", _) => "llm.example, *.corp.example",
@@ -62,6 +63,7 @@ fn another_value(setting: &Setting) -> &'static str {
         ("telemetry.log", _) => "debug",
         ("telemetry.log_format", _) => "json",
         ("telemetry.trace_url", _) => "https://traces.example/{trace_id}",
+        ("telemetry.semconv", _) => "both",
         ("runtime.worker_threads", _) => "3",
         ("cloud.url", _) => "https://llm.example/v1",
         (_, Form::Text | Form::File | Form::Directory | Form::Secret | Form::List) => "other",
@@ -104,7 +106,7 @@ fn needed_by(setting: &Setting) -> impl Iterator<Item = (&'static str, &'static 
 /// An invalid value for each form.
 fn bad_value(setting: &Setting) -> Option<&'static str> {
     match (setting.key, setting.form) {
-        ("listen.public" | "listen.admin", _) => Some("nowhere"),
+        ("listen.public" | "listen.admin" | "listen.metrics", _) => Some("nowhere"),
         ("listen.base_path", _) => Some("no-slash"),
         ("listen.allowed_hosts", _) => Some("https://llm.example"),
         ("listen.trusted_proxies", _) => Some("10.0.0.0/64"),
@@ -120,6 +122,7 @@ fn bad_value(setting: &Setting) -> Option<&'static str> {
             | "telemetry.log"
             | "telemetry.log_format"
             | "telemetry.trace_url"
+            | "telemetry.semconv"
             | "runtime.worker_threads",
             _,
         ) => Some("neither"),

@@ -54,6 +54,7 @@ fn a_variable_with_separators_and_no_item_is_an_error() {
         "LLAMATOWER_BACKEND_TOKENS",
         "LLAMATOWER_LISTEN",
         "LLAMATOWER_ADMIN_LISTEN",
+        "LLAMATOWER_METRICS_LISTEN",
         "OLLAMA_URL",
         "OLLAMA_ORIGINS",
         "LLAMATOWER_EXTRA_PATHS",

@@ -133,6 +133,16 @@ impl Gateway {
 
     /// Sends a request that the gateway itself answers, and changes its record with `change`.
     pub(crate) async fn refuse(&self, status: StatusCode, change: impl Fn(&mut Outcome) + Clone) {
+        self.answer(chat(), status, change).await;
+    }
+
+    /// The same for any request.
+    pub(crate) async fn answer(
+        &self,
+        request: Request<Full<Bytes>>,
+        status: StatusCode,
+        change: impl Fn(&mut Outcome) + Clone,
+    ) {
         let stack = ServiceBuilder::new()
             .layer(EndpointLayer::new(EndpointTable::ollama()))
             .layer(OutcomeLayer::new(self.telemetry.observer()))
@@ -142,7 +152,7 @@ impl Gateway {
                 *answer.status_mut() = status;
                 std::future::ready(Ok::<_, Infallible>(answer))
             }));
-        stack.oneshot(chat()).await.unwrap();
+        stack.oneshot(request).await.unwrap();
     }
 
     /// Exports the remaining data and returns the subscriber.

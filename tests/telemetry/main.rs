@@ -7,5 +7,7 @@ mod collector;
 mod gateway;
 mod log;
 mod metrics;
+mod semconv;
+mod table;
 mod traces;
 mod variables;

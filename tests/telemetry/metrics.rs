@@ -9,8 +9,8 @@ use futures_util::future::BoxFuture;
 use http::StatusCode;
 use http_body_util::BodyExt;
 use llamatower::ollama::fleet::{
-    BackendStatus, Decision, Drift, MemoryChange, MemoryChangeFailed, ModelStatus, QueueStatus,
-    Residency, ServerRules, SlotSource, SlotStatus, Waiting,
+    BackendStatus, Decision, Drift, Installed, MemoryChange, MemoryChangeFailed, ModelStatus,
+    QueueStatus, Residency, ServerRules, SlotSource, SlotStatus, Waiting,
 };
 use llamatower::telemetry::{FleetView, names};
 use llamatower_layers::breaker::State;
@@ -56,7 +56,7 @@ async fn the_collector_gets_the_metrics_of_a_request() {
 }
 
 /// The value of the first line that starts with `name` and contains all `labels`.
-fn sample(page: &str, name: &str, labels: &[&str]) -> Option<f64> {
+pub(crate) fn sample(page: &str, name: &str, labels: &[&str]) -> Option<f64> {
     let is_meant = |line: &&str| {
         let named = line.strip_prefix(name);
         named.is_some_and(|rest| rest.starts_with(['{', ' ']))
@@ -85,7 +85,22 @@ fn in_memory(name: &str, limit: u32) -> ModelStatus {
 }
 
 /// Two backends, one of them down, and requests that wait for three models, one of them known.
-struct TwoBackends;
+#[derive(Default)]
+pub(crate) struct TwoBackends {
+    /// The number of models on their disks.
+    installed: usize,
+}
+
+fn installed(number: usize) -> Arc<[Installed]> {
+    let model = |number| Installed {
+        name: ModelName::parse(&format!("model-{number}")).unwrap(),
+        digest: "".into(),
+        size: 0,
+        family: "".into(),
+        capabilities: Arc::from([]),
+    };
+    (0..number).map(model).collect()
+}
 
 impl FleetView for TwoBackends {
     fn status(&self) -> Vec<BackendStatus> {
@@ -94,7 +109,7 @@ impl FleetView for TwoBackends {
             is_up,
             version: None,
             installed: 0,
-            models_on_disk: std::sync::Arc::from([]),
+            models_on_disk: installed(self.installed),
             is_ollama: true,
             is_cordoned: false,
             resident: None,
@@ -157,14 +172,17 @@ impl FleetView for TwoBackends {
     }
 
     fn knows(&self, model: &str) -> bool {
-        model == "llama3.2" || model == "llama3.2:latest"
+        model == "llama3.2" || model == "llama3.2:latest" || model.starts_with("model-")
     }
 }
 
 #[tokio::test]
 async fn the_metrics_page_has_every_metric() {
     let gateway = Gateway::silent();
-    gateway.telemetry.metrics().observe(Arc::new(TwoBackends));
+    gateway
+        .telemetry
+        .metrics()
+        .observe(Arc::new(TwoBackends::default()));
     gateway.telemetry.metrics().retried("backend_died");
     gateway.chat().await;
     drop(gateway.send(1, |_| two_lines()).await.unwrap());
@@ -264,7 +282,10 @@ async fn a_model_without_an_answer_has_no_label() {
 #[tokio::test]
 async fn a_model_that_the_fleet_does_not_have_has_no_label() {
     let gateway = Gateway::silent();
-    gateway.telemetry.metrics().observe(Arc::new(TwoBackends));
+    gateway
+        .telemetry
+        .metrics()
+        .observe(Arc::new(TwoBackends::default()));
     ask_for(&gateway, "LLAMA3.2", StatusCode::OK).await;
     assert_eq!(requests_for(&gateway, "LLAMA3.2"), None);
     assert_eq!(requests_for(&gateway, "other"), Some(1.0));
@@ -386,5 +407,22 @@ fn counters_are_0_before_anything_has_happened() {
         ),
     ] {
         assert_eq!(sample(&page, name, &[label]), Some(0.0), "{name}\n{page}");
+    }
+}
+
+#[test]
+fn the_queue_has_a_row_for_each_installed_model_unless_these_would_take_the_labels_of_used_ones() {
+    for (installed, rows) in [(0, 2), (3, 5), (201, 2)] {
+        let gateway = Gateway::silent();
+        let fleet = Arc::new(TwoBackends { installed });
+        gateway.telemetry.metrics().observe(fleet);
+        let page = gateway.telemetry.metrics_page();
+        for name in [
+            "llamatower_queue_depth{",
+            "llamatower_queue_oldest_seconds{",
+        ] {
+            let found = page.lines().filter(|line| line.starts_with(name)).count();
+            assert_eq!(found, rows, "{installed}: {name}");
+        }
     }
 }

@@ -140,6 +140,11 @@ impl Buffering {
         self.pace.deadline(started, self.received)
     }
 
+    /// How long the body was waited for; `None` if all of it was there at once.
+    pub(super) fn waited(&self) -> Option<Duration> {
+        self.started.map(|started| started.elapsed())
+    }
+
     /// Returns the complete body.
     pub(super) fn finish<B>(mut self) -> ReplayBody<B> {
         self.flush();

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
@@ -13,6 +14,7 @@ use tower_service::Service;
 
 use super::buffering::Buffering;
 use crate::body::{BodyReadTimeout, ClientBodyFailed, ReplayBody};
+use crate::shared::record_wait;
 use crate::{BoxError, Deadline, Failure};
 
 /// The future of [`BodyLimitService`](super::BodyLimitService).
@@ -105,9 +107,13 @@ where
                     let failure = failure.take().expect("polled after it was ready");
                     return Poll::Ready(Err(failure.into()));
                 }
-                StateProjected::Reading { reading } => State::Forwarding {
-                    body: Some(ready!(reading.poll(cx))?),
-                },
+                StateProjected::Reading { reading } => {
+                    let (body, waited) = ready!(reading.poll(cx))?;
+                    if let Some((waited, head)) = waited.zip(this.head.as_ref()) {
+                        record_wait(&head.extensions, waited);
+                    }
+                    State::Forwarding { body: Some(body) }
+                }
                 StateProjected::Forwarding { body } => {
                     ready!(this.inner.poll_ready(cx)).map_err(Into::into)?;
                     let head = this.head.take().expect("polled after it was ready");
@@ -147,7 +153,8 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    type Output = Result<ReplayBody<B>, BoxError>;
+    /// The body, and how long it was waited for; `None` if all of it was there at once.
+    type Output = Result<(ReplayBody<B>, Option<Duration>), BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -173,6 +180,7 @@ where
             }
         }
         let buffering = this.buffering.take().expect("it was there above");
-        Poll::Ready(Ok(buffering.finish()))
+        let waited = buffering.waited();
+        Poll::Ready(Ok((buffering.finish(), waited)))
     }
 }

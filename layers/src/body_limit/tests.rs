@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http::{Method, Request, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
@@ -242,6 +242,33 @@ async fn a_client_below_the_minimum_rate_times_out() {
 
     let patient = layer.with_read_timeout(Duration::MAX).with_min_rate(0);
     assert_eq!(send(&patient, drip()).await.unwrap().len(), 1000);
+}
+
+#[cfg(feature = "outcome")]
+#[tokio::test(start_paused = true)]
+async fn the_time_in_which_the_body_was_waited_for_is_in_the_record() {
+    use crate::{Outcome, Record};
+    let layer = limited(1 << 20, &MemoryBudget::new(1 << 20));
+    let seconds = Duration::from_secs;
+    for pauses in [&[0, 0][..], &[0, 3, 4], &[2]] {
+        let frames = stream::iter(pauses).then(async |pause| {
+            if *pause > 0 {
+                tokio::time::sleep(seconds(*pause)).await;
+            }
+            Ok::<_, BoxError>(Frame::data(Bytes::from("x")))
+        });
+        let mut request = Request::new(Box::pin(StreamBody::new(frames)));
+        let record = Record::new(Outcome::starting(tokio::time::Instant::now()));
+        record.clone().put_into(request.extensions_mut());
+        let inner = service_fn(async |_: Request<ReplayBody<_>>| {
+            // The backend's time does not count.
+            tokio::time::sleep(seconds(60)).await;
+            Ok::<_, BoxError>(())
+        });
+        layer.layer(inner).oneshot(request).await.unwrap();
+        let waited = seconds(pauses.iter().sum());
+        assert_eq!(record.snapshot().waited, waited, "{pauses:?}");
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use http::request::Parts;
@@ -24,6 +26,27 @@ pub struct CacheLayer {
     pub(super) tenant_of: Option<Arc<NameOf>>,
     /// `false`: the layer only passes requests through and calls no function.
     pub(super) is_on: bool,
+    pub(super) counts: Arc<Counts>,
+}
+
+/// How often the cache had which result.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) hits: AtomicU64,
+    pub(super) misses: AtomicU64,
+    pub(super) collapsed: AtomicU64,
+}
+
+/// The results of a cache so far. Requests whose responses cannot be cached are not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CacheCounts {
+    /// Requests that got a cached response.
+    pub hits: u64,
+    /// Requests that were sent on.
+    pub misses: u64,
+    /// Requests that shared the response of an equal one in progress.
+    pub collapsed: u64,
 }
 
 impl CacheLayer {
@@ -40,6 +63,7 @@ impl CacheLayer {
             version_of: Arc::new(version_of),
             tenant_of: None,
             is_on: max_bytes > 0,
+            counts: Arc::default(),
         }
     }
 
@@ -80,6 +104,15 @@ impl CacheLayer {
     /// The size of the cached responses in bytes, their heads included.
     pub fn bytes(&self) -> u64 {
         self.store.bytes()
+    }
+
+    /// The results so far, of all services of this layer and its clones.
+    pub fn counts(&self) -> CacheCounts {
+        CacheCounts {
+            hits: self.counts.hits.load(Relaxed),
+            misses: self.counts.misses.load(Relaxed),
+            collapsed: self.counts.collapsed.load(Relaxed),
+        }
     }
 
     fn change(mut self, change: impl FnOnce(&mut Store)) -> Self {

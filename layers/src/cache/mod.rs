@@ -94,5 +94,5 @@ mod tests;
 pub use body::CacheBody;
 pub use flight::SharedFailure;
 pub use future::CacheFuture;
-pub use layer::CacheLayer;
+pub use layer::{CacheCounts, CacheLayer};
 pub use service::CacheService;

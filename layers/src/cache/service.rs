@@ -1,6 +1,7 @@
 //! The service.
 
 use std::pin::Pin;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -68,6 +69,7 @@ where
             Lookup::NotCacheable => return CacheFuture::pass_through(inner.call(request)),
         };
         if let Some(entry) = layer.store.get(&key) {
+            layer.counts.hits.fetch_add(1, Relaxed);
             return CacheFuture::cached(entry, &layer.name);
         }
         let joined = layer.store.join(key, || {
@@ -81,10 +83,18 @@ where
                 operation,
             }
         });
-        let (participant, status) = match joined {
-            Joined::Leader(flight) => (Participant::of(flight, true), Status::Miss),
-            Joined::Follower(flight) => (Participant::of(flight, false), Status::Collapsed),
+        let counts = &layer.counts;
+        let (participant, status, count) = match joined {
+            Joined::Leader(flight) => {
+                let participant = Participant::of(flight, true);
+                (participant, Status::Miss, &counts.misses)
+            }
+            Joined::Follower(flight) => {
+                let participant = Participant::of(flight, false);
+                (participant, Status::Collapsed, &counts.collapsed)
+            }
         };
+        count.fetch_add(1, Relaxed);
         CacheFuture::shared(participant, status, &layer.name)
     }
 }

@@ -124,7 +124,8 @@ where
 
 #[tokio::test]
 async fn equal_requests_are_answered_once_whatever_the_order_of_members() {
-    let (service, calls) = stack(layer(), Script::json("{\"embeddings\":[]}"));
+    let cache = layer();
+    let (service, calls) = stack(cache.clone(), Script::json("{\"embeddings\":[]}"));
     let (frames, status) = call(&service, request("/api/embed", EMBED)).await;
     assert_eq!(
         (frames, &*status),
@@ -148,6 +149,8 @@ async fn equal_requests_are_answered_once_whatever_the_order_of_members() {
     .await;
     assert_eq!(status, "llamatower; fwd=miss");
     assert_eq!(calls.load(Ordering::Relaxed), 2);
+    let counts = cache.counts();
+    assert_eq!((counts.hits, counts.misses, counts.collapsed), (3, 2, 0));
 }
 
 #[tokio::test]

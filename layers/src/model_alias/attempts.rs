@@ -13,6 +13,7 @@ use tower_service::Service;
 
 use super::body::Rewriting;
 use super::error::AliasNotFound;
+use super::layer::{Fallback, Observer};
 use super::rewrite::{Items, Rewriter};
 use super::service::{names, record};
 use super::{Candidate, ModelAliasBody};
@@ -30,6 +31,9 @@ const KEEP_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct Plan {
     /// The alias as the client wrote it.
     pub(super) alias: Arc<str>,
+    /// The alias as it is in the table.
+    pub(super) configured: Arc<str>,
+    pub(super) observer: Option<Arc<Observer>>,
     /// At least one.
     pub(super) candidates: Vec<Candidate>,
     pub(super) dialect: Dialect,
@@ -98,6 +102,7 @@ where
                 (None, false) => Ok(plan.finish(answer?, model).await),
             };
         };
+        plan.report(model, reason);
         request = next;
         if reason == Reason::Unavailable && kept.is_none() {
             kept = keep(&plan, answer, model).await;
@@ -106,7 +111,26 @@ where
     Err(plan.not_found())
 }
 
+impl Reason {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
 impl Plan {
+    fn report(&self, model: &Candidate, reason: Reason) {
+        if let Some(observer) = &self.observer {
+            observer(&Fallback {
+                alias: &self.configured,
+                model,
+                reason: reason.name(),
+            });
+        }
+    }
+
     fn not_found(&self) -> BoxError {
         let alias = self.alias.clone();
         let models = names(&self.candidates);

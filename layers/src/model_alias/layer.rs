@@ -7,10 +7,23 @@ use http::HeaderName;
 use http::request::Parts;
 use tower_layer::Layer;
 
-use super::{Aliases, KnownModels, ModelAliasService};
+use super::{Aliases, Candidate, KnownModels, ModelAliasService};
 use crate::live::Live;
 use crate::order;
 
+/// The next model of an alias is tried, because one could not answer.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Fallback<'a> {
+    /// The alias, as it was given to [`Alias::new`](super::Alias::new).
+    pub alias: &'a Arc<str>,
+    /// The model that could not answer.
+    pub model: &'a Candidate,
+    /// Why: `missing` if no server has it, `unavailable` if its servers are too busy or fail.
+    pub reason: &'static str,
+}
+
+pub(super) type Observer = dyn Fn(&Fallback<'_>) + Send + Sync;
 type ClientOf = dyn Fn(&Parts) -> Option<Arc<str>> + Send + Sync;
 
 /// Replaces aliases of models in requests and responses, and tries the next model if one cannot
@@ -21,6 +34,7 @@ pub struct ModelAliasLayer {
     pub(super) known: Arc<dyn KnownModels>,
     pub(super) client_of: Option<Arc<ClientOf>>,
     pub(super) header: Option<HeaderName>,
+    pub(super) observer: Option<Arc<Observer>>,
 }
 
 impl ModelAliasLayer {
@@ -31,6 +45,7 @@ impl ModelAliasLayer {
             known: Arc::new(()),
             client_of: None,
             header: None,
+            observer: None,
         }
     }
 
@@ -58,6 +73,16 @@ impl ModelAliasLayer {
     #[must_use]
     pub fn with_header(mut self, header: HeaderName) -> Self {
         self.header = Some(header);
+        self
+    }
+
+    /// Calls `observer` each time that the next model of an alias is tried.
+    #[must_use]
+    pub fn with_observer(
+        mut self,
+        observer: impl Fn(&Fallback<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        self.observer = Some(Arc::new(observer));
         self
     }
 }

@@ -112,5 +112,5 @@ pub use body::ModelAliasBody;
 pub use error::{AliasError, AliasNotFound, NoCapableModel};
 pub use future::ModelAliasFuture;
 pub use known::{Asked, ExpectedTime, KnownModels};
-pub use layer::ModelAliasLayer;
+pub use layer::{Fallback, ModelAliasLayer};
 pub use service::ModelAliasService;

@@ -109,6 +109,8 @@ impl ModelAliasLayer {
         }
         Ok(Plan {
             alias: asked_for,
+            configured: alias.text().clone(),
+            observer: self.observer.clone(),
             candidates,
             dialect: llm.map_or(Dialect::Ollama, |llm| llm.dialect),
             operation,

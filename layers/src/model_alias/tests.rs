@@ -306,6 +306,32 @@ async fn asked(aliases: Aliases, script: &[Does], body: &'static str) -> (String
     (answer, tried)
 }
 
+#[tokio::test]
+async fn each_model_that_is_tried_next_is_reported_with_the_alias_of_the_table() {
+    let reported = Arc::new(Mutex::new(Vec::new()));
+    let seen = reported.clone();
+    let layer = ModelAliasLayer::new(abc()).with_observer(move |fallback| {
+        let model = &fallback.model.text;
+        let text = format!("{} {model} {}", fallback.alias, fallback.reason);
+        seen.lock().unwrap().push(text);
+    });
+    let statuses = Arc::new(Mutex::new(VecDeque::from([404_u16, 503, 500])));
+    let inner = service_fn(move |_: Request<Sent>| {
+        let status = statuses.lock().unwrap().pop_front().unwrap();
+        let answer = Response::builder()
+            .status(status)
+            .body(Full::<Bytes>::default());
+        std::future::ready(answer.map_err(BoxError::from))
+    });
+    let service = EndpointLayer::new(EndpointTable::ollama())
+        .layer(LlmRequestLayer::new().layer(layer.layer(inner)));
+    let body = Sent::from(Bytes::from_static(br#"{"model":"GPT:latest"}"#));
+    let request = Request::post("/api/chat").body(body).unwrap();
+    assert_eq!(service.oneshot(request).await.unwrap().status(), 503);
+    let reported = reported.lock().unwrap();
+    assert_eq!(*reported, ["gpt a missing", "gpt b unavailable"]);
+}
+
 fn abc() -> Aliases {
     Aliases::new([chain("gpt", &["a", "b", "c"])]).unwrap()
 }

@@ -70,6 +70,13 @@ pub struct Outcome {
     pub attempts: u32,
     /// The time in a backend's queue, of all attempts together; `None` if the request did not wait.
     pub queued: Option<Duration>,
+    /// The time in which nothing could be done for the request but wait, besides the time in a queue:
+    /// for the client's body, for the answers of backends, and between attempts.
+    pub waited: Duration,
+    /// When the request was first sent to a backend.
+    pub first_sent: Option<Instant>,
+    /// When the head of a backend's latest answer had arrived, or the attempt had failed.
+    pub last_answered: Option<Instant>,
     /// The response's status.
     pub status: Option<StatusCode>,
     /// The time from the start to the response head. Ollama sends the head with the first byte.
@@ -124,6 +131,9 @@ impl Outcome {
             backend: None,
             attempts: 0,
             queued: None,
+            waited: Duration::ZERO,
+            first_sent: None,
+            last_answered: None,
             status: None,
             time_to_first_byte: None,
             duration: None,
@@ -163,6 +173,13 @@ impl Outcome {
     #[cfg(feature = "usage")]
     pub fn measured(&self) -> Option<&crate::usage::Measured> {
         self.report.as_ref()?.get()
+    }
+
+    /// Records an attempt at a backend: it was sent, and its answer's head or its failure came `now`.
+    pub fn attempted(&mut self, sent: Instant, now: Instant) {
+        self.first_sent.get_or_insert(sent);
+        self.last_answered = Some(now);
+        self.waited += now.saturating_duration_since(sent);
     }
 
     /// Sets the ending and the duration. An ending that an inner layer set is kept.

@@ -12,7 +12,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty, Full};
 use proptest::prelude::*;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::*;
@@ -262,4 +262,16 @@ async fn a_kept_record_does_not_keep_the_extensions_of_the_outcome() {
     assert!(record.snapshot().extensions.get::<Arc<()>>().is_none());
     assert_eq!(record.snapshot().ending, Ending::Complete);
     drop(log);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_times_of_attempts_add_up() {
+    let started = Instant::now();
+    let at = |seconds| started + Duration::from_secs(seconds);
+    let mut outcome = Outcome::starting(started);
+    outcome.attempted(at(1), at(3));
+    outcome.attempted(at(4), at(9));
+    assert_eq!(outcome.first_sent, Some(at(1)));
+    assert_eq!(outcome.last_answered, Some(at(9)));
+    assert_eq!(outcome.waited, Duration::from_secs(2 + 5));
 }

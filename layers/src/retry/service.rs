@@ -18,7 +18,7 @@ use super::layer::{Policy, Replayable};
 use super::{Attempts, Decision, RetryEvent, RetryFuture, RetryOptions};
 use crate::classify::classify;
 use crate::service::accessors;
-use crate::shared::Shared;
+use crate::shared::{Shared, record_wait};
 use crate::{BoxError, Failure, Replay, Retryable};
 
 /// The service of [`RetryLayer`](super::RetryLayer).
@@ -153,6 +153,7 @@ impl<S> RetryLoop<S> {
                     (answer, _) => answer,
                 };
             };
+            let since = Instant::now();
             match answer {
                 Ok(answer) => drain(answer.into_body()).await,
                 Err(error) => before = Some(error),
@@ -160,6 +161,7 @@ impl<S> RetryLoop<S> {
             if !after.is_zero() {
                 sleep(after).await;
             }
+            record_wait(request.extensions(), since.elapsed());
             self.attempts.next();
             next = self.copy(&mut request);
             answer = self.attempt(request).await;

@@ -214,6 +214,18 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
         }
     }
 
+    /// The used and reserved tokens of an account in its current window.
+    pub(super) fn used(&mut self, key: Option<&K>, window: Window, now: Timestamp) -> u64 {
+        self.update_spans(now);
+        let account = match key {
+            None => Some(&self.without_key),
+            Some(key) => self.accounts.get(key),
+        };
+        let count = account.map(|account| account.counts[window as usize]);
+        let current = count.filter(|count| count.start == self.spans[window as usize].start);
+        current.map_or(0, |count| count.used.saturating_add(count.reserved))
+    }
+
     pub(super) fn set_max_keys(&mut self, max_keys: usize) {
         self.max_keys = max_keys;
     }

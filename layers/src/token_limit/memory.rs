@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::Budget;
 use super::ledger::{Ledger, Reserved};
 use super::saved::WindowUse;
 use super::store::{Granted, ReserveResult, TokenStore};
+use super::{Budget, Window};
 use crate::store::StoreUnavailable;
 
 type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -101,6 +101,13 @@ impl<K: Hash + Eq + Clone> MemoryStore<K> {
     pub fn restore(&self, saved: impl IntoIterator<Item = WindowUse<K>>) {
         let now = (self.clock)();
         self.ledger().restore(saved, now);
+    }
+
+    /// The tokens that a key has used in the current window, those of open reservations included;
+    /// `None` are the requests without a key. It is 0 for a key that shares an account with others.
+    pub fn used(&self, key: Option<&K>, window: Window) -> u64 {
+        let now = (self.clock)();
+        self.ledger().used(key, window, now)
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger<K>> {

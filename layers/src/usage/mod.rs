@@ -89,6 +89,12 @@ pub struct Usage {
     pub prompt_tokens: u64,
     /// Output tokens; 0 for embeddings.
     pub output_tokens: u64,
+    /// Those of the prompt tokens that the backend took from a cache of its own; `None` if it does
+    /// not tell. OpenAI's dialects have this count (`cached_tokens`).
+    pub cached_prompt_tokens: Option<u64>,
+    /// Those of the output tokens that are the model's reasoning; `None` if the backend does not
+    /// tell. OpenAI's dialects have this count (`reasoning_tokens`).
+    pub reasoning_tokens: Option<u64>,
     /// The durations of the phases; only Ollama's own dialect contains them.
     pub timings: Option<Timings>,
 }

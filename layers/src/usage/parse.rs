@@ -3,16 +3,41 @@
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::{Timings, Usage};
 
 /// The `usage` object of OpenAI and Anthropic.
 #[derive(Deserialize)]
-struct UsageMember {
+struct UsageMember<'a> {
     #[serde(default, alias = "input_tokens")]
     prompt_tokens: u64,
     #[serde(default, alias = "output_tokens")]
     completion_tokens: u64,
+    // Unread texts: some servers send `null` or other types, which must not hide the counts.
+    #[serde(borrow, default)]
+    prompt_tokens_details: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    completion_tokens_details: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    input_tokens_details: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    output_tokens_details: Option<&'a RawValue>,
+}
+
+#[derive(Default, Deserialize)]
+struct Details {
+    cached_tokens: Option<u64>,
+    reasoning_tokens: Option<u64>,
+}
+
+impl Details {
+    /// The first object of `texts`.
+    fn of<const N: usize>(texts: [Option<&RawValue>; N]) -> Self {
+        let mut texts = texts.into_iter().flatten();
+        let found = texts.find_map(|text| serde_json::from_str(text.get()).ok());
+        found.unwrap_or_default()
+    }
 }
 
 impl Usage {
@@ -92,6 +117,8 @@ impl OllamaCounts {
         self.has_counts().then(|| Usage {
             prompt_tokens: self.prompt.unwrap_or_default(),
             output_tokens: self.output.unwrap_or_default(),
+            cached_prompt_tokens: None,
+            reasoning_tokens: None,
             timings: Some(Timings {
                 load: duration(self.load_time),
                 prompt: duration(self.prompt_time),
@@ -103,11 +130,15 @@ impl OllamaCounts {
 }
 
 fn openai_or_anthropic(value: &[u8]) -> Option<Usage> {
-    let mut values = serde_json::Deserializer::from_slice(value).into_iter::<UsageMember>();
+    let mut values = serde_json::Deserializer::from_slice(value).into_iter::<UsageMember<'_>>();
     let usage = values.next()?.ok()?;
+    let prompt = Details::of([usage.prompt_tokens_details, usage.input_tokens_details]);
+    let output = Details::of([usage.completion_tokens_details, usage.output_tokens_details]);
     Some(Usage {
         prompt_tokens: usage.prompt_tokens,
         output_tokens: usage.completion_tokens,
+        cached_prompt_tokens: prompt.cached_tokens,
+        reasoning_tokens: output.reasoning_tokens,
         timings: None,
     })
 }

@@ -212,3 +212,27 @@ proptest! {
         prop_assert_eq!(measured.items, 17);
     }
 }
+
+#[test]
+fn cached_and_reasoning_tokens_are_read_if_they_are_told_and_other_types_hide_no_counts() {
+    let details = |text: &str| {
+        let usage = Usage::find_last(text.as_bytes()).unwrap();
+        let counts = (usage.prompt_tokens, usage.output_tokens);
+        (counts, usage.cached_prompt_tokens, usage.reasoning_tokens)
+    };
+    let chat = r#"{"usage":{"prompt_tokens":30,"completion_tokens":20,"total_tokens":50,
+        "prompt_tokens_details":{"cached_tokens":10,"audio_tokens":0},
+        "completion_tokens_details":{"reasoning_tokens":5}}}"#;
+    assert_eq!(details(chat), ((30, 20), Some(10), Some(5)));
+    let responses = r#"{"usage":{"input_tokens":3,"input_tokens_details":{"cached_tokens":0},
+        "output_tokens":2,"output_tokens_details":{"reasoning_tokens":1},"total_tokens":5}}"#;
+    assert_eq!(details(responses), ((3, 2), Some(0), Some(1)));
+    for other in ["null", "7", "[]", "{}", r#"{"cached_tokens":"x"}"#] {
+        let text = format!(
+            r#""usage":{{"prompt_tokens":3,"completion_tokens":2,"prompt_tokens_details":{other}}}"#
+        );
+        assert_eq!(details(&text), ((3, 2), None, None), "{other}");
+    }
+    let ollama = r#"{"done":true,"prompt_eval_count":3,"eval_count":2}"#;
+    assert_eq!(details(ollama), ((3, 2), None, None));
+}

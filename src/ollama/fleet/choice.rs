@@ -33,8 +33,8 @@ pub enum Wait<S> {
     /// Not polled yet.
     #[default]
     Start,
-    /// The catalogue is looking for the model.
-    Model(Pin<Box<dyn Future<Output = ()> + Send>>),
+    /// The catalogue is looking for the model, since this time.
+    Model(Pin<Box<dyn Future<Output = ()> + Send>>, Instant),
     /// The request is in the queue for a slot, since this time.
     Slot(Box<Ticket<Dispatcher<S>>>, Instant),
 }
@@ -57,13 +57,16 @@ where
             Wait::Start => {
                 let (class, is_known) = self.class_of(request);
                 if let Some(model) = class.model.as_ref().filter(|_| !is_known) {
-                    *wait = Wait::Model(Box::pin(self.await_model(model.clone())));
+                    let known = Box::pin(self.await_model(model.clone()));
+                    *wait = Wait::Model(known, Instant::now());
                     return self.poll_choose(wait, request, cx);
                 }
                 class
             }
-            Wait::Model(known) => {
+            Wait::Model(known, since) => {
                 ready!(known.as_mut().poll(cx));
+                let waited = since.elapsed();
+                Record::update_in(&request.extensions, |outcome| outcome.waited += waited);
                 let (class, is_known) = self.class_of(request);
                 if !is_known {
                     self.check_allowed(&class, request)?;

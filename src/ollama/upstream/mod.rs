@@ -41,6 +41,7 @@ mod plain;
 mod pool;
 mod socket;
 mod state;
+mod timer;
 mod tls;
 mod trust;
 
@@ -61,7 +62,7 @@ pub use address::{Address, InvalidAddress, ServerKind, has_user};
 pub use body::UpstreamBody;
 pub use connect::Connector;
 pub use error::{AnswerBroken, ConnectFailed, ConnectTimeout, ConnectionLost, InvalidAnswer};
-pub use pool::PoolLimits;
+pub use pool::{PoolLimits, PoolStatus};
 pub use trust::{Authorities, Trust};
 
 use hop::Target;
@@ -80,7 +81,8 @@ where
     /// The common part of its requests.
     fn target(&self) -> &Target;
 
-    /// Sends a prepared request, and waits for the head of its response.
+    /// Sends a prepared request, and waits for the head of its response. The future notes how long
+    /// that took ([`AttemptTimer`](timer::AttemptTimer)).
     fn ask(
         self: Arc<Self>,
         request: Request<B>,
@@ -103,7 +105,7 @@ where
 /// set by the caller. A request whose route forbids sending it twice
 /// ([`Operation::is_replayable`](llamatower_layers::Operation::is_replayable)) gets a new
 /// connection. Over plain HTTP, a callback of [`hyper::ext::on_informational`] in the request's
-/// extensions receives `100 Continue`.
+/// extensions receives `100 Continue`. The times of a request with a [`Record`](llamatower_layers::Record) are noted there.
 #[derive(Debug)]
 pub struct Upstream<B: Body + 'static>(Either<B>);
 
@@ -180,6 +182,24 @@ where
             Either::Plain(leaf) => leaf.closed_by_backend(),
             Either::Tls(leaf) => Leaf::<B>::closed_by_backend(&**leaf),
         }
+    }
+
+    /// A function that returns the state of the pool as long as the client is in use; `None` over
+    /// TLS, where it is not known.
+    pub fn watch_pool(
+        &self,
+    ) -> Option<Box<dyn Fn() -> Option<PoolStatus> + Send + Sync + 'static>> {
+        let Either::Plain(leaf) = &self.0 else {
+            return None;
+        };
+        let leaf = Arc::downgrade(leaf);
+        Some(Box::new(move || {
+            let leaf = leaf.upgrade()?;
+            Some(PoolStatus {
+                idle: leaf.idle_connections()?,
+                closed_by_backend: leaf.closed_by_backend()?,
+            })
+        }))
     }
 
     /// Closes idle connections that are too old or that the backend has closed. No task polls idle

@@ -13,6 +13,7 @@ use super::body::Source;
 use super::connection::{Connection, SendFailed};
 use super::hop::{NO_ANSWER, Target, may_share_a_connection};
 use super::pool::{Pool, PoolLimits};
+use super::timer::AttemptTimer;
 use super::{ConnectionLost, Connector, Leaf, UpstreamBody};
 
 /// Sends requests to a backend over TCP.
@@ -47,6 +48,7 @@ where
         self: Arc<Self>,
         mut request: Request<B>,
     ) -> Result<Response<UpstreamBody<B>>, BoxError> {
+        let _timer = AttemptTimer::start(request.extensions());
         let may_share = may_share_a_connection(&request);
         loop {
             let pooled = may_share.then(|| self.pool.check_out()).flatten();

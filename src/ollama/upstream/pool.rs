@@ -22,6 +22,15 @@ pub struct PoolLimits {
     pub idle_timeout: Duration,
 }
 
+/// The state of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// Idle connections.
+    pub idle: usize,
+    /// The number of idle connections that the backend has closed so far, as far as it was noticed.
+    pub closed_by_backend: u64,
+}
+
 impl Default for PoolLimits {
     fn default() -> Self {
         Self {

@@ -21,6 +21,7 @@ use super::connect::{KEEP_ALIVE, USER_TIMEOUT};
 use super::connection::MAX_HEAD_BYTES;
 use super::hop::{NO_ANSWER, Target, may_share_a_connection};
 use super::pool::PoolLimits;
+use super::timer::AttemptTimer;
 use super::{Access, Address, ConnectFailed, ConnectTimeout, ConnectionLost, Leaf, UpstreamBody};
 
 /// Sends requests to a backend over TLS.
@@ -147,6 +148,7 @@ where
         self: Arc<Self>,
         request: Request<B>,
     ) -> Result<Response<UpstreamBody<B>>, BoxError> {
+        let _timer = AttemptTimer::start(request.extensions());
         let address = &self.target.address;
         let clients = self.clients.as_ref();
         let clients =

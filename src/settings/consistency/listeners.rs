@@ -9,10 +9,10 @@ use crate::settings::Settings;
 use crate::settings::error::Severity;
 use crate::settings::reader::Reader;
 
-const LISTENERS: [&str; 2] = ["listen.public", "listen.admin"];
+const LISTENERS: [&str; 3] = ["listen.public", "listen.admin", "listen.metrics"];
 
 pub(super) fn check(settings: &Settings, reader: &mut Reader) {
-    let [public, admin] = LISTENERS;
+    let [public, admin, metrics] = LISTENERS;
     let of = |key: &'static str, addresses: &'_ [ListenAddr]| -> Vec<(&'static str, ListenAddr)> {
         match reader.is_valid(key) {
             true => addresses
@@ -24,6 +24,7 @@ pub(super) fn check(settings: &Settings, reader: &mut Reader) {
     };
     let mut all = of(public, &settings.listen.public);
     all.extend(of(admin, &settings.listen.admin));
+    all.extend(of(metrics, &settings.listen.metrics));
     overlaps(&all, reader);
     if reader.is_valid("backends.urls") {
         gateway_as_server(&all, &settings.backends.urls, reader);

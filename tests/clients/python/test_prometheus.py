@@ -1,6 +1,7 @@
-"""A real Prometheus that reads the gateway, and the dashboard that asks it."""
+"""A real Prometheus that reads the gateway, and the dashboard and the alerts that ask it."""
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -10,12 +11,13 @@ from pathlib import Path
 import pytest
 import requests
 from common import ENDLESS, HI
-from harness import FAST, SLOW, Stack, eventually
+from harness import FAST, OTHER, SLOW, Stack, eventually
 from harness.backends import REPOSITORY
 from harness.process import Process, free_port
-from harness.stack import running
+from harness.stack import ADMIN_KEY, running
 
-DASHBOARD = json.loads((REPOSITORY / "k8s/overlays/monitoring/dashboard.json").read_text())
+MONITORING = REPOSITORY / "k8s/overlays/monitoring"
+DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
 TARGETS = {
     f"{panel['title']} {target['refId']}": target["expr"]
     for panel in DASHBOARD["panels"]
@@ -31,7 +33,15 @@ def busy(tmp_path_factory: pytest.TempPathFactory, stack: Stack) -> Iterator[Sta
     if stack.gateway is None or type(stack.backends[0]).__name__ != "Sim":
         pytest.skip("all that is counted needs a gateway before simulated backends")
     folder = tmp_path_factory.mktemp("busy")
-    with running("sim", folder, folder, LLAMATOWER_SLOTS="1", LLAMATOWER_QUEUE_MAX_WAITING="1") as own:
+    settings = {
+        "LLAMATOWER_SLOTS": "1",
+        "LLAMATOWER_QUEUE_MAX_WAITING": "1",
+        "LLAMATOWER_ALIASES": f"any={FAST}|{OTHER}",
+        # A key with a budget; requests need none.
+        "LLAMATOWER_ADMIN_KEYS": ADMIN_KEY,
+        "LLAMATOWER_KEY_TOKEN_LIMIT": "1000000/day",
+    }
+    with running("sim", folder, folder, **settings) as own:
         yield own
 
 
@@ -43,7 +53,8 @@ def prometheus(busy: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     config = folder / "prometheus.yml"
     admin = busy.gateway.admin.removeprefix("http://")
     config.write_text(
-        "global: {scrape_interval: 250ms, scrape_timeout: 250ms}\n"
+        "global: {scrape_interval: 250ms, scrape_timeout: 250ms, evaluation_interval: 250ms}\n"
+        f"rule_files: ['{MONITORING / 'alerts.yaml'}']\n"
         f"scrape_configs: [{{job_name: llamatower, static_configs: [{{targets: ['{admin}']}}]}}]\n"
     )
     url = f"http://127.0.0.1:{free_port()}"
@@ -113,6 +124,31 @@ def test_each_query_of_the_dashboard_finds_something(busy: Stack, prometheus: st
             eventually(all_are_found, "each query found something", 30)
         except AssertionError:
             pytest.fail(f"nothing is found by {json.dumps(missing, indent=2)}")
+
+
+def rules_of(prometheus: str) -> list[dict]:
+    answer = requests.get(f"{prometheus}/api/v1/rules", timeout=10).json()
+    return [rule for group in answer["data"]["groups"] for rule in group["rules"]]
+
+
+def test_each_alert_is_evaluated_and_has_figures_to_compare(busy: Stack, prometheus: str) -> None:
+    rules = rules_of(prometheus)
+    assert len(rules) == 6
+    # What an alert compares: there must be figures also while it is not raised.
+    compared = {rule["name"]: re.sub(r" (==|>=|>) [0-9.]+", "", rule["query"]) for rule in rules}
+    assert all(compared[rule["name"]] != rule["query"] for rule in rules)
+
+    def all_have_figures() -> bool:
+        make_everything_happen(busy, pool)
+        return all(result_of(prometheus, query) for query in compared.values())
+
+    with ThreadPoolExecutor() as pool:
+        eventually(all_have_figures, f"figures for {compared}", 30)
+
+    def all_are_evaluated() -> bool:
+        return all(rule["health"] == "ok" for rule in rules_of(prometheus))
+
+    eventually(all_are_evaluated, "each alert was evaluated without an error", 10)
 
 
 def test_the_dashboard_names_its_data_source_by_a_variable() -> None:

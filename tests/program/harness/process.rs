@@ -168,6 +168,19 @@ impl Gateway {
             .sum()
     }
 
+    /// The value of the only sample of a metric that contains these labels.
+    pub(crate) async fn sample(&self, name: &str, labels: &[&str]) -> Option<f64> {
+        let page = self.admin_page("/metrics").await.text;
+        let mut rows = page.lines().filter(|line| {
+            let rest = line.strip_prefix(name);
+            rest.is_some_and(|rest| rest.starts_with([' ', '{']))
+                && labels.iter().all(|label| line.contains(label))
+        });
+        let row = rows.next()?;
+        assert_eq!(rows.next(), None, "{name} has one sample with {labels:?}");
+        row.rsplit(' ').next().unwrap().parse().ok()
+    }
+
     /// Waits for a log line.
     pub(crate) async fn logged(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         self.log.line(what, is_it).await

@@ -342,6 +342,31 @@ async fn the_only_backend_is_retried_after_its_retry_after_within_limits() {
     assert_eq!(time_for(1, "3", 1).await, (503, Duration::ZERO));
 }
 
+#[cfg(feature = "outcome")]
+#[tokio::test(start_paused = true)]
+async fn the_pause_before_an_attempt_is_in_the_record() {
+    use crate::{Outcome, Record};
+    let record = Record::new(Outcome::starting(Instant::now()));
+    let mut request = chat();
+    record.clone().put_into(request.extensions_mut());
+    let service = service_fn(async |request: Request<Whole>| {
+        let attempts = Attempts::of(request.extensions()).expect("it is there");
+        attempts.record_untried(0);
+        attempts.record_backend("gpu-1".into());
+        let status = if attempts.number() == 1 { 503 } else { 200 };
+        let answer = Response::builder()
+            .status(status)
+            .header("retry-after", "2");
+        Ok::<_, BoxError>(answer.body(Said::default())?)
+    });
+    let start = Instant::now();
+    let layer = RetryLayer::new(RetryBudget::default());
+    let answer = layer.layer(service).oneshot(request).await;
+    assert_eq!(answer.expect("no error").status(), 200);
+    assert_eq!(record.snapshot().waited, start.elapsed());
+    assert!(start.elapsed() >= Duration::from_secs(2));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_busy_response_is_final_without_another_backend() {
     let layer = || RetryLayer::new(RetryBudget::default()).with_statuses_only_elsewhere();

@@ -1,0 +1,101 @@
+//! The response cache and the token budgets, queried at each export.
+
+use std::sync::{Arc, OnceLock};
+
+use llamatower_layers::cache::{CacheCounts, CacheLayer};
+use llamatower_layers::token_limit::Window;
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::Meter;
+
+use super::names;
+use super::observed::{counter, gauge};
+
+/// The cache, once it is set.
+pub(super) type Cache = Arc<OnceLock<CacheLayer>>;
+
+/// The budgets, once they are set.
+pub(super) type Budgets = Arc<OnceLock<Box<dyn Fn() -> Vec<BudgetUse> + Send + Sync>>>;
+
+/// What is used of a budget in its current window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BudgetUse {
+    /// Whose budget it is: `key` or `cloud`.
+    pub budget: &'static str,
+    /// The name of the key; `None` for a budget of all clients together.
+    pub key: Option<Arc<str>>,
+    /// The window.
+    pub window: Window,
+    /// Used tokens; those of requests under way are estimated.
+    pub used: u64,
+    /// The size of the budget, in tokens.
+    pub limit: u64,
+}
+
+pub(super) fn observe_cache(meter: &Meter, cache: &Cache) {
+    let asked = cache.clone();
+    let description = (
+        names::CACHE_REQUESTS,
+        "{request}",
+        "Requests that the response cache could serve, by result",
+    );
+    counter(meter, description, move |counter| {
+        let counts = asked.get().map(CacheLayer::counts);
+        let CacheCounts {
+            hits,
+            misses,
+            collapsed,
+            ..
+        } = counts.unwrap_or_default();
+        for (result, count) in [("hit", hits), ("miss", misses), ("collapsed", collapsed)] {
+            counter.observe(count, &[KeyValue::new(names::RESULT, result)]);
+        }
+    });
+    let each = |description, value: fn(&CacheLayer) -> u64| {
+        let cache = cache.clone();
+        gauge(meter, description, move |gauge| {
+            gauge.observe(cache.get().map_or(0, value), &[]);
+        });
+    };
+    each(
+        (names::CACHE_ENTRIES, "{response}", "Cached responses"),
+        |cache| cache.entries() as u64,
+    );
+    each(
+        (names::CACHE_BYTES, "By", "Size of the cached responses"),
+        CacheLayer::bytes,
+    );
+}
+
+pub(super) fn observe_budgets(meter: &Meter, budgets: &Budgets) {
+    let each = |description, value: fn(&BudgetUse) -> u64| {
+        let budgets = budgets.clone();
+        gauge(meter, description, move |gauge| {
+            for row in budgets.get().map(|budgets| budgets()).unwrap_or_default() {
+                let key = row.key.clone();
+                let labels = [
+                    Some(KeyValue::new(names::BUDGET, row.budget)),
+                    Some(KeyValue::new(names::WINDOW, row.window.name())),
+                    key.map(|key| KeyValue::new(names::IDENTITY, key)),
+                ];
+                let labels: Vec<_> = labels.into_iter().flatten().collect();
+                gauge.observe(value(&row), &labels);
+            }
+        });
+    };
+    each(
+        (
+            names::TOKEN_BUDGET_USED,
+            "{token}",
+            "Tokens used of a budget in its current window",
+        ),
+        |row| row.used,
+    );
+    each(
+        (
+            names::TOKEN_BUDGET_LIMIT,
+            "{token}",
+            "Tokens of a budget for each window",
+        ),
+        |row| row.limit,
+    );
+}
