@@ -1,7 +1,6 @@
-//! The histograms of requests. Requests with equal attributes share a series, so OpenTelemetry
-//! hashes the attributes only once. Recording a streamed response costs 1,800 instructions this
-//! way, and 14,300 if attributes are created and hashed for each record, a quarter of a small
-//! request's total.
+//! The series of requests. Requests with equal attributes share them, so OpenTelemetry hashes the
+//! attributes only once. All records of a streamed response cost 2,900 instructions this way; for one
+//! instrument, creating and hashing the attributes for each record costs eight times as much.
 
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, PoisonError, RwLock};
