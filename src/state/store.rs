@@ -4,7 +4,7 @@ use std::fs::File;
 
 use llamatower_layers::token_limit::Window;
 use redb::backends::{FileBackend, InMemoryBackend};
-use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::changes::{COUNTS, Changes, Counts, Restored, WindowCount, WindowKey, add};
 
@@ -77,12 +77,12 @@ impl Store {
         Ok(store)
     }
 
-    /// Writes the number of the format into an empty file.
+    /// Refuses the tables of a newer version.
     fn check_format(&self) -> Result<(), Unusable> {
         match self.format() {
             Ok(Some(found)) if found > FORMAT => Err(Unusable::Newer(found.to_string())),
-            Ok(Some(_)) => Ok(()),
-            Ok(None) => self.write_format().map_err(Unusable::of),
+            // The first write adds the number.
+            Ok(_) => Ok(()),
             Err(error) => Err(Unusable::of(error)),
         }
     }
@@ -96,13 +96,6 @@ impl Store {
         }
     }
 
-    fn write_format(&self) -> Result<(), redb::Error> {
-        let writing = self.database.begin_write()?;
-        writing.open_table(META)?.insert("format", FORMAT)?;
-        create_tables(&writing)?;
-        Ok(writing.commit()?)
-    }
-
     /// Writes all changes, or none.
     pub(super) fn commit(
         &self,
@@ -111,6 +104,7 @@ impl Store {
     ) -> Result<(), redb::Error> {
         let writing = self.database.begin_write()?;
         {
+            writing.open_table(META)?.insert("format", FORMAT)?;
             let mut usage = writing.open_table(USAGE)?;
             for (row, more) in &changes.usage {
                 let key = (row.day, &*row.key, &*row.model);
@@ -119,6 +113,7 @@ impl Store {
                 usage.insert(key, total)?;
             }
             let mut windows = writing.open_table(WINDOWS)?;
+            let mut cordons = writing.open_table(CORDONS)?;
             for (row, count) in &changes.windows {
                 let key = (&*row.limit, &*row.account, row.window);
                 windows.insert(key, (count.start, count.end, count.used))?;
@@ -128,7 +123,6 @@ impl Store {
                 windows.retain(|_, (_, end, _)| end > prune.ended_by)?;
             }
             if let Some(names) = &changes.cordons {
-                let mut cordons = writing.open_table(CORDONS)?;
                 cordons.retain(|_, ()| false)?;
                 for name in names {
                     cordons.insert(&**name, ())?;
@@ -169,7 +163,7 @@ impl Store {
         let reading = self.database.begin_read()?;
         let windows = match reading.open_table(WINDOWS) {
             Ok(windows) => windows,
-            // Tables in memory are empty at the start.
+            // Nothing was written yet.
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(restored),
             Err(error) => return Err(error.into()),
         };
@@ -195,13 +189,6 @@ impl Store {
         }
         Ok(restored)
     }
-}
-
-fn create_tables(writing: &WriteTransaction) -> Result<(), redb::Error> {
-    writing.open_table(USAGE)?;
-    writing.open_table(WINDOWS)?;
-    writing.open_table(CORDONS)?;
-    Ok(())
 }
 
 impl Unusable {
