@@ -20,7 +20,6 @@ use llamatower::state::ChangeSignal;
 use llamatower::telemetry::{Telemetry, TelemetryConfig};
 use llamatower::usage::Usage;
 use llamatower_layers::body::MemoryBudget;
-use llamatower_layers::token_limit::MemoryStore;
 use llamatower_layers::{BoxError, EndpointTable};
 use llamatower_sim::{ModelSpec, Sim, SimHandle};
 use tokio::runtime::Runtime;
@@ -113,7 +112,6 @@ fn passes(criterion: &mut Criterion) {
                 body_memory: MemoryBudget::new(1 << 30),
                 activity: Default::default(),
                 usage: Arc::new(Usage::new(TimeZone::UTC, ChangeSignal::default())),
-                used_tokens: MemoryStore::new(TimeZone::UTC),
                 cloud: None,
             };
             let endpoints = EndpointTable::ollama();
