@@ -12,6 +12,9 @@
 //!                                         └ fails, rests, no tokens left: the fleet's error
 //! ```
 //!
+//! If the probes tell that the servers are down or that the wait is too long, the service is asked
+//! first, and the fleet only if the service cannot answer.
+//!
 //! The service has its own client and connections ([`leaf`]). It gets the body and no header that
 //! describes the client. When it asks to wait ([`Rest`]), it gets no requests until then.
 

@@ -201,8 +201,16 @@ where
         let record = Record::of(request.extensions()).cloned();
         let (parts, body) = request.into_parts();
         let mut limit = self.wait_limit();
+        let is_down = self.overflow.cloud.when.down && self.is_known_down(&parts);
         let is_too_long = limit.is_some_and(|limit| self.expected_wait(&parts) > Some(limit));
         let request = Request::from_parts(parts, body);
+        if is_down {
+            if let Some(answer) = self.ask(copy(&template), Reason::Down).await {
+                return Ok(answer);
+            }
+            // The knowledge of the fleet may be out of date, and there is no other way left.
+            return inner.call(request).await.map(from_fleet);
+        }
         if is_too_long {
             if let Some(answer) = self.ask(copy(&template), Reason::Busy).await {
                 return Ok(answer);
@@ -238,6 +246,21 @@ where
         let cloud = &self.overflow.cloud;
         let limit = cloud.busy_after.filter(|_| cloud.when.busy);
         limit.filter(|_| cloud.rest.left().is_none())
+    }
+
+    /// Whether no model that could answer is on a server that is up, by the probes.
+    fn is_known_down(&self, request: &Parts) -> bool {
+        let known = &self.overflow.known;
+        let needs = LlmRequest::of(&request.extensions).map(|llm| llm.needs);
+        let mut models = match self.overflow.rules.models_of(&self.asked) {
+            Some(models) => models.into_iter().map(|model| model.name).collect(),
+            None => vec![self.model.clone()],
+        };
+        models.retain(|model| !known.lacks(model, needs.unwrap_or_default()));
+        models.iter().any(|model| known.is_down(model))
+            && models
+                .iter()
+                .all(|model| known.is_down(model) || known.is_missing(model))
     }
 
     /// How long the request would wait for the fleet, as far as it is known. An alias may have other

@@ -9,6 +9,7 @@ use http::{Extensions, Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
+use super::aliases::sort_by_presence;
 use super::attempts::{Plan, try_in_turn};
 use super::error::NoCapableModel;
 use super::{Alias, Asked, Candidate, ModelAliasBody, ModelAliasFuture, ModelAliasLayer};
@@ -89,7 +90,11 @@ impl ModelAliasLayer {
         let operation = llm.map_or(Operation::Extra, |llm| llm.operation);
         let candidates = match operation {
             // It describes one model, whatever else is in memory.
-            Operation::Show => aliases.in_listed_order(alias),
+            Operation::Show => {
+                let mut models = aliases.in_listed_order(alias);
+                sort_by_presence(&mut models, &*self.known);
+                models
+            }
             _ => {
                 let client = self.client_of.as_ref().and_then(|of| of(request));
                 let asked = Asked::new()

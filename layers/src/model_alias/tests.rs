@@ -145,6 +145,7 @@ struct Known {
     times: Vec<(&'static str, f64, Option<f64>)>,
     blind: Vec<&'static str>,
     missing: Vec<&'static str>,
+    down: Vec<&'static str>,
 }
 
 impl KnownModels for Known {
@@ -153,6 +154,9 @@ impl KnownModels for Known {
     }
     fn is_missing(&self, model: &ModelName) -> bool {
         self.missing.contains(&model.model())
+    }
+    fn is_down(&self, model: &ModelName) -> bool {
+        self.down.contains(&model.model())
     }
     fn is_resident(&self, model: &ModelName) -> bool {
         self.resident.contains(&model.model())
@@ -176,7 +180,7 @@ fn a_set_prefers_what_is_in_memory_or_answers_soonest_and_never_what_lacks_a_cap
             ("c", 1.0, Some(1.0)),
         ],
         blind: vec!["b"],
-        missing: vec![],
+        ..Known::default()
     };
     let images = Asked::new().with_needs(Needs::new().with_images(true));
     let text = Asked::new();
@@ -217,6 +221,20 @@ fn a_model_that_is_on_no_server_is_tried_last() {
     };
     let aliases = Aliases::new([chain("gpt", &["a", "b", "c", "d"])]).unwrap();
     assert_eq!(texts(&aliases, "gpt", &Asked::new(), &known), "b d a c");
+}
+
+#[test]
+fn a_model_whose_servers_are_down_is_tried_last_whatever_the_choice() {
+    let known = Known {
+        missing: vec!["c"],
+        down: vec!["a", "d"],
+        times: vec![("a", 0.0, None), ("b", 1.0, None)],
+        ..Known::default()
+    };
+    for choice in [AliasChoice::InOrder, AliasChoice::Cheapest] {
+        let aliases = Aliases::new([choosing(choice, &["a", "c", "d", "b"])]).unwrap();
+        assert_eq!(texts(&aliases, "gpt", &Asked::new(), &known), "b c a d");
+    }
 }
 
 // === the service ===

@@ -151,6 +151,17 @@ impl<S> Members<S> {
         (!names.is_empty()).then(|| Cordoned::new(&names))
     }
 
+    /// Whether no backend that a request for a model may be sent to is up, by the probes, or only
+    /// cordoned ones could serve it. A backend that was not probed yet may be up.
+    pub(super) fn is_down(&self, model: &ModelName) -> bool {
+        if self.only_cordoned(Some(model)).is_some() {
+            return true;
+        }
+        let candidates = self.candidates(Some(model));
+        let is_known = |member: &Arc<Member<S>>| member.was_probed() && !member.backend.is_up();
+        !candidates.is_empty() && candidates.iter().all(is_known)
+    }
+
     /// Whether a model that no backend [has](Self::holders) must be refused: no backend may serve
     /// it, or it is on the disk of one that must not.
     pub(super) fn is_withheld(&self, model: &ModelName) -> bool {
