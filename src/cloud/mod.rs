@@ -36,6 +36,7 @@ use llamatower_layers::token_limit::{Budget, MemoryStore, TokenStore, Window};
 use crate::model_rules::ModelRules;
 use crate::ollama::upstream::{Access, Address};
 use crate::openai::Server;
+use crate::openai::models::Model;
 use crate::openai::server::Extensions;
 use crate::settings::{CloudModels, CloudWhen, Settings};
 
@@ -114,6 +115,8 @@ impl Cloud {
         // The address of the settings is that of an OpenAI-compatible server.
         let has_v1 = cloud.url.has_v1();
         let server = Server::new(NAME.into(), has_v1).with_extensions(Extensions::None);
+        // Translated requests have the service's names as they are written in the settings.
+        server.set_models(&cloud.models.there().map(Model::named).collect::<Vec<_>>());
         Ok(Some(Arc::new(Self {
             when: cloud.when,
             models: cloud.models.clone(),

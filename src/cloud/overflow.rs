@@ -374,7 +374,7 @@ where
         &self,
         request: Request<ReplayBody<B>>,
     ) -> Result<Response<AnswerBody>, BoxError> {
-        let alias = Alias::chain(&self.asked, [&*self.there])?;
+        let alias = Alias::renaming(&self.asked, &self.there)?;
         let renaming = ModelAliasLayer::new(Aliases::new([alias])?).with_header(MODEL_HEADER);
         let service = renaming.layer(self.overflow.leaf.clone());
         // Boxed, because the compiler cannot prove that the generic future is `Send`.

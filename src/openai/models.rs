@@ -68,6 +68,17 @@ fn model(row: &RawValue) -> Option<Model<'_>> {
 }
 
 impl Model<'_> {
+    /// A model of which only the id is known.
+    pub fn named(id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            created: None,
+            context: None,
+            size: 0,
+            row: "",
+        }
+    }
+
     /// The name under which the gateway knows the model; `None` if it cannot be one in Ollama's
     /// dialect.
     pub fn name(&self) -> Option<ModelName> {

@@ -75,6 +75,11 @@ impl CloudModels {
         found.map(|(_, there)| there)
     }
 
+    /// The names in the cloud.
+    pub fn there(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(_, there)| &**there)
+    }
+
     /// Whether there is no model.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

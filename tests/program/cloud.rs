@@ -188,6 +188,38 @@ async fn a_model_that_is_nowhere_is_asked_for_in_the_cloud() {
 }
 
 #[tokio::test]
+async fn a_service_may_have_the_same_names_as_the_servers() {
+    for (map, there) in [
+        ("tiny=tiny", "tiny"),
+        ("Tiny=tiny:latest", "tiny:latest"),
+        ("tiny:latest=TINY", "TINY"),
+    ] {
+        let cloud = Cloud::start().await;
+        let [url, authority, _, key] = cloud.settings();
+        let settings = [
+            url,
+            authority,
+            key,
+            ("LLAMATOWER_CLOUD_MODELS", map),
+            (WHEN, "down"),
+            ANONYMOUS,
+        ];
+        let sim = tiny().await;
+        let gateway = Gateway::start_up(&[&sim], &settings).await;
+        drop(sim);
+        for (path, body) in requests() {
+            let answer = gateway.post(path, &body).await;
+            assert!(is_from_cloud(&answer), "{map} {path}: {answer:?}");
+            assert_eq!(answer.header("x-llamatower-model"), there);
+            let names = |text: &str| answer.text.contains(&format!("\"model\":\"{text}\""));
+            assert!(names("tiny"), "{map} {path}: {}", answer.text);
+        }
+        let seen = cloud.seen();
+        assert!(seen.iter().all(|seen| seen.body["model"] == there), "{map}");
+    }
+}
+
+#[tokio::test]
 async fn a_request_that_would_wait_too_long_goes_to_the_cloud() {
     let cloud = Cloud::start().await;
     let sim = long_stream().await;

@@ -126,6 +126,21 @@ impl Alias {
         Self::new(name, targets?, AliasChoice::InOrder)
     }
 
+    /// The alias `name` of one model on another server, which may have the same name there: requests
+    /// are sent with `model` as it is written, and responses name what the client asked for.
+    ///
+    /// # Errors
+    /// A text is not a model's name.
+    pub fn renaming(name: &str, model: &str) -> Result<Self, AliasError> {
+        let Candidate { name, text } = Candidate::parse(name)?;
+        Ok(Self {
+            name,
+            text,
+            targets: vec![AliasTarget::new(model)?],
+            choice: AliasChoice::InOrder,
+        })
+    }
+
     /// Its name.
     pub fn name(&self) -> &ModelName {
         &self.name

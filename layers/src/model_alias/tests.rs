@@ -324,6 +324,18 @@ async fn asked(aliases: Aliases, script: &[Does], body: &'static str) -> (String
     (answer, tried)
 }
 
+#[tokio::test]
+async fn a_model_is_renamed_to_its_own_name_in_another_spelling() {
+    for (model, asked_for) in [("A", "a"), ("a", "A:latest"), ("a", "a"), ("b", "a")] {
+        let aliases = Aliases::new([Alias::renaming(asked_for, model).unwrap()]).unwrap();
+        let body = format!(r#"{{"model":"{asked_for}","messages":[]}}"#);
+        let (answer, tried) = asked(aliases, &[Does::Status(200)], body.leak()).await;
+        assert_eq!(answer, format!(r#"200 {model} {{"model":"{asked_for}"}}"#));
+        assert_eq!(tried, [model]);
+    }
+    assert!(Alias::renaming("a b", "a").is_err() && Alias::renaming("a", "a b").is_err());
+}
+
 fn abc() -> Aliases {
     Aliases::new([chain("gpt", &["a", "b", "c"])]).unwrap()
 }
