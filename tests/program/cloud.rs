@@ -468,6 +468,35 @@ async fn the_service_is_left_alone_until_it_wants_requests_again() {
 }
 
 #[tokio::test]
+async fn a_request_that_the_service_fails_at_is_no_reason_not_to_ask_it_for_others() {
+    let cloud = Cloud::start().await;
+    let gateway = without_servers(&cloud, &[(WHEN, "down"), ANONYMOUS]).await;
+    for status in [500, 503, 403] {
+        for _ in 0..4 {
+            cloud.reply(Reply::Refusal(status, ""));
+            let failed = gateway.post("/api/chat", &chat()).await;
+            assert_eq!(failed.status, 502, "{status}: {failed:?}");
+        }
+        let answer = gateway.post("/api/chat", &chat()).await;
+        assert!(is_from_cloud(&answer), "{status}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_json_body_without_a_type_is_sent_to_the_cloud_as_json() {
+    let cloud = Cloud::start().await;
+    let gateway = without_servers(&cloud, &[(WHEN, "down"), ANONYMOUS]).await;
+    let mut connection = gateway.connect().await;
+    connection.post("/v1/chat/completions", &chat()).await;
+    assert_eq!(connection.head().await.status, 200);
+    let head = &cloud.seen()[0].head;
+    assert!(
+        head.contains("content-type: application/json\r\n"),
+        "{head}"
+    );
+}
+
+#[tokio::test]
 async fn an_error_in_the_middle_of_a_stream_is_visible_in_each_dialect() {
     let cloud = Cloud::start().await;
     let gateway = without_servers(&cloud, &[(WHEN, "down"), ANONYMOUS]).await;
