@@ -15,6 +15,9 @@
 //! If the probes tell that the servers are down or that the wait is too long, the service is asked
 //! first, and the fleet only if the service cannot answer.
 //!
+//! Lists, descriptions and loads of models are answered in place of servers that are down without the
+//! service (`stand_in`), so that programs go on to the request that it answers.
+//!
 //! The service has its own client and connections ([`leaf`]). It gets the body and no header that
 //! describes the client. When it asks to wait ([`Rest`]), it gets no requests until then.
 
@@ -24,6 +27,7 @@ mod leaf;
 mod overflow;
 mod reason;
 mod rest;
+mod stand_in;
 
 use std::num::NonZeroU64;
 use std::sync::Arc;

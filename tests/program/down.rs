@@ -3,6 +3,7 @@
 use llamatower_sim::{Fault, FaultKind, ModelSpec, Sim, SimHandle};
 use serde_json::{Value, json};
 
+use super::alias_choices::keys;
 use super::aliases::{ALIASES, chat_with};
 use crate::harness::{Answer, Cloud, Gateway, chat, send, sim_with, tiny, with, within_limit};
 
@@ -174,4 +175,179 @@ async fn a_request_that_waits_for_a_server_goes_to_the_cloud_when_it_is_cordoned
     assert_eq!(send(gateway.admin_post(&path)).await.status, 200);
     let answer = within_limit("the answer", waiting).await.unwrap();
     assert!(is_from_cloud(&answer), "{answer:?}");
+}
+
+/// The names in a list.
+async fn listed(gateway: &Gateway, path: &str, key: Option<&str>) -> Vec<String> {
+    let request = gateway.get(path);
+    let answer = send(match key {
+        Some(key) => request.bearer_auth(key),
+        None => request,
+    })
+    .await;
+    assert_eq!(answer.status, 200, "{path}: {}", answer.text);
+    let list = answer.json();
+    let rows = list["models"].as_array().or(list["data"].as_array());
+    let name = |row: &Value| {
+        row["name"]
+            .as_str()
+            .or(row["id"].as_str())
+            .unwrap()
+            .to_owned()
+    };
+    rows.unwrap().iter().map(name).collect()
+}
+
+#[tokio::test]
+async fn chat_programs_find_and_load_the_models_of_the_cloud_while_the_servers_are_down() {
+    let cloud = Cloud::start().await;
+    let sim = tiny().await;
+    let mut settings = cloud.settings().to_vec();
+    let aliases = [
+        (ALIASES, "gpt=absent|tiny, other=absent"),
+        ("LLAMATOWER_LIST_ALIASES", "true"),
+    ];
+    settings.extend([(WHEN, "down"), ANONYMOUS, OFTEN, SOON]);
+    settings.extend(aliases);
+    let gateway = Gateway::start_up(&[&sim], &settings).await;
+    let name = sim.addr().to_string();
+    let own = gateway.post("/api/show", &json!({"model": "tiny"})).await;
+    assert_eq!(own.header("x-llamatower-backend"), name);
+    let before = gateway.get("/api/tags");
+    let before = send(before).await;
+    assert!(
+        !before.text.contains("0000000000"),
+        "the server's own row: {}",
+        before.text
+    );
+    hang(&gateway, &sim).await;
+    let seen = posts(&sim);
+    for path in ["/api/tags", "/v1/models"] {
+        assert_eq!(
+            listed(&gateway, path, None).await,
+            match path {
+                "/api/tags" => ["tiny:latest", "gpt:latest"],
+                _ => ["tiny:latest", "gpt"],
+            }
+        );
+    }
+    assert!(listed(&gateway, "/api/ps", None).await.is_empty());
+    let version = send(gateway.get("/api/version")).await;
+    assert!(version.json()["version"].is_string(), "{}", version.text);
+    for model in ["tiny", "gpt"] {
+        let shown = gateway.post("/api/show", &json!({"model": model})).await;
+        assert_eq!(shown.status, 200, "{}", shown.text);
+        assert_eq!(shown.header("x-llamatower-backend"), "cloud");
+        assert_eq!(shown.json()["capabilities"], json!(["completion"]));
+        let row = send(gateway.get(&format!("/v1/models/{model}"))).await;
+        assert_eq!((row.status, &row.json()["id"]), (200, &json!(model)));
+        for (path, body) in [
+            ("/api/generate", json!({"model": model})),
+            (
+                "/api/generate",
+                json!({"model": model, "prompt": "", "keep_alive": "5m"}),
+            ),
+            ("/api/chat", json!({"model": model, "messages": []})),
+        ] {
+            let loaded = gateway.post(path, &body).await;
+            let (text, loaded) = (loaded.text.clone(), loaded.json());
+            let (done, reason) = (&loaded["done"], &loaded["done_reason"]);
+            assert_eq!(
+                (done, reason),
+                (&json!(true), &json!("load")),
+                "{path}: {text}"
+            );
+            assert_eq!(loaded["model"], model);
+        }
+    }
+    assert_eq!(cloud.seen().len(), 0, "nothing is sent for it");
+    assert_eq!(posts(&sim), seen, "nothing has waited for the server");
+    drop(sim);
+    let unload = json!({"model": "tiny", "keep_alive": 0});
+    for (path, body) in [
+        ("/api/show", json!({"model": "other"})),
+        ("/api/generate", unload),
+    ] {
+        let failed = gateway.post(path, &body).await;
+        assert_eq!(failed.status, 502, "{path}: {}", failed.text);
+    }
+}
+
+#[tokio::test]
+async fn clients_that_may_not_use_the_cloud_get_the_errors_of_the_servers() {
+    let cloud = Cloud::start().await;
+    let keys = keys(&["ada", "bob", "eve"]);
+    let mut settings = cloud.settings().to_vec();
+    settings.extend([
+        (WHEN, "down"),
+        ("LLAMATOWER_API_KEYS", &*keys),
+        ("LLAMATOWER_CLOUD_KEYS_OPT_OUT", "bob"),
+        ("LLAMATOWER_KEY_MODELS", "eve=other"),
+    ]);
+    let sim = tiny().await;
+    let gateway = Gateway::start_up(&[&sim], &settings).await;
+    drop(sim);
+    let ada = listed(&gateway, "/api/tags", Some("ada-secret")).await;
+    assert_eq!(ada, ["tiny:latest"]);
+    let eve = listed(&gateway, "/api/tags", Some("eve-secret")).await;
+    assert!(eve.is_empty(), "{eve:?}");
+    for path in ["/api/tags", "/v1/models", "/v1/models/tiny", "/api/version"] {
+        let refused = send(gateway.get(path).bearer_auth("bob-secret")).await;
+        assert_eq!(refused.status, 502, "{path}: {}", refused.text);
+    }
+    for path in ["/api/show", "/api/generate"] {
+        let request = gateway.post_request(path, &json!({"model": "tiny"}));
+        let refused = send(request.bearer_auth("bob-secret")).await;
+        assert_eq!(refused.status, 502, "{path}: {}", refused.text);
+    }
+}
+
+#[tokio::test]
+async fn lists_have_the_models_that_only_the_cloud_can_answer_beside_those_of_the_servers() {
+    let cloud = Cloud::start().await;
+    let [url, authority, _, key] = cloud.settings();
+    let map = "small=small, absent=absent, other=other";
+    let models = ("LLAMATOWER_CLOUD_MODELS", map);
+    for (when, expected) in [
+        ("down", vec!["other:latest", "small:latest"]),
+        ("missing", vec!["absent:latest", "other:latest"]),
+        (
+            "down,missing",
+            vec!["absent:latest", "other:latest", "small:latest"],
+        ),
+        ("busy", vec!["other:latest"]),
+    ] {
+        let (down, up) = (
+            sim_with(ModelSpec::new("small")).await,
+            sim_with(ModelSpec::new("other")).await,
+        );
+        let settings = [
+            url,
+            authority,
+            models,
+            key,
+            (WHEN, when),
+            ANONYMOUS,
+            OFTEN,
+            SOON,
+        ];
+        let gateway = Gateway::start_up(&[&down, &up], &settings).await;
+        hang(&gateway, &down).await;
+        let mut found = listed(&gateway, "/api/tags", None).await;
+        found.sort();
+        assert_eq!(found, expected, "{when}");
+        for model in ["absent", "small", "other"] {
+            let is_listed = expected.contains(&&*format!("{model}:latest"));
+            if !is_listed && model == "small" {
+                continue; // The server that hangs would be asked.
+            }
+            let shown = gateway.post("/api/show", &json!({"model": model})).await;
+            assert_eq!(
+                shown.status == 200,
+                is_listed,
+                "{when} {model}: {}",
+                shown.text
+            );
+        }
+    }
 }
