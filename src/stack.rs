@@ -127,6 +127,7 @@ where
 {
     let metrics = telemetry.metrics().clone();
     let limits = &settings.limits;
+    let cloud_models = OllamaCloudModels(CloudClients::new(settings));
     ServiceBuilder::new()
         // Identification and observation of the request.
         .layer(SetSensitiveRequestHeadersLayer::new(SECRET_HEADERS))
@@ -184,10 +185,8 @@ where
         // What the fleet cannot serve; everything below belongs to the fleet.
         .layer(overflow(settings, handles.cloud, live, &fleet, telemetry))
         // Each model of an alias gets its attempts.
-        .layer(model_alias(&live.models, &fleet))
-        .layer(FilterLayer::new(OllamaCloudModels(CloudClients::new(
-            settings,
-        ))))
+        .layer(model_alias(&live.models, &fleet, cloud_models.clone()))
+        .layer(FilterLayer::new(cloud_models))
         // Each attempt chooses a backend, and keeps its place in the queue.
         .layer(
             RetryLayer::new(RetryBudget::new(
@@ -377,13 +376,18 @@ where
 }
 
 /// Replaces aliases by models of the fleet.
-fn model_alias<S>(rules: &ModelRules, fleet: &Arc<Fleet<S>>) -> ModelAliasLayer
+fn model_alias<S>(
+    rules: &ModelRules,
+    fleet: &Arc<Fleet<S>>,
+    cloud_models: OllamaCloudModels,
+) -> ModelAliasLayer
 where
     S: Send + Sync + 'static,
 {
     ModelAliasLayer::new(rules.aliases.clone())
         .with_known_models(FleetModels(fleet.clone()))
         .with_client(|request| Client::of(request).map(|client| client.to_string().into()))
+        .with_allowed(move |request, model| cloud_models.allow(&request.extensions, model))
         .with_header(MODEL_HEADER)
 }
 

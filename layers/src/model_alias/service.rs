@@ -88,7 +88,7 @@ impl ModelAliasLayer {
         let llm = LlmRequest::of(&request.extensions);
         let needs = llm.map(|llm| llm.needs).unwrap_or_default();
         let operation = llm.map_or(Operation::Extra, |llm| llm.operation);
-        let candidates = match operation {
+        let mut candidates = match operation {
             // It describes one model, whatever else is in memory.
             Operation::Show => {
                 let mut models = aliases.in_listed_order(alias);
@@ -104,6 +104,13 @@ impl ModelAliasLayer {
                 aliases.candidates(alias, &asked, &*self.known)
             }
         };
+        if let Some(allowed) = &self.allowed {
+            let may_run = |model: &Candidate| allowed(request, &model.name);
+            // Without any other, the refusal of the first one tells the reason.
+            if candidates.iter().any(may_run) {
+                candidates.retain(may_run);
+            }
+        }
         if candidates.is_empty() {
             let needed: Vec<_> = needs.capabilities().collect();
             return Err(NoCapableModel {

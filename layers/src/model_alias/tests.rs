@@ -300,7 +300,8 @@ async fn asked(aliases: Aliases, script: &[Does], body: &'static str) -> (String
         .with_known_models(Known {
             blind: vec!["blind"],
             ..Known::default()
-        });
+        })
+        .with_allowed(|_, model| !model.model().starts_with("secret"));
     let service = EndpointLayer::new(EndpointTable::ollama())
         .layer(LlmRequestLayer::new().layer(layer.layer(inner)));
     let request = Request::post("/api/chat").body(Sent::from(Bytes::from(body)));
@@ -334,6 +335,21 @@ async fn a_model_is_renamed_to_its_own_name_in_another_spelling() {
         assert_eq!(tried, [model]);
     }
     assert!(Alias::renaming("a b", "a").is_err() && Alias::renaming("a", "a b").is_err());
+}
+
+#[tokio::test]
+async fn a_model_that_the_request_may_not_run_is_left_out_while_there_is_another() {
+    const BODY: &str = r#"{"model":"gpt","messages":[]}"#;
+    let aliases = |models: &[&str]| Aliases::new([chain("gpt", models)]).unwrap();
+    let (_, tried) = asked(aliases(&["secret", "a"]), &[Does::Status(200)], BODY).await;
+    assert_eq!(tried, ["a"]);
+    // The inner service says why it refuses the first one.
+    let only = aliases(&["secret", "secret2"]);
+    let (answer, tried) = asked(only, &[Does::Fails(403)], BODY).await;
+    assert_eq!(
+        (&*answer, &tried[..]),
+        ("403 failed with 403", &["secret".to_owned()][..])
+    );
 }
 
 fn abc() -> Aliases {
