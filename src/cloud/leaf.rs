@@ -60,11 +60,10 @@ where
     let upstream = Upstream::with_access(address.clone(), timeouts.connect, limits, &cloud.access);
     let (server, watched) = (cloud.server.clone(), cloud.clone());
     let stack = ServiceBuilder::new()
-        .layer(TokenLimitLayer::with_store(
-            cloud.used.clone(),
-            [cloud.budget()],
-            |_: &Parts| Some(()),
-        ))
+        .layer(
+            TokenLimitLayer::with_store(cloud.used.clone(), [cloud.budget()], |_: &Parts| Some(()))
+                .with_shared_budgets(),
+        )
         .layer(key_tokens(settings, cloud))
         .map_request(record)
         .layer(attempt_spans(

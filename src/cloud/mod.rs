@@ -28,6 +28,7 @@ mod overflow;
 mod reason;
 mod rest;
 mod stand_in;
+mod warned;
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -50,6 +51,7 @@ pub use leaf::leaf;
 pub use overflow::{OverflowLayer, OverflowService};
 pub use reason::Reason;
 pub use rest::Rest;
+use warned::Warned;
 
 /// The name of the service in headers, logs and metrics.
 pub const NAME: &str = "cloud";
@@ -72,6 +74,7 @@ pub struct Cloud {
     access: Access,
     server: Arc<Server>,
     rest: Rest,
+    warned: Warned,
     /// The tokens of all clients.
     used: MemoryStore<()>,
     tokens: Option<NonZeroU64>,
@@ -130,6 +133,7 @@ impl Cloud {
             access,
             server: Arc::new(server),
             rest: Rest::default(),
+            warned: Warned::default(),
             used: MemoryStore::new(settings.limits.time_zone.clone()),
             tokens: cloud.tokens,
             key_tokens: cloud.key_tokens,

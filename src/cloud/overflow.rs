@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use tower::{Layer, Service, ServiceExt};
 
 use super::{Cloud, Reason, SentToCloud};
+use crate::client::Client;
 use crate::model_rules::ModelRules;
 use crate::ollama::fleet::LatestChoice;
 use crate::ollama::{AnswerBody, Attempt};
@@ -32,6 +33,9 @@ use crate::telemetry::Metrics;
 const MAX_KEPT_BYTES: usize = 64 << 10;
 /// The time limit for reading it. Usually it has arrived together with its head.
 const KEEP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The message of a failure in the log.
+const NOT_ANSWERED: &str = "the cloud service has not answered a request";
 
 /// What the layer needs of the gateway; `B` is the body that clients send.
 pub(super) struct Overflow<B> {
@@ -344,6 +348,9 @@ where
             tracing::debug!(?left, "the cloud service rests");
             return None;
         }
+        let (parts, body) = request.into_parts();
+        let client = Client::of(&parts);
+        let request = Request::from_parts(parts, body);
         let record = Record::of(request.extensions()).cloned();
         let before = record.as_ref().map(|record| {
             record.update(|outcome| {
@@ -369,11 +376,7 @@ where
             Ok(answer) => {
                 count("failed");
                 let status = answer.status().as_u16();
-                tracing::warn!(
-                    model,
-                    status,
-                    "the cloud service has not answered a request"
-                );
+                tracing::warn!(model, status, "{NOT_ANSWERED}");
             }
             Err(error) => {
                 let failure = Failure::find(&*error);
@@ -382,11 +385,12 @@ where
                     Some(_) => "no_tokens",
                     None => "failed",
                 });
+                let is_told = exhausted
+                    .is_some_and(|exhausted| !overflow.cloud.warned.is_new(exhausted, client));
                 match failure.and_then(Failure::caused_by::<TokenRefused>) {
                     Some(_) => tracing::error!("the cloud service refuses the key in GROQ_API_KEY"),
-                    None => tracing::warn!(
-                        model, %error, "the cloud service has not answered a request"
-                    ),
+                    None if is_told => tracing::debug!(model, %error, "{NOT_ANSWERED}"),
+                    None => tracing::warn!(model, %error, "{NOT_ANSWERED}"),
                 }
             }
         }

@@ -368,11 +368,15 @@ async fn only_clients_that_are_allowed_use_the_cloud() {
     );
     assert_ne!(ask("ada", "kimi:1t-cloud").await.status, 403);
     let anonymous = tiny().await;
-    let gateway = Gateway::start_up(
-        &[&anonymous],
-        &[("LLAMATOWER_ALIASES", "kimi=kimi:1t-cloud")],
-    )
-    .await;
+    let aliases = "kimi=kimi:1t-cloud|glm:cloud, first=kimi:1t-cloud|tiny, last=tiny|glm:cloud";
+    let gateway = Gateway::start_up(&[&anonymous], &[("LLAMATOWER_ALIASES", aliases)]).await;
+    for alias in ["first", "last"] {
+        let answer = gateway
+            .post("/api/chat", &with(chat(), json!({"model": alias})))
+            .await;
+        let served = answer.header("x-llamatower-model");
+        assert_eq!((answer.status, served), (200, "tiny"), "{}", answer.text);
+    }
     for model in ["kimi:1t-cloud", "kimi"] {
         let refused = gateway
             .post(
@@ -419,11 +423,29 @@ async fn spending_ends_with_the_tokens_of_the_day() {
         ),
         (&json!(51), &json!(60))
     );
+    // The log tells once whose tokens are used up, and not for each request.
+    for key in ["ada", "bob", "bob"] {
+        let answer = ask(key).await;
+        assert_eq!(answer.status, 502);
+        let id = answer.header("x-request-id");
+        gateway
+            .logged("the end of a request", |line| line["request_id"] == *id)
+            .await;
+    }
+    let told = |whose: &str| {
+        let is_it = |line: &Value| {
+            let error = line["error"].as_str().unwrap_or_default();
+            line["level"] == "WARN" && error.contains(whose)
+        };
+        gateway.count_logged(is_it)
+    };
+    assert_eq!(told("9 of all clients' 60 tokens per day are left"), 1);
+    assert_eq!(told("6 of this client's 40 tokens per day are left"), 1);
     let page = gateway.admin_page("/metrics").await.text;
     let refused = page
         .lines()
         .find(|line| line.contains("result=\"no_tokens\"") && line.contains("\"down\""));
-    assert!(refused.unwrap().ends_with(" 2"), "{page}");
+    assert!(refused.unwrap().ends_with(" 5"), "{page}");
 }
 
 #[tokio::test]
