@@ -132,6 +132,7 @@ where
 {
     let metrics = telemetry.metrics().clone();
     let limits = &settings.limits;
+    let cloud_models = OllamaCloudModels(CloudClients::new(settings));
     ServiceBuilder::new()
         // Identification and observation of the request.
         .layer(SetSensitiveRequestHeadersLayer::new(SECRET_HEADERS))
@@ -189,10 +190,13 @@ where
         // What the fleet cannot serve; everything below belongs to the fleet.
         .layer(overflow(settings, handles.cloud, live, &fleet, telemetry))
         // Each model of an alias gets its attempts.
-        .layer(model_alias(&live.models, &fleet, &metrics))
-        .layer(FilterLayer::new(OllamaCloudModels(CloudClients::new(
-            settings,
-        ))))
+        .layer(model_alias(
+            &live.models,
+            &fleet,
+            cloud_models.clone(),
+            &metrics,
+        ))
+        .layer(FilterLayer::new(cloud_models))
         // Each attempt chooses a backend, and keeps its place in the queue.
         .layer(
             RetryLayer::new(RetryBudget::new(
@@ -392,6 +396,7 @@ where
 fn model_alias<S>(
     rules: &ModelRules,
     fleet: &Arc<Fleet<S>>,
+    cloud_models: OllamaCloudModels,
     metrics: &Arc<Metrics>,
 ) -> ModelAliasLayer
 where
@@ -401,6 +406,7 @@ where
     ModelAliasLayer::new(rules.aliases.clone())
         .with_known_models(FleetModels(fleet.clone()))
         .with_client(|request| Client::of(request).map(|client| client.to_string().into()))
+        .with_allowed(move |request, model| cloud_models.allow(&request.extensions, model))
         .with_header(MODEL_HEADER)
         .with_observer(move |fallback| metrics.fell_back(fallback.alias, fallback.reason))
 }

@@ -73,6 +73,13 @@ impl Fail for CloudNotAllowed {
 #[derive(Clone, Debug)]
 pub struct OllamaCloudModels(pub CloudClients);
 
+impl OllamaCloudModels {
+    /// Whether a request may run a model.
+    pub fn allow(&self, request: &Extensions, model: &ModelName) -> bool {
+        model.source() != ModelSource::Cloud || self.0.check(request).is_ok()
+    }
+}
+
 impl<B> Predicate<Request<B>> for OllamaCloudModels {
     type Request = Request<B>;
 

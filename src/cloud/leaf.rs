@@ -1,13 +1,17 @@
 //! The layers and the client of the service.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName,
 };
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Body;
 use llamatower_layers::body::ReplayBody;
 use llamatower_layers::clocks::StreamClocksLayer;
@@ -15,7 +19,7 @@ use llamatower_layers::store::WithoutKey;
 use llamatower_layers::token_limit::{Budget, TokenLimitLayer, Window};
 use llamatower_layers::usage::UsageLayer;
 use llamatower_layers::{BoxError, Record};
-use tower::ServiceBuilder;
+use tower::{Service, ServiceBuilder};
 
 use super::{Cloud, NAME, broken};
 use crate::client::Client;
@@ -56,11 +60,10 @@ where
     let upstream = Upstream::with_access(address.clone(), timeouts.connect, limits, &cloud.access);
     let (server, watched) = (cloud.server.clone(), cloud.clone());
     let stack = ServiceBuilder::new()
-        .layer(TokenLimitLayer::with_store(
-            cloud.used.clone(),
-            [cloud.budget()],
-            |_: &Parts| Some(()),
-        ))
+        .layer(
+            TokenLimitLayer::with_store(cloud.used.clone(), [cloud.budget()], |_: &Parts| Some(()))
+                .with_shared_budgets(),
+        )
         .layer(key_tokens(cloud))
         .map_request(record)
         .layer(attempt_spans(
@@ -83,12 +86,9 @@ where
         .map_request(for_the_service)
         .map_response(broken::watch)
         .layer_fn(move |client| Translate::new(client, Some(server.clone())))
-        .map_result(move |answer: Result<http::Response<_>, BoxError>| {
-            match &answer {
-                Ok(answer) => watched.rest.note(answer.status(), answer.headers()),
-                Err(_) => watched.rest.note_failure(),
-            }
-            answer
+        .layer_fn(move |inner| Noted {
+            inner,
+            cloud: watched.clone(),
         })
         .service(upstream);
     ollama::attempt(stack, |answer| {
@@ -146,4 +146,32 @@ fn keep_only(headers: &mut HeaderMap, kept: &[HeaderName]) {
         left.extend(headers.remove(name).map(|value| (name.clone(), value)));
     }
     *headers = left;
+}
+
+/// Notes the results of requests, for the rest of the service.
+#[derive(Clone, Debug)]
+struct Noted<S> {
+    inner: S,
+    cloud: Arc<Cloud>,
+}
+
+impl<S, B, R> Service<Request<B>> for Noted<S>
+where
+    S: Service<Request<B>, Response = Response<R>, Error = BoxError>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<R>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<R>, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (parts, body) = request.into_parts();
+        let (client, cloud) = (Client::of(&parts), self.cloud.clone());
+        let answer = self.inner.call(Request::from_parts(parts, body));
+        Box::pin(answer.inspect(move |answer| cloud.rest.note(client, answer)))
+    }
 }

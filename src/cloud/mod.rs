@@ -12,6 +12,12 @@
 //!                                         └ fails, rests, no tokens left: the fleet's error
 //! ```
 //!
+//! If the probes tell that the servers are down or that the wait is too long, the service is asked
+//! first, and the fleet only if the service cannot answer.
+//!
+//! Lists, descriptions and loads of models are answered in place of servers that are down without the
+//! service (`stand_in`), so that programs go on to the request that it answers.
+//!
 //! The service has its own client and connections ([`leaf`]). It gets the body and no header that
 //! describes the client. When it asks to wait ([`Rest`]), it gets no requests until then.
 
@@ -21,6 +27,8 @@ mod leaf;
 mod overflow;
 mod reason;
 mod rest;
+mod stand_in;
+mod warned;
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -33,6 +41,7 @@ use crate::client::Client;
 use crate::model_rules::ModelRules;
 use crate::ollama::upstream::{Access, Address};
 use crate::openai::Server;
+use crate::openai::models::Model;
 use crate::openai::server::Extensions;
 use crate::settings::{CloudModels, CloudWhen, Settings};
 use crate::state::{Persist, Windows};
@@ -44,6 +53,7 @@ pub use leaf::leaf;
 pub use overflow::{OverflowLayer, OverflowService};
 pub use reason::Reason;
 pub use rest::Rest;
+use warned::Warned;
 
 /// The name of the service in headers, logs and metrics.
 pub const NAME: &str = "cloud";
@@ -66,6 +76,7 @@ pub struct Cloud {
     access: Access,
     server: Arc<Server>,
     rest: Rest,
+    warned: Warned,
     /// The tokens of all clients.
     used: MemoryStore<()>,
     /// The tokens of each client.
@@ -115,6 +126,8 @@ impl Cloud {
         // The address of the settings is that of an OpenAI-compatible server.
         let has_v1 = cloud.url.has_v1();
         let server = Server::new(NAME.into(), has_v1).with_extensions(Extensions::None);
+        // Translated requests have the service's names as they are written in the settings.
+        server.set_models(&cloud.models.there().map(Model::named).collect::<Vec<_>>());
         Ok(Some(Arc::new(Self {
             when: cloud.when,
             models: cloud.models.clone(),
@@ -124,6 +137,7 @@ impl Cloud {
             access,
             server: Arc::new(server),
             rest: Rest::default(),
+            warned: Warned::default(),
             used: MemoryStore::new(settings.limits.time_zone.clone()),
             used_by_client: MemoryStore::new(settings.limits.time_zone.clone()),
             tokens: cloud.tokens,

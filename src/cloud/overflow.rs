@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use tower::{Layer, Service, ServiceExt};
 
 use super::{Cloud, Reason, SentToCloud};
+use crate::client::Client;
 use crate::model_rules::ModelRules;
 use crate::ollama::fleet::LatestChoice;
 use crate::ollama::{AnswerBody, Attempt};
@@ -33,11 +34,14 @@ const MAX_KEPT_BYTES: usize = 64 << 10;
 /// The time limit for reading it. Usually it has arrived together with its head.
 const KEEP_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The message of a failure in the log.
+const NOT_ANSWERED: &str = "the cloud service has not answered a request";
+
 /// What the layer needs of the gateway; `B` is the body that clients send.
-struct Overflow<B> {
-    cloud: Arc<Cloud>,
+pub(super) struct Overflow<B> {
+    pub(super) cloud: Arc<Cloud>,
     leaf: Attempt<ReplayBody<B>>,
-    rules: ModelRules,
+    pub(super) rules: ModelRules,
     known: Arc<dyn KnownModels>,
     metrics: Arc<Metrics>,
 }
@@ -96,9 +100,9 @@ impl<S: Clone, B> Clone for OverflowService<S, B> {
 }
 
 /// The body of the fleet's answer, or of the cloud's.
-type OverflowBody<R> = http_body_util::Either<R, AnswerBody>;
+pub(super) type OverflowBody<R> = http_body_util::Either<R, AnswerBody>;
 
-type Answer<R> = Result<Response<OverflowBody<R>>, BoxError>;
+pub(super) type Answer<R> = Result<Response<OverflowBody<R>>, BoxError>;
 
 type FromFleet<R> = fn(Response<R>) -> Response<OverflowBody<R>>;
 
@@ -127,28 +131,67 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<ReplayBody<B>>) -> Self::Future {
-        let overflow = self.overflow.as_ref();
-        match overflow.and_then(|overflow| overflow.trip(&request)) {
-            None => {
-                let from_fleet: FromFleet<R> = from_fleet;
-                Either::Left(self.inner.call(request).map_ok(from_fleet))
-            }
-            Some(trip) => {
-                // Calls the instance whose readiness was polled.
-                let fresh = self.inner.clone();
-                let inner = std::mem::replace(&mut self.inner, fresh);
-                Either::Right(Box::pin(trip.answer(inner, request)))
-            }
+    fn call(&mut self, mut request: Request<ReplayBody<B>>) -> Self::Future {
+        let Some(overflow) = self.overflow.clone() else {
+            return self.pass(request);
+        };
+        if let Some(trip) = overflow.trip(&request) {
+            return Either::Right(Box::pin(trip.answer(self.take(), request)));
         }
+        if let Some(stand_in) = overflow.stand_in(request.extensions()) {
+            return Either::Right(Box::pin(stand_in.answer(self.take(), request)));
+        }
+        overflow.add_models(request.extensions_mut());
+        self.pass(request)
     }
 }
 
-fn from_fleet<R>(answer: Response<R>) -> Response<OverflowBody<R>> {
+impl<S: Clone, B> OverflowService<S, B> {
+    /// The instance whose readiness was polled.
+    fn take(&mut self) -> S {
+        let fresh = self.inner.clone();
+        std::mem::replace(&mut self.inner, fresh)
+    }
+
+    /// Leaves a request to the fleet alone.
+    fn pass<C, R>(&mut self, request: Request<C>) -> OverflowFuture<S::Future, R>
+    where
+        S: Service<Request<C>, Response = Response<R>, Error = BoxError>,
+    {
+        let from_fleet: FromFleet<R> = from_fleet;
+        Either::Left(self.inner.call(request).map_ok(from_fleet))
+    }
+}
+
+pub(super) fn from_fleet<R>(answer: Response<R>) -> Response<OverflowBody<R>> {
     answer.map(http_body_util::Either::Left)
 }
 
 impl<B> Overflow<B> {
+    /// The models of the fleet that a client means by this name: those of an alias, or the one.
+    pub(super) fn models_of(&self, asked: &str) -> Vec<ModelName> {
+        match self.rules.models_of(asked) {
+            Some(models) => models.into_iter().map(|model| model.name).collect(),
+            None => ModelName::parse(asked).into_iter().collect(),
+        }
+    }
+
+    /// Why a request for one of these models would be sent to the cloud by what the probes have found;
+    /// `None` if a server may answer.
+    pub(super) fn reason_now(&self, models: &[ModelName]) -> Option<Reason> {
+        let is_down = |model: &ModelName| self.known.is_down(model);
+        let is_missing = |model: &ModelName| self.known.is_missing(model);
+        let is_nowhere = |model: &ModelName| is_down(model) || is_missing(model);
+        if models.is_empty() || !models.iter().all(is_nowhere) {
+            return None;
+        }
+        let reason = match models.iter().any(is_down) {
+            true => Reason::Down,
+            false => Reason::Missing,
+        };
+        Some(reason).filter(|reason| self.cloud.is_for(*reason))
+    }
+
     /// The way to the cloud for a request; `None` if it may not be sent there.
     fn trip(self: &Arc<Self>, request: &Request<ReplayBody<B>>) -> Option<Trip<B>> {
         let llm = LlmRequest::of(request.extensions())?;
@@ -201,8 +244,16 @@ where
         let record = Record::of(request.extensions()).cloned();
         let (parts, body) = request.into_parts();
         let mut limit = self.wait_limit();
+        let is_down = self.is_known_down(&parts);
         let is_too_long = limit.is_some_and(|limit| self.expected_wait(&parts) > Some(limit));
         let request = Request::from_parts(parts, body);
+        if is_down {
+            if let Some(answer) = self.ask(copy(&template), Reason::Down).await {
+                return Ok(answer);
+            }
+            // The knowledge of the fleet may be out of date, and there is no other way left.
+            return inner.call(request).await.map(from_fleet);
+        }
         if is_too_long {
             if let Some(answer) = self.ask(copy(&template), Reason::Busy).await {
                 return Ok(answer);
@@ -238,6 +289,16 @@ where
         let cloud = &self.overflow.cloud;
         let limit = cloud.busy_after.filter(|_| cloud.when.busy);
         limit.filter(|_| cloud.rest.left().is_none())
+    }
+
+    /// Whether requests are sent for servers that are down, and no model that could answer is on one
+    /// that is up.
+    fn is_known_down(&self, request: &Parts) -> bool {
+        let overflow = &self.overflow;
+        let needs = LlmRequest::of(&request.extensions).map(|llm| llm.needs);
+        let mut models = overflow.models_of(&self.asked);
+        models.retain(|model| !overflow.known.lacks(model, needs.unwrap_or_default()));
+        overflow.reason_now(&models) == Some(Reason::Down)
     }
 
     /// How long the request would wait for the fleet, as far as it is known. An alias may have other
@@ -287,6 +348,9 @@ where
             tracing::debug!(?left, "the cloud service rests");
             return None;
         }
+        let (parts, body) = request.into_parts();
+        let client = Client::of(&parts);
+        let request = Request::from_parts(parts, body);
         let record = Record::of(request.extensions()).cloned();
         let before = record.as_ref().map(|record| {
             record.update(|outcome| {
@@ -312,11 +376,7 @@ where
             Ok(answer) => {
                 count("failed");
                 let status = answer.status().as_u16();
-                tracing::warn!(
-                    model,
-                    status,
-                    "the cloud service has not answered a request"
-                );
+                tracing::warn!(model, status, "{NOT_ANSWERED}");
             }
             Err(error) => {
                 let failure = Failure::find(&*error);
@@ -325,11 +385,12 @@ where
                     Some(_) => "no_tokens",
                     None => "failed",
                 });
+                let is_told = exhausted
+                    .is_some_and(|exhausted| !overflow.cloud.warned.is_new(exhausted, client));
                 match failure.and_then(Failure::caused_by::<TokenRefused>) {
                     Some(_) => tracing::error!("the cloud service refuses the key in GROQ_API_KEY"),
-                    None => tracing::warn!(
-                        model, %error, "the cloud service has not answered a request"
-                    ),
+                    None if is_told => tracing::debug!(model, %error, "{NOT_ANSWERED}"),
+                    None => tracing::warn!(model, %error, "{NOT_ANSWERED}"),
                 }
             }
         }
@@ -351,7 +412,7 @@ where
         &self,
         request: Request<ReplayBody<B>>,
     ) -> Result<Response<AnswerBody>, BoxError> {
-        let alias = Alias::chain(&self.asked, [&*self.there])?;
+        let alias = Alias::renaming(&self.asked, &self.there)?;
         let renaming = ModelAliasLayer::new(Aliases::new([alias])?).with_header(MODEL_HEADER);
         let service = renaming.layer(self.overflow.leaf.clone());
         // Boxed, because the compiler cannot prove that the generic future is `Send`.
@@ -380,7 +441,7 @@ where
     ))
 }
 
-fn copy<B>(request: &Request<ReplayBody<B>>) -> Option<Request<ReplayBody<B>>> {
+pub(super) fn copy<B>(request: &Request<ReplayBody<B>>) -> Option<Request<ReplayBody<B>>> {
     let mut copy = Request::new(request.body().replay()?);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();

@@ -4,10 +4,12 @@ use http::{Response, StatusCode};
 use llamatower_layers::queue::{QueueFull, QueueTimeout};
 use llamatower_layers::{BoxError, Failure, Side};
 
+use crate::ollama::fleet::Cordoned;
+
 /// Why a request goes to the cloud.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// The servers that could answer are down or fail.
+    /// The servers that could answer are down, cordoned or fail.
     Down,
     /// No server has the model.
     Missing,
@@ -43,6 +45,7 @@ impl Reason {
                     || failure.caused_by::<QueueTimeout>().is_some();
                 match failure.side() {
                     _ if is_busy => Some(Reason::Busy),
+                    _ if failure.caused_by::<Cordoned>().is_some() => Some(Reason::Down),
                     // The gateway itself refuses the request.
                     Side::Gateway if failure.status().is_server_error() => None,
                     _ => by_status(failure.status()),

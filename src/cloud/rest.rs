@@ -1,18 +1,29 @@
 //! How long the service gets no requests.
+//!
+//! A single failure begins no rest, because the request may be its cause: others would not be served
+//! for it. A rest begins if the service asks for it, cannot be reached, or fails several times in a row
+//! for more than one client.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::header::RETRY_AFTER;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use jiff::Timestamp;
+use llamatower_layers::{BoxError, Failure};
 use tokio::time::Instant;
+
+use crate::client::Client;
+use crate::ollama::upstream::{ConnectFailed, ConnectTimeout};
 
 /// The rest after a refusal for too many requests that does not say how long to wait.
 const AFTER_REFUSAL: Duration = Duration::from_secs(30);
 
-/// The rest after a failure, so that not each request waits for the next one.
+/// The rest after failures, so that not each request waits for the next one.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
+
+/// So many failures in a row begin a rest.
+const FAILURES: u32 = 3;
 
 /// No rest is longer, whatever the service says.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
@@ -31,34 +42,80 @@ const KINDS: [(&str, &str); 2] = [
 
 /// Until when the service gets no requests.
 #[derive(Debug, Default)]
-pub struct Rest(Mutex<Option<Instant>>);
+pub struct Rest(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    until: Option<Instant>,
+    failures: Option<Failures>,
+}
+
+/// The failures since the last request that the service has answered or refused.
+#[derive(Debug)]
+struct Failures {
+    count: u32,
+    /// The client of the first one.
+    client: Option<Client>,
+    are_of_several_clients: bool,
+}
 
 impl Rest {
     /// How long it still rests; `None` if it gets requests.
     pub fn left(&self) -> Option<Duration> {
-        let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = until?.saturating_duration_since(Instant::now());
+        let left = self
+            .state()
+            .until?
+            .saturating_duration_since(Instant::now());
         (left > Duration::ZERO).then_some(left)
     }
 
-    /// Reads the limits in the head of an answer.
-    pub(super) fn note(&self, status: StatusCode, headers: &HeaderMap) {
-        if let Some((rest, reason)) = rest_after(status, headers) {
-            self.begin(rest, reason);
+    /// Notes the result of a request of this client: the head of an answer, with the limits in it, or
+    /// an error before it.
+    pub(super) fn note<R>(&self, client: Option<Client>, answer: &Result<Response<R>, BoxError>) {
+        let mut state = self.state();
+        match answer {
+            Ok(answer) => {
+                let status = answer.status();
+                if let Some((rest, reason)) = rest_after(status, answer.headers()) {
+                    state.begin(rest, reason);
+                } else if is_failure(status) {
+                    state.count(client);
+                }
+                if !is_failure(status) {
+                    state.failures = None;
+                }
+            }
+            Err(error) if cannot_connect(error) => {
+                state.begin(AFTER_FAILURE, "it cannot be reached");
+            }
+            Err(_) => state.count(client),
         }
     }
 
-    /// The service could not be reached.
-    pub(super) fn note_failure(&self) {
-        self.begin(AFTER_FAILURE, "it failed");
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn count(&mut self, client: Option<Client>) {
+        let failures = self.failures.get_or_insert_with(|| Failures {
+            count: 0,
+            client: client.clone(),
+            are_of_several_clients: false,
+        });
+        failures.count = failures.count.saturating_add(1);
+        failures.are_of_several_clients |= failures.client != client;
+        if failures.count >= FAILURES && failures.are_of_several_clients {
+            self.begin(AFTER_FAILURE, "it failed several times in a row");
+        }
     }
 
-    fn begin(&self, rest: Duration, reason: &'static str) {
+    fn begin(&mut self, rest: Duration, reason: &'static str) {
         let rest = rest.min(LONGEST);
         let until = Instant::now() + rest;
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.is_none_or(|known| known < until) {
-            *known = Some(until);
+        if self.until.is_none_or(|known| known < until) {
+            self.until = Some(until);
             let seconds = rest.as_secs_f64();
             tracing::warn!(
                 seconds,
@@ -69,20 +126,32 @@ impl Rest {
     }
 }
 
+fn cannot_connect(error: &BoxError) -> bool {
+    Failure::find(&**error).is_some_and(|failure| {
+        failure.caused_by::<ConnectFailed>().is_some()
+            || failure.caused_by::<ConnectTimeout>().is_some()
+    })
+}
+
+/// Whether an answer is a failure that may be that of the service or that of the request. Services
+/// refuse some requests for their content with 403.
+fn is_failure(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::FORBIDDEN
+}
+
 /// How long to wait after an answer, and why.
 fn rest_after(status: StatusCode, headers: &HeaderMap) -> Option<(Duration, &'static str)> {
     let exhausted = exhausted_for(headers);
-    let is_refusal = matches!(status.as_u16(), 429 | CAPACITY_EXCEEDED | 503);
-    if is_refusal {
-        let wait = retry_after(headers).max(exhausted);
-        return Some((wait.unwrap_or(AFTER_REFUSAL), "it refused a request"));
+    let asked = retry_after(headers).max(exhausted);
+    if matches!(status.as_u16(), 429 | CAPACITY_EXCEEDED) {
+        return Some((asked.unwrap_or(AFTER_REFUSAL), "it refused a request"));
     }
     // A key that is wrong now is wrong for some time.
-    if matches!(status.as_u16(), 401 | 403) {
+    if status == StatusCode::UNAUTHORIZED {
         return Some((AFTER_REFUSAL, "it refused the key"));
     }
     if status.is_server_error() {
-        return Some((retry_after(headers).unwrap_or(AFTER_FAILURE), "it failed"));
+        return asked.map(|rest| (rest, "it asked to wait"));
     }
     exhausted.map(|reset| (reset, "its limit is used up"))
 }
@@ -161,7 +230,11 @@ mod tests {
             ("x-ratelimit-reset-tokens", "2m59.5s"),
         ];
         assert_eq!(rest(429, &used_up), Some(179.5));
-        assert_eq!(rest(500, &[]), Some(2.0));
+        assert_eq!(rest(429, &[]), Some(30.0));
+        assert_eq!(rest(529, &[("retry-after", "9")]), Some(9.0));
+        for status in [403, 500, 503] {
+            assert_eq!(rest(status, &[]), None, "{status}: it may be the request's");
+        }
         assert_eq!(rest(401, &[]), Some(30.0));
         let date = [("retry-after", "Wed, 21 Oct 2099 07:28:00 GMT")];
         assert!(rest(429, &date) > Some(1e9));
@@ -187,17 +260,56 @@ mod tests {
         assert_eq!(rest(404, &[]), None);
     }
 
+    fn client(name: &str) -> Option<Client> {
+        Some(Client::Key(name.into()))
+    }
+
+    fn answered(status: u16) -> Result<Response<()>, BoxError> {
+        Ok(Response::builder().status(status).body(()).unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_failures_of_one_client_begin_no_rest() {
+        for status in [403, 500, 502, 503] {
+            let service = Rest::default();
+            for _ in 0..20 {
+                service.note(client("ada"), &answered(status));
+            }
+            assert_eq!(service.left(), None, "{status}");
+            service.note(client("bob"), &answered(200));
+            service.note(client("ada"), &answered(status));
+            service.note(client("bob"), &answered(400));
+            service.note(client("bob"), &answered(status));
+            assert_eq!(service.left(), None, "{status}: not in a row");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_in_a_row_of_several_clients_begin_a_rest_and_another_one_goes_on_with_it() {
+        let service = Rest::default();
+        service.note(client("ada"), &answered(500));
+        service.note(client("ada"), &answered(500));
+        assert_eq!(service.left(), None);
+        service.note::<()>(client("bob"), &Err("the connection broke".into()));
+        assert_eq!(service.left(), Some(AFTER_FAILURE));
+        tokio::time::advance(AFTER_FAILURE).await;
+        assert_eq!(service.left(), None);
+        service.note(client("ada"), &answered(500));
+        assert_eq!(service.left(), Some(AFTER_FAILURE));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn it_rests_until_the_later_time_and_no_longer() {
         let service = Rest::default();
         assert_eq!(service.left(), None);
-        service.begin(Duration::from_secs(10), "test");
-        service.begin(Duration::from_secs(2), "test");
+        let begin = |rest| service.state().begin(rest, "test");
+        begin(Duration::from_secs(10));
+        begin(Duration::from_secs(2));
         tokio::time::advance(Duration::from_secs(9)).await;
         assert_eq!(service.left(), Some(Duration::from_secs(1)));
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(service.left(), None);
-        service.begin(Duration::MAX, "test");
+        begin(Duration::MAX);
         assert_eq!(service.left(), Some(LONGEST));
     }
 }

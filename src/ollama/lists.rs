@@ -16,6 +16,17 @@ use serde_json::value::RawValue;
 
 use super::fleet::{Backend, Unreachable};
 use crate::model_rules::VisibleModels;
+use crate::openai::models;
+
+/// Models that lists have beside those of the servers; in the extensions of a request. Another service
+/// answers for them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MoreModels {
+    /// Those that no server can answer for now.
+    pub(crate) listed: Vec<ModelName>,
+    /// Those to list if no server responds; empty if the client should get the servers' error then.
+    pub(crate) if_unreachable: Vec<ModelName>,
+}
 
 /// A list that is merged from all backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +56,8 @@ impl List {
         }
     }
 
-    /// Merges the lists of the backends that are up and respond in time.
+    /// Merges the lists of the backends that are up and respond in time, and adds `more` models that
+    /// they do not have.
     ///
     /// # Errors
     /// No backend responded; the error is that of the first backend.
@@ -54,9 +66,49 @@ impl List {
         backends: impl Iterator<Item = &'a Backend>,
         limit: Duration,
         visible: &VisibleModels,
+        more: Option<&MoreModels>,
     ) -> Result<Bytes, Unreachable> {
-        let pages = pages_of(backends, self.path(), limit).await?;
-        Ok(self.merge(self.shown(allowed_rows(&pages).collect(), visible)))
+        let backends: Vec<_> = backends.collect();
+        let replaced = more.filter(|more| !more.if_unreachable.is_empty());
+        let all_down = backends.iter().all(|backend| !backend.is_up());
+        let instead = |more: &'_ MoreModels| (Vec::new(), more.if_unreachable.clone());
+        let (pages, names) = match replaced {
+            // Nothing has to wait for their time-outs.
+            Some(more) if all_down => instead(more),
+            _ => match (
+                pages_of(backends.into_iter(), self.path(), limit).await,
+                replaced,
+            ) {
+                (Ok(pages), _) => (
+                    pages,
+                    more.map(|more| more.listed.clone()).unwrap_or_default(),
+                ),
+                (Err(_), Some(more)) => instead(more),
+                (Err(error), None) => return Err(error),
+            },
+        };
+        let mut rows: Vec<_> = allowed_rows(&pages).collect();
+        let added = names.iter();
+        let added = added.filter(|name| rows.iter().all(|row| row.key != **name));
+        let added: Vec<_> = added.filter_map(|name| self.row(name)).collect();
+        rows.extend(added);
+        Ok(self.merge(self.shown(rows, visible)))
+    }
+
+    /// The row of a model of which only the name is known; `None` if the list is not of such models.
+    fn row(self, name: &ModelName) -> Option<Row<'static>> {
+        let text = name.to_string();
+        let model = models::Model::named(&text);
+        let row = match self {
+            Self::Ps => return None,
+            Self::Tags => models::tag(&model),
+            Self::Models => models::row(&model),
+        };
+        Some(Row {
+            key: name.clone(),
+            rank: None,
+            raw: Cow::Owned(row.to_string()),
+        })
     }
 
     /// The rows that the client may see, and those of aliases. An alias has the row of its first

@@ -8,7 +8,7 @@ pub mod everywhere;
 pub mod fleet;
 pub mod hold;
 pub mod hygiene;
-mod lists;
+pub(crate) mod lists;
 mod pull;
 pub mod rewrite;
 mod unload;
@@ -32,7 +32,7 @@ use llamatower_layers::{BoxError, Failure, ModelName, Operation, Replay, RouteMa
 use tower::{Service, ServiceExt};
 
 use fleet::{Fleet, ModelNotFound, Permit};
-use lists::List;
+use lists::{List, MoreModels};
 use unload::Step;
 
 use crate::model_rules::{ModelRules, VisibleModels};
@@ -116,12 +116,15 @@ where
         let fleet = self.fleet.clone();
         let listed = |list| {
             let visible = self.rules.visible(request.extensions());
-            Box::pin(list_of(self.fleet.clone(), list, visible))
+            let more = request.extensions().get().cloned();
+            Box::pin(list_of(self.fleet.clone(), list, visible, more))
         };
         let gathering: Gathering =
             match RouteMatch::of(request.extensions()).and_then(RouteMatch::operation) {
                 Some(Operation::Root) => Box::pin(async { Ok(whole(TEXT, "Ollama is running")) }),
-                Some(Operation::Version) => Box::pin(version(fleet)),
+                Some(Operation::Version) => {
+                    Box::pin(version(fleet, request.extensions().get().cloned()))
+                }
                 Some(Operation::Tags) => listed(List::Tags),
                 Some(Operation::Ps) => listed(List::Ps),
                 Some(Operation::Models) => listed(List::Models),
@@ -166,29 +169,37 @@ where
     answer.map(AnswerBody::new)
 }
 
-async fn version<S>(fleet: Arc<Fleet<S>>) -> Result<Response<AnswerBody>, BoxError> {
+/// The lowest version of the Ollama servers. If there is none, or if none responds and another service
+/// answers in their place, the version of the dialect.
+async fn version<S>(
+    fleet: Arc<Fleet<S>>,
+    more: Option<MoreModels>,
+) -> Result<Response<AnswerBody>, BoxError> {
+    let own = || whole(JSON, format!("{{\"version\":\"{DIALECT_VERSION}\"}}"));
+    let is_replaced = more.is_some_and(|more| !more.if_unreachable.is_empty());
     let mut backends = fleet.backends();
     backends.retain(|backend| backend.openai().is_none());
-    if backends.is_empty() {
-        return Ok(whole(
-            JSON,
-            format!("{{\"version\":\"{DIALECT_VERSION}\"}}"),
-        ));
+    let all_down = backends.iter().all(|backend| !backend.is_up());
+    if backends.is_empty() || is_replaced && all_down {
+        return Ok(own());
     }
     let backends = backends.iter().map(|backend| &**backend);
-    let version = lists::lowest_version(backends, fleet.probe_timeout()).await;
-    Ok(whole(JSON, version.map_err(Failure::from)?))
+    match lists::lowest_version(backends, fleet.probe_timeout()).await {
+        Err(_) if is_replaced => Ok(own()),
+        version => Ok(whole(JSON, version.map_err(Failure::from)?)),
+    }
 }
 
 async fn list_of<S>(
     fleet: Arc<Fleet<S>>,
     list: List,
     visible: VisibleModels,
+    more: Option<MoreModels>,
 ) -> Result<Response<AnswerBody>, BoxError> {
     let backends = fleet.backends();
     let backends = backends.iter().map(|backend| &**backend);
     let limit = fleet.probe_timeout();
-    let page = list.collect(backends, limit, &visible).await;
+    let page = list.collect(backends, limit, &visible, more.as_ref()).await;
     let content_type = match list {
         List::Models => HeaderValue::from_static("application/json"),
         List::Tags | List::Ps => JSON,

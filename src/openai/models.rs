@@ -68,6 +68,17 @@ fn model(row: &RawValue) -> Option<Model<'_>> {
 }
 
 impl Model<'_> {
+    /// A model of which only the id is known.
+    pub fn named(id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            created: None,
+            context: None,
+            size: 0,
+            row: "",
+        }
+    }
+
     /// The name under which the gateway knows the model; `None` if it cannot be one in Ollama's
     /// dialect.
     pub fn name(&self) -> Option<ModelName> {
@@ -90,18 +101,26 @@ impl Model<'_> {
 
 /// The list in the form of `/api/tags`.
 pub fn tags(models: &[Model<'_>]) -> String {
-    let rows = models.iter().map(|model| {
-        let name = model.listed();
-        json!({
-            "name": name,
-            "model": name,
-            "modified_at": model.modified_at(),
-            "size": model.size,
-            "digest": UNKNOWN_DIGEST,
-            "details": details(),
-        })
-    });
+    let rows = models.iter().map(tag);
     json!({ "models": rows.collect::<Vec<_>>() }).to_string()
+}
+
+/// A row of `/api/tags`.
+pub fn tag(model: &Model<'_>) -> Value {
+    let name = model.listed();
+    json!({
+        "name": name,
+        "model": name,
+        "modified_at": model.modified_at(),
+        "size": model.size,
+        "digest": UNKNOWN_DIGEST,
+        "details": details(),
+    })
+}
+
+/// A row of `/v1/models` for a model of which only the name is known, as Ollama writes it.
+pub fn row(model: &Model<'_>) -> Value {
+    json!({ "id": model.id, "object": "model", "created": 0, "owned_by": "library" })
 }
 
 /// The list in the form of `/api/ps`: such a server has all of its models in memory.
@@ -130,17 +149,29 @@ pub fn ps(models: &[Model<'_>]) -> String {
 /// The capabilities are those that every server of this dialect may have; whether the model has
 /// them is not known.
 pub fn show(model: &Model<'_>) -> String {
+    let told = "is served by an OpenAI-compatible server, which has no Modelfile";
+    described(model, told, &["completion", "tools"])
+}
+
+/// A model that a cloud service runs, in the form of `/api/show`. What it can do beside completions is
+/// not known.
+pub fn show_of_cloud(model: &Model<'_>) -> String {
+    let told = "is served by a cloud service now, which has no Modelfile";
+    described(model, told, &["completion"])
+}
+
+fn described(model: &Model<'_>, told: &str, capabilities: &[&str]) -> String {
     let mut info = json!({ "general.architecture": "unknown" });
     if let Some(context) = model.context {
         info["unknown.context_length"] = context.into();
     }
     json!({
-        "modelfile": format!("# {} is served by an OpenAI-compatible server, which has no Modelfile.\n", model.id),
+        "modelfile": format!("# {} {told}.\n", model.id),
         "parameters": "",
         "template": "",
         "details": details(),
         "model_info": info,
-        "capabilities": ["completion", "tools"],
+        "capabilities": capabilities,
         "modified_at": model.modified_at(),
     })
     .to_string()

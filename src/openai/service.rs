@@ -124,15 +124,16 @@ impl<S> Exchange<S> {
         }
     }
 
-    /// Sends a request as it is.
+    /// Sends a request as it is, but for the type of a JSON body.
     async fn pass<B, R>(&mut self, mut request: Request<B>) -> Answered<R>
     where
         S: Service<Request<B>, Response = Response<R>, Error = BoxError>,
-        B: Default,
+        B: Buffered + Default,
         R: Body<Data = Bytes>,
         R::Error: Into<BoxError>,
     {
         let path: Box<str> = request.uri().path().into();
+        name_json(&mut request);
         if !self.server.has_v1()
             && let Some(below) = path.strip_prefix("/v1")
         {
@@ -358,6 +359,24 @@ impl<S> Exchange<S> {
             server: self.server.name().clone(),
         };
         Failure::from(error).into()
+    }
+}
+
+/// Says of a JSON body that it is one. Ollama does not look at the type, so clients rely on any (curl
+/// sends that of a form); other servers refuse such a request or fail.
+fn name_json<B: Buffered>(request: &mut Request<B>) {
+    let segments = request.body().segments().unwrap_or_default();
+    let mut bytes = segments.iter().flatten();
+    if bytes.find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+        return;
+    }
+    let content_type = request.headers().get(CONTENT_TYPE);
+    let content_type = content_type.and_then(|value| value.to_str().ok());
+    let essence = content_type.and_then(|text| text.split(';').next());
+    let is_named = essence.is_some_and(|text| text.trim().eq_ignore_ascii_case("application/json"));
+    if !is_named {
+        let json = HeaderValue::from_static("application/json");
+        request.headers_mut().insert(CONTENT_TYPE, json);
     }
 }
 

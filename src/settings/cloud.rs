@@ -75,6 +75,16 @@ impl CloudModels {
         found.map(|(_, there)| there)
     }
 
+    /// The names of the models.
+    pub fn names(&self) -> impl Iterator<Item = &ModelName> {
+        self.0.iter().map(|(name, _)| name)
+    }
+
+    /// The names in the cloud.
+    pub fn there(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(_, there)| &**there)
+    }
+
     /// Whether there is no model.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

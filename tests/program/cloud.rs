@@ -179,12 +179,47 @@ async fn a_model_that_is_nowhere_is_asked_for_in_the_cloud() {
         .post("/api/chat", &with(chat(), json!({"model": "absent"})))
         .await;
     assert_eq!(unmapped.status, 404);
-    // Loading a model is for servers.
+    // There is nothing to load.
     let load = gateway
         .post("/api/generate", &json!({"model": "tiny"}))
         .await;
-    assert_eq!(load.status, 404);
+    assert_eq!(
+        (load.status, &load.json()["done_reason"]),
+        (200, &json!("load"))
+    );
     assert_eq!(cloud.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn a_service_may_have_the_same_names_as_the_servers() {
+    for (map, there) in [
+        ("tiny=tiny", "tiny"),
+        ("Tiny=tiny:latest", "tiny:latest"),
+        ("tiny:latest=TINY", "TINY"),
+    ] {
+        let cloud = Cloud::start().await;
+        let [url, authority, _, key] = cloud.settings();
+        let settings = [
+            url,
+            authority,
+            key,
+            ("LLAMATOWER_CLOUD_MODELS", map),
+            (WHEN, "down"),
+            ANONYMOUS,
+        ];
+        let sim = tiny().await;
+        let gateway = Gateway::start_up(&[&sim], &settings).await;
+        drop(sim);
+        for (path, body) in requests() {
+            let answer = gateway.post(path, &body).await;
+            assert!(is_from_cloud(&answer), "{map} {path}: {answer:?}");
+            assert_eq!(answer.header("x-llamatower-model"), there);
+            let names = |text: &str| answer.text.contains(&format!("\"model\":\"{text}\""));
+            assert!(names("tiny"), "{map} {path}: {}", answer.text);
+        }
+        let seen = cloud.seen();
+        assert!(seen.iter().all(|seen| seen.body["model"] == there), "{map}");
+    }
 }
 
 #[tokio::test]
@@ -333,11 +368,15 @@ async fn only_clients_that_are_allowed_use_the_cloud() {
     );
     assert_ne!(ask("ada", "kimi:1t-cloud").await.status, 403);
     let anonymous = tiny().await;
-    let gateway = Gateway::start_up(
-        &[&anonymous],
-        &[("LLAMATOWER_ALIASES", "kimi=kimi:1t-cloud")],
-    )
-    .await;
+    let aliases = "kimi=kimi:1t-cloud|glm:cloud, first=kimi:1t-cloud|tiny, last=tiny|glm:cloud";
+    let gateway = Gateway::start_up(&[&anonymous], &[("LLAMATOWER_ALIASES", aliases)]).await;
+    for alias in ["first", "last"] {
+        let answer = gateway
+            .post("/api/chat", &with(chat(), json!({"model": alias})))
+            .await;
+        let served = answer.header("x-llamatower-model");
+        assert_eq!((answer.status, served), (200, "tiny"), "{}", answer.text);
+    }
     for model in ["kimi:1t-cloud", "kimi"] {
         let refused = gateway
             .post(
@@ -384,11 +423,29 @@ async fn spending_ends_with_the_tokens_of_the_day() {
         ),
         (&json!(51), &json!(60))
     );
+    // The log tells once whose tokens are used up, and not for each request.
+    for key in ["ada", "bob", "bob"] {
+        let answer = ask(key).await;
+        assert_eq!(answer.status, 502);
+        let id = answer.header("x-request-id");
+        gateway
+            .logged("the end of a request", |line| line["request_id"] == *id)
+            .await;
+    }
+    let told = |whose: &str| {
+        let is_it = |line: &Value| {
+            let error = line["error"].as_str().unwrap_or_default();
+            line["level"] == "WARN" && error.contains(whose)
+        };
+        gateway.count_logged(is_it)
+    };
+    assert_eq!(told("9 of all clients' 60 tokens per day are left"), 1);
+    assert_eq!(told("6 of this client's 40 tokens per day are left"), 1);
     let page = gateway.admin_page("/metrics").await.text;
     let refused = page
         .lines()
         .find(|line| line.contains("result=\"no_tokens\"") && line.contains("\"down\""));
-    assert!(refused.unwrap().ends_with(" 2"), "{page}");
+    assert!(refused.unwrap().ends_with(" 5"), "{page}");
 }
 
 #[tokio::test]
@@ -432,6 +489,35 @@ async fn the_service_is_left_alone_until_it_wants_requests_again() {
         gateway.post("/api/chat", &chat()).await.status,
         502,
         "it was its last request"
+    );
+}
+
+#[tokio::test]
+async fn a_request_that_the_service_fails_at_is_no_reason_not_to_ask_it_for_others() {
+    let cloud = Cloud::start().await;
+    let gateway = without_servers(&cloud, &[(WHEN, "down"), ANONYMOUS]).await;
+    for status in [500, 503, 403] {
+        for _ in 0..4 {
+            cloud.reply(Reply::Refusal(status, ""));
+            let failed = gateway.post("/api/chat", &chat()).await;
+            assert_eq!(failed.status, 502, "{status}: {failed:?}");
+        }
+        let answer = gateway.post("/api/chat", &chat()).await;
+        assert!(is_from_cloud(&answer), "{status}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_json_body_without_a_type_is_sent_to_the_cloud_as_json() {
+    let cloud = Cloud::start().await;
+    let gateway = without_servers(&cloud, &[(WHEN, "down"), ANONYMOUS]).await;
+    let mut connection = gateway.connect().await;
+    connection.post("/v1/chat/completions", &chat()).await;
+    assert_eq!(connection.head().await.status, 200);
+    let head = &cloud.seen()[0].head;
+    assert!(
+        head.contains("content-type: application/json\r\n"),
+        "{head}"
     );
 }
 

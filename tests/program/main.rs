@@ -15,6 +15,7 @@ mod cordon;
 mod decisions;
 mod discovery;
 mod doctor;
+mod down;
 mod ends;
 mod front;
 mod harness;

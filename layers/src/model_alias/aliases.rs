@@ -126,6 +126,21 @@ impl Alias {
         Self::new(name, targets?, AliasChoice::InOrder)
     }
 
+    /// The alias `name` of one model on another server, which may have the same name there: requests
+    /// are sent with `model` as it is written, and responses name what the client asked for.
+    ///
+    /// # Errors
+    /// A text is not a model's name.
+    pub fn renaming(name: &str, model: &str) -> Result<Self, AliasError> {
+        let Candidate { name, text } = Candidate::parse(name)?;
+        Ok(Self {
+            name,
+            text,
+            targets: vec![AliasTarget::new(model)?],
+            choice: AliasChoice::InOrder,
+        })
+    }
+
     /// Its name.
     pub fn name(&self) -> &ModelName {
         &self.name
@@ -254,7 +269,8 @@ impl Aliases {
 
     /// The models that may answer a request for an alias, the best first, each once. A model that
     /// lacks what the request needs is left out, so that the list may be empty; an alias of a single
-    /// model keeps it, whose server tells what is missing. Models that are on no server come last.
+    /// model keeps it, whose server tells what is missing. Models that are on no server come after
+    /// the others, and those whose servers are down last.
     pub fn candidates(
         &self,
         alias: &Alias,
@@ -263,9 +279,7 @@ impl Aliases {
     ) -> Vec<Candidate> {
         let mut all = Vec::new();
         self.collect(&mut vec![alias], asked, known, &mut all);
-        // Those that are there keep their order; a request for one that is not may have to wait
-        // until its servers have been asked once more.
-        all.sort_by_cached_key(|model| known.is_missing(&model.name));
+        sort_by_presence(&mut all, known);
         if let ([], [only]) = (&all[..], &self.in_listed_order(alias)[..]) {
             all.push(only.clone());
         }
@@ -336,6 +350,13 @@ impl Aliases {
             push(all, model);
         }
     }
+}
+
+/// Moves models that no server can answer with now behind the others. Those that are there keep their
+/// order. A request for one that is on no server may have to wait until the servers were asked once
+/// more; one for a model whose servers are down may have to wait for its time-outs.
+pub(super) fn sort_by_presence(models: &mut [Candidate], known: &dyn KnownModels) {
+    models.sort_by_cached_key(|model| (known.is_down(&model.name), known.is_missing(&model.name)));
 }
 
 /// Sorts models by their expected time, those without one last. A model whose speed is not known is

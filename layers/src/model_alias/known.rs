@@ -63,8 +63,14 @@ pub trait KnownModels: Send + Sync {
         false
     }
 
-    /// Whether a model is certainly on no server. It is tried after those that are.
+    /// Whether a model is certainly on no server. It is tried after those that are on one that may be up.
     fn is_missing(&self, _model: &ModelName) -> bool {
+        false
+    }
+
+    /// Whether all servers of a model are known to be down. It is tried after all others, because
+    /// that knowledge may be out of date.
+    fn is_down(&self, _model: &ModelName) -> bool {
         false
     }
 

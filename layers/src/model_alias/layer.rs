@@ -8,6 +8,7 @@ use http::request::Parts;
 use tower_layer::Layer;
 
 use super::{Aliases, Candidate, KnownModels, ModelAliasService};
+use crate::ModelName;
 use crate::live::Live;
 use crate::order;
 
@@ -24,6 +25,8 @@ pub struct Fallback<'a> {
 }
 
 pub(super) type Observer = dyn Fn(&Fallback<'_>) + Send + Sync;
+type Allowed = dyn Fn(&Parts, &ModelName) -> bool + Send + Sync;
+
 type ClientOf = dyn Fn(&Parts) -> Option<Arc<str>> + Send + Sync;
 
 /// Replaces aliases of models in requests and responses, and tries the next model if one cannot
@@ -33,6 +36,7 @@ pub struct ModelAliasLayer {
     pub(super) aliases: Live<Aliases>,
     pub(super) known: Arc<dyn KnownModels>,
     pub(super) client_of: Option<Arc<ClientOf>>,
+    pub(super) allowed: Option<Arc<Allowed>>,
     pub(super) header: Option<HeaderName>,
     pub(super) observer: Option<Arc<Observer>>,
 }
@@ -44,6 +48,7 @@ impl ModelAliasLayer {
             aliases: aliases.into(),
             known: Arc::new(()),
             client_of: None,
+            allowed: None,
             header: None,
             observer: None,
         }
@@ -65,6 +70,17 @@ impl ModelAliasLayer {
         client_of: impl Fn(&Parts) -> Option<Arc<str>> + Send + Sync + 'static,
     ) -> Self {
         self.client_of = Some(Arc::new(client_of));
+        self
+    }
+
+    /// Whether a request may run a model. Models that it may not run are left out while the alias has
+    /// another one; by default it may run all.
+    #[must_use]
+    pub fn with_allowed(
+        mut self,
+        allowed: impl Fn(&Parts, &ModelName) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.allowed = Some(Arc::new(allowed));
         self
     }
 

@@ -14,8 +14,9 @@
 //!   in the response as it passes, in all dialects and in streams of any framing. Requests whose model
 //!   is no alias are neither copied nor changed.
 //! - A model can have a **weight** ([`AliasChoice::Weighted`]); a client gets the same model each
-//!   time. With [`KnownModels`] an alias can prefer what is in memory or could answer soonest, and a
-//!   model that lacks a capability which the request needs is left out.
+//!   time. With [`KnownModels`] an alias can prefer what is in memory or could answer soonest, a
+//!   model whose servers are down is tried last, and one that lacks a capability which the request
+//!   needs is left out.
 //! - If no model can answer, the client gets the first failure that may pass (busy, failing). If all
 //!   are missing, it gets 404 with the alias and its models.
 //! - The declared length of a response is corrected. If the model is not within its first 64 KiB, as

@@ -9,6 +9,7 @@ use http::{Extensions, Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
+use super::aliases::sort_by_presence;
 use super::attempts::{Plan, try_in_turn};
 use super::error::NoCapableModel;
 use super::{Alias, Asked, Candidate, ModelAliasBody, ModelAliasFuture, ModelAliasLayer};
@@ -87,9 +88,13 @@ impl ModelAliasLayer {
         let llm = LlmRequest::of(&request.extensions);
         let needs = llm.map(|llm| llm.needs).unwrap_or_default();
         let operation = llm.map_or(Operation::Extra, |llm| llm.operation);
-        let candidates = match operation {
+        let mut candidates = match operation {
             // It describes one model, whatever else is in memory.
-            Operation::Show => aliases.in_listed_order(alias),
+            Operation::Show => {
+                let mut models = aliases.in_listed_order(alias);
+                sort_by_presence(&mut models, &*self.known);
+                models
+            }
             _ => {
                 let client = self.client_of.as_ref().and_then(|of| of(request));
                 let asked = Asked::new()
@@ -99,6 +104,13 @@ impl ModelAliasLayer {
                 aliases.candidates(alias, &asked, &*self.known)
             }
         };
+        if let Some(allowed) = &self.allowed {
+            let may_run = |model: &Candidate| allowed(request, &model.name);
+            // Without any other, the refusal of the first one tells the reason.
+            if candidates.iter().any(may_run) {
+                candidates.retain(may_run);
+            }
+        }
         if candidates.is_empty() {
             let needed: Vec<_> = needs.capabilities().collect();
             return Err(NoCapableModel {

@@ -145,6 +145,7 @@ struct Known {
     times: Vec<(&'static str, f64, Option<f64>)>,
     blind: Vec<&'static str>,
     missing: Vec<&'static str>,
+    down: Vec<&'static str>,
 }
 
 impl KnownModels for Known {
@@ -153,6 +154,9 @@ impl KnownModels for Known {
     }
     fn is_missing(&self, model: &ModelName) -> bool {
         self.missing.contains(&model.model())
+    }
+    fn is_down(&self, model: &ModelName) -> bool {
+        self.down.contains(&model.model())
     }
     fn is_resident(&self, model: &ModelName) -> bool {
         self.resident.contains(&model.model())
@@ -176,7 +180,7 @@ fn a_set_prefers_what_is_in_memory_or_answers_soonest_and_never_what_lacks_a_cap
             ("c", 1.0, Some(1.0)),
         ],
         blind: vec!["b"],
-        missing: vec![],
+        ..Known::default()
     };
     let images = Asked::new().with_needs(Needs::new().with_images(true));
     let text = Asked::new();
@@ -217,6 +221,20 @@ fn a_model_that_is_on_no_server_is_tried_last() {
     };
     let aliases = Aliases::new([chain("gpt", &["a", "b", "c", "d"])]).unwrap();
     assert_eq!(texts(&aliases, "gpt", &Asked::new(), &known), "b d a c");
+}
+
+#[test]
+fn a_model_whose_servers_are_down_is_tried_last_whatever_the_choice() {
+    let known = Known {
+        missing: vec!["c"],
+        down: vec!["a", "d"],
+        times: vec![("a", 0.0, None), ("b", 1.0, None)],
+        ..Known::default()
+    };
+    for choice in [AliasChoice::InOrder, AliasChoice::Cheapest] {
+        let aliases = Aliases::new([choosing(choice, &["a", "c", "d", "b"])]).unwrap();
+        assert_eq!(texts(&aliases, "gpt", &Asked::new(), &known), "b c a d");
+    }
 }
 
 // === the service ===
@@ -282,7 +300,8 @@ async fn asked(aliases: Aliases, script: &[Does], body: &'static str) -> (String
         .with_known_models(Known {
             blind: vec!["blind"],
             ..Known::default()
-        });
+        })
+        .with_allowed(|_, model| !model.model().starts_with("secret"));
     let service = EndpointLayer::new(EndpointTable::ollama())
         .layer(LlmRequestLayer::new().layer(layer.layer(inner)));
     let request = Request::post("/api/chat").body(Sent::from(Bytes::from(body)));
@@ -330,6 +349,33 @@ async fn each_model_that_is_tried_next_is_reported_with_the_alias_of_the_table()
     assert_eq!(service.oneshot(request).await.unwrap().status(), 503);
     let reported = reported.lock().unwrap();
     assert_eq!(*reported, ["gpt a missing", "gpt b unavailable"]);
+}
+
+#[tokio::test]
+async fn a_model_is_renamed_to_its_own_name_in_another_spelling() {
+    for (model, asked_for) in [("A", "a"), ("a", "A:latest"), ("a", "a"), ("b", "a")] {
+        let aliases = Aliases::new([Alias::renaming(asked_for, model).unwrap()]).unwrap();
+        let body = format!(r#"{{"model":"{asked_for}","messages":[]}}"#);
+        let (answer, tried) = asked(aliases, &[Does::Status(200)], body.leak()).await;
+        assert_eq!(answer, format!(r#"200 {model} {{"model":"{asked_for}"}}"#));
+        assert_eq!(tried, [model]);
+    }
+    assert!(Alias::renaming("a b", "a").is_err() && Alias::renaming("a", "a b").is_err());
+}
+
+#[tokio::test]
+async fn a_model_that_the_request_may_not_run_is_left_out_while_there_is_another() {
+    const BODY: &str = r#"{"model":"gpt","messages":[]}"#;
+    let aliases = |models: &[&str]| Aliases::new([chain("gpt", models)]).unwrap();
+    let (_, tried) = asked(aliases(&["secret", "a"]), &[Does::Status(200)], BODY).await;
+    assert_eq!(tried, ["a"]);
+    // The inner service says why it refuses the first one.
+    let only = aliases(&["secret", "secret2"]);
+    let (answer, tried) = asked(only, &[Does::Fails(403)], BODY).await;
+    assert_eq!(
+        (&*answer, &tried[..]),
+        ("403 failed with 403", &["secret".to_owned()][..])
+    );
 }
 
 fn abc() -> Aliases {

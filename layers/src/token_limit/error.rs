@@ -13,9 +13,9 @@ use crate::{Fail, Retryable, Side};
 /// The response is a 429 (RFC 6585 4) with the `RateLimit` headers of the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "token limit reached: {} of this client's {} are left, too few for this request; the {} ends in \
-     {} s",
+    "token limit reached: {} of {} {} are left, too few for this request; the {} ends in {} s",
     .budget_state.remaining,
+    if *.is_shared { "all clients'" } else { "this client's" },
     .budget_state.budget,
     .budget_state.budget.window().name(),
     whole_seconds(.budget_state.reset)
@@ -24,11 +24,17 @@ use crate::{Fail, Retryable, Side};
 pub struct TokensExhausted {
     /// The budget. Of several exhausted budgets, the one with the latest reset.
     pub budget_state: BudgetState,
+    /// Whether the budget is that of all clients together
+    /// ([`with_shared_budgets`](super::TokenLimitLayer::with_shared_budgets)).
+    pub is_shared: bool,
 }
 
 impl TokensExhausted {
-    pub(super) fn new(budget_state: BudgetState) -> Self {
-        Self { budget_state }
+    pub(super) fn new(budget_state: BudgetState, is_shared: bool) -> Self {
+        Self {
+            budget_state,
+            is_shared,
+        }
     }
 }
 

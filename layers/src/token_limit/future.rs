@@ -60,6 +60,7 @@ pin_project! {
         call: Option<(S, Request<B>)>,
         store: Arc<T>,
         estimate: u64,
+        is_shared: bool,
     }
 }
 
@@ -101,6 +102,7 @@ where
                     call: Some((ready_service, request)),
                     store: limit.store.clone(),
                     estimate,
+                    is_shared: limit.is_shared,
                 }),
             },
             settlement: None,
@@ -129,6 +131,7 @@ where
                         call,
                         store,
                         estimate,
+                        is_shared,
                     } = reserving.as_mut().project();
                     match ready!(store_call.poll(cx)) {
                         Ok(Some(Ok(granted))) => {
@@ -138,7 +141,7 @@ where
                             *this.budget_states = granted.budget_states;
                         }
                         Ok(Some(Err(budget_state))) => {
-                            let exhausted = TokensExhausted::new(budget_state);
+                            let exhausted = TokensExhausted::new(budget_state, *is_shared);
                             return Poll::Ready(Err(Failure::from(exhausted).into()));
                         }
                         Ok(None) => {}

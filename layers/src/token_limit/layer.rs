@@ -34,6 +34,7 @@ pub(super) struct Limit<K, X, T> {
     pub(super) policy: StorePolicy,
     pub(super) estimate: Option<Arc<Estimate>>,
     pub(super) is_on: Arc<AtomicBool>,
+    pub(super) is_shared: bool,
     budgets: Arc<[Budget]>,
     budgets_of: Option<Arc<BudgetsOf<K>>>,
 }
@@ -89,6 +90,7 @@ where
                 policy: StorePolicy::default(),
                 estimate: None,
                 is_on: Arc::new(AtomicBool::new(true)),
+                is_shared: false,
                 budgets: budgets.into_iter().collect(),
                 budgets_of: None,
             }),
@@ -115,6 +117,12 @@ impl<K, X: Clone, T> TokenLimitLayer<K, X, T> {
     /// budgets.
     pub fn without_key(self, without_key: WithoutKey) -> Self {
         self.change(|limit| limit.without_key = without_key)
+    }
+
+    /// The budgets are those of all clients together, because all requests have the same key. Errors
+    /// then say so; by default they name the client.
+    pub fn with_shared_budgets(self) -> Self {
+        self.change(|limit| limit.is_shared = true)
     }
 
     /// The expected tokens of a request. The default is a quarter of its body's bytes, at most
@@ -153,6 +161,7 @@ impl<K, X: Clone, T> TokenLimitLayer<K, X, T> {
             policy: self.limit.policy,
             estimate: self.limit.estimate.clone(),
             is_on: self.limit.is_on.clone(),
+            is_shared: self.limit.is_shared,
             budgets: self.limit.budgets.clone(),
             budgets_of: self.limit.budgets_of.clone(),
         };

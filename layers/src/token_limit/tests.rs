@@ -212,6 +212,12 @@ async fn a_key_without_tokens_is_refused_until_its_window_ends() {
     let text = "token limit reached: 3 of this client's 45 tokens per minute are left, too few for \
                 this request; the minute ends in 40 s";
     assert_eq!(failure.to_string(), text);
+    let shared = failure.caused_by::<TokensExhausted>().copied();
+    let shared = TokensExhausted::new(shared.unwrap().budget_state, true).to_string();
+    assert!(
+        shared.contains("3 of all clients' 45 tokens per minute"),
+        "{shared}"
+    );
     let mut headers = HeaderMap::new();
     failure.write_headers(&mut headers);
     assert_eq!(remaining(&headers), ["\"tokens-minute\";r=3;t=40"]);

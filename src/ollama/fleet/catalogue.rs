@@ -10,7 +10,7 @@ use arc_swap::{ArcSwap, Guard};
 use foldhash::HashMap;
 use llamatower_layers::llm_request::ModelName;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::backend::Unreachable;
 use super::cordon::Cordoned;
@@ -22,6 +22,10 @@ use super::policy::ServerId;
 /// A request for an unknown model makes the gateway probe all backends, but not more often than
 /// this.
 const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
+
+/// How long a request for an unknown model waits for the probe of a backend that is down while another
+/// one is up. One that has just come up answers in this time.
+const PATIENCE_WITH_DOWN: Duration = Duration::from_millis(100);
 
 /// The backends and their models.
 #[derive(Debug)]
@@ -151,6 +155,16 @@ impl<S> Members<S> {
         (!names.is_empty()).then(|| Cordoned::new(&names))
     }
 
+    /// Whether no backend that a request for a model may be sent to is up, by the probes, or only
+    /// cordoned ones could serve it. A backend that was not probed yet may be up.
+    pub(super) fn is_down(&self, model: &ModelName) -> bool {
+        if self.only_cordoned(Some(model)).is_some() {
+            return true;
+        }
+        let candidates = self.candidates(Some(model));
+        !candidates.is_empty() && candidates.iter().all(|member| member.is_known_down())
+    }
+
     /// Whether a model that no backend [has](Self::holders) must be refused: no backend may serve
     /// it, or it is on the disk of one that must not.
     pub(super) fn is_withheld(&self, model: &ModelName) -> bool {
@@ -255,8 +269,9 @@ impl<S> Catalogue<S> {
         self.until_all(Member::was_probed).await;
     }
 
-    /// Probes all backends again and waits for the results. A caller during a refresh waits for
-    /// that refresh; soon after a refresh, no backend is probed.
+    /// Probes all backends again and waits for the results; those of backends that are down hold up
+    /// nothing while another one is up. A caller during a refresh waits for that refresh; soon after a
+    /// refresh, no backend is probed.
     pub(super) async fn refreshed(&self) {
         let mut awaited = 0;
         self.refreshes.send_if_modified(|refreshes| {
@@ -271,7 +286,15 @@ impl<S> Catalogue<S> {
             awaited = refreshes.asked;
             asks
         });
-        self.until_all(|member| member.was_refreshed(awaited)).await;
+        let all = self.until_all(|member| member.was_refreshed(awaited));
+        let is_any_up = !self.members().all().iter().all(|one| one.is_known_down());
+        if is_any_up {
+            let of_those_up =
+                self.until_all(|member| member.is_known_down() || member.was_refreshed(awaited));
+            let _ = tokio::join!(of_those_up, timeout(PATIENCE_WITH_DOWN, all));
+        } else {
+            all.await;
+        }
     }
 
     async fn until_all(&self, holds: impl Fn(&Member<S>) -> bool) {
@@ -419,6 +442,35 @@ mod tests {
         catalogue.note_probe(&one, Ok(vec![installed("a", "1"), installed("b", "2")]), 0);
         assert_eq!(holders(&catalogue, "a"), ["gpu-2:11434"]);
         assert!(holders(&catalogue, "b").is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_that_is_down_does_not_hold_up_a_refresh_while_another_is_up() {
+        let (catalogue, [up, down]) = two();
+        let gone = || Err(Unreachable::new("gpu-2:11434", "it is gone"));
+        catalogue.note_probe(&up, Ok(vec![installed("a", "1")]), 0);
+        catalogue.note_probe(&down, gone(), 0);
+        down.backend.set_up(false);
+        let begun = Instant::now();
+        let probes = async {
+            catalogue.refresh_asked_after(0).await;
+            catalogue.note_probe(&up, Ok(vec![]), 1);
+        };
+        tokio::join!(catalogue.refreshed(), probes);
+        assert_eq!(begun.elapsed(), PATIENCE_WITH_DOWN);
+        // Without another one, its probe is awaited.
+        up.backend.set_up(false);
+        tokio::time::advance(SHORTEST_REFRESH).await;
+        let begun = Instant::now();
+        let late = Duration::from_secs(2);
+        let probes = async {
+            catalogue.refresh_asked_after(1).await;
+            catalogue.note_probe(&up, gone(), 2);
+            tokio::time::sleep(late).await;
+            catalogue.note_probe(&down, gone(), 2);
+        };
+        tokio::join!(catalogue.refreshed(), probes);
+        assert_eq!(begun.elapsed(), late);
     }
 
     #[tokio::test(start_paused = true)]

@@ -32,6 +32,10 @@ impl<S: Send + Sync> KnownModels for FleetModels<S> {
         self.0.catalogue.members().holders(model).is_empty()
     }
 
+    fn is_down(&self, model: &ModelName) -> bool {
+        self.0.catalogue.members().is_down(model)
+    }
+
     fn is_resident(&self, model: &ModelName) -> bool {
         let members = self.0.catalogue.members();
         let is_up = |id: ServerId| {

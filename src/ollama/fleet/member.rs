@@ -174,6 +174,11 @@ impl<S> Member<S> {
         self.probed.load(Ordering::Relaxed) > 0
     }
 
+    /// Whether it is down by its probes. One that was not probed yet may be up.
+    pub(super) fn is_known_down(&self) -> bool {
+        self.was_probed() && !self.backend.is_up()
+    }
+
     /// Whether the backend was probed after this refresh was requested.
     pub(super) fn was_refreshed(&self, refresh: u64) -> bool {
         self.probed.load(Ordering::Relaxed) > refresh

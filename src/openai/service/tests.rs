@@ -133,7 +133,44 @@ async fn v1_requests_pass_unaltered() {
         let seen = log.lock().unwrap()[0].clone();
         assert_eq!(seen.path, path);
         assert_eq!(seen.body, r#"{"model":"A","odd":[1]}"#);
-        assert_eq!(seen.headers.len(), 1);
+        assert_eq!(seen.headers[CONTENT_TYPE], "application/json");
+        assert_eq!(seen.headers.len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_json_body_is_sent_as_json_whatever_the_client_says_of_it() {
+    const JSON: &str = "application/json";
+    const FORM: &str = "application/x-www-form-urlencoded";
+    const PARTS: &str = "multipart/form-data; boundary=x";
+    for (body, given, sent) in [
+        ("{\"model\":\"a\"}", None, Some(JSON)),
+        (" \n{\"model\":\"a\"}", Some(FORM), Some(JSON)),
+        ("{}", Some("text/plain"), Some(JSON)),
+        (
+            "{}",
+            Some("Application/JSON; charset=x"),
+            Some("Application/JSON; charset=x"),
+        ),
+        ("--x\r\n", Some(PARTS), Some(PARTS)),
+        ("", None, None),
+        ("\u{28}\u{b5}\u{2f}", None, None),
+    ] {
+        let log = Log::default();
+        let service = translate(true, &log, |_| whole(200, "{}"));
+        let mut request = post("/v1/chat/completions", &json!({}));
+        *request.body_mut() = Bytes::from(body).into();
+        let given = given.map(HeaderValue::from_static);
+        request
+            .headers_mut()
+            .extend(given.map(|given| (CONTENT_TYPE, given)));
+        service.oneshot(request).await.unwrap();
+        let seen = log.lock().unwrap()[0].headers.get(CONTENT_TYPE).cloned();
+        assert_eq!(
+            seen.as_ref().map(|value| value.to_str().unwrap()),
+            sent,
+            "{body}"
+        );
     }
 }
 

@@ -188,7 +188,13 @@ impl Gateway {
 
     /// Whether such a line has been logged so far.
     pub(crate) fn has_logged(&self, is_it: impl Fn(&Value) -> bool) -> bool {
-        self.log.lines.lock().unwrap().iter().any(is_it)
+        self.count_logged(is_it) > 0
+    }
+
+    /// The number of such lines so far.
+    pub(crate) fn count_logged(&self, is_it: impl Fn(&Value) -> bool) -> usize {
+        let lines = self.log.lines.lock().unwrap();
+        lines.iter().filter(|line| is_it(line)).count()
     }
 
     /// The number of lines with this message so far.
