@@ -14,10 +14,7 @@ use super::error::ManageError;
 use crate::edge::ListenAddr;
 use crate::healthcheck::Target;
 use crate::ollama::everywhere::SERVERS;
-use crate::settings::{Environment, Settings, SettingsError};
-
-/// The variable with an administrator's key. The gateway itself does not read it.
-const KEY: &str = "LLAMATOWER_ADMIN_KEY";
+use crate::settings::{ADMIN_KEY, Environment, Settings, SettingsError};
 
 /// A client of a running gateway.
 pub(super) struct GatewayClient {
@@ -187,7 +184,7 @@ fn key(file: Option<&Path>, environment: &Environment) -> Result<Option<HeaderVa
             let cannot = |error| ManageError::Arguments(format!("{path} cannot be read: {error}"));
             (path.clone(), Some(text.map_err(cannot)?))
         }
-        None => (KEY.to_owned(), environment.get(KEY).map(str::to_owned)),
+        None => (ADMIN_KEY.to_owned(), environment.get(ADMIN_KEY).map(str::to_owned)),
     };
     let text = text
         .as_deref()
