@@ -43,7 +43,10 @@ fn a_misspelt_variable_of_a_command_is_not_sent_to_the_list_of_digests() {
     for wrong in ["LLAMATOWER_ADMIN_KEY_FILE", "llamatower_admin_key"] {
         let error = refused(wrong);
         assert!(error.contains("--key-file"), "{error}");
-        assert!(error.contains("the digests of keys in LLAMATOWER_ADMIN_KEYS"), "{error}");
+        assert!(
+            error.contains("the digests of keys in LLAMATOWER_ADMIN_KEYS"),
+            "{error}"
+        );
     }
 }
 
