@@ -18,8 +18,10 @@
 mod broken;
 mod clients;
 mod leaf;
+mod listing;
 mod overflow;
 mod reason;
+mod refused;
 mod rest;
 
 use std::num::NonZeroU64;
@@ -39,6 +41,7 @@ use crate::settings::{CloudModels, CloudWhen, Settings};
 pub use broken::{CloudError, EventsBody};
 pub use clients::{CloudClients, CloudNotAllowed, OllamaCloudModels};
 pub use leaf::leaf;
+pub use listing::{Listing, NoList};
 pub use overflow::{OverflowLayer, OverflowService};
 pub use reason::Reason;
 pub use rest::Rest;
@@ -135,16 +138,18 @@ impl Cloud {
         ];
         let when = when.into_iter().filter(|(is_on, _)| *is_on);
         CloudStatus {
-            address: format!(
-                "{}{}",
-                self.address,
-                if self.address.has_v1() { "/v1" } else { "" }
-            ),
+            address: self.address(),
             when: when.map(|(_, reason)| reason.name()).collect(),
             rests_for: self.rest.left(),
             tokens_today: self.tokens_today(),
             tokens_limit: self.tokens,
         }
+    }
+
+    /// Its address, as clients of OpenAI's library write it.
+    pub fn address(&self) -> String {
+        let v1 = if self.address.has_v1() { "/v1" } else { "" };
+        format!("{}{v1}", self.address)
     }
 
     /// The budget of all clients together.

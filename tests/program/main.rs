@@ -15,6 +15,7 @@ mod cordon;
 mod decisions;
 mod discovery;
 mod doctor;
+mod doctor_cloud;
 mod ends;
 mod front;
 mod harness;
