@@ -22,6 +22,7 @@ mod harness;
 mod limits;
 mod loads;
 mod manage;
+mod manage_some;
 mod models_sync;
 mod openai;
 mod operator_loads;
