@@ -76,7 +76,7 @@ impl ModelsPage {
             let names = down.join(", ");
             let _ = writeln!(
                 text,
-                "\nDown, with the models that were last known: {names}"
+                "\nDown, so the list of their models may be wrong: {names}"
             );
         }
         text
@@ -135,6 +135,6 @@ mod tests {
         assert!(lines[1].ends_with("gpu-1:11434"), "{table}");
         let differ = "gpu-1:11434 (0123456789ab), gpu-2:11434 (f123456789ab): the digests differ";
         assert!(lines[2].ends_with(differ), "{table}");
-        assert!(lines[4].ends_with(" known: gpu-2:11434"), "{table}");
+        assert!(lines[4].ends_with(" may be wrong: gpu-2:11434"), "{table}");
     }
 }

@@ -83,8 +83,8 @@ fn is_public(address: &Address) -> bool {
             let [first, second, ..] = ip.octets();
             // 100.64.0.0/10 (RFC 6598) is that of overlay networks, too.
             let is_shared = first == 100 && second & 0xc0 == 64;
-            !(ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_unspecified())
-                && !is_shared
+            let is_local = ip.is_private() || ip.is_link_local() || is_shared;
+            !(is_local || ip.is_loopback() || ip.is_unspecified())
         }
         Some(IpAddr::V6(ip)) => {
             let is_local = ip.is_unique_local() || ip.is_unicast_link_local();
