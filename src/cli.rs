@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, value_parser};
 
 use crate::manage::{ModelsArguments, ServerArguments, UsageArguments};
+use crate::settings::CONFIG_FILE;
 use crate::top::TopArguments;
 
 /// An LLM gateway in front of Ollama.
@@ -30,7 +31,7 @@ impl Arguments {
     /// an option without a value is an error of the command line.
     pub fn config_file(&self) -> Option<PathBuf> {
         let of_environment = || {
-            let path = std::env::var_os("LLAMATOWER_CONFIG")?;
+            let path = std::env::var_os(CONFIG_FILE)?;
             let is_blank = path.to_string_lossy().trim().is_empty();
             (!is_blank).then(|| path.into())
         };

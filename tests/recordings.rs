@@ -22,10 +22,14 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader, Lines};
 use tokio::process::{Child, Command};
 
 /// Header fields that an answer may have besides, and why.
-const MORE_HEADERS: [(&str, &str); 4] = [
+const MORE_HEADERS: [(&str, &str); 5] = [
     (
         "x-llamatower-backend",
         "it names the backend that sent the response",
+    ),
+    (
+        "x-llamatower-servers",
+        "it names the backends that have unloaded a model",
     ),
     (
         "x-request-id",

@@ -19,9 +19,9 @@ use llamatower_layers::store::WithoutKey;
 use llamatower_layers::token_limit::{Budget, TokenLimitLayer, Window};
 use llamatower_layers::usage::UsageLayer;
 use llamatower_layers::{BoxError, Record};
-use tower::{Service, ServiceBuilder};
+use tower::{Service, ServiceBuilder, ServiceExt};
 
-use super::{Cloud, NAME, broken};
+use super::{Cloud, NAME, broken, refused};
 use crate::client::Client;
 use crate::ollama;
 use crate::ollama::fleet::LatestChoice;
@@ -91,14 +91,15 @@ where
             cloud: watched.clone(),
         })
         .service(upstream);
-    ollama::attempt(stack, |answer| {
+    let leaf = ollama::attempt(stack, |answer| {
         keep_only(&mut answer.headers, &PASSED_ON);
         clean_response(answer);
         let headers = &mut answer.headers;
         headers.insert(BACKEND_HEADER, HeaderValue::from_static(NAME));
         // The cache of the gateway is for the fleet's model.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    })
+    });
+    ollama::Attempt::new(leaf.and_then(refused::log))
 }
 
 /// The value of `gen_ai.provider.name`.

@@ -24,8 +24,10 @@
 mod broken;
 mod clients;
 mod leaf;
+mod listing;
 mod overflow;
 mod reason;
+mod refused;
 mod rest;
 mod stand_in;
 mod warned;
@@ -50,6 +52,7 @@ use crate::telemetry::BudgetUse;
 pub use broken::{CloudError, EventsBody};
 pub use clients::{CloudClients, CloudNotAllowed, OllamaCloudModels};
 pub use leaf::leaf;
+pub use listing::{Listing, NoList};
 pub use overflow::{OverflowLayer, OverflowService};
 pub use reason::Reason;
 pub use rest::Rest;
@@ -127,7 +130,13 @@ impl Cloud {
         let has_v1 = cloud.url.has_v1();
         let server = Server::new(NAME.into(), has_v1).with_extensions(Extensions::None);
         // Translated requests have the service's names as they are written in the settings.
-        server.set_models(&cloud.models.there().map(Model::named).collect::<Vec<_>>());
+        server.set_models(
+            &cloud
+                .models
+                .names_there()
+                .map(Model::named)
+                .collect::<Vec<_>>(),
+        );
         Ok(Some(Arc::new(Self {
             when: cloud.when,
             models: cloud.models.clone(),
@@ -154,11 +163,7 @@ impl Cloud {
         ];
         let when = when.into_iter().filter(|(is_on, _)| *is_on);
         CloudStatus {
-            address: format!(
-                "{}{}",
-                self.address,
-                if self.address.has_v1() { "/v1" } else { "" }
-            ),
+            address: self.address(),
             when: when.map(|(_, reason)| reason.name()).collect(),
             rests_for: self.rest.left(),
             tokens_today: self.tokens_today(),
@@ -172,6 +177,12 @@ impl Cloud {
             Arc::new(Windows::new("cloud", self.used.clone())),
             Arc::new(Windows::new("cloud_keys", self.used_by_client.clone())),
         ]
+    }
+
+    /// Its address, as clients of OpenAI's library write it.
+    pub fn address(&self) -> String {
+        let v1 = if self.address.has_v1() { "/v1" } else { "" };
+        format!("{}{v1}", self.address)
     }
 
     /// The budget of all clients together.

@@ -1,5 +1,5 @@
-//! `llamatower doctor`: queries the servers and the gateway's listener, and reports which setting
-//! to change, here or on a server.
+//! `llamatower doctor`: queries the servers, the cloud service and the gateway's listener, and
+//! reports which setting to change, here or on a server.
 //!
 //! It finds and queries servers as the gateway does, with the same names, addresses, tokens,
 //! certificates and time-outs. It changes nothing on them, except for `--load`, which loads a
@@ -7,13 +7,17 @@
 //!
 //! ```text
 //! settings ─ fleet (names resolved, probed once) ─ facts of each server ─┐
+//!          ├ the models that the cloud service lists ─ facts ────────────┤
 //!          └ /health of the listener ─ facts ────────────────────────────┴ rules ─ report
 //! ```
 
+mod cloud;
 mod listener;
 mod report;
 mod rules;
 mod server;
+mod slots;
+mod unreachable;
 
 use std::sync::Arc;
 
@@ -35,15 +39,17 @@ pub struct Options {
     pub load: Option<String>,
 }
 
-/// Queries all servers and the gateway's own listener.
+/// Queries all servers, the cloud service and the gateway's own listener.
 ///
 /// # Errors
-/// The required certificates cannot be read; the text names the setting.
+/// The required certificates cannot be read, or the key of the cloud service cannot be sent; the
+/// text names the setting.
 pub async fn examine(loaded: &Loaded, options: &Options) -> Result<Report, String> {
     let settings = &loaded.settings;
     let mut report = Report::default();
     report.add_setting_warnings(loaded.all_warnings());
     listener::examine(settings, &mut report).await;
+    cloud::examine(settings, &mut report).await?;
     let servers = ask_servers(settings, options).await?;
     rules::apply(settings, options, &servers, &mut report);
     report.take_servers(servers);

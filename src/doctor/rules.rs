@@ -3,16 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use http::StatusCode;
 use llamatower_layers::model_alias::Candidate;
 
-use super::Options;
 use super::report::Level::{Error, Note, Warning};
 use super::report::Report;
-use super::server::{Answers, Facts, Trouble};
+use super::server::{Answers, Facts};
+use super::{Options, cloud, slots, unreachable};
 use crate::ollama::fleet::short_digest;
 use crate::settings::Settings;
-use crate::settings::SlotRule;
 
 /// Clock differences above this are reported, in seconds.
 const CLOCKS_DIFFER: i64 = 30;
@@ -26,7 +24,7 @@ pub(super) fn apply(
     for server in servers {
         match &server.answers {
             Ok(answers) => slow_answers(settings, server, answers, report),
-            Err(trouble) => unreachable(server, trouble, report),
+            Err(trouble) => unreachable::report(server, trouble, report),
         }
     }
     management_server(settings, servers, report);
@@ -34,7 +32,7 @@ pub(super) fn apply(
     digests(servers, report);
     default_model(settings, servers, report);
     aliases(settings, servers, report);
-    slots(settings, servers, report);
+    slots::report(settings, servers, report);
     memory(servers, report);
     loads(settings, servers, report);
     if let Some(model) = &options.load
@@ -50,47 +48,6 @@ pub(super) fn apply(
 fn answering(servers: &[Facts]) -> impl Iterator<Item = (&Facts, &Answers)> {
     let servers = servers.iter();
     servers.filter_map(|server| Some((server, server.answers.as_ref().ok()?)))
-}
-
-fn unreachable(server: &Facts, trouble: &Trouble, report: &mut Report) {
-    let (name, address) = (&server.name, &server.address);
-    let (code, found, change) = match trouble {
-        Trouble::Unreachable(reason) if address.is_https() => (
-            "unreachable",
-            reason.clone(),
-            "for certificates: LLAMATOWER_BACKEND_CA_FILE takes the authority's; otherwise start \
-             the server, or correct its address in OLLAMA_URL"
-                .to_owned(),
-        ),
-        Trouble::Unreachable(reason) => (
-            "unreachable",
-            reason.clone(),
-            "start Ollama there (with OLLAMA_HOST=0.0.0.0 in its environment if it is another \
-             machine), or correct its address in OLLAMA_URL"
-                .to_owned(),
-        ),
-        Trouble::Status(status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) => (
-            "refused",
-            format!("it responded with {status}"),
-            format!(
-                "give {}=TOKEN in LLAMATOWER_BACKEND_TOKENS, or correct that entry; a 403 of \
-                 Ollama itself means that its OLLAMA_ORIGINS or OLLAMA_HOST refuses the gateway",
-                address.host()
-            ),
-        ),
-        Trouble::Status(status) => (
-            "not_ollama",
-            format!("it responded with {status} to a request that every Ollama server supports"),
-            "correct the address and the path in OLLAMA_URL; there may be another program at that address"
-                .to_owned(),
-        ),
-        Trouble::NotOllama(reason) => (
-            "not_ollama",
-            reason.clone(),
-            "correct the address in OLLAMA_URL; there may be another program at that address".to_owned(),
-        ),
-    };
-    report.add(Error, code, name, found, change);
 }
 
 fn slow_answers(settings: &Settings, server: &Facts, answers: &Answers, report: &mut Report) {
@@ -236,8 +193,14 @@ fn default_model(settings: &Settings, servers: &[Facts], report: &mut Report) {
     };
     let aliases = &settings.routing.aliases;
     let is_there = match aliases.find(model) {
-        Some(alias) => has_one_of(servers, &aliases.in_listed_order(alias)),
-        None => servers.iter().any(|server| server.has(model)),
+        Some(alias) => {
+            let models = aliases.in_listed_order(alias);
+            has_one_of(servers, &models) || cloud::answers_missing(settings, model, &models)
+        }
+        None => {
+            let is_there = servers.iter().any(|server| server.has(model));
+            is_there || cloud::answers_missing(settings, model, &[])
+        }
     };
     if !is_there {
         let have: BTreeSet<_> = answering(servers)
@@ -263,7 +226,8 @@ fn aliases(settings: &Settings, servers: &[Facts], report: &mut Report) {
     let aliases = &settings.routing.aliases;
     for alias in aliases.iter() {
         let models = aliases.in_listed_order(alias);
-        if !has_one_of(servers, &models) {
+        let is_there = has_one_of(servers, &models);
+        if !is_there && !cloud::answers_missing(settings, alias.text(), &models) {
             let names: Vec<_> = models.iter().map(|model| &*model.text).collect();
             let (alias, names) = (alias.text(), names.join(", "));
             report.add(
@@ -280,42 +244,6 @@ fn aliases(settings: &Settings, servers: &[Facts], report: &mut Report) {
 fn has_one_of(servers: &[Facts], models: &[Candidate]) -> bool {
     let mut models = models.iter();
     models.any(|model| servers.iter().any(|server| server.has(&model.text)))
-}
-
-/// Ollama does not report its number of slots.
-fn slots(settings: &Settings, servers: &[Facts], report: &mut Report) {
-    let slots = settings.backends.slots_of_each();
-    let urls = settings.backends.urls.iter().zip(slots);
-    for (address, slots) in urls {
-        let mut its = servers
-            .iter()
-            .filter(|server| server.address.configured() == *address);
-        let Some(server) = its.find(|server| server.answers.is_ok()) else {
-            continue;
-        };
-        let change = match slots {
-            SlotRule::Count(slots) => format!(
-                "compare: {slots} slots here, as many as OLLAMA_NUM_PARALLEL in the environment of \
-                 Ollama on {} (1 if it is not set)",
-                server.address.host()
-            ),
-            SlotRule::Learn | SlotRule::Off => {
-                "set LLAMATOWER_SLOTS to its OLLAMA_NUM_PARALLEL, so that requests wait where \
-                     they are ordered and seen"
-                    .to_owned()
-            }
-        };
-        let is = slots.to_string();
-        report.add(
-            Note,
-            "slots_unseen",
-            address.to_string(),
-            format!(
-                "LLAMATOWER_SLOTS is {is}; Ollama does not say how many requests it runs at the same time"
-            ),
-            change,
-        );
-    }
 }
 
 /// The memory of slots is the only sign of their number that Ollama shows.

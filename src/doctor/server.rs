@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::ollama::fleet::{Backend, Installed, Resident};
 use crate::ollama::upstream::Address;
+use crate::openai::models;
 use crate::settings::Settings;
 
 /// Time limit for loading a model.
@@ -51,6 +52,8 @@ pub(super) enum Trouble {
     Status(StatusCode),
     /// Its response is not Ollama's; the text names the request.
     NotOllama(String),
+    /// It is an OpenAI-compatible server, but its address says that it is an Ollama.
+    OpenAi,
 }
 
 /// The result of loading a model.
@@ -67,7 +70,14 @@ impl Facts {
         Self {
             name: server.name().to_string(),
             address: server.address().clone(),
-            answers: answers(server, settings).await,
+            answers: match answers(server, settings).await {
+                Err(Trouble::Status(_) | Trouble::NotOllama(_))
+                    if is_openai(server, settings).await =>
+                {
+                    Err(Trouble::OpenAi)
+                }
+                answers => answers,
+            },
             load: None,
         }
     }
@@ -153,13 +163,36 @@ impl Facts {
     }
 }
 
-async fn answers(server: &Backend, settings: &Settings) -> Result<Answers, Trouble> {
-    // Longer than the gateway waits, to distinguish a slow server from a dead one.
-    let limit = settings
-        .backends
-        .probe_timeout
+/// Longer than the gateway waits, to distinguish a slow server from a dead one.
+fn patience(settings: &Settings) -> Duration {
+    let limit = settings.backends.probe_timeout;
+    limit
         .saturating_add(settings.timeouts.connect)
-        .saturating_mul(4);
+        .saturating_mul(4)
+}
+
+/// Whether a server whose address is that of an Ollama has the list of models of OpenAI's dialect
+/// alone.
+async fn is_openai(server: &Backend, settings: &Settings) -> bool {
+    let limit = patience(settings);
+    if server.openai().is_some() || server.models(limit).await.is_ok() {
+        return false;
+    }
+    // The address may be a base path that ends with /v1.
+    for path in ["/v1/models", "/models"] {
+        let Ok(answer) = server.get(path, limit).await else {
+            continue;
+        };
+        let rows = models::read(answer.body());
+        if answer.status() == StatusCode::OK && rows.is_ok_and(|rows| !rows.is_empty()) {
+            return true;
+        }
+    }
+    false
+}
+
+async fn answers(server: &Backend, settings: &Settings) -> Result<Answers, Trouble> {
+    let limit = patience(settings);
     let begun = Instant::now();
     // An OpenAI-compatible server has no version; the list of its models is asked twice.
     let is_ollama = server.openai().is_none();

@@ -14,10 +14,10 @@ use super::error::ManageError;
 use crate::edge::ListenAddr;
 use crate::healthcheck::Target;
 use crate::ollama::everywhere::SERVERS;
-use crate::settings::{Environment, Settings, SettingsError};
+use crate::settings::{ADMIN_KEY, Environment, Settings, SettingsError};
 
-/// The variable with an administrator's key. The gateway itself does not read it.
-const KEY: &str = "LLAMATOWER_ADMIN_KEY";
+/// The beginning of each key that `llamatower keygen` makes.
+const KEY_PREFIX: &str = "llt_";
 
 /// A client of a running gateway.
 pub(crate) struct GatewayClient {
@@ -143,6 +143,13 @@ impl Lines {
         name.to_str().ok().map(str::to_owned)
     }
 
+    /// The servers that have unloaded a model, if the response tells them.
+    pub(super) fn servers(&self) -> Option<Vec<String>> {
+        let names = self.response.headers().get(SERVERS)?.to_str().ok()?;
+        let names = names.split(',').filter(|name| !name.is_empty());
+        Some(names.map(str::to_owned).collect())
+    }
+
     /// The next line, without its line feed; `None` at the end.
     ///
     /// # Errors
@@ -197,20 +204,35 @@ fn key(file: Option<&Path>, environment: &Environment) -> Result<Option<HeaderVa
             let cannot = |error| ManageError::Arguments(format!("{path} cannot be read: {error}"));
             (path.clone(), Some(text.map_err(cannot)?))
         }
-        None => (KEY.to_owned(), environment.get(KEY).map(str::to_owned)),
+        None => (
+            ADMIN_KEY.to_owned(),
+            environment.get(ADMIN_KEY).map(str::to_owned),
+        ),
     };
-    let text = text
-        .as_deref()
-        .map(str::trim)
-        .filter(|text| !text.is_empty());
-    let Some(text) = text else {
+    let text = text.map(|text| text.trim().to_owned());
+    let Some(text) = text.filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
-    let value = HeaderValue::from_str(&format!("Bearer {text}"));
-    let mut value = value
-        .map_err(|_| ManageError::Arguments(format!("the key in {source} is not one line")))?;
+    let value = one_key(&text).and_then(|key| HeaderValue::from_str(&format!("Bearer {key}")).ok());
+    let mut value = value.ok_or_else(|| {
+        ManageError::Arguments(format!(
+            "{source} must contain one key: the key alone, or the output of `llamatower keygen`"
+        ))
+    })?;
     value.set_sensitive(true);
     Ok(Some(value))
+}
+
+/// The key in a text that is a key, or in which one line is a key that `llamatower keygen` has made;
+/// `None` if there are several.
+fn one_key(text: &str) -> Option<&str> {
+    let mut lines = text.lines();
+    if let (Some(only), None) = (lines.next(), lines.next()) {
+        return Some(only);
+    }
+    let keys = text.lines().map(str::trim);
+    let mut keys = keys.filter(|line| line.starts_with(KEY_PREFIX));
+    keys.next().filter(|_| keys.next().is_none())
 }
 
 /// The innermost cause tells the reason; the outer ones repeat the address.
@@ -238,4 +260,24 @@ pub(super) fn error_text(page: &[u8]) -> Option<String> {
     }
     let page: Option<Page> = serde_json::from_slice(page).ok();
     page.map(|page| page.error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_a_text_of_one_line_or_the_only_generated_key_in_it() {
+        let output = "key for the client:\n  llt_a\nline for LLAMATOWER_ADMIN_KEYS or its file:\n  \
+                      ops=sha256:00";
+        for (text, key) in [
+            ("any word", Some("any word")),
+            ("llt_a", Some("llt_a")),
+            (output, Some("llt_a")),
+            ("llt_a\nllt_b", None),
+            ("one\ntwo", None),
+        ] {
+            assert_eq!(one_key(text), key, "{text}");
+        }
+    }
 }

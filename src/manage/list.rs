@@ -19,6 +19,7 @@ pub(super) struct ModelsPage {
 pub(super) struct Server {
     pub(super) name: String,
     pub(super) is_ollama: bool,
+    is_up: bool,
 }
 
 impl Server {
@@ -53,7 +54,7 @@ impl ModelsPage {
         names.flatten().collect()
     }
 
-    /// A line for each model.
+    /// A line for each model, and one for the servers that are down.
     pub(super) fn table(&self) -> String {
         let rows = self.models.iter().map(Row::cells);
         let head = ["MODEL", "SIZE", "INSTALLED ON", "IN MEMORY ON"].map(str::to_owned);
@@ -68,6 +69,15 @@ impl ModelsPage {
             let [first, second, third] = widths;
             let line = format!("{model:first$}  {size:>second$}  {installed:third$}  {resident}");
             let _ = writeln!(text, "{}", line.trim_end());
+        }
+        let down = self.servers.iter().filter(|server| !server.is_up);
+        let down: Vec<_> = down.map(|server| &*server.name).collect();
+        if !down.is_empty() {
+            let names = down.join(", ");
+            let _ = writeln!(
+                text,
+                "\nDown, so the list of their models may be wrong: {names}"
+            );
         }
         text
     }
@@ -106,14 +116,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn different_digests_of_one_name_are_shown() {
+    fn different_digests_of_one_name_and_servers_that_are_down_are_shown() {
         let page = r#"{"models": [
             {"model": "a:1b", "digests_differ": false, "servers": [
                 {"name": "gpu-1:11434", "size": 2147483648, "digest": "00", "is_in_memory": true}]},
             {"model": "b:latest", "digests_differ": true, "servers": [
                 {"name": "gpu-1:11434", "size": 1024, "digest": "0123456789abcdef", "is_in_memory": false},
                 {"name": "gpu-2:11434", "size": 1024, "digest": "f123456789abcdef", "is_in_memory": false}]}
-        ], "servers": []}"#;
+        ], "servers": [
+            {"name": "gpu-1:11434", "is_ollama": true, "is_up": true},
+            {"name": "gpu-2:11434", "is_ollama": true, "is_up": false}
+        ]}"#;
         let page: ModelsPage = serde_json::from_str(page).unwrap();
         let table = page.table();
         let lines: Vec<_> = table.lines().collect();
@@ -122,5 +135,6 @@ mod tests {
         assert!(lines[1].ends_with("gpu-1:11434"), "{table}");
         let differ = "gpu-1:11434 (0123456789ab), gpu-2:11434 (f123456789ab): the digests differ";
         assert!(lines[2].ends_with(differ), "{table}");
+        assert!(lines[4].ends_with(" may be wrong: gpu-2:11434"), "{table}");
     }
 }

@@ -64,14 +64,8 @@ pub(crate) async fn run(
             };
             sync::sync(&gateway, options, config).await
         }
-        ModelsCommand::Load { model } => {
-            let body = json!({"model": model});
-            memory(&gateway, body, ("loaded", "load"), model, as_json).await
-        }
-        ModelsCommand::Unload { model } => {
-            let body = json!({"model": model, "keep_alive": 0});
-            memory(&gateway, body, ("unloaded", "unload"), model, as_json).await
-        }
+        ModelsCommand::Load { model } => load(&gateway, model, as_json).await,
+        ModelsCommand::Unload { model } => unload(&gateway, model, as_json).await,
     }
 }
 
@@ -119,7 +113,7 @@ async fn pull(
     let sent = gateway.send(Method::POST, "/api/pull", &body, servers, &action);
     let mut lines = sent.await?;
     let only_server = lines.server();
-    let mut progress = Progress::new(as_json);
+    let mut progress = Progress::new(model, as_json);
     let mut has_succeeded = false;
     while let Some(line) = lines.next().await? {
         let step: Step = serde_json::from_slice(&line)
@@ -163,28 +157,60 @@ async fn remove(
     )
 }
 
-/// Loads or unloads a model.
-async fn memory(
+/// Loads a model.
+async fn load(gateway: &GatewayClient, model: &str, as_json: bool) -> Result<(), ManageError> {
+    let response = run_without_prompt(gateway, json!({"model": model}), "load", model).await?;
+    let text = match &response.server {
+        Some(server) => format!("{model}: loaded on {server}"),
+        None => format!("{model}: loaded"),
+    };
+    let page = json!({"model": model, "status": "loaded", "server": response.server});
+    tell(as_json, page, &text)
+}
+
+/// Unloads a model on all servers that have it in memory.
+async fn unload(gateway: &GatewayClient, model: &str, as_json: bool) -> Result<(), ManageError> {
+    let body = json!({"model": model, "keep_alive": 0});
+    let response = run_without_prompt(gateway, body, "unload", model).await?;
+    let (status, text) = match response.servers.as_deref() {
+        None => ("unloaded", format!("{model}: unloaded")),
+        Some([]) => (
+            "not in memory",
+            format!("{model}: not in memory on any server"),
+        ),
+        Some(servers) => (
+            "unloaded",
+            format!("{model}: unloaded on {}", servers.join(", ")),
+        ),
+    };
+    let servers = response.servers;
+    let page = json!({"model": model, "status": status, "servers": servers});
+    tell(as_json, page, &text)
+}
+
+/// What the response to a request without a prompt tells of servers.
+struct Memory {
+    /// The server that has answered.
+    server: Option<String>,
+    /// Those that have unloaded the model.
+    servers: Option<Vec<String>>,
+}
+
+async fn run_without_prompt(
     gateway: &GatewayClient,
     body: Value,
-    (done, verb): (&str, &str),
+    verb: &str,
     model: &str,
-    as_json: bool,
-) -> Result<(), ManageError> {
+) -> Result<Memory, ManageError> {
     let action = format!("{verb} {model}");
     let sent = gateway.send(Method::POST, "/api/generate", &body, None, &action);
     let response = sent.await?;
-    let server = response.server();
+    let (server, servers) = (response.server(), response.servers());
     let page = response.whole().await?;
-    if let Some(reason) = error_text(&page) {
-        return Err(ManageError::Failed { action, reason });
+    match error_text(&page) {
+        Some(reason) => Err(ManageError::Failed { action, reason }),
+        None => Ok(Memory { server, servers }),
     }
-    let text = match &server {
-        // An unload reaches all servers.
-        Some(server) if verb == "load" => format!("{model}: {done} on {server}"),
-        _ => format!("{model}: {done}"),
-    };
-    tell(as_json, json!({"model": model, "status": done}), &text)
 }
 
 fn tell(as_json: bool, json: Value, text: &str) -> Result<(), ManageError> {

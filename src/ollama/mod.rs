@@ -3,6 +3,7 @@
 //! A request for one backend is routed to it. A request that concerns all backends (lists, the
 //! version, unloading a model) goes to all, and their responses are merged.
 
+mod alias_not_listed;
 mod attempt;
 pub mod everywhere;
 pub mod fleet;
@@ -31,6 +32,7 @@ use llamatower_layers::route::{Choice, RouteFuture, RouteService};
 use llamatower_layers::{BoxError, Failure, ModelName, Operation, Replay, RouteMatch};
 use tower::{Service, ServiceExt};
 
+use alias_not_listed::AliasNotListed;
 use fleet::{Fleet, ModelNotFound, Permit};
 use lists::{List, MoreModels};
 use unload::Step;
@@ -142,7 +144,7 @@ where
                     ))
                 }
                 Some(operation) if operation.is_management() => {
-                    Box::pin(manage(fleet, self.management_host, request))
+                    Box::pin(manage(fleet, self.management_host, operation, request))
                 }
                 _ => match unload::step(request.extensions()) {
                     Step::Route => return Either::Left(RouteService::new(fleet).call(request)),
@@ -231,10 +233,14 @@ async fn listed_model<S>(
     let backends = backends.iter().map(|backend| &**backend);
     let name = ModelName::parse(&asked).map_err(Failure::from)?;
     let models = rules.models_of(&asked);
+    let not_found = match &models {
+        Some(models) => Failure::from(AliasNotListed::new(&asked, models)),
+        None => ModelNotFound::new(&name.to_string()).into(),
+    };
     let row = lists::model(&name, &asked, models, backends, fleet.probe_timeout()).await;
     match row.map_err(Failure::from)? {
         Some(row) => Ok(whole(HeaderValue::from_static("application/json"), row)),
-        None => Err(Failure::from(ModelNotFound::new(&name.to_string())).into()),
+        None => Err(not_found.into()),
     }
 }
 
@@ -250,10 +256,11 @@ where
 }
 
 /// Sends the request to the first backend of one host. When the response has ended, the catalogue
-/// is refreshed.
+/// is refreshed; the response to a copy or delete waits for it, so that the next list has the change.
 async fn manage<S, B>(
     fleet: Arc<Fleet<S>>,
     host: usize,
+    operation: Operation,
     request: Request<B>,
 ) -> Result<Response<AnswerBody>, BoxError>
 where
@@ -266,6 +273,10 @@ where
     };
     let request = Request::from_parts(parts, body);
     let answer = service.oneshot(request).await?;
+    if matches!(operation, Operation::Copy | Operation::Delete) {
+        fleet.refresh();
+        fleet.refreshed().await;
+    }
     let guard = (slot, RefreshAtEnd(fleet));
     Ok(boxed(answer.map(|body| Guarded::new(body, guard))))
 }

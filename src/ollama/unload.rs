@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Extensions, Request, Response, StatusCode};
+use http::{Extensions, HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use llamatower_layers::api_key::{Identity, Role};
@@ -19,7 +19,9 @@ use llamatower_layers::{BoxError, Fail, Failure, KeepAlive, LlmRequest, Replay, 
 use tower::{Service, ServiceExt};
 
 use super::attempt::{AnswerBody, ServerService};
+use super::everywhere::SERVERS;
 use super::fleet::{Fleet, Permit};
+use crate::stack::BACKEND_HEADER;
 
 /// How to handle a request that runs a model.
 pub(super) enum Step {
@@ -82,7 +84,8 @@ fn model_to_unload(extensions: &Extensions) -> Option<ModelName> {
 }
 
 /// Sends the request to every backend that has the model in memory. The client gets the first
-/// response.
+/// response. Its header [`SERVERS`] names the backends that have unloaded the model; it is empty if
+/// none had it in memory.
 pub(super) async fn unload<S, B>(
     fleet: Arc<Fleet<S>>,
     model: ModelName,
@@ -98,7 +101,11 @@ where
     let copies = copies.filter(|copies| !copies.is_empty());
     let Some(copies) = copies else {
         let routed = RouteService::new(fleet).oneshot(Request::from_parts(parts, body));
-        return Ok(routed.await?.map(AnswerBody::new));
+        let mut answer = routed.await?.map(AnswerBody::new);
+        answer
+            .headers_mut()
+            .insert(SERVERS, HeaderValue::from_static(""));
+        return Ok(answer);
     };
     let calls = holders.into_iter().zip(copies).map(|(choice, body)| {
         let request = Request::from_parts(parts.clone(), body);
@@ -106,12 +113,23 @@ where
     });
     let answers = futures_util::future::join_all(calls).await;
     let (told, failed): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
-    told.into_iter().chain(failed).next().unwrap_or_else(|| {
+    let servers = servers_of(told.iter().flatten());
+    let first = told.into_iter().chain(failed).next().unwrap_or_else(|| {
         let unreached = StatusCode::BAD_GATEWAY;
         Ok(Response::builder()
             .status(unreached)
             .body(AnswerBody::default())?)
-    })
+    });
+    let mut answer = first?;
+    answer.headers_mut().extend(servers.map(|it| (SERVERS, it)));
+    Ok(answer)
+}
+
+/// The names of the servers that have sent these responses with success.
+fn servers_of<'a>(answers: impl Iterator<Item = &'a Response<AnswerBody>>) -> Option<HeaderValue> {
+    let answers = answers.filter(|answer| answer.status().is_success());
+    let names = answers.filter_map(|answer| answer.headers().get(BACKEND_HEADER)?.to_str().ok());
+    HeaderValue::try_from(names.collect::<Vec<_>>().join(",")).ok()
 }
 
 /// Sends the request to one server. If it has succeeded, the models in the server's memory are read

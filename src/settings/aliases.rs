@@ -77,7 +77,11 @@ fn alias(text: &str) -> Parsed<Alias> {
         .strip_suffix(')')
         .and_then(|text| text.split_once('('))
     {
-        Some((choice, models)) => (one_of(&CHOICES)(choice.trim())?, models),
+        Some((choice, models)) => {
+            let choice = one_of(&CHOICES)(choice.trim());
+            let of_alias = |reason| format!("how {name} chooses a model: {reason}");
+            (choice.map_err(of_alias)?, models)
+        }
         None => (AliasChoice::InOrder, models),
     };
     let models = models.split('|').map(str::trim);

@@ -1,5 +1,6 @@
 //! The settings of the cloud: when a request is sent there, as which model, and where.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use llamatower_layers::ModelName;
@@ -80,9 +81,10 @@ impl CloudModels {
         self.0.iter().map(|(name, _)| name)
     }
 
-    /// The names in the cloud.
-    pub fn there(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(_, there)| &**there)
+    /// The names of all models in the cloud, each once.
+    pub fn names_there(&self) -> impl Iterator<Item = &str> {
+        let names: BTreeSet<&str> = self.0.iter().map(|(_, there)| &**there).collect();
+        names.into_iter()
     }
 
     /// Whether there is no model.

@@ -61,6 +61,7 @@ pub use values::{
 use crate::telemetry::check_environment;
 use reader::Reader;
 use source::Texts;
+pub(crate) use unknown::{ADMIN_KEY, CONFIG_FILE};
 use unknown::{doubtful_variables, unknown_variables};
 
 /// Settings and their sources.

@@ -20,7 +20,7 @@ const GROUPS: &[&[&str]] = &[
     &["admin", "operator"],
     &["metric", "prometheus"],
     &["api", "auth", "client", "user"],
-    &["key", "token", "secret", "password", "credential"],
+    SECRETS,
     &["origin", "cors"],
     &["base", "prefix", "root"],
     &["drain", "shutdown", "grace", "stop", "termination"],
@@ -31,7 +31,12 @@ const GROUPS: &[&[&str]] = &[
     &["zone", "timezone", "tz"],
     &["read", "idle"],
     &["required", "require", "need"],
+    &["cloud", "groq"],
 ];
+
+/// The words for a secret. They stand for each other only in the names of secrets: other settings
+/// limit tokens.
+const SECRETS: &[&str] = &["key", "token", "secret", "password", "credential"];
 
 /// Below this similarity, a name is not similar to any setting.
 const LEAST: f64 = 0.6;
@@ -39,11 +44,15 @@ const LEAST: f64 = 0.6;
 /// The similarity of letters above which a word counts as a misspelling of another.
 const MISSPELT: f64 = 0.7;
 
+/// How much less similar a setting is that is no secret, if the name is of one.
+const ANOTHER_KIND: f64 = 0.1;
+
 /// The setting whose variable or key is most similar to `given`, if any is similar enough.
 pub(super) fn nearest<'a>(given: &str, settings: &'a [Setting]) -> Option<&'a Setting> {
     let score = |setting: &Setting| {
-        let by_variable = similarity(given, setting.variable);
-        by_variable.max(similarity(given, setting.key))
+        let is_secret = setting.form.is_secret();
+        let by_variable = similarity(given, setting.variable, is_secret);
+        by_variable.max(similarity(given, setting.key, is_secret))
     };
     let scored = settings.iter().map(|setting| (setting, score(setting)));
     let best = scored.max_by(|(_, one), (_, other)| one.total_cmp(other));
@@ -69,12 +78,23 @@ pub(super) fn is_synonym(given: &str, known: &str) -> bool {
     covers(&given, &known) && covers(&known, &given)
 }
 
-/// The similarity of two names, from 0 to 1.25. Letters always count, because words may be written
-/// together.
-fn similarity(given: &str, known: &str) -> f64 {
+/// The similarity of two names, from 0 to 1.25; `is_secret` tells whether the known one is of a
+/// secret. Letters always count, because words may be written together.
+fn similarity(given: &str, known: &str, is_secret: bool) -> f64 {
     let (given, known) = (words(given), words(known));
     let letters = by_letters(&given.concat(), &known.concat());
-    by_words(&given, &known).max(letters) + letters / 4.0
+    let names_a_secret = given.last().is_some_and(|word| is_of_a_secret(word));
+    let doubt = match names_a_secret && !is_secret {
+        true => ANOTHER_KIND,
+        false => 0.0,
+    };
+    by_words(&given, &known, is_secret).max(letters) + letters / 4.0 - doubt
+}
+
+/// Whether a name that ends with this word is of a secret. One that ends with `tokens` may be a
+/// limit.
+fn is_of_a_secret(word: &str) -> bool {
+    word != "token" && SECRETS.contains(&word)
 }
 
 /// The words of a name: in lower case, in the singular, without the program's name.
@@ -92,12 +112,16 @@ fn words(name: &str) -> Vec<String> {
 }
 
 /// The weighted share of words that two names have in common (Dice's coefficient).
-fn by_words(given: &[String], known: &[String]) -> f64 {
+fn by_words(given: &[String], known: &[String], is_secret: bool) -> f64 {
     let mut free: Vec<&String> = known.iter().collect();
     let mut common = 0.0;
     for word in given {
         let scored = free.iter().enumerate();
-        let scored = scored.map(|(index, other)| (index, word_similarity(word, other)));
+        let score = |other: &str| match is_secret || !are_secrets(word, other) {
+            true => word_similarity(word, other),
+            false => by_letters(word, other),
+        };
+        let scored = scored.map(|(index, other)| (index, score(other)));
         let best = scored.max_by(|(_, one), (_, other)| one.total_cmp(other));
         if let Some((index, score)) = best.filter(|(_, score)| *score >= MISSPELT) {
             common += score * weight(word).min(weight(free[index]));
@@ -122,6 +146,10 @@ fn weight(word: &str) -> f64 {
 fn are_synonyms(one: &str, other: &str) -> bool {
     let mut groups = GROUPS.iter();
     one == other || groups.any(|group| group.contains(&one) && group.contains(&other))
+}
+
+fn are_secrets(one: &str, other: &str) -> bool {
+    SECRETS.contains(&one) && SECRETS.contains(&other)
 }
 
 fn word_similarity(one: &str, other: &str) -> f64 {
@@ -176,6 +204,11 @@ mod tests {
             ("LLAMATOWER_AUTH_TOKEN", "LLAMATOWER_API_KEYS"),
             ("LLAMATOWER_ADDRESS", "LLAMATOWER_LISTEN"),
             ("LLAMATOWER_REQUIRE_KEY", "LLAMATOWER_REQUIRE_KEYS"),
+            ("LLAMATOWER_CLOUD_KEY", "GROQ_API_KEY"),
+            ("LLAMATOWER_CLOUD_API_KEY", "GROQ_API_KEY"),
+            ("LLAMATOWER_GROQ_API_KEY", "GROQ_API_KEY"),
+            ("LLAMATOWER_GROQ_MODELS", "LLAMATOWER_CLOUD_MODELS"),
+            ("LLAMATOWER_CLOUD_TOKEN", "LLAMATOWER_CLOUD_TOKENS"),
         ] {
             assert_eq!(meant(given), Some(variable), "{given}");
         }
@@ -200,6 +233,9 @@ mod tests {
             ("listen.allowed_host", "LLAMATOWER_ALLOWED_HOSTS"),
             ("limits.max_in_flight", "LLAMATOWER_MAX_IN_FLIGHT"),
             ("keys.api_keys", "LLAMATOWER_API_KEYS"),
+            ("cloud.key", "GROQ_API_KEY"),
+            ("cloud.api_key", "GROQ_API_KEY"),
+            ("cloud.secret", "GROQ_API_KEY"),
         ] {
             assert_eq!(meant(given), Some(variable), "{given}");
         }

@@ -11,8 +11,15 @@ use super::source::file_variable;
 /// The prefixes of the gateway's variables, in any case, and a usual misspelling.
 const PREFIXES: [&str; 2] = ["LLAMATOWER_", "LLAMA_TOWER_"];
 
-/// Read by the command line, not by the settings.
-const CONFIG_FILE: &str = "LLAMATOWER_CONFIG";
+/// The TOML file with settings.
+pub(crate) const CONFIG_FILE: &str = "LLAMATOWER_CONFIG";
+
+/// An administrator's key, for the commands that ask a running gateway.
+pub(crate) const ADMIN_KEY: &str = "LLAMATOWER_ADMIN_KEY";
+
+/// The variables that commands read. They are no settings, and the gateway accepts them, because
+/// they are usually exported for all commands of a shell.
+const OF_COMMANDS: [&str; 2] = [CONFIG_FILE, ADMIN_KEY];
 
 /// All variables with the gateway's prefix that are not settings, without those that Kubernetes
 /// sets for a Service.
@@ -85,7 +92,7 @@ fn is_known(name: &str, settings: &[Setting]) -> bool {
     let is_it = |setting: &Setting| {
         setting.variable == name || file_variable(setting).as_deref() == Some(name)
     };
-    name == CONFIG_FILE || settings.iter().any(is_it)
+    OF_COMMANDS.contains(&name) || settings.iter().any(is_it)
 }
 
 fn problem(name: &str, settings: &'static [Setting]) -> Problem {
@@ -96,6 +103,11 @@ fn problem(name: &str, settings: &'static [Setting]) -> Problem {
         _ => (&*upper, false),
     };
     let hint = match nearest(stem, settings) {
+        // The similar name is that of the gateway's list, in which a plain key does not belong.
+        _ if stem == ADMIN_KEY => format!(
+            "a command has its key in {ADMIN_KEY} or in the file of --key-file; the gateway has the \
+             digests of keys in LLAMATOWER_ADMIN_KEYS"
+        ),
         Some(meant) => did_you_mean(meant, is_file),
         None => "`llamatower reference` lists all settings".to_owned(),
     };

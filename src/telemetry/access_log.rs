@@ -9,9 +9,13 @@ use super::attributes::{bounded, method_name};
 use super::{names, spans};
 use crate::cloud::SentToCloud;
 use crate::edge::Refused;
+use crate::ollama::everywhere::AskedServers;
 
 /// Writes the line. Durations are in seconds. Unknown fields are omitted.
 pub(super) fn write(outcome: &Outcome) {
+    let servers = outcome.extensions.get::<AskedServers>();
+    let several = servers.filter(|servers| servers.asked.len() > 1);
+    let failed = servers.filter(|servers| !servers.failed.is_empty());
     tracing::info!(
         target: names::ACCESS_LOG,
         method = method_name(&outcome.method),
@@ -21,7 +25,9 @@ pub(super) fn write(outcome: &Outcome) {
         model = outcome.model.as_deref().map(bounded),
         served_model = outcome.served_model.as_deref().map(bounded),
         stream = outcome.stream,
-        backend = outcome.backend.as_deref(),
+        backend = outcome.backend.as_deref().filter(|_| several.is_none()),
+        backends = several.map(|servers| servers.asked.join(", ")),
+        failed_backends = failed.map(|servers| servers.failed.join(", ")),
         cloud = outcome.extensions.get().map(|SentToCloud(reason)| reason.name()),
         attempts = outcome.attempts,
         duration = outcome.duration.map(seconds),

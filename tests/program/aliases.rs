@@ -297,7 +297,10 @@ async fn unusable_aliases_prevent_the_start_and_the_error_names_them() {
         ("gpt=a b", "\"a b\" is not a model's name"),
         ("gpt=a*9|b", "some models have a weight and some have none"),
         ("gpt=a*0", "the weight in \"a*0\""),
-        ("gpt=dearest(a|b)", "must be one of cheapest, resident"),
+        (
+            "gpt=dearest(a|b)",
+            "how gpt chooses a model: it must be one of cheapest, resident",
+        ),
         ("gpt=a,gpt:latest=b", "twice"),
     ] {
         let exited = run(&["check"], &[(ALIASES, value)]).await;
@@ -308,6 +311,19 @@ async fn unusable_aliases_prevent_the_start_and_the_error_names_them() {
             "{value}: {told}"
         );
     }
+}
+
+#[tokio::test]
+async fn the_row_of_an_alias_without_a_model_is_not_found_and_the_error_names_its_models() {
+    let sim = two_models().await;
+    let gateway = Gateway::start_up(&[&sim], &[(ALIASES, "ghost=none:1b|none:2b")]).await;
+    let row = send(gateway.get("/v1/models/ghost")).await;
+    assert_eq!(row.status, 404, "{}", row.text);
+    let expected =
+        "model 'ghost' not found: it stands for none:1b, none:2b, and no server has one of these";
+    assert_eq!(row.json()["error"]["message"], expected);
+    let shown = gateway.post("/api/show", &json!({"model": "ghost"})).await;
+    assert_eq!(shown.json()["error"], expected, "as where the model is run");
 }
 
 #[tokio::test]

@@ -543,6 +543,22 @@ async fn an_error_in_the_middle_of_a_stream_is_visible_in_each_dialect() {
 }
 
 #[tokio::test]
+async fn the_text_of_the_services_own_failure_is_in_the_log() {
+    let cloud = Cloud::start().await;
+    for (path, body) in requests() {
+        let gateway = without_servers(&cloud, &[(WHEN, "down"), ANONYMOUS]).await;
+        cloud.reply(Reply::Refusal(500, ""));
+        let answer = gateway.post(path, &body).await;
+        assert_eq!(answer.status, 502, "{path}: the servers' own error");
+        let what = "the cloud service responded with an error";
+        let is_it = |line: &Value| line["message"] == what;
+        let line = gateway.logged(what, is_it).await;
+        assert_eq!(line["status"], 500, "{line}");
+        assert_eq!(line["reason"], r"over the\u{1b} limit", "{line}");
+    }
+}
+
+#[tokio::test]
 async fn the_example_of_the_guide_is_answered_as_it_says() {
     let guide = include_str!("../../docs/models.md");
     let (_, section) = guide.split_once("## The cloud\n").unwrap();

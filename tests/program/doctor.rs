@@ -6,7 +6,10 @@ use serde_json::Value;
 use crate::harness::{run, tiny};
 
 /// The exit code and the report.
-async fn examined(arguments: &[&str], settings: &[(&str, &str)]) -> (Option<i32>, Value) {
+pub(crate) async fn examined(
+    arguments: &[&str],
+    settings: &[(&str, &str)],
+) -> (Option<i32>, Value) {
     let mut all = vec!["doctor", "--json"];
     all.extend(arguments);
     let exited = run(&all, settings).await;
@@ -16,13 +19,13 @@ async fn examined(arguments: &[&str], settings: &[(&str, &str)]) -> (Option<i32>
 }
 
 /// The finding of this kind.
-fn finding<'a>(report: &'a Value, code: &str) -> &'a Value {
+pub(crate) fn finding<'a>(report: &'a Value, code: &str) -> &'a Value {
     let mut findings = report["findings"].as_array().unwrap().iter();
     let found = findings.find(|finding| finding["code"] == code);
     found.unwrap_or_else(|| panic!("no {code} in {report:#}"))
 }
 
-fn has(report: &Value, code: &str) -> bool {
+pub(crate) fn has(report: &Value, code: &str) -> bool {
     let findings = report["findings"].as_array().unwrap();
     findings.iter().any(|finding| finding["code"] == code)
 }

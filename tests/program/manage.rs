@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use crate::harness::{Exited, Gateway, run, send, within_limit};
 
-const SERVERS: &str = "x-llamatower-servers";
+pub(crate) const SERVERS: &str = "x-llamatower-servers";
 
 /// An administrator's key, and the line that configures it.
-const KEY: &str = "ben-secret";
-const KEY_LINE: &str =
+pub(crate) const KEY: &str = "ben-secret";
+pub(crate) const KEY_LINE: &str =
     "ben=sha256:d40b4998c1b40bb710a3f09ddffdeaf0ca6347788a124f8fa3e034c4af1c6b72";
 
 /// A server with `tiny`, which can pull `new`.
@@ -27,12 +27,12 @@ async fn three() -> [SimHandle; 3] {
     [server().await, server().await, server().await]
 }
 
-fn name(sim: &SimHandle) -> String {
+pub(crate) fn name(sim: &SimHandle) -> String {
     sim.addr().to_string()
 }
 
 /// A gateway in front of these servers that knows their models and allows management.
-async fn gateway(sims: &[SimHandle], more: &[(&str, &str)]) -> Gateway {
+pub(crate) async fn gateway(sims: &[SimHandle], more: &[(&str, &str)]) -> Gateway {
     let mut settings = vec![("LLAMATOWER_ADMIN_KEYS", KEY_LINE)];
     settings.extend(more);
     let sims: Vec<_> = sims.iter().collect();
@@ -40,12 +40,12 @@ async fn gateway(sims: &[SimHandle], more: &[(&str, &str)]) -> Gateway {
 }
 
 /// A pull of `new` to these servers.
-fn pull(gateway: &Gateway, servers: &str) -> reqwest::RequestBuilder {
+pub(crate) fn pull(gateway: &Gateway, servers: &str) -> reqwest::RequestBuilder {
     let request = gateway.post_request("/api/pull", &json!({"model": "new"}));
     request.bearer_auth(KEY).header(SERVERS, servers)
 }
 
-fn lines(text: &str) -> Vec<Value> {
+pub(crate) fn lines(text: &str) -> Vec<Value> {
     let lines = text.lines();
     lines
         .map(|line| serde_json::from_str(line).unwrap())
@@ -53,7 +53,7 @@ fn lines(text: &str) -> Vec<Value> {
 }
 
 /// The names of the servers that have a model, as the gateway knows them.
-async fn holders(gateway: &Gateway, model: &str) -> Vec<String> {
+pub(crate) async fn holders(gateway: &Gateway, model: &str) -> Vec<String> {
     let page = gateway.admin_page("/status/models").await.json();
     let models = page["models"].as_array().unwrap().iter();
     let row = models.clone().find(|row| row["model"] == model);
@@ -83,7 +83,7 @@ pub(crate) fn asked(sim: &SimHandle, path: &str) -> usize {
 }
 
 /// `llamatower models` with these arguments.
-async fn models(gateway: &Gateway, arguments: &[&str]) -> Exited {
+pub(crate) async fn models(gateway: &Gateway, arguments: &[&str]) -> Exited {
     let (url, admin_url) = (gateway.url(""), gateway.admin_url());
     let mut all = vec!["models"];
     all.extend(arguments);
@@ -250,8 +250,8 @@ async fn targets_that_cannot_be_used_are_refused_by_name() {
     let openai_name = holders(&gateway, "tiny:latest").await.pop().unwrap();
     for (servers, reason) in [
         ("nowhere", "there is no server \"nowhere\""),
-        ("", "it needs `all`"),
-        ("0", "it needs `all`"),
+        ("", "x-llamatower-servers: it needs `all`"),
+        ("0", "x-llamatower-servers: it needs `all`"),
         (&*openai_name, "is no Ollama"),
     ] {
         let refused = send(pull(&gateway, servers)).await;
@@ -310,7 +310,13 @@ async fn the_command_pulls_lists_and_deletes() {
         loaded.stdout
     );
     let unloaded = models(&gateway, &["unload", "new"]).await;
-    assert_eq!(unloaded.stdout, "new: unloaded\n", "{}", unloaded.stderr);
+    let on = loaded.stdout.trim_end().rsplit(' ').next().unwrap();
+    assert_eq!(
+        unloaded.stdout,
+        format!("new: unloaded on {on}\n"),
+        "{}",
+        unloaded.stderr
+    );
     let removed = models(&gateway, &["rm", "new"]).await;
     assert_eq!(
         (removed.code, &*removed.stdout),

@@ -552,6 +552,6 @@ fn a_sync_that_pulls_nothing_is_a_warning() {
         "OLLAMA_URL",
         "http://gpu-1:11434,openai+http://gpu-2:8000/v1",
     );
-    names(&load(&[servers, sync]), &["MODELS_SYNC", "gpu-2:8000"]);
-    assert_eq!(load(&[servers]), [""; 0], "the sync is off");
+    names(&load(&[servers, sync]), &["[models]", "gpu-2:8000"]);
+    names(&load(&[servers]), &["gpu-2:8000", "models sync"]);
 }

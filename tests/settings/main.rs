@@ -3,7 +3,9 @@
 #![allow(missing_docs)]
 
 mod alias_tables;
+mod cloud;
 mod contradictions;
+mod declared_models;
 mod examples;
 mod nothing;
 mod secret_files;

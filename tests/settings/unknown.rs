@@ -29,6 +29,28 @@ fn an_unknown_variable_is_an_error_with_a_suggestion() {
 }
 
 #[test]
+fn variables_of_commands_are_accepted() {
+    let of_commands = [
+        ("LLAMATOWER_ADMIN_KEY", "llt_secret"),
+        ("LLAMATOWER_CONFIG", "llamatower.toml"),
+    ];
+    let loaded = load(&of_commands).unwrap_or_else(|error| panic!("{error}"));
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+}
+
+#[test]
+fn a_misspelt_variable_of_a_command_is_not_sent_to_the_list_of_digests() {
+    for wrong in ["LLAMATOWER_ADMIN_KEY_FILE", "llamatower_admin_key"] {
+        let error = refused(wrong);
+        assert!(error.contains("--key-file"), "{error}");
+        assert!(
+            error.contains("the digests of keys in LLAMATOWER_ADMIN_KEYS"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn a_variable_unlike_all_settings_is_an_error_with_a_hint() {
     let error = refused("LLAMATOWER_XYZZY");
     assert!(error.contains("llamatower reference"), "{error}");

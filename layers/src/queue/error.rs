@@ -30,12 +30,20 @@ fn group(is_for_group: bool) -> &'static str {
     }
 }
 
+fn requests_are(count: usize) -> &'static str {
+    match count {
+        1 => "request is",
+        _ => "requests are",
+    }
+}
+
 /// The class has too many waiting requests, or a key that several clients share has. The request
 /// was not sent to a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the queue is full{}: {waiting} requests are waiting{}; try again in {} s",
+    "the queue is full{}: {waiting} {} waiting{}; try again in {} s",
     group(*.is_for_group),
+    requests_are(*.waiting),
     PredictedWait(*.predicted_wait),
     seconds(*.retry_after)
 )]

@@ -33,12 +33,9 @@ impl ServersFailed {
 
 impl fmt::Display for ServersFailed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} of {} servers failed: ",
-            self.failed.len(),
-            self.count
-        )?;
+        let servers = if self.count == 1 { "server" } else { "servers" };
+        let failed = self.failed.len();
+        write!(f, "{failed} of {} {servers} failed: ", self.count)?;
         for (place, row) in self.failed.iter().enumerate() {
             let separator = if place == 0 { "" } else { "; " };
             write!(f, "{separator}{}: {}", row.server, row.reason)?;

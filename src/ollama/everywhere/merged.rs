@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::failed::{FailedServer, ServersFailed};
 use super::lines::Event;
+use super::log::Log;
 use super::ndjson;
 
 /// Ollama's last line of a pull that succeeded.
@@ -22,6 +23,7 @@ struct Merged {
     servers: SelectAll<BoxStream<'static, (Arc<str>, Event)>>,
     count: usize,
     failed: Vec<FailedServer>,
+    log: Log,
     is_over: bool,
 }
 
@@ -32,6 +34,7 @@ struct Merged {
 /// The failure of one server has no field `error`, at which clients of Ollama stop to read.
 pub(super) fn answer(
     sources: Vec<(Arc<str>, BoxStream<'static, Event>)>,
+    log: Log,
 ) -> Response<impl Body<Data = Bytes, Error = BoxError> + Send + 'static> {
     let count = sources.len();
     let named = sources.into_iter().map(|(server, events)| {
@@ -42,6 +45,7 @@ pub(super) fn answer(
         servers: stream::select_all(named),
         count,
         failed: Vec::new(),
+        log,
         is_over: false,
     };
     let lines = stream::unfold(merged, |mut merged| async move {
@@ -61,6 +65,7 @@ impl Merged {
             Some((server, Event::Line(line))) => tagged(&line, &server),
             Some((server, Event::Failed(reason))) => {
                 let line = json!({"status": "failed", "reason": reason, "server": *server});
+                self.log.failed([&server].into_iter());
                 self.failed.push(FailedServer {
                     server,
                     status: None,

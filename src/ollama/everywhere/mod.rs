@@ -7,7 +7,9 @@
 
 mod failed;
 mod lines;
+mod log;
 mod merged;
+mod targets;
 
 use std::sync::Arc;
 
@@ -20,16 +22,19 @@ use http_body_util::BodyExt;
 use llamatower_layers::body::Guarded;
 use llamatower_layers::route::Choice;
 use llamatower_layers::{
-    BoxError, EndpointTable, Failure, LlmRequest, ModelName, Operation, Replay,
+    BoxError, EndpointTable, Failure, LlmRequest, ModelName, Operation, Record, Replay,
 };
 use serde_json::json;
 use tower::{Service, ServiceExt};
 
 use super::attempt::{AnswerBody, ServerService};
-use super::fleet::{Chosen, Concern, Fleet, Managed, Targets, UnusableTargets};
+use super::fleet::{Chosen, Concern, Fleet, Managed, UnusableTargets};
 use super::{JSON, RefreshAtEnd, whole};
 use failed::{FailedServer, ServersFailed, error_text, text_of};
 pub(crate) use lines::Event;
+pub(crate) use log::AskedServers;
+use log::Log;
+use targets::{Meant, Reached, unusable};
 
 /// The header that names the servers of a management request: `all`, a number, or names.
 pub const SERVERS: HeaderName = HeaderName::from_static("x-llamatower-servers");
@@ -53,39 +58,40 @@ where
     B: Replay + Send + 'static,
 {
     let (mut parts, body) = request.into_parts();
-    let targets = parts.headers.remove(SERVERS);
+    let servers = parts.headers.remove(SERVERS);
     let concern = match operation {
         Operation::Pull => Concern::Install,
         Operation::Copy | Operation::Delete => Concern::Installed,
-        _ => return Err(Failure::from(UnusableTargets::OneServerOnly).into()),
+        _ => return Err(unusable(UnusableTargets::OneServerOnly.into()).into()),
     };
-    let targets = targets.as_ref().and_then(|value| value.to_str().ok());
-    let targets = Targets::parse(targets.unwrap_or_default()).map_err(Failure::from)?;
     let llm = LlmRequest::of(&parts.extensions);
     let streams = operation == Operation::Pull && llm.is_none_or(|llm| llm.stream);
     let model = llm.and_then(|llm| llm.model.clone()).unwrap_or_default();
     let model = ModelName::parse(&model).map_err(Failure::from)?;
-    if !matches!(targets, Targets::Named(_)) {
-        // The choice depends on what is installed.
-        fleet.refreshed().await;
-    }
-    let chosen = fleet.take_targets(&targets, concern, &model, &parts)?;
+    let meant = Meant::read(servers.as_ref(), concern).map_err(unusable)?;
+    let Reached { chosen, unasked } = meant.choose(&fleet, &model, &parts).await?;
     let requests: Option<Vec<_>> = chosen
         .iter()
         .map(|_| Some(Request::from_parts(parts.clone(), body.replay()?)))
         .collect();
     let requests = requests.ok_or("the body of a management request is not in memory")?;
-    let refresh = RefreshAtEnd(fleet);
+    let names = chosen.iter().map(|(server, _)| server.clone());
+    let log = Log::begin(Record::of(&parts.extensions).cloned(), names.collect());
+    let refresh = RefreshAtEnd(fleet.clone());
     if streams {
         let sources = chosen.into_iter().zip(requests);
         let sources =
             sources.map(|((server, choice), request)| (server.clone(), lines::of(choice, request)));
-        let answer = merged::answer(sources.collect());
+        let answer = merged::answer(sources.collect(), log);
         return Ok(answer.map(|body| AnswerBody::new(Guarded::new(body, refresh))));
     }
-    let count = chosen.len();
-    let failed = all_failures(chosen, requests).await;
+    let count = chosen.len() + unasked.len();
+    let mut failed = all_failures(chosen, requests).await;
+    failed.extend(unasked);
+    log.failed(failed.iter().map(|row| &row.server));
     drop(refresh);
+    // The next list has the change.
+    fleet.refreshed().await;
     if !failed.is_empty() {
         return Err(Failure::from(ServersFailed::new(count, failed)).into());
     }

@@ -1,9 +1,12 @@
 //! Contradictions that need more than a comparison of two values.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use llamatower_layers::api_key::{KeySet, Role};
 
 use crate::ollama::upstream::{Address, Authorization};
+use crate::settings::error::Problem;
 use crate::settings::error::Severity::Warning;
 use crate::settings::parse::items;
 use crate::settings::reader::Reader;
@@ -19,30 +22,82 @@ pub(super) fn check(settings: &Settings, reader: &mut Reader) {
     doubtful_log_filter(settings, reader);
     every_peer_is_trusted(reader);
     key_of_the_cloud(settings, reader);
+    cloud_in_clear_text(settings, reader);
     declared_models(settings, reader);
 }
 
 /// Declared models that no server gets.
 fn declared_models(settings: &Settings, reader: &mut Reader) {
-    let (declared, key) = (&settings.declared, "backends.models_sync");
-    if settings.backends.models_sync.is_none() {
-        return;
-    }
-    if declared.is_empty() {
+    let declared = &settings.declared;
+    let is_synced = settings.backends.models_sync.is_some();
+    if is_synced && declared.is_empty() {
         let reason =
             "it has no effect without a table [models] in the file; declare the models there";
-        reader.report(Warning, key, reason);
+        reader.report(Warning, "backends.models_sync", reason);
     }
     let servers = &settings.backends.urls;
     let ollamas: Vec<_> = servers.iter().filter(|url| !url.is_openai()).collect();
     for name in declared.by_server.keys() {
         let meant = Address::called(servers, name);
         if !meant.iter().any(|server| ollamas.contains(server)) {
+            let consequence = match is_synced {
+                true => "its models are pulled only",
+                false => "`llamatower models sync` refuses it, except",
+            };
             let reason = format!(
-                "[models] names {name:?}, which is not an Ollama in OLLAMA_URL, so that its models are \
-                 pulled only if a server with this name is discovered by DNS"
+                "it is not an Ollama in OLLAMA_URL, so that {consequence} if a server with this name \
+                 is discovered by DNS; correct the name, or remove the line"
             );
-            reader.report(Warning, key, &reason);
+            let subject = format!("{name:?} in [models]");
+            reader.warnings.push(Problem::new(subject, reason));
+        }
+    }
+}
+
+/// A key and prompts that anyone on the way can read.
+fn cloud_in_clear_text(settings: &Settings, reader: &mut Reader) {
+    let (cloud, key) = (&settings.cloud, "cloud.url");
+    if cloud.when.is_on() && reader.is_valid(key) && !cloud.url.is_https() && is_public(&cloud.url)
+    {
+        let reason = "it is not https, so that GROQ_API_KEY and prompts cross public networks in \
+                      clear text; write https://";
+        reader.report(Warning, key, reason);
+    }
+}
+
+/// Whether the server is probably beyond private networks. Of a name only its form is known.
+fn is_public(address: &Address) -> bool {
+    /// Endings of names that are not in the public DNS, and that of a Service in Kubernetes.
+    const PRIVATE: [&str; 8] = [
+        "localhost",
+        "local",
+        "internal",
+        "lan",
+        "home.arpa",
+        "test",
+        "intranet",
+        "svc",
+    ];
+    match address.ip().map(|ip| ip.to_canonical()) {
+        Some(IpAddr::V4(ip)) => {
+            let [first, second, ..] = ip.octets();
+            // 100.64.0.0/10 (RFC 6598) is that of overlay networks, too.
+            let is_shared = first == 100 && second & 0xc0 == 64;
+            let is_local = ip.is_private() || ip.is_link_local() || is_shared;
+            !(is_local || ip.is_loopback() || ip.is_unspecified())
+        }
+        Some(IpAddr::V6(ip)) => {
+            let is_local = ip.is_unique_local() || ip.is_unicast_link_local();
+            !(is_local || ip.is_loopback() || ip.is_unspecified())
+        }
+        None => {
+            let name = address.host().trim_end_matches('.').to_ascii_lowercase();
+            let mut private = PRIVATE.into_iter();
+            let is_private = private.any(|end| {
+                let rest = name.strip_suffix(end);
+                rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+            });
+            name.contains('.') && !is_private
         }
     }
 }

@@ -139,6 +139,13 @@ async fn serve(
             }
         }
         let head = head.to_ascii_lowercase();
+        let is_list = head.starts_with("get /openai/v1/models ");
+        if is_list {
+            let reply = shared.replies.lock().unwrap().pop_front();
+            stream.write_all(list(&head, reply).as_bytes()).await?;
+            stream.flush().await?;
+            continue;
+        }
         let length = head.split_once("content-length: ").unwrap().1;
         let length = length.split_once("\r\n").unwrap().0.parse().unwrap();
         let mut body = vec![0; length];
@@ -152,14 +159,34 @@ async fn serve(
     }
 }
 
+/// The list of models, for a request with the key.
+fn list(head: &str, reply: Option<Reply>) -> String {
+    match reply {
+        Some(Reply::Refusal(status, fields)) => return refusal(status, fields),
+        _ if !head.contains("authorization: bearer gsk-secret\r\n") => return refusal(401, ""),
+        _ => {}
+    }
+    let models = ["openai/gpt-oss-20b", "openai/gpt-oss-120b"];
+    let models = models.map(|id| json!({"id": id, "object": "model", "owned_by": "OpenAI"}));
+    let body = json!({"object": "list", "data": models}).to_string();
+    let length = body.len();
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+}
+
+fn refusal(status: u16, fields: &str) -> String {
+    let body = json!({"error": {"message": "over the\u{1b} limit", "type": "tokens"}}).to_string();
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status} No\r\ncontent-type: application/json\r\n{fields}\
+         content-length: {length}\r\n\r\n{body}"
+    )
+}
+
 fn answer(request: &Value, reply: Option<Reply>) -> String {
     if let Some(Reply::Refusal(status, fields)) = reply {
-        let body = json!({"error": {"message": "over the limit", "type": "tokens"}}).to_string();
-        let length = body.len();
-        return format!(
-            "HTTP/1.1 {status} No\r\ncontent-type: application/json\r\n{fields}\
-             content-length: {length}\r\n\r\n{body}"
-        );
+        return refusal(status, fields);
     }
     let fields = match reply {
         Some(Reply::With(fields)) => fields,

@@ -33,6 +33,18 @@ async fn a_request_beyond_the_limit_is_refused_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_waiting_request_is_told_in_the_singular() {
+    let queue = queue(&[("a", 1)]).with_max_waiting(1);
+    let _held = hold(&queue, "a");
+    let _waiting = enter(&queue, "a", entry("ada"));
+    let error = refusal(&queue, "bob");
+    assert_eq!(
+        Failure::find(&*error).unwrap().to_string(),
+        "the queue is full: 1 request is waiting; try again in 1 s"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_request_does_not_take_a_slot_from_waiters() {
     let queue = queue(&[("a", 1)]);
     let held = hold(&queue, "a");
