@@ -367,7 +367,9 @@ async fn only_clients_that_are_allowed_use_the_cloud() {
         refused.text
     );
     assert_ne!(ask("ada", "kimi:1t-cloud").await.status, 403);
-    let anonymous = tiny().await;
+    let models = Sim::builder().model(ModelSpec::new("tiny"));
+    let models = models.model(ModelSpec::new("kimi:1t-cloud"));
+    let anonymous = models.start().await.unwrap();
     let aliases = "kimi=kimi:1t-cloud|glm:cloud, first=kimi:1t-cloud|tiny, last=tiny|glm:cloud";
     let gateway = Gateway::start_up(&[&anonymous], &[("LLAMATOWER_ALIASES", aliases)]).await;
     for alias in ["first", "last"] {
