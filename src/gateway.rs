@@ -166,7 +166,7 @@ impl Gateway {
                 state: self.kept.state,
                 started_at: Timestamp::now(),
                 trace_url: self.settings.telemetry.trace_url.clone(),
-                last_reload: self.live.last_reload.clone(),
+                live: self.live.clone(),
             };
             let service = admin::service(sources, self.live.keys.clone());
             tasks.spawn(listener.serve(service, operators_leave.clone()));

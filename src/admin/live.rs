@@ -30,7 +30,7 @@ const UPDATE: Duration = Duration::from_secs(1);
 /// connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// The number of parts.
-const PARTS: usize = 11;
+const PARTS: usize = 12;
 
 /// The event of each part.
 type Update = [Bytes; PARTS];
@@ -169,6 +169,7 @@ fn update(sources: &Sources, models: &mut ModelsEvent) -> Update {
         event("requests", &requests),
         event("intervals", &intervals),
         event("clients", &clients),
+        event("keys", &sources.keys()),
     ]
 }
 

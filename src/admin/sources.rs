@@ -4,18 +4,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use llamatower_layers::live::Live;
 use tokio::time::Instant;
 
 use crate::activity::Activity as Kept;
 use crate::cloud::Cloud;
 use crate::edge::Gauges;
-use crate::live::LastReload;
+use crate::live::LiveSettings;
 use crate::model_sync::SyncStatus;
 use crate::ollama::fleet::BackendStatus;
 use crate::state::State;
 use crate::status::{
-    Activity, CloudState, Gateway, Models, ModelsSync, Overview, Reload, StateFile, Status,
+    Activity, CloudState, Gateway, KeyRow, Models, ModelsSync, Overview, Reload, StateFile, Status,
     WaiterRow,
 };
 use crate::telemetry::{FleetView, Telemetry};
@@ -44,8 +43,8 @@ pub struct Sources {
     pub started_at: Timestamp,
     /// The address of a trace in a viewer, with `{trace_id}` in place of its id.
     pub trace_url: Option<String>,
-    /// The last reload of its settings.
-    pub last_reload: Live<Option<LastReload>>,
+    /// The settings that a reload changes.
+    pub live: LiveSettings,
 }
 
 impl Sources {
@@ -65,7 +64,7 @@ impl Sources {
             connections: self.clients.connections(),
             is_draining: self.clients.is_draining(),
             trace_url: self.trace_url.clone(),
-            last_reload: self.last_reload.get().map(|reload| Reload {
+            last_reload: self.live.last_reload.get().map(|reload| Reload {
                 at: reload.at.to_string(),
                 is_applied: reload.is_applied,
             }),
@@ -107,10 +106,15 @@ impl Sources {
         Activity::new(&self.activity)
     }
 
+    pub(super) fn keys(&self) -> Vec<KeyRow> {
+        KeyRow::all(&self.live)
+    }
+
     pub(super) fn overview(&self) -> Overview {
         let backends = self.fleet.status();
         Overview {
             models: Models::new(&backends, &self.fleet.drifts()).models,
+            keys: self.keys(),
             status: self.status_of(&backends),
             waiting: self.waiting(),
             activity: self.activity(),

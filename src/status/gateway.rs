@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Activity, Backend, CloudState, DigestsDiffer, ModelRow, ModelsSync, QueueRow, StateFile,
-    WaiterRow,
+    Activity, Backend, CloudState, DigestsDiffer, KeyRow, ModelRow, ModelsSync, QueueRow,
+    StateFile, WaiterRow,
 };
 
 /// The document `/status`.
@@ -72,6 +72,8 @@ pub struct Overview {
     pub waiting: Vec<WaiterRow>,
     /// As in `/status/models`.
     pub models: Vec<ModelRow>,
+    /// The configured keys, by name.
+    pub keys: Vec<KeyRow>,
     /// As in `/status/requests`.
     #[serde(flatten)]
     pub activity: Activity,

@@ -9,6 +9,7 @@ mod backends;
 mod cloud;
 mod decisions;
 mod gateway;
+mod keys;
 mod models;
 mod queue;
 mod requests;
@@ -22,6 +23,7 @@ pub use backends::{
 pub use cloud::{CloudService, CloudState};
 pub use decisions::{CandidateRow, DecisionRow, Decisions};
 pub use gateway::{Gateway, Overview, Reload, Status};
+pub use keys::{KeyBudget, KeyRow};
 pub use models::{Holder, ModelRow, Models, ServerName};
 pub use queue::{DigestsDiffer, QueueRow, WaiterRow};
 pub use requests::{Activity, ClientRow, CostTerms, Interval, RequestRow};

@@ -155,6 +155,7 @@ impl State {
             "requests" => read(data, &mut activity.requests),
             "intervals" => read(data, &mut activity.intervals),
             "clients" => read(data, &mut activity.clients),
+            "keys" => read(data, &mut self.latest.keys),
             _ => Ok(()),
         };
         (self.lost, self.heard_at) = (None, self.now);

@@ -103,6 +103,41 @@ async fn a_finished_request_is_shown_with_its_tokens_and_the_reason_of_its_serve
 }
 
 #[tokio::test]
+async fn the_keys_are_shown_with_what_is_used_of_their_budgets() {
+    let sim = tiny().await;
+    let settings = [
+        (
+            "LLAMATOWER_API_KEYS",
+            "ada=sha256:cb3ac4f9f4ba2da6f063a94debb6009ec2ee2abcf28f90cd97fdb92fdc44d736",
+        ),
+        KEYS,
+        ("LLAMATOWER_KEY_LIMITS", "ada:tokens=1000/day"),
+    ];
+    let gateway = gateway(&sim, &settings).await;
+    let keys = overview(&gateway).await["keys"].clone();
+    let ada = json!({
+        "name": "ada",
+        "is_admin": false,
+        "budgets": [{"window": "day", "used": 0, "limit": 1000}],
+    });
+    let ben = json!({"name": "ben", "is_admin": true, "budgets": []});
+    assert_eq!(keys, json!([ada, ben]));
+    let whole = with(chat(), json!({"stream": false}));
+    let request = gateway.post_request("/api/chat", &whole);
+    let answer = send(request.bearer_auth("ada-secret")).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let used = overview(&gateway).await["keys"][0]["budgets"][0]["used"].clone();
+    let (prompt, output) = (
+        &answer.json()["prompt_eval_count"],
+        &answer.json()["eval_count"],
+    );
+    assert_eq!(
+        used.as_u64(),
+        Some(prompt.as_u64().unwrap() + output.as_u64().unwrap())
+    );
+}
+
+#[tokio::test]
 async fn a_waiting_request_is_shown_and_can_be_cancelled() {
     let sim = long_stream().await;
     let gateway = gateway(&sim, &[("LLAMATOWER_SLOTS", "1")]).await;

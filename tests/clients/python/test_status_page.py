@@ -264,6 +264,22 @@ def test_a_request_links_to_its_trace(
         gateway.stop()
 
 
+def test_keys_are_shown_with_what_is_used_of_their_budgets(
+    stack: Stack, opened: Callable[..., Page]
+) -> None:
+    limits = {"LLAMATOWER_API_KEYS": KEY, "LLAMATOWER_KEY_TOKEN_LIMIT": "20/day"}
+    gateway = stack.serve(**SETTINGS, **limits)
+    try:
+        page = opened(gateway)
+        rows = page.locator("#key-rows")
+        expect(rows).to_contain_text("0 of 20 in the day (0 %)")
+        assert Chats(gateway).send(FAST, 30, {"Authorization": f"Bearer {KEY}"}) == 200
+        expect(rows).to_contain_text("used up")
+        assert Axe().run(page).violations_count == 0
+    finally:
+        gateway.stop()
+
+
 def test_declared_models_are_shown_with_the_pull_that_failed(
     stack: Stack, tmp_path: Path, opened: Callable[..., Page]
 ) -> None:

@@ -22,6 +22,7 @@ connect({
   models_sync: tables.modelsSync,
   requests: tables.requests,
   clients: tables.clients,
+  keys: tables.keys,
   intervals: (rows) => {
     const length = rows[1].at - rows[0].at;
     tables.intervals(rows, length);

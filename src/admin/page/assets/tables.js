@@ -310,6 +310,27 @@ export function modelsSync(state) {
   }, "No server has declared models");
 }
 
+// --- Keys
+
+// The share of a budget from which it is about to be used up.
+const NEARLY = 0.9;
+
+function budget(row) {
+  const share = row.limit === 0 ? 1 : row.used / row.limit;
+  const told = `${count(row.used)} of ${count(row.limit)} in the ${row.window} (${Math.round(100 * share)} %)`;
+  if (share >= 1) return [`${told}, used up`, "bad"];
+  return [told, share >= NEARLY ? "warned" : ""];
+}
+
+export function keys(rows) {
+  byId("keys").hidden = rows.length === 0;
+  show(byId("key-rows"), rows, 3, (row) => row.name, (cells, row) => {
+    write(cells[0], text(row.name));
+    write(cells[1], row.is_admin ? "runs and manages models" : "runs models");
+    lines(cells[2], row.budgets.length === 0 ? [["no limit", "hint"]] : row.budgets.map(budget));
+  }, "No key is set");
+}
+
 // --- Clients
 
 export function clients(rows) {

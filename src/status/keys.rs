@@ -1,0 +1,62 @@
+//! The configured keys, and what is used of their token budgets.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use llamatower_layers::api_key::Role;
+use serde::{Deserialize, Serialize};
+
+use crate::live::LiveSettings;
+
+/// A configured key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
+pub struct KeyRow {
+    /// Its name.
+    pub name: String,
+    /// Whether it may manage models.
+    pub is_admin: bool,
+    /// Its token budgets.
+    pub budgets: Vec<KeyBudget>,
+}
+
+/// A token budget of a key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
+pub struct KeyBudget {
+    /// `minute`, `day` or `month`.
+    pub window: String,
+    /// Used tokens in the current window; those of requests under way are estimated.
+    pub used: u64,
+    /// Its size in tokens.
+    pub limit: u64,
+}
+
+impl KeyRow {
+    /// The rows of all keys, by name.
+    pub fn all(live: &LiveSettings) -> Vec<Self> {
+        let keys = live.keys.get();
+        // A key that is being replaced has two digests under one name.
+        let mut roles: BTreeMap<Arc<str>, bool> = BTreeMap::new();
+        for key in keys.identities() {
+            *roles.entry(key.name.clone()).or_default() |= key.role == Role::Admin;
+        }
+        let rows = roles.into_iter().map(|(name, is_admin)| {
+            let uses = live.tokens.uses(std::iter::once(name.clone())).into_iter();
+            Self {
+                name: name.to_string(),
+                is_admin,
+                budgets: uses
+                    .map(|budget| KeyBudget {
+                        window: budget.window.name().to_owned(),
+                        used: budget.used,
+                        limit: budget.limit,
+                    })
+                    .collect(),
+            }
+        });
+        rows.collect()
+    }
+}
