@@ -11,6 +11,7 @@ use crate::{
     Args, Error,
     cores::LostTimeMeter,
     cpu::{self, Priority, Processes},
+    observed::{Observers, Watching},
     running::Running,
     shapes::Dialect,
 };
@@ -69,6 +70,8 @@ pub(crate) struct Contender {
     dialect: Dialect,
     /// The kind of its servers, in the gateway's settings.
     servers: &'static str,
+    /// Who looks at it; only the gateway has observers.
+    observers: Observers,
 }
 
 /// The installed contenders, and sentences about the missing ones.
@@ -100,6 +103,7 @@ pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> 
                 _ => Dialect::Ollama,
             },
             servers: OLLAMA,
+            observers: Observers::Nobody,
             // With that priority, threads of one program that wait for each other make no progress.
             priority: if runs_first && !matches!(kind, Kind::Litellm | Kind::Portkey) {
                 Priority::First
@@ -215,6 +219,7 @@ impl Contender {
             priority: Priority::Usual,
             dialect: Dialect::Ollama,
             servers: OLLAMA,
+            observers: Observers::Nobody,
         }
     }
 
@@ -247,6 +252,15 @@ impl Contender {
             name,
             dialect,
             servers,
+            ..self.clone()
+        }
+    }
+
+    /// The same gateway with observers.
+    pub(crate) fn observed_by(&self, name: &'static str, observers: Observers) -> Self {
+        Self {
+            name,
+            observers,
             ..self.clone()
         }
     }
@@ -285,9 +299,14 @@ impl Contender {
         // Another process may have taken the port in the meantime.
         let mut tries_left = 2;
         loop {
-            let mut running = self.spawn(backends)?;
+            let mut watching = Watching::before(self.observers).await?;
+            let admin = free_address()?;
+            let mut running = self.spawn(backends, admin, watching.collector)?;
             match running.first_answer(probe).await {
-                Ok(()) => return Ok(running),
+                Ok(()) => {
+                    watching.begin(self.observers, admin);
+                    return Ok(running.watched_by(watching));
+                }
                 Err(_) if running.has_ended()? && tries_left > 0 => tries_left -= 1,
                 Err(error) => {
                     let stderr_tail = running.stderr_tail();
@@ -300,13 +319,23 @@ impl Contender {
     }
 
     /// Starts it once.
-    fn spawn(&self, backends: &[SocketAddr]) -> Result<Running, Error> {
+    fn spawn(
+        &self,
+        backends: &[SocketAddr],
+        admin: SocketAddr,
+        collector: Option<SocketAddr>,
+    ) -> Result<Running, Error> {
         let dir = tempfile::Builder::new()
             .prefix("llamatower-versus-")
             .tempdir()?;
         let listen = free_address()?;
         let mut command = cpu::command_on(self.core, self.priority);
         self.configure(&mut command, dir.path(), listen, backends)?;
+        if let Kind::Llamatower(_) = self.kind {
+            command.env("LLAMATOWER_ADMIN_LISTEN", admin.to_string());
+            command
+                .envs(collector.map(|at| ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{at}"))));
+        }
         Running::spawn(command, listen, dir)
     }
 
@@ -346,7 +375,6 @@ impl Contender {
                 command.arg(&self.program).env_clear().envs([
                     ("PATH", env::var("PATH").unwrap_or_default()),
                     ("LLAMATOWER_LISTEN", listen.to_string()),
-                    ("LLAMATOWER_ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
                     ("LLAMATOWER_LOG", log.to_owned()),
                     ("LLAMATOWER_WORKER_THREADS", "1".to_owned()),
                     ("LLAMATOWER_MAX_CONNECTIONS", "16384".to_owned()),

@@ -17,6 +17,7 @@ mod growth;
 mod http1;
 mod latency;
 mod load;
+mod observed;
 mod pacer;
 mod plain_proxy;
 mod plot;
@@ -100,6 +101,10 @@ struct Args {
     /// that it passes, and lines that it translates.
     #[arg(long)]
     dialects: bool,
+    /// Measure only the gateway, without observers, and with a collector that hangs, a scrape of the
+    /// metrics each second, and ten open status pages.
+    #[arg(long)]
+    observed: bool,
     /// Write docs/versus.md and its plots.
     #[arg(long)]
     write_docs: bool,
@@ -243,14 +248,17 @@ fn pin(args: &Args) -> Error {
 async fn compare(args: &Args) -> Result<(), Error> {
     let (mut contenders, mut notes) = contenders::find(args)?;
     let epoch = Instant::now();
-    if args.growth || args.dialects {
+    if args.growth || args.dialects || args.observed {
         let gateway = contenders.iter().find(|one| one.name == "llamatower");
-        let gateway = gateway.ok_or("--growth and --dialects need the gateway")?;
+        let gateway = gateway.ok_or("--growth, --dialects and --observed need the gateway")?;
         if args.growth {
             println!("{}", growth::measure(args, epoch, gateway).await?);
             return Ok(());
         }
-        contenders = dialects::contenders(gateway).into();
+        contenders = match args.dialects {
+            true => dialects::contenders(gateway).into(),
+            false => observed::contenders(gateway).into(),
+        };
         // They tell of other proxies, and of latencies.
         notes.clear();
     }
@@ -273,6 +281,10 @@ async fn compare(args: &Args) -> Result<(), Error> {
     };
     if args.dialects {
         println!("{}", dialects::table(&report));
+        return Ok(());
+    }
+    if args.observed {
+        println!("{}", observed::table(&report));
         return Ok(());
     }
     let plots = plot::plots(&report);

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use crate::{
     Error,
     load::{self, Target},
+    observed::Watching,
 };
 
 /// A running proxy, or none. Dropping it ends the process.
@@ -24,6 +25,8 @@ pub(crate) struct Running {
     /// The time from the start of the process to its first answer; `None` without a proxy.
     pub(crate) cold_start: Option<Duration>,
     process: Option<Process>,
+    /// Those who look at it.
+    _watching: Watching,
 }
 
 #[derive(Debug)]
@@ -44,7 +47,13 @@ impl Running {
             addresses: backends.to_vec(),
             cold_start: None,
             process: None,
+            _watching: Watching::default(),
         }
+    }
+
+    pub(crate) fn watched_by(mut self, watching: Watching) -> Self {
+        self._watching = watching;
+        self
     }
 
     /// Starts the proxy in its own process group.
@@ -64,6 +73,7 @@ impl Running {
             addresses: vec![listen],
             cold_start: None,
             process: Some(Process { child, begin, dir }),
+            _watching: Watching::default(),
         })
     }
 
