@@ -38,7 +38,8 @@ pub(super) fn layer(keys: Live<KeySet>, sessions: Sessions) -> ApiKeyLayer {
 }
 
 /// Whoever is on this machine may do everything. From other machines, documents for programs are
-/// open; the status page, what it shows of clients, and all changes need an administrator.
+/// open: metrics, which name keys, and the state. The status page, which names clients, usage and all
+/// changes need an administrator.
 fn access(request: &Parts, sessions: &Sessions) -> Access {
     let is_read = request.method == Method::GET || request.method == Method::HEAD;
     let is_open = is_read && is_open(request.uri.path());

@@ -64,6 +64,9 @@ pub const NAME: &str = "cloud";
 /// The number that stands for no limit of tokens, so that they are counted in any case.
 const UNLIMITED: NonZeroU64 = NonZeroU64::MIN.saturating_add((1 << 53) - 2);
 
+/// A client that was told of a model waits for so long a rest, or tries again.
+const SHORT_REST: Duration = Duration::from_secs(5);
+
 /// In the record of a request: it was answered by the cloud.
 #[derive(Clone, Copy, Debug)]
 pub struct SentToCloud(pub Reason);
@@ -203,6 +206,15 @@ impl Cloud {
 
     fn tokens_today(&self) -> u64 {
         self.used.used(Some(&()), Window::Day)
+    }
+
+    /// Whether it would answer now: it does not rest for long, and tokens are left.
+    fn would_answer(&self) -> bool {
+        let rests = self.rest.left().is_some_and(|left| left > SHORT_REST);
+        let is_used_up = self
+            .tokens
+            .is_some_and(|tokens| self.tokens_today() >= tokens.get());
+        !rests && !is_used_up
     }
 
     /// Whether requests are sent for this reason.

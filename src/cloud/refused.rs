@@ -1,4 +1,5 @@
-//! Logs what the service says about its own failures.
+//! Logs what the service says about its own failures, at the level `debug`: some services repeat parts of
+//! the request there.
 
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ pub(super) async fn log(answer: Response<AnswerBody>) -> Result<Response<AnswerB
     }
     let (head, body) = answer.into_parts();
     let read = beginning(body).await;
-    tracing::warn!(
+    tracing::debug!(
         status = status.as_u16(),
         reason = shown(status, &read),
         "the cloud service responded with an error"

@@ -60,7 +60,8 @@ impl<B> Overflow<B> {
             operation,
             Some(Operation::Tags | Operation::Models | Operation::Ps | Operation::Version)
         );
-        if !is_list || self.cloud.clients.check(request).is_err() {
+        let may_use = self.cloud.would_answer() && self.cloud.clients.check(request).is_ok();
+        if !is_list || !may_use {
             return;
         }
         let all = || self.cloud.models.names().cloned();
@@ -79,6 +80,9 @@ impl<B> Overflow<B> {
     /// request, or the model is not sent to the cloud.
     pub(super) fn stand_in(self: &Arc<Self>, request: &Extensions) -> Option<StandIn<B>> {
         let (question, asked) = question(request)?;
+        if !self.cloud.would_answer() {
+            return None;
+        }
         self.cloud.clients.check(request).ok()?;
         let (_, there) = self.cloud.target(&asked, &self.rules)?;
         Some(StandIn {

@@ -412,7 +412,6 @@ pub(super) const LOG_FORMATS: [(&str, LogFormat); 3] = [
 
 pub(super) const NUM_CTX: [(&str, NumCtx); 2] = [("keep", NumCtx::Keep), ("exact", NumCtx::Exact)];
 
-/// The log filter, in the syntax of `RUST_LOG`.
 /// The place of the id in the address of a trace.
 const TRACE_ID: &str = "{trace_id}";
 
@@ -429,6 +428,7 @@ pub(super) fn trace_url(text: &str) -> Parsed<String> {
     }
 }
 
+/// The log filter, in the syntax of `RUST_LOG`.
 pub(super) fn log_filter(text: &str) -> Parsed<String> {
     check_log_filter(text)?;
     Ok(text.to_owned())

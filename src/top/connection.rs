@@ -40,7 +40,11 @@ pub(super) enum Told {
 /// # Errors
 /// There is no response, or it has the status of an error.
 pub(super) async fn page(gateway: &GatewayClient) -> Result<Bytes, ManageError> {
-    in_time(gateway.operate(Method::GET, "/status/overview", WATCH)).await
+    in_time(
+        WATCH,
+        gateway.operate(Method::GET, "/status/overview", WATCH),
+    )
+    .await
 }
 
 /// Reads all documents.
@@ -56,7 +60,7 @@ pub(super) fn overview(page: &[u8]) -> Result<Overview, ManageError> {
 /// # Errors
 /// There is no response, or it has the status of an error.
 pub(super) async fn open(gateway: &GatewayClient) -> Result<Lines, ManageError> {
-    in_time(gateway.watch("/status/events", WATCH)).await
+    in_time(WATCH, gateway.watch("/status/events", WATCH)).await
 }
 
 /// Tells what the events contain, and connects again when the connection is lost. It ends when the
@@ -118,7 +122,11 @@ async fn tell_events<T: From<Told>>(mut events: Lines, told: &mpsc::Sender<T>) -
 /// Asks for the last choices of servers. Without a response there is nothing to tell: the details of a
 /// request do without.
 pub(super) async fn decisions(gateway: &GatewayClient) -> Option<Told> {
-    let page = in_time(gateway.operate(Method::GET, "/status/decisions", WATCH)).await;
+    let page = in_time(
+        WATCH,
+        gateway.operate(Method::GET, "/status/decisions", WATCH),
+    )
+    .await;
     let decisions = page.and_then(|page| read(&page, WATCH));
     decisions.ok().map(Told::Decisions)
 }
@@ -130,7 +138,11 @@ pub(super) async fn act(gateway: &GatewayClient, action: Action) -> Told {
             server,
             is_cordoned,
         } => {
-            let set = in_time(set_cordoned(gateway, &server, is_cordoned)).await;
+            let what = match is_cordoned {
+                true => "cordon the server (it may be done)",
+                false => "uncordon the server (it may be done)",
+            };
+            let set = in_time(what, set_cordoned(gateway, &server, is_cordoned)).await;
             set.map(|_| match is_cordoned {
                 true => format!("{server} is cordoned"),
                 false => format!("{server} gets requests again"),
@@ -139,20 +151,22 @@ pub(super) async fn act(gateway: &GatewayClient, action: Action) -> Told {
         Action::Cancel { id, .. } => {
             let path = format!("/queue/{id}/cancel");
             let cancelled = gateway.operate(Method::POST, &path, "cancel the request");
-            let cancelled = in_time(cancelled).await;
+            let cancelled = in_time("cancel the request (it may be done)", cancelled).await;
             cancelled.map(|_| "the request was cancelled".to_owned())
         }
     };
     Told::Done(done.map_err(|error| error.to_string()))
 }
 
+/// Waits for a response; `action` is named in the error.
 async fn in_time<T>(
+    action: &str,
     response: impl Future<Output = Result<T, ManageError>>,
 ) -> Result<T, ManageError> {
     match timeout(RESPONSE, response).await {
         Ok(response) => response,
         Err(_) => Err(ManageError::Failed {
-            action: WATCH.to_owned(),
+            action: action.to_owned(),
             reason: format!("the gateway did not respond within {RESPONSE:?}"),
         }),
     }

@@ -548,7 +548,8 @@ async fn an_error_in_the_middle_of_a_stream_is_visible_in_each_dialect() {
 async fn the_text_of_the_services_own_failure_is_in_the_log() {
     let cloud = Cloud::start().await;
     for (path, body) in requests() {
-        let gateway = without_servers(&cloud, &[(WHEN, "down"), ANONYMOUS]).await;
+        let log = ("LLAMATOWER_LOG", "info,llamatower::cloud=debug");
+        let gateway = without_servers(&cloud, &[(WHEN, "down"), ANONYMOUS, log]).await;
         cloud.reply(Reply::Refusal(500, ""));
         let answer = gateway.post(path, &body).await;
         assert_eq!(answer.status, 502, "{path}: the servers' own error");

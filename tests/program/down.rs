@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 
 use super::alias_choices::keys;
 use super::aliases::{ALIASES, chat_with};
-use crate::harness::{Answer, Cloud, Gateway, chat, send, sim_with, tiny, with, within_limit};
+use crate::harness::{
+    Answer, Cloud, Gateway, Reply, chat, send, sim_with, tiny, with, within_limit,
+};
 
 const WHEN: &str = "LLAMATOWER_CLOUD_WHEN";
 const ANONYMOUS: (&str, &str) = ("LLAMATOWER_CLOUD_ANONYMOUS", "true");
@@ -271,6 +273,23 @@ async fn chat_programs_find_and_load_the_models_of_the_cloud_while_the_servers_a
         let failed = gateway.post(path, &body).await;
         assert_eq!(failed.status, 502, "{path}: {}", failed.text);
     }
+}
+
+#[tokio::test]
+async fn a_cloud_that_would_not_answer_stands_in_for_no_server() {
+    let (sim, cloud) = (tiny().await, Cloud::start().await);
+    let mut settings = cloud.settings().to_vec();
+    settings.extend([(WHEN, "down"), ANONYMOUS, OFTEN, SOON]);
+    let gateway = Gateway::start_up(&[&sim], &settings).await;
+    // The one that hangs is found to be down; the one that has ended answers at once.
+    hang(&gateway, &sim).await;
+    drop(sim);
+    assert_eq!(listed(&gateway, "/api/tags", None).await, ["tiny:latest"]);
+    cloud.reply(Reply::Refusal(429, "retry-after: 3600\r\n"));
+    assert_ne!(gateway.post("/api/chat", &chat()).await.status, 200);
+    let show = gateway.post("/api/show", &json!({"model": "tiny"})).await;
+    assert_eq!(show.status, 502, "{}", show.text);
+    assert_eq!(send(gateway.get("/api/tags")).await.status, 502);
 }
 
 #[tokio::test]

@@ -79,10 +79,8 @@ impl<S> Fleet<S> {
         model: &ModelName,
         change: MemoryChange,
     ) -> Result<Duration, MemoryChangeFailed> {
-        let members = self.catalogue.members();
-        let mut all = members.all().iter();
-        let member = all.find(|member| **member.backend.name() == *backend);
-        let member = member.ok_or(MemoryChangeFailed::NoBackend)?;
+        let member = self.member_named(backend);
+        let member = &member.ok_or(MemoryChangeFailed::NoBackend)?;
         if member.backend.openai().is_some() {
             return Err(MemoryChangeFailed::NoOllama);
         }
@@ -96,6 +94,13 @@ impl<S> Fleet<S> {
         }
         tracing::info!(backend, %model, ?change, "an operator has changed the memory of a backend");
         Ok(begun.elapsed())
+    }
+
+    fn member_named(&self, backend: &str) -> Option<Arc<Member<S>>> {
+        let members = self.catalogue.members();
+        let mut all = members.all().iter();
+        all.find(|member| **member.backend.name() == *backend)
+            .cloned()
     }
 
     async fn load_for_operator(
