@@ -216,7 +216,7 @@ attributes! {
     CHOICE_WORK = "llamatower.choice.work";
     /// Seconds of the work that the prefix cache saves, as a negative number.
     CHOICE_AFFINITY = "llamatower.choice.affinity";
-    /// Seconds in the queue, of all attempts together.
+    /// Seconds in the queue, of all waits together.
     QUEUED = "llamatower.queued";
     /// Seconds of the load, by the backend's clock.
     LOAD_TIME = "llamatower.load_time";

@@ -68,7 +68,8 @@ pub struct Outcome {
     pub backend: Option<Arc<str>>,
     /// The number of attempts.
     pub attempts: u32,
-    /// The time in a backend's queue, of all attempts together; `None` if the request did not wait.
+    /// The time in the queue, of all waits together, also of those that ended without a slot; `None` if
+    /// the request did not wait.
     pub queued: Option<Duration>,
     /// The time in which nothing could be done for the request but wait, besides the time in a queue:
     /// for the client's body, for the answers of backends, and between attempts.
