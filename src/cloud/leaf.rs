@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures_util::FutureExt;
+use futures_util::{FutureExt, TryFutureExt};
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName,
 };
@@ -19,7 +19,7 @@ use llamatower_layers::store::WithoutKey;
 use llamatower_layers::token_limit::{Budget, TokenLimitLayer, Window};
 use llamatower_layers::usage::UsageLayer;
 use llamatower_layers::{BoxError, Record};
-use tower::{Service, ServiceBuilder, ServiceExt};
+use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 
 use super::{Cloud, NAME, broken, refused};
 use crate::client::Client;
@@ -99,7 +99,11 @@ where
         // The cache of the gateway is for the fleet's model.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     });
-    ollama::Attempt::new(leaf.and_then(refused::log))
+    ollama::Attempt::new(service_fn(move |request: Request<ReplayBody<B>>| {
+        let record = Record::of(request.extensions()).cloned();
+        let answer = leaf.clone().oneshot(request);
+        answer.and_then(|answer| refused::log(answer, record))
+    }))
 }
 
 /// The value of `gen_ai.provider.name`.

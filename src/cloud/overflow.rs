@@ -260,7 +260,10 @@ where
             }
             limit = None;
         }
-        let answer = match self.within(limit, inner.call(request), record).await {
+        let answer = match self
+            .within(limit, inner.call(request), record.clone())
+            .await
+        {
             Some(answer) => answer,
             None => {
                 if let Some(answer) = self.ask(copy(&template), Reason::Busy).await {
@@ -277,7 +280,7 @@ where
             return answer.map(from_fleet);
         };
         // The slot of a server is free while the cloud is asked.
-        let kept = keep(answer).await;
+        let kept = Record::reading(record.as_ref(), keep(answer)).await;
         match self.ask(Some(template), reason).await {
             Some(answer) => Ok(answer),
             None => kept,

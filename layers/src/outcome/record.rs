@@ -1,5 +1,6 @@
 //! The data about a request, and the handle through which layers add to it.
 
+use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -76,7 +77,8 @@ pub struct Outcome {
     pub waited: Duration,
     /// When the request was first sent to a backend.
     pub first_sent: Option<Instant>,
-    /// When the head of a backend's latest answer had arrived, or the attempt had failed.
+    /// When the head of a backend's latest answer had arrived, or the attempt had failed; later, if the
+    /// gateway needed more of the answer before it could go on.
     pub last_answered: Option<Instant>,
     /// The response's status.
     pub status: Option<StatusCode>,
@@ -177,6 +179,7 @@ impl Outcome {
     }
 
     /// Records an attempt at a backend: it was sent, and its answer's head or its failure came `now`.
+    /// A later part of the answer is recorded in the same way, from the beginning of the wait for it.
     pub fn attempted(&mut self, sent: Instant, now: Instant) {
         self.first_sent.get_or_insert(sent);
         self.last_answered = Some(now);
@@ -226,6 +229,22 @@ impl Record {
     /// Changes the record. Changes after the end are not reported.
     pub fn update<T>(&self, change: impl FnOnce(&mut Outcome) -> T) -> T {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits for a part of a backend's answer without which the gateway cannot go on, and records the
+    /// time as a part of the attempt ([`Outcome::attempted`]): it is the backend's time, not the gateway's.
+    /// Without an attempt the answer is the gateway's own, and nothing is recorded.
+    pub async fn reading<F: Future>(record: Option<&Self>, part: F) -> F::Output {
+        let began = Instant::now();
+        let read = part.await;
+        if let Some(record) = record {
+            record.update(|outcome| {
+                if outcome.first_sent.is_some() {
+                    outcome.attempted(began, Instant::now());
+                }
+            });
+        }
+        read
     }
 
     /// The usage report of the response, after its head has passed a
