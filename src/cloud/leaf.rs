@@ -26,14 +26,11 @@ use crate::client::Client;
 use crate::ollama;
 use crate::ollama::fleet::LatestChoice;
 use crate::ollama::hygiene::{clean_request, clean_response};
-use crate::ollama::upstream::{Address, PoolLimits, Upstream};
+use crate::ollama::upstream::{PoolLimits, Upstream};
 use crate::openai::Translate;
 use crate::settings::Settings;
 use crate::stack::BACKEND_HEADER;
-use crate::telemetry::{Propagation, Upstream as UpstreamName, attempt_spans, names};
-
-/// The host of Groq, which `LLAMATOWER_CLOUD_URL` names by default.
-const GROQ_HOST: &str = "api.groq.com";
+use crate::telemetry::{Propagation, Upstream as UpstreamName, attempt_spans};
 
 /// The request headers that the service gets, besides those of its client.
 const SENT: [HeaderName; 2] = [ACCEPT, CONTENT_TYPE];
@@ -69,7 +66,7 @@ where
         .layer(attempt_spans(
             UpstreamName {
                 name: NAME.into(),
-                provider: provider(&address),
+                provider: cloud.provider(),
                 base: address.url().into(),
                 address: address.host().into(),
                 port: address.port(),
@@ -104,14 +101,6 @@ where
         let answer = leaf.clone().oneshot(request);
         answer.and_then(|answer| refused::log(answer, record))
     }))
-}
-
-/// The value of `gen_ai.provider.name`.
-fn provider(address: &Address) -> &'static str {
-    match address.host() == GROQ_HOST {
-        true => names::GROQ,
-        false => names::OPENAI_COMPATIBLE,
-    }
 }
 
 /// Limits the tokens of each client on one day.

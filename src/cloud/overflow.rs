@@ -27,7 +27,7 @@ use crate::ollama::fleet::LatestChoice;
 use crate::ollama::{AnswerBody, Attempt};
 use crate::openai::error::TokenRefused;
 use crate::stack::MODEL_HEADER;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Provider};
 
 /// Limit of an error response that is kept while the cloud is asked, in bytes.
 const MAX_KEPT_BYTES: usize = 64 << 10;
@@ -358,7 +358,9 @@ where
         let before = record.as_ref().map(|record| {
             record.update(|outcome| {
                 let choice = outcome.extensions.get::<LatestChoice>().copied();
-                (outcome.backend.take(), outcome.served_model.clone(), choice)
+                let provider = outcome.extensions.get::<Provider>().copied();
+                let served_model = outcome.served_model.clone();
+                (outcome.backend.take(), served_model, choice, provider)
             })
         });
         let model = &*self.asked;
@@ -397,12 +399,16 @@ where
                 }
             }
         }
-        if let Some((record, (backend, served_model, choice))) = record.zip(before) {
+        if let Some((record, (backend, served_model, choice, provider))) = record.zip(before) {
             record.update(|outcome| {
                 outcome.backend = backend;
                 outcome.served_model = served_model;
                 if let Some(choice) = choice {
                     outcome.extensions.insert(choice);
+                }
+                match provider {
+                    Some(provider) => outcome.extensions.insert(provider),
+                    None => outcome.extensions.remove(),
                 }
             });
         }

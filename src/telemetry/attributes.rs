@@ -6,6 +6,19 @@ use opentelemetry::{KeyValue, StringValue, Value};
 
 use super::names;
 
+/// The provider of a request's latest attempt (`gen_ai.provider.name`), in the extensions of its
+/// outcome.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Provider(pub(crate) &'static str);
+
+impl Provider {
+    /// The provider of a request; Ollama, whose API clients use, if no server was asked.
+    pub(super) fn of(outcome: &Outcome) -> &'static str {
+        let attempted = outcome.extensions.get();
+        attempted.map_or(names::OLLAMA, |Self(name)| name)
+    }
+}
+
 /// The beginning of a text from a client, which may be as long as a request's body.
 pub(crate) fn bounded(text: &str) -> &str {
     const MOST_BYTES: usize = 256;

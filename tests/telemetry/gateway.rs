@@ -103,9 +103,21 @@ impl Gateway {
         attempts: u32,
         backend: impl Fn(HeaderMap) -> Answer + Clone,
     ) -> Answer {
+        self.send_to(names::OLLAMA, request, attempts, backend)
+            .await
+    }
+
+    /// The same to a server of another provider.
+    pub(crate) async fn send_to(
+        &self,
+        provider: &'static str,
+        request: Request<Full<Bytes>>,
+        attempts: u32,
+        backend: impl Fn(HeaderMap) -> Answer + Clone,
+    ) -> Answer {
         let upstream = Upstream {
             name: "gpu-1".into(),
-            provider: names::OLLAMA,
+            provider,
             base: "http://10.0.0.7:11434/ollama".into(),
             address: "10.0.0.7".into(),
             port: 11434,
