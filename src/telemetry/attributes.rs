@@ -1,5 +1,7 @@
 //! Attributes that log lines, spans and metrics have in common.
 
+use std::time::Duration;
+
 use http::{Method, StatusCode};
 use llamatower_layers::{Ending, Outcome};
 use opentelemetry::{KeyValue, StringValue, Value};
@@ -62,6 +64,16 @@ pub(super) fn error_type(outcome: &Outcome) -> Option<StringValue> {
         (None, Some(status)) => status.as_str().to_owned().into(),
         (None, None) => names::ERROR_TYPE_OTHER.into(),
     })
+}
+
+/// The time from first sending a request to the first byte of a backend's stream; `None` for other
+/// responses, and if no backend was asked.
+pub(super) fn time_to_first_chunk(outcome: &Outcome) -> Option<Duration> {
+    let is_served = outcome.status == Some(StatusCode::OK) && outcome.backend.is_some();
+    let answered = outcome
+        .last_answered
+        .filter(|_| outcome.stream && is_served)?;
+    Some(answered.saturating_duration_since(outcome.first_sent?))
 }
 
 /// An attribute, if there is a value for it.

@@ -123,7 +123,7 @@ impl<S> AttemptSpans<S> {
             for attribute in &choice {
                 span.set_attribute(attribute.key.clone(), attribute.value.clone());
             }
-            inference::attempt_begins(outcome, self.upstream.provider, choice);
+            inference::attempt_begins(outcome, choice);
         });
         span
     }
