@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures_util::FutureExt;
+use futures_util::{FutureExt, TryFutureExt};
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName,
 };
@@ -19,21 +19,18 @@ use llamatower_layers::store::WithoutKey;
 use llamatower_layers::token_limit::{Budget, TokenLimitLayer, Window};
 use llamatower_layers::usage::UsageLayer;
 use llamatower_layers::{BoxError, Record};
-use tower::{Service, ServiceBuilder, ServiceExt};
+use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 
 use super::{Cloud, NAME, broken, refused};
 use crate::client::Client;
 use crate::ollama;
 use crate::ollama::fleet::LatestChoice;
 use crate::ollama::hygiene::{clean_request, clean_response};
-use crate::ollama::upstream::{Address, PoolLimits, Upstream};
+use crate::ollama::upstream::{PoolLimits, Upstream};
 use crate::openai::Translate;
 use crate::settings::Settings;
 use crate::stack::BACKEND_HEADER;
-use crate::telemetry::{Propagation, Upstream as UpstreamName, attempt_spans, names};
-
-/// The host of Groq, which `LLAMATOWER_CLOUD_URL` names by default.
-const GROQ_HOST: &str = "api.groq.com";
+use crate::telemetry::{Propagation, Upstream as UpstreamName, attempt_spans};
 
 /// The request headers that the service gets, besides those of its client.
 const SENT: [HeaderName; 2] = [ACCEPT, CONTENT_TYPE];
@@ -69,7 +66,7 @@ where
         .layer(attempt_spans(
             UpstreamName {
                 name: NAME.into(),
-                provider: provider(&address),
+                provider: cloud.provider(),
                 base: address.url().into(),
                 address: address.host().into(),
                 port: address.port(),
@@ -99,15 +96,11 @@ where
         // The cache of the gateway is for the fleet's model.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     });
-    ollama::Attempt::new(leaf.and_then(refused::log))
-}
-
-/// The value of `gen_ai.provider.name`.
-fn provider(address: &Address) -> &'static str {
-    match address.host() == GROQ_HOST {
-        true => names::GROQ,
-        false => names::OPENAI_COMPATIBLE,
-    }
+    ollama::Attempt::new(service_fn(move |request: Request<ReplayBody<B>>| {
+        let record = Record::of(request.extensions()).cloned();
+        let answer = leaf.clone().oneshot(request);
+        answer.and_then(|answer| refused::log(answer, record))
+    }))
 }
 
 /// Limits the tokens of each client on one day.

@@ -47,7 +47,7 @@ use crate::openai::models::Model;
 use crate::openai::server::Extensions;
 use crate::settings::{CloudModels, CloudWhen, Settings};
 use crate::state::{Persist, Windows};
-use crate::telemetry::BudgetUse;
+use crate::telemetry::{BudgetUse, names};
 
 pub use broken::{CloudError, EventsBody};
 pub use clients::{CloudClients, CloudNotAllowed, OllamaCloudModels};
@@ -57,6 +57,9 @@ pub use overflow::{OverflowLayer, OverflowService};
 pub use reason::Reason;
 pub use rest::Rest;
 use warned::Warned;
+
+/// The host of Groq, which `LLAMATOWER_CLOUD_URL` names by default.
+const GROQ_HOST: &str = "api.groq.com";
 
 /// The name of the service in headers, logs and metrics.
 pub const NAME: &str = "cloud";
@@ -155,6 +158,14 @@ impl Cloud {
             tokens: cloud.tokens,
             key_tokens: cloud.key_tokens,
         })))
+    }
+
+    /// The value of `gen_ai.provider.name`.
+    fn provider(&self) -> &'static str {
+        match self.address.host() == GROQ_HOST {
+            true => names::GROQ,
+            false => names::OPENAI_COMPATIBLE,
+        }
     }
 
     /// The state, for operators.

@@ -27,7 +27,7 @@ use crate::ollama::fleet::LatestChoice;
 use crate::ollama::{AnswerBody, Attempt};
 use crate::openai::error::TokenRefused;
 use crate::stack::MODEL_HEADER;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Provider};
 
 /// Limit of an error response that is kept while the cloud is asked, in bytes.
 const MAX_KEPT_BYTES: usize = 64 << 10;
@@ -260,7 +260,10 @@ where
             }
             limit = None;
         }
-        let answer = match self.within(limit, inner.call(request), record).await {
+        let answer = match self
+            .within(limit, inner.call(request), record.clone())
+            .await
+        {
             Some(answer) => answer,
             None => {
                 if let Some(answer) = self.ask(copy(&template), Reason::Busy).await {
@@ -277,7 +280,7 @@ where
             return answer.map(from_fleet);
         };
         // The slot of a server is free while the cloud is asked.
-        let kept = keep(answer).await;
+        let kept = Record::reading(record.as_ref(), keep(answer)).await;
         match self.ask(Some(template), reason).await {
             Some(answer) => Ok(answer),
             None => kept,
@@ -355,7 +358,9 @@ where
         let before = record.as_ref().map(|record| {
             record.update(|outcome| {
                 let choice = outcome.extensions.get::<LatestChoice>().copied();
-                (outcome.backend.take(), outcome.served_model.clone(), choice)
+                let provider = outcome.extensions.get::<Provider>().copied();
+                let served_model = outcome.served_model.clone();
+                (outcome.backend.take(), served_model, choice, provider)
             })
         });
         let model = &*self.asked;
@@ -394,12 +399,16 @@ where
                 }
             }
         }
-        if let Some((record, (backend, served_model, choice))) = record.zip(before) {
+        if let Some((record, (backend, served_model, choice, provider))) = record.zip(before) {
             record.update(|outcome| {
                 outcome.backend = backend;
                 outcome.served_model = served_model;
                 if let Some(choice) = choice {
                     outcome.extensions.insert(choice);
+                }
+                match provider {
+                    Some(provider) => outcome.extensions.insert(provider),
+                    None => outcome.extensions.remove(),
                 }
             });
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use llamatower_layers::BoxError;
+use llamatower_layers::{BoxError, Record};
 use tokio::time::timeout;
 
 use crate::ollama::AnswerBody;
@@ -23,13 +23,16 @@ const MAX_LOGGED: usize = 500;
 
 /// Logs the text of an answer that clients do not get. The text of a refused key is left out, because
 /// services repeat the key there.
-pub(super) async fn log(answer: Response<AnswerBody>) -> Result<Response<AnswerBody>, BoxError> {
+pub(super) async fn log(
+    answer: Response<AnswerBody>,
+    record: Option<Record>,
+) -> Result<Response<AnswerBody>, BoxError> {
     let status = answer.status();
     if !(status.is_server_error() || matches!(status.as_u16(), 404 | 408 | 429 | 498)) {
         return Ok(answer);
     }
     let (head, body) = answer.into_parts();
-    let read = beginning(body).await;
+    let read = Record::reading(record.as_ref(), beginning(body)).await;
     tracing::debug!(
         status = status.as_u16(),
         reason = shown(status, &read),

@@ -27,6 +27,7 @@ use crate::openai::ask::Translator;
 use crate::openai::line::Moment;
 use crate::openai::models::{self, Model};
 use crate::stack::{BACKEND_HEADER, MODEL_HEADER};
+use crate::telemetry::Provider;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 const OPENAI_JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -160,6 +161,8 @@ where
         };
         Record::update_in(request.extensions(), |outcome| {
             outcome.backend = Some(NAME.into());
+            let provider = Provider(self.overflow.cloud.provider());
+            outcome.extensions.insert(provider);
             outcome.extensions.remove::<LatestChoice>();
         });
         let body = Full::new(text).map_err(|never| match never {});

@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use llamatower_layers::body::Buffered;
 use llamatower_layers::body_limit::BodyMemoryExhausted;
 use llamatower_layers::frames::Framing;
-use llamatower_layers::{BoxError, Dialect, Failure};
+use llamatower_layers::{BoxError, Dialect, Failure, Record};
 use tower::Service;
 
 use super::ask::{Answer, Ask, Asked, Translator};
@@ -86,6 +86,7 @@ where
         let exchange = Exchange {
             client: std::mem::replace(&mut self.inner, fresh),
             server: server.clone(),
+            record: Record::of(request.extensions()).cloned(),
         };
         TranslateFuture::translated(exchange.answer(request))
     }
@@ -95,6 +96,8 @@ where
 struct Exchange<S> {
     client: S,
     server: Arc<Server>,
+    /// Where the time is noted that the server takes after its head.
+    record: Option<Record>,
 }
 
 type Answered<R> = Result<Response<TranslatedBody<R>>, BoxError>;
@@ -245,7 +248,7 @@ impl<S> Exchange<S> {
         R: Body<Data = Bytes>,
         R::Error: Into<BoxError>,
     {
-        let lines = match lines.begin().await {
+        let lines = match Record::reading(self.record.as_ref(), lines.begin()).await {
             Ok(lines) => lines,
             Err(LinesFault::Failed(error)) => return Err(error),
             Err(LinesFault::Stream(fault)) => return self.faulty(fault),
@@ -334,7 +337,8 @@ impl<S> Exchange<S> {
         R: Body<Data = Bytes>,
         R::Error: Into<BoxError>,
     {
-        let read = Limited::new(body, MAX_WHOLE).collect().await;
+        let reading = Limited::new(body, MAX_WHOLE).collect();
+        let read = Record::reading(self.record.as_ref(), reading).await;
         let read = read.map_err(|error| match error.is::<LengthLimitError>() {
             true => broken(self.server.name(), "it is larger than 64 MiB"),
             false => error,

@@ -1,10 +1,25 @@
 //! Attributes that log lines, spans and metrics have in common.
 
+use std::time::Duration;
+
 use http::{Method, StatusCode};
 use llamatower_layers::{Ending, Outcome};
 use opentelemetry::{KeyValue, StringValue, Value};
 
 use super::names;
+
+/// The provider of a request's latest attempt (`gen_ai.provider.name`), in the extensions of its
+/// outcome.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Provider(pub(crate) &'static str);
+
+impl Provider {
+    /// The provider of a request; Ollama, whose API clients use, if no server was asked.
+    pub(super) fn of(outcome: &Outcome) -> &'static str {
+        let attempted = outcome.extensions.get();
+        attempted.map_or(names::OLLAMA, |Self(name)| name)
+    }
+}
 
 /// The beginning of a text from a client, which may be as long as a request's body.
 pub(crate) fn bounded(text: &str) -> &str {
@@ -49,6 +64,16 @@ pub(super) fn error_type(outcome: &Outcome) -> Option<StringValue> {
         (None, Some(status)) => status.as_str().to_owned().into(),
         (None, None) => names::ERROR_TYPE_OTHER.into(),
     })
+}
+
+/// The time from first sending a request to the first byte of a backend's stream; `None` for other
+/// responses, and if no backend was asked.
+pub(super) fn time_to_first_chunk(outcome: &Outcome) -> Option<Duration> {
+    let is_served = outcome.status == Some(StatusCode::OK) && outcome.backend.is_some();
+    let answered = outcome
+        .last_answered
+        .filter(|_| outcome.stream && is_served)?;
+    Some(answered.saturating_duration_since(outcome.first_sent?))
 }
 
 /// An attribute, if there is a value for it.

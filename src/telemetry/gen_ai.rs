@@ -12,7 +12,7 @@ use llamatower_layers::{Operation, Outcome};
 use opentelemetry::metrics::{Counter, Histogram, Meter};
 use opentelemetry::{KeyValue, StringValue};
 
-use super::attributes::attribute;
+use super::attributes::{attribute, time_to_first_chunk};
 use super::config::Semconv;
 use super::lazily::Lazily;
 use super::names;
@@ -283,24 +283,23 @@ impl GenAi {
             self.output_token.record(one);
         }
         if let Some(client) = &self.client {
-            client.record(outcome, is_served_stream);
+            client.record(outcome);
         }
     }
 }
 
 impl Client {
-    fn record(&self, outcome: &Outcome, is_served_stream: bool) {
+    fn record(&self, outcome: &Outcome) {
         if let Some(sent) = outcome.first_sent {
             let before = sent.saturating_duration_since(outcome.started);
             let whole = outcome.duration.map(|whole| whole.saturating_sub(before));
             for duration in &self.durations {
                 duration.record(seconds_of(whole));
             }
-            if let Some(answered) = outcome.last_answered.filter(|_| is_served_stream) {
-                let time = answered.saturating_duration_since(sent).as_secs_f64();
-                for first_chunk in &self.first_chunk {
-                    first_chunk.record(time);
-                }
+        }
+        if let Some(time) = time_to_first_chunk(outcome) {
+            for first_chunk in &self.first_chunk {
+                first_chunk.record(time.as_secs_f64());
             }
         }
         if let Some(usage) = &outcome.usage {

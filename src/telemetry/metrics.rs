@@ -100,7 +100,7 @@ impl Metrics {
                 .with_unit("{pull}")
                 .with_description("Pulls of declared models that the gateway began by itself")
                 .build(),
-            series: SeriesCache::new(meter, semconv, models.clone(), fleet.clone()),
+            series: SeriesCache::new(meter, semconv, models.clone()),
             models,
             retries: count(names::RETRIES, "Retried attempts"),
             refusals: count(names::REFUSALS, "Requests that the gateway refused"),

@@ -58,7 +58,7 @@ use environment::OtelSettings;
 
 use crate::edge::{RefusalObserver, Refused};
 
-pub(crate) use attributes::bounded;
+pub(crate) use attributes::{Provider, bounded};
 pub use config::{LogFormat, Semconv, TelemetryConfig, TelemetryError};
 pub use filter::{check_log_filter, suppresses_warnings};
 pub use fleet_view::FleetView;

@@ -177,7 +177,7 @@ attributes! {
     GEN_AI_OUTPUT_TOKENS = "gen_ai.usage.output_tokens";
     /// `error` if the response broke off or the client left. Other reasons are not read.
     GEN_AI_FINISH_REASONS = "gen_ai.response.finish_reasons";
-    /// Seconds, of streams.
+    /// Seconds from first sending the request, of streams.
     GEN_AI_FIRST_CHUNK = "gen_ai.response.time_to_first_chunk";
     /// What the tokens stand for.
     GEN_AI_TOKEN_MODALITY = "gen_ai.token.modality";
@@ -206,7 +206,7 @@ attributes! {
     BACKEND = "llamatower.backend";
     /// How the request ended (`complete`, `cancelled`, `broken`).
     ENDING = "llamatower.ending";
-    /// The number of attempts.
+    /// The number of attempts; 0 if the gateway has answered by itself.
     ATTEMPTS = "llamatower.attempts";
     /// Seconds until the model is in memory: a term of the cost by which the backend was chosen.
     CHOICE_LOAD = "llamatower.choice.load";
@@ -216,7 +216,7 @@ attributes! {
     CHOICE_WORK = "llamatower.choice.work";
     /// Seconds of the work that the prefix cache saves, as a negative number.
     CHOICE_AFFINITY = "llamatower.choice.affinity";
-    /// Seconds in the queue, of all attempts together.
+    /// Seconds in the queue.
     QUEUED = "llamatower.queued";
     /// Seconds of the load, by the backend's clock.
     LOAD_TIME = "llamatower.load_time";
@@ -242,7 +242,7 @@ attributes! {
 
 // === events of the span of a request that runs a model ===
 
-/// The request has left the queue.
+/// The request has left the queue, with or without a slot.
 pub const EVENT_QUEUE: &str = "llamatower.queue_left";
 /// A backend was chosen, and the request is sent to it.
 pub const EVENT_CHOICE: &str = "llamatower.backend_chosen";

@@ -11,14 +11,12 @@ use llamatower_layers::{Operation, Outcome};
 use opentelemetry::StringValue;
 use opentelemetry::metrics::{Histogram, Meter};
 
-use super::attributes::{attribute, error_type, method_name};
+use super::attributes::{Provider, attribute, error_type, method_name};
 use super::config::Semconv;
-use super::fleet_view::View;
 use super::gen_ai::{self, GenAi, Labels, seconds};
 use super::lazily::Lazily;
 use super::model_names::ModelNames;
 use super::names;
-use crate::cloud;
 
 /// Limit of cached series, far above the usual number. Beyond it, series are not cached.
 const MOST_SERIES: usize = 4096;
@@ -28,7 +26,6 @@ pub(super) struct SeriesCache {
     http_duration: Histogram<f64>,
     pub(super) gen_ai: gen_ai::Instruments,
     models: Arc<ModelNames>,
-    fleet: View,
     known: RwLock<HashMap<Kind, Arc<Series>>>,
 }
 
@@ -42,6 +39,7 @@ struct Kind {
     operation: Option<Operation>,
     model: Option<StringValue>,
     backend: Option<Arc<str>>,
+    provider: &'static str,
 }
 
 struct Series {
@@ -50,12 +48,7 @@ struct Series {
 }
 
 impl SeriesCache {
-    pub(super) fn new(
-        meter: &Meter,
-        semconv: Semconv,
-        models: Arc<ModelNames>,
-        fleet: View,
-    ) -> Self {
+    pub(super) fn new(meter: &Meter, semconv: Semconv, models: Arc<ModelNames>) -> Self {
         Self {
             http_duration: seconds(
                 meter,
@@ -65,7 +58,6 @@ impl SeriesCache {
             ),
             gen_ai: gen_ai::Instruments::new(meter, semconv),
             models,
-            fleet,
             known: RwLock::default(),
         }
     }
@@ -81,6 +73,7 @@ impl SeriesCache {
             operation: Some(Operation::Chat),
             model: Some(names::OTHER.into()),
             backend: None,
+            provider: names::OLLAMA,
         });
         if let Some(gen_ai) = &chat.gen_ai {
             gen_ai.begin();
@@ -100,6 +93,7 @@ impl SeriesCache {
             operation: outcome.operation().filter(|o| o.is_inference()),
             model: model.map(|model| self.models.label(model, was_served)),
             backend: outcome.backend.clone(),
+            provider: Provider::of(outcome),
         });
         let seconds = outcome.duration.unwrap_or_default().as_secs_f64();
         series.http.record(seconds);
@@ -114,7 +108,7 @@ impl SeriesCache {
             return series.clone();
         }
         drop(known);
-        // Before the lock: it asks the fleet.
+        // Before the lock, because it takes a while.
         let created = Arc::new(self.create(&kind));
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MOST_SERIES {
@@ -138,7 +132,7 @@ impl SeriesCache {
         let failed = kind.status.filter(StatusCode::is_client_error);
         let client_error = || failed.map(|status| status.as_str().to_owned().into());
         let labels = Labels {
-            provider: self.provider(kind.backend.as_deref()),
+            provider: kind.provider,
             model: kind.model.clone(),
             backend: kind.backend.clone(),
             error: kind.error.clone(),
@@ -148,19 +142,6 @@ impl SeriesCache {
         Series {
             http: Lazily::new(&self.http_duration, http.into_iter().flatten()),
             gen_ai: kind.operation.map(gen_ai),
-        }
-    }
-
-    /// The dialect of a backend (`gen_ai.provider.name`).
-    fn provider(&self, backend: Option<&str>) -> &'static str {
-        let speaks_openai = |backend: &str| {
-            let rows = self.fleet.get().map(|fleet| fleet.status());
-            let mut rows = rows.into_iter().flatten();
-            backend == cloud::NAME || rows.any(|row| *row.name == *backend && !row.is_ollama)
-        };
-        match backend.is_some_and(speaks_openai) {
-            true => names::OPENAI_COMPATIBLE,
-            false => names::OLLAMA,
         }
     }
 }

@@ -189,6 +189,51 @@ async fn a_slow_model_does_not_block_another() {
 }
 
 #[tokio::test]
+async fn a_wait_without_a_slot_is_recorded_and_is_no_overhead() {
+    let slow = ModelSpec::new("slow").with_pace(Duration::from_millis(50));
+    let sim = Sim::builder()
+        .model(slow.with_reply_tokens(1_000_000))
+        .model(ModelSpec::new("tiny"))
+        .start()
+        .await
+        .unwrap();
+    let settings = [
+        ("LLAMATOWER_SLOTS", "1"),
+        ("LLAMATOWER_QUEUE_MAX_WAIT", "300ms"),
+        ("LLAMATOWER_ALIASES", "any=slow|tiny"),
+    ];
+    let gateway = Gateway::start_up(&[&sim], &settings).await;
+    let mut held = gateway.connect().await;
+    let slow = with(chat(), json!({"model": "slow"}));
+    held.post("/api/chat", &slow).await;
+    held.head().await;
+    let any = with(chat(), json!({"model": "any"}));
+    assert_eq!(gateway.post("/api/chat", &any).await.status, 200);
+    let line = gateway.access_line("/api/chat").await;
+    assert_eq!(line["served_model"], "tiny", "{line}");
+    let queued = line["queued"].as_f64().expect("it has waited");
+    assert!(queued >= 0.3, "{line}");
+    let sum = async |name: &str| {
+        gateway
+            .metric(&format!("llamatower_{name}_seconds_sum"))
+            .await
+    };
+    assert!(sum("queue_wait").await >= 0.3);
+    let rest = line["ttfb"].as_f64().unwrap() - queued;
+    let overhead = sum("overhead").await;
+    assert!(overhead <= rest, "{overhead} {line}");
+    // Without another model, the client gets the refusal.
+    assert_eq!(gateway.post("/api/chat", &slow).await.status, 503);
+    let refused = gateway
+        .logged("the refusal", |line| line["status"] == 503)
+        .await;
+    assert!(
+        refused["queued"].as_f64().unwrap_or_default() >= 0.3,
+        "{refused}"
+    );
+}
+
+#[tokio::test]
 async fn slots_for_an_unknown_server_are_an_error_that_names_it() {
     let settings = [("LLAMATOWER_SLOTS", "2,gpu-9:11434=4")];
     let exited = run(&[], &settings).await;

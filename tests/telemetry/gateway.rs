@@ -18,11 +18,14 @@ use llamatower_layers::{
     BoxError, ClientAddress, Dialect, Fail, Failure, LlmRequest, Operation, Outcome, OutcomeLayer,
     Record, Side,
 };
-use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tokio::time::Instant;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tracing::Dispatch;
 
 pub(crate) const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 pub(crate) const CLIENTS_SPAN: &str = "b7ad6b7169203331";
+/// The time from an attempt to its first chunk.
+pub(crate) const TO_FIRST_CHUNK: Duration = Duration::from_millis(40);
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, BoxError>;
@@ -103,24 +106,47 @@ impl Gateway {
         attempts: u32,
         backend: impl Fn(HeaderMap) -> Answer + Clone,
     ) -> Answer {
-        let upstream = Upstream {
-            name: "gpu-1".into(),
-            provider: names::OLLAMA,
-            base: "http://10.0.0.7:11434/ollama".into(),
-            address: "10.0.0.7".into(),
-            port: 11434,
-        };
-        let answer = move |request: Request<Full<Bytes>>| {
+        self.send_to(names::OLLAMA, request, attempts, backend)
+            .await
+    }
+
+    /// The same to a server of another provider.
+    pub(crate) async fn send_to(
+        &self,
+        provider: &'static str,
+        request: Request<Full<Bytes>>,
+        attempts: u32,
+        backend: impl Fn(HeaderMap) -> Answer + Clone,
+    ) -> Answer {
+        let answer = service_fn(move |request: Request<Full<Bytes>>| {
+            let now = Instant::now();
+            Record::update_in(request.extensions(), |outcome| {
+                outcome.attempted(now - TO_FIRST_CHUNK, now);
+            });
             std::future::ready(backend(request.headers().clone()))
-        };
+        });
+        let attempt = attempt_spans(upstream(provider), self.telemetry.propagation()).layer(answer);
+        self.operate(request, attempts, attempt).await
+    }
+
+    /// Sends a request that this service answers inside of the span of its operation.
+    pub(crate) async fn operate<S, B>(
+        &self,
+        request: Request<Full<Bytes>>,
+        attempts: u32,
+        service: S,
+    ) -> Answer
+    where
+        S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError>,
+        B: http_body::Body<Data = Bytes, Error = BoxError> + Send + 'static,
+    {
         let stack = ServiceBuilder::new()
             .layer(EndpointLayer::new(EndpointTable::ollama()))
             .layer(OutcomeLayer::new(self.telemetry.observer()))
             .layer(self.telemetry.request_span_layer())
             .map_request(move |request| scanned(request, attempts))
             .layer(self.telemetry.inference_span_layer())
-            .layer(attempt_spans(upstream, self.telemetry.propagation()))
-            .service(service_fn(answer));
+            .service(service);
         let answer = stack.oneshot(request).await?;
         Ok(answer.map(|body| body.boxed_unsync()))
     }
@@ -158,6 +184,17 @@ impl Gateway {
     /// Exports the remaining data and returns the subscriber.
     pub(crate) async fn stop(self) {
         self.telemetry.shutdown(LIMIT).await;
+    }
+}
+
+/// The server of the attempts.
+pub(crate) fn upstream(provider: &'static str) -> Upstream {
+    Upstream {
+        name: "gpu-1".into(),
+        provider,
+        base: "http://10.0.0.7:11434/ollama".into(),
+        address: "10.0.0.7".into(),
+        port: 11434,
     }
 }
 

@@ -55,6 +55,19 @@ async fn the_collector_gets_the_metrics_of_a_request() {
     expect(&whole.attributes, &of_whole);
 }
 
+#[tokio::test]
+async fn the_provider_of_a_series_is_that_of_the_attempt() {
+    let gateway = Gateway::silent();
+    for provider in [names::OLLAMA, names::OPENAI_COMPATIBLE, names::GROQ] {
+        let answer = gateway.send_to(provider, chat(), 1, |_| two_lines());
+        answer.await.unwrap().collect().await.unwrap();
+        let page = gateway.telemetry.metrics_page();
+        let label = format!("gen_ai_provider_name=\"{provider}\"");
+        let name = "gen_ai_server_request_duration_seconds_count";
+        assert_eq!(sample(&page, name, &[&label]), Some(1.0), "{page}");
+    }
+}
+
 /// The value of the first line that starts with `name` and contains all `labels`.
 pub(crate) fn sample(page: &str, name: &str, labels: &[&str]) -> Option<f64> {
     let is_meant = |line: &&str| {

@@ -3,11 +3,14 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::{HeaderMap, StatusCode};
-use http_body_util::BodyExt;
-use llamatower::telemetry::TelemetryConfig;
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use llamatower::telemetry::{TelemetryConfig, attempt_spans, names};
+use llamatower_layers::Record;
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind};
 use tokio::net::TcpListener;
+use tower::{Layer, ServiceExt, service_fn};
 
 use crate::collector::*;
 use crate::gateway::*;
@@ -60,7 +63,10 @@ async fn a_trace_goes_from_the_client_through_the_gateway_to_the_backend() {
     ];
     expect(&operation.attributes, &of_operation);
     let of_operation = attributes(&operation.attributes);
-    assert!(of_operation.contains_key("gen_ai.response.time_to_first_chunk"));
+    assert_eq!(
+        of_operation["gen_ai.response.time_to_first_chunk"],
+        "DoubleValue(0.04)"
+    );
     assert!(!of_operation.contains_key("gen_ai.response.finish_reasons"));
 
     let client = collector.attempt();
@@ -107,6 +113,72 @@ async fn the_span_of_a_request_for_an_alias_names_the_model_that_answered() {
     ];
     expect(&collector.span(SpanKind::Server).attributes, &names);
     expect(&collector.span_named("chat llama3.2").attributes, &names);
+}
+
+#[tokio::test]
+async fn each_wait_is_one_event_whatever_the_attempts_and_each_attribute_is_there_once() {
+    let (collector, endpoint) = Collector::start().await;
+    let gateway = Gateway::exporting_to(&endpoint);
+    let to = |provider| {
+        let backend = service_fn(async |_: Request<Full<Bytes>>| two_lines());
+        attempt_spans(upstream(provider), gateway.telemetry.propagation()).layer(backend)
+    };
+    let (first, last) = (to(names::OLLAMA), to(names::GROQ));
+    let attempts = service_fn(move |request: Request<Full<Bytes>>| {
+        let (first, last) = (first.clone(), last.clone());
+        async move {
+            let wait = |seconds| {
+                Record::update_in(request.extensions(), |outcome| {
+                    let before = outcome.queued.unwrap_or_default();
+                    outcome.queued = Some(before + Duration::from_secs(seconds));
+                });
+            };
+            wait(1);
+            first.clone().oneshot(request.clone()).await?;
+            first.oneshot(request.clone()).await?;
+            wait(2);
+            let answer = last.oneshot(request.clone()).await;
+            wait(4);
+            answer
+        }
+    });
+    let answer = gateway.operate(chat(), 3, attempts).await.unwrap();
+    answer.collect().await.unwrap();
+    gateway.stop().await;
+    let operation = collector.span_named("chat llama3.2");
+    let waits = operation.events.iter();
+    let waits = waits.filter(|event| event.name == "llamatower.queue_left");
+    let waits: Vec<_> = waits
+        .map(|event| attributes(&event.attributes)["llamatower.queued"].clone())
+        .collect();
+    assert_eq!(
+        waits,
+        ["DoubleValue(1.0)", "DoubleValue(2.0)", "DoubleValue(4.0)"]
+    );
+    let mut keys: Vec<_> = operation.attributes.iter().map(|set| &set.key).collect();
+    let all = keys.len();
+    keys.sort();
+    keys.dedup();
+    assert_eq!(keys.len(), all, "{:?}", operation.attributes);
+    expect(&operation.attributes, &[("gen_ai.provider.name", "groq")]);
+}
+
+#[tokio::test]
+async fn the_span_of_a_request_that_no_server_was_asked_for_says_so() {
+    let (collector, endpoint) = Collector::start().await;
+    let gateway = Gateway::exporting_to(&endpoint);
+    let cached = service_fn(async |_: Request<Full<Bytes>>| two_lines());
+    let answer = gateway.operate(chat(), 0, cached).await.unwrap();
+    answer.collect().await.unwrap();
+    gateway.stop().await;
+    let operation = collector.span_named("chat llama3.2");
+    let expected = [
+        ("gen_ai.provider.name", "ollama"),
+        ("llamatower.attempts", "0"),
+    ];
+    expect(&operation.attributes, &expected);
+    let set = attributes(&operation.attributes);
+    assert!(!set.contains_key("gen_ai.response.time_to_first_chunk"));
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use super::{Candidate, ModelAliasBody};
 use crate::body::ReplayBody;
 use crate::frames::Framing;
 use crate::llm_request::BodyEdits;
-use crate::{BoxError, Dialect, Failure, Operation, Replay};
+use crate::{BoxError, Dialect, Failure, Operation, Record, Replay};
 
 /// The largest error response that is kept while other models are tried, in bytes.
 const MAX_KEPT_BYTES: usize = 64 << 10;
@@ -71,6 +71,7 @@ where
     R: Body<Data = Bytes>,
     R::Error: Into<BoxError>,
 {
+    let of_request = Record::of(request.extensions()).cloned();
     let mut kept: Option<Kept> = None;
     let mut are_missing = true;
     let mut left = plan.candidates.iter();
@@ -91,7 +92,7 @@ where
         }
         let answer = inner.call(request).await.map_err(Into::into);
         let Some(reason) = reason(&answer, plan.operation) else {
-            return Ok(plan.finish(answer?, model).await);
+            return Ok(plan.finish(answer?, model, of_request.as_ref()).await);
         };
         are_missing &= reason == Reason::Missing;
         tracing::debug!(alias = %plan.alias, model = %model.text, ?reason, "the model cannot answer");
@@ -99,13 +100,14 @@ where
             return match (kept, are_missing) {
                 (Some(kept), _) => kept.into_answer(),
                 (None, true) => Err(plan.not_found()),
-                (None, false) => Ok(plan.finish(answer?, model).await),
+                (None, false) => Ok(plan.finish(answer?, model, of_request.as_ref()).await),
             };
         };
         plan.report(model, reason);
         request = next;
         if reason == Reason::Unavailable && kept.is_none() {
-            kept = keep(&plan, answer, model).await;
+            let keeping = keep(&plan, answer, model);
+            kept = Record::reading(of_request.as_ref(), keeping).await;
         }
     }
     Err(plan.not_found())
@@ -142,6 +144,7 @@ impl Plan {
         &self,
         mut answer: Response<R>,
         model: &Candidate,
+        record: Option<&Record>,
     ) -> Response<ModelAliasBody<R>>
     where
         R: Body<Data = Bytes>,
@@ -158,7 +161,8 @@ impl Plan {
         };
         let (mut head, body) = answer.into_parts();
         let mut body = Rewriting::new(body, Rewriter::new(&self.alias, items));
-        body.fix_length(&mut head.headers, items).await;
+        let fixing = body.fix_length(&mut head.headers, items);
+        Record::reading(record, fixing).await;
         Response::from_parts(head, ModelAliasBody::rewriting(body))
     }
 

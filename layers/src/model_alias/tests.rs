@@ -3,19 +3,21 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderName, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full, StreamBody};
+use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::*;
 use crate::body::ReplayBody;
 use crate::endpoint::EndpointLayer;
 use crate::llm_request::LlmRequestLayer;
-use crate::{BoxError, EndpointTable, Fail, Failure, LlmRequest, ModelName, Side};
+use crate::{BoxError, EndpointTable, Fail, Failure, LlmRequest, ModelName, Outcome, Record, Side};
 
 const MODEL: HeaderName = HeaderName::from_static("x-model");
 
@@ -496,6 +498,38 @@ fn declared(frames: &[&str]) -> (Option<String>, String) {
         .unwrap()
         .to_bytes();
     (length, String::from_utf8(body.to_vec()).unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_of_reading_an_answer_before_its_head_goes_on_is_the_backends() {
+    let inner = service_fn(async |request: Request<Sent>| {
+        let now = Instant::now();
+        Record::update_in(request.extensions(), |outcome| outcome.attempted(now, now));
+        let (status, delay) = match &*models_in(request).await.0 {
+            "a" => (503, 500),
+            _ => (200, 2000),
+        };
+        let text = r#"{"model":"it"}"#;
+        let body = StreamBody::new(Box::pin(futures_util::stream::once(async move {
+            sleep(Duration::from_millis(delay)).await;
+            Ok::<_, BoxError>(Frame::data(Bytes::from(text)))
+        })));
+        let answer = Response::builder().status(status);
+        let answer = answer.header("content-type", "application/json");
+        Ok::<_, BoxError>(answer.header("content-length", text.len()).body(body)?)
+    });
+    let service = EndpointLayer::new(EndpointTable::ollama())
+        .layer(LlmRequestLayer::new().layer(ModelAliasLayer::new(abc()).layer(inner)));
+    let request =
+        Request::post("/v1/embeddings").body(Sent::from(Bytes::from(r#"{"model":"gpt"}"#)));
+    let mut request = request.unwrap();
+    let record = Record::new(Outcome::starting(Instant::now()));
+    record.clone().put_into(request.extensions_mut());
+    let answer = service.oneshot(request).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let outcome = record.snapshot();
+    assert_eq!(outcome.waited, Duration::from_millis(2500));
+    assert_eq!(outcome.last_answered, Some(Instant::now()));
 }
 
 /// A service that can be cloned.

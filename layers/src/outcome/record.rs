@@ -1,5 +1,6 @@
 //! The data about a request, and the handle through which layers add to it.
 
+use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -68,14 +69,16 @@ pub struct Outcome {
     pub backend: Option<Arc<str>>,
     /// The number of attempts.
     pub attempts: u32,
-    /// The time in a backend's queue, of all attempts together; `None` if the request did not wait.
+    /// The time in the queue, of all waits together, also of those that ended without a slot; `None` if
+    /// the request did not wait.
     pub queued: Option<Duration>,
     /// The time in which nothing could be done for the request but wait, besides the time in a queue:
     /// for the client's body, for the answers of backends, and between attempts.
     pub waited: Duration,
     /// When the request was first sent to a backend.
     pub first_sent: Option<Instant>,
-    /// When the head of a backend's latest answer had arrived, or the attempt had failed.
+    /// When the head of a backend's latest answer had arrived, or the attempt had failed; later, if the
+    /// gateway needed more of the answer before it could go on.
     pub last_answered: Option<Instant>,
     /// The response's status.
     pub status: Option<StatusCode>,
@@ -176,6 +179,7 @@ impl Outcome {
     }
 
     /// Records an attempt at a backend: it was sent, and its answer's head or its failure came `now`.
+    /// A later part of the answer is recorded in the same way, from the beginning of the wait for it.
     pub fn attempted(&mut self, sent: Instant, now: Instant) {
         self.first_sent.get_or_insert(sent);
         self.last_answered = Some(now);
@@ -225,6 +229,22 @@ impl Record {
     /// Changes the record. Changes after the end are not reported.
     pub fn update<T>(&self, change: impl FnOnce(&mut Outcome) -> T) -> T {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits for a part of a backend's answer without which the gateway cannot go on, and records the
+    /// time as a part of the attempt ([`Outcome::attempted`]): it is the backend's time, not the gateway's.
+    /// Without an attempt the answer is the gateway's own, and nothing is recorded.
+    pub async fn reading<F: Future>(record: Option<&Self>, part: F) -> F::Output {
+        let began = Instant::now();
+        let read = part.await;
+        if let Some(record) = record {
+            record.update(|outcome| {
+                if outcome.first_sent.is_some() {
+                    outcome.attempted(began, Instant::now());
+                }
+            });
+        }
+        read
     }
 
     /// The usage report of the response, after its head has passed a

@@ -275,3 +275,22 @@ async fn the_times_of_attempts_add_up() {
     assert_eq!(outcome.last_answered, Some(at(9)));
     assert_eq!(outcome.waited, Duration::from_secs(2 + 5));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_part_that_comes_after_the_head_is_time_of_the_attempt_and_without_one_nothing() {
+    let started = Instant::now();
+    let (second, part) = (Duration::from_secs(1), || sleep(Duration::from_secs(4)));
+    let record = Record::new(Outcome::starting(started));
+    Record::reading(Some(&record), part()).await;
+    let own = record.snapshot();
+    assert_eq!((own.first_sent, own.waited), (None, Duration::ZERO));
+    let sent = Instant::now();
+    sleep(second).await;
+    record.update(|outcome| outcome.attempted(sent, Instant::now()));
+    sleep(second).await;
+    Record::reading(Some(&record), part()).await;
+    let outcome = record.snapshot();
+    assert_eq!(outcome.first_sent, Some(sent));
+    assert_eq!(outcome.last_answered, Some(sent + 6 * second));
+    assert_eq!(outcome.waited, 5 * second);
+}

@@ -4,7 +4,6 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use http::request::Parts;
 use llamatower_layers::breaker::Breaker;
@@ -24,6 +23,7 @@ use super::flight::Flight;
 use super::not_found::ModelNotFound;
 use super::observe::Observed;
 use super::permit::{Accounting, Permit};
+use super::wait_timer::WaitTimer;
 use super::{Fleet, KeepInMemory, MayLoad, SentNumCtx};
 use crate::client::Client;
 
@@ -33,10 +33,10 @@ pub enum Wait<S> {
     /// Not polled yet.
     #[default]
     Start,
-    /// The catalogue is looking for the model, since this time.
-    Model(Pin<Box<dyn Future<Output = ()> + Send>>, Instant),
-    /// The request is in the queue for a slot, since this time.
-    Slot(Box<Ticket<Dispatcher<S>>>, Instant),
+    /// The catalogue is looking for the model.
+    Model(Pin<Box<dyn Future<Output = ()> + Send>>, WaitTimer),
+    /// The request is in the queue for a slot.
+    Slot(Box<Ticket<Dispatcher<S>>>, WaitTimer),
 }
 
 impl<S> Choose for Fleet<S>
@@ -58,25 +58,25 @@ where
                 let (class, is_known) = self.class_of(request);
                 if let Some(model) = class.model.as_ref().filter(|_| !is_known) {
                     let known = Box::pin(self.await_model(model.clone()));
-                    *wait = Wait::Model(known, Instant::now());
+                    let timer = WaitTimer::start(request, |outcome, time| outcome.waited += time);
+                    *wait = Wait::Model(known, timer);
                     return self.poll_choose(wait, request, cx);
                 }
                 class
             }
-            Wait::Model(known, since) => {
+            Wait::Model(known, _) => {
                 ready!(known.as_mut().poll(cx));
-                let waited = since.elapsed();
-                Record::update_in(&request.extensions, |outcome| outcome.waited += waited);
+                *wait = Wait::Start;
                 let (class, is_known) = self.class_of(request);
                 if !is_known {
                     self.check_allowed(&class, request)?;
                 }
                 class
             }
-            Wait::Slot(ticket, since) => {
-                let permit = ready!(Pin::new(ticket).poll(cx))?;
-                record_wait(request, since.elapsed());
-                return Poll::Ready(Ok(self.chosen(permit, request)));
+            Wait::Slot(ticket, _) => {
+                let permit = ready!(Pin::new(ticket).poll(cx));
+                *wait = Wait::Start;
+                return Poll::Ready(Ok(self.chosen(permit?, request)));
             }
         };
         let entry = self.entry(&class, request);
@@ -85,7 +85,10 @@ where
             Poll::Ready(permit) => Poll::Ready(Ok(self.chosen(permit?, request))),
             Poll::Pending => {
                 report_queue_place(request, &ticket);
-                *wait = Wait::Slot(Box::new(ticket), Instant::now());
+                let timer = WaitTimer::start(request, |outcome, time| {
+                    outcome.queued = Some(outcome.queued.unwrap_or_default() + time);
+                });
+                *wait = Wait::Slot(Box::new(ticket), timer);
                 Poll::Pending
             }
         }
@@ -279,12 +282,6 @@ fn queue_place_text(queue_position: QueuePosition) -> String {
         Some(wait) => format!("{place}, expected wait: {} s", wait.as_secs_f64().ceil()),
         None => place,
     }
-}
-
-fn record_wait(request: &Parts, wait: Duration) {
-    Record::update_in(&request.extensions, |outcome| {
-        outcome.queued = Some(outcome.queued.unwrap_or_default() + wait);
-    });
 }
 
 /// The length of the request's body, if it was scanned; else 0.

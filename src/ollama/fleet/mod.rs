@@ -32,6 +32,7 @@ mod status;
 mod supervise;
 mod targets;
 mod trial;
+mod wait_timer;
 mod waiting;
 
 use std::fmt;

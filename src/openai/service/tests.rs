@@ -1,12 +1,15 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Mutex;
+use std::time::Duration;
 
+use futures_util::StreamExt;
 use http_body::Frame;
-use http_body_util::{Empty, StreamBody};
-use llamatower_layers::Retryable;
+use http_body_util::{BodyStream, Empty, StreamBody};
 use llamatower_layers::body::{MemoryBudget, ReplayBody};
+use llamatower_layers::{Outcome, Retryable};
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 use tower::{ServiceExt, service_fn};
 
 use super::*;
@@ -347,6 +350,48 @@ async fn a_stream_that_breaks_or_ends_early_fails_and_an_error_in_it_is_the_last
     let one_piece: &'static str = [HI, ERROR].concat().leak();
     let (_, text) = answered(chat(), move |_| stream(&[one_piece], false)).await;
     assert_eq!(text.lines().last(), Some(r#"{"error":"out of memory"}"#));
+}
+
+/// The same answer, whose body comes 3 s after its head.
+fn late(answer: Response<AnswerBody>) -> Response<AnswerBody> {
+    answer.map(|body| {
+        let frames = futures_util::stream::once(async {
+            sleep(Duration::from_secs(3)).await;
+            BodyStream::new(body)
+        });
+        AnswerBody::new(StreamBody::new(frames.flatten()))
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_between_a_head_and_what_the_translation_needs_is_the_servers() {
+    let not_streamed = || {
+        let messages = json!([{"role": "user", "content": "hi"}]);
+        let body = json!({"model": "tiny", "messages": messages, "stream": false});
+        post("/api/chat", &body)
+    };
+    let answer = r#"{"choices":[{"message":{"content":"Hi"},"finish_reason":"stop"}]}"#;
+    type Case = (
+        Request<RequestBody>,
+        fn(&'static str) -> Response<AnswerBody>,
+    );
+    let cases: [Case; 3] = [
+        (chat(), |_| stream(&[HI, STOP, DONE], false)),
+        (not_streamed(), |answer| whole(200, answer)),
+        (chat(), |_| whole(500, r#"{"error":"no"}"#)),
+    ];
+    for (mut request, answered) in cases {
+        let head = Instant::now();
+        let record = Record::new(Outcome::starting(head));
+        record.update(|outcome| outcome.attempted(head, head));
+        record.clone().put_into(request.extensions_mut());
+        let service = translate(true, &Log::default(), move |_| late(answered(answer)));
+        let status = service.oneshot(request).await.unwrap().status();
+        let outcome = record.snapshot();
+        let waited = Duration::from_secs(3);
+        assert_eq!(outcome.waited, waited, "{status}");
+        assert_eq!(outcome.last_answered, Some(head + waited), "{status}");
+    }
 }
 
 #[tokio::test]

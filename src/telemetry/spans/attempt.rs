@@ -16,7 +16,7 @@ use tracing::Span;
 use tracing::instrument::{Instrument, Instrumented};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use super::super::attributes::{bounded, method_name};
+use super::super::attributes::{Provider, bounded, method_name};
 use super::super::names;
 use super::super::propagation::Propagation;
 use super::{HeldSpan, fail, inference};
@@ -77,6 +77,10 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let provider = Provider(self.upstream.provider);
+        Record::update_in(request.extensions(), |outcome| {
+            outcome.extensions.insert(provider);
+        });
         let span = self.open(&request);
         let context = (!span.is_disabled()).then(|| span.context());
         self.propagation
@@ -119,7 +123,7 @@ impl<S> AttemptSpans<S> {
             for attribute in &choice {
                 span.set_attribute(attribute.key.clone(), attribute.value.clone());
             }
-            inference::attempt_begins(outcome, self.upstream.provider, choice);
+            inference::attempt_begins(outcome, choice);
         });
         span
     }

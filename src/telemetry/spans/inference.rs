@@ -15,7 +15,7 @@ use tracing::Span;
 use tracing::instrument::{Instrument, Instrumented};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use super::super::attributes::{bounded, error_type};
+use super::super::attributes::{Provider, bounded, error_type, time_to_first_chunk};
 use super::super::names;
 use super::{end, fail, set};
 
@@ -80,14 +80,21 @@ fn open<B>(request: &Request<B>) -> Span {
     }
     span.set_attribute(names::GEN_AI_REQUEST_STREAM, llm.stream);
     Record::update_in(request.extensions(), |outcome| {
-        outcome.extensions.insert(InferenceSpan(span.clone()));
+        outcome.extensions.insert(InferenceSpan {
+            span: span.clone(),
+            told: Duration::ZERO,
+        });
     });
     span
 }
 
 /// The span of a request that runs a model, stored in the extensions of its outcome.
 #[derive(Clone)]
-struct InferenceSpan(Span);
+struct InferenceSpan {
+    span: Span,
+    /// The part of the wait in the queue that has an event.
+    told: Duration,
+}
 
 fn name(operation: &str, model: Option<&str>) -> String {
     match model {
@@ -96,24 +103,39 @@ fn name(operation: &str, model: Option<&str>) -> String {
     }
 }
 
-/// Describes the server of an attempt, and why it was chosen, in the request's span.
-pub(super) fn attempt_begins(outcome: &Outcome, provider: &'static str, choice: Vec<KeyValue>) {
-    let Some(InferenceSpan(span)) = outcome.extensions.get() else {
+impl InferenceSpan {
+    /// Adds the event of a wait that has ended since the last event.
+    fn add_wait(&self, queued: Duration) {
+        let wait = queued.saturating_sub(self.told);
+        if !wait.is_zero() {
+            let wait = KeyValue::new(names::QUEUED, wait.as_secs_f64());
+            self.span.add_event(names::EVENT_QUEUE, vec![wait]);
+        }
+    }
+}
+
+/// Adds the end of the wait before an attempt, and why its server was chosen, to the request's span.
+pub(super) fn attempt_begins(outcome: &mut Outcome, choice: Vec<KeyValue>) {
+    let queued = outcome.queued.unwrap_or_default();
+    let Some(operation) = outcome.extensions.get_mut::<InferenceSpan>() else {
         return;
     };
-    span.set_attribute(names::GEN_AI_PROVIDER_NAME, provider);
-    if let Some(queued) = outcome.queued {
-        let wait = KeyValue::new(names::QUEUED, queued.as_secs_f64());
-        span.add_event(names::EVENT_QUEUE, vec![wait]);
-    }
-    span.add_event(names::EVENT_CHOICE, choice);
+    operation.add_wait(queued);
+    operation.told = queued;
+    operation.span.add_event(names::EVENT_CHOICE, choice);
 }
 
 /// Writes the outcome into the span; the span ends with the outcome.
 pub(super) fn finish(outcome: &Outcome) {
-    let Some(InferenceSpan(span)) = outcome.extensions.get() else {
+    let Some(operation) = outcome.extensions.get::<InferenceSpan>() else {
         return;
     };
+    let span = &operation.span;
+    // A request that got no slot has no attempt after its wait.
+    operation.add_wait(outcome.queued.unwrap_or_default());
+    // Set once, because an attribute that is set again is exported twice.
+    span.set_attribute(names::GEN_AI_PROVIDER_NAME, Provider::of(outcome));
+    span.set_attribute(names::ATTEMPTS, i64::from(outcome.attempts));
     let answered = outcome.served_model.as_deref().or(outcome.model.as_deref());
     let answered = answered.filter(|_| outcome.status.is_some_and(|status| status.is_success()));
     let answered = answered.map(|model| bounded(model).to_owned());
@@ -140,17 +162,17 @@ pub(super) fn finish(outcome: &Outcome) {
 /// Adds the load and the first chunk.
 fn add_times(span: &Span, outcome: &Outcome) {
     let is_answered = outcome.status.is_some_and(|status| status.is_success());
-    let first_chunk = outcome.time_to_first_byte.zip(outcome.duration);
-    let first_chunk = first_chunk.filter(|_| is_answered && outcome.attempts > 0);
-    let Some((first_chunk, duration)) = first_chunk else {
+    let answered = outcome.last_answered.zip(outcome.duration);
+    let Some((answered, duration)) = answered.filter(|_| is_answered) else {
         return;
     };
+    let until_answer = answered.saturating_duration_since(outcome.started);
     let began = SystemTime::now().checked_sub(duration);
-    let Some(at) = began.and_then(|began| began.checked_add(first_chunk)) else {
+    let Some(at) = began.and_then(|began| began.checked_add(until_answer)) else {
         return;
     };
-    if outcome.stream {
-        span.set_attribute(names::GEN_AI_FIRST_CHUNK, first_chunk.as_secs_f64());
+    if let Some(time) = time_to_first_chunk(outcome) {
+        span.set_attribute(names::GEN_AI_FIRST_CHUNK, time.as_secs_f64());
         span.add_event_with_timestamp(names::EVENT_FIRST_CHUNK, at, Vec::new());
     }
     let timings = outcome.usage.and_then(|usage| usage.timings);
