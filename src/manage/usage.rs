@@ -118,11 +118,15 @@ fn table(report: &UsageReport) -> String {
             1 => "; 1 request ended early, its tokens are estimated".to_owned(),
             number => format!("; {number} requests ended early, their tokens are estimated"),
         },
-        match report.is_kept {
-            true => "",
-            false => "; not kept over a restart (LLAMATOWER_STATE_DIR)",
+        match (report.is_kept, &report.problem) {
+            (true, _) => String::new(),
+            (false, None) => "; not kept over a restart (LLAMATOWER_STATE_DIR)".to_owned(),
+            (false, Some(problem)) => format!("; not kept over a restart: {problem}"),
         }
     );
+    if !report.is_complete {
+        text.push_str("These are only the requests since the file could be written last.\n");
+    }
     text
 }
 

@@ -75,6 +75,13 @@ pub struct Health {
     pub written_at: Option<Timestamp>,
 }
 
+impl Health {
+    /// Whether there is a file, and changes can be written to it.
+    pub fn is_kept(&self) -> bool {
+        self.file.is_some() && self.problem.is_none()
+    }
+}
+
 impl State {
     /// Opens the file, logs whether there is one, and restores what is in it. Changes of `sources` are
     /// written once [`run`](Self::run) runs.
@@ -136,7 +143,9 @@ impl State {
     }
 
     /// Passes the counts of all keys and models of these days to `each`, also those that are not
-    /// written yet. A row can come in several parts. It reads the file, so it blocks.
+    /// written yet. A row can come in several parts. Returns whether these are all: if the file could not
+    /// be opened again after a failed write, they are only those that are not written. It reads the file,
+    /// so it blocks. Writes go on meanwhile.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -145,10 +154,20 @@ impl State {
         from: Date,
         to: Date,
         mut each: impl FnMut(i32, &str, &str, &Counts),
-    ) -> Result<(), String> {
+    ) -> Result<bool, String> {
+        let (from, to) = (day_number(from), day_number(to));
         let mut writing = self.lock_writing();
         writing.take_changes(&self.sources);
-        writing.usage(day_number(from), day_number(to), &mut each)
+        let now = writing.usage(from, to)?;
+        drop(writing);
+        if let Some(rows) = now.written {
+            let read = rows.read(from, to, &mut each);
+            read.map_err(|error| error.to_string())?;
+        }
+        for (row, counts) in &now.unwritten {
+            each(row.day, &row.key, &row.model, counts);
+        }
+        Ok(!now.is_closed)
     }
 
     fn lock_writing(&self) -> MutexGuard<'_, Writing> {

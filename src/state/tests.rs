@@ -275,3 +275,60 @@ fn usage_in_memory_is_kept_for_a_month_at_most() {
     assert_eq!(state.days(), 31);
     assert_eq!(state.health(), Health::default());
 }
+
+/// The result of a query of all days, with `each` for its rows.
+fn query_all(state: &State, each: impl FnMut(i32, &str, &str, &Counts)) -> Result<bool, String> {
+    let (from, to) = (Date::new(1970, 1, 1), Date::new(9999, 12, 31));
+    state.usage(from.unwrap(), to.unwrap(), each)
+}
+
+#[test]
+fn changes_are_written_while_a_query_reads() {
+    let directory = TempDir::new().unwrap();
+    let given = Arc::new(Given::default());
+    let state = open(directory.path(), vec![given.clone()]);
+    give(&given, [row(today(), "ada", "tiny", 1)]);
+    assert!(state.write_blocking());
+    let mut found = Vec::new();
+    let complete = query_all(&state, |_, key, _, counts| {
+        give(&given, [row(today(), "bob", "tiny", 1)]);
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(|| state.write_blocking());
+            assert!(writing.join().unwrap());
+        });
+        found.push((key.to_owned(), counts[0]));
+    });
+    assert_eq!(complete, Ok(true));
+    // Those of the moment of the query.
+    assert_eq!(found, [("ada".to_owned(), 1)]);
+    assert_eq!(rows(&state).len(), 2);
+}
+
+#[test]
+fn usage_is_in_memory_and_told_to_be_incomplete_while_the_file_cannot_be_opened() {
+    let directory = with_a_row();
+    let given = Arc::new(Given::default());
+    let state = open(directory.path(), vec![given.clone()]);
+    assert!(state.health().is_kept());
+    let moved = directory.path().join("moved");
+    // As after a failed write, when the file cannot be opened again.
+    state.lock_writing().close();
+    fs::rename(file(&directory), &moved).unwrap();
+    fs::create_dir(file(&directory)).unwrap();
+    give(&given, [row(today(), "bob", "tiny", 1)]);
+    assert!(!state.write_blocking());
+    let health = state.health();
+    assert!(!health.is_kept() && health.problem.is_some(), "{health:?}");
+    assert_eq!(query_all(&state, |_, _, _, _| {}), Ok(false));
+    assert_eq!(rows(&state), [format!("{} bob tiny 1", today())]);
+    fs::remove_dir(file(&directory)).unwrap();
+    fs::rename(&moved, file(&directory)).unwrap();
+    // A query does not open the file.
+    assert_eq!(query_all(&state, |_, _, _, _| {}), Ok(false));
+    assert!(state.write_blocking());
+    assert!(state.health().is_kept());
+    let both = [("ada tiny:latest", 7), ("bob tiny", 1)];
+    let both = both.map(|(name, count)| format!("{} {name} {count}", today()));
+    assert_eq!(query_all(&state, |_, _, _, _| {}), Ok(true));
+    assert_eq!(rows(&state), both);
+}

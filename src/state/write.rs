@@ -8,9 +8,9 @@ use jiff::{Timestamp, ToSpan};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::changes::{Changes, Counts, Persist};
+use super::changes::{Changes, Counts, Persist, UsageKey};
 use super::open::open_file;
-use super::store::{Prune, Store, Unusable};
+use super::store::{Prune, Store, Unusable, UsageRows};
 use super::{State, day_number};
 
 /// From the first change to the write.
@@ -25,8 +25,8 @@ const MOST_DAYS: i64 = 365_000;
 
 /// What the writer works on.
 pub(super) struct Writing {
-    /// `None` after a failed write, until the file is opened again: the library refuses a file after
-    /// an error.
+    /// `None` after a failed write, until the writer has opened the file again: the library refuses a
+    /// file after an error.
     store: Option<Store>,
     file: Option<PathBuf>,
     unwritten: Changes,
@@ -37,6 +37,16 @@ pub(super) struct Writing {
 
 struct Failure {
     logged_at: Instant,
+}
+
+/// The usage at one moment.
+pub(super) struct UsageNow {
+    /// What is written; `None` if nothing is.
+    pub(super) written: Option<UsageRows>,
+    /// Whether the file is closed, so that nothing of it can be read.
+    pub(super) is_closed: bool,
+    /// What is not written yet, of the days that were asked for.
+    pub(super) unwritten: Vec<(UsageKey, Counts)>,
 }
 
 impl Writing {
@@ -56,24 +66,19 @@ impl Writing {
         }
     }
 
-    /// Rows of the file and those that are not written yet.
-    pub(super) fn usage(
-        &mut self,
-        from: i32,
-        to: i32,
-        each: &mut dyn FnMut(i32, &str, &str, &Counts),
-    ) -> Result<(), String> {
-        self.open_again()?;
-        if let Some(store) = &self.store {
-            let read = store.usage(from, to, each);
-            read.map_err(|error| error.to_string())?;
-        }
-        for (row, counts) in &self.unwritten.usage {
-            if (from..=to).contains(&row.day) {
-                each(row.day, &row.key, &row.model, counts);
-            }
-        }
-        Ok(())
+    /// The usage as it is now. Only what is not written yet is copied, so the writer waits for little.
+    pub(super) fn usage(&self, from: i32, to: i32) -> Result<UsageNow, String> {
+        let written = match &self.store {
+            Some(store) => store.usage().map_err(|error| error.to_string())?,
+            None => None,
+        };
+        let rows = self.unwritten.usage.iter();
+        let rows = rows.filter(|(row, _)| (from..=to).contains(&row.day));
+        Ok(UsageNow {
+            written,
+            is_closed: self.store.is_none(),
+            unwritten: rows.map(|(row, counts)| (row.clone(), *counts)).collect(),
+        })
     }
 
     /// Writes what is not written yet, and returns whether there was anything. If that fails, it is kept
@@ -92,12 +97,19 @@ impl Writing {
         if let Err(error) = committed {
             if self.file.is_some() {
                 self.store = None;
+                // For queries until the next write. They do not open it, because that checks all of it.
+                let _ = self.open_again();
             }
             return Err(error.to_string());
         }
         self.unwritten.clear();
         self.pruned_before = Some(prune.before_day);
         Ok(true)
+    }
+
+    #[cfg(test)]
+    pub(super) fn close(&mut self) {
+        self.store = None;
     }
 
     /// Opens the file if it was closed after an error.
