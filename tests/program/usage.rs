@@ -230,6 +230,48 @@ async fn the_tokens_of_a_request_that_is_broken_off_are_estimated() {
     assert!(total["output_tokens"].as_u64() >= Some(3), "{total}");
 }
 
+#[tokio::test]
+async fn a_load_or_unload_uses_no_tokens_and_an_answer_without_counts_has_estimated_ones() {
+    let sim = tiny().await;
+    let limit = ("LLAMATOWER_KEY_TOKEN_LIMIT", "20/day");
+    let gateway = Gateway::start_up(&[&sim], &[KEYS, ADMIN, limit]).await;
+    let ask_for = async |path: &str, body: &Value| {
+        let request = gateway.post_request(path, body).bearer_auth("ben-secret");
+        let answer = send(request).await;
+        assert_eq!(answer.status, 200, "{path} {body}: {}", answer.text);
+    };
+    // More than the limit, if each byte of them counted.
+    for keep_alive in ["5m", "0", "5m", "0", "5m", "0"] {
+        let body = json!({"model": "tiny", "keep_alive": keep_alive});
+        ask_for("/api/generate", &body).await;
+        ask_for("/api/chat", &with(body, json!({"messages": []}))).await;
+    }
+    let total = usage(&gateway, "by=total").await["total"].clone();
+    let names = ["requests", "estimated", "input_tokens", "output_tokens"];
+    assert_eq!(
+        names.map(|name| total[name].as_u64()),
+        [12, 0, 0, 0].map(Some),
+        "{total}"
+    );
+    let body = json!({"model": "tiny", "prompt": "What is a llama?"});
+    ask_for("/api/embeddings", &body).await;
+    let total = usage(&gateway, "by=total").await["total"].clone();
+    let estimate = body.to_string().len() as u64 / 4;
+    assert_eq!(
+        names.map(|name| total[name].as_u64()),
+        [13, 1, estimate, 0].map(Some),
+        "{total}"
+    );
+    let url = gateway.admin_url();
+    let table = run(
+        &["usage", "--admin-url", &url],
+        &[("LLAMATOWER_ADMIN_KEY", "ben-secret")],
+    )
+    .await;
+    let note = "the server sent no counts for 1 request, so its tokens are estimated";
+    assert!(table.stdout.contains(note), "{}", table.stdout);
+}
+
 /// Asks a gateway that has nowhere to keep its state.
 async fn serves_without_keeping(gateway: &Gateway) -> Value {
     assert_eq!(gateway.post("/api/chat", &chat()).await.status, 200);
