@@ -14,6 +14,7 @@
 
 mod changes;
 mod cordons;
+mod late;
 mod open;
 mod signal;
 mod store;
@@ -22,7 +23,7 @@ mod tests;
 mod windows;
 mod write;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -55,10 +56,13 @@ pub struct StateConfig {
 
 /// What is kept over a restart.
 pub struct State {
+    /// With a file.
     days: u32,
     zone: TimeZone,
     signal: ChangeSignal,
     sources: Vec<Arc<dyn Persist>>,
+    /// The directory of a file that could not be opened yet, and is tried again.
+    awaited: Mutex<Option<PathBuf>>,
     /// Used on threads that may block.
     writing: Mutex<Writing>,
     health: Mutex<Health>,
@@ -100,7 +104,11 @@ impl State {
         signal: ChangeSignal,
         sources: Vec<Arc<dyn Persist>>,
     ) -> Arc<Self> {
-        let (store, health) = open_and_log(config.directory.as_deref());
+        let Found {
+            store,
+            health,
+            awaited,
+        } = open_and_log(config.directory);
         let restored = store.restored().unwrap_or_else(|error| {
             tracing::warn!(%error, "the state of the last run cannot be read");
             Restored::default()
@@ -108,15 +116,12 @@ impl State {
         for source in &sources {
             source.restore(&restored);
         }
-        let days = match health.file {
-            Some(_) => config.days,
-            None => config.days.min(DAYS_IN_MEMORY),
-        };
         Arc::new(Self {
-            days,
+            days: config.days,
             zone: config.zone,
             signal,
             sources,
+            awaited: Mutex::new(awaited),
             writing: Mutex::new(Writing::new(store, health.file.clone())),
             health: Mutex::new(health),
         })
@@ -129,7 +134,10 @@ impl State {
 
     /// The number of days of usage that are kept.
     pub fn days(&self) -> u32 {
-        self.days
+        match self.lock_health().file {
+            Some(_) => self.days,
+            None => self.days.min(DAYS_IN_MEMORY),
+        }
     }
 
     /// The time zone of the days.
@@ -192,48 +200,48 @@ pub fn day_number(date: Date) -> i32 {
     i32::from(date.year()) * 10_000 + i32::from(date.month()) * 100 + i32::from(date.day())
 }
 
-fn open_and_log(directory: Option<&Path>) -> (Store, Health) {
+/// The tables at the start.
+struct Found {
+    store: Store,
+    health: Health,
+    /// The directory, if the file may be opened later.
+    awaited: Option<PathBuf>,
+}
+
+fn open_and_log(directory: Option<PathBuf>) -> Found {
+    let in_memory = |problem, awaited| Found {
+        store: Store::in_memory(),
+        health: Health {
+            problem,
+            ..Health::default()
+        },
+        awaited,
+    };
     let Some(directory) = directory else {
         tracing::info!(
             "usage, token budgets and cordons are not kept over a restart: to keep them, set \
              LLAMATOWER_STATE_DIR to a directory that the gateway can write"
         );
-        return (Store::in_memory(), Health::default());
+        return in_memory(None, None);
     };
-    match open::open(directory) {
+    match open::open(&directory) {
         Ok(opened) => {
+            opened.log_put_aside();
             let file = opened.path.display();
-            if let Some(aside) = opened.put_aside {
-                tracing::warn!(
-                    %file, kept_as = %aside.path.display(), reason = aside.reason,
-                    "the state of earlier runs is damaged and was put aside; usage, token budgets and \
-                     cordons start empty"
-                );
-            }
             tracing::info!(%file, "usage, token budgets and cordons are kept over a restart");
-            let file = Some(opened.path);
-            (
-                opened.store,
-                Health {
-                    file,
+            Found {
+                store: opened.store,
+                health: Health {
+                    file: Some(opened.path),
                     ..Health::default()
                 },
-            )
+                awaited: None,
+            }
         }
         Err(error) => {
-            let problem = error.to_string();
-            tracing::warn!(
-                directory = %directory.display(), reason = problem,
-                "usage, token budgets and cordons are not kept over a restart: {}", error.advice()
-            );
-            let problem = Some(problem);
-            (
-                Store::in_memory(),
-                Health {
-                    problem,
-                    ..Health::default()
-                },
-            )
+            error.log(&directory);
+            let awaited = error.is_temporary().then_some(directory);
+            in_memory(Some(error.to_string()), awaited)
         }
     }
 }

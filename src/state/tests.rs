@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::num::NonZeroU64;
+use std::path::Path;
 
 use llamatower_layers::token_limit::{Budget, MemoryStore, TokenStore, Window};
 use tempfile::TempDir;
@@ -250,6 +251,86 @@ fn a_file_has_one_user_at_a_time() {
     drop(first);
     let third = open(directory.path(), Vec::new());
     assert_eq!(third.health().problem, None);
+}
+
+#[test]
+fn a_file_that_is_in_use_at_first_gets_what_was_counted_until_it_is_free() {
+    let budget = Budget::new(NonZeroU64::new(100).unwrap(), Window::Month);
+    let ada = Client::Key("ada".into());
+    let left = |store: &MemoryStore<Client>, used| {
+        let reserved = store.reserve(Some(ada.clone()), &[budget], 0).into_inner();
+        let granted = reserved.unwrap().unwrap();
+        store.settle(granted.reservation, used);
+        granted.budget_states[0].remaining
+    };
+    struct Process {
+        state: Arc<State>,
+        given: Arc<Given>,
+        tokens: MemoryStore<Client>,
+        cordons: Arc<KeptCordons>,
+    }
+    let directory = TempDir::new().unwrap();
+    let start = || {
+        let (given, tokens) = (Arc::new(Given::default()), MemoryStore::new(TimeZone::UTC));
+        let cordons = Arc::new(KeptCordons::new(ChangeSignal::default()));
+        let windows = Arc::new(Windows::new("tokens", tokens.clone()));
+        let state = open(
+            directory.path(),
+            vec![given.clone(), windows, cordons.clone()],
+        );
+        Process {
+            state,
+            given,
+            tokens,
+            cordons,
+        }
+    };
+    let cordoned = |process: &Process| process.cordons.cordons().names().join(" ");
+
+    let first = start();
+    give(&first.given, [row(today(), "ada", "tiny", 7)]);
+    assert_eq!(left(&first.tokens, 30), 100);
+    for name in ["gpu-1", "gpu-2"] {
+        first.cordons.cordons().set(name, true);
+    }
+    assert!(first.state.write_blocking());
+
+    let second = start();
+    second.state.open_late_blocking();
+    assert!(second.state.health().problem.is_some(), "still in use");
+    assert_eq!(second.state.days(), 31);
+    give(&second.given, [row(today(), "ada", "tiny", 2)]);
+    assert_eq!(left(&second.tokens, 20), 100);
+    second.cordons.cordons().set("gpu-3", true);
+    second.cordons.cordons().set("gpu-2", false);
+    // One part is written to memory, another is not.
+    assert!(second.state.write_blocking());
+    give(&second.given, [row(today(), "bob", "tiny", 1)]);
+    give(&first.given, [row(today(), "ada", "tiny", 1)]);
+    assert!(first.state.write_blocking());
+    drop(first);
+    second.state.open_late_blocking();
+
+    let whole = [("ada", 10), ("bob", 1)];
+    let whole = whole.map(|(key, count)| format!("{} {key} tiny {count}", today()));
+    let check = |process: &Process| {
+        let health = process.state.health();
+        assert_eq!(
+            (health.file, health.problem),
+            (Some(file(&directory)), None)
+        );
+        assert_eq!(process.state.days(), 400);
+        assert_eq!(rows(&process.state), whole);
+        assert_eq!(left(&process.tokens, 0), 50);
+        assert_eq!(cordoned(process), "gpu-1 gpu-3");
+    };
+    check(&second);
+    assert!(second.state.write_blocking());
+    // It is not added again.
+    second.state.open_late_blocking();
+    check(&second);
+    drop(second);
+    check(&start());
 }
 
 #[test]

@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::changes::{Changes, Counts, Persist, UsageKey};
+use super::changes::{Changes, Counts, Persist, Restored, UsageKey};
+use super::late::add_memory;
 use super::open::open_file;
 use super::store::{Prune, Store, Unusable, UsageRows};
 use super::{State, day_number};
 
 /// From the first change to the write.
 const DELAY: Duration = Duration::from_millis(500);
-/// From a failed write to the next one.
+/// From a failed write to the next one, and between attempts to open a file that could not be opened.
 const RETRY: Duration = Duration::from_secs(5);
 /// How often a lasting failure is logged.
 const LOG_AGAIN: Duration = Duration::from_secs(600);
@@ -58,6 +59,20 @@ impl Writing {
             pruned_before: None,
             failure: None,
         }
+    }
+
+    /// From now on this is the file. What was written to memory until now is still to be written.
+    pub(super) fn move_to(
+        &mut self,
+        store: Store,
+        file: PathBuf,
+        stored: &Restored,
+    ) -> Result<(), String> {
+        let memory = self.store.replace(store);
+        self.file = Some(file);
+        self.pruned_before = None;
+        let added = memory.map(|memory| add_memory(&mut self.unwritten, &memory, stored));
+        added.unwrap_or(Ok(())).map_err(|error| error.to_string())
     }
 
     pub(super) fn take_changes(&mut self, sources: &[Arc<dyn Persist>]) {
@@ -136,18 +151,33 @@ impl State {
                 () = sleep(time) => {}
             }
         };
+        let mut retry = interval(RETRY);
+        retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !stopped.is_cancelled() {
             tokio::select! {
                 () = stopped.cancelled() => break,
                 () = self.signal.changed() => {}
+                _ = retry.tick(), if self.awaits_file() => {
+                    self.clone().open_late().await;
+                    continue;
+                }
             }
             pause(DELAY).await;
             while !self.clone().write().await && !stopped.is_cancelled() {
                 pause(RETRY).await;
             }
         }
+        self.clone().open_late().await;
         if !self.clone().write().await {
             tracing::warn!("the usage since the last write is lost");
+        }
+    }
+
+    /// Opens the file, if it could not be opened so far, on a thread that may block.
+    async fn open_late(self: Arc<Self>) {
+        let opening = tokio::task::spawn_blocking(move || self.open_late_blocking());
+        if let Err(error) = opening.await {
+            tracing::error!(%error, "opening the state failed");
         }
     }
 
@@ -189,7 +219,7 @@ impl State {
 
     /// The oldest day of usage that is kept.
     fn oldest_day(&self) -> i32 {
-        let before = i64::from(self.days.saturating_sub(1)).min(MOST_DAYS);
+        let before = i64::from(self.days().saturating_sub(1)).min(MOST_DAYS);
         let oldest = self.today().checked_sub(before.days());
         oldest.map_or(0, day_number)
     }

@@ -345,7 +345,7 @@ async fn the_state_directory_of_systemd_is_the_default() {
 }
 
 #[tokio::test]
-async fn a_damaged_file_is_put_aside_and_a_second_gateway_keeps_nothing() {
+async fn a_damaged_file_is_put_aside_and_a_second_gateway_takes_the_new_one_over_later() {
     let (sim, directory) = (tiny().await, TempDir::new().unwrap());
     let file = directory.path().join("state.redb");
     fs::write(&file, [7; 50_000]).unwrap();
@@ -366,10 +366,23 @@ async fn a_damaged_file_is_put_aside_and_a_second_gateway_keeps_nothing() {
             .contains("in use by another process"),
         "{state}"
     );
-    kill(second).await;
+    let order = format!("/backends/{}/cordon", sim.addr());
+    assert_eq!(send(gateway.admin_post(&order)).await.status, 200);
+    written(&gateway).await;
     kill(gateway).await;
+    // The file is free now, so the second one takes it over.
+    let is_it = |line: &Value| line["message"].to_string().contains("from now on");
+    second.logged("the file", is_it).await;
+    assert_eq!(second.post("/api/chat", &chat()).await.status, 503);
+    let report = usage(&second, "").await;
+    assert_eq!(
+        (&report["is_kept"], &report["total"]["requests"]),
+        (&json!(true), &json!(3))
+    );
+    written(&second).await;
+    kill(second).await;
     let gateway = start(&sim, directory.path(), &[]).await;
-    assert_eq!(usage(&gateway, "").await["total"]["requests"], 1);
+    assert_eq!(usage(&gateway, "").await["total"]["requests"], 3);
 }
 
 #[tokio::test]
