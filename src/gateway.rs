@@ -136,6 +136,12 @@ impl Gateway {
         metrics.observe_runtime();
         self.live.begin_counters(metrics);
         metrics.observe_budgets(budgets(self.live.clone(), self.cloud.clone()));
+        let state = self.kept.state.clone();
+        metrics.observe_state(move || {
+            let health = state.health();
+            let is_wanted = health.file.is_some() || health.problem.is_some();
+            is_wanted.then(|| health.is_kept())
+        });
         self.announce();
         let (tasks, stopped) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(fleet.clone().supervise(stopped.clone()));

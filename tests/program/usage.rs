@@ -403,6 +403,22 @@ async fn while_nothing_can_be_written_requests_are_served_and_counted() {
     assert_eq!(line["level"], "WARN");
     let state = gateway.admin_page("/status").await.json()["state"].clone();
     assert!(state["problem"].is_string(), "{state}");
+    assert_eq!(state["is_kept"], false);
+    let report = usage(&gateway, "by=total").await;
+    assert_eq!(
+        (&report["is_kept"], &report["problem"]),
+        (&json!(false), &state["problem"])
+    );
+    assert_eq!(report["total"]["requests"], 3);
+    let metrics = gateway.admin_page("/metrics").await.text;
+    assert!(
+        metrics.contains("\nllamatower_state_written 0\n"),
+        "{metrics}"
+    );
+    let url = gateway.admin_url();
+    let table = run(&["usage", "--admin-url", &url], &[]).await.stdout;
+    let note = "; not kept over a restart: ";
+    assert!(table.contains(note), "{table}");
     assert_eq!(gateway.post("/api/chat", &chat()).await.status, 200);
     gateway.limit_file_size("unlimited").await;
     gateway
@@ -411,7 +427,10 @@ async fn while_nothing_can_be_written_requests_are_served_and_counted() {
         })
         .await;
     let state = gateway.admin_page("/status").await.json()["state"].clone();
-    assert_eq!(state["problem"], Value::Null);
+    assert_eq!(
+        (&state["problem"], &state["is_kept"]),
+        (&Value::Null, &json!(true))
+    );
     let warnings = gateway.lines_of(line["message"].as_str().unwrap());
     assert_eq!(warnings, 1, "it is told once");
     kill(gateway).await;
