@@ -22,7 +22,7 @@ use crate::edge::{
 };
 use crate::live::LiveSettings;
 use crate::model_sync::{ModelSync, SyncStatus};
-use crate::ollama::fleet::{Cordons, Dns, Fleet, FleetConfig, ProbeClocks, QueueRules};
+use crate::ollama::fleet::{Dns, Fleet, FleetConfig, ProbeClocks, QueueRules};
 use crate::ollama::upstream::Access;
 use crate::settings::{Breaking, Settings};
 use crate::stack::{self, Attempt, Handles};
@@ -64,7 +64,7 @@ pub struct Gateway {
 struct Kept {
     state: Arc<State>,
     usage: Arc<Usage>,
-    cordons: Cordons,
+    cordons: Arc<KeptCordons>,
 }
 
 impl Gateway {
@@ -136,6 +136,12 @@ impl Gateway {
         metrics.observe_runtime();
         self.live.begin_counters(metrics);
         metrics.observe_budgets(budgets(self.live.clone(), self.cloud.clone()));
+        let state = self.kept.state.clone();
+        metrics.observe_state(move || {
+            let health = state.health();
+            let is_wanted = health.file.is_some() || health.problem.is_some();
+            is_wanted.then(|| health.is_kept())
+        });
         self.announce();
         let (tasks, stopped) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(fleet.clone().supervise(stopped.clone()));
@@ -153,6 +159,7 @@ impl Gateway {
         tasks.spawn(repairing.clone().run_until_cancelled_owned(sync));
         let activity = Arc::<Activity>::default();
         self.kept.usage.observe(fleet.clone());
+        self.kept.cordons.observe(fleet.clone());
         tasks.spawn(self.kept.state.clone().run(stopped.clone()));
         let operators_leave = Shutdown::new();
         if let Some(listener) = self.admin {
@@ -210,7 +217,7 @@ impl Gateway {
         let hosts = self.settings.backends.urls.clone();
         let mut config = fleet_config(&self.settings, &self.access);
         config.shares = self.live.shares.clone();
-        config.cordons = self.kept.cordons.clone();
+        config.cordons = self.kept.cordons.cordons();
         config.loads = Some(Arc::new(Arc::downgrade(self.telemetry.metrics())));
         let (settings, access) = (self.settings.clone(), self.access.clone());
         let telemetry = self.telemetry.of_attempts();
@@ -248,12 +255,11 @@ impl Kept {
     async fn open(settings: &Settings, live: &LiveSettings, cloud: Option<&Cloud>) -> Self {
         let (zone, signal) = (settings.limits.time_zone.clone(), ChangeSignal::default());
         let usage = Arc::new(Usage::new(zone.clone(), signal.clone()));
-        let kept_cordons = KeptCordons::new(signal.clone());
-        let cordons = kept_cordons.cordons();
+        let cordons = Arc::new(KeptCordons::new(signal.clone()));
         let mut sources: Vec<Arc<dyn Persist>> = vec![
             usage.clone(),
             Arc::new(Windows::new("tokens", live.tokens.used.clone())),
-            Arc::new(kept_cordons),
+            cordons.clone(),
         ];
         sources.extend(cloud.into_iter().flat_map(Cloud::windows));
         let config = StateConfig {

@@ -33,7 +33,7 @@ use llamatower_layers::rescue::RescueLayer;
 use llamatower_layers::retry::{RetryBudget, RetryLayer};
 use llamatower_layers::store::WithoutKey;
 use llamatower_layers::token_limit::TokenLimitLayer;
-use llamatower_layers::usage::UsageLayer;
+use llamatower_layers::usage::{UsageLayer, expected_prompt_tokens};
 use llamatower_layers::{BoxError, Failure, LlmRequest, Operation, RouteMatch, Side};
 use tokio_util::sync::CancellationToken;
 use tower::filter::FilterLayer;
@@ -360,12 +360,17 @@ fn prefix_blocks(backends: &[Address]) -> usize {
     }
 }
 
-/// Limits the tokens of each client; does nothing if there is no limit.
+/// Limits the tokens of each client; does nothing if there is no limit. A request that loads or unloads a
+/// model has no prompt, and costs nothing.
 fn token_limit(
     budgets: TokenBudgets,
 ) -> TokenLimitLayer<Client, impl Fn(&Parts) -> Option<Client> + Clone + use<>> {
     TokenLimitLayer::with_store(budgets.used.clone(), [], Client::of)
         .with_requests(runs_a_model)
+        .with_estimate(|request| match LlmRequest::of(&request.extensions) {
+            Some(request) if !request.has_no_prompt => expected_prompt_tokens(request.body_bytes),
+            _ => 0,
+        })
         // A client on this machine, over a Unix socket and without a key.
         .without_key(WithoutKey::Admit)
         .with_switch(budgets.is_on.clone())

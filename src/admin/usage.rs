@@ -21,9 +21,17 @@ pub(super) async fn answer(state: Arc<State>, query: String) -> Answer {
 }
 
 fn of(query: &Query, state: &State) -> Result<Answer, QueryError> {
-    let sums = query.sums(state)?;
+    let (sums, is_complete) = query.sums(state)?;
     match query.format {
-        Format::Json => Ok(answer::json(&UsageReport::new(query, &sums, state))),
+        Format::Json => {
+            let report = UsageReport::new(query, &sums, is_complete, state);
+            Ok(answer::json(&report))
+        }
+        // It has no place for a note.
+        Format::Csv if !is_complete => {
+            let reason = state.health().problem.unwrap_or_default();
+            Err(QueryError::Unreadable(reason))
+        }
         Format::Csv => {
             let text = to_csv(query, &sums).map_err(QueryError::Unreadable)?;
             let mut answer = answer::page("text/csv; charset=utf-8; header=present", text);

@@ -115,14 +115,21 @@ fn table(report: &UsageReport) -> String {
         report.time_zone,
         match report.total.estimated {
             0 => String::new(),
-            1 => "; 1 request ended early, its tokens are estimated".to_owned(),
-            number => format!("; {number} requests ended early, their tokens are estimated"),
+            number => format!(
+                "; the server sent no counts for {number} request{}, so {} tokens are estimated",
+                if number == 1 { "" } else { "s" },
+                if number == 1 { "its" } else { "their" },
+            ),
         },
-        match report.is_kept {
-            true => "",
-            false => "; not kept over a restart (LLAMATOWER_STATE_DIR)",
+        match (report.is_kept, &report.problem) {
+            (true, _) => String::new(),
+            (false, None) => "; not kept over a restart (LLAMATOWER_STATE_DIR)".to_owned(),
+            (false, Some(problem)) => format!("; not kept over a restart: {problem}"),
         }
     );
+    if !report.is_complete {
+        text.push_str("These are only the requests since the file could be written last.\n");
+    }
     text
 }
 

@@ -95,6 +95,12 @@ pub trait Persist: Send + Sync {
     fn restore(&self, stored: &Restored) {
         let _ = stored;
     }
+
+    /// Adds its part of what was stored to what has been counted since the start, because the file was
+    /// opened late.
+    fn merge(&self, stored: &Restored) {
+        self.restore(stored);
+    }
 }
 
 /// Adds each count to that of `total`.

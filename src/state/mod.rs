@@ -14,6 +14,7 @@
 
 mod changes;
 mod cordons;
+mod late;
 mod open;
 mod signal;
 mod store;
@@ -22,7 +23,7 @@ mod tests;
 mod windows;
 mod write;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -55,10 +56,13 @@ pub struct StateConfig {
 
 /// What is kept over a restart.
 pub struct State {
+    /// With a file.
     days: u32,
     zone: TimeZone,
     signal: ChangeSignal,
     sources: Vec<Arc<dyn Persist>>,
+    /// The directory of a file that could not be opened yet, and is tried again.
+    awaited: Mutex<Option<PathBuf>>,
     /// Used on threads that may block.
     writing: Mutex<Writing>,
     health: Mutex<Health>,
@@ -73,6 +77,13 @@ pub struct Health {
     pub problem: Option<String>,
     /// The time of the last write.
     pub written_at: Option<Timestamp>,
+}
+
+impl Health {
+    /// Whether there is a file, and changes can be written to it.
+    pub fn is_kept(&self) -> bool {
+        self.file.is_some() && self.problem.is_none()
+    }
 }
 
 impl State {
@@ -93,7 +104,11 @@ impl State {
         signal: ChangeSignal,
         sources: Vec<Arc<dyn Persist>>,
     ) -> Arc<Self> {
-        let (store, health) = open_and_log(config.directory.as_deref());
+        let Found {
+            store,
+            health,
+            awaited,
+        } = open_and_log(config.directory);
         let restored = store.restored().unwrap_or_else(|error| {
             tracing::warn!(%error, "the state of the last run cannot be read");
             Restored::default()
@@ -101,15 +116,12 @@ impl State {
         for source in &sources {
             source.restore(&restored);
         }
-        let days = match health.file {
-            Some(_) => config.days,
-            None => config.days.min(DAYS_IN_MEMORY),
-        };
         Arc::new(Self {
-            days,
+            days: config.days,
             zone: config.zone,
             signal,
             sources,
+            awaited: Mutex::new(awaited),
             writing: Mutex::new(Writing::new(store, health.file.clone())),
             health: Mutex::new(health),
         })
@@ -122,7 +134,10 @@ impl State {
 
     /// The number of days of usage that are kept.
     pub fn days(&self) -> u32 {
-        self.days
+        match self.lock_health().file {
+            Some(_) => self.days,
+            None => self.days.min(DAYS_IN_MEMORY),
+        }
     }
 
     /// The time zone of the days.
@@ -136,7 +151,9 @@ impl State {
     }
 
     /// Passes the counts of all keys and models of these days to `each`, also those that are not
-    /// written yet. A row can come in several parts. It reads the file, so it blocks.
+    /// written yet. A row can come in several parts. Returns whether these are all: if the file could not
+    /// be opened again after a failed write, they are only those that are not written. It reads the file,
+    /// so it blocks. Writes go on meanwhile.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -145,10 +162,20 @@ impl State {
         from: Date,
         to: Date,
         mut each: impl FnMut(i32, &str, &str, &Counts),
-    ) -> Result<(), String> {
+    ) -> Result<bool, String> {
+        let (from, to) = (day_number(from), day_number(to));
         let mut writing = self.lock_writing();
         writing.take_changes(&self.sources);
-        writing.usage(day_number(from), day_number(to), &mut each)
+        let now = writing.usage(from, to)?;
+        drop(writing);
+        if let Some(rows) = now.written {
+            let read = rows.read(from, to, &mut each);
+            read.map_err(|error| error.to_string())?;
+        }
+        for (row, counts) in &now.unwritten {
+            each(row.day, &row.key, &row.model, counts);
+        }
+        Ok(!now.is_closed)
     }
 
     fn lock_writing(&self) -> MutexGuard<'_, Writing> {
@@ -173,48 +200,48 @@ pub fn day_number(date: Date) -> i32 {
     i32::from(date.year()) * 10_000 + i32::from(date.month()) * 100 + i32::from(date.day())
 }
 
-fn open_and_log(directory: Option<&Path>) -> (Store, Health) {
+/// The tables at the start.
+struct Found {
+    store: Store,
+    health: Health,
+    /// The directory, if the file may be opened later.
+    awaited: Option<PathBuf>,
+}
+
+fn open_and_log(directory: Option<PathBuf>) -> Found {
+    let in_memory = |problem, awaited| Found {
+        store: Store::in_memory(),
+        health: Health {
+            problem,
+            ..Health::default()
+        },
+        awaited,
+    };
     let Some(directory) = directory else {
         tracing::info!(
             "usage, token budgets and cordons are not kept over a restart: to keep them, set \
              LLAMATOWER_STATE_DIR to a directory that the gateway can write"
         );
-        return (Store::in_memory(), Health::default());
+        return in_memory(None, None);
     };
-    match open::open(directory) {
+    match open::open(&directory) {
         Ok(opened) => {
+            opened.log_put_aside();
             let file = opened.path.display();
-            if let Some(aside) = opened.put_aside {
-                tracing::warn!(
-                    %file, kept_as = %aside.path.display(), reason = aside.reason,
-                    "the state of earlier runs is damaged and was put aside; usage, token budgets and \
-                     cordons start empty"
-                );
-            }
             tracing::info!(%file, "usage, token budgets and cordons are kept over a restart");
-            let file = Some(opened.path);
-            (
-                opened.store,
-                Health {
-                    file,
+            Found {
+                store: opened.store,
+                health: Health {
+                    file: Some(opened.path),
                     ..Health::default()
                 },
-            )
+                awaited: None,
+            }
         }
         Err(error) => {
-            let problem = error.to_string();
-            tracing::warn!(
-                directory = %directory.display(), reason = problem,
-                "usage, token budgets and cordons are not kept over a restart: {}", error.advice()
-            );
-            let problem = Some(problem);
-            (
-                Store::in_memory(),
-                Health {
-                    problem,
-                    ..Health::default()
-                },
-            )
+            error.log(&directory);
+            let awaited = error.is_temporary().then_some(directory);
+            in_memory(Some(error.to_string()), awaited)
         }
     }
 }

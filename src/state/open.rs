@@ -26,6 +26,19 @@ pub(super) struct Aside {
     pub(super) reason: String,
 }
 
+impl Opened {
+    /// Logs that the file that was there is damaged.
+    pub(super) fn log_put_aside(&self) {
+        if let Some(aside) = &self.put_aside {
+            tracing::warn!(
+                file = %self.path.display(), kept_as = %aside.path.display(), reason = aside.reason,
+                "the state of earlier runs is damaged and was put aside; usage, token budgets and \
+                 cordons start empty"
+            );
+        }
+    }
+}
+
 /// Why there is no file.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OpenError {
@@ -48,8 +61,24 @@ pub(super) enum OpenError {
 }
 
 impl OpenError {
-    /// What to do.
-    pub(super) fn advice(&self) -> &'static str {
+    /// Whether the file may be there later, without a change of the settings.
+    pub(super) fn is_temporary(&self) -> bool {
+        matches!(self, Self::Io { .. } | Self::InUse(_))
+    }
+
+    /// Logs that nothing is kept, and what to do.
+    pub(super) fn log(&self, directory: &Path) {
+        let again = match self.is_temporary() {
+            true => "; it is tried again every 5 s",
+            false => "",
+        };
+        tracing::warn!(
+            directory = %directory.display(), reason = %self,
+            "usage, token budgets and cordons are not kept over a restart: {}{again}", self.advice()
+        );
+    }
+
+    fn advice(&self) -> &'static str {
         match self {
             Self::Io { .. } => {
                 "give the gateway a directory that it can write, for example a volume, in \

@@ -4,7 +4,7 @@ use std::fs::File;
 
 use llamatower_layers::token_limit::Window;
 use redb::backends::{FileBackend, InMemoryBackend};
-use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Builder, Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::changes::{COUNTS, Changes, Counts, Restored, WindowCount, WindowKey, add};
 
@@ -31,6 +31,9 @@ const WINDOW_NAMES: [Window; 2] = [Window::Day, Window::Month];
 pub(super) struct Store {
     database: Database,
 }
+
+/// The rows of usage at one moment. What is written later does not change them.
+pub(super) struct UsageRows(ReadOnlyTable<(i32, &'static str, &'static str), [u64; COUNTS]>);
 
 /// What is no longer needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,29 +135,13 @@ impl Store {
         Ok(writing.commit()?)
     }
 
-    /// Passes the rows of usage from the day `from` to the day `to` to `each`, in the order of day,
-    /// key and model.
-    pub(super) fn usage(
-        &self,
-        from: i32,
-        to: i32,
-        each: &mut dyn FnMut(i32, &str, &str, &Counts),
-    ) -> Result<(), redb::Error> {
-        let reading = self.database.begin_read()?;
-        let usage = match reading.open_table(USAGE) {
-            Ok(usage) => usage,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        if from > to {
-            return Ok(());
+    /// The rows of usage as they are now; `None` if nothing was written yet.
+    pub(super) fn usage(&self) -> Result<Option<UsageRows>, redb::Error> {
+        match self.database.begin_read()?.open_table(USAGE) {
+            Ok(usage) => Ok(Some(UsageRows(usage))),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(error.into()),
         }
-        for row in usage.range((from, "", "")..(to.saturating_add(1), "", ""))? {
-            let (key, counts) = row?;
-            let (day, key, model) = key.value();
-            each(day, key, model, &counts.value());
-        }
-        Ok(())
     }
 
     /// All that is restored at the start.
@@ -188,6 +175,29 @@ impl Store {
             restored.cordons.push(row?.0.value().into());
         }
         Ok(restored)
+    }
+}
+
+impl UsageRows {
+    /// Passes the rows from the day `from` to the day `to` to `each`, in the order of day, key and model.
+    pub(super) fn read(
+        &self,
+        from: i32,
+        to: i32,
+        each: &mut dyn FnMut(i32, &str, &str, &Counts),
+    ) -> Result<(), redb::Error> {
+        if from > to {
+            return Ok(());
+        }
+        for row in self
+            .0
+            .range((from, "", "")..(to.saturating_add(1), "", ""))?
+        {
+            let (key, counts) = row?;
+            let (day, key, model) = key.value();
+            each(day, key, model, &counts.value());
+        }
+        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::num::NonZeroU64;
+use std::path::Path;
 
 use llamatower_layers::token_limit::{Budget, MemoryStore, TokenStore, Window};
 use tempfile::TempDir;
@@ -253,6 +254,86 @@ fn a_file_has_one_user_at_a_time() {
 }
 
 #[test]
+fn a_file_that_is_in_use_at_first_gets_what_was_counted_until_it_is_free() {
+    let budget = Budget::new(NonZeroU64::new(100).unwrap(), Window::Month);
+    let ada = Client::Key("ada".into());
+    let left = |store: &MemoryStore<Client>, used| {
+        let reserved = store.reserve(Some(ada.clone()), &[budget], 0).into_inner();
+        let granted = reserved.unwrap().unwrap();
+        store.settle(granted.reservation, used);
+        granted.budget_states[0].remaining
+    };
+    struct Process {
+        state: Arc<State>,
+        given: Arc<Given>,
+        tokens: MemoryStore<Client>,
+        cordons: Arc<KeptCordons>,
+    }
+    let directory = TempDir::new().unwrap();
+    let start = || {
+        let (given, tokens) = (Arc::new(Given::default()), MemoryStore::new(TimeZone::UTC));
+        let cordons = Arc::new(KeptCordons::new(ChangeSignal::default()));
+        let windows = Arc::new(Windows::new("tokens", tokens.clone()));
+        let state = open(
+            directory.path(),
+            vec![given.clone(), windows, cordons.clone()],
+        );
+        Process {
+            state,
+            given,
+            tokens,
+            cordons,
+        }
+    };
+    let cordoned = |process: &Process| process.cordons.cordons().names().join(" ");
+
+    let first = start();
+    give(&first.given, [row(today(), "ada", "tiny", 7)]);
+    assert_eq!(left(&first.tokens, 30), 100);
+    for name in ["gpu-1", "gpu-2"] {
+        first.cordons.cordons().set(name, true);
+    }
+    assert!(first.state.write_blocking());
+
+    let second = start();
+    second.state.open_late_blocking();
+    assert!(second.state.health().problem.is_some(), "still in use");
+    assert_eq!(second.state.days(), 31);
+    give(&second.given, [row(today(), "ada", "tiny", 2)]);
+    assert_eq!(left(&second.tokens, 20), 100);
+    second.cordons.cordons().set("gpu-3", true);
+    second.cordons.cordons().set("gpu-2", false);
+    // One part is written to memory, another is not.
+    assert!(second.state.write_blocking());
+    give(&second.given, [row(today(), "bob", "tiny", 1)]);
+    give(&first.given, [row(today(), "ada", "tiny", 1)]);
+    assert!(first.state.write_blocking());
+    drop(first);
+    second.state.open_late_blocking();
+
+    let whole = [("ada", 10), ("bob", 1)];
+    let whole = whole.map(|(key, count)| format!("{} {key} tiny {count}", today()));
+    let check = |process: &Process| {
+        let health = process.state.health();
+        assert_eq!(
+            (health.file, health.problem),
+            (Some(file(&directory)), None)
+        );
+        assert_eq!(process.state.days(), 400);
+        assert_eq!(rows(&process.state), whole);
+        assert_eq!(left(&process.tokens, 0), 50);
+        assert_eq!(cordoned(process), "gpu-1 gpu-3");
+    };
+    check(&second);
+    assert!(second.state.write_blocking());
+    // It is not added again.
+    second.state.open_late_blocking();
+    check(&second);
+    drop(second);
+    check(&start());
+}
+
+#[test]
 fn a_directory_that_cannot_be_made_is_a_problem_and_no_failure() {
     let directory = TempDir::new().unwrap();
     fs::write(directory.path().join("file"), "").unwrap();
@@ -274,4 +355,61 @@ fn usage_in_memory_is_kept_for_a_month_at_most() {
     let state = State::open_blocking(config, ChangeSignal::default(), Vec::new());
     assert_eq!(state.days(), 31);
     assert_eq!(state.health(), Health::default());
+}
+
+/// The result of a query of all days, with `each` for its rows.
+fn query_all(state: &State, each: impl FnMut(i32, &str, &str, &Counts)) -> Result<bool, String> {
+    let (from, to) = (Date::new(1970, 1, 1), Date::new(9999, 12, 31));
+    state.usage(from.unwrap(), to.unwrap(), each)
+}
+
+#[test]
+fn changes_are_written_while_a_query_reads() {
+    let directory = TempDir::new().unwrap();
+    let given = Arc::new(Given::default());
+    let state = open(directory.path(), vec![given.clone()]);
+    give(&given, [row(today(), "ada", "tiny", 1)]);
+    assert!(state.write_blocking());
+    let mut found = Vec::new();
+    let complete = query_all(&state, |_, key, _, counts| {
+        give(&given, [row(today(), "bob", "tiny", 1)]);
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(|| state.write_blocking());
+            assert!(writing.join().unwrap());
+        });
+        found.push((key.to_owned(), counts[0]));
+    });
+    assert_eq!(complete, Ok(true));
+    // Those of the moment of the query.
+    assert_eq!(found, [("ada".to_owned(), 1)]);
+    assert_eq!(rows(&state).len(), 2);
+}
+
+#[test]
+fn usage_is_in_memory_and_told_to_be_incomplete_while_the_file_cannot_be_opened() {
+    let directory = with_a_row();
+    let given = Arc::new(Given::default());
+    let state = open(directory.path(), vec![given.clone()]);
+    assert!(state.health().is_kept());
+    let moved = directory.path().join("moved");
+    // As after a failed write, when the file cannot be opened again.
+    state.lock_writing().close();
+    fs::rename(file(&directory), &moved).unwrap();
+    fs::create_dir(file(&directory)).unwrap();
+    give(&given, [row(today(), "bob", "tiny", 1)]);
+    assert!(!state.write_blocking());
+    let health = state.health();
+    assert!(!health.is_kept() && health.problem.is_some(), "{health:?}");
+    assert_eq!(query_all(&state, |_, _, _, _| {}), Ok(false));
+    assert_eq!(rows(&state), [format!("{} bob tiny 1", today())]);
+    fs::remove_dir(file(&directory)).unwrap();
+    fs::rename(&moved, file(&directory)).unwrap();
+    // A query does not open the file.
+    assert_eq!(query_all(&state, |_, _, _, _| {}), Ok(false));
+    assert!(state.write_blocking());
+    assert!(state.health().is_kept());
+    let both = [("ada tiny:latest", 7), ("bob tiny", 1)];
+    let both = both.map(|(name, count)| format!("{} {name} {count}", today()));
+    assert_eq!(query_all(&state, |_, _, _, _| {}), Ok(true));
+    assert_eq!(rows(&state), both);
 }

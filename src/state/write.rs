@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::changes::{Changes, Counts, Persist};
+use super::changes::{Changes, Counts, Persist, Restored, UsageKey};
+use super::late::add_memory;
 use super::open::open_file;
-use super::store::{Prune, Store, Unusable};
+use super::store::{Prune, Store, Unusable, UsageRows};
 use super::{State, day_number};
 
 /// From the first change to the write.
 const DELAY: Duration = Duration::from_millis(500);
-/// From a failed write to the next one.
+/// From a failed write to the next one, and between attempts to open a file that could not be opened.
 const RETRY: Duration = Duration::from_secs(5);
 /// How often a lasting failure is logged.
 const LOG_AGAIN: Duration = Duration::from_secs(600);
@@ -25,8 +26,8 @@ const MOST_DAYS: i64 = 365_000;
 
 /// What the writer works on.
 pub(super) struct Writing {
-    /// `None` after a failed write, until the file is opened again: the library refuses a file after
-    /// an error.
+    /// `None` after a failed write, until the writer has opened the file again: the library refuses a
+    /// file after an error.
     store: Option<Store>,
     file: Option<PathBuf>,
     unwritten: Changes,
@@ -37,6 +38,16 @@ pub(super) struct Writing {
 
 struct Failure {
     logged_at: Instant,
+}
+
+/// The usage at one moment.
+pub(super) struct UsageNow {
+    /// What is written; `None` if nothing is.
+    pub(super) written: Option<UsageRows>,
+    /// Whether the file is closed, so that nothing of it can be read.
+    pub(super) is_closed: bool,
+    /// What is not written yet, of the days that were asked for.
+    pub(super) unwritten: Vec<(UsageKey, Counts)>,
 }
 
 impl Writing {
@@ -50,30 +61,39 @@ impl Writing {
         }
     }
 
+    /// From now on this is the file. What was written to memory until now is still to be written.
+    pub(super) fn move_to(
+        &mut self,
+        store: Store,
+        file: PathBuf,
+        stored: &Restored,
+    ) -> Result<(), String> {
+        let memory = self.store.replace(store);
+        self.file = Some(file);
+        self.pruned_before = None;
+        let added = memory.map(|memory| add_memory(&mut self.unwritten, &memory, stored));
+        added.unwrap_or(Ok(())).map_err(|error| error.to_string())
+    }
+
     pub(super) fn take_changes(&mut self, sources: &[Arc<dyn Persist>]) {
         for source in sources {
             source.take_changes(&mut self.unwritten);
         }
     }
 
-    /// Rows of the file and those that are not written yet.
-    pub(super) fn usage(
-        &mut self,
-        from: i32,
-        to: i32,
-        each: &mut dyn FnMut(i32, &str, &str, &Counts),
-    ) -> Result<(), String> {
-        self.open_again()?;
-        if let Some(store) = &self.store {
-            let read = store.usage(from, to, each);
-            read.map_err(|error| error.to_string())?;
-        }
-        for (row, counts) in &self.unwritten.usage {
-            if (from..=to).contains(&row.day) {
-                each(row.day, &row.key, &row.model, counts);
-            }
-        }
-        Ok(())
+    /// The usage as it is now. Only what is not written yet is copied, so the writer waits for little.
+    pub(super) fn usage(&self, from: i32, to: i32) -> Result<UsageNow, String> {
+        let written = match &self.store {
+            Some(store) => store.usage().map_err(|error| error.to_string())?,
+            None => None,
+        };
+        let rows = self.unwritten.usage.iter();
+        let rows = rows.filter(|(row, _)| (from..=to).contains(&row.day));
+        Ok(UsageNow {
+            written,
+            is_closed: self.store.is_none(),
+            unwritten: rows.map(|(row, counts)| (row.clone(), *counts)).collect(),
+        })
     }
 
     /// Writes what is not written yet, and returns whether there was anything. If that fails, it is kept
@@ -92,12 +112,19 @@ impl Writing {
         if let Err(error) = committed {
             if self.file.is_some() {
                 self.store = None;
+                // For queries until the next write. They do not open it, because that checks all of it.
+                let _ = self.open_again();
             }
             return Err(error.to_string());
         }
         self.unwritten.clear();
         self.pruned_before = Some(prune.before_day);
         Ok(true)
+    }
+
+    #[cfg(test)]
+    pub(super) fn close(&mut self) {
+        self.store = None;
     }
 
     /// Opens the file if it was closed after an error.
@@ -124,18 +151,33 @@ impl State {
                 () = sleep(time) => {}
             }
         };
+        let mut retry = interval(RETRY);
+        retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !stopped.is_cancelled() {
             tokio::select! {
                 () = stopped.cancelled() => break,
                 () = self.signal.changed() => {}
+                _ = retry.tick(), if self.awaits_file() => {
+                    self.clone().open_late().await;
+                    continue;
+                }
             }
             pause(DELAY).await;
             while !self.clone().write().await && !stopped.is_cancelled() {
                 pause(RETRY).await;
             }
         }
+        self.clone().open_late().await;
         if !self.clone().write().await {
             tracing::warn!("the usage since the last write is lost");
+        }
+    }
+
+    /// Opens the file, if it could not be opened so far, on a thread that may block.
+    async fn open_late(self: Arc<Self>) {
+        let opening = tokio::task::spawn_blocking(move || self.open_late_blocking());
+        if let Err(error) = opening.await {
+            tracing::error!(%error, "opening the state failed");
         }
     }
 
@@ -177,7 +219,7 @@ impl State {
 
     /// The oldest day of usage that is kept.
     fn oldest_day(&self) -> i32 {
-        let before = i64::from(self.days.saturating_sub(1)).min(MOST_DAYS);
+        let before = i64::from(self.days().saturating_sub(1)).min(MOST_DAYS);
         let oldest = self.today().checked_sub(before.days());
         oldest.map_or(0, day_number)
     }

@@ -19,6 +19,12 @@ pub struct UsageReport {
     pub by: Vec<String>,
     /// Whether usage is kept over a restart of this gateway.
     pub is_kept: bool,
+    /// Why it is not kept although a directory is set; null if all is well.
+    pub problem: Option<String>,
+    /// Whether all that was counted is in the rows. It is not while the file cannot be opened after a
+    /// failed write: then they have only what is not written yet.
+    #[serde(default = "yes")]
+    pub is_complete: bool,
     /// The rows with any requests, in the order of day, key and model.
     pub rows: Vec<UsageRow>,
     /// The sum of the rows.
@@ -48,7 +54,7 @@ pub struct UsageRow {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StateFile {
-    /// Whether there is a file.
+    /// Whether there is a file, and changes can be written to it.
     pub is_kept: bool,
     /// The file; null if everything is in memory only.
     pub file: Option<String>,
@@ -60,7 +66,7 @@ pub struct StateFile {
 
 impl UsageReport {
     /// The document for a query.
-    pub fn new(query: &Query, sums: &Sums, state: &State) -> Self {
+    pub fn new(query: &Query, sums: &Sums, is_complete: bool, state: &State) -> Self {
         let mut total = [0; crate::state::COUNTS];
         let rows = sums.iter().map(|(row, counts)| {
             crate::state::add(&mut total, counts);
@@ -74,23 +80,31 @@ impl UsageReport {
             }
         });
         let rows = rows.collect();
+        let health = state.health();
         let zone = state.zone().iana_name().unwrap_or("UTC");
         Self {
             from: query.from.to_string(),
             to: query.to.to_string(),
             time_zone: zone.to_owned(),
             by: query.by.names().into_iter().map(str::to_owned).collect(),
-            is_kept: state.health().file.is_some(),
+            is_kept: health.is_kept(),
+            problem: health.problem,
+            is_complete,
             rows,
             total: UsageCounts::of_array(&total),
         }
     }
 }
 
+/// A gateway of an earlier version answers only with all of it.
+fn yes() -> bool {
+    true
+}
+
 impl From<&Health> for StateFile {
     fn from(health: &Health) -> Self {
         Self {
-            is_kept: health.file.is_some(),
+            is_kept: health.is_kept(),
             file: health.file.as_ref().map(|file| file.display().to_string()),
             problem: health.problem.clone(),
             written_at: health.written_at.map(|time| time.to_string()),

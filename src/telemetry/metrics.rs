@@ -21,7 +21,7 @@ use super::keys::KeyCounters;
 use super::model_names::ModelNames;
 use super::observed::{DroppedLines, Listeners, PoolOf, Pools};
 use super::series::SeriesCache;
-use super::sources::{BudgetUse, Budgets, Cache};
+use super::sources::{BudgetUse, Budgets, Cache, StateWritten};
 use super::{names, observed, process, runtime, sources};
 use crate::cloud::SentToCloud;
 use crate::edge::Gauges;
@@ -52,6 +52,7 @@ pub struct Metrics {
     pools: Pools,
     cache: Cache,
     budgets: Budgets,
+    state_written: StateWritten,
     runtime: runtime::Runtime,
     dropped_lines: DroppedLines,
 }
@@ -62,6 +63,7 @@ impl Metrics {
         let models = Arc::new(ModelNames::new(fleet.clone()));
         let (listeners, pools) = (Listeners::default(), Pools::default());
         let (cache, budgets) = (Cache::default(), Budgets::default());
+        let state_written = StateWritten::default();
         let (runtime, dropped_lines) = (runtime::Runtime::default(), DroppedLines::default());
         observed::observe_listeners(meter, &listeners);
         observed::observe_pools(meter, &pools);
@@ -71,6 +73,7 @@ impl Metrics {
         observed::observe_log(meter, &dropped_lines);
         sources::observe_cache(meter, &cache);
         sources::observe_budgets(meter, &budgets);
+        sources::observe_state(meter, &state_written);
         runtime::observe(meter, &runtime);
         process::observe(meter);
         let count = |name: &'static str, text: &'static str| {
@@ -133,6 +136,7 @@ impl Metrics {
             pools,
             cache,
             budgets,
+            state_written,
             runtime,
             dropped_lines,
         }
@@ -211,6 +215,12 @@ impl Metrics {
     /// Queries the token budgets at each export. Only the first call has an effect.
     pub fn observe_budgets(&self, budgets: impl Fn() -> Vec<BudgetUse> + Send + Sync + 'static) {
         let _ = self.budgets.set(Box::new(budgets));
+    }
+
+    /// Queries at each export whether what a restart needs is written; `None` if it need not be. Only the
+    /// first call has an effect.
+    pub fn observe_state(&self, is_written: impl Fn() -> Option<bool> + Send + Sync + 'static) {
+        let _ = self.state_written.set(Box::new(is_written));
     }
 
     /// Queries the number of dropped log lines at each export. Only the first call has an effect.

@@ -63,6 +63,7 @@ pub use config::{LogFormat, Semconv, TelemetryConfig, TelemetryError};
 pub use filter::{check_log_filter, suppresses_warnings};
 pub use fleet_view::FleetView;
 pub use metrics::Metrics;
+pub(crate) use model_names::MAX_MODELS;
 pub use observed::PoolOf;
 pub use sources::BudgetUse;
 

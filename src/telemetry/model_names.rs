@@ -9,8 +9,9 @@ use super::attributes::bounded;
 use super::fleet_view::View;
 use super::names;
 
-/// Limit of models with their own label; all others are [`names::OTHER`].
-pub(super) const MAX_MODELS: usize = 200;
+/// Limit of models with their own label, and with their own rows of usage; all others are
+/// [`names::OTHER`].
+pub(crate) const MAX_MODELS: usize = 200;
 
 /// The accepted names. A name is accepted if the fleet has the model or, without a fleet, if a
 /// backend has responded for it. It is then kept.

@@ -112,6 +112,8 @@ pub const CACHE_ENTRIES: &str = "llamatower.cache_entries";
 pub const CACHE_BYTES: &str = "llamatower.cache_size";
 /// Counter: reloads of the settings, by result.
 pub const RELOADS: &str = "llamatower.reloads";
+/// Gauge: 1 if usage, token budgets and cordons are kept over a restart, 0 if they cannot be written.
+pub const STATE_WRITTEN: &str = "llamatower.state_written";
 /// Gauge: open client connections.
 pub const CONNECTIONS: &str = "llamatower.connections";
 /// Counter: connections that were refused because too many were open.

@@ -1,4 +1,4 @@
-//! The response cache and the token budgets, queried at each export.
+//! The response cache, the token budgets and what is kept over a restart, queried at each export.
 
 use std::sync::{Arc, OnceLock};
 
@@ -15,6 +15,9 @@ pub(super) type Cache = Arc<OnceLock<CacheLayer>>;
 
 /// The budgets, once they are set.
 pub(super) type Budgets = Arc<OnceLock<Box<dyn Fn() -> Vec<BudgetUse> + Send + Sync>>>;
+
+/// Whether what a restart needs is written, once it is set; `None` if it need not be.
+pub(super) type StateWritten = Arc<OnceLock<Box<dyn Fn() -> Option<bool> + Send + Sync>>>;
 
 /// What is used of a budget in its current window.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,4 +101,18 @@ pub(super) fn observe_budgets(meter: &Meter, budgets: &Budgets) {
         ),
         |row| row.limit,
     );
+}
+
+pub(super) fn observe_state(meter: &Meter, is_written: &StateWritten) {
+    let is_written = is_written.clone();
+    let description = (
+        names::STATE_WRITTEN,
+        "",
+        "1 if usage, token budgets and cordons are kept over a restart, 0 if they cannot be written",
+    );
+    gauge(meter, description, move |gauge| {
+        if let Some(is_written) = is_written.get().and_then(|is_written| is_written()) {
+            gauge.observe(is_written.into(), &[]);
+        }
+    });
 }

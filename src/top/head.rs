@@ -98,6 +98,15 @@ fn cloud_today(cloud: &CloudService) -> String {
     format!("cloud tokens today {used}{limit}{rests}")
 }
 
+/// What is said while usage is not kept although a directory is set.
+pub(super) fn not_kept(overview: &Overview) -> Option<String> {
+    let problem = overview.status.state.problem.as_ref()?;
+    Some(format!(
+        "Usage, token budgets and cordons are not kept over a restart: {}",
+        escaped(problem)
+    ))
+}
+
 /// What is said while there is no connection.
 pub(super) fn lost(state: &State) -> Option<String> {
     let (reason, age) = state.lost()?;

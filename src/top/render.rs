@@ -41,14 +41,15 @@ impl Screen {
             return too_small(frame);
         }
         let lost = head::lost(state);
-        let heads = 2 + u16::from(lost.is_some());
+        let not_kept = head::not_kept(state.shown());
+        let heads = 2 + u16::from(lost.is_some()) + u16::from(not_kept.is_some());
         let [above, tables, below] = Layout::vertical([
             Constraint::Length(heads),
             Constraint::Min(0),
             Constraint::Length(1),
         ])
         .areas(area);
-        self.draw_head(frame, above, state, lost);
+        self.draw_head(frame, above, state, [lost, not_kept]);
         self.draw_tables(frame, tables, state);
         self.draw_foot(frame, below, state);
         self.hidden = windows::draw(frame, tables, state, self);
@@ -70,7 +71,13 @@ impl Screen {
         style.fg(color)
     }
 
-    fn draw_head(&self, frame: &mut Frame<'_>, area: Rect, state: &State, lost: Option<String>) {
+    fn draw_head(
+        &self,
+        frame: &mut Frame<'_>,
+        area: Rect,
+        state: &State,
+        problems: [Option<String>; 2],
+    ) {
         let (gateway, (condition, tone)) = head::gateway(state);
         let columns = usize::from(area.width);
         let space = columns.saturating_sub(width(&condition) + 1);
@@ -84,7 +91,7 @@ impl Screen {
             ]),
             Line::raw(fit(&head::now(state.shown()), columns)),
         ];
-        lines.extend(lost.map(|text| {
+        lines.extend(problems.into_iter().flatten().map(|text| {
             let style = self.style(Tone::Bad).add_modifier(Modifier::REVERSED);
             Line::styled(fit(&text, columns), style)
         }));

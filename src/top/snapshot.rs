@@ -8,6 +8,7 @@ use super::state::State;
 pub(super) fn text(state: &State) -> String {
     let (gateway, (condition, _)) = head::gateway(state);
     let mut lines = vec![format!("{gateway}: {condition}"), head::now(state.shown())];
+    lines.extend(head::not_kept(state.shown()));
     for pane in Pane::ALL {
         let table = state.table(pane);
         lines.push(String::new());

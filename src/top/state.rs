@@ -151,6 +151,7 @@ impl State {
             "digests_differ" => read(data, &mut status.digests_differ),
             "cloud" => read(data, &mut status.cloud),
             "models_sync" => read(data, &mut status.models_sync),
+            "state" => read(data, &mut status.state),
             "models" => read(data, &mut self.latest.models),
             "requests" => read(data, &mut activity.requests),
             "intervals" => read(data, &mut activity.intervals),

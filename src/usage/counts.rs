@@ -24,8 +24,9 @@ pub struct UsageCounts {
     pub input_tokens: u64,
     /// The tokens of responses, as counted by the servers.
     pub output_tokens: u64,
-    /// Requests whose response ended before the server sent its counts. Their tokens are estimated, as
-    /// for token limits: a quarter of the body's bytes, and one for each line of the response.
+    /// Requests for whose response the server sent no counts, because it ended before or has none. Their
+    /// tokens are estimated, as for token limits: a quarter of the body's bytes, and one for each line of
+    /// the response. A request without a prompt, which loads or unloads a model, has no tokens.
     pub estimated: u64,
     /// The time from the head of a request to the end of its response, without the time in the queue,
     /// of requests that were sent to a server; in seconds.
@@ -108,7 +109,9 @@ impl UsageCounts {
 fn tokens(outcome: &Outcome) -> (u64, u64, bool) {
     match (outcome.usage, outcome.measured()) {
         (Some(usage), _) => (usage.prompt_tokens, usage.output_tokens, false),
-        // A response has begun, and ended without counts.
+        // The answer to a load or an unload has no counts.
+        (None, Some(_)) if outcome.has_no_prompt => (0, 0, false),
+        // The response ended before its counts, or has none.
         (None, Some(measured)) => {
             let prompt = expected_prompt_tokens(outcome.body_bytes.unwrap_or(0));
             (prompt, measured.items, true)

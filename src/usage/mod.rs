@@ -4,7 +4,7 @@
 //! [`State`](crate::state::State) writes to its file. [`Query`] sums them up for operators.
 //!
 //! The number of rows is bounded: a key is one of the configured names, or [`ANONYMOUS`]; a model is one
-//! that a server has answered for, or [`OTHER`].
+//! that a server has answered for, or [`OTHER`](crate::telemetry::names::OTHER).
 
 mod counts;
 mod export;
@@ -28,12 +28,8 @@ pub use query::{Format, GroupBy, Period, Query, QueryError, Sums, SumsKey};
 
 use crate::state::{ChangeSignal, Changes, Counts, Persist, UsageKey, day_number};
 use crate::telemetry::FleetView;
+use crate::telemetry::names::ANONYMOUS;
 use models::Models;
-
-/// The name of all requests without a key.
-pub const ANONYMOUS: &str = "anonymous";
-/// The name of all models beyond those that have rows of their own.
-pub const OTHER: &str = "other";
 
 /// So many threads can count requests at the same time.
 const SHARDS: usize = 8;

@@ -1,17 +1,16 @@
 //! The models that have rows of their own. Their number is limited, because clients choose the names.
 
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use foldhash::{HashMap, HashSet};
 use llamatower_layers::{ModelName, Outcome};
 
-use super::OTHER;
 use crate::cloud::SentToCloud;
-use crate::telemetry::{FleetView, bounded};
+use crate::telemetry::names::OTHER;
+use crate::telemetry::{FleetView, MAX_MODELS, bounded};
 
-/// The number of models with rows of their own.
-const MAX_MODELS: usize = 200;
-/// The number of spellings of these models that are remembered, such as `tiny` and `tiny:latest`.
+/// The number of spellings of the fleet's models that are remembered, such as `tiny` and `tiny:latest`, and
+/// that of names in the cloud.
 const MAX_SPELLINGS: usize = 1000;
 
 /// The models with rows of their own.
@@ -22,8 +21,11 @@ pub(super) struct Models {
 }
 
 #[derive(Default)]
-struct Known {
+pub(super) struct Known {
+    /// The rows of models of the fleet.
     by_spelling: HashMap<Arc<str>, Arc<str>>,
+    /// Those of models of the cloud, whose names have no other spellings.
+    of_cloud: HashSet<Arc<str>>,
     names: HashSet<Arc<str>>,
 }
 
@@ -48,21 +50,24 @@ impl Models {
         let Some(model) = model else {
             return self.other.clone();
         };
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let name = known.by_spelling.get(model).cloned();
-        drop(known);
-        let admitted = name.or_else(|| self.admit(model, outcome));
+        let is_cloud = outcome.extensions.get::<SentToCloud>().is_some();
+        let name = self.read().row(model, is_cloud);
+        let admitted = name.or_else(|| self.admit(model, is_cloud, outcome));
         admitted.unwrap_or_else(|| self.other.clone())
     }
 
     /// The number of spellings that are remembered.
     #[cfg(test)]
     pub(super) fn known_spellings(&self) -> usize {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.by_spelling.len()
+        let known = self.read();
+        known.by_spelling.len() + known.of_cloud.len()
     }
 
-    fn admit(&self, model: &Arc<str>, outcome: &Outcome) -> Option<Arc<str>> {
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn admit(&self, model: &Arc<str>, is_cloud: bool, outcome: &Outcome) -> Option<Arc<str>> {
         let is_success = outcome.status.is_some_and(|status| status.is_success());
         let was_served = is_success && outcome.backend.is_some();
         let is_in_fleet = || {
@@ -73,18 +78,57 @@ impl Models {
             return None;
         }
         // The cloud service has its own names, as they are in the settings.
-        let name: Arc<str> = match outcome.extensions.get::<SentToCloud>() {
-            Some(_) => model.clone(),
-            None => ModelName::parse(model).ok()?.to_string().into(),
+        let name: Arc<str> = match is_cloud {
+            true => model.clone(),
+            false => ModelName::parse(model).ok()?.to_string().into(),
         };
+        let known = self.read();
+        if !known.has_room_for(&name) {
+            return None;
+        }
+        // Only what changes something takes the lock that others wait for.
+        let is_new = !known.names.contains(&name) || known.remembers_more(is_cloud);
+        drop(known);
+        if !is_new {
+            return Some(name);
+        }
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.names.len() >= MAX_MODELS && !known.names.contains(&name) {
+        if !known.has_room_for(&name) {
             return None;
         }
         known.names.insert(name.clone());
-        if known.by_spelling.len() < MAX_SPELLINGS {
-            known.by_spelling.insert(model.clone(), name.clone());
+        if known.remembers_more(is_cloud) {
+            match is_cloud {
+                true => {
+                    known.of_cloud.insert(name.clone());
+                }
+                false => {
+                    known.by_spelling.insert(model.clone(), name.clone());
+                }
+            }
         }
         Some(name)
+    }
+}
+
+impl Known {
+    /// The row of a model, if it is remembered. The same name can be of the fleet and of the cloud.
+    fn row(&self, model: &str, is_cloud: bool) -> Option<Arc<str>> {
+        match is_cloud {
+            true => self.of_cloud.get(model).cloned(),
+            false => self.by_spelling.get(model).cloned(),
+        }
+    }
+
+    fn has_room_for(&self, name: &str) -> bool {
+        self.names.len() < MAX_MODELS || self.names.contains(name)
+    }
+
+    fn remembers_more(&self, is_cloud: bool) -> bool {
+        let remembered = match is_cloud {
+            true => self.of_cloud.len(),
+            false => self.by_spelling.len(),
+        };
+        remembered < MAX_SPELLINGS
     }
 }

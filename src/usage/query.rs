@@ -137,11 +137,11 @@ impl Query {
         })
     }
 
-    /// The rows. It reads the file, so it blocks.
+    /// The rows, and whether they are complete: see [`State::usage`]. It reads the file, so it blocks.
     ///
     /// # Errors
     /// The file cannot be read, or there are too many rows.
-    pub fn sums(&self, state: &State) -> Result<Sums, QueryError> {
+    pub fn sums(&self, state: &State) -> Result<(Sums, bool), QueryError> {
         let mut sums = Sums::new();
         let read = state.usage(self.from, self.to, |day, key, model, counts| {
             // One row more tells that there are too many.
@@ -150,10 +150,10 @@ impl Query {
                 add(sums.entry(row).or_default(), counts);
             }
         });
-        read.map_err(QueryError::Unreadable)?;
+        let is_complete = read.map_err(QueryError::Unreadable)?;
         match sums.len() > MAX_ROWS {
             true => Err(QueryError::TooManyRows),
-            false => Ok(sums),
+            false => Ok((sums, is_complete)),
         }
     }
 }

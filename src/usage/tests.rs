@@ -52,7 +52,7 @@ fn query(text: &str) -> Result<Query, QueryError> {
 /// The rows that a query gives, as CSV without its head.
 fn rows(state: &State, text: &str) -> Vec<String> {
     let query = Query::parse(text, state.today()).unwrap();
-    let text = to_csv(&query, &query.sums(state).unwrap()).unwrap();
+    let text = to_csv(&query, &query.sums(state).unwrap().0).unwrap();
     let text = String::from_utf8(text).unwrap();
     text.lines().skip(1).map(str::to_owned).collect()
 }
@@ -150,6 +150,45 @@ fn any_number_of_keys_and_models_has_a_bounded_number_of_rows() {
     assert_eq!(keys, BTreeSet::from([Some(ANONYMOUS)]));
     let known = usage.models.known_spellings();
     assert!(known <= 1000, "{known}");
+}
+
+#[test]
+fn a_name_of_the_fleet_and_of_the_cloud_has_the_same_rows_in_either_order() {
+    let mut of_cloud = outcome(None, "tiny");
+    of_cloud.extensions.insert(SentToCloud(Reason::Down));
+    let of_fleet = outcome(None, "tiny");
+    for order in [[&of_cloud, &of_fleet], [&of_fleet, &of_cloud]] {
+        let (usage, state) = usage(TimeZone::UTC);
+        // Twice, because the second time the names are remembered.
+        for outcome in order.into_iter().chain(order) {
+            usage.finished(outcome);
+        }
+        let expected = [
+            "tiny,2,0,0,20,10,0,4,2,20,10",
+            "tiny:latest,2,0,0,20,10,0,4,0,0,0",
+        ];
+        assert_eq!(rows(&state, "by=model"), expected);
+    }
+}
+
+#[test]
+fn a_request_for_a_model_beyond_the_limit_waits_for_no_other() {
+    let usage = Usage::new(TimeZone::UTC, ChangeSignal::default());
+    for number in 0..200 {
+        usage.finished(&outcome(None, &format!("model-{number}")));
+    }
+    let reading = usage.models.read();
+    std::thread::scope(|scope| {
+        let (done, is_done) = std::sync::mpsc::channel();
+        let usage = &usage;
+        scope.spawn(move || {
+            usage.finished(&outcome(None, "one-more"));
+            done.send(()).unwrap();
+        });
+        let finished = is_done.recv_timeout(Duration::from_secs(10));
+        drop(reading);
+        assert_eq!(finished, Ok(()));
+    });
 }
 
 #[test]
@@ -256,7 +295,7 @@ fn no_name_is_a_formula_in_a_spreadsheet() {
         usage.finished(&outcome(Some(key), "tiny"));
     }
     let query = Query::parse("by=key,model", state.today()).unwrap();
-    let text = to_csv(&query, &query.sums(&state).unwrap()).unwrap();
+    let text = to_csv(&query, &query.sums(&state).unwrap().0).unwrap();
     let mut reader = csv::Reader::from_reader(&*text);
     assert_eq!(
         reader.headers().unwrap().iter().take(3).collect::<Vec<_>>(),

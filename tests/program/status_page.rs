@@ -439,3 +439,15 @@ async fn the_page_allows_scripts_of_its_own_and_nothing_else() {
     );
     assert_eq!(gateway.admin_page("/nowhere").await.status, 404);
 }
+
+#[tokio::test]
+async fn the_page_is_told_why_usage_is_not_kept() {
+    let sim = tiny().await;
+    let nowhere = ("LLAMATOWER_STATE_DIR", "/proc/llamatower");
+    let gateway = Gateway::start_up(&[&sim], &[nowhere]).await;
+    let page = reqwest::get(format!("{}/status/events", gateway.admin_url()));
+    let (_, state) = event(page.await.unwrap(), "state", |_| true).await;
+    assert_eq!(state["is_kept"], false);
+    let problem = state["problem"].as_str().unwrap();
+    assert!(problem.contains("/proc/llamatower"), "{problem}");
+}

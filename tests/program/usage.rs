@@ -230,6 +230,48 @@ async fn the_tokens_of_a_request_that_is_broken_off_are_estimated() {
     assert!(total["output_tokens"].as_u64() >= Some(3), "{total}");
 }
 
+#[tokio::test]
+async fn a_load_or_unload_uses_no_tokens_and_an_answer_without_counts_has_estimated_ones() {
+    let sim = tiny().await;
+    let limit = ("LLAMATOWER_KEY_TOKEN_LIMIT", "20/day");
+    let gateway = Gateway::start_up(&[&sim], &[KEYS, ADMIN, limit]).await;
+    let ask_for = async |path: &str, body: &Value| {
+        let request = gateway.post_request(path, body).bearer_auth("ben-secret");
+        let answer = send(request).await;
+        assert_eq!(answer.status, 200, "{path} {body}: {}", answer.text);
+    };
+    // More than the limit, if each byte of them counted.
+    for keep_alive in ["5m", "0", "5m", "0", "5m", "0"] {
+        let body = json!({"model": "tiny", "keep_alive": keep_alive});
+        ask_for("/api/generate", &body).await;
+        ask_for("/api/chat", &with(body, json!({"messages": []}))).await;
+    }
+    let total = usage(&gateway, "by=total").await["total"].clone();
+    let names = ["requests", "estimated", "input_tokens", "output_tokens"];
+    assert_eq!(
+        names.map(|name| total[name].as_u64()),
+        [12, 0, 0, 0].map(Some),
+        "{total}"
+    );
+    let body = json!({"model": "tiny", "prompt": "What is a llama?"});
+    ask_for("/api/embeddings", &body).await;
+    let total = usage(&gateway, "by=total").await["total"].clone();
+    let estimate = body.to_string().len() as u64 / 4;
+    assert_eq!(
+        names.map(|name| total[name].as_u64()),
+        [13, 1, estimate, 0].map(Some),
+        "{total}"
+    );
+    let url = gateway.admin_url();
+    let table = run(
+        &["usage", "--admin-url", &url],
+        &[("LLAMATOWER_ADMIN_KEY", "ben-secret")],
+    )
+    .await;
+    let note = "the server sent no counts for 1 request, so its tokens are estimated";
+    assert!(table.stdout.contains(note), "{}", table.stdout);
+}
+
 /// Asks a gateway that has nowhere to keep its state.
 async fn serves_without_keeping(gateway: &Gateway) -> Value {
     assert_eq!(gateway.post("/api/chat", &chat()).await.status, 200);
@@ -303,7 +345,7 @@ async fn the_state_directory_of_systemd_is_the_default() {
 }
 
 #[tokio::test]
-async fn a_damaged_file_is_put_aside_and_a_second_gateway_keeps_nothing() {
+async fn a_damaged_file_is_put_aside_and_a_second_gateway_takes_the_new_one_over_later() {
     let (sim, directory) = (tiny().await, TempDir::new().unwrap());
     let file = directory.path().join("state.redb");
     fs::write(&file, [7; 50_000]).unwrap();
@@ -324,10 +366,23 @@ async fn a_damaged_file_is_put_aside_and_a_second_gateway_keeps_nothing() {
             .contains("in use by another process"),
         "{state}"
     );
-    kill(second).await;
+    let order = format!("/backends/{}/cordon", sim.addr());
+    assert_eq!(send(gateway.admin_post(&order)).await.status, 200);
+    written(&gateway).await;
     kill(gateway).await;
+    // The file is free now, so the second one takes it over.
+    let is_it = |line: &Value| line["message"].to_string().contains("from now on");
+    second.logged("the file", is_it).await;
+    assert_eq!(second.post("/api/chat", &chat()).await.status, 503);
+    let report = usage(&second, "").await;
+    assert_eq!(
+        (&report["is_kept"], &report["total"]["requests"]),
+        (&json!(true), &json!(3))
+    );
+    written(&second).await;
+    kill(second).await;
     let gateway = start(&sim, directory.path(), &[]).await;
-    assert_eq!(usage(&gateway, "").await["total"]["requests"], 1);
+    assert_eq!(usage(&gateway, "").await["total"]["requests"], 3);
 }
 
 #[tokio::test]
@@ -348,6 +403,22 @@ async fn while_nothing_can_be_written_requests_are_served_and_counted() {
     assert_eq!(line["level"], "WARN");
     let state = gateway.admin_page("/status").await.json()["state"].clone();
     assert!(state["problem"].is_string(), "{state}");
+    assert_eq!(state["is_kept"], false);
+    let report = usage(&gateway, "by=total").await;
+    assert_eq!(
+        (&report["is_kept"], &report["problem"]),
+        (&json!(false), &state["problem"])
+    );
+    assert_eq!(report["total"]["requests"], 3);
+    let metrics = gateway.admin_page("/metrics").await.text;
+    assert!(
+        metrics.contains("\nllamatower_state_written 0\n"),
+        "{metrics}"
+    );
+    let url = gateway.admin_url();
+    let table = run(&["usage", "--admin-url", &url], &[]).await.stdout;
+    let note = "; not kept over a restart: ";
+    assert!(table.contains(note), "{table}");
     assert_eq!(gateway.post("/api/chat", &chat()).await.status, 200);
     gateway.limit_file_size("unlimited").await;
     gateway
@@ -356,7 +427,10 @@ async fn while_nothing_can_be_written_requests_are_served_and_counted() {
         })
         .await;
     let state = gateway.admin_page("/status").await.json()["state"].clone();
-    assert_eq!(state["problem"], Value::Null);
+    assert_eq!(
+        (&state["problem"], &state["is_kept"]),
+        (&Value::Null, &json!(true))
+    );
     let warnings = gateway.lines_of(line["message"].as_str().unwrap());
     assert_eq!(warnings, 1, "it is told once");
     kill(gateway).await;

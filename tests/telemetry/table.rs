@@ -79,6 +79,7 @@ async fn make_everything_happen(gateway: &Gateway) {
     metrics.observe_listener("clients", Arc::default());
     metrics.observe_runtime();
     metrics.observe_log(|| 0);
+    metrics.observe_state(|| Some(true));
     let status = PoolStatus {
         idle: 1,
         closed_by_backend: 0,

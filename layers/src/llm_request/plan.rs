@@ -206,6 +206,7 @@ pub(super) fn settle<B>(
         outcome.model.clone_from(&model);
         outcome.stream = stream;
         outcome.body_bytes = Some(body_bytes);
+        outcome.has_no_prompt = has_no_prompt;
     });
     let found = LlmRequest {
         dialect: endpoint.dialect,

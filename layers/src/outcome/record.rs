@@ -61,6 +61,9 @@ pub struct Outcome {
     pub stream: bool,
     /// The size of the request's body, if a layer has read it.
     pub body_bytes: Option<u64>,
+    /// Whether the prompt is missing or empty, if a layer has read the body: such a request loads or
+    /// unloads a model.
+    pub has_no_prompt: bool,
     /// The address of the client, if the server has recorded it.
     pub client_address: Option<ClientAddress>,
     /// The name of the client's API key.
@@ -130,6 +133,7 @@ impl Outcome {
             served_model: None,
             stream: false,
             body_bytes: None,
+            has_no_prompt: false,
             identity: None,
             backend: None,
             attempts: 0,

@@ -16,7 +16,8 @@ pub struct UsageReport(Arc<OnceLock<Measured>>);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Measured {
-    /// The token counts; `None` if the response ended before the backend sent them.
+    /// The token counts; `None` if the backend sent none: the response ended before, or has none, such as
+    /// that of a request without a prompt or an OpenAI stream without `stream_options.include_usage`.
     pub usage: Option<Usage>,
     /// The number of lines or events that passed. Most of them contain one token. 0 for a response
     /// that is one object.

@@ -38,10 +38,17 @@ impl Fail for Cordoned {
     }
 }
 
+#[derive(Default)]
+struct Names {
+    cordoned: BTreeSet<Arc<str>>,
+    /// Those that an operator has cordoned or uncordoned since the start.
+    changed: BTreeSet<Arc<str>>,
+}
+
 /// The names of the servers that operators have taken out of the choice. Clones share them.
 #[derive(Clone, Default)]
 pub struct Cordons {
-    names: Arc<Mutex<BTreeSet<Arc<str>>>>,
+    names: Arc<Mutex<Names>>,
     hook: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
@@ -56,29 +63,35 @@ impl Cordons {
 
     /// The names, sorted. They can be of servers that are not known yet, or not any more.
     pub fn names(&self) -> Vec<Arc<str>> {
-        self.lock().iter().cloned().collect()
+        self.lock().cordoned.iter().cloned().collect()
     }
 
-    /// Adds names, before there is a fleet.
+    /// Adds names of an earlier run, except those that an operator has changed since. The servers of a
+    /// fleet that exists already are not told.
     pub fn restore(&self, names: impl IntoIterator<Item = Arc<str>>) {
-        self.lock().extend(names);
+        let Names { cordoned, changed } = &mut *self.lock();
+        let unchanged = names.into_iter().filter(|name| !changed.contains(name));
+        cordoned.extend(unchanged);
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
-        self.lock().contains(name)
+        self.lock().cordoned.contains(name)
     }
 
-    pub(super) fn set(&self, name: &str, is_cordoned: bool) {
+    pub(crate) fn set(&self, name: &str, is_cordoned: bool) {
+        let mut names = self.lock();
+        names.changed.insert(name.into());
         let is_changed = match is_cordoned {
-            true => self.lock().insert(name.into()),
-            false => self.lock().remove(name),
+            true => names.cordoned.insert(name.into()),
+            false => names.cordoned.remove(name),
         };
+        drop(names);
         if let Some(hook) = self.hook.as_ref().filter(|_| is_changed) {
             hook();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<Arc<str>>> {
+    fn lock(&self) -> MutexGuard<'_, Names> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -194,3 +194,18 @@ fn the_selected_row_is_always_on_the_screen() {
         press(&mut state, KeyCode::Up);
     }
 }
+
+#[test]
+fn a_line_says_why_usage_is_not_kept_while_it_is_not() {
+    let mut state = state();
+    let line = "Usage, token budgets and cordons are not kept over a restart: no space left";
+    let kept = br#"{"is_kept": true, "file": "/state.redb", "problem": null, "written_at": null}"#;
+    let problem =
+        br#"{"is_kept": false, "file": "/state.redb", "problem": "no space left", "written_at": null}"#;
+    for (part, is_told) in [(&kept[..], false), (&problem[..], true), (&kept[..], false)] {
+        state.receive("state", part);
+        let drawn = screen_of(&state, 100, 30);
+        assert_eq!(drawn.contains(line), is_told, "{drawn}");
+        assert_eq!(crate::top::snapshot::text(&state).contains(line), is_told);
+    }
+}

@@ -20,6 +20,7 @@ connect({
   cloud: tables.cloud,
   models: tables.models,
   models_sync: tables.modelsSync,
+  state: tables.kept,
   requests: tables.requests,
   clients: tables.clients,
   keys: tables.keys,

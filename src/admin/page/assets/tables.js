@@ -54,6 +54,14 @@ export function intervals(rows, length) {
   showNow();
 }
 
+// Whether usage is kept is said only if it should be and is not.
+export function kept(state) {
+  const problem = byId("not-kept");
+  problem.hidden = state.problem === null;
+  if (state.problem === null) return;
+  write(problem, `Usage, token budgets and cordons are not kept over a restart: ${text(state.problem)}`, "bad");
+}
+
 // --- Servers
 
 const states = new Map();
