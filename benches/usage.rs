@@ -103,7 +103,10 @@ async fn year() {
     for by in ["month,key", "day,key,model"] {
         let begun = Instant::now();
         let query = Query::parse(&format!("from=2000-01-01&by={by}"), today);
-        let rows = query.expect("valid").sums(&state).map(|sums| sums.len());
+        let rows = query
+            .expect("valid")
+            .sums(&state)
+            .map(|(sums, _)| sums.len());
         println!("a query by {by}: {:?}, rows: {rows:?}", begun.elapsed());
     }
 }
