@@ -260,7 +260,7 @@ where
                 address: address.host().into(),
                 port: address.port(),
             },
-            telemetry.propagation,
+            telemetry.tracer.clone(),
         ))
         .layer(UsageLayer::new())
         .layer(
@@ -392,7 +392,7 @@ where
     let Some(cloud) = cloud else {
         return OverflowLayer::off();
     };
-    let leaf = cloud::leaf(settings, &cloud, telemetry.propagation());
+    let leaf = cloud::leaf(settings, &cloud, telemetry.tracer());
     let (rules, known) = (live.models.clone(), FleetModels(fleet.clone()));
     OverflowLayer::new(cloud, leaf, rules, known, telemetry.metrics().clone())
 }

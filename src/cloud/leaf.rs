@@ -30,7 +30,7 @@ use crate::ollama::upstream::{PoolLimits, Upstream};
 use crate::openai::Translate;
 use crate::settings::Settings;
 use crate::stack::BACKEND_HEADER;
-use crate::telemetry::{Propagation, Upstream as UpstreamName, attempt_spans};
+use crate::telemetry::{Tracer, Upstream as UpstreamName, attempt_spans};
 
 /// The request headers that the service gets, besides those of its client.
 const SENT: [HeaderName; 2] = [ACCEPT, CONTENT_TYPE];
@@ -42,7 +42,7 @@ const PASSED_ON: [HeaderName; 2] = [CONTENT_LENGTH, CONTENT_TYPE];
 pub fn leaf<B>(
     settings: &Settings,
     cloud: &Arc<Cloud>,
-    propagation: Propagation,
+    tracer: Tracer,
 ) -> ollama::Attempt<ReplayBody<B>>
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -71,7 +71,7 @@ where
                 address: address.host().into(),
                 port: address.port(),
             },
-            propagation,
+            tracer,
         ))
         .layer(UsageLayer::new())
         .layer(

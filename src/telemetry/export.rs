@@ -3,11 +3,14 @@
 //! The exporters use the blocking HTTP client, because they run on the SDK's own threads, outside
 //! of any runtime, where an asynchronous client would fail silently.
 
+use std::sync::Arc;
+
 use opentelemetry_otlp::{MetricExporter, Protocol, SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 
+use super::collector::{Collector, WatchedExporter};
 use super::config::TelemetryError;
 use super::environment::OtelSettings;
 use super::names;
@@ -58,11 +61,11 @@ pub(super) fn meter_provider(
     Ok(builder.build())
 }
 
-/// The provider of spans, if there is an endpoint for them.
-pub(super) fn tracer_provider(
+/// The provider of spans and the state of their collector, if there is an endpoint for them.
+pub(super) fn traces(
     settings: &OtelSettings,
     resource: &Resource,
-) -> Result<Option<SdkTracerProvider>, TelemetryError> {
+) -> Result<Option<(SdkTracerProvider, Arc<Collector>)>, TelemetryError> {
     let Some(endpoint) = &settings.traces else {
         return Ok(None);
     };
@@ -75,10 +78,14 @@ pub(super) fn tracer_provider(
             signal: "traces",
             reason: error.to_string(),
         })?;
+    let collector = Arc::new(Collector::new(endpoint));
     let provider = SdkTracerProvider::builder()
         .with_resource(resource.clone())
         .with_sampler(settings.sampler.clone())
-        .with_batch_exporter(exporter)
+        .with_batch_exporter(WatchedExporter {
+            inner: exporter,
+            collector: collector.clone(),
+        })
         .build();
-    Ok(Some(provider))
+    Ok(Some((provider, collector)))
 }

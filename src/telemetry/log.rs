@@ -1,20 +1,16 @@
-//! The log, and the subscriber for the log and the traces.
+//! The log.
 
 use std::io::{self, IsTerminal};
 
-use opentelemetry::trace::TracerProvider;
-use opentelemetry_sdk::trace::SdkTracerProvider;
-use tracing::{Dispatch, Level, Metadata, Subscriber};
+use tracing::{Dispatch, Subscriber};
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_opentelemetry::OpenTelemetryLayer;
-use tracing_subscriber::filter::{EnvFilter, FilterFn};
+use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
 use super::config::{LogFormat, TelemetryConfig, TelemetryError};
 use super::filter::{check_log_filter, without_blanks};
-use super::names;
 
 /// Limit of log lines that wait for a reader which does not read.
 const WAITING_LINES: usize = 8192;
@@ -40,24 +36,12 @@ pub(super) fn filter(directives: &str) -> Result<EnvFilter, TelemetryError> {
     })
 }
 
-pub(super) fn dispatch<W>(
-    config: &TelemetryConfig,
-    filter: EnvFilter,
-    writer: W,
-    traces: Option<&SdkTracerProvider>,
-) -> Dispatch
+pub(super) fn dispatch<W>(config: &TelemetryConfig, filter: EnvFilter, writer: W) -> Dispatch
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    // One global filter is cheaper than one per layer, and avoids creating suppressed events.
-    match traces {
-        None => Dispatch::new(Registry::default().with(filter).with(lines(config, writer))),
-        Some(traces) => Dispatch::new(
-            Registry::default()
-                .with(lines(config, writer).with_filter(filter))
-                .with(spans(traces)),
-        ),
-    }
+    // One global filter is cheaper than one of the layer, and avoids creating suppressed events.
+    Dispatch::new(Registry::default().with(filter).with(lines(config, writer)))
 }
 
 fn lines<S, W>(config: &TelemetryConfig, writer: W) -> Box<dyn Layer<S> + Send + Sync>
@@ -82,19 +66,4 @@ where
         .with_current_span(false)
         .with_span_list(false)
         .boxed()
-}
-
-/// Only the spans of requests and attempts, independent of the log filter.
-fn spans<S>(traces: &SdkTracerProvider) -> impl Layer<S> + Send + Sync + use<S>
-where
-    S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
-{
-    let is_ours = |metadata: &Metadata<'_>| metadata.is_span() && metadata.target() == names::SPANS;
-    OpenTelemetryLayer::new(traces.tracer(names::SCOPE))
-        .with_location(false)
-        .with_target(false)
-        .with_threads(false)
-        .with_tracked_inactivity(false)
-        .with_context_activation(false)
-        .with_filter(FilterFn::new(is_ours).with_max_level_hint(Level::DEBUG))
 }

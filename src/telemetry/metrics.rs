@@ -19,7 +19,7 @@ use super::config::Semconv;
 use super::fleet_view::{FleetView, View};
 use super::keys::KeyCounters;
 use super::model_names::ModelNames;
-use super::observed::{DroppedLines, Listeners, PoolOf, Pools};
+use super::observed::{CountedElsewhere, Listeners, PoolOf, Pools};
 use super::series::SeriesCache;
 use super::sources::{BudgetUse, Budgets, Cache, StateWritten};
 use super::{names, observed, process, runtime, sources};
@@ -54,7 +54,8 @@ pub struct Metrics {
     budgets: Budgets,
     state_written: StateWritten,
     runtime: runtime::Runtime,
-    dropped_lines: DroppedLines,
+    dropped_lines: CountedElsewhere,
+    without_trace: CountedElsewhere,
 }
 
 impl Metrics {
@@ -64,13 +65,16 @@ impl Metrics {
         let (listeners, pools) = (Listeners::default(), Pools::default());
         let (cache, budgets) = (Cache::default(), Budgets::default());
         let state_written = StateWritten::default();
-        let (runtime, dropped_lines) = (runtime::Runtime::default(), DroppedLines::default());
+        let runtime = runtime::Runtime::default();
+        let (dropped_lines, without_trace) =
+            (CountedElsewhere::default(), CountedElsewhere::default());
         observed::observe_listeners(meter, &listeners);
         observed::observe_pools(meter, &pools);
         observed::observe_backends(meter, &fleet, &models);
         observed::observe_queue(meter, &fleet, &models);
         observed::observe_build(meter);
         observed::observe_log(meter, &dropped_lines);
+        observed::observe_collector(meter, &without_trace);
         sources::observe_cache(meter, &cache);
         sources::observe_budgets(meter, &budgets);
         sources::observe_state(meter, &state_written);
@@ -139,6 +143,7 @@ impl Metrics {
             state_written,
             runtime,
             dropped_lines,
+            without_trace,
         }
     }
 
@@ -226,6 +231,11 @@ impl Metrics {
     /// Queries the number of dropped log lines at each export. Only the first call has an effect.
     pub fn observe_log(&self, dropped: impl Fn() -> u64 + Send + Sync + 'static) {
         let _ = self.dropped_lines.set(Box::new(dropped));
+    }
+
+    /// Queries the number of requests without a trace at each export. Only the first call has an effect.
+    pub(super) fn observe_collector(&self, left_out: impl Fn() -> u64 + Send + Sync + 'static) {
+        let _ = self.without_trace.set(Box::new(left_out));
     }
 
     /// Queries the runtime of the caller at each export. Only the first call has an effect.

@@ -7,9 +7,8 @@
 //!   a model ([`InferenceSpans`]), and a CLIENT span for each attempt upstream ([`AttemptSpans`]), all
 //!   held to the end of the stream.
 //!
-//! OTLP is set up only if the standard variables name an endpoint. Spans have the level `debug` in
-//! the log, so with the default filter and without an exporter none is created. Nothing is recorded
-//! per chunk.
+//! OTLP is set up only if the standard variables name an endpoint. Without one, and while it does not
+//! answer, no span is created. Nothing is recorded per chunk.
 //!
 //! ```text
 //! request id -> endpoint -> OutcomeLayer -> RequestSpans -> .. -> InferenceSpans -> .. -> AttemptSpans
@@ -21,6 +20,7 @@
 
 mod access_log;
 mod attributes;
+mod collector;
 mod config;
 mod environment;
 mod export;
@@ -41,12 +41,14 @@ mod runtime;
 mod series;
 mod sources;
 mod spans;
+mod tracer;
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use llamatower_layers::{Observer, Outcome};
 use opentelemetry::metrics::MeterProvider as _;
+use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tower::Layer;
@@ -67,11 +69,12 @@ pub(crate) use model_names::MAX_MODELS;
 pub use observed::PoolOf;
 pub use sources::BudgetUse;
 
-pub use propagation::Propagation;
+use propagation::Propagation;
 pub(crate) use spans::trace_id;
 pub use spans::{
     AttemptBody, AttemptFuture, AttemptSpans, InferenceSpans, RequestSpans, Upstream, attempt_spans,
 };
+pub use tracer::Tracer;
 
 /// Checks OpenTelemetry's variables and returns errors and warnings, without setting anything up.
 pub fn check_environment(
@@ -88,7 +91,7 @@ pub struct Telemetry {
     registry: prometheus::Registry,
     meter_provider: SdkMeterProvider,
     tracer_provider: Option<SdkTracerProvider>,
-    propagation: Propagation,
+    tracer: Tracer,
     log_guard: Option<WorkerGuard>,
 }
 
@@ -133,26 +136,34 @@ impl Telemetry {
         let resource = export::resource(&settings);
         let registry = prometheus::Registry::new();
         let meter_provider = export::meter_provider(&settings, &resource, &registry)?;
-        let tracer_provider = export::tracer_provider(&settings, &resource)?;
+        let propagation = Propagation {
+            is_on: settings.propagates_trace_context,
+            trusts_inbound: config.trusts_inbound_trace,
+        };
+        let traces = export::traces(&settings, &resource)?;
+        let metrics = Metrics::new(&meter_provider.meter(names::SCOPE), config.semconv);
+        let (tracer_provider, tracer) = match traces {
+            None => (None, Tracer::off(propagation)),
+            Some((provider, collector)) => {
+                let watched = collector.clone();
+                metrics.observe_collector(move || watched.requests_left_out());
+                let tracer = Tracer::new(provider.tracer(names::SCOPE), collector, propagation);
+                (Some(provider), tracer)
+            }
+        };
 
-        let dispatch = log::dispatch(config, filter, writer, tracer_provider.as_ref());
+        let dispatch = log::dispatch(config, filter, writer);
         tracing::dispatcher::with_default(&dispatch, || {
             for warning in &settings.warnings {
                 tracing::warn!("{warning}");
             }
         });
         let telemetry = Self {
-            metrics: Arc::new(Metrics::new(
-                &meter_provider.meter(names::SCOPE),
-                config.semconv,
-            )),
+            metrics: Arc::new(metrics),
             registry,
             meter_provider,
             tracer_provider,
-            propagation: Propagation {
-                is_on: settings.propagates_trace_context,
-                trusts_inbound: config.trusts_inbound_trace,
-            },
+            tracer,
             log_guard: None,
         };
         Ok((telemetry, dispatch))
@@ -174,27 +185,27 @@ impl Telemetry {
     pub fn request_span_layer<S>(
         &self,
     ) -> impl Layer<S, Service = RequestSpans<S>> + Clone + use<S> {
-        spans::request_spans(self.propagation)
+        spans::request_spans(self.tracer.clone())
     }
 
     /// The layer of the GenAI span; it must be inside the `LlmRequestLayer`.
     pub fn inference_span_layer<S>(
         &self,
     ) -> impl Layer<S, Service = InferenceSpans<S>> + Clone + use<S> {
-        spans::inference_spans()
+        spans::inference_spans(self.tracer.clone())
     }
 
     /// What the services of backends need.
     pub fn of_attempts(&self) -> AttemptTelemetry {
         AttemptTelemetry {
-            propagation: self.propagation,
+            tracer: self.tracer.clone(),
             metrics: Arc::downgrade(&self.metrics),
         }
     }
 
-    /// The rules for `traceparent`; needed for the layers of the CLIENT spans.
-    pub fn propagation(&self) -> Propagation {
-        self.propagation
+    /// Begins the CLIENT spans of attempts.
+    pub fn tracer(&self) -> Tracer {
+        self.tracer.clone()
     }
 
     /// The content type of [`metrics_page`](Self::metrics_page).
@@ -244,8 +255,8 @@ impl Telemetry {
 /// have one to the fleet, which owns the services of backends.
 #[derive(Clone, Debug)]
 pub struct AttemptTelemetry {
-    /// The rules for `traceparent`.
-    pub propagation: Propagation,
+    /// Begins their spans.
+    pub tracer: Tracer,
     metrics: Weak<Metrics>,
 }
 

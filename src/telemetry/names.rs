@@ -6,7 +6,7 @@
 
 /// Target of the log line at the end of each request.
 pub const ACCESS_LOG: &str = "llamatower::access";
-/// Target of the spans of requests and attempts.
+/// Target of the log's spans of requests and attempts.
 pub const SPANS: &str = "llamatower::spans";
 /// The instrumentation scope of spans and metrics.
 pub const SCOPE: &str = "llamatower";
@@ -125,6 +125,8 @@ pub const HEADS_REFUSED: &str = "llamatower.heads_refused";
 pub const ACCEPT_ERRORS: &str = "llamatower.accept_errors";
 /// Counter: log lines that were dropped because the log's reader did not read.
 pub const LOG_LINES_DROPPED: &str = "llamatower.log_lines_dropped";
+/// Counter: requests without a trace because the OTLP endpoint did not take traces.
+pub const REQUESTS_WITHOUT_TRACE: &str = "llamatower.requests_without_trace";
 /// Gauge, always 1, with the running version as attributes.
 pub const BUILD_INFO: &str = "llamatower.build_info";
 /// Gauge: threads that serve requests.

@@ -24,8 +24,8 @@ pub(super) type Pools = Arc<Mutex<Vec<(Arc<str>, PoolOf)>>>;
 /// The state of a backend's connections; `None` once the backend was removed.
 pub type PoolOf = Box<dyn Fn() -> Option<PoolStatus> + Send + Sync>;
 
-/// The number of dropped log lines, once there is a log.
-pub(super) type DroppedLines = Arc<OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>>;
+/// A number that another part counts, once there is that part.
+pub(super) type CountedElsewhere = Arc<OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>>;
 
 /// A gauge that is queried at each export.
 pub(super) fn gauge(
@@ -279,16 +279,33 @@ pub(super) fn observe_build(meter: &Meter) {
     });
 }
 
-pub(super) fn observe_log(meter: &Meter, dropped: &DroppedLines) {
-    let dropped = dropped.clone();
+pub(super) fn observe_log(meter: &Meter, dropped: &CountedElsewhere) {
     let description = (
         names::LOG_LINES_DROPPED,
         "{line}",
         "Log lines dropped because the reader of the log did not read",
     );
+    count_elsewhere(meter, description, dropped);
+}
+
+pub(super) fn observe_collector(meter: &Meter, left_out: &CountedElsewhere) {
+    let description = (
+        names::REQUESTS_WITHOUT_TRACE,
+        "{request}",
+        "Requests without a trace because the OTLP endpoint did not take traces",
+    );
+    count_elsewhere(meter, description, left_out);
+}
+
+fn count_elsewhere(
+    meter: &Meter,
+    description: (&'static str, &'static str, &'static str),
+    counted: &CountedElsewhere,
+) {
+    let counted = counted.clone();
     counter(meter, description, move |counter| {
-        if let Some(dropped) = dropped.get() {
-            counter.observe(dropped(), &[]);
+        if let Some(counted) = counted.get() {
+            counter.observe(counted(), &[]);
         }
     });
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::Context;
-use opentelemetry::propagation::TextMapPropagator;
+use opentelemetry::propagation::{Injector, TextMapPropagator};
 use opentelemetry::trace::TraceContextExt;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 
@@ -18,7 +18,7 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// unchanged, as the specification requires. In both cases a malformed or untrusted `traceparent`
 /// and its `tracestate` are removed.
 #[derive(Clone, Copy, Debug)]
-pub struct Propagation {
+pub(super) struct Propagation {
     pub(super) is_on: bool,
     pub(super) trusts_inbound: bool,
 }
@@ -56,13 +56,21 @@ fn is_of_a_trace(name: &HeaderName) -> bool {
 }
 
 fn inject(context: &Context, headers: &mut HeaderMap) {
-    let mut fields = HashMap::new();
-    TraceContextPropagator::new().inject_context(context, &mut fields);
-    for name in [TRACEPARENT, TRACESTATE] {
-        let value = fields.get(name.as_str()).filter(|value| !value.is_empty());
-        match value.and_then(|value| HeaderValue::from_str(value).ok()) {
-            Some(value) => drop(headers.insert(name, value)),
-            None => drop(headers.remove(name)),
+    headers.remove(TRACEPARENT);
+    headers.remove(TRACESTATE);
+    TraceContextPropagator::new().inject_context(context, &mut Fields(headers));
+}
+
+/// Header fields that the propagator writes. It writes an empty `tracestate` too, which is left out.
+struct Fields<'a>(&'a mut HeaderMap);
+
+impl Injector for Fields<'_> {
+    fn set(&mut self, name: &str, value: String) {
+        let name = HeaderName::try_from(name);
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::try_from(value))
+            && !value.is_empty()
+        {
+            self.0.insert(name, value);
         }
     }
 }

@@ -125,7 +125,7 @@ impl Gateway {
             });
             std::future::ready(backend(request.headers().clone()))
         });
-        let attempt = attempt_spans(upstream(provider), self.telemetry.propagation()).layer(answer);
+        let attempt = attempt_spans(upstream(provider), self.telemetry.tracer()).layer(answer);
         self.operate(request, attempts, attempt).await
     }
 

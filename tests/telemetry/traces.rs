@@ -121,7 +121,7 @@ async fn each_wait_is_one_event_whatever_the_attempts_and_each_attribute_is_ther
     let gateway = Gateway::exporting_to(&endpoint);
     let to = |provider| {
         let backend = service_fn(async |_: Request<Full<Bytes>>| two_lines());
-        attempt_spans(upstream(provider), gateway.telemetry.propagation()).layer(backend)
+        attempt_spans(upstream(provider), gateway.telemetry.tracer()).layer(backend)
     };
     let (first, last) = (to(names::OLLAMA), to(names::GROQ));
     let attempts = service_fn(move |request: Request<Full<Bytes>>| {
@@ -323,6 +323,44 @@ async fn a_silent_collector_delays_the_shutdown_only_up_to_the_limit() {
     gateway.chat().await;
     let stop = gateway.telemetry.shutdown(Duration::from_millis(100));
     tokio::time::timeout(LIMIT / 2, stop).await.unwrap();
+}
+
+#[tokio::test]
+async fn while_the_collector_refuses_spans_none_is_created_and_the_clients_trace_is_forwarded() {
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", closed.local_addr().unwrap());
+    drop(closed);
+    let gateway = Gateway::exporting_to(&endpoint);
+    let clients = format!("00-{TRACE}-{CLIENTS_SPAN}-01");
+    // The first batch is sent after some seconds; it fails.
+    let forwarded = async {
+        while forwarded_context(&gateway, &[&clients]).await["traceparent"] != clients {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, forwarded).await.unwrap();
+    let page = gateway.telemetry.metrics_page();
+    let left_out = "llamatower_requests_without_trace_total 1";
+    assert!(page.contains(left_out), "{page}");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_trace_that_the_sampler_leaves_out_goes_on_unsampled() {
+    let (collector, endpoint) = Collector::start().await;
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint),
+        ("OTEL_TRACES_SAMPLER", "always_off"),
+    ];
+    let gateway = Gateway::start(&TelemetryConfig::default(), &variables, &Log::default());
+    let clients = format!("00-{TRACE}-{CLIENTS_SPAN}-01");
+    let context = forwarded_context(&gateway, &[&clients]).await;
+    let parent = context["traceparent"].to_str().unwrap();
+    assert!(parent.starts_with(&format!("00-{TRACE}-")), "{parent}");
+    assert!(parent.ends_with("-00"), "{parent}");
+    assert!(!parent.contains(CLIENTS_SPAN), "{parent}");
+    gateway.stop().await;
+    assert!(collector.spans().is_empty());
 }
 
 /// The trace context that a backend receives when a client sends these parents and two states.

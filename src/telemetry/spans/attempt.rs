@@ -7,19 +7,21 @@ use std::task::{Context, Poll, ready};
 
 use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use llamatower_layers::{BoxError, Failure, Record, RouteMatch};
-use opentelemetry::KeyValue;
+use llamatower_layers::{BoxError, Failure, Outcome, Record, RouteMatch};
+use opentelemetry::trace::{Span as _, SpanKind, Status, TraceContextExt};
+use opentelemetry::{Context as TraceContext, KeyValue};
+use opentelemetry_sdk::trace::Span;
 use pin_project_lite::pin_project;
 use tower::layer::layer_fn;
 use tower::{Layer, Service};
-use tracing::Span;
 use tracing::instrument::{Instrument, Instrumented};
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::super::attributes::{Provider, bounded, method_name};
 use super::super::names;
-use super::super::propagation::Propagation;
-use super::{HeldSpan, fail, inference};
+use super::super::tracer::Tracer;
+use super::Attributes;
+use super::inference::{self, InferenceSpan};
+use super::request::RequestSpan;
 use crate::ollama::fleet::LatestChoice;
 
 /// The target of an attempt.
@@ -43,13 +45,13 @@ pub struct Upstream {
 /// for headers.
 pub fn attempt_spans<S>(
     upstream: Upstream,
-    propagation: Propagation,
+    tracer: Tracer,
 ) -> impl Layer<S, Service = AttemptSpans<S>> + Clone {
     let upstream = Arc::new(upstream);
     layer_fn(move |inner| AttemptSpans {
         inner,
         upstream: upstream.clone(),
-        propagation,
+        tracer: tracer.clone(),
     })
 }
 
@@ -58,7 +60,7 @@ pub fn attempt_spans<S>(
 pub struct AttemptSpans<S> {
     inner: S,
     upstream: Arc<Upstream>,
-    propagation: Propagation,
+    tracer: Tracer,
 }
 
 impl<S, B, RB> Service<Request<B>> for AttemptSpans<S>
@@ -81,48 +83,80 @@ where
         Record::update_in(request.extensions(), |outcome| {
             outcome.extensions.insert(provider);
         });
-        let span = self.open(&request);
-        let context = (!span.is_disabled()).then(|| span.context());
-        self.propagation
-            .write(context.as_ref(), request.headers_mut());
-        let entered = span.enter();
+        let span = self.begin(&mut request);
+        let logged = tracing::debug_span!(
+            target: names::SPANS,
+            "attempt",
+            { names::HTTP_REQUEST_METHOD } = method_name(request.method()),
+            { names::BACKEND } = &*self.upstream.name,
+        );
+        let entered = logged.enter();
         let answering = self.inner.call(request);
         drop(entered);
         AttemptFuture {
-            inner: answering.instrument(span),
+            inner: answering.instrument(logged),
+            span,
         }
     }
 }
 
 impl<S> AttemptSpans<S> {
-    /// The span. Its parent is the current span: the operation's, or the request's if it runs no
-    /// model.
-    fn open<B>(&self, request: &Request<B>) -> Span {
-        // The macro evaluates the fields only if the span is enabled.
-        let span = tracing::debug_span!(
-            target: names::SPANS,
-            "attempt",
-            otel.name = %name(request),
-            otel.kind = "client",
-            { names::HTTP_REQUEST_METHOD } = method_name(request.method()),
-            { names::BACKEND } = &*self.upstream.name,
-        );
-        if span.is_disabled() {
-            return span;
+    /// Begins the span, and sends the backend its context. Its parent is the operation's span, or the
+    /// request's if it runs no model. An attempt that belongs to no request begins a trace of its own.
+    fn begin<B>(&self, request: &mut Request<B>) -> Option<Span> {
+        let record = Record::of(request.extensions());
+        let parent = match record {
+            None => None,
+            Some(record) => match record.update(|outcome| parent(outcome)) {
+                Some(parent) if parent.span().span_context().is_sampled() => Some(parent),
+                // Without spans, or with spans that the sampler leaves out.
+                parent => {
+                    let propagation = self.tracer.propagation;
+                    propagation.write(parent.as_ref(), request.headers_mut());
+                    return None;
+                }
+            },
+        };
+        let mut span = match &parent {
+            Some(parent) => self.tracer.begin(SpanKind::Client, parent),
+            None => {
+                let root = TraceContext::new();
+                self.tracer.begin_trace(SpanKind::Client, &root)
+            }
+        };
+        if let Some(span) = span.as_mut().filter(|span| span.is_recording()) {
+            span.update_name(name(request));
+            span.set_attributes(self.describe(request).0);
         }
-        span.set_attribute(names::SERVER_ADDRESS, self.upstream.address.clone());
-        span.set_attribute(names::SERVER_PORT, i64::from(self.upstream.port));
-        span.set_attribute(names::URL_FULL, self.url(request.uri().path()));
-        Record::update_in(request.extensions(), |outcome| {
+        let context = span.as_ref().map(|span| span.span_context().clone());
+        let context = context.map(|span| TraceContext::new().with_remote_span_context(span));
+        let headers = request.headers_mut();
+        self.tracer.propagation.write(context.as_ref(), headers);
+        span
+    }
+
+    /// The attributes. Adds the choice of the server to the operation's span.
+    fn describe<B>(&self, request: &Request<B>) -> Attributes {
+        let mut span = Attributes::default();
+        span.add(
+            names::HTTP_REQUEST_METHOD,
+            method_name(request.method()).to_owned(),
+        );
+        span.add(names::SERVER_ADDRESS, self.upstream.address.clone());
+        span.add(names::SERVER_PORT, i64::from(self.upstream.port));
+        span.add(names::URL_FULL, self.url(request.uri().path()));
+        let Some(record) = Record::of(request.extensions()) else {
+            span.0.push(self.name());
+            return span;
+        };
+        record.update(|outcome| {
             if let Some(resent @ 1..) = outcome.attempts.checked_sub(1) {
-                span.set_attribute(names::HTTP_REQUEST_RESEND_COUNT, i64::from(resent));
+                span.add(names::HTTP_REQUEST_RESEND_COUNT, i64::from(resent));
             }
             let choice = outcome.extensions.get::<LatestChoice>();
-            let choice = choice.map(|choice| self.describe(choice));
+            let choice = choice.map(|choice| self.explain(choice));
             let choice = choice.unwrap_or_else(|| vec![self.name()]);
-            for attribute in &choice {
-                span.set_attribute(attribute.key.clone(), attribute.value.clone());
-            }
+            span.0.extend_from_slice(&choice);
             inference::attempt_begins(outcome, choice);
         });
         span
@@ -143,7 +177,7 @@ impl<S> AttemptSpans<S> {
     }
 
     /// Why this backend was chosen: its expected seconds.
-    fn describe(&self, choice: &LatestChoice) -> Vec<KeyValue> {
+    fn explain(&self, choice: &LatestChoice) -> Vec<KeyValue> {
         let terms = &choice.terms;
         vec![
             self.name(),
@@ -167,16 +201,30 @@ fn name<B>(request: &Request<B>) -> String {
     }
 }
 
-fn status(span: &Span, status: StatusCode) {
-    span.set_attribute(names::HTTP_RESPONSE_STATUS_CODE, i64::from(status.as_u16()));
+/// The span below which attempts of a request are.
+fn parent(outcome: &Outcome) -> Option<TraceContext> {
+    let operation = outcome.extensions.get::<InferenceSpan>();
+    let operation = operation.map(|operation| &operation.context);
+    let request = || outcome.extensions.get().map(|RequestSpan(request)| request);
+    operation.or_else(request).cloned()
+}
+
+fn set_status(span: &mut Span, status: StatusCode) {
+    let code = i64::from(status.as_u16());
+    span.set_attribute(KeyValue::new(names::HTTP_RESPONSE_STATUS_CODE, code));
     if status.is_client_error() || status.is_server_error() {
         fail(span, status.as_str().to_owned());
     }
 }
 
-fn error(span: &Span, error: &BoxError) {
+fn set_error(span: &mut Span, error: &BoxError) {
     let failure = Failure::find(&**error);
     fail(span, failure.map_or(names::ERROR_TYPE_OTHER, Failure::kind));
+}
+
+fn fail(span: &mut Span, kind: impl Into<opentelemetry::Value>) {
+    span.set_attribute(KeyValue::new(names::ERROR_TYPE, kind));
+    span.set_status(Status::error(""));
 }
 
 pin_project! {
@@ -185,6 +233,7 @@ pin_project! {
     pub struct AttemptFuture<F> {
         #[pin]
         inner: Instrumented<F>,
+        span: Option<Span>,
     }
 }
 
@@ -197,19 +246,21 @@ where
     type Output = Result<Response<AttemptBody<B>>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut inner = self.project().inner;
-        let answer = ready!(inner.as_mut().poll(cx));
-        let span = inner.span();
+        let this = self.project();
+        let answer = ready!(this.inner.poll(cx));
+        let mut span = this.span.take();
         Poll::Ready(match answer {
             Ok(answer) => {
-                status(span, answer.status());
-                let (head, body) = answer.into_parts();
-                let body = AttemptBody::new(body, span.clone());
-                Ok(Response::from_parts(head, body))
+                if let Some(span) = &mut span {
+                    set_status(span, answer.status());
+                }
+                Ok(answer.map(|body| AttemptBody::new(body, span)))
             }
             Err(cause) => {
                 let cause = cause.into();
-                error(span, &cause);
+                if let Some(span) = &mut span {
+                    set_error(span, &cause);
+                }
                 Err(cause)
             }
         })
@@ -217,19 +268,18 @@ where
 }
 
 pin_project! {
-    /// A body that holds the span of its attempt until its end.
+    /// A body that holds the span of its attempt until its end. The span ends when it is dropped.
     #[derive(Debug)]
     pub struct AttemptBody<B> {
         #[pin]
         inner: B,
-        span: Option<HeldSpan>,
+        span: Option<Span>,
     }
 }
 
 impl<B: Body> AttemptBody<B> {
-    fn new(inner: B, span: Span) -> Self {
-        let goes_on = !span.is_disabled() && !inner.is_end_stream();
-        let span = goes_on.then(|| HeldSpan(span));
+    fn new(inner: B, span: Option<Span>) -> Self {
+        let span = span.filter(|_| !inner.is_end_stream());
         Self { inner, span }
     }
 }
@@ -252,8 +302,8 @@ where
         let goes_on = matches!(&frame, Some(Ok(frame)) if frame.is_data());
         if this.span.is_some() && (!goes_on || this.inner.is_end_stream()) {
             let span = this.span.take();
-            if let (Some(span), Some(Err(cause))) = (span, &frame) {
-                error(&span.0, cause);
+            if let (Some(mut span), Some(Err(cause))) = (span, &frame) {
+                set_error(&mut span, cause);
             }
         }
         Poll::Ready(frame)

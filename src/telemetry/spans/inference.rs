@@ -8,16 +8,18 @@ use std::time::{Duration, SystemTime};
 
 use http::{Request, StatusCode};
 use llamatower_layers::{Ending, LlmRequest, Outcome, Record};
-use opentelemetry::{Array, KeyValue, StringValue, Value};
+use opentelemetry::trace::{Span as _, SpanKind, SpanRef, TraceContextExt};
+use opentelemetry::{Array, Context as TraceContext, KeyValue, StringValue, Value};
 use tower::layer::layer_fn;
 use tower::{Layer, Service};
-use tracing::Span;
+use tracing::Span as LogSpan;
 use tracing::instrument::{Instrument, Instrumented};
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::super::attributes::{Provider, bounded, error_type, time_to_first_chunk};
 use super::super::names;
-use super::{end, fail, set};
+use super::super::tracer::Tracer;
+use super::Attributes;
+use super::request::RequestSpan;
 
 /// The shortest load that gets an event. Ollama reports a few milliseconds for a model that is in
 /// memory.
@@ -27,14 +29,20 @@ const SHORTEST_LOAD: Duration = Duration::from_millis(100);
 /// request's [`Record`], so that both end together. It must be inside the
 /// [`LlmRequestLayer`](llamatower_layers::llm_request::LlmRequestLayer), and outside of the queue and
 /// of the attempts.
-pub(in super::super) fn inference_spans<S>() -> impl Layer<S, Service = InferenceSpans<S>> + Clone {
-    layer_fn(|inner| InferenceSpans { inner })
+pub(in super::super) fn inference_spans<S>(
+    tracer: Tracer,
+) -> impl Layer<S, Service = InferenceSpans<S>> + Clone {
+    layer_fn(move |inner| InferenceSpans {
+        inner,
+        tracer: tracer.clone(),
+    })
 }
 
 /// A service whose requests that run a model have a GenAI span.
 #[derive(Clone, Debug)]
 pub struct InferenceSpans<S> {
     inner: S,
+    tracer: Tracer,
 }
 
 impl<S, B> Service<Request<B>> for InferenceSpans<S>
@@ -50,48 +58,59 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let span = open(&request);
-        let entered = span.enter();
+        let llm = LlmRequest::of(request.extensions());
+        let logged = match llm.filter(|llm| llm.operation.is_inference()) {
+            None => LogSpan::none(),
+            Some(llm) => {
+                self.begin(llm, &request);
+                // The macro evaluates the fields only if the span is enabled.
+                tracing::debug_span!(
+                    target: names::SPANS,
+                    "inference",
+                    { names::GEN_AI_OPERATION_NAME } = llm.operation.name(),
+                    { names::GEN_AI_REQUEST_MODEL } = llm.model.as_deref().map(bounded),
+                )
+            }
+        };
+        let entered = logged.enter();
         let answering = self.inner.call(request);
         drop(entered);
-        answering.instrument(span)
+        answering.instrument(logged)
     }
 }
 
-fn open<B>(request: &Request<B>) -> Span {
-    let Some(llm) = LlmRequest::of(request.extensions()) else {
-        return Span::none();
-    };
-    if !llm.operation.is_inference() {
-        return Span::none();
-    }
-    let (operation, model) = (llm.operation.name(), llm.model.as_deref().map(bounded));
-    // The macro evaluates the fields only if the span is enabled.
-    let span = tracing::debug_span!(
-        target: names::SPANS,
-        "inference",
-        otel.name = %name(operation, model),
-        otel.kind = "client",
-        { names::GEN_AI_OPERATION_NAME } = operation,
-        { names::GEN_AI_REQUEST_MODEL } = model,
-    );
-    if span.is_disabled() {
-        return span;
-    }
-    span.set_attribute(names::GEN_AI_REQUEST_STREAM, llm.stream);
-    Record::update_in(request.extensions(), |outcome| {
-        outcome.extensions.insert(InferenceSpan {
-            span: span.clone(),
-            told: Duration::ZERO,
+impl<S> InferenceSpans<S> {
+    /// Begins the span, if that of the request is exported.
+    fn begin<B>(&self, llm: &LlmRequest, request: &Request<B>) {
+        Record::update_in(request.extensions(), |outcome| {
+            let Some(RequestSpan(parent)) = outcome.extensions.get() else {
+                return;
+            };
+            if !parent.span().span_context().is_sampled() {
+                return;
+            }
+            let Some(mut span) = self.tracer.begin(SpanKind::Client, parent) else {
+                return;
+            };
+            let (operation, model) = (llm.operation.name(), llm.model.as_deref().map(bounded));
+            span.update_name(name(operation, model));
+            let mut begun = Attributes::default();
+            begun.add(names::GEN_AI_OPERATION_NAME, operation);
+            begun.add_some(names::GEN_AI_REQUEST_MODEL, model.map(str::to_owned));
+            begun.add(names::GEN_AI_REQUEST_STREAM, llm.stream);
+            span.set_attributes(begun.0);
+            outcome.extensions.insert(InferenceSpan {
+                context: TraceContext::new().with_span(span),
+                told: Duration::ZERO,
+            });
         });
-    });
-    span
+    }
 }
 
 /// The span of a request that runs a model, stored in the extensions of its outcome.
 #[derive(Clone)]
-struct InferenceSpan {
-    span: Span,
+pub(super) struct InferenceSpan {
+    pub(super) context: TraceContext,
     /// The part of the wait in the queue that has an event.
     told: Duration,
 }
@@ -109,7 +128,9 @@ impl InferenceSpan {
         let wait = queued.saturating_sub(self.told);
         if !wait.is_zero() {
             let wait = KeyValue::new(names::QUEUED, wait.as_secs_f64());
-            self.span.add_event(names::EVENT_QUEUE, vec![wait]);
+            self.context
+                .span()
+                .add_event(names::EVENT_QUEUE, vec![wait]);
         }
     }
 }
@@ -122,45 +143,48 @@ pub(super) fn attempt_begins(outcome: &mut Outcome, choice: Vec<KeyValue>) {
     };
     operation.add_wait(queued);
     operation.told = queued;
-    operation.span.add_event(names::EVENT_CHOICE, choice);
+    let span = operation.context.span();
+    span.add_event(names::EVENT_CHOICE, choice);
 }
 
-/// Writes the outcome into the span; the span ends with the outcome.
+/// Writes the outcome into the span, and ends it.
 pub(super) fn finish(outcome: &Outcome) {
     let Some(operation) = outcome.extensions.get::<InferenceSpan>() else {
         return;
     };
-    let span = &operation.span;
+    let span = operation.context.span();
     // A request that got no slot has no attempt after its wait.
     operation.add_wait(outcome.queued.unwrap_or_default());
-    // Set once, because an attribute that is set again is exported twice.
-    span.set_attribute(names::GEN_AI_PROVIDER_NAME, Provider::of(outcome));
-    span.set_attribute(names::ATTEMPTS, i64::from(outcome.attempts));
+    let mut ended = Attributes::default();
+    // Added once, because an attribute that is added again is exported twice.
+    ended.add(names::GEN_AI_PROVIDER_NAME, Provider::of(outcome));
+    ended.add(names::ATTEMPTS, i64::from(outcome.attempts));
     let answered = outcome.served_model.as_deref().or(outcome.model.as_deref());
     let answered = answered.filter(|_| outcome.status.is_some_and(|status| status.is_success()));
     let answered = answered.map(|model| bounded(model).to_owned());
-    set(span, names::GEN_AI_RESPONSE_MODEL, answered);
-    set(span, names::BACKEND, outcome.backend.clone());
+    ended.add_some(names::GEN_AI_RESPONSE_MODEL, answered);
+    ended.add_some(names::BACKEND, outcome.backend.clone());
     if let Some(usage) = outcome.usage {
         let tokens = |tokens: u64| i64::try_from(tokens).unwrap_or(i64::MAX);
-        span.set_attribute(names::GEN_AI_INPUT_TOKENS, tokens(usage.prompt_tokens));
-        span.set_attribute(names::GEN_AI_OUTPUT_TOKENS, tokens(usage.output_tokens));
+        ended.add(names::GEN_AI_INPUT_TOKENS, tokens(usage.prompt_tokens));
+        ended.add(names::GEN_AI_OUTPUT_TOKENS, tokens(usage.output_tokens));
     }
     if matches!(outcome.ending, Ending::Broken | Ending::Cancelled) {
         let error = Array::String(vec![StringValue::from("error")]);
-        span.set_attribute(names::GEN_AI_FINISH_REASONS, Value::Array(error));
+        ended.add(names::GEN_AI_FINISH_REASONS, Value::Array(error));
     }
-    add_times(span, outcome);
+    add_times(&span, &mut ended, outcome);
     let refused = outcome.status.filter(StatusCode::is_client_error);
     let refused = refused.map(|status| status.as_str().to_owned().into());
     if let Some(kind) = error_type(outcome).or(refused) {
-        fail(span, kind);
+        span.set_status(ended.fail(kind));
     }
-    end(span);
+    span.set_attributes(ended.0);
+    span.end();
 }
 
 /// Adds the load and the first chunk.
-fn add_times(span: &Span, outcome: &Outcome) {
+fn add_times(span: &SpanRef<'_>, ended: &mut Attributes, outcome: &Outcome) {
     let is_answered = outcome.status.is_some_and(|status| status.is_success());
     let answered = outcome.last_answered.zip(outcome.duration);
     let Some((answered, duration)) = answered.filter(|_| is_answered) else {
@@ -172,7 +196,7 @@ fn add_times(span: &Span, outcome: &Outcome) {
         return;
     };
     if let Some(time) = time_to_first_chunk(outcome) {
-        span.set_attribute(names::GEN_AI_FIRST_CHUNK, time.as_secs_f64());
+        ended.add(names::GEN_AI_FIRST_CHUNK, time.as_secs_f64());
         span.add_event_with_timestamp(names::EVENT_FIRST_CHUNK, at, Vec::new());
     }
     let timings = outcome.usage.and_then(|usage| usage.timings);

@@ -9,6 +9,9 @@
 //!
 //! A 4xx leaves the SERVER span's status unset, because it is the client's error. It sets the
 //! status of the CLIENT span of the attempt, because there the gateway is the client. A cancellation is not an error.
+//!
+//! Each exported span is an OpenTelemetry span. Beside it the log has a span of `tracing` with the level
+//! `debug`, so that a log filter can name it; with the default filter none is created.
 
 mod attempt;
 mod inference;
@@ -23,8 +26,7 @@ pub(crate) use request::trace_id;
 
 use llamatower_layers::Outcome;
 use opentelemetry::trace::Status;
-use tracing::Span;
-use tracing_opentelemetry::OpenTelemetrySpanExt;
+use opentelemetry::{KeyValue, Value};
 
 use super::names;
 
@@ -34,31 +36,24 @@ pub(super) fn finish(outcome: &Outcome) {
     request::finish(outcome);
 }
 
-/// A span that ends when it is dropped.
-///
-/// For `tracing-opentelemetry`, a span ends at its last exit, which would be the head of a stream.
-/// So the span is entered once more when it is dropped.
-#[derive(Debug)]
-struct HeldSpan(Span);
+/// The attributes of a span; one without a value is left out.
+#[derive(Debug, Default)]
+struct Attributes(Vec<KeyValue>);
 
-impl Drop for HeldSpan {
-    fn drop(&mut self) {
-        end(&self.0);
+impl Attributes {
+    fn add(&mut self, name: &'static str, value: impl Into<Value>) {
+        self.0.push(KeyValue::new(name, value));
     }
-}
 
-fn end(span: &Span) {
-    span.in_scope(|| {});
-}
-
-/// Sets an attribute if there is a value.
-fn set(span: &Span, name: &'static str, value: Option<impl Into<opentelemetry::Value>>) {
-    if let Some(value) = value {
-        span.set_attribute(name, value);
+    fn add_some(&mut self, name: &'static str, value: Option<impl Into<Value>>) {
+        if let Some(value) = value {
+            self.add(name, value);
+        }
     }
-}
 
-fn fail(span: &Span, kind: impl Into<opentelemetry::Value>) {
-    span.set_attribute(names::ERROR_TYPE, kind);
-    span.set_status(Status::error(""));
+    /// Adds the kind of an error, and returns the status of a span that fails with it.
+    fn fail(&mut self, kind: impl Into<Value>) -> Status {
+        self.add(names::ERROR_TYPE, kind);
+        Status::error("")
+    }
 }
