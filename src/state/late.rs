@@ -37,10 +37,7 @@ impl State {
 
     fn merge(&self, opened: Opened) {
         opened.log_put_aside();
-        let stored = opened.store.restored().unwrap_or_else(|error| {
-            tracing::warn!(%error, "the state of the last run cannot be read");
-            Restored::default()
-        });
+        let stored = opened.store.restored_or_nothing();
         let mut writing = self.lock_writing();
         writing.take_changes(&self.sources);
         let path = opened.path;

@@ -109,10 +109,7 @@ impl State {
             health,
             awaited,
         } = open_and_log(config.directory);
-        let restored = store.restored().unwrap_or_else(|error| {
-            tracing::warn!(%error, "the state of the last run cannot be read");
-            Restored::default()
-        });
+        let restored = store.restored_or_nothing();
         for source in &sources {
             source.restore(&restored);
         }

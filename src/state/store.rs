@@ -144,6 +144,14 @@ impl Store {
         }
     }
 
+    /// All that is restored at the start; nothing if it cannot be read, which is logged.
+    pub(super) fn restored_or_nothing(&self) -> Restored {
+        self.restored().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the state of the last run cannot be read");
+            Restored::default()
+        })
+    }
+
     /// All that is restored at the start.
     pub(super) fn restored(&self) -> Result<Restored, redb::Error> {
         let mut restored = Restored::default();

@@ -66,8 +66,10 @@ struct Fields<'a>(&'a mut HeaderMap);
 
 impl Injector for Fields<'_> {
     fn set(&mut self, name: &str, value: String) {
-        let name = HeaderName::try_from(name);
-        if let (Ok(name), Ok(value)) = (name, HeaderValue::try_from(value))
+        let names = [TRACEPARENT, TRACESTATE];
+        let name = names.into_iter().find(|known| known.as_str() == name);
+        let value = HeaderValue::try_from(value);
+        if let Some((name, value)) = name.zip(value.ok())
             && !value.is_empty()
         {
             self.0.insert(name, value);

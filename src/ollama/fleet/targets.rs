@@ -54,7 +54,7 @@ pub enum UnusableTargets {
     #[error("{0} is no Ollama, so its models cannot be managed")]
     NotOllama(Arc<str>),
     /// There are fewer servers.
-    #[error("there are only {0} servers that may have this model")]
+    #[error("{0} servers may have this model, which are fewer than asked for")]
     TooFew(usize),
     /// The number says nothing about which servers to choose.
     #[error("a number of servers is only for a pull; use `all` or names")]
