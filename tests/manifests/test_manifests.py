@@ -11,6 +11,7 @@ import yaml
 K8S = Path(__file__).parents[2] / "k8s"
 OVERLAYS = sorted(path.parent for path in K8S.glob("overlays/*/kustomization.yaml"))
 VERSIONS = ["1.32", "1.37"]
+METRICS = Path(__file__).parents[1] / "telemetry" / "metrics.tsv"
 
 
 def built(overlay: Path) -> str:
@@ -67,6 +68,7 @@ PROMETHEUS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name
 LETS_IN = {
     "k3s-nodeport": ANYONE,
     "monitoring": ANYONE | {9090: [PROMETHEUS]},
+    "autoscale": ANYONE | {9090: [PROMETHEUS]},
     "traefik": {3000: [TRAEFIK]},
 }
 
@@ -81,6 +83,21 @@ def test_each_overlay_opens_what_it_needs_and_no_more(overlay: Path) -> None:
     assert let_in == LETS_IN[overlay.name]
     let_out = [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]]
     assert let_out == [53, 53, 11434, 4318, 443]
+
+
+def test_the_autoscaler_owns_the_number_of_replicas_and_asks_for_a_metric_that_the_adapter_has() -> None:
+    overlay = K8S / "overlays" / "autoscale"
+    rows = rows_of(overlay)
+    (deployment,) = [row for row in rows if row["kind"] == "Deployment"]
+    assert "replicas" not in deployment["spec"], "an apply would reset what the autoscaler has set"
+    (scaler,) = [row["spec"] for row in rows if row["kind"] == "HorizontalPodAutoscaler"]
+    assert scaler["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": deployment["metadata"]["name"]}
+    assert 2 == scaler["minReplicas"] < scaler["maxReplicas"], "the disruption budget needs two"
+    (external,) = [metric["external"] for metric in scaler["metrics"] if metric["type"] == "External"]
+    (rule,) = yaml.safe_load((overlay / "adapter-values.yaml").read_text())["rules"]["external"]
+    assert rule["name"]["as"] == external["metric"]["name"]
+    (series,) = [row.split("\t")[3] for row in METRICS.read_text().splitlines() if row.startswith("llamatower.queue_depth\t")]
+    assert rule["seriesQuery"].startswith(series + "{")
 
 
 def test_the_example_of_a_secret_makes_none() -> None:
