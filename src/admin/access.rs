@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use http::header::{ACCEPT, FORWARDED, HeaderName, LOCATION, VIA};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, StatusCode};
+use http::{HeaderValue, Request, StatusCode};
 use llamatower_layers::api_key::{Access, ApiKeyLayer, KeySet, ManagementRefused, Role};
 use llamatower_layers::live::Live;
 use llamatower_layers::{BoxError, ClientAddress, Failure};
@@ -41,8 +41,7 @@ pub(super) fn layer(keys: Live<KeySet>, sessions: Sessions) -> ApiKeyLayer {
 /// open: metrics, which name keys, and the state. The status page, which names clients, usage and all
 /// changes need an administrator.
 fn access(request: &Parts, sessions: &Sessions) -> Access {
-    let is_read = request.method == Method::GET || request.method == Method::HEAD;
-    let is_open = is_read && is_open(request.uri.path());
+    let is_open = answer::is_read(&request.method) && is_open(request.uri.path());
     match is_open || is_local(request) || sessions.knows(&request.headers) {
         true => Access::Open,
         false => Access::Admin,
@@ -83,7 +82,7 @@ pub(super) enum Asked {
 
 impl Asked {
     pub(super) fn of<B>(request: &Request<B>) -> Self {
-        if request.method() != Method::GET && request.method() != Method::HEAD {
+        if !answer::is_read(request.method()) {
             return Self::Change;
         }
         let accept = request.headers().get(ACCEPT);
@@ -124,6 +123,8 @@ pub(super) fn to_status_page() -> Answer {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use http::Method;
+
     use super::*;
 
     fn access_of(method: Method, path: &str, address: Option<&str>) -> Access {

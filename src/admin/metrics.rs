@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::ready;
 use std::sync::Arc;
 
-use http::{Method, Request, StatusCode};
+use http::{Request, StatusCode};
 use tower::{Service, service_fn};
 
 use super::answer::{self, Answer};
@@ -21,7 +21,7 @@ pub fn metrics_service<B: Send + 'static>(
 + Send
 + 'static {
     service_fn(move |request: Request<B>| {
-        let is_read = *request.method() == Method::GET || *request.method() == Method::HEAD;
+        let is_read = answer::is_read(request.method());
         let answer = match request.uri().path() {
             PATH if is_read => page(&telemetry),
             PATH => answer::wrong_method("GET, HEAD"),

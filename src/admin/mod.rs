@@ -111,8 +111,11 @@ impl Admin {
                 _ => answer::wrong_method("POST"),
             };
         }
-        let is_read = method == Method::GET || method == Method::HEAD;
-        if path == "/status/usage" && is_read {
+        let is_read = answer::is_read(method);
+        if path == "/status/usage" {
+            if !is_read {
+                return answer::wrong_method("GET, HEAD");
+            }
             let query = request.uri.query().unwrap_or_default().to_owned();
             return usage::answer(self.sources.state.clone(), query).await;
         }
@@ -132,7 +135,6 @@ impl Admin {
             "/status/models" => |admin, _| answer::json(&admin.sources.models()),
             "/status/overview" => |admin, _| answer::json(&admin.sources.overview()),
             "/status/requests" => |admin, _| answer::json(&admin.sources.activity()),
-            "/status/usage" => |_, _| answer::wrong_method("GET, HEAD"),
             "/status/events" => {
                 |admin, request| admin.events.answer(admin.sessions.right_of(request))
             }

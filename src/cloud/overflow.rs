@@ -245,10 +245,11 @@ where
         let (parts, body) = request.into_parts();
         let mut limit = self.wait_limit();
         let is_down = self.is_known_down(&parts);
-        let is_too_long = limit.is_some_and(|limit| self.expected_wait(&parts) > Some(limit));
+        let is_too_long =
+            !is_down && limit.is_some_and(|limit| self.expected_wait(&parts) > Some(limit));
         let request = Request::from_parts(parts, body);
         if is_down {
-            if let Some(answer) = self.ask(copy(&template), Reason::Down).await {
+            if let Some(answer) = self.ask(Some(template), Reason::Down).await {
                 return Ok(answer);
             }
             // The knowledge of the fleet may be out of date, and there is no other way left.
@@ -431,7 +432,7 @@ where
 }
 
 /// Whether the client should get the fleet's error in place of an answer with this status.
-fn is_unavailable(status: StatusCode) -> bool {
+pub(super) fn is_unavailable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 401 | 403 | 404 | 408 | 429 | 498) || status.is_server_error()
 }
 

@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, Full};
 use llamatower_layers::{BoxError, Record};
 use tokio::time::timeout;
 
+use super::overflow::is_unavailable;
 use crate::ollama::AnswerBody;
 use crate::openai::error::text_of;
 
@@ -28,7 +29,8 @@ pub(super) async fn log(
     record: Option<Record>,
 ) -> Result<Response<AnswerBody>, BoxError> {
     let status = answer.status();
-    if !(status.is_server_error() || matches!(status.as_u16(), 404 | 408 | 429 | 498)) {
+    let is_about_the_key = matches!(status.as_u16(), 401 | 403);
+    if !is_unavailable(status) || is_about_the_key {
         return Ok(answer);
     }
     let (head, body) = answer.into_parts();

@@ -61,8 +61,10 @@ impl<B> Overflow<B> {
             operation,
             Some(Operation::Tags | Operation::Models | Operation::Ps | Operation::Version)
         );
-        let may_use = self.cloud.would_answer() && self.cloud.clients.check(request).is_ok();
-        if !is_list || !may_use {
+        if !is_list {
+            return;
+        }
+        if !self.cloud.would_answer() || self.cloud.clients.check(request).is_err() {
             return;
         }
         let all = || self.cloud.models.names().cloned();

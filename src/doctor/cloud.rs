@@ -8,6 +8,7 @@ use llamatower_layers::model_alias::Candidate;
 
 use super::report::Level::{Error, Note, Warning};
 use super::report::Report;
+use super::server;
 use crate::cloud::{Cloud, NoList};
 use crate::settings::Settings;
 
@@ -20,12 +21,7 @@ pub(super) async fn examine(settings: &Settings, report: &mut Report) -> Result<
         return Ok(());
     };
     let connect = settings.timeouts.connect;
-    // Longer than a server gets: the service is far away.
-    let limit = settings
-        .backends
-        .probe_timeout
-        .saturating_add(connect)
-        .saturating_mul(4);
+    let limit = server::patience(settings);
     let place = cloud.address();
     match cloud.listing(connect, limit).await {
         Ok(listing) if listing.unlisted.is_empty() => report.add(

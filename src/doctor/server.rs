@@ -164,7 +164,7 @@ impl Facts {
 }
 
 /// Longer than the gateway waits, to distinguish a slow server from a dead one.
-fn patience(settings: &Settings) -> Duration {
+pub(super) fn patience(settings: &Settings) -> Duration {
     let limit = settings.backends.probe_timeout;
     limit
         .saturating_add(settings.timeouts.connect)

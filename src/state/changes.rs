@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt};
+use llamatower_layers::token_limit::Window;
 
-/// The number of counts of a row of usage. The room of usage gives them their meaning. A change needs
+/// The number of counts of a row of usage. The module `usage` gives them their meaning. A change needs
 /// a new number of the format.
 pub const COUNTS: usize = 10;
 
@@ -29,8 +30,8 @@ pub struct WindowKey {
     pub limit: Arc<str>,
     /// Whose tokens are counted.
     pub account: String,
-    /// `day` or `month`.
-    pub window: &'static str,
+    /// A day or a month; shorter windows are not kept.
+    pub window: Window,
 }
 
 /// The tokens that were used in a window. The times are in seconds since 1970.

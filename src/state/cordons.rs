@@ -20,7 +20,8 @@ impl KeptCordons {
         let is_changed = Arc::<AtomicBool>::default();
         let changed = is_changed.clone();
         let cordons = Cordons::with_hook(move || {
-            changed.store(true, Ordering::Release);
+            // A swap, so that it is seen before the signal.
+            changed.swap(true, Ordering::AcqRel);
             signal.set();
         });
         Self {

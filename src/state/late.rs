@@ -26,10 +26,12 @@ impl State {
         let Some(directory) = awaited else { return };
         match open::open(&directory) {
             Ok(opened) => self.merge(opened),
-            Err(error) if error.is_temporary() => return,
             Err(error) => {
-                error.log(&directory);
                 self.lock_health().problem = Some(error.to_string());
+                if error.is_temporary() {
+                    return;
+                }
+                error.log(&directory);
             }
         }
         *self.awaited.lock().unwrap_or_else(PoisonError::into_inner) = None;

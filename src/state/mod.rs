@@ -41,7 +41,7 @@ use store::Store;
 use write::Writing;
 
 /// Days of usage that are kept in memory, without a file.
-const DAYS_IN_MEMORY: u32 = 31;
+pub(crate) const DAYS_IN_MEMORY: u32 = 31;
 
 /// Where and for how long.
 #[derive(Clone, Debug)]
@@ -56,7 +56,7 @@ pub struct StateConfig {
 
 /// What is kept over a restart.
 pub struct State {
-    /// With a file.
+    /// The number of days of usage that are kept with a file.
     days: u32,
     zone: TimeZone,
     signal: ChangeSignal,

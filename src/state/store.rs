@@ -24,8 +24,8 @@ const CORDONS: TableDefinition<'_, &str, ()> = TableDefinition::new("cordons");
 /// The memory for parts of the file, in bytes. A query of usage reads each part once.
 const CACHE_BYTES: usize = 2 << 20;
 
-/// The name of the window in the file.
-const WINDOW_NAMES: [Window; 2] = [Window::Day, Window::Month];
+/// The windows whose counts are kept.
+const KEPT_WINDOWS: [Window; 2] = [Window::Day, Window::Month];
 
 /// The tables, in a file or in memory.
 pub(super) struct Store {
@@ -118,7 +118,7 @@ impl Store {
             let mut windows = writing.open_table(WINDOWS)?;
             let mut cordons = writing.open_table(CORDONS)?;
             for (row, count) in &changes.windows {
-                let key = (&*row.limit, &*row.account, row.window);
+                let key = (&*row.limit, &*row.account, row.window.name());
                 windows.insert(key, (count.start, count.end, count.used))?;
             }
             if let Some(prune) = prune {
@@ -166,8 +166,8 @@ impl Store {
             let (key, count) = row?;
             let (limit, account, window) = key.value();
             let (start, end, used) = count.value();
-            let mut known = WINDOW_NAMES.iter().map(|window| window.name());
-            let Some(window) = known.find(|name| *name == window) else {
+            let mut kept = KEPT_WINDOWS.into_iter();
+            let Some(window) = kept.find(|kept| kept.name() == window) else {
                 continue;
             };
             let key = WindowKey {

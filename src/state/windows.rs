@@ -62,9 +62,9 @@ impl<K: Hash + Eq + Clone> Windows<K> {
 impl<K: AccountText + Hash + Eq + Clone + Send> Persist for Windows<K> {
     fn take_changes(&self, changes: &mut Changes) {
         for row in self.store.take_changes() {
-            let Some(window) = name(row.window) else {
+            if row.window == Window::Minute {
                 continue;
-            };
+            }
             let key = WindowKey {
                 limit: self.limit.clone(),
                 account: match &row.account {
@@ -72,7 +72,7 @@ impl<K: AccountText + Hash + Eq + Clone + Send> Persist for Windows<K> {
                     AccountId::OtherKeys => OTHER_KEYS.to_owned(),
                     AccountId::WithoutKey => WITHOUT_KEY.to_owned(),
                 },
-                window,
+                window: row.window,
             };
             let count = WindowCount {
                 start: row.start.as_second(),
@@ -93,9 +93,7 @@ impl<K: AccountText + Hash + Eq + Clone + Send> Persist for Windows<K> {
                     WITHOUT_KEY => AccountId::WithoutKey,
                     text => AccountId::Key(K::of_text(text)?),
                 },
-                window: [Window::Day, Window::Month]
-                    .into_iter()
-                    .find(|window| window.name() == key.window)?,
+                window: key.window,
                 start: Timestamp::from_second(count.start).ok()?,
                 end: Timestamp::from_second(count.end).ok()?,
                 used: count.used,
@@ -109,9 +107,4 @@ impl<K> std::fmt::Debug for Windows<K> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Windows").field(&self.limit).finish()
     }
-}
-
-/// The name of a window in the file; `None` if it is not kept.
-pub(super) fn name(window: Window) -> Option<&'static str> {
-    (window != Window::Minute).then(|| window.name())
 }

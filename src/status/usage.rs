@@ -52,7 +52,8 @@ pub struct UsageRow {
 
 /// Whether usage, token windows and cordons are kept over a restart.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
 pub struct StateFile {
     /// Whether there is a file, and changes can be written to it.
     pub is_kept: bool,

@@ -19,7 +19,7 @@ use super::config::Semconv;
 use super::fleet_view::{FleetView, View};
 use super::keys::KeyCounters;
 use super::model_names::ModelNames;
-use super::observed::{CountedElsewhere, Listeners, PoolOf, Pools};
+use super::observed::{DroppedLines, Listeners, PoolOf, Pools};
 use super::series::SeriesCache;
 use super::sources::{BudgetUse, Budgets, Cache, StateWritten};
 use super::{names, observed, process, runtime, sources};
@@ -54,8 +54,7 @@ pub struct Metrics {
     budgets: Budgets,
     state_written: StateWritten,
     runtime: runtime::Runtime,
-    dropped_lines: CountedElsewhere,
-    without_trace: CountedElsewhere,
+    dropped_lines: DroppedLines,
 }
 
 impl Metrics {
@@ -66,15 +65,13 @@ impl Metrics {
         let (cache, budgets) = (Cache::default(), Budgets::default());
         let state_written = StateWritten::default();
         let runtime = runtime::Runtime::default();
-        let (dropped_lines, without_trace) =
-            (CountedElsewhere::default(), CountedElsewhere::default());
+        let dropped_lines = DroppedLines::default();
         observed::observe_listeners(meter, &listeners);
         observed::observe_pools(meter, &pools);
         observed::observe_backends(meter, &fleet, &models);
         observed::observe_queue(meter, &fleet, &models);
         observed::observe_build(meter);
         observed::observe_log(meter, &dropped_lines);
-        observed::observe_collector(meter, &without_trace);
         sources::observe_cache(meter, &cache);
         sources::observe_budgets(meter, &budgets);
         sources::observe_state(meter, &state_written);
@@ -143,7 +140,6 @@ impl Metrics {
             state_written,
             runtime,
             dropped_lines,
-            without_trace,
         }
     }
 
@@ -231,11 +227,6 @@ impl Metrics {
     /// Queries the number of dropped log lines at each export. Only the first call has an effect.
     pub fn observe_log(&self, dropped: impl Fn() -> u64 + Send + Sync + 'static) {
         let _ = self.dropped_lines.set(Box::new(dropped));
-    }
-
-    /// Queries the number of requests without a trace at each export. Only the first call has an effect.
-    pub(super) fn observe_collector(&self, left_out: impl Fn() -> u64 + Send + Sync + 'static) {
-        let _ = self.without_trace.set(Box::new(left_out));
     }
 
     /// Queries the runtime of the caller at each export. Only the first call has an effect.

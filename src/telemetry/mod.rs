@@ -141,12 +141,11 @@ impl Telemetry {
             trusts_inbound: config.trusts_inbound_trace,
         };
         let traces = export::traces(&settings, &resource)?;
-        let metrics = Metrics::new(&meter_provider.meter(names::SCOPE), config.semconv);
+        let meter = meter_provider.meter(names::SCOPE);
         let (tracer_provider, tracer) = match traces {
             None => (None, Tracer::off(propagation)),
             Some((provider, collector)) => {
-                let watched = collector.clone();
-                metrics.observe_collector(move || watched.requests_left_out());
+                observed::observe_collector(&meter, &collector);
                 let tracer = Tracer::new(provider.tracer(names::SCOPE), collector, propagation);
                 (Some(provider), tracer)
             }
@@ -159,7 +158,7 @@ impl Telemetry {
             }
         });
         let telemetry = Self {
-            metrics: Arc::new(metrics),
+            metrics: Arc::new(Metrics::new(&meter, config.semconv)),
             registry,
             meter_provider,
             tracer_provider,

@@ -125,7 +125,8 @@ pub const HEADS_REFUSED: &str = "llamatower.heads_refused";
 pub const ACCEPT_ERRORS: &str = "llamatower.accept_errors";
 /// Counter: log lines that were dropped because the log's reader did not read.
 pub const LOG_LINES_DROPPED: &str = "llamatower.log_lines_dropped";
-/// Counter: requests without a trace because the OTLP endpoint did not take traces.
+/// Counter: requests that began while the OTLP endpoint did not take traces, also those that the sampler
+/// would have left out.
 pub const REQUESTS_WITHOUT_TRACE: &str = "llamatower.requests_without_trace";
 /// Gauge, always 1, with the running version as attributes.
 pub const BUILD_INFO: &str = "llamatower.build_info";
@@ -326,8 +327,8 @@ pub const FALLBACK_REASONS: [&str; 2] = ["missing", "unavailable"];
 pub const RELOAD_RESULTS: [&str; 2] = ["applied", "failed"];
 /// The value of [`IDENTITY`] for requests without a key.
 pub const ANONYMOUS: &str = "anonymous";
-/// The reasons in [`RETRIES`]: the kinds of retryable failures, and the retryable status.
-pub const RETRY_REASONS: [&str; 10] = [
+/// The reasons in [`RETRIES`]: the kinds of retryable failures, and the retryable statuses.
+pub const RETRY_REASONS: [&str; 11] = [
     "connect_failed",
     "connect_timeout",
     "connection_lost",
@@ -336,6 +337,7 @@ pub const RETRY_REASONS: [&str; 10] = [
     "no_equivalent",
     "not_offered",
     "stale_connection",
+    "status_500",
     "status_503",
     "token_refused",
 ];

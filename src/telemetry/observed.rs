@@ -8,6 +8,7 @@ use llamatower_layers::breaker::State;
 use opentelemetry::metrics::{AsyncInstrument, Meter};
 use opentelemetry::{KeyValue, StringValue};
 
+use super::collector::Collector;
 use super::fleet_view::View;
 use super::model_names::{MAX_MODELS, ModelNames};
 use super::names;
@@ -24,8 +25,8 @@ pub(super) type Pools = Arc<Mutex<Vec<(Arc<str>, PoolOf)>>>;
 /// The state of a backend's connections; `None` once the backend was removed.
 pub type PoolOf = Box<dyn Fn() -> Option<PoolStatus> + Send + Sync>;
 
-/// A number that another part counts, once there is that part.
-pub(super) type CountedElsewhere = Arc<OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>>;
+/// The number of dropped log lines, once there is a log.
+pub(super) type DroppedLines = Arc<OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>>;
 
 /// A gauge that is queried at each export.
 pub(super) fn gauge(
@@ -279,33 +280,28 @@ pub(super) fn observe_build(meter: &Meter) {
     });
 }
 
-pub(super) fn observe_log(meter: &Meter, dropped: &CountedElsewhere) {
+pub(super) fn observe_log(meter: &Meter, dropped: &DroppedLines) {
+    let dropped = dropped.clone();
     let description = (
         names::LOG_LINES_DROPPED,
         "{line}",
         "Log lines dropped because the reader of the log did not read",
     );
-    count_elsewhere(meter, description, dropped);
+    counter(meter, description, move |counter| {
+        if let Some(dropped) = dropped.get() {
+            counter.observe(dropped(), &[]);
+        }
+    });
 }
 
-pub(super) fn observe_collector(meter: &Meter, left_out: &CountedElsewhere) {
+pub(super) fn observe_collector(meter: &Meter, collector: &Arc<Collector>) {
+    let collector = collector.clone();
     let description = (
         names::REQUESTS_WITHOUT_TRACE,
         "{request}",
-        "Requests without a trace because the OTLP endpoint did not take traces",
+        "Requests that began while the OTLP endpoint did not take traces, sampled or not",
     );
-    count_elsewhere(meter, description, left_out);
-}
-
-fn count_elsewhere(
-    meter: &Meter,
-    description: (&'static str, &'static str, &'static str),
-    counted: &CountedElsewhere,
-) {
-    let counted = counted.clone();
     counter(meter, description, move |counter| {
-        if let Some(counted) = counted.get() {
-            counter.observe(counted(), &[]);
-        }
+        counter.observe(collector.requests_left_out(), &[]);
     });
 }

@@ -16,7 +16,8 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// If spans are created, a trusted trace is continued, and each attempt sends its backend its own
 /// parent id. Without spans, the gateway is not part of a trace and passes a valid `traceparent` on
 /// unchanged, as the specification requires. In both cases a malformed or untrusted `traceparent`
-/// and its `tracestate` are removed.
+/// and its `tracestate` are removed. If `OTEL_PROPAGATORS` leaves `tracecontext` out, nothing is read, written
+/// or removed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Propagation {
     pub(super) is_on: bool,

@@ -1,8 +1,8 @@
 //! Begins the spans that are exported.
 //!
 //! The spans are OpenTelemetry's own, not those of `tracing`: each attribute of a `tracing` span costs
-//! a look-up in the subscriber, and a span that the sampler leaves out costs as much as one that is
-//! exported. `tracing` has spans for the log only.
+//! a look-up in the subscriber, and a span that the sampler leaves out costs as much to make as
+//! one that is exported. `tracing` has spans for the log only.
 
 use std::sync::Arc;
 
@@ -46,10 +46,10 @@ impl Tracer {
 
     /// Begins the first span of a request. `None` if no span would be exported: there is no
     /// endpoint, or it does not answer.
-    pub(super) fn begin_trace(&self, kind: SpanKind, parent: &Context) -> Option<Span> {
+    pub(super) fn begin_trace(&self, parent: impl FnOnce() -> Context) -> Option<Span> {
         let exported = self.exported.as_ref()?;
         match exported.collector.answers() {
-            true => Some(exported.begin(kind, parent)),
+            true => Some(exported.begin(SpanKind::Server, &parent())),
             false => {
                 exported.collector.left_out();
                 None

@@ -40,7 +40,7 @@ impl State {
                 self.press_in_filter(key.code);
                 None
             }
-            Mode::Help | Mode::Details(_) => {
+            Mode::Help { .. } | Mode::Details(_) => {
                 self.press_in_window(key.code);
                 None
             }
@@ -80,7 +80,7 @@ impl State {
             KeyCode::Char('p') => self.pause(),
             KeyCode::Char('c') => self.ask_to_cordon(),
             KeyCode::Char('x') => self.ask_to_cancel(),
-            KeyCode::Char('?') => self.mode = Mode::Help,
+            KeyCode::Char('?') => self.mode = Mode::Help { scrolled: 0 },
             _ => {}
         }
         None
@@ -105,8 +105,7 @@ impl State {
         if let KeyCode::Esc | KeyCode::Enter | KeyCode::Char('q' | '?') = key {
             self.mode = Mode::Tables;
         }
-        if let Mode::Details(opened) = &mut self.mode {
-            let lines = &mut opened.scrolled;
+        if let Some(lines) = self.scrolled() {
             *lines = match key {
                 KeyCode::Down | KeyCode::Char('j') => lines.saturating_add(1),
                 KeyCode::Up | KeyCode::Char('k') => lines.saturating_sub(1),

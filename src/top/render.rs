@@ -137,7 +137,12 @@ impl Screen {
         }
         let available = usize::from(area.width).saturating_sub(MARK.len());
         let widths = table.widths(usize::from(area.width), available);
-        let rows = table.rows.iter().map(|row| self.row(table, row, &widths));
+        // The widget leaves out a selected row that is higher than its area.
+        let most = area.height.saturating_sub(1).max(1);
+        let rows = table.rows.iter().map(|row| {
+            let height = length(row.height()).min(most);
+            self.row(table, row, &widths).height(height)
+        });
         let titles = widths.iter().map(|&(index, columns)| {
             let column = &table.columns[index];
             Text::raw(fit(column.title, columns)).alignment(alignment(column))

@@ -48,7 +48,10 @@ pub(super) enum Mode {
     /// The text of the filter.
     Filter,
     /// The help.
-    Help,
+    Help {
+        /// The number of lines above the screen.
+        scrolled: u16,
+    },
     /// The details of a row.
     Details(Box<Opened>),
     /// A question.
@@ -251,8 +254,17 @@ impl State {
 
     /// Takes back what was scrolled too far: only the screen tells how many lines there are.
     pub(super) fn scroll_at_most(&mut self, lines: u16) {
-        if let Mode::Details(opened) = &mut self.mode {
-            opened.scrolled = opened.scrolled.min(lines);
+        if let Some(scrolled) = self.scrolled() {
+            *scrolled = (*scrolled).min(lines);
+        }
+    }
+
+    /// The number of lines above the screen, in a window that can be scrolled.
+    pub(super) fn scrolled(&mut self) -> Option<&mut u16> {
+        match &mut self.mode {
+            Mode::Help { scrolled } => Some(scrolled),
+            Mode::Details(opened) => Some(&mut opened.scrolled),
+            Mode::Tables | Mode::Filter | Mode::Question(_) => None,
         }
     }
 

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::TaskTracker;
 
+use super::actions::Action;
 use super::connection::{self, Told};
 use super::render::Screen;
 use super::state::{Command, State};
@@ -123,7 +124,10 @@ impl Program {
             self.state.now = Timestamp::now();
             for message in batch.drain(..) {
                 let command = match message {
-                    Message::Told(told) => self.told(told),
+                    Message::Told(told) => {
+                        self.told(told);
+                        None
+                    }
                     Message::Terminal(event) => self.key(&event.map_err(ManageError::Terminal)?),
                 };
                 match command {
@@ -133,7 +137,8 @@ impl Program {
                         self.actions.wait().await;
                         return Ok(());
                     }
-                    Some(command) => self.start(command),
+                    Some(Command::AskForDecisions) => self.ask_for_decisions(),
+                    Some(Command::Do(action)) => self.begin(action),
                     None => {}
                 }
             }
@@ -144,14 +149,13 @@ impl Program {
         }
     }
 
-    fn told(&mut self, told: Told) -> Option<Command> {
+    fn told(&mut self, told: Told) {
         match told {
             Told::Part { name, data } => self.state.receive(&name, &data),
             Told::Lost(reason) => self.state.lose(reason),
             Told::Decisions(decisions) => self.state.receive_decisions(decisions),
             Told::Done(result) => self.state.tell(result),
         }
-        None
     }
 
     fn key(&mut self, event: &Event) -> Option<Command> {
@@ -161,18 +165,22 @@ impl Program {
         }
     }
 
-    /// Does something that has to wait for the gateway.
-    fn start(&self, command: Command) {
+    /// Asks for the choices of servers. Nobody waits for the answer when the program ends.
+    fn ask_for_decisions(&self) {
         let (gateway, sender) = (self.gateway.clone(), self.sender.clone());
-        self.actions.spawn(async move {
-            let told = match command {
-                Command::Quit => None,
-                Command::AskForDecisions => connection::decisions(&gateway).await,
-                Command::Do(action) => Some(connection::act(&gateway, action).await),
-            };
-            if let Some(told) = told {
+        tokio::spawn(async move {
+            if let Some(told) = connection::decisions(&gateway).await {
                 let _ = sender.send(told.into()).await;
             }
+        });
+    }
+
+    /// Begins what an operator has said yes to.
+    fn begin(&self, action: Action) {
+        let (gateway, sender) = (self.gateway.clone(), self.sender.clone());
+        self.actions.spawn(async move {
+            let told = connection::act(&gateway, action).await;
+            let _ = sender.send(told.into()).await;
         });
     }
 }

@@ -1,5 +1,6 @@
 //! How values are written. The status page in a browser writes them the same way.
 
+use indicatif::HumanCount;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
@@ -76,15 +77,7 @@ pub(super) fn fit(text: &str, width: usize) -> String {
 
 /// A number with commas between the thousands.
 pub(super) fn count(value: u64) -> String {
-    let digits = value.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    HumanCount(value).to_string()
 }
 
 /// A duration in seconds, with two or three digits.

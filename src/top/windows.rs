@@ -24,7 +24,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, tables: Rect, state: &State, screen: &
     let columns = usize::from(tables.width.min(WIDEST)).saturating_sub(4);
     let (title, lines, scrolled) = match &state.mode {
         Mode::Tables | Mode::Filter => return 0,
-        Mode::Help => ("Keys (Esc closes this)", help(), 0),
+        Mode::Help { scrolled } => ("Keys (Esc closes this)", help(), *scrolled),
         Mode::Details(opened) => (
             opened.details.title,
             details(opened, columns, screen),

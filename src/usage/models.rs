@@ -22,10 +22,8 @@ pub(super) struct Models {
 
 #[derive(Default)]
 pub(super) struct Known {
-    /// The rows of models of the fleet.
-    by_spelling: HashMap<Arc<str>, Arc<str>>,
-    /// Those of models of the cloud, whose names have no other spellings.
-    of_cloud: HashSet<Arc<str>>,
+    /// The rows by spelling: of models of the fleet, and of models of the cloud.
+    spellings: [HashMap<Arc<str>, Arc<str>>; 2],
     names: HashSet<Arc<str>>,
 }
 
@@ -44,7 +42,7 @@ impl Models {
         let _ = self.fleet.set(fleet);
     }
 
-    /// The name of the row of a request's model: of the model that answered, with its tag.
+    /// The name of the row of a request's model: of the model that answered, with its tag and in lower case.
     pub(super) fn row(&self, outcome: &Outcome) -> Arc<str> {
         let model = outcome.served_model.as_ref().or(outcome.model.as_ref());
         let Some(model) = model else {
@@ -60,7 +58,7 @@ impl Models {
     #[cfg(test)]
     pub(super) fn known_spellings(&self) -> usize {
         let known = self.read();
-        known.by_spelling.len() + known.of_cloud.len()
+        known.spellings.iter().map(HashMap::len).sum()
     }
 
     pub(super) fn read(&self) -> RwLockReadGuard<'_, Known> {
@@ -80,7 +78,11 @@ impl Models {
         // The cloud service has its own names, as they are in the settings.
         let name: Arc<str> = match is_cloud {
             true => model.clone(),
-            false => ModelName::parse(model).ok()?.to_string().into(),
+            // Ollama takes any case for the same model.
+            false => {
+                let name = ModelName::parse(model).ok()?.to_string();
+                name.to_ascii_lowercase().into()
+            }
         };
         let known = self.read();
         if !known.has_room_for(&name) {
@@ -98,14 +100,8 @@ impl Models {
         }
         known.names.insert(name.clone());
         if known.remembers_more(is_cloud) {
-            match is_cloud {
-                true => {
-                    known.of_cloud.insert(name.clone());
-                }
-                false => {
-                    known.by_spelling.insert(model.clone(), name.clone());
-                }
-            }
+            let spellings = &mut known.spellings[usize::from(is_cloud)];
+            spellings.insert(model.clone(), name.clone());
         }
         Some(name)
     }
@@ -114,10 +110,7 @@ impl Models {
 impl Known {
     /// The row of a model, if it is remembered. The same name can be of the fleet and of the cloud.
     fn row(&self, model: &str, is_cloud: bool) -> Option<Arc<str>> {
-        match is_cloud {
-            true => self.of_cloud.get(model).cloned(),
-            false => self.by_spelling.get(model).cloned(),
-        }
+        self.spellings[usize::from(is_cloud)].get(model).cloned()
     }
 
     fn has_room_for(&self, name: &str) -> bool {
@@ -125,10 +118,6 @@ impl Known {
     }
 
     fn remembers_more(&self, is_cloud: bool) -> bool {
-        let remembered = match is_cloud {
-            true => self.of_cloud.len(),
-            false => self.by_spelling.len(),
-        };
-        remembered < MAX_SPELLINGS
+        self.spellings[usize::from(is_cloud)].len() < MAX_SPELLINGS
     }
 }

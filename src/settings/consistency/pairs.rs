@@ -3,6 +3,7 @@
 use crate::settings::Settings;
 use crate::settings::error::Severity::{self, Error, Warning};
 use crate::settings::reader::Reader;
+use crate::state::DAYS_IN_MEMORY;
 
 /// Two settings that contradict each other if `holds`.
 pub(super) struct Pair {
@@ -46,7 +47,7 @@ const PAIRS: &[Pair] = pairs! {
 
     // The state.
     Warning: "state.usage_days" "has no effect above 31 without" "state.directory" given "state.usage_days"
-        if |all| all.state.usage_days.get() > 31 && all.state.directory.is_none()
+        if |all| all.state.usage_days.get() > DAYS_IN_MEMORY && all.state.directory.is_none()
         => "usage is in memory only; set a directory to keep it for longer";
 
     // Limits.

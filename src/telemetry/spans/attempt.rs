@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use llamatower_layers::{BoxError, Failure, Outcome, Record, RouteMatch};
+use llamatower_layers::{BoxError, Failure, Outcome, Record};
 use opentelemetry::trace::{Span as _, SpanKind, Status, TraceContextExt};
 use opentelemetry::{Context as TraceContext, KeyValue};
 use opentelemetry_sdk::trace::Span;
@@ -21,7 +21,7 @@ use super::super::names;
 use super::super::tracer::Tracer;
 use super::Attributes;
 use super::inference::{self, InferenceSpan};
-use super::request::RequestSpan;
+use super::request::{self, RequestSpan};
 use crate::ollama::fleet::LatestChoice;
 
 /// The target of an attempt.
@@ -42,7 +42,7 @@ pub struct Upstream {
 /// A layer that opens the CLIENT span of each attempt at `upstream`, sends the span's context in
 /// `traceparent`, and holds the span until the end of the response. It must be outermost in the
 /// service of one backend: outside of the stream clocks, whose errors it records, and of the rules
-/// for headers.
+/// for headers. A request without a [`Record`] has no span.
 pub fn attempt_spans<S>(
     upstream: Upstream,
     tracer: Tracer,
@@ -79,10 +79,6 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let provider = Provider(self.upstream.provider);
-        Record::update_in(request.extensions(), |outcome| {
-            outcome.extensions.insert(provider);
-        });
         let span = self.begin(&mut request);
         let logged = tracing::debug_span!(
             target: names::SPANS,
@@ -102,54 +98,40 @@ where
 
 impl<S> AttemptSpans<S> {
     /// Begins the span, and sends the backend its context. Its parent is the operation's span, or the
-    /// request's if it runs no model. An attempt that belongs to no request begins a trace of its own.
+    /// request's if it runs no model.
     fn begin<B>(&self, request: &mut Request<B>) -> Option<Span> {
+        let provider = Provider(self.upstream.provider);
         let record = Record::of(request.extensions());
-        let parent = match record {
-            None => None,
-            Some(record) => match record.update(|outcome| parent(outcome)) {
-                Some(parent) if parent.span().span_context().is_sampled() => Some(parent),
-                // Without spans, or with spans that the sampler leaves out.
-                parent => {
-                    let propagation = self.tracer.propagation;
-                    propagation.write(parent.as_ref(), request.headers_mut());
-                    return None;
-                }
-            },
-        };
-        let mut span = match &parent {
-            Some(parent) => self.tracer.begin(SpanKind::Client, parent),
-            None => {
-                let root = TraceContext::new();
-                self.tracer.begin_trace(SpanKind::Client, &root)
-            }
-        };
-        if let Some(span) = span.as_mut().filter(|span| span.is_recording()) {
-            span.update_name(name(request));
+        let parent = record.and_then(|record| {
+            record.update(|outcome| {
+                outcome.extensions.insert(provider);
+                parent(outcome)
+            })
+        });
+        let exported = parent.as_ref();
+        let exported = exported.filter(|parent| parent.span().span_context().is_sampled());
+        let mut span = exported.and_then(|parent| self.tracer.begin(SpanKind::Client, parent));
+        if let Some(span) = &mut span {
+            span.update_name(request::name(request));
             span.set_attributes(self.describe(request).0);
         }
         let context = span.as_ref().map(|span| span.span_context().clone());
         let context = context.map(|span| TraceContext::new().with_remote_span_context(span));
+        // A trace that the sampler leaves out goes on with the request's context.
+        let sent = context.as_ref().or(parent.as_ref());
         let headers = request.headers_mut();
-        self.tracer.propagation.write(context.as_ref(), headers);
+        self.tracer.propagation.write(sent, headers);
         span
     }
 
     /// The attributes. Adds the choice of the server to the operation's span.
     fn describe<B>(&self, request: &Request<B>) -> Attributes {
         let mut span = Attributes::default();
-        span.add(
-            names::HTTP_REQUEST_METHOD,
-            method_name(request.method()).to_owned(),
-        );
+        span.add(names::HTTP_REQUEST_METHOD, method_name(request.method()));
         span.add(names::SERVER_ADDRESS, self.upstream.address.clone());
         span.add(names::SERVER_PORT, i64::from(self.upstream.port));
         span.add(names::URL_FULL, self.url(request.uri().path()));
-        let Some(record) = Record::of(request.extensions()) else {
-            span.0.push(self.name());
-            return span;
-        };
-        record.update(|outcome| {
+        Record::update_in(request.extensions(), |outcome| {
             if let Some(resent @ 1..) = outcome.attempts.checked_sub(1) {
                 span.add(names::HTTP_REQUEST_RESEND_COUNT, i64::from(resent));
             }
@@ -186,18 +168,6 @@ impl<S> AttemptSpans<S> {
             KeyValue::new(names::CHOICE_WORK, terms.work),
             KeyValue::new(names::CHOICE_AFFINITY, terms.affinity),
         ]
-    }
-}
-
-fn name<B>(request: &Request<B>) -> String {
-    let method = match method_name(request.method()) {
-        names::METHOD_OTHER => "HTTP",
-        method => method,
-    };
-    let route = RouteMatch::of(request.extensions()).and_then(RouteMatch::endpoint);
-    match route {
-        Some(endpoint) => format!("{method} {}", endpoint.route),
-        None => method.to_owned(),
     }
 }
 

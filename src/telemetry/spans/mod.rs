@@ -7,8 +7,9 @@
 //! CLIENT  POST /api/chat      each attempt           (conventions for HTTP)
 //! ```
 //!
-//! A 4xx leaves the SERVER span's status unset, because it is the client's error. It sets the
-//! status of the CLIENT span of the attempt, because there the gateway is the client. A cancellation is not an error.
+//! A 4xx leaves the SERVER span's status unset, because it is the client's error. It sets the status of
+//! the CLIENT spans, of the operation and of the attempt, because there the gateway is the client. A
+//! cancellation is not an error.
 //!
 //! Each exported span is an OpenTelemetry span. Beside it the log has a span of `tracing` with the level
 //! `debug`, so that a log filter can name it; with the default filter none is created.

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use http::{HeaderMap, Request, Version, header};
 use llamatower_layers::{ClientAddress, Outcome, Record, RouteMatch};
 use opentelemetry::Context as TraceContext;
-use opentelemetry::trace::{Span as _, SpanKind, TraceContextExt};
+use opentelemetry::trace::{Span as _, TraceContextExt};
 use tower::layer::layer_fn;
 use tower::{Layer, Service};
 use tracing::instrument::{Instrument, Instrumented};
@@ -69,9 +69,9 @@ impl<S> RequestSpans<S> {
         let Some(record) = Record::of(request.extensions()) else {
             return;
         };
-        let parent = self.tracer.propagation.parent(request.headers());
-        let parent = parent.unwrap_or_default();
-        let Some(mut span) = self.tracer.begin_trace(SpanKind::Server, &parent) else {
+        let propagation = self.tracer.propagation;
+        let parent = || propagation.parent(request.headers()).unwrap_or_default();
+        let Some(mut span) = self.tracer.begin_trace(parent) else {
             return;
         };
         if span.is_recording() {
@@ -87,7 +87,7 @@ impl<S> RequestSpans<S> {
 #[derive(Clone)]
 pub(super) struct RequestSpan(pub(super) TraceContext);
 
-fn name<B>(request: &Request<B>) -> String {
+pub(super) fn name<B>(request: &Request<B>) -> String {
     let method = match method_name(request.method()) {
         names::METHOD_OTHER => "HTTP",
         method => method,
@@ -105,10 +105,7 @@ fn route<B>(request: &Request<B>) -> Option<&std::sync::Arc<str>> {
 
 fn describe<B>(request: &Request<B>) -> Attributes {
     let mut span = Attributes::default();
-    span.add(
-        names::HTTP_REQUEST_METHOD,
-        method_name(request.method()).to_owned(),
-    );
+    span.add(names::HTTP_REQUEST_METHOD, method_name(request.method()));
     span.add(names::URL_PATH, bounded(request.uri().path()).to_owned());
     span.add(names::URL_SCHEME, "http");
     let client = ClientAddress::of(request.extensions());

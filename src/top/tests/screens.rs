@@ -196,6 +196,41 @@ fn the_selected_row_is_always_on_the_screen() {
 }
 
 #[test]
+fn a_selected_row_that_is_higher_than_its_table_is_on_the_screen() {
+    for servers in [3, 1] {
+        let mut state = state();
+        let mut overview = state.shown().clone();
+        let server = &mut overview.status.backends[0];
+        let model = server.models[0].clone();
+        server.models = vec![model; 20];
+        overview.status.backends.truncate(servers);
+        state.set(overview);
+        let drawn = screen_of(&state, 80, 24);
+        assert!(
+            drawn.lines().any(|line| line.starts_with("> gpu-1")),
+            "{drawn}"
+        );
+    }
+}
+
+#[test]
+fn the_help_can_be_scrolled_to_its_end_on_a_low_screen() {
+    let mut state = state();
+    state.lose("connection refused".to_owned());
+    press(&mut state, KeyCode::Char('?'));
+    let mut terminal = Terminal::new(TestBackend::new(80, 16)).unwrap();
+    let mut screen = Screen::new(true);
+    terminal.draw(|frame| screen.draw(frame, &state)).unwrap();
+    assert!(!text_of(&terminal).contains("Ctrl-C"));
+    for _ in 0..20 {
+        press(&mut state, KeyCode::Down);
+    }
+    terminal.draw(|frame| screen.draw(frame, &state)).unwrap();
+    let drawn = text_of(&terminal);
+    assert!(drawn.contains("Ctrl-C"), "{drawn}");
+}
+
+#[test]
 fn a_line_says_why_usage_is_not_kept_while_it_is_not() {
     let mut state = state();
     let line = "Usage, token budgets and cordons are not kept over a restart: no space left";
