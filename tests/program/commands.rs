@@ -347,12 +347,16 @@ async fn every_command_has_a_manual_page() {
     assert!(commands.contains(&"doctor".to_owned()), "{commands:?}");
     for command in commands {
         let page = pages.join(format!("llamatower-{command}.1"));
-        let page = std::fs::read_to_string(&page).unwrap_or_else(|error| panic!("{command}: {error}"));
+        let page =
+            std::fs::read_to_string(&page).unwrap_or_else(|error| panic!("{command}: {error}"));
         assert!(page.contains(".SH SYNOPSIS"), "{command}");
     }
     let main = std::fs::read_to_string(pages.join("llamatower.1")).unwrap();
     assert_eq!(run(&["man"], &[]).await.stdout, main);
-    assert!(main.contains(VERSION) && !main.contains("commit"), "the same for each build");
+    assert!(
+        main.contains(VERSION) && !main.contains("commit"),
+        "the same for each build"
+    );
     assert!(main.contains("LLAMATOWER_CONFIG"), "{main}");
 }
 
@@ -360,7 +364,11 @@ async fn every_command_has_a_manual_page() {
 async fn a_directory_for_pages_that_cannot_be_made_is_named() {
     let exited = run(&["man", "/dev/null/man1"], &[]).await;
     assert_eq!(exited.code, Some(1));
-    assert!(exited.stderr.contains("/dev/null/man1"), "{}", exited.stderr);
+    assert!(
+        exited.stderr.contains("/dev/null/man1"),
+        "{}",
+        exited.stderr
+    );
 }
 
 #[tokio::test]
@@ -370,7 +378,10 @@ async fn shells_complete_every_command() {
         let exited = run(&["completions", shell], &[]).await;
         assert_eq!((exited.code, &*exited.stderr), (Some(0), ""), "{shell}");
         for command in &commands {
-            assert!(exited.stdout.contains(command.as_str()), "{shell}: {command}");
+            assert!(
+                exited.stdout.contains(command.as_str()),
+                "{shell}: {command}"
+            );
         }
     }
     let unknown = run(&["completions", "cmd.exe"], &[]).await;
