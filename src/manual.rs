@@ -27,7 +27,8 @@ pub fn completions(shell: Shell) -> Vec<u8> {
 /// None in practice: the page is written to memory.
 pub fn page() -> io::Result<Vec<u8>> {
     let mut page = Vec::new();
-    Man::new(description()).render(&mut page)?;
+    // `llamatower help` prints pages and has none.
+    Man::new(description().disable_help_subcommand(true)).render(&mut page)?;
     Ok(page)
 }
 
