@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, value_parser};
+use clap_complete::Shell;
 
 use crate::manage::{ModelsArguments, ServerArguments, UsageArguments};
 use crate::settings::CONFIG_FILE;
@@ -103,6 +104,16 @@ pub enum Command {
         /// Print an example file of environment variables instead.
         #[arg(long)]
         environment: bool,
+    },
+    /// Print the completions of the commands for a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the manual page, or write the pages of all commands to a directory.
+    Man {
+        /// The directory.
+        directory: Option<PathBuf>,
     },
 }
 

@@ -13,6 +13,7 @@ pub mod gateway;
 pub mod healthcheck;
 pub mod live;
 pub mod manage;
+pub mod manual;
 pub mod model_rules;
 pub mod model_sync;
 pub mod ollama;

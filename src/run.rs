@@ -22,7 +22,7 @@ use crate::settings::{self, Environment, Loaded, Settings};
 use crate::signals::{Hangup, Hangups};
 use crate::simulate::SimulateError;
 use crate::telemetry::{Metrics, Telemetry, TelemetryConfig, suppresses_warnings};
-use crate::{check, demo, doctor, manage, top, version};
+use crate::{check, demo, doctor, manage, manual, top, version};
 
 /// Time limit for exporters to send pending data at exit.
 const TELEMETRY_FLUSH: Duration = Duration::from_secs(5);
@@ -54,6 +54,8 @@ pub fn run(arguments: Arguments) -> Exit {
             environment: true, ..
         } => print(settings::example_environment()),
         Command::Reference { .. } => print(settings::reference()),
+        Command::Completions { shell } => print(manual::completions(shell)),
+        Command::Man { directory } => man(directory.as_deref()),
     }
 }
 
@@ -312,8 +314,24 @@ fn simulate(arguments: &SimulateArguments) -> Exit {
     }
 }
 
-fn print(text: impl AsRef<str>) -> Exit {
-    match io::stdout().write_all(text.as_ref().as_bytes()) {
+fn man(directory: Option<&Path>) -> Exit {
+    let Some(directory) = directory else {
+        return match manual::page() {
+            Ok(page) => print(page),
+            Err(error) => print_error(error, Exit::Failed),
+        };
+    };
+    match manual::write_pages(directory) {
+        Ok(()) => Exit::Done,
+        Err(error) => print_error(
+            format!("cannot write the pages to {}: {error}", directory.display()),
+            Exit::Failed,
+        ),
+    }
+}
+
+fn print(text: impl AsRef<[u8]>) -> Exit {
+    match io::stdout().write_all(text.as_ref()) {
         Ok(()) => Exit::Done,
         Err(_) => Exit::Failed,
     }

@@ -14,8 +14,8 @@ PLACES = [
     # Dockerfiles and what is written like one; not what an argument names, nor an earlier stage.
     r"(?:^|')FROM (?:--platform=\S+ )?(?!scratch\b)(\w[\w./:@-]*)",
     r"^ARG (?:BUILDER|RUNTIME)=(\w[\w./:@-]*)",
-    # Our own and Ollama's, and those of a registry, in commands and sentences.
-    rf"(?<![\w./-])((?:arnoldt04/backend|ollama/ollama){TAG})(?![\w/-])",
+    # Our own and Ollama's, and those of a registry, in commands and sentences. A chart has the tag in a line of its own.
+    rf"(?<![\w./-])(?<!repository: )((?:arnoldt04/backend|ollama/ollama){TAG})(?![\w/-])",
     rf"(?<![\w/])((?:localhost|docker\.io|ghcr\.io|gcr\.io|quay\.io|registry\.k8s\.io)(?:/[a-z][\w.-]*)+{TAG})",
 ]
 

@@ -48,14 +48,21 @@ class Cluster:
         assert done.returncode == 0, f"kubectl {arguments}: {done.stderr}"
         return done.stdout
 
+    def succeeds(self, arguments: str) -> bool:
+        command = ["kubectl", *shlex.split(arguments)]
+        return subprocess.run(command, env=self.environment, capture_output=True).returncode == 0
+
     def json(self, arguments: str) -> Any:
         return json.loads(self.kubectl(f"{arguments} -o json"))
+
+    def must_be_documented(self, command: str) -> None:
+        assert command in self._guide, f"not in {GUIDE.name}: {command}"
 
     def guide(
         self, command: str, folder: Path = ROOT, place: dict[str, str] | None = None
     ) -> str:
         """Runs a command that must be in the guide word for word, after the replacements in `place`."""
-        assert command in self._guide, f"not in {GUIDE.name}: {command}"
+        self.must_be_documented(command)
         shown = command.replace("<NodeIP>", self.address)
         for placeholder, value in (place or {}).items():
             shown = shown.replace(placeholder, value)
@@ -69,7 +76,7 @@ class Cluster:
 
     def background(self, command: str) -> subprocess.Popen:
         """Starts a command of the guide that runs until it is stopped."""
-        assert command in self._guide, f"not in {GUIDE.name}: {command}"
+        self.must_be_documented(command)
         print(f"$ {command} &", flush=True)
         return subprocess.Popen(shlex.split(command), env=self.environment, stdout=subprocess.DEVNULL)
 

@@ -324,3 +324,66 @@ async fn keygen_prints_a_line_that_the_gateway_accepts_or_an_error_about_the_nam
         assert_eq!(exited.stdout, "");
     }
 }
+
+/// The commands of `--help`, and `help` is none of the program's own.
+async fn commands() -> Vec<String> {
+    let help = run(&["--help"], &[]).await.stdout;
+    let (_, list) = help.split_once("Commands:\n").unwrap();
+    let rows = list.lines().take_while(|line| !line.is_empty());
+    let names = rows.filter_map(|line| line.split_whitespace().next());
+    names
+        .filter(|name| *name != "help")
+        .map(str::to_owned)
+        .collect()
+}
+
+#[tokio::test]
+async fn every_command_has_a_manual_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let pages = folder.path().join("man1");
+    let exited = run(&["man", pages.to_str().unwrap()], &[]).await;
+    assert_eq!((exited.code, &*exited.stderr), (Some(0), ""));
+    let commands = commands().await;
+    assert!(commands.contains(&"doctor".to_owned()), "{commands:?}");
+    for command in commands {
+        let page = pages.join(format!("llamatower-{command}.1"));
+        let page =
+            std::fs::read_to_string(&page).unwrap_or_else(|error| panic!("{command}: {error}"));
+        assert!(page.contains(".SH SYNOPSIS"), "{command}");
+    }
+    let main = std::fs::read_to_string(pages.join("llamatower.1")).unwrap();
+    assert_eq!(run(&["man"], &[]).await.stdout, main);
+    assert!(
+        main.contains(VERSION) && !main.contains("commit"),
+        "the same for each build"
+    );
+    assert!(main.contains("LLAMATOWER_CONFIG"), "{main}");
+}
+
+#[tokio::test]
+async fn a_directory_for_pages_that_cannot_be_made_is_named() {
+    let exited = run(&["man", "/dev/null/man1"], &[]).await;
+    assert_eq!(exited.code, Some(1));
+    assert!(
+        exited.stderr.contains("/dev/null/man1"),
+        "{}",
+        exited.stderr
+    );
+}
+
+#[tokio::test]
+async fn shells_complete_every_command() {
+    let commands = commands().await;
+    for shell in ["bash", "zsh", "fish"] {
+        let exited = run(&["completions", shell], &[]).await;
+        assert_eq!((exited.code, &*exited.stderr), (Some(0), ""), "{shell}");
+        for command in &commands {
+            assert!(
+                exited.stdout.contains(command.as_str()),
+                "{shell}: {command}"
+            );
+        }
+    }
+    let unknown = run(&["completions", "cmd.exe"], &[]).await;
+    assert_eq!(unknown.code, Some(2));
+}
