@@ -3,15 +3,24 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use llamatower_layers::Deadline;
 use pin_project_lite::pin_project;
 
 use crate::state::{Exchange, SocketState};
 
+/// How many bytes hyper is given before the socket has flushed them. hyper's own limit is that of
+/// its read buffer, which has to hold a whole head.
+const MAX_UNFLUSHED: usize = 8 * 1024;
+
 pin_project! {
     /// A response's body that holds back its error until the socket has flushed everything before
-    /// it.
+    /// it, and its frames while the client does not read.
+    ///
+    /// Without this, hyper buffers as much as its read buffer may hold for each client that reads
+    /// slowly. A frame is given to hyper if no write waits for the client, and if less than 8 KiB
+    /// are not flushed.
     ///
     /// hyper flushes nothing after a body's error: what it has buffered, perhaps even the
     /// response's head, would be lost. The error is held until the client has been sent all of it,
@@ -29,6 +38,7 @@ pin_project! {
         // Boxed, because most bodies do not fail and all are moved.
         held: Option<Box<Held<B::Error>>>,
         is_polled: bool,
+        unflushed: usize,
     }
 }
 
@@ -50,6 +60,7 @@ impl<B: Body> ConnectionBody<B> {
             exchange,
             held: None,
             is_polled: false,
+            unflushed: 0,
         }
     }
 
@@ -107,6 +118,10 @@ impl<B: Body> Body for ConnectionBody<B> {
             state.set_unflushed();
         }
         if this.held.is_none() {
+            if *this.unflushed >= MAX_UNFLUSHED || state.is_write_pending() {
+                ready!(state.poll_flushed(cx));
+                *this.unflushed = 0;
+            }
             // Not taken apart, so that it is not moved.
             let frame = this.inner.poll_frame(cx);
             match frame {
@@ -115,11 +130,18 @@ impl<B: Body> Body for ConnectionBody<B> {
                     // hyper flushes once more, also where it had nothing to write.
                     cx.waker().wake_by_ref();
                 }
-                _ => {
-                    if frame.is_ready() {
-                        // The end is written, too: as the last chunk.
-                        state.set_unflushed();
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(_) => {
+                    if let Poll::Ready(Some(Ok(frame))) = &frame
+                        && let Some(data) = frame.data_ref()
+                    {
+                        if state.is_flushed() {
+                            *this.unflushed = 0;
+                        }
+                        *this.unflushed += data.remaining();
                     }
+                    // The end is written, too: as the last chunk.
+                    state.set_unflushed();
                     return frame;
                 }
             }
@@ -201,19 +223,67 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_error_waits_longer_while_a_write_is_pending() {
         let state = SocketState::new(Some(LIMIT));
-        state.set_write_pending(true);
         let mut body = ConnectionBody::new(failing(1), state.clone());
         assert!(matches!(body.frame().await, Some(Ok(_))));
         let mut task = tokio_test::task::spawn(());
         let mut poll = || task.enter(|cx, _| Pin::new(&mut body).poll_frame(cx));
-        for _ in 0..5 {
-            assert_pending!(poll());
-            advance(LIMIT).await;
-        }
         assert_pending!(poll());
+        state.set_write_pending(true);
+        for _ in 0..5 {
+            advance(LIMIT).await;
+            assert_pending!(poll());
+        }
         state.set_write_pending(false);
         state.set_flushed();
         assert!(assert_ready!(poll()).is_some_and(|frame| frame.is_err()));
+    }
+
+    /// A body of frames of this many bytes that never ends.
+    fn endless(bytes: usize) -> impl Body<Data = Bytes, Error = &'static str> + Unpin {
+        let frame = move || Ok(Frame::data(Bytes::from(vec![0; bytes])));
+        StreamBody::new(stream::repeat_with(frame))
+    }
+
+    #[tokio::test]
+    async fn frames_wait_while_too_much_is_not_flushed() {
+        let state = SocketState::new(None);
+        let mut body = ConnectionBody::new(endless(MAX_UNFLUSHED / 4), state.clone());
+        for _ in 0..2 {
+            let mut task = tokio_test::task::spawn(());
+            let mut poll = || task.enter(|cx, _| Pin::new(&mut body).poll_frame(cx));
+            for _ in 0..4 {
+                assert!(poll().is_ready());
+            }
+            assert_pending!(poll());
+            state.set_flushed();
+            assert!(task.is_woken());
+        }
+    }
+
+    #[tokio::test]
+    async fn frames_wait_while_a_write_waits_for_the_client() {
+        let state = SocketState::new(None);
+        let mut body = ConnectionBody::new(endless(1), state.clone());
+        assert!(body.frame().await.is_some());
+        state.set_write_pending(true);
+        let mut task = tokio_test::task::spawn(());
+        assert_pending!(task.enter(|cx, _| Pin::new(&mut body).poll_frame(cx)));
+        state.set_write_pending(false);
+        state.set_flushed();
+        assert!(task.is_woken());
+        assert!(body.frame().await.is_some());
+    }
+
+    #[tokio::test]
+    async fn frames_that_are_flushed_one_by_one_never_wait() {
+        let state = SocketState::new(None);
+        let mut body = ConnectionBody::new(endless(MAX_UNFLUSHED / 4), state.clone());
+        let mut task = tokio_test::task::spawn(());
+        for _ in 0..100 {
+            let frame = task.enter(|cx, _| Pin::new(&mut body).poll_frame(cx));
+            assert!(frame.is_ready());
+            state.set_flushed();
+        }
     }
 
     #[test]

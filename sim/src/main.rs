@@ -17,7 +17,7 @@ struct Arguments {
     /// The listen address.
     #[arg(long, default_value = "127.0.0.1:11434")]
     listen: SocketAddr,
-    /// A model: NAME[,load=300ms][,pace=15ms][,slots=2][,prompt-rate=5000][,reply=24][,longest-reply=24][,line-tokens=1][,reply-from-prompt][,embedding-only]..
+    /// A model: NAME[,load=300ms][,pace=15ms][,slots=2][,prompt-rate=5000][,reply=24][,longest-reply=24][,line-tokens=1][,reply-from-prompt][,echo-from-prompt][,embedding-only]..
     #[arg(long = "model", required = true)]
     models: Vec<ModelSpec>,
     /// Maximum number of requests that wait for a load.

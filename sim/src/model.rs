@@ -36,6 +36,7 @@ pub struct ModelSpec {
     pub(crate) longest_reply: Option<u64>,
     pub(crate) line_tokens: u64,
     pub(crate) reply_from_prompt: bool,
+    pub(crate) echo_from_prompt: bool,
     pub(crate) context_length: u64,
     pub(crate) embedding_length: usize,
     pub(crate) parameters: u64,
@@ -59,6 +60,7 @@ impl ModelSpec {
             longest_reply: None,
             line_tokens: 1,
             reply_from_prompt: false,
+            echo_from_prompt: false,
             context_length: 2048,
             embedding_length: 64,
             parameters: 119_744,
@@ -130,6 +132,14 @@ impl ModelSpec {
     /// for answers of many lengths without a limit in the request, which a proxy could read.
     pub fn with_reply_from_prompt(mut self) -> Self {
         self.reply_from_prompt = true;
+        self
+    }
+
+    /// Whether the prompt says what every token of the answer is, in a word of letters and digits:
+    /// `echo=3f9c`. A client that sends another word in each prompt sees if it gets a part of an
+    /// answer to another request.
+    pub fn with_echo_from_prompt(mut self) -> Self {
+        self.echo_from_prompt = true;
         self
     }
 
@@ -226,7 +236,7 @@ impl FromStr for ModelSpec {
 
     /// `NAME[,KEY=VALUE..][,CAPABILITY..]`; the keys are `load`, `pace`, `prompt-rate`, `slots`,
     /// `reply`, `longest-reply`, `line-tokens`, `size`, `context`, `embedding-length` and `digest`, the words
-    /// `reply-from-prompt`, `embedding-only`, `thinking`, `vision`, `insert`, `audio` and `embedding`.
+    /// `reply-from-prompt`, `echo-from-prompt`, `embedding-only`, `thinking`, `vision`, `insert`, `audio` and `embedding`.
     fn from_str(text: &str) -> Result<Self, InvalidModel> {
         let mut parts = text.split(',').map(str::trim);
         let name = parts.next().unwrap_or_default();
@@ -244,6 +254,7 @@ impl ModelSpec {
             return match part {
                 "embedding-only" => Ok(self.embedding_only()),
                 "reply-from-prompt" => Ok(self.with_reply_from_prompt()),
+                "echo-from-prompt" => Ok(self.with_echo_from_prompt()),
                 "thinking" | "vision" | "insert" | "audio" | "embedding" => {
                     Ok(self.with_capability(part))
                 }

@@ -53,6 +53,8 @@ pub(super) struct Denial {
     pub(super) allow: Option<HeaderValue>,
     /// The origin whose pages may read the response.
     pub(super) admitted: Option<HeaderValue>,
+    /// Whether the connection closes, because the end of the request is in doubt.
+    pub(super) closes: bool,
 }
 
 impl Denial {
@@ -74,6 +76,7 @@ impl Denial {
         dialect: Some(Dialect::Text),
         allow: Some(HeaderValue::from_static("GET, HEAD, POST, DELETE, OPTIONS")),
         admitted: None,
+        closes: false,
     };
     pub(super) const TARGET_TOO_LONG: Self = Self::new(
         StatusCode::URI_TOO_LONG,
@@ -81,14 +84,23 @@ impl Denial {
         "the path and the query are longer than 8 KiB",
     );
     pub(super) const MALFORMED_TARGET: Self = Self::bad_request("the target is malformed");
-    pub(super) const MALFORMED_LINE: Self =
-        Self::bad_request("the request line is malformed: a target must not have a fragment");
-    pub(super) const TWO_TRANSFER_ENCODINGS: Self =
-        Self::bad_request("more than one Transfer-Encoding header");
-    pub(super) const TRANSFER_ENCODING: Self = Self::new(
+    pub(super) const MALFORMED_LINE: Self = Self::with_end(
+        StatusCode::BAD_REQUEST,
+        "malformed_request",
+        "the request line is malformed: a target must not have a fragment",
+        true,
+    );
+    pub(super) const TWO_TRANSFER_ENCODINGS: Self = Self::with_end(
+        StatusCode::BAD_REQUEST,
+        "malformed_request",
+        "more than one Transfer-Encoding header",
+        true,
+    );
+    pub(super) const TRANSFER_ENCODING: Self = Self::with_end(
         StatusCode::NOT_IMPLEMENTED,
         "unsupported_transfer_encoding",
         "unsupported transfer encoding: send chunked, or a Content-Length",
+        true,
     );
     pub(super) const EXPECTATION: Self = Self::new(
         StatusCode::EXPECTATION_FAILED,
@@ -97,6 +109,15 @@ impl Denial {
     );
 
     const fn new(status: StatusCode, reason: &'static str, text: &'static str) -> Self {
+        Self::with_end(status, reason, text, false)
+    }
+
+    const fn with_end(
+        status: StatusCode,
+        reason: &'static str,
+        text: &'static str,
+        closes: bool,
+    ) -> Self {
         Self {
             status,
             reason,
@@ -104,6 +125,7 @@ impl Denial {
             dialect: None,
             allow: None,
             admitted: None,
+            closes,
         }
     }
 

@@ -46,6 +46,8 @@ pub(super) enum Decision {
     Pass(Option<HeaderValue>),
     /// The edge answers the request itself.
     Answer(Answer),
+    /// The same, and the connection closes: the end of the request is in doubt.
+    Close(Answer),
 }
 
 impl Rules {
@@ -75,7 +77,7 @@ impl Rules {
         draining: bool,
     ) -> Decision {
         let decision = self.apply(request, on_loopback, draining);
-        decision.unwrap_or_else(|denial| Decision::Answer(self.deny(denial, request, client)))
+        decision.unwrap_or_else(|denial| self.deny(denial, request, client))
     }
 
     fn apply(
@@ -142,12 +144,12 @@ impl Rules {
         &self,
         request: &request::Parts,
         client: Option<IpAddr>,
-    ) -> Answer {
+    ) -> Decision {
         self.deny(Denial::MALFORMED_LINE, request, client)
     }
 
     /// Builds the response to a refused request, and reports the refusal.
-    fn deny(&self, denial: Denial, request: &request::Parts, client: Option<IpAddr>) -> Answer {
+    fn deny(&self, denial: Denial, request: &request::Parts, client: Option<IpAddr>) -> Decision {
         let inside = self.inside(&request.uri);
         let path = inside.as_ref().unwrap_or(&request.uri).path();
         let text = |name| {
@@ -178,7 +180,10 @@ impl Rules {
         if denial.reason == Denial::FOREIGN_ORIGIN.reason {
             self.add_allow(&mut answer, request, path);
         }
-        answer
+        match denial.closes {
+            true => Decision::Close(answer),
+            false => Decision::Answer(answer),
+        }
     }
 
     /// Reports a connection without a valid request. Returns the dialect of the response: that of
@@ -259,8 +264,8 @@ fn refusal(request: &request::Parts) -> Option<Denial> {
     None
 }
 
-/// Whether a header is absent or has exactly this one value.
-fn only(headers: &HeaderMap, name: &http::HeaderName, value: &[u8]) -> bool {
+/// Whether a header is absent or has this value alone.
+pub(super) fn only(headers: &HeaderMap, name: &http::HeaderName, value: &[u8]) -> bool {
     headers
         .get_all(name)
         .iter()

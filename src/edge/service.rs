@@ -24,7 +24,7 @@ use super::address::PeerAddr;
 use super::config::EdgeConfig;
 use super::gauges::Gauges;
 use super::origin;
-use super::request::{Answer, Decision, Rules};
+use super::request::{Answer, Decision, Rules, only};
 use super::request_body::RequestBody;
 use super::request_line::is_line_of;
 use super::response_body::ResponseBody;
@@ -111,23 +111,21 @@ where
         let client = self.rules.client(self.peer, &head.headers);
         let draining = state.gauges.is_draining();
         let decision = match is_malformed {
-            true => Decision::Answer(self.rules.malformed_line(&head, client)),
+            true => self.rules.malformed_line(&head, client),
             false => self
                 .rules
                 .check(&mut head, client, self.on_loopback, draining),
         };
         state.set_body_open(!incoming.is_end_stream());
         let body = RequestBody::new(incoming, state, waits, self.body_timeout);
+        if let Decision::Close(_) = &decision {
+            state.set_unread(true);
+        }
         let step = match decision {
-            Decision::Answer(answer) => {
-                if is_malformed {
-                    state.set_unread(true);
-                }
-                Step::Answer {
-                    answer: Some((answer, body)),
-                    _in_flight: state.begin(false),
-                }
-            }
+            Decision::Answer(answer) | Decision::Close(answer) => Step::Answer {
+                answer: Some((answer, body)),
+                _in_flight: state.begin(false),
+            },
             Decision::Pass(admitted) => {
                 // The gateway does not support protocol upgrades.
                 head.extensions.remove::<OnUpgrade>();
@@ -151,9 +149,9 @@ where
 
 /// Whether the client waits for `100 Continue` before it sends the body. If it does not wait, the
 /// expectation is removed: the client uses HTTP/1.0, or the body arrived with the head (RFC 9110
-/// 10.1.1).
+/// 10.1.1). An unknown expectation stays, whenever the body arrives: the rules refuse it.
 fn settle_expectation(head: &mut request::Parts, read: usize) -> bool {
-    if !head.headers.contains_key(EXPECT) {
+    if !head.headers.contains_key(EXPECT) || !only(&head.headers, &EXPECT, b"100-continue") {
         return false;
     }
     let fields = head.headers.iter();

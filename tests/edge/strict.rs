@@ -272,3 +272,38 @@ async fn line_ends_in_a_pipelined_body_are_not_a_request_line() {
     }
     assert_eq!(client.answer().await.status, 200);
 }
+
+#[tokio::test]
+async fn after_a_refused_framing_nothing_more_is_read_from_the_connection() {
+    let edge = Running::start(loopback(), service_fn(show)).await;
+    let next = "GET /next HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    for (fields, status) in [
+        ("Transfer-Encoding: gzip, chunked\r\n", 501),
+        ("Transfer-Encoding: chunked, chunked\r\n", 501),
+        (
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            400,
+        ),
+    ] {
+        let mut client = edge.connect().await;
+        let head = format!("POST / HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
+        client.send(format!("{head}0\r\n\r\n{next}")).await;
+        let answer = client.answer().await;
+        assert_eq!(answer.status, status, "{fields:?}");
+        assert_eq!(answer.header("connection").as_deref(), Some("close"));
+        assert!(client.is_closed().await, "{fields:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_expectation_is_refused_also_if_the_body_has_arrived() {
+    for (version, expectation) in [
+        ("1.1", "Expect: a miracle\r\n"),
+        ("1.1", "Expect: 100-continue\r\nExpect: a miracle\r\n"),
+        ("1.0", "Expect: a miracle\r\n"),
+    ] {
+        let head = format!("POST / HTTP/{version}\r\nHost: localhost\r\n{expectation}");
+        let answer = shown(&format!("{head}Content-Length: 5\r\n\r\nhello")).await;
+        assert_eq!(answer.status, 417, "{version} {expectation:?}");
+    }
+}

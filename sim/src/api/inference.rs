@@ -73,6 +73,11 @@ async fn try_generate(call: Call) -> Result<Response<SimBody>, Problem> {
         limit,
         first_token_bytes: call.first_token_bytes,
         seed: call.server.seed,
+        echo: installed
+            .spec
+            .echo_from_prompt
+            .then(|| echo_in(&prompt))
+            .flatten(),
         tool_call: tool_call(request),
         thinks: request
             .get("think")
@@ -541,6 +546,14 @@ fn prompt_of(request: &Value) -> String {
         .filter_map(|key| request.get(key))
         .map(text)
         .collect()
+}
+
+/// The word after the last `echo=` of a prompt.
+fn echo_in(prompt: &str) -> Option<String> {
+    let (_, rest) = prompt.rsplit_once("echo=")?;
+    let end = rest.find(|c: char| !c.is_ascii_alphanumeric());
+    let word = &rest[..end.unwrap_or(rest.len())];
+    (!word.is_empty()).then(|| word.to_owned())
 }
 
 /// The number after the last `reply=` of a prompt.

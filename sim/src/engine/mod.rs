@@ -36,6 +36,8 @@ pub(crate) struct Order {
     /// The length of the first token, to test very long lines.
     pub(crate) first_token_bytes: Option<usize>,
     pub(crate) seed: u64,
+    /// The word that every token of the answer repeats, if the prompt asks for it.
+    pub(crate) echo: Option<String>,
     /// A tool call in place of text.
     pub(crate) tool_call: Option<ToolCall>,
     /// Thinking output before the text.
@@ -172,8 +174,9 @@ impl Generation {
             self.timer = None;
             self.last = at;
         }
-        let text: String = match self.order.first_token_bytes {
-            Some(bytes) if self.done == 0 => "x".repeat(bytes),
+        let text: String = match (self.order.first_token_bytes, &self.order.echo) {
+            (Some(bytes), _) if self.done == 0 => "x".repeat(bytes),
+            (_, Some(word)) => (0..tokens).flat_map(|_| [" ", word]).collect(),
             _ => (self.done..self.done + tokens)
                 .map(|place| text::token(self.order.seed, place))
                 .collect(),

@@ -21,10 +21,11 @@ use super::socket::BackendSocket;
 use super::state::ConnectionState;
 
 /// Limit of a response's head. Ollama's heads are a few hundred bytes.
-pub(super) const MAX_HEAD_BYTES: usize = 32 * 1024;
+pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// Size of hyper's read buffer, and of its buffer for a request.
-const BUFFER_BYTES: usize = 64 * 1024;
+/// Size of hyper's read buffer, and of its buffer for a request. It has to hold a head. A client
+/// that reads slowly holds it, so a larger one would be paid for by each of them.
+const BUFFER_BYTES: usize = MAX_HEAD_BYTES;
 
 /// A connection and its request sender, owned by one request at a time. Boxed, because it has
 /// several thousand bytes and moves through every layer with the response body.
