@@ -259,6 +259,7 @@ impl Kept {
         let mut sources: Vec<Arc<dyn Persist>> = vec![
             usage.clone(),
             Arc::new(Windows::new("tokens", live.tokens.used.clone())),
+            Arc::new(Windows::new("user_tokens", live.user_tokens.used.clone())),
             cordons.clone(),
         ];
         sources.extend(cloud.into_iter().flat_map(Cloud::windows));

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Method;
+use http::{HeaderName, Method};
 use jiff::tz::TimeZone;
 use llamatower_layers::EndpointTable;
 use llamatower_layers::api_key::{KeySet, Role};
@@ -257,6 +257,27 @@ pub(super) fn key_limits(text: &str) -> Parsed<BTreeMap<Arc<str>, KeyLimits>> {
         }
     }
     Ok(limits)
+}
+
+/// A header that names a user. It is removed from requests, so it cannot be one that they need.
+pub(super) fn user_header(text: &str) -> Parsed<HeaderName> {
+    const NEEDED: [&str; 8] = [
+        "accept",
+        "authorization",
+        "connection",
+        "content-length",
+        "content-type",
+        "host",
+        "transfer-encoding",
+        "x-api-key",
+    ];
+    let name: HeaderName = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not the name of a header"))?;
+    match NEEDED.contains(&name.as_str()) {
+        true => Err(format!("{name} has another purpose in each request")),
+        false => Ok(name),
+    }
 }
 
 // === addresses ===

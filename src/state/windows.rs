@@ -29,6 +29,7 @@ impl AccountText for Client {
     fn of_text(text: &str) -> Option<Self> {
         match text.split_once(':')? {
             ("key", name) => Some(Self::Key(name.into())),
+            ("user", name) => Some(Self::User(name.into())),
             ("address", address) => address.parse().ok().map(Self::Address),
             _ => None,
         }

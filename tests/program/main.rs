@@ -13,6 +13,7 @@ mod commands;
 mod context;
 mod cordon;
 mod decisions;
+mod delegation;
 mod discovery;
 mod doctor;
 mod doctor_cloud;

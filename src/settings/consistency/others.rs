@@ -131,7 +131,10 @@ fn limits_of_unknown_keys(settings: &Settings, reader: &mut Reader) {
     let models = models.map(|name| ("limits.key_models", "models have", name));
     let opted_out = settings.cloud.keys_opt_out.iter();
     let opted_out = opted_out.map(|name| ("cloud.keys_opt_out", "entry has", name));
-    for (key, what, name) in limits.chain(models).chain(opted_out) {
+    let delegating = settings.keys.delegating.iter();
+    let delegating = delegating.map(|name| ("keys.delegating", "entry has", name));
+    let named = limits.chain(models).chain(opted_out).chain(delegating);
+    for (key, what, name) in named {
         let mut identities = keys.iter().flat_map(KeySet::identities);
         if !identities.any(|identity| identity.name == *name) {
             let reason = format!(

@@ -44,6 +44,16 @@ const PAIRS: &[Pair] = pairs! {
         if |all| all.backends.management.is_some() && all.keys.admin.is_empty()
         => "managing models is off; add an administrator's key";
 
+    Warning: "limits.user_rate" "has no effect without" "keys.delegating"
+        if |all| all.limits.user_rate.is_some() && all.keys.delegating.is_empty()
+        => "no key names its users; write the keys that do";
+    Warning: "limits.user_tokens" "has no effect without" "keys.delegating"
+        if |all| !all.limits.user_tokens.is_empty() && all.keys.delegating.is_empty()
+        => "no key names its users; write the keys that do";
+    Warning: "keys.user_headers" "has no effect without" "keys.delegating" given "keys.user_headers"
+        if |all| all.keys.delegating.is_empty()
+        => "no key names its users; write the keys that do";
+
     // The state.
     Warning: "state.usage_days" "has no effect above 31 without" "state.directory" given "state.usage_days"
         if |all| all.state.usage_days.get() > 31 && all.state.directory.is_none()
