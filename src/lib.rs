@@ -6,6 +6,7 @@ pub mod check;
 pub mod cli;
 pub mod client;
 pub mod cloud;
+pub mod connect;
 pub mod delegation;
 pub mod demo;
 pub mod doctor;

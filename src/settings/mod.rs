@@ -61,7 +61,7 @@ pub use values::{
 use crate::telemetry::check_environment;
 use reader::Reader;
 use source::Texts;
-pub(crate) use unknown::{ADMIN_KEY, CONFIG_FILE};
+pub(crate) use unknown::{ADMIN_KEY, CLIENT_KEY, CONFIG_FILE};
 use unknown::{doubtful_variables, unknown_variables};
 
 /// Settings and their sources.
