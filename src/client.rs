@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::request::Parts;
-use llamatower_layers::api_key::Identity;
 use llamatower_layers::{ClientAddress, Outcome};
 
 use crate::delegation::{DelegatedUser, key_of_user};
+use crate::networks::name_of;
 
 /// The unit for which requests are counted: a key, a user that a key names, or an address if the
-/// request has no key.
+/// request has no key. The name of a client's network counts like that of a key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Client {
     /// A key, identified by its name.
@@ -31,8 +31,8 @@ impl Client {
     /// The same, but the key if the client is one of its users: the limits of a key bound the sum of
     /// its users.
     pub fn account_of(request: &Parts) -> Option<Self> {
-        if let Some(identity) = request.extensions.get::<Identity>() {
-            return Some(Self::Key(identity.name.clone()));
+        if let Some(name) = name_of(&request.extensions) {
+            return Some(Self::Key(name.clone()));
         }
         ClientAddress::of(&request.extensions).map(|address| Self::Address(address.0))
     }

@@ -87,6 +87,7 @@ impl Gateway {
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(1),
             base_path: None,
+            requires_proxy_protocol: false,
             ..public.clone()
         };
         let cloud = Cloud::new(settings).map_err(StartError::Setting)?;
@@ -374,6 +375,7 @@ fn public_edge(
         hosts: live.hosts.clone(),
         trusts_local_peers: false,
         trusted_proxies: listen.trusted_proxies.clone(),
+        requires_proxy_protocol: listen.proxy_protocol,
         endpoints: Some(Arc::new(endpoints.clone())),
         observer: Some(telemetry.observer()),
     }

@@ -17,6 +17,7 @@ pub mod live;
 pub mod manage;
 pub mod model_rules;
 pub mod model_sync;
+pub mod networks;
 pub mod ollama;
 pub mod openai;
 pub mod reload;

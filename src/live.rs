@@ -24,16 +24,19 @@ use crate::delegation::Delegation;
 use crate::edge::Hosts;
 use crate::model_rules::ModelRules;
 use crate::model_sync::SyncRules;
+use crate::networks::Networks;
 use crate::ollama::fleet::Share;
 use crate::settings::{Limits, ListingRate, Secret, Settings};
 use crate::telemetry::{BudgetUse, Metrics};
 
 /// The settings that [`LiveSettings::apply`] applies; all others need a restart.
-pub const RELOADABLE: [&str; 15] = [
+pub const RELOADABLE: [&str; 17] = [
     "keys.api",
     "keys.admin",
     "keys.delegating",
     "keys.user_headers",
+    "keys.networks",
+    "keys.networks_replace_keys",
     "limits.rate",
     "limits.key_rate",
     "limits.listing_rate",
@@ -68,6 +71,8 @@ pub struct LiveSettings {
     pub keys: Live<KeySet>,
     /// The keys that name their users.
     pub delegation: Delegation,
+    /// The names of clients' networks.
+    pub networks: Networks,
     /// The names that a loopback listener accepts in `Host`.
     pub hosts: Live<Hosts>,
     /// Limit of the inference requests of all clients together.
@@ -127,11 +132,8 @@ impl LiveSettings {
         Ok(Self {
             keys: Live::new(keys(settings)?),
             delegation: Delegation::new(settings),
-            hosts: Live::new(match settings.keys.api.is_empty() {
-                true => settings.listen.allowed_hosts.clone(),
-                // A web page has no key, so every name is accepted.
-                false => Hosts::any(),
-            }),
+            networks: Networks::new(settings),
+            hosts: Live::new(hosts(settings)),
             rate: RateLimitLayer::global(limits.rate).with_requests(runs_a_model),
             key_rate: client_rate(rates_of_keys(limits), limits.key_rate, Client::account_of)
                 .with_requests(runs_a_model),
@@ -165,9 +167,8 @@ impl LiveSettings {
                     .to_owned(),
             );
         }
-        if keys.has(Role::User) {
-            self.hosts.set(Hosts::any());
-        }
+        self.hosts.set(hosts(settings));
+        self.networks.set(settings);
         self.keys.set(keys);
         self.delegation.set(settings);
         self.rate.set_quotas([], limits.rate);
@@ -188,7 +189,9 @@ impl LiveSettings {
     /// Begins the counters of the keys and aliases with 0.
     pub fn begin_counters(&self, metrics: &Metrics) {
         let keys = self.keys.get();
-        metrics.begin_keys(keys.identities().map(|key| key.name.clone()));
+        let networks = self.networks.names();
+        let keys = keys.identities().map(|key| key.name.clone());
+        metrics.begin_keys(keys.chain(networks));
         let aliases = self.models.aliases.get();
         metrics.begin_aliases(aliases.iter().map(|alias| alias.text()));
     }
@@ -288,6 +291,17 @@ fn keys(settings: &Settings) -> Result<KeySet, String> {
     let api = of("LLAMATOWER_API_KEYS", &settings.keys.api, Role::User)?;
     let admin = of("LLAMATOWER_ADMIN_KEYS", &settings.keys.admin, Role::Admin)?;
     Ok(api.merge(admin))
+}
+
+/// The names that a loopback listener accepts.
+fn hosts(settings: &Settings) -> Hosts {
+    let keys = &settings.keys;
+    let replaced = keys.networks_replace_keys && !keys.networks.is_empty();
+    match keys.api.is_empty() || replaced {
+        true => settings.listen.allowed_hosts.clone(),
+        // A web page has no key, so every name is accepted.
+        false => Hosts::any(),
+    }
 }
 
 /// A limit for each client. A request without one is not limited: `account_of` has none for a request

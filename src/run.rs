@@ -250,7 +250,7 @@ async fn reload_on(
 fn healthcheck(config: Option<&Path>, url: Option<&str>) -> Exit {
     let target = match url {
         Some(url) => url.parse(),
-        None => match Settings::listeners(config, &Environment::of_process()) {
+        None => match Settings::checked_listeners(config, &Environment::of_process()) {
             Ok(listeners) => Target::for_listeners(&listeners),
             Err(error) => return print_error(error, Exit::WrongSetting),
         },

@@ -158,8 +158,13 @@ where
                 .with_management_hint(
                     "to allow it, set LLAMATOWER_ADMIN_KEYS (`llamatower keygen` generates a key)",
                 )
+                .with_exempt({
+                    let networks = live.networks.clone();
+                    move |request| networks.replaces_key(request)
+                })
                 .with_deferred(|operation| operation == Operation::Pull),
         )
+        .layer(FilterLayer::new(live.networks.clone()))
         .layer(FilterLayer::new(live.delegation.clone()))
         .layer(live.rate.clone())
         // The user's limit is outside of the key's: what a user may not send does not count for the key.

@@ -23,8 +23,10 @@ use tokio_util::either::Either;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower::Service;
 
+use super::address::PeerAddr;
 use super::gauges::Open;
 use super::listener::{Accepted, Stream};
+use super::proxy_protocol::ProxyHeaders;
 use super::refusal::{DISCARD_BYTES, DISCARD_TIME, Refusal, linger};
 use super::request_body::RequestBody;
 use super::service::{EdgeService, MakeEdgeService};
@@ -79,19 +81,46 @@ where
     async move {
         let _open = &open;
         // hyper's buffers are allocated only once the client has sent something.
-        let first = tokio::time::timeout(limits.header, first_bytes(&accepted.stream));
-        let first = closing.graceful.run_until_cancelled(first).await;
-        if let Some(Ok(Ok(first))) = first
+        let opening = opening(&accepted, services.proxy_headers.as_ref());
+        let opening = tokio::time::timeout(limits.header, opening);
+        let opening = closing.graceful.run_until_cancelled(opening).await;
+        if let Some(Ok(Ok((peer, first)))) = opening
             && !first.is_empty()
         {
             // Boxed, so that idle connections do not reserve its memory.
             let socket = ClientSocket::new(accepted.stream, limits.write_stall);
             let socket = socket.with_buffered(first);
             let state = socket.state().clone();
-            let service = services.make(accepted.peer, accepted.on_loopback, state);
+            let service = services.make(peer, accepted.on_loopback, state);
             let socket = EdgeSocket::new(socket, service.state.clone());
             Box::pin(serve_http(socket, service, *limits, closing)).await;
         }
+    }
+}
+
+/// The peer of a connection and its first bytes: after the header of the proxy, if there is one. Nothing
+/// else is read of the stream before it.
+async fn opening(
+    accepted: &Accepted,
+    proxy_headers: Option<&ProxyHeaders>,
+) -> io::Result<(PeerAddr, BytesMut)> {
+    let (stream, peer) = (&accepted.stream, accepted.peer);
+    let Some(proxy_headers) = proxy_headers else {
+        return Ok((peer, first_bytes(stream).await?));
+    };
+    // Boxed, so that it takes no memory where there are no such headers.
+    let (client, first) = Box::pin(proxy_headers.read(stream, peer)).await?;
+    match first.is_empty() {
+        true => Ok((client, first_bytes(stream).await?)),
+        false => Ok((client, first)),
+    }
+}
+
+/// Waits until a socket has something to read.
+pub(super) async fn readable(stream: &Stream) -> io::Result<()> {
+    match stream {
+        Either::Left(stream) => stream.readable().await,
+        Either::Right(stream) => stream.readable().await,
     }
 }
 
@@ -99,10 +128,7 @@ where
 async fn first_bytes(stream: &Stream) -> io::Result<BytesMut> {
     loop {
         // tokio reports a new socket as readable until a read has failed.
-        match stream {
-            Either::Left(stream) => stream.readable().await?,
-            Either::Right(stream) => stream.readable().await?,
-        }
+        readable(stream).await?;
         match read(stream) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             read => return read,
@@ -110,7 +136,8 @@ async fn first_bytes(stream: &Stream) -> io::Result<BytesMut> {
     }
 }
 
-fn read(stream: &Stream) -> io::Result<BytesMut> {
+/// Reads what a socket has; empty at its end.
+pub(super) fn read(stream: &Stream) -> io::Result<BytesMut> {
     let mut bytes = [0; FIRST_BYTES];
     let length = match stream {
         Either::Left(stream) => stream.try_read(&mut bytes)?,

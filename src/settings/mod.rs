@@ -109,6 +109,31 @@ impl Settings {
         Self::listeners_of("listen.admin", addresses, file, environment)
     }
 
+    /// The addresses whose `/health` answers without a proxy: those for clients, or those for operators if
+    /// the first require the PROXY protocol. Other settings may be wrong.
+    ///
+    /// # Errors
+    /// The addresses cannot be parsed.
+    pub fn checked_listeners(
+        file: Option<&Path>,
+        environment: &Environment,
+    ) -> Result<Vec<ListenAddr>, SettingsError> {
+        let mut others = Vec::new();
+        let mut reader = Reader::new(
+            SETTINGS,
+            Texts::gather(SETTINGS, file, environment, &mut others),
+            Vec::new(),
+        );
+        let is_required = reader.parsed(
+            "listen.proxy_protocol",
+            parse::one_of(&parse::PROXY_PROTOCOL),
+        );
+        match is_required {
+            Some(true) => Self::admin_listeners(file, environment),
+            _ => Self::listeners(file, environment),
+        }
+    }
+
     fn listeners_of(
         key: &'static str,
         parse: impl Fn(&str) -> parse::Parsed<Vec<ListenAddr>>,
