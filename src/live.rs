@@ -75,6 +75,8 @@ pub struct LiveSettings {
     pub networks: Networks,
     /// The names that a loopback listener accepts in `Host`.
     pub hosts: Live<Hosts>,
+    /// Those names where no key protects the gateway; they need a restart.
+    allowed_hosts: Hosts,
     /// Limit of the inference requests of all clients together.
     pub rate: GlobalRate,
     /// Limit of the inference requests of each client.
@@ -133,7 +135,8 @@ impl LiveSettings {
             keys: Live::new(keys(settings)?),
             delegation: Delegation::new(settings),
             networks: Networks::new(settings),
-            hosts: Live::new(hosts(settings)),
+            hosts: Live::new(hosts(settings, &settings.listen.allowed_hosts)),
+            allowed_hosts: settings.listen.allowed_hosts.clone(),
             rate: RateLimitLayer::global(limits.rate).with_requests(runs_a_model),
             key_rate: client_rate(rates_of_keys(limits), limits.key_rate, Client::account_of)
                 .with_requests(runs_a_model),
@@ -167,7 +170,7 @@ impl LiveSettings {
                     .to_owned(),
             );
         }
-        self.hosts.set(hosts(settings));
+        self.hosts.set(hosts(settings, &self.allowed_hosts));
         self.networks.set(settings);
         self.keys.set(keys);
         self.delegation.set(settings);
@@ -294,11 +297,11 @@ fn keys(settings: &Settings) -> Result<KeySet, String> {
 }
 
 /// The names that a loopback listener accepts.
-fn hosts(settings: &Settings) -> Hosts {
+fn hosts(settings: &Settings, allowed: &Hosts) -> Hosts {
     let keys = &settings.keys;
     let replaced = keys.networks_replace_keys && !keys.networks.is_empty();
     match keys.api.is_empty() || replaced {
-        true => settings.listen.allowed_hosts.clone(),
+        true => allowed.clone(),
         // A web page has no key, so every name is accepted.
         false => Hosts::any(),
     }

@@ -200,7 +200,7 @@ mod tests {
             b"POST /api/chat HTTP/1.1\r\n".to_vec(),
             b"PROXY TCP4 1.2.3 1.2.3.4 1 2\r\n".to_vec(),
             version_2(0x31, 0x11, &v4),
-            version_2(0x21, 0x11, &v4[..8]),
+            [version_2(0x21, 0x11, &v4[..8]), b"GET / HTTP/1.1".to_vec()].concat(),
             vec![b'P'; 200],
         ] {
             assert_eq!(client(&bytes), Err(Error::Invalid), "{bytes:?}");
