@@ -23,7 +23,6 @@ use tokio_util::either::Either;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower::Service;
 
-use super::address::PeerAddr;
 use super::gauges::Open;
 use super::listener::{Accepted, Stream};
 use super::proxy_protocol::ProxyHeaders;
@@ -67,7 +66,7 @@ pub(super) struct Closing {
     reason = "an async fn stores each argument twice, also for every idle connection"
 )]
 pub(super) fn serve<S, B>(
-    accepted: Accepted,
+    mut accepted: Accepted,
     services: Arc<MakeEdgeService<S>>,
     limits: Arc<Limits>,
     closing: Closing,
@@ -81,39 +80,39 @@ where
     async move {
         let _open = &open;
         // hyper's buffers are allocated only once the client has sent something.
-        let opening = opening(&accepted, services.proxy_headers.as_ref());
-        let opening = tokio::time::timeout(limits.header, opening);
-        let opening = closing.graceful.run_until_cancelled(opening).await;
-        if let Some(Ok(Ok((peer, first)))) = opening
+        let first = opening(&mut accepted, services.proxy_headers.as_ref());
+        let first = tokio::time::timeout(limits.header, first);
+        let first = closing.graceful.run_until_cancelled(first).await;
+        if let Some(Ok(Ok(first))) = first
             && !first.is_empty()
         {
             // Boxed, so that idle connections do not reserve its memory.
             let socket = ClientSocket::new(accepted.stream, limits.write_stall);
             let socket = socket.with_buffered(first);
             let state = socket.state().clone();
-            let service = services.make(peer, accepted.on_loopback, state);
+            let service = services.make(accepted.peer, accepted.on_loopback, state);
             let socket = EdgeSocket::new(socket, service.state.clone());
             Box::pin(serve_http(socket, service, *limits, closing)).await;
         }
     }
 }
 
-/// The peer of a connection and its first bytes: after the header of the proxy, if there is one. Nothing
-/// else is read of the stream before it.
+/// Waits for the client's first bytes and returns them. If the listener requires the header of a proxy, it
+/// comes before them, and its client becomes the peer. Nothing else is read of the stream before it.
 async fn opening(
-    accepted: &Accepted,
+    accepted: &mut Accepted,
     proxy_headers: Option<&ProxyHeaders>,
-) -> io::Result<(PeerAddr, BytesMut)> {
-    let (stream, peer) = (&accepted.stream, accepted.peer);
-    let Some(proxy_headers) = proxy_headers else {
-        return Ok((peer, first_bytes(stream).await?));
-    };
-    // Boxed, so that it takes no memory where there are no such headers.
-    let (client, first) = Box::pin(proxy_headers.read(stream, peer)).await?;
-    match first.is_empty() {
-        true => Ok((client, first_bytes(stream).await?)),
-        false => Ok((client, first)),
+) -> io::Result<BytesMut> {
+    if let Some(proxy_headers) = proxy_headers {
+        // Boxed, so that it takes no memory where there are no such headers.
+        let header = Box::pin(proxy_headers.read(&accepted.stream, accepted.peer));
+        let (client, rest) = header.await?;
+        accepted.peer = client;
+        if !rest.is_empty() {
+            return Ok(rest);
+        }
     }
+    first_bytes(&accepted.stream).await
 }
 
 /// Waits until a socket has something to read.

@@ -116,3 +116,19 @@ impl<K> std::fmt::Debug for Windows<K> {
 pub(super) fn name(window: Window) -> Option<&'static str> {
     (window != Window::Minute).then(|| window.name())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_of_an_account_names_it() {
+        for client in [
+            Client::Key("webui".into()),
+            Client::User("webui/ada:b/c@example.org".into()),
+            Client::Address([10, 0, 0, 7].into()),
+        ] {
+            assert_eq!(Client::of_text(&client.text()), Some(client));
+        }
+    }
+}

@@ -32,12 +32,14 @@ pub struct ApiKeyLayer {
     pub(super) policy: Arc<Policy>,
 }
 
+type Exempt = dyn Fn(&Extensions) -> bool + Send + Sync;
+
 #[derive(Clone)]
 pub(super) struct Policy {
     pub(super) keys: Live<KeySet>,
     pub(super) rule: Rule,
     pub(super) hint: Arc<str>,
-    pub(super) is_exempt: Option<Hook<dyn Fn(&Extensions) -> bool + Send + Sync>>,
+    pub(super) is_exempt: Option<Hook<Exempt>>,
     pub(super) is_deferred: Option<Hook<dyn Fn(Operation) -> bool + Send + Sync>>,
 }
 
