@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, value_parser};
 use clap_complete::Shell;
 
+use crate::connect::ConnectArguments;
 use crate::manage::{ModelsArguments, ServerArguments, UsageArguments};
 use crate::settings::CONFIG_FILE;
 use crate::top::TopArguments;
@@ -82,6 +83,9 @@ pub enum Command {
         #[arg(long)]
         admin: bool,
     },
+    /// Listen on this machine like an Ollama, and pass requests on to a gateway with a key: for Ollama's
+    /// command line, and for editors that cannot send one.
+    Connect(ConnectArguments),
     /// Manage the models of all servers through a running gateway.
     Models(ModelsArguments),
     /// Show a running gateway in the terminal: servers, queue, requests, models and clients.

@@ -87,6 +87,7 @@ impl Gateway {
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(1),
             base_path: None,
+            requires_proxy_protocol: false,
             ..public.clone()
         };
         let cloud = Cloud::new(settings).map_err(StartError::Setting)?;
@@ -259,6 +260,7 @@ impl Kept {
         let mut sources: Vec<Arc<dyn Persist>> = vec![
             usage.clone(),
             Arc::new(Windows::new("tokens", live.tokens.used.clone())),
+            Arc::new(Windows::new("user_tokens", live.user_tokens.used.clone())),
             cordons.clone(),
         ];
         sources.extend(cloud.into_iter().flat_map(Cloud::windows));
@@ -373,6 +375,7 @@ fn public_edge(
         hosts: live.hosts.clone(),
         trusts_local_peers: false,
         trusted_proxies: listen.trusted_proxies.clone(),
+        requires_proxy_protocol: listen.proxy_protocol,
         endpoints: Some(Arc::new(endpoints.clone())),
         observer: Some(telemetry.observer()),
     }

@@ -20,21 +20,29 @@ use llamatower_layers::token_limit::{Budget, MemoryStore};
 use llamatower_layers::{Operation, RouteMatch};
 
 use crate::client::Client;
+use crate::delegation::Delegation;
 use crate::edge::Hosts;
 use crate::model_rules::ModelRules;
 use crate::model_sync::SyncRules;
+use crate::networks::Networks;
 use crate::ollama::fleet::Share;
 use crate::settings::{Limits, ListingRate, Secret, Settings};
 use crate::telemetry::{BudgetUse, Metrics};
 
 /// The settings that [`LiveSettings::apply`] applies; all others need a restart.
-pub const RELOADABLE: [&str; 11] = [
+pub const RELOADABLE: [&str; 17] = [
     "keys.api",
     "keys.admin",
+    "keys.delegating",
+    "keys.user_headers",
+    "keys.networks",
+    "keys.networks_replace_keys",
     "limits.rate",
     "limits.key_rate",
     "limits.listing_rate",
     "limits.key_tokens",
+    "limits.user_rate",
+    "limits.user_tokens",
     "limits.key_limits",
     "limits.key_models",
     "routing.aliases",
@@ -46,8 +54,9 @@ pub const RELOADABLE: [&str; 11] = [
 /// more than editors and chat pages need, and too little to keep servers busy.
 const LISTING_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(49);
 
-/// The name of this limit in the `RateLimit` fields.
+/// The names of these limits in the `RateLimit` fields.
 const LISTING: &str = "listing";
+const USER: &str = "user";
 
 /// A limit on the requests of each client.
 pub type ClientRate = RateLimitLayer<Client, fn(&Parts) -> Option<Client>, MemoryBuckets<Client>>;
@@ -60,16 +69,26 @@ pub type GlobalRate = RateLimitLayer<(), fn(&Parts) -> Option<()>, MemoryBuckets
 pub struct LiveSettings {
     /// The accepted API keys.
     pub keys: Live<KeySet>,
+    /// The keys that name their users.
+    pub delegation: Delegation,
+    /// The names of clients' networks.
+    pub networks: Networks,
     /// The names that a loopback listener accepts in `Host`.
     pub hosts: Live<Hosts>,
+    /// Those names where no key protects the gateway; they need a restart.
+    allowed_hosts: Hosts,
     /// Limit of the inference requests of all clients together.
     pub rate: GlobalRate,
     /// Limit of the inference requests of each client.
     pub key_rate: ClientRate,
+    /// Limit of the inference requests of each user that a key names.
+    pub user_rate: ClientRate,
     /// Limit of each client's requests that run no model.
     pub listing_rate: ClientRate,
     /// Limit of each client's tokens.
     pub tokens: TokenBudgets,
+    /// Limit of the tokens of each user that a key names.
+    pub user_tokens: TokenBudgets,
     /// The shares of keys that differ from the default.
     pub shares: Live<BTreeMap<Arc<str>, Share>>,
     /// Aliases, and the models that keys may use.
@@ -114,18 +133,21 @@ impl LiveSettings {
         let limits = &settings.limits;
         Ok(Self {
             keys: Live::new(keys(settings)?),
-            hosts: Live::new(match settings.keys.api.is_empty() {
-                true => settings.listen.allowed_hosts.clone(),
-                // A web page has no key, so every name is accepted.
-                false => Hosts::any(),
-            }),
+            delegation: Delegation::new(settings),
+            networks: Networks::new(settings),
+            hosts: Live::new(hosts(settings, &settings.listen.allowed_hosts)),
+            allowed_hosts: settings.listen.allowed_hosts.clone(),
             rate: RateLimitLayer::global(limits.rate).with_requests(runs_a_model),
-            key_rate: client_rate(rates_of_keys(limits), limits.key_rate)
+            key_rate: client_rate(rates_of_keys(limits), limits.key_rate, Client::account_of)
                 .with_requests(runs_a_model),
-            listing_rate: client_rate([], listing_rate(limits))
+            user_rate: client_rate([], limits.user_rate, Client::user_of)
+                .with_requests(runs_a_model)
+                .named(USER),
+            listing_rate: client_rate([], listing_rate(limits), Client::account_of)
                 .with_requests(is_listing)
                 .named(LISTING),
-            tokens: TokenBudgets::new(limits),
+            tokens: TokenBudgets::new(limits, BudgetsByClient::new(limits)),
+            user_tokens: TokenBudgets::new(limits, BudgetsByClient::of_users(limits)),
             shares: Live::new(shares(limits)),
             models: ModelRules::new(settings),
             sync: Live::new(SyncRules::new(settings)),
@@ -148,15 +170,17 @@ impl LiveSettings {
                     .to_owned(),
             );
         }
-        if keys.has(Role::User) {
-            self.hosts.set(Hosts::any());
-        }
+        self.hosts.set(hosts(settings, &self.allowed_hosts));
+        self.networks.set(settings);
         self.keys.set(keys);
+        self.delegation.set(settings);
         self.rate.set_quotas([], limits.rate);
         self.key_rate
             .set_quotas(rates_of_keys(limits), limits.key_rate);
+        self.user_rate.set_quotas([], limits.user_rate);
         self.listing_rate.set_quotas([], listing_rate(limits));
-        self.tokens.set(limits);
+        self.tokens.set(BudgetsByClient::new(limits));
+        self.user_tokens.set(BudgetsByClient::of_users(limits));
         self.shares.set(shares(limits));
         self.models.set(settings);
         self.sync.set(SyncRules::new(settings));
@@ -168,15 +192,16 @@ impl LiveSettings {
     /// Begins the counters of the keys and aliases with 0.
     pub fn begin_counters(&self, metrics: &Metrics) {
         let keys = self.keys.get();
-        metrics.begin_keys(keys.identities().map(|key| key.name.clone()));
+        let networks = self.networks.names();
+        let keys = keys.identities().map(|key| key.name.clone());
+        metrics.begin_keys(keys.chain(networks));
         let aliases = self.models.aliases.get();
         metrics.begin_aliases(aliases.iter().map(|alias| alias.text()));
     }
 }
 
 impl TokenBudgets {
-    fn new(limits: &Limits) -> Self {
-        let budgets = BudgetsByClient::new(limits);
+    fn new(limits: &Limits, budgets: BudgetsByClient) -> Self {
         Self {
             is_on: Arc::new(AtomicBool::new(budgets.any_budget())),
             used: MemoryStore::new(limits.time_zone.clone()),
@@ -184,8 +209,7 @@ impl TokenBudgets {
         }
     }
 
-    fn set(&self, limits: &Limits) {
-        let budgets = BudgetsByClient::new(limits);
+    fn set(&self, budgets: BudgetsByClient) {
         let is_on = budgets.any_budget();
         self.budgets.set(budgets);
         self.is_on.store(is_on, Ordering::Relaxed);
@@ -213,7 +237,7 @@ impl TokenBudgets {
         let budgets = self.budgets.get();
         let own = match client {
             Client::Key(name) => budgets.own.get(name),
-            Client::Address(_) => None,
+            Client::User(_) | Client::Address(_) => None,
         };
         own.unwrap_or(&budgets.others).clone()
     }
@@ -228,6 +252,14 @@ impl BudgetsByClient {
                 .map(|(name, limits)| (name.clone(), limits.tokens.as_slice().into()))
                 .collect(),
             others: limits.key_tokens.as_slice().into(),
+        }
+    }
+
+    /// Those of the users that keys name: the same for each.
+    fn of_users(limits: &Limits) -> Self {
+        Self {
+            own: BTreeMap::new(),
+            others: limits.user_tokens.as_slice().into(),
         }
     }
 
@@ -264,13 +296,24 @@ fn keys(settings: &Settings) -> Result<KeySet, String> {
     Ok(api.merge(admin))
 }
 
-/// A limit for each client. A request has no client if it came over a Unix socket without a key: its
-/// sender is on this machine, and is not limited.
+/// The names that a loopback listener accepts.
+fn hosts(settings: &Settings, allowed: &Hosts) -> Hosts {
+    let keys = &settings.keys;
+    let replaced = keys.networks_replace_keys && !keys.networks.is_empty();
+    match keys.api.is_empty() || replaced {
+        true => allowed.clone(),
+        // A web page has no key, so every name is accepted.
+        false => Hosts::any(),
+    }
+}
+
+/// A limit for each client. A request without one is not limited: `account_of` has none for a request
+/// over a Unix socket without a key, whose sender is on this machine.
 fn client_rate(
     own: impl IntoIterator<Item = (Client, Quota)>,
     others: Option<Quota>,
+    client_of: fn(&Parts) -> Option<Client>,
 ) -> ClientRate {
-    let client_of: fn(&Parts) -> Option<Client> = Client::of;
     RateLimitLayer::per_key_with(own, others, client_of).without_key(WithoutKey::Admit)
 }
 
@@ -286,6 +329,7 @@ fn listing_rate(limits: &Limits) -> Option<Quota> {
         ListingRate::Auto => {
             let is_limited = limits.rate.is_some()
                 || limits.key_rate.is_some()
+                || limits.user_rate.is_some()
                 || rates_of_keys(limits).next().is_some();
             let quota = Quota::new(LISTING_PER_SECOND, Duration::from_secs(1));
             quota.ok().filter(|_| is_limited)

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::{Extensions, Request, StatusCode};
-use llamatower_layers::api_key::Identity;
 use llamatower_layers::live::Live;
 use llamatower_layers::model_alias::{Aliases, Candidate};
 use llamatower_layers::{
@@ -13,6 +12,7 @@ use llamatower_layers::{
 };
 use tower::filter::Predicate;
 
+use crate::networks::name_of;
 use crate::ollama::fleet::ModelPattern;
 use crate::settings::Settings;
 
@@ -60,7 +60,7 @@ impl ModelRules {
         if by_key.is_empty() {
             return None;
         }
-        by_key.get(&request.get::<Identity>()?.name).cloned()
+        by_key.get(name_of(request)?).cloned()
     }
 
     /// What the client of a request may see.

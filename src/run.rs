@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 
 use crate::cli::{Arguments, Command, Exit, SimulateArguments};
+use crate::connect::ConnectArguments;
 use crate::doctor::Options;
 use crate::edge::Shutdown;
 use crate::gateway::{Gateway, StartError};
@@ -22,7 +23,7 @@ use crate::settings::{self, Environment, Loaded, Settings};
 use crate::signals::{Hangup, Hangups};
 use crate::simulate::SimulateError;
 use crate::telemetry::{Metrics, Telemetry, TelemetryConfig, suppresses_warnings};
-use crate::{check, demo, doctor, manage, manual, top, version};
+use crate::{check, connect as connecting, demo, doctor, manage, manual, top, version};
 
 /// Time limit for exporters to send pending data at exit.
 const TELEMETRY_FLUSH: Duration = Duration::from_secs(5);
@@ -42,6 +43,7 @@ pub fn run(arguments: Arguments) -> Exit {
             std::thread::sleep(Duration::from_secs(seconds));
             Exit::Done
         }
+        Command::Connect(arguments) => connect(&arguments),
         Command::Models(arguments) => managed(manage::run(&arguments, config)),
         Command::Top(arguments) => managed(top::run(&arguments, config)),
         Command::Cordon(arguments) => managed(manage::cordon(&arguments, true, config)),
@@ -250,7 +252,7 @@ async fn reload_on(
 fn healthcheck(config: Option<&Path>, url: Option<&str>) -> Exit {
     let target = match url {
         Some(url) => url.parse(),
-        None => match Settings::listeners(config, &Environment::of_process()) {
+        None => match Settings::checked_listeners(config, &Environment::of_process()) {
             Ok(listeners) => Target::for_listeners(&listeners),
             Err(error) => return print_error(error, Exit::WrongSetting),
         },
@@ -293,6 +295,17 @@ fn keygen(name: &str, is_admin: bool) -> Exit {
 /// Runs a command for a running gateway.
 fn managed(work: impl Future<Output = Result<(), ManageError>>) -> Exit {
     match block_on_current_thread(work) {
+        Ok(Ok(())) => Exit::Done,
+        Ok(Err(error)) => {
+            let exit = error.exit();
+            print_error(error, exit)
+        }
+        Err(error) => print_error(error, Exit::Failed),
+    }
+}
+
+fn connect(arguments: &ConnectArguments) -> Exit {
+    match block_on_current_thread(connecting::run(arguments)) {
         Ok(Ok(())) => Exit::Done,
         Ok(Err(error)) => {
             let exit = error.exit();

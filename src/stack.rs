@@ -158,9 +158,17 @@ where
                 .with_management_hint(
                     "to allow it, set LLAMATOWER_ADMIN_KEYS (`llamatower keygen` generates a key)",
                 )
+                .with_exempt({
+                    let networks = live.networks.clone();
+                    move |request| networks.replaces_key(request)
+                })
                 .with_deferred(|operation| operation == Operation::Pull),
         )
+        .layer(FilterLayer::new(live.networks.clone()))
+        .layer(FilterLayer::new(live.delegation.clone()))
         .layer(live.rate.clone())
+        // The user's limit is outside of the key's: what a user may not send does not count for the key.
+        .layer(live.user_rate.clone())
         .layer(live.key_rate.clone())
         .layer(live.listing_rate.clone())
         .layer(AdmissionLayer::new(limits.in_flight))
@@ -186,7 +194,8 @@ where
         .layer(HeartbeatLayer::new(settings.timeouts.heartbeat))
         .layer(adaptive_limit(limits))
         .layer(cache(&settings.cache, &fleet, &metrics))
-        .layer(token_limit(live.tokens.clone()))
+        .layer(token_limit(live.user_tokens.clone(), Client::user_of))
+        .layer(token_limit(live.tokens.clone(), Client::account_of))
         // What the fleet cannot serve; everything below belongs to the fleet.
         .layer(overflow(settings, handles.cloud, live, &fleet, telemetry))
         // Each model of an alias gets its attempts.
@@ -364,14 +373,15 @@ fn prefix_blocks(backends: &[Address]) -> usize {
 /// model has no prompt, and costs nothing.
 fn token_limit(
     budgets: TokenBudgets,
-) -> TokenLimitLayer<Client, impl Fn(&Parts) -> Option<Client> + Clone + use<>> {
-    TokenLimitLayer::with_store(budgets.used.clone(), [], Client::of)
+    client_of: fn(&Parts) -> Option<Client>,
+) -> TokenLimitLayer<Client, fn(&Parts) -> Option<Client>> {
+    TokenLimitLayer::with_store(budgets.used.clone(), [], client_of)
         .with_requests(runs_a_model)
         .with_estimate(|request| match LlmRequest::of(&request.extensions) {
             Some(request) if !request.has_no_prompt => expected_prompt_tokens(request.body_bytes),
             _ => 0,
         })
-        // A client on this machine, over a Unix socket and without a key.
+        // A client on this machine, over a Unix socket and without a key; or a key without a user.
         .without_key(WithoutKey::Admit)
         .with_switch(budgets.is_on.clone())
         .with_budgets_of(move |client| Some(budgets.of(client)))

@@ -36,7 +36,7 @@ pub(super) struct Clients {
 impl Clients {
     pub(super) fn add(&mut self, request: &FinishedRequest) {
         // Anyone can send requests that are refused, from any number of addresses.
-        let is_named = matches!(request.client, Some(Client::Key(_)));
+        let is_named = request.client.as_ref().is_some_and(Client::is_identified);
         let has_room = self.known.len() < CLIENTS && (is_named || !request.was_refused());
         let known = request.client.as_ref();
         let known = known.and_then(|client| self.known.get_mut(client));

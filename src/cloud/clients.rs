@@ -8,6 +8,7 @@ use llamatower_layers::llm_request::ModelSource;
 use llamatower_layers::{BoxError, Fail, Failure, LlmRequest, ModelName, Side};
 use tower::filter::Predicate;
 
+use crate::networks::name_of;
 use crate::settings::Settings;
 
 /// The clients whose requests may be sent to a cloud.
@@ -31,10 +32,11 @@ impl CloudClients {
     /// # Errors
     /// Its requests may not be sent to a cloud.
     pub fn check(&self, request: &Extensions) -> Result<(), CloudNotAllowed> {
+        // The name of a network may opt out, but is no key.
+        if name_of(request).is_some_and(|name| self.opted_out.contains(name)) {
+            return Err(CloudNotAllowed { is_key: true });
+        }
         match request.get::<Identity>() {
-            Some(identity) if self.opted_out.contains(&identity.name) => {
-                Err(CloudNotAllowed { is_key: true })
-            }
             None if !self.anonymous => Err(CloudNotAllowed { is_key: false }),
             _ => Ok(()),
         }

@@ -110,7 +110,7 @@ fn key_tokens(
     let budget = cloud
         .key_tokens
         .map(|tokens| Budget::new(tokens, Window::Day));
-    TokenLimitLayer::with_store(cloud.used_by_client.clone(), budget, Client::of)
+    TokenLimitLayer::with_store(cloud.used_by_client.clone(), budget, Client::account_of)
         .without_key(WithoutKey::Admit)
         .with_enabled(budget.is_some())
 }

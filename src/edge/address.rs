@@ -56,6 +56,12 @@ pub(super) enum PeerAddr {
     Ip(SocketAddr),
     /// A process on this machine.
     Unix,
+    /// A client that a proxy passes on without its address, or the proxy itself, at this address. What it
+    /// says about other clients is not believed.
+    Unknown {
+        /// The address of the proxy.
+        proxy: Option<IpAddr>,
+    },
 }
 
 impl PeerAddr {
@@ -69,6 +75,7 @@ impl PeerAddr {
         match self {
             Self::Ip(address) => Some(address.ip().to_canonical()),
             Self::Unix => None,
+            Self::Unknown { proxy } => proxy,
         }
     }
 }

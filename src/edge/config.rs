@@ -57,6 +57,9 @@ pub struct EdgeConfig {
     pub trusts_local_peers: bool,
     /// Proxies whose `Forwarded` and `X-Forwarded-For` are believed.
     pub trusted_proxies: TrustedProxies,
+    /// Each connection must begin with a header of the PROXY protocol (version 1 or 2), and come from one
+    /// of these proxies; others are closed.
+    pub requires_proxy_protocol: bool,
     /// The known endpoints: for the `Allow` header of preflight responses, and for redirects to the
     /// canonical path.
     pub endpoints: Option<Arc<EndpointTable>>,
@@ -86,6 +89,7 @@ impl Default for EdgeConfig {
             hosts: Live::default(),
             trusts_local_peers: false,
             trusted_proxies: TrustedProxies::default(),
+            requires_proxy_protocol: false,
             endpoints: None,
             observer: None,
         }

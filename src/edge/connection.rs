@@ -25,6 +25,7 @@ use tower::Service;
 
 use super::gauges::Open;
 use super::listener::{Accepted, Stream};
+use super::proxy_protocol::ProxyHeaders;
 use super::refusal::{DISCARD_BYTES, DISCARD_TIME, Refusal, linger};
 use super::request_body::RequestBody;
 use super::service::{EdgeService, MakeEdgeService};
@@ -65,7 +66,7 @@ pub(super) struct Closing {
     reason = "an async fn stores each argument twice, also for every idle connection"
 )]
 pub(super) fn serve<S, B>(
-    accepted: Accepted,
+    mut accepted: Accepted,
     services: Arc<MakeEdgeService<S>>,
     limits: Arc<Limits>,
     closing: Closing,
@@ -79,7 +80,8 @@ where
     async move {
         let _open = &open;
         // hyper's buffers are allocated only once the client has sent something.
-        let first = tokio::time::timeout(limits.header, first_bytes(&accepted.stream));
+        let first = opening(&mut accepted, services.proxy_headers.as_ref());
+        let first = tokio::time::timeout(limits.header, first);
         let first = closing.graceful.run_until_cancelled(first).await;
         if let Some(Ok(Ok(first))) = first
             && !first.is_empty()
@@ -95,14 +97,37 @@ where
     }
 }
 
+/// Waits for the client's first bytes and returns them. If the listener requires the header of a proxy, it
+/// comes before them, and its client becomes the peer. Nothing else is read of the stream before it.
+async fn opening(
+    accepted: &mut Accepted,
+    proxy_headers: Option<&ProxyHeaders>,
+) -> io::Result<BytesMut> {
+    if let Some(proxy_headers) = proxy_headers {
+        // Boxed, so that it takes no memory where there are no such headers.
+        let header = Box::pin(proxy_headers.read(&accepted.stream, accepted.peer));
+        let (client, rest) = header.await?;
+        accepted.peer = client;
+        if !rest.is_empty() {
+            return Ok(rest);
+        }
+    }
+    first_bytes(&accepted.stream).await
+}
+
+/// Waits until a socket has something to read.
+pub(super) async fn readable(stream: &Stream) -> io::Result<()> {
+    match stream {
+        Either::Left(stream) => stream.readable().await,
+        Either::Right(stream) => stream.readable().await,
+    }
+}
+
 /// Waits for the client's first bytes and returns them; empty if the client has disconnected.
 async fn first_bytes(stream: &Stream) -> io::Result<BytesMut> {
     loop {
         // tokio reports a new socket as readable until a read has failed.
-        match stream {
-            Either::Left(stream) => stream.readable().await?,
-            Either::Right(stream) => stream.readable().await?,
-        }
+        readable(stream).await?;
         match read(stream) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             read => return read,
@@ -110,7 +135,8 @@ async fn first_bytes(stream: &Stream) -> io::Result<BytesMut> {
     }
 }
 
-fn read(stream: &Stream) -> io::Result<BytesMut> {
+/// Reads what a socket has; empty at its end.
+pub(super) fn read(stream: &Stream) -> io::Result<BytesMut> {
     let mut bytes = [0; FIRST_BYTES];
     let length = match stream {
         Either::Left(stream) => stream.try_read(&mut bytes)?,

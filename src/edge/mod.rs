@@ -29,7 +29,8 @@
 //! - **`/health`** is answered by the edge itself: 200 while serving, 503 while draining.
 //! - **Origin and Host** are checked by Ollama's rules, against web pages that call a server on
 //!   localhost.
-//! - **The client's address** is read from trusted proxies ([`TrustedProxies`]).
+//! - **The client's address** is read from trusted proxies ([`TrustedProxies`]): from their headers, or
+//!   from the PROXY protocol, which a listener can require.
 //! - **Redirects** lead to the canonical form of a path, as in Ollama.
 //! - **Refusals** have an error text in the dialect of the path, and are reported to a
 //!   [`RefusalObserver`].
@@ -73,6 +74,7 @@ mod gauges;
 mod host;
 mod listener;
 mod origin;
+mod proxy_protocol;
 mod redirect;
 mod refusal;
 mod request;

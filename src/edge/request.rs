@@ -65,7 +65,10 @@ impl Rules {
 
     /// The client's address, for logs and limits.
     pub(super) fn client(&self, peer: PeerAddr, headers: &HeaderMap) -> Option<IpAddr> {
-        client_address(&self.proxies, peer.ip(), headers)
+        match peer {
+            PeerAddr::Unknown { proxy } => proxy,
+            peer => client_address(&self.proxies, peer.ip(), headers),
+        }
     }
 
     /// Applies the rules to a request, and brings its target into the form that the stack expects.

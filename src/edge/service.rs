@@ -24,6 +24,7 @@ use super::address::PeerAddr;
 use super::config::EdgeConfig;
 use super::gauges::Gauges;
 use super::origin;
+use super::proxy_protocol::ProxyHeaders;
 use super::request::{Answer, Decision, Rules, only};
 use super::request_body::RequestBody;
 use super::request_line::is_line_of;
@@ -41,6 +42,8 @@ pub(super) struct MakeEdgeService<S> {
     gauges: Arc<Gauges>,
     body_timeout: Option<Duration>,
     trusts_local_peers: bool,
+    /// `None` if connections have no header of the PROXY protocol.
+    pub(super) proxy_headers: Option<ProxyHeaders>,
 }
 
 impl<S> MakeEdgeService<S> {
@@ -52,7 +55,10 @@ impl<S> MakeEdgeService<S> {
 
 impl<S: Clone> MakeEdgeService<S> {
     pub(super) fn new(stack: S, config: &EdgeConfig, gauges: Arc<Gauges>) -> Self {
+        let proxies = config.trusted_proxies.clone();
+        let requires_header = config.requires_proxy_protocol;
         Self {
+            proxy_headers: requires_header.then(|| ProxyHeaders::new(proxies, gauges.clone())),
             stack: Mutex::new(TowerToHyperService::new(stack)),
             rules: Arc::new(Rules::new(config)),
             gauges,

@@ -46,6 +46,11 @@ impl TrustedProxies {
         Ok(proxies)
     }
 
+    /// Whether no peer is trusted.
+    pub fn is_empty(&self) -> bool {
+        self.networks.is_empty() && !self.unix
+    }
+
     /// Whether a peer is trusted; `None` is a peer on a unix socket.
     pub(super) fn trust(&self, peer: Option<IpAddr>) -> bool {
         match peer {

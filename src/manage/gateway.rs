@@ -197,20 +197,9 @@ fn address(
 }
 
 fn key(file: Option<&Path>, environment: &Environment) -> Result<Option<HeaderValue>, ManageError> {
-    let (source, text) = match file {
-        Some(file) => {
-            let path = file.display().to_string();
-            let text = std::fs::read_to_string(file);
-            let cannot = |error| ManageError::Arguments(format!("{path} cannot be read: {error}"));
-            (path.clone(), Some(text.map_err(cannot)?))
-        }
-        None => (
-            ADMIN_KEY.to_owned(),
-            environment.get(ADMIN_KEY).map(str::to_owned),
-        ),
-    };
-    let text = text.map(|text| text.trim().to_owned());
-    let Some(text) = text.filter(|text| !text.is_empty()) else {
+    let read = read_key(file, ADMIN_KEY, environment);
+    let (source, text) = read.map_err(ManageError::Arguments)?;
+    let Some(text) = text else {
         return Ok(None);
     };
     let value = one_key(&text).and_then(|key| HeaderValue::from_str(&format!("Bearer {key}")).ok());
@@ -223,9 +212,35 @@ fn key(file: Option<&Path>, environment: &Environment) -> Result<Option<HeaderVa
     Ok(Some(value))
 }
 
+/// The text with a key in the file, or else in the variable; `None` if there is none. Returns also where
+/// it came from.
+///
+/// # Errors
+/// The file cannot be read.
+pub(crate) fn read_key(
+    file: Option<&Path>,
+    variable: &str,
+    environment: &Environment,
+) -> Result<(String, Option<String>), String> {
+    let (source, text) = match file {
+        Some(file) => {
+            let path = file.display().to_string();
+            let text = std::fs::read_to_string(file);
+            let text = text.map_err(|error| format!("{path} cannot be read: {error}"))?;
+            (path, Some(text))
+        }
+        None => (
+            variable.to_owned(),
+            environment.get(variable).map(str::to_owned),
+        ),
+    };
+    let text = text.map(|text| text.trim().to_owned());
+    Ok((source, text.filter(|text| !text.is_empty())))
+}
+
 /// The key in a text that is a key, or in which one line is a key that `llamatower keygen` has made;
 /// `None` if there are several.
-fn one_key(text: &str) -> Option<&str> {
+pub(crate) fn one_key(text: &str) -> Option<&str> {
     let mut lines = text.lines();
     if let (Some(only), None) = (lines.next(), lines.next()) {
         return Some(only);
@@ -253,7 +268,7 @@ fn plain_text(page: &[u8]) -> Option<String> {
 }
 
 /// The error in a response, if it has one.
-pub(super) fn error_text(page: &[u8]) -> Option<String> {
+pub(crate) fn error_text(page: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Page {
         error: String,

@@ -28,6 +28,8 @@ fn is_about_the_client(name: &HeaderName) -> bool {
             | "forwarded"
             | "x-real-ip"
     ) || name.starts_with("x-forwarded-")
+        // Open WebUI names its user, the chat and the message.
+        || name.starts_with("x-openwebui-")
 }
 
 /// Rewrites a client's request for the backend: the path of the route table, no query, and no

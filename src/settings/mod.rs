@@ -61,7 +61,7 @@ pub use values::{
 use crate::telemetry::check_environment;
 use reader::Reader;
 use source::Texts;
-pub(crate) use unknown::{ADMIN_KEY, CONFIG_FILE};
+pub(crate) use unknown::{ADMIN_KEY, CLIENT_KEY, CONFIG_FILE};
 use unknown::{doubtful_variables, unknown_variables};
 
 /// Settings and their sources.
@@ -107,6 +107,31 @@ impl Settings {
     ) -> Result<Vec<ListenAddr>, SettingsError> {
         let addresses = parse::or_off(parse::addresses);
         Self::listeners_of("listen.admin", addresses, file, environment)
+    }
+
+    /// The addresses whose `/health` answers without a proxy: those for clients, or those for operators if
+    /// the first require the PROXY protocol. Other settings may be wrong.
+    ///
+    /// # Errors
+    /// The addresses cannot be parsed.
+    pub fn checked_listeners(
+        file: Option<&Path>,
+        environment: &Environment,
+    ) -> Result<Vec<ListenAddr>, SettingsError> {
+        let mut others = Vec::new();
+        let mut reader = Reader::new(
+            SETTINGS,
+            Texts::gather(SETTINGS, file, environment, &mut others),
+            Vec::new(),
+        );
+        let is_required = reader.parsed(
+            "listen.proxy_protocol",
+            parse::one_of(&parse::PROXY_PROTOCOL),
+        );
+        match is_required {
+            Some(true) => Self::admin_listeners(file, environment),
+            _ => Self::listeners(file, environment),
+        }
     }
 
     fn listeners_of(

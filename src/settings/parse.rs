@@ -8,10 +8,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Method;
+use http::{HeaderName, Method};
+use ipnet::IpNet;
 use jiff::tz::TimeZone;
 use llamatower_layers::EndpointTable;
-use llamatower_layers::api_key::{KeySet, Role};
+use llamatower_layers::api_key::{KeySet, Role, is_key_name};
 use llamatower_layers::queue::Priority;
 use llamatower_layers::rate_limit::Quota;
 use llamatower_layers::token_limit::{Budget, Window};
@@ -259,6 +260,62 @@ pub(super) fn key_limits(text: &str) -> Parsed<BTreeMap<Arc<str>, KeyLimits>> {
     Ok(limits)
 }
 
+/// Networks with their names, like `10.1.0.0/16=lab, fd00:1::7=buildbot`. Each network has one name.
+pub(super) fn networks(text: &str) -> Parsed<Vec<(IpNet, Arc<str>)>> {
+    let mut found: Vec<(IpNet, Arc<str>)> = Vec::new();
+    for item in items(text) {
+        let (network, name) = item
+            .split_once('=')
+            .ok_or(format!("{item:?} is not like 10.1.0.0/16=lab"))?;
+        let (network, name) = (network.trim(), name.trim());
+        let network = network
+            .parse::<IpNet>()
+            .or_else(|_| {
+                network
+                    .parse()
+                    .map(|ip: IpAddr| IpNet::from(ip.to_canonical()))
+            })
+            .map_err(|_| {
+                format!("{network:?} is neither a network like 10.1.0.0/16 nor an address")
+            })?;
+        if !is_key_name(name) {
+            return Err(format!(
+                "{name:?} cannot be a name: write 1 to 64 of letters, digits and - _ . @"
+            ));
+        }
+        let network = network.trunc();
+        match found.iter().find(|(known, _)| *known == network) {
+            Some((_, known)) if **known != *name => {
+                return Err(format!("{network} has two names: {known} and {name}"));
+            }
+            Some(_) => return Err(format!("{network} is listed twice")),
+            None => found.push((network, name.into())),
+        }
+    }
+    Ok(found)
+}
+
+/// A header that names a user. It is removed from requests, so it cannot be one that they need.
+pub(super) fn user_header(text: &str) -> Parsed<HeaderName> {
+    const NEEDED: [&str; 8] = [
+        "accept",
+        "authorization",
+        "connection",
+        "content-length",
+        "content-type",
+        "host",
+        "transfer-encoding",
+        "x-api-key",
+    ];
+    let name: HeaderName = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not the name of a header"))?;
+    match NEEDED.contains(&name.as_str()) {
+        true => Err(format!("{name} has another purpose in each request")),
+        false => Ok(name),
+    }
+}
+
 // === addresses ===
 
 pub(super) fn addresses(text: &str) -> Parsed<Vec<ListenAddr>> {
@@ -409,6 +466,8 @@ pub(super) const LOG_FORMATS: [(&str, LogFormat); 3] = [
     ("json", LogFormat::Json),
     ("auto", LogFormat::Auto),
 ];
+
+pub(super) const PROXY_PROTOCOL: [(&str, bool); 2] = [("off", false), ("required", true)];
 
 pub(super) const NUM_CTX: [(&str, NumCtx); 2] = [("keep", NumCtx::Keep), ("exact", NumCtx::Exact)];
 

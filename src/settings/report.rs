@@ -107,7 +107,7 @@ pub fn reference() -> String {
          secrets (see below). A list without items (`,` or `[]`) is an error. An unknown variable that\n\
          begins with `LLAMATOWER_`, or an unknown key in the file, is an error too (see\n\
          `LLAMATOWER_ALLOW_UNKNOWN`). The gateway ignores the variables of commands\n\
-         (`LLAMATOWER_ADMIN_KEY`), and those that Kubernetes sets for a Service named `llamatower`.\n\n\
+         (`LLAMATOWER_ADMIN_KEY`, `LLAMATOWER_KEY`), and those that Kubernetes sets for a Service named `llamatower`.\n\n\
          A secret can be given as a file: append `_FILE` to its variable, or `_file` to its key in\n\
          the TOML file (`[keys] api_file = \"/run/secrets/keys\"`), and set it to the path. In a file of\n\
          keys or tokens, lines that begin with `#` are comments. A file without a secret is an error,\n\

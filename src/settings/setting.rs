@@ -72,6 +72,8 @@ pub enum Form {
     Aliases,
     /// Models of single keys, like `ada=qwen*|llama3.2`.
     KeyModels,
+    /// Names of networks, like `10.1.0.0/16=lab`.
+    NetworkNames,
     /// Reasons to send requests to the cloud, like `down, missing`; or `off`.
     CloudWhen,
     /// Models with their names in the cloud, like `qwen2.5-coder:7b=openai/gpt-oss-20b`.
@@ -102,6 +104,7 @@ impl Form {
                 | Self::KeyLimits
                 | Self::Aliases
                 | Self::KeyModels
+                | Self::NetworkNames
                 | Self::CloudWhen
                 | Self::CloudModels
         )
@@ -155,6 +158,9 @@ impl Form {
                  warm=resident(qwen2.5:7b|llama3.2:3b)"
             }
             Self::KeyModels => "a comma-separated list like ada=qwen*|llama3.2, bob=*:1b",
+            Self::NetworkNames => {
+                "a comma-separated list like 10.1.0.0/16=lab, 192.168.7.4=buildbot"
+            }
             Self::CloudWhen => "a comma-separated list of down, missing, busy; or off",
             Self::CloudModels => "a comma-separated list like qwen2.5-coder:7b=openai/gpt-oss-20b",
             Self::Switch => "true or false",

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
+use ipnet::IpNet;
 use jiff::tz::TimeZone;
 use llamatower_layers::model_alias::Aliases;
 use llamatower_layers::rate_limit::Quota;
@@ -99,6 +101,8 @@ settings! {
             "Names that a loopback listener accepts in `Host`, besides `localhost`, this machine's name and private addresses: `gateway.example`, `*.example.com`, or `*` for all. The check protects against DNS rebinding by web pages; it is off for clients if `LLAMATOWER_API_KEYS` is set. Add your public name if a proxy on the same machine passes it on and you use no keys."
         trusted_proxies: TrustedProxies = trusted_proxies, "LLAMATOWER_TRUSTED_PROXIES" List ""
             "Proxies whose `X-Forwarded-For` or `Forwarded` gives the client's address for limits, logs and traces: addresses, networks like `10.0.0.0/8`, and `unix` for all connections by a unix socket. Set it to exactly the addresses of your proxies, because a trusted peer can claim any client address."
+        proxy_protocol: bool = one_of(&PROXY_PROTOCOL), "LLAMATOWER_PROXY_PROTOCOL" Text "off"
+            "Whether each connection to `LLAMATOWER_LISTEN` must begin with a header of the PROXY protocol (version 1 or 2), which tells the client's address: `off` or `required`. With `required`, connections that are not from `LLAMATOWER_TRUSTED_PROXIES`, or have no such header, are closed, also those of health checks that do not send it; `/health` of `LLAMATOWER_ADMIN_LISTEN` needs none. Set it if a load balancer passes on connections and not requests, and sends this header."
         max_connections: NonZeroUsize = count, "LLAMATOWER_MAX_CONNECTIONS" Count "4096"
             "The maximum number of open client connections; further ones are answered with 503 and closed. Raise it if `/metrics` shows refused connections; a connection with a stream takes up to 45 kB."
         max_head_bytes: usize = head_size, "LLAMATOWER_MAX_HEAD_BYTES" Size "128KiB"
@@ -198,6 +202,10 @@ settings! {
             "The rate limit of each client for requests that run no model (lists, `/api/show`, management); further ones are refused (429). `auto` is `50/s` if inference requests are limited, and no limit otherwise. `/`, `/api/version` and `/health` are never limited. Raise it if editors or chat pages cannot get their list of models."
         key_tokens: Vec<Budget> = or_off(list(token_budget)), "LLAMATOWER_KEY_TOKEN_LIMIT" TokenBudgets "off"
             "The token budget of each client, for prompts and responses together, in each minute, day or month of the calendar; comma-separated. Set it to divide the capacity among clients."
+        user_rate: Option<Quota> = optional(rate), "LLAMATOWER_USER_RATE_LIMIT" Rate "off"
+            "The rate limit for inference requests of each user of a key in `LLAMATOWER_DELEGATING_KEYS`; further ones are refused (429). The limit of the key also counts, for all of its users together. Set it so that one user cannot use up what the key may use."
+        user_tokens: Vec<Budget> = or_off(list(token_budget)), "LLAMATOWER_USER_TOKEN_LIMIT" TokenBudgets "off"
+            "The token budget of each user of a key in `LLAMATOWER_DELEGATING_KEYS`, in each minute, day or month of the calendar; comma-separated. The budget of the key also counts, for all of its users together. Set it so that one user cannot use up what the key may use."
         key_limits: BTreeMap<Arc<str>, KeyLimits> = key_limits, "LLAMATOWER_KEY_LIMITS" KeyLimits ""
             "Limits of single keys that replace the general ones, by the names in `LLAMATOWER_API_KEYS`: `ada:rate=60/m`, `ada:tokens=100000/day`, `ada:weight=2` (twice the share of the slots), `ada:priority=high` (or `low`); comma-separated. Set it for clients that need more, or should get less, than the others."
         key_models: BTreeMap<Arc<str>, Vec<ModelPattern>> = key_models, "LLAMATOWER_KEY_MODELS" KeyModels ""
@@ -298,6 +306,14 @@ settings! {
             "Digests of the keys that may also manage models (pull, push, create, copy, delete, blobs); if there are none, management is off. Set it for the people who manage models."
         required: bool = switch, "LLAMATOWER_REQUIRE_KEYS" Switch "false"
             "Whether the gateway refuses to start (exit code 2) if `LLAMATOWER_API_KEYS` holds no key. Set it to `true` if others can connect, so that a missing Secret or variable does not open the gateway."
+        networks: Vec<(IpNet, Arc<str>)> = networks, "LLAMATOWER_NETWORK_IDENTITIES" NetworkNames ""
+            "Names for clients without a key, by their network: `10.1.0.0/16=lab, 192.168.7.4=buildbot`; comma-separated, the longest network that contains the address counts. The name is used like that of a key: in `LLAMATOWER_KEY_LIMITS` and `LLAMATOWER_KEY_MODELS`, in logs, metrics and usage. All machines of a network are one client. Behind proxies it is the address that they report (`LLAMATOWER_TRUSTED_PROXIES`). Set it to give machines or rooms names and limits without keys."
+        networks_replace_keys: bool = switch, "LLAMATOWER_NETWORKS_REPLACE_KEYS" Switch "false"
+            "Whether clients from the networks in `LLAMATOWER_NETWORK_IDENTITIES` need no key where `LLAMATOWER_API_KEYS` is set. They may then do what a key of `LLAMATOWER_API_KEYS` may, also use a cloud, whatever credential they send; to manage models they still need an administrator's key. Set it to `true` only if everyone and every program in these networks may use the models."
+        delegating: Vec<Arc<str>> = list(text), "LLAMATOWER_DELEGATING_KEYS" List ""
+            "The names of keys in `LLAMATOWER_API_KEYS` that name their user in a header (`LLAMATOWER_USER_HEADERS`), like the key of a chat server with many users; comma-separated. Each user is then a client of its own, `webui/ada@example.org`: in the queue, for `LLAMATOWER_USER_RATE_LIMIT` and `LLAMATOWER_USER_TOKEN_LIMIT`, in logs and usage. The limits of the key bound the sum of its users. Set it for programs that authenticate their users themselves."
+        user_headers: Vec<HeaderName> = list(user_header), "LLAMATOWER_USER_HEADERS" List "X-OpenWebUI-User-Email"
+            "The headers in which keys of `LLAMATOWER_DELEGATING_KEYS` name their user; comma-separated, the first that has a value counts. Without one the request counts for the key. They are ignored for other clients, and are not sent to servers. Set it to the headers that your program sends."
         groq: Option<Secret> = optional(secret), "GROQ_API_KEY" Secret ""
             "The key of the cloud service in `LLAMATOWER_CLOUD_URL`. It has no effect without `LLAMATOWER_CLOUD_WHEN`. Set it to use that service."
     }

@@ -17,9 +17,12 @@ pub(crate) const CONFIG_FILE: &str = "LLAMATOWER_CONFIG";
 /// An administrator's key, for the commands that ask a running gateway.
 pub(crate) const ADMIN_KEY: &str = "LLAMATOWER_ADMIN_KEY";
 
+/// A client's key, for the command that passes requests on to a gateway.
+pub(crate) const CLIENT_KEY: &str = "LLAMATOWER_KEY";
+
 /// The variables that commands read. They are no settings, and the gateway accepts them, because
 /// they are usually exported for all commands of a shell.
-const OF_COMMANDS: [&str; 2] = [CONFIG_FILE, ADMIN_KEY];
+const OF_COMMANDS: [&str; 3] = [CONFIG_FILE, ADMIN_KEY, CLIENT_KEY];
 
 /// All variables with the gateway's prefix that are not settings, without those that Kubernetes
 /// sets for a Service.

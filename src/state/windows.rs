@@ -29,6 +29,7 @@ impl AccountText for Client {
     fn of_text(text: &str) -> Option<Self> {
         match text.split_once(':')? {
             ("key", name) => Some(Self::Key(name.into())),
+            ("user", name) => Some(Self::User(name.into())),
             ("address", address) => address.parse().ok().map(Self::Address),
             _ => None,
         }
@@ -106,5 +107,21 @@ impl<K: AccountText + Hash + Eq + Clone + Send> Persist for Windows<K> {
 impl<K> std::fmt::Debug for Windows<K> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Windows").field(&self.limit).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_of_an_account_names_it() {
+        for client in [
+            Client::Key("webui".into()),
+            Client::User("webui/ada:b/c@example.org".into()),
+            Client::Address([10, 0, 0, 7].into()),
+        ] {
+            assert_eq!(Client::of_text(&client.text()), Some(client));
+        }
     }
 }

@@ -33,7 +33,7 @@ pub struct WaiterRow {
     pub id: u64,
     /// The model; null for a request that names none.
     pub model: Option<String>,
-    /// `key:NAME` or `address:ADDRESS`; null if the client is not known.
+    /// `key:NAME`, `user:KEY/USER` or `address:ADDRESS`; null if the client is not known.
     pub client: Option<String>,
     /// `high`, `normal` or `low`.
     pub priority: String,

@@ -34,7 +34,7 @@ pub struct RequestRow {
     pub model: Option<String>,
     /// The model that answered, if that was an alias.
     pub served_model: Option<String>,
-    /// `key:NAME` or `address:ADDRESS`.
+    /// `key:NAME`, `user:KEY/USER` or `address:ADDRESS`.
     pub client: Option<String>,
     /// The backend that answered.
     pub backend: Option<String>,

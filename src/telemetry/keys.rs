@@ -9,13 +9,26 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{BoundCounter, Counter, Meter};
 
 use super::names;
+use crate::delegation::{key_of_user, other_users};
 
-/// The counters of all keys. Only configured keys have a name, so their number is bounded.
+/// The number of users of keys that have counters of their own. The others share those of
+/// `KEY/(others)`.
+const USERS: usize = 256;
+
+/// The counters of all keys. Only configured keys have a name, so their number is bounded; that of their
+/// users is limited.
 pub(super) struct KeyCounters {
     requests: Counter<u64>,
     tokens: Counter<u64>,
     anonymous: OfKey,
-    known: RwLock<HashMap<Arc<str>, Arc<OfKey>>>,
+    known: RwLock<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    counters: HashMap<Arc<str>, Arc<OfKey>>,
+    /// How many of these are users.
+    users: usize,
 }
 
 /// The counters of one key.
@@ -70,15 +83,23 @@ impl KeyCounters {
 
     fn of(&self, key: &Arc<str>) -> Arc<OfKey> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(counters) = known.get(key) {
+        if let Some(counters) = known.counters.get(key) {
             return counters.clone();
         }
         drop(known);
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        match known.entry(key.clone()) {
+        let others = match known.users < USERS {
+            true => None,
+            false => other_users(key),
+        };
+        let name = others.as_ref().unwrap_or(key);
+        if others.is_none() && key_of_user(key).is_some() && !known.counters.contains_key(key) {
+            known.users += 1;
+        }
+        match known.counters.entry(name.clone()) {
             Entry::Occupied(place) => place.get().clone(),
             Entry::Vacant(place) => {
-                let counters = OfKey::new(&self.requests, &self.tokens, key.clone());
+                let counters = OfKey::new(&self.requests, &self.tokens, name.clone());
                 place.insert(Arc::new(counters)).clone()
             }
         }

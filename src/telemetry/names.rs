@@ -265,7 +265,7 @@ pub const OTHER: &str = "other";
 
 /// The values of `error.type` in [`REFUSALS`]: the kinds of failures with which the gateway refuses
 /// a request before a backend is asked.
-pub const REFUSALS_BY_KIND: [&str; 47] = [
+pub const REFUSALS_BY_KIND: [&str; 48] = [
     "ambiguous_credential",
     "ambiguous_key",
     "at_capacity",
@@ -282,6 +282,7 @@ pub const REFUSALS_BY_KIND: [&str; 47] = [
     "head_timeout",
     "head_too_large",
     "invalid_model_name",
+    "invalid_user",
     "key_queue_full",
     "limit_reached",
     "malformed_body",

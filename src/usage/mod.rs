@@ -3,8 +3,9 @@
 //! [`Usage`] observes the ends of requests that run a model, and adds them to counts in memory, which
 //! [`State`](crate::state::State) writes to its file. [`Query`] sums them up for operators.
 //!
-//! The number of rows is bounded: a key is one of the configured names, or [`ANONYMOUS`]; a model is one
-//! that a server has answered for, or [`OTHER`](crate::telemetry::names::OTHER).
+//! The number of rows is bounded: a key is one of the configured names, one of a limited number of its
+//! users each day, or [`ANONYMOUS`]; a model is one that a server has answered for, or
+//! [`OTHER`](crate::telemetry::names::OTHER).
 
 mod counts;
 mod export;
@@ -12,6 +13,7 @@ mod models;
 mod query;
 #[cfg(test)]
 mod tests;
+mod users;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,6 +32,7 @@ use crate::state::{ChangeSignal, Changes, Counts, Persist, UsageKey, day_number}
 use crate::telemetry::FleetView;
 use crate::telemetry::names::ANONYMOUS;
 use models::Models;
+use users::Users;
 
 /// So many threads can count requests at the same time.
 const SHARDS: usize = 8;
@@ -38,6 +41,7 @@ const SHARDS: usize = 8;
 pub struct Usage {
     zone: TimeZone,
     models: Models,
+    users: Users,
     anonymous: Arc<str>,
     signal: ChangeSignal,
     shards: [Shard; SHARDS],
@@ -69,6 +73,7 @@ impl Usage {
         Self {
             zone,
             models: Models::default(),
+            users: Users::default(),
             anonymous: ANONYMOUS.into(),
             signal,
             shards: Default::default(),
@@ -90,6 +95,7 @@ impl Usage {
             pending.today = Day::at(now, &self.zone);
         }
         let day = pending.today.number;
+        let key = self.users.row(key, day);
         let row = pending.rows.entry(UsageKey { day, key, model });
         crate::state::add(row.or_default(), &counts);
         drop(pending);

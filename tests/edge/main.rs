@@ -12,6 +12,7 @@ mod limits;
 mod messages;
 mod origins;
 mod proxies;
+mod proxy_protocol;
 mod redirects;
 mod refusals;
 mod rules;

@@ -52,6 +52,8 @@ fn another_value(setting: &Setting) -> &'static str {
         ("listen.origins", _) => "https://chat.example",
         ("listen.allowed_hosts", _) => "llm.example, *.corp.example",
         ("listen.trusted_proxies", _) => "10.0.0.0/8, ::1, unix",
+        ("listen.proxy_protocol", _) => "required",
+        ("keys.user_headers", _) => "X-User-Email, X-User",
         ("backends.management", _) => "localhost:11434",
         ("backends.ca_file", _) => &CA_FILE.1,
         (_, Form::ServerWeights) => "localhost=0.5",
@@ -83,6 +85,7 @@ fn another_value(setting: &Setting) -> &'static str {
         (_, Form::Aliases) => {
             "gpt=qwen3:4b, fast=qwen3:4b|llama3, small=cheapest(a|b), mix=a*9|b*1"
         }
+        (_, Form::NetworkNames) => "10.1.0.0/16=lab, 192.168.7.4=buildbot",
         (_, Form::KeyModels) => "ada=qwen*|llama3.2, bob=*:1b",
         (_, Form::CloudWhen) => "down, busy",
         (_, Form::CloudModels) => "qwen3:4b=openai/gpt-oss-20b",
@@ -95,6 +98,7 @@ fn another_value(setting: &Setting) -> &'static str {
 fn needed_by(setting: &Setting) -> impl Iterator<Item = (&'static str, &'static str)> {
     let needed: &[_] = match setting.key {
         "keys.required" => &[("LLAMATOWER_API_KEYS", DIGEST)],
+        "listen.proxy_protocol" => &[("LLAMATOWER_TRUSTED_PROXIES", "10.0.0.1")],
         "breaker.open_for" => &[("LLAMATOWER_BREAKER_OPEN_AT_MOST", "1h")],
         "cloud.when" => &[
             ("GROQ_API_KEY", "hunter2"),

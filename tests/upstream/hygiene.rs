@@ -28,6 +28,7 @@ fn headers_about_the_client_are_not_sent_to_a_backend() {
             ("origin", "http://localhost"),
             ("x-forwarded-for", "10.1.1.1"),
             ("x-forwarded-host", "evil"),
+            ("x-openwebui-user-name", "Ada"),
             ("forwarded", "for=10.1.1.1"),
             ("content-type", "application/json"),
             ("user-agent", "a client"),

@@ -123,7 +123,7 @@ fn entry(number: usize, line: &str, role: Role) -> Result<Entry, InvalidKeyLine>
     let (name, digest) = match line.split_once("sha256:") {
         Some(("", digest)) => (format!("key-{number}"), digest),
         Some((name, digest)) => match name.strip_suffix('=') {
-            Some(name) if is_name(name) => (name.to_owned(), digest),
+            Some(name) if is_key_name(name) => (name.to_owned(), digest),
             Some(_) => {
                 return Err(invalid(
                     "its name may contain only letters, digits and - _ . @",
@@ -142,7 +142,8 @@ fn entry(number: usize, line: &str, role: Role) -> Result<Entry, InvalidKeyLine>
     })
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether a key may have this name: 1 to 64 letters, digits and `-`, `_`, `.`, `@`.
+pub fn is_key_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.@".contains(&b);
     !name.is_empty() && name.len() <= 64 && name.bytes().all(plain)
 }
@@ -174,7 +175,7 @@ pub enum NoKey {
 /// # Errors
 /// See [`NoKey`].
 pub fn generate_key(name: &str) -> Result<(String, String), NoKey> {
-    if !is_name(name) {
+    if !is_key_name(name) {
         return Err(NoKey::InvalidName(name.to_owned()));
     }
     let mut bits = [0; 32];

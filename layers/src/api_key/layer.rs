@@ -32,11 +32,14 @@ pub struct ApiKeyLayer {
     pub(super) policy: Arc<Policy>,
 }
 
+type Exempt = dyn Fn(&Extensions) -> bool + Send + Sync;
+
 #[derive(Clone)]
 pub(super) struct Policy {
     pub(super) keys: Live<KeySet>,
     pub(super) rule: Rule,
     pub(super) hint: Arc<str>,
+    pub(super) is_exempt: Option<Hook<Exempt>>,
     pub(super) is_deferred: Option<Hook<dyn Fn(Operation) -> bool + Send + Sync>>,
 }
 
@@ -57,6 +60,7 @@ impl ApiKeyLayer {
                 rule: Rule::ByRoute,
                 keys: keys.into(),
                 hint: "the operator of this gateway can configure one".into(),
+                is_exempt: None,
                 is_deferred: None,
             }),
         }
@@ -65,6 +69,18 @@ impl ApiKeyLayer {
     /// Decides for each request which key it needs.
     pub fn with_rule(mut self, rule: impl Fn(&Parts) -> Access + Send + Sync + 'static) -> Self {
         Arc::make_mut(&mut self.policy).rule = Rule::Own(Arc::new(rule));
+        self
+    }
+
+    /// Lets these requests pass where others need a user's key, for example those from a trusted network.
+    /// A known key of such a request counts, and an unknown one is ignored. It changes nothing about
+    /// requests that need an administrator's key.
+    pub fn with_exempt(
+        mut self,
+        is_exempt: impl Fn(&Extensions) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        let is_exempt = Some(Hook(Arc::new(is_exempt) as Arc<_>));
+        Arc::make_mut(&mut self.policy).is_exempt = is_exempt;
         self
     }
 

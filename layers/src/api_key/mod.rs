@@ -46,6 +46,6 @@ mod service;
 mod tests;
 
 pub use error::{AmbiguousCredential, ManagementRefused, MissingKey, WrongKey};
-pub use keys::{Identity, InvalidKeyLine, KeySet, NoKey, Role, generate_key};
+pub use keys::{Identity, InvalidKeyLine, KeySet, NoKey, Role, generate_key, is_key_name};
 pub use layer::{Access, ApiKeyLayer};
 pub use service::{ApiKeyFuture, ApiKeyService};

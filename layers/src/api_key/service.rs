@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::Request;
+use http::{Extensions, Request};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
@@ -53,6 +53,14 @@ impl Policy {
             (_, None) if !shown.is_empty() => Err(WrongKey.into()),
             (Access::Anonymous, None) => Ok(None),
             (_, None) => Err(MissingKey.into()),
+        }
+    }
+
+    /// What a request needs that may be exempt from a user's key.
+    fn exempt(&self, access: Access, request: &Extensions) -> Access {
+        match &self.is_exempt {
+            Some(is_exempt) if access == Access::User && is_exempt(request) => Access::Open,
+            _ => access,
         }
     }
 
@@ -152,6 +160,7 @@ where
                 access
             }
         };
+        let access = self.policy.exempt(access, request.extensions());
         let authorized = self.policy.authorize(shown, access);
         let known = match self.policy.deferred(authorized, &mut request) {
             Ok(known) => known,

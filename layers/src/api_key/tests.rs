@@ -292,6 +292,39 @@ async fn a_deferred_refusal_passes_only_for_clients_that_may_run_models() {
 }
 
 #[tokio::test]
+async fn an_exempt_request_needs_no_users_key() {
+    let inner = service_fn(|request: Request<()>| async move {
+        let identity = request.extensions().get::<Identity>();
+        let name = identity.map(|identity| identity.name.to_string());
+        Ok::<_, Infallible>(Response::new(name))
+    });
+    let layer = ApiKeyLayer::new(keys()).with_exempt(|request| request.get::<u8>().is_some());
+    let send = async |is_exempt: bool, path: &str, key: Option<&str>| {
+        let mut request = Request::new(());
+        let route = EndpointTable::ollama().look_up(&Method::POST, path);
+        route.put_into(request.extensions_mut());
+        if is_exempt {
+            request.extensions_mut().insert(1_u8);
+        }
+        if let Some(key) = key {
+            let key = key.parse().expect("a header value");
+            request.headers_mut().insert("x-api-key", key);
+        }
+        match layer.clone().layer(inner).oneshot(request).await {
+            Ok(answer) => Ok(answer.into_body()),
+            Err(error) => Err(Failure::find(&*error).expect("a failure").kind()),
+        }
+    };
+    assert_eq!(send(true, "/api/chat", None).await, Ok(None));
+    assert_eq!(send(true, "/api/chat", Some("placeholder")).await, Ok(None));
+    let ada = Ok(Some("ada".to_owned()));
+    assert_eq!(send(true, "/api/chat", Some(USER)).await, ada);
+    assert_eq!(send(false, "/api/chat", None).await, Err("missing_key"));
+    let pull = send(true, "/api/pull", None).await;
+    assert_eq!(pull, Err("management_refused"));
+}
+
+#[tokio::test]
 async fn keys_are_replaced_for_existing_services() {
     let live = crate::live::Live::new(KeySet::default());
     let inner = service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(())) });

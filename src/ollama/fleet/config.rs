@@ -216,9 +216,10 @@ impl FleetConfig {
     }
 
     pub(super) fn share_of(&self, client: Option<&Client>) -> Share {
-        match client {
-            Some(Client::Key(name)) => self.shares.get().get(name).copied().unwrap_or_default(),
-            _ => Share::default(),
+        // Each user of a key has the share of the key.
+        match client.and_then(Client::key) {
+            Some(name) => self.shares.get().get(name).copied().unwrap_or_default(),
+            None => Share::default(),
         }
     }
 }

@@ -53,8 +53,16 @@ pub struct Access {
     tokens: Vec<(Address, Authorization)>,
     trust: Option<Trust>,
     uses_proxies: bool,
-    /// The setting with the addresses, for error texts.
-    setting: &'static str,
+    settings: SettingNames,
+}
+
+/// The names of settings, for error texts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SettingNames {
+    /// The one with the addresses.
+    pub(super) address: &'static str,
+    /// The one with further authorities.
+    pub(super) authorities: &'static str,
 }
 
 impl Default for Access {
@@ -71,13 +79,23 @@ impl Access {
             tokens,
             trust: None,
             uses_proxies: false,
-            setting: "OLLAMA_URL",
+            settings: SettingNames {
+                address: "OLLAMA_URL",
+                authorities: "LLAMATOWER_BACKEND_CA_FILE",
+            },
         }
     }
 
     /// Names another setting than `OLLAMA_URL` in errors about an address.
-    pub fn with_setting(self, setting: &'static str) -> Self {
-        Self { setting, ..self }
+    pub fn with_setting(mut self, setting: &'static str) -> Self {
+        self.settings.address = setting;
+        self
+    }
+
+    /// Names another setting than `LLAMATOWER_BACKEND_CA_FILE` in errors about an authority.
+    pub fn with_authorities_setting(mut self, setting: &'static str) -> Self {
+        self.settings.authorities = setting;
+        self
     }
 
     /// Verifies the servers' certificates with `trust`.
@@ -105,9 +123,8 @@ impl Access {
         token.map(|(_, Authorization(value))| value.clone())
     }
 
-    /// The setting with the addresses.
-    pub(super) fn setting(&self) -> &'static str {
-        self.setting
+    pub(super) fn settings(&self) -> SettingNames {
+        self.settings
     }
 
     pub(super) fn uses_proxies(&self) -> bool {

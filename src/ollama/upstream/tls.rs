@@ -16,6 +16,7 @@ use llamatower_layers::{BoxError, Failure};
 use reqwest::redirect;
 use rustls::CertificateError;
 
+use super::access::SettingNames;
 use super::body::Source;
 use super::connect::{KEEP_ALIVE, USER_TIMEOUT};
 use super::connection::MAX_HEAD_BYTES;
@@ -29,8 +30,8 @@ use super::{Access, Address, ConnectFailed, ConnectTimeout, ConnectionLost, Leaf
 pub(super) struct Tls {
     target: Arc<Target>,
     connect_timeout: Duration,
-    /// The setting with the address, for error texts.
-    setting: &'static str,
+    /// For error texts.
+    settings: SettingNames,
     /// The clients, or why they could not be created.
     clients: Result<Clients, String>,
 }
@@ -53,7 +54,7 @@ impl Tls {
             clients: clients(&target.address, connect_timeout, limits, access),
             target: Arc::new(target),
             connect_timeout,
-            setting: access.setting(),
+            settings: access.settings(),
         }
     }
 
@@ -65,7 +66,7 @@ impl Tls {
                 true => Failure::from(ConnectTimeout::new(address, self.connect_timeout)).into(),
                 false => connect_failed(
                     address,
-                    io::Error::other(why(&error, address, self.setting)),
+                    io::Error::other(why(&error, address, &self.settings)),
                 ),
             };
         }
@@ -132,7 +133,7 @@ fn client(
         client = client.resolve(address.host(), SocketAddr::new(ip, address.port()));
     }
     let built = client.build();
-    built.map_err(|error| why(&error, address, access.setting()))
+    built.map_err(|error| why(&error, address, &access.settings()))
 }
 
 impl<B> Leaf<B> for Tls
@@ -206,8 +207,9 @@ fn connect_failed(address: &Address, error: io::Error) -> BoxError {
     Failure::from(ConnectFailed::new(address, error)).into()
 }
 
-/// Why no connection could be opened and, if known, what to do. `setting` is the one with the address.
-fn why(error: &(dyn Error + 'static), address: &Address, setting: &str) -> String {
+/// Why no connection could be opened and, if known, what to do.
+fn why(error: &(dyn Error + 'static), address: &Address, settings: &SettingNames) -> String {
+    let setting = settings.address;
     use CertificateError::{
         BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext,
         NotValidYet, NotValidYetContext, UnknownIssuer,
@@ -218,11 +220,11 @@ fn why(error: &(dyn Error + 'static), address: &Address, setting: &str) -> Strin
     match error {
         rustls::Error::InvalidCertificate(wrong) => match wrong {
             // An authority that was created anew has the same name but other keys.
-            UnknownIssuer | BadSignature => {
+            UnknownIssuer | BadSignature => format!(
                 "its certificate is signed by an authority that is not trusted here; \
-                give the certificate of that authority in LLAMATOWER_BACKEND_CA_FILE"
-                    .to_owned()
-            }
+                give the certificate of that authority in {}",
+                settings.authorities
+            ),
             NotValidForName | NotValidForNameContext { .. } => format!(
                 "its certificate is not for {}; write a name that is in the certificate in {setting}",
                 address.host()

@@ -21,6 +21,7 @@ pub(super) fn check(settings: &Settings, reader: &mut Reader) {
     extra_paths(settings, reader);
     doubtful_log_filter(settings, reader);
     every_peer_is_trusted(reader);
+    networks_of_others(settings, reader);
     key_of_the_cloud(settings, reader);
     cloud_in_clear_text(settings, reader);
     declared_models(settings, reader);
@@ -131,9 +132,14 @@ fn limits_of_unknown_keys(settings: &Settings, reader: &mut Reader) {
     let models = models.map(|name| ("limits.key_models", "models have", name));
     let opted_out = settings.cloud.keys_opt_out.iter();
     let opted_out = opted_out.map(|name| ("cloud.keys_opt_out", "entry has", name));
-    for (key, what, name) in limits.chain(models).chain(opted_out) {
+    let delegating = settings.keys.delegating.iter();
+    let delegating = delegating.map(|name| ("keys.delegating", "entry has", name));
+    let named = limits.chain(models).chain(opted_out).chain(delegating);
+    for (key, what, name) in named {
         let mut identities = keys.iter().flat_map(KeySet::identities);
-        if !identities.any(|identity| identity.name == *name) {
+        let mut networks = settings.keys.networks.iter();
+        let is_network = key != "keys.delegating" && networks.any(|(_, known)| known == name);
+        if !is_network && !identities.any(|identity| identity.name == *name) {
             let reason = format!(
                 "no key in {} or {} is named {name}, so its {what} no effect",
                 reader.subject("keys.api"),
@@ -225,6 +231,37 @@ fn every_peer_is_trusted(reader: &mut Reader) {
         let reason = format!(
             "it contains all addresses ({all}): every client can claim any address with a header, \
              so that limits for addresses have no effect; list only your proxies"
+        );
+        reader.report(Warning, key, &reason);
+    }
+}
+
+/// Named networks with addresses of the internet.
+fn networks_of_others(settings: &Settings, reader: &mut Reader) {
+    /// Loopback, private, shared and link-local networks (RFC 6890).
+    const LOCAL: [&str; 9] = [
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "::1/128",
+        "fc00::/7",
+        "fe80::/10",
+    ];
+    let key = "keys.networks";
+    let local: Vec<IpNet> = LOCAL.iter().filter_map(|text| text.parse().ok()).collect();
+    let is_local = |network: &IpNet| local.iter().any(|known| known.contains(network));
+    let mut networks = settings.keys.networks.iter();
+    let public = networks.find(|(network, _)| !is_local(network));
+    if let Some((network, name)) = public.filter(|_| reader.is_valid(key)) {
+        let consequence = match settings.keys.networks_replace_keys {
+            true => "anyone there may use the models without a key",
+            false => "anyone there has this name and its limits",
+        };
+        let reason = format!(
+            "{network} ({name}) is not a private network: {consequence}; name only networks that you know"
         );
         reader.report(Warning, key, &reason);
     }

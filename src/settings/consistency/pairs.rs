@@ -37,6 +37,11 @@ macro_rules! pairs {
 }
 
 const PAIRS: &[Pair] = pairs! {
+    // Proxies.
+    Error: "listen.proxy_protocol" "needs the addresses of the proxies in" "listen.trusted_proxies"
+        if |all| all.listen.proxy_protocol && all.listen.trusted_proxies.is_empty()
+        => "every connection would be closed; write them, or set the first to off";
+
     // API keys.
     Error: "keys.required" "requires keys, but there is none in" "keys.api"
         if |all| all.keys.required && all.keys.api.is_empty()
@@ -44,6 +49,27 @@ const PAIRS: &[Pair] = pairs! {
     Warning: "backends.management" "has no effect without" "keys.admin"
         if |all| all.backends.management.is_some() && all.keys.admin.is_empty()
         => "managing models is off; add an administrator's key";
+
+    Warning: "limits.user_rate" "has no effect without" "keys.delegating"
+        if |all| all.limits.user_rate.is_some() && all.keys.delegating.is_empty()
+        => "no key names its users; write the keys that do";
+    Warning: "limits.user_tokens" "has no effect without" "keys.delegating"
+        if |all| !all.limits.user_tokens.is_empty() && all.keys.delegating.is_empty()
+        => "no key names its users; write the keys that do";
+    Warning: "keys.user_headers" "has no effect without" "keys.delegating" given "keys.user_headers"
+        if |all| all.keys.delegating.is_empty()
+        => "no key names its users; write the keys that do";
+
+    Warning: "keys.networks" "has no effect beside" "keys.api"
+        if |all| !all.keys.networks.is_empty() && !all.keys.api.is_empty() && !all.keys.networks_replace_keys
+        => "each client needs a key, whose name counts; set LLAMATOWER_NETWORKS_REPLACE_KEYS=true if these \
+            networks need none";
+    Warning: "keys.networks_replace_keys" "has no effect without" "keys.networks"
+        if |all| all.keys.networks_replace_keys && all.keys.networks.is_empty()
+        => "no network is named; name those that need no key";
+    Warning: "keys.networks_replace_keys" "has no effect without" "keys.api"
+        if |all| all.keys.networks_replace_keys && !all.keys.networks.is_empty() && all.keys.api.is_empty()
+        => "no client needs a key";
 
     // The state.
     Warning: "state.usage_days" "has no effect above 31 without" "state.directory" given "state.usage_days"
