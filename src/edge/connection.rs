@@ -16,20 +16,24 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
-use llamatower_edge::{ClientSocket, WriteStalled};
-use llamatower_layers::{BoxError, Deadline};
+use llamatower_edge::{ClientSocket, SocketState, WriteStalled};
+use llamatower_layers::{BoxError, Deadline, Dialect};
 use socket2::SockRef;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::either::Either;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower::Service;
 
 use super::gauges::Open;
+use super::http2;
 use super::listener::{Accepted, Stream};
 use super::refusal::{DISCARD_BYTES, DISCARD_TIME, Refusal, linger};
 use super::request_body::RequestBody;
 use super::service::{EdgeService, MakeEdgeService};
 use super::socket::EdgeSocket;
 use super::state::{ConnectionState, Phase};
+use super::tls::{self, Secured};
+use super::transport::Transport;
 
 /// Least size of hyper's buffer for output that waits to be written.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -37,7 +41,7 @@ const BUFFER_BYTES: usize = 64 * 1024;
 /// Size of the first read on a new connection, before hyper is created. Most heads are shorter.
 const FIRST_BYTES: usize = 2048;
 
-type Http<S> = http1::Connection<TokioIo<EdgeSocket<Stream>>, EdgeService<S>>;
+type Http<S> = http1::Connection<TokioIo<EdgeSocket<Transport>>, EdgeService<S>>;
 
 /// Time-outs and size limits of one connection.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +52,8 @@ pub(super) struct Limits {
     pub(super) write_stall: Option<Duration>,
     pub(super) head_bytes: usize,
     pub(super) head_fields: usize,
+    /// Whether a connection without TLS may be HTTP/2.
+    pub(super) plain_http2: bool,
 }
 
 /// Tokens that close a connection.
@@ -72,24 +78,104 @@ pub(super) fn serve<S, B>(
     open: Open,
 ) -> impl Future<Output = ()>
 where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone,
-    B: Body<Data = Bytes> + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
     async move {
         let _open = &open;
+        let deadline = Instant::now() + limits.header;
         // hyper's buffers are allocated only once the client has sent something.
-        let first = tokio::time::timeout(limits.header, first_bytes(&accepted.stream));
+        let first = timeout_at(deadline, first_bytes(&accepted.stream));
         let first = closing.graceful.run_until_cancelled(first).await;
         if let Some(Ok(Ok(first))) = first
             && !first.is_empty()
         {
-            // Boxed, so that idle connections do not reserve its memory.
-            let socket = ClientSocket::new(accepted.stream, limits.write_stall);
-            let socket = socket.with_buffered(first);
-            let state = socket.state().clone();
-            let service = services.make(accepted.peer, accepted.on_loopback, state);
+            // Boxed, so that idle connections do not reserve their memory.
+            if accepted.is_tls {
+                let serving = serve_tls(accepted, first, services, deadline, limits, closing);
+                return Box::pin(serving).await;
+            }
+            let is_http2 = limits.plain_http2 && http2::begins_preface(&first);
+            let (socket, state) = socket(accepted.stream, first, &limits);
+            let socket = Transport::Plain(socket);
+            let service = services.make(accepted.peer, accepted.on_loopback, None, state);
+            if is_http2 {
+                return Box::pin(http2::serve(socket, service, *limits, closing)).await;
+            }
             let socket = EdgeSocket::new(socket, service.state.clone());
+            Box::pin(serve_http(socket, service, *limits, closing)).await;
+        }
+    }
+}
+
+/// The client's socket, with the bytes that were read already.
+fn socket(stream: Stream, first: BytesMut, limits: &Limits) -> (ClientSocket<Stream>, SocketState) {
+    let socket = ClientSocket::new(stream, limits.write_stall).with_buffered(first);
+    let state = socket.state().clone();
+    (socket, state)
+}
+
+/// Serves a connection on a port that speaks TLS.
+async fn serve_tls<S, B>(
+    accepted: Accepted,
+    first: BytesMut,
+    services: Arc<MakeEdgeService<S>>,
+    deadline: Instant,
+    limits: Arc<Limits>,
+    closing: Closing,
+) where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let Accepted {
+        stream,
+        peer,
+        on_loopback,
+        ..
+    } = accepted;
+    let gauges = services.gauges();
+    if !tls::begins_handshake(&first) {
+        gauges.refused_heads.fetch_add(1, Relaxed);
+        services
+            .rules()
+            .refuse_head(Refusal::PlainHttp, &first, peer);
+        return Refusal::PlainHttp.send(stream, Dialect::Text).await;
+    }
+    let Some(server) = services.tls() else {
+        return;
+    };
+    let (socket, state) = socket(stream, first, &limits);
+    let secured = Box::pin(tls::handshake(
+        socket,
+        server,
+        deadline,
+        &closing.graceful,
+        gauges,
+    ));
+    let Some(Secured {
+        transport,
+        client,
+        is_http2,
+    }) = secured.await
+    else {
+        return;
+    };
+    let service = services.make(peer, on_loopback, Some(Arc::new(client)), state);
+    drop(services);
+    match is_http2 {
+        true => Box::pin(http2::serve(transport, service, *limits, closing)).await,
+        false => {
+            let socket = EdgeSocket::new(transport, service.state.clone());
             Box::pin(serve_http(socket, service, *limits, closing)).await;
         }
     }
@@ -120,7 +206,7 @@ fn read(stream: &Stream) -> io::Result<BytesMut> {
 }
 
 async fn serve_http<S, B>(
-    socket: EdgeSocket<Stream>,
+    socket: EdgeSocket<Transport>,
     service: EdgeService<S>,
     limits: Limits,
     closing: Closing,
@@ -170,23 +256,25 @@ async fn serve_http<S, B>(
         service,
         ..
     } = connection.http.into_parts();
-    let stream = io.into_inner().into_inner();
+    let transport = io.into_inner().into_inner();
     if let Some(refusal) = end.refusal(&state) {
         state.gauges.refused_heads.fetch_add(1, Relaxed);
         let dialect = service.rules.refuse_head(refusal, &read_buf, service.peer);
-        return refusal.send(stream, dialect).await;
+        return refusal.send(transport, dialect).await;
     }
     if state.is_http_10() && end.cuts_an_answer() {
-        return reset(&stream);
+        return reset(transport.stream());
     }
     let unread = state.is_unread() || !read_buf.is_empty() || matches!(end, End::Closed(Err(_)));
     if unread && !state.socket.has_peer_closed() && !state.socket.has_write_failed() {
-        linger(stream).await;
+        linger(transport).await;
+    } else if matches!(end, End::Clock(Phase::Head | Phase::Idle)) {
+        transport.close_idle();
     }
 }
 
 /// The time-out of a stalled write, if that is why the connection failed.
-fn stalled(error: &hyper::Error) -> Option<&WriteStalled> {
+pub(super) fn stalled(error: &hyper::Error) -> Option<&WriteStalled> {
     let error = error.source()?.downcast_ref::<io::Error>()?;
     error.get_ref()?.downcast_ref()
 }

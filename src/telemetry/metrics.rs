@@ -21,11 +21,12 @@ use super::keys::KeyCounters;
 use super::model_names::ModelNames;
 use super::observed::{DroppedLines, Listeners, PoolOf, Pools};
 use super::series::SeriesCache;
-use super::sources::{BudgetUse, Budgets, Cache, StateWritten};
+use super::sources::{BudgetUse, Budgets, Cache, Certificate, StateWritten};
 use super::{names, observed, process, runtime, sources};
 use crate::cloud::SentToCloud;
 use crate::edge::Gauges;
 use crate::ollama::fleet::LoadObserver;
+use crate::tls::Certificates;
 
 /// The instruments.
 pub struct Metrics {
@@ -45,6 +46,7 @@ pub struct Metrics {
     sync_pulls: Counter<u64>,
     fallbacks: Counter<u64>,
     reloads: Counter<u64>,
+    tls_reloads: Counter<u64>,
     keys: KeyCounters,
     models: Arc<ModelNames>,
     fleet: View,
@@ -53,6 +55,7 @@ pub struct Metrics {
     cache: Cache,
     budgets: Budgets,
     state_written: StateWritten,
+    certificate: Certificate,
     runtime: runtime::Runtime,
     dropped_lines: DroppedLines,
 }
@@ -64,6 +67,7 @@ impl Metrics {
         let (listeners, pools) = (Listeners::default(), Pools::default());
         let (cache, budgets) = (Cache::default(), Budgets::default());
         let state_written = StateWritten::default();
+        let certificate = Certificate::default();
         let (runtime, dropped_lines) = (runtime::Runtime::default(), DroppedLines::default());
         observed::observe_listeners(meter, &listeners);
         observed::observe_pools(meter, &pools);
@@ -74,6 +78,7 @@ impl Metrics {
         sources::observe_cache(meter, &cache);
         sources::observe_budgets(meter, &budgets);
         sources::observe_state(meter, &state_written);
+        sources::observe_certificate(meter, &certificate);
         runtime::observe(meter, &runtime);
         process::observe(meter);
         let count = |name: &'static str, text: &'static str| {
@@ -130,6 +135,11 @@ impl Metrics {
                 .with_unit("{reload}")
                 .with_description("Reloads of the settings")
                 .build(),
+            tls_reloads: meter
+                .u64_counter(names::TLS_RELOADS)
+                .with_unit("{reload}")
+                .with_description("Changes of the files for TLS")
+                .build(),
             keys: KeyCounters::new(meter),
             fleet,
             listeners,
@@ -137,6 +147,7 @@ impl Metrics {
             cache,
             budgets,
             state_written,
+            certificate,
             runtime,
             dropped_lines,
         }
@@ -223,6 +234,15 @@ impl Metrics {
         let _ = self.state_written.set(Box::new(is_written));
     }
 
+    /// Queries the certificate at each export. Only the first call has an effect.
+    pub fn observe_certificate(&self, certificates: Certificates) {
+        let _ = self.certificate.set(certificates);
+        for result in names::RELOAD_RESULTS {
+            self.tls_reloads
+                .add(0, &[KeyValue::new(names::RESULT, result)]);
+        }
+    }
+
     /// Queries the number of dropped log lines at each export. Only the first call has an effect.
     pub fn observe_log(&self, dropped: impl Fn() -> u64 + Send + Sync + 'static) {
         let _ = self.dropped_lines.set(Box::new(dropped));
@@ -270,6 +290,14 @@ impl Metrics {
         let [applied, failed] = names::RELOAD_RESULTS;
         let result = if has_succeeded { applied } else { failed };
         self.reloads.add(1, &[KeyValue::new(names::RESULT, result)]);
+    }
+
+    /// Counts a change of the files for TLS.
+    pub fn tls_reloaded(&self, has_succeeded: bool) {
+        let [applied, failed] = names::RELOAD_RESULTS;
+        let result = if has_succeeded { applied } else { failed };
+        self.tls_reloads
+            .add(1, &[KeyValue::new(names::RESULT, result)]);
     }
 
     /// Counts a pull that the gateway began by itself; `result` has a fixed spelling.

@@ -9,6 +9,7 @@ use opentelemetry::metrics::Meter;
 
 use super::names;
 use super::observed::{counter, gauge};
+use crate::tls::Certificates;
 
 /// The cache, once it is set.
 pub(super) type Cache = Arc<OnceLock<CacheLayer>>;
@@ -18,6 +19,9 @@ pub(super) type Budgets = Arc<OnceLock<Box<dyn Fn() -> Vec<BudgetUse> + Send + S
 
 /// Whether what a restart needs is written, once it is set; `None` if it need not be.
 pub(super) type StateWritten = Arc<OnceLock<Box<dyn Fn() -> Option<bool> + Send + Sync>>>;
+
+/// The certificate in force, once it is set.
+pub(super) type Certificate = Arc<OnceLock<Certificates>>;
 
 /// What is used of a budget in its current window.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,4 +119,18 @@ pub(super) fn observe_state(meter: &Meter, is_written: &StateWritten) {
             gauge.observe(is_written.into(), &[]);
         }
     });
+}
+
+pub(super) fn observe_certificate(meter: &Meter, certificate: &Certificate) {
+    let certificate = certificate.clone();
+    meter
+        .i64_observable_gauge(names::TLS_CERTIFICATE_EXPIRY)
+        .with_unit("s")
+        .with_description("When the certificate in force expires, in seconds of Unix time")
+        .with_callback(move |gauge| {
+            if let Some(certificate) = certificate.get() {
+                gauge.observe(certificate.status().expires_at, &[]);
+            }
+        })
+        .build();
 }

@@ -15,6 +15,7 @@ use super::super::attributes::{bounded, error_type, method_name};
 use super::super::names;
 use super::super::propagation::Propagation;
 use super::{end, fail, set};
+use crate::edge::OverTls;
 
 /// A layer that opens the SERVER span of each request and keeps it in the request's [`Record`], so
 /// that both end together. Without a record the span would end at the head of the response, so the
@@ -102,7 +103,11 @@ fn route<B>(request: &Request<B>) -> Option<&std::sync::Arc<str>> {
 }
 
 fn describe<B>(span: &Span, request: &Request<B>) {
-    span.set_attribute(names::URL_SCHEME, "http");
+    let scheme = match request.extensions().get::<OverTls>() {
+        Some(OverTls) => "https",
+        None => "http",
+    };
+    span.set_attribute(names::URL_SCHEME, scheme);
     let client = ClientAddress::of(request.extensions());
     set(
         span,

@@ -1,0 +1,700 @@
+//! HTTP/2: its limits, its clocks, and the rules that hold as in HTTP/1.1.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::client::{Builder, ResponseFuture, SendRequest};
+use h2::{Reason, RecvStream};
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Full};
+use llamatower::edge::{EdgeConfig, RequestBody};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tower::service_fn;
+
+use crate::certificates::Folder;
+use crate::support::{Client, FedBody, Feed, Running, echo, fed, loopback, within_limit};
+
+/// A client's connection.
+struct Connection {
+    requests: SendRequest<Bytes>,
+    /// Ends with the connection.
+    end: JoinHandle<Result<(), h2::Error>>,
+}
+
+impl Connection {
+    async fn over<IO>(io: IO, builder: &Builder) -> Self
+    where
+        IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (requests, connection) = within_limit(builder.handshake(io)).await.unwrap();
+        Self {
+            requests,
+            end: tokio::spawn(connection),
+        }
+    }
+
+    /// A connection by TLS.
+    async fn to(edge: &Running, folder: &Folder) -> Self {
+        Self::with(edge, folder, &Builder::new()).await
+    }
+
+    async fn with(edge: &Running, folder: &Folder, builder: &Builder) -> Self {
+        let client = folder.trusting().offering(&["h2", "http/1.1"]);
+        let stream = client.handshake(edge).await.unwrap();
+        Self::over(stream, builder).await
+    }
+
+    /// Sends a request without a body.
+    async fn begin(&mut self, request: Request<()>) -> ResponseFuture {
+        poll_fn(|cx| self.requests.poll_ready(cx)).await.unwrap();
+        self.requests.send_request(request, true).unwrap().0
+    }
+
+    async fn get(&mut self, path: &str) -> Result<Response<RecvStream>, h2::Error> {
+        let request = self.begin(get(path)).await;
+        within_limit(request).await
+    }
+}
+
+fn get(path: &str) -> Request<()> {
+    let request = Request::get(format!("https://localhost{path}"));
+    request.body(()).unwrap()
+}
+
+/// The next piece of a body.
+async fn piece(body: &mut RecvStream) -> Option<Result<Bytes, h2::Error>> {
+    let piece = within_limit(body.data()).await?;
+    if let Ok(piece) = &piece {
+        body.flow_control().release_capacity(piece.len()).unwrap();
+    }
+    Some(piece)
+}
+
+async fn text(mut body: RecvStream) -> String {
+    let mut whole = Vec::new();
+    while let Some(piece) = piece(&mut body).await {
+        whole.extend_from_slice(&piece.unwrap());
+    }
+    String::from_utf8(whole).unwrap()
+}
+
+/// An edge that responds to `/stream` with the bodies that the test gets, and to others at once.
+async fn streaming(
+    folder: &Folder,
+    config: EdgeConfig,
+) -> (Running, mpsc::UnboundedReceiver<Feed>) {
+    let (feeds, receiver) = mpsc::unbounded_channel();
+    let stack = service_fn(move |request: Request<RequestBody>| {
+        let body = match request.uri().path() {
+            "/stream" => {
+                let (feed, body) = fed();
+                feeds.send(feed).unwrap();
+                http_body_util::Either::Left(body)
+            }
+            _ => http_body_util::Either::Right(Full::from("text")),
+        };
+        async { Ok::<_, Infallible>(Response::new(body)) }
+    });
+    (Running::start(folder.edge(config), stack).await, receiver)
+}
+
+/// An edge whose stack never responds; the sender is dropped with each request's future.
+async fn silent(folder: &Folder) -> (Running, mpsc::UnboundedReceiver<oneshot::Receiver<()>>) {
+    let (started, requests) = mpsc::unbounded_channel();
+    let stack = service_fn(move |request: Request<RequestBody>| {
+        let started = started.clone();
+        async move {
+            let _body = request.into_body();
+            let (_alive, gone) = oneshot::channel::<()>();
+            started.send(gone).unwrap();
+            std::future::pending::<Result<Response<FedBody>, Infallible>>().await
+        }
+    });
+    let config = folder.edge(loopback());
+    (Running::start(config, stack).await, requests)
+}
+
+#[tokio::test]
+async fn a_stream_is_the_same_byte_for_byte_in_all_protocols() {
+    let folder = Folder::new();
+    let stack = service_fn(|_: Request<RequestBody>| async {
+        let (feed, body) = fed();
+        tokio::spawn(async move {
+            for number in 0..50 {
+                let line = format!(
+                    "{{\"n\":{number},\"text\":\"{}\"}}\n",
+                    "é".repeat(number * 97)
+                );
+                // In pieces that do not end with lines.
+                let (one, two) = line.as_bytes().split_at(line.len() / 2);
+                for piece in [one, two] {
+                    feed.frames.send(Bytes::copy_from_slice(piece)).unwrap();
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        let answer = Response::builder().header("content-type", "application/x-ndjson");
+        Ok::<_, Infallible>(answer.body(body).unwrap())
+    });
+    let tls = Running::start(folder.edge(loopback()), stack).await;
+    let plain = Running::start(loopback(), stack).await;
+    const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let expected = plain.ask(GET).await.body;
+    assert!(expected.len() > 100_000 && expected.ends_with("\n"));
+    let mut over_tls = folder.trusting().connect(&tls).await;
+    over_tls.send(GET).await;
+    assert_eq!(over_tls.answer().await.body, expected);
+    let mut http2 = Connection::to(&tls, &folder).await;
+    let answer = http2.get("/").await.unwrap();
+    assert_eq!(answer.headers()["content-type"], "application/x-ndjson");
+    assert!(!answer.headers().contains_key("transfer-encoding"));
+    assert_eq!(text(answer.into_body()).await, expected);
+}
+
+#[tokio::test]
+async fn a_client_of_a_library_chooses_http_2() {
+    let folder = Folder::new();
+    let edge = Running::start(folder.edge(loopback()), service_fn(echo)).await;
+    let authority = reqwest::Certificate::from_pem(folder.authority.pem.as_bytes()).unwrap();
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .tls_certs_only([authority])
+        .resolve("localhost", edge.addr)
+        .build()
+        .unwrap();
+    for _ in 0..3 {
+        let url = format!("https://localhost:{}/api/tags?a=1", edge.addr.port());
+        let answer = client.get(url).send().await.unwrap();
+        assert_eq!(answer.version(), http::Version::HTTP_2);
+        assert_eq!(answer.text().await.unwrap(), "GET /api/tags?a=1");
+    }
+    assert_eq!(edge.gauges.connections(), 1);
+}
+
+#[tokio::test]
+async fn without_tls_it_is_served_only_if_it_is_allowed() {
+    for plain_http2 in [true, false] {
+        let config = EdgeConfig {
+            plain_http2,
+            ..loopback()
+        };
+        let edge = Running::start(config, service_fn(echo)).await;
+        let mut stream = tokio::net::TcpStream::connect(edge.addr).await.unwrap();
+        if plain_http2 {
+            let mut connection = Connection::over(stream, &Builder::new()).await;
+            let answer = connection.get("/x").await.unwrap();
+            assert_eq!(text(answer.into_body()).await, "GET /x");
+            // HTTP/1.1 is served on the same port.
+            let answer = edge.ask("GET /y HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+            assert_eq!(answer.body, "GET /y");
+        } else {
+            stream
+                .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+                .await
+                .unwrap();
+            let answer = Client::new(stream).answer().await;
+            assert_eq!(answer.status, 400);
+            assert!(answer.body.contains("HTTP/1.1"), "{answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_rules_for_requests_hold() {
+    let folder = Folder::new();
+    let config = EdgeConfig {
+        max_head_fields: 20,
+        ..loopback()
+    };
+    let edge = Running::start(folder.edge(config), service_fn(echo)).await;
+    let mut connection = Connection::to(&edge, &folder).await;
+    let mut status = async |request: Request<()>| {
+        let answer = connection.begin(request).await;
+        within_limit(answer).await.unwrap().status().as_u16()
+    };
+    let to = |authority: &str, path: &str| Request::get(format!("https://{authority}{path}"));
+    assert_eq!(status(to("localhost", "/").body(()).unwrap()).await, 200);
+    assert_eq!(
+        status(to("localhost", "/health").body(()).unwrap()).await,
+        200
+    );
+    assert_eq!(status(to("evil.example", "/").body(()).unwrap()).await, 403);
+    let foreign = to("localhost", "/").header("origin", "https://evil.example");
+    assert_eq!(status(foreign.body(()).unwrap()).await, 403);
+    let other = to("localhost", "/").header("host", "127.0.0.1");
+    assert_eq!(status(other.body(()).unwrap()).await, 400);
+    let long = to("localhost", &format!("/{}", "x".repeat(9000)));
+    assert_eq!(status(long.body(()).unwrap()).await, 414);
+    let trace = to("localhost", "/").method(Method::TRACE);
+    assert_eq!(status(trace.body(()).unwrap()).await, 405);
+    let mut many = to("localhost", "/");
+    for number in 0..30 {
+        many = many.header(format!("x-{number}"), "1");
+    }
+    assert_eq!(status(many.body(()).unwrap()).await, 431);
+    // The connection is still good.
+    assert_eq!(status(to("localhost", "/").body(()).unwrap()).await, 200);
+    assert_eq!(edge.gauges.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_head_above_the_limit_is_refused() {
+    let folder = Folder::new();
+    let config = EdgeConfig {
+        max_head_bytes: 4096,
+        ..loopback()
+    };
+    let edge = Running::start(folder.edge(config), service_fn(echo)).await;
+    let mut connection = Connection::to(&edge, &folder).await;
+    // Settings arrive with the first response.
+    connection.get("/").await.unwrap();
+    let mut large = get("/");
+    let value = "x".repeat(6000).parse().unwrap();
+    large.headers_mut().insert("x-large", value);
+    let answer = connection.begin(large).await;
+    match within_limit(answer).await {
+        Ok(answer) => assert_eq!(answer.status(), 431),
+        Err(error) => assert!(error.is_reset() || error.is_library(), "{error}"),
+    }
+}
+
+#[tokio::test]
+async fn a_request_s_body_is_read_and_one_that_stops_is_refused() {
+    let folder = Folder::new();
+    let stack = service_fn(|request: Request<RequestBody>| async {
+        let body = request.into_body().collect().await;
+        let (status, text) = match body {
+            Ok(body) => (200, body.to_bytes().len().to_string()),
+            Err(error) => (408, error.to_string()),
+        };
+        let answer = Response::builder().status(status);
+        Ok::<_, Infallible>(answer.body(Full::<Bytes>::from(text)).unwrap())
+    });
+    let config = EdgeConfig {
+        body_timeout: Some(Duration::from_millis(300)),
+        ..loopback()
+    };
+    let edge = Running::start(folder.edge(config), stack).await;
+    let mut connection = Connection::to(&edge, &folder).await;
+    let post = || Request::post("https://localhost/").body(()).unwrap();
+    // More than both windows.
+    let (answer, mut body) = connection.requests.send_request(post(), false).unwrap();
+    let sending = tokio::spawn(async move {
+        for _ in 0..64 {
+            body.reserve_capacity(16 * 1024);
+            while body.capacity() < 16 * 1024 {
+                poll_fn(|cx| body.poll_capacity(cx)).await.unwrap().unwrap();
+            }
+            body.send_data(Bytes::from(vec![b'x'; 16 * 1024]), false)
+                .unwrap();
+        }
+        body.send_data(Bytes::new(), true).unwrap();
+    });
+    let answer = within_limit(answer).await.unwrap();
+    assert_eq!(text(answer.into_body()).await, (64 * 16 * 1024).to_string());
+    sending.await.unwrap();
+
+    let (answer, mut body) = connection.requests.send_request(post(), false).unwrap();
+    body.send_data(Bytes::from("a part"), false).unwrap();
+    let answer = within_limit(answer).await.unwrap();
+    assert_eq!(answer.status(), 408);
+    let reason = text(answer.into_body()).await;
+    assert!(reason.contains("LLAMATOWER_BODY_READ_TIMEOUT"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_connection_has_at_most_a_hundred_streams() {
+    let folder = Folder::new();
+    let (edge, mut requests) = silent(&folder).await;
+    let mut connection = Connection::to(&edge, &folder).await;
+    let first = connection.begin(get("/")).await;
+    within_limit(requests.recv()).await.unwrap();
+    // Settings have arrived.
+    while connection.requests.current_max_send_streams() > 1000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(connection.requests.current_max_send_streams(), 100);
+    let mut begun = vec![first];
+    for _ in 1..100 {
+        begun.push(connection.begin(get("/")).await);
+        within_limit(requests.recv()).await.unwrap();
+    }
+    assert_eq!(edge.gauges.in_flight(), 100);
+    // The next waits in the client until one ends.
+    let mut next = connection.requests.clone();
+    let ready = tokio::spawn(async move {
+        poll_fn(|cx| next.poll_ready(cx)).await.unwrap();
+        next.send_request(get("/"), true).unwrap().0
+    });
+    tokio::task::yield_now().await;
+    drop(begun.pop());
+    within_limit(requests.recv()).await.unwrap();
+    drop(ready);
+    assert!(edge.gauges.in_flight() <= 100);
+}
+
+#[tokio::test]
+async fn a_reset_ends_the_request_at_once_and_others_go_on() {
+    let folder = Folder::new();
+    let (edge, mut feeds) = streaming(&folder, loopback()).await;
+    let mut connection = Connection::to(&edge, &folder).await;
+    let one = connection.get("/stream").await.unwrap();
+    let first = feeds.recv().await.unwrap();
+    let mut other = connection.get("/stream").await.unwrap().into_body();
+    let second = feeds.recv().await.unwrap();
+    let since = Instant::now();
+    // The library resets a stream whose response is dropped.
+    drop(one);
+    within_limit(first.gone).await.unwrap_err();
+    assert!(since.elapsed() < Duration::from_millis(250));
+    second.frames.send(Bytes::from("a line\n")).unwrap();
+    assert_eq!(piece(&mut other).await.unwrap().unwrap(), "a line\n");
+    assert_eq!(edge.gauges.in_flight(), 1);
+
+    // Before a response, too.
+    let (edge, mut requests) = silent(&folder).await;
+    let mut connection = Connection::to(&edge, &folder).await;
+    let request = connection.begin(get("/")).await;
+    let gone = requests.recv().await.unwrap();
+    let since = Instant::now();
+    drop(request);
+    within_limit(gone).await.unwrap_err();
+    assert!(since.elapsed() < Duration::from_millis(250));
+    assert_eq!(edge.gauges.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_disconnect_ends_all_requests_at_once() {
+    let folder = Folder::new();
+    let (edge, mut requests) = silent(&folder).await;
+    let mut connection = Connection::to(&edge, &folder).await;
+    let mut begun = Vec::new();
+    for _ in 0..10 {
+        begun.push(connection.begin(get("/")).await);
+    }
+    let mut gone = Vec::new();
+    for _ in 0..10 {
+        gone.push(within_limit(requests.recv()).await.unwrap());
+    }
+    let since = Instant::now();
+    connection.end.abort();
+    for gone in gone {
+        within_limit(gone).await.unwrap_err();
+    }
+    assert!(since.elapsed() < Duration::from_millis(250));
+    while edge.gauges.connections() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(edge.gauges.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_client_that_resets_most_of_its_streams_is_disconnected() {
+    let folder = Folder::new();
+    let (edge, mut requests) = silent(&folder).await;
+    let counting = tokio::spawn(async move {
+        let mut count = 0;
+        while requests.recv().await.is_some() {
+            count += 1;
+        }
+        count
+    });
+    let mut connection = Connection::to(&edge, &folder).await;
+    let mut sent = 0;
+    while sent < 20_000 && !connection.end.is_finished() {
+        let ready = poll_fn(|cx| connection.requests.poll_ready(cx)).await;
+        let Ok((request, mut stream)) =
+            ready.and_then(|()| connection.requests.send_request(get("/"), true))
+        else {
+            break;
+        };
+        stream.send_reset(Reason::CANCEL);
+        drop(request);
+        sent += 1;
+        tokio::task::yield_now().await;
+    }
+    let _ = within_limit(&mut connection.end).await;
+    assert!(sent < 20_000);
+    while edge.gauges.connections() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(edge.gauges.in_flight(), 0);
+    // Others are served meanwhile and afterwards.
+    let mut other = Connection::to(&edge, &folder).await;
+    let health = other.get("/health").await.unwrap();
+    assert_eq!(health.status(), 200);
+    edge.shutdown.end_now();
+    drop(other);
+    edge.drained().await;
+    let count = within_limit(counting).await.unwrap();
+    assert!(count <= 500, "{count} requests reached the stack");
+}
+
+#[tokio::test]
+async fn a_client_that_cancels_some_requests_stays_connected() {
+    let folder = Folder::new();
+    let (edge, mut feeds) = streaming(&folder, loopback()).await;
+    let mut connection = Connection::to(&edge, &folder).await;
+    for _ in 0..300 {
+        let cancelled = connection.get("/stream").await.unwrap();
+        feeds.recv().await.unwrap();
+        drop(cancelled);
+    }
+    assert_eq!(connection.get("/").await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_not_read_ends_while_another_goes_on() {
+    let folder = Folder::new();
+    let config = EdgeConfig {
+        write_stall_timeout: Some(Duration::from_millis(400)),
+        ..loopback()
+    };
+    let (edge, mut feeds) = streaming(&folder, config).await;
+    let mut builder = Builder::new();
+    builder
+        .initial_window_size(64 * 1024)
+        .initial_connection_window_size(4 * 1024 * 1024);
+    let mut connection = Connection::with(&edge, &folder, &builder).await;
+    let mut unread = connection.get("/stream").await.unwrap().into_body();
+    let stalling = feeds.recv().await.unwrap();
+    for _ in 0..16 {
+        let line = Bytes::from(vec![b'x'; 16 * 1024]);
+        stalling.frames.send(line).unwrap();
+    }
+    let mut read = connection.get("/stream").await.unwrap().into_body();
+    let going_on = feeds.recv().await.unwrap();
+    // Slowly, and more than a window in total: it is not taken for a stalled one.
+    let since = Instant::now();
+    let mut gone = stalling.gone;
+    let mut has_ended = false;
+    for _ in 0..60 {
+        going_on
+            .frames
+            .send(Bytes::from(vec![b'y'; 8 * 1024]))
+            .unwrap();
+        let mut seen = 0;
+        while seen < 8 * 1024 {
+            seen += piece(&mut read).await.unwrap().unwrap().len();
+        }
+        if !has_ended && gone.try_recv() == Err(oneshot::error::TryRecvError::Closed) {
+            has_ended = true;
+            assert!(since.elapsed() >= Duration::from_millis(300));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(has_ended, "the stream that is not read has ended");
+    assert_eq!(edge.gauges.in_flight(), 1);
+    let mut end = None;
+    while let Some(data) = within_limit(unread.data()).await {
+        end = data.err();
+    }
+    let end = end.expect("its end is no clean one");
+    assert_eq!(end.reason(), Some(Reason::CANCEL), "{end}");
+}
+
+#[tokio::test]
+async fn a_closed_window_also_ends_a_short_response() {
+    let folder = Folder::new();
+    let config = EdgeConfig {
+        write_stall_timeout: Some(Duration::from_millis(300)),
+        ..loopback()
+    };
+    let edge = Running::start(folder.edge(config), service_fn(echo)).await;
+    let mut builder = Builder::new();
+    builder.initial_window_size(0);
+    let mut connection = Connection::with(&edge, &folder, &builder).await;
+    // The client's settings are sent with its preface, so the edge knows them.
+    for path in ["/health", "/x"] {
+        let mut body = connection.get(path).await.unwrap().into_body();
+        let end = within_limit(body.data()).await.unwrap().unwrap_err();
+        assert_eq!(end.reason(), Some(Reason::CANCEL), "{path}: {end}");
+    }
+}
+
+#[tokio::test]
+async fn a_broken_body_is_no_clean_end_and_what_came_before_arrives() {
+    let folder = Folder::new();
+    let stack = service_fn(|_: Request<RequestBody>| async {
+        let (feed, body) = fed();
+        feed.frames.send(Bytes::from("too short")).unwrap();
+        let answer = Response::builder().header("content-length", "100");
+        Ok::<Response<FedBody>, Infallible>(answer.body(body).unwrap())
+    });
+    let edge = Running::start(folder.edge(loopback()), stack).await;
+    let mut connection = Connection::to(&edge, &folder).await;
+    let answer = connection.get("/").await;
+    // The error may overtake the head, but it is an error in any case.
+    if let Ok(answer) = answer {
+        let mut body = answer.into_body();
+        let mut end = None;
+        while let Some(data) = within_limit(body.data()).await {
+            end = data.err();
+        }
+        assert!(end.expect("an error").is_reset());
+    }
+    assert_eq!(connection.get("/health").await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_drain_sends_goaway_and_completes_requests() {
+    let folder = Folder::new();
+    let (edge, mut feeds) = streaming(&folder, loopback()).await;
+    let mut idle = Connection::to(&edge, &folder).await;
+    idle.get("/").await.unwrap();
+    let mut connection = Connection::to(&edge, &folder).await;
+    let mut body = connection.get("/stream").await.unwrap().into_body();
+    let feed = feeds.recv().await.unwrap();
+    edge.shutdown.drain();
+    within_limit(idle.end).await.unwrap().unwrap();
+    feed.frames.send(Bytes::from("a line\n")).unwrap();
+    assert_eq!(piece(&mut body).await.unwrap().unwrap(), "a line\n");
+    // The client may not begin another request on this connection.
+    within_limit(async {
+        while connection.requests.clone().ready().await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    drop(feed.frames);
+    assert!(piece(&mut body).await.is_none());
+    within_limit(connection.end).await.unwrap().unwrap();
+    let drained = edge.drained().await;
+    assert_eq!((drained.completed, drained.cut), (1, 0));
+}
+
+#[tokio::test]
+async fn during_the_delay_of_a_drain_a_request_is_answered_with_goaway() {
+    let folder = Folder::new();
+    let config = EdgeConfig {
+        drain_delay: Duration::from_secs(60),
+        ..loopback()
+    };
+    let (edge, _feeds) = streaming(&folder, config).await;
+    let mut connection = Connection::to(&edge, &folder).await;
+    connection.get("/").await.unwrap();
+    edge.shutdown.drain();
+    while !edge.gauges.is_draining() {
+        tokio::task::yield_now().await;
+    }
+    let health = connection.get("/health").await.unwrap();
+    assert_eq!(health.status(), 503);
+    drop(health);
+    within_limit(connection.end).await.unwrap().unwrap();
+    edge.shutdown.end_now();
+    edge.drained().await;
+}
+
+#[tokio::test]
+async fn at_the_cap_of_a_drain_streams_are_cut() {
+    let folder = Folder::new();
+    let config = EdgeConfig {
+        drain_timeout: Duration::from_millis(200),
+        ..loopback()
+    };
+    let (edge, mut feeds) = streaming(&folder, config).await;
+    let mut connection = Connection::to(&edge, &folder).await;
+    let mut body = connection.get("/stream").await.unwrap().into_body();
+    let feed = feeds.recv().await.unwrap();
+    feed.frames.send(Bytes::from("a line\n")).unwrap();
+    piece(&mut body).await.unwrap().unwrap();
+    edge.shutdown.drain();
+    assert_eq!(edge.drained().await.cut, 1);
+    within_limit(feed.gone).await.unwrap_err();
+    assert!(piece(&mut body).await.is_none_or(|end| end.is_err()));
+}
+
+#[tokio::test]
+async fn an_unused_connection_ends_after_its_time() {
+    let folder = Folder::new();
+    let config = EdgeConfig {
+        header_timeout: Duration::from_millis(200),
+        keep_alive_timeout: Duration::from_millis(300),
+        ..loopback()
+    };
+    let (edge, mut feeds) = streaming(&folder, config).await;
+    let never_used = Connection::to(&edge, &folder).await;
+    within_limit(never_used.end).await.unwrap().unwrap();
+
+    let mut used = Connection::to(&edge, &folder).await;
+    let body = used.get("/stream").await.unwrap();
+    let feed = feeds.recv().await.unwrap();
+    // A request keeps it open.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(!used.end.is_finished());
+    let since = Instant::now();
+    drop(feed.frames);
+    drop(body);
+    within_limit(used.end).await.unwrap().unwrap();
+    assert!(since.elapsed() >= Duration::from_millis(250));
+
+    // One that does not even begin.
+    let client = folder.trusting().offering(&["h2"]);
+    let stream = client.handshake(&edge).await.unwrap();
+    let mut client = Client::new(stream);
+    client.rest_bytes().await;
+    while edge.gauges.connections() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_has_its_total_time() {
+    let folder = Folder::new();
+    let config = EdgeConfig {
+        total_timeout: Some(Duration::from_millis(200)),
+        ..loopback()
+    };
+    let (edge, mut feeds) = streaming(&folder, config).await;
+    let mut connection = Connection::to(&edge, &folder).await;
+    let mut body = connection.get("/stream").await.unwrap().into_body();
+    let feed = feeds.recv().await.unwrap();
+    within_limit(feed.gone).await.unwrap_err();
+    assert!(piece(&mut body).await.unwrap().is_err());
+    assert_eq!(connection.get("/").await.unwrap().status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_streams_share_connections_without_loss() {
+    let folder = Arc::new(Folder::new());
+    let stack = service_fn(|_: Request<RequestBody>| async {
+        let (feed, body) = fed();
+        tokio::spawn(async move {
+            for number in 0..50 {
+                let _ = feed.frames.send(Bytes::from(format!("{number}\n")));
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        Ok::<_, Infallible>(Response::new(body))
+    });
+    let edge = Arc::new(Running::start(folder.edge(loopback()), stack).await);
+    let expected: String = (0..50).map(|number| format!("{number}\n")).collect();
+    let failed = Arc::new(Mutex::new(0));
+    let mut connections = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (edge, folder, failed) = (edge.clone(), folder.clone(), failed.clone());
+        let expected = expected.clone();
+        connections.spawn(async move {
+            let mut connection = Connection::to(&edge, &folder).await;
+            let mut begun = Vec::new();
+            for _ in 0..50 {
+                begun.push(connection.begin(get("/")).await);
+            }
+            for request in begun {
+                let answer = within_limit(request).await.unwrap();
+                if text(answer.into_body()).await != expected {
+                    *failed.lock().unwrap() += 1;
+                }
+            }
+        });
+    }
+    while let Some(done) = connections.join_next().await {
+        done.unwrap();
+    }
+    assert_eq!(*failed.lock().unwrap(), 0);
+}
