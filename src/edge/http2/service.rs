@@ -81,7 +81,7 @@ where
         let this = self.project();
         let answer = this
             .step
-            .poll_answer(&this.state.of_request, |body| body, cx);
+            .poll_answer(&this.state.of_request, ResponseBody::uncut, cx);
         let answer = ready!(answer);
         this.state.set_answered();
         Poll::Ready(Ok(
