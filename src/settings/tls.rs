@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::error::Severity::{Error, Warning};
+use super::error::Severity::Warning;
 use super::parse::{Parsed, items};
 use super::reader::Reader;
 use super::table::{Settings, Tls};
@@ -152,11 +152,11 @@ pub(super) fn check(settings: &Settings, reader: &mut Reader) {
     match (&tls.cert, &tls.key) {
         (Some(_), None) => {
             let reason = "it needs the file of its key in LLAMATOWER_TLS_KEY";
-            return reader.report(Error, "tls.cert", reason);
+            return reader.wrong("tls.cert", reason);
         }
         (None, Some(_)) => {
             let reason = "it needs the file of its certificate in LLAMATOWER_TLS_CERT";
-            return reader.report(Error, "tls.key", reason);
+            return reader.wrong("tls.key", reason);
         }
         (None, None) => return without_certificate(settings, reader),
         (Some(_), Some(_)) => {}
@@ -183,10 +183,10 @@ fn without_certificate(settings: &Settings, reader: &mut Reader) {
     let needs = "it has no effect without LLAMATOWER_TLS_CERT and LLAMATOWER_TLS_KEY, and connections \
                  are not encrypted; set both, or remove it";
     if tls.listeners != TlsListeners::Auto {
-        reader.report(Error, "tls.listeners", needs);
+        reader.wrong("tls.listeners", needs);
     }
     if tls.client_ca.is_some() {
-        reader.report(Error, "tls.client_ca", needs);
+        reader.wrong("tls.client_ca", needs);
     } else {
         clients_without_authority(settings, reader);
     }
@@ -199,12 +199,11 @@ fn clients_without_authority(settings: &Settings, reader: &mut Reader) {
         reader.report(Warning, "tls.client_identities", reason);
     }
     if reader.texts.is_given("tls.client_certs") {
-        // Who requires certificates must not get a gateway that asks for none.
-        let severity = match settings.tls.client_certs {
-            ClientCertificates::Required => Error,
-            ClientCertificates::Optional => Warning,
-        };
-        reader.report(severity, "tls.client_certs", reason);
+        match settings.tls.client_certs {
+            // Who requires certificates must not get a gateway that asks for none.
+            ClientCertificates::Required => reader.wrong("tls.client_certs", reason),
+            ClientCertificates::Optional => reader.report(Warning, "tls.client_certs", reason),
+        }
     }
 }
 

@@ -187,6 +187,7 @@ impl Bench<'_> {
         };
         let target = Target {
             addresses: running.addresses.clone(),
+            tls: running.tls.clone(),
             request: shape.request(contender.dialect(), headers, 0).into(),
             lines: if let Answer::Burst(lines) = shape.answer {
                 lines
@@ -213,6 +214,7 @@ impl Bench<'_> {
         if processes.is_some() {
             let target = Target {
                 addresses: self.backends.clone(),
+                tls: None,
                 ..target
             };
             let meter = LostTimeMeter::own_core();
@@ -245,6 +247,7 @@ impl Bench<'_> {
         let lines = (all.as_secs_f64() / pace.as_secs_f64()) as usize;
         let target = Target {
             addresses: running.addresses.clone(),
+            tls: running.tls.clone(),
             request: shape.request(contender.dialect(), headers, lines).into(),
             lines,
             bytes: 0,
