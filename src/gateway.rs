@@ -140,6 +140,14 @@ impl Gateway {
     pub async fn serve(self, shutdown: Shutdown) -> Drained {
         let fleet = self.fleet();
         let metrics = self.telemetry.metrics();
+        if self
+            .public
+            .addresses()
+            .next()
+            .is_some_and(|(_, is_tls)| is_tls)
+        {
+            metrics.set_scheme("https");
+        }
         metrics.begin(self.endpoints.endpoints());
         metrics.observe(fleet.clone());
         for (audience, edge) in self.edges() {
@@ -155,7 +163,8 @@ impl Gateway {
             is_wanted.then(|| health.is_kept())
         });
         if let Some(certificates) = &self.certificates {
-            metrics.observe_certificate(certificates.clone());
+            let certificates = certificates.clone();
+            metrics.observe_certificate(move || certificates.status().expires_at);
         }
         self.announce();
         let (tasks, stopped) = (TaskTracker::new(), CancellationToken::new());

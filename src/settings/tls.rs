@@ -128,7 +128,7 @@ impl Tls {
             cert: self.cert.clone()?,
             key: self.key.clone()?,
             client_ca: self.client_ca.clone(),
-            client_certificates: self.client_certs,
+            client_certificates: self.client_certs.unwrap_or_default(),
             client_names: self.client_identities.clone(),
             offers_http2: http2 != Http2::Off,
         })
@@ -198,12 +198,11 @@ fn clients_without_authority(settings: &Settings, reader: &mut Reader) {
     if settings.tls.client_identities != ClientNames::default() {
         reader.report(Warning, "tls.client_identities", reason);
     }
-    if reader.texts.is_given("tls.client_certs") {
-        match settings.tls.client_certs {
-            // Who requires certificates must not get a gateway that asks for none.
-            ClientCertificates::Required => reader.wrong("tls.client_certs", reason),
-            ClientCertificates::Optional => reader.report(Warning, "tls.client_certs", reason),
-        }
+    match settings.tls.client_certs {
+        // Who requires certificates must not get a gateway that asks for none.
+        Some(ClientCertificates::Required) => reader.wrong("tls.client_certs", reason),
+        Some(ClientCertificates::Optional) => reader.report(Warning, "tls.client_certs", reason),
+        None => {}
     }
 }
 

@@ -21,12 +21,11 @@ use super::keys::KeyCounters;
 use super::model_names::ModelNames;
 use super::observed::{DroppedLines, Listeners, PoolOf, Pools};
 use super::series::SeriesCache;
-use super::sources::{BudgetUse, Budgets, Cache, Certificate, StateWritten};
+use super::sources::{BudgetUse, Budgets, Cache, CertificateExpiry, StateWritten};
 use super::{names, observed, process, runtime, sources};
 use crate::cloud::SentToCloud;
 use crate::edge::Gauges;
 use crate::ollama::fleet::LoadObserver;
-use crate::tls::Certificates;
 
 /// The instruments.
 pub struct Metrics {
@@ -34,6 +33,8 @@ pub struct Metrics {
     /// By method. Hashing the attributes at both ends of a request costs 2,400 instructions, 4 % of
     /// a small request; with bound instruments both together cost 140.
     active_of: [OnceLock<BoundUpDownCounter<i64>>; METHODS.len()],
+    /// That of all requests.
+    scheme: Arc<OnceLock<&'static str>>,
     series: SeriesCache,
     retries: Counter<u64>,
     refusals: Counter<u64>,
@@ -55,7 +56,7 @@ pub struct Metrics {
     cache: Cache,
     budgets: Budgets,
     state_written: StateWritten,
-    certificate: Certificate,
+    certificate_expiry: CertificateExpiry,
     runtime: runtime::Runtime,
     dropped_lines: DroppedLines,
 }
@@ -67,7 +68,8 @@ impl Metrics {
         let (listeners, pools) = (Listeners::default(), Pools::default());
         let (cache, budgets) = (Cache::default(), Budgets::default());
         let state_written = StateWritten::default();
-        let certificate = Certificate::default();
+        let scheme = Arc::default();
+        let certificate_expiry = CertificateExpiry::default();
         let (runtime, dropped_lines) = (runtime::Runtime::default(), DroppedLines::default());
         observed::observe_listeners(meter, &listeners);
         observed::observe_pools(meter, &pools);
@@ -78,7 +80,7 @@ impl Metrics {
         sources::observe_cache(meter, &cache);
         sources::observe_budgets(meter, &budgets);
         sources::observe_state(meter, &state_written);
-        sources::observe_certificate(meter, &certificate);
+        sources::observe_certificate(meter, &certificate_expiry);
         runtime::observe(meter, &runtime);
         process::observe(meter);
         let count = |name: &'static str, text: &'static str| {
@@ -108,7 +110,8 @@ impl Metrics {
                 .with_unit("{pull}")
                 .with_description("Pulls of declared models that the gateway began by itself")
                 .build(),
-            series: SeriesCache::new(meter, semconv, models.clone()),
+            series: SeriesCache::new(meter, semconv, models.clone(), Arc::clone(&scheme)),
+            scheme,
             models,
             retries: count(names::RETRIES, "Retried attempts"),
             refusals: count(names::REFUSALS, "Requests that the gateway refused"),
@@ -147,7 +150,7 @@ impl Metrics {
             cache,
             budgets,
             state_written,
-            certificate,
+            certificate_expiry,
             runtime,
             dropped_lines,
         }
@@ -206,6 +209,12 @@ impl Metrics {
         let _ = self.fleet.set(fleet);
     }
 
+    /// Names the scheme of requests, `http` by default, before the first one. The counters of one gateway
+    /// have one scheme, that of its first address for clients.
+    pub fn set_scheme(&self, scheme: &'static str) {
+        let _ = self.scheme.set(scheme);
+    }
+
     /// Queries the gauges of an edge at each export; `listener` says what it serves.
     pub fn observe_listener(&self, listener: &'static str, edge: Arc<Gauges>) {
         let mut listeners = (self.listeners.lock()).unwrap_or_else(PoisonError::into_inner);
@@ -234,9 +243,10 @@ impl Metrics {
         let _ = self.state_written.set(Box::new(is_written));
     }
 
-    /// Queries the certificate at each export. Only the first call has an effect.
-    pub fn observe_certificate(&self, certificates: Certificates) {
-        let _ = self.certificate.set(certificates);
+    /// Queries at each export when the certificate expires, in seconds of Unix time. Only the first call
+    /// has an effect.
+    pub fn observe_certificate(&self, expiry: impl Fn() -> i64 + Send + Sync + 'static) {
+        let _ = self.certificate_expiry.set(Box::new(expiry));
         for result in names::RELOAD_RESULTS {
             self.tls_reloads
                 .add(0, &[KeyValue::new(names::RESULT, result)]);
@@ -345,7 +355,7 @@ impl Metrics {
         let index = method_index(method);
         let bind = || {
             let method = KeyValue::new(names::HTTP_REQUEST_METHOD, METHODS[index]);
-            let scheme = KeyValue::new(names::URL_SCHEME, "http");
+            let scheme = KeyValue::new(names::URL_SCHEME, *self.scheme.get_or_init(|| "http"));
             self.active.bind(&[method, scheme])
         };
         self.active_of[index].get_or_init(bind).add(change);

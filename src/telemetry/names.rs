@@ -268,7 +268,7 @@ pub const OTHER: &str = "other";
 
 /// The values of `error.type` in [`REFUSALS`]: the kinds of failures with which the gateway refuses
 /// a request before a backend is asked.
-pub const REFUSALS_BY_KIND: [&str; 47] = [
+pub const REFUSALS_BY_KIND: [&str; 49] = [
     "ambiguous_credential",
     "ambiguous_key",
     "at_capacity",
@@ -297,8 +297,10 @@ pub const REFUSALS_BY_KIND: [&str; 47] = [
     "model_not_allowed",
     "model_not_found",
     "no_capable_model",
+    "no_client_certificate",
     "no_websocket",
     "panic",
+    "plain_http",
     "queue_full",
     "queue_timeout",
     "rate_limited",

@@ -9,7 +9,6 @@ use opentelemetry::metrics::Meter;
 
 use super::names;
 use super::observed::{counter, gauge};
-use crate::tls::Certificates;
 
 /// The cache, once it is set.
 pub(super) type Cache = Arc<OnceLock<CacheLayer>>;
@@ -20,8 +19,8 @@ pub(super) type Budgets = Arc<OnceLock<Box<dyn Fn() -> Vec<BudgetUse> + Send + S
 /// Whether what a restart needs is written, once it is set; `None` if it need not be.
 pub(super) type StateWritten = Arc<OnceLock<Box<dyn Fn() -> Option<bool> + Send + Sync>>>;
 
-/// The certificate in force, once it is set.
-pub(super) type Certificate = Arc<OnceLock<Certificates>>;
+/// When the certificate in force expires, in seconds of Unix time, once it is set.
+pub(super) type CertificateExpiry = Arc<OnceLock<Box<dyn Fn() -> i64 + Send + Sync>>>;
 
 /// What is used of a budget in its current window.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,15 +120,15 @@ pub(super) fn observe_state(meter: &Meter, is_written: &StateWritten) {
     });
 }
 
-pub(super) fn observe_certificate(meter: &Meter, certificate: &Certificate) {
-    let certificate = certificate.clone();
+pub(super) fn observe_certificate(meter: &Meter, expiry: &CertificateExpiry) {
+    let expiry = expiry.clone();
     meter
         .i64_observable_gauge(names::TLS_CERTIFICATE_EXPIRY)
         .with_unit("s")
         .with_description("When the certificate in force expires, in seconds of Unix time")
         .with_callback(move |gauge| {
-            if let Some(certificate) = certificate.get() {
-                gauge.observe(certificate.status().expires_at, &[]);
+            if let Some(expiry) = expiry.get() {
+                gauge.observe(expiry(), &[]);
             }
         })
         .build();

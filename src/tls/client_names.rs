@@ -3,8 +3,14 @@
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_cert::certificate::{CertificateInner, Raw};
+use x509_cert::der::asn1::{Any, ObjectIdentifier};
+use x509_cert::der::{Decode, Tag, Tagged};
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
+
+/// The type of a common name (RFC 4519 2.3).
+const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
 /// Which key a client's certificate stands for.
 ///
@@ -39,20 +45,35 @@ impl ClientNames {
 
 /// The name of a certificate, that is, of its owner.
 fn name_of(certificate: &CertificateDer<'_>) -> Option<String> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    let mut common = certificate.subject().iter_common_name();
-    let common = common.next().and_then(|name| name.as_str().ok());
+    let certificate = CertificateInner::<Raw>::from_der(certificate).ok()?;
+    let certificate = certificate.tbs_certificate;
+    let mut attributes = certificate
+        .subject
+        .0
+        .iter()
+        .flat_map(|names| names.0.iter());
+    let common = attributes.find(|attribute| attribute.oid == COMMON_NAME);
+    let common = common.and_then(|attribute| text(&attribute.value));
     if let Some(common) = common.filter(|name| !name.is_empty()) {
         return Some(common.to_owned());
     }
-    let alternatives = certificate.subject_alternative_name().ok()??;
-    let mut names = alternatives.value.general_names.iter();
-    names.find_map(|name| match name {
-        GeneralName::DNSName(name) | GeneralName::URI(name) | GeneralName::RFC822Name(name) => {
-            Some((*name).to_owned())
-        }
+    let (_, SubjectAltName(names)) = certificate.get().ok()??;
+    names.iter().find_map(|name| match name {
+        GeneralName::DnsName(name)
+        | GeneralName::UniformResourceIdentifier(name)
+        | GeneralName::Rfc822Name(name) => Some(name.to_string()),
         _ => None,
     })
+}
+
+/// A text in one of the usual types of strings.
+fn text(value: &Any) -> Option<&str> {
+    match value.tag() {
+        Tag::Utf8String | Tag::PrintableString | Tag::Ia5String => {
+            std::str::from_utf8(value.value()).ok()
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]

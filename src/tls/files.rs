@@ -8,7 +8,10 @@ use std::time::SystemTime;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_cert::certificate::{CertificateInner, Raw};
+use x509_cert::der::Decode;
+use x509_cert::ext::pkix::BasicConstraints;
+use x509_cert::time::Time;
 
 use super::client_names::ClientNames;
 use super::server::ClientCertificates;
@@ -182,15 +185,24 @@ pub(super) struct Validity {
 
 impl Validity {
     pub(super) fn of(certificate: &CertificateDer<'_>) -> Result<Self, TlsError> {
-        let parsed = X509Certificate::from_der(certificate);
-        let (_, parsed) = parsed.map_err(|error| {
+        let parsed = CertificateInner::<Raw>::from_der(certificate);
+        let parsed = parsed.map_err(|error| {
             let reason = format!("the first certificate in the file cannot be read: {error}");
             TlsError::new(TlsFile::Cert, reason)
         })?;
+        let parsed = parsed.tbs_certificate;
+        let seconds = |time: Time| {
+            let seconds = time.to_unix_duration().as_secs();
+            i64::try_from(seconds).unwrap_or(i64::MAX)
+        };
+        let constraints = parsed.get::<BasicConstraints>();
         Ok(Self {
-            not_before: parsed.validity().not_before.timestamp(),
-            not_after: parsed.validity().not_after.timestamp(),
-            is_authority: parsed.is_ca(),
+            not_before: seconds(parsed.validity.not_before),
+            not_after: seconds(parsed.validity.not_after),
+            is_authority: matches!(
+                constraints,
+                Ok(Some((_, BasicConstraints { ca: true, .. })))
+            ),
         })
     }
 

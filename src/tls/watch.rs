@@ -80,9 +80,12 @@ impl Certificates {
     }
 
     fn apply(&self, loaded: Result<TlsServer, TlsError>) {
-        let error = loaded.as_ref().err().map(ToString::to_string);
-        match (loaded, &error) {
-            (Ok(server), _) => {
+        self.last_load.set(Some(LastLoad {
+            at: Timestamp::now(),
+            error: loaded.as_ref().err().map(ToString::to_string),
+        }));
+        match loaded {
+            Ok(server) => {
                 let expires = Timestamp::from_second(server.validity.not_after);
                 let expires = expires.map(|time| time.to_string()).unwrap_or_default();
                 let warning = server.validity.warning();
@@ -92,15 +95,11 @@ impl Certificates {
                     tracing::warn!("LLAMATOWER_TLS_CERT: {warning}");
                 }
             }
-            (Err(_), error) => tracing::error!(
-                error,
+            Err(error) => tracing::error!(
+                %error,
                 "the files for TLS have changed and cannot be used; the old ones stay in force"
             ),
         }
-        self.last_load.set(Some(LastLoad {
-            at: Timestamp::now(),
-            error,
-        }));
     }
 }
 

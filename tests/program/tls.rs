@@ -93,6 +93,7 @@ async fn gateway(sim: &SimHandle, files: &Files, more: &[(&str, &str)]) -> Gatew
     let mut settings = vec![
         ("LLAMATOWER_TLS_CERT", &*cert),
         ("LLAMATOWER_TLS_KEY", &*key),
+        ("LLAMATOWER_ALLOWED_HOSTS", "gateway.example"),
     ];
     settings.extend(more);
     Gateway::start_up(&[sim], &settings).await
@@ -199,7 +200,7 @@ async fn a_certificate_has_the_limits_of_the_key_with_its_name() {
     // A placeholder, as libraries need it, changes nothing.
     assert_eq!(ask(Some("ada"), Some("none")).await.status, 429);
     // A key comes first: ben may not use this model.
-    assert_eq!(ask(Some("ada"), Some(&ben_key)).await.status, 404);
+    assert_eq!(ask(Some("ada"), Some(&ben_key)).await.status, 403);
     assert_eq!(ask(None, None).await.status, 401);
     assert_eq!(ask(Some("eve"), None).await.status, 401);
     let requests = gateway
@@ -221,7 +222,7 @@ async fn status_and_metrics_tell_the_certificate_and_its_changes() {
     let expiry = gateway
         .metric("llamatower_tls_certificate_expiry_seconds")
         .await;
-    assert_eq!(expiry, 2_219_961_600.0);
+    assert_eq!(expiry, 2_219_875_200.0);
     let count = async |result| {
         let name = "llamatower_tls_reloads_total";
         gateway.sample(name, &[result]).await
@@ -242,12 +243,6 @@ async fn status_and_metrics_tell_the_certificate_and_its_changes() {
         .logged("the error", |line| line["message"] == failed)
         .await;
     assert_eq!(line["level"], "ERROR");
-    within_limit("the error in /status", async {
-        while tls().await["error"] == Value::Null {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
     let error = tls().await["error"].clone();
     assert!(error.to_string().contains("LLAMATOWER_TLS_KEY"), "{error}");
     assert_eq!(count("\"applied\"").await, Some(1.0));
@@ -299,7 +294,10 @@ async fn a_reset_in_http_2_cancels_the_request_of_the_backend() {
     let (client, url) = at(&gateway, files.client(None));
     let request = || client.post(format!("{url}/api/chat")).json(&chat());
     let mut other = request().send().await.unwrap();
-    assert_eq!(other.version(), reqwest::Version::HTTP_2);
+    assert_eq!(
+        (other.status(), other.version()),
+        (reqwest::StatusCode::OK, reqwest::Version::HTTP_2)
+    );
     let mut cancelled = request().send().await.unwrap();
     cancelled.chunk().await.unwrap().unwrap();
     drop(cancelled);

@@ -9,11 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    net::TcpStream,
-    sync::Semaphore,
-    task::JoinSet,
-};
+use tokio::{net::TcpStream, sync::Semaphore, task::JoinSet};
 
 use crate::{
     Error,

@@ -164,7 +164,8 @@ pub(crate) fn table(report: &Report) -> String {
             let cpu = report.spread(shape.name, name, |sample| sample.cpu);
             let ratio = report.ratio_to(BASE, shape.name, name, |sample| sample.cpu);
             if let Some((cpu, ratio)) = cpu.zip(ratio) {
-                let shown = |value: Option<f64>| value.map_or("–".to_owned(), |it| format!("{it:.0}"));
+                let shown =
+                    |value: Option<f64>| value.map_or("–".to_owned(), |it| format!("{it:.0}"));
                 let (cpu, ratio) = (cpu.text(1), ratio.text(2));
                 let (p99, memory) = (shown(figure(&p99)), shown(figure(&memory)));
                 writeln!(text, "| {title} | {cpu} | {ratio} | {p99} | {memory} |").ok();
