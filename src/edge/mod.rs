@@ -69,6 +69,7 @@
 mod accept;
 mod address;
 mod base_path;
+mod begin;
 mod bind;
 mod client_address;
 mod config;

@@ -16,9 +16,10 @@ use tower::Service;
 
 use super::accept::Acceptor;
 use super::address::ListenAddr;
+use super::begin;
 use super::bind::{BindError, bind};
 use super::config::EdgeConfig;
-use super::connection::{self, Closing, Limits};
+use super::connection::{Closing, Limits};
 use super::gauges::Gauges;
 use super::listener::{Accepted, Listener};
 use super::refusal::Refusal;
@@ -252,7 +253,7 @@ where
             now: self.now.child_token(),
         };
         let open = self.gauges.clone().open();
-        let served = connection::serve(
+        let served = begin::serve(
             accepted,
             self.services.clone(),
             self.limits.clone(),

@@ -125,7 +125,7 @@ pub(super) async fn serve<S, B>(
 enum End {
     Closed(hyper::Result<()>),
     Clock(Phase),
-    /// The client has cancelled too many requests.
+    /// The client has cancelled too many requests in a short time.
     Resets,
     Now,
 }
@@ -183,7 +183,7 @@ where
                 break;
             }
         }
-        if self.streams.are_mostly_reset() {
+        if self.streams.are_reset_too_fast() {
             return Poll::Ready(End::Resets);
         }
         if self.state.gauges.is_draining() && self.streams.begun() > 0 {

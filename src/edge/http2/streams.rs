@@ -11,12 +11,16 @@ use futures_util::Stream as _;
 use futures_util::stream::FuturesUnordered;
 use hyper::rt::Executor;
 use llamatower_layers::Deadline;
+use tokio::time::Instant;
 
 use crate::edge::connection::Limits;
 use crate::edge::state::ConnectionState;
 
-/// Cancelled requests that count as normal, whatever else a client sends on its connection.
-const TOLERATED_RESETS: u64 = 200;
+/// Requests that a client may cancel before they are answered, within [`RESETS_WITHIN`]. An editor that
+/// completes while its user types cancels a few each second.
+const MAX_RESETS: u32 = 200;
+/// See [`MAX_RESETS`].
+const RESETS_WITHIN: Duration = Duration::from_secs(10);
 
 type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -26,8 +30,9 @@ pub(super) struct Streams {
     tasks: FuturesUnordered<StreamTask>,
     limits: StreamLimits,
     begun: u64,
-    answered: u64,
-    cancelled: u64,
+    /// The requests that were cancelled before they were answered, since `window`.
+    cancelled: u32,
+    window: Option<Instant>,
 }
 
 #[derive(Clone, Copy)]
@@ -132,8 +137,8 @@ impl Streams {
                 write_stall: limits.write_stall,
             },
             begun: 0,
-            answered: 0,
             cancelled: 0,
+            window: None,
         };
         (streams, handle)
     }
@@ -149,9 +154,8 @@ impl Streams {
         }
         while let Poll::Ready(Some(Ended { is_answered })) = Pin::new(&mut self.tasks).poll_next(cx)
         {
-            match is_answered {
-                true => self.answered += 1,
-                false => self.cancelled += 1,
+            if !is_answered {
+                self.count_cancelled();
             }
         }
         self.handle.0.is_polled.swap(false, Relaxed)
@@ -166,10 +170,20 @@ impl Streams {
         self.begun
     }
 
-    /// Whether the client cancels most of its requests before they are answered, as in the attack "rapid
-    /// reset". Each costs more here than there.
-    pub(super) fn are_mostly_reset(&self) -> bool {
-        self.cancelled > TOLERATED_RESETS + self.answered
+    /// Whether the client cancels requests before they are answered faster than any user does, as in the
+    /// attack "rapid reset". Each costs more here than there.
+    pub(super) fn are_reset_too_fast(&self) -> bool {
+        self.cancelled > MAX_RESETS
+    }
+
+    fn count_cancelled(&mut self) {
+        let now = Instant::now();
+        let began = *self.window.get_or_insert(now);
+        if now.duration_since(began) > RESETS_WITHIN {
+            self.window = Some(now);
+            self.cancelled = 0;
+        }
+        self.cancelled += 1;
     }
 }
 
