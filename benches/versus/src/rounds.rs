@@ -241,7 +241,9 @@ impl Bench<'_> {
             return Ok(());
         };
         let window = Duration::from_secs_f64(self.args.seconds());
-        let opening = Duration::from_millis(300 + count as u64 / 2);
+        // A handshake costs the load generator most of a millisecond.
+        let each = if running.tls.is_some() { 4 } else { 1 };
+        let opening = Duration::from_millis(300 + count as u64 / 2) * each;
         let settling = Duration::from_millis(500);
         let all = opening + settling + window * 2 + settling;
         let lines = (all.as_secs_f64() / pace.as_secs_f64()) as usize;
