@@ -7,6 +7,7 @@ use llamatower_sim::{ModelSpec, Sim, SimHandle};
 
 use crate::edge::ListenAddr;
 use crate::ollama::upstream::Address;
+use crate::settings::Listening;
 
 /// The simulated servers; they stop when this is dropped.
 #[derive(Debug)]
@@ -50,11 +51,14 @@ pub async fn start() -> io::Result<Backends> {
 }
 
 /// Commands to try, for a user who has just started the demo.
-pub fn commands_to_try(listen: &ListenAddr, admin: Option<&ListenAddr>) -> String {
-    let host = reachable(listen);
-    let page = match admin {
-        Some(admin) => {
-            let admin = format!("http://{}", reachable(admin));
+pub fn commands_to_try(public: &Listening, admin: &Listening) -> Option<String> {
+    let listen = public.addresses.first()?;
+    let url = url(public, listen);
+    // Without a scheme, as it is usually written, if that is enough.
+    let ollama_host = url.strip_prefix("http://").unwrap_or(&url).to_owned();
+    let page = match admin.addresses.first() {
+        Some(address) => {
+            let admin = self::url(admin, address);
             format!(
                 "The status page, with what happens here live: {admin}/\n\
                  The same in a terminal: llamatower top --admin-url {admin}"
@@ -62,26 +66,35 @@ pub fn commands_to_try(listen: &ListenAddr, admin: Option<&ListenAddr>) -> Strin
         }
         None => "The status page is off, because LLAMATOWER_ADMIN_LISTEN is.".to_owned(),
     };
-    format!(
-        r#"llamatower listens at http://{host} in front of three simulated Ollama servers:
+    Some(format!(
+        r#"llamatower listens at {url} in front of three simulated Ollama servers:
   a fast one with qwen2.5-coder:7b, a slow one with qwen2.5-coder:7b and llama3.3:70b,
   and one with nomic-embed-text. Try, in another terminal:
 
-  curl http://{host}/api/tags
-  curl -N http://{host}/api/chat -d '{{"model":"qwen2.5-coder:7b","messages":[{{"role":"user","content":"Why a tower?"}}]}}'
-  curl -N http://{host}/v1/chat/completions -H 'content-type: application/json' \
+  curl {url}/api/tags
+  curl -N {url}/api/chat -d '{{"model":"qwen2.5-coder:7b","messages":[{{"role":"user","content":"Why a tower?"}}]}}'
+  curl -N {url}/v1/chat/completions -H 'content-type: application/json' \
        -d '{{"model":"llama3.3:70b","stream":true,"messages":[{{"role":"user","content":"Why a llama?"}}]}}'
-  curl http://{host}/api/embed -d '{{"model":"nomic-embed-text","input":"a tower"}}'
+  curl {url}/api/embed -d '{{"model":"nomic-embed-text","input":"a tower"}}'
 
-  python3 -c "import ollama; print(ollama.Client('http://{host}').list())"
-  python3 -c "from openai import OpenAI; c = OpenAI(base_url='http://{host}/v1', api_key='none'); print([m.id for m in c.models.list()])"
-  OLLAMA_HOST={host} ollama list
+  python3 -c "import ollama; print(ollama.Client('{url}').list())"
+  python3 -c "from openai import OpenAI; c = OpenAI(base_url='{url}/v1', api_key='none'); print([m.id for m in c.models.list()])"
+  OLLAMA_HOST={ollama_host} ollama list
 
 {page}
 Each request is shown below as it ends. Ctrl-C ends it all.
 
 "#
-    )
+    ))
+}
+
+/// The URL that a client on this machine uses.
+fn url(listening: &Listening, address: &ListenAddr) -> String {
+    let scheme = match listening.tls.contains(address) {
+        true => "https",
+        false => "http",
+    };
+    format!("{scheme}://{}", reachable(address))
 }
 
 /// Host and port that a client on this machine uses.

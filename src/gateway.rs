@@ -18,16 +18,17 @@ use crate::activity::Activity;
 use crate::admin::{self, Sources};
 use crate::cloud::Cloud;
 use crate::edge::{
-    BindError, Drained, Edge, EdgeConfig, ListenAddr, Origins, RequestBody, Shutdown,
+    BindError, Drained, Edge, EdgeConfig, EdgeTls, ListenAddr, Origins, RequestBody, Shutdown,
 };
 use crate::live::LiveSettings;
 use crate::model_sync::{ModelSync, SyncStatus};
 use crate::ollama::fleet::{Dns, Fleet, FleetConfig, ProbeClocks, QueueRules};
 use crate::ollama::upstream::Access;
-use crate::settings::{Breaking, Settings};
+use crate::settings::{Breaking, Http2, Listener, Settings};
 use crate::stack::{self, Attempt, Handles};
 use crate::state::{ChangeSignal, KeptCordons, Persist, State, StateConfig, Windows};
 use crate::telemetry::{BudgetUse, Telemetry};
+use crate::tls::{Certificates, TlsError};
 use crate::usage::Usage;
 
 /// Why the gateway could not start.
@@ -39,6 +40,9 @@ pub enum StartError {
     /// A setting's value cannot be used, for a reason that its syntax does not show.
     #[error("{0}")]
     Setting(String),
+    /// A file for TLS cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The signal handlers cannot be installed.
     #[error("cannot install the signal handlers: {0}")]
     Signals(#[source] io::Error),
@@ -53,6 +57,7 @@ pub struct Gateway {
     live: LiveSettings,
     access: Access,
     cloud: Option<Arc<Cloud>>,
+    certificates: Option<Certificates>,
     kept: Kept,
     public: Edge,
     admin: Option<Edge>,
@@ -75,7 +80,11 @@ impl Gateway {
     pub async fn bind(settings: &Settings, telemetry: &Arc<Telemetry>) -> Result<Self, StartError> {
         let endpoints = endpoints(settings)?;
         let live = LiveSettings::new(settings).map_err(StartError::Setting)?;
-        let public = public_edge(settings, &live, &endpoints, telemetry);
+        let files = settings.tls.files(settings.listen.http2);
+        let certificates = files.map(Certificates::load).transpose()?;
+        let tls = |listener| edge_tls(settings, listener, certificates.as_ref());
+        let mut public = public_edge(settings, &live, &endpoints, telemetry);
+        public.tls = tls(Listener::Public);
         let admin = EdgeConfig {
             // From this machine it needs no keys, so the `Host` rule always applies: `*` has no effect.
             trusts_local_peers: true,
@@ -88,6 +97,7 @@ impl Gateway {
             drain_timeout: Duration::from_secs(1),
             base_path: None,
             requires_proxy_protocol: false,
+            tls: tls(Listener::Admin),
             ..public.clone()
         };
         let cloud = Cloud::new(settings).map_err(StartError::Setting)?;
@@ -95,6 +105,7 @@ impl Gateway {
         let public = Edge::bind(public).await?;
         let metrics = EdgeConfig {
             listen: settings.listen.metrics.clone(),
+            tls: tls(Listener::Metrics),
             ..admin.clone()
         };
         let admin = bind_if_any(admin).await?;
@@ -105,6 +116,7 @@ impl Gateway {
             live,
             access,
             cloud,
+            certificates,
             public,
             admin,
             metrics,
@@ -129,6 +141,14 @@ impl Gateway {
     pub async fn serve(self, shutdown: Shutdown) -> Drained {
         let fleet = self.fleet();
         let metrics = self.telemetry.metrics();
+        if self
+            .public
+            .addresses()
+            .next()
+            .is_some_and(|(_, is_tls)| is_tls)
+        {
+            metrics.set_scheme("https");
+        }
         metrics.begin(self.endpoints.endpoints());
         metrics.observe(fleet.clone());
         for (audience, edge) in self.edges() {
@@ -143,6 +163,10 @@ impl Gateway {
             let is_wanted = health.file.is_some() || health.problem.is_some();
             is_wanted.then(|| health.is_kept())
         });
+        if let Some(certificates) = &self.certificates {
+            let certificates = certificates.clone();
+            metrics.observe_certificate(move || certificates.status().expires_at);
+        }
         self.announce();
         let (tasks, stopped) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(fleet.clone().supervise(stopped.clone()));
@@ -158,6 +182,11 @@ impl Gateway {
         );
         let sync = sync.run::<ReplayBody<RequestBody>>();
         tasks.spawn(repairing.clone().run_until_cancelled_owned(sync));
+        if let Some(certificates) = self.certificates.clone() {
+            let metrics = metrics.clone();
+            let watch = certificates.watch(move |is_applied| metrics.tls_reloaded(is_applied));
+            tasks.spawn(stopped.clone().run_until_cancelled_owned(watch));
+        }
         let activity = Arc::<Activity>::default();
         self.kept.usage.observe(fleet.clone());
         self.kept.cordons.observe(fleet.clone());
@@ -175,6 +204,7 @@ impl Gateway {
                 started_at: Timestamp::now(),
                 trace_url: self.settings.telemetry.trace_url.clone(),
                 live: self.live.clone(),
+                certificates: self.certificates,
             };
             let service = admin::service(sources, self.live.keys.clone());
             tasks.spawn(listener.serve(service, operators_leave.clone()));
@@ -241,8 +271,11 @@ impl Gateway {
 
     fn announce(&self) {
         for (audience, edge) in self.edges() {
-            for address in edge.local_addrs() {
-                tracing::info!(%address, "for" = audience, "listening");
+            for (address, is_tls) in edge.addresses() {
+                match is_tls {
+                    true => tracing::info!(%address, "for" = audience, tls = true, "listening"),
+                    false => tracing::info!(%address, "for" = audience, "listening"),
+                }
             }
         }
         for backend in &self.settings.backends.urls {
@@ -283,6 +316,20 @@ async fn bind_if_any(config: EdgeConfig) -> Result<Option<Edge>, BindError> {
         true => Ok(None),
         false => Edge::bind(config).await.map(Some),
     }
+}
+
+/// TLS of a listener; `None` if none of its addresses speaks it.
+fn edge_tls(
+    settings: &Settings,
+    listener: Listener,
+    certificates: Option<&Certificates>,
+) -> Option<EdgeTls> {
+    let addresses = settings.listening(listener).tls;
+    let certificates = certificates.filter(|_| !addresses.is_empty())?.clone();
+    Some(EdgeTls {
+        addresses,
+        certificates,
+    })
 }
 
 /// The token budgets of the keys and of the cloud service.
@@ -378,6 +425,8 @@ fn public_edge(
         requires_proxy_protocol: listen.proxy_protocol,
         endpoints: Some(Arc::new(endpoints.clone())),
         observer: Some(telemetry.observer()),
+        tls: None,
+        plain_http2: listen.http2 == Http2::All,
     }
 }
 

@@ -6,8 +6,9 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,10 +17,14 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
 
 use crate::edge::ListenAddr;
 use crate::ollama::upstream::has_user;
+use crate::settings::Listening;
+use crate::tls::OwnTrust;
 
 /// Time-out of the whole check. It is shorter than the usual time-out of a container's health
 /// check.
@@ -33,6 +38,8 @@ const MAX_ANSWER: usize = 64 * 1024;
 pub struct Target {
     place: Place,
     path: String,
+    /// Which certificates are accepted; `None` without TLS.
+    trust: Option<OwnTrust>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,9 +85,14 @@ impl Target {
     /// loopback if that is the unspecified address; without a TCP address it is the first unix
     /// socket.
     ///
+    /// If it speaks TLS, each certificate is accepted: nothing confidential is sent or received, and a
+    /// gateway that serves must not count as broken because its new certificate is.
+    ///
     /// # Errors
     /// The system chooses the port, so it is not known.
-    pub fn for_listeners(listeners: &[ListenAddr]) -> Result<Self, InvalidTarget> {
+    pub fn for_listeners(listening: &Listening) -> Result<Self, InvalidTarget> {
+        let listeners = &listening.addresses;
+        let mut trust = None;
         let mut by_tcp = listeners.iter().filter_map(|listener| match listener {
             ListenAddr::Tcp(address) => Some(address),
             ListenAddr::Unix(_) => None,
@@ -97,6 +109,9 @@ impl Target {
                 )));
             }
             (Some(address), _) => {
+                if listening.tls.contains(&ListenAddr::Tcp(*address)) {
+                    trust = Some(OwnTrust::any());
+                }
                 let mut address = *address;
                 address.set_ip(match address.ip() {
                     IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
@@ -115,13 +130,29 @@ impl Target {
         Ok(Self {
             place,
             path: "/health".to_owned(),
+            trust,
         })
+    }
+
+    /// Accepts also the certificate in this file, if the target speaks TLS.
+    pub fn with_certificate(mut self, cert: Option<&Path>) -> Self {
+        if self.trust.is_some() {
+            self.trust = Some(OwnTrust::new(cert));
+        }
+        self
+    }
+
+    fn scheme(&self) -> &'static str {
+        match self.trust {
+            Some(_) => "https",
+            None => "http",
+        }
     }
 
     /// The address as a URL without a path; `None` for a unix socket.
     pub(crate) fn base_url(&self) -> Option<String> {
         match &self.place {
-            Place::Tcp(host) => Some(format!("http://{host}")),
+            Place::Tcp(host) => Some(format!("{}://{host}", self.scheme())),
             Place::Unix(_) => None,
         }
     }
@@ -156,9 +187,16 @@ impl Target {
             Place::Unix(_) => "localhost",
         };
         request.headers_mut().insert(HOST, host.parse()?);
-        match &self.place {
-            Place::Tcp(host) => send(TcpStream::connect(host).await?, request).await,
-            Place::Unix(path) => send(UnixStream::connect(path).await?, request).await,
+        match (&self.place, &self.trust) {
+            (Place::Tcp(host), None) => send(TcpStream::connect(host).await?, request).await,
+            (Place::Tcp(host), Some(trust)) => {
+                let name = host.rsplit_once(':').map_or(&**host, |(name, _)| name);
+                let name = ServerName::try_from(name.trim_matches(['[', ']']).to_owned())?;
+                let connector = TlsConnector::from(Arc::new(trust.config(None)?));
+                let stream = TcpStream::connect(host).await?;
+                send(connector.connect(name, stream).await?, request).await
+            }
+            (Place::Unix(path), _) => send(UnixStream::connect(path).await?, request).await,
         }
     }
 }
@@ -183,7 +221,7 @@ where
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
-            Place::Tcp(host) => write!(f, "http://{host}{}", self.path),
+            Place::Tcp(host) => write!(f, "{}://{host}{}", self.scheme(), self.path),
             Place::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -192,12 +230,13 @@ impl fmt::Display for Target {
 impl FromStr for Target {
     type Err = InvalidTarget;
 
-    /// Accepts `http://HOST:PORT/PATH` and `unix:PATH`.
+    /// Accepts `http://HOST:PORT/PATH`, `https://HOST:PORT/PATH` and `unix:PATH`.
     fn from_str(text: &str) -> Result<Self, InvalidTarget> {
         if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
             return Ok(Self {
                 place: Place::Unix(path.into()),
                 path: "/health".to_owned(),
+                trust: None,
             });
         }
         // A text with an @ may contain a password, and is not repeated.
@@ -212,10 +251,15 @@ impl FromStr for Target {
         };
         let uri: http::Uri = text.parse().map_err(|_| invalid())?;
         let authority = uri.authority().ok_or_else(invalid)?;
-        if uri.scheme_str() != Some("http") || has_user(text) || authority.host().is_empty() {
+        let (trust, usual_port) = match uri.scheme_str() {
+            Some("http") => (None, 80),
+            Some("https") => (Some(OwnTrust::new(None)), 443),
+            _ => return Err(invalid()),
+        };
+        if has_user(text) || authority.host().is_empty() {
             return Err(invalid());
         }
-        let port = authority.port_u16().unwrap_or(80);
+        let port = authority.port_u16().unwrap_or(usual_port);
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         Ok(Self {
             place: Place::Tcp(format!("{}:{port}", authority.host())),
@@ -223,6 +267,7 @@ impl FromStr for Target {
                 "/" => "/health".to_owned(),
                 path => path.to_owned(),
             },
+            trust,
         })
     }
 }
@@ -234,7 +279,11 @@ mod tests {
 
     fn target_of(listeners: &[&str]) -> Result<String, String> {
         let listeners: Vec<_> = listeners.iter().map(|text| text.parse().unwrap()).collect();
-        let target = Target::for_listeners(&listeners);
+        let listening = Listening {
+            addresses: listeners,
+            ..Listening::default()
+        };
+        let target = Target::for_listeners(&listening);
         target
             .map(|target| target.to_string())
             .map_err(|error| error.to_string())
@@ -272,19 +321,12 @@ mod tests {
                 "http://gateway:3000/ready?x=1",
                 "http://gateway:3000/ready?x=1",
             ),
+            ("https://gateway/", "https://gateway:443/health"),
             ("unix:/run/x", "unix:/run/x"),
         ] {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), target);
         }
-        for text in [
-            "",
-            "gateway",
-            "https://gateway",
-            "ftp://x",
-            "unix:",
-            "http://u:p@x",
-            "/x",
-        ] {
+        for text in ["", "gateway", "ftp://x", "unix:", "http://u:p@x", "/x"] {
             let error = text.parse::<Target>().unwrap_err().to_string();
             assert!(!error.contains("u:p"), "{error}");
         }

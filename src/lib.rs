@@ -30,6 +30,7 @@ pub mod stack;
 pub mod state;
 pub mod status;
 pub mod telemetry;
+pub mod tls;
 pub mod top;
 pub mod usage;
 pub mod version;

@@ -19,7 +19,7 @@ use crate::gateway::{Gateway, StartError};
 use crate::healthcheck::Target;
 use crate::manage::ManageError;
 use crate::reload::Reloader;
-use crate::settings::{self, Environment, Loaded, Settings};
+use crate::settings::{self, Environment, Listener, Loaded, Settings};
 use crate::signals::{Hangup, Hangups};
 use crate::simulate::SimulateError;
 use crate::telemetry::{Metrics, Telemetry, TelemetryConfig, suppresses_warnings};
@@ -142,10 +142,10 @@ fn demo(loaded: Loaded, config: Option<&Path>) -> Exit {
         };
         settings.backends.urls = backends.addresses();
         settings.backends.management = None;
-        if let Some(address) = settings.listen.public.first() {
-            let _ = io::stdout().write_all(
-                demo::commands_to_try(address, settings.listen.admin.first()).as_bytes(),
-            );
+        let public = settings.listening(Listener::Public);
+        let admin = settings.listening(Listener::Admin);
+        if let Some(commands) = demo::commands_to_try(&public, &admin) {
+            let _ = io::stdout().write_all(commands.as_bytes());
         }
         serve_until_signal(&settings, &loaded, config).await
     })
@@ -206,6 +206,7 @@ async fn serve_until_signal(settings: &Settings, loaded: &Loaded, config: Option
         Ok(()) => Exit::Done,
         Err(StartError::Bind(error)) => print_error(error, Exit::CannotListen),
         Err(StartError::Setting(error)) => print_error(error, Exit::WrongSetting),
+        Err(StartError::Tls(error)) => print_error(error, Exit::WrongSetting),
         Err(StartError::Signals(error)) => print_error(error, Exit::Failed),
     };
     match Arc::try_unwrap(telemetry) {
@@ -251,7 +252,10 @@ async fn reload_on(
 
 fn healthcheck(config: Option<&Path>, url: Option<&str>) -> Exit {
     let target = match url {
-        Some(url) => url.parse(),
+        Some(url) => url.parse().map(|target: Target| {
+            let listening = Settings::listeners(config, &Environment::of_process()).ok();
+            target.with_certificate(listening.and_then(|it| it.cert).as_deref())
+        }),
         None => match Settings::checked_listeners(config, &Environment::of_process()) {
             Ok(listeners) => Target::for_listeners(&listeners),
             Err(error) => return print_error(error, Exit::WrongSetting),

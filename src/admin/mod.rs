@@ -77,7 +77,7 @@ where
         }));
     service_fn(move |request: Request<B>| {
         if session::is_form(&request) {
-            let (signing, is_secure) = (signing.clone(), session::is_secure(request.headers()));
+            let (signing, is_secure) = (signing.clone(), session::is_secure(&request));
             let form = session::read_form(request.into_body());
             let answer =
                 form.map(move |form| Ok(signing.sessions.sign_in(form.as_deref(), is_secure)));

@@ -26,6 +26,7 @@ use uuid::Uuid;
 use super::access::{is_local, to_status_page};
 use super::answer::Answer;
 use super::page;
+use crate::edge::OverTls;
 
 /// The name of the cookie.
 const NAME: &str = "llamatower_session";
@@ -168,11 +169,12 @@ pub(super) fn is_form<B>(request: &Request<B>) -> bool {
     request.method() == Method::POST && request.uri().path() == "/sign-in"
 }
 
-/// Whether a proxy in front has received this request by TLS. A client that claims so without reason
+/// Whether this request has arrived by TLS, here or at a proxy in front. A client that claims so without reason
 /// only gets a cookie that it cannot use.
-pub(super) fn is_secure(headers: &HeaderMap) -> bool {
-    let scheme = headers.get("x-forwarded-proto");
-    scheme.is_some_and(|scheme| scheme.as_bytes().eq_ignore_ascii_case(b"https"))
+pub(super) fn is_secure<B>(request: &Request<B>) -> bool {
+    let scheme = request.headers().get("x-forwarded-proto");
+    request.extensions().get::<OverTls>().is_some()
+        || scheme.is_some_and(|scheme| scheme.as_bytes().eq_ignore_ascii_case(b"https"))
 }
 
 /// Reads a form; `None` if it cannot be read or is too long.

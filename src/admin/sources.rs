@@ -14,10 +14,11 @@ use crate::model_sync::SyncStatus;
 use crate::ollama::fleet::BackendStatus;
 use crate::state::State;
 use crate::status::{
-    Activity, CloudState, Gateway, KeyRow, Models, ModelsSync, Overview, Reload, StateFile, Status,
-    WaiterRow,
+    Activity, Certificate, CloudState, Gateway, KeyRow, Models, ModelsSync, Overview, Reload,
+    StateFile, Status, WaiterRow,
 };
 use crate::telemetry::{FleetView, Telemetry};
+use crate::tls::Certificates;
 use crate::version;
 
 /// The number of waiting requests that operators see.
@@ -45,6 +46,8 @@ pub struct Sources {
     pub trace_url: Option<String>,
     /// The settings that a reload changes.
     pub live: LiveSettings,
+    /// The certificate, if there is one.
+    pub certificates: Option<Certificates>,
 }
 
 impl Sources {
@@ -68,6 +71,7 @@ impl Sources {
                 at: reload.at.to_string(),
                 is_applied: reload.is_applied,
             }),
+            tls: self.certificates.as_ref().map(certificate),
         }
     }
 
@@ -119,6 +123,16 @@ impl Sources {
             waiting: self.waiting(),
             activity: self.activity(),
         }
+    }
+}
+
+fn certificate(certificates: &Certificates) -> Certificate {
+    let status = certificates.status();
+    let expires_at = Timestamp::from_second(status.expires_at);
+    Certificate {
+        expires_at: expires_at.map(|time| time.to_string()).unwrap_or_default(),
+        changed_at: status.last_load.as_ref().map(|load| load.at.to_string()),
+        error: status.last_load.and_then(|load| load.error),
     }
 }
 

@@ -4,12 +4,12 @@ use http::StatusCode;
 
 use super::report::{Level, Report};
 use crate::healthcheck::Target;
-use crate::settings::Settings;
+use crate::settings::{Listener, Settings};
 
 pub(super) async fn examine(settings: &Settings, report: &mut Report) {
     const SETTING: &str = "LLAMATOWER_LISTEN";
     // If the system chooses the port, it is not known.
-    let Ok(target) = Target::for_listeners(&settings.listen.public) else {
+    let Ok(target) = Target::for_listeners(&settings.listening(Listener::Public)) else {
         return;
     };
     let place = target.to_string();

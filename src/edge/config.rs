@@ -13,6 +13,7 @@ use super::host::Hosts;
 use super::origin::Origins;
 use super::refusal::RefusalObserver;
 use super::trusted_proxies::TrustedProxies;
+use crate::tls::Certificates;
 
 /// The configuration of an [`Edge`](super::Edge).
 #[derive(Clone, Debug)]
@@ -65,6 +66,19 @@ pub struct EdgeConfig {
     pub endpoints: Option<Arc<EndpointTable>>,
     /// Receives the refusals of the edge.
     pub observer: Option<Arc<dyn RefusalObserver>>,
+    /// TLS, if any address speaks it.
+    pub tls: Option<EdgeTls>,
+    /// Whether a connection without TLS may be HTTP/2, if the client begins with its preface.
+    pub plain_http2: bool,
+}
+
+/// TLS of an [`Edge`](super::Edge).
+#[derive(Clone, Debug)]
+pub struct EdgeTls {
+    /// The addresses, of those to listen on, that speak TLS. The others stay plain.
+    pub addresses: Vec<ListenAddr>,
+    /// The certificate.
+    pub certificates: Certificates,
 }
 
 impl Default for EdgeConfig {
@@ -92,6 +106,8 @@ impl Default for EdgeConfig {
             requires_proxy_protocol: false,
             endpoints: None,
             observer: None,
+            tls: None,
+            plain_http2: false,
         }
     }
 }

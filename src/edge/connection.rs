@@ -10,35 +10,31 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
-use llamatower_edge::{ClientSocket, WriteStalled};
+use llamatower_edge::WriteStalled;
 use llamatower_layers::{BoxError, Deadline};
 use socket2::SockRef;
 use tokio_util::either::Either;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower::Service;
 
-use super::gauges::Open;
-use super::listener::{Accepted, Stream};
-use super::proxy_protocol::ProxyHeaders;
+use super::listener::Stream;
 use super::refusal::{DISCARD_BYTES, DISCARD_TIME, Refusal, linger};
 use super::request_body::RequestBody;
-use super::service::{EdgeService, MakeEdgeService};
+use super::service::EdgeService;
 use super::socket::EdgeSocket;
 use super::state::{ConnectionState, Phase};
+use super::transport::Transport;
 
 /// Least size of hyper's buffer for output that waits to be written.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// Size of the first read on a new connection, before hyper is created. Most heads are shorter.
-const FIRST_BYTES: usize = 2048;
-
-type Http<S> = http1::Connection<TokioIo<EdgeSocket<Stream>>, EdgeService<S>>;
+type Http<S> = http1::Connection<TokioIo<EdgeSocket<Transport>>, EdgeService<S>>;
 
 /// Time-outs and size limits of one connection.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +45,8 @@ pub(super) struct Limits {
     pub(super) write_stall: Option<Duration>,
     pub(super) head_bytes: usize,
     pub(super) head_fields: usize,
+    /// Whether a connection without TLS may be HTTP/2.
+    pub(super) plain_http2: bool,
 }
 
 /// Tokens that close a connection.
@@ -60,93 +58,9 @@ pub(super) struct Closing {
     pub(super) now: CancellationToken,
 }
 
-/// Serves a connection until it ends. `open` counts it as open until then.
-#[expect(
-    clippy::manual_async_fn,
-    reason = "an async fn stores each argument twice, also for every idle connection"
-)]
-pub(super) fn serve<S, B>(
-    mut accepted: Accepted,
-    services: Arc<MakeEdgeService<S>>,
-    limits: Arc<Limits>,
-    closing: Closing,
-    open: Open,
-) -> impl Future<Output = ()>
-where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone,
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError>,
-{
-    async move {
-        let _open = &open;
-        // hyper's buffers are allocated only once the client has sent something.
-        let first = opening(&mut accepted, services.proxy_headers.as_ref());
-        let first = tokio::time::timeout(limits.header, first);
-        let first = closing.graceful.run_until_cancelled(first).await;
-        if let Some(Ok(Ok(first))) = first
-            && !first.is_empty()
-        {
-            // Boxed, so that idle connections do not reserve its memory.
-            let socket = ClientSocket::new(accepted.stream, limits.write_stall);
-            let socket = socket.with_buffered(first);
-            let state = socket.state().clone();
-            let service = services.make(accepted.peer, accepted.on_loopback, state);
-            let socket = EdgeSocket::new(socket, service.state.clone());
-            Box::pin(serve_http(socket, service, *limits, closing)).await;
-        }
-    }
-}
-
-/// Waits for the client's first bytes and returns them. If the listener requires the header of a proxy, it
-/// comes before them, and its client becomes the peer. Nothing else is read of the stream before it.
-async fn opening(
-    accepted: &mut Accepted,
-    proxy_headers: Option<&ProxyHeaders>,
-) -> io::Result<BytesMut> {
-    if let Some(proxy_headers) = proxy_headers {
-        // Boxed, so that it takes no memory where there are no such headers.
-        let header = Box::pin(proxy_headers.read(&accepted.stream, accepted.peer));
-        let (client, rest) = header.await?;
-        accepted.peer = client;
-        if !rest.is_empty() {
-            return Ok(rest);
-        }
-    }
-    first_bytes(&accepted.stream).await
-}
-
-/// Waits until a socket has something to read.
-pub(super) async fn readable(stream: &Stream) -> io::Result<()> {
-    match stream {
-        Either::Left(stream) => stream.readable().await,
-        Either::Right(stream) => stream.readable().await,
-    }
-}
-
-/// Waits for the client's first bytes and returns them; empty if the client has disconnected.
-async fn first_bytes(stream: &Stream) -> io::Result<BytesMut> {
-    loop {
-        // tokio reports a new socket as readable until a read has failed.
-        readable(stream).await?;
-        match read(stream) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            read => return read,
-        }
-    }
-}
-
-/// Reads what a socket has; empty at its end.
-pub(super) fn read(stream: &Stream) -> io::Result<BytesMut> {
-    let mut bytes = [0; FIRST_BYTES];
-    let length = match stream {
-        Either::Left(stream) => stream.try_read(&mut bytes)?,
-        Either::Right(stream) => stream.try_read(&mut bytes)?,
-    };
-    Ok(BytesMut::from(&bytes[..length]))
-}
-
-async fn serve_http<S, B>(
-    socket: EdgeSocket<Stream>,
+/// Serves a connection in HTTP/1.1 until it ends.
+pub(super) async fn serve_http<S, B>(
+    socket: EdgeSocket<Transport>,
     service: EdgeService<S>,
     limits: Limits,
     closing: Closing,
@@ -196,23 +110,25 @@ async fn serve_http<S, B>(
         service,
         ..
     } = connection.http.into_parts();
-    let stream = io.into_inner().into_inner();
+    let transport = io.into_inner().into_inner();
     if let Some(refusal) = end.refusal(&state) {
         state.gauges.refused_heads.fetch_add(1, Relaxed);
         let dialect = service.rules.refuse_head(refusal, &read_buf, service.peer);
-        return refusal.send(stream, dialect).await;
+        return refusal.send(transport, dialect).await;
     }
     if state.is_http_10() && end.cuts_an_answer() {
-        return reset(&stream);
+        return reset(transport.stream());
     }
     let unread = state.is_unread() || !read_buf.is_empty() || matches!(end, End::Closed(Err(_)));
     if unread && !state.socket.has_peer_closed() && !state.socket.has_write_failed() {
-        linger(stream).await;
+        linger(transport).await;
+    } else if matches!(end, End::Clock(Phase::Head | Phase::Idle)) {
+        transport.close_idle();
     }
 }
 
 /// The time-out of a stalled write, if that is why the connection failed.
-fn stalled(error: &hyper::Error) -> Option<&WriteStalled> {
+pub(super) fn stalled(error: &hyper::Error) -> Option<&WriteStalled> {
     let error = error.source()?.downcast_ref::<io::Error>()?;
     error.get_ref()?.downcast_ref()
 }

@@ -14,6 +14,7 @@ pub struct Gauges {
     pub(super) refused_connections: AtomicU64,
     pub(super) refused_heads: AtomicU64,
     pub(super) accept_errors: AtomicU64,
+    pub(super) failed_handshakes: AtomicU64,
 }
 
 impl Gauges {
@@ -44,6 +45,10 @@ impl Gauges {
     /// Failed calls of `accept`, for example because the process had no free file descriptor.
     pub fn accept_errors(&self) -> u64 {
         self.accept_errors.load(Relaxed)
+    }
+    /// TLS handshakes that failed or were not completed in time.
+    pub fn failed_handshakes(&self) -> u64 {
+        self.failed_handshakes.load(Relaxed)
     }
 }
 

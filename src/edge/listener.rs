@@ -21,12 +21,15 @@ pub(super) struct Accepted {
     /// Whether the listener is a TCP socket on loopback, which only this machine can reach. A
     /// foreign `Host` then means that a web page's name resolves to this machine.
     pub(super) on_loopback: bool,
+    /// Whether the listener speaks TLS.
+    pub(super) is_tls: bool,
 }
 
 pub(super) enum Listener {
     Tcp {
         socket: TcpListener,
         on_loopback: bool,
+        is_tls: bool,
     },
     Unix {
         socket: UnixListener,
@@ -50,7 +53,16 @@ impl Listener {
         Ok(Self::Tcp {
             socket: TcpListener::from_std(socket)?,
             on_loopback,
+            is_tls: false,
         })
+    }
+
+    /// Makes a TCP listener speak TLS.
+    pub(super) fn with_tls(mut self) -> Self {
+        if let Self::Tcp { is_tls, .. } = &mut self {
+            *is_tls = true;
+        }
+        self
     }
 
     pub(super) fn unix(socket: std::os::unix::net::UnixListener, path: &Path) -> io::Result<Self> {
@@ -59,6 +71,11 @@ impl Listener {
             socket: UnixListener::from_std(socket)?,
             file,
         })
+    }
+
+    /// Whether it speaks TLS.
+    pub(super) fn is_tls(&self) -> bool {
+        matches!(self, Self::Tcp { is_tls: true, .. })
     }
 
     /// The address it listens on, with the port that the system chose.
@@ -77,15 +94,18 @@ impl Listener {
             Self::Tcp {
                 socket,
                 on_loopback,
+                is_tls,
             } => socket.poll_accept(cx).map_ok(|(stream, peer)| Accepted {
                 stream: Either::Left(stream),
                 peer: PeerAddr::Ip(peer),
                 on_loopback: *on_loopback,
+                is_tls: *is_tls,
             }),
             Self::Unix { socket, .. } => socket.poll_accept(cx).map_ok(|(stream, _)| Accepted {
                 stream: Either::Right(stream),
                 peer: PeerAddr::Unix,
                 on_loopback: false,
+                is_tls: false,
             }),
         }
     }

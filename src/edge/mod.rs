@@ -1,6 +1,7 @@
 //! The edge: listening sockets, connections and their time-outs, in front of the stack.
 //!
-//! It accepts connections on TCP and unix sockets and serves HTTP/1.1 on them. It does what a layer
+//! It accepts connections on TCP and unix sockets and serves HTTP/1.1 on them, over TLS where it is
+//! configured ([`EdgeTls`]), and HTTP/2 where a client chooses it. It does what a layer
 //! cannot do, because a layer sees requests but not their sockets:
 //!
 //! ```text
@@ -34,6 +35,10 @@
 //! - **Redirects** lead to the canonical form of a path, as in Ollama.
 //! - **Refusals** have an error text in the dialect of the path, and are reported to a
 //!   [`RefusalObserver`].
+//! - **TLS** is between hyper and the socket, so that the socket's clock sees each write of the kernel.
+//!   The handshake has the time of a request's head. Plain HTTP on a port with TLS gets a text.
+//! - **HTTP/2** has the same rules. Its streams are polled in the connection's task, each with its own
+//!   clock for a window that does not open.
 //! - **Drain**, see [`Edge::serve`].
 //!
 //! [`ClientSocket`]: llamatower_edge::ClientSocket
@@ -65,6 +70,7 @@
 mod accept;
 mod address;
 mod base_path;
+mod begin;
 mod bind;
 mod client_address;
 mod config;
@@ -72,6 +78,7 @@ mod connection;
 mod forwarded;
 mod gauges;
 mod host;
+mod http2;
 mod listener;
 mod origin;
 mod proxy_protocol;
@@ -86,12 +93,14 @@ mod service;
 mod shutdown;
 mod socket;
 mod state;
+mod tls;
+mod transport;
 mod trusted_proxies;
 
 pub use address::{InvalidListenAddr, ListenAddr};
 pub use base_path::{BasePath, InvalidBasePath};
 pub use bind::BindError;
-pub use config::EdgeConfig;
+pub use config::{EdgeConfig, EdgeTls};
 pub use gauges::Gauges;
 pub use host::{Hosts, InvalidHost};
 pub use origin::{InvalidOrigin, Origins};
@@ -99,4 +108,5 @@ pub use refusal::{RefusalObserver, Refused};
 pub use request_body::{RequestBody, RequestBodyError};
 pub use server::{Drained, Edge};
 pub use shutdown::Shutdown;
+pub use tls::OverTls;
 pub use trusted_proxies::{InvalidProxy, TrustedProxies};

@@ -15,7 +15,7 @@ use proxy_header::{Error, ParseConfig, ProxyHeader};
 use tokio::time::Instant;
 
 use super::address::PeerAddr;
-use super::connection::{read, readable};
+use super::begin::{read, readable};
 use super::gauges::Gauges;
 use super::listener::Stream;
 use super::trusted_proxies::TrustedProxies;

@@ -133,6 +133,19 @@ impl Denial {
         Self::new(StatusCode::BAD_REQUEST, "malformed_request", text)
     }
 
+    /// HTTP/2 has no limit of fields below the edge.
+    pub(super) const TOO_MANY_FIELDS: Self = Self::new(
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        "head_too_large",
+        "the head of the request has too many fields (limit: LLAMATOWER_MAX_HEAD_FIELDS)",
+    );
+    pub(super) const NO_CERTIFICATE: Self = Self::new(
+        StatusCode::FORBIDDEN,
+        "no_client_certificate",
+        "this server needs a client's certificate, and the connection has none \
+         (LLAMATOWER_TLS_CLIENT_CERTS=optional makes it optional)",
+    );
+
     /// The `Host` header is missing or malformed.
     pub(super) fn bad_host(text: &'static str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "malformed_host", text)
@@ -160,6 +173,8 @@ pub(super) enum Refusal {
     HeadTooLarge,
     /// The bytes are not an HTTP/1 head.
     Malformed,
+    /// The port speaks TLS, and the client does not.
+    PlainHttp,
 }
 
 impl Refusal {
@@ -168,7 +183,7 @@ impl Refusal {
             Self::TooManyConnections => StatusCode::SERVICE_UNAVAILABLE,
             Self::HeadTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::Malformed | Self::PlainHttp => StatusCode::BAD_REQUEST,
         }
     }
 
@@ -178,6 +193,7 @@ impl Refusal {
             Self::HeadTimeout => "head_timeout",
             Self::HeadTooLarge => "head_too_large",
             Self::Malformed => "malformed_head",
+            Self::PlainHttp => "plain_http",
         }
     }
 
@@ -192,6 +208,7 @@ impl Refusal {
                  LLAMATOWER_MAX_HEAD_BYTES and LLAMATOWER_MAX_HEAD_FIELDS)"
             }
             Self::Malformed => "this is not an HTTP/1.0 or HTTP/1.1 request",
+            Self::PlainHttp => "this port speaks HTTPS: write https:// in the address",
         }
     }
 

@@ -21,6 +21,7 @@ use super::host::{Hosts, machine_name};
 use super::origin::{self, OriginCheck, Origins};
 use super::redirect::{self, Redirect};
 use super::refusal::{Denial, Refusal, RefusalObserver, Refused};
+use super::tls::TlsClient;
 use super::trusted_proxies::TrustedProxies;
 
 /// Longest accepted target, in bytes.
@@ -38,6 +39,16 @@ pub(super) struct Rules {
     proxies: TrustedProxies,
     endpoints: Option<Arc<EndpointTable>>,
     observer: Option<Arc<dyn RefusalObserver>>,
+    max_fields: usize,
+}
+
+/// What the rules need to know of the connection.
+#[derive(Clone, Copy)]
+pub(super) struct OfConnection<'a> {
+    /// Only this machine can reach it.
+    pub(super) on_loopback: bool,
+    /// `None` without TLS.
+    pub(super) tls: Option<&'a TlsClient>,
 }
 
 /// Result of the rules for a request.
@@ -60,6 +71,7 @@ impl Rules {
             proxies: config.trusted_proxies.clone(),
             endpoints: config.endpoints.clone(),
             observer: config.observer.clone(),
+            max_fields: config.max_head_fields,
         }
     }
 
@@ -76,27 +88,35 @@ impl Rules {
         &self,
         request: &mut request::Parts,
         client: Option<IpAddr>,
-        on_loopback: bool,
+        connection: OfConnection<'_>,
         draining: bool,
     ) -> Decision {
-        let decision = self.apply(request, on_loopback, draining);
+        let decision = self.apply(request, connection, draining);
         decision.unwrap_or_else(|denial| self.deny(denial, request, client))
     }
 
     fn apply(
         &self,
         request: &mut request::Parts,
-        on_loopback: bool,
+        connection: OfConnection<'_>,
         draining: bool,
     ) -> Result<Decision, Denial> {
         if let Some(denial) = refusal(request) {
             return Err(denial);
+        }
+        // In HTTP/1 hyper counts them, before it has parsed them.
+        if request.version == Version::HTTP_2 && request.headers.len() > self.max_fields {
+            return Err(Denial::TOO_MANY_FIELDS);
         }
         let authority = authority(request).map_err(Denial::bad_host)?;
         let inside = self.inside(&request.uri);
         let path = inside.as_ref().unwrap_or(&request.uri).path();
         if path == "/health" {
             return Ok(Decision::Answer(health(&request.method, draining)));
+        }
+        // Probes have no certificate.
+        if connection.tls.is_some_and(|tls| tls.lacks_certificate) {
+            return Err(Denial::NO_CERTIFICATE);
         }
 
         let judgement = self
@@ -114,7 +134,7 @@ impl Rules {
             OriginCheck::NoOrigin => None,
         };
         let host = authority.as_ref().map_or("", Authority::as_str);
-        if on_loopback && !self.hosts.get().allow(host, self.machine.as_deref()) {
+        if connection.on_loopback && !self.hosts.get().allow(host, self.machine.as_deref()) {
             return Err(Denial::FOREIGN_HOST);
         }
         if let Some(redirect) = self.redirect(&request.method, &request.uri) {
@@ -127,6 +147,9 @@ impl Rules {
         let Some(inside) = inside else {
             return Err(Denial::outside(admitted));
         };
+        if request.version == Version::HTTP_2 {
+            show_authority(request);
+        }
         request.uri = inside;
         request.headers.remove(ORIGIN);
         Ok(Decision::Pass(admitted))
@@ -167,7 +190,7 @@ impl Rules {
             client,
             method: Some(&request.method),
             path: Some(path),
-            host: text(HOST),
+            host: text(HOST).or_else(|| Some(request.uri.authority()?.as_str())),
             origin: text(ORIGIN),
         });
         let dialect = denial.dialect.unwrap_or(Dialect::of_path(path));
@@ -275,6 +298,15 @@ pub(super) fn only(headers: &HeaderMap, name: &http::HeaderName, value: &[u8]) -
         .all(|given| given.as_bytes().eq_ignore_ascii_case(value))
 }
 
+/// Writes the authority of a request in HTTP/2 into `Host`, where the stack expects it.
+fn show_authority(request: &mut request::Parts) {
+    let authority = request.uri.authority();
+    let authority = authority.and_then(|authority| authority.as_str().parse().ok());
+    if let Some(authority) = authority.filter(|_| !request.headers.contains_key(HOST)) {
+        request.headers.insert(HOST, authority);
+    }
+}
+
 /// The authority of the request: from a single `Host` (RFC 9112 3.2), with which the target must
 /// agree. HTTP/1.0 may have none.
 fn authority(request: &request::Parts) -> Result<Option<Authority>, &'static str> {
@@ -282,10 +314,16 @@ fn authority(request: &request::Parts) -> Result<Option<Authority>, &'static str
     let host = match (hosts.next(), hosts.next()) {
         (_, Some(_)) => return Err("more than one Host header"),
         (None, None) if request.version == Version::HTTP_10 => return Ok(None),
+        // In HTTP/2 it has a field of its own (RFC 9113 8.3.1).
+        (None, None) if request.version == Version::HTTP_2 => match request.uri.authority() {
+            Some(authority) if is_sound(authority) => Some(authority.clone()),
+            Some(_) => return Err("the authority is malformed"),
+            None => return Err("the authority is missing"),
+        },
         (None, None) => return Err("the Host header is missing"),
         (Some(host), None) if host.is_empty() => None,
         (Some(host), None) => match Authority::try_from(host.as_bytes()) {
-            Ok(host) if !host.as_str().contains('@') && has_sound_port(&host) => Some(host),
+            Ok(host) if is_sound(&host) => Some(host),
             _ => return Err("the Host header is malformed"),
         },
     };
@@ -300,8 +338,12 @@ fn authority(request: &request::Parts) -> Result<Option<Authority>, &'static str
     }
 }
 
-/// Whether the text after the colon, if there is one, is a port (RFC 3986 3.2.3).
-fn has_sound_port(authority: &Authority) -> bool {
+/// Whether it names no user, and the text after the colon, if there is one, is a port (RFC 3986
+/// 3.2.3).
+fn is_sound(authority: &Authority) -> bool {
+    if authority.as_str().contains('@') {
+        return false;
+    }
     let port = authority.as_str().strip_prefix(authority.host());
     let Some(port) = port.and_then(|port| port.strip_prefix(':')) else {
         return true;

@@ -47,6 +47,17 @@ impl RequestBody {
         }
     }
 
+    /// The body of a request in HTTP/2, where an unread body concerns only its own stream.
+    pub(super) fn of_stream(incoming: Incoming, timeout: Option<Duration>) -> Self {
+        Self {
+            incoming: Some(incoming),
+            state: None,
+            waits_for_continue: false,
+            timeout,
+            clock: Deadline::default(),
+        }
+    }
+
     /// Closes the connection after this request, because its body will not be read to the end.
     fn give_up(&mut self) {
         if let Some(state) = self.state.take() {

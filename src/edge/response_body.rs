@@ -56,6 +56,15 @@ impl<B: Body> ResponseBody<B> {
     }
 }
 
+impl<B> ResponseBody<B> {
+    /// Passes lines that arrived together in one piece: in HTTP/2 no client sees pieces, and some refuse
+    /// many small frames.
+    pub(super) fn uncut(mut self) -> Self {
+        self.is_lines = false;
+        self
+    }
+}
+
 /// The length of the body by its head. Afterwards the head has one `Content-Length`, or none if its
 /// values were invalid (RFC 9112 6.3).
 fn settle_length(headers: &mut HeaderMap) -> Option<u64> {

@@ -16,9 +16,10 @@ use tower::Service;
 
 use super::accept::Acceptor;
 use super::address::ListenAddr;
+use super::begin;
 use super::bind::{BindError, bind};
 use super::config::EdgeConfig;
-use super::connection::{self, Closing, Limits};
+use super::connection::{Closing, Limits};
 use super::gauges::Gauges;
 use super::listener::{Accepted, Listener};
 use super::refusal::Refusal;
@@ -66,7 +67,17 @@ impl Edge {
     /// # Errors
     /// Listening on one of the addresses failed.
     pub async fn bind(config: EdgeConfig) -> Result<Self, BindError> {
-        let bind = |address| bind(address, config.write_stall_timeout);
+        let speaks_tls = |address| {
+            let tls = config.tls.as_ref();
+            tls.is_some_and(|tls| tls.addresses.contains(address))
+        };
+        let bind = |address| match (
+            bind(address, config.write_stall_timeout),
+            speaks_tls(address),
+        ) {
+            (Ok(listener), true) => Ok(listener.with_tls()),
+            (bound, _) => bound,
+        };
         let listeners = config.listen.iter().map(bind).collect::<Result<_, _>>()?;
         Ok(Self {
             listeners,
@@ -80,6 +91,12 @@ impl Edge {
     /// system chose.
     pub fn local_addrs(&self) -> Vec<ListenAddr> {
         self.listeners.iter().map(Listener::local_addr).collect()
+    }
+
+    /// The same addresses, each with whether it speaks TLS.
+    pub fn addresses(&self) -> impl Iterator<Item = (ListenAddr, bool)> {
+        let listeners = self.listeners.iter();
+        listeners.map(|listener| (listener.local_addr(), listener.is_tls()))
     }
 
     /// Cancelled when the drain's time is over. Streams then have one second to write their last
@@ -192,6 +209,7 @@ where
                 write_stall: config.write_stall_timeout,
                 head_bytes: config.max_head_bytes,
                 head_fields: config.max_head_fields,
+                plain_http2: config.plain_http2,
             }),
             max: config.max_connections,
             gauges,
@@ -235,7 +253,7 @@ where
             now: self.now.child_token(),
         };
         let open = self.gauges.clone().open();
-        let served = connection::serve(
+        let served = begin::serve(
             accepted,
             self.services.clone(),
             self.limits.clone(),
@@ -248,13 +266,15 @@ where
 
     /// Answers a connection beyond the limit with 503. If it stayed in the kernel's queue instead,
     /// its client, and the probes of `/health` behind it, would wait without a response.
+    ///
+    /// On a port with TLS the text would cost a handshake, so the connection is just closed.
     fn refuse(&mut self, accepted: Accepted) {
         self.gauges.refused_connections.fetch_add(1, Relaxed);
         let refusal = Refusal::TooManyConnections;
         let rules = self.services.rules();
         // The client's request has not been read.
         let dialect = rules.refuse_head(refusal, b"", accepted.peer);
-        if self.refusals.len() < MOST_REFUSALS {
+        if !accepted.is_tls && self.refusals.len() < MOST_REFUSALS {
             self.refusals.spawn(refusal.send(accepted.stream, dialect));
         }
     }

@@ -1,6 +1,7 @@
 //! One request and its response: from hyper, through the rules, to the stack and back.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -25,11 +26,13 @@ use super::config::EdgeConfig;
 use super::gauges::Gauges;
 use super::origin;
 use super::proxy_protocol::ProxyHeaders;
-use super::request::{Answer, Decision, Rules, only};
+use super::request::{Answer, Decision, OfConnection, Rules, only};
 use super::request_body::RequestBody;
 use super::request_line::is_line_of;
 use super::response_body::ResponseBody;
 use super::state::{ConnectionState, InFlight};
+use super::tls::TlsClient;
+use crate::tls::{Certificates, TlsServer};
 
 /// The body of a response: the edge's own, or the stack's.
 pub(super) type AnswerBody<B> = Either<Full<Bytes>, ConnectionBody<ResponseBody<B>>>;
@@ -44,12 +47,22 @@ pub(super) struct MakeEdgeService<S> {
     trusts_local_peers: bool,
     /// `None` if connections have no header of the PROXY protocol.
     pub(super) proxy_headers: Option<ProxyHeaders>,
+    certificates: Option<Certificates>,
 }
 
 impl<S> MakeEdgeService<S> {
     /// The rules of all connections.
     pub(super) fn rules(&self) -> &Rules {
         &self.rules
+    }
+
+    pub(super) fn gauges(&self) -> &Gauges {
+        &self.gauges
+    }
+
+    /// What new connections with TLS are accepted with; `None` if no address speaks TLS.
+    pub(super) fn tls(&self) -> Option<Arc<TlsServer>> {
+        self.certificates.as_ref().map(Certificates::current)
     }
 }
 
@@ -64,6 +77,7 @@ impl<S: Clone> MakeEdgeService<S> {
             gauges,
             body_timeout: config.body_timeout,
             trusts_local_peers: config.trusts_local_peers,
+            certificates: config.tls.as_ref().map(|tls| tls.certificates.clone()),
         }
     }
 
@@ -71,6 +85,7 @@ impl<S: Clone> MakeEdgeService<S> {
         &self,
         peer: PeerAddr,
         on_loopback: bool,
+        tls: Option<Arc<TlsClient>>,
         socket: SocketState,
     ) -> EdgeService<S> {
         let stack = self.stack.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,6 +96,7 @@ impl<S: Clone> MakeEdgeService<S> {
             peer,
             on_loopback: on_loopback || (self.trusts_local_peers && peer.is_loopback()),
             body_timeout: self.body_timeout,
+            tls,
         }
     }
 }
@@ -94,6 +110,8 @@ pub(super) struct EdgeService<S> {
     pub(super) peer: PeerAddr,
     on_loopback: bool,
     body_timeout: Option<Duration>,
+    /// `None` without TLS.
+    tls: Option<Arc<TlsClient>>,
 }
 
 impl<S, B> HyperService<Request<Incoming>> for EdgeService<S>
@@ -120,14 +138,61 @@ where
             true => self.rules.malformed_line(&head, client),
             false => self
                 .rules
-                .check(&mut head, client, self.on_loopback, draining),
+                .check(&mut head, client, self.of_connection(), draining),
         };
         state.set_body_open(!incoming.is_end_stream());
         let body = RequestBody::new(incoming, state, waits, self.body_timeout);
+        EdgeFuture {
+            step: self.begin(head, body, client, decision, state),
+            state: state.clone(),
+        }
+    }
+}
+
+impl<S, B> EdgeService<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    /// Applies the rules to a request of an HTTP/2 stream, and gives it to the stack. `state` is that of
+    /// the stream.
+    pub(super) fn begin_stream(
+        &self,
+        request: Request<Incoming>,
+        state: &Arc<ConnectionState>,
+    ) -> Step<TowerToHyperService<S>> {
+        let (mut head, incoming) = request.into_parts();
+        // The response is not held back; hyper would not send `100 Continue`.
+        head.headers.remove(EXPECT);
+        let client = self.rules.client(self.peer, &head.headers);
+        let draining = state.gauges.is_draining();
+        let decision = self
+            .rules
+            .check(&mut head, client, self.of_connection(), draining);
+        let body = RequestBody::of_stream(incoming, self.body_timeout);
+        self.begin(head, body, client, decision, state)
+    }
+
+    fn of_connection(&self) -> OfConnection<'_> {
+        OfConnection {
+            on_loopback: self.on_loopback,
+            tls: self.tls.as_deref(),
+        }
+    }
+
+    fn begin(
+        &self,
+        mut head: request::Parts,
+        body: RequestBody,
+        client: Option<IpAddr>,
+        decision: Decision,
+        state: &Arc<ConnectionState>,
+    ) -> Step<TowerToHyperService<S>> {
         if let Decision::Close(_) = &decision {
             state.set_unread(true);
         }
-        let step = match decision {
+        match decision {
             Decision::Answer(answer) | Decision::Close(answer) => Step::Answer {
                 answer: Some((answer, body)),
                 _in_flight: state.begin(false),
@@ -138,6 +203,9 @@ where
                 if let Some(client) = client {
                     ClientAddress(client).put_into(&mut head.extensions);
                 }
+                if let Some(tls) = &self.tls {
+                    tls.put_into(&mut head);
+                }
                 let in_flight = Some(state.begin(true));
                 Step::Stack {
                     future: self.stack.call(Request::from_parts(head, body)),
@@ -145,10 +213,6 @@ where
                     in_flight,
                 }
             }
-        };
-        EdgeFuture {
-            step,
-            state: state.clone(),
         }
     }
 }
@@ -183,8 +247,9 @@ pin_project! {
 }
 
 pin_project! {
+    /// What a request waits for.
     #[project = StepProjection]
-    enum Step<S: HyperService<Request<RequestBody>>> {
+    pub(super) enum Step<S: HyperService<Request<RequestBody>>> {
         Answer {
             answer: Option<(Answer, RequestBody)>,
             _in_flight: InFlight,
@@ -208,7 +273,33 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut answer = match this.step.project() {
+        let socket = &this.state.socket;
+        let wrap = |body| ConnectionBody::new(body, socket.clone());
+        let mut answer = ready!(this.step.poll_answer(this.state, wrap, cx));
+        this.state.socket.set_unflushed();
+        if this.state.gauges.is_draining() || this.state.is_unread() {
+            // The client's next request must use another connection, to another process.
+            let close = HeaderValue::from_static("close");
+            answer.headers_mut().insert(CONNECTION, close);
+        }
+        Poll::Ready(Ok(answer))
+    }
+}
+
+impl<S, B> Step<S>
+where
+    S: HyperService<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    /// The response; `wrap` wraps the body of the stack's.
+    pub(super) fn poll_answer<W>(
+        self: Pin<&mut Self>,
+        state: &Arc<ConnectionState>,
+        wrap: impl FnOnce(ResponseBody<B>) -> W,
+        cx: &mut Context<'_>,
+    ) -> Poll<Response<Either<Full<Bytes>, W>>> {
+        Poll::Ready(match self.project() {
             StepProjection::Answer { answer, .. } => {
                 // The connection discards the unread body.
                 let answer = answer.take().map(|(answer, _)| answer);
@@ -227,18 +318,10 @@ where
                 // Version and framing belong to this hop.
                 head.version = Version::HTTP_11;
                 head.headers.remove(TRANSFER_ENCODING);
-                let in_flight = in_flight.take().unwrap_or_else(|| this.state.begin(false));
+                let in_flight = in_flight.take().unwrap_or_else(|| state.begin(false));
                 let body = ResponseBody::new(body, &mut head.headers, in_flight);
-                let body = ConnectionBody::new(body, this.state.socket.clone());
-                Response::from_parts(head, Either::Right(body))
+                Response::from_parts(head, Either::Right(wrap(body)))
             }
-        };
-        this.state.socket.set_unflushed();
-        if this.state.gauges.is_draining() || this.state.is_unread() {
-            // The client's next request must use another connection, to another process.
-            let close = HeaderValue::from_static("close");
-            answer.headers_mut().insert(CONNECTION, close);
-        }
-        Poll::Ready(Ok(answer))
+        })
     }
 }

@@ -1,4 +1,4 @@
-//! A client's socket below hyper: sniffs request lines, and drops hyper's own refusals.
+//! A client's connection below hyper: sniffs request lines, and drops hyper's own refusals.
 
 use std::borrow::Cow;
 use std::io::{self, IoSlice};
@@ -6,18 +6,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use llamatower_edge::ClientSocket;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::request_line::{LONGEST_LINE, has_whole_line, malformed_line};
 use super::state::{ConnectionState, Phase};
 
-/// A client's socket, with what only this edge needs: a look at each request line, which hyper
+/// A client's connection, with what only this edge needs: a look at each request line, which hyper
 /// parses less strictly, and no response to a head that hyper cannot parse, because hyper's has no
 /// text. The connection sends one with a text.
 #[derive(Debug)]
 pub(super) struct EdgeSocket<IO> {
-    socket: ClientSocket<IO>,
+    socket: IO,
     state: Arc<ConnectionState>,
     /// The beginning of a request line that arrived in pieces.
     line: Vec<u8>,
@@ -25,7 +24,7 @@ pub(super) struct EdgeSocket<IO> {
 
 impl<IO> EdgeSocket<IO> {
     /// The state must be that of the connection of this socket.
-    pub(super) fn new(socket: ClientSocket<IO>, state: Arc<ConnectionState>) -> Self {
+    pub(super) fn new(socket: IO, state: Arc<ConnectionState>) -> Self {
         Self {
             socket,
             state,
@@ -34,7 +33,7 @@ impl<IO> EdgeSocket<IO> {
     }
 
     pub(super) fn into_inner(self) -> IO {
-        self.socket.into_inner()
+        self.socket
     }
 
     /// Inspects bytes before hyper receives them.

@@ -14,6 +14,9 @@ pub struct OperatorArguments {
     /// A file with an administrator's key; by default the key is in LLAMATOWER_ADMIN_KEY.
     #[arg(long, global = true, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
+    /// A PEM file with a client's certificate and its key, if the gateway requires one.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub client_cert: Option<PathBuf>,
     /// Print JSON, for scripts.
     #[arg(long, global = true)]
     pub json: bool,

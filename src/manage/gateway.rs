@@ -11,10 +11,10 @@ use serde_json::Value;
 
 use super::arguments::OperatorArguments;
 use super::error::ManageError;
-use crate::edge::ListenAddr;
 use crate::healthcheck::Target;
 use crate::ollama::everywhere::SERVERS;
-use crate::settings::{ADMIN_KEY, Environment, Settings, SettingsError};
+use crate::settings::{ADMIN_KEY, Environment, Listening, Settings, SettingsError};
+use crate::tls::OwnTrust;
 
 /// The beginning of each key that `llamatower keygen` makes.
 const KEY_PREFIX: &str = "llt_";
@@ -45,9 +45,15 @@ impl GatewayClient {
         config: Option<&Path>,
     ) -> Result<Self, ManageError> {
         let environment = Environment::of_process();
-        let http = reqwest::Client::builder().no_proxy().build();
         let public = || Settings::listeners(config, &environment);
         let operators = || Settings::admin_listeners(config, &environment);
+        let cert = public().ok().and_then(|listening| listening.cert);
+        let tls = OwnTrust::new(cert.as_deref()).config(arguments.client_cert.as_deref());
+        let tls = tls.map_err(ManageError::Arguments)?;
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .tls_backend_preconfigured(tls)
+            .build();
         Ok(Self {
             http: http.map_err(|error| ManageError::Arguments(error.to_string()))?,
             url: address(url, "--url", public),
@@ -183,7 +189,7 @@ impl Lines {
 fn address(
     given: Option<&str>,
     option: &str,
-    listeners: impl FnOnce() -> Result<Vec<ListenAddr>, SettingsError>,
+    listeners: impl FnOnce() -> Result<Listening, SettingsError>,
 ) -> Result<String, String> {
     if let Some(url) = given {
         return Ok(url.trim_end_matches('/').to_owned());

@@ -35,6 +35,7 @@ mod servers;
 mod setting;
 mod source;
 mod table;
+mod tls;
 mod unknown;
 mod values;
 
@@ -52,8 +53,9 @@ pub use secret::Secret;
 pub use setting::{Form, Setting};
 pub use table::{
     Backends, Breaking, Cache, Cloud, Config, Keys, Limits, Listen, Queue, Retry, Routing, Runtime,
-    SETTINGS, Settings, Telemetry, Timeouts,
+    SETTINGS, Settings, Telemetry, Timeouts, Tls,
 };
+pub use tls::{Http2, Listener, Listening, TlsListeners};
 pub use values::{
     ExtraPath, KeyLimits, ListingRate, NumCtx, PerServer, PlacedModel, ServerName, SizeOrShare,
 };
@@ -88,36 +90,52 @@ impl Settings {
     /// The addresses for clients, even if other settings are wrong.
     ///
     /// # Errors
-    /// The addresses cannot be parsed.
+    /// The addresses, or which of them speak TLS, cannot be parsed.
     pub fn listeners(
         file: Option<&Path>,
         environment: &Environment,
-    ) -> Result<Vec<ListenAddr>, SettingsError> {
-        Self::listeners_of("listen.public", parse::addresses, file, environment)
+    ) -> Result<Listening, SettingsError> {
+        let public = ("listen.public", Listener::Public);
+        Self::listeners_of(public, parse::addresses, file, environment)
     }
 
     /// The addresses for operators, even if other settings are wrong; none if there is no such
     /// listener.
     ///
     /// # Errors
-    /// The addresses cannot be parsed.
+    /// The addresses, or which of them speak TLS, cannot be parsed.
     pub fn admin_listeners(
         file: Option<&Path>,
         environment: &Environment,
-    ) -> Result<Vec<ListenAddr>, SettingsError> {
+    ) -> Result<Listening, SettingsError> {
         let addresses = parse::or_off(parse::addresses);
-        Self::listeners_of("listen.admin", addresses, file, environment)
+        let admin = ("listen.admin", Listener::Admin);
+        Self::listeners_of(admin, addresses, file, environment)
+    }
+
+    /// The addresses of a listener of these settings.
+    pub fn listening(&self, listener: Listener) -> Listening {
+        let addresses = match listener {
+            Listener::Public => &self.listen.public,
+            Listener::Admin => &self.listen.admin,
+            Listener::Metrics => &self.listen.metrics,
+        };
+        Listening {
+            addresses: addresses.clone(),
+            tls: self.tls.addresses(listener, addresses),
+            cert: self.tls.cert.clone(),
+        }
     }
 
     /// The addresses whose `/health` answers without a proxy: those for clients, or those for operators if
     /// the first require the PROXY protocol. Other settings may be wrong.
     ///
     /// # Errors
-    /// The addresses cannot be parsed.
+    /// The addresses, or which of them speak TLS, cannot be parsed.
     pub fn checked_listeners(
         file: Option<&Path>,
         environment: &Environment,
-    ) -> Result<Vec<ListenAddr>, SettingsError> {
+    ) -> Result<Listening, SettingsError> {
         let mut others = Vec::new();
         let mut reader = Reader::new(
             SETTINGS,
@@ -135,20 +153,33 @@ impl Settings {
     }
 
     fn listeners_of(
-        key: &'static str,
+        (key, listener): (&'static str, Listener),
         parse: impl Fn(&str) -> parse::Parsed<Vec<ListenAddr>>,
         file: Option<&Path>,
         environment: &Environment,
-    ) -> Result<Vec<ListenAddr>, SettingsError> {
+    ) -> Result<Listening, SettingsError> {
         let mut others = Vec::new();
         let mut reader = Reader::new(
             SETTINGS,
             Texts::gather(SETTINGS, file, environment, &mut others),
             Vec::new(),
         );
-        let listeners = reader.parsed(key, parse);
-        match listeners.filter(|_| reader.is_valid(key)) {
-            Some(listeners) => Ok(listeners),
+        let addresses = reader.parsed(key, parse);
+        let which = reader.parsed("tls.listeners", tls::tls_listeners);
+        let cert = reader
+            .parsed("tls.cert", parse::optional(parse::text))
+            .flatten();
+        let are_valid = reader.is_valid(key) && reader.is_valid("tls.listeners");
+        match addresses.zip(which).filter(|_| are_valid) {
+            Some((addresses, which)) => {
+                let speaks_tls = |address: &&ListenAddr| which.include(listener, address);
+                let all = addresses.iter().filter(|_| cert.is_some());
+                Ok(Listening {
+                    tls: all.filter(speaks_tls).cloned().collect(),
+                    addresses,
+                    cert,
+                })
+            }
             None => {
                 reader.problems.extend(others);
                 Err(SettingsError(reader.problems))
@@ -170,6 +201,7 @@ impl Settings {
         if let Some(settings) = &settings {
             settings.backends.check(&mut reader);
             consistency::check(settings, &mut reader);
+            tls::check(settings, &mut reader);
         }
         let look_up = |name: &str| environment.get(name).map(str::to_owned);
         let (errors, telemetry_warnings) = check_environment(&look_up);

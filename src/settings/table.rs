@@ -25,6 +25,7 @@ use super::parse_servers::*;
 use super::reader::Reader;
 use super::secret::Secret;
 use super::setting::{Form, Setting};
+use super::tls::{CLIENT_CERTIFICATES, HTTP2, Http2, TlsListeners, client_names, tls_listeners};
 use super::values::{
     ExtraPath, KeyLimits, ListingRate, NumCtx, PerServer, PlacedModel, ServerName, SizeOrShare,
 };
@@ -33,6 +34,7 @@ use crate::ollama::fleet::ModelPattern;
 use crate::ollama::fleet::SlotRule;
 use crate::ollama::upstream::{Address, Authorities, Authorization};
 use crate::telemetry::{LogFormat, Semconv};
+use crate::tls::{ClientCertificates, ClientNames};
 
 /// A row is `field: type = parser, "VARIABLE" Form "default" "description"`; its key in the file is
 /// `section.field`.
@@ -109,6 +111,23 @@ settings! {
             "The maximum size of a request head (request line and header fields); a larger one is answered with 431. Raise it if cookies or tokens of other services make heads larger."
         max_head_fields: NonZeroUsize = count, "LLAMATOWER_MAX_HEAD_FIELDS" Count "100"
             "The maximum number of header fields in a request; a request with more is answered with 431. Raise it if proxies in front add many fields."
+        http2: Http2 = one_of(&HTTP2), "LLAMATOWER_HTTP2" Text "tls"
+            "Where HTTP/2 is served: `tls` over TLS, to clients that choose it; `all` also without TLS, to clients that begin with it (prior knowledge); `off` nowhere. Set it to `all` behind a proxy that speaks HTTP/2 to its servers without TLS."
+    }
+    /// TLS on the listeners.
+    tls: Tls {
+        cert: Option<PathBuf> = optional(text), "LLAMATOWER_TLS_CERT" File ""
+            "The PEM file of the gateway's certificate, followed by those of intermediate authorities. With it, `LLAMATOWER_LISTEN` speaks TLS (see `LLAMATOWER_TLS_LISTENERS`). A change of the file is in force within a second, for new connections. Set it if clients connect over a network that is not trusted and no proxy in front speaks TLS."
+        key: Option<PathBuf> = optional(text), "LLAMATOWER_TLS_KEY" File ""
+            "The PEM file of the certificate's private key, without a password. It is read again together with the certificate."
+        client_ca: Option<PathBuf> = optional(text), "LLAMATOWER_TLS_CLIENT_CA" File ""
+            "A PEM file of the authorities that sign clients' certificates; a client with a certificate of another authority is not accepted. It is read again when it changes. Set it to authenticate clients by certificates."
+        client_certs: Option<ClientCertificates> = unless("auto", some(one_of(&CLIENT_CERTIFICATES))), "LLAMATOWER_TLS_CLIENT_CERTS" Text "auto"
+            "Whether requests need a client's certificate: `required` (all but `/health` get 403 without one) or `optional`; `auto` is `required` if `LLAMATOWER_TLS_CLIENT_CA` is set. Set it to `optional` if some clients authenticate by keys only."
+        client_identities: ClientNames = client_names, "LLAMATOWER_TLS_CLIENT_IDENTITIES" List ""
+            "The keys that clients' certificates stand for: `SUBJECT=KEY`, with the name of a key in `LLAMATOWER_API_KEYS` or `LLAMATOWER_ADMIN_KEYS`; comma-separated. The subject is the common name, or without one the first DNS name, URI or e-mail address. If there are no entries, the subject is the name of the key; otherwise a certificate without an entry stands for no key. Set it if subjects are no names of keys, like `spiffe://cluster/ada=ada`."
+        listeners: TlsListeners = tls_listeners, "LLAMATOWER_TLS_LISTENERS" List "auto"
+            "The listeners that speak TLS if there is a certificate: `public`, `admin`, `metrics`, and single addresses of these; comma-separated. `auto` is all addresses for clients, and those for operators and metrics that are not on loopback. Unix sockets never speak TLS. Set it to `public` if your scraper reads metrics without TLS."
     }
     /// The servers.
     backends: Backends {

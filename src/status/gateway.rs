@@ -47,6 +47,22 @@ pub struct Gateway {
     pub trace_url: Option<String>,
     /// The last reload of the settings; null if there was none.
     pub last_reload: Option<Reload>,
+    /// The gateway's certificate; null without TLS.
+    pub tls: Option<Certificate>,
+}
+
+/// The certificate with which new connections are accepted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
+pub struct Certificate {
+    /// When it expires.
+    pub expires_at: String,
+    /// When its files have changed; null if they are those of the start.
+    pub changed_at: Option<String>,
+    /// Why the changed files cannot be used; the certificate before stays in force. Null if there is no
+    /// error.
+    pub error: Option<String>,
 }
 
 /// A reload of the settings.

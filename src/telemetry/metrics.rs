@@ -21,7 +21,7 @@ use super::keys::KeyCounters;
 use super::model_names::ModelNames;
 use super::observed::{DroppedLines, Listeners, PoolOf, Pools};
 use super::series::SeriesCache;
-use super::sources::{BudgetUse, Budgets, Cache, StateWritten};
+use super::sources::{BudgetUse, Budgets, Cache, CertificateExpiry, StateWritten};
 use super::{names, observed, process, runtime, sources};
 use crate::cloud::SentToCloud;
 use crate::edge::Gauges;
@@ -33,6 +33,8 @@ pub struct Metrics {
     /// By method. Hashing the attributes at both ends of a request costs 2,400 instructions, 4 % of
     /// a small request; with bound instruments both together cost 140.
     active_of: [OnceLock<BoundUpDownCounter<i64>>; METHODS.len()],
+    /// That of all requests.
+    scheme: Arc<OnceLock<&'static str>>,
     series: SeriesCache,
     retries: Counter<u64>,
     refusals: Counter<u64>,
@@ -45,6 +47,7 @@ pub struct Metrics {
     sync_pulls: Counter<u64>,
     fallbacks: Counter<u64>,
     reloads: Counter<u64>,
+    tls_reloads: Counter<u64>,
     keys: KeyCounters,
     models: Arc<ModelNames>,
     fleet: View,
@@ -53,6 +56,7 @@ pub struct Metrics {
     cache: Cache,
     budgets: Budgets,
     state_written: StateWritten,
+    certificate_expiry: CertificateExpiry,
     runtime: runtime::Runtime,
     dropped_lines: DroppedLines,
 }
@@ -64,6 +68,8 @@ impl Metrics {
         let (listeners, pools) = (Listeners::default(), Pools::default());
         let (cache, budgets) = (Cache::default(), Budgets::default());
         let state_written = StateWritten::default();
+        let scheme = Arc::default();
+        let certificate_expiry = CertificateExpiry::default();
         let runtime = runtime::Runtime::default();
         let dropped_lines = DroppedLines::default();
         observed::observe_listeners(meter, &listeners);
@@ -75,6 +81,7 @@ impl Metrics {
         sources::observe_cache(meter, &cache);
         sources::observe_budgets(meter, &budgets);
         sources::observe_state(meter, &state_written);
+        sources::observe_certificate(meter, &certificate_expiry);
         runtime::observe(meter, &runtime);
         process::observe(meter);
         let count = |name: &'static str, text: &'static str| {
@@ -104,7 +111,8 @@ impl Metrics {
                 .with_unit("{pull}")
                 .with_description("Pulls of declared models that the gateway began by itself")
                 .build(),
-            series: SeriesCache::new(meter, semconv, models.clone()),
+            series: SeriesCache::new(meter, semconv, models.clone(), Arc::clone(&scheme)),
+            scheme,
             models,
             retries: count(names::RETRIES, "Retried attempts"),
             refusals: count(names::REFUSALS, "Requests that the gateway refused"),
@@ -131,6 +139,11 @@ impl Metrics {
                 .with_unit("{reload}")
                 .with_description("Reloads of the settings")
                 .build(),
+            tls_reloads: meter
+                .u64_counter(names::TLS_RELOADS)
+                .with_unit("{reload}")
+                .with_description("Changes of the files for TLS")
+                .build(),
             keys: KeyCounters::new(meter),
             fleet,
             listeners,
@@ -138,6 +151,7 @@ impl Metrics {
             cache,
             budgets,
             state_written,
+            certificate_expiry,
             runtime,
             dropped_lines,
         }
@@ -196,6 +210,12 @@ impl Metrics {
         let _ = self.fleet.set(fleet);
     }
 
+    /// Names the scheme of requests, `http` by default, before the first one. The counters of one gateway
+    /// have one scheme, that of its first address for clients.
+    pub fn set_scheme(&self, scheme: &'static str) {
+        let _ = self.scheme.set(scheme);
+    }
+
     /// Queries the gauges of an edge at each export; `listener` says what it serves.
     pub fn observe_listener(&self, listener: &'static str, edge: Arc<Gauges>) {
         let mut listeners = (self.listeners.lock()).unwrap_or_else(PoisonError::into_inner);
@@ -222,6 +242,16 @@ impl Metrics {
     /// first call has an effect.
     pub fn observe_state(&self, is_written: impl Fn() -> Option<bool> + Send + Sync + 'static) {
         let _ = self.state_written.set(Box::new(is_written));
+    }
+
+    /// Queries at each export when the certificate expires, in seconds of Unix time. Only the first call
+    /// has an effect.
+    pub fn observe_certificate(&self, expiry: impl Fn() -> i64 + Send + Sync + 'static) {
+        let _ = self.certificate_expiry.set(Box::new(expiry));
+        for result in names::RELOAD_RESULTS {
+            self.tls_reloads
+                .add(0, &[KeyValue::new(names::RESULT, result)]);
+        }
     }
 
     /// Queries the number of dropped log lines at each export. Only the first call has an effect.
@@ -273,6 +303,14 @@ impl Metrics {
         self.reloads.add(1, &[KeyValue::new(names::RESULT, result)]);
     }
 
+    /// Counts a change of the files for TLS.
+    pub fn tls_reloaded(&self, has_succeeded: bool) {
+        let [applied, failed] = names::RELOAD_RESULTS;
+        let result = if has_succeeded { applied } else { failed };
+        self.tls_reloads
+            .add(1, &[KeyValue::new(names::RESULT, result)]);
+    }
+
     /// Counts a pull that the gateway began by itself; `result` has a fixed spelling.
     pub fn pulled_by_sync(&self, backend: &Arc<str>, result: &'static str) {
         let backend = KeyValue::new(names::BACKEND, backend.clone());
@@ -318,7 +356,7 @@ impl Metrics {
         let index = method_index(method);
         let bind = || {
             let method = KeyValue::new(names::HTTP_REQUEST_METHOD, METHODS[index]);
-            let scheme = KeyValue::new(names::URL_SCHEME, "http");
+            let scheme = KeyValue::new(names::URL_SCHEME, *self.scheme.get_or_init(|| "http"));
             self.active.bind(&[method, scheme])
         };
         self.active_of[index].get_or_init(bind).add(change);

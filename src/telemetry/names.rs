@@ -121,6 +121,12 @@ pub const CONNECTIONS_REFUSED: &str = "llamatower.connections_refused";
 /// Counter: requests that were refused before their head was parsed: too large, too late, or not
 /// HTTP/1.
 pub const HEADS_REFUSED: &str = "llamatower.heads_refused";
+/// Counter: TLS handshakes that failed or were not completed in time.
+pub const TLS_HANDSHAKES_FAILED: &str = "llamatower.tls_handshakes_failed";
+/// Gauge, seconds of Unix time: when the certificate in force expires.
+pub const TLS_CERTIFICATE_EXPIRY: &str = "llamatower.tls_certificate_expiry";
+/// Counter: changes of the files for TLS, by result.
+pub const TLS_RELOADS: &str = "llamatower.tls_reloads";
 /// Counter: failed calls of `accept`, for example because no file descriptor was free.
 pub const ACCEPT_ERRORS: &str = "llamatower.accept_errors";
 /// Counter: log lines that were dropped because the log's reader did not read.
@@ -265,7 +271,7 @@ pub const OTHER: &str = "other";
 
 /// The values of `error.type` in [`REFUSALS`]: the kinds of failures with which the gateway refuses
 /// a request before a backend is asked.
-pub const REFUSALS_BY_KIND: [&str; 48] = [
+pub const REFUSALS_BY_KIND: [&str; 50] = [
     "ambiguous_credential",
     "ambiguous_key",
     "at_capacity",
@@ -295,8 +301,10 @@ pub const REFUSALS_BY_KIND: [&str; 48] = [
     "model_not_allowed",
     "model_not_found",
     "no_capable_model",
+    "no_client_certificate",
     "no_websocket",
     "panic",
+    "plain_http",
     "queue_full",
     "queue_timeout",
     "rate_limited",

@@ -166,6 +166,12 @@ pub(super) fn observe_listeners(meter: &Meter, listeners: &Listeners) {
         Gauges::refused_heads,
     );
     count(
+        names::TLS_HANDSHAKES_FAILED,
+        "{handshake}",
+        "TLS handshakes that failed or were not completed in time",
+        Gauges::failed_handshakes,
+    );
+    count(
         names::ACCEPT_ERRORS,
         "{error}",
         "Failed calls of accept, for example without a free file descriptor",

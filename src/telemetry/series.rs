@@ -3,7 +3,7 @@
 //! instrument, creating and hashing the attributes for each record costs eight times as much.
 
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use foldhash::HashMap;
 use http::StatusCode;
@@ -27,6 +27,7 @@ pub(super) struct SeriesCache {
     pub(super) gen_ai: gen_ai::Instruments,
     models: Arc<ModelNames>,
     known: RwLock<HashMap<Kind, Arc<Series>>>,
+    scheme: Arc<OnceLock<&'static str>>,
 }
 
 /// The attributes by which requests share a series.
@@ -48,8 +49,14 @@ struct Series {
 }
 
 impl SeriesCache {
-    pub(super) fn new(meter: &Meter, semconv: Semconv, models: Arc<ModelNames>) -> Self {
+    pub(super) fn new(
+        meter: &Meter,
+        semconv: Semconv,
+        models: Arc<ModelNames>,
+        scheme: Arc<OnceLock<&'static str>>,
+    ) -> Self {
         Self {
+            scheme,
             http_duration: seconds(
                 meter,
                 names::HTTP_SERVER_REQUEST_DURATION,
@@ -124,7 +131,7 @@ impl SeriesCache {
         let status = kind.status.map(|status| i64::from(status.as_u16()));
         let http = [
             attribute(names::HTTP_REQUEST_METHOD, Some(kind.method)),
-            attribute(names::URL_SCHEME, Some("http")),
+            attribute(names::URL_SCHEME, Some(*self.scheme.get_or_init(|| "http"))),
             attribute(names::HTTP_ROUTE, kind.route.clone()),
             attribute(names::HTTP_RESPONSE_STATUS_CODE, status),
             attribute(names::ERROR_TYPE, kind.error.clone()),

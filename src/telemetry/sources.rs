@@ -19,6 +19,9 @@ pub(super) type Budgets = Arc<OnceLock<Box<dyn Fn() -> Vec<BudgetUse> + Send + S
 /// Whether what a restart needs is written, once it is set; `None` if it need not be.
 pub(super) type StateWritten = Arc<OnceLock<Box<dyn Fn() -> Option<bool> + Send + Sync>>>;
 
+/// When the certificate in force expires, in seconds of Unix time, once it is set.
+pub(super) type CertificateExpiry = Arc<OnceLock<Box<dyn Fn() -> i64 + Send + Sync>>>;
+
 /// What is used of a budget in its current window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BudgetUse {
@@ -115,4 +118,18 @@ pub(super) fn observe_state(meter: &Meter, is_written: &StateWritten) {
             gauge.observe(is_written.into(), &[]);
         }
     });
+}
+
+pub(super) fn observe_certificate(meter: &Meter, expiry: &CertificateExpiry) {
+    let expiry = expiry.clone();
+    meter
+        .i64_observable_gauge(names::TLS_CERTIFICATE_EXPIRY)
+        .with_unit("s")
+        .with_description("When the certificate in force expires, in seconds of Unix time")
+        .with_callback(move |gauge| {
+            if let Some(expiry) = expiry.get() {
+                gauge.observe(expiry(), &[]);
+            }
+        })
+        .build();
 }

@@ -156,6 +156,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         String::from_utf8(std::mem::take(&mut self.seen)).unwrap()
     }
 
+    /// Reads to the end of the connection, whatever bytes come.
+    pub async fn rest_bytes(&mut self) -> Vec<u8> {
+        while self.more().await {}
+        std::mem::take(&mut self.seen)
+    }
+
     /// Whether the server has closed the connection without further bytes.
     pub async fn is_closed(&mut self) -> bool {
         self.seen.is_empty() && !self.more().await

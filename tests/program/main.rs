@@ -39,5 +39,6 @@ mod reported_load;
 mod simulate;
 mod starts;
 mod status_page;
+mod tls;
 mod tokens;
 mod usage;

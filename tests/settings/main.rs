@@ -10,6 +10,7 @@ mod examples;
 mod nothing;
 mod secret_files;
 mod server_tables;
+mod tls;
 mod unknown;
 
 use std::io::Write as _;
@@ -42,6 +43,9 @@ static CA_FILE: LazyLock<(tempfile::NamedTempFile, String)> = LazyLock::new(|| {
     (file, path)
 });
 
+/// Files with a certificate and its key.
+static TLS: LazyLock<tls::Pair> = LazyLock::new(tls::Pair::new);
+
 /// A valid value other than the default, for each form.
 fn another_value(setting: &Setting) -> &'static str {
     match (setting.key, setting.form) {
@@ -54,6 +58,13 @@ fn another_value(setting: &Setting) -> &'static str {
         ("listen.trusted_proxies", _) => "10.0.0.0/8, ::1, unix",
         ("listen.proxy_protocol", _) => "required",
         ("keys.user_headers", _) => "X-User-Email, X-User",
+        ("listen.http2", _) => "all",
+        ("tls.cert", _) => &TLS.cert,
+        ("tls.key", _) => &TLS.key,
+        ("tls.client_ca", _) => &CA_FILE.1,
+        ("tls.client_certs", _) => "optional",
+        ("tls.client_identities", _) => "laptop-7=ada",
+        ("tls.listeners", _) => "public",
         ("backends.management", _) => "localhost:11434",
         ("backends.ca_file", _) => &CA_FILE.1,
         (_, Form::ServerWeights) => "localhost=0.5",
@@ -96,6 +107,14 @@ fn another_value(setting: &Setting) -> &'static str {
 
 /// Other settings that this setting requires.
 fn needed_by(setting: &Setting) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let certificate = ("LLAMATOWER_TLS_CERT", &*TLS.cert);
+    let key = ("LLAMATOWER_TLS_KEY", &*TLS.key);
+    let of_tls = match setting.key {
+        "tls.cert" => vec![key],
+        "tls.key" => vec![certificate],
+        "tls.client_ca" | "tls.listeners" => vec![certificate, key],
+        _ => vec![],
+    };
     let needed: &[_] = match setting.key {
         "keys.required" => &[("LLAMATOWER_API_KEYS", DIGEST)],
         "listen.proxy_protocol" => &[("LLAMATOWER_TRUSTED_PROXIES", "10.0.0.1")],
@@ -106,7 +125,7 @@ fn needed_by(setting: &Setting) -> impl Iterator<Item = (&'static str, &'static 
         ],
         _ => &[],
     };
-    needed.iter().copied()
+    needed.iter().copied().chain(of_tls)
 }
 
 /// An invalid value for each form.
@@ -127,6 +146,10 @@ fn bad_value(setting: &Setting) -> Option<&'static str> {
             "limits.num_ctx"
             | "telemetry.log"
             | "telemetry.log_format"
+            | "listen.http2"
+            | "tls.client_certs"
+            | "tls.client_identities"
+            | "tls.listeners"
             | "telemetry.trace_url"
             | "telemetry.semconv"
             | "runtime.worker_threads",

@@ -80,6 +80,7 @@ async fn make_everything_happen(gateway: &Gateway) {
     metrics.observe_runtime();
     metrics.observe_log(|| 0);
     metrics.observe_state(|| Some(true));
+    metrics.observe_certificate(|| 1);
     let status = PoolStatus {
         idle: 1,
         closed_by_backend: 0,

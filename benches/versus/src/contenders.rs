@@ -14,6 +14,7 @@ use crate::{
     observed::{Observers, Watching},
     running::Running,
     shapes::Dialect,
+    tls::Tls,
 };
 
 /// Without this, LiteLLM fetches prices from the internet at its start.
@@ -72,6 +73,8 @@ pub(crate) struct Contender {
     servers: &'static str,
     /// Who looks at it; only the gateway has observers.
     observers: Observers,
+    /// TLS for clients, if it speaks it.
+    tls: Option<Tls>,
 }
 
 /// The installed contenders, and sentences about the missing ones.
@@ -104,6 +107,7 @@ pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> 
             },
             servers: OLLAMA,
             observers: Observers::Nobody,
+            tls: None,
             // With that priority, threads of one program that wait for each other make no progress.
             priority: if runs_first && !matches!(kind, Kind::Litellm | Kind::Portkey) {
                 Priority::First
@@ -220,6 +224,7 @@ impl Contender {
             dialect: Dialect::Ollama,
             servers: OLLAMA,
             observers: Observers::Nobody,
+            tls: None,
         }
     }
 
@@ -261,6 +266,15 @@ impl Contender {
         Self {
             name,
             observers,
+            ..self.clone()
+        }
+    }
+
+    /// The same proxy with this TLS for clients.
+    pub(crate) fn with_tls(&self, name: &'static str, tls: Option<Tls>) -> Self {
+        Self {
+            name,
+            tls,
             ..self.clone()
         }
     }
@@ -336,7 +350,7 @@ impl Contender {
             command
                 .envs(collector.map(|at| ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{at}"))));
         }
-        Running::spawn(command, listen, dir)
+        Ok(Running::spawn(command, listen, dir)?.by_tls(self.tls.clone()))
     }
 
     fn configure(
@@ -351,7 +365,8 @@ impl Contender {
             Kind::Direct => {}
             Kind::Nginx(buffering) => {
                 let file = dir.join("nginx.conf");
-                fs::write(&file, nginx(dir, listen, backends, buffering))?;
+                let tls = self.tls.as_ref();
+                fs::write(&file, nginx(dir, listen, backends, buffering, tls))?;
                 command
                     .arg(&self.program)
                     .arg("-p")
@@ -383,6 +398,10 @@ impl Contender {
                     ("LLAMATOWER_SLOTS", "off".to_owned()),
                     ("OLLAMA_URL", urls.join(",")),
                 ]);
+                if let Some(tls) = &self.tls {
+                    command.env("LLAMATOWER_TLS_CERT", &tls.cert);
+                    command.env("LLAMATOWER_TLS_KEY", &tls.key);
+                }
             }
             Kind::PlainHyper => {
                 command
@@ -427,8 +446,20 @@ fn nginx(
     listen: SocketAddr,
     backends: &[SocketAddr],
     buffering: RequestBuffering,
+    tls: Option<&Tls>,
 ) -> String {
     let buffering = buffering.directives();
+    let (ssl, certificate) = match tls {
+        None => ("", String::new()),
+        Some(tls) => {
+            let (cert, key) = (tls.cert.display(), tls.key.display());
+            let certificate = format!(
+                "    ssl_certificate {cert};\n    ssl_certificate_key {key};\n    \
+                 ssl_protocols TLSv1.3;\n    ssl_session_cache off;\n"
+            );
+            (" ssl", certificate)
+        }
+    };
     let servers: String = backends
         .iter()
         .map(|at| format!("    server {at};\n"))
@@ -460,8 +491,8 @@ http {{
     keepalive_requests 100000000;
   }}
   server {{
-    listen {listen} backlog=4096;
-    location / {{
+    listen {listen}{ssl} backlog=4096;
+{certificate}    location / {{
       proxy_pass http://backends;
       proxy_http_version 1.1;
       proxy_set_header Connection \"\";

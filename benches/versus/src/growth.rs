@@ -100,6 +100,7 @@ impl Scenario {
         tokio::time::sleep(Duration::from_millis(500)).await;
         let target = Target {
             addresses: running.addresses.clone(),
+            tls: running.tls.clone(),
             request: request.into(),
             lines: 0,
             bytes: 200,

@@ -9,12 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    sync::Semaphore,
-    task::JoinSet,
-};
+use tokio::{net::TcpStream, sync::Semaphore, task::JoinSet};
 
 use crate::{
     Error,
@@ -22,6 +17,7 @@ use crate::{
     cores::LostTimeMeter,
     http1::{Decoder, response_head},
     latency::{Latency, Recorder},
+    tls::{Tls, Wire},
 };
 
 /// The number of connections while latencies are measured. It limits the backlog of a proxy after a
@@ -35,6 +31,7 @@ pub(crate) struct Target {
     /// The addresses; connections use them in turn.
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) request: Arc<[u8]>,
+    pub(crate) tls: Option<Tls>,
     /// The number of lines with a time.
     pub(crate) lines: usize,
     /// The minimum number of body bytes.
@@ -43,7 +40,7 @@ pub(crate) struct Target {
 
 /// A client connection.
 struct Client {
-    stream: TcpStream,
+    stream: Wire,
     buffer: Vec<u8>,
 }
 
@@ -52,7 +49,7 @@ impl Client {
         let stream = TcpStream::connect(target.addresses[nth % target.addresses.len()]).await?;
         stream.set_nodelay(true)?;
         Ok(Self {
-            stream,
+            stream: Wire::new(stream, target.tls.as_ref()).await?,
             buffer: vec![0; 16_384],
         })
     }
@@ -65,7 +62,7 @@ impl Client {
         target: &Target,
         mut on_line: impl FnMut(u64),
     ) -> Result<Instant, Error> {
-        self.stream.write_all(&target.request).await?;
+        self.stream.send(&target.request).await?;
         let mut filled = 0;
         let mut first = None;
         let head = loop {

@@ -25,6 +25,7 @@ mod report;
 mod rounds;
 mod running;
 mod shapes;
+mod tls;
 
 use std::{
     env, fs,
@@ -105,6 +106,9 @@ struct Args {
     /// metrics each second, and ten open status pages.
     #[arg(long)]
     observed: bool,
+    /// Measure only nginx and the gateway, each without and with TLS for clients.
+    #[arg(long)]
+    tls: bool,
     /// Write docs/versus.md and its plots.
     #[arg(long)]
     write_docs: bool,
@@ -133,6 +137,9 @@ impl Args {
     }
 
     fn has(&self, shape: &Shape) -> bool {
+        if self.tls && self.shape.is_empty() {
+            return tls::SHAPES.contains(&shape.name);
+        }
         self.shape.is_empty() || self.shape.iter().any(|name| name == shape.name)
     }
 
@@ -248,6 +255,9 @@ fn pin(args: &Args) -> Error {
 async fn compare(args: &Args) -> Result<(), Error> {
     let (mut contenders, mut notes) = contenders::find(args)?;
     let epoch = Instant::now();
+    if args.tls {
+        contenders = tls::contenders(&contenders)?;
+    }
     if args.growth || args.dialects || args.observed {
         let gateway = contenders.iter().find(|one| one.name == "llamatower");
         let gateway = gateway.ok_or("--growth, --dialects and --observed need the gateway")?;
@@ -285,6 +295,10 @@ async fn compare(args: &Args) -> Result<(), Error> {
     }
     if args.observed {
         println!("{}", observed::table(&report));
+        return Ok(());
+    }
+    if args.tls {
+        println!("{}", tls::table(&report));
         return Ok(());
     }
     let plots = plot::plots(&report);

@@ -84,6 +84,16 @@ impl Report {
     }
 
     /// The spread of a contender's figure over the rounds.
+    /// The figures of a contender with a shape.
+    pub(crate) fn of_contender(
+        &self,
+        shape: &str,
+        contender: &str,
+        figure: &dyn Fn(&Sample) -> Option<f64>,
+    ) -> Vec<f64> {
+        self.of(shape, contender).filter_map(figure).collect()
+    }
+
     pub(crate) fn spread(&self, shape: &str, contender: &str, figure: Figure) -> Option<Spread> {
         Spread::of(self.of(shape, contender).filter_map(figure).collect())
     }

@@ -187,6 +187,7 @@ impl Bench<'_> {
         };
         let target = Target {
             addresses: running.addresses.clone(),
+            tls: running.tls.clone(),
             request: shape.request(contender.dialect(), headers, 0).into(),
             lines: if let Answer::Burst(lines) = shape.answer {
                 lines
@@ -213,6 +214,7 @@ impl Bench<'_> {
         if processes.is_some() {
             let target = Target {
                 addresses: self.backends.clone(),
+                tls: None,
                 ..target
             };
             let meter = LostTimeMeter::own_core();
@@ -239,12 +241,15 @@ impl Bench<'_> {
             return Ok(());
         };
         let window = Duration::from_secs_f64(self.args.seconds());
-        let opening = Duration::from_millis(300 + count as u64 / 2);
+        // A handshake costs the load generator most of a millisecond.
+        let each = if running.tls.is_some() { 4 } else { 1 };
+        let opening = Duration::from_millis(300 + count as u64 / 2) * each;
         let settling = Duration::from_millis(500);
         let all = opening + settling + window * 2 + settling;
         let lines = (all.as_secs_f64() / pace.as_secs_f64()) as usize;
         let target = Target {
             addresses: running.addresses.clone(),
+            tls: running.tls.clone(),
             request: shape.request(contender.dialect(), headers, lines).into(),
             lines,
             bytes: 0,

@@ -15,6 +15,7 @@ use crate::{
     Error,
     load::{self, Target},
     observed::Watching,
+    tls::Tls,
 };
 
 /// A running proxy, or none. Dropping it ends the process.
@@ -24,6 +25,8 @@ pub(crate) struct Running {
     pub(crate) addresses: Vec<SocketAddr>,
     /// The time from the start of the process to its first answer; `None` without a proxy.
     pub(crate) cold_start: Option<Duration>,
+    /// TLS for clients, if it speaks it.
+    pub(crate) tls: Option<Tls>,
     process: Option<Process>,
     /// Those who look at it.
     _watching: Watching,
@@ -46,9 +49,15 @@ impl Running {
         Self {
             addresses: backends.to_vec(),
             cold_start: None,
+            tls: None,
             process: None,
             _watching: Watching::default(),
         }
+    }
+
+    pub(crate) fn by_tls(mut self, tls: Option<Tls>) -> Self {
+        self.tls = tls;
+        self
     }
 
     pub(crate) fn watched_by(mut self, watching: Watching) -> Self {
@@ -72,6 +81,7 @@ impl Running {
         Ok(Self {
             addresses: vec![listen],
             cold_start: None,
+            tls: None,
             process: Some(Process { child, begin, dir }),
             _watching: Watching::default(),
         })
@@ -94,6 +104,7 @@ impl Running {
         let target = Target {
             addresses: self.addresses.clone(),
             request: probe.into(),
+            tls: self.tls.clone(),
             lines: 0,
             bytes: 2,
         };

@@ -26,6 +26,13 @@ pub struct Identity {
     pub role: Role,
 }
 
+/// The name of a client that was authenticated by something else than a key, such as the certificate
+/// of its TLS connection; an extension of the request. If a known key has this name, the request is
+/// treated as one with that key, unless it has a known key itself. Only code that has authenticated the
+/// client may insert it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthenticatedAs(pub Arc<str>);
+
 /// Known keys, by digest. `Debug` shows the owners and no digest.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct KeySet {
@@ -97,6 +104,13 @@ impl KeySet {
     /// duration reveals nothing. A key with both roles has the higher one.
     pub fn find(&self, key: &str) -> Option<&Identity> {
         self.find_bytes(key.as_bytes())
+    }
+
+    /// The owner with this name. Of several keys with this name, the one with the higher role counts.
+    pub(super) fn named(&self, name: &str) -> Option<&Identity> {
+        let named = || self.identities().filter(|identity| &*identity.name == name);
+        let mut admins = named().filter(|identity| identity.role == Role::Admin);
+        admins.next().or_else(|| named().next())
     }
 
     pub(super) fn find_bytes(&self, key: &[u8]) -> Option<&Identity> {

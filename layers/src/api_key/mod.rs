@@ -21,6 +21,9 @@
 //! - `/` and `/api/version` are open, because clients request them first;
 //! - all other requests need a key if any user key is configured.
 //!
+//! A client that was authenticated in another way, such as by a certificate, may have the identity of
+//! a key without sending it ([`AuthenticatedAs`]).
+//!
 //! Keys can be replaced while requests are served ([`Live`](crate::live::Live)).
 //!
 //! ```
@@ -46,6 +49,8 @@ mod service;
 mod tests;
 
 pub use error::{AmbiguousCredential, ManagementRefused, MissingKey, WrongKey};
-pub use keys::{Identity, InvalidKeyLine, KeySet, NoKey, Role, generate_key, is_key_name};
+pub use keys::{
+    AuthenticatedAs, Identity, InvalidKeyLine, KeySet, NoKey, Role, generate_key, is_key_name,
+};
 pub use layer::{Access, ApiKeyLayer};
 pub use service::{ApiKeyFuture, ApiKeyService};

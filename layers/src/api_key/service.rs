@@ -12,7 +12,7 @@ use tower_service::Service;
 use super::credential::{self, ShownKey, ShownKeys};
 use super::error::AmbiguousCredential;
 use super::layer::{Policy, Rule, by_route};
-use super::{Access, Identity, ManagementRefused, MissingKey, Role, WrongKey};
+use super::{Access, AuthenticatedAs, Identity, ManagementRefused, MissingKey, Role, WrongKey};
 use crate::service::accessors;
 use crate::{BoxError, Failure, RouteMatch};
 
@@ -26,18 +26,20 @@ pub struct ApiKeyService<S> {
 accessors!([S] ApiKeyService<S>, super::ApiKeyLayer);
 
 impl Policy {
-    /// The owner of the request's key, if the request is allowed.
+    /// The owner of the request's key, if the request is allowed; without a known key the client that
+    /// was `authenticated` in another way.
     fn authorize(
         &self,
         shown: Result<ShownKeys, AmbiguousCredential>,
+        authenticated: Option<Identity>,
         access: Access,
     ) -> Result<Option<Identity>, Failure> {
         if access == Access::Open {
             let known = shown.and_then(|shown| self.find(&shown));
-            return Ok(known.ok().flatten());
+            return Ok(known.ok().flatten().or(authenticated));
         }
         let shown = shown?;
-        let known = self.find(&shown)?;
+        let known = self.find(&shown)?.or(authenticated);
         match (access, &known) {
             (
                 Access::Admin,
@@ -116,6 +118,12 @@ impl Policy {
         Ok(found.map(|(_, identity)| identity.clone()))
     }
 
+    /// The identity of a client that was authenticated by something else than a key.
+    fn authenticated(&self, extensions: &Extensions) -> Option<Identity> {
+        let AuthenticatedAs(name) = extensions.get()?;
+        self.keys.get().named(name).cloned()
+    }
+
     fn refuse_management(&self, identity: Option<Identity>) -> Failure {
         self.refusal(identity).into()
     }
@@ -161,7 +169,8 @@ where
             }
         };
         let access = self.policy.exempt(access, request.extensions());
-        let authorized = self.policy.authorize(shown, access);
+        let authenticated = self.policy.authenticated(request.extensions());
+        let authorized = self.policy.authorize(shown, authenticated, access);
         let known = match self.policy.deferred(authorized, &mut request) {
             Ok(known) => known,
             Err(failure) => {

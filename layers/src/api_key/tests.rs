@@ -379,3 +379,52 @@ fn a_generated_line_is_accepted_whatever_name_it_has_or_the_name_is_refused() {
         assert!(!error.contains('\n'), "{error:?}");
     }
 }
+
+/// The identity of a request from a client that was authenticated by this name in another way.
+async fn authenticated(
+    name: &str,
+    access: Access,
+    key: Option<&str>,
+) -> Result<Option<String>, &'static str> {
+    let mut request = Request::new(());
+    request
+        .extensions_mut()
+        .insert(AuthenticatedAs(name.into()));
+    if let Some(key) = key {
+        let key = key.parse().expect("a header value");
+        request.headers_mut().insert("x-api-key", key);
+    }
+    let inner = service_fn(|request: Request<()>| async move {
+        let identity = request.extensions().get::<Identity>();
+        Ok::<_, Infallible>(Response::new(
+            identity.map(|identity| identity.name.to_string()),
+        ))
+    });
+    let layer = ApiKeyLayer::new(keys()).with_rule(move |_| access);
+    match layer.layer(inner).oneshot(request).await {
+        Ok(answer) => Ok(answer.into_body()),
+        Err(error) => Err(Failure::find(&*error).expect("a failure").kind()),
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_was_authenticated_in_another_way_has_the_identity_of_the_key_with_its_name()
+{
+    for access in [Access::Open, Access::Anonymous, Access::User] {
+        let ada = authenticated("ada", access, None).await;
+        assert_eq!(ada, Ok(Some("ada".to_owned())), "{access:?}");
+        // A library's placeholder is no key.
+        let ada = authenticated("ada", access, Some("none")).await;
+        assert_eq!(ada, Ok(Some("ada".to_owned())), "{access:?}");
+        let root = authenticated("ada", access, Some(ADMIN)).await;
+        assert_eq!(root, Ok(Some("root".to_owned())), "a key comes first");
+    }
+    let root = authenticated("root", Access::Admin, None).await;
+    assert_eq!(root, Ok(Some("root".to_owned())));
+    assert!(authenticated("ada", Access::Admin, None).await.is_err());
+    // No key has this name.
+    assert_eq!(authenticated("eve", Access::Open, None).await, Ok(None));
+    let eve = authenticated("eve", Access::User, None).await;
+    assert_eq!(eve, authenticated("", Access::User, None).await);
+    assert!(eve.is_err());
+}

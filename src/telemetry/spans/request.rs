@@ -14,6 +14,7 @@ use super::super::attributes::{bounded, error_type, method_name};
 use super::super::names;
 use super::super::tracer::Tracer;
 use super::Attributes;
+use crate::edge::OverTls;
 
 /// A layer that opens the SERVER span of each request and keeps it in the request's [`Record`], so
 /// that both end together. Without a record the span would end at the head of the response, so the
@@ -107,7 +108,11 @@ fn describe<B>(request: &Request<B>) -> Attributes {
     let mut span = Attributes::default();
     span.add(names::HTTP_REQUEST_METHOD, method_name(request.method()));
     span.add(names::URL_PATH, bounded(request.uri().path()).to_owned());
-    span.add(names::URL_SCHEME, "http");
+    let scheme = match request.extensions().get::<OverTls>() {
+        Some(OverTls) => "https",
+        None => "http",
+    };
+    span.add(names::URL_SCHEME, scheme);
     let client = ClientAddress::of(request.extensions());
     let client = client.map(|client| client.0.to_string());
     span.add_some(names::CLIENT_ADDRESS, client);

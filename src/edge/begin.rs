@@ -1,0 +1,195 @@
+//! The beginning of a connection: its first bytes, TLS, and the choice of the protocol.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response};
+use http_body::Body;
+use llamatower_edge::{ClientSocket, SocketState};
+use llamatower_layers::{BoxError, Dialect};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::either::Either;
+use tower::Service;
+
+use super::connection::{Closing, Limits, serve_http};
+use super::gauges::Open;
+use super::http2;
+use super::listener::{Accepted, Stream};
+use super::proxy_protocol::ProxyHeaders;
+use super::refusal::Refusal;
+use super::request_body::RequestBody;
+use super::service::MakeEdgeService;
+use super::socket::EdgeSocket;
+use super::tls::{self, Secured};
+use super::transport::Transport;
+
+/// Size of the first read on a new connection, before hyper is created. Most heads are shorter.
+const FIRST_BYTES: usize = 2048;
+
+/// Serves a connection until it ends. `open` counts it as open until then.
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async fn stores each argument twice, also for every idle connection"
+)]
+pub(super) fn serve<S, B>(
+    mut accepted: Accepted,
+    services: Arc<MakeEdgeService<S>>,
+    limits: Arc<Limits>,
+    closing: Closing,
+    open: Open,
+) -> impl Future<Output = ()>
+where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    async move {
+        let _open = &open;
+        let deadline = Instant::now() + limits.header;
+        // hyper's buffers are allocated only once the client has sent something.
+        let first = opening(&mut accepted, services.proxy_headers.as_ref());
+        let first = timeout_at(deadline, first);
+        let first = closing.graceful.run_until_cancelled(first).await;
+        if let Some(Ok(Ok(first))) = first
+            && !first.is_empty()
+        {
+            // Boxed, so that idle connections do not reserve their memory.
+            if accepted.is_tls {
+                let serving = serve_tls(accepted, first, services, deadline, limits, closing);
+                return Box::pin(serving).await;
+            }
+            let is_http2 = limits.plain_http2 && http2::begins_preface(&first);
+            let (socket, state) = socket(accepted.stream, first, &limits);
+            let socket = Transport::Plain(socket);
+            let service = services.make(accepted.peer, accepted.on_loopback, None, state);
+            if is_http2 {
+                return Box::pin(http2::serve(socket, service, *limits, closing)).await;
+            }
+            let socket = EdgeSocket::new(socket, service.state.clone());
+            Box::pin(serve_http(socket, service, *limits, closing)).await;
+        }
+    }
+}
+
+/// The client's socket, with the bytes that were read already.
+fn socket(stream: Stream, first: BytesMut, limits: &Limits) -> (ClientSocket<Stream>, SocketState) {
+    let socket = ClientSocket::new(stream, limits.write_stall).with_buffered(first);
+    let state = socket.state().clone();
+    (socket, state)
+}
+
+/// Serves a connection on a port that speaks TLS.
+async fn serve_tls<S, B>(
+    accepted: Accepted,
+    first: BytesMut,
+    services: Arc<MakeEdgeService<S>>,
+    deadline: Instant,
+    limits: Arc<Limits>,
+    closing: Closing,
+) where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let Accepted {
+        stream,
+        peer,
+        on_loopback,
+        ..
+    } = accepted;
+    let gauges = services.gauges();
+    if !tls::begins_handshake(&first) {
+        gauges.refused_heads.fetch_add(1, Relaxed);
+        services
+            .rules()
+            .refuse_head(Refusal::PlainHttp, &first, peer);
+        return Refusal::PlainHttp.send(stream, Dialect::Text).await;
+    }
+    let Some(server) = services.tls() else {
+        return;
+    };
+    let (socket, state) = socket(stream, first, &limits);
+    let secured = Box::pin(tls::handshake(
+        socket,
+        server,
+        deadline,
+        &closing.graceful,
+        gauges,
+    ));
+    let Some(Secured {
+        transport,
+        client,
+        is_http2,
+    }) = secured.await
+    else {
+        return;
+    };
+    let service = services.make(peer, on_loopback, Some(Arc::new(client)), state);
+    drop(services);
+    match is_http2 {
+        true => Box::pin(http2::serve(transport, service, *limits, closing)).await,
+        false => {
+            let socket = EdgeSocket::new(transport, service.state.clone());
+            Box::pin(serve_http(socket, service, *limits, closing)).await;
+        }
+    }
+}
+
+/// Waits for the client's first bytes and returns them. If the listener requires the header of a proxy, it
+/// comes before them, and its client becomes the peer. Nothing else is read of the stream before it.
+async fn opening(
+    accepted: &mut Accepted,
+    proxy_headers: Option<&ProxyHeaders>,
+) -> io::Result<BytesMut> {
+    if let Some(proxy_headers) = proxy_headers {
+        // Boxed, so that it takes no memory where there are no such headers.
+        let header = Box::pin(proxy_headers.read(&accepted.stream, accepted.peer));
+        let (client, rest) = header.await?;
+        accepted.peer = client;
+        if !rest.is_empty() {
+            return Ok(rest);
+        }
+    }
+    first_bytes(&accepted.stream).await
+}
+
+/// Waits until a socket has something to read.
+pub(super) async fn readable(stream: &Stream) -> io::Result<()> {
+    match stream {
+        Either::Left(stream) => stream.readable().await,
+        Either::Right(stream) => stream.readable().await,
+    }
+}
+
+/// Waits for the client's first bytes and returns them; empty if the client has disconnected.
+async fn first_bytes(stream: &Stream) -> io::Result<BytesMut> {
+    loop {
+        // tokio reports a new socket as readable until a read has failed.
+        readable(stream).await?;
+        match read(stream) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            read => return read,
+        }
+    }
+}
+
+/// Reads what a socket has; empty at its end.
+pub(super) fn read(stream: &Stream) -> io::Result<BytesMut> {
+    let mut bytes = [0; FIRST_BYTES];
+    let length = match stream {
+        Either::Left(stream) => stream.try_read(&mut bytes)?,
+        Either::Right(stream) => stream.try_read(&mut bytes)?,
+    };
+    Ok(BytesMut::from(&bytes[..length]))
+}

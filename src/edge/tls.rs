@@ -1,0 +1,95 @@
+//! The TLS handshake of a connection, and what it tells about the client.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use http::request::Parts;
+use llamatower_edge::ClientSocket;
+use llamatower_layers::api_key::AuthenticatedAs;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use super::gauges::Gauges;
+use super::listener::Stream;
+use super::transport::Transport;
+use crate::tls::{HTTP_2, TlsServer};
+
+/// The first byte of a record with the beginning of a handshake (RFC 8446 5.1).
+const HANDSHAKE: u8 = 22;
+
+/// The request arrived over TLS; an extension of the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverTls;
+
+/// What TLS tells about the client of a connection.
+#[derive(Clone, Debug)]
+pub(super) struct TlsClient {
+    /// The name of the key that its certificate stands for.
+    name: Option<Arc<str>>,
+    /// It has no certificate, but its requests need one.
+    pub(super) lacks_certificate: bool,
+}
+
+impl TlsClient {
+    /// Tells the stack how the request arrived, and from whom.
+    pub(super) fn put_into(&self, request: &mut Parts) {
+        request.extensions.insert(OverTls);
+        if let Some(name) = &self.name {
+            request.extensions.insert(AuthenticatedAs(name.clone()));
+        }
+    }
+}
+
+/// A connection after its handshake.
+pub(super) struct Secured {
+    pub(super) transport: Transport,
+    pub(super) client: TlsClient,
+    pub(super) is_http2: bool,
+}
+
+/// Whether these may be the first bytes of a handshake.
+pub(super) fn begins_handshake(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&HANDSHAKE)
+}
+
+/// Completes the handshake, until the deadline. `None` if it has failed, or if the connection must be
+/// closed.
+pub(super) async fn handshake(
+    socket: ClientSocket<Stream>,
+    server: Arc<TlsServer>,
+    deadline: Instant,
+    closing: &CancellationToken,
+    gauges: &Gauges,
+) -> Option<Secured> {
+    let accepted = TlsAcceptor::from(server.config.clone()).accept(socket);
+    let accepted = closing
+        .run_until_cancelled(timeout_at(deadline, accepted))
+        .await?;
+    let accepted = accepted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    match accepted {
+        Ok(stream) => Some(Secured::new(stream, &server)),
+        Err(error) => {
+            gauges.failed_handshakes.fetch_add(1, Relaxed);
+            tracing::debug!(%error, "a TLS handshake has failed");
+            None
+        }
+    }
+}
+
+impl Secured {
+    fn new(stream: TlsStream<ClientSocket<Stream>>, server: &TlsServer) -> Self {
+        let session = stream.get_ref().1;
+        let certificate = session.peer_certificates().and_then(<[_]>::first);
+        Self {
+            client: TlsClient {
+                name: certificate.and_then(|it| server.client_names.key_of(it)),
+                lacks_certificate: server.needs_certificate && certificate.is_none(),
+            },
+            is_http2: session.alpn_protocol() == Some(HTTP_2),
+            transport: Transport::Tls(Box::new(stream)),
+        }
+    }
+}
