@@ -134,6 +134,7 @@ impl Gateway {
             metrics.observe_listener(audience, edge.gauges());
         }
         metrics.observe_runtime();
+        metrics.observe_reloads(self.live.last_reload.clone());
         self.live.begin_counters(metrics);
         metrics.observe_budgets(budgets(self.live.clone(), self.cloud.clone()));
         let state = self.kept.state.clone();

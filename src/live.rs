@@ -24,6 +24,7 @@ use crate::edge::Hosts;
 use crate::model_rules::ModelRules;
 use crate::model_sync::SyncRules;
 use crate::ollama::fleet::Share;
+use crate::reload::{Cause, Reloaded};
 use crate::settings::{Limits, ListingRate, Secret, Settings};
 use crate::telemetry::{BudgetUse, Metrics};
 
@@ -80,13 +81,40 @@ pub struct LiveSettings {
     pub last_reload: Live<Option<LastReload>>,
 }
 
-/// When the settings were reloaded last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The last reload of the settings, and its result.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastReload {
     /// The time.
     pub at: Timestamp,
-    /// Whether the settings were applied.
-    pub is_applied: bool,
+    /// `signal` or `file`.
+    pub cause: &'static str,
+    /// Why the settings were not applied, as `llamatower check` says it.
+    pub error: Option<String>,
+    /// The changed settings that are in force now.
+    pub changed: Vec<&'static str>,
+    /// The changed settings that need a restart.
+    pub need_restart: Vec<&'static str>,
+}
+
+impl LastReload {
+    /// Whether the settings were applied. If not, the old ones stay in force.
+    pub fn is_applied(&self) -> bool {
+        self.error.is_none()
+    }
+
+    /// A reload with this result.
+    pub fn new(at: Timestamp, cause: Cause, reloaded: &Result<Reloaded, String>) -> Self {
+        let done = reloaded.as_ref().ok();
+        Self {
+            at,
+            cause: cause.name(),
+            error: reloaded.as_ref().err().cloned(),
+            changed: done.map(|done| done.applied.clone()).unwrap_or_default(),
+            need_restart: done
+                .map(|done| done.need_restart.clone())
+                .unwrap_or_default(),
+        }
+    }
 }
 
 /// The token budgets of clients. Clones share their state.

@@ -17,7 +17,7 @@ use crate::edge::Shutdown;
 use crate::gateway::{Gateway, StartError};
 use crate::healthcheck::Target;
 use crate::manage::ManageError;
-use crate::reload::Reloader;
+use crate::reload::{Cause, Reloader};
 use crate::settings::{self, Environment, Loaded, Settings};
 use crate::signals::{Hangup, Hangups};
 use crate::simulate::SimulateError;
@@ -229,7 +229,7 @@ async fn serve_gateway(
     Ok(())
 }
 
-/// Reloads the settings at each SIGHUP. A SIGHUP because the terminal is gone is treated like
+/// Reloads the settings at each SIGHUP, and after each change of a file. A SIGHUP because the terminal is gone is treated like
 /// SIGTERM, because the user could not stop the process any more.
 async fn reload_on(
     mut hangups: Hangups,
@@ -237,11 +237,19 @@ async fn reload_on(
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
 ) {
-    while let Some(hangup) = hangups.next().await {
-        match hangup {
-            Hangup::Reload => reloader.reload_and_log(&metrics).await,
-            Hangup::TerminalGone => shutdown.drain(),
-        }
+    loop {
+        let cause = tokio::select! {
+            hangup = hangups.next() => match hangup {
+                Some(Hangup::Reload) => Cause::Signal,
+                Some(Hangup::TerminalGone) => {
+                    shutdown.drain();
+                    continue;
+                }
+                None => return,
+            },
+            () = reloader.file_changed() => Cause::File,
+        };
+        reloader.reload_and_log(cause, &metrics).await;
     }
 }
 

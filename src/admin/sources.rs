@@ -64,10 +64,7 @@ impl Sources {
             connections: self.clients.connections(),
             is_draining: self.clients.is_draining(),
             trace_url: self.trace_url.clone(),
-            last_reload: self.live.last_reload.get().map(|reload| Reload {
-                at: reload.at.to_string(),
-                is_applied: reload.is_applied,
-            }),
+            last_reload: self.live.last_reload.get().as_ref().map(Reload::from),
         }
     }
 

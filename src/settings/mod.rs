@@ -22,7 +22,7 @@ mod consistency;
 mod declared_models;
 mod environment;
 mod error;
-
+mod files;
 mod nearest;
 mod parse;
 mod parse_servers;
@@ -47,6 +47,7 @@ pub use cloud::{CloudModels, CloudWhen};
 pub use declared_models::DeclaredModels;
 pub use environment::Environment;
 pub use error::{Problem, SettingsError};
+pub use files::FilesRead;
 pub use report::{EffectiveSetting, example_environment, example_file, reference};
 pub use secret::Secret;
 pub use setting::{Form, Setting};
@@ -75,6 +76,8 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
     /// OpenTelemetry variables that are not supported. Telemetry logs them itself when it starts.
     pub telemetry_warnings: Vec<Problem>,
+    /// The files that were read.
+    pub files: FilesRead,
 }
 
 impl Loaded {
@@ -126,7 +129,7 @@ impl Settings {
             Some(listeners) => Ok(listeners),
             None => {
                 reader.problems.extend(others);
-                Err(SettingsError(reader.problems))
+                Err(SettingsError::new(reader.problems, reader.texts.files))
             }
         }
     }
@@ -170,9 +173,10 @@ impl Settings {
                     .into_iter()
                     .map(|warning| Problem::new("OpenTelemetry", warning))
                     .collect(),
+                files: reader.texts.files,
                 settings,
             }),
-            _ => Err(SettingsError(reader.problems)),
+            _ => Err(SettingsError::new(reader.problems, reader.texts.files)),
         }
     }
 }

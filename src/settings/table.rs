@@ -321,6 +321,8 @@ settings! {
     }
     /// How settings are read.
     config: Config {
+        watch_files: bool = switch, "LLAMATOWER_WATCH_FILES" Switch "true"
+            "Whether the gateway reloads the settings within a second after a change of the settings file, the keys file or a secret's file. With `false` only SIGHUP reloads them. Set it to `false` if several files must change together."
         allow_unknown: bool = switch, "LLAMATOWER_ALLOW_UNKNOWN" Switch "false"
             "Whether an unknown variable that begins with `LLAMATOWER_`, or an unknown key in the file, is a warning instead of an error. Set it to `true` to run an older version with the settings of a newer one, or if other programs use variables with this prefix."
     }

@@ -6,6 +6,7 @@ use super::{
     Activity, Backend, CloudState, DigestsDiffer, KeyRow, ModelRow, ModelsSync, QueueRow,
     StateFile, WaiterRow,
 };
+use crate::live::LastReload;
 
 /// The document `/status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -56,8 +57,16 @@ pub struct Gateway {
 pub struct Reload {
     /// When it took place.
     pub at: String,
+    /// `signal` for SIGHUP, `file` if a file had changed.
+    pub cause: String,
     /// Whether the settings were applied. If not, there was an error, and the old ones stay in force.
     pub is_applied: bool,
+    /// The errors, one per line, as `llamatower check` says them; null if there were none.
+    pub error: Option<String>,
+    /// The variables of changed settings that are in force now.
+    pub changed: Vec<String>,
+    /// The variables of changed settings that need a restart.
+    pub need_restart: Vec<String>,
 }
 
 /// The document `/status/overview`: everything that the status page shows.
@@ -77,4 +86,18 @@ pub struct Overview {
     /// As in `/status/requests`.
     #[serde(flatten)]
     pub activity: Activity,
+}
+
+impl From<&LastReload> for Reload {
+    fn from(last: &LastReload) -> Self {
+        let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        Self {
+            at: last.at.to_string(),
+            cause: last.cause.to_owned(),
+            is_applied: last.is_applied(),
+            error: last.error.clone(),
+            changed: owned(&last.changed),
+            need_restart: owned(&last.need_restart),
+        }
+    }
 }

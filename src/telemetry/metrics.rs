@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use llamatower_layers::cache::CacheLayer;
+use llamatower_layers::live::Live;
 use llamatower_layers::{Ending, Endpoint, ModelName, Outcome};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{BoundUpDownCounter, Counter, Histogram, Meter, UpDownCounter};
@@ -21,10 +22,11 @@ use super::keys::KeyCounters;
 use super::model_names::ModelNames;
 use super::observed::{DroppedLines, Listeners, PoolOf, Pools};
 use super::series::SeriesCache;
-use super::sources::{BudgetUse, Budgets, Cache, StateWritten};
+use super::sources::{BudgetUse, Budgets, Cache, LastReloads, StateWritten};
 use super::{names, observed, process, runtime, sources};
 use crate::cloud::SentToCloud;
 use crate::edge::Gauges;
+use crate::live::LastReload;
 use crate::ollama::fleet::LoadObserver;
 
 /// The instruments.
@@ -53,6 +55,7 @@ pub struct Metrics {
     cache: Cache,
     budgets: Budgets,
     state_written: StateWritten,
+    last_reloads: LastReloads,
     runtime: runtime::Runtime,
     dropped_lines: DroppedLines,
 }
@@ -63,7 +66,7 @@ impl Metrics {
         let models = Arc::new(ModelNames::new(fleet.clone()));
         let (listeners, pools) = (Listeners::default(), Pools::default());
         let (cache, budgets) = (Cache::default(), Budgets::default());
-        let state_written = StateWritten::default();
+        let (state_written, last_reloads) = (StateWritten::default(), LastReloads::default());
         let (runtime, dropped_lines) = (runtime::Runtime::default(), DroppedLines::default());
         observed::observe_listeners(meter, &listeners);
         observed::observe_pools(meter, &pools);
@@ -74,6 +77,7 @@ impl Metrics {
         sources::observe_cache(meter, &cache);
         sources::observe_budgets(meter, &budgets);
         sources::observe_state(meter, &state_written);
+        sources::observe_reloads(meter, &last_reloads);
         runtime::observe(meter, &runtime);
         process::observe(meter);
         let count = |name: &'static str, text: &'static str| {
@@ -137,6 +141,7 @@ impl Metrics {
             cache,
             budgets,
             state_written,
+            last_reloads,
             runtime,
             dropped_lines,
         }
@@ -221,6 +226,11 @@ impl Metrics {
     /// first call has an effect.
     pub fn observe_state(&self, is_written: impl Fn() -> Option<bool> + Send + Sync + 'static) {
         let _ = self.state_written.set(Box::new(is_written));
+    }
+
+    /// Queries the last reload of the settings at each export. Only the first call has an effect.
+    pub fn observe_reloads(&self, last: Live<Option<LastReload>>) {
+        let _ = self.last_reloads.set(last);
     }
 
     /// Queries the number of dropped log lines at each export. Only the first call has an effect.

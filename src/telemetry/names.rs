@@ -112,6 +112,10 @@ pub const CACHE_ENTRIES: &str = "llamatower.cache_entries";
 pub const CACHE_BYTES: &str = "llamatower.cache_size";
 /// Counter: reloads of the settings, by result.
 pub const RELOADS: &str = "llamatower.reloads";
+/// Gauge, seconds since 1970: when the settings were reloaded last, by result.
+pub const LAST_RELOAD: &str = "llamatower.last_reload_time";
+/// Gauge: changed settings that need a restart.
+pub const SETTINGS_PENDING: &str = "llamatower.settings_pending";
 /// Gauge: 1 if usage, token budgets and cordons are kept over a restart, 0 if they cannot be written.
 pub const STATE_WRITTEN: &str = "llamatower.state_written";
 /// Gauge: open client connections.

@@ -37,3 +37,4 @@ mod starts;
 mod status_page;
 mod tokens;
 mod usage;
+mod watch;

@@ -1,19 +1,31 @@
-//! Reloads the settings while the gateway serves.
+//! Reloads the settings while the gateway serves: at SIGHUP, and when a file has changed.
 //!
 //! All settings are read as at start, from the same sources. If there is any error, all old
 //! settings stay in force. Otherwise the [`RELOADABLE`] settings apply to new requests; requests in
 //! flight keep the old ones. Other changed settings are logged, because they need a restart.
 
+mod watch;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use crate::live::{LastReload, LiveSettings, RELOADABLE};
-use crate::settings::{DeclaredModels, EffectiveSetting, Environment, Loaded, Settings};
+use crate::settings::{
+    DeclaredModels, EffectiveSetting, Environment, FilesRead, Loaded, Settings, SettingsError,
+};
 use crate::telemetry::Metrics;
+
+pub use watch::Watch;
+
+/// How often the settings are read again at SIGHUP if a file changes while they are read, and how
+/// long to wait before.
+const READS: u32 = 5;
+const BETWEEN_READS: Duration = Duration::from_millis(100);
 
 /// Reloads settings.
 #[derive(Debug)]
@@ -23,6 +35,34 @@ pub struct Reloader {
     /// The settings in force.
     effective: Vec<EffectiveSetting>,
     declared: Arc<DeclaredModels>,
+    /// The files as they were read last, whether or not they could be applied.
+    files: FilesRead,
+    watch: Option<Watch>,
+}
+
+/// Why the settings are reloaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// An operator has sent SIGHUP.
+    Signal,
+    /// A file has changed.
+    File,
+}
+
+impl Cause {
+    /// A word for logs and documents.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Signal => "signal",
+            Self::File => "file",
+        }
+    }
+}
+
+/// Settings that were read, or the errors in them, and whether the files have changed since.
+struct Read {
+    loaded: Result<Loaded, SettingsError>,
+    is_current: bool,
 }
 
 /// Result of a reload.
@@ -51,6 +91,16 @@ impl Reloader {
             live,
             effective: loaded.effective.clone(),
             declared: loaded.settings.declared.clone(),
+            files: loaded.files.clone(),
+            watch: watch(loaded),
+        }
+    }
+
+    /// Waits until a file has changed; for ever if files are not watched.
+    pub async fn file_changed(&self) {
+        match &self.watch {
+            Some(watch) => watch.changed().await,
+            None => std::future::pending().await,
         }
     }
 
@@ -93,35 +143,82 @@ impl Reloader {
     }
 
     /// Reads all settings again, applies the reloadable ones, logs the result and counts it.
-    pub async fn reload_and_log(&mut self, metrics: &Metrics) {
-        let loaded = self.load().await;
+    ///
+    /// If the cause is a changed file, nothing happens if the files were read already, or if they
+    /// change again in the meantime: then there will be another call.
+    pub async fn reload_and_log(&mut self, cause: Cause, metrics: &Metrics) {
+        let loaded = match cause {
+            Cause::Signal => self.load_at_once().await,
+            Cause::File => self.load_changed().await,
+        };
+        let Some(loaded) = loaded else {
+            return;
+        };
         let reloaded = loaded.and_then(|loaded| self.reload(loaded));
-        self.live.last_reload.set(Some(LastReload {
-            at: Timestamp::now(),
-            is_applied: reloaded.is_ok(),
-        }));
+        let mut last = LastReload::new(Timestamp::now(), cause, &reloaded);
+        if let (Some(earlier), true) = (self.live.last_reload.get().as_ref(), reloaded.is_err()) {
+            last.need_restart.clone_from(&earlier.need_restart);
+        }
+        self.live.last_reload.set(Some(last));
         metrics.reloaded(reloaded.is_ok());
         self.live.begin_counters(metrics);
         match reloaded {
-            Ok(reloaded) => reloaded.log(),
+            Ok(reloaded) => reloaded.log(cause),
             Err(error) => tracing::error!(
                 error,
+                cause = cause.name(),
                 "reloading the settings failed; the old settings stay in force"
             ),
         }
     }
 
+    /// Reads the settings. If a file changes meanwhile, they are read again.
+    async fn load_at_once(&mut self) -> Option<Result<Loaded, String>> {
+        for _ in 1..READS {
+            match self.load().await {
+                Ok(read) if !read.is_current => tokio::time::sleep(BETWEEN_READS).await,
+                Ok(read) => return Some(self.seen(read)),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        let read = self.load().await;
+        Some(read.and_then(|read| self.seen(read)))
+    }
+
+    /// Reads the settings because a file has changed; `None` if that is not so, or if a file still
+    /// changes.
+    async fn load_changed(&mut self) -> Option<Result<Loaded, String>> {
+        match self.load().await {
+            Ok(read) if !read.is_current || *read.files() == self.files => None,
+            Ok(read) => Some(self.seen(read)),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// Compares files with these from now on.
+    fn seen(&mut self, read: Read) -> Result<Loaded, String> {
+        self.files = read.files().clone();
+        if let Some(watch) = &self.watch {
+            watch.set(self.files.clone());
+        }
+        read.loaded.map_err(|error| error.to_string())
+    }
+
     /// Reads all settings in a thread of their own: a file may be on a disk that does not respond.
-    async fn load(&self) -> Result<Loaded, String> {
+    async fn load(&self) -> Result<Read, String> {
         let (sender, receiver) = oneshot::channel();
         let config = self.config.clone();
         std::thread::spawn(move || {
             let loaded = Settings::load(config.as_deref(), &Environment::of_process());
-            let _ = sender.send(loaded);
+            let mut read = Read {
+                loaded,
+                is_current: true,
+            };
+            read.is_current = *read.files() == read.files().now();
+            let _ = sender.send(read);
         });
         let loaded = receiver.await;
-        let loaded = loaded.map_err(|_| "the settings could not be read: internal error")?;
-        loaded.map_err(|error| error.to_string())
+        loaded.map_err(|_| "the settings could not be read: internal error".to_owned())
     }
 
     fn names_of_keys(&self) -> BTreeSet<Arc<str>> {
@@ -130,20 +227,45 @@ impl Reloader {
     }
 }
 
+impl Read {
+    fn files(&self) -> &FilesRead {
+        match &self.loaded {
+            Ok(loaded) => &loaded.files,
+            Err(error) => error.files(),
+        }
+    }
+}
+
+/// Watches the files of these settings, if that is wanted.
+fn watch(loaded: &Loaded) -> Option<Watch> {
+    if !loaded.settings.config.watch_files || loaded.files.is_empty() {
+        return None;
+    }
+    let watch = Watch::start(loaded.files.clone());
+    watch
+        .inspect_err(|error| {
+            tracing::warn!(%error, "files are not watched; reload the settings with SIGHUP");
+        })
+        .ok()
+}
+
 impl Reloaded {
-    fn log(&self) {
+    fn log(&self, cause: Cause) {
+        let cause = cause.name();
         let (added, removed) = (list(&self.added_keys), list(&self.removed_keys));
         match self.applied.is_empty() {
             false => tracing::info!(
+                cause,
                 changed = self.applied.join(", "),
                 keys_added = added,
                 keys_removed = removed,
                 "settings reloaded"
             ),
             true if self.fixed.is_empty() => {
-                tracing::info!("settings reloaded: no key or limit has changed");
+                tracing::info!(cause, "settings reloaded: no key or limit has changed");
             }
             true => tracing::info!(
+                cause,
                 need_restart = self.fixed.join(", "),
                 "settings reloaded: no key or limit has changed; environment variables need a restart"
             ),

@@ -1,0 +1,158 @@
+//! Reloading the settings when a file changes.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::Duration;
+
+use llamatower_layers::api_key::generate_key;
+use llamatower_sim::SimHandle;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::{Gateway, chat, run, send, tiny};
+
+const DONE: &str = "settings reloaded";
+const FAILED: &str = "reloading the settings failed; the old settings stay in force";
+
+/// A gateway with a settings file of this text in a folder of its own.
+async fn started_with(text: &str) -> (TempDir, SimHandle, Gateway) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("llamatower.toml");
+    std::fs::write(&file, text).unwrap();
+    let sim = tiny().await;
+    let path = file.to_str().unwrap();
+    let gateway = Gateway::start(&[&sim], &[("LLAMATOWER_CONFIG", path)]).await;
+    (folder, sim, gateway)
+}
+
+/// Does something, waits for the log line of the reload that follows, and returns it.
+async fn after(change: impl FnOnce(), gateway: &Gateway, message: &str) -> Value {
+    let seen = gateway.lines_logged();
+    change();
+    let is_it = |line: &Value| line["message"] == message;
+    let line = gateway.logged_after(seen, message, is_it).await;
+    assert_eq!(line["cause"], "file", "{line}");
+    line
+}
+
+async fn status(gateway: &Gateway, key: &str) -> u16 {
+    let post_request = gateway.post_request("/api/chat", &chat()).bearer_auth(key);
+    send(post_request).await.status
+}
+
+#[tokio::test]
+async fn a_changed_file_is_applied_however_it_was_written() {
+    let (folder, _sim, gateway) = started_with("[limits]\nrate = \"1/h\"\n").await;
+    let file = folder.path().join("llamatower.toml");
+    let text = |rate: u32| format!("[limits]\nrate = \"{rate}/h\"\n");
+    let in_place = || std::fs::write(&file, text(2)).unwrap();
+    let renamed = || {
+        // As vim does with `backupcopy=no`: for a moment there is no file.
+        std::fs::rename(&file, folder.path().join("llamatower.toml~")).unwrap();
+        std::fs::write(folder.path().join("draft"), text(3)).unwrap();
+        std::fs::rename(folder.path().join("draft"), &file).unwrap();
+    };
+    let changes: [(u32, &dyn Fn()); 2] = [(2, &in_place), (3, &renamed)];
+    for (rate, change) in changes {
+        let line = after(change, &gateway, DONE).await;
+        assert_eq!(line["changed"], "LLAMATOWER_RATE_LIMIT", "{line}");
+        let answer = gateway.post("/api/chat", &chat()).await;
+        let policy = answer.header("ratelimit-policy");
+        assert_eq!(policy, format!("\"global\";q={rate};w=3600"));
+    }
+    let last = gateway.admin_page("/status").await.json();
+    let last = &last["gateway"]["last_reload"];
+    assert_eq!(last["cause"], "file");
+    assert_eq!(last["is_applied"], true);
+    assert_eq!(last["changed"], json!(["LLAMATOWER_RATE_LIMIT"]));
+    let at = gateway.sample("llamatower_last_reload_time_seconds", &["applied"]);
+    assert!(at.await.unwrap() > 1e9);
+}
+
+/// Kubernetes mounts a Secret as links to files in a folder `..data`, which is itself a link that is
+/// replaced.
+#[tokio::test]
+async fn a_changed_secret_of_kubernetes_is_applied() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ada, ada_line) = generate_key("ada").unwrap();
+    let (bob, bob_line) = generate_key("bob").unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let put = |version: &str, line: &str| {
+        std::fs::create_dir(at(version)).unwrap();
+        std::fs::write(at(version).join("keys"), line).unwrap();
+        symlink(version, at("..data_tmp")).unwrap();
+        std::fs::rename(at("..data_tmp"), at("..data")).unwrap();
+    };
+    put("..2026_01", &ada_line);
+    symlink("..data/keys", at("keys")).unwrap();
+    let (sim, path) = (tiny().await, at("keys"));
+    let settings = [("LLAMATOWER_API_KEYS_FILE", path.to_str().unwrap())];
+    let gateway = Gateway::start(&[&sim], &settings).await;
+    assert_eq!(status(&gateway, &ada).await, 200);
+    let swap = || {
+        put("..2026_02", &bob_line);
+        std::fs::remove_dir_all(at("..2026_01")).unwrap();
+    };
+    let line = after(swap, &gateway, DONE).await;
+    assert_eq!(line["keys_removed"], "ada", "{line}");
+    assert_eq!(status(&gateway, &ada).await, 401);
+    assert_eq!(status(&gateway, &bob).await, 200);
+}
+
+#[tokio::test]
+async fn wrong_settings_in_a_changed_file_are_reported_like_check_and_not_applied() {
+    let (folder, _sim, gateway) = started_with("[limits]\nrate = \"1/h\"\n").await;
+    let file = folder.path().join("llamatower.toml");
+    let wrong = "[limits]\nrate = \"often\"\nkey_tokens = \"lots\"\n[lmits]\nbody = 1\n";
+    let change = || std::fs::write(&file, wrong).unwrap();
+    let line = after(change, &gateway, FAILED).await;
+    let path = file.to_str().unwrap();
+    let urls = "http://127.0.0.1:1";
+    let checked = run(&["check", "--config", path], &[("OLLAMA_URL", urls)]).await;
+    assert_eq!(checked.code, Some(2));
+    let error = line["error"].as_str().unwrap();
+    assert_eq!(format!("llamatower: {error}\n"), checked.stderr);
+    assert_eq!(error.lines().count(), 3, "{error}");
+    assert_eq!(gateway.post("/api/chat", &chat()).await.status, 200);
+    assert_eq!(gateway.post("/api/chat", &chat()).await.status, 429);
+    let last = gateway.admin_page("/status").await.json();
+    let last = &last["gateway"]["last_reload"];
+    assert_eq!(
+        (&last["is_applied"], &last["error"]),
+        (&json!(false), &json!(error))
+    );
+
+    // The message comes once, and the corrected file is applied.
+    let correct = "[limits]\nrate = \"2/h\"\nbody = \"1MiB\"\n";
+    let change = || std::fs::write(&file, correct).unwrap();
+    after(change, &gateway, DONE).await;
+    assert_eq!(gateway.lines_of(FAILED), 1);
+    let last = gateway.admin_page("/status").await.json();
+    let last = &last["gateway"]["last_reload"];
+    assert_eq!(last["need_restart"], json!(["LLAMATOWER_BODY_LIMIT"]));
+    assert_eq!(gateway.metric("llamatower_settings_pending").await, 1.0);
+}
+
+#[tokio::test]
+async fn without_watching_only_a_signal_reloads() {
+    let (folder, _sim, gateway) = started_with("[config]\nwatch_files = false\n").await;
+    let file = folder.path().join("llamatower.toml");
+    let text = "[config]\nwatch_files = false\n[limits]\nrate = \"1/h\"\n";
+    std::fs::write(&file, text).unwrap();
+    // Longer than a change takes otherwise.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(gateway.lines_of(DONE), 0);
+    let line = gateway.hang_up(DONE).await;
+    assert_eq!(line["cause"], "signal");
+}
+
+#[tokio::test]
+async fn a_signal_and_a_changed_file_are_one_reload() {
+    let (folder, _sim, gateway) = started_with("").await;
+    let file: &Path = &folder.path().join("llamatower.toml");
+    std::fs::write(file, "[limits]\nrate = \"7/h\"\n").unwrap();
+    gateway.hang_up(DONE).await;
+    let change = || std::fs::write(file, "[limits]\nrate = \"8/h\"\n").unwrap();
+    after(change, &gateway, DONE).await;
+    assert_eq!(gateway.lines_of(DONE), 2);
+}
