@@ -21,6 +21,9 @@
 //! - `/` and `/api/version` are open, because clients request them first;
 //! - all other requests need a key if any user key is configured.
 //!
+//! A key can expire ([`Key::with_expiry`]). An address that sends wrong keys can be told to slow down
+//! ([`ApiKeyLayer::with_failed_key_limit`]); a request with a valid key never is.
+//!
 //! Keys can be replaced while requests are served ([`Live`](crate::live::Live)).
 //!
 //! ```
@@ -38,6 +41,8 @@
 
 mod credential;
 mod error;
+mod failures;
+mod key;
 mod keys;
 mod layer;
 mod service;
@@ -45,7 +50,11 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-pub use error::{AmbiguousCredential, ManagementRefused, MissingKey, WrongKey};
+pub use error::{
+    AmbiguousCredential, ExpiredKey, ManagementRefused, MissingKey, TooManyFailedKeys, WrongKey,
+};
+pub use failures::FailedKey;
+pub use key::{InvalidDigest, InvalidName, Key, KeyDigest};
 pub use keys::{Identity, InvalidKeyLine, KeySet, NoKey, Role, generate_key};
 pub use layer::{Access, ApiKeyLayer};
 pub use service::{ApiKeyFuture, ApiKeyService};
