@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, value_parser};
 
+use crate::keygen::KeygenArguments;
 use crate::manage::{ModelsArguments, ServerArguments, UsageArguments};
 use crate::settings::CONFIG_FILE;
 use crate::top::TopArguments;
@@ -72,15 +73,8 @@ pub enum Command {
         /// The number of seconds.
         seconds: u64,
     },
-    /// Generate a client's key, and the line that configures it.
-    Keygen {
-        /// The name of the key's owner, as shown in logs: letters, digits and - _ . @
-        #[arg(default_value = "client")]
-        name: String,
-        /// Print the line for LLAMATOWER_ADMIN_KEYS, for a key that may also manage models.
-        #[arg(long)]
-        admin: bool,
-    },
+    /// Generate a client's key, and the line or the entry of the keys file that configures it.
+    Keygen(KeygenArguments),
     /// Manage the models of all servers through a running gateway.
     Models(ModelsArguments),
     /// Show a running gateway in the terminal: servers, queue, requests, models and clients.

@@ -89,7 +89,7 @@ impl Gateway {
             base_path: None,
             ..public.clone()
         };
-        let cloud = Cloud::new(settings).map_err(StartError::Setting)?;
+        let cloud = Cloud::new(settings, &live.cloud_clients).map_err(StartError::Setting)?;
         let access = access(settings)?;
         let public = Edge::bind(public).await?;
         let metrics = EdgeConfig {
@@ -176,7 +176,12 @@ impl Gateway {
                 trace_url: self.settings.telemetry.trace_url.clone(),
                 live: self.live.clone(),
             };
-            let service = admin::service(sources, self.live.keys.clone());
+            let service = {
+                let keys = self.live.keys.clone();
+                let limits = &self.settings.limits;
+                let checked = stack::api_keys(keys.clone(), limits, self.telemetry.metrics());
+                admin::service(sources, keys, checked)
+            };
             tasks.spawn(listener.serve(service, operators_leave.clone()));
         }
         if let Some(listener) = self.metrics {

@@ -20,18 +20,22 @@ use llamatower_layers::token_limit::{Budget, MemoryStore};
 use llamatower_layers::{Operation, RouteMatch};
 
 use crate::client::Client;
+use crate::cloud::CloudClients;
 use crate::edge::Hosts;
 use crate::model_rules::ModelRules;
 use crate::model_sync::SyncRules;
 use crate::ollama::fleet::Share;
 use crate::reload::{Cause, Reloaded};
-use crate::settings::{Limits, ListingRate, Secret, Settings};
+use crate::settings::{KeysFile, Limits, ListingRate, Secret, Settings};
 use crate::telemetry::{BudgetUse, Metrics};
 
 /// The settings that [`LiveSettings::apply`] applies; all others need a restart.
-pub const RELOADABLE: [&str; 11] = [
+pub const RELOADABLE: [&str; 14] = [
     "keys.api",
     "keys.admin",
+    "keys.file",
+    "cloud.anonymous",
+    "cloud.keys_opt_out",
     "limits.rate",
     "limits.key_rate",
     "limits.listing_rate",
@@ -75,6 +79,10 @@ pub struct LiveSettings {
     pub shares: Live<BTreeMap<Arc<str>, Share>>,
     /// Aliases, and the models that keys may use.
     pub models: ModelRules,
+    /// Whose requests may be sent to a cloud.
+    pub cloud_clients: CloudClients,
+    /// The keys of the keys file.
+    pub keys_file: Live<KeysFile>,
     /// The models that the gateway keeps installed.
     pub sync: Live<SyncRules>,
     /// The last reload.
@@ -142,10 +150,10 @@ impl LiveSettings {
         let limits = &settings.limits;
         Ok(Self {
             keys: Live::new(keys(settings)?),
-            hosts: Live::new(match settings.keys.api.is_empty() {
-                true => settings.listen.allowed_hosts.clone(),
+            hosts: Live::new(match settings.has_user_keys() {
+                false => settings.listen.allowed_hosts.clone(),
                 // A web page has no key, so every name is accepted.
-                false => Hosts::any(),
+                true => Hosts::any(),
             }),
             rate: RateLimitLayer::global(limits.rate).with_requests(runs_a_model),
             key_rate: client_rate(rates_of_keys(limits), limits.key_rate)
@@ -156,6 +164,8 @@ impl LiveSettings {
             tokens: TokenBudgets::new(limits),
             shares: Live::new(shares(limits)),
             models: ModelRules::new(settings),
+            cloud_clients: CloudClients::new(settings),
+            keys_file: Live::new(KeysFile::clone(&settings.keys_file)),
             sync: Live::new(SyncRules::new(settings)),
             last_reload: Live::default(),
         })
@@ -171,8 +181,9 @@ impl LiveSettings {
         let keys = keys(settings)?;
         if self.keys.get().has(Role::User) && !keys.has(Role::User) {
             return Err(
-                "LLAMATOWER_API_KEYS: a reload cannot remove the last key, because the gateway would \
-                 then be open to all clients; restart it to serve without keys"
+                "LLAMATOWER_API_KEYS: a reload cannot remove the last key of a client, because the gateway \
+                 would then be open to all clients; set `expires` of a key in the keys file to revoke it, or \
+                 restart the gateway to serve without keys"
                     .to_owned(),
             );
         }
@@ -187,6 +198,8 @@ impl LiveSettings {
         self.tokens.set(limits);
         self.shares.set(shares(limits));
         self.models.set(settings);
+        self.cloud_clients.set(settings);
+        self.keys_file.set(KeysFile::clone(&settings.keys_file));
         self.sync.set(SyncRules::new(settings));
         Ok(())
     }
@@ -289,7 +302,7 @@ fn keys(settings: &Settings) -> Result<KeySet, String> {
     };
     let api = of("LLAMATOWER_API_KEYS", &settings.keys.api, Role::User)?;
     let admin = of("LLAMATOWER_ADMIN_KEYS", &settings.keys.admin, Role::Admin)?;
-    Ok(api.merge(admin))
+    Ok(api.merge(admin).merge(settings.keys_file.key_set()))
 }
 
 /// A limit for each client. A request has no client if it came over a Unix socket without a key: its

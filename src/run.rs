@@ -10,14 +10,16 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::runtime::Runtime;
+use tokio::time::MissedTickBehavior;
 
 use crate::cli::{Arguments, Command, Exit, SimulateArguments};
 use crate::doctor::Options;
 use crate::edge::Shutdown;
 use crate::gateway::{Gateway, StartError};
 use crate::healthcheck::Target;
+use crate::keygen::KeygenArguments;
 use crate::manage::ManageError;
-use crate::reload::{Cause, Reloader};
+use crate::reload::{Cause, EXPIRY_INTERVAL, Reloader};
 use crate::settings::{self, Environment, Loaded, Settings};
 use crate::signals::{Hangup, Hangups};
 use crate::simulate::SimulateError;
@@ -37,7 +39,7 @@ pub fn run(arguments: Arguments) -> Exit {
         Command::Check { json } => check(config, json),
         Command::Doctor { json, load } => doctor(config, json, load),
         Command::Healthcheck { url } => healthcheck(config, url.as_deref()),
-        Command::Keygen { name, admin } => keygen(&name, admin),
+        Command::Keygen(arguments) => keygen(&arguments),
         Command::Sleep { seconds } => {
             std::thread::sleep(Duration::from_secs(seconds));
             Exit::Done
@@ -237,8 +239,14 @@ async fn reload_on(
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
 ) {
+    let mut expiry = tokio::time::interval(EXPIRY_INTERVAL);
+    expiry.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let cause = tokio::select! {
+            _ = expiry.tick() => {
+                reloader.tell_expiry();
+                continue;
+            }
             hangup = hangups.next() => match hangup {
                 Some(Hangup::Reload) => Cause::Signal,
                 Some(Hangup::TerminalGone) => {
@@ -282,16 +290,9 @@ fn block_on_current_thread<T>(work: impl Future<Output = T>) -> io::Result<T> {
     Ok(builder.enable_all().build()?.block_on(work))
 }
 
-/// Each value is on a line of its own, so that it can be copied as a whole.
-fn keygen(name: &str, is_admin: bool) -> Exit {
-    let variable = match is_admin {
-        true => "LLAMATOWER_ADMIN_KEYS",
-        false => "LLAMATOWER_API_KEYS",
-    };
-    match llamatower_layers::api_key::generate_key(name) {
-        Ok((key, line)) => print(format!(
-            "key for the client:\n  {key}\nline for {variable} or its file:\n  {line}\n"
-        )),
+fn keygen(arguments: &KeygenArguments) -> Exit {
+    match crate::keygen::run(arguments) {
+        Ok(text) => print(text),
         Err(error) => print_error(error, Exit::Failed),
     }
 }

@@ -14,8 +14,8 @@ use crate::model_sync::SyncStatus;
 use crate::ollama::fleet::BackendStatus;
 use crate::state::State;
 use crate::status::{
-    Activity, CloudState, Gateway, KeyRow, Models, ModelsSync, Overview, Reload, StateFile, Status,
-    WaiterRow,
+    Activity, CloudState, ExpiringKey, Gateway, KeyRow, Models, ModelsSync, Overview, Reload,
+    StateFile, Status, WaiterRow,
 };
 use crate::telemetry::{FleetView, Telemetry};
 use crate::version;
@@ -65,6 +65,7 @@ impl Sources {
             is_draining: self.clients.is_draining(),
             trace_url: self.trace_url.clone(),
             last_reload: self.live.last_reload.get().as_ref().map(Reload::from),
+            expiring_keys: ExpiringKey::all(&self.live.keys_file.get(), Timestamp::now()),
         }
     }
 

@@ -4,6 +4,7 @@
 //! settings stay in force. Otherwise the [`RELOADABLE`] settings apply to new requests; requests in
 //! flight keep the old ones. Other changed settings are logged, because they need a restart.
 
+mod expiry;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -16,11 +17,17 @@ use tokio::sync::oneshot;
 
 use crate::live::{LastReload, LiveSettings, RELOADABLE};
 use crate::settings::{
-    DeclaredModels, EffectiveSetting, Environment, FilesRead, Loaded, Settings, SettingsError,
+    DeclaredModels, EffectiveSetting, Environment, FilesRead, KeysFile, Loaded, Settings,
+    SettingsError,
 };
 use crate::telemetry::Metrics;
 
+pub use expiry::INTERVAL as EXPIRY_INTERVAL;
+use expiry::ToldExpiry;
 pub use watch::Watch;
+
+/// The variable of the keys file.
+const KEYS_FILE: &str = "LLAMATOWER_KEYS_FILE";
 
 /// How often the settings are read again at SIGHUP if a file changes while they are read, and how
 /// long to wait before.
@@ -35,6 +42,8 @@ pub struct Reloader {
     /// The settings in force.
     effective: Vec<EffectiveSetting>,
     declared: Arc<DeclaredModels>,
+    keys_file: Arc<KeysFile>,
+    told_expiry: ToldExpiry,
     /// The files as they were read last, whether or not they could be applied.
     files: FilesRead,
     watch: Option<Watch>,
@@ -76,6 +85,8 @@ pub struct Reloaded {
     pub added_keys: BTreeSet<Arc<str>>,
     /// The names of removed keys.
     pub removed_keys: BTreeSet<Arc<str>>,
+    /// The names of keys that are in the keys file before and after, with other values.
+    pub changed_keys: BTreeSet<Arc<str>>,
     /// Reloadable settings that come from environment variables, which do not change while the
     /// process runs.
     pub fixed: Vec<&'static str>,
@@ -91,6 +102,8 @@ impl Reloader {
             live,
             effective: loaded.effective.clone(),
             declared: loaded.settings.declared.clone(),
+            keys_file: loaded.settings.keys_file.clone(),
+            told_expiry: ToldExpiry::new(&loaded.settings.keys_file),
             files: loaded.files.clone(),
             watch: watch(loaded),
         }
@@ -102,6 +115,11 @@ impl Reloader {
             Some(watch) => watch.changed().await,
             None => std::future::pending().await,
         }
+    }
+
+    /// Logs the keys that have expired, or that expire soon, since the last call.
+    pub fn tell_expiry(&mut self) {
+        self.told_expiry.tell(&self.keys_file);
     }
 
     /// Applies the reloadable ones of these settings.
@@ -133,6 +151,14 @@ impl Reloader {
                     *old = new;
                 }
                 false => reloaded.need_restart.push(variable),
+            }
+        }
+        if self.keys_file != loaded.settings.keys_file {
+            reloaded.changed_keys = changed_keys(&self.keys_file, &loaded.settings.keys_file);
+            self.keys_file = loaded.settings.keys_file;
+            self.told_expiry = ToldExpiry::new(&self.keys_file);
+            if !reloaded.applied.contains(&KEYS_FILE) {
+                reloaded.applied.push(KEYS_FILE);
             }
         }
         if self.declared != loaded.settings.declared {
@@ -253,12 +279,14 @@ impl Reloaded {
     fn log(&self, cause: Cause) {
         let cause = cause.name();
         let (added, removed) = (list(&self.added_keys), list(&self.removed_keys));
+        let changed_keys = list(&self.changed_keys);
         match self.applied.is_empty() {
             false => tracing::info!(
                 cause,
                 changed = self.applied.join(", "),
                 keys_added = added,
                 keys_removed = removed,
+                keys_changed = changed_keys,
                 "settings reloaded"
             ),
             true if self.fixed.is_empty() => {
@@ -280,6 +308,15 @@ impl Reloaded {
             tracing::warn!("{warning}");
         }
     }
+}
+
+/// The names of keys that are in both files with other values.
+fn changed_keys(old: &KeysFile, new: &KeysFile) -> BTreeSet<Arc<str>> {
+    let kept = old.keys.iter().filter(|(name, entry)| {
+        let now = new.keys.get(*name);
+        now.is_some_and(|now| now != *entry)
+    });
+    kept.map(|(name, _)| name.clone()).collect()
 }
 
 /// A comma-separated list; `None` if there is nothing.

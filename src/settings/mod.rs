@@ -23,6 +23,7 @@ mod declared_models;
 mod environment;
 mod error;
 mod files;
+mod keys_file;
 mod nearest;
 mod parse;
 mod parse_servers;
@@ -48,6 +49,8 @@ pub use declared_models::DeclaredModels;
 pub use environment::Environment;
 pub use error::{Problem, SettingsError};
 pub use files::FilesRead;
+pub(crate) use keys_file::expiry_or_duration;
+pub use keys_file::{EXPIRES_SOON, KeyEntry, KeysFile, Permissions};
 pub use report::{EffectiveSetting, example_environment, example_file, reference};
 pub use secret::Secret;
 pub use setting::{Form, Setting};
@@ -144,8 +147,9 @@ impl Settings {
         let mut unknown = texts.take_unknown_keys();
         unknown.extend(unknown_variables(environment, SETTINGS));
         let mut reader = Reader::new(SETTINGS, texts, problems);
-        let settings = Self::read(&mut reader);
-        if let Some(settings) = &settings {
+        let mut settings = Self::read(&mut reader);
+        if let Some(settings) = &mut settings {
+            keys_file::merge(settings, &mut reader);
             settings.backends.check(&mut reader);
             consistency::check(settings, &mut reader);
         }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::aliases;
 use super::declared_models;
+use super::keys_file;
 use super::parse;
 use super::secret::Secret;
 use super::server_tables;
@@ -155,6 +156,7 @@ fn chapter_of(section: &str) -> &'static str {
     match section {
         server_tables::SECTION => server_tables::REFERENCE,
         aliases::SECTION => aliases::REFERENCE,
+        "keys" => keys_file::REFERENCE,
         _ => "",
     }
 }

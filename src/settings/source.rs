@@ -11,6 +11,7 @@ use super::declared_models::DeclaredModels;
 use super::environment::Environment;
 use super::error::Problem;
 use super::files::FilesRead;
+use super::keys_file;
 use super::nearest::nearest;
 use super::parse;
 use super::server_tables::ServerTables;
@@ -348,7 +349,8 @@ fn in_table(setting: &'static Setting, value: &Value, path: &str) -> Given {
         return Err(wrong(format!("it has the type {kind}; expected {form}")));
     };
     let text = Text::new(setting, &text, path);
-    let must_hold_something = value.is_array() || setting.form.is_secret();
+    let is_of_keys = setting.form.is_secret() || setting.key == keys_file::SETTING;
+    let must_hold_something = value.is_array() || is_of_keys;
     match text.is_none() && must_hold_something {
         true => Err(wrong(
             "it is empty; set a value, or remove the line".to_owned(),
@@ -395,6 +397,7 @@ fn reject_blank(setting: &Setting, environment: &Environment) -> Result<(), Prob
     };
     let variable = setting.variable.to_owned();
     let path = file_variable(setting).map(|name| (name, "the path of a file"));
+    let wanted = wanted.or((setting.key == keys_file::SETTING).then_some("the path of a file"));
     let must_hold_something = wanted.map(|wanted| (variable, wanted));
     for (name, wanted) in must_hold_something.into_iter().chain(path) {
         if environment.is_blank(&name) {

@@ -18,6 +18,7 @@ use llamatower_layers::token_limit::Budget;
 use super::aliases::{aliases, key_models};
 use super::cloud::{CloudModels, CloudWhen, cloud_models, cloud_url, cloud_when};
 use super::declared_models::DeclaredModels;
+use super::keys_file::KeysFile;
 use super::parse::*;
 use super::parse_servers::*;
 use super::reader::Reader;
@@ -53,6 +54,8 @@ macro_rules! settings {
             $($(#[$doc])* pub $section: $Section,)*
             /// The table `[models]` of the file: the models that servers are to have.
             pub declared: Arc<DeclaredModels>,
+            /// The keys of the keys file. Their limits and models are in the other settings, too.
+            pub keys_file: Arc<KeysFile>,
         }
 
         $($(#[$doc])*
@@ -76,6 +79,7 @@ macro_rules! settings {
                 Some(Self {
                     $($section: $section?,)*
                     declared: reader.texts.declared().clone(),
+                    keys_file: Arc::default(),
                 })
             }
         }
@@ -202,6 +206,8 @@ settings! {
             "Limits of single keys that replace the general ones, by the names in `LLAMATOWER_API_KEYS`: `ada:rate=60/m`, `ada:tokens=100000/day`, `ada:weight=2` (twice the share of the slots), `ada:priority=high` (or `low`); comma-separated. Set it for clients that need more, or should get less, than the others."
         key_models: BTreeMap<Arc<str>, Vec<ModelPattern>> = key_models, "LLAMATOWER_KEY_MODELS" KeyModels ""
             "The models and aliases that single keys may use, by the names in `LLAMATOWER_API_KEYS`, by name or by a pattern with `*`: `ada=qwen*|llama3.2`; comma-separated. Requests for other models are refused (403), and lists do not show them. An alias that is allowed allows what it stands for, but not its models by their own names. Keys without an entry may use all models. Set it to restrict a client to some models."
+        failed_key_rate: Option<Quota> = optional(rate), "LLAMATOWER_FAILED_KEY_RATE_LIMIT" Rate "30/m"
+            "The number of requests with a wrong key from one address, within the time after the `/`, that get 401; further ones get 429 with `Retry-After`, so that a client with an old key slows down. Requests with a valid key are never limited by it, also from the same address. Set it to `off` if many clients share an address and need to know that their keys are wrong."
         num_ctx: NumCtx = one_of(&NUM_CTX), "LLAMATOWER_NUM_CTX" Text "keep"
             "What happens if a request asks for another `options.num_ctx` than the model in memory has, so that its server would load the model again: with `keep` the request gets the context in memory if that is at least as large; with `exact` the server gets what the client has written. The response header `x-llamatower-num-ctx` has the value that was sent. Set it to `exact` if clients need exactly their own context size."
         max_num_ctx: Option<NonZeroU64> = optional(count), "LLAMATOWER_MAX_NUM_CTX" OptionalCount "off"
@@ -296,8 +302,10 @@ settings! {
             "Digests of the keys that clients must send, each `name=sha256:<64 hex digits>` as printed by `llamatower keygen`; if there are none, no key is required. Set it if others can connect."
         admin: Vec<Secret> = digests, "LLAMATOWER_ADMIN_KEYS" SecretList ""
             "Digests of the keys that may also manage models (pull, push, create, copy, delete, blobs); if there are none, management is off. Set it for the people who manage models."
+        file: Option<PathBuf> = optional(text), "LLAMATOWER_KEYS_FILE" File ""
+            "The path of a TOML file with a table for each key: digests, limits, models, permissions and expiry, see below. Keys in it count like those of `LLAMATOWER_API_KEYS` and `LLAMATOWER_ADMIN_KEYS`. Set it to change, replace and revoke keys while the gateway serves."
         required: bool = switch, "LLAMATOWER_REQUIRE_KEYS" Switch "false"
-            "Whether the gateway refuses to start (exit code 2) if `LLAMATOWER_API_KEYS` holds no key. Set it to `true` if others can connect, so that a missing Secret or variable does not open the gateway."
+            "Whether the gateway refuses to start (exit code 2) if neither `LLAMATOWER_API_KEYS` nor the keys file holds a key. Set it to `true` if others can connect, so that a missing Secret or variable does not open the gateway."
         groq: Option<Secret> = optional(secret), "GROQ_API_KEY" Secret ""
             "The key of the cloud service in `LLAMATOWER_CLOUD_URL`. It has no effect without `LLAMATOWER_CLOUD_WHEN`. Set it to use that service."
     }

@@ -1,5 +1,6 @@
 //! The state of the gateway, and all of it together.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -7,6 +8,7 @@ use super::{
     StateFile, WaiterRow,
 };
 use crate::live::LastReload;
+use crate::settings::KeysFile;
 
 /// The document `/status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -48,6 +50,34 @@ pub struct Gateway {
     pub trace_url: Option<String>,
     /// The last reload of the settings; null if there was none.
     pub last_reload: Option<Reload>,
+    /// The keys of the keys file that have expired or expire within 7 days, by name.
+    pub expiring_keys: Vec<ExpiringKey>,
+}
+
+/// A key that has expired, or expires soon.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
+pub struct ExpiringKey {
+    /// Its name.
+    pub name: String,
+    /// When it expires.
+    pub expires_at: String,
+    /// Whether that was in the past, so that it is refused.
+    pub is_expired: bool,
+}
+
+impl ExpiringKey {
+    /// Those of a keys file, by name.
+    pub fn all(file: &KeysFile, now: Timestamp) -> Vec<Self> {
+        let expiring = file.expiring(now).into_iter();
+        let rows = expiring.map(|(name, at)| Self {
+            name: name.to_string(),
+            expires_at: at.to_string(),
+            is_expired: at <= now,
+        });
+        rows.collect()
+    }
 }
 
 /// A reload of the settings.

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use llamatower_layers::api_key::FailedKey;
 use llamatower_layers::cache::CacheLayer;
 use llamatower_layers::live::Live;
 use llamatower_layers::{Ending, Endpoint, ModelName, Outcome};
@@ -46,6 +47,7 @@ pub struct Metrics {
     model_load: Histogram<f64>,
     sync_pulls: Counter<u64>,
     fallbacks: Counter<u64>,
+    failed_keys: Counter<u64>,
     reloads: Counter<u64>,
     keys: KeyCounters,
     models: Arc<ModelNames>,
@@ -129,6 +131,7 @@ impl Metrics {
                 names::FALLBACKS,
                 "Requests for an alias for which the next of its models was tried",
             ),
+            failed_keys: count(names::FAILED_KEYS, "Requests whose key was refused"),
             reloads: meter
                 .u64_counter(names::RELOADS)
                 .with_unit("{reload}")
@@ -156,6 +159,11 @@ impl Metrics {
             }
         };
         none(&self.retries, names::REASON, &names::RETRY_REASONS);
+        none(
+            &self.failed_keys,
+            names::REASON,
+            &FailedKey::ALL.map(FailedKey::name),
+        );
         none(&self.reloads, names::RESULT, &names::RELOAD_RESULTS);
         self.series.begin();
         none(&self.refusals, names::ERROR_TYPE, &names::REFUSALS_BY_KIND);
@@ -273,6 +281,12 @@ impl Metrics {
         let alias = KeyValue::new(names::ALIAS, alias.clone());
         let reason = KeyValue::new(names::REASON, reason);
         self.fallbacks.add(number, &[alias, reason]);
+    }
+
+    /// Counts a request whose key was refused.
+    pub fn key_failed(&self, failed: FailedKey) {
+        let reason = KeyValue::new(names::REASON, failed.name());
+        self.failed_keys.add(1, &[reason]);
     }
 
     /// Counts a reload of the settings.

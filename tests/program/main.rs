@@ -20,6 +20,7 @@ mod down;
 mod ends;
 mod front;
 mod harness;
+mod keys_file;
 mod limits;
 mod loads;
 mod manage;

@@ -114,7 +114,7 @@ fn key_of_the_cloud(settings: &Settings, reader: &mut Reader) {
 /// Limits for a key that does not exist. This is only a warning, because revoking a key must not
 /// prevent a start.
 fn limits_of_unknown_keys(settings: &Settings, reader: &mut Reader) {
-    let lists = ["keys.api", "keys.admin"];
+    let lists = ["keys.api", "keys.admin", "keys.file"];
     if !lists.into_iter().all(|key| reader.is_valid(key)) {
         return;
     }
@@ -133,7 +133,8 @@ fn limits_of_unknown_keys(settings: &Settings, reader: &mut Reader) {
     let opted_out = opted_out.map(|name| ("cloud.keys_opt_out", "entry has", name));
     for (key, what, name) in limits.chain(models).chain(opted_out) {
         let mut identities = keys.iter().flat_map(KeySet::identities);
-        if !identities.any(|identity| identity.name == *name) {
+        let is_in_file = settings.keys_file.keys.contains_key(name);
+        if !is_in_file && !identities.any(|identity| identity.name == *name) {
             let reason = format!(
                 "no key in {} or {} is named {name}, so its {what} no effect",
                 reader.subject("keys.api"),

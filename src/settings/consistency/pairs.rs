@@ -38,10 +38,10 @@ macro_rules! pairs {
 const PAIRS: &[Pair] = pairs! {
     // API keys.
     Error: "keys.required" "requires keys, but there is none in" "keys.api"
-        if |all| all.keys.required && all.keys.api.is_empty()
+        if |all| all.keys.required && !all.has_user_keys()
         => "all clients could use the gateway; add a key (`llamatower keygen` generates one)";
     Warning: "backends.management" "has no effect without" "keys.admin"
-        if |all| all.backends.management.is_some() && all.keys.admin.is_empty()
+        if |all| all.backends.management.is_some() && !all.has_admin_keys()
         => "managing models is off; add an administrator's key";
 
     // The state.
@@ -113,10 +113,10 @@ const PAIRS: &[Pair] = pairs! {
         if |all| !all.backends.slots.are_counted()
         => "no request waits in the gateway if slots are not counted";
     Warning: "limits.min_keep_alive" "has no effect without" "keys.api" given "limits.min_keep_alive"
-        if |all| all.keys.api.is_empty()
+        if |all| !all.has_user_keys()
         => "only clients with a key are limited";
     Warning: "limits.max_keep_alive" "has no effect without" "keys.api" given "limits.max_keep_alive"
-        if |all| all.keys.api.is_empty()
+        if |all| !all.has_user_keys()
         => "only clients with a key are limited";
     Warning: "backends.ca_file" "has no effect without an https server in" "backends.urls"
         given "backends.ca_file" if |all| {
@@ -133,7 +133,7 @@ const PAIRS: &[Pair] = pairs! {
         if |all| all.cloud.when.is_on() && all.cloud.models.is_empty()
         => "write them like qwen2.5-coder:7b=openai/gpt-oss-20b, or set the first to off";
     Warning: "cloud.when" "has no effect without" "keys.api"
-        if |all| all.cloud.when.is_on() && all.keys.api.is_empty() && !all.cloud.anonymous
+        if |all| all.cloud.when.is_on() && !all.has_user_keys() && !all.cloud.anonymous
         => "requests without a key are not sent to the cloud unless LLAMATOWER_CLOUD_ANONYMOUS is true";
     Warning: "cloud.models" "has no effect without" "cloud.when" given "cloud.models"
         if |all| !all.cloud.when.is_on()

@@ -346,11 +346,17 @@ function budget(row) {
   return [told, share >= NEARLY ? "warned" : ""];
 }
 
+function keyExpiry(time) {
+  const day = time.slice(0, 10);
+  return new Date(time) <= Date.now() ? `has expired on ${day}` : `expires on ${day}`;
+}
+
 export function keys(rows) {
   byId("keys").hidden = rows.length === 0;
   show(byId("key-rows"), rows, 3, (row) => row.name, (cells, row) => {
     write(cells[0], text(row.name));
-    write(cells[1], row.is_admin ? "runs and manages models" : "runs models");
+    const does = row.is_admin ? "runs and manages models" : "runs models";
+    write(cells[1], row.expires_at === null ? does : `${does}; ${keyExpiry(row.expires_at)}`);
     lines(cells[2], row.budgets.length === 0 ? [["no limit", "hint"]] : row.budgets.map(budget));
   }, "No key is set");
 }
