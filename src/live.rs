@@ -25,7 +25,7 @@ use crate::edge::Hosts;
 use crate::model_rules::ModelRules;
 use crate::model_sync::SyncRules;
 use crate::ollama::fleet::Share;
-use crate::reload::{Cause, Reloaded};
+use crate::reload::{Cause, InForce, Reloaded};
 use crate::settings::{KeysFile, Limits, ListingRate, Secret, Settings};
 use crate::telemetry::{BudgetUse, Metrics};
 
@@ -85,6 +85,8 @@ pub struct LiveSettings {
     pub keys_file: Live<KeysFile>,
     /// The models that the gateway keeps installed.
     pub sync: Live<SyncRules>,
+    /// All settings in force, for comparison.
+    pub in_force: Live<InForce>,
     /// The last reload.
     pub last_reload: Live<Option<LastReload>>,
 }
@@ -167,6 +169,7 @@ impl LiveSettings {
             cloud_clients: CloudClients::new(settings),
             keys_file: Live::new(KeysFile::clone(&settings.keys_file)),
             sync: Live::new(SyncRules::new(settings)),
+            in_force: Live::default(),
             last_reload: Live::default(),
         })
     }

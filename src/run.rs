@@ -12,14 +12,14 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio::time::MissedTickBehavior;
 
-use crate::cli::{Arguments, Command, Exit, SimulateArguments};
+use crate::cli::{Arguments, CheckArguments, Command, Exit, SimulateArguments};
 use crate::doctor::Options;
 use crate::edge::Shutdown;
 use crate::gateway::{Gateway, StartError};
 use crate::healthcheck::Target;
 use crate::keygen::KeygenArguments;
 use crate::manage::ManageError;
-use crate::reload::{Cause, EXPIRY_INTERVAL, Reloader};
+use crate::reload::{Cause, Difference, EXPIRY_INTERVAL, Reloader};
 use crate::settings::{self, Environment, Loaded, Settings};
 use crate::signals::{Hangup, Hangups};
 use crate::simulate::SimulateError;
@@ -36,7 +36,7 @@ pub fn run(arguments: Arguments) -> Exit {
     match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => with_settings(config, |loaded| serve(&loaded, config)),
         Command::Demo => with_settings(config, |loaded| demo(loaded, config)),
-        Command::Check { json } => check(config, json),
+        Command::Check(arguments) => check(config, &arguments),
         Command::Doctor { json, load } => doctor(config, json, load),
         Command::Healthcheck { url } => healthcheck(config, url.as_deref()),
         Command::Keygen(arguments) => keygen(&arguments),
@@ -66,12 +66,16 @@ fn with_settings(config: Option<&Path>, then: impl FnOnce(Loaded) -> Exit) -> Ex
     }
 }
 
-fn check(config: Option<&Path>, as_json: bool) -> Exit {
+fn check(config: Option<&Path>, arguments: &CheckArguments) -> Exit {
+    let as_json = arguments.gateway.json;
     let loaded = Settings::load(config, &Environment::of_process());
     let exit = match &loaded {
         Ok(_) => Exit::Done,
         Err(_) => Exit::WrongSetting,
     };
+    if let (Ok(loaded), true) = (&loaded, arguments.diff) {
+        return check_diff(config, arguments, loaded);
+    }
     if as_json {
         return print_then(format!("{:#}\n", check::json(&loaded)), exit);
     }
@@ -84,6 +88,32 @@ fn check(config: Option<&Path>, as_json: bool) -> Exit {
         }
         Err(error) => print_error(error, exit),
     }
+}
+
+/// Prints what a reload would change in a running gateway.
+fn check_diff(config: Option<&Path>, arguments: &CheckArguments, loaded: &Loaded) -> Exit {
+    let difference = check::difference(loaded, &arguments.gateway, config);
+    let difference = match block_on_current_thread(difference) {
+        Ok(Ok(difference)) => difference,
+        Ok(Err(error)) => {
+            let exit = error.exit();
+            return print_error(error, exit);
+        }
+        Err(error) => return print_error(error, Exit::Failed),
+    };
+    let exit = match &difference {
+        Difference {
+            refused: Some(_), ..
+        } => Exit::WrongSetting,
+        difference if difference.needs_restart() => Exit::NeedsRestart,
+        _ => Exit::Done,
+    };
+    let text = match arguments.gateway.json {
+        true => format!("{:#}\n", json!(difference)),
+        false => difference.text(),
+    };
+    print_warnings(loaded);
+    print_then(text, exit)
 }
 
 fn look_up(name: &str) -> Option<String> {

@@ -146,6 +146,7 @@ mod tests {
             "/status/overview",
             "/status/requests",
             "/status/events",
+            "/status/settings",
             "/status/usage",
             "/status/usage?format=csv",
         ] {

@@ -6,6 +6,7 @@
 //! GET  /status/overview      all that it shows      an administrator's key)
 //! GET  /status/events        the same, live
 //! GET  /status/usage         what keys have used
+//! GET  /status/settings      the settings in force, for `llamatower check --diff`
 //! GET  /status, /status/..   documents             (open)
 //! GET  /metrics              metrics               (open)
 //! POST /backends/NAME/..     cordon, uncordon,     (from other machines after sign-in, or with
@@ -132,6 +133,7 @@ impl Admin {
             "/status" => |admin, _| answer::json(&admin.sources.status()),
             "/status/decisions" => |admin, _| answer::json(&Decisions::of(admin.sources.fleet())),
             "/status/models" => |admin, _| answer::json(&admin.sources.models()),
+            "/status/settings" => |admin, _| answer::json(&*admin.sources.live.in_force.get()),
             "/status/overview" => |admin, _| answer::json(&admin.sources.overview()),
             "/status/requests" => |admin, _| answer::json(&admin.sources.activity()),
             "/status/usage" => |_, _| answer::wrong_method("GET, HEAD"),

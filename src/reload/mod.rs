@@ -5,6 +5,7 @@
 //! flight keep the old ones. Other changed settings are logged, because they need a restart.
 
 mod expiry;
+mod in_force;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 use crate::live::{LastReload, LiveSettings, RELOADABLE};
 use crate::settings::{
@@ -22,8 +24,10 @@ use crate::settings::{
 };
 use crate::telemetry::Metrics;
 
-pub use expiry::INTERVAL as EXPIRY_INTERVAL;
 use expiry::ToldExpiry;
+
+pub use expiry::INTERVAL as EXPIRY_INTERVAL;
+pub use in_force::{ChangedSetting, Difference, InForce};
 pub use watch::Watch;
 
 /// The variable of the keys file.
@@ -44,6 +48,8 @@ pub struct Reloader {
     declared: Arc<DeclaredModels>,
     keys_file: Arc<KeysFile>,
     told_expiry: ToldExpiry,
+    /// What the digests of the settings in force begin with.
+    salt: String,
     /// The files as they were read last, whether or not they could be applied.
     files: FilesRead,
     watch: Option<Watch>,
@@ -97,7 +103,11 @@ pub struct Reloaded {
 impl Reloader {
     /// For a gateway that was started with the settings `loaded` from the file `config`.
     pub fn new(config: Option<PathBuf>, loaded: &Loaded, live: LiveSettings) -> Self {
+        let salt = Uuid::new_v4().simple().to_string();
+        let in_force = InForce::new(&loaded.effective, &loaded.settings, &salt);
+        live.in_force.set(in_force);
         Self {
+            salt,
             config,
             live,
             effective: loaded.effective.clone(),
@@ -139,7 +149,8 @@ impl Reloader {
         for (old, new) in self.effective.iter_mut().zip(loaded.effective) {
             let variable = new.setting.variable;
             let is_reloadable = RELOADABLE.contains(&new.setting.key);
-            if is_reloadable && new.source == variable {
+            // What the variable names can change, although the variable cannot.
+            if is_reloadable && new.source == variable && variable != KEYS_FILE {
                 reloaded.fixed.push(variable);
             }
             if old.is_same_value(&new) {
@@ -153,6 +164,8 @@ impl Reloader {
                 false => reloaded.need_restart.push(variable),
             }
         }
+        let in_force = InForce::new(&self.effective, &loaded.settings, &self.salt);
+        self.live.in_force.set(in_force);
         if self.keys_file != loaded.settings.keys_file {
             reloaded.changed_keys = changed_keys(&self.keys_file, &loaded.settings.keys_file);
             self.keys_file = loaded.settings.keys_file;

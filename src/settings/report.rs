@@ -31,6 +31,12 @@ pub struct EffectiveSetting {
 }
 
 impl EffectiveSetting {
+    /// A digest of the value, by this function; an empty text if there is none.
+    pub fn digest(&self, of: impl Fn(&str) -> String) -> String {
+        let text = self.text.as_ref();
+        text.map(|text| of(text.expose())).unwrap_or_default()
+    }
+
     /// Whether the other has the same value, from any source.
     pub fn is_same_value(&self, other: &Self) -> bool {
         self.text == other.text

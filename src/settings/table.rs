@@ -302,7 +302,7 @@ settings! {
             "Digests of the keys that clients must send, each `name=sha256:<64 hex digits>` as printed by `llamatower keygen`; if there are none, no key is required. Set it if others can connect."
         admin: Vec<Secret> = digests, "LLAMATOWER_ADMIN_KEYS" SecretList ""
             "Digests of the keys that may also manage models (pull, push, create, copy, delete, blobs); if there are none, management is off. Set it for the people who manage models."
-        file: Option<PathBuf> = optional(text), "LLAMATOWER_KEYS_FILE" File ""
+        file: Option<PathBuf> = optional(text), "LLAMATOWER_KEYS_FILE" File "off"
             "The path of a TOML file with a table for each key: digests, limits, models, permissions and expiry, see below. Keys in it count like those of `LLAMATOWER_API_KEYS` and `LLAMATOWER_ADMIN_KEYS`. Set it to change, replace and revoke keys while the gateway serves."
         required: bool = switch, "LLAMATOWER_REQUIRE_KEYS" Switch "false"
             "Whether the gateway refuses to start (exit code 2) if neither `LLAMATOWER_API_KEYS` nor the keys file holds a key. Set it to `true` if others can connect, so that a missing Secret or variable does not open the gateway."

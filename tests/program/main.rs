@@ -33,6 +33,7 @@ mod outliers;
 mod queue;
 mod reload;
 mod reported_load;
+mod secrecy;
 mod simulate;
 mod starts;
 mod status_page;

@@ -156,3 +156,72 @@ async fn a_signal_and_a_changed_file_are_one_reload() {
     after(change, &gateway, DONE).await;
     assert_eq!(gateway.lines_of(DONE), 2);
 }
+
+#[tokio::test]
+async fn check_diff_says_what_a_reload_would_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let keys = |names: &[&str]| {
+        let tables = names.iter().map(|name| {
+            let digest = llamatower_layers::api_key::KeyDigest::of(name);
+            format!("[keys.{}]\ndigest = \"{digest}\"\n", &name[..3])
+        });
+        tables.collect::<String>()
+    };
+    std::fs::write(at("keys"), keys(&["ada", "bob", "eve"])).unwrap();
+    std::fs::write(at("new-keys"), keys(&["ada", "bob2", "dan"])).unwrap();
+    let old = "[limits]\nrate = \"100/h\"\n[keys]\ngroq = \"one-secret\"\nfile = ";
+    std::fs::write(at("old"), format!("{old}{:?}\n", at("keys"))).unwrap();
+    let sim = tiny().await;
+    let settings = [
+        ("LLAMATOWER_CONFIG", &*at("old")),
+        ("LLAMATOWER_KEY_RATE_LIMIT", "7/h"),
+    ];
+    let gateway = Gateway::start(&[&sim], &settings).await;
+    let urls = sim.url();
+    let diff = async |config: &str, more: &[&str]| {
+        let admin = gateway.admin_url();
+        let arguments = ["check", "--diff", "--config", config, "--admin-url", &admin];
+        let arguments = [&arguments[..], more].concat();
+        run(&arguments, &[("OLLAMA_URL", &*urls)]).await
+    };
+    let same = diff(&at("old"), &["--json"]).await;
+    assert_eq!(same.code, Some(0), "{}", same.stderr);
+    let same: Value = serde_json::from_str(&same.stdout).unwrap();
+    assert_eq!(same["changed"], json!([]));
+    assert_eq!(same["fixed"][0]["variable"], "LLAMATOWER_KEY_RATE_LIMIT");
+    assert_eq!(same["keys_unchanged"], 3);
+
+    let new =
+        "[limits]\nrate = \"200/h\"\nbody = \"1MiB\"\n[keys]\ngroq = \"another-secret\"\nfile = ";
+    std::fs::write(at("new"), format!("{new}{:?}\n", at("new-keys"))).unwrap();
+    let changed = diff(&at("new"), &[]).await;
+    assert_eq!(changed.code, Some(4), "{}", changed.stderr);
+    for part in [
+        "changed by a reload:\n  LLAMATOWER_RATE_LIMIT: 100/h -> 200/h\n",
+        "needs a restart:\n  LLAMATOWER_BODY_LIMIT: 128MiB -> 1MiB\n",
+        "  GROQ_API_KEY\n",
+        "keys added: dan\n",
+        "keys removed: eve\n",
+        "keys changed: bob\n",
+        "1 keys\n",
+    ] {
+        assert!(changed.stdout.contains(part), "{part}{}", changed.stdout);
+    }
+    let document = gateway.admin_page("/status/settings").await.text;
+    for text in [&document, &changed.stdout] {
+        assert!(
+            !text.contains("secret\"") && !text.contains("-secret"),
+            "{text}"
+        );
+    }
+
+    std::fs::write(at("open"), "").unwrap();
+    let refused = diff(&at("open"), &[]).await;
+    assert_eq!(refused.code, Some(2), "{}", refused.stdout);
+    assert!(refused.stdout.contains("last key"), "{}", refused.stdout);
+    let wrong = diff(&at("missing"), &[]).await;
+    assert_eq!(wrong.code, Some(2));
+    let unreached = ["check", "--diff", "--admin-url", "http://127.0.0.1:1"];
+    assert_eq!(run(&unreached, &[]).await.code, Some(1));
+}
