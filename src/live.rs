@@ -30,7 +30,7 @@ use crate::settings::{KeysFile, Limits, ListingRate, Secret, Settings};
 use crate::telemetry::{BudgetUse, Metrics};
 
 /// The settings that [`LiveSettings::apply`] applies; all others need a restart.
-pub const RELOADABLE: [&str; 14] = [
+pub const RELOADABLE: [&str; 15] = [
     "keys.api",
     "keys.admin",
     "keys.file",
@@ -45,6 +45,7 @@ pub const RELOADABLE: [&str; 14] = [
     "routing.aliases",
     "routing.list_aliases",
     "backends.models_sync",
+    "telemetry.log",
 ];
 
 /// The default rate per client of requests that run no model, if other requests are limited. It is

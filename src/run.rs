@@ -252,7 +252,12 @@ async fn serve_gateway(
     let shutdown = Shutdown::on_signals().map_err(StartError::Signals)?;
     let hangups = Hangups::listen().map_err(StartError::Signals)?;
     let gateway = Gateway::bind(settings, telemetry).await?;
-    let reloader = Reloader::new(config.map(Path::to_owned), loaded, gateway.live());
+    let reloader = Reloader::new(
+        config.map(Path::to_owned),
+        loaded,
+        gateway.live(),
+        telemetry.log_filter(),
+    );
     let metrics = telemetry.metrics().clone();
     let reloading = tokio::spawn(reload_on(hangups, reloader, metrics, shutdown.clone()));
     let drained = gateway.serve(shutdown).await;

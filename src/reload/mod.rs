@@ -22,7 +22,7 @@ use crate::settings::{
     DeclaredModels, EffectiveSetting, Environment, FilesRead, KeysFile, Loaded, Settings,
     SettingsError,
 };
-use crate::telemetry::Metrics;
+use crate::telemetry::{LogFilter, Metrics};
 
 use expiry::ToldExpiry;
 
@@ -32,6 +32,9 @@ pub use watch::Watch;
 
 /// The variable of the keys file.
 const KEYS_FILE: &str = "LLAMATOWER_KEYS_FILE";
+
+/// The variable of the log filter.
+const LOG: &str = "LLAMATOWER_LOG";
 
 /// How often the settings are read again at SIGHUP if a file changes while they are read, and how
 /// long to wait before.
@@ -48,6 +51,7 @@ pub struct Reloader {
     declared: Arc<DeclaredModels>,
     keys_file: Arc<KeysFile>,
     told_expiry: ToldExpiry,
+    log_filter: LogFilter,
     /// What the digests of the settings in force begin with.
     salt: String,
     /// The files as they were read last, whether or not they could be applied.
@@ -102,12 +106,18 @@ pub struct Reloaded {
 
 impl Reloader {
     /// For a gateway that was started with the settings `loaded` from the file `config`.
-    pub fn new(config: Option<PathBuf>, loaded: &Loaded, live: LiveSettings) -> Self {
+    pub fn new(
+        config: Option<PathBuf>,
+        loaded: &Loaded,
+        live: LiveSettings,
+        log_filter: LogFilter,
+    ) -> Self {
         let salt = Uuid::new_v4().simple().to_string();
         let in_force = InForce::new(&loaded.effective, &loaded.settings, &salt);
         live.in_force.set(in_force);
         Self {
             salt,
+            log_filter,
             config,
             live,
             effective: loaded.effective.clone(),
@@ -162,6 +172,12 @@ impl Reloader {
                     *old = new;
                 }
                 false => reloaded.need_restart.push(variable),
+            }
+        }
+        if reloaded.applied.contains(&LOG) {
+            let log = &loaded.settings.telemetry.log;
+            if let Err(error) = self.log_filter.set(log) {
+                tracing::error!(%error, "the filter of the log stays as it was");
             }
         }
         let in_force = InForce::new(&self.effective, &loaded.settings, &self.salt);
@@ -290,6 +306,7 @@ fn watch(loaded: &Loaded) -> Option<Watch> {
 
 impl Reloaded {
     fn log(&self, cause: Cause) {
+        let is_of_file = cause == Cause::File;
         let cause = cause.name();
         let (added, removed) = (list(&self.added_keys), list(&self.removed_keys));
         let changed_keys = list(&self.changed_keys);
@@ -302,7 +319,8 @@ impl Reloaded {
                 keys_changed = changed_keys,
                 "settings reloaded"
             ),
-            true if self.fixed.is_empty() => {
+            // Whoever sends a signal may have changed a variable.
+            true if self.fixed.is_empty() || is_of_file => {
                 tracing::info!(cause, "settings reloaded: no key or limit has changed");
             }
             true => tracing::info!(

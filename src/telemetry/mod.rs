@@ -62,6 +62,7 @@ pub(crate) use attributes::{Provider, bounded};
 pub use config::{LogFormat, Semconv, TelemetryConfig, TelemetryError};
 pub use filter::{check_log_filter, suppresses_warnings};
 pub use fleet_view::FleetView;
+pub use log::LogFilter;
 pub use metrics::Metrics;
 pub(crate) use model_names::MAX_MODELS;
 pub use observed::PoolOf;
@@ -89,6 +90,7 @@ pub struct Telemetry {
     meter_provider: SdkMeterProvider,
     tracer_provider: Option<SdkTracerProvider>,
     propagation: Propagation,
+    log_filter: LogFilter,
     log_guard: Option<WorkerGuard>,
 }
 
@@ -135,7 +137,8 @@ impl Telemetry {
         let meter_provider = export::meter_provider(&settings, &resource, &registry)?;
         let tracer_provider = export::tracer_provider(&settings, &resource)?;
 
-        let dispatch = log::dispatch(config, filter, writer, tracer_provider.as_ref());
+        let (dispatch, log_filter) =
+            log::dispatch(config, filter, writer, tracer_provider.as_ref());
         tracing::dispatcher::with_default(&dispatch, || {
             for warning in &settings.warnings {
                 tracing::warn!("{warning}");
@@ -153,6 +156,7 @@ impl Telemetry {
                 is_on: settings.propagates_trace_context,
                 trusts_inbound: config.trusts_inbound_trace,
             },
+            log_filter,
             log_guard: None,
         };
         Ok((telemetry, dispatch))
@@ -161,6 +165,11 @@ impl Telemetry {
     /// The instruments, for values that are not in a request's outcome.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// The filter of the log, to be replaced.
+    pub fn log_filter(&self) -> LogFilter {
+        self.log_filter.clone()
     }
 
     /// The observer for an [`OutcomeLayer`](llamatower_layers::OutcomeLayer).

@@ -225,3 +225,42 @@ async fn check_diff_says_what_a_reload_would_change() {
     let unreached = ["check", "--diff", "--admin-url", "http://127.0.0.1:1"];
     assert_eq!(run(&unreached, &[]).await.code, Some(1));
 }
+
+#[tokio::test]
+async fn a_changed_log_filter_is_in_force_without_a_restart() {
+    let sim = tiny().await;
+    for traces in [None, Some("http://127.0.0.1:1")] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("llamatower.toml");
+        let text = |level: &str| format!("[telemetry]\nlog = \"llamatower={level}\"\n");
+        std::fs::write(&file, text("info")).unwrap();
+        let mut settings = vec![("LLAMATOWER_CONFIG", file.to_str().unwrap())];
+        settings.extend(traces.map(|url| ("OTEL_EXPORTER_OTLP_ENDPOINT", url)));
+        let gateway = Gateway::start_up(&[&sim], &settings).await;
+        gateway.post("/api/chat", &chat()).await;
+        gateway.access_line("/api/chat").await;
+        std::fs::write(&file, text("warn")).unwrap();
+        let last = async || {
+            let status = gateway.admin_page("/status").await.json();
+            status["gateway"]["last_reload"]["changed"].clone()
+        };
+        // Its own line has the level that was switched off.
+        crate::harness::within_limit("the reload", async {
+            while last().await != json!(["LLAMATOWER_LOG"]) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        let is_access = |line: &Value| line["message"] == "request";
+        let before = gateway.count_logged(is_access);
+        gateway.post("/api/chat", &chat()).await;
+        let change = || std::fs::write(&file, text("info")).unwrap();
+        after(change, &gateway, DONE).await;
+        assert_eq!(gateway.count_logged(is_access), before);
+        let seen = gateway.lines_logged();
+        gateway.post("/api/chat", &chat()).await;
+        gateway
+            .logged_after(seen, "a line of a request", is_access)
+            .await;
+    }
+}
