@@ -1,7 +1,12 @@
 //! `llamatower check`: prints every setting with its value, and all errors and warnings.
 
+use std::path::Path;
+
+use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::manage::{GatewayClient, ManageError, OperatorArguments};
+use crate::reload::{Difference, InForce};
 use crate::settings::{EffectiveSetting, Loaded, Problem, SettingsError};
 use crate::version;
 
@@ -39,6 +44,27 @@ pub fn json(loaded: &Result<Loaded, SettingsError>) -> Value {
         "errors": problems(errors),
         "warnings": problems(warnings),
     })
+}
+
+/// What a reload would change in a running gateway, if these settings were its own.
+///
+/// # Errors
+/// The gateway cannot be asked.
+pub(crate) async fn difference(
+    loaded: &Loaded,
+    gateway: &OperatorArguments,
+    config: Option<&Path>,
+) -> Result<Difference, ManageError> {
+    let client = GatewayClient::new(None, gateway, config)?;
+    let action = "the settings in force";
+    let document = client.operate(Method::GET, "/status/settings", action);
+    let in_force: Result<InForce, _> = serde_json::from_slice(&document.await?);
+    let in_force = in_force.map_err(|error| ManageError::Failed {
+        action: action.to_owned(),
+        reason: format!("the response is of another version: {error}"),
+    })?;
+    let new = InForce::new(&loaded.effective, &loaded.settings, in_force.salt());
+    Ok(in_force.difference(&new))
 }
 
 /// Errors or warnings, for scripts.

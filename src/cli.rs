@@ -7,7 +7,8 @@ use clap::{Args, Parser, Subcommand, value_parser};
 use clap_complete::Shell;
 
 use crate::connect::ConnectArguments;
-use crate::manage::{ModelsArguments, ServerArguments, UsageArguments};
+use crate::keygen::KeygenArguments;
+use crate::manage::{ModelsArguments, OperatorArguments, ServerArguments, UsageArguments};
 use crate::settings::CONFIG_FILE;
 use crate::top::TopArguments;
 
@@ -16,7 +17,7 @@ use crate::top::TopArguments;
 #[command(
     version = crate::version::ALL,
     after_help = "Settings come from the environment and an optional TOML file; `llamatower check` shows them.\n\n\
-                  Exit codes: 0 success; 1 a failure while running or on a server, or doctor found an error; 2 a setting is wrong; 3 listening on an address failed."
+                  Exit codes: 0 success; 1 a failure while running or on a server, or doctor found an error; 2 a setting is wrong; 3 listening on an address failed; 4 `check --diff` found a change that needs a restart."
 )]
 pub struct Arguments {
     /// A TOML file with settings, by default the file in LLAMATOWER_CONFIG; environment variables
@@ -49,11 +50,7 @@ pub enum Command {
     /// Serve in front of three simulated Ollama servers, and print commands to try.
     Demo,
     /// Print every setting with its value and its source, and all errors and warnings.
-    Check {
-        /// Print JSON, for scripts.
-        #[arg(long)]
-        json: bool,
-    },
+    Check(CheckArguments),
     /// Query the servers, and print which settings to change, here or on a server.
     Doctor {
         /// Print JSON, for scripts.
@@ -74,15 +71,8 @@ pub enum Command {
         /// The number of seconds.
         seconds: u64,
     },
-    /// Generate a client's key, and the line that configures it.
-    Keygen {
-        /// The name of the key's owner, as shown in logs: letters, digits and - _ . @
-        #[arg(default_value = "client")]
-        name: String,
-        /// Print the line for LLAMATOWER_ADMIN_KEYS, for a key that may also manage models.
-        #[arg(long)]
-        admin: bool,
-    },
+    /// Generate a client's key, and the line or the entry of the keys file that configures it.
+    Keygen(KeygenArguments),
     /// Listen on this machine like an Ollama, and pass requests on to a gateway with a key: for Ollama's
     /// command line, and for editors that cannot send one.
     Connect(ConnectArguments),
@@ -119,6 +109,18 @@ pub enum Command {
         /// The directory.
         directory: Option<PathBuf>,
     },
+}
+
+/// What to check.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct CheckArguments {
+    /// Print what a reload would change in a running gateway, in place of all settings. Exit code 4 if
+    /// something needs a restart.
+    #[arg(long)]
+    pub diff: bool,
+    /// How to reach that gateway.
+    #[command(flatten)]
+    pub gateway: OperatorArguments,
 }
 
 /// What to simulate.
@@ -165,6 +167,8 @@ pub enum Exit {
     WrongSetting,
     /// Listening on an address failed.
     CannotListen,
+    /// A change of the settings needs a restart.
+    NeedsRestart,
 }
 
 impl From<Exit> for ExitCode {
@@ -174,6 +178,7 @@ impl From<Exit> for ExitCode {
             Exit::Failed => 1,
             Exit::WrongSetting => 2,
             Exit::CannotListen => 3,
+            Exit::NeedsRestart => 4,
         })
     }
 }

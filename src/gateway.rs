@@ -100,7 +100,7 @@ impl Gateway {
             tls: tls(Listener::Admin),
             ..public.clone()
         };
-        let cloud = Cloud::new(settings).map_err(StartError::Setting)?;
+        let cloud = Cloud::new(settings, &live.cloud_clients).map_err(StartError::Setting)?;
         let access = access(settings)?;
         let public = Edge::bind(public).await?;
         let metrics = EdgeConfig {
@@ -155,6 +155,7 @@ impl Gateway {
             metrics.observe_listener(audience, edge.gauges());
         }
         metrics.observe_runtime();
+        metrics.observe_reloads(self.live.last_reload.clone());
         self.live.begin_counters(metrics);
         metrics.observe_budgets(budgets(self.live.clone(), self.cloud.clone()));
         let state = self.kept.state.clone();
@@ -206,7 +207,12 @@ impl Gateway {
                 live: self.live.clone(),
                 certificates: self.certificates,
             };
-            let service = admin::service(sources, self.live.keys.clone());
+            let service = {
+                let keys = self.live.keys.clone();
+                let limits = &self.settings.limits;
+                let checked = stack::api_keys(keys.clone(), limits, self.telemetry.metrics());
+                admin::service(sources, keys, checked)
+            };
             tasks.spawn(listener.serve(service, operators_leave.clone()));
         }
         if let Some(listener) = self.metrics {

@@ -13,6 +13,7 @@ pub mod doctor;
 pub mod edge;
 pub mod gateway;
 pub mod healthcheck;
+pub mod keygen;
 pub mod live;
 pub mod manage;
 pub mod manual;

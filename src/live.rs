@@ -20,23 +20,28 @@ use llamatower_layers::token_limit::{Budget, MemoryStore};
 use llamatower_layers::{Operation, RouteMatch};
 
 use crate::client::Client;
+use crate::cloud::CloudClients;
 use crate::delegation::Delegation;
 use crate::edge::Hosts;
 use crate::model_rules::ModelRules;
 use crate::model_sync::SyncRules;
 use crate::networks::Networks;
 use crate::ollama::fleet::Share;
-use crate::settings::{Limits, ListingRate, Secret, Settings};
+use crate::reload::{Cause, InForce, Reloaded};
+use crate::settings::{KeysFile, Limits, ListingRate, Secret, Settings};
 use crate::telemetry::{BudgetUse, Metrics};
 
 /// The settings that [`LiveSettings::apply`] applies; all others need a restart.
-pub const RELOADABLE: [&str; 17] = [
+pub const RELOADABLE: [&str; 21] = [
     "keys.api",
     "keys.admin",
+    "keys.file",
     "keys.delegating",
     "keys.user_headers",
     "keys.networks",
     "keys.networks_replace_keys",
+    "cloud.anonymous",
+    "cloud.keys_opt_out",
     "limits.rate",
     "limits.key_rate",
     "limits.listing_rate",
@@ -48,6 +53,7 @@ pub const RELOADABLE: [&str; 17] = [
     "routing.aliases",
     "routing.list_aliases",
     "backends.models_sync",
+    "telemetry.log",
 ];
 
 /// The default rate per client of requests that run no model, if other requests are limited. It is
@@ -93,19 +99,52 @@ pub struct LiveSettings {
     pub shares: Live<BTreeMap<Arc<str>, Share>>,
     /// Aliases, and the models that keys may use.
     pub models: ModelRules,
+    /// Whose requests may be sent to a cloud.
+    pub cloud_clients: CloudClients,
+    /// The keys of the keys file.
+    pub keys_file: Live<KeysFile>,
     /// The models that the gateway keeps installed.
     pub sync: Live<SyncRules>,
+    /// All settings in force, for comparison.
+    pub in_force: Live<InForce>,
     /// The last reload.
     pub last_reload: Live<Option<LastReload>>,
 }
 
-/// When the settings were reloaded last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The last reload of the settings, and its result.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastReload {
     /// The time.
     pub at: Timestamp,
-    /// Whether the settings were applied.
-    pub is_applied: bool,
+    /// `signal` or `file`.
+    pub cause: &'static str,
+    /// Why the settings were not applied, as `llamatower check` says it.
+    pub error: Option<String>,
+    /// The changed settings that are in force now.
+    pub changed: Vec<&'static str>,
+    /// The changed settings that need a restart.
+    pub need_restart: Vec<&'static str>,
+}
+
+impl LastReload {
+    /// Whether the settings were applied. If not, the old ones stay in force.
+    pub fn is_applied(&self) -> bool {
+        self.error.is_none()
+    }
+
+    /// A reload with this result.
+    pub fn new(at: Timestamp, cause: Cause, reloaded: &Result<Reloaded, String>) -> Self {
+        let done = reloaded.as_ref().ok();
+        Self {
+            at,
+            cause: cause.name(),
+            error: reloaded.as_ref().err().cloned(),
+            changed: done.map(|done| done.applied.clone()).unwrap_or_default(),
+            need_restart: done
+                .map(|done| done.need_restart.clone())
+                .unwrap_or_default(),
+        }
+    }
 }
 
 /// The token budgets of clients. Clones share their state.
@@ -150,7 +189,10 @@ impl LiveSettings {
             user_tokens: TokenBudgets::new(limits, BudgetsByClient::of_users(limits)),
             shares: Live::new(shares(limits)),
             models: ModelRules::new(settings),
+            cloud_clients: CloudClients::new(settings),
+            keys_file: Live::new(KeysFile::clone(&settings.keys_file)),
             sync: Live::new(SyncRules::new(settings)),
+            in_force: Live::default(),
             last_reload: Live::default(),
         })
     }
@@ -165,8 +207,9 @@ impl LiveSettings {
         let keys = keys(settings)?;
         if self.keys.get().has(Role::User) && !keys.has(Role::User) {
             return Err(
-                "LLAMATOWER_API_KEYS: a reload cannot remove the last key, because the gateway would \
-                 then be open to all clients; restart it to serve without keys"
+                "LLAMATOWER_API_KEYS: a reload cannot remove the last key of a client, because the gateway \
+                 would then be open to all clients; set `expires` of a key in the keys file to revoke it, or \
+                 restart the gateway to serve without keys"
                     .to_owned(),
             );
         }
@@ -183,6 +226,8 @@ impl LiveSettings {
         self.user_tokens.set(BudgetsByClient::of_users(limits));
         self.shares.set(shares(limits));
         self.models.set(settings);
+        self.cloud_clients.set(settings);
+        self.keys_file.set(KeysFile::clone(&settings.keys_file));
         self.sync.set(SyncRules::new(settings));
         Ok(())
     }
@@ -293,14 +338,14 @@ fn keys(settings: &Settings) -> Result<KeySet, String> {
     };
     let api = of("LLAMATOWER_API_KEYS", &settings.keys.api, Role::User)?;
     let admin = of("LLAMATOWER_ADMIN_KEYS", &settings.keys.admin, Role::Admin)?;
-    Ok(api.merge(admin))
+    Ok(api.merge(admin).merge(settings.keys_file.key_set()))
 }
 
 /// The names that a loopback listener accepts.
 fn hosts(settings: &Settings, allowed: &Hosts) -> Hosts {
     let keys = &settings.keys;
     let replaced = keys.networks_replace_keys && !keys.networks.is_empty();
-    match keys.api.is_empty() || replaced {
+    match !settings.has_user_keys() || replaced {
         true => allowed.clone(),
         // A web page has no key, so every name is accepted.
         false => Hosts::any(),

@@ -1,10 +1,11 @@
 //! Which models clients may use, and by which names: aliases, and the models of single keys.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::{Extensions, Request, StatusCode};
+use llamatower_layers::api_key::Identity;
 use llamatower_layers::live::Live;
 use llamatower_layers::model_alias::{Aliases, Candidate};
 use llamatower_layers::{
@@ -24,6 +25,7 @@ pub struct ModelRules {
     /// The aliases.
     pub aliases: Live<Aliases>,
     by_key: Live<PatternsByKey>,
+    may_unload: Live<BTreeSet<Arc<str>>>,
     lists_aliases: Arc<AtomicBool>,
 }
 
@@ -49,6 +51,10 @@ impl ModelRules {
         let by_key = settings.limits.key_models.iter();
         let by_key = by_key.map(|(name, patterns)| (name.clone(), patterns.as_slice().into()));
         self.by_key.set(by_key.collect());
+        let keys = settings.keys_file.keys.iter();
+        let may_unload = keys.filter(|(_, entry)| entry.permissions.unload);
+        let may_unload = may_unload.map(|(name, _)| name.clone());
+        self.may_unload.set(may_unload.collect());
         self.aliases.set(settings.routing.aliases.clone());
         let lists_aliases = settings.routing.list_aliases;
         self.lists_aliases.store(lists_aliases, Ordering::Relaxed);
@@ -149,13 +155,23 @@ impl Fail for ModelNotAllowed {
     }
 }
 
-/// Refuses requests for models that the client's key may not use. As a filter it stands inside of the
-/// scan and of the check of keys.
+/// The request's key may send any `keep_alive`, although it may not manage models; an extension of the
+/// request.
+#[derive(Clone, Copy, Debug)]
+pub struct MayUnload;
+
+/// Refuses requests for models that the client's key may not use, and marks those of keys that
+/// [`MayUnload`]. As a filter it stands inside of the scan and of the check of keys.
 impl<B> Predicate<Request<B>> for ModelRules {
     type Request = Request<B>;
 
-    fn check(&mut self, request: Request<B>) -> Result<Request<B>, BoxError> {
+    fn check(&mut self, mut request: Request<B>) -> Result<Request<B>, BoxError> {
         self.check_model(request.extensions())?;
+        let may_unload = self.may_unload.get();
+        let key = request.extensions().get::<Identity>();
+        if !may_unload.is_empty() && key.is_some_and(|key| may_unload.contains(&key.name)) {
+            request.extensions_mut().insert(MayUnload);
+        }
         Ok(request)
     }
 }

@@ -10,15 +10,17 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::runtime::Runtime;
+use tokio::time::MissedTickBehavior;
 
-use crate::cli::{Arguments, Command, Exit, SimulateArguments};
+use crate::cli::{Arguments, CheckArguments, Command, Exit, SimulateArguments};
 use crate::connect::ConnectArguments;
 use crate::doctor::Options;
 use crate::edge::Shutdown;
 use crate::gateway::{Gateway, StartError};
 use crate::healthcheck::Target;
+use crate::keygen::KeygenArguments;
 use crate::manage::ManageError;
-use crate::reload::Reloader;
+use crate::reload::{Cause, Difference, EXPIRY_INTERVAL, Reloader};
 use crate::settings::{self, Environment, Listener, Loaded, Settings};
 use crate::signals::{Hangup, Hangups};
 use crate::simulate::SimulateError;
@@ -35,10 +37,10 @@ pub fn run(arguments: Arguments) -> Exit {
     match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => with_settings(config, |loaded| serve(&loaded, config)),
         Command::Demo => with_settings(config, |loaded| demo(loaded, config)),
-        Command::Check { json } => check(config, json),
+        Command::Check(arguments) => check(config, &arguments),
         Command::Doctor { json, load } => doctor(config, json, load),
         Command::Healthcheck { url } => healthcheck(config, url.as_deref()),
-        Command::Keygen { name, admin } => keygen(&name, admin),
+        Command::Keygen(arguments) => keygen(&arguments),
         Command::Sleep { seconds } => {
             std::thread::sleep(Duration::from_secs(seconds));
             Exit::Done
@@ -68,12 +70,16 @@ fn with_settings(config: Option<&Path>, then: impl FnOnce(Loaded) -> Exit) -> Ex
     }
 }
 
-fn check(config: Option<&Path>, as_json: bool) -> Exit {
+fn check(config: Option<&Path>, arguments: &CheckArguments) -> Exit {
+    let as_json = arguments.gateway.json;
     let loaded = Settings::load(config, &Environment::of_process());
     let exit = match &loaded {
         Ok(_) => Exit::Done,
         Err(_) => Exit::WrongSetting,
     };
+    if let (Ok(loaded), true) = (&loaded, arguments.diff) {
+        return check_diff(config, arguments, loaded);
+    }
     if as_json {
         return print_then(format!("{:#}\n", check::json(&loaded)), exit);
     }
@@ -86,6 +92,32 @@ fn check(config: Option<&Path>, as_json: bool) -> Exit {
         }
         Err(error) => print_error(error, exit),
     }
+}
+
+/// Prints what a reload would change in a running gateway.
+fn check_diff(config: Option<&Path>, arguments: &CheckArguments, loaded: &Loaded) -> Exit {
+    let difference = check::difference(loaded, &arguments.gateway, config);
+    let difference = match block_on_current_thread(difference) {
+        Ok(Ok(difference)) => difference,
+        Ok(Err(error)) => {
+            let exit = error.exit();
+            return print_error(error, exit);
+        }
+        Err(error) => return print_error(error, Exit::Failed),
+    };
+    let exit = match &difference {
+        Difference {
+            refused: Some(_), ..
+        } => Exit::WrongSetting,
+        difference if difference.needs_restart() => Exit::NeedsRestart,
+        _ => Exit::Done,
+    };
+    let text = match arguments.gateway.json {
+        true => format!("{:#}\n", json!(difference)),
+        false => difference.text(),
+    };
+    print_warnings(loaded);
+    print_then(text, exit)
 }
 
 fn look_up(name: &str) -> Option<String> {
@@ -225,7 +257,12 @@ async fn serve_gateway(
     let shutdown = Shutdown::on_signals().map_err(StartError::Signals)?;
     let hangups = Hangups::listen().map_err(StartError::Signals)?;
     let gateway = Gateway::bind(settings, telemetry).await?;
-    let reloader = Reloader::new(config.map(Path::to_owned), loaded, gateway.live());
+    let reloader = Reloader::new(
+        config.map(Path::to_owned),
+        loaded,
+        gateway.live(),
+        telemetry.log_filter(),
+    );
     let metrics = telemetry.metrics().clone();
     let reloading = tokio::spawn(reload_on(hangups, reloader, metrics, shutdown.clone()));
     let drained = gateway.serve(shutdown).await;
@@ -234,7 +271,7 @@ async fn serve_gateway(
     Ok(())
 }
 
-/// Reloads the settings at each SIGHUP. A SIGHUP because the terminal is gone is treated like
+/// Reloads the settings at each SIGHUP, and after each change of a file. A SIGHUP because the terminal is gone is treated like
 /// SIGTERM, because the user could not stop the process any more.
 async fn reload_on(
     mut hangups: Hangups,
@@ -242,11 +279,25 @@ async fn reload_on(
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
 ) {
-    while let Some(hangup) = hangups.next().await {
-        match hangup {
-            Hangup::Reload => reloader.reload_and_log(&metrics).await,
-            Hangup::TerminalGone => shutdown.drain(),
-        }
+    let mut expiry = tokio::time::interval(EXPIRY_INTERVAL);
+    expiry.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let cause = tokio::select! {
+            _ = expiry.tick() => {
+                reloader.tell_expiry();
+                continue;
+            }
+            hangup = hangups.next() => match hangup {
+                Some(Hangup::Reload) => Cause::Signal,
+                Some(Hangup::TerminalGone) => {
+                    shutdown.drain();
+                    continue;
+                }
+                None => return,
+            },
+            () = reloader.file_changed() => Cause::File,
+        };
+        reloader.reload_and_log(cause, &metrics).await;
     }
 }
 
@@ -282,16 +333,9 @@ fn block_on_current_thread<T>(work: impl Future<Output = T>) -> io::Result<T> {
     Ok(builder.enable_all().build()?.block_on(work))
 }
 
-/// Each value is on a line of its own, so that it can be copied as a whole.
-fn keygen(name: &str, is_admin: bool) -> Exit {
-    let variable = match is_admin {
-        true => "LLAMATOWER_ADMIN_KEYS",
-        false => "LLAMATOWER_API_KEYS",
-    };
-    match llamatower_layers::api_key::generate_key(name) {
-        Ok((key, line)) => print(format!(
-            "key for the client:\n  {key}\nline for {variable} or its file:\n  {line}\n"
-        )),
+fn keygen(arguments: &KeygenArguments) -> Exit {
+    match crate::keygen::run(arguments) {
+        Ok(text) => print(text),
         Err(error) => print_error(error, Exit::Failed),
     }
 }

@@ -17,7 +17,7 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use llamatower_layers::adaptive::AdaptiveLayer;
 use llamatower_layers::admission::AdmissionLayer;
-use llamatower_layers::api_key::ApiKeyLayer;
+use llamatower_layers::api_key::{ApiKeyLayer, KeySet};
 use llamatower_layers::body::{MemoryBudget, ReplayBody};
 use llamatower_layers::body_limit::{BodyLimitLayer, RouteLimits};
 use llamatower_layers::breaker::{Breaker, BreakerLayer};
@@ -25,6 +25,7 @@ use llamatower_layers::cache::CacheLayer;
 use llamatower_layers::clocks::{LimitNames, StreamClocksLayer, StreamTimeouts};
 use llamatower_layers::endpoint::{EndpointLayer, EndpointTable, RequireEndpointLayer};
 use llamatower_layers::heartbeat::HeartbeatLayer;
+use llamatower_layers::live::Live;
 use llamatower_layers::llm_request::LlmRequestLayer;
 use llamatower_layers::model_alias::ModelAliasLayer;
 use llamatower_layers::outcome::OutcomeLayer;
@@ -48,7 +49,7 @@ use uuid::Uuid;
 
 use crate::activity::Activity;
 use crate::client::Client;
-use crate::cloud::{self, Cloud, CloudClients, OllamaCloudModels, OverflowLayer};
+use crate::cloud::{self, Cloud, OllamaCloudModels, OverflowLayer};
 use crate::live::{LiveSettings, TokenBudgets, runs_a_model};
 use crate::model_rules::ModelRules;
 use crate::ollama::fleet::{Backend, Fleet, FleetModels, MayLoad};
@@ -132,7 +133,7 @@ where
 {
     let metrics = telemetry.metrics().clone();
     let limits = &settings.limits;
-    let cloud_models = OllamaCloudModels(CloudClients::new(settings));
+    let cloud_models = OllamaCloudModels(live.cloud_clients.clone());
     ServiceBuilder::new()
         // Identification and observation of the request.
         .layer(SetSensitiveRequestHeadersLayer::new(SECRET_HEADERS))
@@ -154,7 +155,7 @@ where
         // Cheap refusals, before the body is read.
         .layer(RequireEndpointLayer)
         .layer(
-            ApiKeyLayer::new(live.keys.clone())
+            api_keys(live.keys.clone(), limits, &metrics)
                 .with_management_hint(
                     "to allow it, set LLAMATOWER_ADMIN_KEYS (`llamatower keygen` generates a key)",
                 )
@@ -328,6 +329,17 @@ impl MakeRequestId for RandomId {
         let mut text = Uuid::encode_buffer();
         let text = Uuid::new_v4().hyphenated().encode_lower(&mut text);
         HeaderValue::from_str(text).ok().map(RequestId::new)
+    }
+}
+
+/// Checks keys, counts wrong ones, and slows down those that send them.
+pub(crate) fn api_keys(keys: Live<KeySet>, limits: &Limits, metrics: &Arc<Metrics>) -> ApiKeyLayer {
+    let metrics = metrics.clone();
+    let layer =
+        ApiKeyLayer::new(keys).with_failed_key_observer(move |failed| metrics.key_failed(failed));
+    match limits.failed_key_rate {
+        Some(rate) => layer.with_failed_key_limit(rate.requests(), rate.per()),
+        None => layer,
     }
 }
 

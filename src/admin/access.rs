@@ -7,7 +7,6 @@ use http::header::{ACCEPT, FORWARDED, HeaderName, LOCATION, VIA};
 use http::request::Parts;
 use http::{HeaderValue, Request, StatusCode};
 use llamatower_layers::api_key::{Access, ApiKeyLayer, KeySet, ManagementRefused, Role};
-use llamatower_layers::live::Live;
 use llamatower_layers::{BoxError, ClientAddress, Failure};
 
 use super::answer::{self, Answer};
@@ -29,9 +28,8 @@ const NEEDS_KEY: &str = "from other machines this page needs an administrator's 
     `Authorization: Bearer`, or sign in at /";
 
 /// The layer that checks keys and sessions.
-pub(super) fn layer(keys: Live<KeySet>, sessions: Sessions) -> ApiKeyLayer {
-    ApiKeyLayer::new(keys)
-        .with_rule(move |request| access(request, &sessions))
+pub(super) fn layer(keys: ApiKeyLayer, sessions: Sessions) -> ApiKeyLayer {
+    keys.with_rule(move |request| access(request, &sessions))
         .with_management_hint(
             "set LLAMATOWER_ADMIN_KEYS (`llamatower keygen --admin` generates a key)",
         )
@@ -124,6 +122,7 @@ pub(super) fn to_status_page() -> Answer {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use http::Method;
+    use llamatower_layers::live::Live;
 
     use super::*;
 
@@ -147,6 +146,7 @@ mod tests {
             "/status/overview",
             "/status/requests",
             "/status/events",
+            "/status/settings",
             "/status/usage",
             "/status/usage?format=csv",
         ] {

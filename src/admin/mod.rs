@@ -6,6 +6,7 @@
 //! GET  /status/overview      all that it shows      an administrator's key)
 //! GET  /status/events        the same, live
 //! GET  /status/usage         what keys have used
+//! GET  /status/settings      the settings in force, for `llamatower check --diff`
 //! GET  /status, /status/..   documents             (open)
 //! GET  /metrics              metrics               (open)
 //! POST /backends/NAME/..     cordon, uncordon,     (from other machines after sign-in, or with
@@ -35,7 +36,7 @@ use http::request::Parts;
 use http::{Method, Request, StatusCode};
 use http_body::Body;
 use llamatower_layers::BoxError;
-use llamatower_layers::api_key::KeySet;
+use llamatower_layers::api_key::{ApiKeyLayer, KeySet};
 use llamatower_layers::live::Live;
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 
@@ -49,11 +50,13 @@ pub use answer::Answer;
 pub use metrics::metrics_service;
 pub use sources::Sources;
 
-/// The service of the admin listener, which accepts these administrators' keys. Live events are
+/// The service of the admin listener, which accepts these administrators' keys; `checked_keys` is the
+/// layer that checks them. Live events are
 /// sent by a task of the current runtime; it ends when the service is dropped.
 pub fn service<B>(
     sources: Sources,
     keys: Live<KeySet>,
+    checked_keys: ApiKeyLayer,
 ) -> impl Service<Request<B>, Response = Answer, Error = Infallible, Future: Send + 'static>
 + Clone
 + Send
@@ -70,7 +73,7 @@ where
     });
     let signing = admin.clone();
     let checked = ServiceBuilder::new()
-        .layer(access::layer(keys.clone(), admin.sessions.clone()))
+        .layer(access::layer(checked_keys, admin.sessions.clone()))
         .service(service_fn(move |request: Request<B>| {
             let (admin, request) = (admin.clone(), request.into_parts().0);
             async move { Ok::<_, Infallible>(admin.answer(&request).await) }
@@ -133,6 +136,7 @@ impl Admin {
             "/status" => |admin, _| answer::json(&admin.sources.status()),
             "/status/decisions" => |admin, _| answer::json(&Decisions::of(admin.sources.fleet())),
             "/status/models" => |admin, _| answer::json(&admin.sources.models()),
+            "/status/settings" => |admin, _| answer::json(&*admin.sources.live.in_force.get()),
             "/status/overview" => |admin, _| answer::json(&admin.sources.overview()),
             "/status/requests" => |admin, _| answer::json(&admin.sources.activity()),
             "/status/events" => {

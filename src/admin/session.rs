@@ -2,8 +2,8 @@
 //!
 //! An administrator's key is sent once, by a form. The browser then gets a random token as a cookie
 //! that scripts cannot read (`HttpOnly`) and that other sites cannot use (`SameSite=Strict`). The key
-//! itself is not stored. A session ends after 12 hours, when the gateway ends, and when the keys are
-//! changed by a reload.
+//! itself is not stored. A session ends after 12 hours, when the gateway ends, when the keys are
+//! changed by a reload, and when its key expires.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,8 +55,8 @@ enum RightKind {
     Local,
     /// The token of a session.
     Session(String),
-    /// It had an administrator's key, of these keys.
-    Keys(KeySet),
+    /// It had an administrator's key, of these keys; with its name.
+    Keys(KeySet, Arc<str>),
 }
 
 impl Right {
@@ -65,7 +65,9 @@ impl Right {
         match &self.kind {
             RightKind::Local => true,
             RightKind::Session(token) => self.sessions.has(token),
-            RightKind::Keys(keys) => *keys == *self.sessions.keys.get(),
+            RightKind::Keys(keys, name) => {
+                *keys == *self.sessions.keys.get() && keys.has_valid_key(name)
+            }
         }
     }
 }
@@ -75,6 +77,8 @@ struct Session {
     begun: Instant,
     /// The accepted keys when it began.
     keys: KeySet,
+    /// The name of its key, with which it expires.
+    name: Arc<str>,
 }
 
 impl Sessions {
@@ -92,12 +96,11 @@ impl Sessions {
 
     /// The right with which a request was admitted, to be checked again while its response lasts.
     pub(super) fn right_of(&self, request: &Parts) -> Right {
-        let kind = match token(&request.headers) {
+        let identity = request.extensions.get::<Identity>();
+        let kind = match (token(&request.headers), identity) {
             _ if is_local(request) => RightKind::Local,
-            Some(token) if request.extensions.get::<Identity>().is_none() => {
-                RightKind::Session(token)
-            }
-            _ => RightKind::Keys(self.keys.get().clone()),
+            (_, Some(identity)) => RightKind::Keys(self.keys.get().clone(), identity.name.clone()),
+            (token, None) => RightKind::Session(token.unwrap_or_default()),
         };
         Right {
             kind,
@@ -108,7 +111,11 @@ impl Sessions {
     fn has(&self, token: &str) -> bool {
         let keys = self.keys.get();
         let mut open = self.open();
-        open.retain(|session| session.begun.elapsed() < LASTS && session.keys == *keys);
+        open.retain(|session| {
+            session.begun.elapsed() < LASTS
+                && session.keys == *keys
+                && keys.has_valid_key(&session.name)
+        });
         open.iter().any(|session| session.token == token)
     }
 
@@ -126,7 +133,7 @@ impl Sessions {
         match found {
             Some(identity) if identity.role == Role::Admin => {
                 tracing::info!(identity = &*identity.name, "an operator has signed in");
-                self.begin(keys.clone(), is_secure)
+                self.begin(keys.clone(), identity.name.clone(), is_secure)
             }
             Some(_) => page::sign_in(Some(
                 "This key is valid, but it is not an administrator's key.",
@@ -135,7 +142,7 @@ impl Sessions {
         }
     }
 
-    fn begin(&self, keys: KeySet, is_secure: bool) -> Answer {
+    fn begin(&self, keys: KeySet, name: Arc<str>, is_secure: bool) -> Answer {
         let token = Uuid::new_v4().simple().to_string();
         let mut open = self.open();
         if open.len() >= SESSIONS {
@@ -145,6 +152,7 @@ impl Sessions {
             token: token.clone(),
             begun: Instant::now(),
             keys,
+            name,
         });
         let cookie = Cookie::build((NAME, token))
             .path("/")

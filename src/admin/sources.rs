@@ -14,8 +14,8 @@ use crate::model_sync::SyncStatus;
 use crate::ollama::fleet::BackendStatus;
 use crate::state::State;
 use crate::status::{
-    Activity, Certificate, CloudState, Gateway, KeyRow, Models, ModelsSync, Overview, Reload,
-    StateFile, Status, WaiterRow,
+    Activity, Certificate, CloudState, ExpiringKey, Gateway, KeyRow, Models, ModelsSync, Overview,
+    Reload, StateFile, Status, WaiterRow,
 };
 use crate::telemetry::{FleetView, Telemetry};
 use crate::tls::Certificates;
@@ -67,10 +67,8 @@ impl Sources {
             connections: self.clients.connections(),
             is_draining: self.clients.is_draining(),
             trace_url: self.trace_url.clone(),
-            last_reload: self.live.last_reload.get().map(|reload| Reload {
-                at: reload.at.to_string(),
-                is_applied: reload.is_applied,
-            }),
+            last_reload: self.live.last_reload.get().as_ref().map(Reload::from),
+            expiring_keys: ExpiringKey::all(&self.live.keys_file.get(), Timestamp::now()),
             tls: self.certificates.as_ref().map(certificate),
         }
     }

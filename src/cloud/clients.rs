@@ -1,9 +1,11 @@
 //! Whose requests may leave for a cloud.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use http::{Extensions, Request, StatusCode};
 use llamatower_layers::api_key::Identity;
+use llamatower_layers::live::Live;
 use llamatower_layers::llm_request::ModelSource;
 use llamatower_layers::{BoxError, Fail, Failure, LlmRequest, ModelName, Side};
 use tower::filter::Predicate;
@@ -11,20 +13,31 @@ use tower::filter::Predicate;
 use crate::networks::name_of;
 use crate::settings::Settings;
 
-/// The clients whose requests may be sent to a cloud.
+/// The clients whose requests may be sent to a cloud. Clones share the rules, which can be changed
+/// while the gateway serves.
 #[derive(Clone, Debug, Default)]
-pub struct CloudClients {
+pub struct CloudClients(Live<Rules>);
+
+#[derive(Debug, Default)]
+struct Rules {
     anonymous: bool,
-    opted_out: Arc<[Arc<str>]>,
+    opted_out: BTreeSet<Arc<str>>,
 }
 
 impl CloudClients {
     /// The clients of these settings.
     pub fn new(settings: &Settings) -> Self {
-        Self {
+        let clients = Self::default();
+        clients.set(settings);
+        clients
+    }
+
+    /// Replaces the clients by those of other settings.
+    pub fn set(&self, settings: &Settings) {
+        self.0.set(Rules {
             anonymous: settings.cloud.anonymous,
-            opted_out: settings.cloud.keys_opt_out.as_slice().into(),
-        }
+            opted_out: settings.cloud.keys_opt_out.iter().cloned().collect(),
+        });
     }
 
     /// Checks the client of a request.
@@ -32,12 +45,13 @@ impl CloudClients {
     /// # Errors
     /// Its requests may not be sent to a cloud.
     pub fn check(&self, request: &Extensions) -> Result<(), CloudNotAllowed> {
+        let rules = self.0.get();
         // The name of a network may opt out, but is no key.
-        if name_of(request).is_some_and(|name| self.opted_out.contains(name)) {
+        if name_of(request).is_some_and(|name| rules.opted_out.contains(name)) {
             return Err(CloudNotAllowed { is_key: true });
         }
         match request.get::<Identity>() {
-            None if !self.anonymous => Err(CloudNotAllowed { is_key: false }),
+            None if !rules.anonymous => Err(CloudNotAllowed { is_key: false }),
             _ => Ok(()),
         }
     }
@@ -48,7 +62,7 @@ impl CloudClients {
 #[error(
     "this model runs in Ollama's cloud, and {}",
     match .is_key {
-        true => "requests of this key must not be sent to a cloud (LLAMATOWER_CLOUD_KEYS_OPT_OUT)",
+        true => "requests of this key must not be sent to a cloud (LLAMATOWER_CLOUD_KEYS_OPT_OUT, or its permissions in the keys file)",
         false => "requests without a key must not be sent to a cloud; send a key, or ask the \
                   administrator for LLAMATOWER_CLOUD_ANONYMOUS=true",
     }

@@ -115,7 +115,7 @@ impl Cloud {
     /// # Errors
     /// The key cannot be sent, or the service's certificate cannot be verified. The text names the
     /// setting.
-    pub fn new(settings: &Settings) -> Result<Option<Arc<Self>>, String> {
+    pub fn new(settings: &Settings, clients: &CloudClients) -> Result<Option<Arc<Self>>, String> {
         let cloud = &settings.cloud;
         let key = settings.keys.groq.as_ref();
         let Some(key) = key.filter(|_| cloud.when.is_on() && !cloud.models.is_empty()) else {
@@ -147,7 +147,7 @@ impl Cloud {
             when: cloud.when,
             models: cloud.models.clone(),
             busy_after: cloud.busy_after,
-            clients: CloudClients::new(settings),
+            clients: clients.clone(),
             address: cloud.url.clone(),
             access,
             server: Arc::new(server),

@@ -9,7 +9,7 @@ use llamatower_layers::model_alias::Candidate;
 use super::report::Level::{Error, Note, Warning};
 use super::report::Report;
 use super::server;
-use crate::cloud::{Cloud, NoList};
+use crate::cloud::{Cloud, CloudClients, NoList};
 use crate::settings::Settings;
 
 /// Asks the service for its models, if requests may be sent there.
@@ -17,7 +17,7 @@ use crate::settings::Settings;
 /// # Errors
 /// The key cannot be sent, or the certificate cannot be verified. The text names the setting.
 pub(super) async fn examine(settings: &Settings, report: &mut Report) -> Result<(), String> {
-    let Some(cloud) = Cloud::new(settings)? else {
+    let Some(cloud) = Cloud::new(settings, &CloudClients::new(settings))? else {
         return Ok(());
     };
     let connect = settings.timeouts.connect;

@@ -103,7 +103,7 @@ fn slow_answers(settings: &Settings, server: &Facts, answers: &Answers, report: 
 }
 
 fn management_server(settings: &Settings, servers: &[Facts], report: &mut Report) {
-    if settings.keys.admin.is_empty() {
+    if !settings.has_admin_keys() {
         return;
     }
     let host = settings.backends.management_host();

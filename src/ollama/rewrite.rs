@@ -16,6 +16,7 @@ use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use super::fleet::{KeepInMemory, SentNumCtx};
+use crate::model_rules::MayUnload;
 
 /// The response header with the `num_ctx` that the backend got, if it is not that of the request.
 pub const NUM_CTX_HEADER: HeaderName = HeaderName::from_static("x-llamatower-num-ctx");
@@ -38,7 +39,8 @@ impl KeepAliveLimits {
         if extensions.get::<KeepInMemory>().is_some() {
             return (asked != KeepAlive::Forever).then_some(KeepAlive::Forever);
         }
-        if extensions.get::<Identity>()?.role != Role::User {
+        let may_manage = extensions.get::<Identity>()?.role != Role::User;
+        if may_manage || extensions.get::<MayUnload>().is_some() {
             return None;
         }
         let asked = match asked {

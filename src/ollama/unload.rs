@@ -21,6 +21,7 @@ use tower::{Service, ServiceExt};
 use super::attempt::{AnswerBody, ServerService};
 use super::everywhere::SERVERS;
 use super::fleet::{Fleet, Permit};
+use crate::model_rules::MayUnload;
 use crate::stack::BACKEND_HEADER;
 
 /// How to handle a request that runs a model.
@@ -64,7 +65,7 @@ fn refusal(extensions: &Extensions) -> Option<Failure> {
     match extensions.get()? {
         Identity {
             role: Role::User, ..
-        } => Some(UnloadRefused.into()),
+        } => (extensions.get::<MayUnload>().is_none()).then(|| UnloadRefused.into()),
         Identity {
             role: Role::Admin, ..
         } => None,

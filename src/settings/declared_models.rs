@@ -10,6 +10,7 @@ use llamatower_layers::ModelName;
 use toml::{Table, Value};
 
 use super::error::{Problem, SettingsError};
+use super::files::FilesRead;
 use super::source::read_table;
 
 /// The key that stands for all servers.
@@ -56,12 +57,14 @@ impl DeclaredModels {
     /// The file cannot be read, or the table is wrong.
     pub fn load(file: &Path) -> Result<Self, SettingsError> {
         let path = file.display().to_string();
-        let table = read_table(file);
-        let mut table = table.map_err(|reason| SettingsError(vec![Problem::new(&path, reason)]))?;
-        let (declared, problems) = Self::take(&mut table, &path);
+        let mut files = FilesRead::default();
+        let (declared, problems) = match read_table(file, &mut files) {
+            Ok(mut table) => Self::take(&mut table, &path),
+            Err(reason) => (Self::default(), vec![Problem::new(&path, reason)]),
+        };
         match problems.is_empty() {
             true => Ok(declared),
-            false => Err(SettingsError(problems)),
+            false => Err(SettingsError::new(problems, files)),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::files::FilesRead;
 use crate::telemetry::TelemetryError;
 
 /// One error or warning.
@@ -48,13 +49,25 @@ impl Problem {
 
 /// All errors in the settings, one per line, in the order of the settings.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n"))]
-pub struct SettingsError(pub(super) Vec<Problem>);
+#[error("{}", .problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct SettingsError {
+    problems: Vec<Problem>,
+    files: FilesRead,
+}
 
 impl SettingsError {
+    pub(super) fn new(problems: Vec<Problem>, files: FilesRead) -> Self {
+        Self { problems, files }
+    }
+
     /// The errors.
     pub fn problems(&self) -> &[Problem] {
-        &self.0
+        &self.problems
+    }
+
+    /// The files that were read.
+    pub fn files(&self) -> &FilesRead {
+        &self.files
     }
 }
 

@@ -22,7 +22,8 @@ mod consistency;
 mod declared_models;
 mod environment;
 mod error;
-
+mod files;
+mod keys_file;
 mod nearest;
 mod parse;
 mod parse_servers;
@@ -48,6 +49,9 @@ pub use cloud::{CloudModels, CloudWhen};
 pub use declared_models::DeclaredModels;
 pub use environment::Environment;
 pub use error::{Problem, SettingsError};
+pub use files::FilesRead;
+pub(crate) use keys_file::expiry_or_duration;
+pub use keys_file::{EXPIRES_SOON, KeyEntry, KeysFile, Permissions};
 pub use report::{EffectiveSetting, example_environment, example_file, reference};
 pub use secret::Secret;
 pub use setting::{Form, Setting};
@@ -77,6 +81,8 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
     /// OpenTelemetry variables that are not supported. Telemetry logs them itself when it starts.
     pub telemetry_warnings: Vec<Problem>,
+    /// The files that were read.
+    pub files: FilesRead,
 }
 
 impl Loaded {
@@ -182,7 +188,7 @@ impl Settings {
             }
             None => {
                 reader.problems.extend(others);
-                Err(SettingsError(reader.problems))
+                Err(SettingsError::new(reader.problems, reader.texts.files))
             }
         }
     }
@@ -197,8 +203,9 @@ impl Settings {
         let mut unknown = texts.take_unknown_keys();
         unknown.extend(unknown_variables(environment, SETTINGS));
         let mut reader = Reader::new(SETTINGS, texts, problems);
-        let settings = Self::read(&mut reader);
-        if let Some(settings) = &settings {
+        let mut settings = Self::read(&mut reader);
+        if let Some(settings) = &mut settings {
+            keys_file::merge(settings, &mut reader);
             settings.backends.check(&mut reader);
             consistency::check(settings, &mut reader);
             tls::check(settings, &mut reader);
@@ -227,9 +234,10 @@ impl Settings {
                     .into_iter()
                     .map(|warning| Problem::new("OpenTelemetry", warning))
                     .collect(),
+                files: reader.texts.files,
                 settings,
             }),
-            _ => Err(SettingsError(reader.problems)),
+            _ => Err(SettingsError::new(reader.problems, reader.texts.files)),
         }
     }
 }

@@ -232,12 +232,15 @@ fn slot_rule(text: &str) -> Parsed<SlotRule> {
     })
 }
 
-pub(super) fn key_limits(text: &str) -> Parsed<BTreeMap<Arc<str>, KeyLimits>> {
-    let priorities = [
+pub(super) fn priority(text: &str) -> Parsed<Priority> {
+    one_of(&[
         ("high", Priority::High),
         ("normal", Priority::Normal),
         ("low", Priority::Low),
-    ];
+    ])(text)
+}
+
+pub(super) fn key_limits(text: &str) -> Parsed<BTreeMap<Arc<str>, KeyLimits>> {
     let mut limits: BTreeMap<Arc<str>, KeyLimits> = BTreeMap::new();
     for item in items(text) {
         let parts = item.split_once(':').and_then(|(name, limit)| {
@@ -250,7 +253,7 @@ pub(super) fn key_limits(text: &str) -> Parsed<BTreeMap<Arc<str>, KeyLimits>> {
             "rate" => limits.rate = optional(rate)(value)?,
             "tokens" => limits.tokens.push(token_budget(value)?),
             "weight" => limits.share.weight = count(value)?,
-            "priority" => limits.share.priority = one_of(&priorities)(value)?,
+            "priority" => limits.share.priority = priority(value)?,
             _ => {
                 let kinds = "rate, tokens, weight, priority";
                 return Err(format!("{kind:?} must be one of {kinds}"));

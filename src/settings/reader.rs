@@ -62,6 +62,12 @@ impl Reader {
         self.failed.insert(key);
     }
 
+    /// Reports that what a setting names is wrong.
+    pub(super) fn report_wrong(&mut self, key: &'static str, reason: &str) {
+        self.report(Severity::Error, key, reason);
+        self.failed.insert(key);
+    }
+
     /// Reports a contradiction between settings that are each valid.
     pub(super) fn report(&mut self, severity: Severity, key: &'static str, reason: &str) {
         let problem = Problem::new(self.subject(key), reason);

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::aliases;
 use super::declared_models;
+use super::keys_file;
 use super::parse;
 use super::secret::Secret;
 use super::server_tables;
@@ -30,6 +31,12 @@ pub struct EffectiveSetting {
 }
 
 impl EffectiveSetting {
+    /// A digest of the value, by this function; an empty text if there is none.
+    pub fn digest(&self, of: impl Fn(&str) -> String) -> String {
+        let text = self.text.as_ref();
+        text.map(|text| of(text.expose())).unwrap_or_default()
+    }
+
     /// Whether the other has the same value, from any source.
     pub fn is_same_value(&self, other: &Self) -> bool {
         self.text == other.text
@@ -155,6 +162,7 @@ fn chapter_of(section: &str) -> &'static str {
     match section {
         server_tables::SECTION => server_tables::REFERENCE,
         aliases::SECTION => aliases::REFERENCE,
+        "keys" => keys_file::REFERENCE,
         _ => "",
     }
 }

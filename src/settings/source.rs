@@ -10,6 +10,8 @@ use super::aliases;
 use super::declared_models::DeclaredModels;
 use super::environment::Environment;
 use super::error::Problem;
+use super::files::FilesRead;
+use super::keys_file;
 use super::nearest::nearest;
 use super::parse;
 use super::server_tables::ServerTables;
@@ -28,6 +30,8 @@ pub(super) struct Texts {
     unknown_keys: Vec<Problem>,
     /// The table `[models]` of the file.
     declared: Arc<DeclaredModels>,
+    /// The files that were read.
+    pub(super) files: FilesRead,
 }
 
 #[derive(Clone, Debug)]
@@ -87,14 +91,11 @@ impl Texts {
         let path = file.map(|file| file.display().to_string());
         let table = file.map(|file| gathered.read(file, settings, problems));
         for setting in settings {
-            let in_file = || match (&table, &path) {
-                (Some(table), Some(path)) => from_file(setting, table, path),
-                _ => Ok(None),
-            };
             let default = || Text::new(setting, setting.default, DEFAULT);
-            let given = match from_environment(setting, environment) {
-                Ok(None) => in_file(),
-                given => given,
+            let files = &mut gathered.files;
+            let given = match (from_environment(setting, environment, files), &table, &path) {
+                (Ok(None), Some(table), Some(path)) => from_file(setting, table, path, files),
+                (given, ..) => given,
             };
             let given = given.and_then(|text| text.map(Text::require_items).transpose());
             let text = given.unwrap_or_else(|problem| {
@@ -202,7 +203,7 @@ impl Texts {
         problems: &mut Vec<Problem>,
     ) -> Table {
         let path = file.display();
-        let table = read_table(file).unwrap_or_else(|reason| {
+        let table = read_table(file, &mut self.files).unwrap_or_else(|reason| {
             problems.push(Problem::new(&path, reason));
             Table::new()
         });
@@ -239,8 +240,8 @@ impl Texts {
 }
 
 /// The content of a TOML file, or why there is none.
-pub(super) fn read_table(file: &Path) -> Result<Table, String> {
-    let text = std::fs::read_to_string(file);
+pub(super) fn read_table(file: &Path, files: &mut FilesRead) -> Result<Table, String> {
+    let text = files.read(file);
     let text = text.map_err(|error| format!("it cannot be read: {error}"))?;
     let table: Result<Table, _> = text.parse();
     table.map_err(|error| {
@@ -313,7 +314,7 @@ pub(super) fn text_of(value: &Value) -> Option<String> {
 }
 
 /// A value from the TOML file, or from the file that it names.
-fn from_file(setting: &'static Setting, table: &Table, path: &str) -> Given {
+fn from_file(setting: &'static Setting, table: &Table, path: &str, files: &mut FilesRead) -> Given {
     let file_key = file_key(setting);
     let named_file = file_key.and_then(|key| Some((find(table, &key)?, key)));
     match (find(table, setting.key), named_file) {
@@ -332,7 +333,7 @@ fn from_file(setting: &'static Setting, table: &Table, path: &str) -> Given {
                 }
             };
             let source = format!("{key}={named} in {path}");
-            secret_file(setting, named, &subject, source).map(Some)
+            secret_file(setting, named, &subject, source, files).map(Some)
         }
         (None, None) => Ok(None),
     }
@@ -348,7 +349,8 @@ fn in_table(setting: &'static Setting, value: &Value, path: &str) -> Given {
         return Err(wrong(format!("it has the type {kind}; expected {form}")));
     };
     let text = Text::new(setting, &text, path);
-    let must_hold_something = value.is_array() || setting.form.is_secret();
+    let is_of_keys = setting.form.is_secret() || setting.key == keys_file::SETTING;
+    let must_hold_something = value.is_array() || is_of_keys;
     match text.is_none() && must_hold_something {
         true => Err(wrong(
             "it is empty; set a value, or remove the line".to_owned(),
@@ -357,7 +359,11 @@ fn in_table(setting: &'static Setting, value: &Value, path: &str) -> Given {
     }
 }
 
-fn from_environment(setting: &'static Setting, environment: &Environment) -> Given {
+fn from_environment(
+    setting: &'static Setting,
+    environment: &Environment,
+    files: &mut FilesRead,
+) -> Given {
     let variable = setting.variable;
     let file_variable = file_variable(setting);
     for name in file_variable.iter().map(String::as_str).chain([variable]) {
@@ -375,7 +381,7 @@ fn from_environment(setting: &'static Setting, environment: &Environment) -> Giv
         (Some(value), None) => Ok(Text::new(setting, value, variable)),
         (None, Some((path, name))) => {
             let source = format!("{name}={path}");
-            secret_file(setting, path, &name, source).map(Some)
+            secret_file(setting, path, &name, source, files).map(Some)
         }
         (None, None) => Ok(None),
     }
@@ -391,6 +397,7 @@ fn reject_blank(setting: &Setting, environment: &Environment) -> Result<(), Prob
     };
     let variable = setting.variable.to_owned();
     let path = file_variable(setting).map(|name| (name, "the path of a file"));
+    let wanted = wanted.or((setting.key == keys_file::SETTING).then_some("the path of a file"));
     let must_hold_something = wanted.map(|wanted| (variable, wanted));
     for (name, wanted) in must_hold_something.into_iter().chain(path) {
         if environment.is_blank(&name) {
@@ -409,8 +416,9 @@ fn secret_file(
     path: &str,
     name: &str,
     source: String,
+    files: &mut FilesRead,
 ) -> Result<Text, Problem> {
-    let value = std::fs::read_to_string(path);
+    let value = files.read(Path::new(path));
     let value = value
         .map_err(|error| Problem::new(name, format!("the file {path} cannot be read: {error}")))?;
     let value = match setting.form.is_list() {

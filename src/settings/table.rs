@@ -20,6 +20,7 @@ use llamatower_layers::token_limit::Budget;
 use super::aliases::{aliases, key_models};
 use super::cloud::{CloudModels, CloudWhen, cloud_models, cloud_url, cloud_when};
 use super::declared_models::DeclaredModels;
+use super::keys_file::KeysFile;
 use super::parse::*;
 use super::parse_servers::*;
 use super::reader::Reader;
@@ -57,6 +58,8 @@ macro_rules! settings {
             $($(#[$doc])* pub $section: $Section,)*
             /// The table `[models]` of the file: the models that servers are to have.
             pub declared: Arc<DeclaredModels>,
+            /// The keys of the keys file. Their limits and models are in the other settings, too.
+            pub keys_file: Arc<KeysFile>,
         }
 
         $($(#[$doc])*
@@ -80,6 +83,7 @@ macro_rules! settings {
                 Some(Self {
                     $($section: $section?,)*
                     declared: reader.texts.declared().clone(),
+                    keys_file: Arc::default(),
                 })
             }
         }
@@ -229,6 +233,8 @@ settings! {
             "Limits of single keys that replace the general ones, by the names in `LLAMATOWER_API_KEYS`: `ada:rate=60/m`, `ada:tokens=100000/day`, `ada:weight=2` (twice the share of the slots), `ada:priority=high` (or `low`); comma-separated. Set it for clients that need more, or should get less, than the others."
         key_models: BTreeMap<Arc<str>, Vec<ModelPattern>> = key_models, "LLAMATOWER_KEY_MODELS" KeyModels ""
             "The models and aliases that single keys may use, by the names in `LLAMATOWER_API_KEYS`, by name or by a pattern with `*`: `ada=qwen*|llama3.2`; comma-separated. Requests for other models are refused (403), and lists do not show them. An alias that is allowed allows what it stands for, but not its models by their own names. Keys without an entry may use all models. Set it to restrict a client to some models."
+        failed_key_rate: Option<Quota> = optional(rate), "LLAMATOWER_FAILED_KEY_RATE_LIMIT" Rate "30/m"
+            "The number of requests with a wrong key from one address, within the time after the `/`, that get 401; further ones get 429 with `Retry-After`, so that a client with an old key slows down. Requests with a valid key are never limited by it, also from the same address. Set it to `off` if many clients share an address and need to know that their keys are wrong."
         num_ctx: NumCtx = one_of(&NUM_CTX), "LLAMATOWER_NUM_CTX" Text "keep"
             "What happens if a request asks for another `options.num_ctx` than the model in memory has, so that its server would load the model again: with `keep` the request gets the context in memory if that is at least as large; with `exact` the server gets what the client has written. The response header `x-llamatower-num-ctx` has the value that was sent. Set it to `exact` if clients need exactly their own context size."
         max_num_ctx: Option<NonZeroU64> = optional(count), "LLAMATOWER_MAX_NUM_CTX" OptionalCount "off"
@@ -323,8 +329,10 @@ settings! {
             "Digests of the keys that clients must send, each `name=sha256:<64 hex digits>` as printed by `llamatower keygen`; if there are none, no key is required. Set it if others can connect."
         admin: Vec<Secret> = digests, "LLAMATOWER_ADMIN_KEYS" SecretList ""
             "Digests of the keys that may also manage models (pull, push, create, copy, delete, blobs); if there are none, management is off. Set it for the people who manage models."
+        file: Option<PathBuf> = optional(text), "LLAMATOWER_KEYS_FILE" File "off"
+            "The path of a TOML file with a table for each key: digests, limits, models, permissions and expiry, see below. Keys in it count like those of `LLAMATOWER_API_KEYS` and `LLAMATOWER_ADMIN_KEYS`. Set it to change, replace and revoke keys while the gateway serves."
         required: bool = switch, "LLAMATOWER_REQUIRE_KEYS" Switch "false"
-            "Whether the gateway refuses to start (exit code 2) if `LLAMATOWER_API_KEYS` holds no key. Set it to `true` if others can connect, so that a missing Secret or variable does not open the gateway."
+            "Whether the gateway refuses to start (exit code 2) if neither `LLAMATOWER_API_KEYS` nor the keys file holds a key. Set it to `true` if others can connect, so that a missing Secret or variable does not open the gateway."
         networks: Vec<(IpNet, Arc<str>)> = networks, "LLAMATOWER_NETWORK_IDENTITIES" NetworkNames ""
             "Names for clients without a key, by their network: `10.1.0.0/16=lab, 192.168.7.4=buildbot`; comma-separated, the longest network that contains the address counts. The name is used like that of a key: in `LLAMATOWER_KEY_LIMITS` and `LLAMATOWER_KEY_MODELS`, in logs, metrics and usage. All machines of a network are one client. Behind proxies it is the address that they report (`LLAMATOWER_TRUSTED_PROXIES`). Set it to give machines or rooms names and limits without keys."
         networks_replace_keys: bool = switch, "LLAMATOWER_NETWORKS_REPLACE_KEYS" Switch "false"
@@ -356,6 +364,8 @@ settings! {
     }
     /// How settings are read.
     config: Config {
+        watch_files: bool = switch, "LLAMATOWER_WATCH_FILES" Switch "true"
+            "Whether the gateway reloads the settings within a second after a change of the settings file, the keys file or a secret's file. With `false` only SIGHUP reloads them. Set it to `false` if several files must change together."
         allow_unknown: bool = switch, "LLAMATOWER_ALLOW_UNKNOWN" Switch "false"
             "Whether an unknown variable that begins with `LLAMATOWER_`, or an unknown key in the file, is a warning instead of an error. Set it to `true` to run an older version with the settings of a newer one, or if other programs use variables with this prefix."
     }

@@ -1,11 +1,14 @@
 //! The state of the gateway, and all of it together.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
     Activity, Backend, CloudState, DigestsDiffer, KeyRow, ModelRow, ModelsSync, QueueRow,
     StateFile, WaiterRow,
 };
+use crate::live::LastReload;
+use crate::settings::KeysFile;
 
 /// The document `/status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -47,8 +50,36 @@ pub struct Gateway {
     pub trace_url: Option<String>,
     /// The last reload of the settings; null if there was none.
     pub last_reload: Option<Reload>,
+    /// The keys of the keys file that have expired or expire within 7 days, by name.
+    pub expiring_keys: Vec<ExpiringKey>,
     /// The gateway's certificate; null without TLS.
     pub tls: Option<Certificate>,
+}
+
+/// A key that has expired, or expires soon.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
+pub struct ExpiringKey {
+    /// Its name.
+    pub name: String,
+    /// When it expires.
+    pub expires_at: String,
+    /// Whether that was in the past, so that it is refused.
+    pub is_expired: bool,
+}
+
+impl ExpiringKey {
+    /// Those of a keys file, by name.
+    pub fn all(file: &KeysFile, now: Timestamp) -> Vec<Self> {
+        let expiring = file.expiring(now).into_iter();
+        let rows = expiring.map(|(name, at)| Self {
+            name: name.to_string(),
+            expires_at: at.to_string(),
+            is_expired: at <= now,
+        });
+        rows.collect()
+    }
 }
 
 /// The certificate with which new connections are accepted.
@@ -72,8 +103,16 @@ pub struct Certificate {
 pub struct Reload {
     /// When it took place.
     pub at: String,
+    /// `signal` for SIGHUP, `file` if a file had changed.
+    pub cause: String,
     /// Whether the settings were applied. If not, there was an error, and the old ones stay in force.
     pub is_applied: bool,
+    /// The errors, one per line, as `llamatower check` says them; null if there were none.
+    pub error: Option<String>,
+    /// The variables of changed settings that are in force now.
+    pub changed: Vec<String>,
+    /// The variables of changed settings that need a restart.
+    pub need_restart: Vec<String>,
 }
 
 /// The document `/status/overview`: everything that the status page shows.
@@ -93,4 +132,18 @@ pub struct Overview {
     /// As in `/status/requests`.
     #[serde(flatten)]
     pub activity: Activity,
+}
+
+impl From<&LastReload> for Reload {
+    fn from(last: &LastReload) -> Self {
+        let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        Self {
+            at: last.at.to_string(),
+            cause: last.cause.to_owned(),
+            is_applied: last.is_applied(),
+            error: last.error.clone(),
+            changed: owned(&last.changed),
+            need_restart: owned(&last.need_restart),
+        }
+    }
 }

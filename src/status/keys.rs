@@ -17,6 +17,8 @@ pub struct KeyRow {
     pub name: String,
     /// Whether it may manage models.
     pub is_admin: bool,
+    /// When it expires; null if it does not.
+    pub expires_at: Option<String>,
     /// Its token budgets.
     pub budgets: Vec<KeyBudget>,
 }
@@ -43,11 +45,15 @@ impl KeyRow {
         for key in keys.identities() {
             *roles.entry(key.name.clone()).or_default() |= key.role == Role::Admin;
         }
+        let file = live.keys_file.get();
         let rows = roles.into_iter().map(|(name, is_admin)| {
             let uses = live.tokens.uses(std::iter::once(name.clone())).into_iter();
             Self {
                 name: name.to_string(),
                 is_admin,
+                expires_at: (file.keys.get(&name))
+                    .and_then(|entry| entry.expires)
+                    .map(|at| at.to_string()),
                 budgets: uses
                     .map(|budget| KeyBudget {
                         window: budget.window.name().to_owned(),

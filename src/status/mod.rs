@@ -22,7 +22,7 @@ pub use backends::{
 };
 pub use cloud::{CloudService, CloudState};
 pub use decisions::{CandidateRow, DecisionRow, Decisions};
-pub use gateway::{Certificate, Gateway, Overview, Reload, Status};
+pub use gateway::{Certificate, ExpiringKey, Gateway, Overview, Reload, Status};
 pub use keys::{KeyBudget, KeyRow};
 pub use models::{Holder, ModelRow, Models, ServerName};
 pub use queue::{DigestsDiffer, QueueRow, WaiterRow};

@@ -61,6 +61,7 @@ fn a_document_is_read_as_it_was_written() {
             is_draining: false,
             trace_url: Some("https://traces.example/{trace_id}".to_owned()),
             last_reload: None,
+            expiring_keys: Vec::new(),
             tls: None,
         },
         backends: Vec::new(),

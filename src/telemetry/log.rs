@@ -1,6 +1,8 @@
 //! The log.
 
+use std::fmt;
 use std::io::{self, IsTerminal};
+use std::sync::Arc;
 
 use tracing::{Dispatch, Subscriber};
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -8,6 +10,7 @@ use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry};
+use tracing_subscriber::reload;
 
 use super::config::{LogFormat, TelemetryConfig, TelemetryError};
 use super::filter::{check_log_filter, without_blanks};
@@ -36,12 +39,46 @@ pub(super) fn filter(directives: &str) -> Result<EnvFilter, TelemetryError> {
     })
 }
 
-pub(super) fn dispatch<W>(config: &TelemetryConfig, filter: EnvFilter, writer: W) -> Dispatch
+pub(super) fn dispatch<W>(
+    config: &TelemetryConfig,
+    filter: EnvFilter,
+    writer: W,
+) -> (Dispatch, LogFilter)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     // One global filter is cheaper than one of the layer, and avoids creating suppressed events.
-    Dispatch::new(Registry::default().with(filter).with(lines(config, writer)))
+    let (filter, handle) = reload::Layer::new(filter);
+    let all = Registry::default().with(filter).with(lines(config, writer));
+    (Dispatch::new(all), LogFilter::new(handle))
+}
+
+/// The filter of the log, which can be replaced. Clones replace the same one.
+#[derive(Clone)]
+pub struct LogFilter(Arc<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>);
+
+impl LogFilter {
+    fn new<S: 'static>(handle: reload::Handle<EnvFilter, S>) -> Self {
+        Self(Arc::new(move |filter| handle.reload(filter)))
+    }
+
+    /// Replaces the filter for all later lines.
+    ///
+    /// # Errors
+    /// The directives are wrong, or the log has ended.
+    pub fn set(&self, directives: &str) -> Result<(), TelemetryError> {
+        let filter = filter(directives)?;
+        (self.0)(filter).map_err(|error| TelemetryError::LogFilter {
+            filter: directives.to_owned(),
+            reason: error.to_string(),
+        })
+    }
+}
+
+impl fmt::Debug for LogFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogFilter").finish_non_exhaustive()
+    }
 }
 
 fn lines<S, W>(config: &TelemetryConfig, writer: W) -> Box<dyn Layer<S> + Send + Sync>

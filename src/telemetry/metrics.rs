@@ -8,7 +8,9 @@ use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use llamatower_layers::api_key::FailedKey;
 use llamatower_layers::cache::CacheLayer;
+use llamatower_layers::live::Live;
 use llamatower_layers::{Ending, Endpoint, ModelName, Outcome};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{BoundUpDownCounter, Counter, Histogram, Meter, UpDownCounter};
@@ -21,10 +23,11 @@ use super::keys::KeyCounters;
 use super::model_names::ModelNames;
 use super::observed::{DroppedLines, Listeners, PoolOf, Pools};
 use super::series::SeriesCache;
-use super::sources::{BudgetUse, Budgets, Cache, CertificateExpiry, StateWritten};
+use super::sources::{BudgetUse, Budgets, Cache, CertificateExpiry, LastReloads, StateWritten};
 use super::{names, observed, process, runtime, sources};
 use crate::cloud::SentToCloud;
 use crate::edge::Gauges;
+use crate::live::LastReload;
 use crate::ollama::fleet::LoadObserver;
 
 /// The instruments.
@@ -46,6 +49,7 @@ pub struct Metrics {
     model_load: Histogram<f64>,
     sync_pulls: Counter<u64>,
     fallbacks: Counter<u64>,
+    failed_keys: Counter<u64>,
     reloads: Counter<u64>,
     tls_reloads: Counter<u64>,
     keys: KeyCounters,
@@ -57,6 +61,7 @@ pub struct Metrics {
     budgets: Budgets,
     state_written: StateWritten,
     certificate_expiry: CertificateExpiry,
+    last_reloads: LastReloads,
     runtime: runtime::Runtime,
     dropped_lines: DroppedLines,
 }
@@ -67,7 +72,7 @@ impl Metrics {
         let models = Arc::new(ModelNames::new(fleet.clone()));
         let (listeners, pools) = (Listeners::default(), Pools::default());
         let (cache, budgets) = (Cache::default(), Budgets::default());
-        let state_written = StateWritten::default();
+        let (state_written, last_reloads) = (StateWritten::default(), LastReloads::default());
         let scheme = Arc::default();
         let certificate_expiry = CertificateExpiry::default();
         let runtime = runtime::Runtime::default();
@@ -82,6 +87,7 @@ impl Metrics {
         sources::observe_budgets(meter, &budgets);
         sources::observe_state(meter, &state_written);
         sources::observe_certificate(meter, &certificate_expiry);
+        sources::observe_reloads(meter, &last_reloads);
         runtime::observe(meter, &runtime);
         process::observe(meter);
         let count = |name: &'static str, text: &'static str| {
@@ -134,6 +140,7 @@ impl Metrics {
                 names::FALLBACKS,
                 "Requests for an alias for which the next of its models was tried",
             ),
+            failed_keys: count(names::FAILED_KEYS, "Requests whose key was refused"),
             reloads: meter
                 .u64_counter(names::RELOADS)
                 .with_unit("{reload}")
@@ -152,6 +159,7 @@ impl Metrics {
             budgets,
             state_written,
             certificate_expiry,
+            last_reloads,
             runtime,
             dropped_lines,
         }
@@ -166,6 +174,11 @@ impl Metrics {
             }
         };
         none(&self.retries, names::REASON, &names::RETRY_REASONS);
+        none(
+            &self.failed_keys,
+            names::REASON,
+            &FailedKey::ALL.map(FailedKey::name),
+        );
         none(&self.reloads, names::RESULT, &names::RELOAD_RESULTS);
         self.series.begin();
         none(&self.refusals, names::ERROR_TYPE, &names::REFUSALS_BY_KIND);
@@ -254,6 +267,11 @@ impl Metrics {
         }
     }
 
+    /// Queries the last reload of the settings at each export. Only the first call has an effect.
+    pub fn observe_reloads(&self, last: Live<Option<LastReload>>) {
+        let _ = self.last_reloads.set(last);
+    }
+
     /// Queries the number of dropped log lines at each export. Only the first call has an effect.
     pub fn observe_log(&self, dropped: impl Fn() -> u64 + Send + Sync + 'static) {
         let _ = self.dropped_lines.set(Box::new(dropped));
@@ -294,6 +312,12 @@ impl Metrics {
         let alias = KeyValue::new(names::ALIAS, alias.clone());
         let reason = KeyValue::new(names::REASON, reason);
         self.fallbacks.add(number, &[alias, reason]);
+    }
+
+    /// Counts a request whose key was refused.
+    pub fn key_failed(&self, failed: FailedKey) {
+        let reason = KeyValue::new(names::REASON, failed.name());
+        self.failed_keys.add(1, &[reason]);
     }
 
     /// Counts a reload of the settings.

@@ -64,6 +64,7 @@ pub(crate) use attributes::{Provider, bounded};
 pub use config::{LogFormat, Semconv, TelemetryConfig, TelemetryError};
 pub use filter::{check_log_filter, suppresses_warnings};
 pub use fleet_view::FleetView;
+pub use log::LogFilter;
 pub use metrics::Metrics;
 pub(crate) use model_names::MAX_MODELS;
 pub use observed::PoolOf;
@@ -92,6 +93,7 @@ pub struct Telemetry {
     meter_provider: SdkMeterProvider,
     tracer_provider: Option<SdkTracerProvider>,
     tracer: Tracer,
+    log_filter: LogFilter,
     log_guard: Option<WorkerGuard>,
 }
 
@@ -151,7 +153,7 @@ impl Telemetry {
             }
         };
 
-        let dispatch = log::dispatch(config, filter, writer);
+        let (dispatch, log_filter) = log::dispatch(config, filter, writer);
         tracing::dispatcher::with_default(&dispatch, || {
             for warning in &settings.warnings {
                 tracing::warn!("{warning}");
@@ -163,6 +165,7 @@ impl Telemetry {
             meter_provider,
             tracer_provider,
             tracer,
+            log_filter,
             log_guard: None,
         };
         Ok((telemetry, dispatch))
@@ -171,6 +174,11 @@ impl Telemetry {
     /// The instruments, for values that are not in a request's outcome.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// The filter of the log, to be replaced.
+    pub fn log_filter(&self) -> LogFilter {
+        self.log_filter.clone()
     }
 
     /// The observer for an [`OutcomeLayer`](llamatower_layers::OutcomeLayer).

@@ -110,8 +110,14 @@ pub const CACHE_REQUESTS: &str = "llamatower.cache_requests";
 pub const CACHE_ENTRIES: &str = "llamatower.cache_entries";
 /// Gauge, bytes: the size of the cached responses.
 pub const CACHE_BYTES: &str = "llamatower.cache_size";
+/// Counter: requests whose key was refused, by reason.
+pub const FAILED_KEYS: &str = "llamatower.failed_keys";
 /// Counter: reloads of the settings, by result.
 pub const RELOADS: &str = "llamatower.reloads";
+/// Gauge, seconds since 1970: when the settings were reloaded last, by result.
+pub const LAST_RELOAD: &str = "llamatower.last_reload_time";
+/// Gauge: changed settings that need a restart.
+pub const SETTINGS_PENDING: &str = "llamatower.settings_pending";
 /// Gauge: 1 if usage, token budgets and cordons are kept over a restart, 0 if they cannot be written.
 pub const STATE_WRITTEN: &str = "llamatower.state_written";
 /// Gauge: open client connections.
@@ -271,7 +277,7 @@ pub const OTHER: &str = "other";
 
 /// The values of `error.type` in [`REFUSALS`]: the kinds of failures with which the gateway refuses
 /// a request before a backend is asked.
-pub const REFUSALS_BY_KIND: [&str; 50] = [
+pub const REFUSALS_BY_KIND: [&str; 52] = [
     "ambiguous_credential",
     "ambiguous_key",
     "at_capacity",
@@ -283,6 +289,7 @@ pub const REFUSALS_BY_KIND: [&str; 50] = [
     "client_body_failed",
     "cloud_not_allowed",
     "cordoned",
+    "expired_key",
     "foreign_host",
     "foreign_origin",
     "head_timeout",
@@ -313,6 +320,7 @@ pub const REFUSALS_BY_KIND: [&str; 50] = [
     "shutting_down",
     "target_too_long",
     "tokens_exhausted",
+    "too_many_failed_keys",
     "too_many_connections",
     "unknown_expectation",
     "unknown_path",
@@ -324,7 +332,12 @@ pub const REFUSALS_BY_KIND: [&str; 50] = [
     "wrong_method",
 ];
 /// The values of `error.type` in [`RATE_LIMITED`]: those with status 429.
-pub const RATE_LIMITED_BY_KIND: [&str; 3] = ["key_queue_full", "rate_limited", "tokens_exhausted"];
+pub const RATE_LIMITED_BY_KIND: [&str; 4] = [
+    "key_queue_full",
+    "rate_limited",
+    "tokens_exhausted",
+    "too_many_failed_keys",
+];
 /// The reasons in [`CLOUD_REQUESTS`].
 pub const CLOUD_REASONS: [&str; 3] = ["down", "missing", "busy"];
 /// The results in [`CLOUD_REQUESTS`]: it answered; it failed or refused the request; it rests; no tokens

@@ -3,18 +3,23 @@
 use std::sync::{Arc, OnceLock};
 
 use llamatower_layers::cache::{CacheCounts, CacheLayer};
+use llamatower_layers::live::Live;
 use llamatower_layers::token_limit::Window;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Meter;
 
 use super::names;
 use super::observed::{counter, gauge};
+use crate::live::LastReload;
 
 /// The cache, once it is set.
 pub(super) type Cache = Arc<OnceLock<CacheLayer>>;
 
 /// The budgets, once they are set.
 pub(super) type Budgets = Arc<OnceLock<Box<dyn Fn() -> Vec<BudgetUse> + Send + Sync>>>;
+
+/// The last reload of the settings, once it is set.
+pub(super) type LastReloads = Arc<OnceLock<Live<Option<LastReload>>>>;
 
 /// Whether what a restart needs is written, once it is set; `None` if it need not be.
 pub(super) type StateWritten = Arc<OnceLock<Box<dyn Fn() -> Option<bool> + Send + Sync>>>;
@@ -104,6 +109,37 @@ pub(super) fn observe_budgets(meter: &Meter, budgets: &Budgets) {
         ),
         |row| row.limit,
     );
+}
+
+pub(super) fn observe_reloads(meter: &Meter, last: &LastReloads) {
+    let (at, pending) = (last.clone(), last.clone());
+    let description = (
+        names::LAST_RELOAD,
+        "s",
+        "When the settings were reloaded last, in seconds since 1970",
+    );
+    gauge(meter, description, move |gauge| {
+        if let Some(last) = at.get().and_then(|last| last.get().clone()) {
+            let [applied, failed] = names::RELOAD_RESULTS;
+            let result = if last.is_applied() { applied } else { failed };
+            let at = u64::try_from(last.at.as_second()).unwrap_or(0);
+            gauge.observe(at, &[KeyValue::new(names::RESULT, result)]);
+        }
+    });
+    let description = (
+        names::SETTINGS_PENDING,
+        "{setting}",
+        "Changed settings that need a restart",
+    );
+    gauge(meter, description, move |gauge| {
+        if let Some(last) = pending.get() {
+            let number = last
+                .get()
+                .as_ref()
+                .map_or(0, |last| last.need_restart.len());
+            gauge.observe(number as u64, &[]);
+        }
+    });
 }
 
 pub(super) fn observe_state(meter: &Meter, is_written: &StateWritten) {

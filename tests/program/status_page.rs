@@ -118,9 +118,10 @@ async fn the_keys_are_shown_with_what_is_used_of_their_budgets() {
     let ada = json!({
         "name": "ada",
         "is_admin": false,
+        "expires_at": null,
         "budgets": [{"window": "day", "used": 0, "limit": 1000}],
     });
-    let ben = json!({"name": "ben", "is_admin": true, "budgets": []});
+    let ben = json!({"name": "ben", "is_admin": true, "expires_at": null, "budgets": []});
     assert_eq!(keys, json!([ada, ben]));
     let whole = with(chat(), json!({"stream": false}));
     let request = gateway.post_request("/api/chat", &whole);

@@ -46,6 +46,15 @@ static CA_FILE: LazyLock<(tempfile::NamedTempFile, String)> = LazyLock::new(|| {
 /// Files with a certificate and its key.
 static TLS: LazyLock<tls::Pair> = LazyLock::new(tls::Pair::new);
 
+/// A keys file, and its path.
+static KEYS_FILE: LazyLock<(tempfile::NamedTempFile, String)> = LazyLock::new(|| {
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let text = DIGEST.replace("ada=", "[keys.ben]\ndigest = \"") + "\"\n";
+    file.write_all(text.as_bytes()).expect("it can be written");
+    let path = file.path().to_str().expect("a plain path").to_owned();
+    (file, path)
+});
+
 /// A valid value other than the default, for each form.
 fn another_value(setting: &Setting) -> &'static str {
     match (setting.key, setting.form) {
@@ -67,6 +76,7 @@ fn another_value(setting: &Setting) -> &'static str {
         ("tls.listeners", _) => "public",
         ("backends.management", _) => "localhost:11434",
         ("backends.ca_file", _) => &CA_FILE.1,
+        ("keys.file", _) => &KEYS_FILE.1,
         (_, Form::ServerWeights) => "localhost=0.5",
         (_, Form::ServerLabels) => "localhost=a100, localhost=zone=b",
         (_, Form::ServerModels) => "localhost=llama3*, localhost=qwen3:4b",

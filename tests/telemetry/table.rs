@@ -6,9 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, StatusCode};
+use llamatower::live::LastReload;
 use llamatower::ollama::fleet::LoadObserver;
 use llamatower::ollama::upstream::PoolStatus;
+use llamatower::reload::Cause;
 use llamatower::telemetry::{BudgetUse, Semconv, TelemetryConfig};
+use llamatower_layers::api_key::FailedKey;
+use llamatower_layers::live::Live;
 use llamatower_layers::token_limit::Window;
 use llamatower_layers::usage::Usage;
 use llamatower_layers::{ModelName, Outcome};
@@ -81,6 +85,13 @@ async fn make_everything_happen(gateway: &Gateway) {
     metrics.observe_log(|| 0);
     metrics.observe_state(|| Some(true));
     metrics.observe_certificate(|| 1);
+    let reload = LastReload::new(
+        jiff::Timestamp::now(),
+        Cause::Signal,
+        &Ok(Default::default()),
+    );
+    metrics.observe_reloads(Live::new(Some(reload)));
+    metrics.key_failed(FailedKey::Unknown);
     let status = PoolStatus {
         idle: 1,
         closed_by_backend: 0,

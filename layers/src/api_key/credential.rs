@@ -33,11 +33,16 @@ pub(super) type ShownKeys = SmallVec<[ShownKey; 2]>;
 /// Limit of credential fields in one request, because each costs a digest.
 const MOST_FIELDS: usize = 4;
 
-/// Removes all credentials from the headers and returns the keys in them.
-///
-/// # Errors
-/// There are more credentials than any client has a reason to send.
-pub(super) fn take(headers: &mut HeaderMap) -> Result<ShownKeys, AmbiguousCredential> {
+/// The credentials of a request.
+pub(super) struct Taken {
+    /// The keys; an error if there are more credentials than any client has a reason to send.
+    pub(super) shown: Result<ShownKeys, AmbiguousCredential>,
+    /// Whether there was any credential, readable or not.
+    pub(super) has_credential: bool,
+}
+
+/// Removes all credentials from the headers.
+pub(super) fn take(headers: &mut HeaderMap) -> Taken {
     let mut shown = ShownKeys::new();
     let mut fields = 0;
     // Most requests have one of them or none, and comparing a few names is cheaper than a lookup.
@@ -50,9 +55,12 @@ pub(super) fn take(headers: &mut HeaderMap) -> Result<ShownKeys, AmbiguousCreden
     {
         fields += take_from(headers, X_API_KEY, plain, &mut shown);
     }
-    match fields > MOST_FIELDS {
-        true => Err(AmbiguousCredential),
-        false => Ok(shown),
+    Taken {
+        shown: match fields > MOST_FIELDS {
+            true => Err(AmbiguousCredential),
+            false => Ok(shown),
+        },
+        has_credential: fields > 0,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Errors of refused requests.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -21,6 +22,27 @@ pub struct MissingKey;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the API key is not valid")]
 pub struct WrongKey;
+
+/// The request's key has expired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the API key has expired; ask the operator of this gateway for a new one")]
+pub struct ExpiredKey;
+
+/// Too many requests with wrong keys came from the client's address. Requests with a valid key are
+/// not affected, so it tells the client to correct its key.
+///
+/// The response is a 429 (RFC 6585 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "too many requests with a wrong API key came from this address; a valid key is accepted at any \
+     time, another attempt in {} s",
+    .retry_after.as_secs() + 1
+)]
+#[non_exhaustive]
+pub struct TooManyFailedKeys {
+    /// Time until a request with a wrong key gets its own error again.
+    pub retry_after: Duration,
+}
 
 /// The request has two different known keys, or more credentials than a client has a reason to
 /// send.
@@ -65,6 +87,36 @@ impl Fail for WrongKey {
     }
     fn write_headers(&self, headers: &mut HeaderMap) {
         headers.insert(WWW_AUTHENTICATE, CHALLENGE);
+    }
+}
+
+impl Fail for ExpiredKey {
+    fn side(&self) -> Side {
+        Side::Client
+    }
+    fn status(&self) -> StatusCode {
+        StatusCode::UNAUTHORIZED
+    }
+    fn kind(&self) -> &'static str {
+        "expired_key"
+    }
+    fn write_headers(&self, headers: &mut HeaderMap) {
+        headers.insert(WWW_AUTHENTICATE, CHALLENGE);
+    }
+}
+
+impl Fail for TooManyFailedKeys {
+    fn side(&self) -> Side {
+        Side::Client
+    }
+    fn status(&self) -> StatusCode {
+        StatusCode::TOO_MANY_REQUESTS
+    }
+    fn kind(&self) -> &'static str {
+        "too_many_failed_keys"
+    }
+    fn retry_after(&self) -> Option<Duration> {
+        Some(self.retry_after)
     }
 }
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
+
+use super::key::{Key, KeyDigest, is_key_name};
 
 /// The permissions of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,15 +37,9 @@ pub struct AuthenticatedAs(pub Arc<str>);
 /// Known keys, by digest. `Debug` shows the owners and no digest.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct KeySet {
-    entries: Arc<[Entry]>,
+    entries: Arc<[Key]>,
     has_user: bool,
     has_admin: bool,
-}
-
-#[derive(Clone, PartialEq, Eq)]
-struct Entry {
-    digest: [u8; 32],
-    identity: Identity,
 }
 
 /// A line does not describe a key. The error does not show the line, which may contain a key.
@@ -72,7 +67,7 @@ impl KeySet {
         Ok(Self::of(entries.collect::<Result<_, _>>()?))
     }
 
-    fn of(entries: Arc<[Entry]>) -> Self {
+    fn of(entries: Arc<[Key]>) -> Self {
         let has = |role| entries.iter().any(|entry| entry.identity.role == role);
         Self {
             has_user: has(Role::User),
@@ -100,29 +95,52 @@ impl KeySet {
         }
     }
 
-    /// The owner of a key. The key is compared with every entry, each in constant time, so that the
-    /// duration reveals nothing. A key with both roles has the higher one.
+    /// The owner of a key that has not expired. The key is compared with every entry, each in
+    /// constant time, so that the duration reveals nothing. A key with both roles has the higher
+    /// one.
     pub fn find(&self, key: &str) -> Option<&Identity> {
-        self.find_bytes(key.as_bytes())
+        let found = self.find_bytes(key.as_bytes());
+        found
+            .filter(|key| !key.is_expired())
+            .map(|key| &key.identity)
     }
 
-    /// The owner with this name. Of several keys with this name, the one with the higher role counts.
+    /// The owner with this name that has a valid key. Of several keys with this name, the one with the higher
+    /// role counts.
     pub(super) fn named(&self, name: &str) -> Option<&Identity> {
-        let named = || self.identities().filter(|identity| &*identity.name == name);
+        let named = || {
+            let valid = self.entries.iter().filter(|key| !key.is_expired());
+            let identities = valid.map(|key| &key.identity);
+            identities.filter(|identity| &*identity.name == name)
+        };
         let mut admins = named().filter(|identity| identity.role == Role::Admin);
         admins.next().or_else(|| named().next())
     }
 
-    pub(super) fn find_bytes(&self, key: &[u8]) -> Option<&Identity> {
-        let digest: [u8; 32] = Sha256::digest(key).into();
+    /// Whether a name has a key that has not expired.
+    pub fn has_valid_key(&self, name: &str) -> bool {
+        self.named(name).is_some()
+    }
+
+    /// The entry of a key, also if it has expired.
+    pub(super) fn find_bytes(&self, key: &[u8]) -> Option<&Key> {
+        let digest = KeyDigest::of_bytes(key);
         let mut found = None;
         for entry in self.entries.iter() {
-            let is_it: Choice = entry.digest.ct_eq(&digest);
-            if bool::from(is_it) && found.is_none_or(|known: &Identity| known.role == Role::User) {
-                found = Some(&entry.identity);
+            let is_it: Choice = entry.digest.0.ct_eq(&digest.0);
+            if bool::from(is_it)
+                && found.is_none_or(|known: &Key| known.identity.role == Role::User)
+            {
+                found = Some(entry);
             }
         }
         found
+    }
+}
+
+impl FromIterator<Key> for KeySet {
+    fn from_iter<I: IntoIterator<Item = Key>>(keys: I) -> Self {
+        Self::of(keys.into_iter().collect())
     }
 }
 
@@ -132,7 +150,7 @@ impl fmt::Debug for KeySet {
     }
 }
 
-fn entry(number: usize, line: &str, role: Role) -> Result<Entry, InvalidKeyLine> {
+fn entry(number: usize, line: &str, role: Role) -> Result<Key, InvalidKeyLine> {
     let invalid = |reason| InvalidKeyLine { number, reason };
     let (name, digest) = match line.split_once("sha256:") {
         Some(("", digest)) => (format!("key-{number}"), digest),
@@ -147,30 +165,14 @@ fn entry(number: usize, line: &str, role: Role) -> Result<Entry, InvalidKeyLine>
         },
         None => return Err(invalid("there is no sha256: in it")),
     };
-    let digest =
-        from_hex(digest).ok_or_else(|| invalid("its digest does not have 64 hex digits"))?;
+    let digest = KeyDigest::from_hex(digest)
+        .ok_or_else(|| invalid("its digest does not have 64 hex digits"))?;
     let name = name.into();
-    Ok(Entry {
+    Ok(Key {
         digest,
         identity: Identity { name, role },
+        expires: None,
     })
-}
-
-/// Whether a key may have this name: 1 to 64 letters, digits and `-`, `_`, `.`, `@`.
-pub fn is_key_name(name: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.@".contains(&b);
-    !name.is_empty() && name.len() <= 64 && name.bytes().all(plain)
-}
-
-fn from_hex(text: &str) -> Option<[u8; 32]> {
-    let mut digest = [0; 32];
-    if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return None;
-    }
-    for (byte, place) in digest.iter_mut().zip((0..64).step_by(2)) {
-        *byte = u8::from_str_radix(&text[place..place + 2], 16).ok()?;
-    }
-    Some(digest)
 }
 
 /// No key was generated.
@@ -195,10 +197,6 @@ pub fn generate_key(name: &str) -> Result<(String, String), NoKey> {
     let mut bits = [0; 32];
     getrandom::fill(&mut bits)?;
     let key = format!("llt_{}", BASE64_URL_SAFE_NO_PAD.encode(bits));
-    let digest: String = Sha256::digest(&key)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    let line = format!("{name}=sha256:{digest}");
+    let line = format!("{name}={}", KeyDigest::of(&key));
     Ok((key, line))
 }

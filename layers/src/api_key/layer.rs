@@ -1,13 +1,16 @@
 //! The layer.
 
 use std::fmt;
-use std::sync::Arc;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use http::request::Parts;
 use http::{Extensions, Method};
 use tower_layer::Layer;
 
-use super::{ApiKeyService, KeySet};
+use super::failures::Failures;
+use super::{ApiKeyService, FailedKey, KeySet};
 use crate::live::Live;
 use crate::order;
 use crate::service::Hook;
@@ -41,6 +44,8 @@ pub(super) struct Policy {
     pub(super) hint: Arc<str>,
     pub(super) is_exempt: Option<Hook<Exempt>>,
     pub(super) is_deferred: Option<Hook<dyn Fn(Operation) -> bool + Send + Sync>>,
+    pub(super) failures: Option<Arc<Mutex<Failures>>>,
+    pub(super) observer: Option<Hook<dyn Fn(FailedKey) + Send + Sync>>,
 }
 
 /// The rule that decides which key a request needs.
@@ -62,6 +67,8 @@ impl ApiKeyLayer {
                 hint: "the operator of this gateway can configure one".into(),
                 is_exempt: None,
                 is_deferred: None,
+                failures: None,
+                observer: None,
             }),
         }
     }
@@ -95,6 +102,27 @@ impl ApiKeyLayer {
     ) -> Self {
         let is_deferred = Some(Hook(Arc::new(is_deferred) as Arc<_>));
         Arc::make_mut(&mut self.policy).is_deferred = is_deferred;
+        self
+    }
+
+    /// Answers requests with wrong keys with [`TooManyFailedKeys`](super::TooManyFailedKeys) after
+    /// `most` of them have come from one address within `window`. A request with a valid key is never
+    /// affected. The address is the request's [`ClientAddress`](crate::ClientAddress), and for IPv6
+    /// its /64; without one there is no limit. At most 10,000 addresses are counted at the same time.
+    pub fn with_failed_key_limit(mut self, most: NonZeroU32, window: Duration) -> Self {
+        let failures = Failures::new(most, window);
+        Arc::make_mut(&mut self.policy).failures = Some(Arc::new(Mutex::new(failures)));
+        self
+    }
+
+    /// Calls this for each request whose key is refused, also for those above the limit of
+    /// [`with_failed_key_limit`](Self::with_failed_key_limit).
+    pub fn with_failed_key_observer(
+        mut self,
+        observer: impl Fn(FailedKey) + Send + Sync + 'static,
+    ) -> Self {
+        let observer = Some(Hook(Arc::new(observer) as Arc<_>));
+        Arc::make_mut(&mut self.policy).observer = observer;
         self
     }
 

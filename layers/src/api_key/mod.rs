@@ -24,6 +24,9 @@
 //! A client that was authenticated in another way, such as by a certificate, may have the identity of
 //! a key without sending it ([`AuthenticatedAs`]).
 //!
+//! A key can expire ([`Key::with_expiry`]). An address that sends wrong keys can be told to slow down
+//! ([`ApiKeyLayer::with_failed_key_limit`]); a request with a valid key never is.
+//!
 //! Keys can be replaced while requests are served ([`Live`](crate::live::Live)).
 //!
 //! ```
@@ -41,6 +44,8 @@
 
 mod credential;
 mod error;
+mod failures;
+mod key;
 mod keys;
 mod layer;
 mod service;
@@ -48,9 +53,11 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-pub use error::{AmbiguousCredential, ManagementRefused, MissingKey, WrongKey};
-pub use keys::{
-    AuthenticatedAs, Identity, InvalidKeyLine, KeySet, NoKey, Role, generate_key, is_key_name,
+pub use error::{
+    AmbiguousCredential, ExpiredKey, ManagementRefused, MissingKey, TooManyFailedKeys, WrongKey,
 };
+pub use failures::FailedKey;
+pub use key::{InvalidDigest, InvalidName, Key, KeyDigest, is_key_name};
+pub use keys::{AuthenticatedAs, Identity, InvalidKeyLine, KeySet, NoKey, Role, generate_key};
 pub use layer::{Access, ApiKeyLayer};
 pub use service::{ApiKeyFuture, ApiKeyService};

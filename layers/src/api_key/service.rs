@@ -2,19 +2,23 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use http::{Extensions, Request};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::credential::{self, ShownKey, ShownKeys};
+use super::credential::{self, ShownKey, ShownKeys, Taken};
 use super::error::AmbiguousCredential;
 use super::layer::{Policy, Rule, by_route};
-use super::{Access, AuthenticatedAs, Identity, ManagementRefused, MissingKey, Role, WrongKey};
+use super::{
+    Access, AuthenticatedAs, ExpiredKey, FailedKey, Identity, ManagementRefused, MissingKey, Role,
+    TooManyFailedKeys, WrongKey,
+};
 use crate::service::accessors;
-use crate::{BoxError, Failure, RouteMatch};
+use crate::{BoxError, ClientAddress, Failure, RouteMatch};
 
 /// The service of [`ApiKeyLayer`](super::ApiKeyLayer).
 #[derive(Clone, Debug)]
@@ -35,11 +39,18 @@ impl Policy {
         access: Access,
     ) -> Result<Option<Identity>, Failure> {
         if access == Access::Open {
-            let known = shown.and_then(|shown| self.find(&shown));
-            return Ok(known.ok().flatten().or(authenticated));
+            let found = shown.and_then(|shown| self.find(&shown));
+            return Ok(found
+                .ok()
+                .and_then(|found| found.identity)
+                .or(authenticated));
         }
         let shown = shown?;
-        let known = self.find(&shown)?.or(authenticated);
+        let Found {
+            identity,
+            has_expired,
+        } = self.find(&shown)?;
+        let known = identity.or(authenticated);
         match (access, &known) {
             (
                 Access::Admin,
@@ -47,11 +58,14 @@ impl Policy {
                     role: Role::User, ..
                 }),
             ) => Err(self.refuse_management(known)),
+            // What the key could do would not tell what to do.
+            (Access::Admin, None) if has_expired => Err(ExpiredKey.into()),
             (Access::Admin, None) if !self.keys.get().has(Role::Admin) => {
                 Err(self.refuse_management(None))
             }
             (Access::Admin, None) if shown.is_empty() => Err(self.refuse_management(None)),
             (_, Some(_)) => Ok(known),
+            (_, None) if has_expired => Err(ExpiredKey.into()),
             (_, None) if !shown.is_empty() => Err(WrongKey.into()),
             (Access::Anonymous, None) => Ok(None),
             (_, None) => Err(MissingKey.into()),
@@ -87,7 +101,11 @@ impl Policy {
         let refused = match failure.caused_by::<ManagementRefused>() {
             Some(refused) => refused.clone(),
             // Some clients must send a credential. Without keys for users it does not matter.
-            None if failure.caused_by::<WrongKey>().is_some() => self.refusal(None),
+            None if failure.caused_by::<WrongKey>().is_some()
+                || failure.caused_by::<ExpiredKey>().is_some() =>
+            {
+                self.refusal(None)
+            }
             None => return Err(failure),
         };
         if !refused.may_run_models {
@@ -103,19 +121,52 @@ impl Policy {
     ///
     /// # Errors
     /// There are two different known keys, so the owner is ambiguous.
-    fn find(&self, shown: &[ShownKey]) -> Result<Option<Identity>, AmbiguousCredential> {
+    fn find(&self, shown: &[ShownKey]) -> Result<Found, AmbiguousCredential> {
         let keys = self.keys.get();
         let mut found: Option<(&[u8], &Identity)> = None;
+        let mut has_expired = false;
         for key in shown.iter().map(ShownKey::as_bytes) {
-            let Some(identity) = keys.find_bytes(key) else {
+            let Some(known) = keys.find_bytes(key) else {
                 continue;
             };
+            if known.is_expired() {
+                has_expired = true;
+                continue;
+            }
             if found.is_some_and(|(other, _)| other != key) {
                 return Err(AmbiguousCredential);
             }
-            found = Some((key, identity));
+            found = Some((key, &known.identity));
         }
-        Ok(found.map(|(_, identity)| identity.clone()))
+        Ok(Found {
+            identity: found.map(|(_, identity)| identity.clone()),
+            has_expired,
+        })
+    }
+
+    /// Tells the observer of a refused key, and replaces the error if too many have come from the
+    /// client's address.
+    fn slow_down(
+        &self,
+        failure: Failure,
+        has_credential: bool,
+        extensions: &Extensions,
+    ) -> Failure {
+        let Some(failed) = failed_key(&failure, has_credential) else {
+            return failure;
+        };
+        if let Some(observer) = &self.observer {
+            observer(failed);
+        }
+        let address = ClientAddress::of(extensions);
+        let (Some(failures), Some(address)) = (&self.failures, address) else {
+            return failure;
+        };
+        let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
+        match failures.count(address.0, Instant::now()) {
+            Some(retry_after) => TooManyFailedKeys { retry_after }.into(),
+            None => failure,
+        }
     }
 
     /// The identity of a client that was authenticated by something else than a key.
@@ -141,6 +192,26 @@ impl Policy {
     }
 }
 
+/// The owner of the keys in a request.
+struct Found {
+    identity: Option<Identity>,
+    /// There is a known key that has expired.
+    has_expired: bool,
+}
+
+/// Why the key of a refused request was refused, if that was the reason.
+fn failed_key(failure: &Failure, has_credential: bool) -> Option<FailedKey> {
+    if failure.caused_by::<WrongKey>().is_some() {
+        return Some(FailedKey::Unknown);
+    }
+    if failure.caused_by::<ExpiredKey>().is_some() {
+        return Some(FailedKey::Expired);
+    }
+    let is_unreadable = has_credential && failure.caused_by::<MissingKey>().is_some();
+    let is_malformed = is_unreadable || failure.caused_by::<AmbiguousCredential>().is_some();
+    is_malformed.then_some(FailedKey::Malformed)
+}
+
 impl<S, B> Service<Request<B>> for ApiKeyService<S>
 where
     S: Service<Request<B>>,
@@ -155,7 +226,10 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let shown = credential::take(request.headers_mut());
+        let Taken {
+            shown,
+            has_credential,
+        } = credential::take(request.headers_mut());
         let access = match &self.policy.rule {
             Rule::ByRoute => {
                 let needs_key = self.policy.keys.get().has(Role::User);
@@ -174,6 +248,8 @@ where
         let known = match self.policy.deferred(authorized, &mut request) {
             Ok(known) => known,
             Err(failure) => {
+                let extensions = request.extensions();
+                let failure = self.policy.slow_down(failure, has_credential, extensions);
                 let failure = Some(failure);
                 return ApiKeyFuture {
                     kind: Kind::Refused { failure },

@@ -428,3 +428,98 @@ async fn a_client_that_was_authenticated_in_another_way_has_the_identity_of_the_
     assert_eq!(eve, authenticated("", Access::User, None).await);
     assert!(eve.is_err());
 }
+
+fn ada(expires: Option<std::time::SystemTime>) -> Key {
+    let key = Key::new("ada", KeyDigest::of(USER), Role::User).expect("a name");
+    key.with_expiry(expires)
+}
+
+#[tokio::test]
+async fn a_key_is_refused_from_its_expiry_on() {
+    use std::time::{Duration, SystemTime};
+    let now = SystemTime::now();
+    let ask = async |keys: KeySet, path: &str, key: &str| {
+        let answer = outcome(keys, Method::POST, path, &[("x-api-key", key)]).await;
+        answer.map(|(who, _)| who)
+    };
+    let later = Some(now + Duration::from_secs(3600));
+    let valid: KeySet = [ada(later)].into_iter().collect();
+    assert!(valid.has_valid_key("ada"));
+    let answer = ask(valid, "/api/chat", USER).await;
+    assert_eq!(answer, Ok(Some("ada".to_owned())));
+
+    let expired: KeySet = [ada(Some(now))].into_iter().collect();
+    assert_eq!(expired.find(USER), None);
+    assert!(!expired.has_valid_key("ada"));
+    for path in ["/api/chat", "/api/delete"] {
+        let answer = ask(expired.clone(), path, USER).await;
+        assert_eq!(answer, Err("expired_key"), "{path}");
+    }
+    assert_eq!(ask(expired, "/api/chat", "other").await, Err("wrong_key"));
+}
+
+#[tokio::test]
+async fn one_valid_key_beside_an_expired_one_is_enough() {
+    let old = ada(Some(std::time::SystemTime::UNIX_EPOCH));
+    let new = Key::new("ada", KeyDigest::of("next"), Role::User).expect("a name");
+    let keys: KeySet = [old, new].into_iter().collect();
+    let both = [("x-api-key", USER), ("x-api-key", "next")];
+    let answer = outcome(keys, Method::POST, "/api/chat", &both).await;
+    assert_eq!(answer.expect("allowed").0.as_deref(), Some("ada"));
+}
+
+#[tokio::test]
+async fn an_address_that_sends_wrong_keys_is_told_to_slow_down_but_a_valid_key_is_not() {
+    use std::num::NonZeroU32;
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    let seen = Arc::<Mutex<Vec<_>>>::default();
+    let notes = seen.clone();
+    let two = NonZeroU32::new(2).expect("above 0");
+    let layer = ApiKeyLayer::new(keys())
+        .with_failed_key_limit(two, Duration::from_secs(60))
+        .with_failed_key_observer(move |failed| notes.lock().expect("open").push(failed.name()));
+    let inner = service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(())) });
+    let service = layer.layer(inner);
+    let ask = async |last: u8, (name, value): (&'static str, &'static str)| {
+        let mut request = Request::new(());
+        let route = EndpointTable::ollama().look_up(&Method::POST, "/api/chat");
+        route.put_into(request.extensions_mut());
+        crate::ClientAddress([10, 0, 0, last].into()).put_into(request.extensions_mut());
+        *request.method_mut() = Method::POST;
+        let value = value.parse().expect("a header value");
+        request.headers_mut().append(name, value);
+        match service.clone().oneshot(request).await {
+            Ok(_) => "allowed",
+            Err(error) => {
+                let failure = Failure::find(&*error).expect("a failure");
+                let waits = failure.retry_after().is_some();
+                assert_eq!(waits, failure.kind() == "too_many_failed_keys");
+                failure.kind()
+            }
+        }
+    };
+    assert_eq!(ask(1, ("x-api-key", "wrong")).await, "wrong_key");
+    assert_eq!(ask(1, ("authorization", "Bearer")).await, "missing_key");
+    assert_eq!(ask(1, ("x-api-key", "wrong")).await, "too_many_failed_keys");
+    assert_eq!(ask(1, ("x-api-key", USER)).await, "allowed");
+    assert_eq!(ask(2, ("x-api-key", "wrong")).await, "wrong_key");
+    assert_eq!(ask(1, ("accept", "*/*")).await, "missing_key");
+    assert_eq!(
+        *seen.lock().expect("open"),
+        ["unknown", "malformed", "unknown", "unknown"]
+    );
+}
+
+#[test]
+fn a_digest_is_written_as_it_is_read_and_names_are_checked() {
+    let digest = KeyDigest::of(USER);
+    assert_eq!(digest.to_string().parse(), Ok(digest));
+    assert_eq!(digest.to_string(), format!("sha256:{}", self::digest(USER)));
+    for wrong in ["", USER, &self::digest(USER), "sha256:00"] {
+        assert_eq!(wrong.parse::<KeyDigest>(), Err(InvalidDigest), "{wrong}");
+    }
+    assert!(Key::new("a b", digest, Role::User).is_err());
+    assert!(!format!("{digest:?} {:?}", ada(None)).contains(&self::digest(USER)[..4]));
+}

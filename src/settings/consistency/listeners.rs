@@ -29,7 +29,7 @@ pub(super) fn check(settings: &Settings, reader: &mut Reader) {
     if reader.is_valid("backends.urls") {
         gateway_as_server(&all, &settings.backends.urls, reader);
     }
-    if reader.is_valid(public) && reader.is_valid("keys.api") {
+    if reader.is_valid(public) && reader.is_valid("keys.api") && reader.is_valid("keys.file") {
         open_gateway(settings, reader);
     }
 }
@@ -117,7 +117,7 @@ fn leads_to(server: &Address, listener: SocketAddr) -> bool {
 /// that it has other users. It is reported once.
 fn open_gateway(settings: &Settings, reader: &mut Reader) {
     // If keys are required, there is already an error.
-    if !settings.keys.api.is_empty() || settings.keys.required {
+    if settings.has_user_keys() || settings.keys.required {
         return;
     }
     let mut listeners = settings.listen.public.iter();

@@ -115,7 +115,7 @@ fn key_of_the_cloud(settings: &Settings, reader: &mut Reader) {
 /// Limits for a key that does not exist. This is only a warning, because revoking a key must not
 /// prevent a start.
 fn limits_of_unknown_keys(settings: &Settings, reader: &mut Reader) {
-    let lists = ["keys.api", "keys.admin"];
+    let lists = ["keys.api", "keys.admin", "keys.file"];
     if !lists.into_iter().all(|key| reader.is_valid(key)) {
         return;
     }
@@ -139,7 +139,9 @@ fn limits_of_unknown_keys(settings: &Settings, reader: &mut Reader) {
         let mut identities = keys.iter().flat_map(KeySet::identities);
         let mut networks = settings.keys.networks.iter();
         let is_network = key != "keys.delegating" && networks.any(|(_, known)| known == name);
-        if !is_network && !identities.any(|identity| identity.name == *name) {
+        let is_in_file = settings.keys_file.keys.contains_key(name);
+        let is_known = is_network || is_in_file;
+        if !is_known && !identities.any(|identity| identity.name == *name) {
             let reason = format!(
                 "no key in {} or {} is named {name}, so its {what} no effect",
                 reader.subject("keys.api"),

@@ -44,10 +44,10 @@ const PAIRS: &[Pair] = pairs! {
 
     // API keys.
     Error: "keys.required" "requires keys, but there is none in" "keys.api"
-        if |all| all.keys.required && all.keys.api.is_empty()
+        if |all| all.keys.required && !all.has_user_keys()
         => "all clients could use the gateway; add a key (`llamatower keygen` generates one)";
     Warning: "backends.management" "has no effect without" "keys.admin"
-        if |all| all.backends.management.is_some() && all.keys.admin.is_empty()
+        if |all| all.backends.management.is_some() && !all.has_admin_keys()
         => "managing models is off; add an administrator's key";
 
     Warning: "limits.user_rate" "has no effect without" "keys.delegating"
@@ -61,14 +61,14 @@ const PAIRS: &[Pair] = pairs! {
         => "no key names its users; write the keys that do";
 
     Warning: "keys.networks" "has no effect beside" "keys.api"
-        if |all| !all.keys.networks.is_empty() && !all.keys.api.is_empty() && !all.keys.networks_replace_keys
+        if |all| !all.keys.networks.is_empty() && all.has_user_keys() && !all.keys.networks_replace_keys
         => "each client needs a key, whose name counts; set LLAMATOWER_NETWORKS_REPLACE_KEYS=true if these \
             networks need none";
     Warning: "keys.networks_replace_keys" "has no effect without" "keys.networks"
         if |all| all.keys.networks_replace_keys && all.keys.networks.is_empty()
         => "no network is named; name those that need no key";
     Warning: "keys.networks_replace_keys" "has no effect without" "keys.api"
-        if |all| all.keys.networks_replace_keys && !all.keys.networks.is_empty() && all.keys.api.is_empty()
+        if |all| all.keys.networks_replace_keys && !all.keys.networks.is_empty() && !all.has_user_keys()
         => "no client needs a key";
 
     // The state.
@@ -140,10 +140,10 @@ const PAIRS: &[Pair] = pairs! {
         if |all| !all.backends.slots.are_counted()
         => "no request waits in the gateway if slots are not counted";
     Warning: "limits.min_keep_alive" "has no effect without" "keys.api" given "limits.min_keep_alive"
-        if |all| all.keys.api.is_empty()
+        if |all| !all.has_user_keys()
         => "only clients with a key are limited";
     Warning: "limits.max_keep_alive" "has no effect without" "keys.api" given "limits.max_keep_alive"
-        if |all| all.keys.api.is_empty()
+        if |all| !all.has_user_keys()
         => "only clients with a key are limited";
     Warning: "backends.ca_file" "has no effect without an https server in" "backends.urls"
         given "backends.ca_file" if |all| {
@@ -160,7 +160,7 @@ const PAIRS: &[Pair] = pairs! {
         if |all| all.cloud.when.is_on() && all.cloud.models.is_empty()
         => "write them like qwen2.5-coder:7b=openai/gpt-oss-20b, or set the first to off";
     Warning: "cloud.when" "has no effect without" "keys.api"
-        if |all| all.cloud.when.is_on() && all.keys.api.is_empty() && !all.cloud.anonymous
+        if |all| all.cloud.when.is_on() && !all.has_user_keys() && !all.cloud.anonymous
         => "requests without a key are not sent to the cloud unless LLAMATOWER_CLOUD_ANONYMOUS is true";
     Warning: "cloud.models" "has no effect without" "cloud.when" given "cloud.models"
         if |all| !all.cloud.when.is_on()

@@ -204,6 +204,12 @@ impl Gateway {
         lines.count()
     }
 
+    /// All lines so far.
+    pub(crate) fn log_text(&self) -> String {
+        let lines = self.log.lines.lock().unwrap();
+        lines.iter().map(|line| format!("{line}\n")).collect()
+    }
+
     /// The first line of the log.
     pub(crate) fn first_line(&self) -> Value {
         self.log.lines.lock().unwrap()[0].clone()

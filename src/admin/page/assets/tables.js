@@ -35,7 +35,23 @@ export function gateway(state) {
   traceUrl = state.trace_url;
   now.in_flight = count(state.in_flight);
   showNow();
+  showReload(state.last_reload);
   return state.is_draining ? "the gateway is about to end" : "live";
+}
+
+// The last reload: when it was, and what came of it.
+function showReload(reload) {
+  const line = byId("reload");
+  line.hidden = reload === null;
+  if (reload === null) return;
+  const at = clock(reload.at);
+  if (!reload.is_applied) {
+    write(line, `${at}: the settings could not be reloaded, and the old ones stay in force: ${text(reload.error)}`, "bad");
+    return;
+  }
+  const changed = reload.changed.length === 0 ? "nothing has changed" : `changed: ${text(reload.changed.join(", "))}`;
+  const rest = reload.need_restart.length === 0 ? "" : `; changed, but needs a restart: ${text(reload.need_restart.join(", "))}`;
+  write(line, `${at}: the settings were reloaded; ${changed}${rest}`, rest === "" ? "hint" : "warned");
 }
 
 export function cloud(state) {
@@ -330,11 +346,17 @@ function budget(row) {
   return [told, share >= NEARLY ? "warned" : ""];
 }
 
+function keyExpiry(time) {
+  const day = time.slice(0, 10);
+  return new Date(time) <= Date.now() ? `has expired on ${day}` : `expires on ${day}`;
+}
+
 export function keys(rows) {
   byId("keys").hidden = rows.length === 0;
   show(byId("key-rows"), rows, 3, (row) => row.name, (cells, row) => {
     write(cells[0], text(row.name));
-    write(cells[1], row.is_admin ? "runs and manages models" : "runs models");
+    const does = row.is_admin ? "runs and manages models" : "runs models";
+    write(cells[1], row.expires_at === null ? does : `${does}; ${keyExpiry(row.expires_at)}`);
     lines(cells[2], row.budgets.length === 0 ? [["no limit", "hint"]] : row.budgets.map(budget));
   }, "No key is set");
 }
