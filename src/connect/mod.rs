@@ -33,7 +33,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// The arguments of `llamatower connect`.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct ConnectArguments {
-    /// The gateway's address for clients, like https://llm.example.org
+    /// The gateway's address for clients, with http:// or https:// before it
     pub url: String,
     /// The address to listen on; a loopback address of this machine.
     #[arg(long, value_name = "ADDRESS", default_value_t = OLLAMAS)]
