@@ -42,6 +42,11 @@ def run(bench: Bench) -> None:
             f"backend connection closed within {ms(LIMIT_SECONDS)}, every permit back",
             lambda a=(phase, how): left(bench, *a),
         )
+    row(
+        "2000 clients gone before the head of their answer",
+        "at most 1 KiB each stays in memory",
+        lambda: left_memory(bench),
+    )
     row("client stops reading in mid-stream", "the stall clock ends it: backend closed, permit and slot back", lambda: stalled(bench))
     row("a reader of 1 byte/s", "holds at most 64 KiB (checked: 128 KiB with what the allocator keeps)", lambda: slow_readers(bench))
     row("fd limit 256, 400 connections", "no spin, accepts again within 2 s", lambda: few_descriptors(bench))
@@ -126,6 +131,25 @@ def leave_once(gateway: Gateway, watched: Watched, phase: str, how: str, number:
         return delay
     eventually(lambda: len(watched.closed) > seen, "the backend's connection is closed", 5)
     return max(watched.closed.values()) - at
+
+
+def left_memory(bench: Bench) -> str:
+    """One after the other, so that the memory of many connections at once does not count."""
+    count = 2000
+    with bench.sims(1, "tiny,slots=64,pace=2ms") as sims, bench.gateway([sims[0].url]) as gateway:
+        memory = []
+        for number in (500, count):
+            for _ in range(number):
+                client = Client(address_of(gateway.origin))
+                client.send(request("POST", "/api/chat", body("native", "x", True)))
+                client.socket.close()
+                time.sleep(0.004)
+            eventually(lambda: nothing_under_way(gateway), "every permit is back", 10)
+            memory.append(resident(pid(gateway)))
+    each = (memory[1] - memory[0]) / count
+    seen = f"{each / KIB:.1f} KiB each ({memory[1] // KIB} KiB after {count})"
+    assert each <= KIB, seen
+    return seen
 
 
 def stalled(bench: Bench) -> str:

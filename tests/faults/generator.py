@@ -85,11 +85,12 @@ class Load:
 async def health(host: str, port: int, stop: asyncio.Event) -> list[float]:
     took = []
     while not stop.is_set():
-        began = time.monotonic()
-        reader, writer = await asyncio.open_connection(host, port)
-        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        status, _, _ = await answer(reader)
-        writer.close()
+        began, status = time.monotonic(), 0
+        with contextlib.suppress(OSError, EOFError):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            status, _, _ = await answer(reader)
+            writer.close()
         took.append(time.monotonic() - began if status == 200 else 99.0)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), 0.1)

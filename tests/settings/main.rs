@@ -7,6 +7,7 @@ mod cloud;
 mod contradictions;
 mod declared_models;
 mod examples;
+mod mutations;
 mod nothing;
 mod secret_files;
 mod server_tables;
