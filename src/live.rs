@@ -14,9 +14,9 @@ use http::request::Parts;
 use jiff::Timestamp;
 use llamatower_layers::api_key::{KeySet, Role};
 use llamatower_layers::live::Live;
-use llamatower_layers::rate_limit::{MemoryBuckets, Quota, RateLimitLayer};
-use llamatower_layers::store::WithoutKey;
-use llamatower_layers::token_limit::{Budget, MemoryStore};
+use llamatower_layers::rate_limit::{Quota, RateLimitLayer};
+use llamatower_layers::store::{WhenUnavailable, WithoutKey};
+use llamatower_layers::token_limit::Budget;
 use llamatower_layers::{Operation, RouteMatch};
 
 use crate::client::Client;
@@ -25,6 +25,7 @@ use crate::model_rules::ModelRules;
 use crate::model_sync::SyncRules;
 use crate::ollama::fleet::Share;
 use crate::settings::{Limits, ListingRate, Secret, Settings};
+use crate::shared::{Rates, Sharing, Tokens};
 use crate::telemetry::{BudgetUse, Metrics};
 
 /// The settings that [`LiveSettings::apply`] applies; all others need a restart.
@@ -50,10 +51,10 @@ const LISTING_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(49);
 const LISTING: &str = "listing";
 
 /// A limit on the requests of each client.
-pub type ClientRate = RateLimitLayer<Client, fn(&Parts) -> Option<Client>, MemoryBuckets<Client>>;
+pub type ClientRate = RateLimitLayer<Client, fn(&Parts) -> Option<Client>, Rates<Client>>;
 
 /// A limit on all requests together.
-pub type GlobalRate = RateLimitLayer<(), fn(&Parts) -> Option<()>, MemoryBuckets<()>>;
+pub type GlobalRate = RateLimitLayer<(), fn(&Parts) -> Option<()>, Rates<()>>;
 
 /// Handles to everything that can be changed while the gateway serves. Clones share their state.
 #[derive(Clone, Debug)]
@@ -95,7 +96,11 @@ pub struct TokenBudgets {
     /// Whether any client has a budget.
     pub is_on: Arc<AtomicBool>,
     /// What clients have used.
-    pub used: MemoryStore<Client>,
+    pub used: Tokens<Client>,
+    /// The deadline for the store of the counts.
+    pub deadline: Duration,
+    /// What happens if it does not answer.
+    pub when_unavailable: WhenUnavailable,
     budgets: Live<BudgetsByClient>,
 }
 
@@ -111,6 +116,14 @@ impl LiveSettings {
     /// # Errors
     /// The line of a key is malformed; the error names its setting.
     pub fn new(settings: &Settings) -> Result<Self, String> {
+        Self::with_sharing(settings, &Sharing::default())
+    }
+
+    /// The same, with limits that other gateways share.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn with_sharing(settings: &Settings, sharing: &Sharing) -> Result<Self, String> {
         let limits = &settings.limits;
         Ok(Self {
             keys: Live::new(keys(settings)?),
@@ -119,13 +132,13 @@ impl LiveSettings {
                 // A web page has no key, so every name is accepted.
                 false => Hosts::any(),
             }),
-            rate: RateLimitLayer::global(limits.rate).with_requests(runs_a_model),
-            key_rate: client_rate(rates_of_keys(limits), limits.key_rate)
+            rate: global_rate(limits.rate, sharing).with_requests(runs_a_model),
+            key_rate: client_rate("key", rates_of_keys(limits), limits.key_rate, sharing)
                 .with_requests(runs_a_model),
-            listing_rate: client_rate([], listing_rate(limits))
+            listing_rate: client_rate(LISTING, [], listing_rate(limits), sharing)
                 .with_requests(is_listing)
                 .named(LISTING),
-            tokens: TokenBudgets::new(limits),
+            tokens: TokenBudgets::new(limits, sharing),
             shares: Live::new(shares(limits)),
             models: ModelRules::new(settings),
             sync: Live::new(SyncRules::new(settings)),
@@ -175,11 +188,13 @@ impl LiveSettings {
 }
 
 impl TokenBudgets {
-    fn new(limits: &Limits) -> Self {
+    fn new(limits: &Limits, sharing: &Sharing) -> Self {
         let budgets = BudgetsByClient::new(limits);
         Self {
+            used: sharing.tokens("key", &limits.time_zone, Client::to_string),
+            deadline: sharing.deadline(),
+            when_unavailable: sharing.rules().1,
             is_on: Arc::new(AtomicBool::new(budgets.any_budget())),
-            used: MemoryStore::new(limits.time_zone.clone()),
             budgets: Live::new(budgets),
         }
     }
@@ -267,11 +282,28 @@ fn keys(settings: &Settings) -> Result<KeySet, String> {
 /// A limit for each client. A request has no client if it came over a Unix socket without a key: its
 /// sender is on this machine, and is not limited.
 fn client_rate(
+    limit: &str,
     own: impl IntoIterator<Item = (Client, Quota)>,
     others: Option<Quota>,
+    sharing: &Sharing,
 ) -> ClientRate {
     let client_of: fn(&Parts) -> Option<Client> = Client::of;
-    RateLimitLayer::per_key_with(own, others, client_of).without_key(WithoutKey::Admit)
+    let own: Vec<_> = own.into_iter().collect();
+    let quotas = own.iter().map(|(_, quota)| *quota).chain(others);
+    let store = sharing.rates(limit, quotas, Client::to_string);
+    RateLimitLayer::with_store(store, own, others, client_of)
+        .without_key(WithoutKey::Admit)
+        .with_deadline(sharing.deadline())
+        .when_unavailable(sharing.rules().0)
+}
+
+/// The limit of all clients together.
+fn global_rate(quota: Option<Quota>, sharing: &Sharing) -> GlobalRate {
+    let all: fn(&Parts) -> Option<()> = |_| Some(());
+    let store = sharing.rates("global", quota, |()| "all".to_owned());
+    RateLimitLayer::global_with_store(store, quota, all)
+        .with_deadline(sharing.deadline())
+        .when_unavailable(sharing.rules().0)
 }
 
 fn rates_of_keys(limits: &Limits) -> impl Iterator<Item = (Client, Quota)> + use<'_> {

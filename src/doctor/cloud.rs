@@ -10,13 +10,14 @@ use super::report::Level::{Error, Note, Warning};
 use super::report::Report;
 use crate::cloud::{Cloud, NoList};
 use crate::settings::Settings;
+use crate::shared::Sharing;
 
 /// Asks the service for its models, if requests may be sent there.
 ///
 /// # Errors
 /// The key cannot be sent, or the certificate cannot be verified. The text names the setting.
 pub(super) async fn examine(settings: &Settings, report: &mut Report) -> Result<(), String> {
-    let Some(cloud) = Cloud::new(settings)? else {
+    let Some(cloud) = Cloud::new(settings, &Sharing::default())? else {
         return Ok(());
     };
     let connect = settings.timeouts.connect;

@@ -52,7 +52,7 @@ pub use secret::Secret;
 pub use setting::{Form, Setting};
 pub use table::{
     Backends, Breaking, Cache, Cloud, Config, Keys, Limits, Listen, Queue, Retry, Routing, Runtime,
-    SETTINGS, Settings, Telemetry, Timeouts,
+    SETTINGS, Settings, Sharing, Telemetry, Timeouts,
 };
 pub use values::{
     ExtraPath, KeyLimits, ListingRate, NumCtx, PerServer, PlacedModel, ServerName, SizeOrShare,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use llamatower_layers::cache::CacheLayer;
+use llamatower_layers::redis::RedisCall;
 use llamatower_layers::{Ending, Endpoint, ModelName, Outcome};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{BoundUpDownCounter, Counter, Histogram, Meter, UpDownCounter};
@@ -21,7 +22,7 @@ use super::keys::KeyCounters;
 use super::model_names::ModelNames;
 use super::observed::{DroppedLines, Listeners, PoolOf, Pools};
 use super::series::SeriesCache;
-use super::sources::{BudgetUse, Budgets, Cache, StateWritten};
+use super::sources::{BudgetUse, Budgets, Cache, Shared, SharedUse, StateWritten};
 use super::{names, observed, process, runtime, sources};
 use crate::cloud::SentToCloud;
 use crate::edge::Gauges;
@@ -53,6 +54,8 @@ pub struct Metrics {
     cache: Cache,
     budgets: Budgets,
     state_written: StateWritten,
+    shared: Shared,
+    redis_call: Histogram<f64>,
     runtime: runtime::Runtime,
     dropped_lines: DroppedLines,
 }
@@ -63,7 +66,7 @@ impl Metrics {
         let models = Arc::new(ModelNames::new(fleet.clone()));
         let (listeners, pools) = (Listeners::default(), Pools::default());
         let (cache, budgets) = (Cache::default(), Budgets::default());
-        let state_written = StateWritten::default();
+        let (state_written, shared) = (StateWritten::default(), Shared::default());
         let (runtime, dropped_lines) = (runtime::Runtime::default(), DroppedLines::default());
         observed::observe_listeners(meter, &listeners);
         observed::observe_pools(meter, &pools);
@@ -74,6 +77,7 @@ impl Metrics {
         sources::observe_cache(meter, &cache);
         sources::observe_budgets(meter, &budgets);
         sources::observe_state(meter, &state_written);
+        sources::observe_shared(meter, &shared);
         runtime::observe(meter, &runtime);
         process::observe(meter);
         let count = |name: &'static str, text: &'static str| {
@@ -137,6 +141,13 @@ impl Metrics {
             cache,
             budgets,
             state_written,
+            shared,
+            redis_call: meter
+                .f64_histogram(names::REDIS_CALL)
+                .with_unit("s")
+                .with_boundaries(names::REDIS_SECONDS.to_vec())
+                .with_description("Calls of Redis, by operation and result")
+                .build(),
             runtime,
             dropped_lines,
         }
@@ -221,6 +232,21 @@ impl Metrics {
     /// first call has an effect.
     pub fn observe_state(&self, is_written: impl Fn() -> Option<bool> + Send + Sync + 'static) {
         let _ = self.state_written.set(Box::new(is_written));
+    }
+
+    /// Queries at each export what gateways share; `None` for a value that does not apply. Only the first
+    /// call has an effect.
+    pub fn observe_shared(&self, shared: impl Fn() -> SharedUse + Send + Sync + 'static) {
+        let _ = self.shared.set(Box::new(shared));
+    }
+
+    /// Records a call of Redis.
+    pub fn called_redis(&self, call: &RedisCall) {
+        let labels = [
+            KeyValue::new(names::OPERATION, call.operation),
+            KeyValue::new(names::RESULT, call.result.name()),
+        ];
+        self.redis_call.record(call.duration.as_secs_f64(), &labels);
     }
 
     /// Queries the number of dropped log lines at each export. Only the first call has an effect.

@@ -65,7 +65,7 @@ pub use fleet_view::FleetView;
 pub use metrics::Metrics;
 pub(crate) use model_names::MAX_MODELS;
 pub use observed::PoolOf;
-pub use sources::BudgetUse;
+pub use sources::{BudgetUse, SharedUse};
 
 pub use propagation::Propagation;
 pub(crate) use spans::trace_id;

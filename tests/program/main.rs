@@ -31,6 +31,7 @@ mod operator_loads;
 mod outliers;
 mod queue;
 mod reload;
+mod replicas;
 mod reported_load;
 mod simulate;
 mod starts;

@@ -8,7 +8,8 @@ use std::time::Duration;
 use http::{Request, StatusCode};
 use llamatower::ollama::fleet::LoadObserver;
 use llamatower::ollama::upstream::PoolStatus;
-use llamatower::telemetry::{BudgetUse, Semconv, TelemetryConfig};
+use llamatower::telemetry::{BudgetUse, Semconv, SharedUse, TelemetryConfig};
+use llamatower_layers::redis::{RedisCall, RedisCallResult};
 use llamatower_layers::token_limit::Window;
 use llamatower_layers::usage::Usage;
 use llamatower_layers::{ModelName, Outcome};
@@ -80,6 +81,16 @@ async fn make_everything_happen(gateway: &Gateway) {
     metrics.observe_runtime();
     metrics.observe_log(|| 0);
     metrics.observe_state(|| Some(true));
+    metrics.observe_shared(|| SharedUse {
+        gateways: Some(2),
+        is_connected: Some(true),
+        dropped_settlements: Some(0),
+    });
+    metrics.called_redis(&RedisCall::new(
+        "take",
+        RedisCallResult::Answered,
+        Duration::from_millis(1),
+    ));
     let status = PoolStatus {
         idle: 1,
         closed_by_backend: 0,

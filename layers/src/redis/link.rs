@@ -282,11 +282,7 @@ impl Redis {
 impl Shared {
     fn observe(&self, operation: &'static str, result: RedisCallResult, duration: Duration) {
         if let Some(observer) = &self.observer {
-            observer.called(&RedisCall {
-                operation,
-                result,
-                duration,
-            });
+            observer.called(&RedisCall::new(operation, result, duration));
         }
     }
 

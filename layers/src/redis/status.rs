@@ -34,6 +34,17 @@ pub struct RedisCall {
     pub duration: Duration,
 }
 
+impl RedisCall {
+    /// A call, for tests of observers.
+    pub fn new(operation: &'static str, result: RedisCallResult, duration: Duration) -> Self {
+        Self {
+            operation,
+            result,
+            duration,
+        }
+    }
+}
+
 /// How a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RedisCallResult {
