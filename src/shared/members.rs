@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use llamatower_layers::redis::{Redis, RedisScript};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use uuid::Uuid;
 
 use super::Gateways;
@@ -37,6 +37,8 @@ pub struct Members {
     id: String,
     /// What Redis said last, with the changes of operators since. `None` before the first answer.
     agreed: Option<BTreeMap<String, bool>>,
+    /// Since when fewer gateways are registered than before.
+    fewer_since: Option<Instant>,
 }
 
 impl Members {
@@ -54,6 +56,7 @@ impl Members {
             fleet,
             id: Uuid::new_v4().to_string(),
             agreed: None,
+            fewer_since: None,
         }
     }
 
@@ -93,9 +96,7 @@ impl Members {
         let Some((number, servers)) = answer.split_first() else {
             return;
         };
-        if let Some(gateways) = &self.gateways {
-            gateways.set(number.parse().unwrap_or(NonZeroU32::MIN));
-        }
+        self.note_number(number.parse().unwrap_or(NonZeroU32::MIN));
         let servers = servers
             .chunks_exact(2)
             .map(|row| (row[0].clone(), row[1] == "1"));
@@ -110,6 +111,22 @@ impl Members {
             }
         }
         self.agreed = Some(agreed);
+    }
+}
+
+impl Members {
+    /// A lower number counts only after a while: when Redis answers again, the others have not registered
+    /// yet.
+    fn note_number(&mut self, number: NonZeroU32) {
+        let Some(gateways) = &self.gateways else {
+            return;
+        };
+        let is_lower = number < gateways.number();
+        let since = is_lower.then(|| self.fewer_since.unwrap_or_else(Instant::now));
+        self.fewer_since = since;
+        if since.is_none_or(|since| since.elapsed() >= GONE_AFTER) {
+            gateways.set(number);
+        }
     }
 }
 

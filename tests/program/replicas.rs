@@ -8,7 +8,7 @@ use llamatower_sim::SimHandle;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Answer, Dns, Gateway, Redis, chat, run, send, slow_way_to, tiny, with, within_limit,
+    Answer, Dns, Gateway, Redis, chat, free_port, run, send, slow_way_to, tiny, with, within_limit,
 };
 
 const REDIS: &str = "LLAMATOWER_REDIS_URL";
@@ -465,4 +465,84 @@ async fn doctor_checks_redis() {
     );
     let gone = examine("redis://127.0.0.1:1").await;
     assert!(gone.contains("redis_unreachable"), "{gone}");
+}
+
+#[tokio::test]
+async fn redis_can_be_reached_over_tls_by_a_user_with_a_password() {
+    let directory = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let file = |name: &str, text: String| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let certificate = file("certificate.pem", made.cert.pem());
+    let key = file("key.pem", made.signing_key.serialize_pem());
+    let port = free_port();
+    let arguments = [
+        ["--tls-port", &port.to_string()],
+        ["--tls-cert-file", &certificate],
+        ["--tls-key-file", &key],
+        ["--tls-auth-clients", "no"],
+        ["--user", "gateway on >hush ~llamatower:* +@all"],
+    ];
+    let Some(_redis) = Redis::start(&arguments.concat()).await else {
+        return;
+    };
+    let sim = tiny().await;
+    let url = file("url", format!("rediss://gateway:hush@127.0.0.1:{port}/0\n"));
+    let name = "LLAMATOWER_REDIS_URL_FILE";
+    let trusted = [
+        (name, &*url),
+        ("SSL_CERT_FILE", &*certificate),
+        (RATE, "5/h"),
+        PATIENT,
+    ];
+    let gateway = Gateway::start_up(&[&sim], &trusted).await;
+    gateway
+        .logged("the connection", |line| {
+            line["message"].to_string().contains("Redis is connected")
+        })
+        .await;
+    assert_eq!(status(&gateway).await, 200);
+    assert_eq!(calls(&gateway, "answered").await, 1.0);
+    let untrusted = Gateway::start_up(&[&sim], &[(name, &*url), (RATE, "5/h"), PATIENT]).await;
+    let warning = untrusted
+        .logged("the failure", |line| {
+            line["message"]
+                .to_string()
+                .contains("Redis does not answer")
+        })
+        .await;
+    assert!(
+        warning["problem"].to_string().contains("certificate"),
+        "{warning}"
+    );
+    assert_eq!(status(&untrusted).await, 200);
+}
+
+#[tokio::test]
+async fn gateways_divide_the_slots_of_a_server() {
+    let Some(redis) = Redis::start(&[]).await else {
+        return;
+    };
+    let sim = tiny().await;
+    let [one, other] = two(&sim, &redis.url(), &[("LLAMATOWER_SLOTS", "5"), PATIENT]).await;
+    let until = async |gateway: &Gateway, expected: u64| {
+        within_limit("the slots", async {
+            loop {
+                let page = gateway.admin_page("/status").await.json();
+                let limit = page.pointer("/backends/0/models/0/limit");
+                if limit.is_some_and(|limit| *limit == expected) {
+                    return;
+                }
+                assert_eq!(status(gateway).await, 200);
+            }
+        })
+        .await;
+    };
+    until(&one, 2).await;
+    until(&other, 2).await;
+    other.terminate().await;
+    until(&one, 5).await;
 }
