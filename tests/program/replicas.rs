@@ -479,12 +479,12 @@ async fn redis_can_be_reached_over_tls_by_a_user_with_a_password() {
     let certificate = file("certificate.pem", made.cert.pem());
     let key = file("key.pem", made.signing_key.serialize_pem());
     let port = free_port();
+    let port_text = port.to_string();
     let arguments = [
-        ["--tls-port", &port.to_string()],
-        ["--tls-cert-file", &certificate],
-        ["--tls-key-file", &key],
-        ["--tls-auth-clients", "no"],
-        ["--user", "gateway on >hush ~llamatower:* +@all"],
+        &["--tls-port", &*port_text][..],
+        &["--tls-cert-file", &certificate, "--tls-key-file", &key],
+        &["--tls-auth-clients", "no"],
+        &["--user", "gateway", "on", ">hush", "~llamatower:*", "+@all"],
     ];
     let Some(_redis) = Redis::start(&arguments.concat()).await else {
         return;
