@@ -105,7 +105,7 @@ async fn year() {
         let query = Query::parse(&format!("from=2000-01-01&by={by}"), today);
         let rows = query
             .expect("valid")
-            .sums(&state)
+            .sums(&state, None)
             .map(|(sums, _)| sums.len());
         println!("a query by {by}: {:?}, rows: {rows:?}", begun.elapsed());
     }

@@ -25,11 +25,15 @@ use crate::model_sync::{ModelSync, SyncStatus};
 use crate::ollama::fleet::{Dns, Fleet, FleetConfig, ProbeClocks, QueueRules};
 use crate::ollama::upstream::Access;
 use crate::settings::{Breaking, Http2, Listener, Settings};
+use crate::shared::{Members, Peers, SharedUsage, Sharing};
 use crate::stack::{self, Attempt, Handles};
 use crate::state::{ChangeSignal, KeptCordons, Persist, State, StateConfig, Windows};
-use crate::telemetry::{BudgetUse, Telemetry};
+use crate::telemetry::{BudgetUse, SharedUse, Telemetry};
 use crate::tls::{Certificates, TlsError};
 use crate::usage::Usage;
+
+/// The time at the end to count in Redis what is not counted yet.
+const COUNT_AT_END: Duration = Duration::from_secs(1);
 
 /// Why the gateway could not start.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +59,7 @@ pub struct Gateway {
     telemetry: Arc<Telemetry>,
     endpoints: EndpointTable,
     live: LiveSettings,
+    sharing: Sharing,
     access: Access,
     cloud: Option<Arc<Cloud>>,
     certificates: Option<Certificates>,
@@ -69,6 +74,7 @@ pub struct Gateway {
 struct Kept {
     state: Arc<State>,
     usage: Arc<Usage>,
+    shared_usage: Option<SharedUsage>,
     cordons: Arc<KeptCordons>,
 }
 
@@ -79,7 +85,8 @@ impl Gateway {
     /// See [`StartError`]. An unreachable backend is not an error.
     pub async fn bind(settings: &Settings, telemetry: &Arc<Telemetry>) -> Result<Self, StartError> {
         let endpoints = endpoints(settings)?;
-        let live = LiveSettings::new(settings).map_err(StartError::Setting)?;
+        let sharing = Sharing::start(settings, telemetry.metrics());
+        let live = LiveSettings::with_sharing(settings, &sharing).map_err(StartError::Setting)?;
         let files = settings.tls.files(settings.listen.http2);
         let certificates = files.map(Certificates::load).transpose()?;
         let tls = |listener| edge_tls(settings, listener, certificates.as_ref());
@@ -100,7 +107,8 @@ impl Gateway {
             tls: tls(Listener::Admin),
             ..public.clone()
         };
-        let cloud = Cloud::new(settings, &live.cloud_clients).map_err(StartError::Setting)?;
+        let cloud = Cloud::new(settings, &live.cloud_clients, &sharing);
+        let cloud = cloud.map_err(StartError::Setting)?;
         let access = access(settings)?;
         let public = Edge::bind(public).await?;
         let metrics = EdgeConfig {
@@ -112,8 +120,9 @@ impl Gateway {
         let metrics = bind_if_any(metrics).await?;
         Ok(Self {
             // After the addresses: a second gateway by mistake does not get here.
-            kept: Kept::open(settings, &live, cloud.as_deref()).await,
+            kept: Kept::open(settings, &live, cloud.as_deref(), &sharing).await,
             live,
+            sharing,
             access,
             cloud,
             certificates,
@@ -158,9 +167,10 @@ impl Gateway {
         metrics.observe_reloads(self.live.last_reload.clone());
         self.live.begin_counters(metrics);
         metrics.observe_budgets(budgets(self.live.clone(), self.cloud.clone()));
-        let state = self.kept.state.clone();
+        let (state, shared_usage) = (self.kept.state.clone(), self.kept.shared_usage.clone());
+        let observed = state.clone();
         metrics.observe_state(move || {
-            let health = state.health();
+            let health = observed.health();
             let is_wanted = health.file.is_some() || health.problem.is_some();
             is_wanted.then(|| health.is_kept())
         });
@@ -192,6 +202,7 @@ impl Gateway {
         self.kept.usage.observe(fleet.clone());
         self.kept.cordons.observe(fleet.clone());
         tasks.spawn(self.kept.state.clone().run(stopped.clone()));
+        self.share(&fleet, &tasks, &stopped);
         let operators_leave = Shutdown::new();
         if let Some(listener) = self.admin {
             let sources = Sources {
@@ -202,6 +213,8 @@ impl Gateway {
                 sync: sync_status,
                 clients: self.public.gauges(),
                 state: self.kept.state,
+                sharing: self.sharing.clone(),
+                shared_usage: self.kept.shared_usage.clone(),
                 started_at: Timestamp::now(),
                 trace_url: self.settings.telemetry.trace_url.clone(),
                 live: self.live.clone(),
@@ -227,6 +240,7 @@ impl Gateway {
             repairing.cancel();
             tracing::info!(under_way = gauges.in_flight(), "draining");
         }));
+        let (tokens, cloud) = (self.live.tokens.used.clone(), self.cloud.clone());
         let handles = Handles {
             cutoff: self.public.cutoff(),
             body_memory: self.settings.limits.body_memory.budget(),
@@ -243,11 +257,65 @@ impl Gateway {
             handles,
         );
         let drained = self.public.serve(service, shutdown).await;
+        let uncounted = async {
+            tokens.settled().await;
+            if let Some(cloud) = &cloud {
+                cloud.settled().await;
+            }
+            if let Some(usage) = &shared_usage {
+                state.take_changes();
+                usage.send().await;
+            }
+        };
+        let _ = tokio::time::timeout(COUNT_AT_END, uncounted).await;
         stopped.cancel();
         operators_leave.end_now();
         tasks.close();
         tasks.wait().await;
         drained
+    }
+
+    /// Starts what gateways exchange, and tells the metrics.
+    fn share(
+        &self,
+        fleet: &Arc<Fleet<Attempt<RequestBody>>>,
+        tasks: &TaskTracker,
+        stopped: &CancellationToken,
+    ) {
+        let (sharing, backends) = (self.sharing.clone(), &self.settings.backends);
+        let peers = self.settings.sharing.peers.as_ref();
+        let is_divided = peers.is_some() || sharing.redis().is_some();
+        if let Some(peers) = peers {
+            let (servers, min_ttl) = (backends.dns_servers.clone(), backends.dns_min_ttl);
+            let peers = Peers::new(peers, servers, min_ttl, sharing.gateways().clone());
+            tasks.spawn(stopped.clone().run_until_cancelled_owned(peers.run()));
+        }
+        if let Some(redis) = sharing.redis() {
+            let gateways = peers.is_none().then(|| sharing.gateways().clone());
+            let cordons = self.kept.cordons.cordons();
+            let members = Members::new(redis.clone(), gateways, cordons, fleet.clone());
+            tasks.spawn(stopped.clone().run_until_cancelled_owned(members.run()));
+        }
+        if is_divided {
+            let fleet = fleet.clone();
+            let dividing = sharing.gateways().clone();
+            let dividing = dividing.each(move |number| fleet.divide_slots(number));
+            tasks.spawn(stopped.clone().run_until_cancelled_owned(dividing));
+        }
+        if let Some(usage) = self.kept.shared_usage.clone() {
+            tasks.spawn(stopped.clone().run_until_cancelled_owned(usage.run()));
+        }
+        let (tokens, cloud) = (self.live.tokens.used.clone(), self.cloud.clone());
+        self.telemetry.metrics().observe_shared(move || SharedUse {
+            gateways: is_divided.then(|| sharing.gateways().number().get()),
+            is_connected: sharing.redis().map(|redis| redis.is_connected()),
+            dropped_settlements: sharing.redis().map(|_| {
+                let of_cloud = cloud
+                    .as_ref()
+                    .map_or(0, |cloud| cloud.dropped_settlements());
+                tokens.dropped_settlements().saturating_add(of_cloud)
+            }),
+        });
     }
 
     fn fleet(&self) -> Arc<Fleet<Attempt<RequestBody>>> {
@@ -292,25 +360,41 @@ impl Gateway {
 
 impl Kept {
     /// Opens the file, and restores what is in it.
-    async fn open(settings: &Settings, live: &LiveSettings, cloud: Option<&Cloud>) -> Self {
+    async fn open(
+        settings: &Settings,
+        live: &LiveSettings,
+        cloud: Option<&Cloud>,
+        sharing: &Sharing,
+    ) -> Self {
         let (zone, signal) = (settings.limits.time_zone.clone(), ChangeSignal::default());
         let usage = Arc::new(Usage::new(zone.clone(), signal.clone()));
         let cordons = Arc::new(KeptCordons::new(signal.clone()));
+        let days = settings.state.usage_days.get();
+        let redis = sharing.redis().cloned();
+        let shared_usage = redis.map(|redis| SharedUsage::new(usage.clone(), redis, days));
+        let kept_usage: Arc<dyn Persist> = match &shared_usage {
+            Some(shared) => Arc::new(shared.clone()),
+            None => usage.clone(),
+        };
         let mut sources: Vec<Arc<dyn Persist>> = vec![
-            usage.clone(),
-            Arc::new(Windows::new("tokens", live.tokens.used.clone())),
-            Arc::new(Windows::new("user_tokens", live.user_tokens.used.clone())),
+            kept_usage,
+            Arc::new(Windows::new("tokens", live.tokens.used.own().clone())),
+            Arc::new(Windows::new(
+                "user_tokens",
+                live.user_tokens.used.own().clone(),
+            )),
             cordons.clone(),
         ];
         sources.extend(cloud.into_iter().flat_map(Cloud::windows));
         let config = StateConfig {
             directory: settings.state.directory.clone(),
-            days: settings.state.usage_days.get(),
+            days,
             zone,
         };
         Self {
             state: State::open(config, signal, sources).await,
             usage,
+            shared_usage,
             cordons,
         }
     }

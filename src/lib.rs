@@ -25,6 +25,7 @@ pub mod openai;
 pub mod reload;
 pub mod run;
 pub mod settings;
+pub mod shared;
 pub mod signals;
 mod simulate;
 pub mod stack;

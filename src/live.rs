@@ -14,9 +14,9 @@ use http::request::Parts;
 use jiff::Timestamp;
 use llamatower_layers::api_key::{KeySet, Role};
 use llamatower_layers::live::Live;
-use llamatower_layers::rate_limit::{MemoryBuckets, Quota, RateLimitLayer};
-use llamatower_layers::store::WithoutKey;
-use llamatower_layers::token_limit::{Budget, MemoryStore};
+use llamatower_layers::rate_limit::{Quota, RateLimitLayer};
+use llamatower_layers::store::{WhenUnavailable, WithoutKey};
+use llamatower_layers::token_limit::Budget;
 use llamatower_layers::{Operation, RouteMatch};
 
 use crate::client::Client;
@@ -29,6 +29,7 @@ use crate::networks::Networks;
 use crate::ollama::fleet::Share;
 use crate::reload::{Cause, InForce, Reloaded};
 use crate::settings::{KeysFile, Limits, ListingRate, Secret, Settings};
+use crate::shared::{Rates, Sharing, Tokens};
 use crate::telemetry::{BudgetUse, Metrics};
 
 /// The settings that [`LiveSettings::apply`] applies; all others need a restart.
@@ -65,10 +66,10 @@ const LISTING: &str = "listing";
 const USER: &str = "user";
 
 /// A limit on the requests of each client.
-pub type ClientRate = RateLimitLayer<Client, fn(&Parts) -> Option<Client>, MemoryBuckets<Client>>;
+pub type ClientRate = RateLimitLayer<Client, fn(&Parts) -> Option<Client>, Rates<Client>>;
 
 /// A limit on all requests together.
-pub type GlobalRate = RateLimitLayer<(), fn(&Parts) -> Option<()>, MemoryBuckets<()>>;
+pub type GlobalRate = RateLimitLayer<(), fn(&Parts) -> Option<()>, Rates<()>>;
 
 /// Handles to everything that can be changed while the gateway serves. Clones share their state.
 #[derive(Clone, Debug)]
@@ -153,7 +154,11 @@ pub struct TokenBudgets {
     /// Whether any client has a budget.
     pub is_on: Arc<AtomicBool>,
     /// What clients have used.
-    pub used: MemoryStore<Client>,
+    pub used: Tokens<Client>,
+    /// The deadline for the store of the counts.
+    pub deadline: Duration,
+    /// What happens if it does not answer.
+    pub when_unavailable: WhenUnavailable,
     budgets: Live<BudgetsByClient>,
 }
 
@@ -169,6 +174,14 @@ impl LiveSettings {
     /// # Errors
     /// The line of a key is malformed; the error names its setting.
     pub fn new(settings: &Settings) -> Result<Self, String> {
+        Self::with_sharing(settings, &Sharing::default())
+    }
+
+    /// The same, with limits that other gateways share.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn with_sharing(settings: &Settings, sharing: &Sharing) -> Result<Self, String> {
         let limits = &settings.limits;
         Ok(Self {
             keys: Live::new(keys(settings)?),
@@ -176,17 +189,34 @@ impl LiveSettings {
             networks: Networks::new(settings),
             hosts: Live::new(hosts(settings, &settings.listen.allowed_hosts)),
             allowed_hosts: settings.listen.allowed_hosts.clone(),
-            rate: RateLimitLayer::global(limits.rate).with_requests(runs_a_model),
-            key_rate: client_rate(rates_of_keys(limits), limits.key_rate, Client::account_of)
-                .with_requests(runs_a_model),
-            user_rate: client_rate([], limits.user_rate, Client::user_of)
+            rate: global_rate(limits.rate, sharing).with_requests(runs_a_model),
+            key_rate: client_rate(
+                "key",
+                rates_of_keys(limits),
+                limits.key_rate,
+                Client::account_of,
+                sharing,
+            )
+            .with_requests(runs_a_model),
+            user_rate: client_rate(USER, [], limits.user_rate, Client::user_of, sharing)
                 .with_requests(runs_a_model)
                 .named(USER),
-            listing_rate: client_rate([], listing_rate(limits), Client::account_of)
-                .with_requests(is_listing)
-                .named(LISTING),
-            tokens: TokenBudgets::new(limits, BudgetsByClient::new(limits)),
-            user_tokens: TokenBudgets::new(limits, BudgetsByClient::of_users(limits)),
+            listing_rate: client_rate(
+                LISTING,
+                [],
+                listing_rate(limits),
+                Client::account_of,
+                sharing,
+            )
+            .with_requests(is_listing)
+            .named(LISTING),
+            tokens: TokenBudgets::new("key", BudgetsByClient::new(limits), limits, sharing),
+            user_tokens: TokenBudgets::new(
+                USER,
+                BudgetsByClient::of_users(limits),
+                limits,
+                sharing,
+            ),
             shares: Live::new(shares(limits)),
             models: ModelRules::new(settings),
             cloud_clients: CloudClients::new(settings),
@@ -246,10 +276,12 @@ impl LiveSettings {
 }
 
 impl TokenBudgets {
-    fn new(limits: &Limits, budgets: BudgetsByClient) -> Self {
+    fn new(limit: &str, budgets: BudgetsByClient, limits: &Limits, sharing: &Sharing) -> Self {
         Self {
+            used: sharing.tokens(limit, &limits.time_zone, Client::to_string),
+            deadline: sharing.deadline(),
+            when_unavailable: sharing.rules().1,
             is_on: Arc::new(AtomicBool::new(budgets.any_budget())),
-            used: MemoryStore::new(limits.time_zone.clone()),
             budgets: Live::new(budgets),
         }
     }
@@ -355,11 +387,28 @@ fn hosts(settings: &Settings, allowed: &Hosts) -> Hosts {
 /// A limit for each client. A request without one is not limited: `account_of` has none for a request
 /// over a Unix socket without a key, whose sender is on this machine.
 fn client_rate(
+    limit: &str,
     own: impl IntoIterator<Item = (Client, Quota)>,
     others: Option<Quota>,
     client_of: fn(&Parts) -> Option<Client>,
+    sharing: &Sharing,
 ) -> ClientRate {
-    RateLimitLayer::per_key_with(own, others, client_of).without_key(WithoutKey::Admit)
+    let own: Vec<_> = own.into_iter().collect();
+    let quotas = own.iter().map(|(_, quota)| *quota).chain(others);
+    let store = sharing.rates(limit, quotas, Client::to_string);
+    RateLimitLayer::with_store(store, own, others, client_of)
+        .without_key(WithoutKey::Admit)
+        .with_deadline(sharing.deadline())
+        .when_unavailable(sharing.rules().0)
+}
+
+/// The limit of all clients together.
+fn global_rate(quota: Option<Quota>, sharing: &Sharing) -> GlobalRate {
+    let all: fn(&Parts) -> Option<()> = |_| Some(());
+    let store = sharing.rates("global", quota, |()| "all".to_owned());
+    RateLimitLayer::global_with_store(store, quota, all)
+        .with_deadline(sharing.deadline())
+        .when_unavailable(sharing.rules().0)
 }
 
 fn rates_of_keys(limits: &Limits) -> impl Iterator<Item = (Client, Quota)> + use<'_> {

@@ -60,6 +60,7 @@ use crate::ollama::upstream::{Access, Address, ConnectFailed, PoolLimits, Upstre
 use crate::ollama::{self, Ollama};
 use crate::openai::Translate;
 use crate::settings::{Cache, Limits, Settings};
+use crate::shared::Tokens;
 use crate::telemetry::{
     AttemptTelemetry, Metrics, Telemetry, Upstream as UpstreamName, attempt_spans, names,
 };
@@ -386,8 +387,10 @@ fn prefix_blocks(backends: &[Address]) -> usize {
 fn token_limit(
     budgets: TokenBudgets,
     client_of: fn(&Parts) -> Option<Client>,
-) -> TokenLimitLayer<Client, fn(&Parts) -> Option<Client>> {
+) -> TokenLimitLayer<Client, fn(&Parts) -> Option<Client>, Tokens<Client>> {
     TokenLimitLayer::with_store(budgets.used.clone(), [], client_of)
+        .with_deadline(budgets.deadline)
+        .when_unavailable(budgets.when_unavailable)
         .with_requests(runs_a_model)
         .with_estimate(|request| match LlmRequest::of(&request.extensions) {
             Some(request) if !request.has_no_prompt => expected_prompt_tokens(request.body_bytes),

@@ -175,6 +175,8 @@ pub mod prelude;
 pub mod queue;
 #[cfg(feature = "rate-limit")]
 pub mod rate_limit;
+#[cfg(feature = "redis")]
+pub mod redis;
 #[cfg(feature = "rescue")]
 pub mod rescue;
 #[cfg(feature = "retry")]

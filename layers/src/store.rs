@@ -6,7 +6,10 @@
 //! requests, so each call has a deadline and a rule for what happens after it.
 
 use std::future::Future;
+use std::num::NonZeroU32;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -102,6 +105,51 @@ impl WithoutKey {
             (None, Self::Admit) => Ok(None),
             (None, Self::Refuse) => Err(NoLimitKey),
         }
+    }
+}
+
+/// The number of processes that divide the limits, because they have no common store, or because it
+/// does not answer. Clones share the number, which can change at any time.
+///
+/// ```
+/// use std::num::NonZeroU32;
+///
+/// use llamatower_layers::store::Replicas;
+///
+/// let replicas = Replicas::default();
+/// assert_eq!(replicas.get().get(), 1, "the whole limit");
+/// replicas.clone().set(NonZeroU32::MIN.saturating_add(2));
+/// assert_eq!(replicas.share(100), 33, "rounded down, so that the sum stays below the limit");
+/// assert_eq!(replicas.share(2), 1, "at least 1");
+/// ```
+#[derive(Clone, Debug)]
+pub struct Replicas(Arc<AtomicU32>);
+
+impl Default for Replicas {
+    fn default() -> Self {
+        Self::new(NonZeroU32::MIN)
+    }
+}
+
+impl Replicas {
+    /// Begins with this number.
+    pub fn new(number: NonZeroU32) -> Self {
+        Self(Arc::new(AtomicU32::new(number.get())))
+    }
+
+    /// The current number.
+    pub fn get(&self) -> NonZeroU32 {
+        NonZeroU32::new(self.0.load(Ordering::Relaxed)).unwrap_or(NonZeroU32::MIN)
+    }
+
+    /// Changes the number for all clones. What was counted before still counts.
+    pub fn set(&self, number: NonZeroU32) {
+        self.0.store(number.get(), Ordering::Relaxed);
+    }
+
+    /// This process's part of a limit: rounded down, and at least 1.
+    pub fn share(&self, limit: u64) -> u64 {
+        (limit / u64::from(self.get().get())).max(1)
     }
 }
 

@@ -30,7 +30,7 @@ const UPDATE: Duration = Duration::from_secs(1);
 /// connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// The number of parts.
-const PARTS: usize = 13;
+const PARTS: usize = 14;
 
 /// The event of each part.
 type Update = [Bytes; PARTS];
@@ -166,6 +166,7 @@ fn update(sources: &Sources, models: &mut ModelsEvent) -> Update {
         event("cloud", &status.cloud),
         event("models_sync", &status.models_sync),
         event("state", &status.state),
+        event("sharing", &status.sharing),
         models.update(sources, &backends),
         event("requests", &requests),
         event("intervals", &intervals),

@@ -120,7 +120,12 @@ impl Admin {
                 return answer::wrong_method("GET, HEAD");
             }
             let query = request.uri.query().unwrap_or_default().to_owned();
-            return usage::answer(self.sources.state.clone(), query).await;
+            return usage::answer(
+                self.sources.state.clone(),
+                self.sources.shared_usage.clone(),
+                query,
+            )
+            .await;
         }
         match self.page(path) {
             Some(_) if !is_read => answer::wrong_method("GET, HEAD"),

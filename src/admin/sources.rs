@@ -12,10 +12,11 @@ use crate::edge::Gauges;
 use crate::live::LiveSettings;
 use crate::model_sync::SyncStatus;
 use crate::ollama::fleet::BackendStatus;
+use crate::shared::{SharedUsage, Sharing};
 use crate::state::State;
 use crate::status::{
     Activity, Certificate, CloudState, ExpiringKey, Gateway, KeyRow, Models, ModelsSync, Overview,
-    Reload, StateFile, Status, WaiterRow,
+    Reload, SharingState, StateFile, Status, WaiterRow,
 };
 use crate::telemetry::{FleetView, Telemetry};
 use crate::tls::Certificates;
@@ -40,6 +41,10 @@ pub struct Sources {
     pub clients: Arc<Gauges>,
     /// What is kept over a restart.
     pub state: Arc<State>,
+    /// What gateways share.
+    pub sharing: Sharing,
+    /// The usage of all gateways, if they share it.
+    pub shared_usage: Option<SharedUsage>,
     /// When the gateway started.
     pub started_at: Timestamp,
     /// The address of a trace in a viewer, with `{trace_id}` in place of its id.
@@ -87,6 +92,10 @@ impl Sources {
             cloud: self.cloud(),
             models_sync: ModelsSync::new(&self.sync.report(), Instant::now()),
             state: StateFile::from(&self.state.health()),
+            sharing: SharingState::new(
+                self.sharing.gateways().number().get(),
+                self.sharing.status(),
+            ),
         }
     }
 

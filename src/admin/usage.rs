@@ -2,29 +2,67 @@
 
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use http::header::CONTENT_DISPOSITION;
 use http::{HeaderValue, StatusCode};
 
 use super::answer::{self, Answer};
-use crate::state::State;
+use crate::shared::SharedUsage;
+use crate::state::{Counts, State, UsageKey};
 use crate::status::UsageReport;
 use crate::usage::{Format, Query, QueryError, to_csv};
 
+/// The usage of all gateways, or why it is not known.
+type SharedRows = Result<HashMap<UsageKey, Counts>, String>;
+
 /// The response to a query. It reads the file on a thread that may block.
-pub(super) async fn answer(state: Arc<State>, query: String) -> Answer {
+pub(super) async fn answer(
+    state: Arc<State>,
+    shared: Option<SharedUsage>,
+    query: String,
+) -> Answer {
+    let query = match Query::parse(&query, state.today()) {
+        Ok(query) => query,
+        Err(error) => return refused(&error),
+    };
+    let shared = match shared {
+        Some(shared) => Some(of_all(&shared, &state, &query).await),
+        None => None,
+    };
     let answering = tokio::task::spawn_blocking(move || {
-        let answer = Query::parse(&query, state.today()).and_then(|query| of(&query, &state));
+        let answer = of(&query, &state, shared);
         answer.unwrap_or_else(|error| refused(&error))
     });
     let internal = |_| answer::refusal(StatusCode::INTERNAL_SERVER_ERROR, "500 internal error");
     answering.await.unwrap_or_else(internal)
 }
 
-fn of(query: &Query, state: &State) -> Result<Answer, QueryError> {
-    let (sums, is_complete) = query.sums(state)?;
+/// The usage of all gateways, or why it is not known.
+async fn of_all(shared: &SharedUsage, state: &Arc<State>, query: &Query) -> SharedRows {
+    let taking = state.clone();
+    // What is not on its way to Redis yet.
+    let taken = tokio::task::spawn_blocking(move || taking.take_changes()).await;
+    match taken {
+        Ok(()) => {
+            let rows = shared.of_days(query.from, query.to).await;
+            rows.map_err(|error| error.to_string())
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn of(query: &Query, state: &State, shared: Option<SharedRows>) -> Result<Answer, QueryError> {
+    let (rows, problem) = match shared {
+        Some(Ok(rows)) => (Some(rows), None),
+        Some(Err(problem)) => (None, Some(problem)),
+        None => (None, None),
+    };
+    let is_of_all = rows.is_some();
+    let (sums, is_complete) = query.sums(state, rows)?;
     match query.format {
         Format::Json => {
-            let report = UsageReport::new(query, &sums, is_complete, state);
+            let mut report = UsageReport::new(query, &sums, is_complete, state);
+            (report.is_of_all_gateways, report.redis_problem) = (is_of_all, problem);
             Ok(answer::json(&report))
         }
         // It has no place for a note.

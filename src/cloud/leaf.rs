@@ -29,6 +29,7 @@ use crate::ollama::hygiene::{clean_request, clean_response};
 use crate::ollama::upstream::{PoolLimits, Upstream};
 use crate::openai::Translate;
 use crate::settings::Settings;
+use crate::shared::Tokens;
 use crate::stack::BACKEND_HEADER;
 use crate::telemetry::{Tracer, Upstream as UpstreamName, attempt_spans};
 
@@ -59,7 +60,9 @@ where
     let stack = ServiceBuilder::new()
         .layer(
             TokenLimitLayer::with_store(cloud.used.clone(), [cloud.budget()], |_: &Parts| Some(()))
-                .with_shared_budgets(),
+                .with_shared_budgets()
+                .with_deadline(cloud.deadline)
+                .when_unavailable(cloud.when_unavailable),
         )
         .layer(key_tokens(cloud))
         .map_request(record)
@@ -106,12 +109,14 @@ where
 /// Limits the tokens of each client on one day.
 fn key_tokens(
     cloud: &Cloud,
-) -> TokenLimitLayer<Client, impl Fn(&Parts) -> Option<Client> + Clone + use<>> {
+) -> TokenLimitLayer<Client, impl Fn(&Parts) -> Option<Client> + Clone + use<>, Tokens<Client>> {
     let budget = cloud
         .key_tokens
         .map(|tokens| Budget::new(tokens, Window::Day));
     TokenLimitLayer::with_store(cloud.used_by_client.clone(), budget, Client::account_of)
         .without_key(WithoutKey::Admit)
+        .with_deadline(cloud.deadline)
+        .when_unavailable(cloud.when_unavailable)
         .with_enabled(budget.is_some())
 }
 

@@ -37,7 +37,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use llamatower_layers::ModelName;
-use llamatower_layers::token_limit::{Budget, MemoryStore, Window};
+use llamatower_layers::store::WhenUnavailable;
+use llamatower_layers::token_limit::{Budget, Window};
 
 use crate::client::Client;
 use crate::model_rules::ModelRules;
@@ -46,6 +47,7 @@ use crate::openai::Server;
 use crate::openai::models::Model;
 use crate::openai::server::Extensions;
 use crate::settings::{CloudModels, CloudWhen, Settings};
+use crate::shared::{Sharing, Tokens};
 use crate::state::{Persist, Windows};
 use crate::telemetry::{BudgetUse, names};
 
@@ -87,9 +89,11 @@ pub struct Cloud {
     rest: Rest,
     warned: Warned,
     /// The tokens of all clients.
-    used: MemoryStore<()>,
+    used: Tokens<()>,
     /// The tokens of each client.
-    used_by_client: MemoryStore<Client>,
+    used_by_client: Tokens<Client>,
+    deadline: Duration,
+    when_unavailable: WhenUnavailable,
     tokens: Option<NonZeroU64>,
     key_tokens: Option<NonZeroU64>,
 }
@@ -115,8 +119,12 @@ impl Cloud {
     /// # Errors
     /// The key cannot be sent, or the service's certificate cannot be verified. The text names the
     /// setting.
-    pub fn new(settings: &Settings, clients: &CloudClients) -> Result<Option<Arc<Self>>, String> {
-        let cloud = &settings.cloud;
+    pub fn new(
+        settings: &Settings,
+        clients: &CloudClients,
+        sharing: &Sharing,
+    ) -> Result<Option<Arc<Self>>, String> {
+        let (cloud, zone) = (&settings.cloud, &settings.limits.time_zone);
         let key = settings.keys.groq.as_ref();
         let Some(key) = key.filter(|_| cloud.when.is_on() && !cloud.models.is_empty()) else {
             return Ok(None);
@@ -153,8 +161,10 @@ impl Cloud {
             server: Arc::new(server),
             rest: Rest::default(),
             warned: Warned::default(),
-            used: MemoryStore::new(settings.limits.time_zone.clone()),
-            used_by_client: MemoryStore::new(settings.limits.time_zone.clone()),
+            used: sharing.tokens("cloud", zone, |()| "all".to_owned()),
+            used_by_client: sharing.tokens("cloud_keys", zone, Client::to_string),
+            deadline: sharing.deadline(),
+            when_unavailable: sharing.rules().1,
             tokens: cloud.tokens,
             key_tokens: cloud.key_tokens,
         })))
@@ -188,9 +198,24 @@ impl Cloud {
     /// The token windows, to be kept over a restart.
     pub fn windows(&self) -> [Arc<dyn Persist>; 2] {
         [
-            Arc::new(Windows::new("cloud", self.used.clone())),
-            Arc::new(Windows::new("cloud_keys", self.used_by_client.clone())),
+            Arc::new(Windows::new("cloud", self.used.own().clone())),
+            Arc::new(Windows::new(
+                "cloud_keys",
+                self.used_by_client.own().clone(),
+            )),
         ]
+    }
+
+    /// Waits until all used tokens are counted.
+    pub async fn settled(&self) {
+        self.used.settled().await;
+        self.used_by_client.settled().await;
+    }
+
+    /// The settlements that were dropped because too many waited for Redis.
+    pub fn dropped_settlements(&self) -> u64 {
+        let dropped = self.used.dropped_settlements();
+        dropped.saturating_add(self.used_by_client.dropped_settlements())
     }
 
     /// Its address, as clients of OpenAI's library write it.

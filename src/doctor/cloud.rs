@@ -11,13 +11,15 @@ use super::report::Report;
 use super::server;
 use crate::cloud::{Cloud, CloudClients, NoList};
 use crate::settings::Settings;
+use crate::shared::Sharing;
 
 /// Asks the service for its models, if requests may be sent there.
 ///
 /// # Errors
 /// The key cannot be sent, or the certificate cannot be verified. The text names the setting.
 pub(super) async fn examine(settings: &Settings, report: &mut Report) -> Result<(), String> {
-    let Some(cloud) = Cloud::new(settings, &CloudClients::new(settings))? else {
+    let clients = CloudClients::new(settings);
+    let Some(cloud) = Cloud::new(settings, &clients, &Sharing::default())? else {
         return Ok(());
     };
     let connect = settings.timeouts.connect;

@@ -7,12 +7,14 @@
 //!
 //! ```text
 //! settings ─ fleet (names resolved, probed once) ─ facts of each server ─┐
+//!          ├ a key in Redis ─ facts ─────────────────────────────────────┤
 //!          ├ the models that the cloud service lists ─ facts ────────────┤
 //!          └ /health of the listener ─ facts ────────────────────────────┴ rules ─ report
 //! ```
 
 mod cloud;
 mod listener;
+mod redis;
 mod report;
 mod rules;
 mod server;
@@ -50,6 +52,7 @@ pub async fn examine(loaded: &Loaded, options: &Options) -> Result<Report, Strin
     report.add_setting_warnings(loaded.all_warnings());
     listener::examine(settings, &mut report).await;
     cloud::examine(settings, &mut report).await?;
+    redis::examine(settings, &mut report).await;
     let servers = ask_servers(settings, options).await?;
     rules::apply(settings, options, &servers, &mut report);
     report.take_servers(servers);

@@ -57,7 +57,7 @@ pub use secret::Secret;
 pub use setting::{Form, Setting};
 pub use table::{
     Backends, Breaking, Cache, Cloud, Config, Keys, Limits, Listen, Queue, Retry, Routing, Runtime,
-    SETTINGS, Settings, Telemetry, Timeouts, Tls,
+    SETTINGS, Settings, Sharing, Telemetry, Timeouts, Tls,
 };
 pub use tls::{Http2, Listener, Listening, TlsListeners};
 pub use values::{

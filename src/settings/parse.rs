@@ -24,6 +24,7 @@ use super::values::{
 use crate::edge::{Hosts, ListenAddr, Origins, TrustedProxies};
 use crate::ollama::fleet::SlotRule;
 use crate::ollama::upstream::{Address, Authorities, Authorization, has_user};
+use crate::shared::WithoutRedis;
 use crate::telemetry::{LogFormat, Semconv, check_log_filter};
 
 /// A value, or the reason why the text is wrong.
@@ -473,6 +474,21 @@ pub(super) const LOG_FORMATS: [(&str, LogFormat); 3] = [
 pub(super) const PROXY_PROTOCOL: [(&str, bool); 2] = [("off", false), ("required", true)];
 
 pub(super) const NUM_CTX: [(&str, NumCtx); 2] = [("keep", NumCtx::Keep), ("exact", NumCtx::Exact)];
+
+pub(super) const WITHOUT_REDIS: [(&str, WithoutRedis); 3] = [
+    ("share", WithoutRedis::Share),
+    ("open", WithoutRedis::Open),
+    ("closed", WithoutRedis::Closed),
+];
+
+/// The beginning of keys in Redis. Braces would put all keys on one server of a cluster.
+pub(super) fn redis_prefix(text: &str) -> Parsed<String> {
+    let is_fine = |c: char| c.is_ascii_graphic() && !matches!(c, '{' | '}' | '*' | '?' | '[' | ']');
+    match text.len() <= 64 && text.chars().all(is_fine) {
+        true => Ok(text.to_owned()),
+        false => Err("it may have up to 64 letters, digits and signs like : and -".to_owned()),
+    }
+}
 
 /// The place of the id in the address of a trace.
 const TRACE_ID: &str = "{trace_id}";

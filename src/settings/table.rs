@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use jiff::tz::TimeZone;
 use llamatower_layers::model_alias::Aliases;
 use llamatower_layers::rate_limit::Quota;
+use llamatower_layers::redis::RedisAddress;
 use llamatower_layers::token_limit::Budget;
 
 use super::aliases::{aliases, key_models};
@@ -34,6 +35,7 @@ use crate::edge::{BasePath, Hosts, ListenAddr, Origins, TrustedProxies};
 use crate::ollama::fleet::ModelPattern;
 use crate::ollama::fleet::SlotRule;
 use crate::ollama::upstream::{Address, Authorities, Authorization};
+use crate::shared::{PeersName, WithoutRedis};
 use crate::telemetry::{LogFormat, Semconv};
 use crate::tls::{ClientCertificates, ClientNames};
 
@@ -315,6 +317,21 @@ settings! {
             "The number of retries allowed for each recent request, over all requests. Lower it if retries add to an overload."
         budget_floor: f64 = number, "LLAMATOWER_RETRY_BUDGET_FLOOR" Number "10"
             "The number of retries per second that are always allowed. Raise it if requests are few and servers come and go."
+    }
+    /// Several gateways that share limits, usage and cordons.
+    sharing: Sharing {
+        redis: Option<RedisAddress> = optional(plain), "LLAMATOWER_REDIS_URL" Secret ""
+            "The Redis (6 or later) or Valkey through which several gateways share limits of requests and tokens, usage and cordons: `redis://USER:PASSWORD@HOST:6379/0`, `rediss://` with TLS, or `redis+sentinel://HOST:26379,HOST:26379/NAME`; user, password and database can be missing. Set it if more than one gateway runs, so that each limit counts once and not once for each gateway."
+        redis_prefix: String = redis_prefix, "LLAMATOWER_REDIS_PREFIX" Text "llamatower:"
+            "What all keys in Redis begin with. Gateways with the same prefix share limits. Set it if several groups of gateways, or other programs, use the same database."
+        redis_timeout: Duration = duration, "LLAMATOWER_REDIS_TIMEOUT" Duration "50ms"
+            "The longest wait for Redis, which a request can have to wait for each limit that applies to it. After one late response all requests go on without Redis, and without a wait, until it responds in time again. Raise it if Redis is far away."
+        rates_without_redis: WithoutRedis = one_of(&WITHOUT_REDIS), "LLAMATOWER_REDIS_DOWN_RATES" Text "share"
+            "What happens to requests with a limit of requests while Redis does not answer: with `share` each gateway applies its part of the limit, by the number of gateways that it knew last; with `open` requests pass without a limit; with `closed` they are refused (503). Set it to `closed` if the limit must never be exceeded."
+        tokens_without_redis: WithoutRedis = one_of(&WITHOUT_REDIS), "LLAMATOWER_REDIS_DOWN_TOKENS" Text "share"
+            "The same for limits of tokens, of keys and of the cloud service. With `share`, what this gateway has used before counts in its part."
+        peers: Option<PeersName> = optional(plain), "LLAMATOWER_PEERS" Text ""
+            "A name whose addresses in DNS are those of all gateways: in Kubernetes the headless Service of the gateway's own pods, like `backend-peers.model-hosting`. Limits of requests and tokens are divided by the number of addresses while there is no Redis or it does not answer. Set it if more than one gateway runs without Redis."
     }
     /// What is kept over a restart.
     state: State {

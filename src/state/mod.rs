@@ -175,6 +175,12 @@ impl State {
         Ok(!now.is_closed)
     }
 
+    /// Moves the changes of all sources to those that are not written yet. It waits for a write, so it
+    /// blocks.
+    pub fn take_changes(&self) {
+        self.lock_writing().take_changes(&self.sources);
+    }
+
     fn lock_writing(&self) -> MutexGuard<'_, Writing> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Activity, Backend, CloudState, DigestsDiffer, KeyRow, ModelRow, ModelsSync, QueueRow,
-    StateFile, WaiterRow,
+    SharingState, StateFile, WaiterRow,
 };
 use crate::live::LastReload;
 use crate::settings::KeysFile;
@@ -29,6 +29,8 @@ pub struct Status {
     pub models_sync: ModelsSync,
     /// Whether usage, token windows and cordons are kept over a restart.
     pub state: StateFile,
+    /// What this gateway shares with others.
+    pub sharing: SharingState,
 }
 
 /// The gateway itself.

@@ -13,6 +13,7 @@ mod keys;
 mod models;
 mod queue;
 mod requests;
+mod sharing;
 mod sync;
 mod usage;
 
@@ -28,6 +29,7 @@ pub use models::{Holder, ModelRow, Models, ServerName};
 pub use queue::{DigestsDiffer, QueueRow, WaiterRow};
 pub use requests::{Activity, ClientRow, CostTerms, Interval, RequestRow};
 
+pub use sharing::{RedisState, SharingState};
 pub use sync::{FailedModel, ModelsSync, PulledModel, SyncState, SyncedServer};
 pub use usage::{StateFile, UsageReport, UsageRow};
 

@@ -69,11 +69,20 @@ fn a_document_is_read_as_it_was_written() {
         digests_differ: Vec::new(),
         cloud: CloudState::default(),
         models_sync: ModelsSync::default(),
+        sharing: SharingState {
+            gateways: 2,
+            redis: Some(RedisState {
+                address: "redis://cache:6379/0".to_owned(),
+                is_connected: false,
+                since: "2026-01-01T00:00:00Z".to_owned(),
+                problem: Some("no response within 50ms".to_owned()),
+            }),
+        },
         state: StateFile::default(),
     };
     let text = serde_json::to_string(&status).unwrap();
     assert!(
-        text.ends_with(r#""cloud":{"is_on":false},"models_sync":{"is_on":false},"state":{"is_kept":false,"file":null,"problem":null,"written_at":null}}"#),
+        text.ends_with(r#""cloud":{"is_on":false},"models_sync":{"is_on":false},"state":{"is_kept":false,"file":null,"problem":null,"written_at":null},"sharing":{"gateways":2,"redis":{"address":"redis://cache:6379/0","is_connected":false,"since":"2026-01-01T00:00:00Z","problem":"no response within 50ms"}}}"#),
         "{text}"
     );
     assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);

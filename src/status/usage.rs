@@ -25,6 +25,12 @@ pub struct UsageReport {
     /// failed write: then they have only what is not written yet.
     #[serde(default = "yes")]
     pub is_complete: bool,
+    /// Whether the rows are of all gateways that share usage through Redis, and not of this one alone.
+    #[serde(default)]
+    pub is_of_all_gateways: bool,
+    /// Why they are of this gateway alone although Redis is used; null if all is well.
+    #[serde(default)]
+    pub redis_problem: Option<String>,
     /// The rows with any requests, in the order of day, key and model.
     pub rows: Vec<UsageRow>,
     /// The sum of the rows.
@@ -91,6 +97,8 @@ impl UsageReport {
             is_kept: health.is_kept(),
             problem: health.problem,
             is_complete,
+            is_of_all_gateways: false,
+            redis_problem: None,
             rows,
             total: UsageCounts::of_array(&total),
         }

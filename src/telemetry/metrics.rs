@@ -11,6 +11,7 @@ use http::{Method, StatusCode};
 use llamatower_layers::api_key::FailedKey;
 use llamatower_layers::cache::CacheLayer;
 use llamatower_layers::live::Live;
+use llamatower_layers::redis::RedisCall;
 use llamatower_layers::{Ending, Endpoint, ModelName, Outcome};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{BoundUpDownCounter, Counter, Histogram, Meter, UpDownCounter};
@@ -23,7 +24,9 @@ use super::keys::KeyCounters;
 use super::model_names::ModelNames;
 use super::observed::{DroppedLines, Listeners, PoolOf, Pools};
 use super::series::SeriesCache;
-use super::sources::{BudgetUse, Budgets, Cache, CertificateExpiry, LastReloads, StateWritten};
+use super::sources::{
+    BudgetUse, Budgets, Cache, CertificateExpiry, LastReloads, Shared, SharedUse, StateWritten,
+};
 use super::{names, observed, process, runtime, sources};
 use crate::cloud::SentToCloud;
 use crate::edge::Gauges;
@@ -62,6 +65,8 @@ pub struct Metrics {
     state_written: StateWritten,
     certificate_expiry: CertificateExpiry,
     last_reloads: LastReloads,
+    shared: Shared,
+    redis_call: Histogram<f64>,
     runtime: runtime::Runtime,
     dropped_lines: DroppedLines,
 }
@@ -73,8 +78,8 @@ impl Metrics {
         let (listeners, pools) = (Listeners::default(), Pools::default());
         let (cache, budgets) = (Cache::default(), Budgets::default());
         let (state_written, last_reloads) = (StateWritten::default(), LastReloads::default());
+        let (certificate_expiry, shared) = (CertificateExpiry::default(), Shared::default());
         let scheme = Arc::default();
-        let certificate_expiry = CertificateExpiry::default();
         let runtime = runtime::Runtime::default();
         let dropped_lines = DroppedLines::default();
         observed::observe_listeners(meter, &listeners);
@@ -88,6 +93,7 @@ impl Metrics {
         sources::observe_state(meter, &state_written);
         sources::observe_certificate(meter, &certificate_expiry);
         sources::observe_reloads(meter, &last_reloads);
+        sources::observe_shared(meter, &shared);
         runtime::observe(meter, &runtime);
         process::observe(meter);
         let count = |name: &'static str, text: &'static str| {
@@ -160,6 +166,13 @@ impl Metrics {
             state_written,
             certificate_expiry,
             last_reloads,
+            shared,
+            redis_call: meter
+                .f64_histogram(names::REDIS_CALL)
+                .with_unit("s")
+                .with_boundaries(names::REDIS_SECONDS.to_vec())
+                .with_description("Calls of Redis, by operation and result")
+                .build(),
             runtime,
             dropped_lines,
         }
@@ -270,6 +283,21 @@ impl Metrics {
     /// Queries the last reload of the settings at each export. Only the first call has an effect.
     pub fn observe_reloads(&self, last: Live<Option<LastReload>>) {
         let _ = self.last_reloads.set(last);
+    }
+
+    /// Queries at each export what gateways share; `None` for a value that does not apply. Only the first
+    /// call has an effect.
+    pub fn observe_shared(&self, shared: impl Fn() -> SharedUse + Send + Sync + 'static) {
+        let _ = self.shared.set(Box::new(shared));
+    }
+
+    /// Records a call of Redis.
+    pub fn called_redis(&self, call: &RedisCall) {
+        let labels = [
+            KeyValue::new(names::OPERATION, call.operation),
+            KeyValue::new(names::RESULT, call.result.name()),
+        ];
+        self.redis_call.record(call.duration.as_secs_f64(), &labels);
     }
 
     /// Queries the number of dropped log lines at each export. Only the first call has an effect.

@@ -68,7 +68,7 @@ pub use log::LogFilter;
 pub use metrics::Metrics;
 pub(crate) use model_names::MAX_MODELS;
 pub use observed::PoolOf;
-pub use sources::BudgetUse;
+pub use sources::{BudgetUse, SharedUse};
 
 use propagation::Propagation;
 pub(crate) use spans::trace_id;

@@ -120,6 +120,14 @@ pub const LAST_RELOAD: &str = "llamatower.last_reload_time";
 pub const SETTINGS_PENDING: &str = "llamatower.settings_pending";
 /// Gauge: 1 if usage, token budgets and cordons are kept over a restart, 0 if they cannot be written.
 pub const STATE_WRITTEN: &str = "llamatower.state_written";
+/// Histogram, seconds: calls of Redis, by operation and result.
+pub const REDIS_CALL: &str = "llamatower.redis_call";
+/// Gauge: 1 if Redis is connected, else 0.
+pub const REDIS_UP: &str = "llamatower.redis_up";
+/// Counter: the used tokens of so many requests were not counted in Redis, because too many waited.
+pub const REDIS_SETTLEMENTS_DROPPED: &str = "llamatower.redis_settlements_dropped";
+/// Gauge: gateways that share limits or divide them.
+pub const GATEWAYS: &str = "llamatower.gateways";
 /// Gauge: open client connections.
 pub const CONNECTIONS: &str = "llamatower.connections";
 /// Counter: connections that were refused because too many were open.
@@ -243,8 +251,10 @@ attributes! {
     IDENTITY = "llamatower.identity";
     /// Why an attempt was retried, or why the cloud service was asked.
     REASON = "reason";
-    /// What became of a question to the cloud service, or of a pull.
+    /// What became of a question to the cloud service, of a pull, or of a call of Redis.
     RESULT = "result";
+    /// What Redis was called for.
+    OPERATION = "operation";
     /// The running version.
     VERSION = "version";
     /// The alias that a request asked for.
@@ -381,6 +391,10 @@ pub const OUTPUT_TOKEN_SECONDS: [f64; 13] = [
 /// Buckets for loads of models: from the page cache to a slow disk.
 pub const LOAD_SECONDS: [f64; 14] = [
     0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0,
+];
+/// Buckets for calls of Redis: from this machine to beyond the default time-out.
+pub const REDIS_SECONDS: [f64; 10] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
 ];
 /// The buckets of the GenAI convention for numbers of tokens.
 pub const TOKENS: [f64; 14] = [

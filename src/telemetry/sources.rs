@@ -27,6 +27,20 @@ pub(super) type StateWritten = Arc<OnceLock<Box<dyn Fn() -> Option<bool> + Send 
 /// When the certificate in force expires, in seconds of Unix time, once it is set.
 pub(super) type CertificateExpiry = Arc<OnceLock<Box<dyn Fn() -> i64 + Send + Sync>>>;
 
+/// What gateways share, once it is set.
+pub(super) type Shared = Arc<OnceLock<Box<dyn Fn() -> SharedUse + Send + Sync>>>;
+
+/// What gateways share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SharedUse {
+    /// The number of gateways; `None` if it is not known.
+    pub gateways: Option<u32>,
+    /// Whether Redis is connected; `None` if it is not used.
+    pub is_connected: Option<bool>,
+    /// The settlements of tokens that were dropped; `None` if Redis is not used.
+    pub dropped_settlements: Option<u64>,
+}
+
 /// What is used of a budget in its current window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BudgetUse {
@@ -168,4 +182,39 @@ pub(super) fn observe_certificate(meter: &Meter, expiry: &CertificateExpiry) {
             }
         })
         .build();
+}
+
+pub(super) fn observe_shared(meter: &Meter, shared: &Shared) {
+    let ask = |shared: &Shared| shared.get().map(|ask| ask()).unwrap_or_default();
+    let each = |description, value: fn(SharedUse) -> Option<u64>| {
+        let shared = shared.clone();
+        gauge(meter, description, move |gauge| {
+            if let Some(value) = value(ask(&shared)) {
+                gauge.observe(value, &[]);
+            }
+        });
+    };
+    each(
+        (
+            names::GATEWAYS,
+            "{gateway}",
+            "Gateways that share limits through Redis, or divide them",
+        ),
+        |shared| shared.gateways.map(u64::from),
+    );
+    each(
+        (names::REDIS_UP, "", "1 if Redis is connected, else 0"),
+        |shared| shared.is_connected.map(u64::from),
+    );
+    let shared = shared.clone();
+    let description = (
+        names::REDIS_SETTLEMENTS_DROPPED,
+        "{request}",
+        "Requests whose tokens were not counted in Redis, because too many waited for it",
+    );
+    counter(meter, description, move |counter| {
+        if let Some(dropped) = ask(&shared).dropped_settlements {
+            counter.observe(dropped, &[]);
+        }
+    });
 }

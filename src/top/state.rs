@@ -155,6 +155,7 @@ impl State {
             "cloud" => read(data, &mut status.cloud),
             "models_sync" => read(data, &mut status.models_sync),
             "state" => read(data, &mut status.state),
+            "sharing" => read(data, &mut status.sharing),
             "models" => read(data, &mut self.latest.models),
             "requests" => read(data, &mut activity.requests),
             "intervals" => read(data, &mut activity.intervals),

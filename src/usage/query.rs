@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use foldhash::{HashMap, HashMapExt};
 use jiff::ToSpan;
 use jiff::civil::Date;
 
-use crate::state::{Counts, State, add};
+use crate::state::{Counts, State, UsageKey, add};
 
 /// The days that are shown if none are given, today included.
 const USUAL_DAYS: i64 = 30;
@@ -138,18 +139,44 @@ impl Query {
     }
 
     /// The rows, and whether they are complete: see [`State::usage`]. It reads the file, so it blocks.
+    /// `of_all` are the counts of all gateways that share usage. If they have lost a part that this gateway
+    /// has in its file, that counts.
     ///
     /// # Errors
     /// The file cannot be read, or there are too many rows.
-    pub fn sums(&self, state: &State) -> Result<(Sums, bool), QueryError> {
+    pub fn sums(
+        &self,
+        state: &State,
+        of_all: Option<HashMap<UsageKey, Counts>>,
+    ) -> Result<(Sums, bool), QueryError> {
         let mut sums = Sums::new();
-        let read = state.usage(self.from, self.to, |day, key, model, counts| {
+        let mut add_row = |day, key: &str, model: &str, counts: &Counts| {
             // One row more tells that there are too many.
             if sums.len() <= MAX_ROWS {
                 let row = self.by.row(day, key, model);
                 add(sums.entry(row).or_default(), counts);
             }
-        });
+        };
+        let read = match of_all {
+            None => state.usage(self.from, self.to, add_row),
+            Some(mut of_all) => {
+                let mut own: HashMap<UsageKey, Counts> = HashMap::new();
+                let read = state.usage(self.from, self.to, |day, key, model, counts| {
+                    let (key, model) = (key.into(), model.into());
+                    add(own.entry(UsageKey { day, key, model }).or_default(), counts);
+                });
+                for (row, own) in own {
+                    let of_all = of_all.entry(row).or_default();
+                    for (of_all, own) in of_all.iter_mut().zip(own) {
+                        *of_all = own.max(*of_all);
+                    }
+                }
+                for (row, counts) in &of_all {
+                    add_row(row.day, &row.key, &row.model, counts);
+                }
+                read
+            }
+        };
         let is_complete = read.map_err(QueryError::Unreadable)?;
         match sums.len() > MAX_ROWS {
             true => Err(QueryError::TooManyRows),

@@ -52,7 +52,7 @@ fn query(text: &str) -> Result<Query, QueryError> {
 /// The rows that a query gives, as CSV without its head.
 fn rows(state: &State, text: &str) -> Vec<String> {
     let query = Query::parse(text, state.today()).unwrap();
-    let text = to_csv(&query, &query.sums(state).unwrap().0).unwrap();
+    let text = to_csv(&query, &query.sums(state, None).unwrap().0).unwrap();
     let text = String::from_utf8(text).unwrap();
     text.lines().skip(1).map(str::to_owned).collect()
 }
@@ -306,7 +306,7 @@ fn no_name_is_a_formula_in_a_spreadsheet() {
         usage.finished(&outcome(Some(key), "tiny"));
     }
     let query = Query::parse("by=key,model", state.today()).unwrap();
-    let text = to_csv(&query, &query.sums(&state).unwrap().0).unwrap();
+    let text = to_csv(&query, &query.sums(&state, None).unwrap().0).unwrap();
     let mut reader = csv::Reader::from_reader(&*text);
     assert_eq!(
         reader.headers().unwrap().iter().take(3).collect::<Vec<_>>(),

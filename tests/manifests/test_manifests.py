@@ -69,20 +69,50 @@ LETS_IN = {
     "k3s-nodeport": ANYONE,
     "monitoring": ANYONE | {9090: [PROMETHEUS]},
     "autoscale": ANYONE | {9090: [PROMETHEUS]},
+    "redis": ANYONE,
     "traefik": {3000: [TRAEFIK]},
 }
+# What the gateway connects to beyond the base.
+LETS_OUT = {"redis": [6379]}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
 def test_each_overlay_opens_what_it_needs_and_no_more(overlay: Path) -> None:
-    (policy,) = [row for row in rows_of(overlay) if row["kind"] == "NetworkPolicy"]
+    policies = [row for row in rows_of(overlay) if row["kind"] == "NetworkPolicy"]
+    (policy,) = [row for row in policies if row["metadata"]["name"] == "backend"]
     assert policy["spec"]["podSelector"] == {"matchLabels": {"app": "backend"}}
     assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
     rules = policy["spec"]["ingress"]
     let_in = {port["port"]: rule.get("from") for rule in rules for port in rule["ports"]}
     assert let_in == LETS_IN[overlay.name]
     let_out = [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]]
-    assert let_out == [53, 53, 11434, 4318, 443]
+    assert let_out == [53, 53, 11434, 4318, 443, *LETS_OUT.get(overlay.name, [])]
+
+
+def test_redis_is_open_to_the_gateways_alone_and_needs_a_password_from_a_secret() -> None:
+    rows = rows_of(K8S / "overlays" / "redis")
+    (policy,) = [row for row in rows if row["kind"] == "NetworkPolicy" and row["metadata"]["name"] == "backend-redis"]
+    (rule,) = policy["spec"]["ingress"]
+    assert rule["from"] == [{"podSelector": {"matchLabels": {"app": "backend"}}}]
+    assert [port["port"] for port in rule["ports"]] == [6379]
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"] and not policy["spec"]["egress"]
+    (server,) = [row for row in rows if row["kind"] == "StatefulSet"]
+    pod = server["spec"]["template"]["spec"]
+    assert server["spec"]["template"]["metadata"]["labels"] == policy["spec"]["podSelector"]["matchLabels"]
+    assert pod["securityContext"]["runAsNonRoot"] and not pod["automountServiceAccountToken"]
+    (container,) = pod["containers"]
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    password = {"secretKeyRef": {"name": "backend-redis", "key": "password"}}
+    assert container["env"] == [{"name": "REDIS_PASSWORD", "valueFrom": password}]
+    assert "noeviction" in container["command"][-1], "a limit must not be evicted"
+    (gateway,) = [row for row in rows if row["kind"] == "Deployment"]
+    variables = gateway["spec"]["template"]["spec"]["containers"][0]["env"]
+    names = [row["name"] for row in variables]
+    assert names.index("REDIS_PASSWORD") < names.index("LLAMATOWER_REDIS_URL"), "it is a part of the other"
+    (service,) = [row for row in rows if row["kind"] == "Service" and row["metadata"]["name"] == "backend-redis"]
+    url = next(row["value"] for row in variables if row["name"] == "LLAMATOWER_REDIS_URL")
+    assert url == f"redis://:$(REDIS_PASSWORD)@{service['metadata']['name']}:6379/0"
 
 
 def test_the_autoscaler_owns_the_number_of_replicas_and_asks_for_a_metric_that_the_adapter_has() -> None:

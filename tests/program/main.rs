@@ -36,6 +36,7 @@ mod outliers;
 mod proxy_protocol;
 mod queue;
 mod reload;
+mod replicas;
 mod reported_load;
 mod secrecy;
 mod simulate;

@@ -92,6 +92,9 @@ fn another_value(setting: &Setting) -> &'static str {
         ("telemetry.semconv", _) => "both",
         ("runtime.worker_threads", _) => "3",
         ("cloud.url", _) => "https://llm.example/v1",
+        ("sharing.redis", _) => "redis://redis.example:6379/1",
+        ("sharing.rates_without_redis", _) => "open",
+        ("sharing.tokens_without_redis", _) => "closed",
         (_, Form::Text | Form::File | Form::Directory | Form::Secret | Form::List) => "other",
         (_, Form::SecretList) => DIGEST,
         (_, Form::ServerSecrets) => "localhost=hunter2",
@@ -153,6 +156,8 @@ fn bad_value(setting: &Setting) -> Option<&'static str> {
         ("backends.dns_servers", _) => Some("dns.example"),
         ("limits.time_zone", _) => Some("Nowhere/Else"),
         ("cloud.url", _) => Some("llm.example"),
+        ("sharing.redis_prefix", _) => Some("with a space"),
+        ("sharing.peers", _) => Some("peers:3000"),
         (
             "limits.num_ctx"
             | "telemetry.log"
@@ -163,6 +168,9 @@ fn bad_value(setting: &Setting) -> Option<&'static str> {
             | "tls.listeners"
             | "telemetry.trace_url"
             | "telemetry.semconv"
+            | "sharing.redis"
+            | "sharing.rates_without_redis"
+            | "sharing.tokens_without_redis"
             | "runtime.worker_threads",
             _,
         ) => Some("neither"),

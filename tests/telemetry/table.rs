@@ -10,9 +10,10 @@ use llamatower::live::LastReload;
 use llamatower::ollama::fleet::LoadObserver;
 use llamatower::ollama::upstream::PoolStatus;
 use llamatower::reload::Cause;
-use llamatower::telemetry::{BudgetUse, Semconv, TelemetryConfig};
+use llamatower::telemetry::{BudgetUse, Semconv, SharedUse, TelemetryConfig};
 use llamatower_layers::api_key::FailedKey;
 use llamatower_layers::live::Live;
+use llamatower_layers::redis::{RedisCall, RedisCallResult};
 use llamatower_layers::token_limit::Window;
 use llamatower_layers::usage::Usage;
 use llamatower_layers::{ModelName, Outcome};
@@ -92,6 +93,16 @@ async fn make_everything_happen(gateway: &Gateway) {
     );
     metrics.observe_reloads(Live::new(Some(reload)));
     metrics.key_failed(FailedKey::Unknown);
+    metrics.observe_shared(|| SharedUse {
+        gateways: Some(2),
+        is_connected: Some(true),
+        dropped_settlements: Some(0),
+    });
+    metrics.called_redis(&RedisCall::new(
+        "take",
+        RedisCallResult::Answered,
+        Duration::from_millis(1),
+    ));
     let status = PoolStatus {
         idle: 1,
         closed_by_backend: 0,

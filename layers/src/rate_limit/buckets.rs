@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -27,6 +28,7 @@ fn take_result(clock: &TokioClock, checked: Result<StateSnapshot, Refused>) -> T
 /// A bucket for each key, and one for requests without a key.
 pub(super) struct Buckets<K: Clone + Hash + Eq> {
     limiter: RateLimiter<Option<K>, States<K>, TokioClock, StateInformationMiddleware>,
+    burst: NonZeroU32,
     states: States<K>,
 }
 
@@ -40,13 +42,26 @@ impl<K: Clone + Hash + Eq> Buckets<K> {
             without_key: InMemoryState::default(),
         }));
         Self {
+            burst: quota.burst(),
             limiter: RateLimiter::new(quota.into(), states.clone(), TokioClock::new()),
             states,
         }
     }
 
-    pub(super) fn take(&self, key: &Option<K>) -> TakeResult {
-        let take_result = take_result(self.limiter.clock(), self.limiter.check_key(key));
+    /// Takes `cost` units, at most as many as the bucket holds. The remaining requests have the same
+    /// cost.
+    pub(super) fn take(&self, key: &Option<K>, cost: NonZeroU32) -> TakeResult {
+        let clock = self.limiter.clock();
+        let take_result = match cost.get() {
+            1 => take_result(clock, self.limiter.check_key(key)),
+            _ => {
+                let cost = cost.min(self.burst);
+                // It never takes more than the bucket holds, so the outer result is `Ok`.
+                let checked = self.limiter.check_key_n(key, cost);
+                let taken = checked.map(|checked| take_result(clock, checked));
+                taken.unwrap_or(Ok(0)).map(|remaining| remaining / cost)
+            }
+        };
         if self.states.is_sweep_due() {
             self.limiter.retain_recent();
         }

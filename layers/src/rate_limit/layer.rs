@@ -19,6 +19,9 @@ use crate::order;
 use crate::service::{Hook, Selector};
 use crate::store::{NoLimitKey, StorePolicy, StoreUnavailable, WhenUnavailable, WithoutKey};
 
+/// The number of keys with a bucket of their own.
+const MAX_KEYS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9_999);
+
 /// The common data of all requests.
 #[derive(Clone)]
 pub(super) struct Limit<K, X> {
@@ -142,14 +145,14 @@ impl RateLimitLayer<(), fn(&Parts) -> Option<()>, MemoryBuckets<()>> {
     /// [`set_quotas`](Self::set_quotas).
     pub fn global(quota: impl Into<Option<Quota>>) -> Self {
         let quota = quota.into();
-        let store = MemoryBuckets::new(quota, 1);
+        let store = MemoryBuckets::new(quota, NonZeroUsize::MIN);
         Self::with_rules(store, Scope::Global, [], quota, |_| Some(()))
     }
 }
 
 impl<K: Clone + Hash + Eq, X: Fn(&Parts) -> Option<K>> RateLimitLayer<K, X, MemoryBuckets<K>> {
     /// The default of [`with_max_keys`](Self::with_max_keys).
-    pub const DEFAULT_MAX_KEYS: usize = 10_000;
+    pub const DEFAULT_MAX_KEYS: usize = MAX_KEYS.get();
 
     /// A quota for each key. Requests for which `key_of` returns `None` together have one such quota
     /// ([`without_key`](Self::without_key)).
@@ -169,7 +172,7 @@ impl<K: Clone + Hash + Eq, X: Fn(&Parts) -> Option<K>> RateLimitLayer<K, X, Memo
     ) -> Self {
         let own: HashMap<K, Quota> = own.into_iter().collect();
         let quotas = own.values().copied().chain(others);
-        let store = MemoryBuckets::new(quotas, Self::DEFAULT_MAX_KEYS);
+        let store = MemoryBuckets::new(quotas, MAX_KEYS);
         Self::with_store(store, own, others, key_of)
     }
 
@@ -183,15 +186,6 @@ impl<K: Clone + Hash + Eq, X: Fn(&Parts) -> Option<K>> RateLimitLayer<K, X, Memo
     pub fn keys(&self) -> usize {
         self.store.len()
     }
-
-    /// Replaces the quotas, for all services of this layer and its clones. For an unchanged quota,
-    /// earlier requests still count.
-    pub fn set_quotas(&self, own: impl IntoIterator<Item = (K, Quota)>, others: Option<Quota>) {
-        let own: HashMap<K, Quota> = own.into_iter().collect();
-        self.store.set_quotas(own.values().copied().chain(others));
-        let rules = Rules::new(self.limit.scope, own, others);
-        self.limit.rules.set(rules);
-    }
 }
 
 impl<K: Hash + Eq, X: Fn(&Parts) -> Option<K>, T: RateStore<K>> RateLimitLayer<K, X, T> {
@@ -203,6 +197,22 @@ impl<K: Hash + Eq, X: Fn(&Parts) -> Option<K>, T: RateStore<K>> RateLimitLayer<K
         key_of: X,
     ) -> Self {
         Self::with_rules(store, Scope::Key, own, others, key_of)
+    }
+
+    /// One quota for all requests that `key_of` gives a key, with the bucket in `store`; `None` for no
+    /// limit until [`set_quotas`](Self::set_quotas).
+    pub fn global_with_store(store: T, quota: Option<Quota>, key_of: X) -> Self {
+        Self::with_rules(store, Scope::Global, [], quota, key_of)
+    }
+
+    /// Replaces the quotas, for all services of this layer and its clones. For an unchanged quota,
+    /// earlier requests still count.
+    pub fn set_quotas(&self, own: impl IntoIterator<Item = (K, Quota)>, others: Option<Quota>) {
+        let own: HashMap<K, Quota> = own.into_iter().collect();
+        let quotas: Vec<Quota> = own.values().copied().chain(others).collect();
+        self.store.set_quotas(&quotas);
+        let rules = Rules::new(self.limit.scope, own, others);
+        self.limit.rules.set(rules);
     }
 
     /// Sets the policy's name in the headers, for use with several policies per key.

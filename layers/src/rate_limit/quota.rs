@@ -101,7 +101,7 @@ impl Quota {
 
     /// The time to refill one request; rounded up, so that the quota is never exceeded by a
     /// fraction.
-    pub(super) fn interval(&self) -> Duration {
+    pub(crate) fn interval(&self) -> Duration {
         let nanos = self.per.as_nanos().div_ceil(self.requests.get().into());
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }

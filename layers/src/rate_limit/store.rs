@@ -2,6 +2,7 @@
 
 use std::future::{Future, Ready, ready};
 use std::hash::Hash;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use super::Quota;
 use super::buckets::Buckets;
 use crate::live::Live;
-use crate::store::StoreUnavailable;
+use crate::store::{Replicas, StoreUnavailable};
 
 /// Stores the buckets of [`RateLimitLayer`](super::RateLimitLayer), one for each key.
 ///
@@ -29,6 +30,12 @@ pub trait RateStore<K> {
     /// Takes one request from the key's bucket, which is refilled by `quota`. `None` stands for all
     /// requests without a key: they share a bucket of their own. A key has the same quota each time.
     fn take(&self, key: Option<K>, quota: &Quota) -> Self::Taking;
+
+    /// Called when the layer's quotas are replaced: from now on, `take` is called with these. A store
+    /// that needs to know its quotas in advance takes them from here; by default this does nothing.
+    fn set_quotas(&self, quotas: &[Quota]) {
+        let _ = quotas;
+    }
 }
 
 /// The number of requests left after this one, or the wait until it may come.
@@ -41,22 +48,30 @@ pub type TakeResult = Result<u32, Duration>;
 pub struct MemoryBuckets<K: Clone + Hash + Eq> {
     by_quota: Live<Vec<(Quota, Arc<Buckets<K>>)>>,
     max_keys: AtomicUsize,
+    replicas: Replicas,
 }
 
 impl<K: Clone + Hash + Eq> MemoryBuckets<K> {
     /// Buckets for these quotas, for up to `max_keys` keys each. A quota that is not in this list
     /// does not limit.
-    pub(super) fn new(quotas: impl IntoIterator<Item = Quota>, max_keys: usize) -> Self {
+    pub fn new(quotas: impl IntoIterator<Item = Quota>, max_keys: NonZeroUsize) -> Self {
         let buckets = Self {
             by_quota: Live::default(),
-            max_keys: AtomicUsize::new(max_keys),
+            max_keys: AtomicUsize::new(max_keys.get()),
+            replicas: Replicas::default(),
         };
-        buckets.set_quotas(quotas);
+        buckets.replace_quotas(quotas);
         buckets
     }
 
-    /// Replaces the quotas. Buckets of unchanged quotas are kept.
-    pub(super) fn set_quotas(&self, quotas: impl IntoIterator<Item = Quota>) {
+    /// Divides the quotas by the number of replicas: each request takes as many units. A bucket that
+    /// holds fewer units than there are replicas gives one request when it is full.
+    pub fn with_replicas(self, replicas: Replicas) -> Self {
+        Self { replicas, ..self }
+    }
+
+    /// Buckets of unchanged quotas are kept.
+    fn replace_quotas(&self, quotas: impl IntoIterator<Item = Quota>) {
         let known = self.by_quota.get();
         let mut by_quota: Vec<(Quota, Arc<Buckets<K>>)> = Vec::new();
         for quota in quotas {
@@ -77,10 +92,13 @@ impl<K: Clone + Hash + Eq> MemoryBuckets<K> {
         }
     }
 
-    fn take_result(&self, key: &Option<K>, quota: &Quota) -> TakeResult {
+    /// As [`take`](RateStore::take), which returns this at once.
+    pub(crate) fn take_result(&self, key: &Option<K>, quota: &Quota) -> TakeResult {
         let by_quota = self.by_quota.get();
-        let buckets = find(&by_quota, quota);
-        buckets.map_or(Ok(quota.burst().get()), |buckets| buckets.take(key))
+        match find(&by_quota, quota) {
+            Some(buckets) => buckets.take(key, self.replicas.get()),
+            None => Ok(quota.burst().get()),
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -103,6 +121,10 @@ impl<K: Clone + Hash + Eq> RateStore<K> for MemoryBuckets<K> {
 
     fn take(&self, key: Option<K>, quota: &Quota) -> Self::Taking {
         ready(Ok(self.take_result(&key, quota)))
+    }
+
+    fn set_quotas(&self, quotas: &[Quota]) {
+        self.replace_quotas(quotas.iter().copied());
     }
 }
 

@@ -13,7 +13,7 @@ use tower::{Layer, ServiceExt, service_fn};
 
 use super::buckets::Buckets;
 use super::*;
-use crate::store::{NoLimitKey, StoreUnavailable, WhenUnavailable, WithoutKey};
+use crate::store::{NoLimitKey, Replicas, StoreUnavailable, WhenUnavailable, WithoutKey};
 use crate::{BoxError, Failure, Side};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -91,6 +91,23 @@ async fn each_key_has_its_own_quota() {
     );
 
     assert_eq!(layer.keys(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn replicas_divide_a_quota_and_keep_what_was_counted() {
+    let (quota, replicas) = (quota(10, 10 * SECOND), Replicas::default());
+    let store = MemoryBuckets::new([quota], NonZeroUsize::MAX).with_replicas(replicas.clone());
+    let take = || store.take_result(&Some("a"), &quota);
+    assert_eq!(take(), Ok(9), "alone");
+    replicas.set(NonZeroU32::new(3).unwrap());
+    assert_eq!([take(), take(), take()], [Ok(2), Ok(1), Ok(0)]);
+    assert_eq!(take(), Err(3 * SECOND));
+    replicas.set(NonZeroU32::MIN);
+    assert_eq!(take(), Err(SECOND), "alone again");
+    replicas.set(NonZeroU32::new(50).unwrap());
+    assert_eq!(take(), Err(10 * SECOND));
+    advance(10 * SECOND).await;
+    assert_eq!(take(), Ok(0), "a full bucket gives one request");
 }
 
 #[tokio::test(start_paused = true)]
@@ -297,7 +314,7 @@ proptest! {
             let mut given: Vec<Instant> = Vec::new();
             for pause in pauses {
                 advance(Duration::from_secs_f64(pause / rate)).await;
-                match bucket.take(&Some(())) {
+                match bucket.take(&Some(()), NonZeroU32::MIN) {
                     Ok(_) => given.push(Instant::now()),
                     Err(wait) => {
                         prop_assert!(!wait.is_zero());
@@ -321,11 +338,11 @@ proptest! {
             let bucket = Buckets::new(quota, 1);
             for pause in pauses {
                 advance(quota.interval().mul_f64(pause)).await;
-                if let Err(wait) = bucket.take(&Some(())) {
+                if let Err(wait) = bucket.take(&Some(()), NonZeroU32::MIN) {
                     advance(wait - Duration::from_nanos(1)).await;
-                    prop_assert!(bucket.take(&Some(())).is_err());
+                    prop_assert!(bucket.take(&Some(()), NonZeroU32::MIN).is_err());
                     advance(Duration::from_nanos(1)).await;
-                    prop_assert!(bucket.take(&Some(())).is_ok());
+                    prop_assert!(bucket.take(&Some(()), NonZeroU32::MIN).is_ok());
                 }
             }
             Ok(())
@@ -347,7 +364,7 @@ proptest! {
                 // A few keys are frequent, many are rare.
                 let key = if key < 500 { key % 5 } else { key };
                 advance(Duration::from_secs_f64(pause / rate)).await;
-                if buckets.take(&Some(key)).is_ok() {
+                if buckets.take(&Some(key), NonZeroU32::MIN).is_ok() {
                     *given.entry(key).or_default() += 1;
                 }
                 prop_assert!(buckets.len() <= max_keys);

@@ -1,9 +1,10 @@
 //! A store in this process's memory.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::{Ready, ready};
 use std::hash::Hash;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -13,7 +14,7 @@ use super::ledger::{Ledger, Reserved};
 use super::saved::WindowUse;
 use super::store::{Granted, ReserveResult, TokenStore};
 use super::{Budget, Window};
-use crate::store::StoreUnavailable;
+use crate::store::{Replicas, StoreUnavailable};
 
 type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
@@ -30,6 +31,7 @@ type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 pub struct MemoryStore<K> {
     ledger: Arc<Mutex<Ledger<K>>>,
     clock: Clock,
+    replicas: Replicas,
 }
 
 impl<K: Hash + Eq + Clone> MemoryStore<K> {
@@ -51,7 +53,47 @@ impl<K: Hash + Eq + Clone> MemoryStore<K> {
         Self {
             ledger: Arc::new(Mutex::new(ledger)),
             clock: Arc::new(clock),
+            replicas: Replicas::default(),
         }
+    }
+
+    /// Divides the budgets by the number of replicas. The states of budgets are those of the parts.
+    pub fn with_replicas(self, replicas: Replicas) -> Self {
+        Self { replicas, ..self }
+    }
+
+    /// The budgets as far as they are this process's.
+    fn shares<'a>(&self, budgets: &'a [Budget]) -> Cow<'a, [Budget]> {
+        if self.replicas.get() == NonZeroU32::MIN {
+            return Cow::Borrowed(budgets);
+        }
+        let share = |budget: &Budget| {
+            let tokens = NonZeroU64::new(self.replicas.share(budget.tokens()));
+            Budget::new(tokens.unwrap_or(NonZeroU64::MIN), budget.window())
+        };
+        budgets.iter().map(share).collect()
+    }
+
+    /// The time, by this store's clock.
+    #[cfg(feature = "redis")]
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+
+    /// As [`reserve`](TokenStore::reserve), which returns this at once.
+    pub(crate) fn reserve_now(
+        &self,
+        key: Option<K>,
+        budgets: &[Budget],
+        tokens: u64,
+    ) -> ReserveResult<MemoryReservation<K>> {
+        let now = (self.clock)();
+        let budgets = self.shares(budgets);
+        let verdict = self.ledger().reserve(key, &budgets, tokens, now);
+        verdict.map(|granted| Granted {
+            reservation: MemoryReservation(Box::new(granted.reservation)),
+            budget_states: granted.budget_states,
+        })
     }
 
     /// Limits the number of keys with their own account, and so the memory.
@@ -125,12 +167,7 @@ impl<K: Hash + Eq + Clone> TokenStore<K> for MemoryStore<K> {
     type Reserving = Ready<Result<ReserveResult<Self::Reservation>, StoreUnavailable>>;
 
     fn reserve(&self, key: Option<K>, budgets: &[Budget], tokens: u64) -> Self::Reserving {
-        let now = (self.clock)();
-        let verdict = self.ledger().reserve(key, budgets, tokens, now);
-        ready(Ok(verdict.map(|granted| Granted {
-            reservation: MemoryReservation(Box::new(granted.reservation)),
-            budget_states: granted.budget_states,
-        })))
+        ready(Ok(self.reserve_now(key, budgets, tokens)))
     }
 
     fn settle(&self, reservation: Self::Reservation, used: u64) {

@@ -19,7 +19,7 @@ use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 
 use super::ledger::Ledger;
 use super::*;
-use crate::store::{NoLimitKey, StoreUnavailable, WhenUnavailable, WithoutKey};
+use crate::store::{NoLimitKey, Replicas, StoreUnavailable, WhenUnavailable, WithoutKey};
 use crate::usage::UsageLayer;
 use crate::{BoxError, Failure};
 
@@ -311,6 +311,26 @@ async fn a_stream_that_ends_in_a_later_window_is_not_counted_there() {
     clock.advance(24 * 60 * 60);
     answer.into_body().collect().await.unwrap();
     assert_eq!(left(&store, 100).await, 100);
+}
+
+#[tokio::test]
+async fn replicas_divide_a_budget_and_keep_what_was_counted() {
+    let replicas = Replicas::default();
+    let store = Clock::new().store().with_replicas(replicas.clone());
+    let budgets = [budget(100, Window::Day)];
+    let reserve = async |tokens| {
+        let verdict = store
+            .reserve(Some("ada".to_owned()), &budgets, tokens)
+            .await;
+        let states = verdict.unwrap().map(|granted| granted.budget_states[0]);
+        states.map(|state| (state.budget.tokens(), state.remaining))
+    };
+    assert_eq!(reserve(10).await, Ok((100, 90)), "alone");
+    replicas.set(3.try_into().unwrap());
+    assert_eq!(reserve(20).await, Ok((33, 3)));
+    assert_eq!(reserve(10).await.unwrap_err().budget.tokens(), 33);
+    replicas.set(1.try_into().unwrap());
+    assert_eq!(reserve(70).await, Ok((100, 0)), "alone again");
 }
 
 #[tokio::test]

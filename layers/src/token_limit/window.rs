@@ -26,9 +26,9 @@ pub struct Budget {
 
 /// The start and the end of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span {
-    pub(super) start: Timestamp,
-    pub(super) end: Timestamp,
+pub(crate) struct Span {
+    pub(crate) start: Timestamp,
+    pub(crate) end: Timestamp,
 }
 
 impl Window {
@@ -53,7 +53,7 @@ impl Window {
     }
 
     /// The window that contains `now`.
-    pub(super) fn span(self, now: Timestamp, zone: &TimeZone) -> Span {
+    pub(crate) fn span(self, now: Timestamp, zone: &TimeZone) -> Span {
         self.checked_span(now, zone).unwrap_or(Span {
             // At the limits of `Timestamp`, a window has no bounds.
             start: Timestamp::MIN,
@@ -92,7 +92,7 @@ impl Span {
         (self.start..self.end).contains(&now)
     }
 
-    pub(super) fn left(&self, now: Timestamp) -> std::time::Duration {
+    pub(crate) fn left(&self, now: Timestamp) -> std::time::Duration {
         let left: SignedDuration = self.end.duration_since(now);
         std::time::Duration::try_from(left).unwrap_or_default()
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::StatusCode;
@@ -103,6 +104,14 @@ impl fmt::Debug for Cordons {
 }
 
 impl<S> Fleet<S> {
+    /// Divides the configured slots of each server, and its requests in flight, by the number of gateways
+    /// that use the servers. Requests in flight go on.
+    pub fn divide_slots(&self, gateways: NonZeroU32) {
+        self.router
+            .change(|policy| policy.divide_slots(gateways.get()));
+        self.queue.slots_changed();
+    }
+
     /// Takes the server with this name out of the choice, or back into it. Requests in flight go on;
     /// those that wait are offered the other servers. Returns whether there is such a server.
     pub fn set_cordoned(&self, name: &str, is_cordoned: bool) -> bool {

@@ -82,7 +82,7 @@ use choice::{body_bytes, model_of, record_choice};
 use estimates::Estimates;
 use member::Member;
 use policy::ServerSpec;
-use resolve::Resolver;
+pub(crate) use resolve::Resolver;
 use router::Router;
 
 type MakeService<S> = dyn Fn(&Arc<Backend>, &Breaker) -> S + Send + Sync;

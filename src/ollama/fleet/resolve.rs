@@ -18,18 +18,18 @@ use crate::ollama::upstream::Address;
 const MAX_TTL: Duration = Duration::from_secs(60);
 
 /// Resolves the addresses of hosts.
-pub(super) struct Resolver {
+pub(crate) struct Resolver {
     resolver: Option<TokioResolver>,
     min_ttl: Duration,
 }
 
 /// The addresses of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Addresses {
+pub(crate) struct Addresses {
     /// Sorted, never empty.
-    pub(super) ips: Vec<IpAddr>,
+    pub(crate) ips: Vec<IpAddr>,
     /// The time after which to resolve the name again.
-    pub(super) resolve_again_in: Duration,
+    pub(crate) resolve_again_in: Duration,
 }
 
 /// Whether a host is a name that may have several servers. `localhost` is this machine on any
@@ -44,7 +44,7 @@ pub(super) fn needs_resolution(address: &Address) -> bool {
 impl Resolver {
     /// A resolver that uses the servers of `dns`, or the system's DNS servers. Without any server,
     /// the operating system resolves names when connections are opened.
-    pub(super) fn new(dns: &Dns) -> Self {
+    pub(crate) fn new(dns: &Dns) -> Self {
         let built = builder(&dns.servers).and_then(|mut builder| {
             let options = builder.options_mut();
             // The caller schedules the queries and needs fresh answers.
@@ -71,7 +71,7 @@ impl Resolver {
     ///
     /// # Errors
     /// The name has no addresses, or no DNS server answers.
-    pub(super) async fn addresses(&self, host: &str) -> Result<Addresses, NotResolved> {
+    pub(crate) async fn addresses(&self, host: &str) -> Result<Addresses, NotResolved> {
         let no_server = || NotResolved("no DNS server is known".to_owned());
         let found = self
             .resolver
@@ -98,7 +98,7 @@ impl Resolver {
     }
 
     /// The time after which to resolve a name again after a failure.
-    pub(super) fn retry_in(&self) -> Duration {
+    pub(crate) fn retry_in(&self) -> Duration {
         self.min_ttl.max(Duration::from_secs(1))
     }
 }
@@ -134,7 +134,7 @@ impl fmt::Debug for Resolver {
 /// A name has no addresses, or no DNS server answers.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct NotResolved(String);
+pub(crate) struct NotResolved(String);
 
 impl NotResolved {
     pub(super) fn late(after: Duration) -> Self {

@@ -76,6 +76,16 @@ const PAIRS: &[Pair] = pairs! {
         if |all| all.state.usage_days.get() > DAYS_IN_MEMORY && all.state.directory.is_none()
         => "usage is in memory only; set a directory to keep it for longer";
 
+    // Several gateways.
+    Warning: "sharing.redis_prefix" "has no effect without" "sharing.redis" given "sharing.redis_prefix"
+        if |all| all.sharing.redis.is_none() => "gateways share nothing; set the address of Redis";
+    Warning: "sharing.redis_timeout" "has no effect without" "sharing.redis" given "sharing.redis_timeout"
+        if |all| all.sharing.redis.is_none() => "gateways share nothing; set the address of Redis";
+    Warning: "sharing.rates_without_redis" "has no effect without" "sharing.redis" given "sharing.rates_without_redis"
+        if |all| all.sharing.redis.is_none() => "gateways share nothing; set the address of Redis";
+    Warning: "sharing.tokens_without_redis" "has no effect without" "sharing.redis" given "sharing.tokens_without_redis"
+        if |all| all.sharing.redis.is_none() => "gateways share nothing; set the address of Redis";
+
     // Limits.
     Warning: "limits.in_flight" "is below" "queue.max_waiting"
         if |all| all.limits.in_flight < all.queue.max_waiting

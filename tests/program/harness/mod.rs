@@ -4,6 +4,7 @@ mod cloud;
 mod connection;
 mod dns;
 mod process;
+mod redis;
 
 use std::future::Future;
 use std::time::Duration;
@@ -15,6 +16,7 @@ pub(crate) use cloud::{Cloud, Reply};
 pub(crate) use connection::{Connection, End};
 pub(crate) use dns::{Dns, Zone};
 pub(crate) use process::{Exited, Gateway, run};
+pub(crate) use redis::{Redis, free_port, slow_way_to};
 
 /// The time limit for every wait; a passing run never reaches it.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -105,6 +105,8 @@ pub(crate) struct Policy {
     sampler: Sampler,
     /// The seconds of measured loads as a multiple of what was assumed.
     load_factor: Average,
+    /// The number of other gateways that divide the limits with this one.
+    other_gateways: u32,
 }
 
 impl Policy {
@@ -118,7 +120,7 @@ impl Policy {
 
     /// Adds a server without models.
     pub(crate) fn add_server(&mut self, spec: ServerSpec) -> ServerId {
-        let server = Some(Server::new(spec));
+        let server = Some(Server::new(spec, self.gateways()));
         let index = match self.servers.iter().position(Option::is_none) {
             Some(free) => {
                 self.servers[free] = server;
@@ -130,6 +132,22 @@ impl Policy {
             }
         };
         ServerId::from_index(index)
+    }
+
+    fn gateways(&self) -> u32 {
+        self.other_gateways.saturating_add(1)
+    }
+
+    /// Divides configured slots and requests in flight by the number of gateways.
+    pub(crate) fn divide_slots(&mut self, gateways: u32) {
+        self.other_gateways = gateways.saturating_sub(1);
+        for lane in self.models.values_mut().flat_map(|model| &mut model.lanes) {
+            lane.slots.divide(gateways);
+            self.sampler.note_change(lane.server);
+        }
+        for server in self.servers.iter_mut().flatten() {
+            server.gateways = gateways;
+        }
     }
 
     /// Removes a server that has no request in flight.
@@ -145,6 +163,7 @@ impl Policy {
 
     /// Sets the models that a server may run, with their size on disk in bytes or 0.
     pub(crate) fn set_installed(&mut self, id: ServerId, installed: &[(ModelName, u64)]) {
+        let gateways = self.gateways();
         let Some(server) = server(&mut self.servers, id) else {
             return;
         };
@@ -157,6 +176,7 @@ impl Policy {
             let model = self.models.entry(name.clone()).or_default();
             if model.lane(id).is_none() {
                 let mut lane = Lane::new(id, server.spec.slots);
+                lane.slots.divide(gateways);
                 lane.is_pinned = server.spec.pinned.contains(name);
                 lane.bytes = *bytes;
                 lane.load_factor = self.load_factor.get().unwrap_or(1.0);

@@ -9,6 +9,7 @@ use super::lane::{Lane, Residency};
 use super::memory::{Load, Memory, Room};
 use super::outside::Outside;
 use super::residency::InMemory;
+use super::slots::part;
 
 /// The settings of a server.
 #[derive(Clone, Debug)]
@@ -62,12 +63,15 @@ pub(crate) struct Server {
     pub(crate) memory: Memory,
     /// The work of others.
     pub(crate) outside: Outside,
+    /// The number of gateways that divide the limits.
+    pub(crate) gateways: u32,
 }
 
 impl Server {
-    pub(crate) fn new(spec: ServerSpec) -> Self {
+    pub(crate) fn new(spec: ServerSpec, gateways: u32) -> Self {
         Self {
             spec,
+            gateways,
             in_flight: 0,
             idle_since: None,
             residents: Vec::new(),
@@ -83,7 +87,7 @@ impl Server {
     /// Whether one more request may be in flight.
     pub(crate) fn accepts(&self) -> bool {
         let max = self.spec.max_in_flight;
-        max.is_none_or(|max| self.in_flight < max)
+        max.is_none_or(|max| self.in_flight < part(max, self.gateways))
     }
 
     /// Sets the residency of a new lane as the server has listed it.

@@ -30,7 +30,10 @@ pub(crate) const NO_LIMIT: u32 = u32::MAX;
 /// The number of requests that may be in flight for one model on one server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SlotLimit {
+    /// The configured number, or this gateway's part of it.
     configured: Option<u32>,
+    /// The configured number of all gateways together.
+    of_all: Option<u32>,
     /// So many requests have run at the same time.
     proven: u32,
     /// The slots, once a request had to wait in the server.
@@ -84,6 +87,7 @@ impl SlotLimit {
     pub(crate) fn new(configured: Option<u32>) -> Self {
         Self {
             configured,
+            of_all: configured,
             proven: 1,
             full_at: None,
             told: None,
@@ -91,6 +95,12 @@ impl SlotLimit {
             retry_after: FIRST_RETRY,
             signs: 0,
         }
+    }
+
+    /// Divides the configured number by that of the gateways. A learned number is not divided: it is what
+    /// the server leaves to this gateway.
+    pub(crate) fn divide(&mut self, gateways: u32) {
+        self.configured = self.of_all.map(|slots| part(slots, gateways));
     }
 
     /// The number of requests that may be in flight now.
@@ -186,13 +196,43 @@ impl SlotLimit {
 
     /// Forgets what was learned, because the server has restarted.
     pub(crate) fn forget(&mut self) {
-        *self = Self::new(self.configured);
+        *self = Self {
+            configured: self.configured,
+            ..Self::new(self.of_all)
+        };
+    }
+}
+
+/// One gateway's part of a number: rounded down, so that the sum is never above it, but at least 1.
+pub(crate) fn part(of_all: u32, gateways: u32) -> u32 {
+    match of_all {
+        NO_LIMIT => NO_LIMIT,
+        _ => (of_all / gateways.max(1)).max(1),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn configured_slots_are_divided_and_learned_ones_are_not() {
+        let now = Instant::now();
+        let mut slots = SlotLimit::new(Some(5));
+        for (gateways, expected) in [(2, 2), (3, 1), (9, 1), (1, 5)] {
+            slots.divide(gateways);
+            assert_eq!((slots.limit(now), slots.known()), (expected, expected));
+            slots.forget();
+            assert_eq!(slots.limit(now), expected);
+        }
+        let mut off = SlotLimit::new(Some(NO_LIMIT));
+        off.divide(2);
+        assert_eq!(off.limit(now), NO_LIMIT);
+        let mut learned = SlotLimit::new(None);
+        learned.waited_behind(4, now);
+        learned.divide(2);
+        assert_eq!(learned.limit(now), 4);
+    }
 
     #[test]
     fn configured_slots_are_not_learned() {

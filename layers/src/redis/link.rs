@@ -1,0 +1,448 @@
+//! The connection: one for all calls, opened and tested in the background.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind};
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::status::{RedisCall, RedisCallResult, RedisObserver, RedisStatus};
+use super::{RedisAddress, RedisScript};
+use crate::live::Live;
+use crate::store::{StorePolicy, StoreUnavailable};
+
+/// The time between two tests of a connection that is in use.
+const TEST_EVERY: Duration = Duration::from_secs(1);
+/// The wait after the first failure; it doubles up to the last one.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_LAST: Duration = Duration::from_secs(1);
+/// After so many failed tests the connection is replaced.
+const TESTS: u32 = 3;
+
+/// A connection to Redis that stores share. Clones share it too.
+///
+/// All calls use one connection, without waiting for each other. A call that gets no response within the
+/// deadline, or whose connection breaks, closes the connection for further calls: they fail at once. A task
+/// of its own tests and replaces the connection, and opens it when Redis responds within the deadline.
+#[derive(Clone)]
+pub struct Redis {
+    pub(super) shared: Arc<Shared>,
+    _task: Arc<Task>,
+}
+
+/// Ends with the last clone of its [`Redis`].
+struct Task(AbortHandle);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+pub(super) struct Shared {
+    address: RedisAddress,
+    prefix: String,
+    pub(super) deadline: Duration,
+    observer: Option<Arc<dyn RedisObserver>>,
+    open: Live<Option<Open>>,
+    opened: AtomicU64,
+    /// Set when a call has closed the connection.
+    closed: Notify,
+    status: Mutex<RedisStatus>,
+    /// Whether the status has a problem although Redis is connected.
+    has_problem: AtomicBool,
+    is_open: watch::Sender<bool>,
+}
+
+#[derive(Clone)]
+struct Open {
+    connection: MultiplexedConnection,
+    number: u64,
+}
+
+/// How [`Redis`] is used.
+#[derive(Clone)]
+pub struct RedisConfig {
+    address: RedisAddress,
+    prefix: String,
+    deadline: Duration,
+    observer: Option<Arc<dyn RedisObserver>>,
+}
+
+impl RedisConfig {
+    /// With a deadline of 50 ms, and keys that begin with `llamatower:`.
+    pub fn new(address: RedisAddress) -> Self {
+        Self {
+            address,
+            prefix: "llamatower:".to_owned(),
+            deadline: StorePolicy::DEFAULT_DEADLINE,
+            observer: None,
+        }
+    }
+
+    /// What all keys begin with. Programs that share limits have the same prefix.
+    pub fn with_prefix(self, prefix: impl Into<String>) -> Self {
+        let prefix = prefix.into();
+        Self { prefix, ..self }
+    }
+
+    /// The longest wait for a response.
+    pub fn with_deadline(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
+    }
+
+    /// Tells `observer` of calls and of changes of the connection.
+    pub fn with_observer(self, observer: Arc<dyn RedisObserver>) -> Self {
+        let observer = Some(observer);
+        Self { observer, ..self }
+    }
+}
+
+impl fmt::Debug for RedisConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisConfig")
+            .field("address", &self.address)
+            .field("prefix", &self.prefix)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Redis {
+    /// Connects in the background, and keeps the connection. Until it is open, calls fail at once.
+    ///
+    /// # Panics
+    /// Outside of a runtime of tokio.
+    pub fn start(config: RedisConfig) -> Self {
+        let shared = Arc::new(Shared {
+            status: Mutex::new(RedisStatus {
+                is_connected: false,
+                since: Timestamp::now(),
+                problem: Some(RedisStatus::NOT_YET.to_owned()),
+            }),
+            address: config.address,
+            prefix: config.prefix,
+            deadline: config.deadline,
+            observer: config.observer,
+            open: Live::default(),
+            opened: AtomicU64::new(0),
+            closed: Notify::new(),
+            has_problem: AtomicBool::new(false),
+            is_open: watch::Sender::new(false),
+        });
+        let task = tokio::spawn(keep(shared.clone()));
+        Self {
+            shared,
+            _task: Arc::new(Task(task.abort_handle())),
+        }
+    }
+
+    /// Whether Redis is in use, and if not, why.
+    pub fn status(&self) -> RedisStatus {
+        self.shared.lock_status().clone()
+    }
+
+    /// Whether calls are sent.
+    pub fn is_connected(&self) -> bool {
+        self.shared.open.get().is_some()
+    }
+
+    /// Waits until Redis is connected; returns at once if it is.
+    pub async fn connected(&self) {
+        let mut is_open = self.shared.is_open.subscribe();
+        // The sender lives as long as `self`.
+        let _ = is_open.wait_for(|is_open| *is_open).await;
+    }
+
+    /// The address, which is shown without a password.
+    pub fn address(&self) -> &RedisAddress {
+        &self.shared.address
+    }
+
+    /// A key: the prefix, `kind`, and the hash of `name`, which can be any text. The hash is in braces, so
+    /// keys of one name are on one server of a cluster.
+    pub fn key(&self, kind: &str, name: &str) -> String {
+        let digest = Sha256::digest(name.as_bytes());
+        let mut key = String::with_capacity(self.shared.prefix.len() + kind.len() + 35);
+        key.push_str(&self.shared.prefix);
+        key.push_str(kind);
+        key.push_str(":{");
+        for byte in &digest[..16] {
+            for digit in [byte >> 4, byte & 15] {
+                key.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
+            }
+        }
+        key.push('}');
+        key
+    }
+
+    /// Runs a script, which returns a list of texts or numbers. It has the keys of [`key`](Self::key).
+    ///
+    /// # Errors
+    /// Redis is not connected, refuses the call, or does not respond within the deadline.
+    pub async fn run(
+        &self,
+        operation: &'static str,
+        script: &RedisScript,
+        keys: &[&str],
+        arguments: &[&str],
+    ) -> Result<Vec<String>, StoreUnavailable> {
+        let deadline = self.shared.deadline;
+        self.run_within(deadline, operation, script, keys, arguments)
+            .await
+    }
+
+    /// The same with another deadline. If it is longer than that of the configuration, a late response does
+    /// not close the connection for other calls.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn run_within(
+        &self,
+        deadline: Duration,
+        operation: &'static str,
+        script: &RedisScript,
+        keys: &[&str],
+        arguments: &[&str],
+    ) -> Result<Vec<String>, StoreUnavailable> {
+        self.call_within(deadline, operation, async move |mut connection| {
+            let mut call = script.0.prepare_invoke();
+            call.key(keys).arg(arguments);
+            call.invoke_async(&mut connection).await
+        })
+        .await
+    }
+
+    /// Tells the observer of a call that was not made.
+    pub(super) fn not_sent(&self, operation: &'static str) {
+        let result = RedisCallResult::NotSent;
+        self.shared.observe(operation, result, Duration::ZERO);
+    }
+
+    /// Makes a call within the deadline.
+    pub(super) async fn call<T>(
+        &self,
+        operation: &'static str,
+        call: impl AsyncFnOnce(MultiplexedConnection) -> RedisResult<T>,
+    ) -> Result<T, StoreUnavailable> {
+        self.call_within(self.shared.deadline, operation, call)
+            .await
+    }
+
+    async fn call_within<T>(
+        &self,
+        deadline: Duration,
+        operation: &'static str,
+        call: impl AsyncFnOnce(MultiplexedConnection) -> RedisResult<T>,
+    ) -> Result<T, StoreUnavailable> {
+        let shared = &*self.shared;
+        let Some(open) = (*shared.open.get()).clone() else {
+            self.not_sent(operation);
+            let problem = shared.lock_status().problem.clone();
+            let problem = problem.unwrap_or_else(|| "not connected".to_owned());
+            return Err(StoreUnavailable::new(format!("Redis: {problem}")));
+        };
+        let (began, number) = (Instant::now(), open.number);
+        let answer = timeout(deadline, call(open.connection)).await;
+        let (result, answer) = match answer {
+            Ok(Ok(answer)) => {
+                if shared.has_problem.load(Ordering::Relaxed) {
+                    shared.set_problem(None);
+                }
+                (RedisCallResult::Answered, Ok(answer))
+            }
+            Ok(Err(error)) => {
+                let reason = describe(&error);
+                match breaks(&error) {
+                    true => shared.close(number, &reason),
+                    false => shared.set_problem(Some(reason.clone())),
+                }
+                (RedisCallResult::Failed, Err(reason))
+            }
+            Err(_) => {
+                let reason = no_response(deadline);
+                if deadline <= shared.deadline {
+                    shared.close(number, &reason);
+                }
+                (RedisCallResult::Late, Err(reason))
+            }
+        };
+        shared.observe(operation, result, began.elapsed());
+        answer.map_err(|reason| StoreUnavailable::new(format!("Redis: {reason}")))
+    }
+}
+
+impl Shared {
+    fn observe(&self, operation: &'static str, result: RedisCallResult, duration: Duration) {
+        if let Some(observer) = &self.observer {
+            observer.called(&RedisCall::new(operation, result, duration));
+        }
+    }
+
+    fn open(&self, connection: MultiplexedConnection) {
+        let number = self.opened.fetch_add(1, Ordering::Relaxed) + 1;
+        self.open.set(Some(Open { connection, number }));
+        self.is_open.send_replace(true);
+        self.change(true, None);
+    }
+
+    /// Closes the connection for further calls, unless it is a later one already.
+    fn close(&self, number: u64, reason: &str) {
+        let is_this = (*self.open.get())
+            .as_ref()
+            .is_some_and(|open| open.number == number);
+        if is_this {
+            self.open.set(None);
+            self.is_open.send_replace(false);
+            self.change(false, Some(reason.to_owned()));
+            self.closed.notify_one();
+        }
+    }
+
+    fn set_problem(&self, problem: Option<String>) {
+        let is_connected = self.lock_status().is_connected;
+        self.change(is_connected, problem);
+    }
+
+    fn change(&self, is_connected: bool, problem: Option<String>) {
+        let has_problem = is_connected && problem.is_some();
+        self.has_problem.store(has_problem, Ordering::Relaxed);
+        let mut status = self.lock_status();
+        if status.is_connected == is_connected && status.problem == problem {
+            return;
+        }
+        let since = match status.is_connected == is_connected {
+            true => status.since,
+            false => Timestamp::now(),
+        };
+        let now = RedisStatus {
+            is_connected,
+            since,
+            problem,
+        };
+        let before = std::mem::replace(&mut *status, now.clone());
+        drop(status);
+        if let Some(observer) = &self.observer {
+            observer.changed(&before, &now);
+        }
+    }
+
+    fn lock_status(&self) -> MutexGuard<'_, RedisStatus> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Connects, tests the connection, and replaces it.
+async fn keep(shared: Arc<Shared>) {
+    let (mut kept, mut failures) = (None, 0);
+    loop {
+        match connect(&shared, kept.take()).await {
+            Ok(connection) => {
+                failures = 0;
+                shared.open(connection.clone());
+                until_closed(&shared, &connection).await;
+                kept = Some(connection);
+            }
+            Err((reason, connection)) => {
+                shared.change(false, Some(reason));
+                let wait = RETRY_LAST.min(RETRY_FIRST.saturating_mul(1 << failures.min(10)));
+                failures += 1;
+                // A server that does not respond may respond later, on the same connection.
+                kept = connection.filter(|_| failures < TESTS);
+                sleep(wait).await;
+            }
+        }
+    }
+}
+
+/// A connection on which Redis responds in time; with an error, a connection that may still work.
+async fn connect(
+    shared: &Shared,
+    kept: Option<MultiplexedConnection>,
+) -> Result<MultiplexedConnection, (String, Option<MultiplexedConnection>)> {
+    let connection = match kept {
+        Some(connection) => connection,
+        None => {
+            let connected = shared.address.connect().await;
+            connected.map_err(|error| (describe(&error), None))?
+        }
+    };
+    match ping(&connection, shared.deadline).await {
+        Some(Ok(())) => Ok(connection),
+        Some(Err(error)) => Err((describe(&error), None)),
+        None => Err((no_response(shared.deadline), Some(connection))),
+    }
+}
+
+/// Returns when the connection is closed by a call, or does not pass a test.
+async fn until_closed(shared: &Shared, connection: &MultiplexedConnection) {
+    let number = shared.opened.load(Ordering::Relaxed);
+    loop {
+        if timeout(TEST_EVERY, shared.closed.notified()).await.is_ok() {
+            return;
+        }
+        // Longer than the deadline: a short pause of an idle connection harms no request.
+        let limit = shared.deadline.saturating_mul(5);
+        let reason = match ping(connection, limit).await {
+            Some(Ok(())) => continue,
+            Some(Err(error)) => describe(&error),
+            None => no_response(limit),
+        };
+        shared.close(number, &reason);
+    }
+}
+
+fn no_response(within: Duration) -> String {
+    format!("no response within {within:?}")
+}
+
+async fn ping(connection: &MultiplexedConnection, limit: Duration) -> Option<RedisResult<()>> {
+    let mut connection = connection.clone();
+    let ping = ::redis::cmd("PING");
+    timeout(limit, ping.exec_async(&mut connection)).await.ok()
+}
+
+/// Whether another connection may help: this one is broken, or leads to a server that cannot write.
+fn breaks(error: &RedisError) -> bool {
+    error.is_io_error()
+        || error.is_unrecoverable_error()
+        || matches!(
+            error.kind(),
+            ErrorKind::AuthenticationFailed
+                | ErrorKind::Server(
+                    ServerErrorKind::ReadOnly
+                        | ServerErrorKind::BusyLoading
+                        | ServerErrorKind::MasterDown
+                )
+        )
+}
+
+/// The error without the line of the script in which it occurred.
+fn describe(error: &RedisError) -> String {
+    let detail = match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        _ => error.to_string(),
+    };
+    let detail = detail.split(" script: ").next().unwrap_or_default();
+    detail
+        .split(", on @user_script")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis")
+            .field("address", &self.shared.address)
+            .field("status", &self.status())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,106 @@
+//! Buckets of requests in Redis.
+
+use std::fmt;
+use std::future::{Future, ready};
+use std::hash::Hash;
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use super::{Redis, RedisScript};
+use crate::rate_limit::{MemoryBuckets, Quota, RateStore, TakeResult};
+use crate::store::StoreUnavailable;
+
+static TAKE: LazyLock<RedisScript> = LazyLock::new(|| RedisScript::new(include_str!("take.lua")));
+
+type NameOf<K> = dyn Fn(&K) -> String + Send + Sync;
+
+/// Stores the buckets of [`RateLimitLayer`](crate::rate_limit::RateLimitLayer) in Redis, with the clock of
+/// the server.
+///
+/// The rule is that of [`MemoryBuckets`], to the microsecond. A bucket expires when it is full. Quotas that
+/// differ have buckets of their own. The number of keys is not limited here.
+pub struct RedisBuckets<K: Clone + Hash + Eq> {
+    redis: Redis,
+    kind: String,
+    name_of: Arc<NameOf<K>>,
+    otherwise: Option<Arc<MemoryBuckets<K>>>,
+}
+
+impl<K: Clone + Hash + Eq> RedisBuckets<K> {
+    /// Buckets of the limit `limit`, which other limits do not share. `name_of` gives each key a text that
+    /// no other key has; the names of Redis' keys are hashes of it.
+    pub fn new(
+        redis: Redis,
+        limit: &str,
+        name_of: impl Fn(&K) -> String + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            redis,
+            kind: format!("rate:{limit}"),
+            name_of: Arc::new(name_of),
+            otherwise: None,
+        }
+    }
+
+    /// Takes from `memory` while Redis does not answer. Its buckets are full at first, and its
+    /// [`Replicas`](crate::store::Replicas) should be the number of processes that share Redis.
+    pub fn or_memory(self, memory: MemoryBuckets<K>) -> Self {
+        let otherwise = Some(Arc::new(memory));
+        Self { otherwise, ..self }
+    }
+}
+
+impl<K: Clone + Hash + Eq + Send + Sync + 'static> RateStore<K> for RedisBuckets<K> {
+    type Taking = Pin<Box<dyn Future<Output = Result<TakeResult, StoreUnavailable>> + Send>>;
+
+    fn take(&self, key: Option<K>, quota: &Quota) -> Self::Taking {
+        if let Some(memory) = self
+            .otherwise
+            .as_ref()
+            .filter(|_| !self.redis.is_connected())
+        {
+            self.redis.not_sent("take");
+            return Box::pin(ready(Ok(memory.take_result(&key, quota))));
+        }
+        let name = match &key {
+            Some(key) => format!("key {}", (self.name_of)(key)),
+            None => "none".to_owned(),
+        };
+        let interval = quota.interval().as_nanos().div_ceil(1000);
+        let burst = quota.burst();
+        let kind = format!("{}:{interval}:{burst}", self.kind);
+        let bucket = self.redis.key(&kind, &name);
+        let (redis, otherwise, quota) = (self.redis.clone(), self.otherwise.clone(), *quota);
+        Box::pin(async move {
+            let taken = redis
+                .call("take", async move |mut connection| {
+                    let mut call = TAKE.0.prepare_invoke();
+                    call.key(bucket).arg(interval.to_string()).arg(burst.get());
+                    call.invoke_async::<(u8, u64)>(&mut connection).await
+                })
+                .await;
+            match (taken, otherwise) {
+                (Ok((0, micros)), _) => Ok(Err(Duration::from_micros(micros))),
+                (Ok((_, left)), _) => Ok(Ok(u32::try_from(left).unwrap_or(u32::MAX))),
+                (Err(_), Some(memory)) => Ok(memory.take_result(&key, &quota)),
+                (Err(unavailable), None) => Err(unavailable),
+            }
+        })
+    }
+
+    fn set_quotas(&self, quotas: &[Quota]) {
+        if let Some(memory) = &self.otherwise {
+            memory.set_quotas(quotas);
+        }
+    }
+}
+
+impl<K: Clone + Hash + Eq> fmt::Debug for RedisBuckets<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisBuckets")
+            .field("redis", &self.redis)
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,136 @@
+//! The stores of limits: in memory, or in Redis.
+
+use std::future::{Future, Ready};
+use std::hash::Hash;
+use std::pin::Pin;
+
+use futures_util::future::Either;
+use llamatower_layers::rate_limit::{MemoryBuckets, Quota, RateStore, TakeResult};
+use llamatower_layers::redis::{RedisBuckets, RedisReservation, RedisTokens};
+use llamatower_layers::store::StoreUnavailable;
+use llamatower_layers::token_limit::{
+    Budget, Granted, MemoryReservation, MemoryStore, ReserveResult, TokenStore, Window,
+};
+
+type Boxed<T> = Pin<Box<dyn Future<Output = Result<T, StoreUnavailable>> + Send>>;
+type Now<T> = Ready<Result<T, StoreUnavailable>>;
+
+/// The buckets of a limit of requests.
+#[derive(Debug)]
+pub enum Rates<K: Clone + Hash + Eq> {
+    /// In this process's memory.
+    Own(MemoryBuckets<K>),
+    /// In Redis.
+    Shared(RedisBuckets<K>),
+}
+
+impl<K: Clone + Hash + Eq + Send + Sync + 'static> RateStore<K> for Rates<K> {
+    type Taking = Either<Now<TakeResult>, Boxed<TakeResult>>;
+
+    fn take(&self, key: Option<K>, quota: &Quota) -> Self::Taking {
+        match self {
+            Self::Own(buckets) => Either::Left(buckets.take(key, quota)),
+            Self::Shared(buckets) => Either::Right(buckets.take(key, quota)),
+        }
+    }
+
+    fn set_quotas(&self, quotas: &[Quota]) {
+        match self {
+            Self::Own(buckets) => buckets.set_quotas(quotas),
+            Self::Shared(buckets) => buckets.set_quotas(quotas),
+        }
+    }
+}
+
+/// The counts of a limit of tokens. Clones share them.
+#[derive(Clone, Debug)]
+pub enum Tokens<K: Clone + Hash + Eq> {
+    /// In this process's memory.
+    Own(MemoryStore<K>),
+    /// In Redis.
+    Shared(RedisTokens<K>),
+}
+
+/// A reservation in [`Tokens`].
+#[derive(Debug)]
+pub enum Reservation<K> {
+    /// In memory.
+    Own(MemoryReservation<K>),
+    /// In Redis.
+    Shared(RedisReservation<K>),
+}
+
+impl<K: Clone + Hash + Eq> Tokens<K> {
+    /// What this process has used, which is kept over a restart.
+    pub fn own(&self) -> &MemoryStore<K> {
+        match self {
+            Self::Own(store) => store,
+            Self::Shared(store) => store.memory(),
+        }
+    }
+
+    /// The used tokens of the current window, as far as this process knows; see
+    /// [`RedisTokens::used`].
+    pub fn used(&self, key: Option<&K>, window: Window) -> u64 {
+        match self {
+            Self::Own(store) => store.used(key, window),
+            Self::Shared(store) => store.used(key, window),
+        }
+    }
+
+    /// The settlements that were dropped because too many waited for Redis.
+    pub fn dropped_settlements(&self) -> u64 {
+        match self {
+            Self::Own(_) => 0,
+            Self::Shared(store) => store.dropped_settlements(),
+        }
+    }
+
+    /// Waits until all settlements are counted.
+    pub async fn settled(&self) {
+        if let Self::Shared(store) = self {
+            store.settled().await;
+        }
+    }
+}
+
+/// Wraps the reservation of a store.
+fn wrap<R, S>(result: ReserveResult<R>, wrap: impl FnOnce(R) -> S) -> ReserveResult<S> {
+    result.map(|granted| Granted {
+        reservation: wrap(granted.reservation),
+        budget_states: granted.budget_states,
+    })
+}
+
+impl<K: Clone + Hash + Eq + Send + Sync + 'static> TokenStore<K> for Tokens<K> {
+    type Reservation = Reservation<K>;
+    type Reserving =
+        Either<Now<ReserveResult<Reservation<K>>>, Boxed<ReserveResult<Reservation<K>>>>;
+
+    fn reserve(&self, key: Option<K>, budgets: &[Budget], tokens: u64) -> Self::Reserving {
+        match self {
+            Self::Own(store) => {
+                let reserved = store.reserve(key, budgets, tokens).into_inner();
+                let reserved = reserved.map(|result| wrap(result, Reservation::Own));
+                Either::Left(std::future::ready(reserved))
+            }
+            Self::Shared(store) => {
+                let reserving = store.reserve(key, budgets, tokens);
+                Either::Right(Box::pin(async move {
+                    Ok(wrap(reserving.await?, Reservation::Shared))
+                }))
+            }
+        }
+    }
+
+    fn settle(&self, reservation: Self::Reservation, used: u64) {
+        match (self, reservation) {
+            (Self::Own(store), Reservation::Own(reservation)) => store.settle(reservation, used),
+            (Self::Shared(store), Reservation::Shared(reservation)) => {
+                store.settle(reservation, used);
+            }
+            // A store settles only what it has reserved.
+            _ => {}
+        }
+    }
+}
