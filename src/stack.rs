@@ -94,6 +94,9 @@ const MANAGEMENT_LIMITS: LimitNames = LimitNames {
     ..USUAL_LIMITS
 };
 
+/// A limit on the tokens of each client.
+type ClientTokens = TokenLimitLayer<Client, fn(&Parts) -> Option<Client>, Tokens<Client>>;
+
 /// The service of one backend; `B` is the body that clients send.
 pub type Attempt<B> = ollama::Attempt<ReplayBody<B>>;
 
@@ -387,7 +390,7 @@ fn prefix_blocks(backends: &[Address]) -> usize {
 fn token_limit(
     budgets: TokenBudgets,
     client_of: fn(&Parts) -> Option<Client>,
-) -> TokenLimitLayer<Client, fn(&Parts) -> Option<Client>, Tokens<Client>> {
+) -> ClientTokens {
     TokenLimitLayer::with_store(budgets.used.clone(), [], client_of)
         .with_deadline(budgets.deadline)
         .when_unavailable(budgets.when_unavailable)
