@@ -244,9 +244,10 @@ async fn a_request_that_would_wait_too_long_goes_to_the_cloud() {
             .await;
         assert_eq!(line["backend"], "cloud");
         let queued = line["queued"].as_f64().expect("it has waited");
-        assert!(queued >= 0.05, "{rule:?}: {line}");
+        // The wait in the queue begins a little after that for the fleet.
+        assert!(queued >= 0.04, "{rule:?}: {line}");
         let waited = gateway.metric("llamatower_queue_wait_seconds_sum").await;
-        assert!(waited >= 0.05, "{rule:?}: {waited}");
+        assert!(waited >= 0.04, "{rule:?}: {waited}");
         let first_byte = line["ttfb"].as_f64().unwrap();
         let overhead = gateway.metric("llamatower_overhead_seconds_sum").await;
         assert!(

@@ -58,6 +58,8 @@ pub(super) struct Shared {
     status: Mutex<RedisStatus>,
     /// Whether the status has a problem although Redis is connected.
     has_problem: AtomicBool,
+    /// The operation that has it. Others may succeed meanwhile: a Redis without memory answers reads.
+    failing: Mutex<&'static str>,
     is_open: watch::Sender<bool>,
 }
 
@@ -135,6 +137,7 @@ impl Redis {
             opened: AtomicU64::new(0),
             closed: Notify::new(),
             has_problem: AtomicBool::new(false),
+            failing: Mutex::default(),
             is_open: watch::Sender::new(false),
         });
         let task = tokio::spawn(keep(shared.clone()));
@@ -253,7 +256,7 @@ impl Redis {
         let answer = timeout(deadline, call(open.connection)).await;
         let (result, answer) = match answer {
             Ok(Ok(answer)) => {
-                if shared.has_problem.load(Ordering::Relaxed) {
+                if shared.has_problem.load(Ordering::Relaxed) && *shared.failing() == operation {
                     shared.set_problem(None);
                 }
                 (RedisCallResult::Answered, Ok(answer))
@@ -262,7 +265,10 @@ impl Redis {
                 let reason = describe(&error);
                 match breaks(&error) {
                     true => shared.close(number, &reason),
-                    false => shared.set_problem(Some(reason.clone())),
+                    false => {
+                        *shared.failing() = operation;
+                        shared.set_problem(Some(reason.clone()));
+                    }
                 }
                 (RedisCallResult::Failed, Err(reason))
             }
@@ -304,6 +310,10 @@ impl Shared {
             self.change(false, Some(reason.to_owned()));
             self.closed.notify_one();
         }
+    }
+
+    fn failing(&self) -> MutexGuard<'_, &'static str> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set_problem(&self, problem: Option<String>) {

@@ -54,7 +54,7 @@ pub enum UnusableTargets {
     #[error("{0} is no Ollama, so its models cannot be managed")]
     NotOllama(Arc<str>),
     /// There are fewer servers.
-    #[error("{0} servers may have this model, which are fewer than asked for")]
+    #[error("the number of servers that may have this model is only {0}")]
     TooFew(usize),
     /// The number says nothing about which servers to choose.
     #[error("a number of servers is only for a pull; use `all` or names")]
