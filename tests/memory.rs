@@ -1,14 +1,15 @@
-//! The memory of idle connections, and of answers that are translated.
+//! The memory of idle connections, of clients that have left, and of answers that are translated.
 
 #![allow(clippy::unwrap_used)]
 
 use std::convert::Infallible;
-use std::future::ready;
+use std::future::{pending, ready};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use allocation_counter::AllocationInfo;
 use bytes::Bytes;
@@ -16,13 +17,14 @@ use futures_util::stream;
 use http::header::CONTENT_TYPE;
 use http::{Request, Response};
 use http_body::{Body, Frame};
-use http_body_util::{Empty, Full, StreamBody};
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use llamatower::edge::{Edge, EdgeConfig, Gauges, ListenAddr, RequestBody, Shutdown};
 use llamatower::openai::{Server, Translate};
 use llamatower_layers::BoxError;
 use llamatower_layers::body::ReplayBody;
 use tokio::runtime::{Builder, Runtime};
-use tower::{ServiceExt, service_fn};
+use tokio::time::timeout;
+use tower::{Service, ServiceExt, service_fn};
 
 const CONNECTIONS: usize = 100;
 
@@ -38,12 +40,27 @@ async fn hello(_: Request<RequestBody>) -> Result<Response<Full<Bytes>>, Infalli
     Ok(Response::new(Full::from("hello")))
 }
 
+/// Answers no request.
+async fn silent(request: Request<RequestBody>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let _body = request.into_body().collect().await;
+    pending().await
+}
+
 impl Driven {
-    fn start() -> Self {
+    fn start<S, B>(stack: S) -> Self
+    where
+        S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
+            + Clone
+            + Send
+            + 'static,
+        S::Future: Send,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let listen = vec!["127.0.0.1:0".parse().unwrap()];
         let config = EdgeConfig {
             listen,
+            plain_http2: true,
             ..EdgeConfig::default()
         };
         let edge = runtime.block_on(Edge::bind(config)).unwrap();
@@ -51,7 +68,7 @@ impl Driven {
             panic!("not a TCP address");
         };
         let gauges = edge.gauges();
-        runtime.spawn(edge.serve(service_fn(hello), Shutdown::new()));
+        runtime.spawn(edge.serve(stack, Shutdown::new()));
         let clients = Vec::with_capacity(2 * CONNECTIONS);
         Self {
             runtime,
@@ -76,10 +93,7 @@ impl Driven {
             while self.gauges.connections() < expected {
                 tokio::task::yield_now().await;
             }
-            // By then all events of the sockets were processed.
-            for _ in 0..1000 {
-                tokio::task::yield_now().await;
-            }
+            all_events().await;
         });
         assert_eq!(self.gauges.finished(), finished + self.answered(before));
     }
@@ -95,10 +109,17 @@ impl Driven {
     }
 }
 
+/// By then all events of the sockets were processed.
+async fn all_events() {
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// The memory of each of these connections in bytes, after other connections have filled pools and
 /// tables.
 fn bytes_of_each(does: impl Fn(&mut TcpStream)) -> i64 {
-    let mut edge = Driven::start();
+    let mut edge = Driven::start(service_fn(hello));
     edge.connect(&does);
     let held = allocation_counter::measure(|| edge.connect(&does));
     held.bytes_current / CONNECTIONS as i64
@@ -115,6 +136,112 @@ fn a_keep_alive_connection_uses_only_what_hyper_keeps() {
     let request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let each = bytes_of_each(|client| client.write_all(request).unwrap());
     assert!((1..24 * 1024).contains(&each), "{each} bytes");
+}
+
+/// When a client closes its connection.
+#[derive(Clone, Copy, Debug)]
+enum Leaves {
+    /// Before the edge has read what it sent.
+    AtOnce,
+    DuringItsRequest,
+    AfterItsRequest,
+    /// When the edge cannot write more, because the client does not read.
+    Unread,
+}
+
+impl Driven {
+    /// Drives the edge until this is so.
+    fn until(&self, is_so: impl Fn(&Gauges) -> bool) {
+        let waits = async {
+            while !is_so(&self.gauges) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let waits = async { timeout(Duration::from_secs(10), waits).await };
+        let waited = self.runtime.block_on(waits);
+        waited.expect("what the test waits for did not happen");
+    }
+
+    /// A client sends this, and leaves.
+    fn leave(&self, sent: &[u8], leaves: Leaves) {
+        let finished = self.gauges.finished();
+        let mut client = TcpStream::connect(self.addr).unwrap();
+        client.write_all(sent).unwrap();
+        match leaves {
+            Leaves::AtOnce => {}
+            Leaves::DuringItsRequest => self.until(|gauges| gauges.in_flight() == 1),
+            Leaves::AfterItsRequest => self.until(|gauges| gauges.finished() > finished),
+            Leaves::Unread => self.runtime.block_on(all_events()),
+        }
+        drop(client);
+        self.until(|gauges| gauges.finished() > finished && gauges.connections() == 0);
+    }
+
+    /// The memory that stays of each client that leaves in this way, in bytes.
+    fn bytes_left_of_each(&self, sent: &[u8], leaves: Leaves) -> i64 {
+        let leave = || (0..CONNECTIONS).for_each(|_| self.leave(sent, leaves));
+        // Fills pools and tables.
+        leave();
+        allocation_counter::measure(leave).bytes_current / CONNECTIONS as i64
+    }
+}
+
+/// The beginning of a connection in HTTP/2, and a GET.
+fn http2_request() -> Vec<u8> {
+    let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    // SETTINGS; then HEADERS, which end the head and the stream.
+    sent.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+    sent.extend([0, 0, 14, 1, 5, 0, 0, 0, 1]);
+    // GET, http, `/` and the authority (RFC 7541 6).
+    sent.extend([0x82, 0x86, 0x84, 0x41, 9]);
+    sent.extend(b"localhost");
+    sent
+}
+
+/// Asserts that nothing stays of clients that send this and leave.
+fn assert_nothing_left(edge: &Driven, sent: &[u8], leaves: &[Leaves]) {
+    for leaves in leaves {
+        let each = edge.bytes_left_of_each(sent, *leaves);
+        let text = String::from_utf8_lossy(sent);
+        assert!(each < 64, "{each} bytes: {leaves:?}, {text:?}");
+    }
+}
+
+const WHOLE: &[u8] = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello";
+const HALF: &[u8] = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhello";
+const CHUNKED: &[u8] =
+    b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+
+#[test]
+fn nothing_stays_of_a_client_that_leaves_before_its_answer() {
+    let edge = Driven::start(service_fn(silent));
+    for sent in [WHOLE, HALF, CHUNKED] {
+        assert_nothing_left(&edge, sent, &[Leaves::AtOnce, Leaves::DuringItsRequest]);
+    }
+}
+
+#[test]
+fn nothing_stays_of_a_client_whose_body_is_not_read() {
+    let edge = Driven::start(service_fn(hello));
+    for sent in [WHOLE, HALF, CHUNKED] {
+        assert_nothing_left(&edge, sent, &[Leaves::AtOnce, Leaves::AfterItsRequest]);
+    }
+}
+
+#[test]
+fn nothing_stays_of_a_client_that_leaves_an_answer_unread() {
+    let edge = Driven::start(service_fn(|_: Request<RequestBody>| {
+        let frame = || Ok::<_, BoxError>(Frame::data(Bytes::from_static(&[0; 16 * 1024])));
+        let body = StreamBody::new(stream::repeat_with(frame));
+        ready(Ok::<_, Infallible>(Response::new(body)))
+    }));
+    assert_nothing_left(&edge, WHOLE, &[Leaves::Unread]);
+}
+
+#[test]
+fn nothing_stays_of_a_client_that_leaves_in_http2() {
+    let edge = Driven::start(service_fn(silent));
+    assert_nothing_left(&edge, &http2_request(), &[Leaves::DuringItsRequest]);
 }
 
 /// The memory to translate an answer of so many events, each of which is read before the next one.

@@ -163,6 +163,8 @@ impl<B: Body> Body for ConnectionBody<B> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::task::{Wake, Waker};
     use std::time::Duration;
 
     use bytes::Bytes;
@@ -284,6 +286,26 @@ mod tests {
             assert!(frame.is_ready());
             state.set_flushed();
         }
+    }
+
+    struct Task;
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    /// The waker of a connection may own the socket's state, which then would own itself.
+    #[test]
+    fn a_body_that_is_dropped_leaves_no_waker_in_the_state() {
+        let state = SocketState::new(None);
+        let mut body = ConnectionBody::new(endless(1), state.clone());
+        state.set_write_pending(true);
+        let task = Arc::new(Task);
+        let waker = Waker::from(task.clone());
+        let mut cx = Context::from_waker(&waker);
+        assert_pending!(Pin::new(&mut body).poll_frame(&mut cx));
+        drop((body, waker));
+        assert_eq!(Arc::strong_count(&task), 1);
     }
 
     #[test]

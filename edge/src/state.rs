@@ -72,9 +72,19 @@ impl SocketState {
         let flush = &self.0.flush;
         // The flush may have happened in another thread in the meantime.
         match flush.compare_exchange(UNFLUSHED, AWAITED, AcqRel, Acquire) {
-            Err(FLUSHED) => Poll::Ready(()),
+            Err(FLUSHED) => {
+                self.forget_waiter();
+                Poll::Ready(())
+            }
             _ => Poll::Pending,
         }
+    }
+
+    /// Drops the waker of the task that waits for the flush. The waker may own this state, and neither
+    /// would be freed if the flush never came.
+    fn forget_waiter(&self) {
+        let waiter = self.waiter().take();
+        drop(waiter);
     }
 
     #[inline]
@@ -150,5 +160,8 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.0.set_answering(false);
+        if self.0.0.flush.load(Acquire) == AWAITED {
+            self.0.forget_waiter();
+        }
     }
 }

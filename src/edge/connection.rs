@@ -28,7 +28,7 @@ use super::refusal::{DISCARD_BYTES, DISCARD_TIME, Refusal, linger};
 use super::request_body::RequestBody;
 use super::service::EdgeService;
 use super::socket::EdgeSocket;
-use super::state::{ConnectionState, Phase};
+use super::state::{ConnectionState, Phase, UnreadBodies};
 use super::transport::Transport;
 
 /// Least size of hyper's buffer for output that waits to be written.
@@ -88,6 +88,7 @@ pub(super) async fn serve_http<S, B>(
         closing: Some(Box::pin(closing.graceful.cancelled_owned())),
         ended: Box::pin(closing.now.cancelled_owned()),
         past_upgrade: false,
+        handed_over: state.accept_bodies(),
         unread: None,
         clock: Deadline::default(),
         timed: None,
@@ -182,6 +183,8 @@ where
     closing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
     past_upgrade: bool,
+    /// Dropped after `http`, whose request may hand over its body as it ends.
+    handed_over: UnreadBodies,
     unread: Option<UnreadBody>,
     clock: Deadline,
     /// The phase for which the clock was started.
@@ -247,7 +250,7 @@ where
 
     /// Reads and discards the body that a request left unread, within the limits.
     fn poll_unread(&mut self, cx: &mut Context<'_>) {
-        if let Some(body) = self.state.take_unread_body() {
+        if let Some(body) = self.handed_over.take() {
             let mut clock = Deadline::default();
             clock.arm_after(Some(DISCARD_TIME));
             self.unread = Some(UnreadBody {

@@ -46,9 +46,19 @@ pub(super) struct ConnectionState {
     /// report.
     malformed: Mutex<Option<Box<[u8]>>>,
     flags: Flags,
-    unread_body: Mutex<Option<Incoming>>,
+    unread_body: Mutex<Unread>,
     waker: OnceLock<Waker>,
     pub(super) gauges: Arc<Gauges>,
+}
+
+/// The place for a body that the stack no longer reads.
+#[derive(Debug, Default)]
+enum Unread {
+    /// No connection reads it, so it is dropped.
+    #[default]
+    Refused,
+    Awaited,
+    Body(Incoming),
 }
 
 #[derive(Debug, Default)]
@@ -141,22 +151,25 @@ impl ConnectionState {
         self.socket.is_flushed() && self.phase.load(Relaxed) & PHASE != EXCHANGE
     }
 
-    /// Hands over a body that is no longer read by the stack.
+    /// Hands over a body that is no longer read by the stack. Once the connection has ended, the body is
+    /// dropped.
     pub(super) fn hand_over_body(&self, body: Incoming) {
-        *lock(&self.unread_body) = Some(body);
+        let mut place = lock(&self.unread_body);
+        if matches!(*place, Unread::Refused) {
+            return;
+        }
+        *place = Unread::Body(body);
+        drop(place);
         self.flags.has_unread_body.store(true, Relaxed);
         if let Some(waker) = self.waker.get() {
             waker.wake_by_ref();
         }
     }
 
-    /// The body that was handed over.
-    pub(super) fn take_unread_body(&self) -> Option<Incoming> {
-        if !self.flags.has_unread_body.load(Relaxed) {
-            return None;
-        }
-        self.flags.has_unread_body.store(false, Relaxed);
-        lock(&self.unread_body).take()
+    /// From here on, bodies can be handed over.
+    pub(super) fn accept_bodies(self: &Arc<Self>) -> UnreadBodies {
+        *lock(&self.unread_body) = Unread::Awaited;
+        UnreadBodies(self.clone())
     }
 
     /// The next piece of a request's body.
@@ -192,6 +205,35 @@ impl ConnectionState {
 
     pub(super) fn turn(&self) -> u32 {
         self.turn.load(Relaxed)
+    }
+}
+
+/// The bodies that are handed over to a connection, until this is dropped.
+///
+/// A body that stayed in the state would never be freed: hyper's part of the body holds the connection's
+/// waker, which is the state. So the connection drops this when it ends, after hyper's connection.
+#[derive(Debug)]
+pub(super) struct UnreadBodies(Arc<ConnectionState>);
+
+impl UnreadBodies {
+    /// The body that was handed over.
+    pub(super) fn take(&self) -> Option<Incoming> {
+        let flag = &self.0.flags.has_unread_body;
+        if !flag.load(Relaxed) {
+            return None;
+        }
+        flag.store(false, Relaxed);
+        match std::mem::replace(&mut *lock(&self.0.unread_body), Unread::Awaited) {
+            Unread::Body(body) => Some(body),
+            Unread::Refused | Unread::Awaited => None,
+        }
+    }
+}
+
+impl Drop for UnreadBodies {
+    fn drop(&mut self) {
+        let last = std::mem::take(&mut *lock(&self.0.unread_body));
+        drop(last);
     }
 }
 

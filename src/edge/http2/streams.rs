@@ -187,6 +187,15 @@ impl Streams {
     }
 }
 
+impl Drop for Streams {
+    /// A stream that hyper has begun holds a handle, and until it is polled for the first time, the handle
+    /// holds the stream. If the connection ends before, neither would be freed.
+    fn drop(&mut self) {
+        let never_polled = std::mem::take(&mut *self.handle.fresh());
+        drop(never_polled);
+    }
+}
+
 /// One stream, with its clocks.
 struct StreamTask {
     future: BoxFuture,
@@ -256,5 +265,46 @@ impl Future for StreamTask {
         Poll::Ready(Ended {
             is_answered: this.state.is_answered.load(Relaxed),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use llamatower_edge::ClientSocket;
+
+    use super::*;
+    use crate::edge::gauges::Gauges;
+
+    fn limits() -> Limits {
+        Limits {
+            header: Duration::MAX,
+            keep_alive: Duration::MAX,
+            total: None,
+            write_stall: None,
+            head_bytes: 1024,
+            head_fields: 10,
+            plain_http2: true,
+        }
+    }
+
+    #[test]
+    fn a_stream_that_was_never_polled_ends_with_its_connection() {
+        let (streams, handle) = Streams::new(&limits());
+        let socket = ClientSocket::new((), None).state().clone();
+        let gauges = Arc::<Gauges>::default();
+        handle.begin(StreamState::new(ConnectionState::new(
+            socket,
+            gauges.clone(),
+        )));
+        // hyper's future of a stream holds the executor.
+        let held = (handle.clone(), Arc::clone(&gauges));
+        handle.execute(async move {
+            pending::<()>().await;
+            drop(held);
+        });
+        drop((streams, handle));
+        assert_eq!(Arc::strong_count(&gauges), 1);
     }
 }
