@@ -387,5 +387,8 @@ def test_the_notes_name_the_way_to_the_gateway(tmp_path: Path) -> None:
     assert "kubectl create secret" not in notes("--set-string", "settings.LLAMATOWER_REQUIRE_KEYS=false")
     assert "curl https://llm.example.org/health" in notes("--values", VALUES / "traefik.yaml")
     assert "port-forward -n backend deployment/backend" in notes("--set", "service.type=ClusterIP")
+    of_file = notes("--set", "keysFile.existingSecret=keys")
+    assert "kubectl create secret generic keys -n backend --from-file=keys.toml" in of_file
+    assert "LLAMATOWER_API_KEYS" not in of_file, "one source of keys is enough"
     assert "curl https://<NodeIP>:30080/health" in notes("--set", "tls.existingSecret=tls")
     assert "create secret generic backend-redis -n backend --from-literal=password=" in notes("--values", VALUES / "redis.yaml")
