@@ -27,7 +27,7 @@ def test_the_rules_of_the_operator_are_those_of_the_file() -> None:
 
 
 def test_the_rules_are_valid() -> None:
-    assert "6 rules found" in promtool("check", "rules", ALERTS)
+    assert "10 rules found" in promtool("check", "rules", ALERTS)
 
 
 def test_each_alert_is_raised_and_withheld_by_a_case() -> None:

@@ -26,7 +26,9 @@ CHART = HELM_FOLDER / "llamatower"
 VALUES = HELM_FOLDER / "values"
 VERSIONS = ["1.32", "1.37"]
 # What each overlay is compared with: the file of values, or the chart's own.
-OVERLAYS = {"k3s-nodeport": None, "traefik": VALUES / "traefik.yaml", "monitoring": VALUES / "monitoring.yaml"}
+OVERLAYS = {"k3s-nodeport": None} | {
+    name: VALUES / f"{name}.yaml" for name in ("traefik", "monitoring", "redis", "autoscale")
+}
 
 
 def helm(*arguments: str | Path, fails: bool = False) -> str:
@@ -126,6 +128,25 @@ EVERYTHING = {
     "imagePullSecrets": [{"name": "registry"}],
     "settings": {"LLAMATOWER_BODY_MEMORY": 67108864, "LLAMATOWER_PULL": True, "OLLAMA_TIMEOUT": None},
     "secrets": {"existingSecret": "mine", "variables": ["LLAMATOWER_API_KEYS"]},
+    "tls": {
+        "existingSecret": "tls",
+        "certificate": "own.crt",
+        "key": "own.key",
+        "clientCA": "clients.crt",
+        "clientCASecret": "clients",
+        "clientCertificates": "optional",
+    },
+    "keysFile": {"existingSecret": "keys-of-users", "key": "users.toml"},
+    "redis": {
+        "enabled": True,
+        "existingSecret": "shared",
+        "passwordKey": "secret",
+        "image": {"tag": "8.0.2"},
+        "resources": {"limits": {"memory": "512Mi"}},
+        "maxMemory": "200mb",
+        "storage": "2Gi",
+        "storageClassName": "fast",
+    },
     "envFrom": [{"configMapRef": {"name": "others"}}],
     "service": {"type": "LoadBalancer", "port": 8080, "annotations": {"a": "b"}},
     "ingress": {"enabled": True, "className": "nginx", "annotations": {"a": "b"}, "host": "llm.example.net", "tlsSecret": ""},
@@ -136,7 +157,16 @@ EVERYTHING = {
         "extraEgress": [{"ports": [{"port": 6379, "protocol": "TCP"}]}],
     },
     "podDisruptionBudget": {"minAvailable": "50%"},
-    "autoscaling": {"enabled": True, "minReplicas": 3, "maxReplicas": 9, "targetCPUUtilizationPercentage": 60},
+    "autoscaling": {
+        "enabled": True,
+        "minReplicas": 3,
+        "maxReplicas": 9,
+        "targetCPUUtilizationPercentage": 60,
+        "extraMetrics": [
+            {"type": "Pods", "pods": {"metric": {"name": "a"}, "target": {"type": "AverageValue", "averageValue": "1"}}}
+        ],
+        "behavior": {"scaleDown": {"stabilizationWindowSeconds": 60}},
+    },
     "resources": {"limits": {"memory": "1Gi"}},
     "state": {"sizeLimit": "1Gi"},
     "terminationGracePeriodSeconds": 60,
@@ -168,7 +198,9 @@ def test_what_users_change_arrives(tmp_path: Path) -> None:
     assert variables["OLLAMA_URL"]["value"], "the other defaults stay"
     assert variables["LLAMATOWER_METRICS_LISTEN"]["value"] == "0.0.0.0:9100"
     of_secrets = {name for name, row in variables.items() if "valueFrom" in row}
-    assert of_secrets == {"LLAMATOWER_API_KEYS"}
+    assert of_secrets == {"LLAMATOWER_API_KEYS", "REDIS_PASSWORD"}
+    assert variables["REDIS_PASSWORD"]["valueFrom"]["secretKeyRef"] == {"name": "shared", "key": "secret"}
+    assert variables["LLAMATOWER_REDIS_URL"]["value"] == "redis://:$(REDIS_PASSWORD)@gateway-redis:6379/0"
     assert variables["LLAMATOWER_API_KEYS"]["valueFrom"]["secretKeyRef"]["name"] == "mine"
     assert of_container["envFrom"] == EVERYTHING["envFrom"]
     assert of_container["lifecycle"]["preStop"]["exec"]["command"][-1] == "9"
@@ -186,12 +218,81 @@ def test_what_users_change_arrives(tmp_path: Path) -> None:
     assert services["gateway-metrics"]["spec"]["ports"][0]["port"] == 9100
     ingress = only("Ingress", rows)
     assert ingress["spec"]["rules"][0]["host"] == "llm.example.net" and "tls" not in ingress["spec"]
-    policy = only("NetworkPolicy", rows)["spec"]
+    policies = {row["metadata"]["name"]: row["spec"] for row in rows if row["kind"] == "NetworkPolicy"}
+    assert policies["gateway-redis"]["ingress"][0]["from"] == [{"podSelector": {"matchLabels": {"app": "gateway"}}}]
+    policy = policies["gateway"]
     assert [port["port"] for rule in policy["ingress"] for port in rule["ports"]] == [3000, 9100, 3001]
-    assert [port["port"] for rule in policy["egress"] for port in rule["ports"]] == [53, 53, 11434, 8000, 4318, 443, 6379]
+    assert [port["port"] for rule in policy["egress"] for port in rule["ports"]] == [53, 53, 11434, 8000, 4318, 443, 6379, 6379]
     assert only("PodDisruptionBudget", rows)["spec"]["minAvailable"] == "50%"
     scaler = only("HorizontalPodAutoscaler", rows)["spec"]
     assert (scaler["minReplicas"], scaler["maxReplicas"], scaler["scaleTargetRef"]["name"]) == (3, 9, "gateway")
+    assert [metric["type"] for metric in scaler["metrics"]] == ["Pods", "Resource"]
+    assert scaler["behavior"]["scaleDown"]["stabilizationWindowSeconds"] == 60
+    redis = only("StatefulSet", rows)["spec"]
+    (server,) = redis["template"]["spec"]["containers"]
+    assert server["image"] == "valkey/valkey:8.0.2" and "--maxmemory 200mb" in server["command"][-1]
+    assert server["resources"]["limits"]["memory"] == "512Mi"
+    (claim,) = redis["volumeClaimTemplates"]
+    assert claim["spec"]["storageClassName"] == "fast" and claim["spec"]["resources"]["requests"]["storage"] == "2Gi"
+
+
+def secret_directories(rows: list[dict]) -> dict[str, str]:
+    """The Secrets that the container has as directories, by the path of the directory."""
+    volumes = only("Deployment", rows)["spec"]["template"]["spec"]["volumes"]
+    secrets = {volume["name"]: volume["secret"]["secretName"] for volume in volumes if "secret" in volume}
+    mounts = [mount for mount in container(rows)["volumeMounts"] if mount["name"] in secrets]
+    assert len(mounts) == len(secrets) and all(mount["readOnly"] for mount in mounts)
+    assert all("subPath" not in mount for mount in mounts), "such a file is never updated"
+    return {mount["mountPath"]: secrets[mount["name"]] for mount in mounts}
+
+
+def schemes(rows: list[dict]) -> set[str | None]:
+    probes = [container(rows)[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")]
+    assert all(probe["path"] == "/health" for probe in probes)
+    return {probe.get("scheme") for probe in probes}
+
+
+def test_secrets_with_certificates_and_keys_are_directories(tmp_path: Path) -> None:
+    rows = with_values(EVERYTHING | {"envFrom": []}, tmp_path)
+    of = environment(rows)
+    assert secret_directories(rows) == {"/run/tls": "tls", "/run/client-ca": "clients", "/run/keys": "keys-of-users"}
+    assert (of["LLAMATOWER_TLS_CERT"], of["LLAMATOWER_TLS_KEY"]) == ("/run/tls/own.crt", "/run/tls/own.key")
+    assert (of["LLAMATOWER_TLS_CLIENT_CA"], of["LLAMATOWER_TLS_CLIENT_CERTS"]) == ("/run/client-ca/clients.crt", "optional")
+    assert of["LLAMATOWER_KEYS_FILE"] == "/run/keys/users.toml"
+    assert of["LLAMATOWER_TLS_LISTENERS"] == "public", "the metrics stay plain"
+    assert schemes(rows) == {"HTTPS"}
+
+
+def test_clients_authorities_can_be_in_the_secret_of_the_certificate(tmp_path: Path) -> None:
+    rows = with_values({"tls": {"existingSecret": "tls", "clientCA": "ca.crt"}}, tmp_path)
+    assert secret_directories(rows) == {"/run/tls": "tls"}
+    assert environment(rows)["LLAMATOWER_TLS_CLIENT_CA"] == "/run/tls/ca.crt"
+    assert environment(rows)["LLAMATOWER_TLS_CLIENT_CERTS"] == "required"
+
+
+def test_without_their_secrets_there_is_no_tls_no_keys_file_and_no_redis() -> None:
+    rows = rendered()
+    assert secret_directories(rows) == {} and schemes(rows) == {None}
+    assert not [name for name in environment(rows) if re.search("TLS|REDIS|KEYS_FILE", name)]
+    assert not [row for row in rows if row["kind"] == "StatefulSet"]
+
+
+def test_a_redis_of_ones_own_comes_from_a_secret_and_starts_none(tmp_path: Path) -> None:
+    rows = with_values({"redis": {"urlSecret": "redis-address"}}, tmp_path)
+    assert environment(rows)["LLAMATOWER_REDIS_URL"] == {"secretKeyRef": {"name": "redis-address", "key": "url"}}
+    assert not [row for row in rows if row["kind"] == "StatefulSet"]
+    # Two sources of one address are a mistake.
+    path = tmp_path / "both.yaml"
+    path.write_text(yaml.safe_dump({"redis": {"enabled": True, "urlSecret": "redis-address"}}))
+    told = helm("template", "backend", CHART, "--values", path, "--kube-version", VERSIONS[0], fails=True)
+    assert "redis.enabled" in told and "redis.urlSecret" in told
+
+
+@pytest.mark.parametrize("variable", ["LLAMATOWER_TLS_CERT", "LLAMATOWER_KEYS_FILE", "REDIS_PASSWORD"])
+def test_a_variable_that_a_value_makes_is_refused_as_a_setting(variable: str, tmp_path: Path) -> None:
+    path = tmp_path / "values.yaml"
+    path.write_text(yaml.safe_dump(EVERYTHING | {"settings": {variable: "/else/where"}}))
+    assert variable in helm("template", "backend", CHART, "--values", path, "--kube-version", VERSIONS[0], fails=True)
 
 
 def test_a_changed_setting_changes_the_pod_template(tmp_path: Path) -> None:
@@ -207,6 +308,9 @@ def test_a_changed_setting_changes_the_pod_template(tmp_path: Path) -> None:
         ({"replica": 3}, "replica"),
         ({"image": {"tag": "latest"}}, "tag"),
         ({"settings": {"LLAMATOWER_API_KEYS": "ada=sha256:0"}}, "LLAMATOWER_API_KEYS"),
+        ({"settings": {"LLAMATOWER_REDIS_URL": "redis://:secret@redis"}}, "LLAMATOWER_REDIS_URL"),
+        ({"tls": {"secret": "tls"}}, "secret"),
+        ({"redis": {"image": {"tag": "latest"}}}, "tag"),
         ({"settings": {"OLLAMA_URL": ["http://gpu-1:11434"]}}, "OLLAMA_URL"),
         ({"service": {"nodePort": "30080"}}, "nodePort"),
     ],
@@ -283,3 +387,8 @@ def test_the_notes_name_the_way_to_the_gateway(tmp_path: Path) -> None:
     assert "kubectl create secret" not in notes("--set-string", "settings.LLAMATOWER_REQUIRE_KEYS=false")
     assert "curl https://llm.example.org/health" in notes("--values", VALUES / "traefik.yaml")
     assert "port-forward -n backend deployment/backend" in notes("--set", "service.type=ClusterIP")
+    of_file = notes("--set", "keysFile.existingSecret=keys")
+    assert "kubectl create secret generic keys -n backend --from-file=keys.toml" in of_file
+    assert "LLAMATOWER_API_KEYS" not in of_file, "one source of keys is enough"
+    assert "curl https://<NodeIP>:30080/health" in notes("--set", "tls.existingSecret=tls")
+    assert "create secret generic backend-redis -n backend --from-literal=password=" in notes("--values", VALUES / "redis.yaml")

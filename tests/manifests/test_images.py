@@ -16,7 +16,7 @@ PLACES = [
     r"^ARG (?:BUILDER|RUNTIME)=(\w[\w./:@-]*)",
     # Our own and Ollama's, and those of a registry, in commands and sentences. A chart has the tag in a line of its own.
     rf"(?<![\w./-])(?<!repository: )((?:arnoldt04/backend|ollama/ollama){TAG})(?![\w/-])",
-    rf"(?<![\w/])((?:localhost|docker\.io|ghcr\.io|gcr\.io|quay\.io|registry\.k8s\.io)(?:/[a-z][\w.-]*)+{TAG})",
+    rf"(?<![\w/@])((?:localhost|docker\.io|ghcr\.io|gcr\.io|quay\.io|registry\.k8s\.io)(?:/[a-z][\w.-]*)+{TAG})",
 ]
 
 
@@ -53,6 +53,10 @@ def stays(image: str) -> bool:
 def test_it_is_seen_whether_a_tag_stays(text: str, is_fine: bool) -> None:
     assert images(text)
     assert all(map(stays, images(text))) is is_fine
+
+
+def test_an_address_is_no_image() -> None:
+    assert not images("http://localhost/api/chat http://user@localhost/api/chat")
 
 
 def test_no_image_is_without_a_tag_that_stays() -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from harness import FAST, OTHER, SLOW, Stack, eventually
 from harness.backends import REPOSITORY
 from harness.process import Process, free_port
 from harness.stack import ADMIN_KEY, running
+from nginx import certificates
 
 MONITORING = REPOSITORY / "k8s/overlays/monitoring"
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
@@ -23,16 +25,39 @@ TARGETS = {
     for panel in DASHBOARD["panels"]
     for target in panel.get("targets", [])
 }
+SETTINGS = "llamatower.toml"
 # What Grafana puts in place of its own variables.
 VARIABLES = {"$__rate_interval": "10s", "$instance": ".*", "$model": ".*"}
 
 
+def is_listening(port: int) -> bool:
+    with socket.create_connection(("127.0.0.1", port)):
+        return True
+
+
 @pytest.fixture(scope="module")
-def busy(tmp_path_factory: pytest.TempPathFactory, stack: Stack) -> Iterator[Stack]:
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Redis."""
+    if not (program := shutil.which("redis-server")):
+        pytest.skip("redis-server is not installed")
+    port = free_port()
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    folder = tmp_path_factory.mktemp("redis")
+    process = Process("redis", command, {}, folder)
+    process.start_until(lambda: is_listening(port), "listens")
+    yield f"redis://127.0.0.1:{port}"
+    process.stop()
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory: pytest.TempPathFactory, stack: Stack, redis: str) -> Iterator[Stack]:
     """A stack of its own, with something of everything that is counted."""
     if stack.gateway is None or type(stack.backends[0]).__name__ != "Sim":
         pytest.skip("all that is counted needs a gateway before simulated backends")
     folder = tmp_path_factory.mktemp("busy")
+    certificates(folder, folder / "ca.pem", folder / "ca.key")
+    metrics = f"127.0.0.1:{free_port()}"
+    (folder / SETTINGS).write_text("")
     settings = {
         "LLAMATOWER_SLOTS": "1",
         "LLAMATOWER_QUEUE_MAX_WAITING": "1",
@@ -40,8 +65,18 @@ def busy(tmp_path_factory: pytest.TempPathFactory, stack: Stack) -> Iterator[Sta
         # A key with a budget; requests need none.
         "LLAMATOWER_ADMIN_KEYS": ADMIN_KEY,
         "LLAMATOWER_KEY_TOKEN_LIMIT": "1000000/day",
+        "LLAMATOWER_RATE_LIMIT": "1000000/s",
+        "LLAMATOWER_REDIS_URL": redis,
+        # A listener that nobody uses is enough for a certificate.
+        "LLAMATOWER_METRICS_LISTEN": metrics,
+        "LLAMATOWER_TLS_LISTENERS": metrics,
+        "LLAMATOWER_TLS_CERT": str(folder / "server.pem"),
+        "LLAMATOWER_TLS_KEY": str(folder / "server.key"),
+        "LLAMATOWER_CONFIG": str(folder / SETTINGS),
     }
     with running("sim", folder, folder, **settings) as own:
+        # A reload that is refused.
+        (folder / SETTINGS).write_text("unknown = true\n")
         yield own
 
 
@@ -133,9 +168,9 @@ def rules_of(prometheus: str) -> list[dict]:
 
 def test_each_alert_is_evaluated_and_has_figures_to_compare(busy: Stack, prometheus: str) -> None:
     rules = rules_of(prometheus)
-    assert len(rules) == 6
+    assert len(rules) == 10
     # What an alert compares: there must be figures also while it is not raised.
-    compared = {rule["name"]: re.sub(r" (==|>=|>) [0-9.]+", "", rule["query"]) for rule in rules}
+    compared = {rule["name"]: re.sub(r" (==|>=|>|<) [0-9.]+", "", rule["query"]) for rule in rules}
     assert all(compared[rule["name"]] != rule["query"] for rule in rules)
 
     def all_have_figures() -> bool:

@@ -81,6 +81,15 @@ class Process:
 
     def start(self, answers: str, expect: int | None = None) -> None:
         """Start it and wait until the URL `answers` is answered (with the status `expect`)."""
+
+        def answered() -> bool:
+            status, _ = ask(answers)
+            return expect in (None, status)
+
+        self.start_until(answered, f"answers {answers}")
+
+    def start_until(self, is_up: Callable[[], bool], what: str) -> None:
+        """Start it and wait until `is_up`, which may raise an OSError before."""
         if not Path(self._command[0]).exists():
             raise DidNotStart(f"{self._command[0]} is not there; `cargo build --workspace` makes it")
         with self._log_path.open("ab") as log:
@@ -98,12 +107,11 @@ class Process:
             if (code := child.poll()) is not None:
                 raise DidNotStart(f"{self.name} ended with {code} at once:\n{self.log()[-4000:]}")
             with contextlib.suppress(OSError):
-                status, _ = ask(answers)
-                return expect in (None, status)
+                return is_up()
             return False
 
         try:
-            eventually(ready, f"{self.name} answers {answers}", self._start_limit)
+            eventually(ready, f"{self.name} {what}", self._start_limit)
         except AssertionError as error:
             self.kill()
             raise DidNotStart(f"{error}:\n{self.log()[-4000:]}") from None
