@@ -48,11 +48,18 @@ def test_each_overlay_keeps_the_selector_and_the_restricted_profile(overlay: Pat
     (deployment,) = [row for row in rows if row["kind"] == "Deployment"]
     assert deployment["spec"]["selector"] == {"matchLabels": {"app": "backend"}}
     assert deployment["spec"]["template"]["metadata"]["labels"] == {"app": "backend"}
-    pod = deployment["spec"]["template"]["spec"]
-    assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["automountServiceAccountToken"] is False
-    security = pod["containers"][0]["securityContext"]
-    assert security["readOnlyRootFilesystem"] and security["capabilities"] == {"drop": ["ALL"]}
+    for workload in (row for row in rows if row["kind"] in {"Deployment", "StatefulSet"}):
+        pod = workload["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        (container,) = pod["containers"]
+        security = container["securityContext"]
+        assert security["readOnlyRootFilesystem"] and security["capabilities"] == {"drop": ["ALL"]}
+        assert security["allowPrivilegeEscalation"] is False
+        assert set(container["resources"]) == {"requests", "limits"}
+    (budget,) = [row["spec"] for row in rows if row["kind"] == "PodDisruptionBudget"]
+    assert budget == {"minAvailable": 1, "selector": deployment["spec"]["selector"]}
     (namespace,) = [row for row in rows if row["kind"] == "Namespace"]
     labels = namespace["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
@@ -99,10 +106,7 @@ def test_redis_is_open_to_the_gateways_alone_and_needs_a_password_from_a_secret(
     (server,) = [row for row in rows if row["kind"] == "StatefulSet"]
     pod = server["spec"]["template"]["spec"]
     assert server["spec"]["template"]["metadata"]["labels"] == policy["spec"]["podSelector"]["matchLabels"]
-    assert pod["securityContext"]["runAsNonRoot"] and not pod["automountServiceAccountToken"]
     (container,) = pod["containers"]
-    assert container["securityContext"]["readOnlyRootFilesystem"]
-    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     password = {"secretKeyRef": {"name": "backend-redis", "key": "password"}}
     assert container["env"] == [{"name": "REDIS_PASSWORD", "valueFrom": password}]
     assert "noeviction" in container["command"][-1], "a limit must not be evicted"
