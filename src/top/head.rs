@@ -28,6 +28,7 @@ pub(super) fn gateway(state: &State) -> (String, Span) {
     facts.extend(reload(gateway, state));
     facts.extend(expiring_keys(gateway));
     let certificate = gateway.tls.as_ref();
+    let certificate = certificate.filter(|tls| !tls.expires_at.is_empty());
     facts.extend(certificate.map(|tls| format!("certificate until {}", day(&tls.expires_at))));
     let mut servers = state.shown().status.backends.iter();
     let has_no_server = servers.len() > 0 && servers.all(|server| !server.is_up);

@@ -22,6 +22,19 @@ pub(super) fn all(state: &State) -> Vec<String> {
     lines.into_iter().flatten().collect()
 }
 
+/// As many as fit into `most` lines. The last line tells how many others there are.
+pub(super) fn fit_lines(mut lines: Vec<String>, most: usize) -> Vec<String> {
+    if lines.len() > most {
+        let shown = most.saturating_sub(1);
+        let left_out = lines.len() - shown;
+        lines.truncate(shown);
+        lines.push(format!(
+            "and {left_out} more problems; a screen with more rows shows them"
+        ));
+    }
+    lines
+}
+
 /// There is no connection to the gateway.
 fn lost(state: &State) -> Option<String> {
     let (reason, age) = state.lost()?;

@@ -41,8 +41,11 @@ impl Screen {
             return too_small(frame);
         }
         let replicas = head::replicas(state.shown());
-        let problems = problems::all(state);
-        let heads = length(2 + usize::from(replicas.is_some()) + problems.len());
+        let facts = 2 + usize::from(replicas.is_some());
+        let rows = usize::from(area.height).saturating_sub(facts + 1);
+        let most = rows.saturating_sub(layout::LEAST_OF_TABLES);
+        let problems = problems::fit_lines(problems::all(state), most);
+        let heads = length(facts + problems.len());
         let [above, tables, below] = Layout::vertical([
             Constraint::Length(heads),
             Constraint::Min(0),

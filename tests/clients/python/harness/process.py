@@ -79,8 +79,11 @@ class Process:
         self._log_path = folder / f"{name}.log"
         self._child: subprocess.Popen[bytes] | None = None
 
-    def start(self, answers: str, expect: int | None = None) -> None:
-        """Start it and wait until the URL `answers` is answered (with the status `expect`)."""
+    def start(self, answers: str | Callable[[], bool], expect: int | None = None) -> None:
+        """Start it and wait until the URL `answers` is answered (with the status `expect`).
+
+        A server of another protocol gives a function instead, which says whether it is up.
+        """
         if not Path(self._command[0]).exists():
             raise DidNotStart(f"{self._command[0]} is not there; `cargo build --workspace` makes it")
         with self._log_path.open("ab") as log:
@@ -98,12 +101,14 @@ class Process:
             if (code := child.poll()) is not None:
                 raise DidNotStart(f"{self.name} ended with {code} at once:\n{self.log()[-4000:]}")
             with contextlib.suppress(OSError):
+                if callable(answers):
+                    return answers()
                 status, _ = ask(answers)
                 return expect in (None, status)
             return False
 
         try:
-            eventually(ready, f"{self.name} answers {answers}", self._start_limit)
+            eventually(ready, f"{self.name} answers", self._start_limit)
         except AssertionError as error:
             self.kill()
             raise DidNotStart(f"{error}:\n{self.log()[-4000:]}") from None
