@@ -104,12 +104,13 @@ impl Membership {
         else {
             return;
         };
-        let Some((number, members, servers)) = split(&answer) else {
+        let Some(answer) = Answer::parse(&answer) else {
             return;
         };
-        self.note_number(number);
-        self.note_members(number, members);
-        let servers = servers
+        self.note_number(answer.number);
+        self.note_members(answer.number, answer.members);
+        let servers = answer
+            .servers
             .chunks_exact(2)
             .map(|row| (row[0].clone(), row[1] == "1"));
         let agreed: BTreeMap<String, bool> = servers.collect();
@@ -152,15 +153,29 @@ impl Membership {
     }
 }
 
-/// The parts of the script's answer: the number of gateways, rows of some of them, and the servers.
-fn split(answer: &[String]) -> Option<(NonZeroU32, &[[String; 3]], &[String])> {
-    let [number, rows, rest @ ..] = answer else {
-        return None;
-    };
-    let rows: usize = rows.parse().ok()?;
-    let (rows, servers) = rest.split_at_checked(rows.checked_mul(3)?)?;
-    let number = number.parse().unwrap_or(NonZeroU32::MIN);
-    Some((number, rows.as_chunks().0, servers))
+/// The parts of the script's answer.
+struct Answer<'a> {
+    /// The number of gateways.
+    number: NonZeroU32,
+    /// Some of them, in the form of [`Member::parse`].
+    members: &'a [[String; 3]],
+    /// Each server, followed by 1 if it is cordoned.
+    servers: &'a [String],
+}
+
+impl<'a> Answer<'a> {
+    fn parse(answer: &'a [String]) -> Option<Self> {
+        let [number, rows, rest @ ..] = answer else {
+            return None;
+        };
+        let rows: usize = rows.parse().ok()?;
+        let (rows, servers) = rest.split_at_checked(rows.checked_mul(3)?)?;
+        Some(Self {
+            number: number.parse().unwrap_or(NonZeroU32::MIN),
+            members: rows.as_chunks().0,
+            servers,
+        })
+    }
 }
 
 /// What is to be sent: an operator's changes since the last answer, and what Redis does not know.

@@ -69,7 +69,7 @@ fn redis(sharing: &SharingState, now: Timestamp) -> Option<String> {
         }
     };
     Some(format!(
-        "{state}. Until it answers, requests with a limit are {}, those with a token limit {}",
+        "{state}. Meanwhile, requests with a rate limit are {}, and requests with a token limit are {}",
         escaped(&redis.requests_meanwhile),
         escaped(&redis.tokens_meanwhile)
     ))

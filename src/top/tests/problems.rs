@@ -48,7 +48,7 @@ const BY_DNS: &str = r#"{"gateways": 3, "peers": "backend-peers"}"#;
 fn the_replicas_are_in_a_line_if_anything_is_shared() {
     let registered = "replicas 2 (through Redis): \
         a 0.0.0.0:3000 (this in flight 3 queue 1 1.0.0), 2\\u001b[2J (seen 4.0 s ago), and 3 more";
-    assert_lines(&[("sharing", REDIS)], &[registered], &["Until it answers"]);
+    assert_lines(&[("sharing", REDIS)], &[registered], &["Meanwhile"]);
     let dns = "replicas 3 (by the addresses of backend-peers)";
     assert_lines(&[("sharing", BY_DNS)], &[dns], &["Redis"]);
     assert_lines(&[("sharing", r#"{"gateways": 1}"#)], &[], &["replicas"]);
@@ -56,8 +56,8 @@ fn the_replicas_are_in_a_line_if_anything_is_shared() {
 
 #[test]
 fn a_line_says_why_redis_is_not_used_and_what_happens_to_requests() {
-    let lost = "Redis is not connected for 60 s: no\\u000aresponse. Until it answers, \
-        requests with a limit are not limited, those with a token limit refused";
+    let lost = "Redis is not connected for 60 s: no\\u000aresponse. Meanwhile, \
+        requests with a rate limit are not limited, and requests with a token limit are refused";
     let state = "replicas 2 (Redis is not connected)";
     assert_lines(&[("sharing", WITHOUT_REDIS)], &[lost, state], &[]);
     let full = "Redis refuses calls: OOM.";
@@ -147,7 +147,12 @@ fn all_problems_together_leave_space_for_a_table_on_the_smallest_screen() {
     }
     state.lose("connection refused".to_owned());
     let screen = screen_of(&state, 60, 16);
-    for text in ["No connection", "and 3 more problems", "> … up", "Tab table"] {
+    for text in [
+        "No connection",
+        "and 3 more problems",
+        "> … up",
+        "Tab table",
+    ] {
         assert!(screen.contains(text), "{text}:\n{screen}");
     }
     let screen = screen_of(&state, 60, 30);

@@ -346,8 +346,8 @@ def test_replicas_are_shown_while_they_are_registered_and_redis_while_it_is_gone
         try:
             problem = page.locator("#redis-problem")
             expect(problem).to_contain_text("Redis is not connected since", timeout=20_000)
-            expect(problem).to_contain_text("requests with a limit are not limited")
-            expect(problem).to_contain_text("those with a token limit limited to this gateway's part")
+            expect(problem).to_contain_text("requests with a rate limit are not limited")
+            expect(problem).to_contain_text("requests with a token limit are limited to this gateway's part")
             expect(page.locator("#announcements")).to_have_text("Redis is not connected")
             report = Axe().run(page)
             assert report.violations_count == 0, report.generate_report()

@@ -77,7 +77,7 @@ export function redis(state) {
     return;
   }
   const what = state.is_connected ? "Redis refuses calls" : `Redis is not connected since ${clock(state.since)}`;
-  const meanwhile = `requests with a limit are ${text(state.requests_meanwhile)}, `
-    + `those with a token limit ${text(state.tokens_meanwhile)}`;
-  line("redis-problem", `${what}: ${text(state.problem)}. Until it answers, ${meanwhile}`, "bad");
+  const meanwhile = `requests with a rate limit are ${text(state.requests_meanwhile)}, `
+    + `and requests with a token limit are ${text(state.tokens_meanwhile)}`;
+  line("redis-problem", `${what}: ${text(state.problem)}. Meanwhile, ${meanwhile}`, "bad");
 }
