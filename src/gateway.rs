@@ -19,18 +19,20 @@ use crate::admin::{self, Sources};
 use crate::cloud::Cloud;
 use crate::edge::{
     BindError, Drained, Edge, EdgeConfig, EdgeTls, ListenAddr, Origins, RequestBody, Shutdown,
+    machine_name,
 };
 use crate::live::LiveSettings;
 use crate::model_sync::{ModelSync, SyncStatus};
 use crate::ollama::fleet::{Dns, Fleet, FleetConfig, ProbeClocks, QueueRules};
 use crate::ollama::upstream::Access;
 use crate::settings::{Breaking, Http2, Listener, Settings};
-use crate::shared::{Members, Peers, SharedUsage, Sharing};
+use crate::shared::{About, Membership, Peers, SharedUsage, Sharing};
 use crate::stack::{self, Attempt, Handles};
 use crate::state::{ChangeSignal, KeptCordons, Persist, State, StateConfig, Windows};
-use crate::telemetry::{BudgetUse, SharedUse, Telemetry};
+use crate::telemetry::{BudgetUse, FleetView, SharedUse, Telemetry};
 use crate::tls::{Certificates, TlsError};
 use crate::usage::Usage;
+use crate::version;
 
 /// The time at the end to count in Redis what is not counted yet.
 const COUNT_AT_END: Duration = Duration::from_secs(1);
@@ -290,11 +292,11 @@ impl Gateway {
             let peers = Peers::new(peers, servers, min_ttl, sharing.gateways().clone());
             tasks.spawn(stopped.clone().run_until_cancelled_owned(peers.run()));
         }
-        if let Some(redis) = sharing.redis() {
-            let gateways = peers.is_none().then(|| sharing.gateways().clone());
-            let cordons = self.kept.cordons.cordons();
-            let members = Members::new(redis.clone(), gateways, cordons, fleet.clone());
-            tasks.spawn(stopped.clone().run_until_cancelled_owned(members.run()));
+        let counted = peers.is_none().then(|| sharing.gateways().clone());
+        let (cordons, about) = (self.kept.cordons.cordons(), self.about(fleet.clone()));
+        if let Some(membership) = Membership::new(&sharing, counted, cordons, fleet.clone(), about)
+        {
+            tasks.spawn(stopped.clone().run_until_cancelled_owned(membership.run()));
         }
         if is_divided {
             let fleet = fleet.clone();
@@ -316,6 +318,27 @@ impl Gateway {
                 tokens.dropped_settlements().saturating_add(of_cloud)
             }),
         });
+    }
+
+    /// What this gateway tells the others of itself.
+    fn about(&self, fleet: Arc<dyn FleetView>) -> impl Fn() -> About + Send + Sync + 'static {
+        let address = self.public.addresses().next();
+        let known = About {
+            host: machine_name().unwrap_or_default(),
+            address: address
+                .map(|(address, _)| address.to_string())
+                .unwrap_or_default(),
+            version: version::VERSION.to_owned(),
+            ..About::default()
+        };
+        let clients = self.public.gauges();
+        let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        move || About {
+            in_flight: number(clients.in_flight()),
+            waiting: number(fleet.queue_status().iter().map(|row| row.waiting).sum()),
+            is_draining: clients.is_draining(),
+            ..known.clone()
+        }
     }
 
     fn fleet(&self) -> Arc<Fleet<Attempt<RequestBody>>> {

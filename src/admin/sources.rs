@@ -84,18 +84,18 @@ impl Sources {
 
     pub(super) fn status_of(&self, backends: &[BackendStatus]) -> Status {
         let queue = self.fleet.queue_status();
+        let waiting = queue.iter().map(|row| row.waiting).sum();
+        let gateway = self.gateway();
+        let now = Instant::now();
         Status {
-            gateway: self.gateway(),
             backends: backends.iter().map(Into::into).collect(),
             queue: queue.into_iter().map(Into::into).collect(),
             digests_differ: self.fleet.drifts().iter().map(Into::into).collect(),
             cloud: self.cloud(),
-            models_sync: ModelsSync::new(&self.sync.report(), Instant::now()),
+            models_sync: ModelsSync::new(&self.sync.report(), now),
             state: StateFile::from(&self.state.health()),
-            sharing: SharingState::new(
-                self.sharing.gateways().number().get(),
-                self.sharing.status(),
-            ),
+            sharing: SharingState::new(&self.sharing, &gateway, waiting, now),
+            gateway,
         }
     }
 

@@ -122,7 +122,7 @@ fn without_port(authority: &str) -> &str {
 }
 
 /// This machine's name, if the system provides it.
-pub(super) fn machine_name() -> Option<String> {
+pub(crate) fn machine_name() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .ok()
         .or_else(|| std::env::var("HOSTNAME").ok())?;

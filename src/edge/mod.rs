@@ -102,6 +102,7 @@ pub use base_path::{BasePath, InvalidBasePath};
 pub use bind::BindError;
 pub use config::{EdgeConfig, EdgeTls};
 pub use gauges::Gauges;
+pub(crate) use host::machine_name;
 pub use host::{Hosts, InvalidHost};
 pub use origin::{InvalidOrigin, Origins};
 pub use refusal::{RefusalObserver, Refused};

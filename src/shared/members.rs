@@ -1,6 +1,6 @@
-//! The gateways that use one Redis: how many there are, and the servers that operators have cordoned.
+//! The gateways that use one Redis: which there are, and the servers that operators have cordoned.
 //!
-//! Once a second each gateway registers itself and exchanges cordons. A change by an operator is sent to
+//! Once a second each gateway registers itself, with what it tells of itself, and exchanges cordons. A change by an operator is sent to
 //! Redis, and the others apply it. Cordons that only this gateway knows, of an earlier run or because Redis
 //! has lost its data, are added.
 
@@ -13,7 +13,8 @@ use llamatower_layers::redis::{Redis, RedisScript};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use uuid::Uuid;
 
-use super::Gateways;
+use super::registered::{About, MOST, Member, Members};
+use super::{Gateways, Registered, Sharing};
 use crate::ollama::fleet::Cordons;
 use crate::telemetry::FleetView;
 
@@ -28,10 +29,12 @@ const GONE_AFTER: Duration = Duration::from_secs(5);
 const CORDONS_LAST: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 
 /// The task that registers this gateway and exchanges cordons.
-pub struct Members {
+pub struct Membership {
     redis: Redis,
     /// `None` if `LLAMATOWER_PEERS` tells the number.
     gateways: Option<Gateways>,
+    registered: Registered,
+    about: Box<dyn Fn() -> About + Send + Sync>,
     cordons: Cordons,
     fleet: Arc<dyn FleetView>,
     id: String,
@@ -41,23 +44,29 @@ pub struct Members {
     fewer_since: Option<Instant>,
 }
 
-impl Members {
-    /// For the cordons of `fleet`. The number of gateways is told to `gateways`.
+impl Membership {
+    /// For the cordons of `fleet`. The number of gateways is told to `gateways`, and which they are to
+    /// `sharing`; `about` is what this one tells of itself.
+    ///
+    /// `None` if Redis is not used.
     pub fn new(
-        redis: Redis,
+        sharing: &Sharing,
         gateways: Option<Gateways>,
         cordons: Cordons,
         fleet: Arc<dyn FleetView>,
-    ) -> Self {
-        Self {
-            redis,
+        about: impl Fn() -> About + Send + Sync + 'static,
+    ) -> Option<Self> {
+        Some(Self {
+            redis: sharing.redis()?.clone(),
             gateways,
+            registered: sharing.registered().clone(),
+            about: Box::new(about),
             cordons,
             fleet,
             id: Uuid::new_v4().to_string(),
             agreed: None,
             fewer_since: None,
-        }
+        })
     }
 
     /// Runs until it is dropped.
@@ -76,12 +85,14 @@ impl Members {
         let cordoned: BTreeSet<String> = names.iter().map(|name| name.to_string()).collect();
         let millis = |time: Duration| time.as_millis().to_string();
         let mut arguments = vec![self.id.clone(), millis(GONE_AFTER), millis(CORDONS_LAST)];
+        arguments.extend([(self.about)().to_text(), MOST.to_string()]);
         for (name, is_cordoned, mode) in changes(self.agreed.as_ref(), &cordoned) {
             arguments.extend([name, u8::from(is_cordoned).to_string(), mode.to_owned()]);
         }
         let keys = [
             self.redis.key("gateways", "all"),
             self.redis.key("cordons", "all"),
+            self.redis.key("gateways:about", "all"),
         ];
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -93,11 +104,13 @@ impl Members {
         else {
             return;
         };
-        let Some((number, servers)) = answer.split_first() else {
+        let Some(answer) = Answer::parse(&answer) else {
             return;
         };
-        self.note_number(number.parse().unwrap_or(NonZeroU32::MIN));
-        let servers = servers
+        self.note_number(answer.number);
+        self.note_members(answer.number, answer.members);
+        let servers = answer
+            .servers
             .chunks_exact(2)
             .map(|row| (row[0].clone(), row[1] == "1"));
         let agreed: BTreeMap<String, bool> = servers.collect();
@@ -114,7 +127,17 @@ impl Members {
     }
 }
 
-impl Members {
+impl Membership {
+    fn note_members(&self, number: NonZeroU32, rows: &[[String; 3]]) {
+        let now = Instant::now();
+        let shown = rows.iter().map(|row| Member::parse(row, &self.id, now));
+        let number = usize::try_from(number.get()).unwrap_or(usize::MAX);
+        self.registered.set(Members {
+            shown: shown.collect(),
+            not_shown: number.saturating_sub(rows.len()),
+        });
+    }
+
     /// A lower number counts only after a while: when Redis answers again, the others have not registered
     /// yet.
     fn note_number(&mut self, number: NonZeroU32) {
@@ -127,6 +150,31 @@ impl Members {
         if since.is_none_or(|since| since.elapsed() >= GONE_AFTER) {
             gateways.set(number);
         }
+    }
+}
+
+/// The parts of the script's answer.
+struct Answer<'a> {
+    /// The number of gateways.
+    number: NonZeroU32,
+    /// Some of them, in the form of [`Member::parse`].
+    members: &'a [[String; 3]],
+    /// Each server, followed by 1 if it is cordoned.
+    servers: &'a [String],
+}
+
+impl<'a> Answer<'a> {
+    fn parse(answer: &'a [String]) -> Option<Self> {
+        let [number, rows, rest @ ..] = answer else {
+            return None;
+        };
+        let rows: usize = rows.parse().ok()?;
+        let (rows, servers) = rest.split_at_checked(rows.checked_mul(3)?)?;
+        Some(Self {
+            number: number.parse().unwrap_or(NonZeroU32::MIN),
+            members: rows.as_chunks().0,
+            servers,
+        })
     }
 }
 

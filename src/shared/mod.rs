@@ -13,6 +13,7 @@ mod gateways;
 mod members;
 mod observer;
 mod peers;
+mod registered;
 mod stores;
 mod usage;
 
@@ -31,8 +32,9 @@ use llamatower_layers::store::WhenUnavailable;
 use llamatower_layers::token_limit::MemoryStore;
 
 pub use gateways::Gateways;
-pub use members::Members;
+pub use members::Membership;
 pub use peers::{Peers, PeersName};
+pub use registered::{About, Member, Members, Registered};
 pub use stores::{Rates, Reservation, Tokens};
 pub use usage::SharedUsage;
 
@@ -63,8 +65,8 @@ impl WithoutRedis {
         }
     }
 
-    /// The consequence, for the log.
-    fn consequence(self) -> &'static str {
+    /// The consequence, for the log and operators.
+    pub fn consequence(self) -> &'static str {
         match self {
             Self::Share => "limited to this gateway's part",
             Self::Open => "not limited",
@@ -77,7 +79,9 @@ impl WithoutRedis {
 #[derive(Clone, Default)]
 pub struct Sharing {
     redis: Option<Redis>,
+    peers: Option<PeersName>,
     gateways: Gateways,
+    registered: Registered,
     rates: WithoutRedis,
     tokens: WithoutRedis,
     deadline: Option<Duration>,
@@ -102,7 +106,9 @@ impl Sharing {
         Self {
             deadline: redis.as_ref().map(|_| sharing.redis_timeout),
             redis,
+            peers: sharing.peers.clone(),
             gateways: Gateways::default(),
+            registered: Registered::default(),
             rates,
             tokens,
         }
@@ -116,6 +122,21 @@ impl Sharing {
     /// The number of gateways that divide limits where they do not share them.
     pub fn gateways(&self) -> &Gateways {
         &self.gateways
+    }
+
+    /// The gateways that have registered themselves in Redis.
+    pub fn registered(&self) -> &Registered {
+        &self.registered
+    }
+
+    /// The name by whose addresses the gateways are counted, if there is one.
+    pub fn peers(&self) -> Option<&PeersName> {
+        self.peers.as_ref()
+    }
+
+    /// What happens while Redis does not answer: to requests with a limit of requests, and of tokens.
+    pub fn without_redis(&self) -> (WithoutRedis, WithoutRedis) {
+        (self.rates, self.tokens)
     }
 
     /// The address and the state of Redis, if it is used.

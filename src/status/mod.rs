@@ -29,7 +29,7 @@ pub use models::{Holder, ModelRow, Models, ServerName};
 pub use queue::{DigestsDiffer, QueueRow, WaiterRow};
 pub use requests::{Activity, ClientRow, CostTerms, Interval, RequestRow};
 
-pub use sharing::{RedisState, SharingState};
+pub use sharing::{RedisState, RegisteredGateway, SharingState};
 pub use sync::{FailedModel, ModelsSync, PulledModel, SyncState, SyncedServer};
 pub use usage::{StateFile, UsageReport, UsageRow};
 

@@ -71,18 +71,28 @@ fn a_document_is_read_as_it_was_written() {
         models_sync: ModelsSync::default(),
         sharing: SharingState {
             gateways: 2,
+            peers: None,
             redis: Some(RedisState {
                 address: "redis://cache:6379/0".to_owned(),
                 is_connected: false,
                 since: "2026-01-01T00:00:00Z".to_owned(),
                 problem: Some("no response within 50ms".to_owned()),
+                requests_meanwhile: "not limited".to_owned(),
+                tokens_meanwhile: "refused".to_owned(),
             }),
+            registered: vec![RegisteredGateway {
+                id: "1".to_owned(),
+                host: Some("backend-0".to_owned()),
+                in_flight: Some(3),
+                ..RegisteredGateway::default()
+            }],
+            not_listed: 0,
         },
         state: StateFile::default(),
     };
     let text = serde_json::to_string(&status).unwrap();
     assert!(
-        text.ends_with(r#""cloud":{"is_on":false},"models_sync":{"is_on":false},"state":{"is_kept":false,"file":null,"problem":null,"written_at":null},"sharing":{"gateways":2,"redis":{"address":"redis://cache:6379/0","is_connected":false,"since":"2026-01-01T00:00:00Z","problem":"no response within 50ms"}}}"#),
+        text.ends_with(r#""cloud":{"is_on":false},"models_sync":{"is_on":false},"state":{"is_kept":false,"file":null,"problem":null,"written_at":null},"sharing":{"gateways":2,"peers":null,"redis":{"address":"redis://cache:6379/0","is_connected":false,"since":"2026-01-01T00:00:00Z","problem":"no response within 50ms","requests_meanwhile":"not limited","tokens_meanwhile":"refused"},"registered":[{"id":"1","is_this":false,"host":"backend-0","address":null,"version":null,"in_flight":3,"waiting":null,"is_draining":null,"seen_ago":0}],"not_listed":0}}"#),
         "{text}"
     );
     assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);

@@ -1,9 +1,10 @@
 //! The lines above the tables: the gateway itself, and whether there is a connection to it.
 
+use super::problems::day;
 use super::state::State;
 use super::table::Tone;
 use super::text::{count, escaped, known, rate, seconds, since};
-use crate::status::{CloudService, Gateway, Interval, Overview};
+use crate::status::{CloudService, Gateway, Interval, Overview, RegisteredGateway};
 
 /// The number of intervals in which a time to the first byte is looked for: a minute.
 const RECENT: usize = 12;
@@ -25,6 +26,10 @@ pub(super) fn gateway(state: &State) -> (String, Span) {
         facts.push(format!("up {}", seconds(up.floor())));
     }
     facts.extend(reload(gateway, state));
+    facts.extend(expiring_keys(gateway));
+    let certificate = gateway.tls.as_ref();
+    let certificate = certificate.filter(|tls| !tls.expires_at.is_empty());
+    facts.extend(certificate.map(|tls| format!("certificate until {}", day(&tls.expires_at))));
     let mut servers = state.shown().status.backends.iter();
     let has_no_server = servers.len() > 0 && servers.all(|server| !server.is_up);
     let condition = match gateway {
@@ -43,9 +48,21 @@ fn reload(gateway: &Gateway, state: &State) -> Option<String> {
     let reload = gateway.last_reload.as_ref()?;
     let ago = seconds(since(&reload.at, state.as_of())?.floor());
     Some(match reload.is_applied {
-        true => format!("reloaded {ago} ago"),
+        true if reload.need_restart.is_empty() => format!("reloaded {ago} ago"),
+        true => format!(
+            "reloaded {ago} ago, a restart is needed for {}",
+            escaped(&reload.need_restart.join(" "))
+        ),
         false => format!("reload failed {ago} ago"),
     })
+}
+
+/// The keys that expire soon. Those that have expired are a problem.
+fn expiring_keys(gateway: &Gateway) -> Option<String> {
+    let rows = gateway.expiring_keys.iter().filter(|row| !row.is_expired);
+    let rows = rows.map(|row| format!("{} on {}", escaped(&row.name), day(&row.expires_at)));
+    let rows: Vec<String> = rows.collect();
+    (!rows.is_empty()).then(|| format!("keys expire: {}", rows.join(", ")))
 }
 
 /// What happens now.
@@ -98,21 +115,53 @@ fn cloud_today(cloud: &CloudService) -> String {
     format!("cloud tokens today {used}{limit}{rests}")
 }
 
-/// What is said while usage is not kept although a directory is set.
-pub(super) fn not_kept(overview: &Overview) -> Option<String> {
-    let problem = overview.status.state.problem.as_ref()?;
-    Some(format!(
-        "Usage, token budgets and cordons are not kept over a restart: {}",
-        escaped(problem)
-    ))
+/// What this gateway shares with others, and which these are; `None` if it shares nothing.
+pub(super) fn replicas(overview: &Overview) -> Option<String> {
+    let sharing = &overview.status.sharing;
+    if !sharing.is_on() {
+        return None;
+    }
+    let how = match (&sharing.redis, &sharing.peers) {
+        (Some(redis), _) if redis.is_connected => "through Redis".to_owned(),
+        (Some(_), _) => "Redis is not connected".to_owned(),
+        (None, Some(peers)) => format!("by the addresses of {}", escaped(peers)),
+        (None, None) => String::new(),
+    };
+    let mut rows: Vec<String> = sharing.registered.iter().map(replica).collect();
+    if sharing.not_listed > 0 {
+        rows.push(format!("and {} more", sharing.not_listed));
+    }
+    let rows = match rows.is_empty() {
+        true => String::new(),
+        false => format!(": {}", rows.join(", ")),
+    };
+    Some(format!("replicas {} ({how}){rows}", sharing.gateways))
 }
 
-/// What is said while there is no connection.
-pub(super) fn lost(state: &State) -> Option<String> {
-    let (reason, age) = state.lost()?;
-    let age = seconds(age.floor());
-    Some(format!(
-        "No connection to the gateway, the data is {age} old: {}",
-        escaped(reason)
-    ))
+fn replica(row: &RegisteredGateway) -> String {
+    let mut facts = Vec::new();
+    if row.is_this {
+        facts.push("this".to_owned());
+    }
+    if let Some(in_flight) = row.in_flight {
+        facts.push(format!("in flight {in_flight}"));
+    }
+    facts.extend(row.waiting.map(|waiting| format!("queue {waiting}")));
+    let version = row.version.as_deref().filter(|of| !of.is_empty());
+    facts.extend(version.map(escaped));
+    if row.is_draining == Some(true) {
+        facts.push("about to end".to_owned());
+    }
+    if row.seen_ago > 0 {
+        facts.push(format!("seen {} ago", seconds(row.seen_ago as f64)));
+    }
+    let host = row.host.as_deref().filter(|host| !host.is_empty());
+    let name = escaped(host.unwrap_or(&row.id));
+    let address = row.address.as_deref().filter(|of| !of.is_empty());
+    let address = address.map(|address| format!(" {}", escaped(address)));
+    format!(
+        "{name}{} ({})",
+        address.unwrap_or_default(),
+        facts.join(" ")
+    )
 }

@@ -8,6 +8,9 @@ pub(super) const LEAST: (u16, u16) = (60, 16);
 /// The number of tables.
 const TABLES: usize = Pane::ALL.len();
 
+/// The lines of the tables that problems leave: their titles, and two rows with the names of the columns.
+pub(super) const LEAST_OF_TABLES: usize = TABLES + 3;
+
 /// The number of lines below the title of each table. `wanted` is the number that each needs for all
 /// of its rows and the names of its columns, or 1 for the note that it has no rows; `available` is the
 /// number of lines for all tables with their titles.

@@ -11,6 +11,7 @@ mod head;
 mod keys;
 mod layout;
 mod panes;
+mod problems;
 mod render;
 mod requests;
 mod servers;

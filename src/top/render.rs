@@ -10,7 +10,7 @@ use super::panes::Pane;
 use super::state::{Mode, State};
 use super::table::{Column, GAP, Row, Table, Tone};
 use super::text::{escaped, fit, width};
-use super::{head, layout, windows};
+use super::{head, layout, problems, windows};
 
 /// The mark of the selected row.
 const MARK: &str = "> ";
@@ -40,16 +40,19 @@ impl Screen {
         if area.width < layout::LEAST.0 || area.height < layout::LEAST.1 {
             return too_small(frame);
         }
-        let lost = head::lost(state);
-        let not_kept = head::not_kept(state.shown());
-        let heads = 2 + u16::from(lost.is_some()) + u16::from(not_kept.is_some());
+        let replicas = head::replicas(state.shown());
+        let facts = 2 + usize::from(replicas.is_some());
+        let rows = usize::from(area.height).saturating_sub(facts + 1);
+        let most = rows.saturating_sub(layout::LEAST_OF_TABLES);
+        let problems = problems::fit_lines(problems::all(state), most);
+        let heads = length(facts + problems.len());
         let [above, tables, below] = Layout::vertical([
             Constraint::Length(heads),
             Constraint::Min(0),
             Constraint::Length(1),
         ])
         .areas(area);
-        self.draw_head(frame, above, state, [lost, not_kept]);
+        self.draw_head(frame, above, state, replicas, problems);
         self.draw_tables(frame, tables, state);
         self.draw_foot(frame, below, state);
         self.hidden = windows::draw(frame, tables, state, self);
@@ -76,7 +79,8 @@ impl Screen {
         frame: &mut Frame<'_>,
         area: Rect,
         state: &State,
-        problems: [Option<String>; 2],
+        replicas: Option<String>,
+        problems: Vec<String>,
     ) {
         let (gateway, (condition, tone)) = head::gateway(state);
         let columns = usize::from(area.width);
@@ -91,7 +95,8 @@ impl Screen {
             ]),
             Line::raw(fit(&head::now(state.shown()), columns)),
         ];
-        lines.extend(problems.into_iter().flatten().map(|text| {
+        lines.extend(replicas.map(|text| Line::raw(fit(&text, columns))));
+        lines.extend(problems.into_iter().map(|text| {
             let style = self.style(Tone::Bad).add_modifier(Modifier::REVERSED);
             Line::styled(fit(&text, columns), style)
         }));

@@ -8,7 +8,8 @@ use llamatower_sim::SimHandle;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Answer, Dns, Gateway, Redis, chat, free_port, run, send, slow_way_to, tiny, with, within_limit,
+    Answer, Dns, Gateway, Redis, chat, free_port, long_stream, run, send, slow_way_to, tiny, with,
+    within_limit,
 };
 
 const REDIS: &str = "LLAMATOWER_REDIS_URL";
@@ -545,4 +546,81 @@ async fn gateways_divide_the_slots_of_a_server() {
     until(&other, 2).await;
     other.terminate().await;
     until(&one, 5).await;
+}
+
+/// The registered gateways, once these many are.
+async fn registered(gateway: &Gateway, number: usize) -> Vec<Value> {
+    within_limit("the registered gateways", async {
+        loop {
+            let rows = sharing(gateway).await["registered"].as_array().cloned();
+            if let Some(rows) = rows.filter(|rows| rows.len() == number) {
+                return rows;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn each_gateway_tells_which_others_there_are_and_what_they_do() {
+    let Some(redis) = Redis::start(&[]).await else {
+        return;
+    };
+    let sim = long_stream().await;
+    let [one, other] = two(&sim, &redis.url(), &[("LLAMATOWER_SLOTS", "2"), PATIENT]).await;
+    let rows = registered(&one, 2).await;
+    let of = |rows: &[Value], is_this: bool| {
+        let mut rows = rows.iter().filter(|row| row["is_this"] == is_this);
+        rows.next().unwrap().clone()
+    };
+    let address = |gateway: &Gateway| json!(gateway.url("").trim_start_matches("http://"));
+    for (gateway, is_this) in [(&one, true), (&other, false)] {
+        let row = of(&rows, is_this);
+        assert_eq!(row["address"], address(gateway), "{row}");
+        assert_eq!(row["version"], env!("CARGO_PKG_VERSION"), "{row}");
+        assert_eq!(row["is_draining"], false, "{row}");
+        assert!(
+            row["host"].as_str().is_some_and(|host| !host.is_empty()),
+            "{row}"
+        );
+    }
+    // One slot each: the second request waits.
+    let stream = with(chat(), json!({"stream": true}));
+    let running = other.post_request("/api/chat", &stream).send();
+    let _running = running.await.unwrap();
+    let waiting = tokio::spawn(send(other.post_request("/api/chat", &chat())));
+    within_limit("what the other does", async {
+        loop {
+            let row = of(&registered(&one, 2).await, false);
+            if (&row["in_flight"], &row["waiting"]) == (&json!(2), &json!(1)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    waiting.abort();
+    drop(other);
+    let rows = registered(&one, 1).await;
+    assert_eq!(rows[0]["is_this"], true);
+    // What others write does no harm.
+    let keys = redis
+        .call(&["--scan", "--pattern", "llamatower:gateways*"])
+        .await;
+    let key = |kind: &str| {
+        let mut keys = keys.lines().filter(|key| key.contains(kind));
+        keys.next().unwrap().to_owned()
+    };
+    let never = "99999999999999";
+    redis.call(&["ZADD", &key("gateways:{"), never, "x"]).await;
+    redis
+        .call(&["HSET", &key("gateways:about"), "x", "[no JSON"])
+        .await;
+    let row = of(&registered(&one, 2).await, false);
+    assert_eq!(
+        (&row["id"], &row["host"]),
+        (&json!("x"), &Value::Null),
+        "{row}"
+    );
 }

@@ -69,6 +69,8 @@ assets! {
     "/format.js" SCRIPT "format.js"
     "/page.js" SCRIPT "page.js"
     "/plots.js" SCRIPT "plots.js"
+    "/problems.js" SCRIPT "problems.js"
+    "/replicas.js" SCRIPT "replicas.js"
     "/rows.js" SCRIPT "rows.js"
     "/tables.js" SCRIPT "tables.js"
     "/uplot.js" SCRIPT "uPlot.iife.min.js"

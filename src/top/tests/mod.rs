@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod keys;
+mod problems;
 mod screens;
 
 use jiff::tz::TimeZone;

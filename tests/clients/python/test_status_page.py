@@ -1,5 +1,6 @@
 """The status page in a real browser: what an operator sees and does there."""
 
+import http.client
 import json
 import os
 import signal
@@ -13,7 +14,9 @@ from axe_playwright_python.sync_playwright import Axe
 from harness import FAST, SLOW, Gateway, Missing, Stack
 from harness.process import ask, eventually
 from harness.stack import running
+from nginx import certificates
 from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
+from redis_server import Redis
 
 CHROMIUM = [Path("/usr/bin/chromium"), Path("/usr/bin/chromium-browser")]
 SCREENSHOTS = Path(__file__).parents[3] / "docs"
@@ -101,6 +104,9 @@ class Chats:
                 return response.status
         except urllib.error.HTTPError as error:
             return error.code
+        except (OSError, http.client.HTTPException):
+            # The gateway was killed.
+            return 0
 
     def end(self) -> None:
         for thread in self.threads:
@@ -294,6 +300,131 @@ def test_declared_models_are_shown_with_the_pull_that_failed(
         expect(declared).to_contain_text("absent")
         expect(declared).to_contain_text(server)
         assert Axe().run(page).violations_count == 0
+    finally:
+        gateway.stop()
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[Redis]:
+    server = Redis(tmp_path)
+    yield server
+    server.stop()
+
+
+def test_replicas_are_shown_while_they_are_registered_and_redis_while_it_is_gone(
+    stack: Stack, redis: Redis, opened: Callable[..., Page]
+) -> None:
+    # Other tests use the processors too, so a usual response may take long.
+    settings = SETTINGS | {"LLAMATOWER_REDIS_URL": redis.url, "LLAMATOWER_REDIS_TIMEOUT": "2s"}
+    settings["LLAMATOWER_REDIS_DOWN_RATES"] = "open"
+    one, other = stack.serve(**settings), stack.serve(**settings)
+    chats = Chats(other)
+    try:
+        page = opened(one)
+        rows = page.locator("#replica-rows tr[data-key]")
+        expect(rows).to_have_count(2)
+        expect(page.locator("#replicas-how")).to_contain_text("2 gateways")
+        expect(page.locator("#replicas-how")).to_contain_text("connected since")
+        expect(page.locator("#redis-problem")).to_be_hidden()
+        of_one, of_other = (
+            rows.filter(has_text=of.origin.removeprefix("http://")) for of in (one, other)
+        )
+        expect(of_one).to_contain_text("this gateway")
+        expect(of_other).not_to_contain_text("this gateway")
+        expect(of_other.locator("td").nth(4)).to_have_text("now")
+        for _ in range(2):
+            # Each of the gateways has a slot.
+            chats.begin(SLOW, 600)
+        expect(of_other.locator("td").nth(2)).to_have_text("2")
+        report = Axe().run(page)
+        assert report.violations_count == 0, report.generate_report()
+        other.process.kill()
+        # It counts as gone after 5 s, and in the number of gateways after another 5.
+        expect(rows).to_have_count(1, timeout=20_000)
+        expect(page.locator("#replicas-how")).to_contain_text("1 gateway;", timeout=20_000)
+        redis.process.signal(signal.SIGSTOP)
+        try:
+            problem = page.locator("#redis-problem")
+            expect(problem).to_contain_text("Redis is not connected since", timeout=20_000)
+            expect(problem).to_contain_text("requests with a rate limit are not limited")
+            expect(problem).to_contain_text("requests with a token limit are limited to this gateway's part")
+            expect(page.locator("#announcements")).to_have_text("Redis is not connected")
+            report = Axe().run(page)
+            assert report.violations_count == 0, report.generate_report()
+        finally:
+            redis.process.signal(signal.SIGCONT)
+        expect(problem).to_be_hidden(timeout=20_000)
+        expect(page.locator("#replicas-how")).to_contain_text(", connected since")
+        expect(of_one.locator("td").nth(4)).to_have_text("now")
+    finally:
+        for gateway in (one, other):
+            gateway.stop()
+        chats.end()
+
+
+def test_a_gateway_that_shares_nothing_shows_no_replicas(
+    gateway: Gateway, opened: Callable[..., Page]
+) -> None:
+    page = opened(gateway)
+    expect(server_row(page, 0).locator(".state")).to_have_text("up")
+    for part in ("replicas", "redis-problem", "reload", "certificate", "expiring-keys"):
+        expect(page.locator(f"#{part}")).to_be_hidden()
+
+
+def test_what_other_gateways_write_into_redis_stays_text(
+    gateway: Gateway, opened: Callable[..., Page]
+) -> None:
+    page = opened(gateway)
+    expect(page.locator("#connection")).to_have_text("live")
+    page.evaluate("""async () => {
+        const markup = "<img src=x onerror=alert(1)>\\u202e";
+        const row = {id: "1", host: markup, address: markup, version: markup, in_flight: null, waiting: null,
+            is_draining: null, is_this: false, seen_ago: 4};
+        const redis = {address: markup, is_connected: false, since: markup, problem: markup,
+            requests_meanwhile: markup, tokens_meanwhile: markup};
+        const {sharing} = await import("/replicas.js");
+        sharing({gateways: 90, peers: markup, redis, registered: [row], not_listed: 89});
+    }""")
+    rows = page.locator("#replica-rows")
+    written = "<img src=x onerror=alert(1)>\\u202e"
+    expect(rows).to_contain_text(written)
+    expect(rows).to_contain_text("4.0 s ago")
+    expect(rows).to_contain_text("and 89 more")
+    expect(page.locator("#redis-problem")).to_contain_text(written)
+    assert page.locator("img").count() == 0
+
+
+def test_a_refused_reload_an_expired_key_and_a_certificate_are_told_at_the_top(
+    stack: Stack, tmp_path: Path, opened: Callable[..., Page]
+) -> None:
+    certificates(tmp_path, tmp_path / "ca.pem", tmp_path / "ca.key")
+    digest = "sha256:" + "a" * 64
+    keys = tmp_path / "keys.toml"
+    keys.write_text(
+        f'[keys.ada]\ndigest = "{digest}"\nexpires = 2020-01-31\n'
+        f'[keys.ben]\ndigest = "{digest.replace("a" * 64, "b" * 64)}"\n'
+    )
+    gateway = stack.serve(
+        **SETTINGS,
+        LLAMATOWER_KEYS_FILE=str(keys),
+        LLAMATOWER_TLS_CERT=str(tmp_path / "server.pem"),
+        LLAMATOWER_TLS_KEY=str(tmp_path / "server.key"),
+        # The harness asks without TLS.
+        LLAMATOWER_TLS_LISTENERS="metrics",
+        LLAMATOWER_METRICS_LISTEN="127.0.0.1:0",
+    )
+    try:
+        page = opened(gateway)
+        expect(page.locator("#expiring-keys")).to_contain_text("refused; extend or remove them: ada (2020-01-31)")
+        certificate = page.locator("#certificate.bad")
+        expect(certificate).to_contain_text("TLS certificate: it expires on ")
+        (tmp_path / "server.pem").write_text("no certificate")
+        expect(certificate).to_contain_text("its new files cannot be used")
+        keys.write_text("[keys.ada]\ndigest = 7\n")
+        gateway.process.signal(signal.SIGHUP)
+        expect(page.locator("#reload.bad")).to_contain_text("the settings could not be reloaded")
+        report = Axe().run(page)
+        assert report.violations_count == 0, report.generate_report()
     finally:
         gateway.stop()
 

@@ -2,6 +2,8 @@
 
 import { connect } from "./events.js";
 import * as plots from "./plots.js";
+import { kept } from "./problems.js";
+import { sharing } from "./replicas.js";
 import * as tables from "./tables.js";
 
 const connection = document.getElementById("connection");
@@ -20,7 +22,8 @@ connect({
   cloud: tables.cloud,
   models: tables.models,
   models_sync: tables.modelsSync,
-  state: tables.kept,
+  state: kept,
+  sharing,
   requests: tables.requests,
   clients: tables.clients,
   keys: tables.keys,

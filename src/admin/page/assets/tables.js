@@ -2,6 +2,7 @@
 
 import { bytes, clock, count, expiry, rate, seconds, text } from "./format.js";
 import { buttons, element, lines, show, write } from "./rows.js";
+import * as problems from "./problems.js";
 import { announce, cancel, cordon, load, tell, uncordon, unload } from "./actions.js";
 
 const byId = (id) => document.getElementById(id);
@@ -35,23 +36,8 @@ export function gateway(state) {
   traceUrl = state.trace_url;
   now.in_flight = count(state.in_flight);
   showNow();
-  showReload(state.last_reload);
+  problems.gateway(state);
   return state.is_draining ? "the gateway is about to end" : "live";
-}
-
-// The last reload: when it was, and what came of it.
-function showReload(reload) {
-  const line = byId("reload");
-  line.hidden = reload === null;
-  if (reload === null) return;
-  const at = clock(reload.at);
-  if (!reload.is_applied) {
-    write(line, `${at}: the settings could not be reloaded, and the old ones stay in force: ${text(reload.error)}`, "bad");
-    return;
-  }
-  const changed = reload.changed.length === 0 ? "nothing has changed" : `changed: ${text(reload.changed.join(", "))}`;
-  const rest = reload.need_restart.length === 0 ? "" : `; changed, but needs a restart: ${text(reload.need_restart.join(", "))}`;
-  write(line, `${at}: the settings were reloaded; ${changed}${rest}`, rest === "" ? "hint" : "warned");
 }
 
 export function cloud(state) {
@@ -68,14 +54,6 @@ export function intervals(rows, length) {
   const last = rows[rows.length - 1];
   now.tokens = last ? rate(last.output_tokens / length) : "–";
   showNow();
-}
-
-// Whether usage is kept is said only if it should be and is not.
-export function kept(state) {
-  const problem = byId("not-kept");
-  problem.hidden = state.problem === null;
-  if (state.problem === null) return;
-  write(problem, `Usage, token budgets and cordons are not kept over a restart: ${text(state.problem)}`, "bad");
 }
 
 // --- Servers
