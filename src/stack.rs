@@ -387,10 +387,7 @@ fn prefix_blocks(backends: &[Address]) -> usize {
 
 /// Limits the tokens of each client; does nothing if there is no limit. A request that loads or unloads a
 /// model has no prompt, and costs nothing.
-fn token_limit(
-    budgets: TokenBudgets,
-    client_of: fn(&Parts) -> Option<Client>,
-) -> ClientTokens {
+fn token_limit(budgets: TokenBudgets, client_of: fn(&Parts) -> Option<Client>) -> ClientTokens {
     TokenLimitLayer::with_store(budgets.used.clone(), [], client_of)
         .with_deadline(budgets.deadline)
         .when_unavailable(budgets.when_unavailable)

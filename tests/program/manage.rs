@@ -172,11 +172,7 @@ async fn a_pull_to_a_number_of_servers_prefers_those_that_have_the_model() {
     assert_eq!(pulls, [0, 0, 2]);
     let too_many = send(pull(&gateway, "4")).await;
     assert_eq!(too_many.status, 400);
-    assert!(
-        too_many.text.contains("is only 3"),
-        "{}",
-        too_many.text
-    );
+    assert!(too_many.text.contains("is only 3"), "{}", too_many.text);
 }
 
 #[tokio::test]
