@@ -3,6 +3,7 @@
 //! ```text
 //! requests ── Rates, Tokens ──▶ Redis       (each call within LLAMATOWER_REDIS_TIMEOUT)
 //!                └ no answer: pass, refuse, or this gateway's part in memory
+//! choice of a server ── Leases ──▶ Redis            (the same)
 //! each second: members, cordons ◀──▶ Redis       half a second after a change: usage ──▶ Redis
 //! ```
 //!
@@ -10,6 +11,7 @@
 //! either, all of this is off, and costs nothing.
 
 mod gateways;
+mod leases;
 mod members;
 mod observer;
 mod peers;
@@ -31,6 +33,7 @@ use llamatower_layers::store::WhenUnavailable;
 use llamatower_layers::token_limit::MemoryStore;
 
 pub use gateways::Gateways;
+pub use leases::{Claim, Lease, Leases};
 pub use members::Members;
 pub use peers::{Peers, PeersName};
 pub use stores::{Rates, Reservation, Tokens};
@@ -77,6 +80,7 @@ impl WithoutRedis {
 #[derive(Clone, Default)]
 pub struct Sharing {
     redis: Option<Redis>,
+    leases: Option<Leases>,
     gateways: Gateways,
     rates: WithoutRedis,
     tokens: WithoutRedis,
@@ -99,10 +103,15 @@ impl Sharing {
                 .with_observer(Arc::new(observer));
             Redis::start(config)
         });
+        let gateways = Gateways::default();
+        let leases = redis
+            .clone()
+            .map(|redis| Leases::new(redis, gateways.clone(), sharing.slots_without_redis));
         Self {
             deadline: redis.as_ref().map(|_| sharing.redis_timeout),
             redis,
-            gateways: Gateways::default(),
+            leases,
+            gateways,
             rates,
             tokens,
         }
@@ -111,6 +120,11 @@ impl Sharing {
     /// The connection, if there is one.
     pub fn redis(&self) -> Option<&Redis> {
         self.redis.as_ref()
+    }
+
+    /// The leases of slots, if there is a Redis.
+    pub fn leases(&self) -> Option<&Leases> {
+        self.leases.as_ref()
     }
 
     /// The number of gateways that divide limits where they do not share them.
