@@ -170,6 +170,7 @@ impl Gateway {
         self.live.begin_counters(metrics);
         metrics.observe_budgets(budgets(self.live.clone(), self.cloud.clone()));
         let (state, shared_usage) = (self.kept.state.clone(), self.kept.shared_usage.clone());
+        let leases = self.sharing.leases().cloned();
         let observed = state.clone();
         metrics.observe_state(move || {
             let health = observed.health();
@@ -264,6 +265,9 @@ impl Gateway {
             if let Some(cloud) = &cloud {
                 cloud.settled().await;
             }
+            if let Some(leases) = &leases {
+                leases.release().await;
+            }
             if let Some(usage) = &shared_usage {
                 state.take_changes();
                 usage.send().await;
@@ -298,7 +302,18 @@ impl Gateway {
         {
             tasks.spawn(stopped.clone().run_until_cancelled_owned(membership.run()));
         }
-        if is_divided {
+        if let Some(leases) = sharing.leases() {
+            let run = leases.clone().run();
+            tasks.spawn(stopped.clone().run_until_cancelled_owned(run));
+            let (dividing, divided) = (leases.clone(), fleet.clone());
+            let dividing = dividing.each_divisor(move |number| divided.divide_slots(number));
+            tasks.spawn(stopped.clone().run_until_cancelled_owned(dividing));
+            let (watching, stopped) = (fleet.clone(), stopped.clone());
+            tasks.spawn(async move {
+                let watching = watching.watch_full_lanes();
+                stopped.run_until_cancelled(watching).await;
+            });
+        } else if is_divided {
             let fleet = fleet.clone();
             let dividing = sharing.gateways().clone();
             let dividing = dividing.each(move |number| fleet.divide_slots(number));
@@ -346,6 +361,7 @@ impl Gateway {
         let mut config = fleet_config(&self.settings, &self.access);
         config.shares = self.live.shares.clone();
         config.cordons = self.kept.cordons.cordons();
+        config.leases = self.sharing.leases().cloned();
         config.loads = Some(Arc::new(Arc::downgrade(self.telemetry.metrics())));
         let (settings, access) = (self.settings.clone(), self.access.clone());
         let telemetry = self.telemetry.of_attempts();

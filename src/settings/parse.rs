@@ -481,6 +481,9 @@ pub(super) const WITHOUT_REDIS: [(&str, WithoutRedis); 3] = [
     ("closed", WithoutRedis::Closed),
 ];
 
+pub(super) const SLOTS_WITHOUT_REDIS: [(&str, WithoutRedis); 2] =
+    [("share", WithoutRedis::Share), ("open", WithoutRedis::Open)];
+
 /// The beginning of keys in Redis. Braces would put all keys on one server of a cluster.
 pub(super) fn redis_prefix(text: &str) -> Parsed<String> {
     let is_fine = |c: char| c.is_ascii_graphic() && !matches!(c, '{' | '}' | '*' | '?' | '[' | ']');

@@ -330,6 +330,8 @@ settings! {
             "What happens to requests with a limit of requests while Redis does not answer: with `share` each gateway applies its part of the limit, by the number of gateways that it knew last; with `open` requests pass without a limit; with `closed` they are refused (503). Set it to `closed` if the limit must never be exceeded."
         tokens_without_redis: WithoutRedis = one_of(&WITHOUT_REDIS), "LLAMATOWER_REDIS_DOWN_TOKENS" Text "share"
             "The same for limits of tokens, of keys and of the cloud service. With `share`, what this gateway has used before counts in its part."
+        slots_without_redis: WithoutRedis = one_of(&SLOTS_WITHOUT_REDIS), "LLAMATOWER_REDIS_DOWN_SLOTS" Text "share"
+            "What happens to configured slots and to the most requests in flight of a server while Redis does not answer: with `share` each gateway uses its part of them, by the number of gateways that it knew last, rounded down and at least 1; with `open` each gateway uses all of them. Set it to `open` if servers may queue requests of several gateways themselves."
         peers: Option<PeersName> = optional(plain), "LLAMATOWER_PEERS" Text ""
             "A name whose addresses in DNS are those of all gateways: in Kubernetes the headless Service of the gateway's own pods, like `backend-peers.model-hosting`. Limits of requests and tokens are divided by the number of addresses while there is no Redis or it does not answer. Set it if more than one gateway runs without Redis."
     }

@@ -3,6 +3,7 @@
 //! ```text
 //! requests ── Rates, Tokens ──▶ Redis       (each call within LLAMATOWER_REDIS_TIMEOUT)
 //!                └ no answer: pass, refuse, or this gateway's part in memory
+//! choice of a server ── Leases ──▶ Redis            (the same)
 //! each second: members, cordons ◀──▶ Redis       half a second after a change: usage ──▶ Redis
 //! ```
 //!
@@ -10,6 +11,7 @@
 //! either, all of this is off, and costs nothing.
 
 mod gateways;
+mod leases;
 mod members;
 mod observer;
 mod peers;
@@ -32,6 +34,7 @@ use llamatower_layers::store::WhenUnavailable;
 use llamatower_layers::token_limit::MemoryStore;
 
 pub use gateways::Gateways;
+pub use leases::{Claim, Lease, Leases};
 pub use members::Membership;
 pub use peers::{Peers, PeersName};
 pub use registered::{About, Member, Members, Registered};
@@ -80,6 +83,7 @@ impl WithoutRedis {
 pub struct Sharing {
     redis: Option<Redis>,
     peers: Option<PeersName>,
+    leases: Option<Leases>,
     gateways: Gateways,
     registered: Registered,
     rates: WithoutRedis,
@@ -103,11 +107,16 @@ impl Sharing {
                 .with_observer(Arc::new(observer));
             Redis::start(config)
         });
+        let gateways = Gateways::default();
+        let leases = redis
+            .clone()
+            .map(|redis| Leases::new(redis, gateways.clone(), sharing.slots_without_redis));
         Self {
             deadline: redis.as_ref().map(|_| sharing.redis_timeout),
             redis,
+            leases,
             peers: sharing.peers.clone(),
-            gateways: Gateways::default(),
+            gateways,
             registered: Registered::default(),
             rates,
             tokens,
@@ -117,6 +126,11 @@ impl Sharing {
     /// The connection, if there is one.
     pub fn redis(&self) -> Option<&Redis> {
         self.redis.as_ref()
+    }
+
+    /// The leases of slots, if there is a Redis.
+    pub fn leases(&self) -> Option<&Leases> {
+        self.leases.as_ref()
     }
 
     /// The number of gateways that divide limits where they do not share them.

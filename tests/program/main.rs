@@ -39,6 +39,7 @@ mod reload;
 mod replicas;
 mod reported_load;
 mod secrecy;
+mod shared_slots;
 mod simulate;
 mod starts;
 mod status_page;

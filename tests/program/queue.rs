@@ -17,7 +17,7 @@ async fn waiting(gateway: &Gateway) -> (u64, u64) {
     (count("in_flight"), count("waiting"))
 }
 
-async fn until_waiting(gateway: &Gateway, expected: (u64, u64)) {
+pub(crate) async fn until_waiting(gateway: &Gateway, expected: (u64, u64)) {
     within_limit("the expected queue", async {
         while waiting(gateway).await != expected {
             tokio::task::yield_now().await;

@@ -12,7 +12,7 @@ use crate::harness::{
     within_limit,
 };
 
-const REDIS: &str = "LLAMATOWER_REDIS_URL";
+pub(crate) const REDIS: &str = "LLAMATOWER_REDIS_URL";
 const RATE: &str = "LLAMATOWER_KEY_RATE_LIMIT";
 /// The keys `ada-secret` and `bob-secret`.
 const KEYS: (&str, &str) = (
@@ -20,7 +20,7 @@ const KEYS: (&str, &str) = (
     "ada=sha256:cb3ac4f9f4ba2da6f063a94debb6009ec2ee2abcf28f90cd97fdb92fdc44d736,bob=sha256:9f03ef1533a68d2f506f81ef463c1183a82a6bd40e45613f36e6fe1889cf1b99",
 );
 /// Other tests use the processors too, so a usual response may take long.
-const PATIENT: (&str, &str) = ("LLAMATOWER_REDIS_TIMEOUT", "2s");
+pub(crate) const PATIENT: (&str, &str) = ("LLAMATOWER_REDIS_TIMEOUT", "2s");
 
 /// Waits until the gateway is connected and knows that there are two.
 async fn until_two(gateway: &Gateway) {
@@ -40,7 +40,7 @@ async fn sharing(gateway: &Gateway) -> Value {
     gateway.admin_page("/status").await.json()["sharing"].clone()
 }
 
-async fn two(sim: &SimHandle, redis: &str, settings: &[(&str, &str)]) -> [Gateway; 2] {
+pub(crate) async fn two(sim: &SimHandle, redis: &str, settings: &[(&str, &str)]) -> [Gateway; 2] {
     let mut all = vec![(REDIS, redis)];
     all.extend(settings);
     let gateways = [
@@ -522,32 +522,6 @@ async fn redis_can_be_reached_over_tls_by_a_user_with_a_password() {
     assert_eq!(status(&untrusted).await, 200);
 }
 
-#[tokio::test]
-async fn gateways_divide_the_slots_of_a_server() {
-    let Some(redis) = Redis::start(&[]).await else {
-        return;
-    };
-    let sim = tiny().await;
-    let [one, other] = two(&sim, &redis.url(), &[("LLAMATOWER_SLOTS", "5"), PATIENT]).await;
-    let until = async |gateway: &Gateway, expected: u64| {
-        within_limit("the slots", async {
-            loop {
-                let page = gateway.admin_page("/status").await.json();
-                let limit = page.pointer("/backends/0/models/0/limit");
-                if limit.is_some_and(|limit| *limit == expected) {
-                    return;
-                }
-                assert_eq!(status(gateway).await, 200);
-            }
-        })
-        .await;
-    };
-    until(&one, 2).await;
-    until(&other, 2).await;
-    other.terminate().await;
-    until(&one, 5).await;
-}
-
 /// The registered gateways, once these many are.
 async fn registered(gateway: &Gateway, number: usize) -> Vec<Value> {
     within_limit("the registered gateways", async {
@@ -568,7 +542,7 @@ async fn each_gateway_tells_which_others_there_are_and_what_they_do() {
         return;
     };
     let sim = long_stream().await;
-    let [one, other] = two(&sim, &redis.url(), &[("LLAMATOWER_SLOTS", "2"), PATIENT]).await;
+    let [one, other] = two(&sim, &redis.url(), &[("LLAMATOWER_SLOTS", "1"), PATIENT]).await;
     let rows = registered(&one, 2).await;
     let of = |rows: &[Value], is_this: bool| {
         let mut rows = rows.iter().filter(|row| row["is_this"] == is_this);
@@ -585,7 +559,7 @@ async fn each_gateway_tells_which_others_there_are_and_what_they_do() {
             "{row}"
         );
     }
-    // One slot each: the second request waits.
+    // There is one slot, so the second request waits.
     let stream = with(chat(), json!({"stream": true}));
     let running = other.post_request("/api/chat", &stream).send();
     let _running = running.await.unwrap();

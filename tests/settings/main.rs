@@ -95,6 +95,7 @@ fn another_value(setting: &Setting) -> &'static str {
         ("sharing.redis", _) => "redis://redis.example:6379/1",
         ("sharing.rates_without_redis", _) => "open",
         ("sharing.tokens_without_redis", _) => "closed",
+        ("sharing.slots_without_redis", _) => "open",
         (_, Form::Text | Form::File | Form::Directory | Form::Secret | Form::List) => "other",
         (_, Form::SecretList) => DIGEST,
         (_, Form::ServerSecrets) => "localhost=hunter2",
@@ -171,6 +172,7 @@ fn bad_value(setting: &Setting) -> Option<&'static str> {
             | "sharing.redis"
             | "sharing.rates_without_redis"
             | "sharing.tokens_without_redis"
+            | "sharing.slots_without_redis"
             | "runtime.worker_threads",
             _,
         ) => Some("neither"),

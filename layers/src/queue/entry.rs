@@ -73,6 +73,7 @@ pub struct Entry<K, R> {
     pub(super) shares_key: bool,
     pub(super) arrival: Option<Instant>,
     pub(super) deadline: Option<Instant>,
+    pub(super) keeps_place: bool,
 }
 
 impl<K, R> Entry<K, R> {
@@ -90,6 +91,7 @@ impl<K, R> Entry<K, R> {
             shares_key: false,
             arrival: None,
             deadline: None,
+            keeps_place: false,
         }
     }
 
@@ -133,6 +135,13 @@ impl<K, R> Entry<K, R> {
     /// The arrival time, if it is before now: a retried request keeps its position.
     pub fn with_arrival(mut self, arrival: Instant) -> Self {
         self.arrival = Some(arrival);
+        self
+    }
+
+    /// The request was in the queue before and gives a slot back that it could not use: the limits of
+    /// the queue do not refuse it. Set the [arrival](Self::with_arrival) too.
+    pub fn with_place_kept(mut self) -> Self {
+        self.keeps_place = true;
         self
     }
 

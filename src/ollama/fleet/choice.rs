@@ -20,6 +20,7 @@ use super::dispatch::{Class, Dispatcher, Need};
 use super::estimates::Expected;
 use super::explain::LatestChoice;
 use super::flight::Flight;
+use super::leasing::{Leased, Leasing};
 use super::not_found::ModelNotFound;
 use super::observe::Observed;
 use super::permit::{Accounting, Permit};
@@ -35,8 +36,10 @@ pub enum Wait<S> {
     Start,
     /// The catalogue is looking for the model.
     Model(Pin<Box<dyn Future<Output = ()> + Send>>, WaitTimer),
-    /// The request is in the queue for a slot.
-    Slot(Box<Ticket<Dispatcher<S>>>, WaitTimer),
+    /// The request is in the queue for a slot, since this time.
+    Slot(Box<Ticket<Dispatcher<S>>>, WaitTimer, Instant),
+    /// The slot that it has got is not leased yet.
+    Lease(Box<Leasing<S>>),
 }
 
 impl<S> Choose for Fleet<S>
@@ -73,25 +76,100 @@ where
                 }
                 class
             }
-            Wait::Slot(ticket, _) => {
+            Wait::Slot(ticket, ..) => {
                 let permit = ready!(Pin::new(ticket).poll(cx));
+                let (timer, since) = match std::mem::take(wait) {
+                    Wait::Slot(_, timer, since) => (Some(timer), since),
+                    _ => (None, Instant::now()),
+                };
+                return self.lease(permit?, since, timer, wait, request, cx);
+            }
+            Wait::Lease(leasing) => {
+                let arrived = arrival(request, leasing.since);
+                let leased = ready!(leasing.poll(self, arrived, cx));
                 *wait = Wait::Start;
-                return Poll::Ready(Ok(self.chosen(permit?, request)));
+                return match leased {
+                    Leased::Yes(permit) => Poll::Ready(Ok(self.chosen(permit, request))),
+                    Leased::No(since) => self.enter_again(since, wait, request, cx),
+                };
             }
         };
         let entry = self.entry(&class, request);
+        self.enter(class, entry, Instant::now(), wait, request, cx)
+    }
+}
+
+/// When a request arrived that has entered the queue at this time.
+fn arrival(request: &Parts, since: Instant) -> Instant {
+    let attempts = Attempts::of(&request.extensions);
+    attempts.map_or(since, |attempts| attempts.started().min(since))
+}
+
+impl<S> Fleet<S>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    /// Enters the queue, in which the request waits since this time.
+    fn enter(
+        &self,
+        class: Class,
+        entry: Entry<Option<Client>, Need>,
+        since: Instant,
+        wait: &mut Wait<S>,
+        request: &mut Parts,
+        cx: &mut Context<'_>,
+    ) -> Poll<ChoiceOf<Self>> {
         let mut ticket = self.queue.enter(class, entry)?;
         match Pin::new(&mut ticket).poll(cx) {
-            Poll::Ready(permit) => Poll::Ready(Ok(self.chosen(permit?, request))),
+            Poll::Ready(permit) => self.lease(permit?, since, None, wait, request, cx),
             Poll::Pending => {
                 report_queue_place(request, &ticket);
                 let timer = WaitTimer::start(request, |outcome, time| {
                     outcome.queued = Some(outcome.queued.unwrap_or_default() + time);
                 });
-                *wait = Wait::Slot(Box::new(ticket), timer);
+                *wait = Wait::Slot(Box::new(ticket), timer, since);
                 Poll::Pending
             }
         }
+    }
+
+    /// Goes back to the place in the queue that the request had.
+    fn enter_again(
+        &self,
+        since: Instant,
+        wait: &mut Wait<S>,
+        request: &mut Parts,
+        cx: &mut Context<'_>,
+    ) -> Poll<ChoiceOf<Self>> {
+        let (class, _) = self.class_of(request);
+        let arrived = arrival(request, since);
+        let entry = self.entry(&class, request);
+        let entry = entry.with_arrival(arrived).with_place_kept();
+        let max_wait = self.config.queue.max_wait;
+        let entry = match max_wait.and_then(|wait| since.checked_add(wait)) {
+            Some(deadline) => entry.with_deadline(deadline),
+            None => entry,
+        };
+        self.enter(class, entry, since, wait, request, cx)
+    }
+
+    /// Leases the slot, if gateways share it.
+    fn lease(
+        &self,
+        permit: queue::Permit<Dispatcher<S>>,
+        since: Instant,
+        timer: Option<WaitTimer>,
+        wait: &mut Wait<S>,
+        request: &mut Parts,
+        cx: &mut Context<'_>,
+    ) -> Poll<ChoiceOf<Self>> {
+        let Some((leases, claim)) = self.to_lease(permit.slot()) else {
+            return Poll::Ready(Ok(self.chosen(permit, request)));
+        };
+        let times = (arrival(request, since), since);
+        let leasing = Leasing::start(leases, claim, permit, times, timer);
+        *wait = Wait::Lease(Box::new(leasing));
+        self.poll_choose(wait, request, cx)
     }
 }
 

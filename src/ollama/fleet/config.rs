@@ -19,6 +19,7 @@ use super::router::LoadObserver;
 use super::rules::ServerRules;
 use crate::client::Client;
 use crate::ollama::upstream::Access;
+use crate::shared::Leases;
 
 /// The configuration of a fleet.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +46,8 @@ pub struct FleetConfig {
     pub breaker: BreakerPolicy,
     /// The servers that are cordoned, also before they are known.
     pub cordons: Cordons,
+    /// The leases of configured slots, if gateways share them.
+    pub leases: Option<Leases>,
     /// The shares of clients that differ from the default.
     pub shares: Live<BTreeMap<Arc<str>, Share>>,
 }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::policy::{Grant, Report, SlotsLearned};
 use super::router::Router;
+use crate::shared::Lease;
 
 /// A request that runs a model. It ends for the policy when the last clone is dropped: a load may
 /// outlive the request that began it.
@@ -19,6 +20,8 @@ struct Inner {
     grant: Grant,
     router: Router,
     report: Mutex<Option<Report>>,
+    /// The slot, if gateways share it.
+    lease: Mutex<Option<Lease>>,
 }
 
 impl Flight {
@@ -29,6 +32,7 @@ impl Flight {
             grant,
             router,
             report: Mutex::default(),
+            lease: Mutex::default(),
         }))
     }
 
@@ -79,6 +83,11 @@ impl Flight {
         if let Some(loads) = self.0.router.loads() {
             loads.loaded(backend, &self.0.model);
         }
+    }
+
+    /// Keeps the lease of the slot until the request ends.
+    pub(super) fn hold(&self, lease: Lease) {
+        *self.0.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease);
     }
 
     /// Keeps what the response said at its end.

@@ -15,6 +15,7 @@ mod explain;
 mod flight;
 mod inventory;
 mod known;
+mod leasing;
 mod load_request;
 mod managed;
 mod member;
@@ -56,6 +57,7 @@ pub use drift::Drift;
 pub use explain::LatestChoice;
 pub use inventory::{Installed, Resident, short_digest};
 pub use known::FleetModels;
+pub use leasing::Leasing;
 pub use managed::Managed;
 pub use member::Slot;
 pub use memory_change::{MemoryChange, MemoryChangeFailed};
@@ -80,6 +82,7 @@ use crate::ollama::upstream::Address;
 use catalogue::Catalogue;
 use choice::{body_bytes, model_of, record_choice};
 use estimates::Estimates;
+use leasing::FullLanes;
 use member::Member;
 use policy::ServerSpec;
 pub(crate) use resolve::Resolver;
@@ -96,6 +99,7 @@ pub struct Fleet<S> {
     queue: Queue<Dispatcher<S>>,
     router: Router,
     estimates: Arc<Estimates>,
+    full_lanes: FullLanes,
     config: FleetConfig,
     /// The gateway begins no load by itself any more.
     is_draining: AtomicBool,
@@ -138,6 +142,7 @@ impl<S> Fleet<S> {
                 .queue
                 .queue(Dispatcher::new(catalogue.clone(), router.clone())),
             estimates: Arc::default(),
+            full_lanes: FullLanes::default(),
             resolver: Resolver::new(&config.dns),
             hosts,
             make_service,

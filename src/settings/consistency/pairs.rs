@@ -85,6 +85,8 @@ const PAIRS: &[Pair] = pairs! {
         if |all| all.sharing.redis.is_none() => "gateways share nothing; set the address of Redis";
     Warning: "sharing.tokens_without_redis" "has no effect without" "sharing.redis" given "sharing.tokens_without_redis"
         if |all| all.sharing.redis.is_none() => "gateways share nothing; set the address of Redis";
+    Warning: "sharing.slots_without_redis" "has no effect without" "sharing.redis" given "sharing.slots_without_redis"
+        if |all| all.sharing.redis.is_none() => "gateways share nothing; set the address of Redis";
 
     // Limits.
     Warning: "limits.in_flight" "is below" "queue.max_waiting"

@@ -131,15 +131,17 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
         };
         let rules = self.rules;
         let class_queue = &mut self.class(class).class_queue;
-        Check {
-            rules: &rules,
-            class_queue,
-            position: &position,
-            charge: entry.charge,
-            shares_key: entry.shares_key,
-            now,
+        if !entry.keeps_place {
+            Check {
+                rules: &rules,
+                class_queue,
+                position: &position,
+                charge: entry.charge,
+                shares_key: entry.shares_key,
+                now,
+            }
+            .run()?;
         }
-        .run()?;
         class_queue.push(&position, entry.charge, entry.request);
         self.waiting += 1;
         Ok(position)

@@ -216,3 +216,19 @@ async fn idle_classes_are_forgotten() {
         assert!(queue.snapshot().len() <= 1024);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_gives_its_slot_back_is_not_refused_by_the_limits() {
+    let queue = queue(&[("a", 1)]).with_max_waiting(1);
+    let held = hold(&queue, "a");
+    let mut waiting = enter(&queue, "a", entry("ada"));
+    advance(secs(1)).await;
+    let arrival = Instant::now() - secs(2);
+    let back = || entry("bob").with_arrival(arrival).with_place_kept();
+    let mut returned = enter(&queue, "a", back());
+    drop(held);
+    let first = is_served(&mut returned);
+    assert!(first.is_some() && is_served(&mut waiting).is_none());
+    drop(first);
+    assert!(is_served(&mut waiting).is_some());
+}

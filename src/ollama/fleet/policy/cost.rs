@@ -140,6 +140,11 @@ impl Policy {
                 self.judge_load(model, lane, server, ask, &mut judgement);
             }
         }
+        if judgement.is_open && lane.is_full_elsewhere {
+            judgement.is_open = false;
+            let until_free = lane.until_free(ask.now, service);
+            judgement.terms.wait = judgement.terms.wait.max(until_free);
+        }
         judgement
     }
 

@@ -75,6 +75,8 @@ pub(crate) struct Lane {
     /// When a stream ended last.
     last_end: Option<Instant>,
     pub(crate) slots: SlotLimit,
+    /// Other gateways use all slots.
+    pub(crate) is_full_elsewhere: bool,
     /// No new request is sent until this time, so that a model that waits can be loaded.
     pub(crate) resting_until: Option<Instant>,
     pub(crate) prefixes: PrefixCache,
@@ -158,6 +160,7 @@ impl Lane {
             has_answered: false,
             last_end: None,
             slots: SlotLimit::new(slots),
+            is_full_elsewhere: false,
             resting_until: None,
             prefixes: PrefixCache::default(),
             context: Context::default(),

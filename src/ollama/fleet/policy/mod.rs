@@ -188,6 +188,14 @@ impl Policy {
         self.models.retain(|_, model| model.is_in_use());
     }
 
+    /// Sets whether other gateways use all slots of a model on a server.
+    pub(crate) fn set_full_elsewhere(&mut self, id: ServerId, name: &ModelName, is_full: bool) {
+        if let Some(lane) = lane(&mut self.models, name, id) {
+            lane.is_full_elsewhere = is_full;
+            self.sampler.note_change(id);
+        }
+    }
+
     /// Sets the number of requests that wait for a model.
     pub(crate) fn set_waiting(&mut self, name: &ModelName, waiting: usize) {
         let Some(model) = self.models.get_mut(name) else {
