@@ -8,8 +8,8 @@
 -- (empty if nothing) and the milliseconds since it registered, this gateway first; then each server with 1 or 0.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
--- First, because a Redis without memory refuses a script only at its first write: an exchange that succeeds
--- would tell operators that all is well.
+-- First, because a Redis without memory refuses a script only at the first write that needs memory: the exchange fails
+-- as a whole, and operators see the error.
 redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
