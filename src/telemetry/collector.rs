@@ -22,6 +22,10 @@ const SHORTEST_PAUSE: Duration = Duration::from_secs(5);
 /// The longest time without spans.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// The time between two requests that may have spans after the pause, until a batch has been taken. The sampler leaves out
+/// most of them.
+const BETWEEN_TRIALS: Duration = Duration::from_millis(100);
+
 /// Whether the collector answers.
 #[derive(Debug)]
 pub(super) struct Collector {
@@ -30,7 +34,8 @@ pub(super) struct Collector {
     /// The time, in milliseconds since `began`, after which the batch that is being sent is late; 0 if
     /// none is being sent.
     late_at: AtomicU64,
-    /// The end of the pause after a failure, in the same unit; 0 after a success.
+    /// The end of the pause after a failure, in the same unit; 0 after a success. After a failure the end of the
+    /// pause lets one request have spans, and then one each `BETWEEN_TRIALS`, until a batch has been taken.
     resumes_at: AtomicU64,
     /// Failures since the last success.
     failures: AtomicU32,
@@ -56,7 +61,18 @@ impl Collector {
             return true;
         }
         let now = self.millis(Duration::ZERO);
-        (late_at == 0 || now < late_at) && now >= resumes_at
+        if late_at != 0 && now >= late_at {
+            return false;
+        }
+        resumes_at == 0 || (now >= resumes_at && self.is_trial(resumes_at))
+    }
+
+    /// Whether this request is the one that has spans to try the collector again.
+    fn is_trial(&self, resumes_at: u64) -> bool {
+        let next = self.millis(BETWEEN_TRIALS);
+        self.resumes_at
+            .compare_exchange(resumes_at, next, Relaxed, Relaxed)
+            .is_ok()
     }
 
     /// Counts a request that begins while the collector does not answer, sampled or not.
@@ -161,6 +177,10 @@ mod tests {
         assert!(!collector.answers());
         collector.began -= SHORTEST_PAUSE;
         assert!(collector.answers(), "the pause is over");
+        assert!(!collector.answers(), "one request tries the collector");
+        collector.began -= BETWEEN_TRIALS;
+        assert!(collector.answers(), "the next one tries it");
+        assert!(!collector.answers());
         collector.batch_begins();
         collector.batch_ends(&Ok(()));
         assert!(collector.answers());

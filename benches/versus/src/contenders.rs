@@ -11,7 +11,7 @@ use crate::{
     Args, Error,
     cores::LostTimeMeter,
     cpu::{self, Priority, Processes},
-    observed::{Observers, Watching},
+    observed::{Observers, Watching, until_no_trace_is_made},
     running::Running,
     shapes::Dialect,
     tls::Tls,
@@ -319,6 +319,9 @@ impl Contender {
             match running.first_answer(probe).await {
                 Ok(()) => {
                     watching.begin(self.observers, admin);
+                    if self.observers == Observers::HangingCollector {
+                        until_no_trace_is_made(&running, probe, admin).await?;
+                    }
                     return Ok(running.watched_by(watching));
                 }
                 Err(_) if running.has_ended()? && tries_left > 0 => tries_left -= 1,

@@ -1,16 +1,20 @@
 //! What those who look at a gateway cost its clients: a collector that hangs, a Prometheus that scrapes
 //! each second, and open status pages.
 
-use std::{fmt::Write as _, net::SocketAddr, time::Duration};
-
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
-    time::interval,
+use std::{
+    fmt::Write as _,
+    net::SocketAddr,
+    time::{Duration, Instant},
 };
 
-use crate::{Error, contenders::Contender, report::Report};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, copy, sink},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::{interval, sleep},
+};
+
+use crate::{Error, contenders::Contender, report::Report, running::Running};
 
 /// The number of open pages.
 const PAGES: usize = 10;
@@ -89,7 +93,10 @@ impl Watching {
             Observers::Pages => {
                 for _ in 0..PAGES {
                     self.tasks.spawn(async move {
-                        read(admin, "/status/events").await.ok();
+                        // The events of a page have no end.
+                        if let Ok(mut events) = ask(admin, "/status/events").await {
+                            copy(&mut events, &mut sink()).await.ok();
+                        }
                     });
                 }
             }
@@ -97,14 +104,41 @@ impl Watching {
     }
 }
 
+/// Sends requests until the gateway has noticed that the collector hangs. Before, requests cost as much as with one
+/// that answers.
+pub(crate) async fn until_no_trace_is_made(
+    gateway: &Running,
+    probe: &[u8],
+    admin: SocketAddr,
+) -> Result<(), Error> {
+    let limit = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < limit {
+        gateway.answer(probe).await?;
+        let metrics = read(admin, "/metrics").await?;
+        let left_out = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("llamatower_requests_without_trace_total "));
+        if left_out.is_some_and(|count| count != "0") {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    Err("the gateway makes traces 30 s after its collector hung".into())
+}
+
 /// Reads a response to its end.
-async fn read(address: SocketAddr, path: &str) -> Result<(), Error> {
+async fn read(address: SocketAddr, path: &str) -> Result<String, Error> {
+    let mut response = Vec::new();
+    ask(address, path).await?.read_to_end(&mut response).await?;
+    Ok(String::from_utf8_lossy(&response).into_owned())
+}
+
+/// Sends a request and leaves its response to the caller.
+async fn ask(address: SocketAddr, path: &str) -> Result<TcpStream, Error> {
     let mut socket = TcpStream::connect(address).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     socket.write_all(request.as_bytes()).await?;
-    let mut buffer = vec![0; 64 * 1024];
-    while socket.read(&mut buffer).await? > 0 {}
-    Ok(())
+    Ok(socket)
 }
 
 /// A table for each shape: CPU time and the 99th percentile of the delay, with each kind of observers.

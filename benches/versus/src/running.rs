@@ -101,6 +101,20 @@ impl Running {
 
     /// Waits for the first answer to `probe`.
     pub(crate) async fn first_answer(&mut self, probe: &[u8]) -> Result<(), Error> {
+        let begin = self.process.as_ref().map(|process| process.begin);
+        let took = || begin.map_or(Duration::ZERO, |begin| begin.elapsed());
+        while let Err(error) = self.answer(probe).await {
+            if self.has_ended()? || took() > Duration::from_secs(90) {
+                return Err(error);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        self.cold_start = Some(took());
+        Ok(())
+    }
+
+    /// Sends one request and waits for its answer.
+    pub(crate) async fn answer(&self, probe: &[u8]) -> Result<(), Error> {
         let target = Target {
             addresses: self.addresses.clone(),
             request: probe.into(),
@@ -108,15 +122,7 @@ impl Running {
             lines: 0,
             bytes: 2,
         };
-        let begin = self.process.as_ref().map(|process| process.begin);
-        let took = || begin.map_or(Duration::ZERO, |begin| begin.elapsed());
-        while let Err(error) = load::answers(&target, Duration::from_secs(5)).await {
-            if self.has_ended()? || took() > Duration::from_secs(90) {
-                return Err(error);
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        self.cold_start = Some(took());
+        load::answers(&target, Duration::from_secs(5)).await?;
         Ok(())
     }
 
