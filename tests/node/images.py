@@ -30,7 +30,7 @@ def _repository() -> str:
 
 
 def _build_simulated() -> None:
-    subprocess.run(["cargo", "build", "--quiet", "--locked", "-p", "llamatower-sim"], cwd=ROOT, check=True)
+    subprocess.run(["cargo", "build", "--quiet", "--workspace", "--all-features", "--locked", "--bin", "llamatower-sim"], cwd=ROOT, check=True)
     folder = WORK / "sim"
     folder.mkdir(exist_ok=True)
     program = ROOT / "target" / "debug" / "llamatower-sim"

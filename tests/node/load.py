@@ -1,6 +1,5 @@
 """Clients that send requests without a pause, and the outcome of each request."""
 
-import contextlib
 import http.client
 import itertools
 import json
@@ -26,6 +25,20 @@ class Request:
     outcome: str  # "ok", "told" (an error was sent), "cut" (visibly broken), or "lost" (looks whole, but is not)
     backend: str
     detail: str = ""
+
+
+class _Bound(http.client.HTTPConnection):
+    """A connection from a socket that is bound already: a port that is tried and bound later may be taken in between."""
+
+    def __init__(self, bound: socket.socket, host: str, port: int):
+        super().__init__(host, port, timeout=400)
+        self._bound = bound
+
+    def connect(self) -> None:
+        self.sock = self._bound
+        self.sock.settimeout(self.timeout)
+        self.sock.connect((self.host, self.port))
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class Load:
@@ -128,13 +141,16 @@ class Load:
             self.under_way -= 1
         self._note(Request(kind, begun, time.monotonic(), outcome, backend, detail))
 
-    def _unconnected(self) -> http.client.HTTPConnection:
+    def _unconnected(self) -> "_Bound":
         """A connection from a source port that no other connection uses now or used in the last minutes."""
         for port in self._source_ports:
-            with socket.socket() as probe, contextlib.suppress(OSError):
-                probe.bind(("", port))
+            bound = socket.socket()
+            try:
+                bound.bind(("", port))
                 break
-        return http.client.HTTPConnection(self._host, self._port, timeout=400, source_address=("", port))
+            except OSError:
+                bound.close()
+        return _Bound(bound, self._host, self._port)
 
     def _note(self, request: Request) -> None:
         with self._lock:
